@@ -1,0 +1,135 @@
+"""Couplings: which source point is joined to which datum."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Protocol
+
+import torch
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+
+from beeline.core.rng import Rng
+from beeline.core.source import Gaussian, Source
+from beeline.core.types import Batch, leaves, require
+
+
+class Coupling(Protocol):
+    """Fills ``x0``; data, conditions and weights keep their order."""
+
+    @property
+    def independent(self) -> bool:
+        """Whether x0 and x1 are independent, without which a velocity gives no score."""
+        ...
+
+    def __call__(self, batch: Batch, rng: Rng) -> Batch: ...
+
+
+@dataclass(frozen=True)
+class Independent:
+    """A fresh source point for every datum.
+
+    x0 ~ source, independent of x1
+    Assumes nothing.
+    Source: Lipman et al. 2023 (arXiv 2210.02747).
+
+    >>> Independent()(Batch(torch.ones(2, 3)), Rng(0)).x0.shape
+    torch.Size([2, 3])
+    """
+
+    source: Source = field(default_factory=Gaussian)
+    independent = True
+
+    def __call__(self, batch: Batch, rng: Rng) -> Batch:
+        return replace(batch, x0=self.source.sample(batch.x1, rng))
+
+
+@dataclass(frozen=True)
+class Paired:
+    """The pairs that the data bring: reflow pairs, or two aligned data sets.
+
+    (x0, x1) as stored
+    Assumes that the batch has x0.
+    Source: Liu, Gong and Liu 2022 (arXiv 2209.03003), reflow.
+
+    >>> Paired()(Batch(torch.ones(2, 3), x0=torch.zeros(2, 3)), Rng(0)).x0.sum()
+    tensor(0.)
+    """
+
+    independent = False
+
+    def __call__(self, batch: Batch, rng: Rng) -> Batch:
+        require(
+            batch.x0 is not None,
+            "this coupling needs pairs: the batch has no x0; make them with reflow_pairs(...), "
+            "or take Independent() to draw fresh noise",
+        )
+        return batch
+
+
+@dataclass(frozen=True)
+class MinibatchOT:
+    """Optimal transport within the batch, by assignment: every datum and every source point is used once.
+
+    permutation p minimising sum_i |x0_p(i) - x1_i|^2
+    Assumes no conditions, or ``by`` a discrete one: matching across conditions would make the source depend on the
+    condition while learning but not while sampling, so that is refused unless ``biased`` says that it is meant.
+    Source: Pooladian et al. 2023, "Multisample Flow Matching" (arXiv 2304.14772);
+    Tong et al. 2024 (arXiv 2302.00482).
+
+    >>> x = torch.tensor([[0.0], [1.0]])
+    >>> MinibatchOT()(Batch(x, x0=x.flip(0)), Rng(0)).x0.flatten()
+    tensor([0., 1.])
+    """
+
+    source: Source = field(default_factory=Gaussian)
+    by: str | None = None  # name of a discrete condition, matched only within equal values ("" for a bare tensor)
+    biased: bool = False  # match across conditions all the same
+    independent = False
+
+    def __call__(self, batch: Batch, rng: Rng) -> Batch:
+        conditions = dict(leaves(batch.cond))
+        require(
+            not conditions or self.biased or self.by is not None,
+            f"optimal transport with the conditions {sorted(conditions)} would tie the noise to the condition, which "
+            "sampling does not know; match within equal values with by=NAME, or say biased=True",
+        )
+        x0 = self.source.sample(batch.x1, rng) if batch.x0 is None else batch.x0
+        order = torch.arange(len(x0))
+        if self.by is None:
+            return replace(batch, x0=x0[assign(x0, batch.x1)])
+        require(
+            self.by in conditions,
+            f"MinibatchOT matches by {self.by!r}, but the batch has the conditions {sorted(conditions)}; name one",
+        )
+        _, group = conditions[self.by].flatten(1 if conditions[self.by].ndim > 1 else 0).unique(dim=0, return_inverse=True)
+        for g in range(int(group.max()) + 1):
+            rows = (group == g).nonzero().flatten().cpu()
+            order[rows] = rows[assign(x0[rows], batch.x1[rows])]
+        return replace(batch, x0=x0[order])
+
+
+def squared_cost(x0: Tensor, x1: Tensor) -> Tensor:
+    """|x0_i - x1_j|^2 [N,M], in float64 on the CPU; refused when it is not finite."""
+    require(
+        x0.shape[1:] == x1.shape[1:],
+        f"a cost between shapes {tuple(x0.shape[1:])} and {tuple(x1.shape[1:])} was asked for; "
+        "both ends of a coupling have one shape",
+    )
+    a, b = x0.detach().flatten(1).cpu().double(), x1.detach().flatten(1).cpu().double()
+    cost = (a**2).sum(1)[:, None] + (b**2).sum(1)[None] - 2 * a @ b.T
+    require(
+        bool(cost.isfinite().all()),
+        "the transport cost is not finite: source or data hold NaN or infinite values; remove them before coupling",
+    )
+    return cost
+
+
+def assign(x0: Tensor, x1: Tensor) -> Tensor:
+    """[N] indices into x0: the cheapest one-to-one matching to x1 in squared distance (Hungarian method)."""
+    require(
+        len(x0) == len(x1),
+        f"an assignment needs as many source points as data, got {len(x0)} and {len(x1)}; give equal numbers",
+    )
+    _, order = linear_sum_assignment(squared_cost(x0, x1).T.numpy())
+    return torch.from_numpy(order)

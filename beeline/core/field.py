@@ -1,0 +1,203 @@
+"""Velocity fields and flow maps: a network with its convention, and a flow with its assumptions."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass
+from dataclasses import field as default
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from beeline.core.path import AffinePath, Linear, Path
+from beeline.core.source import Gaussian, Source
+from beeline.core.types import Cond, Dynamics, over, require
+
+
+class VelocityField(Protocol):
+    """v(x, t, cond): where a state [B,*S] moves at time t ([B] or [B,F])."""
+
+    def __call__(self, x: Tensor, t: Tensor, cond: Cond = None) -> Tensor: ...
+
+
+class FlowMap(Protocol):
+    """u(x, t, s, cond): the average velocity of the jump from t to s, x_s = x + (s - t) u.
+
+    Its diagonal u(x, t, t) is a velocity field.
+    """
+
+    def __call__(self, x: Tensor, t: Tensor, s: Tensor, cond: Cond = None) -> Tensor: ...
+
+
+class Backbone(Protocol):
+    """A network without any idea of paths, noise, guidance or training."""
+
+    stacks: Mapping[str, nn.ModuleList]  # its repeated blocks, by name
+
+    def __call__(self, x: Tensor, t: Tensor, cond: Cond = None, s: Tensor | None = None) -> Tensor: ...
+
+    def describe(self) -> dict[str, Any]: ...
+
+
+class Prediction(Protocol):
+    """What a network puts out, and how that becomes a velocity and back."""
+
+    def velocity(self, output: Tensor, x: Tensor, t: Tensor, path: AffinePath) -> Tensor: ...
+
+    def value(self, x: Tensor, v: Tensor, t: Tensor, path: AffinePath) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class Velocity:
+    """The network gives the velocity itself.
+
+    output = v
+    Assumes nothing.
+    Source: Liu, Gong and Liu 2022 (arXiv 2209.03003).
+
+    >>> Velocity().value(torch.zeros(1, 1), torch.ones(1, 1), torch.zeros(1), Linear())
+    tensor([[1.]])
+    """
+
+    def velocity(self, output: Tensor, x: Tensor, t: Tensor, path: AffinePath) -> Tensor:
+        return output
+
+    def value(self, x: Tensor, v: Tensor, t: Tensor, path: AffinePath) -> Tensor:
+        return v
+
+
+@dataclass(frozen=True)
+class Data:
+    """The network gives the expected datum.
+
+    output = E[x1 | x_t];  v = a' x1 + b' (x - a x1) / b, with t at most 1 - clip
+    Assumes an affine path.  The clip keeps the division by b finite at the data end.
+    Source: Salimans and Ho 2022 (arXiv 2202.00512), x-prediction.
+
+    >>> Data().velocity(torch.ones(1, 1), torch.zeros(1, 1), torch.zeros(1), Linear())
+    tensor([[1.]])
+    """
+
+    clip: float = 1e-3  # distance kept from t = 1
+
+    def velocity(self, output: Tensor, x: Tensor, t: Tensor, path: AffinePath) -> Tensor:
+        return path.velocity(x, t.clamp(max=1 - self.clip), x1=output)
+
+    def value(self, x: Tensor, v: Tensor, t: Tensor, path: AffinePath) -> Tensor:
+        t = t.clamp(max=1 - self.clip)
+        a, b, da, db = (over(c, x) for c in path.coefficients(t))
+        return (db * x - b * v) / (a * db - b * da)
+
+
+@dataclass(frozen=True)
+class Noise:
+    """The network gives the expected source point (epsilon prediction).
+
+    output = E[x0 | x_t];  v = b' x0 + a' (x - b x0) / a, with t at least clip
+    Assumes an affine path.  The clip keeps the division by a finite at the source end.
+    Source: Ho, Jain and Abbeel 2020 (arXiv 2006.11239).
+
+    >>> Noise().velocity(torch.ones(1, 1), torch.ones(1, 1), torch.ones(1), Linear())
+    tensor([[0.]])
+    """
+
+    clip: float = 1e-3  # distance kept from t = 0
+
+    def velocity(self, output: Tensor, x: Tensor, t: Tensor, path: AffinePath) -> Tensor:
+        return path.velocity(x, t.clamp(min=self.clip), x0=output)
+
+    def value(self, x: Tensor, v: Tensor, t: Tensor, path: AffinePath) -> Tensor:
+        return path.noise(x, v, t.clamp(min=self.clip))
+
+
+class Network(nn.Module):
+    """A backbone with its convention: a VelocityField that can be trained, saved and rebuilt.
+
+    The state is kept in its own dtype; the backbone sees its parameters' dtype, and the velocity comes back in
+    the dtype of the state.
+    """
+
+    def __init__(self, backbone: nn.Module, path: AffinePath | None = None, prediction: Prediction | None = None):
+        super().__init__()
+        self.backbone = backbone
+        self.path = path or Linear()
+        self.prediction = prediction or Velocity()
+
+    @property
+    def stacks(self) -> Mapping[str, nn.ModuleList]:
+        return getattr(self.backbone, "stacks", {})
+
+    def forward(self, x: Tensor, t: Tensor, cond: Cond = None) -> Tensor:
+        output = self._output(x, t, cond)
+        return self.prediction.velocity(output, x, t, self.path)
+
+    def _output(self, x: Tensor, t: Tensor, cond: Cond, s: Tensor | None = None) -> Tensor:
+        weight = next(self.backbone.parameters(), x)
+        more = {} if s is None else {"s": s.to(torch.promote_types(s.dtype, torch.float32))}
+        return self.backbone(x.to(weight.dtype), t, cond, **more).to(x.dtype)
+
+
+class MapNetwork(Network):
+    """A backbone with two times: a FlowMap whose diagonal is a velocity field."""
+
+    def forward(self, x: Tensor, t: Tensor, s: Tensor | None = None, cond: Cond = None) -> Tensor:  # type: ignore[override]
+        return self._output(x, t, cond, t if s is None else s)
+
+
+@dataclass(frozen=True)
+class Flow:
+    """A velocity field, the path it was learned on, and the source it starts from.
+
+    ``independent`` says whether x0 and x1 were coupled independently while learning: without that, or without a
+    Gaussian source, the field has no score.
+    """
+
+    field: Any  # VelocityField or FlowMap
+    path: Path = default(default_factory=Linear)
+    source: Source = default(default_factory=Gaussian)
+    independent: bool = True
+
+    def score(self, x: Tensor, t: Tensor, cond: Cond = None, *, v: Tensor | None = None) -> Tensor:
+        """grad log p_t(x) [B,*S]; ``v`` saves the evaluation when the velocity is known already."""
+        path = self.require_score()
+        return path.score(x, bind(self.field, cond)(x, t) if v is None else v, t)
+
+    def require_score(self) -> AffinePath:
+        """The affine path through which a velocity gives a score; ValueError when it gives none."""
+        require(
+            self.source.gaussian,
+            f"a score was asked of a flow that starts from {type(self.source).__name__}; "
+            "it holds only for a Gaussian source: use an ODE solver, or train from Gaussian()",
+        )
+        require(
+            self.independent,
+            "a score was asked of a flow whose coupling was not independent (reflow, optimal transport or pairs); "
+            "it holds only for an independent coupling: use an ODE solver, or train with Independent()",
+        )
+        require(
+            isinstance(self.path, AffinePath),
+            f"a score was asked of a flow on {type(self.path).__name__}; it needs an affine path, such as Linear()",
+        )
+        assert isinstance(self.path, AffinePath)
+        return self.path
+
+
+def is_map(field: Any) -> bool:
+    """Whether a field is a flow map: whether its call has a parameter named ``s``."""
+    call = field.forward if isinstance(field, nn.Module) else field
+    try:
+        return "s" in inspect.signature(call).parameters
+    except (TypeError, ValueError):
+        return False
+
+
+def bind(field: Any, cond: Cond = None) -> Dynamics:
+    """A field with its condition: the Dynamics that solvers walk.
+
+    For a flow map the third argument is the end of the jump; without it the diagonal is meant.
+    """
+    if is_map(field):
+        return lambda x, t, s=None: field(x, t, t if s is None else s, cond)
+    return lambda x, t: field(x, t) if cond is None else field(x, t, cond)

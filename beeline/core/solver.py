@@ -1,0 +1,94 @@
+"""Solvers: one step of dx/dt = f(x, t) from time t to time s, with all memory passed in and out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from beeline.core.field import is_map
+from beeline.core.types import Dynamics, over, require
+
+
+class Solver(Protocol):
+    """``order`` is the order of convergence of the end point; ``memory`` is None on the first step of a run."""
+
+    @property
+    def order(self) -> int: ...
+
+    def step(self, f: Dynamics, x: Tensor, t: Tensor, s: Tensor, memory: Any) -> tuple[Tensor, Any]: ...
+
+
+@dataclass(frozen=True)
+class RungeKutta:
+    """An explicit Runge-Kutta method given by its table.
+
+    k_i = f(x + h sum_j a_ij k_j, t + c_i h),  x_s = x + h sum_i b_i k_i,  c_i = sum_j a_ij,  h = s - t
+    Assumes a smooth field.  The first row of ``a``, which is empty, is left out.
+    Source: Butcher 2016, "Numerical Methods for Ordinary Differential Equations".
+
+    >>> RungeKutta(2, ((0.5,),), (0.0, 1.0)) == MIDPOINT
+    True
+    """
+
+    order: int
+    a: tuple[tuple[float, ...], ...]  # rows of increasing length 1, 2, ...
+    b: tuple[float, ...]  # weights, summing to 1
+
+    def __post_init__(self) -> None:
+        require(
+            abs(sum(self.b) - 1) < 1e-12 and [len(r) for r in self.a] == list(range(1, len(self.b))),
+            f"this is no explicit Runge-Kutta table: b={self.b} must sum to 1 and a={self.a} must have one row "
+            "for every stage after the first, of lengths 1, 2, ...",
+        )
+
+    def step(self, f: Dynamics, x: Tensor, t: Tensor, s: Tensor, memory: Any) -> tuple[Tensor, Any]:
+        h = s - t
+        wide = over(h, x)
+        slopes = [f(x, t)]
+        for row in self.a:
+            c = sum(row)
+            slopes.append(f(_advance(x, wide, row, slopes), s if c == 1 else t + c * h))
+        return _advance(x, wide, self.b, slopes), None
+
+
+EULER = RungeKutta(1, (), (1.0,))
+MIDPOINT = RungeKutta(2, ((0.5,),), (0.0, 1.0))
+HEUN = RungeKutta(2, ((1.0,),), (0.5, 0.5))
+RK4 = RungeKutta(4, ((0.5,), (0.0, 0.5), (0.0, 0.0, 1.0)), (1 / 6, 1 / 3, 1 / 3, 1 / 6))
+
+
+@dataclass(frozen=True)
+class Jump:
+    """The step of a flow map: its average velocity, all the way.
+
+    x_s = x + (s - t) u(x, t, s)
+    Assumes a flow map; one step is exact when the map is.
+    Source: Boffi, Albergo and Vanden-Eijnden 2024, "Flow Map Matching" (arXiv 2406.07507).
+
+    >>> Jump().step(lambda x, t, s: torch.ones_like(x), torch.zeros(1, 1), torch.zeros(1), torch.ones(1), None)[0]
+    tensor([[1.]])
+    """
+
+    order: int = 1
+
+    def step(self, f: Dynamics, x: Tensor, t: Tensor, s: Tensor, memory: Any) -> tuple[Tensor, Any]:
+        require(
+            is_map(f),
+            "Jump() was given a velocity field; it needs a flow map u(x, t, s), which knows where the jump ends: "
+            "use an ODE solver such as EULER, or distil the field into a flow map",
+        )
+        return x + over(s - t, x) * f(x, t, s), None
+
+
+def _advance(x: Tensor, h: Tensor, weights: tuple[float, ...], slopes: list[Tensor]) -> Tensor:
+    used = [(w, k) for w, k in zip(weights, slopes, strict=True) if w != 0]
+    if not used:
+        return x
+    (w, k), *rest = used
+    total = k if w == 1 else w * k
+    for w, k in rest:
+        total = torch.add(total, k, alpha=w)
+    return torch.addcmul(x, h, total)

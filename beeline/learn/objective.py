@@ -1,0 +1,159 @@
+"""Objectives: what a step of learning minimises."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from beeline.core.coupling import Coupling, Independent
+from beeline.core.field import Prediction, Velocity
+from beeline.core.path import AffinePath, Linear, Path
+from beeline.core.rng import Rng
+from beeline.core.times import TimeSampler, Uniform
+from beeline.core.types import Batch, Cond, Loss, map_cond, require
+from beeline.use.guidance import null_like
+
+Weight = Callable[[Tensor], Tensor]
+"""Time [B] or [B,F] -> a weight of the same shape; apart from how often a time is drawn."""
+
+Distance = Callable[[Tensor, Tensor], Tensor]
+"""(made [B,*S], wanted [B,*S]) -> [B]."""
+
+
+class Objective(Protocol):
+    """A loss for a field on a batch; every random number comes from ``rng``."""
+
+    def __call__(self, field: Any, batch: Batch, rng: Rng) -> Loss: ...
+
+
+def one(t: Tensor) -> Tensor:
+    """The weight 1 at every time."""
+    return torch.ones_like(t)
+
+
+def squared(made: Tensor, wanted: Tensor) -> Tensor:
+    """Mean squared difference over all coordinates, [B]."""
+    return (made - wanted).square().flatten(1).mean(1)
+
+
+@dataclass(frozen=True)
+class Huber:
+    """Squared difference near zero, absolute far from it, so that outliers pull less.
+
+    sqrt(|d|^2 + c^2) - c over the D coordinates, with c = scale sqrt(D), divided by D
+    Assumes nothing.
+    Source: Song and Dhariwal 2023 (arXiv 2310.14189), pseudo-Huber with c proportional to sqrt(D).
+
+    >>> float(Huber(1.0)(torch.zeros(1, 4), torch.zeros(1, 4)))
+    0.0
+    """
+
+    scale: float = 0.00054  # in units of one coordinate; larger is closer to squared
+
+    def __call__(self, made: Tensor, wanted: Tensor) -> Tensor:
+        d = (made - wanted).flatten(1)
+        c = self.scale * d.shape[1] ** 0.5
+        return ((d.square().sum(1) + c * c).sqrt() - c) / d.shape[1]
+
+
+@dataclass(frozen=True)
+class Drop:
+    """Replaces the whole condition of a sample by the null one, independently per sample, so that it is learned.
+
+    cond -> null with the given probability
+    Assumes that the network understands the null condition.
+    Source: Ho and Salimans 2022 (arXiv 2207.12598).
+
+    >>> Drop(1.0, null=10)(torch.tensor([3, 4]), 2, Rng(0), torch.empty(0))
+    tensor([10, 10])
+    """
+
+    probability: float  # 0 to 1; 0.1 to 0.2 is usual
+    null: Any = 0  # a condition tree for the batch or for one sample, or a number that fills every leaf
+
+    def __post_init__(self) -> None:
+        require(
+            0 <= self.probability <= 1,
+            f"Drop got probability={self.probability}; a probability is between 0 and 1: 0.1 is usual",
+        )
+
+    def __call__(self, cond: Cond, n: int, rng: Rng, like: Tensor) -> Cond:
+        if cond is None:
+            return None
+        gone = rng.uniform(n, like) < self.probability
+
+        def mix(leaf: Tensor, void: Tensor) -> Tensor:
+            return torch.where(gone.reshape((-1,) + (1,) * (leaf.ndim - 1)).to(leaf.device), void, leaf)
+
+        return map_cond(mix, cond, null_like(self.null, cond))
+
+
+@dataclass(frozen=True)
+class FlowMatching:
+    """Regression of the velocity on the slope of the path: the objective of flow matching and rectified flow.
+
+    E over (x0, x1), t of weight(t) distance(prediction(v(x_t, t, cond)), prediction(v_t))
+    Assumes a coupling whose marginals are the source and the data.  Its minimum is E[v_t | x_t], whatever the
+    prediction, the weight and the law of the times.
+    Source: Lipman et al. 2023 (arXiv 2210.02747); Liu, Gong and Liu 2022 (arXiv 2209.03003).
+
+    >>> loss = FlowMatching()(lambda x, t, cond=None: -x, Batch(torch.zeros(4, 2)), Rng(0))
+    >>> loss.per_sample.shape
+    torch.Size([4])
+    """
+
+    path: Path = field(default_factory=Linear)
+    coupling: Coupling = field(default_factory=Independent)
+    times: TimeSampler = field(default_factory=Uniform)
+    prediction: Prediction = field(default_factory=Velocity)  # the space in which the error is measured
+    weight: Weight = one
+    distance: Distance = squared
+    drop: Drop | None = None
+
+    def __call__(self, field: Any, batch: Batch, rng: Rng) -> Loss:
+        """Loss of a velocity field on data ``batch.x1`` [B,*S]; value is a scalar in squared data units."""
+        batch = self.pairs(batch, rng)
+        x0, x1 = batch.x0, batch.x1
+        assert x0 is not None
+        t = self.times(len(x1), x1, rng.fork("times"))
+        x, v = self.path.point(x0, x1, t, rng.fork("path"))
+        made = field(x, t) if batch.cond is None else field(x, t, batch.cond)
+        require(
+            made.shape == v.shape,
+            f"the field returned shape {tuple(made.shape)} for a state of {tuple(x.shape)}; "
+            "a velocity has the shape of its state: check the network's output",
+        )
+        if not isinstance(self.prediction, Velocity):
+            require(
+                isinstance(self.path, AffinePath),
+                f"{type(self.prediction).__name__} prediction on {type(self.path).__name__} has no conversion from a "
+                "velocity; use Velocity(), or an affine path",
+            )
+            assert isinstance(self.path, AffinePath)
+            made, v = (self.prediction.value(x, slope, t, self.path) for slope in (made, v))
+        return self.reduce(made, v, t, batch)
+
+    def pairs(self, batch: Batch, rng: Rng) -> Batch:
+        """The batch with its source points, and its conditions dropped where chance says so."""
+        batch = self.coupling(batch, rng.fork("coupling"))
+        if self.drop is None:
+            return batch
+        return replace(batch, cond=self.drop(batch.cond, len(batch.x1), rng.fork("drop"), batch.x1))
+
+    def reduce(self, made: Tensor, wanted: Tensor, t: Tensor, batch: Batch) -> Loss:
+        """Distance, weight over time, weight of the sample, mean."""
+        if t.ndim > 1:  # every frame is a datum with a time of its own
+            error = self.distance(made.flatten(0, 1), wanted.flatten(0, 1)).reshape(t.shape)
+        else:
+            error = self.distance(made, wanted)
+        plain = error.detach()
+        error = self.weight(t) * error
+        per_sample = error.flatten(1).mean(1) if t.ndim > 1 else error
+        if batch.weight is not None:
+            per_sample = per_sample * batch.weight
+        value = per_sample.mean()
+        return Loss(value, {"loss": value.detach(), "error": plain.mean()}, per_sample.detach(), t.detach())

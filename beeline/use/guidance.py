@@ -1,0 +1,196 @@
+"""Guidance: a strong prediction, a weak one, a rule between them, and a window in time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from beeline.core.field import bind, is_map
+from beeline.core.types import Cond, Dynamics, leaves, map_cond, over, require
+
+
+class Guidance(Protocol):
+    """Turns a field and a condition into the Dynamics of one run; memory is born in this call."""
+
+    def __call__(self, field: Any, cond: Cond) -> Dynamics: ...
+
+    def calls(self, t: float) -> int:
+        """Field evaluations that one evaluation of the guided dynamics costs at time t."""
+        ...
+
+
+class Reference(Protocol):
+    """Where the weak prediction comes from."""
+
+    def __call__(self, field: Any, cond: Cond) -> tuple[Any, Cond]: ...
+
+
+class Rule(Protocol):
+    """How strong and weak become one velocity; ``begin`` gives the function of one run, with its memory."""
+
+    def begin(self) -> Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]: ...
+
+
+@dataclass(frozen=True)
+class Plain:
+    """No guidance: the field as it is.
+
+    v = v(x, t, cond)
+    Assumes nothing.
+    Source: none.
+
+    >>> Plain()(lambda x, t, cond: cond, torch.ones(1, 1))(torch.zeros(1, 1), torch.zeros(1))
+    tensor([[1.]])
+    """
+
+    def __call__(self, field: Any, cond: Cond) -> Dynamics:
+        return bind(field, cond)
+
+    def calls(self, t: float) -> int:
+        return 1
+
+
+@dataclass(frozen=True)
+class Unconditional:
+    """The same field under a null condition.
+
+    weak = v(x, t, null)
+    Assumes that the null was learned, by dropping conditions while training.
+    Source: Ho and Salimans 2022, "Classifier-Free Diffusion Guidance" (arXiv 2207.12598).
+
+    >>> Unconditional(10)(None, torch.tensor([3, 4]))[1]
+    tensor([10, 10])
+    """
+
+    null: Any  # a condition tree for the batch or for one sample (then repeated), or a number that fills every leaf
+
+    def __call__(self, field: Any, cond: Cond) -> tuple[Any, Cond]:
+        require(
+            cond is not None,
+            "guidance was asked for without a condition; it moves from the null condition to a condition: "
+            "pass cond=, or use Plain()",
+        )
+        return field, null_like(self.null, cond)
+
+
+@dataclass(frozen=True)
+class Weak:
+    """Another, weaker field under the same condition (autoguidance).
+
+    weak = other(x, t, cond)
+    Assumes that the other field was learned on the same data and path.
+    Source: Karras et al. 2024, "Guiding a Diffusion Model with a Bad Version of Itself" (arXiv 2406.02507).
+
+    >>> Weak("other")("field", None)
+    ('other', None)
+    """
+
+    field: Any  # a VelocityField
+
+    def __call__(self, field: Any, cond: Cond) -> tuple[Any, Cond]:
+        return self.field, cond
+
+
+@dataclass(frozen=True)
+class Extrapolate:
+    """From the weak prediction through the strong one.
+
+    v = weak + scale (strong - weak)
+    Assumes nothing; scale 1 is the strong prediction, 0 the weak one.
+    Source: Ho and Salimans 2022 (arXiv 2207.12598).
+
+    >>> Extrapolate(2.0).begin()(torch.ones(1, 1), torch.zeros(1, 1), torch.zeros(1, 1), torch.zeros(1))
+    tensor([[2.]])
+    """
+
+    scale: float  # 1 is no guidance; 1.5 to 7 is usual
+
+    def begin(self) -> Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]:
+        return lambda strong, weak, x, t: torch.add(strong, strong - weak, alpha=self.scale - 1)
+
+
+@dataclass(frozen=True)
+class Guide:
+    """Guidance as reference x rule x window.
+
+    v = rule(strong, weak) while t is inside the window, strong elsewhere
+    Assumes what its reference assumes.
+    Source: Ho and Salimans 2022 (arXiv 2207.12598); the window is Kynkaanniemi et al. 2024 (arXiv 2404.07724).
+
+    >>> Guide(Unconditional(0), Extrapolate(3.0), window=(0.2, 0.9)).calls(0.5)
+    2
+    """
+
+    reference: Reference
+    rule: Rule
+    window: tuple[float, float] = (0.0, 1.0)  # times at which guidance acts, both ends included
+    together: bool = True  # both predictions in one batch of 2B, where they come from one field
+
+    def __post_init__(self) -> None:
+        low, high = self.window
+        require(
+            0 <= low <= high <= 1,
+            f"the guidance window is {self.window}; it has to be (low, high) with 0 <= low <= high <= 1",
+        )
+
+    def __call__(self, field: Any, cond: Cond) -> Dynamics:
+        other, null = self.reference(field, cond)
+        apart_strong, apart_weak = bind(field, cond), bind(other, null)
+        combine = self.rule.begin()
+        low, high = self.window
+        joined = self.together and other is field and cond is not None and null is not None
+        pair = map_cond(lambda a, b: torch.cat([a, b]), cond, null) if joined else None
+        double = bind(field, pair) if joined else None
+
+        def f(x: Tensor, t: Tensor, *s: Tensor) -> Tensor:
+            inside = (t >= low) & (t <= high)
+            whole = (low, high) == (0.0, 1.0) or bool(inside.all())
+            if not whole and not bool(inside.any()):
+                return apart_strong(x, t, *s)
+            if double is not None:
+                strong, weak = double(*(torch.cat([part, part]) for part in (x, t, *s))).chunk(2)
+            else:
+                strong, weak = apart_strong(x, t, *s), apart_weak(x, t, *s)
+            guided = combine(strong, weak, x, t)
+            return guided if whole else torch.where(over(inside, x), guided, strong)
+
+        return (lambda x, t, s=None: f(x, t, t if s is None else s)) if is_map(field) else f
+
+    def calls(self, t: float) -> int:
+        return 2 if self.window[0] <= t <= self.window[1] else 1
+
+
+def CFG(scale: float, null: Any, window: tuple[float, float] = (0.0, 1.0)) -> Guide:  # noqa: N802 - a name of the field
+    """Classifier-free guidance: v = weak + scale (strong - weak), weak = v(x, t, null).
+
+    ``null`` is a condition tree for the batch or for one sample (then repeated), or a number that fills every leaf.
+    Source: Ho and Salimans 2022 (arXiv 2207.12598).
+
+    >>> CFG(3.0, null=10).rule
+    Extrapolate(scale=3.0)
+    """
+    return Guide(Unconditional(null), Extrapolate(scale), window)
+
+
+def null_like(null: Any, cond: Cond) -> Cond:
+    """The null condition for a batch: a number fills every leaf, one sample is repeated, a batch is taken as it is."""
+    if isinstance(null, int | float):
+        return map_cond(lambda leaf: torch.full_like(leaf, null), cond)
+    names = [name for name, _ in leaves(cond)]
+
+    def fit(leaf: Tensor, void: Any) -> Tensor:
+        void = torch.as_tensor(void, device=leaf.device).to(leaf.dtype)
+        if void.shape == leaf.shape:
+            return void
+        require(
+            void.shape == leaf.shape[1:] or (void.shape[:1] == (1,) and void.shape[1:] == leaf.shape[1:]),
+            f"the null condition has shape {tuple(void.shape)} beside conditions {names} of {tuple(leaf.shape)}; give "
+            "it for the batch, for one sample, or as one number",
+        )
+        return void.expand(leaf.shape).clone()
+
+    return map_cond(fit, cond, null)

@@ -1,0 +1,118 @@
+"""The sampler: how to draw, as one value that can be saved, compared and sent."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from beeline.core.field import Flow
+from beeline.core.integrate import integrate
+from beeline.core.schedule import Schedule, Uniform
+from beeline.core.solver import HEUN, Solver
+from beeline.core.types import Cond, Dynamics, leaves, require
+from beeline.use.guidance import Guidance, Plain
+
+
+class Controller(Protocol):
+    """Steers a run: ``steer`` changes the drift, ``correct`` the state after a step."""
+
+    def steer(self, f: Dynamics, flow: Flow) -> Dynamics: ...
+
+    def correct(self, x: Tensor, t: Tensor) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """Steps, schedule, solver, guidance and controllers: everything about drawing but the flow and the noise.
+
+    x1 = integrate(controllers(guidance(field, cond)), x0, schedule(steps), solver)
+    Assumes nothing of its own.  No graph is kept; to differentiate through sampling, call ``integrate``.
+    Source: none; a value that names its parts.
+
+    >>> Sampler(steps=4).evaluations
+    8
+    """
+
+    steps: int = 20
+    schedule: Schedule = field(default_factory=Uniform)
+    solver: Solver = HEUN
+    guidance: Guidance = field(default_factory=Plain)
+    controllers: tuple[Controller, ...] = ()
+
+    def __post_init__(self) -> None:
+        require(
+            isinstance(self.steps, int) and self.steps >= 1,
+            f"Sampler got steps={self.steps!r}; sampling needs at least one step: give a whole number from 1",
+        )
+
+    def times(self, start: float = 0.0, end: float = 1.0) -> Tensor:
+        """The [steps+1] times walked from ``start`` to ``end``."""
+        return self.schedule(self.steps, start, end)
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        flow: Flow,
+        x0: Tensor,
+        cond: Cond = None,
+        *,
+        watch: Callable[[Tensor, Tensor], None] | None = None,
+    ) -> Tensor:
+        """Draw: from source points x0 [B,*S] to data [B,*S].  ``watch(x, t)`` sees every state."""
+        return self._walk(flow, x0, cond, self.times(), watch)
+
+    @torch.no_grad()
+    def invert(
+        self,
+        flow: Flow,
+        x1: Tensor,
+        cond: Cond = None,
+        *,
+        watch: Callable[[Tensor, Tensor], None] | None = None,
+    ) -> Tensor:
+        """The same walk backwards: from data x1 [B,*S] to the source points that make them."""
+        return self._walk(flow, x1, cond, self.times(1.0, 0.0), watch)
+
+    def _walk(
+        self,
+        flow: Flow,
+        x: Tensor,
+        cond: Cond,
+        times: Tensor,
+        watch: Callable[[Tensor, Tensor], None] | None,
+    ) -> Tensor:
+        for name, leaf in leaves(cond):
+            require(
+                leaf.ndim > 0 and len(leaf) == len(x),
+                f"the condition {name or 'given'} has shape {tuple(leaf.shape)} for a batch of {len(x)}; "
+                "every leaf of a condition starts with the batch size",
+            )
+        f = self.guidance(flow.field, cond)
+        for controller in self.controllers:
+            f = controller.steer(f, flow)
+
+        def correct(x: Tensor, t: Tensor) -> Tensor:
+            for controller in self.controllers:
+                x = controller.correct(x, t)
+            return x
+
+        return integrate(f, x, times, self.solver, after=correct if self.controllers else None, watch=watch)
+
+    @property
+    def evaluations(self) -> int | None:
+        """Field evaluations per sample, counted by a walk over a zero field; None where they depend on the field."""
+        if getattr(self.solver, "adaptive", False):
+            return None
+        count = 0
+
+        def f(x: Tensor, t: Tensor, s: Any = None) -> Tensor:
+            nonlocal count
+            count += self.guidance.calls(float(t[0]))
+            return torch.zeros_like(x)
+
+        integrate(f, torch.zeros(1, 1), self.times(), self.solver)
+        return count
