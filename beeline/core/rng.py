@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -39,6 +40,17 @@ class Rng:
     def generator(self) -> torch.Generator:
         """A fresh CPU generator at the start of this stream, for functions that take one."""
         return torch.Generator().manual_seed(self.key())
+
+    @contextlib.contextmanager
+    def ambient(self) -> Iterator[None]:
+        """Lend this stream to code that knows only torch's global state (module initialisation, dropout).
+
+        The global state of the CPU, and of the current CUDA device in use, is put back afterwards.
+        """
+        devices = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
+        with torch.random.fork_rng(devices=devices):
+            torch.manual_seed(self.key())
+            yield
 
     def normal(self, like: Tensor) -> Tensor:
         """Standard normal numbers with the shape, dtype and device of ``like``."""
