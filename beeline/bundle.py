@@ -1,0 +1,207 @@
+"""A flow on disk: model.safetensors and flow.json, which together say everything that using it needs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from beeline import config
+from beeline.core.field import Flow
+from beeline.core.rng import Rng
+from beeline.core.source import Gaussian, Source
+from beeline.core.types import BeelineError, Cond, map_cond, require
+from beeline.files import load_matching, read_json, read_tensors, sha256, write_json, write_tensors
+from beeline.use.sampler import Sampler
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A flow with how to draw from it, what its numbers mean, and where it came from.
+
+    ``null`` is the condition that stands for "none", where one was learned; drawing without a condition uses it.
+    """
+
+    flow: Flow
+    sampler: Sampler = field(default_factory=Sampler)
+    modality: Any = None  # a fitted Modality, or None for bare tensors
+    lineage: dict[str, Any] = field(default_factory=dict)  # plain data: recipe, data, parent, figures
+    null: Any = None
+
+    def sample(
+        self,
+        n: int,
+        *,
+        cond: Any = None,
+        seed: int = 0,
+        seeds: Sequence[int] | None = None,
+        sampler: Sampler | None = None,
+        batch_size: int | None = None,
+        watch: Callable[[Tensor, Tensor], None] | None = None,
+    ) -> Any:
+        """Draw ``n`` data in the user's own form (tensors [n,*S] when there is no modality).
+
+        ``cond`` is in the user's own form too, one for all or one per sample.  ``seeds`` gives every sample a seed of
+        its own (default 0 .. n-1 under ``seed``): the same seed gives the same sample in any batch.
+        """
+        require(
+            isinstance(n, int) and n >= 1, f"n={n!r} samples were asked for; give a whole number from 1"
+        )
+        keys = list(range(n)) if seeds is None else [int(s) for s in seeds]
+        require(len(keys) == n, f"{len(keys)} seeds were given for {n} samples; give one seed per sample")
+        x0 = self.start(keys, seed)
+        made = self.draw(x0, self.condition(cond, n), sampler=sampler, batch_size=batch_size, watch=watch)
+        return made if self.modality is None else self.modality.decode(made)
+
+    def start(self, seeds: Sequence[int], seed: int = 0) -> Tensor:
+        """Source points [len(seeds), *S]; row i depends on ``seed`` and seeds[i] alone."""
+        shape = self.modality.shape if self.modality is not None else self.lineage.get("shape")
+        require(shape is not None, "this bundle does not know the shape of a datum; save it with a modality")
+        weight = next(self.flow.field.parameters(), torch.empty(0)) if isinstance(self.flow.field, nn.Module) else torch.empty(0)
+        like = torch.empty((1, *shape), device=weight.device)
+        return start_rows(self.flow.source, seeds, like, Rng(seed).fork("sample"))
+
+    def condition(self, cond: Any, n: int) -> Cond:
+        """A condition in the user's form as tensors for ``n`` samples; the learned null one for None."""
+        wanted = getattr(self.modality, "conditions", {}) if self.modality is not None else {}
+        if self.modality is None:
+            return cond
+        if cond is not None:
+            return self.modality.condition(cond, n)
+        if not wanted:
+            return None
+        require(
+            self.null is not None,
+            f"this model was trained on the conditions {sorted(wanted)} without ever dropping them; "
+            "drawing without a condition is not something it learned: pass cond",
+        )
+        return self.modality.null(self.null, n)
+
+    @torch.no_grad()
+    def draw(
+        self,
+        x0: Tensor,
+        cond: Cond = None,
+        *,
+        sampler: Sampler | None = None,
+        batch_size: int | None = None,
+        watch: Callable[[Tensor, Tensor], None] | None = None,
+    ) -> Tensor:
+        """Encoded data from source points, in batches (256 at a time unless said otherwise)."""
+        how, size = sampler or self.sampler, batch_size or 256
+        require(size >= 1, f"batch_size={size}; a batch holds at least one sample")
+        parts = []
+        for i in range(0, len(x0), size):
+            here = map_cond(lambda leaf, i=i: leaf[i : i + size], cond)
+            parts.append(how(self.flow, x0[i : i + size], here, watch=watch))
+        return torch.cat(parts)
+
+    def save(self, directory: str | Path) -> Path:
+        """Write model.safetensors and flow.json; both are replaced atomically, flow.json last."""
+        directory = Path(directory)
+        net = self.flow.field
+        require(
+            isinstance(net, nn.Module),
+            f"a bundle saves a network, but this flow's field is {type(net).__name__}; wrap it in a Network",
+        )
+        require(
+            not directory.exists() or not any(directory.iterdir()) or (directory / "flow.json").exists(),
+            f"{directory} exists and is not a bundle; nothing was written: choose another directory",
+        )
+        weights = directory / "model.safetensors"
+        digest = write_tensors(weights, net.state_dict())
+        write_json(
+            directory / "flow.json",
+            {
+                "format": FORMAT,
+                "field": config.describe(net),
+                "path": config.describe(self.flow.path),
+                "source": config.describe(self.flow.source),
+                "independent": self.flow.independent,
+                "sampler": config.describe(self.sampler),
+                "modality": None if self.modality is None else config.describe(self.modality),
+                "null": self.null,
+                "lineage": self.lineage,
+                "weights": {"file": weights.name, "bytes": weights.stat().st_size, "sha256": digest},
+            },
+        )
+        return directory
+
+    def __repr__(self) -> str:
+        size = sum(p.numel() for p in self.flow.field.parameters()) if isinstance(self.flow.field, nn.Module) else 0
+        return f"Bundle({size:,} weights, {self.sampler.steps} steps, {type(self.modality).__name__})"
+
+
+def load(directory_or_hub_id: str | Path) -> Bundle:
+    """A bundle from a directory (a bundle, or a run that holds one) or from a Hugging Face hub id ``owner/name``.
+
+    ValueError when it is missing, cut, or of a newer format; nothing is unpickled.
+    """
+    directory = find(directory_or_hub_id)
+    data = read_json(directory / "flow.json")
+    require(
+        isinstance(data, dict) and data.get("format") == FORMAT,
+        f"{directory}/flow.json has format {data.get('format') if isinstance(data, dict) else '?'}, this version reads "
+        f"{FORMAT}; update beeline, or save the bundle again with the version that wrote it",
+    )
+    weights = directory / data["weights"]["file"]
+    tensors = read_tensors(weights)
+    require(
+        weights.stat().st_size == data["weights"]["bytes"] and sha256(weights) == data["weights"]["sha256"],
+        f"{weights} is not the file that {directory}/flow.json describes (its hash differs); "
+        "the two were mixed or damaged: copy the whole directory again",
+    )
+    with Rng(0).ambient():
+        net = config.build(data["field"])
+    load_matching(net, tensors, str(weights))
+    net.eval().requires_grad_(False)
+    return Bundle(
+        flow=Flow(net, config.build(data["path"]), config.build(data["source"]), data["independent"]),
+        sampler=config.build(data["sampler"]),
+        modality=None if data["modality"] is None else config.build(data["modality"]),
+        lineage=data["lineage"],
+        null=data["null"],
+    )
+
+
+def find(where: str | Path) -> Path:
+    """The directory of a bundle: itself, a run's ``bundle``, or a download from the hub."""
+    path = Path(where)
+    for candidate in (path, path / "bundle"):
+        if (candidate / "flow.json").is_file():
+            return candidate
+    name = str(where)
+    require(
+        not path.exists() and name.count("/") == 1 and not name.startswith((".", "/")),
+        f"{where} holds no bundle (no flow.json there or in its folder 'bundle'); "
+        "give the directory that training left, or a hub id owner/name",
+    )
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return find(snapshot_download(name, allow_patterns=["flow.json", "model.safetensors", "bundle/*"]))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        raise BeelineError(
+            f"{where} is neither a directory here nor a bundle that the hub gave ({type(error).__name__}); "
+            "check the spelling, and the network if it is a hub id"
+        ) from None
+
+
+def start_rows(source: Source, seeds: Sequence[int], like: Tensor, rng: Rng) -> Tensor:
+    """Source points for ``like`` [1,*S], one per seed, each from its seed alone."""
+    if isinstance(source, Gaussian):
+        return rng.rows(seeds, like)
+    return torch.cat([source.sample(like[:1], rng.fork("row", int(seed))) for seed in seeds])
+
+
+def relabel(bundle: Bundle, **changes: Any) -> Bundle:
+    """The bundle with entries of its lineage added or replaced."""
+    return replace(bundle, lineage={**bundle.lineage, **changes})
+
