@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from beeline.core.coupling import Coupling, Independent
-from beeline.core.field import Prediction, Velocity
+from beeline.core.field import Prediction, Velocity, bind
 from beeline.core.path import AffinePath, Linear, Path
 from beeline.core.rng import Rng
 from beeline.core.times import TimeSampler, Uniform
@@ -22,6 +22,15 @@ Weight = Callable[[Tensor], Tensor]
 
 Distance = Callable[[Tensor, Tensor], Tensor]
 """(made [B,*S], wanted [B,*S]) -> [B]."""
+
+
+class Example(NamedTuple):
+    """What a step of regression learns from: states on the path with their slopes."""
+
+    batch: Batch  # with its source points
+    t: Tensor  # [B] or [B,F]
+    x: Tensor  # [B,*S]
+    v: Tensor  # [B,*S], the slope that the velocity is regressed on
 
 
 class Objective(Protocol):
@@ -116,17 +125,21 @@ class FlowMatching:
 
     def __call__(self, field: Any, batch: Batch, rng: Rng) -> Loss:
         """Loss of a velocity field on data ``batch.x1`` [B,*S]; value is a scalar in squared data units."""
+        example = self.examples(batch, rng)
+        made = ask(field, example.x, example.t, example.batch.cond)
+        return self.compare(made, example)
+
+    def examples(self, batch: Batch, rng: Rng) -> Example:
+        """Pairs, times, and the states and slopes on the path between them."""
         batch = self.pairs(batch, rng)
-        x0, x1 = batch.x0, batch.x1
-        assert x0 is not None
-        t = self.times(len(x1), x1, rng.fork("times"))
-        x, v = self.path.point(x0, x1, t, rng.fork("path"))
-        made = field(x, t) if batch.cond is None else field(x, t, batch.cond)
-        require(
-            made.shape == v.shape,
-            f"the field returned shape {tuple(made.shape)} for a state of {tuple(x.shape)}; "
-            "a velocity has the shape of its state: check the network's output",
-        )
+        assert batch.x0 is not None
+        t = self.times(len(batch.x1), batch.x1, rng.fork("times"))
+        x, v = self.path.point(batch.x0, batch.x1, t, rng.fork("path"))
+        return Example(batch, t, x, v)
+
+    def compare(self, made: Tensor, example: Example) -> Loss:
+        """The loss of the velocities ``made`` [B,*S] at the states of an example."""
+        batch, t, x, v = example
         if not isinstance(self.prediction, Velocity):
             require(
                 isinstance(self.path, AffinePath),
@@ -157,3 +170,14 @@ class FlowMatching:
             per_sample = per_sample * batch.weight
         value = per_sample.mean()
         return Loss(value, {"loss": value.detach(), "error": plain.mean()}, per_sample.detach(), t.detach())
+
+
+def ask(field: Any, x: Tensor, t: Tensor, cond: Cond = None) -> Tensor:
+    """The velocity of a field [B,*S]; refused when it has not the shape of its state."""
+    made = bind(field, cond)(x, t)
+    require(
+        made.shape == x.shape,
+        f"the field returned shape {tuple(made.shape)} for a state of {tuple(x.shape)}; "
+        "a velocity has the shape of its state: check the network's output",
+    )
+    return made
