@@ -1,0 +1,184 @@
+"""The command line: a closed set of verbs.  A new method never adds a flag.
+
+Exit code 0, 2 for a user's mistake (one line on stderr, no traceback), 1 for a failure of ours.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Optional
+
+import click
+import typer
+
+from beeline.core.types import BeelineError, nearest, require
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    help="Rectified flow and flow matching: train, straighten, distil, sample and measure.",
+)
+
+Set = Annotated[Optional[list[str]], typer.Option("--set", metavar="NAME=VALUE", help="Change one setting, as in --set training.steps=2000.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for a program to read.")]
+Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
+
+
+@app.command(epilog="Example: beeline demo --out demo")
+def demo(
+    out: Annotated[Path, typer.Option(help="Directory for the three runs and the report.")] = Path("demo"),
+    quick: Annotated[bool, typer.Option(help="A few seconds of training: to see that everything works.")] = False,
+) -> None:
+    """The whole road on built-in data: train, straighten, distil, sample, measure; with a report."""
+    from beeline.apps.demo import demo as walk
+
+    walk(out, quick=quick)
+
+
+@app.command(epilog="Example: beeline train digits --set training.steps=2000 --out runs/digits")
+def train(
+    recipe: Annotated[str, typer.Argument(help="Name of a recipe, a YAML file, or the directory of a run.")],
+    set_: Set = None,
+    out: Annotated[Optional[Path], typer.Option(help="Directory of the run (default runs/RECIPE).")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out from its last checkpoint.")] = False,
+    json_: Json = False,
+) -> None:
+    """Train a flow; Ctrl-C leaves a checkpoint to resume from."""
+    from beeline.apps import doors
+
+    where = out or doors.default_out(recipe)
+    run = doors.recipe(recipe, set_ or [])
+    doors.train(run, where, resume=resume, quiet=json_, again=f"beeline train {recipe} --out {where} --resume")
+    say({"run": str(where), "bundle": str(where / "bundle"), "report": str(where / "report.html")}, json_)
+
+
+@app.command(epilog="Example: beeline distill runs/digits reflow --out runs/reflowed")
+def distill(
+    bundle: Annotated[str, typer.Argument(help="Directory or hub id of the teacher.")],
+    method: Annotated[str, typer.Argument(help="A distillation, such as reflow or one-step ('beeline list distillations').")],
+    out: Annotated[Path, typer.Option(help="Directory of the run.")],
+    set_: Set = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out from its last checkpoint.")] = False,
+    json_: Json = False,
+) -> None:
+    """Straighten a flow, or distil it to few steps."""
+    from beeline.apps import doors
+
+    run = doors.distillation(bundle, method, set_ or [])
+    doors.train(run, out, resume=resume, quiet=json_, again=f"beeline distill {bundle} {method} --out {out} --resume")
+    say({"run": str(out), "bundle": str(out / "bundle"), "report": str(out / "report.html")}, json_)
+
+
+@app.command(epilog="Example: beeline sample runs/digits -n 64 --cond label=3 --set sampler.steps=8 --out threes.png")
+def sample(
+    bundle: Annotated[str, typer.Argument(help="Directory or hub id of a bundle.")],
+    out: Annotated[Path, typer.Option(help="File (.png, .npz, .npy, .csv) or directory to write.")],
+    n: Annotated[int, typer.Option("-n", help="How many.")] = 64,
+    cond: Annotated[Optional[str], typer.Option(help="Condition: NAME=VALUE, or a JSON or YAML file.")] = None,
+    seed: Seed = 0,
+    set_: Set = None,
+    json_: Json = False,
+) -> None:
+    """Draw from a flow."""
+    from beeline.apps import doors
+
+    say(doors.sample(bundle, n, cond, seed, set_ or [], out), json_)
+
+
+@app.command(epilog="Example: beeline evaluate runs/digits digits -n 500")
+def evaluate(
+    bundle: Annotated[str, typer.Argument(help="Directory or hub id of a bundle.")],
+    data: Annotated[Optional[str], typer.Argument(help="Recipe name, data set or file; the data it was trained on by default.")] = None,
+    n: Annotated[int, typer.Option("-n", help="How many samples to draw.")] = 500,
+    seed: Seed = 0,
+    set_: Set = None,
+    json_: Json = False,
+) -> None:
+    """Measure a flow: scores with their noise floor and interval, cost in field evaluations."""
+    from beeline.apps import doors
+
+    doors.evaluate([bundle], data, n, seed, set_ or [], json_)
+
+
+@app.command(epilog="Example: beeline compare demo/teacher demo/reflowed demo/distilled")
+def compare(
+    bundles: Annotated[list[str], typer.Argument(help="Directories or hub ids of bundles.")],
+    data: Annotated[Optional[str], typer.Option(help="Recipe name, data set or file; the data of the first bundle by default.")] = None,
+    n: Annotated[int, typer.Option("-n", help="How many samples to draw.")] = 500,
+    seed: Seed = 0,
+    set_: Set = None,
+    json_: Json = False,
+) -> None:
+    """Measure several flows on the same data and the same noise."""
+    from beeline.apps import doors
+
+    doors.evaluate(bundles, data, n, seed, set_ or [], json_)
+
+
+@app.command("list", epilog="Example: beeline list solvers")
+def list_(
+    kind: Annotated[Optional[str], typer.Argument(help="A kind of component; all kinds by default.")] = None,
+    json_: Json = False,
+) -> None:
+    """What there is: every component with one line, by kind."""
+    from beeline.apps import doors
+
+    doors.list_components(kind, json_)
+
+
+@app.command(epilog="Example: beeline show digits --yaml > mine.yaml && beeline train mine.yaml")
+def show(
+    name: Annotated[str, typer.Argument(help="A component or a recipe.")],
+    yaml: Annotated[bool, typer.Option("--yaml", help="A recipe as a YAML file.")] = False,
+    set_: Set = None,
+    json_: Json = False,
+) -> None:
+    """One component or recipe: what it does, its formula, its settings, its source."""
+    from beeline.apps import doors
+
+    doors.show(name, yaml, set_ or [], json_)
+
+
+def say(result: dict[str, Any], as_json: bool) -> None:
+    """The result of a verb: JSON, or one line an entry."""
+    if as_json:
+        typer.echo(json.dumps(result, indent=2))
+        return
+    width = max(len(k) for k in result)
+    for key, value in result.items():
+        typer.echo(f"{key.rjust(width)}  {value}")
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run the command line and leave with its exit code."""
+    sys.exit(run(sys.argv[1:] if argv is None else argv))
+
+
+def run(argv: list[str]) -> int:
+    command = typer.main.get_command(app)
+    try:
+        verbs = list(getattr(command, "commands", {}))
+        if argv and not argv[0].startswith("-"):
+            require(argv[0] in verbs, f"there is no verb {argv[0]!r}; {nearest(argv[0], verbs)}")
+        result = command.main(args=argv, prog_name="beeline", standalone_mode=False)
+        return result if isinstance(result, int) else 0
+    except BeelineError as error:
+        return fail(str(error))
+    except click.ClickException as error:
+        context = getattr(error, "ctx", None)
+        where = context.command_path if context is not None else "beeline"
+        return fail(f"{error.format_message().rstrip('.')}; see {where} --help")
+    except (KeyboardInterrupt, click.Abort):
+        print("stopped", file=sys.stderr)
+        return 130
+    except OSError as error:
+        return fail(f"{error.strerror or error} ({error.filename}); check the path, the permissions and the free space")
+
+
+def fail(message: str) -> int:
+    print("error: " + " ".join(message.split()), file=sys.stderr)
+    return 2

@@ -1,0 +1,61 @@
+"""What a person sees at the terminal: progress, tables, and one line for a mistake."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+console = Console(highlight=False)
+errors = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+@contextmanager
+def progress(title: str, steps: int, quiet: bool = False) -> Iterator[Any]:
+    """A bar with rate, loss and remaining time; gives a log function for ``fit``."""
+    if quiet:
+        yield None
+        return
+    columns = (
+        TextColumn("[bold]{task.description}"),
+        BarColumn(bar_width=28),
+        TextColumn("{task.completed:.0f}/{task.total:.0f}"),
+        TextColumn("{task.fields[note]}"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, refresh_per_second=4) as bar:
+        task = bar.add_task(title, total=steps, note="")
+
+        def log(entry: Mapping[str, Any]) -> None:
+            if "loss" not in entry:
+                return
+            note = f"loss {float(entry['loss']):.4f}  {float(entry['samples_per_second']):,.0f} samples/s"
+            bar.update(task, completed=int(entry["step"]) + 1, note=note)
+
+        yield log
+
+
+def table(rows: Sequence[Mapping[str, Any]], title: str | None = None) -> Table:
+    """Rows of plain data as a table; the columns are the keys of the first row."""
+    made = Table(title=title, title_justify="left", header_style="bold")
+    names = list(rows[0]) if rows else []
+    for name in names:
+        numeric = all(isinstance(r.get(name), int | float) for r in rows)
+        made.add_column(str(name), justify="right" if numeric else "left", overflow="fold")
+    for row in rows:
+        made.add_row(*(cell(row.get(name)) for name in names))
+    return made
+
+
+def cell(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return str(value)
