@@ -14,6 +14,7 @@ from beeline.core.integrate import IntegrationError, integrate
 from beeline.core.likelihood import Exact, Hutchinson, bits_per_dimension, log_prob
 from beeline.core.rng import Rng
 from beeline.core.types import Batch, BeelineError, Cond, Dynamics, Loss, Point
+from beeline.data import laws as laws
 from beeline.learn import objective as objectives
 from beeline.use import guidance as guidance
 from beeline.use.guidance import CFG, Guide

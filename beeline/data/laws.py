@@ -13,9 +13,10 @@ from torch import Tensor
 
 from beeline.core.rng import Rng
 from beeline.core.types import Cond, require
+from beeline.data.checkerboard import Checkerboard
 from beeline.data.law import Law, LawField, Posterior, allowed, choose, numbers, plain, tuples
 
-__all__ = ["Gaussian", "GaussianMixture", "Law", "LawField", "Mixture", "TwoMoons"]
+__all__ = ["Checkerboard", "Gaussian", "GaussianMixture", "Law", "LawField", "Mixture", "TwoMoons"]
 
 
 class Parts(NamedTuple):
