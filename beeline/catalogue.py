@@ -1,0 +1,289 @@
+"""The catalogue: the only list of components, and what is known about each.
+
+Command line, recipes, documentation, web page and tests read it; nothing outside it can be built from a file.  An
+entry is the place of its definition, imported when it is asked for; one that ends in () is a function that makes a
+component (a recipe, CFG) rather than a component itself.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import functools
+import importlib
+import inspect
+import io
+import re
+import textwrap
+import tokenize
+import typing
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from beeline.core.types import BeelineError, nearest, require
+
+
+def _of(module: str, *names: str) -> dict[str, str]:
+    return {name.removesuffix("()"): f"beeline.{module}:{name}" for name in names}
+
+
+CATALOGUE: Mapping[str, Mapping[str, str]] = {
+    "paths": _of("core.path", "Linear", "Cosine", "VariancePreserving", "Polynomial", "Affine"),
+    "times": _of("core.times", "Uniform", "LogitNormal", "UShaped", "At"),
+    "schedules": _of("core.schedule", "Uniform", "Shifted", "Explicit"),
+    "sources": _of("core.source", "Gaussian", "Uniform", "Empirical"),
+    "couplings": _of("core.coupling", "Independent", "Paired", "MinibatchOT"),
+    "predictions": _of("core.field", "Velocity", "Data", "Noise"),
+    "solvers": _of("core.solver", "EULER", "MIDPOINT", "HEUN", "RK4", "RungeKutta", "Jump"),
+    "divergences": _of("core.likelihood", "Exact", "Hutchinson"),
+    "guidance": _of("use.guidance", "Plain", "Guide", "CFG()"),
+    "references": _of("use.guidance", "Unconditional", "Weak"),
+    "rules": _of("use.guidance", "Extrapolate"),
+    "samplers": _of("use.sampler", "Sampler"),
+    "weights": _of("learn.objective", "one"),
+    "distances": _of("learn.objective", "squared", "Huber"),
+    "drops": _of("learn.objective", "Drop"),
+    "objectives": _of("learn.objective", "FlowMatching"),
+    "networks": _of("core.field", "Network", "MapNetwork"),
+    "random": _of("core.rng", "Rng"),
+}
+
+SLOTS: Mapping[str, str] = {
+    "Path": "paths",
+    "AffinePath": "paths",
+    "TimeSampler": "times",
+    "Schedule": "schedules",
+    "Source": "sources",
+    "Coupling": "couplings",
+    "Prediction": "predictions",
+    "Solver": "solvers",
+    "Divergence": "divergences",
+    "Guidance": "guidance",
+    "Reference": "references",
+    "Rule": "rules",
+    "Controller": "controllers",
+    "Edit": "edits",
+    "Weight": "weights",
+    "Distance": "distances",
+    "Objective": "objectives",
+    "Optimiser": "optimisers",
+    "Rate": "rates",
+    "Parallel": "engines",
+    "Distillation": "distillations",
+    "Backbone": "networks",
+    "Module": "networks",
+    "Modality": "modalities",
+    "Law": "laws",
+    "Metric": "metrics",
+}
+"""The protocol that a setting is annotated with -> the kind of component that fills it."""
+
+WORDS: Mapping[str, Any] = {
+    "true": True,
+    "false": False,
+    "none": None,
+    "null": None,
+    "inf": float("inf"),
+    "nan": float("nan"),
+}
+"""Words that stand for plain values where a file or a command line gives text."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One setting of a component: what it may hold."""
+
+    name: str
+    text: str  # the annotation as written
+    hint: Any  # the annotation as a type; Any where it cannot be resolved
+    default: Any  # inspect.Parameter.empty where the setting has to be given
+    kinds: tuple[str, ...]  # kinds of component that fit; empty for plain values
+
+    @property
+    def needed(self) -> bool:
+        return self.default is inspect.Parameter.empty
+
+
+@dataclass(frozen=True)
+class Page:
+    """What the documentation of a component says, part by part."""
+
+    kind: str
+    name: str
+    sentence: str
+    formula: str
+    assumes: str
+    source: str
+    example: str
+    settings: tuple[tuple[str, str, str, str], ...]  # name, type, default ("" when needed), comment
+
+
+def find(name: str, kinds: Iterable[str] = ()) -> str:
+    """The full name ("times.LogitNormal") of a short or full one, whatever its case; ValueError with the nearest.
+
+    >>> find("logit-normal", ["times"])
+    'times.LogitNormal'
+    """
+    kind, _, short = name.rpartition(".")
+    wanted = [k for k in kinds if k in CATALOGUE]
+    if kind:
+        require(kind in CATALOGUE, f"there is no kind of component {kind!r}; {nearest(kind, CATALOGUE)}")
+        require(
+            not wanted or kind in wanted,
+            f"{name!r} is one of the {kind}, which do not fit here; "
+            f"{nearest(short, (n for k in wanted for n in CATALOGUE[k]))}",
+        )
+        wanted = [kind]
+    among = wanted or list(CATALOGUE)
+    found = [f"{k}.{n}" for k in among for n in CATALOGUE[k] if _fold(n) == _fold(short)]
+    if not found:
+        what = " or ".join(among) if wanted else "components"
+        raise BeelineError(f"{short!r} is none of the {what}; {nearest(short, (n for k in among for n in CATALOGUE[k]))}")
+    require(
+        len(found) == 1,
+        f"{name!r} may mean {', '.join(found)}; one name has to mean one component: write it with its kind",
+    )
+    return found[0]
+
+
+def member(full: str) -> Any:
+    """The class, function or constant of a full name, imported now."""
+    kind, _, name = full.partition(".")
+    module, _, attribute = CATALOGUE[kind][name].removesuffix("()").partition(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
+def makes(full: str) -> bool:
+    """Whether a member has settings of its own: a class or a maker, not a constant or a plain function."""
+    kind, _, name = full.partition(".")
+    return CATALOGUE[kind][name].endswith("()") or isinstance(member(full), type)
+
+
+def name_of(part: Any) -> str | None:
+    """The full name of a class, a function, or the class or constant of an object; None outside the catalogue."""
+    if isinstance(part, type) or inspect.isfunction(part):
+        return _places().get(f"{part.__module__}:{part.__qualname__}")
+    full = name_of(type(part))
+    if full is None or not dataclasses.is_dataclass(part):
+        return full
+    kind = full.partition(".")[0]
+    constants = (f"{kind}.{name}" for name in CATALOGUE[kind] if name.isupper())
+    return next((c for c in constants if not makes(c) and member(c) == part), full)
+
+
+@functools.cache
+def settings(target: Callable[..., Any]) -> Mapping[str, Setting]:
+    """The settings of a component class or maker, by name, from its signature."""
+    try:
+        hints = typing.get_type_hints(target if dataclasses.is_dataclass(target) else _call(target))
+    except (NameError, TypeError):  # an annotation that exists for the type checker only
+        hints = {}
+    made = {f.name: f for f in dataclasses.fields(target)} if dataclasses.is_dataclass(target) else {}
+    known = {}
+    for name, parameter in inspect.signature(target).parameters.items():
+        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+            continue
+        default, note = parameter.default, parameter.annotation
+        factory = getattr(made.get(name), "default_factory", dataclasses.MISSING)
+        if factory is not dataclasses.MISSING:
+            default = factory()
+        text = note if isinstance(note, str) else inspect.formatannotation(note)
+        hint = hints.get(name, Any)
+        known[name] = Setting(name, text, hint, default, _kinds(hint, text, default))
+    return known
+
+
+def explain(kind: str, name: str) -> Page:
+    """What a member is, from its docstring and the comments beside its settings.
+
+    >>> explain("times", "LogitNormal").settings[0]
+    ('mean', 'float', '0.0', 'of the logit; -1 to 1 is usual')
+    """
+    require(kind in CATALOGUE, f"there is no kind of component {kind!r}; {nearest(kind, CATALOGUE)}")
+    full = find(f"{kind}.{name}")
+    short, target = full.partition(".")[2], member(full)
+    documented = target if isinstance(target, type) or inspect.isfunction(target) else type(target)
+    sentence, _, rest = inspect.cleandoc(documented.__doc__ or "").partition("\n\n")
+    parts = {"formula": "", "assumes": "", "source": "", "example": ""}
+    part = "formula"
+    for line in rest.splitlines():
+        part = next((p for p, mark in _MARKS if line.startswith(mark)), part)
+        parts[part] += line + "\n"
+    rows = []
+    if documented is not target:  # a constant: the values of its settings
+        rows = [(s.name, s.text, repr(getattr(target, s.name)), "") for s in settings(documented).values()]
+        sentence = f"{short}: {sentence[0].lower()}{sentence[1:]}"
+    elif makes(full):
+        comments = _comments(target)
+        for s in settings(target).values():
+            rows.append((s.name, s.text, "" if s.needed else _short(s.default), comments.get(s.name, "")))
+    text = {key: value.strip() for key, value in parts.items()}
+    return Page(kind, short, " ".join(sentence.split()), settings=tuple(rows), **text)
+
+
+_MARKS = (("assumes", "Assumes"), ("source", "Source:"), ("example", ">>>"))
+
+
+def _fold(name: str) -> str:
+    return name.replace("-", "").replace("_", "").lower()
+
+
+@functools.cache
+def _places() -> Mapping[str, str]:
+    return {
+        place.removesuffix("()"): f"{kind}.{name}" for kind, names in CATALOGUE.items() for name, place in names.items()
+    }
+
+
+def _call(target: Callable[..., Any]) -> Callable[..., Any]:
+    return target.__init__ if isinstance(target, type) else target  # type: ignore[misc]
+
+
+def _kinds(hint: Any, text: str, default: Any) -> tuple[str, ...]:
+    """Kinds that a setting takes: from its annotation, and from its default."""
+    found: list[str | None] = []
+    todo = [hint]
+    while todo:
+        one = todo.pop()
+        todo.extend(typing.get_args(one))
+        if isinstance(one, type) and one.__module__.startswith(("beeline.", "torch.nn")):
+            found.append(SLOTS.get(one.__name__) or (name_of(one) or "").partition(".")[0])
+        elif typing.get_origin(one) is Callable or typing.get_origin(one) is dict or one is Any:
+            continue
+    # an alias such as Weight resolves to a bare Callable: only its written name tells the kind
+    if "Callable" in str(hint):
+        found.extend(SLOTS.get(word) for word in re.findall(r"\w+", text))
+    if default is not None and default is not inspect.Parameter.empty:
+        found.append((name_of(default) or "").partition(".")[0])
+    return tuple(dict.fromkeys(kind for kind in found if kind))
+
+
+def _short(value: Any) -> str:
+    full = name_of(value)
+    return full.partition(".")[2] if full is not None and not makes(full) else repr(value)
+
+
+def _comments(target: Any) -> dict[str, str]:
+    """The comment at the end of the line of every setting, through the ancestors of a class."""
+    found: dict[str, str] = {}
+    for owner in reversed(target.__mro__[:-1]) if isinstance(target, type) else (target,):
+        try:
+            source = textwrap.dedent(inspect.getsource(owner))
+        except (OSError, TypeError):
+            continue
+        notes = {
+            token.start[0]: token.string.lstrip("# ")
+            for token in tokenize.generate_tokens(io.StringIO(source).readline)
+            if token.type == tokenize.COMMENT and not token.string.startswith(("# noqa", "# type:"))
+        }
+        for node in ast.walk(ast.parse(source)):
+            if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+                name, line = node.target.id, node.end_lineno
+            elif isinstance(node, ast.arg):
+                name, line = node.arg, node.end_lineno
+            else:
+                continue
+            if line in notes:
+                found.setdefault(name, notes[line])
+    return found
