@@ -45,7 +45,14 @@ CATALOGUE: Mapping[str, Mapping[str, str]] = {
     "distances": _of("learn.objective", "squared", "Huber"),
     "drops": _of("learn.objective", "Drop"),
     "objectives": _of("learn.objective", "FlowMatching"),
-    "networks": _of("core.field", "Network", "MapNetwork"),
+    "networks": _of("core.field", "Network", "MapNetwork") | _of("nets.small", "MLP", "UNet") | _of("nets.dit", "DiT"),
+    "optimisers": _of("learn.optim", "AdamW"),
+    "rates": _of("learn.rate", "Constant", "WarmupCosine", "WarmupConstantCooldown", "OneCycle", "InverseRoot"),
+    "averages": _of("learn.ema", "EMA"),
+    "engines": _of("learn.parallel", "Alone"),
+    "laws": _of("data.laws", "Gaussian", "GaussianMixture", "TwoMoons") | _of("data.checkerboard", "Checkerboard"),
+    "features": _of("features", "Identity", "SmallClassifier", "Module"),
+    "metrics": _of("metrics", "Frechet", "Kernel", "SlicedWasserstein", "Energy", "LabelAgreement"),
     "random": _of("core.rng", "Rng"),
 }
 
@@ -69,7 +76,9 @@ SLOTS: Mapping[str, str] = {
     "Objective": "objectives",
     "Optimiser": "optimisers",
     "Rate": "rates",
+    "Profile": "averages",
     "Parallel": "engines",
+    "Features": "features",
     "Distillation": "distillations",
     "Backbone": "networks",
     "Module": "networks",
@@ -138,8 +147,10 @@ def find(name: str, kinds: Iterable[str] = ()) -> str:
     among = wanted or list(CATALOGUE)
     found = [f"{k}.{n}" for k in among for n in CATALOGUE[k] if _fold(n) == _fold(short)]
     if not found:
-        what = " or ".join(among) if wanted else "components"
-        raise BeelineError(f"{short!r} is none of the {what}; {nearest(short, (n for k in among for n in CATALOGUE[k]))}")
+        hint = nearest(short, {n for k in among for n in CATALOGUE[k]})
+        if not wanted:  # every name there is would be no help
+            raise BeelineError(f"there is no component {short!r}; {hint.split('valid names')[0]}'beeline list' shows all")
+        raise BeelineError(f"{short!r} is none of the {' or '.join(wanted)}; {hint}")
     require(
         len(found) == 1,
         f"{name!r} may mean {', '.join(found)}; one name has to mean one component: write it with its kind",
@@ -249,8 +260,6 @@ def _kinds(hint: Any, text: str, default: Any) -> tuple[str, ...]:
         todo.extend(typing.get_args(one))
         if isinstance(one, type) and one.__module__.startswith(("beeline.", "torch.nn")):
             found.append(SLOTS.get(one.__name__) or (name_of(one) or "").partition(".")[0])
-        elif typing.get_origin(one) is Callable or typing.get_origin(one) is dict or one is Any:
-            continue
     # an alias such as Weight resolves to a bare Callable: only its written name tells the kind
     if "Callable" in str(hint):
         found.extend(SLOTS.get(word) for word in re.findall(r"\w+", text))

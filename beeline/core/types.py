@@ -72,11 +72,9 @@ def extra(module: str, group: str) -> Any:
 def nearest(name: str, names: Iterable[str]) -> str:
     """The end of a message about an unknown name: the nearest valid one, and all of them."""
     known = sorted(names)
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    if not close:
-        folded = {k.lower(): k for k in known}
-        close = [folded[c] for c in difflib.get_close_matches(name.lower(), folded, n=1, cutoff=0.5)]
-    hint = f"did you mean {close[0]!r}? " if close else ""
+    folded = {k.lower(): k for k in known}
+    close = difflib.get_close_matches(name.lower(), folded, n=1, cutoff=0.5)
+    hint = f"did you mean {folded[close[0]]!r}? " if close else ""
     return f"{hint}valid names: {', '.join(known) or 'none'}"
 
 
