@@ -1,0 +1,86 @@
+"""Averages of the weights over training, kept beside the network and never swapped into it."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from beeline.core.types import require
+
+
+class Profile(Protocol):
+    """How much of an average survives step ``step`` (1, 2, ...)."""
+
+    def decay(self, step: int) -> float: ...
+
+
+@dataclass(frozen=True)
+class EMA:
+    """Exponential moving average of the weights, in float32 or better, with a warm-up.
+
+    average <- d average + (1 - d) weights,  d = 2^(-1/h),  h = min(half_life, warmup step)
+    Assumes nothing; during the warm-up the half-life is a share of the steps so far, so that the random first
+    weights are forgotten.
+    Source: Karras et al. 2022, EDM (arXiv 2206.00364), half-life and ramp-up.
+
+    >>> round(EMA(half_life=1.0, warmup=0).decay(10), 3)
+    0.5
+    """
+
+    half_life: float = 1000.0  # steps after which half of the average is forgotten, above 0
+    warmup: float = 0.05  # the half-life is at most this share of the steps so far; 0 is no warm-up
+
+    def __post_init__(self) -> None:
+        require(
+            self.half_life > 0 and self.warmup >= 0,
+            f"EMA got half_life={self.half_life}, warmup={self.warmup}; a half-life is a number of steps above 0 and "
+            "a warm-up a share from 0: EMA(1000, 0.05) is usual",
+        )
+
+    def decay(self, step: int) -> float:
+        h = min(self.half_life, self.warmup * step) if self.warmup else self.half_life
+        return float(0.5 ** (1 / h))
+
+
+class Average:
+    """The running average of one network: named tensors of its own, in float32 or better."""
+
+    def __init__(self, network: nn.Module, profile: Profile):
+        self.profile = profile
+        self.names = [name for name, _ in network.named_parameters()]
+        self._watched = [p.detach() for _, p in network.named_parameters()]
+        self.tensors = [p.to(torch.promote_types(p.dtype, torch.float32), copy=True) for p in self._watched]
+        self._wide = all(a.dtype == p.dtype for a, p in zip(self.tensors, self._watched, strict=True))
+
+    @torch.no_grad()
+    def update(self, step: int) -> None:
+        """Take in the weights after step ``step`` (1, 2, ...)."""
+        seen = self._watched
+        if not self._wide:
+            seen = [p.to(a.dtype) for a, p in zip(self.tensors, seen, strict=True)]
+        torch._foreach_lerp_(self.tensors, seen, 1 - self.profile.decay(step))
+
+    def state(self) -> dict[str, Tensor]:
+        """The averaged parameters by name."""
+        return dict(zip(self.names, self.tensors, strict=True))
+
+    @torch.no_grad()
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from a saved state."""
+        for name, tensor in self.state().items():
+            tensor.copy_(state[name])
+
+
+def averaged(network: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
+    """A copy of a network that holds the averaged parameters (its own buffers are kept)."""
+    made = copy.deepcopy(network)
+    made.zero_grad(set_to_none=True)
+    with torch.no_grad():
+        for name, p in made.named_parameters():
+            p.copy_(state[name])
+    return made

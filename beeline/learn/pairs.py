@@ -1,0 +1,76 @@
+"""Reflow pairs: source points with the data that a flow makes of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from beeline.core.field import Flow
+from beeline.core.rng import Rng
+from beeline.core.source import Gaussian
+from beeline.core.types import Batch, Cond, leaves, map_cond, require, stack
+from beeline.learn.heldout import quiet
+from beeline.use.sampler import Sampler
+
+
+def reflow_pairs(
+    flow: Flow,
+    sampler: Sampler,
+    wanted: int | Batch | Cond,
+    rng: Rng,
+    *,
+    like: Tensor | None = None,
+    batch_size: int = 256,
+) -> Batch:
+    """Pairs (x0, x1 = sampler(flow, x0)) with their conditions: the data of reflow and of distillation.
+
+    ``wanted`` is a number of pairs, or conditions (a tree, or a Batch that has them) with one pair for each.
+    ``like`` is any tensor of the flow's data shape [.., *S]; a Batch brings its own.  Source point i depends on the
+    key and on i alone, so the same key gives the same pairs whatever the batch size, and x0 need not be stored.
+    """
+    if isinstance(wanted, Batch):
+        like = wanted.x1 if like is None else like
+        count, cond = len(wanted.x1), wanted.cond
+    elif isinstance(wanted, int):
+        count, cond = wanted, None
+    else:
+        cond = wanted
+        sizes = {len(leaf) for _, leaf in leaves(cond)}
+        require(len(sizes) == 1, f"the conditions have {sorted(sizes)} rows; give one tree with one row per pair")
+        count = sizes.pop()
+    require(count >= 1, f"{count} pairs were asked for; give a number from 1")
+    require(
+        like is not None and like.ndim >= 2,
+        "pairs need the shape of one datum; pass like=, any tensor [B,*S] of the flow's data",
+    )
+    assert like is not None
+    made = []
+    with quiet(flow.field):
+        for start in range(0, count, batch_size):
+            rows = range(start, min(start + batch_size, count))
+            x0 = starts(flow, rows, rng, like)
+            part = map_cond(lambda leaf, rows=rows: leaf[rows.start : rows.stop].to(x0.device), cond)  # type: ignore[misc]
+            made.append(Batch(sampler(flow, x0, part).to(like.dtype), x0, part))
+    return stack(made)
+
+
+def starts(flow: Flow, seeds: Sequence[int], rng: Rng, like: Tensor) -> Tensor:
+    """Source points [len(seeds), *S], each from its own seed: what stored pairs keep instead of noise."""
+    first = next(flow.field.parameters(), like) if isinstance(flow.field, nn.Module) else like
+    like = like.new_empty((1, *like.shape[1:]), device=first.device)
+    if isinstance(flow.source, Gaussian):
+        return rng.rows(seeds, like)
+    return torch.cat([flow.source.sample(like, rng.fork("row", int(seed))) for seed in seeds])
+
+
+def anchored(flow: Flow, sampler: Sampler, batch: Batch, *, batch_size: int = 256) -> Batch:
+    """Pairs the other way round: real data with the source points that the flow would make them from."""
+    made = []
+    with quiet(flow.field):
+        for start in range(0, len(batch.x1), batch_size):
+            part = slice(start, start + batch_size)
+            cond = map_cond(lambda leaf, part=part: leaf[part], batch.cond)  # type: ignore[misc]
+            made.append(Batch(batch.x1[part], sampler.invert(flow, batch.x1[part], cond).to(batch.x1.dtype), cond))
+    return stack(made)

@@ -1,0 +1,172 @@
+"""Rates: the learning rate as a function of the step and the number of steps."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Protocol
+
+from beeline.core.types import require
+
+
+class Rate(Protocol):
+    """Learning rate of step ``step`` (0, 1, ...) of ``steps``."""
+
+    def __call__(self, step: int, steps: int) -> float: ...
+
+
+@dataclass(frozen=True)
+class Constant:
+    """One rate, after a linear warm-up.
+
+    rate = peak min(1, (step + 1) / warmup)
+    Assumes nothing.
+    Source: none.
+
+    >>> Constant(0.1, warmup=2)(0, 10)
+    0.05
+    """
+
+    peak: float = 1e-3  # above 0
+    warmup: int = 0  # steps
+
+    def __post_init__(self) -> None:
+        check_rate(self.peak, self.warmup)
+
+    def __call__(self, step: int, steps: int) -> float:
+        return self.peak * ramp(step, self.warmup)
+
+
+@dataclass(frozen=True)
+class WarmupCosine:
+    """Linear warm-up, then half a cosine down to a floor.
+
+    rate = floor + (peak - floor) (1 + cos(pi u)) / 2,  u = (step - warmup) / (steps - warmup)
+    Assumes that the number of steps is known beforehand: raising it later changes the rates of all steps.
+    Source: Loshchilov and Hutter 2017, "SGDR" (arXiv 1608.03983).
+
+    >>> WarmupCosine(1.0, warmup=0)(50, 100)
+    0.5
+    """
+
+    peak: float = 1e-3  # above 0
+    warmup: int = 100  # steps
+    floor: float = 0.0  # rate at the end
+
+    def __post_init__(self) -> None:
+        check_rate(self.peak, self.warmup)
+
+    def __call__(self, step: int, steps: int) -> float:
+        if step < self.warmup:
+            return self.peak * ramp(step, self.warmup)
+        u = min(1.0, (step - self.warmup) / max(1, steps - self.warmup))
+        return self.floor + (self.peak - self.floor) * (1 + math.cos(math.pi * u)) / 2
+
+
+@dataclass(frozen=True)
+class WarmupConstantCooldown:
+    """Linear warm-up, a constant rate, and a linear cooldown over the last part (warm-up, stable, decay).
+
+    rate = peak while step < (1 - cooldown) steps;  then linearly to floor
+    Assumes nothing; until the cooldown begins the rates do not depend on the number of steps, so that a run can be
+    made longer, or cooled down from any checkpoint.
+    Source: Hagele et al. 2024 (arXiv 2405.18392); Hu et al. 2024, MiniCPM (arXiv 2404.06395).
+
+    >>> WarmupConstantCooldown(1.0, warmup=0, cooldown=0.5)(75, 100)
+    0.5
+    """
+
+    peak: float = 1e-3  # above 0
+    warmup: int = 100  # steps
+    cooldown: float = 0.2  # share of all steps, 0 to 1
+    floor: float = 0.0  # rate at the end
+
+    def __post_init__(self) -> None:
+        check_rate(self.peak, self.warmup)
+        require(
+            0 <= self.cooldown <= 1,
+            f"the cooldown is {self.cooldown}; it is a share of all steps: give a number from 0 to 1, 0.2 is usual",
+        )
+
+    def begins(self, steps: int) -> int:
+        """The first step of the cooldown."""
+        return steps - round(self.cooldown * steps)
+
+    def __call__(self, step: int, steps: int) -> float:
+        start = self.begins(steps)
+        rate = self.peak * ramp(step, self.warmup)
+        if step < start:
+            return rate
+        left = max(0, steps - step) / max(1, steps - start)
+        return self.floor + (rate - self.floor) * left
+
+
+@dataclass(frozen=True)
+class OneCycle:
+    """Up to the peak and down again, both along half a cosine.
+
+    rate rises from peak/start to peak over the first part, then falls to peak/end
+    Assumes that the number of steps is known beforehand.
+    Source: Smith and Topin 2018, "Super-convergence" (arXiv 1708.07120).
+
+    >>> OneCycle(1.0, rise=0.5)(50, 100)
+    1.0
+    """
+
+    peak: float = 1e-3  # above 0
+    rise: float = 0.3  # share of the steps on the way up, above 0 and below 1
+    start: float = 25.0  # the first rate is peak / start
+    end: float = 1e4  # the last rate is peak / end
+
+    def __post_init__(self) -> None:
+        check_rate(self.peak, 0)
+        require(
+            0 < self.rise < 1,
+            f"OneCycle got rise={self.rise}; it is a share between 0 and 1: 0.3 is usual",
+        )
+
+    def __call__(self, step: int, steps: int) -> float:
+        turn = self.rise * steps
+        low, u = (self.start, step / turn) if step <= turn else (self.end, (steps - step) / (steps - turn))
+        floor = self.peak / low
+        return floor + (self.peak - floor) * (1 - math.cos(math.pi * max(0.0, u))) / 2
+
+
+@dataclass(frozen=True)
+class InverseRoot:
+    """Linear warm-up, then the inverse square root of the step.
+
+    rate = peak min((step + 1) / warmup, sqrt(warmup / (step + 1)))
+    Assumes nothing; it does not depend on the number of steps.
+    Source: Vaswani et al. 2017 (arXiv 1706.03762); Karras et al. 2024, EDM2 (arXiv 2312.02696).
+
+    >>> InverseRoot(1.0, warmup=4)(15, 100)
+    0.5
+    """
+
+    peak: float = 1e-3  # above 0
+    warmup: int = 1000  # steps until the peak, from 1
+
+    def __post_init__(self) -> None:
+        check_rate(self.peak, self.warmup)
+        require(
+            self.warmup >= 1,
+            "InverseRoot got warmup=0; the decay starts where it ends: give 1 or more",
+        )
+
+    def __call__(self, step: int, steps: int) -> float:
+        return self.peak * min((step + 1) / self.warmup, math.sqrt(self.warmup / (step + 1)))
+
+
+def ramp(step: int, warmup: int) -> float:
+    """The share of the peak during a linear warm-up; the first step has 1 / warmup, not zero."""
+    return min(1.0, (step + 1) / warmup) if warmup else 1.0
+
+
+def check_rate(peak: float, warmup: int) -> None:
+    """Refuse rates that cannot learn."""
+    require(
+        peak > 0 and math.isfinite(peak),
+        f"the peak rate is {peak}; a rate is a finite number above 0: 1e-3 suits small networks, 1e-4 large ones",
+    )
+    require(warmup >= 0, f"the warm-up is {warmup} steps; give 0 or more")
