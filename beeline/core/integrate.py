@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from beeline.core.field import is_map
 from beeline.core.solver import HEUN, Solver
-from beeline.core.types import BeelineError, Dynamics, require
+from beeline.core.types import Dynamics, IntegrationError, require
 
+__all__ = ["IntegrationError", "integrate"]
 
-class IntegrationError(BeelineError):
-    """A run that could not go on; ``x`` and ``t`` are the last good state and its time."""
-
-    def __init__(self, message: str, x: Tensor, t: float):
-        super().__init__(message)
-        self.x, self.t = x, t
+_AHEAD = 64  # time vectors made at once: few enough that memory does not grow with the number of steps
 
 
 def integrate(
@@ -28,49 +26,73 @@ def integrate(
     *,
     after: Callable[[Tensor, Tensor], Tensor] | None = None,
     watch: Callable[[Tensor, Tensor], None] | None = None,
+    done: Callable[[Any], None] | None = None,
 ) -> Tensor:
     """Solve dx/dt = f(x, t) along ``times`` and give the last state [B,*S], in float32 or better.
 
     ``times`` is [N+1], or [N+1,B] or [N+1,B,F] for times of their own per sample or frame; strictly monotone along
     the first dimension, rising or falling (inversion is the same call), within [0, 1].
-    ``after(x, t)`` corrects the state after each step; ``watch(x, t)`` sees the start and the state after each step.
+    ``after(x, t)`` corrects the state after each step; ``watch(x, t)`` sees the start and the state after each step;
+    ``done(memory)`` sees the solver's memory at the end: the counts of an adaptive solver, the log-probability of a
+    stochastic one.  A solver with a method ``begin(times)`` is told the whole walk before it starts.
 
     Raises ValueError for unfit times, and IntegrationError (which holds the last good state) when the field returns
-    another shape or non-finite values; the message names the step and its time.
+    another shape, another dtype or non-finite values; the message names the step and its time.
     """
-    grid = _grid(x, times)
-    x = x.to(grid.dtype)
-    memory = None
-    if watch is not None:
-        watch(x, grid[0])
-    for i in range(len(grid) - 1):
-        t, s = grid[i], grid[i + 1]
-        new, memory = solver.step(f, x, t, s, memory)
-        if new.shape != x.shape or new.dtype != x.dtype:
+    times, dtype = _checked_times(x, times)
+    x = x.to(dtype)
+    begin = getattr(solver, "begin", None)
+    memory = begin(times) if begin is not None else None
+    vectors = _vectors(times, len(x))
+    i, t = 0, next(vectors)
+
+    def checked(y: Tensor, at: Tensor, *end: Tensor) -> Tensor:
+        v = f(y, at, *end)
+        if v.shape != y.shape or v.dtype != y.dtype:
             raise IntegrationError(
-                f"step {i} at t = {float(t.flatten()[0]):.6g} gave {new.dtype} {tuple(new.shape)} from a state of "
-                f"{x.dtype} {tuple(x.shape)}; a field returns a velocity of the shape and dtype of its state: "
-                "convert inside the field",
+                f"in step {i}, at t = {_first(at):.6g}, the field gave {v.dtype} {tuple(v.shape)} for a state of "
+                f"{y.dtype} {tuple(y.shape)}; a velocity has the shape and dtype of its state: convert inside the field",
                 x,
-                float(t.flatten()[0]),
+                _first(t),
             )
+        return v
+
+    field: Dynamics = (lambda y, at, s=None: checked(y, at, at if s is None else s)) if is_map(f) else checked
+    if watch is not None:
+        watch(x, t)
+    for s in vectors:
+        new, memory = solver.step(field, x, t, s, memory)
         # one sum is the cheapest test; an overflow of the sum alone is not an error
-        if not math.isfinite(float(new.detach().sum())) and not bool(new.isfinite().all()):
+        if not math.isfinite(new.detach().sum().item()) and not bool(new.isfinite().all()):
             raise IntegrationError(
-                f"the state became non-finite in step {i}, from t = {float(t.flatten()[0]):.6g} to "
-                f"{float(s.flatten()[0]):.6g}; the field gave NaN or infinite values there: check it at that time, "
-                "take more steps or lower the guidance (the last good state is in .x of this error)",
+                f"the state became non-finite in step {i}, from t = {_first(t):.6g} to {_first(s):.6g}; the field "
+                "gave NaN or infinite values there: check it at that time, take more steps or lower the guidance "
+                "(the last good state is in .x of this error)",
                 x,
-                float(t.flatten()[0]),
+                _first(t),
             )
         x = new if after is None else after(new, s)
+        i, t = i + 1, s
         if watch is not None:
-            watch(x, s)
+            watch(x, t)
+    if done is not None:
+        done(memory)
     return x
 
 
-def _grid(x: Tensor, times: Tensor) -> Tensor:
-    """The times as a materialised [N+1,B,...] tensor in the dtype of the integration."""
+def _first(t: Tensor) -> float:
+    return float(t.flatten()[0])
+
+
+def _vectors(times: Tensor, batch: int) -> Iterator[Tensor]:
+    """The times one by one as [B] (or [B,F]) tensors; materialised, since forward-mode differentiation rejects views."""
+    for start in range(0, len(times), _AHEAD):
+        part = times[start : start + _AHEAD]
+        yield from (part[:, None].repeat(1, batch) if times.ndim == 1 else part.clone()).unbind(0)
+
+
+def _checked_times(x: Tensor, times: Tensor) -> tuple[Tensor, torch.dtype]:
+    """The times in the dtype of the integration, on the device of the state."""
     require(
         x.is_floating_point() and x.ndim >= 1,
         f"the state is {x.dtype} of shape {tuple(x.shape)}; pass floating point [B,*S]",
@@ -91,13 +113,10 @@ def _grid(x: Tensor, times: Tensor) -> Tensor:
         f"times run from {float(ends[0].flatten()[0]):.6g} to {float(ends[-1].flatten()[0]):.6g}, outside [0, 1]; "
         "t = 0 is the source and t = 1 the data: divide times that run to 1000, use 1 - sigma for noise levels",
     )
-    times = times.to(x.device, torch.promote_types(x.dtype, torch.float32))
-    if times.ndim == 1:
-        # materialised, never an expanded view: forward-mode differentiation rejects those
-        return times[:, None].repeat(1, len(x))
     require(
-        times.shape[1:] == x.shape[: times.ndim - 1],
+        times.ndim == 1 or times.shape[1:] == x.shape[: times.ndim - 1],
         f"times have shape {tuple(times.shape)} beside a state of {tuple(x.shape)}; "
         "pass [steps+1], [steps+1, B] or [steps+1, B, F]",
     )
-    return times.contiguous()
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    return times.to(x.device, dtype), dtype

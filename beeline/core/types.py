@@ -52,6 +52,14 @@ class BeelineError(ValueError):
     """A user's mistake: what was got, why it cannot work, what to do."""
 
 
+class IntegrationError(BeelineError):
+    """A run that could not go on; ``x`` and ``t`` are the last good state and its time."""
+
+    def __init__(self, message: str, x: Tensor, t: float):
+        super().__init__(message)
+        self.x, self.t = x, t
+
+
 def require(condition: object, message: str) -> None:
     """Raise BeelineError (a ValueError) with ``message`` unless ``condition`` holds."""
     if not condition:
@@ -80,11 +88,11 @@ def nearest(name: str, names: Iterable[str]) -> str:
 
 def over(t: Tensor, x: Tensor) -> Tensor:
     """``t`` ([], [B] or [B,F]) with trailing ones, so that it multiplies ``x`` [B,*S]."""
-    require(
-        t.shape == x.shape[: t.ndim],
-        f"time has shape {tuple(t.shape)}, which is not a leading part of x's shape {tuple(x.shape)}; "
-        "pass one time per sample (or per sample and frame)",
-    )
+    if t.shape != x.shape[: t.ndim]:  # not require(): this runs in every step, and the message costs more than it
+        raise BeelineError(
+            f"time has shape {tuple(t.shape)}, which is not a leading part of x's shape {tuple(x.shape)}; "
+            "pass one time per sample (or per sample and frame)"
+        )
     return t.reshape(t.shape + (1,) * (x.ndim - t.ndim))
 
 
