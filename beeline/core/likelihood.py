@@ -38,12 +38,11 @@ class Exact:
 
     def __call__(self, f: Dynamics, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         x, v, keep = _velocity(f, x, t)
-        flat = v.flatten(1)
-        total = torch.zeros_like(flat[:, 0])
-        for i in range(flat.shape[1]):
-            (slope,) = torch.autograd.grad(
-                flat[:, i].sum(), x, retain_graph=True, create_graph=keep, materialize_grads=True
-            )
+        with torch.enable_grad():  # the sums belong to the graph even where the caller keeps none
+            columns = v.flatten(1).sum(0).unbind()
+        total = torch.zeros_like(v.flatten(1)[:, 0])
+        for i, column in enumerate(columns):
+            (slope,) = torch.autograd.grad(column, x, retain_graph=True, create_graph=keep, materialize_grads=True)
             total = total + slope.flatten(1)[:, i]
         return (v, total) if keep else (v.detach(), total)
 
@@ -73,7 +72,8 @@ class Hutchinson:
         for k in range(self.probes):
             probe = torch.where(self.rng.fork(k).fill(x.detach()) < 0.5, -1.0, 1.0).to(x.dtype)
             last = k == self.probes - 1 and not keep
-            product = (v * probe).sum()
+            with torch.enable_grad():  # the sum belongs to the graph even where the caller keeps none
+                product = (v * probe).sum()
             (slope,) = torch.autograd.grad(
                 product, x, retain_graph=not last, create_graph=keep, materialize_grads=True
             )
