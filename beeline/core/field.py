@@ -188,9 +188,10 @@ def is_map(field: Any) -> bool:
     """Whether a field is a flow map: whether its call has a parameter named ``s``."""
     call = field.forward if isinstance(field, nn.Module) else field
     try:
-        return "s" in inspect.signature(call).parameters
+        end = inspect.signature(call).parameters.get("s")
     except (TypeError, ValueError):
         return False
+    return end is not None and end.kind is not inspect.Parameter.VAR_POSITIONAL  # *s takes whatever comes
 
 
 def bind(field: Any, cond: Cond = None) -> Dynamics:
