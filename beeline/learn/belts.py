@@ -55,7 +55,9 @@ def check_step(loss: float, norm: float, step: int, networks: Mapping[str, nn.Mo
 
 def check_state(step: int, networks: Mapping[str, nn.Module], averages: Mapping[str, Iterable[Average]]) -> None:
     """Refuse to keep a state with non-finite weights or averages."""
-    every = [(f"{n}.{k}", p) for n, net in networks.items() for k, p in net.named_parameters()]
+    every: list[tuple[str, Tensor]] = [
+        (f"{n}.{k}", p) for n, net in networks.items() for k, p in net.named_parameters()
+    ]
     for n, many in averages.items():
         every += [(f"the average of {n}.{k}", t) for average in many for k, t in average.state().items()]
     if every and math.isfinite(float(torch.stack([t.detach().sum().float().cpu() for _, t in every]).sum())):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -86,7 +87,7 @@ class Posterior:
         return self.path.velocity(x, t, x1=(weight @ known).reshape(x.shape))
 
 
-class HeldoutLoss(NamedTuple):
+class HeldOutLoss(NamedTuple):
     """Mean loss, and by time bin beside the baselines (None where one cannot be had)."""
 
     value: float
@@ -101,7 +102,7 @@ class HeldoutLoss(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class Heldout:
+class HeldOut:
     """Held-out loss of a field under an objective: the same noise and the same times at every call.
 
     mean over bins of E[loss | t in bin], times (i + 1/2) / n in a fixed order
@@ -109,14 +110,16 @@ class Heldout:
     even times, weight one and no dropping, so that losses of different recipes can be compared.
     Source: none.
 
-    >>> found = Heldout(Batch(torch.zeros(64, 2)), bins=4)
     >>> from beeline.learn.objective import FlowMatching
-    >>> len(found(lambda x, t, cond=None: -x, FlowMatching(), Rng(0)).by_bin)
+    >>> look = HeldOut(FlowMatching(), Batch(torch.zeros(64, 2)), bins=4)
+    >>> len(look(lambda x, t, cond=None: -x).by_bin)
     4
     """
 
+    objective: Any
     data: Batch
     train: Batch | None = None  # the training set, for the baselines; None leaves them out
+    rng: Rng = Rng(0)
     every: int = 500  # steps between two looks
     bins: int = 10
     draws: int = 1  # times and noises for every datum
@@ -135,23 +138,12 @@ class Heldout:
         """Whether to look after this step."""
         return step % self.every == 0 or step == steps
 
-    def __call__(self, field: Any, objective: Any, rng: Rng) -> HeldoutLoss:
-        plain = fixed(objective)
-        values, bins = self._errors(field, plain, rng)
+    def __call__(self, field: Any) -> HeldOutLoss:
+        values, bins = self._errors(field)
         by_bin = self._binned(values, bins)
-        mean = posterior = None
-        path = getattr(objective, "path", None)
-        if self.train is not None and isinstance(path, AffinePath):
-            base = MeanField(self.train.x1.mean(0), path)
-            mean = self._binned(*self._errors(base, plain, rng))
-            coupling = getattr(objective, "coupling", None)
-            gaussian = getattr(getattr(coupling, "source", None), "gaussian", False)
-            few = len(self.train.x1) <= self.largest
-            discrete = all(not leaf.is_floating_point() for _, leaf in leaves(self.train.cond))
-            if getattr(coupling, "independent", False) and gaussian and few and discrete:
-                posterior = self._binned(*self._errors(Posterior(self.train, path), plain, rng))
+        mean, posterior = self._baselines
         known = [v for v in by_bin if math.isfinite(v)]
-        return HeldoutLoss(
+        return HeldOutLoss(
             sum(known) / max(1, len(known)),
             by_bin,
             mean,
@@ -159,8 +151,24 @@ class Heldout:
             float(values.std() / math.sqrt(len(values))) if len(values) > 1 else math.nan,
         )
 
-    def _errors(self, field: Any, objective: Any, rng: Rng) -> tuple[Tensor, Tensor]:
+    @functools.cached_property
+    def _baselines(self) -> tuple[list[float] | None, list[float] | None]:
+        """The losses of the two baselines: fixed, so measured once."""
+        path = getattr(self.objective, "path", None)
+        if self.train is None or not isinstance(path, AffinePath):
+            return None, None
+        mean = self._binned(*self._errors(MeanField(self.train.x1.mean(0), path)))
+        coupling = getattr(self.objective, "coupling", None)
+        gaussian = getattr(getattr(coupling, "source", None), "gaussian", False)
+        few = len(self.train.x1) <= self.largest
+        discrete = all(not leaf.is_floating_point() for _, leaf in leaves(self.train.cond))
+        if not (getattr(coupling, "independent", False) and gaussian and few and discrete):
+            return mean, None
+        return mean, self._binned(*self._errors(Posterior(self.train, path)))
+
+    def _errors(self, field: Any) -> tuple[Tensor, Tensor]:
         """The loss and the bin of every datum and draw."""
+        objective = fixed(self.objective)
         where = _device(field, self.data.x1.device)
         losses, bins = [], []
         with quiet(field):
@@ -168,7 +176,7 @@ class Heldout:
                 for start in range(0, len(self.data.x1), self.lot):
                     rows = torch.arange(start, min(start + self.lot, len(self.data.x1)), device=self.data.x1.device)
                     batch = to(take(self.data, rows), where)
-                    found = objective(field, batch, rng.fork("heldout", draw, start))
+                    found = objective(field, batch, self.rng.fork("heldout", draw, start))
                     losses.append(found.per_sample.float().cpu())
                     t = found.t.float().cpu()
                     bins.append((t.flatten(1).mean(1) if t.ndim > 1 else t) * self.bins)

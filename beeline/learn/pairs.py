@@ -51,7 +51,7 @@ def reflow_pairs(
         for start in range(0, count, batch_size):
             rows = range(start, min(start + batch_size, count))
             x0 = starts(flow, rows, rng, like)
-            part = map_cond(lambda leaf, rows=rows: leaf[rows.start : rows.stop].to(x0.device), cond)  # type: ignore[misc]
+            part = _rows(cond, start, start + batch_size, x0.device)
             made.append(Batch(sampler(flow, x0, part).to(like.dtype), x0, part))
     return stack(made)
 
@@ -70,7 +70,11 @@ def anchored(flow: Flow, sampler: Sampler, batch: Batch, *, batch_size: int = 25
     made = []
     with quiet(flow.field):
         for start in range(0, len(batch.x1), batch_size):
-            part = slice(start, start + batch_size)
-            cond = map_cond(lambda leaf, part=part: leaf[part], batch.cond)  # type: ignore[misc]
-            made.append(Batch(batch.x1[part], sampler.invert(flow, batch.x1[part], cond).to(batch.x1.dtype), cond))
+            x1 = batch.x1[start : start + batch_size]
+            cond = _rows(batch.cond, start, start + batch_size, x1.device)
+            made.append(Batch(x1, sampler.invert(flow, x1, cond).to(x1.dtype), cond))
     return stack(made)
+
+
+def _rows(cond: Cond, start: int, end: int, device: torch.device) -> Cond:
+    return map_cond(lambda leaf: leaf[start:end].to(device), cond)

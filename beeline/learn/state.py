@@ -97,7 +97,8 @@ def _copy(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor], what: str) 
 
 def _optimiser_state(optimiser: Any, names: Mapping[int, str]) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The memory of an optimiser by parameter name; numbers that are not tensors go to plain data."""
-    tensors, numbers = {}, {}
+    tensors: dict[str, Tensor] = {}
+    numbers: dict[str, Any] = {}
     for p, memory in optimiser.state.items():
         if not isinstance(p, Tensor):
             continue

@@ -22,7 +22,7 @@ from beeline.learn.belts import Interrupted, check_state, check_step
 from beeline.learn.ema import EMA, Average, Profile, averaged
 from beeline.learn.feed import as_lots
 from beeline.learn.game import Player, players
-from beeline.learn.heldout import Heldout
+from beeline.learn.heldout import HeldOut
 from beeline.learn.optim import AdamW, Optimiser
 from beeline.learn.parallel import Alone, Parallel
 from beeline.learn.rate import Rate, WarmupConstantCooldown
@@ -100,7 +100,7 @@ def fit(
     log: Log = console,
     resume: str | Path | None = None,
     keep: str | Path | None = None,
-    heldout: Heldout | None = None,
+    heldout: HeldOut | None = None,
 ) -> Any:
     """Train ``networks`` (in place) on ``data``; one network in, a copy with its averaged weights out.
 
@@ -144,7 +144,7 @@ class _Run:
         rng: Rng,
         log: Log,
         keep: Path | None,
-        heldout: Heldout | None,
+        heldout: HeldOut | None,
     ):
         self.training, self.engine, self.rng, self.log, self.keep = training, engine, rng, log, keep
         self.objective, self.heldout = objective, heldout
@@ -240,10 +240,10 @@ class _Run:
         """The held-out loss of the raw and of the averaged weights."""
         assert self.heldout is not None
         name, net = next(iter(self.state.networks.items()))
-        found = {"raw": self.heldout(net, self.objective, self.rng)}
+        found = {"raw": self.heldout(net)}
         if self.state.averages[name]:
             made = averaged(net, self.state.averages[name][0].state())
-            found["ema"] = self.heldout(made, self.objective, self.rng)
+            found["ema"] = self.heldout(made)
         for kind, value in found.items():
             self.state.best[kind] = min(value.value, self.state.best.get(kind, float("inf")))
         return {kind: value.plain() for kind, value in found.items()} | {"best": dict(self.state.best)}
