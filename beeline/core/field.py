@@ -115,8 +115,13 @@ class Noise:
 class Network(nn.Module):
     """A backbone with its convention: a VelocityField that can be trained, saved and rebuilt.
 
-    The state is kept in its own dtype; the backbone sees its parameters' dtype, and the velocity comes back in
-    the dtype of the state.
+    v(x, t, cond) = prediction.velocity(backbone(x, t, cond), x, t, path)
+    Assumes that the backbone's output is what ``prediction`` says.  The state is kept in its own dtype; the backbone
+    sees its parameters' dtype, and the velocity comes back in the dtype of the state.
+    Source: none; it joins a network to its convention.
+
+    >>> Network(nn.Identity()).path
+    Linear()
     """
 
     def __init__(self, backbone: nn.Module, path: AffinePath | None = None, prediction: Prediction | None = None):
@@ -140,7 +145,15 @@ class Network(nn.Module):
 
 
 class MapNetwork(Network):
-    """A backbone with two times: a FlowMap whose diagonal is a velocity field."""
+    """A backbone with two times: a FlowMap whose diagonal is a velocity field.
+
+    u(x, t, s, cond) = backbone(x, t, cond, s)
+    Assumes a backbone built with ``span=True``, which puts out average velocities.
+    Source: Boffi, Albergo and Vanden-Eijnden 2024, "Flow Map Matching" (arXiv 2406.07507).
+
+    >>> is_map(MapNetwork(nn.Identity()))
+    True
+    """
 
     def forward(self, x: Tensor, t: Tensor, s: Tensor | None = None, cond: Cond = None) -> Tensor:  # type: ignore[override]
         return self._output(x, t, cond, t if s is None else s)

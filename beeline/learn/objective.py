@@ -40,12 +40,28 @@ class Objective(Protocol):
 
 
 def one(t: Tensor) -> Tensor:
-    """The weight 1 at every time."""
+    """The weight 1 at every time.
+
+    w(t) = 1
+    Assumes nothing.
+    Source: none.
+
+    >>> one(torch.tensor([0.3]))
+    tensor([1.])
+    """
     return torch.ones_like(t)
 
 
 def squared(made: Tensor, wanted: Tensor) -> Tensor:
-    """Mean squared difference over all coordinates, [B]."""
+    """Mean squared difference over all coordinates, [B].
+
+    |made - wanted|^2 / D
+    Assumes nothing; its minimum is the mean.
+    Source: Lipman et al. 2023 (arXiv 2210.02747).
+
+    >>> squared(torch.ones(1, 4), torch.zeros(1, 4))
+    tensor([1.])
+    """
     return (made - wanted).square().flatten(1).mean(1)
 
 
