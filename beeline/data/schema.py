@@ -1,0 +1,235 @@
+"""Schemas: what the columns of a table are, shown before training and corrected in YAML."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import MISSING, dataclass, fields, replace
+from typing import Any, ClassVar
+
+import yaml
+
+from beeline.core.types import nearest, require
+
+
+@dataclass(frozen=True)
+class Column:
+    """What every column has.  ``missing`` is a state of its own: such cells are made again, never filled silently."""
+
+    name: str
+    dtype: str = ""  # of the data frame, given back on the way out
+    missing: bool = False  # whether cells may be empty
+    marker: Any = None  # how an empty cell is written in this column ("?", "NA"); None for an empty one
+    kind: ClassVar[str] = ""
+    note: ClassVar[str] = ""
+
+    def plain(self) -> dict[str, Any]:
+        """Plain data; settings at their default are left out."""
+        own = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "name"}
+        known = {f.name: f.default for f in fields(self)}
+        kept = {k: list(v) if isinstance(v, tuple) else v for k, v in own.items() if v != known[k] and v is not None}
+        return {"kind": self.kind, **kept}
+
+    def words(self) -> str:
+        """What a person wants to check, in a few words."""
+        return self.note
+
+
+@dataclass(frozen=True)
+class Number(Column):
+    """Numbers: whole or broken, with bounds that made values respect."""
+
+    integer: bool = False  # whole numbers stay whole
+    decimals: int | None = None  # digits after the point that are kept; None keeps all
+    low: float | None = None  # made values are not below
+    high: float | None = None  # nor above
+    standard: bool = False  # scale to mean 0 and deviation 1 instead of mapping quantiles to a normal law
+    kind: ClassVar[str] = "number"
+
+    def words(self) -> str:
+        what = "whole" if self.integer else "any" if self.decimals is None else f"{self.decimals} decimals"
+        return f"{what}, {_short(self.low)} to {_short(self.high)}" + (", standardised" if self.standard else "")
+
+
+@dataclass(frozen=True)
+class Category(Column):
+    """One of a set of levels, of any type that a file can hold."""
+
+    levels: tuple[Any, ...] = ()  # all that may occur, most frequent first
+    kind: ClassVar[str] = "category"
+
+    def words(self) -> str:
+        shown = ", ".join(_short(level) for level in self.levels[:4])
+        return f"{len(self.levels)} levels: {shown}" + (", ..." if len(self.levels) > 4 else "")
+
+
+@dataclass(frozen=True)
+class Boolean(Column):
+    """True or false."""
+
+    kind: ClassVar[str] = "boolean"
+    note: ClassVar[str] = "true or false"
+
+
+@dataclass(frozen=True)
+class Moment(Column):
+    """Dates and times."""
+
+    format: str | None = None  # of the text in the file; None where the data frame holds moments
+    unit: str = "s"  # of the finest difference that occurs: D, h, m, s, ms, us or ns
+    low: str | None = None  # made values are not before
+    high: str | None = None  # nor after
+    kind: ClassVar[str] = "moment"
+
+    def words(self) -> str:
+        return f"{self.low} to {self.high}, in {UNITS[self.unit][0]}"
+
+
+@dataclass(frozen=True)
+class Constant(Column):
+    """The same value in every row: kept as it is, nothing is learned."""
+
+    value: Any = None
+    kind: ClassVar[str] = "constant"
+
+    def words(self) -> str:
+        return f"always {_short(self.value)}"
+
+
+@dataclass(frozen=True)
+class Identifier(Column):
+    """A name of the row itself, which says nothing and must not be copied: replaced by fresh numbers."""
+
+    replace: bool = True  # false refuses the table instead
+    text: bool = False  # written as text with a prefix
+    kind: ClassVar[str] = "identifier"
+    note: ClassVar[str] = "replaced by fresh numbers 1, 2, ...; never learned or copied"
+
+
+UNITS: Mapping[str, tuple[str, int]] = {
+    "D": ("days", 86_400_000_000_000),
+    "h": ("hours", 3_600_000_000_000),
+    "m": ("minutes", 60_000_000_000),
+    "s": ("seconds", 1_000_000_000),
+    "ms": ("milliseconds", 1_000_000),
+    "us": ("microseconds", 1_000),
+    "ns": ("nanoseconds", 1),
+}
+"""Unit of a moment -> its name and its length in nanoseconds, coarsest first."""
+
+KINDS: Mapping[str, type[Column]] = {c.kind: c for c in (Number, Category, Boolean, Moment, Constant, Identifier)}
+"""What a file calls the kinds of column."""
+
+
+@dataclass(frozen=True)
+class Schema:
+    """The columns of a table, in order.
+
+    >>> schema = Schema((Number("age", integer=True, low=17.0, high=90.0), Category("sex", levels=("f", "m"))))
+    >>> schema.change({"age": {"high": 100}})["age"].high
+    100.0
+    """
+
+    columns: tuple[Column, ...]
+
+    def __getitem__(self, name: str) -> Column:
+        found = {c.name: c for c in self.columns}
+        require(name in found, f"the table has no column {name!r}; {nearest(str(name), found)}")
+        return found[name]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(c.name for c in self.columns)
+
+    def change(self, corrections: Mapping[str, Mapping[str, Any]]) -> Schema:
+        """The schema with some columns corrected, as in a YAML file; a new kind starts from that kind's defaults.
+
+        Levels that are not given for a new kind are found in the data.
+        """
+        new = {c.name: c for c in self.columns}
+        for name, given in corrections.items():
+            new[name] = _corrected(self[name], given)
+        return Schema(tuple(new[c.name] for c in self.columns))
+
+    def plain(self) -> dict[str, dict[str, Any]]:
+        return {c.name: c.plain() for c in self.columns}
+
+    def yaml(self) -> str:
+        """The schema as a YAML file, to be corrected and given back."""
+        return yaml.safe_dump(self.plain(), sort_keys=False, width=110, allow_unicode=True)
+
+    @classmethod
+    def parse(cls, text: str) -> Schema:
+        """The schema of a YAML file."""
+        data = yaml.safe_load(text)
+        require(
+            isinstance(data, Mapping) and all(isinstance(v, Mapping) for v in data.values()),
+            "this YAML holds no schema; it gives every column a kind, as in 'age: {kind: number, integer: true}'",
+        )
+        return cls.of(data)
+
+    @classmethod
+    def of(cls, data: Mapping[str, Mapping[str, Any]]) -> Schema:
+        """The schema of plain data."""
+        return cls(tuple(_column(str(name), given) for name, given in data.items()))
+
+    def show(self) -> str:
+        """A table for people: name, kind, empty cells, and what made values will respect."""
+        rows = [("column", "kind", "empty", "what it holds")]
+        for c in self.columns:
+            empty = "" if not c.missing else f"yes, as {c.marker!r}" if c.marker is not None else "yes"
+            rows.append((c.name, c.kind, empty, c.words()))
+        wide = [max(len(str(row[i])) for row in rows) for i in range(3)]
+        return "\n".join(
+            "  ".join([*(str(r).ljust(w) for r, w in zip(row, wide, strict=False)), row[3]]) for row in rows
+        )
+
+
+def _column(name: str, given: Mapping[str, Any]) -> Column:
+    kind = str(given.get("kind", ""))
+    require(kind in KINDS, f"column {name!r} has kind {kind!r}, which is none; {nearest(kind, KINDS)}")
+    return KINDS[kind](
+        **_settings(name, KINDS[kind], {"name": name, **{k: v for k, v in given.items() if k != "kind"}})
+    )
+
+
+def _corrected(column: Column, given: Mapping[str, Any]) -> Column:
+    require(
+        isinstance(given, Mapping),
+        f"the correction of column {column.name!r} is {given!r}; give settings, as in {{kind: category}}",
+    )
+    kind = str(given.get("kind", column.kind))
+    require(kind in KINDS, f"column {column.name!r} has kind {kind!r}, which is none; {nearest(kind, KINDS)}")
+    rest = _settings(column.name, KINDS[kind], {k: v for k, v in given.items() if k != "kind"})
+    if kind == column.kind:
+        return replace(column, **rest)
+    kept = {"name": column.name, "dtype": column.dtype, "missing": column.missing, "marker": column.marker}
+    return KINDS[kind](**{**kept, **rest})
+
+
+def _settings(name: str, kind: type[Column], given: Mapping[str, Any]) -> dict[str, Any]:
+    known = {f.name: f for f in fields(kind)}
+    made = {}
+    for key, value in given.items():
+        require(key in known, f"column {name!r} is a {kind.kind}, which has no setting {key!r}; {nearest(key, known)}")
+        hint, default = str(known[key].type), known[key].default
+        if "float" in hint and isinstance(value, int) and not isinstance(value, bool):
+            value = float(value)
+        fits = {"float": (float,), "bool": (bool,), "tuple": (tuple, list), "int": (int,), "str": (str,)}
+        allowed = next((types for word, types in fits.items() if hint.startswith(word)), None)
+        empty = value is None and (default is None or default is MISSING)
+        require(
+            allowed is None or empty or isinstance(value, allowed),
+            f"column {name!r} has {key}={value!r}; it takes {hint}: correct the schema",
+        )
+        made[key] = tuple(value) if isinstance(value, list) else value
+    return made
+
+
+def _short(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def listed(items: Iterable[Any], most: int = 5) -> str:
+    """The first few of a list, for a message."""
+    some = list(items)
+    return ", ".join(map(str, some[:most])) + (f" and {len(some) - most} more" if len(some) > most else "")
