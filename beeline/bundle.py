@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from beeline import config
 from beeline.core.field import Flow
 from beeline.core.rng import Rng
-from beeline.core.source import Gaussian, Source
 from beeline.core.types import BeelineError, Cond, map_cond, require
 from beeline.files import load_matching, read_json, read_tensors, sha256, write_json, write_tensors
+from beeline.learn.pairs import starts
 from beeline.use.sampler import Sampler
 
 FORMAT = 1
@@ -33,6 +33,7 @@ class Bundle:
     modality: Any = None  # a fitted Modality, or None for bare tensors
     lineage: dict[str, Any] = field(default_factory=dict)  # plain data: recipe, data, parent, figures
     null: Any = None
+    weights: str = ""  # SHA-256 of the weights on disk; empty before they are saved
 
     def sample(
         self,
@@ -63,25 +64,22 @@ class Bundle:
         """Source points [len(seeds), *S]; row i depends on ``seed`` and seeds[i] alone."""
         shape = self.modality.shape if self.modality is not None else self.lineage.get("shape")
         require(shape is not None, "this bundle does not know the shape of a datum; save it with a modality")
-        weight = next(self.flow.field.parameters(), torch.empty(0)) if isinstance(self.flow.field, nn.Module) else torch.empty(0)
-        like = torch.empty((1, *shape), device=weight.device)
-        return start_rows(self.flow.source, seeds, like, Rng(seed).fork("sample"))
+        return starts(self.flow, seeds, Rng(seed).fork("sample"), torch.empty(1, *shape))
 
     def condition(self, cond: Any, n: int) -> Cond:
         """A condition in the user's form as tensors for ``n`` samples; the learned null one for None."""
-        wanted = getattr(self.modality, "conditions", {}) if self.modality is not None else {}
         if self.modality is None:
-            return cond
+            return cond  # type: ignore[no-any-return]
         if cond is not None:
-            return self.modality.condition(cond, n)
-        if not wanted:
-            return None
+            made: Cond = self.modality.condition(cond, n)
+            return made
+        wanted = sorted(self.modality.conditions)
         require(
-            self.null is not None,
-            f"this model was trained on the conditions {sorted(wanted)} without ever dropping them; "
-            "drawing without a condition is not something it learned: pass cond",
+            not wanted or self.null is not None,
+            f"this model was trained on the conditions {wanted} without ever dropping them, so that drawing without "
+            f"a condition is not something it learned; give one, for example --cond {wanted[0] if wanted else ''}=...",
         )
-        return self.modality.null(self.null, n)
+        return None  # which networks take as the null condition
 
     @torch.no_grad()
     def draw(
@@ -167,6 +165,7 @@ def load(directory_or_hub_id: str | Path) -> Bundle:
         modality=None if data["modality"] is None else config.build(data["modality"]),
         lineage=data["lineage"],
         null=data["null"],
+        weights=data["weights"]["sha256"],
     )
 
 
@@ -192,13 +191,6 @@ def find(where: str | Path) -> Path:
             f"{where} is neither a directory here nor a bundle that the hub gave ({type(error).__name__}); "
             "check the spelling, and the network if it is a hub id"
         ) from None
-
-
-def start_rows(source: Source, seeds: Sequence[int], like: Tensor, rng: Rng) -> Tensor:
-    """Source points for ``like`` [1,*S], one per seed, each from its seed alone."""
-    if isinstance(source, Gaussian):
-        return rng.rows(seeds, like)
-    return torch.cat([source.sample(like[:1], rng.fork("row", int(seed))) for seed in seeds])
 
 
 def relabel(bundle: Bundle, **changes: Any) -> Bundle:

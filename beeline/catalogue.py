@@ -48,12 +48,17 @@ CATALOGUE: Mapping[str, Mapping[str, str]] = {
     "networks": _of("core.field", "Network", "MapNetwork") | _of("nets.small", "MLP", "UNet") | _of("nets.dit", "DiT"),
     "optimisers": _of("learn.optim", "AdamW"),
     "rates": _of("learn.rate", "Constant", "WarmupCosine", "WarmupConstantCooldown", "OneCycle", "InverseRoot"),
+    "distillations": _of("learn.distill", "Reflow", "OneStep"),
     "averages": _of("learn.ema", "EMA"),
     "engines": _of("learn.parallel", "Alone"),
     "laws": _of("data.laws", "Gaussian", "GaussianMixture", "TwoMoons") | _of("data.checkerboard", "Checkerboard"),
+    "data": _of("data.imagefile", "Digits", "ImageFile"),
+    "modalities": _of("data.image", "Image"),
     "features": _of("features", "Identity", "SmallClassifier", "Module"),
     "metrics": _of("metrics", "Frechet", "Kernel", "SlicedWasserstein", "Energy", "LabelAgreement"),
     "random": _of("core.rng", "Rng"),
+    "training": _of("learn.trainer", "Training"),
+    "runs": _of("run", "Run", "Distilled"),
 }
 
 SLOTS: Mapping[str, str] = {

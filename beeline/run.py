@@ -10,7 +10,7 @@
 
 from __future__ import annotations
 
-import inspect
+import dataclasses
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -21,13 +21,16 @@ import torch
 import yaml
 
 from beeline import config
-from beeline.bundle import Bundle, find, load
+from beeline.bundle import Bundle, load
+from beeline.catalogue import settings
 from beeline.core.field import Flow, MapNetwork, Network
 from beeline.core.rng import Rng
-from beeline.core.types import Batch, BeelineError, nearest, require
+from beeline.core.source import Gaussian
+from beeline.core.types import Batch, BeelineError, nearest, require, take
 from beeline.files import write_text
 from beeline.learn.heldout import HeldOut
-from beeline.learn.objective import FlowMatching
+from beeline.learn.objective import FlowMatching, Objective
+from beeline.learn.parallel import Parallel
 from beeline.learn.trainer import Training, fit
 from beeline.use.sampler import Sampler
 
@@ -38,100 +41,162 @@ Log = Callable[[dict[str, Any]], None]
 class Run:
     """Data, network, objective, training and sampler: a complete run as one value.
 
-    ``network`` is plain data (``{"is": "networks.DiT", "width": 96}``): shape and conditions come from the data.
+    ``network`` is plain data; shape and conditions come from the data.
+    Assumes that the objective has a path, a coupling and a prediction, as FlowMatching has.
+    Source: none; a value that names its parts.
+
+    >>> from beeline.data.imagefile import Digits
+    >>> Run(Digits(), {"is": "networks.MLP", "width": 64}).seed
+    0
     """
 
     data: Any  # a data set
-    network: Mapping[str, Any]
-    objective: Any = field(default_factory=FlowMatching)
+    network: Mapping[str, Any]  # {"is": "networks.NAME", ...} without shape and conditions
+    objective: Objective = field(default_factory=FlowMatching)
     training: Training = field(default_factory=Training)
     sampler: Sampler = field(default_factory=Sampler)
-    seed: int = 0
+    seed: int = 0  # of everything random
 
     def __post_init__(self) -> None:
-        name = self.network.get("is")
-        require(
-            isinstance(name, str),
-            f"the network is {dict(self.network)}, which names no class; give 'is', for example networks.DiT",
-        )
-        known = set(inspect.signature(config.lookup("networks", name)).parameters) - {"shape", "conditions"}
-        for setting in set(self.network) - {"is"}:
-            require(setting in known, f"{name} has no setting {setting!r}; {nearest(setting, known)}")
+        _, given = architecture(self.network)
+        for setting in given:
+            known = set(settings(architecture(self.network)[0])) - FROM_DATA
+            require(
+                setting in known, f"{self.network['is']} has no setting {setting!r} here; {nearest(setting, known)}"
+            )
 
 
 @dataclass(frozen=True)
 class Distilled:
-    """A run whose data come from a trained flow: reflow, or distillation to few steps."""
+    """A run whose data come from a trained flow: reflow, or distillation to few steps.
+
+    Assumes that the teacher's data can be read again, for their conditions, or that ``data`` replaces them.
+    Source: none; a value that names its parts.
+
+    >>> from beeline.learn.distill import OneStep
+    >>> Distilled("runs/digits", OneStep()).seed
+    0
+    """
 
     teacher: str  # directory or hub id of a bundle
     method: Any  # a Distillation
     training: Training = field(default_factory=Training)
     seed: int = 0
+    data: Any = None  # a data set; None is the teacher's own
+
+
+FROM_DATA = {"shape", "size", "conditions"}
+
+
+def architecture(network: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """The class of a network given as plain data, and its settings."""
+    require(
+        isinstance(network.get("is"), str),
+        f"the network is {dict(network)}, which names no class; give 'is', for example networks.DiT",
+    )
+    return config.lookup("networks", network["is"]), {k: v for k, v in network.items() if k != "is"}
 
 
 def build_network(run: Run, modality: Any) -> Network:
     """The network of a run, initialised under the run's seed."""
-    cls = config.lookup("networks", run.network["is"])
-    settings = {k: v for k, v in run.network.items() if k != "is"}
-    known = inspect.signature(cls).parameters
-    offered = {"shape": tuple(modality.shape), "conditions": getattr(modality, "conditions", {})}
-    settings.update({k: v for k, v in offered.items() if k in known})
+    cls, given = architecture(run.network)
+    known = settings(cls)
+    offered = {"shape": tuple(modality.shape), "conditions": dict(modality.conditions)}
+    given.update({k: v for k, v in offered.items() if k in known})
+    objective: Any = run.objective
     with Rng(run.seed).fork("network").ambient():
-        backbone = cls(**settings)
-    wrap = MapNetwork if settings.get("span") else Network
-    return wrap(backbone, run.objective.path, run.objective.prediction)
+        backbone = cls(**given)
+    return (MapNetwork if given.get("span") else Network)(backbone, objective.path, objective.prediction)
 
 
-def train(
-    run: Run,
-    out: str | Path,
-    *,
-    resume: bool = False,
-    parallel: Any = None,
-    log: Log | None = None,
-) -> Bundle:
-    """Train a run into the directory ``out`` and give its bundle.
+@dataclass(frozen=True)
+class Prepared:
+    """What a run has in hand before its first step."""
 
-    ValueError before any work, with nothing written, when the data, the settings or the directory do not do.
-    """
-    out = Path(out)
-    ready(out, run, resume)
+    networks: Any  # one network, or a mapping of them
+    objective: Any
+    data: Batch
+    heldout: HeldOut | None
+    finish: Callable[[Any], Bundle]  # trained networks -> bundle
+
+
+def prepare(run: Run) -> Prepared:
+    """Load, fit and encode the data of a run and build its network; ValueError for whatever will not do."""
     raw, held = run.data.load()
     modality = run.data.modality().fit(raw)
     batch, other = modality.encode(raw), modality.encode(held)
-    net = build_network(run, modality)
-    drop = getattr(run.objective, "drop", None)
-    start(out, run)
-    heldout = HeldOut(run.objective, other, train=batch, rng=Rng(run.seed).fork("heldout"))
-    trained = _fit(net, run.objective, batch, run, out, resume, parallel, log, heldout)
-    bundle = Bundle(
-        flow=Flow(trained, run.objective.path, run.objective.coupling.source, run.objective.coupling.independent),
-        sampler=run.sampler,
-        modality=modality,
-        lineage={"data": config.describe(run.data), "seed": run.seed, "steps": run.training.steps},
-        null=None if drop is None else drop.null,
-    )
-    bundle.save(out / "bundle")
-    return bundle
+    objective: Any = run.objective
+    drop = getattr(objective, "drop", None)
+
+    def finish(net: Any) -> Bundle:
+        coupling = objective.coupling
+        return Bundle(
+            flow=Flow(net, objective.path, getattr(coupling, "source", Gaussian()), coupling.independent),
+            sampler=run.sampler,
+            modality=modality,
+            lineage={"made_by": "train", "data": config.describe(run.data), "seed": run.seed},
+            null=None if drop is None else config.describe(drop.null),
+        )
+
+    heldout = HeldOut(objective, other, train=batch, rng=Rng(run.seed).fork("heldout"))
+    return Prepared(build_network(run, modality), objective, batch, heldout, finish)
 
 
-def distill(
-    run: Distilled,
+def prepare_distilled(run: Distilled) -> Prepared:
+    """Load the teacher, and make the data that its student learns from."""
+    teacher = load(run.teacher)
+    source = run.data
+    if source is None:
+        require(
+            "data" in teacher.lineage,
+            f"the bundle {run.teacher} does not say which data it was trained on; name them: --set data='Digits()'",
+        )
+        source = config.build(teacher.lineage["data"])
+    raw, held = source.load()
+    assert teacher.modality is not None
+    batch, other = teacher.modality.encode(raw), teacher.modality.encode(held)
+    rng = Rng(run.seed)
+    objective = run.method.objective(teacher.flow)
+    few = dataclasses.replace(run.method, count=None) if hasattr(run.method, "count") else run.method
+    unseen = few.data(teacher.flow, take(other, torch.arange(min(len(other.x1), HELDOUT_PAIRS))), rng.fork("unseen"))
+    pairs = run.method.data(teacher.flow, batch, rng.fork("pairs"))
+
+    def finish(networks: Any) -> Bundle:
+        flow, sampler = run.method.student(teacher.flow, networks)
+        lineage = {
+            "made_by": config.describe(run.method)["is"],
+            "data": config.describe(source),
+            "seed": run.seed,
+            "parent": str(run.teacher),
+            "parent_weights": teacher.weights,
+        }
+        return dataclasses.replace(teacher, flow=flow, sampler=sampler, lineage=lineage)
+
+    heldout = HeldOut(objective, unseen, train=pairs, rng=rng.fork("heldout"))
+    return Prepared(run.method.networks(teacher.flow), objective, pairs, heldout, finish)
+
+
+HELDOUT_PAIRS = 512  # pairs made from held-out data, on which a student's loss is looked at
+
+
+def train(
+    run: Run | Distilled,
     out: str | Path,
     *,
     resume: bool = False,
-    parallel: Any = None,
+    parallel: Parallel | None = None,
     log: Log | None = None,
 ) -> Bundle:
-    """Straighten or distil a trained flow into the directory ``out`` and give the student's bundle."""
+    """Work a run in the directory ``out`` and give its bundle.
+
+    ValueError, with nothing written, when the data, the settings or the directory will not do; Interrupted after
+    Ctrl-C, when the state has been saved.
+    """
     out = Path(out)
     ready(out, run, resume)
-    teacher = load(run.teacher)
-    data = config.build(teacher.lineage["data"]) if "data" in teacher.lineage else None
-    raise NotImplementedError(data)
-
-
-def _fit(net: Any, objective: Any, data: Any, run: Any, out: Path, resume: bool, parallel: Any, log: Log | None, heldout: Any) -> Any:
+    work = prepare(run) if isinstance(run, Run) else prepare_distilled(run)
+    (out / "samples").mkdir(parents=True, exist_ok=True)
+    write_text(out / "run.yaml", to_yaml(run))
     lines = JsonLines(out / "log.jsonl")
 
     def both(entry: dict[str, Any]) -> None:
@@ -139,19 +204,21 @@ def _fit(net: Any, objective: Any, data: Any, run: Any, out: Path, resume: bool,
         if log is not None:
             log(entry)
 
-    more = {} if parallel is None else {"parallel": parallel}
-    return fit(
-        net,
-        objective,
-        data,
+    trained = fit(
+        work.networks,
+        work.objective,
+        work.data,
         run.training,
+        parallel=parallel,
         rng=Rng(run.seed).fork("training"),
         log=both,
         keep=out / "checkpoints",
-        resume=str(out / "checkpoints") if resume else None,
-        heldout=heldout,
-        **more,
+        resume=out / "checkpoints" if resume else None,
+        heldout=work.heldout,
     )
+    bundle = work.finish(trained)
+    bundle.save(out / "bundle")
+    return load(out)
 
 
 def ready(out: Path, run: Any, resume: bool) -> None:
@@ -177,12 +244,6 @@ def ready(out: Path, run: Any, resume: bool) -> None:
         what = "already holds a run" if recipe.is_file() else "exists and is not a run"
         mend = "continue it with --resume, or choose another --out" if recipe.is_file() else "choose another --out"
         raise BeelineError(f"{out} {what}, and nothing is overwritten; {mend}")
-
-
-def start(out: Path, run: Any) -> None:
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "samples").mkdir(exist_ok=True)
-    write_text(out / "run.yaml", to_yaml(run))
 
 
 def to_yaml(run: Any) -> str:
@@ -242,6 +303,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, torch.Tensor):
         return value.item() if value.ndim == 0 else value.tolist()
     return value
-
-
-__all__ = ["Batch", "Distilled", "JsonLines", "Run", "build_network", "distill", "find", "read_log", "train"]
