@@ -1,0 +1,346 @@
+"""Where images come from: the built-in digits, arrays, folders of pictures, and the hub's parquet files."""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from beeline.core.types import BeelineError, extra, nearest, require
+from beeline.data.image import Image, Images
+from beeline.data.modality import Array, check_labels, divide, existing
+
+PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
+HELD_OUT = ("test", "validation", "valid", "val")  # names of the held-out part, in the order of preference
+
+
+@dataclass(frozen=True)
+class Digits:
+    """The 1,797 handwritten digits of scikit-learn, 8x8, in 17 levels of grey, with the digit as the label.
+
+    pixel = round(255 k / 16), k = 0 .. 16 the stored value
+    Assumes nothing; the held-out part is the same every time.
+    Source: Alpaydin and Kaynak 1998, UCI "Optical Recognition of Handwritten Digits", as in scikit-learn.
+
+    >>> train, held = Digits().load()
+    >>> train.pixels.shape, len(held)
+    ((1437, 8, 8, 1), 360)
+    """
+
+    held_out: float = 0.2  # share of the digits kept back, between 0 and 1
+
+    def load(self) -> tuple[Images, Images]:
+        from sklearn.datasets import load_digits
+
+        data = load_digits()
+        pixels = np.rint(data.images * (255 / 16)).astype(np.uint8)
+        raw = Images(pixels, data.target, tuple(str(i) for i in range(10)))
+        train, held = divide(len(raw), self.held_out, "the digits")
+        return raw.rows(train), raw.rows(held)
+
+    def modality(self) -> Image:
+        return Image(levels=17)
+
+
+@dataclass(frozen=True)
+class ImageFile:
+    """Pictures from a file or a folder, with labels where it has some.
+
+    .npz with x_train, y_train, x_test, y_test, or with images, labels;  .npy of uint8 [N,H,W] or [N,H,W,C];
+    a folder of pictures, or of one subfolder per class, or of train/ and test/ with such subfolders;
+    .parquet of the hub (image: {bytes, path}, label), or a folder with train-*.parquet and test-*.parquet
+    Assumes pictures of one size, unless ``resize`` is given.  Grey stays one channel where all are grey; the rest
+    becomes RGB.  Without a test part, a share that is the same every time is held out.
+    Source: none; the layouts that torchvision and the hub's datasets use.
+
+    >>> ImageFile("mnist.npz", resize=16).modality()
+    Image(shape=(), classes=0, names=(), levels=256)
+    """
+
+    path: str  # a file or a folder
+    resize: int | None = None  # pixels per side: the middle square is cut out and scaled to it
+    flip: bool = False  # add every training image mirrored left to right
+    held_out: float = 0.1  # share kept back where the data name no test part
+    classes: int | None = None  # labels run from 0 to classes-1; None to count them in the training part
+    image: str = "image"  # the column of the pictures in a parquet file
+    label: str = "label"  # the column of the labels in a parquet file
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "path", str(self.path))
+        require(
+            self.resize is None or (isinstance(self.resize, int) and self.resize >= 1),
+            f"ImageFile got resize={self.resize!r}; a side has at least one pixel: give a whole number, or None",
+        )
+
+    def modality(self) -> Image:
+        return Image(classes=self.classes or 0)
+
+    def load(self) -> tuple[Images, Images]:
+        """(training, held-out) images; every refusal names the file, and the row or the picture in it."""
+        place = existing(self.path)
+        if place.is_dir():
+            train, held = self._folder(place)
+        elif place.suffix == ".parquet":
+            train, held = self._parquet([place], []), None
+        elif place.suffix in (".npz", ".npy"):
+            train, held = self._arrays(place)
+        else:
+            raise BeelineError(
+                f"{place} is no data that images can be read from; give a .npz, .npy or .parquet file, "
+                "or a folder of pictures"
+            )
+        self._ranges(train, held, place)
+        if held is None:
+            learn, keep = divide(len(train), self.held_out, str(place))
+            train, held = train.rows(learn), train.rows(keep)
+        require(
+            train.pixels.shape[1:] == held.pixels.shape[1:],
+            f"{place}: the training images are {_size(train)} and the test images {_size(held)}; a model has one size: "
+            "give resize=, or bring them to the same channels",
+        )
+        if self.flip:
+            labels = None if train.labels is None else np.concatenate([train.labels, train.labels])
+            train = Images(np.concatenate([train.pixels, train.pixels[:, :, ::-1]]), labels, train.names)
+        return train, held
+
+    def _ranges(self, train: Images, held: Images | None, place: Path) -> None:
+        """Refuse labels outside the range that was given, or that the training part has."""
+        if train.labels is not None:
+            counted = max(int(train.labels.max()) + 1, len(train.names))
+            check_labels(train.labels, len(train), self.classes, f"{place}, labels of the training part")
+            if held is not None:
+                require(
+                    held.labels is not None,
+                    f"{place}: the training part has labels and the test part has none; give both or neither",
+                )
+                check_labels(held.labels, len(held), self.classes or counted, f"{place}, labels of the test part")
+
+    def _arrays(self, place: Path) -> tuple[Images, Images | None]:
+        try:
+            loaded = np.load(place, allow_pickle=False)
+            data = {key: loaded[key] for key in loaded.files} if place.suffix == ".npz" else {"images": loaded}
+        except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+            raise BeelineError(
+                f"{place} cannot be read as {place.suffix} ({error}); it is damaged, or holds Python objects, "
+                "which are never unpickled: write it again with numpy.save or numpy.savez"
+            ) from error
+        if "x_train" in data:
+            train = self._array(place, data, "x_train", "y_train")
+            return train, self._array(place, data, "x_test", "y_test") if "x_test" in data else None
+        require(
+            "images" in data,
+            f"{place} holds the arrays {', '.join(sorted(data)) or 'none'}; images are read from x_train, y_train, "
+            "x_test and y_test, or from images and labels: rename them",
+        )
+        return self._array(place, data, "images", "labels"), None
+
+    def _array(self, place: Path, data: dict[str, Array], image: str, label: str) -> Images:
+        pixels, where = data[image], f"{place}, array {image}"
+        if pixels.dtype.kind == "f" and not np.isfinite(pixels).all():
+            first = tuple(int(i) for i in np.argwhere(~np.isfinite(pixels))[0])
+            raise BeelineError(
+                f"{where}, at {list(first)}: the value is {pixels[first]}; images hold finite numbers: remove it"
+            )
+        require(
+            pixels.dtype == np.uint8,
+            f"{where} is {pixels.dtype}; images are 8-bit: scale them to 0 .. 255, round, and save them as uint8",
+        )
+        require(
+            pixels.ndim in (3, 4) and 0 not in pixels.shape and (pixels.ndim == 3 or pixels.shape[3] <= 4),
+            f"{where} has shape {pixels.shape}; give [N,H,W], or [N,H,W,C], with at least one image",
+        )
+        if self.resize:
+            pixels = np.stack([self._square(tile) for tile in pixels])
+        labels = data.get(label)
+        return Images(
+            pixels, None if labels is None else check_labels(labels, len(pixels), None, f"{place}, array {label}")
+        )
+
+    def _folder(self, place: Path) -> tuple[Images, Images | None]:
+        tables = sorted(p for p in place.rglob("*.parquet") if not p.name.startswith("."))
+        if tables:
+            held = next((f for w in HELD_OUT if (f := [p for p in tables if p.name.startswith(w)])), [])
+            train = [p for p in tables if p.name.startswith("train")]
+            train = train or [p for p in tables if not p.name.startswith(HELD_OUT)]
+            require(
+                train,
+                f"{place} holds {', '.join(p.name for p in tables)}, none of it to learn from; "
+                "name the training part train-*.parquet",
+            )
+            return self._parquet(train, []), self._parquet(held, []) if held else None
+        inside = {p.name: p for p in sorted(place.iterdir()) if p.is_dir() and not p.name.startswith(".")}
+        if "train" in inside:
+            train_set = self._pictures(inside["train"])
+            rest = next((inside[w] for w in HELD_OUT if w in inside), None)
+            return train_set, None if rest is None else self._pictures(rest, train_set.names)
+        return self._pictures(place), None
+
+    def _pictures(self, place: Path, names: tuple[str, ...] = ()) -> Images:
+        loose = _pictures_in(place)
+        folders = [p for p in sorted(place.iterdir()) if p.is_dir() and not p.name.startswith(".")]
+        found = {p.name: files for p in folders if (files := _pictures_in(p))}
+        require(
+            loose or found,
+            f"{place} holds no pictures ({', '.join(PICTURES)}) and no .parquet files; there is nothing to learn from: "
+            "give the folder they are in, or that of their class folders",
+        )
+        require(
+            not (loose and found),
+            f"{place} holds pictures ({loose[0].name if loose else ''}) beside the class folders {', '.join(found)}; "
+            "which class the former have is unknown: move them into a class folder, or away",
+        )
+        if loose:
+            return self._join((str(p), p.read_bytes()) for p in loose)
+        names = names or tuple(found)
+        for name in found:
+            require(
+                name in names,
+                f"{place / name} is a class that the training part does not have; {nearest(name, names)}",
+            )
+        labels = [names.index(name) for name, files in found.items() for _ in files]
+        return self._join(((str(p), p.read_bytes()) for files in found.values() for p in files), labels, names)
+
+    def _parquet(self, files: list[Path], names: Iterable[str]) -> Images:
+        parquet = extra("pyarrow.parquet", "hub")
+        names, labels, parts = tuple(names), [], []
+        for file in files:
+            try:
+                table = parquet.read_table(file)
+            except (OSError, ValueError) as error:
+                raise BeelineError(
+                    f"{file} cannot be read as parquet ({error}); it is damaged or cut short: fetch it again"
+                ) from error
+            columns = table.column_names
+            require(
+                self.image in columns,
+                f"{file} has no column {self.image!r}; set image= to the column of the pictures: "
+                f"{nearest(self.image, columns)}",
+            )
+            require(table.num_rows > 0, f"{file} has no rows; there is nothing to learn from: fetch it again")
+            names = names or _class_names(table, self.label)
+            cells = table.column(self.image).to_pylist()
+            parts.append(
+                (f"{file}, row {i}, column {self.image}", c.get("bytes") if isinstance(c, dict) else c)
+                for i, c in enumerate(cells)
+            )
+            if self.label in columns:
+                labels.append((file, table.column(self.label).to_pylist()))
+        require(
+            len(labels) in (0, len(files)),
+            f"of {', '.join(str(f) for f in files)} only some have a column {self.label!r}; give it to all or to none",
+        )
+        whole, names = _number(labels, self.label, names)
+        return self._join((cell for part in parts for cell in part), whole, names)
+
+    def _join(self, sources: Iterable[tuple[str, Any]], labels: Any = None, names: tuple[str, ...] = ()) -> Images:
+        """Pictures of one size in one array; all of them opened before anything else is done."""
+        tiles: list[Array] = []
+        first = ""
+        for where, content in sources:
+            tile = self._open(where, content)
+            first = first or where
+            require(
+                not tiles or tile.shape[:2] == tiles[0].shape[:2],
+                f"{first} is {_plane(tiles[0]) if tiles else ''} and {where} is {_plane(tile)}; "
+                "a model has one size: give resize=, for example "
+                f"resize={min(min(t.shape[:2]) for t in [*tiles[:1], tile])}",
+            )
+            tiles.append(tile)
+        if any(tile.shape[2] == 3 for tile in tiles):
+            tiles = [tile if tile.shape[2] == 3 else tile.repeat(3, 2) for tile in tiles]
+        return Images(np.stack(tiles), None if labels is None else np.asarray(labels), names)
+
+    def _open(self, where: str, content: Any) -> Array:
+        """uint8 [H,W,1] or [H,W,3] of an encoded picture."""
+        from PIL import Image as Picture
+
+        require(
+            isinstance(content, bytes) and content,
+            f"{where}: there is no picture ({type(content).__name__}); every row needs its encoded bytes: remove it",
+        )
+        try:
+            with Picture.open(io.BytesIO(content)) as opened:
+                mode = opened.mode
+                picture = opened.convert("L" if mode in ("1", "L", "LA") else "RGB")
+        except (OSError, ValueError, SyntaxError, Picture.DecompressionBombError) as error:
+            raise BeelineError(
+                f"{where} cannot be read as a picture ({error}); it is damaged or no picture: remove or replace it"
+            ) from error
+        require(
+            not mode.startswith(("I", "F")),
+            f"{where} has more than 8 bits per pixel (mode {mode}), which would be cut off; save it with 8 bits",
+        )
+        tile = np.asarray(picture)
+        tile = tile if tile.ndim == 3 else tile[..., None]
+        return self._square(tile) if self.resize else tile
+
+    def _square(self, tile: Array) -> Array:
+        """The middle square of a picture, scaled."""
+        from PIL import Image as Picture
+
+        assert self.resize is not None
+        side = min(tile.shape[:2])
+        top, left = (tile.shape[0] - side) // 2, (tile.shape[1] - side) // 2
+        cut = np.ascontiguousarray(tile[top : top + side, left : left + side])
+        if side == self.resize:
+            return cut
+        flat = cut.reshape(side, side, -1)
+        size = (self.resize, self.resize)
+        planes = [
+            Picture.fromarray(flat[..., c]).resize(size, Picture.Resampling.LANCZOS) for c in range(flat.shape[2])
+        ]
+        made = np.stack([np.asarray(plane) for plane in planes], -1)
+        return made if cut.ndim == 3 else made[..., 0]
+
+
+def _pictures_in(place: Path) -> list[Path]:
+    return [p for p in sorted(place.iterdir()) if p.suffix.lower() in PICTURES and not p.name.startswith(".")]
+
+
+def _class_names(table: Any, label: str) -> tuple[str, ...]:
+    """The names of the classes, where the hub wrote them beside the columns."""
+    try:
+        info = json.loads((table.schema.metadata or {}).get(b"huggingface", b"{}"))
+        return tuple(str(name) for name in info["info"]["features"][label]["names"])
+    except (KeyError, TypeError, ValueError):
+        return ()
+
+
+def _number(labels: list[tuple[Path, list[Any]]], column: str, names: tuple[str, ...]) -> tuple[Any, tuple[str, ...]]:
+    """Labels of all files as whole numbers; texts are numbered in the order of the alphabet."""
+    if not labels:
+        return None, names
+    for file, cells in labels:
+        missing = next((i for i, cell in enumerate(cells) if cell is None), None)
+        require(
+            missing is None,
+            f"{file}, row {missing}, column {column}: there is no label; every row needs one: remove the row, "
+            "or set label= to a column that is not there, to learn without labels",
+        )
+    if all(isinstance(cell, str) for _, cells in labels for cell in cells):
+        names = names or tuple(sorted({cell for _, cells in labels for cell in cells}))
+        for file, cells in labels:
+            odd = next((i for i, cell in enumerate(cells) if cell not in names), None)
+            require(
+                odd is None,
+                f"{file}, row {odd}, column {column}: there is no class {cells[odd or 0]!r}; "
+                f"{nearest(cells[odd or 0], names)}",
+            )
+        return [names.index(cell) for _, cells in labels for cell in cells], names
+    classes = len(names) or None
+    parts = [check_labels(cells, len(cells), classes, f"{file}, column {column}") for file, cells in labels]
+    return np.concatenate(parts), names
+
+
+def _plane(tile: Array) -> str:
+    return f"{tile.shape[0]}x{tile.shape[1]}"
+
+
+def _size(raw: Images) -> str:
+    return f"{raw.pixels.shape[1]}x{raw.pixels.shape[2]} with {raw.pixels.shape[3]} channel(s)"

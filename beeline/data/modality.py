@@ -1,0 +1,172 @@
+"""What every kind of data answers, and the labels that kinds of data share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from beeline.core.rng import Rng
+from beeline.core.types import Batch, BeelineError, Cond, nearest, require
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+Self = TypeVar("Self", bound="Modality")
+
+
+class Modality(Protocol):
+    """Between data in the user's own form and batches of numbers.  A value: fitting gives a new one."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape *S of one datum after encoding; empty before fitting."""
+        ...
+
+    @property
+    def conditions(self) -> dict[str, dict[str, int]]:
+        """The conditions of a network for these data: {"label": {"classes": 10}}, or {}."""
+        ...
+
+    @property
+    def preview_type(self) -> str: ...
+
+    def fit(self: Self, raw: Any) -> Self:
+        """A new value that has learned sizes, scales and classes from ``raw``; refuses bad input by name."""
+        ...
+
+    def encode(self, raw: Any, rng: Rng | None = None) -> Batch: ...
+
+    def decode(self, x: Tensor) -> Any: ...
+
+    def condition(self, value: Any, n: int) -> Cond:
+        """A user's condition as tensors for a batch of ``n``."""
+        ...
+
+    def preview(self, raw: Any) -> bytes: ...
+
+    def metrics(self) -> Sequence[Any]: ...
+
+
+class DataSet(Protocol):
+    """Where data come from: a description that can be saved, which loads when it is asked to."""
+
+    def load(self) -> tuple[Any, Any]:
+        """(training data, held-out data), the same every time."""
+        ...
+
+    def modality(self) -> Modality:
+        """The kind of data, not fitted yet."""
+        ...
+
+
+def label_conditions(classes: int) -> dict[str, dict[str, int]]:
+    """The condition of labelled data in the plain form that networks take."""
+    return {"label": {"classes": classes}} if classes else {}
+
+
+def label_condition(value: Any, n: int, classes: int, names: Sequence[str] = ()) -> Cond:
+    """A user's label as {"label": int64 [n]}; None is the null label, which is the number of classes.
+
+    ``value`` is None, a label, a class name, ``n`` of them, or {"label": one of these}.
+
+    >>> label_condition({"label": "cat"}, 2, 2, ("cat", "dog"))
+    {'label': tensor([0, 0])}
+    """
+    if isinstance(value, Mapping):
+        unknown = sorted(str(key) for key in value if key != "label")
+        known = ["label"] if classes else []
+        require(
+            not unknown,
+            f"these data have no condition {''.join(unknown[:1])!r}; {nearest(''.join(unknown[:1]), known)}",
+        )
+        value = value.get("label")
+    if not classes:
+        require(value is None, f"the condition {value!r} was given, but these data have no labels; leave it out")
+        return None
+    if value is None:
+        return {"label": torch.full((n,), classes)}
+    if isinstance(value, Tensor | np.ndarray):
+        value = value.tolist()
+    if isinstance(value, list | tuple):
+        require(
+            len(value) == n,
+            f"{len(value)} labels were given for {n} samples; give one label for all, or one per sample",
+        )
+        return {"label": torch.tensor([_label(v, classes, names) for v in value])}
+    return {"label": torch.full((n,), _label(value, classes, names))}
+
+
+def check_labels(labels: Any, rows: int, classes: int | None, where: str, first: int = 0) -> Array:
+    """Labels as int64 [rows], or a refusal that names ``where`` they came from, and the row counted from ``first``."""
+    got = np.asarray(labels)
+    require(
+        got.shape == (rows,),
+        f"{where} has shape {got.shape} beside {rows} data; a label is one whole number per datum: give [{rows}]",
+    )
+    require(
+        got.dtype.kind in "iufb",
+        f"{where} holds {got.dtype}; labels are whole numbers from 0: number the classes",
+    )
+    bad = ~np.isfinite(got) | (got != np.floor(got)) if got.dtype.kind == "f" else np.zeros(rows, bool)
+    if bad.any():
+        row = int(bad.argmax())
+        raise BeelineError(
+            f"{where}, row {row + first}: the label is {got[row]}, which is not whole; "
+            "labels are whole numbers from 0: number the classes"
+        )
+    whole = got.astype(np.int64)
+    bad = (whole < 0) | (whole >= classes) if classes is not None else whole < 0
+    if bad.any():
+        row = int(bad.argmax())
+        span = f"0 .. {classes - 1}" if classes is not None else "0 and above"
+        raise BeelineError(
+            f"{where}, row {row + first}: the label is {whole[row]}, outside its range; "
+            f"labels here are {span}: correct it, or number the classes from 0"
+        )
+    return whole
+
+
+def divide(n: int, held_out: float, where: str) -> tuple[Array, Array]:
+    """Rows for training and rows held out: a fixed random choice that depends on ``n`` alone."""
+    require(
+        0 < held_out < 1,
+        f"held_out={held_out}; a share between 0 and 1 is kept back for measuring: 0.1 is usual",
+    )
+    require(n >= 2, f"{where} holds {n} datum; one part is learned from and one held out: give at least two data")
+    order = Rng(0).fork("held-out").permutation(n).numpy()
+    count = min(max(1, round(n * held_out)), n - 1)
+    return np.sort(order[count:]), np.sort(order[:count])
+
+
+def existing(path: str) -> Path:
+    """The path, or a refusal that names the nearest neighbour."""
+    place = Path(path).expanduser()
+    if not place.exists():
+        folder = place.parent
+        names = sorted(p.name for p in folder.iterdir())[:50] if folder.is_dir() else []
+        about = nearest(place.name, names) if names else f"the folder {folder} does not exist or is empty"
+        raise BeelineError(f"{place} does not exist, so no data can be read from it; {about}")
+    return place
+
+
+def _label(value: Any, classes: int, names: Sequence[str]) -> int:
+    if isinstance(value, str):
+        if value in names:
+            return list(names).index(value)
+        require(
+            value.strip().isdigit(),
+            f"there is no class {value!r}; {nearest(value, names) if names else f'give a number 0 .. {classes - 1}'}",
+        )
+        value = int(value)
+    whole = isinstance(value, int | float | np.integer) and not isinstance(value, bool) and value == int(value)
+    require(
+        whole and 0 <= value < classes,
+        f"the label {value!r} is outside its range; labels here are 0 .. {classes - 1}"
+        + (f" ({', '.join(names)})" if names else "")
+        + ": give one of them, or None for no condition",
+    )
+    return int(value)

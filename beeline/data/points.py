@@ -1,0 +1,174 @@
+"""Point sets: rows of numbers, standardised column by column."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from beeline.core.rng import Rng
+from beeline.core.types import Batch, BeelineError, Cond, require
+from beeline.data.modality import Array, check_labels, label_condition, label_conditions
+
+
+@dataclass(frozen=True, eq=False)
+class PointSet:
+    """Points as they are: one row each, the columns named, and labels where there are some."""
+
+    values: Array  # float64 [N,D], finite
+    columns: tuple[str, ...] = ()  # D names; x0, x1, ... when none are given
+    labels: Array | None = None  # int64 [N], from 0
+    names: tuple[str, ...] = ()  # of the classes, in the order of their labels; empty when unknown
+
+    def __post_init__(self) -> None:
+        values = np.asarray(self.values)
+        require(
+            values.ndim == 2 and 0 not in values.shape and values.dtype.kind in "iuf",
+            f"the points are {values.dtype} of shape {values.shape}; give numbers [N,D], one row per point",
+        )
+        values = values.astype(np.float64)
+        columns = tuple(self.columns) or tuple(f"x{i}" for i in range(values.shape[1]))
+        require(
+            len(columns) == values.shape[1],
+            f"{len(columns)} column names were given for {values.shape[1]} columns; give one for each",
+        )
+        refuse_odd(values, "the points", columns)
+        object.__setattr__(self, "values", values)
+        object.__setattr__(self, "columns", columns)
+        object.__setattr__(self, "names", tuple(self.names))
+        if self.labels is not None:
+            labels = check_labels(self.labels, len(values), len(self.names) or None, "labels")
+            object.__setattr__(self, "labels", labels)
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def rows(self, index: Any) -> PointSet:
+        """The points at ``index``, an array of whole numbers or a slice."""
+        labels = None if self.labels is None else self.labels[index]
+        return PointSet(self.values[index], self.columns, labels, self.names)
+
+
+@dataclass(frozen=True)
+class Points:
+    """Points with every column brought to mean 0 and standard deviation 1.
+
+    x = (value - mean) / std, by column;  value = mean + std x
+    Assumes that no column is constant; one that is has no scale, and is refused by name.
+    Source: none; standardisation, in float64, handed on as float32.
+
+    >>> raw = PointSet(np.array([[0.0, 10.0], [2.0, 30.0]]))
+    >>> Points().fit(raw).encode(raw).x1
+    tensor([[-1., -1.],
+            [ 1.,  1.]])
+    """
+
+    columns: tuple[str, ...] = ()  # D names, learned by fitting
+    mean: tuple[float, ...] = ()  # of each column, learned by fitting
+    std: tuple[float, ...] = ()  # of each column, above 0, learned by fitting
+    classes: int = 0  # labels run from 0 to classes-1; 0 for none; learned by fitting
+    names: tuple[str, ...] = ()  # of the classes; empty when unknown
+    standardise: bool = True  # False leaves the numbers as they are: mean 0, std 1
+    preview_type = "image/png"
+
+    def __post_init__(self) -> None:
+        for name in ("columns", "mean", "std", "names"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(D,), empty before fitting."""
+        return (len(self.columns),) if self.columns else ()
+
+    @property
+    def conditions(self) -> dict[str, dict[str, int]]:
+        return label_conditions(self.classes)
+
+    def fit(self, raw: PointSet) -> Points:
+        """A new modality with the columns, scales and classes of ``raw``."""
+        if self.standardise:
+            mean, std = raw.values.mean(0), raw.values.std(0)
+            flat = ~(std > 1e-12 * np.abs(mean))
+            if flat.any():
+                column = int(flat.argmax())
+                raise BeelineError(
+                    f"the column {raw.columns[column]!r} has the one value {raw.values[0, column]:g} in all "
+                    f"{len(raw)} rows; it has no scale to standardise by: leave it out with columns=, or give more rows"
+                )
+        else:
+            mean, std = np.zeros(len(raw.columns)), np.ones(len(raw.columns))
+        classes = 0 if raw.labels is None else max(len(raw.names), self.classes, int(raw.labels.max()) + 1)
+        return replace(
+            self,
+            columns=raw.columns,
+            mean=tuple(mean.tolist()),
+            std=tuple(std.tolist()),
+            classes=classes,
+            names=raw.names,
+        )
+
+    def encode(self, raw: PointSet, rng: Rng | None = None) -> Batch:
+        """Standardised numbers [N,D] (float32) and labels; ``rng`` is not needed."""
+        require(
+            raw.columns == self.columns,
+            f"points with the columns {', '.join(raw.columns)} were given to a modality for "
+            f"{', '.join(self.columns) or 'none yet'}; "
+            + ("give the same columns in the same order" if self.columns else "fit it first: modality.fit(raw)"),
+        )
+        x = torch.from_numpy((raw.values - np.asarray(self.mean)) / np.asarray(self.std)).float()
+        if not self.classes or raw.labels is None:  # points made by a model have no labels
+            return Batch(x)
+        labels = check_labels(raw.labels, len(raw), self.classes, "labels")
+        return Batch(x, cond={"label": torch.from_numpy(labels)})
+
+    def decode(self, x: Tensor) -> PointSet:
+        """Points from standardised numbers [N,D]."""
+        require(
+            x.shape[1:] == self.shape and bool(x.isfinite().all()),
+            f"numbers of shape {tuple(x.shape)} were to become points of {self.shape or '()'}; give finite [N,D] "
+            "of that size, from a fitted modality",
+        )
+        values = x.detach().cpu().double().numpy() * np.asarray(self.std) + np.asarray(self.mean)
+        return PointSet(values, self.columns)
+
+    def condition(self, value: Any, n: int) -> Cond:
+        """{"label": 3}, 3, a class name, one of these per sample, or None for the null label."""
+        return label_condition(value, n, self.classes, self.names)
+
+    def preview(self, raw: PointSet, most: int = 5000) -> bytes:
+        """A PNG: the first two columns against each other, or a histogram of the only one."""
+        from matplotlib.figure import Figure
+
+        shown = raw.values[:most]
+        figure = Figure(figsize=(4, 4), layout="constrained")
+        axes = figure.add_subplot()
+        if shown.shape[1] == 1:
+            axes.hist(shown[:, 0], bins=60)
+        else:
+            colour = None if raw.labels is None else raw.labels[:most]
+            axes.scatter(shown[:, 0], shown[:, 1], s=3, c=colour, cmap="tab10", linewidths=0)
+            axes.set_ylabel(raw.columns[1])
+        axes.set_xlabel(raw.columns[0])
+        out = io.BytesIO()
+        figure.savefig(out, format="png", dpi=100)
+        return out.getvalue()
+
+    def metrics(self) -> Sequence[Any]:
+        """Names of metrics beyond those for numbers of any kind."""
+        return ()
+
+
+def refuse_odd(values: Array, where: str, columns: Sequence[str], first: int = 0) -> None:
+    """Refuse NaN and infinite values, naming the row (counted from ``first``) and the column."""
+    bad = ~np.isfinite(values)
+    if bad.any():
+        row, column = (int(i) for i in np.argwhere(bad)[0])
+        raise BeelineError(
+            f"{where}, row {row + first}, column {columns[column]!r}: the value is {values[row, column]}; "
+            "points are finite numbers: remove the row, or fill the gap"
+        )
