@@ -1,0 +1,198 @@
+"""The form of the house: who imports whom, how long a room is, and what no room may do."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+FILES = sorted((ROOT / "beeline").rglob("*.py"))
+LONGEST = 400  # lines of a room; about 300 is meant
+
+# a room -> the rooms it may import; "" is the files beside the rooms (config, bundle, run, ...)
+MAY_IMPORT = {
+    "core": {"core"},
+    "use": {"core", "use"},
+    "learn": {"core", "use", "learn"},
+    "nets": {"core", "nets"},
+    "data": {"core", "data"},
+    "": {"core", "use", "learn", "nets", "data", "recipes", ""},
+    "recipes": {"core", "use", "learn", "nets", "data", "recipes", ""},
+    "apps": {"core", "use", "learn", "nets", "data", "recipes", "apps", ""},
+}
+
+# comparisons with a text that choose no behaviour; each with its reason
+TEXTS = {
+    "__main__": "the usual guard of a script",
+    "": "whether anything was given, not which",
+    "cpu": "the type of a torch device is a text",
+    "cuda": "the type of a torch device is a text",
+}
+
+DRAWS = {"rand", "randn", "randint", "randperm", "rand_like", "randn_like", "normal", "bernoulli", "multinomial"}
+SEEDS = {"manual_seed", "seed", "set_rng_state", "random_seed"}
+
+
+def name(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+def room(module: str) -> str:
+    """The room of a module of the package, or "" for the files beside the rooms."""
+    parts = module.split(".")
+    return parts[1] if len(parts) > 1 and parts[1] in MAY_IMPORT else ""
+
+
+def imported(node: ast.AST) -> list[str]:
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    if isinstance(node, ast.ImportFrom):
+        assert node.level == 0, "imports are absolute"
+        return [f"{node.module}.{alias.name}" for alias in node.names]
+    return []
+
+
+def dotted(node: ast.AST) -> str:
+    """torch.random.manual_seed as text; "" for anything that is no plain chain of names."""
+    if isinstance(node, ast.Attribute):
+        inner = dotted(node.value)
+        return f"{inner}.{node.attr}" if inner else ""
+    return node.id if isinstance(node, ast.Name) else ""
+
+
+def import_faults(source: ast.Module, here: str) -> list[str]:
+    return [
+        f"line {node.lineno}: {here or 'the top'} may not import {module}"
+        for node in ast.walk(source)
+        for module in imported(node)
+        if module.split(".")[0] == "beeline" and room(module) not in MAY_IMPORT[here]
+    ]
+
+
+def text_faults(source: ast.Module) -> list[str]:
+    faults = []
+    for node in ast.walk(source):
+        values: list[ast.expr] = []
+        if isinstance(node, ast.Compare) and all(isinstance(op, ast.Eq | ast.NotEq) for op in node.ops):
+            values = [node.left, *node.comparators]
+        elif isinstance(node, ast.MatchValue):
+            values = [node.value]
+        for value in values:
+            if isinstance(value, ast.Constant) and isinstance(value.value, str) and value.value not in TEXTS:
+                faults.append(f"line {value.lineno}: compares with {value.value!r}; a choice is an object")
+    return faults
+
+
+def walk_faults(source: ast.Module) -> list[str]:
+    """Loops that take a solver's step, or use a time and the next one in their body."""
+    faults = []
+    for loop in ast.walk(source):
+        if not isinstance(loop, ast.For | ast.While):
+            continue
+        inside = [n for part in loop.body for n in ast.walk(part)]
+        steps = [n for n in inside if isinstance(n, ast.Call) and isinstance(n.func, ast.Attribute)]
+        if any(n.func.attr == "step" and len(n.args) + len(n.keywords) >= 4 for n in steps):
+            faults.append(f"line {loop.lineno}: takes a solver's steps; call integrate")
+        now = {(dotted(n.value), ast.dump(n.slice)) for n in inside if isinstance(n, ast.Subscript)}
+        for n in inside:
+            if isinstance(n, ast.Subscript) and isinstance(n.slice, ast.BinOp) and isinstance(n.slice.op, ast.Add):
+                if "time" in dotted(n.value) and (dotted(n.value), ast.dump(n.slice.left)) in now:
+                    faults.append(f"line {loop.lineno}: walks over {dotted(n.value)}; call integrate")
+    return faults
+
+
+def random_faults(source: ast.Module) -> list[str]:
+    """Calls that read or set a global random state."""
+    faults = []
+    modules = {module for node in ast.walk(source) for module in imported(node)}
+    for node in ast.walk(source):
+        if not isinstance(node, ast.Call):
+            continue
+        called = dotted(node.func)
+        owner, _, last = called.rpartition(".")
+        own = any(k.arg == "generator" for k in node.keywords)
+        if owner.startswith("torch") and (last in SEEDS or (last in DRAWS and not own)):
+            faults.append(f"line {node.lineno}: {called} uses torch's global random state")
+        if called.startswith(("np.random.", "numpy.random.")) and last not in {"Generator", "SeedSequence", "PCG64"}:
+            if last != "default_rng" or not node.args:
+                faults.append(f"line {node.lineno}: {called} uses numpy's global random state")
+        if owner == "random" and "random" in modules:
+            faults.append(f"line {node.lineno}: {called} uses Python's global random state")
+    return faults
+
+
+def pickle_faults(source: ast.Module) -> list[str]:
+    faults = []
+    for node in ast.walk(source):
+        for module in imported(node):
+            if module.split(".")[0] in {"pickle", "dill", "joblib", "shelve", "cloudpickle", "marshal"}:
+                faults.append(f"line {node.lineno}: imports {module}")
+        if isinstance(node, ast.Call):
+            if dotted(node.func) in {"torch.load", "torch.save"}:
+                faults.append(f"line {node.lineno}: {dotted(node.func)} pickles; use safetensors and JSON")
+            if any(k.arg == "allow_pickle" and getattr(k.value, "value", True) for k in node.keywords):
+                faults.append(f"line {node.lineno}: allow_pickle")
+    return faults
+
+
+@pytest.mark.parametrize("path", FILES, ids=name)
+def test_imports_point_one_way(path: Path) -> None:
+    module = "beeline." + ".".join(path.relative_to(ROOT / "beeline").with_suffix("").parts)
+    here = room(module) if len(path.relative_to(ROOT / "beeline").parts) > 1 else ""
+    assert not import_faults(tree(path), here)
+
+
+@pytest.mark.parametrize("path", FILES, ids=name)
+def test_a_room_is_short(path: Path) -> None:
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= LONGEST
+
+
+@pytest.mark.parametrize("path", [p for p in FILES if p.parent.name in {"core", "use", "learn"}], ids=name)
+def test_no_choice_by_text(path: Path) -> None:
+    assert not text_faults(tree(path))
+
+
+@pytest.mark.parametrize("path", [p for p in FILES if name(p) != "beeline/core/integrate.py"], ids=name)
+def test_one_walk_over_times(path: Path) -> None:
+    assert not walk_faults(tree(path))
+
+
+@pytest.mark.parametrize("path", [p for p in FILES if name(p) != "beeline/core/rng.py"], ids=name)
+def test_random_numbers_are_values(path: Path) -> None:
+    assert not random_faults(tree(path))
+
+
+@pytest.mark.parametrize("path", FILES, ids=name)
+def test_nothing_is_pickled(path: Path) -> None:
+    assert not pickle_faults(tree(path))
+
+
+def test_no_room_for_leftovers() -> None:
+    assert not {"utils", "base", "helpers", "common", "misc"} & {p.stem for p in FILES}
+
+
+@pytest.mark.parametrize(
+    ("faults", "bad", "good"),
+    [
+        (lambda s: import_faults(s, "core"), "from beeline.use.sampler import Sampler", "import torch"),
+        (lambda s: import_faults(s, "learn"), "def f():\n    import beeline.nets.dit", "import beeline.use.sampler"),
+        (lambda s: import_faults(s, "data"), "from beeline import config", "from beeline.core import rng"),
+        (text_faults, "if kind == 'linear': pass", "if kind == '': pass"),
+        (text_faults, "match kind:\n    case 'linear': pass", "match kind:\n    case 3: pass"),
+        (walk_faults, "for i in r:\n    x, m = solver.step(f, x, t, s, m)", "for i in r:\n    optimiser.step()"),
+        (walk_faults, "for i in r:\n    x = x + (times[i + 1] - times[i]) * f(x)", "for i in r:\n    x = a[i + 1]"),
+        (random_faults, "torch.manual_seed(0)", "torch.rand(3, generator=g)"),
+        (random_faults, "import numpy as np\nnp.random.randn(3)", "import numpy as np\nnp.random.default_rng(key)"),
+        (random_faults, "import random\nrandom.shuffle(x)", "rng.normal(x)"),
+        (pickle_faults, "torch.load('x.pt')", "load_file('x.safetensors')"),
+        (pickle_faults, "import pickle", "import json"),
+        (pickle_faults, "np.load('x.npy', allow_pickle=True)", "np.load('x.npy', allow_pickle=False)"),
+    ],
+)
+def test_the_checks_see_what_they_look_for(faults, bad, good) -> None:  # type: ignore[no-untyped-def]
+    assert faults(ast.parse(bad))
+    assert not faults(ast.parse(good))
