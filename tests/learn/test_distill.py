@@ -1,0 +1,147 @@
+"""Reflow and one-step distillation: fixed points, determinism, and the ring."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from beeline.core.field import Flow
+from beeline.core.rng import Rng
+from beeline.core.solver import EULER, RK4
+from beeline.core.source import Uniform
+from beeline.core.types import Batch, BeelineError
+from beeline.learn.distill import OneStep, Reflow
+from beeline.learn.ema import EMA
+from beeline.learn.pairs import anchored, reflow_pairs
+from beeline.learn.rate import WarmupConstantCooldown
+from beeline.learn.trainer import Training, fit
+from beeline.use.sampler import Sampler
+
+
+class Straight(nn.Module):
+    """x1 = 3 x0 + shift: straight paths, so v depends on the start alone."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.tensor(3.0, dtype=torch.float64))
+        self.shift = nn.Parameter(torch.tensor(2.0, dtype=torch.float64))
+
+    def forward(self, x, t, cond=None):
+        t = t[:, None]
+        shift = self.shift if cond is None else self.shift * cond["side"][:, None]
+        start = (x - t * shift) / (1 + t * (self.scale - 1))
+        return (self.scale - 1) * start + shift
+
+
+LIKE = torch.empty(0, 2, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("method", [Reflow(Sampler(1, solver=EULER), reverse=0.5), OneStep(Sampler(3))])
+def test_an_exact_straight_teacher_is_a_fixed_point(method):
+    teacher = Flow(Straight())
+    student = method.networks(teacher)
+    side = torch.tensor([1.0, -1.0], dtype=torch.float64).repeat(20)
+    batch = Batch(Rng(1).normal(LIKE.new_empty(40, 2)), cond={"side": side})
+    pairs = method.data(teacher, batch, Rng(0))
+    assert torch.allclose(pairs.x1, 3 * pairs.x0 + 2 * pairs.cond["side"][:, None], atol=1e-12)
+    loss = method.objective(teacher)(student["student"], pairs, Rng(5))
+    assert loss.value < 1e-24
+    loss.value.backward()
+    assert all(p.grad.abs() < 1e-10 for p in student["student"].parameters())
+    flow, sampler = method.student(teacher, student)
+    assert not flow.independent and flow.field is not teacher.field
+    with pytest.raises(BeelineError, match="independent"):
+        flow.score(LIKE.new_ones(1, 2), LIKE.new_full((1,), 0.5))
+    assert sampler.evaluations in (1, 4)
+
+
+def test_pairs_depend_on_the_key_and_the_row_alone():
+    flow, sampler = Flow(Straight()), Sampler(2)
+    a = reflow_pairs(flow, sampler, 10, Rng(0), like=LIKE, batch_size=10)
+    b = reflow_pairs(flow, sampler, 10, Rng(0), like=LIKE, batch_size=3)
+    assert torch.equal(a.x0, b.x0) and torch.allclose(a.x1, b.x1, atol=1e-14)
+    assert torch.equal(reflow_pairs(flow, sampler, 4, Rng(0), like=LIKE).x0, a.x0[:4])
+    assert not torch.equal(reflow_pairs(flow, sampler, 10, Rng(1), like=LIKE).x0, a.x0)
+    cond = {"side": torch.ones(7, dtype=torch.float64)}
+    assert len(reflow_pairs(flow, sampler, cond, Rng(0), like=LIKE).x1) == 7
+    box = Flow(Straight(), source=Uniform())
+    assert reflow_pairs(box, sampler, 5, Rng(0), like=LIKE, batch_size=2).x0.abs().max() <= 1
+
+
+def test_backward_pairs_keep_the_data():
+    x1 = Rng(3).normal(LIKE.new_empty(6, 2))
+    pairs = anchored(Flow(Straight()), Sampler(200, solver=RK4), Batch(x1), batch_size=4)
+    assert torch.equal(pairs.x1, x1) and torch.allclose(pairs.x0, (x1 - 2) / 3, atol=1e-8)
+
+
+def test_what_cannot_be_distilled_is_refused():
+    with pytest.raises(BeelineError, match="shape of one datum"):
+        reflow_pairs(Flow(Straight()), Sampler(1), 3, Rng(0))
+    with pytest.raises(BeelineError, match="0 pairs"):
+        reflow_pairs(Flow(Straight()), Sampler(1), 0, Rng(0), like=LIKE)
+    with pytest.raises(BeelineError, match="one row per pair"):
+        cond = {"a": torch.ones(2), "b": torch.ones(3)}
+        reflow_pairs(Flow(Straight()), Sampler(1), cond, Rng(0), like=LIKE)
+    with pytest.raises(BeelineError, match="not a network"):
+        Reflow().networks(Flow(lambda x, t: x))
+    for method in (Reflow, OneStep):
+        with pytest.raises(BeelineError, match="share of the pairs"):
+            method(reverse=2.0)
+        with pytest.raises(BeelineError, match="number of pairs"):
+            method(count=0)
+
+
+class Ring(nn.Module):
+    """The exact velocity of eight Gaussians on a ring of radius 4, std 0.3."""
+
+    def __init__(self):
+        super().__init__()
+        angle = torch.arange(8) * math.pi / 4
+        self.means = 4 * torch.stack([angle.cos(), angle.sin()], 1)
+
+    def forward(self, x, t, cond=None):
+        t = t[:, None]
+        var = (1 - t) ** 2 + t**2 * 0.09
+        gap = x[:, None] - t[:, None] * self.means
+        r = torch.softmax(-gap.square().sum(-1) / (2 * var), 1)
+        c = (0.09 * t - (1 - t)) / var
+        return (r[..., None] * (self.means + c[..., None] * gap)).sum(1)
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(8, 96), nn.SiLU(), nn.Linear(96, 96), nn.SiLU(), nn.Linear(96, 2))
+
+    def forward(self, x, t, cond=None):
+        waves = [f(t * math.pi * k / 2) for k in (1, 2) for f in (torch.sin, torch.cos)]
+        return self.layers(torch.cat([x, torch.stack([t, t * t, *waves], 1)], 1))
+
+
+@pytest.mark.parametrize("method", [Reflow(Sampler(40)), OneStep(Sampler(40))])
+def test_the_ring_becomes_straight_and_one_step_follows(method):
+    teacher = Flow(Ring())
+    batch = Batch(torch.zeros(2000, 2))
+    pairs = method.data(teacher, batch, Rng(0))
+    with Rng(0).ambient():
+        net = Net()
+    training = Training(steps=500, lot=256, rate=WarmupConstantCooldown(5e-3, 20, 0.5), ema=EMA(20))
+    made = fit(net, method.objective(teacher), pairs, training, rng=Rng(1), log=lambda e: None)
+    student, sampler = method.student(teacher, {"student": made})
+    fresh = reflow_pairs(teacher, Sampler(100, solver=RK4), 500, Rng(7), like=batch.x1)
+    one = Sampler(1, solver=EULER)
+    rmse = lambda x: float((x - fresh.x1).square().sum(1).mean().sqrt())  # noqa: E731
+    before, after = rmse(one(teacher, fresh.x0)), rmse(one(student, fresh.x0))
+    assert before > 3.5 and after < 0.5 * before  # 4.02 for the exact field
+    if isinstance(method, Reflow):
+        bend = lambda flow: bending(flow, fresh.x0)  # noqa: E731
+        assert bend(student) < 0.2 * bend(teacher)
+
+
+def bending(flow, x0):
+    """Mean squared deviation of the velocity from the chord of its own path."""
+    states = []
+    end = Sampler(20)(flow, x0, watch=lambda x, t: states.append((x, t)))
+    with torch.no_grad():
+        return float(torch.stack([(flow.field(x, t) - (end - x0)).square().sum(1).mean() for x, t in states]).mean())

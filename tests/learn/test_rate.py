@@ -1,0 +1,49 @@
+"""Rates: their ends, their turning points, and what does not depend on the number of steps."""
+
+import math
+
+import pytest
+
+from beeline.core.types import BeelineError
+from beeline.learn.rate import Constant, InverseRoot, OneCycle, WarmupConstantCooldown, WarmupCosine
+
+
+def test_constant_and_its_warm_up():
+    rate = Constant(2.0, warmup=4)
+    assert [rate(n, 9) for n in (0, 1, 3, 4, 100)] == [0.5, 1.0, 2.0, 2.0, 2.0]
+
+
+def test_cosine_ends():
+    rate = WarmupCosine(1.0, warmup=10, floor=0.1)
+    assert rate(10, 110) == 1.0 and math.isclose(rate(60, 110), 0.55) and math.isclose(rate(110, 110), 0.1)
+
+
+def test_until_the_cooldown_the_number_of_steps_does_not_matter():
+    rate = WarmupConstantCooldown(1.0, warmup=5, cooldown=0.25)
+    assert rate.begins(100) == 75
+    assert all(rate(n, 100) == rate(n, 400) for n in range(75))
+    assert rate(75, 100) == 1.0 and math.isclose(rate(99, 100), 1 / 25) and rate(100, 100) == 0.0
+    assert WarmupConstantCooldown(1.0, 0, 0.0)(99, 100) == 1.0
+
+
+def test_one_cycle_and_inverse_root():
+    rate = OneCycle(1.0, rise=0.4, start=10.0, end=100.0)
+    assert math.isclose(rate(0, 100), 0.1) and rate(40, 100) == 1.0 and math.isclose(rate(100, 100), 0.01)
+    root = InverseRoot(3.0, warmup=25)
+    assert math.isclose(root(0, 1), 3 / 25) and root(24, 1) == 3.0 and math.isclose(root(99, 1), 1.5)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Constant(0.0),
+        lambda: Constant(1.0, warmup=-1),
+        lambda: WarmupCosine(math.inf),
+        lambda: WarmupConstantCooldown(1.0, cooldown=1.5),
+        lambda: OneCycle(rise=1.0),
+        lambda: InverseRoot(warmup=0),
+    ],
+)
+def test_rates_that_cannot_learn_are_refused(make):
+    with pytest.raises(BeelineError):
+        make()
