@@ -53,7 +53,10 @@ class Rng:
         """
         devices = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
         with torch.random.fork_rng(devices=devices):
-            torch.manual_seed(self.key())
+            # torch.manual_seed would queue work for devices that are not in use, at half a millisecond a call
+            torch.default_generator.manual_seed(self.key())
+            for device in devices:
+                torch.cuda.default_generators[device].manual_seed(self.key())
             yield
 
     def normal(self, like: Tensor) -> Tensor:
