@@ -27,7 +27,7 @@ class Stratified:
     [0, 1, 2, 3]
     """
 
-    each: Any = field(default_factory=Uniform)  # TimeSampler with a quantile function
+    each: TimeSampler = field(default_factory=Uniform)  # one with a quantile function
 
     def __post_init__(self) -> None:
         _quantile(self.each, self)
@@ -53,7 +53,7 @@ class Antithetic:
     tensor([1., 1.])
     """
 
-    each: Any = field(default_factory=Uniform)  # TimeSampler with a quantile function
+    each: TimeSampler = field(default_factory=Uniform)  # one with a quantile function
 
     def __post_init__(self) -> None:
         _quantile(self.each, self)

@@ -1,0 +1,297 @@
+"""Curved spaces: spheres, tori and rotations, with geodesic paths, their sources and steps that stay on them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from beeline.core.field import bind
+from beeline.core.path import within
+from beeline.core.rng import Rng
+from beeline.core.solver import HEUN, Solver
+from beeline.core.types import Cond, Dynamics, Point, over, require
+
+
+class Space(Protocol):
+    """A manifold in coordinates [B,*S]; the last dimension holds one point of it."""
+
+    def exp(self, x: Tensor, u: Tensor) -> Tensor: ...  # where the geodesic from x with velocity u is after time 1
+
+    def log(self, x: Tensor, y: Tensor) -> Tensor: ...  # the velocity that exp takes from x to y
+
+    def move(self, x: Tensor, u: Tensor, t: Tensor) -> Point: ...  # place and velocity after time t
+
+    def project(self, x: Tensor) -> Tensor: ...  # the nearest point of the space
+
+    def tangent(self, x: Tensor, u: Tensor) -> Tensor: ...  # the part of u that stays in the space
+
+    def sample(self, like: Tensor, rng: Rng) -> Tensor: ...  # evenly spread
+
+    def log_density(self, x: Tensor) -> Tensor: ...  # [B], of the even law
+
+    def check(self, x: Tensor, name: str) -> None: ...  # refuse points off the space
+
+
+@dataclass(frozen=True)
+class Sphere:
+    """Unit vectors along the last dimension; geodesics are great circles.
+
+    exp_x(u) = cos|u| x + sin|u| u/|u|,  log_x(y) = angle(x, y) (y - <x,y> x)/|y - <x,y> x|
+    Assumes points that are not antipodal, between which the shortest way is not one.
+    Source: Chen and Lipman 2024, "Flow Matching on General Geometries" (arXiv 2302.03660).
+
+    >>> Sphere().exp(torch.tensor([[1.0, 0.0]]), torch.zeros(1, 2))
+    tensor([[1., 0.]])
+    """
+
+    tolerance: float = 1e-4  # how far from length 1 a point may be
+
+    def exp(self, x: Tensor, u: Tensor) -> Tensor:
+        n = _length(u)
+        return torch.cos(n) * x + torch.sinc(n / math.pi) * u
+
+    def log(self, x: Tensor, y: Tensor) -> Tensor:
+        inner = (x * y).sum(-1, keepdim=True)
+        across = y - inner * x
+        n = _length(across)
+        angle = torch.atan2(n, inner)
+        return torch.where(n > 0, angle / n.clamp(min=torch.finfo(n.dtype).tiny), torch.ones_like(n)) * across
+
+    def move(self, x: Tensor, u: Tensor, t: Tensor) -> Point:
+        n, wide = _length(u), over(t, x)
+        return Point(self.exp(x, wide * u), torch.cos(wide * n) * u - n * torch.sin(wide * n) * x)
+
+    def project(self, x: Tensor) -> Tensor:
+        return x / _length(x).clamp(min=torch.finfo(x.dtype).tiny)
+
+    def tangent(self, x: Tensor, u: Tensor) -> Tensor:
+        return u - (x * u).sum(-1, keepdim=True) * x
+
+    def sample(self, like: Tensor, rng: Rng) -> Tensor:
+        return self.project(rng.normal(like))
+
+    def log_density(self, x: Tensor) -> Tensor:
+        d = x.shape[-1]
+        area = math.log(2) + d / 2 * math.log(math.pi) - math.lgamma(d / 2)
+        return torch.full((len(x),), -area * x[0].numel() / d, dtype=x.dtype, device=x.device)
+
+    def check(self, x: Tensor, name: str) -> None:
+        far = (_length(x.detach()) - 1).abs().max()
+        require(
+            bool(far <= self.tolerance),
+            f"{name} is off the {type(self).__name__.lower()}: a length differs from 1 by {float(far):.3g}; "
+            "points of it have length 1 along the last dimension: divide by the length (project)",
+        )
+
+
+@dataclass(frozen=True)
+class Rotations(Sphere):
+    """Rotations of three-dimensional space as unit quaternions (w, x, y, z), where q and -q are one rotation.
+
+    the sphere in four dimensions, with log_q(p) taken to whichever of p and -p is nearer
+    Assumes the order w, x, y, z (scipy has x, y, z, w).  The angle of a rotation is twice that of the quaternions.
+    Source: Yue et al. 2025, ReQFlow (arXiv 2502.14637).
+
+    >>> Rotations().matrix(torch.tensor([1.0, 0.0, 0.0, 0.0])).diagonal()
+    tensor([1., 1., 1.])
+    """
+
+    def log(self, x: Tensor, y: Tensor) -> Tensor:
+        inner = (x * y).sum(-1, keepdim=True)
+        return super().log(x, torch.where(inner < 0, -y, y))
+
+    def product(self, p: Tensor, q: Tensor) -> Tensor:
+        """The rotation q first, then p."""
+        pw, pv, qw, qv = p[..., :1], p[..., 1:], q[..., :1], q[..., 1:]
+        scalar = pw * qw - (pv * qv).sum(-1, keepdim=True)
+        return torch.cat([scalar, pw * qv + qw * pv + torch.linalg.cross(pv, qv)], -1)
+
+    def inverse(self, q: Tensor) -> Tensor:
+        """The rotation back."""
+        return torch.cat([q[..., :1], -q[..., 1:]], -1)
+
+    def angular(self, q: Tensor, v: Tensor) -> Tensor:
+        """The angular velocity [...,3] in the body's own frame, radians per unit of time, of a velocity ``v`` at q."""
+        return 2 * self.product(self.inverse(q), v)[..., 1:]
+
+    def velocity(self, q: Tensor, omega: Tensor) -> Tensor:
+        """The velocity [...,4] at q of the body-frame angular velocity ``omega`` [...,3]."""
+        return self.product(q, torch.cat([torch.zeros_like(omega[..., :1]), omega], -1)) / 2
+
+    def distance(self, p: Tensor, q: Tensor) -> Tensor:
+        """The angle between two rotations [...], radians, 0 to pi."""
+        return 2 * _length(self.log(p, q))[..., 0]
+
+    def matrix(self, q: Tensor) -> Tensor:
+        """[...,3,3] matrices."""
+        w, x, y, z = q.unbind(-1)
+        rows = [
+            torch.stack([1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)], -1),
+            torch.stack([2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)], -1),
+            torch.stack([2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)], -1),
+        ]
+        return torch.stack(rows, -2)
+
+    def check(self, x: Tensor, name: str) -> None:
+        require(
+            x.shape[-1] == 4,
+            f"{name} has {x.shape[-1]} numbers in its last dimension; a quaternion has four, in the order w, x, y, z",
+        )
+        super().check(x, name)
+
+
+@dataclass(frozen=True)
+class Torus:
+    """Angles in [-pi, pi), each on its own circle.
+
+    exp_x(u) = wrap(x + u),  log_x(y) = wrap(y - x)
+    Assumes radians.
+    Source: Chen and Lipman 2024 (arXiv 2302.03660).
+
+    >>> Torus().log(torch.tensor([[3.0]]), torch.tensor([[-3.0]])).round(decimals=4)
+    tensor([[0.2832]])
+    """
+
+    def exp(self, x: Tensor, u: Tensor) -> Tensor:
+        return self.project(x + u)
+
+    def log(self, x: Tensor, y: Tensor) -> Tensor:
+        return self.project(y - x)
+
+    def move(self, x: Tensor, u: Tensor, t: Tensor) -> Point:
+        return Point(self.exp(x, over(t, x) * u), u)
+
+    def project(self, x: Tensor) -> Tensor:
+        return torch.remainder(x + math.pi, 2 * math.pi) - math.pi
+
+    def tangent(self, x: Tensor, u: Tensor) -> Tensor:
+        return u
+
+    def sample(self, like: Tensor, rng: Rng) -> Tensor:
+        return (2 * rng.fill(like) - 1) * math.pi
+
+    def log_density(self, x: Tensor) -> Tensor:
+        return torch.full((len(x),), -x[0].numel() * math.log(2 * math.pi), dtype=x.dtype, device=x.device)
+
+    def check(self, x: Tensor, name: str) -> None:
+        far = x.detach().abs().max()
+        require(
+            bool(far <= math.pi + 1e-4),
+            f"{name} holds the angle {float(far):.4g}; angles lie in [-pi, pi): give radians, and wrap them (project)",
+        )
+
+
+@dataclass(frozen=True)
+class Geodesic:
+    """The shortest way between two points of a curved space, at constant speed.
+
+    x_t = exp_x0(t log_x0(x1)),  v = d x_t / dt, a vector tangent at x_t
+    Assumes both ends on the space (they are checked).
+    Source: Chen and Lipman 2024 (arXiv 2302.03660); for rotations Yue et al. 2025 (arXiv 2502.14637).
+
+    >>> x0, x1 = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]])
+    >>> Geodesic().point(x0, x1, torch.tensor([0.5])).x
+    tensor([[0.7071, 0.7071]])
+    """
+
+    space: Space = field(default_factory=Sphere)
+
+    def point(self, x0: Tensor, x1: Tensor, t: Tensor, rng: Rng | None = None) -> Point:
+        within(t)
+        self.space.check(x0, "the source point")
+        self.space.check(x1, "the datum")
+        return self.space.move(x0, self.space.log(x0, x1), t)
+
+
+@dataclass(frozen=True)
+class Even:
+    """The even law on a curved space: uniform on a sphere, a torus or the rotations.
+
+    p(x0) = 1 / volume
+    Assumes nothing; there is no Gaussian score.
+    Source: Chen and Lipman 2024 (arXiv 2302.03660).
+
+    >>> Even(Sphere()).sample(torch.empty(2, 3), Rng(0)).norm(dim=1)
+    tensor([1., 1.])
+    """
+
+    space: Space = field(default_factory=Sphere)
+    gaussian = False
+
+    def sample(self, like: Tensor, rng: Rng) -> Tensor:
+        return self.space.sample(like, rng)
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        return self.space.log_density(x)
+
+
+@dataclass(frozen=True)
+class GeodesicEuler:
+    """Euler's step along a geodesic: exact where the motion is one.
+
+    x_s = exp_x((s - t) v(x, t))
+    Assumes a field of tangent vectors.
+    Source: Chen and Lipman 2024 (arXiv 2302.03660).
+
+    >>> step = GeodesicEuler(Torus()).step
+    >>> step(lambda x, t: torch.ones_like(x), torch.full((1, 1), 3.0), torch.zeros(1), torch.ones(1), None)[0]
+    tensor([[-2.2832]])
+    """
+
+    space: Space = field(default_factory=Sphere)
+    order: int = field(default=1, init=False)
+
+    def step(self, f: Dynamics, x: Tensor, t: Tensor, s: Tensor, memory: Any) -> tuple[Tensor, Any]:
+        return self.space.exp(x, over(s - t, x) * f(x, t)), None
+
+
+@dataclass(frozen=True)
+class Projected:
+    """Any solver on a curved space: a step in the coordinates, then the nearest point of the space.
+
+    x_s = project(step(x)),  with the field read at project(x)
+    Assumes a field of tangent vectors; the order is that of the solver inside.
+    Source: Hairer, Lubich and Wanner 2006, "Geometric Numerical Integration", section IV.4.
+
+    >>> Projected(HEUN, Torus()).order
+    2
+    """
+
+    solver: Solver = HEUN
+    space: Space = field(default_factory=Sphere)
+
+    @property
+    def order(self) -> int:
+        return self.solver.order
+
+    def step(self, f: Dynamics, x: Tensor, t: Tensor, s: Tensor, memory: Any) -> tuple[Tensor, Any]:
+        project = self.space.project
+        new, memory = self.solver.step(lambda y, u: f(project(y), u), x, t, s, memory)
+        return project(new), memory
+
+
+class Tangent(nn.Module):
+    """A network on a curved space: its output, without the part that would leave the space.
+
+    v = tangent_x(net(x, t, cond))
+    Assumes states on the space.
+    Source: Chen and Lipman 2024 (arXiv 2302.03660).
+
+    >>> Tangent(lambda x, t: x, Sphere())(torch.tensor([[0.6, 0.8]]), torch.zeros(1)).abs().max() < 1e-6
+    tensor(True)
+    """
+
+    def __init__(self, field: Any, space: Space):
+        super().__init__()
+        self.field, self.space = field, space
+
+    def forward(self, x: Tensor, t: Tensor, cond: Cond = None) -> Tensor:
+        return self.space.tangent(x, bind(self.field, cond)(x, t))
+
+
+def _length(x: Tensor) -> Tensor:
+    return torch.linalg.vector_norm(x, dim=-1, keepdim=True)
