@@ -7,15 +7,11 @@ component (a recipe, CFG) rather than a component itself.
 
 from __future__ import annotations
 
-import ast
 import dataclasses
 import functools
 import importlib
 import inspect
-import io
 import re
-import textwrap
-import tokenize
 import typing
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -29,41 +25,68 @@ def _of(module: str, *names: str) -> dict[str, str]:
 
 
 CATALOGUE: Mapping[str, Mapping[str, str]] = {
-    "paths": _of("core.path", "Linear", "Cosine", "VariancePreserving", "Polynomial", "Affine"),
-    "times": _of("core.times", "Uniform", "LogitNormal", "UShaped", "At"),
+    # what a flow is
+    "paths": _of("core.path", "Linear", "Cosine", "VariancePreserving", "Polynomial", "Affine")
+    | _of("core.interpolant", "VarianceExploding", "ConstantAcceleration", "Interpolant", "Bridge", "EncodeDecode")
+    | _of("core.space", "Geodesic")
+    | _of("core.discrete", "TokenMixture")
+    | _of("core.simplex", "Dirichlet", "GumbelSoftmax"),
+    "latents": _of("core.interpolant", "Brownian", "Parabola", "SineSquared"),
+    "spaces": _of("core.space", "Sphere", "Rotations", "Torus"),
+    "times": _of("core.times", "Uniform", "LogitNormal", "Mode", "CosMap", "UShaped", "Bifocal", "Beta", "At")
+    | _of("core.draws", "Stratified", "Antithetic", "Frames", "Pairs", "Binned", "NormalSNR"),
     "schedules": _of("core.schedule", "Uniform", "Shifted", "Explicit"),
-    "sources": _of("core.source", "Gaussian", "Uniform", "Empirical"),
-    "couplings": _of("core.coupling", "Independent", "Paired", "MinibatchOT"),
+    "sources": _of("core.source", "Gaussian", "Uniform", "Empirical")
+    | _of("core.kernels", "StudentT")
+    | _of("core.space", "Even")
+    | _of("core.discrete", "UniformTokens", "MaskTokens")
+    | _of("core.simplex", "Simplex", "GumbelSimplex"),
+    "couplings": _of("core.coupling", "Independent", "Paired", "MinibatchOT")
+    | _of("core.transport", "Sinkhorn", "Unbalanced", "StableMatching", "Immiscible", "ConditionalOT", "Remembered"),
     "predictions": _of("core.field", "Velocity", "Data", "Noise"),
-    "solvers": _of("core.solver", "EULER", "MIDPOINT", "HEUN", "RK4", "RungeKutta", "Jump"),
+    "networks": _of("nets.small", "MLP", "UNet") | _of("nets.dit", "DiT") | _of("core.field", "Network", "MapNetwork"),
+    # using one
+    "solvers": _of("core.solver", "EULER", "MIDPOINT", "HEUN", "RALSTON", "RK3", "RK4", "RungeKutta")
+    | _of("core.solver", "MidpointReuse", "Taylor", "Jump")
+    | _of("core.multistep", "AdamsBashforth", "DPMSolver", "DEIS", "UniPC", "KeepNoise", "Exponential")
+    | _of("core.adaptive", "Adaptive")
+    | _of("core.interpolant", "LatentSDE")
+    | _of("core.space", "GeodesicEuler", "Projected")
+    | _of("core.discrete", "TokenJumps"),
+    "tables": _of("core.adaptive", "BOGACKI_SHAMPINE", "DORMAND_PRINCE", "TSITOURAS", "Embedded"),
+    "clocks": _of("core.semilinear", "LogSNR", "Time", "Ratio"),
     "divergences": _of("core.likelihood", "Exact", "Hutchinson"),
     "guidance": _of("use.guidance", "Plain", "Guide", "CFG()"),
     "references": _of("use.guidance", "Unconditional", "Weak"),
     "rules": _of("use.guidance", "Extrapolate"),
     "samplers": _of("use.sampler", "Sampler"),
-    "weights": _of("learn.objective", "one"),
+    # learning one
+    "objectives": _of("learn.objective", "FlowMatching"),
+    "weights": _of("learn.objective", "one") | _of("learn.weight", "ByDensity", "Power", "MinSNR", "SigmoidSNR"),
     "distances": _of("learn.objective", "squared", "Huber"),
     "drops": _of("learn.objective", "Drop"),
-    "objectives": _of("learn.objective", "FlowMatching"),
-    "networks": _of("core.field", "Network", "MapNetwork") | _of("nets.small", "MLP", "UNet") | _of("nets.dit", "DiT"),
+    "distillations": _of("learn.distill", "Reflow", "OneStep"),
+    "training": _of("learn.trainer", "Training"),
     "optimisers": _of("learn.optim", "AdamW"),
     "rates": _of("learn.rate", "Constant", "WarmupCosine", "WarmupConstantCooldown", "OneCycle", "InverseRoot"),
-    "distillations": _of("learn.distill", "Reflow", "OneStep"),
     "averages": _of("learn.ema", "EMA"),
     "engines": _of("learn.parallel", "Alone"),
+    "random": _of("core.rng", "Rng"),
+    # data and figures
+    "data": _of("data.imagefile", "Digits", "ImageFile") | _of("data.pointfile", "PointFile", "LawData"),
+    "modalities": _of("data.image", "Image") | _of("data.points", "Points") | _of("data.table", "Table"),
     "laws": _of("data.laws", "Gaussian", "GaussianMixture", "TwoMoons") | _of("data.checkerboard", "Checkerboard"),
-    "data": _of("data.imagefile", "Digits", "ImageFile"),
-    "modalities": _of("data.image", "Image"),
     "features": _of("features", "Identity", "SmallClassifier", "Module"),
     "metrics": _of("metrics", "Frechet", "Kernel", "SlicedWasserstein", "Energy", "LabelAgreement"),
-    "random": _of("core.rng", "Rng"),
-    "training": _of("learn.trainer", "Training"),
     "runs": _of("run", "Run", "Distilled"),
 }
 
 SLOTS: Mapping[str, str] = {
     "Path": "paths",
     "AffinePath": "paths",
+    "Latent": "latents",
+    "Space": "spaces",
+    "Clock": "clocks",
     "TimeSampler": "times",
     "Schedule": "schedules",
     "Source": "sources",
@@ -117,20 +140,6 @@ class Setting:
     @property
     def needed(self) -> bool:
         return self.default is inspect.Parameter.empty
-
-
-@dataclass(frozen=True)
-class Page:
-    """What the documentation of a component says, part by part."""
-
-    kind: str
-    name: str
-    sentence: str
-    formula: str
-    assumes: str
-    source: str
-    example: str
-    settings: tuple[tuple[str, str, str, str], ...]  # name, type, default ("" when needed), comment
 
 
 def find(name: str, kinds: Iterable[str] = ()) -> str:
@@ -210,37 +219,6 @@ def settings(target: Callable[..., Any]) -> Mapping[str, Setting]:
     return known
 
 
-def explain(kind: str, name: str) -> Page:
-    """What a member is, from its docstring and the comments beside its settings.
-
-    >>> explain("times", "LogitNormal").settings[0]
-    ('mean', 'float', '0.0', 'of the logit; -1 to 1 is usual')
-    """
-    require(kind in CATALOGUE, f"there is no kind of component {kind!r}; {nearest(kind, CATALOGUE)}")
-    full = find(f"{kind}.{name}")
-    short, target = full.partition(".")[2], member(full)
-    documented = target if isinstance(target, type) or inspect.isfunction(target) else type(target)
-    sentence, _, rest = inspect.cleandoc(documented.__doc__ or "").partition("\n\n")
-    parts = {"formula": "", "assumes": "", "source": "", "example": ""}
-    part = "formula"
-    for line in rest.splitlines():
-        part = next((p for p, mark in _MARKS if line.startswith(mark)), part)
-        parts[part] += line + "\n"
-    rows = []
-    if documented is not target:  # a constant: the values of its settings
-        rows = [(s.name, s.text, repr(getattr(target, s.name)), "") for s in settings(documented).values()]
-        sentence = f"{short}: {sentence[0].lower()}{sentence[1:]}"
-    elif makes(full):
-        comments = _comments(target)
-        for s in settings(target).values():
-            rows.append((s.name, s.text, "" if s.needed else _short(s.default), comments.get(s.name, "")))
-    text = {key: value.strip() for key, value in parts.items()}
-    return Page(kind, short, " ".join(sentence.split()), settings=tuple(rows), **text)
-
-
-_MARKS = (("assumes", "Assumes"), ("source", "Source:"), ("example", ">>>"))
-
-
 def _fold(name: str) -> str:
     return name.replace("-", "").replace("_", "").lower()
 
@@ -271,33 +249,3 @@ def _kinds(hint: Any, text: str, default: Any) -> tuple[str, ...]:
     if default is not None and default is not inspect.Parameter.empty:
         found.append((name_of(default) or "").partition(".")[0])
     return tuple(dict.fromkeys(kind for kind in found if kind))
-
-
-def _short(value: Any) -> str:
-    full = name_of(value)
-    return full.partition(".")[2] if full is not None and not makes(full) else repr(value)
-
-
-def _comments(target: Any) -> dict[str, str]:
-    """The comment at the end of the line of every setting, through the ancestors of a class."""
-    found: dict[str, str] = {}
-    for owner in reversed(target.__mro__[:-1]) if isinstance(target, type) else (target,):
-        try:
-            source = textwrap.dedent(inspect.getsource(owner))
-        except (OSError, TypeError):
-            continue
-        notes = {
-            token.start[0]: token.string.lstrip("# ")
-            for token in tokenize.generate_tokens(io.StringIO(source).readline)
-            if token.type == tokenize.COMMENT and not token.string.startswith(("# noqa", "# type:"))
-        }
-        for node in ast.walk(ast.parse(source)):
-            if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
-                name, line = node.target.id, node.end_lineno
-            elif isinstance(node, ast.arg):
-                name, line = node.arg, node.end_lineno
-            else:
-                continue
-            if line in notes:
-                found.setdefault(name, notes[line])
-    return found

@@ -277,9 +277,10 @@ class JsonLines:
         self.open = False
 
     def __call__(self, entry: dict[str, Any]) -> None:
-        if not self.open and self.path.exists():
-            self._cut(entry.get("step", 0))
-        self.open = True
+        if not self.open and "loss" in entry:
+            if self.path.exists():
+                self._cut(entry["step"])
+            self.open = True
         with open(self.path, "a", encoding="utf-8") as file:
             file.write(json.dumps({k: _plain(v) for k, v in entry.items()}) + "\n")
 

@@ -10,7 +10,6 @@ import sys
 from pathlib import Path
 from typing import Annotated, Any, Optional
 
-import click
 import typer
 
 from beeline.core.types import BeelineError, nearest, require
@@ -168,15 +167,18 @@ def run(argv: list[str]) -> int:
         return result if isinstance(result, int) else 0
     except BeelineError as error:
         return fail(str(error))
-    except click.ClickException as error:
-        context = getattr(error, "ctx", None)
-        where = context.command_path if context is not None else "beeline"
-        return fail(f"{error.format_message().rstrip('.')}; see {where} --help")
-    except (KeyboardInterrupt, click.Abort):
+    except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         return 130
     except OSError as error:
         return fail(f"{error.strerror or error} ({error.filename}); check the path, the permissions and the free space")
+    except Exception as error:
+        # typer brings a copy of click of its own, so its exceptions are known by what they can do
+        if not hasattr(error, "format_message"):
+            raise
+        context = getattr(error, "ctx", None)
+        where = context.command_path if context is not None else "beeline"
+        return fail(f"{error.format_message().rstrip('.')}; see {where} --help")
 
 
 def fail(message: str) -> int:

@@ -1,0 +1,249 @@
+"""What the verbs of the command line do; a page or a server calls the same functions."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from beeline import catalogue, config, pages
+from beeline.apps.console import console, progress, table
+from beeline.bundle import Bundle, load
+from beeline.core.rng import Rng
+from beeline.core.types import BeelineError, nearest, require
+from beeline.learn.belts import Interrupted
+from beeline.run import Distilled, Run, flat, read_plain, to_yaml
+from beeline.run import train as work
+
+
+def settings(pairs: Sequence[str]) -> dict[str, str]:
+    """``NAME=VALUE`` texts as a dict."""
+    made = {}
+    for pair in pairs:
+        name, sign, value = pair.partition("=")
+        require(sign and name, f"--set got {pair!r}; give NAME=VALUE, for example --set training.steps=2000")
+        made[name.strip()] = value.strip()
+    return made
+
+
+def recipe(name: str, pairs: Sequence[str] = ()) -> Any:
+    """A run by the name of its recipe, from a YAML file or from the directory of a run, with settings changed."""
+    path = Path(name)
+    if path.suffix in (".yaml", ".yml") or (path / "run.yaml").is_file():
+        file = path / "run.yaml" if path.is_dir() else path
+        require(file.is_file(), f"there is no file {file}; write one with 'beeline show digits --yaml > {file}'")
+        run = config.build(read_plain(file))
+        require(isinstance(run, Run | Distilled), f"{file} describes a {type(run).__name__}, not a run")
+    else:
+        run = config.lookup("recipes", name)()
+    return changed(run, settings(pairs))
+
+
+def changed(run: Any, changes: dict[str, str]) -> Any:
+    """A run with settings changed; a network may be swapped by its name."""
+    network = changes.pop("network", None)
+    if network is not None:
+        cls = config.lookup("networks", network)
+        run = dataclasses.replace(run, network={"is": f"networks.{cls.__name__}"})
+    return config.change(run, changes) if changes else run
+
+
+def default_out(name: str) -> Path:
+    """Where a run goes when nothing is said: a run's own directory, or runs/NAME."""
+    path = Path(name)
+    return path if (path / "run.yaml").is_file() else Path("runs") / path.stem
+
+
+def distillation(bundle: str, method: str, pairs: Sequence[str]) -> Distilled:
+    """A distillation run; settings of the method, the training and the seed can be changed."""
+    load(bundle)  # refused before any work
+    way = config.parse(method if "(" in method else config.lookup("distillations", method).__name__, "distillations")
+    return config.change(Distilled(str(bundle), way), settings(pairs)) if pairs else Distilled(str(bundle), way)
+
+
+def train(run: Any, out: Path, *, resume: bool, quiet: bool, again: str, parallel: Any = None) -> Bundle:
+    """Work a run with a progress bar, and write its report; says how to resume after Ctrl-C."""
+    from beeline.apps.reporting import report_run
+
+    try:
+        with progress(out.name, run.training.steps, quiet) as log:
+            bundle = work(run, out, resume=resume, parallel=parallel, log=log)
+    except Interrupted as stop:
+        if not quiet:
+            console.print(f"stopped after step {stop.step}, everything is saved; go on with:  {again}")
+        raise
+    report_run(out, bundle, command=again.removesuffix(" --resume"))
+    return bundle
+
+
+def condition(text: str | None) -> Any:
+    """A condition from the command line: NAME=VALUE[,NAME=VALUE], a bare value, or a JSON or YAML file."""
+    if text is None:
+        return None
+    if Path(text).suffix in (".json", ".yaml", ".yml"):
+        require(Path(text).is_file(), f"there is no file {text}; give a file of conditions, or NAME=VALUE")
+        return read_plain(Path(text))
+    try:
+        if "=" in text and not text.lstrip().startswith("{"):
+            pairs = [part.partition("=") for part in _split(text)]
+            return {name.strip(): yaml.safe_load(value) for name, _, value in pairs}
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise BeelineError(f"--cond got {text!r}, which cannot be read; give NAME=VALUE, for example label=3") from None
+
+
+def _split(text: str) -> list[str]:
+    """Parts at commas outside brackets."""
+    parts, depth, start = [], 0, 0
+    for i, sign in enumerate(text):
+        depth += (sign in "[{(") - (sign in "]})")
+        if sign == "," and depth == 0:
+            parts.append(text[start:i])
+            start = i + 1
+    return [*parts, text[start:]]
+
+
+def sampler_of(bundle: Bundle, pairs: Sequence[str]) -> Any:
+    """The sampler of a bundle with ``sampler.*`` settings changed."""
+    changes = settings(pairs)
+    for name in changes:
+        require(
+            name.partition(".")[0] == "sampler", f"{name!r} is no setting of drawing; {nearest(name, _sampler_names())}"
+        )
+    return config.change({"sampler": bundle.sampler}, changes)["sampler"] if changes else bundle.sampler
+
+
+def _sampler_names() -> list[str]:
+    return [f"sampler.{name}" for name in ("steps", "schedule", "solver", "guidance", "controllers")]
+
+
+def sample(name: str, n: int, cond: str | None, seed: int, pairs: Sequence[str], out: Path) -> dict[str, Any]:
+    """Draw, and write what was drawn."""
+    bundle = load(name)
+    sampler = sampler_of(bundle, pairs)
+    check_out(bundle.modality, out)
+    made = bundle.sample(n, cond=condition(cond), seed=seed, sampler=sampler)
+    bundle.modality.save(made, out)
+    return {"file": str(out), "n": n, "evaluations": sampler.evaluations, "seed": seed}
+
+
+def check_out(modality: Any, out: Path) -> None:
+    """Refuse a file that the modality cannot write, before any work."""
+    kinds = tuple(modality.formats)
+    require(
+        out.suffix in kinds or (out.suffix == "" and "" in kinds),
+        f"--out {out} has the ending {out.suffix!r}, which {type(modality).__name__} cannot write; "
+        f"use one of {', '.join(k or 'a directory' for k in kinds)}",
+    )
+    require(not out.is_dir() or "" in kinds, f"--out {out} is a directory; name a file in it")
+
+
+def data_set(text: str | None, bundle: Bundle) -> Any:
+    """The data to measure on: the bundle's own, a recipe's, a data set by name, or a file of the same kind."""
+    own = bundle.lineage.get("data")
+    if text is None:
+        require(own is not None, "this bundle does not say which data it was trained on; name them")
+        return config.build(own)
+    if text in catalogue.CATALOGUE["recipes"] or text.replace("-", "_") in catalogue.CATALOGUE["recipes"]:
+        return config.lookup("recipes", text)().data
+    if Path(text).exists():
+        require(
+            own is not None and "path" in own,
+            f"{text} is a file, but the bundle was not trained on a file; name a data set, such as 'Digits()'",
+        )
+        return config.build({**own, "path": text})  # type: ignore[dict-item]
+    try:
+        return config.parse(text, "data")
+    except BeelineError as error:
+        raise BeelineError(f"{text!r} is neither a file, a recipe nor a data set here ({error})") from None
+
+
+def evaluate(names: Sequence[str], data: str | None, n: int, seed: int, pairs: Sequence[str], as_json: bool) -> None:
+    """Measure bundles on the same data and the same noise, each with its own sampler unless settings say otherwise."""
+    from beeline.apps.reporting import measured
+    from beeline.scores import compare
+
+    bundles = {_label(name, names): load(name) for name in names}
+    source = data_set(data, next(iter(bundles.values())))
+    reports = {
+        label: measured(bundle, source, n, Rng(seed), sampler=sampler_of(bundle, pairs), name=label)
+        for label, bundle in bundles.items()
+    }
+    if as_json:
+        print(json.dumps([report.as_dict() for report in reports.values()], indent=2))
+        return
+    if len(reports) > 1:
+        console.print(table(compare(reports)))
+        return
+    for report in reports.values():
+        console.print(report.table())
+
+
+def _label(name: str, names: Sequence[str]) -> str:
+    short = Path(name).name if Path(name).name != "bundle" else Path(name).parent.name
+    return short if sum(Path(other).name == Path(name).name for other in names) == 1 else name
+
+
+def list_components(kind: str | None, as_json: bool) -> None:
+    """Every component with one line."""
+    if kind is not None:
+        require(kind in catalogue.CATALOGUE, f"there is no kind {kind!r}; {nearest(kind, catalogue.CATALOGUE)}")
+    kinds = [kind] if kind is not None else list(catalogue.CATALOGUE)
+    found = {k: [pages.explain(k, name) for name in catalogue.CATALOGUE[k]] for k in kinds}
+    if as_json:
+        plain = {k: [{"name": p.name, "what": p.sentence, "source": p.source} for p in pages] for k, pages in found.items()}
+        print(json.dumps(plain, indent=2))
+        return
+    for k, pages in found.items():
+        rows = [{"name": p.name, "what": p.sentence} | ({"source": " ".join(p.source.split())[8:]} if kind else {}) for p in pages]
+        console.print(table(rows, title=k))
+
+
+def show(name: str, as_yaml: bool, pairs: Sequence[str], as_json: bool) -> None:
+    """A recipe with its settings, or a component with its page."""
+    full = catalogue.find(name) if "." in name else _anywhere(name)
+    kind, _, short = full.partition(".")
+    if kind == "recipes":
+        run = recipe(short, pairs)
+        if as_yaml:
+            print(to_yaml(run), end="")
+            return
+        if as_json:
+            print(json.dumps(config.describe(run), indent=2))
+            return
+        page = pages.explain(kind, short)
+        console.print(f"[bold]{short}[/bold]  {page.sentence}")
+        rows = [{"setting": key, "value": str(value)} for key, value in flat(config.describe(run)).items()]
+        console.print(table(rows))
+        return
+    require(not as_yaml, f"{name} is one of the {kind}, and only recipes have a YAML form; leave --yaml out")
+    page = pages.explain(kind, short)
+    if as_json:
+        print(json.dumps(dataclasses.asdict(page), indent=2))
+        return
+    console.print(f"[bold]{page.name}[/bold]  ({kind})\n{page.sentence}\n")
+    for part in (page.formula, page.assumes, page.source, page.example):
+        if part:
+            console.print(part + "\n", markup=False)
+    if page.settings:
+        names = ("setting", "type", "default", "meaning")
+        console.print(table([dict(zip(names, row, strict=True)) for row in page.settings]))
+
+
+def _anywhere(name: str) -> str:
+    """The full name of a component named without its kind; recipes first."""
+    kinds = [k for k in ("recipes", *catalogue.CATALOGUE)]
+    for kind in kinds:
+        try:
+            return catalogue.find(name, (kind,))
+        except BeelineError:
+            continue
+    every = {n for names in catalogue.CATALOGUE.values() for n in names}
+    raise BeelineError(f"there is nothing called {name!r}; {nearest(name, every).partition(' valid names')[0]} "
+                       "see 'beeline list'")  # fmt: skip
+
+

@@ -1,0 +1,42 @@
+"""Recipes for points."""
+
+from __future__ import annotations
+
+from beeline.data.laws import TwoMoons
+from beeline.data.pointfile import LawData, PointFile
+from beeline.learn.rate import WarmupConstantCooldown
+from beeline.learn.trainer import Training
+from beeline.run import Run
+from beeline.use.sampler import Sampler
+
+
+def points(path: str = "points.csv") -> Run:
+    """Points from a .csv or .npy file, each row one datum.
+
+    Source: none; a place to start from.
+
+    >>> points("stars.csv").data.path
+    'stars.csv'
+    """
+    return Run(
+        data=PointFile(path),
+        network={"is": "networks.MLP", "width": 128, "depth": 3},
+        training=Training(steps=5000, lot=256, rate=WarmupConstantCooldown(peak=2e-3)),
+        sampler=Sampler(20),
+    )
+
+
+def two_moons() -> Run:
+    """Two interleaved half circles in the plane: the smallest run that shows a curved density.
+
+    Source: scikit-learn's make_moons is the usual form of this law.
+
+    >>> two_moons().data.n
+    20000
+    """
+    return Run(
+        data=LawData(TwoMoons()),
+        network={"is": "networks.MLP", "width": 128, "depth": 3},
+        training=Training(steps=3000, lot=256, rate=WarmupConstantCooldown(peak=2e-3, warmup=50)),
+        sampler=Sampler(20),
+    )
