@@ -44,7 +44,10 @@ CATALOGUE: Mapping[str, Mapping[str, str]] = {
     "couplings": _of("core.coupling", "Independent", "Paired", "MinibatchOT")
     | _of("core.transport", "Sinkhorn", "Unbalanced", "StableMatching", "Immiscible", "ConditionalOT", "Remembered"),
     "predictions": _of("core.field", "Velocity", "Data", "Noise"),
-    "networks": _of("nets.small", "MLP", "UNet") | _of("nets.dit", "DiT") | _of("core.field", "Network", "MapNetwork"),
+    "networks": _of("nets.small", "MLP", "UNet")
+    | _of("nets.dit", "DiT")
+    | _of("nets.tabular", "TabularMLP", "TabularTransformer")
+    | _of("core.field", "Network", "MapNetwork"),
     # using one
     "solvers": _of("core.solver", "EULER", "MIDPOINT", "HEUN", "RALSTON", "RK3", "RK4", "RungeKutta")
     | _of("core.solver", "MidpointReuse", "Taylor", "Jump")
@@ -78,6 +81,7 @@ CATALOGUE: Mapping[str, Mapping[str, str]] = {
     "laws": _of("data.laws", "Gaussian", "GaussianMixture", "TwoMoons") | _of("data.checkerboard", "Checkerboard"),
     "features": _of("features", "Identity", "SmallClassifier", "Module"),
     "metrics": _of("metrics", "Frechet", "Kernel", "SlicedWasserstein", "Energy", "LabelAgreement"),
+    "recipes": _of("recipes.images", "digits()", "mnist()", "images()") | _of("recipes.points", "points()", "two_moons()"),
     "runs": _of("run", "Run", "Distilled"),
 }
 
@@ -163,7 +167,9 @@ def find(name: str, kinds: Iterable[str] = ()) -> str:
     if not found:
         hint = nearest(short, {n for k in among for n in CATALOGUE[k]})
         if not wanted:  # every name there is would be no help
-            raise BeelineError(f"there is no component {short!r}; {hint.split('valid names')[0]}'beeline list' shows all")
+            raise BeelineError(
+                f"there is no component {short!r}; {hint.split('valid names')[0]}'beeline list' shows all"
+            )
         raise BeelineError(f"{short!r} is none of the {' or '.join(wanted)}; {hint}")
     require(
         len(found) == 1,
