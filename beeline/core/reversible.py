@@ -1,0 +1,164 @@
+"""Solvers whose way back is exact: for inversion, where ordinary steps lose what they rounded off."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from beeline.core.solver import MIDPOINT, RungeKutta, Solver
+from beeline.core.types import Dynamics, over, require
+
+
+@dataclass(frozen=True)
+class Reversible:
+    """An explicit method that runs backwards exactly, by carrying a twin of the state.
+
+    y' = k y + (1-k) z + F(z, t -> s),  z' = z - F(y', s -> t);  back: z = z' + F(y', s -> t),
+    y = (y' - (1-k) z - F(z, t -> s)) / k,  F the increment of the table
+    Assumes a state lifted to [B,2,*S] by ``lift``; the field sees [B,*S].  The round trip is exact to rounding while
+    both twins are kept; what ``lower`` gives is the answer.  Sampler(..., whole=True) keeps them.
+    Source: McCallum and Foster 2024, "Efficient, Accurate and Stable Gradients for Neural ODEs" (arXiv 2410.11648).
+
+    >>> solver, f = Reversible(), lambda x, t: -x
+    >>> there, _ = solver.step(f, solver.lift(torch.ones(1, 1)), torch.zeros(1), torch.ones(1), None)
+    >>> back, _ = solver.step(f, there, torch.ones(1), torch.zeros(1), None)
+    >>> bool((solver.lower(back) - 1).abs() < 1e-6)
+    True
+    """
+
+    table: RungeKutta = MIDPOINT
+    coupling: float = 0.999  # k, in (0, 1]; below 1 it keeps the twins together, and k^-N scales rounding on the way back
+
+    def __post_init__(self) -> None:
+        require(
+            0 < self.coupling <= 1,
+            f"Reversible got coupling={self.coupling}; the way back divides by it: give 0 < coupling <= 1, 0.999 is usual",
+        )
+
+    @property
+    def order(self) -> int:
+        return self.table.order
+
+    def lift(self, x: Tensor) -> Tensor:
+        """[B,*S] -> [B,2,*S], both twins equal."""
+        return torch.stack([x, x], 1)
+
+    def lower(self, state: Tensor) -> Tensor:
+        """[B,2,*S] -> [B,*S]."""
+        return state[:, 0]
+
+    def step(self, f: Dynamics, x: Tensor, t: Tensor, s: Tensor, memory: Any) -> tuple[Tensor, Any]:
+        require(
+            x.ndim >= 2 and x.shape[1] == 2,
+            f"Reversible got a state of {tuple(x.shape)}; it carries a twin: pass Reversible.lift(x), [B,2,*S]",
+        )
+        y, z = x.unbind(1)
+        k = self.coupling
+        if bool((s > t).all()):
+            y = k * y + (1 - k) * z + self._increment(f, z, t, s)
+            z = z - self._increment(f, y, s, t)
+        else:  # the inverse of the step from s to t
+            z = z + self._increment(f, y, t, s)
+            y = (y - (1 - k) * z - self._increment(f, z, s, t)) / k
+        return torch.stack([y, z], 1), None
+
+    def _increment(self, f: Dynamics, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
+        return self.table.step(f, x, t, s, None)[0] - x
+
+
+@dataclass(frozen=True)
+class FixedPoint:
+    """A one-step solver whose falling steps are the exact inverses of its rising ones, found by iteration.
+
+    rising: x_s = x + F(x, t -> s);  falling to s: y with y + F(y, s -> t) = x, iterated y <- x - F(y, s -> t)
+    Assumes steps short enough to contract (|h| times the slope of the field below 1); otherwise it is refused.
+    Source: Pan et al. 2023, "Effective Real Image Editing with Accelerated Iterative Diffusion Inversion"
+    (arXiv 2309.04907), fixed-point inversion.
+
+    >>> solver, f = FixedPoint(), lambda x, t: -x
+    >>> there, _ = solver.step(f, torch.ones(1, 1), torch.zeros(1), torch.full((1,), 0.1), None)
+    >>> back, _ = solver.step(f, there, torch.full((1,), 0.1), torch.zeros(1), None)
+    >>> bool((back - 1).abs() < 1e-5)
+    True
+    """
+
+    solver: Solver = MIDPOINT  # a one-step method
+    tolerance: float = 1e-6  # largest change of a coordinate at which the iteration stops
+    sweeps: int = 50  # refused beyond
+    adaptive = True
+
+    def __post_init__(self) -> None:
+        require(
+            self.tolerance > 0 and self.sweeps >= 1,
+            f"FixedPoint got tolerance={self.tolerance}, sweeps={self.sweeps}; give a tolerance above 0 and a sweep",
+        )
+
+    @property
+    def order(self) -> int:
+        return self.solver.order
+
+    def step(self, f: Dynamics, x: Tensor, t: Tensor, s: Tensor, memory: Any) -> tuple[Tensor, Any]:
+        if bool((s > t).all()):
+            return self.solver.step(f, x, t, s, None)[0], None
+        y = self.solver.step(f, x, t, s, None)[0]
+        enough = max(self.tolerance, 4 * torch.finfo(x.dtype).eps * float(x.detach().abs().max()))
+        for _ in range(self.sweeps):
+            new = x - (self.solver.step(f, y, s, t, None)[0] - y)
+            change = float((new - y).detach().abs().max())
+            y = new
+            if change <= enough:
+                return y, None
+        require(
+            False,
+            f"the inverse of the step from t = {float(s.flatten()[0]):.6g} to {float(t.flatten()[0]):.6g} still moved by "
+            f"{change:.3g} after {self.sweeps} sweeps; the step is too long for the iteration to contract: take more "
+            "steps, or use Reversible()",
+        )
+        return y, None
+
+
+@dataclass(frozen=True)
+class Symmetric:
+    """The implicit midpoint rule, solved by iteration: the same step both ways, so plain inversion returns.
+
+    x_s = x + h f((x + x_s)/2, (t + s)/2)
+    Assumes steps short enough to contract.  Reversible up to the tolerance without carrying anything.
+    Source: Hairer, Lubich and Wanner 2006, "Geometric Numerical Integration", II.1.
+
+    >>> x, _ = Symmetric().step(lambda x, t: -x, torch.ones(1, 1), torch.zeros(1), torch.ones(1), None)
+    >>> abs(float(x) - 1 / 3) < 1e-5
+    True
+    """
+
+    tolerance: float = 1e-7  # largest change of a coordinate at which the iteration stops
+    sweeps: int = 50  # refused beyond
+    order = 2
+    adaptive = True
+
+    def __post_init__(self) -> None:
+        require(
+            self.tolerance > 0 and self.sweeps >= 1,
+            f"Symmetric got tolerance={self.tolerance}, sweeps={self.sweeps}; give a tolerance above 0 and a sweep",
+        )
+
+    def step(self, f: Dynamics, x: Tensor, t: Tensor, s: Tensor, memory: Any) -> tuple[Tensor, Any]:
+        wide, middle = over(s - t, x), (t + s) / 2
+        y = torch.addcmul(x, wide, f(x, t) if memory is None else memory)
+        enough = max(self.tolerance, 4 * torch.finfo(x.dtype).eps * float(x.detach().abs().max()))
+        for _ in range(self.sweeps):
+            v = f((x + y) / 2, middle)
+            new = torch.addcmul(x, wide, v)
+            change = float((new - y).detach().abs().max())
+            y = new
+            if change <= enough:
+                return y, v
+        require(
+            False,
+            f"the implicit step from t = {float(t.flatten()[0]):.6g} to {float(s.flatten()[0]):.6g} still moved by "
+            f"{change:.3g} after {self.sweeps} sweeps; the step is too long for the iteration to contract: take more "
+            "steps, or use Reversible()",
+        )
+        return y, None
