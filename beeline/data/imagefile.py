@@ -30,7 +30,7 @@ class Digits:
 
     >>> train, held = Digits().load()
     >>> train.pixels.shape, len(held)
-    ((1437, 8, 8, 1), 360)
+    ((1438, 8, 8, 1), 359)
     """
 
     held_out: float = 0.2  # share of the digits kept back, between 0 and 1

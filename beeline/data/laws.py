@@ -61,11 +61,12 @@ class Mixture(Law):
         if (mask := allowed(self, labels, cond, len(x))) is not None:
             mass = torch.where(mask, mass, -math.inf).log_softmax(1)
         logs = mass - ((apart * pull + spread.log()).sum(2) + x.shape[1] * math.log(2 * math.pi)) / 2
-        share = logs.softmax(1)[..., None]  # [B,K,1]
+        share = logs.softmax(1)  # [B,K]
         shift = a * variances * pull
         if bases is not None:
             pull, shift = (torch.einsum("bke,kde->bkd", part, bases) for part in (pull, shift))
-        return Posterior(logs.logsumexp(1), -(share * pull).sum(1), (share * (means + shift)).sum(1))
+        score, shift = (torch.einsum("bk,bkd->bd", share, part) for part in (-pull, shift))
+        return Posterior(logs.logsumexp(1), score, share @ means + shift)
 
     def moments(self) -> tuple[Tensor, Tensor]:
         weights, means, variances, bases, _ = _parts(self, torch.float64, torch.device("cpu"))
@@ -236,7 +237,7 @@ class TwoMoons(Mixture):
         return self.scale * torch.stack([x, y], -1)
 
     def parts(self) -> Parts:
-        nodes, weights = np.polynomial.legendre.leggauss(max(32, math.ceil(4 * math.pi / self.std)))
+        nodes, weights = np.polynomial.legendre.leggauss(max(32, math.ceil(2 * math.pi / self.std)))
         angles = torch.from_numpy(math.pi * (nodes + 1) / 2).repeat(2)
         moon = torch.arange(2).repeat_interleave(len(nodes))
         width = torch.full((len(angles), 2), (self.scale * self.std) ** 2, dtype=torch.float64)

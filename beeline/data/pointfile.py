@@ -60,7 +60,8 @@ class PointFile:
             "learn at least one column, and not the label",
         )
         values = _numbers(cells[:, [names.index(n) for n in kept]], kept, lines, place)
-        labels, classes = None, ()
+        labels: Array | None = None
+        classes: tuple[str, ...] = ()
         if self.label is not None:
             where = f"{place}, column {self.label!r}"
             labels, classes = _labels(cells[:, names.index(self.label)], lines, where)
