@@ -9,8 +9,6 @@ from dataclasses import field as default
 from typing import Any
 
 import torch
-from rich.table import Table
-from scipy.stats import t as student
 from torch import Tensor
 
 from beeline.core.rng import Rng
@@ -81,8 +79,10 @@ class Report:
         )
         return cls(scores, Cost(**data["cost"]), dict(data["provenance"]), dict(data.get("details", {})))
 
-    def table(self) -> Table:
-        """For the terminal (rich)."""
+    def table(self) -> Any:
+        """For the terminal: a rich Table."""
+        from rich.table import Table
+
         table = Table(title=self.provenance.get("name") or None)
         for heading in ("score", "value", "95% interval", "floor", "better", "made / real", "evaluator"):
             table.add_column(heading, justify="left" if heading in ("score", "better", "evaluator") else "right")
@@ -233,6 +233,8 @@ def halves(
     None when the samples are too few to be parted.
     Source: Shao and Wu 1989, "A general theory for jackknife variance estimation".
     """
+    from scipy.stats import t as student  # a second of import that most programs need not spend
+
     parts = [max((len(x) + 1) // 2, least) for x in (real, made)]
     if replicates < 2 or any(part >= len(x) for part, x in zip(parts, (real, made), strict=True)):
         return None
