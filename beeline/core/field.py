@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from beeline.core.path import AffinePath, Linear, Path
 from beeline.core.source import Gaussian, Source
-from beeline.core.types import Cond, Dynamics, over, require
+from beeline.core.types import Cond, Dynamics, leaves, map_cond, over, require
 
 
 class VelocityField(Protocol):
@@ -213,5 +213,18 @@ def bind(field: Any, cond: Cond = None) -> Dynamics:
     For a flow map the third argument is the end of the jump; without it the diagonal is meant.
     """
     if is_map(field):
-        return lambda x, t, s=None: field(x, t, t if s is None else s, cond)
-    return lambda x, t: field(x, t) if cond is None else field(x, t, cond)
+        return lambda x, t, s=None: field(x, t, t if s is None else s, _for_rows(cond, len(x)))
+    if cond is None:
+        return lambda x, t: field(x, t)
+    rows = min((len(leaf) for _, leaf in leaves(cond) if leaf.ndim), default=0)
+    return lambda x, t: field(x, t, cond if len(x) == rows else _for_rows(cond, len(x)))
+
+
+def _for_rows(cond: Cond, rows: int) -> Cond:
+    """The condition for ``rows`` samples: repeated when a solver asks for many times of the batch at once."""
+
+    def fit(leaf: Tensor) -> Tensor:
+        whole = leaf.ndim > 0 and len(leaf) > 0 and rows != len(leaf) and rows % len(leaf) == 0
+        return torch.cat([leaf] * (rows // len(leaf))) if whole else leaf
+
+    return map_cond(fit, cond)

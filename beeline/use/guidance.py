@@ -145,13 +145,14 @@ class Guide:
         joined = self.together and other is field and cond is not None and null is not None
         pair = map_cond(lambda a, b: torch.cat([a, b]), cond, null) if joined else None
         double = bind(field, pair) if joined else None
+        rows = min((len(leaf) for _, leaf in leaves(cond) if leaf.ndim), default=0)
 
         def f(x: Tensor, t: Tensor, *s: Tensor) -> Tensor:
             inside = (t >= low) & (t <= high)
             whole = (low, high) == (0.0, 1.0) or bool(inside.all())
             if not whole and not bool(inside.any()):
                 return apart_strong(x, t, *s)
-            if double is not None:
+            if double is not None and len(x) == rows:  # not where a solver asks for many times at once
                 strong, weak = double(*(torch.cat([part, part]) for part in (x, t, *s))).chunk(2)
             else:
                 strong, weak = apart_strong(x, t, *s), apart_weak(x, t, *s)

@@ -61,9 +61,15 @@ class Sampler:
         cond: Cond = None,
         *,
         watch: Callable[[Tensor, Tensor], None] | None = None,
+        done: Callable[[Any], None] | None = None,
+        whole: bool = False,
     ) -> Tensor:
-        """Draw: from source points x0 [B,*S] to data [B,*S].  ``watch(x, t)`` sees every state."""
-        return self._walk(flow, x0, cond, self.times(), watch)
+        """Draw: from source points x0 [B,*S] to data [B,*S].
+
+        ``watch(x, t)`` sees every state, ``done(memory)`` the solver's memory at the end.  With ``whole`` the state is
+        the solver's own, in and out: the twins of a Reversible solver, without which its round trip is not exact.
+        """
+        return self._walk(flow, x0, cond, self.times(), watch, done, whole)
 
     @torch.no_grad()
     def invert(
@@ -73,9 +79,14 @@ class Sampler:
         cond: Cond = None,
         *,
         watch: Callable[[Tensor, Tensor], None] | None = None,
+        done: Callable[[Any], None] | None = None,
+        whole: bool = False,
     ) -> Tensor:
-        """The same walk backwards: from data x1 [B,*S] to the source points that make them."""
-        return self._walk(flow, x1, cond, self.times(1.0, 0.0), watch)
+        """The same walk backwards: from data x1 [B,*S] to the source points that make them.
+
+        With ``whole`` the state is the solver's own, in and out: begin with ``solver.lift(x1)``.
+        """
+        return self._walk(flow, x1, cond, self.times(1.0, 0.0), watch, done, whole)
 
     def _walk(
         self,
@@ -84,7 +95,10 @@ class Sampler:
         cond: Cond,
         times: Tensor,
         watch: Callable[[Tensor, Tensor], None] | None,
+        done: Callable[[Any], None] | None,
+        whole: bool,
     ) -> Tensor:
+        self._suits(flow)
         for name, leaf in leaves(cond):
             require(
                 leaf.ndim > 0 and len(leaf) == len(x),
@@ -100,7 +114,28 @@ class Sampler:
                 x = controller.correct(x, t)
             return x
 
-        return integrate(f, x, times, self.solver, after=correct if self.controllers else None, watch=watch)
+        after = correct if self.controllers else None
+        lift = None if whole else getattr(self.solver, "lift", None)
+        if lift is None:
+            return integrate(f, x, times, self.solver, after=after, watch=watch, done=done)
+        require(
+            after is None,
+            f"controllers were given beside {type(self.solver).__name__}, whose state carries a twin that they would "
+            "part from it; use another solver for controlled runs",
+        )
+        solver: Any = self.solver
+        return solver.lower(integrate(f, lift(x), times, solver, watch=watch, done=done))
+
+    def _suits(self, flow: Flow) -> None:
+        """Refuse a solver that assumes what the flow does not have."""
+        if getattr(self.solver, "score", False):
+            flow.require_score()
+        path = getattr(self.solver, "path", None)
+        require(
+            path is None or path == flow.path,
+            f"{type(self.solver).__name__} was given for {path}, but the flow was learned on {flow.path}; its formula "
+            "needs the flow's own path: give it with path=",
+        )
 
     @property
     def evaluations(self) -> int | None:
@@ -114,5 +149,7 @@ class Sampler:
             count += self.guidance.calls(float(t[0]))
             return torch.zeros_like(x)
 
-        integrate(f, torch.zeros(1, 1), self.times(), self.solver)
+        state = torch.zeros(1, 1)
+        lift = getattr(self.solver, "lift", None)
+        integrate(f, state if lift is None else lift(state), self.times(), self.solver)
         return count
