@@ -195,11 +195,11 @@ def list_components(kind: str | None, as_json: bool) -> None:
     kinds = [kind] if kind is not None else list(catalogue.CATALOGUE)
     found = {k: [pages.explain(k, name) for name in catalogue.CATALOGUE[k]] for k in kinds}
     if as_json:
-        plain = {k: [{"name": p.name, "what": p.sentence, "source": p.source} for p in pages] for k, pages in found.items()}
+        plain = {k: [{"name": p.name, "what": p.sentence, "source": p.source} for p in every] for k, every in found.items()}
         print(json.dumps(plain, indent=2))
         return
-    for k, pages in found.items():
-        rows = [{"name": p.name, "what": p.sentence} | ({"source": " ".join(p.source.split())[8:]} if kind else {}) for p in pages]
+    for k, every in found.items():
+        rows = [{"name": p.name, "what": p.sentence} | ({"source": " ".join(p.source.split())[8:]} if kind else {}) for p in every]
         console.print(table(rows, title=k))
 
 
