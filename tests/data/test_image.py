@@ -73,7 +73,8 @@ def test_digits_are_the_known_ones_and_split_the_same_every_time():
     train, held = Digits().load()
     again, _ = Digits().load()
     assert np.array_equal(train.pixels, again.pixels) and len(train) + len(held) == 1797
-    stored = {tuple(np.rint(d).astype(int).flatten()): t for d, t in zip(*[load_digits()[k] for k in ("images", "target")])}
+    known = load_digits()
+    stored = {tuple(d.astype(int).flatten()): t for d, t in zip(known.images, known.target, strict=True)}
     back = np.rint(train.pixels[..., 0] * (16 / 255)).astype(int)
     assert all(stored[tuple(d.flatten())] == t for d, t in zip(back, train.labels, strict=True))
     m = Digits().modality().fit(train)
@@ -184,11 +185,15 @@ def test_refused_arrays(tmp_path):
     refused(r"array images, at \[2, 1, 0, 1\]: the value is nan", images=bad)
     refused(r"has shape \(6, 5\)", images=x[:, 0, :, 0])
     refused("holds the arrays pictures", pictures=x)
-    refused(r"array labels, row 1: the label is 0.5, which is not whole", images=x, labels=np.array([0, 0.5, 0, 0, 0, 0]))
+    refused(
+        r"array labels, row 1: the label is 0.5, which is not whole", images=x, labels=np.array([0, 0.5, 0, 0, 0, 0])
+    )
     refused("row 3: the label is -1, outside its range", images=x, labels=np.array([0, 0, 0, -1, 0, 0]))
     refused("beside 6 data", images=x, labels=np.zeros(5, int))
     refused("holds <U1", images=x, labels=np.array(list("abcabc")))
-    refused("labels of the test part, row 0: the label is 4", x_train=x, y_train=np.zeros(6), x_test=x, y_test=np.full(6, 4))
+    refused(
+        "labels of the test part, row 0: the label is 4", x_train=x, y_train=np.zeros(6), x_test=x, y_test=np.full(6, 4)
+    )
     refused("the test part has none", x_train=x, y_train=np.zeros(6), x_test=x)
     refused("training images are 6x5 .* test images 5x5", x_train=x, x_test=x[:, :5])
     refused("at least two data", images=x[:1])
@@ -248,7 +253,10 @@ def test_refused_parquet(tmp_path):
     refused("row 1, column image cannot be read as a picture", image=[cell, {"bytes": b"12345", "path": "a"}])
     refused("column label, row 1: the label is -2", image=[cell, cell], label=[0, -2])
     refused("row 1, column label: there is no label", image=[cell, cell], label=[0, None])
-    refused("row 0, column image is 4x4 and .*row 1, column image is 5x4", image=[cell, {"bytes": encoded((4, 5)), "path": ""}])
+    refused(
+        "row 0, column image is 4x4 and .*row 1, column image is 5x4",
+        image=[cell, {"bytes": encoded((4, 5)), "path": ""}],
+    )
     refused("has no rows", image=[], label=[])
     (tmp_path / "t.parquet").write_bytes((tmp_path / "t.parquet").read_bytes()[:50])
     with pytest.raises(bl.BeelineError, match="cannot be read as parquet"):
