@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -69,15 +71,20 @@ def train(run: Any, out: Path, *, resume: bool, quiet: bool, again: str, paralle
     """Work a run with a progress bar, and write its report; says how to resume after Ctrl-C."""
     from beeline.apps.reporting import report_run
 
-    try:
-        with progress(out.name, run.training.steps, quiet) as log:
-            bundle = work(run, out, resume=resume, parallel=parallel, log=log)
-    except Interrupted as stop:
-        if not quiet:
-            console.print(f"stopped after step {stop.step}, everything is saved; go on with:  {again}")
-        raise
+    with stoppable(again), progress(out.name, run.training.steps, quiet) as log:
+        bundle = work(run, out, resume=resume, parallel=parallel, log=log)
     report_run(out, bundle, command=again.removesuffix(" --resume"))
     return bundle
+
+
+@contextmanager
+def stoppable(again: str) -> Iterator[None]:
+    """Says how to go on when a run was stopped and has saved itself."""
+    try:
+        yield
+    except Interrupted as stop:
+        print(f"stopped after step {stop.step}, everything is saved; go on with: {again}", file=sys.stderr)
+        raise
 
 
 def condition(text: str | None) -> Any:

@@ -1,0 +1,81 @@
+"""The whole road on built-in data: train, straighten, distil to one step, measure, and a report of it all."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from beeline import config
+from beeline.apps import doors
+from beeline.apps.console import console
+from beeline.bundle import Bundle, load
+from beeline.core.types import require
+from beeline.learn.distill import OneStep, Reflow
+from beeline.learn.rate import WarmupConstantCooldown
+from beeline.learn.trainer import Training
+from beeline.recipes.images import digits
+from beeline.run import Distilled, train
+from beeline.use.sampler import Sampler
+
+PAIRS = 12_000
+STAGES = ("teacher", "reflowed", "distilled")
+
+
+def demo(out: Path, *, quick: bool = False) -> None:
+    """Leave ``out/teacher``, ``out/reflowed``, ``out/distilled`` and ``out/report.html``; an interrupted demo goes on."""
+    from beeline.apps.reporting import report_demo
+
+    require(
+        not out.exists() or (out.is_dir() and {p.name for p in out.iterdir()} <= {*STAGES, "report.html", "figures.json"}),
+        f"{out} exists and holds something else than a demo; nothing was touched: choose another --out",
+    )
+    torch.set_num_threads(1)  # the kernels are small: a second thread would only wait
+    spent: dict[str, float] = {}
+    bundles = {}
+    for name, run in plans(out, quick).items():
+        with timed(name, spent):
+            bundles[name] = stage(name, run, out / name)
+    with timed("measure", spent):
+        report_demo(out, bundles, n=200 if quick else 1000, seconds=spent)
+    console.print(f"\n[bold]open {out / 'report.html'}[/bold]   ({sum(spent.values()):.0f} s in all)")
+
+
+def plans(out: Path, quick: bool) -> dict[str, Any]:
+    """The three runs."""
+    teacher = digits()
+    steps = 40 if quick else 0
+    pairs = 400 if quick else PAIRS
+    fine = Sampler(12)
+    follow = Training(steps=steps or 3000, lot=128, rate=WarmupConstantCooldown(peak=1e-3, warmup=50, cooldown=0.6))
+    return {
+        "teacher": replace(teacher, training=replace(teacher.training, steps=steps or teacher.training.steps)),
+        "reflowed": Distilled(str(out / "teacher"), Reflow(fine, count=pairs), follow),
+        "distilled": Distilled(str(out / "reflowed"), OneStep(fine, count=pairs), replace(follow, steps=steps or 2000)),
+    }
+
+
+def stage(name: str, run: Any, out: Path) -> Bundle:
+    """One run, unless it is there already; continued when it was interrupted."""
+    if (out / "bundle" / "flow.json").is_file() and (out / "run.yaml").is_file():
+        require(
+            doors.recipe(str(out)) == config.build(config.describe(run)),
+            f"{out} holds a run with other settings; choose another --out, or remove it",
+        )
+        console.print(f"{name}: already there")
+        return load(out)
+    resume = (out / "checkpoints").is_dir() and any((out / "checkpoints").iterdir())
+    with doors.stoppable(f"beeline demo --out {out.parent}"), doors.progress(name, run.training.steps) as log:
+        return train(run, out, resume=resume, log=log)
+
+
+@contextmanager
+def timed(name: str, spent: dict[str, float]) -> Iterator[None]:
+    begin = time.perf_counter()
+    yield
+    spent[name] = time.perf_counter() - begin

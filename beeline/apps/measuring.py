@@ -1,0 +1,141 @@
+"""What a report shows, gathered from bundles: figures at several evaluation counts, samples, trajectories, losses."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from beeline import config
+from beeline.bundle import Bundle
+from beeline.core.rng import Rng
+from beeline.core.solver import EULER, HEUN
+from beeline.core.types import Cond, map_cond
+from beeline.evaluate import Extras, evaluate
+from beeline.features import SmallClassifier
+from beeline.metrics import Energy, Frechet, Kernel, LabelAgreement, SlicedWasserstein
+from beeline.scores import Report
+from beeline.trajectory import Likelihood
+from beeline.use.sampler import Sampler
+
+COUNTS = (1, 2, 4, 8, 16, 32)
+
+
+def sampler_for(evaluations: int, like: Sampler) -> Sampler:
+    """A sampler with the schedule and guidance of ``like`` for a number of evaluations: EULER up to 3, HEUN beyond."""
+    solver, steps = (EULER, evaluations) if evaluations < 4 else (HEUN, evaluations // 2)
+    return Sampler(steps, solver=solver, guidance=like.guidance)
+
+
+def one_step(bundle: Bundle) -> bool:
+    """Whether a bundle was made to be used in one evaluation, so that other times mean nothing to it."""
+    return bundle.sampler.evaluations == 1
+
+
+def metrics_of(bundle: Bundle) -> tuple[Any, ...]:
+    """Scores that suit the data: in the features of a classifier where there are labels, in data space always."""
+    own = tuple(bundle.modality.metrics())
+    if own:
+        return own
+    if "label" in bundle.modality.conditions:
+        features = SmallClassifier()
+        return Frechet(features), Kernel(features), SlicedWasserstein(), Energy(), LabelAgreement(features)
+    return SlicedWasserstein(), Energy()
+
+
+def measured(
+    bundle: Bundle,
+    source: Any,
+    n: int,
+    rng: Rng,
+    *,
+    sampler: Sampler | None = None,
+    name: str = "",
+    extras: Extras | None = None,
+) -> Report:
+    """Scores of a bundle against the held-out part of a data set; evaluators learn from the training part."""
+    raw, held = source.load()
+    if extras is None:
+        likely = None if one_step(bundle) or not bundle.flow.source.gaussian else Likelihood()
+        extras = Extras(likelihood=likely) if not one_step(bundle) else Extras(trajectories=None)
+    return evaluate(
+        bundle.flow,
+        sampler or bundle.sampler,
+        bundle.modality,
+        held,
+        n,
+        rng,
+        metrics_of(bundle),
+        reference=raw,
+        reference_name=f"held-out part of {source!r}",
+        cache=cache(),
+        extras=extras,
+        weights="averaged (EMA)",
+        name=name,
+    )
+
+
+def cache() -> Path:
+    """Where trained evaluators are kept between calls."""
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(home) / "beeline" / "evaluators"
+
+
+@dataclass(frozen=True)
+class Look:
+    """One model in a report."""
+
+    name: str
+    bundle: Bundle
+    by_count: Mapping[int, Report]  # at each number of evaluations
+    samples: Mapping[int, Tensor]  # [n,*S] encoded, the same noise at each
+    walks: Tensor  # [times, n, *S] trajectories of the same noise
+    log: Sequence[Mapping[str, Any]]
+
+
+def look(name: str, bundle: Bundle, log: Sequence[Mapping[str, Any]], source: Any, n: int, rng: Rng, shown: int = 40) -> Look:
+    """Measure and draw one model at every evaluation count it was made for."""
+    counts = (1,) if one_step(bundle) else COUNTS
+    plain = Extras(trajectories=None)
+    reports, samples = {}, {}
+    x0 = bundle.start(range(shown))
+    cond = every_label(bundle, shown)
+    for count in counts:
+        sampler = sampler_for(count, bundle.sampler)
+        extras = None if count == counts[-1] else plain
+        reports[count] = measured(bundle, source, n, rng, sampler=sampler, name=name, extras=extras)
+        samples[count] = bundle.draw(x0, cond, sampler=sampler)
+    return Look(name, bundle, reports, samples, walks(bundle, x0[:8], first(cond, 8)), log)
+
+
+def walks(bundle: Bundle, x0: Tensor, cond: Cond) -> Tensor:
+    """States along the trajectories of ``x0``, [times, n, *S]."""
+    seen: list[Tensor] = []
+    sampler = Sampler(1, solver=EULER) if one_step(bundle) else Sampler(24, guidance=bundle.sampler.guidance)
+    sampler(bundle.flow, x0, cond, watch=lambda x, t: seen.append(x.clone()))
+    return torch.stack(seen)
+
+
+def every_label(bundle: Bundle, n: int) -> Cond:
+    """Conditions that go through the labels in turn; None for a model without a single label."""
+    wanted = bundle.modality.conditions
+    if set(wanted) != {"label"}:
+        return bundle.condition(None, n)
+    classes = wanted["label"]["classes"]
+    labels: Cond = bundle.modality.condition([i % classes for i in range(n)], n)
+    return labels
+
+
+def first(cond: Cond, n: int) -> Cond:
+    return map_cond(lambda leaf: leaf[:n], cond)
+
+
+def data_of(bundle: Bundle) -> Any:
+    """The data set that a bundle was trained on."""
+    return config.build(bundle.lineage["data"])
+
