@@ -208,7 +208,7 @@ class TwoMoons(Mixture):
     x1 = scale (c_m(angle) - (1/2, 1/4)) + scale std z,  angle ~ U[0, pi],  m the moon, which is the label;
     c_0 = (cos, sin),  c_1 = (1 - cos, 1/2 - sin)
     Assumes std >= 0.01.  Sampling is exact.  The density has no closed form: it is the integral over the angle by
-    Gauss-Legendre quadrature with nodes closer than the noise is wide, good to about 1e-10 (relative, near the moons);
+    Gauss-Legendre quadrature with nodes closer than the noise is wide, good to 1e-9 (relative, near the moons);
     score and velocity are exact for that density.
     Source: scikit-learn's make_moons, with the two arcs drawn evenly and independently.
 
