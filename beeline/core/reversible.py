@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,7 +11,7 @@ import torch
 from torch import Tensor
 
 from beeline.core.solver import MIDPOINT, RungeKutta, Solver
-from beeline.core.types import Dynamics, over, require
+from beeline.core.types import BeelineError, Dynamics, over, require
 
 
 @dataclass(frozen=True)
@@ -103,21 +105,12 @@ class FixedPoint:
     def step(self, f: Dynamics, x: Tensor, t: Tensor, s: Tensor, memory: Any) -> tuple[Tensor, Any]:
         if bool((s > t).all()):
             return self.solver.step(f, x, t, s, None)[0], None
-        y = self.solver.step(f, x, t, s, None)[0]
-        enough = max(self.tolerance, 4 * torch.finfo(x.dtype).eps * float(x.detach().abs().max()))
-        for _ in range(self.sweeps):
-            new = x - (self.solver.step(f, y, s, t, None)[0] - y)
-            change = float((new - y).detach().abs().max())
-            y = new
-            if change <= enough:
-                return y, None
-        require(
-            False,
-            f"the inverse of the step from t = {float(s.flatten()[0]):.6g} to {float(t.flatten()[0]):.6g} still moved by "
-            f"{change:.3g} after {self.sweeps} sweeps; the step is too long for the iteration to contract: take more "
-            "steps, or use Reversible()",
-        )
-        return y, None
+        guess = self.solver.step(f, x, t, s, None)[0]
+
+        def again(y: Tensor) -> Tensor:
+            return x - (self.solver.step(f, y, s, t, None)[0] - y)
+
+        return fixed_point(again, guess, self.tolerance, self.sweeps, f"the inverse of the step {_between(s, t)}"), None
 
 
 @dataclass(frozen=True)
@@ -146,19 +139,47 @@ class Symmetric:
 
     def step(self, f: Dynamics, x: Tensor, t: Tensor, s: Tensor, memory: Any) -> tuple[Tensor, Any]:
         wide, middle = over(s - t, x), (t + s) / 2
-        y = torch.addcmul(x, wide, f(x, t) if memory is None else memory)
-        enough = max(self.tolerance, 4 * torch.finfo(x.dtype).eps * float(x.detach().abs().max()))
-        for _ in range(self.sweeps):
-            v = f((x + y) / 2, middle)
-            new = torch.addcmul(x, wide, v)
-            change = float((new - y).detach().abs().max())
-            y = new
-            if change <= enough:
-                return y, v
-        require(
-            False,
-            f"the implicit step from t = {float(t.flatten()[0]):.6g} to {float(s.flatten()[0]):.6g} still moved by "
-            f"{change:.3g} after {self.sweeps} sweeps; the step is too long for the iteration to contract: take more "
-            "steps, or use Reversible()",
-        )
-        return y, None
+        guess = torch.addcmul(x, wide, f(x, t) if memory is None else memory)
+
+        def again(y: Tensor) -> Tensor:
+            return torch.addcmul(x, wide, f((x + y) / 2, middle))
+
+        new = fixed_point(again, guess, self.tolerance, self.sweeps, f"the implicit step {_between(t, s)}")
+        return new, (new - x) / wide
+
+
+def fixed_point(again: Callable[[Tensor], Tensor], guess: Tensor, tolerance: float, sweeps: int, what: str) -> Tensor:
+    """y = again(y), every sample for itself, by Anderson mixing of the last five sweeps; refused when it does not settle.
+
+    Plain repetition contracts only for short steps; mixing also reaches fixed points that repel it.
+    Source: Walker and Ni 2011, "Anderson Acceleration for Fixed-Point Iterations".
+    """
+    enough = max(tolerance, 4 * torch.finfo(guess.dtype).eps * float(guess.detach().abs().max()))
+    y, change = guess, math.inf
+    points: list[Tensor] = []
+    misses: list[Tensor] = []
+    for _ in range(sweeps):
+        new = again(y)
+        miss = (new - y).flatten(1)
+        change = float(miss.detach().abs().max())
+        if change <= enough:
+            return new
+        points, misses = [*points[-5:], new.flatten(1)], [*misses[-5:], miss]
+        y = new
+        if len(misses) > 1:
+            # the combination of the last points whose misses nearly cancel, by regularised least squares per sample
+            steps = torch.stack([a - misses[-1] for a in misses[:-1]], 2)
+            moves = torch.stack([a - points[-1] for a in points[:-1]], 2)
+            gram = steps.mT @ steps
+            ridge = 1e-10 * gram.diagonal(dim1=1, dim2=2).amax(1)[:, None, None] + torch.finfo(y.dtype).tiny
+            eye = torch.eye(gram.shape[1], dtype=y.dtype, device=y.device)
+            share = torch.linalg.solve(gram + ridge * eye, -(steps.mT @ misses[-1][:, :, None]))
+            y = (points[-1] + (moves @ share)[:, :, 0]).reshape(guess.shape)
+    raise BeelineError(
+        f"{what} still moved by {change:.3g} after {sweeps} sweeps; the step is too long to be solved by iteration: "
+        "take more steps, or use Reversible()"
+    )
+
+
+def _between(t: Tensor, s: Tensor) -> str:
+    return f"from t = {float(t.flatten()[0]):.6g} to {float(s.flatten()[0]):.6g}"
