@@ -18,7 +18,8 @@ class Converted(nn.Module):
     """A velocity field learned on one affine path, as a velocity field on another.
 
     v'(x', t) = a' E[x1 | x] + b' E[x0 | x] on the new path, at the old state x of the same ratio a / b
-    Assumes that both paths have the same source.  Nothing is learned again; one evaluation costs one evaluation.
+    Assumes one source, and that the old path reaches the noise levels of the new one (beyond them its last one is
+    used).  Nothing is learned again; one evaluation costs one evaluation.
     Source: Karras et al. 2022 (arXiv 2206.00364), scale and noise level of a diffusion; Lipman et al. 2024
     (arXiv 2412.06264), change of schedule.
 

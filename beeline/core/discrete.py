@@ -1,7 +1,12 @@
-"""Tokens: mixture paths between two token laws, and jump processes that walk them in the one loop."""
+"""Tokens: mixture paths between two token laws, and the jump processes that walk them in the one loop.
+
+A token is a one-hot vector along the last dimension, so that a field has the shape of its state: v is the mean rate at
+which each symbol gains.  Guidance and every other wrapper of a field work on it as on any velocity.
+"""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,20 +16,24 @@ from torch import Tensor
 from beeline.core.interpolant import drawn
 from beeline.core.path import within
 from beeline.core.rng import Rng
+from beeline.core.simplex import check_simplex
 from beeline.core.types import Dynamics, Point, over, require
+
+_EDGE = 1e-4  # distance from both ends at which rates are read: they are 0/0 or infinite there
 
 
 @dataclass(frozen=True)
 class TokenMixture:
     """Each token is still the source's or already the datum's, by chance.
 
-    x_t = x1 with probability kappa, else x0, token by token;  kappa = t^power
-    Assumes tokens as whole numbers in a floating point tensor [B,*S].  A state jumps at the rate
-    kappa' / (1 - kappa) to a token drawn from p(x1 | x_t).
+    x_t = x1 with probability kappa, else x0, token by token;  kappa = t^power;
+    v = kappa' / (1 - kappa) (E[x1 | x_t] - x_t), the mean of a jump process with that rate
+    Assumes one-hot tokens [B,*S,K] and the solver TokenJumps.
     Source: Gat et al. 2024, "Discrete Flow Matching" (arXiv 2407.15595); Campbell et al. 2024 (arXiv 2402.04997).
 
-    >>> TokenMixture().point(torch.zeros(1, 2), torch.ones(1, 2), torch.ones(1), Rng(0)).x
-    tensor([[1., 1.]])
+    >>> TokenMixture().point(torch.eye(2), torch.eye(2).flip(0), torch.ones(2), Rng(0)).x
+    tensor([[0., 1.],
+            [1., 0.]])
     """
 
     power: float = 1.0  # of the clock, at least 1; 1 to 2 is usual
@@ -39,59 +48,68 @@ class TokenMixture:
         """The share of tokens that are the datum's at ``t``."""
         return t**self.power
 
+    def rate(self, t: Tensor) -> Tensor:
+        """Jumps per unit of time of a token that is still the source's."""
+        t = t.clamp(_EDGE, 1 - _EDGE)
+        return self.power * t ** (self.power - 1) / (1 - self.kappa(t))
+
     def point(self, x0: Tensor, x1: Tensor, t: Tensor, rng: Rng | None = None) -> Point:
-        """State, and the mean displacement per unit of time (what matters to a solver is the rate)."""
         within(t)
-        check_tokens(x1, None, "the datum")
-        x = torch.where(drawn(rng, self).fill(x1) < over(self.kappa(t), x1), x1, x0)
-        rate = self.power * t ** (self.power - 1)
-        return Point(x, over(rate, x1) * (x1 - x0))
+        check_tokens(x1, "the datum")
+        check_tokens(x0, "the source")
+        there = drawn(rng, self).fill(x1[..., :1]) < over(self.kappa(t), x1)
+        x = torch.where(there, x1, x0)
+        return Point(x, self.mixture(x, t, x1))
+
+    def mixture(self, x: Tensor, t: Tensor, p: Tensor) -> Tensor:
+        """The velocity [B,*S,K] at x when the datum's symbol is k with probability p_k."""
+        return over(self.rate(t), x) * (p - x)
 
 
 @dataclass(frozen=True)
 class UniformTokens:
-    """Every token equally likely, independently.
+    """Every symbol equally likely, independently.
 
-    x0 ~ U{0, ..., classes - 1}
-    Assumes tokens as whole numbers in a floating point tensor.
+    x0 ~ U{e_1, ..., e_K}
+    Assumes one-hot tokens [B,*S,K].
     Source: Campbell et al. 2024 (arXiv 2402.04997).
 
-    >>> bool((UniformTokens(3).sample(torch.empty(50), Rng(0)) <= 2).all())
-    True
+    >>> UniformTokens().sample(torch.empty(4, 3), Rng(0)).sum(1)
+    tensor([1., 1., 1., 1.])
     """
 
-    classes: int = 2  # number of tokens, at least 2
     gaussian = False
 
     def sample(self, like: Tensor, rng: Rng) -> Tensor:
-        return (rng.fill(like) * self.classes).floor()
+        symbol = (rng.fill(like[..., 0]) * like.shape[-1]).long()
+        return torch.nn.functional.one_hot(symbol, like.shape[-1]).to(like)
 
     def log_prob(self, x: Tensor) -> Tensor:
-        check_tokens(x, self.classes, "the state")
-        each = torch.log(torch.tensor(float(self.classes)))
-        return -each.to(x) * torch.ones(len(x), dtype=x.dtype, device=x.device) * x[0].numel()
+        check_tokens(x, "the state")
+        return torch.full((len(x),), -math.log(x.shape[-1]) * (x[0].numel() // x.shape[-1]), dtype=x.dtype)
 
 
 @dataclass(frozen=True)
 class MaskTokens:
-    """Nothing known yet: every token is the mask, one beyond the last.
+    """Nothing known yet: every token is the last symbol, which stands for a mask.
 
-    x0 = classes
-    Assumes a network that knows the extra token.
+    x0 = e_K
+    Assumes one-hot tokens [B,*S,K] whose data never use the last symbol.
     Source: Campbell et al. 2024 (arXiv 2402.04997), masking interpolant.
 
-    >>> MaskTokens(3).sample(torch.empty(1, 2), Rng(0))
-    tensor([[3., 3.]])
+    >>> MaskTokens().sample(torch.empty(1, 3), Rng(0))
+    tensor([[0., 0., 1.]])
     """
 
-    classes: int = 2  # number of tokens without the mask
     gaussian = False
 
     def sample(self, like: Tensor, rng: Rng) -> Tensor:
-        return torch.full_like(like, self.classes)
+        x = torch.zeros_like(like)
+        x[..., -1] = 1
+        return x
 
     def log_prob(self, x: Tensor) -> Tensor:
-        here = (x == self.classes).flatten(1).all(1)
+        here = (x[..., -1] == 1).flatten(1).all(1)
         return torch.where(here, 0.0, -torch.inf).to(x.dtype)
 
 
@@ -99,20 +117,19 @@ class MaskTokens:
 class TokenJumps:
     """A step of the jump process: each token jumps with the chance that the path gives this step.
 
-    with probability (kappa_s - kappa_t) / (1 - kappa_t):  x_s ~ softmax(f(x, t)), else x_s = x
-    Assumes a field that gives logits [B,*S,K] over the datum's token.  Exact for one token at any step; for several it
-    is exact as steps shrink.
+    with probability (kappa_s - kappa_t) / (1 - kappa_t):  x_s ~ p = x + v / rate(t), else x_s = x
+    Assumes the velocity of a TokenMixture path.  Exact for one token at any step; for several as steps shrink.
+    Negative entries of p, which guidance can make, count as zero.
     Source: Campbell et al. 2024 (arXiv 2402.04997); Gat et al. 2024 (arXiv 2407.15595).
 
-    >>> step = TokenJumps().step
-    >>> logits = lambda x, t: torch.tensor([[[0.0, 100.0]]])
-    >>> step(logits, torch.zeros(1, 1), torch.zeros(1), torch.ones(1), None)[0]
-    tensor([[1.]])
+    >>> path, p = TokenMixture(), torch.tensor([[0.0, 1.0]])
+    >>> step = TokenJumps(path).step
+    >>> step(lambda x, t: path.mixture(x, t, p), torch.tensor([[1.0, 0.0]]), torch.zeros(1), torch.ones(1), None)[0]
+    tensor([[0., 1.]])
     """
 
     path: TokenMixture = field(default_factory=TokenMixture)
     rng: Rng = field(default_factory=lambda: Rng(0))
-    temperature: float = 1.0  # of the logits; below 1 is more certain
     order: int = field(default=1, init=False)
 
     def step(self, f: Dynamics, x: Tensor, t: Tensor, s: Tensor, memory: Any) -> tuple[Tensor, Any]:
@@ -120,29 +137,23 @@ class TokenJumps:
         now, then = self.path.kappa(t), self.path.kappa(s)
         require(
             bool((then > now).all()),
-            "TokenJumps was asked to walk towards the source; the jumps of a token process are drawn towards the data "
-            "only: a token datum has no inverse",
+            "TokenJumps was asked to walk towards the source; the jumps of tokens are drawn towards the data only, "
+            "so that a datum has no inverse: walk from 0 to 1",
         )
-        logits = f(x, t)
-        require(
-            logits.shape[:-1] == x.shape,
-            f"the field gave {tuple(logits.shape)} for tokens {tuple(x.shape)}; a jump needs logits over the tokens: "
-            "one more dimension at the end",
-        )
-        stream = self.rng.fork("jump", count)
-        cut = torch.softmax(logits / self.temperature, -1).cumsum(-1)
-        u = stream.fork("token").fill(x)[..., None] * cut[..., -1:]
-        token = (cut < u).sum(-1).clamp(max=logits.shape[-1] - 1).to(x.dtype)
+        p = (x + f(x, t) / over(self.path.rate(t), x)).clamp(min=0)
+        stream, cut = self.rng.fork("jump", count), p.cumsum(-1)
+        u = stream.fork("symbol").fill(x[..., :1]) * cut[..., -1:]
+        symbol = (cut <= u).sum(-1).clamp(max=x.shape[-1] - 1)
+        new = torch.nn.functional.one_hot(symbol, x.shape[-1]).to(x)
         chance = over((then - now) / (1 - now), x)
-        return torch.where(stream.fork("when").fill(x) < chance, token, x), count + 1
+        return torch.where(stream.fork("when").fill(x[..., :1]) < chance, new, x), count + 1
 
 
-def check_tokens(x: Tensor, classes: int | None, name: str) -> None:
-    """Refuse numbers that are no tokens."""
-    whole = bool((x == x.round()).all()) and bool((x >= 0).all()) and (classes is None or bool((x < classes).all()))
+def check_tokens(x: Tensor, name: str) -> None:
+    """Refuse what is not one-hot along the last dimension."""
+    check_simplex(x, name)
     require(
-        whole,
-        f"{name} holds numbers that are no tokens (lowest {float(x.min()):.4g}, highest {float(x.max()):.4g}); tokens "
-        f"are whole numbers from 0{'' if classes is None else f' to {classes - 1}'} in a floating point tensor: "
-        "encode symbols by their number",
+        torch.compiler.is_compiling() or bool(((x == 0) | (x == 1)).all()),
+        f"{name} holds probabilities between 0 and 1 (for example {float(x.flatten()[0]):.3g}); a token is one symbol: "
+        "encode with torch.nn.functional.one_hot(...).float(), or use a path on the simplex, such as Dirichlet()",
     )

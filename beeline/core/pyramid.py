@@ -62,7 +62,7 @@ class Pyramid:
     def clock(self, stage: int, u: Tensor) -> Tensor:
         """The time in [0, 1] that the network sees at the local time ``u`` of a stage."""
         lengths = [self.start(k) - self.levels[k + 1] for k in range(self.stages)]
-        return (sum(lengths[:stage]) + u * lengths[stage]) / sum(lengths)
+        return (sum(lengths[:stage]) + u * lengths[stage]) / math.fsum(lengths)
 
     def coarse(self, x: Tensor, stage: int) -> Tensor:
         """D_k: the picture at the resolution of ``stage``."""
@@ -95,11 +95,11 @@ class Pyramid:
     ) -> Tensor:
         """Pictures of the shape of ``like`` [B,C,H,W], ``steps`` steps in every stage."""
         x = rng.fork("source").normal(self.coarse(like, 0))
-        f = bind(field, cond)
+        f, even = bind(field, cond), torch.linspace(0, 1, steps + 1, dtype=x.dtype)
         for k in range(self.stages):
             if k:
                 x = self.jump(x, k, rng.fork("jump", k))
-            x = integrate(lambda y, u, k=k: f(y, self.clock(k, u)), x, torch.linspace(0, 1, steps + 1), solver)
+            x = integrate(lambda y, u, k=k: f(y, self.clock(k, u)), x, even, solver)
         return x
 
     def check(self, x: Tensor) -> None:

@@ -18,6 +18,9 @@ from beeline.core.rng import Rng
 from beeline.core.types import Cond, Point, over, require
 
 
+_TABLE = 2001  # nodes of the table of rates
+
+
 class SimplexPath(Protocol):
     """A path to one symbol; the velocity at a state is a mixture over what the symbol may be."""
 
@@ -59,15 +62,18 @@ class Dirichlet:
 
     def rate(self, b: Tensor, tau: Tensor) -> Tensor:
         """C(b, tau) = -dI_b(tau+1, K-1)/dtau B(tau+1, K-1) / ((1-b)^(K-1) b^tau); zero where it is below rounding."""
-        rest = b.shape[-1] - 1
-        n, a = b.detach().double().cpu().numpy(), tau.detach().double().cpu().numpy() + 1
-        h = 1e-2  # fourth-order central difference: the regularised incomplete beta has no simple slope in tau
-        far, near, nearer, further = (special.betainc(a + k * h, rest, n) for k in (-2, -1, 1, 2))
-        slope = (8 * (nearer - near) - (further - far)) / (12 * h)
-        weight = (1 - n) ** rest * n ** (a - 1)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            c = np.where(weight > 1e-30, -slope * special.beta(a, rest) / weight, 0.0)
-        return torch.from_numpy(np.nan_to_num(c, posinf=0.0)).to(b.device, b.dtype)
+        levels = tau.flatten().unique()
+        if b.numel() < 4 * _TABLE * len(levels):
+            return _rate(b, tau, b.shape[-1])
+        # one or few levels, as a solver asks for: a table in the cube root of b, where C is smooth
+        grid = torch.linspace(0, 1, _TABLE, dtype=torch.float64, device=b.device)
+        made, place = torch.zeros_like(b, dtype=torch.float64), b.detach().double().clamp(0, 1) ** (1 / 3) * (_TABLE - 1)
+        low = place.long().clamp(max=_TABLE - 2)
+        for level in levels:
+            table = _rate(grid**3, torch.full_like(grid, float(level)), b.shape[-1])
+            here = torch.lerp(table[low], table[low + 1], place - low)
+            made = torch.where(tau == level, here, made)
+        return made.to(b.dtype)
 
 
 @dataclass(frozen=True)
@@ -203,3 +209,14 @@ def check_simplex(x: Tensor, name: str, tolerance: float = 1e-3) -> None:
 
 def _log(x: Tensor) -> Tensor:
     return x.clamp(min=torch.finfo(x.dtype).tiny).log()
+
+
+def _rate(b: Tensor, tau: Tensor, k: int) -> Tensor:
+    n, a, h = b.detach().double().cpu().numpy(), tau.detach().double().cpu().numpy() + 1, 1e-2
+    # fourth-order central difference: the regularised incomplete beta has no simple slope in tau
+    far, near, nearer, further = (special.betainc(a + i * h, k - 1, n) for i in (-2, -1, 1, 2))
+    slope = (8 * (nearer - near) - (further - far)) / (12 * h)
+    weight = (1 - n) ** (k - 1) * n ** (a - 1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        c = np.where(weight > 1e-30, -slope * special.beta(a, k - 1) / weight, 0.0)
+    return torch.from_numpy(np.nan_to_num(c, posinf=0.0)).to(b.device, b.dtype)
