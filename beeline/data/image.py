@@ -6,6 +6,7 @@ import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from torch import Tensor
 from beeline.core.rng import Rng
 from beeline.core.types import Batch, BeelineError, Cond, require
 from beeline.data.modality import Array, check_labels, label_condition, label_conditions
+from beeline.files import replacing
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,6 +71,7 @@ class Image:
     names: tuple[str, ...] = ()  # of the classes; empty when unknown
     levels: int = 256  # distinct values of a pixel, 2 to 256
     preview_type = "image/png"
+    formats = (".png", ".npz", ".npy", "")  # what ``save`` writes; the last is a directory of single pictures
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "shape", tuple(self.shape))
@@ -140,6 +143,24 @@ class Image:
         out = io.BytesIO()
         picture.save(out, "PNG")
         return out.getvalue()
+
+    def save(self, raw: Images, path: Path) -> None:
+        """A grid (.png), arrays (.npz with images and labels, .npy), or a directory with one .png a picture."""
+        from PIL import Image as Picture
+
+        if path.suffix == "":
+            for i, tile in enumerate(raw.pixels):
+                with replacing(path / f"{i:05d}.png") as file:
+                    Picture.fromarray(tile if tile.shape[2] == 3 else tile[..., 0]).save(file, "PNG")
+            return
+        with replacing(path) as file, open(file, "wb") as out:
+            if path.suffix == ".npy":
+                np.save(out, raw.pixels)
+            elif path.suffix == ".npz":
+                labels = {} if raw.labels is None else {"labels": raw.labels}
+                np.savez_compressed(out, images=raw.pixels, **labels)
+            else:
+                out.write(self.preview(raw, most=len(raw)))
 
     def metrics(self) -> Sequence[Any]:
         """Names of metrics beyond those for numbers of any kind."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from torch import Tensor
 from beeline.core.rng import Rng
 from beeline.core.types import Batch, BeelineError, Cond, require
 from beeline.data.modality import Array, check_labels, label_condition, label_conditions
+from beeline.files import replacing
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,6 +77,7 @@ class Points:
     names: tuple[str, ...] = ()  # of the classes; empty when unknown
     standardise: bool = True  # False leaves the numbers as they are: mean 0, std 1
     preview_type = "image/png"
+    formats = (".csv", ".npy", ".png")  # what ``save`` writes
 
     def __post_init__(self) -> None:
         for name in ("columns", "mean", "std", "names"):
@@ -157,6 +160,16 @@ class Points:
         out = io.BytesIO()
         figure.savefig(out, format="png", dpi=100)
         return out.getvalue()
+
+    def save(self, raw: PointSet, path: Path) -> None:
+        """A table (.csv), an array (.npy) or a picture (.png)."""
+        with replacing(path) as file, open(file, "wb") as out:
+            if path.suffix == ".npy":
+                np.save(out, raw.values)
+            elif path.suffix == ".csv":
+                np.savetxt(out, raw.values, fmt="%.9g", delimiter=",", header=",".join(raw.columns), comments="")
+            else:
+                out.write(self.preview(raw))
 
     def metrics(self) -> Sequence[Any]:
         """Names of metrics beyond those for numbers of any kind."""
