@@ -6,9 +6,9 @@ Training: seconds a step of ``fit`` over seconds a step of a bare torch loop wit
 and average; aim 1.05 at most.  Sampling: seconds over evaluations x one forward pass of the DiT at batch 64; aim 1.05
 at most.  The two sides take turns, round by round, so that a busy machine slows both; the figure is the median over
 the rounds of the ratio within a round.  ``cpu`` is the same with seconds of the processor in place of the clock's,
-which a neighbour on the machine disturbs less; ``best`` compares the fastest rounds of the two sides.  Sampling has also
-``inside``: seconds of the run over the seconds that this same run spent in its forward passes, which no neighbour can
-disturb, and which cannot be below 1.
+which a neighbour on the machine disturbs less; ``best`` compares the fastest rounds of the two sides.  Sampling has
+also ``inside``: seconds of a run over the seconds that the same run spent in its forward passes; it cannot be below 1,
+and a busy machine slows both parts of it alike.  A ratio far below 1 among the others is noise: look at low and high.
 """
 
 from __future__ import annotations
@@ -180,7 +180,8 @@ def main() -> None:
         wall, cpu = row["wall"], row["cpu"]
         print(
             f"{name:16} ratio {wall['ratio']:.3f} ({wall['low']:.3f} to {wall['high']:.3f}), "
-            f"processor {cpu['ratio']:.3f} ({cpu['low']:.3f} to {cpu['high']:.3f}), best {wall['best']:.3f}, aim {row['aim']}"
+            f"processor {cpu['ratio']:.3f} ({cpu['low']:.3f} to {cpu['high']:.3f}), best {wall['best']:.3f}, "
+            f"aim {row['aim']}"
         )
         if "inside" in row:
             print(f"{'':16} inside {row['inside']:.4f}")
