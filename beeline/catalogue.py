@@ -35,7 +35,10 @@ CATALOGUE: Mapping[str, Mapping[str, str]] = {
     "spaces": _of("core.space", "Sphere", "Rotations", "Torus"),
     "times": _of("core.times", "Uniform", "LogitNormal", "Mode", "CosMap", "UShaped", "Bifocal", "Beta", "At")
     | _of("core.draws", "Stratified", "Antithetic", "Frames", "Pairs", "Binned", "NormalSNR"),
-    "schedules": _of("core.schedule", "Uniform", "Shifted", "Explicit"),
+    "schedules": _of(
+        "core.schedule", "Uniform", "Shifted", "FluxShifted", "ResolutionShifted", "Power", "Cosine", "Karras"
+    )
+    | _of("core.schedule", "Quantiles", "Windows", "Explicit"),
     "sources": _of("core.source", "Gaussian", "Uniform", "Empirical")
     | _of("core.kernels", "StudentT")
     | _of("core.space", "Even")
@@ -53,10 +56,16 @@ CATALOGUE: Mapping[str, Mapping[str, str]] = {
     | _of("core.solver", "MidpointReuse", "Taylor", "Jump")
     | _of("core.multistep", "AdamsBashforth", "DPMSolver", "DEIS", "UniPC", "KeepNoise", "Exponential")
     | _of("core.adaptive", "Adaptive")
+    | _of("core.stochastic", "EulerMaruyama", "Overshoot", "Refresh", "Langevin")
+    | _of("core.reversible", "Reversible", "FixedPoint", "Symmetric")
+    | _of("core.picard", "Picard", "GaussSeidelJacobi")
+    | _of("core.fitted", "Fitted")
     | _of("core.interpolant", "LatentSDE")
     | _of("core.space", "GeodesicEuler", "Projected")
     | _of("core.discrete", "TokenJumps"),
     "tables": _of("core.adaptive", "BOGACKI_SHAMPINE", "DORMAND_PRINCE", "TSITOURAS", "Embedded"),
+    "noises": _of("core.stochastic", "White", "Brownian"),
+    "diffusions": _of("core.stochastic", "Fading", "Hump", "Rectified"),
     "clocks": _of("core.semilinear", "LogSNR", "Time", "Ratio"),
     "divergences": _of("core.likelihood", "Exact", "Hutchinson"),
     "guidance": _of("use.guidance", "Plain", "Guide", "CFG()"),
@@ -73,7 +82,7 @@ CATALOGUE: Mapping[str, Mapping[str, str]] = {
     "optimisers": _of("learn.optim", "AdamW"),
     "rates": _of("learn.rate", "Constant", "WarmupCosine", "WarmupConstantCooldown", "OneCycle", "InverseRoot"),
     "averages": _of("learn.ema", "EMA"),
-    "engines": _of("learn.parallel", "Alone"),
+    "engines": _of("learn.parallel", "Alone", "Replicated", "Sharded"),
     "random": _of("core.rng", "Rng"),
     # data and figures
     "data": _of("data.imagefile", "Digits", "ImageFile") | _of("data.pointfile", "PointFile", "LawData"),
@@ -81,7 +90,8 @@ CATALOGUE: Mapping[str, Mapping[str, str]] = {
     "laws": _of("data.laws", "Gaussian", "GaussianMixture", "TwoMoons") | _of("data.checkerboard", "Checkerboard"),
     "features": _of("features", "Identity", "SmallClassifier", "Module"),
     "metrics": _of("metrics", "Frechet", "Kernel", "SlicedWasserstein", "Energy", "LabelAgreement"),
-    "recipes": _of("recipes.images", "digits()", "mnist()", "images()") | _of("recipes.points", "points()", "two_moons()"),
+    "recipes": _of("recipes.images", "digits()", "mnist()", "images()")
+    | _of("recipes.points", "points()", "two_moons()"),
     "runs": _of("run", "Run", "Distilled"),
 }
 
@@ -91,6 +101,8 @@ SLOTS: Mapping[str, str] = {
     "Latent": "latents",
     "Space": "spaces",
     "Clock": "clocks",
+    "Noise": "noises",
+    "Diffusion": "diffusions",
     "TimeSampler": "times",
     "Schedule": "schedules",
     "Source": "sources",
@@ -114,6 +126,7 @@ SLOTS: Mapping[str, str] = {
     "Distillation": "distillations",
     "Backbone": "networks",
     "Module": "networks",
+    "DataSet": "data",
     "Modality": "modalities",
     "Law": "laws",
     "Metric": "metrics",
@@ -164,6 +177,7 @@ def find(name: str, kinds: Iterable[str] = ()) -> str:
         wanted = [kind]
     among = wanted or list(CATALOGUE)
     found = [f"{k}.{n}" for k in among for n in CATALOGUE[k] if _fold(n) == _fold(short)]
+    found = [f for f in found if f.partition(".")[2] == short] or found  # Digits is a data set, digits a recipe
     if not found:
         hint = nearest(short, {n for k in among for n in CATALOGUE[k]})
         if not wanted:  # every name there is would be no help
@@ -248,7 +262,7 @@ def _kinds(hint: Any, text: str, default: Any) -> tuple[str, ...]:
         one = todo.pop()
         todo.extend(typing.get_args(one))
         if isinstance(one, type) and one.__module__.startswith(("beeline.", "torch.nn")):
-            found.append(SLOTS.get(one.__name__) or (name_of(one) or "").partition(".")[0])
+            found.append((name_of(one) or "").partition(".")[0] or SLOTS.get(one.__name__))
     # an alias such as Weight resolves to a bare Callable: only its written name tells the kind
     if "Callable" in str(hint):
         found.extend(SLOTS.get(word) for word in re.findall(r"\w+", text))

@@ -121,7 +121,8 @@ def _settings_of(part: Any) -> dict[str, Any]:
     """The settings with which a part was made."""
     if hasattr(part, "describe"):
         return dict(part.describe())
-    return {name: getattr(part, name) for name in settings(type(part))}
+    kind: Any = type(part)
+    return {name: getattr(part, name) for name in settings(kind)}
 
 
 def _change(part: Any, changes: Mapping[str, Any], where: str) -> Any:
@@ -143,21 +144,22 @@ def _change(part: Any, changes: Mapping[str, Any], where: str) -> Any:
         known = settings(member(find(str(part["is"])))) if described else {str(k): anything(str(k)) for k in part}
         now, owner = dict(part), str(part["is"]).rpartition(".")[2] if described else where or "this mapping"
     else:
-        known, now, owner = settings(type(part)), _settings_of(part), type(part).__name__
+        kind: Any = type(part)
+        known, now, owner = settings(kind), _settings_of(part), kind.__name__
     check_names(heads, known, owner, where)
     new = {}
     for head, inner in heads.items():
         place, value = join(where, head), now.get(head, known[head].default)
         if "" in inner:
             value = fit(_typed(inner.pop(""), known[head].hint), known[head], place, value)
-            value = describe(value) if isinstance(part, Mapping) else value
+            value = describe(value) if isinstance(part, Mapping) and "is" in part else value
         new[head] = _change(value, inner, place) if inner else value
     if isinstance(part, list | tuple):
         return type(part)((now | new).values())
     if isinstance(part, Mapping):
         return now | new
     with prefixed(join(where, next(iter(new))) if len(new) == 1 else where):
-        return dataclasses.replace(part, **new) if dataclasses.is_dataclass(part) else type(part)(**(now | new))
+        return dataclasses.replace(part, **new) if hasattr(kind, "__dataclass_fields__") else kind(**(now | new))
 
 
 def _typed(value: Any, hint: Any) -> Any:

@@ -158,47 +158,48 @@ def component(value: Any, kinds: tuple[str, ...], where: str) -> Any:
 
 
 def _from_text(text: str, kinds: tuple[str, ...], where: str) -> Any:
+    text = text.strip()
     with prefixed(where):
         try:
-            node: ast.expr | None = ast.parse(text.strip(), mode="eval").body
+            node: ast.expr | None = ast.parse(text, mode="eval").body
         except SyntaxError:
             node = None
         if not isinstance(node, ast.Call):
-            word = text.strip()
-            return WORDS[word.lower()] if word.lower() in WORDS else make(find(word, kinds), {}, "")
+            return WORDS[text.lower()] if text.lower() in WORDS else make(find(text, kinds), {}, "")
         full = find(ast.unparse(node.func), kinds)
         names = list(settings(member(full))) if makes(full) else []
         require(
             len(node.args) <= len(names) and all(k.arg for k in node.keywords),
             f"{text!r} has more values than {full} has settings; they are: {', '.join(names) or 'none'}",
         )
-        given = {name: _data(arg) for name, arg in zip(names, node.args, strict=False)}
+        given = {name: _data(arg, text) for name, arg in zip(names, node.args, strict=False)}
         for keyword in node.keywords:
             require(keyword.arg not in given, f"{text!r} gives {keyword.arg} twice; give it once")
-            given[str(keyword.arg)] = _data(keyword.value)
+            given[str(keyword.arg)] = _data(keyword.value, text)
     return make(full, given, where)
 
 
 def read(text: str) -> Any:
     """Plain data where a text is a literal; names and calls in it stay text until their setting is known."""
+    text = text.strip()
     try:
-        return _data(ast.parse(text.strip(), mode="eval").body)
+        return _data(ast.parse(text, mode="eval").body, text)
     except SyntaxError:
-        return Text(text.strip())
+        return Text(text)
 
 
-def _data(node: ast.expr) -> Any:
+def _data(node: ast.expr, text: str) -> Any:
     if isinstance(node, ast.Tuple | ast.List):
-        return [_data(item) for item in node.elts]
+        return [_data(item, text) for item in node.elts]
     if isinstance(node, ast.Dict) and all(isinstance(key, ast.Constant) for key in node.keys):
         keys = [ast.literal_eval(key) for key in node.keys if key is not None]
-        return dict(zip(keys, map(_data, node.values), strict=True))
+        return dict(zip(keys, (_data(item, text) for item in node.values), strict=True))
     if isinstance(node, ast.Name) and node.id.lower() in WORDS:
         return WORDS[node.id.lower()]
     try:
         return ast.literal_eval(node)
     except ValueError:
-        return Text(ast.unparse(node).replace(" - ", "-"))  # two-moons is a name
+        return Text(ast.get_source_segment(text, node) or "")  # as written: two-moons is a name, x/y a path
 
 
 def _unfit(value: Any, hint: Any, kinds: tuple[str, ...], where: str) -> UnfitError:
@@ -208,7 +209,9 @@ def _unfit(value: Any, hint: Any, kinds: tuple[str, ...], where: str) -> UnfitEr
     wanted += [f"one of the {kind} ({', '.join(CATALOGUE[kind])})" for kind in kinds if kind in CATALOGUE]
     name = getattr(hint, "__name__", str(hint))
     got = f"{value!r} ({name_of(value) or type(value).__name__})"
-    return UnfitError(f"{at(where)}got {got}, which does not fit this setting; give {' or '.join(wanted) or f'a {name}'}")
+    return UnfitError(
+        f"{at(where)}got {got}, which does not fit this setting; give {' or '.join(wanted) or f'a {name}'}"
+    )
 
 
 def join(where: str, name: str) -> str:

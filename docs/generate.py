@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from beeline.catalogue import CATALOGUE, explain
+from beeline.catalogue import CATALOGUE
+from beeline.pages import explain
 
 
 def markdown() -> str:

@@ -25,6 +25,7 @@ MAY_IMPORT = {
 TEXTS = {
     "__main__": "the usual guard of a script",
     "": "whether anything was given, not which",
+    "params": "an entry of torch's optimiser groups",
     "cpu": "the type of a torch device is a text",
     "cuda": "the type of a torch device is a text",
 }
@@ -90,8 +91,15 @@ def text_faults(source: ast.Module) -> list[str]:
 def walk_faults(source: ast.Module) -> list[str]:
     """Loops that take a solver's step, or use a time and the next one in their body."""
     faults = []
+    # a solver may repeat another one's step inside its own: an iteration at one time, not a walk
+    own = {
+        id(node)
+        for method in ast.walk(source)
+        if isinstance(method, ast.FunctionDef) and method.name == "step"
+        for node in ast.walk(method)
+    }
     for loop in ast.walk(source):
-        if not isinstance(loop, ast.For | ast.While):
+        if not isinstance(loop, ast.For | ast.While) or id(loop) in own:
             continue
         inside = [n for part in loop.body for n in ast.walk(part)]
         steps = [n for n in inside if isinstance(n, ast.Call) and isinstance(n.func, ast.Attribute)]
@@ -106,8 +114,14 @@ def walk_faults(source: ast.Module) -> list[str]:
 
 
 def random_faults(source: ast.Module) -> list[str]:
-    """Calls that read or set a global random state."""
+    """Calls that read or set a global random state; making a module's first weights is torch's own way of doing so."""
     faults = []
+    first = {
+        id(inner)
+        for node in ast.walk(source)
+        if isinstance(node, ast.Call) and dotted(node.func).endswith("Parameter")
+        for inner in ast.walk(node)
+    }
     modules = {module for node in ast.walk(source) for module in imported(node)}
     for node in ast.walk(source):
         if not isinstance(node, ast.Call):
@@ -115,7 +129,7 @@ def random_faults(source: ast.Module) -> list[str]:
         called = dotted(node.func)
         owner, _, last = called.rpartition(".")
         own = any(k.arg == "generator" for k in node.keywords)
-        if owner.startswith("torch") and (last in SEEDS or (last in DRAWS and not own)):
+        if owner.startswith("torch") and (last in SEEDS or (last in DRAWS and not own and id(node) not in first)):
             faults.append(f"line {node.lineno}: {called} uses torch's global random state")
         if called.startswith(("np.random.", "numpy.random.")) and last not in {"Generator", "SeedSequence", "PCG64"}:
             if last != "default_rng" or not node.args:
@@ -185,6 +199,7 @@ def test_no_room_for_leftovers() -> None:
         (text_faults, "match kind:\n    case 'linear': pass", "match kind:\n    case 3: pass"),
         (walk_faults, "for i in r:\n    x, m = solver.step(f, x, t, s, m)", "for i in r:\n    optimiser.step()"),
         (walk_faults, "for i in r:\n    x = x + (times[i + 1] - times[i]) * f(x)", "for i in r:\n    x = a[i + 1]"),
+        (random_faults, "x = torch.randn(3)", "w = nn.Parameter(torch.randn(3))"),
         (random_faults, "torch.manual_seed(0)", "torch.rand(3, generator=g)"),
         (random_faults, "import numpy as np\nnp.random.randn(3)", "import numpy as np\nnp.random.default_rng(key)"),
         (random_faults, "import random\nrandom.shuffle(x)", "rng.normal(x)"),
