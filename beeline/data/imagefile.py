@@ -207,7 +207,7 @@ class ImageFile:
         return self._join(((str(p), p.read_bytes()) for files in found.values() for p in files), labels, names)
 
     def _parquet(self, files: list[Path], names: Iterable[str]) -> Images:
-        parquet = extra("pyarrow.parquet", "hub")
+        parquet = extra("pyarrow.parquet", "data")
         names, labels, parts = tuple(names), [], []
         for file in files:
             try:
