@@ -102,7 +102,8 @@ class MinibatchOT:
             self.by in conditions,
             f"MinibatchOT matches by {self.by!r}, but the batch has the conditions {sorted(conditions)}; name one",
         )
-        _, group = conditions[self.by].flatten(1 if conditions[self.by].ndim > 1 else 0).unique(dim=0, return_inverse=True)
+        leaf = conditions[self.by]
+        _, group = leaf.flatten(1 if leaf.ndim > 1 else 0).unique(dim=0, return_inverse=True)
         for g in range(int(group.max()) + 1):
             rows = (group == g).nonzero().flatten().cpu()
             order[rows] = rows[assign(x0[rows], batch.x1[rows])]
@@ -110,14 +111,18 @@ class MinibatchOT:
 
 
 def squared_cost(x0: Tensor, x1: Tensor) -> Tensor:
-    """|x0_i - x1_j|^2 [N,M], in float64 on the CPU; refused when it is not finite."""
+    """|x0_i - x1_j|^2 [N,M], float64 on the CPU (inner products in float32 for short data); refused if not finite."""
     require(
         x0.shape[1:] == x1.shape[1:],
         f"a cost between shapes {tuple(x0.shape[1:])} and {tuple(x1.shape[1:])} was asked for; "
         "both ends of a coupling have one shape",
     )
-    a, b = x0.detach().flatten(1).cpu().double(), x1.detach().flatten(1).cpu().double()
-    cost = (a**2).sum(1)[:, None] + (b**2).sum(1)[None] - 2 * a @ b.T
+    # products in float64 would cost more than the assignment itself; centred data lose nothing
+    wide = torch.float64 if torch.float64 in (x0.dtype, x1.dtype) else torch.float32
+    a, b = x0.detach().flatten(1).cpu().to(wide), x1.detach().flatten(1).cpu().to(wide)
+    middle = (a.mean(0) + b.mean(0)) / 2
+    a, b = a - middle, b - middle
+    cost = torch.addmm((a * a).sum(1)[:, None] + (b * b).sum(1)[None], a, b.T, alpha=-2).double()
     require(
         bool(cost.isfinite().all()),
         "the transport cost is not finite: source or data hold NaN or infinite values; remove them before coupling",

@@ -17,7 +17,6 @@ from beeline.core.path import within
 from beeline.core.rng import Rng
 from beeline.core.types import Cond, Point, over, require
 
-
 _TABLE = 2001  # nodes of the table of rates
 
 
@@ -67,7 +66,8 @@ class Dirichlet:
             return _rate(b, tau, b.shape[-1])
         # one or few levels, as a solver asks for: a table in the cube root of b, where C is smooth
         grid = torch.linspace(0, 1, _TABLE, dtype=torch.float64, device=b.device)
-        made, place = torch.zeros_like(b, dtype=torch.float64), b.detach().double().clamp(0, 1) ** (1 / 3) * (_TABLE - 1)
+        made = torch.zeros_like(b, dtype=torch.float64)
+        place = b.detach().double().clamp(0, 1) ** (1 / 3) * (_TABLE - 1)
         low = place.long().clamp(max=_TABLE - 2)
         for level in levels:
             table = _rate(grid**3, torch.full_like(grid, float(level)), b.shape[-1])

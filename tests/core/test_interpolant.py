@@ -40,7 +40,7 @@ def test_latent_slopes_and_ends(latent):
 
 @pytest.mark.parametrize("path", [Bridge(0.8), Interpolant(Cosine(), SineSquared()), EncodeDecode()], ids=str)
 def test_slope_is_the_derivative_along_fixed_noise(path):
-    x0, x1 = Rng(0).normal(torch.empty(5, 2, dtype=torch.float64)), Rng(1).normal(torch.empty(5, 2, dtype=torch.float64))
+    x0, x1 = (Rng(i).normal(torch.empty(5, 2, dtype=torch.float64)) for i in range(2))
     t = torch.tensor([0.1, 0.3, 0.45, 0.6, 0.9], dtype=torch.float64)
     h = 1e-6
     rise = path.point(x0, x1, t + h, Rng(2)).x - path.point(x0, x1, t - h, Rng(2)).x
@@ -104,7 +104,7 @@ def test_affine_paths_have_the_right_slopes_and_ends(path):
     a, b, da, db = path.coefficients(t)
     assert torch.allclose((path.a(t + h) - path.a(t - h)) / (2 * h), da, atol=1e-6)
     assert torch.allclose((path.b(t + h) - path.b(t - h)) / (2 * h), db, atol=1e-6)
-    x0, x1 = Rng(0).normal(torch.empty(9, 2, dtype=torch.float64)), Rng(1).normal(torch.empty(9, 2, dtype=torch.float64))
+    x0, x1 = (Rng(i).normal(torch.empty(9, 2, dtype=torch.float64)) for i in range(2))
     x, v = path.point(x0, x1, t)
     back = path.ends(x, v, t)
     assert torch.allclose(back[0], x0, atol=1e-8) and torch.allclose(back[1], x1, atol=1e-8)
@@ -123,7 +123,10 @@ def test_speed_one_is_the_straight_path_and_a_quadratic_step_is_exact():
         assert torch.allclose(x, there, atol=1e-12)
 
 
-@pytest.mark.parametrize("target", [Linear(), Cosine(), VariancePreserving(), Polynomial(2.0), VarianceExploding()], ids=str)
+TARGETS = [Linear(), Cosine(), VariancePreserving(), Polynomial(2.0), VarianceExploding()]
+
+
+@pytest.mark.parametrize("target", TARGETS, ids=str)
 @pytest.mark.parametrize("source", [Linear(), Cosine(), VariancePreserving()], ids=str)
 def test_converted_exact_field_is_the_exact_field(source, target):
     flow = converted(Flow(LAW.field(source), source), target)

@@ -10,7 +10,6 @@ from beeline.core.rng import Rng
 from beeline.core.transport import (
     ConditionalOT,
     Immiscible,
-    Remembered,
     Sinkhorn,
     StableMatching,
     Unbalanced,
@@ -149,7 +148,10 @@ def test_a_remembered_assignment_is_kept_over_epochs():
         kept(Batch(x1[:1], cond={"index": torch.tensor([300])}), Rng(0))
 
 
-@pytest.mark.parametrize("coupling", [Sinkhorn(), Unbalanced(), StableMatching(), Immiscible()], ids=lambda c: type(c).__name__)
+FREE = [Sinkhorn(), Unbalanced(), StableMatching(), Immiscible()]
+
+
+@pytest.mark.parametrize("coupling", FREE, ids=lambda c: type(c).__name__)
 def test_biased_conditions_and_bad_costs_are_refused(coupling):
     x = torch.zeros(3, 1)
     with pytest.raises(BeelineError, match="tie the noise to the condition"):
