@@ -36,7 +36,7 @@ def progress(title: str, steps: int, quiet: bool = False) -> Iterator[Any]:
             if "loss" not in entry:
                 return
             note = f"loss {float(entry['loss']):.4f}  {float(entry['samples_per_second']):,.0f} samples/s"
-            bar.update(task, completed=int(entry["step"]) + 1, note=note)
+            bar.update(task, completed=int(entry["step"]), note=note)
 
         yield log
 
