@@ -49,7 +49,6 @@ CATALOGUE: Mapping[str, Mapping[str, str]] = {
     "predictions": _of("core.field", "Velocity", "Data", "Noise"),
     "networks": _of("nets.small", "MLP", "UNet")
     | _of("nets.dit", "DiT")
-    | _of("nets.tabular", "TabularMLP", "TabularTransformer")
     | _of("core.field", "Network", "MapNetwork"),
     # using one
     "solvers": _of("core.solver", "EULER", "MIDPOINT", "HEUN", "RALSTON", "RK3", "RK4", "RungeKutta")
@@ -82,7 +81,7 @@ CATALOGUE: Mapping[str, Mapping[str, str]] = {
     "optimisers": _of("learn.optim", "AdamW"),
     "rates": _of("learn.rate", "Constant", "WarmupCosine", "WarmupConstantCooldown", "OneCycle", "InverseRoot"),
     "averages": _of("learn.ema", "EMA"),
-    "engines": _of("learn.parallel", "Alone", "Replicated", "Sharded"),
+    "engines": _of("learn.parallel", "Alone"),
     "random": _of("core.rng", "Rng"),
     # data and figures
     "data": _of("data.imagefile", "Digits", "ImageFile") | _of("data.pointfile", "PointFile", "LawData"),
