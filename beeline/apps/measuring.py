@@ -98,7 +98,7 @@ class Look:
     log: Sequence[Mapping[str, Any]]
 
 
-def look(name: str, bundle: Bundle, log: Sequence[Mapping[str, Any]], source: Any, n: int, rng: Rng, shown: int = 40) -> Look:
+def look(name: str, bundle: Bundle, log: Sequence[Mapping[str, Any]], source: Any, n: int, rng: Rng, shown: int = 20) -> Look:
     """Measure and draw one model at every evaluation count it was made for."""
     counts = (1,) if one_step(bundle) else COUNTS
     plain = Extras(trajectories=None)

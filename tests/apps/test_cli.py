@@ -1,0 +1,166 @@
+"""The command line, end to end: every verb, every kind of mistake."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from beeline.apps.cli import run
+
+SMALL = ["--set", "training.steps=6", "--set", "training.lot=16", "--set", "network.width=16", "--set", "sampler.steps=2"]
+
+
+@pytest.fixture(scope="module")
+def moons(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny run on two moons, through the command line."""
+    out = tmp_path_factory.mktemp("cli") / "moons"
+    data = ["--set", "data.n=300", "--set", "data.kept=120"]
+    assert run(["train", "two-moons", *SMALL, *data, "--out", str(out)]) == 0
+    return out
+
+
+def refused(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
+    """The one line on stderr of a mistake."""
+    assert run(list(argv)) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and error.count("\n") == 1, error
+    return error
+
+
+def test_a_run_leaves_everything(moons: Path) -> None:
+    names = {p.name for p in moons.iterdir()}
+    assert {"run.yaml", "bundle", "checkpoints", "log.jsonl", "samples", "report.html"} <= names
+    lines = [json.loads(line) for line in (moons / "log.jsonl").read_text().splitlines()]
+    steps = [entry for entry in lines if "loss" in entry]
+    assert [entry["step"] for entry in steps] == [1, 2, 3, 4, 5, 6]
+    assert {"step", "loss", "rate", "grad_norm", "samples_per_second"} <= set(steps[0])
+    page = (moons / "report.html").read_text()
+    assert "http://" not in page.replace("http://www.w3.org", "") and "https://" not in page
+
+
+def test_yaml_gives_the_identical_run(moons: Path, tmp_path: Path) -> None:
+    assert run(["train", str(moons / "run.yaml"), "--out", str(tmp_path / "again")]) == 0
+    weights = [(d / "bundle" / "model.safetensors").read_bytes() for d in (moons, tmp_path / "again")]
+    assert weights[0] == weights[1]
+
+
+def test_show_yaml_is_a_recipe(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert run(["show", "digits", "--yaml"]) == 0
+    text = capsys.readouterr().out
+    (tmp_path / "digits.yaml").write_text(text)
+    assert run(["show", "digits", "--json"]) == 0
+    from beeline.apps import doors
+    from beeline.recipes.images import digits
+
+    assert doors.recipe(str(tmp_path / "digits.yaml")) == digits()
+
+
+def test_resume_reaches_the_same_end(moons: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    recipe = str(moons / "run.yaml")
+    assert run(["train", recipe, "--set", "training.steps=3", "--out", str(out)]) == 0
+    assert run(["train", recipe, "--out", str(out), "--resume"]) == 0
+    steps = [json.loads(line)["step"] for line in (out / "log.jsonl").read_text().splitlines() if "loss" in line]
+    assert steps == [1, 2, 3, 4, 5, 6]
+
+
+def test_distil_and_compare(moons: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    small = ["--set", "training.steps=4", "--set", "training.lot=16", "--set", "method.count=40"]
+    out = tmp_path / "straight"
+    assert run(["distill", str(moons), "reflow", *small, "--out", str(out)]) == 0
+    one = tmp_path / "one"
+    assert run(["distill", str(out), "one-step", *small, "--out", str(one)]) == 0
+    capsys.readouterr()
+    assert run(["compare", str(moons), str(out), str(one), "-n", "60", "--json"]) == 0
+    reports = json.loads(capsys.readouterr().out)
+    assert [r["provenance"]["evaluations"] for r in reports] == [4.0, 4.0, 1.0]
+    flow = json.loads((out / "bundle" / "flow.json").read_text())
+    assert flow["independent"] is False
+    assert flow["lineage"]["parent"] == str(moons) and set(flow["lineage"]["quality"]) == {"moons", "straight"}
+
+
+def test_sample_writes_files_and_seeds_repeat(moons: Path, tmp_path: Path) -> None:
+    for name in ("a.npy", "b.npy", "c.csv", "d.png"):
+        assert run(["sample", str(moons), "-n", "5", "--seed", "3", "--cond", "label=1", "--out", str(tmp_path / name)]) == 0
+    first, second = np.load(tmp_path / "a.npy"), np.load(tmp_path / "b.npy")
+    assert first.shape == (5, 2) and np.array_equal(first, second)
+    assert np.allclose(np.loadtxt(tmp_path / "c.csv", delimiter=",", skiprows=1), first, atol=1e-6)
+
+
+def test_evaluate_names_its_cost(moons: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["evaluate", str(moons), "-n", "60", "--set", "sampler.steps=3", "--json"]) == 0
+    (report,) = json.loads(capsys.readouterr().out)
+    assert report["cost"]["evaluations"] == 6.0 and report["provenance"]["n_real"] == 120
+
+
+def test_list_and_show(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["list"]) == 0 and run(["list", "solvers"]) == 0 and run(["show", "LogitNormal"]) == 0
+    out = capsys.readouterr().out
+    assert "HEUN" in out and "2403.03206" in out
+
+
+def test_help_has_examples(capsys: pytest.CaptureFixture[str]) -> None:
+    for verb in ("demo", "train", "distill", "sample", "evaluate", "compare", "list", "show"):
+        assert run([verb, "--help"]) == 0
+        assert f"Example: beeline {verb}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["trian", "digits"], "did you mean 'train'"),
+        (["train", "digts"], "did you mean 'digits'"),
+        (["train", "digits", "--set", "training.stpes=3"], "did you mean 'steps'"),
+        (["train", "digits", "--set", "training.steps=-1"], "training.steps is -1"),
+        (["train", "digits", "--set", "network.widht=3"], "did you mean 'width'"),
+        (["train", "digits", "--set", "training.steps"], "give NAME=VALUE"),
+        (["train", "digits", "--foo"], "No such option"),
+        (["train", "nowhere.yaml"], "there is no file nowhere.yaml"),
+        (["train", "mnist", "--set", "data.path=nowhere.npz"], "nowhere.npz"),
+        (["sample", "nowhere", "--out", "x.png"], "holds no bundle"),
+        (["list", "solver"], "did you mean 'solvers'"),
+        (["show", "Lineer"], "did you mean 'Linear'"),
+    ],
+)
+def test_mistakes_are_one_line(argv: list[str], words: str, capsys: pytest.CaptureFixture[str], tmp_path: Path,
+                               monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    assert words in refused(capsys, *argv)
+    assert not list(tmp_path.iterdir()), "a refused command left something on disk"
+
+
+def test_out_that_is_taken(moons: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "mine.txt").write_text("keep")
+    assert "exists and is not a run" in refused(capsys, "train", "two-moons", "--out", str(tmp_path))
+    assert "already holds a run" in refused(capsys, "train", "two-moons", "--out", str(moons))
+    assert "is not a run" in refused(capsys, "train", "two-moons", "--out", str(tmp_path / "none"), "--resume")
+    assert "holds something else" in refused(capsys, "demo", "--out", str(tmp_path))
+    assert [p.name for p in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def test_resume_with_other_settings(moons: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    error = refused(capsys, "train", str(moons), "--set", "training.lot=8", "--out", str(moons), "--resume")
+    assert "training.lot was 16, is now 8" in error
+
+
+def test_wrong_conditions_and_files(moons: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    x = str(tmp_path / "x.png")
+    assert "label 7" in refused(capsys, "sample", str(moons), "--cond", "label=7", "--out", x)
+    assert "without ever dropping" in refused(capsys, "sample", str(moons), "--out", x)
+    assert ".wav" in refused(capsys, "sample", str(moons), "--cond", "label=0", "--out", str(tmp_path / "x.wav"))
+    assert "no setting of drawing" in refused(capsys, "sample", str(moons), "--set", "steps=3", "--out", x)
+    assert "-1" in refused(capsys, "sample", str(moons), "-n", "-1", "--cond", "label=0", "--out", x)
+    assert "neither a file" in refused(capsys, "evaluate", str(moons), "nowhere.csv")
+
+
+def test_yaml_mistakes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bad = tmp_path / "bad.yaml"
+    bad.write_text("a: [1\nb: 2")
+    assert "is not YAML" in refused(capsys, "train", str(bad))
+    bad.write_text("- 1\n- 2\n")
+    assert "not settings by name" in refused(capsys, "train", str(bad))
+    bad.write_text("is: times.Uniform\n")
+    assert "not a run" in refused(capsys, "train", str(bad))
