@@ -75,8 +75,8 @@ def evaluate(
     ``real`` is in the user's own form, or an encoded Batch or tensor; with ``modality`` None it has to be the latter.
     ``metrics`` are those of ``usual`` and of the modality when none are given.  Evaluators that learn
     (SmallClassifier) learn from ``reference``, in the same forms, by default ``real`` itself: give the training data
-    there and held-out data as ``real``, so that no figure depends on what the evaluator has memorised.  They are kept
-    in the directory ``cache``.
+    there and held-out data as ``real``, so that no figure depends on what the evaluator has memorised, and the floor
+    is measured at the same numbers of samples.  They are kept in the directory ``cache``.
     ``held_out`` measures the held-out loss with its fixed noise and times; the loss by time bin is in the details.
     ``cond`` [n,...] are the conditions to draw under; by default they are drawn, with a fixed key, from the real
     data's own, so that their frequencies agree.  A flow whose network takes no condition is given none.
@@ -109,6 +109,7 @@ def evaluate(
         rng.fork("measure"),
         real_cond=held.cond,
         cond=map_cond(lambda leaf: leaf.cpu(), asked),
+        others=None if reference is None else source.x1,
         reference_hash=reference_hash,
         replicates=extras.replicates,
         splits=extras.splits,

@@ -149,6 +149,7 @@ def measure(
     *,
     real_cond: Cond = None,
     cond: Cond = None,
+    others: Tensor | None = None,
     reference_hash: str = "",
     replicates: int = 40,
     splits: int = 5,
@@ -156,25 +157,28 @@ def measure(
     """Score made data [M,*S] against real data [N,*S] by every (fitted) metric, each with interval and floor.
 
     ``cond`` are the conditions that were asked for and ``real_cond`` those of the real data.  ``replicates`` parts of
-    the samples give the interval and ``splits`` of the real data the floor; 0 leaves either out.
+    the samples give the interval and ``splits`` of the real data the floor; 0 leaves either out.  For the floor,
+    ``others`` (real data that are not among ``real``) play the made ones where they are as many; else, and for metrics
+    that look at conditions, a part of the real data does.
     """
     sound(real, made)
-    seen: dict[str, tuple[Tensor, Tensor]] = {}  # feature space -> both samples, so that metrics share the look
+    more = others is not None and len(others) >= len(made)
+    samples = (real, made, *([others] if more and others is not None and splits else []))
+    seen: dict[str, tuple[Tensor, ...]] = {}  # feature space -> all samples, so that metrics share the look
     scores = []
     for metric in metrics:
         key = f"{type(metric).view.__qualname__}:{metric.features.hash}" if isinstance(metric, Compared) else "data"
         if key not in seen:
-            seen[key] = (metric.view(real), metric.view(made)) if isinstance(metric, Compared) else (real, made)
+            seen[key] = tuple(map(metric.view, samples)) if isinstance(metric, Compared) else samples
         scores.append(
-            _score(metric, *seen[key], rng.fork(metric.name), real_cond, cond, reference_hash, replicates, splits)
+            _score(metric, seen[key], rng.fork(metric.name), real_cond, cond, reference_hash, replicates, splits)
         )
     return tuple(scores)
 
 
 def _score(
     metric: Any,
-    real: Tensor,
-    made: Tensor,
+    samples: tuple[Tensor, ...],
     rng: Rng,
     real_cond: Cond,
     cond: Cond,
@@ -183,6 +187,7 @@ def _score(
     splits: int,
 ) -> Score:
     conditional = getattr(metric, "conditional", False)
+    real, made, *others = samples
 
     def value(real: Tensor, made: Tensor, asked: Cond) -> float:
         if isinstance(metric, Compared):
@@ -201,7 +206,9 @@ def _score(
     elif replicates:
         interval = halves(value, total, real, made, cond, least, replicates, rng.fork("interval"))
     floor, n_floor = None, 0
-    if splits and (not conditional or real_cond is not None):
+    if splits and others and not conditional:
+        floor, n_floor = against_others(value, real, others[0], len(made), splits, rng.fork("floor")), len(made)
+    elif splits and (not conditional or real_cond is not None):
         floor, n_floor = real_against_real(value, real, real_cond, len(made), least, splits, rng.fork("floor"))
     features = getattr(metric, "features", None)
     return Score(
@@ -248,6 +255,12 @@ def halves(
     spread = float(torch.tensor(figures, dtype=torch.float64).std()) * math.sqrt(factor)
     half = float(student.ppf(0.975, replicates - 1)) * spread
     return total - half, total + half
+
+
+def against_others(value: Value, real: Tensor, others: Tensor, n: int, splits: int, rng: Rng) -> float:
+    """Mean figure of ``n`` other real data, drawn anew each time, against all of the real data."""
+    figures = [value(real, others[rng.fork(k).permutation(len(others))[:n]], None) for k in range(splits)]
+    return sum(figures) / splits
 
 
 def real_against_real(

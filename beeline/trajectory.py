@@ -15,7 +15,7 @@ from beeline.core.field import Flow, is_map
 from beeline.core.likelihood import Divergence, Exact, Hutchinson, log_prob
 from beeline.core.rng import Rng
 from beeline.core.solver import HEUN, Solver
-from beeline.core.types import Cond, Dynamics, map_cond, over, require
+from beeline.core.types import Cond, Dynamics, leaves, map_cond, over, require
 from beeline.use.sampler import Sampler
 
 
@@ -101,6 +101,11 @@ def transport_cost(flow: Flow, x0: Tensor, sampler: Sampler, cond: Cond = None, 
 
 def draw(flow: Flow, sampler: Sampler, x0: Tensor, cond: Cond = None, batch_size: int = 256) -> Tensor:
     """Samples from source points, ``batch_size`` at a time."""
+    for name, leaf in leaves(cond):
+        require(
+            len(leaf) == len(x0),
+            f"the condition {name or 'given'} has {len(leaf)} rows for {len(x0)} samples; give one row per sample",
+        )
     parts = []
     for rows in torch.split(torch.arange(len(x0)), batch_size):
         parts.append(sampler(flow, x0[rows], rows_of(cond, rows)))

@@ -127,6 +127,18 @@ def test_a_metric_of_ones_own_needs_a_name_and_a_call():
     assert score.value == 1 and score.floor == 0 and score.evaluator == "Gap" and score.interval == (1, 1)
 
 
+def test_the_floor_is_measured_at_the_same_numbers_where_there_are_other_real_data():
+    # the Frechet distance of two samples of one law of D coordinates is about D^2 / (2 n) for each: its bias shows
+    law = Gaussian((0.0,) * 8)
+    real, made, others = (law.sample(n, Rng(n)) for n in (200, 201, 600))
+    (few,) = measure([Frechet()], real, made, Rng(0))
+    (same,) = measure([Frechet()], real, made, Rng(0), others=others)
+    assert (few.n_floor, same.n_floor) == (100, 201) and few.value == same.value
+    assert same.floor == pytest.approx(few.floor / 2, rel=0.25)
+    (short,) = measure([Frechet()], real, made, Rng(0), others=others[:200])
+    assert short.floor == few.floor
+
+
 def covered(metric, truth: float, trials: int, n: int, shift: float) -> float:
     inside = 0
     for i in range(trials):
