@@ -47,9 +47,7 @@ CATALOGUE: Mapping[str, Mapping[str, str]] = {
     "couplings": _of("core.coupling", "Independent", "Paired", "MinibatchOT")
     | _of("core.transport", "Sinkhorn", "Unbalanced", "StableMatching", "Immiscible", "ConditionalOT", "Remembered"),
     "predictions": _of("core.field", "Velocity", "Data", "Noise"),
-    "networks": _of("nets.small", "MLP", "UNet")
-    | _of("nets.dit", "DiT")
-    | _of("core.field", "Network", "MapNetwork"),
+    "networks": _of("nets.small", "MLP", "UNet") | _of("nets.dit", "DiT") | _of("core.field", "Network", "MapNetwork"),
     # using one
     "solvers": _of("core.solver", "EULER", "MIDPOINT", "HEUN", "RALSTON", "RK3", "RK4", "RungeKutta")
     | _of("core.solver", "MidpointReuse", "Taylor", "Jump")
