@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-import dataclasses
+import contextlib
 import hashlib
 import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from beeline.core.types import BeelineError, require
+from beeline.learn.parallel import Alone, Parallel, here
 
 MANIFEST = "manifest.json"
 _STEP = re.compile(r"step-(\d{8,})")
@@ -33,37 +36,77 @@ class Checkpoint:
     state: Mapping[str, Any]
 
 
-def write(root: Path, checkpoint: Checkpoint, keep: int = 3) -> Path:
+def write(root: Path, checkpoint: Checkpoint, keep: int = 3, engine: Parallel | None = None) -> Path:
     """Write a checkpoint under ``root`` and forget all but the newest ``keep`` (and those that are marked to stay).
 
     The files go to a staged directory, the manifest with their hashes last; everything is flushed to the disk before
     one rename puts it in place.  A process that dies at any moment leaves the earlier checkpoints as they were.
+    With an engine of several processes all of them call this; where parameters are divided, each writes its part.
     """
-    root.mkdir(parents=True, exist_ok=True)
-    sweep(root)
+    engine = engine or Alone()
     name = f"step-{checkpoint.step:08d}"
-    staged = root / f"{_STAGED}{name}"
-    staged.mkdir()
+    staged, first = root / f"{_STAGED}{name}", engine.rank == 0
+    with _together(engine, checkpoint.step, root, staged):
+        if first:
+            root.mkdir(parents=True, exist_ok=True)
+            sweep(root)
+            staged.mkdir()
+            if not engine.shards:
+                for group, tensors in checkpoint.tensors.items():
+                    _save(staged / f"{group}.safetensors", group, tensors)
+    if engine.shards:
+        with _together(engine, checkpoint.step, root, staged):
+            _save_shards(staged, checkpoint)
+    with _together(engine, checkpoint.step, root, staged):
+        if first:
+            (staged / "state.json").write_text(json.dumps(checkpoint.state, indent=1))
+            hashes = {path.name: flush(path) for path in sorted(staged.iterdir())}
+            path = staged / MANIFEST
+            path.write_text(json.dumps({"format": 1, "step": checkpoint.step, "sha256": hashes}, indent=1))
+            flush(path)
+            flush(staged)
+            publish(root, staged, name, keep)
+    return root / name
+
+
+@contextlib.contextmanager
+def _together(engine: Parallel, step: int, root: Path, staged: Path) -> Iterator[None]:
+    """A part of a save that fails in all processes when it fails in one, and leaves nothing behind."""
+    error: Exception | None = None
     try:
-        hashes = {}
-        for group, tensors in checkpoint.tensors.items():
-            path = staged / f"{group}.safetensors"
-            save_file({k: v.detach().contiguous().cpu() for k, v in tensors.items()}, path)
-            hashes[path.name] = flush(path)
-        path = staged / "state.json"
-        path.write_text(json.dumps(checkpoint.state, indent=1))
-        hashes[path.name] = flush(path)
-        path = staged / MANIFEST
-        path.write_text(json.dumps({"format": 1, "step": checkpoint.step, "sha256": hashes}, indent=1))
-        flush(path)
-        flush(staged)
-    except OSError as error:
+        yield
+    except Exception as caught:
+        error = caught
+    failed = error is not None
+    if engine.world > 1:
+        failed = bool(engine.total(torch.tensor(float(failed), device=here())) > 0)
+    if not failed:
+        return
+    if engine.rank == 0:
         shutil.rmtree(staged, ignore_errors=True)
-        raise BeelineError(
-            f"the checkpoint of step {checkpoint.step} could not be written to {root} ({error.strerror or error}); "
-            "the earlier checkpoints are whole: free some space and resume"
-        ) from error
-    return publish(root, staged, name, keep)
+    if error is not None and not isinstance(error, OSError) and "o space left" not in str(error):
+        known = "SafetensorError" in type(error).__name__ or "CheckpointException" in type(error).__name__
+        if not known:
+            raise error
+    reason = getattr(error, "strerror", None) or error or "another process could not write its part"
+    raise BeelineError(
+        f"the checkpoint of step {step} could not be written to {root} ({reason}); the earlier checkpoints are whole: "
+        "free some space, or give another directory, and resume"
+    ) from error
+
+
+def _save(path: Path, group: str, tensors: Mapping[str, Tensor]) -> None:
+    save_file({f"{group}/{k}": v.detach().contiguous().cpu() for k, v in tensors.items()}, path)
+
+
+def _save_shards(staged: Path, checkpoint: Checkpoint) -> None:
+    """Every process writes its parts, as safetensors with their place in the whole tensor (torch's own format)."""
+    import torch.distributed.checkpoint as shared
+
+    every = {f"{group}/{k}": v.detach() for group, named in checkpoint.tensors.items() for k, v in named.items()}
+    writer = shared.HuggingFaceStorageWriter(str(staged), save_distributed=True)
+    with _quiet():
+        shared.save(every, storage_writer=writer)
 
 
 def publish(root: Path, staged: Path, name: str, keep: int) -> Path:
@@ -164,11 +207,77 @@ def newest(root: Path, tell: Callable[[str], None] = print, allowed: Callable[[i
     )
 
 
+def state(path: Path) -> dict[str, Any]:
+    """The plain data of a checkpoint."""
+    found: dict[str, Any] = json.loads((path / "state.json").read_text())
+    return found
+
+
 def read(path: Path) -> Checkpoint:
-    """Read a checkpoint whose hashes were verified."""
-    state = json.loads((path / "state.json").read_text())
-    tensors = {p.stem: load_file(p) for p in sorted(path.glob("*.safetensors"))}
-    return Checkpoint(number(path), tensors, state)
+    """A whole checkpoint in memory, whatever the engine that wrote it."""
+    targets = {k: torch.empty(shape, dtype=dtype) for k, (shape, dtype) in contents(path).items()}
+    fill(path, targets)
+    tensors: dict[str, dict[str, Tensor]] = {group: {} for group in state(path).get("groups", [])}
+    for key, tensor in targets.items():
+        group, name = key.split("/", 1)
+        tensors.setdefault(group, {})[name] = tensor
+    return Checkpoint(number(path), tensors, state(path))
+
+
+def contents(path: Path) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
+    """Shape and dtype of every whole tensor of a checkpoint, from the headers of its files."""
+    found: dict[str, tuple[tuple[int, ...], torch.dtype]] = {}
+    for file in sorted(path.glob("*.safetensors")):
+        with safe_open(file, framework="pt") as opened:
+            parts = json.loads((opened.metadata() or {}).get("DCP_SHARDING_INFO", "{}"))
+            for key in opened.keys():  # noqa: SIM118 - not a mapping
+                part = opened.get_slice(key)
+                start = parts.get(key, {}).get("saved_offsets") or [0] * len(part.get_shape())
+                end = tuple(a + b for a, b in zip(start, part.get_shape(), strict=True))
+                before = found.get(key, (end, None))[0]
+                shape = tuple(max(a, b) for a, b in zip(before, end, strict=True))
+                found[key] = (shape, _DTYPES[part.get_dtype()])
+    return found
+
+
+@torch.no_grad()
+def fill(path: Path, targets: Mapping[str, Tensor]) -> None:
+    """Read the named tensors in place; those that are divided among processes get their part alone."""
+    divided = any(hasattr(t, "to_local") for t in targets.values())
+    shards = [f for f in path.glob("*.safetensors") if f.name.startswith("shard-")]
+    if divided or shards:
+        import torch.distributed.checkpoint as shared
+
+        with _quiet():
+            reader = shared.HuggingFaceStorageReader(str(path))
+            shared.load(dict(targets), storage_reader=reader, no_dist=not divided)
+        return
+    for file in sorted(path.glob("*.safetensors")):
+        for key, tensor in load_file(file).items():
+            if key in targets:
+                targets[key].copy_(tensor)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the warnings of torch about saving in one process."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+_DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
 
 
 def digest(path: Path) -> str:
@@ -192,28 +301,3 @@ def flush(path: Path) -> str:
     finally:
         os.close(handle)
     return digest(path) if path.is_file() else ""
-
-
-def settings(part: Any) -> Any:
-    """A component as plain data for comparison: dataclasses by field, functions by name, tensors by their hash."""
-    if dataclasses.is_dataclass(part) and not isinstance(part, type):
-        fields = {f.name: settings(getattr(part, f.name)) for f in dataclasses.fields(part)}
-        return {"is": type(part).__name__} | fields
-    if isinstance(part, Mapping):
-        return {str(k): settings(v) for k, v in part.items()}
-    if isinstance(part, list | tuple):
-        return [settings(v) for v in part]
-    if isinstance(part, Tensor):
-        raw = part.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
-        return f"tensor {list(part.shape)} {hashlib.sha256(raw).hexdigest()[:16]}"
-    if part is None or isinstance(part, bool | int | float | str):
-        return part
-    return getattr(part, "__qualname__", type(part).__qualname__)
-
-
-def difference(old: Any, new: Any, name: str = "") -> list[str]:
-    """Lines ``name: old -> new`` for every setting that differs."""
-    if isinstance(old, Mapping) and isinstance(new, Mapping):
-        keys = sorted(set(old) | set(new))
-        return [d for k in keys for d in difference(old.get(k), new.get(k), f"{name}.{k}" if name else k)]
-    return [] if old == new else [f"{name}: {json.dumps(old)} -> {json.dumps(new)}"]

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from beeline.core.types import require
+from beeline.learn.parallel import local, whole
 
 
 class Profile(Protocol):
@@ -55,32 +56,29 @@ class Average:
         self.names = [name for name, _ in network.named_parameters()]
         self._watched = [p.detach() for _, p in network.named_parameters()]
         self.tensors = [p.to(torch.promote_types(p.dtype, torch.float32), copy=True) for p in self._watched]
-        self._wide = all(a.dtype == p.dtype for a, p in zip(self.tensors, self._watched, strict=True))
+        self._plain = all(
+            a.dtype == p.dtype and local(p) is p for a, p in zip(self.tensors, self._watched, strict=True)
+        )
 
     @torch.no_grad()
     def update(self, step: int) -> None:
         """Take in the weights after step ``step`` (1, 2, ...)."""
-        seen = self._watched
-        if not self._wide:
-            seen = [p.to(a.dtype) for a, p in zip(self.tensors, seen, strict=True)]
-        torch._foreach_lerp_(self.tensors, seen, 1 - self.profile.decay(step))
+        mine, seen = self.tensors, self._watched
+        if not self._plain:  # divided among processes, or narrower than the average
+            mine = [local(a) for a in mine]
+            seen = [local(p).to(a.dtype) for a, p in zip(mine, seen, strict=True)]
+        torch._foreach_lerp_(mine, seen, 1 - self.profile.decay(step))
 
     def state(self) -> dict[str, Tensor]:
         """The averaged parameters by name."""
         return dict(zip(self.names, self.tensors, strict=True))
 
-    @torch.no_grad()
-    def load(self, state: Mapping[str, Tensor]) -> None:
-        """Go on from a saved state."""
-        for name, tensor in self.state().items():
-            tensor.copy_(state[name])
 
-
-def averaged(network: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
+def averaged(network: nn.Module, state: Mapping[str, Tensor], device: torch.device | None = None) -> nn.Module:
     """A copy of a network that holds the averaged parameters (its own buffers are kept)."""
     made = copy.deepcopy(network)
     made.zero_grad(set_to_none=True)
     with torch.no_grad():
         for name, p in made.named_parameters():
-            p.copy_(state[name])
-    return made
+            p.copy_(whole(state[name]))
+    return made if device is None else made.to(device)

@@ -52,6 +52,10 @@ class InMemory:
         return len(self.batch.x1)
 
     def lot(self, number: int, size: int) -> Batch:
+        return take(self.batch, self.rows(number, size).to(self.batch.x1.device))
+
+    def rows(self, number: int, size: int) -> Tensor:
+        """The indices of the data in a lot."""
         n = len(self)
         position = number * size
         rows = []
@@ -61,8 +65,7 @@ class InMemory:
             rows.append(part)
             position += len(part)
             size -= len(part)
-        index = rows[0] if len(rows) == 1 else torch.cat(rows)
-        return take(self.batch, index.to(self.batch.x1.device))
+        return rows[0] if len(rows) == 1 else torch.cat(rows)
 
 
 @dataclass(frozen=True, eq=False)

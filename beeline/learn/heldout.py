@@ -138,6 +138,12 @@ class HeldOut:
         """Whether to look after this step."""
         return step % self.every == 0 or step == steps
 
+    name = "heldout"
+
+    def look(self, raw: nn.Module, ema: nn.Module | None, step: int) -> dict[str, Any]:
+        """The losses of the raw and of the averaged weights, as plain data."""
+        return {kind: self(net).plain() for kind, net in (("raw", raw), ("ema", ema)) if net is not None}
+
     def __call__(self, field: Any) -> HeldOutLoss:
         values, bins = self._errors(field)
         by_bin = self._binned(values, bins)

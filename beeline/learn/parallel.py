@@ -1,13 +1,29 @@
-"""Engines: how the lots of a step are shared among processes."""
+"""Engines: how the lots of a step are shared among processes.
+
+Processes are started by ``torchrun``; ``join`` meets the others.  Rank r of w works the lots r, r + w, ... of every
+step, so that the loss is the same for any engine and any number of processes, to rounding.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import os
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from datetime import timedelta
+from typing import Any, Protocol
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
+
+from beeline.core.rng import Rng
+from beeline.core.types import Batch, Loss, require
+from beeline.learn.game import Player
+
+Work = Callable[[Batch, Rng, float, bool], Loss]
+"""One lot, forward and backward: (batch, key, share of the gradient, whether it is the last lot of this process)."""
 
 
 class Parallel(Protocol):
@@ -19,11 +35,14 @@ class Parallel(Protocol):
     @property
     def world(self) -> int: ...
 
+    @property
+    def shards(self) -> bool:
+        """Whether parameters are divided among processes, so that every process has to take part in a save."""
+        ...
+
     def wrap(self, network: nn.Module) -> nn.Module: ...
 
-    def backward(self, loss: Tensor) -> None: ...
-
-    def gather(self, parameters: Sequence[nn.Parameter]) -> None: ...
+    def work(self, player: Player, networks: Mapping[str, nn.Module]) -> Work: ...
 
     def total(self, value: Tensor) -> Tensor: ...
 
@@ -44,15 +63,18 @@ class Alone:
 
     rank = 0
     world = 1
+    shards = False
 
     def wrap(self, network: nn.Module) -> nn.Module:
         return network
 
-    def backward(self, loss: Tensor) -> None:
-        loss.backward()  # type: ignore[no-untyped-call]
+    def work(self, player: Player, networks: Mapping[str, nn.Module]) -> Work:
+        def work(batch: Batch, key: Rng, share: float, last: bool) -> Loss:
+            loss = player.loss(batch, key)
+            (loss.value * share).backward()  # type: ignore[no-untyped-call]
+            return loss
 
-    def gather(self, parameters: Sequence[nn.Parameter]) -> None:
-        """Add up gradients over processes: nothing to do."""
+        return work
 
     def total(self, value: Tensor) -> Tensor:
         """The sum of a value over processes."""
@@ -63,7 +85,189 @@ class Alone:
         return local_norm(tensors)
 
 
+@dataclass(frozen=True)
+class Replicated:
+    """A whole copy of the networks in every process; gradients are averaged while they are computed (DDP).
+
+    gradient = mean over processes of the sum over their lots, scaled back to the sum over all lots
+    Assumes that the networks fit on one device.  The objective itself is the forward pass that DDP sees, so that
+    forward-mode derivatives, several passes and unused parameters are safe.
+    Source: Li et al. 2020, "PyTorch Distributed" (arXiv 2006.15704).
+
+    >>> Replicated().shards
+    False
+    """
+
+    shards = False
+
+    @property
+    def rank(self) -> int:
+        return dist.get_rank() if dist.is_initialized() else 0
+
+    @property
+    def world(self) -> int:
+        return dist.get_world_size() if dist.is_initialized() else 1
+
+    def wrap(self, network: nn.Module) -> nn.Module:
+        met()
+        return network.to(here())
+
+    def work(self, player: Player, networks: Mapping[str, nn.Module]) -> Work:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            shared = nn.parallel.DistributedDataParallel(
+                _Objective(player), broadcast_buffers=False, find_unused_parameters=True
+            )
+
+        def work(batch: Batch, key: Rng, share: float, last: bool) -> Loss:
+            with contextlib.nullcontext() if last else shared.no_sync():
+                loss: Loss = shared(batch, key)
+                (loss.value * (share * self.world)).backward()  # type: ignore[no-untyped-call]
+            return loss
+
+        return work
+
+    def total(self, value: Tensor) -> Tensor:
+        return summed(value)
+
+    def norm(self, tensors: Sequence[Tensor]) -> Tensor:
+        return local_norm(tensors)
+
+
+@dataclass(frozen=True)
+class Sharded:
+    """Parameters, gradients, averages and optimiser memory divided among processes, block by block (FSDP2).
+
+    every block of ``stacks`` is gathered when it is needed and divided again afterwards
+    Assumes that the networks are called as modules, not by their inner layers.  Networks without ``stacks`` are
+    gathered as a whole.
+    Source: Zhao et al. 2023, "PyTorch FSDP" (arXiv 2304.11277); Rajbhandari et al. 2020, ZeRO (arXiv 1910.02054).
+
+    >>> Sharded().shards
+    True
+    """
+
+    offload: bool = False  # keep parameters and optimiser memory on the CPU between uses; slower, for CUDA alone
+    shards = True
+
+    @property
+    def rank(self) -> int:
+        return dist.get_rank() if dist.is_initialized() else 0
+
+    @property
+    def world(self) -> int:
+        return dist.get_world_size() if dist.is_initialized() else 1
+
+    def wrap(self, network: nn.Module) -> nn.Module:
+        from torch.distributed.fsdp import CPUOffloadPolicy, OffloadPolicy, fully_shard
+
+        met()
+        mesh = dist.init_device_mesh(here().type, (self.world,))
+        policy = CPUOffloadPolicy() if self.offload and here().type == "cuda" else OffloadPolicy()
+        if not self.offload:
+            network = network.to(here())
+        for blocks in getattr(network, "stacks", {}).values():
+            for block in blocks:
+                fully_shard(block, mesh=mesh, offload_policy=policy)
+        fully_shard(network, mesh=mesh, offload_policy=policy)
+        return network
+
+    def work(self, player: Player, networks: Mapping[str, nn.Module]) -> Work:
+        def work(batch: Batch, key: Rng, share: float, last: bool) -> Loss:
+            for network in networks.values():
+                network.set_requires_gradient_sync(last)  # type: ignore[operator]
+            loss = player.loss(batch, key)
+            (loss.value * (share * self.world)).backward()  # type: ignore[no-untyped-call]
+            return loss
+
+        return work
+
+    def total(self, value: Tensor) -> Tensor:
+        return summed(value)
+
+    def norm(self, tensors: Sequence[Tensor]) -> Tensor:
+        return summed(local_norm(tensors).to(here()).square()).sqrt()
+
+
+class _Objective(nn.Module):
+    """A player as a module: its loss is the forward pass, its parameters are those it moves."""
+
+    def __init__(self, player: Player):
+        super().__init__()
+        self.moved = nn.ParameterList(player.parameters)
+        self._loss = player.loss
+
+    def forward(self, batch: Batch, key: Rng) -> Loss:
+        return self._loss(batch, key)
+
+
+def join(timeout: float = 600.0) -> None:
+    """Meet the other processes that ``torchrun`` started; ``timeout`` in seconds is how long one may be silent."""
+    if dist.is_initialized():
+        return
+    require(
+        "RANK" in os.environ and "WORLD_SIZE" in os.environ,
+        "several processes were asked for, but this one was started alone; start them with "
+        "torchrun --nproc-per-node=2 -m beeline train ... --parallel replicated",
+    )
+    cuda = torch.cuda.is_available()
+    if cuda:
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+    # gloo beside NCCL, for the tensors that stay on the CPU
+    dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=timedelta(seconds=timeout))
+
+
+def leave() -> None:
+    """Part from the other processes."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def met() -> None:
+    """Refuse an engine of several processes before they have met."""
+    require(
+        dist.is_initialized(),
+        "this engine needs its processes to have met; call beeline.learn.parallel.join() first, in a program started "
+        "by torchrun, or use Alone()",
+    )
+
+
+def here() -> torch.device:
+    """The device of this process."""
+    cuda = torch.cuda.is_available()
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if cuda else torch.device("cpu")
+
+
+def summed(value: Tensor) -> Tensor:
+    """The sum of a value over processes, as a new tensor."""
+    value = value.clone()
+    dist.all_reduce(value)
+    return value
+
+
+def extent(value: Tensor) -> tuple[float, float]:
+    """The least and the greatest of one number over processes; equal when they agree to the last bit."""
+    both = torch.stack([value, -value]).double()
+    dist.all_reduce(both, op=dist.ReduceOp.MAX)
+    return -float(both[1]), float(both[0])
+
+
+def local(tensor: Tensor) -> Tensor:
+    """The part of a tensor that this process holds; the tensor itself where it is whole."""
+    held: Any = tensor
+    return held.to_local() if hasattr(held, "to_local") else tensor
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """The whole of a tensor that is divided among processes (all of them have to ask)."""
+    held: Any = tensor
+    return held.full_tensor() if hasattr(held, "full_tensor") else tensor
+
+
 def local_norm(tensors: Sequence[Tensor]) -> Tensor:
-    """Euclidean norm of tensors together, two kernels for all of them."""
-    norms = torch._foreach_norm(list(tensors))
-    return torch.linalg.vector_norm(torch.stack([n.to(torch.promote_types(n.dtype, torch.float32)) for n in norms]))
+    """Euclidean norm of the parts held here together, two kernels for all of them."""
+    held = [t for t in map(local, tensors) if t.numel()]
+    if not held:
+        return torch.zeros((), device=here())
+    norms = [n.to(torch.promote_types(n.dtype, torch.float32)) for n in torch._foreach_norm(held)]
+    return torch.linalg.vector_norm(torch.stack(norms))

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from beeline.core.types import require
+from beeline.learn import checkpoint
 from beeline.learn.checkpoint import Checkpoint
 from beeline.learn.ema import Average
 from beeline.learn.game import Player
@@ -56,20 +58,30 @@ class State:
         return Checkpoint(self.step, tensors, state)
 
     @torch.no_grad()
-    def load(self, saved: Checkpoint) -> None:
-        """Become the saved state, exactly; every tensor has to match by name and shape."""
+    def load(self, path: Path) -> None:
+        """Become a saved state, exactly; every tensor has to match by name and shape."""
+        saved, found = checkpoint.state(path), checkpoint.contents(path)
+        wanted: dict[str, dict[str, Tensor]] = {}
         for name, net in self.networks.items():
-            _copy(named(net), saved.tensors.get(name, {}), name)
+            wanted[name] = {k: v.detach() for k, v in named(net).items()}
             for i, average in enumerate(self.averages.get(name, ())):
-                _copy(average.state(), saved.tensors.get(f"{name}.ema{i}", {}), f"{name}.ema{i}")
+                wanted[f"{name}.ema{i}"] = average.state()
+        targets = {f"{group}/{k}": v for group, tensors in wanted.items() for k, v in tensors.items()}
+        for group in wanted:
+            _match(
+                group, wanted[group], {k.split("/", 1)[1]: v[0] for k, v in found.items() if k.split("/")[0] == group}
+            )
+        extras = {k: torch.empty(v[0], dtype=v[1]) for k, v in found.items() if k.startswith("extras/")}
+        targets |= extras
         names = self.names()
         for player, optimiser in self.optimisers.items():
-            group = saved.tensors.get(f"{player}.optimiser", {})
-            _optimiser_load(optimiser, names, group, saved.state["optimisers"].get(player, {}))
-        self.step = saved.state["step"]
-        self.best = dict(saved.state.get("best", {}))
-        self.notes = dict(saved.state.get("notes", {}))
-        self.extras = dict(saved.tensors.get("extras", {}))
+            plain = saved["optimisers"].get(player, {})
+            targets |= _optimiser_load(optimiser, names, found, f"{player}.optimiser", plain)
+        checkpoint.fill(path, targets)
+        self.step = saved["step"]
+        self.best = dict(saved.get("best", {}))
+        self.notes = dict(saved.get("notes", {}))
+        self.extras = {k.removeprefix("extras/"): v for k, v in extras.items()}
 
 
 def named(net: nn.Module) -> dict[str, Tensor]:
@@ -79,20 +91,19 @@ def named(net: nn.Module) -> dict[str, Tensor]:
     return dict(net.named_parameters()) | buffers
 
 
-def _copy(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor], what: str) -> None:
+def _match(group: str, wanted: Mapping[str, Tensor], found: Mapping[str, tuple[int, ...]]) -> None:
     missing, left = sorted(set(wanted) - set(found)), sorted(set(found) - set(wanted))
     require(
         not missing and not left,
-        f"the checkpoint does not fit {what}: it lacks {missing[:3]} and has {left[:3]} too many "
+        f"the checkpoint does not fit {group}: it lacks {missing[:3]} and has {left[:3]} too many "
         f"({len(missing)} and {len(left)}); resume with the network that was saved",
     )
     for key, tensor in wanted.items():
         require(
-            tensor.shape == found[key].shape,
-            f"{what} {key} has shape {tuple(tensor.shape)}, but {tuple(found[key].shape)} in the checkpoint; "
+            tuple(tensor.shape) == tuple(found[key]),
+            f"{group} {key} has shape {tuple(tensor.shape)}, but {tuple(found[key])} in the checkpoint; "
             "resume with the network that was saved",
         )
-        tensor.data.copy_(found[key])
 
 
 def _optimiser_state(optimiser: Any, names: Mapping[int, str]) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -109,19 +120,38 @@ def _optimiser_state(optimiser: Any, names: Mapping[int, str]) -> tuple[dict[str
     return tensors, {"numbers": numbers, "groups": groups}
 
 
-def _optimiser_load(optimiser: Any, names: Mapping[int, str], tensors: Mapping[str, Tensor], plain: Any) -> None:
+def _optimiser_load(
+    optimiser: Any,
+    names: Mapping[int, str],
+    found: Mapping[str, tuple[tuple[int, ...], torch.dtype]],
+    group: str,
+    plain: Any,
+) -> dict[str, Tensor]:
+    """Give an optimiser room for its saved memory; the tensors that are to be filled, by their names on disk."""
+    targets: dict[str, Tensor] = {}
     memory: dict[str, dict[str, Any]] = {}
-    for full, value in (*tensors.items(), *plain.get("numbers", {}).items()):
+    for full in found:
+        if full.startswith(f"{group}/"):
+            name, key = full[len(group) + 1 :].rsplit("/", 1)
+            memory.setdefault(name, {})[key] = full
+    numbers: dict[str, dict[str, Any]] = {}
+    for full, value in plain.get("numbers", {}).items():
         name, key = full.rsplit("/", 1)
-        memory.setdefault(name, {})[key] = value
-    for group in optimiser.param_groups:
-        for p in group["params"]:
-            for key, value in memory.get(names[id(p)], {}).items():
-                if isinstance(value, Tensor):  # counters of one number may live on the CPU, everything else with p
-                    value = value.to(p.device) if value.ndim or group.get("fused") else value
-                optimiser.state[p][key] = value
-    for group, saved in zip(optimiser.param_groups, plain.get("groups", []), strict=True):
-        group.update({k: tuple(v) if isinstance(v, list) else v for k, v in saved.items()})
+        numbers.setdefault(name, {})[key] = value
+    for part in optimiser.param_groups:
+        for p in part["params"]:
+            for key, full in memory.get(names[id(p)], {}).items():
+                shape, dtype = found[full]
+                if shape == tuple(p.shape):  # divided as the parameter is
+                    room = torch.empty_like(p, dtype=dtype, requires_grad=False)
+                else:  # counters of one number may live on the CPU
+                    room = torch.empty(shape, dtype=dtype, device=p.device if shape or part.get("fused") else None)
+                optimiser.state[p][key] = targets[full] = room
+            if names[id(p)] in numbers:
+                optimiser.state[p].update(numbers[names[id(p)]])
+    for part, saved in zip(optimiser.param_groups, plain.get("groups", []), strict=True):
+        part.update({k: tuple(v) if isinstance(v, list) else v for k, v in saved.items()})
+    return targets
 
 
 def _plain(value: Any) -> bool:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from beeline.core.types import BeelineError
-from beeline.learn import checkpoint
+from beeline.learn import checkpoint, compare
 from beeline.learn.checkpoint import Checkpoint
 
 
@@ -83,12 +83,10 @@ def test_settings_and_their_difference():
     from beeline.learn.objective import FlowMatching, Huber
     from beeline.learn.trainer import Training
 
-    old, new = checkpoint.settings(Training(steps=5)), checkpoint.settings(Training(steps=6, clip=None))
-    assert checkpoint.difference(old, new) == ["clip: 1.0 -> null", "steps: 5 -> 6"]
+    old, new = compare.settings(Training(steps=5)), compare.settings(Training(steps=6, clip=None))
+    assert compare.difference(old, new) == ["clip: 1.0 -> null", "steps: 5 -> 6"]
     assert json.loads(json.dumps(old)) == old
-    lines = checkpoint.difference(
-        checkpoint.settings(FlowMatching()), checkpoint.settings(FlowMatching(distance=Huber(1.0)))
-    )
+    lines = compare.difference(compare.settings(FlowMatching()), compare.settings(FlowMatching(distance=Huber(1.0))))
     assert len(lines) == 1 and lines[0].startswith("distance: ")
-    a, b = (checkpoint.settings({"x": torch.tensor([v])}) for v in (1.0, 2.0))
-    assert checkpoint.difference(a, b)
+    a, b = (compare.settings({"x": torch.tensor([v])}) for v in (1.0, 2.0))
+    assert compare.difference(a, b)

@@ -1,0 +1,280 @@
+"""The loop of training: what one step does, and how a run is saved, resumed and turned back."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from beeline.core.rng import Rng
+from beeline.core.types import Batch, require, to
+from beeline.learn import checkpoint, compare
+from beeline.learn.belts import Diverged, blame, check_alike, check_state, check_step
+from beeline.learn.ema import Average, averaged
+from beeline.learn.feed import as_lots
+from beeline.learn.game import Player, players
+from beeline.learn.parallel import Parallel, local
+from beeline.learn.state import State
+
+if TYPE_CHECKING:
+    from beeline.learn.trainer import Training
+
+Log = Callable[[dict[str, Any]], None]
+"""Takes one dict a step; a dict with ``note`` instead of ``loss`` is a message."""
+
+FREE = ("training.steps:", "training.keep_every:", "training.keep_last:", "training.watch_every:", "training.retreat:")
+"""Settings that may change when a run goes on."""
+
+
+class Look(Protocol):
+    """Something that looks at the networks while they learn: a held-out loss, previews."""
+
+    name: str
+
+    def due(self, step: int, steps: int) -> bool: ...
+
+    def look(self, raw: nn.Module, ema: nn.Module | None, step: int) -> dict[str, Any]: ...
+
+
+class Loop:
+    """One call of fit: the parts, the state, and what one step does."""
+
+    def __init__(
+        self,
+        networks: Mapping[str, nn.Module],
+        objective: Any,
+        data: Any,
+        training: Training,
+        engine: Parallel,
+        rng: Rng,
+        log: Log,
+        keep: Path | None,
+        looks: Sequence[Look],
+    ):
+        self.training, self.engine, self.rng, self.keep, self.looks = training, engine, rng, keep, looks
+        self.log: Log = log if engine.rank == 0 else lambda entry: None
+        require(
+            training.lots % engine.world == 0,
+            f"{training.lots} lots cannot be shared evenly by {engine.world} processes; set training.lots to a "
+            f"multiple of {engine.world} (and training.lot smaller, to keep the batch)",
+        )
+        self.feed: Any = as_lots(data, rng.fork("data"))
+        # a divided network cannot be copied, so a whole one is kept aside to be filled
+        self._whole = {name: copy.deepcopy(net).cpu() for name, net in networks.items()} if engine.shards else networks
+        nets = {name: engine.wrap(net) for name, net in networks.items()}
+        self.device = next((p.device for net in nets.values() for p in net.parameters()), torch.device("cpu"))
+        every = players(objective, nets)
+        optimisers = {p.name: training.optimiser.build(p.parameters, training.rate(0, training.steps)) for p in every}
+        averages = {name: [Average(net, profile) for profile in training.profiles] for name, net in nets.items()}
+        self.state = State(nets, every, optimisers, averages)
+        self.work = {p.name: engine.work(p, nets) for p in every}
+        self.settings = compare.settings({"training": training, "objective": objective, "seed": rng})
+        begins = getattr(training.rate, "begins", None)
+        self.branch = begins(training.steps) if callable(begins) else 0  # where a longer run would leave this one
+        for net in nets.values():
+            net.train()
+        self.tell: Callable[[int], None] = lambda step: None  # hears of every lot before it is worked
+        self._clock = time.perf_counter()
+
+    def step(self, stop: bool = False) -> bool:
+        """One step of every player whose turn it is, then the averages, then the log; whether to stop after it."""
+        n, training = self.state.step, self.training
+        rate = training.rate(n, training.steps) * 0.5 ** self.state.notes.get("retreats", 0)
+        entry: dict[str, Any] = {"step": n + 1, "loss": 0.0, "rate": rate, "grad_norm": 0.0, "samples_per_second": 0.0}
+        terms: dict[str, float] = {}
+        if hasattr(self.feed, "begin"):
+            self.feed.begin(n, training)
+        for i, player in enumerate(self.state.players):
+            if n % player.every:
+                continue
+            seen, its = self._move(player, n, rate, stop)
+            stop = seen.pop("stop") > 0
+            entry.update(seen if i == 0 else {})
+            terms |= its if i == 0 else {f"{player.name}.{k}": v for k, v in its.items()}
+        self.state.step = n + 1
+        for name, network in self.state.networks.items():
+            if hasattr(network, "settle"):  # statistics that are gathered over all lots
+                network.settle(self.engine.total)
+            for average in self.state.averages[name]:
+                average.update(n + 1)
+        entry["terms"] = terms
+        now = time.perf_counter()
+        entry["samples_per_second"], self._clock = training.batch / (now - self._clock), now
+        self._look(entry)
+        self.log(entry)
+        return stop
+
+    def lot(self, n: int, k: int) -> Batch:
+        """Lot k of step n, on the device and in the layout of the networks."""
+        batch = self.feed.lot(n * self.training.lots + k, self.training.lot)
+        if batch.x1.device != self.device:
+            batch = to(batch, self.device, non_blocking=True)
+        if self.training.compute.channels_last:
+            batch = replace(batch, x1=self.training.compute.layout(batch.x1))
+        return batch
+
+    def key(self, n: int, k: int) -> Rng:
+        """The random numbers of lot k of step n; others after a retreat, so that it is not the same step again."""
+        again = self.state.notes.get("retreats", 0)
+        return (self.rng.fork("retreat", again) if again else self.rng).fork(n, k)
+
+    def _move(self, player: Player, n: int, rate: float, stop: bool) -> tuple[dict[str, float], dict[str, float]]:
+        """One step of one player: what to log of it, and its terms."""
+        training, engine = self.training, self.engine
+        optimiser = self.state.optimisers[player.name]
+        for network in self.state.networks.values():  # losses of other players leave gradients too
+            network.zero_grad(set_to_none=True)
+        mine = range(engine.rank, training.lots, engine.world)
+        parts: dict[str, Tensor] = {}
+        errors: dict[int, Tensor] = {}
+        for k in mine:
+            key = self.key(n, k)
+            if len(self.state.players) > 1:
+                key = key.fork(player.name)
+            batch = self.lot(n, k)
+            self.tell(n)
+            with key.fork("ambient").ambient(), training.compute.autocast(self.device):
+                loss = self.work[player.name](batch, key, 1 / training.lots, k == mine[-1])
+            for name, value in {"": loss.value.detach(), **loss.terms}.items():
+                parts[name] = parts[name] + value if name in parts else value
+            errors[k] = loss.per_sample
+        slopes = [local(p.grad) for p in player.parameters if p.grad is not None]
+        norm = engine.norm(slopes)
+        sums = torch.stack([*(v.detach().float() for v in parts.values()), norm.new_tensor(float(stop)).float()])
+        # the one wait for the device in a step
+        *values, asked, length = torch.cat([engine.total(sums), norm.float()[None]]).tolist()
+        values = [v / training.lots for v in values]
+        check_step(values[0], length, n + 1, self.state.networks, lambda: blame(self.feed, n, training, mine))
+        watched = (n + 1) % training.watch_every == 0
+        if n == 0 or watched:
+            check_alike(engine, norm, n + 1)
+        if training.clip is not None and length > training.clip:
+            torch._foreach_mul_(slopes, training.clip / (length + 1e-6))
+        before = [local(p.detach()).clone() for p in player.parameters] if watched else []
+        for group in optimiser.param_groups:
+            group["lr"] = rate * group.get("rate_scale", 1.0)
+        optimiser.step()
+        if hasattr(self.feed, "observe"):
+            self.feed.observe(n, training, errors, engine.total)
+        entry = {"loss": values[0], "grad_norm": length, "stop": asked}
+        if watched:
+            now = [local(p.detach()) for p in player.parameters]
+            entry["update_norm"] = float(engine.norm(torch._foreach_sub(now, before)))
+            entry["param_norm"] = float(engine.norm(now))
+        return entry, dict(zip(list(parts)[1:], values[1:], strict=True))
+
+    def _look(self, entry: dict[str, Any]) -> None:
+        """Show the raw and the averaged network to those who want to see them now."""
+        due = [look for look in self.looks if look.due(entry["step"], self.training.steps)]
+        if not due:
+            return
+        name, raw = next(iter(self.state.networks.items()))
+        ema = self.averaged(name)
+        for look in due:
+            found = look.look(raw, ema, entry["step"])
+            for kind in ("raw", "ema"):
+                value = found.get(kind, {}).get("value") if isinstance(found.get(kind), dict) else None
+                if value is not None:
+                    self.state.best[kind] = min(value, self.state.best.get(kind, float("inf")))
+            entry[look.name] = found | ({"best": dict(self.state.best)} if look.name == "heldout" else {})
+        self._clock = time.perf_counter()  # looking is not learning
+
+    def averaged(self, name: str, which: int = 0) -> nn.Module | None:
+        """A whole network with averaged weights, or None where there is no average."""
+        averages = self.state.averages[name]
+        return averaged(self._whole[name], averages[which].state(), self.device) if averages else None
+
+    def result(self) -> dict[str, nn.Module]:
+        """What fit gives back: networks with averaged weights, whole ones where they were divided."""
+        made: dict[str, nn.Module] = {}
+        for name, net in self.state.networks.items():
+            average = self.averaged(name)
+            if average is None and self.engine.shards:
+                average = averaged(self._whole[name], {k: p.detach() for k, p in net.named_parameters()}, self.device)
+            made[name] = average or net
+        return made
+
+    def save(self) -> None:
+        """A checkpoint of the state, unless it is spoilt."""
+        check_state(self.state.step, self.state.networks, self.state.averages, self.engine)
+        if self.keep is None:
+            return
+        if hasattr(self.feed, "state"):
+            self.state.notes["feed"], self.state.extras = self.feed.state()
+        more = {"stays": self.state.step == self.branch < self.training.steps, "world": self.engine.world}
+        if self.engine.shards or self.engine.rank == 0 or self.engine.world > 1:
+            checkpoint.write(self.keep, self.state.save(self.settings, more), self.training.keep_last, self.engine)
+
+    def resume(self, root: Path, fork: bool = False) -> None:
+        """Go on from the newest whole checkpoint; refuse when settings other than the number of steps changed.
+
+        When the number of steps was raised, the newest checkpoint is taken up to which both runs have the same rates,
+        so that the longer run is the one that would have been made at once; where there is none, this is said.
+        """
+
+        def note(text: str) -> None:
+            self.log({"step": 0, "note": text})
+
+        path = checkpoint.newest(root, note)
+        saved = checkpoint.state(path)
+        changed = compare.difference(saved["settings"], self.settings)
+        changed = [line for line in changed if not line.startswith(FREE)]
+        require(
+            fork or not changed,
+            f"the run in {root} was made with other settings ({'; '.join(changed)}); going on would be neither run: "
+            "resume with the settings it has, or fork a new run from its state",
+        )
+        steps, old = self.training.steps, int(saved["settings"]["training"]["steps"])
+        require(
+            steps >= saved["step"],
+            f"the run in {root} has {saved['step']} steps already, training.steps is {steps}; "
+            "raise training.steps to go on",
+        )
+        if not fork and steps != old and not self._same_rates(saved["step"], old):
+            try:
+                path = checkpoint.newest(root, lambda text: None, lambda step: self._same_rates(step, old))
+                saved = checkpoint.state(path)
+            except ValueError:
+                note(
+                    f"with training.steps={steps} instead of {old} the rates of the steps already made would have been "
+                    "others, and no checkpoint is early enough; this run goes on, but is not the one made at once"
+                )
+        self.state.load(path)
+        if hasattr(self.feed, "load"):
+            self.feed.load(self.state.notes.get("feed", {}), self.state.extras)
+        if fork:
+            self.state.notes.pop("retreats", None)
+            note(f"forked from {path}" + (f" with {'; '.join(changed)}" if changed else ""))
+        else:
+            note(f"resumed from {path}")
+
+    def _same_rates(self, step: int, old: int) -> bool:
+        rate, new = self.training.rate, self.training.steps
+        return all(rate(n, old) == rate(n, new) for n in range(step))
+
+    def retreat(self, error: Diverged) -> bool:
+        """After a divergence: back to the last good checkpoint with half the rate, as often as that is allowed."""
+        times = self.state.notes.get("retreats", 0) + 1
+        if self.keep is None or times > self.training.retreat or not checkpoint.steps(self.keep):
+            return False
+        self.state.load(checkpoint.newest(self.keep, lambda text: None))
+        if hasattr(self.feed, "load"):
+            self.feed.load(self.state.notes.get("feed", {}), self.state.extras)
+        self.state.notes["retreats"] = times
+        here = self.state.step
+        self.log(
+            {"step": here, "note": f"{error}; went back to step {here}, the rate is now {0.5**times:g} of its plan"}
+        )
+        return True
+
+    def farewell(self) -> str:
+        """What to tell somebody who stopped the run."""
+        if self.keep is None:
+            return f"stopped after step {self.state.step}; nothing was saved, because no directory to keep was given"
+        return f"stopped after step {self.state.step} and saved it to {self.keep}; resume from there to go on"

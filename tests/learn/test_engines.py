@@ -1,0 +1,107 @@
+"""Engines: one process = DDP = FSDP2, and what happens when a rank is lost."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+sys.path.insert(0, os.path.dirname(__file__))
+import workers  # noqa: E402
+
+from beeline.core.rng import Rng  # noqa: E402
+from beeline.core.types import BeelineError  # noqa: E402
+from beeline.learn import checkpoint, parallel  # noqa: E402
+from beeline.learn.parallel import Alone, Replicated, Sharded  # noqa: E402
+
+
+def program(out, *scenarios):
+    """Run scenarios ("equal:2" is two processes), each with a time limit of its own through torch's time-outs."""
+    here = Path(__file__).parent
+    path = os.pathsep.join([str(here.parent.parent), os.environ.get("PYTHONPATH", "")])
+    return subprocess.run(
+        [sys.executable, str(here / "workers.py"), str(out), *scenarios],
+        env=os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """The same run alone, on two processes under both engines, and on four; and two with a lost rank."""
+    out = tmp_path_factory.mktemp("engines")
+    found = {
+        f"alone {o}": workers.curve(Alone(), o, keep=out / "alone" if o == "flow" else None) for o in ("flow", "jvp")
+    }
+    done = program(out, "equal:2", "equal:4", "die:2", "hang:2")
+    for world in (2, 4):
+        assert (out / f"equal-{world}.json").exists(), done.stderr
+        more = json.loads((out / f"equal-{world}.json").read_text())
+        found |= {f"{name} {world}": value for name, value in more.items()}
+    return out, found
+
+
+@pytest.mark.parametrize("objective", ["flow", "jvp"])
+@pytest.mark.parametrize("engine", ["replicated {} 2", "sharded {} 2", "sharded {} 4"])
+def test_the_loss_is_the_same_under_every_engine(runs, engine, objective):
+    out, found = runs
+    one, many = found[f"alone {objective}"], found[engine.format(objective)]
+    for what in ("loss", "grad_norm", "update_norm", "weights"):
+        a, b = torch.tensor(one[what]), torch.tensor(many[what])
+        assert a.shape == b.shape and len(a) > 0
+        assert (a - b).abs().max() <= 1e-5, what
+    assert abs(one["loss"][0] - one["loss"][-1]) > 0.1  # there was something to learn
+
+
+@pytest.mark.parametrize("engine", ["replicated resumed 2", "sharded resumed 2", "sharded resumed 4"])
+def test_what_one_process_began_several_finish(runs, engine):
+    out, found = runs
+    a, b = torch.tensor(found["alone flow"]["loss"][10:]), torch.tensor(found[engine]["loss"])
+    assert len(b) == 15 and (a - b).abs().max() <= 1e-5
+
+
+@pytest.mark.parametrize("engine", ["replicated2", "sharded2", "sharded4"])
+def test_what_several_began_one_process_finishes(runs, engine, tmp_path):
+    out, found = runs
+    path = out / engine / "step-00000010"
+    assert {p.suffix for p in path.iterdir()} == {".safetensors", ".json"} and checkpoint.flaw(path) is None
+    if "sharded" in engine:
+        assert len(list(path.glob("shard-*.safetensors"))) == int(engine[-1])
+    again = workers.curve(Alone(), "flow", resume=path)
+    a, b = torch.tensor(found["alone flow"]["loss"][10:]), torch.tensor(again["loss"])
+    assert len(b) == 15 and (a - b).abs().max() <= 1e-5
+    one, many = checkpoint.read(out / "alone" / "step-00000010"), checkpoint.read(path)
+    assert {g: set(t) for g, t in one.tensors.items()} == {g: set(t) for g, t in many.tensors.items()}
+    for group, tensors in one.tensors.items():
+        for name, tensor in tensors.items():
+            assert (tensor - many.tensors[group][name]).abs().max() <= 1e-5, (group, name)
+
+
+@pytest.mark.parametrize(("scenario", "why"), [("die", "rank 1 (died"), ("hang", "rank 1 (hangs in step 6")])
+def test_a_lost_rank_is_named_by_the_others(runs, scenario, why):
+    said = json.loads((runs[0] / f"{scenario}-2.json").read_text())
+    assert said["ranks"] == [1] and why in said["message"] and "resume" in said["message"]
+
+
+def test_engines_that_have_not_met_are_refused(monkeypatch):
+    for engine in (Replicated(), Sharded()):
+        with pytest.raises(BeelineError, match="processes to have met"):
+            engine.wrap(workers.network())
+    monkeypatch.delenv("RANK", raising=False)
+    with pytest.raises(BeelineError, match="torchrun"):
+        parallel.join()
+
+
+def test_lots_that_cannot_be_shared_evenly_are_refused():
+    from beeline.learn.trainer import Training, fit
+
+    class Three(Alone):
+        world = 3
+
+    with pytest.raises(BeelineError, match="4 lots cannot be shared evenly by 3"):
+        fit(workers.network(), workers.FlowMatching(), workers.data(), Training(lots=4), parallel=Three(), rng=Rng(0))

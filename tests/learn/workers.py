@@ -1,0 +1,192 @@
+"""What the processes of the engine tests do.  Started as one program, which forks its ranks: torch is loaded once."""
+
+import json
+import os
+import signal
+import socket
+import sys
+import time
+import traceback
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from beeline.core.rng import Rng
+from beeline.core.types import Batch, Loss
+from beeline.learn import parallel
+from beeline.learn.ema import EMA
+from beeline.learn.objective import FlowMatching
+from beeline.learn.optim import AdamW
+from beeline.learn.ranks import RankLost
+from beeline.learn.rate import Constant
+from beeline.learn.trainer import Training, fit
+
+STEPS = 25
+
+
+class Blocks(nn.Module):
+    """A small network with a stack, dropout, and a parameter that no loss uses."""
+
+    def __init__(self, width=24):
+        super().__init__()
+        self.first = nn.Linear(4, width)
+        self.stack = nn.ModuleList(
+            [nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Dropout(0.1)) for _ in range(3)]
+        )
+        self.last = nn.Linear(width, 3)
+        self.unused = nn.Parameter(torch.zeros(5))
+        self.stacks = {"stack": self.stack}
+
+    def forward(self, x, t, cond=None):
+        h = self.first(torch.cat([x, t[:, None]], 1))
+        for block in self.stack:
+            h = h + block(h)
+        return self.last(h)
+
+
+class Slope:
+    """A loss with a forward-mode derivative inside the graph, as flow maps have it."""
+
+    def __call__(self, field, batch, rng):
+        x0 = rng.normal(batch.x1)
+        t = rng.fork("t").uniform(len(x0), x0)
+        x = (1 - t[:, None]) * x0 + t[:, None] * batch.x1
+        v = batch.x1 - x0
+        with rng.fork("dropout").ambient():  # the same mask in both passes
+            u, du = torch.func.jvp(lambda x, t: field(x, t), (x, t), (v, torch.ones_like(t)))
+        error = (u - v + 0.1 * (1 - t[:, None]) * du).square().mean(1)
+        return Loss(error.mean(), {"loss": error.detach().mean()}, error.detach(), t)
+
+
+OBJECTIVES = {"flow": FlowMatching(), "jvp": Slope()}
+
+
+def network():
+    with Rng(0).ambient():
+        return Blocks()
+
+
+def data():
+    x = Rng(1).normal(torch.empty(50, 3))
+    return Batch(0.3 * x + torch.tensor([1.0, -1.0, 0.5]))
+
+
+def train(engine, objective, log, **more):
+    training = more.pop("training", None) or plan()
+    return fit(network(), OBJECTIVES[objective], data(), training, parallel=engine, rng=Rng(4), log=log, **more)
+
+
+def plan(**more):
+    return Training(
+        **{
+            "steps": STEPS,
+            "lots": 4,
+            "lot": 8,
+            "optimiser": AdamW(decay=0.01),
+            "rate": Constant(5e-3),
+            "ema": (EMA(5.0, 0), EMA(20.0)),
+            "keep_every": 10,
+            "watch_every": 5,
+        }
+        | more
+    )
+
+
+def curve(engine, objective, **more):
+    """The log of a run and the weights that came out, as plain data."""
+    entries = []
+    made = train(engine, objective, entries.append, **more)
+    entries = [e for e in entries if "loss" in e]
+    weights = torch.cat([p.detach().flatten() for p in made.parameters()])
+    return {
+        "loss": [e["loss"] for e in entries],
+        "grad_norm": [e["grad_norm"] for e in entries],
+        "update_norm": [e["update_norm"] for e in entries if "update_norm" in e],
+        "weights": weights.tolist(),
+    }
+
+
+def equal(out, engines):
+    """The same run under every engine, and runs that another engine began."""
+    found, world = {}, engines["sharded"].world
+    for name, engine in engines.items():
+        if world > 2 and name == "replicated":
+            continue
+        for objective in OBJECTIVES:
+            keep = out / f"{name}{world}" if objective == "flow" else None
+            found[f"{name} {objective}"] = curve(engine, objective, keep=keep)
+        # what one process began is finished by several
+        found[f"{name} resumed"] = curve(engine, "flow", resume=out / "alone" / "step-00000010")
+    return found
+
+
+def trouble(how, rank, engine):
+    """Rank 1 dies or hangs in its twelfth lot."""
+    count = 0
+
+    class Feed:
+        def lot(self, number, size):
+            nonlocal count
+            count += 1
+            if rank == 1 and count == 12:
+                if how == "die":
+                    os.kill(os.getpid(), signal.SIGKILL)
+                time.sleep(100)
+            return Batch(torch.ones(size, 3))
+
+    try:
+        fit(network(), FlowMatching(), Feed(), plan(), parallel=engine, rng=Rng(4), log=lambda entry: None)
+    except RankLost as error:
+        return {"message": str(error), "ranks": error.ranks}
+    return {"message": "nothing happened", "ranks": []}
+
+
+def work(out, scenario):
+    torch.set_num_threads(1)
+    rank = int(os.environ["RANK"])
+    parallel.join(timeout=60 if scenario == "equal" else 4)
+    engines = {"replicated": parallel.Replicated(), "sharded": parallel.Sharded()}
+    found = equal(out, engines) if scenario == "equal" else trouble(scenario, rank, engines["replicated"])
+    if rank == 0:
+        (out / f"{scenario}-{os.environ['WORLD_SIZE']}.json").write_text(json.dumps(found))
+    if scenario == "equal":
+        parallel.leave()
+
+
+def ranks(world, out, scenario):
+    """Fork the ranks of one scenario and wait until rank 0 has ended (the others too, unless one is to be lost)."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    children = []
+    for rank in range(world):
+        child = os.fork()
+        if child == 0:
+            os.environ |= {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port), "WORLD_SIZE": str(world)}
+            os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+            code = 1
+            try:
+                work(out, scenario)
+                code = 0
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                os._exit(code)
+        children.append(child)
+    if scenario != "equal":
+        os.waitpid(children[0], 0)
+        for child in children[1:]:
+            os.kill(child, signal.SIGKILL)
+    for child in children[scenario != "equal" :]:
+        os.waitpid(child, 0)
+
+
+if __name__ == "__main__":
+    import torch.distributed.checkpoint  # before the fork, so that it happens once
+    import torch.distributed.fsdp  # noqa: F401
+    import torch.distributed.tensor  # noqa: F401
+
+    for part in sys.argv[2:]:
+        scenario, world = part.split(":")
+        ranks(int(world), Path(sys.argv[1]), scenario)
