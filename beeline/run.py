@@ -27,6 +27,7 @@ from beeline.core.field import Flow, MapNetwork, Network
 from beeline.core.rng import Rng
 from beeline.core.source import Gaussian
 from beeline.core.types import Batch, BeelineError, nearest, require, take
+from beeline.data.modality import DataSet
 from beeline.files import write_text
 from beeline.learn.heldout import HeldOut
 from beeline.learn.objective import FlowMatching, Objective
@@ -50,7 +51,7 @@ class Run:
     0
     """
 
-    data: Any  # a data set
+    data: DataSet
     network: Mapping[str, Any]  # {"is": "networks.NAME", ...} without shape and conditions
     objective: Objective = field(default_factory=FlowMatching)
     training: Training = field(default_factory=Training)

@@ -13,12 +13,13 @@ LONGEST = 400  # lines of a room; about 300 is meant
 MAY_IMPORT = {
     "core": {"core"},
     "use": {"core", "use"},
-    "learn": {"core", "use", "learn"},
+    "learn": {"core", "use", "learn", "files"},
     "nets": {"core", "nets"},
-    "data": {"core", "data"},
-    "": {"core", "use", "learn", "nets", "data", "recipes", ""},
+    "data": {"core", "data", "files"},
+    "files": {"core"},  # atomic writing, which knows nothing of what is written
+    "": {"core", "use", "learn", "nets", "data", "recipes", "files", ""},
     "recipes": {"core", "use", "learn", "nets", "data", "recipes", ""},
-    "apps": {"core", "use", "learn", "nets", "data", "recipes", "apps", ""},
+    "apps": {"core", "use", "learn", "nets", "data", "recipes", "apps", "files", ""},
 }
 
 # comparisons with a text that choose no behaviour; each with its reason

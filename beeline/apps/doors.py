@@ -171,7 +171,7 @@ def data_set(text: str | None, bundle: Bundle) -> Any:
 
 def evaluate(names: Sequence[str], data: str | None, n: int, seed: int, pairs: Sequence[str], as_json: bool) -> None:
     """Measure bundles on the same data and the same noise, each with its own sampler unless settings say otherwise."""
-    from beeline.apps.reporting import measured
+    from beeline.apps.measuring import measured
     from beeline.scores import compare
 
     bundles = {_label(name, names): load(name) for name in names}
