@@ -4,12 +4,13 @@ A flow is three things: a velocity field, the path it was learned on, and the so
 """
 
 from beeline import metrics as metrics
-from beeline.core import coupling as couplings
-from beeline.core import path as paths
+from beeline.bundle import Bundle, load
+from beeline.core import alltimes as times
+from beeline.core import couplings as couplings
+from beeline.core import paths as paths
 from beeline.core import schedule as schedules
 from beeline.core import solvers as solvers
-from beeline.core import source as sources
-from beeline.core import times as times
+from beeline.core import sources as sources
 from beeline.core.field import Data, Flow, FlowMap, MapNetwork, Network, Noise, Velocity, VelocityField
 from beeline.core.integrate import IntegrationError, integrate
 from beeline.core.likelihood import Exact, Hutchinson, bits_per_dimension, log_prob
@@ -17,7 +18,12 @@ from beeline.core.rng import Rng
 from beeline.core.types import Batch, BeelineError, Cond, Dynamics, Loss, Point
 from beeline.data import laws as laws
 from beeline.evaluate import evaluate
-from beeline.learn import objective as objectives
+from beeline.learn import objectives as objectives
+from beeline.learn.distill import OneStep, Reflow
+from beeline.learn.objective import Drop
+from beeline.learn.pairs import reflow_pairs
+from beeline.learn.trainer import Training, fit
+from beeline.run import Run, train
 from beeline.scores import Report, Score
 from beeline.use import guidance as guidance
 from beeline.use.guidance import CFG, Guide

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import torch
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from beeline.core.rng import Rng
@@ -136,5 +135,7 @@ def assign(x0: Tensor, x1: Tensor) -> Tensor:
         len(x0) == len(x1),
         f"an assignment needs as many source points as data, got {len(x0)} and {len(x1)}; give equal numbers",
     )
+    from scipy.optimize import linear_sum_assignment  # slow to import, and only optimal transport needs it
+
     _, order = linear_sum_assignment(squared_cost(x0, x1).T.numpy())
     return torch.from_numpy(order)
