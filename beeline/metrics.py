@@ -83,7 +83,7 @@ class Frechet(Compared):
     25.0
     """
 
-    name: ClassVar[str] = "frechet"
+    name: ClassVar[str] = "Frechet distance"
 
     def least(self, size: int) -> int:
         return size + 1
@@ -107,7 +107,7 @@ class Kernel(Compared):
     """
 
     rows: int = 4096  # of each sample that are compared at most, drawn at random; cost grows with its square
-    name: ClassVar[str] = "kernel"
+    name: ClassVar[str] = "kernel distance"
 
     def compare(self, real: Tensor, made: Tensor, rng: Rng, cond: Cond = None) -> float:
         a, b = some(real, self.rows, rng.fork("real")), some(made, self.rows, rng.fork("made"))
@@ -134,7 +134,7 @@ class SlicedWasserstein(Compared):
 
     projections: int = 128  # directions; the error falls with their square root
     power: float = 2.0  # p, at least 1
-    name: ClassVar[str] = "sliced wasserstein"
+    name: ClassVar[str] = "sliced Wasserstein"
 
     def __post_init__(self) -> None:
         require(
@@ -167,7 +167,7 @@ class Energy(Compared):
     """
 
     rows: int = 4096  # of each sample that are compared at most, drawn at random; cost grows with its square
-    name: ClassVar[str] = "energy"
+    name: ClassVar[str] = "energy distance"
 
     def compare(self, real: Tensor, made: Tensor, rng: Rng, cond: Cond = None) -> float:
         a, b = some(real, self.rows, rng.fork("real")), some(made, self.rows, rng.fork("made"))

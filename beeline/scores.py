@@ -93,18 +93,22 @@ class Report:
         c = self.cost
         table.caption = (
             f"{c.evaluations:g} field evaluations per sample (counted), {c.seconds:.2f} s, "
-            f"{c.samples_per_second:.4g} samples a second"
+            f"{figure(c.samples_per_second)} samples a second"
         )
         return table
 
 
 def figure(value: float | None) -> str:
-    """Four digits, or a dash."""
-    return "-" if value is None else f"{value:.4g}"
+    """Four digits, all of a large number, or a dash.
+
+    >>> figure(0.123456), figure(42134.2), figure(None)
+    ('0.1235', '42,134', '-')
+    """
+    return "-" if value is None else f"{value:,.0f}" if abs(value) >= 10000 else f"{value:.4g}"
 
 
 def span(interval: Sequence[float] | None) -> str:
-    return "-" if interval is None else f"{interval[0]:.4g} .. {interval[1]:.4g}"
+    return "-" if interval is None else f"{figure(interval[0])} .. {figure(interval[1])}"
 
 
 def compare(reports: Mapping[str, Report]) -> list[dict[str, Any]]:

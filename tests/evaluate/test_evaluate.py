@@ -42,7 +42,7 @@ def report():
 
 
 def test_an_exact_flow_scores_at_its_floor(report):
-    for name in ("frechet", "kernel", "sliced wasserstein", "energy"):
+    for name in ("Frechet distance", "kernel distance", "sliced Wasserstein", "energy distance"):
         s = report[name]
         low, high = s.interval
         assert low < s.value < high
@@ -55,7 +55,7 @@ def test_a_wrong_flow_is_above_its_floor_and_its_interval_says_so(report):
     for sampler in (Sampler(steps=20), Sampler(steps=4, solver=EULER)):
         worse = evaluate(NARROW.flow(), sampler, None, RING.batch(600, Rng(1)), 300, Rng(0), METRICS,
                          reference=RING.batch(400, Rng(2)), reference_name="ring")  # fmt: skip
-        for name in ("frechet", "kernel", "sliced wasserstein", "energy"):
+        for name in ("Frechet distance", "kernel distance", "sliced Wasserstein", "energy distance"):
             assert worse[name].interval[0] > worse[name].floor
             assert worse[name].value > report[name].interval[1]
 
@@ -89,7 +89,8 @@ def test_the_same_key_gives_the_same_figures_and_flows_compare(report):
         assert s.value == pytest.approx(report[s.name].value, rel=1e-5)
         assert s.floor == report[s.name].floor
     rows = compare({"a": report, "b": again})
-    assert [row["model"] for row in rows] == ["a", "b"] and rows[1]["energy"]["floor"] == report["energy"].floor
+    assert [row["model"] for row in rows] == ["a", "b"]
+    assert rows[1]["energy distance"]["floor"] == report["energy distance"].floor
     assert "straightness" not in rows[1]
 
 
@@ -209,12 +210,14 @@ def test_images_are_measured_as_the_user_receives_them():
         extras=Extras(likelihood=Likelihood(rows=8, steps=2), trajectories=None),
     )  # fmt: skip
     assert [s.name for s in report.scores] == [
-        "frechet", "kernel", "sliced wasserstein", "energy", "held-out loss", "bits per dimension",
+        "Frechet distance", "kernel distance", "sliced Wasserstein", "energy distance", "held-out loss",
+        "bits per dimension",
     ]  # fmt: skip
     # four equally likely levels cost exactly two bits
     assert report["bits per dimension"].value == pytest.approx(2.0, abs=1e-5)
     # even noise, rounded to the levels, is the law of these data
-    assert report["energy"].value < 3 * (report["energy"].interval[1] - report["energy"].value)
+    energy = report["energy distance"]
+    assert energy.value < 3 * (energy.interval[1] - energy.value)
     # the field is zero, so that its loss is E|x1 - x0|^2 = var(x1) + 1 per coordinate
     wanted = float(modality.encode(raw).x1.square().mean()) + 1
     assert report["held-out loss"].interval[0] < wanted < report["held-out loss"].interval[1]

@@ -1,0 +1,166 @@
+"""The report: whole, self-contained, well-formed; and its pictures say what the data say."""
+
+import re
+from html.parser import HTMLParser
+
+import pytest
+import torch
+
+from beeline.apps import plots, report
+from beeline.core.rng import Rng
+from beeline.core.solver import EULER
+from beeline.core.types import BeelineError
+from beeline.data.laws import GaussianMixture
+from beeline.evaluate import Extras, evaluate
+from beeline.metrics import Energy, Frechet
+from beeline.use.sampler import Sampler
+
+RING = GaussianMixture.ring(4)
+VOID = {"meta", "img", "br", "link", "input", "path", "use"}
+
+
+class Page(HTMLParser):
+    """Tags in balance, ids, references, and everything that could be fetched."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.open, self.ids, self.refs, self.fetched, self.headings, self.tags = [], [], [], [], [], set()
+        self.feed(text)
+        assert not self.open, f"left open: {self.open}"
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.add(tag)
+        if tag not in VOID:
+            self.open.append(tag)
+        for key, value in attrs:
+            if key == "id":
+                self.ids.append(value)
+            if key in ("href", "xlink:href", "src", "srcset", "data", "action"):
+                (self.refs if value.startswith("#") else self.fetched).append(value)
+            if key == "aria-labelledby":
+                self.refs.append(f"#{value}")
+            self.refs += re.findall(r"url\((#[^)]+)\)", value or "")
+
+    def handle_startendtag(self, tag, attrs):
+        self.handle_starttag(tag, attrs)
+        if tag not in VOID:
+            self.open.pop()
+
+    def handle_endtag(self, tag):
+        if tag not in VOID:
+            assert self.open.pop() == tag, tag
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] == "h2":
+            self.headings.append(data)
+
+
+@pytest.fixture(scope="module")
+def page():
+    flow, real = RING.flow(), RING.batch(300, Rng(0))
+    samplers = {"teacher": Sampler(steps=8), "<student & co>": Sampler(steps=1, solver=EULER)}
+    x0 = Rng(1).normal(torch.empty(60, 2))
+    reports, grids, curves, paths = {}, {}, {}, {}
+    for name, sampler in samplers.items():
+        reports[name] = evaluate(
+            flow, sampler, None, real, 100, Rng(0), (Frechet(), Energy()), reference_name="ring",
+            extras=Extras(walks=20, replicates=5, splits=2),
+        )  # fmt: skip
+        seen = []
+        sampler(flow, x0[:5], watch=lambda x, t, seen=seen: seen.append(x))
+        paths[name] = torch.stack(seen)
+        grids[name] = {1: Sampler(1, solver=EULER)(flow, x0), 16: Sampler(8)(flow, x0)}
+        score = reports[name]["energy distance"]
+        curves[name] = [(1, 2.5, None), (sampler.evaluations + 1, score.value + 1, score.interval)]
+    sections = [
+        report.introduction(),
+        report.samples(grids, real=real.x1[:60], limits=(-6, 6)),
+        report.quality(curves, "energy distance", floor=0.1),
+        report.trajectories(paths, straightness={"teacher": 0.3}),
+        report.loss_by_time({"teacher": [1.0, 2.0]}, mean=[2.0, 2.1], posterior=[0.9, 30.0]),
+        report.training({"teacher": [(i, 1 / (i + 1)) for i in range(100)]}),
+        report.figures(reports),
+        report.lineage([{"name": "teacher", "made_by": "train ring"}, {"name": "<student & co>", "from": "teacher"}]),
+        report.commands(["beeline demo --out demo"]),
+    ]
+    return report.report_html(sections, "A title with <b>", "A lead")
+
+
+def test_the_page_is_whole_and_self_contained(page):
+    seen = Page(page)
+    assert page.startswith("<!doctype html>") and "<b>" not in re.search("<title>(.*)</title>", page)[1]
+    assert seen.headings == [
+        "What is shown here", "Samples", "Quality against cost", "Paths from noise to data", "Is this loss good?",
+        "Training", "Figures", "Where they come from", "Do it again",
+    ]  # fmt: skip
+    assert all(source.startswith("data:image/png;base64,") for source in seen.fetched)
+    assert "http" not in page and "@import" not in page and "script" not in seen.tags and "link" not in seen.tags
+    assert len(set(seen.ids)) == len(seen.ids)
+    assert {ref[1:] for ref in seen.refs} <= set(seen.ids)
+    assert "&lt;student &amp; co&gt;" in page and "<student" not in page
+
+
+def test_no_stand_in_colour_is_left(page):
+    assert not re.search("#0a0a0a|#0b0b0b|#0c0c0c|#01000", page)
+    assert {v for v in re.findall(r"var\(--([a-z0-9-]+)\)", page)} <= {*plots.NAMES.values(), "paper", "panel"}
+    assert "prefers-color-scheme: dark" in page and "width=device-width" in page
+
+
+def test_a_picture_is_the_same_every_time_and_stands_alone():
+    draw = lambda: plots.training({"a": [(0, 1.0), (1, 0.5)]})  # noqa: E731
+    assert plots.svg(draw(), "x") == plots.svg(draw(), "x") != plots.svg(draw(), "y")
+    alone = plots.svg(draw(), "x", alone=True)
+    assert alone.startswith("<?xml") and plots.LIGHT[plots.INK] in alone and "var(" not in alone
+
+
+def test_colours_follow_the_order_of_the_models():
+    assert plots.colour("b", ["a", "b"]) == plots.SERIES[1]
+    drawn = plots.trajectories({"b": torch.zeros(2, 1, 3), "a": torch.ones(2, 1, 3)}, ["a", "b"])
+    assert plots.NAMES[plots.SERIES[1]] in plots.svg(drawn["b"], "n")
+    assert plots.NAMES[plots.SERIES[0]] not in plots.svg(drawn["b"], "n")
+
+
+def test_the_plane_is_the_one_of_the_principal_components():
+    noise = Rng(0).normal(torch.empty(40, 10, 6, dtype=torch.float64))
+    path = noise * torch.tensor([1.0, 9.0, 1.0, 5.0, 1.0, 1.0]) + 3
+    centre, two = plots.plane({"a": path[:, :5], "b": path[:, 5:]})
+    assert torch.allclose(centre, path.flatten(0, 1).mean(0))
+    assert two.T @ two == pytest.approx(torch.eye(2).numpy(), abs=1e-10)
+    assert abs(float(two[1, 0])) > 0.95 and abs(float(two[3, 1])) > 0.95
+
+
+def test_labels_are_moved_apart_and_no_farther_than_needed():
+    assert plots.spread([0.1, 0.5], 0.1) == [0.1, 0.5]
+    moved = plots.spread([0.5, 0.52, 0.48, 0.9], 0.1)
+    assert moved == pytest.approx([0.5, 0.6, 0.4, 0.9])
+    chain = sorted(plots.spread([0.0, 0.05, 0.1, 0.12], 0.1))
+    assert min(b - a for a, b in zip(chain, chain[1:], strict=False)) == pytest.approx(0.1)
+
+
+def test_tiles_are_the_images_with_clear_gaps():
+    import io
+
+    import numpy as np
+    from PIL import Image as Picture
+
+    x = torch.tensor([-1.0, 0.0, 1.0]).reshape(3, 1, 1, 1).expand(3, 1, 4, 4)
+    got = np.asarray(Picture.open(io.BytesIO(plots.tiles(x, columns=2))))
+    assert got.shape == (9, 9, 4)
+    assert got[0, 0].tolist() == [0, 0, 0, 255] and got[0, 5].tolist() == [128, 128, 128, 255]
+    assert got[5, 0].tolist() == [255, 255, 255, 255] and got[4, 4, 3] == 0 and got[5, 5, 3] == 0
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: report.samples({}), "no samples"),
+        (lambda: report.quality({"a": []}, "x"), "no figures were given to draw"),
+        (lambda: report.trajectories({}), "no paths"),
+        (lambda: report.figures({}), "no reports"),
+        (lambda: report.report_html([report.introduction()] * 2), "two sections have one title"),
+        (lambda: plots.tiles(torch.zeros(2, 5, 4, 4)), "one channel or three"),
+    ],
+)
+def test_refusals(make, message):
+    with pytest.raises(BeelineError, match=message):
+        make()
