@@ -45,9 +45,17 @@ CATALOGUE: Mapping[str, Mapping[str, str]] = {
     | _of("core.discrete", "UniformTokens", "MaskTokens")
     | _of("core.simplex", "Simplex", "GumbelSimplex"),
     "couplings": _of("core.coupling", "Independent", "Paired", "MinibatchOT")
-    | _of("core.transport", "Sinkhorn", "Unbalanced", "StableMatching", "Immiscible", "ConditionalOT", "Remembered"),
-    "predictions": _of("core.field", "Velocity", "Data", "Noise"),
-    "networks": _of("nets.small", "MLP", "UNet") | _of("nets.dit", "DiT") | _of("core.field", "Network", "MapNetwork"),
+    | _of("core.transport", "Sinkhorn", "Unbalanced", "StableMatching", "Immiscible", "ConditionalOT", "Remembered")
+    | _of("learn.segments", "Annealed")
+    | _of("learn.targets", "VelocityOT"),
+    "predictions": _of("core.field", "Velocity", "Data", "Noise") | _of("core.prediction", "Score", "Boundary"),
+    "networks": _of("nets.small", "MLP", "UNet") | _of("nets.dit", "DiT") | _of("core.field", "Network", "MapNetwork")
+    | _of("core.prediction", "Ends")
+    | _of("core.convert", "Converted")
+    | _of("core.space", "Tangent")
+    | _of("core.simplex", "Posterior")
+    | _of("learn.shapes", "Potential", "Accelerating", "Helped"),
+    "pyramids": _of("core.pyramid", "Pyramid"),
     # using one
     "solvers": _of("core.solver", "EULER", "MIDPOINT", "HEUN", "RALSTON", "RK3", "RK4", "RungeKutta")
     | _of("core.solver", "MidpointReuse", "Taylor", "Jump")
@@ -70,9 +78,16 @@ CATALOGUE: Mapping[str, Mapping[str, str]] = {
     "rules": _of("use.guidance", "Extrapolate"),
     "samplers": _of("use.sampler", "Sampler"),
     # learning one
-    "objectives": _of("learn.objective", "FlowMatching"),
+    "objectives": _of("learn.objective", "FlowMatching")
+    | _of("learn.targets", "LatentNoise", "Classify", "Hierarchical", "PyramidMatching")
+    | _of("learn.guided", "GuidanceFree", "ModelGuidance", "Anticipating", "Contrastive")
+    | _of("learn.regularise", "Aligned", "Separable", "Dispersed", "SmoothSteps", "SelfRectified", "SelfPerceptual")
+    | _of("learn.shapes", "ConstantAccelerationMatching", "EncodedSource")
+    | _of("learn.segments", "Windowed")
+    | _of("learn.deep", "DeepSupervision"),
     "weights": _of("learn.objective", "one") | _of("learn.weight", "ByDensity", "Power", "MinSNR", "SigmoidSNR"),
-    "distances": _of("learn.objective", "squared", "Huber"),
+    "distances": _of("learn.objective", "squared", "Huber") | _of("learn.distance", "Direction", "Perceptual", "Bregman"),
+    "costs": _of("learn.distance", "PowerCost"),
     "drops": _of("learn.objective", "Drop"),
     "distillations": _of("learn.distill", "Reflow", "OneStep"),
     "training": _of("learn.trainer", "Training"),
@@ -114,6 +129,8 @@ SLOTS: Mapping[str, str] = {
     "Edit": "edits",
     "Weight": "weights",
     "Distance": "distances",
+    "Cost": "costs",
+    "Pyramid": "pyramids",
     "Objective": "objectives",
     "Optimiser": "optimisers",
     "Rate": "rates",

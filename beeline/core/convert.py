@@ -32,6 +32,10 @@ class Converted(nn.Module):
         super().__init__()
         self.field, self.source, self.target = field, source, target
 
+    def describe(self) -> dict[str, Any]:
+        """The settings from which an equal one is built."""
+        return {"field": self.field, "source": self.source, "target": self.target}
+
     def forward(self, x: Tensor, t: Tensor, cond: Cond = None) -> Tensor:
         s, scale = matched(self.source, self.target, t)
         state = over(scale, x) * x

@@ -190,6 +190,10 @@ class Posterior(nn.Module):
         """What the symbol may be, before the softmax."""
         return bind(self.network, cond)(x, t)
 
+    def describe(self) -> dict[str, Any]:
+        """The settings from which an equal one is built."""
+        return {"network": self.network, "path": self.path}
+
     def forward(self, x: Tensor, t: Tensor, cond: Cond = None) -> Tensor:
         return self.path.mixture(x, t, torch.softmax(self.logits(x, t, cond), -1))
 

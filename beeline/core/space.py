@@ -289,6 +289,10 @@ class Tangent(nn.Module):
         super().__init__()
         self.field, self.space = field, space
 
+    def describe(self) -> dict[str, Any]:
+        """The settings from which an equal one is built."""
+        return {"field": self.field, "space": self.space}
+
     def forward(self, x: Tensor, t: Tensor, cond: Cond = None) -> Tensor:
         return self.space.tangent(x, bind(self.field, cond)(x, t))
 

@@ -7,10 +7,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from beeline.core.coupling import Coupling, MinibatchOT, squared_cost
+from beeline.core.coupling import Coupling, matching, MinibatchOT, squared_cost
 from beeline.core.rng import Rng
 from beeline.core.source import Gaussian, Source
 from beeline.core.types import Batch, leaves, require
@@ -147,7 +146,7 @@ class Immiscible:
     def __call__(self, batch: Batch, rng: Rng) -> Batch:
         x0 = free(self, batch, rng)
         cost = squared_cost(x0, batch.x1).clamp(min=0).sqrt()
-        return replace(batch, x0=x0[torch.from_numpy(linear_sum_assignment(cost.T.numpy())[1])])
+        return replace(batch, x0=x0[matching(cost)])
 
 
 @dataclass(frozen=True)
@@ -189,7 +188,7 @@ class ConditionalOT:
             apart = (own.reshape(len(own), 1, -1) != cond.reshape(1, len(cond), -1)).any(-1).double()
         cost = squared_cost(x0, batch.x1)
         total = cost + self.strength * cost.mean() * apart
-        return replace(batch, x0=x0[torch.from_numpy(linear_sum_assignment(total.T.numpy())[1])])
+        return replace(batch, x0=x0[matching(total)])
 
 
 @dataclass(frozen=True)
@@ -198,7 +197,7 @@ class Remembered:
 
     x0 of datum i = the source point that ``assigned`` gave it
     Assumes data that carry their number as the condition ``by``; the number is taken out before the network sees it.
-    Source: Li et al. 2024 (arXiv 2406.12303) and Davtyan et al. 2025 (arXiv 2505.22240), assignments over the data set.
+    Source: Li et al. 2024, "Immiscible Diffusion" (arXiv 2406.12303), with the assignment kept.
 
     >>> kept = Remembered(torch.tensor([[5.0], [6.0]]))
     >>> kept(Batch(torch.zeros(1, 1), cond={"index": torch.tensor([1])}), Rng(0))

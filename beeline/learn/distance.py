@@ -1,0 +1,145 @@
+"""Distances between what was made and what was wanted: by direction, by features, by a convex cost."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from beeline.core.types import BeelineError, require
+from beeline.learn.objective import Distance, squared
+
+
+@dataclass(frozen=True)
+class Direction:
+    """A distance and, beside it, how far the velocity points the wrong way.
+
+    base(v, u) + strength (1 - cos(v, u)),  the angle over all coordinates of a datum
+    Assumes that both matter; the cosine pulls the minimum from E[u | x] towards E[u / |u| | x], the same only where
+    the velocity is certain.
+    Source: Yao et al. 2024, FasterDiT (arXiv 2410.10356).
+
+    >>> Direction(1.0)(torch.tensor([[2.0, 0.0]]), torch.tensor([[1.0, 0.0]]))
+    tensor([0.5000])
+    """
+
+    strength: float = 1.0  # of the angle; 0 is the base distance
+    base: Distance = squared
+
+    def __call__(self, made: Tensor, wanted: Tensor) -> Tensor:
+        cosine = torch.nn.functional.cosine_similarity(made.flatten(1), wanted.flatten(1), dim=1, eps=1e-8)
+        return self.base(made, wanted) + self.strength * (1 - cosine)
+
+
+@dataclass(frozen=True)
+class Perceptual:
+    """The distance between features of any network, for objectives that compare data (prediction Data()).
+
+    strength mean_l |f_l(made) - f_l(wanted)|^2 + plain |made - wanted|^2,  means over the coordinates of a datum
+    Assumes a differentiable feature function, frozen, that takes data of this shape; each output [B,...].
+    Source: Zhang et al. 2018 (arXiv 1801.03924), LPIPS; in flow matching Lee, Lin and Fanti 2024 (arXiv 2405.20320).
+
+    >>> Perceptual(lambda x: 2 * x, plain=0.0)(torch.ones(1, 2), torch.zeros(1, 2))
+    tensor([4.])
+    """
+
+    features: Callable[[Tensor], Tensor | Sequence[Tensor]]  # data -> one or several feature tensors
+    strength: float = 1.0  # of the features
+    plain: float = 0.1  # of the squared difference, which keeps what the features do not see
+
+    def __call__(self, made: Tensor, wanted: Tensor) -> Tensor:
+        mine, theirs = self._see(made), self._see(wanted.detach())
+        apart = [squared(m, t.detach()) for m, t in zip(mine, theirs, strict=True)]
+        return self.strength * torch.stack(apart).mean(0) + self.plain * squared(made, wanted)
+
+    def _see(self, x: Tensor) -> list[Tensor]:
+        try:
+            seen = self.features(x)
+        except (RuntimeError, IndexError, ValueError) as error:
+            raise BeelineError(
+                f"the feature network does not take data of shape {tuple(x.shape)} ({str(error).splitlines()[0]}); a "
+                "perceptual distance needs features of the data's own shape: resize inside the function, or use "
+                "another distance"
+            ) from error
+        parts = [seen] if isinstance(seen, Tensor) else list(seen)
+        require(
+            all(len(p) == len(x) for p in parts),
+            f"the feature network gave {[tuple(p.shape) for p in parts]} for {len(x)} data; a distance is per sample: "
+            "keep the batch dimension first",
+        )
+        return parts
+
+
+class Cost(Protocol):
+    """A strictly convex cost of a displacement and its gradient; ``dual`` is the gradient of the conjugate."""
+
+    def value(self, u: Tensor) -> Tensor: ...  # [B,*S] -> [B]
+
+    def gradient(self, u: Tensor) -> Tensor: ...
+
+    def dual(self, y: Tensor) -> Tensor: ...  # the inverse of ``gradient``
+
+
+@dataclass(frozen=True)
+class PowerCost:
+    """A power of every coordinate of the displacement.
+
+    c(u) = sum_i |u_i|^p / p,  grad c = |u|^(p-1) sign u,  grad c* = |y|^(1/(p-1)) sign y
+    Assumes p > 1, so that it is strictly convex.
+    Source: Liu 2022, "Rectified Flow: A Marginal Preserving Approach to Optimal Transport" (arXiv 2209.14577).
+
+    >>> PowerCost(2.0).value(torch.tensor([[3.0, 4.0]]))
+    tensor([12.5000])
+    """
+
+    p: float = 2.0  # above 1; 2 is quadratic
+
+    def __post_init__(self) -> None:
+        require(self.p > 1, f"PowerCost got p={self.p}; at or below 1 the cost is not strictly convex: give p above 1")
+
+    def value(self, u: Tensor) -> Tensor:
+        return u.abs().pow(self.p).flatten(1).sum(1) / self.p
+
+    def gradient(self, u: Tensor) -> Tensor:
+        return u.sign() * u.abs().pow(self.p - 1)
+
+    def dual(self, y: Tensor) -> Tensor:
+        # away from zero, where the slope of the inverse is infinite for p > 2
+        return y.sign() * y.abs().clamp(min=1e-6).pow(1 / (self.p - 1))
+
+
+@dataclass(frozen=True)
+class Bregman:
+    """The gap of a convex cost, with which a rectified flow works for that cost.
+
+    D_c(u, v) = c(u) - c(v) - <grad c(v), u - v>, divided by the coordinates;  half the squared distance for p = 2
+    Assumes a strictly convex cost.  For every such cost the minimum is E[u | x]; with a Potential network it is the
+    nearest gradient field, and repeated reflow goes to the optimal transport for c.
+    Source: Liu 2022 (arXiv 2209.14577), c-rectified flow.
+
+    >>> Bregman()(torch.zeros(1, 2), torch.ones(1, 2))
+    tensor([0.5000])
+    """
+
+    cost: Cost = PowerCost(2.0)
+
+    def __call__(self, made: Tensor, wanted: Tensor) -> Tensor:
+        gap = self.cost.value(wanted) - self.cost.value(made)
+        slope = (self.cost.gradient(made) * (wanted - made)).flatten(1).sum(1)
+        return (gap - slope) / made[0].numel()
+
+
+def check_cost(cost: Any, like: Tensor) -> None:
+    """Refuse a cost whose gradient and dual are not inverse, or which is not convex, on the displacements ``like``."""
+    back = cost.dual(cost.gradient(like))
+    turned = like.flip(0)
+    gap = cost.value(turned) - cost.value(like) - (cost.gradient(like) * (turned - like)).flatten(1).sum(1)
+    require(
+        bool(torch.isfinite(gap).all()) and bool((gap >= -1e-6).all()) and torch.allclose(back, like, atol=1e-3),
+        f"the cost {cost} is not convex with the conjugate that it names: dual(gradient(u)) differs from u by "
+        f"{float((back - like).abs().max()):.3g} and the lowest gap is {float(gap.min()):.3g}; give a strictly convex "
+        "cost, such as PowerCost(p), with grad c* as dual",
+    )

@@ -1,0 +1,131 @@
+"""Pairs in other portions: annealed from fresh noise to stored pairs, and cut into windows of time."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+
+from beeline.core.coupling import Independent
+from beeline.core.field import Flow, bind
+from beeline.core.integrate import integrate
+from beeline.core.rng import Rng
+from beeline.core.solver import HEUN, Solver
+from beeline.core.types import Batch, Loss, over, require
+from beeline.learn.feed import InMemory
+from beeline.learn.objective import Example, FlowMatching, ask
+
+
+@dataclass(frozen=True)
+class Annealed:
+    """Stored pairs whose source is partly replaced by fresh noise, at a fixed share.
+
+    x0' = sqrt(1 - blend^2) x0 + blend n,  n ~ N(0, I)
+    Assumes stored pairs with a Gaussian source, whose law the mixture keeps; blend 1 is independent, 0 is reflow.
+    Source: Zhu et al. 2024, SlimFlow (arXiv 2407.12718), annealing reflow.
+
+    >>> Annealed(0.0)(Batch(torch.ones(1, 2), torch.zeros(1, 2)), Rng(0)).x0
+    tensor([[0., 0.]])
+    """
+
+    blend: float = 0.5  # 0 to 1
+    independent = False
+
+    def __post_init__(self) -> None:
+        require(
+            0 <= self.blend <= 1, f"Annealed got blend={self.blend}; a share of noise lies between 0 (reflow) and 1"
+        )
+
+    def __call__(self, batch: Batch, rng: Rng) -> Batch:
+        require(
+            batch.x0 is not None,
+            "this coupling needs pairs: the batch has no x0; make them with reflow_pairs(...)",
+        )
+        assert batch.x0 is not None
+        if self.blend == 0:
+            return batch
+        noise = rng.fork("anneal").normal(batch.x0)
+        return replace(batch, x0=math.sqrt(1 - self.blend**2) * batch.x0 + self.blend * noise)
+
+
+@dataclass(frozen=True, eq=False)
+class AnnealedPairs:
+    """A feed of stored pairs that begins with fresh noise and ends with the pairs as they are.
+
+    blend of lot n = max(0, 1 - n / until);  then as Annealed
+    Assumes pairs with a Gaussian source.  The number of the lot decides the blend, so that a resumed run goes on where
+    it stopped.
+    Source: Zhu et al. 2024, SlimFlow (arXiv 2407.12718).
+
+    >>> AnnealedPairs(Batch(torch.ones(4, 2), torch.zeros(4, 2)), Rng(0), until=2).lot(2, 1).x0
+    tensor([[0., 0.]])
+    """
+
+    batch: Batch
+    rng: Rng
+    until: int  # lots after which pairs are stored ones alone: steps x lots of the annealed part
+
+    def __post_init__(self) -> None:
+        require(
+            self.until >= 1 and self.batch.x0 is not None,
+            f"AnnealedPairs got until={self.until} and {'no ' if self.batch.x0 is None else ''}source points; give "
+            "stored pairs (reflow_pairs) and a number of lots from 1",
+        )
+
+    def lot(self, number: int, size: int) -> Batch:
+        batch = InMemory(self.batch, self.rng.fork("order")).lot(number, size)
+        return Annealed(max(0.0, 1 - number / self.until))(batch, self.rng.fork("lot", number))
+
+
+@dataclass(frozen=True)
+class Windowed:
+    """Straightening window by window: each starts from a noised datum and ends where the teacher takes it.
+
+    window k:  z0 = x_{t_k} of a data pair,  z1 = teacher's flow from t_k to t_{k+1};
+    regress (z1 - z0) / (t_{k+1} - t_k) at (1-u) z0 + u z1
+    Assumes a trained teacher; one window is reflow.  It costs ``steps`` teacher passes (times the solver's) per step.
+    Sample with steps that end at the edges.
+    Source: Yan et al. 2024, PeRFlow (arXiv 2405.07510).
+
+    >>> Windowed(Flow(lambda x, t: -x), 2)(lambda x, t: -x, Batch(torch.zeros(4, 1)), Rng(0)).per_sample.shape
+    torch.Size([4])
+    """
+
+    teacher: Flow
+    windows: int = 4  # equal parts of [0, 1]; 1 is reflow
+    steps: int = 4  # of the teacher inside a window
+    solver: Solver = HEUN
+    objective: FlowMatching = field(default_factory=FlowMatching)  # times are read as places inside the window
+
+    def __post_init__(self) -> None:
+        require(
+            self.windows >= 1 and self.steps >= 1,
+            f"Windowed got windows={self.windows}, steps={self.steps}; give at least one of each",
+        )
+        require(
+            isinstance(self.objective.coupling, Independent),
+            f"Windowed got an objective with {type(self.objective.coupling).__name__}; windows start from noised data, "
+            "which the teacher was trained on: use Independent()",
+        )
+
+    def __call__(self, field: Any, batch: Batch, rng: Rng) -> Loss:
+        example = self.examples(batch, rng)
+        return self.objective.compare(ask(field, example.x, example.t, example.batch.cond), example)
+
+    def examples(self, batch: Batch, rng: Rng) -> Example:
+        """Pairs of one window each, and the states between them."""
+        batch = self.objective.pairs(batch, rng)
+        x1 = batch.x1
+        assert batch.x0 is not None
+        k = rng.fork("window").integers(self.windows, len(x1)).to(x1.device, x1.dtype)
+        start, length = k / self.windows, 1 / self.windows
+        u = self.objective.times(len(x1), x1, rng.fork("times"))
+        with torch.no_grad():
+            z0 = self.teacher.path.point(batch.x0, x1, start, rng.fork("path")).x
+            grid = start[None] + length * torch.linspace(0, 1, self.steps + 1, dtype=x1.dtype)[:, None].to(x1.device)
+            grid = grid.clamp(max=1)
+            z1 = integrate(bind(self.teacher.field, batch.cond), z0, grid, self.solver).to(x1.dtype)
+        slope = (z1 - z0) / length
+        return Example(batch, start + length * u, z0 + over(length * u, z0) * slope, slope)
