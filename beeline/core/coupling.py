@@ -135,7 +135,11 @@ def assign(x0: Tensor, x1: Tensor) -> Tensor:
         len(x0) == len(x1),
         f"an assignment needs as many source points as data, got {len(x0)} and {len(x1)}; give equal numbers",
     )
+    return matching(squared_cost(x0, x1))
+
+
+def matching(cost: Tensor) -> Tensor:
+    """[N] rows of a cost [N,N], the one that each column is matched to by the cheapest assignment."""
     from scipy.optimize import linear_sum_assignment  # slow to import, and only optimal transport needs it
 
-    _, order = linear_sum_assignment(squared_cost(x0, x1).T.numpy())
-    return torch.from_numpy(order)
+    return torch.from_numpy(linear_sum_assignment(cost.T.numpy())[1])
