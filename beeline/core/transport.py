@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from beeline.core.coupling import Coupling, matching, MinibatchOT, squared_cost
+from beeline.core.coupling import Coupling, MinibatchOT, matching, squared_cost
 from beeline.core.rng import Rng
 from beeline.core.source import Gaussian, Source
 from beeline.core.types import Batch, leaves, require
