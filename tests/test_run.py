@@ -1,0 +1,118 @@
+"""Runs as values: every recipe trains on data of its kind, and refuses what it cannot use before it writes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import beeline as bl
+from beeline import config
+from beeline.data.imagefile import ImageFile
+from beeline.data.pointfile import PointFile
+from beeline.learn.distill import OneStep, Reflow
+from beeline.recipes import images, points
+from beeline.run import Distilled, JsonLines, Run, read_log, train
+
+SMALL = {"training.steps": 3, "training.lot": 8, "sampler.steps": 2}
+
+
+def quiet(entry: dict[str, object]) -> None:
+    """A log that says nothing."""
+
+
+def image_file(where: Path, n: int = 24) -> str:
+    pixels = np.random.default_rng(0).integers(0, 256, (n, 12, 10, 1), dtype=np.uint8)
+    np.savez(where / "tiny.npz", x_train=pixels, y_train=np.arange(n) % 10, x_test=pixels[:8], y_test=np.arange(8))
+    return str(where / "tiny.npz")
+
+
+def point_file(where: Path) -> str:
+    np.savetxt(where / "tiny.csv", np.random.default_rng(0).normal(size=(40, 3)), delimiter=",", header="a,b,c", comments="")
+    return str(where / "tiny.csv")
+
+
+def test_recipes_train_on_their_kind_of_data(tmp_path: Path) -> None:
+    runs = {
+        "mnist": config.change(images.mnist(image_file(tmp_path)), {**SMALL, "network.width": 8}),
+        "images": config.change(images.images(image_file(tmp_path)), {**SMALL, "network.width": 8}),
+        "points": config.change(points.points(point_file(tmp_path)), {**SMALL, "network.width": 8}),
+    }
+    for name, run in runs.items():
+        bundle = train(run, tmp_path / name, log=quiet)
+        assert torch.isfinite(bundle.draw(bundle.start(range(3)))).all()
+        assert config.build(config.describe(run)) == run
+
+
+def test_the_flow_of_a_run_says_what_it_assumes(tmp_path: Path) -> None:
+    run = config.change(points.points(point_file(tmp_path)), {**SMALL, "objective.coupling": "MinibatchOT"})
+    bundle = train(run, tmp_path / "ot", log=quiet)
+    assert not bundle.flow.independent
+    with pytest.raises(ValueError, match="coupling was not independent"):
+        bundle.flow.score(torch.zeros(1, 3), torch.zeros(1))
+    straight = train(Distilled(str(tmp_path / "ot"), Reflow(bl.Sampler(2)), run.training), tmp_path / "straight", log=quiet)
+    assert straight.lineage["parent_weights"] == bundle.weights and not straight.flow.independent
+
+
+def test_a_student_starts_from_its_teacher(tmp_path: Path) -> None:
+    run = config.change(points.points(point_file(tmp_path)), SMALL)
+    teacher = train(run, tmp_path / "teacher", log=quiet)
+    still = config.change(run.training, {"steps": 1, "rate": "Constant(peak=1e-9)"})
+    student = train(Distilled(str(tmp_path / "teacher"), OneStep(bl.Sampler(2)), still), tmp_path / "student", log=quiet)
+    x0 = teacher.start(range(4))
+    one = bl.Sampler(1, solver=bl.solvers.EULER)
+    assert torch.allclose(teacher.draw(x0, sampler=one), student.draw(x0), atol=1e-4)
+    assert student.sampler.evaluations == 1
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (ImageFile("nowhere.npz"), "nowhere.npz"),
+        (PointFile("nowhere.csv"), "nowhere.csv"),
+        (ImageFile("empty"), "empty"),
+        (PointFile("nan.csv"), "line 3, column 'b'"),
+    ],
+)
+def test_bad_data_leave_nothing_behind(
+    data: ImageFile | PointFile, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "nan.csv").write_text("a,b\n1,2\n3,nan\n")
+    with pytest.raises(ValueError, match=words):
+        train(Run(data, {"is": "networks.MLP"}), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_run_names_its_network() -> None:
+    with pytest.raises(ValueError, match="names no class"):
+        Run(PointFile("x.csv"), {"width": 3})
+    with pytest.raises(ValueError, match="did you mean 'width'"):
+        Run(PointFile("x.csv"), {"is": "networks.MLP", "witdh": 3})
+    with pytest.raises(ValueError, match="no setting 'shape' here"):
+        Run(PointFile("x.csv"), {"is": "networks.UNet", "shape": [1, 8, 8]})
+
+
+def test_a_teacher_without_data_is_refused(tmp_path: Path) -> None:
+    run = config.change(points.points(point_file(tmp_path)), SMALL)
+    bundle = train(run, tmp_path / "teacher", log=quiet)
+    bl.Bundle(bundle.flow, bundle.sampler, bundle.modality).save(tmp_path / "bare")
+    with pytest.raises(ValueError, match="does not say which data"):
+        train(Distilled(str(tmp_path / "bare"), Reflow()), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_log_drops_steps_that_are_run_again(tmp_path: Path) -> None:
+    first = JsonLines(tmp_path / "log.jsonl")
+    for step in range(1, 6):
+        first({"step": step, "loss": float(step)})
+    with open(tmp_path / "log.jsonl", "a") as file:
+        file.write('{"step": 6, "lo')  # cut by a crash
+    again = JsonLines(tmp_path / "log.jsonl")
+    again({"step": 3, "note": "resumed"})
+    again({"step": 4, "loss": 40.0})
+    entries = read_log(tmp_path / "log.jsonl")
+    assert [(e["step"], e.get("loss")) for e in entries if "loss" in e] == [(1, 1.0), (2, 2.0), (3, 3.0), (4, 40.0)]
