@@ -49,7 +49,9 @@ CATALOGUE: Mapping[str, Mapping[str, str]] = {
     | _of("learn.segments", "Annealed")
     | _of("learn.targets", "VelocityOT"),
     "predictions": _of("core.field", "Velocity", "Data", "Noise") | _of("core.prediction", "Score", "Boundary"),
-    "networks": _of("nets.small", "MLP", "UNet") | _of("nets.dit", "DiT") | _of("core.field", "Network", "MapNetwork")
+    "networks": _of("nets.small", "MLP", "UNet") | _of("nets.dit", "DiT")
+    | _of("nets.tabular", "TabularMLP", "TabularTransformer")
+    | _of("core.field", "Network", "MapNetwork")
     | _of("core.prediction", "Ends")
     | _of("core.convert", "Converted")
     | _of("core.space", "Tangent")
@@ -84,7 +86,8 @@ CATALOGUE: Mapping[str, Mapping[str, str]] = {
     | _of("learn.regularise", "Aligned", "Separable", "Dispersed", "SmoothSteps", "SelfRectified", "SelfPerceptual")
     | _of("learn.shapes", "ConstantAccelerationMatching", "EncodedSource")
     | _of("learn.segments", "Windowed")
-    | _of("learn.deep", "DeepSupervision"),
+    | _of("learn.deep", "DeepSupervision")
+    | _of("learn.rows", "RowMatching"),
     "weights": _of("learn.objective", "one") | _of("learn.weight", "ByDensity", "Power", "MinSNR", "SigmoidSNR"),
     "distances": _of("learn.objective", "squared", "Huber") | _of("learn.distance", "Direction", "Perceptual", "Bregman"),
     "costs": _of("learn.distance", "PowerCost"),
@@ -97,13 +100,17 @@ CATALOGUE: Mapping[str, Mapping[str, str]] = {
     "engines": _of("learn.parallel", "Alone"),
     "random": _of("core.rng", "Rng"),
     # data and figures
-    "data": _of("data.imagefile", "Digits", "ImageFile") | _of("data.pointfile", "PointFile", "LawData"),
+    "data": _of("data.imagefile", "Digits", "ImageFile") | _of("data.pointfile", "PointFile", "LawData")
+    | _of("data.tablefile", "TableFile", "TableStream"),
     "modalities": _of("data.image", "Image") | _of("data.points", "Points") | _of("data.table", "Table"),
     "laws": _of("data.laws", "Gaussian", "GaussianMixture", "TwoMoons") | _of("data.checkerboard", "Checkerboard"),
     "features": _of("features", "Identity", "SmallClassifier", "Module"),
     "metrics": _of("metrics", "Frechet", "Kernel", "SlicedWasserstein", "Energy", "LabelAgreement"),
+    "tablemetrics": _of("data.tablemetrics", "ShapeError", "TrendError", "TwoSample", "Precision", "Recall")
+    | _of("data.tablemetrics", "Duplicates", "Violations"),
     "recipes": _of("recipes.images", "digits()", "mnist()", "images()")
-    | _of("recipes.points", "points()", "two_moons()"),
+    | _of("recipes.points", "points()", "two_moons()")
+    | _of("recipes.tables", "table()"),
     "runs": _of("run", "Run", "Distilled"),
 }
 

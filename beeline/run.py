@@ -86,7 +86,7 @@ class Distilled:
     data: Any = None  # a data set; None is the teacher's own
 
 
-FROM_DATA = {"shape", "size", "conditions"}
+FROM_DATA = {"shape", "size", "conditions", "groups"}
 
 
 def architecture(network: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
@@ -103,6 +103,7 @@ def build_network(run: Run, modality: Any) -> Network:
     cls, given = architecture(run.network)
     known = settings(cls)
     offered = {"shape": tuple(modality.shape), "conditions": dict(modality.conditions)}
+    offered |= getattr(modality, "offers", {})
     given.update({k: v for k, v in offered.items() if k in known})
     objective: Any = run.objective
     with Rng(run.seed).fork("network").ambient():
@@ -116,7 +117,7 @@ class Prepared:
 
     networks: Any  # one network, or a mapping of them
     objective: Any
-    data: Batch
+    data: Any  # a Batch, or lots
     heldout: HeldOut | None
     finish: Callable[[Any], Bundle]  # trained networks -> bundle
 
@@ -140,7 +141,13 @@ def prepare(run: Run) -> Prepared:
         )
 
     heldout = HeldOut(objective, other, train=batch, rng=Rng(run.seed).fork("heldout"))
-    return Prepared(build_network(run, modality), objective, batch, heldout, finish)
+    # what is larger than memory, or drawn anew for every batch, comes as lots; the batch above is a look at it
+    maker = run.data if hasattr(run.data, "lots") else modality
+    feed = batch
+    if hasattr(maker, "lots"):
+        rng = Rng(run.seed).fork("rows")
+        feed = maker.lots(modality, rng) if maker is run.data else maker.lots(raw, rng)
+    return Prepared(build_network(run, modality), objective, feed, heldout, finish)
 
 
 def prepare_distilled(run: Distilled) -> Prepared:

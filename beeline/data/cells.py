@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from beeline.core.types import nearest, require
+from beeline.core.types import BeelineError, nearest, require
 from beeline.data.codes import Array, Code, Quantile, Standard
 from beeline.data.infer import levels, nanoseconds, pandas
 from beeline.data.schema import UNITS, Boolean, Category, Column, Constant, Identifier, Moment, Number, listed
@@ -92,24 +92,13 @@ def place(column: Column, code: Code, raw: Any) -> tuple[Array, Array]:
         lost = made < 0
         if lost.any():
             odd = full.iloc[int(np.argmax(lost))]
-            require(
-                False,
+            raise BeelineError(
                 f"column {column.name!r} holds {odd!r} in row {int(np.flatnonzero(~empty)[np.argmax(lost)]) + 1}, which "
                 f"never occurred in training; {nearest(str(odd), _some(map(str, _levels(column)), str(odd)))}",
             )
         state[~empty] = made
         state[empty] = len(code.levels) - 1
         return state, span
-    low, high = _bounds(column)
-    beyond = (made < low) | (made > high)
-    if beyond.any():
-        odd = full.iloc[int(np.argmax(beyond))]
-        ends = (column.low, column.high) if isinstance(column, Number | Moment) else ()
-        require(
-            False,
-            f"column {column.name!r} holds {odd} in row {int(np.flatnonzero(~empty)[np.argmax(beyond)]) + 1}, outside "
-            f"the bounds {ends[0]} to {ends[1]} of its schema; correct the cell, or widen the bounds and train again",
-        )
     state[empty] = 1 if EMPTY in code.levels else 0
     if isinstance(code.number, Quantile):
         span[~empty] = code.number.span(made)
@@ -117,6 +106,21 @@ def place(column: Column, code: Code, raw: Any) -> tuple[Array, Array]:
         z = (made - code.number.mean) / code.number.deviation
         span[~empty], span[empty] = np.stack([z, z], 1), np.nan
     return state, span
+
+
+def within(column: Column, raw: Any) -> None:
+    """Refuse numbers and moments beyond the bounds of their column."""
+    if not isinstance(column, Number | Moment):
+        return
+    full, _ = full_cells(column, raw)
+    made = plain(column, full)
+    low, high = _bounds(column)
+    beyond = (made < low) | (made > high)
+    if beyond.any():
+        raise BeelineError(
+            f"{column.name}={full.iloc[int(np.argmax(beyond))]} was asked for, outside the bounds {column.low} to "
+            f"{column.high} of the table; nothing was learned there: ask within the bounds, or train on more data"
+        )
 
 
 def write(column: Column, code: Code, state: Array, numbers: Array) -> Any:
@@ -191,21 +195,17 @@ def twins(columns: Sequence[Column], raw: Any) -> dict[str, tuple[str, list[list
 
 def follow(column: Column, given: Any, pairs: list[list[Any]], known: Any = None) -> Any:
     """The values of a column that another one determines."""
-    pd = pandas()
     table = {a: b for a, b in pairs}
-    told = []
-    for i, v in enumerate(given):
-        if known is not None and not known.iloc[i]:
-            told.append(None)
-            continue
-        require(
-            _same(v) in table,
-            f"{v!r} was given for a column that determines {column.name!r}, but never occurred in training; "
-            f"{nearest(str(v), map(str, table))}",
+    asked = given if known is None else given[known]
+    told = asked.astype(object).map(table)
+    if told.isna().any():
+        odd = str(asked[told.isna()].iloc[0])
+        raise BeelineError(
+            f"{odd!r} was given for a column that determines {column.name!r}, but never occurred in training; "
+            f"{nearest(odd, map(str, table))}"
         )
-        told.append(table[_same(v)])
-    series = pd.Series(told, index=given.index, dtype=object)
-    return series if known is not None or not column.dtype else _typed(column, series, np.zeros(len(told), dtype=bool))
+    series = told.reindex(given.index).astype(object)
+    return series if known is not None or not column.dtype else _typed(column, series, np.zeros(len(series), dtype=bool))
 
 
 def _levels(column: Column) -> tuple[Any, ...]:

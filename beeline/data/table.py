@@ -6,6 +6,7 @@ import html
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -43,6 +44,7 @@ class Table:
     schema: Mapping[str, Any] = field(default_factory=dict)  # corrections by column, as in YAML; after fit all of it
     codes: Mapping[str, Any] = field(default_factory=dict)  # what fit learned: levels and quantiles, as plain data
     preview_type: ClassVar[str] = "text/html"
+    formats: ClassVar[tuple[str, ...]] = (".csv", ".tsv", ".parquet", ".html")  # what ``save`` writes
 
     # ------------------------------------------------------------------------------------------------------- fitting
 
@@ -121,6 +123,7 @@ class Table:
 
     def cells(self, raw: Raw, known: Raw = None) -> Cells:
         """States and ranks of the rows of a data frame; cells that ``known`` (a frame of booleans) denies are skipped."""
+        # numbers beyond the bounds of training take the outermost rank
         lacking = [name for name in self.coded if name not in raw.columns]
         require(
             not lacking,
@@ -183,6 +186,8 @@ class Table:
                 f"the condition names the column {str(name)!r}, which the table has not; {nearest(str(name), self.codes)}",
             )
         known = frame.notna() if known is None else known
+        for name in frame.columns:
+            kinds.within(self.columns[str(name)], frame[name][known[name]])
         frame, known = self._filled(frame, known)
         cells = self.cells(frame, known)
         if len(frame) == 1 < n:
@@ -231,6 +236,15 @@ class Table:
             for row in raw.head(20).itertuples(index=False)
         )
         return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>".encode()
+
+    def save(self, raw: Raw, path: Path) -> None:
+        """Write rows as .csv, .tsv or .parquet, or the first of them as .html."""
+        from beeline.data.tablefile import save
+
+        if path.suffix in (".html",):
+            path.write_bytes(self.preview(raw))
+        else:
+            save(raw, path)
 
     def metrics(self) -> Sequence[Any]:
         """The figures of tables, on coordinates: they are decoded first."""

@@ -161,7 +161,7 @@ class HeldOut:
     def _baselines(self) -> tuple[list[float] | None, list[float] | None]:
         """The losses of the two baselines: fixed, so measured once."""
         path = getattr(self.objective, "path", None)
-        if self.train is None or not isinstance(path, AffinePath):
+        if self.train is None or not isinstance(path, AffinePath) or not getattr(self.objective, "baselines", True):
             return None, None
         mean = self._binned(*self._errors(MeanField(self.train.x1.mean(0), path)))
         coupling = getattr(self.objective, "coupling", None)

@@ -1,0 +1,226 @@
+"""Where tables come from, and where they go: CSV and Parquet files, whole or a row group at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from beeline.core.rng import Rng
+from beeline.core.types import Batch, extra, nearest, require, stack
+from beeline.data.infer import infer, pandas, read
+from beeline.data.modality import divide
+from beeline.data.schema import Boolean, Category, Schema
+from beeline.data.table import Raw, Table
+
+
+@dataclass(frozen=True)
+class TableFile:
+    """A table from a CSV or Parquet file; its schema is inferred, shown, and corrected where that is asked for.
+
+    Assumes that the rows are in no order that matters.  Rows held out are drawn with a fixed key; a row that holds the
+    only cells of some category stays in training, because a model cannot judge a level that it never saw.
+    Source: none.
+
+    >>> TableFile("adult.csv", corrections={"zip": {"kind": "category"}}).modality().schema
+    {'zip': {'kind': 'category'}}
+    """
+
+    path: str  # a .csv, .tsv or .parquet file
+    held_out: float = 0.1  # share of the rows kept back, between 0 and 1
+    without: tuple[str, ...] = ()  # columns that are left out
+    schema: str | None = None  # a YAML file of corrections, as 'beeline.data.infer' or Table.show gives
+    corrections: Mapping[str, Any] = field(default_factory=dict)  # column -> settings; they win over the file's
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "path", str(self.path))
+        object.__setattr__(self, "without", tuple(self.without))
+
+    def modality(self) -> Table:
+        given: dict[str, Any] = {}
+        if self.schema is not None:
+            require(Path(self.schema).is_file(), f"there is no schema file {self.schema}; check the path")
+            given = dict(Schema.parse(Path(self.schema).read_text(encoding="utf-8")).plain())
+        for name, correction in self.corrections.items():
+            given[name] = {**given.get(name, {}), **correction}
+        return Table(schema=given)
+
+    def read(self) -> Raw:
+        """All rows, without the columns that are left out."""
+        return leave_out(read(self.path), self.without, self.path)
+
+    def load(self) -> tuple[Raw, Raw]:
+        """(training, held-out) rows; every refusal names the file or the column, and the rows."""
+        raw = self.read()
+        return parted(raw, infer(raw).change(self.modality().schema), self.held_out, self.path)
+
+
+@dataclass(frozen=True)
+class TableStream:
+    """A Parquet file larger than memory: its schema from a part of it, its rows a row group at a time.
+
+    lot n holds rows n size ... of an order that shuffles the row groups, and the rows within each
+    Assumes row groups that fit into memory (two are held), and that ``first`` rows spread over the groups show every
+    level of every category; another level is refused when it is met.
+    Source: none.
+
+    >>> TableStream("logs.parquet").first
+    100000
+    """
+
+    path: str  # a .parquet file
+    first: int = 100_000  # rows from which schema and quantiles are learned, and some held out
+    held_out: float = 0.1  # share of these that is held out
+    without: tuple[str, ...] = ()  # columns that are left out
+    corrections: Mapping[str, Any] = field(default_factory=dict)  # column -> settings
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "path", str(self.path))
+        object.__setattr__(self, "without", tuple(self.without))
+        require(self.first >= 1, f"TableStream got first={self.first}; it is a number of rows: give 1 or more")
+
+    def modality(self) -> Table:
+        return Table(schema=dict(self.corrections))
+
+    @cached_property
+    def file(self) -> Any:
+        require(Path(self.path).is_file(), f"there is no file {self.path}; check the path")
+        require(
+            Path(self.path).suffix in (".parquet", ".pq"),
+            f"{self.path} is no Parquet file by its name; only Parquet can be read in parts: convert it, or read it "
+            "whole with TableFile",
+        )
+        return extra("pyarrow.parquet", "tables").ParquetFile(self.path)
+
+    def load(self) -> tuple[Raw, Raw]:
+        """(training, held-out) rows of a part of the file, the same number from every row group."""
+        groups = self.file.num_row_groups
+        require(groups > 0, f"{self.path} has no rows; a table is learned from rows: check that it was written")
+        each = max(1, -(-self.first // groups))
+        parts = []
+        for g in range(groups):
+            rows = self.group(g)
+            keep = Rng(0).fork("first", g).permutation(len(rows))[:each].sort().values
+            parts.append(rows.iloc[keep.numpy()])
+        raw = pandas().concat(parts, ignore_index=True)
+        return parted(raw, infer(raw).change(self.corrections), self.held_out, self.path)
+
+    def group(self, number: int) -> Raw:
+        """One row group as a data frame."""
+        return leave_out(self.file.read_row_group(number).to_pandas(), self.without, self.path)
+
+    def lots(self, table: Table, rng: Rng) -> StreamLots:
+        """The whole file as numbered lots for learning."""
+        return StreamLots(self, table, rng)
+
+
+@dataclass(frozen=True, eq=False)
+class StreamLots:
+    """The rows of a stream as numbered lots: the number alone decides what a lot holds.
+
+    position p = n size + i runs through the row groups of epoch p div N in their shuffled order
+    Assumes a fitted table.
+    Source: none.
+    """
+
+    stream: TableStream
+    table: Table
+    rng: Rng
+
+    def __len__(self) -> int:
+        return int(self.stream.file.metadata.num_rows)
+
+    def lot(self, number: int, size: int) -> Batch:
+        parts = []
+        for k, (epoch, group, start, stop) in enumerate(self._pieces(number * size, size)):
+            cells = _cells(self, epoch, group).take(torch.arange(start, stop))
+            parts.append(Batch(cells.paint(self.rng.fork("paint", number, size, k))))
+        return parts[0] if len(parts) == 1 else stack(parts)
+
+    def _pieces(self, position: int, size: int) -> Iterator[tuple[int, int, int, int]]:
+        """(epoch, row group, first, last row) of what a lot takes, in order."""
+        meta = self.stream.file.metadata
+        while size > 0:
+            epoch, at = divmod(position, len(self))
+            for group in self.rng.fork("groups", epoch).permutation(meta.num_row_groups).tolist():
+                length = meta.row_group(group).num_rows
+                if at < length and size > 0:
+                    stop = min(length, at + size)
+                    yield epoch, group, at, stop
+                    position, size, at = position + stop - at, size - (stop - at), stop
+                at -= length
+            # what is left begins the next epoch
+
+
+@lru_cache(maxsize=2)
+def _cells(lots: StreamLots, epoch: int, group: int) -> Any:
+    rows = lots.stream.group(group)
+    return lots.table.cells(rows).take(lots.rng.fork("rows", epoch, group).permutation(len(rows)))
+
+
+def leave_out(raw: Raw, names: tuple[str, ...], what: str) -> Raw:
+    """A table without some columns; refused when it lacks one of them."""
+    for name in names:
+        require(name in raw.columns, f"{what} has no column {name!r} to leave out; {nearest(name, map(str, raw.columns))}")
+    return raw.drop(columns=list(names)) if names else raw
+
+
+def parted(raw: Raw, schema: Schema, share: float, what: str) -> tuple[Raw, Raw]:
+    """(training, held-out) rows; a row with the only cells of some level stays in training."""
+    train, held = divide(len(raw), share, what)
+    some, other = raw.iloc[train], raw.iloc[held]
+    lone = other.iloc[:, 0].isna() & False
+    for column in schema.columns:
+        if isinstance(column, Category | Boolean):
+            lone |= ~other[column.name].isin(some[column.name].unique())
+        lone |= other[column.name].isna() & (not some[column.name].isna().any())
+    some = pandas().concat([some, other[lone]]).sort_index()
+    return some.reset_index(drop=True), other[~lone].reset_index(drop=True)
+
+
+def save(raw: Raw, path: str | Path) -> None:
+    """Write a data frame as CSV, TSV or Parquet, by the ending of the path; whole numbers are written whole."""
+    path = Path(path)
+    pd = pandas()
+    whole = {
+        name: "Int64"
+        for name in raw.columns
+        if pd.api.types.is_float_dtype(raw[name].dtype) and raw[name].isna().any() and (raw[name].dropna() % 1 == 0).all()
+    }
+    if path.suffix in (".parquet", ".pq"):
+        raw.to_parquet(path, index=False)
+    else:
+        require(
+            path.suffix in (".csv", ".tsv"),
+            f"{path} is neither .csv, .tsv nor .parquet by its name; choose one of these endings",
+        )
+        raw.astype(whole).to_csv(path, index=False, sep="\t" if path.suffix in (".tsv",) else ",")
+
+
+def save_parts(parts: Iterator[Raw], path: str | Path) -> int:
+    """Write data frames to one Parquet or CSV file as they come, a row group each: constant memory.  Gives the rows."""
+    path, count, writer = Path(path), 0, None
+    arrow, parquet = extra("pyarrow", "tables"), extra("pyarrow.parquet", "tables")
+    require(
+        path.suffix in (".parquet", ".pq", ".csv"),
+        f"{path} is neither .parquet nor .csv by its name; choose one of these endings",
+    )
+    try:
+        for raw in parts:
+            count += len(raw)
+            if path.suffix in (".csv",):
+                raw.to_csv(path, index=False, mode="w" if writer is None else "a", header=writer is None)
+                writer = writer or path
+                continue
+            rows = arrow.Table.from_pandas(raw, preserve_index=False)
+            if writer is None:
+                writer = parquet.ParquetWriter(path, rows.schema)
+            writer.write_table(rows.cast(writer.schema))
+    finally:
+        if hasattr(writer, "close"):
+            writer.close()  # type: ignore[union-attr]
+    return count

@@ -1,0 +1,434 @@
+"""Figures of made tables beside real ones, on data frames; each has its floor, real rows against other real rows."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from beeline.core.rng import Rng
+from beeline.core.types import extra, nearest, require
+from beeline.data import cells
+from beeline.data.codes import Array
+from beeline.data.infer import pandas
+from beeline.data.schema import Boolean, Category, Constant, Identifier, Moment, Number, Schema
+
+Better = Literal["lower", "higher"]
+
+
+class TableMetric(Protocol):
+    """(schema, real frame, made frame, rng) -> one number."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def better(self) -> Better: ...
+
+    def __call__(self, schema: Schema, real: Any, made: Any, rng: Rng) -> float: ...
+
+
+@dataclass(frozen=True)
+class OnTable:
+    """A figure of data frames as one of coordinates: both samples are decoded first.
+
+    value = metric(schema, decode(x), decode(y))
+    Assumes a fitted table.
+    Source: none.
+    """
+
+    metric: Any  # a TableMetric
+    table: Any  # the fitted Table
+
+    @property
+    def name(self) -> str:
+        return str(self.metric.name)
+
+    @property
+    def better(self) -> Better:
+        found: Better = self.metric.better
+        return found
+
+    def __call__(self, real: Tensor, made: Tensor, rng: Rng) -> float:
+        return float(self.metric(self.table.columns, self.table.decode(real), self.table.decode(made), rng))
+
+    def interval(self, value: float, n: int) -> tuple[float, float] | None:
+        """None: these figures take too long for the many parts that an interval wants; look at the floor."""
+        return None
+
+
+@dataclass(frozen=True)
+class ShapeError:
+    """How far the columns are off, each for itself.
+
+    mean over columns of sup |F - G| for numbers and moments, of sum |p - q| / 2 for categories
+    Assumes nothing; it is 1 less the "Column Shapes" score of sdmetrics.
+    Source: Kolmogorov and Smirnov; SDMetrics (DataCebo), Quality Report.
+
+    >>> import pandas as pd
+    >>> ShapeError()(Schema((Category("c", levels=("a", "b")),)), pd.DataFrame({"c": ["a", "b"]}),
+    ...              pd.DataFrame({"c": ["a", "a"]}), Rng(0))
+    0.5
+    """
+
+    name: ClassVar[str] = "shape error"
+    better: ClassVar[Better] = "lower"
+
+    def __call__(self, schema: Schema, real: Any, made: Any, rng: Rng) -> float:
+        return float(np.mean(list(self.each(schema, real, made).values())))
+
+    def each(self, schema: Schema, real: Any, made: Any) -> dict[str, float]:
+        """The error of every column."""
+        found = {}
+        for name, (a, b, continuous) in _columns(schema, real, made).items():
+            if continuous:
+                a, b = np.sort(a[~np.isnan(a)]), np.sort(b[~np.isnan(b)])
+                at = np.concatenate([a, b])
+                gap = np.searchsorted(a, at, "right") / max(len(a), 1) - np.searchsorted(b, at, "right") / max(len(b), 1)
+                found[name] = float(np.abs(gap).max())
+            else:
+                found[name] = _variation(a, b)
+        return found
+
+
+@dataclass(frozen=True)
+class TrendError:
+    """How far pairs of columns are off.
+
+    mean over pairs of |correlation difference| / 2 for two numbers, of sum |p - q| / 2 over the joint table otherwise;
+    beside a category, numbers count in ten equal bins between the ends of their own sample
+    Assumes nothing; it is 1 less the "Column Pair Trends" score of sdmetrics, without its thresholds.
+    Source: SDMetrics (DataCebo), Quality Report.
+
+    >>> import pandas as pd
+    >>> frame = pd.DataFrame({"a": [0.0, 1.0, 2.0], "b": [0.0, 1.0, 2.0]})
+    >>> TrendError()(Schema((Number("a"), Number("b"))), frame, frame.assign(b=-frame.b), Rng(0))
+    1.0
+    """
+
+    name: ClassVar[str] = "trend error"
+    better: ClassVar[Better] = "lower"
+
+    def __call__(self, schema: Schema, real: Any, made: Any, rng: Rng) -> float:
+        found = [v for v in self.each(schema, real, made).values() if not np.isnan(v)]
+        return float(np.mean(found)) if found else 0.0
+
+    def each(self, schema: Schema, real: Any, made: Any) -> dict[tuple[str, str], float]:
+        """The error of every pair of columns."""
+        columns = _columns(schema, real, made)
+        binned = {n: (_bins(a), _bins(b)) if cont else (a, b) for n, (a, b, cont) in columns.items()}
+        found = {}
+        for one, other in itertools.combinations(columns, 2):
+            (a, b, first), (c, d, second) = columns[one], columns[other]
+            if first and second:
+                found[one, other] = abs(_correlation(a, c) - _correlation(b, d)) / 2
+            else:
+                (p, q), (r, s) = binned[one], binned[other]
+                wide = int(max(r.max(initial=0), s.max(initial=0))) + 1
+                found[one, other] = _variation(p * wide + r, q * wide + s)
+        return found
+
+
+@dataclass(frozen=True)
+class TwoSample:
+    """How well a logistic classifier tells made rows from real ones, as a score: 1 when it cannot.
+
+    1 - (2 max(AUC, 1/2) - 1), mean over three parts held out in turn; categories one-hot, numbers scaled by quartiles
+    Assumes enough rows of both; it is the form of "LogisticDetection" in sdmetrics.
+    Source: Lopez-Paz and Oquab 2017 (arXiv 1610.06545).
+    """
+
+    name: ClassVar[str] = "c2st score"
+    better: ClassVar[Better] = "higher"
+    folds: int = 3  # parts
+
+    def __call__(self, schema: Schema, real: Any, made: Any, rng: Rng) -> float:
+        linear, metrics = extra("sklearn.linear_model", "tables"), extra("sklearn.metrics", "tables")
+        pipeline, scale = extra("sklearn.pipeline", "tables"), extra("sklearn.preprocessing", "tables")
+        select = extra("sklearn.model_selection", "tables")
+        x = np.concatenate(_features(schema, real, made, scaled=False))
+        y = np.concatenate([np.ones(len(real)), np.zeros(len(made))])
+        parts = select.StratifiedKFold(self.folds, shuffle=True, random_state=rng.key() % 2**32)
+        found = []
+        for train, test in parts.split(x, y):
+            model = pipeline.make_pipeline(scale.RobustScaler(), linear.LogisticRegression(max_iter=100))
+            with _quiet():
+                model.fit(x[train], y[train])
+            found.append(metrics.roc_auc_score(y[test], model.predict_proba(x[test])[:, 1]))
+        return float(1 - np.mean([2 * max(auc, 0.5) - 1 for auc in found]))
+
+
+@dataclass(frozen=True, eq=False)
+class Downstream:
+    """Train on made rows, test on real ones: how well gradient-boosted trees predict a column (TSTR).
+
+    AUC of a category (mean over levels, one against the rest), R^2 of a number, on rows that nobody trained on
+    Assumes a holdout; beside it, the same after training on real rows, which is its floor.
+    Source: Esteban, Hyland and Raetsch 2017 (arXiv 1706.02633); trees: scikit-learn's histogram boosting.
+    """
+
+    target: str  # the column to predict
+    holdout: Any  # data frame of real rows that nothing was trained on
+    name: ClassVar[str] = "downstream"
+    better: ClassVar[Better] = "higher"
+
+    def __call__(self, schema: Schema, real: Any, made: Any, rng: Rng) -> float:
+        ensemble, metrics = extra("sklearn.ensemble", "tables"), extra("sklearn.metrics", "tables")
+        column = schema[self.target]
+        inputs = [c for c in schema.columns if c.name != self.target and not isinstance(c, Constant | Identifier)]
+        reference = pandas().concat([real, self.holdout])
+        rows = [_ordinal(Schema(tuple(inputs)), reference, part) for part in (made, self.holdout)]
+        coarse = [isinstance(c, Category | Boolean) and len(getattr(c, "levels", (0, 1))) <= 255 for c in inputs]
+        seed = rng.key() % 2**32
+        if isinstance(column, Number | Moment):
+            y, z = (_numbers(column, part[self.target]) for part in (made, self.holdout))
+            model = ensemble.HistGradientBoostingRegressor(random_state=seed, categorical_features=coarse)
+            use = ~np.isnan(y)
+            return float(metrics.r2_score(z, model.fit(rows[0][use], y[use]).predict(rows[1])))
+        levels = pandas().factorize(reference[self.target])[1]
+        y, z = (np.asarray(levels.get_indexer(part[self.target])) for part in (made, self.holdout))
+        if len(np.unique(y)) < 2:
+            return 0.5  # a table of one answer teaches nothing
+        model = ensemble.HistGradientBoostingClassifier(random_state=seed, categorical_features=coarse).fit(rows[0], y)
+        sure = np.zeros((len(z), len(levels)))
+        sure[:, model.classes_] = model.predict_proba(rows[1])
+        scores = [metrics.roc_auc_score(z == k, sure[:, k]) for k in range(len(levels)) if 0 < (z == k).sum() < len(z)]
+        return float(scores[0] if len(levels) == 2 else np.mean(scores))
+
+
+@dataclass(frozen=True)
+class Precision:
+    """Whether made rows are as typical as real ones (alpha-precision, integrated): 1 at best.
+
+    1 - 2 integral |P(|y - c| <= r_alpha) - alpha| d alpha,  r_alpha the radius of the share alpha of real rows
+    Assumes that distance from the middle c of the scaled rows tells typical from rare.
+    Source: Alaa et al. 2022, "How faithful is your synthetic data?" (arXiv 2102.08921), in data space.
+    """
+
+    name: ClassVar[str] = "alpha-precision"
+    better: ClassVar[Better] = "higher"
+
+    def __call__(self, schema: Schema, real: Any, made: Any, rng: Rng) -> float:
+        x, y = _features(schema, real, made)
+        centre = x.mean(0)
+        inside, outside = (np.sort(np.linalg.norm(part - centre, axis=1)) for part in (x, y))
+        grid = np.linspace(0, 1, 101)[1:-1]
+        share = np.searchsorted(outside, np.quantile(inside, grid), "right") / len(outside)
+        return float(1 - 2 * np.abs(share - grid).mean())
+
+
+@dataclass(frozen=True)
+class Recall:
+    """Whether made rows reach everything that real ones do (beta-recall, integrated): 1 at best.
+
+    1 - 2 integral |P(a typical made row is nearer to x than k real ones) - c beta| d beta,  c = the same of real rows
+    Assumes as many made rows as real ones are compared; both are cut to ``rows``.
+    Source: Alaa et al. 2022 (arXiv 2102.08921), in data space, calibrated by real rows in place of their limit law.
+    """
+
+    rows: int = 4000  # of each sample at most
+    near: int = 5  # neighbours that make the radius of a real row
+    name: ClassVar[str] = "beta-recall"
+    better: ClassVar[Better] = "higher"
+
+    def __call__(self, schema: Schema, real: Any, made: Any, rng: Rng) -> float:
+        x, y = _features(schema, real, made)
+        n = min(self.rows, len(x) // 2, len(y))
+        order = rng.fork("real").permutation(len(x)).numpy()
+        x, other = x[order[:n]], x[order[n : 2 * n]]
+        y = y[rng.fork("made").permutation(len(y)).numpy()[:n]]
+        require(n > self.near, f"{n} rows are too few for the {self.near} neighbours of beta-recall; compare more rows")
+        radius = closest(x, x, self.near + 1)
+        grid = np.linspace(0, 1, 21)[1:]
+
+        def covered(rows: Array) -> Array:
+            away = np.linalg.norm(rows - rows.mean(0), axis=1)
+            return np.array([(closest(x, rows[away <= np.quantile(away, b)]) <= radius).mean() for b in grid])
+
+        return float(1 - 2 * np.abs(covered(y) - covered(other)).mean())
+
+
+@dataclass(frozen=True, eq=False)
+class ClosestRecord:
+    """Privacy: the share of made rows that are closer to the rows of training than to as many others.
+
+    P(min |y - train| < min |y - holdout|), ties counted half; 1/2 where nothing was copied
+    Assumes that ``real`` are the rows of training and the holdout comes from the same law; the larger is cut.
+    Source: Platzer and Reutterer 2021 (arXiv 2104.00635).
+    """
+
+    holdout: Any  # data frame of real rows that nothing was trained on
+    name: ClassVar[str] = "closer to train"
+    better: ClassVar[Better] = "lower"
+
+    def __call__(self, schema: Schema, real: Any, made: Any, rng: Rng) -> float:
+        every = pandas().concat([real, self.holdout])
+        train, hold = (_features(schema, every, part)[1] for part in (real, self.holdout))
+        rows = _features(schema, every, made)[1]
+        n = min(len(train), len(hold))
+        train = train[rng.fork("train").permutation(len(train)).numpy()[:n]]
+        hold = hold[rng.fork("holdout").permutation(len(hold)).numpy()[:n]]
+        a, b = closest(rows, train), closest(rows, hold)
+        same = np.isclose(a, b, rtol=1e-6, atol=1e-7)
+        return float(((a < b) & ~same).mean() + same.mean() / 2)
+
+
+@dataclass(frozen=True)
+class Duplicates:
+    """The share of made rows that stand in the real table as they are.
+
+    P(y in real)
+    Assumes nothing; a table of few levels has honest duplicates, as its floor shows.
+    Source: none.
+    """
+
+    name: ClassVar[str] = "duplicates"
+    better: ClassVar[Better] = "lower"
+
+    def __call__(self, schema: Schema, real: Any, made: Any, rng: Rng) -> float:
+        names = [c.name for c in schema.columns if not isinstance(c, Identifier)]
+        known = set(real[names].astype(str).itertuples(index=False, name=None))
+        return float(np.mean([row in known for row in made[names].astype(str).itertuples(index=False, name=None)]))
+
+
+@dataclass(frozen=True)
+class Violations:
+    """The share of made rows that break a rule: bounds, whole numbers, levels, and conditions of one's own.
+
+    P(a cell lies outside its schema, or a rule is false)
+    Assumes rules that pandas can evaluate, such as "capital_gain == 0 or capital_loss == 0".
+    Source: none.
+
+    >>> import pandas as pd
+    >>> frame = pd.DataFrame({"a": [1.0, 9.0]})
+    >>> Violations()(Schema((Number("a", low=0.0, high=5.0),)), frame, frame, Rng(0))
+    0.5
+    """
+
+    rules: tuple[str, ...] = field(default=())  # each true for a row that is in order
+    name: ClassVar[str] = "violations"
+    better: ClassVar[Better] = "lower"
+
+    def __call__(self, schema: Schema, real: Any, made: Any, rng: Rng) -> float:
+        wrong = np.zeros(len(made), dtype=bool)
+        for column in schema.columns:
+            full, empty = cells.full_cells(column, made[column.name])
+            at = np.flatnonzero(~empty)
+            if isinstance(column, Number):
+                v = cells.plain(column, full)
+                low, high = column.low, column.high
+                wrong[at] |= (v < (-np.inf if low is None else low)) | (v > (np.inf if high is None else high))
+                wrong[at] |= column.integer & (v != np.round(v))
+            elif isinstance(column, Category):
+                wrong[at] |= ~full.isin(column.levels).to_numpy()
+            wrong |= empty & (not column.missing and not isinstance(column, Constant))
+        for rule in self.rules:
+            try:
+                wrong |= ~made.eval(rule).to_numpy(dtype=bool)
+            except Exception as error:
+                require(
+                    False,
+                    f"the rule {rule!r} cannot be evaluated ({error}); write a condition on columns, as in 'age >= 18': "
+                    f"{nearest(rule.split()[0] if rule.split() else '', map(str, made.columns))}",
+                )
+        return float(wrong.mean())
+
+
+def usual(table: Any) -> Sequence[TableMetric]:
+    """The figures that need nothing but the real and the made table."""
+    return (ShapeError(), TrendError(), TwoSample(), Precision(), Recall(), Duplicates(), Violations())
+
+
+def closest(rows: Array, among: Array, k: int = 1) -> Array:
+    """Distance of every row [N,d] to its k-th nearest among others [M,d], a block at a time: [N]."""
+    a, b = torch.from_numpy(np.ascontiguousarray(rows)), torch.from_numpy(np.ascontiguousarray(among))
+    length = (b**2).sum(1)
+    found = []
+    for part in a.split(1024):
+        square = (part**2).sum(1)[:, None] + length[None] - 2 * part @ b.T
+        found.append(square.clamp(min=0).kthvalue(k, 1).values if k > 1 else square.clamp(min=0).amin(1))
+    return np.asarray(torch.cat(found).sqrt().numpy())
+
+
+# ------------------------------------------------------------------------------------------------------------ columns
+
+
+def _columns(schema: Schema, real: Any, made: Any) -> dict[str, tuple[Array, Array, bool]]:
+    """Per column that is learned: values of both samples, as numbers (NaN where empty) or as places in one list."""
+    pd = pandas()
+    found: dict[str, tuple[Array, Array, bool]] = {}
+    for column in schema.columns:
+        if isinstance(column, Number | Moment):
+            a, b = (_numbers(column, part[column.name]) for part in (real, made))
+            found[column.name] = (a, b, True)
+        elif isinstance(column, Category | Boolean):
+            both = pd.concat([real[column.name], made[column.name]]).astype(object)
+            codes, different = pd.factorize(both, use_na_sentinel=False)
+            order = np.empty(len(different), dtype=np.int64)
+            order[np.argsort([str(v) for v in different])] = np.arange(len(different))
+            codes = order[codes]
+            found[column.name] = (codes[: len(real)], codes[len(real) :], False)
+    return found
+
+
+def _numbers(column: Number | Moment, raw: Any) -> Array:
+    full, empty = cells.full_cells(column, raw)
+    made = np.full(len(raw), np.nan)
+    made[~empty] = cells.plain(column, full)
+    return made
+
+
+def _variation(a: Array, b: Array) -> float:
+    """Half the sum of differences of two laws on whole numbers, given by samples."""
+    both, place = np.unique(np.concatenate([a, b]), return_inverse=True)
+    p, q = (np.bincount(part, minlength=len(both)) / len(part) for part in (place[: len(a)], place[len(a) :]))
+    return float(np.abs(p - q).sum() / 2)
+
+
+def _bins(values: Array) -> Array:
+    known = values[~np.isnan(values)]
+    return np.digitize(values, np.histogram_bin_edges(known if len(known) else np.zeros(1))).astype(np.int64)
+
+
+def _correlation(a: Array, b: Array) -> float:
+    use = ~(np.isnan(a) | np.isnan(b))
+    a, b = a[use], b[use]
+    if len(a) < 2 or a.std() == 0 or b.std() == 0:
+        return float("nan")
+    return float(np.corrcoef(a, b)[0, 1])
+
+
+def _features(schema: Schema, real: Any, made: Any, scaled: bool = True) -> tuple[Array, Array]:
+    """Both samples as numbers: categories one-hot (of length 1 apart where scaled), numbers over their range."""
+    parts: list[tuple[Array, Array]] = []
+    # numbers first: a classifier that stops early depends on the order of its features, and this one is usual
+    for a, b, continuous in sorted(_columns(schema, real, made).values(), key=lambda part: not part[2]):
+        if continuous:
+            middle = np.nanmean(a) if not np.isnan(a).all() else 0.0
+            pair = [np.where(np.isnan(v), middle, v) for v in (a, b)]
+            low, wide = (pair[0].min(), np.ptp(pair[0]) or 1.0) if scaled else (0.0, 1.0)
+            parts.append(((pair[0][:, None] - low) / wide, (pair[1][:, None] - low) / wide))
+        else:
+            eye = np.eye(int(max(a.max(), b.max())) + 1) * (0.5**0.5 if scaled else 1.0)
+            parts.append((eye[a], eye[b]))
+    return np.concatenate([p for p, _ in parts], 1), np.concatenate([q for _, q in parts], 1)
+
+
+def _ordinal(schema: Schema, reference: Any, rows: Any) -> Array:
+    """Rows as numbers for trees: places of levels, and numbers as they are."""
+    return np.stack([b if cont else b.astype(float) for _, b, cont in _columns(schema, reference, rows).values()], 1)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the remark that a classifier took all its steps, which is no matter here."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield

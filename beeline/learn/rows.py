@@ -1,0 +1,130 @@
+"""The objective of tables: squared error where a coordinate is a number, cross-entropy where it is a state."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from beeline.core.field import Data, Prediction
+from beeline.core.path import AffinePath
+from beeline.core.rng import Rng
+from beeline.core.types import Batch, Loss, require
+from beeline.learn.objective import Drop, Example, FlowMatching, ask
+
+Groups = Sequence[Sequence[int]]
+"""Per column of a table the widths of its blocks of coordinates: 1 for a number, K for one of K states."""
+
+
+@dataclass(frozen=True)
+class RowMatching(FlowMatching):
+    """Flow matching of table rows, with some cells known.
+
+    mean over unknown blocks of |v_number - v_t|^2 and of -log p(state | x_t), where E[x1 | x_t] = 2 p - 1 on a state
+    Assumes an affine path, and a network whose columns have ``groups``; for any other field all coordinates are
+    numbers.  Both terms have their minimum at the velocity of flow matching: the posterior mean of a one-hot state is
+    its probability.
+    Source: Eijkelboom et al. 2024, "Variational flow matching" (arXiv 2406.04843), CatFlow, with squared error for
+    numbers; known cells as conditions after Zheng and Charoenphakdee 2022 (arXiv 2210.17128).
+
+    >>> loss = RowMatching()(lambda x, t, cond=None: -x, Batch(torch.zeros(4, 2)), Rng(0))
+    >>> loss.per_sample.shape
+    torch.Size([4])
+    """
+
+    baselines: ClassVar[bool] = False  # squared errors of a mean do not compare with cross-entropies
+    drop: Drop | None = field(default_factory=lambda: Drop(0.0, 0))  # says that zeros stand for no known cell
+    prediction: Prediction = field(default_factory=Data)  # of the network; the errors are those above for any
+    known: float = 0.3  # share of rows of which some cells are given, 0 to 1; the rest learn the whole row
+
+    def __post_init__(self) -> None:
+        require(
+            0 <= self.known <= 1,
+            f"RowMatching got known={self.known}; it is the share of rows of which some cells are given: 0.3 is usual",
+        )
+
+    def __call__(self, field: Any, batch: Batch, rng: Rng) -> Loss:
+        """Loss of a velocity field on rows ``batch.x1`` [B,D]; value is a scalar."""
+        groups = groups_of(field)
+        if groups is None:
+            return super().__call__(field, batch, rng)
+        x1 = batch.x1
+        if batch.cond is None and self.known:
+            column = _places(_frozen(groups))[0].to(x1.device)
+            mask = self.masks(len(x1), len(groups), x1, rng.fork("known"))
+            batch = replace(batch, cond={"known": x1 * mask[:, column], "mask": mask})
+        example = self.examples(batch, rng)
+        made = ask(field, example.x, example.t, example.batch.cond)
+        return self.judge(made, example, groups)
+
+    def masks(self, n: int, columns: int, like: Tensor, rng: Rng) -> Tensor:
+        """[n, columns]: 1 where a cell is known; any number of cells of a row, each number equally often."""
+        share = rng.fork("share").uniform(n, like)
+        some = rng.fork("some").uniform(n, like) < self.known
+        cells = rng.fork("cells").fill(like.new_empty(n, columns))
+        return ((cells < share[:, None]) & some[:, None]).to(like.dtype)
+
+    def judge(self, made: Tensor, example: Example, groups: Groups) -> Loss:
+        """The loss of velocities [B,D] at the states of an example."""
+        batch, t, x, v = example
+        require(
+            isinstance(self.path, AffinePath),
+            f"RowMatching on {type(self.path).__name__} has no posterior mean to compare states with; use an affine path",
+        )
+        assert isinstance(self.path, AffinePath)
+        column, numbers, where, state, owner = (part.to(x.device) for part in _places(_frozen(groups)))
+        free = x.new_ones(len(x), len(groups))
+        if isinstance(batch.cond, dict) and isinstance(batch.cond.get("mask"), Tensor):
+            free = 1 - batch.cond["mask"]
+        error = (made - v)[:, numbers].square() * free[:, column[numbers]]
+        total = error.sum(1)
+        if len(owner):
+            mean, wanted = (Data().value(x, slope, t, self.path)[:, where] for slope in (made, v))
+            hit = ((mean + 1) / 2) * (wanted > 0)  # the probability given to the state that it was
+            p = x.new_zeros(len(x), len(owner)).index_add(1, state, hit)
+            surprise = -p.clamp(min=1e-5).log() * free[:, owner]
+            total = total + surprise.sum(1)
+        blocks = free[:, column[numbers]].sum(1) + free[:, owner].sum(1)
+        per_row = self.weight(t) * total / blocks.clamp(min=1)
+        if batch.weight is not None:
+            per_row = per_row * batch.weight
+        value = per_row.mean()
+        terms = {"loss": value.detach()}
+        if len(numbers):
+            terms["numbers"] = error.detach().mean()
+        if len(owner):
+            terms["states"] = surprise.detach().mean()
+        return Loss(value, terms, per_row.detach(), t.detach())
+
+
+def groups_of(field: Any) -> Groups | None:
+    """The groups of coordinates of the first part of a network that has such; None for any other field."""
+    if not isinstance(field, nn.Module):
+        return None
+    return next((module.groups for module in field.modules() if hasattr(module, "groups")), None)  # type: ignore[return-value]
+
+
+def _frozen(groups: Groups) -> tuple[tuple[int, ...], ...]:
+    return tuple(tuple(group) for group in groups)
+
+
+@lru_cache(maxsize=16)
+def _places(groups: tuple[tuple[int, ...], ...]) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Column of every coordinate; number coordinates; state coordinates, their block, and the column of every block."""
+    column, numbers, where, state, owner = [], [], [], [], []
+    for c, group in enumerate(groups):
+        for width in group:
+            start = len(column)
+            column += [c] * width
+            if width == 1:
+                numbers.append(start)
+            else:
+                where += range(start, start + width)
+                state += [len(owner)] * width
+                owner.append(c)
+    parts = (torch.tensor(part, dtype=torch.int64) for part in (column, numbers, where, state, owner))
+    return tuple(parts)  # type: ignore[return-value]

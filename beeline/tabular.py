@@ -1,0 +1,381 @@
+"""Tables in the habit of scikit-learn: fit a data frame, draw rows, fill gaps, score rows, ask what if."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.base import BaseEstimator, TransformerMixin
+from torch import Tensor
+
+from beeline.bundle import Bundle, load
+from beeline.core.coupling import Paired
+from beeline.core.field import Data, Flow, Network
+from beeline.core.likelihood import Exact, Hutchinson
+from beeline.core.rng import Rng
+from beeline.core.solver import EULER, MIDPOINT
+from beeline.core.times import At
+from beeline.core.types import Batch, BeelineError, Cond, map_cond, nearest, require, stack
+from beeline.data.codes import Code
+from beeline.data.infer import infer, pandas
+from beeline.data.table import Table
+from beeline.data.tablefile import TableFile, TableStream, leave_out, parted, save_parts
+from beeline.learn.early import Patience, fit_patiently
+from beeline.learn.ema import EMA
+from beeline.learn.heldout import HeldOut
+from beeline.learn.rate import WarmupConstantCooldown
+from beeline.learn.rows import RowMatching
+from beeline.learn.trainer import Training, fit
+from beeline.nets.tabular import TabularMLP, TabularTransformer
+from beeline.rowlaw import counterfactual, log_prob
+from beeline.use.sampler import Sampler
+
+BLOCK = 8192  # rows drawn at once
+LARGE = 2_000_000  # a Parquet file with more rows is learned a row group at a time
+
+
+class TabularFlow(TransformerMixin, BaseEstimator):  # type: ignore[misc]
+    """A rectified flow of table rows.
+
+    Give it a data frame (or the path of a CSV or Parquet file) with columns of any kinds; the schema is inferred, and
+    corrected by ``schema``.  ``transform`` fills empty cells and ``score_samples`` is ``log_prob``, so that it stands
+    in a pipeline.  ``None`` in a setting means: chosen from the number of rows and the processor.
+
+    >>> flow = TabularFlow(steps=10)
+    >>> flow.get_params()["steps"], flow.set_params(width=64).width
+    (10, 64)
+    """
+
+    def __init__(
+        self,
+        *,
+        steps: int | None = None,  # of training, at most: it ends earlier when held-out rows say so
+        batch: int | None = None,  # rows per step
+        width: int | None = None,  # of the network
+        depth: int = 4,  # blocks of the network
+        wide: bool = False,  # a transformer over columns, for tables of hundreds of columns
+        dropout: float = 0.0,
+        rate: float = 1e-3,  # peak learning rate
+        known: float = 0.3,  # share of rows learned with some cells given; 0 gives up conditions and imputation
+        evaluations: int = 24,  # of the network per row when drawing
+        held_out: float | None = None,  # share of rows that judge when to stop
+        patience: int = 5,  # looks at these rows without improvement; there are 20 looks in all
+        schema: Mapping[str, Any] | None = None,  # corrections by column, as in YAML
+        without: Sequence[str] = (),  # columns that are left out
+        half: bool | None = None,  # products in bfloat16
+        device: str | None = None,
+        random_state: int = 0,
+        verbose: bool = False,
+    ):
+        self.steps, self.batch, self.width, self.depth, self.wide = steps, batch, width, depth, wide
+        self.dropout, self.rate, self.known, self.evaluations = dropout, rate, known, evaluations
+        self.held_out, self.patience, self.schema, self.without = held_out, patience, schema, without
+        self.half, self.device, self.random_state, self.verbose = half, device, random_state, verbose
+
+    # -------------------------------------------------------------------------------------------------------- learning
+
+    def fit(self, X: Any, y: Any = None, *, log: Callable[[dict[str, Any]], None] | None = None) -> TabularFlow:
+        """Learn the rows of a data frame or file; ``y`` is ignored."""
+        raw, lots = self._rows(X)
+        rng = Rng(int(self.random_state))
+        share = self.held_out if self.held_out is not None else min(0.2, max(0.04, 200 / len(raw)))
+        corrected = infer(raw).change(self.schema or {})
+        table = Table(schema=dict(self.schema or {})).fit(raw)
+        train, held = parted(raw, corrected, share, "the table")
+        backbone = self._network(table, len(raw), rng)
+        objective = RowMatching(known=self.known)
+        training = self._training(len(train))
+        feed = table.lots(train, rng.fork("rows")) if lots is None else lots(table, rng.fork("rows"))
+        look = HeldOut(objective, table.encode(held, rng.fork("held")), rng=rng.fork("look"), draws=max(1, 1000 // len(held)),
+                       every=max(1, training.steps // 20), lot=2048)  # fmt: skip
+        net = Network(backbone, prediction=objective.prediction).to(self.device or "cpu")
+        made, looks = fit_patiently(
+            net, objective, feed, training, patience=Patience(self.patience), heldout=look, rng=rng.fork("training"),
+            log=log or (_say if self.verbose else lambda entry: None),
+        )  # fmt: skip
+        made.eval().requires_grad_(False)
+        self.table_, self.looks_ = table, looks
+        self.flow_ = Flow(made, objective.path)
+        self.sampler_ = Sampler(max(1, self.evaluations // 2), solver=MIDPOINT)
+        self.feature_names_in_ = np.array(table.columns.names, dtype=object)
+        self.n_features_in_ = len(self.feature_names_in_)
+        return self
+
+    def _rows(self, X: Any) -> tuple[Any, Callable[[Table, Rng], Any] | None]:
+        """Rows in memory, and how to read the rest of a file that is larger."""
+        if not isinstance(X, str | Path):
+            return leave_out(_frame(X), tuple(self.without), "the table"), None
+        if Path(X).suffix in (".parquet", ".pq"):
+            stream = TableStream(str(X), without=tuple(self.without), corrections=dict(self.schema or {}))
+            if stream.file.metadata.num_rows > LARGE:
+                return pandas().concat(stream.load(), ignore_index=True), stream.lots
+        return TableFile(str(X), without=tuple(self.without)).read(), None
+
+    def _network(self, table: Table, rows: int, rng: Rng) -> Any:
+        half = torch.cpu._is_avx512_bf16_supported() if self.half is None else self.half
+        more = {"shape": table.shape, "conditions": table.conditions if self.known else {}, "dropout": self.dropout}
+        with rng.fork("network").ambient():
+            if self.wide:
+                return TabularTransformer(table.groups, self.width or 64, self.depth, half=half, **more)
+            return TabularMLP(table.groups, self.width or (384 if rows >= 10_000 else 256), self.depth, half=half, **more)
+
+    def _training(self, rows: int) -> Training:
+        batch = self.batch or (1024 if rows >= 10_000 else 256)
+        steps = self.steps or (8000 if rows >= 10_000 else 5000)
+        rate = WarmupConstantCooldown(peak=self.rate, warmup=min(200, max(1, steps // 10)), cooldown=0.3)
+        return Training(steps=steps, lot=batch, rate=rate, ema=EMA(half_life=min(500.0, steps / 15), warmup=0.05))
+
+    def distill(self, steps: int = 4000, pairs: int = 100_000, *, batch: int = 1024, rate: float = 5e-4) -> TabularFlow:
+        """A new flow that draws a row in one evaluation: it learns the whole jump on pairs of this one."""
+        flow, rng = self._fitted(), Rng(int(self.random_state)).fork("distill")
+        made = [self._pairs(min(BLOCK, pairs - i), rng.fork("pairs", i)) for i in range(0, pairs, BLOCK)]
+        with rng.ambient():
+            student = dataclasses.replace(flow, field=_copy(flow.field), independent=False)
+        objective = RowMatching(coupling=Paired(), times=At(0.0), known=0.0)
+        training = Training(steps=steps, lot=batch, ema=EMA(min(500.0, steps / 15)),
+                            rate=WarmupConstantCooldown(peak=rate, warmup=min(100, steps), cooldown=0.5))  # fmt: skip
+        net = fit(student.field, objective, stack(made), training, rng=rng.fork("training"),
+                  log=_say if self.verbose else lambda entry: None)  # fmt: skip
+        net.eval().requires_grad_(False)
+        other = type(self)(**self.get_params())
+        other.__dict__.update({k: v for k, v in self.__dict__.items() if k.endswith("_")})
+        other.flow_, other.sampler_ = dataclasses.replace(student, field=net), Sampler(1, solver=EULER)
+        return other
+
+    def _pairs(self, n: int, rng: Rng) -> Batch:
+        """Source points with the rows that this flow makes of them, their states made whole."""
+        flow, table = self._fitted(), self.table_
+        x0 = rng.normal(torch.empty(n, *table.shape))
+        cond = table.null(0, n)
+        if self.known:  # cells to condition on come from rows of its own
+            own = harden(self.sampler_(flow, rng.fork("own").normal(x0), cond), list(table.coded.values()))
+            mask = RowMatching(known=self.known).masks(n, len(table.coded), x0, rng.fork("mask"))
+            wide = mask.repeat_interleave(torch.tensor([code.width for code in table.coded.values()]), 1)
+            cond = {"known": own * wide, "mask": mask}
+        x1 = self.sampler_(flow, x0, cond if self.known else None)
+        return Batch(harden(x1, list(table.coded.values())), x0, cond if self.known else None)
+
+    # --------------------------------------------------------------------------------------------------------- drawing
+
+    def sample(
+        self,
+        n: int = 1,
+        *,
+        conditions: Any = None,
+        random_state: int | None = None,
+        evaluations: int | None = None,
+    ) -> Any:
+        """``n`` made rows.  ``conditions`` gives some columns a value, or is a data frame of partial rows."""
+        if isinstance(conditions, pandas().DataFrame):
+            n = len(conditions)
+        require(isinstance(n, int | np.integer) and n >= 1, f"n={n!r} rows were asked for; give a whole number from 1")
+        rng = self._rng(random_state)
+        cond = None if conditions is None else self._condition(conditions, int(n), rng.fork("condition"))
+        return self.table_.decode(self._draw(int(n), cond, rng.fork("sample"), evaluations))
+
+    def sample_to(self, path: str | Path, n: int, *, random_state: int | None = None) -> int:
+        """Write ``n`` made rows to a Parquet or CSV file, a block at a time: the memory does not grow with ``n``."""
+        rng = self._rng(random_state).fork("sample")
+
+        def parts() -> Iterator[Any]:
+            for k in range(0, n, BLOCK * 8):
+                yield self.table_.decode(self._draw(min(BLOCK * 8, n - k), None, rng, None, first=k))
+
+        return save_parts(parts(), path)
+
+    def _draw(self, n: int, cond: Cond, rng: Rng, evaluations: int | None, first: int = 0) -> Tensor:
+        """Coordinates of rows ``first`` to ``first + n``: a block of rows has one key, so more rows begin with the same."""
+        flow = self._fitted()
+        sampler = self.sampler_
+        if evaluations is not None:
+            jump = evaluations == 1 or sampler.solver == EULER
+            sampler = Sampler(evaluations if jump else max(1, evaluations // 2), solver=EULER if jump else MIDPOINT)
+        parts, i = [], first
+        while i < first + n:
+            block, skip = divmod(i, BLOCK)
+            count = min(BLOCK - skip, first + n - i)
+            x0 = rng.fork(block).normal(torch.empty(BLOCK, *self.table_.shape))[skip : skip + count]
+            here = map_cond(lambda leaf, a=i - first, b=count: leaf[a : a + b], cond)
+            parts.append(sampler(flow, x0.to(self.device or "cpu"), here).cpu())
+            i += count
+        x1 = torch.cat(parts)
+        if cond is None:
+            return x1
+        assert isinstance(cond, Mapping)
+        wide = torch.tensor([code.width for code in self.table_.coded.values()])
+        return torch.where(cond["mask"].repeat_interleave(wide, 1) > 0, cond["known"], x1)  # type: ignore[union-attr]
+
+    def impute(self, X: Any, *, draws: int = 1, random_state: int | None = None) -> Any:
+        """The rows with empty cells filled from their law given the other cells; a list of frames for several draws.
+
+        A cell that was empty in training too is filled all the same: draws that leave it empty are drawn again.
+        """
+        require(draws >= 1, f"draws={draws!r}; imputation draws at least once")
+        frame = _frame(X).reset_index(drop=True)
+        rng = self._rng(random_state)
+        made = [self._filled(frame, rng.fork("impute", k)) for k in range(draws)]
+        return made[0] if draws == 1 else made
+
+    def _filled(self, frame: Any, rng: Rng) -> Any:
+        for name in frame.columns:
+            self.table_.columns[str(name)]  # refuses a column that the table has not
+        marks = {c.name: c.marker for c in self.table_.columns.columns if c.marker is not None and c.name in frame.columns}
+        gaps = frame.isna()
+        for name, mark in marks.items():
+            gaps[name] |= frame[name] == mark
+        made, todo = frame.copy(), gaps.any(axis=1).to_numpy().nonzero()[0]
+        for again in range(20):
+            if not len(todo):
+                break
+            part = frame.iloc[todo].reset_index(drop=True).where(~gaps.iloc[todo].reset_index(drop=True))
+            cond = self._condition(part, len(part), rng.fork("condition", again))
+            drawn = self.table_.decode(self._draw(len(part), cond, rng.fork("draw", again), None))
+            left = np.zeros(len(todo), dtype=bool)
+            for name in frame.columns:
+                gap = gaps[name].to_numpy()[todo]
+                if gap.any():
+                    new = drawn[name]
+                    made[name] = made[name].astype(object)
+                    made.iloc[todo[gap], made.columns.get_loc(name)] = new[gap].astype(object).to_numpy()
+                    left |= gap & (new.isna() | (new == marks.get(name, object()))).to_numpy()
+            todo = todo[left]
+        for name in frame.columns:  # whole numbers had become broken ones where cells were empty
+            if not made[name].isna().any():
+                made[name] = made[name].infer_objects().astype(self.table_.columns[str(name)].dtype or frame[name].dtype)
+        made.index = frame.index
+        return made
+
+    def transform(self, X: Any) -> Any:
+        """The rows with empty cells filled: ``impute`` under the name that a pipeline calls."""
+        return self.impute(X)
+
+    # ---------------------------------------------------------------------------------------------------------- asking
+
+    def log_prob(self, X: Any, *, exact: bool = False, probes: int = 4, steps: int = 40) -> np.ndarray[Any, Any]:
+        """log p of every row in nats; low ones are anomalies.
+
+        Estimated with random probes, or exactly at one derivative per coordinate.  See beeline.rowlaw.log_prob.
+        """
+        frame, rng = _frame(X).reset_index(drop=True), Rng(int(self.random_state)).fork("log_prob")
+        flow, parts = self._fitted(), []
+        for i in range(0, len(frame), 1024):
+            way = Exact() if exact else Hutchinson(rng.fork("probe", i), probes)
+            rows = frame.iloc[i : i + 1024].reset_index(drop=True)
+            parts.append(log_prob(flow, self.table_, rows, divergence=way, rng=rng.fork(i), steps=steps))
+        return np.asarray(torch.cat(parts).numpy())
+
+    def score_samples(self, X: Any) -> np.ndarray[Any, Any]:
+        """``log_prob`` under the name that a pipeline calls."""
+        return self.log_prob(X)
+
+    def counterfactual(self, X: Any, changes: Mapping[str, Any], *, random_state: int | None = None) -> Any:
+        """The rows as they would have been with other values in some columns, all else that made them being equal."""
+        frame = _frame(X).reset_index(drop=True)
+        rng, table = self._rng(random_state), self.table_
+        require(self.known > 0, "a counterfactual needs a flow that learned with known cells; fit with known=0.3")
+        new = self._condition(changes, len(frame), rng.fork("condition"))
+        old = self._condition(frame[list(changes)], len(frame), rng.fork("condition"))
+        x1 = table.encode(frame, rng.fork("paint")).x1
+        made = []
+        for i in range(0, len(frame), BLOCK):
+            some = slice(i, i + BLOCK)
+            before, after = (map_cond(lambda leaf, s=some: leaf[s], c) for c in (old, new))
+            sampler = dataclasses.replace(self.sampler_, steps=max(40, self.sampler_.steps))
+            made.append(counterfactual(self._fitted(), x1[some], before, after, sampler=sampler, rng=rng.fork(i)))
+        found = table.decode(torch.cat(made))
+        for name, value in changes.items():
+            found[name] = value
+        return found
+
+    # ---------------------------------------------------------------------------------------------------------- saving
+
+    @property
+    def bundle_(self) -> Bundle:
+        """The flow as a bundle, which the command line and other doors read."""
+        flow = self._fitted()
+        return Bundle(flow, self.sampler_, self.table_, {"made_by": "TabularFlow", "settings": _plain(self)}, null=0)
+
+    def save(self, directory: str | Path) -> Path:
+        """Write the flow as a bundle."""
+        return self.bundle_.save(directory)
+
+    @classmethod
+    def load(cls, directory: str | Path) -> TabularFlow:
+        """The flow of a bundle of a table, whichever door made it."""
+        bundle = load(directory)
+        require(
+            isinstance(bundle.modality, Table),
+            f"{directory} holds a flow of {type(bundle.modality).__name__}, not of a table; open it with beeline.load",
+        )
+        made = cls(**{k: v for k, v in bundle.lineage.get("settings", {}).items() if k in cls().get_params()})
+        made.table_, made.flow_, made.sampler_, made.looks_ = bundle.modality, bundle.flow, bundle.sampler, []
+        made.feature_names_in_ = np.array(made.table_.columns.names, dtype=object)
+        made.n_features_in_ = len(made.feature_names_in_)
+        return made
+
+    # ------------------------------------------------------------------------------------------------------------ help
+
+    def _fitted(self) -> Flow:
+        require(hasattr(self, "flow_"), "this TabularFlow was not fitted; call fit(frame) first, or TabularFlow.load(...)")
+        found: Flow = self.flow_
+        return found
+
+    def _rng(self, random_state: int | None) -> Rng:
+        self._fitted()
+        return Rng(int(self.random_state)).fork("use") if random_state is None else Rng(int(random_state)).fork("use")
+
+    def _condition(self, conditions: Any, n: int, rng: Rng) -> Cond:
+        require(
+            self.known > 0,
+            "conditions were given to a flow that learned without known cells (known=0); fit it with known=0.3",
+        )
+        return self.table_.condition(conditions, n, rng)
+
+
+def harden(x: Tensor, codes: Sequence[Code]) -> Tensor:
+    """Coordinates with their states made whole: one of K at 1 and the rest at -1, bits at either."""
+    parts = []
+    for code, part in zip(codes, x.split([code.width for code in codes], 1), strict=True):
+        width = code.width - (code.number is not None)
+        if code.levels:
+            state, _ = code.read(part)
+            part = torch.cat([code.paint(state, torch.zeros(len(x), 2), torch.zeros(len(x)))[:, :width], part[:, width:]], 1)
+        parts.append(part)
+    return torch.cat(parts, 1)
+
+
+def _copy(net: Any) -> Any:
+    import copy
+
+    made = copy.deepcopy(net)
+    made.requires_grad_(True)
+    return made
+
+
+def _frame(X: Any) -> Any:
+    pd = pandas()
+    if isinstance(X, pd.DataFrame):
+        return X
+    require(
+        hasattr(X, "__array__") and np.ndim(X) == 2,
+        f"got {type(X).__name__} in place of a table; give a pandas DataFrame, an array of rows, or the path of a file",
+    )
+    return pd.DataFrame(np.asarray(X), columns=[f"x{i}" for i in range(np.shape(X)[1])])
+
+
+def _plain(flow: TabularFlow) -> dict[str, Any]:
+    return {k: list(v) if isinstance(v, tuple) else v for k, v in flow.get_params().items()}
+
+
+def _say(entry: dict[str, Any]) -> None:
+    if "note" in entry:
+        print(entry["note"])
+    elif "heldout" in entry:
+        print(f"step {entry['step']}: loss {entry['loss']:.4f}, held out {entry['heldout']['ema']['value']:.4f}", flush=True)
+
+
+__all__ = ["BeelineError", "Data", "TabularFlow", "harden", "nearest"]
