@@ -171,7 +171,8 @@ def fixed_point(again: Callable[[Tensor], Tensor], guess: Tensor, tolerance: flo
             steps = torch.stack([a - misses[-1] for a in misses[:-1]], 2)
             moves = torch.stack([a - points[-1] for a in points[:-1]], 2)
             gram = steps.mT @ steps
-            ridge = 1e-10 * gram.diagonal(dim1=1, dim2=2).amax(1)[:, None, None] + torch.finfo(y.dtype).tiny
+            size = gram.diagonal(dim1=1, dim2=2).amax(1)[:, None, None]
+            ridge = 10 * torch.finfo(y.dtype).eps * size + torch.finfo(y.dtype).tiny
             eye = torch.eye(gram.shape[1], dtype=y.dtype, device=y.device)
             share = torch.linalg.solve(gram + ridge * eye, -(steps.mT @ misses[-1][:, :, None]))
             y = (points[-1] + (moves @ share)[:, :, 0]).reshape(guess.shape)

@@ -158,8 +158,14 @@ class Time:
         far = 0.0 if noise else 1.0
         if _any(t == far):
             return None
-        if _any(s == far):
-            return [lagrange(nodes, j, s) for j in range(len(nodes))] if _all(s == far) else None
+        limit = [lagrange(nodes, j, s) for j in range(len(nodes))]
+        if isinstance(s, float):
+            if s == far:
+                return limit
+        elif bool((s == far).any()):
+            inside = torch.where(s == far, (s + torch.as_tensor(t)) / 2, s)  # some samples are there, some are not
+            rest = self.weights(path, noise, t, inside, nodes) or []
+            return [torch.where(s == far, *map(torch.as_tensor, pair)) for pair in zip(limit, rest, strict=True)]
         front = ab(path, s)[0 if noise else 1]
         scale = _log((s - far) / (t - far))
         taus = [far + (t - far) * _exp(scale * z) for z, _ in _FINE]
@@ -222,7 +228,3 @@ def _finite(x: Number) -> bool:
 
 def _any(x: bool | Tensor) -> bool:
     return x if isinstance(x, bool) else bool(x.any())
-
-
-def _all(x: bool | Tensor) -> bool:
-    return x if isinstance(x, bool) else bool(x.all())

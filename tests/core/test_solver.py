@@ -1,0 +1,295 @@
+"""Orders by regression, identities between solvers, and what they refuse."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from beeline.core.integrate import integrate
+from beeline.core.multistep import DEIS, AdamsBashforth, DPMSolver, Exponential, KeepNoise, UniPC
+from beeline.core.path import Cosine, Linear, VariancePreserving
+from beeline.core.picard import GaussSeidelJacobi, Picard
+from beeline.core.reversible import FixedPoint, Reversible, Symmetric
+from beeline.core.rng import Rng
+from beeline.core.semilinear import LogSNR, Ratio, Time
+from beeline.core.solver import EULER, HEUN, MIDPOINT, RALSTON, RK3, RK4, Jump, MidpointReuse, RungeKutta, Taylor
+from beeline.core.stochastic import EulerMaruyama, Fading, Overshoot, Refresh, White
+from beeline.data.laws import GaussianMixture
+
+X0 = torch.tensor([[0.5], [1.0], [2.0]], dtype=torch.float64)
+
+
+def hyperbola(x: Tensor, t: Tensor) -> Tensor:
+    """x' = -2 t x^2,  x = 1 / (1/x0 + t^2)."""
+    return -2 * t[:, None] * x**2
+
+
+def turning(x: Tensor, t: Tensor) -> Tensor:
+    """x' = cos(3t) J x with J a quarter turn: a rotation by sin(3t)/3."""
+    return torch.cos(3 * t)[:, None] * torch.stack([-x[:, 1], x[:, 0]], 1)
+
+
+def hyperbola_error(solver: object, steps: int, start: float, end: float) -> float:
+    got = integrate(hyperbola, X0, torch.linspace(start, end, steps + 1, dtype=torch.float64), solver)
+    return float((got - 1 / (1 / X0 - start**2 + end**2)).abs().max())
+
+
+def turning_error(solver: object, steps: int, start: float, end: float) -> float:
+    x = torch.tensor([[1.0, 0.5], [-0.3, 2.0]], dtype=torch.float64)
+    got = integrate(turning, x, torch.linspace(start, end, steps + 1, dtype=torch.float64), solver)
+    angle = (math.sin(3 * end) - math.sin(3 * start)) / 3
+    c, s = math.cos(angle), math.sin(angle)
+    return float((got - torch.stack([c * x[:, 0] - s * x[:, 1], s * x[:, 0] + c * x[:, 1]], 1)).abs().max())
+
+
+def measured_order(error: object, solver: object, start: float, end: float, steps: tuple[int, ...]) -> float:
+    """Minus the slope of log error against log steps, by least squares."""
+    x = torch.tensor([math.log(n) for n in steps], dtype=torch.float64)
+    y = torch.tensor([math.log(error(solver, n, start, end)) for n in steps], dtype=torch.float64)
+    x = x - x.mean()
+    return -float((x * y).sum() / (x * x).sum())
+
+
+FULL = {  # solver -> order on the whole of [0, 1]
+    "euler": (EULER, 1),
+    "midpoint": (MIDPOINT, 2),
+    "heun": (HEUN, 2),
+    "ralston": (RALSTON, 2),
+    "rk3": (RK3, 3),
+    "rk4": (RK4, 4),
+    "taylor": (Taylor(0.3), 2),
+    "reuse": (MidpointReuse(), 2),
+    "ab1": (AdamsBashforth(1), 1),
+    "ab2": (AdamsBashforth(2), 2),
+    "ab3": (AdamsBashforth(3), 3),
+    "ab4": (AdamsBashforth(4), 4),
+    "ab3 ramp": (AdamsBashforth(3, ramp=True), 2),
+    "symmetric": (Symmetric(1e-14), 2),
+    "fixed point": (FixedPoint(RK3), 3),
+    "picard": (Picard(8, 1e-13, HEUN), 2),
+    "gs-jacobi": (GaussSeidelJacobi(8, 1e-14, HEUN), 2),
+    "no noise": (EulerMaruyama(White(Rng(0)), Fading(0.0)), 1),
+    "no overshoot": (Overshoot(White(Rng(0)), 0.0, HEUN), 2),
+    "no refresh": (Refresh(White(Rng(0)), Fading(0.0)), 2),
+}
+INSIDE = {  # away from the ends, where the log signal-to-noise ratio is infinite
+    "dpm1": (DPMSolver(1), 1),
+    "dpm2": (DPMSolver(2), 2),
+    "deis2": (DEIS(2), 2),
+    "deis3": (DEIS(3, ramp=False), 3),
+    "deis4": (DEIS(4, ramp=False), 4),
+    "deis noise": (DEIS(2, noise=True), 2),
+    "deis ratio": (DEIS(3, clock=Ratio(), noise=True, ramp=False), 3),
+    "deis cosine": (DEIS(3, Cosine(), ramp=False), 3),
+    "unipc1": (UniPC(1), 2),  # the corrector adds one
+    "unipc2": (UniPC(2), 3),
+    "exponential": (Exponential(), 2),
+    "exponential rk4": (Exponential(RK4), 4),
+    "exponential cosine": (Exponential(RK3, Cosine()), 3),
+}
+
+
+@pytest.mark.parametrize("name", FULL)
+def test_order(name: str) -> None:
+    solver, order = FULL[name]
+    steps = (32, 48, 64, 96) if order < 4 else (24, 32, 48, 64)
+    assert abs(measured_order(hyperbola_error, solver, 0.0, 1.0, steps) - order) < 0.15
+    assert measured_order(turning_error, solver, 0.0, 1.0, steps) > order - 0.15
+
+
+@pytest.mark.parametrize("name", INSIDE)
+def test_order_inside(name: str) -> None:
+    solver, order = INSIDE[name]
+    steps = (64, 96, 128, 192) if order < 4 else (32, 48, 64)
+    assert abs(measured_order(hyperbola_error, solver, 0.2, 0.8, steps) - order) < 0.15
+
+
+def test_order_of_reversible() -> None:
+    lift = Reversible(HEUN, coupling=0.9)
+
+    def error(solver: Reversible, n: int, start: float, end: float) -> float:
+        x = torch.tensor([[0.5], [1.0], [2.0]], dtype=torch.float64)
+        times = torch.linspace(start, end, n + 1, dtype=torch.float64)
+        got = solver.lower(integrate(hyperbola, solver.lift(x), times, solver))
+        return float((got - 1 / (1 / x + end**2)).abs().max())
+
+    assert abs(measured_order(error, lift, 0.0, 1.0, (32, 48, 64, 96)) - 2) < 0.15
+
+
+@pytest.mark.parametrize("solver", [s for s, _ in [*FULL.values(), *INSIDE.values()]], ids=[*FULL, *INSIDE])
+def test_backwards(solver: object) -> None:
+    """A falling walk undoes a rising one to the solver's accuracy."""
+    if isinstance(solver, Overshoot | Refresh):
+        pytest.skip("goes forward only")
+    x = torch.tensor([[0.5], [1.0]], dtype=torch.float64)
+    there = integrate(hyperbola, x, torch.linspace(0.1, 0.9, 129, dtype=torch.float64), solver)
+    back = integrate(hyperbola, there, torch.linspace(0.9, 0.1, 129, dtype=torch.float64), solver)
+    assert float((back - x).abs().max()) < (1e-2 if solver.order == 1 else 2e-4)
+
+
+def test_log_clock_has_its_order() -> None:
+    """DPM-3 with a proper start; the third-order term is small here, so that the order is approached from above."""
+    assert measured_order(hyperbola_error, DEIS(3, clock=LogSNR(), ramp=False), 0.2, 0.8, (128, 192, 256)) > 2.85
+
+
+def test_uneven_steps_keep_the_order() -> None:
+    """Variable-step coefficients: a warped grid has the same order."""
+    for solver in (AdamsBashforth(2), AdamsBashforth(3), DEIS(3, ramp=False)):
+        errors = []
+        for n in (64, 128):
+            times = 0.2 + 0.6 * torch.linspace(0, 1, n + 1, dtype=torch.float64) ** 1.7
+            x = torch.tensor([[1.0]], dtype=torch.float64)
+            got = integrate(hyperbola, x, times, solver)
+            errors.append(abs(float(got) - 1 / (1 - 0.04 + 0.64)))
+        assert math.log2(errors[0] / errors[1]) > solver.order - 0.3
+
+
+def test_times_per_sample_equal_shared_times() -> None:
+    """A batch whose samples walk different times gives what each would alone."""
+    law = GaussianMixture(((2.0, 0.0), (-2.0, 1.0)), 0.5)
+    x = Rng(0).normal(torch.empty(2, 2, dtype=torch.float64))
+    grids = torch.stack([torch.linspace(0.1, 0.8, 7).double(), torch.linspace(0.0, 1.0, 7).double() ** 1.3], 1)
+    inside = torch.stack([torch.linspace(0.1, 0.8, 7).double(), torch.linspace(0.05, 0.9, 7).double()], 1)
+    solvers = (HEUN, AdamsBashforth(3, ramp=True), DEIS(2), MidpointReuse(), Taylor(), Exponential(), DPMSolver(2))
+    for k, solver in enumerate(solvers):
+        grids = inside if k > 4 else grids
+        both = integrate(law.field(), x, grids, solver)
+        alone = torch.cat([integrate(law.field(), x[i : i + 1], grids[:, i], solver) for i in range(2)])
+        assert torch.allclose(both, alone, atol=1e-12), solver
+
+
+def test_one_step_identities() -> None:
+    """With a frozen estimate Euler, DDIM, DPM-1 and DEIS-1 are one step; RF-Solver is the midpoint rule."""
+    law = GaussianMixture(((2.0, 0.0), (-2.0, 1.0)), 0.5)
+    x, times = Rng(0).normal(torch.empty(8, 2, dtype=torch.float64)), torch.linspace(0, 1, 9, dtype=torch.float64)
+    walk = lambda solver: integrate(law.field(), x, times, solver)  # noqa: E731
+    for solver in (DPMSolver(1), DEIS(1), DEIS(1, noise=True), Picard(window=3, tolerance=1e-13)):
+        assert torch.allclose(walk(solver), walk(EULER), atol=1e-12), solver
+    assert torch.allclose(walk(Taylor()), walk(MIDPOINT), atol=1e-12)
+    assert torch.allclose(walk(Taylor(1.0)), walk(HEUN), atol=1e-12)
+    assert torch.allclose(walk(AdamsBashforth(1)), walk(EULER), atol=1e-12)
+
+
+@pytest.mark.parametrize("path", [Linear(), Cosine(), VariancePreserving()])
+def test_exact_for_a_frozen_datum(path: object) -> None:
+    """If every trajectory aims at one datum, solvers of the split are exact in any number of steps."""
+    datum = torch.tensor([[1.5, -2.0]], dtype=torch.float64)
+    x0 = Rng(0).normal(torch.empty(1, 2, dtype=torch.float64))
+    start, end = 0.1, 0.9
+    f = lambda x, t: path.velocity(x, t, x1=datum)  # noqa: E731
+    at = lambda t: path.point(x0, datum, torch.tensor([t], dtype=torch.float64)).x  # noqa: E731
+    times = torch.linspace(start, end, 4, dtype=torch.float64)
+    for solver in (DPMSolver(2, path), DPMSolver(3, path), DEIS(3, path), DEIS(2, path, noise=True), UniPC(2, path)):
+        assert torch.allclose(integrate(f, at(start), times, solver), at(end), atol=1e-10), solver
+    assert torch.allclose(integrate(f, at(start), times, KeepNoise(path)), at(end), atol=1e-10)
+    assert torch.allclose(integrate(f, at(start), times, Exponential(HEUN, path)), at(end), atol=1e-10)
+
+
+def test_split_is_exact_for_polynomials() -> None:
+    """A datum estimate that is a polynomial of the clock is integrated exactly once enough of it is known."""
+    path, times = Linear(), torch.tensor([0.1, 0.2, 0.35, 0.5, 0.7], dtype=torch.float64)
+    for clock, at in ((Time(), lambda t: t), (LogSNR(), lambda t: torch.log(t / (1 - t))), (Ratio(), lambda t: t / (1 - t))):
+        datum = lambda t, at=at: 1 + 2 * at(t) - 0.5 * at(t) ** 2  # noqa: E731
+        nodes = times.tolist()[-2::-1][:3]  # 0.5, 0.35, 0.2
+        weights = clock.weights(path, False, nodes[0], 0.7, nodes)
+        fine = torch.linspace(nodes[0], 0.7, 20001, dtype=torch.float64)
+        exact = 0.3 * torch.trapezoid(datum(fine) / (1 - fine) ** 2, fine)
+        got = sum(w * float(datum(torch.tensor(n, dtype=torch.float64))) for w, n in zip(weights, nodes, strict=True))
+        assert abs(got - float(exact)) < 1e-8
+
+
+def test_unipc_corrects() -> None:
+    """On the ring UniPC beats its own predictor, and both beat Euler, from ten steps on."""
+    law = GaussianMixture.ring()
+    x = Rng(0).normal(torch.empty(256, 2, dtype=torch.float64))
+    walk = lambda n, s: integrate(law.field(), x, torch.linspace(0, 1, n + 1, dtype=torch.float64), s)  # noqa: E731
+    exact = walk(200, RK4)
+    for n in (10, 20):
+        pc, p, e = (float((walk(n, s) - exact).square().mean()) for s in (UniPC(2), DPMSolver(2), EULER))
+        assert pc < p < e
+
+
+def test_keep_noise_is_exact_on_straight_flows_only() -> None:
+    goal = torch.tensor([[3.0, -1.0]], dtype=torch.float64)
+    x0 = torch.zeros(1, 2, dtype=torch.float64)
+    times = torch.linspace(0, 1, 6, dtype=torch.float64)
+    straight = lambda x, t: (goal - x0).expand_as(x)  # noqa: E731
+    assert torch.allclose(integrate(straight, x0, times, KeepNoise()), goal)
+    assert torch.allclose(integrate(straight, goal, times.flip(0), KeepNoise()), x0, atol=1e-12)
+    coarse, fine = (hyperbola_error(KeepNoise(heun=True), n, 0.0, 1.0) for n in (200, 1600))
+    assert fine > 0.8 * coarse > 1e-3  # does not converge: documented, order 0
+
+
+def test_jump_is_exact() -> None:
+    """A flow map walked by Jump gives the exact map in any number of steps."""
+    f = lambda x, t, s: ((1 / (1 / x + over1(s) - over1(t))) - x) / (over2(s) - over2(t))  # noqa: E731
+    over1 = lambda t: t[:, None] ** 2  # noqa: E731
+    over2 = lambda t: t[:, None]  # noqa: E731
+    x = torch.tensor([[0.5], [2.0]], dtype=torch.float64)
+    for n in (1, 3):
+        got = integrate(f, x, torch.linspace(0, 1, n + 1, dtype=torch.float64), Jump())
+        assert torch.allclose(got, 1 / (1 / x + 1), atol=1e-12)
+
+
+def test_refusals() -> None:
+    with pytest.raises(ValueError, match="no explicit Runge-Kutta table"):
+        RungeKutta(2, ((0.5,),), (0.0, 0.9))
+    with pytest.raises(ValueError, match="Taylor got reach"):
+        Taylor(0.0)
+    with pytest.raises(ValueError, match=r"Jump\(\) was given a velocity field"):
+        Jump().step(lambda x, t: x, torch.ones(1, 1), torch.zeros(1), torch.ones(1), None)
+    for solver, highest in ((AdamsBashforth, 4), (DEIS, 4), (DPMSolver, 3), (UniPC, 3)):
+        with pytest.raises(ValueError, match=f"orders 1 to {highest}"):
+            solver(highest + 1)
+    with pytest.raises(ValueError, match="carries a twin"):
+        Reversible().step(hyperbola, torch.ones(1, 3), torch.zeros(1), torch.ones(1), None)
+    with pytest.raises(ValueError, match="coupling"):
+        Reversible(coupling=0.0)
+    with pytest.raises(ValueError, match="FixedPoint got tolerance"):
+        FixedPoint(tolerance=0.0)
+    with pytest.raises(ValueError, match="Symmetric got tolerance"):
+        Symmetric(tolerance=0.0)
+    with pytest.raises(ValueError, match="still moved by"):
+        rough = lambda x, t: 200 * torch.sin(300 * x)  # noqa: E731
+        Symmetric(sweeps=5).step(rough, torch.ones(1, 1), torch.zeros(1), torch.ones(1), None)
+    with pytest.raises(ValueError, match="length of 0"):
+        Picard(window=0)
+    with pytest.raises(ValueError, match="tolerance"):
+        GaussSeidelJacobi(tolerance=0.0)
+
+
+def test_parallel_equals_sequential_in_fewer_rounds() -> None:
+    law = GaussianMixture.ring()
+    x = Rng(3).normal(torch.empty(32, 2, dtype=torch.float64))
+    times = torch.linspace(0, 1, 65, dtype=torch.float64)
+    exact = integrate(law.field(), x, times, EULER)
+    for solver in (Picard(64, 1e-9), Picard(32, 1e-7), GaussSeidelJacobi(32, 1e-9)):
+        told: list = []
+        got = integrate(law.field(), x, times, solver, done=told.append)
+        assert float((got - exact).abs().max()) < 1e-5
+        assert told[0].rounds <= 64 and told[0].evaluations > 64
+        assert told[0].rounds < 45 or isinstance(solver, GaussSeidelJacobi)
+
+
+def test_parallel_follows_a_correction() -> None:
+    """A controller that changes the state restarts the stretch: the answer stays the sequential one."""
+    after = lambda x, t: x + 0.1  # noqa: E731
+    x, times = torch.ones(2, 1, dtype=torch.float64), torch.linspace(0, 1, 9, dtype=torch.float64)
+    exact = integrate(hyperbola, x, times, EULER, after=after)
+    for solver in (Picard(4, 1e-12), GaussSeidelJacobi(4, 1e-12)):
+        assert torch.allclose(integrate(hyperbola, x, times, solver, after=after), exact, atol=1e-10)
+
+
+def test_reversible_round_trip_is_exact() -> None:
+    law = GaussianMixture.ring()
+    x = law.sample(64, Rng(0)).double()
+    falling, rising = torch.linspace(1, 0, 17).double(), torch.linspace(0, 1, 17).double()
+    solver = Reversible()
+    back = integrate(law.field(), integrate(law.field(), solver.lift(x), falling, solver), rising, solver)
+    assert float((solver.lower(back) - x).abs().max()) < 1e-11
+    for kind in (FixedPoint(), Symmetric()):
+        noise = integrate(law.field(), x, torch.linspace(1, 0, 33).double(), kind)
+        assert float((integrate(law.field(), noise, torch.linspace(0, 1, 33).double(), kind) - x).abs().max()) < 1e-4
+    plain = integrate(law.field(), integrate(law.field(), x, falling, EULER), rising, EULER)
+    assert float((plain - x).abs().max()) > 0.05
