@@ -108,7 +108,7 @@ class SmallClassifier:
     """
 
     label: str = ""  # name of the condition that holds the labels; empty: the only integer one
-    width: int = 32  # channels of the first layer (images) or a quarter of the hidden units (vectors)
+    width: int = 16  # channels of the first layer (images) or a quarter of the hidden units (vectors)
     size: int = 64  # features; the Frechet distance needs more samples than this
     steps: int = 600  # of training; 600 is enough for digits
     batch: int = 128  # rows a step

@@ -100,9 +100,9 @@ def tiles(images: Tensor, columns: int = 4) -> bytes:
 
 
 def cloud(points: Tensor, paint: str, limits: tuple[float, float] | None = None) -> Figure:
-    """Points [N,D] in their first two coordinates, nothing else; ``limits`` are those of the real data."""
+    """Points [N,D], 300 at most, in their first two coordinates; ``limits`` are those of the real data."""
     figure, axes = _blank(1.5, 1.5)
-    flat = points.detach().cpu().flatten(1).float()
+    flat = points.detach().cpu().flatten(1).float()[:300]
     y = flat[:, 1] if flat.shape[1] > 1 else torch.zeros(len(flat))
     axes.scatter(flat[:, 0].numpy(), y.numpy(), s=3, c=paint, alpha=0.55, linewidths=0)
     low, high = limits or (float(flat[:, :2].min()), float(flat[:, :2].max()))

@@ -85,7 +85,7 @@ def samples(
     return Section(
         "Samples",
         f"<div class='scroll'>{table}</div>",
-        "<p>Every grid starts from the same noise and the same labels; only the model and the number of "
+        "<p>Every grid starts from the same noise (and the same labels, where there are some); only the model and the number of "
         "evaluations change. Read along a row: a curved flow needs many evaluations before its samples are sharp, a "
         "straight one few. Read down a column: the same noise becomes a similar datum, because straightening and "
         "distilling keep the pairing.</p>",
@@ -107,7 +107,7 @@ def quality(
     heading = f"{_upper(label)} ({better} is better)"
     drawn = plots.quality(shown, heading, order=order or list(curves), floor=floor)
     caption = f"{_upper(label)} against field evaluations per sample"
-    caption += "; bars are 95% intervals." if any(len(p) > 2 for c in curves.values() for p in c) else "."
+    caption += "; bars are 95% intervals." if any(len(p) > 2 and p[2] for c in curves.values() for p in c) else "."
     floor_text = (
         " The dashed line is the <b>floor</b>: what other real data score against the real data. A model at the floor "
         "cannot be told from real data by this figure."
