@@ -46,7 +46,8 @@ th { font-weight: 600; text-align: left }
 .model { white-space: nowrap; font-weight: 600 }
 .model i { display: inline-block; width: .7em; height: .7em; border-radius: 50%; margin-right: .4em }
 .samples { width: 100%; max-width: 52rem; table-layout: fixed }
-.samples td, .samples thead th { padding: .15rem clamp(.3rem, 1.6vw, .9rem) .15rem 0; text-align: center; vertical-align: middle }
+.samples td, .samples thead th { padding: .15rem clamp(.3rem, 1.6vw, .9rem) .15rem 0; text-align: center;
+  vertical-align: middle }
 .samples .name th { text-align: left; padding: .7rem 0 .1rem }
 .samples thead .name th { color: var(--faint); font-weight: 400; padding-bottom: 0 }
 .samples img { width: 100%; image-rendering: pixelated; display: block }
