@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 Log = Callable[[dict[str, Any]], None]
 """Takes one dict a step; a dict with ``note`` instead of ``loss`` is a message."""
 
-FREE = ("training.steps:", "training.keep_every:", "training.keep_last:", "training.watch_every:", "training.retreat:")
+FREE = tuple(f"training.{name}:" for name in ("steps", "keep_every", "keep_last", "watch_every", "retreat"))
 """Settings that may change when a run goes on."""
 
 
@@ -79,6 +79,7 @@ class Loop:
         self.branch = begins(training.steps) if callable(begins) else 0  # where a longer run would leave this one
         for net in nets.values():
             net.train()
+        self._in_use(False)
         self.tell: Callable[[int], None] = lambda step: None  # hears of every lot before it is worked
         self._clock = time.perf_counter()
 
@@ -176,6 +177,7 @@ class Loop:
             return
         name, raw = next(iter(self.state.networks.items()))
         ema = self.averaged(name)
+        self._in_use(True)
         for look in due:
             found = look.look(raw, ema, entry["step"])
             for kind in ("raw", "ema"):
@@ -183,7 +185,15 @@ class Loop:
                 if value is not None:
                     self.state.best[kind] = min(value, self.state.best.get(kind, float("inf")))
             entry[look.name] = found | ({"best": dict(self.state.best)} if look.name == "heldout" else {})
+        self._in_use(False)
         self._clock = time.perf_counter()  # looking is not learning
+
+    def _in_use(self, use: bool) -> None:
+        """Tell optimisers that average by themselves whether the weights are used or learn."""
+        for optimiser in self.state.optimisers.values():
+            switch = getattr(optimiser, "eval" if use else "train", None)
+            if callable(switch):
+                switch()
 
     def averaged(self, name: str, which: int = 0) -> nn.Module | None:
         """A whole network with averaged weights, or None where there is no average."""
@@ -192,6 +202,7 @@ class Loop:
 
     def result(self) -> dict[str, nn.Module]:
         """What fit gives back: networks with averaged weights, whole ones where they were divided."""
+        self._in_use(True)
         made: dict[str, nn.Module] = {}
         for name, net in self.state.networks.items():
             average = self.averaged(name)
@@ -208,8 +219,16 @@ class Loop:
         if hasattr(self.feed, "state"):
             self.state.notes["feed"], self.state.extras = self.feed.state()
         more = {"stays": self.state.step == self.branch < self.training.steps, "world": self.engine.world}
-        if self.engine.shards or self.engine.rank == 0 or self.engine.world > 1:
-            checkpoint.write(self.keep, self.state.save(self.settings, more), self.training.keep_last, self.engine)
+        more["profiles"] = compare.settings(self.training.profiles)
+        checkpoint.write(self.keep, self.state.save(self.settings, more), self.training.keep_last, self.engine)
+
+    def snapshot(self) -> None:
+        """Store the averages alone, to stay."""
+        if self.keep is None:
+            return
+        state = {"step": self.state.step, "profiles": compare.settings(self.training.profiles)}
+        stored = checkpoint.Checkpoint(self.state.step, self.state.averaged(), state)
+        checkpoint.write(self.keep / "snapshots", stored, 10**9, self.engine)
 
     def resume(self, root: Path, fork: bool = False) -> None:
         """Go on from the newest whole checkpoint; refuse when settings other than the number of steps changed.

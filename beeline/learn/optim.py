@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-from beeline.core.types import require
+from beeline.core.types import extra, require
 
 
 class Optimiser(Protocol):
@@ -46,6 +46,120 @@ class AdamW:
         return torch.optim.AdamW(
             decayed(parameters, self.decay), lr=rate, betas=self.betas, eps=self.eps, **kernel(parameters)
         )
+
+
+@dataclass(frozen=True)
+class Muon:
+    """Momentum whose matrices are made orthogonal before they are used; Adam for vectors.
+
+    M <- momentum M + G,  W <- W - 0.2 rate sqrt(max(rows, columns)) U V',  with M = U S V' by Newton-Schulz steps
+    Assumes that one rate suits both kinds of parameters, which the factor 0.2 sqrt(max) arranges: it gives an update
+    the size that Adam's has.  Kernels of convolutions are matrices of (out, everything else).
+    Source: Jordan et al. 2024, "Muon"; Liu et al. 2025 (arXiv 2502.16982) for the factor.
+
+    >>> Muon().build([torch.nn.Parameter(torch.ones(2, 2))], 1e-3).param_groups[0]["momentum"]
+    0.95
+    """
+
+    momentum: float = 0.95  # 0 to below 1
+    decay: float = 0.0  # 0.01 to 0.1 for large networks
+    steps: int = 5  # Newton-Schulz steps
+    betas: tuple[float, float] = (0.9, 0.99)  # of Adam for the vectors
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "betas", tuple(float(b) for b in self.betas))
+        check_betas(self.betas)
+        require(
+            0 <= self.momentum < 1 and self.steps >= 1 and self.decay >= 0,
+            f"Muon got momentum={self.momentum}, steps={self.steps}, decay={self.decay}; "
+            "momentum is from 0 to below 1, steps from 1, decay from 0",
+        )
+
+    def build(self, parameters: Sequence[nn.Parameter], rate: float) -> torch.optim.Optimizer:
+        from beeline.learn.steppers import MuonStepper
+
+        return MuonStepper(parameters, rate, self.momentum, self.decay, self.steps, self.betas)
+
+
+@dataclass(frozen=True)
+class DoG:
+    """Gradient descent that finds its own rate from how far it has gone.
+
+    rate_n = rate max_m |w_m - w_0| / sqrt(sum_m |g_m|^2)
+    Assumes ``rate`` 1 (a constant; a cooldown does no harm) and an average of the weights, which is what its theory
+    is about.
+    Source: Ivgi, Hinder and Carmon 2023 (arXiv 2302.12022).
+
+    >>> DoG().rate_free
+    True
+    """
+
+    first: float = 1e-6  # length of the first step, relative to 1 + |w_0|
+    rate_free = True
+
+    def __post_init__(self) -> None:
+        require(self.first > 0, f"DoG got first={self.first}; the first step has a length above 0: 1e-6 is usual")
+
+    def build(self, parameters: Sequence[nn.Parameter], rate: float) -> torch.optim.Optimizer:
+        from beeline.learn.steppers import DoGStepper
+
+        return DoGStepper(parameters, rate, self.first)
+
+
+@dataclass(frozen=True)
+class Prodigy:
+    """Adam that finds its own rate from how far it has gone.
+
+    rate_n = rate d_n, where d_n estimates the distance to the solution and only grows
+    Assumes ``rate`` 1 (a constant or a cooldown).
+    Source: Mishchenko and Defazio 2023 (arXiv 2306.06101); the library prodigyopt.
+
+    >>> Prodigy().rate_free
+    True
+    """
+
+    betas: tuple[float, float] = (0.9, 0.99)
+    decay: float = 0.0
+    first: float = 1e-6  # first guess of the distance
+    factor: float = 1.0  # 0.5 to 2, times the distance
+    rate_free = True
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "betas", tuple(float(b) for b in self.betas))
+        check_betas(self.betas)
+
+    def build(self, parameters: Sequence[nn.Parameter], rate: float) -> torch.optim.Optimizer:
+        made: torch.optim.Optimizer = extra("prodigyopt", "optim").Prodigy(
+            list(parameters), lr=rate, betas=self.betas, weight_decay=self.decay, d0=self.first, d_coef=self.factor
+        )
+        return made
+
+
+@dataclass(frozen=True)
+class ScheduleFree:
+    """AdamW that averages its own iterates instead of lowering the rate.
+
+    y = (1 - b1) z + b1 x,  z <- z - rate g(y) / sqrt(q),  x <- (1 - 1/n) x + z/n;  x is what is used afterwards
+    Assumes a constant rate and no other average: set training.ema to none.
+    Source: Defazio et al. 2024 (arXiv 2405.15682); the library schedulefree.
+
+    >>> ScheduleFree().averages
+    True
+    """
+
+    betas: tuple[float, float] = (0.9, 0.99)
+    decay: float = 0.0
+    averages = True  # its weights in use are an average
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "betas", tuple(float(b) for b in self.betas))
+        check_betas(self.betas)
+
+    def build(self, parameters: Sequence[nn.Parameter], rate: float) -> torch.optim.Optimizer:
+        made: torch.optim.Optimizer = extra("schedulefree", "optim").AdamWScheduleFree(
+            decayed(parameters, self.decay), lr=rate, betas=self.betas
+        )
+        return made
 
 
 def check_betas(betas: tuple[float, ...]) -> None:

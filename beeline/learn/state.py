@@ -34,13 +34,17 @@ class State:
         """The name of every parameter, ``network.layer.weight``, by identity."""
         return {id(p): f"{name}.{key}" for name, net in self.networks.items() for key, p in net.named_parameters()}
 
+    def averaged(self) -> dict[str, dict[str, Tensor]]:
+        """The averages of all networks, by the name of their file."""
+        every = self.averages.items()
+        return {f"{name}.ema{i}": average.state() for name, many in every for i, average in enumerate(many)}
+
     def save(self, settings: Any, more: Mapping[str, Any] | None = None) -> Checkpoint:
         """The whole state as tensors and plain data."""
         tensors: dict[str, dict[str, Tensor]] = {}
         for name, net in self.networks.items():
             tensors[name] = {k: v.detach() for k, v in named(net).items()}
-            for i, average in enumerate(self.averages.get(name, ())):
-                tensors[f"{name}.ema{i}"] = average.state()
+        tensors |= self.averaged()
         plain: dict[str, Any] = {}
         names = self.names()
         for player, optimiser in self.optimisers.items():
@@ -64,8 +68,7 @@ class State:
         wanted: dict[str, dict[str, Tensor]] = {}
         for name, net in self.networks.items():
             wanted[name] = {k: v.detach() for k, v in named(net).items()}
-            for i, average in enumerate(self.averages.get(name, ())):
-                wanted[f"{name}.ema{i}"] = average.state()
+        wanted |= self.averaged()
         targets = {f"{group}/{k}": v for group, tensors in wanted.items() for k, v in tensors.items()}
         for group in wanted:
             _match(

@@ -47,6 +47,7 @@ class Training:
     clip: float | None = 1.0  # largest gradient norm; None is no limit
     keep_every: int = 500  # steps between checkpoints
     keep_last: int = 3  # checkpoints that stay on disk
+    snapshot_every: int = 0  # steps between stored averages, for averages of any length afterwards; 0 is none
     watch_every: int = 50  # steps between update and parameter norms
     retreat: int = 0  # how often a run that diverges goes back to its last checkpoint, with half the rate
     compute: Compute = field(default_factory=Compute)
@@ -60,13 +61,26 @@ class Training:
                 isinstance(value, int) and not isinstance(value, bool) and value >= 1,
                 f"training.{name} is {value!r}; it is a count: give a whole number from 1",
             )
-        require(
-            isinstance(self.retreat, int) and self.retreat >= 0,
-            f"training.retreat is {self.retreat!r}; it is how often a run may go back: give a whole number from 0",
-        )
+        for name in ("snapshot_every", "retreat"):
+            value = getattr(self, name)
+            require(
+                isinstance(value, int) and not isinstance(value, bool) and value >= 0,
+                f"training.{name} is {value!r}; it is a count, and 0 is none: give a whole number from 0",
+            )
         require(
             self.clip is None or self.clip > 0,
             f"training.clip is {self.clip}; it is the largest gradient norm: give a number above 0, or none",
+        )
+        peak, name = getattr(self.rate, "peak", 1.0), type(self.optimiser).__name__
+        require(
+            peak >= 0.1 or not getattr(self.optimiser, "rate_free", False),
+            f"{name} finds its own rate and multiplies it by training.rate, whose peak is {peak:g}; learning would "
+            "stand still: set training.rate to Constant(1.0) or WarmupConstantCooldown(1.0)",
+        )
+        require(
+            self.ema is None or not getattr(self.optimiser, "averages", False),
+            f"{name} averages its weights itself, so a second average beside it would lag behind twice; "
+            "set training.ema=none",
         )
 
     @property
@@ -136,6 +150,8 @@ def fit(
             done = loop.state.step
             if stop or done == training.steps or done % training.keep_every == 0 or done == loop.branch:
                 loop.save()
+            if training.snapshot_every and done % training.snapshot_every == 0:
+                loop.snapshot()
             if stop and done < training.steps:
                 raise Interrupted(loop.farewell(), done)
         made = loop.result()

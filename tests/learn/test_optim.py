@@ -1,0 +1,146 @@
+"""Optimisers: references, fixed points, and exact resume for every one of them."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from beeline.core.rng import Rng
+from beeline.core.types import BeelineError, Loss
+from beeline.learn import checkpoint
+from beeline.learn.ema import EMA
+from beeline.learn.optim import AdamW, DoG, Muon, Prodigy, ScheduleFree
+from beeline.learn.rate import Constant, WarmupConstantCooldown
+from beeline.learn.steppers import orthogonal
+from beeline.learn.trainer import Training, fit
+
+EVERY = [AdamW(decay=0.1), Muon(decay=0.1), DoG(first=1e-2), Prodigy(), ScheduleFree()]
+
+
+class Bowl:
+    """A quadratic around a known point."""
+
+    def __call__(self, net, batch, rng):
+        error = (net.weight - 1).square().mean() + (net.bias - 2).square().mean()
+        error = error + 0.01 * (rng.normal(net.bias) * net.bias).mean()
+        return Loss(error, {}, error.detach()[None], torch.zeros(1))
+
+
+def plan(optimiser, **more):
+    rate = 1.0 if getattr(optimiser, "rate_free", False) else 0.05
+    ema = None if getattr(optimiser, "averages", False) else EMA(5.0)
+    return Training(**{"steps": 200, "lot": 2, "optimiser": optimiser, "rate": Constant(rate), "ema": ema} | more)
+
+
+def linear():
+    with Rng(0).ambient():
+        return nn.Linear(6, 4)
+
+
+@pytest.mark.parametrize("optimiser", EVERY, ids=lambda o: type(o).__name__)
+def test_every_optimiser_goes_to_the_bottom(optimiser):
+    if type(optimiser).__name__ in ("AdamW", "Muon"):
+        optimiser = type(optimiser)()  # decay would move the bottom
+    net = linear()
+    peak = 0.2 if isinstance(optimiser, Muon) else plan(optimiser).rate.peak  # its steps have a fixed spectral norm
+    rate = WarmupConstantCooldown(peak, 0, 0.7)
+    training = plan(optimiser, clip=None, rate=rate, steps=600 if isinstance(optimiser, Prodigy) else 200)
+    made = fit(net, Bowl(), torch.ones(4, 1), training, rng=Rng(0), log=lambda e: None)
+    start = linear()
+    assert (made.weight - 1).abs().mean() < 0.2 * (start.weight - 1).abs().mean()
+    assert (made.bias - 2).abs().mean() < 0.2 * (start.bias - 2).abs().mean()
+
+
+@pytest.mark.parametrize("optimiser", EVERY, ids=lambda o: type(o).__name__)
+def test_every_optimiser_resumes_bit_for_bit(optimiser, tmp_path):
+    def run(name, steps, **more):
+        where, training = tmp_path / name, plan(optimiser, steps=steps)
+        fit(linear(), Bowl(), torch.ones(4, 1), training, rng=Rng(0), log=lambda e: None, keep=where, **more)
+        return checkpoint.read(checkpoint.newest(where))
+
+    a = run("a", 14)
+    run("b", 7)
+    b = run("b", 14, resume=tmp_path / "b")
+    assert a.state["optimisers"] == b.state["optimisers"] and a.tensors.keys() == b.tensors.keys()
+    for group in a.tensors:
+        for name, tensor in a.tensors[group].items():
+            assert torch.equal(tensor, b.tensors[group][name]), (group, name)
+
+
+def test_newton_schulz_is_nearly_the_polar_factor():
+    for shape in ((6, 10), (10, 6), (7, 7)):
+        x = Rng(0).normal(torch.empty(shape, dtype=torch.float64))
+        u, _, v = torch.linalg.svd(x, full_matrices=False)
+        s = torch.linalg.svdvals(orthogonal(x, 5))
+        assert s.max() < 1.25 and s.min() > 0.3
+        assert (orthogonal(x, 5) * (u @ v)).sum() / math.sqrt(u.shape[1] * (orthogonal(x, 5) ** 2).sum()) > 0.95
+
+
+@pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="torch has no Muon before 2.9")
+def test_muon_is_torch_muon_on_matrices():
+    a, b = linear(), linear()
+    ours = Muon().build(list(a.parameters()), 0.01)
+    theirs = torch.optim.Muon([b.weight], lr=0.01, weight_decay=0.0, adjust_lr_fn="match_rms_adamw")
+    for n in range(5):
+        g = Rng(n).normal(a.weight)
+        a.weight.grad, b.weight.grad = g.clone(), g.clone()
+        ours.step()
+        theirs.step()
+    moved = (b.weight - linear().weight).norm()
+    assert (a.weight - b.weight).norm() < 0.05 * moved  # theirs works in bfloat16
+
+
+def test_adam_of_muon_is_adam():
+    p, q = nn.Parameter(torch.ones(5)), nn.Parameter(torch.ones(5))
+    ours, theirs = Muon().build([p], 0.01), torch.optim.Adam([q], lr=0.01, betas=(0.9, 0.99))
+    for n in range(4):
+        p.grad = Rng(n).normal(p.detach())
+        q.grad = p.grad.clone()
+        ours.step()
+        theirs.step()
+    assert torch.allclose(p, q, atol=1e-6)
+
+
+def test_dog_takes_the_rate_of_its_formula():
+    p = nn.Parameter(torch.tensor([3.0, 4.0], dtype=torch.float64))
+    stepper = DoG(first=1e-2).build([p], 1.0)
+    start, far, power = p.detach().clone(), 1e-2 * 6.0, 0.0
+    expected = start.clone()
+    for n in range(5):
+        g = Rng(n).normal(start)
+        far, power = max(far, float((expected - start).norm())), power + float(g.norm()) ** 2
+        expected = expected - far / math.sqrt(power + 1e-8) * g
+        p.grad = g
+        stepper.step()
+    assert torch.allclose(p.detach(), expected, atol=1e-12)
+
+
+def test_decay_leaves_vectors_alone():
+    net = linear()
+    groups = AdamW(decay=0.1).build(list(net.parameters()), 1e-3).param_groups
+    assert [(g["weight_decay"], g["params"][0].ndim) for g in groups] == [(0.1, 2), (0.0, 1)]
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: AdamW(betas=(0.9, 1.0)),
+        lambda: AdamW(decay=-1.0),
+        lambda: Muon(momentum=1.0),
+        lambda: DoG(first=0.0),
+        lambda: Training(optimiser=Prodigy()),
+        lambda: Training(optimiser=ScheduleFree()),
+    ],
+)
+def test_settings_that_cannot_work_are_refused(make):
+    with pytest.raises(BeelineError):
+        make()
+
+
+def test_a_missing_library_is_named(monkeypatch):
+    import sys
+
+    monkeypatch.setitem(sys.modules, "prodigyopt", None)
+    with pytest.raises(BeelineError, match=r"pip install 'beeline\[optim\]'"):
+        Prodigy().build([nn.Parameter(torch.ones(1))], 1.0)

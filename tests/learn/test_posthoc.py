@@ -1,0 +1,90 @@
+"""Averages of any length afterwards: the closed form, and equality with the average kept from the start."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from beeline.core.rng import Rng
+from beeline.core.types import BeelineError, Loss
+from beeline.learn.ema import EMA, Average, Power
+from beeline.learn.posthoc import product, snapshots, synthesise, weights
+from beeline.learn.rate import Constant
+from beeline.learn.trainer import Training, fit
+
+
+def test_the_exponent_belongs_to_the_length():
+    for length in (0.01, 0.05, 0.1, 0.25):
+        g = Power(length).exponent
+        assert math.isclose((g + 1) / ((g + 2) ** 2 * (g + 3)), length**2, rel_tol=1e-9)
+    with pytest.raises(BeelineError, match="0.2887"):
+        Power(0.3)
+
+
+def test_the_average_is_the_power_function():
+    net = nn.Linear(1, 1, bias=False).double()
+    average = Average(net, Power(0.1))
+    for n in range(1, 2001):
+        with torch.no_grad():
+            net.weight.fill_(float(n))
+        average.update(n)
+    g = Power(0.1).exponent
+    assert math.isclose(float(average.state()["weight"]), 2000 * (g + 1) / (g + 2), rel_tol=1e-3)
+
+
+def test_products_of_memories_are_their_integrals():
+    t = np.linspace(0, 1, 200001)[1:]
+    for ta, ga, tb, gb in ((1.0, 3.0, 1.0, 7.0), (0.5, 2.0, 1.0, 5.0), (1.0, 16.0, 0.25, 6.0)):
+        pa = np.where(t <= ta, (ga + 1) * t**ga / ta ** (ga + 1), 0)
+        pb = np.where(t <= tb, (gb + 1) * t**gb / tb ** (gb + 1), 0)
+        assert math.isclose(product(ta, ga, tb, gb), (pa * pb).mean(), rel_tol=1e-3)
+
+
+def test_a_stored_memory_is_found_again():
+    known = [(s, g) for s in (400.0, 700.0, 1000.0) for g in (6.94, 16.97)]
+    x, mismatch = weights(known, 1000.0, 6.94)
+    assert mismatch < 1e-6 and abs(x[4] - 1) < 1e-6
+
+
+class Walk:
+    """Pulls the weight along a curve, so that averages of different lengths differ."""
+
+    def __call__(self, net, batch, rng):
+        error = (net.weight - batch.x1.mean()).square().sum() + rng.normal(net.weight).mul(net.weight).sum()
+        return Loss(error, {}, error.detach()[None], torch.zeros(1))
+
+
+def test_the_average_made_afterwards_is_the_one_kept_from_the_start(tmp_path):
+    with Rng(0).ambient():
+        net = nn.Linear(8, 8, bias=False)
+    profiles = (Power(0.05), Power(0.1), Power(0.07))
+    more = dict(steps=320, lot=1, rate=Constant(0.01), clip=None, keep_every=400)
+    training = Training(ema=profiles[:2], snapshot_every=20, **more)
+    made = {}
+    for ema, where in ((training.ema, tmp_path / "two"), (profiles, tmp_path / "three")):
+        with Rng(0).ambient():
+            net = nn.Linear(8, 8, bias=False)
+        plan = Training(ema=ema, snapshot_every=20, **more)
+        made[where.name] = fit(net, Walk(), torch.ones(2, 1), plan, rng=Rng(1), log=lambda e: None, keep=where)
+    kept = {s.group: s for s in snapshots(tmp_path / "three")}  # the last of each
+    from beeline.learn import checkpoint
+
+    exact = checkpoint.read(kept["network.ema2"].path).tensors["network.ema2"]["weight"]
+    other = checkpoint.read(kept["network.ema2"].path).tensors["network.ema0"]["weight"]
+    found = synthesise(tmp_path / "two", 0.07)
+    assert found.mismatch < 0.1 and abs(sum(w for _, w in found.used) - 1) < 1e-9
+    assert (found.state["weight"] - exact).norm() < 0.1 * (other - exact).norm()
+    early = synthesise(tmp_path / "two", 0.07, step=160)
+    assert max(s.step for s, _ in early.used) == 160
+    with pytest.raises(BeelineError, match="no snapshot up to step 5"):
+        synthesise(tmp_path / "two", 0.07, step=5)
+
+
+def test_runs_without_such_averages_are_refused(tmp_path):
+    net = nn.Linear(2, 2, bias=False)
+    training = Training(steps=2, lot=1, ema=EMA(2.0))
+    fit(net, Walk(), torch.ones(2, 1), training, rng=Rng(1), log=lambda e: None, keep=tmp_path)
+    with pytest.raises(BeelineError, match="no average with a power-function memory"):
+        snapshots(tmp_path)
