@@ -63,7 +63,7 @@ def log_prob(
     found = (flow.source.log_prob(end[:, :size]) + end[:, size]).double()
     bump = math.log(early * math.sqrt(2 * math.pi))
     start = 0
-    for (name, code), states in zip(table.coded.items(), cells.states.T, strict=True):
+    for name, code in table.coded.items():
         width = code.width - (code.number is not None)
         found = found + width * bump
         if code.number is not None:

@@ -14,12 +14,12 @@ from torch import Tensor
 
 from beeline.bundle import Bundle, load
 from beeline.core.coupling import Paired
-from beeline.core.field import Data, Flow, Network
+from beeline.core.field import Flow, Network
 from beeline.core.likelihood import Exact, Hutchinson
 from beeline.core.rng import Rng
 from beeline.core.solver import EULER, MIDPOINT
 from beeline.core.times import At
-from beeline.core.types import Batch, BeelineError, Cond, map_cond, nearest, require, stack
+from beeline.core.types import Batch, Cond, leaves, map_cond, require, stack
 from beeline.data.codes import Code
 from beeline.data.infer import infer, pandas
 from beeline.data.table import Table
@@ -90,8 +90,14 @@ class TabularFlow(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         objective = RowMatching(known=self.known)
         training = self._training(len(train))
         feed = table.lots(train, rng.fork("rows")) if lots is None else lots(table, rng.fork("rows"))
-        look = HeldOut(objective, table.encode(held, rng.fork("held")), rng=rng.fork("look"), draws=max(1, 1000 // len(held)),
-                       every=max(1, training.steps // 20), lot=2048)  # fmt: skip
+        look = HeldOut(
+            objective,
+            table.encode(held, rng.fork("held")),
+            rng=rng.fork("look"),
+            every=max(1, training.steps // 20),
+            draws=max(1, 1000 // len(held)),
+            lot=2048,
+        )
         net = Network(backbone, prediction=objective.prediction).to(self.device or "cpu")
         made, looks = fit_patiently(
             net, objective, feed, training, patience=Patience(self.patience), heldout=look, rng=rng.fork("training"),
@@ -117,11 +123,15 @@ class TabularFlow(TransformerMixin, BaseEstimator):  # type: ignore[misc]
 
     def _network(self, table: Table, rows: int, rng: Rng) -> Any:
         half = torch.cpu._is_avx512_bf16_supported() if self.half is None else self.half
-        more = {"shape": table.shape, "conditions": table.conditions if self.known else {}, "dropout": self.dropout}
+        more: dict[str, Any] = {
+            "shape": table.shape,
+            "conditions": table.conditions if self.known else {},
+            "dropout": self.dropout,
+        }
+        width = self.width or (64 if self.wide else 384 if rows >= 10_000 else 256)
         with rng.fork("network").ambient():
-            if self.wide:
-                return TabularTransformer(table.groups, self.width or 64, self.depth, half=half, **more)
-            return TabularMLP(table.groups, self.width or (384 if rows >= 10_000 else 256), self.depth, half=half, **more)
+            kind = TabularTransformer if self.wide else TabularMLP
+            return kind(table.groups, width, self.depth, half=half, **more)
 
     def _training(self, rows: int) -> Training:
         batch = self.batch or (1024 if rows >= 10_000 else 256)
@@ -188,7 +198,7 @@ class TabularFlow(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         return save_parts(parts(), path)
 
     def _draw(self, n: int, cond: Cond, rng: Rng, evaluations: int | None, first: int = 0) -> Tensor:
-        """Coordinates of rows ``first`` to ``first + n``: a block of rows has one key, so more rows begin with the same."""
+        """Coordinates of ``n`` rows from ``first`` on; a block of rows has one key: more rows begin alike."""
         flow = self._fitted()
         sampler = self.sampler_
         if evaluations is not None:
@@ -205,9 +215,9 @@ class TabularFlow(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         x1 = torch.cat(parts)
         if cond is None:
             return x1
-        assert isinstance(cond, Mapping)
+        given: dict[str, Tensor] = dict(leaves(cond))
         wide = torch.tensor([code.width for code in self.table_.coded.values()])
-        return torch.where(cond["mask"].repeat_interleave(wide, 1) > 0, cond["known"], x1)  # type: ignore[union-attr]
+        return torch.where(given["mask"].repeat_interleave(wide, 1) > 0, given["known"], x1)
 
     def impute(self, X: Any, *, draws: int = 1, random_state: int | None = None) -> Any:
         """The rows with empty cells filled from their law given the other cells; a list of frames for several draws.
@@ -223,7 +233,8 @@ class TabularFlow(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     def _filled(self, frame: Any, rng: Rng) -> Any:
         for name in frame.columns:
             self.table_.columns[str(name)]  # refuses a column that the table has not
-        marks = {c.name: c.marker for c in self.table_.columns.columns if c.marker is not None and c.name in frame.columns}
+        marked = [c for c in self.table_.columns.columns if c.marker is not None and c.name in frame.columns]
+        marks = {c.name: c.marker for c in marked}
         gaps = frame.isna()
         for name, mark in marks.items():
             gaps[name] |= frame[name] == mark
@@ -245,7 +256,8 @@ class TabularFlow(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             todo = todo[left]
         for name in frame.columns:  # whole numbers had become broken ones where cells were empty
             if not made[name].isna().any():
-                made[name] = made[name].infer_objects().astype(self.table_.columns[str(name)].dtype or frame[name].dtype)
+                dtype = self.table_.columns[str(name)].dtype or frame[name].dtype
+                made[name] = made[name].infer_objects().astype(dtype)
         made.index = frame.index
         return made
 
@@ -320,7 +332,7 @@ class TabularFlow(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     # ------------------------------------------------------------------------------------------------------------ help
 
     def _fitted(self) -> Flow:
-        require(hasattr(self, "flow_"), "this TabularFlow was not fitted; call fit(frame) first, or TabularFlow.load(...)")
+        require(hasattr(self, "flow_"), "this TabularFlow was not fitted; call fit(frame), or TabularFlow.load(...)")
         found: Flow = self.flow_
         return found
 
@@ -343,7 +355,8 @@ def harden(x: Tensor, codes: Sequence[Code]) -> Tensor:
         width = code.width - (code.number is not None)
         if code.levels:
             state, _ = code.read(part)
-            part = torch.cat([code.paint(state, torch.zeros(len(x), 2), torch.zeros(len(x)))[:, :width], part[:, width:]], 1)
+            whole = code.paint(state, torch.zeros(len(x), 2), torch.zeros(len(x)))
+            part = torch.cat([whole[:, :width], part[:, width:]], 1)
         parts.append(part)
     return torch.cat(parts, 1)
 
@@ -375,7 +388,5 @@ def _say(entry: dict[str, Any]) -> None:
     if "note" in entry:
         print(entry["note"])
     elif "heldout" in entry:
-        print(f"step {entry['step']}: loss {entry['loss']:.4f}, held out {entry['heldout']['ema']['value']:.4f}", flush=True)
-
-
-__all__ = ["BeelineError", "Data", "TabularFlow", "harden", "nearest"]
+        held = entry["heldout"]["ema"]["value"]
+        print(f"step {entry['step']}: loss {entry['loss']:.4f}, held out {held:.4f}", flush=True)

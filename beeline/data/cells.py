@@ -46,7 +46,7 @@ def full_cells(column: Column, raw: Any) -> tuple[Any, Array]:
 
 
 def plain(column: Column, full: Any) -> Array:
-    """Values as numbers: of numbers themselves, of moments their count of units, of levels their place (-1: unknown)."""
+    """Values as numbers: numbers themselves, the units that moments count, the places of levels (-1: unknown)."""
     pd = pandas()
     if isinstance(column, Number):
         made = pd.to_numeric(full, errors="coerce").to_numpy(dtype=np.float64)
@@ -54,8 +54,8 @@ def plain(column: Column, full: Any) -> Array:
         require(
             not len(bad),
             f"column {column.name!r} holds {listed(repr(full.iloc[i]) for i in bad[:3])} in row "
-            f"{listed(int(full.index[i]) + 1 if str(full.index[i]).isdigit() else full.index[i] for i in bad)}, which is "
-            "no finite number; correct these cells, or write them as empty",
+            f"{listed(int(full.index[i]) + 1 for i in bad)}, which is no finite number; correct these cells, or write "
+            "them as empty",
         )
         return np.asarray(made)
     if isinstance(column, Moment):
@@ -83,7 +83,7 @@ def place(column: Column, code: Code, raw: Any) -> tuple[Array, Array]:
     full, empty = full_cells(column, raw)
     require(
         not empty.any() or EMPTY in code.levels,
-        f"column {column.name!r} is empty in row {listed(np.flatnonzero(empty) + 1)}, but no cell was empty in training; "
+        f"column {column.name!r} is empty in row {listed(np.flatnonzero(empty) + 1)}, but was not in training; "
         "fill these cells, or train on a table with empty cells",
     )
     state, span = np.zeros(len(raw), dtype=np.int64), np.tile([0.0, 1.0], (len(raw), 1))
@@ -91,9 +91,9 @@ def place(column: Column, code: Code, raw: Any) -> tuple[Array, Array]:
     if code.number is None:
         lost = made < 0
         if lost.any():
-            odd = full.iloc[int(np.argmax(lost))]
+            odd, row = full.iloc[int(np.argmax(lost))], int(np.flatnonzero(~empty)[np.argmax(lost)]) + 1
             raise BeelineError(
-                f"column {column.name!r} holds {odd!r} in row {int(np.flatnonzero(~empty)[np.argmax(lost)]) + 1}, which "
+                f"column {column.name!r} holds {odd!r} in row {row}, which "
                 f"never occurred in training; {nearest(str(odd), _some(map(str, _levels(column)), str(odd)))}",
             )
         state[~empty] = made
@@ -126,7 +126,7 @@ def within(column: Column, raw: Any) -> None:
 def write(column: Column, code: Code, state: Array, numbers: Array) -> Any:
     """A series in the user's own form."""
     pd = pandas()
-    empty = np.array([level is EMPTY for level in code.levels])[state] if code.levels else np.zeros(len(state), dtype=bool)
+    empty = np.array([level is EMPTY for level in code.levels] or [False])[state]
     if isinstance(column, Category | Boolean):
         known = np.empty(len(code.levels), dtype=object)
         known[:] = code.levels
@@ -205,7 +205,8 @@ def follow(column: Column, given: Any, pairs: list[list[Any]], known: Any = None
             f"{nearest(odd, map(str, table))}"
         )
     series = told.reindex(given.index).astype(object)
-    return series if known is not None or not column.dtype else _typed(column, series, np.zeros(len(series), dtype=bool))
+    plain_cells = known is not None or not column.dtype
+    return series if plain_cells else _typed(column, series, np.zeros(len(series), dtype=bool))
 
 
 def _levels(column: Column) -> tuple[Any, ...]:

@@ -71,7 +71,7 @@ class Quantile:
         return np.stack([low, high], 1)
 
     def value(self, ranks: Array) -> Array:
-        return np.interp(ranks, np.array(self.u), np.array(self.v))
+        return np.asarray(np.interp(ranks, np.array(self.u), np.array(self.v)))
 
     def log_slope(self, values: Array) -> Array:
         """log of dF/dv for values between knots, of the share of a value for those that repeat: [N]."""

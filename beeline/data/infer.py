@@ -58,7 +58,7 @@ def names(header: list[Any], what: str = "the table") -> None:
     twice = sorted({str(name) for name in header if list(header).count(name) > 1})
     require(
         not twice,
-        f"{what} has more than one column named {listed(map(repr, twice))}; one name has to mean one column: rename them",
+        f"{what} has more than one column named {listed(map(repr, twice))}; one name means one column: rename them",
     )
 
 
@@ -82,7 +82,7 @@ def column(name: str, cells: Any) -> Column:
     dtype = str(cells.dtype)
     empty = cells.isna()
     full = cells[~empty]
-    common = {"name": name, "dtype": dtype, "missing": bool(empty.any())}
+    common: dict[str, Any] = {"name": name, "dtype": dtype, "missing": bool(empty.any())}
     if full.empty:
         return Constant(name=name, dtype=dtype, value=None)
     if isinstance(cells.dtype, pd.CategoricalDtype):
@@ -118,8 +118,8 @@ def _number(common: dict[str, Any], cells: Any, full: Any) -> Column:
     if integer and not common["missing"] and _counts(name, values, different):
         return Identifier(**common)
     decimals = 0 if integer else _decimals(different)
-    ends = {"low": float(different[0]), "high": float(different[-1])}
-    return Number(**common, integer=integer, decimals=None if integer else decimals, **ends)
+    low, high = float(different[0]), float(different[-1])
+    return Number(**common, integer=integer, decimals=None if integer else decimals, low=low, high=high)
 
 
 def _text(common: dict[str, Any], cells: Any, full: Any) -> Column:

@@ -122,7 +122,7 @@ class Table:
     # ------------------------------------------------------------------------------------------------------ encoding
 
     def cells(self, raw: Raw, known: Raw = None) -> Cells:
-        """States and ranks of the rows of a data frame; cells that ``known`` (a frame of booleans) denies are skipped."""
+        """States and ranks of the rows of a data frame, without the cells where ``known`` (booleans) is false."""
         # numbers beyond the bounds of training take the outermost rank
         lacking = [name for name in self.coded if name not in raw.columns]
         require(
@@ -183,7 +183,7 @@ class Table:
         for name in frame.columns:
             require(
                 str(name) in self.codes,
-                f"the condition names the column {str(name)!r}, which the table has not; {nearest(str(name), self.codes)}",
+                f"a condition names the column {str(name)!r}, which is unknown; {nearest(str(name), self.codes)}",
             )
         known = frame.notna() if known is None else known
         for name in frame.columns:

@@ -165,7 +165,8 @@ def _cells(lots: StreamLots, epoch: int, group: int) -> Any:
 def leave_out(raw: Raw, names: tuple[str, ...], what: str) -> Raw:
     """A table without some columns; refused when it lacks one of them."""
     for name in names:
-        require(name in raw.columns, f"{what} has no column {name!r} to leave out; {nearest(name, map(str, raw.columns))}")
+        known = list(map(str, raw.columns))
+        require(name in known, f"{what} has no column {name!r} to leave out; {nearest(name, known)}")
     return raw.drop(columns=list(names)) if names else raw
 
 
@@ -186,11 +187,8 @@ def save(raw: Raw, path: str | Path) -> None:
     """Write a data frame as CSV, TSV or Parquet, by the ending of the path; whole numbers are written whole."""
     path = Path(path)
     pd = pandas()
-    whole = {
-        name: "Int64"
-        for name in raw.columns
-        if pd.api.types.is_float_dtype(raw[name].dtype) and raw[name].isna().any() and (raw[name].dropna() % 1 == 0).all()
-    }
+    gaps = [n for n in raw.columns if pd.api.types.is_float_dtype(raw[n].dtype) and raw[n].isna().any()]
+    whole = {name: "Int64" for name in gaps if (raw[name].dropna() % 1 == 0).all()}
     if path.suffix in (".parquet", ".pq"):
         raw.to_parquet(path, index=False)
     else:
@@ -203,7 +201,9 @@ def save(raw: Raw, path: str | Path) -> None:
 
 def save_parts(parts: Iterator[Raw], path: str | Path) -> int:
     """Write data frames to one Parquet or CSV file as they come, a row group each: constant memory.  Gives the rows."""
-    path, count, writer = Path(path), 0, None
+    count = 0
+    writer: Any = None
+    path = Path(path)
     arrow, parquet = extra("pyarrow", "tables"), extra("pyarrow.parquet", "tables")
     require(
         path.suffix in (".parquet", ".pq", ".csv"),
@@ -222,5 +222,5 @@ def save_parts(parts: Iterator[Raw], path: str | Path) -> int:
             writer.write_table(rows.cast(writer.schema))
     finally:
         if hasattr(writer, "close"):
-            writer.close()  # type: ignore[union-attr]
+            writer.close()
     return count

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from beeline.core.rng import Rng
-from beeline.core.types import extra, nearest, require
+from beeline.core.types import BeelineError, extra, nearest, require
 from beeline.data import cells
 from beeline.data.codes import Array
 from beeline.data.infer import pandas
@@ -91,8 +91,8 @@ class ShapeError:
             if continuous:
                 a, b = np.sort(a[~np.isnan(a)]), np.sort(b[~np.isnan(b)])
                 at = np.concatenate([a, b])
-                gap = np.searchsorted(a, at, "right") / max(len(a), 1) - np.searchsorted(b, at, "right") / max(len(b), 1)
-                found[name] = float(np.abs(gap).max())
+                share = [np.searchsorted(part, at, "right") / max(len(part), 1) for part in (a, b)]
+                found[name] = float(np.abs(share[0] - share[1]).max())
             else:
                 found[name] = _variation(a, b)
         return found
@@ -333,11 +333,10 @@ class Violations:
             try:
                 wrong |= ~made.eval(rule).to_numpy(dtype=bool)
             except Exception as error:
-                require(
-                    False,
-                    f"the rule {rule!r} cannot be evaluated ({error}); write a condition on columns, as in 'age >= 18': "
-                    f"{nearest(rule.split()[0] if rule.split() else '', map(str, made.columns))}",
-                )
+                raise BeelineError(
+                    f"the rule {rule!r} cannot be evaluated ({error}); write a condition on columns, as in "
+                    f"'age >= 18': {nearest(rule.split()[0] if rule.split() else '', map(str, made.columns))}"
+                ) from None
         return float(wrong.mean())
 
 

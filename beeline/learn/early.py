@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from beeline.core.rng import Rng
 from beeline.core.types import require
 from beeline.learn.heldout import HeldOut
 from beeline.learn.rate import WarmupConstantCooldown
-from beeline.learn.trainer import Log, Training, fit
+from beeline.learn.trainer import Training, fit
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class Patience:
         )
 
 
-class _Enough(Exception):
+class _EnoughError(Exception):
     """Raised by the log when the held-out loss has stopped falling."""
 
 
@@ -51,7 +52,7 @@ def fit_patiently(
     patience: Patience,
     heldout: HeldOut,
     rng: Rng,
-    log: Log = lambda entry: None,
+    log: Callable[[dict[str, Any]], None] = lambda entry: None,
     keep: str | Path | None = None,
 ) -> tuple[Any, list[dict[str, float]]]:
     """(the network with averaged weights, the looks as step and loss).
@@ -73,14 +74,14 @@ def fit_patiently(
             return
         best["stale"] += 1
         if best["stale"] >= patience.looks and entry["step"] < training.steps:
-            raise _Enough
+            raise _EnoughError
 
     with tempfile.TemporaryDirectory() as spare:
         root = Path(keep) if keep is not None else Path(spare)
         how = replace(training, keep_every=heldout.every, keep_last=patience.looks + 2)
         try:
             return fit(network, objective, data, how, rng=rng, log=watch, keep=root, heldout=heldout), looks
-        except _Enough:
+        except _EnoughError:
             at = int(best["step"])
         share = how.rate.cooldown if isinstance(how.rate, WarmupConstantCooldown) else 0.0
         total = max(at + 1, round(at / (1 - min(share, 0.9))))

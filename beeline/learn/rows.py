@@ -73,7 +73,7 @@ class RowMatching(FlowMatching):
         batch, t, x, v = example
         require(
             isinstance(self.path, AffinePath),
-            f"RowMatching on {type(self.path).__name__} has no posterior mean to compare states with; use an affine path",
+            f"RowMatching on {type(self.path).__name__} has no posterior mean to judge states by; use an affine path",
         )
         assert isinstance(self.path, AffinePath)
         column, numbers, where, state, owner = (part.to(x.device) for part in _places(_frozen(groups)))
@@ -115,7 +115,11 @@ def _frozen(groups: Groups) -> tuple[tuple[int, ...], ...]:
 @lru_cache(maxsize=16)
 def _places(groups: tuple[tuple[int, ...], ...]) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Column of every coordinate; number coordinates; state coordinates, their block, and the column of every block."""
-    column, numbers, where, state, owner = [], [], [], [], []
+    column: list[int] = []
+    numbers: list[int] = []
+    where: list[int] = []
+    state: list[int] = []
+    owner: list[int] = []
     for c, group in enumerate(groups):
         for width in group:
             start = len(column)

@@ -26,6 +26,11 @@ class Columns(nn.Module):
     their place.  Without, it is a velocity.
     """
 
+    numbers: Tensor  # coordinates that are numbers
+    column: Tensor  # of every coordinate
+    where: Tensor  # coordinates that are states
+    state: Tensor  # the block of each of these
+
     def __init__(
         self,
         groups: Sequence[Sequence[int]],
@@ -41,8 +46,8 @@ class Columns(nn.Module):
         size = sum(widths)
         require(
             bool(widths) and min(widths) >= 1 and (shape is None or tuple(shape) == (size,)),
-            f"a network for tables got groups {self.groups} and shape {shape}; the groups give the widths of the blocks "
-            "of every column, and together the size of a row: take both from the fitted table",
+            f"a network for tables got groups {self.groups} and shape {shape}; the groups give the widths of the "
+            "blocks of every column, and together the size of a row: take both from the fitted table",
         )
         known = {"known": {"size": size}, "mask": {"size": len(self.groups)}}
         self.known: Conditions = {k: dict(v) for k, v in (conditions or {}).items()}
@@ -51,7 +56,7 @@ class Columns(nn.Module):
             f"the conditions are described as {dict(self.known)}; this network knows cells of its own table, {known}, "
             "or none",
         )
-        self.size, self.sharp, self.waves, self.half = size, sharp, waves, half
+        self.size, self.sharp, self.waves, self.short = size, sharp, waves, half
         starts = [0]
         for w in widths:
             starts.append(starts[-1] + w)
@@ -72,7 +77,7 @@ class Columns(nn.Module):
 
     def settings(self) -> dict[str, Any]:
         return {"groups": self.groups, "shape": [self.size], "conditions": self.known, "sharp": self.sharp,
-                "waves": self.waves, "half": self.half}  # fmt: skip
+                "waves": self.waves, "half": self.short}  # fmt: skip
 
     def given(self, x: Tensor, cond: Cond) -> tuple[Tensor | None, Tensor | None]:
         """Known cells [B,D] and where they are, [B,D] and as columns [B,C]; none of both for None."""
@@ -85,7 +90,7 @@ class Columns(nn.Module):
         found = dict(leaves(cond))
         require(
             set(found) == {"known", "mask"} and found["known"].shape == x.shape,
-            f"the condition holds {({k: tuple(v.shape) for k, v in found.items()})} beside rows of {tuple(x.shape)}; "
+            f"the condition holds {sorted(found)} beside rows of {tuple(x.shape)}; "
             "it is {'known': [B,D], 'mask': [B,columns]}: make it with the table's condition(...)",
         )
         return found["known"].to(x.dtype), found["mask"].to(x.dtype)
@@ -124,7 +129,7 @@ class Columns(nn.Module):
     @contextlib.contextmanager
     def narrow(self, x: Tensor) -> Iterator[None]:
         """Products in bfloat16 while learning or drawing; derivatives by the state are taken in full precision."""
-        use = self.half and x.dtype == torch.float32 and (self.training or not torch.is_grad_enabled())
+        use = self.short and x.dtype == torch.float32 and (self.training or not torch.is_grad_enabled())
         with torch.autocast(x.device.type, torch.bfloat16, enabled=use):
             yield
 
@@ -179,7 +184,7 @@ class TabularMLP(nn.Module):
             f"TabularMLP got width={width} and depth={depth}; both are whole numbers from 1: 384 and 4 are usual",
         )
         told = 128
-        self.plain = {"width": width, "depth": depth, "span": span, "dropout": dropout}
+        self.plain: dict[str, Any] = {"width": width, "depth": depth, "span": span, "dropout": dropout}
         self.time = TimeEmbedding(told, span, scale=200.0)
         self.inp = nn.Linear(self.columns.width_in, width)
         self.block = nn.ModuleList(TabularBlock(width, told, dropout) for _ in range(depth))
@@ -212,7 +217,9 @@ class RowBlock(nn.Module):
         super().__init__()
         self.tell = zeroed(nn.Linear(told, 6 * width))
         self.mix = SelfAttention(width, heads)
-        self.layer = nn.Sequential(nn.Linear(width, 4 * width), nn.SiLU(), nn.Dropout(dropout), nn.Linear(4 * width, width))
+        self.layer = nn.Sequential(
+            nn.Linear(width, 4 * width), nn.SiLU(), nn.Dropout(dropout), nn.Linear(4 * width, width)
+        )
 
     def forward(self, h: Tensor, e: Tensor) -> Tensor:
         a, b, c, d, f, g = self.tell(e)[:, None].chunk(6, -1)
@@ -222,15 +229,17 @@ class RowBlock(nn.Module):
 
 
 class TabularTransformer(nn.Module):
-    """A transformer over the columns of a row, for wide tables: its cost grows with the columns, not their square width.
+    """A transformer over the columns of a row, for wide tables: it grows with the columns, not with their width.
 
     token of a column = W_c features(x_c) + embedding_c;  blocks with adaLN;  output of a column = V_c norm(token)
     Assumes [B,D] rows whose columns are the ``groups``.
-    Source: Gorishniy et al. 2021, FT-Transformer (arXiv 2106.11959); adaLN after Peebles and Xie 2022 (arXiv 2212.09748).
+    Source: Gorishniy et al. 2021, FT-Transformer (arXiv 2106.11959); adaLN: Peebles and Xie 2022 (arXiv 2212.09748).
 
     >>> TabularTransformer([[1], [3]], width=32, heads=2)(torch.zeros(2, 4), torch.zeros(2)).shape
     torch.Size([2, 4])
     """
+
+    owner: Tensor  # the column of every feature
 
     def __init__(
         self,
@@ -250,7 +259,7 @@ class TabularTransformer(nn.Module):
         super().__init__()
         self.columns = Columns(groups, shape, conditions, sharp, waves, half)
         told = 128
-        self.plain = {"width": width, "depth": depth, "heads": heads, "span": span, "dropout": dropout}
+        self.plain: dict[str, Any] = {"width": width, "depth": depth, "heads": heads, "span": span, "dropout": dropout}
         self.time = TimeEmbedding(told, span, scale=200.0)
         owner = self._owners()
         count = len(self.columns.groups)
