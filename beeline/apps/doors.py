@@ -13,13 +13,14 @@ from typing import Any
 import yaml
 
 from beeline import catalogue, config, pages
-from beeline.apps.console import console, progress, table
+from beeline.apps.console import cell, console, progress, table
 from beeline.bundle import Bundle, load
 from beeline.core.rng import Rng
 from beeline.core.types import BeelineError, nearest, require
 from beeline.learn.belts import Interrupted
 from beeline.run import Distilled, Run, flat, read_plain, to_yaml
 from beeline.run import train as work
+from beeline.scores import compare, figure, span
 
 
 def settings(pairs: Sequence[str]) -> dict[str, str]:
@@ -172,7 +173,6 @@ def data_set(text: str | None, bundle: Bundle) -> Any:
 def evaluate(names: Sequence[str], data: str | None, n: int, seed: int, pairs: Sequence[str], as_json: bool) -> None:
     """Measure bundles on the same data and the same noise, each with its own sampler unless settings say otherwise."""
     from beeline.apps.measuring import measured
-    from beeline.scores import compare
 
     bundles = {_label(name, names): load(name) for name in names}
     source = data_set(data, next(iter(bundles.values())))
@@ -184,10 +184,27 @@ def evaluate(names: Sequence[str], data: str | None, n: int, seed: int, pairs: S
         print(json.dumps([report.as_dict() for report in reports.values()], indent=2))
         return
     if len(reports) > 1:
-        console.print(table(compare(reports)))
+        console.print(side_by_side(compare(reports)))
         return
     for report in reports.values():
         console.print(report.table())
+
+
+def side_by_side(rows: Sequence[dict[str, Any]]) -> Any:
+    """A table with one line a figure and one column a model."""
+    lines = []
+    for name in dict.fromkeys(key for row in rows for key in row if key != "model"):
+        line, floor = {"figure": name}, ""
+        for row in rows:
+            found = row.get(name)
+            if isinstance(found, dict):
+                line[row["model"]] = f"{figure(found['value'])}  ({span(found['interval'])})"
+                floor = figure(found["floor"])
+                line["figure"] = f"{name} {'↓' if found['better'] == 'lower' else '↑'}"
+            else:
+                line[row["model"]] = cell(found)
+        lines.append({**line, "floor": floor})
+    return table(lines)
 
 
 def _label(name: str, names: Sequence[str]) -> str:
