@@ -1,0 +1,81 @@
+"""The public contract: the names and signatures that code outside this repository calls."""
+
+from __future__ import annotations
+
+import inspect
+
+import pytest
+import torch
+
+import beeline as bl
+
+NAMES = {
+    "paths": ["Linear", "Cosine", "VariancePreserving", "Polynomial", "Bridge", "Affine"],
+    "times": ["Uniform", "LogitNormal", "Mode", "CosMap", "UShaped", "Bifocal", "At", "Frames"],
+    "schedules": ["Uniform", "Shifted", "Quantiles", "Explicit"],
+    "sources": ["Gaussian", "Uniform", "Empirical"],
+    "couplings": ["Independent", "MinibatchOT", "Sinkhorn", "Immiscible", "Paired"],
+    "solvers": ["EULER", "MIDPOINT", "HEUN", "RK4", "AdamsBashforth", "MidpointReuse", "DPMSolver", "Adaptive", "Jump"],
+    "guidance": ["Guide", "CFG", "Plain", "Unconditional", "Extrapolate"],
+    "objectives": ["FlowMatching"],
+    "laws": ["Gaussian", "GaussianMixture", "TwoMoons", "Checkerboard"],
+}
+
+
+@pytest.mark.parametrize(("shelf", "name"), [(s, n) for s, names in NAMES.items() for n in names])
+def test_the_shelves_hold_their_names(shelf: str, name: str) -> None:
+    assert getattr(getattr(bl, shelf), name) is not None
+
+
+@pytest.mark.parametrize(
+    ("call", "names"),
+    [
+        (bl.Batch, ["x1", "x0", "cond", "weight"]),
+        (bl.Point, ["x", "v"]),
+        (bl.Loss, ["value", "terms", "per_sample", "t"]),
+        (bl.Flow, ["field", "path", "source", "independent"]),
+        (bl.integrate, ["f", "x", "times", "solver", "after", "watch"]),
+        (bl.log_prob, ["flow", "x1", "cond", "steps", "solver", "divergence"]),
+        (bl.Sampler, ["steps", "schedule", "solver", "guidance", "controllers"]),
+        (bl.Sampler.__call__, ["self", "flow", "x0", "cond", "watch"]),
+        (bl.Sampler.invert, ["self", "flow", "x1", "cond"]),
+        (bl.guidance.Guide, ["reference", "rule", "window"]),
+        (bl.guidance.CFG, ["scale", "null", "window"]),
+        (bl.objectives.FlowMatching, ["path", "coupling", "times", "prediction", "weight", "distance", "drop"]),
+        (bl.Training, ["steps", "lots", "lot", "optimiser", "rate", "ema", "clip", "keep_every"]),
+        (bl.fit, ["networks", "objective", "data", "training", "parallel", "rng", "log", "resume"]),
+        (bl.laws.GaussianMixture, ["means", "stds", "weights"]),
+        (bl.laws.GaussianMixture.sample, ["self", "n", "rng"]),
+        (bl.load, ["directory_or_hub_id"]),
+        (bl.Bundle.sample, ["self", "n", "cond", "seed", "seeds", "sampler", "batch_size"]),
+    ],
+)  # fmt: skip
+def test_signatures_begin_as_agreed(call: object, names: list[str]) -> None:
+    assert [n for n in inspect.signature(call).parameters if n in names] == names  # type: ignore[arg-type]
+
+
+def test_every_part_has_its_form() -> None:
+    x0, x1, t = torch.zeros(4, 2), torch.ones(4, 2), torch.full((4,), 0.25)
+    rng, path, law = bl.Rng(0), bl.paths.Linear(), bl.laws.GaussianMixture([[0.0, 1.0], [2.0, -1.0]], 0.5)
+    assert rng.fork("a", 1) == bl.Rng(0, ("a", 1)) and rng.normal(x0).shape == (4, 2) and rng.uniform(3, x0).shape == (3,)
+    assert rng.rows([4, 2], x0).shape == (2, 2)
+    x, v = path.point(x0, x1, t, rng=rng)
+    assert torch.equal(path.ends(x, v, t)[1], x1) and torch.equal(path.velocity(x, t, x1=x1), v)
+    assert path.score(x, v, t).shape == x.shape
+    assert bl.times.LogitNormal(mean=0.0, std=1.0)(5, x0, rng).shape == (5,)
+    assert bl.times.UShaped(a=4.0).log_prob(t).shape == (4,)
+    assert bl.schedules.Shifted(3.0)(4, start=0.0, end=1.0).shape == (5,)
+    batch = bl.couplings.Independent(source=bl.sources.Gaussian())(bl.Batch(x1), rng)
+    assert batch.x0 is not None
+    flow = bl.Flow(law.field(path=path), path=path, source=bl.sources.Gaussian(), independent=True)
+    made = bl.Sampler(steps=4, solver=bl.solvers.HEUN)(flow, law.sample(4, rng))
+    assert made.shape == (4, 2) and bl.Sampler(steps=4).invert(flow, made).shape == (4, 2)
+    assert bl.Sampler(steps=20).evaluations == 40
+    assert bl.log_prob(flow, made, steps=4, solver=bl.solvers.HEUN, divergence=bl.Exact()).shape == (4,)
+    assert bl.log_prob(flow, made, steps=4, divergence=bl.Hutchinson(rng, 2)).shape == (4,)
+    assert law.log_prob(made).shape == law.density(made, torch.ones(4)).shape == (4,)
+    assert law.score(made, torch.full((4,), 0.5)).shape == (4, 2)
+    y, memory = bl.solvers.RK4.step(lambda x, t: -x, x1, t, t + 0.1, None)
+    assert y.shape == x1.shape and bl.solvers.RK4.order == 4
+    loss = bl.objectives.FlowMatching()(lambda x, t, cond=None: -x, bl.Batch(x1), rng)
+    assert loss.value.ndim == 0 and loss.per_sample.shape == loss.t.shape == (4,)
