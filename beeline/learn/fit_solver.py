@@ -1,0 +1,247 @@
+"""Fitting a sampler to one flow: a few dozen numbers that make few evaluations go a long way."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from beeline.core.field import Flow
+from beeline.core.fitted import Fitted
+from beeline.core.integrate import integrate
+from beeline.core.multistep import AdamsBashforth
+from beeline.core.rng import Rng
+from beeline.core.schedule import Explicit, Schedule, Shifted, Uniform
+from beeline.core.solver import RK4, Solver
+from beeline.core.types import Cond, Dynamics, map_cond, require
+from beeline.use.guidance import Guidance, Plain
+from beeline.use.sampler import Sampler
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What a fit works on: noises, where the flow truly takes them, and the dynamics under its guidance."""
+
+    flow: Flow
+    guidance: Guidance
+    x0: Tensor  # [n,*S]
+    x1: Tensor  # [n,*S], by a fine solver
+    cond: Cond = None
+
+    def rows(self, index: Tensor) -> Problem:
+        """The part of the problem with these noises."""
+        cond = map_cond(lambda leaf: leaf[index.to(leaf.device)], self.cond)
+        return Problem(self.flow, self.guidance, self.x0[index], self.x1[index], cond)
+
+    def dynamics(self) -> Dynamics:
+        """The guided field of a fresh run."""
+        return self.guidance(self.flow.field, self.cond)
+
+    def error(self, schedule: Schedule, solver: Solver, steps: int) -> float:
+        """Root mean square error of the end points, per coordinate."""
+        with torch.no_grad():
+            times = schedule(steps).to(self.x0.dtype)
+            return float((integrate(self.dynamics(), self.x0, times, solver) - self.x1).square().mean().sqrt())
+
+
+class Fit(Protocol):
+    """Finds (schedule, solver) for a number of steps on a problem."""
+
+    def __call__(self, problem: Problem, steps: int, rng: Rng) -> tuple[Schedule, Solver]: ...
+
+
+@dataclass(frozen=True)
+class Bespoke:
+    """Times and all multistep weights together, by gradient descent on the error of the end points.
+
+    x_i+1 = x_i + keep_i x_0 + h_i sum_j (Adams_ij + change_ij) v_j;  minimise log E|x_N - x_1|^2
+    Assumes a field that is differentiable in state and time.  It begins at Adams-Bashforth on the best of a few
+    schedules, and cannot leave [0, 1]: the steps are a softmax.
+    Source: Shaul et al. 2024, "Bespoke Non-Stationary Solvers" (arXiv 2403.01329); CaloDREAM, Favaro et al. 2024.
+
+    >>> Bespoke(iterations=100).order
+    2
+    """
+
+    iterations: int = 400  # gradient steps
+    batch: int = 512  # noises in one of them
+    rate: float = 0.01  # of Adam, falling to zero along a cosine
+    order: int = 2  # of the Adams-Bashforth method that it departs from, 1 to 4
+    keep: bool = True  # learn the weights of the first state as well
+
+    def __post_init__(self) -> None:
+        require(
+            self.iterations >= 1 and self.batch >= 1 and self.rate > 0 and 1 <= self.order <= 4,
+            f"{self} cannot run; give at least one iteration and noise, a rate above 0 and an order from 1 to 4",
+        )
+
+    def __call__(self, problem: Problem, steps: int, rng: Rng) -> tuple[Schedule, Solver]:
+        start = best_schedule(problem, AdamsBashforth(self.order, ramp=True), steps)
+        form = Form(start(steps), self.order, self.keep)
+        optimiser = torch.optim.Adam(form.parts(), lr=self.rate)
+        n = len(problem.x0)
+
+        def loss(part: Problem) -> Tensor:
+            return (form.walk(part.dynamics(), part.x0) - part.x1).square().mean().log()
+
+        for i in range(self.iterations):
+            for group in optimiser.param_groups:
+                group["lr"] = self.rate * (1 + math.cos(math.pi * i / self.iterations)) / 2
+            order = rng.fork("batch", i * self.batch // n).permutation(n)
+            at = i * self.batch % n
+            chosen = order[at : at + self.batch] if self.batch < n else torch.arange(n)
+            optimiser.zero_grad()
+            value = loss(problem.rows(chosen.to(problem.x0.device)))
+            require(
+                bool(value.isfinite()),
+                f"the fit became non-finite in iteration {i}; the field gave NaN or infinite values, or the rate "
+                f"{self.rate} is too high: check the field at all times in [0, 1], or lower it",
+            )
+            value.backward()
+            torch.nn.utils.clip_grad_norm_(form.parts(), 1.0)
+            optimiser.step()
+        solver = form.solver()
+        return Explicit(solver.times), solver
+
+
+class Form:
+    """The numbers of a bespoke solver while they are learned (float64, on the CPU)."""
+
+    def __init__(self, times: Tensor, order: int, keep: bool):
+        steps = times.double().diff()
+        n = len(steps)
+        self.order = order
+        self.logits = steps.log().requires_grad_()
+        self.change = torch.zeros(n, n, dtype=torch.float64).requires_grad_()
+        self.keep = torch.zeros(n, dtype=torch.float64).requires_grad_(keep)
+
+    def parts(self) -> list[Tensor]:
+        return [part for part in (self.logits, self.change, self.keep) if part.requires_grad]
+
+    def times(self) -> Tensor:
+        """[N+1], from exactly 0 to exactly 1."""
+        inner = torch.softmax(self.logits, 0).cumsum(0)[:-1]
+        return torch.cat([inner.new_zeros(1), inner, inner.new_ones(1)])
+
+    def rows(self, times: Tensor) -> list[Tensor]:
+        """The weights of the velocities in every step."""
+        out = []
+        for i in range(len(times) - 1):
+            used = [i - k for k in range(min(self.order, i + 1))]
+            adams = adams_weights([times[j] for j in used], times[i], times[i + 1])
+            row = (times[i + 1] - times[i]) * self.change[i, : i + 1]
+            out.append(row.index_add(0, torch.tensor(used), adams))
+        return out
+
+    def walk(self, f: Dynamics, x0: Tensor) -> Tensor:
+        """The end points, with a graph to all numbers: the loop of ``integrate`` with times that learn."""
+        return integrate(f, x0, torch.linspace(0, 1, len(self.logits) + 1), _Learning(self))
+
+    def solver(self) -> Fitted:
+        with torch.no_grad():
+            times = self.times()
+            rows, keep = self.rows(times), 1 + self.keep.cumsum(0)
+            total = torch.zeros(len(rows), dtype=torch.float64)
+            sums = []
+            for i, row in enumerate(rows):
+                total[: i + 1] += row
+                sums.append(tuple(total[: i + 1].tolist()))
+            return Fitted(tuple(times.tolist()), tuple(sums), tuple(keep.tolist()))
+
+
+class _Learning:
+    """The solver of a Form: ``integrate`` counts the steps, the form knows their times."""
+
+    order = 1
+
+    def __init__(self, form: Form):
+        self.form = form
+
+    def begin(self, times: Tensor) -> Any:
+        nodes = self.form.times()
+        return [], [], self.form.rows(nodes), list(nodes)
+
+    def step(self, f: Dynamics, x: Tensor, t: Tensor, s: Tensor, memory: Any) -> tuple[Tensor, Any]:
+        start, seen, rows, nodes = memory
+        i = len(seen)
+        start = start or [x]
+        at = nodes[i].to(x.device, x.dtype).expand(len(x)).clone()
+        seen = [*seen, f(x, at)]
+        row = rows[i].to(x.device, x.dtype)
+        moved = x + self.form.keep[i].to(x.device, x.dtype) * start[0]
+        for j, v in enumerate(seen):
+            moved = moved + row[j] * v
+        return moved, (start, seen, rows, nodes)
+
+
+def fit_solver(
+    flow: Flow,
+    evaluations: int = 8,
+    *,
+    like: Tensor,
+    rng: Rng,
+    cond: Cond = None,
+    guidance: Guidance | None = None,
+    method: Fit | None = None,
+    truth: Sampler | None = None,
+) -> Sampler:
+    """A Sampler of ``evaluations`` steps fitted to a flow on as many noises as ``like`` [n,*S] has rows.
+
+    ``cond`` has a condition for each noise, as they will be used.  ``guidance`` is part of what is fitted and of the
+    Sampler (guided steps cost two evaluations of the network each).  ``truth`` makes the end points to be met.  A
+    quarter of the noises is held out: where the plain multistep solver does better on them, that one is given back.
+
+    >>> flow = Flow(lambda x, t, cond=None: -t[:, None] * x)
+    >>> fit_solver(flow, 2, like=torch.empty(64, 1), rng=Rng(0), method=Bespoke(iterations=5)).steps
+    2
+    """
+    require(
+        isinstance(evaluations, int) and evaluations >= 1,
+        f"fit_solver got evaluations={evaluations!r}; a sampler takes at least one: give a whole number from 1",
+    )
+    require(
+        len(like) >= 8,
+        f"fit_solver got {len(like)} noises; a fit on so few does not carry over: give like= a few hundred rows",
+    )
+    guidance, method, truth = guidance or Plain(), method or Bespoke(), truth or Sampler(32, solver=RK4)
+    x0 = flow.source.sample(like, rng.fork("noise"))
+    with torch.no_grad():
+        x1 = integrate(guidance(flow.field, cond), x0, truth.times().to(x0.dtype), truth.solver)
+    whole = Problem(flow, guidance, x0, x1, cond)
+    order = rng.fork("split").permutation(len(x0)).to(x0.device)
+    held, learned = order[: len(x0) // 4], order[len(x0) // 4 :]
+    schedule, solver = method(whole.rows(learned), evaluations, rng.fork("fit"))
+    test, plain = whole.rows(held), AdamsBashforth(2)
+    if test.error(Uniform(), plain, evaluations) < test.error(schedule, solver, evaluations):
+        schedule, solver = Uniform(), plain
+    return Sampler(evaluations, schedule, solver, guidance)
+
+
+def best_schedule(
+    problem: Problem,
+    solver: Solver,
+    steps: int,
+    schedules: tuple[Schedule, ...] = (Uniform(), Shifted(0.6), Shifted(1.6), Shifted(2.5)),
+) -> Schedule:
+    """The schedule with the smallest error of the end points."""
+    return min(schedules, key=lambda schedule: problem.error(schedule, solver, steps))
+
+
+def adams_weights(nodes: list[Tensor], t: Tensor, s: Tensor) -> Tensor:
+    """Adams weights of ``nodes`` over [t, s], differentiable in all times: Gauss-Legendre with three points."""
+    shift = math.sqrt(0.6) / 2
+    points = [(0.5 - shift, 5 / 18), (0.5, 8 / 18), (0.5 + shift, 5 / 18)]
+    out = []
+    for j, node in enumerate(nodes):
+        total = torch.zeros_like(t)
+        for z, w in points:
+            at, value = t + z * (s - t), torch.ones_like(t)
+            for k, other in enumerate(nodes):
+                if k != j:
+                    value = value * (at - other) / (node - other)
+            total = total + w * value
+        out.append((s - t) * total)
+    return torch.stack(out)
