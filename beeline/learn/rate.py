@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from beeline.core.types import require
@@ -156,6 +156,41 @@ class InverseRoot:
 
     def __call__(self, step: int, steps: int) -> float:
         return self.peak * min((step + 1) / self.warmup, math.sqrt(self.warmup / (step + 1)))
+
+
+@dataclass(frozen=True)
+class Cooldown:
+    """Another rate up to a step, and from there linearly down: a branch off a running training.
+
+    rate = inner(step) while step < start;  then inner(start) to floor along a line
+    Assumes that ``start`` is a step of which there is a checkpoint.
+    Source: Hagele et al. 2024 (arXiv 2405.18392), cooldowns from one constant-rate run.
+
+    >>> Cooldown(Constant(1.0), start=50)(75, 100)
+    0.5
+    """
+
+    inner: Rate = field(default_factory=Constant)
+    start: int = 0  # the step at which the cooldown begins
+    floor: float = 0.0  # rate at the end
+
+    def __post_init__(self) -> None:
+        require(self.start >= 0, f"Cooldown got start={self.start}; it is a step: give a whole number from 0")
+
+    @property
+    def peak(self) -> float:
+        """The peak of the inner rate."""
+        return float(getattr(self.inner, "peak", 1.0))
+
+    def begins(self, steps: int) -> int:
+        """The first step of the cooldown."""
+        return self.start
+
+    def __call__(self, step: int, steps: int) -> float:
+        if step < self.start:
+            return self.inner(step, steps)
+        top = self.inner(self.start, 10**12)  # a rate that cools by itself has not begun to
+        return self.floor + (top - self.floor) * max(0, steps - step) / max(1, steps - self.start)
 
 
 def ramp(step: int, warmup: int) -> float:

@@ -7,7 +7,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from beeline.learn.loop import Log, Look, Loop
 from beeline.learn.optim import AdamW, Optimiser
 from beeline.learn.parallel import Alone, Parallel
 from beeline.learn.ranks import watching
-from beeline.learn.rate import Rate, WarmupConstantCooldown
+from beeline.learn.rate import Cooldown, Rate, WarmupConstantCooldown
 
 
 @dataclass(frozen=True)
@@ -92,6 +92,15 @@ class Training:
     def profiles(self) -> tuple[Profile, ...]:
         """The averages to keep, as a tuple."""
         return () if self.ema is None else self.ema if isinstance(self.ema, tuple) else (self.ema,)
+
+
+def branched(training: Training, start: int, length: int) -> Training:
+    """The training that leaves another one after ``start`` steps and cools down for ``length`` more.
+
+    Take it up with ``fit(..., resume=the checkpoint of that step, fork=True)``.
+    """
+    require(length >= 1, f"a cooldown of {length} steps was asked for; give a whole number from 1")
+    return replace(training, steps=start + length, rate=Cooldown(training.rate, start))
 
 
 def console(entry: dict[str, Any]) -> None:
