@@ -135,7 +135,7 @@ class Bregman:
 def check_cost(cost: Any, like: Tensor) -> None:
     """Refuse a cost whose gradient and dual are not inverse, or which is not convex, on the displacements ``like``."""
     back = cost.dual(cost.gradient(like))
-    turned = like.flip(0)
+    turned = 2 * like.roll(1, 0)
     gap = cost.value(turned) - cost.value(like) - (cost.gradient(like) * (turned - like)).flatten(1).sum(1)
     require(
         bool(torch.isfinite(gap).all()) and bool((gap >= -1e-6).all()) and torch.allclose(back, like, atol=1e-3),

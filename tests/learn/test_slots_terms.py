@@ -1,0 +1,277 @@
+"""Distances, regularisers, helpers, windows and deep supervision against closed forms."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from beeline.core.coupling import Paired
+from beeline.core.field import Data, Flow
+from beeline.core.interpolant import Bridge
+from beeline.core.path import Cosine
+from beeline.core.rng import Rng
+from beeline.core.solver import HEUN
+from beeline.core.times import LogitNormal
+from beeline.core.types import Batch, BeelineError
+from beeline.learn.deep import Deep, DeepSupervision
+from beeline.learn.distance import Bregman, Direction, Perceptual, PowerCost, check_cost
+from beeline.learn.objective import FlowMatching, squared
+from beeline.learn.regularise import Aligned, Dispersed, SelfPerceptual, SelfRectified, Separable, SmoothSteps
+from beeline.learn.segments import Annealed, AnnealedPairs, Windowed
+from beeline.learn.shapes import Helped, Potential
+from beeline.use.sampler import Sampler
+from tests.learn.exact import PLAIN, assert_minimum, plain
+
+INSIDE = LogitNormal(0.0, 0.8)
+ONE = torch.tensor([[0.7, -1.2]], dtype=torch.float64)  # a data set of one datum: every pair is certain
+
+
+def certain(x, t, cond=None):
+    return (ONE - x) / (1 - t)[:, None]
+
+
+def one(n):
+    return Batch(ONE.expand(n, 2), cond={"label": torch.arange(n) % 2})
+
+
+class Net(nn.Module):
+    """The exact field of one datum, with a block inside to look at."""
+
+    def __init__(self):
+        super().__init__()
+        self.block = nn.Identity()
+
+    def forward(self, x, t, cond=None):
+        return self.block(certain(x, t))
+
+
+def test_distances_are_their_formulas():
+    a, b = torch.tensor([[3.0, 4.0], [1.0, 0.0]]), torch.tensor([[0.0, 5.0], [2.0, 0.0]])
+    cosine = torch.tensor([4 / 5, 1.0])
+    assert torch.allclose(Direction(0.5)(a, b), squared(a, b) + 0.5 * (1 - cosine))
+    assert torch.allclose(Direction(0.0)(a, b), squared(a, b))
+    features = lambda x: [x[:, :1] ** 2, 3 * x]  # noqa: E731
+    known = (a[:, 0] ** 2 - b[:, 0] ** 2) ** 2 / 2
+    known = 2 * (known + 9 * squared(a, b) / 2) + 0.1 * squared(a, b)
+    assert torch.allclose(Perceptual(features, 2.0, 0.1)(a, b), known)
+    assert torch.allclose(Bregman()(a, b), squared(a, b) / 2)
+    u, v = a.double(), b.double()
+    cost = PowerCost(3.0)
+    direct = cost.value(v) - cost.value(u) - (cost.gradient(u) * (v - u)).sum(1)
+    assert torch.allclose(Bregman(cost)(u, v), direct / 2)
+
+
+def test_power_cost_keeps_fenchel_equality():
+    u = Rng(0).normal(torch.empty(40, 3, dtype=torch.float64))
+    u = u + 0.05 * u.sign()  # not at the one point where the inverse has an infinite slope
+    for p in (1.5, 2.0, 4.0):
+        cost, q = PowerCost(p), p / (p - 1)
+        y = cost.gradient(u)
+        conjugate = y.abs().pow(q).sum(1) / q
+        assert torch.allclose(cost.value(u) + conjugate, (u * y).sum(1))
+        assert torch.allclose(cost.dual(y), u, atol=1e-8)
+
+
+def test_perceptual_distance_with_linear_features_has_the_exact_minimum():
+    turn = torch.tensor([[1.0, 0.5], [-0.3, 2.0]], dtype=torch.float64)
+    distance = Perceptual(lambda x: x @ turn.T, plain=0.0)
+    assert_minimum(FlowMatching(prediction=Data(), distance=distance, times=INSIDE), PLAIN.field())
+
+
+def test_perceptual_features_that_do_not_fit_are_refused():
+    conv = nn.Conv2d(3, 4, 3)
+    with pytest.raises(BeelineError, match="does not take data of shape"):
+        Perceptual(conv)(torch.zeros(2, 1, 8, 8), torch.zeros(2, 1, 8, 8))
+    with pytest.raises(BeelineError, match="per sample"):
+        Perceptual(lambda x: x.mean(0))(torch.zeros(2, 3), torch.zeros(2, 3))
+    with pytest.raises(BeelineError, match="strictly convex"):
+        PowerCost(1.0)
+
+
+def test_a_potential_field_has_no_turn_and_a_bad_cost_is_refused():
+    with Rng(0).ambient():
+        net = nn.Sequential(nn.Linear(3, 16), nn.SiLU(), nn.Linear(16, 2)).double()
+    field = Potential(lambda x, t: net(torch.cat([x, t[:, None]], 1)))
+    x, t = Rng(1).normal(torch.empty(1, 2, dtype=torch.float64)), torch.full((1,), 0.3, dtype=torch.float64)
+    jac = torch.autograd.functional.jacobian(lambda y: field(y, t)[0], x)[:, 0]
+    assert torch.allclose(jac, jac.T, atol=1e-12)
+    assert float((jac - jac.T).abs().max()) < 1e-12 < float(jac.abs().max())
+    cubic = Potential(lambda x, t: (x**2).sum(1) / 2, PowerCost(4.0))
+    assert torch.allclose(cubic(x, t).pow(3), x, atol=1e-9)
+    with torch.no_grad():
+        assert not field(x, t).requires_grad
+
+    class Saddle(PowerCost):
+        def value(self, u):
+            return -u.square().sum(1)
+
+    with pytest.raises(BeelineError, match="not convex"):
+        Potential(net, Saddle())
+    check_cost(PowerCost(2.5), x.repeat(4, 1))
+
+
+def test_gradient_fields_learn_the_exact_gaussian_field():
+    # the exact field of a Gaussian is a gradient, so the constraint costs nothing
+    assert_minimum(FlowMatching(distance=Bregman(), times=INSIDE), PLAIN.field())
+
+
+def test_terms_at_zero_strength_change_nothing():
+    batch, rng = plain(32, Rng(0)), Rng(1)
+    base = FlowMatching()
+    value = base(PLAIN.field(), batch, rng).value
+    assert torch.equal(SmoothSteps(base, strength=0.0)(PLAIN.field(), batch, rng).value, value)
+    assert torch.allclose(SelfRectified(base, strength=0.0)(PLAIN.field(), batch, rng).value, value, atol=1e-14)
+
+
+def test_terms_are_zero_where_every_pair_is_certain():
+    base = FlowMatching(times=INSIDE)
+    for objective in (SmoothSteps(base), SelfRectified(base), SelfRectified(base, power=0.0)):
+        assert float(objective(certain, one(50), Rng(0)).value) < 1e-20
+    net = Net()
+    loss = SelfPerceptual(base, net, "block")(certain, one(50), Rng(0))
+    assert float(loss.terms["features"]) < 1e-20
+    wrong = lambda x, t, c=None: certain(x, t) + 0.1  # noqa: E731
+    assert float(SelfPerceptual(base, net, "block")(wrong, one(50), Rng(0)).value) > 1e-4
+
+
+def test_self_rectified_states_hold_the_models_own_source():
+    # a model that knows the datum but errs by d in the velocity: x0_hat - x0 = -t d
+    base, d = FlowMatching(times=INSIDE), 0.5
+    seen = []
+
+    def field(x, t, cond=None):
+        seen.append((x, t))
+        return certain(x, t) + d
+
+    SelfRectified(base, power=0.0)(field, one(20), Rng(0))
+    (x, t), (rebuilt, _) = seen
+    assert torch.allclose(rebuilt, x - ((1 - t) * t * d)[:, None], atol=1e-12)
+
+
+def test_smooth_steps_measure_the_embedded_error():
+    h, a = 0.1, 1.7
+    field = lambda x, t, cond=None: a * x  # noqa: E731
+    example = FlowMatching().examples(plain(40, Rng(0)), Rng(1))
+    loss = SmoothSteps(FlowMatching(), step=h)(field, plain(40, Rng(0)), Rng(1))
+    step = (example.t + h).clamp(max=1) - example.t
+    known = ((a * a * step[:, None] * example.x) ** 2).mean() / 4
+    assert abs(float(loss.terms["curvature"] - known)) < 1e-12
+    s = example.t + step
+    heun, _ = HEUN.step(field, example.x, example.t, s, None)
+    euler = example.x + step[:, None] * field(example.x, example.t)
+    assert torch.allclose(((heun - euler) / step[:, None]).square().mean(), known)
+
+
+def test_alignment_separability_and_dispersion_are_their_formulas():
+    net, batch, rng = Net(), one(16), Rng(0)
+    base = FlowMatching(times=INSIDE)
+    example = base.examples(batch, rng)
+    h = certain(example.x, example.t)
+    target = Rng(5).normal(h)
+    got = Aligned(base, "field.block", lambda x: target, 0.5)(Helped(net, nn.Identity()), batch, rng)
+    known = -F.cosine_similarity(h, target, dim=1).mean()
+    assert torch.allclose(got.terms["alignment"], known) and torch.allclose(got.value, 0.5 * known, atol=1e-12)
+    got = Separable(base, "field.block", strength=0.2)(Helped(net, nn.Identity()), batch, rng)
+    assert torch.allclose(got.terms["separability"], F.cross_entropy(h, batch.cond["label"]))
+    got = Dispersed(base, "block", temperature=0.7)(net, batch, rng)
+    known = torch.exp(-torch.cdist(h, h) ** 2 / 2 / 0.7).mean().log()
+    assert torch.allclose(got.terms["dispersion"], known, atol=1e-9)
+
+
+def test_terms_refuse_what_does_not_fit():
+    net, batch = Net(), one(4)
+    with pytest.raises(BeelineError, match="no module 'blok'.*did you mean 'block'"):
+        Dispersed(FlowMatching(), "blok")(net, batch, Rng(0))
+    with pytest.raises(BeelineError, match="a helper beside"):
+        Aligned(FlowMatching(), "block", lambda x: x)(net, batch, Rng(0))
+    with pytest.raises(BeelineError, match="compared one to one"):
+        Aligned(FlowMatching(), "field.block", lambda x: x[:, :1])(Helped(net, nn.Identity()), batch, Rng(0))
+    with pytest.raises(BeelineError, match="needs the class"):
+        Separable(FlowMatching(), "field.block")(Helped(net, nn.Identity()), Batch(batch.x1), Rng(0))
+    with pytest.raises(BeelineError, match="a step of time"):
+        SmoothSteps(step=0.0)
+    for objective in (SelfRectified(FlowMatching(Bridge())), SelfPerceptual(FlowMatching(Bridge()), net, "block")):
+        with pytest.raises(BeelineError, match="affine path"):
+            objective(net, batch, Rng(0))
+    idle = nn.ModuleDict({"used": net, "idle": nn.Identity()})
+    idle.forward = lambda x, t, cond=None: net(x, t)
+    with pytest.raises(BeelineError, match="gave no tensor"):
+        Dispersed(FlowMatching(), "idle")(idle, batch, Rng(0))
+
+
+def test_annealing_goes_from_independent_to_reflow():
+    x0, x1 = (Rng(i).normal(torch.empty(4000, 2, dtype=torch.float64)) for i in range(2))
+    pairs = Batch(x1, x0)
+    assert Annealed(0.0)(pairs, Rng(3)).x0 is x0
+    fresh = Annealed(1.0)(pairs, Rng(3)).x0
+    assert abs(float((fresh * x0).mean())) < 0.03
+    for blend in (0.3, 0.8):
+        mixed = Annealed(blend)(pairs, Rng(3)).x0
+        assert abs(float(mixed.var()) - 1) < 0.03
+        assert abs(float((mixed * x0).mean()) - math.sqrt(1 - blend**2)) < 0.03
+    feed = AnnealedPairs(pairs, Rng(0), until=10)
+    assert torch.equal(feed.lot(3, 8).x0, feed.lot(3, 8).x0)
+    last = feed.lot(10, 8)
+    assert bool((last.x0[:, None] == x0[None]).all(2).any(1).all())
+    assert not bool((feed.lot(2, 8).x0[:, None] == x0[None]).all(2).any())
+    with pytest.raises(BeelineError, match="share of noise"):
+        Annealed(1.5)
+    with pytest.raises(BeelineError, match="needs pairs"):
+        Annealed()(Batch(x1), Rng(0))
+    with pytest.raises(BeelineError, match="no source points"):
+        AnnealedPairs(Batch(x1), Rng(0), until=3)
+
+
+def test_one_window_is_reflow():
+    flow = Flow(PLAIN.field())
+    batch, rng = plain(60, Rng(0)), Rng(1)
+    windowed = Windowed(flow, windows=1, steps=8)
+    example = windowed.examples(batch, rng)
+    x0 = windowed.objective.pairs(batch, rng).x0
+    x1 = Sampler(8)(flow, x0)
+    t = example.t[:, None]
+    assert torch.allclose(example.x, (1 - t) * x0 + t * x1, atol=1e-12)
+    assert torch.allclose(example.v, x1 - x0, atol=1e-12)
+
+
+def test_windows_of_a_straight_teacher_are_already_straight():
+    slow = Windowed(Flow(lambda x, t: torch.ones_like(x)), windows=4, steps=2)
+    loss = slow(lambda x, t: torch.ones_like(x), Batch(ONE.expand(40, 2)), Rng(0))
+    assert float(loss.value) < 1e-20
+    assert float(loss.t.min()) >= 0 and float(loss.t.max()) <= 1
+    with pytest.raises(BeelineError, match="at least one of each"):
+        Windowed(Flow(certain), windows=0)
+    with pytest.raises(BeelineError, match="start from noised data"):
+        Windowed(Flow(certain), objective=FlowMatching(coupling=Paired()))
+
+
+class Zero(nn.Module):
+    def forward(self, h):
+        return torch.zeros_like(h)
+
+
+def test_deep_supervision_on_certain_pairs_is_zero_without_acceleration():
+    deep = Deep(Net(), ["block"], [nn.Identity()], [Zero()], [Zero()])
+    objective = DeepSupervision(FlowMatching(times=INSIDE))
+    loss = objective(deep, one(30), Rng(0))
+    assert float(loss.value) < 1e-20
+    # an acceleration where none is needed costs ((1-t)^2/2 A)^2
+    bent = Deep(Net(), ["block"], [nn.Identity()], [nn.Identity()], [Zero()])
+    example = objective.objective.examples(one(30), Rng(0))
+    known = ((1 - example.t)[:, None] ** 2 / 2 * certain(example.x, example.t)).square().mean()
+    assert torch.allclose(objective(bent, one(30), Rng(0)).terms["acceleration 0"], known)
+    # refinement reaches the output
+    refined = Deep(Net(), ["block"], [nn.Identity()], [Zero()], [nn.Identity()])
+    x, t = torch.zeros(3, 2, dtype=torch.float64), torch.full((3,), 0.5, dtype=torch.float64)
+    assert torch.allclose(refined(x, t), 2 * certain(x, t))
+    assert torch.allclose(refined.branches(x, t)[0][0], certain(x, t))
+    assert not refined.network.block._forward_hooks
+    with pytest.raises(BeelineError, match="heads inside"):
+        objective(Net(), one(3), Rng(0))
+    with pytest.raises(BeelineError, match="every place"):
+        Deep(Net(), ["block"], [], [], [])
+    with pytest.raises(BeelineError, match="straight path"):
+        DeepSupervision(FlowMatching(Cosine()))
+
