@@ -94,10 +94,12 @@ CATALOGUE: Mapping[str, Mapping[str, str]] = {
     "drops": _of("learn.objective", "Drop"),
     "distillations": _of("learn.distill", "Reflow", "OneStep"),
     "training": _of("learn.trainer", "Training"),
-    "optimisers": _of("learn.optim", "AdamW"),
-    "rates": _of("learn.rate", "Constant", "WarmupCosine", "WarmupConstantCooldown", "OneCycle", "InverseRoot"),
-    "averages": _of("learn.ema", "EMA"),
-    "engines": _of("learn.parallel", "Alone"),
+    "compute": _of("learn.compute", "Compute"),
+    "optimisers": _of("learn.optim", "AdamW", "Muon", "ScheduleFree", "Prodigy", "DoG"),
+    "rates": _of("learn.rate", "Constant", "WarmupCosine", "WarmupConstantCooldown", "OneCycle", "InverseRoot")
+    | _of("learn.rate", "Cooldown"),
+    "averages": _of("learn.ema", "EMA", "Power"),
+    "engines": _of("learn.parallel", "Alone", "Replicated", "Sharded"),
     "random": _of("core.rng", "Rng"),
     # data and figures
     "data": _of("data.imagefile", "Digits", "ImageFile") | _of("data.pointfile", "PointFile", "LawData")
