@@ -226,6 +226,11 @@ def _moments(column: Moment, full: Any) -> Any:
     pd = pandas()
     if pd.api.types.is_datetime64_any_dtype(full.dtype):
         return full
+    require(
+        not pd.api.types.is_numeric_dtype(full.dtype),
+        f"column {column.name!r} was to hold moments, but holds numbers; convert them with pandas.to_datetime, which "
+        "knows their unit, or keep it a number",
+    )
     made = pd.to_datetime(full, format=column.format, errors="coerce")
     bad = np.flatnonzero(made.isna())
     require(

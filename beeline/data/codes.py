@@ -78,8 +78,9 @@ class Quantile:
         u, v = np.array(self.u), np.array(self.v)
         ends = self.span(values)
         share = ends[:, 1] - ends[:, 0]
-        right = np.searchsorted(v, values, side="right").clip(1, len(v) - 1)
-        rise, run = u[right] - u[right - 1], v[right] - v[right - 1]
+        right = np.searchsorted(v, values, side="right")
+        first, last = (right - 8).clip(0, len(v) - 1), (right + 7).clip(0, len(v) - 1)  # one gap alone is noise
+        rise, run = u[last] - u[first], v[last] - v[first]
         slope = np.where(run > 0, rise / np.where(run > 0, run, 1), 0)
         floor = 1 / max(len(u), 2) ** 2  # outside the data nothing is known: as rare as a value seen never
         return np.log(np.maximum(np.where(share > 0, share, slope), floor))

@@ -235,11 +235,11 @@ def _format(text: Any) -> str | None:
 
 
 def _counts(name: str, values: np.ndarray[Any, Any], different: np.ndarray[Any, Any]) -> bool:
-    """Whether whole numbers count the rows: all different, and in steps of one or under a name that says so."""
+    """Whether whole numbers count the rows: all different, and in order in steps of one, or under a name that says so."""
     if len(values) < 20 or len(different) < len(values):
         return False
     named = re.search(r"(^|_|\b)(id|uuid|guid|key|index|rowid|number|no)$", name.strip().lower()) is not None
-    dense = float(different[-1] - different[0]) == len(different) - 1
+    dense = len(np.unique(np.diff(values))) == 1 and abs(values[1] - values[0]) == 1  # the number of the row
     return dense or named or name.endswith(("Id", "ID"))
 
 
