@@ -1,0 +1,45 @@
+"""Laws of training times: density against histogram, integral one, limits."""
+
+import math
+
+import pytest
+import torch
+
+from beeline.core.rng import Rng
+from beeline.core.times import At, Beta, Bifocal, CosMap, LogitNormal, Mode, TimeSampler, Uniform, UShaped
+
+LAWS = [Uniform(), LogitNormal(), LogitNormal(-0.5, 1.4), UShaped(4.0), UShaped(0.0), CosMap(), Mode(), Beta(), Bifocal()]
+
+
+@pytest.mark.parametrize("law", LAWS, ids=str)
+def test_density_is_that_of_the_draws(law: TimeSampler) -> None:
+    cells = 2_000
+    middle = (torch.arange(cells, dtype=torch.float64) + 0.5) / cells
+    density = law.log_prob(middle).exp()
+    assert float(density.mean()) == pytest.approx(1.0, abs=6e-3)
+    drawn = law(60_000, torch.empty(0, dtype=torch.float64), Rng(0))
+    assert 0 <= float(drawn.min()) and float(drawn.max()) <= 1
+    counts = torch.histc(drawn, 20, 0, 1) / len(drawn)
+    expected = density.reshape(20, -1).mean(1) / 20
+    assert float(((counts - expected).abs() / (expected / len(drawn)).sqrt().clamp(min=1e-4)).max()) < 6
+
+
+def test_outside_is_impossible_and_dtype_follows() -> None:
+    for law in LAWS:
+        assert bool((law.log_prob(torch.tensor([-0.5, 1.5])) == -math.inf).all())
+        assert law(3, torch.empty(0, dtype=torch.float64), Rng(0)).dtype == torch.float64
+        assert torch.equal(law(5, torch.empty(0), Rng(1)), law(5, torch.empty(0), Rng(1)))
+
+
+def test_at_is_a_point_mass() -> None:
+    assert torch.equal(At(0.25)(3, torch.empty(0), Rng(0)), torch.full((3,), 0.25))
+    assert At(0.25).log_prob(torch.tensor([0.25, 0.5])).tolist() == [math.inf, -math.inf]
+
+
+def test_refusals() -> None:
+    with pytest.raises(ValueError, match="LogitNormal got std=0"):
+        LogitNormal(std=0)
+    with pytest.raises(ValueError, match="UShaped got a=-1"):
+        UShaped(-1)
+    with pytest.raises(ValueError, match="At got t=2"):
+        At(2)
