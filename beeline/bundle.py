@@ -51,9 +51,7 @@ class Bundle:
         ``cond`` is in the user's own form too, one for all or one per sample.  ``seeds`` gives every sample a seed of
         its own (default 0 .. n-1 under ``seed``): the same seed gives the same sample in any batch.
         """
-        require(
-            isinstance(n, int) and n >= 1, f"n={n!r} samples were asked for; give a whole number from 1"
-        )
+        require(isinstance(n, int) and n >= 1, f"n={n!r} samples were asked for; give a whole number from 1")
         keys = list(range(n)) if seeds is None else [int(s) for s in seeds]
         require(len(keys) == n, f"{len(keys)} seeds were given for {n} samples; give one seed per sample")
         x0 = self.start(keys, seed)
@@ -62,7 +60,7 @@ class Bundle:
 
     def start(self, seeds: Sequence[int], seed: int = 0) -> Tensor:
         """Source points [len(seeds), *S]; row i depends on ``seed`` and seeds[i] alone."""
-        shape = self.modality.shape if self.modality is not None else self.lineage.get("shape")
+        shape: Any = self.modality.shape if self.modality is not None else self.lineage.get("shape")
         require(shape is not None, "this bundle does not know the shape of a datum; save it with a modality")
         return starts(self.flow, seeds, Rng(seed).fork("sample"), torch.empty(1, *shape))
 
@@ -196,4 +194,3 @@ def find(where: str | Path) -> Path:
 def relabel(bundle: Bundle, **changes: Any) -> Bundle:
     """The bundle with entries of its lineage added or replaced."""
     return replace(bundle, lineage={**bundle.lineage, **changes})
-

@@ -55,7 +55,9 @@ def read_json(path: Path) -> Any:
     except FileNotFoundError:
         raise BeelineError(f"there is no file {path}; it belongs to a bundle or a run: check the directory") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise BeelineError(f"{path} is not whole JSON ({error}); it was cut or edited: restore it from a copy") from None
+        raise BeelineError(
+            f"{path} is not whole JSON ({error}); it was cut or edited: restore it from a copy"
+        ) from None
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> str:
@@ -70,7 +72,9 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     try:
         return dict(load_file(path))
     except FileNotFoundError:
-        raise BeelineError(f"there is no file {path}; a bundle keeps its weights there: copy the whole directory") from None
+        raise BeelineError(
+            f"there is no file {path}; a bundle keeps its weights there: copy the whole directory"
+        ) from None
     except (SafetensorError, OSError, ValueError) as error:
         raise BeelineError(
             f"{path} is damaged ({str(error).splitlines()[0]}); it was probably cut while being copied: copy it again"
@@ -94,7 +98,11 @@ def load_matching(module: torch.nn.Module, tensors: Mapping[str, Tensor], name: 
     require(
         not (missing or extra or shapes),
         f"{name}: {matched} of {len(wanted)} weights match the network"
-        + "".join(f"; {word} {rows[:3]}" for word, rows in (("missing", missing), ("unknown", extra), ("misshapen", shapes)) if rows)
+        + "".join(
+            f"; {word} {rows[:3]}"
+            for word, rows in (("missing", missing), ("unknown", extra), ("misshapen", shapes))
+            if rows
+        )
         + "; the file belongs to another architecture: load it with the flow.json it was saved with",
     )
     module.load_state_dict(dict(tensors))

@@ -1,11 +1,11 @@
 """A run: from a complete recipe to a directory that holds everything about it.
 
-    run.yaml        the fully resolved recipe, from which the identical run can be started
-    bundle/         the flow with averaged weights, loadable by ``load``
-    checkpoints/    exact resume
-    log.jsonl       one object a step
-    samples/        what it draws
-    report.html     what to look at
+run.yaml        the fully resolved recipe, from which the identical run can be started
+bundle/         the flow with averaged weights, loadable by ``load``
+checkpoints/    exact resume
+log.jsonl       one object a step
+samples/        what it draws
+report.html     what to look at
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from beeline.catalogue import settings
 from beeline.core.field import Flow, MapNetwork, Network
 from beeline.core.rng import Rng
 from beeline.core.source import Gaussian
-from beeline.core.types import Batch, BeelineError, nearest, require, take
+from beeline.core.types import BeelineError, nearest, require, take
 from beeline.data.modality import DataSet
 from beeline.files import write_text
 from beeline.learn.heldout import HeldOut
@@ -143,7 +143,7 @@ def prepare(run: Run) -> Prepared:
     heldout = HeldOut(objective, other, train=batch, rng=Rng(run.seed).fork("heldout"))
     # what is larger than memory, or drawn anew for every batch, comes as lots; the batch above is a look at it
     maker = run.data if hasattr(run.data, "lots") else modality
-    feed = batch
+    feed: Any = batch
     if hasattr(maker, "lots"):
         rng = Rng(run.seed).fork("rows")
         feed = maker.lots(modality, rng) if maker is run.data else maker.lots(raw, rng)
@@ -266,14 +266,19 @@ def read_plain(path: Path) -> Any:
         where = getattr(getattr(error, "problem_mark", None), "line", None)
         at = "" if where is None else f", line {where + 1}"
         raise BeelineError(f"{path}{at} is not YAML; write one with 'beeline show digits --yaml' and edit it") from None
-    require(isinstance(data, dict), f"{path} holds {type(data).__name__}, not settings by name; see 'beeline show digits --yaml'")
+    require(
+        isinstance(data, dict),
+        f"{path} holds {type(data).__name__}, not settings by name; see 'beeline show digits --yaml'",
+    )
     return data
 
 
 def flat(data: Any, name: str = "") -> dict[str, Any]:
     """Nested plain data as dotted names, for comparing two recipes."""
     if isinstance(data, dict):
-        return {k: v for key, part in data.items() for k, v in flat(part, f"{name}.{key}" if name else str(key)).items()}
+        return {
+            k: v for key, part in data.items() for k, v in flat(part, f"{name}.{key}" if name else str(key)).items()
+        }
     return {name: data}
 
 

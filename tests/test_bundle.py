@@ -42,7 +42,9 @@ def test_a_run_directory_is_a_bundle(bundle: Bundle, tmp_path: Path) -> None:
 def test_a_seed_is_a_sample_in_any_batch(bundle: Bundle) -> None:
     many = bundle.sample(9, cond={"label": 2}, seeds=[5, 1, 7, 3, 2, 8, 6, 0, 4]).values
     for batch_size in (1, 4):
-        assert np.allclose(bundle.sample(2, cond=2, seeds=[7, 0], batch_size=batch_size).values, many[[2, 7]], atol=1e-5)
+        assert np.allclose(
+            bundle.sample(2, cond=2, seeds=[7, 0], batch_size=batch_size).values, many[[2, 7]], atol=1e-5
+        )
     assert not np.allclose(bundle.sample(1, cond=2, seeds=[7], seed=1).values, many[2])
 
 

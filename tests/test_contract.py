@@ -57,7 +57,9 @@ def test_signatures_begin_as_agreed(call: object, names: list[str]) -> None:
 def test_every_part_has_its_form() -> None:
     x0, x1, t = torch.zeros(4, 2), torch.ones(4, 2), torch.full((4,), 0.25)
     rng, path, law = bl.Rng(0), bl.paths.Linear(), bl.laws.GaussianMixture([[0.0, 1.0], [2.0, -1.0]], 0.5)
-    assert rng.fork("a", 1) == bl.Rng(0, ("a", 1)) and rng.normal(x0).shape == (4, 2) and rng.uniform(3, x0).shape == (3,)
+    assert (
+        rng.fork("a", 1) == bl.Rng(0, ("a", 1)) and rng.normal(x0).shape == (4, 2) and rng.uniform(3, x0).shape == (3,)
+    )
     assert rng.rows([4, 2], x0).shape == (2, 2)
     x, v = path.point(x0, x1, t, rng=rng)
     assert torch.equal(path.ends(x, v, t)[1], x1) and torch.equal(path.velocity(x, t, x1=x1), v)

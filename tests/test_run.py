@@ -30,7 +30,9 @@ def image_file(where: Path, n: int = 24) -> str:
 
 
 def point_file(where: Path) -> str:
-    np.savetxt(where / "tiny.csv", np.random.default_rng(0).normal(size=(40, 3)), delimiter=",", header="a,b,c", comments="")
+    np.savetxt(
+        where / "tiny.csv", np.random.default_rng(0).normal(size=(40, 3)), delimiter=",", header="a,b,c", comments=""
+    )
     return str(where / "tiny.csv")
 
 
@@ -52,7 +54,9 @@ def test_the_flow_of_a_run_says_what_it_assumes(tmp_path: Path) -> None:
     assert not bundle.flow.independent
     with pytest.raises(ValueError, match="coupling was not independent"):
         bundle.flow.score(torch.zeros(1, 3), torch.zeros(1))
-    straight = train(Distilled(str(tmp_path / "ot"), Reflow(bl.Sampler(2)), run.training), tmp_path / "straight", log=quiet)
+    straight = train(
+        Distilled(str(tmp_path / "ot"), Reflow(bl.Sampler(2)), run.training), tmp_path / "straight", log=quiet
+    )
     assert straight.lineage["parent_weights"] == bundle.weights and not straight.flow.independent
 
 
@@ -60,7 +64,9 @@ def test_a_student_starts_from_its_teacher(tmp_path: Path) -> None:
     run = config.change(points.points(point_file(tmp_path)), SMALL)
     teacher = train(run, tmp_path / "teacher", log=quiet)
     still = config.change(run.training, {"steps": 1, "rate": "Constant(peak=1e-9)"})
-    student = train(Distilled(str(tmp_path / "teacher"), OneStep(bl.Sampler(2)), still), tmp_path / "student", log=quiet)
+    student = train(
+        Distilled(str(tmp_path / "teacher"), OneStep(bl.Sampler(2)), still), tmp_path / "student", log=quiet
+    )
     x0 = teacher.start(range(4))
     one = bl.Sampler(1, solver=bl.solvers.EULER)
     assert torch.allclose(teacher.draw(x0, sampler=one), student.draw(x0), atol=1e-4)

@@ -22,7 +22,10 @@ app = typer.Typer(
     help="Rectified flow and flow matching: train, straighten, distil, sample and measure.",
 )
 
-Set = Annotated[Optional[list[str]], typer.Option("--set", metavar="NAME=VALUE", help="Change one setting, as in --set training.steps=2000.")]
+Set = Annotated[
+    Optional[list[str]],
+    typer.Option("--set", metavar="NAME=VALUE", help="Change one setting, as in --set training.steps=2000."),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for a program to read.")]
 Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
 
@@ -43,7 +46,9 @@ def train(
     recipe: Annotated[str, typer.Argument(help="Name of a recipe, a YAML file, or the directory of a run.")],
     set_: Set = None,
     out: Annotated[Optional[Path], typer.Option(help="Directory of the run (default runs/RECIPE).")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out from its last checkpoint.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue the run in --out from its last checkpoint.")
+    ] = False,
     json_: Json = False,
 ) -> None:
     """Train a flow; Ctrl-C leaves a checkpoint to resume from."""
@@ -58,10 +63,14 @@ def train(
 @app.command(epilog="Example: beeline distill runs/digits reflow --out runs/reflowed")
 def distill(
     bundle: Annotated[str, typer.Argument(help="Directory or hub id of the teacher.")],
-    method: Annotated[str, typer.Argument(help="A distillation, such as reflow or one-step ('beeline list distillations').")],
+    method: Annotated[
+        str, typer.Argument(help="A distillation, such as reflow or one-step ('beeline list distillations').")
+    ],
     out: Annotated[Path, typer.Option(help="Directory of the run.")],
     set_: Set = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out from its last checkpoint.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue the run in --out from its last checkpoint.")
+    ] = False,
     json_: Json = False,
 ) -> None:
     """Straighten a flow, or distil it to few steps."""
@@ -91,7 +100,9 @@ def sample(
 @app.command(epilog="Example: beeline evaluate runs/digits digits -n 500")
 def evaluate(
     bundle: Annotated[str, typer.Argument(help="Directory or hub id of a bundle.")],
-    data: Annotated[Optional[str], typer.Argument(help="Recipe name, data set or file; the data it was trained on by default.")] = None,
+    data: Annotated[
+        Optional[str], typer.Argument(help="Recipe name, data set or file; the data it was trained on by default.")
+    ] = None,
     n: Annotated[int, typer.Option("-n", help="How many samples to draw.")] = 500,
     seed: Seed = 0,
     set_: Set = None,
@@ -106,7 +117,9 @@ def evaluate(
 @app.command(epilog="Example: beeline compare demo/teacher demo/reflowed demo/distilled")
 def compare(
     bundles: Annotated[list[str], typer.Argument(help="Directories or hub ids of bundles.")],
-    data: Annotated[Optional[str], typer.Option(help="Recipe name, data set or file; the data of the first bundle by default.")] = None,
+    data: Annotated[
+        Optional[str], typer.Option(help="Recipe name, data set or file; the data of the first bundle by default.")
+    ] = None,
     n: Annotated[int, typer.Option("-n", help="How many samples to draw.")] = 500,
     seed: Seed = 0,
     set_: Set = None,

@@ -13,7 +13,7 @@ import torch
 
 from beeline import config
 from beeline.apps import doors
-from beeline.apps.console import console
+from beeline.apps.console import console, progress
 from beeline.bundle import Bundle, load
 from beeline.core.types import require
 from beeline.learn.distill import OneStep, Reflow
@@ -28,11 +28,15 @@ STAGES = ("teacher", "reflowed", "distilled")
 
 
 def demo(out: Path, *, quick: bool = False) -> None:
-    """Leave ``out/teacher``, ``out/reflowed``, ``out/distilled`` and ``out/report.html``; an interrupted demo goes on."""
+    """Leave the runs ``out/teacher``, ``out/reflowed``, ``out/distilled`` and ``out/report.html``.
+
+    A demo that was interrupted goes on where it was.
+    """
     from beeline.apps.reporting import report_demo
 
     require(
-        not out.exists() or (out.is_dir() and {p.name for p in out.iterdir()} <= {*STAGES, "report.html", "figures.json"}),
+        not out.exists()
+        or (out.is_dir() and {p.name for p in out.iterdir()} <= {*STAGES, "report.html", "figures.json"}),
         f"{out} exists and holds something else than a demo; nothing was touched: choose another --out",
     )
     torch.set_num_threads(1)  # the kernels are small: a second thread would only wait
@@ -70,7 +74,7 @@ def stage(name: str, run: Any, out: Path) -> Bundle:
         console.print(f"{name}: already there")
         return load(out)
     resume = (out / "checkpoints").is_dir() and any((out / "checkpoints").iterdir())
-    with doors.stoppable(f"beeline demo --out {out.parent}"), doors.progress(name, run.training.steps) as log:
+    with doors.stoppable(f"beeline demo --out {out.parent}"), progress(name, run.training.steps) as log:
         return train(run, out, resume=resume, log=log)
 
 

@@ -219,11 +219,16 @@ def list_components(kind: str | None, as_json: bool) -> None:
     kinds = [kind] if kind is not None else list(catalogue.CATALOGUE)
     found = {k: [pages.explain(k, name) for name in catalogue.CATALOGUE[k]] for k in kinds}
     if as_json:
-        plain = {k: [{"name": p.name, "what": p.sentence, "source": p.source} for p in every] for k, every in found.items()}
+        plain = {
+            k: [{"name": p.name, "what": p.sentence, "source": p.source} for p in every] for k, every in found.items()
+        }
         print(json.dumps(plain, indent=2))
         return
     for k, every in found.items():
-        rows = [{"name": p.name, "what": p.sentence} | ({"source": " ".join(p.source.split())[8:]} if kind else {}) for p in every]
+        rows = [
+            {"name": p.name, "what": p.sentence} | ({"source": " ".join(p.source.split())[8:]} if kind else {})
+            for p in every
+        ]
         console.print(table(rows, title=k))
 
 
@@ -269,5 +274,3 @@ def _anywhere(name: str) -> str:
     every = {n for names in catalogue.CATALOGUE.values() for n in names}
     raise BeelineError(f"there is nothing called {name!r}; {nearest(name, every).partition(' valid names')[0]} "
                        "see 'beeline list'")  # fmt: skip
-
-

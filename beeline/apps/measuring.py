@@ -98,7 +98,9 @@ class Look:
     log: Sequence[Mapping[str, Any]]
 
 
-def look(name: str, bundle: Bundle, log: Sequence[Mapping[str, Any]], source: Any, n: int, rng: Rng, shown: int = 20) -> Look:
+def look(
+    name: str, bundle: Bundle, log: Sequence[Mapping[str, Any]], source: Any, n: int, rng: Rng, shown: int = 20
+) -> Look:
     """Measure and draw one model at every evaluation count it was made for."""
     counts = (1,) if one_step(bundle) else COUNTS
     plain = Extras(trajectories=None)
@@ -138,4 +140,3 @@ def first(cond: Cond, n: int) -> Cond:
 def data_of(bundle: Bundle) -> Any:
     """The data set that a bundle was trained on."""
     return config.build(bundle.lineage["data"])
-

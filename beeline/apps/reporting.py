@@ -71,7 +71,9 @@ def page(looks: Mapping[str, Look], title: str, commands: list[str], lead: str =
     """The whole report as HTML."""
     order = list(looks)
     sections = [report.introduction()]
-    sections.append(report.samples({k: grid(v) for k, v in looks.items()}, columns=5, order=order, limits=limits(looks)))
+    sections.append(
+        report.samples({k: grid(v) for k, v in looks.items()}, columns=5, order=order, limits=limits(looks))
+    )
     name, better, floor = headline(looks)
     curves = {k: [point(c, r, name) for c, r in v.by_count.items()] for k, v in looks.items()}
     sections.append(report.quality(curves, name, better=better, floor=floor, order=order))

@@ -40,7 +40,7 @@ def measure(rng: bl.Rng) -> list[dict[str, Any]]:
             "better": "lower",
         },
         {
-            "compares": "variance of the target x1 - x0 given (x_t, t), 32 neighbours: optimal against independent pairs",
+            "compares": "variance of x1 - x0 given (x_t, t), 32 neighbours: optimal (figure) against independent pairs",
             "baseline": spread(plain, t),
             "figure": spread(optimal, t),
             "better": "lower",

@@ -10,7 +10,16 @@ import pytest
 
 from beeline.apps.cli import run
 
-SMALL = ["--set", "training.steps=6", "--set", "training.lot=16", "--set", "network.width=16", "--set", "sampler.steps=2"]
+SMALL = [
+    "--set",
+    "training.steps=6",
+    "--set",
+    "training.lot=16",
+    "--set",
+    "network.width=16",
+    "--set",
+    "sampler.steps=2",
+]
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +93,10 @@ def test_distil_and_compare(moons: Path, tmp_path: Path, capsys: pytest.CaptureF
 
 def test_sample_writes_files_and_seeds_repeat(moons: Path, tmp_path: Path) -> None:
     for name in ("a.npy", "b.npy", "c.csv", "d.png"):
-        assert run(["sample", str(moons), "-n", "5", "--seed", "3", "--cond", "label=1", "--out", str(tmp_path / name)]) == 0
+        assert (
+            run(["sample", str(moons), "-n", "5", "--seed", "3", "--cond", "label=1", "--out", str(tmp_path / name)])
+            == 0
+        )
     first, second = np.load(tmp_path / "a.npy"), np.load(tmp_path / "b.npy")
     assert first.shape == (5, 2) and np.array_equal(first, second)
     assert np.allclose(np.loadtxt(tmp_path / "c.csv", delimiter=",", skiprows=1), first, atol=1e-6)
