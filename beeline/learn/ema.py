@@ -97,6 +97,8 @@ class Average:
     def update(self, step: int) -> None:
         """Take in the weights after step ``step`` (1, 2, ...)."""
         mine, seen = self.tensors, self._watched
+        if not mine:
+            return
         if not self._plain:  # divided among processes, or narrower than the average
             mine = [local(a) for a in mine]
             seen = [local(p).to(a.dtype) for a, p in zip(mine, seen, strict=True)]

@@ -215,6 +215,7 @@ class quiet:  # noqa: N801 - a context, used like a function
 
 def fixed(objective: Any) -> Any:
     """The objective with even times, weight one and no dropped conditions, as far as it has such settings."""
+    objective = getattr(objective, "measured", objective)  # without weights that are learned
     if not dataclasses.is_dataclass(objective) or isinstance(objective, type):
         return objective
     from beeline.core.times import At

@@ -64,7 +64,8 @@ class Loop:
             f"{training.lots} lots cannot be shared evenly by {engine.world} processes; set training.lots to a "
             f"multiple of {engine.world} (and training.lot smaller, to keep the batch)",
         )
-        self.feed: Any = as_lots(data, rng.fork("data"))
+        lots = as_lots(data, rng.fork("data"))
+        self.feed: Any = lots if training.prune is None else training.prune.feed(lots)
         # a divided network cannot be copied, so a whole one is kept aside to be filled
         self._whole = {name: copy.deepcopy(net).cpu() for name, net in networks.items()} if engine.shards else networks
         nets = {name: engine.wrap(net) for name, net in networks.items()}
@@ -216,8 +217,8 @@ class Loop:
         check_state(self.state.step, self.state.networks, self.state.averages, self.engine)
         if self.keep is None:
             return
-        if hasattr(self.feed, "state"):
-            self.state.notes["feed"], self.state.extras = self.feed.state()
+        if hasattr(self.feed, "remember"):
+            self.state.notes["feed"], self.state.extras = self.feed.remember()
         more = {"stays": self.state.step == self.branch < self.training.steps, "world": self.engine.world}
         more["profiles"] = compare.settings(self.training.profiles)
         checkpoint.write(self.keep, self.state.save(self.settings, more), self.training.keep_last, self.engine)
@@ -265,8 +266,8 @@ class Loop:
                     "others, and no checkpoint is early enough; this run goes on, but is not the one made at once"
                 )
         self.state.load(path)
-        if hasattr(self.feed, "load"):
-            self.feed.load(self.state.notes.get("feed", {}), self.state.extras)
+        if hasattr(self.feed, "recall"):
+            self.feed.recall(self.state.notes.get("feed", {}), self.state.extras)
         if fork:
             self.state.notes.pop("retreats", None)
             note(f"forked from {path}" + (f" with {'; '.join(changed)}" if changed else ""))
@@ -283,8 +284,8 @@ class Loop:
         if self.keep is None or times > self.training.retreat or not checkpoint.steps(self.keep):
             return False
         self.state.load(checkpoint.newest(self.keep, lambda text: None))
-        if hasattr(self.feed, "load"):
-            self.feed.load(self.state.notes.get("feed", {}), self.state.extras)
+        if hasattr(self.feed, "recall"):
+            self.feed.recall(self.state.notes.get("feed", {}), self.state.extras)
         self.state.notes["retreats"] = times
         here = self.state.step
         self.log(

@@ -162,6 +162,8 @@ class Sharded:
         from torch.distributed.fsdp import CPUOffloadPolicy, OffloadPolicy, fully_shard
 
         met()
+        if next(network.parameters(), None) is None:  # nothing to divide
+            return network.to(here())
         mesh = dist.init_device_mesh(here().type, (self.world,))
         policy = CPUOffloadPolicy() if self.offload and here().type == "cuda" else OffloadPolicy()
         if not self.offload:
@@ -175,7 +177,8 @@ class Sharded:
     def work(self, player: Player, networks: Mapping[str, nn.Module]) -> Work:
         def work(batch: Batch, key: Rng, share: float, last: bool) -> Loss:
             for network in networks.values():
-                network.set_requires_gradient_sync(last)  # type: ignore[operator]
+                if hasattr(network, "set_requires_gradient_sync"):
+                    network.set_requires_gradient_sync(last)
             loss = player.loss(batch, key)
             (loss.value * (share * self.world)).backward()  # type: ignore[no-untyped-call]
             return loss

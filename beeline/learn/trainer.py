@@ -22,6 +22,7 @@ from beeline.learn.heldout import HeldOut
 from beeline.learn.loop import Log, Look, Loop
 from beeline.learn.optim import AdamW, Optimiser
 from beeline.learn.parallel import Alone, Parallel
+from beeline.learn.prune import Pruning
 from beeline.learn.ranks import watching
 from beeline.learn.rate import Cooldown, Rate, WarmupConstantCooldown
 
@@ -50,6 +51,7 @@ class Training:
     snapshot_every: int = 0  # steps between stored averages, for averages of any length afterwards; 0 is none
     watch_every: int = 50  # steps between update and parameter norms
     retreat: int = 0  # how often a run that diverges goes back to its last checkpoint, with half the rate
+    prune: Pruning | None = None  # leave easy data out by chance
     compute: Compute = field(default_factory=Compute)
 
     def __post_init__(self) -> None:

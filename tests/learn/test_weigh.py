@@ -1,0 +1,190 @@
+"""Learned weights over time and pruning: their minima, unbiasedness, and exact resume."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from beeline.core.rng import Rng
+from beeline.core.types import Batch, BeelineError, Loss
+from beeline.learn import checkpoint
+from beeline.learn.ema import EMA
+from beeline.learn.feed import FromLaw, InMemory
+from beeline.learn.heldout import HeldOut
+from beeline.learn.objective import FlowMatching
+from beeline.learn.prune import PrunedFeed, Pruning
+from beeline.learn.rate import Constant
+from beeline.learn.trainer import Training, fit
+from beeline.learn.weigh import Balanced, BinMeans, TimeNet, Uncertain
+
+
+class Field(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(3, 16), nn.SiLU(), nn.Linear(16, 2))
+
+    def forward(self, x, t, cond=None):
+        return self.layers(torch.cat([x, t[:, None]], 1))
+
+
+class Hard(nn.Module):
+    """A field that is off by more the later it is, and cannot learn."""
+
+    def __init__(self):
+        super().__init__()
+        self.nothing = nn.Parameter(torch.zeros(1))
+
+    def forward(self, x, t, cond=None):
+        return 10 * t[:, None].square() * torch.ones_like(x) + 0 * self.nothing
+
+
+DATA = torch.zeros(64, 2)
+
+
+def test_the_learned_variance_is_the_loss_of_its_time():
+    with Rng(0).ambient():
+        nets = {"network": Hard(), "uncertainty": TimeNet(64)}
+    objective = Uncertain()
+    optimiser = torch.optim.Adam(nets["uncertainty"].parameters(), 0.05)
+    for n in range(300):
+        optimiser.zero_grad()
+        objective(nets, Batch(torch.zeros(512, 2)), Rng(1).fork(n)).value.backward()
+        optimiser.step()
+    t = torch.tensor([0.1, 0.5, 0.9])
+    # the velocity is -x0 for data at zero: E|10 t^2 + x0|^2 = 100 t^4 + 1 per coordinate
+    assert torch.allclose(nets["uncertainty"](t).exp(), 100 * t**4 + 1, rtol=0.35)
+
+
+def test_balanced_weights_are_the_inverse_of_the_loss():
+    with Rng(0).ambient():
+        nets = {"network": Hard(), "balance": BinMeans(5, 10.0)}
+    objective = Balanced(bins=5)
+    first = objective(nets, Batch(DATA), Rng(0))
+    plain = objective.measured(nets["network"], Batch(DATA), Rng(0))
+    assert torch.equal(first.per_sample, plain.per_sample)  # nothing is known yet
+    nets["balance"].settle(lambda v: v)
+    for n in range(50):
+        objective(nets, Batch(torch.zeros(512, 2)), Rng(1).fork(n))
+        nets["balance"].settle(lambda v: v)
+    t = torch.arange(5) / 5 + 0.1
+    w = nets["balance"].weight(t, 1.0)
+    edges = torch.arange(6) / 5
+    exact = 1 / (1 + 100 * (edges[1:] ** 5 - edges[:-1] ** 5))  # the mean over a bin of width 1/5
+    assert torch.allclose(w, exact / exact.mean(), rtol=0.15)
+    assert math.isclose(float(w.mean()), 1, rel_tol=1e-5)
+
+
+@pytest.mark.parametrize("objective", [Uncertain(), Balanced()])
+def test_they_train_with_fit_and_resume_bit_for_bit(objective, tmp_path):
+    def run(name, steps, **more):
+        with Rng(0).ambient():
+            net = Field()
+        training = Training(steps=steps, lots=2, lot=8, rate=Constant(1e-2), ema=EMA(3.0))
+        look = HeldOut(objective, Batch(DATA), train=Batch(DATA), every=100)
+        made = fit(net, objective, DATA + 1, training, rng=Rng(0), log=lambda e: None, keep=tmp_path / name,
+                   heldout=look, **more)  # fmt: skip
+        assert isinstance(made, Field)
+        return checkpoint.read(checkpoint.newest(tmp_path / name))
+
+    a = run("a", 12)
+    run("b", 6)
+    b = run("b", 12, resume=tmp_path / "b")
+    assert any(objective.name in group for group in a.tensors)
+    for group in a.tensors:
+        for name, tensor in a.tensors[group].items():
+            assert torch.equal(tensor, b.tensors[group][name]), (group, name)
+
+
+def test_the_held_out_loss_does_not_know_the_weights():
+    field = lambda x, t, cond=None: -x  # noqa: E731
+    batch = Batch(DATA)
+    assert HeldOut(Uncertain(), batch)(field) == HeldOut(FlowMatching(), batch)(field)
+    assert Balanced().path == FlowMatching().path and Uncertain().measured == FlowMatching()
+
+
+def test_wrappers_need_a_weight():
+    with pytest.raises(BeelineError, match="has no 'weight'"):
+        Uncertain(objective=lambda *a: None)
+    with pytest.raises(BeelineError, match="bins from 1"):
+        Balanced(bins=0)
+
+
+# pruning
+
+
+def plan(**more):
+    return Training(
+        **{"steps": 40, "lots": 2, "lot": 8, "rate": Constant(1e-2), "prune": Pruning(0.5, 0.25, 0.0)} | more
+    )
+
+
+def test_pruning_is_unbiased_and_leaves_out_only_easy_data():
+    feed = PrunedFeed(Pruning(0.5, 0.0), Batch(torch.arange(100.0)[:, None]), Rng(0))
+    feed.scores = torch.cat([torch.zeros(60), torch.ones(40)])
+    counts, total = torch.zeros(100), torch.zeros(100)
+    for i in range(400):
+        feed.count = i
+        epoch = feed._epoch(0, True)
+        counts[epoch.order] += 1
+        total[epoch.order] += epoch.weight
+        assert len(epoch.order.unique()) == len(epoch.order)
+    assert (counts[60:] == 400).all() and (total[60:] == 400).all()
+    assert abs(counts[:60].mean() / 400 - 0.5) < 0.02 and abs(total[:60].mean() / 400 - 1) < 0.04
+    assert len(feed._epoch(0, False).order) == 100
+
+
+class PerDatum:
+    """A loss that is high for odd data, and of which the network learns nothing."""
+
+    def __call__(self, net, batch, rng):
+        error = batch.x1[:, 0] % 2 + 0 * net.nothing
+        weight = torch.ones_like(error) if batch.weight is None else batch.weight
+        seen.append((batch.x1[:, 0].clone(), weight.clone()))
+        return Loss((error * weight).mean(), {}, (error * weight).detach(), torch.zeros(len(error)))
+
+
+seen = []
+
+
+def test_pruning_in_training_skips_half_of_the_easy_ones_and_ends_with_all():
+    seen.clear()
+    data = torch.arange(64.0)[:, None]
+    fit(Hard(), PerDatum(), data, plan(steps=80, ema=None), rng=Rng(0), log=lambda e: None)
+    x, w = (torch.cat(part) for part in zip(*seen, strict=True))
+    assert sorted(x[:64].tolist()) == list(range(64)) and (w[:64] == 1).all()  # the first epoch has all
+    pruned = x[64 : 60 * 16]
+    assert 0.25 < float((pruned % 2 == 0).float().mean()) < 0.42  # a third instead of a half
+    assert set(w[64 : 60 * 16][pruned % 2 == 0].tolist()) == {2.0} and (w[64:][x[64:] % 2 == 1] == 1).all()
+    assert sorted(x[-64:].tolist()) != [] and (w[-64:] == 1).all()
+
+
+def test_pruning_resumes_bit_for_bit(tmp_path):
+    def run(name, steps, **more):
+        with Rng(0).ambient():
+            net = Field()
+        data = Rng(1).normal(torch.empty(50, 2))
+        fit(net, FlowMatching(), data, plan(steps=40, keep_every=17), rng=Rng(0), log=stop_at(steps), **more)
+
+    def stop_at(step):
+        import signal
+
+        return lambda entry: signal.raise_signal(signal.SIGINT) if entry.get("step") == step else None
+
+    run("a", 1000, keep=tmp_path / "a")
+    with pytest.raises(KeyboardInterrupt):
+        run("b", 21, keep=tmp_path / "b")
+    run("b", 1000, keep=tmp_path / "b", resume=tmp_path / "b")
+    a, b = (checkpoint.read(checkpoint.newest(tmp_path / n)) for n in "ab")
+    assert a.state["notes"] == b.state["notes"]
+    for group in a.tensors:
+        for name, tensor in a.tensors[group].items():
+            assert torch.equal(tensor, b.tensors[group][name]), (group, name)
+
+
+def test_pruning_that_cannot_work_is_refused():
+    with pytest.raises(BeelineError, match="share=1.0"):
+        Pruning(1.0)
+    with pytest.raises(BeelineError, match="pruning was asked for on FromLaw"):
+        Pruning().feed(FromLaw(None, Rng(0)))
+    assert Pruning().feed(InMemory(Batch(DATA), Rng(0))).scores.isinf().all()
