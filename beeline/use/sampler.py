@@ -146,7 +146,7 @@ class Sampler:
 
         def f(x: Tensor, t: Tensor, s: Any = None) -> Tensor:
             nonlocal count
-            count += self.guidance.calls(float(t[0]))
+            count += self.guidance.calls(round(float(t[0]), 6))  # float32 0.6 is not 0.6
             return torch.zeros_like(x)
 
         state = torch.zeros(1, 1)

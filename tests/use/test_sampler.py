@@ -1,0 +1,121 @@
+"""The sampler: counts, inversion, conditions, what its solver may assume of the flow."""
+
+import pytest
+import torch
+
+from beeline.core.field import Flow
+from beeline.core.path import Cosine
+from beeline.core.rng import Rng
+from beeline.core.schedule import Explicit, Shifted
+from beeline.core.solvers import (
+    EULER,
+    HEUN,
+    RK4,
+    AdamsBashforth,
+    Adaptive,
+    DPMSolver,
+    EulerMaruyama,
+    Fitted,
+    FixedPoint,
+    MidpointReuse,
+    Picard,
+    Reversible,
+    White,
+)
+from beeline.data.laws import GaussianMixture
+from beeline.use.guidance import CFG
+from beeline.use.sampler import Sampler
+
+LAW = GaussianMixture(((2.0, 0.0), (-2.0, 1.0)), 0.4)
+FLOW = Flow(LAW.field())
+X0 = Rng(0).normal(torch.empty(32, 2, dtype=torch.float64))
+
+
+@pytest.mark.parametrize(
+    ("sampler", "count"),
+    [
+        (Sampler(7, solver=EULER), 7),
+        (Sampler(7), 14),
+        (Sampler(7, solver=RK4), 28),
+        (Sampler(7, solver=MidpointReuse()), 8),
+        (Sampler(7, solver=AdamsBashforth(2)), 7),
+        (Sampler(7, solver=AdamsBashforth(4)), 13),
+        (Sampler(7, solver=Reversible()), 28),
+        (Sampler(7, solver=EULER, guidance=CFG(2.0, 0)), 14),
+        (Sampler(10, solver=EULER, guidance=CFG(2.0, 0, window=(0.35, 0.75))), 14),
+        (Sampler(1, Explicit((0, 1)), Fitted((0, 1), ((1,),))), 1),
+        (Sampler(1, solver=Adaptive()), None),
+        (Sampler(8, solver=Picard()), None),
+    ],
+)
+def test_evaluations(sampler: Sampler, count: int | None) -> None:
+    assert sampler.evaluations == count
+    if count is not None and sampler.guidance == Sampler().guidance:
+        calls = 0
+
+        def field(x: torch.Tensor, t: torch.Tensor, cond: object = None) -> torch.Tensor:
+            nonlocal calls
+            calls += 1
+            return LAW.field()(x, t)
+
+        sampler(Flow(field), X0)
+        assert calls == count
+
+
+def test_a_walk_and_back() -> None:
+    for sampler, close in ((Sampler(200), 1e-3), (Sampler(1, solver=Adaptive(1e-7, 1e-7)), 1e-4)):
+        x1 = sampler(FLOW, X0)
+        assert float((sampler.invert(FLOW, x1) - X0).abs().max()) < close
+    seen: list[float] = []
+    Sampler(4, Shifted(3.0)).invert(FLOW, X0, watch=lambda x, t: seen.append(float(t[0])))
+    assert seen == pytest.approx(Shifted(3.0)(4).flip(0).tolist())
+
+
+def test_round_trips_that_are_exact() -> None:
+    x1 = LAW.sample(16, Rng(2)).double()
+    twins = Sampler(8, solver=Reversible())
+    noise = twins.invert(FLOW, Reversible().lift(x1), whole=True)
+    assert noise.shape == (16, 2, 2)
+    assert float((Reversible().lower(twins(FLOW, noise, whole=True)) - x1).abs().max()) < 1e-12
+    assert twins(FLOW, X0).shape == X0.shape
+    fixed = Sampler(16, solver=FixedPoint())
+    assert float((fixed(FLOW, fixed.invert(FLOW, x1)) - x1).abs().max()) < 1e-4
+
+
+def test_no_graph_is_kept_and_done_is_told() -> None:
+    told: list[object] = []
+    out = Sampler(1, solver=Adaptive(1e-3, 1e-3))(FLOW, X0.clone().requires_grad_(), done=told.append)
+    assert not out.requires_grad and told[0].evaluations > 6
+
+
+def test_refusals() -> None:
+    with pytest.raises(ValueError, match="at least one step"):
+        Sampler(0)
+    with pytest.raises(ValueError, match="for a batch of 32"):
+        Sampler(2)(Flow(lambda x, t, cond=None: x), X0, {"label": torch.zeros(3)})
+    with pytest.raises(ValueError, match="the flow was learned on Cosine"):
+        Sampler(2, solver=DPMSolver())(Flow(LAW.field(Cosine()), Cosine()), X0)
+    with pytest.raises(ValueError, match="coupling was not independent"):
+        Sampler(2, solver=EulerMaruyama(White(Rng(0))))(Flow(LAW.field(), independent=False), X0)
+    with pytest.raises(ValueError, match="carries a twin that they would part"):
+        Sampler(2, solver=Reversible(), controllers=(Still(),))(FLOW, X0)
+    with pytest.raises(ValueError, match="it knows the times"):
+        Sampler(2, solver=Fitted((0, 1), ((1,),)), schedule=Explicit((0.0, 0.5, 1.0)))(FLOW, X0)
+    with pytest.raises(ValueError, match="it knows the times"):
+        Sampler(1, solver=Fitted((0, 1), ((1,),))).invert(FLOW, X0)
+    with pytest.raises(ValueError, match="N steps have N.1 times"):
+        Fitted((0, 1), ((1,), (1, 0)))
+    with pytest.raises(ValueError, match="give one for each step, or none"):
+        Fitted((0, 1), ((1,),), (1, 1))
+
+
+class Still:
+    def steer(self, f: object, flow: Flow) -> object:
+        return f
+
+    def correct(self, x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        return x
+
+
+def test_heun_is_the_default() -> None:
+    assert Sampler().solver == HEUN and Sampler().evaluations == 40
