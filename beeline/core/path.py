@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -38,8 +38,8 @@ class AffinePath:
     def coefficients(self, t: Tensor) -> Coefficients:
         """a, b, a', b' at ``t``, each with its shape."""
         one = torch.ones_like(t)
-        a, da = torch.func.jvp(self.a, (t,), (one,))
-        b, db = torch.func.jvp(self.b, (t,), (one,))
+        pairs: Any = [torch.func.jvp(curve, (t,), (one,)) for curve in (self.a, self.b)]
+        (a, da), (b, db) = pairs
         return a, b, da, db
 
     def spread(self, t: Tensor) -> Tensor:

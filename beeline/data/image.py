@@ -157,7 +157,7 @@ class Image:
             if path.suffix == ".npy":
                 np.save(out, raw.pixels)
             elif path.suffix == ".npz":
-                labels = {} if raw.labels is None else {"labels": raw.labels}
+                labels: Any = {} if raw.labels is None else {"labels": raw.labels}
                 np.savez_compressed(out, images=raw.pixels, **labels)
             else:
                 out.write(self.preview(raw, most=len(raw)))
