@@ -6,6 +6,7 @@ Exit code 0, 2 for a user's mistake (one line on stderr, no traceback), 1 for a 
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated, Any, Optional
@@ -56,7 +57,7 @@ def train(
 
     where = out or doors.default_out(recipe)
     run = doors.recipe(recipe, set_ or [])
-    doors.train(run, where, resume=resume, quiet=json_, again=f"beeline train {recipe} --out {where} --resume")
+    doors.train(run, where, resume=resume, quiet=json_, command=typed("train", recipe, set_, where))
     say({"run": str(where), "bundle": str(where / "bundle"), "report": str(where / "report.html")}, json_)
 
 
@@ -77,7 +78,7 @@ def distill(
     from beeline.apps import doors
 
     run = doors.distillation(bundle, method, set_ or [])
-    doors.train(run, out, resume=resume, quiet=json_, again=f"beeline distill {bundle} {method} --out {out} --resume")
+    doors.train(run, out, resume=resume, quiet=json_, command=typed("distill", bundle, method, set_, out))
     say({"run": str(out), "bundle": str(out / "bundle"), "report": str(out / "report.html")}, json_)
 
 
@@ -153,6 +154,12 @@ def show(
     from beeline.apps import doors
 
     doors.show(name, yaml, set_ or [], json_)
+
+
+def typed(*parts: Any) -> str:
+    """A command as it can be typed again: words, a list of --set, and last the output directory."""
+    *words, sets, out = parts
+    return shlex.join(["beeline", *words, *(w for pair in sets or [] for w in ("--set", pair)), "--out", str(out)])
 
 
 def say(result: dict[str, Any], as_json: bool) -> None:

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 
 from beeline import catalogue, config, pages
@@ -68,13 +69,13 @@ def distillation(bundle: str, method: str, pairs: Sequence[str]) -> Distilled:
     return config.change(Distilled(str(bundle), way), settings(pairs)) if pairs else Distilled(str(bundle), way)
 
 
-def train(run: Any, out: Path, *, resume: bool, quiet: bool, again: str, parallel: Any = None) -> Bundle:
+def train(run: Any, out: Path, *, resume: bool, quiet: bool, command: str, parallel: Any = None) -> Bundle:
     """Work a run with a progress bar, and write its report; says how to resume after Ctrl-C."""
     from beeline.apps.reporting import report_run
 
-    with stoppable(again), progress(out.name, run.training.steps, quiet) as log:
+    with stoppable(f"beeline train {out} --resume"), progress(out.name, run.training.steps, quiet) as log:
         bundle = work(run, out, resume=resume, parallel=parallel, log=log)
-    report_run(out, bundle, command=again.removesuffix(" --resume"))
+    report_run(out, bundle, command=command)
     return bundle
 
 
@@ -261,6 +262,23 @@ def show(name: str, as_yaml: bool, pairs: Sequence[str], as_json: bool) -> None:
     if page.settings:
         names = ("setting", "type", "default", "meaning")
         console.print(table([dict(zip(names, row, strict=True)) for row in page.settings]))
+    if kind == "times":
+        density(full)
+
+
+def density(full: str) -> None:
+    """Draw the density of a law of times with its default settings, in twenty bars from source to data."""
+    law = config.build({"is": full})
+    t = (torch.arange(20, dtype=torch.float64) + 0.5) / 20
+    if law(1, t, Rng(0)).ndim > 1:  # several times for one datum: no curve
+        return
+    heights = law.log_prob(t).exp()
+    if not heights.isfinite().all() or not heights.any():
+        return
+    console.print("\ndensity with the defaults")
+    for time, height in zip(t.tolist(), heights.tolist(), strict=True):
+        bar = "█" * round(30 * height / float(heights.max()))
+        console.print(f"t = {time:.3f}  {height:6.3f}  {bar}", markup=False)
 
 
 def _anywhere(name: str) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from beeline import catalogue
 from beeline.apps.cli import run
 
 SMALL = [
@@ -83,7 +84,7 @@ def test_distil_and_compare(moons: Path, tmp_path: Path, capsys: pytest.CaptureF
     one = tmp_path / "one"
     assert run(["distill", str(out), "one-step", *small, "--out", str(one)]) == 0
     capsys.readouterr()
-    assert run(["compare", str(moons), str(out), str(one), "-n", "60", "--json"]) == 0
+    assert run(["compare", str(moons), str(out), str(one), "-n", "80", "--json"]) == 0
     reports = json.loads(capsys.readouterr().out)
     assert [r["provenance"]["evaluations"] for r in reports] == [4.0, 4.0, 1.0]
     flow = json.loads((out / "bundle" / "flow.json").read_text())
@@ -103,7 +104,7 @@ def test_sample_writes_files_and_seeds_repeat(moons: Path, tmp_path: Path) -> No
 
 
 def test_evaluate_names_its_cost(moons: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["evaluate", str(moons), "-n", "60", "--set", "sampler.steps=3", "--json"]) == 0
+    assert run(["evaluate", str(moons), "-n", "80", "--set", "sampler.steps=3", "--json"]) == 0
     (report,) = json.loads(capsys.readouterr().out)
     assert report["cost"]["evaluations"] == 6.0 and report["provenance"]["n_real"] == 120
 
@@ -111,7 +112,9 @@ def test_evaluate_names_its_cost(moons: Path, capsys: pytest.CaptureFixture[str]
 def test_list_and_show(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["list"]) == 0 and run(["list", "solvers"]) == 0 and run(["show", "LogitNormal"]) == 0
     out = capsys.readouterr().out
-    assert "HEUN" in out and "2403.03206" in out
+    assert "HEUN" in out and "2403.03206" in out and "t = 0.025" in out
+    for name in catalogue.CATALOGUE["times"]:  # those without a density are shown without one
+        assert run(["show", f"times.{name}"]) == 0
 
 
 def test_help_has_examples(capsys: pytest.CaptureFixture[str]) -> None:
