@@ -29,6 +29,7 @@ class Stored:
     Assumes nothing.
     Source: none; plain backpropagation.
 
+    >>> from beeline.core.solver import EULER
     >>> Stored()(lambda x, t: x, torch.ones(1, 1), torch.linspace(0, 1, 3), EULER)
     tensor([[2.2500]])
     """
@@ -45,6 +46,7 @@ class Checkpointed:
     Assumes a one-step solver (a multistep one begins anew in every segment) and a field without randomness.
     Source: Chen et al. 2016, "Training Deep Nets with Sublinear Memory Cost" (arXiv 1604.06174).
 
+    >>> from beeline.core.solver import EULER
     >>> Checkpointed()(lambda x, t: x, torch.ones(1, 1), torch.linspace(0, 1, 3), EULER)
     tensor([[2.2500]])
     """
@@ -76,6 +78,7 @@ class Adjoint:
     walk.
     Source: Chen et al. 2018, "Neural Ordinary Differential Equations" (arXiv 1806.07366).
 
+    >>> from beeline.core.solver import EULER
     >>> Adjoint()(lambda x, t: x, torch.ones(1, 1), torch.linspace(0, 1, 3), EULER)
     tensor([[2.2500]])
     """

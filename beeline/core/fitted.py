@@ -55,8 +55,8 @@ class Fitted:
         require(
             i < len(self.rows) and all(abs(e - w) < 1e-5 for e, w in zip(ends, self.times[i : i + 2], strict=True)),
             f"Fitted was asked for step {i} from t = {ends[0]:.6g} to {ends[1]:.6g}, but it knows the times "
-            f"{[round(v, 4) for v in self.times]} alone; walk exactly those (schedule=Explicit(solver.times)), or invert "
-            "with a solver that is not fitted",
+            f"{[round(v, 4) for v in self.times]} alone; walk exactly those (schedule=Explicit(solver.times)), or "
+            "invert with a solver that is not fitted",
         )
         seen = (*seen, f(x, torch.full_like(t, self.asked[i]) if self.asked else t))
         keep = self.keep[i] if self.keep else 1.0

@@ -51,7 +51,7 @@ def integrate(
         if v.shape != y.shape or v.dtype != y.dtype:
             raise IntegrationError(
                 f"in step {i}, at t = {_first(at):.6g}, the field gave {v.dtype} {tuple(v.shape)} for a state of "
-                f"{y.dtype} {tuple(y.shape)}; a velocity has the shape and dtype of its state: convert inside the field",
+                f"{y.dtype} {tuple(y.shape)}; a velocity has those of its state: convert inside the field",
                 x,
                 _first(t),
             )
@@ -85,7 +85,7 @@ def _first(t: Tensor) -> float:
 
 
 def _vectors(times: Tensor, batch: int) -> Iterator[Tensor]:
-    """The times one by one as [B] (or [B,F]) tensors; materialised, since forward-mode differentiation rejects views."""
+    """The times one by one, [B] or [B,F]; materialised, since forward-mode differentiation rejects views."""
     for start in range(0, len(times), _AHEAD):
         part = times[start : start + _AHEAD]
         yield from (part[:, None].repeat(1, batch) if times.ndim == 1 else part.clone()).unbind(0)

@@ -170,8 +170,10 @@ class UniPC:
             new = combine([(b_s / b, x), (a_s - b_s / b * a, data)])
         else:
             new = frozen_ends(self.path, x, v, t, s)
-        new = add_slope(self.path, new, now, end) if self.order == 2 else add_bend(
-            self.path, LogSNR(), False, new, now, end
+        new = (
+            add_slope(self.path, new, now, end)
+            if self.order == 2
+            else add_bend(self.path, LogSNR(), False, new, now, end)
         )
         return new, (now, x)
 
@@ -234,7 +236,8 @@ class Exponential:
     time instead.
     Source: Karras et al. 2022, "Elucidating the Design Space of Diffusion-Based Generative Models" (arXiv 2206.00364).
 
-    >>> Exponential().step(lambda x, t: 1 + 0 * x, torch.full((1, 1), 0.5), torch.full((1,), 0.5), torch.ones(1), None)[0]
+    >>> x, t = torch.full((1, 1), 0.5), torch.full((1,), 0.5)
+    >>> Exponential().step(lambda x, t: 1 + 0 * x, x, t, torch.ones(1), None)[0]
     tensor([[1.]])
     """
 

@@ -125,14 +125,14 @@ def jacobi(
     Position i of ``sweep(x)`` depends on positions before i alone, so that T rounds are exact; fewer suffice when the
     largest change (root mean square per position and sample) falls below ``tolerance``.
     """
-    rounds = 0
-    for rounds in range(1, min(most or len(guess), len(guess)) + 1):
+    most = min(most or len(guess), len(guess))
+    for k in range(1, most + 1):
         new = sweep(guess)
         change = float(_change(new, guess).max())
         guess = new
         if change <= tolerance:
-            break
-    return guess, rounds
+            return guess, k
+    return guess, most
 
 
 def _fit(solver: object, length: int, tolerance: float) -> None:

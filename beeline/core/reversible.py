@@ -32,12 +32,15 @@ class Reversible:
     """
 
     table: RungeKutta = MIDPOINT
-    coupling: float = 0.999  # k, in (0, 1]; below 1 it keeps the twins together, and k^-N scales rounding on the way back
+    coupling: float = (
+        0.999  # k, in (0, 1]; below 1 it keeps the twins together, and k^-N scales rounding on the way back
+    )
 
     def __post_init__(self) -> None:
         require(
             0 < self.coupling <= 1,
-            f"Reversible got coupling={self.coupling}; the way back divides by it: give 0 < coupling <= 1, 0.999 is usual",
+            f"Reversible got coupling={self.coupling}; the way back divides by it: give 0 < coupling <= 1, "
+            "0.999 is usual",
         )
 
     @property
@@ -149,9 +152,10 @@ class Symmetric:
 
 
 def fixed_point(again: Callable[[Tensor], Tensor], guess: Tensor, tolerance: float, sweeps: int, what: str) -> Tensor:
-    """y = again(y), every sample for itself, by Anderson mixing of the last five sweeps; refused when it does not settle.
+    """y = again(y), every sample for itself, by Anderson mixing of the last five sweeps.
 
     Plain repetition contracts only for short steps; mixing also reaches fixed points that repel it.
+    What does not settle is refused.
     Source: Walker and Ni 2011, "Anderson Acceleration for Fixed-Point Iterations".
     """
     enough = max(tolerance, 4 * torch.finfo(guess.dtype).eps * float(guess.detach().abs().max()))

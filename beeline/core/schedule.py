@@ -196,7 +196,7 @@ class Karras(Warped):
     Source: Karras et al. 2022 (arXiv 2206.00364), equation 5.
 
     >>> [round(t, 3) for t in Karras()(3).tolist()]
-    [0.0, 0.099, 0.619, 1.0]
+    [0.0, 0.093, 0.68, 1.0]
     """
 
     low: float = 0.002  # smallest noise level, above 0
@@ -248,7 +248,8 @@ class Quantiles(Warped):
         density = self.times.log_prob(middle).exp()
         require(
             bool(density.isfinite().all()) and float(density.sum()) > 0,
-            f"{self.times} has no density on (0, 1), so it has no quantiles; take a continuous law such as LogitNormal()",
+            f"{self.times} has no density on (0, 1), so it has no quantiles; take a continuous law such as "
+            "LogitNormal()",
         )
         # a floor keeps the clock running where the law never goes
         density = density.clamp(min=1e-6 * float(density.max()))

@@ -161,7 +161,8 @@ class Rectified:
     def __post_init__(self) -> None:
         require(
             self.strength >= 0 and self.floor > 0,
-            f"Rectified got strength={self.strength}, floor={self.floor}; give a strength of 0 or more, a floor above 0",
+            f"Rectified got strength={self.strength}, floor={self.floor}; give a strength of 0 or more, "
+            "and a floor above 0",
         )
 
     def __call__(self, t: Tensor) -> Tensor:
@@ -281,7 +282,7 @@ class Refresh:
     kept as well as the inner solver keeps it, for any strength.
     Source: Karras et al. 2022 (arXiv 2206.00364), algorithm 2; Xu et al. 2023, "Restart Sampling" (arXiv 2306.14878).
 
-    >>> step = Refresh(White(Rng(0)), Fading(0.0))
+    >>> step = Refresh(White(Rng(0)), Fading(0.0), EULER)
     >>> step.step(lambda x, t: 1 - x, torch.zeros(1, 1), torch.zeros(1), torch.ones(1), None)[0]
     tensor([[1.]])
     """

@@ -17,7 +17,9 @@ def cost(a: torch.Tensor, b: torch.Tensor) -> float:
     return float((a - b).square().sum())
 
 
-@pytest.mark.parametrize("coupling", [Independent(), Independent(Uniform()), MinibatchOT(biased=True), MinibatchOT(by="label")])
+@pytest.mark.parametrize(
+    "coupling", [Independent(), Independent(Uniform()), MinibatchOT(biased=True), MinibatchOT(by="label")]
+)
 def test_data_conditions_and_weights_keep_their_order(coupling: object) -> None:
     got = coupling(BATCH, Rng(3))
     assert got.x1 is X1 and got.cond is BATCH.cond and got.weight is BATCH.weight and got.x0.shape == X1.shape
@@ -58,7 +60,10 @@ def test_empirical_source_draws_its_rows() -> None:
     assert set(got[:, 0].tolist()) == {1.0, 2.0} and bool((got[:, 0] == got[:, 1]).all())
     assert not source.gaussian and Gaussian().gaussian
     assert float(Gaussian().log_prob(torch.zeros(1, 2))) == pytest.approx(-1.837877)
-    assert Uniform(0.0, 4.0).log_prob(torch.tensor([[1.0, 2.0], [5.0, 0.0]])).tolist() == [pytest.approx(-2.7725887), -torch.inf]
+    assert Uniform(0.0, 4.0).log_prob(torch.tensor([[1.0, 2.0], [5.0, 0.0]])).tolist() == [
+        pytest.approx(-2.7725887),
+        -torch.inf,
+    ]
 
 
 def test_refusals() -> None:

@@ -189,7 +189,11 @@ def test_exact_for_a_frozen_datum(path: object) -> None:
 def test_split_is_exact_for_polynomials() -> None:
     """A datum estimate that is a polynomial of the clock is integrated exactly once enough of it is known."""
     path, times = Linear(), torch.tensor([0.1, 0.2, 0.35, 0.5, 0.7], dtype=torch.float64)
-    for clock, at in ((Time(), lambda t: t), (LogSNR(), lambda t: torch.log(t / (1 - t))), (Ratio(), lambda t: t / (1 - t))):
+    for clock, at in (
+        (Time(), lambda t: t),
+        (LogSNR(), lambda t: torch.log(t / (1 - t))),
+        (Ratio(), lambda t: t / (1 - t)),
+    ):
         datum = lambda t, at=at: 1 + 2 * at(t) - 0.5 * at(t) ** 2  # noqa: E731
         nodes = times.tolist()[-2::-1][:3]  # 0.5, 0.35, 0.2
         weights = clock.weights(path, False, nodes[0], 0.7, nodes)

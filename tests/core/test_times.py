@@ -8,7 +8,17 @@ import torch
 from beeline.core.rng import Rng
 from beeline.core.times import At, Beta, Bifocal, CosMap, LogitNormal, Mode, TimeSampler, Uniform, UShaped
 
-LAWS = [Uniform(), LogitNormal(), LogitNormal(-0.5, 1.4), UShaped(4.0), UShaped(0.0), CosMap(), Mode(), Beta(), Bifocal()]
+LAWS = [
+    Uniform(),
+    LogitNormal(),
+    LogitNormal(-0.5, 1.4),
+    UShaped(4.0),
+    UShaped(0.0),
+    CosMap(),
+    Mode(),
+    Beta(),
+    Bifocal(),
+]
 
 
 @pytest.mark.parametrize("law", LAWS, ids=str)
