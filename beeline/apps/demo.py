@@ -16,6 +16,7 @@ from beeline.apps import doors
 from beeline.apps.console import console, progress
 from beeline.bundle import Bundle, load
 from beeline.core.types import require
+from beeline.files import write_json
 from beeline.learn.distill import OneStep, Reflow
 from beeline.learn.rate import WarmupConstantCooldown
 from beeline.learn.trainer import Training
@@ -46,7 +47,8 @@ def demo(out: Path, *, quick: bool = False) -> None:
         with timed(name, spent):
             bundles[name] = stage(name, run, out / name)
     with timed("measure", spent):
-        report_demo(out, bundles, n=200 if quick else 1000, seconds=spent)
+        models = report_demo(out, bundles, n=200 if quick else 1000)
+    write_json(out / "figures.json", {"seconds": spent, "models": models})
     console.print(f"\n[bold]open {out / 'report.html'}[/bold]   ({sum(spent.values()):.0f} s in all)")
 
 

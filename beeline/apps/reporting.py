@@ -39,15 +39,14 @@ def report_run(out: Path, bundle: Bundle, *, command: str, n: int = SAMPLES) -> 
     write_text(out / "report.html", page(looks, f"Run {out.name}", [command]))
 
 
-def report_demo(out: Path, bundles: Mapping[str, Bundle], *, n: int, seconds: dict[str, float]) -> None:
-    """Write the report of the whole road, over all its models; each run gets one of its own."""
+def report_demo(out: Path, bundles: Mapping[str, Bundle], *, n: int) -> dict[str, Any]:
+    """Write the report of the whole road and one of each run; gives the figures by model and evaluations."""
     looks = gather(bundles, {name: out / name for name in bundles}, n)
     first = [f"beeline demo --out {out}"]
     for name, bundle in bundles.items():
         preview(out / name, bundle)
         write_json(out / name / "figures.json", plain({name: looks[name]}))
         write_text(out / name / "report.html", page({name: looks[name]}, f"Run {name}", first))
-    write_json(out / "figures.json", {"seconds": seconds, "models": plain(looks)})
     road = [
         *first,
         f"beeline compare {' '.join(str(out / name) for name in bundles)}",
@@ -55,6 +54,7 @@ def report_demo(out: Path, bundles: Mapping[str, Bundle], *, n: int, seconds: di
     ]
     lead = "Handwritten digits, 8 by 8 pixels: a flow trained, straightened and distilled to one step."
     write_text(out / "report.html", page(looks, "From noise to digits in one step", road, lead))
+    return plain(looks)
 
 
 def gather(models: Mapping[str, Bundle], runs: Mapping[str, Path], n: int) -> dict[str, Look]:
