@@ -9,9 +9,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 from torch.utils.checkpoint import checkpoint
 
-from beeline.core.types import BeelineError, require
+from beeline.core.types import require
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class Compute:
 
     bf16: bool = False  # autocast to bfloat16; twice the speed on recent GPUs, slower on most CPUs
     recompute: int = 0  # 0 keeps all activations, 1 recomputes every block, 2 every second one, ...
-    compile: bool = False  # torch.compile of the networks: slow first steps, faster after
+    compile: str | None = None  # backend of torch.compile, usually inductor: slow first steps, faster after
     channels_last: bool = False  # memory layout that suits convolutions
 
     def __post_init__(self) -> None:
@@ -46,6 +47,12 @@ class Compute:
             return contextlib.nullcontext()
         return torch.autocast(device.type, dtype=torch.bfloat16)
 
+    def place(self, networks: Mapping[str, nn.Module]) -> None:
+        """Networks in the layout asked for; before anything holds on to their weights."""
+        if self.channels_last:
+            for network in networks.values():
+                network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
     def layout(self, x: Tensor) -> Tensor:
         """Data in the layout of the networks."""
         return x.contiguous(memory_format=torch.channels_last) if self.channels_last and x.ndim == 4 else x
@@ -57,10 +64,8 @@ class Compute:
             for name, network in networks.items():
                 if self.recompute:
                     undo.enter_context(recomputed(network, self.recompute, name))
-                if self.channels_last:
-                    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-                if self.compile:
-                    network.compile()  # type: ignore[no-untyped-call]
+                if self.compile and next(network.parameters(), None) is not None:
+                    network.compile(backend=self.compile)  # type: ignore[no-untyped-call]
                     undo.callback(setattr, network, "_compiled_call_impl", None)
             yield
 
@@ -94,12 +99,16 @@ class _again:  # noqa: N801 - a function that can be copied with its network
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if not torch.is_grad_enabled():
             return self.forward(*args, **kwargs)
-        try:
-            return checkpoint(self.forward, *args, use_reentrant=False, **kwargs)
-        except RuntimeError as error:
-            if "saved tensor hooks" not in str(error):
-                raise
-            raise BeelineError(
-                "compute.recompute was asked for with an objective that differentiates forwards (jvp), which torch "
-                "cannot recompute; set compute.recompute=0 and use more, smaller lots to save memory"
-            ) from error
+        require(
+            torch._C._functorch.peek_interpreter_stack() is None and forward_ad._current_level < 0,
+            "compute.recompute was asked for with an objective that differentiates forwards (jvp), which torch cannot "
+            "recompute; set compute.recompute=0 and use more, smaller lots to save memory",
+        )
+        return checkpoint(self.forward, *args, use_reentrant=False, **kwargs)
+
+
+@contextlib.contextmanager
+def full(device: torch.device) -> Iterator[None]:
+    """Full precision inside autocast, for what must not be rounded: forward-mode derivatives, norms."""
+    with torch.autocast(device.type, enabled=False):
+        yield

@@ -66,6 +66,7 @@ class Loop:
         )
         lots = as_lots(data, rng.fork("data"))
         self.feed: Any = lots if training.prune is None else training.prune.feed(lots)
+        training.compute.place(networks)
         # a divided network cannot be copied, so a whole one is kept aside to be filled
         self._whole = {name: copy.deepcopy(net).cpu() for name, net in networks.items()} if engine.shards else networks
         nets = {name: engine.wrap(net) for name, net in networks.items()}

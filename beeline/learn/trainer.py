@@ -20,6 +20,7 @@ from beeline.learn.compute import Compute
 from beeline.learn.ema import EMA, Profile
 from beeline.learn.heldout import HeldOut
 from beeline.learn.loop import Log, Look, Loop
+from beeline.learn.memory import Peak, size
 from beeline.learn.optim import AdamW, Optimiser
 from beeline.learn.parallel import Alone, Parallel
 from beeline.learn.prune import Pruning
@@ -128,13 +129,15 @@ def fit(
     heldout: HeldOut | None = None,
     looks: Sequence[Look] = (),
     fork: bool = False,
+    predicted: int | None = None,
 ) -> Any:
     """Train ``networks`` (in place) on ``data``; one network in, a copy with its averaged weights out.
 
     ``data`` is a tensor [N,*S], a Batch, a law, or anything with ``lot(number, size)``.  ``keep`` is the directory
     for checkpoints (none are written without it); ``resume`` is such a directory, or one checkpoint in it, which
     ``fork`` takes as the start of a new run with other settings.  ``looks`` are shown the raw and the averaged
-    networks when they are due.  A mapping of networks gives a mapping; without an EMA the networks come back.
+    networks when they are due; ``predicted`` bytes of memory are logged beside the measured peak.
+    A mapping of networks gives a mapping; without an EMA the networks come back.
 
     Raises Diverged (which names the first bad tensor) when numbers become non-finite, and Interrupted after Ctrl-C
     or SIGTERM, when the state has been saved.
@@ -150,22 +153,28 @@ def fit(
     loop = Loop(nets, objective, data, training, engine, rng, log, None if keep is None else Path(keep), every)
     if resume is not None:
         loop.resume(Path(resume), fork=fork)
-    with _stoppable() as asked, training.compute.prepared(loop.state.networks), watching(engine) as loop.tell:
-        while loop.state.step < training.steps:
-            try:
-                stop = loop.step(bool(asked)) or (bool(asked) and engine.world == 1)  # several agree in the next step
-            except Diverged as error:
-                if not loop.retreat(error):
-                    raise
-                continue
-            done = loop.state.step
-            if stop or done == training.steps or done % training.keep_every == 0 or done == loop.branch:
-                loop.save()
-            if training.snapshot_every and done % training.snapshot_every == 0:
-                loop.snapshot()
-            if stop and done < training.steps:
-                raise Interrupted(loop.farewell(), done)
+    peak = Peak(loop.device)
+    with _stoppable() as asked, watching(engine) as loop.tell:
+        with training.compute.prepared(loop.state.networks):
+            while loop.state.step < training.steps:
+                try:
+                    stop = loop.step(bool(asked))
+                except Diverged as error:
+                    if not loop.retreat(error):
+                        raise
+                    continue
+                done, stop = loop.state.step, stop or (bool(asked) and engine.world == 1)  # several agree a step later
+                if stop or done == training.steps or done % training.keep_every == 0 or done == loop.branch:
+                    loop.save()
+                if training.snapshot_every and done % training.snapshot_every == 0:
+                    loop.snapshot()
+                if stop and done < training.steps:
+                    raise Interrupted(loop.farewell(), done)
         made = loop.result()
+    used = peak.bytes()
+    beside = "" if predicted is None else f" ({size(predicted)} were predicted)"
+    loop.log({"step": training.steps, "note": f"the peak of memory was {size(used)}{beside}", "peak_bytes": used}
+             | ({} if predicted is None else {"predicted_bytes": predicted}))  # fmt: skip
     return made["network"] if single else {name: made[name] for name in nets}
 
 

@@ -1,0 +1,161 @@
+"""Precision and memory: what must not change the numbers, and plans against what is measured."""
+
+import pytest
+import torch
+from torch import nn
+
+from beeline.core.field import Network
+from beeline.core.rng import Rng
+from beeline.core.types import Batch, BeelineError
+from beeline.learn.compute import Compute, full
+from beeline.learn.ema import EMA, Power
+from beeline.learn.memory import Peak, Tracker, size
+from beeline.learn.objective import FlowMatching
+from beeline.learn.optim import AdamW, DoG
+from beeline.learn.plan import plan
+from beeline.learn.rate import Constant
+from beeline.learn.trainer import Training, fit
+from beeline.nets.dit import DiT
+from beeline.nets.small import UNet
+
+IMAGES = Rng(0).normal(torch.empty(32, 1, 8, 8))
+LABELS = {"label": torch.arange(32) % 10}
+DATA = Batch(IMAGES, cond=LABELS)
+
+
+def dit(**more):
+    with Rng(0).ambient():
+        conditions = {"label": {"classes": 10}}
+        return Network(DiT((1, 8, 8), **{"width": 32, "depth": 3, "conditions": conditions} | more))
+
+
+def losses(net, compute, data=DATA, steps=6):
+    entries = []
+    training = Training(steps=steps, lots=2, lot=8, rate=Constant(5e-3), ema=EMA(4.0), compute=compute)
+    made = fit(net, FlowMatching(), data, training, rng=Rng(0), log=entries.append)
+    return torch.tensor([e["loss"] for e in entries if "loss" in e]), made
+
+
+def test_recomputing_changes_no_bit_even_with_dropout():
+    plain, one = losses(dit(dropout=0.2), Compute())
+    for every in (1, 2):
+        net = dit(dropout=0.2)
+        again, made = losses(net, Compute(recompute=every))
+        assert torch.equal(plain, again)
+        assert all(torch.equal(p, q) for p, q in zip(one.parameters(), made.parameters(), strict=True))
+        for whole in (net, made):  # nothing of it is left behind
+            assert not any("forward" in m.__dict__ for m in whole.modules())
+
+
+def test_recomputing_saves_memory():
+    def most(compute):
+        net = dit(depth=6)
+        with compute.prepared({"net": net}), Tracker() as tracker:
+            FlowMatching()(net, DATA, Rng(0)).value.backward()
+        return tracker.peak
+
+    full_, every, second = (most(Compute(recompute=r)) for r in (0, 1, 2))
+    assert every < second < full_ and every < 0.5 * full_
+
+
+def test_bfloat16_learns_the_same_up_to_rounding_and_keeps_float32():
+    plain, _ = losses(dit(), Compute())
+    short, made = losses(dit(), Compute(bf16=True))
+    assert not torch.equal(plain, short) and (plain - short).abs().max() < 0.03 * plain.max()
+    assert all(p.dtype == torch.float32 for p in made.parameters())
+    seen = []
+    with Compute(bf16=True).autocast(torch.device("cpu")):
+        x = torch.ones(4, 4)
+        seen.append((x @ x).dtype)
+        with full(torch.device("cpu")):
+            seen.append((x @ x).dtype)
+    assert seen == [torch.bfloat16, torch.float32]
+
+
+def test_compiled_and_channels_last_networks_learn_the_same():
+    plain, _ = losses(dit(), Compute())
+    net = dit()
+    compiled, _ = losses(net, Compute(compile="eager"))
+    assert torch.allclose(plain, compiled, atol=1e-5) and net._compiled_call_impl is None
+
+    def unet():
+        with Rng(0).ambient():
+            return Network(UNet((1, 8, 8), conditions={"label": {"classes": 10}}))
+
+    rows, _ = losses(unet(), Compute())
+    lasts, made = losses(unet(), Compute(channels_last=True))
+    assert torch.allclose(rows, lasts, atol=1e-4)
+    wide = [p for p in made.parameters() if p.ndim == 4 and p.shape[1] > 1 and p.shape[2] > 1]
+    assert wide and all(p.is_contiguous(memory_format=torch.channels_last) for p in wide)
+
+
+def test_what_cannot_be_recomputed_is_refused():
+    with pytest.raises(BeelineError, match="compute.recompute is -1"):
+        Compute(recompute=-1)
+    with pytest.raises(BeelineError, match="names no blocks"):
+        with Compute(recompute=1).prepared({"net": nn.Linear(2, 2)}):
+            pass
+    net = dit()
+    x, t = IMAGES[:4], torch.full((4,), 0.5)
+    with Compute(recompute=1).prepared({"net": net}), pytest.raises(BeelineError, match="differentiates forwards"):
+        torch.func.jvp(lambda x: net(x, t, {"label": torch.zeros(4, dtype=torch.int64)}), (x,), (x,))
+
+
+def test_the_tracker_counts_what_lives():
+    with Tracker() as tracker:
+        a = torch.ones(1000)
+        b = a + 1
+        view = b[:10]  # shares memory
+        del a
+        c = torch.ones(500)
+    assert tracker.peak == 8000 and tracker.live == 6000 and len(view) == 10 and len(c) == 500
+
+
+@pytest.mark.parametrize("compute", [Compute(), Compute(recompute=1)], ids=["plain", "recompute"])
+def test_a_plan_foresees_the_memory_of_a_step(compute):
+    net = dit(width=64, depth=4)
+    training = Training(steps=10, lot=96, rate=Constant(1e-3), ema=EMA(4.0), compute=compute, watch_every=100)
+    made = plan(net, FlowMatching(), DATA, training, rng=Rng(0), trial=3)
+    with compute.prepared({"net": net}), Tracker() as tracker:
+        FlowMatching()(
+            net, Batch(IMAGES.repeat(3, 1, 1, 1), cond={"label": torch.arange(96) % 10}), Rng(0)
+        ).value.backward()
+    assert abs(made.activations / tracker.peak - 1) < 0.05
+    count = sum(p.numel() for p in net.parameters())
+    assert made.parameters == count and made.gradients == 4 * count and made.optimiser == 8 * count
+    assert made.averages == 4 * count and made.peak > made.weights + made.optimiser + made.averages + made.gradients
+    assert made.seconds is not None and made.seconds > 0
+    assert "peak memory" in "\n".join(made.lines())
+
+
+def test_a_plan_knows_disks_and_optimisers(tmp_path):
+    net = dit()
+    training = Training(
+        steps=10, lot=4, rate=Constant(1.0), optimiser=DoG(), ema=(Power(0.05), Power(0.1)), keep_every=5, keep_last=2,
+        snapshot_every=5,
+    )  # fmt: skip
+    made = plan(net, FlowMatching(), DATA, training, rng=Rng(0), trial=0)
+    assert made.optimiser == made.gradients and made.averages == 2 * made.gradients and made.seconds is None
+    fit(net, FlowMatching(), DATA, training, rng=Rng(0), log=lambda e: None, keep=tmp_path)
+    written = sum(p.stat().st_size for p in (tmp_path / "step-00000010").glob("*.safetensors"))
+    assert abs(written / made.checkpoint - 1) < 0.1
+    total = sum(p.stat().st_size for p in tmp_path.rglob("*.safetensors"))
+    assert total <= made.disk
+
+
+def test_the_log_ends_with_the_peak_beside_the_prediction():
+    entries = []
+    training = Training(steps=2, lot=8, optimiser=AdamW())
+    fit(dit(), FlowMatching(), DATA, training, rng=Rng(0), log=entries.append, predicted=10 * 2**20)
+    assert entries[-1]["predicted_bytes"] == 10 * 2**20 and "10.0 MiB were predicted" in entries[-1]["note"]
+    assert entries[-1]["peak_bytes"] >= 0
+
+
+def test_the_peak_of_a_process_is_seen():
+    peak = Peak(torch.device("cpu"))
+    block = torch.ones(16 * 2**20)  # 64 MiB
+    del block
+    if peak.bytes() == 0:
+        pytest.skip("the system does not say what a process takes")
+    assert 60 * 2**20 < peak.bytes() < 90 * 2**20
+    assert size(1536) == "1.5 KiB" and size(5) == "5 B" and size(2**50) == "1024.0 TiB"
