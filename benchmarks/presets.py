@@ -1,4 +1,4 @@
-"""Coefficients of one multistep solver for all flows, learned on random mixtures and kept in ``beeline/use/presets.py``.
+"""Coefficients of one multistep solver for all flows, learned on random mixtures for ``beeline/use/presets.py``.
 
     python -m benchmarks.presets [--steps 4 6 8 ...] [--iterations 2000]
 

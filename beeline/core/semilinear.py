@@ -188,7 +188,7 @@ class Ratio:
     Source: Zhang and Chen 2023 (arXiv 2204.13902), rhoAB.
 
     >>> from beeline.core.path import Linear
-    >>> Ratio().weights(Linear(), True, 0.5, 1.0, [0.5])
+    >>> [round(w, 9) for w in Ratio().weights(Linear(), True, 0.5, 1.0, [0.5])]
     [-1.0]
     """
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -126,54 +127,61 @@ class Form:
         inner = torch.softmax(self.logits, 0).cumsum(0)[:-1]
         return torch.cat([inner.new_zeros(1), inner, inner.new_ones(1)])
 
-    def rows(self, times: Tensor) -> list[Tensor]:
-        """The weights of the velocities in every step."""
+    def rows(self, times: Tensor, sums_to_one: bool = False) -> list[Tensor]:
+        """The weights of the velocities in every step; with ``sums_to_one`` changes take from the newest velocity."""
         out = []
         for i in range(len(times) - 1):
             used = [i - k for k in range(min(self.order, i + 1))]
             adams = adams_weights([times[j] for j in used], times[i], times[i + 1])
-            row = (times[i + 1] - times[i]) * self.change[i, : i + 1]
-            out.append(row.index_add(0, torch.tensor(used), adams))
+            change = self.change[i, : i + 1]
+            if sums_to_one:
+                change = torch.cat([change[:-1], -change[:-1].sum()[None]])
+            out.append(((times[i + 1] - times[i]) * change).index_add(0, torch.tensor(used), adams))
         return out
 
-    def walk(self, f: Dynamics, x0: Tensor) -> Tensor:
-        """The end points, with a graph to all numbers: the loop of ``integrate`` with times that learn."""
-        return integrate(f, x0, torch.linspace(0, 1, len(self.logits) + 1), _Learning(self))
+    def walk(
+        self,
+        f: Dynamics,
+        x0: Tensor,
+        *,
+        watch: Callable[[Tensor, Tensor], None] | None = None,
+        sums_to_one: bool = False,
+    ) -> Tensor:
+        """The end points, with a graph to all numbers: ``integrate`` counts the steps, the form knows their times."""
+        counted = torch.linspace(0, 1, len(self.logits) + 1)
+        return integrate(f, x0, counted, _Learning(self, sums_to_one), watch=watch)
 
-    def solver(self) -> Fitted:
+    def solver(self, sums_to_one: bool = False) -> Fitted:
+        """The numbers as they stand, as a solver."""
         with torch.no_grad():
             times = self.times()
-            rows, keep = self.rows(times), 1 + self.keep.cumsum(0)
-            total = torch.zeros(len(rows), dtype=torch.float64)
-            sums = []
-            for i, row in enumerate(rows):
+            total, sums = torch.zeros(len(self.logits), dtype=torch.float64), []
+            for i, row in enumerate(self.rows(times, sums_to_one)):
                 total[: i + 1] += row
                 sums.append(tuple(total[: i + 1].tolist()))
-            return Fitted(tuple(times.tolist()), tuple(sums), tuple(keep.tolist()))
+            keep = tuple((1 + self.keep.cumsum(0)).tolist()) if self.keep.requires_grad else ()
+            return Fitted(tuple(times.tolist()), tuple(sums), keep)
 
 
 class _Learning:
-    """The solver of a Form: ``integrate`` counts the steps, the form knows their times."""
+    """The solver of a Form while it learns."""
 
     order = 1
 
-    def __init__(self, form: Form):
-        self.form = form
+    def __init__(self, form: Form, sums_to_one: bool):
+        self.form, self.sums_to_one = form, sums_to_one
 
     def begin(self, times: Tensor) -> Any:
         nodes = self.form.times()
-        return [], [], self.form.rows(nodes), list(nodes)
+        return [], [], self.form.rows(nodes, self.sums_to_one), list(nodes)
 
     def step(self, f: Dynamics, x: Tensor, t: Tensor, s: Tensor, memory: Any) -> tuple[Tensor, Any]:
         start, seen, rows, nodes = memory
-        i = len(seen)
-        start = start or [x]
-        at = nodes[i].to(x.device, x.dtype).expand(len(x)).clone()
-        seen = [*seen, f(x, at)]
-        row = rows[i].to(x.device, x.dtype)
+        i, start = len(seen), start or [x]
+        seen = [*seen, f(x, nodes[i].to(x.device, x.dtype).expand(len(x)).clone())]
         moved = x + self.form.keep[i].to(x.device, x.dtype) * start[0]
-        for j, v in enumerate(seen):
-            moved = moved + row[j] * v
+        for weight, v in zip(rows[i].to(x.device, x.dtype), seen, strict=True):
+            moved = moved + weight * v
         return moved, (start, seen, rows, nodes)
 
 

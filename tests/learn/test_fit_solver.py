@@ -1,0 +1,134 @@
+"""Fitted samplers: better on noises they have not seen, exact where they must be, and refusals."""
+
+import itertools
+
+import pytest
+import torch
+
+from beeline.core.field import Flow
+from beeline.core.fitted import Fitted
+from beeline.core.integrate import integrate
+from beeline.core.multistep import AdamsBashforth
+from beeline.core.rng import Rng
+from beeline.core.schedule import Shifted, Uniform
+from beeline.core.solver import EULER, RK4
+from beeline.data.laws import GaussianMixture
+from beeline.learn.fit_solver import Bespoke, Form, Problem, adams_weights, fit_solver
+from beeline.learn.fit_steps import Aligned, Bellman, Evolved, Improved, Searched, jump_costs, shortest
+from beeline.use.guidance import CFG, Plain
+from beeline.use.sampler import Sampler
+
+LAW = GaussianMixture.ring()
+FLOW = Flow(LAW.field())
+LIKE = torch.empty(256, 2, dtype=torch.float64)
+FRESH = Rng(99).normal(torch.empty(512, 2, dtype=torch.float64))
+EXACT = integrate(LAW.field(), FRESH, torch.linspace(0, 1, 101, dtype=torch.float64), RK4)
+
+
+def error(sampler: Sampler) -> float:
+    return float((sampler(FLOW, FRESH) - EXACT).square().mean().sqrt())
+
+
+def problem(n: int = 128) -> Problem:
+    return Problem(FLOW, Plain(), FRESH[:n], EXACT[:n])
+
+
+@pytest.mark.parametrize(
+    ("method", "gain"),
+    [
+        (Bespoke(iterations=60), 0.5),
+        (Searched(iterations=60, fine=32), 0.8),
+        (Improved(), 0.75),
+        (Aligned(), 0.7),
+        (Evolved(generations=4, population=10, keep=3), 1.001),
+        (Bellman(fine=32), 1.001),
+    ],
+    ids=lambda m: type(m).__name__,
+)
+def test_better_than_euler_on_fresh_noises(method: object, gain: float) -> None:
+    schedule, solver = method(problem(256), 5, Rng(0))
+    assert error(Sampler(5, schedule, solver)) < gain * error(Sampler(5, solver=EULER))
+
+
+def test_fit_solver_beats_the_plain_multistep_solver() -> None:
+    sampler = fit_solver(FLOW, 6, like=LIKE, rng=Rng(1), method=Bespoke(iterations=80), truth=Sampler(16, solver=RK4))
+    assert isinstance(sampler.solver, Fitted) and sampler.evaluations == 6
+    assert error(sampler) < 0.7 * error(Sampler(6, solver=AdamsBashforth(2)))
+    again = fit_solver(FLOW, 6, like=LIKE, rng=Rng(1), method=Bespoke(iterations=80), truth=Sampler(16, solver=RK4))
+    assert again == sampler
+
+
+def test_fit_under_guidance() -> None:
+    law = GaussianMixture(((2.0, 0.0), (-2.0, 0.0)), 0.5, labels=(0, 1))
+    flow, cond = Flow(law.field()), torch.arange(256) % 2
+    guide = CFG(2.0, law.classes)
+    sampler = fit_solver(flow, 4, like=LIKE, rng=Rng(1), cond=cond, guidance=guide, method=Bespoke(iterations=40))
+    assert sampler.guidance == guide and sampler.evaluations == 8
+    exact = Sampler(40, solver=RK4, guidance=guide)(flow, FRESH[:256], cond)
+    miss = lambda s: float((s(flow, FRESH[:256], cond) - exact).square().mean())  # noqa: E731
+    assert miss(sampler) < miss(Sampler(4, solver=AdamsBashforth(2), guidance=guide))
+
+
+def test_a_bad_fit_is_not_given_back() -> None:
+    sampler = fit_solver(FLOW, 4, like=LIKE, rng=Rng(1), method=Worst(), truth=Sampler(16, solver=RK4))
+    assert sampler.solver == AdamsBashforth(2) and sampler.schedule == Uniform()
+
+
+class Worst:
+    def __call__(self, problem: Problem, steps: int, rng: Rng) -> tuple[object, object]:
+        return Shifted(50.0), EULER
+
+
+def test_the_form_begins_at_adams_bashforth() -> None:
+    form = Form(Shifted(2.0)(6), 2, keep=True)
+    assert float(form.times()[-1]) == 1 and torch.allclose(form.times(), Shifted(2.0)(6).double(), atol=1e-6)
+    plain = integrate(LAW.field(), FRESH[:8], form.times().detach(), AdamsBashforth(2))
+    assert torch.allclose(form.walk(LAW.field(), FRESH[:8]).detach(), plain, atol=1e-6)
+    solver = form.solver()
+    walked = integrate(LAW.field(), FRESH[:8], torch.tensor(solver.times, dtype=torch.float64), solver)
+    assert torch.allclose(walked, plain, atol=1e-6)
+
+
+def test_adams_weights_are_exact_and_differentiable() -> None:
+    nodes = [torch.tensor(v, dtype=torch.float64) for v in (0.5, 0.3, 0.1)]
+    t, s = nodes[0], torch.tensor(0.8, dtype=torch.float64, requires_grad=True)
+    weights = adams_weights(nodes, t, s)
+    for power in range(3):
+        exact = (0.8 ** (power + 1) - 0.5 ** (power + 1)) / (power + 1)
+        assert float(sum(w * n**power for w, n in zip(weights, nodes, strict=True))) == pytest.approx(exact)
+    assert float(torch.autograd.grad(weights.sum(), s)[0]) == pytest.approx(1.0)
+
+
+def test_dynamic_programming_equals_brute_force() -> None:
+    cost = jump_costs(problem(32), 10)
+    for steps in (1, 3, 4, 10):
+        paths = ([0, *inner, 10] for inner in itertools.combinations(range(1, 10), steps - 1))
+        total = lambda p: sum(float(cost[a, b]) for a, b in zip(p, p[1:], strict=False))  # noqa: E731
+        assert total(shortest(cost, steps)) == pytest.approx(min(map(total, paths)))
+    best = [total(shortest(cost, n)) for n in range(1, 11)]
+    assert all(b <= a + 1e-12 for a, b in zip(best, best[1:], strict=False))
+
+
+def test_constant_fields_stay_exact() -> None:
+    still = Flow(lambda x, t, cond=None: torch.ones_like(x))
+    x1 = FRESH[:64] + 1
+    flat = Problem(still, Plain(), FRESH[:64], x1)
+    for method in (Improved(), Aligned(), Searched(iterations=3)):
+        schedule, solver = method(flat, 3, Rng(0))
+        assert torch.allclose(Sampler(3, schedule, solver)(still, FRESH[:64]), x1, atol=1e-5)
+
+
+def test_refusals() -> None:
+    with pytest.raises(ValueError, match="at least one: give a whole number"):
+        fit_solver(FLOW, 0, like=LIKE, rng=Rng(0))
+    with pytest.raises(ValueError, match="a few hundred rows"):
+        fit_solver(FLOW, 4, like=LIKE[:4], rng=Rng(0))
+    with pytest.raises(ValueError, match="cannot run"):
+        Bespoke(iterations=0)
+    with pytest.raises(ValueError, match="set fine= to more"):
+        Bellman(fine=4)(problem(16), 8, Rng(0))
+    with pytest.raises(ValueError, match="cannot search"):
+        Evolved(keep=1)(problem(16), 4, Rng(0))
+    with pytest.raises(ValueError, match="the fit became non-finite"):
+        broken = Flow(lambda x, t, cond=None: x + 0 * (t - 0.5)[:, None].abs() ** 0.5)
+        Bespoke(iterations=3)(Problem(broken, Plain(), FRESH[:16], torch.full_like(FRESH[:16], torch.nan)), 3, Rng(0))
