@@ -60,6 +60,7 @@ def check_step(
 
 def blame(feed: Any, n: int, training: Any, lots: Iterable[int]) -> str:
     """The data of step n that are not finite, in words; empty when all are."""
+    feed = getattr(feed, "lots", feed)  # not through workers, which have gone ahead
     for k in lots:
         number = n * training.lots + k
         batch = feed.lot(number, training.lot)

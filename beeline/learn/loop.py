@@ -18,6 +18,7 @@ from beeline.learn import checkpoint, compare
 from beeline.learn.belts import Diverged, blame, check_alike, check_state, check_step
 from beeline.learn.ema import Average, averaged
 from beeline.learn.feed import as_lots
+from beeline.learn.fetch import Fetched, order_of
 from beeline.learn.game import Player, players
 from beeline.learn.parallel import Parallel, local
 from beeline.learn.state import State
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 Log = Callable[[dict[str, Any]], None]
 """Takes one dict a step; a dict with ``note`` instead of ``loss`` is a message."""
 
-FREE = tuple(f"training.{name}:" for name in ("steps", "keep_every", "keep_last", "watch_every", "retreat"))
+FREE = tuple(f"training.{name}:" for name in ("steps", "keep_every", "keep_last", "watch_every", "retreat", "workers"))
 """Settings that may change when a run goes on."""
 
 
@@ -66,6 +67,9 @@ class Loop:
         )
         lots = as_lots(data, rng.fork("data"))
         self.feed: Any = lots if training.prune is None else training.prune.feed(lots)
+        if training.workers and training.prune is None:
+            order = order_of(training.lots, engine.rank, engine.world)
+            self.feed = Fetched(lots, training.lot, training.workers, order)
         training.compute.place(networks)
         # a divided network cannot be copied, so a whole one is kept aside to be filled
         self._whole = {name: copy.deepcopy(net).cpu() for name, net in networks.items()} if engine.shards else networks

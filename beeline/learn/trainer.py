@@ -52,6 +52,7 @@ class Training:
     snapshot_every: int = 0  # steps between stored averages, for averages of any length afterwards; 0 is none
     watch_every: int = 50  # steps between update and parameter norms
     retreat: int = 0  # how often a run that diverges goes back to its last checkpoint, with half the rate
+    workers: int = 0  # processes that prepare lots ahead; 0 prepares them when they are needed
     prune: Pruning | None = None  # leave easy data out by chance
     compute: Compute = field(default_factory=Compute)
 
@@ -64,7 +65,7 @@ class Training:
                 isinstance(value, int) and not isinstance(value, bool) and value >= 1,
                 f"training.{name} is {value!r}; it is a count: give a whole number from 1",
             )
-        for name in ("snapshot_every", "retreat"):
+        for name in ("snapshot_every", "retreat", "workers"):
             value = getattr(self, name)
             require(
                 isinstance(value, int) and not isinstance(value, bool) and value >= 0,

@@ -1,0 +1,194 @@
+"""Workers, the cache of encoded data, trackers and previews."""
+
+import json
+import os
+import signal
+import sys
+import threading
+import time
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from beeline.core.rng import Rng
+from beeline.core.types import Batch, BeelineError
+from beeline.learn import cache
+from beeline.learn.ema import EMA
+from beeline.learn.fetch import Fetched, order_of
+from beeline.learn.objective import FlowMatching
+from beeline.learn.rate import Constant
+from beeline.learn.track import Previews, TensorBoard, WeightsAndBiases, several
+from beeline.learn.trainer import Training, fit
+
+
+class Field(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.out = nn.Linear(3, 2)
+
+    def forward(self, x, t, cond=None):
+        return self.out(torch.cat([x, t[:, None]], 1))
+
+
+def losses(**more):
+    with Rng(0).ambient():
+        net = Field()
+    entries = []
+    training = Training(**{"steps": 6, "lots": 2, "lot": 4, "rate": Constant(0.01), "ema": EMA(2.0)} | more)
+    fit(net, FlowMatching(), Rng(1).normal(torch.empty(20, 2)), training, rng=Rng(0), log=entries.append)
+    return [e["loss"] for e in entries if "loss" in e]
+
+
+# workers
+
+
+def test_workers_change_no_bit():
+    state = torch.get_rng_state()
+    assert losses() == losses(workers=2)
+    assert torch.equal(state, torch.get_rng_state())
+
+
+def test_the_order_of_a_process_and_a_step_back():
+    numbers = order_of(4, 1, 2)(9)
+    assert [next(numbers) for _ in range(5)] == [9, 11, 13, 15, 17]
+
+    class Numbers:
+        def lot(self, number, size):
+            return Batch(torch.full((size, 1), float(number)))
+
+    feed = Fetched(Numbers(), 3, 1, order_of(2, 0, 1))
+    assert [float(feed.lot(n, 3).x1[0]) for n in (4, 5, 6, 2, 3)] == [4, 5, 6, 2, 3]
+    assert len(feed.lot(0, 5).x1) == 5  # another size is made at once
+
+
+def test_a_worker_that_dies_is_one_message():
+    class Deadly:
+        def lot(self, number, size):
+            if number == 3:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return Batch(torch.zeros(size, 2))
+
+    with pytest.raises(BeelineError, match="a process that prepares data died while lot .*training.workers=0"):
+        fit(Field(), FlowMatching(), Deadly(), Training(steps=9, lot=4, workers=1), rng=Rng(0), log=lambda e: None)
+
+
+# cache
+
+
+def batch():
+    x = Rng(0).normal(torch.empty(6, 2))
+    return Batch(x, x0=-x, cond={"label": torch.arange(6), "deep": {"v": x[:, :1]}}, weight=torch.ones(6))
+
+
+def test_an_entry_is_built_once_and_comes_back_as_it_was(tmp_path):
+    built = []
+    inputs = {"data": np.arange(5), "encoder": EMA(3.0), "size": 8}
+
+    def build():
+        built.append(1)
+        return batch()
+
+    for _ in range(2):
+        found = cache.encoded(tmp_path, inputs, build)
+        assert torch.equal(found.x1, batch().x1) and torch.equal(found.x0, -found.x1)
+        assert torch.equal(found.cond["label"], torch.arange(6)) and found.cond["deep"]["v"].shape == (6, 1)
+        assert found.weight is not None
+    assert built == [1]
+    for name, other in (("data", np.arange(6)), ("encoder", EMA(4.0)), ("size", 9)):
+        cache.encoded(tmp_path, inputs | {name: other}, build)
+    assert len(built) == 4
+    assert cache.encoded(tmp_path, {"x": 1}, lambda: Batch(torch.ones(2, 1), cond=torch.ones(2))).cond.shape == (2,)
+
+
+def test_files_are_part_of_the_address(tmp_path):
+    file = tmp_path / "a.txt"
+    file.write_text("one")
+    first, folder = cache.address({"file": file}), cache.address({"file": tmp_path})
+    file.write_text("two")
+    assert cache.address({"file": file}) != first and cache.address({"file": tmp_path}) != folder
+    with pytest.raises(BeelineError, match="does not exist"):
+        cache.address({"file": tmp_path / "gone"})
+
+
+def test_a_damaged_entry_is_named_and_built_again(tmp_path):
+    cache.encoded(tmp_path, {"a": 1}, batch)
+    file = next(tmp_path.glob("*/data.safetensors"))
+    file.write_bytes(file.read_bytes()[:-3])
+    said = []
+    found = cache.encoded(tmp_path, {"a": 1}, batch, said.append)
+    assert torch.equal(found.x1, batch().x1) and "data.safetensors is damaged" in said[0]
+
+
+def test_two_builders_at_once_build_once(tmp_path):
+    built, found = [], []
+
+    def build():
+        built.append(1)
+        time.sleep(0.2)
+        return batch()
+
+    threads = [
+        threading.Thread(target=lambda: found.append(cache.encoded(tmp_path, {"a": 1}, build))) for _ in range(3)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert built == [1] and len(found) == 3 and all(torch.equal(f.x1, batch().x1) for f in found)
+
+
+def test_a_builder_that_fails_leaves_nothing(tmp_path):
+    def build():
+        raise RuntimeError("no data")
+
+    with pytest.raises(RuntimeError):
+        cache.encoded(tmp_path, {"a": 1}, build)
+    assert not [p for p in tmp_path.iterdir() if p.is_dir()]
+    assert torch.equal(cache.encoded(tmp_path, {"a": 1}, batch).x1, batch().x1)
+
+
+# trackers and previews
+
+
+def test_tensorboard_has_every_number(tmp_path):
+    pytest.importorskip("tensorboard")
+    log, entries = TensorBoard(tmp_path), []
+    both = several(log, entries.append)
+    both({"step": 1, "loss": 0.5, "terms": {"a": 2.0}, "bins": [1.0, None, 3.0], "flag": True})
+    both({"step": 2, "note": "hello"})
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    seen = EventAccumulator(str(tmp_path)).Reload()
+    assert set(seen.Tags()["scalars"]) == {"loss", "terms/a", "bins/0", "bins/2"}
+    assert seen.Scalars("loss")[0].value == 0.5 and len(entries) == 2
+
+
+def test_missing_trackers_name_their_extra(monkeypatch, tmp_path):
+    for module, make in (("tensorboard", lambda: TensorBoard(tmp_path)), ("wandb", lambda: WeightsAndBiases())):
+        monkeypatch.setitem(sys.modules, module, None)
+        with pytest.raises(BeelineError, match=r"pip install 'beeline\[trackers\]'"):
+            make()
+
+
+def test_previews_show_raw_and_averaged_weights(tmp_path):
+    seen = []
+
+    def draw(network):
+        seen.append(network.training)
+        return json.dumps([round(float(p.detach().sum()), 6) for p in network.parameters()]).encode()
+
+    look = Previews(draw, tmp_path / "samples", every=2, suffix="json")
+    entries = []
+    training = Training(steps=4, lot=4, rate=Constant(0.1), ema=EMA(5.0, 0))
+    with Rng(0).ambient():
+        net = Field()
+    fit(net, FlowMatching(), torch.ones(8, 2), training, rng=Rng(0), log=entries.append, looks=[look])
+    names = sorted(p.name for p in (tmp_path / "samples").iterdir())
+    assert names == [f"step-{n:08d}-{k}.json" for n in (2, 4) for k in ("ema", "raw")]
+    raw, ema = ((tmp_path / "samples" / f"step-00000004-{k}.json").read_text() for k in ("raw", "ema"))
+    assert raw != ema and seen == [False] * 4 and net.training
+    assert entries[1]["previews"] == {"raw": names[1], "ema": names[0]}
+    with pytest.raises(BeelineError, match="previews every 0 steps"):
+        Previews(draw, tmp_path, every=0)
