@@ -99,10 +99,17 @@ class Look:
 
 
 def look(
-    name: str, bundle: Bundle, log: Sequence[Mapping[str, Any]], source: Any, n: int, rng: Rng, shown: int = 20
+    name: str,
+    bundle: Bundle,
+    log: Sequence[Mapping[str, Any]],
+    source: Any,
+    n: int,
+    rng: Rng,
+    counts: Sequence[int] = COUNTS,
+    shown: int = 20,
 ) -> Look:
     """Measure and draw one model at every evaluation count it was made for."""
-    counts = (1,) if one_step(bundle) else COUNTS
+    counts = (1,) if one_step(bundle) else counts
     plain = Extras(trajectories=None)
     reports, samples = {}, {}
     x0 = bundle.start(range(shown))

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from beeline.apps import report
-from beeline.apps.measuring import Look, data_of, look, one_step
+from beeline.apps.measuring import COUNTS, Look, data_of, look, one_step
 from beeline.bundle import Bundle, load
 from beeline.core.rng import Rng
 from beeline.core.types import BeelineError
@@ -39,9 +39,9 @@ def report_run(out: Path, bundle: Bundle, *, command: str, n: int = SAMPLES) -> 
     write_text(out / "report.html", page(looks, f"Run {out.name}", [command]))
 
 
-def report_demo(out: Path, bundles: Mapping[str, Bundle], *, n: int) -> dict[str, Any]:
+def report_demo(out: Path, bundles: Mapping[str, Bundle], *, n: int, counts: Sequence[int] = COUNTS) -> dict[str, Any]:
     """Write the report of the whole road and one of each run; gives the figures by model and evaluations."""
-    looks = gather(bundles, {name: out / name for name in bundles}, n)
+    looks = gather(bundles, {name: out / name for name in bundles}, n, counts)
     first = [f"beeline demo --out {out}"]
     for name, bundle in bundles.items():
         preview(out / name, bundle)
@@ -57,13 +57,15 @@ def report_demo(out: Path, bundles: Mapping[str, Bundle], *, n: int) -> dict[str
     return plain(looks)
 
 
-def gather(models: Mapping[str, Bundle], runs: Mapping[str, Path], n: int) -> dict[str, Look]:
+def gather(
+    models: Mapping[str, Bundle], runs: Mapping[str, Path], n: int, counts: Sequence[int] = COUNTS
+) -> dict[str, Look]:
     """Everything that is measured and drawn, model by model, on the same data, noise and conditions."""
     source = data_of(next(iter(models.values())))
     looks = {}
     for name, bundle in models.items():
         log = read_log(runs[name] / "log.jsonl") if name in runs else []
-        looks[name] = look(name, bundle, log, source, n, Rng(0).fork("report"))
+        looks[name] = look(name, bundle, log, source, n, Rng(0).fork("report"), counts)
     return looks
 
 
