@@ -70,15 +70,18 @@ CATALOGUE: Mapping[str, Mapping[str, str]] = {
     | _of("core.interpolant", "LatentSDE")
     | _of("core.space", "GeodesicEuler", "Projected")
     | _of("core.discrete", "TokenJumps"),
-    "tables": _of("core.adaptive", "BOGACKI_SHAMPINE", "DORMAND_PRINCE", "TSITOURAS", "Embedded"),
-    "noises": _of("core.stochastic", "White", "Brownian"),
-    "diffusions": _of("core.stochastic", "Fading", "Hump", "Rectified"),
+    "tableaus": _of("core.adaptive", "BOGACKI_SHAMPINE", "DORMAND_PRINCE", "TSITOURAS", "Embedded"),
+    "noises": _of("core.noises", "White", "Brownian"),
+    "diffusions": _of("core.noises", "Fading", "Hump", "Rectified"),
     "clocks": _of("core.semilinear", "LogSNR", "Time", "Ratio"),
-    "divergences": _of("core.likelihood", "Exact", "Hutchinson"),
+    "divergences": _of("core.likelihood", "Exact", "Hutchinson", "HutchPlusPlus"),
+    "gradients": _of("core.adjoint", "Stored", "Checkpointed", "Adjoint"),
     "guidance": _of("use.guidance", "Plain", "Guide", "CFG()"),
     "references": _of("use.guidance", "Unconditional", "Weak"),
     "rules": _of("use.guidance", "Extrapolate"),
-    "samplers": _of("use.sampler", "Sampler"),
+    "samplers": _of("use.sampler", "Sampler") | _of("use.auto", "auto_sampler()"),
+    "fits": _of("learn.fit_solver", "Bespoke")
+    | _of("learn.fit_steps", "Searched", "Improved", "Aligned", "Bellman", "Evolved"),
     # learning one
     "objectives": _of("learn.objective", "FlowMatching")
     | _of("learn.targets", "LatentNoise", "Classify", "Hierarchical", "PyramidMatching")
@@ -131,6 +134,8 @@ SLOTS: Mapping[str, str] = {
     "Prediction": "predictions",
     "Solver": "solvers",
     "Divergence": "divergences",
+    "Gradient": "gradients",
+    "Fit": "fits",
     "Guidance": "guidance",
     "Reference": "references",
     "Rule": "rules",

@@ -23,32 +23,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from beeline.core.adaptive import DORMAND_PRINCE, TSITOURAS, Adaptive
 from beeline.core.field import Flow
 from beeline.core.integrate import integrate
+from beeline.core.multistep import DEIS, AdamsBashforth, DPMSolver, Exponential, UniPC
 from beeline.core.path import AffinePath, Cosine, Linear, Polynomial
 from beeline.core.rng import Rng
 from beeline.core.schedule import Cosine as CosineSteps
 from beeline.core.schedule import Karras, Power, Quantiles, Schedule, Shifted, Uniform
 from beeline.core.semilinear import Ratio
-from beeline.core.solvers import (
-    DEIS,
-    DORMAND_PRINCE,
-    EULER,
-    HEUN,
-    MIDPOINT,
-    RALSTON,
-    RK3,
-    RK4,
-    TSITOURAS,
-    AdamsBashforth,
-    Adaptive,
-    DPMSolver,
-    Exponential,
-    MidpointReuse,
-    Solver,
-    Taylor,
-    UniPC,
-)
+from beeline.core.solver import EULER, HEUN, MIDPOINT, RALSTON, RK3, RK4, MidpointReuse, Solver, Taylor
 from beeline.core.times import LogitNormal
 from beeline.data.laws import GaussianMixture
 from beeline.learn.fit_solver import Bespoke, fit_solver

@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from beeline.core.field import Flow, bind
+from beeline.core.picard import GaussSeidelJacobi, Picard
 from beeline.core.rng import Rng
-from beeline.core.solvers import EULER, HEUN, GaussSeidelJacobi, Picard
+from beeline.core.solver import EULER, HEUN
 from beeline.use.guidance import CFG, Extrapolate, Guide, Plain, Unconditional, Weak, null_like
 from beeline.use.sampler import Sampler
 

@@ -3,25 +3,18 @@
 import pytest
 import torch
 
+from beeline.core.adaptive import Adaptive
 from beeline.core.field import Flow
+from beeline.core.fitted import Fitted
+from beeline.core.multistep import AdamsBashforth, DPMSolver
+from beeline.core.noises import White
 from beeline.core.path import Cosine
+from beeline.core.picard import Picard
+from beeline.core.reversible import FixedPoint, Reversible
 from beeline.core.rng import Rng
 from beeline.core.schedule import Explicit, Shifted
-from beeline.core.solvers import (
-    EULER,
-    HEUN,
-    RK4,
-    AdamsBashforth,
-    Adaptive,
-    DPMSolver,
-    EulerMaruyama,
-    Fitted,
-    FixedPoint,
-    MidpointReuse,
-    Picard,
-    Reversible,
-    White,
-)
+from beeline.core.solver import EULER, HEUN, RK4, MidpointReuse
+from beeline.core.stochastic import EulerMaruyama
 from beeline.data.laws import GaussianMixture
 from beeline.use.guidance import CFG
 from beeline.use.sampler import Sampler
