@@ -3,170 +3,16 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple, Protocol
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from beeline.core.field import Flow, bind
+from beeline.core.noises import Diffusion, Fading, Noise
 from beeline.core.path import AffinePath, Linear
-from beeline.core.rng import Rng
 from beeline.core.solver import EULER, HEUN, Solver
-from beeline.core.types import Cond, Dynamics, over, require
-
-
-class Noise(Protocol):
-    """z [B,*S] for the step from t to s, standard normal; the same numbers whenever the same step is asked for."""
-
-    def __call__(self, t: Tensor, s: Tensor, like: Tensor, name: str | int = ...) -> Tensor: ...
-
-
-@dataclass(frozen=True)
-class White:
-    """Fresh noise for every step.
-
-    z ~ N(0, I), keyed by the ends of the step
-    Assumes nothing; another number of steps is another noise.  With ``seeds`` (one per sample) a sample gets the same
-    noise alone or in any batch.
-    Source: none.
-
-    >>> White(Rng(0))(torch.zeros(2), torch.ones(2), torch.empty(2, 3)).shape
-    torch.Size([2, 3])
-    """
-
-    rng: Rng
-    seeds: tuple[int, ...] = ()  # one per sample, or none
-
-    def __call__(self, t: Tensor, s: Tensor, like: Tensor, name: str | int = "step") -> Tensor:
-        key = self.rng.fork(name, float(t.flatten()[0]), float(s.flatten()[0]))
-        return key.rows(self.seeds, like) if self.seeds else key.normal(like)
-
-
-@dataclass(frozen=True)
-class Brownian:
-    """One Brownian motion for every number of steps, so that finer walks approach the same sample.
-
-    z = (W(s) - W(t)) / sqrt|s - t|,  W by bisection: W(middle) = mean of the ends + half sqrt(length) N(0, I)
-    Assumes one time for the whole batch.  Times closer than 2^-depth are bridged apart from each other.
-    Source: Levy's construction; Li et al. 2020, "Scalable Gradients for SDEs" (arXiv 2001.01328), virtual tree.
-
-    >>> W, like = Brownian(Rng(0)), torch.empty(1, 2, dtype=torch.float64)
-    >>> a, m, b = (torch.tensor([t], dtype=torch.float64) for t in (0.25, 0.5, 0.75))
-    >>> bool(torch.allclose(W(a, b, like) * 0.5**0.5, W(a, m, like) * 0.5 + W(m, b, like) * 0.5))
-    True
-    """
-
-    rng: Rng
-    seeds: tuple[int, ...] = ()  # one per sample, or none
-    depth: int = 14  # bisections before the last bridge
-
-    def __call__(self, t: Tensor, s: Tensor, like: Tensor, name: str | int = "step") -> Tensor:
-        start, end = float(t.flatten()[0]), float(s.flatten()[0])
-        require(
-            bool((t == t.flatten()[0]).all() and (s == s.flatten()[0]).all()),
-            "Brownian got times that differ between samples; one motion needs one clock: use White, or equal times",
-        )
-        rng = self.rng.fork(name)
-        step = self._at(rng, end, like) - self._at(rng, start, like)
-        return step / math.sqrt(abs(end - start))
-
-    def _at(self, rng: Rng, t: float, like: Tensor) -> Tensor:
-        low, high = 0.0, 1.0
-        below, above = torch.zeros_like(like), self._draw(rng.fork("end"), like)
-        if t in (low, high):
-            return below if t == low else above
-        for _ in range(self.depth):
-            middle = (low + high) / 2
-            here = (below + above) / 2 + math.sqrt(high - low) / 2 * self._draw(rng.fork(middle), like)
-            if t == middle:
-                return here
-            low, high, below, above = (low, middle, below, here) if t < middle else (middle, high, here, above)
-        share = (t - low) / (high - low)
-        spread = math.sqrt((t - low) * (high - t) / (high - low))
-        return below + share * (above - below) + spread * self._draw(rng.fork("leaf", t), like)
-
-    def _draw(self, rng: Rng, like: Tensor) -> Tensor:
-        return rng.rows(self.seeds, like) if self.seeds else rng.normal(like)
-
-
-class Diffusion(Protocol):
-    """g(t)^2, the noise that a stochastic step adds per unit of time; 0 is the ODE."""
-
-    def __call__(self, t: Tensor) -> Tensor: ...
-
-
-@dataclass(frozen=True)
-class Fading:
-    """Noise that fades towards the data.
-
-    g(t)^2 = 2 strength (1-t)^power
-    Assumes nothing; with power 1 the drift is v + strength (t v - x) on the straight path, with no division.
-    Source: Albergo, Boffi and Vanden-Eijnden 2023 (arXiv 2303.08797), any diffusion after training.
-
-    >>> Fading(3.0)(torch.tensor([0.5]))
-    tensor([3.])
-    """
-
-    strength: float = 1.0  # 0 is the ODE; 1 to 4 is usual
-    power: float = 1.0  # 0 is constant noise; 4 fades early
-
-    def __post_init__(self) -> None:
-        require(
-            self.strength >= 0 and self.power >= 0,
-            f"Fading got strength={self.strength}, power={self.power}; g^2 cannot be negative, nor grow without bound "
-            "at the data: give 0 or more",
-        )
-
-    def __call__(self, t: Tensor) -> Tensor:
-        return 2 * self.strength * (1 - t) ** self.power
-
-
-@dataclass(frozen=True)
-class Hump:
-    """Noise in the middle of the walk only.
-
-    g(t)^2 = 2 strength sin(pi t)^2
-    Assumes nothing.
-    Source: Singh and Fischer 2024, "Stochastic Sampling from Deterministic Flow Models" (arXiv 2410.02217), by form.
-
-    >>> Hump(1.0)(torch.tensor([0.5]))
-    tensor([2.])
-    """
-
-    strength: float = 1.0  # 0 is the ODE
-
-    def __post_init__(self) -> None:
-        require(self.strength >= 0, f"Hump got strength={self.strength}; g^2 cannot be negative: give 0 or more")
-
-    def __call__(self, t: Tensor) -> Tensor:
-        return 2 * self.strength * torch.sin(math.pi * t) ** 2
-
-
-@dataclass(frozen=True)
-class Rectified:
-    """The noise of rectified SDEs, whose time reversal is the plain noising of the straight path.
-
-    g(t)^2 = 2 strength (1-t) / max(t, floor)
-    Assumes the straight path; strength 1 is the reversal of forgetting the datum at its natural rate.
-    Source: Rout et al. 2024, "Semantic Image Inversion and Editing using Rectified SDEs" (arXiv 2410.10792).
-
-    >>> Rectified()(torch.tensor([0.5]))
-    tensor([2.])
-    """
-
-    strength: float = 1.0  # 0 is the ODE
-    floor: float = 0.02  # smallest t that is divided by
-
-    def __post_init__(self) -> None:
-        require(
-            self.strength >= 0 and self.floor > 0,
-            f"Rectified got strength={self.strength}, floor={self.floor}; give a strength of 0 or more, "
-            "and a floor above 0",
-        )
-
-    def __call__(self, t: Tensor) -> Tensor:
-        return 2 * self.strength * (1 - t) / t.clamp(min=self.floor)
+from beeline.core.types import Dynamics, over, require
 
 
 class Trace(NamedTuple):
@@ -186,6 +32,8 @@ class EulerMaruyama:
     is in its memory (``integrate(..., done=...)``), and ``log_prob`` gives it for a step that was taken before.
     Source: Albergo, Boffi and Vanden-Eijnden 2023, "Stochastic Interpolants" (arXiv 2303.08797).
 
+    >>> from beeline.core.noises import White
+    >>> from beeline.core.rng import Rng
     >>> walk = EulerMaruyama(White(Rng(0)), Fading(0.0))
     >>> walk.step(lambda x, t: 1 - x, torch.zeros(1, 1), torch.zeros(1), torch.ones(1), None)[0]
     tensor([[1.]])
@@ -247,6 +95,8 @@ class Overshoot:
     diffusers, which takes the mean datum for a sample and is biased at any number of steps.
     Source: Hu et al. 2024, "AMO Sampler: Enhancing Text Rendering with Overshooting" (arXiv 2411.19415).
 
+    >>> from beeline.core.noises import White
+    >>> from beeline.core.rng import Rng
     >>> step = Overshoot(White(Rng(0)), strength=0.0)
     >>> step.step(lambda x, t: 1 - x, torch.zeros(1, 1), torch.zeros(1), torch.ones(1), None)[0]
     tensor([[1.]])
@@ -282,6 +132,8 @@ class Refresh:
     kept as well as the inner solver keeps it, for any strength.
     Source: Karras et al. 2022 (arXiv 2206.00364), algorithm 2; Xu et al. 2023, "Restart Sampling" (arXiv 2306.14878).
 
+    >>> from beeline.core.noises import White
+    >>> from beeline.core.rng import Rng
     >>> step = Refresh(White(Rng(0)), Fading(0.0), EULER)
     >>> step.step(lambda x, t: 1 - x, torch.zeros(1, 1), torch.zeros(1), torch.ones(1), None)[0]
     tensor([[1.]])
@@ -319,6 +171,8 @@ class Langevin:
     Assumes a Gaussian source, an independent coupling and the flow's affine path.
     Source: Song et al. 2021, "Score-Based Generative Modeling through SDEs" (arXiv 2011.13456), predictor-corrector.
 
+    >>> from beeline.core.noises import White
+    >>> from beeline.core.rng import Rng
     >>> step = Langevin(White(Rng(0)))
     >>> step.step(lambda x, t: 1 - x, torch.zeros(1, 1), torch.zeros(1), torch.ones(1), None)[0]
     tensor([[0.5000]])
@@ -361,38 +215,6 @@ def renoise(path: AffinePath, x: Tensor, t: Tensor, s: Tensor, noise: Noise) -> 
     ratio = torch.where(s == t, torch.ones_like(s), a_s / a.clamp(min=1e-30))
     spread = (b_s**2 - (ratio * b) ** 2).clamp(min=0.0).sqrt()
     return over(ratio, x) * x + over(torch.where(s == t, torch.zeros_like(s), spread), x) * noise(t, s, x)
-
-
-def on_path(flow: Flow, path: AffinePath) -> Flow:
-    """The same flow walked on another affine path between the same laws: x' = (a'/a) x where a/b agree.
-
-    u(x, r) = a'(r) D + b'(r) E with D, E the ends that the learned velocity implies at the time of equal a/b.
-    Assumes the straight path, or any affine path, as learned; a Gaussian source and an independent coupling.
-    Source: Kim et al. 2025, "Inference-Time Scaling for Flow Models" (arXiv 2503.19385), interpolant conversion.
-    """
-    learned = flow.require_score()
-
-    def walked(x: Tensor, r: Tensor, cond: Cond = None) -> Tensor:
-        a, b, da, db = path.coefficients(r)
-        t = same_ratio(learned, a, b)
-        scale = ((a**2 + b**2) / (learned.a(t) ** 2 + learned.b(t) ** 2)).sqrt()
-        y = x / over(scale, x)
-        source, data = learned.ends(y, bind(flow.field, cond)(y, t), t)
-        return over(da, x) * data + over(db, x) * source
-
-    return replace(flow, field=walked, path=path)
-
-
-def same_ratio(path: AffinePath, a: Tensor, b: Tensor) -> Tensor:
-    """The time at which the path has the ratio a : b; closed on the straight path, by bisection elsewhere."""
-    if isinstance(path, Linear):
-        return a / (a + b)
-    low, high = torch.zeros_like(a, dtype=torch.float64), torch.ones_like(a, dtype=torch.float64)
-    for _ in range(50):
-        middle = (low + high) / 2
-        late = path.a(middle) * b > path.b(middle) * a
-        low, high = torch.where(late, low, middle), torch.where(late, middle, high)
-    return ((low + high) / 2).to(a.dtype)
 
 
 def _log_normal(x: Tensor, spread: Tensor) -> Tensor:

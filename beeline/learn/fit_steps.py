@@ -290,8 +290,8 @@ class Evolved:
         inner = [round(t * self.fine) for t in times if 0 < t < 1][: steps - 1]
         used: set[int] = set()
         for t in inner:
-            free = sorted((k for k in range(1, self.fine) if k not in used), key=lambda k: (abs(k - t), k))
-            used.add(free[0])
+            free = min((abs(k - t), k) for k in range(1, self.fine) if k not in used)
+            used.add(free[1])
         spare = (k for k in range(1, self.fine) if k not in used)
         while len(used) < steps - 1:
             used.add(next(spare))

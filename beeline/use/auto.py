@@ -15,9 +15,11 @@ from beeline.use.sampler import Sampler
 def auto_sampler(evaluations: int = 8, tolerance: float | None = None) -> Sampler:
     """A Sampler of at most ``evaluations`` evaluations, or of as many as a ``tolerance`` needs.
 
-    Up to 16 evaluations: multistep weights and times learned once, on random mixtures (benchmarks/presets.py), for all
-    flows; beyond: UniPC on even steps.  With a tolerance: an adaptive solver, each sample for itself.  What was chosen
-    can be read on the Sampler.  It draws; to invert, use an ordinary solver.  ``fit_solver`` does better for one flow.
+    up to 16 evaluations = Fitted weights and times, learned once on random mixtures for all flows;  beyond = UniPC on
+    even steps;  with a tolerance = Adaptive, each sample for itself
+    Assumes nothing; it is best on the straight path, where it was learned.  What was chosen can be read on the Sampler.
+    A fitted choice draws and does not invert; ``fit_solver`` does better for one flow.
+    Source: none; benchmarks/presets.py learns the weights, benchmarks/truth.py compares them.
 
     >>> auto_sampler(8).evaluations, auto_sampler(tolerance=1e-4).solver.rtol
     (8, 0.0001)

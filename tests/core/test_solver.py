@@ -8,13 +8,14 @@ from torch import Tensor
 
 from beeline.core.integrate import integrate
 from beeline.core.multistep import DEIS, AdamsBashforth, DPMSolver, Exponential, KeepNoise, UniPC
+from beeline.core.noises import Fading, White
 from beeline.core.path import Cosine, Linear, VariancePreserving
 from beeline.core.picard import GaussSeidelJacobi, Picard
 from beeline.core.reversible import FixedPoint, Reversible, Symmetric
 from beeline.core.rng import Rng
 from beeline.core.semilinear import LogSNR, Ratio, Time
 from beeline.core.solver import EULER, HEUN, MIDPOINT, RALSTON, RK3, RK4, Jump, MidpointReuse, RungeKutta, Taylor
-from beeline.core.stochastic import EulerMaruyama, Fading, Overshoot, Refresh, White
+from beeline.core.stochastic import EulerMaruyama, Overshoot, Refresh
 from beeline.data.laws import GaussianMixture
 
 X0 = torch.tensor([[0.5], [1.0], [2.0]], dtype=torch.float64)

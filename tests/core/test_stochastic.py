@@ -5,25 +5,14 @@ import math
 import pytest
 import torch
 
+from beeline.core.convert import converted
 from beeline.core.field import Flow
 from beeline.core.integrate import integrate
-from beeline.core.path import Cosine, Linear, VariancePreserving
+from beeline.core.noises import Brownian, Fading, Hump, Rectified, White
+from beeline.core.path import Cosine, Linear
 from beeline.core.rng import Rng
-from beeline.core.solver import HEUN, RK4
-from beeline.core.stochastic import (
-    Brownian,
-    EulerMaruyama,
-    Fading,
-    Hump,
-    Langevin,
-    Overshoot,
-    Rectified,
-    Refresh,
-    White,
-    on_path,
-    renoise,
-    same_ratio,
-)
+from beeline.core.solver import HEUN
+from beeline.core.stochastic import EulerMaruyama, Langevin, Overshoot, Refresh, renoise
 from beeline.data.laws import Gaussian, GaussianMixture
 
 TWO = GaussianMixture(((-2.0,), (1.5,)), (0.3, 0.5), (0.3, 0.7))
@@ -31,8 +20,10 @@ N = 20_000
 NOISE = White(Rng(7))
 
 
-def walk(law: GaussianMixture, solver: object, steps: int, path: object = None, n: int = N) -> torch.Tensor:
-    field = law.field() if path is None else law.field(path)
+def walk(
+    law: GaussianMixture, solver: object, steps: int, path: object = None, n: int = N, flow: Flow | None = None
+) -> torch.Tensor:
+    field = flow.field if flow else law.field() if path is None else law.field(path)
     x0 = Rng(0).normal(torch.empty(n, law.dim, dtype=torch.float64))
     return integrate(field, x0, torch.linspace(0, 1, steps + 1, dtype=torch.float64), solver)
 
@@ -72,14 +63,8 @@ def test_full_refresh_is_biased() -> None:
 def test_other_paths_and_the_converted_flow() -> None:
     moments_fit(walk(TWO, EulerMaruyama(NOISE, Fading(1.0), Cosine()), 80, Cosine()), TWO, 0.06)
     moments_fit(walk(TWO, Refresh(NOISE, Fading(1.0), HEUN, Cosine()), 64, Cosine()), TWO, 0.05)
-    flow, x = on_path(Flow(TWO.field()), Cosine()), Rng(1).normal(torch.empty(50, 1, dtype=torch.float64))
-    t = torch.linspace(0.05, 0.95, 50, dtype=torch.float64)
-    assert torch.allclose(flow.field(x, t), TWO.field(Cosine())(x, t), atol=1e-9) and flow.path == Cosine()
-    back = on_path(Flow(TWO.field(Cosine()), Cosine()), Linear())
-    assert torch.allclose(back.field(x, t), TWO.field()(x, t), atol=1e-6)
-    vp = VariancePreserving()
-    r = torch.tensor([0.3, 0.7], dtype=torch.float64)
-    assert torch.allclose(same_ratio(Linear(), vp.a(r), vp.b(r)), vp.a(r) / (vp.a(r) + vp.b(r)))
+    vp = converted(Flow(TWO.field()), Cosine())
+    moments_fit(walk(TWO, EulerMaruyama(NOISE, Fading(2.0), vp.path), 80, flow=vp), TWO, 0.06)
 
 
 def test_backwards_reaches_the_source() -> None:
@@ -167,6 +152,3 @@ def test_refusals() -> None:
         Brownian(Rng(0))(torch.tensor([0.0, 0.1]), torch.tensor([0.5, 0.6]), torch.empty(2, 1))
     with pytest.raises(ValueError, match="use heun=False"):
         EulerMaruyama(NOISE, heun=True).log_prob(field, x, zero, one, x)
-    with pytest.raises(ValueError, match="score was asked of a flow whose coupling"):
-        on_path(Flow(field, independent=False), Cosine())
-    assert RK4.order == 4

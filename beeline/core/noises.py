@@ -1,0 +1,166 @@
+"""The random part of stochastic solvers: where the numbers come from, and how much noise each time gets."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from beeline.core.rng import Rng
+from beeline.core.types import require
+
+
+class Noise(Protocol):
+    """z [B,*S] for the step from t to s, standard normal; the same numbers whenever the same step is asked for."""
+
+    def __call__(self, t: Tensor, s: Tensor, like: Tensor, name: str | int = ...) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class White:
+    """Fresh noise for every step.
+
+    z ~ N(0, I), keyed by the ends of the step
+    Assumes nothing; another number of steps is another noise.  With ``seeds`` (one per sample) a sample gets the same
+    noise alone or in any batch.
+    Source: none.
+
+    >>> White(Rng(0))(torch.zeros(2), torch.ones(2), torch.empty(2, 3)).shape
+    torch.Size([2, 3])
+    """
+
+    rng: Rng
+    seeds: tuple[int, ...] = ()  # one per sample, or none
+
+    def __call__(self, t: Tensor, s: Tensor, like: Tensor, name: str | int = "step") -> Tensor:
+        key = self.rng.fork(name, float(t.flatten()[0]), float(s.flatten()[0]))
+        return key.rows(self.seeds, like) if self.seeds else key.normal(like)
+
+
+@dataclass(frozen=True)
+class Brownian:
+    """One Brownian motion for every number of steps, so that finer walks approach the same sample.
+
+    z = (W(s) - W(t)) / sqrt|s - t|,  W by bisection: W(middle) = mean of the ends + half sqrt(length) N(0, I)
+    Assumes one time for the whole batch.  Times closer than 2^-depth are bridged apart from each other.
+    Source: Levy's construction; Li et al. 2020, "Scalable Gradients for SDEs" (arXiv 2001.01328), virtual tree.
+
+    >>> W, like = Brownian(Rng(0)), torch.empty(1, 2, dtype=torch.float64)
+    >>> a, m, b = (torch.tensor([t], dtype=torch.float64) for t in (0.25, 0.5, 0.75))
+    >>> bool(torch.allclose(W(a, b, like) * 0.5**0.5, W(a, m, like) * 0.5 + W(m, b, like) * 0.5))
+    True
+    """
+
+    rng: Rng
+    seeds: tuple[int, ...] = ()  # one per sample, or none
+    depth: int = 14  # bisections before the last bridge
+
+    def __call__(self, t: Tensor, s: Tensor, like: Tensor, name: str | int = "step") -> Tensor:
+        start, end = float(t.flatten()[0]), float(s.flatten()[0])
+        require(
+            bool((t == t.flatten()[0]).all() and (s == s.flatten()[0]).all()),
+            "Brownian got times that differ between samples; one motion needs one clock: use White, or equal times",
+        )
+        rng = self.rng.fork(name)
+        step = self._at(rng, end, like) - self._at(rng, start, like)
+        return step / math.sqrt(abs(end - start))
+
+    def _at(self, rng: Rng, t: float, like: Tensor) -> Tensor:
+        low, high = 0.0, 1.0
+        below, above = torch.zeros_like(like), self._draw(rng.fork("end"), like)
+        if t in (low, high):
+            return below if t == low else above
+        for _ in range(self.depth):
+            middle = (low + high) / 2
+            here = (below + above) / 2 + math.sqrt(high - low) / 2 * self._draw(rng.fork(middle), like)
+            if t == middle:
+                return here
+            low, high, below, above = (low, middle, below, here) if t < middle else (middle, high, here, above)
+        share = (t - low) / (high - low)
+        spread = math.sqrt((t - low) * (high - t) / (high - low))
+        return below + share * (above - below) + spread * self._draw(rng.fork("leaf", t), like)
+
+    def _draw(self, rng: Rng, like: Tensor) -> Tensor:
+        return rng.rows(self.seeds, like) if self.seeds else rng.normal(like)
+
+
+class Diffusion(Protocol):
+    """g(t)^2, the noise that a stochastic step adds per unit of time; 0 is the ODE."""
+
+    def __call__(self, t: Tensor) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class Fading:
+    """Noise that fades towards the data.
+
+    g(t)^2 = 2 strength (1-t)^power
+    Assumes nothing; with power 1 the drift is v + strength (t v - x) on the straight path, with no division.
+    Source: Albergo, Boffi and Vanden-Eijnden 2023 (arXiv 2303.08797), any diffusion after training.
+
+    >>> Fading(3.0)(torch.tensor([0.5]))
+    tensor([3.])
+    """
+
+    strength: float = 1.0  # 0 is the ODE; 1 to 4 is usual
+    power: float = 1.0  # 0 is constant noise; 4 fades early
+
+    def __post_init__(self) -> None:
+        require(
+            self.strength >= 0 and self.power >= 0,
+            f"Fading got strength={self.strength}, power={self.power}; g^2 cannot be negative, nor grow without bound "
+            "at the data: give 0 or more",
+        )
+
+    def __call__(self, t: Tensor) -> Tensor:
+        return 2 * self.strength * (1 - t) ** self.power
+
+
+@dataclass(frozen=True)
+class Hump:
+    """Noise in the middle of the walk only.
+
+    g(t)^2 = 2 strength sin(pi t)^2
+    Assumes nothing.
+    Source: Singh and Fischer 2024, "Stochastic Sampling from Deterministic Flow Models" (arXiv 2410.02217), by form.
+
+    >>> Hump(1.0)(torch.tensor([0.5]))
+    tensor([2.])
+    """
+
+    strength: float = 1.0  # 0 is the ODE
+
+    def __post_init__(self) -> None:
+        require(self.strength >= 0, f"Hump got strength={self.strength}; g^2 cannot be negative: give 0 or more")
+
+    def __call__(self, t: Tensor) -> Tensor:
+        return 2 * self.strength * torch.sin(math.pi * t) ** 2
+
+
+@dataclass(frozen=True)
+class Rectified:
+    """The noise of rectified SDEs, whose time reversal is the plain noising of the straight path.
+
+    g(t)^2 = 2 strength (1-t) / max(t, floor)
+    Assumes the straight path; strength 1 is the reversal of forgetting the datum at its natural rate.
+    Source: Rout et al. 2024, "Semantic Image Inversion and Editing using Rectified SDEs" (arXiv 2410.10792).
+
+    >>> Rectified()(torch.tensor([0.5]))
+    tensor([2.])
+    """
+
+    strength: float = 1.0  # 0 is the ODE
+    floor: float = 0.02  # smallest t that is divided by
+
+    def __post_init__(self) -> None:
+        require(
+            self.strength >= 0 and self.floor > 0,
+            f"Rectified got strength={self.strength}, floor={self.floor}; give a strength of 0 or more, "
+            "and a floor above 0",
+        )
+
+    def __call__(self, t: Tensor) -> Tensor:
+        return 2 * self.strength * (1 - t) / t.clamp(min=self.floor)
