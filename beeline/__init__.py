@@ -3,6 +3,8 @@
 A flow is three things: a velocity field, the path it was learned on, and the source it starts from.
 """
 
+from typing import Any
+
 from beeline.bundle import Bundle, load
 from beeline.core.field import Data, Flow, FlowMap, MapNetwork, Network, Noise, Velocity, VelocityField
 from beeline.core.integrate import IntegrationError, integrate
@@ -37,3 +39,12 @@ distillations = Shelf("distillations")
 networks = Shelf("networks")
 laws = Shelf("laws")
 metrics = Shelf("metrics", "features")
+
+
+def __getattr__(name: str) -> Any:
+    """TabularFlow needs scikit-learn, which takes a second to import: only when it is asked for."""
+    if name == "TabularFlow":
+        from beeline.tabular import TabularFlow
+
+        return TabularFlow
+    raise AttributeError(f"module 'beeline' has no attribute {name!r}")

@@ -20,10 +20,11 @@ from beeline.core.rng import Rng
 from beeline.core.solver import EULER, MIDPOINT
 from beeline.core.times import At
 from beeline.core.types import Batch, Cond, leaves, map_cond, require, stack
-from beeline.data.codes import Code
+from beeline.data.codes import harden
 from beeline.data.infer import infer, pandas
 from beeline.data.table import Table
 from beeline.data.tablefile import TableFile, TableStream, leave_out, parted, save_parts
+from beeline.learn.distill import copied
 from beeline.learn.early import Patience, fit_patiently
 from beeline.learn.ema import EMA
 from beeline.learn.heldout import HeldOut
@@ -94,7 +95,7 @@ class TabularFlow(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             objective,
             table.encode(held, rng.fork("held")),
             rng=rng.fork("look"),
-            every=max(1, training.steps // 20),
+            every=max(50, training.steps // 20),
             draws=max(1, 1000 // len(held)),
             lot=2048,
         )
@@ -143,8 +144,7 @@ class TabularFlow(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         """A new flow that draws a row in one evaluation: it learns the whole jump on pairs of this one."""
         flow, rng = self._fitted(), Rng(int(self.random_state)).fork("distill")
         made = [self._pairs(min(BLOCK, pairs - i), rng.fork("pairs", i)) for i in range(0, pairs, BLOCK)]
-        with rng.ambient():
-            student = dataclasses.replace(flow, field=_copy(flow.field), independent=False)
+        student = dataclasses.replace(flow, field=copied(flow), independent=False)
         objective = RowMatching(coupling=Paired(), times=At(0.0), known=0.0)
         training = Training(steps=steps, lot=batch, ema=EMA(min(500.0, steps / 15)),
                             rate=WarmupConstantCooldown(peak=rate, warmup=min(100, steps), cooldown=0.5))  # fmt: skip
@@ -303,6 +303,22 @@ class TabularFlow(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             found[name] = value
         return found
 
+    def report(
+        self, X: Any, path: str | Path, *, holdout: Any = None, target: str | None = None, n: int | None = None
+    ) -> Path:
+        """Write an HTML page on made rows beside the real rows ``X``: figures with floors, histograms, correlations.
+
+        ``holdout`` are real rows that nothing was trained on: with them privacy is measured, and with a ``target``
+        column what a model trained on made rows predicts of real ones.
+        """
+        from beeline.tablereport import report
+
+        real = _frame(X).reset_index(drop=True)
+        made = self.sample(n or len(real))
+        text = report(self.table_, real, made, self._rng(None).fork("report"), holdout=holdout, target=target)
+        Path(path).write_text(text, encoding="utf-8")
+        return Path(path)
+
     # ---------------------------------------------------------------------------------------------------------- saving
 
     @property
@@ -323,7 +339,9 @@ class TabularFlow(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             isinstance(bundle.modality, Table),
             f"{directory} holds a flow of {type(bundle.modality).__name__}, not of a table; open it with beeline.load",
         )
-        made = cls(**{k: v for k, v in bundle.lineage.get("settings", {}).items() if k in cls().get_params()})
+        settings: dict[str, Any] = bundle.lineage.get("settings", {})
+        given: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()}
+        made = cls(**{k: v for k, v in given.items() if k in cls().get_params()})
         made.table_, made.flow_, made.sampler_, made.looks_ = bundle.modality, bundle.flow, bundle.sampler, []
         made.feature_names_in_ = np.array(made.table_.columns.names, dtype=object)
         made.n_features_in_ = len(made.feature_names_in_)
@@ -346,27 +364,6 @@ class TabularFlow(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             "conditions were given to a flow that learned without known cells (known=0); fit it with known=0.3",
         )
         return self.table_.condition(conditions, n, rng)
-
-
-def harden(x: Tensor, codes: Sequence[Code]) -> Tensor:
-    """Coordinates with their states made whole: one of K at 1 and the rest at -1, bits at either."""
-    parts = []
-    for code, part in zip(codes, x.split([code.width for code in codes], 1), strict=True):
-        width = code.width - (code.number is not None)
-        if code.levels:
-            state, _ = code.read(part)
-            whole = code.paint(state, torch.zeros(len(x), 2), torch.zeros(len(x)))
-            part = torch.cat([whole[:, :width], part[:, width:]], 1)
-        parts.append(part)
-    return torch.cat(parts, 1)
-
-
-def _copy(net: Any) -> Any:
-    import copy
-
-    made = copy.deepcopy(net)
-    made.requires_grad_(True)
-    return made
 
 
 def _frame(X: Any) -> Any:

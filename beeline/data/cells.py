@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from beeline.core.types import BeelineError, nearest, require
-from beeline.data.codes import Array, Code, Quantile, Standard
+from beeline.data.codes import SPIKE, SPIKES, Array, Code, Quantile, Standard
 from beeline.data.infer import levels, nanoseconds, pandas
 from beeline.data.schema import UNITS, Boolean, Category, Column, Constant, Identifier, Moment, Number, listed
 
@@ -73,9 +73,17 @@ def learn(column: Column, made: Array, empty: Array, one_hot: int) -> Code:
         states = (*_levels(column), *((EMPTY,) if column.missing else ()))
         return Code(states, bits=len(states) > one_hot)
     standard = isinstance(column, Number) and column.standard
+    if isinstance(column, Number) and not column.standard and spiked(made):
+        return Code((*np.unique(made).tolist(), *((EMPTY,) if column.missing else ())))
     require(len(made) > 0, f"column {column.name!r} is empty in every row; leave it out, or make it a category")
     number: Quantile | Standard = Standard.fit(made) if standard else Quantile.fit(made)
     return Code((GIVEN, EMPTY) if empty.any() else (), number)
+
+
+def spiked(values: Array) -> bool:
+    """Whether numbers are few different ones, one of which is frequent: amounts that are mostly zero, hours of work."""
+    different, counts = np.unique(values, return_counts=True)
+    return 1 < len(different) <= min(SPIKES, len(values) / 20) and counts.max() >= SPIKE * len(values)
 
 
 def place(column: Column, code: Code, raw: Any) -> tuple[Array, Array]:
@@ -88,6 +96,11 @@ def place(column: Column, code: Code, raw: Any) -> tuple[Array, Array]:
     )
     state, span = np.zeros(len(raw), dtype=np.int64), np.tile([0.0, 1.0], (len(raw), 1))
     made = plain(column, full)
+    if code.number is None and isinstance(column, Number):  # a value that training never saw is the nearest that it saw
+        known = np.array([level for level in code.levels if level is not EMPTY])
+        state[~empty] = np.abs(made[:, None] - known).argmin(1) if len(known) else 0
+        state[empty] = len(code.levels) - 1
+        return state, span
     if code.number is None:
         lost = made < 0
         if lost.any():
@@ -141,6 +154,8 @@ def write(column: Column, code: Code, state: Array, numbers: Array) -> Any:
             moments = moments.dt.tz_localize("UTC")
         return moments.astype(column.dtype).mask(empty)
     assert isinstance(column, Number)
+    if code.number is None:
+        numbers = np.array([0.0 if level is EMPTY else level for level in code.levels])[state]
     low, high = _bounds(column)
     made = np.clip(np.round(numbers, column.decimals) if column.decimals is not None else numbers, low, high)
     if not column.integer:

@@ -21,6 +21,8 @@ ATOM = 0.005  # share of rows from which a value among many is kept with its exa
 EDGE = 1e-6  # ranks keep this distance from 0 and 1, so coordinates stay within 4.8
 PAD = 5e-8  # and this one from the ends of their interval, which float32 cannot tell from the next
 ONE_HOT = 64  # a category with more levels is coded in bits
+SPIKES = 128  # numbers with at most so many different values ...
+SPIKE = 0.3  # ... of which one has at least this share of the rows, are coded as states: nearness says little there
 
 
 @dataclass(frozen=True)
@@ -113,8 +115,8 @@ class Standard:
 class Code:
     """One column as coordinates: a state where there is a choice, and a rank where there is a number.
 
-    ``levels`` are the states of a category, ("", None) of a number with empty cells; the state takes one coordinate
-    per level (one-hot), or one per bit where there are many levels; the number takes one more.
+    ``levels`` are the states of a category, or ("given", None) of a number with empty cells; the state takes one
+    coordinate per level (one-hot), or one per bit where there are many levels; the number takes one more.
     Source: the bits are those of Kinakh and Voloshynovskiy 2024 (arXiv 2409.13882), which handle any number of levels.
     """
 
@@ -231,6 +233,19 @@ def split(x: Tensor, codes: Sequence[Code]) -> list[Tensor]:
         f"coordinates of shape {tuple(x.shape)} were to be read as rows of {width}; pass what this table's flow made",
     )
     return list(x.split([code.width for code in codes], 1))
+
+
+def harden(x: Tensor, codes: Sequence[Code]) -> Tensor:
+    """Coordinates with their states made whole: one of K at 1 and the rest at -1, bits at either."""
+    parts = []
+    for code, part in zip(codes, x.split([code.width for code in codes], 1), strict=True):
+        width = code.width - (code.number is not None)
+        if code.levels:
+            state, _ = code.read(part)
+            whole = code.paint(state, torch.zeros(len(x), 2), torch.zeros(len(x)))
+            part = torch.cat([whole[:, :width], part[:, width:]], 1)
+        parts.append(part)
+    return torch.cat(parts, 1)
 
 
 def _row(values: Array) -> tuple[float, ...]:

@@ -235,7 +235,7 @@ def _format(text: Any) -> str | None:
 
 
 def _counts(name: str, values: np.ndarray[Any, Any], different: np.ndarray[Any, Any]) -> bool:
-    """Whether whole numbers count the rows: all different, and in order in steps of one, or under a name that says so."""
+    """Whether whole numbers count the rows: all different, in steps of one or under a name that says so."""
     if len(values) < 20 or len(different) < len(values):
         return False
     named = re.search(r"(^|_|\b)(id|uuid|guid|key|index|rowid|number|no)$", name.strip().lower()) is not None

@@ -180,14 +180,15 @@ class Table:
             )
             frame = pd.DataFrame({str(k): pd.Series([v], dtype=object) for k, v in value.items()})
             known = pd.DataFrame(True, index=frame.index, columns=frame.columns)
+            for name in frame.columns:
+                if name in self.codes:
+                    kinds.within(self.columns[name], frame[name])
         for name in frame.columns:
             require(
                 str(name) in self.codes,
                 f"a condition names the column {str(name)!r}, which is unknown; {nearest(str(name), self.codes)}",
             )
         known = frame.notna() if known is None else known
-        for name in frame.columns:
-            kinds.within(self.columns[str(name)], frame[name][known[name]])
         frame, known = self._filled(frame, known)
         cells = self.cells(frame, known)
         if len(frame) == 1 < n:

@@ -19,6 +19,7 @@ from beeline.data import cells
 from beeline.data.codes import Array
 from beeline.data.infer import pandas
 from beeline.data.schema import Boolean, Category, Constant, Identifier, Moment, Number, Schema
+from beeline.data.tablepairs import bins, columns_of, correlation, features, numbers_of, ordinal, variation
 
 Better = Literal["lower", "higher"]
 
@@ -87,14 +88,14 @@ class ShapeError:
     def each(self, schema: Schema, real: Any, made: Any) -> dict[str, float]:
         """The error of every column."""
         found = {}
-        for name, (a, b, continuous) in _columns(schema, real, made).items():
+        for name, (a, b, continuous) in columns_of(schema, real, made).items():
             if continuous:
                 a, b = np.sort(a[~np.isnan(a)]), np.sort(b[~np.isnan(b)])
                 at = np.concatenate([a, b])
                 share = [np.searchsorted(part, at, "right") / max(len(part), 1) for part in (a, b)]
                 found[name] = float(np.abs(share[0] - share[1]).max())
             else:
-                found[name] = _variation(a, b)
+                found[name] = variation(a, b)
         return found
 
 
@@ -122,17 +123,17 @@ class TrendError:
 
     def each(self, schema: Schema, real: Any, made: Any) -> dict[tuple[str, str], float]:
         """The error of every pair of columns."""
-        columns = _columns(schema, real, made)
-        binned = {n: (_bins(a), _bins(b)) if cont else (a, b) for n, (a, b, cont) in columns.items()}
+        columns = columns_of(schema, real, made)
+        binned = {n: (bins(a), bins(b)) if cont else (a, b) for n, (a, b, cont) in columns.items()}
         found = {}
         for one, other in itertools.combinations(columns, 2):
             (a, b, first), (c, d, second) = columns[one], columns[other]
             if first and second:
-                found[one, other] = abs(_correlation(a, c) - _correlation(b, d)) / 2
+                found[one, other] = abs(correlation(a, c) - correlation(b, d)) / 2
             else:
                 (p, q), (r, s) = binned[one], binned[other]
                 wide = int(max(r.max(initial=0), s.max(initial=0))) + 1
-                found[one, other] = _variation(p * wide + r, q * wide + s)
+                found[one, other] = variation(p * wide + r, q * wide + s)
         return found
 
 
@@ -153,7 +154,7 @@ class TwoSample:
         linear, metrics = extra("sklearn.linear_model", "tables"), extra("sklearn.metrics", "tables")
         pipeline, scale = extra("sklearn.pipeline", "tables"), extra("sklearn.preprocessing", "tables")
         select = extra("sklearn.model_selection", "tables")
-        x = np.concatenate(_features(schema, real, made, scaled=False))
+        x = np.concatenate(features(schema, real, made, scaled=False))
         y = np.concatenate([np.ones(len(real)), np.zeros(len(made))])
         parts = select.StratifiedKFold(self.folds, shuffle=True, random_state=rng.key() % 2**32)
         found = []
@@ -184,11 +185,11 @@ class Downstream:
         column = schema[self.target]
         inputs = [c for c in schema.columns if c.name != self.target and not isinstance(c, Constant | Identifier)]
         reference = pandas().concat([real, self.holdout])
-        rows = [_ordinal(Schema(tuple(inputs)), reference, part) for part in (made, self.holdout)]
+        rows = [ordinal(Schema(tuple(inputs)), reference, part) for part in (made, self.holdout)]
         coarse = [isinstance(c, Category | Boolean) and len(getattr(c, "levels", (0, 1))) <= 255 for c in inputs]
         seed = rng.key() % 2**32
         if isinstance(column, Number | Moment):
-            y, z = (_numbers(column, part[self.target]) for part in (made, self.holdout))
+            y, z = (numbers_of(column, part[self.target]) for part in (made, self.holdout))
             model = ensemble.HistGradientBoostingRegressor(random_state=seed, categorical_features=coarse)
             use = ~np.isnan(y)
             return float(metrics.r2_score(z, model.fit(rows[0][use], y[use]).predict(rows[1])))
@@ -216,7 +217,7 @@ class Precision:
     better: ClassVar[Better] = "higher"
 
     def __call__(self, schema: Schema, real: Any, made: Any, rng: Rng) -> float:
-        x, y = _features(schema, real, made)
+        x, y = features(schema, real, made)
         centre = x.mean(0)
         inside, outside = (np.sort(np.linalg.norm(part - centre, axis=1)) for part in (x, y))
         grid = np.linspace(0, 1, 101)[1:-1]
@@ -239,7 +240,7 @@ class Recall:
     better: ClassVar[Better] = "higher"
 
     def __call__(self, schema: Schema, real: Any, made: Any, rng: Rng) -> float:
-        x, y = _features(schema, real, made)
+        x, y = features(schema, real, made)
         n = min(self.rows, len(x) // 2, len(y))
         order = rng.fork("real").permutation(len(x)).numpy()
         x, other = x[order[:n]], x[order[n : 2 * n]]
@@ -270,8 +271,8 @@ class ClosestRecord:
 
     def __call__(self, schema: Schema, real: Any, made: Any, rng: Rng) -> float:
         every = pandas().concat([real, self.holdout])
-        train, hold = (_features(schema, every, part)[1] for part in (real, self.holdout))
-        rows = _features(schema, every, made)[1]
+        train, hold = (features(schema, every, part)[1] for part in (real, self.holdout))
+        rows = features(schema, every, made)[1]
         n = min(len(train), len(hold))
         train = train[rng.fork("train").permutation(len(train)).numpy()[:n]]
         hold = hold[rng.fork("holdout").permutation(len(hold)).numpy()[:n]]
@@ -354,75 +355,6 @@ def closest(rows: Array, among: Array, k: int = 1) -> Array:
         square = (part**2).sum(1)[:, None] + length[None] - 2 * part @ b.T
         found.append(square.clamp(min=0).kthvalue(k, 1).values if k > 1 else square.clamp(min=0).amin(1))
     return np.asarray(torch.cat(found).sqrt().numpy())
-
-
-# ------------------------------------------------------------------------------------------------------------ columns
-
-
-def _columns(schema: Schema, real: Any, made: Any) -> dict[str, tuple[Array, Array, bool]]:
-    """Per column that is learned: values of both samples, as numbers (NaN where empty) or as places in one list."""
-    pd = pandas()
-    found: dict[str, tuple[Array, Array, bool]] = {}
-    for column in schema.columns:
-        if isinstance(column, Number | Moment):
-            a, b = (_numbers(column, part[column.name]) for part in (real, made))
-            found[column.name] = (a, b, True)
-        elif isinstance(column, Category | Boolean):
-            both = pd.concat([real[column.name], made[column.name]]).astype(object)
-            codes, different = pd.factorize(both, use_na_sentinel=False)
-            order = np.empty(len(different), dtype=np.int64)
-            order[np.argsort([str(v) for v in different])] = np.arange(len(different))
-            codes = order[codes]
-            found[column.name] = (codes[: len(real)], codes[len(real) :], False)
-    return found
-
-
-def _numbers(column: Number | Moment, raw: Any) -> Array:
-    full, empty = cells.full_cells(column, raw)
-    made = np.full(len(raw), np.nan)
-    made[~empty] = cells.plain(column, full)
-    return made
-
-
-def _variation(a: Array, b: Array) -> float:
-    """Half the sum of differences of two laws on whole numbers, given by samples."""
-    both, place = np.unique(np.concatenate([a, b]), return_inverse=True)
-    p, q = (np.bincount(part, minlength=len(both)) / len(part) for part in (place[: len(a)], place[len(a) :]))
-    return float(np.abs(p - q).sum() / 2)
-
-
-def _bins(values: Array) -> Array:
-    known = values[~np.isnan(values)]
-    return np.digitize(values, np.histogram_bin_edges(known if len(known) else np.zeros(1))).astype(np.int64)
-
-
-def _correlation(a: Array, b: Array) -> float:
-    use = ~(np.isnan(a) | np.isnan(b))
-    a, b = a[use], b[use]
-    if len(a) < 2 or a.std() == 0 or b.std() == 0:
-        return float("nan")
-    return float(np.corrcoef(a, b)[0, 1])
-
-
-def _features(schema: Schema, real: Any, made: Any, scaled: bool = True) -> tuple[Array, Array]:
-    """Both samples as numbers: categories one-hot (of length 1 apart where scaled), numbers over their range."""
-    parts: list[tuple[Array, Array]] = []
-    # numbers first: a classifier that stops early depends on the order of its features, and this one is usual
-    for a, b, continuous in sorted(_columns(schema, real, made).values(), key=lambda part: not part[2]):
-        if continuous:
-            middle = np.nanmean(a) if not np.isnan(a).all() else 0.0
-            pair = [np.where(np.isnan(v), middle, v) for v in (a, b)]
-            low, wide = (pair[0].min(), np.ptp(pair[0]) or 1.0) if scaled else (0.0, 1.0)
-            parts.append(((pair[0][:, None] - low) / wide, (pair[1][:, None] - low) / wide))
-        else:
-            eye = np.eye(int(max(a.max(), b.max())) + 1) * (0.5**0.5 if scaled else 1.0)
-            parts.append((eye[a], eye[b]))
-    return np.concatenate([p for p, _ in parts], 1), np.concatenate([q for _, q in parts], 1)
-
-
-def _ordinal(schema: Schema, reference: Any, rows: Any) -> Array:
-    """Rows as numbers for trees: places of levels, and numbers as they are."""
-    return np.stack([b if cont else b.astype(float) for _, b, cont in _columns(schema, reference, rows).values()], 1)
 
 
 @contextlib.contextmanager

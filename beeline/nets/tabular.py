@@ -28,8 +28,6 @@ class Columns(nn.Module):
 
     numbers: Tensor  # coordinates that are numbers
     column: Tensor  # of every coordinate
-    where: Tensor  # coordinates that are states
-    state: Tensor  # the block of each of these
 
     def __init__(
         self,
@@ -60,20 +58,23 @@ class Columns(nn.Module):
         starts = [0]
         for w in widths:
             starts.append(starts[-1] + w)
-        self.states = [(a, w) for a, w in zip(starts, widths, strict=False) if w > 1]
+        states = [(a, w) for a, w in zip(starts, widths, strict=False) if w > 1]
+        self.starts = {a for a, _ in states}
+        self.blocks: list[tuple[int, int]] = []  # states one by one, and runs of numbers
+        for a, w in zip(starts, widths, strict=False):
+            if w == 1 and self.blocks and self.blocks[-1][0] not in self.starts:
+                self.blocks[-1] = (self.blocks[-1][0], self.blocks[-1][1] + 1)
+            else:
+                self.blocks.append((a, w))
         numbers = [a for a, w in zip(starts, widths, strict=False) if w == 1]
         column = [c for c, group in enumerate(self.groups) for w in group for _ in range(w)]
-        state = [i for i, (_, w) in enumerate(self.states) for _ in range(w)]
         self.register_buffer("numbers", torch.tensor(numbers, dtype=torch.int64), persistent=False)
         self.register_buffer("column", torch.tensor(column), persistent=False)
-        self.register_buffer("state", torch.tensor(state, dtype=torch.int64), persistent=False)
-        where = [a + i for a, w in self.states for i in range(w)]
-        self.register_buffer("where", torch.tensor(where, dtype=torch.int64), persistent=False)
 
     @property
     def width_in(self) -> int:
-        """Features of a row: coordinates, waves of the numbers, and which columns are known."""
-        return self.size + 2 * self.waves * len(self.numbers) + (len(self.groups) if self.known else 0)
+        """Features of a row: coordinates, waves of the numbers, the known cells, and which columns are known."""
+        return self.size + 2 * self.waves * len(self.numbers) + (self.size + len(self.groups) if self.known else 0)
 
     def settings(self) -> dict[str, Any]:
         return {"groups": self.groups, "shape": [self.size], "conditions": self.known, "sharp": self.sharp,
@@ -96,32 +97,36 @@ class Columns(nn.Module):
         return found["known"].to(x.dtype), found["mask"].to(x.dtype)
 
     def features(self, x: Tensor, known: Tensor | None, mask: Tensor | None) -> Tensor:
-        """[B,width_in]: known cells in their place, waves of numbers, and the mask."""
+        """[B,width_in]: the state where it is unknown, waves of numbers, the known cells, and the mask.
+
+        Without known cells the last two, which would be zero, are left out.
+        """
+        noisy = x
         if known is not None and mask is not None:
-            x = torch.where(mask[:, self.column] > 0, known, x)
-        parts = [x]
+            given = mask[:, self.column] > 0
+            # a known cell has no noise, so it has weights of its own; its waves are those of a number like others
+            x, noisy = torch.where(given, known, x), x.masked_fill(given, 0.0)
+        parts = [noisy]
         if self.waves and len(self.numbers):
             # coordinates of numbers are normal; the finest wave resolves about 1/20 of their deviation at 8 waves
             turns = torch.arange(1, self.waves + 1, device=x.device, dtype=x.dtype) * (math.pi / 3)
             angle = (x[:, self.numbers, None] * turns).flatten(1)
             parts += [angle.sin(), angle.cos()]
-        if self.known:
-            parts.append(mask if mask is not None else x.new_zeros(len(x), len(self.groups)))
+        if known is not None and mask is not None:
+            parts += [known, mask]
         return torch.cat(parts, 1)
 
     def finish(self, out: Tensor, x: Tensor, t: Tensor, known: Tensor | None, mask: Tensor | None) -> Tensor:
         """The output as an expected datum with ``sharp``, as it is without."""
         if not self.sharp:
             return out
-        raw, out = out, torch.addcmul(x, (1 - t).to(x.dtype)[:, None], out)
-        if self.states:
-            logits = raw[:, self.where]
-            index = self.state.expand(len(out), -1)
-            low = logits.new_full((len(out), len(self.states)), -torch.inf)
-            top = low.scatter_reduce(1, index, logits.detach(), "amax", include_self=False)
-            power = (logits - top[:, self.state]).exp()
-            total = power.new_zeros(low.shape).scatter_add(1, index, power)
-            out = out.index_copy(1, self.where, 2 * power / total[:, self.state] - 1)
+        # block by block: a ragged softmax by gathering and scattering takes several times as long
+        parts, left = [], (1 - t).to(x.dtype)[:, None]
+        for start, width in self.blocks:
+            here = out[:, start : start + width]
+            state = start in self.starts
+            parts.append(2 * here.softmax(1) - 1 if state else torch.addcmul(x[:, start : start + width], left, here))
+        out = torch.cat(parts, 1)
         if known is not None and mask is not None:
             out = torch.where(mask[:, self.column] > 0, known, out)
         return out
@@ -203,7 +208,8 @@ class TabularMLP(nn.Module):
         known, mask = self.columns.given(x, cond)
         e = F.silu(self.time(t, s)).to(x.dtype)
         with self.columns.narrow(x):
-            h = self.inp(self.columns.features(x, known, mask))
+            features = self.columns.features(x, known, mask)
+            h = F.linear(features, self.inp.weight[:, : features.shape[1]], self.inp.bias)
             for block in self.block:
                 h = block(h, e)
             out = self.out(layer_norm(h))
@@ -274,8 +280,8 @@ class TabularTransformer(nn.Module):
     def _owners(self) -> list[int]:
         column = self.columns.column.tolist()
         waved = [column[i] for i in self.columns.numbers.tolist() for _ in range(self.columns.waves)]
-        masks = list(range(len(self.columns.groups))) if self.columns.known else []
-        return [*column, *waved, *waved, *masks]
+        known = [*column, *range(len(self.columns.groups))] if self.columns.known else []
+        return [*column, *waved, *waved, *known]
 
     @property
     def stacks(self) -> Mapping[str, nn.ModuleList]:
@@ -291,7 +297,9 @@ class TabularTransformer(nn.Module):
         e = F.silu(self.time(t, s)).to(x.dtype)
         with self.columns.narrow(x):
             features = self.columns.features(x, known, mask)
-            tokens = self.name.repeat(len(x), 1, 1).index_add(1, self.owner, features[..., None] * self.inp)
+            used = features.shape[1]
+            own = features[..., None] * self.inp[:used]
+            tokens = self.name.repeat(len(x), 1, 1).index_add(1, self.owner[:used], own)
             for block in self.block:
                 tokens = block(tokens, e)
             out = (layer_norm(tokens)[:, self.columns.column] * self.out).sum(-1) + self.bias

@@ -69,7 +69,9 @@ def test_the_quantiles_of_many_values_are_kept_with_their_tails_and_atoms() -> N
     assert span[1] - span[0] == pytest.approx(500 / 5500)
     assert (q.value(np.array([0.0, 1.0])) == [values.min(), values.max()]).all()
     grid = np.linspace(0.001, 0.999, 777)
-    assert np.abs((values[:, None] <= q.value(grid)).mean(0) - grid)[~((grid > span[0]) & (grid < span[1]))].max() < 2e-3
+    assert (
+        np.abs((values[:, None] <= q.value(grid)).mean(0) - grid)[~((grid > span[0]) & (grid < span[1]))].max() < 2e-3
+    )
     some = values[:200]
     ranks = q.span(some).mean(1)
     assert np.allclose(q.value(ranks), some, rtol=1e-9)
@@ -127,7 +129,9 @@ def test_only_categories_and_only_numbers() -> None:
 
 
 def test_a_moment_with_a_zone_comes_back_in_it() -> None:
-    raw = pd.DataFrame({"at": pd.date_range("2024-01-01", periods=30, freq="37min", tz="Europe/Zurich"), "n": range(30)})
+    raw = pd.DataFrame(
+        {"at": pd.date_range("2024-01-01", periods=30, freq="37min", tz="Europe/Zurich"), "n": range(30)}
+    )
     raw["n"] = raw["n"] % 4
     table = Table().fit(raw)
     made = table.decode(table.encode(raw).x1)
@@ -142,7 +146,9 @@ def test_a_column_that_another_determines_is_written_from_it() -> None:
     assert list(table.twins) == ["grade"] and "grade" not in table.coded
     assert same(table.decode(table.encode(raw).x1), raw)
     noise = table.decode(Rng(0).normal(torch.empty(500, *table.shape)))
-    assert same(noise[["grade"]], pd.DataFrame({"grade": noise["name"].map(dict(zip(names, range(1, 5), strict=True)))}))
+    assert same(
+        noise[["grade"]], pd.DataFrame({"grade": noise["name"].map(dict(zip(names, range(1, 5), strict=True)))})
+    )
     cond = table.condition({"grade": 3}, 2)
     assert same(pd.DataFrame({"n": table.decode(cond["known"])["name"]}), pd.DataFrame({"n": ["high"] * 2}))
     with pytest.raises(BeelineError, match="never occur together"):
@@ -195,7 +201,11 @@ def test_a_condition_that_cannot_be_met_is_refused(fitted: Table, condition: obj
         (pd.DataFrame({str(k): [1, 2] for k in range(3)}), {}, "2 rows but 3 columns"),
         (mixed(), {"row_id": {"replace": False}}, "'row_id' names the rows themselves"),
         (mixed(), {"pet": {"kind": "number"}}, "no finite number"),
-        (pd.DataFrame({"a": [1.0, None] * 4, "b": range(8)}), {"b": {"kind": "moment"}}, "convert them with pandas.to_datetime"),
+        (
+            pd.DataFrame({"a": [1.0, None] * 4, "b": range(8)}),
+            {"b": {"kind": "moment"}},
+            "convert them with pandas.to_datetime",
+        ),
     ],
 )
 def test_a_table_that_does_not_fit_is_refused(table: pd.DataFrame, schema: dict, message: str) -> None:
@@ -250,3 +260,16 @@ def test_codes_know_their_blocks() -> None:
 def test_a_preview_is_a_table_of_escaped_cells(fitted: Table) -> None:
     made = fitted.preview(pd.DataFrame({"a<b": ["<script>", None]})).decode()
     assert "&lt;script&gt;" in made and "<script>" not in made and made.count("<tr>") == 3
+
+
+def test_numbers_that_are_mostly_one_value_are_states() -> None:
+    rng = np.random.default_rng(0)
+    gain = np.where(rng.random(2000) < 0.9, 0, rng.choice([114, 7298, 99999], 2000))
+    loss = np.where(gain > 0, np.nan, 5.0 * (rng.random(2000) < 0.5))
+    raw = pd.DataFrame({"gain": gain, "loss": loss, "x": rng.random(2000)})
+    table = Table().fit(raw)
+    assert table.groups == [[4], [3], [1]]
+    made = table.decode(table.encode(raw).x1)
+    assert same(made[["gain", "loss"]], raw[["gain", "loss"]]) and (made.dtypes == raw.dtypes).all()
+    near = table.decode(table.encode(raw.head(2).assign(gain=[120, 50_000], loss=[1.0, 4.0])).x1)
+    assert near["gain"].tolist() == [114, 7298] and near["loss"].tolist() == [0.0, 5.0]

@@ -60,7 +60,9 @@ def test_the_exact_field_has_the_least_loss(error: tuple[float, float]) -> None:
 
 def test_known_cells_cost_nothing_and_leave_the_mean() -> None:
     with Rng(0).ambient():
-        net = Network(TabularMLP([[1], [2]], width=16, conditions={"known": {"size": 3}, "mask": {"size": 2}}), prediction=Data())
+        net = Network(
+            TabularMLP([[1], [2]], width=16, conditions={"known": {"size": 3}, "mask": {"size": 2}}), prediction=Data()
+        )
     x0 = Rng(1).normal(ROWS)
     for mask, blocks in (([1.0, 0.0], 1), ([0.0, 0.0], 2), ([1.0, 1.0], 0)):
         m = torch.tensor([mask] * 4)
@@ -118,6 +120,12 @@ def test_training_stops_and_cools_down_as_a_shorter_run_would() -> None:
 def test_training_that_goes_on_improving_runs_to_its_end() -> None:
     held = HeldOut(RowMatching(known=0.0), Batch(ROWS), every=10, draws=4)
     made, looks = fit_patiently(
-        small(), RowMatching(known=0.0), ROWS, Training(steps=40, lot=16), patience=Patience(3), heldout=held, rng=Rng(7)
+        small(),
+        RowMatching(known=0.0),
+        ROWS,
+        Training(steps=40, lot=16),
+        patience=Patience(3),
+        heldout=held,
+        rng=Rng(7),
     )
     assert [look["step"] for look in looks] == [10, 20, 30, 40]

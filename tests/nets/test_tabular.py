@@ -56,7 +56,9 @@ def test_known_cells_come_out_as_they_are_and_change_the_rest(kind: type, settin
     assert torch.equal(made[wide], known[wide])
     assert not torch.allclose(made[~wide], net(x, t)[~wide])
     hidden = torch.where(wide, 100.0, x)
-    assert torch.allclose(net(hidden, t, {"known": known, "mask": mask}), made, atol=1e-5), "noise under a known cell is nothing"
+    assert torch.allclose(net(hidden, t, {"known": known, "mask": mask}), made, atol=1e-5), (
+        "noise under a known cell is nothing"
+    )
     nothing = {"known": torch.zeros_like(x), "mask": torch.zeros(5, 4)}
     assert torch.equal(net(x, t, nothing), net(x, t))
 

@@ -1,0 +1,78 @@
+"""Two samples of a table side by side: their columns as numbers, and what figures compare."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from beeline.data import cells
+from beeline.data.codes import Array
+from beeline.data.infer import pandas
+from beeline.data.schema import Boolean, Category, Moment, Number, Schema
+
+
+def columns_of(schema: Schema, real: Any, made: Any) -> dict[str, tuple[Array, Array, bool]]:
+    """Per column that is learned: values of both samples, as numbers (NaN where empty) or as places in one list."""
+    pd = pandas()
+    found: dict[str, tuple[Array, Array, bool]] = {}
+    for column in schema.columns:
+        if isinstance(column, Number | Moment):
+            a, b = (numbers_of(column, part[column.name]) for part in (real, made))
+            found[column.name] = (a, b, True)
+        elif isinstance(column, Category | Boolean):
+            both = pd.concat([real[column.name], made[column.name]]).astype(object)
+            codes, different = pd.factorize(both, use_na_sentinel=False)
+            order = np.empty(len(different), dtype=np.int64)
+            order[np.argsort([str(v) for v in different])] = np.arange(len(different))
+            codes = order[codes]
+            found[column.name] = (codes[: len(real)], codes[len(real) :], False)
+    return found
+
+
+def numbers_of(column: Number | Moment, raw: Any) -> Array:
+    full, empty = cells.full_cells(column, raw)
+    made = np.full(len(raw), np.nan)
+    made[~empty] = cells.plain(column, full)
+    return made
+
+
+def variation(a: Array, b: Array) -> float:
+    """Half the sum of differences of two laws on whole numbers, given by samples."""
+    both, place = np.unique(np.concatenate([a, b]), return_inverse=True)
+    p, q = (np.bincount(part, minlength=len(both)) / len(part) for part in (place[: len(a)], place[len(a) :]))
+    return float(np.abs(p - q).sum() / 2)
+
+
+def bins(values: Array) -> Array:
+    known = values[~np.isnan(values)]
+    return np.digitize(values, np.histogram_bin_edges(known if len(known) else np.zeros(1))).astype(np.int64)
+
+
+def correlation(a: Array, b: Array) -> float:
+    use = ~(np.isnan(a) | np.isnan(b))
+    a, b = a[use], b[use]
+    if len(a) < 2 or a.std() == 0 or b.std() == 0:
+        return float("nan")
+    return float(np.corrcoef(a, b)[0, 1])
+
+
+def features(schema: Schema, real: Any, made: Any, scaled: bool = True) -> tuple[Array, Array]:
+    """Both samples as numbers: categories one-hot (of length 1 apart where scaled), numbers over their range."""
+    parts: list[tuple[Array, Array]] = []
+    # numbers first: a classifier that stops early depends on the order of its features, and this one is usual
+    for a, b, continuous in sorted(columns_of(schema, real, made).values(), key=lambda part: not part[2]):
+        if continuous:
+            middle = np.nanmean(a) if not np.isnan(a).all() else 0.0
+            pair = [np.where(np.isnan(v), middle, v) for v in (a, b)]
+            low, wide = (pair[0].min(), np.ptp(pair[0]) or 1.0) if scaled else (0.0, 1.0)
+            parts.append(((pair[0][:, None] - low) / wide, (pair[1][:, None] - low) / wide))
+        else:
+            eye = np.eye(int(max(a.max(), b.max())) + 1) * (0.5**0.5 if scaled else 1.0)
+            parts.append((eye[a], eye[b]))
+    return np.concatenate([p for p, _ in parts], 1), np.concatenate([q for _, q in parts], 1)
+
+
+def ordinal(schema: Schema, reference: Any, rows: Any) -> Array:
+    """Rows as numbers for trees: places of levels, and numbers as they are."""
+    return np.stack([b if cont else b.astype(float) for _, b, cont in columns_of(schema, reference, rows).values()], 1)
