@@ -108,7 +108,7 @@ class PowerCost:
 
     def dual(self, y: Tensor) -> Tensor:
         # away from zero, where the slope of the inverse is infinite for p > 2
-        return y.sign() * y.abs().clamp(min=1e-6).pow(1 / (self.p - 1))
+        return y * y.abs().clamp(min=1e-6).pow(1 / (self.p - 1) - 1)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,178 @@
+"""What each choice of training does to quality at 2, 4, 8 and 32 evaluations, at equal training cost.
+
+    python -m benchmarks.ablation                       the ring of eight Gaussians
+    python -m benchmarks.ablation --mnist mnist.npz     MNIST at 14 x 14, unconditional, beside it
+
+Every choice starts from plain flow matching and changes one thing.  A step costs as many network passes as its
+objective needs, and drawing reflow pairs is paid for as well, so all choices spend the same number of passes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import beeline as bl
+from beeline.core.prediction import Boundary
+from beeline.data.laws import GaussianMixture
+from beeline.features import SmallClassifier
+from beeline.learn.distill import Reflow
+from beeline.learn.ema import EMA
+from beeline.learn.rate import WarmupCosine
+from beeline.learn.trainer import Training, fit
+from beeline.metrics import Frechet
+from beeline.nets.small import MLP, UNet
+from benchmarks import report
+from benchmarks.claims.toys import w2
+
+EVALUATIONS = (2, 4, 8, 32)
+FM = bl.objectives.FlowMatching
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One departure from plain flow matching."""
+
+    objective: Any = field(default_factory=FM)
+    path: Any = field(default_factory=bl.paths.Linear)
+    prediction: Any = None
+    ema: Any = None
+    passes: float = 1.0  # network passes of a step, in units of one forward and backward pass
+    reflow: bool = False  # half of the budget for a teacher, the rest for its pairs and the student
+
+
+CHOICES: dict[str, Choice] = {
+    "plain": Choice(),
+    "logit-normal times": Choice(FM(times=bl.times.LogitNormal())),
+    "stratified times": Choice(FM(times=bl.times.Stratified(bl.times.Uniform()))),
+    "cosine path": Choice(FM(bl.paths.Cosine()), bl.paths.Cosine()),
+    "error of the datum": Choice(FM(prediction=bl.Data())),
+    "pseudo-Huber distance": Choice(FM(distance=bl.objectives.Huber(0.1))),
+    "network gives the datum": Choice(prediction=bl.Data(0.02)),
+    "boundary mask": Choice(prediction=Boundary()),
+    "batch transport": Choice(FM(coupling=bl.couplings.MinibatchOT())),
+    "entropic transport": Choice(FM(coupling=bl.couplings.Sinkhorn())),
+    "immiscible": Choice(FM(coupling=bl.couplings.Immiscible())),
+    "solver error penalty": Choice(bl.objectives.SmoothSteps(strength=0.1), passes=2.0),
+    "averaged weights": Choice(ema=EMA()),
+    "reflow": Choice(reflow=True),
+    "transport, logit-normal, averaged": Choice(
+        FM(coupling=bl.couplings.MinibatchOT(), times=bl.times.LogitNormal()), ema=EMA()
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Task:
+    """Data, a network for it, and a distance to the data."""
+
+    data: Tensor
+    network: Callable[[Any, Any], Any]  # (path, prediction) -> network
+    distance: Callable[[Tensor], float]
+    draws: int  # samples for one figure
+    steps: int  # of plain training
+    lot: int
+    pairs: int  # of reflow
+
+
+def ring(steps: int) -> Task:
+    """Eight Gaussians on a circle; exact W2 to 1000 fresh points."""
+    law = GaussianMixture.ring()
+    real = law.sample(1000, bl.Rng(1).fork("real"), dtype=torch.float32)
+    data = law.sample(20_000, bl.Rng(1).fork("data"), dtype=torch.float32)
+    net = lambda path, prediction: bl.Network(MLP(2, width=64, depth=3), path, prediction)  # noqa: E731
+    return Task(data, net, lambda x: w2(x, real), 1000, steps, 256, 4000)
+
+
+def mnist(path: Path, steps: int) -> Task:
+    """MNIST averaged to 14 x 14; Frechet distance of 1000 samples in the features of a classifier trained on it."""
+    with np.load(path) as arrays:
+        pixels, labels = arrays["x_train"], arrays["y_train"]
+    x = torch.from_numpy(pixels).float()[:, None] / 127.5 - 1
+    x = torch.nn.functional.avg_pool2d(x, 2)
+    order = bl.Rng(1).permutation(len(x))
+    x, cond = x[order], {"label": torch.from_numpy(labels).long()[order]}
+    features = SmallClassifier(steps=400).fit(x[:20_000], {"label": cond["label"][:20_000]})
+    real, metric = x[20_000:24_000], Frechet(features)
+    net = lambda p, prediction: bl.Network(UNet((1, 14, 14), width=16), p, prediction)  # noqa: E731
+    return Task(x[24_000:], net, lambda made: metric(real, made, bl.Rng(0)), 1000, steps, 64, 1500)
+
+
+def train(task: Task, choice: Choice, rng: bl.Rng) -> tuple[Any, float]:
+    """(network, passes per plain step that were spent)."""
+    with rng.fork("network").ambient():
+        net = task.network(choice.path, choice.prediction)
+    silent = lambda entry: None  # noqa: E731
+
+    def run(net: Any, objective: Any, data: Any, steps: int, name: str) -> Any:
+        training = Training(steps=steps, lot=task.lot, rate=WarmupCosine(2e-3, 50), ema=choice.ema)
+        return fit(net, objective, data, training, rng=rng.fork(name), log=silent).eval()
+
+    if not choice.reflow:
+        steps = int(task.steps / choice.passes)
+        return run(net, choice.objective, bl.Batch(task.data), steps, "fit"), steps * choice.passes
+    # a forward pass is a third of a training pass: pairs cost walk x pairs / lot / 3 steps
+    walk = 16
+    paid = walk * task.pairs / task.lot / 3
+    half = int((task.steps - paid) / 2)
+    teacher = bl.Flow(run(net, choice.objective, bl.Batch(task.data), half, "teacher"))
+    reflow = Reflow(bl.Sampler(walk // 2), count=task.pairs)
+    pairs = reflow.data(teacher, bl.Batch(task.data), rng.fork("pairs"))
+    student = run(reflow.networks(teacher)["student"], reflow.objective(teacher), pairs, half, "student")
+    return student, 2 * half + paid
+
+
+def figures(task: Task, seeds: int, only: list[str] | None) -> dict[str, Any]:
+    """The distance at every number of evaluations, with its spread over seeds."""
+    made: dict[str, Any] = {}
+    for name, choice in CHOICES.items():
+        if only and name not in only:
+            continue
+        rows, start = [], time.process_time()
+        for seed in range(seeds):
+            rng = bl.Rng(seed).fork("ablation")
+            net, spent = train(task, choice, rng)
+            x0 = rng.fork("x0").normal(task.data.new_empty(task.draws, *task.data.shape[1:]))
+            with torch.no_grad():
+                flow = bl.Flow(net, choice.path)
+                draws = [bl.Sampler(n, solver=bl.solvers.EULER)(flow, x0) for n in EVALUATIONS]
+            rows.append([task.distance(x) for x in draws])
+        table = np.array(rows)
+        made[name] = {
+            "mean": [round(float(v), 4) for v in table.mean(0)],
+            "spread": [round(float(v), 4) for v in table.std(0, ddof=1)] if seeds > 1 else None,
+            "passes": round(spent, 1),
+            "cpu_seconds": round(time.process_time() - start, 1),
+        }
+        print(f"{name:36s}", *(f"{v:9.3f}" for v in made[name]["mean"]), flush=True)
+    return made
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.ablation", description=__doc__.splitlines()[0])
+    parser.add_argument("--mnist", type=Path, metavar="FILE", help="the .npz of MNIST; the ring alone without it")
+    parser.add_argument("--seeds", type=int, default=3, help="trainings of every choice on the ring")
+    parser.add_argument("--steps", type=int, nargs=2, default=(1500, 500), metavar=("RING", "MNIST"))
+    parser.add_argument("--only", nargs="*", choices=list(CHOICES), help="choices; all without it")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="where the result goes")
+    chosen = parser.parse_args()
+    torch.set_num_threads(1)
+    if chosen.mnist is None:
+        made = {"ring: W2": figures(ring(chosen.steps[0]), chosen.seeds, chosen.only)}
+        name = "ablation-ring"
+    else:
+        made = {"mnist 14x14: Frechet": figures(mnist(chosen.mnist, chosen.steps[1]), 1, chosen.only)}
+        name = "ablation-mnist"
+    report.write(name, made, list(range(chosen.seeds)), chosen.out, evaluations=EVALUATIONS, steps=list(chosen.steps))
+
+
+if __name__ == "__main__":
+    main()
