@@ -76,7 +76,7 @@ CATALOGUE: Mapping[str, Mapping[str, str]] = {
     "clocks": _of("core.semilinear", "LogSNR", "Time", "Ratio"),
     "divergences": _of("core.likelihood", "Exact", "Hutchinson", "HutchPlusPlus"),
     "gradients": _of("core.adjoint", "Stored", "Checkpointed", "Adjoint"),
-    "guidance": _of("use.guidance", "Plain", "Guide", "CFG()"),
+    "guidance": _of("use.guidance", "Plain", "Guide", "CFG()") | _of("use.temperature", "Temperature"),
     "references": _of("use.guidance", "Unconditional", "Weak"),
     "rules": _of("use.guidance", "Extrapolate"),
     "samplers": _of("use.sampler", "Sampler") | _of("use.auto", "auto_sampler()"),
@@ -115,7 +115,10 @@ CATALOGUE: Mapping[str, Mapping[str, str]] = {
     | _of("data.tablemetrics", "Duplicates", "Violations"),
     "recipes": _of("recipes.images", "digits()", "mnist()", "images()")
     | _of("recipes.points", "points()", "two_moons()")
-    | _of("recipes.tables", "table()"),
+    | _of("recipes.tables", "table()")
+    | _of("recipes.learning", "transport()", "transport_by_label()", "middle_times()", "cosine()", "boundary()")
+    | _of("recipes.learning", "heavy_tails()", "guidance_free()", "model_guidance()", "anticipating()", "dispersed()")
+    | _of("recipes.learning", "smooth()", "self_rectified()", "ring()"),
     "runs": _of("run", "Run", "Distilled"),
 }
 

@@ -13,7 +13,7 @@ from beeline.core.field import bind
 from beeline.core.path import Linear
 from beeline.core.rng import Rng
 from beeline.core.types import Batch, Cond, Loss, over, require
-from beeline.learn.objective import FlowMatching, squared
+from beeline.learn.objective import Around, FlowMatching, squared
 from beeline.learn.regularise import captured, joined
 
 
@@ -77,7 +77,7 @@ class Deep(nn.Module):
 
 
 @dataclass(frozen=True)
-class DeepSupervision:
+class DeepSupervision(Around):
     """Every velocity inside the network is regressed too, and each with its acceleration has to reach the datum.
 
     loss(v) + early sum_i loss(v_i) + bend sum_i |x_t + (1-t) sg v_i + (1-t)^2/2 A_i - x1|^2

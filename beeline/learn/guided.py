@@ -13,17 +13,12 @@ from torch.nn import functional as F
 from beeline.core.rng import Rng
 from beeline.core.types import Batch, Cond, Loss, leaves, map_cond, over, require
 from beeline.learn.heldout import quiet
-from beeline.learn.objective import Drop, FlowMatching, ask
+from beeline.learn.objective import Around, FlowMatching, ask
 from beeline.use.guidance import null_like
 
 
-def dropping() -> FlowMatching:
-    """Flow matching that drops one condition in ten, with null 0."""
-    return FlowMatching(drop=Drop(0.1))
-
-
 @dataclass(frozen=True)
-class GuidanceFree:
+class GuidanceFree(Around):
     """The guided model is trained itself, with the temperature beta = 1/scale as an input.
 
     E |beta v(x, t, c, beta) + (1 - beta) sg v(x, t, null, 1) - u|^2,  beta ~ U(0, 1), 1 where the condition is dropped;
@@ -32,14 +27,20 @@ class GuidanceFree:
     drops conditions.  One network pass more per step, without gradient.
     Source: Chen et al. 2025, "Visual Generation Without Guidance" (arXiv 2501.15420).
 
+    >>> from beeline.learn.objective import Drop
     >>> objective = GuidanceFree(FlowMatching(drop=Drop(0.1, 10)))
     >>> net = lambda x, t, cond: x * cond["beta"]
     >>> objective(net, Batch(torch.zeros(4, 2), cond={"label": torch.arange(4)}), Rng(0)).per_sample.shape
     torch.Size([4])
     """
 
-    objective: FlowMatching = field(default_factory=dropping)  # one that drops conditions
+    objective: FlowMatching = field(default_factory=FlowMatching)  # one that drops conditions
     null: Any = None  # what stands for no condition; none takes what the objective's drop puts there
+
+    @property
+    def conditions(self) -> dict[str, dict[str, int]]:
+        """What the network has to take beside the conditions of the data."""
+        return {"beta": {"size": 1}}
 
     def __call__(self, field: Any, batch: Batch, rng: Rng) -> Loss:
         named(batch.cond, self)
@@ -57,7 +58,7 @@ class GuidanceFree:
 
 
 @dataclass(frozen=True)
-class ModelGuidance:
+class ModelGuidance(Around):
     """The network's own guidance is added to its target, so that it learns the guided velocity.
 
     E |v(x, t, c) - (u + k sg[v(x, t, c) - v(x, t, null)])|^2,  k = 1 - 1/scale;  u alone where c is dropped;
@@ -66,12 +67,13 @@ class ModelGuidance:
     network, or the differences are noise.  No guidance is to be added when sampling.
     Source: Tang et al. 2025, "Diffusion Models without Classifier-free Guidance" (arXiv 2502.12154).
 
+    >>> from beeline.learn.objective import Drop
     >>> objective = ModelGuidance(FlowMatching(drop=Drop(0.1, 10)), scale=2.0)
     >>> objective(lambda x, t, c: x, Batch(torch.zeros(4, 2), cond=torch.arange(4)), Rng(0)).per_sample.shape
     torch.Size([4])
     """
 
-    objective: FlowMatching = field(default_factory=dropping)  # one that drops conditions
+    objective: FlowMatching = field(default_factory=FlowMatching)  # one that drops conditions
     null: Any = None  # what stands for no condition; none takes what the objective's drop puts there
     scale: float = 1.5  # of the guidance that is learned; 1 is none, 1.3 to 2 is usual
 
@@ -94,7 +96,7 @@ class ModelGuidance:
 
 
 @dataclass(frozen=True)
-class Anticipating:
+class Anticipating(Around):
     """The combination that guidance will form is what is trained, so that guided sampling has the law of the data.
 
     E |v_null + scale (v(x, t, c) - v_null) - u|^2,  v_null = sg v(x, t, null);  v(x, t, null) alone where c is dropped;
@@ -102,12 +104,13 @@ class Anticipating:
     Assumes an objective that drops conditions, and sampling with that scale.  One pass more per step, without gradient.
     Source: Patel et al. 2023, "Bridging the Gap" (arXiv 2311.00938).
 
+    >>> from beeline.learn.objective import Drop
     >>> objective = Anticipating(FlowMatching(drop=Drop(0.1, 10)))
     >>> objective(lambda x, t, c: x, Batch(torch.zeros(4, 2), cond=torch.arange(4)), Rng(0)).per_sample.shape
     torch.Size([4])
     """
 
-    objective: FlowMatching = field(default_factory=dropping)  # one that drops conditions
+    objective: FlowMatching = field(default_factory=FlowMatching)  # one that drops conditions
     null: Any = None  # what stands for no condition; none takes what the objective's drop puts there
     scale: float = 1.5  # of the guidance that sampling will use; 1 is plain training
     share: float = 1.0  # of samples trained through the combination, 0 to 1; the rest are trained plainly
@@ -133,7 +136,7 @@ class Anticipating:
 
 
 @dataclass(frozen=True)
-class Contrastive:
+class Contrastive(Around):
     """A trained model is moved towards its own conditions and away from others, so that it needs no guidance.
 
     -log sigmoid(strength r(x, c)) - push log sigmoid(-strength r(x, c')),  c' another datum's condition,

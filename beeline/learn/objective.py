@@ -188,6 +188,28 @@ class FlowMatching:
         return Loss(value, {"loss": value.detach(), "error": plain.mean()}, per_sample.detach(), t.detach())
 
 
+class Around:
+    """What an objective around another one passes on: the path, coupling and other choices of the inner one."""
+
+    objective: Any
+
+    @property
+    def path(self) -> Path:
+        return self.objective.path  # type: ignore[no-any-return]
+
+    @property
+    def coupling(self) -> Coupling:
+        return self.objective.coupling  # type: ignore[no-any-return]
+
+    @property
+    def prediction(self) -> Prediction:
+        return self.objective.prediction  # type: ignore[no-any-return]
+
+    @property
+    def drop(self) -> Drop | None:
+        return self.objective.drop  # type: ignore[no-any-return]
+
+
 def ask(field: Any, x: Tensor, t: Tensor, cond: Cond = None) -> Tensor:
     """The velocity of a field [B,*S]; refused when it has not the shape of its state."""
     made = bind(field, cond)(x, t)

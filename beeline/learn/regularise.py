@@ -17,12 +17,12 @@ from beeline.core.rng import Rng
 from beeline.core.times import TimeSampler, Uniform
 from beeline.core.types import Batch, Loss, leaves, nearest, over, require
 from beeline.learn.heldout import quiet
-from beeline.learn.objective import FlowMatching, Objective, ask, squared
+from beeline.learn.objective import Around, FlowMatching, Objective, ask, squared
 from beeline.learn.shapes import Helped
 
 
 @dataclass(frozen=True)
-class Aligned:
+class Aligned(Around):
     """Hidden features of noisy states are pulled towards those of a frozen encoder on the clean datum.
 
     loss - strength mean cos(helper(h_block(x_t, t)), encoder(x1))
@@ -54,7 +54,7 @@ class Aligned:
 
 
 @dataclass(frozen=True)
-class Separable:
+class Separable(Around):
     """Hidden features are trained to be linearly separable by class, without any encoder.
 
     loss + strength cross entropy(helper(mean h_block(x_t, t)), label)
@@ -87,7 +87,7 @@ class Separable:
 
 
 @dataclass(frozen=True)
-class Dispersed:
+class Dispersed(Around):
     """Hidden features of different data are pushed apart: a contrastive loss without pairs.
 
     loss + strength log mean_ij exp(-|h_i - h_j|^2 / (D temperature))
@@ -113,7 +113,7 @@ class Dispersed:
 
 
 @dataclass(frozen=True)
-class SmoothSteps:
+class SmoothSteps(Around):
     """The local error of an embedded solver, at random states, as a penalty: fields that need fewer steps.
 
     loss + strength mean |v(x + h v, t + h) - v(x, t)|^2 / 4, which is the Euler-Heun error over h squared
@@ -143,7 +143,7 @@ class SmoothSteps:
 
 
 @dataclass(frozen=True)
-class SelfRectified:
+class SelfRectified(Around):
     """States are rebuilt from the model's own source estimate, as they will be when it samples.
 
     x0' = x0 + (1-t)^power strength (x0_hat - x0),  x0_hat = sg(source end implied by v(x_t, t));
@@ -182,7 +182,7 @@ class SelfRectified:
 
 
 @dataclass(frozen=True)
-class SelfPerceptual:
+class SelfPerceptual(Around):
     """Errors of the predicted datum are seen through the hidden features of a frozen copy of the network.
 
     |h(x_hat_s, s) - h(x_s, s)|^2,  both noised to a time s with the same noise,  x_hat = data end implied by v(x_t, t)

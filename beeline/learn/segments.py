@@ -15,7 +15,7 @@ from beeline.core.rng import Rng
 from beeline.core.solver import HEUN, Solver
 from beeline.core.types import Batch, Loss, over, require
 from beeline.learn.feed import InMemory
-from beeline.learn.objective import Example, FlowMatching, ask
+from beeline.learn.objective import Around, Example, FlowMatching, ask
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class AnnealedPairs:
 
 
 @dataclass(frozen=True)
-class Windowed:
+class Windowed(Around):
     """Straightening window by window: each starts from a noised datum and ends where the teacher takes it.
 
     window k:  z0 = x_{t_k} of a data pair,  z1 = teacher's flow from t_k to t_{k+1};

@@ -14,7 +14,7 @@ from beeline.core.rng import Rng
 from beeline.core.times import TimeSampler, Uniform
 from beeline.core.types import Batch, Cond, Loss, over, require
 from beeline.learn.distance import Cost, PowerCost, check_cost
-from beeline.learn.objective import Distance, FlowMatching, ask, squared
+from beeline.learn.objective import Around, Distance, FlowMatching, ask, squared
 
 
 class Potential(nn.Module):
@@ -153,7 +153,7 @@ class Helped(nn.Module):
 
 
 @dataclass(frozen=True)
-class EncodedSource:
+class EncodedSource(Around):
     """The source of every datum is drawn by a learned encoder that is held near the Gaussian.
 
     x0 = m(x1) + s(x1) n,  (m, log s) = helper(x1);  loss + strength KL(N(m, s^2) || N(0, I)) / D

@@ -1,0 +1,143 @@
+"""Recipes for choices of training: each is a small run that differs from a plain one in one slot."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from beeline.core.coupling import Independent, MinibatchOT
+from beeline.core.draws import NormalSNR, Stratified
+from beeline.core.kernels import StudentT
+from beeline.core.path import Cosine
+from beeline.core.prediction import Boundary
+from beeline.core.times import LogitNormal
+from beeline.data.laws import GaussianMixture
+from beeline.data.pointfile import LawData
+from beeline.learn.guided import Anticipating, GuidanceFree, ModelGuidance
+from beeline.learn.objective import Drop, FlowMatching
+from beeline.learn.regularise import Dispersed, SelfRectified, SmoothSteps
+from beeline.recipes.images import digits
+from beeline.recipes.points import two_moons
+from beeline.run import Run
+from beeline.use.guidance import CFG
+from beeline.use.sampler import Sampler
+from beeline.use.temperature import Temperature
+
+BASE = FlowMatching(drop=Drop(0.1, null=10))  # the labels of the digits are 0 to 9, and 10 is none
+
+
+def ring() -> Run:
+    """Eight Gaussians on a circle, without labels: the small exact case that the others differ from.
+
+    >>> len(ring().data.law.means)
+    8
+    """
+    return replace(two_moons(), data=LawData(GaussianMixture.ring()))
+
+
+def transport() -> Run:
+    """The ring with noise assigned to data by optimal transport in the batch: good in few steps.
+
+    >>> transport().objective.coupling.independent
+    False
+    """
+    return replace(ring(), objective=FlowMatching(coupling=MinibatchOT()), sampler=Sampler(4))
+
+
+def transport_by_label() -> Run:
+    """The digits with optimal transport inside each label, which keeps noise and label independent.
+
+    >>> transport_by_label().objective.coupling.by
+    'label'
+    """
+    objective = FlowMatching(coupling=MinibatchOT(by="label"), drop=BASE.drop)
+    return replace(digits(), objective=objective, sampler=Sampler(8))
+
+
+def middle_times() -> Run:
+    """The digits with more middle times, spread evenly over every batch.
+
+    >>> middle_times().objective.times.each
+    LogitNormal(mean=0.0, std=1.0)
+    """
+    return replace(digits(), objective=replace(BASE, times=Stratified(LogitNormal())))
+
+
+def cosine() -> Run:
+    """The ring on the cosine path, with times drawn by their signal-to-noise ratio.
+
+    >>> cosine().objective.path
+    Cosine()
+    """
+    return replace(ring(), objective=FlowMatching(Cosine(), times=NormalSNR(Cosine(), 0.0, 2.5)))
+
+
+def boundary() -> Run:
+    """The ring with a velocity that is exact at the data end, for stochastic sampling and scores.
+
+    >>> boundary().objective.prediction
+    Boundary(source=False, mean=0.0)
+    """
+    return replace(ring(), objective=FlowMatching(prediction=Boundary()))
+
+
+def heavy_tails() -> Run:
+    """The ring from Student noise with 64 degrees of freedom (PFGM++).
+
+    >>> heavy_tails().objective.coupling.source.degrees
+    64.0
+    """
+    return replace(ring(), objective=FlowMatching(coupling=Independent(StudentT(64.0))))
+
+
+def guidance_free() -> Run:
+    """The digits trained without guidance, drawn at scale 1.5 in one pass a step.
+
+    >>> guidance_free().sampler.guidance
+    Temperature(scale=1.5)
+    """
+    return replace(digits(), objective=GuidanceFree(BASE), sampler=Sampler(16, guidance=Temperature(1.5)))
+
+
+def model_guidance() -> Run:
+    """The digits with their own guidance of scale 1.5 in the target.
+
+    >>> model_guidance().objective.scale
+    1.5
+    """
+    return replace(digits(), objective=ModelGuidance(BASE, scale=1.5))
+
+
+def anticipating() -> Run:
+    """The digits trained for the guidance of scale 1.5 with which they are drawn.
+
+    >>> anticipating().objective.scale
+    1.5
+    """
+    return replace(digits(), objective=Anticipating(BASE, scale=1.5), sampler=Sampler(16, guidance=CFG(1.5, null=10)))
+
+
+def dispersed() -> Run:
+    """The digits with the features of a middle block pushed apart.
+
+    >>> dispersed().objective.block
+    'backbone.block.2'
+    """
+    return replace(digits(), objective=Dispersed(BASE, "backbone.block.2"))
+
+
+def smooth() -> Run:
+    """The ring with the local solver error as a penalty, for adaptive solvers.
+
+    >>> smooth().objective.strength
+    0.1
+    """
+    return replace(ring(), objective=SmoothSteps(FlowMatching()))
+
+
+def self_rectified() -> Run:
+    """The ring learned on states rebuilt from the model's own estimates.
+
+    >>> self_rectified().objective.strength
+    1.0
+    """
+    return replace(ring(), objective=SelfRectified(FlowMatching()))

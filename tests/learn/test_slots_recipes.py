@@ -1,0 +1,65 @@
+"""Every recipe of a learning choice trains, and its choices can be set by name alone."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from beeline import config
+from beeline.catalogue import CATALOGUE, member
+from beeline.core.rng import Rng
+from beeline.core.types import BeelineError
+from beeline.data.pointfile import LawData
+from beeline.learn.objective import FlowMatching
+from beeline.learn.trainer import fit
+from beeline.recipes import learning
+from beeline.run import prepare
+from beeline.use.temperature import Temperature
+
+RECIPES = [name for name, place in CATALOGUE["recipes"].items() if place.startswith("beeline.recipes.learning:")]
+
+
+def small(run):
+    data = dataclasses.replace(run.data, n=400) if isinstance(run.data, LawData) else run.data
+    return config.change(dataclasses.replace(run, data=data), {"training.steps": 2, "training.lot": 16})
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_trains_and_draws(name):
+    run = small(getattr(learning, name)())
+    assert config.build(config.describe(run)) == run
+    work = prepare(run)
+    net = fit(work.networks, work.objective, work.data, run.training, rng=Rng(0), log=lambda entry: None)
+    bundle = work.finish(net)
+    cond = {"label": "3"} if bundle.modality.conditions else None
+    assert len(bundle.sample(2, cond=cond, seed=0)) == 2
+
+
+@pytest.mark.parametrize(
+    "setting, value",
+    [("objective.times", f"times.{n}") for n in ("Mode", "CosMap", "UShaped", "Bifocal", "Beta", "Stratified", "Binned")]
+    + [("objective.coupling", f"couplings.{n}") for n in ("MinibatchOT", "Sinkhorn", "Unbalanced", "StableMatching")]
+    + [("objective.coupling", "couplings.Immiscible"), ("objective.path", "paths.VarianceExploding")]
+    + [("objective.path", "paths.ConstantAcceleration"), ("objective.prediction", "predictions.Boundary")]
+    + [("objective.distance", f"distances.{n}") for n in ("Huber", "Direction", "Bregman")]
+    + [("objective.weight", f"weights.{n}") for n in ("MinSNR", "SigmoidSNR", "Power")]
+    + [("objective", f"objectives.{n}") for n in ("SmoothSteps", "SelfRectified", "DeepSupervision")],
+)
+def test_a_choice_by_name_alone(setting, value):
+    run = config.change(small(learning.ring()), {setting: value})
+    work = prepare(run)
+    name = value.partition(".")[2]
+    if name == "DeepSupervision":
+        with pytest.raises(BeelineError, match="wrap it in Deep"):
+            fit(work.networks, work.objective, work.data, run.training, rng=Rng(0), log=lambda entry: None)
+        return
+    fit(work.networks, work.objective, work.data, run.training, rng=Rng(0), log=lambda entry: None)
+    assert isinstance(run.objective, FlowMatching | member(f"objectives.{name}")) if setting == "objective" else True
+
+
+def test_temperature_is_checked():
+    with pytest.raises(BeelineError, match="scales from 1"):
+        Temperature(0.5)
+    with pytest.raises(BeelineError, match="named conditions"):
+        Temperature(2.0)(lambda x, t, cond: x, torch.zeros(2))
+    assert Temperature(2.0).calls(0.5) == 1
