@@ -75,9 +75,9 @@ def report(
         f"<p>{len(made)} made rows, {len(real)} real ones, {len(table.columns.columns)} columns. The floor is the same "
         "figure of one half of the real rows against the other; no model should be expected to be better.</p>",
         f"<table><tr><th>figure</th><th>value</th><th>floor</th><th>better</th></tr>{rows}</table>",
-        f"<h2>Columns</h2>{_png(histograms(table.columns, real, made))}",
-        f"<h2>Correlations of numbers</h2>{_png(correlations(table.columns, real, made))}",
-        f"<h2>Pairs that are furthest off</h2>{_pairs(table.columns, real, made)}",
+        f"<h2>Columns</h2>{picture(histograms(table.columns, real, made))}",
+        f"<h2>Correlations of numbers</h2>{picture(correlations(table.columns, real, made))}",
+        f"<h2>Pairs that are furthest off</h2>{worst_pairs(table.columns, real, made)}",
         f"<h2>First made rows</h2>{table.preview(made).decode()}",
         f"<h2>Schema</h2><pre>{html.escape(table.show())}</pre>",
     ]
@@ -146,7 +146,8 @@ def correlations(schema: Schema, real: Any, made: Any) -> Any:
     return page
 
 
-def _pairs(schema: Schema, real: Any, made: Any) -> str:
+def worst_pairs(schema: Schema, real: Any, made: Any) -> str:
+    """The pairs of columns with the largest trend error, as an HTML table."""
     found = TrendError().each(schema, real, made)
     worst = sorted(((v, p) for p, v in found.items() if not np.isnan(v)), reverse=True)[:8]
     cells = [(html.escape(a), html.escape(b), f"{v:.3f}") for v, (a, b) in worst]
@@ -160,7 +161,8 @@ def _names(schema: Schema, name: str, real: Any, made: Any) -> list[str]:
     return sorted({str(v) for part in (real, made) for v in part[name].astype(object).unique()})
 
 
-def _png(page: Any) -> str:
+def picture(page: Any) -> str:
+    """A figure as an image inside the page."""
     file = io.BytesIO()
     page.savefig(file, format="png", dpi=110)
     return f'<img alt="" src="data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}">'

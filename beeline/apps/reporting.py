@@ -10,6 +10,7 @@ import torch
 
 from beeline.apps import report
 from beeline.apps.measuring import COUNTS, Look, data_of, look, one_step
+from beeline.apps.tablesections import table_sections
 from beeline.bundle import Bundle, load
 from beeline.core.rng import Rng
 from beeline.core.types import BeelineError
@@ -76,6 +77,7 @@ def page(looks: Mapping[str, Look], title: str, commands: list[str], lead: str =
     sections.append(
         report.samples({k: grid(v) for k, v in looks.items()}, columns=5, order=order, limits=limits(looks))
     )
+    sections += table_sections(looks)
     name, better, floor = headline(looks)
     curves = {k: [point(c, r, name) for c, r in v.by_count.items()] for k, v in looks.items()}
     sections.append(report.quality(curves, name, better=better, floor=floor, order=order))

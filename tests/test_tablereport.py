@@ -1,0 +1,47 @@
+"""The report of a table: every figure with its floor, and pictures of every column."""
+
+import re
+
+import pandas as pd
+import pytest
+
+from beeline.core.rng import Rng
+from beeline.data.table import Table
+from beeline.tablereport import correlations, histograms, report, scores
+from tests.data.test_schema import mixed
+from tests.data.test_tablemetrics import people
+
+
+def test_every_figure_stands_beside_its_floor() -> None:
+    real, made, hold = people(600, 0), people(600, 1), people(300, 2)
+    table = Table().fit(real)
+    found = {f["name"]: f for f in scores(table, real, made, Rng(0), holdout=hold, target="tall")}
+    assert set(found) == {
+        "shape error", "trend error", "c2st score", "alpha-precision", "beta-recall", "duplicates", "violations",
+        "closer to train", "downstream",
+    }  # fmt: skip
+    for name in ("shape error", "trend error"):
+        assert 0 < found[name]["value"] < 2 * found[name]["floor"]
+    assert found["closer to train"]["floor"] == 0.5 and abs(found["closer to train"]["value"] - 0.5) < 0.1
+    assert found["downstream"]["value"] == pytest.approx(found["downstream"]["floor"], abs=0.06)
+
+
+def test_the_page_is_one_file_with_every_column() -> None:
+    real = mixed(120).assign(pet=lambda f: f["pet"].replace("eel", "<b>eel"))
+    made = real.sample(120, replace=True, random_state=0).reset_index(drop=True)
+    page = report(Table().fit(real), real, made, Rng(0), title="Pets & ages")
+    assert "Pets &amp; ages" in page and "<b>eel" not in page
+    assert not re.findall(r'(?:src|href)="(?!data:)', page), "nothing is loaded from elsewhere"
+    assert page.count("data:image/png;base64") == 2
+
+
+def test_pictures_have_a_panel_per_learned_column() -> None:
+    real = mixed(60)
+    schema = Table().fit(real).columns
+    learned = [c.name for c in schema.columns if c.kind not in ("constant", "identifier")]
+    page = histograms(schema, real, real)
+    assert [axes.get_title().split()[0] for axes in page.axes] == learned
+    squares = correlations(schema, real, real)
+    assert [axes.get_title() for axes in squares.axes[:1]] == ["real"]
+    only = pd.DataFrame({"a": ["x", "y"] * 10})
+    correlations(Table().fit(only).columns, only, only)  # no number at all
