@@ -18,7 +18,7 @@ from beeline.core.types import Batch, Cond, nearest, require
 from beeline.data import cells as kinds
 from beeline.data.codes import ONE_HOT, Cells, Code, split
 from beeline.data.infer import infer, pandas
-from beeline.data.schema import Constant, Identifier, Number, Schema, listed
+from beeline.data.schema import Identifier, Schema, listed
 
 Raw = Any
 """A pandas DataFrame."""
@@ -252,16 +252,6 @@ class Table:
         from beeline.data.tablemetrics import OnTable, usual
 
         return tuple(OnTable(metric, self) for metric in usual(self))
-
-    @property
-    def numeric(self) -> list[str]:
-        """The columns that hold numbers."""
-        return [c.name for c in self.columns.columns if isinstance(c, Number)]
-
-    @property
-    def fixed(self) -> list[str]:
-        """The columns that hold nothing to learn."""
-        return [c.name for c in self.columns.columns if isinstance(c, Constant | Identifier)]
 
 
 @dataclass(frozen=True, eq=False)
