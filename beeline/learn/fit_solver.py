@@ -19,6 +19,7 @@ from beeline.core.schedule import Explicit, Schedule, Shifted, Uniform
 from beeline.core.solver import RK4, Solver
 from beeline.core.types import Cond, Dynamics, map_cond, require
 from beeline.use.guidance import Guidance, Plain
+from beeline.use.presets import PRESETS
 from beeline.use.sampler import Sampler
 
 
@@ -60,7 +61,7 @@ class Bespoke:
 
     x_i+1 = x_i + keep_i x_0 + h_i sum_j (Adams_ij + change_ij) v_j;  minimise log E|x_N - x_1|^2
     Assumes a field that is differentiable in state and time.  It begins at Adams-Bashforth on the best of a few
-    schedules, and cannot leave [0, 1]: the steps are a softmax.
+    schedules or at the weights learned for all flows, and cannot leave [0, 1]: the steps are a softmax.
     Source: Shaul et al. 2024, "Bespoke Non-Stationary Solvers" (arXiv 2403.01329); CaloDREAM, Favaro et al. 2024.
 
     >>> Bespoke(iterations=100).order
@@ -80,8 +81,7 @@ class Bespoke:
         )
 
     def __call__(self, problem: Problem, steps: int, rng: Rng) -> tuple[Schedule, Solver]:
-        start = best_schedule(problem, AdamsBashforth(self.order, ramp=True), steps)
-        form = Form(start(steps), self.order, self.keep)
+        form = self._start(problem, steps)
         optimiser = torch.optim.Adam(form.parts(), lr=self.rate)
         n = len(problem.x0)
 
@@ -107,6 +107,17 @@ class Bespoke:
         solver = form.solver()
         return Explicit(solver.times), solver
 
+    def _start(self, problem: Problem, steps: int) -> Form:
+        """Adams-Bashforth on the best of a few schedules, or the weights learned for all flows if these are better."""
+        plain = AdamsBashforth(self.order, ramp=True)
+        schedule = best_schedule(problem, plain, steps)
+        form = Form(schedule(steps), self.order, self.keep)
+        if steps in PRESETS:
+            known = Fitted(*PRESETS[steps])
+            if problem.error(Explicit(known.times), known, steps) < problem.error(schedule, plain, steps):
+                form.set(known)
+        return form
+
 
 class Form:
     """The numbers of a bespoke solver while they are learned (float64, on the CPU)."""
@@ -118,6 +129,20 @@ class Form:
         self.logits = steps.log().requires_grad_()
         self.change = torch.zeros(n, n, dtype=torch.float64).requires_grad_()
         self.keep = torch.zeros(n, dtype=torch.float64).requires_grad_(keep)
+
+    def set(self, solver: Fitted) -> None:
+        """Take the numbers of a fitted solver (without the weights of the first state where these are not learned)."""
+        with torch.no_grad():
+            self.logits.copy_(torch.tensor(solver.times, dtype=torch.float64).diff().log())
+            times, before = self.times(), torch.zeros_like(self.keep)
+            for i, (row, adams) in enumerate(zip(solver.rows, self.rows(times), strict=True)):
+                now = torch.tensor(row, dtype=torch.float64)
+                own = adams - (times[i + 1] - times[i]) * self.change[i, : i + 1]
+                self.change[i, : i + 1] = (now - before[: i + 1] - own) / (times[i + 1] - times[i])
+                before[: i + 1] = now
+            if self.keep.requires_grad and solver.keep:
+                keep = torch.tensor((1.0, *solver.keep), dtype=torch.float64)
+                self.keep.copy_(keep.diff())
 
     def parts(self) -> list[Tensor]:
         return [part for part in (self.logits, self.change, self.keep) if part.requires_grad]

@@ -16,6 +16,7 @@ from beeline.data.laws import GaussianMixture
 from beeline.learn.fit_solver import Bespoke, Form, Problem, adams_weights, fit_solver
 from beeline.learn.fit_steps import Aligned, Bellman, Evolved, Improved, Searched, jump_costs, shortest
 from beeline.use.guidance import CFG, Plain
+from beeline.use.presets import PRESETS
 from beeline.use.sampler import Sampler
 
 LAW = GaussianMixture.ring()
@@ -87,6 +88,15 @@ def test_the_form_begins_at_adams_bashforth() -> None:
     solver = form.solver()
     walked = integrate(LAW.field(), FRESH[:8], torch.tensor(solver.times, dtype=torch.float64), solver)
     assert torch.allclose(walked, plain, atol=1e-6)
+
+
+def test_the_form_takes_a_fitted_solver() -> None:
+    known = Fitted(*PRESETS[4])
+    form = Form(Uniform()(4), 2, keep=True)
+    form.set(known)
+    times = torch.tensor(known.times, dtype=torch.float64)
+    exact = integrate(LAW.field(), FRESH[:8], times, known)
+    assert torch.allclose(form.walk(LAW.field(), FRESH[:8]).detach(), exact, atol=1e-5)
 
 
 def test_adams_weights_are_exact_and_differentiable() -> None:
