@@ -30,8 +30,11 @@ from beeline.core.types import BeelineError, nearest, require, take
 from beeline.data.modality import DataSet
 from beeline.files import write_text
 from beeline.learn.heldout import HeldOut
+from beeline.learn.loop import FREE
 from beeline.learn.objective import FlowMatching, Objective
-from beeline.learn.parallel import Parallel
+from beeline.learn.parallel import Alone, Parallel
+from beeline.learn.plan import plan
+from beeline.learn.track import Previews
 from beeline.learn.trainer import Training, fit
 from beeline.use.sampler import Sampler
 
@@ -102,7 +105,8 @@ def build_network(run: Run, modality: Any) -> Network:
     """The network of a run, initialised under the run's seed."""
     cls, given = architecture(run.network)
     known = settings(cls)
-    offered = {"shape": tuple(modality.shape), "conditions": dict(modality.conditions)}
+    more = getattr(run.objective, "conditions", {})  # an objective may tell the network something of its own
+    offered = {"shape": tuple(modality.shape), "conditions": dict(modality.conditions) | dict(more)}
     offered |= getattr(modality, "offers", {})
     given.update({k: v for k, v in offered.items() if k in known})
     objective: Any = run.objective
@@ -192,41 +196,90 @@ def train(
     out: str | Path,
     *,
     resume: bool = False,
+    fork: str | Path | None = None,
     parallel: Parallel | None = None,
     log: Log | None = None,
 ) -> Bundle:
     """Work a run in the directory ``out`` and give its bundle.
 
+    ``fork`` is a directory of checkpoints, or one of them: the state from which a new run starts with other settings.
+    Under an engine of several processes all of them call this; the first one writes.
     ValueError, with nothing written, when the data, the settings or the directory will not do; Interrupted after
     Ctrl-C, when the state has been saved.
     """
     out = Path(out)
+    engine = parallel or Alone()
     ready(out, run, resume)
     work = prepare(run) if isinstance(run, Run) else prepare_distilled(run)
-    (out / "samples").mkdir(parents=True, exist_ok=True)
-    write_text(out / "run.yaml", to_yaml(run))
+    rng = Rng(run.seed).fork("training")
+    engine.total(torch.zeros(1))  # nobody writes before everybody has looked
     lines = JsonLines(out / "log.jsonl")
+    if engine.rank == 0:
+        (out / "samples").mkdir(parents=True, exist_ok=True)
+        write_text(out / "run.yaml", to_yaml(run))
 
     def both(entry: dict[str, Any]) -> None:
         lines(entry)
         if log is not None:
             log(entry)
 
+    predicted = None if engine.world > 1 else foreseen(work, run.training, rng)
     trained = fit(
         work.networks,
         work.objective,
         work.data,
         run.training,
         parallel=parallel,
-        rng=Rng(run.seed).fork("training"),
+        rng=rng,
         log=both,
         keep=out / "checkpoints",
-        resume=out / "checkpoints" if resume else None,
+        resume=out / "checkpoints" if resume else fork,
+        fork=fork is not None and not resume,
         heldout=work.heldout,
+        looks=previews(work, out / "samples", run.training.keep_every, engine.rank == 0),
+        predicted=predicted,
     )
     bundle = work.finish(trained)
-    bundle.save(out / "bundle")
+    if engine.rank == 0:
+        bundle.save(out / "bundle")
+    engine.total(torch.zeros(1))  # nobody reads before it is written
     return load(out)
+
+
+def foreseen(work: Prepared, training: Training, rng: Rng) -> int | None:
+    """The expected peak of memory in bytes; None where a lot of the data cannot be tried beforehand."""
+    try:
+        return plan(work.networks, work.objective, work.data, training, rng=rng, trial=0).peak
+    except (BeelineError, RuntimeError):  # the run itself will say what is wrong
+        return None
+
+
+def previews(work: Prepared, folder: Path, every: int, writes: bool) -> list[Previews]:
+    """Pictures of the raw and of the averaged network, from fixed noise and held-out conditions."""
+    networks = work.networks if isinstance(work.networks, Mapping) else {"network": work.networks}
+    if len(networks) > 1 or work.heldout is None:
+        return []  # which of them draws is known when training is over
+
+    def bundle(net: Any) -> Bundle:
+        return work.finish({name: net for name in networks} if isinstance(work.networks, Mapping) else net)
+
+    first = bundle(next(iter(networks.values())))
+    kind = {"image/png": "png", "text/html": "html"}.get(getattr(first.modality, "preview_type", ""))
+    if kind is None:
+        return []
+    some = take(work.heldout.data, torch.arange(min(PREVIEWED, len(work.heldout.data.x1))))
+
+    def draw(net: Any) -> bytes:
+        drawer = bundle(net)
+        made: bytes = first.modality.preview(
+            first.modality.decode(drawer.draw(drawer.start(range(len(some.x1))), some.cond))
+        )
+        return made
+
+    return [Previews(draw, folder, every, kind, writes)]
+
+
+PREVIEWED = 16  # samples in one picture
 
 
 def ready(out: Path, run: Any, resume: bool) -> None:
@@ -239,7 +292,7 @@ def ready(out: Path, run: Any, resume: bool) -> None:
             "or start it without --resume",
         )
         old, new = flat(read_plain(recipe)), flat(config.describe(run))
-        changed = [k for k in sorted(set(old) | set(new)) if old.get(k) != new.get(k) and k != "training.steps"]
+        changed = [k for k in sorted(set(old) | set(new)) if old.get(k) != new.get(k) and f"{k}:" not in FREE]
         require(
             not changed,
             "the run was started with other settings: "

@@ -9,7 +9,7 @@ import json
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import Annotated, Any
 
 import typer
 
@@ -24,7 +24,7 @@ app = typer.Typer(
 )
 
 Set = Annotated[
-    Optional[list[str]],
+    list[str] | None,
     typer.Option("--set", metavar="NAME=VALUE", help="Change one setting, as in --set training.steps=2000."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for a program to read.")]
@@ -46,19 +46,68 @@ def demo(
 def train(
     recipe: Annotated[str, typer.Argument(help="Name of a recipe, a YAML file, or the directory of a run.")],
     set_: Set = None,
-    out: Annotated[Optional[Path], typer.Option(help="Directory of the run (default runs/RECIPE).")] = None,
+    out: Annotated[Path | None, typer.Option(help="Directory of the run (default runs/RECIPE).")] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue the run in --out from its last checkpoint.")
     ] = False,
+    parallel: Annotated[
+        str | None, typer.Option(help="replicated or sharded: many processes, started with torchrun.")
+    ] = None,
+    plan: Annotated[bool, typer.Option("--plan", help="Print memory, disk and time, and do not start.")] = False,
+    fork: Annotated[
+        bool, typer.Option("--fork", help="RECIPE is a run: start a new one in --out from its state, with --set.")
+    ] = False,
+    branch_cooldown: Annotated[
+        int | None, typer.Option(metavar="STEPS", help="Like --fork, and lower the rate to zero over STEPS steps.")
+    ] = None,
+    at: Annotated[
+        int | None, typer.Option(metavar="STEP", help="The checkpoint for --fork and --branch-cooldown.")
+    ] = None,
+    track: Annotated[str | None, typer.Option(help="Log to tensorboard or wandb as well.")] = None,
     json_: Json = False,
 ) -> None:
     """Train a flow; Ctrl-C leaves a checkpoint to resume from."""
-    from beeline.apps import doors
+    from beeline.apps import doors, engine
 
-    where = out or doors.default_out(recipe)
     run = doors.recipe(recipe, set_ or [])
-    doors.train(run, where, resume=resume, quiet=json_, command=typed("train", recipe, set_, where))
-    say({"run": str(where), "bundle": str(where / "bundle"), "report": str(where / "report.html")}, json_)
+    if plan:
+        engine.plan(run, json_)
+        return
+    where = out or doors.default_out(recipe)
+    run, start = engine.branch(run, recipe, where, fork, branch_cooldown, at)
+    with engine.processes(parallel) as shared, engine.tracker(track, where, run) as tracker:
+        command = typed("train", recipe, set_, where)
+        doors.train(run, where, resume=resume, quiet=json_, command=command, parallel=shared, fork=start, track=tracker)
+        if shared.rank == 0:
+            say({"run": str(where), "bundle": str(where / "bundle"), "report": str(where / "report.html")}, json_)
+
+
+@app.command(epilog="Example: beeline doctor runs/digits")
+def doctor(
+    run: Annotated[str, typer.Argument(help="Directory of a run.")],
+    quick: Annotated[bool, typer.Option("--quick", help="Look at files and numbers, without the trial.")] = False,
+    json_: Json = False,
+) -> None:
+    """Look at a run: its files, numbers and convention; and prove on its own settings that it resumes exactly."""
+    from beeline.doctor import examine, report
+
+    if not report(examine(run, trial=not quick), json_, typer.echo):
+        raise typer.Exit(2)
+
+
+@app.command(epilog="Example: beeline ema runs/digits --length 0.05")
+def ema(
+    run: Annotated[Path, typer.Argument(help="Directory of a run with snapshots of power-function averages.")],
+    length: Annotated[float, typer.Option(help="Length of the memory relative to the run, 0.01 to 0.28.")],
+    at: Annotated[int | None, typer.Option(metavar="STEP", help="After this step; the last one by default.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Directory of the bundle (default RUN/averages/...).")] = None,
+    json_: Json = False,
+) -> None:
+    """Make the average of a run for any length of memory, after training."""
+    from beeline.averaging import synthesised
+
+    where, found = synthesised(run, length, at, out)
+    say({"bundle": str(where), "snapshots": len(found.used), "mismatch": round(found.mismatch, 4)}, json_)
 
 
 @app.command(epilog="Example: beeline distill runs/digits reflow --out runs/reflowed")
@@ -87,7 +136,7 @@ def sample(
     bundle: Annotated[str, typer.Argument(help="Directory or hub id of a bundle.")],
     out: Annotated[Path, typer.Option(help="File (.png, .npz, .npy, .csv) or directory to write.")],
     n: Annotated[int, typer.Option("-n", help="How many.")] = 64,
-    cond: Annotated[Optional[str], typer.Option(help="Condition: NAME=VALUE, or a JSON or YAML file.")] = None,
+    cond: Annotated[str | None, typer.Option(help="Condition: NAME=VALUE, or a JSON or YAML file.")] = None,
     seed: Seed = 0,
     set_: Set = None,
     json_: Json = False,
@@ -102,7 +151,7 @@ def sample(
 def evaluate(
     bundle: Annotated[str, typer.Argument(help="Directory or hub id of a bundle.")],
     data: Annotated[
-        Optional[str], typer.Argument(help="Recipe name, data set or file; the data it was trained on by default.")
+        str | None, typer.Argument(help="Recipe name, data set or file; the data it was trained on by default.")
     ] = None,
     n: Annotated[int, typer.Option("-n", help="How many samples to draw.")] = 500,
     seed: Seed = 0,
@@ -119,7 +168,7 @@ def evaluate(
 def compare(
     bundles: Annotated[list[str], typer.Argument(help="Directories or hub ids of bundles.")],
     data: Annotated[
-        Optional[str], typer.Option(help="Recipe name, data set or file; the data of the first bundle by default.")
+        str | None, typer.Option(help="Recipe name, data set or file; the data of the first bundle by default.")
     ] = None,
     n: Annotated[int, typer.Option("-n", help="How many samples to draw.")] = 500,
     seed: Seed = 0,
@@ -134,7 +183,7 @@ def compare(
 
 @app.command("list", epilog="Example: beeline list solvers")
 def list_(
-    kind: Annotated[Optional[str], typer.Argument(help="A kind of component; all kinds by default.")] = None,
+    kind: Annotated[str | None, typer.Argument(help="A kind of component; all kinds by default.")] = None,
     json_: Json = False,
 ) -> None:
     """What there is: every component with one line, by kind."""

@@ -15,10 +15,12 @@ import yaml
 
 from beeline import catalogue, config, pages
 from beeline.apps.console import cell, console, progress, table
+from beeline.averaging import export_averages
 from beeline.bundle import Bundle, load
 from beeline.core.rng import Rng
 from beeline.core.types import BeelineError, nearest, require
 from beeline.learn.belts import Interrupted
+from beeline.learn.track import several
 from beeline.run import Distilled, Run, flat, read_plain, to_yaml
 from beeline.run import train as work
 from beeline.scores import compare, figure, span
@@ -69,13 +71,27 @@ def distillation(bundle: str, method: str, pairs: Sequence[str]) -> Distilled:
     return config.change(Distilled(str(bundle), way), settings(pairs)) if pairs else Distilled(str(bundle), way)
 
 
-def train(run: Any, out: Path, *, resume: bool, quiet: bool, command: str, parallel: Any = None) -> Bundle:
+def train(
+    run: Any,
+    out: Path,
+    *,
+    resume: bool,
+    quiet: bool,
+    command: str,
+    parallel: Any = None,
+    fork: Path | None = None,
+    track: Any = None,
+) -> Bundle:
     """Work a run with a progress bar, and write its report; says how to resume after Ctrl-C."""
     from beeline.apps.reporting import report_run
 
-    with stoppable(f"beeline train {out} --resume"), progress(out.name, run.training.steps, quiet) as log:
-        bundle = work(run, out, resume=resume, parallel=parallel, log=log)
-    report_run(out, bundle, command=command)
+    first = parallel is None or parallel.rank == 0
+    with stoppable(f"beeline train {out} --resume"), progress(out.name, run.training.steps, quiet or not first) as log:
+        both = log if track is None else several(log, track)
+        bundle = work(run, out, resume=resume, fork=fork, parallel=parallel, log=both)
+    if first:
+        export_averages(out)
+        report_run(out, bundle, command=command)
     return bundle
 
 

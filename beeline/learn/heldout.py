@@ -124,6 +124,7 @@ class HeldOut:
     bins: int = 10
     draws: int = 1  # times and noises for every datum
     lot: int = 256  # data at once
+    most: int = 1024  # data looked at, taken by chance; a look should not cost more than the training
     largest: int = 20000  # the exact posterior is left out for larger training sets
 
     def __post_init__(self) -> None:
@@ -131,7 +132,7 @@ class HeldOut:
             len(self.data.x1) > 0,
             "the held-out set is empty; a held-out loss needs data that training does not see: hold some out",
         )
-        for name in ("every", "bins", "draws", "lot"):
+        for name in ("every", "bins", "draws", "lot", "most"):
             require(getattr(self, name) >= 1, f"heldout.{name} is {getattr(self, name)}; it is a count: give 1 or more")
 
     def due(self, step: int, steps: int) -> bool:
@@ -158,6 +159,12 @@ class HeldOut:
         )
 
     @functools.cached_property
+    def _rows(self) -> Tensor:
+        """The data looked at: all of them, or as many as is allowed."""
+        n = len(self.data.x1)
+        return torch.arange(n) if n <= self.most else self.rng.fork("rows").permutation(n)[: self.most].sort().values
+
+    @functools.cached_property
     def _baselines(self) -> tuple[list[float] | None, list[float] | None]:
         """The losses of the two baselines: fixed, so measured once."""
         path = getattr(self.objective, "path", None)
@@ -179,9 +186,8 @@ class HeldOut:
         losses, bins = [], []
         with quiet(field):
             for draw in range(self.draws):
-                for start in range(0, len(self.data.x1), self.lot):
-                    rows = torch.arange(start, min(start + self.lot, len(self.data.x1)), device=self.data.x1.device)
-                    batch = to(take(self.data, rows), where)
+                for start in range(0, len(self._rows), self.lot):
+                    batch = to(take(self.data, self._rows[start : start + self.lot].to(self.data.x1.device)), where)
                     found = objective(field, batch, self.rng.fork("heldout", draw, start))
                     losses.append(found.per_sample.float().cpu())
                     t = found.t.float().cpu()

@@ -20,6 +20,7 @@ from beeline.learn.ema import Average, averaged
 from beeline.learn.feed import as_lots
 from beeline.learn.fetch import Fetched, order_of
 from beeline.learn.game import Player, players
+from beeline.learn.memory import Peak
 from beeline.learn.parallel import Parallel, local
 from beeline.learn.state import State
 
@@ -86,6 +87,7 @@ class Loop:
         for net in nets.values():
             net.train()
         self._in_use(False)
+        self.peak = Peak(self.device)
         self.tell: Callable[[int], None] = lambda step: None  # hears of every lot before it is worked
         self._clock = time.perf_counter()
 
@@ -181,6 +183,7 @@ class Loop:
         due = [look for look in self.looks if look.due(entry["step"], self.training.steps)]
         if not due:
             return
+        self.peak.pause()
         name, raw = next(iter(self.state.networks.items()))
         ema = self.averaged(name)
         self._in_use(True)
@@ -192,6 +195,7 @@ class Loop:
                     self.state.best[kind] = min(value, self.state.best.get(kind, float("inf")))
             entry[look.name] = found | ({"best": dict(self.state.best)} if look.name == "heldout" else {})
         self._in_use(False)
+        self.peak.go()
         self._clock = time.perf_counter()  # looking is not learning
 
     def _in_use(self, use: bool) -> None:

@@ -54,22 +54,33 @@ def _key(tensor: Tensor) -> int:
 
 
 class Peak:
-    """The most memory that is taken from now on: of the device, or of the process beyond what it has now."""
+    """The most memory that is taken from now on: of the device, or of the process beyond what it has now.
+
+    ``pause`` leaves out what happens until ``go``: a look at the networks is not a step.
+    """
 
     def __init__(self, device: torch.device):
-        self.device = device
-        if device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(device)
+        self.device, self._most = device, 0
+        self._before = 0 if device.type == "cuda" else _status("VmRSS")
+        self.go()
+
+    def go(self) -> None:
+        """Count again."""
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
             return
         with contextlib.suppress(OSError):  # forget the earlier peak; where that is not allowed the peak is too high
             Path("/proc/self/clear_refs").write_text("5")
-        self._before = _status("VmRSS")
+
+    def pause(self) -> None:
+        """Stop counting."""
+        self._most = self.bytes()
 
     def bytes(self) -> int:
         """Bytes; 0 where the system does not say."""
         if self.device.type == "cuda":
-            return int(torch.cuda.max_memory_allocated(self.device))
-        return max(0, _status("VmHWM") - self._before)
+            return max(self._most, int(torch.cuda.max_memory_allocated(self.device)))
+        return max(self._most, _status("VmHWM") - self._before)
 
 
 def _status(name: str) -> int:

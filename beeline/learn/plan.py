@@ -37,7 +37,7 @@ class Plan:
     optimiser: int
     averages: int
     activations: int  # the most that a forward and backward pass of one lot holds beside the above
-    extra: int  # copies for update norms or for a look, whichever is larger
+    extra: int  # copies for update norms
     checkpoint: int  # bytes of one checkpoint on disk
     disk: int  # bytes of all checkpoints that are kept, with the one that is being written
     step_seconds: float | None
@@ -106,7 +106,7 @@ def plan(
         optimiser=optimiser,
         averages=averages,
         activations=round(large + slope * (training.lot - more)),
-        extra=max(watched, weights if training.profiles else 0),
+        extra=watched,
         checkpoint=one,
         disk=one * (min(training.keep_last, max(1, training.steps // training.keep_every)) + 1)
         + (averages * (training.steps // training.snapshot_every) if training.snapshot_every else 0),

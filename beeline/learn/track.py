@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -42,7 +43,12 @@ class TensorBoard:
 
     def __init__(self, folder: str | Path):
         extra("tensorboard", "trackers")
-        self._writer: Any = extra("torch.utils.tensorboard", "trackers").SummaryWriter(str(folder))
+        self._module = extra("torch.utils.tensorboard", "trackers")
+        self._folder = str(folder)
+
+    @functools.cached_property
+    def _writer(self) -> Any:
+        return self._module.SummaryWriter(self._folder)  # makes the folder, so not before there is something to write
 
     def __call__(self, entry: dict[str, Any]) -> None:
         step = entry.get("step", 0)
@@ -73,9 +79,17 @@ class Previews:
 
     name = "previews"
 
-    def __init__(self, draw: Callable[[nn.Module], bytes], folder: str | Path, every: int = 500, suffix: str = "png"):
+    def __init__(
+        self,
+        draw: Callable[[nn.Module], bytes],
+        folder: str | Path,
+        every: int = 500,
+        suffix: str = "png",
+        writes: bool = True,
+    ):
         require(every >= 1, f"previews every {every} steps were asked for; give a whole number from 1")
         self.draw, self.folder, self.every, self.suffix = draw, Path(folder), every, suffix
+        self.writes = writes  # of several processes all draw and one writes
 
     def due(self, step: int, steps: int) -> bool:
         """Whether to draw after this step."""
@@ -83,13 +97,14 @@ class Previews:
 
     def look(self, raw: nn.Module, ema: nn.Module | None, step: int) -> dict[str, Any]:
         """Write the pictures of this step; their names."""
-        self.folder.mkdir(parents=True, exist_ok=True)
         written = {}
         for kind, network in (("raw", raw), ("ema", ema)):
             if network is not None:
                 with quiet(network):
                     content = self.draw(network)
                 path = self.folder / f"step-{step:08d}-{kind}.{self.suffix}"
-                path.write_bytes(content)
+                if self.writes:
+                    self.folder.mkdir(parents=True, exist_ok=True)
+                    path.write_bytes(content)
                 written[kind] = path.name
         return written

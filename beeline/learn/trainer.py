@@ -20,7 +20,7 @@ from beeline.learn.compute import Compute
 from beeline.learn.ema import EMA, Profile
 from beeline.learn.heldout import HeldOut
 from beeline.learn.loop import Log, Look, Loop
-from beeline.learn.memory import Peak, size
+from beeline.learn.memory import size
 from beeline.learn.optim import AdamW, Optimiser
 from beeline.learn.parallel import Alone, Parallel
 from beeline.learn.prune import Pruning
@@ -154,7 +154,6 @@ def fit(
     loop = Loop(nets, objective, data, training, engine, rng, log, None if keep is None else Path(keep), every)
     if resume is not None:
         loop.resume(Path(resume), fork=fork)
-    peak = Peak(loop.device)
     with _stoppable() as asked, watching(engine) as loop.tell:
         with training.compute.prepared(loop.state.networks):
             while loop.state.step < training.steps:
@@ -172,7 +171,7 @@ def fit(
                 if stop and done < training.steps:
                     raise Interrupted(loop.farewell(), done)
         made = loop.result()
-    used = peak.bytes()
+    used = loop.peak.bytes()
     beside = "" if predicted is None else f" ({size(predicted)} were predicted)"
     loop.log({"step": training.steps, "note": f"the peak of memory was {size(used)}{beside}", "peak_bytes": used}
              | ({} if predicted is None else {"predicted_bytes": predicted}))  # fmt: skip
