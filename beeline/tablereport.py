@@ -118,7 +118,7 @@ def histograms(schema: Schema, real: Any, made: Any) -> Any:
             counts = [np.bincount(part, minlength=int(max(a.max(), b.max())) + 1) / len(part) for part in (a, b)]
             order = np.argsort(-counts[0])[:SHOWN]
             axes.bar(np.arange(len(order)), counts[0][order], 0.8, color=REAL, alpha=0.5)
-            axes.step(np.arange(len(order)), counts[1][order], where="mid", color=MADE, linewidth=1.4)
+            axes.plot(np.arange(len(order)), counts[1][order], drawstyle="steps-mid", color=MADE, linewidth=1.4)
             names = _names(schema, name, real, made)
             axes.set_xticks(np.arange(len(order)), [names[k][:10] for k in order], rotation=60, fontsize=6)
     return page

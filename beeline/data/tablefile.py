@@ -22,6 +22,7 @@ from beeline.data.table import Raw, Table
 class TableFile:
     """A table from a CSV or Parquet file; its schema is inferred, shown, and corrected where that is asked for.
 
+    (training, held-out) rows, with 1 - held_out and held_out of the file
     Assumes that the rows are in no order that matters.  Rows held out are drawn with a fixed key; a row that holds the
     only cells of some category stays in training, because a model cannot judge a level that it never saw.
     Source: none.

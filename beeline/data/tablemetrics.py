@@ -144,6 +144,9 @@ class TwoSample:
     1 - (2 max(AUC, 1/2) - 1), mean over three parts held out in turn; categories one-hot, numbers scaled by quartiles
     Assumes enough rows of both; it is the form of "LogisticDetection" in sdmetrics.
     Source: Lopez-Paz and Oquab 2017 (arXiv 1610.06545).
+
+    >>> TwoSample().better
+    'higher'
     """
 
     name: ClassVar[str] = "c2st score"
@@ -211,6 +214,11 @@ class Precision:
     1 - 2 integral |P(|y - c| <= r_alpha) - alpha| d alpha,  r_alpha the radius of the share alpha of real rows
     Assumes that distance from the middle c of the scaled rows tells typical from rare.
     Source: Alaa et al. 2022, "How faithful is your synthetic data?" (arXiv 2102.08921), in data space.
+
+    >>> import pandas as pd
+    >>> frame = pd.DataFrame({"a": [0.0, 1.0, 2.0, 3.0, 4.0]})
+    >>> Precision()(Schema((Number("a"),)), frame, frame + 100, Rng(0)) < 0.1
+    True
     """
 
     name: ClassVar[str] = "alpha-precision"
@@ -232,6 +240,9 @@ class Recall:
     1 - 2 integral |P(a typical made row is nearer to x than k real ones) - c beta| d beta,  c = the same of real rows
     Assumes as many made rows as real ones are compared; both are cut to ``rows``.
     Source: Alaa et al. 2022 (arXiv 2102.08921), in data space, calibrated by real rows in place of their limit law.
+
+    >>> Recall(rows=1000).near
+    5
     """
 
     rows: int = 4000  # of each sample at most
@@ -288,6 +299,11 @@ class Duplicates:
     P(y in real)
     Assumes nothing; a table of few levels has honest duplicates, as its floor shows.
     Source: none.
+
+    >>> import pandas as pd
+    >>> frame = pd.DataFrame({"a": [1, 2]})
+    >>> Duplicates()(Schema((Number("a"),)), frame, pd.DataFrame({"a": [2, 3]}), Rng(0))
+    0.5
     """
 
     name: ClassVar[str] = "duplicates"
