@@ -242,7 +242,7 @@ class LatentSDE:
     """A stochastic step between any two laws, from the denoiser of the latent noise: any noise level, one law.
 
     x_s = x + h (v - level eta / g) + sqrt(2 level h) n,  h = s - t > 0
-    Assumes v and eta = E[z | x] learned on ``path``, and times inside (0, 1) up to one step from each end.
+    Assumes v and eta = E[z | x] learned on ``path``; nearer to an end than ``clip`` the score is read at ``clip``.
     Source: Albergo, Boffi and Vanden-Eijnden 2023 (arXiv 2303.08797), forward SDE.
 
     >>> step = LatentSDE(Interpolant(), lambda x, t: x, 0.0).step
@@ -254,6 +254,7 @@ class LatentSDE:
     denoiser: Any = None  # eta(x, t), a field with its condition bound
     level: float = 1.0  # noise added per unit of time, at least 0; 0 is the ODE
     rng: Rng = field(default_factory=lambda: Rng(0))
+    clip: float = 0.01  # distance kept from both ends where eta is divided by g, which is zero there
     order: int = field(default=1, init=False)
 
     def step(self, f: Dynamics, x: Tensor, t: Tensor, s: Tensor, memory: Any) -> tuple[Tensor, Any]:
@@ -266,7 +267,8 @@ class LatentSDE:
         )
         drift = f(x, t)
         if self.level:
-            drift = drift + self.level * self.path.score(self.denoiser(x, t), t)
+            inside = t.clamp(self.clip, 1 - self.clip)
+            drift = drift + self.level * self.path.score(self.denoiser(x, inside), inside)
         return x + h * drift + torch.sqrt(2 * self.level * h) * self.rng.fork("step", count).normal(x), count + 1
 
 
