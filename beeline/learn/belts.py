@@ -14,7 +14,7 @@ from beeline.learn.ema import Average
 from beeline.learn.parallel import Parallel, extent, local
 
 
-class Diverged(BeelineError):
+class Diverged(BeelineError):  # noqa: N818 - what happened, as it is said
     """Numbers became non-finite; ``step`` is the step in which they did."""
 
     def __init__(self, message: str, step: int):

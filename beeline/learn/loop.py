@@ -108,8 +108,9 @@ class Loop:
             terms |= its if i == 0 else {f"{player.name}.{k}": v for k, v in its.items()}
         self.state.step = n + 1
         for name, network in self.state.networks.items():
-            if hasattr(network, "settle"):  # statistics that are gathered over all lots
-                network.settle(self.engine.total)
+            settle: Any = getattr(network, "settle", None)
+            if settle is not None:  # statistics that are gathered over all lots
+                settle(self.engine.total)
             for average in self.state.averages[name]:
                 average.update(n + 1)
         entry["terms"] = terms

@@ -177,8 +177,9 @@ class Sharded:
     def work(self, player: Player, networks: Mapping[str, nn.Module]) -> Work:
         def work(batch: Batch, key: Rng, share: float, last: bool) -> Loss:
             for network in networks.values():
-                if hasattr(network, "set_requires_gradient_sync"):
-                    network.set_requires_gradient_sync(last)
+                sync: Any = getattr(network, "set_requires_gradient_sync", None)
+                if sync is not None:
+                    sync(last)
             loss = player.loss(batch, key)
             (loss.value * (share * self.world)).backward()  # type: ignore[no-untyped-call]
             return loss

@@ -18,7 +18,7 @@ BEAT = 0.5  # seconds between two signs of life
 _EXCHANGE = re.compile("gloo|nccl|timed out|connection|process group|tcpstore|broken pipe|watchdog", re.IGNORECASE)
 
 
-class RankLost(RuntimeError):
+class RankLost(RuntimeError):  # noqa: N818 - what happened, as it is said
     """Another process died or hangs; ``ranks`` are the silent ones."""
 
     def __init__(self, message: str, ranks: list[int]):

@@ -55,6 +55,9 @@ class _Weighing:
 class TimeNet(nn.Module):
     """A number for every time: a linear layer on Fourier features, zero at first."""
 
+    waves: Tensor
+    phases: Tensor
+
     def __init__(self, features: int = 64):
         super().__init__()
         self.register_buffer("waves", torch.randn(features) * 4)
@@ -103,6 +106,10 @@ class Uncertain(_Weighing):
 
 class BinMeans(nn.Module):
     """Mean losses by time bin; what a step saw is put in when it is over."""
+
+    mean: Tensor
+    norm: Tensor
+    sums: Tensor
 
     def __init__(self, bins: int, half_life: float):
         super().__init__()

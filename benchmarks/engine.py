@@ -1,0 +1,215 @@
+"""What the engine costs and whether its plans are true.
+
+    python -m benchmarks.engine [overhead] [belts] [engines] [memory] --json benchmarks/results/engine.json
+
+overhead  seconds of a step of fit over a step of a bare torch loop, for the digits DiT and for a DiT of 20 million
+          parameters; both loops alternate, and the medians of the pairs are compared, because machines drift
+belts     seconds of the finite checks and norms of a step over the seconds of the step
+engines   largest difference of the loss over 25 steps: alone, DDP x 2, FSDP2 x 2 and x 4
+memory    predicted and measured peak of memory for three networks, each in a process of its own
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from beeline.core.field import Network
+from beeline.core.rng import Rng
+from beeline.core.types import Batch
+from beeline.learn.belts import check_state, check_step
+from beeline.learn.ema import Average
+from beeline.learn.loop import Loop
+from beeline.learn.objective import FlowMatching
+from beeline.learn.parallel import Alone, local_norm
+from beeline.learn.plan import plan
+from beeline.learn.rate import Constant
+from beeline.learn.trainer import Training, fit
+from beeline.nets.dit import DiT
+from beeline.nets.small import MLP, UNet
+
+LABEL = {"label": {"classes": 10}}
+NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], int]] = {
+    # name: network, shape of a datum, data in a step
+    "digits DiT": (lambda: DiT((1, 8, 8), width=96, depth=3, heads=4, conditions=LABEL), (1, 8, 8), 128),
+    "20M DiT": (lambda: DiT((4, 16, 16), width=352, depth=8, heads=8, conditions=LABEL), (4, 16, 16), 4),
+    "UNet": (lambda: UNet((3, 32, 32), width=48, conditions=LABEL), (3, 32, 32), 16),
+    "wide MLP": (lambda: MLP((64,), width=2048, depth=4), (64,), 256),
+}
+
+
+def made(name: str) -> tuple[Network, Batch, int]:
+    """A network with random data of its shape."""
+    build, shape, lot = NETWORKS[name]
+    with Rng(0).ambient():
+        net = Network(build())
+    x = Rng(1).normal(torch.empty(max(256, lot), *shape))
+    told = "conditions" in net.backbone.describe() and net.backbone.describe()["conditions"]
+    return net, Batch(x, cond={"label": torch.arange(len(x)) % 10} if told else None), lot
+
+
+def overhead(name: str, rounds: int, steps: int) -> dict[str, Any]:
+    """The engine over a bare loop on the same network with the same optimiser."""
+    net, data, lot = made(name)
+    other, _, _ = made(name)
+    training = Training(steps=10**9, lot=lot, rate=Constant(1e-4), ema=None, clip=None)
+    loop = Loop({"network": net}, FlowMatching(), data, training, Alone(), Rng(0), lambda e: None, None, ())
+    optimiser = torch.optim.AdamW(other.parameters(), lr=1e-4, betas=(0.9, 0.99), weight_decay=0.0, fused=True)
+
+    def bare() -> None:
+        rows = torch.randint(0, len(data.x1), (lot,))
+        x1 = data.x1[rows]
+        cond = None if data.cond is None else {k: v[rows] for k, v in data.cond.items()}  # type: ignore[union-attr]
+        x0, t = torch.randn_like(x1), torch.rand(lot)
+        wide = t.reshape(-1, *[1] * (x1.ndim - 1))
+        loss = (other((1 - wide) * x0 + wide * x1, t, cond) - (x1 - x0)).square().mean()
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        loss.item()
+
+    averaged = Average(net, Training().profiles[0])
+
+    def seconds(step: Callable[[], Any]) -> float:
+        start = time.process_time()  # of this process, so that busy neighbours do not count
+        for _ in range(steps):
+            step()
+        return (time.process_time() - start) / steps
+
+    bare(), loop.step()
+    pairs = [(seconds(bare), seconds(loop.step)) for _ in range(rounds)]
+    count = [0]
+
+    def average() -> None:
+        count[0] += 1
+        averaged.update(count[0])
+
+    ratios = [b / a for a, b in pairs]
+    base = statistics.median(a for a, _ in pairs)
+    return {
+        "network": name,
+        "parameters": sum(p.numel() for p in net.parameters()),
+        "lot": lot,
+        "bare_seconds": round(base, 5),
+        "engine_over_bare": round(statistics.median(ratios), 4),
+        "spread": [round(min(ratios), 4), round(max(ratios), 4)],
+        "average_over_step": round(seconds(average) / base, 4),
+    }
+
+
+def belts(name: str, steps: int) -> dict[str, Any]:
+    """The checks of a step, and those before a checkpoint, over the step itself."""
+    net, data, lot = made(name)
+    training = Training(steps=10**9, lot=lot, rate=Constant(1e-4), keep_every=500)
+    loop = Loop({"network": net}, FlowMatching(), data, training, Alone(), Rng(0), lambda e: None, None, ())
+    loop.step()
+    start = time.process_time()
+    for _ in range(steps):
+        loop.step()
+    step = (time.process_time() - start) / steps
+    slopes = [p.grad for p in net.parameters() if p.grad is not None]
+    start = time.process_time()
+    for _ in range(20):
+        norm = local_norm(slopes)
+        check_step(1.0, float(norm), 1, loop.state.networks)
+    every = (time.process_time() - start) / 20
+    start = time.process_time()
+    check_state(1, loop.state.networks, loop.state.averages, Alone())
+    kept = (time.process_time() - start) / training.keep_every
+    return {"network": name, "step_seconds": round(step, 5), "belts_over_step": round((every + kept) / step, 5)}
+
+
+def engines() -> dict[str, Any]:
+    """The same 25 steps under every engine; largest differences from one process."""
+    here = Path(__file__).parent.parent / "tests" / "learn"
+    sys.path.insert(0, str(here))
+    import workers  # type: ignore[import-not-found]
+
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder)
+        one = {o: workers.curve(Alone(), o, keep=out / "alone" if o == "flow" else None) for o in ("flow", "jvp")}
+        path = os.pathsep.join([str(here.parent.parent), os.environ.get("PYTHONPATH", "")])
+        command = [sys.executable, str(here / "workers.py"), str(out), "equal:2", "equal:4"]
+        subprocess.run(command, env=os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}, check=True)
+        found = {}
+        for world in (2, 4):
+            for name, run in json.loads((out / f"equal-{world}.json").read_text()).items():
+                engine, what = name.split()
+                base = one["jvp" if what == "jvp" else "flow"]["loss"][-len(run["loss"]) :]
+                gap = max(abs(a - b) for a, b in zip(base, run["loss"], strict=True))
+                found[f"{engine} x {world}, {what}"] = gap
+    return {"largest_difference_of_the_loss": found, "steps": 25}
+
+
+def memory(name: str) -> dict[str, Any]:
+    """Predicted and measured peak, beyond the data, in this process."""
+    os.environ.setdefault("MALLOC_MMAP_THRESHOLD_", "65536")
+    net, data, lot = made(name)
+    warm, few, _ = made("digits DiT")  # libraries load what they load before anything is measured
+    fit(warm, FlowMatching(), few, Training(steps=3, lot=8, watch_every=2), rng=Rng(0), log=lambda e: None)
+    lot *= 4
+    training = Training(steps=4, lot=lot, rate=Constant(1e-4), watch_every=2)
+    foreseen = plan(net, FlowMatching(), data, training, rng=Rng(0), trial=0)
+    entries: list[dict[str, Any]] = []
+    fit(net, FlowMatching(), data, training, rng=Rng(0), log=entries.append)
+    measured = entries[-1]["peak_bytes"] + foreseen.weights  # the weights were there before
+    return {
+        "network": name,
+        "parameters": foreseen.parameters,
+        "lot": lot,
+        "predicted": foreseen.peak,
+        "measured": measured,
+        "predicted_over_measured": round(foreseen.peak / measured, 4),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("parts", nargs="*", default=["overhead", "belts", "engines", "memory"])
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--memory-of", help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    if given.memory_of:
+        print(json.dumps(memory(given.memory_of)))
+        return
+    found: dict[str, Any] = {
+        "machine": platform.processor() or platform.machine(),
+        "torch": torch.__version__,
+        "python": sys.version.split()[0],
+        "threads": 1,
+    }
+    if "overhead" in given.parts:
+        sizes = (("digits DiT", 8), ("20M DiT", 2))
+        found["overhead"] = [overhead(name, given.rounds, steps) for name, steps in sizes]
+    if "belts" in given.parts:
+        found["belts"] = [belts("digits DiT", 10), belts("20M DiT", 3)]
+    if "engines" in given.parts:
+        found["engines"] = engines()
+    if "memory" in given.parts:
+        found["memory"] = []
+        for name in ("20M DiT", "UNet", "wide MLP"):
+            command = [sys.executable, "-m", "benchmarks.engine", "--memory-of", name]
+            done = subprocess.run(command, capture_output=True, text=True, check=True)
+            found["memory"].append(json.loads(done.stdout))
+    print(json.dumps(found, indent=2))
+    if given.json:
+        given.json.write_text(json.dumps(found, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
