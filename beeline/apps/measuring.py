@@ -13,11 +13,15 @@ from torch import Tensor
 
 from beeline import config
 from beeline.bundle import Bundle
+from beeline.core.coupling import Independent
+from beeline.core.field import is_map
 from beeline.core.rng import Rng
 from beeline.core.solver import EULER, HEUN
 from beeline.core.types import Cond, map_cond
 from beeline.evaluate import Extras, evaluate
 from beeline.features import SmallClassifier
+from beeline.learn.heldout import HeldOut
+from beeline.learn.objective import FlowMatching
 from beeline.metrics import Energy, Frechet, Kernel, LabelAgreement, SlicedWasserstein
 from beeline.scores import Report
 from beeline.trajectory import Likelihood
@@ -60,7 +64,9 @@ def measured(
 ) -> Report:
     """Scores of a bundle against the held-out part of a data set; evaluators learn from the training part."""
     raw, held = source.load()
+    held_out = None
     if extras is None:
+        held_out = held_out_loss(bundle, raw, held)
         likely = None if one_step(bundle) or not bundle.flow.source.gaussian else Likelihood()
         extras = Extras(likelihood=likely) if not one_step(bundle) else Extras(trajectories=None)
     return evaluate(
@@ -75,9 +81,19 @@ def measured(
         reference_name=f"held-out part of {source!r}",
         cache=cache(),
         extras=extras,
+        held_out=held_out,
         weights="averaged (EMA)",
         name=name,
     )
+
+
+def held_out_loss(bundle: Bundle, raw: Any, held: Any) -> HeldOut | None:
+    """The loss of flow matching on held-out data; none for a flow that learned from other pairs."""
+    flow, modality = bundle.flow, bundle.modality
+    if not flow.independent or is_map(flow.field):
+        return None
+    objective = FlowMatching(flow.path, Independent(flow.source))
+    return HeldOut(objective, modality.encode(held), train=modality.encode(raw), rng=Rng(0).fork("held-out"))
 
 
 def cache() -> Path:
