@@ -73,6 +73,11 @@ class Perceptual:
         return parts
 
 
+# below this gradient a power cost is taken as quadratic: its slopes are zero or infinite at zero itself, where
+# networks begin
+_LEAST = 1e-6
+
+
 class Cost(Protocol):
     """A strictly convex cost of a displacement and its gradient; ``dual`` is the gradient of the conjugate."""
 
@@ -104,11 +109,10 @@ class PowerCost:
         return u.abs().pow(self.p).flatten(1).sum(1) / self.p
 
     def gradient(self, u: Tensor) -> Tensor:
-        return u.sign() * u.abs().pow(self.p - 1)
+        return u * u.abs().clamp(min=_LEAST ** (1 / (self.p - 1))).pow(self.p - 2)
 
     def dual(self, y: Tensor) -> Tensor:
-        # away from zero, where the slope of the inverse is infinite for p > 2
-        return y * y.abs().clamp(min=1e-6).pow(1 / (self.p - 1) - 1)
+        return y * y.abs().clamp(min=_LEAST).pow(1 / (self.p - 1) - 1)
 
 
 @dataclass(frozen=True)

@@ -112,6 +112,16 @@ def test_a_potential_field_has_no_turn_and_a_bad_cost_is_refused():
     check_cost(PowerCost(2.5), x.repeat(4, 1))
 
 
+@pytest.mark.parametrize("p", [1.5, 2.0, 4.0])
+def test_a_potential_that_begins_at_zero_learns(p):
+    net = nn.Linear(2, 2, bias=False).double()
+    nn.init.zeros_(net.weight)
+    pairs = Batch(ONE.expand(8, 2), torch.ones(8, 2).double())
+    objective = FlowMatching(coupling=Paired(), distance=Bregman(PowerCost(p)))
+    objective(Potential(lambda x, t: net(x), PowerCost(p)), pairs, Rng(0)).value.backward()
+    assert float(net.weight.grad.abs().min()) > 1e-3
+
+
 def test_gradient_fields_learn_the_exact_gaussian_field():
     # the exact field of a Gaussian is a gradient, so the constraint costs nothing
     assert_minimum(FlowMatching(distance=Bregman(), times=INSIDE), PLAIN.field())
