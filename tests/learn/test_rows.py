@@ -102,7 +102,7 @@ def small(seed: int = 0) -> Network:
 def test_training_stops_and_cools_down_as_a_shorter_run_would() -> None:
     """Four rows are learned by heart at once, so the held-out loss rises; what comes back is the run that was cut."""
     held = HeldOut(RowMatching(known=0.0), Batch(-ROWS), every=10, draws=4)
-    rate = WarmupConstantCooldown(peak=1e-2, warmup=5, cooldown=0.2)
+    rate = WarmupConstantCooldown(peak=3e-2, warmup=2, cooldown=0.2)
     training = Training(steps=400, lot=16, rate=rate)
     notes: list[str] = []
     made, looks = fit_patiently(

@@ -1,0 +1,61 @@
+"""The recipe of tables from file to file: a run, its bundle, and rows drawn from it."""
+
+import dataclasses
+
+import pandas as pd
+import pytest
+
+from beeline import config
+from beeline.bundle import load
+from beeline.core.types import BeelineError
+from beeline.data.tablefile import StreamLots, TableStream
+from beeline.learn.trainer import Training
+from beeline.recipes.tables import table
+from beeline.run import Run, prepare, train
+from tests.data.test_schema import mixed
+
+
+def quick(path: str) -> Run:
+    run = table(path)
+    small = {"is": "networks.TabularMLP", "width": 16, "depth": 1}
+    return dataclasses.replace(run, network=small, training=Training(steps=3, lot=16))
+
+
+def test_a_run_learns_a_file_and_draws_rows_in_its_form(tmp_path) -> None:
+    mixed(120).to_csv(tmp_path / "t.csv", index=False)
+    run = quick(str(tmp_path / "t.csv"))
+    assert config.build(config.describe(run)) == run
+    train(run, tmp_path / "run", log=lambda entry: None)
+    bundle = load(tmp_path / "run")
+    made = bundle.sample(30)
+    assert list(made.columns) == list(mixed().columns) and (made["place"] == "here").all()
+    cond = bundle.sample(5, cond={"pet": "eel", "age": 41})
+    assert (cond["pet"] == "eel").all() and (cond["age"] == 41).all()
+    bundle.modality.save(made, tmp_path / "made.csv")
+    assert list(pd.read_csv(tmp_path / "made.csv").columns) == list(made.columns)
+    with pytest.raises(BeelineError, match="did you mean 'pet'"):
+        bundle.sample(2, cond={"pets": "eel"})
+
+
+def test_a_stream_is_learned_in_parts(tmp_path) -> None:
+    mixed(120).drop(columns=["row_id", "seen"]).to_parquet(tmp_path / "t.parquet", row_group_size=50)
+    run = dataclasses.replace(quick(""), data=TableStream(str(tmp_path / "t.parquet"), first=60))
+    work = prepare(run)
+    assert isinstance(work.data, StreamLots) and len(work.data) == 120
+    train(run, tmp_path / "run", log=lambda entry: None)
+    assert len(load(tmp_path / "run").sample(4)) == 4
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "is empty"),
+        ("a,a\n1,2\n", "more than one column named 'a'"),
+        ("a,b\n1,2\n", "fewer rows than columns|one part is learned from|held out"),
+    ],
+)
+def test_bad_files_are_refused_before_anything_is_written(tmp_path, text: str, message: str) -> None:
+    (tmp_path / "t.csv").write_text(text)
+    with pytest.raises(BeelineError, match=message):
+        train(quick(str(tmp_path / "t.csv")), tmp_path / "run", log=lambda entry: None)
+    assert not (tmp_path / "run" / "bundle").exists() and not (tmp_path / "run" / "run.yaml").exists()
