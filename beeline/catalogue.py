@@ -90,7 +90,8 @@ CATALOGUE: Mapping[str, Mapping[str, str]] = {
     | _of("learn.shapes", "ConstantAccelerationMatching", "EncodedSource")
     | _of("learn.segments", "Windowed")
     | _of("learn.deep", "DeepSupervision")
-    | _of("learn.rows", "RowMatching"),
+    | _of("learn.rows", "RowMatching")
+    | _of("learn.weigh", "Uncertain", "Balanced"),
     "weights": _of("learn.objective", "one") | _of("learn.weight", "ByDensity", "Power", "MinSNR", "SigmoidSNR"),
     "distances": _of("learn.objective", "squared", "Huber") | _of("learn.distance", "Direction", "Perceptual", "Bregman"),
     "costs": _of("learn.distance", "PowerCost"),
@@ -98,6 +99,7 @@ CATALOGUE: Mapping[str, Mapping[str, str]] = {
     "distillations": _of("learn.distill", "Reflow", "OneStep"),
     "training": _of("learn.trainer", "Training"),
     "compute": _of("learn.compute", "Compute"),
+    "prunings": _of("learn.prune", "Pruning"),
     "optimisers": _of("learn.optim", "AdamW", "Muon", "ScheduleFree", "Prodigy", "DoG"),
     "rates": _of("learn.rate", "Constant", "WarmupCosine", "WarmupConstantCooldown", "OneCycle", "InverseRoot")
     | _of("learn.rate", "Cooldown"),
@@ -152,6 +154,7 @@ SLOTS: Mapping[str, str] = {
     "Optimiser": "optimisers",
     "Rate": "rates",
     "Profile": "averages",
+    "Pruning": "prunings",
     "Parallel": "engines",
     "Features": "features",
     "Distillation": "distillations",

@@ -190,11 +190,10 @@ class Loop:
         self._in_use(True)
         for look in due:
             found = look.look(raw, ema, entry["step"])
-            for kind in ("raw", "ema"):
-                value = found.get(kind, {}).get("value") if isinstance(found.get(kind), dict) else None
-                if value is not None:
-                    self.state.best[kind] = min(value, self.state.best.get(kind, float("inf")))
-            entry[look.name] = found | ({"best": dict(self.state.best)} if look.name == "heldout" else {})
+            scores = {k: v["value"] for k, v in found.items() if isinstance(v, Mapping) and "value" in v}
+            for kind, value in scores.items():
+                self.state.best[kind] = min(value, self.state.best.get(kind, float("inf")))
+            entry[look.name] = found | ({"best": dict(self.state.best)} if scores else {})
         self._in_use(False)
         self.peak.go()
         self._clock = time.perf_counter()  # looking is not learning
