@@ -267,6 +267,11 @@ class LatentSDE:
         )
         drift = f(x, t)
         if self.level:
+            require(
+                self.denoiser is not None,
+                f"LatentSDE adds noise of level {self.level:g} without a denoiser; the score that balances it comes from "
+                "eta = E[z | x]: train one with the objective LatentNoise, or set level=0",
+            )
             inside = t.clamp(self.clip, 1 - self.clip)
             drift = drift + self.level * self.path.score(self.denoiser(x, inside), inside)
         return x + h * drift + torch.sqrt(2 * self.level * h) * self.rng.fork("step", count).normal(x), count + 1

@@ -158,6 +158,11 @@ class Contrastive(Around):
 
     def __call__(self, field: Any, batch: Batch, rng: Rng) -> Loss:
         require(
+            self.reference is not None,
+            "Contrastive was given no reference; it compares a model with the frozen copy that it started from: "
+            "pass reference=copy.deepcopy(model)",
+        )
+        require(
             batch.cond is not None,
             "Contrastive was given data without conditions; it compares right with wrong ones: pass cond=",
         )

@@ -174,6 +174,12 @@ class VelocityOT:
     independent = False
 
     def __call__(self, batch: Batch, rng: Rng) -> Batch:
+        require(
+            self.field is not None and batch.cond is not None,
+            "VelocityOT pairs velocities that a trained inner flow draws at one state; it was given "
+            f"{'no field' if self.field is None else 'no states'}: use it inside Hierarchical, with field=the inner flow of "
+            "a first stage",
+        )
         n, m = len(batch.x1), self.draws
         many = map_cond(lambda leaf: leaf.repeat_interleave(m, 0), batch.cond)
         v0 = rng.fork("velocities").normal(batch.x1.repeat_interleave(m, 0))

@@ -108,6 +108,7 @@ def test_contrastive_moves_towards_the_guided_field():
         (lambda: GuidanceFree(BASE)(EXACT, Batch(torch.zeros(2, 2)), Rng(0)), "has none"),
         (lambda: ModelGuidance(FlowMatching())(EXACT, labelled(2, Rng(0)), Rng(0)), "drops none"),
         (lambda: Contrastive(FlowMatching(), EXACT)(EXACT, Batch(torch.zeros(2, 2)), Rng(0)), "without conditions"),
+        (lambda: Contrastive()(EXACT, labelled(2, Rng(0)), Rng(0)), "no reference"),
     ],
 )
 def test_refusals(call, words):

@@ -196,6 +196,8 @@ def test_velocity_transport_keeps_the_law_at_each_state_and_shortens_the_way():
     assert abs(float(got.x0.mean())) < 0.15
     assert float(torch.corrcoef(torch.cat([got.x0, z], 1).T)[0, 1]) > 0.7
     assert isinstance(Hierarchical(FlowMatching(coupling=ot)), Hierarchical)
+    with pytest.raises(BeelineError, match="no field"):
+        VelocityOT()(Batch(state), Rng(0))
 
 
 def test_constant_acceleration_is_exact_on_its_own_pairs():
