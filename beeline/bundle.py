@@ -55,7 +55,8 @@ class Bundle:
         keys = list(range(n)) if seeds is None else [int(s) for s in seeds]
         require(len(keys) == n, f"{len(keys)} seeds were given for {n} samples; give one seed per sample")
         x0 = self.start(keys, seed)
-        made = self.draw(x0, self.condition(cond, n), sampler=sampler, batch_size=batch_size, watch=watch)
+        how = (sampler or self.sampler).seeded(keys, seed)
+        made = self.draw(x0, self.condition(cond, n), sampler=how, batch_size=batch_size, watch=watch)
         return made if self.modality is None else self.modality.decode(made)
 
     def start(self, seeds: Sequence[int], seed: int = 0) -> Tensor:
@@ -95,7 +96,7 @@ class Bundle:
         parts = []
         for i in range(0, len(x0), size):
             here = map_cond(lambda leaf, i=i: leaf[i : i + size], cond)
-            parts.append(how(self.flow, x0[i : i + size], here, watch=watch))
+            parts.append(how.part(i, i + size)(self.flow, x0[i : i + size], here, watch=watch))
         return torch.cat(parts)
 
     def save(self, directory: str | Path) -> Path:

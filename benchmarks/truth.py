@@ -198,7 +198,7 @@ def measure(
             got_or_none = walk(law, x0, solver, per, budget, Uniform())
             if got_or_none is not None:
                 out["ours"].setdefault(title, {})[budget] = errors(got_or_none, exact)
-        for kind, schedule in schedules().items():
+        for kind, schedule in schedules().items() if law.dim <= 2 else ():  # nine times the work: on small laws
             got_or_none = walk(law, x0, solver, per, 8, schedule)
             if got_or_none is not None:
                 out["schedules at 8"].setdefault(title, {})[kind] = errors(got_or_none, exact)["rmse"]
@@ -207,8 +207,8 @@ def measure(
         assert (sampler.evaluations or 0) <= budget
         out["auto"][budget] = errors(sampler(law.flow, x0), exact)
         if fit and budget in fitted_at:
-            like = torch.empty(6144, law.dim, dtype=torch.float64)
-            method = Bespoke(iterations, batch=512, rate=0.004, order=3)
+            like = torch.empty(4096, law.dim, dtype=torch.float64)
+            method = Bespoke(iterations, batch=1024, rate=0.006, order=3)
             fitted = fit_solver(law.flow, budget, like=like, rng=Rng(11), method=method)
             out["fitted"][budget] = errors(fitted(law.flow, x0), exact)
     out["seconds"] = round(time.perf_counter() - begin, 1)
@@ -317,7 +317,7 @@ def main() -> None:
     parser.add_argument("--budgets", type=int, nargs="+", default=[4, 8, 16, 32])
     parser.add_argument("--noises", type=int, default=1024)
     parser.add_argument("--fit", action="store_true")
-    parser.add_argument("--iterations", type=int, default=600)
+    parser.add_argument("--iterations", type=int, default=400)
     parser.add_argument("--only", nargs="+", help="names of laws, or parts of them")
     parser.add_argument("--plots", type=Path, default=Path("docs/figures"))
     parser.add_argument("--json", type=Path)
@@ -336,7 +336,7 @@ def main() -> None:
                 results[name] = measure(name, law, given.noises, given.budgets, fit, given.iterations)
         figures: dict[str, Any] = {"laws": results}
         if not given.only:
-            figures["adaptive"] = {name: adaptive(law) for name, law in laws().items() if law.dim <= 16}
+            figures["adaptive"] = {name: adaptive(law) for name, law in laws().items() if law.dim <= 2}
     target = write("truth", figures, [SEED, 11], given.json, noises=given.noises, iterations=given.iterations)
     for name, found in results.items():
         plot(name, found, given.budgets, given.plots / f"truth-{name.replace(' ', '-').replace(',', '')}.png")

@@ -147,6 +147,24 @@ def sample(
     say(doors.sample(bundle, n, cond, seed, set_ or [], out), json_)
 
 
+@app.command(epilog="Example: beeline tune runs/digits --evaluations 8")
+def tune(
+    bundle: Annotated[str, typer.Argument(help="Directory of a bundle, or of a run.")],
+    evaluations: Annotated[int, typer.Option(help="Evaluations of the (guided) field that a sample may cost.")] = 8,
+    cond: Annotated[
+        str | None, typer.Option(help="The condition it will be used with; random labels by default.")
+    ] = None,
+    noises: Annotated[int, typer.Option(help="Noises to fit on.")] = 512,
+    seed: Seed = 0,
+    out: Annotated[Path | None, typer.Option(help="Directory of a new bundle (default: change this one).")] = None,
+    json_: Json = False,
+) -> None:
+    """Fit the steps and weights of a solver to a flow, and store them in its bundle."""
+    from beeline.apps import doors, tuning
+
+    say(tuning.tune(bundle, evaluations, doors.condition(cond), noises, seed, out), json_)
+
+
 @app.command(epilog="Example: beeline evaluate runs/digits digits -n 500")
 def evaluate(
     bundle: Annotated[str, typer.Argument(help="Directory or hub id of a bundle.")],

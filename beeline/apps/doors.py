@@ -16,6 +16,7 @@ import yaml
 from beeline import catalogue, config, pages
 from beeline.apps.console import cell, console, progress, table
 from beeline.averaging import export_averages
+from beeline.apps import tuning
 from beeline.bundle import Bundle, load
 from beeline.core.rng import Rng
 from beeline.core.types import BeelineError, nearest, require
@@ -139,7 +140,10 @@ def sampler_of(bundle: Bundle, pairs: Sequence[str]) -> Any:
         require(
             name.partition(".")[0] == "sampler", f"{name!r} is no setting of drawing; {nearest(name, _sampler_names())}"
         )
-    return config.change({"sampler": bundle.sampler}, changes)["sampler"] if changes else bundle.sampler
+    current = bundle.sampler
+    if changes.get("sampler") == tuning.AUTO:
+        current, changes = tuning.automatic(current, changes)
+    return config.change({"sampler": current}, changes)["sampler"] if changes else current
 
 
 def _sampler_names() -> list[str]:

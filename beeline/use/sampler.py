@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import torch
@@ -52,6 +52,27 @@ class Sampler:
     def times(self, start: float = 0.0, end: float = 1.0) -> Tensor:
         """The [steps+1] times walked from ``start`` to ``end``."""
         return self.schedule(self.steps, start, end)
+
+    def seeded(self, seeds: Sequence[int], *names: int | str | float) -> Sampler:
+        """The same sampler with a seed of its own for every sample's noise, so that none depends on its batch.
+
+        Solvers without noise need none.  ``names`` tell apart runs with the same seeds.
+        """
+        noise = getattr(self.solver, "noise", None)
+        if not hasattr(noise, "seeds"):
+            return self
+        rows: Any = replace(noise, rng=noise.rng.fork(*names), seeds=tuple(int(s) for s in seeds))
+        solver: Any = self.solver
+        return replace(self, solver=replace(solver, noise=rows))
+
+    def part(self, start: int, end: int) -> Sampler:
+        """The sampler of the rows start .. end-1 of a batch: their seeds, or else noise of their own."""
+        noise = getattr(self.solver, "noise", None)
+        if not hasattr(noise, "seeds"):
+            return self
+        rows = {"seeds": noise.seeds[start:end]} if noise.seeds else {"rng": noise.rng.fork("rows", start)}
+        solver: Any = self.solver
+        return replace(self, solver=replace(solver, noise=replace(noise, **rows)))
 
     @torch.no_grad()
     def __call__(

@@ -112,3 +112,13 @@ class Still:
 
 def test_heun_is_the_default() -> None:
     assert Sampler().solver == HEUN and Sampler().evaluations == 40
+
+
+def test_a_seed_of_its_own_for_every_sample_of_a_stochastic_run() -> None:
+    sampler = Sampler(8, solver=EulerMaruyama(White(Rng(0))))
+    whole = sampler.seeded(range(6), 1)
+    both = whole(FLOW, X0[:6])
+    parts = torch.cat([whole.part(i, i + 2)(FLOW, X0[i : i + 2]) for i in (0, 2, 4)])
+    assert torch.allclose(both, parts, atol=1e-12)
+    assert not torch.allclose(sampler.part(0, 2)(FLOW, X0[:2]), sampler.part(2, 4)(FLOW, X0[:2]))
+    assert Sampler().seeded(range(3)) == Sampler() and Sampler().part(0, 2) == Sampler()

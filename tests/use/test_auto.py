@@ -1,0 +1,57 @@
+"""The sampler for a budget keeps to it, beats what it would replace, and says what it chose."""
+
+import pytest
+import torch
+
+from beeline.config import build, describe
+from beeline.core.adaptive import Adaptive
+from beeline.core.field import Flow
+from beeline.core.fitted import Fitted
+from beeline.core.integrate import integrate
+from beeline.core.multistep import AdamsBashforth
+from beeline.core.rng import Rng
+from beeline.core.solver import EULER, MIDPOINT, RK4
+from beeline.data.laws import GaussianMixture
+from beeline.use.auto import auto_sampler
+from beeline.use.presets import PRESETS
+from beeline.use.sampler import Sampler
+
+
+@pytest.mark.parametrize("budget", [1, 2, 3, 4, 7, 8, 16, 40])
+def test_the_budget_is_kept(budget: int) -> None:
+    sampler = auto_sampler(budget)
+    assert sampler.evaluations is not None and 0 < sampler.evaluations <= budget
+    assert build(describe(sampler)) == sampler
+
+
+def test_presets_are_consistent_on_constant_fields_nearly() -> None:
+    """Learned weights need not sum to one exactly, but a constant field has to come out within a few percent."""
+    for steps, (times, rows, keep) in PRESETS.items():
+        solver = Fitted(times, rows, keep)
+        assert len(rows) == steps and times[0] == 0 and times[-1] == 1
+        assert abs(sum(rows[-1]) - 1) < 0.2 and abs(keep[-1] - 1) < 0.2
+        assert solver.order == 1
+
+
+@pytest.mark.parametrize("law", [GaussianMixture.ring(), GaussianMixture(((1.0, 0, 2), (-1, 1, 0), (0, -2, 1)), 0.4)])
+def test_better_than_other_choices_on_laws_it_has_not_seen(law: GaussianMixture) -> None:
+    flow, x0 = Flow(law.field()), Rng(5).normal(torch.empty(512, law.dim, dtype=torch.float64))
+    exact = integrate(law.field(), x0, torch.linspace(0, 1, 81, dtype=torch.float64), RK4)
+    error = lambda s: float((s(flow, x0) - exact).square().mean().sqrt())  # noqa: E731
+    for budget in (4, 8):
+        auto = error(auto_sampler(budget))
+        assert auto < 0.8 * error(Sampler(budget // 2, solver=MIDPOINT))
+        assert auto < 0.35 * error(Sampler(budget, solver=EULER))
+
+
+def test_tolerance() -> None:
+    sampler = auto_sampler(tolerance=1e-4)
+    assert isinstance(sampler.solver, Adaptive) and sampler.solver.rtol == 1e-4 and sampler.evaluations is None
+
+
+def test_refusals() -> None:
+    with pytest.raises(ValueError, match="auto_sampler got evaluations=0"):
+        auto_sampler(0)
+    with pytest.raises(ValueError, match="give tolerances above 0"):
+        auto_sampler(tolerance=0.0)
+    assert AdamsBashforth(2) != auto_sampler(8).solver
