@@ -269,8 +269,8 @@ class LatentSDE:
         if self.level:
             require(
                 self.denoiser is not None,
-                f"LatentSDE adds noise of level {self.level:g} without a denoiser; the score that balances it comes from "
-                "eta = E[z | x]: train one with the objective LatentNoise, or set level=0",
+                f"LatentSDE adds noise of level {self.level:g} without a denoiser; the score that balances it comes "
+                "from eta = E[z | x]: train one with the objective LatentNoise, or set level=0",
             )
             inside = t.clamp(self.clip, 1 - self.clip)
             drift = drift + self.level * self.path.score(self.denoiser(x, inside), inside)
