@@ -8,17 +8,19 @@ from typing import Any
 from beeline.bundle import Bundle, load
 from beeline.core.field import Data, Flow, FlowMap, MapNetwork, Network, Noise, Velocity, VelocityField
 from beeline.core.integrate import IntegrationError, integrate
-from beeline.core.likelihood import Exact, Hutchinson, bits_per_dimension, log_prob
+from beeline.core.likelihood import Exact, Hutchinson, HutchPlusPlus, bits, bits_per_dimension, log_prob
 from beeline.core.rng import Rng
 from beeline.core.types import Batch, BeelineError, Cond, Dynamics, Loss, Point
 from beeline.evaluate import evaluate
 from beeline.learn.distill import OneStep, Reflow
+from beeline.learn.fit_solver import fit_solver
 from beeline.learn.objective import Drop
 from beeline.learn.pairs import reflow_pairs
 from beeline.learn.trainer import Training, fit
 from beeline.run import Run, train
 from beeline.scores import Report, Score
 from beeline.shelves import Shelf
+from beeline.use.auto import auto_sampler
 from beeline.use.guidance import CFG, Guide
 from beeline.use.sampler import Sampler
 
@@ -35,6 +37,8 @@ objectives = Shelf("objectives", "weights", "distances", "costs", "drops")
 optimisers = Shelf("optimisers")
 rates = Shelf("rates")
 averages = Shelf("averages")
+fits = Shelf("fits")
+gradients = Shelf("gradients")
 distillations = Shelf("distillations")
 networks = Shelf("networks")
 laws = Shelf("laws")
