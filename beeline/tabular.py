@@ -86,6 +86,8 @@ class TabularFlow(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         share = self.held_out if self.held_out is not None else min(0.2, max(0.04, 200 / len(raw)))
         corrected = infer(raw).change(self.schema or {})
         table = Table(schema=dict(self.schema or {})).fit(raw)
+        if self.verbose:
+            print(table.show())
         train, held = parted(raw, corrected, share, "the table")
         backbone = self._network(table, len(raw), rng)
         objective = RowMatching(known=self.known)

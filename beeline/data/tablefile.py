@@ -54,6 +54,10 @@ class TableFile:
         """All rows, without the columns that are left out."""
         return leave_out(read(self.path), self.without, self.path)
 
+    def show(self) -> str:
+        """The schema for people: what every column is taken for."""
+        return infer(self.read()).change(self.modality().schema).show()
+
     def load(self) -> tuple[Raw, Raw]:
         """(training, held-out) rows; every refusal names the file or the column, and the rows."""
         raw = self.read()
@@ -109,6 +113,10 @@ class TableStream:
             parts.append(rows.iloc[keep.numpy()])
         raw = pandas().concat(parts, ignore_index=True)
         return parted(raw, infer(raw).change(self.corrections), self.held_out, self.path)
+
+    def show(self) -> str:
+        """The schema for people, of the part from which it is learned."""
+        return infer(pandas().concat(self.load(), ignore_index=True)).change(self.corrections).show()
 
     def group(self, number: int) -> Raw:
         """One row group as a data frame."""
