@@ -87,6 +87,8 @@ def train(
     from beeline.apps.reporting import report_run
 
     first = parallel is None or parallel.rank == 0
+    if first and not quiet and not resume and hasattr(getattr(run, "data", None), "show"):
+        print(run.data.show(), file=sys.stderr)  # what the columns of a table are taken for, before any work
     with stoppable(f"beeline train {out} --resume"), progress(out.name, run.training.steps, quiet or not first) as log:
         both = log if track is None else several(log, track)
         bundle = work(run, out, resume=resume, fork=fork, parallel=parallel, log=both)
