@@ -47,7 +47,7 @@ def snapshots(root: str | Path, network: str = "network") -> list[Snapshot]:
                 continue
             state = checkpoint.state(path)
             for i, profile in enumerate(state.get("profiles", [])):
-                if profile.get("is") == "Power":
+                if profile.get("is") == Power.__name__:
                     group, exponent = f"{network}.ema{i}", Power(profile["length"]).exponent
                     found[state["step"], i] = Snapshot(path, group, state["step"], exponent)
     require(

@@ -38,6 +38,11 @@ def numbers(entry: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, f
             yield from numbers({str(i): v for i, v in enumerate(value)}, f"{name}/")
 
 
+def without_step(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """An entry without its step, which trackers take apart."""
+    return {name: value for name, value in entry.items() if name not in {"step"}}
+
+
 class TensorBoard:
     """A log for TensorBoard: every number of every entry as a scalar, notes as text."""
 
@@ -52,7 +57,7 @@ class TensorBoard:
 
     def __call__(self, entry: dict[str, Any]) -> None:
         step = entry.get("step", 0)
-        for name, value in numbers({k: v for k, v in entry.items() if k != "step"}):
+        for name, value in numbers(without_step(entry)):
             self._writer.add_scalar(name, value, step)
         if "note" in entry:
             self._writer.add_text("note", entry["note"], step)
@@ -66,7 +71,7 @@ class WeightsAndBiases:
         self._run: Any = extra("wandb", "trackers").init(**settings)
 
     def __call__(self, entry: dict[str, Any]) -> None:
-        found = dict(numbers({k: v for k, v in entry.items() if k != "step"}))
+        found = dict(numbers(without_step(entry)))
         if found:
             self._run.log(found, step=entry.get("step", 0))
 

@@ -23,7 +23,7 @@ class _Weighing:
     name: str
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("_") or name == "objective":
+        if name.startswith("_") or name in {"objective"}:  # not there yet, while being copied
             raise AttributeError(name)
         return getattr(self.objective, name)  # path, coupling, prediction, drop
 
@@ -60,8 +60,8 @@ class TimeNet(nn.Module):
 
     def __init__(self, features: int = 64):
         super().__init__()
-        self.register_buffer("waves", torch.randn(features) * 4)
-        self.register_buffer("phases", torch.rand(features))
+        self.register_buffer("waves", Rng(0).fork("waves").normal(torch.empty(features)) * 4)
+        self.register_buffer("phases", Rng(0).fork("phases").uniform(features, torch.empty(0)))
         self.out = nn.Linear(features, 1)
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)
