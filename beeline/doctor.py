@@ -126,22 +126,19 @@ def convention(path: Path) -> Finding:
 def resume(path: Path) -> Finding:
     """A few steps of the run's own configuration, killed and resumed, equal those that were not, bit for bit."""
     with tempfile.TemporaryDirectory() as folder:
-        whole, cut = Path(folder, "whole"), Path(folder, "cut")
-        _worker(path, whole, killed=False)
-        first = _worker(path, cut, killed=True)
-        if first != -signal.SIGKILL:
-            return Finding(
-                "exact resume", False, f"the trial ended by itself with exit code {first} before it was killed"
-            )
-        _worker(path, cut, killed=False)
-        a, b = (checkpoint.read(checkpoint.newest(p)) for p in (whole, cut))
+        call = "import sys; from beeline.doctor import trials; trials(*sys.argv[1:])"
+        words = [sys.executable, "-c", call, str(path), folder]
+        done = subprocess.run(words, capture_output=True, text=True, check=False)
+        if done.returncode:
+            last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+            return Finding("exact resume", False, f"the trial could not be run ({last})")
+        a, b = (checkpoint.read(checkpoint.newest(Path(folder, name))) for name in ("whole", "cut"))
         for group in a.tensors:
             for name, tensor in a.tensors[group].items():
                 if not torch.equal(tensor, b.tensors[group][name]):
                     gap = float((tensor.double() - b.tensors[group][name].double()).abs().max())
-                    return Finding(
-                        "exact resume", False, f"the first tensor that differs is {group}.{name}, by {gap:.3g}"
-                    )
+                    where = f"the first tensor that differs is {group}.{name}, by {gap:.3g}"
+                    return Finding("exact resume", False, where)
     count = sum(len(tensors) for tensors in a.tensors.values())
     return Finding(
         "exact resume",
@@ -150,31 +147,35 @@ def resume(path: Path) -> Finding:
     )
 
 
-def _worker(run: Path, keep: Path, killed: bool) -> int:
-    """One process of the trial; its exit code."""
-    call = (
-        f"import sys; from beeline.doctor import trial; trial(*map(str, {[str(run), str(keep), str(int(killed))]!r}))"
-    )
-    done = subprocess.run([sys.executable, "-c", call], capture_output=True, text=True, check=False)
-    if done.returncode not in (0, -signal.SIGKILL):
-        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        raise BeelineError(
-            f"the trial of the doctor failed ({last}); the run cannot be started as it is: train it anew"
-        )
-    return done.returncode
+def trials(run: str, folder: str) -> None:
+    """The trial without and with a kill, each in a forked process, so that libraries are loaded once."""
+    for name, killed in (("whole", False), ("cut", True), ("cut", False)):
+        child = os.fork()
+        if child == 0:
+            code = 1
+            try:
+                trial(Path(run), Path(folder, name), killed)
+                code = 0
+            except BaseException as error:
+                print(error, file=sys.stderr, flush=True)
+            finally:
+                os._exit(code)
+        ended = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        if ended != (-signal.SIGKILL if killed else 0):
+            sys.exit(1)
 
 
-def trial(run: str, keep: str, killed: str) -> None:
-    """The first steps of a run, in a process of its own, which kills itself when that is asked for."""
-    recipe: Run | Distilled = config.build(read_plain(Path(run) / "run.yaml"))
+def trial(run: Path, keep: Path, killed: bool) -> None:
+    """The first steps of a run, in a process that kills itself when that is asked for."""
+    recipe: Run | Distilled = config.build(read_plain(run / "run.yaml"))
     work = prepare(recipe) if isinstance(recipe, Run) else prepare_distilled(recipe)
     training = dataclasses.replace(recipe.training, steps=STEPS, keep_every=2, watch_every=3)
 
     def log(entry: dict[str, Any]) -> None:
-        if killed == "1" and entry.get("step") == KILLED:
+        if killed and entry.get("step") == KILLED:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    before = Path(keep) if checkpoint.steps(Path(keep)) else None
+    before = keep if checkpoint.steps(keep) else None
     rng = Rng(recipe.seed).fork("training")
     fit(work.networks, work.objective, work.data, training, rng=rng, log=log, keep=keep, resume=before)
 
