@@ -149,6 +149,8 @@ def resume(path: Path) -> Finding:
 
 def trials(run: str, folder: str) -> None:
     """The trial without and with a kill, each in a forked process, so that libraries are loaded once."""
+    import torch._dynamo  # noqa: F401 - torch's optimisers load it: once, before the forks
+
     for name, killed in (("whole", False), ("cut", True), ("cut", False)):
         child = os.fork()
         if child == 0:

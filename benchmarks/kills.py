@@ -30,7 +30,7 @@ from beeline.learn.objective import FlowMatching
 from beeline.learn.rate import WarmupConstantCooldown
 from beeline.learn.trainer import Training, fit
 
-STEPS = 120
+STEPS = 60
 
 
 class Field(nn.Module):
@@ -90,6 +90,8 @@ def end(keep: Path) -> dict[str, Tensor]:
 
 def measure(kills: int, seed: int = 0) -> dict[str, Any]:
     """Kill and resume; how many runs ended bitwise equal."""
+    import torch._dynamo  # noqa: F401 - torch's optimisers load it: once, before the forks
+
     draw = random.Random(seed)
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)

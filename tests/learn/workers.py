@@ -184,7 +184,8 @@ def ranks(world, out, scenario):
 
 
 if __name__ == "__main__":
-    import torch.distributed.checkpoint  # before the fork, so that it happens once
+    import torch._dynamo  # before the fork, so that it happens once
+    import torch.distributed.checkpoint
     import torch.distributed.fsdp  # noqa: F401
     import torch.distributed.tensor  # noqa: F401
 
