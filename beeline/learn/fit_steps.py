@@ -224,7 +224,11 @@ class Searched:
             rows = rng.fork("rows", i).permutation(len(problem.x0))[: self.batch].to(problem.x0.device)
             part, near = problem.rows(rows), (form.times() * self.fine).round().long().tolist()
             nodes: list[Tensor] = []
-            form.walk(part.dynamics(), part.x0, watch=lambda x, t, nodes=nodes: nodes.append(x), sums_to_one=True)
+
+            def keep(x: Tensor, t: Tensor, nodes: list[Tensor] = nodes) -> None:
+                nodes.append(x)
+
+            form.walk(part.dynamics(), part.x0, watch=keep, sums_to_one=True)
             follow = sum((x - trajectory[rows, k]).square().mean() for x, k in zip(nodes[1:], near[1:], strict=True))
             off = nodes[-1] - part.x1
             huber = ((off.square() + 1e-6).sqrt() - 1e-3).mean()

@@ -58,7 +58,7 @@ class Sampler:
 
         Solvers without noise need none.  ``names`` tell apart runs with the same seeds.
         """
-        noise = getattr(self.solver, "noise", None)
+        noise: Any = getattr(self.solver, "noise", None)
         if not hasattr(noise, "seeds"):
             return self
         rows: Any = replace(noise, rng=noise.rng.fork(*names), seeds=tuple(int(s) for s in seeds))
@@ -67,7 +67,7 @@ class Sampler:
 
     def part(self, start: int, end: int) -> Sampler:
         """The sampler of the rows start .. end-1 of a batch: their seeds, or else noise of their own."""
-        noise = getattr(self.solver, "noise", None)
+        noise: Any = getattr(self.solver, "noise", None)
         if not hasattr(noise, "seeds"):
             return self
         rows = {"seeds": noise.seeds[start:end]} if noise.seeds else {"rng": noise.rng.fork("rows", start)}

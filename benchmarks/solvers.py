@@ -1,0 +1,158 @@
+"""What the solvers cost and keep: overhead, memory, round trips on a trained flow, laws under noise.
+
+    python -m benchmarks.solvers [--bundle DIR --data NAME] [--json FILE]
+
+The bundle is one of pictures (``beeline demo`` leaves one); without it the round trips are left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+import tracemalloc
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from beeline import config
+from beeline.bundle import load
+from beeline.core.field import Flow
+from beeline.core.integrate import integrate
+from beeline.core.multistep import AdamsBashforth, DPMSolver
+from beeline.core.noises import Fading, White
+from beeline.core.reversible import FixedPoint, Reversible
+from beeline.core.rng import Rng
+from beeline.core.solver import EULER, HEUN, MIDPOINT, MidpointReuse
+from beeline.core.stochastic import EulerMaruyama, Refresh
+from beeline.data.laws import GaussianMixture
+from beeline.use.auto import auto_sampler
+from beeline.use.sampler import Sampler
+from benchmarks.report import write
+
+
+def best_of(rounds: int, run: Callable[[], Any]) -> float:
+    """Seconds of the fastest round: what a busy machine disturbs least."""
+    seconds = []
+    for _ in range(rounds):
+        begin = time.perf_counter()
+        run()
+        seconds.append(time.perf_counter() - begin)
+    return min(seconds)
+
+
+def overhead() -> dict[str, float]:
+    x, steps = torch.zeros(64, 2), 400
+    still, times = torch.zeros_like(x), torch.linspace(0, 1, steps + 1)
+    empty = lambda x, t: still  # noqa: E731
+    out = {}
+    for name, solver in (("Euler", EULER), ("Adams-Bashforth 2", AdamsBashforth(2)), ("DPM-Solver++ 2M", DPMSolver(2))):
+        seconds = best_of(40, lambda s=solver: integrate(empty, x, times, s))
+        out[f"{name}, microseconds a step"] = round(seconds / steps * 1e6, 2)
+    bare = best_of(40, lambda: [x + 0.0025 * empty(x, None) for _ in range(steps)])
+    out["x + h v in a bare loop, microseconds"] = round(bare / steps * 1e6, 2)
+
+    def slow(x: Tensor, t: Tensor) -> Tensor:
+        end = time.perf_counter() + 0.005
+        while time.perf_counter() < end:
+            pass
+        return still
+
+    few = torch.linspace(0, 1, 21)
+    whole, calls = (
+        best_of(10, lambda: integrate(slow, x, few, EULER)),
+        best_of(10, lambda: [slow(x, x) for _ in range(20)]),
+    )
+    out["field of 5 ms: whole run over bare calls"] = round(whole / calls, 4)
+    return out
+
+
+def memory() -> dict[str, int]:
+    """Peak of Python's own memory, and of tensors alive, in a walk of 100 and of 10 000 steps."""
+    out = {}
+    for steps in (100, 10_000):
+        x, times = torch.zeros(64, 2), torch.linspace(0, 1, steps + 1)
+        tracemalloc.start()
+        integrate(lambda x, t: torch.zeros_like(x), x, times, EULER)
+        out[f"{steps} steps, peak bytes of Python"] = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    return out
+
+
+def noise() -> dict[str, Any]:
+    """Energy distance to the law of 64 steps, beside its floor (two samples of the law)."""
+    law = GaussianMixture.ring()
+    n = 3000
+    x0 = Rng(0).normal(torch.empty(n, 2, dtype=torch.float64))
+    real, other = (law.sample(n, Rng(k)).double() for k in (1, 2))
+
+    def energy(a: Tensor, b: Tensor) -> float:
+        inner = lambda c: torch.cdist(c, c).sum() / (len(c) * (len(c) - 1))  # noqa: E731
+        return float(2 * torch.cdist(a, b).mean() - inner(a) - inner(b))
+
+    floors = [energy(law.sample(n, Rng(10 + k)).double(), law.sample(n, Rng(50 + k)).double()) for k in range(12)]
+    out: dict[str, Any] = {"floor, largest of 12": round(max(floors), 6), "floor": round(energy(real, other), 6)}
+    for strength in (0.0, 1.0, 4.0):
+        for name, solver in (
+            ("Euler-Maruyama", EulerMaruyama(White(Rng(3)), Fading(strength))),
+            ("Euler-Maruyama, corrected", EulerMaruyama(White(Rng(3)), Fading(strength), heun=True)),
+            ("Refresh", Refresh(White(Rng(3)), Fading(strength))),
+        ):
+            made = Sampler(64, solver=solver)(Flow(law.field()), x0)
+            out[f"{name}, strength {strength:g}"] = round(energy(made, real), 6)
+    return out
+
+
+def inversion(where: str, data: str, n: int = 64) -> dict[str, float]:
+    """Root mean square error of data -> source -> data at equal evaluations, and of drawing against a fine solver."""
+    bundle = load(where)
+    _, raw = config.parse(data, "data").load()
+    batch = bundle.modality.encode(raw)
+    x1, flow = batch.x1[:n], bundle.flow
+    cond = {key: leaf[:n] for key, leaf in batch.cond.items()} if batch.cond else None
+    miss = lambda a, b: round(float((a - b).square().mean().sqrt()), 7)  # noqa: E731
+    out = {}
+    for name, sampler in (
+        ("Euler, 17 evaluations each way", Sampler(17, solver=EULER)),
+        ("midpoint, 16", Sampler(8, solver=MIDPOINT)),
+        ("midpoint reuse, 17", Sampler(16, solver=MidpointReuse())),
+        ("fixed-point inverse of Euler, 17 steps", Sampler(17, solver=FixedPoint(EULER))),
+    ):
+        out[name] = miss(sampler(flow, sampler.invert(flow, x1, cond), cond), x1)
+    twins = Sampler(16, solver=Reversible())
+    back = twins(flow, twins.invert(flow, Reversible().lift(x1), cond, whole=True), cond, whole=True)
+    out["reversible, 16 steps"] = miss(Reversible().lower(back), x1)
+    x0 = Rng(5).normal(x1)
+    exact = Sampler(100, solver=MIDPOINT)(flow, x0, cond)
+    for name, sampler in (
+        ("Euler", Sampler(8, solver=EULER)),
+        ("midpoint", Sampler(4, solver=MIDPOINT)),
+        ("Heun", Sampler(4, solver=HEUN)),
+        ("Adams-Bashforth 2", Sampler(8, solver=AdamsBashforth(2))),
+        ("auto", auto_sampler(8)),
+    ):
+        out[f"drawing with 8 evaluations against 200: {name}"] = miss(sampler(flow, x0, cond), exact)
+    return out
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--bundle")
+    parser.add_argument("--data", default="data.Digits")
+    parser.add_argument("--json", type=Path)
+    given = parser.parse_args()
+    figures: dict[str, Any] = {"overhead": overhead(), "memory": memory(), "noise": noise()}
+    if given.bundle:
+        figures["inversion"] = inversion(given.bundle, given.data)
+    for title, rows in figures.items():
+        print(f"\n{title}")
+        for name, value in rows.items():
+            print(f"  {name}: {value}")
+    print(f"\nwritten to {write('solvers', figures, [0, 1, 2, 3, 5], given.json)}")
+
+
+if __name__ == "__main__":
+    main()
