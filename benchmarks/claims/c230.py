@@ -1,4 +1,8 @@
-"""Stark et al. 2024: a linear flow on the simplex fails for many symbols, the Dirichlet path does not."""
+"""Stark et al. 2024: a linear flow on the simplex fails for many symbols, the Dirichlet path does not.
+
+At 4 symbols the Dirichlet path is behind because of Euler's error: its distance falls with the number of steps, to the
+floor of the sample size.  At 40 symbols the linear path fails, as claimed.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""Yao et al. 2024: a direction term and times chosen by their SNR make training faster."""
+"""Yao et al. 2024: a direction term and times chosen by their SNR make training faster.
+
+The SNR density with std 2 rarely draws the end times, where its error is then five times larger; the figure weighs
+times evenly.  The direction term is within the spread between seeds (about 0.01).
+"""
 
 from __future__ import annotations
 

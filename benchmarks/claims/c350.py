@@ -1,4 +1,7 @@
-"""Le et al. 2024: one model for all tasks, by times of its own for every part, against a model made for one task."""
+"""Le et al. 2024: one model for all tasks, by times of its own for every part, against a model made for one task.
+
+The one model has all tasks to learn with the same steps; with four times as many it overtakes the specialist.
+"""
 
 from __future__ import annotations
 

@@ -27,13 +27,13 @@ def measure(rng: bl.Rng) -> list[dict[str, Any]]:
     data, objective = points(rng), bl.objectives.FlowMatching()
     plain = learn(network(rng), objective, data, rng.fork("net"))
     with rng.fork("heads").ambient():
-        velocity, bend = nn.Linear(WIDTH, 2), nn.Linear(WIDTH, 2)
+        velocity, bend, *spare = (nn.Linear(WIDTH, 2) for _ in range(4))
     nn.init.zeros_(bend.weight)
     nn.init.zeros_(bend.bias)
     place = "backbone.block.1"
     deep = Deep(network(rng), [place], [velocity], [bend], [refiner(rng)])
     deep = learn(deep, bl.objectives.DeepSupervision(objective), data, rng.fork("net"))
-    same = Deep(network(rng), [place], [nn.Linear(WIDTH, 2)], [nn.Linear(WIDTH, 2)], [refiner(rng)])
+    same = Deep(network(rng), [place], spare[:1], spare[1:], [refiner(rng)])
     wider = learn(same, objective, data, rng.fork("net"))
     errors = [velocity_error(net, RING, rng) for net in (plain, wider, deep)]
     return [
