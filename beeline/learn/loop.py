@@ -71,6 +71,9 @@ class Loop:
         if training.workers and training.prune is None:
             order = order_of(training.lots, engine.rank, engine.world)
             self.feed = Fetched(lots, training.lot, training.workers, order)
+        weights = [p for net in networks.values() for p in net.parameters()]
+        first = weights[0].device if weights else torch.device("cpu")
+        self.peak = Peak(first, sum(p.numel() * p.element_size() for p in weights))
         training.compute.place(networks)
         # a divided network cannot be copied, so a whole one is kept aside to be filled
         self._whole = {name: copy.deepcopy(net).cpu() for name, net in networks.items()} if engine.shards else networks
@@ -87,7 +90,6 @@ class Loop:
         for net in nets.values():
             net.train()
         self._in_use(False)
-        self.peak = Peak(self.device)
         self.tell: Callable[[int], None] = lambda step: None  # hears of every lot before it is worked
         self._clock = time.perf_counter()
 

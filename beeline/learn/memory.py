@@ -56,12 +56,12 @@ def _key(tensor: Tensor) -> int:
 class Peak:
     """The most memory that is taken from now on: of the device, or of the process beyond what it has now.
 
-    ``pause`` leaves out what happens until ``go``: a look at the networks is not a step.
+    ``held`` bytes were taken before and count too.  ``pause`` leaves out what happens until ``go``: a look at the networks is not a step.
     """
 
-    def __init__(self, device: torch.device):
+    def __init__(self, device: torch.device, held: int = 0):
         self.device, self._most = device, 0
-        self._before = 0 if device.type == "cuda" else _status("VmRSS")
+        self._before = _status("VmRSS") - held  # a device counts what was there by itself
         self.go()
 
     def go(self) -> None:
