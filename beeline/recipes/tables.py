@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from beeline.core.solver import MIDPOINT
+from beeline.core.multistep import AdamsBashforth
 from beeline.data.tablefile import TableFile
 from beeline.learn.ema import EMA
 from beeline.learn.rate import WarmupConstantCooldown
@@ -20,12 +20,11 @@ def table(path: str = "table.csv") -> Run:
     >>> table("adult.csv").data.path
     'adult.csv'
     """
+    rate = WarmupConstantCooldown(peak=1.5e-3, warmup=200, cooldown=0.3)
     return Run(
         data=TableFile(path),
         network={"is": "networks.TabularMLP", "width": 384, "depth": 4},
         objective=RowMatching(),
-        training=Training(
-            steps=6000, lot=1024, rate=WarmupConstantCooldown(peak=1e-3, warmup=200, cooldown=0.3), ema=EMA(400.0, 0.05)
-        ),
-        sampler=Sampler(12, solver=MIDPOINT),
+        training=Training(steps=4000, lot=1024, rate=rate, ema=EMA(250.0, 0.05)),
+        sampler=Sampler(16, solver=AdamsBashforth(2)),
     )
