@@ -96,7 +96,8 @@ CATALOGUE: Mapping[str, Mapping[str, str]] = {
     "distances": _of("learn.objective", "squared", "Huber") | _of("learn.distance", "Direction", "Perceptual", "Bregman"),
     "costs": _of("learn.distance", "PowerCost"),
     "drops": _of("learn.objective", "Drop"),
-    "distillations": _of("learn.distill", "Reflow", "OneStep"),
+    "distillations": _of("learn.distill", "Reflow", "OneStep")
+    | _of("learn.tune", "PeRFlow", "ContrastTuned", "FeatureTuned", "GuidanceTuned"),
     "training": _of("learn.trainer", "Training"),
     "compute": _of("learn.compute", "Compute"),
     "prunings": _of("learn.prune", "Pruning"),

@@ -64,6 +64,7 @@ EXAMPLES = {
     "noises.White": "White(Rng(0))",
     "noises.Brownian": "noises.Brownian(Rng(0))",
     "tableaus.Embedded": "Embedded(2, ((1.0,), (0.5, 0.5)), (-0.5, 0.0, 0.5), 1)",
+    "distillations.FeatureTuned": "FeatureTuned('backbone.block.0')",
     "distillations.Reflow": "Reflow(count=5, reverse=0.25)",
     "modalities.Table": "Table({'age': {'kind': 'number'}})",
     "data.ImageFile": "ImageFile('pictures', resize=16)",

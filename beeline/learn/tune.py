@@ -1,0 +1,131 @@
+"""Going on from a trained flow with an objective that needs it: windows, contrast, its own features, its guidance."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import nn
+
+from beeline.core.field import Flow
+from beeline.core.path import Linear
+from beeline.core.rng import Rng
+from beeline.core.solver import EULER
+from beeline.core.types import Batch, require
+from beeline.learn.distill import copied
+from beeline.learn.guided import Contrastive, ModelGuidance
+from beeline.learn.objective import Drop, FlowMatching
+from beeline.learn.regularise import SelfPerceptual
+from beeline.learn.segments import Windowed
+from beeline.use.sampler import Sampler
+
+
+class OnData:
+    """What these share: a copy of the teacher learns on the data themselves, and keeps its path and source."""
+
+    def networks(self, teacher: Flow) -> dict[str, nn.Module]:
+        return {"student": copied(teacher)}
+
+    def data(self, teacher: Flow, batch: Batch, rng: Rng) -> Batch:
+        return batch
+
+
+@dataclass(frozen=True)
+class PeRFlow(OnData):
+    """Reflow window by window: the student is straight inside each part of time, without stored pairs.
+
+    the objective Windowed with the teacher;  drawn with a whole number of Euler steps in each window
+    Assumes a teacher on the straight path; one window is reflow.
+    Source: Yan et al. 2024, PeRFlow (arXiv 2405.07510).
+
+    >>> PeRFlow(4).student(Flow(None), {"student": nn.Identity()})[1].steps
+    4
+    """
+
+    windows: int = 4  # equal parts of [0, 1]
+    steps: int = 4  # of the teacher inside a window, each two evaluations
+
+    def objective(self, teacher: Flow) -> Windowed:
+        require(
+            isinstance(teacher.path, Linear),
+            f"PeRFlow was given a teacher on {type(teacher.path).__name__}; its windows are parts of the straight "
+            "path: convert the teacher with converted(flow, Linear())",
+        )
+        return Windowed(teacher, self.windows, self.steps)
+
+    def student(self, teacher: Flow, networks: Mapping[str, nn.Module]) -> tuple[Flow, Sampler]:
+        flow = replace(teacher, field=networks["student"], independent=False)
+        return flow, Sampler(self.windows, solver=EULER)
+
+
+@dataclass(frozen=True)
+class ContrastTuned(OnData):
+    """A conditional model moved towards its conditions by contrast, so that it needs no guidance.
+
+    the objective Contrastive with the teacher as reference
+    Assumes a conditional teacher; a hundredth of its training is enough.
+    Source: Chen, Su and Zhu 2024 (arXiv 2410.09347).
+
+    >>> ContrastTuned().objective(Flow("teacher")).reference
+    'teacher'
+    """
+
+    strength: float = 1.0  # per squared data unit and coordinate
+    push: float = 0.2  # weight of the wrong conditions
+    steps: int = 20  # of the student's own sampler
+
+    def objective(self, teacher: Flow) -> Contrastive:
+        return Contrastive(FlowMatching(teacher.path), teacher.field, self.strength, self.push)
+
+    def student(self, teacher: Flow, networks: Mapping[str, nn.Module]) -> tuple[Flow, Sampler]:
+        return replace(teacher, field=networks["student"], independent=False), Sampler(self.steps)
+
+
+@dataclass(frozen=True)
+class FeatureTuned(OnData):
+    """A model tuned by what its own frozen copy sees in its predictions.
+
+    the objective SelfPerceptual with the teacher as the frozen copy
+    Assumes an affine path and the name of a block of the network.
+    Source: Lin and Yang 2024 (arXiv 2401.00110).
+
+    >>> FeatureTuned("backbone.block.1").plain
+    0.1
+    """
+
+    block: str  # the module whose output is compared, by its name in the network
+    plain: float = 0.1  # weight of the squared error beside it
+    steps: int = 20  # of the student's own sampler
+
+    def objective(self, teacher: Flow) -> SelfPerceptual:
+        return SelfPerceptual(FlowMatching(teacher.path), copied(teacher), self.block, self.plain)
+
+    def student(self, teacher: Flow, networks: Mapping[str, nn.Module]) -> tuple[Flow, Sampler]:
+        return replace(teacher, field=networks["student"]), Sampler(self.steps)
+
+
+@dataclass(frozen=True)
+class GuidanceTuned(OnData):
+    """A conditional model that learns its own guidance, so that one pass a step is enough.
+
+    the objective ModelGuidance, started from the teacher
+    Assumes a teacher that knows the null condition.
+    Source: Tang et al. 2025 (arXiv 2502.12154).
+
+    >>> GuidanceTuned(null=10).scale
+    1.5
+    """
+
+    scale: float = 1.5  # of the guidance that is learned
+    null: Any = 0  # what stands for no condition, as the teacher learned it
+    drop: float = 0.1  # share of conditions dropped, 0 to 1
+    steps: int = 20  # of the student's own sampler
+
+    def objective(self, teacher: Flow) -> ModelGuidance:
+        return ModelGuidance(FlowMatching(teacher.path, drop=Drop(self.drop, self.null)), scale=self.scale)
+
+    def student(self, teacher: Flow, networks: Mapping[str, nn.Module]) -> tuple[Flow, Sampler]:
+        # the learned field is guided, so it is no longer that of the path: it has no score
+        return replace(teacher, field=networks["student"], independent=False), Sampler(self.steps)
+
