@@ -1,4 +1,7 @@
-"""Zhou et al. 2023: states rebuilt from the model's own estimate train for the states that sampling meets."""
+"""Zhou et al. 2023: states rebuilt from the model's own estimate train for the states that sampling meets.
+
+The rebuilt states trade the exact minimum for agreement with sampling: better in 4 steps, worse in 16.
+"""
 
 from __future__ import annotations
 

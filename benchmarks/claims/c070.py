@@ -1,4 +1,8 @@
-"""Zhang et al. 2025: the law of the velocity, not its mean, lets paths cross; fewer evaluations on 1-D data."""
+"""Zhang et al. 2025: the law of the velocity, not its mean, lets paths cross; fewer evaluations on 1-D data.
+
+With independent pairs the law of the velocity is as hard to draw as the data; with pairs of batch transport (claim
+029) the method wins.
+"""
 
 from __future__ import annotations
 
