@@ -271,9 +271,9 @@ def previews(work: Prepared, folder: Path, every: int, writes: bool) -> list[Pre
 
     def draw(net: Any) -> bytes:
         drawer = bundle(net)
-        made: bytes = first.modality.preview(
-            first.modality.decode(drawer.draw(drawer.start(range(len(some.x1))), some.cond))
-        )
+        x0 = drawer.start(range(len(some.x1)))
+        x1 = drawer.draw(x0, map_cond(lambda leaf: leaf.to(x0.device), some.cond))
+        made: bytes = first.modality.preview(first.modality.decode(x1.cpu()))
         return made
 
     return [Previews(draw, folder, every, kind, writes)]
