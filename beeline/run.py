@@ -26,7 +26,7 @@ from beeline.catalogue import settings
 from beeline.core.field import Flow, MapNetwork, Network
 from beeline.core.rng import Rng
 from beeline.core.source import Gaussian
-from beeline.core.types import BeelineError, nearest, require, take
+from beeline.core.types import BeelineError, map_cond, nearest, require, take
 from beeline.data.modality import DataSet
 from beeline.files import write_text
 from beeline.learn.heldout import HeldOut
