@@ -53,7 +53,8 @@ def check_step(
     where = f"the weight {weights}" if weights else f"the gradient of {slopes}" if slopes else "in no single gradient"
     raise Diverged(
         f"step {step} has loss {loss:g} and gradient norm {norm:g}; the first bad tensor is {where}{blame()}; the "
-        "weights were not changed by this step: resume from the last checkpoint with a lower rate, or look at the data",
+        "weights were not changed by this step: fork the run from its last checkpoint with a lower rate (beeline train "
+        "RUN --fork --set training.rate.peak=...), let it retreat by itself (training.retreat=3), or look at the data",
         step,
     )
 
@@ -107,7 +108,7 @@ def check_state(
     if float(engine.total(total.new_tensor(float(bad is not None)))) == 0:
         return
     raise Diverged(
-        f"after step {step} the first bad tensor is {bad or 'held by another process'}; this state is not kept: resume "
-        "from the last checkpoint with a lower rate",
+        f"after step {step} the first bad tensor is {bad or 'held by another process'}; this state is not kept: fork "
+        "the run from its last checkpoint with a lower rate (beeline train RUN --fork --set training.rate.peak=...)",
         step,
     )
