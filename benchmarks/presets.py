@@ -17,11 +17,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from beeline.core.fitted import Fitted
 from beeline.core.integrate import integrate
 from beeline.core.rng import Rng
 from beeline.core.schedule import Shifted
 from beeline.core.solver import RK4
 from beeline.learn.fit_solver import Form
+from beeline.use.presets import PRESETS
 
 LAWS, NOISES = 48, 1536
 
@@ -53,7 +55,7 @@ def random_law(rng: Rng) -> tuple[Callable[[Tensor, Tensor], Tensor], int]:
     return isotropic(means, low * (high / low) ** turn), dim
 
 
-def learn(steps: int, iterations: int, rate: float = 0.005, laws: int = LAWS) -> tuple[Form, float]:
+def learn(steps: int, iterations: int, rate: float = 0.005, laws: int = LAWS, warm: bool = False) -> tuple[Form, float]:
     """The form, and its root mean square error over Adams-Bashforth's on laws held out (geometric mean)."""
     rng, problems = Rng(20_000), []
     for k in range(laws):
@@ -63,6 +65,8 @@ def learn(steps: int, iterations: int, rate: float = 0.005, laws: int = LAWS) ->
             x1 = integrate(field, x0, torch.linspace(0, 1, 49, dtype=torch.float64), RK4)
         problems.append((field, x0, x1))
     form = Form(Shifted(1.2)(steps), min(3, steps), keep=True)
+    if warm and steps in PRESETS:
+        form.set(Fitted(*PRESETS[steps]))
     optimiser = torch.optim.Adam(form.parts(), lr=rate)
     learned = problems[: laws * 3 // 4]
     for i in range(iterations):
@@ -97,9 +101,11 @@ def main() -> None:
     parser.add_argument("--steps", type=int, nargs="+", default=[3, 4, 5, 6, 8, 10, 12, 16])
     parser.add_argument("--iterations", type=int, default=1500)
     parser.add_argument("--out", type=Path, default=Path("presets.json"))
+    parser.add_argument("--rate", type=float, default=0.005)
+    parser.add_argument("--warm", action="store_true", help="begin at what presets.py holds")
     given = parser.parse_args()
     for steps in given.steps:
-        form, against = learn(steps, given.iterations)
+        form, against = learn(steps, given.iterations, given.rate, warm=given.warm)
         solver = form.solver()
         found = json.loads(given.out.read_text()) if given.out.exists() else {}
         found[steps] = {"times": solver.times, "rows": solver.rows, "keep": solver.keep, "gain": against}
