@@ -45,9 +45,9 @@ LABEL = {"label": {"classes": 10}}
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], int]] = {
     # name: network, shape of a datum, data in a step
     "digits DiT": (lambda: DiT((1, 8, 8), width=96, depth=3, heads=4, conditions=LABEL), (1, 8, 8), 128),
-    "20M DiT": (lambda: DiT((4, 16, 16), width=352, depth=8, heads=8, conditions=LABEL), (4, 16, 16), 4),
-    "UNet": (lambda: UNet((3, 32, 32), width=48, conditions=LABEL), (3, 32, 32), 16),
-    "wide MLP": (lambda: MLP(shape=(64,), width=2048, depth=4), (64,), 256),
+    "20M DiT": (lambda: DiT((4, 16, 16), width=352, depth=8, heads=8, conditions=LABEL), (4, 16, 16), 16),
+    "UNet": (lambda: UNet((3, 32, 32), width=48, conditions=LABEL), (3, 32, 32), 64),
+    "wide MLP": (lambda: MLP(shape=(64,), width=2048, depth=4), (64,), 1024),
 }
 
 
@@ -159,7 +159,6 @@ def memory(name: str) -> dict[str, Any]:
     net, data, lot = made(name)
     warm, few, _ = made("digits DiT")  # libraries load what they load before anything is measured
     fit(warm, FlowMatching(), few, Training(steps=3, lot=8, watch_every=2), rng=Rng(0), log=lambda e: None)
-    lot *= 4
     training = Training(steps=4, lot=lot, rate=Constant(1e-4), watch_every=2)
     foreseen = plan(net, FlowMatching(), data, training, rng=Rng(0), trial=0)
     entries: list[dict[str, Any]] = []
