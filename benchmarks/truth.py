@@ -11,6 +11,7 @@ law on other noises.  The last three laws of the five were chosen before anythin
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 import math
 import time
@@ -207,7 +208,7 @@ def measure(
             if got_or_none is not None:
                 out["schedules at 8"].setdefault(title, {})[kind] = errors(got_or_none, exact)["rmse"]
     for budget in budgets:
-        sampler = auto_sampler(budget)
+        sampler = auto_sampler(budget, path=law.path)
         assert (sampler.evaluations or 0) <= budget
         out["auto"][budget] = errors(sampler(law.flow, x0), exact)
         if fit and budget in fitted_at:
@@ -313,6 +314,23 @@ def plot(name: str, found: dict[str, Any], budgets: list[int], path: Path) -> No
     plt.close(figure)
 
 
+def show(results: dict[str, Any], plots: Path) -> None:
+    """The tables on the screen, the plots in a folder."""
+    budgets = sorted(next(iter(results.values()))["auto"])
+    for name, found in results.items():
+        plot(name, found, budgets, plots / f"truth-{name.replace(' ', '-').replace(',', '')}.png")
+        print(f"\n### {name}\n\n{full_table(found, budgets)}")
+    for budget in budgets:
+        print("\n" + table(results, budget))
+
+
+def _numbered(part: Any) -> Any:
+    """JSON has no numbers for names: budgets back to int."""
+    if not isinstance(part, dict):
+        return part
+    return {int(k) if k.isdigit() else k: _numbered(v) for k, v in part.items()}
+
+
 def main() -> None:
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
@@ -325,7 +343,11 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", help="names of laws, or parts of them")
     parser.add_argument("--plots", type=Path, default=Path("docs/figures"))
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--redraw", type=Path, help="print the tables and draw the plots of a result, without a run")
     given = parser.parse_args()
+    if given.redraw:
+        show(_numbered(json.loads(given.redraw.read_text())["figures"]["laws"]), given.plots)
+        return
     with torch.no_grad():
         chosen = {
             name: (law, main_one)
@@ -345,11 +367,7 @@ def main() -> None:
         if not given.only:
             figures["adaptive"] = {name: adaptive(law) for name, law in laws().items() if law.dim <= 2}
     target = write("truth", figures, [SEED, 11], given.json, noises=given.noises, iterations=given.iterations)
-    for name, found in results.items():
-        plot(name, found, given.budgets, given.plots / f"truth-{name.replace(' ', '-').replace(',', '')}.png")
-        print(f"\n### {name}\n\n{full_table(found, given.budgets)}")
-    for budget in given.budgets:
-        print("\n" + table(results, budget))
+    show(results, given.plots)
     for name, rows in figures.get("adaptive", {}).items():
         print(name, {k: [(calls, error) for _, calls, error in v] for k, v in rows.items()})
     print(f"\nwritten to {target}")

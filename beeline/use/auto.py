@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from beeline.core.adaptive import Adaptive
 from beeline.core.fitted import Fitted
-from beeline.core.multistep import UniPC
+from beeline.core.multistep import AdamsBashforth, UniPC
+from beeline.core.path import AffinePath, Linear
 from beeline.core.schedule import Explicit
 from beeline.core.solver import EULER, MIDPOINT
 from beeline.core.types import require
@@ -12,11 +13,16 @@ from beeline.use.presets import PRESETS
 from beeline.use.sampler import Sampler
 
 
-def auto_sampler(evaluations: int = 8, tolerance: float | None = None) -> Sampler:
+def auto_sampler(
+    evaluations: int = 8,
+    tolerance: float | None = None,
+    *,
+    path: AffinePath = Linear(),  # noqa: B008 - a frozen value
+) -> Sampler:
     """A Sampler of at most ``evaluations`` evaluations, or of as many as a ``tolerance`` needs.
 
-    up to 16 evaluations = Fitted weights and times, learned once on random mixtures for all flows;  beyond = UniPC on
-    even steps;  with a tolerance = Adaptive, each sample for itself
+    up to 8 evaluations = Fitted weights and times, learned once on random mixtures for all flows;  beyond = UniPC on
+    even steps, or Adams-Bashforth where ``path``, the flow's, is not straight;  with a tolerance = Adaptive
     Assumes nothing; it is best on the straight path, where it was learned.  What was chosen can be read on the Sampler.
     A fitted choice draws and does not invert; ``fit_solver`` does better for one flow.
     Source: none; benchmarks/presets.py learns the weights, benchmarks/truth.py compares them.
@@ -31,7 +37,7 @@ def auto_sampler(evaluations: int = 8, tolerance: float | None = None) -> Sample
     if tolerance is not None:
         return Sampler(1, solver=Adaptive(tolerance, tolerance))
     if evaluations > max(PRESETS):
-        return Sampler(evaluations, solver=UniPC(2))
+        return Sampler(evaluations, solver=UniPC(2) if isinstance(path, Linear) else AdamsBashforth(2))
     known = [n for n in PRESETS if n <= evaluations]
     if not known:
         return Sampler(1, solver=EULER if evaluations == 1 else MIDPOINT)
