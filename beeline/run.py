@@ -341,12 +341,17 @@ class JsonLines:
     def __init__(self, path: Path):
         self.path = path
         self.open = False
+        self.notes: list[str] = []
 
     def __call__(self, entry: dict[str, Any]) -> None:
-        if not self.open and "loss" in entry:
-            if self.path.exists():
-                self._cut(entry["step"])
-            self.open = True
+        if "loss" not in entry:  # a message goes into the line of the step that follows, so that every line is a step
+            self.notes.append(str(entry.get("note", entry)))
+            return
+        if not self.open and self.path.exists():
+            self._cut(entry["step"])
+        self.open = True
+        entry = entry | ({"notes": self.notes} if self.notes else {})
+        self.notes = []
         with open(self.path, "a", encoding="utf-8") as file:
             file.write(json.dumps({k: _plain(v) for k, v in entry.items()}) + "\n")
 

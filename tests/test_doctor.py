@@ -102,7 +102,7 @@ def test_a_run_leaves_another_one(run: Path, tmp_path: Path) -> None:
     log = read_log(tmp_path / "b" / "log.jsonl")
     rates = [e["rate"] for e in log if "rate" in e]
     assert len(rates) == 10 and rates[0] == 5e-3 and rates[-1] == pytest.approx(5e-4)
-    assert any("forked from" in e.get("note", "") for e in log)
+    assert "forked from" in log[0]["notes"][0] and all("loss" in e for e in log)
     assert "predicted_bytes" in log[-1] and checkpoint.number(checkpoint.steps(run / "checkpoints")[0]) == 120
     plain = recipe()
     assert engine.branch(plain, "anything", tmp_path, False, None, None) == (plain, None)

@@ -90,6 +90,7 @@ class Loop:
         for net in nets.values():
             net.train()
         self._in_use(False)
+        self.predicted: int | None = None  # bytes of memory, to be logged beside what was taken
         self.tell: Callable[[int], None] = lambda step: None  # hears of every lot before it is worked
         self._clock = time.perf_counter()
 
@@ -119,6 +120,9 @@ class Loop:
         now = time.perf_counter()
         entry["samples_per_second"], self._clock = training.batch / (now - self._clock), now
         self._look(entry)
+        if n + 1 == training.steps:
+            entry["peak_bytes"] = self.peak.bytes()
+            entry |= {} if self.predicted is None else {"predicted_bytes": self.predicted}
         self.log(entry)
         return stop
 

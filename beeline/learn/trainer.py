@@ -20,7 +20,6 @@ from beeline.learn.compute import Compute
 from beeline.learn.ema import EMA, Profile
 from beeline.learn.heldout import HeldOut
 from beeline.learn.loop import Log, Look, Loop
-from beeline.learn.memory import size
 from beeline.learn.optim import AdamW, Optimiser
 from beeline.learn.parallel import Alone, Parallel
 from beeline.learn.prune import Pruning
@@ -137,7 +136,7 @@ def fit(
     ``data`` is a tensor [N,*S], a Batch, a law, or anything with ``lot(number, size)``.  ``keep`` is the directory
     for checkpoints (none are written without it); ``resume`` is such a directory, or one checkpoint in it, which
     ``fork`` takes as the start of a new run with other settings.  ``looks`` are shown the raw and the averaged
-    networks when they are due; ``predicted`` bytes of memory are logged beside the measured peak.
+    networks when they are due; ``predicted`` bytes of memory stand beside the measured peak in the log's last entry.
     A mapping of networks gives a mapping; without an EMA the networks come back.
 
     Raises Diverged (which names the first bad tensor) when numbers become non-finite, and Interrupted after Ctrl-C
@@ -152,6 +151,7 @@ def fit(
             nets |= extra()
     every = (*(() if heldout is None else (heldout,)), *looks)
     loop = Loop(nets, objective, data, training, engine, rng, log, None if keep is None else Path(keep), every)
+    loop.predicted = predicted
     if resume is not None:
         loop.resume(Path(resume), fork=fork)
     with _stoppable() as asked, watching(engine) as loop.tell:
@@ -171,10 +171,6 @@ def fit(
                 if stop and done < training.steps:
                     raise Interrupted(loop.farewell(), done)
         made = loop.result()
-    used = loop.peak.bytes()
-    beside = "" if predicted is None else f" ({size(predicted)} were predicted)"
-    loop.log({"step": training.steps, "note": f"the peak of memory was {size(used)}{beside}", "peak_bytes": used}
-             | ({} if predicted is None else {"predicted_bytes": predicted}))  # fmt: skip
     return made["network"] if single else {name: made[name] for name in nets}
 
 
