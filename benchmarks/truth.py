@@ -78,7 +78,7 @@ def ring() -> Law:
 def reflowed(dim: int = 16) -> Law:
     """A product of equal two-mode laws, reflowed: every trajectory is the straight line to its quantile."""
     normal = torch.distributions.Normal(torch.zeros((), dtype=torch.float64), torch.ones((), dtype=torch.float64))
-    grid = torch.linspace(-6, 6, 20001, dtype=torch.float64)
+    grid = torch.linspace(-6, 6, 2001, dtype=torch.float64)
     cdf = (normal.cdf((grid + 2) / 0.5) + normal.cdf((grid - 2) / 0.5)) / 2
     goal = torch.searchsorted(cdf, normal.cdf(grid).clamp(float(cdf[1]), float(cdf[-2]))).clamp(1, len(grid) - 1)
     share = (normal.cdf(grid) - cdf[goal - 1]) / (cdf[goal] - cdf[goal - 1]).clamp(min=1e-300)

@@ -23,7 +23,8 @@ def auto_sampler(
 
     up to 8 evaluations = Fitted weights and times, learned once on random mixtures for all flows;  beyond = UniPC on
     even steps, or Adams-Bashforth where ``path``, the flow's, is not straight;  with a tolerance = Adaptive
-    Assumes nothing; it is best on the straight path, where it was learned.  What was chosen can be read on the Sampler.
+    Assumes a flow on the straight path, as it was trained; on a reflowed flow, whose trajectories are straight, the
+    learned weights are worse than Euler, which is exact there.  What was chosen can be read on the Sampler.
     A fitted choice draws and does not invert; ``fit_solver`` does better for one flow.
     Source: none; benchmarks/presets.py learns the weights, benchmarks/truth.py compares them.
 
