@@ -37,6 +37,7 @@ from beeline.rowlaw import counterfactual, log_prob
 from beeline.use.sampler import Sampler
 
 BLOCK = 8192  # rows drawn at once
+SIZES = ((10_000, (384, 4, 0.0)), (2_000, (256, 3, 0.1)), (0, (128, 2, 0.2)))  # least rows: width, depth, dropout
 LARGE = 2_000_000  # a Parquet file with more rows is learned a row group at a time
 
 
@@ -58,9 +59,9 @@ class TabularFlow(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         steps: int | None = None,  # of training, at most: it ends earlier when held-out rows say so
         batch: int | None = None,  # rows per step
         width: int | None = None,  # of the network
-        depth: int = 4,  # blocks of the network
+        depth: int | None = None,  # blocks of the network
         wide: bool = False,  # a transformer over columns, for tables of hundreds of columns
-        dropout: float = 0.0,
+        dropout: float | None = None,  # few rows need it, or they are learned by heart
         rate: float = 1.5e-3,  # peak learning rate
         known: float = 0.3,  # share of rows learned with some cells given; 0 gives up conditions and imputation
         evaluations: int = 16,  # of the network per row when drawing
@@ -126,16 +127,17 @@ class TabularFlow(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         return TableFile(str(X), without=tuple(self.without)).read(), None
 
     def _network(self, table: Table, rows: int, rng: Rng) -> Any:
-        half = torch.cpu._is_avx512_bf16_supported() if self.half is None else self.half
+        width, depth, dropout = next(chosen for least, chosen in SIZES if rows >= least)
         more: dict[str, Any] = {
-            "shape": table.shape,
+            "half": torch.cpu._is_avx512_bf16_supported() if self.half is None else self.half,
             "conditions": table.conditions if self.known else {},
-            "dropout": self.dropout,
+            "dropout": dropout if self.dropout is None else self.dropout,
+            "shape": table.shape,
         }
-        width = self.width or (64 if self.wide else 384 if rows >= 10_000 else 256)
         with rng.fork("network").ambient():
-            kind = TabularTransformer if self.wide else TabularMLP
-            return kind(table.groups, width, self.depth, half=half, **more)
+            if self.wide:
+                return TabularTransformer(table.groups, self.width or 64, self.depth or depth, **more)
+            return TabularMLP(table.groups, self.width or width, self.depth or depth, **more)
 
     def _training(self, rows: int) -> Training:
         batch = self.batch or (1024 if rows >= 10_000 else 256)
