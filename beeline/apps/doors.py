@@ -14,9 +14,9 @@ import torch
 import yaml
 
 from beeline import catalogue, config, pages
+from beeline.apps import tuning
 from beeline.apps.console import cell, console, progress, table
 from beeline.averaging import export_averages
-from beeline.apps import tuning
 from beeline.bundle import Bundle, load
 from beeline.core.rng import Rng
 from beeline.core.types import BeelineError, nearest, require

@@ -13,7 +13,7 @@ X0, X1 = (Rng(k).normal(torch.empty(5, 2, 3, dtype=torch.float64)) for k in (0, 
 T = torch.tensor([0.05, 0.3, 0.5, 0.7, 0.95], dtype=torch.float64)
 
 
-@pytest.mark.parametrize("path", PATHS, ids=str)
+@pytest.mark.parametrize("path", PATHS, ids=lambda path: type(path).__name__)
 def test_ends_and_slopes(path: AffinePath) -> None:
     zero, one = torch.zeros(5, dtype=torch.float64), torch.ones(5, dtype=torch.float64)
     loose = 4e-2 if isinstance(path, VariancePreserving) else 1e-12  # the last reaches its source only nearly
@@ -28,7 +28,7 @@ def test_ends_and_slopes(path: AffinePath) -> None:
     assert torch.allclose(path.spread(T), path.b(T) * path.coefficients(T)[3], atol=1e-12)
 
 
-@pytest.mark.parametrize("path", PATHS, ids=str)
+@pytest.mark.parametrize("path", PATHS, ids=lambda path: type(path).__name__)
 def test_any_two_give_the_rest(path: AffinePath) -> None:
     x, v = path.point(X0, X1, T)
     source, data = path.ends(x, v, T)
