@@ -256,7 +256,8 @@ class TabularFlow(TransformerMixin, BaseEstimator):  # type: ignore[misc]
                     new = drawn[name]
                     made[name] = made[name].astype(object)
                     made.iloc[todo[gap], made.columns.get_loc(name)] = new[gap].astype(object).to_numpy()
-                    left |= gap & (new.isna() | (new == marks.get(name, object()))).to_numpy()
+                    empty = new.isna() | ((new == marks[name]) if name in marks else False)
+                    left |= gap & empty.to_numpy(dtype=bool)
             todo = todo[left]
         for name in frame.columns:  # whole numbers had become broken ones where cells were empty
             if not made[name].isna().any():
