@@ -193,7 +193,7 @@ class Table:
         cells = self.cells(frame, known)
         if len(frame) == 1 < n:
             cells, known = cells.take(torch.zeros(n, dtype=torch.int64)), known.iloc[[0] * n]
-        mask = torch.from_numpy(known[list(self.coded)].to_numpy(dtype=np.float32))
+        mask = torch.from_numpy(known[list(self.coded)].to_numpy(dtype=np.float32, copy=True))
         wide = mask.repeat_interleave(torch.tensor([code.width for code in self.coded.values()]), 1)
         return {"known": cells.paint(rng or Rng(0).fork("condition")) * wide, "mask": mask}
 
