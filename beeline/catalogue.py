@@ -49,7 +49,8 @@ CATALOGUE: Mapping[str, Mapping[str, str]] = {
     | _of("learn.segments", "Annealed")
     | _of("learn.targets", "VelocityOT"),
     "predictions": _of("core.field", "Velocity", "Data", "Noise") | _of("core.prediction", "Score", "Boundary"),
-    "networks": _of("nets.small", "MLP", "UNet") | _of("nets.dit", "DiT")
+    "networks": _of("nets.small", "MLP", "UNet")
+    | _of("nets.dit", "DiT")
     | _of("nets.tabular", "TabularMLP", "TabularTransformer")
     | _of("core.field", "Network", "MapNetwork")
     | _of("core.prediction", "Ends")
@@ -93,7 +94,8 @@ CATALOGUE: Mapping[str, Mapping[str, str]] = {
     | _of("learn.rows", "RowMatching")
     | _of("learn.weigh", "Uncertain", "Balanced"),
     "weights": _of("learn.objective", "one") | _of("learn.weight", "ByDensity", "Power", "MinSNR", "SigmoidSNR"),
-    "distances": _of("learn.objective", "squared", "Huber") | _of("learn.distance", "Direction", "Perceptual", "Bregman"),
+    "distances": _of("learn.objective", "squared", "Huber")
+    | _of("learn.distance", "Direction", "Perceptual", "Bregman"),
     "costs": _of("learn.distance", "PowerCost"),
     "drops": _of("learn.objective", "Drop"),
     "distillations": _of("learn.distill", "Reflow", "OneStep")
@@ -108,7 +110,8 @@ CATALOGUE: Mapping[str, Mapping[str, str]] = {
     "engines": _of("learn.parallel", "Alone", "Replicated", "Sharded"),
     "random": _of("core.rng", "Rng"),
     # data and figures
-    "data": _of("data.imagefile", "Digits", "ImageFile") | _of("data.pointfile", "PointFile", "LawData")
+    "data": _of("data.imagefile", "Digits", "ImageFile")
+    | _of("data.pointfile", "PointFile", "LawData")
     | _of("data.tablefile", "TableFile", "TableStream"),
     "modalities": _of("data.image", "Image") | _of("data.points", "Points") | _of("data.table", "Table"),
     "laws": _of("data.laws", "Gaussian", "GaussianMixture", "TwoMoons") | _of("data.checkerboard", "Checkerboard"),

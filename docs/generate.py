@@ -34,8 +34,8 @@ def claims(root: Path) -> str:
         "# Claims, measured again",
         "",
         f"{len({row['id'] for row in rows})} methods, {len(rows)} findings, {holds} of which hold at this size: small",
-        "exact or real problems, one seed, a few seconds each.  A claim that does not hold here is a finding about this",
-        "size, not a verdict on the method.",
+        "exact or real problems, one seed, a few seconds each.  A claim that does not hold here is a finding about",
+        "this size, not a verdict on the method.",
         "",
         "    python -m benchmarks.claims [ID ...] [--json FILE]",
     ]

@@ -154,7 +154,9 @@ class Points:
             axes.hist(shown[:, 0], bins=60)
         else:
             colour = None if raw.labels is None else raw.labels[:most]
-            axes.scatter(shown[:, 0], shown[:, 1], s=3, c=colour, cmap=None if colour is None else "tab10", linewidths=0)
+            axes.scatter(
+                shown[:, 0], shown[:, 1], s=3, c=colour, cmap=None if colour is None else "tab10", linewidths=0
+            )
             axes.set_ylabel(raw.columns[1])
         axes.set_xlabel(raw.columns[0])
         out = io.BytesIO()

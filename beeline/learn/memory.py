@@ -56,7 +56,8 @@ def _key(tensor: Tensor) -> int:
 class Peak:
     """The most memory that is taken from now on: of the device, or of the process beyond what it has now.
 
-    ``held`` bytes were taken before and count too.  ``pause`` leaves out what happens until ``go``: a look at the networks is not a step.
+    ``held`` bytes were taken before and count too.  ``pause`` leaves out what happens until ``go``: a look at the
+    networks is not a step.
     """
 
     def __init__(self, device: torch.device, held: int = 0):

@@ -177,8 +177,8 @@ class VelocityOT:
         require(
             self.field is not None and batch.cond is not None,
             "VelocityOT pairs velocities that a trained inner flow draws at one state; it was given "
-            f"{'no field' if self.field is None else 'no states'}: use it inside Hierarchical, with field=the inner flow of "
-            "a first stage",
+            f"{'no field' if self.field is None else 'no states'}: use it inside Hierarchical, with field=the inner flow "
+            "of a first stage",
         )
         n, m = len(batch.x1), self.draws
         many = map_cond(lambda leaf: leaf.repeat_interleave(m, 0), batch.cond)
@@ -222,4 +222,3 @@ class PyramidMatching:
         x, v = self.pyramid.point(batch.x0, batch.x1, stage, u)
         t = self.pyramid.clock(stage, u)
         return plain.reduce(ask(field, x, t, batch.cond), v, t, batch)
-

@@ -128,4 +128,3 @@ class GuidanceTuned(OnData):
     def student(self, teacher: Flow, networks: Mapping[str, nn.Module]) -> tuple[Flow, Sampler]:
         # the learned field is guided, so it is no longer that of the path: it has no score
         return replace(teacher, field=networks["student"], independent=False), Sampler(self.steps)
-

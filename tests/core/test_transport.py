@@ -96,9 +96,7 @@ def test_the_source_marginal_stays_the_source():
 def test_unbalanced_forgets_outliers_and_becomes_sinkhorn():
     batch = pair(20)
     c = squared_cost(batch.x0, batch.x1)
-    assert torch.allclose(
-        Unbalanced(reach=1e9, iterations=300).plan(c), Sinkhorn(iterations=300).plan(c), atol=1e-6
-    )
+    assert torch.allclose(Unbalanced(reach=1e9, iterations=300).plan(c), Sinkhorn(iterations=300).plan(c), atol=1e-6)
     far = batch.x1.clone()
     far[0] = 100.0
     got = Unbalanced(reach=0.1)(Batch(far, x0=batch.x0), Rng(0))

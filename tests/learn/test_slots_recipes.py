@@ -37,7 +37,10 @@ def test_a_recipe_trains_and_draws(name):
 
 @pytest.mark.parametrize(
     "setting, value",
-    [("objective.times", f"times.{n}") for n in ("Mode", "CosMap", "UShaped", "Bifocal", "Beta", "Stratified", "Binned")]
+    [
+        ("objective.times", f"times.{n}")
+        for n in ("Mode", "CosMap", "UShaped", "Bifocal", "Beta", "Stratified", "Binned")
+    ]
     + [("objective.coupling", f"couplings.{n}") for n in ("MinibatchOT", "Sinkhorn", "Unbalanced", "StableMatching")]
     + [("objective.coupling", "couplings.Immiscible"), ("objective.path", "paths.VarianceExploding")]
     + [("objective.path", "paths.ConstantAcceleration"), ("objective.prediction", "predictions.Boundary")]

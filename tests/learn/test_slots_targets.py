@@ -181,8 +181,6 @@ def test_hierarchical_learns_the_law_of_the_velocity_and_draws_the_data():
         Hierarchical(FlowMatching(coupling=MinibatchOT()))
 
 
-
-
 def test_velocity_transport_keeps_the_law_at_each_state_and_shortens_the_way():
     n = 400
     state = Rng(1).normal(torch.empty(n, 1, dtype=torch.float64))

@@ -186,7 +186,7 @@ def test_alignment_separability_and_dispersion_are_their_formulas():
     got = Separable(base, "field.block", strength=0.2)(Helped(net, nn.Identity()), batch, rng)
     assert torch.allclose(got.terms["separability"], F.cross_entropy(h, batch.cond["label"]))
     got = Dispersed(base, "block", temperature=0.7)(net, batch, rng)
-    known = torch.exp(-torch.cdist(h, h) ** 2 / 2 / 0.7).mean().log()
+    known = torch.exp(-(torch.cdist(h, h) ** 2) / 2 / 0.7).mean().log()
     assert torch.allclose(got.terms["dispersion"], known, atol=1e-9)
 
 
@@ -284,4 +284,3 @@ def test_deep_supervision_on_certain_pairs_is_zero_without_acceleration():
         Deep(Net(), ["block"], [], [], [])
     with pytest.raises(BeelineError, match="straight path"):
         DeepSupervision(FlowMatching(Cosine()))
-
