@@ -177,8 +177,8 @@ class VelocityOT:
         require(
             self.field is not None and batch.cond is not None,
             "VelocityOT pairs velocities that a trained inner flow draws at one state; it was given "
-            f"{'no field' if self.field is None else 'no states'}: use it inside Hierarchical, with field=the inner flow "
-            "of a first stage",
+            f"{'no field' if self.field is None else 'no states'}: use it inside Hierarchical, with field=the "
+            "inner flow of a first stage",
         )
         n, m = len(batch.x1), self.draws
         many = map_cond(lambda leaf: leaf.repeat_interleave(m, 0), batch.cond)
