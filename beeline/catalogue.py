@@ -57,7 +57,9 @@ CATALOGUE: Mapping[str, Mapping[str, str]] = {
     | _of("core.convert", "Converted")
     | _of("core.space", "Tangent")
     | _of("core.simplex", "Posterior")
-    | _of("learn.shapes", "Potential", "Accelerating", "Helped"),
+    | _of("learn.shapes", "Potential", "Accelerating", "Helped")
+    | _of("learn.deep", "Deep")
+    | _of("learn.heads", "Head"),
     "pyramids": _of("core.pyramid", "Pyramid"),
     # using one
     "solvers": _of("core.solver", "EULER", "MIDPOINT", "HEUN", "RALSTON", "RK3", "RK4", "RungeKutta")

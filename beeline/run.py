@@ -19,16 +19,19 @@ from typing import Any
 
 import torch
 import yaml
+from torch import nn
 
 from beeline import config
 from beeline.bundle import Bundle, load
 from beeline.catalogue import settings
 from beeline.core.field import Flow, MapNetwork, Network
+from beeline.core.path import Linear
 from beeline.core.rng import Rng
 from beeline.core.source import Gaussian
-from beeline.core.types import BeelineError, map_cond, nearest, require, take
+from beeline.core.types import Batch, BeelineError, map_cond, nearest, require, take
 from beeline.data.modality import DataSet
 from beeline.files import write_text
+from beeline.learn.heads import check_objective
 from beeline.learn.heldout import HeldOut
 from beeline.learn.loop import FREE
 from beeline.learn.objective import FlowMatching, Objective
@@ -101,8 +104,8 @@ def architecture(network: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
     return config.lookup("networks", network["is"]), {k: v for k, v in network.items() if k != "is"}
 
 
-def build_network(run: Run, modality: Any) -> Network:
-    """The network of a run, initialised under the run's seed."""
+def build_network(run: Run, modality: Any, batch: Batch) -> nn.Module:
+    """The network of a run, initialised under the run's seed; ``objective.wrap`` may put more around it."""
     cls, given = architecture(run.network)
     known = settings(cls)
     more = getattr(run.objective, "conditions", {})  # an objective may tell the network something of its own
@@ -112,7 +115,12 @@ def build_network(run: Run, modality: Any) -> Network:
     objective: Any = run.objective
     with Rng(run.seed).fork("network").ambient():
         backbone = cls(**given)
-    return (MapNetwork if given.get("span") else Network)(backbone, objective.path, objective.prediction)
+    path, prediction = getattr(objective, "path", None), getattr(objective, "prediction", None)
+    network = (MapNetwork if given.get("span") else Network)(backbone, path, prediction)
+    if not hasattr(objective, "wrap"):
+        return network
+    wrapped: nn.Module = objective.wrap(network, batch, Rng(run.seed).fork("wrap"))
+    return wrapped
 
 
 @dataclass(frozen=True)
@@ -128,6 +136,7 @@ class Prepared:
 
 def prepare(run: Run) -> Prepared:
     """Load, fit and encode the data of a run and build its network; ValueError for whatever will not do."""
+    check_objective(run.objective)
     raw, held = run.data.load()
     modality = run.data.modality().fit(raw)
     batch, other = modality.encode(raw), modality.encode(held)
@@ -137,7 +146,12 @@ def prepare(run: Run) -> Prepared:
     def finish(net: Any) -> Bundle:
         coupling = objective.coupling
         return Bundle(
-            flow=Flow(net, objective.path, getattr(coupling, "source", Gaussian()), coupling.independent),
+            flow=Flow(
+                net,
+                getattr(objective, "path", None) or Linear(),
+                getattr(coupling, "source", Gaussian()),
+                coupling.independent and hasattr(objective, "path"),  # without a path there is no score
+            ),
             sampler=run.sampler,
             modality=modality,
             lineage={"made_by": "train", "data": config.describe(run.data), "seed": run.seed},
@@ -151,7 +165,7 @@ def prepare(run: Run) -> Prepared:
     if hasattr(maker, "lots"):
         rng = Rng(run.seed).fork("rows")
         feed = maker.lots(modality, rng) if maker is run.data else maker.lots(raw, rng)
-    return Prepared(build_network(run, modality), objective, feed, heldout, finish)
+    return Prepared(build_network(run, modality, batch), objective, feed, heldout, finish)
 
 
 def prepare_distilled(run: Distilled) -> Prepared:

@@ -51,6 +51,9 @@ EXAMPLES = {
     "networks.Potential": "Potential(Network(MLP(2, width=8, depth=1)), PowerCost(3.0))",
     "networks.Accelerating": "Accelerating(Network(MLP(2, width=8, depth=1)), Network(MLP(2, width=8, depth=1)))",
     "networks.Helped": "Helped(Network(MLP(2, width=8, depth=1)), Network(MLP(2, width=8, depth=1)))",
+    "networks.Deep": "Deep(Network(MLP(2, width=8, depth=1)), ['backbone.block.0'], "
+    "[Head(8, [2])], [Head(8, [2])], [Head(8, [8])])",
+    "networks.Head": "Head(4, [2])",
     "objectives.Separable": "Separable(FlowMatching(), 'field.backbone.block.0')",
     "objectives.Dispersed": "Dispersed(FlowMatching(), 'backbone.block.0')",
     "schedules.FluxShifted": "FluxShifted(256)",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
@@ -13,6 +13,7 @@ from beeline.core.field import bind
 from beeline.core.path import Linear
 from beeline.core.rng import Rng
 from beeline.core.types import Batch, Cond, Loss, over, require
+from beeline.learn.heads import Head, place, width_at
 from beeline.learn.objective import Around, FlowMatching, squared
 from beeline.learn.regularise import captured, joined
 
@@ -54,6 +55,11 @@ class Deep(nn.Module):
         self.velocities, self.accelerations = nn.ModuleList(velocities), nn.ModuleList(accelerations)
         self.refiners = nn.ModuleList(refiners)
 
+    def describe(self) -> dict[str, Any]:
+        """The settings from which an equal one is built."""
+        heads = {"velocities": self.velocities, "accelerations": self.accelerations, "refiners": self.refiners}
+        return {"network": self.network, "names": list(self.names)} | {name: list(part) for name, part in heads.items()}
+
     def branches(self, x: Tensor, t: Tensor, cond: Cond = None) -> tuple[list[Tensor], list[Tensor], Tensor]:
         """(velocities inside, accelerations inside, the velocity)."""
         inside: list[Tensor] = []
@@ -91,6 +97,7 @@ class DeepSupervision(Around):
     objective: FlowMatching = field(default_factory=FlowMatching)
     early: float = 0.2  # weight of the velocities inside
     bend: float = 1.0  # weight of the accelerations
+    baselines: ClassVar[bool] = False  # they have no heads inside
 
     def __post_init__(self) -> None:
         require(
@@ -98,6 +105,15 @@ class DeepSupervision(Around):
             f"DeepSupervision got an objective on {type(self.objective.path).__name__}; its accelerations reach the "
             "datum along the straight path only: use Linear()",
         )
+
+    def wrap(self, network: Any, batch: Batch, rng: Rng) -> nn.Module:
+        """The network with heads and a refiner at its middle block."""
+        name = place(network)
+        width, shape = width_at(network, name, batch, 2, self), batch.x1.shape[1:]
+        with rng.ambient():
+            velocity, bend = Head(width, shape), Head(width, shape, still=True)
+            refine = Head(width, (width,), width=width, still=True)
+        return Deep(network, [name], [velocity], [bend], [refine])
 
     def __call__(self, field: Any, batch: Batch, rng: Rng) -> Loss:
         require(

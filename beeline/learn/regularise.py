@@ -6,7 +6,7 @@ import contextlib
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,7 @@ from beeline.core.path import AffinePath
 from beeline.core.rng import Rng
 from beeline.core.times import TimeSampler, Uniform
 from beeline.core.types import Batch, Loss, leaves, nearest, over, require
+from beeline.learn.heads import Head, place, width_at
 from beeline.learn.heldout import quiet
 from beeline.learn.objective import Around, FlowMatching, Objective, ask, squared
 from beeline.learn.shapes import Helped
@@ -37,6 +38,7 @@ class Aligned(Around):
     block: str  # the module whose output is aligned, by its name in the network, such as "field.backbone.block.2"
     encoder: Callable[[Tensor], Tensor]  # clean data -> features, frozen
     strength: float = 0.5  # of the cosine
+    program: ClassVar[str] = "benchmarks/claims/c165.py"  # its encoder is a network of one's own
 
     def __call__(self, field: Any, batch: Batch, rng: Rng) -> Loss:
         helper = helper_of(field, self)
@@ -65,10 +67,24 @@ class Separable(Around):
     'label'
     """
 
-    objective: Objective
-    block: str  # the module whose output is probed, by its name in the network
+    objective: Objective = field(default_factory=FlowMatching)
+    block: str = ""  # the module whose output is probed, by its name in the network; empty is the middle block
     by: str = "label"  # name of the condition that holds the class, before any is dropped
     strength: float = 0.1  # of the cross entropy
+    baselines: ClassVar[bool] = False  # they have no features
+
+    def wrap(self, network: Any, batch: Batch, rng: Rng) -> nn.Module:
+        """The network with a linear probe beside it."""
+        told = network.backbone.describe().get("conditions") or {}
+        require(
+            "classes" in told.get(self.by, {}),
+            f"Separable needs the class as the condition {self.by!r}, but the data give {sorted(told)}; "
+            + (nearest(self.by, told) if told else "take data with labels, or use Dispersed() without them"),
+        )
+        block = place(network, self.block.removeprefix("field."))
+        width = width_at(network, block, batch, 3, self)
+        with rng.ambient():
+            return Helped(network, Head(width, (told[self.by]["classes"],)))
 
     def __call__(self, field: Any, batch: Batch, rng: Rng) -> Loss:
         helper = helper_of(field, self)
@@ -78,9 +94,10 @@ class Separable(Around):
             f"Separable needs the class as the condition {self.by!r}, but the batch has {sorted(conditions)}; "
             + (nearest(self.by, conditions) if conditions else "add the labels, or use Dispersed() without them"),
         )
-        with captured(field, self.block) as seen:
+        block = place(field, self.block)
+        with captured(field, block) as seen:
             loss = self.objective(field, batch, rng)
-        features = last(seen, self.block)
+        features = last(seen, block)
         pooled = features.flatten(1, -2).mean(1) if features.ndim > 2 else features
         extra = F.cross_entropy(helper(pooled), conditions[self.by].long())
         return joined(loss, extra, self.strength, "separability")

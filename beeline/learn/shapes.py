@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,7 @@ from beeline.core.rng import Rng
 from beeline.core.times import TimeSampler, Uniform
 from beeline.core.types import Batch, Cond, Loss, over, require
 from beeline.learn.distance import Cost, PowerCost, check_cost
+from beeline.learn.heads import Head
 from beeline.learn.objective import Around, Distance, FlowMatching, ask, squared
 
 
@@ -78,7 +80,9 @@ class Accelerating(nn.Module):
     def accelerate(self, x: Tensor, t: Tensor, v: Tensor, cond: Cond = None) -> Tensor:
         """A(x, t, v)."""
         told: dict[str, Any] = {"velocity": v}
-        if cond is not None:
+        if isinstance(cond, Mapping):
+            told = {**cond, **told}
+        elif cond is not None:
             told["cond"] = cond
         return ask(self.acceleration, x, t, told)
 
@@ -101,6 +105,21 @@ class ConstantAccelerationMatching:
     coupling: Coupling = field(default_factory=Paired)
     times: TimeSampler = field(default_factory=Uniform)
     distance: Distance = squared
+    baselines: ClassVar[bool] = False  # they have one head
+
+    def wrap(self, network: Any, batch: Batch, rng: Rng) -> nn.Module:
+        """The network, and a second one like it that is told the velocity."""
+        size = batch.x1.shape[1:]
+        require(
+            len(size) == 1,
+            f"ConstantAccelerationMatching was given data of shape {tuple(size)}; from a recipe its second network is "
+            "told the velocity as a vector: use vectors, or make both networks in Python, as benchmarks/claims/c034.py",
+        )
+        given = network.backbone.describe()
+        told = {**(given.get("conditions") or {}), "velocity": {"size": size[0]}}
+        with rng.ambient():
+            second = type(network.backbone)(**{**given, "conditions": told})
+        return Accelerating(network, type(network)(second))
 
     def __call__(self, field: Any, batch: Batch, rng: Rng) -> Loss:
         require(
@@ -168,6 +187,13 @@ class EncodedSource(Around):
 
     objective: FlowMatching = field(default_factory=lambda: FlowMatching(coupling=Paired()))
     strength: float = 1.0  # of the KL, in nats per coordinate; 0.3 to 30
+    baselines: ClassVar[bool] = False  # they have no encoder
+
+    def wrap(self, network: Any, batch: Batch, rng: Rng) -> nn.Module:
+        """The network with an encoder beside it, which starts at the Gaussian."""
+        shape = batch.x1.shape[1:]
+        with rng.ambient():
+            return Helped(network, Head(shape.numel(), (2, *shape), width=128, still=True))
 
     def __post_init__(self) -> None:
         require(

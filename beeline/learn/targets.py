@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -39,6 +39,7 @@ class LatentNoise:
     times: TimeSampler = field(default_factory=Uniform)
     weight: Weight = one
     distance: Distance = squared
+    program: ClassVar[str] = "benchmarks/claims/c543.py"  # it learns a score, not a velocity
 
     def __call__(self, field: Any, batch: Batch, rng: Rng) -> Loss:
         batch = self.coupling(batch, rng.fork("coupling"))
@@ -75,6 +76,7 @@ class Classify:
     times: TimeSampler = field(default_factory=Uniform)
     weight: Weight = one
     drop: Drop | None = None
+    program: ClassVar[str] = "benchmarks/claims/c522.py"  # its data are one-hot symbols
 
     def __call__(self, field: Any, batch: Batch, rng: Rng) -> Loss:
         require(
@@ -113,6 +115,7 @@ class Hierarchical:
 
     inner: FlowMatching = field(default_factory=FlowMatching)  # how the law of velocities is learned
     outer: FlowMatching = field(default_factory=FlowMatching)  # path, coupling and times of the states
+    program: ClassVar[str] = "benchmarks/claims/c070.py"  # its network is told states, and draws by RandomVelocity
 
     def __post_init__(self) -> None:
         require(
@@ -212,6 +215,7 @@ class PyramidMatching:
     times: TimeSampler = field(default_factory=Uniform)  # local to the stage
     distance: Distance = squared
     drop: Drop | None = None
+    program: ClassVar[str] = "benchmarks/claims/c111.py"  # it draws stage by stage
 
     def __call__(self, field: Any, batch: Batch, rng: Rng) -> Loss:
         plain = FlowMatching(Linear(), Independent(), distance=self.distance, drop=self.drop)
