@@ -94,6 +94,8 @@ def train(
         bundle = work(run, out, resume=resume, fork=fork, parallel=parallel, log=both)
     if first:
         export_averages(out)
+        if not quiet:
+            console.print("measuring, for the report ...")
         report_run(out, bundle, command=command)
     return bundle
 
