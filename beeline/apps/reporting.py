@@ -11,7 +11,7 @@ import torch
 from beeline.apps import report
 from beeline.apps.measuring import COUNTS, Look, data_of, look, one_step
 from beeline.apps.tablesections import table_sections
-from beeline.bundle import Bundle, load
+from beeline.bundle import Bundle, load, relabel
 from beeline.core.rng import Rng
 from beeline.core.types import BeelineError
 from beeline.files import write_bytes, write_json, write_text
@@ -31,10 +31,7 @@ def report_run(out: Path, bundle: Bundle, *, command: str, n: int = SAMPLES) -> 
         except BeelineError:
             pass  # the teacher was moved or removed: the student's own report stands without it
     looks = gather(models, {out.name: out}, n)
-    quality = {name: own_scores(seen) for name, seen in looks.items()}
-    Bundle(bundle.flow, bundle.sampler, bundle.modality, {**bundle.lineage, "quality": quality}, bundle.null).save(
-        out / "bundle"
-    )
+    relabel(bundle, quality={name: own_scores(seen) for name, seen in looks.items()}).save(out / "bundle")
     preview(out, bundle)
     write_json(out / "figures.json", plain(looks))
     write_text(out / "report.html", page(looks, f"Run {out.name}", [command]))
@@ -44,7 +41,10 @@ def report_demo(out: Path, bundles: Mapping[str, Bundle], *, n: int, counts: Seq
     """Write the report of the whole road and one of each run; gives the figures by model and evaluations."""
     looks = gather(bundles, {name: out / name for name in bundles}, n, counts)
     first = [f"beeline demo --out {out}"]
+    quality: dict[str, Any] = {}
     for name, bundle in bundles.items():
+        quality[name] = own_scores(looks[name])
+        relabel(bundle, quality=dict(quality)).save(out / name / "bundle")
         preview(out / name, bundle)
         write_json(out / name / "figures.json", plain({name: looks[name]}))
         write_text(out / name / "report.html", page({name: looks[name]}, f"Run {name}", first))

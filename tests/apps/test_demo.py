@@ -27,6 +27,7 @@ def test_three_runs_and_a_report(road: Path) -> None:
         bundle = bl.load(road / name)
         assert bundle.lineage["made_by"] == made_by
         assert (road / name / "report.html").is_file() and (road / name / "samples" / "final.png").is_file()
+    assert set(bl.load(road / "distilled").lineage["quality"]) == {"teacher", "reflowed", "distilled"}
     assert bl.load(road / "distilled").lineage["parent_weights"] == bl.load(road / "reflowed").weights
     page = (road / "report.html").read_text()
     for words in ("teacher", "reflowed", "distilled", "evaluations", "floor", "held-out", "beeline demo --out"):
