@@ -25,8 +25,22 @@ class Stretch(NamedTuple):
     evaluations: int = 0  # evaluations, each step of each round counted
 
 
+class AtOnce:
+    """What solvers of many steps at once share: the order of their inner solver, and the walk they are told of."""
+
+    solver: RungeKutta
+    adaptive = True
+
+    @property
+    def order(self) -> int:
+        return self.solver.order
+
+    def begin(self, times: Tensor) -> Stretch:
+        return Stretch(times)
+
+
 @dataclass(frozen=True)
-class Picard:
+class Picard(AtOnce):
     """A sliding window of steps, all evaluated in one batch and summed up until they no longer change (ParaDiGMS).
 
     x_i <- x + sum over j < i of F(x_j, t_j -> t_j+1) for all i of the window at once;  the front of the window whose
@@ -43,17 +57,9 @@ class Picard:
     window: int = 16  # steps solved together
     tolerance: float = 1e-4  # root mean square change of a state, in units of the state; the worst sample counts
     solver: RungeKutta = EULER
-    adaptive = True
 
     def __post_init__(self) -> None:
         _fit(self, self.window, self.tolerance)
-
-    @property
-    def order(self) -> int:
-        return self.solver.order
-
-    def begin(self, times: Tensor) -> Stretch:
-        return Stretch(times)
 
     def step(self, f: Dynamics, x: Tensor, t: Tensor, s: Tensor, memory: Any) -> tuple[Tensor, Any]:
         m = _entry(memory, x)
@@ -73,7 +79,7 @@ class Picard:
 
 
 @dataclass(frozen=True)
-class GaussSeidelJacobi:
+class GaussSeidelJacobi(AtOnce):
     """Stretches one after another, inside each all steps repeated at once from their last predecessors.
 
     x_i+1 <- x_i + F(x_i, t_i -> t_i+1) for all i of the stretch at once, until the largest change is below tolerance;
@@ -89,17 +95,9 @@ class GaussSeidelJacobi:
     stretch: int = 8  # steps solved together before the next stretch begins
     tolerance: float = 1e-6  # root mean square change of a state, in units of the state; the worst sample counts
     solver: RungeKutta = EULER
-    adaptive = True
 
     def __post_init__(self) -> None:
         _fit(self, self.stretch, self.tolerance)
-
-    @property
-    def order(self) -> int:
-        return self.solver.order
-
-    def begin(self, times: Tensor) -> Stretch:
-        return Stretch(times)
 
     def step(self, f: Dynamics, x: Tensor, t: Tensor, s: Tensor, memory: Any) -> tuple[Tensor, Any]:
         m = _entry(memory, x)

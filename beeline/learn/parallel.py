@@ -85,8 +85,20 @@ class Alone:
         return local_norm(tensors)
 
 
+class Together:
+    """One of the processes that torch.distributed started."""
+
+    @property
+    def rank(self) -> int:
+        return dist.get_rank() if dist.is_initialized() else 0
+
+    @property
+    def world(self) -> int:
+        return dist.get_world_size() if dist.is_initialized() else 1
+
+
 @dataclass(frozen=True)
-class Replicated:
+class Replicated(Together):
     """A whole copy of the networks in every process; gradients are averaged while they are computed (DDP).
 
     gradient = mean over processes of the sum over their lots, scaled back to the sum over all lots
@@ -99,14 +111,6 @@ class Replicated:
     """
 
     shards = False
-
-    @property
-    def rank(self) -> int:
-        return dist.get_rank() if dist.is_initialized() else 0
-
-    @property
-    def world(self) -> int:
-        return dist.get_world_size() if dist.is_initialized() else 1
 
     def wrap(self, network: nn.Module) -> nn.Module:
         met()
@@ -135,7 +139,7 @@ class Replicated:
 
 
 @dataclass(frozen=True)
-class Sharded:
+class Sharded(Together):
     """Parameters, gradients, averages and optimiser memory divided among processes, block by block (FSDP2).
 
     every block of ``stacks`` is gathered when it is needed and divided again afterwards
@@ -149,14 +153,6 @@ class Sharded:
 
     offload: bool = False  # keep parameters and optimiser memory on the CPU between uses; slower, for CUDA alone
     shards = True
-
-    @property
-    def rank(self) -> int:
-        return dist.get_rank() if dist.is_initialized() else 0
-
-    @property
-    def world(self) -> int:
-        return dist.get_world_size() if dist.is_initialized() else 1
 
     def wrap(self, network: nn.Module) -> nn.Module:
         from torch.distributed.fsdp import CPUOffloadPolicy, OffloadPolicy, fully_shard
