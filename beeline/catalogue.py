@@ -105,6 +105,7 @@ CATALOGUE: Mapping[str, Mapping[str, str]] = {
     "training": _of("learn.trainer", "Training"),
     "compute": _of("learn.compute", "Compute"),
     "prunings": _of("learn.prune", "Pruning"),
+    "patiences": _of("learn.early", "Patience"),
     "optimisers": _of("learn.optim", "AdamW", "Muon", "ScheduleFree", "Prodigy", "DoG"),
     "rates": _of("learn.rate", "Constant", "WarmupCosine", "WarmupConstantCooldown", "OneCycle", "InverseRoot")
     | _of("learn.rate", "Cooldown"),
@@ -161,6 +162,7 @@ SLOTS: Mapping[str, str] = {
     "Rate": "rates",
     "Profile": "averages",
     "Pruning": "prunings",
+    "Patience": "patiences",
     "Parallel": "engines",
     "Features": "features",
     "Distillation": "distillations",

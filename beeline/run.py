@@ -92,7 +92,7 @@ class Distilled:
     data: Any = None  # a data set; None is the teacher's own
 
 
-FROM_DATA = {"shape", "size", "conditions", "groups"}
+FROM_DATA = {"shape", "size", "conditions", "groups", "rows"}
 
 
 def architecture(network: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
@@ -158,7 +158,8 @@ def prepare(run: Run) -> Prepared:
             null=None if drop is None else config.describe(drop.null),
         )
 
-    heldout = HeldOut(objective, other, train=batch, rng=Rng(run.seed).fork("heldout"))
+    every = 500 if run.training.patience is None else run.training.patience.every
+    heldout = HeldOut(objective, other, train=batch, rng=Rng(run.seed).fork("heldout"), every=every)
     # what is larger than memory, or drawn anew for every batch, comes as lots; the batch above is a look at it
     maker = run.data if hasattr(run.data, "lots") else modality
     feed: Any = batch
@@ -354,16 +355,16 @@ class JsonLines:
 
     def __init__(self, path: Path):
         self.path = path
-        self.open = False
+        self.last: int | None = None  # the last step that was written, by this run
         self.notes: list[str] = []
 
     def __call__(self, entry: dict[str, Any]) -> None:
         if "loss" not in entry:  # a message goes into the line of the step that follows, so that every line is a step
             self.notes.append(str(entry.get("note", entry)))
             return
-        if not self.open and self.path.exists():
+        if (self.last is None or entry["step"] <= self.last) and self.path.exists():
             self._cut(entry["step"])
-        self.open = True
+        self.last = int(entry["step"])
         entry = entry | ({"notes": self.notes} if self.notes else {})
         self.notes = []
         with open(self.path, "a", encoding="utf-8") as file:

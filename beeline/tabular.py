@@ -26,7 +26,7 @@ from beeline.data.infer import infer, pandas
 from beeline.data.table import Table
 from beeline.data.tablefile import TableFile, TableStream, leave_out, parted, save_parts
 from beeline.learn.distill import copied
-from beeline.learn.early import Patience, fit_patiently
+from beeline.learn.early import Patience
 from beeline.learn.ema import EMA
 from beeline.learn.heldout import HeldOut
 from beeline.learn.rate import WarmupConstantCooldown
@@ -35,9 +35,9 @@ from beeline.learn.trainer import Training, fit
 from beeline.nets.tabular import TabularMLP, TabularTransformer
 from beeline.rowlaw import counterfactual, log_prob
 from beeline.use.sampler import Sampler
+from beeline.use.spread import spread
 
-BLOCK = 8192  # rows drawn at once
-SIZES = ((10_000, (384, 4, 0.0)), (2_000, (256, 3, 0.1)), (0, (128, 2, 0.2)))  # least rows: width, depth, dropout
+BLOCK = 2048  # rows drawn at once: their features stay in the cache of the processor
 LARGE = 2_000_000  # a Parquet file with more rows is learned a row group at a time
 
 
@@ -91,23 +91,28 @@ class TabularFlow(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         if self.verbose:
             print(table.show())
         train, held = parted(raw, corrected, share, "the table")
-        backbone = self._network(table, len(raw), rng)
+        backbone = self._network(table, rng)
         objective = RowMatching(known=self.known)
-        training = self._training(len(train))
+        training, patience = self._training(len(train))
         feed = table.lots(train, rng.fork("rows")) if lots is None else lots(table, rng.fork("rows"))
         look = HeldOut(
             objective,
             table.encode(held, rng.fork("held")),
             rng=rng.fork("look"),
-            every=max(50, training.steps // 20),
+            every=patience.every,
             draws=max(1, 1000 // len(held)),
             lot=2048,
         )
         net = Network(backbone, prediction=objective.prediction).to(self.device or "cpu")
-        made, looks = fit_patiently(
-            net, objective, feed, training, patience=Patience(self.patience), heldout=look, rng=rng.fork("training"),
-            log=log or (_say if self.verbose else lambda entry: None),
-        )  # fmt: skip
+        looks: list[dict[str, float]] = []
+        tell = log or (_say if self.verbose else lambda entry: None)
+
+        def watch(entry: dict[str, Any]) -> None:
+            tell(entry)
+            if "heldout" in entry:
+                looks.append({"step": entry["step"], "loss": float(entry["heldout"]["ema"]["value"])})
+
+        made = fit(net, objective, feed, training, heldout=look, rng=rng.fork("training"), log=watch)
         made.eval().requires_grad_(False)
         self.table_, self.looks_ = table, looks
         self.flow_ = Flow(made, objective.path)
@@ -126,24 +131,24 @@ class TabularFlow(TransformerMixin, BaseEstimator):  # type: ignore[misc]
                 return pandas().concat(stream.load(), ignore_index=True), stream.lots
         return TableFile(str(X), without=tuple(self.without)).read(), None
 
-    def _network(self, table: Table, rows: int, rng: Rng) -> Any:
-        width, depth, dropout = next(chosen for least, chosen in SIZES if rows >= least)
+    def _network(self, table: Table, rng: Rng) -> Any:
         more: dict[str, Any] = {
             "half": torch.cpu._is_avx512_bf16_supported() if self.half is None else self.half,
             "conditions": table.conditions if self.known else {},
-            "dropout": dropout if self.dropout is None else self.dropout,
             "shape": table.shape,
+            **{name: getattr(self, name) for name in ("width", "depth", "dropout") if getattr(self, name) is not None},
+            **table.offers,
         }
         with rng.fork("network").ambient():
-            if self.wide:
-                return TabularTransformer(table.groups, self.width or 64, self.depth or depth, **more)
-            return TabularMLP(table.groups, self.width or width, self.depth or depth, **more)
+            return (TabularTransformer if self.wide else TabularMLP)(**more)
 
-    def _training(self, rows: int) -> Training:
+    def _training(self, rows: int) -> tuple[Training, Patience]:
         batch = self.batch or (1024 if rows >= 10_000 else 256)
         steps = self.steps or (4000 if rows >= 10_000 else 3000)
         rate = WarmupConstantCooldown(peak=self.rate, warmup=min(200, max(1, steps // 10)), cooldown=0.3)
-        return Training(steps=steps, lot=batch, rate=rate, ema=EMA(half_life=min(500.0, steps / 15), warmup=0.05))
+        ema = EMA(half_life=min(500.0, steps / 15), warmup=0.05)
+        patience = Patience(self.patience, every=max(50, steps // 20))
+        return Training(steps=steps, lot=batch, rate=rate, ema=ema, patience=patience), patience
 
     def distill(self, steps: int = 4000, pairs: int = 100_000, *, batch: int = 1024, rate: float = 5e-4) -> TabularFlow:
         """A new flow that draws a row in one evaluation: it learns the whole jump on pairs of this one."""
@@ -197,8 +202,8 @@ class TabularFlow(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         rng = self._rng(random_state).fork("sample")
 
         def parts() -> Iterator[Any]:
-            for k in range(0, n, BLOCK * 8):
-                yield self.table_.decode(self._draw(min(BLOCK * 8, n - k), None, rng, None, first=k))
+            for k in range(0, n, BLOCK * 32):
+                yield self.table_.decode(self._draw(min(BLOCK * 32, n - k), None, rng, None, first=k))
 
         return save_parts(parts(), path)
 
@@ -208,15 +213,16 @@ class TabularFlow(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         sampler = self.sampler_
         if evaluations is not None:
             sampler = dataclasses.replace(sampler, steps=evaluations)
-        parts, i = [], first
-        while i < first + n:
-            block, skip = divmod(i, BLOCK)
-            count = min(BLOCK - skip, first + n - i)
-            x0 = rng.fork(block).normal(torch.empty(BLOCK, *self.table_.shape))[skip : skip + count]
-            here = map_cond(lambda leaf, a=i - first, b=count: leaf[a : a + b], cond)
-            parts.append(sampler(flow, x0.to(self.device or "cpu"), here).cpu())
-            i += count
-        x1 = torch.cat(parts)
+
+        def block(start: int) -> Tensor:
+            number, skip = divmod(start, BLOCK)
+            count = min(BLOCK - skip, first + n - start)
+            x0 = rng.fork(number).normal(torch.empty(BLOCK, *self.table_.shape))[skip : skip + count]
+            here = map_cond(lambda leaf: leaf[start - first : start - first + count], cond)
+            return sampler(flow, x0.to(self.device or "cpu"), here).cpu()
+
+        starts = sorted({first, *range(-(-first // BLOCK) * BLOCK, first + n, BLOCK)})
+        x1 = torch.cat(spread(block, starts) if self.device in (None, "cpu") else [block(i) for i in starts])
         if cond is None:
             return x1
         given: dict[str, Tensor] = dict(leaves(cond))

@@ -215,7 +215,7 @@ def test_saved_and_loaded_through_either_door(flow: TabularFlow, tmp_path) -> No
 def test_rows_go_straight_to_a_file(flow: TabularFlow, tmp_path, monkeypatch) -> None:
     import beeline.tabular as module
 
-    monkeypatch.setattr(module, "BLOCK", 64)
+    monkeypatch.setattr(module, "BLOCK", 16)
     flow.sample_to(tmp_path / "t.parquet", 1200)
     assert parquet.ParquetFile(tmp_path / "t.parquet").num_row_groups == 3
     assert pd.read_parquet(tmp_path / "t.parquet").equals(flow.sample(1200))

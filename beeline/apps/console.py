@@ -33,6 +33,9 @@ def progress(title: str, steps: int, quiet: bool = False) -> Iterator[Any]:
         task = bar.add_task(title, total=steps, note="")
 
         def log(entry: Mapping[str, Any]) -> None:
+            if "steps" in entry:  # the run has become shorter
+                bar.update(task, completed=int(entry["step"]), total=int(entry["steps"]))
+                bar.console.print(entry["note"])
             if "loss" not in entry:
                 return
             note = f"loss {float(entry['loss']):.4f}  {float(entry['samples_per_second']):,.0f} samples/s"

@@ -43,6 +43,7 @@ class Table:
 
     schema: Mapping[str, Any] = field(default_factory=dict)  # corrections by column, as in YAML; after fit all of it
     codes: Mapping[str, Any] = field(default_factory=dict)  # what fit learned: levels and quantiles, as plain data
+    rows: int = 0  # that fit saw
     preview_type: ClassVar[str] = "text/html"
     formats: ClassVar[tuple[str, ...]] = (".csv", ".tsv", ".parquet", ".html")  # what ``save`` writes
 
@@ -69,7 +70,7 @@ class Table:
             codes[column.name] = kinds.learn(column, values, empty, ONE_HOT).plain()
         twins = kinds.twins(made, raw)
         codes |= {name: {"twin": other, "pairs": pairs} for name, (other, pairs) in twins.items()}
-        fitted = replace(self, schema=Schema(tuple(made)).plain(), codes=codes)
+        fitted = replace(self, schema=Schema(tuple(made)).plain(), codes=codes, rows=len(raw))
         require(
             fitted.shape[0] > 0,
             f"every column of the table is constant or names the row ({listed(schema.names)}); there is nothing to "
@@ -111,7 +112,7 @@ class Table:
     @property
     def offers(self) -> dict[str, Any]:
         """What a network for tables needs besides shape and conditions."""
-        return {"groups": self.groups}
+        return {"groups": self.groups, "rows": self.rows}
 
     def show(self) -> str:
         """The schema for people."""

@@ -36,8 +36,9 @@ class Checkpoint:
     state: Mapping[str, Any]
 
 
-def write(root: Path, checkpoint: Checkpoint, keep: int = 3, engine: Parallel | None = None) -> Path:
-    """Write a checkpoint under ``root`` and forget all but the newest ``keep`` (and those that are marked to stay).
+def write(root: Path, checkpoint: Checkpoint, keep: int = 3, engine: Parallel | None = None, spare: int = 0) -> Path:
+    """Write a checkpoint under ``root`` and forget all but the newest ``keep``, those that are marked to stay, and the
+    one of the step ``spare``.
 
     The files go to a staged directory, the manifest with their hashes last; everything is flushed to the disk before
     one rename puts it in place.  A process that dies at any moment leaves the earlier checkpoints as they were.
@@ -65,7 +66,7 @@ def write(root: Path, checkpoint: Checkpoint, keep: int = 3, engine: Parallel | 
             path.write_text(json.dumps({"format": 1, "step": checkpoint.step, "sha256": hashes}, indent=1))
             flush(path)
             flush(staged)
-            publish(root, staged, name, keep)
+            publish(root, staged, name, keep, spare)
     return root / name
 
 
@@ -109,7 +110,7 @@ def _save_shards(staged: Path, checkpoint: Checkpoint) -> None:
         shared.save(every, storage_writer=writer)
 
 
-def publish(root: Path, staged: Path, name: str, keep: int) -> Path:
+def publish(root: Path, staged: Path, name: str, keep: int, spare: int = 0) -> Path:
     """Put a staged directory in its place and forget the oldest ones."""
     final = root / name
     if final.exists():  # written before, by a run that was resumed from an earlier step
@@ -119,7 +120,7 @@ def publish(root: Path, staged: Path, name: str, keep: int) -> Path:
     flush(root)
     sweep(root)
     for old in steps(root)[keep:]:
-        if not stays(old):
+        if number(old) != spare and not stays(old):
             remove(old)
     return final
 

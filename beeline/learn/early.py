@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
-import math
-import tempfile
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
-from beeline.core.rng import Rng
 from beeline.core.types import require
-from beeline.learn.heldout import HeldOut
-from beeline.learn.rate import WarmupConstantCooldown
-from beeline.learn.trainer import Training, fit
+from beeline.learn.rate import Rate
 
 
 @dataclass(frozen=True)
 class Patience:
     """Stop when the held-out loss of the averaged weights has not improved for a while, and cool down from its best.
 
-    best step b = argmin of the looks; stop at b + looks * every; then b / (1 - cooldown) steps in all
-    Assumes a rate that does not depend on the number of steps until it cools down, so that the steps from the best
-    one on are those of a shorter run.
+    best step b = argmin of the looks; stop after ``looks`` more of them; then go back to b and cool down from there
+    Assumes a held-out loss.  A rate that does not depend on the number of steps until it cools down makes the whole
+    the run that would have been made with so many steps; with a rate that never cools down training ends at b.
     Source: Prechelt 1998, "Early stopping - but when?".
 
     >>> Patience(looks=3).looks
@@ -30,62 +23,28 @@ class Patience:
     """
 
     looks: int = 5  # without improvement
+    every: int = 200  # steps between two looks
     least: float = 1e-4  # share of the loss by which it has to improve
 
     def __post_init__(self) -> None:
         require(
-            self.looks >= 1 and 0 <= self.least < 1,
-            f"Patience got looks={self.looks}, least={self.least}; looks are counted from 1, least is a share below 1",
+            self.looks >= 1 and self.every >= 1 and 0 <= self.least < 1,
+            f"Patience got looks={self.looks}, every={self.every}, least={self.least}; looks and the steps between two "
+            "are counted from 1, least is a share below 1",
         )
 
+    def over(self, seen: dict[str, Any], step: int, found: dict[str, Any]) -> bool:
+        """Whether patience is over with the look ``found`` at ``step``; ``seen`` remembers the best one."""
+        loss = float((found.get("ema") or found["raw"])["value"])
+        if not seen or loss < seen["loss"] * (1 - self.least):
+            seen.update(step=step, loss=loss, stale=0)
+        else:
+            seen["stale"] += 1
+        return bool(seen["stale"] >= self.looks)
 
-class _EnoughError(Exception):
-    """Raised by the log when the held-out loss has stopped falling."""
-
-
-def fit_patiently(
-    network: Any,
-    objective: Any,
-    data: Any,
-    training: Training,
-    *,
-    patience: Patience,
-    heldout: HeldOut,
-    rng: Rng,
-    log: Callable[[dict[str, Any]], None] = lambda entry: None,
-    keep: str | Path | None = None,
-) -> tuple[Any, list[dict[str, float]]]:
-    """(the network with averaged weights, the looks as step and loss).
-
-    ``training.steps`` is the most it may take.  ``keep`` is where checkpoints go (a temporary directory without).
-    """
-    looks: list[dict[str, float]] = []
-    best = {"step": 0.0, "loss": math.inf, "stale": 0.0}
-
-    def watch(entry: dict[str, Any]) -> None:
-        log(entry)
-        if "heldout" not in entry:
-            return
-        kinds = entry["heldout"]
-        loss = float((kinds.get("ema") or kinds["raw"])["value"])
-        looks.append({"step": entry["step"], "loss": loss})
-        if loss < best["loss"] * (1 - patience.least):
-            best.update(step=entry["step"], loss=loss, stale=0)
-            return
-        best["stale"] += 1
-        if best["stale"] >= patience.looks and entry["step"] < training.steps:
-            raise _EnoughError
-
-    with tempfile.TemporaryDirectory() as spare:
-        root = Path(keep) if keep is not None else Path(spare)
-        how = replace(training, keep_every=heldout.every, keep_last=patience.looks + 2)
-        try:
-            return fit(network, objective, data, how, rng=rng, log=watch, keep=root, heldout=heldout), looks
-        except _EnoughError:
-            at = int(best["step"])
-        share = how.rate.cooldown if isinstance(how.rate, WarmupConstantCooldown) else 0.0
-        total = max(at + 1, round(at / (1 - min(share, 0.9))))
-        log({"step": at, "note": f"held-out loss is lowest after step {at}; cooling down from there to step {total}"})
-        start = root / f"step-{at:08d}"
-        shorter = replace(how, steps=total)
-        return fit(network, objective, data, shorter, rng=rng, log=log, keep=root, resume=start), looks
+    def shorter(self, best: int, steps: int, rate: Rate) -> int:
+        """The number of steps, at most ``steps``, of the run whose cooldown begins at the step ``best``."""
+        begins = getattr(rate, "begins", None)
+        if not callable(begins):
+            return best
+        return next((total for total in range(best, steps) if begins(total) >= best), steps)

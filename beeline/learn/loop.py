@@ -66,6 +66,11 @@ class Loop:
             f"{training.lots} lots cannot be shared evenly by {engine.world} processes; set training.lots to a "
             f"multiple of {engine.world} (and training.lot smaller, to keep the batch)",
         )
+        require(
+            training.patience is None or (keep is not None and any(look.name == "heldout" for look in looks)),
+            "training.patience ends a run by its held-out loss and goes back to its best checkpoint; give fit both, "
+            "heldout= and keep=, or set training.patience=none",
+        )
         lots = as_lots(data, rng.fork("data"))
         self.feed: Any = lots if training.prune is None else training.prune.feed(lots)
         if training.workers and training.prune is None:
@@ -92,12 +97,23 @@ class Loop:
         self._in_use(False)
         self.predicted: int | None = None  # bytes of memory, to be logged beside what was taken
         self.tell: Callable[[int], None] = lambda step: None  # hears of every lot before it is worked
+        self.enough = False  # whether patience is over
         self._clock = time.perf_counter()
+
+    @property
+    def steps(self) -> int:
+        """Steps of the run: as planned, or fewer since patience was over."""
+        return int(self.state.notes.get("steps", self.training.steps))
+
+    @property
+    def best(self) -> int:
+        """The step of the best look so far, to which patience may lead back; 0 without."""
+        return int(self.state.notes.get("patience", {}).get("step", 0))
 
     def step(self, stop: bool = False) -> bool:
         """One step of every player whose turn it is, then the averages, then the log; whether to stop after it."""
         n, training = self.state.step, self.training
-        rate = training.rate(n, training.steps) * 0.5 ** self.state.notes.get("retreats", 0)
+        rate = training.rate(n, self.steps) * 0.5 ** self.state.notes.get("retreats", 0)
         entry: dict[str, Any] = {"step": n + 1, "loss": 0.0, "rate": rate, "grad_norm": 0.0, "samples_per_second": 0.0}
         terms: dict[str, float] = {}
         if hasattr(self.feed, "begin"):
@@ -120,7 +136,7 @@ class Loop:
         now = time.perf_counter()
         entry["samples_per_second"], self._clock = training.batch / (now - self._clock), now
         self._look(entry)
-        if n + 1 == training.steps:
+        if n + 1 == self.steps:
             entry["peak_bytes"] = self.peak.bytes()
             entry |= {} if self.predicted is None else {"predicted_bytes": self.predicted}
         self.log(entry)
@@ -187,7 +203,8 @@ class Loop:
 
     def _look(self, entry: dict[str, Any]) -> None:
         """Show the raw and the averaged network to those who want to see them now."""
-        due = [look for look in self.looks if look.due(entry["step"], self.training.steps)]
+        due = [look for look in self.looks if look.due(entry["step"], self.steps)]
+        self.enough = False
         if not due:
             return
         self.peak.pause()
@@ -200,6 +217,11 @@ class Loop:
             for kind, value in scores.items():
                 self.state.best[kind] = min(value, self.state.best.get(kind, float("inf")))
             entry[look.name] = found | ({"best": dict(self.state.best)} if scores else {})
+        if self.training.patience is not None and "heldout" in entry and "steps" not in self.state.notes:
+            over = self.training.patience.over(
+                self.state.notes.setdefault("patience", {}), entry["step"], entry["heldout"]
+            )
+            self.enough = over and entry["step"] < self.steps
         self._in_use(False)
         self.peak.go()
         self._clock = time.perf_counter()  # looking is not learning
@@ -236,7 +258,8 @@ class Loop:
             self.state.notes["feed"], self.state.extras = self.feed.remember()
         more = {"stays": self.state.step == self.branch < self.training.steps, "world": self.engine.world}
         more["profiles"] = compare.settings(self.training.profiles)
-        checkpoint.write(self.keep, self.state.save(self.settings, more), self.training.keep_last, self.engine)
+        saved = self.state.save(self.settings, more)
+        checkpoint.write(self.keep, saved, self.training.keep_last, self.engine, spare=self.best)
 
     def snapshot(self) -> None:
         """Store the averages alone, to stay."""
@@ -280,14 +303,19 @@ class Loop:
                     f"with training.steps={steps} instead of {old} the rates of the steps already made would have been "
                     "others, and no checkpoint is early enough; this run goes on, but is not the one made at once"
                 )
-        self.state.load(path)
-        if hasattr(self.feed, "recall"):
-            self.feed.recall(self.state.notes.get("feed", {}), self.state.extras)
+        self._return(path)
         if fork:
-            self.state.notes.pop("retreats", None)
+            for name in ("retreats", "steps", "patience"):
+                self.state.notes.pop(name, None)
             note(f"forked from {path}" + (f" with {'; '.join(changed)}" if changed else ""))
         else:
             note(f"resumed from {path}")
+
+    def _return(self, path: Path) -> None:
+        """Become the state of a checkpoint."""
+        self.state.load(path)
+        if hasattr(self.feed, "recall"):
+            self.feed.recall(self.state.notes.get("feed", {}), self.state.extras)
 
     def _same_rates(self, step: int, old: int) -> bool:
         rate, new = self.training.rate, self.training.steps
@@ -298,15 +326,28 @@ class Loop:
         times = self.state.notes.get("retreats", 0) + 1
         if self.keep is None or times > self.training.retreat or not checkpoint.steps(self.keep):
             return False
-        self.state.load(checkpoint.newest(self.keep, lambda text: None))
-        if hasattr(self.feed, "recall"):
-            self.feed.recall(self.state.notes.get("feed", {}), self.state.extras)
+        self._return(checkpoint.newest(self.keep, lambda text: None))
         self.state.notes["retreats"] = times
         here = self.state.step
         self.log(
             {"step": here, "note": f"{error}; went back to step {here}, the rate is now {0.5**times:g} of its plan"}
         )
         return True
+
+    def shorten(self) -> None:
+        """Patience is over: back to the best step, and a cooldown from there.  What came after it is forgotten."""
+        assert self.keep is not None and self.training.patience is not None
+        best, self.enough = self.best, False
+        self._return(self.keep / f"step-{best:08d}")
+        end = self.training.patience.shorter(best, self.training.steps, self.training.rate)
+        self.state.notes["steps"] = end
+        if self.engine.rank == 0:
+            for path in checkpoint.steps(self.keep):
+                if checkpoint.number(path) > best:
+                    checkpoint.remove(path)
+        self.save()
+        note = f"the held-out loss is lowest after step {best}; the run goes on from there to step {end}"
+        self.log({"step": best, "steps": end, "note": note})
 
     def farewell(self) -> str:
         """What to tell somebody who stopped the run."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import signal
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -17,6 +18,7 @@ from beeline.core.rng import Rng
 from beeline.core.types import require
 from beeline.learn.belts import Diverged, Interrupted
 from beeline.learn.compute import Compute
+from beeline.learn.early import Patience
 from beeline.learn.ema import EMA, Profile
 from beeline.learn.heldout import HeldOut
 from beeline.learn.loop import Log, Look, Loop
@@ -53,6 +55,7 @@ class Training:
     retreat: int = 0  # how often a run that diverges goes back to its last checkpoint, with half the rate
     workers: int = 0  # processes that prepare lots ahead; 0 prepares them when they are needed
     prune: Pruning | None = None  # leave easy data out by chance
+    patience: Patience | None = None  # end before ``steps`` when the held-out loss stops falling
     compute: Compute = field(default_factory=Compute)
 
     def __post_init__(self) -> None:
@@ -150,13 +153,17 @@ def fit(
         with rng.fork("networks").ambient():
             nets |= extra()
     every = (*(() if heldout is None else (heldout,)), *looks)
-    loop = Loop(nets, objective, data, training, engine, rng, log, None if keep is None else Path(keep), every)
-    loop.predicted = predicted
-    if resume is not None:
-        loop.resume(Path(resume), fork=fork)
-    with _stoppable() as asked, watching(engine) as loop.tell:
+    with contextlib.ExitStack() as room:
+        if keep is None and training.patience is not None and engine.world == 1:  # its best state has to be somewhere
+            keep = room.enter_context(tempfile.TemporaryDirectory())
+        loop = Loop(nets, objective, data, training, engine, rng, log, None if keep is None else Path(keep), every)
+        loop.predicted = predicted
+        if resume is not None:
+            loop.resume(Path(resume), fork=fork)
+        asked = room.enter_context(_stoppable())
+        loop.tell = room.enter_context(watching(engine))
         with training.compute.prepared(loop.state.networks):
-            while loop.state.step < training.steps:
+            while loop.state.step < loop.steps:
                 try:
                     stop = loop.step(bool(asked))
                 except Diverged as error:
@@ -164,12 +171,14 @@ def fit(
                         raise
                     continue
                 done, stop = loop.state.step, stop or (bool(asked) and engine.world == 1)  # several agree a step later
-                if stop or done == training.steps or done % training.keep_every == 0 or done == loop.branch:
+                if stop or done in (loop.steps, loop.branch, loop.best) or done % training.keep_every == 0:
                     loop.save()
                 if training.snapshot_every and done % training.snapshot_every == 0:
                     loop.snapshot()
-                if stop and done < training.steps:
+                if stop and done < loop.steps:
                     raise Interrupted(loop.farewell(), done)
+                if loop.enough:
+                    loop.shorten()
         made = loop.result()
     return made["network"] if single else {name: made[name] for name in nets}
 

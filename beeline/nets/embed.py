@@ -30,6 +30,19 @@ def features(t: Tensor, count: int, scale: float) -> Tensor:
     return torch.cat([angle.sin(), angle.cos()], -1)
 
 
+def shared(t: Tensor, s: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+    """One time [1] in place of [B] equal ones, as solvers and one-step students ask for: it is embedded once.
+
+    Not in compiled graphs, and on an accelerator not while learning: neither should wait for a look at values.
+    """
+    waits = torch.compiler.is_compiling() or (t.device.type != "cpu" and torch.is_grad_enabled())
+    if waits or t.ndim != 1 or len(t) < 2:
+        return t, s
+    if bool((t != t[0]).any()) or (s is not None and bool((s != s[0]).any())):
+        return t, s
+    return t[:1], None if s is None else s[:1]
+
+
 class TimeEmbedding(nn.Module):
     """The time of a sample, and the length of the jump from there, as a vector.
 

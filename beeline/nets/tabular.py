@@ -13,8 +13,23 @@ from torch import Tensor, nn
 
 from beeline.core.types import Cond, leaves, require
 from beeline.nets.attention import SelfAttention
-from beeline.nets.embed import Conditions, TimeEmbedding, check_state
+from beeline.nets.embed import Conditions, TimeEmbedding, check_state, shared
 from beeline.nets.islands import layer_norm, zeroed
+
+SIZES = ((10_000, (384, 4, 0.0)), (2_000, (256, 3, 0.1)), (0, (128, 2, 0.2)))  # least rows: width, depth, dropout
+
+
+def sized(rows: int, width: int | None, depth: int | None, dropout: float | None) -> tuple[int, int, float]:
+    """Width, depth and dropout as given, or where None those that suit a number of rows: few are learned by heart.
+
+    Numbers of rows are those of training; 0, which is unknown, stands for many.
+    """
+    usual = next(size for least, size in SIZES if (rows or math.inf) >= least)
+    return (
+        usual[0] if width is None else width,
+        usual[1] if depth is None else depth,
+        usual[2] if dropout is None else dropout,
+    )
 
 
 class Columns(nn.Module):
@@ -171,19 +186,21 @@ class TabularMLP(nn.Module):
     def __init__(
         self,
         groups: Sequence[Sequence[int]],  # per column the widths of its blocks, from the table
-        width: int = 384,  # 64 to 1024
-        depth: int = 4,  # blocks
+        width: int | None = None,  # 64 to 1024; None is 128, 256 or 384 by the number of rows
+        depth: int | None = None,  # blocks; None is 2, 3 or 4
         *,
         shape: Sequence[int] | None = None,  # of a row, from the table
         conditions: Conditions | None = None,  # from the table: cells may be known
         span: bool = False,  # whether it takes the end of a jump as a second time
-        dropout: float = 0.0,  # 0 to 0.5
+        dropout: float | None = None,  # 0 to 0.5; None is 0.2, 0.1 or 0
+        rows: int = 0,  # of training, from the table; 0 stands for many
         sharp: bool = True,  # give the expected datum (for the prediction Data) instead of a velocity
         waves: int = 8,  # periodic features per number; 0 for none
         half: bool = False,  # products in bfloat16, where the processor has it
     ):
         super().__init__()
         self.columns = Columns(groups, shape, conditions, sharp, waves, half)
+        width, depth, dropout = sized(rows, width, depth, dropout)
         require(
             width >= 1 and depth >= 1,
             f"TabularMLP got width={width} and depth={depth}; both are whole numbers from 1: 384 and 4 are usual",
@@ -206,7 +223,7 @@ class TabularMLP(nn.Module):
     def forward(self, x: Tensor, t: Tensor, cond: Cond = None, s: Tensor | None = None) -> Tensor:
         check_state(self, x, t, (self.columns.size,))
         known, mask = self.columns.given(x, cond)
-        e = F.silu(self.time(t, s)).to(x.dtype)
+        e = F.silu(self.time(*shared(t, s))).to(x.dtype)
         with self.columns.narrow(x):
             features = self.columns.features(x, known, mask)
             h = F.linear(features, self.inp.weight[:, : features.shape[1]], self.inp.bias)
@@ -251,19 +268,21 @@ class TabularTransformer(nn.Module):
         self,
         groups: Sequence[Sequence[int]],  # per column the widths of its blocks, from the table
         width: int = 64,  # of a token, a multiple of heads
-        depth: int = 3,  # blocks
+        depth: int | None = None,  # blocks; None is 2, 3 or 4 by the number of rows
         heads: int = 4,
         *,
         shape: Sequence[int] | None = None,  # of a row, from the table
         conditions: Conditions | None = None,  # from the table: cells may be known
         span: bool = False,  # whether it takes the end of a jump as a second time
-        dropout: float = 0.0,  # 0 to 0.5
+        dropout: float | None = None,  # 0 to 0.5; None is 0.2, 0.1 or 0
+        rows: int = 0,  # of training, from the table; 0 stands for many
         sharp: bool = True,  # give the expected datum (for the prediction Data) instead of a velocity
         waves: int = 8,  # periodic features per number; 0 for none
         half: bool = False,  # products in bfloat16, where the processor has it
     ):
         super().__init__()
         self.columns = Columns(groups, shape, conditions, sharp, waves, half)
+        width, depth, dropout = sized(rows, width, depth, dropout)
         told = 128
         self.plain: dict[str, Any] = {"width": width, "depth": depth, "heads": heads, "span": span, "dropout": dropout}
         self.time = TimeEmbedding(told, span, scale=200.0)
@@ -294,7 +313,7 @@ class TabularTransformer(nn.Module):
     def forward(self, x: Tensor, t: Tensor, cond: Cond = None, s: Tensor | None = None) -> Tensor:
         check_state(self, x, t, (self.columns.size,))
         known, mask = self.columns.given(x, cond)
-        e = F.silu(self.time(t, s)).to(x.dtype)
+        e = F.silu(self.time(*shared(t, s))).to(x.dtype)
         with self.columns.narrow(x):
             features = self.columns.features(x, known, mask)
             used = features.shape[1]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from beeline.core.multistep import AdamsBashforth
 from beeline.data.tablefile import TableFile
+from beeline.learn.early import Patience
 from beeline.learn.ema import EMA
 from beeline.learn.rate import WarmupConstantCooldown
 from beeline.learn.rows import RowMatching
@@ -23,8 +24,8 @@ def table(path: str = "table.csv") -> Run:
     rate = WarmupConstantCooldown(peak=1.5e-3, warmup=200, cooldown=0.3)
     return Run(
         data=TableFile(path),
-        network={"is": "networks.TabularMLP", "width": 384, "depth": 4},
+        network={"is": "networks.TabularMLP"},  # its size by the number of rows
         objective=RowMatching(),
-        training=Training(steps=4000, lot=1024, rate=rate, ema=EMA(250.0, 0.05)),
+        training=Training(steps=4000, lot=1024, rate=rate, ema=EMA(250.0, 0.05), patience=Patience(5, every=200)),
         sampler=Sampler(16, solver=AdamsBashforth(2)),
     )

@@ -1,6 +1,9 @@
 """The objective of tables against closed forms, and training that ends in time."""
 
+import contextlib
 import math
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,9 +15,9 @@ from beeline.core.path import Linear
 from beeline.core.rng import Rng
 from beeline.core.times import At
 from beeline.core.types import Batch, BeelineError
-from beeline.learn.early import Patience, fit_patiently
+from beeline.learn.early import Patience
 from beeline.learn.heldout import HeldOut, Posterior
-from beeline.learn.rate import WarmupConstantCooldown
+from beeline.learn.rate import Constant, WarmupConstantCooldown
 from beeline.learn.rows import RowMatching, groups_of
 from beeline.learn.trainer import Training, fit
 from beeline.nets.small import MLP
@@ -90,7 +93,7 @@ def test_any_other_field_is_learned_as_numbers() -> None:
 def test_a_share_is_a_share() -> None:
     with pytest.raises(BeelineError, match="known=1.5"):
         RowMatching(known=1.5)
-    with pytest.raises(BeelineError, match="looks are counted from 1"):
+    with pytest.raises(BeelineError, match="looks=0"):
         Patience(looks=0)
 
 
@@ -99,33 +102,67 @@ def small(seed: int = 0) -> Network:
         return Network(TabularMLP([[1], [2]], width=32, depth=1), prediction=Data())
 
 
+RATE = WarmupConstantCooldown(peak=3e-2, warmup=2, cooldown=0.2)
+IMPATIENT = Training(steps=400, lot=16, rate=RATE, patience=Patience(3, every=10), keep_every=7, keep_last=1)
+
+
+def learned(training: Training, held: Tensor | None = None, **more: Any) -> Network:
+    look = None if held is None else HeldOut(RowMatching(known=0.0), Batch(held), every=10, draws=4)
+    made: Network = fit(small(), RowMatching(known=0.0), ROWS, training, heldout=look, rng=Rng(7), **more)
+    return made
+
+
+def same(one: Network, other: Network) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
+
+
 def test_training_stops_and_cools_down_as_a_shorter_run_would() -> None:
     """Four rows are learned by heart at once, so the held-out loss rises; what comes back is the run that was cut."""
-    held = HeldOut(RowMatching(known=0.0), Batch(-ROWS), every=10, draws=4)
-    rate = WarmupConstantCooldown(peak=3e-2, warmup=2, cooldown=0.2)
-    training = Training(steps=400, lot=16, rate=rate)
-    notes: list[str] = []
-    made, looks = fit_patiently(
-        small(), RowMatching(known=0.0), ROWS, training, patience=Patience(3), heldout=held, rng=Rng(7),
-        log=lambda e: notes.append(e.get("note", "")),
-    )  # fmt: skip
-    best = int(min(looks, key=lambda look: look["loss"])["step"])
-    assert len(looks) == best // 10 + 3 < 40 and any("cooling down" in n for n in notes)
-    shorter = Training(steps=round(best / 0.8), lot=16, rate=rate)
-    alone = fit(small(), RowMatching(known=0.0), ROWS, shorter, rng=Rng(7), log=lambda e: None)
-    for a, b in zip(made.parameters(), alone.parameters(), strict=True):
-        assert torch.equal(a, b)
+    entries: list[dict[str, Any]] = []
+    made = learned(IMPATIENT, -ROWS, log=entries.append)
+    said = next(e for e in entries if "steps" in e)
+    looks = [e["heldout"]["ema"]["value"] for e in entries[: entries.index(said)] if "heldout" in e]
+    best = 10 * (looks.index(min(looks)) + 1)
+    assert said["step"] == best and len(looks) == best // 10 + 3 < 40
+    assert said["steps"] == entries[-1]["step"] and round(said["steps"] * 0.8) == best
+    assert same(made, learned(Training(steps=said["steps"], lot=16, rate=RATE), log=lambda e: None))
+
+
+def test_a_run_that_was_killed_while_it_cooled_down_ends_as_if_it_had_not_been(tmp_path: Path) -> None:
+    whole = learned(IMPATIENT, -ROWS, log=lambda e: None, keep=tmp_path / "whole")
+
+    class Killed(Exception):  # noqa: N818
+        pass
+
+    for nth in (3, 8, 60, 80):  # entries of the log: before patience is over, and after
+        count, keep = 0, tmp_path / str(nth)
+
+        def fall(entry: dict[str, Any], nth: int = nth) -> None:
+            nonlocal count
+            count += 1
+            if count == nth:
+                raise Killed
+
+        with contextlib.suppress(Killed):
+            learned(IMPATIENT, -ROWS, log=fall, keep=keep)
+        again = keep if list(keep.glob("step-*")) else None
+        assert same(whole, learned(IMPATIENT, -ROWS, log=lambda e: None, keep=keep, resume=again))
 
 
 def test_training_that_goes_on_improving_runs_to_its_end() -> None:
-    held = HeldOut(RowMatching(known=0.0), Batch(ROWS), every=10, draws=4)
-    made, looks = fit_patiently(
-        small(),
-        RowMatching(known=0.0),
-        ROWS,
-        Training(steps=40, lot=16),
-        patience=Patience(3),
-        heldout=held,
-        rng=Rng(7),
-    )
-    assert [look["step"] for look in looks] == [10, 20, 30, 40]
+    entries: list[dict[str, Any]] = []
+    learned(Training(steps=40, lot=16, patience=Patience(3, every=10)), ROWS, log=entries.append)
+    assert [e["step"] for e in entries if "heldout" in e] == [10, 20, 30, 40] and entries[-1]["step"] == 40
+
+
+def test_a_rate_that_never_cools_down_ends_at_the_best_step() -> None:
+    entries: list[dict[str, Any]] = []
+    training = Training(steps=400, lot=16, rate=Constant(3e-2), patience=Patience(2, every=10))
+    made = learned(training, -ROWS, log=entries.append)
+    end = entries[-1]["steps"]
+    assert same(made, learned(Training(steps=end, lot=16, rate=Constant(3e-2)), log=lambda e: None))
+
+
+def test_patience_needs_something_to_look_at() -> None:
+    with pytest.raises(BeelineError, match="training.patience ends a run by its held-out loss"):
+        learned(IMPATIENT, log=lambda e: None)
