@@ -44,7 +44,7 @@ CATALOGUE: Mapping[str, Mapping[str, str]] = {
     | _of("core.space", "Even")
     | _of("core.discrete", "UniformTokens", "MaskTokens")
     | _of("core.simplex", "Simplex", "GumbelSimplex"),
-    "couplings": _of("core.coupling", "Independent", "Paired", "MinibatchOT")
+    "couplings": _of("core.coupling", "Independent", "Paired", "Kept", "MinibatchOT")
     | _of("core.transport", "Sinkhorn", "Unbalanced", "StableMatching", "Immiscible", "ConditionalOT", "Remembered")
     | _of("learn.segments", "Annealed")
     | _of("learn.targets", "VelocityOT"),
@@ -59,7 +59,8 @@ CATALOGUE: Mapping[str, Mapping[str, str]] = {
     | _of("core.simplex", "Posterior")
     | _of("learn.shapes", "Potential", "Accelerating", "Helped")
     | _of("learn.deep", "Deep")
-    | _of("learn.heads", "Head"),
+    | _of("learn.heads", "Head", "Beside")
+    | _of("learn.targets", "RandomVelocity"),
     "pyramids": _of("core.pyramid", "Pyramid"),
     # using one
     "solvers": _of("core.solver", "EULER", "MIDPOINT", "HEUN", "RALSTON", "RK3", "RK4", "RungeKutta")
@@ -134,6 +135,7 @@ CATALOGUE: Mapping[str, Mapping[str, str]] = {
 SLOTS: Mapping[str, str] = {
     "Path": "paths",
     "AffinePath": "paths",
+    "SymbolPath": "paths",
     "Latent": "latents",
     "Space": "spaces",
     "Clock": "clocks",

@@ -27,6 +27,7 @@ from beeline.catalogue import settings
 from beeline.core.field import Flow, MapNetwork, Network
 from beeline.core.path import Linear
 from beeline.core.rng import Rng
+from beeline.core.solver import HEUN
 from beeline.core.source import Gaussian
 from beeline.core.types import Batch, BeelineError, map_cond, nearest, require, take
 from beeline.data.modality import DataSet
@@ -116,6 +117,7 @@ def build_network(run: Run, modality: Any, batch: Batch) -> nn.Module:
     with Rng(run.seed).fork("network").ambient():
         backbone = cls(**given)
     path, prediction = getattr(objective, "path", None), getattr(objective, "prediction", None)
+    path = None if hasattr(path, "walk") else path  # a path with a walk of its own has no convention for networks
     network = (MapNetwork if given.get("span") else Network)(backbone, path, prediction)
     if not hasattr(objective, "wrap"):
         return network
@@ -152,7 +154,7 @@ def prepare(run: Run) -> Prepared:
                 getattr(coupling, "source", Gaussian()),
                 coupling.independent and hasattr(objective, "path"),  # without a path there is no score
             ),
-            sampler=run.sampler,
+            sampler=drawn_by(objective, run.sampler),
             modality=modality,
             lineage={"made_by": "train", "data": config.describe(run.data), "seed": run.seed},
             null=None if drop is None else config.describe(drop.null),
@@ -167,6 +169,12 @@ def prepare(run: Run) -> Prepared:
         rng = Rng(run.seed).fork("rows")
         feed = maker.lots(modality, rng) if maker is run.data else maker.lots(raw, rng)
     return Prepared(build_network(run, modality, batch), objective, feed, heldout, finish)
+
+
+def drawn_by(objective: Any, sampler: Sampler) -> Sampler:
+    """The sampler of a run; its default solver gives way to the one that draws what the objective learns."""
+    own = getattr(objective, "solver", None)
+    return sampler if own is None or sampler.solver != HEUN else dataclasses.replace(sampler, solver=own)
 
 
 def prepare_distilled(run: Distilled) -> Prepared:

@@ -67,8 +67,9 @@ def measured(
     held_out = None
     if extras is None:
         held_out = held_out_loss(bundle, raw, held)
-        likely = None if one_step(bundle) or not bundle.flow.source.gaussian else Likelihood()
-        extras = Extras(likelihood=likely) if not one_step(bundle) else Extras(trajectories=None)
+        walked = bundle.flow.ode and not one_step(bundle)
+        likely = Likelihood() if walked and bundle.flow.source.gaussian else None
+        extras = Extras(likelihood=likely) if walked else Extras(trajectories=None)
     return evaluate(
         bundle.flow,
         sampler or bundle.sampler,
@@ -90,7 +91,7 @@ def measured(
 def held_out_loss(bundle: Bundle, raw: Any, held: Any) -> HeldOut | None:
     """The loss of flow matching on held-out data; none for a flow that learned from other pairs."""
     flow, modality = bundle.flow, bundle.modality
-    if not flow.independent or is_map(flow.field):
+    if not flow.independent or not flow.ode or is_map(flow.field):
         return None
     objective = FlowMatching(flow.path, Independent(flow.source))
     return HeldOut(objective, modality.encode(held), train=modality.encode(raw), rng=Rng(0).fork("held-out"))
@@ -125,13 +126,15 @@ def look(
     shown: int = 20,
 ) -> Look:
     """Measure and draw one model at every evaluation count it was made for."""
+    if not bundle.flow.ode:  # no other sampler may be used than its own
+        counts = (bundle.sampler.evaluations or 0,)
     counts = (1,) if one_step(bundle) else counts
     plain = Extras(trajectories=None)
     reports, samples = {}, {}
     x0 = bundle.start(range(shown))
     cond = every_label(bundle, shown)
     for count in counts:
-        sampler = sampler_for(count, bundle.sampler)
+        sampler = sampler_for(count, bundle.sampler) if bundle.flow.ode else bundle.sampler
         extras = None if count == counts[-1] else plain
         reports[count] = measured(bundle, source, n, rng, sampler=sampler, name=name, extras=extras)
         samples[count] = bundle.draw(x0, cond, sampler=sampler)
@@ -140,6 +143,8 @@ def look(
 
 def walks(bundle: Bundle, x0: Tensor, cond: Cond) -> Tensor:
     """States along the trajectories of ``x0``, [times, n, *S]."""
+    if not bundle.flow.ode:
+        return x0[None]  # no curves in the space of the data
     seen: list[Tensor] = []
     sampler = Sampler(1, solver=EULER) if one_step(bundle) else Sampler(24, guidance=bundle.sampler.guidance)
     sampler(bundle.flow, x0, cond, watch=lambda x, t: seen.append(x.clone()))

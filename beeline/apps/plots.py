@@ -217,7 +217,7 @@ def loss_by_time(
     rows = [(name, values, colour(name, order or list(models)), "-", 2.0) for name, values in models.items()]
     rows += [("mean only", mean, FAINT, (0, (4, 3)), 1.4)] if mean is not None else []
     # near the data the memorised posterior may be wrong without bound: it leaves the picture at the top
-    top = 1.15 * max(max(values) for _, values, *_ in rows)
+    top = 1.15 * max(float(np.nanmax(values)) for _, values, *_ in rows)  # a bin that no datum fell into is empty
     rows += [("memorised", posterior, FAINT, (0, (1, 2)), 1.6)] if posterior is not None else []
     ends = []
     for name, values, paint, style, width in rows:
@@ -225,7 +225,8 @@ def loss_by_time(
         axes.plot(t, values, color=paint, linestyle=style, linewidth=width, zorder=3 if style == "-" else 2)
         gone = next((i for i, value in enumerate(values) if value > top), None)
         if gone is None:
-            ends.append((float(t[-1]), float(values[-1]), name, paint))
+            seen = int(np.flatnonzero(np.isfinite(values))[-1])
+            ends.append((float(t[seen]), float(values[seen]), name, paint))
         else:
             share = (top - values[gone - 1]) / (values[gone] - values[gone - 1]) if gone else 0.0
             at = float(t[gone] - (1 - share) / len(values))

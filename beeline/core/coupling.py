@@ -67,6 +67,31 @@ class Paired:
 
 
 @dataclass(frozen=True)
+class Kept:
+    """The pairs that the data bring, or those of another coupling where they bring none.
+
+    (x0, x1) as stored, else otherwise(x1)
+    Assumes nothing; a batch has pairs for all of its data or for none.
+    Source: none.
+
+    >>> Kept()(Batch(torch.ones(2, 3), x0=torch.zeros(2, 3)), Rng(0)).x0.sum()
+    tensor(0.)
+    """
+
+    otherwise: Coupling = field(default_factory=Independent)
+    independent = False  # not known to be
+
+    @property
+    def source(self) -> Source:
+        """What the other coupling draws from."""
+        made: Source = getattr(self.otherwise, "source", Gaussian())
+        return made
+
+    def __call__(self, batch: Batch, rng: Rng) -> Batch:
+        return self.otherwise(batch, rng) if batch.x0 is None else batch
+
+
+@dataclass(frozen=True)
 class MinibatchOT:
     """Optimal transport within the batch, by assignment: every datum and every source point is used once.
 

@@ -14,9 +14,11 @@ import torch
 from torch import Tensor
 
 from beeline.core.interpolant import drawn
+from beeline.core.noises import Noise, White
 from beeline.core.path import within
 from beeline.core.rng import Rng
 from beeline.core.simplex import check_simplex
+from beeline.core.source import Source
 from beeline.core.types import Dynamics, Point, over, require
 
 _EDGE = 1e-4  # distance from both ends at which rates are read: they are 0/0 or infinite there
@@ -37,12 +39,20 @@ class TokenMixture:
     """
 
     power: float = 1.0  # of the clock, at least 1; 1 to 2 is usual
+    ode = False  # it is walked by jumps
 
     def __post_init__(self) -> None:
         require(
             self.power >= 1,
             f"TokenMixture got power={self.power}; below 1 the first jump comes at an infinite rate: give 1 or more",
         )
+
+    def sources(self) -> tuple[Source, ...]:
+        return UniformTokens(), MaskTokens()
+
+    def solver(self) -> TokenJumps:
+        """What draws it: an ordinary solver would leave the tokens."""
+        return TokenJumps(self)
 
     def kappa(self, t: Tensor) -> Tensor:
         """The share of tokens that are the datum's at ``t``."""
@@ -129,11 +139,10 @@ class TokenJumps:
     """
 
     path: TokenMixture = field(default_factory=TokenMixture)
-    rng: Rng = field(default_factory=lambda: Rng(0))
+    noise: Noise = field(default_factory=lambda: White(Rng(0)))  # seeds: a token's normal z becomes uniform as Phi(z)
     order: int = field(default=1, init=False)
 
     def step(self, f: Dynamics, x: Tensor, t: Tensor, s: Tensor, memory: Any) -> tuple[Tensor, Any]:
-        count = 0 if memory is None else memory
         now, then = self.path.kappa(t), self.path.kappa(s)
         require(
             bool((then > now).all()),
@@ -141,12 +150,19 @@ class TokenJumps:
             "so that a datum has no inverse: walk from 0 to 1",
         )
         p = (x + f(x, t) / over(self.path.rate(t), x)).clamp(min=0)
-        stream, cut = self.rng.fork("jump", count), p.cumsum(-1)
-        u = stream.fork("symbol").fill(x[..., :1]) * cut[..., -1:]
+        cut = p.cumsum(-1)
+        which, when = (uniform(self.noise(t, s, x[..., :1], name)) for name in ("symbol", "when"))
+        u = which * cut[..., -1:]
         symbol = (cut <= u).sum(-1).clamp(max=x.shape[-1] - 1)
         new = torch.nn.functional.one_hot(symbol, x.shape[-1]).to(x)
         chance = over((then - now) / (1 - now), x)
-        return torch.where(stream.fork("when").fill(x[..., :1]) < chance, new, x), count + 1
+        return torch.where(when < chance, new, x), None
+
+
+def uniform(z: Tensor) -> Tensor:
+    """Phi(z): standard normal numbers as numbers in (0, 1)."""
+    edge = torch.finfo(z.dtype).eps
+    return torch.special.ndtr(z).clamp(edge, 1 - edge)
 
 
 def check_tokens(x: Tensor, name: str) -> None:

@@ -172,6 +172,11 @@ class Flow:
     source: Source = default(default_factory=Gaussian)
     independent: bool = True
 
+    @property
+    def ode(self) -> bool:
+        """Whether it is drawn by solving its field as an equation in the space of the data, which any solver may do."""
+        return bool(getattr(self.field, "ode", True) and getattr(self.path, "ode", True))
+
     def score(self, x: Tensor, t: Tensor, cond: Cond = None, *, v: Tensor | None = None) -> Tensor:
         """grad log p_t(x) [B,*S]; ``v`` saves the evaluation when the velocity is known already."""
         path = self.require_score()
@@ -195,6 +200,11 @@ class Flow:
         )
         assert isinstance(self.path, AffinePath)
         return self.path
+
+
+def stacks_of(**parts: Any) -> dict[str, nn.ModuleList]:
+    """The repeated blocks of networks that one network holds, by "part.stack"."""
+    return {f"{name}.{k}": stack for name, part in parts.items() for k, stack in getattr(part, "stacks", {}).items()}
 
 
 def is_map(field: Any) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,9 +13,9 @@ from torch import Tensor
 
 from beeline.core.field import bind
 from beeline.core.integrate import integrate
-from beeline.core.rng import Rng
+from beeline.core.rng import Rng, keys_of
 from beeline.core.solver import HEUN, Solver
-from beeline.core.types import Cond, Point, over, require
+from beeline.core.types import Cond, Dynamics, Point, over, require
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,8 @@ class Pyramid:
     stage k: x = (1-u) (S_k n_k + (1-S_k) Up D_(k-1) x1) + u (E_k n_k + (1-E_k) D_k x1),  v = end - start, one noise n_k
     at a jump x <- A Up x + B n',  A = 1/(sqrt(1+1/g) E + 1-E),  B = A E / sqrt(g),  which restores white noise
     Assumes pictures [B,C,H,W] with sides divisible by 2^(stages-1) and a network for all resolutions.
+    A Sampler reads all noises from one full-size x0: its averages start the first stage, and what they leave out enters
+    at the jumps (with correlation 1/3 that is all of it; below, the rest is keyed by the bits of x0).
     Source: Jin et al. 2024, "Pyramidal Flow Matching" (arXiv 2410.05954).
 
     >>> Pyramid().stages, [round(Pyramid().start(k), 3) for k in range(3)]
@@ -32,6 +35,7 @@ class Pyramid:
 
     levels: tuple[float, ...] = (1.0, 2 / 3, 1 / 3, 0.0)  # noise at the ends of the stages, falling from 1 to 0
     correlation: float = 1 / 3  # of the noise added at a jump within a block of 2 x 2, negative; in (0, 1/3]
+    ode = False  # its states change their size
 
     def __post_init__(self) -> None:
         falling = all(a > b for a, b in zip(self.levels, self.levels[1:], strict=False))
@@ -71,8 +75,7 @@ class Pyramid:
 
     def point(self, x0: Tensor, x1: Tensor, stage: int, u: Tensor) -> Point:
         """State and velocity of ``stage`` at its local time ``u`` [B], from full-size noise and picture."""
-        fine = 2 ** (self.stages - 1 - stage)
-        noise = F.avg_pool2d(x0, fine) * fine  # averages of unit variance
+        noise = self.noise(x0, stage)
         high = self.coarse(x1, stage)
         s, e = self.start(stage), self.levels[stage + 1]
         low = high if stage == 0 else up(self.coarse(x1, stage - 1))
@@ -82,13 +85,71 @@ class Pyramid:
 
     def jump(self, x: Tensor, stage: int, rng: Rng) -> Tensor:
         """From the end of the stage before to the start of ``stage``, at twice the resolution."""
-        big = up(x)
+        z = rng.normal(up(x))
+        mean = F.avg_pool2d(z, 2)
+        return self.enter(x, stage, z - up(mean), mean)
+
+    def enter(self, x: Tensor, stage: int, detail: Tensor, mean: Tensor) -> Tensor:
+        """The jump with given noise: white noise less its averages over blocks of 2 x 2, and such averages."""
         g, a = self.correlation, self.gain(stage)
-        z = rng.normal(big)
-        mean = up(F.avg_pool2d(z, 2))
         # variance 1 for each pixel and covariance -g inside a block
-        noise = math.sqrt(1 + g) * (z - (1 - math.sqrt((1 - 3 * g) / (1 + g))) * mean)
-        return a * big + a * self.levels[stage] / math.sqrt(g) * noise
+        noise = math.sqrt(1 + g) * detail + math.sqrt(max(1 - 3 * g, 0.0)) * up(mean)
+        return a * up(x) + a * self.levels[stage] / math.sqrt(g) * noise
+
+    def noise(self, x0: Tensor, stage: int) -> Tensor:
+        """White noise at the resolution of ``stage``: averages of full-size noise, with variance 1."""
+        fine = 2 ** (self.stages - 1 - stage)
+        return F.avg_pool2d(x0, fine) * fine
+
+    def walk(
+        self,
+        f: Dynamics,
+        x: Tensor,
+        times: Tensor,
+        solver: Solver = HEUN,
+        *,
+        after: Callable[[Tensor, Tensor], Tensor] | None = None,
+        watch: Callable[[Tensor, Tensor], None] | None = None,
+        done: Callable[[Any], None] | None = None,
+    ) -> Tensor:
+        """``integrate`` stage by stage from full-size noise ``x``; the times nearest to the jumps are moved onto them.
+
+        ``watch`` sees states of every size, those at a jump from both sides.
+        """
+        self.check(x)
+        cuts = self._cuts(times)
+        keys = keys_of(x) if self.correlation < 1 / 3 else []
+        y = self.noise(x, 0)
+        for k in range(self.stages):
+            if k:
+                z = self.noise(x, k)
+                mean = F.avg_pool2d(z, 2)
+                fresh = Rng(0).fork("pyramid", k).rows(keys, mean) / 2 if keys else mean
+                y = self.enter(y, k, z - up(mean), fresh)
+            part = times[cuts[k] : cuts[k + 1] + 1]
+            even = (part - part[0]) / (part[-1] - part[0])
+
+            def here(fn: Any, k: int = k) -> Any:
+                return None if fn is None else lambda state, u: fn(state, self.clock(k, u))
+
+            y = integrate(here(f), y, even, solver, after=here(after), watch=here(watch), done=done)
+        return y
+
+    def _cuts(self, times: Tensor) -> list[int]:
+        """Where in the times each stage begins, and the last ends."""
+        n = len(times) - 1
+        require(
+            times.ndim == 1 and float(times[0]) == 0 and float(times[-1]) == 1 and n >= self.stages,
+            f"a pyramid of {self.stages} stages was to be walked from {float(times[0]):g} to {float(times[-1]):g} in "
+            f"{n} steps; it is drawn from 0 to 1, with a step in every stage, and has no inverse: "
+            f"take {self.stages} steps or more",
+        )
+        cuts = [0]
+        for k in range(1, self.stages):
+            at = float(self.clock(k, torch.zeros((), dtype=torch.float64)))
+            near = int((times - at).abs().argmin())
+            cuts.append(min(max(near, cuts[-1] + 1), n - (self.stages - k)))
+        return [*cuts, n]
 
     def sample(
         self, field: Any, like: Tensor, rng: Rng, *, steps: int = 10, solver: Solver = HEUN, cond: Cond = None

@@ -90,6 +90,12 @@ class Rng:
         return torch.stack([self.fork("row", int(seed)).normal(row) for seed in seeds])
 
 
+def keys_of(x: Tensor) -> list[int]:
+    """An integer for every row of ``x`` [B,*S], from its bits: the key of noise that belongs to that row alone."""
+    rows = x.detach().cpu().double().contiguous().flatten(1).numpy()
+    return [int.from_bytes(hashlib.blake2b(row.tobytes(), digest_size=8).digest(), "big") >> 1 for row in rows]
+
+
 def _working(dtype: torch.dtype) -> torch.dtype:
     require(dtype.is_floating_point, f"random numbers were asked for as {dtype}; ask with a floating point tensor")
     return torch.float64 if dtype == torch.float64 else torch.float32

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -11,21 +12,27 @@ import torch
 from scipy import special
 from torch import Tensor, nn
 
-from beeline.core.field import bind
+from beeline.core.field import bind, stacks_of
 from beeline.core.interpolant import drawn
 from beeline.core.path import within
 from beeline.core.rng import Rng
+from beeline.core.source import Source
 from beeline.core.types import Cond, Point, over, require
 
 _TABLE = 2001  # nodes of the table of rates
 
 
-class SimplexPath(Protocol):
-    """A path to one symbol; the velocity at a state is a mixture over what the symbol may be."""
+class SymbolPath(Protocol):
+    """A path to one symbol; the velocity at a state is a mixture over what the symbol may be.
+
+    A path that does not reach its symbol at t = 1 says so by ``inside = True``: there the classifier has the last word.
+    """
 
     def point(self, x0: Tensor, x1: Tensor, t: Tensor, rng: Rng | None = None) -> Point: ...
 
     def mixture(self, x: Tensor, t: Tensor, p: Tensor) -> Tensor: ...  # sum_k p_k u_k(x, t)
+
+    def sources(self) -> tuple[Source, ...]: ...  # from which it may start, the usual one first
 
 
 @dataclass(frozen=True)
@@ -42,9 +49,13 @@ class Dirichlet:
     """
 
     top: float = 7.0  # concentration added at t = 1, above 0; 7 is the paper's alpha = 8
+    inside = True  # where it ends
 
     def __post_init__(self) -> None:
         require(self.top > 0, f"Dirichlet got top={self.top}; a concentration is above 0: 7 is usual")
+
+    def sources(self) -> tuple[Source, ...]:
+        return (Simplex(),)
 
     def point(self, x0: Tensor, x1: Tensor, t: Tensor, rng: Rng | None = None) -> Point:
         within(t)
@@ -93,6 +104,7 @@ class GumbelSoftmax:
     signal: float = 4.0  # of the symbol at t = 1, in units of the Gumbel noise; 3 to 5
     top: float = 10.0  # temperature at t = 0
     cooling: float = 3.0  # rate at which the temperature falls
+    inside = True  # where it ends
 
     def __post_init__(self) -> None:
         require(
@@ -100,6 +112,9 @@ class GumbelSoftmax:
             f"GumbelSoftmax got signal={self.signal}, top={self.top}, cooling={self.cooling}; signal and temperature "
             "are above 0 and the cooling at least 0: 4, 10 and 3 are usual",
         )
+
+    def sources(self) -> tuple[Source, ...]:
+        return (GumbelSimplex(self.top),)
 
     def temperature(self, t: Tensor) -> Tensor:
         return self.top * torch.exp(-self.cooling * t)
@@ -174,7 +189,8 @@ class Posterior(nn.Module):
     """A classifier of the symbol as a velocity field on the simplex.
 
     v = sum_k softmax(net(x, t, cond))_k u_k(x, t)
-    Assumes a network whose output has the shape of the state: logits over the last dimension.
+    Assumes a network whose output has the shape of the state: logits over the last dimension.  A walk on a path that
+    ends inside the simplex is ended by a Sampler at the most likely symbol, argmax_k net(x, 1)_k.
     Source: Stark et al. 2024 (arXiv 2402.05841).
 
     >>> field = Posterior(lambda x, t: torch.zeros_like(x), GumbelSoftmax())
@@ -182,17 +198,35 @@ class Posterior(nn.Module):
     tensor(0.)
     """
 
-    def __init__(self, network: Any, path: SimplexPath):
+    ode = False  # a walk ends at a symbol
+
+    def __init__(
+        self,
+        network: Any,
+        path: SymbolPath,
+        logs: bool = False,  # whether the network is shown log(x) / 4, at least -2.3, in place of x
+    ):
         super().__init__()
-        self.network, self.path = network, path
+        self.network, self.path, self.logs = network, path, logs
+
+    @property
+    def stacks(self) -> Mapping[str, nn.ModuleList]:
+        return stacks_of(network=self.network)
 
     def logits(self, x: Tensor, t: Tensor, cond: Cond = None) -> Tensor:
         """What the symbol may be, before the softmax."""
-        return bind(self.network, cond)(x, t)
+        return bind(self.network, cond)(x.clamp(min=1e-4).log() / 4 if self.logs else x, t)
+
+    def end(self, x: Tensor, cond: Cond = None) -> Tensor:
+        """The symbols [B,*S,K] at which a walk to the state ``x`` at t = 1 ends."""
+        if not getattr(self.path, "inside", False):
+            return x
+        best = self.logits(x, torch.ones(len(x), dtype=x.dtype, device=x.device), cond).argmax(-1)
+        return nn.functional.one_hot(best, x.shape[-1]).to(x)
 
     def describe(self) -> dict[str, Any]:
         """The settings from which an equal one is built."""
-        return {"network": self.network, "path": self.path}
+        return {"network": self.network, "path": self.path, "logs": self.logs}
 
     def forward(self, x: Tensor, t: Tensor, cond: Cond = None) -> Tensor:
         return self.path.mixture(x, t, torch.softmax(self.logits(x, t, cond), -1))

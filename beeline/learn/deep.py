@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from beeline.core.field import bind
+from beeline.core.field import bind, stacks_of
 from beeline.core.path import Linear
 from beeline.core.rng import Rng
 from beeline.core.types import Batch, Cond, Loss, over, require
@@ -54,6 +54,10 @@ class Deep(nn.Module):
         self.network, self.names = network, tuple(names)
         self.velocities, self.accelerations = nn.ModuleList(velocities), nn.ModuleList(accelerations)
         self.refiners = nn.ModuleList(refiners)
+
+    @property
+    def stacks(self) -> Mapping[str, nn.ModuleList]:
+        return stacks_of(network=self.network)
 
     def describe(self) -> dict[str, Any]:
         """The settings from which an equal one is built."""

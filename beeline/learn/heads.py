@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from beeline.core.types import Batch, require, take
+from beeline.core.field import Network, bind, stacks_of
+from beeline.core.rng import Rng
+from beeline.core.types import Batch, Cond, require, take
 from beeline.learn.heldout import quiet
 from beeline.learn.objective import ask
 
@@ -49,6 +51,88 @@ class Head(nn.Module):
         return made.reshape(len(h), *self.settings["shape"])
 
 
+class Beside(nn.Module):
+    """A network that is told another state of the data's shape, put beside its own along the first dimension.
+
+    output = the first half of network([y, state], t, cond)
+    Assumes a network for data whose first dimension is twice as long, and the condition ``name`` [B,*S]; a label that
+    is not given is the null one.
+    Source: none; conditioning by concatenation.
+
+    >>> Beside(lambda x, t: x, "state")(torch.ones(1, 2), torch.zeros(1), {"state": torch.zeros(1, 2)})
+    tensor([[1., 1.]])
+    """
+
+    def __init__(self, network: Any, name: str):
+        super().__init__()
+        self.network, self.name = network, name
+
+    @property
+    def stacks(self) -> Mapping[str, nn.ModuleList]:
+        return stacks_of(network=self.network)
+
+    def describe(self) -> dict[str, Any]:
+        """The settings from which an equal one is built."""
+        return {"network": self.network, "name": self.name}
+
+    def forward(self, y: Tensor, t: Tensor, cond: Cond = None) -> Tensor:
+        given: dict[str, Any] = dict(cond) if isinstance(cond, Mapping) else {}
+        require(
+            self.name in given and given[self.name].shape == y.shape,
+            f"a network that is told {self.name!r} was given {sorted(given)} beside data of {tuple(y.shape)}; it needs "
+            "another state of their shape: pass it as that condition",
+        )
+        both = torch.cat([y, given.pop(self.name)], 1)
+        made: Tensor = bind(self.network, self._rest(given, len(y), y.device))(both, t)
+        return made[:, : y.shape[1]]
+
+    def _rest(self, given: dict[str, Any], n: int, device: torch.device) -> Cond:
+        """The other conditions, those under ``cond`` among them, with the null label where one is missing."""
+        inner = given.pop("cond", None)
+        known = settings_of(self.network).get("conditions") or {}
+        if isinstance(inner, Tensor):  # a bare one stands for the only one
+            inner = {name: inner for name in known if name not in given}
+        void = {k: torch.full((n,), v["classes"], device=device) for k, v in known.items() if "classes" in v}
+        return {**void, **given, **(inner or {})} or None
+
+
+def settings_of(network: Any) -> dict[str, Any]:
+    """What the backbone of a network was built from; nothing where there is none."""
+    describe = getattr(getattr(network, "backbone", None), "describe", None)
+    return {} if describe is None else dict(describe())
+
+
+def beside(network: Any, name: str, rng: Rng, more: Mapping[str, Any] | None = None) -> Beside:
+    """A second network like a run's own, which is told another state as ``name`` and the vectors ``more``."""
+    given = settings_of(network)
+    told = {**(given.get("conditions") or {}), **(more or {})}
+    require(
+        bool(given.get("shape")),
+        f"{type(network.backbone).__name__} was to be told {name!r}, another state of the data, but it says nothing of "
+        "their shape, so that the state has no place beside them: use networks.MLP, UNet or DiT",
+    )
+    taken = {name, "cond", *(more or {})} & set(given.get("conditions") or {})
+    require(
+        not taken,
+        f"the data have the condition {sorted(taken)}, a name under which a second network is told something else; "
+        "name that condition otherwise",
+    )
+    given |= {"shape": [2 * given["shape"][0], *given["shape"][1:]], "conditions": told}
+    given |= {"size": None} if "size" in given else {}
+    given |= {"span": False} if "span" in given else {}
+    with rng.ambient():
+        backbone = type(network.backbone)(**given)
+    return Beside(Network(backbone), name)
+
+
+def second(network: Any, rng: Rng) -> Network:
+    """A second network like a run's own, with weights of its own, that puts out plain values."""
+    given = settings_of(network)
+    given |= {"span": False} if "span" in given else {}
+    with rng.ambient():
+        return Network(type(network.backbone)(**given))
+
+
 def place(field: Any, block: str = "") -> str:
     """The name of a module of a field: ``block``, or where it is empty the middle one of its repeated blocks."""
     if block:
@@ -84,12 +168,6 @@ def width_at(network: nn.Module, block: str, batch: Batch, most: int, whose: obj
 
 def check_objective(objective: Any) -> None:
     """Refuse an objective whose network cannot be made from a recipe."""
-    program = getattr(objective, "program", None)
-    require(
-        program is None,
-        f"{type(objective).__name__} cannot be named in a recipe: it needs more than a recipe can say; "
-        f"use it from Python, as the program {program} does",
-    )
     if hasattr(objective, "objective"):
         check_objective(objective.objective)
         require(

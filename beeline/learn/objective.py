@@ -209,6 +209,10 @@ class Around:
     def drop(self) -> Drop | None:
         return self.objective.drop  # type: ignore[no-any-return]
 
+    @property
+    def solver(self) -> Any:
+        return getattr(self.objective, "solver", None)
+
 
 def ask(field: Any, x: Tensor, t: Tensor, cond: Cond = None) -> Tensor:
     """The velocity of a field [B,*S]; refused when it has not the shape of its state."""

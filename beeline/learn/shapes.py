@@ -9,13 +9,14 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from beeline.core.coupling import Coupling, Paired
-from beeline.core.field import bind
+from beeline.core.coupling import Coupling, Kept, Paired
+from beeline.core.field import bind, stacks_of
 from beeline.core.rng import Rng
+from beeline.core.solver import Jump, Solver
 from beeline.core.times import TimeSampler, Uniform
 from beeline.core.types import Batch, Cond, Loss, over, require
 from beeline.learn.distance import Cost, PowerCost, check_cost
-from beeline.learn.heads import Head
+from beeline.learn.heads import Head, beside
 from beeline.learn.objective import Around, Distance, FlowMatching, ask, squared
 
 
@@ -69,6 +70,10 @@ class Accelerating(nn.Module):
         super().__init__()
         self.velocity, self.acceleration = velocity, acceleration
 
+    @property
+    def stacks(self) -> Mapping[str, nn.ModuleList]:
+        return stacks_of(velocity=self.velocity, acceleration=self.acceleration)
+
     def describe(self) -> dict[str, Any]:
         """The settings from which an equal one is built."""
         return {"velocity": self.velocity, "acceleration": self.acceleration}
@@ -93,7 +98,8 @@ class ConstantAccelerationMatching:
 
     E |V(x_t, t) - h (x1 - x0)|^2 on the path with v0 = h (x1 - x0), and
     E |A(x'_t, t, v) - 2 (x1 - x0 - v)|^2 on x'_t = (1 - t^2) x0 + t^2 x1 + (t - t^2) v with v = sg V(x0, 0)
-    Assumes deterministic pairs (reflow) and an Accelerating network; on independent pairs both heads learn means.
+    Assumes deterministic pairs (reflow) and an Accelerating network.  Data without pairs are paired independently: both
+    heads then learn means, and the samples are blurred.  A recipe draws with Jump() where it names no other solver.
     Source: Park et al. 2024 (arXiv 2411.00322).
 
     >>> net = Accelerating(lambda x, t: x, lambda x, t, cond: x)
@@ -102,24 +108,15 @@ class ConstantAccelerationMatching:
     """
 
     speed: float = 1.5  # h, initial velocity in units of x1 - x0; 1 to 1.5
-    coupling: Coupling = field(default_factory=Paired)
+    coupling: Coupling = field(default_factory=Kept)
     times: TimeSampler = field(default_factory=Uniform)
     distance: Distance = squared
     baselines: ClassVar[bool] = False  # they have one head
+    solver: ClassVar[Solver] = Jump()  # in place of the default one
 
     def wrap(self, network: Any, batch: Batch, rng: Rng) -> nn.Module:
         """The network, and a second one like it that is told the velocity."""
-        size = batch.x1.shape[1:]
-        require(
-            len(size) == 1,
-            f"ConstantAccelerationMatching was given data of shape {tuple(size)}; from a recipe its second network is "
-            "told the velocity as a vector: use vectors, or make both networks in Python, as benchmarks/claims/c034.py",
-        )
-        given = network.backbone.describe()
-        told = {**(given.get("conditions") or {}), "velocity": {"size": size[0]}}
-        with rng.ambient():
-            second = type(network.backbone)(**{**given, "conditions": told})
-        return Accelerating(network, type(network)(second))
+        return Accelerating(network, beside(network, "velocity", rng))
 
     def __call__(self, field: Any, batch: Batch, rng: Rng) -> Loss:
         require(
@@ -162,6 +159,10 @@ class Helped(nn.Module):
     def __init__(self, field: Any, helper: Any):
         super().__init__()
         self.field, self.helper = field, helper
+
+    @property
+    def stacks(self) -> Mapping[str, nn.ModuleList]:
+        return stacks_of(field=self.field, helper=self.helper)
 
     def describe(self) -> dict[str, Any]:
         """The settings from which an equal one is built."""

@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from beeline.core.coupling import Coupling, Independent, assign
-from beeline.core.field import bind
+from beeline.core.discrete import TokenMixture
+from beeline.core.field import VelocityField, bind, stacks_of
 from beeline.core.integrate import integrate
 from beeline.core.interpolant import Interpolant
-from beeline.core.path import Linear, Path
+from beeline.core.path import Linear
 from beeline.core.pyramid import Pyramid
-from beeline.core.rng import Rng
-from beeline.core.simplex import Dirichlet, Simplex, check_simplex
+from beeline.core.rng import Rng, keys_of
+from beeline.core.simplex import Dirichlet, GumbelSoftmax, Posterior, SymbolPath, check_simplex
 from beeline.core.solver import EULER, HEUN, Solver
 from beeline.core.times import TimeSampler, Uniform
-from beeline.core.types import Batch, Cond, Loss, map_cond, over, require
+from beeline.core.types import Batch, BeelineError, Cond, Loss, map_cond, require, take
+from beeline.learn.heads import beside, second
+from beeline.learn.heldout import quiet
 from beeline.learn.objective import Distance, Drop, FlowMatching, Weight, ask, one, squared
+from beeline.learn.shapes import Helped
 
 
 @dataclass(frozen=True)
@@ -27,7 +32,8 @@ class LatentNoise:
     """Regression of the latent noise of an interpolant: the denoiser, from which the score follows.
 
     E weight(t) distance(eta(x_t, t), z);  its minimum is E[z | x_t] = -g grad log p_t
-    Assumes an Interpolant path.  The same draw with -z is used as well: the pair halves the variance.
+    Assumes an Interpolant path.  The same draw with -z is used as well: the pair halves the variance.  A Helped
+    network, as a recipe makes one, learns the velocity too, on the same states; its helper is the denoiser.
     Source: Albergo, Boffi and Vanden-Eijnden 2023 (arXiv 2303.08797).
 
     >>> LatentNoise()(lambda x, t: x, Batch(torch.zeros(4, 2)), Rng(0)).per_sample.shape
@@ -39,22 +45,30 @@ class LatentNoise:
     times: TimeSampler = field(default_factory=Uniform)
     weight: Weight = one
     distance: Distance = squared
-    program: ClassVar[str] = "benchmarks/claims/c543.py"  # it learns a score, not a velocity
+    drop: Drop | None = None
+
+    def wrap(self, network: Any, batch: Batch, rng: Rng) -> nn.Module:
+        """The network, which learns the velocity, and one more like it for the latent noise."""
+        return Helped(network, second(network, rng))
 
     def __call__(self, field: Any, batch: Batch, rng: Rng) -> Loss:
-        batch = self.coupling(batch, rng.fork("coupling"))
+        plain = FlowMatching(self.path, self.coupling, weight=self.weight, distance=self.distance, drop=self.drop)
+        batch = plain.pairs(batch, rng)
         assert batch.x0 is not None
         t = self.times(len(batch.x1), batch.x1, rng.fork("times"))
         z = rng.fork("path").normal(batch.x1)
-        plain = FlowMatching(weight=self.weight, distance=self.distance)
-        both = []
-        for sign in (1.0, -1.0):
-            x = self.path.path.point(batch.x0, batch.x1, t).x + sign * over(self.path.latent.size(t), z) * z
-            both.append(plain.reduce(ask(field, x, t, batch.cond), sign * z, t, batch))
-        first, second = both
-        value = (first.value + second.value) / 2
-        terms = {name: (first.terms[name] + second.terms[name]) / 2 for name in first.terms}
-        return Loss(value, terms, (first.per_sample + second.per_sample) / 2, t)
+        ends = [self.path.through(batch.x0, batch.x1, t, sign * z) for sign in (1.0, -1.0)]
+        (x, v), z, both = (torch.cat(part) for part in zip(*ends, strict=True)), torch.cat([z, -z]), torch.cat([t, t])
+        twice = replace(batch, weight=None if batch.weight is None else torch.cat([batch.weight, batch.weight]))
+        learned = {"velocity": (field.field, v), "latent": (field.helper, z)} if isinstance(field, Helped) else {}
+        losses = {
+            name: plain.reduce(ask(net, x, both, batch.cond), wanted, both, twice)
+            for name, (net, wanted) in (learned or {"error": (field, z)}).items()
+        }
+        value = torch.stack([loss.value for loss in losses.values()]).sum()
+        each = torch.stack([loss.per_sample for loss in losses.values()]).sum(0).unflatten(0, (2, -1)).mean(0)
+        terms = {name: loss.terms["error"] for name, loss in losses.items()}
+        return Loss(value, {"loss": value.detach(), **terms}, each, t)
 
 
 @dataclass(frozen=True)
@@ -62,7 +76,8 @@ class Classify:
     """Cross entropy of the symbol, from which the velocity on the simplex follows.
 
     E weight(t) (-log softmax(logits(x_t, t))[x1]), summed over symbols' positions and divided by their number
-    Assumes one-hot data [B,*S,K], a simplex or token path, and a Posterior network (a field with ``logits``).
+    Assumes one-hot data [B,*S,K], a simplex or token path, and a Posterior network (a field with ``logits``).  A recipe
+    draws tokens with TokenJumps where it names no other solver.
     Source: Stark et al. 2024 (arXiv 2402.05841); Gat et al. 2024 (arXiv 2407.15595).
 
     >>> from beeline.core.simplex import Dirichlet, Posterior
@@ -71,12 +86,33 @@ class Classify:
     tensor(0.6931)
     """
 
-    path: Path = field(default_factory=Dirichlet)
-    coupling: Coupling = field(default_factory=lambda: Independent(Simplex()))  # with the source of the path
+    path: SymbolPath = field(default_factory=Dirichlet)
+    coupling: Coupling | None = None  # None is the independent one with the source of the path
     times: TimeSampler = field(default_factory=Uniform)
     weight: Weight = one
     drop: Drop | None = None
-    program: ClassVar[str] = "benchmarks/claims/c522.py"  # its data are one-hot symbols
+
+    def __post_init__(self) -> None:
+        fits = self.path.sources()
+        if self.coupling is None:
+            object.__setattr__(self, "coupling", Independent(fits[0]))
+        source = getattr(self.coupling, "source", fits[0])
+        known = [other for kind in (Dirichlet(), GumbelSoftmax(), TokenMixture()) for other in kind.sources()]
+        require(
+            source in fits or type(source) not in {type(other) for other in known},
+            f"Classify got the path {self.path} and the source {source}, which belongs to another path; it "
+            f"starts from {' or '.join(str(one) for one in fits)}: take that, or coupling=none",
+        )
+
+    @property
+    def solver(self) -> Solver | None:
+        """What draws the path where a recipe names nothing else; None where any solver does."""
+        return self.path.solver() if hasattr(self.path, "solver") else None
+
+    def wrap(self, network: Any, batch: Batch, rng: Rng) -> nn.Module:
+        """The network as a classifier, which is shown logarithms of probabilities."""
+        check_simplex(batch.x1, "the datum")
+        return Posterior(network, self.path, logs=True)
 
     def __call__(self, field: Any, batch: Batch, rng: Rng) -> Loss:
         require(
@@ -85,6 +121,7 @@ class Classify:
             "network in Posterior(network, path)",
         )
         check_simplex(batch.x1, "the datum")
+        assert self.coupling is not None
         plain = FlowMatching(self.path, self.coupling, self.times, weight=self.weight, drop=self.drop)
         example = plain.examples(batch, rng)
         cond = example.batch.cond
@@ -104,7 +141,8 @@ class Hierarchical:
 
     v1 = x1 - x0 is the datum of an inner flow from v0 ~ N(0, I), told (x_t, t);
     min E |a(v_tau, tau; x_t, t) - (v1 - v0)|^2
-    Assumes a network a(y, tau, cond) that takes the conditions ``state`` (of the shape of the data) and ``time`` [B,1].
+    Assumes a network a(y, tau, cond) that takes the conditions ``state`` (of the shape of the data) and ``time`` [B,1],
+    or a RandomVelocity of one.  It is drawn with EULER: fresh velocities averaged within a step have another law.
     ``coupling`` pairs the data; an inner coupling across states would change the law and is refused.
     Source: Zhang et al. 2025, "Towards Hierarchical Rectified Flow" (arXiv 2502.17436).
 
@@ -115,7 +153,7 @@ class Hierarchical:
 
     inner: FlowMatching = field(default_factory=FlowMatching)  # how the law of velocities is learned
     outer: FlowMatching = field(default_factory=FlowMatching)  # path, coupling and times of the states
-    program: ClassVar[str] = "benchmarks/claims/c070.py"  # its network is told states, and draws by RandomVelocity
+    solver: ClassVar[Solver] = EULER  # in place of the default one
 
     def __post_init__(self) -> None:
         require(
@@ -124,20 +162,35 @@ class Hierarchical:
             "different states changes the law at each state: use Independent(), or VelocityOT(...), pairing within one",
         )
 
+    @property
+    def coupling(self) -> Coupling:
+        """That of the data."""
+        return self.outer.coupling
+
+    @property
+    def drop(self) -> Drop | None:
+        """That of the data."""
+        return self.outer.drop
+
+    def wrap(self, network: Any, batch: Batch, rng: Rng) -> nn.Module:
+        """A network like the run's that is told state and time, as a field of random velocities."""
+        return RandomVelocity(beside(network, "state", rng, {"time": {"size": 1}}))
+
     def __call__(self, field: Any, batch: Batch, rng: Rng) -> Loss:
+        net = field.inner if isinstance(field, RandomVelocity) else field
         example = self.outer.examples(batch, rng.fork("outer"))
         told: dict[str, Any] = {"state": example.x, "time": example.t[:, None]}
         if example.batch.cond is not None:
             told["cond"] = example.batch.cond
-        return self.inner(field, Batch(example.v, cond=told, weight=batch.weight), rng.fork("inner"))
+        return self.inner(net, Batch(example.v, cond=told, weight=batch.weight), rng.fork("inner"))
 
 
-@dataclass(frozen=True)
-class RandomVelocity:
+class RandomVelocity(nn.Module):
     """The velocity field of a hierarchical flow: every evaluation draws a velocity from the inner flow.
 
     v(x, t) = inner flow from fresh v0, told (x, t), in ``steps`` steps
-    Assumes the network of Hierarchical.  Paths may cross, so there is no inverse; the costs multiply.
+    Assumes the network of Hierarchical.  Paths may cross, so there is no inverse; the costs multiply.  A Sampler keys
+    the inner noise by the bits of each start x0 and by t, so that a sample is a function of its x0, in any batch.
     Source: Zhang et al. 2025 (arXiv 2502.17436).
 
     >>> field = RandomVelocity(lambda y, tau, cond: 0 * y, Rng(0), steps=2)
@@ -145,16 +198,43 @@ class RandomVelocity:
     torch.Size([1, 2])
     """
 
-    inner: Any  # a(y, tau, cond)
-    rng: Rng
-    steps: int = 5  # of the inner flow
-    solver: Solver = EULER
+    ode = False
 
-    def __call__(self, x: Tensor, t: Tensor, cond: Cond = None) -> Tensor:
+    def __init__(
+        self,
+        inner: Any,  # a(y, tau, cond)
+        rng: Rng = Rng(0),  # noqa: B008 - a value
+        steps: int = 5,  # of the inner flow; 2 to 10
+        solver: Solver = EULER,  # of the inner flow
+    ):
+        super().__init__()
+        self.inner, self.rng, self.steps, self.solver = inner, rng, steps, solver
+
+    @property
+    def stacks(self) -> Mapping[str, nn.ModuleList]:
+        return stacks_of(inner=self.inner)
+
+    def describe(self) -> dict[str, Any]:
+        """The settings from which an equal one is built."""
+        return {"inner": self.inner, "rng": self.rng, "steps": self.steps, "solver": self.solver}
+
+    def begin(self, x0: Tensor, times: Tensor, solver: Solver) -> VelocityField:
+        """The field for one walk, with noise that belongs to each start."""
+        require(
+            solver == EULER and bool(times[-1] > times[0]),
+            f"a flow of random velocities was to be walked "
+            f"{'backwards' if times[-1] <= times[0] else f'with {solver}'}; its paths cross, and velocities "
+            "drawn afresh and averaged within a step have another law: draw forwards with EULER",
+        )
+        keys = keys_of(x0)
+        return lambda x, t, cond=None: self(x, t, cond, keys * (len(x) // len(keys)))
+
+    def forward(self, x: Tensor, t: Tensor, cond: Cond = None, keys: Sequence[int] = ()) -> Tensor:
         told: dict[str, Any] = {"state": x, "time": t[:, None]}
         if cond is not None:
             told["cond"] = cond
-        v0 = self.rng.fork("velocity", float(t.flatten()[0])).normal(x)
+        rng = self.rng.fork("velocity", float(t.flatten()[0]))
+        v0 = rng.rows(keys, x) if keys else rng.normal(x)
         return integrate(bind(self.inner, told), v0, torch.linspace(0, 1, self.steps + 1, dtype=x.dtype), self.solver)
 
 
@@ -204,7 +284,7 @@ class PyramidMatching:
     """Flow matching over the stages of a pyramid of resolutions.
 
     a stage k for the whole batch, u ~ times:  E |v(x, clock_k(u)) - (end_k - start_k)|^2
-    Assumes pictures [B,C,H,W] and one network for all resolutions.
+    Assumes pictures [B,C,H,W] and one network for all resolutions, such as UNet.
     Source: Jin et al. 2024 (arXiv 2410.05954).
 
     >>> PyramidMatching()(lambda x, t: x, Batch(torch.zeros(2, 1, 8, 8)), Rng(0)).per_sample.shape
@@ -215,7 +295,28 @@ class PyramidMatching:
     times: TimeSampler = field(default_factory=Uniform)  # local to the stage
     distance: Distance = squared
     drop: Drop | None = None
-    program: ClassVar[str] = "benchmarks/claims/c111.py"  # it draws stage by stage
+    coupling: ClassVar[Coupling] = Independent()
+
+    @property
+    def path(self) -> Pyramid:
+        """What is walked when drawing."""
+        return self.pyramid
+
+    def wrap(self, network: Any, batch: Batch, rng: Rng) -> nn.Module:
+        """The network itself, if it takes pictures of every stage."""
+        few = take(batch, torch.arange(1))
+        self.pyramid.check(few.x1)
+        try:
+            with quiet(network):
+                ask(network, self.pyramid.coarse(few.x1, 0), torch.zeros(1), few.cond)
+        except ValueError as error:
+            raise BeelineError(
+                f"PyramidMatching was given {type(network.backbone).__name__}, which does not take pictures of the "
+                f"first stage ({error}); one network works on all resolutions: use networks.UNet, wide "
+                "enough and with few levels, or fewer stages"
+            ) from None
+        made: nn.Module = network
+        return made
 
     def __call__(self, field: Any, batch: Batch, rng: Rng) -> Loss:
         plain = FlowMatching(Linear(), Independent(), distance=self.distance, drop=self.drop)

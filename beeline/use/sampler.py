@@ -30,6 +30,8 @@ class Sampler:
     """Steps, schedule, solver, guidance and controllers: everything about drawing but the flow and the noise.
 
     x1 = integrate(controllers(guidance(field, cond)), x0, schedule(steps), solver)
+    A path with ``walk`` is walked by it instead of ``integrate``; a field with ``begin(x0, times, solver)`` is replaced
+    by what that gives, and one with ``end(x, cond)`` has the last word at t = 1.
     Assumes nothing of its own.  No graph is kept; to differentiate through sampling, call ``integrate``.
     Source: none; a value that names its parts.
 
@@ -126,7 +128,10 @@ class Sampler:
                 f"the condition {name or 'given'} has shape {tuple(leaf.shape)} for a batch of {len(x)}; "
                 "every leaf of a condition starts with the batch size",
             )
-        f = self.guidance(flow.field, cond)
+        field, walk = flow.field, getattr(flow.path, "walk", integrate)  # a path may have a walk of its own
+        if hasattr(field, "begin"):  # a field with noise of its own takes it from where the walk starts
+            field = field.begin(x, times, self.solver)
+        f = self.guidance(field, cond)
         for controller in self.controllers:
             f = controller.steer(f, flow)
 
@@ -138,7 +143,13 @@ class Sampler:
         after = correct if self.controllers else None
         lift = None if whole else getattr(self.solver, "lift", None)
         if lift is None:
-            return integrate(f, x, times, self.solver, after=after, watch=watch, done=done)
+            made: Tensor = walk(f, x, times, self.solver, after=after, watch=watch, done=done)
+            return flow.field.end(made, cond) if hasattr(flow.field, "end") and float(times[-1]) == 1 else made
+        require(
+            walk is integrate,
+            f"{type(self.solver).__name__}, whose state carries a twin, was given for a flow on "
+            f"{type(flow.path).__name__}, whose states change their size on the way; take HEUN",
+        )
         require(
             after is None,
             f"controllers were given beside {type(self.solver).__name__}, whose state carries a twin that they would "
@@ -151,6 +162,12 @@ class Sampler:
         """Refuse a solver that assumes what the flow does not have."""
         if getattr(self.solver, "score", False):
             flow.require_score()
+        own = flow.path.solver() if hasattr(flow.path, "solver") else None  # type: ignore[attr-defined]
+        require(
+            own is None or type(self.solver) is type(own),
+            f"{type(self.solver).__name__} was given for a flow on {flow.path}, whose states it would leave; it is "
+            f"drawn by jumps: take {type(own).__name__}(path={flow.path})",
+        )
         path = getattr(self.solver, "path", None)
         require(
             path is None or path == flow.path,

@@ -9,6 +9,7 @@ from torch.nn.functional import one_hot
 
 from beeline.core.discrete import MaskTokens, TokenJumps, TokenMixture, UniformTokens
 from beeline.core.integrate import integrate
+from beeline.core.noises import White
 from beeline.core.pyramid import Pyramid, up
 from beeline.core.rng import Rng
 from beeline.core.simplex import Dirichlet, GumbelSimplex, GumbelSoftmax, Posterior, Simplex
@@ -96,7 +97,9 @@ def test_token_jumps_reach_the_law_of_two_tied_tokens(source):
         return torch.nn.functional.pad(made, (0, k - 3), value=-1e6)
 
     x0 = source.sample(torch.empty(n, 2, k, dtype=torch.float64), Rng(0))
-    x = integrate(Posterior(network, path), x0, torch.linspace(0, 1, 65, dtype=torch.float64), TokenJumps(path, Rng(1)))
+    x = integrate(
+        Posterior(network, path), x0, torch.linspace(0, 1, 65, dtype=torch.float64), TokenJumps(path, White(Rng(1)))
+    )
     code = x.argmax(-1)
     got = torch.zeros(9, dtype=torch.float64).index_add_(0, code[:, 0] * 3 + code[:, 1], torch.ones(n).double())
     assert float((got.reshape(3, 3) / n - joint).abs().max()) < 0.015
@@ -116,7 +119,7 @@ def test_token_mixture_keeps_the_share_that_its_clock_says():
 def test_one_token_jump_is_exact_in_one_step():
     path, p = TokenMixture(), torch.tensor([0.7, 0.2, 0.1])
     field = lambda x, t: path.mixture(x, t, p)  # noqa: E731
-    x = integrate(field, hot(3, 30_000, 2).float(), torch.tensor([0.0, 1.0]), TokenJumps(rng=Rng(4)))
+    x = integrate(field, hot(3, 30_000, 2).float(), torch.tensor([0.0, 1.0]), TokenJumps(noise=White(Rng(4))))
     assert float((x.mean(0) - p).abs().max()) < 0.01
 
 
@@ -201,3 +204,39 @@ def test_incomplete_beta_rate_is_finite_everywhere():
     x = torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [1e-30, 0.5, 0.5]], dtype=torch.float64)
     for tau in (0.0, 3.0, 50.0):
         assert bool(Dirichlet().rate(x, torch.full_like(x, tau)).isfinite().all())
+
+
+@pytest.mark.parametrize("g", [1 / 3, 0.2])
+def test_a_pyramid_is_walked_from_one_full_size_noise_as_from_fresh_ones(g):
+    """Both ways of drawing have the same law: that of a linear field, by its mean and covariance."""
+    pyramid, n = Pyramid((1.0, 0.5, 0.0), g), 20_000
+    f = lambda x, t: 0.5 - x * (0.5 + t)[:, None, None, None] + 0.3 * x.mean((2, 3), keepdim=True)  # noqa: E731
+    like = torch.zeros(n, 1, 4, 4, dtype=torch.float64)
+    u = torch.linspace(0, 1, 5, dtype=torch.float64)
+    even = torch.cat([pyramid.clock(0, u), pyramid.clock(1, u[1:])])  # four steps a stage
+    x0 = Rng(0).normal(like)
+    one = pyramid.walk(f, x0, even, EULER).flatten(1)
+    two = pyramid.sample(f, like, Rng(1), steps=4, solver=EULER).flatten(1)
+    assert float((one.mean(0) - two.mean(0)).abs().max()) < 0.03
+    assert float((torch.cov(one.T) - torch.cov(two.T)).abs().max()) < 0.05 * float(torch.cov(two.T).max())
+    assert torch.allclose(pyramid.walk(f, x0[5:7], even, EULER).flatten(1), one[5:7], atol=1e-12)
+
+
+def test_what_enters_at_a_jump_completes_the_noise_of_the_finer_stage():
+    """With correlation 1/3, start noise A Up(E n_low) + jump is S n_high for the averages of one full-size noise."""
+    pyramid = Pyramid()
+    x0 = Rng(0).normal(torch.empty(3, 1, 8, 8, dtype=torch.float64))
+    for k in (1, 2):
+        high, e = pyramid.noise(x0, k), pyramid.levels[k]
+        mean = torch.nn.functional.avg_pool2d(high, 2)
+        assert torch.allclose(2 * mean, pyramid.noise(x0, k - 1))
+        made = pyramid.enter(e * pyramid.noise(x0, k - 1), k, high - up(mean), mean)
+        assert torch.allclose(made, pyramid.start(k) * high, atol=1e-12)
+
+
+def test_a_walk_on_symbols_ends_where_its_path_says():
+    x, t = torch.tensor([[0.6, 0.4]]), torch.ones(1)
+    net = lambda x, t: torch.stack([x[:, 1] - x[:, 0], x[:, 0]], 1).flip(1) * 5  # noqa: E731
+    assert Posterior(net, Dirichlet()).end(x).tolist() == [[1.0, 0.0]]
+    assert torch.equal(Posterior(net, TokenMixture()).end(x), x)
+    assert torch.equal(Posterior(net, Dirichlet(), logs=True).logits(x, t), net(x.log() / 4, t))
