@@ -38,6 +38,7 @@ from beeline.learn.loop import FREE
 from beeline.learn.objective import FlowMatching, Objective
 from beeline.learn.parallel import Alone, Parallel
 from beeline.learn.plan import plan
+from beeline.learn.rows import settled
 from beeline.learn.track import Previews
 from beeline.learn.trainer import Training, fit
 from beeline.use.sampler import Sampler
@@ -134,6 +135,7 @@ class Prepared:
     data: Any  # a Batch, or lots
     heldout: HeldOut | None
     finish: Callable[[Any], Bundle]  # trained networks -> bundle
+    rows: torch.Tensor  # data [N,*S] that were learned, or some of them
 
 
 def prepare(run: Run) -> Prepared:
@@ -168,7 +170,7 @@ def prepare(run: Run) -> Prepared:
     if hasattr(maker, "lots"):
         rng = Rng(run.seed).fork("rows")
         feed = maker.lots(modality, rng) if maker is run.data else maker.lots(raw, rng)
-    return Prepared(build_network(run, modality, batch), objective, feed, heldout, finish)
+    return Prepared(build_network(run, modality, batch), objective, feed, heldout, finish, batch.x1)
 
 
 def drawn_by(objective: Any, sampler: Sampler) -> Sampler:
@@ -208,7 +210,7 @@ def prepare_distilled(run: Distilled) -> Prepared:
         return dataclasses.replace(teacher, flow=flow, sampler=sampler, lineage=lineage)
 
     heldout = HeldOut(objective, unseen, train=pairs, rng=rng.fork("heldout"))
-    return Prepared(run.method.networks(teacher.flow), objective, pairs, heldout, finish)
+    return Prepared(run.method.networks(teacher.flow), objective, pairs, heldout, finish, pairs.x1)
 
 
 HELDOUT_PAIRS = 512  # pairs made from held-out data, on which a student's loss is looked at
@@ -263,6 +265,8 @@ def train(
         predicted=predicted,
     )
     bundle = work.finish(trained)
+    flow = settled(bundle.flow, bundle.sampler, work.rows, rng.fork("settle"))  # a flow of a table; others stay
+    bundle = dataclasses.replace(bundle, flow=flow)
     if engine.rank == 0:
         bundle.save(out / "bundle")
     engine.total(torch.zeros(1))  # nobody reads before it is written

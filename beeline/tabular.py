@@ -13,24 +13,20 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from torch import Tensor
 
 from beeline.bundle import Bundle, load
-from beeline.core.coupling import Paired
 from beeline.core.field import Flow, Network
 from beeline.core.likelihood import Exact, Hutchinson
 from beeline.core.multistep import AdamsBashforth
 from beeline.core.rng import Rng
-from beeline.core.solver import EULER
-from beeline.core.times import At
-from beeline.core.types import Batch, Cond, leaves, map_cond, require, stack
-from beeline.data.codes import harden
+from beeline.core.types import Batch, Cond, leaves, map_cond, require
 from beeline.data.infer import infer, pandas
 from beeline.data.table import Table
 from beeline.data.tablefile import TableFile, TableStream, leave_out, parted, save_parts
-from beeline.learn.distill import copied
+from beeline.learn.distill import OneStep
 from beeline.learn.early import Patience
 from beeline.learn.ema import EMA
 from beeline.learn.heldout import HeldOut
 from beeline.learn.rate import WarmupConstantCooldown
-from beeline.learn.rows import RowMatching
+from beeline.learn.rows import RowMatching, settled
 from beeline.learn.trainer import Training, fit
 from beeline.nets.tabular import TabularMLP, TabularTransformer
 from beeline.rowlaw import counterfactual, log_prob
@@ -39,6 +35,7 @@ from beeline.use.spread import spread
 
 BLOCK = 2048  # rows drawn at once: their features stay in the cache of the processor
 LARGE = 2_000_000  # a Parquet file with more rows is learned a row group at a time
+COUNTED = 100_000  # rows that are counted for the shares of states
 
 
 class TabularFlow(TransformerMixin, BaseEstimator):  # type: ignore[misc]
@@ -115,8 +112,10 @@ class TabularFlow(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         made = fit(net, objective, feed, training, heldout=look, rng=rng.fork("training"), log=watch)
         made.eval().requires_grad_(False)
         self.table_, self.looks_ = table, looks
-        self.flow_ = Flow(made, objective.path)
         self.sampler_ = Sampler(self.evaluations, solver=AdamsBashforth(2))
+        some = train if len(train) <= COUNTED else train.sample(COUNTED, random_state=int(self.random_state))
+        rows = table.encode(some, rng.fork("margins")).x1
+        self.flow_ = settled(Flow(made, objective.path), self.sampler_, rows, rng.fork("settle"))
         self.feature_names_in_ = np.array(table.columns.names, dtype=object)
         self.n_features_in_ = len(self.feature_names_in_)
         return self
@@ -153,31 +152,19 @@ class TabularFlow(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     def distill(self, steps: int = 4000, pairs: int = 100_000, *, batch: int = 1024, rate: float = 5e-4) -> TabularFlow:
         """A new flow that draws a row in one evaluation: it learns the whole jump on pairs of this one."""
         flow, rng = self._fitted(), Rng(int(self.random_state)).fork("distill")
-        made = [self._pairs(min(BLOCK, pairs - i), rng.fork("pairs", i)) for i in range(0, pairs, BLOCK)]
-        student = dataclasses.replace(flow, field=copied(flow), independent=False)
-        objective = RowMatching(coupling=Paired(), times=At(0.0), known=0.0)
+        method = OneStep(self.sampler_)
+        rows = Batch(self._draw(pairs, None, rng.fork("rows"), None))  # cells to condition on come from rows of its own
+        made = method.data(flow, rows, rng.fork("pairs"))
         training = Training(steps=steps, lot=batch, ema=EMA(min(500.0, steps / 15)),
                             rate=WarmupConstantCooldown(peak=rate, warmup=min(100, steps), cooldown=0.5))  # fmt: skip
-        net = fit(student.field, objective, stack(made), training, rng=rng.fork("training"),
-                  log=_say if self.verbose else lambda entry: None)  # fmt: skip
-        net.eval().requires_grad_(False)
+        nets = fit(method.networks(flow), method.objective(flow), made, training, rng=rng.fork("training"),
+                   log=_say if self.verbose else lambda entry: None)  # fmt: skip
+        student, sampler = method.student(flow, nets)
+        student.field.eval().requires_grad_(False)
         other = type(self)(**self.get_params())
         other.__dict__.update({k: v for k, v in self.__dict__.items() if k.endswith("_")})
-        other.flow_, other.sampler_ = dataclasses.replace(student, field=net), Sampler(1, solver=EULER)
+        other.flow_, other.sampler_ = settled(student, sampler, rows.x1, rng.fork("settle")), sampler
         return other
-
-    def _pairs(self, n: int, rng: Rng) -> Batch:
-        """Source points with the rows that this flow makes of them, their states made whole."""
-        flow, table = self._fitted(), self.table_
-        x0 = rng.normal(torch.empty(n, *table.shape))
-        cond = table.null(0, n)
-        if self.known:  # cells to condition on come from rows of its own
-            own = harden(self.sampler_(flow, rng.fork("own").normal(x0), cond), list(table.coded.values()))
-            mask = RowMatching(known=self.known).masks(n, len(table.coded), x0, rng.fork("mask"))
-            wide = mask.repeat_interleave(torch.tensor([code.width for code in table.coded.values()]), 1)
-            cond = {"known": own * wide, "mask": mask}
-        x1 = self.sampler_(flow, x0, cond if self.known else None)
-        return Batch(harden(x1, list(table.coded.values())), x0, cond if self.known else None)
 
     # --------------------------------------------------------------------------------------------------------- drawing
 

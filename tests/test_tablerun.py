@@ -4,14 +4,19 @@ import dataclasses
 
 import pandas as pd
 import pytest
+import torch
 
 from beeline import config
 from beeline.bundle import load
-from beeline.core.types import BeelineError
+from beeline.core.rng import Rng
+from beeline.core.types import Batch, BeelineError
 from beeline.data.tablefile import StreamLots, TableStream
+from beeline.learn.distill import OneStep
+from beeline.learn.rows import RowMatching
 from beeline.learn.trainer import Training
 from beeline.recipes.tables import table
-from beeline.run import Run, prepare, train
+from beeline.run import Distilled, Run, prepare, train
+from beeline.use.sampler import Sampler
 from tests.data.test_schema import mixed
 
 
@@ -35,6 +40,21 @@ def test_a_run_learns_a_file_and_draws_rows_in_its_form(tmp_path) -> None:
     assert list(pd.read_csv(tmp_path / "made.csv").columns) == list(made.columns)
     with pytest.raises(BeelineError, match="did you mean 'pet'"):
         bundle.sample(2, cond={"pets": "eel"})
+
+
+def test_a_run_is_distilled_to_one_evaluation_and_still_knows_its_cells(tmp_path) -> None:
+    mixed(120).to_csv(tmp_path / "t.csv", index=False)
+    train(quick(str(tmp_path / "t.csv")), tmp_path / "run", log=lambda entry: None)
+    how = Training(steps=2, lot=16)
+    train(Distilled(str(tmp_path / "run"), OneStep(Sampler(2)), how), tmp_path / "one", log=lambda entry: None)
+    one = load(tmp_path / "one")
+    assert one.sampler.evaluations == 1 and isinstance(OneStep().objective(one.flow), RowMatching)
+    assert (one.sample(5, cond={"pet": "eel"})["pet"] == "eel").all()
+    pairs = OneStep(Sampler(2)).data(one.flow, Batch(one.modality.encode(mixed(120)).x1), Rng(0))
+    mask = pairs.cond["mask"]
+    assert 0 < mask.mean() < 1 and set(pairs.cond) == {"known", "mask"}
+    wide = mask.repeat_interleave(torch.tensor([sum(group) for group in one.modality.groups]), 1) > 0
+    assert torch.equal(pairs.x1[wide], pairs.cond["known"][wide])  # known cells are carried to their place
 
 
 def test_a_stream_is_learned_in_parts(tmp_path) -> None:

@@ -19,7 +19,6 @@ from beeline.core.path import Linear
 from beeline.core.rng import Rng
 from beeline.core.solver import MIDPOINT
 from beeline.core.types import BeelineError
-from beeline.data.codes import harden
 from beeline.data.table import Table
 from beeline.data.tablemetrics import ShapeError, TrendError
 from beeline.tabular import TabularFlow
@@ -255,15 +254,6 @@ def test_a_file_larger_than_memory_is_learned_in_parts(frame: pd.DataFrame, tmp_
 def test_a_transformer_over_columns(frame: pd.DataFrame) -> None:
     flow = TabularFlow(steps=10, batch=64, wide=True, width=16, depth=1).fit(frame.head(300))
     assert flow.sample(5, conditions={"kind": "bee"})["kind"].eq("bee").all()
-
-
-def test_states_are_made_whole() -> None:
-    table, _, raw = exact_table()
-    codes = list(table.coded.values())
-    x = table.encode(raw).x1
-    bent = x + 0.4 * Rng(0).fill(x)
-    whole = harden(bent, codes)
-    assert torch.equal(whole[:, :4], x[:, :4]) and torch.equal(whole[:, 4:], bent[:, 4:])
 
 
 def test_what_is_refused(flow: TabularFlow, frame: pd.DataFrame) -> None:

@@ -235,18 +235,5 @@ def split(x: Tensor, codes: Sequence[Code]) -> list[Tensor]:
     return list(x.split([code.width for code in codes], 1))
 
 
-def harden(x: Tensor, codes: Sequence[Code]) -> Tensor:
-    """Coordinates with their states made whole: one of K at 1 and the rest at -1, bits at either."""
-    parts = []
-    for code, part in zip(codes, x.split([code.width for code in codes], 1), strict=True):
-        width = code.width - (code.number is not None)
-        if code.levels:
-            state, _ = code.read(part)
-            whole = code.paint(state, torch.zeros(len(x), 2), torch.zeros(len(x)))
-            part = torch.cat([whole[:, :width], part[:, width:]], 1)
-        parts.append(part)
-    return torch.cat(parts, 1)
-
-
 def _row(values: Array) -> tuple[float, ...]:
     return tuple(float(v) for v in values)

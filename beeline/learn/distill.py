@@ -17,6 +17,7 @@ from beeline.core.times import At, TimeSampler, Uniform
 from beeline.core.types import Batch, require, stack, take
 from beeline.learn.objective import Distance, FlowMatching, squared
 from beeline.learn.pairs import anchored, reflow_pairs
+from beeline.learn.rows import RowMatching, groups_of, parts_of, whole
 from beeline.use.sampler import Sampler
 
 
@@ -66,7 +67,7 @@ class Reflow:
         return teacher_pairs(self.sampler, self.count, self.reverse, teacher, batch, rng)
 
     def objective(self, teacher: Flow) -> FlowMatching:
-        return FlowMatching(teacher.path, Paired(), self.times, distance=self.distance)
+        return matching(teacher, self.times, self.distance)
 
     def student(self, teacher: Flow, networks: Mapping[str, nn.Module]) -> tuple[Flow, Sampler]:
         flow = replace(teacher, field=networks["student"], independent=False)
@@ -104,7 +105,7 @@ class OneStep:
         return teacher_pairs(self.sampler, self.count, self.reverse, teacher, batch, rng)
 
     def objective(self, teacher: Flow) -> FlowMatching:
-        return FlowMatching(teacher.path, Paired(), At(0.0), distance=self.distance)
+        return matching(teacher, At(0.0), self.distance)
 
     def student(self, teacher: Flow, networks: Mapping[str, nn.Module]) -> tuple[Flow, Sampler]:
         return replace(teacher, field=networks["student"], independent=False), Sampler(1, solver=EULER)
@@ -122,8 +123,18 @@ def copied(teacher: Flow) -> nn.Module:
     return made
 
 
+def matching(teacher: Flow, times: TimeSampler, distance: Distance) -> FlowMatching:
+    """The objective of a student on pairs: that of its teacher's kind of data."""
+    if groups_of(teacher.field) is None:
+        return FlowMatching(teacher.path, Paired(), times, distance=distance)
+    return RowMatching(teacher.path, Paired(), times, distance=distance, known=0.0)  # the pairs have their known cells
+
+
 def teacher_pairs(sampler: Sampler, count: int | None, reverse: float, teacher: Flow, batch: Batch, rng: Rng) -> Batch:
     """Pairs for a student: forwards from the source, and a share backwards from the data."""
+    groups = groups_of(teacher.field)
+    if groups is not None and batch.cond is None and any(part.known for part in parts_of(teacher.field, "groups")):
+        batch = RowMatching().reveal(batch, groups, rng.fork("known"))
     total = len(batch.x1) if count is None else count
     back = round(reverse * total)
     parts = []
@@ -131,7 +142,9 @@ def teacher_pairs(sampler: Sampler, count: int | None, reverse: float, teacher: 
         some = batch
         if total - back != len(batch.x1):
             some = take(batch, rng.fork("conditions").integers(len(batch.x1), total - back).to(batch.x1.device))
-        parts.append(reflow_pairs(teacher, sampler, some, rng.fork("pairs")))
+        size = max(256, 2**18 // batch.x1[0].numel())
+        pairs = reflow_pairs(teacher, sampler, some, rng.fork("pairs"), batch_size=size)
+        parts.append(pairs if groups is None else whole(pairs, groups))
     if back:
         chosen = rng.fork("anchors").integers(len(batch.x1), back).to(batch.x1.device)
         parts.append(anchored(teacher, sampler, take(batch, chosen)))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any, ClassVar
@@ -10,14 +11,18 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from beeline.core.field import Data, Prediction
+from beeline.core.field import Data, Flow, Prediction
 from beeline.core.path import AffinePath
 from beeline.core.rng import Rng
 from beeline.core.types import Batch, Loss, require
 from beeline.learn.objective import Drop, Example, FlowMatching, ask
+from beeline.use.sampler import Sampler
+from beeline.use.spread import spread
 
 Groups = Sequence[Sequence[int]]
 """Per column of a table the widths of its blocks of coordinates: 1 for a number, K for one of K states."""
+
+BLOCK = 2048  # rows drawn at once
 
 
 @dataclass(frozen=True)
@@ -52,14 +57,17 @@ class RowMatching(FlowMatching):
         groups = groups_of(field)
         if groups is None:
             return super().__call__(field, batch, rng)
-        x1 = batch.x1
         if batch.cond is None and self.known:
-            column = _places(_frozen(groups))[0].to(x1.device)
-            mask = self.masks(len(x1), len(groups), x1, rng.fork("known"))
-            batch = replace(batch, cond={"known": x1 * mask[:, column], "mask": mask})
+            batch = self.reveal(batch, groups, rng.fork("known"))
         example = self.examples(batch, rng)
         made = ask(field, example.x, example.t, example.batch.cond)
         return self.judge(made, example, groups)
+
+    def reveal(self, batch: Batch, groups: Groups, rng: Rng) -> Batch:
+        """The rows with some of their own cells as the condition."""
+        mask = self.masks(len(batch.x1), len(groups), batch.x1, rng)
+        column = _places(_frozen(groups))[0].to(mask.device)
+        return replace(batch, cond={"known": batch.x1 * mask[:, column], "mask": mask})
 
     def masks(self, n: int, columns: int, like: Tensor, rng: Rng) -> Tensor:
         """[n, columns]: 1 where a cell is known; any number of cells of a row, each number equally often."""
@@ -101,11 +109,65 @@ class RowMatching(FlowMatching):
         return Loss(value, terms, per_row.detach(), t.detach())
 
 
+def hardened(x: Tensor, groups: Groups) -> Tensor:
+    """Rows [B,D] with their states made whole: the largest coordinate of every block at 1 and the others at -1."""
+    parts = []
+    for part in x.split([width for group in groups for width in group], 1):
+        state = part.shape[1] > 1
+        parts.append(2 * torch.nn.functional.one_hot(part.argmax(1), part.shape[1]).to(x) - 1 if state else part)
+    return torch.cat(parts, 1)
+
+
+def whole(rows: Batch, groups: Groups) -> Batch:
+    """Drawn rows with their states made whole, and their known cells as they were given."""
+    x1 = hardened(rows.x1, groups)
+    if isinstance(rows.cond, dict) and "mask" in rows.cond:
+        column = _places(_frozen(groups))[0].to(x1.device)
+        x1 = torch.where(rows.cond["mask"][:, column] > 0, rows.cond["known"], x1)
+    return replace(rows, x1=x1)
+
+
+@torch.no_grad()
+def settled(flow: Flow, sampler: Sampler, x1: Tensor, rng: Rng, *, rounds: int = 2, rows: int = 20_000) -> Flow:
+    """The flow with the share of every state put right: ``rounds`` times, offsets of its logits are moved.
+
+    offset <- offset + 0.7 log(share of the state in x1 / its share in ``rows`` drawn rows)
+    Assumes a network with ``offsets`` [D], the bias of its output; any other flow comes back as it is.  A network
+    that has learned a joint law to some error has its margins wrong by as much, though they are known.
+    Source: none; iterative proportional fitting of one-column margins, in the logits.
+    """
+    groups, offsets = groups_of(flow.field), next((m.offsets for m in parts_of(flow.field, "offsets")), None)
+    if groups is None or offsets is None:
+        return flow
+    made = copy.deepcopy(flow)
+    offsets = next(m.offsets for m in parts_of(made.field, "offsets"))
+    widths = [width for group in groups for width in group]
+
+    def block(number: int) -> Tensor:
+        like = x1.new_empty(BLOCK, x1.shape[1])
+        return sampler(made, made.source.sample(like, key.fork(number)).to(offsets.device)).to(x1.device)
+
+    def shares(x: Tensor) -> Tensor:
+        return (hardened(x, groups).mean(0) + 1) / 2 + 1 / rows
+
+    known, states = shares(x1), torch.tensor([w > 1 for w in widths for _ in range(w)], device=x1.device)
+    for number in range(rounds):
+        key = rng.fork(number)
+        drawn = torch.cat(spread(block, range(-(-rows // BLOCK))))
+        move = 0.7 * (known / shares(drawn)).log()
+        offsets += torch.where(states, move, 0.0).to(offsets)
+    return made
+
+
 def groups_of(field: Any) -> Groups | None:
     """The groups of coordinates of the first part of a network that has such; None for any other field."""
-    if not isinstance(field, nn.Module):
-        return None
-    return next((module.groups for module in field.modules() if hasattr(module, "groups")), None)  # type: ignore[return-value]
+    return next((module.groups for module in parts_of(field, "groups")), None)
+
+
+def parts_of(field: Any, name: str) -> Iterator[Any]:
+    """The parts of a network that have an attribute of that name."""
+    modules = field.modules() if isinstance(field, nn.Module) else ()
+    return (module for module in modules if hasattr(module, name))
 
 
 def _frozen(groups: Groups) -> tuple[tuple[int, ...], ...]:

@@ -216,6 +216,12 @@ class TabularMLP(nn.Module):
     def stacks(self) -> Mapping[str, nn.ModuleList]:
         return {"block": self.block}
 
+    @property
+    def offsets(self) -> Tensor:
+        """[D]: what is added to every output, the logits of states among them."""
+        bias: Tensor = self.out.bias  # type: ignore[assignment]
+        return bias
+
     def describe(self) -> dict[str, Any]:
         """The settings from which an equal network is built."""
         return {**self.columns.settings(), **self.plain}
@@ -305,6 +311,11 @@ class TabularTransformer(nn.Module):
     @property
     def stacks(self) -> Mapping[str, nn.ModuleList]:
         return {"block": self.block}
+
+    @property
+    def offsets(self) -> Tensor:
+        """[D]: what is added to every output, the logits of states among them."""
+        return self.bias
 
     def describe(self) -> dict[str, Any]:
         """The settings from which an equal network is built."""

@@ -10,18 +10,20 @@ import torch
 from torch import Tensor, nn
 
 from beeline.core.coupling import Paired
-from beeline.core.field import Data, Network
+from beeline.core.field import Data, Flow, Network
 from beeline.core.path import Linear
 from beeline.core.rng import Rng
+from beeline.core.solver import EULER
 from beeline.core.times import At
 from beeline.core.types import Batch, BeelineError
 from beeline.learn.early import Patience
 from beeline.learn.heldout import HeldOut, Posterior
 from beeline.learn.rate import Constant, WarmupConstantCooldown
-from beeline.learn.rows import RowMatching, groups_of
+from beeline.learn.rows import RowMatching, groups_of, hardened, settled
 from beeline.learn.trainer import Training, fit
 from beeline.nets.small import MLP
 from beeline.nets.tabular import TabularMLP
+from beeline.use.sampler import Sampler
 
 
 class Exact(nn.Module):
@@ -100,6 +102,41 @@ def test_a_share_is_a_share() -> None:
 def small(seed: int = 0) -> Network:
     with Rng(seed).ambient():
         return Network(TabularMLP([[1], [2]], width=32, depth=1), prediction=Data())
+
+
+def test_states_are_made_whole() -> None:
+    groups = [[1], [2, 1], [3]]
+    x = torch.tensor([[0.3, 1.0, -1.0, 0.2, -1.0, -1.0, 1.0], [2.0, -1.0, 1.0, -0.5, 1.0, -1.0, -1.0]])
+    states = torch.tensor([False, True, True, False, True, True, True])
+    bent = x + 0.4 * Rng(0).fill(x)
+    assert torch.equal(hardened(bent, groups), torch.where(states, x, bent))
+
+
+class Prior(nn.Module):
+    """The exact expected datum of one column of three states whose logarithms of shares are the offsets."""
+
+    groups = ((3,),)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.offsets = nn.Parameter(torch.zeros(3), requires_grad=False)
+
+    def forward(self, x: Tensor, t: Tensor, cond: Any = None) -> Tensor:
+        states, t = 2 * torch.eye(3) - 1, t[:, None, None]
+        far = (x[:, None] - t * states).square().sum(2) / (2 * (1 - t[:, 0]).square())
+        return torch.softmax(self.offsets - far, 1) @ states
+
+
+def test_shares_of_states_are_put_right() -> None:
+    """Offsets that are wrong become the logarithms of the shares, up to a constant, which the softmax drops."""
+    known = torch.tensor([0.7, 0.2, 0.1])
+    state = torch.multinomial(known, 20_000, True, generator=Rng(1).generator())
+    flow = Flow(Network(Prior(), prediction=Data()))
+    made = settled(flow, Sampler(30, solver=EULER), 2.0 * nn.functional.one_hot(state, 3) - 1, Rng(2), rounds=5)
+    assert torch.allclose(torch.softmax(made.field.backbone.offsets, 0), known, atol=0.02)
+    assert not flow.field.backbone.offsets.any()  # the flow that was given stays as it is
+    plain = Flow(Network(MLP(3, width=16)))
+    assert settled(plain, Sampler(2), ROWS, Rng(0)) is plain
 
 
 RATE = WarmupConstantCooldown(peak=3e-2, warmup=2, cooldown=0.2)
