@@ -116,16 +116,22 @@ CATALOGUE: Mapping[str, Mapping[str, str]] = {
     # data and figures
     "data": _of("data.imagefile", "Digits", "ImageFile")
     | _of("data.pointfile", "PointFile", "LawData")
-    | _of("data.tablefile", "TableFile", "TableStream"),
-    "modalities": _of("data.image", "Image") | _of("data.points", "Points") | _of("data.table", "Table"),
+    | _of("data.tablefile", "TableFile", "TableStream")
+    | _of("data.symbolfile", "SymbolFile", "MarkovChain"),
+    "modalities": _of("data.image", "Image")
+    | _of("data.points", "Points")
+    | _of("data.table", "Table")
+    | _of("data.symbols", "Symbols"),
     "laws": _of("data.laws", "Gaussian", "GaussianMixture", "TwoMoons") | _of("data.checkerboard", "Checkerboard"),
     "features": _of("features", "Identity", "SmallClassifier", "Module"),
-    "metrics": _of("metrics", "Frechet", "Kernel", "SlicedWasserstein", "Energy", "LabelAgreement"),
+    "metrics": _of("metrics", "Frechet", "Kernel", "SlicedWasserstein", "Energy", "LabelAgreement")
+    | _of("data.symbols", "Grams"),
     "tablemetrics": _of("data.tablemetrics", "ShapeError", "TrendError", "TwoSample", "Precision", "Recall")
     | _of("data.tablemetrics", "Duplicates", "Violations"),
     "recipes": _of("recipes.images", "digits()", "mnist()", "images()")
     | _of("recipes.points", "points()", "two_moons()")
     | _of("recipes.tables", "table()")
+    | _of("recipes.symbols", "symbols()")
     | _of("recipes.learning", "transport()", "transport_by_label()", "middle_times()", "cosine()", "boundary()")
     | _of("recipes.learning", "heavy_tails()", "guidance_free()", "model_guidance()", "anticipating()", "dispersed()")
     | _of("recipes.learning", "smooth()", "self_rectified()", "ring()"),

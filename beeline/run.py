@@ -27,12 +27,11 @@ from beeline.catalogue import settings
 from beeline.core.field import Flow, MapNetwork, Network
 from beeline.core.path import Linear
 from beeline.core.rng import Rng
-from beeline.core.solver import HEUN
 from beeline.core.source import Gaussian
 from beeline.core.types import Batch, BeelineError, map_cond, nearest, require, take
 from beeline.data.modality import DataSet
 from beeline.files import write_text
-from beeline.learn.heads import check_objective
+from beeline.learn.heads import check_objective, drawn_by
 from beeline.learn.heldout import HeldOut
 from beeline.learn.loop import FREE
 from beeline.learn.objective import FlowMatching, Objective
@@ -171,12 +170,6 @@ def prepare(run: Run) -> Prepared:
         rng = Rng(run.seed).fork("rows")
         feed = maker.lots(modality, rng) if maker is run.data else maker.lots(raw, rng)
     return Prepared(build_network(run, modality, batch), objective, feed, heldout, finish, batch.x1)
-
-
-def drawn_by(objective: Any, sampler: Sampler) -> Sampler:
-    """The sampler of a run; its default solver gives way to the one that draws what the objective learns."""
-    own = getattr(objective, "solver", None)
-    return sampler if own is None or sampler.solver != HEUN else dataclasses.replace(sampler, solver=own)
 
 
 def prepare_distilled(run: Distilled) -> Prepared:

@@ -54,6 +54,9 @@ EXAMPLES = {
     "networks.Deep": "Deep(Network(MLP(2, width=8, depth=1)), ['backbone.block.0'], "
     "[Head(8, [2])], [Head(8, [2])], [Head(8, [8])])",
     "networks.Head": "Head(4, [2])",
+    "networks.Beside": "Beside(Network(MLP(shape=(4,), width=8, depth=1)), 'state')",
+    "networks.RandomVelocity": "RandomVelocity(Beside(Network(MLP(shape=(4,), width=8, depth=1)), 'state'), Rng(1), 3)",
+    "data.SymbolFile": "SymbolFile('peptides.txt', held_out=0.2)",
     "objectives.Separable": "Separable(FlowMatching(), 'field.backbone.block.0')",
     "objectives.Dispersed": "Dispersed(FlowMatching(), 'backbone.block.0')",
     "schedules.FluxShifted": "FluxShifted(256)",
@@ -109,7 +112,6 @@ UNLISTED = {
     "beeline.data.table:Lots": "how the engine reads a table",
     "beeline.data.tablefile:StreamLots": "how the engine reads a table larger than memory",
     "beeline.learn.early:Patience": "an argument of fit_patiently",
-    "beeline.learn.targets:RandomVelocity": "a field made of a trained one",
     "beeline.learn.segments:AnnealedPairs": "holds the pairs it feeds",
     "beeline.learn.feed:InMemory": "how the engine reads a data set",
     "beeline.learn.feed:FromLaw": "how the engine reads a law",

@@ -64,12 +64,16 @@ class TokenMixture:
         return self.power * t ** (self.power - 1) / (1 - self.kappa(t))
 
     def point(self, x0: Tensor, x1: Tensor, t: Tensor, rng: Rng | None = None) -> Point:
+        x = self.state(x0, x1, t, rng)
+        return Point(x, self.mixture(x, t, x1))
+
+    def state(self, x0: Tensor, x1: Tensor, t: Tensor, rng: Rng | None = None) -> Tensor:
+        """The state of a point."""
         within(t)
         check_tokens(x1, "the datum")
         check_tokens(x0, "the source")
         there = drawn(rng, self).fill(x1[..., :1]) < over(self.kappa(t), x1)
-        x = torch.where(there, x1, x0)
-        return Point(x, self.mixture(x, t, x1))
+        return torch.where(there, x1, x0)
 
     def mixture(self, x: Tensor, t: Tensor, p: Tensor) -> Tensor:
         """The velocity [B,*S,K] at x when the datum's symbol is k with probability p_k."""

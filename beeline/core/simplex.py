@@ -30,6 +30,8 @@ class SymbolPath(Protocol):
 
     def point(self, x0: Tensor, x1: Tensor, t: Tensor, rng: Rng | None = None) -> Point: ...
 
+    def state(self, x0: Tensor, x1: Tensor, t: Tensor, rng: Rng | None = None) -> Tensor: ...  # of the point alone
+
     def mixture(self, x: Tensor, t: Tensor, p: Tensor) -> Tensor: ...  # sum_k p_k u_k(x, t)
 
     def sources(self) -> tuple[Source, ...]: ...  # from which it may start, the usual one first
@@ -58,12 +60,16 @@ class Dirichlet:
         return (Simplex(),)
 
     def point(self, x0: Tensor, x1: Tensor, t: Tensor, rng: Rng | None = None) -> Point:
+        x = self.state(x0, x1, t, rng)
+        return Point(x, self.mixture(x, t, x1))
+
+    def state(self, x0: Tensor, x1: Tensor, t: Tensor, rng: Rng | None = None) -> Tensor:
+        """The state of a point; the velocity, whose rate is costly, is left out."""
         within(t)
         check_simplex(x1, "the datum")
         tau = over(self.top * t, x1)
         draws = torch._standard_gamma((1 + tau * x1).double().cpu(), generator=drawn(rng, self).generator())
-        x = (draws / draws.sum(-1, keepdim=True)).to(x1.device, x1.dtype)
-        return Point(x, self.mixture(x, t, x1))
+        return (draws / draws.sum(-1, keepdim=True)).to(x1.device, x1.dtype)
 
     def mixture(self, x: Tensor, t: Tensor, p: Tensor) -> Tensor:
         """The velocity [B,*S,K] at x when symbol k has probability p_k."""
@@ -120,12 +126,16 @@ class GumbelSoftmax:
         return self.top * torch.exp(-self.cooling * t)
 
     def point(self, x0: Tensor, x1: Tensor, t: Tensor, rng: Rng | None = None) -> Point:
+        x = self.state(x0, x1, t)
+        return Point(x, self.mixture(x, t, x1))
+
+    def state(self, x0: Tensor, x1: Tensor, t: Tensor, rng: Rng | None = None) -> Tensor:
+        """The state of a point."""
         within(t)
         check_simplex(x0, "the source point")
         check_simplex(x1, "the datum")
         logits = over(self.signal * t, x1) * x1 + self.top * _log(x0)
-        x = torch.softmax(logits / over(self.temperature(t), x1), -1)
-        return Point(x, self.mixture(x, t, x1))
+        return torch.softmax(logits / over(self.temperature(t), x1), -1)
 
     def mixture(self, x: Tensor, t: Tensor, p: Tensor) -> Tensor:
         """The velocity [B,*S,K] at x when symbol k has probability p_k."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -11,9 +12,11 @@ from torch import Tensor, nn
 
 from beeline.core.field import Network, bind, stacks_of
 from beeline.core.rng import Rng
+from beeline.core.solver import HEUN
 from beeline.core.types import Batch, Cond, require, take
 from beeline.learn.heldout import quiet
 from beeline.learn.objective import ask
+from beeline.use.sampler import Sampler
 
 
 class Head(nn.Module):
@@ -164,6 +167,12 @@ def width_at(network: nn.Module, block: str, batch: Batch, most: int, whose: obj
         f"{'' if most == 2 else ' or networks.DiT'}, or wrap the network in Python",
     )
     return h.shape[-1]
+
+
+def drawn_by(objective: Any, sampler: Sampler) -> Sampler:
+    """The sampler of a run; its default solver gives way to the one that draws what the objective learns."""
+    own = getattr(objective, "solver", None)
+    return sampler if own is None or sampler.solver != HEUN else replace(sampler, solver=own)
 
 
 def check_objective(objective: Any) -> None:

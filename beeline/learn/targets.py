@@ -122,17 +122,18 @@ class Classify:
         )
         check_simplex(batch.x1, "the datum")
         assert self.coupling is not None
-        plain = FlowMatching(self.path, self.coupling, self.times, weight=self.weight, drop=self.drop)
-        example = plain.examples(batch, rng)
-        cond = example.batch.cond
-        logits = field.logits(example.x, example.t) if cond is None else field.logits(example.x, example.t, cond)
-        each = -(example.batch.x1 * torch.log_softmax(logits, -1)).sum(-1)
+        batch = FlowMatching(coupling=self.coupling, drop=self.drop).pairs(batch, rng)
+        assert batch.x0 is not None
+        t = self.times(len(batch.x1), batch.x1, rng.fork("times"))
+        x = self.path.state(batch.x0, batch.x1, t, rng.fork("path"))
+        logits = field.logits(x, t) if batch.cond is None else field.logits(x, t, batch.cond)
+        each = -(batch.x1 * torch.log_softmax(logits, -1)).sum(-1)
         error = each.flatten(1).mean(1) if each.ndim > 1 else each
-        per_sample = self.weight(example.t) * error
+        per_sample = self.weight(t) * error
         if batch.weight is not None:
             per_sample = per_sample * batch.weight
         value = per_sample.mean()
-        return Loss(value, {"loss": value.detach(), "error": error.detach().mean()}, per_sample.detach(), example.t)
+        return Loss(value, {"loss": value.detach(), "error": error.detach().mean()}, per_sample.detach(), t)
 
 
 @dataclass(frozen=True)
