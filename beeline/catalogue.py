@@ -123,6 +123,7 @@ CATALOGUE: Mapping[str, Mapping[str, str]] = {
     | _of("data.table", "Table")
     | _of("data.symbols", "Symbols"),
     "laws": _of("data.laws", "Gaussian", "GaussianMixture", "TwoMoons") | _of("data.checkerboard", "Checkerboard"),
+    "encoders": _of("learn.encoders", "RandomFeatures") | _of("encoders", "OfBundle", "HubVision"),
     "features": _of("features", "Identity", "SmallClassifier", "Module"),
     "metrics": _of("metrics", "Frechet", "Kernel", "SlicedWasserstein", "Energy", "LabelAgreement")
     | _of("data.symbols", "Grams"),
@@ -173,6 +174,7 @@ SLOTS: Mapping[str, str] = {
     "Patience": "patiences",
     "Parallel": "engines",
     "Features": "features",
+    "Encoder": "encoders",
     "Distillation": "distillations",
     "Backbone": "networks",
     "Module": "networks",

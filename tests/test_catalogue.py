@@ -56,6 +56,9 @@ EXAMPLES = {
     "networks.Head": "Head(4, [2])",
     "networks.Beside": "Beside(Network(MLP(shape=(4,), width=8, depth=1)), 'state')",
     "networks.RandomVelocity": "RandomVelocity(Beside(Network(MLP(shape=(4,), width=8, depth=1)), 'state'), Rng(1), 3)",
+    "objectives.Aligned": "Aligned(FlowMatching(), 'field.backbone.block.0', HubVision('owner/name'))",
+    "encoders.OfBundle": "OfBundle('runs/digits', 'backbone.block.1')",
+    "encoders.HubVision": "HubVision('owner/name', skip=5)",
     "data.SymbolFile": "SymbolFile('peptides.txt', held_out=0.2)",
     "objectives.Separable": "Separable(FlowMatching(), 'field.backbone.block.0')",
     "objectives.Dispersed": "Dispersed(FlowMatching(), 'backbone.block.0')",
@@ -93,7 +96,6 @@ IN_CODE = {
     "solvers.LatentSDE": lambda: member("solvers.LatentSDE")(denoiser=nn.Linear(1, 1)),
     "couplings.VelocityOT": lambda: member("couplings.VelocityOT")(nn.Linear(1, 1)),
     "objectives.Contrastive": lambda: member("objectives.Contrastive")(reference=nn.Linear(1, 1)),
-    "objectives.Aligned": lambda: member("objectives.Aligned")(beeline.objectives.FlowMatching(), "", nn.Linear(1, 1)),
     "objectives.SelfPerceptual": lambda: member("objectives.SelfPerceptual")(
         beeline.objectives.FlowMatching(), nn.Linear(1, 1), ""
     ),

@@ -14,6 +14,7 @@ from beeline.core.field import bind
 from beeline.core.interpolant import LatentSDE
 from beeline.core.rng import Rng
 from beeline.core.solver import EULER, HEUN
+from beeline.encoders import HubVision, OfBundle
 from beeline.learn.compute import recomputed
 from beeline.learn.heads import Beside, Head, place
 from beeline.recipes import images, points, symbols
@@ -69,6 +70,9 @@ BY_NAME = [
     (convolving, "Hierarchical", "networks.RandomVelocity"),
     (moons, "LatentNoise", "networks.Helped"),
     (patches, "LatentNoise(path=Bridge(0.5))", "networks.Helped"),
+    (moons, "Aligned", "networks.Helped"),
+    (patches, "Aligned", "networks.Helped"),
+    (convolving, "Aligned(encoder=RandomFeatures(16))", "networks.Helped"),
     (sequences, "Classify", "networks.Posterior"),
     (sequences, "Classify(path=GumbelSoftmax())", "networks.Posterior"),
     (sequences, "Classify(path=TokenMixture())", "networks.Posterior"),
@@ -157,6 +161,39 @@ def test_a_pyramid_needs_a_step_in_every_stage(tmp_path: Path) -> None:
     for walk in (Sampler(2), Sampler(8).invert):
         with pytest.raises(ValueError, match="3 steps or more"):
             walk(bundle.flow, x0, cond)
+
+
+def test_alignment_with_the_features_of_a_bundle(tmp_path: Path) -> None:
+    """A transformer and a U-Net as encoders: as many tokens as the network has, or others, whose means are compared."""
+    train(run_of(patches(), "FlowMatching"), tmp_path / "same", log=quiet)
+    train(run_of(convolving(), "FlowMatching"), tmp_path / "other", log=quiet)
+    shapes = [(4, 16), (16, 32)]
+    for name, shape in zip(("same", "other"), shapes, strict=True):
+        encoder = OfBundle(str(tmp_path / name))
+        assert encoder(torch.zeros(2, 1, 8, 8)).shape == (2, *shape)
+        bundle = train(
+            run_of(patches(), "Aligned", **{"objective.encoder": encoder}), tmp_path / f"to {name}", log=quiet
+        )
+        assert bundle.flow.field.helper(torch.zeros(1, 16)).shape == (1, shape[1])
+    with pytest.raises(ValueError, match="a time is between"):
+        OfBundle("runs/digits", t=2.0)
+
+
+def test_alignment_with_a_model_of_the_hub(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    with Rng(0).ambient():
+        sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+        transformers.ViTModel(transformers.ViTConfig(image_size=8, patch_size=4, **sizes)).save_pretrained(
+            tmp_path / "vit"
+        )
+    encoder = HubVision(str(tmp_path / "vit"))
+    assert encoder(torch.zeros(2, 1, 6, 6)).shape == (2, 4, 16)
+    bundle = train(run_of(patches(), "Aligned", **{"objective.encoder": encoder}), tmp_path / "run", log=quiet)
+    assert bundle.flow.field.helper(torch.zeros(1, 16)).shape == (1, 16)
+    with pytest.raises(ValueError, match="nor is it a directory"):
+        HubVision(str(tmp_path / "none"))(torch.zeros(1, 1, 8, 8))
+    with pytest.raises(ValueError, match="looks at pictures"):
+        encoder(torch.zeros(1, 2))
 
 
 @pytest.mark.parametrize("objective", ["Classify", "Classify(path=TokenMixture())"])

@@ -141,25 +141,29 @@ def place(field: Any, block: str = "") -> str:
     if block:
         return block
     modules = dict(field.named_modules()) if isinstance(field, nn.Module) else {}
-    blocks = next((stack for m in modules.values() for stack in getattr(m, "stacks", {}).values() if len(stack)), None)
+    found = ([block for stack in getattr(m, "stacks", {}).values() for block in stack] for m in modules.values())
+    blocks = next((some for some in found if some), [])
     require(
-        blocks is not None,
+        bool(blocks),
         f"{type(field).__name__} has no repeated blocks, of which the middle one could be taken; name the module whose "
         "output is meant: block='...'",
     )
-    assert blocks is not None
-    found: str = next(name for name, m in modules.items() if m is blocks[(len(blocks) - 1) // 2])
-    return found
+    return next(name for name, m in modules.items() if m is blocks[(len(blocks) - 1) // 2])
 
 
-def width_at(network: nn.Module, block: str, batch: Batch, most: int, whose: object) -> int:
-    """The number of features that a block puts out for one sample; at most ``most`` dimensions with the batch's."""
+def features_at(network: nn.Module, block: str, batch: Batch) -> Tensor:
+    """What a block puts out for one or two samples."""
     from beeline.learn.regularise import captured, last
 
     few = take(batch, torch.arange(min(2, len(batch.x1))))
     with quiet(network), captured(network, block) as seen:
         ask(network, few.x1, torch.zeros(len(few.x1)), few.cond)
-    h = last(seen, block)
+    return last(seen, block)
+
+
+def width_at(network: nn.Module, block: str, batch: Batch, most: int, whose: object) -> int:
+    """The number of features that a block puts out for one sample; at most ``most`` dimensions with the batch's."""
+    h = features_at(network, block, batch)
     require(
         2 <= h.ndim <= most,
         f"{type(whose).__name__} was given {block!r}, whose features have the shape {tuple(h.shape)}; from a recipe it "

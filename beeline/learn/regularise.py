@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
@@ -15,8 +15,9 @@ from torch.nn import functional as F
 from beeline.core.path import AffinePath
 from beeline.core.rng import Rng
 from beeline.core.times import TimeSampler, Uniform
-from beeline.core.types import Batch, Loss, leaves, nearest, over, require
-from beeline.learn.heads import Head, place, width_at
+from beeline.core.types import Batch, Loss, leaves, nearest, over, require, take
+from beeline.learn.encoders import Encoder, RandomFeatures, tokens
+from beeline.learn.heads import Head, features_at, place, width_at
 from beeline.learn.heldout import quiet
 from beeline.learn.objective import Around, FlowMatching, Objective, ask, squared
 from beeline.learn.shapes import Helped
@@ -27,29 +28,43 @@ class Aligned(Around):
     """Hidden features of noisy states are pulled towards those of a frozen encoder on the clean datum.
 
     loss - strength mean cos(helper(h_block(x_t, t)), encoder(x1))
-    Assumes a Helped network whose helper projects the block's features to the encoder's.  One encoder pass more.
+    Assumes a Helped network whose helper projects the block's features to the encoder's.  Tokens are compared one to
+    one where both have as many, and by their means elsewhere.  One encoder pass more.
     Source: Yu et al. 2025, "Representation Alignment for Generation" (arXiv 2410.06940).
 
-    >>> Aligned(FlowMatching(), "field", lambda x: x).strength
-    0.5
+    >>> Aligned().encoder
+    RandomFeatures(size=64, seed=0)
     """
 
-    objective: Objective
-    block: str  # the module whose output is aligned, by its name in the network, such as "field.backbone.block.2"
-    encoder: Callable[[Tensor], Tensor]  # clean data -> features, frozen
+    objective: Objective = field(default_factory=FlowMatching)
+    block: str = ""  # the module whose output is aligned, by its name in the network; empty is the middle block
+    encoder: Encoder = field(default_factory=RandomFeatures)
     strength: float = 0.5  # of the cosine
-    program: ClassVar[str] = "benchmarks/claims/c165.py"  # its encoder is a network of one's own
+    baselines: ClassVar[bool] = False  # they have no features
+
+    def wrap(self, network: Any, batch: Batch, rng: Rng) -> nn.Module:
+        """The network with a projector beside it, from the block's features to the encoder's."""
+        block = place(network, self.block.removeprefix("field."))
+        h = tokens(features_at(network, block, batch))
+        with torch.no_grad():
+            wanted = self.encoder(take(batch, torch.arange(1)).x1)
+        with rng.ambient():
+            return Helped(network, Head(h.shape[-1], wanted.shape[-1:], width=max(64, h.shape[-1])))
 
     def __call__(self, field: Any, batch: Batch, rng: Rng) -> Loss:
-        helper = helper_of(field, self)
-        with captured(field, self.block) as seen:
+        helper, block = helper_of(field, self), place(field, self.block)
+        with captured(field, block) as seen:
             loss = self.objective(field, batch, rng)
         with torch.no_grad():
             wanted = self.encoder(batch.x1)
-        made = helper(last(seen, self.block))
+        h = tokens(last(seen, block))
+        if h.ndim == wanted.ndim == 3 and h.shape[1] == wanted.shape[1]:
+            h, wanted = h.flatten(0, 1), wanted.flatten(0, 1)
+        made, wanted = (part.mean(1) if part.ndim == 3 else part for part in (h, wanted))
+        made = helper(made)
         require(
             made.shape == wanted.shape,
-            f"the projected features of {self.block!r} have shape {tuple(made.shape)} and the encoder's "
+            f"the projected features of {block!r} have shape {tuple(made.shape)} and the encoder's "
             f"{tuple(wanted.shape)}; they are compared one to one: let the helper bring them to the encoder's shape",
         )
         return joined(loss, -F.cosine_similarity(made, wanted, dim=-1).mean(), self.strength, "alignment")
