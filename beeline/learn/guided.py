@@ -84,7 +84,7 @@ class ModelGuidance(Around):
         )
 
     def __call__(self, field: Any, batch: Batch, rng: Rng) -> Loss:
-        def shifted(x: Tensor, t: Tensor, cond: Cond) -> Tensor:
+        def shifted(x: Tensor, t: Tensor, cond: Cond = None) -> Tensor:
             void = null_of(self, cond)
             strong = ask(field, x, t, cond)
             with quiet(field):
@@ -124,7 +124,7 @@ class Anticipating(Around):
     def __call__(self, field: Any, batch: Batch, rng: Rng) -> Loss:
         chosen = rng.fork("share").uniform(len(batch.x1), batch.x1) < self.share
 
-        def guided(x: Tensor, t: Tensor, cond: Cond) -> Tensor:
+        def guided(x: Tensor, t: Tensor, cond: Cond = None) -> Tensor:
             void = null_of(self, cond)
             strong = ask(field, x, t, cond)
             with quiet(field):
@@ -200,6 +200,11 @@ def equal(cond: Cond, other: Cond) -> Tensor:
 def null_of(whose: Any, cond: Cond) -> Cond:
     """The null condition of a guided objective: its own, or that of its drop."""
     drop = whose.objective.drop
+    require(
+        cond is not None,
+        f"{type(whose).__name__} learns guidance towards a condition, and the data have none; take data with labels, "
+        "or FlowMatching()",
+    )
     require(
         whose.null is not None or drop is not None,
         f"{type(whose).__name__} needs to know what stands for no condition, and its objective drops none; give the "

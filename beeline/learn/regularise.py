@@ -130,15 +130,17 @@ class Dispersed(Around):
     0.5
     """
 
-    objective: Objective
-    block: str  # the module whose output is spread, by its name in the network
+    objective: Objective = field(default_factory=FlowMatching)
+    block: str = ""  # the module whose output is spread, by its name in the network; empty is the middle block
     strength: float = 0.5
     temperature: float = 0.5  # squared distance per coordinate at which the push fades
+    baselines: ClassVar[bool] = False  # they have no features
 
     def __call__(self, field: Any, batch: Batch, rng: Rng) -> Loss:
-        with captured(field, self.block) as seen:
+        block = place(field, self.block)
+        with captured(field, block) as seen:
             loss = self.objective(field, batch, rng)
-        h = last(seen, self.block).flatten(1)
+        h = last(seen, block).flatten(1)
         apart = (h.square().sum(1)[:, None] + h.square().sum(1)[None] - 2 * h @ h.T).clamp(min=0) / h.shape[1]
         extra = torch.logsumexp(-(apart / self.temperature).flatten(), 0) - 2 * math.log(len(h))
         return joined(loss, extra, self.strength, "dispersion")
@@ -160,6 +162,7 @@ class SmoothSteps(Around):
     objective: FlowMatching = field(default_factory=FlowMatching)
     strength: float = 0.1
     step: float = 0.1  # h, in units of time
+    baselines: ClassVar[bool] = False  # the memorised one has no velocity at t = 1, where a step may end
 
     def __post_init__(self) -> None:
         require(0 < self.step <= 1, f"SmoothSteps got step={self.step}; a step of time lies in (0, 1]: 0.1 is usual")
