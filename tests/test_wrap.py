@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 
 from beeline import config
 from beeline.bundle import load
@@ -15,10 +16,12 @@ from beeline.core.field import bind
 from beeline.core.interpolant import LatentSDE
 from beeline.core.rng import Rng
 from beeline.core.solver import EULER, HEUN
+from beeline.core.types import take
 from beeline.encoders import HubVision, OfBundle
 from beeline.learn.compute import recomputed
 from beeline.learn.heads import Beside, Head, place
 from beeline.learn.objective import Drop
+from beeline.learn.parallel import Sharded
 from beeline.recipes import images, points, symbols
 from beeline.run import Run, build_network, train
 from beeline.use.sampler import Sampler
@@ -264,6 +267,34 @@ def test_a_head_starts_at_zero_and_a_place_needs_blocks() -> None:
     assert place(None, "named") == "named"
     with pytest.raises(ValueError, match="no repeated blocks"):
         place(torch.nn.Linear(2, 2))
+
+
+DIVIDED = ["EncodedSource", "DeepSupervision", "Aligned", "LatentNoise", "ConstantAccelerationMatching", "Hierarchical"]
+
+
+def test_wrapped_networks_are_divided_part_by_part(tmp_path: Path) -> None:
+    """FSDP2 in one process: objectives call the parts of a network, and get the same loss and gradient."""
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path / 'meet'}", rank=0, world_size=1)
+    try:
+        for name in DIVIDED:
+            run = run_of(moons(), name)
+            raw = run.data.load()[0]
+            modality = run.data.modality().fit(raw)
+            batch = modality.encode(raw)
+            found = []
+            for divide in (lambda net: net, Sharded().wrap):
+                net: Any = divide(build_network(run, modality, batch))
+                objective: Any = run.objective
+                loss = objective(net, take(batch, torch.arange(8)), Rng(1))
+                loss.value.backward()
+                slopes = [p.grad for p in net.parameters() if p.grad is not None]
+                whole = [getattr(g, "full_tensor", lambda g=g: g)() for g in slopes]
+                found.append((float(loss.value.detach()), sum(float(g.square().sum()) for g in whole)))
+            assert found[0] == pytest.approx(found[1], rel=1e-5)
+            blocks = [block for stack in net.stacks.values() for block in stack]
+            assert blocks and all(hasattr(block, "unshard") for block in blocks)
+    finally:
+        dist.destroy_process_group()
 
 
 def test_a_network_that_is_told_a_state_needs_it() -> None:

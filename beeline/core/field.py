@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
 from dataclasses import field as default
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -202,9 +202,28 @@ class Flow:
         return self.path
 
 
-def stacks_of(**parts: Any) -> dict[str, nn.ModuleList]:
-    """The repeated blocks of networks that one network holds, by "part.stack"."""
-    return {f"{name}.{k}": stack for name, part in parts.items() for k, stack in getattr(part, "stacks", {}).items()}
+class Holding(nn.Module):
+    """A network that holds others and has no weights beside theirs; ``parts`` names them.
+
+    Objectives call the parts one by one, so that an engine that divides weights divides those of each part.
+    """
+
+    parts: ClassVar[tuple[str, ...]]
+
+    @property
+    def stacks(self) -> Mapping[str, nn.ModuleList]:
+        """The repeated blocks of the parts, by "part.stack"."""
+        held = {name: getattr(getattr(self, name), "stacks", {}) for name in self.parts}
+        return {f"{name}.{k}": stack for name, stacks in held.items() for k, stack in stacks.items()}
+
+
+def parts_of(network: Any) -> list[nn.Module]:
+    """The modules with weights that are called by themselves: a network, or what it holds."""
+    if isinstance(network, Holding):
+        return [m for name in network.parts for m in parts_of(getattr(network, name))]
+    if isinstance(network, nn.ModuleList):
+        return [m for part in network for m in parts_of(part)]
+    return [network] if isinstance(network, nn.Module) and next(network.parameters(), None) is not None else []
 
 
 def is_map(field: Any) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -12,7 +11,7 @@ import torch
 from scipy import special
 from torch import Tensor, nn
 
-from beeline.core.field import bind, stacks_of
+from beeline.core.field import Holding, bind
 from beeline.core.interpolant import drawn
 from beeline.core.path import within
 from beeline.core.rng import Rng
@@ -195,7 +194,7 @@ class GumbelSimplex:
         return each.reshape(len(x), -1).sum(1)
 
 
-class Posterior(nn.Module):
+class Posterior(Holding):
     """A classifier of the symbol as a velocity field on the simplex.
 
     v = sum_k softmax(net(x, t, cond))_k u_k(x, t)
@@ -208,6 +207,7 @@ class Posterior(nn.Module):
     tensor(0.)
     """
 
+    parts = ("network",)
     ode = False  # a walk ends at a symbol
 
     def __init__(
@@ -218,10 +218,6 @@ class Posterior(nn.Module):
     ):
         super().__init__()
         self.network, self.path, self.logs = network, path, logs
-
-    @property
-    def stacks(self) -> Mapping[str, nn.ModuleList]:
-        return stacks_of(network=self.network)
 
     def logits(self, x: Tensor, t: Tensor, cond: Cond = None) -> Tensor:
         """What the symbol may be, before the softmax."""

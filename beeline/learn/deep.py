@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from beeline.core.field import bind, stacks_of
+from beeline.core.field import Holding, bind
 from beeline.core.path import Linear
 from beeline.core.rng import Rng
 from beeline.core.types import Batch, Cond, Loss, over, require
@@ -18,7 +18,7 @@ from beeline.learn.objective import Around, FlowMatching, squared
 from beeline.learn.regularise import captured, joined
 
 
-class Deep(nn.Module):
+class Deep(Holding):
     """A network with a velocity and an acceleration read off inside, whose acceleration feeds the blocks after it.
 
     at each named module: h -> v_i = velocity_i(h), A_i = acceleration_i(h), and h goes on as h + refine_i(h)
@@ -31,6 +31,8 @@ class Deep(nn.Module):
     >>> deep.names
     ()
     """
+
+    parts = ("network", "velocities", "accelerations", "refiners")
 
     def __init__(
         self,
@@ -54,10 +56,6 @@ class Deep(nn.Module):
         self.network, self.names = network, tuple(names)
         self.velocities, self.accelerations = nn.ModuleList(velocities), nn.ModuleList(accelerations)
         self.refiners = nn.ModuleList(refiners)
-
-    @property
-    def stacks(self) -> Mapping[str, nn.ModuleList]:
-        return stacks_of(network=self.network)
 
     def describe(self) -> dict[str, Any]:
         """The settings from which an equal one is built."""

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from beeline.core.field import Network, bind, stacks_of
+from beeline.core.field import Holding, Network, bind
 from beeline.core.rng import Rng
 from beeline.core.solver import HEUN
 from beeline.core.types import Batch, Cond, require, take
@@ -54,7 +54,7 @@ class Head(nn.Module):
         return made.reshape(len(h), *self.settings["shape"])
 
 
-class Beside(nn.Module):
+class Beside(Holding):
     """A network that is told another state of the data's shape, put beside its own along the first dimension.
 
     output = the first half of network([y, state], t, cond)
@@ -66,13 +66,11 @@ class Beside(nn.Module):
     tensor([[1., 1.]])
     """
 
+    parts = ("network",)
+
     def __init__(self, network: Any, name: str):
         super().__init__()
         self.network, self.name = network, name
-
-    @property
-    def stacks(self) -> Mapping[str, nn.ModuleList]:
-        return stacks_of(network=self.network)
 
     def describe(self) -> dict[str, Any]:
         """The settings from which an equal one is built."""

@@ -18,6 +18,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from beeline.core.field import parts_of
 from beeline.core.rng import Rng
 from beeline.core.types import Batch, Loss, require
 from beeline.learn.game import Player
@@ -143,8 +144,8 @@ class Sharded(Together):
     """Parameters, gradients, averages and optimiser memory divided among processes, block by block (FSDP2).
 
     every block of ``stacks`` is gathered when it is needed and divided again afterwards
-    Assumes that the networks are called as modules, not by their inner layers.  Networks without ``stacks`` are
-    gathered as a whole.
+    Assumes that the networks, or the parts of those that hold others, are called as modules, not by their inner layers.
+    Networks without ``stacks`` are gathered as a whole.
     Source: Zhao et al. 2023, "PyTorch FSDP" (arXiv 2304.11277); Rajbhandari et al. 2020, ZeRO (arXiv 1910.02054).
 
     >>> Sharded().shards
@@ -164,18 +165,20 @@ class Sharded(Together):
         policy = CPUOffloadPolicy() if self.offload and here().type == "cuda" else OffloadPolicy()
         if not self.offload:
             network = network.to(here())
-        for blocks in getattr(network, "stacks", {}).values():
-            for block in blocks:
-                fully_shard(block, mesh=mesh, offload_policy=policy)
-        fully_shard(network, mesh=mesh, offload_policy=policy)
+        for part in parts_of(network):
+            for blocks in getattr(part, "stacks", {}).values():
+                for block in blocks:
+                    fully_shard(block, mesh=mesh, offload_policy=policy)
+            fully_shard(part, mesh=mesh, offload_policy=policy)
         return network
 
     def work(self, player: Player, networks: Mapping[str, nn.Module]) -> Work:
         def work(batch: Batch, key: Rng, share: float, last: bool) -> Loss:
             for network in networks.values():
-                sync: Any = getattr(network, "set_requires_gradient_sync", None)
-                if sync is not None:
-                    sync(last)
+                for part in parts_of(network):
+                    sync: Any = getattr(part, "set_requires_gradient_sync", None)
+                    if sync is not None:
+                        sync(last)
             loss = player.loss(batch, key)
             (loss.value * (share * self.world)).backward()  # type: ignore[no-untyped-call]
             return loss

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from beeline.core.coupling import Coupling, Kept, Paired
-from beeline.core.field import bind, stacks_of
+from beeline.core.field import Holding, bind
 from beeline.core.rng import Rng
 from beeline.core.solver import Jump, Solver
 from beeline.core.times import TimeSampler, Uniform
@@ -53,7 +53,7 @@ class Potential(nn.Module):
         return v if learning else v.detach()
 
 
-class Accelerating(nn.Module):
+class Accelerating(Holding):
     """Two heads, initial velocity and acceleration, as one flow map with a quadratic step.
 
     u(x, t, s) = V(x, t) + (t + s)/2 A(x, t, V(x, t)),  x_s = x + (s - t) u
@@ -66,13 +66,11 @@ class Accelerating(nn.Module):
     tensor([[1.5000]])
     """
 
+    parts = ("velocity", "acceleration")
+
     def __init__(self, velocity: Any, acceleration: Any):
         super().__init__()
         self.velocity, self.acceleration = velocity, acceleration
-
-    @property
-    def stacks(self) -> Mapping[str, nn.ModuleList]:
-        return stacks_of(velocity=self.velocity, acceleration=self.acceleration)
 
     def describe(self) -> dict[str, Any]:
         """The settings from which an equal one is built."""
@@ -145,7 +143,7 @@ class ConstantAccelerationMatching:
         return Loss(value, {"loss": value.detach(), **terms}, first.per_sample + second.per_sample, t)
 
 
-class Helped(nn.Module):
+class Helped(Holding):
     """A field with a second network that helps it to learn and is not needed to draw.
 
     v = field(x, t, cond);  ``helper`` is an encoder of the source, a projector or a probe
@@ -156,13 +154,11 @@ class Helped(nn.Module):
     tensor([[-1.]])
     """
 
+    parts = ("field", "helper")
+
     def __init__(self, field: Any, helper: Any):
         super().__init__()
         self.field, self.helper = field, helper
-
-    @property
-    def stacks(self) -> Mapping[str, nn.ModuleList]:
-        return stacks_of(field=self.field, helper=self.helper)
 
     def describe(self) -> dict[str, Any]:
         """The settings from which an equal one is built."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from beeline.core.coupling import Coupling, Independent, assign
 from beeline.core.discrete import TokenMixture
-from beeline.core.field import VelocityField, bind, stacks_of
+from beeline.core.field import Holding, VelocityField, bind
 from beeline.core.integrate import integrate
 from beeline.core.interpolant import Interpolant
 from beeline.core.path import Linear
@@ -186,7 +186,7 @@ class Hierarchical:
         return self.inner(net, Batch(example.v, cond=told, weight=batch.weight), rng.fork("inner"))
 
 
-class RandomVelocity(nn.Module):
+class RandomVelocity(Holding):
     """The velocity field of a hierarchical flow: every evaluation draws a velocity from the inner flow.
 
     v(x, t) = inner flow from fresh v0, told (x, t), in ``steps`` steps
@@ -199,6 +199,7 @@ class RandomVelocity(nn.Module):
     torch.Size([1, 2])
     """
 
+    parts = ("inner",)
     ode = False
 
     def __init__(
@@ -210,10 +211,6 @@ class RandomVelocity(nn.Module):
     ):
         super().__init__()
         self.inner, self.rng, self.steps, self.solver = inner, rng, steps, solver
-
-    @property
-    def stacks(self) -> Mapping[str, nn.ModuleList]:
-        return stacks_of(inner=self.inner)
 
     def describe(self) -> dict[str, Any]:
         """The settings from which an equal one is built."""
