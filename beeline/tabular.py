@@ -34,7 +34,9 @@ from beeline.use.sampler import Sampler
 from beeline.use.spread import spread
 
 BLOCK = 2048  # rows drawn at once: their features stay in the cache of the processor
+PORTIONS = ((10_000, (4000, 1024)), (2_000, (3000, 512)), (0, (1500, 256)))  # least rows: steps, rows a step
 LARGE = 2_000_000  # a Parquet file with more rows is learned a row group at a time
+AGAIN = 20  # draws of a cell that stays empty
 COUNTED = 100_000  # rows that are counted for the shares of states
 
 
@@ -142,8 +144,8 @@ class TabularFlow(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             return (TabularTransformer if self.wide else TabularMLP)(**more)
 
     def _training(self, rows: int) -> tuple[Training, Patience]:
-        batch = self.batch or (1024 if rows >= 10_000 else 256)
-        steps = self.steps or (4000 if rows >= 10_000 else 3000)
+        usual = next(portion for least, portion in PORTIONS if rows >= least)
+        steps, batch = self.steps or usual[0], self.batch or usual[1]
         rate = WarmupConstantCooldown(peak=self.rate, warmup=min(200, max(1, steps // 10)), cooldown=0.3)
         ema = EMA(half_life=min(500.0, steps / 15), warmup=0.05)
         patience = Patience(self.patience, every=max(50, steps // 20))
@@ -152,8 +154,9 @@ class TabularFlow(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     def distill(self, steps: int = 4000, pairs: int = 100_000, *, batch: int = 1024, rate: float = 5e-4) -> TabularFlow:
         """A new flow that draws a row in one evaluation: it learns the whole jump on pairs of this one."""
         flow, rng = self._fitted(), Rng(int(self.random_state)).fork("distill")
-        method = OneStep(self.sampler_)
-        rows = Batch(self._draw(pairs, None, rng.fork("rows"), None))  # cells to condition on come from rows of its own
+        method = OneStep(self.sampler_, count=pairs)
+        # cells to condition on, and shares of states, come from rows of its own
+        rows = Batch(self._draw(min(pairs, 20_000), None, rng.fork("rows"), None))
         made = method.data(flow, rows, rng.fork("pairs"))
         training = Training(steps=steps, lot=batch, ema=EMA(min(500.0, steps / 15)),
                             rate=WarmupConstantCooldown(peak=rate, warmup=min(100, steps), cooldown=0.5))  # fmt: skip
@@ -219,7 +222,8 @@ class TabularFlow(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     def impute(self, X: Any, *, draws: int = 1, random_state: int | None = None) -> Any:
         """The rows with empty cells filled from their law given the other cells; a list of frames for several draws.
 
-        A cell that was empty in training too is filled all the same: draws that leave it empty are drawn again.
+        A cell that may be empty is filled all the same: draws that leave it empty are drawn again, and at last get
+        the likeliest of the other values.
         """
         require(draws >= 1, f"draws={draws!r}; imputation draws at least once")
         frame = _frame(X).reset_index(drop=True)
@@ -236,12 +240,13 @@ class TabularFlow(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         for name, mark in marks.items():
             gaps[name] |= frame[name] == mark
         made, todo = frame.copy(), gaps.any(axis=1).to_numpy().nonzero()[0]
-        for again in range(20):
+        for again in range(AGAIN):
             if not len(todo):
                 break
             part = frame.iloc[todo].reset_index(drop=True).where(~gaps.iloc[todo].reset_index(drop=True))
             cond = self._condition(part, len(part), rng.fork("condition", again))
-            drawn = self.table_.decode(self._draw(len(part), cond, rng.fork("draw", again), None))
+            x1 = self._draw(len(part), cond, rng.fork("draw", again), None)
+            drawn = self.table_.decode(x1, full=again == AGAIN - 1)
             left = np.zeros(len(todo), dtype=bool)
             for name in frame.columns:
                 gap = gaps[name].to_numpy()[todo]

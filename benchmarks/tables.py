@@ -64,9 +64,13 @@ class Beeline:
     """TabularFlow as it comes."""
 
     needs = ""
+    kept: dict[tuple[int, int], tuple[TabularFlow, float, float]] = {}  # flows by data and seed, with their seconds
+    before = (0.0, 0.0)  # seconds of the clock and of the processor that another model has spent for this one
 
     def fit(self, raw: pd.DataFrame, schema: Schema, seed: int) -> None:
+        wall, cpu = time.perf_counter(), time.process_time()
         self.flow = TabularFlow(random_state=seed).fit(raw)
+        self.kept[id(raw), seed] = (self.flow, time.perf_counter() - wall, time.process_time() - cpu)
 
     def sample(self, n: int, seed: int) -> pd.DataFrame:
         return self.flow.sample(n, random_state=seed)
@@ -79,8 +83,12 @@ class OneStep(Beeline):
     """The same, distilled to one evaluation; its training time holds both."""
 
     def fit(self, raw: pd.DataFrame, schema: Schema, seed: int) -> None:
-        super().fit(raw, schema, seed)
-        self.flow = self.flow.distill()
+        if (id(raw), seed) in self.kept:
+            teacher, *self.before = self.kept[id(raw), seed]
+        else:
+            super().fit(raw, schema, seed)
+            teacher = self.flow
+        self.flow = teacher.distill()
 
 
 class Copula:
@@ -276,7 +284,9 @@ def measure(
     schema = Table().fit(train).columns
     model, wall, cpu = make(), time.perf_counter(), time.process_time()
     model.fit(train, schema, seed)
-    spent = {"training seconds": time.perf_counter() - wall, "training cpu seconds": time.process_time() - cpu}
+    more = getattr(model, "before", (0.0, 0.0))
+    spent = {"training seconds": time.perf_counter() - wall + more[0]}
+    spent["training cpu seconds"] = time.process_time() - cpu + more[1]
     model.sample(100, seed)
     wall, cpu = time.perf_counter(), time.process_time()
     made = model.sample(len(train), seed)

@@ -155,25 +155,26 @@ class Code:
             parts.append(z.float()[:, None])
         return torch.cat(parts, 1) if parts else torch.empty(len(state), 0)
 
-    def read(self, x: Tensor) -> tuple[Tensor, Array]:
-        """States [N] and numbers [N] of coordinates; the way back."""
+    def read(self, x: Tensor, full: bool = False) -> tuple[Tensor, Array]:
+        """States [N] and numbers [N] of coordinates; the way back.  With ``full`` no cell is empty (the last level)."""
+        count = len(self.levels) - (full and None in self.levels)
         width = self.width - (self.number is not None)
         state = torch.zeros(len(x), dtype=torch.int64)
         if self.levels:
             block = x[:, :width]
-            state = self._nearest(block) if self.bits else block.argmax(1)
+            state = self._nearest(block, count) if self.bits else block[:, :count].argmax(1)
         if self.number is None:
             return state, np.zeros(0)
         z = x[:, -1].double()
         known = isinstance(self.number, Quantile)
         return state, self.number.value((torch.special.ndtr(z) if known else z).numpy())
 
-    def _nearest(self, block: Tensor) -> Tensor:
+    def _nearest(self, block: Tensor, count: int) -> Tensor:
         powers = 1 << torch.arange(block.shape[1])
         state = ((block > 0) * powers).sum(1)
-        lost = (state >= len(self.levels)).nonzero().flatten()
+        lost = (state >= count).nonzero().flatten()
         if len(lost):  # bits of no level: the level whose bits are nearest
-            known = ((torch.arange(len(self.levels))[:, None] >> torch.arange(block.shape[1])) & 1).float() * 2 - 1
+            known = ((torch.arange(count)[:, None] >> torch.arange(block.shape[1])) & 1).float() * 2 - 1
             for rows in lost.split(1024):
                 state[rows] = (block[rows] @ known.T).argmax(1)
         return state

@@ -149,13 +149,16 @@ class Table:
         """The rows as numbered lots for learning, painted anew each time."""
         return Lots(self.cells(raw), rng)
 
-    def decode(self, x: Tensor) -> Raw:
-        """A data frame of coordinates [N,D], with the columns, types and marks of the one that was fitted."""
+    def decode(self, x: Tensor, full: bool = False) -> Raw:
+        """A data frame of coordinates [N,D], with the columns, types and marks of the one that was fitted.
+
+        With ``full`` no cell is empty: it gets the likeliest of its other states.
+        """
         parts = dict(zip(self.coded, split(x.detach().cpu().float(), list(self.coded.values())), strict=True))
         made: dict[str, Any] = {}
         for column in self.columns.columns:
             if column.name in parts:
-                state, numbers = self.coded[column.name].read(parts[column.name])
+                state, numbers = self.coded[column.name].read(parts[column.name], full)
                 made[column.name] = kinds.write(column, self.coded[column.name], state.numpy(), numbers)
             elif column.name not in self.twins:
                 made[column.name] = kinds.fixed(column, len(x))

@@ -128,10 +128,11 @@ def whole(rows: Batch, groups: Groups) -> Batch:
 
 
 @torch.no_grad()
-def settled(flow: Flow, sampler: Sampler, x1: Tensor, rng: Rng, *, rounds: int = 2, rows: int = 20_000) -> Flow:
+def settled(flow: Flow, sampler: Sampler, x1: Tensor, rng: Rng, *, rounds: int | None = None) -> Flow:
     """The flow with the share of every state put right: ``rounds`` times, offsets of its logits are moved.
 
-    offset <- offset + 0.7 log(share of the state in x1 / its share in ``rows`` drawn rows)
+    offset <- offset + 0.7 log(share of the state in x1 / its share in rows drawn for that), 3 to 16 times: as many as
+    48 evaluations a row allow
     Assumes a network with ``offsets`` [D], the bias of its output; any other flow comes back as it is.  A network
     that has learned a joint law to some error has its margins wrong by as much, though they are known.
     Source: none; iterative proportional fitting of one-column margins, in the logits.
@@ -139,6 +140,8 @@ def settled(flow: Flow, sampler: Sampler, x1: Tensor, rng: Rng, *, rounds: int =
     groups, offsets = groups_of(flow.field), next((m.offsets for m in parts_of(flow.field, "offsets")), None)
     if groups is None or offsets is None:
         return flow
+    rounds = max(3, min(16, 48 // (sampler.evaluations or 16))) if rounds is None else rounds
+    rows = max(4_000, min(20_000, 10 * len(x1)))
     made = copy.deepcopy(flow)
     offsets = next(m.offsets for m in parts_of(made.field, "offsets"))
     widths = [width for group in groups for width in group]

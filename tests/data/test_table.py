@@ -273,3 +273,11 @@ def test_numbers_that_are_mostly_one_value_are_states() -> None:
     assert same(made[["gain", "loss"]], raw[["gain", "loss"]]) and (made.dtypes == raw.dtypes).all()
     near = table.decode(table.encode(raw.head(2).assign(gain=[120, 50_000], loss=[1.0, 4.0])).x1)
     assert near["gain"].tolist() == [114, 7298] and near["loss"].tolist() == [0.0, 5.0]
+
+
+@pytest.mark.parametrize("bits", [False, True])
+def test_a_cell_that_must_not_be_empty_gets_the_likeliest_other_state(bits: bool) -> None:
+    code = Code(("a", "b", "c", None), bits=bits)
+    empty = code.paint(torch.full((2,), 3), torch.zeros(2, 2), torch.zeros(2))
+    near = empty + (torch.tensor([0.0, -2.5]) if bits else torch.tensor([0.0, 0.5, 0.0, 0.0]))  # next is "b"
+    assert code.read(empty)[0].tolist() == [3, 3] and code.read(near, full=True)[0].tolist() == [1, 1]
