@@ -44,7 +44,7 @@ CATALOGUE: Mapping[str, Mapping[str, str]] = {
     | _of("core.space", "Even")
     | _of("core.discrete", "UniformTokens", "MaskTokens")
     | _of("core.simplex", "Simplex", "GumbelSimplex"),
-    "couplings": _of("core.coupling", "Independent", "Paired", "Kept", "MinibatchOT")
+    "couplings": _of("core.coupling", "Independent", "Paired", "MinibatchOT", "Matched")
     | _of("core.transport", "Sinkhorn", "Unbalanced", "StableMatching", "Immiscible", "ConditionalOT", "Remembered")
     | _of("learn.segments", "Annealed")
     | _of("learn.targets", "VelocityOT"),

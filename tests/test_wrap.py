@@ -145,6 +145,7 @@ def test_a_flow_without_a_path_has_no_score(tmp_path: Path) -> None:
 REFUSED = [
     (moons, "Separable(by=kind)", {}, "the class as the condition 'kind'"),
     (moons, "ConstantAccelerationMatching(coupling=Paired())", {}, "pairs"),
+    (moons, "ConstantAccelerationMatching(coupling=Independent())", {}, "both heads learn means"),
     (moons, "PyramidMatching", {}, "it halves pictures"),
     (patches, "PyramidMatching", {}, "DiT, which does not take pictures of the first stage"),
     (moons, "Classify", {}, "not on the simplex"),

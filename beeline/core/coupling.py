@@ -67,31 +67,6 @@ class Paired:
 
 
 @dataclass(frozen=True)
-class Kept:
-    """The pairs that the data bring, or those of another coupling where they bring none.
-
-    (x0, x1) as stored, else otherwise(x1)
-    Assumes nothing; a batch has pairs for all of its data or for none.
-    Source: none.
-
-    >>> Kept()(Batch(torch.ones(2, 3), x0=torch.zeros(2, 3)), Rng(0)).x0.sum()
-    tensor(0.)
-    """
-
-    otherwise: Coupling = field(default_factory=Independent)
-    independent = False  # not known to be
-
-    @property
-    def source(self) -> Source:
-        """What the other coupling draws from."""
-        made: Source = getattr(self.otherwise, "source", Gaussian())
-        return made
-
-    def __call__(self, batch: Batch, rng: Rng) -> Batch:
-        return self.otherwise(batch, rng) if batch.x0 is None else batch
-
-
-@dataclass(frozen=True)
 class MinibatchOT:
     """Optimal transport within the batch, by assignment: every datum and every source point is used once.
 
@@ -132,6 +107,28 @@ class MinibatchOT:
             rows = (group == g).nonzero().flatten().cpu()
             order[rows] = rows[assign(x0[rows], batch.x1[rows])]
         return replace(batch, x0=x0[order])
+
+
+@dataclass(frozen=True)
+class Matched:
+    """The pairs that the data bring, or where they bring none, optimal transport within equal labels of the batch.
+
+    (x0, x1) as stored, else MinibatchOT(by = the label where there is one)
+    Assumes data with pairs, without conditions, or with one discrete condition.
+    Source: none; a choice between Paired and MinibatchOT.
+
+    >>> Matched()(Batch(torch.ones(2, 3), x0=torch.zeros(2, 3)), Rng(0)).x0.sum()
+    tensor(0.)
+    """
+
+    source: Source = field(default_factory=Gaussian)  # of data without pairs
+    independent = False
+
+    def __call__(self, batch: Batch, rng: Rng) -> Batch:
+        if batch.x0 is not None:
+            return batch
+        labels = [name for name, leaf in leaves(batch.cond) if not leaf.is_floating_point()]
+        return MinibatchOT(self.source, by=labels[0] if len(labels) == 1 else None)(batch, rng)
 
 
 def squared_cost(x0: Tensor, x1: Tensor) -> Tensor:

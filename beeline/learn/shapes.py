@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from beeline.core.coupling import Coupling, Kept, Paired
+from beeline.core.coupling import Coupling, Matched, Paired
 from beeline.core.field import Holding, bind
 from beeline.core.rng import Rng
 from beeline.core.solver import Jump, Solver
@@ -96,8 +96,8 @@ class ConstantAccelerationMatching:
 
     E |V(x_t, t) - h (x1 - x0)|^2 on the path with v0 = h (x1 - x0), and
     E |A(x'_t, t, v) - 2 (x1 - x0 - v)|^2 on x'_t = (1 - t^2) x0 + t^2 x1 + (t - t^2) v with v = sg V(x0, 0)
-    Assumes deterministic pairs (reflow) and an Accelerating network.  Data without pairs are paired independently: both
-    heads then learn means, and the samples are blurred.  A recipe draws with Jump() where it names no other solver.
+    Assumes nearly deterministic pairs, those of reflow or of optimal transport, and an Accelerating network.  A recipe
+    draws with Jump() where it names no other solver.
     Source: Park et al. 2024 (arXiv 2411.00322).
 
     >>> net = Accelerating(lambda x, t: x, lambda x, t, cond: x)
@@ -106,11 +106,18 @@ class ConstantAccelerationMatching:
     """
 
     speed: float = 1.5  # h, initial velocity in units of x1 - x0; 1 to 1.5
-    coupling: Coupling = field(default_factory=Kept)
+    coupling: Coupling = field(default_factory=Matched)
     times: TimeSampler = field(default_factory=Uniform)
     distance: Distance = squared
     baselines: ClassVar[bool] = False  # they have one head
     solver: ClassVar[Solver] = Jump()  # in place of the default one
+
+    def __post_init__(self) -> None:
+        require(
+            not self.coupling.independent,
+            f"ConstantAccelerationMatching got the coupling {type(self.coupling).__name__}; on independent pairs both "
+            "heads learn means, and more steps lead away from the data: take Matched(), or pairs of reflow",
+        )
 
     def wrap(self, network: Any, batch: Batch, rng: Rng) -> nn.Module:
         """The network, and a second one like it that is told the velocity."""

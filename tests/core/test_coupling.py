@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from beeline.core.coupling import Independent, MinibatchOT, Paired, assign
+from beeline.core.coupling import Independent, Matched, MinibatchOT, Paired, assign
 from beeline.core.rng import Rng
 from beeline.core.source import Empirical, Gaussian, Uniform
 from beeline.core.types import Batch
@@ -52,6 +52,15 @@ def test_matching_within_labels() -> None:
         rows = LABEL == k
         assert torch.equal(got[rows].sort(0).values, x0[rows].sort(0).values)
         assert cost(got[rows], X1[rows]) <= cost(x0[rows], X1[rows])
+
+
+def test_matched_keeps_pairs_and_makes_them_within_labels() -> None:
+    assert torch.equal(Matched()(BATCH, Rng(3)).x0, MinibatchOT(by="label")(BATCH, Rng(3)).x0)
+    assert torch.equal(Matched()(Batch(X1), Rng(3)).x0, MinibatchOT()(Batch(X1), Rng(3)).x0)
+    pairs = Batch(X1, x0=X1 + 1)
+    assert Matched()(pairs, Rng(3)) is pairs and not Matched().independent
+    with pytest.raises(ValueError, match="tie the noise to the condition"):
+        Matched()(Batch(X1, cond={"size": torch.ones(len(X1), 1)}), Rng(0))
 
 
 def test_empirical_source_draws_its_rows() -> None:
