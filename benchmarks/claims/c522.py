@@ -22,18 +22,6 @@ def two_grams(tokens: torch.Tensor, k: int) -> torch.Tensor:
     return (count / count.sum()).reshape(k, k)
 
 
-class Sequence(nn.Module):
-    """A network on logarithms of probabilities, flattened."""
-
-    def __init__(self, rng: bl.Rng, k: int):
-        super().__init__()
-        self.net = network(rng, LENGTH * k, width=128)
-
-    def forward(self, x: torch.Tensor, t: torch.Tensor, cond: Any = None) -> torch.Tensor:
-        made: torch.Tensor = self.net(x.clamp(min=1e-4).log().flatten(1) / 4, t).reshape(x.shape)
-        return made
-
-
 def measure(rng: bl.Rng) -> list[dict[str, Any]]:
     rows = []
     for k in (4, 16):
@@ -46,12 +34,10 @@ def measure(rng: bl.Rng) -> list[dict[str, Any]]:
         data, known = bl.Batch(nn.functional.one_hot(real, k).float()), two_grams(real, k)
         errors = []
         for path, source in ((Dirichlet(), Simplex()), (GumbelSoftmax(), GumbelSimplex())):
-            field = Posterior(Sequence(rng, k), path)
+            field = Posterior(network(rng, LENGTH * k, width=128, shape=(LENGTH, k)), path, logs=True)
             objective = bl.objectives.Classify(path, bl.couplings.Independent(source))
             field = learn(field, objective, data, rng.fork("net", k), steps=700)
-            x = draw(field, source.sample(torch.zeros(3000, LENGTH, k), rng.fork("x0")), 30)
-            with torch.no_grad():
-                made = field.logits(x, torch.ones(len(x))).argmax(-1)
+            made = draw(field, source.sample(torch.zeros(3000, LENGTH, k), rng.fork("x0")), 30).argmax(-1)
             errors.append(float((known * (known / two_grams(made, k)).log()).sum()))
         rows.append(
             finding(f"KL of neighbours, {k} symbols, 30 steps: Gumbel-softmax (figure) against Dirichlet", *errors)
