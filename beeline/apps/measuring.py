@@ -67,7 +67,8 @@ def measured(
     held_out = None
     if extras is None:
         held_out = held_out_loss(bundle, raw, held)
-        walked = bundle.flow.ode and not one_step(bundle)
+        # of coordinates that are states the way and the density say nothing
+        walked = bundle.flow.ode and not one_step(bundle) and getattr(bundle.modality, "continuous", True)
         likely = Likelihood() if walked and bundle.flow.source.gaussian else None
         extras = Extras(likelihood=likely) if walked else Extras(trajectories=None)
     return evaluate(

@@ -298,7 +298,7 @@ def _figure(drawn: Any, name: str, caption: str, *, safe: bool = False) -> str:
 
 def _cell(cell: Cell, about: str, columns: int, name: str, order: Sequence[str], limits: Any, place: str) -> str:
     if isinstance(cell, str):
-        return cell
+        return f"<div class='scroll'>{cell}</div>"
     if isinstance(cell, Tensor) and cell.ndim == 2:
         paint = plots.colour(name, order) if name else plots.FAINT
         drawn = plots.svg(plots.cloud(cell, paint, limits), place)

@@ -81,7 +81,8 @@ def page(looks: Mapping[str, Look], title: str, commands: list[str], lead: str =
     name, better, floor = headline(looks)
     curves = {k: [point(c, r, name) for c, r in v.by_count.items()] for k, v in looks.items()}
     sections.append(report.quality(curves, name, better=better, floor=floor, order=order))
-    bent = {k: v for k, v in looks.items() if v.bundle.flow.ode and not one_step(v.bundle)}
+    smooth = {k: v for k, v in looks.items() if getattr(v.bundle.modality, "continuous", True)}
+    bent = {k: v for k, v in smooth.items() if v.bundle.flow.ode and not one_step(v.bundle)}
     if bent:
         straight = {k: value(own(v), "relative straightness") for k, v in bent.items()}
         found = {k: s for k, s in straight.items() if s is not None}

@@ -52,7 +52,8 @@ th { font-weight: 600; text-align: left }
 .samples thead .name th { color: var(--faint); font-weight: 400; padding-bottom: 0 }
 img { max-width: 100%; height: auto }
 .samples img { width: 100%; image-rendering: pixelated; display: block }
-.samples td table { width: 100%; font-size: .8rem } .samples td table :is(td, th) { padding: .1rem .6rem .1rem 0 }
+.samples td table { width: 100%; font-size: .8rem }
+.samples td table :is(td, th) { padding: .1rem .6rem .1rem 0; white-space: nowrap }
 pre { background: var(--panel); border: 1px solid var(--grid); border-radius: .4rem; padding: .8rem 1rem;
   overflow-x: auto }
 code { font: .875em ui-monospace, SFMono-Regular, Menlo, Consolas, monospace }

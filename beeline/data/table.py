@@ -45,6 +45,7 @@ class Table:
     codes: Mapping[str, Any] = field(default_factory=dict)  # what fit learned: levels and quantiles, as plain data
     rows: int = 0  # that fit saw
     preview_type: ClassVar[str] = "text/html"
+    continuous: ClassVar[bool] = False  # coordinates hold states
     formats: ClassVar[tuple[str, ...]] = (".csv", ".tsv", ".parquet", ".html")  # what ``save`` writes
 
     # ------------------------------------------------------------------------------------------------------- fitting
