@@ -248,7 +248,7 @@ def received(modality: Any, made: Tensor) -> Tensor:
 
 def walked(flow: Flow, sampler: Sampler, x0: Tensor, cond: Cond, extras: Extras, batch_size: int) -> tuple[Score, ...]:
     """Straightness and transport cost."""
-    if extras.trajectories is None or extras.walks < 1:
+    if extras.trajectories is None or extras.walks < 1 or not flow.ode:
         return ()
     fine = replace(extras.trajectories, guidance=sampler.guidance)
     rows = min(extras.walks, len(x0))

@@ -14,11 +14,14 @@ from beeline.bundle import load
 from beeline.catalogue import CATALOGUE
 from beeline.core.field import bind
 from beeline.core.interpolant import LatentSDE
+from beeline.core.likelihood import log_prob
 from beeline.core.rng import Rng
 from beeline.core.solver import EULER, HEUN
 from beeline.core.types import take
 from beeline.encoders import HubVision, OfBundle
 from beeline.learn.compute import recomputed
+from beeline.learn.distill import OneStep
+from beeline.learn.fit_solver import fit_solver
 from beeline.learn.heads import Beside, Head, place
 from beeline.learn.objective import Drop
 from beeline.learn.parallel import Sharded
@@ -142,13 +145,13 @@ def test_a_flow_without_a_path_has_no_score(tmp_path: Path) -> None:
     assert not train(run, tmp_path / "run", log=quiet).flow.independent
 
 
-REFUSED = [
+REFUSED: list[tuple[Any, str, dict[str, Any], str]] = [
     (moons, "Separable(by=kind)", {}, "the class as the condition 'kind'"),
     (moons, "ConstantAccelerationMatching(coupling=Paired())", {}, "pairs"),
     (moons, "ConstantAccelerationMatching(coupling=Independent())", {}, "both heads learn means"),
     (moons, "PyramidMatching", {}, "it halves pictures"),
     (patches, "PyramidMatching", {}, "DiT, which does not take pictures of the first stage"),
-    (moons, "Classify", {}, "not on the simplex"),
+    (moons, "Classify", {}, "no symbols, one-hot"),
     (moons, "Classify(path=GumbelSoftmax(), coupling=Independent(Simplex()))", {}, "belongs to another path"),
     (moons, "Dispersed(EncodedSource())", {}, "the other way round"),
     (sequences, "ModelGuidance", {}, "the data have none"),
@@ -171,14 +174,30 @@ def test_features_that_are_pictures_are_refused(tmp_path: Path) -> None:
         train(run, tmp_path / "run", log=quiet)
 
 
-def test_random_velocities_are_walked_forwards_with_euler_alone(tmp_path: Path) -> None:
+def test_random_velocities_are_walked_with_euler_alone(tmp_path: Path) -> None:
     bundle = train(run_of(moons(), "Hierarchical"), tmp_path / "run", log=quiet)
-    x0 = bundle.start(range(3))
     cond = {"label": torch.zeros(3, dtype=torch.int64)}
-    assert bundle.sampler.solver == EULER and not bundle.flow.ode
-    for walk in (Sampler(2, solver=HEUN), bundle.sampler.invert):
-        with pytest.raises(ValueError, match="its paths cross"):
-            walk(bundle.flow, x0, cond)
+    assert bundle.sampler.solver == EULER
+    with pytest.raises(ValueError, match="its paths cross"):
+        Sampler(2, solver=HEUN)(bundle.flow, bundle.start(range(3)), cond)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "objective"),
+    [(moons, "Hierarchical"), (convolving, "PyramidMatching"), (sequences, "Classify")]
+    + [(sequences, "Classify(path=TokenMixture())")],
+)
+def test_flows_that_are_no_equations_say_so(recipe: Any, objective: str, tmp_path: Path) -> None:
+    bundle = train(run_of(recipe(), objective), tmp_path / "run", log=quiet)
+    x0, flow = bundle.start(range(8)), bundle.flow
+    for ask in (
+        lambda: bundle.sampler.invert(flow, x0),
+        lambda: log_prob(flow, x0),
+        lambda: fit_solver(flow, like=x0, rng=Rng(0)),
+        lambda: OneStep().networks(flow),
+    ):
+        with pytest.raises(ValueError, match="not drawn by solving its field alone"):
+            ask()  # type: ignore[no-untyped-call]
 
 
 def test_a_pyramid_needs_a_step_in_every_stage(tmp_path: Path) -> None:
@@ -187,9 +206,8 @@ def test_a_pyramid_needs_a_step_in_every_stage(tmp_path: Path) -> None:
     sizes: list[int] = []
     bundle.draw(x0, cond, sampler=Sampler(3, solver=EULER), watch=lambda x, t: sizes.append(x.shape[-1]))
     assert sizes == [2, 2, 4, 4, 8, 8]
-    for walk in (Sampler(2), Sampler(8).invert):
-        with pytest.raises(ValueError, match="3 steps or more"):
-            walk(bundle.flow, x0, cond)
+    with pytest.raises(ValueError, match="3 steps or more"):
+        Sampler(2)(bundle.flow, x0, cond)
 
 
 def test_alignment_with_the_features_of_a_bundle(tmp_path: Path) -> None:
@@ -246,7 +264,8 @@ def test_symbols_are_drawn_as_symbols(objective: str, tmp_path: Path) -> None:
 def test_the_denoiser_of_an_interpolant_is_in_the_bundle(tmp_path: Path) -> None:
     flow = train(run_of(moons(), "LatentNoise"), tmp_path / "run", log=quiet).flow
     cond = {"label": torch.zeros(2, dtype=torch.int64)}
-    walk = LatentSDE(flow.path, bind(flow.field.helper, cond), 1.0, Rng(0))
+    path: Any = flow.path
+    walk = LatentSDE(path, bind(flow.field.helper, cond), 1.0, Rng(0))
     made = Sampler(4, solver=walk)(flow, torch.zeros(2, 2), cond)
     assert torch.isfinite(made).all() and not torch.equal(made[0], made[1])
 

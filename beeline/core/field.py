@@ -177,6 +177,15 @@ class Flow:
         """Whether it is drawn by solving its field as an equation in the space of the data, which any solver may do."""
         return bool(getattr(self.field, "ode", True) and getattr(self.path, "ode", True))
 
+    def require_ode(self, what: str) -> None:
+        """Refuse what only a flow that is drawn as an equation has."""
+        part = self.path if not getattr(self.path, "ode", True) else self.field
+        require(
+            self.ode,
+            f"{what} was asked of a flow with {type(part).__name__}, which is not drawn by solving its field alone: it "
+            "walks in jumps, in stages, by chance or to a symbol, and has none; train with FlowMatching() for that",
+        )
+
     def score(self, x: Tensor, t: Tensor, cond: Cond = None, *, v: Tensor | None = None) -> Tensor:
         """grad log p_t(x) [B,*S]; ``v`` saves the evaluation when the velocity is known already."""
         path = self.require_score()

@@ -143,6 +143,7 @@ def log_prob(
     Checkpointed() or Adjoint().
     Source: Chen et al. 2018 (arXiv 1806.07366).  ValueError when the source has no density.
     """
+    flow.require_ode("a likelihood")
     measure = divergence or Exact()
     f = bind(flow.field, cond)
     shape, size = x1.shape, math.prod(x1.shape[1:])

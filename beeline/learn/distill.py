@@ -118,6 +118,7 @@ def copied(teacher: Flow) -> nn.Module:
         f"the teacher's field is a {type(teacher.field).__name__}, not a network; a student starts from a copy of its "
         "teacher: give a flow with a network, or networks of your own to fit(...)",
     )
+    teacher.require_ode("a student")
     made: nn.Module = copy.deepcopy(teacher.field)
     made.requires_grad_(True)
     return made

@@ -231,6 +231,7 @@ def fit_solver(
     >>> fit_solver(flow, 2, like=torch.empty(64, 1), rng=Rng(0), method=Bespoke(iterations=5)).steps
     2
     """
+    flow.require_ode("a fitted solver")
     require(
         isinstance(evaluations, int) and evaluations >= 1,
         f"fit_solver got evaluations={evaluations!r}; a sampler takes at least one: give a whole number from 1",

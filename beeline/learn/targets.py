@@ -111,7 +111,12 @@ class Classify:
 
     def wrap(self, network: Any, batch: Batch, rng: Rng) -> nn.Module:
         """The network as a classifier, which is shown logarithms of probabilities."""
-        check_simplex(batch.x1, "the datum")
+        x = batch.x1
+        require(
+            x.ndim > 2 and bool(((x == 0) | (x == 1)).all()) and bool((x.sum(-1) == 1).all()),
+            f"Classify was given data of shape {tuple(x.shape[1:])} that are no symbols, one-hot along the last "
+            "dimension; it learns which symbol stands where: take the recipe symbols, or data=SymbolFile(path)",
+        )
         return Posterior(network, self.path, logs=True)
 
     def __call__(self, field: Any, batch: Batch, rng: Rng) -> Loss:

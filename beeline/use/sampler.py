@@ -109,6 +109,7 @@ class Sampler:
 
         With ``whole`` the state is the solver's own, in and out: begin with ``solver.lift(x1)``.
         """
+        flow.require_ode("an inverse")
         return self._walk(flow, x1, cond, self.times(1.0, 0.0), watch, done, whole)
 
     def _walk(
