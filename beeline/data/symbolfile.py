@@ -68,8 +68,8 @@ class MarkovChain:
     Assumes nothing.
     Source: none.
 
-    >>> MarkovChain("AB", length=3, n=2, kept=1).load()[0]
-    ['BBA', 'ABB']
+    >>> MarkovChain("AB").runs(2).shape
+    torch.Size([4])
     """
 
     symbols: str = "ACGT"  # the alphabet, each character one symbol
