@@ -12,7 +12,7 @@ import torch.distributed as dist
 from beeline import config
 from beeline.bundle import load
 from beeline.catalogue import CATALOGUE
-from beeline.core.field import bind
+from beeline.core.field import Network, bind
 from beeline.core.interpolant import LatentSDE
 from beeline.core.likelihood import log_prob
 from beeline.core.rng import Rng
@@ -22,9 +22,11 @@ from beeline.encoders import HubVision, OfBundle
 from beeline.learn.compute import recomputed
 from beeline.learn.distill import OneStep
 from beeline.learn.fit_solver import fit_solver
-from beeline.learn.heads import Beside, Head, place
+from beeline.learn.heads import Beside, Head, beside, place
 from beeline.learn.objective import Drop
 from beeline.learn.parallel import Sharded
+from beeline.nets.small import MLP
+from beeline.nets.tabular import TabularMLP
 from beeline.recipes import images, points, symbols
 from beeline.run import Run, build_network, train
 from beeline.use.sampler import Sampler
@@ -322,3 +324,14 @@ def test_a_network_that_is_told_a_state_needs_it() -> None:
         net = Beside(torch.nn.Identity(), "state")
     with pytest.raises(ValueError, match="another state of their shape"):
         net(torch.zeros(2, 2), torch.zeros(2), {"other": torch.zeros(2, 2)})
+
+
+def test_a_second_network_needs_a_shape_and_names_of_its_own() -> None:
+    with Rng(0).ambient():
+        rows = Network(TabularMLP(((1,), (3,)), width=32))
+        taken = Network(MLP(2, width=8, depth=1, conditions={"time": {"size": 1}}))
+    with pytest.raises(ValueError, match="TabularMLP was to be told 'state'.*use networks.MLP"):
+        beside(rows, "state", Rng(0))
+    with pytest.raises(ValueError, match="name that condition otherwise"):
+        beside(taken, "state", Rng(0), {"time": {"size": 1}})
+    assert beside(taken, "velocity", Rng(0)).network.backbone.shape == (4,)
