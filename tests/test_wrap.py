@@ -330,8 +330,10 @@ def test_a_second_network_needs_a_shape_and_names_of_its_own() -> None:
     with Rng(0).ambient():
         rows = Network(TabularMLP(((1,), (3,)), width=32))
         taken = Network(MLP(2, width=8, depth=1, conditions={"time": {"size": 1}}))
-    with pytest.raises(ValueError, match="TabularMLP was to be told 'state'.*use networks.MLP"):
-        beside(rows, "state", Rng(0))
+    with pytest.raises(ValueError, match="Identity was to be told 'state'.*use networks.MLP"):
+        beside(Network(torch.nn.Identity()), "state", Rng(0))
+    told = beside(rows, "state", Rng(0))
+    assert told(torch.zeros(2, 4), torch.zeros(2), {"state": torch.ones(2, 4)}).shape == (2, 4)
     with pytest.raises(ValueError, match="name that condition otherwise"):
         beside(taken, "state", Rng(0), {"time": {"size": 1}})
     assert beside(taken, "velocity", Rng(0)).network.backbone.shape == (4,)

@@ -120,6 +120,7 @@ def beside(network: Any, name: str, rng: Rng, more: Mapping[str, Any] | None = N
     )
     given |= {"shape": [2 * given["shape"][0], *given["shape"][1:]], "conditions": told}
     given |= {"size": None} if "size" in given else {}
+    given |= {"groups": [*given["groups"], *given["groups"]]} if "groups" in given else {}
     given |= {"span": False} if "span" in given else {}
     with rng.ambient():
         backbone = type(network.backbone)(**given)
