@@ -68,7 +68,7 @@ class TabularFlow(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         patience: int = 5,  # looks at these rows without improvement; there are 20 looks in all
         schema: Mapping[str, Any] | None = None,  # corrections by column, as in YAML
         without: Sequence[str] = (),  # columns that are left out
-        half: bool | None = None,  # products in bfloat16
+        half: bool | None = None,  # products in bfloat16; None is where the processor has it
         device: str | None = None,
         random_state: int = 0,
         verbose: bool = False,
@@ -134,7 +134,7 @@ class TabularFlow(TransformerMixin, BaseEstimator):  # type: ignore[misc]
 
     def _network(self, table: Table, rng: Rng) -> Any:
         more: dict[str, Any] = {
-            "half": torch.cpu._is_avx512_bf16_supported() if self.half is None else self.half,
+            "half": self.half,
             "conditions": table.conditions if self.known else {},
             "shape": table.shape,
             **{name: getattr(self, name) for name in ("width", "depth", "dropout") if getattr(self, name) is not None},

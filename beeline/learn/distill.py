@@ -17,7 +17,7 @@ from beeline.core.times import At, TimeSampler, Uniform
 from beeline.core.types import Batch, require, stack, take
 from beeline.learn.objective import Distance, FlowMatching, squared
 from beeline.learn.pairs import anchored, reflow_pairs
-from beeline.learn.rows import RowMatching, groups_of, parts_of, whole
+from beeline.learn.rows import RowMatching, groups_of, having, whole
 from beeline.use.sampler import Sampler
 
 
@@ -134,7 +134,7 @@ def matching(teacher: Flow, times: TimeSampler, distance: Distance) -> FlowMatch
 def teacher_pairs(sampler: Sampler, count: int | None, reverse: float, teacher: Flow, batch: Batch, rng: Rng) -> Batch:
     """Pairs for a student: forwards from the source, and a share backwards from the data."""
     groups = groups_of(teacher.field)
-    if groups is not None and batch.cond is None and any(part.known for part in parts_of(teacher.field, "groups")):
+    if groups is not None and batch.cond is None and any(part.known for part in having(teacher.field, "groups")):
         batch = RowMatching().reveal(batch, groups, rng.fork("known"))
     total = len(batch.x1) if count is None else count
     back = round(reverse * total)

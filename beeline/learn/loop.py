@@ -20,6 +20,7 @@ from beeline.learn.ema import Average, averaged
 from beeline.learn.feed import as_lots
 from beeline.learn.fetch import Fetched, order_of
 from beeline.learn.game import Player, players
+from beeline.learn.heldout import HeldOut
 from beeline.learn.memory import Peak
 from beeline.learn.parallel import Parallel, local
 from beeline.learn.state import State
@@ -67,7 +68,7 @@ class Loop:
             f"multiple of {engine.world} (and training.lot smaller, to keep the batch)",
         )
         require(
-            training.patience is None or (keep is not None and any(look.name == "heldout" for look in looks)),
+            training.patience is None or (keep is not None and any(isinstance(look, HeldOut) for look in looks)),
             "training.patience ends a run by its held-out loss and goes back to its best checkpoint; give fit both, "
             "heldout= and keep=, or set training.patience=none",
         )
@@ -217,11 +218,10 @@ class Loop:
             for kind, value in scores.items():
                 self.state.best[kind] = min(value, self.state.best.get(kind, float("inf")))
             entry[look.name] = found | ({"best": dict(self.state.best)} if scores else {})
-        if self.training.patience is not None and "heldout" in entry and "steps" not in self.state.notes:
-            over = self.training.patience.over(
-                self.state.notes.setdefault("patience", {}), entry["step"], entry["heldout"]
-            )
-            self.enough = over and entry["step"] < self.steps
+            patience = self.training.patience if isinstance(look, HeldOut) and "steps" not in self.state.notes else None
+            if patience is not None:
+                over = patience.over(self.state.notes.setdefault("patience", {}), entry["step"], found)
+                self.enough = over and entry["step"] < self.steps
         self._in_use(False)
         self.peak.go()
         self._clock = time.perf_counter()  # looking is not learning

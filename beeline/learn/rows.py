@@ -70,11 +70,11 @@ class RowMatching(FlowMatching):
         return replace(batch, cond={"known": batch.x1 * mask[:, column], "mask": mask})
 
     def masks(self, n: int, columns: int, like: Tensor, rng: Rng) -> Tensor:
-        """[n, columns]: 1 where a cell is known; any number of cells of a row, each number equally often."""
-        share = rng.fork("share").uniform(n, like)
-        some = rng.fork("some").uniform(n, like) < self.known
-        cells = rng.fork("cells").fill(like.new_empty(n, columns))
-        return ((cells < share[:, None]) & some[:, None]).to(like.dtype)
+        """[n, columns]: 1 where a cell is known; in half of the rows with such cells few are, in half any number."""
+        some, few, u = rng.fork("share").fill(like.new_empty(3, n))
+        count = torch.where(few < 0.5, columns**u, columns * u).floor()  # 1, 2, ... ever more rarely; or evenly
+        order = rng.fork("cells").fill(like.new_empty(n, columns)).argsort(1).argsort(1)
+        return ((order < count[:, None]) & (some < self.known)[:, None]).to(like.dtype)
 
     def judge(self, made: Tensor, example: Example, groups: Groups) -> Loss:
         """The loss of velocities [B,D] at the states of an example."""
@@ -137,13 +137,13 @@ def settled(flow: Flow, sampler: Sampler, x1: Tensor, rng: Rng, *, rounds: int |
     that has learned a joint law to some error has its margins wrong by as much, though they are known.
     Source: none; iterative proportional fitting of one-column margins, in the logits.
     """
-    groups, offsets = groups_of(flow.field), next((m.offsets for m in parts_of(flow.field, "offsets")), None)
+    groups, offsets = groups_of(flow.field), next((m.offsets for m in having(flow.field, "offsets")), None)
     if groups is None or offsets is None:
         return flow
     rounds = max(3, min(16, 48 // (sampler.evaluations or 16))) if rounds is None else rounds
     rows = max(4_000, min(20_000, 10 * len(x1)))
     made = copy.deepcopy(flow)
-    offsets = next(m.offsets for m in parts_of(made.field, "offsets"))
+    offsets = next(m.offsets for m in having(made.field, "offsets"))
     widths = [width for group in groups for width in group]
 
     def block(number: int) -> Tensor:
@@ -164,10 +164,10 @@ def settled(flow: Flow, sampler: Sampler, x1: Tensor, rng: Rng, *, rounds: int |
 
 def groups_of(field: Any) -> Groups | None:
     """The groups of coordinates of the first part of a network that has such; None for any other field."""
-    return next((module.groups for module in parts_of(field, "groups")), None)
+    return next((module.groups for module in having(field, "groups")), None)
 
 
-def parts_of(field: Any, name: str) -> Iterator[Any]:
+def having(field: Any, name: str) -> Iterator[Any]:
     """The parts of a network that have an attribute of that name."""
     modules = field.modules() if isinstance(field, nn.Module) else ()
     return (module for module in modules if hasattr(module, name))

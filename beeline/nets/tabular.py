@@ -16,7 +16,7 @@ from beeline.nets.attention import SelfAttention
 from beeline.nets.embed import Conditions, TimeEmbedding, check_state, shared
 from beeline.nets.islands import layer_norm, zeroed
 
-SIZES = ((10_000, (384, 4, 0.0)), (2_000, (256, 3, 0.1)), (0, (128, 2, 0.2)))  # least rows: width, depth, dropout
+SIZES = ((10_000, (384, 4, 0.0)), (2_000, (256, 3, 0.1)), (0, (128, 2, 0.4)))  # least rows: width, depth, dropout
 
 
 def sized(rows: int, width: int | None, depth: int | None, dropout: float | None) -> tuple[int, int, float]:
@@ -51,7 +51,7 @@ class Columns(nn.Module):
         conditions: Conditions | None,
         sharp: bool,
         waves: int,
-        half: bool,
+        half: bool | None,
     ):
         super().__init__()
         self.groups = [[int(w) for w in group] for group in groups]
@@ -149,9 +149,15 @@ class Columns(nn.Module):
     @contextlib.contextmanager
     def narrow(self, x: Tensor) -> Iterator[None]:
         """Products in bfloat16 while learning or drawing; derivatives by the state are taken in full precision."""
-        use = self.short and x.dtype == torch.float32 and (self.training or not torch.is_grad_enabled())
+        wanted = has_bfloat16(x.device) if self.short is None else self.short
+        use = wanted and x.dtype == torch.float32 and (self.training or not torch.is_grad_enabled())
         with torch.autocast(x.device.type, torch.bfloat16, enabled=use):
             yield
+
+
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether a device multiplies in bfloat16 faster than in float32."""
+    return torch.cuda.is_bf16_supported() if device.type == "cuda" else torch.cpu._is_avx512_bf16_supported()
 
 
 class TabularBlock(nn.Module):
@@ -192,11 +198,11 @@ class TabularMLP(nn.Module):
         shape: Sequence[int] | None = None,  # of a row, from the table
         conditions: Conditions | None = None,  # from the table: cells may be known
         span: bool = False,  # whether it takes the end of a jump as a second time
-        dropout: float | None = None,  # 0 to 0.5; None is 0.2, 0.1 or 0
+        dropout: float | None = None,  # 0 to 0.5; None is 0.4, 0.1 or 0
         rows: int = 0,  # of training, from the table; 0 stands for many
         sharp: bool = True,  # give the expected datum (for the prediction Data) instead of a velocity
         waves: int = 8,  # periodic features per number; 0 for none
-        half: bool = False,  # products in bfloat16, where the processor has it
+        half: bool | None = False,  # products in bfloat16; None is where the processor has it
     ):
         super().__init__()
         self.columns = Columns(groups, shape, conditions, sharp, waves, half)
@@ -280,11 +286,11 @@ class TabularTransformer(nn.Module):
         shape: Sequence[int] | None = None,  # of a row, from the table
         conditions: Conditions | None = None,  # from the table: cells may be known
         span: bool = False,  # whether it takes the end of a jump as a second time
-        dropout: float | None = None,  # 0 to 0.5; None is 0.2, 0.1 or 0
+        dropout: float | None = None,  # 0 to 0.5; None is 0.4, 0.1 or 0
         rows: int = 0,  # of training, from the table; 0 stands for many
         sharp: bool = True,  # give the expected datum (for the prediction Data) instead of a velocity
         waves: int = 8,  # periodic features per number; 0 for none
-        half: bool = False,  # products in bfloat16, where the processor has it
+        half: bool | None = False,  # products in bfloat16; None is where the processor has it
     ):
         super().__init__()
         self.columns = Columns(groups, shape, conditions, sharp, waves, half)

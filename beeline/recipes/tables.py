@@ -24,7 +24,7 @@ def table(path: str = "table.csv") -> Run:
     rate = WarmupConstantCooldown(peak=1.5e-3, warmup=200, cooldown=0.3)
     return Run(
         data=TableFile(path),
-        network={"is": "networks.TabularMLP"},  # its size by the number of rows
+        network={"is": "networks.TabularMLP", "half": None},  # its size by the number of rows
         objective=RowMatching(),
         training=Training(steps=4000, lot=1024, rate=rate, ema=EMA(250.0, 0.05), patience=Patience(5, every=200)),
         sampler=Sampler(16, solver=AdamsBashforth(2)),
