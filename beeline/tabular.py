@@ -291,7 +291,7 @@ class TabularFlow(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         """The rows as they would have been with other values in some columns, all else that made them being equal."""
         frame = _frame(X).reset_index(drop=True)
         rng, table = self._rng(random_state), self.table_
-        require(self.known > 0, "a counterfactual needs a flow that learned with known cells; fit with known=0.3")
+        require(self.known > 0, "a counterfactual needs a flow that learned with known cells; fit with known=0.5")
         new = self._condition(changes, len(frame), rng.fork("condition"))
         old = self._condition(frame[list(changes)], len(frame), rng.fork("condition"))
         x1 = table.encode(frame, rng.fork("paint")).x1
@@ -364,7 +364,7 @@ class TabularFlow(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     def _condition(self, conditions: Any, n: int, rng: Rng) -> Cond:
         require(
             self.known > 0,
-            "conditions were given to a flow that learned without known cells (known=0); fit it with known=0.3",
+            "conditions were given to a flow that learned without known cells (known=0); fit it with known=0.5",
         )
         return self.table_.condition(conditions, n, rng)
 

@@ -44,12 +44,12 @@ class RowMatching(FlowMatching):
     baselines: ClassVar[bool] = False  # squared errors of a mean do not compare with cross-entropies
     drop: Drop | None = field(default_factory=lambda: Drop(0.0, 0))  # says that zeros stand for no known cell
     prediction: Prediction = field(default_factory=Data)  # of the network; the errors are those above for any
-    known: float = 0.3  # share of rows of which some cells are given, 0 to 1; the rest learn the whole row
+    known: float = 0.5  # share of rows of which some cells are given, 0 to 1; the rest learn the whole row
 
     def __post_init__(self) -> None:
         require(
             0 <= self.known <= 1,
-            f"RowMatching got known={self.known}; it is the share of rows of which some cells are given: 0.3 is usual",
+            f"RowMatching got known={self.known}; it is the share of rows of which some cells are given: 0.5 is usual",
         )
 
     def __call__(self, field: Any, batch: Batch, rng: Rng) -> Loss:
