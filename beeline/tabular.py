@@ -62,7 +62,7 @@ class TabularFlow(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         wide: bool = False,  # a transformer over columns, for tables of hundreds of columns
         dropout: float | None = None,  # few rows need it, or they are learned by heart
         rate: float = 1.5e-3,  # peak learning rate
-        known: float = 0.3,  # share of rows learned with some cells given; 0 gives up conditions and imputation
+        known: float = 0.5,  # share of rows learned with some cells given; 0 gives up conditions and imputation
         evaluations: int = 16,  # of the network per row when drawing
         held_out: float | None = None,  # share of rows that judge when to stop
         patience: int = 5,  # looks at these rows without improvement; there are 20 looks in all
