@@ -171,7 +171,7 @@ def trial(run: Path, keep: Path, killed: bool) -> None:
     """The first steps of a run, in a process that kills itself when that is asked for."""
     recipe: Run | Distilled = config.build(read_plain(run / "run.yaml"))
     work = prepare(recipe) if isinstance(recipe, Run) else prepare_distilled(recipe)
-    training = dataclasses.replace(recipe.training, steps=STEPS, keep_every=2, watch_every=3)
+    training = dataclasses.replace(recipe.training, steps=STEPS, keep_every=2, watch_every=3, patience=None)
 
     def log(entry: dict[str, Any]) -> None:
         if killed and entry.get("step") == KILLED:

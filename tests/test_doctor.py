@@ -18,6 +18,7 @@ from beeline.data.laws import GaussianMixture
 from beeline.data.pointfile import LawData
 from beeline.doctor import examine, report
 from beeline.learn import checkpoint
+from beeline.learn.early import Patience
 from beeline.learn.ema import EMA, Power
 from beeline.learn.parallel import Alone
 from beeline.learn.rate import WarmupConstantCooldown
@@ -33,6 +34,7 @@ def recipe(**more: object) -> Run:
         ema=(Power(0.1), Power(0.05), EMA(20.0)),
         keep_every=40,
         snapshot_every=20,
+        patience=Patience(50, every=40),  # never over here
     )
     law = LawData(GaussianMixture(((2.0, 1.0),), 0.3), n=300, kept=64)
     return Run(law, {"is": "networks.MLP", "width": 32, "depth": 2}, training=dataclasses.replace(training, **more))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -154,6 +154,7 @@ def _pass(nets: Mapping[str, nn.Module], objective: Any, data: Any, training: Tr
 def _trial(nets: Mapping[str, nn.Module], objective: Any, data: Any, training: Training, rng: Rng, steps: int) -> float:
     """Seconds of one step, from the middle of a short trial on a copy."""
     copies = {name: copy.deepcopy(net) for name, net in nets.items()}
+    training = replace(training, patience=None)  # nothing is held out here
     loop = Loop(copies, objective, data, training, Alone(), rng, lambda entry: None, None, ())
     taken = []
     with training.compute.prepared(copies):
