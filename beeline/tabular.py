@@ -26,14 +26,13 @@ from beeline.learn.early import Patience
 from beeline.learn.ema import EMA
 from beeline.learn.heldout import HeldOut
 from beeline.learn.rate import WarmupConstantCooldown
-from beeline.learn.rows import RowMatching, settled
+from beeline.learn.rows import BLOCK, RowMatching, settled
 from beeline.learn.trainer import Training, fit
 from beeline.nets.tabular import TabularMLP, TabularTransformer
 from beeline.rowlaw import counterfactual, log_prob
 from beeline.use.sampler import Sampler
 from beeline.use.spread import spread
 
-BLOCK = 2048  # rows drawn at once: their features stay in the cache of the processor
 PORTIONS = ((10_000, (4000, 1024)), (2_000, (3000, 512)), (0, (1500, 256)))  # least rows: steps, rows a step
 LARGE = 2_000_000  # a Parquet file with more rows is learned a row group at a time
 AGAIN = 20  # draws of a cell that stays empty

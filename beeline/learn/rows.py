@@ -22,7 +22,7 @@ from beeline.use.spread import spread
 Groups = Sequence[Sequence[int]]
 """Per column of a table the widths of its blocks of coordinates: 1 for a number, K for one of K states."""
 
-BLOCK = 2048  # rows drawn at once
+BLOCK = 2048  # rows drawn at once: their features stay in the cache of a processor
 
 
 @dataclass(frozen=True)
