@@ -109,8 +109,10 @@ def histograms(schema: Schema, real: Any, made: Any) -> Any:
             known = np.concatenate([a[~np.isnan(a)], b[~np.isnan(b)]])
             low, high = (float(np.quantile(known, q)) if len(known) else q for q in (0.001, 0.999))
             edges = np.linspace(low, high, 41)
-            axes.hist(a, edges, density=True, color=REAL, alpha=0.5)
-            axes.hist(b, edges, density=True, color=MADE, histtype="step", linewidth=1.4)
+            looks = (a, {"color": REAL, "alpha": 0.5}), (b, {"color": MADE, "histtype": "step", "linewidth": 1.4})
+            for part, look in looks:
+                if (~np.isnan(part)).any():
+                    axes.hist(part[~np.isnan(part)], edges, density=True, **look)
             column = schema[name]
             if isinstance(column, Moment):
                 axes.set_xlabel(f"{column.unit} since {column.low}", fontsize=7)

@@ -85,7 +85,8 @@ class TabularFlow(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         rng = Rng(int(self.random_state))
         share = self.held_out if self.held_out is not None else min(0.2, max(0.04, 200 / len(raw)))
         corrected = infer(raw).change(self.schema or {})
-        table = Table(schema=dict(self.schema or {})).fit(raw)
+        written = TableFile(str(X)).modality().dialect if isinstance(X, str | Path) else {}
+        table = Table(schema=dict(self.schema or {}), dialect=written).fit(raw)
         if self.verbose:
             print(table.show())
         train, held = parted(raw, corrected, share, "the table")
@@ -194,7 +195,7 @@ class TabularFlow(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             for k in range(0, n, BLOCK * 32):
                 yield self.table_.decode(self._draw(min(BLOCK * 32, n - k), None, rng, None, first=k))
 
-        return save_parts(parts(), path)
+        return save_parts(parts(), path, self.table_.dialect)
 
     def _draw(self, n: int, cond: Cond, rng: Rng, evaluations: int | None, first: int = 0) -> Tensor:
         """Coordinates of ``n`` rows from ``first`` on; a block of rows has one key: more rows begin alike."""

@@ -22,7 +22,7 @@ from beeline.core.rng import Rng
 from beeline.core.types import BeelineError, nearest, require
 from beeline.learn.belts import Interrupted
 from beeline.learn.track import several
-from beeline.run import Distilled, Run, flat, read_plain, to_yaml
+from beeline.run import Distilled, Run, flat, read_plain, ready, to_yaml
 from beeline.run import train as work
 from beeline.scores import compare, figure, span
 
@@ -86,6 +86,7 @@ def train(
     """Work a run with a progress bar, and write its report; says how to resume after Ctrl-C."""
     from beeline.apps.reporting import report_run
 
+    ready(out, run, resume)
     first = parallel is None or parallel.rank == 0
     if first and not quiet and not resume and hasattr(getattr(run, "data", None), "show"):
         print(run.data.show(), file=sys.stderr)  # what the columns of a table are taken for, before any work

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ MARKERS = ("?", "", "na", "n/a", "nan", "null", "none", "-", "--", ".", "unknown
 """Texts that stand for an empty cell in a column of numbers or moments; in a category they are levels like others."""
 LEVELS = 20_000  # a category with more levels is refused
 FEW = 20  # so few different values mean codes, even where most of them are numbers
+MARKS = {b"\xef\xbb\xbf": "utf-8-sig", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
+"""What files begin with that say how they are encoded; others are UTF-8, or else of an old Windows."""
 
 
 def pandas() -> Any:
@@ -33,18 +36,43 @@ def read(path: str | Path, rows: int | None = None) -> Any:
         path.suffix.lower() in (".csv", ".tsv", ".txt"),
         f"{path} is neither CSV nor Parquet by its name; give a .csv, .tsv or .parquet file",
     )
-    with open(path, newline="", encoding="utf-8-sig") as file:
-        start = file.read(65536)
-    require(start.strip(), f"{path} is empty; a table needs a header and rows: check that it was written")
-    comma = "\t" if path.suffix.lower() == ".tsv" else _separator(start)
-    header = next(csv.reader(start.splitlines(), delimiter=comma))
-    names(header, str(path))
+    written = dialect(path)
+    with open(path, newline="", encoding=written["encoding"]) as file:
+        names(next(csv.reader(file, delimiter=written["sep"])), str(path))
     frame = pandas().read_csv(
-        path, sep=comma, keep_default_na=False, na_values=[""], low_memory=False, nrows=rows, encoding="utf-8-sig",
-        index_col=False,
-    )  # fmt: skip
+        path, keep_default_na=False, na_values=[""], low_memory=False, nrows=rows, index_col=False, **written
+    )
     require(len(frame) > 0, f"{path} has a header but no rows; a table is learned from rows: check that it was written")
     return frame
+
+
+def dialect(path: Path) -> dict[str, str]:
+    """How a CSV file is written, in the words of pandas: encoding, separator, and decimal sign.
+
+    A decimal comma is seen where another sign separates the cells, and no number has a point.
+    """
+    with open(path, "rb") as raw:
+        head = raw.read(4)
+    marked = next((name for mark, name in MARKS.items() if head.startswith(mark)), "utf-8")
+    encoding = next((name for name in (marked, "cp1252") if _decodes(path, name)), "latin-1")
+    with open(path, newline="", encoding=encoding) as file:
+        start = file.read(65536)
+    require(start.strip(), f"{path} is empty; a table needs a header and rows: check that it was written")
+    sep = "\t" if path.suffix.lower() == ".tsv" else _separator(start)
+    cells = {cell for row in csv.reader(start.splitlines()[1:], delimiter=sep) for cell in row}
+    comma = any(re.fullmatch(r"-?\d+,\d+", cell) for cell in cells)
+    point = any(re.fullmatch(r"-?\d+\.\d+", cell) for cell in cells)
+    return {"encoding": encoding, "sep": sep, "decimal": "," if comma and not point and sep != "," else "."}
+
+
+def _decodes(path: Path, encoding: str) -> bool:
+    try:
+        with open(path, newline="", encoding=encoding) as file:
+            while file.read(1 << 20):
+                pass
+    except UnicodeError:
+        return False
+    return True
 
 
 def names(header: list[Any], what: str = "the table") -> None:
@@ -225,7 +253,9 @@ def _format(text: Any) -> str | None:
         return None
     pd = pandas()
     for first in (False, True):
-        guess = pd.tseries.api.guess_datetime_format(text.iloc[0].strip(), dayfirst=first)
+        with warnings.catch_warnings():  # a day above 12 says by itself that it comes first
+            warnings.simplefilter("ignore", UserWarning)
+            guess = pd.tseries.api.guess_datetime_format(text.iloc[0].strip(), dayfirst=first)
         if guess is None or "%z" in guess:
             continue
         moments = pd.to_datetime(text, format=guess, errors="coerce")

@@ -44,6 +44,7 @@ class Table:
     schema: Mapping[str, Any] = field(default_factory=dict)  # corrections by column, as in YAML; after fit all of it
     codes: Mapping[str, Any] = field(default_factory=dict)  # what fit learned: levels and quantiles, as plain data
     rows: int = 0  # that fit saw
+    dialect: Mapping[str, str] = field(default_factory=dict)  # how CSV files are written: encoding, sep, decimal
     preview_type: ClassVar[str] = "text/html"
     continuous: ClassVar[bool] = False  # coordinates hold states
     formats: ClassVar[tuple[str, ...]] = (".csv", ".tsv", ".parquet", ".html")  # what ``save`` writes
@@ -244,13 +245,13 @@ class Table:
         return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>".encode()
 
     def save(self, raw: Raw, path: Path) -> None:
-        """Write rows as .csv, .tsv or .parquet, or the first of them as .html."""
+        """Write rows as .csv (in the dialect of the file that was learned), .tsv or .parquet, or some as .html."""
         from beeline.data.tablefile import save
 
         if path.suffix in (".html",):
             path.write_bytes(self.preview(raw))
         else:
-            save(raw, path)
+            save(raw, path, self.dialect)
 
     def metrics(self) -> Sequence[Any]:
         """The figures of tables, on coordinates: they are decoded first."""

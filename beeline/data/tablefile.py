@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
@@ -12,7 +13,7 @@ import torch
 
 from beeline.core.rng import Rng
 from beeline.core.types import Batch, extra, nearest, require, stack
-from beeline.data.infer import infer, pandas, read
+from beeline.data.infer import dialect, infer, pandas, read
 from beeline.data.modality import divide
 from beeline.data.schema import Boolean, Category, Schema
 from beeline.data.table import Raw, Table
@@ -48,7 +49,9 @@ class TableFile:
             given = dict(Schema.parse(Path(self.schema).read_text(encoding="utf-8")).plain())
         for name, correction in self.corrections.items():
             given[name] = {**given.get(name, {}), **correction}
-        return Table(schema=given)
+        path = Path(self.path)
+        text = path.is_file() and path.suffix.lower() not in (".parquet", ".pq")
+        return Table(schema=given, dialect=dialect(path) if text else {})
 
     def read(self) -> Raw:
         """All rows, without the columns that are left out."""
@@ -192,12 +195,12 @@ def parted(raw: Raw, schema: Schema, share: float, what: str) -> tuple[Raw, Raw]
     return some.reset_index(drop=True), other[~lone].reset_index(drop=True)
 
 
-def save(raw: Raw, path: str | Path) -> None:
-    """Write a data frame as CSV, TSV or Parquet, by the ending of the path; whole numbers are written whole."""
+def save(raw: Raw, path: str | Path, written: Mapping[str, str] | None = None) -> None:
+    """Write a data frame as CSV, TSV or Parquet, by the ending of the path; whole numbers are written whole.
+
+    ``written`` is the dialect of a CSV file: encoding, sep and decimal, in the words of pandas.
+    """
     path = Path(path)
-    pd = pandas()
-    gaps = [n for n in raw.columns if pd.api.types.is_float_dtype(raw[n].dtype) and raw[n].isna().any()]
-    whole = {name: "Int64" for name in gaps if (raw[name].dropna() % 1 == 0).all()}
     if path.suffix in (".parquet", ".pq"):
         raw.to_parquet(path, index=False)
     else:
@@ -205,31 +208,36 @@ def save(raw: Raw, path: str | Path) -> None:
             path.suffix in (".csv", ".tsv"),
             f"{path} is neither .csv, .tsv nor .parquet by its name; choose one of these endings",
         )
-        raw.astype(whole).to_csv(path, index=False, sep="\t" if path.suffix in (".tsv",) else ",")
+        tabs = {"sep": "\t"} if path.suffix in (".tsv",) else {}
+        plain(raw).to_csv(path, index=False, **{**(written or {}), **tabs})
 
 
-def save_parts(parts: Iterator[Raw], path: str | Path) -> int:
+def plain(raw: Raw) -> Raw:
+    """The rows with whole numbers as such, which gaps had made broken ones."""
+    floats = [name for name in raw.columns if pandas().api.types.is_float_dtype(raw[name].dtype)]
+    return raw.astype({name: "Int64" for name in floats if (raw[name].dropna() % 1 == 0).all()})
+
+
+def save_parts(parts: Iterator[Raw], path: str | Path, written: Mapping[str, str] | None = None) -> int:
     """Write data frames to one Parquet or CSV file as they come, a row group each: constant memory.  Gives the rows."""
-    count = 0
-    writer: Any = None
-    path = Path(path)
+    path, count = Path(path), 0
     arrow, parquet = extra("pyarrow", "tables"), extra("pyarrow.parquet", "tables")
     require(
         path.suffix in (".parquet", ".pq", ".csv"),
         f"{path} is neither .parquet nor .csv by its name; choose one of these endings",
     )
-    try:
+    with contextlib.ExitStack() as room:
+        writer: Any = None
         for raw in parts:
             count += len(raw)
             if path.suffix in (".csv",):
-                raw.to_csv(path, index=False, mode="w" if writer is None else "a", header=writer is None)
-                writer = writer or path
+                form = dict(written or {})
+                encoding = form.pop("encoding", "utf-8")
+                first = writer is None
+                writer = writer or room.enter_context(open(path, "w", newline="", encoding=encoding))
+                plain(raw).to_csv(writer, index=False, header=first, **form)
                 continue
             rows = arrow.Table.from_pandas(raw, preserve_index=False)
-            if writer is None:
-                writer = parquet.ParquetWriter(path, rows.schema)
+            writer = writer or room.enter_context(parquet.ParquetWriter(path, rows.schema))
             writer.write_table(rows.cast(writer.schema))
-    finally:
-        if hasattr(writer, "close"):
-            writer.close()
     return count

@@ -131,8 +131,8 @@ def whole(rows: Batch, groups: Groups) -> Batch:
 def settled(flow: Flow, sampler: Sampler, x1: Tensor, rng: Rng, *, rounds: int | None = None) -> Flow:
     """The flow with the share of every state put right: ``rounds`` times, offsets of its logits are moved.
 
-    offset <- offset + 0.7 log(share of the state in x1 / its share in rows drawn for that), 3 to 16 times: as many as
-    48 evaluations a row allow
+    offset <- offset + 0.7 log(share of the state in x1 / its share in rows drawn for that), at most 1, 3 to 16 times:
+    as many as 48 evaluations a row allow
     Assumes a network with ``offsets`` [D], the bias of its output; any other flow comes back as it is.  A network
     that has learned a joint law to some error has its margins wrong by as much, though they are known.
     Source: none; iterative proportional fitting of one-column margins, in the logits.
@@ -157,7 +157,7 @@ def settled(flow: Flow, sampler: Sampler, x1: Tensor, rng: Rng, *, rounds: int |
     for number in range(rounds):
         key = rng.fork(number)
         drawn = torch.cat(spread(block, range(-(-rows // BLOCK))))
-        move = 0.7 * (known / shares(drawn)).log()
+        move = (0.7 * (known / shares(drawn)).log()).clamp(-1, 1)  # a state that was never drawn is no measurement
         offsets += torch.where(states, move, 0.0).to(offsets)
     return made
 

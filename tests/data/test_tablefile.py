@@ -119,3 +119,21 @@ def test_what_cannot_be_streamed(tmp_path) -> None:
     pd.DataFrame({"a": []}).to_parquet(tmp_path / "e.parquet")
     with pytest.raises(BeelineError, match="no rows"):
         TableStream(str(tmp_path / "e.parquet")).load()
+
+
+@pytest.mark.parametrize(
+    ("sep", "decimal", "encoding"),
+    [(";", ",", "utf-8-sig"), (";", ".", "utf-8"), ("\t", ",", "utf-16"), (",", ".", "cp1252"), ("|", ".", "utf-8")],
+)
+def test_a_file_comes_out_in_the_dialect_in_which_it_went_in(tmp_path, sep: str, decimal: str, encoding: str) -> None:
+    frame = pd.DataFrame({"by": ["Tromsø", "Århus"] * 20, "pris": np.arange(40) / 8 + 1, "antall": [3.0, np.nan] * 20})
+    text = frame.assign(antall=frame["antall"].astype("Int64")).to_csv(sep=sep, decimal=decimal, index=False)
+    (tmp_path / "in.csv").write_bytes(text.encode(encoding))
+    file = TableFile(str(tmp_path / "in.csv"))
+    raw = file.read()
+    pd.testing.assert_frame_equal(raw, frame, check_dtype=False)
+    table = file.modality().fit(raw)
+    table.save(raw, tmp_path / "out.csv")
+    assert (tmp_path / "out.csv").read_bytes() == (tmp_path / "in.csv").read_bytes()
+    save_parts(iter([raw.head(25), raw.tail(15)]), tmp_path / "parts.csv", table.dialect)
+    assert (tmp_path / "parts.csv").read_bytes() == (tmp_path / "in.csv").read_bytes()
