@@ -49,6 +49,8 @@ def plain(column: Column, full: Any) -> Array:
     """Values as numbers: numbers themselves, the units that moments count, the places of levels (-1: unknown)."""
     pd = pandas()
     if isinstance(column, Number):
+        if column.before or column.after:
+            full = full.astype(str).str.removeprefix(column.before).str.removesuffix(column.after)
         made = pd.to_numeric(full, errors="coerce").to_numpy(dtype=np.float64)
         bad = np.flatnonzero(~np.isfinite(made))
         require(
@@ -158,14 +160,17 @@ def write(column: Column, code: Code, state: Array, numbers: Array) -> Any:
         numbers = np.array([0.0 if level is EMPTY else level for level in code.levels])[state]
     low, high = _bounds(column)
     made = np.clip(np.round(numbers, column.decimals) if column.decimals is not None else numbers, low, high)
+    text = column.marker is not None or bool(column.before or column.after)
     if not column.integer:
-        if column.marker is None:
+        if not text:
             return pd.Series(made).astype(column.dtype if column.dtype.startswith("float") else "float64").mask(empty)
         form = f".{column.decimals}f" if column.decimals is not None else ".6g"
-        return _typed(column, pd.Series([format(v, form) for v in made], dtype=object), empty)
+        cells = [f"{column.before}{v:{form}}{column.after}" for v in made]
+        return _typed(column, pd.Series(cells, dtype=object), empty)
     whole = np.clip(np.rint(numbers), np.ceil(low), np.floor(high)).astype(np.int64)
-    if column.marker is not None:
-        return _typed(column, pd.Series([str(v) for v in whole], dtype=object), empty)
+    if text:
+        cells = [f"{column.before}{v}{column.after}" for v in whole]
+        return _typed(column, pd.Series(cells, dtype=object), empty)
     series = pd.Series(whole)
     if not empty.any():
         return series.astype(column.dtype) if column.dtype and column.dtype != "object" else series

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import re
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -171,6 +172,12 @@ def _text(common: dict[str, Any], cells: Any, full: Any) -> Column:
         f"column {name!r} holds {next(iter(kinds)).__name__} objects, which a table cannot carry; "
         "convert them to numbers, text or dates",
     )
+    unit = _unit(full)
+    if unit is not None:
+        before, after = unit
+        bare = pd.to_numeric(full.str.removeprefix(before).str.removesuffix(after))
+        made = _number(common, bare, bare)
+        return replace(made, before=before, after=after) if isinstance(made, Number) else _category(common, full)
     if (found := _numbers_in_text(common, full)) is not None:
         return found
     shown = full[~full.str.strip().str.lower().isin(MARKERS)]
@@ -180,6 +187,18 @@ def _text(common: dict[str, Any], cells: Any, full: Any) -> Column:
         marked = {**common, "missing": common["missing"] or bool(marks), "marker": marks[0] if marks else None}
         return _moment(marked, pd.to_datetime(shown, format=form), form)
     return _category(common, full)
+
+
+def _unit(full: Any) -> tuple[str, str] | None:
+    """The same signs, such as $ or %, before and after the number of every cell; None where there are none.
+
+    Letters are no unit: A14 may be a code.
+    """
+    parts = full.str.extract(r"^([^\w\s.+-]?\s?)-?\d+(?:\.\d+)?(\s?[^\w\s.+-]?)$")
+    if parts.isna().any(axis=None) or len(parts.drop_duplicates()) > 1:
+        return None
+    before, after = parts.iloc[0]
+    return (str(before), str(after)) if before or after else None
 
 
 def _numbers_in_text(common: dict[str, Any], full: Any) -> Column | None:

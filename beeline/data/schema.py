@@ -42,12 +42,15 @@ class Number(Column):
     decimals: int | None = None  # digits after the point that are kept; None keeps all
     low: float | None = None  # made values are not below
     high: float | None = None  # nor above
+    before: str = ""  # what stands before the number in a cell of text, as in $5
+    after: str = ""  # what stands after it, as in 29 %
     standard: bool = False  # scale to mean 0 and deviation 1 instead of mapping quantiles to a normal law
     kind: ClassVar[str] = "number"
 
     def words(self) -> str:
         what = "whole" if self.integer else "any" if self.decimals is None else f"{self.decimals} decimals"
-        return f"{what}, {_short(self.low)} to {_short(self.high)}" + (", standardised" if self.standard else "")
+        unit = f", written {self.before}...{self.after}" if self.before or self.after else ""
+        return f"{what}, {_short(self.low)} to {_short(self.high)}{unit}" + (", standardised" if self.standard else "")
 
 
 @dataclass(frozen=True)

@@ -281,3 +281,16 @@ def test_a_cell_that_must_not_be_empty_gets_the_likeliest_other_state(bits: bool
     empty = code.paint(torch.full((2,), 3), torch.zeros(2, 2), torch.zeros(2))
     near = empty + (torch.tensor([0.0, -2.5]) if bits else torch.tensor([0.0, 0.5, 0.0, 0.0]))  # next is "b"
     assert code.read(empty)[0].tolist() == [3, 3] and code.read(near, full=True)[0].tolist() == [1, 1]
+
+
+def test_numbers_keep_the_sign_that_stands_beside_them() -> None:
+    share, price = (np.arange(60) * 7) % 100, np.round(np.linspace(1, 9, 60), 2)
+    cells = {"share": [f"{v} %" for v in share], "price": [f"${v:.2f}" for v in price]}
+    frame = pd.DataFrame(cells | {"code": [f"A{v % 5}" for v in share]})
+    frame.loc[3, "share"] = None
+    table = Table().fit(frame)
+    assert [c.kind for c in table.columns.columns] == ["number", "number", "category"]
+    assert "written $..." in table.show() and table.columns["share"].after == " %"
+    pd.testing.assert_frame_equal(table.decode(table.encode(frame).x1), frame, check_dtype=False)
+    known = table.condition({"share": "14 %", "price": 5}, 2)
+    assert known["mask"].tolist() == [[1, 1, 0]] * 2
