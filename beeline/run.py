@@ -356,7 +356,7 @@ def flat(data: Any, name: str = "") -> dict[str, Any]:
 
 
 class JsonLines:
-    """An append-only log, one JSON object a line; after a resume, lines of steps that are run again go first."""
+    """An append-only log, one JSON object a line; lines of steps that a run has gone back behind are taken out."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -366,8 +366,11 @@ class JsonLines:
     def __call__(self, entry: dict[str, Any]) -> None:
         if "loss" not in entry:  # a message goes into the line of the step that follows, so that every line is a step
             self.notes.append(str(entry.get("note", entry)))
+            if self.last is not None and entry.get("step", self.last) < self.last:  # the run has gone back
+                self.last = int(entry["step"])
+                self._cut(self.last + 1)
             return
-        if (self.last is None or entry["step"] <= self.last) and self.path.exists():
+        if self.last is None and self.path.exists():
             self._cut(entry["step"])
         self.last = int(entry["step"])
         entry = entry | ({"notes": self.notes} if self.notes else {})

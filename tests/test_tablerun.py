@@ -11,11 +11,14 @@ from beeline.bundle import load
 from beeline.core.rng import Rng
 from beeline.core.types import Batch, BeelineError
 from beeline.data.tablefile import StreamLots, TableStream
+from beeline.learn import checkpoint
 from beeline.learn.distill import OneStep
+from beeline.learn.early import Patience
+from beeline.learn.rate import Constant
 from beeline.learn.rows import RowMatching
 from beeline.learn.trainer import Training
 from beeline.recipes.tables import table
-from beeline.run import Distilled, Run, prepare, train
+from beeline.run import Distilled, Run, prepare, read_log, train
 from beeline.use.sampler import Sampler
 from tests.data.test_schema import mixed
 
@@ -40,6 +43,19 @@ def test_a_run_learns_a_file_and_draws_rows_in_its_form(tmp_path) -> None:
     assert list(pd.read_csv(tmp_path / "made.csv").columns) == list(made.columns)
     with pytest.raises(BeelineError, match="did you mean 'pet'"):
         bundle.sample(2, cond={"pets": "eel"})
+
+
+def test_a_run_ends_by_its_held_out_rows_and_its_log_has_every_step_once(tmp_path) -> None:
+    mixed(120).to_csv(tmp_path / "t.csv", index=False)
+    hasty = Training(steps=300, lot=64, rate=Constant(0.05), patience=Patience(1, every=5))
+    run = dataclasses.replace(quick(str(tmp_path / "t.csv")), training=hasty)
+    train(run, tmp_path / "run", log=lambda entry: None)
+    log = read_log(tmp_path / "run" / "log.jsonl")
+    end = checkpoint.number(checkpoint.newest(tmp_path / "run" / "checkpoints"))
+    assert [entry["step"] for entry in log] == list(range(1, end + 1)) and end < 300
+    weights = load(tmp_path / "run").weights
+    train(run, tmp_path / "run", resume=True, log=lambda entry: None)  # there is nothing left to do
+    assert load(tmp_path / "run").weights == weights
 
 
 def test_a_run_is_distilled_to_one_evaluation_and_still_knows_its_cells(tmp_path) -> None:
