@@ -15,6 +15,7 @@ from beeline.core.field import Data, Flow, Prediction
 from beeline.core.path import AffinePath
 from beeline.core.rng import Rng
 from beeline.core.types import Batch, Loss, require
+from beeline.learn.heldout import quiet
 from beeline.learn.objective import Drop, Example, FlowMatching, ask
 from beeline.use.sampler import Sampler
 from beeline.use.spread import spread
@@ -127,7 +128,6 @@ def whole(rows: Batch, groups: Groups) -> Batch:
     return replace(rows, x1=x1)
 
 
-@torch.no_grad()
 def settled(flow: Flow, sampler: Sampler, x1: Tensor, rng: Rng, *, rounds: int | None = None) -> Flow:
     """The flow with the share of every state put right: ``rounds`` times, offsets of its logits are moved.
 
@@ -154,11 +154,12 @@ def settled(flow: Flow, sampler: Sampler, x1: Tensor, rng: Rng, *, rounds: int |
         return (hardened(x, groups).mean(0) + 1) / 2 + 1 / rows
 
     known, states = shares(x1), torch.tensor([w > 1 for w in widths for _ in range(w)], device=x1.device)
-    for number in range(rounds):
-        key = rng.fork(number)
-        drawn = torch.cat(spread(block, range(-(-rows // BLOCK))))
-        move = (0.7 * (known / shares(drawn)).log()).clamp(-1, 1)  # a state that was never drawn is no measurement
-        offsets += torch.where(states, move, 0.0).to(offsets)
+    with quiet(made.field):
+        for number in range(rounds):
+            key = rng.fork(number)
+            drawn = torch.cat(spread(block, range(-(-rows // BLOCK))))
+            move = (0.7 * (known / shares(drawn)).log()).clamp(-1, 1)  # a state that was never drawn is no measurement
+            offsets += torch.where(states, move, 0.0).to(offsets)
     return made
 
 
