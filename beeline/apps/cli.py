@@ -13,6 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
+from beeline.apps.memory import keep_memory
 from beeline.core.types import BeelineError, nearest, require
 
 app = typer.Typer(
@@ -241,6 +242,7 @@ def say(result: dict[str, Any], as_json: bool) -> None:
 
 def main(argv: list[str] | None = None) -> None:
     """Run the command line and leave with its exit code."""
+    keep_memory()
     sys.exit(run(sys.argv[1:] if argv is None else argv))
 
 
