@@ -207,7 +207,7 @@ class TabularFlow(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         def block(start: int) -> Tensor:
             number, skip = divmod(start, BLOCK)
             count = min(BLOCK - skip, first + n - start)
-            x0 = rng.fork(number).normal(torch.empty(BLOCK, *self.table_.shape))[skip : skip + count]
+            x0 = flow.source.sample(torch.empty(BLOCK, *self.table_.shape), rng.fork(number))[skip : skip + count]
             here = map_cond(lambda leaf: leaf[start - first : start - first + count], cond)
             return sampler(flow, x0.to(self.device or "cpu"), here).cpu()
 
