@@ -84,7 +84,8 @@ class OneStep(Beeline):
 
     def fit(self, raw: pd.DataFrame, schema: Schema, seed: int) -> None:
         if (id(raw), seed) in self.kept:
-            teacher, *self.before = self.kept[id(raw), seed]
+            teacher, *spent = self.kept[id(raw), seed]
+            self.before = (spent[0], spent[1])
         else:
             super().fit(raw, schema, seed)
             teacher = self.flow
