@@ -145,6 +145,11 @@ def prepare(run: Run) -> Prepared:
     batch, other = modality.encode(raw), modality.encode(held)
     objective: Any = run.objective
     drop = getattr(objective, "drop", None)
+    store = getattr(getattr(objective, "coupling", None), "stored", None)
+    if store is not None:  # a coupling of the whole data set
+        batch, other = (
+            store(part, Rng(run.seed).fork("stored", name)) for name, part in (("", batch), ("held", other))
+        )
 
     def finish(net: Any) -> Bundle:
         coupling = objective.coupling

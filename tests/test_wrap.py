@@ -15,6 +15,7 @@ from beeline.catalogue import CATALOGUE
 from beeline.core.field import Network, bind
 from beeline.core.interpolant import LatentSDE
 from beeline.core.likelihood import log_prob
+from beeline.core.path import Linear
 from beeline.core.rng import Rng
 from beeline.core.solver import EULER, HEUN
 from beeline.core.types import take
@@ -25,10 +26,11 @@ from beeline.learn.fit_solver import fit_solver
 from beeline.learn.heads import Beside, Head, beside, place
 from beeline.learn.objective import Drop
 from beeline.learn.parallel import Sharded
+from beeline.learn.targets import Classify
 from beeline.nets.small import MLP
 from beeline.nets.tabular import TabularMLP
 from beeline.recipes import images, points, symbols
-from beeline.run import Run, build_network, train
+from beeline.run import Distilled, Run, build_network, prepare, train
 from beeline.use.sampler import Sampler
 
 SMALL = {"training.steps": 2, "training.lot": 8, "sampler.steps": 3, "network.width": 16}
@@ -337,3 +339,21 @@ def test_a_second_network_needs_a_shape_and_names_of_its_own() -> None:
     with pytest.raises(ValueError, match="name that condition otherwise"):
         beside(taken, "state", Rng(0), {"time": {"size": 1}})
     assert beside(taken, "velocity", Rng(0)).network.backbone.shape == (4,)
+
+
+def test_couplings_of_a_whole_data_set_and_of_conditions_by_name(tmp_path: Path) -> None:
+    """Remembered gives every datum one noise of an optimal assignment; ConditionalOT finds the only condition."""
+    run = run_of(images.digits(), "FlowMatching(coupling=Remembered())")
+    work = prepare(run)
+    cost = (work.data.x1 - work.data.x0).square().flatten(1).sum(1).mean()
+    fresh = (work.data.x1 - Rng(0).normal(work.data.x1)).square().flatten(1).sum(1).mean()
+    assert cost < 0.9 * fresh and not train(run, tmp_path / "kept", log=quiet).flow.independent
+    train(run_of(images.digits(), "FlowMatching(coupling=ConditionalOT())"), tmp_path / "label", log=quiet)
+    again = Distilled(str(tmp_path / "kept"), config.build({"is": "distillations.Reflow", "coupling": "Annealed(0.5)"}))
+    again = config.change(again, {"training.steps": 2, "training.lot": 8, "method.sampler.steps": 2})
+    assert train(again, tmp_path / "reflowed", log=quiet).lineage["made_by"] == "distillations.Reflow"
+
+
+def test_a_path_without_symbols_is_refused_by_the_classifier() -> None:
+    with pytest.raises(ValueError, match="no symbol is asked for"):
+        Classify(Linear())

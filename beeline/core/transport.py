@@ -164,7 +164,7 @@ class ConditionalOT:
     """
 
     source: Source = field(default_factory=Gaussian)
-    by: str = ""  # name of the condition; "" for a bare tensor
+    by: str = ""  # name of the condition; "" for the only one
     strength: float = 10.0  # price of another condition, in mean costs
     independent = False
 
@@ -173,13 +173,14 @@ class ConditionalOT:
 
     def __call__(self, batch: Batch, rng: Rng) -> Batch:
         conditions = dict(leaves(batch.cond))
+        by = next(iter(conditions)) if not self.by and len(conditions) == 1 else self.by
         require(
-            self.by in conditions,
+            by in conditions,
             f"ConditionalOT looks at the condition {self.by!r}, but the batch has {sorted(conditions)}; name one, or "
             "take MinibatchOT() where there is none",
         )
         x0 = self.source.sample(batch.x1, rng) if batch.x0 is None else batch.x0
-        cond = conditions[self.by].cpu()
+        cond = conditions[by].cpu()
         own = cond[rng.fork("condition").permutation(len(x0))]
         if cond.is_floating_point():
             apart = squared_cost(own, cond)
@@ -196,7 +197,8 @@ class Remembered:
     """One noise per datum for good: the assignment of a whole data set, made once, kept over all epochs.
 
     x0 of datum i = the source point that ``assigned`` gave it
-    Assumes data that carry their number as the condition ``by``; the number is taken out before the network sees it.
+    Assumes data that carry their number as the condition ``by``, which is taken out before the network sees it; or,
+    without ``noise``, data with which their noises are ``stored`` as pairs, as a run does.
     Source: Li et al. 2024, "Immiscible Diffusion" (arXiv 2406.12303), with the assignment kept.
 
     >>> kept = Remembered(torch.tensor([[5.0], [6.0]]))
@@ -208,7 +210,13 @@ class Remembered:
     by: str = "index"  # name of the condition that holds the number of a datum
     independent = False
 
+    def stored(self, batch: Batch, rng: Rng) -> Batch:
+        """A data set with the noise of every datum beside it."""
+        return batch if len(self.noise) else replace(batch, x0=assigned(batch.x1, rng).noise)
+
     def __call__(self, batch: Batch, rng: Rng) -> Batch:
+        if batch.x0 is not None and not len(self.noise):
+            return batch
         conditions = dict(leaves(batch.cond))
         require(
             isinstance(batch.cond, dict) and self.by in conditions,

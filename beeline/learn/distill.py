@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from torch import nn
 
-from beeline.core.coupling import Paired
+from beeline.core.coupling import Coupling, Paired
 from beeline.core.field import Flow
 from beeline.core.rng import Rng
 from beeline.core.solver import EULER
@@ -48,6 +48,9 @@ class Reflow:
 
     sampler: Sampler = field(default_factory=lambda: Sampler(50))  # how pairs are made; guidance is learned with them
     count: int | None = None  # pairs; None is one for every datum (their conditions are those of the data)
+    coupling: Coupling = field(
+        default_factory=Paired
+    )  # of the pairs; Annealed(0.5) mixes fresh noise into their sources
     times: TimeSampler = field(default_factory=Uniform)  # UShaped spends more where reflow is hard
     distance: Distance = squared
     reverse: float = 0.0  # share of pairs made backwards from real data, which anchors the student to them
@@ -67,7 +70,7 @@ class Reflow:
         return teacher_pairs(self.sampler, self.count, self.reverse, teacher, batch, rng)
 
     def objective(self, teacher: Flow) -> FlowMatching:
-        return matching(teacher, self.times, self.distance)
+        return matching(teacher, self.coupling, self.times, self.distance)
 
     def student(self, teacher: Flow, networks: Mapping[str, nn.Module]) -> tuple[Flow, Sampler]:
         flow = replace(teacher, field=networks["student"], independent=False)
@@ -105,7 +108,7 @@ class OneStep:
         return teacher_pairs(self.sampler, self.count, self.reverse, teacher, batch, rng)
 
     def objective(self, teacher: Flow) -> FlowMatching:
-        return matching(teacher, At(0.0), self.distance)
+        return matching(teacher, Paired(), At(0.0), self.distance)
 
     def student(self, teacher: Flow, networks: Mapping[str, nn.Module]) -> tuple[Flow, Sampler]:
         return replace(teacher, field=networks["student"], independent=False), Sampler(1, solver=EULER)
@@ -124,11 +127,11 @@ def copied(teacher: Flow) -> nn.Module:
     return made
 
 
-def matching(teacher: Flow, times: TimeSampler, distance: Distance) -> FlowMatching:
+def matching(teacher: Flow, coupling: Coupling, times: TimeSampler, distance: Distance) -> FlowMatching:
     """The objective of a student on pairs: that of its teacher's kind of data."""
     if groups_of(teacher.field) is None:
-        return FlowMatching(teacher.path, Paired(), times, distance=distance)
-    return RowMatching(teacher.path, Paired(), times, distance=distance, known=0.0)  # the pairs have their known cells
+        return FlowMatching(teacher.path, coupling, times, distance=distance)
+    return RowMatching(teacher.path, coupling, times, distance=distance, known=0.0)  # the pairs have their known cells
 
 
 def teacher_pairs(sampler: Sampler, count: int | None, reverse: float, teacher: Flow, batch: Batch, rng: Rng) -> Batch:

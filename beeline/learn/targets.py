@@ -93,6 +93,11 @@ class Classify:
     drop: Drop | None = None
 
     def __post_init__(self) -> None:
+        require(
+            hasattr(self.path, "sources"),
+            f"Classify got the path {self.path}, on which no symbol is asked for; it learns on paths.Dirichlet, "
+            "GumbelSoftmax or TokenMixture: take one of them, or FlowMatching for this one",
+        )
         fits = self.path.sources()
         if self.coupling is None:
             object.__setattr__(self, "coupling", Independent(fits[0]))
