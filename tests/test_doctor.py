@@ -17,13 +17,14 @@ from beeline.core.types import BeelineError
 from beeline.data.laws import GaussianMixture
 from beeline.data.pointfile import LawData
 from beeline.doctor import examine, report
+from beeline.journal import read_log
 from beeline.learn import checkpoint
 from beeline.learn.early import Patience
 from beeline.learn.ema import EMA, Power
 from beeline.learn.parallel import Alone
 from beeline.learn.rate import WarmupConstantCooldown
 from beeline.learn.trainer import Training
-from beeline.run import Run, read_log, train
+from beeline.run import Run, train
 
 
 def recipe(**more: object) -> Run:

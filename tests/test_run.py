@@ -12,9 +12,10 @@ import beeline as bl
 from beeline import config
 from beeline.data.imagefile import ImageFile
 from beeline.data.pointfile import PointFile
+from beeline.journal import JsonLines, read_log
 from beeline.learn.distill import OneStep, Reflow
 from beeline.recipes import images, points
-from beeline.run import Distilled, JsonLines, Run, read_log, train
+from beeline.run import Distilled, Run, train
 
 SMALL = {"training.steps": 3, "training.lot": 8, "sampler.steps": 2}
 

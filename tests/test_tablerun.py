@@ -11,6 +11,7 @@ from beeline.bundle import load
 from beeline.core.rng import Rng
 from beeline.core.types import Batch, BeelineError
 from beeline.data.tablefile import StreamLots, TableStream
+from beeline.journal import read_log
 from beeline.learn import checkpoint
 from beeline.learn.distill import OneStep
 from beeline.learn.early import Patience
@@ -18,7 +19,7 @@ from beeline.learn.rate import Constant
 from beeline.learn.rows import RowMatching
 from beeline.learn.trainer import Training
 from beeline.recipes.tables import table
-from beeline.run import Distilled, Run, prepare, read_log, train
+from beeline.run import Distilled, Run, prepare, train
 from beeline.use.sampler import Sampler
 from tests.data.test_schema import mixed
 

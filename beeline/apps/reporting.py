@@ -15,7 +15,7 @@ from beeline.bundle import Bundle, load, relabel
 from beeline.core.rng import Rng
 from beeline.core.types import BeelineError
 from beeline.files import write_bytes, write_json, write_text
-from beeline.run import read_log
+from beeline.journal import read_log
 from beeline.scores import Report
 
 SAMPLES = 500  # drawn for the figures of a run
