@@ -349,8 +349,8 @@ class Loop:
         note = f"the held-out loss is lowest after step {best}; the run goes on from there to step {end}"
         self.log({"step": best, "steps": end, "note": note})
 
-    def farewell(self) -> str:
-        """What to tell somebody who stopped the run."""
-        if self.keep is None:
+    def farewell(self, kept: bool = True) -> str:
+        """What to tell somebody who stopped the run; ``kept`` says whether the directory of checkpoints stays."""
+        if self.keep is None or not kept:
             return f"stopped after step {self.state.step}; nothing was saved, because no directory to keep was given"
         return f"stopped after step {self.state.step} and saved it to {self.keep}; resume from there to go on"

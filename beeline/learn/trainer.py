@@ -154,7 +154,8 @@ def fit(
             nets |= extra()
     every = (*(() if heldout is None else (heldout,)), *looks)
     with contextlib.ExitStack() as room:
-        if keep is None and training.patience is not None and engine.world == 1:  # its best state has to be somewhere
+        passing = keep is None and training.patience is not None and engine.world == 1
+        if passing:  # the best state has to be somewhere while the run goes on
             keep = room.enter_context(tempfile.TemporaryDirectory())
         loop = Loop(nets, objective, data, training, engine, rng, log, None if keep is None else Path(keep), every)
         loop.predicted = predicted
@@ -176,7 +177,7 @@ def fit(
                 if training.snapshot_every and done % training.snapshot_every == 0:
                     loop.snapshot()
                 if stop and done < loop.steps:
-                    raise Interrupted(loop.farewell(), done)
+                    raise Interrupted(loop.farewell(kept=not passing), done)
                 if loop.enough:
                     loop.shorten()
         made = loop.result()

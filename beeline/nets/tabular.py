@@ -225,8 +225,7 @@ class TabularMLP(nn.Module):
     @property
     def offsets(self) -> Tensor:
         """[D]: what is added to every output, the logits of states among them."""
-        bias: Tensor = self.out.bias  # type: ignore[assignment]
-        return bias
+        return self.out.get_parameter("bias")
 
     def describe(self) -> dict[str, Any]:
         """The settings from which an equal network is built."""

@@ -163,7 +163,8 @@ class Sampler:
         """Refuse a solver that assumes what the flow does not have."""
         if getattr(self.solver, "score", False):
             flow.require_score()
-        own = flow.path.solver() if hasattr(flow.path, "solver") else None  # type: ignore[attr-defined]
+        solver_of: Any = getattr(flow.path, "solver", None)
+        own = None if solver_of is None else solver_of()
         require(
             own is None or type(self.solver) is type(own),
             f"{type(self.solver).__name__} was given for a flow on {flow.path}, whose states it would leave; it is "

@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from beeline.core.rng import Rng
 from beeline.core.solver import EULER
 from beeline.core.times import At
 from beeline.core.types import Batch, BeelineError
+from beeline.learn.belts import Interrupted
 from beeline.learn.early import Patience
 from beeline.learn.heldout import HeldOut, Posterior
 from beeline.learn.rate import Constant, WarmupConstantCooldown
@@ -206,3 +208,12 @@ def test_a_rate_that_never_cools_down_ends_at_the_best_step() -> None:
 def test_patience_needs_something_to_look_at() -> None:
     with pytest.raises(BeelineError, match="training.patience ends a run by its held-out loss"):
         learned(IMPATIENT, log=lambda e: None)
+
+
+def test_a_run_that_is_stopped_without_a_place_to_keep_says_that_nothing_is_saved() -> None:
+    def stop(entry: dict[str, Any]) -> None:
+        if entry.get("step") == 12:
+            signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(Interrupted, match="nothing was saved"):
+        learned(IMPATIENT, -ROWS, log=stop)
