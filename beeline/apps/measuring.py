@@ -19,10 +19,9 @@ from beeline.core.rng import Rng
 from beeline.core.solver import EULER, HEUN
 from beeline.core.types import Cond, map_cond
 from beeline.evaluate import Extras, evaluate
-from beeline.features import SmallClassifier
 from beeline.learn.heldout import HeldOut
 from beeline.learn.objective import FlowMatching
-from beeline.metrics import Energy, Frechet, Kernel, LabelAgreement, SlicedWasserstein
+from beeline.metrics import Energy, SlicedWasserstein
 from beeline.scores import Report
 from beeline.trajectory import Likelihood
 from beeline.use.sampler import Sampler
@@ -42,13 +41,10 @@ def one_step(bundle: Bundle) -> bool:
 
 
 def metrics_of(bundle: Bundle) -> tuple[Any, ...]:
-    """Scores that suit the data: in the features of a classifier where there are labels, in data space always."""
+    """Scores that suit the data: those of their kind; none with labels, where evaluate() chooses by their number."""
     own = tuple(bundle.modality.metrics())
-    if own:
+    if own or "label" in bundle.modality.conditions:
         return own
-    if "label" in bundle.modality.conditions:
-        features = SmallClassifier()
-        return Frechet(features), Kernel(features), SlicedWasserstein(), Energy(), LabelAgreement(features)
     return SlicedWasserstein(), Energy()
 
 
