@@ -3,9 +3,11 @@
 import json
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ import torch
 from torch import nn
 
 from beeline.core.rng import Rng
-from beeline.core.types import Batch, BeelineError
+from beeline.core.types import Batch, BeelineError, require
 from beeline.learn import cache
 from beeline.learn.ema import EMA
 from beeline.learn.fetch import Fetched, order_of
@@ -72,6 +74,49 @@ def test_a_worker_that_dies_is_one_message():
 
     with pytest.raises(BeelineError, match="a process that prepares data died while lot .*training.workers=0"):
         fit(Field(), FlowMatching(), Deadly(), Training(steps=9, lot=4, workers=1), rng=Rng(0), log=lambda e: None)
+
+
+def test_an_error_in_a_worker_comes_out_as_it_is():
+    class Torn:
+        def lot(self, number, size):
+            require(number < 3, f"lot {number} is torn; mend the file")
+            return Batch(torch.zeros(size, 2))
+
+    with pytest.raises(BeelineError, match="^lot 3 is torn; mend the file$"):
+        fit(Field(), FlowMatching(), Torn(), Training(steps=9, lot=4, workers=2), rng=Rng(0), log=lambda e: None)
+
+
+def test_workers_leave_with_a_process_that_is_killed(tmp_path):
+    program = """
+import os, sys
+from pathlib import Path
+import torch
+from beeline.core.types import Batch
+from beeline.learn.fetch import Fetched, order_of
+class Named:
+    def lot(self, number, size):
+        Path(sys.argv[1], str(os.getpid())).touch()
+        return Batch(torch.zeros(size, 2))
+feed = Fetched(Named(), 4, 2, order_of(1, 0, 1))
+for n in range(20):
+    feed.lot(n, 4)
+os.kill(os.getpid(), 9)
+"""
+    subprocess.run([sys.executable, "-c", program, str(tmp_path)], timeout=60)
+    workers = [int(file.name) for file in tmp_path.iterdir()]
+    assert workers
+
+    def lives(pid):
+        try:
+            return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+        except OSError:
+            return False
+
+    for _ in range(100):
+        if not any(map(lives, workers)):
+            return
+        time.sleep(0.1)
+    raise AssertionError(f"workers {workers} are still there")
 
 
 # cache
