@@ -5,7 +5,6 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-import sys
 import threading
 import weakref
 from collections import deque
@@ -64,7 +63,7 @@ class Fetched:
         self._numbers = self._order(number)
         if self._pool is None:
             # fork, so that lots need not be pickled: they hold open files and functions of the user
-            context = multiprocessing.get_context("fork" if sys.platform == "linux" else None)
+            context = multiprocessing.get_context("fork" if hasattr(os, "fork") else None)
             self._pool = ProcessPoolExecutor(self.workers, context, _prepare, (self.lots, self.size))
             weakref.finalize(self, self._pool.shutdown, wait=False, cancel_futures=True)
         for _ in range(_AHEAD * self.workers):
