@@ -1,7 +1,7 @@
 """What each choice of training does to quality at 2, 4, 8 and 32 evaluations, at equal training cost.
 
     python -m benchmarks.ablation                       the ring of eight Gaussians
-    python -m benchmarks.ablation --mnist mnist.npz     MNIST at 14 x 14, unconditional, beside it
+    python -m benchmarks.ablation --mnist mnist.npz     MNIST, unconditional
 
 Every choice starts from plain flow matching and changes one thing.  A step costs as many network passes as its
 objective needs, and drawing reflow pairs is paid for as well, so all choices spend the same number of passes.
@@ -93,16 +93,15 @@ def ring(steps: int) -> Task:
 
 
 def mnist(path: Path, steps: int) -> Task:
-    """MNIST averaged to 14 x 14; Frechet distance of 1000 samples in the features of a classifier trained on it."""
+    """MNIST; Frechet distance of 1000 samples in the features of a classifier trained on it."""
     with np.load(path) as arrays:
         pixels, labels = arrays["x_train"], arrays["y_train"]
     x = torch.from_numpy(pixels).float()[:, None] / 127.5 - 1
-    x = torch.nn.functional.avg_pool2d(x, 2)
     order = bl.Rng(1).permutation(len(x))
     x, cond = x[order], {"label": torch.from_numpy(labels).long()[order]}
     features = SmallClassifier(steps=400).fit(x[:20_000], {"label": cond["label"][:20_000]})
     real, metric = x[20_000:24_000], Frechet(features)
-    net = lambda p, prediction: bl.Network(UNet((1, 14, 14), width=16), p, prediction)  # noqa: E731
+    net = lambda p, prediction: bl.Network(UNet((1, 28, 28), width=16), p, prediction)  # noqa: E731
     return Task(x[24_000:], net, lambda made: metric(real, made, bl.Rng(0)), 1000, steps, 64, 1500)
 
 
@@ -159,7 +158,7 @@ def figures(task: Task, seeds: int, only: list[str] | None) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.ablation", description=__doc__.splitlines()[0])
     parser.add_argument("--mnist", type=Path, metavar="FILE", help="the .npz of MNIST; the ring alone without it")
-    parser.add_argument("--seeds", type=int, default=3, help="trainings of every choice on the ring")
+    parser.add_argument("--seeds", type=int, default=3, help="trainings of every choice")
     parser.add_argument("--steps", type=int, nargs=2, default=(1500, 500), metavar=("RING", "MNIST"))
     parser.add_argument("--only", nargs="*", choices=list(CHOICES), help="choices; all without it")
     parser.add_argument("--out", type=Path, metavar="FILE", help="where the result goes")
@@ -169,7 +168,7 @@ def main() -> None:
         made = {"ring: W2": figures(ring(chosen.steps[0]), chosen.seeds, chosen.only)}
         name = "ablation-ring"
     else:
-        made = {"mnist 14x14: Frechet": figures(mnist(chosen.mnist, chosen.steps[1]), 1, chosen.only)}
+        made = {"mnist: Frechet": figures(mnist(chosen.mnist, chosen.steps[1]), chosen.seeds, chosen.only)}
         name = "ablation-mnist"
     report.write(name, made, list(range(chosen.seeds)), chosen.out, evaluations=EVALUATIONS, steps=list(chosen.steps))
 
