@@ -59,6 +59,28 @@ class Bundle:
         made = self.draw(x0, self.condition(cond, n), sampler=how, batch_size=batch_size, watch=watch)
         return made if self.modality is None else self.modality.decode(made)
 
+    def translate(
+        self,
+        raw: Any,
+        *,
+        cond: Any = None,
+        seed: int = 0,
+        sampler: Sampler | None = None,
+        batch_size: int | None = None,
+    ) -> Any:
+        """Carry data of the source (in their own form, as its data set reads them) to the target, row by row."""
+        source: Any = getattr(self.flow.source, "modality", None)
+        require(
+            source is not None and self.modality is not None,
+            "this flow starts from noise, so there is nothing to carry over; train one between two data sets, for "
+            "example the recipe 'transfer', or edit data with inversion",
+        )
+        x0 = source.encode(raw).x1.to(next(self.flow.field.parameters()).device)
+        how = (sampler or self.sampler).seeded(range(len(x0)), seed)
+        made = self.draw(x0, self.condition(cond, len(x0)), sampler=how, batch_size=batch_size)
+        assert self.modality is not None
+        return self.modality.decode(made)
+
     def start(self, seeds: Sequence[int], seed: int = 0) -> Tensor:
         """Source points [len(seeds), *S]; row i depends on ``seed`` and seeds[i] alone."""
         shape: Any = self.modality.shape if self.modality is not None else self.lineage.get("shape")

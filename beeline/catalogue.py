@@ -43,7 +43,8 @@ CATALOGUE: Mapping[str, Mapping[str, str]] = {
     | _of("core.kernels", "StudentT")
     | _of("core.space", "Even")
     | _of("core.discrete", "UniformTokens", "MaskTokens")
-    | _of("core.simplex", "Simplex", "GumbelSimplex"),
+    | _of("core.simplex", "Simplex", "GumbelSimplex")
+    | _of("between", "FromData"),
     "couplings": _of("core.coupling", "Independent", "Paired", "MinibatchOT", "Matched")
     | _of("core.transport", "Sinkhorn", "Unbalanced", "StableMatching", "Immiscible", "ConditionalOT", "Remembered")
     | _of("learn.segments", "Annealed")
@@ -60,6 +61,7 @@ CATALOGUE: Mapping[str, Mapping[str, str]] = {
     | _of("learn.shapes", "Potential", "Accelerating", "Helped")
     | _of("learn.deep", "Deep")
     | _of("learn.heads", "Head", "Beside")
+    | _of("learn.augmented", "FromStart")
     | _of("learn.targets", "RandomVelocity"),
     "pyramids": _of("core.pyramid", "Pyramid"),
     # using one
@@ -92,6 +94,7 @@ CATALOGUE: Mapping[str, Mapping[str, str]] = {
     | _of("learn.guided", "GuidanceFree", "ModelGuidance", "Anticipating", "Contrastive")
     | _of("learn.regularise", "Aligned", "Separable", "Dispersed", "SmoothSteps", "SelfRectified", "SelfPerceptual")
     | _of("learn.shapes", "ConstantAccelerationMatching", "EncodedSource")
+    | _of("learn.augmented", "Augmented")
     | _of("learn.segments", "Windowed")
     | _of("learn.deep", "DeepSupervision")
     | _of("learn.rows", "RowMatching")
@@ -117,7 +120,8 @@ CATALOGUE: Mapping[str, Mapping[str, str]] = {
     "data": _of("data.imagefile", "Digits", "ImageFile")
     | _of("data.pointfile", "PointFile", "LawData")
     | _of("data.tablefile", "TableFile", "TableStream")
-    | _of("data.symbolfile", "SymbolFile", "MarkovChain"),
+    | _of("data.symbolfile", "SymbolFile", "MarkovChain")
+    | _of("between", "Between"),
     "modalities": _of("data.image", "Image")
     | _of("data.points", "Points")
     | _of("data.table", "Table")
@@ -130,6 +134,7 @@ CATALOGUE: Mapping[str, Mapping[str, str]] = {
     "tablemetrics": _of("data.tablemetrics", "ShapeError", "TrendError", "TwoSample", "Precision", "Recall")
     | _of("data.tablemetrics", "Duplicates", "Violations"),
     "recipes": _of("recipes.images", "digits()", "mnist()", "images()")
+    | _of("recipes.between", "transfer()", "translation()")
     | _of("recipes.points", "points()", "two_moons()")
     | _of("recipes.tables", "table()")
     | _of("recipes.symbols", "symbols()")

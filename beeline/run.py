@@ -21,6 +21,7 @@ import yaml
 from torch import nn
 
 from beeline import config
+from beeline.between import Between, check_coupling, of_training
 from beeline.bundle import Bundle, load
 from beeline.catalogue import settings
 from beeline.core.field import Flow, MapNetwork, Network
@@ -145,11 +146,18 @@ def prepare(run: Run) -> Prepared:
     batch, other = modality.encode(raw), modality.encode(held)
     objective: Any = run.objective
     drop = getattr(objective, "drop", None)
+    rng = Rng(run.seed).fork("rows")
+    source: Any = None
+    feed: Any = None
+    if isinstance(run.data, Between):
+        source, batch, other, feed = run.data.ends(batch, other, rng)
+        check_coupling(getattr(objective, "coupling", None), batch, rng)
     store = getattr(getattr(objective, "coupling", None), "stored", None)
     if store is not None:  # a coupling of the whole data set
         batch, other = (
             store(part, Rng(run.seed).fork("stored", name)) for name, part in (("", batch), ("held", other))
         )
+        feed = None
 
     def finish(net: Any) -> Bundle:
         coupling = objective.coupling
@@ -157,7 +165,7 @@ def prepare(run: Run) -> Prepared:
             flow=Flow(
                 net,
                 getattr(objective, "path", None) or Linear(),
-                getattr(coupling, "source", Gaussian()),
+                source or getattr(coupling, "source", Gaussian()),
                 coupling.independent and hasattr(objective, "path"),  # without a path there is no score
             ),
             sampler=drawn_by(objective, run.sampler),
@@ -170,11 +178,10 @@ def prepare(run: Run) -> Prepared:
     heldout = HeldOut(objective, other, train=batch, rng=Rng(run.seed).fork("heldout"), every=every)
     # what is larger than memory, or drawn anew for every batch, comes as lots; the batch above is a look at it
     maker = run.data if hasattr(run.data, "lots") else modality
-    feed: Any = batch
     if hasattr(maker, "lots"):
-        rng = Rng(run.seed).fork("rows")
         feed = maker.lots(modality, rng) if maker is run.data else maker.lots(raw, rng)
-    return Prepared(build_network(run, modality, batch), objective, feed, heldout, finish, batch.x1)
+    data = batch if feed is None else feed
+    return Prepared(build_network(run, modality, batch), objective, data, heldout, finish, batch.x1)
 
 
 def prepare_distilled(run: Distilled) -> Prepared:
@@ -192,9 +199,10 @@ def prepare_distilled(run: Distilled) -> Prepared:
     batch, other = teacher.modality.encode(raw), teacher.modality.encode(held)
     rng = Rng(run.seed)
     objective = run.method.objective(teacher.flow)
+    learned = of_training(teacher.flow)
     few = dataclasses.replace(run.method, count=None) if hasattr(run.method, "count") else run.method
     unseen = few.data(teacher.flow, take(other, torch.arange(min(len(other.x1), HELDOUT_PAIRS))), rng.fork("unseen"))
-    pairs = run.method.data(teacher.flow, batch, rng.fork("pairs"))
+    pairs = run.method.data(learned, batch, rng.fork("pairs"))
 
     def finish(networks: Any) -> Bundle:
         flow, sampler = run.method.student(teacher.flow, networks)

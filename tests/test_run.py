@@ -15,7 +15,7 @@ from beeline.data.pointfile import PointFile
 from beeline.journal import JsonLines, read_log
 from beeline.learn.distill import OneStep, Reflow
 from beeline.recipes import images, points
-from beeline.run import Distilled, Run, train
+from beeline.run import Distilled, Run, prepare_distilled, train
 
 SMALL = {"training.steps": 3, "training.lot": 8, "sampler.steps": 2}
 
@@ -123,3 +123,16 @@ def test_the_log_drops_steps_that_are_run_again(tmp_path: Path) -> None:
     again({"step": 4, "loss": 40.0})
     entries = read_log(tmp_path / "log.jsonl")
     assert [(e["step"], e.get("loss")) for e in entries if "loss" in e] == [(1, 1.0), (2, 2.0), (3, 3.0), (4, 40.0)]
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+def test_a_network_with_grouped_convolutions_is_no_table(tmp_path: Path, labelled: bool) -> None:
+    """Convolutions have a number of groups, tables have groups of coordinates; only the latter take known cells."""
+    data = ImageFile(image_file(tmp_path), label="label" if labelled else "none")
+    run = config.change(images.images(), {**SMALL, "network.width": 8, "network.multipliers": "[1]"})
+    run = config.change(run, {"data": data, "objective.drop": "Drop(0.1, null=10)" if labelled else "none"})
+    train(run, tmp_path / "teacher", log=quiet)
+    student = Distilled(str(tmp_path / "teacher"), Reflow(bl.Sampler(2), count=8), run.training)
+    work = prepare_distilled(student)
+    assert type(work.objective).__name__ == "FlowMatching"
+    assert train(student, tmp_path / "student", log=quiet).flow.path == bl.paths.Linear()

@@ -138,6 +138,7 @@ def sample(
     out: Annotated[Path, typer.Option(help="File (.png, .npz, .npy, .csv) or directory to write.")],
     n: Annotated[int, typer.Option("-n", help="How many.")] = 64,
     cond: Annotated[str | None, typer.Option(help="Condition: NAME=VALUE, or a JSON or YAML file.")] = None,
+    start: Annotated[Path | None, typer.Option(help="Data to carry over, of a flow between two data sets.")] = None,
     seed: Seed = 0,
     set_: Set = None,
     json_: Json = False,
@@ -145,7 +146,7 @@ def sample(
     """Draw from a flow."""
     from beeline.apps import doors
 
-    say(doors.sample(bundle, n, cond, seed, set_ or [], out), json_)
+    say(doors.sample(bundle, n, cond, seed, set_ or [], out, start), json_)
 
 
 @app.command(epilog="Example: beeline tune runs/digits --evaluations 8")

@@ -155,14 +155,33 @@ def _sampler_names() -> list[str]:
     return [f"sampler.{name}" for name in ("steps", "schedule", "solver", "guidance", "controllers")]
 
 
-def sample(name: str, n: int, cond: str | None, seed: int, pairs: Sequence[str], out: Path) -> dict[str, Any]:
-    """Draw, and write what was drawn."""
+def sample(
+    name: str, n: int, cond: str | None, seed: int, pairs: Sequence[str], out: Path, start: Path | None = None
+) -> dict[str, Any]:
+    """Draw, and write what was drawn: from the source of the flow, or from every datum of the file ``start``."""
     bundle = load(name)
     sampler = sampler_of(bundle, pairs)
     check_out(bundle.modality, out)
-    made = bundle.sample(n, cond=condition(cond), seed=seed, sampler=sampler)
+    if start is None:
+        made = bundle.sample(n, cond=condition(cond), seed=seed, sampler=sampler)
+    else:
+        given = starting(bundle, start)
+        n = len(given)
+        made = bundle.translate(given, cond=condition(cond), seed=seed, sampler=sampler)
     bundle.modality.save(made, out)
     return {"file": str(out), "n": n, "evaluations": sampler.evaluations, "seed": seed}
+
+
+def starting(bundle: Bundle, file: Path) -> Any:
+    """The data of a file, read as the source of the flow was."""
+    data = getattr(bundle.flow.source, "data", None)
+    require(
+        hasattr(data, "read") and hasattr(data, "path"),
+        f"--start {file} was given, but this flow starts from "
+        + ("noise" if data is None else f"{type(data).__name__}, which is no file")
+        + "; leave it out, or train from files with the recipe 'translation'",
+    )
+    return dataclasses.replace(data, path=str(file)).read()[0]  # type: ignore[type-var, union-attr]
 
 
 def check_out(modality: Any, out: Path) -> None:

@@ -120,7 +120,6 @@ def look(
     n: int,
     rng: Rng,
     counts: Sequence[int] = COUNTS,
-    shown: int = 20,
 ) -> Look:
     """Measure and draw one model at every evaluation count it was made for."""
     if not bundle.flow.ode:  # no other sampler may be used than its own
@@ -128,8 +127,11 @@ def look(
     counts = (1,) if one_step(bundle) else counts
     plain = Extras(trajectories=None)
     reports, samples = {}, {}
+    shown = 400 if tuple(bundle.modality.shape) == (2,) else 20  # a cloud of points, or a grid
     x0 = bundle.start(range(shown))
     cond = every_label(bundle, shown)
+    if hasattr(bundle.flow.source, "modality"):  # data too, to be seen beside what becomes of them
+        samples[0] = x0
     for count in counts:
         sampler = sampler_for(count, bundle.sampler) if bundle.flow.ode else bundle.sampler
         extras = None if count == counts[-1] else plain

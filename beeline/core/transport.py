@@ -211,8 +211,8 @@ class Remembered:
     independent = False
 
     def stored(self, batch: Batch, rng: Rng) -> Batch:
-        """A data set with the noise of every datum beside it."""
-        return batch if len(self.noise) else replace(batch, x0=assigned(batch.x1, rng).noise)
+        """A data set with the noise of every datum beside it, or with its own source points in a better order."""
+        return batch if len(self.noise) else replace(batch, x0=assigned(batch.x1, rng, x0=batch.x0).noise)
 
     def __call__(self, batch: Batch, rng: Rng) -> Batch:
         if batch.x0 is not None and not len(self.noise):
@@ -234,8 +234,12 @@ class Remembered:
         return replace(batch, x0=self.noise[index].to(batch.x1), cond=rest)
 
 
-def assigned(x1: Tensor, rng: Rng, coupling: Coupling | None = None, size: int = 1024) -> Remembered:
+def assigned(
+    x1: Tensor, rng: Rng, coupling: Coupling | None = None, size: int = 1024, x0: Tensor | None = None
+) -> Remembered:
     """The assignment of a data set [N,*S], in random chunks of ``size`` so that any N is affordable.
+
+    ``x0`` [N,*S] are the source points to assign; fresh ones without it.
 
     >>> assigned(torch.zeros(3, 2), Rng(0)).noise.shape
     torch.Size([3, 2])
@@ -243,7 +247,7 @@ def assigned(x1: Tensor, rng: Rng, coupling: Coupling | None = None, size: int =
     made = torch.empty_like(x1)
     order = rng.fork("chunks").permutation(len(x1))
     for k, rows in enumerate(order.split(size)):
-        chunk = (coupling or MinibatchOT())(Batch(x1[rows]), rng.fork("chunk", k))
+        chunk = (coupling or MinibatchOT())(Batch(x1[rows], None if x0 is None else x0[rows]), rng.fork("chunk", k))
         assert chunk.x0 is not None
         made[rows] = chunk.x0
     return Remembered(made)

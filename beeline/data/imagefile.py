@@ -81,20 +81,26 @@ class ImageFile:
     def modality(self) -> Image:
         return Image(classes=self.classes or 0)
 
+    def read(self) -> tuple[Images, Images | None]:
+        """(images, test images where the data name a test part), in the order of the file or of the names."""
+        place = existing(self.path)
+        if place.is_dir():
+            return self._folder(place)
+        if place.suffix == ".parquet":
+            return self._parquet([place], []), None
+        if place.suffix in (".npz", ".npy"):
+            return self._arrays(place)
+        if place.suffix.lower() in PICTURES:
+            return self._join([(str(place), place.read_bytes())]), None
+        raise BeelineError(
+            f"{place} is no data that images can be read from; give a .npz, .npy or .parquet file, a picture, or a "
+            "folder of pictures"
+        )
+
     def load(self) -> tuple[Images, Images]:
         """(training, held-out) images; every refusal names the file, and the row or the picture in it."""
         place = existing(self.path)
-        if place.is_dir():
-            train, held = self._folder(place)
-        elif place.suffix == ".parquet":
-            train, held = self._parquet([place], []), None
-        elif place.suffix in (".npz", ".npy"):
-            train, held = self._arrays(place)
-        else:
-            raise BeelineError(
-                f"{place} is no data that images can be read from; give a .npz, .npy or .parquet file, "
-                "or a folder of pictures"
-            )
+        train, held = self.read()
         self._ranges(train, held, place)
         if held is None:
             learn, keep = divide(len(train), self.held_out, str(place))

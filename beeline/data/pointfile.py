@@ -42,8 +42,8 @@ class PointFile:
     def modality(self) -> Points:
         return Points()
 
-    def load(self) -> tuple[PointSet, PointSet]:
-        """(training, held-out) points; every refusal names the file, the line or row, and the column."""
+    def read(self) -> tuple[PointSet, None]:
+        """All points in the order of the file; every refusal names the file, the line or row, and the column."""
         place = existing(self.path)
         if place.suffix == ".npy":
             cells, names, lines = _array(place)
@@ -65,13 +65,17 @@ class PointFile:
         if self.label is not None:
             where = f"{place}, column {self.label!r}"
             labels, classes = _labels(cells[:, names.index(self.label)], lines, where)
-        raw = PointSet(values, kept, labels, classes)
-        train, held = divide(len(raw), self.held_out, str(place))
-        if labels is not None:
+        return PointSet(values, kept, labels, classes), None
+
+    def load(self) -> tuple[PointSet, PointSet]:
+        """(training, held-out) points."""
+        raw, place = self.read()[0], self.path
+        train, held = divide(len(raw), self.held_out, place)
+        if raw.labels is not None:
             # the classes are those of the whole file, so a rare one may be held out entirely; that is refused
             seen = raw.rows(train).labels
             assert seen is not None
-            classless = np.setdiff1d(labels, seen)
+            classless = np.setdiff1d(raw.labels, seen)
             require(
                 not len(classless),
                 f"{place}: all rows with the label {classless[:1].tolist()} fell into the held-out part; "

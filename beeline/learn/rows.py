@@ -133,12 +133,12 @@ def settled(flow: Flow, sampler: Sampler, x1: Tensor, rng: Rng, *, rounds: int |
 
     offset <- offset + 0.7 log(share of the state in x1 / its share in rows drawn for that), at most 1, 3 to 16 times:
     as many as 48 evaluations a row allow
-    Assumes a network with ``offsets`` [D], the bias of its output; any other flow comes back as it is.  A network
-    that has learned a joint law to some error has its margins wrong by as much, though they are known.
+    Assumes a network for tables, with ``offsets`` [D], the bias of its output; any other flow comes back as it is.
+    A network that has learned a joint law to some error has its margins wrong by as much, though they are known.
     Source: none; iterative proportional fitting of one-column margins, in the logits.
     """
-    groups, offsets = groups_of(flow.field), next((m.offsets for m in having(flow.field, "offsets")), None)
-    if groups is None or offsets is None:
+    groups = groups_of(flow.field)
+    if groups is None:
         return flow
     rounds = max(3, min(16, 48 // (sampler.evaluations or 16))) if rounds is None else rounds
     rows = max(4_000, min(20_000, 10 * len(x1)))
@@ -164,8 +164,8 @@ def settled(flow: Flow, sampler: Sampler, x1: Tensor, rng: Rng, *, rounds: int |
 
 
 def groups_of(field: Any) -> Groups | None:
-    """The groups of coordinates of the first part of a network that has such; None for any other field."""
-    return next((module.groups for module in having(field, "groups")), None)
+    """The groups of coordinates of a network for tables (its ``offsets`` tell it); None for any other field."""
+    return next((module.groups for module in having(field, "offsets")), None)
 
 
 def having(field: Any, name: str) -> Iterator[Any]:

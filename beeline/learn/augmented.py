@@ -1,0 +1,76 @@
+"""Flows that keep every partner: the field is told where its path began."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+
+from beeline.core.coupling import Paired
+from beeline.core.field import VelocityField
+from beeline.core.rng import Rng
+from beeline.core.solver import Solver
+from beeline.core.types import Batch, Cond, Loss, require
+from beeline.learn.heads import Beside, beside
+from beeline.learn.objective import Around, FlowMatching, ask
+
+
+class FromStart(Beside):
+    """A velocity field that is told the source point of its path, beside the state.
+
+    v(x_t, t, x0) = the first half of network([x_t, x0], t, cond)
+    Assumes a network for data whose first dimension is twice as long; it is walked forwards only, from x0.
+    Source: De Bortoli et al. 2023, "Augmented Bridge Matching" (arXiv 2311.06978).
+
+    >>> FromStart(lambda x, t: x, "start")(torch.ones(1, 2), torch.zeros(1), {"start": torch.zeros(1, 2)})
+    tensor([[1., 1.]])
+    """
+
+    ode = False  # not an equation in the state alone
+
+    def begin(self, x0: Tensor, times: Tensor, solver: Solver) -> VelocityField:
+        """The field for one walk, which begins at x0."""
+        require(
+            bool(times[-1] > times[0]),
+            "a flow that is told its source point was to be walked backwards, where that point is what is asked for; "
+            "train without Augmented to invert data",
+        )
+        return lambda x, t, cond=None: self(x, t, told(cond, x0.repeat(len(x) // len(x0), *[1] * (x.ndim - 1))))
+
+
+@dataclass(frozen=True)
+class Augmented(Around):
+    """Flow matching between pairs with the source point as a condition, so that paths that cross keep their ends.
+
+    E weight(t) distance(v(x_t, t, x0), v_t);  its minimum is E[v_t | x_t, x0], for x1 = f(x0) the chord itself
+    Assumes the pairs of the data and a FromStart field.  Without noise on the way every x0 becomes one x1: of many
+    possible partners, their mean.
+    Source: De Bortoli et al. 2023, "Augmented Bridge Matching" (arXiv 2311.06978).
+
+    >>> loss = Augmented()(lambda x, t, cond: 2 - cond["start"], Batch(torch.ones(4, 2), torch.zeros(4, 2)), Rng(0))
+    >>> loss.value
+    tensor(1.)
+    """
+
+    objective: FlowMatching = field(default_factory=lambda: FlowMatching(coupling=Paired()))
+    baselines: ClassVar[bool] = False  # they are not told where a path begins
+
+    def wrap(self, network: Any, batch: Batch, rng: Rng) -> nn.Module:
+        """A network like the run's own that is told the source point."""
+        held = beside(network, "start", rng)
+        return FromStart(held.network, held.name)
+
+    def __call__(self, field: Any, batch: Batch, rng: Rng) -> Loss:
+        example = self.objective.examples(batch, rng)
+        assert example.batch.x0 is not None
+        made = ask(field, example.x, example.t, told(example.batch.cond, example.batch.x0))
+        return self.objective.compare(made, example)
+
+
+def told(cond: Cond, x0: Tensor) -> Cond:
+    """The conditions with the source points beside them."""
+    if cond is None:
+        return {"start": x0}
+    return {**cond, "start": x0} if isinstance(cond, Mapping) else {"cond": cond, "start": x0}
