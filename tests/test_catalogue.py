@@ -54,6 +54,7 @@ EXAMPLES = {
     "networks.Deep": "Deep(Network(MLP(2, width=8, depth=1)), ['backbone.block.0'], "
     "[Head(8, [2])], [Head(8, [2])], [Head(8, [8])])",
     "networks.Head": "Head(4, [2])",
+    "networks.FromStart": "FromStart(Network(MLP(shape=(4,), width=8, depth=1)), 'start')",
     "networks.Beside": "Beside(Network(MLP(shape=(4,), width=8, depth=1)), 'state')",
     "networks.RandomVelocity": "RandomVelocity(Beside(Network(MLP(shape=(4,), width=8, depth=1)), 'state'), Rng(1), 3)",
     "objectives.Aligned": "Aligned(FlowMatching(), 'field.backbone.block.0', HubVision('owner/name'))",
@@ -81,6 +82,8 @@ EXAMPLES = {
     "data.TableFile": "TableFile('people.csv', without=('name',), corrections={'age': {'high': 99}})",
     "data.TableStream": "TableStream('people.parquet', first=1000)",
     "data.LawData": "LawData(TwoMoons(), n=10)",
+    "data.Between": "Between(Digits(), ImageFile('others', resize=8), aligned=True)",
+    "sources.FromData": "FromData(Digits(), Image((1, 8, 8), levels=17))",
     "runs.Run": "Run(Digits(), {'is': 'networks.DiT', 'width': 16}, training=Training(10, rate=OneCycle()))",
     "runs.Distilled": "Distilled('demo/teacher', Reflow())",
     "laws.Gaussian": "laws.Gaussian((0.0, 1.0), (1.0, 2.0))",

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from beeline.core.coupling import Paired
+from beeline.core.coupling import Matched
 from beeline.core.field import VelocityField
 from beeline.core.rng import Rng
 from beeline.core.solver import Solver
@@ -24,6 +24,7 @@ class FromStart(Beside):
     Assumes a network for data whose first dimension is twice as long; it is walked forwards only, from x0.
     Source: De Bortoli et al. 2023, "Augmented Bridge Matching" (arXiv 2311.06978).
 
+    >>> import torch
     >>> FromStart(lambda x, t: x, "start")(torch.ones(1, 2), torch.zeros(1), {"start": torch.zeros(1, 2)})
     tensor([[1., 1.]])
     """
@@ -45,16 +46,17 @@ class Augmented(Around):
     """Flow matching between pairs with the source point as a condition, so that paths that cross keep their ends.
 
     E weight(t) distance(v(x_t, t, x0), v_t);  its minimum is E[v_t | x_t, x0], for x1 = f(x0) the chord itself
-    Assumes the pairs of the data and a FromStart field.  Without noise on the way every x0 becomes one x1: of many
-    possible partners, their mean.
+    Assumes the pairs of the data (Matched makes some where they bring none) and a FromStart field.  Without noise on
+    the way every x0 becomes one x1: of many possible partners, their mean.
     Source: De Bortoli et al. 2023, "Augmented Bridge Matching" (arXiv 2311.06978).
 
+    >>> import torch
     >>> loss = Augmented()(lambda x, t, cond: 2 - cond["start"], Batch(torch.ones(4, 2), torch.zeros(4, 2)), Rng(0))
     >>> loss.value
     tensor(1.)
     """
 
-    objective: FlowMatching = field(default_factory=lambda: FlowMatching(coupling=Paired()))
+    objective: FlowMatching = field(default_factory=lambda: FlowMatching(coupling=Matched()))
     baselines: ClassVar[bool] = False  # they are not told where a path begins
 
     def wrap(self, network: Any, batch: Batch, rng: Rng) -> nn.Module:

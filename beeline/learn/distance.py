@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from beeline.core.types import BeelineError, require
+from beeline.learn.encoders import Encoder, RandomFeatures
 from beeline.learn.objective import Distance, squared
 
 
@@ -46,31 +47,80 @@ class Perceptual:
     tensor([4.])
     """
 
-    features: Callable[[Tensor], Tensor | Sequence[Tensor]]  # data -> one or several feature tensors
+    features: Callable[[Tensor], Tensor | Sequence[Tensor]] = RandomFeatures()  # data -> one or several feature tensors
     strength: float = 1.0  # of the features
     plain: float = 0.1  # of the squared difference, which keeps what the features do not see
 
     def __call__(self, made: Tensor, wanted: Tensor) -> Tensor:
-        mine, theirs = self._see(made), self._see(wanted.detach())
+        mine, theirs = seen(self.features, made), seen(self.features, wanted.detach())
+        check_learnable(mine[0], made)
         apart = [squared(m, t.detach()) for m, t in zip(mine, theirs, strict=True)]
         return self.strength * torch.stack(apart).mean(0) + self.plain * squared(made, wanted)
 
-    def _see(self, x: Tensor) -> list[Tensor]:
-        try:
-            seen = self.features(x)
-        except (RuntimeError, IndexError, ValueError) as error:
-            raise BeelineError(
-                f"the feature network does not take data of shape {tuple(x.shape)} ({str(error).splitlines()[0]}); a "
-                "perceptual distance needs features of the data's own shape: resize inside the function, or use "
-                "another distance"
-            ) from error
-        parts = [seen] if isinstance(seen, Tensor) else list(seen)
-        require(
-            all(len(p) == len(x) for p in parts),
-            f"the feature network gave {[tuple(p.shape) for p in parts]} for {len(x)} data; a distance is per sample: "
-            "keep the batch dimension first",
+
+@dataclass(frozen=True)
+class Felt:
+    """The error of a velocity as features of the state feel it: what they do not see may differ.
+
+    strength mean |J_h(x_t) (v - u)|^2 + plain mean |v - u|^2,  J_h the Jacobian of the features (jvp)
+    Assumes differentiable features, frozen, that take data of this shape.  The minimum is E[u | x_t] as without them:
+    they weigh its directions, for transfer between domains those of style over those of content.
+    Source: Liu, Gong and Liu 2022 (arXiv 2209.03003), section on domain transfer.
+
+    >>> Felt(lambda x: 2 * x, plain=0.0).at(torch.zeros(1, 2))(torch.ones(1, 2), torch.zeros(1, 2))
+    tensor([4.])
+    """
+
+    features: Encoder = RandomFeatures()  # data -> features [B,...]
+    strength: float = 1.0  # of the error that the features feel
+    plain: float = 0.1  # of the squared error, for directions that they do not; above 0
+
+    def at(self, x: Tensor) -> Distance:
+        """The distance between velocities at the states x [B,*S]."""
+
+        def distance(made: Tensor, wanted: Tensor) -> Tensor:
+            with torch.no_grad():
+                seen(self.features, x[:1])  # an error of theirs comes out here, and lazy ones build themselves
+            felt = torch.func.jvp(self.features, (x.detach(),), (made - wanted,))[1]
+            check_learnable(felt, made)
+            return self.strength * felt.square().flatten(1).mean(1) + self.plain * squared(made, wanted)
+
+        return distance
+
+    def __call__(self, made: Tensor, wanted: Tensor) -> Tensor:
+        raise BeelineError(
+            "Felt was asked for a distance without the states at which velocities differ; it is for FlowMatching, "
+            "which tells them: elsewhere take Perceptual, squared or Huber"
         )
-        return parts
+
+
+def seen(features: Callable[[Tensor], Tensor | Sequence[Tensor]], x: Tensor) -> list[Tensor]:
+    """What features say of data [B,*S], as a list; an error where they do not take data of this shape."""
+    try:
+        made = features(x)
+    except BeelineError:
+        raise
+    except (RuntimeError, IndexError, ValueError) as error:
+        raise BeelineError(
+            f"the feature network does not take data of shape {tuple(x.shape)} ({str(error).splitlines()[0]}); a "
+            "distance by features needs those of the data's own shape: resize inside the function, or use another one"
+        ) from error
+    parts = [made] if isinstance(made, Tensor) else list(made)
+    require(
+        all(len(p) == len(x) for p in parts),
+        f"the feature network gave {[tuple(p.shape) for p in parts]} for {len(x)} data; a distance is per sample: "
+        "keep the batch dimension first",
+    )
+    return parts
+
+
+def check_learnable(features: Tensor, made: Tensor) -> None:
+    """Refuse features through which nothing can be learned."""
+    require(
+        features.requires_grad or not made.requires_grad,
+        "the feature network gives no gradient, so that nothing would be learned through it; take RandomFeatures, or a "
+        "function without no_grad and detach",
+    )
 
 
 # below this gradient a power cost is taken as quadratic: its slopes are zero or infinite at zero itself, where

@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 from beeline.core.rng import Rng
@@ -24,7 +25,6 @@ class RandomFeatures:
     Assumes nothing.  It knows no more than the data: an encoder that was trained on more helps more.
     Source: none; random features as of Rahimi and Recht 2007.
 
-    >>> import torch
     >>> RandomFeatures(16)(torch.zeros(4, 1, 8, 8)).shape
     torch.Size([4, 16])
     """
@@ -39,19 +39,21 @@ class RandomFeatures:
         )
 
     def __call__(self, x: Tensor) -> Tensor:
-        made: Tensor = random_network(tuple(x.shape[1:]), self.size, self.seed).to(x.device, x.dtype)(x)
+        made: Tensor = random_network(tuple(x.shape[1:]), self.size, self.seed, x.device, x.dtype)(x)
         return made.flatten(2).mean(2) if made.ndim > 2 else made
 
 
 @functools.lru_cache(maxsize=8)
-def random_network(shape: tuple[int, ...], size: int, seed: int) -> nn.Module:
-    """The network of RandomFeatures for data of a shape."""
+def random_network(shape: tuple[int, ...], size: int, seed: int, device: torch.device, dtype: torch.dtype) -> nn.Module:
+    """The network of RandomFeatures for data of a shape; kept, and never moved again."""
     with Rng(seed).fork("random features", *shape).ambient():
         if len(shape) == 3:
             first, last = nn.Conv2d(shape[0], size, 3, 2, 1), nn.Conv2d(size, size, 3, 2, 1)
-            return nn.Sequential(first, nn.SiLU(), last).requires_grad_(False)
-        layers = nn.Flatten(), nn.Linear(math.prod(shape), 4 * size), nn.SiLU(), nn.Linear(4 * size, size)
-        return nn.Sequential(*layers).requires_grad_(False)
+            made = nn.Sequential(first, nn.SiLU(), last)
+        else:
+            layers = nn.Linear(math.prod(shape), 4 * size), nn.SiLU(), nn.Linear(4 * size, size)
+            made = nn.Sequential(nn.Flatten(), *layers)
+    return made.requires_grad_(False).to(device, dtype)
 
 
 def tokens(h: Tensor) -> Tensor:

@@ -164,7 +164,9 @@ class FlowMatching:
             )
             assert isinstance(self.path, AffinePath)
             made, v = (self.prediction.value(x, slope, t, self.path) for slope in (made, v))
-        return self.reduce(made, v, t, batch)
+        at = getattr(self.distance, "at", None)  # a distance that depends on the state
+        here = self if at is None else replace(self, distance=at(x.flatten(0, 1) if t.ndim > 1 else x))
+        return here.reduce(made, v, t, batch)
 
     def pairs(self, batch: Batch, rng: Rng) -> Batch:
         """The batch with its source points, and its conditions dropped where chance says so."""

@@ -16,7 +16,7 @@ from beeline.core.solver import HEUN
 from beeline.core.times import LogitNormal
 from beeline.core.types import Batch, BeelineError
 from beeline.learn.deep import Deep, DeepSupervision
-from beeline.learn.distance import Bregman, Direction, Perceptual, PowerCost, check_cost
+from beeline.learn.distance import Bregman, Direction, Felt, Perceptual, PowerCost, check_cost
 from beeline.learn.objective import FlowMatching, squared
 from beeline.learn.regularise import Aligned, Dispersed, SelfPerceptual, SelfRectified, Separable, SmoothSteps
 from beeline.learn.segments import Annealed, AnnealedPairs, Windowed
@@ -78,6 +78,31 @@ def test_perceptual_distance_with_linear_features_has_the_exact_minimum():
     turn = torch.tensor([[1.0, 0.5], [-0.3, 2.0]], dtype=torch.float64)
     distance = Perceptual(lambda x: x @ turn.T, plain=0.0)
     assert_minimum(FlowMatching(prediction=Data(), distance=distance, times=INSIDE), PLAIN.field())
+
+
+def test_errors_as_features_feel_them():
+    """By its formula for linear features, and the velocity itself the minimum for curved ones."""
+    turn = torch.tensor([[1.0, 0.5], [-0.3, 2.0]], dtype=torch.float64)
+    x, v, u = Rng(0).normal(torch.empty(3, 5, 2, dtype=torch.float64))
+    linear = Felt(lambda x: x @ turn.T, 2.0, 0.1).at(x)(v, u)
+    assert torch.allclose(linear, 2.0 * squared(v @ turn.T, u @ turn.T) + 0.1 * squared(v, u))
+    square = Felt(lambda x: x**2, 1.0, 0.0).at(x)(v, u)  # the Jacobian is 2 diag(x)
+    assert torch.allclose(square, (2 * x * (v - u)).square().mean(1))
+    for prediction in (None, Data()):
+        more = {} if prediction is None else {"prediction": prediction}
+        assert_minimum(FlowMatching(distance=Felt(lambda x: x**3 + x @ turn), times=INSIDE, **more), PLAIN.field())
+
+
+def test_features_without_a_gradient_teach_nothing_and_are_refused():
+    v = torch.zeros(2, 2, requires_grad=True)
+    with pytest.raises(BeelineError, match="gives no gradient"):
+        Perceptual(lambda x: x.detach())(v, torch.ones(2, 2))
+    with pytest.raises(BeelineError, match="gives no gradient"):
+        Felt(lambda x: x.detach()).at(torch.ones(2, 2))(v, torch.ones(2, 2))
+    with pytest.raises(BeelineError, match="does not take data of shape"):
+        Felt(nn.Linear(3, 1)).at(torch.ones(2, 2))(v, torch.ones(2, 2))
+    with pytest.raises(BeelineError, match="without the states"):
+        Felt()(v, v)
 
 
 def test_perceptual_features_that_do_not_fit_are_refused():
