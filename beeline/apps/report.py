@@ -85,9 +85,10 @@ def samples(
     return Section(
         "Samples",
         f"<div class='scroll'>{table}</div>",
-        "<p>Every grid starts from the same noise (and the same labels, where there are some); only the model and "
-        "the number of evaluations change. Read along a row: a curved flow needs many evaluations before its samples "
-        "are sharp, a straight one few. Read down a column: the same noise becomes a similar datum, because "
+        "<p>Every grid starts from the same noise (and the same labels, where there are some), or from the same data "
+        "where a flow begins with data, which 0 evaluations show; only the model and the number of evaluations change. "
+        "Read along a row: a curved flow needs many evaluations before its samples are sharp, a straight one few. "
+        "Read down a column: the same noise becomes a similar datum, because "
         "straightening and distilling keep the pairing.</p>",
     )
 
