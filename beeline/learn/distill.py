@@ -137,7 +137,7 @@ def matching(teacher: Flow, coupling: Coupling, times: TimeSampler, distance: Di
 def teacher_pairs(sampler: Sampler, count: int | None, reverse: float, teacher: Flow, batch: Batch, rng: Rng) -> Batch:
     """Pairs for a student: forwards from the source, and a share backwards from the data."""
     groups = groups_of(teacher.field)
-    if groups is not None and batch.cond is None and any(part.known for part in having(teacher.field, "offsets")):
+    if groups is not None and batch.cond is None and any(part.known for part in having(teacher.field, "known")):
         batch = RowMatching().reveal(batch, groups, rng.fork("known"))
     total = len(batch.x1) if count is None else count
     back = round(reverse * total)

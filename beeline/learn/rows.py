@@ -138,7 +138,7 @@ def settled(flow: Flow, sampler: Sampler, x1: Tensor, rng: Rng, *, rounds: int |
     Source: none; iterative proportional fitting of one-column margins, in the logits.
     """
     groups = groups_of(flow.field)
-    if groups is None:
+    if groups is None or next(having(flow.field, "offsets"), None) is None:
         return flow
     rounds = max(3, min(16, 48 // (sampler.evaluations or 16))) if rounds is None else rounds
     rows = max(4_000, min(20_000, 10 * len(x1)))
@@ -164,8 +164,8 @@ def settled(flow: Flow, sampler: Sampler, x1: Tensor, rng: Rng, *, rounds: int |
 
 
 def groups_of(field: Any) -> Groups | None:
-    """The groups of coordinates of a network for tables (its ``offsets`` tell it); None for any other field."""
-    return next((module.groups for module in having(field, "offsets")), None)
+    """The groups of coordinates of the first part of a network that has such (a convolution has a number of groups)."""
+    return next((m.groups for m in having(field, "groups") if not isinstance(m.groups, int)), None)
 
 
 def having(field: Any, name: str) -> Iterator[Any]:
