@@ -126,6 +126,17 @@ def build_network(run: Run, modality: Any, batch: Batch) -> nn.Module:
     return wrapped
 
 
+def check_null(drop: Any, conditions: Mapping[str, Any]) -> None:
+    """Refuse a null label that is a class, which would lose its own meaning."""
+    classes = conditions.get("label", {}).get("classes") if drop is not None and drop.probability > 0 else None
+    if classes is not None and isinstance(drop.null, int | float):
+        require(
+            drop.null == classes,
+            f"objective.drop.null={drop.null:g} stands for no label, but labels here are 0 .. {classes - 1} and the "
+            f"one after them is none; give null={classes}",
+        )
+
+
 @dataclass(frozen=True)
 class Prepared:
     """What a run has in hand before its first step."""
@@ -146,6 +157,7 @@ def prepare(run: Run) -> Prepared:
     batch, other = modality.encode(raw), modality.encode(held)
     objective: Any = run.objective
     drop = getattr(objective, "drop", None)
+    check_null(drop, modality.conditions)
     rng = Rng(run.seed).fork("rows")
     source: Any = None
     feed: Any = None

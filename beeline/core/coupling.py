@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from beeline.core.rng import Rng
 from beeline.core.source import Gaussian, Source
-from beeline.core.types import Batch, leaves, require
+from beeline.core.types import Batch, Cond, leaves, require
 
 
 class Coupling(Protocol):
@@ -71,7 +71,7 @@ class MinibatchOT:
     """Optimal transport within the batch, by assignment: every datum and every source point is used once.
 
     permutation p minimising sum_i |x0_p(i) - x1_i|^2
-    Assumes no conditions, or ``by`` a discrete one: matching across conditions would make the source depend on the
+    Assumes even weights (the noise near heavy data would count more), and no conditions, or ``by`` a discrete one: matching across conditions would make the source depend on the
     condition while learning but not while sampling, so that is refused unless ``biased`` says that it is meant.
     Source: Pooladian et al. 2023, "Multisample Flow Matching" (arXiv 2304.14772);
     Tong et al. 2024 (arXiv 2302.00482).
@@ -93,13 +93,19 @@ class MinibatchOT:
             f"optimal transport with the conditions {sorted(conditions)} would tie the noise to the condition, which "
             "sampling does not know; match within equal values with by=NAME, or say biased=True",
         )
-        x0 = self.source.sample(batch.x1, rng) if batch.x0 is None else batch.x0
+        x0 = sources(self, batch, rng)
         order = torch.arange(len(x0))
         if self.by is None:
             return replace(batch, x0=x0[assign(x0, batch.x1)])
         require(
             self.by in conditions,
             f"MinibatchOT matches by {self.by!r}, but the batch has the conditions {sorted(conditions)}; name one",
+        )
+        others = sorted(conditions.keys() - {self.by})
+        require(
+            not others or self.biased,
+            f"optimal transport within equal {self.by!r} would tie the noise to the other conditions {others}, which "
+            "sampling does not know; leave them out, take ConditionalOT or Independent, or say biased=True",
         )
         leaf = conditions[self.by]
         _, group = leaf.flatten(1 if leaf.ndim > 1 else 0).unique(dim=0, return_inverse=True)
@@ -127,8 +133,24 @@ class Matched:
     def __call__(self, batch: Batch, rng: Rng) -> Batch:
         if batch.x0 is not None:
             return batch
-        labels = [name for name, leaf in leaves(batch.cond) if not leaf.is_floating_point()]
-        return MinibatchOT(self.source, by=labels[0] if len(labels) == 1 else None)(batch, rng)
+        return by_label(batch.cond, self.source)(batch, rng)
+
+
+def by_label(cond: Cond, source: Source) -> MinibatchOT:
+    """Optimal transport within equal labels where there is a label; other conditions are refused when it is used."""
+    labels = [name for name, leaf in leaves(cond) if not leaf.is_floating_point()]
+    return MinibatchOT(source, by=labels[0] if len(labels) == 1 else None)
+
+
+def sources(coupling: Any, batch: Batch, rng: Rng) -> Tensor:
+    """The source points to be matched with a batch: those that it brings, or fresh ones."""
+    x0: Tensor = coupling.source.sample(batch.x1, rng) if batch.x0 is None else batch.x0
+    require(
+        len(batch.x1) > 0 and len(x0) == len(batch.x1),
+        f"{type(coupling).__name__} got {len(x0)} source points for {len(batch.x1)} data; it joins them one to one: "
+        "give equal numbers, at least one",
+    )
+    return x0
 
 
 def squared_cost(x0: Tensor, x1: Tensor) -> Tensor:
@@ -140,7 +162,10 @@ def squared_cost(x0: Tensor, x1: Tensor) -> Tensor:
     )
     # products in float64 would cost more than the assignment itself; centred data lose nothing
     wide = torch.float64 if torch.float64 in (x0.dtype, x1.dtype) else torch.float32
-    a, b = x0.detach().flatten(1).cpu().to(wide), x1.detach().flatten(1).cpu().to(wide)
+    a, b = x0.detach().flatten(1).cpu(), x1.detach().flatten(1).cpu()
+    if len(a) and (a.mean(0) - b.mean(0)).abs().max() > 10 * (a.std() + b.std()):
+        wide = torch.float64  # far apart, where the differences of costs are small beside the costs
+    a, b = a.to(wide), b.to(wide)
     middle = (a.mean(0) + b.mean(0)) / 2
     a, b = a - middle, b - middle
     cost = torch.addmm((a * a).sum(1)[:, None] + (b * b).sum(1)[None], a, b.T, alpha=-2).double()

@@ -236,7 +236,9 @@ def log_snr(path: AffinePath, t: Tensor) -> tuple[Tensor, Tensor]:
 def snr_log_prob(times: TimeSampler, path: AffinePath, lam: Tensor) -> Tensor:
     """The log density that training on ``times`` and ``path`` has over the log signal-to-noise ratio ``lam``."""
     t = time_of_snr(path, lam)
-    return times.log_prob(t) - log_snr(path, t)[1].log()
+    reached, slope = log_snr(path, t)
+    value = times.log_prob(t) - slope.log()
+    return torch.where((reached - lam).abs() <= 1e-3 * (1 + lam.abs()), value, -math.inf)  # a level of this path
 
 
 def time_of_snr(path: AffinePath, lam: Tensor) -> Tensor:

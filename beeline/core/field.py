@@ -129,6 +129,11 @@ class Network(nn.Module):
         self.backbone = backbone
         self.path = path or Linear()
         self.prediction = prediction or Velocity()
+        require(
+            isinstance(self.prediction, Velocity) or isinstance(self.path, AffinePath),
+            f"a network was to give {type(self.prediction).__name__} on {type(self.path).__name__}, from which no "
+            "velocity follows; use Velocity(), or an affine path such as Linear()",
+        )
 
     @property
     def stacks(self) -> Mapping[str, nn.ModuleList]:

@@ -257,7 +257,7 @@ class Affine(AffinePath):
 
 def within(t: Tensor) -> None:
     """Refuse times outside [0, 1] (and NaN)."""
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() or not t.numel():
         return
     require(
         bool(((t >= 0) & (t <= 1)).all()),

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from beeline.core.field import bind
+from beeline.core.field import Prediction, Velocity, bind
 from beeline.core.path import AffinePath, Linear
 from beeline.core.types import Cond, over, require
 
@@ -40,7 +40,7 @@ class Boundary:
 
     v = w m + t x + (1-t)(mean - x),  w = 4 t (1-t);   at the data end only:  v = (1-t) m + t x
     Assumes the straight path, a zero-mean source and an independent coupling: then v(x, 1) = x and v(x, 0) = mean - x.
-    Both are false after reflow, optimal transport or pairs (``Ends`` checks it).
+    Both are false after reflow, optimal transport or pairs, with which it is refused.  Errors count as velocities.
     Source: Hu et al. 2025, "Improving Rectified Flow with Boundary Conditions" (arXiv 2506.15864).
 
     >>> Boundary().velocity(torch.full((1, 1), 9.0), torch.ones(1, 1), torch.ones(1), Linear())
@@ -49,6 +49,8 @@ class Boundary:
 
     source: bool = False  # whether the source end is exact too
     mean: float = 0.0  # E[x1] in every coordinate, used at the source end; 0 for standardised data
+    measured: ClassVar[Prediction] = Velocity()  # where errors count; the mask divided out again would blow them up
+    fixes_ends: ClassVar[bool] = True
 
     def velocity(self, output: Tensor, x: Tensor, t: Tensor, path: AffinePath) -> Tensor:
         self._straight(path)

@@ -41,7 +41,7 @@ class Sphere:
     """Unit vectors along the last dimension; geodesics are great circles.
 
     exp_x(u) = cos|u| x + sin|u| u/|u|,  log_x(y) = angle(x, y) (y - <x,y> x)/|y - <x,y> x|
-    Assumes points that are not antipodal, between which the shortest way is not one.
+    Between antipodal points, where every direction is shortest, one is chosen by the axes.  Assumes unit vectors.
     Source: Chen and Lipman 2024, "Flow Matching on General Geometries" (arXiv 2302.03660).
 
     >>> Sphere().exp(torch.tensor([[1.0, 0.0]]), torch.zeros(1, 2))
@@ -59,7 +59,13 @@ class Sphere:
         across = y - inner * x
         n = _length(across)
         angle = torch.atan2(n, inner)
-        return torch.where(n > 0, angle / n.clamp(min=torch.finfo(n.dtype).tiny), torch.ones_like(n)) * across
+        near = torch.where(n > 0, angle / n.clamp(min=torch.finfo(n.dtype).tiny), torch.ones_like(n)) * across
+        return torch.where((n == 0) & (inner < 0), math.pi * self._aside(x), near)
+
+    def _aside(self, x: Tensor) -> Tensor:
+        """A unit tangent at x, always the same one: that of the axis to which x leans least."""
+        axis = torch.nn.functional.one_hot(x.abs().argmin(-1), x.shape[-1]).to(x)
+        return self.project(self.tangent(x, axis))
 
     def move(self, x: Tensor, u: Tensor, t: Tensor) -> Point:
         n, wide = _length(u), over(t, x)
@@ -202,6 +208,10 @@ class Geodesic:
 
     def point(self, x0: Tensor, x1: Tensor, t: Tensor, rng: Rng | None = None) -> Point:
         within(t)
+        require(
+            x0.shape == x1.shape,
+            f"x0 has shape {tuple(x0.shape)} and x1 {tuple(x1.shape)}; a path joins points one to one: pair them first",
+        )
         self.space.check(x0, "the source point")
         self.space.check(x1, "the datum")
         return self.space.move(x0, self.space.log(x0, x1), t)

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from beeline.core.coupling import Coupling, MinibatchOT, matching, squared_cost
+from beeline.core.coupling import Coupling, MinibatchOT, by_label, matching, sources, squared_cost
 from beeline.core.rng import Rng
 from beeline.core.source import Gaussian, Source
-from beeline.core.types import Batch, leaves, require
+from beeline.core.types import Batch, Cond, leaves, require, take
 
 
 @dataclass(frozen=True)
@@ -75,8 +75,9 @@ class Unbalanced:
 
     def __post_init__(self) -> None:
         require(
-            self.epsilon > 0 and self.reach > 0,
-            f"Unbalanced got epsilon={self.epsilon}, reach={self.reach}; both are above 0: 0.05 and 1 are usual",
+            self.epsilon > 0 and self.reach > 0 and self.iterations >= 1,
+            f"Unbalanced got epsilon={self.epsilon}, reach={self.reach}, iterations={self.iterations}; all are above "
+            "0: 0.05, 1 and 100 are usual",
         )
 
     def __call__(self, batch: Batch, rng: Rng) -> Batch:
@@ -89,7 +90,7 @@ class Unbalanced:
     def plan(self, cost: Tensor) -> Tensor:
         """The unbalanced plan [N,N] of a cost."""
         mean = float(cost.mean())
-        give = self.reach / (self.reach + self.epsilon)
+        give = 1 / (1 + self.epsilon / self.reach)
         return scaled(cost, self.epsilon * mean, self.iterations, give)
 
 
@@ -179,7 +180,13 @@ class ConditionalOT:
             f"ConditionalOT looks at the condition {self.by!r}, but the batch has {sorted(conditions)}; name one, or "
             "take MinibatchOT() where there is none",
         )
-        x0 = self.source.sample(batch.x1, rng) if batch.x0 is None else batch.x0
+        others = sorted(conditions.keys() - {by})
+        require(
+            not others,
+            f"ConditionalOT by {by!r} would tie the noise to the other conditions {others}, which sampling does not "
+            "know; leave them out, or take Independent()",
+        )
+        x0 = sources(self, batch, rng)
         cond = conditions[by].cpu()
         own = cond[rng.fork("condition").permutation(len(x0))]
         if cond.is_floating_point():
@@ -212,7 +219,11 @@ class Remembered:
 
     def stored(self, batch: Batch, rng: Rng) -> Batch:
         """A data set with the noise of every datum beside it, or with its own source points in a better order."""
-        return batch if len(self.noise) else replace(batch, x0=assigned(batch.x1, rng, x0=batch.x0).noise)
+        if len(self.noise):
+            return batch
+        return replace(
+            batch, x0=assigned(batch.x1, rng, by_label(batch.cond, Gaussian()), x0=batch.x0, cond=batch.cond).noise
+        )
 
     def __call__(self, batch: Batch, rng: Rng) -> Batch:
         if batch.x0 is not None and not len(self.noise):
@@ -235,11 +246,17 @@ class Remembered:
 
 
 def assigned(
-    x1: Tensor, rng: Rng, coupling: Coupling | None = None, size: int = 1024, x0: Tensor | None = None
+    x1: Tensor,
+    rng: Rng,
+    coupling: Coupling | None = None,
+    size: int = 1024,
+    x0: Tensor | None = None,
+    cond: Cond = None,
 ) -> Remembered:
     """The assignment of a data set [N,*S], in random chunks of ``size`` so that any N is affordable.
 
-    ``x0`` [N,*S] are the source points to assign; fresh ones without it.
+    ``x0`` [N,*S] are the source points to assign, fresh ones without it; ``cond`` are the conditions of the data, for
+    couplings that keep noise and condition apart.
 
     >>> assigned(torch.zeros(3, 2), Rng(0)).noise.shape
     torch.Size([3, 2])
@@ -247,7 +264,7 @@ def assigned(
     made = torch.empty_like(x1)
     order = rng.fork("chunks").permutation(len(x1))
     for k, rows in enumerate(order.split(size)):
-        chunk = (coupling or MinibatchOT())(Batch(x1[rows], None if x0 is None else x0[rows]), rng.fork("chunk", k))
+        chunk = (coupling or MinibatchOT())(take(Batch(x1, x0, cond), rows), rng.fork("chunk", k))
         assert chunk.x0 is not None
         made[rows] = chunk.x0
     return Remembered(made)
@@ -261,7 +278,7 @@ def free(coupling: Any, batch: Batch, rng: Rng) -> Tensor:
         f"{type(coupling).__name__} with the conditions {sorted(conditions)} would tie the noise to the condition, "
         "which sampling does not know; use MinibatchOT(by=NAME) or ConditionalOT(by=NAME), or say biased=True",
     )
-    return coupling.source.sample(batch.x1, rng) if batch.x0 is None else batch.x0
+    return sources(coupling, batch, rng)
 
 
 def scaled(cost: Tensor, epsilon: float, iterations: int, give: float) -> Tensor:
@@ -285,6 +302,13 @@ def scaled(cost: Tensor, epsilon: float, iterations: int, give: float) -> Tensor
         bool(plan.isfinite().all()) and float(plan.sum()) > 0,
         f"the entropic plan is not finite at epsilon = {epsilon:.3g}; the costs are too far apart for it: "
         "give a larger epsilon, or take MinibatchOT()",
+    )
+    off = float((plan.sum(1) * len(plan) - 1).abs().max()) if give == 1 else 0.0
+    require(
+        off < 0.1,
+        f"the entropic plan uses a source point {off:.0%} too much or too little after {iterations} iterations at "
+        f"epsilon = {epsilon:.3g}; the noise would have another law: give more iterations, a larger epsilon, or take "
+        "MinibatchOT() for the exact plan",
     )
     return plan
 

@@ -65,10 +65,10 @@ class Augmented(Around):
         return FromStart(held.network, held.name)
 
     def __call__(self, field: Any, batch: Batch, rng: Rng) -> Loss:
-        example = self.objective.examples(batch, rng)
+        example = self.inner.examples(batch, rng)
         assert example.batch.x0 is not None
         made = ask(field, example.x, example.t, told(example.batch.cond, example.batch.x0))
-        return self.objective.compare(made, example)
+        return self.inner.compare(made, example)
 
 
 def told(cond: Cond, x0: Tensor) -> Cond:

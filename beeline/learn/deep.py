@@ -122,12 +122,12 @@ class DeepSupervision(Around):
             isinstance(field, Deep),
             f"DeepSupervision was given {type(field).__name__}; it learns heads inside a network: wrap it in Deep(...)",
         )
-        example = self.objective.examples(batch, rng)
+        example = self.inner.examples(batch, rng)
         early, bends, made = field.branches(example.x, example.t, example.batch.cond)
-        loss = self.objective.compare(made, example)
+        loss = self.inner.compare(made, example)
         left = over(1 - example.t, made)
         for i, (v, a) in enumerate(zip(early, bends, strict=True)):
-            inner = self.objective.compare(v, example)
+            inner = self.inner.compare(v, example)
             loss = joined(loss, inner.value, self.early, f"velocity {i}")
             reached = example.x + left * v.detach() + left**2 / 2 * a
             loss = joined(loss, squared(reached, example.batch.x1).mean(), self.bend, f"acceleration {i}")

@@ -122,6 +122,12 @@ def copied(teacher: Flow) -> nn.Module:
         "teacher: give a flow with a network, or networks of your own to fit(...)",
     )
     teacher.require_ode("a student")
+    fixed = next((m for m in having(teacher.field, "prediction") if getattr(m.prediction, "fixes_ends", False)), None)
+    require(
+        fixed is None,
+        "a student of a network with the prediction Boundary was asked for; the ends that it fixes are false for "
+        "pairs: train the teacher with Velocity()",
+    )
     made: nn.Module = copy.deepcopy(teacher.field)
     made.requires_grad_(True)
     return made

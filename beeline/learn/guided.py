@@ -166,7 +166,7 @@ class Contrastive(Around):
             batch.cond is not None,
             "Contrastive was given data without conditions; it compares right with wrong ones: pass cond=",
         )
-        example = self.objective.examples(batch, rng)
+        example = self.inner.examples(batch, rng)
         right = example.batch.cond
         n = len(batch.x1)
         order = (torch.arange(n) + 1 + rng.fork("wrong").integers(max(n - 1, 1), 1)) % n  # nobody keeps its own

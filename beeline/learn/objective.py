@@ -139,6 +139,15 @@ class FlowMatching:
     distance: Distance = squared
     drop: Drop | None = None
 
+    def __post_init__(self) -> None:
+        source = getattr(self.coupling, "source", None)
+        require(
+            not getattr(self.prediction, "fixes_ends", False)
+            or (self.coupling.independent and getattr(source, "gaussian", False)),
+            f"{type(self.prediction).__name__} was given with the coupling {type(self.coupling).__name__}; the ends "
+            "that it fixes are those of an independent coupling with a Gaussian source: use Independent(), or Velocity()",
+        )
+
     def __call__(self, field: Any, batch: Batch, rng: Rng) -> Loss:
         """Loss of a velocity field on data ``batch.x1`` [B,*S]; value is a scalar in squared data units."""
         example = self.examples(batch, rng)
@@ -163,13 +172,15 @@ class FlowMatching:
                 "velocity; use Velocity(), or an affine path",
             )
             assert isinstance(self.path, AffinePath)
-            made, v = (self.prediction.value(x, slope, t, self.path) for slope in (made, v))
+            space = getattr(self.prediction, "measured", self.prediction)
+            made, v = (space.value(x, slope, t, self.path) for slope in (made, v))
         at = getattr(self.distance, "at", None)  # a distance that depends on the state
         here = self if at is None else replace(self, distance=at(x.flatten(0, 1) if t.ndim > 1 else x))
         return here.reduce(made, v, t, batch)
 
     def pairs(self, batch: Batch, rng: Rng) -> Batch:
         """The batch with its source points, and its conditions dropped where chance says so."""
+        require(len(batch.x1) > 0, "the batch is empty; a loss is a mean over data: give at least one datum")
         batch = self.coupling(batch, rng.fork("coupling"))
         if self.drop is None:
             return batch
@@ -185,6 +196,11 @@ class FlowMatching:
         error = self.weight(t) * error
         per_sample = error.flatten(1).mean(1) if t.ndim > 1 else error
         if batch.weight is not None:
+            require(
+                batch.weight.shape == per_sample.shape,
+                f"the weights have shape {tuple(batch.weight.shape)} for {len(per_sample)} data; a weight is one "
+                f"number per datum: give [{len(per_sample)}]",
+            )
             per_sample = per_sample * batch.weight
         value = per_sample.mean()
         return Loss(value, {"loss": value.detach(), "error": plain.mean()}, per_sample.detach(), t.detach())
@@ -214,6 +230,16 @@ class Around:
     @property
     def solver(self) -> Any:
         return getattr(self.objective, "solver", None)
+
+    @property
+    def inner(self) -> FlowMatching:
+        """The objective inside, where its states and its comparison are needed one by one."""
+        require(
+            hasattr(self.objective, "examples"),
+            f"{type(self).__name__} was put around {type(self.objective).__name__}, whose loss is no comparison of one "
+            "velocity with the slope of a path; put it around FlowMatching()",
+        )
+        return self.objective  # type: ignore[no-any-return]
 
 
 def ask(field: Any, x: Tensor, t: Tensor, cond: Cond = None) -> Tensor:

@@ -168,12 +168,12 @@ class SmoothSteps(Around):
         require(0 < self.step <= 1, f"SmoothSteps got step={self.step}; a step of time lies in (0, 1]: 0.1 is usual")
 
     def __call__(self, field: Any, batch: Batch, rng: Rng) -> Loss:
-        example = self.objective.examples(batch, rng)
+        example = self.inner.examples(batch, rng)
         cond = example.batch.cond
         made = ask(field, example.x, example.t, cond)
         s = (example.t + self.step).clamp(max=1)
         after = ask(field, example.x + over(s - example.t, made) * made, s, cond)
-        loss = self.objective.compare(made, example)
+        loss = self.inner.compare(made, example)
         return joined(loss, squared(after, made).mean() / 4, self.strength, "curvature")
 
 
@@ -203,7 +203,7 @@ class SelfRectified(Around):
             "use Linear()",
         )
         assert isinstance(path, AffinePath)
-        example = self.objective.examples(batch, rng)
+        example = self.inner.examples(batch, rng)
         x0, cond = example.batch.x0, example.batch.cond
         assert x0 is not None
         with quiet(field):
@@ -213,7 +213,7 @@ class SelfRectified(Around):
         assert pairs.x0 is not None
         x, v = path.point(pairs.x0, pairs.x1, example.t)
         rebuilt = example._replace(batch=pairs, x=x, v=v)
-        return self.objective.compare(ask(field, x, example.t, cond), rebuilt)
+        return self.inner.compare(ask(field, x, example.t, cond), rebuilt)
 
 
 @dataclass(frozen=True)
@@ -242,7 +242,7 @@ class SelfPerceptual(Around):
             f"SelfPerceptual was used on {type(path).__name__}; it needs the data end of an affine path: use Linear()",
         )
         assert isinstance(path, AffinePath)
-        example = self.objective.examples(batch, rng)
+        example = self.inner.examples(batch, rng)
         cond = example.batch.cond
         made = ask(field, example.x, example.t, cond)
         guess = path.data(example.x, made, example.t)
@@ -255,7 +255,7 @@ class SelfPerceptual(Around):
             with torch.no_grad():
                 ask(self.frozen, path.point(noise, example.batch.x1, s).x, s, cond)
         apart = squared(seen[0], seen[1].detach())
-        loss = self.objective.compare(made, example)
+        loss = self.inner.compare(made, example)
         value, seen_apart = self.plain * loss.value + apart.mean(), apart.detach()
         terms = {**loss.terms, "loss": value.detach(), "features": seen_apart.mean()}
         return Loss(value, terms, self.plain * loss.per_sample + seen_apart, loss.t)
@@ -279,12 +279,12 @@ def captured(net: Any, block: str) -> Iterator[list[Tensor]]:
 
 
 def last(seen: list[Tensor], block: str) -> Tensor:
-    """The newest output of a captured module."""
+    """The newest output of a captured module, of the passes that learn where there are some."""
     require(
-        len(seen) > 0 and isinstance(seen[-1], Tensor),
+        len(seen) > 0 and all(isinstance(out, Tensor) for out in seen),
         f"the module {block!r} gave no tensor while the loss was computed; name a module that runs in every pass",
     )
-    return seen[-1]
+    return next((out for out in reversed(seen) if out.requires_grad), seen[-1])
 
 
 def helper_of(field: Any, whose: object) -> Any:

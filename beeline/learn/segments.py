@@ -112,7 +112,7 @@ class Windowed(Around):
 
     def __call__(self, field: Any, batch: Batch, rng: Rng) -> Loss:
         example = self.examples(batch, rng)
-        return self.objective.compare(ask(field, example.x, example.t, example.batch.cond), example)
+        return self.inner.compare(ask(field, example.x, example.t, example.batch.cond), example)
 
     def examples(self, batch: Batch, rng: Rng) -> Example:
         """Pairs of one window each, and the states between them."""

@@ -72,8 +72,8 @@ class MinSNR:
         require(self.bound > 0, f"MinSNR got bound={self.bound}; a ratio is above 0: 5 is usual")
 
     def __call__(self, t: Tensor) -> Tensor:
-        a, b, da, db = self.path.coefficients(t)
-        snr = (a / b.clamp(min=1e-12)) ** 2
+        a, b, da, db = self.path.coefficients(t.clamp(1e-6, 1 - 1e-6))  # a clock may stand still at an end
+        snr = (a / b) ** 2
         return snr.clamp(max=self.bound) * (b / (a * db - b * da)) ** 2
 
 
