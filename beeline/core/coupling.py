@@ -71,8 +71,9 @@ class MinibatchOT:
     """Optimal transport within the batch, by assignment: every datum and every source point is used once.
 
     permutation p minimising sum_i |x0_p(i) - x1_i|^2
-    Assumes even weights (the noise near heavy data would count more), and no conditions, or ``by`` a discrete one: matching across conditions would make the source depend on the
-    condition while learning but not while sampling, so that is refused unless ``biased`` says that it is meant.
+    Assumes even weights (the noise near heavy data would count more), and no conditions, or ``by`` a discrete one:
+    matching across conditions would make the source depend on the condition while learning but not while sampling, so
+    that is refused unless ``biased`` says that it is meant.
     Source: Pooladian et al. 2023, "Multisample Flow Matching" (arXiv 2304.14772);
     Tong et al. 2024 (arXiv 2302.00482).
 

@@ -145,7 +145,7 @@ class FlowMatching:
             not getattr(self.prediction, "fixes_ends", False)
             or (self.coupling.independent and getattr(source, "gaussian", False)),
             f"{type(self.prediction).__name__} was given with the coupling {type(self.coupling).__name__}; the ends "
-            "that it fixes are those of an independent coupling with a Gaussian source: use Independent(), or Velocity()",
+            "that it fixes are those of an independent coupling with a Gaussian source: take Independent() or Velocity",
         )
 
     def __call__(self, field: Any, batch: Batch, rng: Rng) -> Loss:
