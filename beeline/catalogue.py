@@ -121,6 +121,7 @@ CATALOGUE: Mapping[str, Mapping[str, str]] = {
     | _of("data.pointfile", "PointFile", "LawData")
     | _of("data.tablefile", "TableFile", "TableStream")
     | _of("data.symbolfile", "SymbolFile", "MarkovChain")
+    | _of("data.directions", "Directions")
     | _of("between", "Between"),
     "modalities": _of("data.image", "Image")
     | _of("data.points", "Points")
@@ -135,7 +136,7 @@ CATALOGUE: Mapping[str, Mapping[str, str]] = {
     | _of("data.tablemetrics", "Duplicates", "Violations"),
     "recipes": _of("recipes.images", "digits()", "mnist()", "images()")
     | _of("recipes.between", "transfer()", "translation()")
-    | _of("recipes.points", "points()", "two_moons()")
+    | _of("recipes.points", "points()", "two_moons()", "directions()")
     | _of("recipes.tables", "table()")
     | _of("recipes.symbols", "symbols()")
     | _of("recipes.learning", "transport()", "transport_by_label()", "middle_times()", "cosine()", "boundary()")

@@ -28,6 +28,7 @@ from beeline.core.field import Flow, MapNetwork, Network
 from beeline.core.path import Linear
 from beeline.core.rng import Rng
 from beeline.core.source import Gaussian
+from beeline.core.space import Tangent
 from beeline.core.types import Batch, BeelineError, map_cond, nearest, require, take
 from beeline.data.modality import DataSet
 from beeline.files import write_text
@@ -119,7 +120,9 @@ def build_network(run: Run, modality: Any, batch: Batch) -> nn.Module:
         backbone = cls(**given)
     path, prediction = getattr(objective, "path", None), getattr(objective, "prediction", None)
     path = None if hasattr(path, "walk") else path  # a path with a walk of its own has no convention for networks
-    network = (MapNetwork if given.get("span") else Network)(backbone, path, prediction)
+    network: nn.Module = (MapNetwork if given.get("span") else Network)(backbone, path, prediction)
+    if path is not None and hasattr(path, "space"):
+        network = Tangent(network, path.space)
     if not hasattr(objective, "wrap"):
         return network
     wrapped: nn.Module = objective.wrap(network, batch, Rng(run.seed).fork("wrap"))

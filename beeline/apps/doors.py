@@ -56,7 +56,19 @@ def changed(run: Any, changes: dict[str, str]) -> Any:
     if network is not None:
         cls = config.lookup("networks", network)
         run = dataclasses.replace(run, network={"is": f"networks.{cls.__name__}"})
-    return config.change(run, changes) if changes else run
+    made = config.change(run, changes) if changes else run
+    asked = "objective" in changes and not any(name.endswith(".drop") for name in changes)
+    return dropping(made, run.objective) if asked else made
+
+
+def dropping(run: Any, before: Any) -> Any:
+    """A run whose objective was named anew, with the null condition of the one before where it has none of its own."""
+    name, objective = "objective", run.objective
+    while hasattr(objective, "objective"):
+        name, objective = f"{name}.objective", objective.objective
+    open_ = any(f.name == "drop" for f in dataclasses.fields(objective)) and objective.drop is None
+    drop = getattr(before, "drop", None)
+    return config.change(run, {f"{name}.drop": drop}) if open_ and drop is not None else run
 
 
 def default_out(name: str) -> Path:

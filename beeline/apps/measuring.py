@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,11 @@ from beeline.bundle import Bundle
 from beeline.core.coupling import Independent
 from beeline.core.field import is_map
 from beeline.core.rng import Rng
-from beeline.core.solver import EULER, HEUN
+from beeline.core.solver import EULER, HEUN, Solver
+from beeline.core.space import Projected
 from beeline.core.types import Cond, map_cond
 from beeline.evaluate import Extras, evaluate
+from beeline.learn.heads import settings_of
 from beeline.learn.heldout import HeldOut
 from beeline.learn.objective import FlowMatching
 from beeline.metrics import Energy, SlicedWasserstein
@@ -31,7 +33,11 @@ COUNTS = (1, 2, 4, 8, 16, 32)
 
 def sampler_for(evaluations: int, like: Sampler) -> Sampler:
     """A sampler with the schedule and guidance of ``like`` for a number of evaluations: EULER up to 3, HEUN beyond."""
-    solver, steps = (EULER, evaluations) if evaluations < 4 else (HEUN, evaluations // 2)
+    few = evaluations < 4
+    solver: Solver = EULER if few else HEUN
+    steps = evaluations if few else evaluations // 2
+    if isinstance(like.solver, Projected):
+        solver = replace(like.solver, solver=solver)
     return Sampler(steps, solver=solver, guidance=like.guidance)
 
 
@@ -65,7 +71,7 @@ def measured(
         held_out = held_out_loss(bundle, raw, held)
         # of coordinates that are states the way and the density say nothing
         walked = bundle.flow.ode and not one_step(bundle) and getattr(bundle.modality, "continuous", True)
-        likely = Likelihood() if walked and bundle.flow.source.gaussian else None
+        likely = Likelihood() if walked and bundle.flow.source.gaussian and told_by_data(bundle) else None
         extras = Extras(likelihood=likely) if walked else Extras(trajectories=None)
     return evaluate(
         bundle.flow,
@@ -85,10 +91,15 @@ def measured(
     )
 
 
+def told_by_data(bundle: Bundle) -> bool:
+    """Whether the data have every condition that the network takes (guidance may add some of its own)."""
+    return set(settings_of(bundle.flow.field).get("conditions") or {}) <= set(bundle.modality.conditions)
+
+
 def held_out_loss(bundle: Bundle, raw: Any, held: Any) -> HeldOut | None:
-    """The loss of flow matching on held-out data; none for a flow that learned from other pairs."""
+    """The loss of flow matching on held-out data; none for a flow of other pairs, or told more than the data say."""
     flow, modality = bundle.flow, bundle.modality
-    if not flow.independent or not flow.ode or is_map(flow.field):
+    if not told_by_data(bundle) or not flow.independent or not flow.ode or is_map(flow.field):
         return None
     objective = FlowMatching(flow.path, Independent(flow.source))
     return HeldOut(objective, modality.encode(held), train=modality.encode(raw), rng=Rng(0).fork("held-out"))

@@ -34,13 +34,14 @@ class PointFile:
     label: str | None = None  # the column of the labels, by name (x0, x1, ... where there is no header)
     columns: tuple[str, ...] | None = None  # the columns to learn; None for all but the label
     held_out: float = 0.1  # share of the points kept back, between 0 and 1
+    standardise: bool = True  # False leaves the numbers as they are: for points of a curved space
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "path", str(self.path))
         object.__setattr__(self, "columns", None if self.columns is None else tuple(self.columns))
 
     def modality(self) -> Points:
-        return Points()
+        return Points(standardise=self.standardise)
 
     def read(self) -> tuple[PointSet, None]:
         """All points in the order of the file; every refusal names the file, the line or row, and the column."""

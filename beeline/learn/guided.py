@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -14,7 +14,8 @@ from beeline.core.rng import Rng
 from beeline.core.types import Batch, Cond, Loss, leaves, map_cond, over, require
 from beeline.learn.heldout import quiet
 from beeline.learn.objective import Around, FlowMatching, ask
-from beeline.use.guidance import null_like
+from beeline.use.guidance import Guidance, null_like
+from beeline.use.temperature import Temperature
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,7 @@ class GuidanceFree(Around):
 
     objective: FlowMatching = field(default_factory=FlowMatching)  # one that drops conditions
     null: Any = None  # what stands for no condition; none takes what the objective's drop puts there
+    guidance: ClassVar[Guidance] = Temperature(1.5)  # that of a recipe which names none
 
     @property
     def conditions(self) -> dict[str, dict[str, int]]:

@@ -13,9 +13,11 @@ from torch import Tensor, nn
 from beeline.core.field import Holding, Network, bind
 from beeline.core.rng import Rng
 from beeline.core.solver import HEUN
+from beeline.core.space import Projected
 from beeline.core.types import Batch, Cond, require, take
 from beeline.learn.heldout import quiet
 from beeline.learn.objective import ask
+from beeline.use.guidance import Plain
 from beeline.use.sampler import Sampler
 
 
@@ -173,9 +175,13 @@ def width_at(network: nn.Module, block: str, batch: Batch, most: int, whose: obj
 
 
 def drawn_by(objective: Any, sampler: Sampler) -> Sampler:
-    """The sampler of a run; its default solver gives way to the one that draws what the objective learns."""
-    own = getattr(objective, "solver", None)
-    return sampler if own is None or sampler.solver != HEUN else replace(sampler, solver=own)
+    """The sampler of a run; its defaults give way to the solver and guidance that draw what the objective learns."""
+    space = getattr(getattr(objective, "path", None), "space", None)
+    solver = getattr(objective, "solver", None) or (None if space is None else Projected(HEUN, space))
+    guidance = getattr(objective, "guidance", None)
+    if solver is not None and sampler.solver == HEUN:
+        sampler = replace(sampler, solver=solver)
+    return sampler if guidance is None or sampler.guidance != Plain() else replace(sampler, guidance=guidance)
 
 
 def check_objective(objective: Any) -> None:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from beeline.core.coupling import Independent
+from beeline.core.space import Even, Geodesic
+from beeline.data.directions import Directions
 from beeline.data.laws import TwoMoons
 from beeline.data.pointfile import LawData, PointFile
+from beeline.learn.objective import FlowMatching
 from beeline.learn.rate import WarmupConstantCooldown
 from beeline.learn.trainer import Training
 from beeline.run import Run
@@ -22,6 +26,23 @@ def points(path: str = "points.csv") -> Run:
         data=PointFile(path),
         network={"is": "networks.MLP", "width": 128, "depth": 3},
         training=Training(steps=5000, lot=256, rate=WarmupConstantCooldown(peak=2e-3)),
+        sampler=Sampler(20),
+    )
+
+
+def directions() -> Run:
+    """Directions in space on their sphere: geodesic paths from the even law, tangent velocities, steps that stay on it.
+
+    Source: Chen and Lipman 2024 (arXiv 2302.03660).
+
+    >>> directions().objective.path
+    Geodesic(space=Sphere(tolerance=0.0001))
+    """
+    return Run(
+        data=Directions(),
+        network={"is": "networks.MLP", "width": 128, "depth": 3},
+        objective=FlowMatching(Geodesic(), Independent(Even())),
+        training=Training(steps=3000, lot=256, rate=WarmupConstantCooldown(peak=2e-3, warmup=50)),
         sampler=Sampler(20),
     )
 

@@ -1,0 +1,31 @@
+"""Objectives named anew in a recipe, and the report of a network that is told more than its data say."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from beeline.apps import doors
+from beeline.core.solver import HEUN
+from beeline.learn.heads import drawn_by
+from beeline.use.temperature import Temperature
+
+TINY = ["training.steps=2", "training.lot=16", "network.width=16", "sampler.steps=2"]
+
+
+def test_a_network_that_is_told_more_than_the_data_say_is_reported(tmp_path: Path) -> None:
+    run = doors.recipe("guidance-free", TINY)
+    doors.train(run, tmp_path / "run", resume=False, quiet=True, command="beeline train guidance-free")
+    assert "Samples" in (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+
+
+def test_an_objective_named_anew_keeps_the_null_condition_and_brings_its_guidance() -> None:
+    for name, where in (("ModelGuidance", "objective"), ("LatentNoise", ""), ("Aligned", "objective")):
+        objective = doors.recipe("digits", [f"objective={name}"]).objective
+        inner = getattr(objective, where) if where else objective
+        assert inner.drop is not None and inner.drop.null == 10
+    own = doors.recipe("digits", ["objective=FlowMatching(drop=Drop(0.3,null=10))"]).objective
+    assert own.drop.probability == 0.3
+    assert doors.recipe("digits", ["objective=FlowMatching()", "objective.drop=none"]).objective.drop is None
+    run = doors.recipe("digits", ["objective=GuidanceFree"])
+    assert drawn_by(run.objective, run.sampler).guidance == Temperature(1.5)
+    assert drawn_by(run.objective, run.sampler).solver == HEUN
