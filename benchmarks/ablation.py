@@ -10,8 +10,9 @@ objective needs, and drawing reflow pairs is paid for as well, so all choices sp
 from __future__ import annotations
 
 import argparse
+import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -129,12 +130,10 @@ def train(task: Task, choice: Choice, rng: bl.Rng) -> tuple[Any, float]:
     return student, 2 * half + paid
 
 
-def figures(task: Task, seeds: int, only: list[str] | None) -> dict[str, Any]:
-    """The distance at every number of evaluations, with its spread over seeds."""
-    made: dict[str, Any] = {}
-    for name, choice in CHOICES.items():
-        if only and name not in only:
-            continue
+def figures(task: Task, seeds: int, only: list[str] | None, made: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The distance at every number of evaluations, with its spread over seeds: ``made`` with one choice after another."""
+    for name in only or CHOICES:
+        choice = CHOICES[name]
         rows, start = [], time.process_time()
         for seed in range(seeds):
             rng = bl.Rng(seed).fork("ablation")
@@ -152,7 +151,7 @@ def figures(task: Task, seeds: int, only: list[str] | None) -> dict[str, Any]:
             "cpu_seconds": round(time.process_time() - start, 1),
         }
         print(f"{name:36s}", *(f"{v:9.3f}" for v in made[name]["mean"]), flush=True)
-    return made
+        yield made
 
 
 def main() -> None:
@@ -160,17 +159,20 @@ def main() -> None:
     parser.add_argument("--mnist", type=Path, metavar="FILE", help="the .npz of MNIST; the ring alone without it")
     parser.add_argument("--seeds", type=int, default=3, help="trainings of every choice")
     parser.add_argument("--steps", type=int, nargs=2, default=(1500, 500), metavar=("RING", "MNIST"))
-    parser.add_argument("--only", nargs="*", choices=list(CHOICES), help="choices; all without it")
+    parser.add_argument(
+        "--only", nargs="*", choices=list(CHOICES), help="choices, put beside those of the result; all anew without it"
+    )
     parser.add_argument("--out", type=Path, metavar="FILE", help="where the result goes")
     chosen = parser.parse_args()
     torch.set_num_threads(1)
-    if chosen.mnist is None:
-        made = {"ring: W2": figures(ring(chosen.steps[0]), chosen.seeds, chosen.only)}
-        name = "ablation-ring"
-    else:
-        made = {"mnist: Frechet": figures(mnist(chosen.mnist, chosen.steps[1]), chosen.seeds, chosen.only)}
-        name = "ablation-mnist"
-    report.write(name, made, list(range(chosen.seeds)), chosen.out, evaluations=EVALUATIONS, steps=list(chosen.steps))
+    task = ring(chosen.steps[0]) if chosen.mnist is None else mnist(chosen.mnist, chosen.steps[1])
+    title, name = ("ring: W2", "ablation-ring") if chosen.mnist is None else ("mnist: Frechet", "ablation-mnist")
+    out = chosen.out or report.RESULTS / f"{name}.json"
+    settings = {"evaluations": list(EVALUATIONS), "steps": list(chosen.steps)}
+    old = json.loads(out.read_text()) if chosen.only and out.exists() else {}
+    kept = old["figures"].get(title, {}) if old.get("settings") == settings else {}
+    for made in figures(task, chosen.seeds, chosen.only, kept):
+        report.write(name, {title: made}, list(range(chosen.seeds)), out, **settings)
 
 
 if __name__ == "__main__":
