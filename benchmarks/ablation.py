@@ -131,7 +131,7 @@ def train(task: Task, choice: Choice, rng: bl.Rng) -> tuple[Any, float]:
 
 
 def figures(task: Task, seeds: int, only: list[str] | None, made: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """The distance at every number of evaluations, with its spread over seeds: ``made`` with one choice after another."""
+    """``made`` with one choice after another: the distance at every number of evaluations, its spread over seeds."""
     for name in only or CHOICES:
         choice = CHOICES[name]
         rows, start = [], time.process_time()
