@@ -255,8 +255,7 @@ def transport(x: Tensor, y: Tensor, power: float = 2.0) -> Tensor:
 
 def apart(x: Tensor, y: Tensor) -> Tensor:
     """Euclidean distances [N,M] between rows."""
-    square = (x**2).sum(1)[:, None] + (y**2).sum(1)[None] - 2 * x @ y.T
-    return square.clamp(min=0).sqrt()
+    return torch.cdist(x, y)
 
 
 def between(x: Tensor, y: Tensor, kernel: Callable[[Tensor, Tensor], Tensor], block: int = 1024) -> float:
