@@ -98,7 +98,7 @@ CATALOGUE: Mapping[str, Mapping[str, str]] = {
     | _of("learn.segments", "Windowed")
     | _of("learn.deep", "DeepSupervision")
     | _of("learn.rows", "RowMatching")
-    | _of("learn.weigh", "Uncertain", "Balanced"),
+    | _of("learn.weigh", "Uncertain", "Balanced", "Importance"),
     "weights": _of("learn.objective", "one") | _of("learn.weight", "ByDensity", "Power", "MinSNR", "SigmoidSNR"),
     "distances": _of("learn.objective", "squared", "Huber")
     | _of("learn.distance", "Direction", "Perceptual", "Felt", "Bregman"),

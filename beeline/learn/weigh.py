@@ -1,4 +1,4 @@
-"""Weights over time that are learned with the field, so that no time dominates the loss."""
+"""Weights and draws over time that are learned with the field, so that no time dominates the loss or its noise."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from beeline.core.draws import Binned
 from beeline.core.rng import Rng
+from beeline.core.times import Uniform
 from beeline.core.types import Batch, Loss, require
 from beeline.learn.objective import FlowMatching
 
@@ -130,6 +132,13 @@ class BinMeans(nn.Module):
         n = len(self.mean)
         return (t * n).long().clamp(0, n - 1)
 
+    def density(self, floor: float) -> Binned:
+        """Times in proportion to the root of the means, ``floor`` of them even; even times before anything was seen."""
+        known = (self.mean / self.norm.clamp(min=1e-12)).clamp(min=0).double().sqrt()
+        fallback = known[self.norm > 0].mean() if bool((self.norm > 0).any()) else known.new_ones(())
+        level = torch.where(self.norm > 0, known, fallback).clamp(min=1e-30)
+        return Binned(tuple(((1 - floor) * level / level.sum() + floor / len(level)).tolist()))
+
     @torch.no_grad()
     def see(self, t: Tensor, errors: Tensor) -> None:
         """Note the losses of a lot."""
@@ -187,4 +196,50 @@ class Balanced(_Weighing):
             own.see(loss.t.mean(1), loss.per_sample / w.mean(1))
         else:
             own.see(loss.t, loss.per_sample / w)
+        return loss
+
+
+@dataclass(frozen=True)
+class Importance(_Weighing):
+    """Times are drawn more often where losses are large, and count less there: the same mean with less noise.
+
+    p(t) ~ sqrt(mean squared loss of the bin of t), a share ``floor`` even;  E_{t ~ p}[loss / p(t)] = E_{t ~ U}[loss]
+    Assumes an objective with a ``weight`` that leaves the draw of times to this one.
+    Source: Nichol and Dhariwal 2021 (arXiv 2102.09672), importance sampling by a history of losses.
+
+    >>> type(Importance(bins=10).measured).__name__
+    'FlowMatching'
+    """
+
+    objective: Any = field(default_factory=FlowMatching)
+    bins: int = 20
+    floor: float = 0.1  # share of even times, above 0 to 1; without it a bin could be lost for good
+    half_life: float = 100.0  # steps of the running mean
+    name = "importance"
+
+    def __post_init__(self) -> None:
+        self._check()
+        require(
+            self.bins >= 1 and self.half_life > 0 and 0 < self.floor <= 1,
+            f"Importance got bins={self.bins}, floor={self.floor}, half_life={self.half_life}; give bins from 1, a "
+            "floor above 0 and up to 1, and a half-life above 0",
+        )
+        require(
+            isinstance(self.objective.times, Uniform),
+            f"Importance was put around an objective with {type(self.objective.times).__name__} times; it learns how "
+            "to draw them: leave times=Uniform(), and weigh them by weight=",
+        )
+
+    def networks(self) -> dict[str, nn.Module]:
+        """What remembers the squared losses beside the field; it has no parameters."""
+        return {self.name: BinMeans(self.bins, self.half_life)}
+
+    def __call__(self, networks: Any, batch: Batch, rng: Rng) -> Loss:
+        fields, own = self._split(networks)
+        if own is None:
+            return self.measured(fields, batch, rng)  # type: ignore[no-any-return]
+        times = own.density(self.floor)
+        drawn: Any = self._weighted(lambda t: (-times.log_prob(t)).exp())
+        loss: Loss = dataclasses.replace(drawn, times=times)(fields, batch, rng)
+        own.see(loss.t, (loss.per_sample * times.log_prob(loss.t).exp()) ** 2)
         return loss

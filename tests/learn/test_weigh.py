@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from beeline.core.rng import Rng
+from beeline.core.times import LogitNormal
 from beeline.core.types import Batch, BeelineError, Loss
 from beeline.learn import checkpoint
 from beeline.learn.ema import EMA
@@ -16,7 +17,7 @@ from beeline.learn.objective import FlowMatching
 from beeline.learn.prune import PrunedFeed, Pruning
 from beeline.learn.rate import Constant
 from beeline.learn.trainer import Training, fit
-from beeline.learn.weigh import Balanced, BinMeans, TimeNet, Uncertain
+from beeline.learn.weigh import Balanced, BinMeans, Importance, TimeNet, Uncertain
 
 
 class Field(nn.Module):
@@ -75,7 +76,28 @@ def test_balanced_weights_are_the_inverse_of_the_loss():
     assert math.isclose(float(w.mean()), 1, rel_tol=1e-5)
 
 
-@pytest.mark.parametrize("objective", [Uncertain(), Balanced()])
+def test_importance_draws_where_losses_are_large_and_keeps_their_mean():
+    nets = {"network": Hard(), "importance": BinMeans(10, 30.0)}
+    objective = Importance(bins=10, floor=0.1)
+    batch = Batch(torch.zeros(512, 2))
+    for n in range(150):
+        objective(nets, batch, Rng(1).fork(n))
+        nets["importance"].settle(lambda sums: sums)
+    # s = mean of (m + z)^2 over two coordinates, m = 10 t^2: E[s] = m^2 + 1 and E[s^2] = (m^2 + 1)^2 + 2 m^2 + 1
+    t = (torch.arange(1000) + 0.5) / 1000
+    m2 = 100 * t**4
+    root = ((m2 + 1) ** 2 + 2 * m2 + 1).reshape(10, 100).mean(1).sqrt()
+    mass = torch.tensor(nets["importance"].density(0.1).mass)
+    assert torch.allclose(mass, 0.9 * root / root.sum() + 0.01, rtol=0.15)
+    # the same mean as with even times, with a third of the noise
+    exact = float((m2 + 1).mean())
+    drawn = torch.tensor([float(objective(nets, batch, Rng(2).fork(n)).value.detach()) for n in range(200)])
+    even = torch.tensor([float(objective.measured(nets["network"], batch, Rng(2).fork(n)).value.detach()) for n in range(200)])
+    assert float(drawn.mean()) == pytest.approx(exact, rel=0.02)
+    assert drawn.std() < even.std() / 3
+
+
+@pytest.mark.parametrize("objective", [Uncertain(), Balanced(), Importance()])
 def test_they_train_with_fit_and_resume_bit_for_bit(objective, tmp_path):
     def run(name, steps, **more):
         with Rng(0).ambient():
@@ -117,6 +139,13 @@ def plan(**more):
     return Training(
         **{"steps": 40, "lots": 2, "lot": 8, "rate": Constant(1e-2), "prune": Pruning(0.5, 0.25, 0.0)} | more
     )
+
+
+def test_importance_draws_the_times_itself():
+    with pytest.raises(BeelineError, match="leave times=Uniform"):
+        Importance(FlowMatching(times=LogitNormal()))
+    with pytest.raises(BeelineError, match="floor=0.0"):
+        Importance(floor=0.0)
 
 
 def test_pruning_is_unbiased_and_leaves_out_only_easy_data():
