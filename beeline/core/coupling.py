@@ -109,6 +109,12 @@ class MinibatchOT:
             "sampling does not know; leave them out, take ConditionalOT or Independent, or say biased=True",
         )
         leaf = conditions[self.by]
+        require(
+            not leaf.is_floating_point(),
+            f"MinibatchOT matches within equal values of {self.by!r}, but that condition is continuous "
+            f"({leaf.dtype}): hardly two of its values are equal, so that nothing would be matched; take "
+            f"ConditionalOT(by={self.by!r}), which matches by distance in the condition, or whole numbers for classes",
+        )
         _, group = leaf.flatten(1 if leaf.ndim > 1 else 0).unique(dim=0, return_inverse=True)
         for g in range(int(group.max()) + 1):
             rows = (group == g).nonzero().flatten().cpu()
@@ -190,4 +196,9 @@ def matching(cost: Tensor) -> Tensor:
     """[N] rows of a cost [N,N], the one that each column is matched to by the cheapest assignment."""
     from scipy.optimize import linear_sum_assignment  # slow to import, and only optimal transport needs it
 
+    require(
+        bool(cost.isfinite().all()),
+        f"{int((~cost.isfinite()).sum())} of {cost.numel()} costs of the assignment are not finite, so that no "
+        "matching is the cheapest; remove NaN and infinite values from data and conditions before coupling",
+    )
     return torch.from_numpy(linear_sum_assignment(cost.T.numpy())[1])

@@ -170,7 +170,10 @@ class ConditionalOT:
     independent = False
 
     def __post_init__(self) -> None:
-        require(self.strength >= 0, f"ConditionalOT got strength={self.strength}; a price is at least 0: 10 is usual")
+        require(
+            0 <= self.strength < math.inf,
+            f"ConditionalOT got strength={self.strength}; a price is a finite number from 0: 10 is usual",
+        )
 
     def __call__(self, batch: Batch, rng: Rng) -> Batch:
         conditions = dict(leaves(batch.cond))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, Protocol
@@ -69,19 +70,30 @@ def squared(made: Tensor, wanted: Tensor) -> Tensor:
 class Huber:
     """Squared difference near zero, absolute far from it, so that outliers pull less.
 
-    sqrt(|d|^2 + c^2) - c over the D coordinates, with c = scale sqrt(D), divided by D
-    Assumes nothing.
-    Source: Song and Dhariwal 2023 (arXiv 2310.14189), pseudo-Huber with c proportional to sqrt(D).
+    (sqrt(|d|^2 + c^2) - c) / D with c = scale D;  ``each``: the mean of sqrt(d_i^2 + scale^2) - scale over coordinates
+    The first form reads the length of the whole difference d [D], the second every coordinate by itself.
+    Source: Lee, Lin and Fanti 2024 (arXiv 2405.20320), c = 0.00054 D; Song and Dhariwal 2023 (arXiv 2310.14189) have
+    c = 0.00054 sqrt(D), which is scale = 0.00054 / sqrt(D).  ``each``: Wang et al. 2024 (arXiv 2410.07303), 0.001.
 
-    >>> float(Huber(1.0)(torch.zeros(1, 4), torch.zeros(1, 4)))
-    0.0
+    >>> Huber(1.0)(torch.full((1, 4), 1.5), torch.zeros(1, 4))
+    tensor([0.2500])
     """
 
-    scale: float = 0.00054  # in units of one coordinate; larger is closer to squared
+    scale: float = 0.00054  # above 0; larger is closer to squared
+    each: bool = False  # coordinate by coordinate
+
+    def __post_init__(self) -> None:
+        require(
+            self.scale > 0 and math.isfinite(self.scale),
+            f"Huber got scale={self.scale}; it is where the distance turns from squared to absolute: give a number "
+            "above 0, 0.00054 is usual",
+        )
 
     def __call__(self, made: Tensor, wanted: Tensor) -> Tensor:
         d = (made - wanted).flatten(1)
-        c = self.scale * d.shape[1] ** 0.5
+        if self.each:
+            return ((d.square() + self.scale**2).sqrt() - self.scale).mean(1)
+        c = self.scale * d.shape[1]
         return ((d.square().sum(1) + c * c).sqrt() - c) / d.shape[1]
 
 

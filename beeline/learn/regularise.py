@@ -179,10 +179,11 @@ class SmoothSteps(Around):
 
 @dataclass(frozen=True)
 class SelfRectified(Around):
-    """States are rebuilt from the model's own source estimate, as they will be when it samples.
+    """States are rebuilt from the model's own data estimate and the true noise, as they will be when it samples.
 
-    x0' = x0 + (1-t)^power strength (x0_hat - x0),  x0_hat = sg(source end implied by v(x_t, t));
-    then the objective on the pair (x0', x1) at the same time
+    x0' = x0 + b(t)^power strength (x0 - x0_hat),  x0_hat = sg(source end implied by v(x_t, t));
+    then the objective on the pair (x0', x1) at the same time.  With a factor of 1 the state is a x1_hat + b x0, and
+    the target still leads to x1.
     Assumes an affine path.  One network pass more, without gradient.  Exact where the pair is certain; elsewhere it
     trades the exact minimum for agreement with sampling.
     Source: Zhou et al. 2023, "DREAM" (arXiv 2312.00210).
@@ -193,7 +194,7 @@ class SelfRectified(Around):
 
     objective: FlowMatching = field(default_factory=FlowMatching)
     strength: float = 1.0  # 0 is the objective itself
-    power: float = 1.0  # of the noise level, at which the mix fades towards the data; at least 0
+    power: float = 1.0  # of the noise level b(t), with which the rebuilding fades towards the data; at least 0
 
     def __call__(self, field: Any, batch: Batch, rng: Rng) -> Loss:
         path = self.objective.path
@@ -208,8 +209,8 @@ class SelfRectified(Around):
         assert x0 is not None
         with quiet(field):
             guess = path.noise(example.x, ask(field, example.x, example.t, cond), example.t)
-        mix = self.strength * over((1 - example.t) ** self.power, x0)
-        pairs = replace(example.batch, x0=x0 + mix * (guess - x0))
+        mix = self.strength * over(path.b(example.t) ** self.power, x0)
+        pairs = replace(example.batch, x0=x0 + mix * (x0 - guess))
         assert pairs.x0 is not None
         x, v = path.point(pairs.x0, pairs.x1, example.t)
         rebuilt = example._replace(batch=pairs, x=x, v=v)

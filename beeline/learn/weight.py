@@ -81,9 +81,11 @@ class MinSNR:
 class SigmoidSNR:
     """A sigmoid of the log signal-to-noise ratio: weight where the picture is still undecided.
 
-    w(t) = (a / (a b' - b a'))^2 sigmoid(bias - log SNR): errors of the predicted noise weighed by a sigmoid
-    Assumes an affine path; t = 1 has the limit of the formula.
-    Source: Hoogeboom, Heek and Salimans 2024 (arXiv 2410.19324), sigmoid loss.
+    w(t) = lambda'/2 (a / (a b' - b a'))^2 sigmoid(bias - lambda),  lambda = log(a^2 / b^2)
+    With even times the loss is 1/2 of the integral of sigmoid(bias - lambda) |x0 - x0_hat|^2 over lambda, which is the
+    same for every path.  On Linear(): w(t) = t / (1-t) sigmoid(bias - lambda).
+    Assumes an affine path and even times; t = 0 and 1 have the limit of the formula.
+    Source: Hoogeboom, Heek and Salimans 2024 (arXiv 2410.19324), sigmoid loss; Kingma and Gao 2023 (arXiv 2303.00848).
 
     >>> float(SigmoidSNR()(torch.tensor([0.5]))) > 0
     True
@@ -95,5 +97,5 @@ class SigmoidSNR:
     def __call__(self, t: Tensor) -> Tensor:
         inside = t.clamp(1e-6, 1 - 1e-6)
         a, b, da, db = self.path.coefficients(inside)
-        lam, _ = log_snr(self.path, inside)
-        return torch.sigmoid(self.bias - lam) * (a / (a * db - b * da)) ** 2
+        lam, slope = log_snr(self.path, inside)
+        return slope / 2 * torch.sigmoid(self.bias - lam) * (a / (a * db - b * da)) ** 2

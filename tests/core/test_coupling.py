@@ -3,10 +3,11 @@
 import pytest
 import torch
 
-from beeline.core.coupling import Independent, Matched, MinibatchOT, Paired, assign
+from beeline.core.coupling import Independent, Matched, MinibatchOT, Paired, assign, matching
 from beeline.core.rng import Rng
 from beeline.core.source import Empirical, Gaussian, Uniform
-from beeline.core.types import Batch
+from beeline.core.transport import ConditionalOT
+from beeline.core.types import Batch, BeelineError
 
 X1 = Rng(0).normal(torch.empty(64, 2)) + 3
 LABEL = Rng(1).integers(3, 64)
@@ -96,3 +97,13 @@ def test_refusals() -> None:
         Empirical(torch.zeros(2, 3)).sample(X1, Rng(0))
     with pytest.raises(ValueError, match="a finite set of points has none"):
         Empirical(torch.zeros(2, 2)).log_prob(X1)
+
+
+def test_transport_within_equal_values_needs_classes_and_finite_costs():
+    batch = Batch(X1, cond={"place": torch.linspace(0, 1, len(X1))})
+    with pytest.raises(BeelineError, match="'place', but that condition is continuous.*ConditionalOT"):
+        MinibatchOT(by="place")(batch, Rng(0))
+    with pytest.raises(BeelineError, match="2 of 4 costs of the assignment are not finite"):
+        matching(torch.tensor([[0.0, torch.nan], [torch.inf, 1.0]]))
+    with pytest.raises(BeelineError, match="finite number from 0"):
+        ConditionalOT(by="place", strength=torch.inf)

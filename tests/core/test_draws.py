@@ -120,7 +120,7 @@ def test_weights_say_what_they_weigh():
     assert torch.allclose(Power(1, -2)(t), t / (1 - t) ** 2)
     # an error e of the velocity is an error (1-t) e of the datum and t e of the noise on the straight path
     assert torch.allclose(MinSNR(1e9)(t), t**2, atol=1e-9)
-    assert torch.allclose(SigmoidSNR(0.0)(t), torch.sigmoid(-2 * torch.logit(t)) * t**2, atol=1e-9)
+    assert torch.allclose(SigmoidSNR(0.0)(t), torch.sigmoid(-2 * torch.logit(t)) * t / (1 - t), atol=1e-9)
     on_cosine = MinSNR(1e9, Cosine())(t)
     a, b, da, db = Cosine().coefficients(t)
     assert torch.allclose(on_cosine, (a / (a * db - b * da)) ** 2, atol=1e-9)
@@ -143,3 +143,20 @@ def test_weights_say_what_they_weigh():
 def test_refusals(make, words):
     with pytest.raises(BeelineError, match=words):
         make()
+
+
+@pytest.mark.parametrize("path", [Linear(), Cosine(), VariancePreserving()])
+def test_the_sigmoid_weight_is_a_weight_over_the_log_snr(path):
+    """An error of the noise that depends on the log SNR alone costs the same on every path, as in the source."""
+    bias = -3.0
+
+    def error(lam):  # squared error of the noise at a log SNR, 0 where no path of these differs from another
+        return torch.exp(-((lam + 2) ** 2) / 3)
+
+    lam = torch.linspace(-9, 8, 200_001, dtype=torch.float64)
+    known = torch.trapezoid(torch.sigmoid(bias - lam) * error(lam), lam) / 2
+    t = torch.linspace(1e-6, 1 - 1e-6, 400_001, dtype=torch.float64)
+    a, b, da, db = path.coefficients(t)
+    of_velocity = error(2 * (a / b).log()) * ((a * db - b * da) / a) ** 2
+    got = torch.trapezoid(SigmoidSNR(bias, path)(t) * of_velocity, t)
+    assert abs(float(got / known) - 1) < 1e-4

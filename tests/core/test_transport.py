@@ -163,7 +163,7 @@ def test_other_refusals():
         Sinkhorn(epsilon=0.0)
     with pytest.raises(BeelineError, match="above 0"):
         Unbalanced(reach=0.0)
-    with pytest.raises(BeelineError, match="at least 0"):
+    with pytest.raises(BeelineError, match="finite number from 0"):
         ConditionalOT(strength=-1.0)
     with pytest.raises(BeelineError, match="ConditionalOT looks at"):
         ConditionalOT(by="label")(Batch(torch.zeros(2, 1)), Rng(0))

@@ -10,14 +10,14 @@ from torch.nn import functional as F
 from beeline.core.coupling import Paired
 from beeline.core.field import Data, Flow
 from beeline.core.interpolant import Bridge
-from beeline.core.path import Cosine
+from beeline.core.path import Cosine, Linear
 from beeline.core.rng import Rng
 from beeline.core.solver import HEUN
 from beeline.core.times import LogitNormal
 from beeline.core.types import Batch, BeelineError
 from beeline.learn.deep import Deep, DeepSupervision
 from beeline.learn.distance import Bregman, Direction, Felt, Perceptual, PowerCost, check_cost
-from beeline.learn.objective import FlowMatching, squared
+from beeline.learn.objective import FlowMatching, Huber, squared
 from beeline.learn.regularise import Aligned, Dispersed, SelfPerceptual, SelfRectified, Separable, SmoothSteps
 from beeline.learn.segments import Annealed, AnnealedPairs, Windowed
 from beeline.learn.shapes import Helped, Potential
@@ -61,6 +61,19 @@ def test_distances_are_their_formulas():
     cost = PowerCost(3.0)
     direct = cost.value(v) - cost.value(u) - (cost.gradient(u) * (v - u)).sum(1)
     assert torch.allclose(Bregman(cost)(u, v), direct / 2)
+
+
+def test_the_pseudo_huber_constant_grows_with_the_dimension():
+    """(sqrt(|d|^2 + c^2) - c) / D with c = scale D, the constant of improved rectified flow; or by coordinate."""
+    d = Rng(0).normal(torch.empty(5, 3, 4, 4, dtype=torch.float64))
+    c = 0.00054 * 48
+    known = ((d.square().sum((1, 2, 3)) + c * c).sqrt() - c) / 48
+    assert torch.allclose(Huber()(d, torch.zeros_like(d)), known, atol=1e-15)
+    by_coordinate = ((d.square() + 1e-6).sqrt() - 1e-3).mean((1, 2, 3))
+    assert torch.allclose(Huber(1e-3, each=True)(d, torch.zeros_like(d)), by_coordinate, atol=1e-15)
+    for scale in (0.0, -1.0, math.inf, math.nan):
+        with pytest.raises(BeelineError, match="where the distance turns"):
+            Huber(scale)
 
 
 def test_power_cost_keeps_fenchel_equality():
@@ -171,18 +184,30 @@ def test_terms_are_zero_where_every_pair_is_certain():
     assert float(SelfPerceptual(base, net, "block")(wrong, one(50), Rng(0)).value) > 1e-4
 
 
-def test_self_rectified_states_hold_the_models_own_source():
-    # a model that knows the datum but errs by d in the velocity: x0_hat - x0 = -t d
-    base, d = FlowMatching(times=INSIDE), 0.5
-    seen = []
+@pytest.mark.parametrize("path", [Linear(), Cosine()])
+def test_self_rectified_states_hold_the_own_data_estimate_and_the_true_noise(path):
+    """The state of the second pass is a x1_hat + b x0, and its target leads to the true datum (DREAM)."""
+    base, seen = FlowMatching(path, times=INSIDE), []
+    nudge = torch.tensor([0.5, -0.2], dtype=torch.float64)
 
     def field(x, t, cond=None):
-        seen.append((x, t))
-        return certain(x, t) + d
+        exact = path.velocity(x, t, x1=ONE.expand_as(x)) + nudge * t[:, None]
+        seen.append((x, t, exact))
+        return exact
 
-    SelfRectified(base, power=0.0)(field, one(20), Rng(0))
-    (x, t), (rebuilt, _) = seen
-    assert torch.allclose(rebuilt, x - ((1 - t) * t * d)[:, None], atol=1e-12)
+    batch = base.examples(one(20), Rng(0))
+    loss = SelfRectified(base, power=0.0)(field, one(20), Rng(0))
+    (x, t, v), (rebuilt, again, made) = seen
+    assert torch.equal(t, again)
+    known = path.point(batch.batch.x0, path.data(x, v, t), t).x
+    assert torch.allclose(rebuilt, known, atol=1e-12) and not torch.allclose(rebuilt, x, atol=1e-3)
+    wanted = path.velocity(rebuilt, t, x1=ONE.expand_as(x))  # from the rebuilt state to the true datum
+    assert torch.allclose(loss.value, squared(made, wanted).mean(), atol=1e-12)
+    # the factor fades with the noise level of the path
+    seen.clear()
+    SelfRectified(base, power=2.0)(field, one(20), Rng(0))
+    faded = x + path.b(t)[:, None] ** 2 * (known - x)
+    assert torch.allclose(seen[1][0], faded, atol=1e-12)
 
 
 def test_smooth_steps_measure_the_embedded_error():
