@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import types
 from collections.abc import Mapping
 from typing import Any, get_args
 
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 
 from beeline.catalogue import CATALOGUE, WORDS, Setting, find, makes, member, name_of, settings
 from beeline.core.types import BeelineError, nearest, require
-from beeline.settings import anything, at, check_names, fit, free, join, prefixed, read
+from beeline.settings import anything, at, check_names, constructing, fit, free, join, plain, prefixed, read, shown
 
 LARGEST = 10_000  # numbers of a tensor that still count as a setting; more is data and belongs in a file of its own
 
@@ -44,6 +45,7 @@ def build(data: Any) -> Any:
     >>> build({"is": "solvers.RK4"}).order
     4
     """
+    plain(data, "")
     return free(data, "")
 
 
@@ -130,9 +132,9 @@ def _change(part: Any, changes: Mapping[str, Any], where: str) -> Any:
     for dotted, value in changes.items():
         head, _, rest = dotted.partition(".")
         heads.setdefault(head, {})[rest] = value
-    if part is None or isinstance(part, bool | int | float | str | Tensor):
+    if part is None or isinstance(part, bool | int | float | str | Tensor | type) or callable_only(part):
         raise BeelineError(
-            f"{where} is {part!r}, which has no setting {next(iter(heads))!r} inside; "
+            f"{where} is {shown(part)}, which has no setting {next(iter(heads))!r} inside; "
             f"set {where or 'it'} itself, to a component with that setting"
         )
     if isinstance(part, list | tuple):
@@ -151,15 +153,24 @@ def _change(part: Any, changes: Mapping[str, Any], where: str) -> Any:
     for head, inner in heads.items():
         place, value = join(where, head), now.get(head, known[head].default)
         if "" in inner:
-            value = fit(_typed(inner.pop(""), known[head].hint), known[head], place, value)
+            with prefixed(place):
+                value = fit(_typed(inner.pop(""), known[head].hint), known[head], place, value)
             value = describe(value) if isinstance(part, Mapping) and "is" in part else value
-        new[head] = _change(value, inner, place) if inner else value
+        if inner:
+            value = _change(value, inner, place)
+            value = fit(value, known[head], place) if isinstance(value, list | tuple) else value  # its items
+        new[head] = value
     if isinstance(part, list | tuple):
         return type(part)((now | new).values())
     if isinstance(part, Mapping):
         return now | new
-    with prefixed(join(where, next(iter(new))) if len(new) == 1 else where):
+    with constructing(owner, join(where, next(iter(new))) if len(new) == 1 else where):
         return dataclasses.replace(part, **new) if hasattr(kind, "__dataclass_fields__") else kind(**(now | new))
+
+
+def callable_only(part: Any) -> bool:
+    """Whether a part is a plain function, which has no settings of its own."""
+    return isinstance(part, types.FunctionType | types.BuiltinFunctionType)
 
 
 def _typed(value: Any, hint: Any) -> Any:

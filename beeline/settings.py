@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import ast
 import pathlib
+import reprlib
 import types
 import typing
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,6 +20,9 @@ from torch import Tensor
 
 from beeline.catalogue import CATALOGUE, WORDS, Setting, find, makes, member, name_of, settings
 from beeline.core.types import BeelineError, nearest, require
+
+DEEPEST = 40  # levels of nested values that are read; deeper ones are no settings, and would exhaust the stack
+WHOLE = 2**63 - 1  # the largest whole number that a tensor holds
 
 
 class Text(str):
@@ -43,7 +48,7 @@ def make(full: str, given: Mapping[str, Any], where: str) -> Any:
         f"give it as {name}({', '.join(f'{m}=...' for m in missing)})",
     )
     fitted = {key: fit(value, known[key], join(where, key)) for key, value in given.items()}
-    with prefixed(where):
+    with constructing(name, where):
         return target(**fitted)
 
 
@@ -72,6 +77,8 @@ def free(value: Any, where: str, kinds: tuple[str, ...] = (), strict: bool = Fal
         return {key: free(item, join(where, str(key)), (), strict) for key, item in value.items()}
     if isinstance(value, list):
         return [free(item, join(where, str(i)), (), strict) for i, item in enumerate(value)]
+    if kinds and isinstance(value, bool | int | float):
+        raise _unfit(value, None, kinds, where)
     return value
 
 
@@ -90,12 +97,12 @@ def cast(value: Any, hint: Any, kinds: tuple[str, ...], where: str) -> Any:
     if origin is typing.Literal:
         text = str(value) if isinstance(value, str) else value
         if text not in inside:
-            raise UnfitError(f"{at(where)}got {value!r}; {nearest(str(value), map(str, inside))}")
+            raise UnfitError(f"{at(where)}got {shown(value)}; {nearest(str(value), map(str, inside))}")
         return text
     if hint in (bool, int, float, str, type(None)):
         return _plain(value, hint, kinds, where)
     if hint is Tensor:
-        return torch.as_tensor(value) if isinstance(value, list | tuple | int | float) else value
+        return _tensor(value, where)
     if hint is pathlib.Path and isinstance(value, str):
         return pathlib.Path(value)
     if origin is tuple or hint is tuple or getattr(origin or hint, "__name__", "") in ("list", "Sequence"):
@@ -124,7 +131,58 @@ def _plain(value: Any, hint: Any, kinds: tuple[str, ...], where: str) -> Any:
         fits = hint is float or value == value // 1
     if not fits:
         raise _unfit(value, hint, kinds, where)
-    return None if value is None else hint(value)
+    return None if value is None else hint(small(value, where) if hint is float else small(int(value), where))
+
+
+def small(value: Any, where: str) -> Any:
+    """A plain value; refused where it is a whole number that no tensor can hold."""
+    require(
+        not isinstance(value, int) or abs(value) <= WHOLE,
+        f"{at(where)}got a whole number of about {value.bit_length() if isinstance(value, int) else 0} bits; "
+        "whole numbers have 63 bits and a sign: give one below 9.2e18",
+    )
+    return value
+
+
+def plain(data: Any, where: str, depth: int = 0) -> None:
+    """Refuse what no file may hold: values of other types, names that are no text, endless nesting."""
+    require(
+        depth <= DEEPEST,
+        f"{at(where)}is nested more than {DEEPEST} levels deep, which no setting is; remove the superfluous brackets",
+    )
+    if isinstance(data, Mapping):
+        for key, value in data.items():
+            require(
+                isinstance(key, str | int),
+                f"{at(where)}has the name {shown(key)} ({type(key).__name__}), but names are text; put it in quotes",
+            )
+            plain(value, join(where, str(key)), depth + 1)
+    elif isinstance(data, list | tuple):
+        for i, value in enumerate(data):
+            plain(value, join(where, str(i)), depth + 1)
+    elif type(data).__module__ in ("builtins", "datetime") and not isinstance(data, PLAIN):
+        raise BeelineError(
+            f"{at(where)}got {shown(data)} ({type(data).__name__}), which is no setting; give a number, a text, true, "
+            "false, none, a list or settings by name"
+        )
+    else:
+        small(data, where)
+
+
+PLAIN = (bool, int, float, str, type(None), type, types.FunctionType)
+
+
+def _tensor(value: Any, where: str) -> Any:
+    if isinstance(value, str):
+        value = read(value)
+    if isinstance(value, Tensor):
+        return value
+    try:
+        if isinstance(value, list | tuple | int | float) and not isinstance(value, bool):
+            return torch.as_tensor(value)
+    except (TypeError, ValueError, RuntimeError):
+        pass
+    raise UnfitError(f"{at(where)}got {shown(value)}, which is no array; give numbers in lists of equal length")
 
 
 def _row(value: Any, made: Any, inside: tuple[Any, ...], kinds: tuple[str, ...], where: str) -> Any:
@@ -160,10 +218,7 @@ def component(value: Any, kinds: tuple[str, ...], where: str) -> Any:
 def _from_text(text: str, kinds: tuple[str, ...], where: str) -> Any:
     text = text.strip()
     with prefixed(where):
-        try:
-            node: ast.expr | None = ast.parse(text, mode="eval").body
-        except SyntaxError:
-            node = None
+        node = _parsed(text)
         if not isinstance(node, ast.Call):
             return WORDS[text.lower()] if text.lower() in WORDS else make(find(text, kinds), {}, "")
         full = find(ast.unparse(node.func), kinds)
@@ -182,24 +237,61 @@ def _from_text(text: str, kinds: tuple[str, ...], where: str) -> Any:
 def read(text: str) -> Any:
     """Plain data where a text is a literal; names and calls in it stay text until their setting is known."""
     text = text.strip()
+    node = _parsed(text)
+    return Text(text) if node is None else _data(node, text)
+
+
+def _parsed(text: str) -> ast.expr | None:
+    """The expression that a text is, or None."""
     try:
-        return _data(ast.parse(text, mode="eval").body, text)
-    except SyntaxError:
-        return Text(text)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # remarks about the style of a program, which this is not
+            node = ast.parse(text, mode="eval").body
+            _depth(node)
+            return node
+    except (SyntaxError, ValueError):
+        return None
+    except (RecursionError, MemoryError):
+        raise BeelineError(f"got {shown(text)}, which is nested too deeply; remove the superfluous brackets") from None
+
+
+def _depth(node: ast.AST, depth: int = 0) -> None:
+    if depth > 2 * DEEPEST:
+        raise RecursionError
+    for inner in ast.iter_child_nodes(node):
+        _depth(inner, depth + 1)
 
 
 def _data(node: ast.expr, text: str) -> Any:
     if isinstance(node, ast.Tuple | ast.List):
         return [_data(item, text) for item in node.elts]
-    if isinstance(node, ast.Dict) and all(isinstance(key, ast.Constant) for key in node.keys):
-        keys = [ast.literal_eval(key) for key in node.keys if key is not None]
+    written = ast.get_source_segment(text, node) or ""
+    if isinstance(node, ast.Dict):
+        keys = [key.value if isinstance(key, ast.Constant) else None for key in node.keys]
+        require(
+            all(isinstance(key, str | int) for key in keys),
+            f"got {shown(written)}, where a name is no text; give names in quotes, as in {{'label': 3}}",
+        )
         return dict(zip(keys, (_data(item, text) for item in node.values), strict=True))
     if isinstance(node, ast.Name) and node.id.lower() in WORDS:
         return WORDS[node.id.lower()]
     try:
-        return ast.literal_eval(node)
-    except ValueError:
-        return Text(ast.get_source_segment(text, node) or "")  # as written: two-moons is a name, x/y a path
+        value = ast.literal_eval(node)
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
+        return Text(written)  # as written: two-moons is a name, x/y a path
+    plain(value, "")
+    return value
+
+
+def shown(value: Any) -> str:
+    """A value for a message, which stays one line however long it is."""
+    text = SHORT.repr(value)
+    return text if len(text) <= 200 else f"{text[:200]}..."
+
+
+SHORT = reprlib.Repr()
+SHORT.maxlevel, SHORT.maxlong, SHORT.maxstring, SHORT.maxother = 4, 60, 120, 120
+SHORT.maxlist = SHORT.maxtuple = SHORT.maxdict = SHORT.maxset = 12
 
 
 def _unfit(value: Any, hint: Any, kinds: tuple[str, ...], where: str) -> UnfitError:
@@ -208,7 +300,7 @@ def _unfit(value: Any, hint: Any, kinds: tuple[str, ...], where: str) -> UnfitEr
     wanted = [words[c] for c in choices if c in words]
     wanted += [f"one of the {kind} ({', '.join(CATALOGUE[kind])})" for kind in kinds if kind in CATALOGUE]
     name = getattr(hint, "__name__", str(hint))
-    got = f"{value!r} ({name_of(value) or type(value).__name__})"
+    got = f"{shown(value)} ({name_of(value) or type(value).__name__})"
     return UnfitError(
         f"{at(where)}got {got}, which does not fit this setting; give {' or '.join(wanted) or f'a {name}'}"
     )
@@ -234,6 +326,22 @@ class prefixed:  # noqa: N801 - read as a verb
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         if self.where and isinstance(error, ValueError) and not str(error).startswith(self.where):
             raise BeelineError(f"{self.where}: {error}") from error
+
+
+class constructing(prefixed):  # noqa: N801 - read as a verb
+    """Makes one line of whatever the constructor of a component raises, which here was given a user's values."""
+
+    def __init__(self, owner: str, where: str):
+        super().__init__(where)
+        self.owner = owner
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        super().__exit__(kind, error, trace)
+        if isinstance(error, TypeError | ArithmeticError | LookupError | AttributeError | RuntimeError | MemoryError):
+            raise BeelineError(
+                f"{at(self.where)}{self.owner} cannot be made of these settings ({type(error).__name__}: "
+                f"{shown(str(error))}); see 'beeline show {self.owner}' for what it takes"
+            ) from error
 
 
 def anything(name: str) -> Setting:

@@ -249,3 +249,59 @@ def test_a_slot_without_a_kind_takes_any_object() -> None:
     slot = Setting("rule", "Any", Any, None, ())
     assert fit(Plain(), slot, "rule") == Plain()
     assert config.parse("Huber(scale=0.1)", "distances") == Huber(0.1)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("guidance={[]: 1}", "a name is no text"),
+        ("steps={1, 2}", r"^steps: got \{1, 2\} \(set\), which is no setting"),
+        ("steps=1j", r"^steps: got 1j \(complex\), which is no setting"),
+        ("steps=...", r"^steps: got Ellipsis \(ellipsis\), which is no setting"),
+        ("steps=b'8'", r"^steps: got b'8' \(bytes\), which is no setting"),
+        ("steps=1" + "0" * 400, "^steps: got a whole number of about 13"),
+        ("steps=1" + "0" * 5000, "^steps: got '10000"),
+        ("steps=1e300", "^steps: got a whole number of about 997 bits"),
+        ("steps=0x" + "f" * 5000, "^steps: got a whole number of about 20000 bits"),
+        ("guidance.window.0=1" + "0" * 400, "^guidance.window.0: got a whole number"),
+        ("guidance.window.0=[]", r"^guidance.window.0: got \[\] \(list\)"),
+        ("solver={1, 2}", "^solver: got"),
+        ("schedule=" + "(" * 5000 + ")" * 5000, "^schedule: "),
+        ("steps=" + "-" * 3000 + "1", "^steps: .*nested too deeply"),
+        ("steps=" + "[" * 60 + "]" * 60, r"^steps: got .*\(list\)"),
+        ("solver.order.deep=3", "^solver.order is 2, which has no setting 'deep' inside"),
+        ("guidance.together.x=3", "^guidance.together is True"),
+    ],
+)
+def test_what_is_no_setting_at_all(text: str, message: str) -> None:
+    name, _, value = text.partition("=")
+    with pytest.raises(BeelineError, match=message):
+        change(GUIDED, {name: value})
+
+
+def test_a_function_has_no_settings_below_it() -> None:
+    with pytest.raises(BeelineError, match="^weight is .*, which has no setting 'nothing' inside"):
+        change(FlowMatching(), {"weight.nothing": "3"})
+
+
+def test_files_hold_plain_data() -> None:
+    deep: Any = 1
+    for _ in range(500):
+        deep = [deep]
+    for data, message in (
+        ({"is": "times.At", "t": {1, 2}}, "^t: got {1, 2}"),
+        ({"is": "times.At", "t": pathlib}, "^t: got"),
+        ({"is": "times.At", None: 3}, "has the name None"),
+        (deep, "nested more than 40 levels"),
+        ({"is": "sources.Empirical", "data": [[1.0], [1.0, 2.0]]}, "^data: got .*lists of equal length"),
+        ({"is": "sources.Empirical", "data": {"a": 1}}, "^data: got .*no array"),
+        ({"is": "times.LogitNormal", "mean": 10**400}, "^mean: got a whole number"),
+    ):
+        with pytest.raises(BeelineError, match=message):
+            build(data)
+
+
+def test_a_plain_value_is_no_component() -> None:
+    for text, kind in (("3", "data"), ("true", "data"), ("2.5", "solvers")):
+        with pytest.raises(BeelineError, match=f"which does not fit this setting; give one of the {kind}"):
+            parse(text, kind)

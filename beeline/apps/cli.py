@@ -8,6 +8,8 @@ from __future__ import annotations
 import json
 import shlex
 import sys
+import tempfile
+import traceback
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -261,16 +263,36 @@ def run(argv: list[str]) -> int:
         print("stopped", file=sys.stderr)
         return 130
     except OSError as error:
-        return fail(f"{error.strerror or error} ({error.filename}); check the path, the permissions and the free space")
+        if error.errno is None:  # raised by a library, not by the system
+            return ours(error, argv)
+        place = "" if error.filename is None else f" ({error.filename})"
+        return fail(f"{error.strerror or error}{place}; check the path, the permissions and the free space")
     except Exception as error:
         # typer brings a copy of click of its own, so its exceptions are known by what they can do
         if not hasattr(error, "format_message"):
-            raise
+            return ours(error, argv)
         context = getattr(error, "ctx", None)
         where = context.command_path if context is not None else "beeline"
         return fail(f"{error.format_message().rstrip('.')}; see {where} --help")
 
 
-def fail(message: str) -> int:
-    print("error: " + " ".join(message.split()), file=sys.stderr)
-    return 2
+def fail(message: str, code: int = 2) -> int:
+    """One line on stderr, and the exit code."""
+    line = " ".join(message.split())
+    print("error: " + (line if len(line) <= LONGEST else f"{line[:LONGEST]} ..."), file=sys.stderr)
+    return code
+
+
+LONGEST = 3000  # characters of a message; what a user gave may be longer than anybody reads
+
+
+def ours(error: Exception, argv: list[str]) -> int:
+    """An error that nobody foresaw: one line that names a file with the trace, which a report of it needs."""
+    handle, name = tempfile.mkstemp(prefix="beeline-error-", suffix=".log")
+    with open(handle, "w", encoding="utf-8", errors="backslashreplace") as file:
+        file.write(f"{shlex.join(['beeline', *argv])}\n\n{''.join(traceback.format_exception(error))}")
+    return fail(
+        f"{type(error).__name__}: {error}; this is a fault of beeline and not of your input: please report it with the "
+        f"file {name}, which holds the trace",
+        1,
+    )

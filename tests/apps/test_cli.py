@@ -190,3 +190,22 @@ def test_a_few_pictures_are_enough_for_a_report(tmp_path: Path, capsys: pytest.C
     assert run(["train", "images", "--out", str(tmp_path / "run"), *given, "--json"]) == 0
     found = json.loads((tmp_path / "run" / "figures.json").read_text())
     assert "kernel distance" in json.dumps(found).lower() and "frechet" not in json.dumps(found).lower()
+
+
+def test_a_fault_of_ours_is_one_line_that_names_a_file(
+    moons: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An error that nobody foresaw: exit code 1, one line, and the trace in a file."""
+    from beeline.apps import doors
+
+    def broken(*given: object) -> None:
+        raise KeyError("a fault\nof ours")
+
+    monkeypatch.setattr(doors, "list_components", broken)
+    assert run(["list", "solvers"]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: KeyError: ") and error.count("\n") == 1
+    log = Path(error.partition("with the file ")[2].partition(",")[0])
+    text = log.read_text()
+    log.unlink()
+    assert text.startswith("beeline list solvers\n") and "Traceback" in text and "in broken" in text
