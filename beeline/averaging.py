@@ -17,23 +17,24 @@ from beeline.learn.posthoc import Synthesis, synthesise
 
 
 def with_weights(bundle: Bundle, state: Mapping[str, Tensor], how: dict[str, object]) -> Bundle:
-    """A bundle with other weights of the same network; every parameter has to be among them."""
+    """A bundle with other weights of the same network; every parameter has to be among them, and buffers may be."""
     field = copy.deepcopy(bundle.flow.field)
     own = dict(field.named_parameters())
-    missing, left = sorted(set(own) - set(state)), sorted(set(state) - set(own))
+    missing, left = sorted(set(own) - set(state)), sorted(set(state) - set(own) - set(dict(field.named_buffers())))
     require(
         not missing and not left,
         f"the averaged weights do not fit the network of the bundle: {missing[:3]} are missing, {left[:3]} are too "
         "many; the checkpoints belong to another network: check the directory of the run",
     )
     with torch.no_grad():
-        for name, p in own.items():
-            p.copy_(state[name])
+        for name, p in (own | dict(field.named_buffers())).items():
+            if name in state:
+                p.copy_(state[name])
     return replace(bundle, flow=replace(bundle.flow, field=field), lineage=bundle.lineage | how)
 
 
 def network_of(run: Path) -> str:
-    """The name of the first network in the checkpoints of a run."""
+    """The name of the first network in the checkpoints of a run that has an average."""
     path = checkpoint.newest(run / "checkpoints")
     groups = checkpoint.state(path)["groups"]
     averaged = [g.removesuffix(".ema0") for g in groups if g.endswith(".ema0")]
@@ -44,21 +45,29 @@ def network_of(run: Path) -> str:
     return averaged[0]
 
 
+def stored(path: Path, group: str) -> dict[str, Tensor]:
+    """The tensors of one group of a checkpoint by name; empty where there is no such group."""
+    prefix = f"{group}/"
+    targets = {k: torch.empty(s, dtype=d) for k, (s, d) in checkpoint.contents(path).items() if k.startswith(prefix)}
+    checkpoint.fill(path, targets)
+    return {k.removeprefix(prefix): v for k, v in targets.items()}
+
+
 def export_averages(run: Path) -> list[Path]:
     """Every average of a run beside the one in its bundle, each as a bundle of its own under ``averages/``."""
     path = checkpoint.newest(run / "checkpoints")
+    profiles = checkpoint.state(path).get("profiles", [])
+    if len(profiles) < 2:  # none beside the one in the bundle
+        return []
     name, bundle = network_of(run), load(run)
-    saved, contents = checkpoint.state(path), checkpoint.contents(path)
+    whole = stored(path, name)
     written = []
-    for i, profile in enumerate(saved.get("profiles", [])):
-        prefix = f"{name}.ema{i}/"
-        targets = {k: torch.empty(s, dtype=d) for k, (s, d) in contents.items() if k.startswith(prefix)}
-        if i == 0 or not targets:
+    for i, profile in enumerate(profiles):
+        state = stored(path, f"{name}.ema{i}")
+        if i == 0 or not state:
             continue
-        checkpoint.fill(path, targets)
-        state = {k.removeprefix(prefix): v for k, v in targets.items()}
         out = run / "averages" / f"{i}-{profile['is'].lower()}"
-        with_weights(bundle, state, {"average": profile}).save(out)
+        with_weights(bundle, whole | state, {"average": profile}).save(out)
         written.append(out)
     return written
 
@@ -66,8 +75,10 @@ def export_averages(run: Path) -> list[Path]:
 def synthesised(run: Path, length: float, step: int | None = None, out: Path | None = None) -> tuple[Path, Synthesis]:
     """The average of a run with a memory of any length, made from its snapshots, as a bundle."""
     require((run / "checkpoints").is_dir(), f"{run} has no checkpoints, so it is not a run; give the directory of one")
-    found = synthesise(run / "checkpoints", length, network_of(run), step)
+    name = network_of(run)
+    found = synthesise(run / "checkpoints", length, name, step)
+    whole = stored(checkpoint.newest(run / "checkpoints"), name)
     how: dict[str, object] = {"average": {"is": "Power", "length": length, "synthesised": True}}
     out = out or run / "averages" / f"length-{length:g}"
-    with_weights(load(run), found.state, how).save(out)
+    with_weights(load(run), whole | found.state, how).save(out)
     return out, found

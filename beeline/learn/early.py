@@ -33,9 +33,12 @@ class Patience:
             "are counted from 1, least is a share below 1",
         )
 
-    def over(self, seen: dict[str, Any], step: int, found: dict[str, Any]) -> bool:
-        """Whether patience is over with the look ``found`` at ``step``; ``seen`` remembers the best one."""
-        loss = float((found.get("ema") or found["raw"])["value"])
+    def loss(self, found: dict[str, Any]) -> float:
+        """The loss of a look that decides: that of the averaged weights, where there are some."""
+        return float((found.get("ema") or found["raw"])["value"])
+
+    def over(self, seen: dict[str, Any], step: int, loss: float) -> bool:
+        """Whether patience is over with ``loss`` at ``step``; ``seen`` remembers the best one."""
         if not seen or loss < seen["loss"] * (1 - self.least):
             seen.update(step=step, loss=loss, stale=0)
         else:

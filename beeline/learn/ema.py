@@ -82,12 +82,16 @@ class Power:
 
 
 class Average:
-    """The running average of one network: named tensors of its own, in float32 or better."""
+    """The running average of one network: named tensors of its own, in float32 or better, of what learns.
+
+    Parameters that do not require gradients are not copied; where the average is used they are the network's own.
+    """
 
     def __init__(self, network: nn.Module, profile: Profile):
         self.profile = profile
-        self.names = [name for name, _ in network.named_parameters()]
-        self._watched = [p.detach() for _, p in network.named_parameters()]
+        learning = [(name, p) for name, p in network.named_parameters() if p.requires_grad]
+        self.names = [name for name, _ in learning]
+        self._watched = [p.detach() for _, p in learning]
         self.tensors = [p.to(torch.promote_types(p.dtype, torch.float32), copy=True) for p in self._watched]
         self._plain = all(
             a.dtype == p.dtype and local(p) is p for a, p in zip(self.tensors, self._watched, strict=True)
@@ -109,11 +113,24 @@ class Average:
         return dict(zip(self.names, self.tensors, strict=True))
 
 
-def averaged(network: nn.Module, state: Mapping[str, Tensor], device: torch.device | None = None) -> nn.Module:
-    """A copy of a network that holds the averaged parameters (its own buffers are kept)."""
+def averaged(
+    network: nn.Module,
+    state: Mapping[str, Tensor],
+    device: torch.device | None = None,
+    live: nn.Module | None = None,
+) -> nn.Module:
+    """A copy of ``network`` that holds the averaged parameters.
+
+    Buffers, and parameters that are not in ``state``, come from ``live``, the network that learns (``network`` itself
+    unless it is given): buffers are part of the state of a network and change as it learns.
+    """
     made = copy.deepcopy(network)
     made.zero_grad(set_to_none=True)
+    source = network if live is None else live
+    weights, buffers = dict(source.named_parameters()), dict(source.named_buffers())
     with torch.no_grad():
         for name, p in made.named_parameters():
-            p.copy_(whole(state[name]))
+            p.copy_(whole(state[name] if name in state else weights[name]))
+        for name, b in made.named_buffers():
+            b.copy_(whole(buffers[name]))
     return made if device is None else made.to(device)

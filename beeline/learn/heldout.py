@@ -106,8 +106,8 @@ class HeldOut:
     """Held-out loss of a field under an objective: the same noise and the same times at every call.
 
     mean over bins of E[loss | t in bin], times (i + 1/2) / n in a fixed order
-    Assumes an objective of a velocity field; where it has ``times``, ``weight`` and ``drop`` they are replaced by
-    even times, weight one and no dropping, so that losses of different recipes can be compared.
+    Assumes an objective of a velocity field; where it, or an objective inside it, has ``times``, ``weight`` and
+    ``drop`` they are replaced by even times, weight one and no dropping, so that losses of recipes can be compared.
     Source: none.
 
     >>> from beeline.learn.objective import FlowMatching
@@ -220,20 +220,39 @@ class quiet:  # noqa: N801 - a context, used like a function
 
 
 def fixed(objective: Any) -> Any:
-    """The objective with even times, weight one and no dropped conditions, as far as it has such settings."""
-    objective = getattr(objective, "measured", objective)  # without weights that are learned
+    """The objective with even times, weight one and no dropped conditions, as far as it has such settings.
+
+    Objectives that it holds (of a wrapper, or of a mixture) are changed in the same way.
+    """
+    while (inner := getattr(objective, "measured", None)) is not None:  # without learned weights and further terms
+        objective = inner
     if not dataclasses.is_dataclass(objective) or isinstance(objective, type):
         return objective
     from beeline.core.times import At
     from beeline.learn.objective import one
 
-    has = {f.name for f in dataclasses.fields(objective)}
     changes: dict[str, Any] = {}
-    if "times" in has and not isinstance(objective.times, At):  # type: ignore[attr-defined]
-        changes["times"] = Even()
-    changes |= {"weight": one} if "weight" in has else {}
-    changes |= {"drop": None} if "drop" in has else {}
-    return dataclasses.replace(objective, **changes)
+    for part in dataclasses.fields(objective):
+        value = getattr(objective, part.name)
+        if part.name == "times" and not isinstance(value, At):
+            changes["times"] = Even()
+        elif part.name == "weight":
+            changes["weight"] = one
+        elif part.name == "drop" and value is not None:  # its null condition stays known
+            changes["drop"] = dataclasses.replace(value, probability=0.0)
+        elif isinstance(value, tuple | list) and any(_learns(v) for v in value):
+            changes[part.name] = type(value)(fixed(v) if _learns(v) else v for v in value)
+        elif _learns(value):
+            changes[part.name] = fixed(value)
+    return dataclasses.replace(objective, **{k: v for k, v in changes.items() if v is not getattr(objective, k)})
+
+
+def _learns(part: Any) -> bool:
+    """Whether a part of an objective is an objective itself: a dataclass with times, or around one."""
+    if not dataclasses.is_dataclass(part) or isinstance(part, type):
+        return False
+    names = {f.name for f in dataclasses.fields(part)}
+    return "times" in names or "objective" in names
 
 
 def _device(field: Any, fallback: torch.device) -> torch.device:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 
 from beeline.core.rng import Rng
 from beeline.core.types import Batch, require, to
-from beeline.learn import checkpoint, compare
+from beeline.learn import checkpoint, compare, kinds
 from beeline.learn.belts import Diverged, blame, check_alike, check_state, check_step
 from beeline.learn.ema import Average, averaged
 from beeline.learn.feed import as_lots
@@ -22,7 +23,7 @@ from beeline.learn.fetch import Fetched, order_of
 from beeline.learn.game import Player, players
 from beeline.learn.heldout import HeldOut
 from beeline.learn.memory import Peak
-from beeline.learn.parallel import Parallel, local
+from beeline.learn.parallel import Parallel, here, local
 from beeline.learn.state import State
 
 if TYPE_CHECKING:
@@ -73,8 +74,9 @@ class Loop:
             "heldout= and keep=, or set training.patience=none",
         )
         lots = as_lots(data, rng.fork("data"))
+        self._lots = lots
         self.feed: Any = lots if training.prune is None else training.prune.feed(lots)
-        if training.workers and training.prune is None:
+        if training.workers:
             order = order_of(training.lots, engine.rank, engine.world)
             self.feed = Fetched(lots, training.lot, training.workers, order)
         weights = [p for net in networks.values() for p in net.parameters()]
@@ -86,11 +88,12 @@ class Loop:
         nets = {name: engine.wrap(net) for name, net in networks.items()}
         self.device = next((p.device for net in nets.values() for p in net.parameters()), torch.device("cpu"))
         every = players(objective, nets)
-        optimisers = {p.name: training.optimiser.build(p.parameters, training.rate(0, training.steps)) for p in every}
+        rate, self.matrices = training.rate(0, training.steps), kinds.matrices(nets)
+        optimisers = {p.name: training.optimiser.build(p.parameters, rate, self.matrices) for p in every}
         averages = {name: [Average(net, profile) for profile in training.profiles] for name, net in nets.items()}
         self.state = State(nets, every, optimisers, averages)
         self.work = {p.name: engine.work(p, nets) for p in every}
-        self.settings = compare.settings({"training": training, "objective": objective, "seed": rng})
+        self._parts = {"training": training, "objective": objective, "seed": rng}
         begins = getattr(training.rate, "begins", None)
         self.branch = begins(training.steps) if callable(begins) else 0  # where a longer run would leave this one
         for net in nets.values():
@@ -99,7 +102,13 @@ class Loop:
         self.predicted: int | None = None  # bytes of memory, to be logged beside what was taken
         self.tell: Callable[[int], None] = lambda step: None  # hears of every lot before it is worked
         self.enough = False  # whether patience is over
-        self._clock = time.perf_counter()
+        self._clock, self._speed = time.perf_counter(), 0.0
+
+    @functools.cached_property
+    def settings(self) -> dict[str, Any]:
+        """What a run has to have in common with the one that it goes on from, as plain data."""
+        found: dict[str, Any] = compare.settings(self._parts)
+        return found | {"data": compare.data(self._lots)}
 
     @property
     def steps(self) -> int:
@@ -121,10 +130,13 @@ class Loop:
             self.feed.begin(n, training)
         for i, player in enumerate(self.state.players):
             if n % player.every:
+                entry.update(self.state.notes.get("last", {}) if i == 0 else {})
                 continue
             seen, its = self._move(player, n, rate, stop)
             stop = seen.pop("stop") > 0
             entry.update(seen if i == 0 else {})
+            if i == 0 and player.every > 1:  # logged again in the steps that it skips
+                self.state.notes["last"] = {k: seen[k] for k in ("loss", "grad_norm")}
             terms |= its if i == 0 else {f"{player.name}.{k}": v for k, v in its.items()}
         self.state.step = n + 1
         for name, network in self.state.networks.items():
@@ -135,7 +147,9 @@ class Loop:
                 average.update(n + 1)
         entry["terms"] = terms
         now = time.perf_counter()
-        entry["samples_per_second"], self._clock = training.batch / (now - self._clock), now
+        if now > self._clock:  # a clock that stands still or runs backwards gives no rate: the last one stays
+            self._speed = training.batch / (now - self._clock)
+        entry["samples_per_second"], self._clock = self._speed, now
         self._look(entry)
         if n + 1 == self.steps:
             entry["peak_bytes"] = self.peak.bytes()
@@ -220,7 +234,9 @@ class Loop:
             entry[look.name] = found | ({"best": dict(self.state.best)} if scores else {})
             patience = self.training.patience if isinstance(look, HeldOut) and "steps" not in self.state.notes else None
             if patience is not None:
-                over = patience.over(self.state.notes.setdefault("patience", {}), entry["step"], found)
+                loss = torch.tensor(patience.loss(found) if self.engine.rank == 0 else 0.0, dtype=torch.float64)
+                loss = self.engine.total(loss.to(here()))  # that of rank 0 decides for all
+                over = patience.over(self.state.notes.setdefault("patience", {}), entry["step"], float(loss))
                 self.enough = over and entry["step"] < self.steps
         self._in_use(False)
         self.peak.go()
@@ -234,9 +250,12 @@ class Loop:
                 switch()
 
     def averaged(self, name: str, which: int = 0) -> nn.Module | None:
-        """A whole network with averaged weights, or None where there is no average."""
+        """A whole network with averaged weights and the buffers of now, or None where there is no average."""
         averages = self.state.averages[name]
-        return averaged(self._whole[name], averages[which].state(), self.device) if averages else None
+        return self._copy(name, averages[which].state()) if averages else None
+
+    def _copy(self, name: str, state: Mapping[str, Tensor]) -> nn.Module:
+        return averaged(self._whole[name], state, self.device, live=self.state.networks[name])
 
     def result(self) -> dict[str, nn.Module]:
         """What fit gives back: networks with averaged weights, whole ones where they were divided."""
@@ -245,7 +264,7 @@ class Loop:
         for name, net in self.state.networks.items():
             average = self.averaged(name)
             if average is None and self.engine.shards:
-                average = averaged(self._whole[name], {k: p.detach() for k, p in net.named_parameters()}, self.device)
+                average = self._copy(name, {})
             made[name] = average or net
         return made
 
@@ -266,7 +285,7 @@ class Loop:
         if self.keep is None:
             return
         state = {"step": self.state.step, "profiles": compare.settings(self.training.profiles)}
-        stored = checkpoint.Checkpoint(self.state.step, self.state.averaged(), state)
+        stored = checkpoint.Checkpoint(self.state.step, self.state.averaged() | self.state.buffers(), state)
         checkpoint.write(self.keep / "snapshots", stored, 10**9, self.engine)
 
     def resume(self, root: Path, fork: bool = False) -> None:
@@ -283,6 +302,12 @@ class Loop:
         saved = checkpoint.state(path)
         changed = compare.difference(saved["settings"], self.settings)
         changed = [line for line in changed if not line.startswith(FREE)]
+        others = [line for line in changed if line.startswith("data.")]
+        require(
+            fork or not others,
+            f"the data are not those that the run in {root} has learned from ({'; '.join(others)}); going on would mix "
+            "two data sets in one run: give the data as they were, or fork a new run from its state",
+        )
         require(
             fork or not changed,
             f"the run in {root} was made with other settings ({'; '.join(changed)}); going on would be neither run: "

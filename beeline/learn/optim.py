@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -13,9 +13,15 @@ from beeline.core.types import extra, require
 
 
 class Optimiser(Protocol):
-    """Makes a torch optimiser; the engine sets its rate at every step."""
+    """Makes a torch optimiser; the engine sets its rate at every step.
 
-    def build(self, parameters: Sequence[nn.Parameter], rate: float) -> torch.optim.Optimizer: ...
+    ``matrices`` are the identities of the parameters that weight decay and orthogonal updates act on, as
+    ``learn.kinds`` finds them in the networks; None takes all with two or more dimensions.
+    """
+
+    def build(
+        self, parameters: Sequence[nn.Parameter], rate: float, matrices: Collection[int] | None = None
+    ) -> torch.optim.Optimizer: ...
 
 
 @dataclass(frozen=True)
@@ -23,7 +29,8 @@ class AdamW:
     """Adam with decoupled weight decay; fused where the device has it.
 
     m <- b1 m + (1-b1) g,  q <- b2 q + (1-b2) g^2,  w <- w - rate (m' / (sqrt(q') + eps) + decay w)
-    Assumes nothing.  Decay is for matrices and larger alone: norms and biases are left out.
+    Assumes nothing.  Decay acts on weights of linear and convolutional layers; gains, biases and embeddings are left
+    out.
     Source: Loshchilov and Hutter 2019 (arXiv 1711.05101).
 
     >>> type(AdamW().build([torch.nn.Parameter(torch.ones(1))], 1e-3)).__name__
@@ -42,15 +49,17 @@ class AdamW:
             f"AdamW got decay={self.decay}, eps={self.eps}; decay is 0 or more, eps above 0",
         )
 
-    def build(self, parameters: Sequence[nn.Parameter], rate: float) -> torch.optim.Optimizer:
+    def build(
+        self, parameters: Sequence[nn.Parameter], rate: float, matrices: Collection[int] | None = None
+    ) -> torch.optim.Optimizer:
         return torch.optim.AdamW(
-            decayed(parameters, self.decay), lr=rate, betas=self.betas, eps=self.eps, **kernel(parameters)
+            decayed(parameters, self.decay, matrices), lr=rate, betas=self.betas, eps=self.eps, **kernel(parameters)
         )
 
 
 @dataclass(frozen=True)
 class Muon:
-    """Momentum whose matrices are made orthogonal before they are used; Adam for vectors.
+    """Momentum whose matrices are made orthogonal before they are used; Adam for gains, biases and embeddings.
 
     M <- momentum M + G,  W <- W - 0.2 rate sqrt(max(rows, columns)) U V',  with M = U S V' by Newton-Schulz steps
     Assumes that one rate suits both kinds of parameters, which the factor 0.2 sqrt(max) arranges: it gives an update
@@ -75,10 +84,12 @@ class Muon:
             "momentum is from 0 to below 1, steps from 1, decay from 0",
         )
 
-    def build(self, parameters: Sequence[nn.Parameter], rate: float) -> torch.optim.Optimizer:
+    def build(
+        self, parameters: Sequence[nn.Parameter], rate: float, matrices: Collection[int] | None = None
+    ) -> torch.optim.Optimizer:
         from beeline.learn.steppers import MuonStepper
 
-        return MuonStepper(parameters, rate, self.momentum, self.decay, self.steps, self.betas)
+        return MuonStepper(parameters, rate, self.momentum, self.decay, self.steps, self.betas, matrices)
 
 
 @dataclass(frozen=True)
@@ -100,7 +111,9 @@ class DoG:
     def __post_init__(self) -> None:
         require(self.first > 0, f"DoG got first={self.first}; the first step has a length above 0: 1e-6 is usual")
 
-    def build(self, parameters: Sequence[nn.Parameter], rate: float) -> torch.optim.Optimizer:
+    def build(
+        self, parameters: Sequence[nn.Parameter], rate: float, matrices: Collection[int] | None = None
+    ) -> torch.optim.Optimizer:
         from beeline.learn.steppers import DoGStepper
 
         return DoGStepper(parameters, rate, self.first)
@@ -128,9 +141,11 @@ class Prodigy:
         object.__setattr__(self, "betas", tuple(float(b) for b in self.betas))
         check_betas(self.betas)
 
-    def build(self, parameters: Sequence[nn.Parameter], rate: float) -> torch.optim.Optimizer:
+    def build(
+        self, parameters: Sequence[nn.Parameter], rate: float, matrices: Collection[int] | None = None
+    ) -> torch.optim.Optimizer:
         made: torch.optim.Optimizer = extra("prodigyopt", "optim").Prodigy(
-            list(parameters), lr=rate, betas=self.betas, weight_decay=self.decay, d0=self.first, d_coef=self.factor
+            decayed(parameters, self.decay, matrices), lr=rate, betas=self.betas, d0=self.first, d_coef=self.factor
         )
         return made
 
@@ -155,9 +170,11 @@ class ScheduleFree:
         object.__setattr__(self, "betas", tuple(float(b) for b in self.betas))
         check_betas(self.betas)
 
-    def build(self, parameters: Sequence[nn.Parameter], rate: float) -> torch.optim.Optimizer:
+    def build(
+        self, parameters: Sequence[nn.Parameter], rate: float, matrices: Collection[int] | None = None
+    ) -> torch.optim.Optimizer:
         made: torch.optim.Optimizer = extra("schedulefree", "optim").AdamWScheduleFree(
-            decayed(parameters, self.decay), lr=rate, betas=self.betas
+            decayed(parameters, self.decay, matrices), lr=rate, betas=self.betas
         )
         return made
 
@@ -170,14 +187,24 @@ def check_betas(betas: tuple[float, ...]) -> None:
     )
 
 
-def decayed(parameters: Sequence[nn.Parameter], decay: float) -> list[dict[str, Any]]:
-    """Parameter groups: matrices and larger with weight decay, vectors without."""
-    wide = [p for p in parameters if p.ndim >= 2]
-    thin = [p for p in parameters if p.ndim < 2]
+def decayed(
+    parameters: Sequence[nn.Parameter], decay: float, matrices: Collection[int] | None = None
+) -> list[dict[str, Any]]:
+    """Parameter groups: matrices with weight decay, all others without."""
+    wide, thin = split(parameters, matrices)
     groups = [{"params": wide, "weight_decay": decay}, {"params": thin, "weight_decay": 0.0}]
     if decay == 0:
         return [{"params": list(parameters), "weight_decay": 0.0}]
     return [g for g in groups if g["params"]]
+
+
+def split(
+    parameters: Sequence[nn.Parameter], matrices: Collection[int] | None
+) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+    """The parameters that are matrices, and the others."""
+    wide = [p for p in parameters if (p.ndim >= 2 if matrices is None else id(p) in matrices)]
+    chosen = {id(p) for p in wide}
+    return wide, [p for p in parameters if id(p) not in chosen]
 
 
 def kernel(parameters: Sequence[nn.Parameter]) -> dict[str, bool]:

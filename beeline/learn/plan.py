@@ -161,7 +161,7 @@ def _trial(nets: Mapping[str, nn.Module], objective: Any, data: Any, training: T
         for _ in range(min(steps, training.steps)):
             start = time.perf_counter()
             loop.step()
-            taken.append(time.perf_counter() - start)
+            taken.append(max(0.0, time.perf_counter() - start))  # a clock may run backwards
     later = sorted(taken[2:] or taken)
     return later[len(later) // 2]
 

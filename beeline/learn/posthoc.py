@@ -29,7 +29,7 @@ class Snapshot:
 class Synthesis:
     """An average made from snapshots, with the weight of each, and how well the wanted memory could be matched."""
 
-    state: dict[str, Tensor]  # averaged parameters by name
+    state: dict[str, Tensor]  # averaged parameters by name, and the buffers of the last snapshot
     used: list[tuple[Snapshot, float]]
     mismatch: float  # relative distance between the wanted and the reached memory, 0 to 1
 
@@ -74,6 +74,10 @@ def synthesise(root: str | Path, length: float, network: str = "network", step: 
     wanted = Power(length).exponent
     x, mismatch = weights([(s.step, s.exponent) for s in known], end, wanted)
     state: dict[str, Tensor] = {}
+    buffers = f"{network}.buffers/"
+    last = {k: torch.empty(s, dtype=d) for k, (s, d) in checkpoint.contents(known[-1].path).items()}
+    last = {k: v for k, v in last.items() if k.startswith(buffers)}
+    checkpoint.fill(known[-1].path, last)
     for shot, weight in zip(known, x, strict=True):
         contents = checkpoint.contents(shot.path)
         prefix = f"{shot.group}/"
@@ -84,7 +88,8 @@ def synthesise(root: str | Path, length: float, network: str = "network", step: 
             total = state.setdefault(name, torch.zeros_like(part, dtype=torch.float64))
             total.add_(part.double(), alpha=float(weight))
     return Synthesis(
-        {name: total.float() for name, total in state.items()},
+        {name: total.float() for name, total in state.items()}
+        | {key.removeprefix(buffers): buffer for key, buffer in last.items()},
         [(shot, float(weight)) for shot, weight in zip(known, x, strict=True)],
         mismatch,
     )

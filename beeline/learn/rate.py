@@ -162,20 +162,26 @@ class InverseRoot:
 class Cooldown:
     """Another rate up to a step, and from there linearly down: a branch off a running training.
 
-    rate = inner(step) while step < start;  then inner(start) to floor along a line
-    Assumes that ``start`` is a step of which there is a checkpoint.
+    rate = inner(step, planned) while step < start;  then inner(start, planned) to floor along a line
+    Assumes that ``start`` is a step of which there is a checkpoint.  The rate is continuous where the branch begins,
+    because the inner rate is asked with the number of steps of the run that is left.
     Source: Hagele et al. 2024 (arXiv 2405.18392), cooldowns from one constant-rate run.
 
     >>> Cooldown(Constant(1.0), start=50)(75, 100)
+    0.5
+    >>> Cooldown(WarmupCosine(1.0, warmup=0), start=50, planned=100)(50, 60)
     0.5
     """
 
     inner: Rate = field(default_factory=Constant)
     start: int = 0  # the step at which the cooldown begins
     floor: float = 0.0  # rate at the end
+    planned: int = 0  # steps of the run that the branch leaves; 0 is the number of steps of this one
 
     def __post_init__(self) -> None:
-        require(self.start >= 0, f"Cooldown got start={self.start}; it is a step: give a whole number from 0")
+        for name in ("start", "planned"):
+            value = getattr(self, name)
+            require(value >= 0, f"Cooldown got {name}={value}; it counts steps: give a whole number from 0")
 
     @property
     def peak(self) -> float:
@@ -187,9 +193,10 @@ class Cooldown:
         return self.start
 
     def __call__(self, step: int, steps: int) -> float:
+        planned = self.planned or steps
         if step < self.start:
-            return self.inner(step, steps)
-        top = self.inner(self.start, 10**12)  # a rate that cools by itself has not begun to
+            return self.inner(step, planned)
+        top = self.inner(self.start, planned)
         return self.floor + (top - self.floor) * max(0, steps - step) / max(1, steps - self.start)
 
 

@@ -23,8 +23,16 @@ from beeline.learn.objective import Around, FlowMatching, Objective, ask, square
 from beeline.learn.shapes import Helped
 
 
+class _Term(Around):
+    """A term beside an objective.  The held-out loss is that of the objective alone."""
+
+    @property
+    def measured(self) -> Any:
+        return self.objective
+
+
 @dataclass(frozen=True)
-class Aligned(Around):
+class Aligned(_Term):
     """Hidden features of noisy states are pulled towards those of a frozen encoder on the clean datum.
 
     loss - strength mean cos(helper(h_block(x_t, t)), encoder(x1))
@@ -71,7 +79,7 @@ class Aligned(Around):
 
 
 @dataclass(frozen=True)
-class Separable(Around):
+class Separable(_Term):
     """Hidden features are trained to be linearly separable by class, without any encoder.
 
     loss + strength cross entropy(helper(mean h_block(x_t, t)), label)
@@ -119,7 +127,7 @@ class Separable(Around):
 
 
 @dataclass(frozen=True)
-class Dispersed(Around):
+class Dispersed(_Term):
     """Hidden features of different data are pushed apart: a contrastive loss without pairs.
 
     loss + strength log mean_ij exp(-|h_i - h_j|^2 / (D temperature))
@@ -147,7 +155,7 @@ class Dispersed(Around):
 
 
 @dataclass(frozen=True)
-class SmoothSteps(Around):
+class SmoothSteps(_Term):
     """The local error of an embedded solver, at random states, as a penalty: fields that need fewer steps.
 
     loss + strength mean |v(x + h v, t + h) - v(x, t)|^2 / 4, which is the Euler-Heun error over h squared

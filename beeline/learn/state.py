@@ -39,6 +39,11 @@ class State:
         every = self.averages.items()
         return {f"{name}.ema{i}": average.state() for name, many in every for i, average in enumerate(many)}
 
+    def buffers(self) -> dict[str, dict[str, Tensor]]:
+        """The lasting buffers of all networks that have some, by the name of their file."""
+        found = {f"{name}.buffers": buffers_of(net) for name, net in self.networks.items()}
+        return {group: buffers for group, buffers in found.items() if buffers}
+
     def save(self, settings: Any, more: Mapping[str, Any] | None = None) -> Checkpoint:
         """The whole state as tensors and plain data."""
         tensors: dict[str, dict[str, Tensor]] = {}
@@ -89,9 +94,13 @@ class State:
 
 def named(net: nn.Module) -> dict[str, Tensor]:
     """Parameters and lasting buffers by name, shared ones once."""
+    return dict(net.named_parameters()) | buffers_of(net)
+
+
+def buffers_of(net: nn.Module) -> dict[str, Tensor]:
+    """The buffers of a network that its state dict holds, by name."""
     lasting = set(net.state_dict(keep_vars=True))
-    buffers = {k: v for k, v in net.named_buffers() if k in lasting}
-    return dict(net.named_parameters()) | buffers
+    return {k: v.detach() for k, v in net.named_buffers() if k in lasting}
 
 
 def _match(group: str, wanted: Mapping[str, Tensor], found: Mapping[str, tuple[int, ...]]) -> None:

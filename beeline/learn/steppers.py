@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from beeline.learn.optim import split
 from beeline.learn.parallel import local, whole
 
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # steepest at 0; singular values end between 0.7 and 1.2
 
 
 class MuonStepper(torch.optim.Optimizer):
-    """Orthogonal momentum for parameters with two or more dimensions, Adam for the others."""
+    """Orthogonal momentum for matrices, Adam for the other parameters."""
 
     def __init__(
         self,
@@ -25,12 +26,11 @@ class MuonStepper(torch.optim.Optimizer):
         decay: float,
         steps: int,
         betas: tuple[float, float],
+        matrices: Collection[int] | None = None,
     ):
-        groups: list[dict[str, Any]] = []
-        for wide in (True, False):
-            chosen = [p for p in parameters if (p.ndim >= 2) is wide]
-            if chosen:
-                groups.append({"params": chosen, "wide": wide})
+        wide, thin = split(parameters, matrices)
+        groups: list[dict[str, Any]] = [{"params": wide, "wide": True}, {"params": thin, "wide": False}]
+        groups = [group for group in groups if group["params"]]
         super().__init__(groups, dict(lr=rate, momentum=momentum, decay=decay, steps=steps, betas=betas, count=0))
 
     @torch.no_grad()

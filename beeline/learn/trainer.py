@@ -21,6 +21,7 @@ from beeline.learn.compute import Compute
 from beeline.learn.early import Patience
 from beeline.learn.ema import EMA, Profile
 from beeline.learn.heldout import HeldOut
+from beeline.learn.kinds import listed
 from beeline.learn.loop import Log, Look, Loop
 from beeline.learn.optim import AdamW, Optimiser
 from beeline.learn.parallel import Alone, Parallel
@@ -77,6 +78,11 @@ class Training:
             self.clip is None or self.clip > 0,
             f"training.clip is {self.clip}; it is the largest gradient norm: give a number above 0, or none",
         )
+        require(
+            not self.workers or self.prune is None,
+            f"training.workers={self.workers} prepare lots ahead, but what training.prune leaves out is known only "
+            "when the step before is done; set training.workers=0, or training.prune=none",
+        )
         peak, name = getattr(self.rate, "peak", 1.0), type(self.optimiser).__name__
         require(
             peak >= 0.1 or not getattr(self.optimiser, "rate_free", False),
@@ -106,7 +112,7 @@ def branched(training: Training, start: int, length: int) -> Training:
     Take it up with ``fit(..., resume=the checkpoint of that step, fork=True)``.
     """
     require(length >= 1, f"a cooldown of {length} steps was asked for; give a whole number from 1")
-    return replace(training, steps=start + length, rate=Cooldown(training.rate, start))
+    return replace(training, steps=start + length, rate=Cooldown(training.rate, start, planned=training.steps))
 
 
 def console(entry: dict[str, Any]) -> None:
@@ -161,6 +167,9 @@ def fit(
         loop.predicted = predicted
         if resume is not None:
             loop.resume(Path(resume), fork=fork)
+        groups = [group for optimiser in loop.state.optimisers.values() for group in optimiser.param_groups]
+        if any(group.get("weight_decay") or group.get("decay") or group.get("wide") for group in groups):
+            loop.log({"step": loop.state.step, "note": listed(loop.state.networks)})
         asked = room.enter_context(_stoppable())
         loop.tell = room.enter_context(watching(engine))
         with training.compute.prepared(loop.state.networks):
@@ -172,10 +181,10 @@ def fit(
                         raise
                     continue
                 done, stop = loop.state.step, stop or (bool(asked) and engine.world == 1)  # several agree a step later
+                if training.snapshot_every and done % training.snapshot_every == 0:
+                    loop.snapshot()  # before the checkpoint, from which a run that dies in between makes it again
                 if stop or done in (loop.steps, loop.branch, loop.best) or done % training.keep_every == 0:
                     loop.save()
-                if training.snapshot_every and done % training.snapshot_every == 0:
-                    loop.snapshot()
                 if stop and done < loop.steps:
                     raise Interrupted(loop.farewell(kept=not passing), done)
                 if loop.enough:

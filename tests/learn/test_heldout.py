@@ -4,13 +4,17 @@ import math
 
 import pytest
 import torch
+from torch import nn
 
 from beeline.core.coupling import Paired
 from beeline.core.path import Linear
 from beeline.core.rng import Rng
+from beeline.core.times import LogitNormal
 from beeline.core.types import Batch, BeelineError
+from beeline.learn.guided import Contrastive, ModelGuidance
 from beeline.learn.heldout import Even, HeldOut, MeanField, Posterior
 from beeline.learn.objective import Drop, FlowMatching
+from beeline.learn.regularise import Dispersed, SmoothSteps
 
 
 def data(n, seed=0):
@@ -82,3 +86,30 @@ def test_an_empty_set_is_refused():
         HeldOut(FlowMatching(), Batch(torch.ones(0, 2)))
     with pytest.raises(BeelineError, match="heldout.bins"):
         HeldOut(FlowMatching(), Batch(torch.ones(2, 2)), bins=0)
+
+
+class Labelled(nn.Module):
+    def forward(self, x, t, cond=None):
+        return (1 - t[:, None]) * x + 0.1 * cond["label"][:, None]
+
+
+WRAPS = [
+    lambda inner: inner,
+    lambda inner: Dispersed(inner, strength=3.0),
+    lambda inner: SmoothSteps(inner),
+    lambda inner: ModelGuidance(inner, null=3),
+    lambda inner: Contrastive(inner, reference=Labelled()),
+]
+
+
+def test_wrapped_objectives_are_measured_by_the_same_definition():
+    """Times, weight and drop of an objective inside another one do not change its held-out loss, nor do terms."""
+    data = Batch(Rng(1).normal(torch.empty(64, 2)), cond={"label": torch.arange(64) % 3})
+    net = Labelled()
+    plain = FlowMatching(drop=Drop(0.0, 3))
+    odd = FlowMatching(times=LogitNormal(-1.0, 0.3), weight=lambda t: 1 + 9 * t, drop=Drop(0.9, 3))
+    for i, wrap in enumerate(WRAPS):
+        a, b = (HeldOut(wrap(inner), data, rng=Rng(5), bins=4)(net) for inner in (plain, odd))
+        assert a.by_bin == b.by_bin and a.value == b.value, i
+        if i in (1, 2):
+            assert a.value == HeldOut(plain, data, rng=Rng(5), bins=4)(net).value

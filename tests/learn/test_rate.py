@@ -6,6 +6,7 @@ import pytest
 
 from beeline.core.types import BeelineError
 from beeline.learn.rate import Constant, InverseRoot, OneCycle, WarmupConstantCooldown, WarmupCosine
+from beeline.learn.trainer import Training, branched
 
 
 def test_constant_and_its_warm_up():
@@ -47,3 +48,13 @@ def test_one_cycle_and_inverse_root():
 def test_rates_that_cannot_learn_are_refused(make):
     with pytest.raises(BeelineError):
         make()
+
+
+@pytest.mark.parametrize(
+    "inner", [WarmupCosine(1.0, warmup=5), OneCycle(1.0), WarmupConstantCooldown(1.0, 5, 0.5), InverseRoot(1.0, 5)]
+)
+def test_a_cooldown_begins_at_the_rate_of_the_run_that_it_leaves(inner):
+    rate = branched(Training(steps=100, rate=inner, ema=None), start=60, length=20).rate
+    seen = [rate(n, 80) for n in range(80)]
+    assert seen[:61] == [inner(n, 100) for n in range(61)]  # the rates of the run, and no jump after them
+    assert max(abs(a - b) for a, b in zip(seen[60:], seen[61:], strict=False)) <= inner(60, 100) / 20 + 1e-12

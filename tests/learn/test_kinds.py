@@ -1,0 +1,62 @@
+"""Kinds of parameters: weight decay and orthogonal updates act on matrices, and on nothing else."""
+
+import torch
+from torch import nn
+
+from beeline.core.rng import Rng
+from beeline.core.types import Loss
+from beeline.learn.kinds import listed, matrices
+from beeline.learn.optim import AdamW, Muon
+from beeline.learn.rate import Constant
+from beeline.learn.trainer import Training, fit
+from beeline.nets.attention import SelfAttention
+
+
+class Parts(nn.Module):
+    """One parameter of every kind, all of them with two or more dimensions where that can be."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(3, 1)
+        self.kernel = nn.Conv2d(2, 2, 3)
+        self.norm = nn.LayerNorm((2, 3))
+        self.table = nn.Embedding(5, 3)
+        self.recurrent = nn.LSTM(3, 2)
+        self.position = nn.Parameter(torch.ones(4, 3))
+        self.gain = nn.Parameter(torch.ones(2, 1, 3))
+        self.weight = nn.Parameter(torch.ones(3, 3))
+
+    def forward(self, x, t, cond=None):
+        return x
+
+
+def test_every_parameter_has_its_kind():
+    found = set(matrices({"net": Parts()}).values())
+    recurrent = {"net.recurrent.weight_ih_l0", "net.recurrent.weight_hh_l0"}
+    assert found == {"net.linear.weight", "net.kernel.weight", "net.weight"} | recurrent
+    assert not any("gain" in name for name in matrices({"net": SelfAttention(8, 2)}).values())
+    words = listed({"net": nn.Sequential(nn.Linear(2, 2), nn.LayerNorm(2), nn.Linear(2, 2))})
+    assert "2 matrices (net.*.weight)" in words and "4 gains, biases" in words
+
+
+class Nothing:
+    """A loss whose gradient is zero everywhere, so that decay alone moves."""
+
+    def __call__(self, net, batch, rng):
+        zero = sum(p.sum() for p in net.parameters()) * 0.0
+        return Loss(zero, {}, zero.detach()[None], torch.zeros(1))
+
+
+def test_decay_moves_matrices_alone_and_the_list_is_logged():
+    for optimiser in (AdamW(decay=0.1), Muon(decay=0.1)):
+        with Rng(0).ambient():
+            net = Parts()
+        before = {k: p.detach().clone() for k, p in net.named_parameters()}
+        chosen = {name.removeprefix("net.") for name in matrices({"net": net}).values()}
+        entries = []
+        training = Training(steps=1, lot=2, optimiser=optimiser, rate=Constant(0.5), ema=None)
+        fit(net, Nothing(), torch.ones(4, 1), training, rng=Rng(0), log=entries.append)
+        for name, p in net.named_parameters():
+            factor = 0.95 if name in chosen else 1.0  # 1 - rate decay
+            assert torch.allclose(p, before[name] * factor), name
+        assert "not on 9 gains" in entries[0]["note"] and "network.position" in entries[0]["note"]
