@@ -133,7 +133,8 @@ CATALOGUE: Mapping[str, Mapping[str, str]] = {
     "metrics": _of("metrics", "Frechet", "Kernel", "SlicedWasserstein", "Energy", "LabelAgreement")
     | _of("data.symbols", "Grams"),
     "tablemetrics": _of("data.tablemetrics", "ShapeError", "TrendError", "TwoSample", "Precision", "Recall")
-    | _of("data.tablemetrics", "Duplicates", "Violations"),
+    | _of("data.tablemetrics", "MissingError", "Violations")
+    | _of("data.tableprivacy", "Duplicates"),
     "recipes": _of("recipes.images", "digits()", "mnist()", "images()")
     | _of("recipes.between", "transfer()", "translation()")
     | _of("recipes.points", "points()", "two_moons()", "directions()")

@@ -13,7 +13,6 @@ from beeline.core.rng import Rng
 from beeline.core.types import extra
 from beeline.data.schema import Boolean, Category, Moment, Number, Schema
 from beeline.data.tablemetrics import (
-    ClosestRecord,
     Downstream,
     ShapeError,
     TableMetric,
@@ -21,6 +20,7 @@ from beeline.data.tablemetrics import (
     usual,
 )
 from beeline.data.tablepairs import columns_of, correlation
+from beeline.data.tableprivacy import ClosestRecord
 
 REAL, MADE = "#7a7f87", "#d9822b"  # grey and amber: told apart in print and by most eyes
 SHOWN = 12  # levels of a category that are drawn
@@ -31,8 +31,8 @@ def scores(
 ) -> list[dict[str, Any]]:
     """Every figure with its floor: the same figure of half of the real rows against the other half.
 
-    With a ``holdout`` (real rows that nothing was trained on) also the share closer to train than to it, whose floor is
-    1/2, and with a ``target`` training on made rows and testing on the holdout, whose floor is training on real ones.
+    With a ``holdout`` (real rows that nothing was trained on) also the error of the closest records, whose floor is 0,
+    and with a ``target`` training on made rows and testing on the holdout, whose floor is training on real ones.
     """
     schema = table.columns
     order = rng.fork("floor").permutation(len(real)).numpy()
@@ -47,7 +47,7 @@ def scores(
         add(metric, metric(schema, real, made, rng), metric(schema, one, other, rng))
     if holdout is not None:
         near = ClosestRecord(holdout)
-        add(near, near(schema, real, made, rng), 0.5)
+        add(near, near(schema, real, made, rng), 0.0)
         if target is not None:
             judge = Downstream(target, holdout)
             add(judge, judge(schema, real, made, rng), judge(schema, real, real, rng))

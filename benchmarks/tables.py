@@ -28,15 +28,14 @@ from beeline.core.rng import Rng
 from beeline.data.schema import Boolean, Category, Number, Schema
 from beeline.data.table import Table
 from beeline.data.tablemetrics import (
-    ClosestRecord,
     Downstream,
-    Duplicates,
     Precision,
     Recall,
     ShapeError,
     TrendError,
     TwoSample,
 )
+from beeline.data.tableprivacy import ClosestRecord, Duplicates
 from beeline.tabular import TabularFlow
 
 SETS = {
@@ -274,7 +273,7 @@ def figures(
     rng = Rng(0).fork("figures")
     own = [ShapeError(), TrendError(), TwoSample(), Downstream(target, hold), Precision(), Recall(), Duplicates()]
     found = {m.name: m(schema, train, made, rng) for m in own}
-    found["closer to train"] = ClosestRecord(hold)(schema, train, made.head(10_000), rng)
+    found["closer to train"] = ClosestRecord(hold).share(schema, train, made.head(10_000), rng)
     return found
 
 

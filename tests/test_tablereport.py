@@ -18,11 +18,11 @@ def test_every_figure_stands_beside_its_floor() -> None:
     found = {f["name"]: f for f in scores(table, real, made, Rng(0), holdout=hold, target="tall")}
     assert set(found) == {
         "shape error", "trend error", "c2st score", "alpha-precision", "beta-recall", "duplicates", "violations",
-        "closer to train", "downstream",
+        "closest record error", "downstream", "missing rate error",
     }  # fmt: skip
     for name in ("shape error", "trend error"):
         assert 0 < found[name]["value"] < 2 * found[name]["floor"]
-    assert found["closer to train"]["floor"] == 0.5 and abs(found["closer to train"]["value"] - 0.5) < 0.1
+    assert found["closest record error"]["floor"] == 0 and found["closest record error"]["value"] < 0.1
     assert found["downstream"]["value"] == pytest.approx(found["downstream"]["floor"], abs=0.06)
 
 

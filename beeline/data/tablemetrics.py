@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Protocol
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from beeline.core.rng import Rng
@@ -19,7 +18,8 @@ from beeline.data import cells
 from beeline.data.codes import Array
 from beeline.data.infer import pandas
 from beeline.data.schema import Boolean, Category, Constant, Identifier, Moment, Number, Schema
-from beeline.data.tablepairs import bins, columns_of, correlation, features, numbers_of, ordinal, variation
+from beeline.data.tablepairs import bins, closest, columns_of, correlation, features, numbers_of, ordinal, variation
+from beeline.data.tableprivacy import Duplicates
 
 Better = Literal["lower", "higher"]
 
@@ -69,8 +69,9 @@ class OnTable:
 class ShapeError:
     """How far the columns are off, each for itself.
 
-    mean over columns of sup |F - G| for numbers and moments, of sum |p - q| / 2 for categories
-    Assumes nothing; it is 1 less the "Column Shapes" score of sdmetrics.
+    mean over columns of sup |F - G| for numbers and dates, of sum |p - q| / 2 for categories; an empty cell counts as
+    a value of its own, above all numbers
+    Without empty cells in numbers it is 1 minus the "Column Shapes" score of sdmetrics, which leaves them out.
     Source: Kolmogorov and Smirnov; SDMetrics (DataCebo), Quality Report.
 
     >>> import pandas as pd
@@ -90,13 +91,43 @@ class ShapeError:
         found = {}
         for name, (a, b, continuous) in columns_of(schema, real, made).items():
             if continuous:
-                a, b = np.sort(a[~np.isnan(a)]), np.sort(b[~np.isnan(b)])
                 at = np.concatenate([a, b])
-                share = [np.searchsorted(part, at, "right") / max(len(part), 1) for part in (a, b)]
-                found[name] = float(np.abs(share[0] - share[1]).max())
+                at = at[~np.isnan(at)]
+                # sort() puts NaN last, so that empty cells are above every number
+                share = [np.searchsorted(np.sort(part), at, "right") / len(part) for part in (a, b)]
+                found[name] = float(np.abs(share[0] - share[1]).max(initial=0.0))
             else:
                 found[name] = variation(a, b)
         return found
+
+
+@dataclass(frozen=True)
+class MissingError:
+    """How far the rates of empty cells are off.
+
+    mean over columns of |P(empty, real) - P(empty, made)|
+    Assumes cells that pandas reads as missing, or the marker that stands for them in the schema.
+    Source: SDMetrics (DataCebo), "Missing Value Similarity", of which it is 1 minus the mean.
+
+    >>> import pandas as pd
+    >>> frame = pd.DataFrame({"a": [1.0, None]})
+    >>> MissingError()(Schema((Number("a", missing=True),)), frame, frame.fillna(0), Rng(0))
+    0.5
+    """
+
+    name: ClassVar[str] = "missing rate error"
+    better: ClassVar[Better] = "lower"
+
+    def __call__(self, schema: Schema, real: Any, made: Any, rng: Rng) -> float:
+        return float(np.mean(list(self.each(schema, real, made).values())))
+
+    def each(self, schema: Schema, real: Any, made: Any) -> dict[str, float]:
+        """The difference of every column."""
+
+        def rate(column: Any, frame: Any) -> float:
+            return float(cells.full_cells(column, frame[column.name])[1].mean())
+
+        return {c.name: abs(rate(c, real) - rate(c, made)) for c in schema.columns}
 
 
 @dataclass(frozen=True)
@@ -267,54 +298,6 @@ class Recall:
         return float(1 - 2 * np.abs(covered(y) - covered(other)).mean())
 
 
-@dataclass(frozen=True, eq=False)
-class ClosestRecord:
-    """Privacy: the share of made rows that are closer to the rows of training than to as many others.
-
-    P(min |y - train| < min |y - holdout|), ties counted half; 1/2 where nothing was copied
-    Assumes that ``real`` are the rows of training and the holdout comes from the same law; the larger is cut.
-    Source: Platzer and Reutterer 2021 (arXiv 2104.00635).
-    """
-
-    holdout: Any  # data frame of real rows that nothing was trained on
-    name: ClassVar[str] = "closer to train"
-    better: ClassVar[Better] = "lower"
-
-    def __call__(self, schema: Schema, real: Any, made: Any, rng: Rng) -> float:
-        every = pandas().concat([real, self.holdout])
-        train, hold = (features(schema, every, part)[1] for part in (real, self.holdout))
-        rows = features(schema, every, made)[1]
-        n = min(len(train), len(hold))
-        train = train[rng.fork("train").permutation(len(train)).numpy()[:n]]
-        hold = hold[rng.fork("holdout").permutation(len(hold)).numpy()[:n]]
-        a, b = closest(rows, train), closest(rows, hold)
-        same = np.isclose(a, b, rtol=1e-6, atol=1e-7)
-        return float(((a < b) & ~same).mean() + same.mean() / 2)
-
-
-@dataclass(frozen=True)
-class Duplicates:
-    """The share of made rows that stand in the real table as they are.
-
-    P(y in real)
-    Assumes nothing; a table of few levels has honest duplicates, as its floor shows.
-    Source: none.
-
-    >>> import pandas as pd
-    >>> frame = pd.DataFrame({"a": [1, 2]})
-    >>> Duplicates()(Schema((Number("a"),)), frame, pd.DataFrame({"a": [2, 3]}), Rng(0))
-    0.5
-    """
-
-    name: ClassVar[str] = "duplicates"
-    better: ClassVar[Better] = "lower"
-
-    def __call__(self, schema: Schema, real: Any, made: Any, rng: Rng) -> float:
-        names = [c.name for c in schema.columns if not isinstance(c, Identifier)]
-        known = set(real[names].astype(str).itertuples(index=False, name=None))
-        return float(np.mean([row in known for row in made[names].astype(str).itertuples(index=False, name=None)]))
-
-
 @dataclass(frozen=True)
 class Violations:
     """The share of made rows that break a rule: bounds, whole numbers, levels, and conditions of one's own.
@@ -359,18 +342,7 @@ class Violations:
 
 def usual(table: Any) -> Sequence[TableMetric]:
     """The figures that need nothing but the real and the made table."""
-    return (ShapeError(), TrendError(), TwoSample(), Precision(), Recall(), Duplicates(), Violations())
-
-
-def closest(rows: Array, among: Array, k: int = 1) -> Array:
-    """Distance of every row [N,d] to its k-th nearest among others [M,d], a block at a time: [N]."""
-    a, b = torch.from_numpy(np.ascontiguousarray(rows)), torch.from_numpy(np.ascontiguousarray(among))
-    length = (b**2).sum(1)
-    found = []
-    for part in a.split(1024):
-        square = (part**2).sum(1)[:, None] + length[None] - 2 * part @ b.T
-        found.append(square.clamp(min=0).kthvalue(k, 1).values if k > 1 else square.clamp(min=0).amin(1))
-    return np.asarray(torch.cat(found).sqrt().numpy())
+    return (ShapeError(), TrendError(), MissingError(), TwoSample(), Precision(), Recall(), Duplicates(), Violations())
 
 
 @contextlib.contextmanager

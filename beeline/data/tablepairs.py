@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from beeline.core.types import extra
 from beeline.data import cells
 from beeline.data.codes import Array
 from beeline.data.infer import pandas
@@ -76,3 +77,9 @@ def features(schema: Schema, real: Any, made: Any, scaled: bool = True) -> tuple
 def ordinal(schema: Schema, reference: Any, rows: Any) -> Array:
     """Rows as numbers for trees: places of levels, and numbers as they are."""
     return np.stack([b if cont else b.astype(float) for _, b, cont in columns_of(schema, reference, rows).values()], 1)
+
+
+def closest(rows: Array, among: Array, k: int = 1) -> Array:
+    """Distance of every row [N,d] to its k-th nearest among others [M,d]: [N]."""
+    neighbors = extra("sklearn.neighbors", "tables")
+    return np.asarray(neighbors.NearestNeighbors(n_neighbors=k).fit(among).kneighbors(rows)[0][:, -1])

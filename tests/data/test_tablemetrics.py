@@ -11,9 +11,8 @@ from beeline.core.types import BeelineError
 from beeline.data.schema import Schema
 from beeline.data.table import Table
 from beeline.data.tablemetrics import (
-    ClosestRecord,
     Downstream,
-    Duplicates,
+    MissingError,
     OnTable,
     Precision,
     Recall,
@@ -21,9 +20,10 @@ from beeline.data.tablemetrics import (
     TrendError,
     TwoSample,
     Violations,
-    closest,
     usual,
 )
+from beeline.data.tablepairs import closest
+from beeline.data.tableprivacy import ClosestRecord, Duplicates
 
 
 def people(n: int, seed: int, shift: float = 0.0, pets: tuple[float, ...] = (0.5, 0.3, 0.2)) -> pd.DataFrame:
@@ -74,7 +74,6 @@ def test_shape_and_trend_of_closed_forms(schema: Schema) -> None:
 def test_equal_to_sdmetrics(schema: Schema) -> None:
     reports = pytest.importorskip("sdmetrics.reports.single_table")
     a, b = people(800, 2), people(700, 3, shift=0.2, pets=(0.3, 0.3, 0.4))
-    a.loc[::9, "weight"] = b.loc[::7, "weight"] = np.nan
     kinds = {"size": "numerical", "weight": "numerical", "group": "numerical", "pet": "categorical", "tall": "boolean"}
     metadata = {"columns": {name: {"sdtype": kind} for name, kind in kinds.items()}}
     with warnings.catch_warnings():
@@ -129,9 +128,28 @@ def test_precision_and_recall_tell_narrow_from_wide(schema: Schema) -> None:
 def test_the_closest_record_gives_copies_away(schema: Schema) -> None:
     train, hold, fresh = people(1200, 12), people(1200, 13), people(1200, 14)
     judge = ClosestRecord(hold)
-    assert judge(schema, train, train, Rng(0)) > 0.99
-    assert judge(schema, train, hold, Rng(0)) < 0.01
-    assert abs(judge(schema, train, fresh, Rng(0)) - 0.5) < 0.05
+    assert judge.share(schema, train, train, Rng(0)) > 0.99
+    assert judge.share(schema, train, hold, Rng(0)) < 0.01
+    for copies in (train, hold):  # either is far from 1/2, which is ideal
+        assert judge(schema, train, copies, Rng(0)) > 0.49
+    assert judge(schema, train, fresh, Rng(0)) < 0.05 and judge.better == "lower"
+
+
+def test_rates_of_missing_cells_are_measured() -> None:
+    a = people(1000, 2)
+    a.loc[:99, "weight"] = np.nan
+    table = Table().fit(a.assign(pet=a["pet"].where(a.index >= 200, None)))
+    a = a.assign(pet=a["pet"].where(a.index >= 200, None))
+    b = a.assign(weight=a["weight"].where(a.index % 2 == 0), pet=a["pet"].fillna("dog"))
+    each = MissingError().each(table.columns, a, b)
+    assert each["weight"] == pytest.approx(b["weight"].isna().mean() - 0.1) and each["pet"] == pytest.approx(0.2)
+    assert MissingError()(table.columns, a, b, Rng(0)) == pytest.approx(sum(each.values()) / 5)
+    assert MissingError()(table.columns, a, a, Rng(0)) == 0
+    shape = ShapeError().each(table.columns, a, b)
+    assert shape["weight"] > each["weight"] - 1e-9 and shape["pet"] == pytest.approx(0.2)
+    emptied = a.assign(weight=np.nan)  # no number left to compare
+    assert ShapeError().each(table.columns, a, emptied)["weight"] == pytest.approx(0.9)
+    assert ShapeError().each(table.columns, emptied, emptied)["weight"] == 0
 
 
 def test_distance_to_the_nearest_is_that_of_all_pairs() -> None:
