@@ -101,7 +101,7 @@ CATALOGUE: Mapping[str, Mapping[str, str]] = {
     | _of("learn.weigh", "Uncertain", "Balanced", "Importance"),
     "weights": _of("learn.objective", "one") | _of("learn.weight", "ByDensity", "Power", "MinSNR", "SigmoidSNR"),
     "distances": _of("learn.objective", "squared", "Huber")
-    | _of("learn.distance", "Direction", "Perceptual", "Felt", "Bregman"),
+    | _of("learn.distance", "Direction", "Perceptual", "Combined", "Felt", "Bregman"),
     "costs": _of("learn.distance", "PowerCost"),
     "drops": _of("learn.objective", "Drop"),
     "distillations": _of("learn.distill", "Reflow", "OneStep")

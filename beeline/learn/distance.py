@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
@@ -11,11 +11,12 @@ from torch import Tensor
 
 from beeline.core.types import BeelineError, require
 from beeline.learn.encoders import Encoder, RandomFeatures
-from beeline.learn.objective import Distance, squared
+from beeline.learn.objective import Context, ContextDistance, Distance, Huber, Weight, distance_at, one, squared
+from beeline.learn.weight import Power
 
 
 @dataclass(frozen=True)
-class Direction:
+class Direction(ContextDistance):
     """A distance and, beside it, how far the velocity points the wrong way.
 
     base(v, u) + strength (1 - cos(v, u)),  the angle over all coordinates of a datum
@@ -34,13 +35,23 @@ class Direction:
         cosine = torch.nn.functional.cosine_similarity(made.flatten(1), wanted.flatten(1), dim=1, eps=1e-8)
         return self.base(made, wanted) + self.strength * (1 - cosine)
 
+    def at(self, where: Context) -> Distance:
+        return replace(self, base=distance_at(self.base, where))
+
+    @property
+    def contextual(self) -> bool:
+        return isinstance(self.base, ContextDistance) and self.base.contextual
+
 
 @dataclass(frozen=True)
-class Perceptual:
-    """The distance between features of any network, for objectives that compare data (prediction Data()).
+class Perceptual(ContextDistance):
+    """The distance between features of the data that two values imply, by any network.
 
-    strength mean_l |f_l(made) - f_l(wanted)|^2 + plain |made - wanted|^2,  means over the coordinates of a datum
-    Assumes a differentiable feature function, frozen, that takes data of this shape; each output [B,...].
+    strength mean_l |f_l(x1_hat) - f_l(x1)|^2 + plain |x1_hat - x1|^2,  means over the coordinates of a datum
+    x1_hat is the data end of a velocity (or noise) at its state: x_t + (1-t) v on the straight path.  Called without a
+    context it compares the two tensors that it is given.
+    Assumes an affine path, and a differentiable feature function, frozen, that takes data of this shape; each output
+    [B,...].
     Source: Zhang et al. 2018 (arXiv 1801.03924), LPIPS; in flow matching Lee, Lin and Fanti 2024 (arXiv 2405.20320).
 
     >>> Perceptual(lambda x: 2 * x, plain=0.0)(torch.ones(1, 2), torch.zeros(1, 2))
@@ -57,9 +68,51 @@ class Perceptual:
         apart = [squared(m, t.detach()) for m, t in zip(mine, theirs, strict=True)]
         return self.strength * torch.stack(apart).mean(0) + self.plain * squared(made, wanted)
 
+    def at(self, where: Context) -> Distance:
+        return lambda made, wanted: self(where.data(made), where.data(wanted))
+
 
 @dataclass(frozen=True)
-class Felt:
+class Combined(ContextDistance):
+    """A sum of distances, each with a weight over time; by default the LPIPS-Huber loss of improved rectified flow.
+
+    sum_i weights_i(t) parts_i(made, wanted);  default: t huber(v, u) + |f(x1_hat) - f(x1)|^2
+    Assumes as many weights as parts.  Give ``Perceptual`` the features of the data; the variant for CIFAR-10 has the
+    second weight ``Power(0, -1)``, which is 1 / (1-t).
+    Source: Lee, Lin and Fanti 2024 (arXiv 2405.20320).
+
+    >>> len(Combined((squared, Direction()), (one, one)).parts)
+    2
+    """
+
+    parts: tuple[Distance, ...] = (Huber(), Perceptual(plain=0.0))
+    weights: tuple[Weight, ...] = (Power(1.0), one)
+
+    def __post_init__(self) -> None:
+        require(
+            len(self.parts) == len(self.weights) > 0,
+            f"Combined got {len(self.parts)} distances and {len(self.weights)} weights over time; give one weight for "
+            "every distance, 'one' for none",
+        )
+
+    def at(self, where: Context) -> Distance:
+        parts = [distance_at(part, where) for part in self.parts]
+
+        def distance(made: Tensor, wanted: Tensor) -> Tensor:
+            each = [w(where.t) * part(made, wanted) for w, part in zip(self.weights, parts, strict=True)]
+            return torch.stack(each).sum(0)
+
+        return distance
+
+    def __call__(self, made: Tensor, wanted: Tensor) -> Tensor:
+        raise BeelineError(
+            "Combined was asked for a distance without times, over which its parts are weighed; use it in "
+            "FlowMatching(), Reflow or OneStep, which give them, or one of its parts elsewhere"
+        )
+
+
+@dataclass(frozen=True)
+class Felt(ContextDistance):
     """The error of a velocity as features of the state feel it: what they do not see may differ.
 
     strength mean |J_h(x_t) (v - u)|^2 + plain mean |v - u|^2,  J_h the Jacobian of the features (jvp)
@@ -67,7 +120,8 @@ class Felt:
     they weigh its directions, for transfer between domains those of style over those of content.
     Source: Liu, Gong and Liu 2022 (arXiv 2209.03003), section on domain transfer.
 
-    >>> Felt(lambda x: 2 * x, plain=0.0).at(torch.zeros(1, 2))(torch.ones(1, 2), torch.zeros(1, 2))
+    >>> where = Context(torch.zeros(1, 2), torch.zeros(1), Linear(), Velocity())
+    >>> Felt(lambda x: 2 * x, plain=0.0).at(where)(torch.ones(1, 2), torch.zeros(1, 2))
     tensor([4.])
     """
 
@@ -75,8 +129,8 @@ class Felt:
     strength: float = 1.0  # of the error that the features feel
     plain: float = 0.1  # of the squared error, for directions that they do not; above 0
 
-    def at(self, x: Tensor) -> Distance:
-        """The distance between velocities at the states x [B,*S]."""
+    def at(self, where: Context) -> Distance:
+        x = where.x
 
         def distance(made: Tensor, wanted: Tensor) -> Tensor:
             with torch.no_grad():

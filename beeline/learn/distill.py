@@ -7,12 +7,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
+import torch
 from torch import nn
 
 from beeline.core.coupling import Coupling, Paired
-from beeline.core.field import Flow
+from beeline.core.field import Data, Flow, Network, Prediction, Velocity
+from beeline.core.multistep import DPMSolver
+from beeline.core.path import AffinePath, Linear, Path
 from beeline.core.rng import Rng
-from beeline.core.solver import EULER
+from beeline.core.solver import EULER, Solver
 from beeline.core.times import At, TimeSampler, Uniform
 from beeline.core.types import Batch, require, stack, take
 from beeline.learn.objective import Distance, FlowMatching, squared
@@ -38,9 +41,13 @@ class Reflow:
     """Learn the flow again on its own pairs: paths stop crossing, so that they become straight.
 
     x0 ~ source, x1 = sampler(teacher, x0);  min E |v(x_t, t, cond) - (x1 - x0)|^2 on the kept pairs
+    On a curved path, or for a network that predicts noise or data, path and prediction stay: errors count in the space
+    of the prediction (of the datum for a velocity on a curved path), and the student is drawn with DDIM, which is exact
+    for a flow whose noise and datum are constant along its paths.
     Assumes pairs of an ODE, made with a fine sampler: its errors are learned.  The student has no score, because its
     coupling is not independent.
-    Source: Liu, Gong and Liu 2022 (arXiv 2209.03003).
+    Source: Liu, Gong and Liu 2022 (arXiv 2209.03003); curved paths and noise: Wang et al. 2024, "Rectified Diffusion"
+    (arXiv 2410.07303), with space=Data() and distance=Huber(0.001, each=True).
 
     >>> Reflow(Sampler(8)).student(Flow(None), {"student": nn.Identity()})[0].independent
     False
@@ -55,6 +62,7 @@ class Reflow:
     distance: Distance = squared
     reverse: float = 0.0  # share of pairs made backwards from real data, which anchors the student to them
     steps: int = 4  # of the student's own sampler
+    space: Prediction | None = None  # where errors count; None is the teacher's own
 
     def __post_init__(self) -> None:
         require(0 <= self.reverse <= 1, f"Reflow got reverse={self.reverse}; it is a share of the pairs: give 0 to 1")
@@ -70,19 +78,22 @@ class Reflow:
         return teacher_pairs(self.sampler, self.count, self.reverse, teacher, batch, rng)
 
     def objective(self, teacher: Flow) -> FlowMatching:
-        return matching(teacher, self.coupling, self.times, self.distance)
+        space = self.space or own_space(teacher)
+        return matching(teacher, self.coupling, self.times, self.distance, space)
 
     def student(self, teacher: Flow, networks: Mapping[str, nn.Module]) -> tuple[Flow, Sampler]:
         flow = replace(teacher, field=networks["student"], independent=False)
-        return flow, Sampler(self.steps, solver=EULER)
+        return flow, Sampler(self.steps, solver=frozen(teacher.path))
 
 
 @dataclass(frozen=True)
 class OneStep:
     """Learn the whole jump from the source: one evaluation makes a datum.
 
-    min E |x0 + v(x0, 0, cond) - x1|^2 on pairs of the teacher: reflow with all times at 0
-    Assumes pairs of an ODE on a path that is the source itself at t = 0; a straight teacher is easier to follow.
+    min E |x0 + v(x0, 0, cond) - x1|^2 on pairs of the teacher: reflow with all times at 0, errors of the datum
+    Assumes pairs of an ODE on a path that is the source itself at t = 0; a straight teacher is easier to follow.  On a
+    curved path x0 + v is the data end that the velocity implies.  A noise prediction is divided by a(0), so that its
+    errors grow: train the teacher with Velocity() or Data().
     Source: Liu, Gong and Liu 2022 (arXiv 2209.03003), distillation; Liu et al. 2023, InstaFlow (arXiv 2309.06380).
 
     >>> OneStep().student(Flow(None), {"student": nn.Identity()})[1].evaluations
@@ -108,10 +119,17 @@ class OneStep:
         return teacher_pairs(self.sampler, self.count, self.reverse, teacher, batch, rng)
 
     def objective(self, teacher: Flow) -> FlowMatching:
-        return matching(teacher, Paired(), At(0.0), self.distance)
+        require(
+            not isinstance(teacher.path, AffinePath) or begins(teacher.path),
+            f"OneStep was asked for on {teacher.path}, which leaves the source with the slope 0, so that a velocity at "
+            "t = 0 says nothing of the datum; convert the teacher with converted(flow, Linear())",
+        )
+        space = Data() if isinstance(teacher.path, AffinePath) else Velocity()
+        return matching(teacher, Paired(), At(0.0), self.distance, space)
 
     def student(self, teacher: Flow, networks: Mapping[str, nn.Module]) -> tuple[Flow, Sampler]:
-        return replace(teacher, field=networks["student"], independent=False), Sampler(1, solver=EULER)
+        flow = replace(teacher, field=networks["student"], independent=False)
+        return flow, Sampler(1, solver=frozen(teacher.path))
 
 
 def copied(teacher: Flow) -> nn.Module:
@@ -133,10 +151,38 @@ def copied(teacher: Flow) -> nn.Module:
     return made
 
 
-def matching(teacher: Flow, coupling: Coupling, times: TimeSampler, distance: Distance) -> FlowMatching:
+def own_space(teacher: Flow) -> Prediction:
+    """Where the errors of a student count: its teacher's prediction, the datum for a velocity on a curved path."""
+    modules = teacher.field.modules() if isinstance(teacher.field, nn.Module) else ()
+    prediction = next((m.prediction for m in modules if isinstance(m, Network)), Velocity())
+    curved = isinstance(teacher.path, AffinePath) and not isinstance(teacher.path, Linear)
+    return Data() if curved and isinstance(prediction, Velocity) else prediction
+
+
+def frozen(path: Path) -> Solver:
+    """Steps that are exact where both ends are constant along the way: Euler on the straight path, DDIM on others."""
+    if isinstance(path, Linear) or not isinstance(path, AffinePath) or not begins(path):
+        return EULER
+    return DPMSolver(1, path)
+
+
+def begins(path: AffinePath) -> bool:
+    """Whether a velocity at t = 0 says where the path ends, which it does not where the slope of a is zero there."""
+    a, b, da, db = path.coefficients(torch.zeros((), dtype=torch.float64))
+    return bool(a * db != b * da)
+
+
+def matching(
+    teacher: Flow, coupling: Coupling, times: TimeSampler, distance: Distance, space: Prediction
+) -> FlowMatching:
     """The objective of a student on pairs: that of its teacher's kind of data."""
     if groups_of(teacher.field) is None:
-        return FlowMatching(teacher.path, coupling, times, distance=distance)
+        return FlowMatching(teacher.path, coupling, times, space, distance=distance)
+    require(
+        distance is squared,
+        f"a student of a network for tables was asked for with the distance {distance}; its errors are squared ones of "
+        "numbers and cross entropies of states: leave the distance out",
+    )
     return RowMatching(teacher.path, coupling, times, distance=distance, known=0.0)  # the pairs have their known cells
 
 

@@ -176,9 +176,9 @@ class Contrastive(Around):
 
         def ratio(cond: Cond) -> Tensor:
             with quiet(self.reference):
-                before = self.objective.distance(ask(self.reference, example.x, example.t, cond), example.v)
-            after = self.objective.distance(ask(field, example.x, example.t, cond), example.v)
-            return self.strength * (before - after)
+                before = self.inner.errors(ask(self.reference, example.x, example.t, cond), example)
+            after = self.inner.errors(ask(field, example.x, example.t, cond), example)
+            return self.strength * (before - after).reshape(n, -1).mean(1)
 
         differs = (~equal(right, wrong)).to(example.x.dtype)
         attract, repel = -F.logsigmoid(ratio(right)), -F.logsigmoid(-ratio(wrong))

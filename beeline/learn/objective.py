@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from beeline.core.coupling import Coupling, Independent
-from beeline.core.field import Prediction, Velocity, bind
+from beeline.core.field import Data, Prediction, Velocity, bind
 from beeline.core.path import AffinePath, Linear, Path
 from beeline.core.rng import Rng
 from beeline.core.times import TimeSampler, Uniform
@@ -22,7 +22,46 @@ Weight = Callable[[Tensor], Tensor]
 """Time [B] or [B,F] -> a weight of the same shape; apart from how often a time is drawn."""
 
 Distance = Callable[[Tensor, Tensor], Tensor]
-"""(made [B,*S], wanted [B,*S]) -> [B]."""
+"""(made [B,*S], wanted [B,*S]) -> [B]; a ``ContextDistance`` is also given where the two are compared."""
+
+
+class Context(NamedTuple):
+    """Where two values are compared: what a distance may need beside them."""
+
+    x: Tensor  # [B,*S], the states
+    t: Tensor  # [B], their times
+    path: Path
+    prediction: Prediction  # the space of the values
+
+    def data(self, value: Tensor) -> Tensor:
+        """The data end [B,*S] that a value implies at these states and times."""
+        if isinstance(self.prediction, Data):
+            return value
+        require(
+            isinstance(self.path, AffinePath),
+            f"a distance between data was used on {type(self.path).__name__}, where a velocity implies no data end; "
+            "use an affine path such as Linear(), or squared",
+        )
+        assert isinstance(self.path, AffinePath)
+        return self.path.data(self.x, self.prediction.velocity(value, self.x, self.t, self.path), self.t)
+
+
+class ContextDistance:
+    """Base of the distances that need the states, the times or the data end beside the two values."""
+
+    def at(self, where: Context) -> Distance:
+        """The distance between values in this context."""
+        raise NotImplementedError
+
+    @property
+    def contextual(self) -> bool:
+        """Whether it cannot do without a context."""
+        return True
+
+
+def distance_at(distance: Distance, where: Context) -> Distance:
+    """A distance with its context, where it takes one."""
+    return distance.at(where) if isinstance(distance, ContextDistance) else distance
 
 
 class Example(NamedTuple):
@@ -176,7 +215,13 @@ class FlowMatching:
 
     def compare(self, made: Tensor, example: Example) -> Loss:
         """The loss of the velocities ``made`` [B,*S] at the states of an example."""
-        batch, t, x, v = example
+        batch, t, _, _ = example
+        return self._mean(self.errors(made, example), t, batch)
+
+    def errors(self, made: Tensor, example: Example) -> Tensor:
+        """The distances, in the shape of the times, of velocities ``made`` [B,*S] at the states of an example."""
+        _, t, x, v = example
+        space: Prediction = Velocity()
         if not isinstance(self.prediction, Velocity):
             require(
                 isinstance(self.path, AffinePath),
@@ -186,9 +231,10 @@ class FlowMatching:
             assert isinstance(self.path, AffinePath)
             space = getattr(self.prediction, "measured", self.prediction)
             made, v = (space.value(x, slope, t, self.path) for slope in (made, v))
-        at = getattr(self.distance, "at", None)  # a distance that depends on the state
-        here = self if at is None else replace(self, distance=at(x.flatten(0, 1) if t.ndim > 1 else x))
-        return here.reduce(made, v, t, batch)
+        if t.ndim > 1:  # every frame is a datum with a time of its own
+            made, v, x = (part.flatten(0, 1) for part in (made, v, x))
+        distance = distance_at(self.distance, Context(x, t.flatten(), self.path, space))
+        return distance(made, v).reshape(t.shape)
 
     def pairs(self, batch: Batch, rng: Rng) -> Batch:
         """The batch with its source points, and its conditions dropped where chance says so."""
@@ -199,11 +245,18 @@ class FlowMatching:
         return replace(batch, cond=self.drop(batch.cond, len(batch.x1), rng.fork("drop"), batch.x1))
 
     def reduce(self, made: Tensor, wanted: Tensor, t: Tensor, batch: Batch) -> Loss:
-        """Distance, weight over time, weight of the sample, mean."""
-        if t.ndim > 1:  # every frame is a datum with a time of its own
-            error = self.distance(made.flatten(0, 1), wanted.flatten(0, 1)).reshape(t.shape)
-        else:
-            error = self.distance(made, wanted)
+        """Distance of two values [B,*S] that are no velocities of this path, weighed as in ``compare``."""
+        require(
+            not (isinstance(self.distance, ContextDistance) and self.distance.contextual),
+            f"{type(self.distance).__name__} looks at states or data, and this objective compares values that imply "
+            "none; use it in FlowMatching(), or squared, Huber or Direction here",
+        )
+        if t.ndim > 1:
+            made, wanted = made.flatten(0, 1), wanted.flatten(0, 1)
+        return self._mean(self.distance(made, wanted).reshape(t.shape), t, batch)
+
+    def _mean(self, error: Tensor, t: Tensor, batch: Batch) -> Loss:
+        """Weight over time, weight of the sample, mean."""
         plain = error.detach()
         error = self.weight(t) * error
         per_sample = error.flatten(1).mean(1) if t.ndim > 1 else error

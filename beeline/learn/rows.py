@@ -16,7 +16,7 @@ from beeline.core.path import AffinePath
 from beeline.core.rng import Rng
 from beeline.core.types import Batch, Loss, require
 from beeline.learn.heldout import quiet
-from beeline.learn.objective import Drop, Example, FlowMatching, ask
+from beeline.learn.objective import Drop, Example, FlowMatching, ask, squared
 from beeline.use.sampler import Sampler
 from beeline.use.spread import spread
 
@@ -85,6 +85,11 @@ class RowMatching(FlowMatching):
             f"RowMatching on {type(self.path).__name__} has no posterior mean to judge states by; use an affine path",
         )
         assert isinstance(self.path, AffinePath)
+        require(
+            self.distance is squared,
+            f"RowMatching got the distance {self.distance}; its errors are squared ones of numbers and cross entropies "
+            "of states: leave the distance out",
+        )
         column, numbers, where, state, owner = (part.to(x.device) for part in _places(_frozen(groups)))
         free = x.new_ones(len(x), len(groups))
         if isinstance(batch.cond, dict) and isinstance(batch.cond.get("mask"), Tensor):

@@ -1,21 +1,27 @@
 """Reflow and one-step distillation: fixed points, determinism, and the ring."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import nn
 
-from beeline.core.field import Flow
+from beeline.core.field import Data, Flow, Network, Noise, Velocity
+from beeline.core.path import Cosine, Linear, Polynomial, VariancePreserving
 from beeline.core.rng import Rng
 from beeline.core.solver import EULER, RK4
 from beeline.core.source import Uniform
+from beeline.core.times import At, LogitNormal
 from beeline.core.types import Batch, BeelineError
-from beeline.learn.distill import OneStep, Reflow
+from beeline.learn.distance import Perceptual
+from beeline.learn.distill import OneStep, Reflow, own_space
 from beeline.learn.ema import EMA
+from beeline.learn.objective import Huber, squared
 from beeline.learn.pairs import anchored, reflow_pairs
 from beeline.learn.rate import WarmupConstantCooldown
 from beeline.learn.trainer import Training, fit
+from beeline.nets.tabular import TabularMLP
 from beeline.use.sampler import Sampler
 
 
@@ -54,6 +60,70 @@ def test_an_exact_straight_teacher_is_a_fixed_point(method):
     with pytest.raises(BeelineError, match="independent"):
         flow.score(LIKE.new_ones(1, 2), LIKE.new_full((1,), 0.5))
     assert sampler.evaluations in (1, 4)
+
+
+class Kept(nn.Module):
+    """The exact noise or velocity of the pairs x1 = 3 x0 + 2, with an error ``off`` of its own output."""
+
+    def __init__(self, path, off=0.0, noise=False):
+        super().__init__()
+        self.path, self.off, self.noise = path, nn.Parameter(torch.tensor(off, dtype=torch.float64)), noise
+
+    def forward(self, x, t, cond=None):
+        a, b, da, db = (c[:, None] for c in self.path.coefficients(t))
+        x0 = (x - 2 * a) / (3 * a + b)
+        return (x0 if self.noise else da * (3 * x0 + 2) + db * x0) + self.off
+
+
+@pytest.mark.parametrize("path", [Linear(), Cosine()])
+def test_students_of_curved_paths_are_drawn_without_error_where_both_ends_stay(path):
+    x0 = Rng(0).normal(LIKE.new_empty(20, 2))
+    pairs = Batch(3 * x0 + 2, x0)
+    for method in (Reflow(), OneStep()):
+        teacher = Flow(Kept(path), path)
+        flow, sampler = method.student(teacher, method.networks(teacher))
+        assert torch.allclose(sampler(flow, x0), pairs.x1, atol=1e-9)
+        assert method.objective(teacher)(teacher.field, pairs, Rng(0)).value < 1e-20
+    # one step: the error of the datum that is reached, times 1 - t on the straight path and its like elsewhere
+    teacher = Flow(Kept(path, 0.1), path)
+    flow, sampler = OneStep().student(teacher, OneStep().networks(teacher))
+    reached = (sampler(flow, x0) - pairs.x1).square().mean()
+    assert torch.allclose(OneStep().objective(teacher)(flow.field, pairs, Rng(0)).value, reached, rtol=1e-6)
+
+
+@pytest.mark.parametrize("path", [Linear(), Cosine(), VariancePreserving()])
+def test_errors_of_reflow_count_in_the_space_of_the_teacher(path):
+    """A network that predicts noise is regressed on the noise of the pair, on its own path; or on the datum."""
+    teacher = Flow(Network(Kept(path, 0.1, noise=True), path, Noise()), path)
+    x0 = Rng(0).normal(LIKE.new_empty(50, 2))
+    pairs, times = Batch(3 * x0 + 2, x0), LogitNormal(0.0, 0.5)
+    method = Reflow(times=times)
+    assert method.objective(teacher).path == path
+    loss = method.objective(teacher)(teacher.field, pairs, Rng(0))
+    assert torch.allclose(loss.per_sample, torch.full((50,), 0.01, dtype=torch.float64))
+    data = replace(method, space=Data(), distance=Huber(1e-3, each=True)).objective(teacher)
+    loss = data(teacher.field, pairs, Rng(0))
+    a, b, _, _ = path.coefficients(loss.t)
+    known = ((0.1 * b / a).square() + 1e-6).sqrt() - 1e-3  # an error of the noise as one of the datum
+    assert torch.allclose(loss.per_sample, known)
+    curved = Flow(Network(Kept(Cosine()), Cosine()), Cosine())
+    assert own_space(curved) == Data() and own_space(Flow(Network(Kept(Linear())))) == Velocity()
+    assert own_space(Flow(Straight())) == Velocity()
+    slow = Flow(Network(Kept(Polynomial(2)), Polynomial(2)), Polynomial(2))
+    assert Reflow().student(slow, {"student": slow.field})[1].solver == EULER
+    with pytest.raises(BeelineError, match="says nothing of the datum"):
+        OneStep().objective(slow)
+
+
+def test_one_step_with_a_perceptual_distance_compares_data():
+    x0 = Rng(0).normal(LIKE.new_empty(20, 2))
+    pairs, teacher = Batch(3 * x0 + 2, x0), Flow(Kept(Linear(), 0.1))
+    for method in (OneStep(distance=Perceptual(lambda x: x**3, plain=0.0)),
+                   Reflow(times=At(0.0), distance=Perceptual(lambda x: x**3, plain=0.0))):  # fmt: skip
+        loss = method.objective(teacher)(teacher.field, pairs, Rng(0))
+        assert torch.allclose(loss.per_sample, squared((pairs.x1 + 0.1) ** 3, pairs.x1**3))
+    with pytest.raises(BeelineError, match="squared ones of numbers"):
+        Reflow(distance=Huber()).objective(Flow(Network(TabularMLP([[1], [2]], width=16), prediction=Data())))
 
 
 def test_pairs_depend_on_the_key_and_the_row_alone():

@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from beeline.core.coupling import Paired
-from beeline.core.field import Data, Flow
+from beeline.core.field import Data, Flow, Noise, Velocity
 from beeline.core.interpolant import Bridge
 from beeline.core.path import Cosine, Linear
 from beeline.core.rng import Rng
@@ -16,11 +16,13 @@ from beeline.core.solver import HEUN
 from beeline.core.times import LogitNormal
 from beeline.core.types import Batch, BeelineError
 from beeline.learn.deep import Deep, DeepSupervision
-from beeline.learn.distance import Bregman, Direction, Felt, Perceptual, PowerCost, check_cost
-from beeline.learn.objective import FlowMatching, Huber, squared
+from beeline.learn.distance import Bregman, Combined, Direction, Felt, Perceptual, PowerCost, check_cost
+from beeline.learn.objective import Context, FlowMatching, Huber, squared
+from beeline.learn.objective import one as even
 from beeline.learn.regularise import Aligned, Dispersed, SelfPerceptual, SelfRectified, Separable, SmoothSteps
 from beeline.learn.segments import Annealed, AnnealedPairs, Windowed
-from beeline.learn.shapes import Helped, Potential
+from beeline.learn.shapes import Accelerating, ConstantAccelerationMatching, Helped, Potential
+from beeline.learn.weight import Power
 from beeline.use.sampler import Sampler
 from tests.learn.exact import PLAIN, assert_minimum, plain
 
@@ -93,13 +95,51 @@ def test_perceptual_distance_with_linear_features_has_the_exact_minimum():
     assert_minimum(FlowMatching(prediction=Data(), distance=distance, times=INSIDE), PLAIN.field())
 
 
+@pytest.mark.parametrize("path", [Linear(), Cosine()])
+@pytest.mark.parametrize("prediction", [Velocity(), Data(), Noise()])
+def test_a_perceptual_distance_sees_data_whatever_is_predicted(path, prediction):
+    """Not the features of velocities or noise; by itself, inside Direction, and in the LPIPS-Huber sum."""
+    seen = Perceptual(lambda x: x**3, 2.0, 0.0)
+    objective = FlowMatching(path, prediction=prediction, times=INSIDE, distance=seen)
+    field = lambda x, t, c=None: path.velocity(x, t, x1=ONE.expand_as(x)) + torch.sin(x)  # noqa: E731
+    example = objective.examples(plain(40, Rng(0)), Rng(1))
+    guess = path.data(example.x, field(example.x, example.t), example.t)
+    known = 2 * squared(guess**3, example.batch.x1**3)
+    assert torch.allclose(objective(field, plain(40, Rng(0)), Rng(1)).per_sample, known, atol=1e-9)
+    made, wanted = (prediction.value(example.x, v, example.t, path) for v in (field(example.x, example.t), example.v))
+    both = FlowMatching(path, prediction=prediction, times=INSIDE, distance=Direction(0.5, seen))
+    cosine = F.cosine_similarity(made, wanted, dim=1)
+    got = both(field, plain(40, Rng(0)), Rng(1)).per_sample
+    assert torch.allclose(got, known + 0.5 * (1 - cosine), atol=1e-9)
+    mixed = Combined((Huber(0.1), seen), (Power(1.0), Power(0.0, -1.0)))
+    got = FlowMatching(path, prediction=prediction, times=INSIDE, distance=mixed)(field, plain(40, Rng(0)), Rng(1))
+    t = example.t
+    assert torch.allclose(got.per_sample, t * Huber(0.1)(made, wanted) + known / (1 - t), atol=1e-9)
+
+
+def test_a_distance_of_data_is_refused_where_no_datum_is_compared():
+    batch = Batch(torch.ones(2, 1), torch.zeros(2, 1))
+    accelerating = Accelerating(lambda x, t: x, lambda x, t, cond: x)
+    for distance in (Perceptual(lambda x: x), Combined(), Direction(1.0, Felt())):
+        with pytest.raises(BeelineError, match="compares values that imply none"):
+            ConstantAccelerationMatching(distance=distance)(accelerating, batch, Rng(0))
+    ConstantAccelerationMatching(distance=Direction())(accelerating, batch, Rng(0))
+    with pytest.raises(BeelineError, match="implies no data end"):
+        FlowMatching(Bridge(), distance=Perceptual(lambda x: x))(lambda x, t: x, Batch(torch.ones(2, 1)), Rng(0))
+    with pytest.raises(BeelineError, match="without times"):
+        Combined()(torch.ones(1, 1), torch.ones(1, 1))
+    with pytest.raises(BeelineError, match="one weight for every distance"):
+        Combined((squared,), (even, even))
+
+
 def test_errors_as_features_feel_them():
     """By its formula for linear features, and the velocity itself the minimum for curved ones."""
     turn = torch.tensor([[1.0, 0.5], [-0.3, 2.0]], dtype=torch.float64)
     x, v, u = Rng(0).normal(torch.empty(3, 5, 2, dtype=torch.float64))
-    linear = Felt(lambda x: x @ turn.T, 2.0, 0.1).at(x)(v, u)
+    where = Context(x, torch.zeros(5, dtype=x.dtype), Linear(), Velocity())
+    linear = Felt(lambda x: x @ turn.T, 2.0, 0.1).at(where)(v, u)
     assert torch.allclose(linear, 2.0 * squared(v @ turn.T, u @ turn.T) + 0.1 * squared(v, u))
-    square = Felt(lambda x: x**2, 1.0, 0.0).at(x)(v, u)  # the Jacobian is 2 diag(x)
+    square = Felt(lambda x: x**2, 1.0, 0.0).at(where)(v, u)  # the Jacobian is 2 diag(x)
     assert torch.allclose(square, (2 * x * (v - u)).square().mean(1))
     for prediction in (None, Data()):
         more = {} if prediction is None else {"prediction": prediction}
@@ -108,12 +148,13 @@ def test_errors_as_features_feel_them():
 
 def test_features_without_a_gradient_teach_nothing_and_are_refused():
     v = torch.zeros(2, 2, requires_grad=True)
+    where = Context(torch.ones(2, 2), torch.zeros(2), Linear(), Velocity())
     with pytest.raises(BeelineError, match="gives no gradient"):
         Perceptual(lambda x: x.detach())(v, torch.ones(2, 2))
     with pytest.raises(BeelineError, match="gives no gradient"):
-        Felt(lambda x: x.detach()).at(torch.ones(2, 2))(v, torch.ones(2, 2))
+        Felt(lambda x: x.detach()).at(where)(v, torch.ones(2, 2))
     with pytest.raises(BeelineError, match="does not take data of shape"):
-        Felt(nn.Linear(3, 1)).at(torch.ones(2, 2))(v, torch.ones(2, 2))
+        Felt(nn.Linear(3, 1)).at(where)(v, torch.ones(2, 2))
     with pytest.raises(BeelineError, match="without the states"):
         Felt()(v, v)
 
