@@ -59,7 +59,7 @@ def export_averages(run: Path) -> list[Path]:
     profiles = checkpoint.state(path).get("profiles", [])
     if len(profiles) < 2:  # none beside the one in the bundle
         return []
-    name, bundle = network_of(run), load(run)
+    name, bundle = network_of(run), load(run, device="cpu")
     whole = stored(path, name)
     written = []
     for i, profile in enumerate(profiles):
@@ -80,5 +80,5 @@ def synthesised(run: Path, length: float, step: int | None = None, out: Path | N
     whole = stored(checkpoint.newest(run / "checkpoints"), name)
     how: dict[str, object] = {"average": {"is": "Power", "length": length, "synthesised": True}}
     out = out or run / "averages" / f"length-{length:g}"
-    with_weights(load(run), whole | found.state, how).save(out)
+    with_weights(load(run, device="cpu"), whole | found.state, how).save(out)
     return out, found

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from beeline import config
 from beeline.core.field import Flow
+from beeline.core.modes import AUTO, Device, device_of, moved, resolve_device
 from beeline.core.rng import Rng
 from beeline.core.types import BeelineError, Cond, map_cond, require
 from beeline.files import load_matching, read_json, read_tensors, sha256, write_json, write_tensors
@@ -75,7 +76,7 @@ class Bundle:
             "this flow starts from noise, so there is nothing to carry over; train one between two data sets, for "
             "example the recipe 'transfer', or edit data with inversion",
         )
-        x0 = source.encode(raw).x1.to(next(self.flow.field.parameters()).device)
+        x0 = source.encode(raw).x1
         how = (sampler or self.sampler).seeded(range(len(x0)), seed)
         made = self.draw(x0, self.condition(cond, len(x0)), sampler=how, batch_size=batch_size)
         assert self.modality is not None
@@ -102,7 +103,16 @@ class Bundle:
         )
         return None  # which networks take as the null condition
 
-    @torch.no_grad()
+    @property
+    def device(self) -> torch.device:
+        """Where the flow is, and where it draws."""
+        return device_of(self.flow) or torch.device("cpu")
+
+    def to(self, device: Device) -> Bundle:
+        """The bundle on another device, with all that the flow and its sampler hold; this one stays where it is."""
+        where, seen = resolve_device(device), {}  # type: ignore[var-annotated]
+        return replace(self, flow=moved(self.flow, where, seen), sampler=moved(self.sampler, where, seen))
+
     def draw(
         self,
         x0: Tensor,
@@ -112,13 +122,14 @@ class Bundle:
         batch_size: int | None = None,
         watch: Callable[[Tensor, Tensor], None] | None = None,
     ) -> Tensor:
-        """Encoded data from source points, in batches (256 at a time unless said otherwise)."""
+        """Encoded data from source points, in batches (256 at a time unless said otherwise), on the flow's device."""
         how, size = sampler or self.sampler, batch_size or 256
+        where = self.device
         require(size >= 1, f"batch_size={size}; a batch holds at least one sample")
         parts = []
         for i in range(0, len(x0), size):
-            here = map_cond(lambda leaf, i=i: leaf[i : i + size], cond)
-            parts.append(how.part(i, i + size)(self.flow, x0[i : i + size], here, watch=watch))
+            here = map_cond(lambda leaf, i=i: leaf[i : i + size].to(where), cond)
+            parts.append(how.part(i, i + size)(self.flow, x0[i : i + size].to(where), here, watch=watch))
         return torch.cat(parts)
 
     def save(self, directory: str | Path) -> Path:
@@ -157,11 +168,13 @@ class Bundle:
         return f"Bundle({size:,} weights, {self.sampler.steps} steps, {type(self.modality).__name__})"
 
 
-def load(directory_or_hub_id: str | Path) -> Bundle:
+def load(directory_or_hub_id: str | Path, *, device: Device = AUTO) -> Bundle:
     """A bundle from a directory (a bundle, or a run that holds one) or from a Hugging Face hub id ``owner/name``.
 
-    ValueError when it is missing, cut, or of a newer format; nothing is unpickled.
+    It is loaded to ``device``: "auto" is CUDA where there is one, else the CPU.
+    ValueError when it is missing, cut, or of a newer format, or when there is no such device; nothing is unpickled.
     """
+    where = resolve_device(device)
     directory = find(directory_or_hub_id)
     data = read_json(directory / "flow.json")
     require(
@@ -181,13 +194,13 @@ def load(directory_or_hub_id: str | Path) -> Bundle:
     load_matching(net, tensors, str(weights))
     net.eval().requires_grad_(False)
     return Bundle(
-        flow=Flow(net, config.build(data["path"]), config.build(data["source"]), data["independent"]),
+        flow=Flow(net.to(where), config.build(data["path"]), config.build(data["source"]), data["independent"]),
         sampler=config.build(data["sampler"]),
         modality=None if data["modality"] is None else config.build(data["modality"]),
         lineage=data["lineage"],
         null=data["null"],
         weights=data["weights"]["sha256"],
-    )
+    ).to(where)
 
 
 def find(where: str | Path) -> Path:

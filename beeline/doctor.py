@@ -79,7 +79,7 @@ def weights(path: Path) -> Iterator[Finding]:
         names = {k for group in ("network", "student") for k in saved.tensors.get(group, {})}
     if (path / "bundle").is_dir():
         try:
-            bundle = load(path)
+            bundle = load(path, device="cpu")
         except BeelineError as error:
             yield Finding("bundle", False, str(error))
             return
@@ -93,7 +93,7 @@ def convention(path: Path) -> Finding:
     """The recorded direction of time and sign of the velocity fit the data better than any other."""
     recipe = config.build(read_plain(path / "run.yaml"))
     work = prepare(recipe) if isinstance(recipe, Run) else prepare_distilled(recipe)
-    field = load(path).flow.field
+    field = load(path, device="cpu").flow.field
     if work.heldout is None:
         return Finding("convention", True, "there is no held-out set to compare conventions on")
     some = take(work.heldout.data, torch.arange(min(256, len(work.heldout.data.x1))))

@@ -11,10 +11,10 @@ import torch.nn.functional as F  # noqa: N812 - its usual name
 from torch import Tensor
 
 from beeline.bundle import load
+from beeline.core.modes import eval_mode
 from beeline.core.types import BeelineError, extra, require
 from beeline.learn.encoders import tokens
 from beeline.learn.heads import place
-from beeline.learn.heldout import quiet
 from beeline.learn.objective import ask
 from beeline.learn.regularise import captured, last
 
@@ -43,7 +43,7 @@ class OfBundle:
     def __call__(self, x: Tensor) -> Tensor:
         field = _bundle(self.path).to(x.device)
         block = place(field, self.block)
-        with quiet(field), captured(field, block) as seen:
+        with eval_mode(field), captured(field, block) as seen:
             ask(field, x, torch.full((len(x),), self.t, device=x.device))
         return tokens(last(seen, block)).to(x.dtype)
 
@@ -89,7 +89,7 @@ class HubVision:
 
 @functools.lru_cache(maxsize=2)
 def _bundle(path: str) -> Any:
-    return load(path).flow.field
+    return load(path, device="cpu").flow.field
 
 
 @functools.lru_cache(maxsize=2)

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from beeline import config
 from beeline.core.field import Flow
 from beeline.core.likelihood import bits_per_dimension
+from beeline.core.modes import AUTO, Device, device_of, moved, place_for
 from beeline.core.rng import Rng
 from beeline.core.types import Batch, BeelineError, Cond, leaves, map_cond, require, take
 from beeline.features import Identity, SmallClassifier, digest
@@ -69,6 +70,7 @@ def evaluate(
     weights: str = "as given",
     name: str = "",
     batch_size: int = 256,
+    device: Device = AUTO,
 ) -> Report:
     """Draw ``n`` samples and measure them against ``real`` data, with floor, interval, cost and provenance.
 
@@ -81,10 +83,14 @@ def evaluate(
     ``cond`` [n,...] are the conditions to draw under; by default they are drawn, with a fixed key, from the real
     data's own, so that their frequencies agree.  A flow whose network takes no condition is given none.
 
+    It is drawn on ``device``: "auto" is the accelerator that the flow is on, else CUDA where there is one, else the
+    CPU.  The flow stays where it is.
     The same ``rng`` gives the same noise and conditions to every flow, so that reports compare pair by pair.
     ValueError for non-finite or too few samples, missing labels, and data of another shape.
     """
     extras = extras or Extras()
+    where, seen = place_for(device, flow), {}  # type: ignore[var-annotated]
+    flow, sampler = moved(flow, where, seen), moved(sampler, where, seen)
     require(isinstance(n, int) and n >= 1, f"n={n!r} samples were asked for; give a whole number from 1")
     held = encoded(real, modality, rng.fork("encode"))
     source = held if reference is None else encoded(reference, modality, rng.fork("encode reference"))
@@ -96,9 +102,10 @@ def evaluate(
         _possible(metric, held, n)
 
     asked = conditions(flow, held, n, rng.fork("conditions")) if cond is None else cond
-    device, dtype = home(flow.field)
-    x0 = flow.source.sample(torch.empty(n, *held.x1.shape[1:], device=device, dtype=dtype), rng.fork("noise"))
-    asked = map_cond(lambda leaf: leaf.to(device), asked)
+    x0 = flow.source.sample(
+        torch.empty(n, *held.x1.shape[1:], device=where, dtype=precision(flow.field)), rng.fork("noise")
+    )
+    asked = map_cond(lambda leaf: leaf.to(where), asked)
     made, cost = drawn(flow, sampler, x0, asked, batch_size)
     made = received(modality, made.cpu())
 
@@ -142,7 +149,7 @@ def evaluate(
             "seed": [rng.seed, *rng.path],
             "batch_size": batch_size,
             "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-            "device": str(device),
+            "device": str(where),
             "versions": versions(),
         },
         details,
@@ -199,10 +206,10 @@ def conditions(flow: Flow, real: Batch, n: int, rng: Rng) -> Cond:
     return take(real, torch.cat(rounds)[:n]).cond
 
 
-def home(field: Any) -> tuple[torch.device, torch.dtype]:
-    """Device of a field and the dtype of its states: float32, or float64 for a network of that."""
+def precision(field: Any) -> torch.dtype:
+    """The dtype of the states of a field: float32, or float64 for a network of that."""
     weight = next(field.parameters(), torch.empty(0)) if isinstance(field, nn.Module) else torch.empty(0)
-    return weight.device, torch.promote_types(weight.dtype, torch.float32)
+    return torch.promote_types(weight.dtype, torch.float32)
 
 
 def drawn(flow: Flow, sampler: Sampler, x0: Tensor, cond: Cond, batch_size: int) -> tuple[Tensor, Cost]:
@@ -269,12 +276,12 @@ def bits(flow: Flow, modality: Any, real: Batch, likelihood: Likelihood, rng: Rn
     """
     rows = rng.fork("rows").permutation(len(real.x1))[: likelihood.rows]
     part = take(real, rows)
-    device, dtype = home(flow.field)
+    where = device_of(flow) or part.x1.device
     x = part.x1
     levels = getattr(modality, "levels", None)
     if levels is not None:
         x = modality.encode(modality.decode(x), rng.fork("dequantise")).x1
-    log_p = likelihood(flow, x.to(device, dtype), rng.fork("probes"), map_cond(lambda leaf: leaf.to(device), part.cond))
+    log_p = likelihood(flow, x.to(where, precision(flow.field)), rng.fork("probes"), part.cond)
     size = x[0].numel()
     each = bits_per_dimension(log_p, size, levels, 2.0) if levels else bits_per_dimension(log_p, size, 1, 1.0)
     how = f"{likelihood.steps} steps, " + (

@@ -11,9 +11,10 @@ from torch import Tensor
 from beeline.core.field import Flow, bind
 from beeline.core.integrate import integrate
 from beeline.core.likelihood import Divergence
+from beeline.core.modes import device_of, eval_mode
 from beeline.core.rng import Rng
 from beeline.core.solver import MIDPOINT
-from beeline.core.types import Cond, require
+from beeline.core.types import Cond, map_cond, require
 from beeline.data.cells import full_cells, plain
 from beeline.data.codes import Quantile
 from beeline.data.table import Table
@@ -51,7 +52,7 @@ def log_prob(
     flow.require_score()
     cells = table.cells(raw)
     x1 = cells.paint(rng.fork("paint"))
-    size = x1.shape[1]
+    where, size = device_of(flow) or x1.device, x1.shape[1]
     f = bind(flow.field, None)
 
     def both(state: Tensor, t: Tensor) -> Tensor:
@@ -59,8 +60,9 @@ def log_prob(
         return torch.cat([v, div[:, None]], 1)
 
     x = torch.cat([(1 - early) * x1, x1.new_zeros(len(x1), 1)], 1)
-    end = integrate(both, x, descent(steps, early), MIDPOINT)
-    found = (flow.source.log_prob(end[:, :size]) + end[:, size]).double()
+    with eval_mode(flow):
+        end = integrate(both, x.to(where), descent(steps, early), MIDPOINT)
+    found = (flow.source.log_prob(end[:, :size]) + end[:, size]).double().cpu()
     bump = math.log(early * math.sqrt(2 * math.pi))
     start = 0
     for name, code in table.coded.items():
@@ -93,7 +95,9 @@ def counterfactual(
     noise n draws one of the source points that make this very row.
     Source: Pawlowski, Castro and Glocker 2020 (arXiv 2006.06485): abduction, action, prediction.
     """
+    where = device_of(flow) or x1.device
     noise = rng.fork("abduction").normal(x1)
-    x = (1 - early) * x1 + early * noise
-    x0 = integrate(bind(flow.field, old), x, descent(steps, early), MIDPOINT)
-    return sampler(flow, x0, new)
+    x = ((1 - early) * x1 + early * noise).to(where)
+    with eval_mode(flow):
+        x0 = integrate(bind(flow.field, map_cond(lambda leaf: leaf.to(where), old)), x, descent(steps, early), MIDPOINT)
+        return sampler(flow, x0, new).to(x1.device)

@@ -25,6 +25,7 @@ from beeline.between import Between, check_coupling, of_training
 from beeline.bundle import Bundle, load
 from beeline.catalogue import settings
 from beeline.core.field import Flow, MapNetwork, Network
+from beeline.core.modes import AUTO, Device
 from beeline.core.path import Linear
 from beeline.core.rng import Rng
 from beeline.core.source import Gaussian
@@ -199,9 +200,9 @@ def prepare(run: Run) -> Prepared:
     return Prepared(build_network(run, modality, batch), objective, data, heldout, finish, batch.x1)
 
 
-def prepare_distilled(run: Distilled) -> Prepared:
-    """Load the teacher, and make the data that its student learns from."""
-    teacher = load(run.teacher)
+def prepare_distilled(run: Distilled, device: Device = AUTO) -> Prepared:
+    """Load the teacher to a device, and make there the data that its student learns from."""
+    teacher = load(run.teacher, device=device)
     source = run.data
     if source is None:
         require(
@@ -243,20 +244,26 @@ def train(
     *,
     resume: bool = False,
     fork: str | Path | None = None,
+    device: Device = AUTO,
     parallel: Parallel | None = None,
     log: Log | None = None,
 ) -> Bundle:
     """Work a run in the directory ``out`` and give its bundle.
 
     ``fork`` is a directory of checkpoints, or one of them: the state from which a new run starts with other settings.
+    ``device`` is where the work is done: "auto" is CUDA where there is one, else the CPU.
     Under an engine of several processes all of them call this; the first one writes.
     ValueError, with nothing written, when the data, the settings or the directory will not do; Interrupted after
     Ctrl-C, when the state has been saved.
     """
     out = Path(out)
     engine = parallel or Alone()
+    where = engine.place(device, {})
     ready(out, run, resume)
-    work = prepare(run) if isinstance(run, Run) else prepare_distilled(run)
+    work = prepare(run) if isinstance(run, Run) else prepare_distilled(run, where)
+    if not engine.shards:  # a divided network need not fit on one device
+        for net in work.networks.values() if isinstance(work.networks, Mapping) else (work.networks,):
+            net.to(where)
     rng = Rng(run.seed).fork("training")
     engine.total(torch.zeros(1))  # nobody writes before everybody has looked
     lines = JsonLines(out / "log.jsonl")
@@ -275,6 +282,7 @@ def train(
         work.objective,
         work.data,
         run.training,
+        device=where,
         parallel=parallel,
         rng=rng,
         log=both,
@@ -291,7 +299,7 @@ def train(
     if engine.rank == 0:
         bundle.save(out / "bundle")
     engine.total(torch.zeros(1))  # nobody reads before it is written
-    return load(out)
+    return load(out, device=where)
 
 
 def foreseen(work: Prepared, training: Training, rng: Rng) -> int | None:
@@ -320,7 +328,7 @@ def previews(work: Prepared, folder: Path, every: int, writes: bool) -> list[Pre
     def draw(net: Any) -> bytes:
         drawer = bundle(net)
         x0 = drawer.start(range(len(some.x1)))
-        x1 = drawer.draw(x0, map_cond(lambda leaf: leaf.to(x0.device), some.cond))
+        x1 = drawer.draw(x0, some.cond)
         made: bytes = first.modality.preview(first.modality.decode(x1.cpu()))
         return made
 

@@ -16,6 +16,7 @@ from beeline.bundle import Bundle, load
 from beeline.core.field import Flow, Network
 from beeline.core.likelihood import Exact, Hutchinson
 from beeline.core.multistep import AdamsBashforth
+from beeline.core.modes import AUTO, Device, device_of, eval_mode, resolve_device
 from beeline.core.rng import Rng
 from beeline.core.types import Batch, Cond, leaves, map_cond, require
 from beeline.data.infer import infer, pandas
@@ -68,7 +69,7 @@ class TabularFlow(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         schema: Mapping[str, Any] | None = None,  # corrections by column, as in YAML
         without: Sequence[str] = (),  # columns that are left out
         half: bool | None = None,  # products in bfloat16; None is where the processor has it
-        device: str | None = None,
+        device: Device | None = AUTO,  # CUDA where there is one, else the CPU
         random_state: int = 0,
         verbose: bool = False,
     ):
@@ -102,7 +103,7 @@ class TabularFlow(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             draws=max(1, 1000 // len(held)),
             lot=2048,
         )
-        net = Network(backbone, prediction=objective.prediction).to(self.device or "cpu")
+        net = Network(backbone, prediction=objective.prediction)
         looks: list[dict[str, float]] = []
         tell = log or (_say if self.verbose else lambda entry: None)
 
@@ -111,8 +112,9 @@ class TabularFlow(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             if "heldout" in entry:
                 looks.append({"step": entry["step"], "loss": float(entry["heldout"]["ema"]["value"])})
 
-        made = fit(net, objective, feed, training, heldout=look, rng=rng.fork("training"), log=watch)
-        made.eval().requires_grad_(False)
+        where = resolve_device(self.device)
+        made = fit(net, objective, feed, training, device=where, heldout=look, rng=rng.fork("training"), log=watch)
+        made.requires_grad_(False)
         self.table_, self.looks_ = table, looks
         self.sampler_ = Sampler(self.evaluations, solver=AdamsBashforth(2))
         some = train if len(train) <= COUNTED else train.sample(COUNTED, random_state=int(self.random_state))
@@ -161,9 +163,9 @@ class TabularFlow(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         training = Training(steps=steps, lot=batch, ema=EMA(min(500.0, steps / 15)),
                             rate=WarmupConstantCooldown(peak=rate, warmup=min(100, steps), cooldown=0.5))  # fmt: skip
         nets = fit(method.networks(flow), method.objective(flow), made, training, rng=rng.fork("training"),
-                   log=_say if self.verbose else lambda entry: None)  # fmt: skip
+                   device=device_of(flow), log=_say if self.verbose else lambda entry: None)  # fmt: skip
         student, sampler = method.student(flow, nets)
-        student.field.eval().requires_grad_(False)
+        student.field.requires_grad_(False)
         other = type(self)(**self.get_params())
         other.__dict__.update({k: v for k, v in self.__dict__.items() if k.endswith("_")})
         other.flow_, other.sampler_ = settled(student, sampler, rows.x1, rng.fork("settle")), sampler
@@ -200,6 +202,7 @@ class TabularFlow(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     def _draw(self, n: int, cond: Cond, rng: Rng, evaluations: int | None, first: int = 0) -> Tensor:
         """Coordinates of ``n`` rows from ``first`` on; a block of rows has one key: more rows begin alike."""
         flow = self._fitted()
+        where = device_of(flow) or torch.device("cpu")
         sampler = self.sampler_
         if evaluations is not None:
             sampler = dataclasses.replace(sampler, steps=evaluations)
@@ -209,10 +212,11 @@ class TabularFlow(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             count = min(BLOCK - skip, first + n - start)
             x0 = flow.source.sample(torch.empty(BLOCK, *self.table_.shape), rng.fork(number))[skip : skip + count]
             here = map_cond(lambda leaf: leaf[start - first : start - first + count], cond)
-            return sampler(flow, x0.to(self.device or "cpu"), here).cpu()
+            return sampler(flow, x0.to(where), map_cond(lambda leaf: leaf.to(where), here)).cpu()
 
         starts = sorted({first, *range(-(-first // BLOCK) * BLOCK, first + n, BLOCK)})
-        x1 = torch.cat(spread(block, starts) if self.device in (None, "cpu") else [block(i) for i in starts])
+        with eval_mode(flow):  # once: blocks may be drawn at the same time
+            x1 = torch.cat(spread(block, starts) if where.type == "cpu" else [block(i) for i in starts])
         if cond is None:
             return x1
         given: dict[str, Tensor] = dict(leaves(cond))
@@ -335,9 +339,9 @@ class TabularFlow(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         return self.bundle_.save(directory)
 
     @classmethod
-    def load(cls, directory: str | Path) -> TabularFlow:
-        """The flow of a bundle of a table, whichever door made it."""
-        bundle = load(directory)
+    def load(cls, directory: str | Path, *, device: Device = AUTO) -> TabularFlow:
+        """The flow of a bundle of a table, whichever door made it, on a device."""
+        bundle = load(directory, device=device)
         require(
             isinstance(bundle.modality, Table),
             f"{directory} holds a flow of {type(bundle.modality).__name__}, not of a table; open it with beeline.load",
@@ -345,6 +349,7 @@ class TabularFlow(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         settings: dict[str, Any] = bundle.lineage.get("settings", {})
         given: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()}
         made = cls(**{k: v for k, v in given.items() if k in cls().get_params()})
+        made.device = device
         made.table_, made.flow_, made.sampler_, made.looks_ = bundle.modality, bundle.flow, bundle.sampler, []
         made.feature_names_in_ = np.array(made.table_.columns.names, dtype=object)
         made.n_features_in_ = len(made.feature_names_in_)
@@ -381,7 +386,7 @@ def _frame(X: Any) -> Any:
 
 
 def _plain(flow: TabularFlow) -> dict[str, Any]:
-    return {k: list(v) if isinstance(v, tuple) else v for k, v in flow.get_params().items()}
+    return {k: list(v) if isinstance(v, tuple) else v for k, v in flow.get_params().items() if k != "device"}
 
 
 def _say(entry: dict[str, Any]) -> None:

@@ -16,6 +16,7 @@ from typing import Annotated, Any
 import typer
 
 from beeline.apps.memory import keep_memory
+from beeline.core.modes import AUTO, resolve_device
 from beeline.core.types import BeelineError, nearest, require
 
 app = typer.Typer(
@@ -31,6 +32,7 @@ Set = Annotated[
     typer.Option("--set", metavar="NAME=VALUE", help="Change one setting, as in --set training.steps=2000."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for a program to read.")]
+Dev = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:1; auto is the GPU where there is one.")]
 Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
 
 
@@ -38,11 +40,12 @@ Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
 def demo(
     out: Annotated[Path, typer.Option(help="Directory for the three runs and the report.")] = Path("demo"),
     quick: Annotated[bool, typer.Option(help="A few seconds of training: to see that everything works.")] = False,
+    device: Dev = AUTO,
 ) -> None:
     """The whole road on built-in data: train, straighten, distil, sample, measure; with a report."""
     from beeline.apps.demo import demo as walk
 
-    walk(out, quick=quick)
+    walk(out, quick=quick, device=resolve_device(device))
 
 
 @app.command(epilog="Example: beeline train digits --set training.steps=2000 --out runs/digits")
@@ -67,20 +70,32 @@ def train(
         int | None, typer.Option(metavar="STEP", help="The checkpoint for --fork and --branch-cooldown.")
     ] = None,
     track: Annotated[str | None, typer.Option(help="Log to tensorboard or wandb as well.")] = None,
+    device: Dev = AUTO,
     json_: Json = False,
 ) -> None:
     """Train a flow; Ctrl-C leaves a checkpoint to resume from."""
     from beeline.apps import doors, engine
 
+    resolve_device(device)  # refused before any work
     run = doors.recipe(recipe, set_ or [])
     if plan:
-        engine.plan(run, json_)
+        engine.plan(run, json_, device)
         return
     where = out or doors.default_out(recipe)
     run, start = engine.branch(run, recipe, where, fork, branch_cooldown, at)
     with engine.processes(parallel) as shared, engine.tracker(track, where, run) as tracker:
         command = typed("train", recipe, set_, where)
-        doors.train(run, where, resume=resume, quiet=json_, command=command, parallel=shared, fork=start, track=tracker)
+        doors.train(
+            run,
+            where,
+            resume=resume,
+            quiet=json_,
+            command=command,
+            device=device,
+            parallel=shared,
+            fork=start,
+            track=tracker,
+        )
         if shared.rank == 0:
             say({"run": str(where), "bundle": str(where / "bundle"), "report": str(where / "report.html")}, json_)
 
@@ -124,13 +139,16 @@ def distill(
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue the run in --out from its last checkpoint.")
     ] = False,
+    device: Dev = AUTO,
     json_: Json = False,
 ) -> None:
     """Straighten a flow, or distil it to few steps."""
     from beeline.apps import doors
 
+    resolve_device(device)  # refused before any work
     run = doors.distillation(bundle, method, set_ or [])
-    doors.train(run, out, resume=resume, quiet=json_, command=typed("distill", bundle, method, set_, out))
+    command = typed("distill", bundle, method, set_, out)
+    doors.train(run, out, resume=resume, quiet=json_, command=command, device=device)
     say({"run": str(out), "bundle": str(out / "bundle"), "report": str(out / "report.html")}, json_)
 
 
@@ -143,12 +161,13 @@ def sample(
     start: Annotated[Path | None, typer.Option(help="Data to carry over, of a flow between two data sets.")] = None,
     seed: Seed = 0,
     set_: Set = None,
+    device: Dev = AUTO,
     json_: Json = False,
 ) -> None:
     """Draw from a flow."""
     from beeline.apps import doors
 
-    say(doors.sample(bundle, n, cond, seed, set_ or [], out, start), json_)
+    say(doors.sample(bundle, n, cond, seed, set_ or [], out, start, device), json_)
 
 
 @app.command(epilog="Example: beeline tune runs/digits --evaluations 8")
@@ -161,12 +180,13 @@ def tune(
     noises: Annotated[int, typer.Option(help="Noises to fit on.")] = 512,
     seed: Seed = 0,
     out: Annotated[Path | None, typer.Option(help="Directory of a new bundle (default: change this one).")] = None,
+    device: Dev = AUTO,
     json_: Json = False,
 ) -> None:
     """Fit the steps and weights of a solver to a flow, and store them in its bundle."""
     from beeline.apps import doors, tuning
 
-    say(tuning.tune(bundle, evaluations, doors.condition(cond), noises, seed, out), json_)
+    say(tuning.tune(bundle, evaluations, doors.condition(cond), noises, seed, out, device=device), json_)
 
 
 @app.command(epilog="Example: beeline evaluate runs/digits digits -n 500")
@@ -178,12 +198,13 @@ def evaluate(
     n: Annotated[int, typer.Option("-n", help="How many samples to draw.")] = 500,
     seed: Seed = 0,
     set_: Set = None,
+    device: Dev = AUTO,
     json_: Json = False,
 ) -> None:
     """Measure a flow: scores with their noise floor and interval, cost in field evaluations."""
     from beeline.apps import doors
 
-    doors.evaluate([bundle], data, n, seed, set_ or [], json_)
+    doors.evaluate([bundle], data, n, seed, set_ or [], json_, device)
 
 
 @app.command(epilog="Example: beeline compare demo/teacher demo/reflowed demo/distilled")
@@ -195,12 +216,13 @@ def compare(
     n: Annotated[int, typer.Option("-n", help="How many samples to draw.")] = 500,
     seed: Seed = 0,
     set_: Set = None,
+    device: Dev = AUTO,
     json_: Json = False,
 ) -> None:
     """Measure several flows on the same data and the same noise."""
     from beeline.apps import doors
 
-    doors.evaluate(bundles, data, n, seed, set_ or [], json_)
+    doors.evaluate(bundles, data, n, seed, set_ or [], json_, device)
 
 
 @app.command("list", epilog="Example: beeline list solvers")

@@ -16,6 +16,7 @@ from beeline.apps import doors
 from beeline.apps.console import console, progress
 from beeline.apps.measuring import COUNTS
 from beeline.bundle import Bundle, load
+from beeline.core.modes import AUTO, Device
 from beeline.core.types import require
 from beeline.files import write_json
 from beeline.learn.distill import OneStep, Reflow
@@ -29,7 +30,7 @@ PAIRS = 12_000
 STAGES = ("teacher", "reflowed", "distilled")
 
 
-def demo(out: Path, *, quick: bool = False) -> None:
+def demo(out: Path, *, quick: bool = False, device: Device = AUTO) -> None:
     """Leave the runs ``out/teacher``, ``out/reflowed``, ``out/distilled`` and ``out/report.html``.
 
     A demo that was interrupted goes on where it was.
@@ -46,7 +47,7 @@ def demo(out: Path, *, quick: bool = False) -> None:
     bundles = {}
     for name, run in plans(out, quick).items():
         with timed(name, spent):
-            bundles[name] = stage(name, run, out / name)
+            bundles[name] = stage(name, run, out / name, device)
     if not (out / "figures.json").is_file():  # written last: without it, something is missing
         with timed("measure", spent):
             models = report_demo(out, bundles, n=200 if quick else 1000, counts=(1, 4, 32) if quick else COUNTS)
@@ -68,7 +69,7 @@ def plans(out: Path, quick: bool) -> dict[str, Any]:
     }
 
 
-def stage(name: str, run: Any, out: Path) -> Bundle:
+def stage(name: str, run: Any, out: Path, device: Device = AUTO) -> Bundle:
     """One run, unless it is there already; continued when it was interrupted."""
     if (out / "bundle" / "flow.json").is_file() and (out / "run.yaml").is_file():
         require(
@@ -76,10 +77,10 @@ def stage(name: str, run: Any, out: Path) -> Bundle:
             f"{out} holds a run with other settings; choose another --out, or remove it",
         )
         console.print(f"{name}: already there")
-        return load(out)
+        return load(out, device=device)
     resume = (out / "checkpoints").is_dir() and any((out / "checkpoints").iterdir())
     with doors.stoppable(f"beeline demo --out {out.parent}"), progress(name, run.training.steps) as log:
-        return train(run, out, resume=resume, log=log)
+        return train(run, out, resume=resume, device=device, log=log)
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from beeline.apps import tuning
 from beeline.apps.console import cell, console, progress, table
 from beeline.averaging import export_averages
 from beeline.bundle import Bundle, load
+from beeline.core.modes import AUTO, Device
 from beeline.core.rng import Rng
 from beeline.core.types import BeelineError, nearest, require
 from beeline.learn.belts import Interrupted
@@ -79,7 +80,7 @@ def default_out(name: str) -> Path:
 
 def distillation(bundle: str, method: str, pairs: Sequence[str]) -> Distilled:
     """A distillation run; settings of the method, the training and the seed can be changed."""
-    load(bundle)  # refused before any work
+    load(bundle, device="cpu")  # refused before any work
     way = config.parse(method if "(" in method else config.lookup("distillations", method).__name__, "distillations")
     return config.change(Distilled(str(bundle), way), settings(pairs)) if pairs else Distilled(str(bundle), way)
 
@@ -91,6 +92,7 @@ def train(
     resume: bool,
     quiet: bool,
     command: str,
+    device: Device = AUTO,
     parallel: Any = None,
     fork: Path | None = None,
     track: Any = None,
@@ -104,7 +106,7 @@ def train(
         print(run.data.show(), file=sys.stderr)  # what the columns of a table are taken for, before any work
     with stoppable(f"beeline train {out} --resume"), progress(out.name, run.training.steps, quiet or not first) as log:
         both = log if track is None else several(log, track)
-        bundle = work(run, out, resume=resume, fork=fork, parallel=parallel, log=both)
+        bundle = work(run, out, resume=resume, fork=fork, device=device, parallel=parallel, log=both)
     if first:
         export_averages(out)
         if not quiet:
@@ -168,10 +170,17 @@ def _sampler_names() -> list[str]:
 
 
 def sample(
-    name: str, n: int, cond: str | None, seed: int, pairs: Sequence[str], out: Path, start: Path | None = None
+    name: str,
+    n: int,
+    cond: str | None,
+    seed: int,
+    pairs: Sequence[str],
+    out: Path,
+    start: Path | None = None,
+    device: Device = AUTO,
 ) -> dict[str, Any]:
     """Draw, and write what was drawn: from the source of the flow, or from every datum of the file ``start``."""
-    bundle = load(name)
+    bundle = load(name, device=device)
     sampler = sampler_of(bundle, pairs)
     check_out(bundle.modality, out)
     if start is None:
@@ -227,11 +236,19 @@ def data_set(text: str | None, bundle: Bundle) -> Any:
         raise BeelineError(f"{text!r} is neither a file, a recipe nor a data set here ({error})") from None
 
 
-def evaluate(names: Sequence[str], data: str | None, n: int, seed: int, pairs: Sequence[str], as_json: bool) -> None:
+def evaluate(
+    names: Sequence[str],
+    data: str | None,
+    n: int,
+    seed: int,
+    pairs: Sequence[str],
+    as_json: bool,
+    device: Device = AUTO,
+) -> None:
     """Measure bundles on the same data and the same noise, each with its own sampler unless settings say otherwise."""
     from beeline.apps.measuring import measured
 
-    bundles = {_label(name, names): load(name) for name in names}
+    bundles = {_label(name, names): load(name, device=device) for name in names}
     source = data_set(data, next(iter(bundles.values())))
     reports = {
         label: measured(bundle, source, n, Rng(seed), sampler=sampler_of(bundle, pairs), name=label)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from beeline import config
+from beeline.core.modes import AUTO, Device, resolve_device
 from beeline.core.rng import Rng
 from beeline.core.types import nearest, require
 from beeline.learn import checkpoint, parallel
@@ -36,9 +37,12 @@ def processes(name: str | None) -> Iterator[parallel.Parallel]:
         parallel.leave()
 
 
-def plan(run: Any, as_json: bool) -> None:
-    """Print what a run will take, without starting it."""
-    work = prepare(run) if isinstance(run, Run) else prepare_distilled(run)
+def plan(run: Any, as_json: bool, device: Device = AUTO) -> None:
+    """Print what a run will take on a device, without starting it."""
+    where = resolve_device(device)
+    work = prepare(run) if isinstance(run, Run) else prepare_distilled(run, where)
+    for net in work.networks.values() if isinstance(work.networks, Mapping) else (work.networks,):
+        net.to(where)
     rng = Rng(run.seed).fork("training")
     made = plans.plan(work.networks, work.objective, work.data, run.training, rng=rng)
     print(json.dumps(made.plain(), indent=2) if as_json else "\n".join(made.lines()))

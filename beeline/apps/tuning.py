@@ -11,10 +11,12 @@ import torch
 from torch import Tensor
 
 from beeline.bundle import Bundle, find, load, relabel
+from beeline.core import modes
 from beeline.core.integrate import integrate
+from beeline.core.modes import Device
 from beeline.core.rng import Rng
 from beeline.core.solver import RK4
-from beeline.core.types import Cond, require
+from beeline.core.types import Cond, map_cond, require
 from beeline.learn.fit_solver import fit_solver
 from beeline.use.auto import auto_sampler
 from beeline.use.sampler import Sampler
@@ -37,14 +39,21 @@ def automatic(current: Sampler, changes: Mapping[str, str]) -> tuple[Sampler, di
 
 
 def tune(
-    name: str, evaluations: int, cond: Any, noises: int, seed: int, out: Path | None, sampler: Sampler | None = None
+    name: str,
+    evaluations: int,
+    cond: Any,
+    noises: int,
+    seed: int,
+    out: Path | None,
+    sampler: Sampler | None = None,
+    device: Device = modes.AUTO,
 ) -> dict[str, Any]:
     """Fit a sampler to a bundle under its own guidance, and store it in the bundle (or in a new one)."""
-    bundle = load(name)
+    bundle = load(name, device=device)
     require(noises >= 8, f"--noises {noises} is too few to fit on; give some hundred")
     rng, current = Rng(seed).fork("tune"), sampler or bundle.sampler
     like = bundle.start(range(1))[:1].expand(noises, *([-1] * (bundle.start(range(1)).ndim - 1)))
-    known = conditions(bundle, cond, noises, rng.fork("conditions"))
+    known = map_cond(lambda leaf: leaf.to(bundle.device), conditions(bundle, cond, noises, rng.fork("conditions")))
     for parameter in bundle.flow.field.parameters():
         parameter.requires_grad_(False)
     fitted = fit_solver(bundle.flow, evaluations, like=like, rng=rng, cond=known, guidance=current.guidance)

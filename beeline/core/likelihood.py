@@ -11,10 +11,11 @@ from torch import Tensor
 
 from beeline.core.adjoint import Gradient, Stored, learned
 from beeline.core.field import Flow, bind
+from beeline.core.modes import check_together, eval_mode
 from beeline.core.rng import Rng
 from beeline.core.schedule import Uniform
 from beeline.core.solver import HEUN, Solver
-from beeline.core.types import Cond, Dynamics, require
+from beeline.core.types import Cond, Dynamics, map_cond, require
 
 
 class Divergence(Protocol):
@@ -140,12 +141,27 @@ def log_prob(
     log p1(x1) = log p0(x0) - integral over [0,1] of div v(x_t, t) dt.  ``divergence`` is Exact(),
     Hutchinson(rng, probes) or HutchPlusPlus(rng, probes).  Gradients flow to the field, the condition and x1 where
     these ask for them, and no graph is made where nothing does; ``gradient`` says what is kept for them: Stored(),
-    Checkpointed() or Adjoint().
+    Checkpointed() or Adjoint().  The data are on the device of the flow; its networks are in evaluation mode meanwhile.
     Source: Chen et al. 2018 (arXiv 1806.07366).  ValueError when the source has no density.
     """
     flow.require_ode("a likelihood")
+    check_together("the data", x1, flow)
+    with eval_mode(flow, grad=True):
+        return _log_prob(flow, x1, cond, steps, solver, divergence, gradient)
+
+
+def _log_prob(
+    flow: Flow,
+    x1: Tensor,
+    cond: Cond,
+    steps: int,
+    solver: Solver,
+    divergence: Divergence | None,
+    gradient: Gradient | None,
+) -> Tensor:
+    """``log_prob`` of a flow in evaluation mode."""
     measure = divergence or Exact()
-    f = bind(flow.field, cond)
+    f = bind(flow.field, map_cond(lambda leaf: leaf.to(x1.device), cond))
     shape, size = x1.shape, math.prod(x1.shape[1:])
     times = Uniform()(steps, 1.0, 0.0)
 

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from beeline.core.modes import eval_mode
 from beeline.core.rng import Rng
 from beeline.core.types import Batch, Cond, Loss, leaves, map_cond, over, require
-from beeline.learn.heldout import quiet
 from beeline.learn.objective import Around, FlowMatching, ask
 from beeline.use.guidance import Guidance, null_like
 from beeline.use.temperature import Temperature
@@ -51,7 +51,7 @@ class GuidanceFree(Around):
         def mixed(x: Tensor, t: Tensor, cond: Cond) -> Tensor:
             void = null_of(self, cond)
             share = torch.where(equal(cond, void), torch.ones_like(beta), beta)
-            with quiet(field):
+            with eval_mode(field):
                 weak = ask(field, x, t, with_beta(void, torch.ones_like(beta)))
             wide = over(share, x)
             return wide * ask(field, x, t, with_beta(cond, share)) + (1 - wide) * weak
@@ -89,7 +89,7 @@ class ModelGuidance(Around):
         def shifted(x: Tensor, t: Tensor, cond: Cond = None) -> Tensor:
             void = null_of(self, cond)
             strong = ask(field, x, t, cond)
-            with quiet(field):
+            with eval_mode(field):
                 weak = ask(field, x, t, void)
             k = torch.where(equal(cond, void), 0.0, 1 - 1 / self.scale).to(x.dtype)
             return strong - over(k, x) * (strong.detach() - weak)
@@ -129,7 +129,7 @@ class Anticipating(Around):
         def guided(x: Tensor, t: Tensor, cond: Cond = None) -> Tensor:
             void = null_of(self, cond)
             strong = ask(field, x, t, cond)
-            with quiet(field):
+            with eval_mode(field):
                 weak = ask(field, x, t, void)
             scale = torch.where(chosen & ~equal(cond, void), self.scale, 1.0).to(x.dtype)
             return weak + over(scale, x) * (strong - weak)
@@ -175,7 +175,7 @@ class Contrastive(Around):
         wrong = map_cond(lambda leaf: leaf[order.to(leaf.device)], right)
 
         def ratio(cond: Cond) -> Tensor:
-            with quiet(self.reference):
+            with eval_mode(self.reference):
                 before = self.inner.errors(ask(self.reference, example.x, example.t, cond), example)
             after = self.inner.errors(ask(field, example.x, example.t, cond), example)
             return self.strength * (before - after).reshape(n, -1).mean(1)

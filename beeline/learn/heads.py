@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from beeline.core.field import Holding, Network, bind
+from beeline.core.modes import eval_mode
 from beeline.core.rng import Rng
 from beeline.core.solver import HEUN
 from beeline.core.space import Projected
 from beeline.core.types import Batch, Cond, require, take
-from beeline.learn.heldout import quiet
 from beeline.learn.objective import ask
 from beeline.use.guidance import Plain
 from beeline.use.sampler import Sampler
@@ -157,7 +157,7 @@ def features_at(network: nn.Module, block: str, batch: Batch) -> Tensor:
     from beeline.learn.regularise import captured, last
 
     few = take(batch, torch.arange(min(2, len(batch.x1))))
-    with quiet(network), captured(network, block) as seen:
+    with eval_mode(network), captured(network, block) as seen:
         ask(network, few.x1, torch.zeros(len(few.x1)), few.cond)
     return last(seen, block)
 

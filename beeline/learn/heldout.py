@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from beeline.core.modes import device_of, eval_mode, moved
 from beeline.core.path import AffinePath, Linear
 from beeline.core.rng import Rng
 from beeline.core.types import Batch, Cond, leaves, over, require, take, to
@@ -181,10 +182,10 @@ class HeldOut:
 
     def _errors(self, field: Any) -> tuple[Tensor, Tensor]:
         """The loss and the bin of every datum and draw."""
-        objective = fixed(self.objective)
-        where = _device(field, self.data.x1.device)
+        where = device_of(field) or self.data.x1.device
+        objective = moved(fixed(self.objective), where)
         losses, bins = [], []
-        with quiet(field):
+        with eval_mode(field, objective):
             for draw in range(self.draws):
                 for start in range(0, len(self._rows), self.lot):
                     batch = to(take(self.data, self._rows[start : start + self.lot].to(self.data.x1.device)), where)
@@ -198,25 +199,6 @@ class HeldOut:
         one = torch.zeros(self.bins).index_add_(0, bins, torch.ones_like(values))
         total = torch.zeros(self.bins).index_add_(0, bins, values)
         return [float(v) for v in total / one]
-
-
-class quiet:  # noqa: N801 - a context, used like a function
-    """No graph, and evaluation mode for a network, put back afterwards."""
-
-    def __init__(self, field: Any):
-        self.net = field if isinstance(field, nn.Module) else None
-        self.grad = torch.no_grad()
-
-    def __enter__(self) -> None:
-        self.mode = self.net.training if self.net is not None else False
-        if self.net is not None:
-            self.net.eval()
-        self.grad.__enter__()
-
-    def __exit__(self, *error: Any) -> None:
-        self.grad.__exit__(*error)
-        if self.net is not None:
-            self.net.train(self.mode)
 
 
 def fixed(objective: Any) -> Any:
@@ -253,8 +235,3 @@ def _learns(part: Any) -> bool:
         return False
     names = {f.name for f in dataclasses.fields(part)}
     return "times" in names or "objective" in names
-
-
-def _device(field: Any, fallback: torch.device) -> torch.device:
-    first = next(field.parameters(), None) if isinstance(field, nn.Module) else None
-    return fallback if first is None else first.device

@@ -60,6 +60,7 @@ class Loop:
         log: Log,
         keep: Path | None,
         looks: Sequence[Look],
+        device: torch.device,
     ):
         self.training, self.engine, self.rng, self.keep, self.looks = training, engine, rng, keep, looks
         self.log: Log = log if engine.rank == 0 else lambda entry: None
@@ -80,13 +81,12 @@ class Loop:
             order = order_of(training.lots, engine.rank, engine.world)
             self.feed = Fetched(lots, training.lot, training.workers, order)
         weights = [p for net in networks.values() for p in net.parameters()]
-        first = weights[0].device if weights else torch.device("cpu")
-        self.peak = Peak(first, sum(p.numel() * p.element_size() for p in weights))
+        self.device = device
+        self.peak = Peak(device, sum(p.numel() * p.element_size() for p in weights))
         training.compute.place(networks)
         # a divided network cannot be copied, so a whole one is kept aside to be filled
         self._whole = {name: copy.deepcopy(net).cpu() for name, net in networks.items()} if engine.shards else networks
-        nets = {name: engine.wrap(net) for name, net in networks.items()}
-        self.device = next((p.device for net in nets.values() for p in net.parameters()), torch.device("cpu"))
+        nets = {name: engine.wrap(net, device) for name, net in networks.items()}
         every = players(objective, nets)
         rate, self.matrices = training.rate(0, training.steps), kinds.matrices(nets)
         optimisers = {p.name: training.optimiser.build(p.parameters, rate, self.matrices) for p in every}
@@ -265,7 +265,7 @@ class Loop:
             average = self.averaged(name)
             if average is None and self.engine.shards:
                 average = self._copy(name, {})
-            made[name] = average or net
+            made[name] = (average or net).eval()
         return made
 
     def save(self) -> None:

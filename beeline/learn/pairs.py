@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from beeline.core.field import Flow
+from beeline.core.modes import device_of, eval_mode
 from beeline.core.rng import Rng
 from beeline.core.source import Gaussian
-from beeline.core.types import Batch, Cond, leaves, map_cond, require, stack
-from beeline.learn.heldout import quiet
+from beeline.core.types import Batch, Cond, leaves, map_cond, require, stack, to
 from beeline.use.sampler import Sampler
 
 
@@ -29,6 +29,7 @@ def reflow_pairs(
     ``wanted`` is a number of pairs, or conditions (a tree, or a Batch that has them) with one pair for each.
     ``like`` is any tensor of the flow's data shape [.., *S]; a Batch brings its own.  Source point i depends on the
     key and on i alone, so the same key gives the same pairs whatever the batch size, and x0 need not be stored.
+    Pairs are made on the device of the flow and kept on that of ``like``.
     """
     if isinstance(wanted, Batch):
         like = wanted.x1 if like is None else like
@@ -47,19 +48,18 @@ def reflow_pairs(
     )
     assert like is not None
     made = []
-    with quiet(flow.field):
+    with eval_mode(flow.field):
         for start in range(0, count, batch_size):
             rows = range(start, min(start + batch_size, count))
             x0 = starts(flow, rows, rng, like)
             part = _rows(cond, start, start + batch_size, x0.device)
-            made.append(Batch(sampler(flow, x0, part).to(like.dtype), x0, part))
+            made.append(to(Batch(sampler(flow, x0, part).to(like.dtype), x0, part), like.device))
     return stack(made)
 
 
 def starts(flow: Flow, seeds: Sequence[int], rng: Rng, like: Tensor) -> Tensor:
     """Source points [len(seeds), *S], each from its own seed: what stored pairs keep instead of noise."""
-    first = next(flow.field.parameters(), like) if isinstance(flow.field, nn.Module) else like
-    like = like.new_empty((1, *like.shape[1:]), device=first.device)
+    like = like.new_empty((1, *like.shape[1:]), device=device_of(flow.field) or like.device)
     if isinstance(flow.source, Gaussian):
         return rng.rows(seeds, like)
     return torch.cat([flow.source.sample(like, rng.fork("row", int(seed))) for seed in seeds])
@@ -68,11 +68,12 @@ def starts(flow: Flow, seeds: Sequence[int], rng: Rng, like: Tensor) -> Tensor:
 def anchored(flow: Flow, sampler: Sampler, batch: Batch, *, batch_size: int = 256) -> Batch:
     """Pairs the other way round: real data with the source points that the flow would make them from."""
     made = []
-    with quiet(flow.field):
+    with eval_mode(flow.field):
         for start in range(0, len(batch.x1), batch_size):
             x1 = batch.x1[start : start + batch_size]
-            cond = _rows(batch.cond, start, start + batch_size, x1.device)
-            made.append(Batch(x1, sampler.invert(flow, x1, cond).to(x1.dtype), cond))
+            here = x1.to(device_of(flow.field) or x1.device)
+            cond = _rows(batch.cond, start, start + batch_size, here.device)
+            made.append(to(Batch(here, sampler.invert(flow, here, cond).to(x1.dtype), cond), x1.device))
     return stack(made)
 
 

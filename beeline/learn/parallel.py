@@ -19,6 +19,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from beeline.core.field import parts_of
+from beeline.core.modes import AUTO, Device, place_for, resolve_device
 from beeline.core.rng import Rng
 from beeline.core.types import Batch, Loss, require
 from beeline.learn.game import Player
@@ -41,7 +42,11 @@ class Parallel(Protocol):
         """Whether parameters are divided among processes, so that every process has to take part in a save."""
         ...
 
-    def wrap(self, network: nn.Module) -> nn.Module: ...
+    def place(self, device: Device | None, networks: Mapping[str, nn.Module]) -> torch.device:
+        """The device on which this process works, when ``device`` is asked for."""
+        ...
+
+    def wrap(self, network: nn.Module, device: torch.device) -> nn.Module: ...
 
     def work(self, player: Player, networks: Mapping[str, nn.Module]) -> Work: ...
 
@@ -66,8 +71,11 @@ class Alone:
     world = 1
     shards = False
 
-    def wrap(self, network: nn.Module) -> nn.Module:
-        return network
+    def place(self, device: Device | None, networks: Mapping[str, nn.Module]) -> torch.device:
+        return place_for(device, networks)
+
+    def wrap(self, network: nn.Module, device: torch.device) -> nn.Module:
+        return network.to(device)
 
     def work(self, player: Player, networks: Mapping[str, nn.Module]) -> Work:
         def work(batch: Batch, key: Rng, share: float, last: bool) -> Loss:
@@ -97,6 +105,10 @@ class Together:
     def world(self) -> int:
         return dist.get_world_size() if dist.is_initialized() else 1
 
+    def place(self, device: Device | None, networks: Mapping[str, nn.Module]) -> torch.device:
+        """The device of this process: ``cuda`` is the GPU of its rank."""
+        return here() if device in (None, AUTO, "cuda") else resolve_device(device)
+
 
 @dataclass(frozen=True)
 class Replicated(Together):
@@ -113,9 +125,9 @@ class Replicated(Together):
 
     shards = False
 
-    def wrap(self, network: nn.Module) -> nn.Module:
+    def wrap(self, network: nn.Module, device: torch.device) -> nn.Module:
         met()
-        return network.to(here())
+        return network.to(device)
 
     def work(self, player: Player, networks: Mapping[str, nn.Module]) -> Work:
         with warnings.catch_warnings():
@@ -155,16 +167,16 @@ class Sharded(Together):
     offload: bool = False  # keep parameters and optimiser memory on the CPU between uses; slower, for CUDA alone
     shards = True
 
-    def wrap(self, network: nn.Module) -> nn.Module:
+    def wrap(self, network: nn.Module, device: torch.device) -> nn.Module:
         from torch.distributed.fsdp import CPUOffloadPolicy, OffloadPolicy, fully_shard
 
         met()
         if next(network.parameters(), None) is None:  # nothing to divide
-            return network.to(here())
-        mesh = dist.init_device_mesh(here().type, (self.world,))
-        policy = CPUOffloadPolicy() if self.offload and here().type == "cuda" else OffloadPolicy()
+            return network.to(device)
+        mesh = dist.init_device_mesh(device.type, (self.world,))
+        policy = CPUOffloadPolicy() if self.offload and device.type == "cuda" else OffloadPolicy()
         if not self.offload:
-            network = network.to(here())
+            network = network.to(device)
         for part in parts_of(network):
             for blocks in getattr(part, "stacks", {}).values():
                 for block in blocks:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from beeline.core.modes import device_of, moved
 from beeline.core.rng import Rng
 from beeline.core.types import to
 from beeline.learn.feed import as_lots
@@ -80,6 +81,7 @@ def plan(
 ) -> Plan:
     """What ``fit`` with the same arguments would take in one process.  The networks are left as they are.
 
+    It is tried where the networks are.
     Memory of a pass: measured on lots of two sizes, neither above 64, and continued along a line.
     Time: the median of a trial of ``trial`` steps on a copy, without the first ones; 0 leaves it out.
     """
@@ -88,6 +90,9 @@ def plan(
     if callable(extra):
         with rng.fork("networks").ambient():
             nets |= extra()
+    where = device_of(nets) or torch.device("cpu")
+    nets = {name: net.to(where) for name, net in nets.items()}
+    objective = moved(objective, where, {id(m): m for net in nets.values() for m in net.modules()})
     parameters = [p for net in nets.values() for p in net.parameters()]
     learning = [p for p in parameters if p.requires_grad]
     weights = _bytes(parameters) + _bytes([b for net in nets.values() for b in net.buffers()])
@@ -155,7 +160,8 @@ def _trial(nets: Mapping[str, nn.Module], objective: Any, data: Any, training: T
     """Seconds of one step, from the middle of a short trial on a copy."""
     copies = {name: copy.deepcopy(net) for name, net in nets.items()}
     training = replace(training, patience=None)  # nothing is held out here
-    loop = Loop(copies, objective, data, training, Alone(), rng, lambda entry: None, None, ())
+    where = device_of(copies) or torch.device("cpu")
+    loop = Loop(copies, objective, data, training, Alone(), rng, lambda entry: None, None, (), where)
     taken = []
     with training.compute.prepared(copies):
         for _ in range(min(steps, training.steps)):

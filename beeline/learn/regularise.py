@@ -12,13 +12,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from beeline.core.modes import eval_mode
 from beeline.core.path import AffinePath
 from beeline.core.rng import Rng
 from beeline.core.times import TimeSampler, Uniform
 from beeline.core.types import Batch, Loss, leaves, nearest, over, require, take
 from beeline.learn.encoders import Encoder, RandomFeatures, tokens
 from beeline.learn.heads import Head, features_at, place, width_at
-from beeline.learn.heldout import quiet
 from beeline.learn.objective import Around, FlowMatching, Objective, ask, squared
 from beeline.learn.shapes import Helped
 
@@ -215,7 +215,7 @@ class SelfRectified(Around):
         example = self.inner.examples(batch, rng)
         x0, cond = example.batch.x0, example.batch.cond
         assert x0 is not None
-        with quiet(field):
+        with eval_mode(field):
             guess = path.noise(example.x, ask(field, example.x, example.t, cond), example.t)
         mix = self.strength * over(path.b(example.t) ** self.power, x0)
         pairs = replace(example.batch, x0=x0 + mix * (x0 - guess))

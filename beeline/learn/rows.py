@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from beeline.core.field import Data, Flow, Prediction
+from beeline.core.modes import eval_mode
 from beeline.core.path import AffinePath
 from beeline.core.rng import Rng
 from beeline.core.types import Batch, Loss, require
-from beeline.learn.heldout import quiet
 from beeline.learn.objective import Drop, Example, FlowMatching, ask, squared
 from beeline.use.sampler import Sampler
 from beeline.use.spread import spread
@@ -159,7 +159,7 @@ def settled(flow: Flow, sampler: Sampler, x1: Tensor, rng: Rng, *, rounds: int |
         return (hardened(x, groups).mean(0) + 1) / 2 + 1 / rows
 
     known, states = shares(x1), torch.tensor([w > 1 for w in widths for _ in range(w)], device=x1.device)
-    with quiet(made.field):
+    with eval_mode(made.field):
         for number in range(rounds):
             key = rng.fork(number)
             drawn = torch.cat(spread(block, range(-(-rows // BLOCK))))

@@ -14,6 +14,7 @@ from beeline.core.discrete import TokenMixture
 from beeline.core.field import Holding, VelocityField, bind
 from beeline.core.integrate import integrate
 from beeline.core.interpolant import Interpolant
+from beeline.core.modes import eval_mode
 from beeline.core.path import Linear
 from beeline.core.pyramid import Pyramid
 from beeline.core.rng import Rng, keys_of
@@ -22,7 +23,6 @@ from beeline.core.solver import EULER, HEUN, Solver
 from beeline.core.times import TimeSampler, Uniform
 from beeline.core.types import Batch, BeelineError, Cond, Loss, map_cond, require, take
 from beeline.learn.heads import beside, second
-from beeline.learn.heldout import quiet
 from beeline.learn.objective import Distance, Drop, FlowMatching, Weight, ask, one, squared
 from beeline.learn.shapes import Helped
 
@@ -315,7 +315,7 @@ class PyramidMatching:
         few = take(batch, torch.arange(1))
         self.pyramid.check(few.x1)
         try:
-            with quiet(network):
+            with eval_mode(network):
                 ask(network, self.pyramid.coarse(few.x1, 0), torch.zeros(1), few.cond)
         except ValueError as error:
             raise BeelineError(

@@ -9,8 +9,8 @@ from typing import Any
 
 from torch import nn
 
+from beeline.core.modes import eval_mode
 from beeline.core.types import extra, require
-from beeline.learn.heldout import quiet
 from beeline.learn.loop import Log
 
 
@@ -105,7 +105,7 @@ class Previews:
         written = {}
         for kind, network in (("raw", raw), ("ema", ema)):
             if network is not None:
-                with quiet(network):
+                with eval_mode(network):
                     content = self.draw(network)
                 path = self.folder / f"step-{step:08d}-{kind}.{self.suffix}"
                 if self.writes:

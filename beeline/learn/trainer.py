@@ -14,6 +14,7 @@ from typing import Any
 
 from torch import nn
 
+from beeline.core.modes import AUTO, Device, moved
 from beeline.core.rng import Rng
 from beeline.core.types import require
 from beeline.learn.belts import Diverged, Interrupted
@@ -130,6 +131,7 @@ def fit(
     data: Any,
     training: Training,
     *,
+    device: Device | None = AUTO,
     parallel: Parallel | None = None,
     rng: Rng,
     log: Log = console,
@@ -140,8 +142,11 @@ def fit(
     fork: bool = False,
     predicted: int | None = None,
 ) -> Any:
-    """Train ``networks`` (in place) on ``data``; one network in, a copy with its averaged weights out.
+    """Train ``networks`` (in place) on ``data``; one network in, a copy with its averaged weights out, for evaluation.
 
+    ``device`` is where: "auto" is the accelerator that the networks are on already, else CUDA where there is one, else
+    the CPU.  Networks are moved there, and copies of the teachers and references of the objective; data stay where
+    they are and go over a lot at a time.  The networks that come back are on that device and in evaluation mode.
     ``data`` is a tensor [N,*S], a Batch, a law, or anything with ``lot(number, size)``.  ``keep`` is the directory
     for checkpoints (none are written without it); ``resume`` is such a directory, or one checkpoint in it, which
     ``fork`` takes as the start of a new run with other settings.  ``looks`` are shown the raw and the averaged
@@ -158,12 +163,20 @@ def fit(
     if callable(extra):  # an objective that learns something of its own (a weight over time)
         with rng.fork("networks").ambient():
             nets |= extra()
+    where = engine.place(device, nets)
+    if not engine.shards:  # a divided network need not fit on one device
+        nets = {name: net.to(where) for name, net in nets.items()}
+    seen: dict[int, Any] = {id(m): m for net in nets.values() for m in net.modules()}  # these learn: they are no copies
+    objective = moved(objective, where, seen)
+    if heldout is not None:  # what its objective holds is what the objective holds: moved once
+        heldout = replace(heldout, objective=moved(heldout.objective, where, seen))
     every = (*(() if heldout is None else (heldout,)), *looks)
     with contextlib.ExitStack() as room:
         passing = keep is None and training.patience is not None and engine.world == 1
         if passing:  # the best state has to be somewhere while the run goes on
             keep = room.enter_context(tempfile.TemporaryDirectory())
-        loop = Loop(nets, objective, data, training, engine, rng, log, None if keep is None else Path(keep), every)
+        folder = None if keep is None else Path(keep)
+        loop = Loop(nets, objective, data, training, engine, rng, log, folder, every, where)
         loop.predicted = predicted
         if resume is not None:
             loop.resume(Path(resume), fork=fork)

@@ -6,10 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-
-def wide(x: Tensor) -> Tensor:
-    """``x`` in float32, or in its own dtype where that is better."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
+from beeline.core.modes import full_precision, wide
 
 
 class WideLinear(nn.Linear):
@@ -26,10 +23,8 @@ class WideLinear(nn.Linear):
     def forward(self, x: Tensor) -> Tensor:
         dtype = torch.promote_types(wide(x).dtype, self.weight.dtype)
         bias = None if self.bias is None else self.bias.to(dtype)
-        if torch.is_autocast_enabled(x.device.type):
-            with torch.autocast(x.device.type, enabled=False):
-                return F.linear(x.to(dtype), self.weight.to(dtype), bias)
-        return F.linear(x.to(dtype), self.weight.to(dtype), bias)
+        with full_precision(x.device):
+            return F.linear(x.to(dtype), self.weight.to(dtype), bias)
 
 
 class WideGroupNorm(nn.GroupNorm):

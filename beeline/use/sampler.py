@@ -11,9 +11,10 @@ from torch import Tensor
 
 from beeline.core.field import Flow
 from beeline.core.integrate import integrate
+from beeline.core.modes import check_together, eval_mode
 from beeline.core.schedule import Schedule, Uniform
 from beeline.core.solver import HEUN, Solver
-from beeline.core.types import Cond, Dynamics, leaves, require
+from beeline.core.types import Cond, Dynamics, leaves, map_cond, require
 from beeline.use.guidance import Guidance, Plain
 
 
@@ -32,7 +33,8 @@ class Sampler:
     x1 = integrate(controllers(guidance(field, cond)), x0, schedule(steps), solver)
     A path with ``walk`` is walked by it instead of ``integrate``; a field with ``begin(x0, times, solver)`` is replaced
     by what that gives, and one with ``end(x, cond)`` has the last word at t = 1.
-    Assumes nothing of its own.  No graph is kept; to differentiate through sampling, call ``integrate``.
+    Assumes that x0 is on the device of the flow; conditions are moved there.  Networks are in evaluation mode while it
+    runs.  No graph is kept; to differentiate through sampling, call ``integrate``.
     Source: none; a value that names its parts.
 
     >>> Sampler(steps=4).evaluations
@@ -76,7 +78,6 @@ class Sampler:
         solver: Any = self.solver
         return replace(self, solver=replace(solver, noise=replace(noise, **rows)))
 
-    @torch.no_grad()
     def __call__(
         self,
         flow: Flow,
@@ -94,7 +95,6 @@ class Sampler:
         """
         return self._walk(flow, x0, cond, self.times(), watch, done, whole)
 
-    @torch.no_grad()
     def invert(
         self,
         flow: Flow,
@@ -123,6 +123,22 @@ class Sampler:
         whole: bool,
     ) -> Tensor:
         self._suits(flow)
+        parts = (flow, self.guidance, self.controllers)
+        check_together("the state", x, *parts)
+        cond = map_cond(lambda leaf: leaf.to(x.device), cond)
+        with eval_mode(*parts):
+            return self._run(flow, x, cond, times, watch, done, whole)
+
+    def _run(
+        self,
+        flow: Flow,
+        x: Tensor,
+        cond: Cond,
+        times: Tensor,
+        watch: Callable[[Tensor, Tensor], None] | None,
+        done: Callable[[Any], None] | None,
+        whole: bool,
+    ) -> Tensor:
         for name, leaf in leaves(cond):
             require(
                 leaf.ndim > 0 and len(leaf) == len(x),

@@ -98,7 +98,7 @@ def test_a_lost_rank_is_named_by_the_others(runs, scenario, why):
 def test_engines_that_have_not_met_are_refused(monkeypatch):
     for engine in (Replicated(), Sharded()):
         with pytest.raises(BeelineError, match="processes to have met"):
-            engine.wrap(workers.network())
+            engine.wrap(workers.network(), torch.device("cpu"))
     monkeypatch.delenv("RANK", raising=False)
     with pytest.raises(BeelineError, match="torchrun"):
         parallel.join()
