@@ -30,7 +30,7 @@ from beeline.core.path import Linear
 from beeline.core.rng import Rng
 from beeline.core.source import Gaussian
 from beeline.core.space import Tangent
-from beeline.core.types import Batch, BeelineError, map_cond, nearest, require, take
+from beeline.core.types import Batch, BeelineError, nearest, require, take
 from beeline.data.modality import DataSet
 from beeline.files import write_text
 from beeline.journal import JsonLines

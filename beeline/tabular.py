@@ -15,8 +15,8 @@ from torch import Tensor
 from beeline.bundle import Bundle, load
 from beeline.core.field import Flow, Network
 from beeline.core.likelihood import Exact, Hutchinson
-from beeline.core.multistep import AdamsBashforth
 from beeline.core.modes import AUTO, Device, device_of, eval_mode, resolve_device
+from beeline.core.multistep import AdamsBashforth
 from beeline.core.rng import Rng
 from beeline.core.types import Batch, Cond, leaves, map_cond, require
 from beeline.data.infer import infer, pandas

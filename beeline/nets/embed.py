@@ -10,8 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from beeline.core.modes import wide
 from beeline.core.types import Cond, nearest, require
-from beeline.nets.islands import WideLinear, wide, zeroed
+from beeline.nets.islands import WideLinear, zeroed
 
 Conditions = Mapping[str, Mapping[str, Any]]
 """Plain data: name -> {"classes": K} for labels 0..K-1 (K is the null label), or {"size": D} for D numbers."""

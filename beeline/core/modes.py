@@ -1,0 +1,231 @@
+"""Device, precision and mode: where tensors live, how they are rounded, and whether networks train."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import dataclasses
+import functools
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from beeline.core.types import BeelineError, require
+
+AUTO = "auto"
+
+Device = torch.device | str
+"""A device, its name, or "auto": the GPU where torch sees one, else the CPU."""
+
+
+def resolve_device(device: Device | None = AUTO) -> torch.device:
+    """The device that is meant, after a check that this machine has it; "auto" (or None) is CUDA, else the CPU.
+
+    MPS is never chosen by "auto", because it has no float64.
+
+    >>> resolve_device("cpu")
+    device(type='cpu')
+    """
+    if device in (None, AUTO):
+        return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
+    assert device is not None
+    try:
+        found = torch.device(device)
+    except (RuntimeError, TypeError):
+        raise BeelineError(
+            f"device={device!r} was given, which names no device of torch; give 'auto', 'cpu', 'cuda' or 'cuda:1'"
+        ) from None
+    if found.type == "cuda" and found.index is None and torch.cuda.is_available():
+        found = torch.device("cuda", torch.cuda.current_device())
+    try:
+        torch.empty(0, device=found)
+    except (RuntimeError, AssertionError, NotImplementedError, ImportError):
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        have = ", ".join(["cpu", *(f"cuda:{i}" for i in range(count))])
+        raise BeelineError(
+            f"device={str(device)!r} was given, but torch cannot use it on this machine, which has {have}; give one of "
+            "these, or 'auto'"
+        ) from None
+    return found
+
+
+def device_of(*parts: Any) -> torch.device | None:
+    """The device of the first tensor in ``parts`` (networks, components, trees); None where there is none.
+
+    >>> device_of(nn.Linear(1, 1)), device_of(nn.Identity())
+    (device(type='cpu'), None)
+    """
+    first = next(tensors_of(*parts), None)
+    return None if first is None else first.device
+
+
+def place_for(device: Device | None, *parts: Any) -> torch.device:
+    """Where work with ``parts`` runs: the device that is asked for; by "auto" an accelerator they are on already."""
+    if device in (None, AUTO):
+        here = device_of(*parts)
+        if here is not None and here.type not in ("cpu", "meta"):
+            return here
+    return resolve_device(device)
+
+
+def tensors_of(*parts: Any) -> Iterator[Tensor]:
+    """The tensors in networks, dataclasses, mappings, sequences and partial functions; others hold none."""
+    for part in _walk(parts, set()):
+        if isinstance(part, Tensor):
+            yield part
+
+
+def modules_of(*parts: Any) -> Iterator[nn.Module]:
+    """The networks in ``parts``, found as ``tensors_of`` finds tensors, with all their submodules."""
+    for part in _walk(parts, set()):
+        if isinstance(part, nn.Module):
+            yield part
+
+
+def _walk(part: Any, seen: set[int]) -> Iterator[Any]:
+    if isinstance(part, Tensor):
+        yield part
+        return
+    if isinstance(part, str | bytes | int | float | type | None) or id(part) in seen:
+        return
+    seen.add(id(part))
+    if isinstance(part, nn.Module):
+        yield part
+        yield from part._parameters.values()
+        yield from part._buffers.values()
+        for child in (*part._modules.values(), *_held(part).values()):
+            yield from _walk(child, seen)
+        return
+    for child in _children(part):
+        yield from _walk(child, seen)
+
+
+def _held(module: nn.Module) -> dict[str, Any]:
+    """The components of a network that are no modules: its path, its prediction."""
+    return {k: v for k, v in module.__dict__.items() if dataclasses.is_dataclass(v) and not isinstance(v, type)}
+
+
+def _children(part: Any) -> Iterator[Any]:
+    if dataclasses.is_dataclass(part):
+        yield from (getattr(part, f.name, None) for f in dataclasses.fields(part))
+    elif isinstance(part, Mapping):
+        yield from part.values()
+    elif isinstance(part, list | tuple | set | frozenset):
+        yield from part
+    elif isinstance(part, functools.partial):
+        yield from (*part.args, *part.keywords.values())
+
+
+def moved(part: Any, device: Device, memo: dict[int, Any] | None = None) -> Any:
+    """``part`` with every tensor in it on ``device``; what is there already is given back as it is.
+
+    Nothing is changed in place: networks that have to move are copied, so that the caller's stay where they are.
+    Networks, dataclasses, mappings, sequences and partial functions are searched; functions and other objects are
+    given back as they are.  ``memo`` carries over what was moved before: what was one object stays one.
+
+    >>> x = torch.ones(2)
+    >>> moved({"a": x}, "cpu")["a"] is x
+    True
+    """
+    return _moved(part, torch.device(device), {} if memo is None else memo)
+
+
+def _moved(part: Any, device: torch.device, memo: dict[int, Any]) -> Any:
+    if isinstance(part, str | bytes | int | float | type | None):
+        return part
+    if id(part) not in memo:
+        memo[id(part)] = made = _moved_once(part, device, memo)
+        memo.setdefault(id(memo), []).append(part)  # keeps the id from being used again
+        memo.setdefault(id(made), made)
+    return memo[id(part)]
+
+
+def _moved_once(part: Any, device: torch.device, memo: dict[int, Any]) -> Any:
+    if isinstance(part, nn.Module):
+        return _moved_module(part, device, memo)
+    if isinstance(part, nn.Parameter):
+        return part if part.device == device else nn.Parameter(part.detach().to(device), part.requires_grad)
+    if isinstance(part, Tensor):
+        return part.to(device)
+    if dataclasses.is_dataclass(part):
+        before = {f.name: getattr(part, f.name) for f in dataclasses.fields(part) if hasattr(part, f.name)}
+        after = {name: _moved(value, device, memo) for name, value in before.items()}
+        if all(after[name] is before[name] for name in before):
+            return part
+        made = copy.copy(part)
+        for name in [k for k in vars(made) if k not in before]:  # cached properties: they are computed again
+            vars(made).pop(name)
+        for name, value in after.items():
+            object.__setattr__(made, name, value)
+        return made
+    if isinstance(part, Mapping):
+        items = {key: _moved(value, device, memo) for key, value in part.items()}
+        return part if all(items[key] is value for key, value in part.items()) else items
+    if isinstance(part, list | tuple):
+        values = [_moved(value, device, memo) for value in part]
+        if all(a is b for a, b in zip(values, part, strict=True)):
+            return part
+        return type(part)(*values) if hasattr(part, "_fields") else type(part)(values)
+    if isinstance(part, functools.partial):
+        args, keywords = _moved(part.args, device, memo), _moved(part.keywords, device, memo)
+        same = args is part.args and keywords is part.keywords
+        return part if same else functools.partial(part.func, *args, **keywords)
+    return part
+
+
+def _moved_module(module: nn.Module, device: torch.device, memo: dict[int, Any]) -> nn.Module:
+    own = [t for m in module.modules() for t in (*m._parameters.values(), *m._buffers.values()) if t is not None]
+    held = [value for m in module.modules() for value in _held(m).values()]
+    if all(t.device == device for t in own) and all(_moved(value, device, memo) is value for value in held):
+        return module
+    # a deep copy in which every tensor is the moved one: nothing is held twice on one device
+    return copy.deepcopy(module, memo | {id(part): _moved(part, device, memo) for part in (*own, *held)})
+
+
+@contextlib.contextmanager
+def eval_mode(*parts: Any, grad: bool = False) -> Iterator[None]:
+    """Evaluation mode for the networks in ``parts``, put back for each module afterwards; no graph unless ``grad``.
+
+    With ``grad`` the graph is kept where the caller keeps one.
+
+    >>> net = nn.Dropout()
+    >>> with eval_mode(net):
+    ...     net.training
+    False
+    >>> net.training
+    True
+    """
+    changed = [module for module in modules_of(*parts) if module.training]
+    for module in changed:
+        module.training = False
+    try:
+        with contextlib.nullcontext() if grad else torch.no_grad():
+            yield
+    finally:
+        for module in changed:
+            module.training = True
+
+
+def wide(x: Tensor) -> Tensor:
+    """``x`` in float32, or in its own dtype where that is better: integration states, times, norms and losses."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def full_precision(device: torch.device) -> contextlib.AbstractContextManager[Any]:
+    """No autocast inside: for forward-mode derivatives, norms and transport costs."""
+    if not torch.amp.is_autocast_available(device.type) or not torch.is_autocast_enabled(device.type):
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, enabled=False)
+
+
+def check_together(what: str, x: Tensor, *parts: Any) -> None:
+    """Refuse a state that is on another device than the networks that are to take it."""
+    for module in modules_of(*parts):
+        for weight in module._parameters.values():
+            require(
+                weight is None or weight.device == x.device,
+                f"{what} is on {x.device}, and {type(module).__name__} on {weight.device if weight is not None else ''}"
+                "; a flow runs on one device: move the state with .to(device), or the network",
+            )
