@@ -19,7 +19,7 @@ from torch import Tensor
 
 from beeline import config
 from beeline.bundle import load
-from beeline.core.field import is_map
+from beeline.core.declared import is_map
 from beeline.core.rng import Rng
 from beeline.core.types import BeelineError, Cond, require, take
 from beeline.learn import checkpoint

@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from beeline.core.field import Flow, is_map
+from beeline.core.declared import Declared, in_place_of, is_map, traits_of
+from beeline.core.field import Flow
 from beeline.core.likelihood import Divergence, Exact, Hutchinson, log_prob
 from beeline.core.rng import Rng
 from beeline.core.solver import HEUN, Solver
@@ -160,17 +161,17 @@ def counted(flow: Flow, sampler: Sampler) -> Iterator[tuple[Flow, Sampler, Count
 def _wrapped(field: Callable[..., Tensor], counter: Counter) -> Callable[..., Tensor]:
     if is_map(field):
 
-        def jump(x: Tensor, t: Tensor, s: Tensor, cond: Cond = None) -> Tensor:
+        def jump(x: Tensor, t: Tensor, cond: Cond = None, s: Tensor | None = None) -> Tensor:
             counter.add(x)
-            return field(x, t, s, cond)
+            return field(x, t, cond, s)
 
-        return jump
+        return Declared(jump, True, traits_of(field))
 
     def velocity(x: Tensor, t: Tensor, cond: Cond = None) -> Tensor:
         counter.add(x)
         return field(x, t) if cond is None else field(x, t, cond)
 
-    return velocity
+    return in_place_of(field, velocity)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from torch import Tensor
 from beeline import config
 from beeline.bundle import Bundle
 from beeline.core.coupling import Independent
-from beeline.core.field import is_map
+from beeline.core.declared import is_map
 from beeline.core.rng import Rng
 from beeline.core.solver import EULER, HEUN, Solver
 from beeline.core.space import Projected

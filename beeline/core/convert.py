@@ -6,18 +6,20 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from beeline.core.declared import Wrapping, is_map
 from beeline.core.field import Flow, bind
 from beeline.core.path import AffinePath
 from beeline.core.times import invert
 from beeline.core.types import Cond, over, require
 
 
-class Converted(nn.Module):
+class Converted(Wrapping):
     """A velocity field learned on one affine path, as a velocity field on another.
 
-    v'(x', t) = a' E[x1 | x] + b' E[x0 | x] on the new path, at the old state x of the same ratio a / b
+    v'(x', t) = a' E[x1 | x] + b' E[x0 | x] on the new path, at the old state x of the same ratio a / b; a flow map
+    jumps on the old path between the states of the same ratio: u'(x', t, s) = (x_s / scale_s - x') / (s - t)
     Assumes one source, and that the old path reaches the noise levels of the new one (beyond them its last one is
     used).  Nothing is learned again; one evaluation costs one evaluation.
     Source: Karras et al. 2022 (arXiv 2206.00364), scale and noise level of a diffusion; Lipman et al. 2024
@@ -36,7 +38,20 @@ class Converted(nn.Module):
         """The settings from which an equal one is built."""
         return {"field": self.field, "source": self.source, "target": self.target}
 
-    def forward(self, x: Tensor, t: Tensor, cond: Cond = None) -> Tensor:
+    def forward(self, x: Tensor, t: Tensor, cond: Cond = None, s: Tensor | None = None) -> Tensor:
+        if s is not None and is_map(self.field) and bool((s != t).any()):
+            return self._jump(x, t, s, cond)
+        return self._velocity(x, t, cond)
+
+    def _jump(self, x: Tensor, t: Tensor, s: Tensor, cond: Cond) -> Tensor:
+        (start, before), (end, after) = (matched(self.source, self.target, time) for time in (t, s))
+        state = over(before, x) * x
+        there = state + over(end - start, x) * bind(self.field, cond)(state, start, end)
+        still = over(s == t, x)
+        mean = (there / over(after, x) - x) / torch.where(still, 1.0, over(s - t, x))
+        return torch.where(still, self._velocity(x, t, cond), mean) if bool(still.any()) else mean
+
+    def _velocity(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
         _, _, da, db = self.target.coefficients(t)
         # an infinite slope at an end multiplies an expected end that is zero there; next to it both are finite
         t = torch.where(da.isfinite() & db.isfinite(), t, t.clamp(1e-4, 1 - 1e-4))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
 from dataclasses import field as default
@@ -11,9 +10,13 @@ from typing import Any, ClassVar, Protocol
 import torch
 from torch import Tensor, nn
 
+from beeline.core.declared import Holding as Holding
+from beeline.core.declared import Wrapping, as_map
+from beeline.core.declared import is_map as is_map
+from beeline.core.declared import parts_of as parts_of
 from beeline.core.path import AffinePath, Linear, Path
 from beeline.core.source import Gaussian, Source
-from beeline.core.types import Cond, Dynamics, leaves, map_cond, over, require
+from beeline.core.types import BeelineError, Cond, Dynamics, leaves, map_cond, over, require
 
 
 class VelocityField(Protocol):
@@ -23,12 +26,15 @@ class VelocityField(Protocol):
 
 
 class FlowMap(Protocol):
-    """u(x, t, s, cond): the average velocity of the jump from t to s, x_s = x + (s - t) u.
+    """u(x, t, cond, s): the average velocity of the jump from t to s, x_s = x + (s - t) u.
 
-    Its diagonal u(x, t, t) is a velocity field.
+    Its diagonal u(x, t, t) is a velocity field.  A class declares that it is one by ``is_flow_map = True``; a function
+    is declared by ``as_map``.
     """
 
-    def __call__(self, x: Tensor, t: Tensor, s: Tensor, cond: Cond = None) -> Tensor: ...
+    is_flow_map: ClassVar[bool] = True
+
+    def __call__(self, x: Tensor, t: Tensor, cond: Cond = None, s: Tensor | None = None) -> Tensor: ...
 
 
 class Backbone(Protocol):
@@ -112,7 +118,7 @@ class Noise:
         return path.noise(x, v, t.clamp(min=self.clip))
 
 
-class Network(nn.Module):
+class Network(Wrapping):
     """A backbone with its convention: a VelocityField that can be trained, saved and rebuilt.
 
     v(x, t, cond) = prediction.velocity(backbone(x, t, cond), x, t, path)
@@ -124,6 +130,9 @@ class Network(nn.Module):
     Linear()
     """
 
+    inside = "backbone"
+    is_flow_map = False  # it asks its backbone for one time
+
     def __init__(self, backbone: nn.Module, path: AffinePath | None = None, prediction: Prediction | None = None):
         super().__init__()
         self.backbone = backbone
@@ -134,10 +143,6 @@ class Network(nn.Module):
             f"a network was to give {type(self.prediction).__name__} on {type(self.path).__name__}, from which no "
             "velocity follows; use Velocity(), or an affine path such as Linear()",
         )
-
-    @property
-    def stacks(self) -> Mapping[str, nn.ModuleList]:
-        return getattr(self.backbone, "stacks", {})
 
     def forward(self, x: Tensor, t: Tensor, cond: Cond = None) -> Tensor:
         output = self._output(x, t, cond)
@@ -152,15 +157,27 @@ class Network(nn.Module):
 class MapNetwork(Network):
     """A backbone with two times: a FlowMap whose diagonal is a velocity field.
 
-    u(x, t, s, cond) = backbone(x, t, cond, s)
-    Assumes a backbone built with ``span=True``, which puts out average velocities.
+    u(x, t, cond, s) = backbone(x, t, cond, s)
+    Assumes a backbone built with ``span=True``, which puts out average velocities.  Other predictions are refused: the
+    average of a velocity over a jump is no function of a datum or a noise at one time.
     Source: Boffi, Albergo and Vanden-Eijnden 2024, "Flow Map Matching" (arXiv 2406.07507).
 
     >>> is_map(MapNetwork(nn.Identity()))
     True
     """
 
-    def forward(self, x: Tensor, t: Tensor, s: Tensor | None = None, cond: Cond = None) -> Tensor:  # type: ignore[override]
+    is_flow_map = True
+
+    def __init__(self, backbone: nn.Module, path: AffinePath | None = None, prediction: Prediction | None = None):
+        super().__init__(backbone, path, prediction)
+        require(
+            isinstance(self.prediction, Velocity),
+            f"a flow map was given the prediction {type(self.prediction).__name__}; a network for jumps puts out the "
+            "average velocity of a jump, which does not follow from a datum or a noise at one time: take Velocity(), "
+            "or a network with span=False",
+        )
+
+    def forward(self, x: Tensor, t: Tensor, cond: Cond = None, s: Tensor | None = None) -> Tensor:
         return self._output(x, t, cond, t if s is None else s)
 
 
@@ -216,58 +233,29 @@ class Flow:
         return self.path
 
 
-class Holding(nn.Module):
-    """A network that holds others and has no weights beside theirs; ``parts`` names them.
-
-    Objectives call the parts one by one, so that an engine that divides weights divides those of each part.
-    """
-
-    parts: ClassVar[tuple[str, ...]]
-
-    @property
-    def stacks(self) -> Mapping[str, nn.ModuleList]:
-        """The repeated blocks of the parts, by "part.stack"."""
-        held = {name: getattr(getattr(self, name), "stacks", {}) for name in self.parts}
-        return {f"{name}.{k}": stack for name, stacks in held.items() for k, stack in stacks.items()}
-
-
-def parts_of(network: Any) -> list[nn.Module]:
-    """The modules with weights that are called by themselves: a network, or what it holds."""
-    if isinstance(network, Holding):
-        return [m for name in network.parts for m in parts_of(getattr(network, name))]
-    if isinstance(network, nn.ModuleList):
-        return [m for part in network for m in parts_of(part)]
-    return [network] if isinstance(network, nn.Module) and next(network.parameters(), None) is not None else []
-
-
-def is_map(field: Any) -> bool:
-    """Whether a field is a flow map: whether its call has a parameter named ``s``."""
-    call = field.forward if isinstance(field, nn.Module) else field
-    try:
-        end = inspect.signature(call).parameters.get("s")
-    except (TypeError, ValueError):
-        return False
-    return end is not None and end.kind is not inspect.Parameter.VAR_POSITIONAL  # *s takes whatever comes
-
-
-def bind(field: Any, cond: Cond = None) -> Dynamics:
+def bind(field: Any, cond: Cond = None, *, repeat: bool = False) -> Dynamics:
     """A field with its condition: the Dynamics that solvers walk.
 
-    For a flow map the third argument is the end of the jump; without it the diagonal is meant.
+    For a flow map the third argument is the end of the jump; without it the diagonal is meant.  With ``repeat`` the
+    condition is repeated where a solver asks for many times of the batch at once; without, its rows have to be those of
+    the state.
     """
     if is_map(field):
-        return lambda x, t, s=None: field(x, t, t if s is None else s, _for_rows(cond, len(x)))
+        return as_map(lambda x, t, s=None: field(x, t, _for_rows(cond, len(x), repeat), t if s is None else s))
     if cond is None:
         return lambda x, t: field(x, t)
-    rows = min((len(leaf) for _, leaf in leaves(cond) if leaf.ndim), default=0)
-    return lambda x, t: field(x, t, cond if len(x) == rows else _for_rows(cond, len(x)))
+    return lambda x, t: field(x, t, _for_rows(cond, len(x), repeat))
 
 
-def _for_rows(cond: Cond, rows: int) -> Cond:
-    """The condition for ``rows`` samples: repeated when a solver asks for many times of the batch at once."""
-
-    def fit(leaf: Tensor) -> Tensor:
-        whole = leaf.ndim > 0 and len(leaf) > 0 and rows != len(leaf) and rows % len(leaf) == 0
-        return torch.cat([leaf] * (rows // len(leaf))) if whole else leaf
-
-    return map_cond(fit, cond)
+def _for_rows(cond: Cond, rows: int, repeat: bool) -> Cond:
+    """The condition for ``rows`` samples, repeated as a whole where that is asked for and refused otherwise."""
+    found = [(name, len(leaf)) for name, leaf in leaves(cond) if leaf.ndim]
+    if all(n == rows for _, n in found):
+        return cond
+    name, n = next((name, n) for name, n in found if n != rows)
+    if not (repeat and n > 0 and rows % n == 0 and all(m == n for _, m in found)):
+        raise BeelineError(
+            f"the condition{f' {name!r}' if name else ''} has {n} rows for a state of {rows}; a condition belongs to "
+            "one sample, so none is repeated or shared out silently: give one row per sample"
+        )
+    return map_cond(lambda leaf: torch.cat([leaf] * (rows // n)) if leaf.ndim else leaf, cond)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from beeline.core.field import is_map
+from beeline.core.declared import as_map, is_map
 from beeline.core.solver import HEUN, Solver
 from beeline.core.types import Dynamics, IntegrationError, require
 
@@ -46,8 +46,8 @@ def integrate(
     vectors = _vectors(times, len(x))
     i, t = 0, next(vectors)
 
-    def checked(y: Tensor, at: Tensor, *end: Tensor) -> Tensor:
-        v = f(y, at, *end)
+    def checked(y: Tensor, at: Tensor, **end: Tensor) -> Tensor:
+        v = f(y, at, **end)
         if v.shape != y.shape or v.dtype != y.dtype:
             raise IntegrationError(
                 f"in step {i}, at t = {_first(at):.6g}, the field gave {v.dtype} {tuple(v.shape)} for a state of "
@@ -57,7 +57,7 @@ def integrate(
             )
         return v
 
-    field: Dynamics = (lambda y, at, s=None: checked(y, at, at if s is None else s)) if is_map(f) else checked
+    field: Dynamics = as_map(lambda y, at, s=None: checked(y, at, s=at if s is None else s)) if is_map(f) else checked
     if watch is not None:
         watch(x, t)
     for s in vectors:

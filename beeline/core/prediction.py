@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from beeline.core.declared import Wrapping, is_map
 from beeline.core.field import Prediction, Velocity, bind
 from beeline.core.path import AffinePath, Linear
 from beeline.core.types import Cond, over, require
@@ -74,7 +75,7 @@ class Boundary:
         )
 
 
-class Ends(nn.Module):
+class Ends(Wrapping):
     """A velocity whose values at the ends are exact, by subtracting what the network says there.
 
     v = m(x, t) - m(x, 1) + x;   both ends:  v = m(x, t) - t m(x, 1) - (1-t) m(x, 0) + t x + (1-t)(mean - x)
@@ -93,6 +94,11 @@ class Ends(nn.Module):
             coupling.independent and getattr(getattr(coupling, "source", None), "gaussian", False),
             f"Ends was asked for the coupling {type(coupling).__name__}; the velocity at the ends is known only for an "
             "independent coupling with a Gaussian source: use Independent(), or leave the ends free",
+        )
+        require(
+            not is_map(field),
+            f"Ends was put around the flow map {type(field).__name__}; what is known at the ends is the velocity, not "
+            "the average velocity of a jump: put it around a velocity field",
         )
         self.field, self.coupling, self.source, self.mean = field, coupling, source, mean
 

@@ -11,7 +11,8 @@ import torch
 from scipy import special
 from torch import Tensor, nn
 
-from beeline.core.field import Holding, bind
+from beeline.core.declared import Holding
+from beeline.core.field import bind
 from beeline.core.interpolant import drawn
 from beeline.core.path import within
 from beeline.core.rng import Rng

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from beeline.core.field import is_map
+from beeline.core.declared import is_map
 from beeline.core.types import Dynamics, over, require
 
 
@@ -129,7 +129,9 @@ class Jump:
     Assumes a flow map; one step is exact when the map is.
     Source: Boffi, Albergo and Vanden-Eijnden 2024, "Flow Map Matching" (arXiv 2406.07507).
 
-    >>> Jump().step(lambda x, t, s: torch.ones_like(x), torch.zeros(1, 1), torch.zeros(1), torch.ones(1), None)[0]
+    >>> from beeline.core.declared import as_map
+    >>> one = as_map(lambda x, t, s=None: torch.ones_like(x))
+    >>> Jump().step(one, torch.zeros(1, 1), torch.zeros(1), torch.ones(1), None)[0]
     tensor([[1.]])
     """
 
@@ -141,7 +143,7 @@ class Jump:
             "Jump() was given a velocity field; it needs a flow map u(x, t, s), which knows where the jump ends: "
             "use an ODE solver such as EULER, or distil the field into a flow map",
         )
-        return x + over(s - t, x) * f(x, t, s), None
+        return x + over(s - t, x) * f(x, t, s=s), None
 
 
 def advance(x: Tensor, h: Tensor, weights: tuple[float, ...], slopes: list[Tensor]) -> Tensor:

@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from beeline.core.declared import Wrapping, is_map
 from beeline.core.field import bind
 from beeline.core.path import within
 from beeline.core.rng import Rng
@@ -284,10 +285,10 @@ class Projected:
         return project(new), memory
 
 
-class Tangent(nn.Module):
+class Tangent(Wrapping):
     """A network on a curved space: its output, without the part that would leave the space.
 
-    v = tangent_x(net(x, t, cond))
+    v = tangent_x(net(x, t, cond));  of a flow map: u = tangent_x(net(x, t, cond, s))
     Assumes states on the space.
     Source: Chen and Lipman 2024 (arXiv 2302.03660).
 
@@ -303,8 +304,9 @@ class Tangent(nn.Module):
         """The settings from which an equal one is built."""
         return {"field": self.field, "space": self.space}
 
-    def forward(self, x: Tensor, t: Tensor, cond: Cond = None) -> Tensor:
-        return self.space.tangent(x, bind(self.field, cond)(x, t))
+    def forward(self, x: Tensor, t: Tensor, cond: Cond = None, s: Tensor | None = None) -> Tensor:
+        end = () if s is None or not is_map(self.field) else (s,)
+        return self.space.tangent(x, bind(self.field, cond)(x, t, *end))
 
 
 def _length(x: Tensor) -> Tensor:

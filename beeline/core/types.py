@@ -17,7 +17,7 @@ Cond: TypeAlias = Union[Tensor, Mapping[str, "Cond"], None]
 Dynamics: TypeAlias = Callable[..., Tensor]
 """(x [B,*S], t [B] or [B,F]) -> dx/dt [B,*S].
 
-A bound flow map also takes a third argument s, the end of the jump, and gives the average velocity
+A bound flow map also takes the keyword s, the end of the jump, and gives the average velocity
 from t to s; without it, it gives its diagonal u(x, t, t), which is a velocity.
 """
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.utils.checkpoint import checkpoint
 
+from beeline.core.declared import stacks_of
 from beeline.core.types import require
 
 
@@ -73,8 +74,7 @@ class Compute:
 @contextlib.contextmanager
 def recomputed(network: nn.Module, every: int, name: str = "the network") -> Iterator[None]:
     """Activations of every ``every``-th block are computed again in the backward pass while this lasts."""
-    stacks: Mapping[str, nn.ModuleList] = getattr(network, "stacks", {})
-    blocks = [block for stack in stacks.values() for block in stack]
+    blocks = [block for stack in stacks_of(network).values() for block in stack]
     require(
         blocks,
         f"compute.recompute was asked for, but {name} ({type(network).__name__}) names no blocks in 'stacks', so there "

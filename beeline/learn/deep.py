@@ -9,7 +9,8 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from beeline.core.field import Holding, bind
+from beeline.core.declared import Holding
+from beeline.core.field import bind
 from beeline.core.path import Linear
 from beeline.core.rng import Rng
 from beeline.core.types import Batch, Cond, Loss, over, require

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from beeline.core.coupling import Coupling, Paired
+from beeline.core.declared import traits_of
 from beeline.core.field import Data, Flow, Network, Prediction, Velocity
 from beeline.core.multistep import DPMSolver
 from beeline.core.path import AffinePath, Linear, Path
@@ -189,7 +190,7 @@ def matching(
 def teacher_pairs(sampler: Sampler, count: int | None, reverse: float, teacher: Flow, batch: Batch, rng: Rng) -> Batch:
     """Pairs for a student: forwards from the source, and a share backwards from the data."""
     groups = groups_of(teacher.field)
-    if groups is not None and batch.cond is None and any(part.known for part in having(teacher.field, "known")):
+    if groups is not None and batch.cond is None and traits_of(teacher.field).cells:
         batch = RowMatching().reveal(batch, groups, rng.fork("known"))
     total = len(batch.x1) if count is None else count
     back = round(reverse * total)

@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from beeline.core.field import Holding, Network, bind
 from beeline.core.modes import eval_mode
+from beeline.core.declared import Holding, Traits, stacks_of, traits_of
+from beeline.core.field import Network, bind
 from beeline.core.rng import Rng
 from beeline.core.solver import HEUN
 from beeline.core.space import Projected
@@ -69,6 +70,11 @@ class Beside(Holding):
     """
 
     parts = ("network",)
+
+    @property
+    def traits(self) -> Traits:
+        """Its nulls; the columns are those of two states."""
+        return Traits(nulls=traits_of(self.network).nulls)
 
     def __init__(self, network: Any, name: str):
         super().__init__()
@@ -142,7 +148,7 @@ def place(field: Any, block: str = "") -> str:
     if block:
         return block
     modules = dict(field.named_modules()) if isinstance(field, nn.Module) else {}
-    found = ([block for stack in getattr(m, "stacks", {}).values() for block in stack] for m in modules.values())
+    found = ([block for stack in stacks_of(m).values() for block in stack] for m in modules.values())
     blocks = next((some for some in found if some), [])
     require(
         bool(blocks),

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from beeline.core.declared import Declaring
 from beeline.core.rng import Rng
 from beeline.core.types import Batch, require, to
 from beeline.learn import checkpoint, compare, kinds
@@ -140,9 +141,8 @@ class Loop:
             terms |= its if i == 0 else {f"{player.name}.{k}": v for k, v in its.items()}
         self.state.step = n + 1
         for name, network in self.state.networks.items():
-            settle: Any = getattr(network, "settle", None)
-            if settle is not None:  # statistics that are gathered over all lots
-                settle(self.engine.total)
+            if isinstance(network, Declaring):
+                network.settle(self.engine.total)
             for average in self.state.averages[name]:
                 average.update(n + 1)
         entry["terms"] = terms

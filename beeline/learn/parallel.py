@@ -18,8 +18,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from beeline.core.field import parts_of
 from beeline.core.modes import AUTO, Device, place_for, resolve_device
+from beeline.core.declared import parts_of, stacks_of
 from beeline.core.rng import Rng
 from beeline.core.types import Batch, Loss, require
 from beeline.learn.game import Player
@@ -178,7 +178,7 @@ class Sharded(Together):
         if not self.offload:
             network = network.to(device)
         for part in parts_of(network):
-            for blocks in getattr(part, "stacks", {}).values():
+            for blocks in stacks_of(part).values():
                 for block in blocks:
                     fully_shard(block, mesh=mesh, offload_policy=policy)
             fully_shard(part, mesh=mesh, offload_policy=policy)

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from beeline.core.declared import traits_of
 from beeline.core.field import Data, Flow, Prediction
 from beeline.core.modes import eval_mode
 from beeline.core.path import AffinePath
@@ -31,9 +32,9 @@ class RowMatching(FlowMatching):
     """Flow matching of table rows, with some cells known.
 
     mean over unknown blocks of |v_number - v_t|^2 and of -log p(state | x_t), where E[x1 | x_t] = 2 p - 1 on a state
-    Assumes an affine path, and a network whose columns have ``groups``; for any other field all coordinates are
-    numbers.  Both terms have their minimum at the velocity of flow matching: the posterior mean of a one-hot state is
-    its probability.
+    Assumes an affine path, and a network that declares the columns of its table; for any other field all coordinates
+    are numbers.  Both terms have their minimum at the velocity of flow matching: the posterior mean of a one-hot state
+    is its probability.
     Source: Eijkelboom et al. 2024, "Variational flow matching" (arXiv 2406.04843), CatFlow, with squared error for
     numbers; known cells as conditions after Zheng and Charoenphakdee 2022 (arXiv 2210.17128).
 
@@ -138,17 +139,20 @@ def settled(flow: Flow, sampler: Sampler, x1: Tensor, rng: Rng, *, rounds: int |
 
     offset <- offset + 0.7 log(share of the state in x1 / its share in rows drawn for that), at most 1, 3 to 16 times:
     as many as 48 evaluations a row allow
-    Assumes a network for tables, with ``offsets`` [D], the bias of its output; any other flow comes back as it is.
+    Assumes a network for tables, which declares the bias of its output, ``offsets`` [D]; other flows come back as they
+    are.
     A network that has learned a joint law to some error has its margins wrong by as much, though they are known.
     Source: none; iterative proportional fitting of one-column margins, in the logits.
     """
-    groups = groups_of(flow.field)
-    if groups is None or next(having(flow.field, "offsets"), None) is None:
+    traits = traits_of(flow.field)
+    groups = traits.columns
+    if groups is None or traits.offsets is None:
         return flow
     rounds = max(3, min(16, 48 // (sampler.evaluations or 16))) if rounds is None else rounds
     rows = max(4_000, min(20_000, 10 * len(x1)))
     made = copy.deepcopy(flow)
-    offsets = next(m.offsets for m in having(made.field, "offsets"))
+    offsets = traits_of(made.field).offsets
+    assert offsets is not None
     widths = [width for group in groups for width in group]
 
     def block(number: int) -> Tensor:
@@ -169,8 +173,8 @@ def settled(flow: Flow, sampler: Sampler, x1: Tensor, rng: Rng, *, rounds: int |
 
 
 def groups_of(field: Any) -> Groups | None:
-    """The groups of coordinates of the first part of a network that has such (a convolution has a number of groups)."""
-    return next((m.groups for m in having(field, "groups") if not isinstance(m.groups, int)), None)
+    """The groups of coordinates of a network for tables; None for any other field."""
+    return traits_of(field).columns
 
 
 def having(field: Any, name: str) -> Iterator[Any]:

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from beeline.core.coupling import Coupling, Matched, Paired
-from beeline.core.field import Holding, bind
+from beeline.core.declared import Holding, Wrapping, is_map
+from beeline.core.field import bind
 from beeline.core.rng import Rng
 from beeline.core.solver import Jump, Solver
 from beeline.core.times import TimeSampler, Uniform
@@ -20,7 +21,7 @@ from beeline.learn.heads import Head, beside
 from beeline.learn.objective import Around, Distance, FlowMatching, ask, squared
 
 
-class Potential(nn.Module):
+class Potential(Wrapping):
     """A velocity that is the (transformed) gradient of a potential: without turns, reflow goes to optimal transport.
 
     v = grad c*(grad_x f(x, t)),  f = sum of the network's outputs times the state, or its scalar output
@@ -31,8 +32,15 @@ class Potential(nn.Module):
     tensor([[2., 2.]])
     """
 
+    inside = "network"
+
     def __init__(self, network: Any, cost: Cost | None = None):
         super().__init__()
+        require(
+            not is_map(network),
+            f"Potential was put around the flow map {type(network).__name__}; a potential has a gradient at one time: "
+            "put it around a network with span=False",
+        )
         self.network, self.cost = network, cost or PowerCost(2.0)
         probe = torch.linspace(-2, 2, 12, dtype=torch.float64).reshape(6, 2)
         check_cost(self.cost, probe)
@@ -56,17 +64,18 @@ class Potential(nn.Module):
 class Accelerating(Holding):
     """Two heads, initial velocity and acceleration, as one flow map with a quadratic step.
 
-    u(x, t, s) = V(x, t) + (t + s)/2 A(x, t, V(x, t)),  x_s = x + (s - t) u
+    u(x, t, cond, s) = V(x, t) + (t + s)/2 A(x, t, V(x, t)),  x_s = x + (s - t) u
     Assumes pairs; A takes the velocity as the condition ``velocity``.  Jump() in one step from 0 is the paper's
     sampler; in more steps V is read again at every state instead of being kept.
     Source: Park et al. 2024, "Constant Acceleration Flow" (arXiv 2411.00322).
 
     >>> net = Accelerating(lambda x, t: x, lambda x, t, cond: cond["velocity"])
-    >>> net(torch.ones(1, 1), torch.zeros(1), torch.ones(1))
+    >>> net(torch.ones(1, 1), torch.zeros(1), s=torch.ones(1))
     tensor([[1.5000]])
     """
 
     parts = ("velocity", "acceleration")
+    is_flow_map = True
 
     def __init__(self, velocity: Any, acceleration: Any):
         super().__init__()
@@ -76,7 +85,7 @@ class Accelerating(Holding):
         """The settings from which an equal one is built."""
         return {"velocity": self.velocity, "acceleration": self.acceleration}
 
-    def forward(self, x: Tensor, t: Tensor, s: Tensor | None = None, cond: Cond = None) -> Tensor:
+    def forward(self, x: Tensor, t: Tensor, cond: Cond = None, s: Tensor | None = None) -> Tensor:
         v = ask(self.velocity, x, t, cond)
         return v + over((t + (t if s is None else s)) / 2, x) * self.accelerate(x, t, v, cond)
 
@@ -171,8 +180,13 @@ class Helped(Holding):
         """The settings from which an equal one is built."""
         return {"field": self.field, "helper": self.helper}
 
-    def forward(self, x: Tensor, t: Tensor, cond: Cond = None) -> Tensor:
-        return bind(self.field, cond)(x, t)
+    @property
+    def is_flow_map(self) -> bool:  # type: ignore[override]
+        return is_map(self.field)
+
+    def forward(self, x: Tensor, t: Tensor, cond: Cond = None, s: Tensor | None = None) -> Tensor:
+        end = () if s is None or not is_map(self.field) else (s,)
+        return bind(self.field, cond)(x, t, *end)
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from beeline.core.coupling import Coupling, Independent, assign
+from beeline.core.declared import Holding
 from beeline.core.discrete import TokenMixture
-from beeline.core.field import Holding, VelocityField, bind
+from beeline.core.field import VelocityField, bind
 from beeline.core.integrate import integrate
 from beeline.core.interpolant import Interpolant
 from beeline.core.modes import eval_mode
@@ -60,9 +61,10 @@ class LatentNoise:
         ends = [self.path.through(batch.x0, batch.x1, t, sign * z) for sign in (1.0, -1.0)]
         (x, v), z, both = (torch.cat(part) for part in zip(*ends, strict=True)), torch.cat([z, -z]), torch.cat([t, t])
         twice = replace(batch, weight=None if batch.weight is None else torch.cat([batch.weight, batch.weight]))
+        cond = map_cond(lambda leaf: torch.cat([leaf, leaf]), batch.cond)
         learned = {"velocity": (field.field, v), "latent": (field.helper, z)} if isinstance(field, Helped) else {}
         losses = {
-            name: plain.reduce(ask(net, x, both, batch.cond), wanted, both, twice)
+            name: plain.reduce(ask(net, x, both, cond), wanted, both, twice)
             for name, (net, wanted) in (learned or {"error": (field, z)}).items()
         }
         value = torch.stack([loss.value for loss in losses.values()]).sum()

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from beeline.core.declared import Declaring
 from beeline.core.draws import Binned
 from beeline.core.rng import Rng
 from beeline.core.times import Uniform
@@ -106,7 +107,7 @@ class Uncertain(_Weighing):
         return loss._replace(value=loss.value + u, terms=loss.terms | {"log_variance": u.detach()})
 
 
-class BinMeans(nn.Module):
+class BinMeans(Declaring):
     """Mean losses by time bin; what a step saw is put in when it is over."""
 
     mean: Tensor

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from beeline.core.declared import Declaring, Traits, nulls_of_labels
 from beeline.core.types import Cond, require
 from beeline.nets.attention import SelfAttention
 from beeline.nets.embed import Conditions, Embedding, check_state, features
@@ -36,7 +37,7 @@ class DiTBlock(nn.Module):
         return torch.addcmul(x, gate2, self.mlp(torch.addcmul(shift2, layer_norm(x), 1 + scale2)))
 
 
-class DiT(nn.Module):
+class DiT(Declaring):
     """A transformer over the patches of an image, told time and condition through adaptive normalisation.
 
     tokens = W patches + positions;  depth blocks;  output = unpatch(W (norm(tokens) (1 + scale) + shift))
@@ -93,6 +94,10 @@ class DiT(nn.Module):
     @property
     def stacks(self) -> Mapping[str, nn.ModuleList]:
         return {"block": self.block}
+
+    @property
+    def traits(self) -> Traits:
+        return Traits(nulls=nulls_of_labels(self.embed.cond.conditions))
 
     def describe(self) -> dict[str, Any]:
         """The settings from which an equal network is built."""

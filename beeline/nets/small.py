@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from beeline.core.declared import Declaring, Traits, nulls_of_labels
 from beeline.core.types import Cond, require
 from beeline.nets.attention import SelfAttention
 from beeline.nets.embed import Conditions, Embedding, check_state
@@ -30,7 +31,7 @@ class MLPBlock(nn.Module):
         return out
 
 
-class MLP(nn.Module):
+class MLP(Declaring):
     """A residual network for vectors, whose blocks are modulated by time and condition.
 
     h = W x;  h <- h + W_i silu((1 + scale_i(e)) h + shift_i(e)), depth times;  output = W h
@@ -83,6 +84,10 @@ class MLP(nn.Module):
     def stacks(self) -> Mapping[str, nn.ModuleList]:
         return {"block": self.block}
 
+    @property
+    def traits(self) -> Traits:
+        return Traits(nulls=nulls_of_labels(self.embed.cond.conditions))
+
     def describe(self) -> dict[str, Any]:
         """The settings from which an equal network is built."""
         return {**self.settings, "conditions": self.embed.cond.conditions}
@@ -134,7 +139,7 @@ class PixelAttention(nn.Module):
         return out
 
 
-class UNet(nn.Module):
+class UNet(Declaring):
     """A convolutional network that works on an image at several sizes, from fine to coarse and back.
 
     level k has width * multipliers[k] channels and half the size of the level before it (rounded up)
@@ -197,6 +202,10 @@ class UNet(nn.Module):
     @property
     def stacks(self) -> Mapping[str, nn.ModuleList]:
         return {"down": self.down, "middle": self.middle, "up": self.up}
+
+    @property
+    def traits(self) -> Traits:
+        return Traits(nulls=nulls_of_labels(self.embed.cond.conditions))
 
     def describe(self) -> dict[str, Any]:
         """The settings from which an equal network is built."""

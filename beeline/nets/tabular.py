@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - its usual name
 from torch import Tensor, nn
 
+from beeline.core.declared import Declaring, Traits
 from beeline.core.types import Cond, leaves, require
 from beeline.nets.attention import SelfAttention
 from beeline.nets.embed import Conditions, TimeEmbedding, check_state, shared
@@ -95,6 +96,10 @@ class Columns(nn.Module):
         return {"groups": self.groups, "shape": [self.size], "conditions": self.known, "sharp": self.sharp,
                 "waves": self.waves, "half": self.short}  # fmt: skip
 
+    def traits(self, offsets: Tensor) -> Traits:
+        """What a network for this table declares."""
+        return Traits({name: 0.0 for name in self.known}, self.groups, offsets, bool(self.known))
+
     def given(self, x: Tensor, cond: Cond) -> tuple[Tensor | None, Tensor | None]:
         """Known cells [B,D] and where they are, [B,D] and as columns [B,C]; none of both for None."""
         if cond is None or not self.known:
@@ -177,7 +182,7 @@ class TabularBlock(nn.Module):
         return made
 
 
-class TabularMLP(nn.Module):
+class TabularMLP(Declaring):
     """A residual network for rows of a table, gated by the time.
 
     h = W features(x, known);  h <- h + W2 silu((1 + scale(t)) W1 norm(h) + shift(t)), depth times;  output = W norm(h)
@@ -231,6 +236,10 @@ class TabularMLP(nn.Module):
         """The settings from which an equal network is built."""
         return {**self.columns.settings(), **self.plain}
 
+    @property
+    def traits(self) -> Traits:
+        return self.columns.traits(self.offsets)
+
     def forward(self, x: Tensor, t: Tensor, cond: Cond = None, s: Tensor | None = None) -> Tensor:
         check_state(self, x, t, (self.columns.size,))
         known, mask = self.columns.given(x, cond)
@@ -262,7 +271,7 @@ class RowBlock(nn.Module):
         return made
 
 
-class TabularTransformer(nn.Module):
+class TabularTransformer(Declaring):
     """A transformer over the columns of a row, for wide tables: it grows with the columns, not with their width.
 
     token of a column = W_c features(x_c) + embedding_c;  blocks with adaLN;  output of a column = V_c norm(token)
@@ -325,6 +334,10 @@ class TabularTransformer(nn.Module):
     def describe(self) -> dict[str, Any]:
         """The settings from which an equal network is built."""
         return {**self.columns.settings(), **self.plain}
+
+    @property
+    def traits(self) -> Traits:
+        return self.columns.traits(self.offsets)
 
     def forward(self, x: Tensor, t: Tensor, cond: Cond = None, s: Tensor | None = None) -> Tensor:
         check_state(self, x, t, (self.columns.size,))

@@ -8,13 +8,13 @@ from typing import Any
 
 from torch import nn
 
+from beeline.core.declared import stacks_of
 from beeline.core.types import nearest, require
 
 
 def blocks(net: Any) -> dict[str, nn.Module]:
     """Every repeated block of a network by name: "stack.number"."""
-    stacks: Mapping[str, nn.ModuleList] = getattr(net, "stacks", {})
-    return {f"{name}.{i}": block for name, stack in stacks.items() for i, block in enumerate(stack)}
+    return {f"{name}.{i}": block for name, stack in stacks_of(net).items() for i, block in enumerate(stack)}
 
 
 @contextlib.contextmanager

@@ -9,7 +9,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from beeline.core.field import bind, is_map
+from beeline.core.declared import as_map, is_map
+from beeline.core.field import bind
 from beeline.core.types import Cond, Dynamics, leaves, map_cond, over, require
 
 
@@ -48,7 +49,7 @@ class Plain:
     """
 
     def __call__(self, field: Any, cond: Cond) -> Dynamics:
-        return bind(field, cond)
+        return bind(field, cond, repeat=True)
 
     def calls(self, t: float) -> int:
         return 1
@@ -139,7 +140,7 @@ class Guide:
 
     def __call__(self, field: Any, cond: Cond) -> Dynamics:
         other, null = self.reference(field, cond)
-        apart_strong, apart_weak = bind(field, cond), bind(other, null)
+        apart_strong, apart_weak = bind(field, cond, repeat=True), bind(other, null, repeat=True)
         combine = self.rule.begin()
         low, high = self.window
         joined = self.together and other is field and cond is not None and null is not None
@@ -159,7 +160,7 @@ class Guide:
             guided = combine(strong, weak, x, t)
             return guided if whole else torch.where(over(inside, x), guided, strong)
 
-        return (lambda x, t, s=None: f(x, t, t if s is None else s)) if is_map(field) else f
+        return as_map(lambda x, t, s=None: f(x, t, t if s is None else s)) if is_map(field) else f
 
     def calls(self, t: float) -> int:
         return 2 if self.window[0] <= t <= self.window[1] else 1

@@ -42,7 +42,7 @@ class Temperature:
         assert isinstance(cond, Mapping)
         first = next(leaf for _, leaf in leaves(cond))
         beta = torch.full((len(first), 1), 1 / self.scale, device=first.device)
-        return bind(field, {**cond, "beta": beta})
+        return bind(field, {**cond, "beta": beta}, repeat=True)
 
     def calls(self, t: float) -> int:
         return 1

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from beeline.core.field import Data, Flow, Noise, Velocity, bind, is_map
+from beeline.core.declared import as_map
+from beeline.core.field import Data, Flow, Noise, Velocity, bind
 from beeline.core.path import Cosine, Linear, Polynomial
 from beeline.core.rng import Rng
 from beeline.core.source import Uniform
@@ -49,10 +50,9 @@ def test_score_refusals() -> None:
 
 
 def test_binding() -> None:
-    assert is_map(lambda x, t, s: x) and not is_map(lambda x, t, *s: x) and not is_map(lambda x, t, cond=None: x)
-    assert torch.equal(bind(lambda x, t, s, cond: s[:, None] * x)(X, T), T[:, None] * X)
+    assert torch.equal(bind(as_map(lambda x, t, cond=None, s=None: s[:, None] * x))(X, T), T[:, None] * X)
     cond = {"a": torch.tensor([1.0, 2.0]), "b": {"c": torch.tensor([[3.0], [4.0]])}}
-    f = bind(lambda x, t, c: c["a"][:, None] + c["b"]["c"] + 0 * x, cond)
+    f = bind(lambda x, t, c: c["a"][:, None] + c["b"]["c"] + 0 * x, cond, repeat=True)
     assert f(X[:2], T[:2])[:, 0].tolist() == [4.0, 6.0]
     assert f(X, T)[:, 0].tolist() == [4.0, 6.0, 4.0, 6.0]  # two times of the batch at once
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from beeline.core.declared import as_map
 from beeline.core.integrate import integrate
 from beeline.core.multistep import DEIS, AdamsBashforth, DPMSolver, Exponential, KeepNoise, UniPC
 from beeline.core.noises import Fading, White
@@ -228,7 +229,7 @@ def test_keep_noise_is_exact_on_straight_flows_only() -> None:
 
 def test_jump_is_exact() -> None:
     """A flow map walked by Jump gives the exact map in any number of steps."""
-    f = lambda x, t, s: ((1 / (1 / x + over1(s) - over1(t))) - x) / (over2(s) - over2(t))  # noqa: E731
+    f = as_map(lambda x, t, s: ((1 / (1 / x + over1(s) - over1(t))) - x) / (over2(s) - over2(t)))
     over1 = lambda t: t[:, None] ** 2  # noqa: E731
     over2 = lambda t: t[:, None]  # noqa: E731
     x = torch.tensor([[0.5], [2.0]], dtype=torch.float64)

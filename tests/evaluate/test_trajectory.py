@@ -7,6 +7,7 @@ import torch
 from scipy.integrate import quad
 from torch import nn
 
+from beeline.core.declared import as_map
 from beeline.core.field import Flow, MapNetwork, Network
 from beeline.core.likelihood import bits_per_dimension
 from beeline.core.rng import Rng
@@ -82,7 +83,7 @@ def test_a_flow_map_is_counted_too(module):
         def forward(self, x, t, cond=None, s=None):
             return torch.ones_like(x)
 
-    field = MapNetwork(Shift()) if module else (lambda x, t, s, cond=None: torch.ones_like(x))
+    field = MapNetwork(Shift()) if module else as_map(lambda x, t, cond=None, s=None: torch.ones_like(x))
     with counted(Flow(field), Sampler(steps=2, solver=Jump())) as (flow, sampler, counter):
         assert torch.allclose(draw(flow, sampler, torch.zeros(5, 2)), torch.ones(5, 2))
     assert counter.rows / 5 == 2 and counter.calls == 2

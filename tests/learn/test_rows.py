@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from beeline.core.coupling import Paired
+from beeline.core.declared import Traits
 from beeline.core.field import Data, Flow, Network
 from beeline.core.path import Linear
 from beeline.core.rng import Rng
@@ -33,7 +34,8 @@ class Exact(nn.Module):
 
     def __init__(self, groups: list[list[int]], rows: Tensor, number: float = 0.0, state: float = 0.0):
         super().__init__()
-        self.groups, self.field, self.error = groups, Posterior(Batch(rows)), (number, state)
+        self.traits = Traits(columns=groups)
+        self.field, self.error = Posterior(Batch(rows)), (number, state)
 
     def forward(self, x: Tensor, t: Tensor, cond: object = None) -> Tensor:
         v = self.field(x, t).clone()
@@ -120,11 +122,13 @@ def test_states_are_made_whole() -> None:
 class Prior(nn.Module):
     """The exact expected datum of one column of three states whose logarithms of shares are the offsets."""
 
-    groups = ((3,),)
-
     def __init__(self) -> None:
         super().__init__()
         self.offsets = nn.Parameter(torch.zeros(3), requires_grad=False)
+
+    @property
+    def traits(self) -> Traits:
+        return Traits(columns=((3,),), offsets=self.offsets)
 
     def forward(self, x: Tensor, t: Tensor, cond: Any = None) -> Tensor:
         states, t = 2 * torch.eye(3) - 1, t[:, None, None]

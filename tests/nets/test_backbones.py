@@ -128,7 +128,7 @@ def test_a_jump_network_with_the_weights_of_a_field_is_that_field(name: str) -> 
     x, t, label = inputs(shape, 3)
     assert torch.equal(jumps(x, t, label, torch.ones_like(t)), net(x, t, label))
     u, v = MapNetwork(jumps), Network(net)
-    assert torch.equal(u(x, t, t, label), v(x, t, label))
+    assert torch.equal(u(x, t, label, t), v(x, t, label))
 
 
 @every

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from beeline.core.declared import as_map
 from beeline.core.field import Flow, bind
 from beeline.core.picard import GaussSeidelJacobi, Picard
 from beeline.core.rng import Rng
@@ -59,7 +60,7 @@ def test_nulls() -> None:
 
 
 def test_a_guided_flow_map() -> None:
-    jump = lambda x, t, s, cond: (s - t)[:, None] * x + cond[:, None]  # noqa: E731
+    jump = as_map(lambda x, t, cond, s: (s - t)[:, None] * x + cond[:, None])
     f = CFG(1.0, 3)(jump, COND)
     t, s = torch.zeros(6), torch.ones(6)
     assert torch.allclose(f(X, t, s), X + COND[:, None]) and torch.allclose(f(X, t), COND[:, None] + 0 * X)

@@ -1,0 +1,162 @@
+"""What a field declares about itself: whether it is a flow map, its blocks, its nulls, its columns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Traits:
+    """What a network knows about itself beside its output; networks give it as their member ``traits``.
+
+    ``nulls`` holds, for every condition that the network was built for, the value of its null: the last index of a
+    label embedding, a number that fills a vector, or None for a vector without one.
+    Assumes that networks around others pass the traits of the network inside on, as Wrapping does.
+    Source: none; declared by the network that was built, never guessed from the names of its attributes.
+
+    >>> Traits().nulls is None
+    True
+    """
+
+    nulls: Mapping[str, float | None] | None = None  # None: it does not say
+    columns: Sequence[Sequence[int]] | None = None  # of a table: the widths of the blocks of every column
+    offsets: Tensor | None = None  # of a table: [D], the bias of its output
+    cells: bool = False  # of a table: whether it takes known cells as a condition
+
+
+class Declaring(nn.Module):
+    """Base of networks, with the default of every member that a network may declare."""
+
+    is_flow_map: ClassVar[bool] = False
+
+    @property
+    def stacks(self) -> Mapping[str, nn.ModuleList]:
+        """The repeated blocks, by name."""
+        return {}
+
+    @property
+    def traits(self) -> Traits:
+        """What it knows about itself."""
+        return Traits()
+
+    def settle(self, total: Callable[[Tensor], Tensor]) -> None:
+        """Called by the engine after every step, with the function that sums a tensor over processes."""
+
+
+class Wrapping(Declaring):
+    """Base of a network around one other network: what it does not change is that of the network inside.
+
+    Blocks keep their names, so that recomputation, taps and sharding by block work through it.  A flow map inside makes
+    a flow map; a subclass whose formula does not hold for one refuses it.
+    """
+
+    inside: ClassVar[str] = "field"  # the name of the attribute that holds the network
+
+    @property
+    def wrapped(self) -> Any:
+        """The network inside."""
+        return getattr(self, self.inside)
+
+    @property
+    def is_flow_map(self) -> bool:  # type: ignore[override]
+        return is_map(self.wrapped)
+
+    @property
+    def stacks(self) -> Mapping[str, nn.ModuleList]:
+        return stacks_of(self.wrapped)
+
+    @property
+    def traits(self) -> Traits:
+        return traits_of(self.wrapped)
+
+
+class Holding(Declaring):
+    """A network that holds others and has no weights beside theirs; ``parts`` names them.
+
+    Objectives call the parts one by one, so that an engine that divides weights divides those of each part.  Its traits
+    are those of its first part.
+    """
+
+    parts: ClassVar[tuple[str, ...]]
+
+    @property
+    def stacks(self) -> Mapping[str, nn.ModuleList]:
+        """The repeated blocks of the parts, by "part.stack"."""
+        held = {name: stacks_of(getattr(self, name)) for name in self.parts}
+        return {f"{name}.{k}": stack for name, stacks in held.items() for k, stack in stacks.items()}
+
+    @property
+    def traits(self) -> Traits:
+        return traits_of(getattr(self, self.parts[0]))
+
+
+@dataclass(frozen=True)
+class Declared:
+    """A function as a field that declares what it is; made by ``as_map`` and ``in_place_of``."""
+
+    function: Callable[..., Tensor]
+    is_flow_map: bool = False
+    traits: Traits = field(default_factory=Traits)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Tensor:
+        return self.function(*args, **kwargs)
+
+
+def as_map(function: Callable[..., Tensor]) -> Declared:
+    """A function u(x, t, cond=None, s=None), or a bound one u(x, t, s=None), declared to be a flow map.
+
+    >>> is_map(as_map(lambda x, t, cond=None, s=None: x)), is_map(lambda x, t, cond=None, s=None: x)
+    (True, False)
+    """
+    return Declared(function, True)
+
+
+def in_place_of(field: Any, function: Callable[..., Tensor]) -> Declared:
+    """A velocity (x, t, cond) made from a field, with the traits of that field."""
+    return Declared(function, False, traits_of(field))
+
+
+def is_map(field: Any) -> bool:
+    """Whether a field, or its bound dynamics, declares itself a flow map: ``is_flow_map = True`` on its class."""
+    return getattr(unwrapped(field), "is_flow_map", False) is True
+
+
+def traits_of(field: Any) -> Traits:
+    """The traits that a field declares; the defaults where it declares none."""
+    traits = getattr(unwrapped(field), "traits", None)
+    return traits if isinstance(traits, Traits) else Traits()
+
+
+def stacks_of(network: Any) -> Mapping[str, nn.ModuleList]:
+    """The repeated blocks that a network declares, by name; none where it declares none."""
+    stacks = getattr(unwrapped(network), "stacks", None)
+    return stacks if isinstance(stacks, Mapping) else {}
+
+
+def unwrapped(field: Any) -> Any:
+    """The network inside torch.compile, DDP and DataParallel."""
+    while True:
+        if isinstance(field, nn.parallel.DistributedDataParallel | nn.DataParallel):
+            field = field.module
+        elif isinstance(field, nn.Module) and isinstance(field._modules.get("_orig_mod"), nn.Module):
+            field = field._modules["_orig_mod"]  # torch.compile
+        else:
+            return field
+
+
+def parts_of(network: Any) -> list[nn.Module]:
+    """The modules with weights that are called by themselves: a network, or what it holds."""
+    if isinstance(network, Holding):
+        return [m for name in network.parts for m in parts_of(getattr(network, name))]
+    if isinstance(network, nn.ModuleList):
+        return [m for part in network for m in parts_of(part)]
+    return [network] if isinstance(network, nn.Module) and next(network.parameters(), None) is not None else []
+
+
+def nulls_of_labels(conditions: Mapping[str, Mapping[str, Any]]) -> dict[str, float | None]:
+    """The nulls of a network for described conditions: the index after the last class, and none for vectors."""
+    return {name: spec.get("classes") for name, spec in conditions.items()}
