@@ -15,8 +15,7 @@ class Traits:
 
     ``nulls`` holds, for every condition that the network was built for, the value of its null: the last index of a
     label embedding, a number that fills a vector, or None for a vector without one.
-    Assumes that networks around others pass the traits of the network inside on, as Wrapping does.
-    Source: none; declared by the network that was built, never guessed from the names of its attributes.
+    Networks around others pass the traits of the network inside on, as Wrapping does.
 
     >>> Traits().nulls is None
     True
