@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from beeline.core.modes import eval_mode
 from beeline.core.declared import Holding, Traits, stacks_of, traits_of
 from beeline.core.field import Network, bind
+from beeline.core.modes import eval_mode
 from beeline.core.rng import Rng
 from beeline.core.solver import HEUN
 from beeline.core.space import Projected

@@ -18,8 +18,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from beeline.core.modes import AUTO, Device, place_for, resolve_device
 from beeline.core.declared import parts_of, stacks_of
+from beeline.core.modes import AUTO, Device, place_for, resolve_device
 from beeline.core.rng import Rng
 from beeline.core.types import Batch, Loss, require
 from beeline.learn.game import Player
