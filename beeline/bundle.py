@@ -10,16 +10,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from beeline import config
+from beeline import config, manifest
 from beeline.core.field import Flow
 from beeline.core.modes import AUTO, Device, device_of, moved, resolve_device
 from beeline.core.rng import Rng
 from beeline.core.types import BeelineError, Cond, map_cond, require
-from beeline.files import load_matching, read_json, read_tensors, sha256, write_json, write_tensors
+from beeline.files import load_matching, read_tensors, write_json, write_tensors
 from beeline.learn.pairs import starts
 from beeline.use.sampler import Sampler
 
-FORMAT = 1
+HUB = "hub:"  # what stands before the id of a bundle on the hub, so that no missing directory is looked for there
 
 
 @dataclass(frozen=True)
@@ -146,21 +146,19 @@ class Bundle:
         )
         weights = directory / "model.safetensors"
         digest = write_tensors(weights, net.state_dict())
-        write_json(
-            directory / "flow.json",
-            {
-                "format": FORMAT,
-                "field": config.describe(net),
-                "path": config.describe(self.flow.path),
-                "source": config.describe(self.flow.source),
-                "independent": self.flow.independent,
-                "sampler": config.describe(self.sampler),
-                "modality": None if self.modality is None else config.describe(self.modality),
-                "null": self.null,
-                "lineage": self.lineage,
-                "weights": {"file": weights.name, "bytes": weights.stat().st_size, "sha256": digest},
-            },
-        )
+        data = {
+            "format": manifest.FORMAT,
+            "field": config.describe(net),
+            "path": config.describe(self.flow.path),
+            "source": config.describe(self.flow.source),
+            "independent": self.flow.independent,
+            "sampler": config.describe(self.sampler),
+            "modality": None if self.modality is None else config.describe(self.modality),
+            "null": config.describe(self.null),
+            "lineage": self.lineage,
+            "weights": {"file": weights.name, "bytes": weights.stat().st_size, "sha256": digest},
+        }
+        write_json(directory / "flow.json", {**data, "content": manifest.content(data)})
         return directory
 
     def __repr__(self) -> str:
@@ -168,62 +166,63 @@ class Bundle:
         return f"Bundle({size:,} weights, {self.sampler.steps} steps, {type(self.modality).__name__})"
 
 
-def load(directory_or_hub_id: str | Path, *, device: Device = AUTO) -> Bundle:
-    """A bundle from a directory (a bundle, or a run that holds one) or from a Hugging Face hub id ``owner/name``.
+def load(directory_or_hub_id: str | Path, *, device: Device = AUTO, revision: str | None = None) -> Bundle:
+    """A bundle from a directory (a bundle, or a run that holds one) or from a Hugging Face hub id ``hub:owner/name``.
 
-    It is loaded to ``device``: "auto" is CUDA where there is one, else the CPU.
+    It is loaded to ``device``: "auto" is CUDA where there is one, else the CPU.  ``revision`` is a branch, tag or
+    commit of the hub, which may also be written ``hub:owner/name@revision``.
     ValueError when it is missing, cut, or of a newer format, or when there is no such device; nothing is unpickled.
     """
     where = resolve_device(device)
-    directory = find(directory_or_hub_id)
-    data = read_json(directory / "flow.json")
-    require(
-        isinstance(data, dict) and data.get("format") == FORMAT,
-        f"{directory}/flow.json has format {data.get('format') if isinstance(data, dict) else '?'}, this version reads "
-        f"{FORMAT}; update beeline, or save the bundle again with the version that wrote it",
-    )
-    weights = directory / data["weights"]["file"]
-    tensors = read_tensors(weights)
-    require(
-        weights.stat().st_size == data["weights"]["bytes"] and sha256(weights) == data["weights"]["sha256"],
-        f"{weights} is not the file that {directory}/flow.json describes (its hash differs); "
-        "the two were mixed or damaged: copy the whole directory again",
-    )
+    directory = find(directory_or_hub_id, revision)
+    said, weights, network = manifest.read(directory)
     with Rng(0).ambient():
-        net = config.build(data["field"])
-    load_matching(net, tensors, str(weights))
+        net = network()
+    load_matching(net, read_tensors(directory / weights.file), str(directory / weights.file))
     net.eval().requires_grad_(False)
     return Bundle(
-        flow=Flow(net.to(where), config.build(data["path"]), config.build(data["source"]), data["independent"]),
-        sampler=config.build(data["sampler"]),
-        modality=None if data["modality"] is None else config.build(data["modality"]),
-        lineage=data["lineage"],
-        null=data["null"],
-        weights=data["weights"]["sha256"],
+        flow=Flow(net.to(where), said.path, said.source, said.independent),
+        sampler=said.sampler,
+        modality=said.modality,
+        lineage=dict(said.lineage or {}),
+        null=said.null,
+        weights=weights.sha256,
     ).to(where)
 
 
-def find(where: str | Path) -> Path:
-    """The directory of a bundle: itself, a run's ``bundle``, or a download from the hub."""
+def find(where: str | Path, revision: str | None = None) -> Path:
+    """The directory of a bundle: itself, a run's ``bundle``, or a download from the hub (``hub:owner/name``)."""
+    name = str(where)
+    if name.startswith(HUB):
+        return _download(name.removeprefix(HUB), revision)
+    require(revision is None, f"revision={revision!r} was given with the directory {where}; only the hub has revisions")
     path = Path(where)
     for candidate in (path, path / "bundle"):
         if (candidate / "flow.json").is_file():
             return candidate
-    name = str(where)
-    require(
-        not path.exists() and name.count("/") == 1 and not name.startswith((".", "/")),
+    hint = f", or {HUB}{name} for one of the hub" if name.count("/") == 1 and not name.startswith((".", "/")) else ""
+    raise BeelineError(
         f"{where} holds no bundle (no flow.json there or in its folder 'bundle'); "
-        "give the directory that training left, or a hub id owner/name",
+        f"give the directory that training left{hint}"
     )
+
+
+def _download(name: str, revision: str | None) -> Path:
+    """The directory into which the hub gives a bundle: its flow.json and its safetensors, and nothing else."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
+    name, sign, said = name.partition("@")
+    require(
+        not (sign and revision is not None and said != revision),
+        f"{name}@{said} was asked for at revision={revision!r} too; give one revision",
+    )
+    files = [f"{folder}{file}" for folder in ("", "bundle/") for file in ("flow.json", "*.safetensors")]
     try:
-        return find(snapshot_download(name, allow_patterns=["flow.json", "model.safetensors", "bundle/*"]))
+        return find(snapshot_download(name, revision=revision or said or None, allow_patterns=files))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise BeelineError(
-            f"{where} is neither a directory here nor a bundle that the hub gave ({type(error).__name__}); "
-            "check the spelling, and the network if it is a hub id"
+            f"the hub gave no bundle {name!r} ({type(error).__name__}); check the spelling and the network"
         ) from None
 
 

@@ -32,7 +32,7 @@ class OfBundle:
     ''
     """
 
-    path: str  # directory or hub id of the bundle
+    path: str  # directory of the bundle, or hub:owner/name
     block: str = ""  # the module whose output is read, by its name there; empty is the middle block
     t: float = 0.9  # time at which the datum is shown; below 1, where most networks have least to say
 
@@ -65,6 +65,7 @@ class HubVision:
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)  # of the pixels in [0, 1], by channel, as the model was trained
     std: tuple[float, ...] = (0.229, 0.224, 0.225)  # above 0
     skip: int = 1  # tokens before the patches: 1 for a class token, 5 with four registers
+    revision: str | None = None  # branch, tag or commit of the hub; None is its newest
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "mean", tuple(self.mean))
@@ -77,7 +78,7 @@ class HubVision:
             f"HubVision was given data of shape {tuple(x.shape)}; it looks at pictures [B,C,H,W] of one or three "
             "channels: use RandomFeatures or OfBundle for others",
         )
-        net = _hub(self.name).to(x.device)
+        net = _hub(self.name, self.revision).to(x.device)
         side = net.config.image_size
         size = (side, side) if isinstance(side, int) else tuple(side)
         shown = (x.float().expand(-1, 3, -1, -1) + 1) / 2
@@ -93,14 +94,14 @@ def _bundle(path: str) -> Any:
 
 
 @functools.lru_cache(maxsize=2)
-def _hub(name: str) -> Any:
+def _hub(name: str, revision: str | None) -> Any:
     models = extra("transformers", "diffusers").AutoModel
     try:
-        net = models.from_pretrained(name)
+        net = models.from_pretrained(name, revision=revision, use_safetensors=True)  # nothing is unpickled
     except (OSError, ValueError) as error:
         raise BeelineError(
-            f"the hub gave no model {name!r} ({type(error).__name__}), nor is it a directory of one; "
-            "check the spelling, and the network if it is a hub id"
+            f"the hub gave no model {name!r} in safetensors ({type(error).__name__}), nor is it a directory of one; "
+            "check the spelling, and the network if it is a hub id; weights that are pickles are not read"
         ) from None
     require(
         hasattr(net.config, "image_size"),

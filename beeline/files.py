@@ -54,7 +54,7 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise BeelineError(f"there is no file {path}; it belongs to a bundle or a run: check the directory") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise BeelineError(
             f"{path} is not whole JSON ({error}); it was cut or edited: restore it from a copy"
         ) from None
@@ -91,9 +91,15 @@ def sha256(path: Path) -> str:
 
 def load_matching(module: torch.nn.Module, tensors: Mapping[str, Tensor], name: str) -> None:
     """Load weights that must match the module name by name; anything missing, left over or misshapen is refused."""
-    wanted = module.state_dict()
-    missing, extra = sorted(set(wanted) - set(tensors)), sorted(set(tensors) - set(wanted))
-    shapes = [k for k in wanted if k in tensors and wanted[k].shape != tensors[k].shape]
+    wanted = {key: tuple(value.shape) for key, value in module.state_dict().items()}
+    match(wanted, {key: tuple(value.shape) for key, value in tensors.items()}, name)
+    module.load_state_dict(dict(tensors))
+
+
+def match(wanted: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]], name: str) -> None:
+    """Refuse weights that do not match a network, by their names and sizes."""
+    missing, extra = sorted(set(wanted) - set(found)), sorted(set(found) - set(wanted))
+    shapes = [k for k in wanted if k in found and wanted[k] != found[k]]
     matched = len(wanted) - len(missing) - len(shapes)
     require(
         not (missing or extra or shapes),
@@ -105,4 +111,3 @@ def load_matching(module: torch.nn.Module, tensors: Mapping[str, Tensor], name: 
         )
         + "; the file belongs to another architecture: load it with the flow.json it was saved with",
     )
-    module.load_state_dict(dict(tensors))

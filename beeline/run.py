@@ -89,7 +89,7 @@ class Distilled:
     0
     """
 
-    teacher: str  # directory or hub id of a bundle
+    teacher: str  # directory of a bundle, or hub:owner/name
     method: Any  # a Distillation
     training: Training = field(default_factory=Training)
     seed: int = 0

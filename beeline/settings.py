@@ -39,6 +39,11 @@ def make(full: str, given: Mapping[str, Any], where: str) -> Any:
     if not makes(full):
         require(not given, f"{at(where)}{full} has no settings, but got {sorted(given)}; leave them out")
         return target
+    return construct(target, name, given, where)
+
+
+def construct(target: Any, name: str, given: Mapping[str, Any], where: str) -> Any:
+    """A value of the class (or maker) ``target``, called ``name``, from plain settings that fit its signature."""
     known = settings(target)
     check_names(given, known, name, where)
     missing = [s.name for s in known.values() if s.needed and s.name not in given]
@@ -88,12 +93,13 @@ def cast(value: Any, hint: Any, kinds: tuple[str, ...], where: str) -> Any:
     if hint is Any or isinstance(hint, typing.TypeVar):
         return free(value, where, kinds)
     if origin in (typing.Union, types.UnionType):
+        deeper: UnfitError | None = None
         for choice in sorted(inside, key=lambda h: not _is(value, h)):
             try:
                 return cast(value, choice, kinds, where)
-            except UnfitError:
-                continue
-        raise _unfit(value, hint, kinds, where)
+            except UnfitError as error:  # of a setting inside, where the value as a whole would fit
+                deeper = deeper if str(error).startswith(at(where)) else error
+        raise deeper or _unfit(value, hint, kinds, where)
     if origin is typing.Literal:
         text = str(value) if isinstance(value, str) else value
         if text not in inside:

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import beeline as bl
+from beeline import manifest
 from beeline.bundle import Bundle, load
 from beeline.data.points import Points, PointSet
 from beeline.nets.small import MLP
@@ -95,10 +96,119 @@ def test_damage_is_named(bundle: Bundle, tmp_path: Path) -> None:
         load(directory)
 
 
-def test_weights_of_another_network_are_refused(bundle: Bundle, tmp_path: Path) -> None:
-    directory = bundle.save(tmp_path / "b")
+def edited(directory: Path, signed: bool = True, **changes: object) -> Path:
+    """A bundle with entries of its flow.json replaced ("a.b" is an entry inside one), or removed where they are ...."""
     said = json.loads((directory / "flow.json").read_text())
-    said["field"]["backbone"]["width"] = 32
+    for name, value in changes.items():
+        *way, last = name.split("__")
+        inside = said
+        for step in way:
+            inside = inside[step]
+        if value is ...:
+            del inside[last]
+        else:
+            inside[last] = value
+    said["content"] = manifest.content(said) if signed else said["content"]
     (directory / "flow.json").write_text(json.dumps(said))
+    return directory
+
+
+def test_weights_of_another_network_are_refused(bundle: Bundle, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="weights match the network"):
-        load(directory)
+        load(edited(bundle.save(tmp_path / "b"), field__backbone__width=32))
+
+
+def test_whatever_is_removed_or_changed_is_seen(bundle: Bundle, tmp_path: Path) -> None:
+    """The hash of the content: a removed prediction or solver would draw other samples without a word."""
+    for i, changes in enumerate(
+        (
+            {"field__prediction": ...},
+            {"sampler__solver": ...},
+            {"modality__mean": [9.0, 9.0]},
+            {"null": 2},
+            {"sampler__steps": 4},
+            {"lineage": {}},
+        )
+    ):
+        with pytest.raises(ValueError, match="content is not what was written"):
+            load(edited(bundle.save(tmp_path / str(i)), signed=False, **changes))
+
+
+def test_bundles_without_a_hash_of_their_content_load(bundle: Bundle, tmp_path: Path) -> None:
+    bundle.save(tmp_path / "b")
+    again = load(edited(tmp_path / "b", format=1))
+    said = json.loads((tmp_path / "b" / "flow.json").read_text())
+    del said["content"]
+    (tmp_path / "b" / "flow.json").write_text(json.dumps(said))
+    assert load(tmp_path / "b").sampler == again.sampler == bundle.sampler
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"weights": ...}, "flow.json: weights is missing"),
+        ({"sampler": ...}, "flow.json: sampler is missing"),
+        ({"field": ...}, "flow.json: field is missing"),
+        ({"null": "none"}, "flow.json: null is 'none'"),
+        ({"smapler": 3}, "flow.json: flow.json has no setting 'smapler'; did you mean 'sampler'"),
+        ({"weights": []}, "flow.json: weights: got"),
+        ({"weights__file": "../model.safetensors"}, "weights lie beside flow.json"),
+        ({"weights__file": "/etc/passwd"}, "weights lie beside flow.json"),
+        ({"weights__file": 3}, "flow.json: weights.file: got 3"),
+        ({"weights__bytes": "many"}, "flow.json: weights.bytes: got 'many'"),
+        ({"weights__sha256": "0"}, "no hash of 64"),
+        ({"field": {"backbone": 3}}, "flow.json: field: it names no network"),
+        ({"field": {"is": "paths.Linear"}}, "flow.json: field: 'paths.Linear' is one of the paths"),
+        ({"field__backbone": 3}, "flow.json: field.backbone: got 3"),
+        ({"field__backbone__depth": 10**9}, "flow.json: .*more weights than the file holds"),
+        ({"field__backbone__width": 2**40}, "flow.json: .*"),
+        ({"field__backbone__depth": 1e308}, "flow.json: field.backbone.depth: got a whole number of about 1024 bits"),
+        ({"field__backbone__shape": [3]}, "its data have shape .2,., but the network takes"),
+        ({"source": None}, "flow.json: source: got None"),
+        ({"sampler": 3}, "flow.json: sampler: got 3"),
+        ({"sampler__steps": [1]}, "flow.json: sampler.steps: got"),
+        ({"modality": "x"}, "flow.json: modality: 'x' is none of the modalities"),
+        ({"modality__columns": 3}, "flow.json: modality.columns: got 3"),
+        ({"modality__classes": 7}, "its condition 'label' has"),
+        ({"independent": "perhaps"}, "flow.json: independent: got 'perhaps'"),
+    ],
+)
+def test_the_file_is_checked_as_a_whole(
+    changes: dict[str, object], message: str, bundle: Bundle, tmp_path: Path
+) -> None:
+    """Types, ranges, names that stay in the folder, and sizes that the weights bear out: all before a network."""
+    with pytest.raises(ValueError, match=message):
+        load(edited(bundle.save(tmp_path / "b"), **changes))
+
+
+def test_deep_and_huge_json(bundle: Bundle, tmp_path: Path) -> None:
+    file = bundle.save(tmp_path / "b") / "flow.json"
+    for text in ("[" * 100_000, '{"format": ' + "1" * 5000 + "}", '{"format": 2, "a": ' + "[" * 300 + "]" * 300 + "}"):
+        file.write_text(text)
+        with pytest.raises(ValueError, match="flow.json"):
+            load(tmp_path / "b")
+
+
+def test_the_hub_is_asked_by_its_prefix_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A missing runs/digits must not become a stranger's model of that name."""
+    import huggingface_hub
+
+    asked = []
+
+    def snapshot(name: str, revision: str | None, allow_patterns: list[str]) -> str:
+        asked.append((name, revision, allow_patterns))
+        raise OSError("no network here")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
+    with pytest.raises(ValueError, match="holds no bundle.*hub:runs/digits for one of the hub"):
+        load("runs/digits")
+    assert asked == []
+    for name, revision in (("hub:owner/name", "v1"), ("hub:owner/name@v1", None)):
+        with pytest.raises(ValueError, match="hub gave no bundle 'owner/name'"):
+            load(name, revision=revision)
+    assert [a[:2] for a in asked] == [("owner/name", "v1")] * 2
+    assert all(name.endswith(("flow.json", ".safetensors")) for a in asked for name in a[2])
+    with pytest.raises(ValueError, match="give one revision"):
+        load("hub:owner/name@v2", revision="v1")
+    with pytest.raises(ValueError, match="only the hub has revisions"):
+        load(tmp_path, revision="v1")

@@ -130,7 +130,7 @@ def ema(
 
 @app.command(epilog="Example: beeline distill runs/digits reflow --out runs/reflowed")
 def distill(
-    bundle: Annotated[str, typer.Argument(help="Directory or hub id of the teacher.")],
+    bundle: Annotated[str, typer.Argument(help="Directory (or hub:owner/name) of the teacher.")],
     method: Annotated[
         str, typer.Argument(help="A distillation, such as reflow or one-step ('beeline list distillations').")
     ],
@@ -154,7 +154,7 @@ def distill(
 
 @app.command(epilog="Example: beeline sample runs/digits -n 64 --cond label=3 --set sampler.steps=8 --out threes.png")
 def sample(
-    bundle: Annotated[str, typer.Argument(help="Directory or hub id of a bundle.")],
+    bundle: Annotated[str, typer.Argument(help="Directory (or hub:owner/name) of a bundle.")],
     out: Annotated[Path, typer.Option(help="File (.png, .npz, .npy, .csv) or directory to write.")],
     n: Annotated[int, typer.Option("-n", help="How many.")] = 64,
     cond: Annotated[str | None, typer.Option(help="Condition: NAME=VALUE, or a JSON or YAML file.")] = None,
@@ -191,7 +191,7 @@ def tune(
 
 @app.command(epilog="Example: beeline evaluate runs/digits digits -n 500")
 def evaluate(
-    bundle: Annotated[str, typer.Argument(help="Directory or hub id of a bundle.")],
+    bundle: Annotated[str, typer.Argument(help="Directory (or hub:owner/name) of a bundle.")],
     data: Annotated[
         str | None, typer.Argument(help="Recipe name, data set or file; the data it was trained on by default.")
     ] = None,
@@ -209,7 +209,7 @@ def evaluate(
 
 @app.command(epilog="Example: beeline compare demo/teacher demo/reflowed demo/distilled")
 def compare(
-    bundles: Annotated[list[str], typer.Argument(help="Directories or hub ids of bundles.")],
+    bundles: Annotated[list[str], typer.Argument(help="Directories (or hub:owner/name) of bundles.")],
     data: Annotated[
         str | None, typer.Option(help="Recipe name, data set or file; the data of the first bundle by default.")
     ] = None,
