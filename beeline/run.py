@@ -27,9 +27,9 @@ from beeline.catalogue import settings
 from beeline.core.field import Flow, MapNetwork, Network
 from beeline.core.modes import AUTO, Device
 from beeline.core.path import Linear
+from beeline.core.process import Process, process_of
 from beeline.core.rng import Rng
 from beeline.core.source import Gaussian
-from beeline.core.space import Tangent
 from beeline.core.types import Batch, BeelineError, nearest, require, take
 from beeline.data.modality import DataSet
 from beeline.files import write_text
@@ -120,10 +120,9 @@ def build_network(run: Run, modality: Any, batch: Batch) -> nn.Module:
     with Rng(run.seed).fork("network").ambient():
         backbone = cls(**given)
     path, prediction = getattr(objective, "path", None), getattr(objective, "prediction", None)
-    path = None if hasattr(path, "walk") else path  # a path with a walk of its own has no convention for networks
-    network: nn.Module = (MapNetwork if given.get("span") else Network)(backbone, path, prediction)
-    if path is not None and hasattr(path, "space"):
-        network = Tangent(network, path.space)
+    process = Process() if path is None else process_of(Flow(None, path))
+    path = None if process.resizes else path  # a path through several sizes has no convention for networks
+    network: nn.Module = process.network((MapNetwork if given.get("span") else Network)(backbone, path, prediction))
     if not hasattr(objective, "wrap"):
         return network
     wrapped: nn.Module = objective.wrap(network, batch, Rng(run.seed).fork("wrap"))
@@ -177,14 +176,15 @@ def prepare(run: Run) -> Prepared:
 
     def finish(net: Any) -> Bundle:
         coupling = objective.coupling
+        flow = Flow(
+            net,
+            getattr(objective, "path", None) or Linear(),
+            source or getattr(coupling, "source", Gaussian()),
+            coupling.independent and hasattr(objective, "path"),  # without a path there is no score
+        )
         return Bundle(
-            flow=Flow(
-                net,
-                getattr(objective, "path", None) or Linear(),
-                source or getattr(coupling, "source", Gaussian()),
-                coupling.independent and hasattr(objective, "path"),  # without a path there is no score
-            ),
-            sampler=drawn_by(objective, run.sampler),
+            flow=flow,
+            sampler=drawn_by(objective, run.sampler, flow),
             modality=modality,
             lineage={"made_by": "train", "data": config.describe(run.data), "seed": run.seed},
             null=None if drop is None else config.describe(drop.null),

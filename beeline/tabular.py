@@ -212,7 +212,8 @@ class TabularFlow(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             count = min(BLOCK - skip, first + n - start)
             x0 = flow.source.sample(torch.empty(BLOCK, *self.table_.shape), rng.fork(number))[skip : skip + count]
             here = map_cond(lambda leaf: leaf[start - first : start - first + count], cond)
-            return sampler(flow, x0.to(where), map_cond(lambda leaf: leaf.to(where), here)).cpu()
+            keyed = sampler.seeded(range(start, start + count), rng.seed, *rng.path)
+            return keyed(flow, x0.to(where), map_cond(lambda leaf: leaf.to(where), here)).cpu()
 
         starts = sorted({first, *range(-(-first // BLOCK) * BLOCK, first + n, BLOCK)})
         with eval_mode(flow):  # once: blocks may be drawn at the same time

@@ -63,7 +63,7 @@ def straightness(flow: Flow, x0: Tensor, sampler: Sampler, cond: Cond = None, ba
         for controller in sampler.controllers:
             f = controller.steer(f, flow)
         sums = _Sums(f)
-        end = sampler(flow, part, c, watch=sums)
+        end = sampler.part(int(rows[0]), int(rows[-1]) + 1)(flow, part, c, watch=sums)
         along = (end.double() - part.double()).flatten(1)
         length = along.square().sum(1)
         # the weights of the rule sum to one, so that this is its value for |(Z1 - Z0) - v|^2
@@ -109,7 +109,7 @@ def draw(flow: Flow, sampler: Sampler, x0: Tensor, cond: Cond = None, batch_size
         )
     parts = []
     for rows in torch.split(torch.arange(len(x0)), batch_size):
-        parts.append(sampler(flow, x0[rows], rows_of(cond, rows)))
+        parts.append(sampler.part(int(rows[0]), int(rows[-1]) + 1)(flow, x0[rows], rows_of(cond, rows)))
     return torch.cat(parts)
 
 

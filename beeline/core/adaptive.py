@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from beeline.core.solver import advance
+from beeline.core.solver import SolverBase, Traits, advance
 from beeline.core.types import Dynamics, IntegrationError, over, require
 
 
@@ -119,7 +119,7 @@ class _Span(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Adaptive:
+class Adaptive(SolverBase):
     """As many steps as the tolerance needs: an embedded pair with a proportional-integral controller.
 
     a step is taken if |error / (atol + rtol max(|x|, |x_s|))| <= 1 in root mean square;  the next is
@@ -142,7 +142,6 @@ class Adaptive:
     dense: bool = False  # read the times off an interpolant; needs per_sample=False
     max_evaluations: int = 10_000  # refused beyond
     safety: float = 0.9  # below 1: how far a step stays under the longest that the error allows
-    adaptive = True
 
     def __post_init__(self) -> None:
         require(
@@ -164,6 +163,10 @@ class Adaptive:
     @property
     def order(self) -> int:
         return self.table.order
+
+    @property
+    def traits(self) -> Traits:
+        return Traits(adaptive=True)
 
     def begin(self, times: Tensor) -> Any:
         """Where the walk ends."""

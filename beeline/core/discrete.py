@@ -7,17 +7,21 @@ which each symbol gains.  Guidance and every other wrapper of a field work on it
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from beeline.core.field import Flow
 from beeline.core.interpolant import drawn
 from beeline.core.noises import Noise, White
 from beeline.core.path import within
+from beeline.core.process import Process
 from beeline.core.rng import Rng
 from beeline.core.simplex import check_simplex
+from beeline.core.solver import Solver, SolverBase, Traits, complete
 from beeline.core.source import Source
 from beeline.core.types import Dynamics, Point, over, require
 
@@ -39,7 +43,6 @@ class TokenMixture:
     """
 
     power: float = 1.0  # of the clock, at least 1; 1 to 2 is usual
-    ode = False  # it is walked by jumps
 
     def __post_init__(self) -> None:
         require(
@@ -50,9 +53,8 @@ class TokenMixture:
     def sources(self) -> tuple[Source, ...]:
         return UniformTokens(), MaskTokens()
 
-    def solver(self) -> TokenJumps:
-        """What draws it: an ordinary solver would leave the tokens."""
-        return TokenJumps(self)
+    def process(self) -> Process:
+        return Jumps(TokenJumps(self))
 
     def kappa(self, t: Tensor) -> Tensor:
         """The share of tokens that are the datum's at ``t``."""
@@ -128,7 +130,7 @@ class MaskTokens:
 
 
 @dataclass(frozen=True)
-class TokenJumps:
+class TokenJumps(SolverBase):
     """A step of the jump process: each token jumps with the chance that the path gives this step.
 
     with probability (kappa_s - kappa_t) / (1 - kappa_t):  x_s ~ p = x + v / rate(t), else x_s = x
@@ -146,6 +148,16 @@ class TokenJumps:
     noise: Noise = field(default_factory=lambda: White(Rng(0)))  # seeds: a token's normal z becomes uniform as Phi(z)
     order: int = field(default=1, init=False)
 
+    @property
+    def traits(self) -> Traits:
+        return Traits(paths=(self.path,), stochastic=True, tokens=True)
+
+    def rekeyed(self, seeds: Sequence[int], *names: int | str | float) -> Any:
+        return replace(self, noise=self.noise.rekeyed(seeds, *names))
+
+    def part(self, start: int, end: int) -> Any:
+        return replace(self, noise=self.noise.part(start, end))
+
     def step(self, f: Dynamics, x: Tensor, t: Tensor, s: Tensor, memory: Any) -> tuple[Tensor, Any]:
         now, then = self.path.kappa(t), self.path.kappa(s)
         require(
@@ -161,6 +173,22 @@ class TokenJumps:
         new = torch.nn.functional.one_hot(symbol, x.shape[-1]).to(x)
         chance = over((then - now) / (1 - now), x)
         return torch.where(when < chance, new, x), None
+
+
+@dataclass(frozen=True)
+class Jumps(Process):
+    """Tokens that jump: only a solver whose states stay one-hot draws them, forwards."""
+
+    default: Solver = field(default_factory=TokenJumps)
+    invertible = False
+
+    def check(self, flow: Flow, solver: Solver, times: Tensor) -> None:
+        require(
+            complete(solver).traits.tokens,
+            f"{type(solver).__name__} was given for a flow on {flow.path}, whose states it would leave; it is "
+            f"drawn by jumps: take {type(self.default).__name__}(path={flow.path})",
+        )
+        super().check(flow, solver, times)
 
 
 def uniform(z: Tensor) -> Tensor:

@@ -197,15 +197,17 @@ class Flow:
     @property
     def ode(self) -> bool:
         """Whether it is drawn by solving its field as an equation in the space of the data, which any solver may do."""
-        return bool(getattr(self.field, "ode", True) and getattr(self.path, "ode", True))
+        from beeline.core.process import process_of  # which needs Flow
+
+        return process_of(self).invertible
 
     def require_ode(self, what: str) -> None:
         """Refuse what only a flow that is drawn as an equation has."""
-        part = self.path if not getattr(self.path, "ode", True) else self.field
         require(
             self.ode,
-            f"{what} was asked of a flow with {type(part).__name__}, which is not drawn by solving its field alone: it "
-            "walks in jumps, in stages, by chance or to a symbol, and has none; train with FlowMatching() for that",
+            f"{what} was asked of a flow of {type(self.field).__name__} on {type(self.path).__name__}, which is not "
+            "drawn by solving its field alone: it walks in jumps, in stages, by chance or to a symbol, and has none; "
+            "train with FlowMatching() for that",
         )
 
     def score(self, x: Tensor, t: Tensor, cond: Cond = None, *, v: Tensor | None = None) -> Tensor:

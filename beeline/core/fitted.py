@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 
 from beeline.core.semilinear import combine
+from beeline.core.solver import SolverBase, Traits
 from beeline.core.types import Dynamics, require
 
 
 @dataclass(frozen=True)
-class Fitted:
+class Fitted(SolverBase):
     """Any linear multistep method: every state is a combination of the first one and of all velocities so far.
 
     x_i+1 = keep_i x_0 + sum over j <= i of rows_ij v_j,  v_j = f(x_j, asked_j)
@@ -47,6 +48,10 @@ class Fitted:
             f"Fitted got {len(self.keep)} weights of the first state and {len(self.asked)} times for the field beside "
             f"{n} steps; give one for each step, or none",
         )
+
+    @property
+    def traits(self) -> Traits:
+        return Traits(multistep=True)
 
     def step(self, f: Dynamics, x: Tensor, t: Tensor, s: Tensor, memory: Any) -> tuple[Tensor, Any]:
         start, seen = memory or (x, ())

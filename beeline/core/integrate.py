@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from beeline.core.declared import as_map, is_map
-from beeline.core.solver import HEUN, Solver
+from beeline.core.solver import HEUN, Solver, complete
 from beeline.core.types import Dynamics, IntegrationError, require
 
 __all__ = ["IntegrationError", "integrate"]
@@ -34,15 +34,14 @@ def integrate(
     the first dimension, rising or falling (inversion is the same call), within [0, 1].
     ``after(x, t)`` corrects the state after each step; ``watch(x, t)`` sees the start and the state after each step;
     ``done(memory)`` sees the solver's memory at the end: the counts of an adaptive solver, the log-probability of a
-    stochastic one.  A solver with a method ``begin(times)`` is told the whole walk before it starts.
+    stochastic one.
 
     Raises ValueError for unfit times, and IntegrationError (which holds the last good state) when the field returns
     another shape, another dtype or non-finite values; the message names the step and its time.
     """
     times, dtype = _checked_times(x, times)
     x = x.to(dtype)
-    begin = getattr(solver, "begin", None)
-    memory = begin(times) if begin is not None else None
+    memory = complete(solver).begin(times)
     vectors = _vectors(times, len(x))
     i, t = 0, next(vectors)
 

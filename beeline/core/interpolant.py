@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
+from beeline.core.noises import White
 from beeline.core.path import AffinePath, Coefficients, Linear, finite, within
 from beeline.core.rng import Rng
+from beeline.core.solver import SolverBase, Traits
 from beeline.core.types import Dynamics, Point, over, require
 
 
@@ -238,7 +241,7 @@ class ConstantAcceleration(AffinePath):
 
 
 @dataclass(frozen=True)
-class LatentSDE:
+class LatentSDE(SolverBase):
     """A stochastic step between any two laws, from the denoiser of the latent noise: any noise level, one law.
 
     x_s = x + h (v - level eta / g) + sqrt(2 level h) n,  h = s - t > 0
@@ -255,10 +258,23 @@ class LatentSDE:
     level: float = 1.0  # noise added per unit of time, at least 0; 0 is the ODE
     rng: Rng = field(default_factory=lambda: Rng(0))
     clip: float = 0.01  # distance kept from both ends where eta is divided by g, which is zero there
+    seeds: tuple[int, ...] = ()  # of the noise, one per sample, or none
     order: int = field(default=1, init=False)
 
+    @property
+    def traits(self) -> Traits:
+        return Traits(paths=(self.path,), stochastic=self.level > 0)
+
+    def rekeyed(self, seeds: Sequence[int], *names: int | str | float) -> Any:
+        return self._with(White(self.rng, self.seeds).rekeyed(seeds, *names))
+
+    def part(self, start: int, end: int) -> Any:
+        return self._with(White(self.rng, self.seeds).part(start, end))
+
+    def _with(self, noise: White) -> LatentSDE:
+        return replace(self, rng=noise.rng, seeds=noise.seeds)
+
     def step(self, f: Dynamics, x: Tensor, t: Tensor, s: Tensor, memory: Any) -> tuple[Tensor, Any]:
-        count = 0 if memory is None else memory
         h = over(s - t, x)
         require(
             bool((h > 0).all()),
@@ -274,7 +290,9 @@ class LatentSDE:
             )
             inside = t.clamp(self.clip, 1 - self.clip)
             drift = drift + self.level * self.path.score(self.denoiser(x, inside), inside)
-        return x + h * drift + torch.sqrt(2 * self.level * h) * self.rng.fork("step", count).normal(x), count + 1
+        if not self.level:
+            return x + h * drift, None
+        return x + h * drift + torch.sqrt(2 * self.level * h) * White(self.rng, self.seeds)(t, s, x), None
 
 
 def drawn(rng: Rng | None, path: object) -> Rng:

@@ -12,9 +12,10 @@ from torch import Tensor
 from beeline.core.adjoint import Gradient, Stored, learned
 from beeline.core.field import Flow, bind
 from beeline.core.modes import check_together, eval_mode
+from beeline.core.process import process_of
 from beeline.core.rng import Rng
 from beeline.core.schedule import Uniform
-from beeline.core.solver import HEUN, Solver
+from beeline.core.solver import HEUN, Solver, complete
 from beeline.core.types import Cond, Dynamics, map_cond, require
 
 
@@ -142,19 +143,31 @@ def log_prob(
     Hutchinson(rng, probes) or HutchPlusPlus(rng, probes).  Gradients flow to the field, the condition and x1 where
     these ask for them, and no graph is made where nothing does; ``gradient`` says what is kept for them: Stored(),
     Checkpointed() or Adjoint().  The data are on the device of the flow; its networks are in evaluation mode meanwhile.
-    Source: Chen et al. 2018 (arXiv 1806.07366).  ValueError when the source has no density.
+    On a curved space the density is by its area, and the divergence that of the space.
+    Source: Chen et al. 2018 (arXiv 1806.07366).  ValueError when the source has no density, or is Gaussian beside a
+    curved space.
     """
     flow.require_ode("a likelihood")
+    process, times = process_of(flow), Uniform()(steps, 1.0, 0.0)
+    solver = process.solver(solver)
+    process.check(flow, solver, times)
+    traits = complete(solver).traits
+    require(
+        not traits.stochastic and not traits.twin,
+        f"a likelihood was asked for with {type(solver).__name__}, which "
+        f"{'adds noise' if traits.stochastic else 'carries a twin of its state'}; the density follows the equation "
+        "alone: take an ODE solver such as HEUN or Adaptive()",
+    )
     check_together("the data", x1, flow)
     with eval_mode(flow, grad=True):
-        return _log_prob(flow, x1, cond, steps, solver, divergence, gradient)
+        return _log_prob(flow, x1, cond, times, solver, divergence, gradient)
 
 
 def _log_prob(
     flow: Flow,
     x1: Tensor,
     cond: Cond,
-    steps: int,
+    times: Tensor,
     solver: Solver,
     divergence: Divergence | None,
     gradient: Gradient | None,
@@ -163,7 +176,7 @@ def _log_prob(
     measure = divergence or Exact()
     f = bind(flow.field, map_cond(lambda leaf: leaf.to(x1.device), cond))
     shape, size = x1.shape, math.prod(x1.shape[1:])
-    times = Uniform()(steps, 1.0, 0.0)
+    f, solver = process_of(flow).likelihood(flow, f, solver, shape)
 
     def both(state: Tensor, t: Tensor) -> Tensor:
         v, div = measure(f, state[:, :size].reshape(shape), t)

@@ -20,7 +20,7 @@ from beeline.core.semilinear import (
     shared,
     times_value,
 )
-from beeline.core.solver import EULER, HEUN, RK3, RungeKutta
+from beeline.core.solver import EULER, HEUN, RK3, RungeKutta, SolverBase, Traits
 from beeline.core.types import Dynamics, over, require
 
 
@@ -47,7 +47,7 @@ def _known_order(solver: object, order: int, highest: int) -> None:
 
 
 @dataclass(frozen=True)
-class AdamsBashforth:
+class AdamsBashforth(SolverBase):
     """The polynomial through the last velocities, integrated over the step; any step lengths.
 
     x_s = x + sum_j w_j v_j,  w_j the integral over [t, s] of the j-th Lagrange polynomial in time
@@ -65,6 +65,10 @@ class AdamsBashforth:
     def __post_init__(self) -> None:
         _known_order(self, self.order, 4)
 
+    @property
+    def traits(self) -> Traits:
+        return Traits(multistep=self.order > 1)
+
     def step(self, f: Dynamics, x: Tensor, t: Tensor, s: Tensor, memory: Any) -> tuple[Tensor, Any]:
         past = memory or History()
         v = f(x, t)
@@ -76,7 +80,7 @@ class AdamsBashforth:
 
 
 @dataclass(frozen=True)
-class DEIS:
+class DEIS(SolverBase):
     """Exponential multistep: the linear part of the flow exactly, a polynomial in the clock for the rest.
 
     x_s = (b_s/b_t) x + b_s integral of D d(a/b), D ~ polynomial through the last data estimates (or, with ``noise``,
@@ -98,6 +102,10 @@ class DEIS:
     def __post_init__(self) -> None:
         _known_order(self, self.order, 4)
 
+    @property
+    def traits(self) -> Traits:
+        return Traits(paths=(self.path,), multistep=self.order > 1)
+
     def step(self, f: Dynamics, x: Tensor, t: Tensor, s: Tensor, memory: Any) -> tuple[Tensor, Any]:
         past = memory or History()
         v = f(x, t)
@@ -112,7 +120,7 @@ class DEIS:
 
 
 @dataclass(frozen=True)
-class DPMSolver:
+class DPMSolver(SolverBase):
     """DPM-Solver++ in multistep form (1, 2M, 3M): a polynomial in the log signal-to-noise ratio for the datum.
 
     2M: D' = D + (D - D_before) h / (2 h_before) held over the step, h in ln(a/b);  3M: the quadratic, integrated
@@ -129,6 +137,10 @@ class DPMSolver:
     def __post_init__(self) -> None:
         _known_order(self, self.order, 3)
 
+    @property
+    def traits(self) -> Traits:
+        return Traits(paths=(self.path,), multistep=self.order > 1)
+
     def step(self, f: Dynamics, x: Tensor, t: Tensor, s: Tensor, memory: Any) -> tuple[Tensor, Any]:
         past = memory or History()
         v = f(x, t)
@@ -140,7 +152,7 @@ class DPMSolver:
 
 
 @dataclass(frozen=True)
-class UniPC:
+class UniPC(SolverBase):
     """Predictor and corrector in one evaluation: the new estimate first corrects the step that led to it.
 
     predict as DPM-Solver++ does;  then x_s = (b_s/b_t) x + b_s integral of D d(a/b) again, D now through D_s too
@@ -156,6 +168,10 @@ class UniPC:
 
     def __post_init__(self) -> None:
         _known_order(self, self.order, 3)
+
+    @property
+    def traits(self) -> Traits:
+        return Traits(paths=(self.path,), multistep=True)
 
     def step(self, f: Dynamics, x: Tensor, t: Tensor, s: Tensor, memory: Any) -> tuple[Tensor, Any]:
         v, here, end = f(x, t), shared(t), shared(s)
@@ -194,7 +210,7 @@ class UniPC:
 
 
 @dataclass(frozen=True)
-class KeepNoise:
+class KeepNoise(SolverBase):
     """Every step starts again from the first noise: exact for straight trajectories, and for no others.
 
     x_s = a_s D + b_s x0, D the datum estimated at (x, t);  backwards x_s = b_s E + a_s x1
@@ -209,6 +225,10 @@ class KeepNoise:
     path: AffinePath = field(default_factory=Linear)  # the flow's
     heun: bool = False  # average the estimates at both ends of the step, for two evaluations
     order = 0
+
+    @property
+    def traits(self) -> Traits:
+        return Traits(paths=(self.path,), multistep=True)
 
     def step(self, f: Dynamics, x: Tensor, t: Tensor, s: Tensor, memory: Any) -> tuple[Tensor, Any]:
         forward = bool((s > t).all())
@@ -228,7 +248,7 @@ class KeepNoise:
 
 
 @dataclass(frozen=True)
-class Exponential:
+class Exponential(SolverBase):
     """A Runge-Kutta step in the variables of the semilinear split: the sampler of EDM, for any table.
 
     y = x/a walked against sigma = b/a with slope E:  dy = E dsigma, so that a frozen noise estimate is exact
@@ -247,6 +267,10 @@ class Exponential:
     @property
     def order(self) -> int:
         return self.table.order
+
+    @property
+    def traits(self) -> Traits:
+        return Traits(paths=(self.path,))
 
     def step(self, f: Dynamics, x: Tensor, t: Tensor, s: Tensor, memory: Any) -> tuple[Tensor, Any]:
         (a, b), (a_s, b_s) = (self.path.a(t), self.path.b(t)), (self.path.a(s), self.path.b(s))

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -18,9 +19,40 @@ class Noise(Protocol):
 
     def __call__(self, t: Tensor, s: Tensor, like: Tensor, name: str | int = ...) -> Tensor: ...
 
+    def rekeyed(self, seeds: Sequence[int], *names: int | str | float) -> Any:
+        """The noise with one seed per sample (or none), so that a sample's noise does not depend on its batch."""
+
+    def part(self, start: int, end: int) -> Any:
+        """The noise of the rows start .. end-1 of a batch: their seeds, or else numbers of their own."""
+
+
+class Seeded:
+    """What noises with a key and with seeds share; a subclass is a dataclass with the fields ``rng`` and ``seeds``."""
+
+    rng: Rng
+    seeds: tuple[int, ...]
+
+    def rekeyed(self, seeds: Sequence[int], *names: int | str | float) -> Any:
+        rng: Rng = self.rng.fork(*names)
+        return replace(self, rng=rng, seeds=tuple(int(s) for s in seeds))  # type: ignore[type-var]
+
+    def part(self, start: int, end: int) -> Any:
+        if self.seeds:
+            return replace(self, seeds=self.seeds[start:end])  # type: ignore[type-var]
+        return replace(self, rng=self.rng.fork("rows", start))  # type: ignore[type-var]
+
+    def draw(self, rng: Rng, like: Tensor) -> Tensor:
+        """Standard normal numbers [B,*S], row by row where there are seeds."""
+        require(
+            not self.seeds or len(self.seeds) == len(like),
+            f"{type(self).__name__} has {len(self.seeds)} seeds for a batch of {len(like)}; noise by seed belongs to "
+            "one sample each: give one seed per sample (Sampler.seeded, and Sampler.part for a part of a batch)",
+        )
+        return rng.rows(self.seeds, like) if self.seeds else rng.normal(like)
+
 
 @dataclass(frozen=True)
-class White:
+class White(Seeded):
     """Fresh noise for every step.
 
     z ~ N(0, I), keyed by the ends of the step
@@ -36,12 +68,18 @@ class White:
     seeds: tuple[int, ...] = ()  # one per sample, or none
 
     def __call__(self, t: Tensor, s: Tensor, like: Tensor, name: str | int = "step") -> Tensor:
-        key = self.rng.fork(name, float(t.flatten()[0]), float(s.flatten()[0]))
-        return key.rows(self.seeds, like) if self.seeds else key.normal(like)
+        if self.seeds and not _equal(t, s):  # times of their own: a row must not depend on those of the first
+            rows = zip(self.seeds, t, s, like, strict=True)
+            return torch.cat([self._fork(name, a, b).rows([seed], row[None]) for seed, a, b, row in rows])
+        return self.draw(self._fork(name, t[:1], s[:1]), like)
+
+    def _fork(self, name: str | int, t: Tensor, s: Tensor) -> Rng:
+        """The key of a step; times as float32, so that the dtype of the state does not matter."""
+        return self.rng.fork(name, *(float(v) for v in (*t.float().flatten(), *s.float().flatten())))
 
 
 @dataclass(frozen=True)
-class Brownian:
+class Brownian(Seeded):
     """One Brownian motion for every number of steps, so that finer walks approach the same sample.
 
     z = (W(s) - W(t)) / sqrt|s - t|,  W by bisection: W(middle) = mean of the ends + half sqrt(length) N(0, I)
@@ -61,7 +99,7 @@ class Brownian:
     def __call__(self, t: Tensor, s: Tensor, like: Tensor, name: str | int = "step") -> Tensor:
         start, end = float(t.flatten()[0]), float(s.flatten()[0])
         require(
-            bool((t == t.flatten()[0]).all() and (s == s.flatten()[0]).all()),
+            _equal(t, s),
             "Brownian got times that differ between samples; one motion needs one clock: use White, or equal times",
         )
         rng = self.rng.fork(name)
@@ -70,21 +108,28 @@ class Brownian:
 
     def _at(self, rng: Rng, t: float, like: Tensor) -> Tensor:
         low, high = 0.0, 1.0
-        below, above = torch.zeros_like(like), self._draw(rng.fork("end"), like)
+        below, above = torch.zeros_like(like), self.draw(rng.fork("end"), like)
         if t in (low, high):
             return below if t == low else above
         for _ in range(self.depth):
             middle = (low + high) / 2
-            here = (below + above) / 2 + math.sqrt(high - low) / 2 * self._draw(rng.fork(middle), like)
+            here = (below + above) / 2 + math.sqrt(high - low) / 2 * self.draw(rng.fork(middle), like)
             if t == middle:
                 return here
             low, high, below, above = (low, middle, below, here) if t < middle else (middle, high, here, above)
         share = (t - low) / (high - low)
         spread = math.sqrt((t - low) * (high - t) / (high - low))
-        return below + share * (above - below) + spread * self._draw(rng.fork("leaf", t), like)
+        return below + share * (above - below) + spread * self.draw(rng.fork("leaf", _short(t)), like)
 
-    def _draw(self, rng: Rng, like: Tensor) -> Tensor:
-        return rng.rows(self.seeds, like) if self.seeds else rng.normal(like)
+
+def _equal(t: Tensor, s: Tensor) -> bool:
+    """Whether all samples take the same step."""
+    return bool((t == t.flatten()[0]).all() and (s == s.flatten()[0]).all())
+
+
+def _short(t: float) -> float:
+    """A time as float32, so that the dtype of the state does not change a key."""
+    return float(torch.tensor(t, dtype=torch.float32))
 
 
 class Diffusion(Protocol):

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from beeline.core.solver import EULER, RungeKutta
+from beeline.core.solver import EULER, Solver, SolverWrapper, Traits, complete
 from beeline.core.types import Dynamics, require
 
 
@@ -25,15 +25,12 @@ class Stretch(NamedTuple):
     evaluations: int = 0  # evaluations, each step of each round counted
 
 
-class AtOnce:
-    """What solvers of many steps at once share: the order of their inner solver, and the walk they are told of."""
-
-    solver: RungeKutta
-    adaptive = True
+class AtOnce(SolverWrapper):
+    """What solvers of many steps at once share: their inner solver takes every step by itself, all in one batch."""
 
     @property
-    def order(self) -> int:
-        return self.solver.order
+    def own(self) -> Traits:
+        return Traits(adaptive=True, parallel=True)
 
     def begin(self, times: Tensor) -> Stretch:
         return Stretch(times)
@@ -56,10 +53,15 @@ class Picard(AtOnce):
 
     window: int = 16  # steps solved together
     tolerance: float = 1e-4  # root mean square change of a state, in units of the state; the worst sample counts
-    solver: RungeKutta = EULER
+    solver: Solver = EULER  # a one-step method with a fixed number of evaluations and no noise
 
     def __post_init__(self) -> None:
         _fit(self, self.window, self.tolerance)
+        require(
+            complete(self.solver).traits.space is None,
+            f"Picard was put around {type(self.solver).__name__}, which keeps states on a curved space; sums of steps "
+            "leave it by the tolerance: use GaussSeidelJacobi(), which hands out the steps themselves",
+        )
 
     def step(self, f: Dynamics, x: Tensor, t: Tensor, s: Tensor, memory: Any) -> tuple[Tensor, Any]:
         m = _entry(memory, x)
@@ -69,12 +71,13 @@ class Picard(AtOnce):
             grid = m.times[m.done : m.done + self.window + 1]
             guess = _filled(m.guess, x, len(grid) - 1)
             before = torch.cat([x[None], guess[:-1]])
-            steps = _at_once(self.solver, f, before, grid) - before
+            calls = Calls(f)
+            steps = _at_once(self.solver, calls, before, grid) - before
             new = x + steps.cumsum(0)
             quiet = (_change(new, guess) <= self.tolerance).long().cumprod(0).sum().item()
             front = max(1, int(quiet))  # the first state is exact after one round
             m = m._replace(ready=tuple(new[:front].unbind(0)), guess=new[front:], rounds=m.rounds + 1)
-            m = m._replace(evaluations=m.evaluations + len(guess) * len(self.solver.b))
+            m = m._replace(evaluations=m.evaluations + len(guess) * calls.count)
         return _hand_out(m)
 
 
@@ -94,7 +97,7 @@ class GaussSeidelJacobi(AtOnce):
 
     stretch: int = 8  # steps solved together before the next stretch begins
     tolerance: float = 1e-6  # root mean square change of a state, in units of the state; the worst sample counts
-    solver: RungeKutta = EULER
+    solver: Solver = EULER  # a one-step method with a fixed number of evaluations and no noise
 
     def __post_init__(self) -> None:
         _fit(self, self.stretch, self.tolerance)
@@ -106,11 +109,13 @@ class GaussSeidelJacobi(AtOnce):
         if not m.ready:
             grid = m.times[m.done : m.done + self.stretch + 1]
 
+            calls = Calls(f)
+
             def sweep(states: Tensor) -> Tensor:
-                return _at_once(self.solver, f, torch.cat([x[None], states[:-1]]), grid)
+                return _at_once(self.solver, calls, torch.cat([x[None], states[:-1]]), grid)
 
             solved, rounds = jacobi(sweep, _filled(None, x, len(grid) - 1), self.tolerance)
-            spent = rounds * (len(grid) - 1) * len(self.solver.b)
+            spent = (len(grid) - 1) * calls.count
             m = m._replace(ready=tuple(solved.unbind(0)), rounds=m.rounds + rounds, evaluations=m.evaluations + spent)
         return _hand_out(m)
 
@@ -133,11 +138,30 @@ def jacobi(
     return guess, most
 
 
-def _fit(solver: object, length: int, tolerance: float) -> None:
+class Calls:
+    """A dynamics that counts how often it is asked."""
+
+    def __init__(self, f: Dynamics):
+        self.f, self.count = f, 0
+
+    def __call__(self, x: Tensor, t: Tensor) -> Tensor:
+        self.count += 1
+        return self.f(x, t)
+
+
+def _fit(solver: AtOnce, length: int, tolerance: float) -> None:
     require(
         length >= 1 and tolerance > 0,
         f"{solver} got a length of {length} and a tolerance of {tolerance}; give at least one step and a tolerance "
         "above 0",
+    )
+    solver.fits(one_step=True)
+    inner, name = complete(solver.solver).traits, type(solver.solver).__name__
+    require(
+        not inner.adaptive and not inner.stochastic,
+        f"{type(solver).__name__} was put around {name}, which "
+        f"{'adds noise' if inner.stochastic else 'has no fixed number of evaluations'}; many steps are solved in one "
+        "batch, where it would do something else than step by step: use EULER, HEUN or another one-step method inside",
     )
 
 
@@ -157,7 +181,7 @@ def _filled(guess: Tensor | None, x: Tensor, length: int) -> Tensor:
     return torch.cat([known, known[-1:].expand(length - len(known), *x.shape)])
 
 
-def _at_once(solver: RungeKutta, f: Dynamics, states: Tensor, grid: Tensor) -> Tensor:
+def _at_once(solver: Solver, f: Dynamics, states: Tensor, grid: Tensor) -> Tensor:
     """One step from every state [W,B,*S] over its own interval, in one batch of W B samples."""
     w, b = states.shape[:2]
     t, s = grid[:-1], grid[1:]

@@ -11,8 +11,9 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - its usual name
 from torch import Tensor
 
-from beeline.core.field import bind
+from beeline.core.field import Flow, bind
 from beeline.core.integrate import integrate
+from beeline.core.process import Correct, Process, Watch
 from beeline.core.rng import Rng, keys_of
 from beeline.core.solver import HEUN, Solver
 from beeline.core.types import Cond, Dynamics, Point, over, require
@@ -35,7 +36,6 @@ class Pyramid:
 
     levels: tuple[float, ...] = (1.0, 2 / 3, 1 / 3, 0.0)  # noise at the ends of the stages, falling from 1 to 0
     correlation: float = 1 / 3  # of the noise added at a jump within a block of 2 x 2, negative; in (0, 1/3]
-    ode = False  # its states change their size
 
     def __post_init__(self) -> None:
         falling = all(a > b for a, b in zip(self.levels, self.levels[1:], strict=False))
@@ -101,55 +101,8 @@ class Pyramid:
         fine = 2 ** (self.stages - 1 - stage)
         return F.avg_pool2d(x0, fine) * fine
 
-    def walk(
-        self,
-        f: Dynamics,
-        x: Tensor,
-        times: Tensor,
-        solver: Solver = HEUN,
-        *,
-        after: Callable[[Tensor, Tensor], Tensor] | None = None,
-        watch: Callable[[Tensor, Tensor], None] | None = None,
-        done: Callable[[Any], None] | None = None,
-    ) -> Tensor:
-        """``integrate`` stage by stage from full-size noise ``x``; the times nearest to the jumps are moved onto them.
-
-        ``watch`` sees states of every size, those at a jump from both sides.
-        """
-        self.check(x)
-        cuts = self._cuts(times)
-        keys = keys_of(x) if self.correlation < 1 / 3 else []
-        y = self.noise(x, 0)
-        for k in range(self.stages):
-            if k:
-                z = self.noise(x, k)
-                mean = F.avg_pool2d(z, 2)
-                fresh = Rng(0).fork("pyramid", k).rows(keys, mean) / 2 if keys else mean
-                y = self.enter(y, k, z - up(mean), fresh)
-            part = times[cuts[k] : cuts[k + 1] + 1]
-            even = (part - part[0]) / (part[-1] - part[0])
-
-            def here(fn: Any, k: int = k) -> Any:
-                return None if fn is None else lambda state, u: fn(state, self.clock(k, u))
-
-            y = integrate(here(f), y, even, solver, after=here(after), watch=here(watch), done=done)
-        return y
-
-    def _cuts(self, times: Tensor) -> list[int]:
-        """Where in the times each stage begins, and the last ends."""
-        n = len(times) - 1
-        require(
-            times.ndim == 1 and float(times[0]) == 0 and float(times[-1]) == 1 and n >= self.stages,
-            f"a pyramid of {self.stages} stages was to be walked from {float(times[0]):g} to {float(times[-1]):g} in "
-            f"{n} steps; it is drawn from 0 to 1, with a step in every stage, and has no inverse: "
-            f"take {self.stages} steps or more",
-        )
-        cuts = [0]
-        for k in range(1, self.stages):
-            at = float(self.clock(k, torch.zeros((), dtype=torch.float64)))
-            near = int((times - at).abs().argmin())
-            cuts.append(min(max(near, cuts[-1] + 1), n - (self.stages - k)))
-        return [*cuts, n]
+    def process(self) -> Process:
+        return Stages(pyramid=self)
 
     def sample(
         self, field: Any, like: Tensor, rng: Rng, *, steps: int = 10, solver: Solver = HEUN, cond: Cond = None
@@ -171,6 +124,69 @@ class Pyramid:
             f"a pyramid of {self.stages} stages was given data of shape {tuple(x.shape)}; it halves pictures [B,C,H,W] "
             f"{self.stages - 1} times: give sides divisible by {fine}, or fewer stages",
         )
+
+
+@dataclass(frozen=True)
+class Stages(Process):
+    """``integrate`` stage by stage from full-size noise; the times nearest to the jumps are moved onto them.
+
+    ``watch`` sees states of every size, those at a jump from both sides.
+    """
+
+    pyramid: Pyramid = Pyramid()
+    invertible = False
+    resizes = True
+
+    def check(self, flow: Flow, solver: Solver, times: Tensor) -> None:
+        super().check(flow, solver, times)
+        self.cuts(times)
+
+    def run(
+        self,
+        f: Dynamics,
+        x: Tensor,
+        times: Tensor,
+        solver: Solver,
+        *,
+        after: Correct | None = None,
+        watch: Watch | None = None,
+        done: Callable[[Any], None] | None = None,
+    ) -> Tensor:
+        p = self.pyramid
+        p.check(x)
+        cuts = self.cuts(times)
+        keys = keys_of(x) if p.correlation < 1 / 3 else []
+        y = p.noise(x, 0)
+        for k in range(p.stages):
+            if k:
+                z = p.noise(x, k)
+                mean = F.avg_pool2d(z, 2)
+                fresh = Rng(0).fork("pyramid", k).rows(keys, mean) / 2 if keys else mean
+                y = p.enter(y, k, z - up(mean), fresh)
+            part = times[cuts[k] : cuts[k + 1] + 1]
+            even = (part - part[0]) / (part[-1] - part[0])
+
+            def here(fn: Any, k: int = k) -> Any:
+                return None if fn is None else lambda state, u: fn(state, p.clock(k, u))
+
+            y = integrate(here(f), y, even, solver, after=here(after), watch=here(watch), done=done)
+        return y
+
+    def cuts(self, times: Tensor) -> list[int]:
+        """Where in the times each stage begins, and the last ends."""
+        p, n = self.pyramid, len(times) - 1
+        require(
+            times.ndim == 1 and float(times[0]) == 0 and float(times[-1]) == 1 and n >= p.stages,
+            f"a pyramid of {p.stages} stages was to be walked from {float(times[0]):g} to {float(times[-1]):g} in "
+            f"{n} steps; it is drawn from 0 to 1, with a step in every stage, and has no inverse: "
+            f"take {p.stages} steps or more",
+        )
+        cuts = [0]
+        for k in range(1, p.stages):
+            at = float(p.clock(k, torch.zeros((), dtype=torch.float64)))
+            near = int((times - at).abs().argmin())
+            cuts.append(min(max(near, cuts[-1] + 1), n - (p.stages - k)))
+        return [*cuts, n]
 
 
 def up(x: Tensor) -> Tensor:

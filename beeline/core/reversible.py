@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from beeline.core.solver import MIDPOINT, RungeKutta, Solver
+from beeline.core.solver import MIDPOINT, RungeKutta, Solver, SolverBase, SolverWrapper, Traits
 from beeline.core.types import BeelineError, Dynamics, over, require
 
 
 @dataclass(frozen=True)
-class Reversible:
+class Reversible(SolverBase):
     """An explicit method that runs backwards exactly, by carrying a twin of the state.
 
     y' = k y + (1-k) z + F(z, t -> s),  z' = z - F(y', s -> t);  back: z = z' + F(y', s -> t),
@@ -47,6 +47,10 @@ class Reversible:
     def order(self) -> int:
         return self.table.order
 
+    @property
+    def traits(self) -> Traits:
+        return Traits(twin=True)
+
     def lift(self, x: Tensor) -> Tensor:
         """[B,*S] -> [B,2,*S], both twins equal."""
         return torch.stack([x, x], 1)
@@ -75,7 +79,7 @@ class Reversible:
 
 
 @dataclass(frozen=True)
-class FixedPoint:
+class FixedPoint(SolverWrapper):
     """A one-step solver whose falling steps are the exact inverses of its rising ones, found by iteration.
 
     rising: x_s = x + F(x, t -> s);  falling to s: y with y + F(y, s -> t) = x, iterated y <- x - F(y, s -> t)
@@ -93,17 +97,20 @@ class FixedPoint:
     solver: Solver = MIDPOINT  # a one-step method
     tolerance: float = 1e-6  # largest change of a coordinate at which the iteration stops
     sweeps: int = 50  # refused beyond
-    adaptive = True
 
     def __post_init__(self) -> None:
         require(
             self.tolerance > 0 and self.sweeps >= 1,
             f"FixedPoint got tolerance={self.tolerance}, sweeps={self.sweeps}; give a tolerance above 0 and a sweep",
         )
+        self.fits(one_step=True)
 
     @property
-    def order(self) -> int:
-        return self.solver.order
+    def own(self) -> Traits:
+        return Traits(adaptive=True)
+
+    def begin(self, times: Tensor) -> Any:
+        return None
 
     def step(self, f: Dynamics, x: Tensor, t: Tensor, s: Tensor, memory: Any) -> tuple[Tensor, Any]:
         if bool((s > t).all()):
@@ -117,7 +124,7 @@ class FixedPoint:
 
 
 @dataclass(frozen=True)
-class Symmetric:
+class Symmetric(SolverBase):
     """The implicit midpoint rule, solved by iteration: the same step both ways, so plain inversion returns.
 
     x_s = x + h f((x + x_s)/2, (t + s)/2)
@@ -132,7 +139,10 @@ class Symmetric:
     tolerance: float = 1e-7  # largest change of a coordinate at which the iteration stops
     sweeps: int = 50  # refused beyond
     order = 2
-    adaptive = True
+
+    @property
+    def traits(self) -> Traits:
+        return Traits(adaptive=True)
 
     def __post_init__(self) -> None:
         require(

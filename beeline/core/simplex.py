@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -11,13 +12,14 @@ import torch
 from scipy import special
 from torch import Tensor, nn
 
-from beeline.core.declared import Holding
+from beeline.core.declared import Holding, unwrapped
 from beeline.core.field import bind
 from beeline.core.interpolant import drawn
 from beeline.core.path import within
+from beeline.core.process import Declares, Process, Reading
 from beeline.core.rng import Rng
 from beeline.core.source import Source
-from beeline.core.types import Cond, Point, over, require
+from beeline.core.types import Cond, Dynamics, Point, over, require
 
 _TABLE = 2001  # nodes of the table of rates
 
@@ -25,7 +27,7 @@ _TABLE = 2001  # nodes of the table of rates
 class SymbolPath(Protocol):
     """A path to one symbol; the velocity at a state is a mixture over what the symbol may be.
 
-    A path that does not reach its symbol at t = 1 says so by ``inside = True``: there the classifier has the last word.
+    A path that does not reach its symbol at t = 1 is a PathInside: there the classifier has the last word.
     """
 
     def point(self, x0: Tensor, x1: Tensor, t: Tensor, rng: Rng | None = None) -> Point: ...
@@ -37,8 +39,12 @@ class SymbolPath(Protocol):
     def sources(self) -> tuple[Source, ...]: ...  # from which it may start, the usual one first
 
 
+class PathInside:
+    """A path that ends inside the simplex, so that the classifier names the symbol at t = 1."""
+
+
 @dataclass(frozen=True)
-class Dirichlet:
+class Dirichlet(PathInside):
     """Dirichlet laws that sharpen around the symbol, from the even law on the simplex.
 
     p_t(x | x1 = e_k) = Dir(1 + tau e_k),  tau = top t;  u_k = C(x_k, tau) (e_k - x) top
@@ -51,7 +57,6 @@ class Dirichlet:
     """
 
     top: float = 7.0  # concentration added at t = 1, above 0; 7 is the paper's alpha = 8
-    inside = True  # where it ends
 
     def __post_init__(self) -> None:
         require(self.top > 0, f"Dirichlet got top={self.top}; a concentration is above 0: 7 is usual")
@@ -94,7 +99,7 @@ class Dirichlet:
 
 
 @dataclass(frozen=True)
-class GumbelSoftmax:
+class GumbelSoftmax(PathInside):
     """A softmax of a growing signal and a fixed Gumbel noise, whose temperature falls.
 
     x_t = softmax((signal t e_k + top log x0) / tau),  tau = top exp(-cooling t);
@@ -110,7 +115,6 @@ class GumbelSoftmax:
     signal: float = 4.0  # of the symbol at t = 1, in units of the Gumbel noise; 3 to 5
     top: float = 10.0  # temperature at t = 0
     cooling: float = 3.0  # rate at which the temperature falls
-    inside = True  # where it ends
 
     def __post_init__(self) -> None:
         require(
@@ -200,7 +204,7 @@ class Posterior(Holding):
 
     v = sum_k softmax(net(x, t, cond))_k u_k(x, t)
     Assumes a network whose output has the shape of the state: logits over the last dimension.  A walk on a path that
-    ends inside the simplex is ended by a Sampler at the most likely symbol, argmax_k net(x, 1)_k.
+    ends inside the simplex is ended by a Sampler at the most likely symbol, argmax_k softmax(net(x, 1))_k, guided.
     Source: Stark et al. 2024 (arXiv 2402.05841).
 
     >>> field = Posterior(lambda x, t: torch.zeros_like(x), GumbelSoftmax())
@@ -209,7 +213,6 @@ class Posterior(Holding):
     """
 
     parts = ("network",)
-    ode = False  # a walk ends at a symbol
 
     def __init__(
         self,
@@ -224,12 +227,12 @@ class Posterior(Holding):
         """What the symbol may be, before the softmax."""
         return bind(self.network, cond)(x.clamp(min=1e-4).log() / 4 if self.logs else x, t)
 
-    def end(self, x: Tensor, cond: Cond = None) -> Tensor:
-        """The symbols [B,*S,K] at which a walk to the state ``x`` at t = 1 ends."""
-        if not getattr(self.path, "inside", False):
-            return x
-        best = self.logits(x, torch.ones(len(x), dtype=x.dtype, device=x.device), cond).argmax(-1)
-        return nn.functional.one_hot(best, x.shape[-1]).to(x)
+    def process(self) -> Process:
+        return (
+            self.path.process()
+            if isinstance(self.path, Declares)
+            else Symbols(inside=isinstance(self.path, PathInside))
+        )
 
     def describe(self) -> dict[str, Any]:
         """The settings from which an equal one is built."""
@@ -237,6 +240,39 @@ class Posterior(Holding):
 
     def forward(self, x: Tensor, t: Tensor, cond: Cond = None) -> Tensor:
         return self.path.mixture(x, t, torch.softmax(self.logits(x, t, cond), -1))
+
+
+@dataclass(frozen=True)
+class Symbols(Process):
+    """An equation on the simplex whose end is a symbol, the most likely one of the guided classifier.
+
+    x <- e_k,  k = argmax of p(x, 1), with guidance between probabilities, as it is between the velocities they mix
+    Assumes a Posterior.
+
+    >>> field = Posterior(lambda x, t: torch.tensor([[0.0, 2.0]]), GumbelSoftmax())
+    >>> Symbols().finish(field, bind, torch.tensor([[0.9, 0.1]]))
+    tensor([[0., 1.]])
+    """
+
+    inside: bool = True  # whether states at t = 1 are not symbols yet
+    invertible = False
+
+    def finish(self, field: Any, guided: Callable[[Any], Dynamics], x: Tensor) -> Tensor:
+        if not self.inside:
+            return x
+        best = guided(Reading(probabilities, field))(x, torch.ones(len(x), dtype=x.dtype, device=x.device)).argmax(-1)
+        return nn.functional.one_hot(best, x.shape[-1]).to(x)
+
+
+def probabilities(field: Any, x: Tensor, t: Tensor, cond: Cond = None) -> Tensor:
+    """What the symbol may be [B,*S,K], by a classifier."""
+    classifier = unwrapped(field)
+    require(
+        isinstance(classifier, Posterior),
+        f"{type(field).__name__} was to say which symbol a state is, for the end of a run on the simplex; it has no "
+        "logits: guide with another Posterior(network, path)",
+    )
+    return torch.softmax(classifier.logits(x, t, cond), -1)
 
 
 def check_simplex(x: Tensor, name: str, tolerance: float = 1e-3) -> None:

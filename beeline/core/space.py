@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from beeline.core.declared import Wrapping, is_map
-from beeline.core.field import bind
+from beeline.core.field import Flow, bind
 from beeline.core.path import within
+from beeline.core.process import Process, velocity_on
 from beeline.core.rng import Rng
-from beeline.core.solver import HEUN, Solver
+from beeline.core.solver import EULER, HEUN, Solver, SolverBase, SolverWrapper, Traits, complete
 from beeline.core.types import Cond, Dynamics, Point, over, require
 
 
@@ -217,6 +218,9 @@ class Geodesic:
         self.space.check(x1, "the datum")
         return self.space.move(x0, self.space.log(x0, x1), t)
 
+    def process(self) -> Process:
+        return OnSpace(Projected(HEUN, self.space), self.space)
+
 
 @dataclass(frozen=True)
 class Even:
@@ -241,7 +245,7 @@ class Even:
 
 
 @dataclass(frozen=True)
-class GeodesicEuler:
+class GeodesicEuler(SolverBase):
     """Euler's step along a geodesic: exact where the motion is one.
 
     x_s = exp_x((s - t) v(x, t))
@@ -256,12 +260,16 @@ class GeodesicEuler:
     space: Space = field(default_factory=Sphere)
     order: int = field(default=1, init=False)
 
+    @property
+    def traits(self) -> Traits:
+        return Traits(space=self.space)
+
     def step(self, f: Dynamics, x: Tensor, t: Tensor, s: Tensor, memory: Any) -> tuple[Tensor, Any]:
         return self.space.exp(x, over(s - t, x) * f(x, t)), None
 
 
 @dataclass(frozen=True)
-class Projected:
+class Projected(SolverWrapper):
     """Any solver on a curved space: a step in the coordinates, then the nearest point of the space.
 
     x_s = project(step(x)),  with the field read at project(x)
@@ -275,14 +283,82 @@ class Projected:
     solver: Solver = HEUN
     space: Space = field(default_factory=Sphere)
 
+    def __post_init__(self) -> None:
+        self.fits()
+
     @property
-    def order(self) -> int:
-        return self.solver.order
+    def own(self) -> Traits:
+        return Traits(space=self.space)
 
     def step(self, f: Dynamics, x: Tensor, t: Tensor, s: Tensor, memory: Any) -> tuple[Tensor, Any]:
         project = self.space.project
         new, memory = self.solver.step(lambda y, u: f(project(y), u), x, t, s, memory)
         return project(new), memory
+
+
+@dataclass(frozen=True)
+class OnSpace(Process):
+    """An equation on a curved space: solvers of the coordinates are projected, and Euler's step is a geodesic.
+
+    dx/dt = tangent_x(v(x, t)),  d log p/dt = -(divergence on the space), by the area of its coordinates
+    Assumes states on the space.  For rotations the density is that of the quaternion, one of two for each rotation.
+
+    >>> OnSpace(space=Sphere()).solver(EULER)
+    GeodesicEuler(space=Sphere(tolerance=0.0001), order=1)
+    """
+
+    space: Space = field(default_factory=Sphere)
+
+    def solver(self, asked: Solver) -> Solver:
+        if complete(asked).traits.space is not None:
+            return asked
+        return GeodesicEuler(self.space) if asked == EULER else Projected(asked, self.space)
+
+    def check(self, flow: Flow, solver: Solver, times: Tensor) -> None:
+        super().check(flow, solver, times)
+        space = complete(solver).traits.space
+        require(
+            space == self.space,
+            f"{type(solver).__name__} keeps its states on {space}, but the flow lives on {self.space}; its states "
+            f"would leave it: take Projected(HEUN, {self.space}), or a plain solver, which is projected",
+        )
+
+    def network(self, network: Any) -> Any:
+        return Tangent(network, self.space)
+
+    def likelihood(self, flow: Flow, f: Dynamics, solver: Solver, shape: torch.Size) -> tuple[Dynamics, Solver]:
+        require(
+            not flow.source.gaussian,
+            f"a likelihood on {self.space} was asked of a flow from {type(flow.source).__name__}, whose density is not "
+            f"by the area of that space; give the flow the source that it starts from, such as Even({self.space})",
+        )
+        require(
+            isinstance(solver, Projected | GeodesicEuler),
+            f"a likelihood on {self.space} was asked for with {type(solver).__name__}, which cannot carry a density "
+            "beside the point; take a plain solver such as HEUN, Projected(...) or GeodesicEuler(...)",
+        )
+        carrying: Any = solver
+        return velocity_on(self.space, f), replace(carrying, space=_Carried(self.space, shape))
+
+
+@dataclass(frozen=True)
+class _Carried:
+    """Flat points of a space with a number beside each: [B,D+1], as a space whose last coordinate is a line."""
+
+    space: Space
+    shape: torch.Size  # [B,*S]
+
+    def project(self, state: Tensor) -> Tensor:
+        return self._join(self.space.project(self._point(state)), state)
+
+    def exp(self, state: Tensor, u: Tensor) -> Tensor:
+        return self._join(self.space.exp(self._point(state), self._point(u)), state + u)
+
+    def _point(self, state: Tensor) -> Tensor:
+        return state[:, :-1].reshape(len(state), *self.shape[1:])
+
+    def _join(self, point: Tensor, state: Tensor) -> Tensor:
+        return torch.cat([point.flatten(1), state[:, -1:]], 1)
 
 
 class Tangent(Wrapping):

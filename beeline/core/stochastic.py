@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from beeline.core.noises import Diffusion, Fading, Noise
 from beeline.core.path import AffinePath, Linear
-from beeline.core.solver import EULER, HEUN, Solver
+from beeline.core.solver import EULER, HEUN, Solver, SolverBase, SolverWrapper, Traits
 from beeline.core.types import Dynamics, over, require
 
 
@@ -22,8 +23,35 @@ class Trace(NamedTuple):
     inner: Any = None
 
 
+class Noisy(SolverWrapper):
+    """A stochastic solver around another one: noise by seed for both.
+
+    A subclass is a dataclass with the fields ``solver``, ``noise`` and ``path``.
+    """
+
+    noise: Noise
+    path: AffinePath
+
+    @property
+    def own(self) -> Traits:
+        return Traits(paths=(self.path,), score=True, stochastic=True)
+
+    def rekeyed(self, seeds: Sequence[int], *names: int | str | float) -> Any:
+        return replace(super().rekeyed(seeds, *names), noise=self.noise.rekeyed(seeds, *names))
+
+    def part(self, start: int, end: int) -> Any:
+        return replace(super().part(start, end), noise=self.noise.part(start, end))
+
+
+class Alone(Noisy):
+    """A stochastic solver that takes every step of its inner one by itself, from a state that noise has changed."""
+
+    def begin(self, times: Tensor) -> Any:
+        return None
+
+
 @dataclass(frozen=True)
-class EulerMaruyama:
+class EulerMaruyama(SolverBase):
     """The stochastic walk with the marginals of the flow: velocity, half the noise times the score, and noise.
 
     dx = (v + g^2/2 score) dt + g dW,  backwards dx = (v - g^2/2 score) dt + g dW;  v and score at (x, t), g at t
@@ -44,7 +72,16 @@ class EulerMaruyama:
     path: AffinePath = field(default_factory=Linear)  # the flow's
     heun: bool = False  # average the drift at both ends, with the same noise: two evaluations, weak order two
     order = 1
-    score = True  # needs one: the Sampler asks the flow
+
+    @property
+    def traits(self) -> Traits:
+        return Traits(paths=(self.path,), score=True, stochastic=True)
+
+    def rekeyed(self, seeds: Sequence[int], *names: int | str | float) -> Any:
+        return replace(self, noise=self.noise.rekeyed(seeds, *names))
+
+    def part(self, start: int, end: int) -> Any:
+        return replace(self, noise=self.noise.part(start, end))
 
     def step(self, f: Dynamics, x: Tensor, t: Tensor, s: Tensor, memory: Any) -> tuple[Tensor, Any]:
         sign = torch.sign(over(s - t, x))
@@ -86,7 +123,7 @@ class EulerMaruyama:
 
 
 @dataclass(frozen=True)
-class Overshoot:
+class Overshoot(Alone):
     """Walk the ODE beyond the aim, then noise back to it exactly.
 
     o = min(1, s + strength (s - t) b_s),  x_o by the solver,  x_s = (a_s/a_o) x_o + sqrt(b_s^2 - (a_s b_o/a_o)^2) z
@@ -107,14 +144,10 @@ class Overshoot:
     solver: Solver = EULER  # a one-step method
     path: AffinePath = field(default_factory=Linear)  # the flow's
     full: bool = False
-    score = True
 
     def __post_init__(self) -> None:
         require(self.strength >= 0, f"Overshoot got strength={self.strength}; a walk cannot fall short: give 0 or more")
-
-    @property
-    def order(self) -> int:
-        return self.solver.order
+        self.fits(one_step=True)
 
     def step(self, f: Dynamics, x: Tensor, t: Tensor, s: Tensor, memory: Any) -> tuple[Tensor, Any]:
         require(bool((s > t).all()), "Overshoot was asked to walk to the source; it goes to the data: invert by an ODE")
@@ -124,7 +157,7 @@ class Overshoot:
 
 
 @dataclass(frozen=True)
-class Refresh:
+class Refresh(Alone):
     """Noise back a little exactly, then walk the ODE over the whole way: churn.
 
     r = t - (s-t) g^2 / (2 b (a' b/a - b')),  x_r = (a_r/a_t) x + sqrt(b_r^2 - (a_r b_t/a_t)^2) z,  x_s by the solver
@@ -143,11 +176,9 @@ class Refresh:
     diffusion: Diffusion = field(default_factory=Fading)
     solver: Solver = HEUN  # a one-step method
     path: AffinePath = field(default_factory=Linear)  # the flow's
-    score = True
 
-    @property
-    def order(self) -> int:
-        return self.solver.order
+    def __post_init__(self) -> None:
+        self.fits(one_step=True)
 
     def step(self, f: Dynamics, x: Tensor, t: Tensor, s: Tensor, memory: Any) -> tuple[Tensor, Any]:
         require(bool((s > t).all()), "Refresh was asked to walk to the source; it goes to the data: invert by an ODE")
@@ -164,7 +195,7 @@ class Refresh:
 
 
 @dataclass(frozen=True)
-class Langevin:
+class Langevin(Noisy):
     """A solver whose every state is shaken by Langevin steps at its own time, which pull it back to the law there.
 
     x <- x + e score(x, s) + sqrt(2 e) z,  e = size b(s)^2;  none where b = 0
@@ -183,17 +214,13 @@ class Langevin:
     repeats: int = 1  # shakes after every step, one evaluation each
     size: float = 0.05  # in units of the noise variance; 0.01 to 0.2
     path: AffinePath = field(default_factory=Linear)  # the flow's
-    score = True
 
     def __post_init__(self) -> None:
         require(
             self.repeats >= 0 and self.size > 0,
             f"Langevin got repeats={self.repeats}, size={self.size}; give 0 or more shakes of a size above 0",
         )
-
-    @property
-    def order(self) -> int:
-        return self.solver.order
+        self.fits()
 
     def step(self, f: Dynamics, x: Tensor, t: Tensor, s: Tensor, memory: Any) -> tuple[Tensor, Any]:
         x, memory = self.solver.step(f, x, t, s, memory)

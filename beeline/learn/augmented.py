@@ -9,7 +9,9 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from beeline.core.coupling import Matched
-from beeline.core.field import VelocityField
+from beeline.core.declared import in_place_of
+from beeline.core.field import Flow, VelocityField
+from beeline.core.process import Process
 from beeline.core.rng import Rng
 from beeline.core.solver import Solver
 from beeline.core.types import Batch, Cond, Loss, require
@@ -29,16 +31,30 @@ class FromStart(Beside):
     tensor([[1., 1.]])
     """
 
-    ode = False  # not an equation in the state alone
+    def process(self) -> Process:
+        return Started()
 
-    def begin(self, x0: Tensor, times: Tensor, solver: Solver) -> VelocityField:
-        """The field for one walk, which begins at x0."""
+
+@dataclass(frozen=True)
+class Started(Process):
+    """An equation that holds the source point of its path as a condition: forwards only."""
+
+    invertible = False
+
+    def check(self, flow: Flow, solver: Solver, times: Tensor) -> None:
+        super().check(flow, solver, times)
         require(
             bool(times[-1] > times[0]),
             "a flow that is told its source point was to be walked backwards, where that point is what is asked for; "
             "train without Augmented to invert data",
         )
-        return lambda x, t, cond=None: self(x, t, told(cond, x0.repeat(len(x) // len(x0), *[1] * (x.ndim - 1))))
+
+    def field(self, field: Any, x: Tensor, times: Tensor) -> VelocityField:
+        def velocity(y: Tensor, t: Tensor, cond: Cond = None) -> Tensor:
+            made: Tensor = field(y, t, told(cond, x.repeat(len(y) // len(x), *[1] * (y.ndim - 1))))
+            return made
+
+        return in_place_of(field, velocity)
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from beeline.core.declared import traits_of
 from beeline.core.field import Data, Flow, Network, Prediction, Velocity
 from beeline.core.multistep import DPMSolver
 from beeline.core.path import AffinePath, Linear, Path
+from beeline.core.process import process_of
 from beeline.core.rng import Rng
 from beeline.core.solver import EULER, Solver
 from beeline.core.times import At, TimeSampler, Uniform
@@ -84,7 +85,7 @@ class Reflow:
 
     def student(self, teacher: Flow, networks: Mapping[str, nn.Module]) -> tuple[Flow, Sampler]:
         flow = replace(teacher, field=networks["student"], independent=False)
-        return flow, Sampler(self.steps, solver=frozen(teacher.path))
+        return flow, Sampler(self.steps, solver=process_of(flow).solver(frozen(teacher.path)))
 
 
 @dataclass(frozen=True)
@@ -130,7 +131,7 @@ class OneStep:
 
     def student(self, teacher: Flow, networks: Mapping[str, nn.Module]) -> tuple[Flow, Sampler]:
         flow = replace(teacher, field=networks["student"], independent=False)
-        return flow, Sampler(1, solver=frozen(teacher.path))
+        return flow, Sampler(1, solver=process_of(flow).solver(frozen(teacher.path)))
 
 
 def copied(teacher: Flow) -> nn.Module:

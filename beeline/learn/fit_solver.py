@@ -16,7 +16,7 @@ from beeline.core.integrate import integrate
 from beeline.core.multistep import AdamsBashforth
 from beeline.core.rng import Rng
 from beeline.core.schedule import Explicit, Schedule, Shifted, Uniform
-from beeline.core.solver import RK4, Solver
+from beeline.core.solver import RK4, Solver, SolverBase
 from beeline.core.types import Cond, Dynamics, map_cond, require
 from beeline.use.guidance import Guidance, Plain
 from beeline.use.presets import PRESETS
@@ -188,7 +188,7 @@ class Form:
             return Fitted(tuple(times.tolist()), tuple(sums), keep)
 
 
-class _Learning:
+class _Learning(SolverBase):
     """The solver of a Form while it learns."""
 
     order = 1

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from beeline.core.declared import Holding, Traits, stacks_of, traits_of
-from beeline.core.field import Network, bind
+from beeline.core.field import Flow, Network, bind
 from beeline.core.modes import eval_mode
+from beeline.core.process import process_of
 from beeline.core.rng import Rng
 from beeline.core.solver import HEUN
-from beeline.core.space import Projected
 from beeline.core.types import Batch, Cond, require, take
 from beeline.learn.objective import ask
 from beeline.use.guidance import Plain
@@ -180,10 +180,9 @@ def width_at(network: nn.Module, block: str, batch: Batch, most: int, whose: obj
     return h.shape[-1]
 
 
-def drawn_by(objective: Any, sampler: Sampler) -> Sampler:
+def drawn_by(objective: Any, sampler: Sampler, flow: Flow) -> Sampler:
     """The sampler of a run; its defaults give way to the solver and guidance that draw what the objective learns."""
-    space = getattr(getattr(objective, "path", None), "space", None)
-    solver = getattr(objective, "solver", None) or (None if space is None else Projected(HEUN, space))
+    solver = process_of(flow).default
     guidance = getattr(objective, "guidance", None)
     if solver is not None and sampler.solver == HEUN:
         sampler = replace(sampler, solver=solver)

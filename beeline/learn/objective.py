@@ -293,10 +293,6 @@ class Around:
         return self.objective.drop  # type: ignore[no-any-return]
 
     @property
-    def solver(self) -> Any:
-        return getattr(self.objective, "solver", None)
-
-    @property
     def inner(self) -> FlowMatching:
         """The objective inside, where its states and its comparison are needed one by one."""
         require(

@@ -47,13 +47,14 @@ def reflow_pairs(
         "pairs need the shape of one datum; pass like=, any tensor [B,*S] of the flow's data",
     )
     assert like is not None
-    made = []
+    made, keyed = [], sampler.seeded(range(count), "pairs", rng.seed, *rng.path)
     with eval_mode(flow.field):
         for start in range(0, count, batch_size):
             rows = range(start, min(start + batch_size, count))
             x0 = starts(flow, rows, rng, like)
             part = _rows(cond, start, start + batch_size, x0.device)
-            made.append(to(Batch(sampler(flow, x0, part).to(like.dtype), x0, part), like.device))
+            sample = keyed.part(start, start + batch_size)
+            made.append(to(Batch(sample(flow, x0, part).to(like.dtype), x0, part), like.device))
     return stack(made)
 
 
@@ -73,7 +74,8 @@ def anchored(flow: Flow, sampler: Sampler, batch: Batch, *, batch_size: int = 25
             x1 = batch.x1[start : start + batch_size]
             here = x1.to(device_of(flow.field) or x1.device)
             cond = _rows(batch.cond, start, start + batch_size, here.device)
-            made.append(to(Batch(here, sampler.invert(flow, here, cond).to(x1.dtype), cond), x1.device))
+            x0 = sampler.part(start, start + batch_size).invert(flow, here, cond)
+            made.append(to(Batch(here, x0.to(x1.dtype), cond), x1.device))
     return stack(made)
 
 

@@ -157,7 +157,8 @@ def settled(flow: Flow, sampler: Sampler, x1: Tensor, rng: Rng, *, rounds: int |
 
     def block(number: int) -> Tensor:
         like = x1.new_empty(BLOCK, x1.shape[1])
-        return sampler(made, made.source.sample(like, key.fork(number)).to(offsets.device)).to(x1.device)
+        keyed = sampler.seeded(range(number * BLOCK, (number + 1) * BLOCK), key.seed, *key.path)
+        return keyed(made, made.source.sample(like, key.fork(number)).to(offsets.device)).to(x1.device)
 
     def shares(x: Tensor) -> Tensor:
         return (hardened(x, groups).mean(0) + 1) / 2 + 1 / rows

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from beeline.core.coupling import Coupling, Matched, Paired
 from beeline.core.declared import Holding, Wrapping, is_map
 from beeline.core.field import bind
+from beeline.core.process import Process
 from beeline.core.rng import Rng
-from beeline.core.solver import Jump, Solver
+from beeline.core.solver import Jump
 from beeline.core.times import TimeSampler, Uniform
 from beeline.core.types import Batch, Cond, Loss, over, require
 from beeline.learn.distance import Cost, PowerCost, check_cost
@@ -85,6 +86,9 @@ class Accelerating(Holding):
         """The settings from which an equal one is built."""
         return {"velocity": self.velocity, "acceleration": self.acceleration}
 
+    def process(self) -> Process:
+        return Process(Jump())
+
     def forward(self, x: Tensor, t: Tensor, cond: Cond = None, s: Tensor | None = None) -> Tensor:
         v = ask(self.velocity, x, t, cond)
         return v + over((t + (t if s is None else s)) / 2, x) * self.accelerate(x, t, v, cond)
@@ -119,7 +123,6 @@ class ConstantAccelerationMatching:
     times: TimeSampler = field(default_factory=Uniform)
     distance: Distance = squared
     baselines: ClassVar[bool] = False  # they have one head
-    solver: ClassVar[Solver] = Jump()  # in place of the default one
 
     def __post_init__(self) -> None:
         require(

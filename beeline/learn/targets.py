@@ -10,13 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from beeline.core.coupling import Coupling, Independent, assign
-from beeline.core.declared import Holding
+from beeline.core.declared import Holding, in_place_of
 from beeline.core.discrete import TokenMixture
-from beeline.core.field import VelocityField, bind
+from beeline.core.field import Flow, VelocityField, bind
 from beeline.core.integrate import integrate
 from beeline.core.interpolant import Interpolant
 from beeline.core.modes import eval_mode
 from beeline.core.path import Linear
+from beeline.core.process import Process
 from beeline.core.pyramid import Pyramid
 from beeline.core.rng import Rng, keys_of
 from beeline.core.simplex import Dirichlet, GumbelSoftmax, Posterior, SymbolPath, check_simplex
@@ -111,11 +112,6 @@ class Classify:
             f"starts from {' or '.join(str(one) for one in fits)}: take that, or coupling=none",
         )
 
-    @property
-    def solver(self) -> Solver | None:
-        """What draws the path where a recipe names nothing else; None where any solver does."""
-        return self.path.solver() if hasattr(self.path, "solver") else None
-
     def wrap(self, network: Any, batch: Batch, rng: Rng) -> nn.Module:
         """The network as a classifier, which is shown logarithms of probabilities."""
         x = batch.x1
@@ -166,7 +162,6 @@ class Hierarchical:
 
     inner: FlowMatching = field(default_factory=FlowMatching)  # how the law of velocities is learned
     outer: FlowMatching = field(default_factory=FlowMatching)  # path, coupling and times of the states
-    solver: ClassVar[Solver] = EULER  # in place of the default one
 
     def __post_init__(self) -> None:
         require(
@@ -212,7 +207,6 @@ class RandomVelocity(Holding):
     """
 
     parts = ("inner",)
-    ode = False
 
     def __init__(
         self,
@@ -228,16 +222,8 @@ class RandomVelocity(Holding):
         """The settings from which an equal one is built."""
         return {"inner": self.inner, "rng": self.rng, "steps": self.steps, "solver": self.solver}
 
-    def begin(self, x0: Tensor, times: Tensor, solver: Solver) -> VelocityField:
-        """The field for one walk, with noise that belongs to each start."""
-        require(
-            solver == EULER and bool(times[-1] > times[0]),
-            f"a flow of random velocities was to be walked "
-            f"{'backwards' if times[-1] <= times[0] else f'with {solver}'}; its paths cross, and velocities "
-            "drawn afresh and averaged within a step have another law: draw forwards with EULER",
-        )
-        keys = keys_of(x0)
-        return lambda x, t, cond=None: self(x, t, cond, keys * (len(x) // len(keys)))
+    def process(self) -> Process:
+        return RandomField()
 
     def forward(self, x: Tensor, t: Tensor, cond: Cond = None, keys: Sequence[int] = ()) -> Tensor:
         told: dict[str, Any] = {"state": x, "time": t[:, None]}
@@ -246,6 +232,27 @@ class RandomVelocity(Holding):
         rng = self.rng.fork("velocity", float(t.flatten()[0]))
         v0 = rng.rows(keys, x) if keys else rng.normal(x)
         return integrate(bind(self.inner, told), v0, torch.linspace(0, 1, self.steps + 1, dtype=x.dtype), self.solver)
+
+
+@dataclass(frozen=True)
+class RandomField(Process):
+    """An equation whose velocities are random: forwards with Euler steps, with noise that belongs to each start."""
+
+    default: Solver = EULER
+    invertible = False
+
+    def check(self, flow: Flow, solver: Solver, times: Tensor) -> None:
+        super().check(flow, solver, times)
+        require(
+            solver == EULER and bool(times[-1] > times[0]),
+            f"a flow of random velocities was to be walked "
+            f"{'backwards' if times[-1] <= times[0] else f'with {solver}'}; its paths cross, and velocities "
+            "drawn afresh and averaged within a step have another law: draw forwards with EULER",
+        )
+
+    def field(self, field: Any, x: Tensor, times: Tensor) -> VelocityField:
+        keys = keys_of(x)
+        return in_place_of(field, lambda y, t, cond=None: field(y, t, cond, keys * (len(y) // len(keys))))
 
 
 @dataclass(frozen=True)

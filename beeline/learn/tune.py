@@ -10,6 +10,7 @@ from torch import nn
 
 from beeline.core.field import Flow
 from beeline.core.path import Linear
+from beeline.core.process import process_of
 from beeline.core.rng import Rng
 from beeline.core.solver import EULER
 from beeline.core.types import Batch, require
@@ -56,7 +57,7 @@ class PeRFlow(OnData):
 
     def student(self, teacher: Flow, networks: Mapping[str, nn.Module]) -> tuple[Flow, Sampler]:
         flow = replace(teacher, field=networks["student"], independent=False)
-        return flow, Sampler(self.windows, solver=EULER)
+        return flow, Sampler(self.windows, solver=process_of(flow).solver(EULER))
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from beeline.core.declared import as_map, is_map
 from beeline.core.field import bind
+from beeline.core.process import Reading
 from beeline.core.types import Cond, Dynamics, leaves, map_cond, over, require
 
 
@@ -139,7 +140,9 @@ class Guide:
         )
 
     def __call__(self, field: Any, cond: Cond) -> Dynamics:
-        other, null = self.reference(field, cond)
+        strong = field.field if isinstance(field, Reading) else field
+        other, null = self.reference(strong, cond)
+        other = field.of(other) if isinstance(field, Reading) else other
         apart_strong, apart_weak = bind(field, cond, repeat=True), bind(other, null, repeat=True)
         combine = self.rule.begin()
         low, high = self.window

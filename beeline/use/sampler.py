@@ -12,8 +12,9 @@ from torch import Tensor
 from beeline.core.field import Flow
 from beeline.core.integrate import integrate
 from beeline.core.modes import check_together, eval_mode
+from beeline.core.process import Process, process_of
 from beeline.core.schedule import Schedule, Uniform
-from beeline.core.solver import HEUN, Solver
+from beeline.core.solver import HEUN, FullSolver, Solver, complete
 from beeline.core.types import Cond, Dynamics, leaves, map_cond, require
 from beeline.use.guidance import Guidance, Plain
 
@@ -31,8 +32,8 @@ class Sampler:
     """Steps, schedule, solver, guidance and controllers: everything about drawing but the flow and the noise.
 
     x1 = integrate(controllers(guidance(field, cond)), x0, schedule(steps), solver)
-    A path with ``walk`` is walked by it instead of ``integrate``; a field with ``begin(x0, times, solver)`` is replaced
-    by what that gives, and one with ``end(x, cond)`` has the last word at t = 1.
+    The process of the flow (core/process.py) may take another loop than ``integrate``, project the solver onto a curved
+    space, and end at a symbol; its ``check`` refuses solvers that do not fit before any work.
     Assumes that x0 is on the device of the flow; conditions are moved there.  Networks are in evaluation mode while it
     runs.  No graph is kept; to differentiate through sampling, call ``integrate``.
     Source: none; a value that names its parts.
@@ -62,21 +63,11 @@ class Sampler:
 
         Solvers without noise need none.  ``names`` tell apart runs with the same seeds.
         """
-        noise: Any = getattr(self.solver, "noise", None)
-        if not hasattr(noise, "seeds"):
-            return self
-        rows: Any = replace(noise, rng=noise.rng.fork(*names), seeds=tuple(int(s) for s in seeds))
-        solver: Any = self.solver
-        return replace(self, solver=replace(solver, noise=rows))
+        return replace(self, solver=complete(self.solver).rekeyed(seeds, *names))
 
     def part(self, start: int, end: int) -> Sampler:
         """The sampler of the rows start .. end-1 of a batch: their seeds, or else noise of their own."""
-        noise: Any = getattr(self.solver, "noise", None)
-        if not hasattr(noise, "seeds"):
-            return self
-        rows = {"seeds": noise.seeds[start:end]} if noise.seeds else {"rng": noise.rng.fork("rows", start)}
-        solver: Any = self.solver
-        return replace(self, solver=replace(solver, noise=replace(noise, **rows)))
+        return replace(self, solver=complete(self.solver).part(start, end))
 
     def __call__(
         self,
@@ -122,16 +113,20 @@ class Sampler:
         done: Callable[[Any], None] | None,
         whole: bool,
     ) -> Tensor:
-        self._suits(flow)
+        process = process_of(flow)
+        solver = complete(process.solver(self.solver))
+        process.check(flow, solver, times)
         parts = (flow, self.guidance, self.controllers)
         check_together("the state", x, *parts)
         cond = map_cond(lambda leaf: leaf.to(x.device), cond)
         with eval_mode(*parts):
-            return self._run(flow, x, cond, times, watch, done, whole)
+            return self._run(flow, process, solver, x, cond, times, watch, done, whole)
 
     def _run(
         self,
         flow: Flow,
+        process: Process,
+        solver: FullSolver,
         x: Tensor,
         cond: Cond,
         times: Tensor,
@@ -145,10 +140,7 @@ class Sampler:
                 f"the condition {name or 'given'} has shape {tuple(leaf.shape)} for a batch of {len(x)}; "
                 "every leaf of a condition starts with the batch size",
             )
-        field, walk = flow.field, getattr(flow.path, "walk", integrate)  # a path may have a walk of its own
-        if hasattr(field, "begin"):  # a field with noise of its own takes it from where the walk starts
-            field = field.begin(x, times, self.solver)
-        f = self.guidance(field, cond)
+        f = self.guidance(process.field(flow.field, x, times), cond)
         for controller in self.controllers:
             f = controller.steer(f, flow)
 
@@ -158,45 +150,28 @@ class Sampler:
             return x
 
         after = correct if self.controllers else None
-        lift = None if whole else getattr(self.solver, "lift", None)
-        if lift is None:
-            made: Tensor = walk(f, x, times, self.solver, after=after, watch=watch, done=done)
-            return flow.field.end(made, cond) if hasattr(flow.field, "end") and float(times[-1]) == 1 else made
         require(
-            walk is integrate,
+            not (solver.traits.twin and process.resizes),
             f"{type(self.solver).__name__}, whose state carries a twin, was given for a flow on "
             f"{type(flow.path).__name__}, whose states change their size on the way; take HEUN",
         )
         require(
-            after is None,
+            not (solver.traits.twin and self.controllers),
             f"controllers were given beside {type(self.solver).__name__}, whose state carries a twin that they would "
             "part from it; use another solver for controlled runs",
         )
-        solver: Any = self.solver
-        return solver.lower(integrate(f, lift(x), times, solver, watch=watch, done=done))
-
-    def _suits(self, flow: Flow) -> None:
-        """Refuse a solver that assumes what the flow does not have."""
-        if getattr(self.solver, "score", False):
-            flow.require_score()
-        solver_of: Any = getattr(flow.path, "solver", None)
-        own = None if solver_of is None else solver_of()
-        require(
-            own is None or type(self.solver) is type(own),
-            f"{type(self.solver).__name__} was given for a flow on {flow.path}, whose states it would leave; it is "
-            f"drawn by jumps: take {type(own).__name__}(path={flow.path})",
-        )
-        path = getattr(self.solver, "path", None)
-        require(
-            path is None or path == flow.path,
-            f"{type(self.solver).__name__} was given for {path}, but the flow was learned on {flow.path}; its formula "
-            "needs the flow's own path: give it with path=",
-        )
+        state = x if whole else solver.lift(x)
+        state = process.run(f, state, times, solver, after=after, watch=watch, done=done)
+        if whole and solver.traits.twin:
+            return state
+        made = solver.lower(state)
+        return process.finish(flow.field, lambda field: self.guidance(field, cond), made) if times[-1] == 1 else made
 
     @property
     def evaluations(self) -> int | None:
         """Field evaluations per sample, counted by a walk over a zero field; None where they depend on the field."""
-        if getattr(self.solver, "adaptive", False):
+        solver = complete(complete(self.solver).rekeyed(()))  # seeds are for a batch of their number
+        if solver.traits.adaptive:
             return None
         count = 0
 
@@ -205,7 +180,5 @@ class Sampler:
             count += self.guidance.calls(round(float(t[0]), 6))  # float32 0.6 is not 0.6
             return torch.zeros_like(x)
 
-        state = torch.zeros(1, 1)
-        lift = getattr(self.solver, "lift", None)
-        integrate(f, state if lift is None else lift(state), self.times(), self.solver)
+        integrate(f, solver.lift(torch.zeros(1, 1)), self.times(), solver)
         return count

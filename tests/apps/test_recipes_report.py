@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from beeline.apps import doors
+from beeline.core.field import Flow
 from beeline.core.solver import HEUN
 from beeline.learn.heads import drawn_by
 from beeline.use.temperature import Temperature
@@ -27,5 +28,5 @@ def test_an_objective_named_anew_keeps_the_null_condition_and_brings_its_guidanc
     assert own.drop.probability == 0.3
     assert doors.recipe("digits", ["objective=FlowMatching()", "objective.drop=none"]).objective.drop is None
     run = doors.recipe("digits", ["objective=GuidanceFree"])
-    assert drawn_by(run.objective, run.sampler).guidance == Temperature(1.5)
-    assert drawn_by(run.objective, run.sampler).solver == HEUN
+    assert drawn_by(run.objective, run.sampler, Flow(None)).guidance == Temperature(1.5)
+    assert drawn_by(run.objective, run.sampler, Flow(None)).solver == HEUN

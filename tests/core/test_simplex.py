@@ -8,6 +8,7 @@ from scipy import stats
 from torch.nn.functional import one_hot
 
 from beeline.core.discrete import MaskTokens, TokenJumps, TokenMixture, UniformTokens
+from beeline.core.field import bind
 from beeline.core.integrate import integrate
 from beeline.core.noises import White
 from beeline.core.pyramid import Pyramid, up
@@ -215,11 +216,11 @@ def test_a_pyramid_is_walked_from_one_full_size_noise_as_from_fresh_ones(g):
     u = torch.linspace(0, 1, 5, dtype=torch.float64)
     even = torch.cat([pyramid.clock(0, u), pyramid.clock(1, u[1:])])  # four steps a stage
     x0 = Rng(2).normal(like)
-    one = pyramid.walk(f, x0, even, EULER).flatten(1)
+    one = pyramid.process().run(f, x0, even, EULER).flatten(1)
     two = pyramid.sample(f, like, Rng(1), steps=4, solver=EULER).flatten(1)
     assert float((one.mean(0) - two.mean(0)).abs().max()) < 0.03
     assert float((torch.cov(one.T) - torch.cov(two.T)).abs().max()) < 0.05 * float(torch.cov(two.T).max())
-    assert torch.allclose(pyramid.walk(f, x0[5:7], even, EULER).flatten(1), one[5:7], atol=1e-12)
+    assert torch.allclose(pyramid.process().run(f, x0[5:7], even, EULER).flatten(1), one[5:7], atol=1e-12)
 
 
 def test_what_enters_at_a_jump_completes_the_noise_of_the_finer_stage():
@@ -237,6 +238,8 @@ def test_what_enters_at_a_jump_completes_the_noise_of_the_finer_stage():
 def test_a_walk_on_symbols_ends_where_its_path_says():
     x, t = torch.tensor([[0.6, 0.4]]), torch.ones(1)
     net = lambda x, t: torch.stack([x[:, 1] - x[:, 0], x[:, 0]], 1).flip(1) * 5  # noqa: E731
-    assert Posterior(net, Dirichlet()).end(x).tolist() == [[1.0, 0.0]]
-    assert torch.equal(Posterior(net, TokenMixture()).end(x), x)
+    field = Posterior(net, Dirichlet())
+    assert field.process().finish(field, bind, x).tolist() == [[1.0, 0.0]]
+    tokens = Posterior(net, TokenMixture())
+    assert torch.equal(tokens.process().finish(tokens, bind, x), x)
     assert torch.equal(Posterior(net, Dirichlet(), logs=True).logits(x, t), net(x.log() / 4, t))
