@@ -74,8 +74,8 @@ class White(Seeded):
         return self.draw(self._fork(name, t[:1], s[:1]), like)
 
     def _fork(self, name: str | int, t: Tensor, s: Tensor) -> Rng:
-        """The key of a step; times as float32, so that the dtype of the state does not matter."""
-        return self.rng.fork(name, *(float(v) for v in (*t.float().flatten(), *s.float().flatten())))
+        """The key of a step."""
+        return self.rng.fork(name, *t.flatten().tolist(), *s.flatten().tolist())
 
 
 @dataclass(frozen=True)
@@ -119,17 +119,12 @@ class Brownian(Seeded):
             low, high, below, above = (low, middle, below, here) if t < middle else (middle, high, here, above)
         share = (t - low) / (high - low)
         spread = math.sqrt((t - low) * (high - t) / (high - low))
-        return below + share * (above - below) + spread * self.draw(rng.fork("leaf", _short(t)), like)
+        return below + share * (above - below) + spread * self.draw(rng.fork("leaf", t), like)
 
 
 def _equal(t: Tensor, s: Tensor) -> bool:
     """Whether all samples take the same step."""
     return bool((t == t.flatten()[0]).all() and (s == s.flatten()[0]).all())
-
-
-def _short(t: float) -> float:
-    """A time as float32, so that the dtype of the state does not change a key."""
-    return float(torch.tensor(t, dtype=torch.float32))
 
 
 class Diffusion(Protocol):
