@@ -144,7 +144,12 @@ class Network(Wrapping):
             "velocity follows; use Velocity(), or an affine path such as Linear()",
         )
 
-    def forward(self, x: Tensor, t: Tensor, cond: Cond = None) -> Tensor:
+    def forward(self, x: Tensor, t: Tensor, cond: Cond = None, *, logits: bool = False) -> Any:
+        """The velocity; with ``logits``, of a backbone that declares them, (velocity, logits)."""
+        if logits:
+            weight = next(self.backbone.parameters(), x)
+            output, raw = self.backbone(x.to(weight.dtype), t, cond, logits=True)
+            return self.prediction.velocity(output.to(x.dtype), x, t, self.path), raw
         output = self._output(x, t, cond)
         return self.prediction.velocity(output, x, t, self.path)
 

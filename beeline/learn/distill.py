@@ -15,6 +15,7 @@ from beeline.core.declared import traits_of
 from beeline.core.field import Data, Flow, Network, Prediction, Velocity
 from beeline.core.multistep import DPMSolver
 from beeline.core.path import AffinePath, Linear, Path
+from beeline.core.prediction import Boundary
 from beeline.core.process import process_of
 from beeline.core.rng import Rng
 from beeline.core.solver import EULER, Solver
@@ -22,7 +23,7 @@ from beeline.core.times import At, TimeSampler, Uniform
 from beeline.core.types import Batch, require, stack, take
 from beeline.learn.objective import Distance, FlowMatching, squared
 from beeline.learn.pairs import anchored, reflow_pairs
-from beeline.learn.rows import RowMatching, groups_of, having, whole
+from beeline.learn.rows import RowMatching, groups_of, whole
 from beeline.use.sampler import Sampler
 
 
@@ -142,9 +143,9 @@ def copied(teacher: Flow) -> nn.Module:
         "teacher: give a flow with a network, or networks of your own to fit(...)",
     )
     teacher.require_ode("a student")
-    fixed = next((m for m in having(teacher.field, "prediction") if getattr(m.prediction, "fixes_ends", False)), None)
+    networks = (m for m in teacher.field.modules() if isinstance(m, Network))
     require(
-        fixed is None,
+        not any(isinstance(m.prediction, Boundary) for m in networks),
         "a student of a network with the prediction Boundary was asked for; the ends that it fixes are false for "
         "pairs: train the teacher with Velocity()",
     )

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from beeline.core.declared import traits_of
-from beeline.core.field import Data, Flow, Prediction
+from beeline.core.field import Data, Flow, Network, Prediction
 from beeline.core.modes import eval_mode
 from beeline.core.path import AffinePath
 from beeline.core.rng import Rng
 from beeline.core.types import Batch, Loss, require
 from beeline.learn.objective import Drop, Example, FlowMatching, ask, squared
+from beeline.learn.shapes import Helped
 from beeline.use.sampler import Sampler
 from beeline.use.spread import spread
 
@@ -33,8 +34,8 @@ class RowMatching(FlowMatching):
 
     mean over unknown blocks of |v_number - v_t|^2 and of -log p(state | x_t), where E[x1 | x_t] = 2 p - 1 on a state
     Assumes an affine path, and a network that declares the columns of its table; for any other field all coordinates
-    are numbers.  Both terms have their minimum at the velocity of flow matching: the posterior mean of a one-hot state
-    is its probability.
+    are numbers.  p is the softmax of the network's logits where it gives them.  Both terms have their minimum at the
+    velocity of flow matching: the posterior mean of a one-hot state is its probability.
     Source: Eijkelboom et al. 2024, "Variational flow matching" (arXiv 2406.04843), CatFlow, with squared error for
     numbers; known cells as conditions after Zheng and Charoenphakdee 2022 (arXiv 2210.17128).
 
@@ -62,6 +63,12 @@ class RowMatching(FlowMatching):
         if batch.cond is None and self.known:
             batch = self.reveal(batch, groups, rng.fork("known"))
         example = self.examples(batch, rng)
+        net = field
+        while isinstance(net, Helped):
+            net = net.field
+        if type(net) is Network and traits_of(net).logits:
+            made, raw = net(example.x, example.t, example.batch.cond, logits=True)
+            return self.judge(made, example, groups, raw)
         made = ask(field, example.x, example.t, example.batch.cond)
         return self.judge(made, example, groups)
 
@@ -78,8 +85,8 @@ class RowMatching(FlowMatching):
         order = rng.fork("cells").fill(like.new_empty(n, columns)).argsort(1).argsort(1)
         return ((order < count[:, None]) & (some < self.known)[:, None]).to(like.dtype)
 
-    def judge(self, made: Tensor, example: Example, groups: Groups) -> Loss:
-        """The loss of velocities [B,D] at the states of an example."""
+    def judge(self, made: Tensor, example: Example, groups: Groups, raw: Tensor | None = None) -> Loss:
+        """The loss of velocities [B,D] at the states of an example, with the logits [B,D] where there are some."""
         batch, t, x, v = example
         require(
             isinstance(self.path, AffinePath),
@@ -99,9 +106,13 @@ class RowMatching(FlowMatching):
         total = error.sum(1)
         if len(owner):
             mean, wanted = (Data().value(x, slope, t, self.path)[:, where] for slope in (made, v))
-            hit = ((mean + 1) / 2) * (wanted > 0)  # the probability given to the state that it was
-            p = x.new_zeros(len(x), len(owner)).index_add(1, state, hit)
-            surprise = -p.clamp(min=1e-5).log() * free[:, owner]
+            here = x.new_zeros(len(x), len(owner))
+            if raw is None:
+                p = here.index_add(1, state, ((mean + 1) / 2) * (wanted > 0))  # of the state that it was
+                surprise = -_log(p)
+            else:
+                surprise = -here.index_add(1, state, _log_softmax(raw[:, where].to(x), state, here) * (wanted > 0))
+            surprise = surprise * free[:, owner]
             total = total + surprise.sum(1)
         blocks = free[:, column[numbers]].sum(1) + free[:, owner].sum(1)
         per_row = self.weight(t) * total / blocks.clamp(min=1)
@@ -114,6 +125,19 @@ class RowMatching(FlowMatching):
         if len(owner):
             terms["states"] = surprise.detach().mean()
         return Loss(value, terms, per_row.detach(), t.detach())
+
+
+def _log_softmax(raw: Tensor, state: Tensor, here: Tensor) -> Tensor:
+    """The log-softmax of logits [B,K] within the blocks ``state`` [K]; ``here`` [B,blocks] is zero."""
+    top = torch.full_like(here, -torch.inf).scatter_reduce(1, state.expand(len(raw), -1), raw.detach(), "amax")
+    shifted = raw - top[:, state]
+    return shifted - here.index_add(1, state, shifted.exp()).log()[:, state]
+
+
+def _log(p: Tensor) -> Tensor:
+    """log p, and its tangent below 1e-5, so that the gradient goes on where p is tiny or negative."""
+    least = 1e-5
+    return p.clamp(min=least).log() + (p - least).clamp(max=0) / least
 
 
 def hardened(x: Tensor, groups: Groups) -> Tensor:
@@ -176,12 +200,6 @@ def settled(flow: Flow, sampler: Sampler, x1: Tensor, rng: Rng, *, rounds: int |
 def groups_of(field: Any) -> Groups | None:
     """The groups of coordinates of a network for tables; None for any other field."""
     return traits_of(field).columns
-
-
-def having(field: Any, name: str) -> Iterator[Any]:
-    """The parts of a network that have an attribute of that name."""
-    modules = field.modules() if isinstance(field, nn.Module) else ()
-    return (module for module in modules if hasattr(module, name))
 
 
 def _frozen(groups: Groups) -> tuple[tuple[int, ...], ...]:

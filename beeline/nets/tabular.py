@@ -98,7 +98,7 @@ class Columns(nn.Module):
 
     def traits(self, offsets: Tensor) -> Traits:
         """What a network for this table declares."""
-        return Traits({name: 0.0 for name in self.known}, self.groups, offsets, bool(self.known))
+        return Traits({name: 0.0 for name in self.known}, self.groups, offsets, bool(self.known), self.sharp)
 
     def given(self, x: Tensor, cond: Cond) -> tuple[Tensor | None, Tensor | None]:
         """Known cells [B,D] and where they are, [B,D] and as columns [B,C]; none of both for None."""
@@ -240,7 +240,7 @@ class TabularMLP(Declaring):
     def traits(self) -> Traits:
         return self.columns.traits(self.offsets)
 
-    def forward(self, x: Tensor, t: Tensor, cond: Cond = None, s: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, t: Tensor, cond: Cond = None, s: Tensor | None = None, *, logits: bool = False) -> Any:
         check_state(self, x, t, (self.columns.size,))
         known, mask = self.columns.given(x, cond)
         e = F.silu(self.time(*shared(t, s))).to(x.dtype)
@@ -250,7 +250,8 @@ class TabularMLP(Declaring):
             for block in self.block:
                 h = block(h, e)
             out = self.out(layer_norm(h))
-        return self.columns.finish(out.to(x.dtype), x, t, known, mask)
+        made = self.columns.finish(out.to(x.dtype), x, t, known, mask)
+        return (made, out) if logits else made
 
 
 class RowBlock(nn.Module):
@@ -339,7 +340,7 @@ class TabularTransformer(Declaring):
     def traits(self) -> Traits:
         return self.columns.traits(self.offsets)
 
-    def forward(self, x: Tensor, t: Tensor, cond: Cond = None, s: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, t: Tensor, cond: Cond = None, s: Tensor | None = None, *, logits: bool = False) -> Any:
         check_state(self, x, t, (self.columns.size,))
         known, mask = self.columns.given(x, cond)
         e = F.silu(self.time(*shared(t, s))).to(x.dtype)
@@ -351,4 +352,5 @@ class TabularTransformer(Declaring):
             for block in self.block:
                 tokens = block(tokens, e)
             out = (layer_norm(tokens)[:, self.columns.column] * self.out).sum(-1) + self.bias
-        return self.columns.finish(out.to(x.dtype), x, t, known, mask)
+        made = self.columns.finish(out.to(x.dtype), x, t, known, mask)
+        return (made, out) if logits else made

@@ -23,6 +23,7 @@ from beeline.learn.early import Patience
 from beeline.learn.heldout import HeldOut, Posterior
 from beeline.learn.rate import Constant, WarmupConstantCooldown
 from beeline.learn.rows import RowMatching, groups_of, hardened, settled
+from beeline.learn.shapes import Helped
 from beeline.learn.trainer import Training, fit
 from beeline.nets.small import MLP
 from beeline.nets.tabular import TabularMLP
@@ -91,6 +92,39 @@ def test_masks_hold_every_number_of_cells_and_few_of_them_more_often() -> None:
     assert set(masks.unique().tolist()) == {0.0, 1.0}
     assert torch.allclose(masks.mean(0), masks.mean(), atol=0.01)  # no column more than another
     assert not RowMatching(known=0.0).masks(50, 6, torch.empty(0), Rng(0)).any()
+
+
+@pytest.mark.parametrize("gap", [2.0, 20.0, 200.0])
+@pytest.mark.parametrize("helped", [False, True])
+def test_a_state_that_was_thought_impossible_is_learned(gap: float, helped: bool) -> None:
+    """The gradient by the logits is p - (1 where the state was), however small the probability of that state is."""
+    net = small()
+    with torch.no_grad():
+        net.backbone.offsets[1:] = torch.tensor([-gap, 0.0])
+    batch = Batch(torch.tensor([[0.5, 1.0, -1.0]]).repeat(6, 1))
+    field = Helped(Helped(net, nn.Identity()), nn.Identity()) if helped else net
+    loss = RowMatching(known=0.0)(field, batch, Rng(0))
+    p = torch.tensor([-gap, 0.0]).softmax(0)
+    assert torch.allclose(loss.terms["states"], torch.tensor(gap).exp().log1p() if gap < 50 else torch.tensor(gap))
+    loss.value.backward()
+    known = (p - torch.tensor([1.0, 0.0])) / 2  # a mean over the two blocks of a row
+    assert torch.allclose(net.backbone.offsets.grad[1:], known, atol=1e-6)
+
+
+def test_a_network_without_logits_learns_states_of_no_probability_too() -> None:
+    with Rng(0).ambient():
+        net = Network(TabularMLP([[1], [2]], width=32, depth=1, sharp=False))
+    with torch.no_grad():
+        net.backbone.offsets[1:] = torch.tensor([-9.0, 9.0])
+    loss = RowMatching(known=0.0)(net, Batch(torch.tensor([[0.5, 1.0, -1.0]]).repeat(6, 1)), Rng(0))
+    loss.value.backward()
+    assert net.backbone.offsets.grad[1] < -100  # the slope of -log p at 1e-5
+
+
+def test_attributes_make_no_table() -> None:
+    net = Network(nn.Conv1d(4, 4, 1, groups=2))
+    net.groups, net.known = [[1], [3]], True
+    assert groups_of(net) is None
 
 
 def test_any_other_field_is_learned_as_numbers() -> None:
