@@ -182,7 +182,9 @@ class MapNetwork(Network):
             "or a network with span=False",
         )
 
-    def forward(self, x: Tensor, t: Tensor, cond: Cond = None, s: Tensor | None = None) -> Tensor:
+    def forward(  # type: ignore[override]
+        self, x: Tensor, t: Tensor, cond: Cond = None, s: Tensor | None = None
+    ) -> Tensor:
         return self._output(x, t, cond, t if s is None else s)
 
 

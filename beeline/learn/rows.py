@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from beeline.core.declared import traits_of
+from beeline.core.declared import is_map, traits_of
 from beeline.core.field import Data, Flow, Network, Prediction
 from beeline.core.modes import eval_mode
 from beeline.core.path import AffinePath
@@ -66,7 +66,7 @@ class RowMatching(FlowMatching):
         net = field
         while isinstance(net, Helped):
             net = net.field
-        if type(net) is Network and traits_of(net).logits:
+        if isinstance(net, Network) and not is_map(net) and traits_of(net).logits:
             made, raw = net(example.x, example.t, example.batch.cond, logits=True)
             return self.judge(made, example, groups, raw)
         made = ask(field, example.x, example.t, example.batch.cond)
