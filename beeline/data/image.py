@@ -15,7 +15,7 @@ from torch import Tensor
 
 from beeline.core.rng import Rng
 from beeline.core.types import Batch, BeelineError, Cond, require
-from beeline.data.modality import Array, check_labels, label_condition, label_conditions
+from beeline.data.modality import Array, check_labels, class_indices, classes_of, label_condition, label_conditions
 from beeline.files import replacing
 
 
@@ -89,9 +89,8 @@ class Image:
         """A new modality for the size, the channels and the classes of ``raw``."""
         n, h, w, c = raw.pixels.shape
         self._steps(raw)
-        named = raw.names or self.names
-        classes = 0 if raw.labels is None else max(len(named), self.classes, int(raw.labels.max()) + 1)
-        return replace(self, shape=(c, h, w), classes=classes, names=named if classes == len(named) else ())
+        classes, names = classes_of(raw.labels, raw.names or self.names, self.classes)
+        return replace(self, shape=(c, h, w), classes=classes, names=names if classes == len(names) else ())
 
     def encode(self, raw: Images, rng: Rng | None = None) -> Batch:
         """Numbers [N,C,H,W] in [-1, 1] (float32) and labels; spread over each level where ``rng`` is given."""
@@ -186,4 +185,4 @@ class Image:
     def _labels(self, raw: Images) -> Cond:
         if not self.classes or raw.labels is None:  # images made by a model have no labels
             return None
-        return {"label": torch.from_numpy(check_labels(raw.labels, len(raw), self.classes, "labels"))}
+        return {"label": torch.from_numpy(class_indices(raw.labels, len(raw), raw.names, self.classes, self.names))}

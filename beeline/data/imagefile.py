@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-import io
+import collections
 import json
-import zipfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import ImageColor
 
 from beeline.core.types import BeelineError, extra, nearest, require
+from beeline.data.arrays import read_arrays
 from beeline.data.image import Image, Images
-from beeline.data.modality import Array, check_labels, divide, existing
+from beeline.data.modality import Array, check_labels, divide, existing, refuse_unseen
+from beeline.data.picture import pixels_of, square
 
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
-HELD_OUT = ("test", "validation", "valid", "val")  # names of the held-out part, in the order of preference
+HELD_OUT = ("test", "testing", "validation", "valid", "val", "dev", "eval")  # held-out parts, the preferred one first
+TRAINING = ("train", "training")
 
 
 @dataclass(frozen=True)
@@ -53,10 +56,12 @@ class ImageFile:
     """Pictures from a file or a folder, with labels where it has some.
 
     .npz with x_train, y_train, x_test, y_test, or with images, labels;  .npy of uint8 [N,H,W] or [N,H,W,C];
-    a folder of pictures, or of one subfolder per class, or of train/ and test/ with such subfolders;
+    a folder of pictures, or of one subfolder per class (pictures anywhere below it), or of train/ and test/ with such
+    subfolders, where no other subfolders stand beside them;
     .parquet of the hub (image: {bytes, path}, label), or a folder with train-*.parquet and test-*.parquet
     Assumes pictures of one size, unless ``resize`` is given.  Grey stays one channel where all are grey; the rest
-    becomes RGB.  Without a test part, a share that is the same every time is held out.
+    becomes RGB.  Orientation is applied, transparent pixels are blended on ``background``, and 16 bits become 8.
+    Without a test part, a share that is the same every time is held out.
     Source: none; the layouts that torchvision and the hub's datasets use.
 
     >>> ImageFile("mnist.npz", resize=16).modality()
@@ -67,9 +72,11 @@ class ImageFile:
     resize: int | None = None  # pixels per side: the middle square is cut out and scaled to it
     flip: bool = False  # add every training image mirrored left to right
     held_out: float = 0.1  # share kept back where the data name no test part
-    classes: int | None = None  # labels run from 0 to classes-1; None to count them in the training part
+    classes: int | None = None  # labels run from 0 to classes-1; None to find them in the training part
     image: str = "image"  # the column of the pictures in a parquet file
-    label: str = "label"  # the column of the labels in a parquet file
+    label: str | None = None  # the array or parquet column of the labels; None for the usual names, where they exist
+    labels: bool = True  # False learns without labels
+    background: str = "white"  # the colour under transparent pixels: a name, or #rrggbb
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "path", str(self.path))
@@ -77,6 +84,13 @@ class ImageFile:
             self.resize is None or (isinstance(self.resize, int) and self.resize >= 1),
             f"ImageFile got resize={self.resize!r}; a side has at least one pixel: give a whole number, or None",
         )
+        try:
+            ImageColor.getrgb(self.background)
+        except (ValueError, AttributeError):
+            raise BeelineError(
+                f"ImageFile got background={self.background!r}, which is no colour; give a name such as white, or "
+                "#rrggbb"
+            ) from None
 
     def modality(self) -> Image:
         return Image(classes=self.classes or 0)
@@ -117,34 +131,32 @@ class ImageFile:
 
     def _ranges(self, train: Images, held: Images | None, place: Path) -> None:
         """Refuse labels outside the range that was given, or that the training part has."""
-        if train.labels is not None:
-            counted = max(int(train.labels.max()) + 1, len(train.names))
-            check_labels(train.labels, len(train), self.classes, f"{place}, labels of the training part")
-            if held is not None:
-                require(
-                    held.labels is not None,
-                    f"{place}: the training part has labels and the test part has none; give both or neither",
-                )
-                check_labels(held.labels, len(held), self.classes or counted, f"{place}, labels of the test part")
+        if train.labels is None:
+            return
+        require(
+            held is None or held.labels is not None,
+            f"{place}: the training part has labels and the test part has none; give both or neither",
+        )
+        check_labels(train.labels, len(train), self.classes, f"{place}, labels of the training part")
+        if held is not None and held.labels is not None:
+            where = f"{place}, labels of the test part"
+            if self.classes is not None or train.names:
+                check_labels(held.labels, len(held), self.classes or len(train.names), where)
+            else:
+                refuse_unseen(held.labels, train.labels, where)
 
     def _arrays(self, place: Path) -> tuple[Images, Images | None]:
-        try:
-            loaded = np.load(place, allow_pickle=False)
-            data = {key: loaded[key] for key in loaded.files} if place.suffix == ".npz" else {"images": loaded}
-        except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-            raise BeelineError(
-                f"{place} cannot be read as {place.suffix} ({error}); it is damaged, or holds Python objects, "
-                "which are never unpickled: write it again with numpy.save or numpy.savez"
-            ) from error
+        data = read_arrays(place)
+        data = {"images": data["array"]} if place.suffix == ".npy" else data
         if "x_train" in data:
-            train = self._array(place, data, "x_train", "y_train")
+            train = self._array(place, data, "x_train", self.label or "y_train")
             return train, self._array(place, data, "x_test", "y_test") if "x_test" in data else None
         require(
             "images" in data,
             f"{place} holds the arrays {', '.join(sorted(data)) or 'none'}; images are read from x_train, y_train, "
             "x_test and y_test, or from images and labels: rename them",
         )
-        return self._array(place, data, "images", "labels"), None
+        return self._array(place, data, "images", self.label or "labels"), None
 
     def _array(self, place: Path, data: dict[str, Array], image: str, label: str) -> Images:
         pixels, where = data[image], f"{place}, array {image}"
@@ -162,8 +174,12 @@ class ImageFile:
             f"{where} has shape {pixels.shape}; give [N,H,W], or [N,H,W,C], with at least one image",
         )
         if self.resize:
-            pixels = np.stack([self._square(tile) for tile in pixels])
-        labels = data.get(label)
+            pixels = np.stack([square(tile, self.resize) for tile in pixels])
+        require(
+            not self.labels or self.label is None or label in data,
+            f"{place} has no array {label!r} for the labels that were asked for; {nearest(label, data)}",
+        )
+        labels = data.get(label) if self.labels else None
         return Images(
             pixels, None if labels is None else check_labels(labels, len(pixels), None, f"{place}, array {label}")
         )
@@ -180,17 +196,37 @@ class ImageFile:
                 "name the training part train-*.parquet",
             )
             return self._parquet(train, []), self._parquet(held, []) if held else None
-        inside = {p.name: p for p in sorted(place.iterdir()) if p.is_dir() and not p.name.startswith(".")}
-        if "train" in inside:
-            train_set = self._pictures(inside["train"])
-            rest = next((inside[w] for w in HELD_OUT if w in inside), None)
+        inside = _folders_in(place)
+        named = {p.name.lower(): p for p in inside}
+        # folders named train and test are classes like any other where more folders stand beside them
+        if set(named) <= {*TRAINING, *HELD_OUT} and (first := next((named[w] for w in TRAINING if w in named), None)):
+            train_set = self._pictures(first)
+            rest = next((named[w] for w in HELD_OUT if w in named), None)
             return train_set, None if rest is None else self._pictures(rest, train_set.names)
         return self._pictures(place), None
 
+    def show(self) -> str:
+        """What a folder holds, for people: pictures a class, and which files are passed over."""
+        place = existing(self.path)
+        if not place.is_dir():
+            return ""
+        every = [p for p in sorted(place.rglob("*")) if p.is_file() and not _hidden(p, place)]
+        pictures = [p for p in every if _is_picture(p)]
+        if not pictures:
+            return ""
+        counts = collections.Counter(str(p.parent.relative_to(place)) for p in pictures)
+        lines = [f"{place}: {len(pictures):,} pictures"]
+        lines += [f"  {name}: {count:,}" for name, count in list(counts.items())[:20]]
+        lines += [f"  and {len(counts) - 20} more folders"] if len(counts) > 20 else []
+        other = [p.name for p in every if not _is_picture(p)]
+        lines += [f"  passed over, no pictures by their names: {len(other):,} files ({', '.join(other[:5])})"] * bool(
+            other
+        )
+        return "\n".join(lines)
+
     def _pictures(self, place: Path, names: tuple[str, ...] = ()) -> Images:
-        loose = _pictures_in(place)
-        folders = [p for p in sorted(place.iterdir()) if p.is_dir() and not p.name.startswith(".")]
-        found = {p.name: files for p in folders if (files := _pictures_in(p))}
+        loose = [p for p in sorted(place.iterdir()) if _is_picture(p)]
+        found = {p.name: files for p in _folders_in(place) if (files := _below(p))}
         require(
             loose or found,
             f"{place} holds no pictures ({', '.join(PICTURES)}) and no .parquet files; there is nothing to learn from: "
@@ -201,8 +237,14 @@ class ImageFile:
             f"{place} holds pictures ({loose[0].name if loose else ''}) beside the class folders {', '.join(found)}; "
             "which class the former have is unknown: move them into a class folder, or away",
         )
-        if loose:
-            return self._join((str(p), p.read_bytes()) for p in loose)
+        require(
+            not (loose and self.label and self.labels),
+            f"labels ({self.label}) were asked for, but {place} holds pictures without class folders; "
+            "move them into one folder a class, or leave label out",
+        )
+        if loose or not self.labels:
+            every = loose or [p for files in found.values() for p in files]
+            return self._join((str(p), p.read_bytes()) for p in every)
         names = names or tuple(found)
         for name in found:
             require(
@@ -215,10 +257,11 @@ class ImageFile:
     def _parquet(self, files: list[Path], names: Iterable[str]) -> Images:
         parquet = extra("pyarrow.parquet", "data")
         names, labels, parts = tuple(names), [], []
+        label = self.label or "label"
         for file in files:
             try:
                 table = parquet.read_table(file)
-            except (OSError, ValueError) as error:
+            except Exception as error:  # damaged files make arrow raise more than its own errors
                 raise BeelineError(
                     f"{file} cannot be read as parquet ({error}); it is damaged or cut short: fetch it again"
                 ) from error
@@ -229,19 +272,23 @@ class ImageFile:
                 f"{nearest(self.image, columns)}",
             )
             require(table.num_rows > 0, f"{file} has no rows; there is nothing to learn from: fetch it again")
-            names = names or _class_names(table, self.label)
+            require(
+                self.label is None or not self.labels or label in columns,
+                f"{file} has no column {label!r} for the labels that were asked for; {nearest(label, columns)}",
+            )
+            names = names or _class_names(table, label)
             cells = table.column(self.image).to_pylist()
             parts.append(
                 (f"{file}, row {i}, column {self.image}", c.get("bytes") if isinstance(c, dict) else c)
                 for i, c in enumerate(cells)
             )
-            if self.label in columns:
-                labels.append((file, table.column(self.label).to_pylist()))
+            if self.labels and label in columns:
+                labels.append((file, table.column(label).to_pylist()))
         require(
             len(labels) in (0, len(files)),
-            f"of {', '.join(str(f) for f in files)} only some have a column {self.label!r}; give it to all or to none",
+            f"of {', '.join(str(f) for f in files)} only some have a column {label!r}; give it to all or to none",
         )
-        whole, names = _number(labels, self.label, names)
+        whole, names = _number(labels, label, names)
         return self._join((cell for part in parts for cell in part), whole, names)
 
     def _join(self, sources: Iterable[tuple[str, Any]], labels: Any = None, names: tuple[str, ...] = ()) -> Images:
@@ -263,50 +310,25 @@ class ImageFile:
         return Images(np.stack(tiles), None if labels is None else np.asarray(labels), names)
 
     def _open(self, where: str, content: Any) -> Array:
-        """uint8 [H,W,1] or [H,W,3] of an encoded picture."""
-        from PIL import Image as Picture
-
-        require(
-            isinstance(content, bytes) and content,
-            f"{where}: there is no picture ({type(content).__name__}); every row needs its encoded bytes: remove it",
-        )
-        try:
-            with Picture.open(io.BytesIO(content)) as opened:
-                mode = opened.mode
-                picture = opened.convert("L" if mode in ("1", "L", "LA") else "RGB")
-        except (OSError, ValueError, SyntaxError, Picture.DecompressionBombError) as error:
-            raise BeelineError(
-                f"{where} cannot be read as a picture ({error}); it is damaged or no picture: remove or replace it"
-            ) from error
-        require(
-            not mode.startswith(("I", "F")),
-            f"{where} has more than 8 bits per pixel (mode {mode}), which would be cut off; save it with 8 bits",
-        )
-        tile = np.asarray(picture)
-        tile = tile if tile.ndim == 3 else tile[..., None]
-        return self._square(tile) if self.resize else tile
-
-    def _square(self, tile: Array) -> Array:
-        """The middle square of a picture, scaled."""
-        from PIL import Image as Picture
-
-        assert self.resize is not None
-        side = min(tile.shape[:2])
-        top, left = (tile.shape[0] - side) // 2, (tile.shape[1] - side) // 2
-        cut = np.ascontiguousarray(tile[top : top + side, left : left + side])
-        if side == self.resize:
-            return cut
-        flat = cut.reshape(side, side, -1)
-        size = (self.resize, self.resize)
-        planes = [
-            Picture.fromarray(flat[..., c]).resize(size, Picture.Resampling.LANCZOS) for c in range(flat.shape[2])
-        ]
-        made = np.stack([np.asarray(plane) for plane in planes], -1)
-        return made if cut.ndim == 3 else made[..., 0]
+        tile = pixels_of(where, content, self.background)
+        return square(tile, self.resize) if self.resize else tile
 
 
-def _pictures_in(place: Path) -> list[Path]:
-    return [p for p in sorted(place.iterdir()) if p.suffix.lower() in PICTURES and not p.name.startswith(".")]
+def _is_picture(path: Path) -> bool:
+    return path.suffix.lower() in PICTURES and not path.name.startswith(".") and path.is_file()
+
+
+def _hidden(path: Path, root: Path) -> bool:
+    return any(part.startswith(".") for part in path.relative_to(root).parts)
+
+
+def _below(folder: Path) -> list[Path]:
+    """All pictures in a folder and in the folders inside it."""
+    return [p for p in sorted(folder.rglob("*")) if _is_picture(p) and not _hidden(p, folder)]
+
+
+def _folders_in(place: Path) -> list[Path]:
+    return [p for p in sorted(place.iterdir()) if p.is_dir() and not p.name.startswith(".")]
 
 
 def _class_names(table: Any, label: str) -> tuple[str, ...]:
@@ -327,7 +349,7 @@ def _number(labels: list[tuple[Path, list[Any]]], column: str, names: tuple[str,
         require(
             missing is None,
             f"{file}, row {missing}, column {column}: there is no label; every row needs one: remove the row, "
-            "or set label= to a column that is not there, to learn without labels",
+            "or set labels=False to learn without labels",
         )
     if all(isinstance(cell, str) for _, cells in labels for cell in cells):
         names = names or tuple(sorted({cell for _, cells in labels for cell in cells}))

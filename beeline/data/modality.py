@@ -130,6 +130,47 @@ def check_labels(labels: Any, rows: int, classes: int | None, where: str, first:
     return whole
 
 
+def classes_of(labels: Array | None, names: Sequence[str], known: int = 0) -> tuple[int, tuple[str, ...]]:
+    """(number of classes, their names) of labels.  Labels that are not 0 .. K-1 are values: each is a class.
+
+    >>> classes_of(np.array([1, 2, 9]), ())
+    (3, ('1', '2', '9'))
+    >>> classes_of(np.array([0, 1, 2]), ())
+    (3, ())
+    """
+    if labels is None:
+        return 0, ()
+    if names or known:
+        return max(len(names), known, int(labels.max()) + 1), tuple(names)
+    values = np.unique(labels)
+    plain = values[-1] == len(values) - 1
+    return len(values), () if plain else tuple(str(value) for value in values.tolist())
+
+
+def class_indices(labels: Any, rows: int, own: Sequence[str], classes: int, names: Sequence[str]) -> Array:
+    """Labels as int64 [rows] in 0 .. classes-1: by the names of the model where the data name none (``own``)."""
+    got = check_labels(labels, rows, None if names and not own else classes, "labels")
+    if own or not names:
+        return got
+    if not all(name.lstrip("-").isdigit() for name in names):
+        return check_labels(got, rows, classes, "labels")
+    values = np.array([int(name) for name in names])
+    refuse_unseen(got, values, "labels")
+    order = values.argsort()
+    return order[np.searchsorted(values, got, sorter=order)]
+
+
+def refuse_unseen(labels: Array, known: Array, where: str) -> None:
+    """Refuse labels that the training part does not have, naming the row and the label."""
+    new = ~np.isin(labels, known)
+    if new.any():
+        row = int(new.argmax())
+        raise BeelineError(
+            f"{where}, row {row}: the label is {labels[row]}, which the training part does not have "
+            f"({', '.join(str(v) for v in np.unique(known)[:12].tolist())}); correct it, or leave the row out"
+        )
+
+
 def divide(n: int, held_out: float, where: str) -> tuple[Array, Array]:
     """Rows for training and rows held out: a fixed random choice that depends on ``n`` alone."""
     require(
@@ -150,13 +191,24 @@ def existing(path: str) -> Path:
         names = sorted(p.name for p in folder.iterdir())[:50] if folder.is_dir() else []
         about = nearest(place.name, names) if names else f"the folder {folder} does not exist or is empty"
         raise BeelineError(f"{place} does not exist, so no data can be read from it; {about}")
+    require(
+        place.is_file() or place.is_dir(),
+        f"{place} is neither a file nor a folder but a pipe, socket or device; save the data as a file first",
+    )
     return place
 
 
 def _label(value: Any, classes: int, names: Sequence[str]) -> int:
+    if isinstance(value, float | np.integer) and value == int(value):
+        value = int(value)
+    if str(value) in names:  # labels that are values, such as 1 .. 10, are named by their value
+        return list(names).index(str(value))
+    require(
+        not (names and all(name.lstrip("-").isdigit() for name in names)),
+        f"the label {value!r} is outside its range; labels here are {', '.join(names[:20])}: give one of them, or None "
+        "for no condition",
+    )
     if isinstance(value, str):
-        if value in names:
-            return list(names).index(value)
         require(
             value.strip().isdigit(),
             f"there is no class {value!r}; {nearest(value, names) if names else f'give a number 0 .. {classes - 1}'}",

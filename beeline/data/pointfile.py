@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ import torch
 
 from beeline.core.rng import Rng
 from beeline.core.types import BeelineError, nearest, require
+from beeline.data.arrays import read_arrays
 from beeline.data.law import Law
 from beeline.data.modality import Array, check_labels, divide, existing
 from beeline.data.points import Points, PointSet, refuse_odd
@@ -21,7 +23,8 @@ from beeline.data.points import Points, PointSet, refuse_odd
 class PointFile:
     """Points from a .npy file [N,D], or from a .csv file with one point per line.
 
-    columns are named by the first line where none of its cells is a number, else x0, x1, ...
+    columns are named by the first line where it has no number, or the numbers 0 .. D-1 (as pandas writes an array),
+    else x0, x1, ...; a first column without a name that numbers the rows is left out
     Assumes finite numbers everywhere but in the label column.  Cells are parted by comma, semicolon or tab.
     Whole numbers from 0 are labels as they are; texts are classes in the order of the alphabet.
     Source: none.
@@ -123,17 +126,10 @@ class LawData:
 
 
 def _array(place: Path) -> tuple[Array, tuple[str, ...], list[int]]:
-    try:
-        values = np.load(place, allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
-        raise BeelineError(
-            f"{place} cannot be read as .npy ({error}); it is damaged, or holds Python objects, which are never "
-            "unpickled: write it again with numpy.save"
-        ) from error
+    values = read_arrays(place)["array"]
     require(
-        isinstance(values, np.ndarray) and values.ndim == 2 and 0 not in values.shape and values.dtype.kind in "iuf",
-        f"{place} holds {getattr(values, 'dtype', 'no array')} of shape {getattr(values, 'shape', ())}; "
-        "points are numbers [N,D], one row per point",
+        values.ndim == 2 and 0 not in values.shape and values.dtype.kind in "iuf",
+        f"{place} holds {values.dtype} of shape {values.shape}; points are numbers [N,D], one row per point",
     )
     return values, tuple(f"x{i}" for i in range(values.shape[1])), list(range(len(values)))
 
@@ -142,15 +138,16 @@ def _lines(place: Path) -> tuple[Array, tuple[str, ...], list[int]]:
     """The cells of a text file as text [N,D], the names of the columns, and the line of every row (from 1)."""
     try:
         with place.open(newline="", encoding="utf-8-sig") as file:
-            head = file.readline()
-            file.seek(0)
-            reader = csv.reader(file, delimiter=max(",;\t", key=head.count), skipinitialspace=True)
+            reader = csv.reader(file, delimiter=_separator(place), skipinitialspace=True, strict=True)
             rows = [(reader.line_num, row) for row in reader if any(cell.strip() for cell in row)]
     except (UnicodeDecodeError, csv.Error) as error:
         raise BeelineError(f"{place} cannot be read as text ({error}); save it as CSV in UTF-8") from error
     require(rows, f"{place} is empty; points need at least two lines of numbers")
     first = [cell.strip() for cell in rows[0][1]]
-    headed = not any(_is_number(cell) for cell in first)
+    headed = _is_header(first)
+    if headed and not first[0] and all(row[:1] == [str(i)] for i, (_, row) in enumerate(rows[1:])):
+        # the numbers of the rows, as pandas writes them, are no data
+        rows, first = [(line, row[1:]) for line, row in rows], first[1:]
     names = tuple(first) if headed else tuple(f"x{i}" for i in range(len(first)))
     twice = sorted({name for name in names if names.count(name) > 1})
     require(not twice, f"{place}, line 1: {len(twice)} column name(s) appear twice, first {twice[:1]}; rename one")
@@ -163,6 +160,19 @@ def _lines(place: Path) -> tuple[Array, tuple[str, ...], list[int]]:
             f"{len(names)}; every line needs the same columns: mend it",
         )
     return np.array([row for _, row in rows], dtype=str), names, [line for line, _ in rows]
+
+
+def _separator(place: Path) -> str:
+    """The sign that parts the first lines into most cells, quoted text left whole."""
+    with place.open(newline="", encoding="utf-8-sig") as file:
+        head = [line for line in itertools.islice(file, 20) if line.strip()]
+    return max(",;\t", key=lambda sign: min((len(row) for row in csv.reader(head, delimiter=sign)), default=0))
+
+
+def _is_header(first: list[str]) -> bool:
+    """Whether the first line names columns: by texts alone, or by the numbers 0 .. D-1."""
+    named = [cell for cell in first if cell]
+    return not any(map(_is_number, first)) or (len(first) > 1 and named == [str(i) for i in range(len(named))])
 
 
 def _is_number(cell: str) -> bool:

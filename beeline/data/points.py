@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from beeline.core.rng import Rng
 from beeline.core.types import Batch, BeelineError, Cond, require
-from beeline.data.modality import Array, check_labels, label_condition, label_conditions
+from beeline.data.modality import Array, check_labels, class_indices, classes_of, label_condition, label_conditions
 from beeline.files import replacing
 
 
@@ -105,14 +106,14 @@ class Points:
                 )
         else:
             mean, std = np.zeros(len(raw.columns)), np.ones(len(raw.columns))
-        classes = 0 if raw.labels is None else max(len(raw.names), self.classes, int(raw.labels.max()) + 1)
+        classes, names = classes_of(raw.labels, raw.names, self.classes)
         return replace(
             self,
             columns=raw.columns,
             mean=tuple(mean.tolist()),
             std=tuple(std.tolist()),
             classes=classes,
-            names=raw.names,
+            names=names,
         )
 
     def encode(self, raw: PointSet, rng: Rng | None = None) -> Batch:
@@ -126,7 +127,7 @@ class Points:
         x = torch.from_numpy((raw.values - np.asarray(self.mean)) / np.asarray(self.std)).float()
         if not self.classes or raw.labels is None:  # points made by a model have no labels
             return Batch(x)
-        labels = check_labels(raw.labels, len(raw), self.classes, "labels")
+        labels = class_indices(raw.labels, len(raw), raw.names, self.classes, self.names)
         return Batch(x, cond={"label": torch.from_numpy(labels)})
 
     def decode(self, x: Tensor) -> PointSet:
@@ -169,7 +170,12 @@ class Points:
             if path.suffix == ".npy":
                 np.save(out, raw.values)
             elif path.suffix == ".csv":
-                np.savetxt(out, raw.values, fmt="%.9g", delimiter=",", header=",".join(raw.columns), comments="")
+                text = io.TextIOWrapper(out, encoding="utf-8", newline="")
+                writer = csv.writer(text, lineterminator="\n")
+                writer.writerow(raw.columns)
+                writer.writerows(raw.values.tolist())  # the shortest digits that give the same numbers back
+                text.flush()
+                text.detach()
             else:
                 out.write(self.preview(raw))
 

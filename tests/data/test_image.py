@@ -168,7 +168,7 @@ def test_parquet_of_the_hub(tmp_path):
     parquet(tmp_path / "words.parquet", image=cells, label=["fox", "cat", "fox"])
     train, held = ImageFile(tmp_path / "words.parquet", held_out=0.3).load()
     assert train.names == ("cat", "fox") and sorted([*train.labels, *held.labels]) == [0, 1, 1]
-    train, _ = ImageFile(tmp_path / "words.parquet", label="none").load()
+    train, _ = ImageFile(tmp_path / "words.parquet", labels=False).load()
     assert train.labels is None
 
 
@@ -233,8 +233,8 @@ def test_refused_folders(tmp_path):
     (tmp_path / "damaged" / "b.png").write_bytes(whole[: len(whole) // 2])
     refused("b.png cannot be read as a picture", "damaged")
     (tmp_path / "deep").mkdir()
-    Picture.fromarray(np.full((4, 4), 4000, np.uint16)).save(tmp_path / "deep" / "a.png")
-    refused("more than 8 bits", "deep")
+    Picture.fromarray(np.full((4, 4), 0.5, np.float32)).save(tmp_path / "deep" / "a.tif")
+    refused("floating point pixels", "deep")
     png(tmp_path / "odd" / "train" / "dog" / "a.png")
     png(tmp_path / "odd" / "test" / "dgo" / "a.png")
     refused("did you mean 'dog'", "odd")

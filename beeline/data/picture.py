@@ -1,0 +1,80 @@
+"""One encoded picture as an array of pixels."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import numpy as np
+
+from beeline.core.types import BeelineError, require
+from beeline.data.modality import Array
+
+DEEP = ("I;16", "I;16B", "I;16L", "I;16N", "I")  # modes of PIL with more than 8 bits a pixel, in whole numbers
+
+
+def pixels_of(where: str, content: Any, background: str = "white") -> Array:
+    """uint8 [H,W,1] (grey) or [H,W,3] (RGB) of an encoded picture; ``where`` names it in every refusal.
+
+    The orientation that a camera wrote is applied.  Transparent pixels are blended on ``background``.  Pixels of 16
+    bits are scaled to 8.  A picture of several frames is refused.
+    """
+    from PIL import Image, ImageColor, ImageOps
+
+    require(
+        isinstance(content, bytes) and content,
+        f"{where}: there is no picture ({type(content).__name__}); every row needs its encoded bytes: remove it",
+    )
+    try:
+        with Image.open(io.BytesIO(content)) as opened:
+            frames = getattr(opened, "n_frames", 1)  # only formats that can hold several have it
+            picture = opened if frames > 1 else ImageOps.exif_transpose(opened)
+            picture.load()
+    # PIL's decoders raise whatever their parsers meet in damaged bytes
+    except Exception as error:
+        raise BeelineError(
+            f"{where} cannot be read as a picture ({error}); it is damaged or no picture: remove or replace it"
+        ) from error
+    require(
+        frames == 1,
+        f"{where} is an animation of {frames} frames; which of them to learn is not known: save the frames as pictures",
+    )
+    if picture.mode in DEEP:
+        return _shallow(where, np.asarray(picture))[..., None]
+    require(
+        picture.mode != "F",
+        f"{where} holds floating point pixels (mode F), whose range is not known; scale it to 8 bits and save it again",
+    )
+    grey = picture.mode in ("1", "L", "LA", "La")
+    if picture.has_transparency_data:
+        canvas = Image.new("RGBA", picture.size, background)
+        picture = Image.alpha_composite(canvas, picture.convert("RGBA")).convert("RGB")
+        grey = grey and len(set(ImageColor.getrgb(background)[:3])) == 1
+    made = np.asarray(picture.convert("L" if grey else "RGB"))
+    return made if made.ndim == 3 else made[..., None]
+
+
+def _shallow(where: str, deep: Array) -> Array:
+    low, high = int(deep.min()), int(deep.max())
+    require(
+        0 <= low and high <= 65535,
+        f"{where} holds values from {low} to {high}, beyond 16 bits; scale it to 8 or 16 bits and save it again",
+    )
+    return np.rint(deep.astype(np.float64) * (255 / 65535)).astype(np.uint8)
+
+
+def square(tile: Array, side: int) -> Array:
+    """The middle square of a picture [H,W] or [H,W,C], scaled to ``side`` pixels."""
+    from PIL import Image
+
+    least = min(tile.shape[:2])
+    top, left = (tile.shape[0] - least) // 2, (tile.shape[1] - least) // 2
+    cut = np.ascontiguousarray(tile[top : top + least, left : left + least])
+    if least == side:
+        return cut
+    flat = cut.reshape(least, least, -1)
+    planes = [
+        Image.fromarray(flat[..., c]).resize((side, side), Image.Resampling.LANCZOS) for c in range(flat.shape[2])
+    ]
+    made = np.stack([np.asarray(plane) for plane in planes], -1)
+    return made if cut.ndim == 3 else made[..., 0]
