@@ -15,7 +15,7 @@ from beeline.core.field import Flow
 from beeline.core.modes import AUTO, Device, device_of, moved, resolve_device
 from beeline.core.rng import Rng
 from beeline.core.types import BeelineError, Cond, map_cond, require
-from beeline.files import load_matching, read_tensors, write_json, write_tensors
+from beeline.files import PART, load_matching, read_tensors, sweep, write_json, write_tensors
 from beeline.learn.pairs import starts
 from beeline.use.sampler import Sampler
 
@@ -140,11 +140,17 @@ class Bundle:
             isinstance(net, nn.Module),
             f"a bundle saves a network, but this flow's field is {type(net).__name__}; wrap it in a Network",
         )
+        weights = directory / "model.safetensors"
+        begun = {weights.name, "flow.json"}  # or a part of one, of a process that died while it wrote
+        others = (
+            [p for p in directory.iterdir() if p.name not in begun and p.suffix != PART] if directory.exists() else []
+        )
         require(
-            not directory.exists() or not any(directory.iterdir()) or (directory / "flow.json").exists(),
+            not others or (directory / "flow.json").exists(),
             f"{directory} exists and is not a bundle; nothing was written: choose another directory",
         )
-        weights = directory / "model.safetensors"
+        if directory.exists():
+            sweep(directory)
         digest = write_tensors(weights, net.state_dict())
         data = {
             "format": manifest.FORMAT,

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
+import socket
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -18,22 +20,133 @@ from torch import Tensor
 
 from beeline.core.types import BeelineError, require
 
+fcntl: Any
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary neighbour of ``path`` that takes its place when the block ends well, and vanishes when not."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
+    """A temporary neighbour of ``path`` that takes its place when the block ends well, and vanishes when not.
+
+    Raises BeelineError, which names the file, when the disk is full or the folder cannot be written; what was there
+    before stays as it was.
+    """
+    temporary: Path | None = None
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=PART, dir=path.parent)
+        os.close(handle)
+        temporary = Path(name)
         yield temporary
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
+        flush_folder(path.parent)
+    except (OSError, SafetensorError) as error:
+        raise unwritten(path, error) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        if temporary is not None:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+
+
+PART = ".part"  # the end of the name of a file that is being written
+LOCK = ".lock"  # the file that says which process works in a directory
+
+
+def unwritten(path: Path, error: Exception) -> BeelineError:
+    """The refusal of a file that could not be written."""
+    reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+    return BeelineError(
+        f"{path} could not be written ({reason}); what was there before is as it was: free some space, check the "
+        "rights of the folder, or give another path"
+    )
+
+
+def flush_folder(path: Path) -> None:
+    """Force the entries of a folder to the disk, where the system can do that."""
+    if not hasattr(os, "O_DIRECTORY"):
+        return
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def sweep(folder: Path) -> None:
+    """Remove files below ``folder`` that a process that died was writing."""
+    for left in folder.rglob(f".*{PART}"):
+        left.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold a folder for this process; BeelineError, which names the holder, when another process has it.
+
+    The lock ends with the process, however it ends.  A folder that is missing is made, and removed again when nothing
+    was put into it.  On systems without file locks nothing is held.
+    """
+    made = [p for p in (folder, *folder.parents) if not p.exists()]
+    path = folder / LOCK
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = _opened(path)
+    except OSError as error:
+        raise unwritten(path, error) from error
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            path.unlink(missing_ok=True)
+        _held.discard(file)
+        os.close(file)
+        with contextlib.suppress(OSError):  # not empty
+            for one in made:
+                one.rmdir()
+
+
+def _opened(path: Path) -> int:
+    """A locked file with the process and the machine in it."""
+    while True:
+        file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            if fcntl is not None:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            who = os.read(file, 200).decode("utf-8", "replace").strip()
+            os.close(file)
+            if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
+                raise
+            raise BeelineError(
+                f"{path.parent} is in use by {who or 'another process'}; two processes would write over each other's "
+                "files: wait until it ends, stop it, or give another directory"
+            ) from None
+        if path.exists() and os.fstat(file).st_ino == path.stat().st_ino:
+            break
+        os.close(file)  # the holder has just removed it: once more
+    os.ftruncate(file, 0)
+    os.write(file, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
+    _held.add(file)
+    return file
+
+
+_held: set[int] = set()  # locked files of this process
+
+
+def _let_go() -> None:
+    """A forked child does not hold what its parent holds; otherwise the lock would outlive the parent."""
+    for file in _held:
+        os.close(file)
+    _held.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_let_go)
 
 
 def write_bytes(path: Path, content: bytes) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from beeline.files import write_text
+from beeline.files import unwritten, write_text
 
 
 class JsonLines:
@@ -31,23 +31,39 @@ class JsonLines:
         self.last = int(entry["step"])
         entry = entry | ({"notes": self.notes} if self.notes else {})
         self.notes = []
-        with open(self.path, "a", encoding="utf-8") as file:
-            file.write(json.dumps({k: _plain(v) for k, v in entry.items()}) + "\n")
+        try:
+            with open(self.path, "a", encoding="utf-8") as file:
+                file.write(json.dumps({k: _plain(v) for k, v in entry.items()}) + "\n")
+        except OSError as error:
+            raise unwritten(self.path, error) from error
 
     def _cut(self, step: int) -> None:
-        kept = [e for e in read_log(self.path) if e.get("step", -1) < step]
-        write_text(self.path, "".join(json.dumps(e) + "\n" for e in kept))
+        entries, damaged = _entries(self.path)
+        if damaged:
+            self.notes.append(f"{damaged} damaged lines of {self.path.name} were left out")
+        write_text(self.path, "".join(json.dumps(e) + "\n" for e in entries if e["step"] < step))
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """The entries of a log; a last line that was cut by a crash is left out."""
-    entries = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    """The entries of a log; lines that were cut by a crash or damaged are left out."""
+    return _entries(path)[0]
+
+
+def _entries(path: Path) -> tuple[list[dict[str, Any]], int]:
+    """The entries of a log, and how many lines are none: an entry is an object with a step and a loss."""
+    entries, damaged = [], 0
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
-            entries.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
-    return entries
+            entry = json.loads(line)
+            good = (
+                isinstance(entry, dict) and type(entry.get("step")) is int and type(entry.get("loss")) in (int, float)
+            )
+        except (json.JSONDecodeError, RecursionError):
+            good = False
+        if good:
+            entries.append(entry)
+        damaged += not good
+    return entries, damaged
 
 
 def _plain(value: Any) -> Any:

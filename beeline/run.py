@@ -10,6 +10,7 @@ report.html     what to look at
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -25,24 +26,24 @@ from beeline.between import Between, check_coupling, of_training
 from beeline.bundle import Bundle, load
 from beeline.catalogue import settings
 from beeline.core.field import Flow, MapNetwork, Network
-from beeline.core.modes import AUTO, Device
+from beeline.core.modes import AUTO, Device, eval_mode
 from beeline.core.path import Linear
 from beeline.core.process import Process, process_of
 from beeline.core.rng import Rng
 from beeline.core.source import Gaussian
-from beeline.core.types import Batch, BeelineError, nearest, require, take
+from beeline.core.types import Batch, nearest, require, take
 from beeline.data.modality import DataSet
-from beeline.files import write_text
+from beeline.files import locked, sweep, write_text
 from beeline.journal import JsonLines
 from beeline.learn.heads import check_objective, drawn_by
 from beeline.learn.heldout import HeldOut
-from beeline.learn.loop import FREE
 from beeline.learn.objective import FlowMatching, Objective
-from beeline.learn.parallel import Alone, Parallel
+from beeline.learn.parallel import Alone, Parallel, first
 from beeline.learn.plan import plan
 from beeline.learn.rows import settled
 from beeline.learn.track import Previews
 from beeline.learn.trainer import Training, fit
+from beeline.rundir import ready, unstarted
 from beeline.use.sampler import Sampler
 
 Log = Callable[[dict[str, Any]], None]
@@ -256,22 +257,43 @@ def train(
     ValueError, with nothing written, when the data, the settings or the directory will not do; Interrupted after
     Ctrl-C, when the state has been saved.
     """
-    out = Path(out)
-    engine = parallel or Alone()
+    out, engine = Path(out), parallel or Alone()
     where = engine.place(device, {})
-    ready(out, run, resume)
+    with contextlib.ExitStack() as held:
+
+        def enter() -> None:
+            ready(out, run, resume)
+            held.enter_context(locked(out))
+            sweep(out)
+
+        first(engine, enter)
+        return _train(run, out, engine, where, resume and not unstarted(out), fork, log)
+
+
+def _train(
+    run: Run | Distilled,
+    out: Path,
+    engine: Parallel,
+    where: torch.device,
+    resume: bool,
+    fork: str | Path | None,
+    log: Log | None,
+) -> Bundle:
+    """Work a run in a directory that is held.  It is written to once the first step is done."""
     work = prepare(run) if isinstance(run, Run) else prepare_distilled(run, where)
     if not engine.shards:  # a divided network need not fit on one device
         for net in work.networks.values() if isinstance(work.networks, Mapping) else (work.networks,):
             net.to(where)
     rng = Rng(run.seed).fork("training")
-    engine.total(torch.zeros(1))  # nobody writes before everybody has looked
     lines = JsonLines(out / "log.jsonl")
-    if engine.rank == 0:
-        (out / "samples").mkdir(parents=True, exist_ok=True)
-        write_text(out / "run.yaml", to_yaml(run))
+    begun = False
 
     def both(entry: dict[str, Any]) -> None:
+        nonlocal begun
+        if not begun and "loss" in entry:
+            (out / "samples").mkdir(parents=True, exist_ok=True)
+            write_text(out / "run.yaml", to_yaml(run))
+            begun = True
         lines(entry)
         if log is not None:
             log(entry)
@@ -283,7 +305,7 @@ def train(
         work.data,
         run.training,
         device=where,
-        parallel=parallel,
+        parallel=engine,
         rng=rng,
         log=both,
         keep=out / "checkpoints",
@@ -306,7 +328,7 @@ def foreseen(work: Prepared, training: Training, rng: Rng) -> int | None:
     """The expected peak of memory in bytes; None where a lot of the data cannot be tried beforehand."""
     try:
         return plan(work.networks, work.objective, work.data, training, rng=rng, trial=0).peak
-    except (BeelineError, RuntimeError):  # the run itself will say what is wrong
+    except RuntimeError:  # the run itself will say what is wrong
         return None
 
 
@@ -319,8 +341,8 @@ def previews(work: Prepared, folder: Path, every: int, writes: bool) -> list[Pre
     def bundle(net: Any) -> Bundle:
         return work.finish({name: net for name in networks} if isinstance(work.networks, Mapping) else net)
 
-    first = bundle(next(iter(networks.values())))
-    kind = {"image/png": "png", "text/html": "html"}.get(getattr(first.modality, "preview_type", ""))
+    shown = bundle(next(iter(networks.values())))
+    kind = {"image/png": "png", "text/html": "html"}.get(getattr(shown.modality, "preview_type", ""))
     if kind is None:
         return []
     some = take(work.heldout.data, torch.arange(min(PREVIEWED, len(work.heldout.data.x1))))
@@ -329,63 +351,17 @@ def previews(work: Prepared, folder: Path, every: int, writes: bool) -> list[Pre
         drawer = bundle(net)
         x0 = drawer.start(range(len(some.x1)))
         x1 = drawer.draw(x0, some.cond)
-        made: bytes = first.modality.preview(first.modality.decode(x1.cpu()))
+        made: bytes = shown.modality.preview(shown.modality.decode(x1.cpu()))
         return made
 
+    two = take(some, torch.arange(min(2, len(some.x1))))
+    with eval_mode(shown.flow.field):  # what its sampler cannot draw from is refused now, not after the training
+        shown.draw(shown.start(range(len(two.x1))), two.cond)
     return [Previews(draw, folder, every, kind, writes)]
 
 
 PREVIEWED = 16  # samples in one picture
 
 
-def ready(out: Path, run: Any, resume: bool) -> None:
-    """Refuse an output directory that is not free, or a resume that is not the same run."""
-    recipe = out / "run.yaml"
-    if resume:
-        require(
-            recipe.is_file(),
-            f"--resume was asked for, but {out} is not a run (it has no run.yaml); give the directory of the run, "
-            "or start it without --resume",
-        )
-        old, new = flat(read_plain(recipe)), flat(config.describe(run))
-        changed = [k for k in sorted(set(old) | set(new)) if old.get(k) != new.get(k) and f"{k}:" not in FREE]
-        require(
-            not changed,
-            "the run was started with other settings: "
-            + "; ".join(f"{k} was {old.get(k)!r}, is now {new.get(k)!r}" for k in changed[:5])
-            + "; only training.steps may be raised: resume with the old settings, or start a new run in another --out",
-        )
-        return
-    require(not out.exists() or out.is_dir(), f"{out} is a file; a run needs a directory: choose another --out")
-    if out.is_dir() and any(out.iterdir()):
-        what = "already holds a run" if recipe.is_file() else "exists and is not a run"
-        mend = "continue it with --resume, or choose another --out" if recipe.is_file() else "choose another --out"
-        raise BeelineError(f"{out} {what}, and nothing is overwritten; {mend}")
-
-
 def to_yaml(run: Any) -> str:
     return yaml.safe_dump(config.describe(run), sort_keys=False, width=110)
-
-
-def read_plain(path: Path) -> Any:
-    """The plain data of a YAML file; refused with its line when it is not YAML."""
-    try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        where = getattr(getattr(error, "problem_mark", None), "line", None)
-        at = "" if where is None else f", line {where + 1}"
-        raise BeelineError(f"{path}{at} is not YAML; write one with 'beeline show digits --yaml' and edit it") from None
-    require(
-        isinstance(data, dict),
-        f"{path} holds {type(data).__name__}, not settings by name; see 'beeline show digits --yaml'",
-    )
-    return data
-
-
-def flat(data: Any, name: str = "") -> dict[str, Any]:
-    """Nested plain data as dotted names, for comparing two recipes."""
-    if isinstance(data, dict):
-        return {
-            k: v for key, part in data.items() for k, v in flat(part, f"{name}.{key}" if name else str(key)).items()
-        }
-    return {name: data}

@@ -23,8 +23,9 @@ from beeline.core.rng import Rng
 from beeline.core.types import BeelineError, nearest, require
 from beeline.learn.belts import Interrupted
 from beeline.learn.track import several
-from beeline.run import Distilled, Run, flat, read_plain, ready, to_yaml
+from beeline.run import Distilled, Run, to_yaml
 from beeline.run import train as work
+from beeline.rundir import flat, read_plain, ready
 from beeline.scores import compare, figure, span
 
 

@@ -20,6 +20,7 @@ from beeline.learn.feed import FromLaw, InMemory, Lots
 WHOLE = 64 << 20  # bytes up to which a tensor is hashed as a whole
 SUMMED = 4 << 30  # bytes up to which the sum of a larger one is taken beside sampled rows
 ROWS = 4096  # rows of a larger tensor that are hashed, evenly spaced
+_MADE = ("init", "eq", "repr", "hash", "setattr", "delattr", "replace")  # methods that a dataclass writes
 _LIBRARY = ("beeline", "torch", "numpy", "builtins", "math", "functools", "operator", "collections", "pathlib")
 
 
@@ -93,7 +94,7 @@ def _code_of(cls: type) -> dict[str, str]:
     """The code of the methods of a user's class."""
     own = [c for c in cls.__mro__ if not _ours(c)]
     every = [f for c in own for _, f in sorted(vars(c).items()) if isinstance(f, types.FunctionType)]
-    mine = [_code(f.__code__) for f in every if not f.__name__.startswith("__") or f.__name__ == "__call__"]
+    mine = [_code(f.__code__) for f in every if f.__name__.strip("_") not in _MADE]
     return {"code": _short(json.dumps(mine))} if mine else {}
 
 

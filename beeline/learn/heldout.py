@@ -213,20 +213,20 @@ def fixed(objective: Any) -> Any:
     from beeline.core.times import At
     from beeline.learn.objective import one
 
+    held = {f.name: getattr(objective, f.name) for f in dataclasses.fields(objective)}
     changes: dict[str, Any] = {}
-    for part in dataclasses.fields(objective):
-        value = getattr(objective, part.name)
-        if part.name == "times" and not isinstance(value, At):
-            changes["times"] = Even()
-        elif part.name == "weight":
-            changes["weight"] = one
-        elif part.name == "drop" and value is not None:  # its null condition stays known
-            changes["drop"] = dataclasses.replace(value, probability=0.0)
-        elif isinstance(value, tuple | list) and any(_learns(v) for v in value):
-            changes[part.name] = type(value)(fixed(v) if _learns(v) else v for v in value)
+    for name, value in held.items():  # objectives inside
+        if isinstance(value, tuple | list) and any(_learns(v) for v in value):
+            changes[name] = type(value)(fixed(v) if _learns(v) else v for v in value)
         elif _learns(value):
-            changes[part.name] = fixed(value)
-    return dataclasses.replace(objective, **{k: v for k, v in changes.items() if v is not getattr(objective, k)})
+            changes[name] = fixed(value)
+    if "times" in held and not isinstance(held["times"], At):
+        changes["times"] = Even()
+    if "weight" in held:
+        changes["weight"] = one
+    if held.get("drop") is not None:  # its null condition stays known
+        changes["drop"] = dataclasses.replace(held["drop"], probability=0.0)
+    return dataclasses.replace(objective, **{k: v for k, v in changes.items() if v is not held[k]})
 
 
 def _learns(part: Any) -> bool:

@@ -33,7 +33,7 @@ def _matrix(module: nn.Module, place: str, name: str, p: nn.Parameter) -> bool:
     if isinstance(module, _GAINS) or p.ndim < 2:
         return False
     if isinstance(module, _MATRICES):
-        return name != "bias"
+        return p is module.weight
     wide = sum(size > 1 for size in p.shape) >= 2
     return wide and ("weight" in name or place.endswith("parametrizations.weight"))
 

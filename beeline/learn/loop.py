@@ -328,19 +328,26 @@ class Loop:
                     f"with training.steps={steps} instead of {old} the rates of the steps already made would have been "
                     "others, and no checkpoint is early enough; this run goes on, but is not the one made at once"
                 )
-        self._return(path)
+        self._return(path, changed)
         if fork:
             for name in ("retreats", "steps", "patience"):
                 self.state.notes.pop(name, None)
             note(f"forked from {path}" + (f" with {'; '.join(changed)}" if changed else ""))
+            self.save()  # a run that dies before its next checkpoint goes on from here
         else:
             note(f"resumed from {path}")
 
-    def _return(self, path: Path) -> None:
-        """Become the state of a checkpoint."""
-        self.state.load(path)
-        if hasattr(self.feed, "recall"):
-            self.feed.recall(self.state.notes.get("feed", {}), self.state.extras)
+    def _return(self, path: Path, changed: Sequence[str] = ()) -> None:
+        """Become the state of a checkpoint; a part of it whose settings changed in a fork starts anew."""
+        others = any(line.startswith("training.optimiser") for line in changed)
+        self.state.load(path, optimisers=not others, averages=not changed)
+        feed = self.state.notes.pop("feed", None)
+        pruned = any(line.startswith(("training.prune", "training.lot", "data.")) for line in changed)
+        if hasattr(self.feed, "recall") and feed is not None and not pruned:
+            self.feed.recall(feed, self.state.extras)
+        self.state.extras = {}
+        if others:
+            self.log({"step": self.state.step, "note": "the optimiser has other settings and starts without memory"})
 
     def _same_rates(self, step: int, old: int) -> bool:
         rate, new = self.training.rate, self.training.steps
@@ -367,7 +374,7 @@ class Loop:
         end = self.training.patience.shorter(best, self.training.steps, self.training.rate)
         self.state.notes["steps"] = end
         if self.engine.rank == 0:
-            for path in checkpoint.steps(self.keep):
+            for path in (*checkpoint.steps(self.keep), *checkpoint.steps(self.keep / "snapshots")):
                 if checkpoint.number(path) > best:
                     checkpoint.remove(path)
         self.save()

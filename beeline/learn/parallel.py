@@ -225,11 +225,40 @@ def join(timeout: float = 600.0) -> None:
         "several processes were asked for, but this one was started alone; start them with "
         "torchrun --nproc-per-node=2 -m beeline train ... --parallel replicated",
     )
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_PORT"):
+        value = os.environ.get(name, "0")
+        require(
+            value.isascii() and value.isdigit(),
+            f"the environment has {name}={value!r}; it is set by torchrun and is a whole number from 0: start the "
+            "processes with torchrun, or remove the variable",
+        )
+    rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    require(
+        rank < world,
+        f"the environment has RANK={rank} and WORLD_SIZE={world}; ranks are counted from 0 to the world size less 1: "
+        "start the processes with torchrun",
+    )
     cuda = torch.cuda.is_available()
     if cuda:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     # gloo beside NCCL, for the tensors that stay on the CPU
     dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=timedelta(seconds=timeout))
+
+
+def first(engine: Parallel, act: Callable[[], None]) -> None:
+    """Let the first process act; what it refuses ends all processes."""
+    error: Exception | None = None
+    if engine.rank == 0:
+        try:
+            act()
+        except Exception as caught:
+            error = caught
+    failed = engine.world > 1 and float(engine.total(torch.tensor(float(error is not None), device=here()))) > 0
+    if error is not None:
+        raise error
+    require(
+        not failed, "the first process refused to go on, so this one cannot; its own message says why and what to do"
+    )
 
 
 def leave() -> None:

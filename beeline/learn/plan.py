@@ -142,6 +142,7 @@ def _pass(nets: Mapping[str, nn.Module], objective: Any, data: Any, training: Tr
     first = next(p for net in nets.values() for p in net.parameters())
     batch = to(as_lots(data, rng).lot(0, count), first.device)
     most = 0
+    buffers = [(b, b.detach().clone()) for net in nets.values() for b in net.buffers()]
     with compute.prepared(nets):
         for player in players(objective, nets):
             kept = [p.grad for p in player.parameters]
@@ -153,6 +154,9 @@ def _pass(nets: Mapping[str, nn.Module], objective: Any, data: Any, training: Tr
                 most = max(most, tracker.peak)
             for p, grad in zip(player.parameters, kept, strict=True):
                 p.grad = grad
+    with torch.no_grad():
+        for b, before in buffers:
+            b.copy_(before)
     return most
 
 

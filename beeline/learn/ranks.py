@@ -36,10 +36,12 @@ def watching(engine: Parallel) -> Iterator[Callable[[int], None]]:
         yield lambda step: None
         return
     store, done = dist.distributed_c10d._get_default_store(), threading.Event()
-    at, count = 0, 0
+    at, count, beats = 0, 0, 0
 
     def say() -> None:
-        store.set(f"beeline/{engine.rank}", f"{time.time()} {at} {count}")
+        nonlocal beats
+        beats += 1  # a count, because clocks of machines differ and may be set
+        store.set(f"beeline/{engine.rank}", f"{beats} {at} {count}")
 
     def beat() -> None:
         while not done.wait(BEAT):
@@ -74,17 +76,18 @@ def watching(engine: Parallel) -> Iterator[Callable[[int], None]]:
 
 
 def _silent(store: Any, engine: Parallel, count: int) -> dict[int, str]:
-    """The ranks that are dead or behind."""
-    time.sleep(4 * BEAT)  # a process that just died has to miss a few beats
+    """The ranks that are dead or behind: two looks, between which a living process beats several times."""
+    others = [r for r in range(engine.world) if r != engine.rank]
+    try:
+        before = {r: store.get(f"beeline/{r}").decode().split() for r in others}
+        time.sleep(4 * BEAT)
+        now = {r: store.get(f"beeline/{r}").decode().split() for r in others}
+    except Exception:
+        return {0: "died; it held the meeting point"}  # only the store itself can fail here
     found: dict[int, str] = {}
-    for rank in range(engine.world):
-        if rank == engine.rank:
-            continue
-        try:
-            seen, step, told = store.get(f"beeline/{rank}").decode().split()
-        except Exception:
-            return {0: "died; it held the meeting point"}  # only the store itself can fail here
-        if time.time() - float(seen) > 3 * BEAT:
+    for rank in others:
+        beats, step, told = now[rank]
+        if beats == before[rank][0]:
             found[rank] = "died"
         elif int(told) < count:
             found[rank] = f"hangs in step {int(step) + 1}"

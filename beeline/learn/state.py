@@ -15,6 +15,7 @@ from beeline.learn import checkpoint
 from beeline.learn.checkpoint import Checkpoint
 from beeline.learn.ema import Average
 from beeline.learn.game import Player
+from beeline.learn.parallel import local
 
 
 @dataclass
@@ -67,13 +68,20 @@ class State:
         return Checkpoint(self.step, tensors, state)
 
     @torch.no_grad()
-    def load(self, path: Path) -> None:
-        """Become a saved state, exactly; every tensor has to match by name and shape."""
+    def load(self, path: Path, optimisers: bool = True, averages: bool = True) -> None:
+        """Become a saved state, exactly; every tensor has to match by name and shape.
+
+        Without ``optimisers`` these start anew; without ``averages`` those that the checkpoint lacks start at its
+        weights.
+        """
         saved, found = checkpoint.state(path), checkpoint.contents(path)
         wanted: dict[str, dict[str, Tensor]] = {}
         for name, net in self.networks.items():
             wanted[name] = {k: v.detach() for k, v in named(net).items()}
-        wanted |= self.averaged()
+        groups = {k.split("/")[0] for k in found}
+        own = self.averaged()
+        new = [group for group in own if not averages and group not in groups]
+        wanted |= {group: tensors for group, tensors in own.items() if group not in new}
         targets = {f"{group}/{k}": v for group, tensors in wanted.items() for k, v in tensors.items()}
         for group in wanted:
             _match(
@@ -82,10 +90,14 @@ class State:
         extras = {k: torch.empty(v[0], dtype=v[1]) for k, v in found.items() if k.startswith("extras/")}
         targets |= extras
         names = self.names()
-        for player, optimiser in self.optimisers.items():
+        for player, optimiser in self.optimisers.items() if optimisers else ():
             plain = saved["optimisers"].get(player, {})
             targets |= _optimiser_load(optimiser, names, found, f"{player}.optimiser", plain)
         checkpoint.fill(path, targets)
+        for group in new:
+            weights = dict(self.networks[group.rsplit(".", 1)[0]].named_parameters())
+            for name, tensor in own[group].items():
+                local(tensor).copy_(local(weights[name]))
         self.step = saved["step"]
         self.best = dict(saved.get("best", {}))
         self.notes = dict(saved.get("notes", {}))

@@ -11,6 +11,7 @@ from torch import nn
 
 from beeline.core.modes import eval_mode
 from beeline.core.types import extra, require
+from beeline.files import write_bytes
 from beeline.learn.loop import Log
 
 
@@ -109,7 +110,6 @@ class Previews:
                     content = self.draw(network)
                 path = self.folder / f"step-{step:08d}-{kind}.{self.suffix}"
                 if self.writes:
-                    self.folder.mkdir(parents=True, exist_ok=True)
-                    path.write_bytes(content)
+                    write_bytes(path, content)
                 written[kind] = path.name
         return written

@@ -17,6 +17,7 @@ from torch import nn
 from beeline.core.modes import AUTO, Device, moved
 from beeline.core.rng import Rng
 from beeline.core.types import require
+from beeline.files import locked
 from beeline.learn.belts import Diverged, Interrupted
 from beeline.learn.compute import Compute
 from beeline.learn.early import Patience
@@ -25,7 +26,7 @@ from beeline.learn.heldout import HeldOut
 from beeline.learn.kinds import listed
 from beeline.learn.loop import Log, Look, Loop
 from beeline.learn.optim import AdamW, Optimiser
-from beeline.learn.parallel import Alone, Parallel
+from beeline.learn.parallel import Alone, Parallel, first
 from beeline.learn.prune import Pruning
 from beeline.learn.ranks import watching
 from beeline.learn.rate import Cooldown, Rate, WarmupConstantCooldown
@@ -176,6 +177,9 @@ def fit(
         if passing:  # the best state has to be somewhere while the run goes on
             keep = room.enter_context(tempfile.TemporaryDirectory())
         folder = None if keep is None else Path(keep)
+        if folder is not None:
+            held = locked(folder)
+            first(engine, lambda: room.enter_context(held))
         loop = Loop(nets, objective, data, training, engine, rng, log, folder, every, where)
         loop.predicted = predicted
         if resume is not None:
