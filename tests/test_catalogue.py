@@ -53,6 +53,8 @@ EXAMPLES = {
     "networks.Helped": "Helped(Network(MLP(2, width=8, depth=1)), Network(MLP(2, width=8, depth=1)))",
     "networks.Deep": "Deep(Network(MLP(2, width=8, depth=1)), ['backbone.block.0'], "
     "[Head(8, [2])], [Head(8, [2])], [Head(8, [8])])",
+    "networks.Refiner": "Refiner(8, [2])",
+    "networks.PatchHead": "PatchHead(8, [1, 4, 4], 2)",
     "networks.Head": "Head(4, [2])",
     "networks.FromStart": "FromStart(Network(MLP(shape=(4,), width=8, depth=1)), 'start')",
     "networks.Beside": "Beside(Network(MLP(shape=(4,), width=8, depth=1)), 'state')",

@@ -76,6 +76,7 @@ BY_NAME = [
     (images.digits, "EncodedSource", "networks.Helped"),
     (moons, "DeepSupervision", "networks.Deep"),
     (images.digits, "DeepSupervision", "networks.Deep"),
+    (patches, "DeepSupervision", "networks.Deep"),
     (moons, "ConstantAccelerationMatching", "networks.Accelerating"),
     (patches, "ConstantAccelerationMatching", "networks.Accelerating"),
     (moons, "Hierarchical", "networks.RandomVelocity"),
@@ -173,8 +174,8 @@ def test_what_a_recipe_cannot_say_is_refused(
 
 def test_features_that_are_pictures_are_refused(tmp_path: Path) -> None:
     run = config.change(images.digits(), {"objective": "DeepSupervision", "training.steps": 1})
-    run = config.change(run, {"network": {"is": "networks.DiT", "width": 16, "depth": 1, "heads": 2}})
-    with pytest.raises(ValueError, match=r"vectors \[B,D\]"):
+    run = config.change(run, {"network": {"is": "networks.UNet", "width": 16}})
+    with pytest.raises(ValueError, match=r"vectors or tokens"):
         train(run, tmp_path / "run", log=quiet)
 
 

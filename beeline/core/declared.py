@@ -43,6 +43,10 @@ class Declaring(nn.Module):
         """What it knows about itself."""
         return Traits()
 
+    def modulation(self, t: Any, cond: Any = None) -> Sequence[tuple[Tensor, ...]] | None:
+        """What every repeated block is told at the times ``t`` beside its features; None where blocks have no times."""
+        return None
+
     def settle(self, total: Callable[[Tensor], Tensor]) -> None:
         """Called by the engine after every step, with the function that sums a tensor over processes."""
 

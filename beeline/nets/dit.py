@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from beeline.core.declared import Declaring, Traits, nulls_of_labels
+from beeline.core.patches import from_patches, to_patches
 from beeline.core.types import Cond, require
 from beeline.nets.attention import SelfAttention
 from beeline.nets.embed import Conditions, Embedding, check_state, features
@@ -106,27 +106,14 @@ class DiT(Declaring):
     def forward(self, x: Tensor, t: Tensor, cond: Cond = None, s: Tensor | None = None) -> Tensor:
         check_state(self, x, t, self.shape)
         e = self.embed(t, cond, s).to(x.dtype)
-        h = self.inp(self._tokens(x)) + self.positions.to(x.dtype)
+        h = self.inp(to_patches(x, self.patch)) + self.positions.to(x.dtype)
         for block in self.block:
             h = block(h, e)
         shift, scale = self.tell(e)[:, None].chunk(2, -1)
-        return self._image(self.out(torch.addcmul(shift, layer_norm(h), 1 + scale)))
+        return from_patches(self.out(torch.addcmul(shift, layer_norm(h), 1 + scale)), self.shape, self.patch)
 
-    def _tokens(self, x: Tensor) -> Tensor:
-        """[B,C,H,W] -> [B, patches, C patch^2]."""
-        (rows, columns), p = self.grid, self.patch
-        _, channels, height, length = x.shape
-        if (rows * p, columns * p) != (height, length):
-            x = F.pad(x, (0, columns * p - length, 0, rows * p - height))
-        x = x.reshape(-1, channels, rows, p, columns, p).permute(0, 2, 4, 1, 3, 5)
-        return x.reshape(-1, rows * columns, channels * p * p)
-
-    def _image(self, tokens: Tensor) -> Tensor:
-        """[B, patches, C patch^2] -> [B,C,H,W]."""
-        (rows, columns), p = self.grid, self.patch
-        channels, height, length = self.shape
-        x = tokens.reshape(-1, rows, columns, channels, p, p).permute(0, 3, 1, 4, 2, 5)
-        return x.reshape(-1, channels, rows * p, columns * p)[:, :, :height, :length].contiguous()
+    def modulation(self, t: Tensor, cond: Cond = None) -> list[tuple[Tensor, ...]]:
+        return [(self.embed(t, cond).to(self.inp.weight.dtype),)] * len(self.block)
 
 
 def positions(rows: int, columns: int, width: int) -> Tensor:

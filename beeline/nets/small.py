@@ -92,13 +92,15 @@ class MLP(Declaring):
         """The settings from which an equal network is built."""
         return {**self.settings, "conditions": self.embed.cond.conditions}
 
+    def modulation(self, t: Tensor, cond: Cond = None, s: Tensor | None = None) -> list[tuple[Tensor, ...]]:
+        told = self.tell(self.embed(t, cond, s).to(self.tell.weight.dtype))
+        return [part.unbind(1) for part in told.unflatten(-1, (len(self.block), 2, -1)).unbind(1)]
+
     def forward(self, x: Tensor, t: Tensor, cond: Cond = None, s: Tensor | None = None) -> Tensor:
         check_state(self, x, t, self.shape)
         h = self.inp(x.flatten(1))
-        e = self.embed(t, cond, s).to(h.dtype)
-        told = self.tell(e).unflatten(-1, (len(self.block), 2, -1)).unbind(1)
-        for block, part in zip(self.block, told, strict=True):
-            h = block(h, part[:, 0], part[:, 1])
+        for block, told in zip(self.block, self.modulation(t, cond, s), strict=True):
+            h = block(h, *told)
         made: Tensor = self.out(h)
         return made.reshape(x.shape)
 

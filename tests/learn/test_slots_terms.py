@@ -15,7 +15,6 @@ from beeline.core.rng import Rng
 from beeline.core.solver import HEUN
 from beeline.core.times import LogitNormal
 from beeline.core.types import Batch, BeelineError
-from beeline.learn.deep import Deep, DeepSupervision
 from beeline.learn.distance import Bregman, Combined, Direction, Felt, Perceptual, PowerCost, check_cost
 from beeline.learn.objective import Context, FlowMatching, Huber, squared
 from beeline.learn.objective import one as even
@@ -346,32 +345,3 @@ def test_windows_of_a_straight_teacher_are_already_straight():
         Windowed(Flow(certain), windows=0)
     with pytest.raises(BeelineError, match="start from noised data"):
         Windowed(Flow(certain), objective=FlowMatching(coupling=Paired()))
-
-
-class Zero(nn.Module):
-    def forward(self, h):
-        return torch.zeros_like(h)
-
-
-def test_deep_supervision_on_certain_pairs_is_zero_without_acceleration():
-    deep = Deep(Net(), ["block"], [nn.Identity()], [Zero()], [Zero()])
-    objective = DeepSupervision(FlowMatching(times=INSIDE))
-    loss = objective(deep, one(30), Rng(0))
-    assert float(loss.value) < 1e-20
-    # an acceleration where none is needed costs ((1-t)^2/2 A)^2
-    bent = Deep(Net(), ["block"], [nn.Identity()], [nn.Identity()], [Zero()])
-    example = objective.objective.examples(one(30), Rng(0))
-    known = ((1 - example.t)[:, None] ** 2 / 2 * certain(example.x, example.t)).square().mean()
-    assert torch.allclose(objective(bent, one(30), Rng(0)).terms["acceleration 0"], known)
-    # refinement reaches the output
-    refined = Deep(Net(), ["block"], [nn.Identity()], [Zero()], [nn.Identity()])
-    x, t = torch.zeros(3, 2, dtype=torch.float64), torch.full((3,), 0.5, dtype=torch.float64)
-    assert torch.allclose(refined(x, t), 2 * certain(x, t))
-    assert torch.allclose(refined.branches(x, t)[0][0], certain(x, t))
-    assert not refined.network.block._forward_hooks
-    with pytest.raises(BeelineError, match="heads inside"):
-        objective(Net(), one(3), Rng(0))
-    with pytest.raises(BeelineError, match="every place"):
-        Deep(Net(), ["block"], [], [], [])
-    with pytest.raises(BeelineError, match="straight path"):
-        DeepSupervision(FlowMatching(Cosine()))

@@ -10,6 +10,7 @@ from torch.func import grad, jacfwd, jvp
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from beeline.core.field import MapNetwork, Network
+from beeline.core.patches import from_patches, to_patches
 from beeline.core.rng import Rng
 from beeline.core.types import BeelineError
 from beeline.nets.dit import DiT, positions
@@ -223,8 +224,8 @@ def test_the_transformer_takes_patches_apart_and_puts_them_together() -> None:
     for shape, patch in (((2, 6, 4), 2), ((3, 5, 7), 3)):
         net = DiT(shape, patch, width=8, depth=1, heads=1)
         x = inputs(shape, 2)[0]
-        tokens = net._tokens(x)
-        assert torch.equal(net._image(tokens), x)
+        tokens = to_patches(x, net.patch)
+        assert torch.equal(from_patches(tokens, net.shape, net.patch), x)
         assert torch.equal(tokens[0, 1, : patch * patch].reshape(patch, patch), x[0, 0, :patch, patch : 2 * patch])
 
 

@@ -1,0 +1,108 @@
+"""Deep supervision: its losses on certain pairs, the times of its branches, what reaches them."""
+
+import pytest
+import torch
+from torch import nn
+
+from beeline.core.field import Network
+from beeline.core.path import Cosine
+from beeline.core.rng import Rng
+from beeline.core.types import Batch, BeelineError
+from beeline.learn.deep import Deep, DeepSupervision
+from beeline.learn.objective import FlowMatching, squared
+from beeline.nets.dit import DiT
+from beeline.nets.small import MLP
+from tests.learn.test_slots_terms import INSIDE, ONE, Net, certain, one
+
+
+class Zero(nn.Module):
+    def forward(self, h):
+        return torch.zeros_like(h)
+
+
+def test_deep_supervision_on_certain_pairs_is_zero_without_acceleration():
+    deep = Deep(Net(), ["block"], [nn.Identity()], [Zero()], [Zero()])
+    objective = DeepSupervision(FlowMatching(times=INSIDE), gap=0.0)
+    loss = objective(deep, one(30), Rng(0))
+    assert float(loss.value) < 1e-20
+    # an acceleration where none is needed costs ((1-t)^2/2 A)^2
+    bent = Deep(Net(), ["block"], [nn.Identity()], [nn.Identity()], [Zero()])
+    example = objective.objective.examples(one(30), Rng(0))
+    known = ((1 - example.t)[:, None] ** 2 / 2 * certain(example.x, example.t)).square().mean()
+    assert torch.allclose(objective(bent, one(30), Rng(0)).terms["acceleration 0"], known)
+    # refinement reaches the output
+    refined = Deep(Net(), ["block"], [nn.Identity()], [Zero()], [nn.Identity()])
+    x, t = torch.zeros(3, 2, dtype=torch.float64), torch.full((3,), 0.5, dtype=torch.float64)
+    assert torch.allclose(refined(x, t), 2 * certain(x, t))
+    assert torch.allclose(refined.branches(x, t)[0][0], certain(x, t))
+    assert not refined.network.block._forward_hooks
+    with pytest.raises(BeelineError, match="heads inside"):
+        objective(Net(), one(3), Rng(0))
+    with pytest.raises(BeelineError, match="every place"):
+        Deep(Net(), ["block"], [], [], [])
+    with pytest.raises(BeelineError, match="straight path"):
+        DeepSupervision(FlowMatching(Cosine()))
+
+
+def grown(backbone):
+    """A network of which no layer is zero, in float64."""
+    with Rng(3).ambient():
+        for weight in backbone.parameters():
+            nn.init.normal_(weight, std=0.3)
+    return Network(backbone).double()
+
+
+PICTURES = (MLP(2, width=16, depth=3), torch.Size([2])), (DiT((1, 5, 5), 2, 16, 3, 2), torch.Size([1, 5, 5]))
+
+
+@pytest.mark.parametrize(("backbone", "shape"), PICTURES, ids=["MLP", "DiT"])
+def test_deep_branches_start_as_the_network_and_see_their_own_times(backbone, shape):
+    net = grown(backbone)
+    batch = Batch(Rng(0).normal(torch.empty(6, *shape, dtype=torch.float64)))
+    deep = DeepSupervision().wrap(net.float(), Batch(batch.x1.float()), Rng(1)).double()
+    assert deep.names == ("backbone.block.0", "backbone.block.1")
+    x, t = batch.x1, Rng(2).uniform(6, batch.x1) * 0.8
+    assert torch.equal(deep(x, t), net(x, t))  # the refiners start at zero
+    gaps = [torch.full_like(t, 0.03), torch.full_like(t, 0.05)]
+    assert not torch.allclose(deep.branches(x, t, gaps=gaps)[2], net(x, t), atol=1e-6)
+    told = [backbone.modulation(t + shift)[k] for k, shift in enumerate((0.0, 0.03, 0.08))]
+    hooks = [b.register_forward_pre_hook(lambda _, g, k=k: (g[0], *told[k])) for k, b in enumerate(backbone.block)]
+    by_hand = net(x, t)  # every block told the time of its branch
+    for hook in hooks:
+        hook.remove()
+    assert torch.allclose(deep.branches(x, t, gaps=gaps)[2], by_hand, atol=1e-12)
+    assert not any(m._forward_pre_hooks or m._forward_hooks for m in net.modules())
+    # the parts of the refiner: h, the gap and the state reach the branch after it, h alone the acceleration
+    refine = deep.refiners[0]
+    with Rng(4).ambient():
+        for weight in refine.parameters():
+            nn.init.normal_(weight, std=0.3)
+    h = Rng(5).normal(torch.empty(6, *((9, 16) if len(shape) == 3 else (16,)), dtype=torch.float64))
+    base, moved = refine(h, x, gaps[0]), (refine(h + 0.1, x, gaps[0]), refine(h, x, gaps[1]), refine(h, 2 * x, gaps[0]))
+    assert all(not torch.allclose(other[0], base[0], atol=1e-6) for other in moved)
+    assert [torch.allclose(other[1], base[1], atol=1e-12) for other in moved] == [False, True, True]
+
+
+def test_accelerations_are_judged_on_the_same_pair_at_the_time_of_their_branch():
+    """x_{t_i} + (1 - t_i) v_i + (1 - t_i)^2 / 2 A_i is the datum where v_i is exact at x_{t_i} and A_i is zero."""
+    net = grown(MLP(2, width=16, depth=3))
+    deep = DeepSupervision().wrap(net.float(), Batch(ONE.float().repeat(4, 1)), Rng(1)).double()
+    objective = DeepSupervision(FlowMatching(times=INSIDE), gap=0.1)
+    loss = objective(deep, Batch(ONE.expand(8, 2)), Rng(0))
+    example, sign = (
+        objective.objective.examples(Batch(ONE.expand(8, 2)), Rng(0)),
+        float(Rng(0).fork("sign").uniform(1, ONE)) < 0.5,
+    )
+    t = example.t
+    steps = [(1 if sign else -1) * 0.1 * Rng(0).fork("gap", i).uniform(8, t) for i in range(2)]
+    times = [t, (t + steps[0]).clamp(0, 1)]
+    times.append((times[1] + steps[1]).clamp(0, 1))
+    early, bends, v = deep.branches(example.x, t, None, [b - a for a, b in zip(times, times[1:], strict=False)])
+    known = squared(v, example.v).mean()
+    for at, velocity, bend in zip(times, early, bends, strict=False):
+        left, x = (1 - at)[:, None], at[:, None] * ONE + (1 - at)[:, None] * example.batch.x0
+        known = known + 0.2 * squared(velocity, example.v).mean()
+        known = known + squared(x + left * velocity + left**2 / 2 * bend, ONE.expand(8, 2)).mean()
+    assert torch.allclose(loss.value, known, atol=1e-9)
+    with pytest.raises(BeelineError, match="at least two branches"):
+        DeepSupervision(pieces=1)
