@@ -307,7 +307,7 @@ def test_wrapped_networks_are_divided_part_by_part(tmp_path: Path) -> None:
             modality = run.data.modality().fit(raw)
             batch = modality.encode(raw)
             found = []
-            for divide in (lambda net: net, Sharded().wrap):
+            for divide in (lambda net: net, lambda net: Sharded().wrap(net, torch.device("cpu"))):
                 net: Any = divide(build_network(run, modality, batch))
                 objective: Any = run.objective
                 loss = objective(net, take(batch, torch.arange(8)), Rng(1))
