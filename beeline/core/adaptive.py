@@ -182,6 +182,7 @@ class Adaptive(SolverBase):
     def _start(self, f: Dynamics, x: Tensor, t: Tensor, s: Tensor, end: float | None) -> Progress:
         """The first step length, from the sizes of the state, its slope and the change of that (Hairer II.4)."""
         slope, reach = f(x, t), _reach(t, s)
+        self._finite(x, t, slope)
         scale = self.atol + self.rtol * x.detach().abs()
         size, speed = self._norm(x / scale), self._norm(slope / scale)
         guess = torch.where((size < 1e-5) | (speed < 1e-5), 1e-6, 0.01 * size / speed.clamp(min=1e-30)).minimum(reach)
@@ -198,15 +199,32 @@ class Adaptive(SolverBase):
     ) -> tuple[Tensor, list[Tensor], Tensor]:
         """One step of the pair: the state at s, the stages, and the error of each sample over its tolerance."""
         h = s - t
-        wide, k = over(h, x), [slope]
+        wide, k, times = over(h, x), [slope], [t]
         for row in self.table.a[:-1]:
             c = sum(row)
-            k.append(f(advance(x, wide, row, k), s if abs(c - 1) < 1e-12 else t + c * h))
+            times.append(s if abs(c - 1) < 1e-12 else t + c * h)
+            k.append(f(advance(x, wide, row, k), times[-1]))
         new = advance(x, wide, self.table.a[-1], k)
         k.append(f(new, s))
         bad = advance(torch.zeros_like(x), wide, self.table.error, k).detach()
         error = self._norm(bad / (self.atol + self.rtol * torch.maximum(x.detach().abs(), new.detach().abs())))
+        if not bool(error.isfinite().all()):  # a state too far ahead may overflow; the one where it stands may not
+            at = next((u for u, v in zip(times, k, strict=False) if not bool(v.isfinite().all())), s)
+            self._finite(x, at, f(x, at))
         return new, k, torch.where(error.isfinite(), error, torch.full_like(error, 1e10))
+
+    def _finite(self, x: Tensor, t: Tensor, v: Tensor) -> None:
+        """Refuse a field that is not finite at a state that is: no shorter step mends that."""
+        bad = ~v.detach().flatten(1).isfinite().all(1)
+        if bool(bad.any()):
+            at = float(t.flatten(1)[bad][0, 0] if t.ndim > 1 else t[bad][0])
+            raise IntegrationError(
+                f"the field gave NaN or infinite values at t = {at:.6g} for {int(bad.sum())} of {len(x)} states that "
+                "are finite; no shorter step mends that: check the field at that time (the last good state is in .x "
+                "of this error)",
+                x,
+                at,
+            )
 
     def _factor(self, error: Tensor, last: Tensor) -> Tensor:
         """How much longer the next step may be: both errors after an accepted trial, the own one after a rejected."""

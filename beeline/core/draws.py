@@ -11,7 +11,7 @@ from torch import Tensor
 
 from beeline.core.path import AffinePath, Linear
 from beeline.core.rng import Rng
-from beeline.core.times import TimeSampler, Uniform, invert
+from beeline.core.times import TimeSampler, Uniform, invert, off_ends
 from beeline.core.types import require
 
 
@@ -34,7 +34,7 @@ class Stratified:
 
     def __call__(self, n: int, like: Tensor, rng: Rng) -> Tensor:
         u = (rng.fork("order").permutation(n).to(like.device, like.dtype) + rng.uniform(n, like)) / n
-        return _quantile(self.each, self)(u)
+        return off_ends(_quantile(self.each, self)(off_ends(u)))
 
     def log_prob(self, t: Tensor) -> Tensor:
         return self.each.log_prob(t)
@@ -60,7 +60,7 @@ class Antithetic:
 
     def __call__(self, n: int, like: Tensor, rng: Rng) -> Tensor:
         u = rng.uniform((n + 1) // 2, like)
-        return _quantile(self.each, self)(torch.cat([u, 1 - u])[:n])
+        return off_ends(_quantile(self.each, self)(off_ends(torch.cat([u, 1 - u])[:n])))
 
     def log_prob(self, t: Tensor) -> Tensor:
         return self.each.log_prob(t)
@@ -167,7 +167,7 @@ class Binned:
         edges = torch.cat([mass.new_zeros(1), mass.cumsum(0)])
         edges[-1] = 1.0
         k = (torch.searchsorted(edges, u.double().contiguous(), right=True) - 1).clamp(0, len(mass) - 1)
-        return ((k + (u.double() - edges[k]) / mass[k]) / len(mass)).clamp(0, 1).to(u.dtype)
+        return ((k + (u.double() - edges[k]) / mass[k]) / len(mass)).to(u.dtype).clamp(0, 1)
 
     def __call__(self, n: int, like: Tensor, rng: Rng) -> Tensor:
         return self.quantile(rng.uniform(n, like))
@@ -244,8 +244,7 @@ def snr_log_prob(times: TimeSampler, path: AffinePath, lam: Tensor) -> Tensor:
 def time_of_snr(path: AffinePath, lam: Tensor) -> Tensor:
     """The time in (0, 1) at which log(a^2/b^2) is ``lam``; the nearest end where the path has no such time."""
     t = invert(lambda u: 2 * (path.a(u).log() - path.b(u).log()), lam)
-    tiny = torch.finfo(t.dtype).eps
-    return t.clamp(tiny, 1 - tiny)
+    return off_ends(t)
 
 
 def _quantile(each: Any, whose: object) -> Any:

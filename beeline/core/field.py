@@ -102,20 +102,21 @@ class Noise:
     """The network gives the expected source point (epsilon prediction).
 
     output = E[x0 | x_t];  v = b' x0 + a' (x - b x0) / a, with t at least clip
-    Assumes an affine path.  The clip keeps the division by a finite at the source end.
+    Assumes an affine path.  The clip keeps the division by a finite at the source end, and b' at the data end of
+    VariancePreserving, where the last stage of HEUN asks.
     Source: Ho, Jain and Abbeel 2020 (arXiv 2006.11239).
 
     >>> Noise().velocity(torch.ones(1, 1), torch.ones(1, 1), torch.ones(1), Linear())
     tensor([[0.]])
     """
 
-    clip: float = 1e-3  # distance kept from t = 0
+    clip: float = 1e-3  # distance kept from t = 0, and from t = 1 where the slope of b is infinite there
 
     def velocity(self, output: Tensor, x: Tensor, t: Tensor, path: AffinePath) -> Tensor:
-        return path.velocity(x, t.clamp(min=self.clip), x0=output)
+        return path.velocity(x, path.sloped(t.clamp(min=self.clip), self.clip), x0=output)
 
     def value(self, x: Tensor, v: Tensor, t: Tensor, path: AffinePath) -> Tensor:
-        return path.noise(x, v, t.clamp(min=self.clip))
+        return path.noise(x, v, path.sloped(t.clamp(min=self.clip), self.clip))
 
 
 class Network(Wrapping):

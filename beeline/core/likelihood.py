@@ -115,7 +115,8 @@ class HutchPlusPlus:
             """J^T applied to every column of [B,D,n]."""
             out = []
             for column in directions.unbind(2):
-                product = (v.flatten(1) * column).sum()
+                with torch.enable_grad():  # the sum belongs to the graph even where the caller keeps none
+                    product = (v.flatten(1) * column).sum()
                 (slope,) = torch.autograd.grad(product, x, retain_graph=True, create_graph=keep, materialize_grads=True)
                 out.append(slope.flatten(1))
             return torch.stack(out, 2)

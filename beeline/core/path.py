@@ -35,6 +35,10 @@ class AffinePath:
     def b(self, t: Tensor) -> Tensor:
         raise NotImplementedError
 
+    def sloped(self, t: Tensor, clip: float) -> Tensor:
+        """Where slopes are read for ``t``: there, or at most at 1 - clip where b'(1) is infinite."""
+        return t
+
     def coefficients(self, t: Tensor) -> Coefficients:
         """a, b, a', b' at ``t``, each with its shape."""
         one = torch.ones_like(t)
@@ -185,6 +189,9 @@ class VariancePreserving(AffinePath):
         a, b = self.a(t), self.b(t)
         da = a * (self.beta_min + (self.beta_max - self.beta_min) * (1 - t)) / 2
         return a, b, da, -a * da / b
+
+    def sloped(self, t: Tensor, clip: float) -> Tensor:
+        return t.clamp(max=1 - clip)
 
     def spread(self, t: Tensor) -> Tensor:
         a = self.a(t)

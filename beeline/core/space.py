@@ -248,8 +248,8 @@ class Even:
 class GeodesicEuler(SolverBase):
     """Euler's step along a geodesic: exact where the motion is one.
 
-    x_s = exp_x((s - t) v(x, t))
-    Assumes a field of tangent vectors.
+    x_s = exp_x((s - t) tangent_x(v(x, t)))
+    Assumes states on the space.
     Source: Chen and Lipman 2024 (arXiv 2302.03660).
 
     >>> step = GeodesicEuler(Torus()).step
@@ -265,7 +265,8 @@ class GeodesicEuler(SolverBase):
         return Traits(space=self.space)
 
     def step(self, f: Dynamics, x: Tensor, t: Tensor, s: Tensor, memory: Any) -> tuple[Tensor, Any]:
-        return self.space.exp(x, over(s - t, x) * f(x, t)), None
+        space = self.space
+        return space.project(space.exp(x, space.tangent(x, over(s - t, x) * f(x, t)))), None
 
 
 @dataclass(frozen=True)
@@ -350,6 +351,9 @@ class _Carried:
 
     def project(self, state: Tensor) -> Tensor:
         return self._join(self.space.project(self._point(state)), state)
+
+    def tangent(self, state: Tensor, u: Tensor) -> Tensor:
+        return self._join(self.space.tangent(self._point(state), self._point(u)), u)
 
     def exp(self, state: Tensor, u: Tensor) -> Tensor:
         return self._join(self.space.exp(self._point(state), self._point(u)), state + u)

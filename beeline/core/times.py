@@ -38,7 +38,7 @@ class Uniform:
         return u
 
     def __call__(self, n: int, like: Tensor, rng: Rng) -> Tensor:
-        return rng.uniform(n, like)
+        return off_ends(rng.uniform(n, like))
 
     def log_prob(self, t: Tensor) -> Tensor:
         return _inside(t, torch.zeros_like(t))
@@ -70,8 +70,7 @@ class LogitNormal:
 
     def _at(self, z: Tensor) -> Tensor:
         t = torch.sigmoid(self.mean + self.std * z)
-        tiny = torch.finfo(t.dtype).eps
-        return t.clamp(tiny, 1 - tiny)
+        return off_ends(t)
 
     def log_prob(self, t: Tensor) -> Tensor:
         z = (torch.logit(t) - self.mean) / self.std
@@ -104,7 +103,7 @@ class UShaped:
             return u
         # F(t) = 1/2 + sinh(a (t - 1/2)) / (2 sinh(a/2)), inverted
         t = 0.5 + torch.asinh((2 * u - 1) * math.sinh(self.a / 2)) / self.a
-        return t.clamp(0, 1)
+        return off_ends(t)
 
     def log_prob(self, t: Tensor) -> Tensor:
         if self.a == 0:
@@ -137,7 +136,7 @@ class Mode:
         )
 
     def quantile(self, u: Tensor) -> Tensor:
-        return (u + self.scale * (torch.cos(math.pi / 2 * u) ** 2 - 1 + u)).clamp(0, 1)
+        return off_ends(u + self.scale * (torch.cos(math.pi / 2 * u) ** 2 - 1 + u))
 
     def __call__(self, n: int, like: Tensor, rng: Rng) -> Tensor:
         return self.quantile(rng.uniform(n, like))
@@ -197,8 +196,8 @@ class Bifocal:
         u = rng.fork("place").uniform(n, like)
         first = rng.fork("focus").uniform(n, like) < self.share
         rate = torch.where(first, self.source, self.data).to(u.dtype)
-        near = (-torch.log1p(u * torch.expm1(-rate)) / rate).clamp(0, 1)
-        return torch.where(first, near, 1 - near)
+        near = -torch.log1p(u * torch.expm1(-rate)) / rate
+        return off_ends(torch.where(first, near, 1 - near))
 
     def log_prob(self, t: Tensor) -> Tensor:
         def part(rate: float, distance: Tensor) -> Tensor:
@@ -232,8 +231,7 @@ class Beta:
         shape = torch.tensor([self.data, self.source], dtype=torch.float64).expand(n, 2).contiguous()
         gamma = torch._standard_gamma(shape, generator=rng.generator())
         t = (gamma[:, 0] / gamma.sum(1)).to(like.device, like.dtype)
-        tiny = torch.finfo(t.dtype).eps
-        return t.clamp(tiny, 1 - tiny)
+        return off_ends(t)
 
     def log_prob(self, t: Tensor) -> Tensor:
         norm = math.lgamma(self.data) + math.lgamma(self.source) - math.lgamma(self.data + self.source)
@@ -268,6 +266,12 @@ class At:
     def log_prob(self, t: Tensor) -> Tensor:
         """A point mass: infinite at its time, minus infinity elsewhere."""
         return torch.where(t == self.t, math.inf, -math.inf).to(t.dtype)
+
+
+def off_ends(t: Tensor) -> Tensor:
+    """Times strictly inside (0, 1): a path may have an infinite slope at an end, and rounding reaches it."""
+    tiny = torch.finfo(t.dtype).eps
+    return t.clamp(tiny, 1 - tiny)
 
 
 def _inside(t: Tensor, value: Tensor) -> Tensor:
