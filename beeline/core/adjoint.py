@@ -91,7 +91,7 @@ class Adjoint:
 def learned(f: Dynamics, x: Tensor, t: Tensor) -> list[Tensor]:
     """The leaves with requires_grad that the field depends on beside the state, found by one evaluation."""
     with torch.enable_grad():
-        v = f(x.detach(), t.reshape(1).to(x.dtype).repeat(len(x)) if t.numel() == 1 else t[0])
+        v = f(x.detach(), t.reshape(1).to(x).repeat(len(x)) if t.numel() == 1 else t[0].to(x))
     found: dict[int, Tensor] = {}
     seen, todo = set(), [v.grad_fn]
     while todo:

@@ -102,7 +102,9 @@ class UniformTokens:
 
     def log_prob(self, x: Tensor) -> Tensor:
         check_tokens(x, "the state")
-        return torch.full((len(x),), -math.log(x.shape[-1]) * (x[0].numel() // x.shape[-1]), dtype=x.dtype)
+        return torch.full(
+            (len(x),), -math.log(x.shape[-1]) * (x[0].numel() // x.shape[-1]), dtype=x.dtype, device=x.device
+        )
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from dataclasses import field as default
@@ -250,11 +251,29 @@ def bind(field: Any, cond: Cond = None, *, repeat: bool = False) -> Dynamics:
     condition is repeated where a solver asks for many times of the batch at once; without, its rows have to be those of
     the state.
     """
-    if is_map(field):
+    maps, field = is_map(field), _at_border(field)
+    if maps:
         return as_map(lambda x, t, s=None: field(x, t, _for_rows(cond, len(x), repeat), t if s is None else s))
     if cond is None:
         return lambda x, t: field(x, t)
     return lambda x, t: field(x, t, _for_rows(cond, len(x), repeat))
+
+
+def _at_border(field: Any) -> Any:
+    """A user's network of bfloat16 or float16, which takes and gives the state in the state's own dtype.
+
+    Its products are computed in its dtype by autocast.  A Network does this itself, and knows what must stay float32.
+    """
+    if not isinstance(field, nn.Module) or isinstance(field, Network):
+        return field
+    narrow = next((p.dtype for p in field.parameters() if p.is_floating_point() and p.itemsize < 4), None)
+
+    def call(x: Tensor, *rest: Any) -> Tensor:
+        with torch.autocast(x.device.type, narrow) if narrow is not None else contextlib.nullcontext():
+            made: Tensor = field(x, *rest)
+        return made.to(x.dtype) if made.itemsize < x.itemsize else made
+
+    return call
 
 
 def _for_rows(cond: Cond, rows: int, repeat: bool) -> Cond:

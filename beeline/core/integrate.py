@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from beeline.core.declared import as_map, is_map
+from beeline.core.modes import deferred
 from beeline.core.solver import HEUN, Solver, complete
 from beeline.core.types import Dynamics, IntegrationError, require
 
@@ -37,7 +38,8 @@ def integrate(
     stochastic one.
 
     Raises ValueError for unfit times, and IntegrationError (which holds the last good state) when the field returns
-    another shape, another dtype or non-finite values; the message names the step and its time.
+    another shape, another dtype or non-finite values; the message names the step and its time.  On an accelerator
+    non-finite values are looked for once, at the end.
     """
     times, dtype = _checked_times(x, times)
     x = x.to(dtype)
@@ -57,23 +59,38 @@ def integrate(
         return v
 
     field: Dynamics = as_map(lambda y, at, s=None: checked(y, at, s=at if s is None else s)) if is_map(f) else checked
+
+    def broken(step: int, last: Tensor) -> IntegrationError:
+        start, end = _first(times[step]), _first(times[step + 1])
+        return IntegrationError(
+            f"the state became non-finite in step {step}, from t = {start:.6g} to {end:.6g}; the field "
+            "gave NaN or infinite values there: check it at that time, take more steps or lower the guidance "
+            "(the last good state is in .x of this error)",
+            last,
+            start,
+        )
+
     if watch is not None:
         watch(x, t)
-    for s in vectors:
-        new, memory = solver.step(field, x, t, s, memory)
-        # one sum is the cheapest test; an overflow of the sum alone is not an error
-        if not math.isfinite(new.detach().sum().item()) and not bool(new.isfinite().all()):
-            raise IntegrationError(
-                f"the state became non-finite in step {i}, from t = {_first(t):.6g} to {_first(s):.6g}; the field "
-                "gave NaN or infinite values there: check it at that time, take more steps or lower the guidance "
-                "(the last good state is in .x of this error)",
-                x,
-                _first(t),
-            )
-        x = new if after is None else after(new, s)
-        i, t = i + 1, s
-        if watch is not None:
-            watch(x, t)
+    waits = x.device.type != "cpu"  # a look at a number waits for an accelerator: there one is taken at the end
+    last, good, steps = x.detach(), torch.ones((), dtype=torch.bool, device=x.device), torch.zeros((), device=x.device)
+    with deferred():
+        for s in vectors:
+            new, memory = solver.step(field, x, t, s, memory)
+            if waits:
+                good = good & new.detach().isfinite().all()
+                steps = steps + good
+            # one sum is the cheapest test; an overflow of the sum alone is not an error
+            elif not math.isfinite(new.detach().sum().item()) and not bool(new.isfinite().all()):
+                raise broken(i, x)
+            x = new if after is None else after(new, s)
+            if waits:
+                last = torch.where(good, x.detach(), last)
+            i, t = i + 1, s
+            if watch is not None:
+                watch(x, t)
+        if waits and (whole := int(steps)) < i:
+            raise broken(whole, last)
     if done is not None:
         done(memory)
     return x

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import copy
 import dataclasses
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from beeline.core.types import BeelineError, require
+from beeline.core.types import Batch, BeelineError, require
 
 AUTO = "auto"
+
+Check = tuple[Tensor, Callable[[], str]]
+"""A boolean scalar on a device, and the message where it is false."""
 
 Device = torch.device | str
 """A device, its name, or "auto": the GPU where torch sees one, else the CPU."""
@@ -213,11 +217,60 @@ def wide(x: Tensor) -> Tensor:
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
+def wide_batch(batch: Batch) -> Batch:
+    """A batch in which data, source points and weights are in float32 or better, so that times and losses are too."""
+    parts = {"x1": batch.x1, "x0": batch.x0, "weight": batch.weight}
+    narrow = {k: wide(v) for k, v in parts.items() if v is not None and v.is_floating_point() and v.itemsize < 4}
+    return dataclasses.replace(batch, **narrow) if narrow else batch
+
+
 def full_precision(device: torch.device) -> contextlib.AbstractContextManager[Any]:
     """No autocast inside: for forward-mode derivatives, norms and transport costs."""
     if not torch.amp.is_autocast_available(device.type) or not torch.is_autocast_enabled(device.type):
         return contextlib.nullcontext()
     return torch.autocast(device.type, enabled=False)
+
+
+_pending: contextvars.ContextVar[list[Check] | None] = contextvars.ContextVar("pending checks", default=None)
+
+
+def check_values(good: Tensor, message: Callable[[], str]) -> None:
+    """Refuse what the numbers in a tensor say: ``good`` is a boolean scalar, ``message`` is made on failure alone.
+
+    On an accelerator, inside ``deferred``, the test is read later, with others, so that nothing waits for the device.
+    """
+    if torch.compiler.is_compiling():
+        return
+    pending = _pending.get()
+    inside = torch._C._functorch.peek_interpreter_stack() is not None  # a tensor of a transform does not outlive it
+    if pending is None or good.device.type == "cpu" or inside:
+        if not bool(good):
+            raise BeelineError(message())
+        return
+    pending.append((good, message))
+
+
+@contextlib.contextmanager
+def deferred() -> Iterator[list[Check]]:
+    """Collect the checks of values on accelerators; the outermost one that is left reads them, if nobody has."""
+    outer = _pending.get()
+    if outer is not None:
+        yield outer
+        return
+    checks: list[Check] = []
+    token = _pending.set(checks)
+    try:
+        yield checks
+    finally:
+        _pending.reset(token)
+    if checks and not bool(torch.stack([good for good, _ in checks]).all()):
+        refuse(checks)
+
+
+def refuse(checks: list[Check]) -> None:
+    """Raise what the first failed check says."""
+    for good, message in checks:
+        require(bool(good), message() if not bool(good) else "")
 
 
 def check_together(what: str, x: Tensor, *parts: Any) -> None:

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from beeline.core.modes import check_values
 from beeline.core.rng import Rng
 from beeline.core.types import Point, over, require
 
@@ -264,33 +265,36 @@ class Affine(AffinePath):
 
 def within(t: Tensor) -> None:
     """Refuse times outside [0, 1] (and NaN)."""
-    if torch.compiler.is_compiling() or not t.numel():
+    if not t.numel():
         return
-    require(
-        bool(((t >= 0) & (t <= 1)).all()),
-        f"a time is outside [0, 1] (lowest {float(t.min()):.6g}, highest {float(t.max()):.6g}); "
-        "t = 0 is the source and t = 1 the data: divide times that run to 1000, and use 1 - sigma for noise levels",
+    check_values(
+        ((t >= 0) & (t <= 1)).all(),
+        lambda: (
+            f"a time is outside [0, 1] (lowest {float(t.min()):.6g}, highest {float(t.max()):.6g}); "
+            "t = 0 is the source and t = 1 the data: divide times that run to 1000, and use 1 - sigma for noise levels"
+        ),
     )
 
 
 def finite(da: Tensor, db: Tensor, t: Tensor, path: object) -> None:
     """Refuse a time at which the slope of ``path`` is infinite."""
-    if torch.compiler.is_compiling():
-        return
     good = (da.isfinite() & db.isfinite()).flatten()
-    require(
-        bool(good.all()),
-        f"the slope of {path} is infinite at t = {t.flatten()[~good][:1].tolist()}; no velocity can be learned there: "
-        "draw times inside the open interval, for example up to 1 - 1e-4",
+    check_values(
+        good.all(),
+        lambda: (
+            f"the slope of {path} is infinite at t = {t.flatten()[~good][:1].tolist()}; no velocity can be learned "
+            "there: draw times inside the open interval, for example up to 1 - 1e-4"
+        ),
     )
 
 
 def _safe(divisor: Tensor, t: Tensor, path: object, what: str) -> Tensor:
-    if not torch.compiler.is_compiling():
-        bad = (divisor == 0).flatten()
-        require(
-            not bool(bad.any()),
-            f"{what} at t = {t.flatten()[bad][:1].tolist()} on {path}; use a time inside (0, 1), "
-            "or a prediction with a clip",
-        )
+    good = (divisor != 0).flatten()
+    check_values(
+        good.all(),
+        lambda: (
+            f"{what} at t = {t.flatten()[~good][:1].tolist()} on {path}; use a time inside (0, 1), "
+            "or a prediction with a clip"
+        ),
+    )
     return divisor

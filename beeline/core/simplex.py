@@ -168,7 +168,9 @@ class Simplex:
         return (wait / wait.sum(-1, keepdim=True)).to(like.dtype)
 
     def log_prob(self, x: Tensor) -> Tensor:
-        return torch.full((len(x),), math.lgamma(x.shape[-1]) * (x[0].numel() // x.shape[-1]), dtype=x.dtype)
+        return torch.full(
+            (len(x),), math.lgamma(x.shape[-1]) * (x[0].numel() // x.shape[-1]), dtype=x.dtype, device=x.device
+        )
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from beeline.core.modes import eval_mode
+from beeline.core.modes import eval_mode, wide
 from beeline.core.rng import Rng
 from beeline.core.types import Batch, Cond, Loss, leaves, map_cond, over, require
 from beeline.learn.objective import Around, FlowMatching, ask
@@ -46,7 +46,7 @@ class GuidanceFree(Around):
 
     def __call__(self, field: Any, batch: Batch, rng: Rng) -> Loss:
         named(batch.cond, self)
-        beta = rng.fork("beta").uniform(len(batch.x1), batch.x1)
+        beta = rng.fork("beta").uniform(len(batch.x1), wide(batch.x1[:0]))
 
         def mixed(x: Tensor, t: Tensor, cond: Cond) -> Tensor:
             void = null_of(self, cond)
@@ -124,7 +124,7 @@ class Anticipating(Around):
         )
 
     def __call__(self, field: Any, batch: Batch, rng: Rng) -> Loss:
-        chosen = rng.fork("share").uniform(len(batch.x1), batch.x1) < self.share
+        chosen = rng.fork("share").uniform(len(batch.x1), wide(batch.x1[:0])) < self.share
 
         def guided(x: Tensor, t: Tensor, cond: Cond = None) -> Tensor:
             void = null_of(self, cond)

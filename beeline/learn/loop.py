@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from beeline.core.declared import Declaring
+from beeline.core.modes import deferred, refuse
 from beeline.core.rng import Rng
 from beeline.core.types import Batch, require, to
 from beeline.learn import checkpoint, compare, kinds
@@ -180,22 +181,28 @@ class Loop:
         mine = range(engine.rank, training.lots, engine.world)
         parts: dict[str, Tensor] = {}
         errors: dict[int, Tensor] = {}
-        for k in mine:
-            key = self.key(n, k)
-            if len(self.state.players) > 1:
-                key = key.fork(player.name)
-            batch = self.lot(n, k)
-            self.tell(n)
-            with key.fork("ambient").ambient(), training.compute.autocast(self.device):
-                loss = self.work[player.name](batch, key, 1 / training.lots, k == mine[-1])
-            for name, value in {"": loss.value.detach(), **loss.terms}.items():
-                parts[name] = parts[name] + value if name in parts else value
-            errors[k] = loss.per_sample
-        slopes = [local(p.grad) for p in player.parameters if p.grad is not None]
-        norm = engine.norm(slopes)
-        sums = torch.stack([*(v.detach().float() for v in parts.values()), norm.new_tensor(float(stop)).float()])
-        # the one wait for the device in a step
-        *values, asked, length = torch.cat([engine.total(sums), norm.float()[None]]).tolist()
+        with deferred() as checks:
+            for k in mine:
+                key = self.key(n, k)
+                if len(self.state.players) > 1:
+                    key = key.fork(player.name)
+                batch = self.lot(n, k)
+                self.tell(n)
+                with key.fork("ambient").ambient(), training.compute.autocast(self.device):
+                    loss = self.work[player.name](batch, key, 1 / training.lots, k == mine[-1])
+                for name, value in {"": loss.value.detach(), **loss.terms}.items():
+                    parts[name] = parts[name] + value if name in parts else value
+                errors[k] = loss.per_sample
+            slopes = [local(p.grad) for p in player.parameters if p.grad is not None]
+            norm = engine.norm(slopes)
+            bad = torch.stack([~good for good, _ in checks]).sum() if checks else torch.zeros_like(norm)
+            asked_for = torch.full_like(norm, float(stop))
+            sums = torch.stack([*(v.detach().float() for v in parts.values()), asked_for.float()])
+            # the one wait for the device in a step
+            *values, asked, length, wrong = torch.cat([engine.total(sums), norm.float()[None], bad[None]]).tolist()
+            if wrong:
+                refuse(checks)
+            checks.clear()
         values = [v / training.lots for v in values]
         check_step(values[0], length, n + 1, self.state.networks, lambda: blame(self.feed, n, training, mine))
         watched = (n + 1) % training.watch_every == 0

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from beeline.core.coupling import Coupling, Independent
 from beeline.core.field import Data, Prediction, Velocity, bind
+from beeline.core.modes import full_precision, wide_batch
 from beeline.core.path import AffinePath, Linear, Path
 from beeline.core.rng import Rng
 from beeline.core.times import TimeSampler, Uniform
@@ -239,7 +240,9 @@ class FlowMatching:
     def pairs(self, batch: Batch, rng: Rng) -> Batch:
         """The batch with its source points, and its conditions dropped where chance says so."""
         require(len(batch.x1) > 0, "the batch is empty; a loss is a mean over data: give at least one datum")
-        batch = self.coupling(batch, rng.fork("coupling"))
+        batch = wide_batch(batch)
+        with full_precision(batch.x1.device):  # transport costs in bfloat16 would pair other points
+            batch = self.coupling(batch, rng.fork("coupling"))
         if self.drop is None:
             return batch
         return replace(batch, cond=self.drop(batch.cond, len(batch.x1), rng.fork("drop"), batch.x1))

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from beeline.core.declared import is_map, traits_of
 from beeline.core.field import Data, Flow, Network, Prediction
-from beeline.core.modes import eval_mode
+from beeline.core.modes import eval_mode, wide_batch
 from beeline.core.path import AffinePath
 from beeline.core.rng import Rng
 from beeline.core.types import Batch, Loss, require
@@ -57,7 +57,7 @@ class RowMatching(FlowMatching):
 
     def __call__(self, field: Any, batch: Batch, rng: Rng) -> Loss:
         """Loss of a velocity field on rows ``batch.x1`` [B,D]; value is a scalar."""
-        groups = groups_of(field)
+        groups, batch = groups_of(field), wide_batch(batch)
         if groups is None:
             return super().__call__(field, batch, rng)
         if batch.cond is None and self.known:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from beeline.core.coupling import Coupling, Matched, Paired
 from beeline.core.declared import Holding, Wrapping, is_map
 from beeline.core.field import bind
+from beeline.core.modes import full_precision, wide_batch
 from beeline.core.process import Process
 from beeline.core.rng import Rng
 from beeline.core.solver import Jump
@@ -141,7 +142,9 @@ class ConstantAccelerationMatching:
             f"ConstantAccelerationMatching was given {type(field).__name__}; it learns two heads: wrap the networks in "
             "Accelerating(velocity, acceleration)",
         )
-        batch = self.coupling(batch, rng.fork("coupling"))
+        batch = wide_batch(batch)
+        with full_precision(batch.x1.device):
+            batch = self.coupling(batch, rng.fork("coupling"))
         x0, x1 = batch.x0, batch.x1
         assert x0 is not None
         t = self.times(len(x1), x1, rng.fork("times"))
@@ -229,6 +232,7 @@ class EncodedSource(Around):
             f"EncodedSource was given {type(field).__name__}; it learns an encoder beside the field: wrap both in "
             "Helped(field, encoder)",
         )
+        batch = wide_batch(batch)
         told = field.helper(batch.x1)
         require(
             told.shape == (len(batch.x1), 2, *batch.x1.shape[1:]),

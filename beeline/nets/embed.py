@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from beeline.core.modes import wide
+from beeline.core.modes import check_values, wide
 from beeline.core.types import Cond, nearest, require
 from beeline.nets.islands import WideLinear, zeroed
 
@@ -34,9 +34,9 @@ def features(t: Tensor, count: int, scale: float) -> Tensor:
 def shared(t: Tensor, s: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
     """One time [1] in place of [B] equal ones, as solvers and one-step students ask for: it is embedded once.
 
-    Not in compiled graphs, and on an accelerator not while learning: neither should wait for a look at values.
+    Not in compiled graphs nor on an accelerator, which would wait for the look at the values.
     """
-    waits = torch.compiler.is_compiling() or (t.device.type != "cpu" and torch.is_grad_enabled())
+    waits = torch.compiler.is_compiling() or t.device.type != "cpu"
     if waits or t.ndim != 1 or len(t) < 2:
         return t, s
     if bool((t != t[0]).any()) or (s is not None and bool((s != s[0]).any())):
@@ -187,14 +187,18 @@ class ConditionEmbedding(nn.Module):
             "convert with .long()",
         )
         self._rows(name, value, (), like)
-        # on an accelerator the look waits for the device: there it is taken when drawing, not in every training step
-        if not torch.compiler.is_compiling() and (value.device.type == "cpu" or not self.training) and len(value):
-            low, high = (int(end) for end in torch.aminmax(value))
-            require(
-                0 <= low and high <= classes,
-                f"the condition {name!r} holds the label {low if low < 0 else high}, outside its range; this network "
-                f"knows the labels 0 to {classes - 1}, and {classes} for none: check the data, or build it with more",
+        if len(value):
+            low, high = torch.aminmax(value)
+            check_values(
+                (low >= 0) & (high <= classes),
+                lambda: (
+                    f"the condition {name!r} holds the label {int(low if low < 0 else high)}, outside its range; "
+                    f"this network knows the labels 0 to {classes - 1}, and {classes} for none: check the data, or "
+                    "build it with more"
+                ),
             )
+            if value.device.type != "cpu":  # the check is read later: no kernel may fail before
+                value = value.clamp(0, classes)
         return value.long()
 
     def _vector(self, name: str, value: Tensor, size: int, like: Tensor, dtype: torch.dtype) -> Tensor:

@@ -126,3 +126,64 @@ def test_a_state_on_another_device_than_the_flow_is_refused() -> None:
     for work in (bl.Sampler(1), bl.Sampler(1).invert, bl.log_prob):
         with pytest.raises(BeelineError, match=r"is on cpu, and Linear on meta; a flow runs on one device: move"):
             work(flow, torch.ones(1, 2))
+
+
+class Own(nn.Module):
+    """A network as users write them, with the time beside the state."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        with bl.Rng(3).ambient():
+            self.body = nn.Sequential(nn.Linear(3, 32), nn.LayerNorm(32), nn.SiLU(), nn.Linear(32, 2))
+
+    def forward(self, x, t, cond=None):
+        return self.body(torch.cat([x, t[:, None]], 1))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_times_states_and_losses_of_narrow_data_are_float32(dtype) -> None:
+    batch = bl.Batch(bl.Rng(0).normal(torch.empty(20_000, 2)).to(dtype), weight=torch.ones(20_000, dtype=dtype))
+    seen = []
+
+    def field(x, t, cond=None):
+        seen.append((x, t))
+        return -x
+
+    loss = FlowMatching()(field, batch, bl.Rng(0))
+    x, t = seen[0]
+    assert x.dtype == t.dtype == loss.value.dtype == loss.per_sample.dtype == torch.float32
+    assert len(t.unique()) > 19_900  # 973 in bfloat16
+    exact = FlowMatching()(field, bl.Batch(batch.x1.float()), bl.Rng(0))
+    assert torch.equal(loss.value, exact.value)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_users_network_of_half_precision_learns_is_measured_and_is_drawn_from(dtype) -> None:
+    whole, half = Own(), Own().to(dtype)
+    x = bl.Rng(0).normal(torch.empty(64, 2))
+    near = {"atol": 0.03 if dtype == torch.bfloat16 else 0.004, "rtol": 0.0}
+    made = bl.Sampler(8)(bl.Flow(half), x)
+    assert made.dtype == torch.float32
+    assert torch.allclose(made, bl.Sampler(8)(bl.Flow(whole), x), **near)
+    wanted, loss = (FlowMatching()(net, bl.Batch(x), bl.Rng(1)) for net in (whole, half))
+    assert loss.value.dtype == torch.float32 and torch.allclose(loss.value, wanted.value, **near)
+    loss.value.backward()
+    assert half.body[0].weight.grad.dtype == dtype
+    assert HeldOut(FlowMatching(), bl.Batch(x))(half).value == pytest.approx(
+        HeldOut(FlowMatching(), bl.Batch(x))(whole).value, abs=0.03
+    )
+    with torch.no_grad():
+        assert torch.allclose(
+            bl.log_prob(bl.Flow(half), x[:8], steps=4), bl.log_prob(bl.Flow(whole), x[:8], steps=4), atol=0.1
+        )
+
+
+def test_autocast_changes_networks_and_neither_couplings_nor_losses() -> None:
+    x = bl.Rng(0).normal(torch.empty(256, 64))
+    objective = FlowMatching(coupling=bl.couplings.MinibatchOT())
+    wanted = objective.pairs(bl.Batch(x), bl.Rng(1)).x0
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(objective.pairs(bl.Batch(x), bl.Rng(1)).x0, wanted)
+        loss = FlowMatching()(Own(), bl.Batch(x[:, :2]), bl.Rng(0))
+        made = bl.Sampler(4)(bl.Flow(Own()), x[:, :2])
+    assert loss.value.dtype == loss.per_sample.dtype == made.dtype == torch.float32

@@ -1,0 +1,443 @@
+"""Every slot and verb on a second device: one that is pretended everywhere, and CUDA where there is one."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import beeline as bl
+from beeline.catalogue import CATALOGUE, member
+from beeline.core.modes import AUTO, place_for, resolve_device
+from beeline.learn.ema import EMA
+from beeline.learn.heldout import HeldOut
+from beeline.learn.objective import Drop, FlowMatching
+from beeline.learn.trainer import Training, fit
+from tests.second_device import DEVICE, MixedDevicesError, SecondDevice, second_device
+
+Rng = bl.Rng
+CUDA = pytest.param(
+    "cuda",
+    marks=[pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device here")],
+)
+
+
+@pytest.fixture(params=["second", CUDA])
+def device(request: pytest.FixtureRequest) -> Iterator[torch.device]:
+    """The device to work on; its ``SecondDevice`` while it is pretended."""
+    if request.param == "cuda":
+        yield torch.device("cuda", torch.cuda.current_device())
+        return
+    with second_device():
+        yield DEVICE
+
+
+def x_on(device: torch.device, n: int = 6, *shape: int, key: int = 0) -> Tensor:
+    return Rng(key).normal(torch.empty(n, *(shape or (2,)))).to(device)
+
+
+def net_on(device: torch.device, **more: Any) -> nn.Module:
+    with Rng(0).ambient():
+        return bl.networks.Network(bl.networks.MLP(2, width=8, depth=1, **more)).to(device)
+
+
+def batch_on(device: torch.device, *shape: int, n: int = 6, cond: bool = False) -> bl.Batch:
+    labels = {"label": (torch.arange(n) % 3).to(device)} if cond else None
+    return bl.Batch(x_on(device, n, *shape), cond=labels)
+
+
+def of(kind: str, name: str, *args: Any, **more: Any) -> Any:
+    return member(f"{kind}.{name}")(*args, **more)
+
+
+def parts(kind: str, without: tuple[str, ...] = (), **special: Any) -> list[Any]:
+    """Every member of a kind as (maker), by its name; ``special`` makes those that need settings."""
+    names = [n for n in CATALOGUE[kind] if n not in without]
+    return [pytest.param(special.get(n, lambda n=n, k=kind: _made(k, n)), id=n) for n in names]
+
+
+def _made(kind: str, name: str) -> Any:
+    found = member(f"{kind}.{name}")
+    return found() if isinstance(found, type) else found
+
+
+def on(made: Any, device: torch.device) -> None:
+    assert made.device == device, f"on {made.device}"
+
+
+# ------------------------------------------------------------------------------------------------------ the pretence
+
+
+def test_mixing_devices_is_found() -> None:
+    with second_device():
+        x = torch.ones(2, device=DEVICE)
+        assert (x * 2).device == x.clone().device == torch.zeros_like(x).device == x.new_ones(1).device == DEVICE
+        assert x.cpu().device == x.to("cpu").device == torch.ones(2).device == torch.device("cpu")
+        for wrong in (lambda: x + torch.ones(2), lambda: torch.stack([x, torch.ones(2)]), lambda: x.numpy()):
+            with pytest.raises(MixedDevicesError):
+                wrong()
+        y = torch.ones(2, device=DEVICE, requires_grad=True)
+        y.square().sum().backward()
+        on(y.grad, DEVICE)
+        on(torch.func.jvp(torch.sin, (x,), (torch.ones_like(x),))[1], DEVICE)
+
+
+# ----------------------------------------------------------------------------------------------------- paths and times
+
+
+@pytest.mark.parametrize(
+    "make",
+    parts(
+        "paths",
+        ("Geodesic", "TokenMixture", "Dirichlet", "GumbelSoftmax"),
+        Affine=lambda: of("paths", "Affine", lambda t: t**2, lambda t: 1 - t),
+    ),
+)
+def test_paths(make: Any, device: torch.device) -> None:
+    path, t = make(), torch.linspace(0.2, 0.8, 6, device=device)
+    x, v = path.point(x_on(device), x_on(device, key=1), t, Rng(0))
+    on(x, device), on(v, device)
+    if hasattr(path, "ends"):
+        for part in (*path.ends(x, v, t), path.velocity(x, t, x1=x), path.velocity(x, t, x0=x)):
+            on(part, device)
+
+
+SIMPLEX = {name: (lambda name=name: of("paths", name)) for name in ("TokenMixture", "Dirichlet", "GumbelSoftmax")}
+STARTS = {"TokenMixture": "UniformTokens", "Dirichlet": "Simplex", "GumbelSoftmax": "GumbelSimplex"}
+
+
+@pytest.mark.parametrize("name", SIMPLEX)
+def test_symbols(name: str, device: torch.device) -> None:
+    path, source = SIMPLEX[name](), of("sources", STARTS[name])
+    x1 = torch.eye(3).repeat(2, 1)[:, None].to(device)  # [6, 1, 3]
+    x0 = source.sample(x1, Rng(0))
+    on(x0, device)
+    on(path.point(x0, x1, torch.linspace(0.1, 0.9, 6, device=device), Rng(1)).x, device)
+    on(source.log_prob(x0), device)
+
+
+@pytest.mark.parametrize("make", parts("spaces"))
+def test_spaces(make: Any, device: torch.device) -> None:
+    space = make()
+    like = x_on(device, 6, 4)
+    x0, x1 = space.sample(like, Rng(0)), space.sample(like, Rng(1))
+    path = of("paths", "Geodesic", space)
+    on(path.point(x0, x1, torch.linspace(0.1, 0.9, 6, device=device)).v, device)
+    source = of("sources", "Even", space)
+    on(source.log_prob(source.sample(like, Rng(2))), device)
+
+
+@pytest.mark.parametrize("make", parts("times", At=lambda: of("times", "At", 0.5)))
+def test_times(make: Any, device: torch.device) -> None:
+    times = make()
+    t = times(6, x_on(device), Rng(0))
+    on(t, device)
+    if t.ndim == 1:
+        on(times.log_prob(t.clamp(0.01, 0.99)), device)
+
+
+@pytest.mark.parametrize(
+    "make",
+    parts(
+        "sources",
+        ("Even", "UniformTokens", "MaskTokens", "Simplex", "GumbelSimplex"),
+        Empirical=lambda: of("sources", "Empirical", x_on(torch.device("cpu"), 9)),
+        FromData=lambda: of("sources", "Empirical", x_on(torch.device("cpu"), 9)),
+    ),
+)
+def test_sources(make: Any, device: torch.device) -> None:
+    on(make().sample(x_on(device), Rng(0)), device)
+
+
+@pytest.mark.parametrize(
+    "make",
+    parts(
+        "couplings",
+        Remembered=lambda: of("couplings", "Remembered", x_on(torch.device("cpu"), 9)),
+        VelocityOT=lambda: of("couplings", "VelocityOT", net_on(DEVICE)),
+        ConditionalOT=lambda: of("couplings", "ConditionalOT"),
+        Annealed=lambda: of("couplings", "Annealed"),
+    ),
+)
+def test_couplings(make: Any, device: torch.device) -> None:
+    coupling = make()
+    labels = type(coupling).__name__ in ("Independent", "Paired", "ConditionalOT", "Matched")
+    batch = batch_on(device, cond=labels)
+    batch = bl.Batch(batch.x1, x_on(device, key=2), batch.cond, weight=torch.ones(6, device=device))
+    if type(coupling).__name__ in ("Remembered", "VelocityOT"):
+        pytest.skip("made for the pairs of one data set; worked in the objectives below")
+    made = coupling(batch, Rng(0))
+    on(made.x0, device), on(made.x1, device), on(made.weight, device)
+    if labels:
+        on(made.cond["label"], device)
+
+
+# -------------------------------------------------------------------------------------------------------------- using
+
+
+WHITE = lambda: of("noises", "White", Rng(0))  # noqa: E731
+SPECIAL = {
+    "EulerMaruyama": lambda: of("solvers", "EulerMaruyama", of("noises", "Brownian", Rng(0))),
+    "Overshoot": lambda: of("solvers", "Overshoot", WHITE()),
+    "Refresh": lambda: of("solvers", "Refresh", of("noises", "White", Rng(0), seeds=tuple(range(6)))),
+    "Langevin": lambda: of("solvers", "Langevin", WHITE()),
+    "Fitted": lambda: of("solvers", "Fitted", (0, 0.5, 1), ((1,), (0.2, 0.8))),
+    "RungeKutta": lambda: of("solvers", "RungeKutta", 2, ((0.5,),), (0.0, 1.0)),
+}
+ELSEWHERE = ("GeodesicEuler", "Projected", "TokenJumps", "LatentSDE", "Jump")  # flows of other kinds, below
+
+
+@pytest.mark.parametrize("make", parts("solvers", ELSEWHERE, **SPECIAL))
+def test_solvers_of_one_time_and_of_times_per_sample(make: Any, device: torch.device) -> None:
+    solver, flow = make(), bl.Flow(net_on(device))
+    steps = 2 if type(solver).__name__ == "Fitted" else 4
+    on(bl.Sampler(steps, solver=solver)(flow, x_on(device)), device)
+    times = torch.linspace(0.1, 0.9, steps + 1, device=device)[:, None].repeat(1, 6)
+    if type(solver).__name__ not in ("Adaptive", "Fitted", "Picard", "GaussSeidelJacobi", "Brownian", "Refresh"):
+        x = x_on(device)
+        state = solver.lift(x) if hasattr(solver, "lift") else x
+        if not hasattr(solver, "score"):
+            on(bl.integrate(lambda y, t: -y, state, times, solver), device)
+
+
+def test_other_solvers(device: torch.device) -> None:
+    jump = bl.networks.MapNetwork(bl.networks.MLP(2, width=8, depth=1, span=True)).to(device)
+    on(bl.Sampler(2, solver=bl.solvers.Jump())(bl.Flow(jump), x_on(device)), device)
+    space = of("spaces", "Sphere")
+    flow = bl.Flow(of("networks", "Tangent", net_on(device), space), of("paths", "Geodesic", space))
+    start = space.sample(x_on(device), Rng(0))
+    for solver in (of("solvers", "GeodesicEuler", space), of("solvers", "Projected", space=space)):
+        on(bl.Sampler(3, solver=solver)(flow, start), device)
+
+
+@pytest.mark.parametrize("make", parts("schedules", FluxShifted=lambda: of("schedules", "FluxShifted", 64),
+    ResolutionShifted=lambda: of("schedules", "ResolutionShifted", 64),
+    Explicit=lambda: of("schedules", "Explicit", (0.0, 0.2, 0.6, 1.0)),
+    Quantiles=lambda: of("schedules", "Quantiles", of("times", "LogitNormal"))))  # fmt: skip
+def test_schedules(make: Any, device: torch.device) -> None:
+    steps = 4 if type(make()).__name__ == "Windows" else 3
+    on(bl.Sampler(steps, schedule=make(), solver=bl.solvers.EULER)(bl.Flow(net_on(device)), x_on(device)), device)
+
+
+def test_guidance(device: torch.device) -> None:
+    net = net_on(device, conditions={"label": {"classes": 3}})
+    flow, cond = bl.Flow(net), {"label": torch.arange(6) % 3}  # conditions are moved to the state
+    for null in (3, {"label": torch.full((6,), 3)}):
+        for window in ((0.0, 1.0), (0.2, 0.6)):
+            on(bl.Sampler(4, guidance=bl.CFG(2.0, null, window))(flow, x_on(device), cond), device)
+    guide = bl.Guide(of("references", "Weak", net), of("rules", "Extrapolate", 2.0))
+    on(bl.Sampler(4, guidance=guide)(flow, x_on(device), cond), device)
+    on(bl.Sampler(4).invert(flow, x_on(device), cond), device)
+
+
+@pytest.mark.parametrize("gradient", ["Stored", "Checkpointed", "Adjoint"])
+@pytest.mark.parametrize("name", ["Exact", "Hutchinson", "HutchPlusPlus"])
+def test_likelihood(name: str, gradient: str, device: torch.device) -> None:
+    divergence = of("divergences", name) if name == "Exact" else of("divergences", name, Rng(0), 3)
+    net, x = net_on(device), x_on(device)
+    made = bl.log_prob(bl.Flow(net), x, steps=3, divergence=divergence, gradient=of("gradients", gradient))
+    on(made, device)
+    made.sum().backward()
+    on(next(net.parameters()).grad, device)
+
+
+def test_fields_and_predictions(device: torch.device) -> None:
+    t = torch.linspace(0.1, 0.9, 6, device=device)
+    for name in CATALOGUE["predictions"]:
+        with Rng(0).ambient():
+            net = bl.networks.Network(bl.networks.MLP(2, width=8, depth=1), prediction=of("predictions", name))
+        on(net.to(device)(x_on(device), t), device)
+    linear, cosine = bl.paths.Linear(), bl.paths.Cosine()
+    on(of("networks", "Converted", net_on(device), linear, cosine)(x_on(device), t), device)
+    on(bl.Flow(net_on(device)).score(x_on(device), t), device)
+    mixture = bl.laws.GaussianMixture([[0.0, 1.0], [2.0, -1.0]], 0.5)
+    for law in (mixture, bl.laws.Checkerboard(), bl.laws.TwoMoons()):
+        on(law.field()(x_on(device), t), device), on(law.log_prob(x_on(device)), device)
+
+
+# ----------------------------------------------------------------------------------------------------------- learning
+
+
+def labelled(device: torch.device) -> nn.Module:
+    return net_on(device, conditions={"label": {"classes": 3}})
+
+
+DROP = Drop(0.3, 3)
+OBJECTIVES = {
+    "FlowMatching": lambda d: (FlowMatching(drop=DROP), labelled(d)),
+    "Score": lambda d: (FlowMatching(prediction=of("predictions", "Score")), labelled(d)),
+    "ModelGuidance": lambda d: (of("objectives", "ModelGuidance", FlowMatching(drop=DROP)), labelled(d)),
+    "Anticipating": lambda d: (of("objectives", "Anticipating", FlowMatching(drop=DROP)), labelled(d)),
+    "Contrastive": lambda d: (of("objectives", "Contrastive", FlowMatching(), labelled(d)), labelled(d)),
+    "Dispersed": lambda d: (of("objectives", "Dispersed", FlowMatching(), "backbone.block.0"), labelled(d)),
+    "SmoothSteps": lambda d: (of("objectives", "SmoothSteps"), labelled(d)),
+    "SelfRectified": lambda d: (of("objectives", "SelfRectified"), labelled(d)),
+    "SelfPerceptual": lambda d: (
+        of("objectives", "SelfPerceptual", FlowMatching(), labelled(d), "backbone.block.0"),
+        labelled(d),
+    ),
+    "Windowed": lambda d: (of("objectives", "Windowed", bl.Flow(labelled(d))), labelled(d)),
+    "MinibatchOT": lambda d: (FlowMatching(coupling=bl.couplings.MinibatchOT(by="label")), labelled(d)),
+    "VelocityOT": lambda d: (FlowMatching(coupling=of("couplings", "VelocityOT", labelled(d))), labelled(d)),
+}
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_objectives(name: str, device: torch.device) -> None:
+    objective, net = OBJECTIVES[name](device)
+    batch = batch_on(device, n=8, cond=True)
+    if name in ("Windowed", "VelocityOT"):
+        batch = bl.Batch(batch.x1, x_on(device, 8, key=3), batch.cond)
+    loss = objective(net, batch, Rng(0))
+    on(loss.value, device), on(loss.per_sample, device), on(loss.t, device)
+    loss.value.backward()
+    on(next(p.grad for p in net.parameters() if p.grad is not None), device)
+
+
+WEIGHTS = {n: None for n in CATALOGUE["weights"]}
+
+
+@pytest.mark.parametrize(
+    "make", parts("weights", ByDensity=lambda: of("weights", "ByDensity", of("times", "LogitNormal")))
+)
+def test_weights(make: Any, device: torch.device) -> None:
+    on(make()(torch.linspace(0.1, 0.9, 6, device=device)), device)
+
+
+@pytest.mark.parametrize("make", parts("distances", Perceptual=lambda: of("distances", "Perceptual", nn.Identity()),
+    Felt=lambda: of("distances", "Felt", nn.Identity()), Combined=lambda: of("distances", "Combined", nn.Identity()),
+    Bregman=lambda: of("distances", "Bregman")))  # fmt: skip
+def test_distances(make: Any, device: torch.device) -> None:
+    try:
+        objective = FlowMatching(distance=make())
+    except TypeError:
+        pytest.skip("needs settings of its own")
+    on(objective(net_on(device), batch_on(device), Rng(0)).value, device)
+
+
+@pytest.mark.parametrize("name", ["Uncertain", "Balanced", "Importance"])
+def test_training_moves_networks_teachers_and_data(name: str, device: torch.device) -> None:
+    objective = of("objectives", name, FlowMatching())
+    data = x_on(torch.device("cpu"), 16)
+    made = fit(
+        net_on(torch.device("cpu")),
+        objective,
+        data,
+        Training(steps=3, lot=4, lots=2, ema=EMA(1.0), watch_every=2),
+        device=device,
+        rng=Rng(0),
+        log=lambda entry: None,
+        heldout=HeldOut(FlowMatching(), bl.Batch(data), train=bl.Batch(data), every=1),
+    )
+    on(next(made.parameters()), device)
+
+
+def test_a_teacher_is_moved_for_training_and_stays_where_it_was(device: torch.device) -> None:
+    teacher = labelled(torch.device("cpu"))
+    data = bl.Batch(x_on(torch.device("cpu"), 16), cond={"label": torch.arange(16) % 3})
+    objective = of("objectives", "Contrastive", FlowMatching(), teacher)
+    training = Training(steps=2, lot=4, ema=None)
+    made = fit(labelled(torch.device("cpu")), objective, data, training, device=device, rng=Rng(0), log=lambda e: None)
+    on(next(made.parameters()), device), on(next(teacher.parameters()), torch.device("cpu"))
+
+
+# --------------------------------------------------------------------------------------------------------------- verbs
+
+
+def test_pairs_are_made_on_the_device_of_the_flow_and_kept_with_the_data(device: torch.device) -> None:
+    flow, data = bl.Flow(labelled(device)), bl.Batch(x_on(torch.device("cpu")), cond={"label": torch.arange(6) % 3})
+    pairs = bl.reflow_pairs(flow, bl.Sampler(2), data, Rng(0))
+    on(pairs.x0, torch.device("cpu")), on(pairs.x1, torch.device("cpu"))
+    for method in (bl.Reflow(bl.Sampler(2), reverse=0.5), bl.OneStep(bl.Sampler(2))):
+        made = method.data(flow, data, Rng(0))
+        on(made.x0, torch.device("cpu"))
+        training = Training(steps=1, lot=4)
+        nets = fit(
+            method.networks(flow), method.objective(flow), made, training, device=device, rng=Rng(0), log=lambda e: None
+        )
+        student, sampler = method.student(flow, nets)
+        on(sampler(student, x_on(device), {"label": torch.arange(6) % 3}), device)
+
+
+def test_a_bundle_is_moved_saved_and_drawn_from(device: torch.device, tmp_path: Any) -> None:
+    bundle = bl.Bundle(bl.Flow(net_on(torch.device("cpu"))), bl.Sampler(2), lineage={"shape": [2]})
+    there = bundle.to(device)
+    assert there.device == device and bundle.device == torch.device("cpu")
+    made = there.sample(4)
+    on(made, device)
+    assert torch.allclose(made.cpu(), bundle.sample(4), atol=1e-5)
+    loaded = bl.load(there.save(tmp_path / "bundle"), device=device)
+    assert torch.equal(loaded.sample(4).cpu(), made.cpu())
+
+
+def test_evaluation_and_fitting(device: torch.device) -> None:
+    law = bl.laws.GaussianMixture([[0.0, 1.0], [2.0, -1.0]], 0.5)
+    flow = bl.Flow(net_on(torch.device("cpu")))
+    report = bl.evaluate(flow, bl.Sampler(2), None, law.sample(40, Rng(0)).float(), 40, Rng(1), device=device)
+    assert report.provenance["device"] == str(device)
+    there = bl.Flow(net_on(device))
+    on(bl.fit_solver(there, 2, like=x_on(device, 64), rng=Rng(0), steps=2)(there, x_on(device)), device)
+
+
+def test_auto_takes_the_accelerator_of_the_networks(device: torch.device) -> None:
+    assert place_for(AUTO, net_on(device)) == device == resolve_device(device)
+
+
+# ------------------------------------------------------------------------------------------------------------- waiting
+
+
+def waits(work: Any) -> int:
+    with second_device() as mode:
+        work(mode)
+        return sum(mode.waits.values())
+
+
+@pytest.mark.parametrize("solver", ["EULER", "HEUN", "RK4"])
+def test_a_sampling_run_waits_for_the_device_as_often_for_ten_steps_as_for_forty(solver: str) -> None:
+    def work(steps: int) -> Any:
+        def run(mode: SecondDevice) -> None:
+            flow, x, cond = bl.Flow(labelled(DEVICE)), x_on(DEVICE), {"label": torch.arange(6) % 3}
+            mode.waits.clear()
+            bl.Sampler(steps, solver=_made("solvers", solver))(flow, x, cond)
+
+        return run
+
+    assert waits(work(10)) == waits(work(40)) <= 2
+
+
+@pytest.mark.parametrize("path", [bl.paths.Linear(), bl.paths.Cosine()])
+def test_a_training_step_waits_once(path: Any) -> None:
+    counts = []
+
+    def work(mode: SecondDevice) -> None:
+        mode.waits.clear()
+        data = bl.Batch(x_on(torch.device("cpu"), 16), cond={"label": torch.arange(16) % 3})
+
+        def log(entry: dict[str, Any]) -> None:
+            counts.append(sum(mode.waits.values()))
+
+        training = Training(steps=6, lot=4, lots=2, watch_every=100)
+        fit(labelled(DEVICE), FlowMatching(path, drop=DROP), data, training, device=DEVICE, rng=Rng(0), log=log)
+
+    waits(work)
+    assert [b - a for a, b in zip(counts, counts[1:], strict=False)][:-1] == [1] * 4  # after the last it is checked
+
+
+def test_a_bad_step_is_named_although_it_is_found_at_the_end() -> None:
+    with second_device():
+        x = torch.ones(2, 1, device=DEVICE)
+        field = lambda x, t: torch.where(t[:, None] >= 0.5, torch.nan, 1.0) + 0 * x  # noqa: E731
+        with pytest.raises(bl.IntegrationError, match=r"non-finite in step 5, from t = 0.5 to 0.6") as caught:
+            bl.integrate(field, x, torch.linspace(0, 1, 11), bl.solvers.EULER)
+        assert torch.allclose(caught.value.x.cpu(), torch.full((2, 1), 1.5)) and caught.value.t == pytest.approx(0.5)
+
+
+def test_a_label_out_of_range_is_refused_although_it_is_read_later() -> None:
+    with second_device(), contextlib.ExitStack():
+        net, cond = labelled(DEVICE), {"label": torch.tensor([0, 1, 2, 3, 4, 0], device=DEVICE)}
+        with pytest.raises(bl.BeelineError, match="holds the label 4, outside its range"):
+            bl.Sampler(2)(bl.Flow(net), x_on(DEVICE), cond)
