@@ -14,6 +14,7 @@ import beeline as bl
 from beeline.catalogue import CATALOGUE, member
 from beeline.core.modes import AUTO, place_for, resolve_device
 from beeline.learn.ema import EMA
+from beeline.learn.fit_solver import Bespoke
 from beeline.learn.heldout import HeldOut
 from beeline.learn.objective import Drop, FlowMatching
 from beeline.learn.trainer import Training, fit
@@ -42,7 +43,11 @@ def x_on(device: torch.device, n: int = 6, *shape: int, key: int = 0) -> Tensor:
 
 def net_on(device: torch.device, **more: Any) -> nn.Module:
     with Rng(0).ambient():
-        return bl.networks.Network(bl.networks.MLP(2, width=8, depth=1, **more)).to(device)
+        net = bl.networks.Network(bl.networks.MLP(2, width=8, depth=1, **more))
+    with torch.no_grad():
+        for i, p in enumerate(net.parameters()):  # the last layer starts at zero
+            p += 0.1 * Rng(1).fork(i).normal(p)
+    return net.to(device)
 
 
 def batch_on(device: torch.device, *shape: int, n: int = 6, cond: bool = False) -> bl.Batch:
@@ -380,7 +385,10 @@ def test_evaluation_and_fitting(device: torch.device) -> None:
     report = bl.evaluate(flow, bl.Sampler(2), None, law.sample(40, Rng(0)).float(), 40, Rng(1), device=device)
     assert report.provenance["device"] == str(device)
     there = bl.Flow(net_on(device))
-    on(bl.fit_solver(there, 2, like=x_on(device, 64), rng=Rng(0), steps=2)(there, x_on(device)), device)
+    on(
+        bl.fit_solver(there, 2, like=x_on(device, 64), rng=Rng(0), method=Bespoke(iterations=2))(there, x_on(device)),
+        device,
+    )
 
 
 def test_auto_takes_the_accelerator_of_the_networks(device: torch.device) -> None:
