@@ -55,7 +55,7 @@ def read_plain(path: Path) -> Any:
     """The plain data of a YAML file; refused with its line when it is not YAML."""
     try:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:  # 2021-13-01 is a ValueError
         where = getattr(getattr(error, "problem_mark", None), "line", None)
         at = "" if where is None else f", line {where + 1}"
         raise BeelineError(f"{path}{at} is not YAML; write one with 'beeline show digits --yaml' and edit it") from None

@@ -19,7 +19,8 @@ from beeline.core.modes import AUTO, Device, device_of, eval_mode, resolve_devic
 from beeline.core.multistep import AdamsBashforth
 from beeline.core.rng import Rng
 from beeline.core.types import Batch, Cond, leaves, map_cond, require
-from beeline.data.infer import infer, pandas
+from beeline.data.dtypes import pandas
+from beeline.data.infer import infer, label, named
 from beeline.data.table import Table
 from beeline.data.tablefile import TableFile, TableStream, leave_out, parted, save_parts
 from beeline.learn.distill import OneStep
@@ -30,6 +31,7 @@ from beeline.learn.rate import WarmupConstantCooldown
 from beeline.learn.rows import BLOCK, RowMatching, settled
 from beeline.learn.trainer import Training, fit
 from beeline.nets.tabular import TabularMLP, TabularTransformer
+from beeline.rowinput import frame_of, say, seed_of, tell_lost
 from beeline.rowlaw import counterfactual, log_prob
 from beeline.use.sampler import Sampler
 from beeline.use.spread import spread
@@ -68,26 +70,29 @@ class TabularFlow(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         patience: int = 5,  # looks at these rows without improvement; there are 20 looks in all
         schema: Mapping[str, Any] | None = None,  # corrections by column, as in YAML
         without: Sequence[str] = (),  # columns that are left out
+        csv: Mapping[str, Any] | None = None,  # how a CSV file is written: sep, decimal, encoding, comment, skip
         half: bool | None = None,  # products in bfloat16; None is where the processor has it
         device: Device | None = AUTO,  # CUDA where there is one, else the CPU
-        random_state: int = 0,
+        random_state: int | None = 0,  # None is another one every time
         verbose: bool = False,
     ):
         self.steps, self.batch, self.width, self.depth, self.wide = steps, batch, width, depth, wide
         self.dropout, self.rate, self.known, self.evaluations = dropout, rate, known, evaluations
         self.held_out, self.patience, self.schema, self.without = held_out, patience, schema, without
-        self.half, self.device, self.random_state, self.verbose = half, device, random_state, verbose
+        self.csv, self.half, self.device, self.random_state, self.verbose = csv, half, device, random_state, verbose
 
     # -------------------------------------------------------------------------------------------------------- learning
 
     def fit(self, X: Any, y: Any = None, *, log: Callable[[dict[str, Any]], None] | None = None) -> TabularFlow:
         """Learn the rows of a data frame or file; ``y`` is ignored."""
         raw, lots = self._rows(X)
-        rng = Rng(int(self.random_state))
+        self.seed_ = seed_of(self.random_state)
+        rng = Rng(self.seed_)
         share = self.held_out if self.held_out is not None else min(0.2, max(0.04, 200 / len(raw)))
-        corrected = infer(raw).change(self.schema or {})
-        written = TableFile(str(X)).modality().dialect if isinstance(X, str | Path) else {}
+        written = self._file(X).modality().dialect if isinstance(X, str | Path) else {}
+        corrected = infer(raw, self.schema, written.get("decimal", "."))
         table = Table(schema=dict(self.schema or {}), dialect=written).fit(raw)
+        tell_lost(table)
         if self.verbose:
             print(table.show())
         train, held = parted(raw, corrected, share, "the table")
@@ -105,7 +110,7 @@ class TabularFlow(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         )
         net = Network(backbone, prediction=objective.prediction)
         looks: list[dict[str, float]] = []
-        tell = log or (_say if self.verbose else lambda entry: None)
+        tell = log or (say if self.verbose else lambda entry: None)
 
         def watch(entry: dict[str, Any]) -> None:
             tell(entry)
@@ -117,7 +122,7 @@ class TabularFlow(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         made.requires_grad_(False)
         self.table_, self.looks_ = table, looks
         self.sampler_ = Sampler(self.evaluations, solver=AdamsBashforth(2))
-        some = train if len(train) <= COUNTED else train.sample(COUNTED, random_state=int(self.random_state))
+        some = train if len(train) <= COUNTED else train.sample(COUNTED, random_state=self.seed_ % 2**32)
         rows = table.encode(some, rng.fork("margins")).x1
         self.flow_ = settled(Flow(made, objective.path), self.sampler_, rows, rng.fork("settle"))
         self.feature_names_in_ = np.array(table.columns.names, dtype=object)
@@ -127,12 +132,16 @@ class TabularFlow(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     def _rows(self, X: Any) -> tuple[Any, Callable[[Table, Rng], Any] | None]:
         """Rows in memory, and how to read the rest of a file that is larger."""
         if not isinstance(X, str | Path):
-            return leave_out(_frame(X), tuple(self.without), "the table"), None
+            return leave_out(frame_of(X), tuple(self.without), "the table"), None
         if Path(X).suffix in (".parquet", ".pq"):
             stream = TableStream(str(X), without=tuple(self.without), corrections=dict(self.schema or {}))
             if stream.file.metadata.num_rows > LARGE:
                 return pandas().concat(stream.load(), ignore_index=True), stream.lots
-        return TableFile(str(X), without=tuple(self.without)).read(), None
+        return self._file(X).read(), None
+
+    def _file(self, X: str | Path) -> TableFile:
+        """A file of rows, read as the settings say."""
+        return TableFile(str(X), without=tuple(self.without), corrections=dict(self.schema or {}), **(self.csv or {}))
 
     def _network(self, table: Table, rng: Rng) -> Any:
         more: dict[str, Any] = {
@@ -155,7 +164,7 @@ class TabularFlow(TransformerMixin, BaseEstimator):  # type: ignore[misc]
 
     def distill(self, steps: int = 4000, pairs: int = 100_000, *, batch: int = 1024, rate: float = 5e-4) -> TabularFlow:
         """A new flow that draws a row in one evaluation: it learns the whole jump on pairs of this one."""
-        flow, rng = self._fitted(), Rng(int(self.random_state)).fork("distill")
+        flow, rng = self._fitted(), Rng(self.seed_).fork("distill")
         method = OneStep(self.sampler_, count=pairs)
         # cells to condition on, and shares of states, come from rows of its own
         rows = Batch(self._draw(min(pairs, 20_000), None, rng.fork("rows"), None))
@@ -163,7 +172,7 @@ class TabularFlow(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         training = Training(steps=steps, lot=batch, ema=EMA(min(500.0, steps / 15)),
                             rate=WarmupConstantCooldown(peak=rate, warmup=min(100, steps), cooldown=0.5))  # fmt: skip
         nets = fit(method.networks(flow), method.objective(flow), made, training, rng=rng.fork("training"),
-                   device=device_of(flow), log=_say if self.verbose else lambda entry: None)  # fmt: skip
+                   device=device_of(flow), log=say if self.verbose else lambda entry: None)  # fmt: skip
         student, sampler = method.student(flow, nets)
         student.field.requires_grad_(False)
         other = type(self)(**self.get_params())
@@ -231,9 +240,11 @@ class TabularFlow(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         the likeliest of the other values.
         """
         require(draws >= 1, f"draws={draws!r}; imputation draws at least once")
-        frame = _frame(X).reset_index(drop=True)
+        given = frame_of(X)
+        frame = named(given).reset_index(drop=True)
         rng = self._rng(random_state)
         made = [self._filled(frame, rng.fork("impute", k)) for k in range(draws)]
+        made = [rows.set_axis(given.columns, axis=1) for rows in made]
         return made[0] if draws == 1 else made
 
     def _filled(self, frame: Any, rng: Rng) -> Any:
@@ -262,10 +273,10 @@ class TabularFlow(TransformerMixin, BaseEstimator):  # type: ignore[misc]
                     empty = new.isna() | ((new == marks[name]) if name in marks else False)
                     left |= gap & empty.to_numpy(dtype=bool)
             todo = todo[left]
+        like = named(self.table_.decode(torch.zeros(1, *self.table_.shape))).dtypes
         for name in frame.columns:  # whole numbers had become broken ones where cells were empty
-            if not made[name].isna().any():
-                dtype = self.table_.columns[str(name)].dtype or frame[name].dtype
-                made[name] = made[name].infer_objects().astype(dtype)
+            if not made[name].isna().any() and self.table_.columns[name].dtype not in ("", "object"):
+                made[name] = made[name].infer_objects().astype(like[name])
         made.index = frame.index
         return made
 
@@ -280,7 +291,7 @@ class TabularFlow(TransformerMixin, BaseEstimator):  # type: ignore[misc]
 
         Estimated with random probes, or exactly at one derivative per coordinate.  See beeline.rowlaw.log_prob.
         """
-        frame, rng = _frame(X).reset_index(drop=True), Rng(int(self.random_state)).fork("log_prob")
+        frame, rng = named(frame_of(X)).reset_index(drop=True), Rng(self.seed_).fork("log_prob")
         flow, parts = self._fitted(), []
         for i in range(0, len(frame), 1024):
             way = Exact() if exact else Hutchinson(rng.fork("probe", i), probes)
@@ -294,7 +305,8 @@ class TabularFlow(TransformerMixin, BaseEstimator):  # type: ignore[misc]
 
     def counterfactual(self, X: Any, changes: Mapping[str, Any], *, random_state: int | None = None) -> Any:
         """The rows as they would have been with other values in some columns, all else that made them being equal."""
-        frame = _frame(X).reset_index(drop=True)
+        frame = named(frame_of(X)).reset_index(drop=True)
+        changes = {label(name): value for name, value in changes.items()}
         rng, table = self._rng(random_state), self.table_
         require(self.known > 0, "a counterfactual needs a flow that learned with known cells; fit with known=0.5")
         new = self._condition(changes, len(frame), rng.fork("condition"))
@@ -307,9 +319,7 @@ class TabularFlow(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             sampler = dataclasses.replace(self.sampler_, steps=max(40, self.sampler_.steps))
             made.append(counterfactual(self._fitted(), x1[some], before, after, sampler=sampler, rng=rng.fork(i)))
         found = table.decode(torch.cat(made))
-        for name, value in changes.items():
-            found[name] = value
-        return found
+        return named(found).assign(**changes).set_axis(found.columns, axis=1)
 
     def report(
         self, X: Any, path: str | Path, *, holdout: Any = None, target: str | None = None, n: int | None = None
@@ -321,8 +331,8 @@ class TabularFlow(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         """
         from beeline.tablereport import report
 
-        real = _frame(X).reset_index(drop=True)
-        made = self.sample(n or len(real))
+        real = named(frame_of(X)).reset_index(drop=True)
+        made = named(self.sample(n or len(real)))
         text = report(self.table_, real, made, self._rng(None).fork("report"), holdout=holdout, target=target)
         Path(path).write_text(text, encoding="utf-8")
         return Path(path)
@@ -333,7 +343,13 @@ class TabularFlow(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     def bundle_(self) -> Bundle:
         """The flow as a bundle, which the command line and other doors read."""
         flow = self._fitted()
-        return Bundle(flow, self.sampler_, self.table_, {"made_by": "TabularFlow", "settings": _plain(self)}, null=0)
+        return Bundle(
+            flow,
+            self.sampler_,
+            self.table_,
+            {"made_by": "TabularFlow", "settings": {**_plain(self), "random_state": self.seed_}},
+            null=0,
+        )
 
     def save(self, directory: str | Path) -> Path:
         """Write the flow as a bundle."""
@@ -352,6 +368,7 @@ class TabularFlow(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         made = cls(**{k: v for k, v in given.items() if k in cls().get_params()})
         made.device = device
         made.table_, made.flow_, made.sampler_, made.looks_ = bundle.modality, bundle.flow, bundle.sampler, []
+        made.seed_ = seed_of(made.random_state)
         made.feature_names_in_ = np.array(made.table_.columns.names, dtype=object)
         made.n_features_in_ = len(made.feature_names_in_)
         return made
@@ -365,7 +382,7 @@ class TabularFlow(TransformerMixin, BaseEstimator):  # type: ignore[misc]
 
     def _rng(self, random_state: int | None) -> Rng:
         self._fitted()
-        return Rng(int(self.random_state)).fork("use") if random_state is None else Rng(int(random_state)).fork("use")
+        return Rng(self.seed_ if random_state is None else seed_of(random_state)).fork("use")
 
     def _condition(self, conditions: Any, n: int, rng: Rng) -> Cond:
         require(
@@ -375,24 +392,5 @@ class TabularFlow(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         return self.table_.condition(conditions, n, rng)
 
 
-def _frame(X: Any) -> Any:
-    pd = pandas()
-    if isinstance(X, pd.DataFrame):
-        return X
-    require(
-        hasattr(X, "__array__") and np.ndim(X) == 2,
-        f"got {type(X).__name__} in place of a table; give a pandas DataFrame, an array of rows, or the path of a file",
-    )
-    return pd.DataFrame(np.asarray(X), columns=[f"x{i}" for i in range(np.shape(X)[1])])
-
-
 def _plain(flow: TabularFlow) -> dict[str, Any]:
     return {k: list(v) if isinstance(v, tuple) else v for k, v in flow.get_params().items() if k != "device"}
-
-
-def _say(entry: dict[str, Any]) -> None:
-    if "note" in entry:
-        print(entry["note"])
-    elif "heldout" in entry:
-        held = entry["heldout"]["ema"]["value"]
-        print(f"step {entry['step']}: loss {entry['loss']:.4f}, held out {held:.4f}", flush=True)

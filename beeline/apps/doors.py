@@ -136,10 +136,19 @@ def condition(text: str | None) -> Any:
     try:
         if "=" in text and not text.lstrip().startswith("{"):
             pairs = [part.partition("=") for part in _split(text)]
-            return {name.strip(): yaml.safe_load(value) for name, _, value in pairs}
-        return yaml.safe_load(text)
-    except yaml.YAMLError:
+            return {name.strip(): _answer(value) for name, _, value in pairs}
+        return _answer(text)
+    except (yaml.YAMLError, ValueError, TypeError, RecursionError):
         raise BeelineError(f"--cond got {text!r}, which cannot be read; give NAME=VALUE, for example label=3") from None
+
+
+def _answer(text: str) -> Any:
+    """A value as text, which the kind of its column or label reads: NO is a country, 01034 a code.
+
+    Text in brackets or quotes is YAML, and null is no value.
+    """
+    text = text.strip()
+    return yaml.safe_load(text) if text[:1] in ("[", "{", "'", '"') or text in ("null", "~") else text
 
 
 def _split(text: str) -> list[str]:

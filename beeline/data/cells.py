@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 
 from beeline.core.types import BeelineError, nearest, require
+from beeline.data import stamps
 from beeline.data.codes import SPIKE, SPIKES, Array, Code, Quantile, Standard
-from beeline.data.infer import levels, nanoseconds, pandas
-from beeline.data.schema import UNITS, Boolean, Category, Column, Constant, Identifier, Moment, Number, listed
+from beeline.data.dtypes import bare, loose, pandas, restored
+from beeline.data.infer import digits, levels
+from beeline.data.schema import EXACT, Boolean, Category, Column, Constant, Identifier, Moment, Number, listed
 
 GIVEN, EMPTY = "given", None
 """The two states of a number that may be empty."""
@@ -26,9 +28,12 @@ def values(column: Column, raw: Any) -> tuple[Column, Array, Array]:
     if isinstance(column, Category) and not column.levels:
         column = replace(column, levels=levels(full))
     if isinstance(column, Moment) and column.low is None:
-        column = replace(column, low=str(_moments(column, full).min()), high=str(_moments(column, full).max()))
+        column = replace(column, low="1970-01-01", unit="us")
+        made = stamps.counts(column, full)
+        ends = stamps.described(made.astype(np.int64), False) if len(made) else {}
+        column = replace(column, **ends)
     made = plain(column, full)
-    if isinstance(column, Number):
+    if isinstance(column, Number) and len(made):
         column = replace(
             column,
             low=float(made.min()) if column.low is None else column.low,
@@ -39,32 +44,60 @@ def values(column: Column, raw: Any) -> tuple[Column, Array, Array]:
 
 def full_cells(column: Column, raw: Any) -> tuple[Any, Array]:
     """The cells that are not empty, and where they are empty [N]."""
-    empty = raw.isna().to_numpy()
+    raw = loose(raw)
+    empty = raw.isna().to_numpy(dtype=bool)
     if column.marker is not None:
-        empty = empty | (raw == column.marker).to_numpy(dtype=bool)
+        empty = empty | (raw == column.marker).fillna(False).to_numpy(dtype=bool)
     return raw[~empty], empty
 
 
 def plain(column: Column, full: Any) -> Array:
     """Values as numbers: numbers themselves, the units that moments count, the places of levels (-1: unknown)."""
-    pd = pandas()
     if isinstance(column, Number):
-        if column.before or column.after:
-            full = full.astype(str).str.removeprefix(column.before).str.removesuffix(column.after)
-        made = pd.to_numeric(full, errors="coerce").to_numpy(dtype=np.float64)
-        bad = np.flatnonzero(~np.isfinite(made))
-        require(
-            not len(bad),
-            f"column {column.name!r} holds {listed(repr(full.iloc[i]) for i in bad[:3])} in row "
-            f"{listed(int(full.index[i]) + 1 for i in bad)}, which is no finite number; correct these cells, or write "
-            "them as empty",
-        )
-        return np.asarray(made)
+        return _numbers(column, full)
     if isinstance(column, Moment):
-        origin = nanoseconds(pd.Series([_stamp(column)]))[0]
-        return np.asarray((nanoseconds(_moments(column, full)) - origin) // UNITS[column.unit][1], dtype=np.float64)
+        return stamps.counts(column, full)
     known = {level: i for i, level in enumerate(_levels(column))}
-    return np.array([known.get(_same(v), -1) for v in full], dtype=np.int64)
+    return np.array([known.get(bare(v), -1) for v in full], dtype=np.int64)
+
+
+def _numbers(column: Number, full: Any) -> Array:
+    """Numbers as float64, whole ones of more than 53 bits less the origin of their column."""
+    pd = pandas()
+    words = np.array([isinstance(v, str) for v in full], dtype=bool) if full.dtype == object else np.zeros(0, bool)
+    if words.any():  # numbers among text are as they are: 5.5 in a column that writes 5,5
+        plain_text = digits(full[words].astype(str), column.before, column.after, column.thousands, column.decimal)
+        full = full.copy()
+        full[words] = plain_text.astype(object)
+    if column.origin:
+        made = np.array([_less(v, column.origin) for v in full], dtype=np.float64)
+    elif full.dtype == object:
+        made = np.array([_float(v) for v in full], dtype=np.float64)
+    else:
+        made = pd.to_numeric(full, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
+    bad = np.flatnonzero(~np.isfinite(made))
+    require(
+        not len(bad),
+        f"column {column.name!r} holds {listed(repr(full.iloc[i])[:60] for i in bad[:3])} in row "
+        f"{listed(int(full.index[i]) + 1 for i in bad)}, which is no finite number; correct these cells, or write "
+        "them as empty",
+    )
+    return np.asarray(made)
+
+
+def _float(value: Any) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError, OverflowError):
+        return float("nan")
+
+
+def _less(value: Any, origin: int) -> float:
+    """value - origin, exact for whole numbers."""
+    try:
+        return float(int(value) - origin)
+    except (TypeError, ValueError, OverflowError):
+        return float("nan")
 
 
 def learn(column: Column, made: Array, empty: Array, one_hot: int) -> Code:
@@ -123,8 +156,29 @@ def place(column: Column, code: Code, raw: Any) -> tuple[Array, Array]:
     return state, span
 
 
+def asked(column: Column, value: Any) -> Any:
+    """A value of a condition as the column holds it: text, as a command line gives it, is read by the column's kind."""
+    if isinstance(column, Category | Boolean):
+        known = {str(level): level for level in _levels(column)}
+        if isinstance(column, Boolean) and isinstance(value, str):
+            known |= {"true": True, "false": False}
+        plain_value = bare(value)
+        if plain_value in _levels(column) and isinstance(plain_value, str) == any(
+            isinstance(level, str) for level in _levels(column)
+        ):
+            return value
+        value = known.get(str(plain_value), value)
+    elif isinstance(value, str) and value != column.marker and not value.strip():
+        return None
+    return None if isinstance(value, str) and value in ("null", "") and value not in _words(column) else value
+
+
+def _words(column: Column) -> tuple[Any, ...]:
+    return _levels(column) if isinstance(column, Category | Boolean) else (column.marker,)
+
+
 def within(column: Column, raw: Any) -> None:
-    """Refuse numbers and moments beyond the bounds of their column."""
+    """Refuse numbers and moments beyond the bounds of their column, and broken numbers where they are whole."""
     if not isinstance(column, Number | Moment):
         return
     full, _ = full_cells(column, raw)
@@ -135,6 +189,12 @@ def within(column: Column, raw: Any) -> None:
         raise BeelineError(
             f"{column.name}={full.iloc[int(np.argmax(beyond))]} was asked for, outside the bounds {column.low} to "
             f"{column.high} of the table; nothing was learned there: ask within the bounds, or train on more data"
+        )
+    broken = made != np.rint(made)
+    if isinstance(column, Number) and column.integer and broken.any():
+        raise BeelineError(
+            f"{column.name}={full.iloc[int(np.argmax(broken))]} was asked for, but the column holds whole numbers; ask "
+            "for a whole number"
         )
 
 
@@ -147,34 +207,51 @@ def write(column: Column, code: Code, state: Array, numbers: Array) -> Any:
         known[:] = code.levels
         return _typed(column, pd.Series(known[state], dtype=object), empty)
     if isinstance(column, Moment):
-        low, high = _bounds(column)
-        count = np.clip(np.rint(numbers), low, high).astype(np.int64) * UNITS[column.unit][1]
-        moments = pd.Series(nanoseconds(pd.Series([_stamp(column)]))[0] + count).astype("datetime64[ns]")
-        if column.format is not None:
-            return _typed(column, moments.dt.strftime(column.format).astype(object), empty)
-        if "," in column.dtype:
-            moments = moments.dt.tz_localize("UTC")
-        return moments.astype(column.dtype).mask(empty)
+        return stamps.written(column, numbers, empty)
     assert isinstance(column, Number)
     if code.number is None:
         numbers = np.array([0.0 if level is EMPTY else level for level in code.levels])[state]
     low, high = _bounds(column)
-    made = np.clip(np.round(numbers, column.decimals) if column.decimals is not None else numbers, low, high)
-    text = column.marker is not None or bool(column.before or column.after)
     if not column.integer:
-        if not text:
-            return pd.Series(made).astype(column.dtype if column.dtype.startswith("float") else "float64").mask(empty)
-        form = f".{column.decimals}f" if column.decimals is not None else ".6g"
-        cells = [f"{column.before}{v:{form}}{column.after}" for v in made]
-        return _typed(column, pd.Series(cells, dtype=object), empty)
-    whole = np.clip(np.rint(numbers), np.ceil(low), np.floor(high)).astype(np.int64)
-    if text:
-        cells = [f"{column.before}{v}{column.after}" for v in whole]
-        return _typed(column, pd.Series(cells, dtype=object), empty)
-    series = pd.Series(whole)
+        made = np.clip(np.round(numbers, column.decimals) if column.decimals is not None else numbers, low, high)
+        cells = pd.Series(made)
+        if column.textual:
+            return _typed(column, pd.Series([_shown(column, v) for v in made], dtype=object), empty)
+        if column.dtype in ("Decimal",) or column.dtype.startswith("decimal"):
+            cells = pd.Series([f"{v:.{column.decimals or 0}f}" for v in made], dtype=object)
+        return _numeric(column, cells, empty)
+    whole = np.clip(np.rint(numbers), np.ceil(low), np.floor(high))
+    if column.origin or np.abs(whole).max(initial=0) > EXACT:  # beyond float64: whole numbers of Python
+        least, most = int(column.low or 0), int(column.high or 0)
+        cells = pd.Series([min(max(column.origin + int(v), least), most) for v in whole], dtype=object)
+    else:
+        cells = pd.Series(whole.astype(np.int64))
+    if column.textual:
+        return _typed(column, pd.Series([_shown(column, int(v)) for v in cells], dtype=object), empty)
+    return _numeric(column, cells, empty)
+
+
+def _shown(column: Number, value: float) -> str:
+    """A number as the cells of text write it."""
+    if column.decimals is None:
+        text = repr(float(value))
+    else:
+        text = f"{value:,.{0 if column.integer else column.decimals}f}"
+        body, _, fraction = text.partition(".")
+        fraction = fraction.rstrip("0").ljust(column.least, "0")
+        text = f"{body}.{fraction}" if fraction else body
+    text = text.replace(",", "\0").replace(".", column.decimal).replace("\0", column.thousands)
+    return f"{column.before}{text}{column.after}"
+
+
+def _numeric(column: Number, cells: Any, empty: Array) -> Any:
+    """Numbers in the type of their column, with gaps."""
     if not empty.any():
-        return series.astype(column.dtype) if column.dtype and column.dtype != "object" else series
-    return series.astype("Int64" if column.dtype.lower().startswith(("int", "uint")) else "float64").mask(empty)
+        return restored(cells, column.dtype) if column.dtype not in ("", "object") else cells
+    if column.dtype in ("", "object") or column.dtype.startswith("float"):
+        gaps = cells.astype("float64" if column.dtype in ("", "object") else column.dtype).mask(empty)
+        return gaps if column.dtype else gaps.astype("Int64") if column.integer else gaps
+    return restored(cells.astype(object).where(~empty, None), column.dtype)
 
 
 def fixed(column: Column, n: int) -> Any:
@@ -182,10 +259,16 @@ def fixed(column: Column, n: int) -> Any:
     pd = pandas()
     if isinstance(column, Identifier):
         numbers = pd.Series(np.arange(1, n + 1))
-        return numbers.map(f"{column.name}-{{:07d}}".format) if column.text else numbers
+        if column.text:
+            return restored(numbers.map(f"{column.name}-{{:07d}}".format).astype(object), _text_type(column.dtype))
+        return restored(numbers, column.dtype) if column.dtype.lower().startswith(("int", "uint", "float")) else numbers
     assert isinstance(column, Constant)
     series = pd.Series([column.value] * n, dtype=object)
-    return series.astype(column.dtype) if column.dtype and column.value is not None else series
+    return restored(series, column.dtype) if column.dtype and column.value is not None else series
+
+
+def _text_type(dtype: str) -> str:
+    return dtype if dtype in ("str", "string") or "string" in dtype else ""
 
 
 def twins(columns: Sequence[Column], raw: Any) -> dict[str, tuple[str, list[list[Any]]]]:
@@ -194,7 +277,7 @@ def twins(columns: Sequence[Column], raw: Any) -> dict[str, tuple[str, list[list
     candidates = []
     for column in columns:
         if isinstance(column, Category | Number) and not column.missing:
-            codes, different = pd.factorize(raw[column.name])
+            codes, different = pd.factorize(loose(raw[column.name]).map(bare))
             if 3 <= len(different) <= 200 and len(different) <= len(raw) / 5:
                 candidates.append((column, codes, different))
     found: dict[str, tuple[str, list[list[Any]]]] = {}
@@ -206,9 +289,9 @@ def twins(columns: Sequence[Column], raw: Any) -> dict[str, tuple[str, list[list
             # words may stand for numbers; two columns of numbers that agree by chance are left alone
             if len(pairs) == len(different) and isinstance(other, Category) | isinstance(column, Category):
                 if isinstance(other, Number):  # the category stays, the number is written from it
-                    found[other.name] = (column.name, [[_same(different[b]), _same(known[a])] for a, b in pairs])
+                    found[other.name] = (column.name, [[bare(different[b]), bare(known[a])] for a, b in pairs])
                 else:
-                    found[column.name] = (other.name, [[_same(known[a]), _same(different[b])] for a, b in pairs])
+                    found[column.name] = (other.name, [[bare(known[a]), bare(different[b])] for a, b in pairs])
                 break
     return found
 
@@ -216,8 +299,8 @@ def twins(columns: Sequence[Column], raw: Any) -> dict[str, tuple[str, list[list
 def follow(column: Column, given: Any, pairs: list[list[Any]], known: Any = None) -> Any:
     """The values of a column that another one determines."""
     table = {a: b for a, b in pairs}
-    asked = given if known is None else given[known]
-    told = asked.astype(object).map(table)
+    asked = loose(given if known is None else given[known])
+    told = asked.map(bare).astype(object).map(table)
     if told.isna().any():
         odd = str(asked[told.isna()].iloc[0])
         raise BeelineError(
@@ -235,48 +318,27 @@ def _levels(column: Column) -> tuple[Any, ...]:
 
 def _bounds(column: Column) -> tuple[float, float]:
     if isinstance(column, Moment):
-        pd = pandas()
-        ends = nanoseconds(pd.Series(pd.to_datetime([column.low, column.high])))
-        return 0.0, float((ends[1] - ends[0]) // UNITS[column.unit][1])
+        low, high = (stamps.bound(column, end) for end in (column.low, column.high))
+        return 0.0, float((high - low) // stamps.length(column))
     assert isinstance(column, Number) and column.low is not None and column.high is not None
-    return column.low, column.high
-
-
-def _moments(column: Moment, full: Any) -> Any:
-    pd = pandas()
-    if pd.api.types.is_datetime64_any_dtype(full.dtype):
-        return full
-    require(
-        not pd.api.types.is_numeric_dtype(full.dtype),
-        f"column {column.name!r} was to hold moments, but holds numbers; convert them with pandas.to_datetime, which "
-        "knows their unit, or keep it a number",
-    )
-    made = pd.to_datetime(full, format=column.format, errors="coerce")
-    bad = np.flatnonzero(made.isna())
-    require(
-        not len(bad),
-        f"column {column.name!r} holds {listed(repr(full.iloc[i]) for i in bad[:3])}, which is no moment written as "
-        f"{column.format}; correct these cells, or give the format in the schema",
-    )
-    return made
-
-
-def _stamp(column: Moment) -> Any:
-    return pandas().Timestamp(column.low)
+    return float(column.low - column.origin), float(column.high - column.origin)
 
 
 def _typed(column: Column, series: Any, empty: Array) -> Any:
     """A series of objects in the type of its column, with its mark where it is empty."""
+    pd = pandas()
     if empty.any():
         series = series.where(~empty, column.marker)
-    elif column.dtype == "bool" or column.dtype.startswith(("int", "uint", "float")):
-        return series.astype(column.dtype)
-    return series.astype(column.dtype) if column.dtype in ("str", "string", "category", "boolean") else series
-
-
-def _same(value: Any) -> Any:
-    """A value as plain Python, so that equals are equal whatever library they came from."""
-    return value.item() if isinstance(value, np.generic) else value
+    if isinstance(column, Category) and column.dtype in ("category",):
+        known = restored(pd.Series(list(column.order), dtype=object), column.of) if column.order else None
+        if known is None:
+            return series.astype("category")
+        place = {level: i for i, level in enumerate(column.order)}
+        codes = np.array([-1 if v is None else place.get(v, -1) for v in series])
+        return pd.Series(pd.Categorical.from_codes(codes, pd.Index(known), ordered=column.ordered))
+    if column.dtype in ("", "object"):
+        return series
+    return restored(series, column.dtype)
 
 
 def _some(names: Any, near: str, most: int = 12) -> list[str]:

@@ -19,6 +19,7 @@ EXACT = 300  # as many different values are kept one by one; of more, quantiles
 KNOTS = 512  # quantiles that are kept
 ATOM = 0.005  # share of rows from which a value among many is kept with its exact share
 EDGE = 1e-6  # ranks keep this distance from 0 and 1, so coordinates stay within 4.8
+FINE = 1e-15  # the same in float64, whose coordinates give back whole numbers and moments exactly
 PAD = 5e-8  # and this one from the ends of their interval, which float32 cannot tell from the next
 ONE_HOT = 64  # a category with more levels is coded in bits
 SPIKES = 128  # numbers with at most so many different values ...
@@ -135,25 +136,26 @@ class Code:
     def width(self) -> int:
         return sum(self.blocks)
 
-    def paint(self, state: Tensor, span: Tensor, draw: Tensor) -> Tensor:
-        """Coordinates [N,width] (float32) of states [N] and intervals [N,2], with numbers ``draw`` [N] in [0,1)."""
+    def paint(self, state: Tensor, span: Tensor, draw: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Coordinates [N,width] of states [N] and intervals [N,2], with numbers ``draw`` [N] in [0,1)."""
         parts = []
         if self.levels:
             if self.bits:
-                parts.append(((state[:, None] >> torch.arange(len(self.blocks))) & 1).float() * 2 - 1)
+                parts.append(((state[:, None] >> torch.arange(len(self.blocks))) & 1).to(dtype) * 2 - 1)
             else:
-                parts.append(torch.nn.functional.one_hot(state, len(self.levels)).float() * 2 - 1)
+                parts.append(torch.nn.functional.one_hot(state, len(self.levels)).to(dtype) * 2 - 1)
         if self.number is not None:
             low, high = span[:, 0], span[:, 1]
             ranked = isinstance(self.number, Quantile)
             low, high = (low, high) if ranked else (torch.zeros_like(low), torch.ones_like(high))
             pad = ((high - low) / 4).clamp(max=PAD)
             u = low + pad + (high - low - 2 * pad) * draw
-            z = torch.special.ndtri(u.clamp(EDGE, 1 - EDGE))
+            edge = FINE if dtype == torch.float64 else EDGE
+            z = torch.special.ndtri(u.clamp(edge, 1 - edge))
             if not ranked:
                 z = torch.where(span[:, 0].isnan(), z, span[:, 0])
-            parts.append(z.float()[:, None])
-        return torch.cat(parts, 1) if parts else torch.empty(len(state), 0)
+            parts.append(z.to(dtype)[:, None])
+        return torch.cat(parts, 1) if parts else torch.empty(len(state), 0, dtype=dtype)
 
     def read(self, x: Tensor, full: bool = False) -> tuple[Tensor, Array]:
         """States [N] and numbers [N] of coordinates; the way back.  With ``full`` no cell is empty (the last level)."""
@@ -174,7 +176,7 @@ class Code:
         state = ((block > 0) * powers).sum(1)
         lost = (state >= count).nonzero().flatten()
         if len(lost):  # bits of no level: the level whose bits are nearest
-            known = ((torch.arange(count)[:, None] >> torch.arange(block.shape[1])) & 1).float() * 2 - 1
+            known = ((torch.arange(count)[:, None] >> torch.arange(block.shape[1])) & 1).to(block.dtype) * 2 - 1
             for rows in lost.split(1024):
                 state[rows] = (block[rows] @ known.T).argmax(1)
         return state
@@ -213,14 +215,14 @@ class Cells:
     def take(self, rows: Tensor) -> Cells:
         return Cells(self.codes, self.states[rows], self.spans[rows])
 
-    def paint(self, rng: Rng) -> Tensor:
+    def paint(self, rng: Rng, dtype: torch.dtype = torch.float32) -> Tensor:
         """Coordinates [N,D]: the spread within an interval, and what stands in empty cells, is drawn from ``rng``."""
         numbered = [i for i, code in enumerate(self.codes) if code.number is not None]
         draws = rng.fill(self.spans.new_empty(len(self), len(numbered)))
         where = {i: k for k, i in enumerate(numbered)}
         nothing = self.spans.new_zeros(len(self))
         parts = [
-            code.paint(self.states[:, i], self.spans[:, i], draws[:, where[i]] if i in where else nothing)
+            code.paint(self.states[:, i], self.spans[:, i], draws[:, where[i]] if i in where else nothing, dtype)
             for i, code in enumerate(self.codes)
         ]
         return torch.cat(parts, 1)

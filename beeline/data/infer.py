@@ -2,163 +2,195 @@
 
 from __future__ import annotations
 
-import csv
 import re
-import warnings
+from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
 
-from beeline.core.types import extra, require
-from beeline.data.schema import UNITS, Boolean, Category, Column, Constant, Identifier, Moment, Number, Schema, listed
+from beeline.core.types import BeelineError, nearest, require
+from beeline.data import moments
+from beeline.data.csvfile import names
+from beeline.data.dtypes import bare, called, loose, pandas
+from beeline.data.rownames import counts_rows, names_rows
+from beeline.data.schema import (
+    EXACT,
+    KINDS,
+    Boolean,
+    Category,
+    Column,
+    Constant,
+    Identifier,
+    Moment,
+    Number,
+    Schema,
+    corrected,
+    listed,
+)  # fmt: skip
+from beeline.data.stamps import described, ticks, zone_of
 
 MARKERS = ("?", "", "na", "n/a", "nan", "null", "none", "-", "--", ".", "unknown", "missing")
 """Texts that stand for an empty cell in a column of numbers or moments; in a category they are levels like others."""
 LEVELS = 20_000  # a category with more levels is refused
 FEW = 20  # so few different values mean codes, even where most of them are numbers
-MARKS = {b"\xef\xbb\xbf": "utf-8-sig", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
-"""What files begin with that say how they are encoded; others are UTF-8, or else of an old Windows."""
+STYLES = (("", "."), (",", "."), ("", ","), (".", ","), (" ", ","), ("\u00a0", ","), ("\u202f", ","), ("'", "."),
+          ("\u2019", "."), (" ", "."))  # fmt: skip
+"""Signs between thousands and before decimals, in the order in which they are tried."""
 
 
-def pandas() -> Any:
-    return extra("pandas", "tables")
+def label(name: Any) -> str:
+    """The name of a column as text; the levels of a name are joined by points."""
+    return ".".join(str(part) for part in name if str(part)) if isinstance(name, tuple) else str(name)
 
 
-def read(path: str | Path, rows: int | None = None) -> Any:
-    """A CSV (.csv, .tsv) or Parquet file as a data frame; refused when it is empty or its header is unfit."""
-    path = Path(path)
-    require(path.is_file(), f"there is no file {path}; check the path")
-    if path.suffix.lower() in (".parquet", ".pq"):
-        frame = extra("pyarrow.parquet", "tables").read_table(path).to_pandas()
-        return frame if rows is None else frame.head(rows)
-    require(
-        path.suffix.lower() in (".csv", ".tsv", ".txt"),
-        f"{path} is neither CSV nor Parquet by its name; give a .csv, .tsv or .parquet file",
-    )
-    written = dialect(path)
-    with open(path, newline="", encoding=written["encoding"]) as file:
-        names(next(csv.reader(file, delimiter=written["sep"])), str(path))
-    frame = pandas().read_csv(
-        path, keep_default_na=False, na_values=[""], low_memory=False, nrows=rows, index_col=False, **written
-    )
-    require(len(frame) > 0, f"{path} has a header but no rows; a table is learned from rows: check that it was written")
-    return frame
+def named(frame: Any) -> Any:
+    """A data frame whose columns are named by text."""
+    if all(isinstance(name, str) for name in frame.columns):
+        return frame
+    return frame.set_axis([label(name) for name in frame.columns], axis=1)
 
 
-def dialect(path: Path) -> dict[str, str]:
-    """How a CSV file is written, in the words of pandas: encoding, separator, and decimal sign.
+def infer(frame: Any, corrections: Mapping[Any, Any] | None = None, decimal: str = ".") -> Schema:
+    """The schema of a data frame, as far as its cells tell it; ``corrections`` come before anything is refused.
 
-    A decimal comma is seen where another sign separates the cells, and no number has a point.
+    ``decimal`` is the decimal sign of the file, which decides what 1,234 in a cell of text means.
     """
-    with open(path, "rb") as raw:
-        head = raw.read(4)
-    marked = next((name for mark, name in MARKS.items() if head.startswith(mark)), "utf-8")
-    encoding = next((name for name in (marked, "cp1252") if _decodes(path, name)), "latin-1")
-    with open(path, newline="", encoding=encoding) as file:
-        start = file.read(65536)
-    require(start.strip(), f"{path} is empty; a table needs a header and rows: check that it was written")
-    sep = "\t" if path.suffix.lower() == ".tsv" else _separator(start)
-    cells = {cell for row in csv.reader(start.splitlines()[1:], delimiter=sep) for cell in row}
-    comma = any(re.fullmatch(r"-?\d+,\d+", cell) for cell in cells)
-    point = any(re.fullmatch(r"-?\d+\.\d+", cell) for cell in cells)
-    return {"encoding": encoding, "sep": sep, "decimal": "," if comma and not point and sep != "," else "."}
-
-
-def _decodes(path: Path, encoding: str) -> bool:
-    try:
-        with open(path, newline="", encoding=encoding) as file:
-            while file.read(1 << 20):
-                pass
-    except UnicodeError:
-        return False
-    return True
-
-
-def names(header: list[Any], what: str = "the table") -> None:
-    """Refuse a header with unnamed or repeated columns."""
-    unnamed = [i + 1 for i, name in enumerate(header) if not str(name).strip()]
-    require(
-        not unnamed,
-        f"column {listed(unnamed)} of {what} has no name; every column is asked for by its name: name it in the header "
-        "(an index that was written along is dropped with index=False)",
-    )
-    twice = sorted({str(name) for name in header if list(header).count(name) > 1})
-    require(
-        not twice,
-        f"{what} has more than one column named {listed(map(repr, twice))}; one name means one column: rename them",
-    )
-
-
-def infer(frame: Any) -> Schema:
-    """The schema of a data frame, as far as its cells tell it."""
     pd = pandas()
     require(
         isinstance(frame, pd.DataFrame),
         f"got {type(frame).__name__} in place of a table; give a pandas DataFrame, or a .csv or .parquet file",
     )
     require(frame.shape[1] > 0, "the table has no columns; nothing can be learned from it: check how it was read")
-    names(list(frame.columns))
+    names([label(name) for name in frame.columns])
     require(len(frame) > 0, "the table has no rows; it is learned from rows: check how it was read")
-    frame = frame.reset_index(drop=True)
-    return Schema(tuple(column(str(name), frame[name]) for name in frame.columns))
+    frame = named(frame).reset_index(drop=True)
+    given = {label(name): settings for name, settings in (corrections or {}).items()}
+    for name in given:
+        require(name in frame.columns, f"the table has no column {name!r}; {nearest(name, frame.columns)}")
+    made = []
+    for name in frame.columns:
+        settings = given.get(name, {})
+        kind = settings.get("kind") if isinstance(settings, Mapping) else None
+        found = column(name, frame[name], kind if kind in KINDS else None, decimal, settings)
+        made.append(corrected(found, settings) if settings else found)
+    return Schema(tuple(made))
 
 
-def column(name: str, cells: Any) -> Column:
-    """The kind of one column; rows in messages count from 1, without the header."""
+def column(
+    name: str, cells: Any, kind: str | None = None, decimal: str = ".", given: Mapping[str, Any] | None = None
+) -> Column:
+    """The kind of one column, or what a given kind is in it; rows in messages count from 1, without the header."""
     pd = pandas()
-    dtype = str(cells.dtype)
-    empty = cells.isna()
-    full = cells[~empty]
-    common: dict[str, Any] = {"name": name, "dtype": dtype, "missing": bool(empty.any())}
-    if full.empty:
-        return Constant(name=name, dtype=dtype, value=None)
+    common: dict[str, Any] = {"name": name, "dtype": called(cells), "missing": bool(cells.isna().any())}
+    levelled: dict[str, Any] = {}
     if isinstance(cells.dtype, pd.CategoricalDtype):
-        return _category(common, full.astype(object))
-    if pd.api.types.is_bool_dtype(cells.dtype):
-        return (
-            Boolean(**common) if full.nunique() > 1 or empty.any() else Constant(name, dtype, value=bool(full.iloc[0]))
-        )
-    if pd.api.types.is_datetime64_any_dtype(cells.dtype):
-        return _moment(common, full, None)
-    if pd.api.types.is_numeric_dtype(cells.dtype):
-        return _number(common, cells, full)
-    return _text(common, cells, full)
+        known = cells.cat.categories
+        levelled = {"order": tuple(bare(v) for v in known), "ordered": bool(cells.cat.ordered)}
+        levelled["of"] = called(known.to_series())
+    cells = loose(cells)
+    full = cells[cells.notna().to_numpy()]
+    if kind is not None:
+        return _forced(common, full, kind, decimal, levelled, given or {})
+    if full.empty:
+        return Constant(name=name, dtype=common["dtype"], value=None)
+    if levelled or common["dtype"].startswith("dictionary"):
+        return _category(common, full, levelled)
+    if pd.api.types.is_bool_dtype(full.dtype):
+        varied = full.nunique() > 1 or common["missing"]
+        return Boolean(**common) if varied else Constant(name, common["dtype"], value=bool(full.iloc[0]))
+    if pd.api.types.is_datetime64_any_dtype(full.dtype):
+        return _moment(common, full)
+    if pd.api.types.is_numeric_dtype(full.dtype):
+        return _number(common, full)
+    return _text(common, full, decimal)
 
 
-def _number(common: dict[str, Any], cells: Any, full: Any) -> Column:
+def _forced(
+    common: dict[str, Any], full: Any, kind: str, decimal: str, levelled: dict[str, Any], given: Mapping[str, Any]
+) -> Column:
+    """A column of a kind that was given, with what its cells tell about it."""
+    pd = pandas()
+    name, text = common["name"], not full.empty and all(isinstance(v, str) for v in full)
+    if kind == Category.kind:
+        return Category(**common, levels=levels(full), **levelled)
+    if kind == Constant.kind:
+        return Constant(name, common["dtype"], value=None if full.empty else bare(full.iloc[0]))
+    if kind == Identifier.kind:
+        return Identifier(**common, text=text)
+    if full.empty:
+        return KINDS[kind](**common)
+    if kind == Moment.kind:
+        if pd.api.types.is_datetime64_any_dtype(full.dtype):
+            found: Column | None = _moment(common, full, alone=True)
+        else:
+            form = moments.Form(str(given["format"]), tuple(given.get("months", ()))) if "format" in given else None
+            found = _moments_in_text(common, full, form, strict=True) if text else None
+        return found or Moment(**common)
+    if kind == Number.kind:
+        found = None
+        if pd.api.types.is_numeric_dtype(full.dtype) or not text:
+            try:
+                found = _number(common, full, alone=True)
+            except (TypeError, ValueError) as error:
+                if isinstance(error, BeelineError):
+                    raise
+        else:
+            found = _numbers_in_text(common, full, given.get("decimal", decimal), strict=True)
+        return found or Number(**common, text=text)
+    return KINDS[kind](**common)
+
+
+def _number(common: dict[str, Any], full: Any, alone: bool = False) -> Column:
+    """A column of numbers; with ``alone`` it is one whatever its name and values look like."""
+    pd = pandas()
     name = common["name"]
     require(
-        not np.iscomplexobj(full.to_numpy()),
+        not any(isinstance(v, complex) for v in full) if full.dtype == object else full.dtype.kind not in "c",
         f"column {name!r} holds complex numbers, which have no order to learn; split it into two columns",
     )
+    scale = None
+    if full.dtype == object and any(isinstance(v, Decimal) for v in full):
+        scale = max(0, *(-int(v.as_tuple().exponent) for v in full if isinstance(v, Decimal)))
+    whole = pd.api.types.is_integer_dtype(full.dtype) or (
+        full.dtype == object and all(isinstance(v, int | np.integer) or v == int(v) for v in full) and not scale
+    )
+    if whole:
+        exact = full.map(int) if full.dtype == object else full
+        low, high, count = int(exact.min()), int(exact.max()), int(exact.nunique())
+        if count == 1 and not common["missing"] and not alone:
+            return Constant(name, common["dtype"], value=low)
+        if not alone and not common["missing"] and counts_rows(name, exact, count):
+            return Identifier(**common)
+        if high - low > EXACT and not alone:
+            return _category(common, exact, {})
+        return Number(**common, integer=True, decimals=0, low=low, high=high)
     values = full.to_numpy(dtype=np.float64)
-    bad = np.flatnonzero(cells.isin([np.inf, -np.inf]).to_numpy()) + 1
+    bad = [int(full.index[i]) + 1 for i in np.flatnonzero(np.isinf(values))]
     require(
-        not len(bad),
+        not bad,
         f"column {name!r} holds infinite numbers in rows {listed(bad)}; no law covers them: "
         "remove these rows, or write the cells as empty",
     )
     different = np.unique(values)
-    if len(different) == 1 and not common["missing"]:
-        return Constant(name, common["dtype"], value=_bare(full.iloc[0]))
-    integer = bool((values == np.round(values)).all())
-    if integer and not common["missing"] and _counts(name, values, different):
+    if len(different) == 1 and not common["missing"] and not alone:
+        return Constant(name, common["dtype"], value=bare(full.iloc[0]))
+    integer = scale is None and bool((values == np.round(values)).all()) and bool(np.abs(different).max() <= EXACT)
+    if integer and not common["missing"] and not alone and counts_rows(name, full, len(different)):
         return Identifier(**common)
-    decimals = 0 if integer else _decimals(different)
-    low, high = float(different[0]), float(different[-1])
-    return Number(**common, integer=integer, decimals=None if integer else decimals, low=low, high=high)
+    ends = [int(v) if integer else float(v) for v in (different[0], different[-1])]
+    decimals = 0 if integer else scale if scale is not None else _decimals(different)
+    return Number(**common, integer=integer, decimals=None if integer else decimals, low=ends[0], high=ends[1])
 
 
-def _text(common: dict[str, Any], cells: Any, full: Any) -> Column:
-    pd = pandas()
+def _text(common: dict[str, Any], full: Any, decimal: str) -> Column:
     name = common["name"]
     kinds = {type(v) for v in full}
-    if kinds <= {bool}:
+    if kinds <= {bool, np.bool_}:
         return Boolean(**common)
-    if kinds <= {int, float, np.int64, np.float64}:
-        return _number(common, cells, full)
+    if kinds <= {int, float, np.int64, np.float64, Decimal}:
+        return _number(common, full)
     mixed = len(kinds) > 1
     odd = min(kinds, key=lambda k: sum(type(v) is k for v in full))
     rows = [i + 1 for i, v in zip(full.index, full, strict=True) if type(v) is odd] if mixed else []
@@ -172,48 +204,47 @@ def _text(common: dict[str, Any], cells: Any, full: Any) -> Column:
         f"column {name!r} holds {next(iter(kinds)).__name__} objects, which a table cannot carry; "
         "convert them to numbers, text or dates",
     )
-    unit = _unit(full)
-    if unit is not None:
-        before, after = unit
-        bare = pd.to_numeric(full.str.removeprefix(before).str.removesuffix(after))
-        made = _number(common, bare, bare)
-        return replace(made, before=before, after=after) if isinstance(made, Number) else _category(common, full)
-    if (found := _numbers_in_text(common, full)) is not None:
-        return found
-    shown = full[~full.str.strip().str.lower().isin(MARKERS)]
-    form = _format(shown)
-    if form is not None:
-        marks = sorted(set(full) - set(shown))
-        marked = {**common, "missing": common["missing"] or bool(marks), "marker": marks[0] if marks else None}
-        return _moment(marked, pd.to_datetime(shown, format=form), form)
-    return _category(common, full)
+    return (
+        _numbers_in_text(common, full, decimal) or _moments_in_text(common, full, None) or _category(common, full, {})
+    )
 
 
-def _unit(full: Any) -> tuple[str, str] | None:
-    """The same signs, such as $ or %, before and after the number of every cell; None where there are none.
+def _marked(common: dict[str, Any], full: Any) -> tuple[dict[str, Any], Any]:
+    """The cells that are no marks of empty ones, and the mark; refused where there are several."""
+    is_mark = full.str.strip().str.lower().isin(MARKERS)
+    marks = list(dict.fromkeys(full[is_mark]))
+    if not marks:
+        return common, full
+    require(
+        len(marks) <= 1,
+        f"column {common['name']!r} marks empty cells in {len(marks)} ways ({listed(map(repr, marks))}); use one of "
+        "them",
+    )
+    return {**common, "missing": True, "marker": marks[0]}, full[~is_mark]
 
-    Letters are no unit: A14 may be a code.
-    """
-    parts = full.str.extract(r"^([^\w\s.+-]?\s?)-?\d+(?:\.\d+)?(\s?[^\w\s.+-]?)$")
-    if parts.isna().any(axis=None) or len(parts.drop_duplicates()) > 1:
-        return None
-    before, after = parts.iloc[0]
-    return (str(before), str(after)) if before or after else None
+
+def digits(texts: Any, before: str, after: str, thousands: str, decimal: str) -> Any:
+    """Cells of text as numbers in the plain way, without what stands beside and between their digits."""
+    made = texts.str.removeprefix(before).str.removesuffix(after)
+    made = made.str.replace(thousands, "", regex=False) if thousands else made
+    return made if decimal in (".",) else made.str.replace(decimal, ".", regex=False)
 
 
-def _numbers_in_text(common: dict[str, Any], full: Any) -> Column | None:
-    """Numbers between markers of empty cells, or None; a column that is neither is refused with its rows."""
-    pd = pandas()
+def _numbers_in_text(common: dict[str, Any], full: Any, decimal: str, strict: bool = False) -> Column | None:
+    """Numbers with signs beside and between their digits, or None; a column that is neither is refused by its rows."""
     name = common["name"]
-    numbers = pd.to_numeric(full, errors="coerce")
-    plain = numbers.notna()
-    if plain.mean() < 0.5:
+    shown = full[~full.str.strip().str.lower().isin(MARKERS)]
+    if shown.empty or (shown.nunique() <= FEW and len(shown) < 0.5 * len(full)) and not strict:
         return None
-    rest = full[~plain]
-    marks = [m for m in dict.fromkeys(rest) if m.strip().lower() in MARKERS]
-    strange = rest[~rest.isin(marks)]
-    if not strange.empty:
-        if full.nunique() <= FEW:
+    if shown.str.fullmatch(r"0\d+").any() and not strict:  # a zero at the front says that it is a name
+        return None
+    style, share = _style(shown, decimal)
+    if style is None or share < 0.5:
+        return None
+    before, after, thousands, sign, pattern = style
+    if share < 1:
+        strange = shown[~shown.str.fullmatch(pattern)]
+        if full.nunique() <= FEW and not strict:
             return None
         require(
             False,
@@ -221,90 +252,124 @@ def _numbers_in_text(common: dict[str, Any], full: Any) -> Column | None:
             f"{listed(map(repr, dict.fromkeys(strange)))}; correct these cells, write them as empty, "
             "or make the column a category in the schema",
         )
+    common, shown = _marked(common, full)
+    plain = digits(shown, before, after, thousands, sign)
+    fractions = plain.str.extract(r"\.(\d*)$", expand=False).fillna("").str.len()
+    whole = plain.str.fullmatch(r"[+-]?\d{1,300}").all()
+    made = _number(common, plain.map(int) if whole else plain.astype("float64"), alone=strict)
+    if isinstance(made, Identifier):
+        return replace(made, text=True)
+    if not isinstance(made, Number):
+        return _category(common, shown, {})
+    places = int(fractions.max())
+    powers = plain.str.contains("[eE]").any()
+    return replace(
+        made, text=True, before=before, after=after, thousands=thousands, decimal=sign,
+        integer=bool(whole), decimals=0 if whole else None if powers else places,
+        least=0 if whole or powers else int(fractions.min()),
+    )  # fmt: skip
+
+
+def _style(shown: Any, decimal: str) -> tuple[tuple[str, str, str, str, str] | None, float]:
+    """(before, after, thousands, decimal, pattern) of most cells, and their share.
+
+    Signs such as $ or % are units, and letters as in EUR 5 or 5 kg; A14 and item 14 may be names.
+    """
+    units = shown.head(1000).str.extract(
+        r"^((?:[^\w\s.,+'\u2019-]\s?|[A-Z]{3}\s)?)[+-]?[\d.](?:[\d., '\u2019\u00a0\u202f]*\d)?\.?(?:[eE][+-]?\d+)?"
+        r"((?:\s?[^\w\s.,+'\u2019-]|\s[A-Za-z/%]{1,6})?)$"
+    ).dropna()  # fmt: skip
+    if units.empty:
+        return None, 0.0
+    before, after = map(str, units.value_counts().index[0])
+    if re.search("[A-Za-z]", before + after) and shown.nunique() <= FEW:
+        return None, 0.0
+    best: tuple[tuple[str, str, str, str, str] | None, float] = (None, 0.0)
+    for thousands, sign in sorted(STYLES, key=lambda style: style[1] not in (decimal,)):
+        group = rf"\d{{1,3}}(?:{re.escape(thousands)}\d{{3}})+|\d+" if thousands else r"\d+"
+        power = "" if thousands else r"(?:[eE][+-]?\d+)?"
+        point = re.escape(sign)
+        pattern = rf"{re.escape(before)}[+-]?(?:(?:{group})(?:{point}\d*)?|{point}\d+){power}{re.escape(after)}"
+        share = float(shown.str.fullmatch(pattern).mean())
+        if share > best[1]:
+            best = ((before, after, thousands, sign, pattern), share)
+        if share == 1:
+            break
+    return best
+
+
+def _moments_in_text(
+    common: dict[str, Any], full: Any, form: moments.Form | None, strict: bool = False
+) -> Column | None:
+    """Moments that are written alike, or None; a column of moments and other text is refused by its rows."""
+    name = common["name"]
+    shown = full[~full.str.strip().str.lower().isin(MARKERS)]
+    if shown.empty or (form is None and shown.head(50).str.contains(r"\d").mean() < 0.5):
+        return None
+    codes, different = pandas().factorize(shown)
+    texts = [str(v) for v in different]
+    if form is None:
+        form, bad = moments.find(texts)
+    else:
+        bad = np.array([s is None for s in form.parse(texts)[0]])
+    if form is None or (bad.any() and full.nunique() <= FEW and not strict):
+        return None
+    strange = shown[bad[codes]]
     require(
-        len(marks) <= 1,
-        f"column {name!r} marks empty cells in {len(marks)} ways ({listed(map(repr, marks))}); use one of them",
+        strange.empty,
+        f"column {name!r} mixes moments written as {form.format} with others: rows "
+        f"{listed(i + 1 for i in strange.index)} hold {listed(map(repr, dict.fromkeys(strange)))}; correct these "
+        "cells, write them as empty, or make the column a category in the schema",
     )
-    common = {**common, "missing": common["missing"] or bool(marks), "marker": marks[0] if marks else None}
-    return _number(common, numbers[plain], numbers[plain])
+    common, _ = _marked(common, full)
+    found, offsets = form.parse(texts)
+    nano = any(s % 1000 for s in found)
+    require(
+        not nano or max(abs(s) for s in found) < 2**63,
+        f"column {name!r} holds nanoseconds in years outside 1678 to 2261, which 64 bits cannot count; write "
+        "microseconds",
+    )
+    stamps = np.array([s if nano else s // 1000 for s in found], dtype=np.int64)
+    if len(different) == 1 and not common["missing"] and not strict:
+        return Constant(name, common["dtype"], value=texts[0])
+    zone = zone_of(list(found), list(offsets)) if offsets[0] is not None else ""
+    return Moment(**common, format=form.format, months=form.months, zone=zone, **described(stamps, nano, zone))
 
 
-def _category(common: dict[str, Any], full: Any) -> Column:
+def _moment(common: dict[str, Any], full: Any, alone: bool = False) -> Column:
+    stamps, nano = ticks(full, common["name"])
+    if len(np.unique(stamps)) == 1 and not common["missing"] and not alone:
+        return Constant(common["name"], common["dtype"], value=str(full.iloc[0]))
+    zone = "" if full.dt.tz is None else str(full.dt.tz)
+    return Moment(**common, **described(stamps, nano, zone))
+
+
+def _category(common: dict[str, Any], full: Any, levelled: dict[str, Any]) -> Column:
     name, count = common["name"], full.nunique()
-    if count == 1 and not common["missing"]:
-        return Constant(name, common["dtype"], value=_bare(full.iloc[0]))
-    if len(full) >= 20 and count >= 0.95 * len(full):
+    if count == 1 and not common["missing"] and not levelled:
+        return Constant(name, common["dtype"], value=bare(full.iloc[0]))
+    if not levelled and not common["missing"] and count == len(full) >= 20 and names_rows(name, full):
         return Identifier(**common, text=isinstance(full.iloc[0], str))
     require(
         count <= LEVELS and (len(full) < 100 or count <= 0.5 * len(full)),
-        f"column {name!r} is text with {count} different values in {len(full)} rows, most of them seen once; a law of "
-        "such text cannot be learned from a table: leave the column out, group its values, or make it an identifier",
+        f"column {name!r} holds {count} different values in {len(full)} rows, most of them seen once; a law of such "
+        "values cannot be learned from a table: leave the column out (without), group its values, or say what it is in "
+        f"the schema: {{{name}: {{kind: identifier}}}} replaces it by fresh numbers; numbers, dates, and category are "
+        "other kinds",
     )
-    return Category(**common, levels=levels(full))
+    return Category(**common, levels=levels(full), **levelled)
 
 
 def levels(full: Any) -> tuple[Any, ...]:
     """The different values of a column, most frequent first, equals in order of their text."""
     counts = full.value_counts()
-    pairs = sorted(((_bare(v), int(n)) for v, n in counts.items()), key=lambda p: (-p[1], str(p[0])))
+    pairs = sorted(((bare(v), int(n)) for v, n in counts.items()), key=lambda p: (-p[1], str(p[0])))
     return tuple(value for value, _ in pairs)
-
-
-def _moment(common: dict[str, Any], full: Any, form: str | None) -> Column:
-    count = nanoseconds(full)
-    if len(np.unique(count)) == 1 and not common["missing"]:
-        value = full.iloc[0].strftime(form) if form else str(full.iloc[0])
-        return Constant(common["name"], common["dtype"], value=value)
-    unit = next(u for u, (_, length) in UNITS.items() if not (count % length).any())
-    return Moment(**common, format=form, unit=unit, low=str(full.min()), high=str(full.max()))
-
-
-def nanoseconds(moments: Any) -> np.ndarray[Any, Any]:
-    """Nanoseconds since 1970 (int64) of a series of moments without gaps; those with a zone count in UTC."""
-    if moments.dt.tz is not None:
-        moments = moments.dt.tz_convert("UTC").dt.tz_localize(None)
-    return np.asarray(moments.to_numpy().astype("datetime64[ns]").astype(np.int64))
-
-
-def _format(text: Any) -> str | None:
-    """The form in which all cells write a moment, to the letter; None when they do not."""
-    if text.empty or not text.head(50).str.contains(r"\d[-/.:T ]\d").all():
-        return None
-    pd = pandas()
-    for first in (False, True):
-        with warnings.catch_warnings():  # a day above 12 says by itself that it comes first
-            warnings.simplefilter("ignore", UserWarning)
-            guess = pd.tseries.api.guess_datetime_format(text.iloc[0].strip(), dayfirst=first)
-        if guess is None or "%z" in guess:
-            continue
-        moments = pd.to_datetime(text, format=guess, errors="coerce")
-        if moments.notna().all() and (moments.dt.strftime(guess) == text).all():
-            return str(guess)
-    return None
-
-
-def _counts(name: str, values: np.ndarray[Any, Any], different: np.ndarray[Any, Any]) -> bool:
-    """Whether whole numbers count the rows: all different, in steps of one or under a name that says so."""
-    if len(values) < 20 or len(different) < len(values):
-        return False
-    named = re.search(r"(^|_|\b)(id|uuid|guid|key|index|rowid|number|no)$", name.strip().lower()) is not None
-    dense = len(np.unique(np.diff(values))) == 1 and abs(values[1] - values[0]) == 1  # the number of the row
-    return dense or named or name.endswith(("Id", "ID"))
 
 
 def _decimals(different: np.ndarray[Any, Any]) -> int | None:
     """How many digits after the point all values have; None when they have more than 9."""
-    for digits in range(1, 10):
-        if np.allclose(np.round(different, digits), different, rtol=1e-12, atol=0):
-            return digits
+    for places in range(1, 10):
+        if np.allclose(np.round(different, places), different, rtol=1e-12, atol=0):
+            return places
     return None
-
-
-def _separator(start: str) -> str:
-    line = start.splitlines()[0]
-    return max(",;\t|", key=line.count)
-
-
-def _bare(value: Any) -> Any:
-    """A value as plain Python."""
-    return value.item() if isinstance(value, np.generic) else value

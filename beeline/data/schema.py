@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import datetime
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, dataclass, fields, replace
 from typing import Any, ClassVar
 
 import yaml
 
-from beeline.core.types import nearest, require
+from beeline.core.types import BeelineError, nearest, require
 
 
 @dataclass(frozen=True)
@@ -40,8 +42,12 @@ class Number(Column):
 
     integer: bool = False  # whole numbers stay whole
     decimals: int | None = None  # digits after the point that are kept; None keeps all
-    low: float | None = None  # made values are not below
-    high: float | None = None  # nor above
+    low: float | int | None = None  # made values are not below
+    high: float | int | None = None  # nor above
+    text: bool = False  # cells are text
+    thousands: str = ""  # what parts groups of three digits in a cell of text, as in 52,515
+    decimal: str = "."  # the decimal sign in a cell of text
+    least: int = 0  # digits after the point that every cell of text has
     before: str = ""  # what stands before the number in a cell of text, as in $5
     after: str = ""  # what stands after it, as in 29 %
     standard: bool = False  # scale to mean 0 and deviation 1 instead of mapping quantiles to a normal law
@@ -49,8 +55,28 @@ class Number(Column):
 
     def words(self) -> str:
         what = "whole" if self.integer else "any" if self.decimals is None else f"{self.decimals} decimals"
-        unit = f", written {self.before}...{self.after}" if self.before or self.after else ""
+        unit = f", written {self.written}" if self.written else ""
         return f"{what}, {_short(self.low)} to {_short(self.high)}{unit}" + (", standardised" if self.standard else "")
+
+    @property
+    def textual(self) -> bool:
+        """Whether its cells are text."""
+        beside = self.before or self.after or self.thousands or self.decimal not in (".",)
+        return bool(self.text or beside or self.marker is not None)
+
+    @property
+    def written(self) -> str:
+        """How the cells write a number, by an example where more than units stand beside it."""
+        if not self.thousands and self.decimal in (".",):
+            return f"{self.before}...{self.after}" if self.before or self.after else ""
+        return f"{self.before}1{self.thousands}234{'' if self.integer else self.decimal + '5'}{self.after}"
+
+    @property
+    def origin(self) -> int:
+        """What is taken from whole numbers before they pass through float64, which holds 53 bits."""
+        low, high = self.low, self.high
+        exact = self.integer and isinstance(low, int) and isinstance(high, int)
+        return int(low) if exact and max(abs(low), abs(high)) > EXACT else 0  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
@@ -58,6 +84,9 @@ class Category(Column):
     """One of a set of levels, of any type that a file can hold."""
 
     levels: tuple[Any, ...] = ()  # all that may occur, most frequent first
+    order: tuple[Any, ...] = ()  # the categories of a data frame in their order, those that do not occur included
+    ordered: bool = False  # whether that order means something
+    of: str = ""  # the type of these categories, given back on the way out
     kind: ClassVar[str] = "category"
 
     def words(self) -> str:
@@ -78,13 +107,16 @@ class Moment(Column):
     """Dates and times."""
 
     format: str | None = None  # of the text in the file; None where the data frame holds moments
+    months: tuple[str, ...] = ()  # the names of the months in the text; () is Jan, Feb, ...
+    zone: str = ""  # of the text, where its offset from UTC changes; "UTC" where no zone has these offsets
     unit: str = "s"  # of the finest difference that occurs: D, h, m, s, ms, us or ns
     low: str | None = None  # made values are not before
     high: str | None = None  # nor after
     kind: ClassVar[str] = "moment"
 
     def words(self) -> str:
-        return f"{self.low} to {self.high}, in {UNITS[self.unit][0]}"
+        written = "" if self.format is None else f", written {self.format}"
+        return f"{self.low} to {self.high}, in {UNITS[self.unit][0]}{written}" + (self.zone and f" in {self.zone}")
 
 
 @dataclass(frozen=True)
@@ -105,8 +137,13 @@ class Identifier(Column):
     replace: bool = True  # false refuses the table instead
     text: bool = False  # written as text with a prefix
     kind: ClassVar[str] = "identifier"
-    note: ClassVar[str] = "replaced by fresh numbers 1, 2, ...; never learned or copied"
+    note: ClassVar[str] = (
+        "NOT LEARNED: names the row, replaced by fresh numbers 1, 2, ...; give it a kind in the schema to learn it"
+    )
 
+
+EXACT = 2**53
+"""Whole numbers up to here are exact in float64."""
 
 UNITS: Mapping[str, tuple[str, int]] = {
     "D": ("days", 86_400_000_000_000),
@@ -129,7 +166,7 @@ class Schema:
 
     >>> schema = Schema((Number("age", integer=True, low=17.0, high=90.0), Category("sex", levels=("f", "m"))))
     >>> schema.change({"age": {"high": 100}})["age"].high
-    100.0
+    100
     """
 
     columns: tuple[Column, ...]
@@ -149,8 +186,9 @@ class Schema:
         Levels that are not given for a new kind are found in the data.
         """
         new = {c.name: c for c in self.columns}
-        for name, given in corrections.items():
-            new[name] = _corrected(self[name], given)
+        for key, given in corrections.items():
+            name = str(key)
+            new[name] = corrected(self[name], given)
         return Schema(tuple(new[c.name] for c in self.columns))
 
     def plain(self) -> dict[str, dict[str, Any]]:
@@ -163,7 +201,11 @@ class Schema:
     @classmethod
     def parse(cls, text: str) -> Schema:
         """The schema of a YAML file."""
-        data = yaml.safe_load(text)
+        try:
+            data = yaml.safe_load(text)
+        except (yaml.YAMLError, ValueError, RecursionError, TypeError) as error:
+            reason = str(error).splitlines()[0][:100] if str(error) else type(error).__name__
+            raise BeelineError(f"the schema is not YAML ({reason}); correct it, or write one with Table.show") from None
         require(
             isinstance(data, Mapping) and all(isinstance(v, Mapping) for v in data.values()),
             "this YAML holds no schema; it gives every column a kind, as in 'age: {kind: number, integer: true}'",
@@ -195,7 +237,7 @@ def _column(name: str, given: Mapping[str, Any]) -> Column:
     )
 
 
-def _corrected(column: Column, given: Mapping[str, Any]) -> Column:
+def corrected(column: Column, given: Mapping[str, Any]) -> Column:
     require(
         isinstance(given, Mapping),
         f"the correction of column {column.name!r} is {given!r}; give settings, as in {{kind: category}}",
@@ -215,17 +257,26 @@ def _settings(name: str, kind: type[Column], given: Mapping[str, Any]) -> dict[s
     for key, value in given.items():
         require(key in known, f"column {name!r} is a {kind.kind}, which has no setting {key!r}; {nearest(key, known)}")
         hint, default = str(known[key].type), known[key].default
-        if "float" in hint and isinstance(value, int) and not isinstance(value, bool):
+        if isinstance(value, datetime.date) and hint.startswith("str"):  # as YAML reads 2024-12-31
+            value = str(value)
+        if "float" in hint and "int" not in hint and isinstance(value, int) and not isinstance(value, bool):
             value = float(value)
-        fits = {"float": (float,), "bool": (bool,), "tuple": (tuple, list), "int": (int,), "str": (str,)}
+        fits = {"float": (float, int), "bool": (bool,), "tuple": (tuple, list), "int": (int,), "str": (str,)}
         allowed = next((types for word, types in fits.items() if hint.startswith(word)), None)
         empty = value is None and (default is None or default is MISSING)
         require(
-            allowed is None or empty or isinstance(value, allowed),
+            allowed is None or empty or _fits(value, allowed),
             f"column {name!r} has {key}={value!r}; it takes {hint}: correct the schema",
         )
         made[key] = tuple(value) if isinstance(value, list) else value
     return made
+
+
+def _fits(value: Any, allowed: tuple[type, ...]) -> bool:
+    """Whether a setting has one of some types; true is no number, and a number is finite."""
+    if isinstance(value, bool):
+        return bool in allowed
+    return isinstance(value, allowed) and not (isinstance(value, float) and not math.isfinite(value))
 
 
 def _short(value: Any) -> str:

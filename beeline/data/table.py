@@ -17,8 +17,10 @@ from beeline.core.rng import Rng
 from beeline.core.types import Batch, Cond, nearest, require
 from beeline.data import cells as kinds
 from beeline.data.codes import ONE_HOT, Cells, Code, split
-from beeline.data.infer import infer, pandas
+from beeline.data.dtypes import bare, pandas
+from beeline.data.infer import infer, label, named
 from beeline.data.schema import Identifier, Schema, listed
+from beeline.files import write_bytes
 
 Raw = Any
 """A pandas DataFrame."""
@@ -30,8 +32,10 @@ class Table:
 
     x1 = per column [one-hot state in {-1, 1}, Phi^-1(rank)];  decode: argmax, and the quantile of Phi(x)
     Assumes rows that are independent draws of one law.  An empty cell is a state of its own; a column that another
-    one determines (education and its number) takes no coordinates and is written from the other.  Decoding what was
-    encoded gives categories, whole numbers and dates back exactly, and other numbers to 6 digits.
+    one determines (education and its number) takes no coordinates and is written from the other.  Names and types of
+    columns come back as they came.  Decoding what was encoded in float64 gives categories, whole numbers and moments
+    back exactly as long as at most 10^12 of their units lie between neighbouring quantiles (2^53 in all), and other
+    numbers to 10 digits; in float32, in which networks learn, numbers of many different values come back to 6 digits.
     Source: Zhang et al. 2025, "RecTable" (arXiv 2503.20731), with ranks that are exact for repeated values.
 
     >>> import pandas as pd
@@ -45,6 +49,7 @@ class Table:
     codes: Mapping[str, Any] = field(default_factory=dict)  # what fit learned: levels and quantiles, as plain data
     rows: int = 0  # that fit saw
     dialect: Mapping[str, str] = field(default_factory=dict)  # how CSV files are written: encoding, sep, decimal
+    labels: Mapping[str, Any] = field(default_factory=dict)  # names of columns that are no text, in their order
     preview_type: ClassVar[str] = "text/html"
     continuous: ClassVar[bool] = False  # coordinates hold states
     formats: ClassVar[tuple[str, ...]] = (".csv", ".tsv", ".parquet", ".html")  # what ``save`` writes
@@ -53,7 +58,8 @@ class Table:
 
     def fit(self, raw: Raw) -> Table:
         """The table fitted to a data frame: schema inferred and corrected, levels and quantiles learned."""
-        schema = infer(raw).change(self.schema)
+        schema, labels = infer(raw, self.schema, self.dialect.get("decimal", ".")), _labels(raw)
+        raw = named(raw)
         require(
             len(raw) >= len(schema.columns),
             f"the table has {len(raw)} rows but {len(schema.columns)} columns; fewer rows than columns cannot show how "
@@ -72,7 +78,7 @@ class Table:
             codes[column.name] = kinds.learn(column, values, empty, ONE_HOT).plain()
         twins = kinds.twins(made, raw)
         codes |= {name: {"twin": other, "pairs": pairs} for name, (other, pairs) in twins.items()}
-        fitted = replace(self, schema=Schema(tuple(made)).plain(), codes=codes, rows=len(raw))
+        fitted = replace(self, schema=Schema(tuple(made)).plain(), codes=codes, rows=len(raw), labels=labels)
         require(
             fitted.shape[0] > 0,
             f"every column of the table is constant or names the row ({listed(schema.names)}); there is nothing to "
@@ -127,6 +133,7 @@ class Table:
     def cells(self, raw: Raw, known: Raw = None) -> Cells:
         """States and ranks of the rows of a data frame, without the cells where ``known`` (booleans) is false."""
         # numbers beyond the bounds of training take the outermost rank
+        raw = named(raw)
         lacking = [name for name in self.coded if name not in raw.columns]
         require(
             not lacking,
@@ -143,9 +150,9 @@ class Table:
             spans.append(torch.from_numpy(span))
         return Cells(tuple(self.coded.values()), torch.stack(states, 1), torch.stack(spans, 1))
 
-    def encode(self, raw: Raw, rng: Rng | None = None) -> Batch:
+    def encode(self, raw: Raw, rng: Rng | None = None, dtype: torch.dtype = torch.float32) -> Batch:
         """Coordinates [N,D] of a data frame; the spread within ranks is drawn from ``rng`` (a fixed key without)."""
-        return Batch(self.cells(raw).paint(rng or Rng(0).fork("table")))
+        return Batch(self.cells(raw).paint(rng or Rng(0).fork("table"), dtype))
 
     def lots(self, raw: Raw, rng: Rng) -> Lots:
         """The rows as numbered lots for learning, painted anew each time."""
@@ -156,7 +163,9 @@ class Table:
 
         With ``full`` no cell is empty: it gets the likeliest of its other states.
         """
-        parts = dict(zip(self.coded, split(x.detach().cpu().float(), list(self.coded.values())), strict=True))
+        x = x.detach().cpu()
+        x = x if x.dtype == torch.float64 else x.float()
+        parts = dict(zip(self.coded, split(x, list(self.coded.values())), strict=True))
         made: dict[str, Any] = {}
         for column in self.columns.columns:
             if column.name in parts:
@@ -166,7 +175,16 @@ class Table:
                 made[column.name] = kinds.fixed(column, len(x))
         for name, (other, pairs) in self.twins.items():
             made[name] = kinds.follow(self.columns[name], made[other], pairs)
-        return pandas().DataFrame({name: made[name] for name in self.columns.names})
+        return self._labelled(pandas().DataFrame({name: made[name] for name in self.columns.names}))
+
+    def _labelled(self, frame: Raw) -> Raw:
+        """A data frame with the names of columns as they came."""
+        if not self.labels:
+            return frame
+        found = [tuple(name) if isinstance(name, list | tuple) else name for name in self.labels["names"]]
+        pd, of = pandas(), list(self.labels["of"])
+        index = pd.MultiIndex.from_tuples(found, names=of) if len(of) > 1 else None
+        return frame.set_axis(pd.Index(found, name=of[0], tupleize_cols=False) if index is None else index, axis=1)
 
     # ---------------------------------------------------------------------------------------------------- conditions
 
@@ -177,14 +195,16 @@ class Table:
         """
         pd = pandas()
         if isinstance(value, pd.DataFrame):
-            frame, known = value.reset_index(drop=True), None
+            frame, known = named(value).reset_index(drop=True), None
             require(len(frame) == n, f"{len(frame)} partial rows were given for {n} samples; give one row per sample")
         else:
             require(
                 isinstance(value, Mapping) and value,
                 f"the condition is {value!r}; give columns and their values, as in {{'income': '>50K'}}",
             )
-            frame = pd.DataFrame({str(k): pd.Series([v], dtype=object) for k, v in value.items()})
+            given = {label(k): v for k, v in value.items()}
+            given = {k: kinds.asked(self.columns[k], v) if k in self.codes else v for k, v in given.items()}
+            frame = pd.DataFrame({k: pd.Series([v], dtype=object) for k, v in given.items()})
             known = pd.DataFrame(True, index=frame.index, columns=frame.columns)
             for name in frame.columns:
                 if name in self.codes:
@@ -249,7 +269,7 @@ class Table:
         from beeline.data.tablefile import save
 
         if path.suffix in (".html",):
-            path.write_bytes(self.preview(raw))
+            write_bytes(path, self.preview(raw))
         else:
             save(raw, path, self.dialect)
 
@@ -258,6 +278,20 @@ class Table:
         from beeline.data.tablemetrics import OnTable, usual
 
         return tuple(OnTable(metric, self) for metric in usual(self))
+
+
+def _labels(raw: Raw) -> dict[str, Any]:
+    """Names of columns that are no text, as plain data; {} where all are text."""
+    if all(isinstance(name, str) for name in raw.columns) and raw.columns.name is None:
+        return {}
+    plain = [[bare(p) for p in name] if isinstance(name, tuple) else bare(name) for name in raw.columns]
+    odd = [n for n, name in zip(plain, raw.columns, strict=True) if isinstance(n, str) and not isinstance(name, str)]
+    require(
+        not odd,
+        f"the columns {listed(map(repr, odd))} are named by objects that no file can hold; name columns by text or "
+        "numbers: frame.columns = frame.columns.astype(str)",
+    )
+    return {"names": plain, "of": [None if n is None else str(n) for n in raw.columns.names]}
 
 
 @dataclass(frozen=True, eq=False)

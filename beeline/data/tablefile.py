@@ -9,14 +9,19 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from beeline.core.rng import Rng
-from beeline.core.types import Batch, extra, nearest, require, stack
-from beeline.data.infer import dialect, infer, pandas, read
+from beeline.core.types import Batch, BeelineError, extra, nearest, require, stack
+from beeline.data.csvfile import Dialect
+from beeline.data.dtypes import pandas
+from beeline.data.infer import infer, label, named
 from beeline.data.modality import divide
-from beeline.data.schema import Boolean, Category, Schema
+from beeline.data.schema import EXACT, Boolean, Category, Identifier, Moment, Schema
 from beeline.data.table import Raw, Table
+from beeline.data.tableread import arrow_frame, damaged, read, regular
+from beeline.files import replacing
 
 
 @dataclass(frozen=True)
@@ -37,34 +42,82 @@ class TableFile:
     without: tuple[str, ...] = ()  # columns that are left out
     schema: str | None = None  # a YAML file of corrections, as 'beeline.data.infer' or Table.show gives
     corrections: Mapping[str, Any] = field(default_factory=dict)  # column -> settings; they win over the file's
+    sep: str | None = None  # of a CSV file: what parts cells; None is told from the file, as are the next two
+    decimal: str | None = None  # its decimal sign
+    encoding: str | None = None  # as Python names it
+    comment: str | None = None  # with which lines begin that are no rows
+    skip: int = 0  # lines before the header
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "path", str(self.path))
         object.__setattr__(self, "without", tuple(self.without))
+        self.csv  # noqa: B018 - refuses settings that no file can have
 
-    def modality(self) -> Table:
+    @property
+    def csv(self) -> Dialect:
+        """How the file is written, as far as that was given."""
+        return Dialect(self.sep, self.decimal, self.encoding, self.comment, self.skip)
+
+    @property
+    def told(self) -> Dialect | None:
+        """How the file is written, told from it; None for a Parquet file."""
+        if Path(self.path).suffix.lower() in (".parquet", ".pq"):
+            return None
+        return self.csv.of(regular(self.path))
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """Corrections of the schema, by column."""
         given: dict[str, Any] = {}
         if self.schema is not None:
             require(Path(self.schema).is_file(), f"there is no schema file {self.schema}; check the path")
-            given = dict(Schema.parse(Path(self.schema).read_text(encoding="utf-8")).plain())
+            try:
+                text = Path(self.schema).read_text(encoding="utf-8")
+            except (UnicodeDecodeError, OSError) as error:
+                raise BeelineError(f"{self.schema} cannot be read as text ({error}); save it in UTF-8") from None
+            given = dict(Schema.parse(text).plain())
         for name, correction in self.corrections.items():
-            given[name] = {**given.get(name, {}), **correction}
-        path = Path(self.path)
-        text = path.is_file() and path.suffix.lower() not in (".parquet", ".pq")
-        return Table(schema=given, dialect=dialect(path) if text else {})
+            require(
+                isinstance(correction, Mapping),
+                f"the correction of column {str(name)!r} is {correction!r}; give settings, as in {{kind: category}}",
+            )
+            given[str(name)] = {**given.get(str(name), {}), **correction}
+        return given
+
+    def modality(self) -> Table:
+        exists = Path(self.path).is_file()
+        dialect = self.told if exists else None
+        return Table(schema=self.given, dialect={} if dialect is None else dialect.written)
 
     def read(self) -> Raw:
         """All rows, without the columns that are left out."""
-        return leave_out(read(self.path), self.without, self.path)
+        return leave_out(read(self.path, dialect=self.csv, text=as_text(self.given)), self.without, self.path)
 
     def show(self) -> str:
-        """The schema for people: what every column is taken for."""
-        return infer(self.read()).change(self.modality().schema).show()
+        """The schema for people: how the file is written, and what every column is taken for."""
+        raw, dialect = self.read(), self.told
+        lines = self._schema(raw, dialect).show()
+        return lines if dialect is None else f"{lines}\n{described(dialect)}"
 
     def load(self) -> tuple[Raw, Raw]:
         """(training, held-out) rows; every refusal names the file or the column, and the rows."""
         raw = self.read()
-        return parted(raw, infer(raw).change(self.modality().schema), self.held_out, self.path)
+        return parted(raw, self._schema(raw, self.told), self.held_out, self.path)
+
+    def _schema(self, raw: Raw, dialect: Dialect | None) -> Schema:
+        return infer(raw, self.given, (dialect.decimal if dialect else None) or ".")
+
+
+def as_text(given: Mapping[str, Any]) -> tuple[str, ...]:
+    """Columns whose kind was given as one that keeps text as it is written."""
+    kept = {kind.kind for kind in (Category, Identifier, Moment)}
+    return tuple(str(name) for name, settings in given.items() if settings.get("kind") in kept)
+
+
+def described(dialect: Dialect) -> str:
+    """How a CSV file is written, in words."""
+    parts = [f"{name} {value!r}" for name, value in dialect.written.items()]
+    return f"read as CSV with {', '.join(parts)} (to be set by these names)"
 
 
 @dataclass(frozen=True)
@@ -96,13 +149,15 @@ class TableStream:
 
     @cached_property
     def file(self) -> Any:
-        require(Path(self.path).is_file(), f"there is no file {self.path}; check the path")
+        path = regular(self.path)
         require(
-            Path(self.path).suffix in (".parquet", ".pq"),
+            path.suffix in (".parquet", ".pq"),
             f"{self.path} is no Parquet file by its name; only Parquet can be read in parts: convert it, or read it "
             "whole with TableFile",
         )
-        return extra("pyarrow.parquet", "tables").ParquetFile(self.path)
+        parquet = extra("pyarrow.parquet", "tables")
+        with damaged(path):
+            return parquet.ParquetFile(path)
 
     def load(self) -> tuple[Raw, Raw]:
         """(training, held-out) rows of a part of the file, the same number from every row group."""
@@ -115,15 +170,17 @@ class TableStream:
             keep = Rng(0).fork("first", g).permutation(len(rows))[:each].sort().values
             parts.append(rows.iloc[keep.numpy()])
         raw = pandas().concat(parts, ignore_index=True)
-        return parted(raw, infer(raw).change(self.corrections), self.held_out, self.path)
+        return parted(raw, infer(raw, self.corrections), self.held_out, self.path)
 
     def show(self) -> str:
         """The schema for people, of the part from which it is learned."""
-        return infer(pandas().concat(self.load(), ignore_index=True)).change(self.corrections).show()
+        return infer(pandas().concat(self.load(), ignore_index=True), self.corrections).show()
 
     def group(self, number: int) -> Raw:
         """One row group as a data frame."""
-        return leave_out(self.file.read_row_group(number).to_pandas(), self.without, self.path)
+        with damaged(Path(self.path)):
+            rows = arrow_frame(self.file.read_row_group(number))
+        return leave_out(rows, self.without, self.path)
 
     def lots(self, table: Table, rng: Rng) -> StreamLots:
         """The whole file as numbered lots for learning."""
@@ -176,23 +233,24 @@ def _cells(lots: StreamLots, epoch: int, group: int) -> Any:
 
 def leave_out(raw: Raw, names: tuple[str, ...], what: str) -> Raw:
     """A table without some columns; refused when it lacks one of them."""
-    for name in names:
-        known = list(map(str, raw.columns))
+    known = {label(name): name for name in raw.columns}
+    for name in map(label, names):
         require(name in known, f"{what} has no column {name!r} to leave out; {nearest(name, known)}")
-    return raw.drop(columns=list(names)) if names else raw
+    return raw.drop(columns=[known[label(name)] for name in names]) if names else raw
 
 
 def parted(raw: Raw, schema: Schema, share: float, what: str) -> tuple[Raw, Raw]:
     """(training, held-out) rows; a row with the only cells of some level stays in training."""
     train, held = divide(len(raw), share, what)
+    columns, raw = raw.columns, named(raw)
     some, other = raw.iloc[train], raw.iloc[held]
     lone = other.iloc[:, 0].isna() & False
     for column in schema.columns:
         if isinstance(column, Category | Boolean):
             lone |= ~other[column.name].isin(some[column.name].unique())
         lone |= other[column.name].isna() & (not some[column.name].isna().any())
-    some = pandas().concat([some, other[lone]]).sort_index()
-    return some.reset_index(drop=True), other[~lone].reset_index(drop=True)
+    some, other = pandas().concat([some, other[lone]]).sort_index(), other[~lone]
+    return tuple(part.reset_index(drop=True).set_axis(columns, axis=1) for part in (some, other))  # type: ignore[return-value]
 
 
 def save(raw: Raw, path: str | Path, written: Mapping[str, str] | None = None) -> None:
@@ -202,20 +260,29 @@ def save(raw: Raw, path: str | Path, written: Mapping[str, str] | None = None) -
     """
     path = Path(path)
     if path.suffix in (".parquet", ".pq"):
-        raw.to_parquet(path, index=False)
-    else:
-        require(
-            path.suffix in (".csv", ".tsv"),
-            f"{path} is neither .csv, .tsv nor .parquet by its name; choose one of these endings",
-        )
-        tabs = {"sep": "\t"} if path.suffix in (".tsv",) else {}
-        plain(raw).to_csv(path, index=False, **{**(written or {}), **tabs})
+        with replacing(path) as temporary:
+            named(raw).to_parquet(temporary, index=False)
+        return
+    require(
+        path.suffix in (".csv", ".tsv"),
+        f"{path} is neither .csv, .tsv nor .parquet by its name; choose one of these endings",
+    )
+    tabs = {"sep": "\t"} if path.suffix in (".tsv",) else {}
+    with replacing(path) as temporary:
+        plain(raw).to_csv(temporary, index=False, **{"encoding": "utf-8", **(written or {}), **tabs})
 
 
 def plain(raw: Raw) -> Raw:
     """The rows with whole numbers as such, which gaps had made broken ones."""
-    floats = [name for name in raw.columns if pandas().api.types.is_float_dtype(raw[name].dtype)]
-    return raw.astype({name: "Int64" for name in floats if (raw[name].dropna() % 1 == 0).all()})
+    made = named(raw).copy(deep=False)
+    for name in made.columns:
+        cells = made[name]
+        if not isinstance(cells.dtype, np.dtype) or cells.dtype.kind not in "f" or cells.isna().all():
+            continue
+        full = cells.dropna()
+        if ((full % 1 == 0) & (full.abs() <= EXACT)).all():
+            made[name] = cells.astype("Int64")
+    return made
 
 
 def save_parts(parts: Iterator[Raw], path: str | Path, written: Mapping[str, str] | None = None) -> int:
@@ -226,7 +293,7 @@ def save_parts(parts: Iterator[Raw], path: str | Path, written: Mapping[str, str
         path.suffix in (".parquet", ".pq", ".csv"),
         f"{path} is neither .parquet nor .csv by its name; choose one of these endings",
     )
-    with contextlib.ExitStack() as room:
+    with replacing(path) as temporary, contextlib.ExitStack() as opened:
         writer: Any = None
         for raw in parts:
             count += len(raw)
@@ -234,10 +301,10 @@ def save_parts(parts: Iterator[Raw], path: str | Path, written: Mapping[str, str
                 form = dict(written or {})
                 encoding = form.pop("encoding", "utf-8")
                 first = writer is None
-                writer = writer or room.enter_context(open(path, "w", newline="", encoding=encoding))
+                writer = writer or opened.enter_context(open(temporary, "w", newline="", encoding=encoding))
                 plain(raw).to_csv(writer, index=False, header=first, **form)
                 continue
-            rows = arrow.Table.from_pandas(raw, preserve_index=False)
-            writer = writer or room.enter_context(parquet.ParquetWriter(path, rows.schema))
+            rows = arrow.Table.from_pandas(named(raw), preserve_index=False)
+            writer = writer or opened.enter_context(parquet.ParquetWriter(temporary, rows.schema))
             writer.write_table(rows.cast(writer.schema))
     return count

@@ -16,7 +16,7 @@ from beeline.core.rng import Rng
 from beeline.core.types import BeelineError, extra, nearest, require
 from beeline.data import cells
 from beeline.data.codes import Array
-from beeline.data.infer import pandas
+from beeline.data.dtypes import pandas
 from beeline.data.schema import Boolean, Category, Constant, Identifier, Moment, Number, Schema
 from beeline.data.tablepairs import bins, closest, columns_of, correlation, features, numbers_of, ordinal, variation
 from beeline.data.tableprivacy import Duplicates

@@ -9,13 +9,14 @@ import numpy as np
 from beeline.core.types import extra
 from beeline.data import cells
 from beeline.data.codes import Array
-from beeline.data.infer import pandas
+from beeline.data.dtypes import pandas
+from beeline.data.infer import named
 from beeline.data.schema import Boolean, Category, Moment, Number, Schema
 
 
 def columns_of(schema: Schema, real: Any, made: Any) -> dict[str, tuple[Array, Array, bool]]:
     """Per column that is learned: values of both samples, as numbers (NaN where empty) or as places in one list."""
-    pd = pandas()
+    pd, real, made = pandas(), named(real), named(made)
     found: dict[str, tuple[Array, Array, bool]] = {}
     for column in schema.columns:
         if isinstance(column, Number | Moment):

@@ -5,8 +5,9 @@ import pandas as pd
 import pytest
 
 from beeline.core.types import BeelineError
-from beeline.data.infer import infer, read
+from beeline.data.infer import infer
 from beeline.data.schema import Boolean, Category, Constant, Identifier, Moment, Number, Schema
+from beeline.data.tableread import read
 
 
 def mixed(n: int = 60) -> pd.DataFrame:

@@ -153,7 +153,7 @@ def test_a_column_that_another_determines_is_written_from_it() -> None:
     assert same(pd.DataFrame({"n": table.decode(cond["known"])["name"]}), pd.DataFrame({"n": ["high"] * 2}))
     with pytest.raises(BeelineError, match="never occur together"):
         table.condition({"grade": 3, "name": "low"}, 1)
-    with pytest.raises(BeelineError, match="never occurred in training"):
+    with pytest.raises(BeelineError, match="holds whole numbers"):
         table.condition({"grade": 2.5}, 1)
 
 
@@ -180,7 +180,7 @@ def test_partial_rows_are_conditions_of_their_own(fitted: Table) -> None:
     [
         ({"pets": "cat"}, "did you mean 'pet'"),
         ({"pet": "cta"}, "did you mean 'cat'"),
-        ({"age": 500}, "outside the bounds 20.0 to 69.0"),
+        ({"age": 500}, "outside the bounds 20 to 69"),
         ({"born": "1800-01-01"}, "outside the bounds"),
         ({"born": "yesterday"}, "no moment written as %Y-%m-%d"),
         ({"age": "old"}, "no finite number"),
