@@ -62,6 +62,8 @@ def bare(value: Any) -> Any:
     """A value as a file of YAML or JSON can hold it: numbers, truth values and text."""
     if isinstance(value, np.generic):
         value = value.item()
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+        return str(value)  # files hold whole numbers of 64 bits
     return value if value is None or isinstance(value, bool | int | float | str) else str(value)
 
 
@@ -164,6 +166,8 @@ def _whole(cells: Any, dtype: str) -> Any:
     """Whole numbers in their type, or in one that holds them where bounds were widened."""
     pd = pandas()
     info = np.iinfo(dtype.lower())
+    if cells.dtype == object:
+        cells = cells.map(lambda v: int(v) if isinstance(v, str) else v).astype(object)
     full = cells.dropna()
     fits = full.empty or (int(full.min()) >= info.min and int(full.max()) <= info.max)
     if fits and cells.dtype == object:  # numbers of more than 53 bits must not pass through float64

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import math
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, dataclass, fields, replace
 from typing import Any, ClassVar
@@ -28,7 +29,12 @@ class Column:
         """Plain data; settings at their default are left out."""
         own = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "name"}
         known = {f.name: f.default for f in fields(self)}
-        kept = {k: list(v) if isinstance(v, tuple) else v for k, v in own.items() if v != known[k] and v is not None}
+        large = {k: str(v) for k, v in own.items() if isinstance(v, int) and abs(v) >= 2**63}  # files hold 64 bits
+        kept = {
+            k: list(v) if isinstance(v, tuple) else large.get(k, v)
+            for k, v in own.items()
+            if v != known[k] and v is not None
+        }
         return {"kind": self.kind, **kept}
 
     def words(self) -> str:
@@ -257,6 +263,8 @@ def _settings(name: str, kind: type[Column], given: Mapping[str, Any]) -> dict[s
     for key, value in given.items():
         require(key in known, f"column {name!r} is a {kind.kind}, which has no setting {key!r}; {nearest(key, known)}")
         hint, default = str(known[key].type), known[key].default
+        if hint.startswith("float | int") and isinstance(value, str) and re.fullmatch(r"-?\d{19,300}", value):
+            value = int(value)
         if isinstance(value, datetime.date) and hint.startswith("str"):  # as YAML reads 2024-12-31
             value = str(value)
         if "float" in hint and "int" not in hint and isinstance(value, int) and not isinstance(value, bool):
