@@ -136,3 +136,16 @@ def test_a_network_with_grouped_convolutions_is_no_table(tmp_path: Path, labelle
     work = prepare_distilled(student)
     assert type(work.objective).__name__ == "FlowMatching"
     assert train(student, tmp_path / "student", log=quiet).flow.path == bl.paths.Linear()
+
+
+@pytest.mark.parametrize("method", [Reflow(count=64), OneStep(count=64)], ids=lambda m: type(m).__name__)
+def test_students_of_a_flow_on_a_sphere_stay_on_it(method: Reflow, tmp_path: Path) -> None:
+    small = {"training.steps": 3, "training.lot": 8, "network.width": 16}
+    teacher = train(config.change(points.directions(), small), tmp_path / "run", log=quiet)
+    run = Distilled(str(tmp_path / "run"), method, bl.Training(3, lot=8))
+    student = train(run, tmp_path / "student", log=quiet)
+    for bundle in (teacher, student, bl.load(tmp_path / "student")):
+        made = bundle.draw(bundle.start(range(32)), sampler=None)
+        assert float((made.norm(dim=-1) - 1).abs().max()) < 1e-6
+        plain = bundle.draw(bundle.start(range(32)), sampler=bl.Sampler(3))  # a solver of flat space is projected
+        assert float((plain.norm(dim=-1) - 1).abs().max()) < 1e-6
