@@ -18,7 +18,9 @@ from beeline.core.types import BeelineError, Cond, map_cond, require
 from beeline.files import PART, load_matching, read_tensors, sweep, write_json, write_tensors
 from beeline.learn.pairs import starts
 from beeline.use.sampler import Sampler
+from beeline.use.spread import spread
 
+NUMBERS = 2**19  # in a batch of small data, so that its features stay in the cache of a processor
 HUB = "hub:"  # what stands before the id of a bundle on the hub, so that no missing directory is looked for there
 
 
@@ -122,15 +124,22 @@ class Bundle:
         batch_size: int | None = None,
         watch: Callable[[Tensor, Tensor], None] | None = None,
     ) -> Tensor:
-        """Encoded data from source points, in batches (256 at a time unless said otherwise), on the flow's device."""
-        how, size = sampler or self.sampler, batch_size or 256
-        where = self.device
+        """Encoded data from source points, in batches, on the flow's device.
+
+        The batch size follows from the size of a datum unless it is given.  Small data are drawn in batches on all
+        cores of a processor at once; ``watch`` sees one batch after another.
+        """
+        how, where = sampler or self.sampler, self.device
+        size = batch_size or min(2048, max(256, NUMBERS // max(1, x0[0].numel())))
         require(size >= 1, f"batch_size={size}; a batch holds at least one sample")
-        parts = []
-        for i in range(0, len(x0), size):
-            here = map_cond(lambda leaf, i=i: leaf[i : i + size].to(where), cond)
-            parts.append(how.part(i, i + size)(self.flow, x0[i : i + size].to(where), here, watch=watch))
-        return torch.cat(parts)
+
+        def part(i: int) -> Tensor:
+            here = map_cond(lambda leaf: leaf[i : i + size].to(where), cond)
+            return how.part(i, i + size)(self.flow, x0[i : i + size].to(where), here, watch=watch)
+
+        starts = range(0, len(x0), size)
+        alone = watch is not None or where.type != "cpu"
+        return torch.cat([part(i) for i in starts] if alone else spread(part, starts))
 
     def save(self, directory: str | Path) -> Path:
         """Write model.safetensors and flow.json; both are replaced atomically, flow.json last."""
