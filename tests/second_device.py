@@ -71,6 +71,10 @@ class SecondDevice(TorchFunctionMode):
         if isinstance(tensor, Tensor) and (key := self._key(tensor)) is not None and key not in self.marks:
             self.marks[key] = weakref.finalize(_base(tensor).untyped_storage(), self.marks.pop, key, None)
 
+    def unmark(self, tensor: Any) -> None:
+        if isinstance(tensor, Tensor) and (mark := self.marks.pop(self._key(tensor), None)) is not None:
+            mark.detach()
+
     # ------------------------------------------------------------------------------------------------------- calls
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -85,6 +89,8 @@ class SecondDevice(TorchFunctionMode):
             made = func(*args, **kwargs)
             if here:
                 self.mark(made)
+            elif what == "grad":  # a gradient is where its tensor is, whatever the rest of the graph
+                self.unmark(made)
             return made
         if name == "device":  # torch.device(...)
             return func(*args, **kwargs)
