@@ -110,7 +110,7 @@ CATALOGUE: Mapping[str, Mapping[str, str]] = {
     "compute": _of("learn.compute", "Compute"),
     "prunings": _of("learn.prune", "Pruning"),
     "patiences": _of("learn.early", "Patience"),
-    "optimisers": _of("learn.optim", "AdamW", "Muon", "ScheduleFree", "Prodigy", "DoG"),
+    "optimisers": _of("learn.optim", "AdamW", "Muon", "ScheduleFree", "Prodigy", "DoG", "DAdaptSGD"),
     "rates": _of("learn.rate", "Constant", "WarmupCosine", "WarmupConstantCooldown", "OneCycle", "InverseRoot")
     | _of("learn.rate", "Cooldown"),
     "averages": _of("learn.ema", "EMA", "Power"),

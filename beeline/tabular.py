@@ -23,6 +23,7 @@ from beeline.data.dtypes import pandas
 from beeline.data.infer import infer, label, named
 from beeline.data.table import Table
 from beeline.data.tablefile import TableFile, TableStream, leave_out, parted, save_parts
+from beeline.files import write_text
 from beeline.learn.distill import OneStep
 from beeline.learn.early import Patience
 from beeline.learn.ema import EMA
@@ -334,7 +335,7 @@ class TabularFlow(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         real = named(frame_of(X)).reset_index(drop=True)
         made = named(self.sample(n or len(real)))
         text = report(self.table_, real, made, self._rng(None).fork("report"), holdout=holdout, target=target)
-        Path(path).write_text(text, encoding="utf-8")
+        write_text(Path(path), text)
         return Path(path)
 
     # ---------------------------------------------------------------------------------------------------------- saving

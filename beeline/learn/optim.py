@@ -106,6 +106,7 @@ class DoG:
     """
 
     first: float = 1e-6  # length of the first step, relative to 1 + |w_0|
+    layers: bool = False  # L-DoG: a rate of its own for every parameter tensor
     rate_free = True
 
     def __post_init__(self) -> None:
@@ -116,7 +117,34 @@ class DoG:
     ) -> torch.optim.Optimizer:
         from beeline.learn.steppers import DoGStepper
 
-        return DoGStepper(parameters, rate, self.first)
+        return DoGStepper(parameters, rate, self.first, self.layers)
+
+
+@dataclass(frozen=True)
+class DAdaptSGD:
+    """Dual averaging that finds its own rate: D-Adaptation.
+
+    s <- s + d g,  w = w_0 - s / sqrt(sum |g|^2),  d <- max(d, (gamma |s|^2 - sum_i gamma_i d_i^2 |g_i|^2) / (2 |s|))
+    Assumes ``rate`` 1 (a constant; a cooldown does no harm) and an average of the weights.  d is a lower bound of the
+    distance |w_0 - w*| for convex losses, so it never exceeds it.
+    Source: Defazio and Mishchenko 2023 (arXiv 2301.07733), algorithm 1.
+
+    >>> DAdaptSGD().rate_free
+    True
+    """
+
+    first: float = 1e-6  # first guess of the distance, above 0
+    rate_free = True
+
+    def __post_init__(self) -> None:
+        require(self.first > 0, f"DAdaptSGD got first={self.first}; a distance is above 0: 1e-6 is usual")
+
+    def build(
+        self, parameters: Sequence[nn.Parameter], rate: float, matrices: Collection[int] | None = None
+    ) -> torch.optim.Optimizer:
+        from beeline.learn.steppers import DAdaptStepper
+
+        return DAdaptStepper(parameters, rate, self.first)
 
 
 @dataclass(frozen=True)

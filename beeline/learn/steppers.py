@@ -93,14 +93,18 @@ def _part_like(update: Tensor, p: Any) -> Tensor:
 
 
 class DoGStepper(torch.optim.Optimizer):
-    """Distance over gradients: one rate for all parameters, found on the way."""
+    """Distance over gradients: one rate for all parameters, or one for each of them, found on the way."""
 
-    def __init__(self, parameters: Sequence[nn.Parameter], rate: float, first: float):
-        super().__init__([{"params": list(parameters)}], dict(lr=rate, first=first, far=0.0, power=0.0))
+    def __init__(self, parameters: Sequence[nn.Parameter], rate: float, first: float, layers: bool = False):
+        groups = [{"params": [p]} for p in parameters] if layers else [{"params": list(parameters)}]
+        super().__init__(groups, dict(lr=rate, first=first, far=0.0, power=0.0))
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
-        (group,) = self.param_groups
+        for group in self.param_groups:
+            self._move(group)
+
+    def _move(self, group: dict[str, Any]) -> None:
         used = [p for p in group["params"] if p.grad is not None]
         for p in used:
             if "start" not in self.state[p]:
@@ -112,6 +116,35 @@ class DoGStepper(torch.optim.Optimizer):
         rate = group["lr"] * group["far"] / math.sqrt(group["power"] + 1e-8)
         for p in used:
             local(p).sub_(local(p.grad), alpha=rate)
+
+
+class DAdaptStepper(torch.optim.Optimizer):
+    """Dual averaging whose step is a lower bound of the distance to the solution, which only grows."""
+
+    def __init__(self, parameters: Sequence[nn.Parameter], rate: float, first: float):
+        super().__init__([{"params": list(parameters)}], dict(lr=rate, d=first, power=0.0, spent=0.0))
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        (group,) = self.param_groups
+        used = [p for p in group["params"] if p.grad is not None]
+        for p in used:
+            if "start" not in self.state[p]:
+                self.state[p]["start"], self.state[p]["sum"] = p.detach().clone(), torch.zeros_like(p)
+        square = _length([p.grad for p in used]) ** 2
+        if square == 0 and group["power"] == 0:
+            return  # no gradient yet, so no scale
+        weight = group["d"] * group["lr"]
+        before = 1 / math.sqrt(group["power"] or square)  # the scale of the first step is that of its gradient
+        group["power"] += square
+        group["spent"] += before * weight**2 * square
+        scale = 1 / math.sqrt(group["power"])
+        for p in used:
+            local(self.state[p]["sum"]).add_(local(p.grad), alpha=weight)
+            local(p).copy_(local(self.state[p]["start"]) - scale * local(self.state[p]["sum"]))
+        length = _length([self.state[p]["sum"] for p in used])
+        if length > 0:
+            group["d"] = max(group["d"], (scale * length**2 - group["spent"]) / (2 * length))
 
 
 def _length(tensors: Sequence[Tensor]) -> float:
