@@ -13,10 +13,11 @@ import numpy as np
 from torch import Tensor
 
 from beeline.core.rng import Rng
-from beeline.core.types import BeelineError, extra, nearest, require
+from beeline.core.types import extra, require
 from beeline.data import cells
 from beeline.data.codes import Array
 from beeline.data.dtypes import pandas
+from beeline.data.rules import holds
 from beeline.data.schema import Boolean, Category, Constant, Identifier, Moment, Number, Schema
 from beeline.data.tablepairs import bins, closest, columns_of, correlation, features, numbers_of, ordinal, variation
 from beeline.data.tableprivacy import Duplicates
@@ -303,7 +304,7 @@ class Violations:
     """The share of made rows that break a rule: bounds, whole numbers, levels, and conditions of one's own.
 
     P(a cell lies outside its schema, or a rule is false)
-    Assumes rules that pandas can evaluate, such as "capital_gain == 0 or capital_loss == 0".
+    Assumes rules of comparisons and arithmetic, such as "capital_gain == 0 or capital_loss == 0".
     Source: none.
 
     >>> import pandas as pd
@@ -330,13 +331,7 @@ class Violations:
                 wrong[at] |= ~full.isin(column.levels).to_numpy()
             wrong |= empty & (not column.missing and not isinstance(column, Constant))
         for rule in self.rules:
-            try:
-                wrong |= ~made.eval(rule).to_numpy(dtype=bool)
-            except Exception as error:
-                raise BeelineError(
-                    f"the rule {rule!r} cannot be evaluated ({error}); write a condition on columns, as in "
-                    f"'age >= 18': {nearest(rule.split()[0] if rule.split() else '', map(str, made.columns))}"
-                ) from None
+            wrong |= ~holds(rule, made)
         return float(wrong.mean())
 
 
