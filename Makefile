@@ -7,7 +7,7 @@ WORKERS ?= 2
 # one thread per process: small kernels slow down several-fold with two
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test check docs format
+.PHONY: demo test test-all check docs format
 .DEFAULT_GOAL := test
 
 $(READY): pyproject.toml constraints.txt
@@ -19,6 +19,9 @@ demo: $(READY)
 	$(BIN)/beeline demo --out demo
 
 test: $(READY)
+	$(BIN)/python -m pytest -q -n $(WORKERS) -m "not slow"
+
+test-all: $(READY)
 	$(BIN)/python -m pytest -q -n $(WORKERS)
 
 check: $(READY)

@@ -22,12 +22,12 @@ from beeline.bundle import load
 from beeline.core.declared import is_map
 from beeline.core.rng import Rng
 from beeline.core.types import BeelineError, Cond, require, take
+from beeline.files import read_plain
 from beeline.learn import checkpoint
 from beeline.learn.belts import first_bad
 from beeline.learn.heldout import HeldOut
 from beeline.learn.trainer import fit
 from beeline.run import Distilled, Run, prepare, prepare_distilled
-from beeline.rundir import read_plain
 
 STEPS, KILLED = 6, 5  # length of the trial, and the step in whose middle it is killed
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -171,6 +172,33 @@ def read_json(path: Path) -> Any:
         raise BeelineError(
             f"{path} is not whole JSON ({error}); it was cut or edited: restore it from a copy"
         ) from None
+
+
+def read_plain(path: Path) -> Any:
+    """The plain data of a YAML file; refused with its line when it is not YAML."""
+    try:
+        data = _named(yaml.safe_load(path.read_text(encoding="utf-8")))
+    except (yaml.YAMLError, ValueError, RecursionError, TypeError, AttributeError) as error:  # of dates, numbers, depth
+        where = getattr(getattr(error, "problem_mark", None), "line", None)
+        at = "" if where is None else f", line {where + 1}"
+        raise BeelineError(f"{path}{at} is not YAML; write one with 'beeline show digits --yaml' and edit it") from None
+    require(
+        isinstance(data, dict),
+        f"{path} holds {type(data).__name__}, not settings by name; see 'beeline show digits --yaml'",
+    )
+    return data
+
+
+def _named(data: Any, depth: int = 0) -> Any:
+    """Plain data with the name "null", which YAML reads as no value, given back."""
+    if depth > DEEPEST:
+        raise RecursionError
+    if isinstance(data, dict):
+        return {"null" if key is None else key: _named(value, depth + 1) for key, value in data.items()}
+    return [_named(value, depth + 1) for value in data] if isinstance(data, list) else data
+
+
+DEEPEST = 100  # levels of nesting that are read; far more than any setting has, far less than exhausts the stack
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> str:

@@ -25,7 +25,7 @@ from beeline.core.source import Source
 from beeline.core.types import BeelineError, require
 from beeline.data.modality import Modality
 from beeline.files import match, read_json, sha256
-from beeline.settings import component, construct, plain, prefixed
+from beeline.settings import component, construct, constructing, plain, prefixed
 from beeline.use.sampler import Sampler
 
 FORMAT = 2  # 1 has no hash of its own content
@@ -148,7 +148,9 @@ def agree(described: Manifest) -> None:
     """Refuse a modality whose data are of another size than the network takes."""
     if described.modality is None:
         return
-    shape, known = tuple(described.modality.shape), dict(described.modality.conditions)
+    with constructing("the modality", "modality"):
+        shape, known = tuple(described.modality.shape), dict(described.modality.conditions)
+        described.modality.decode(torch.zeros(1, *shape))  # what its entries must agree on shows in use
     backbone = described.field.get("backbone")
     if not isinstance(backbone, Mapping):
         return

@@ -35,6 +35,7 @@ from beeline.core.types import Batch, nearest, require, take
 from beeline.data.modality import DataSet
 from beeline.files import locked, sweep, write_text
 from beeline.journal import JsonLines
+from beeline.learn.distill import Distillation
 from beeline.learn.heads import check_objective, drawn_by
 from beeline.learn.heldout import HeldOut
 from beeline.learn.objective import FlowMatching, Objective
@@ -44,6 +45,7 @@ from beeline.learn.rows import settled
 from beeline.learn.track import Previews
 from beeline.learn.trainer import Training, fit
 from beeline.rundir import ready, unstarted
+from beeline.settings import construct
 from beeline.use.sampler import Sampler
 
 Log = Callable[[dict[str, Any]], None]
@@ -91,10 +93,10 @@ class Distilled:
     """
 
     teacher: str  # directory of a bundle, or hub:owner/name
-    method: Any  # a Distillation
+    method: Distillation
     training: Training = field(default_factory=Training)
     seed: int = 0
-    data: Any = None  # a data set; None is the teacher's own
+    data: DataSet | None = None  # None is the teacher's own
 
 
 FROM_DATA = {"shape", "size", "conditions", "groups", "rows"}
@@ -119,7 +121,7 @@ def build_network(run: Run, modality: Any, batch: Batch) -> nn.Module:
     given.update({k: v for k, v in offered.items() if k in known})
     objective: Any = run.objective
     with Rng(run.seed).fork("network").ambient():
-        backbone = cls(**given)
+        backbone = construct(cls, cls.__name__, given, "network")
     path, prediction = getattr(objective, "path", None), getattr(objective, "prediction", None)
     process = Process() if path is None else process_of(Flow(None, path))
     path = None if process.resizes else path  # a path through several sizes has no convention for networks
@@ -217,7 +219,8 @@ def prepare_distilled(run: Distilled, device: Device = AUTO) -> Prepared:
     rng = Rng(run.seed)
     objective = run.method.objective(teacher.flow)
     learned = of_training(teacher.flow)
-    few = dataclasses.replace(run.method, count=None) if hasattr(run.method, "count") else run.method
+    method: Any = run.method
+    few = dataclasses.replace(method, count=None) if hasattr(method, "count") else method
     unseen = few.data(teacher.flow, take(other, torch.arange(min(len(other.x1), HELDOUT_PAIRS))), rng.fork("unseen"))
     pairs = run.method.data(learned, batch, rng.fork("pairs"))
 

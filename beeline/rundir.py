@@ -5,11 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from beeline import config
 from beeline.core.types import BeelineError, require
-from beeline.files import LOCK, PART
+from beeline.files import LOCK, PART, read_plain
 from beeline.learn import checkpoint
 from beeline.learn.loop import FREE
 
@@ -49,21 +47,6 @@ def unstarted(out: Path) -> bool:
         and all(p.name in own or p.suffix == PART for p in out.iterdir())
         and not checkpoint.steps(out / "checkpoints")
     )
-
-
-def read_plain(path: Path) -> Any:
-    """The plain data of a YAML file; refused with its line when it is not YAML."""
-    try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:  # 2021-13-01 is a ValueError
-        where = getattr(getattr(error, "problem_mark", None), "line", None)
-        at = "" if where is None else f", line {where + 1}"
-        raise BeelineError(f"{path}{at} is not YAML; write one with 'beeline show digits --yaml' and edit it") from None
-    require(
-        isinstance(data, dict),
-        f"{path} holds {type(data).__name__}, not settings by name; see 'beeline show digits --yaml'",
-    )
-    return data
 
 
 def flat(data: Any, name: str = "") -> dict[str, Any]:

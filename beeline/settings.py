@@ -65,6 +65,8 @@ def check_names(given: Mapping[str, Any], known: Mapping[str, Setting], owner: s
 def fit(value: Any, slot: Setting, where: str, present: Any = None) -> Any:
     """A value as the setting ``slot`` wants it; ``present`` is what stands there now."""
     kinds = slot.kinds
+    if value is None and slot.default is None:
+        return None
     if present is not None and (full := name_of(present)) is not None:
         kinds = tuple(dict.fromkeys((*kinds, full.partition(".")[0])))
     return cast(value, slot.hint, kinds, where)
@@ -76,14 +78,16 @@ def free(value: Any, where: str, kinds: tuple[str, ...] = (), strict: bool = Fal
         if strict or kinds or "(" in value or "." in value:
             return component(value, kinds, where)
         return str(value)
+    if isinstance(value, Mapping) and "is" in value:
+        return component(value, kinds, where)
+    if kinds and isinstance(value, str):
+        return component(value, kinds, where)
+    if kinds and (value is None or isinstance(value, bool | int | float | list | tuple | Mapping)):
+        raise _unfit(value, None, kinds, where)
     if isinstance(value, Mapping):
-        if "is" in value:
-            return component(value, kinds, where)
         return {key: free(item, join(where, str(key)), (), strict) for key, item in value.items()}
     if isinstance(value, list):
         return [free(item, join(where, str(i)), (), strict) for i, item in enumerate(value)]
-    if kinds and isinstance(value, bool | int | float):
-        raise _unfit(value, None, kinds, where)
     return value
 
 

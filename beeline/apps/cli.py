@@ -27,6 +27,17 @@ app = typer.Typer(
     help="Rectified flow and flow matching: train, straighten, distil, sample and measure.",
 )
 
+
+def place(text: str) -> Path:
+    """A file or directory to write; an empty name would be the directory in which the command runs."""
+    if not text.strip() or "\0" in text:
+        raise typer.BadParameter(f"got {text!r}, which names nothing; give a file or a directory, or leave it out")
+    path = Path(text)
+    if path.resolve() == path.resolve().parent:
+        raise typer.BadParameter(f"got {text!r}, the root of all directories, which nothing is written over; name one")
+    return path
+
+
 Set = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="NAME=VALUE", help="Change one setting, as in --set training.steps=2000."),
@@ -38,7 +49,9 @@ Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
 
 @app.command(epilog="Example: beeline demo --out demo")
 def demo(
-    out: Annotated[Path, typer.Option(help="Directory for the three runs and the report.")] = Path("demo"),
+    out: Annotated[
+        Path, typer.Option(parser=place, metavar="PATH", help="Directory for the three runs and the report.")
+    ] = Path("demo"),
     quick: Annotated[bool, typer.Option(help="A few seconds of training: to see that everything works.")] = False,
     device: Dev = AUTO,
 ) -> None:
@@ -52,7 +65,9 @@ def demo(
 def train(
     recipe: Annotated[str, typer.Argument(help="Name of a recipe, a YAML file, or the directory of a run.")],
     set_: Set = None,
-    out: Annotated[Path | None, typer.Option(help="Directory of the run (default runs/RECIPE).")] = None,
+    out: Annotated[
+        Path | None, typer.Option(parser=place, metavar="PATH", help="Directory of the run (default runs/RECIPE).")
+    ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue the run in --out from its last checkpoint.")
     ] = False,
@@ -118,7 +133,10 @@ def ema(
     run: Annotated[Path, typer.Argument(help="Directory of a run with snapshots of power-function averages.")],
     length: Annotated[float, typer.Option(help="Length of the memory relative to the run, 0.01 to 0.28.")],
     at: Annotated[int | None, typer.Option(metavar="STEP", help="After this step; the last one by default.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Directory of the bundle (default RUN/averages/...).")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(parser=place, metavar="PATH", help="Directory of the bundle (default RUN/averages/...)."),
+    ] = None,
     json_: Json = False,
 ) -> None:
     """Make the average of a run for any length of memory, after training."""
@@ -134,7 +152,7 @@ def distill(
     method: Annotated[
         str, typer.Argument(help="A distillation, such as reflow or one-step ('beeline list distillations').")
     ],
-    out: Annotated[Path, typer.Option(help="Directory of the run.")],
+    out: Annotated[Path, typer.Option(parser=place, metavar="PATH", help="Directory of the run.")],
     set_: Set = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue the run in --out from its last checkpoint.")
@@ -155,7 +173,9 @@ def distill(
 @app.command(epilog="Example: beeline sample runs/digits -n 64 --cond label=3 --set sampler.steps=8 --out threes.png")
 def sample(
     bundle: Annotated[str, typer.Argument(help="Directory (or hub:owner/name) of a bundle.")],
-    out: Annotated[Path, typer.Option(help="File (.png, .npz, .npy, .csv) or directory to write.")],
+    out: Annotated[
+        Path, typer.Option(parser=place, metavar="PATH", help="File (.png, .npz, .npy, .csv) or directory to write.")
+    ],
     n: Annotated[int, typer.Option("-n", help="How many.")] = 64,
     cond: Annotated[str | None, typer.Option(help="Condition: NAME=VALUE, or a JSON or YAML file.")] = None,
     start: Annotated[Path | None, typer.Option(help="Data to carry over, of a flow between two data sets.")] = None,
@@ -179,14 +199,18 @@ def tune(
     ] = None,
     noises: Annotated[int, typer.Option(help="Noises to fit on.")] = 512,
     seed: Seed = 0,
-    out: Annotated[Path | None, typer.Option(help="Directory of a new bundle (default: change this one).")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(parser=place, metavar="PATH", help="Directory of a new bundle (default: change this one)."),
+    ] = None,
     device: Dev = AUTO,
     json_: Json = False,
 ) -> None:
     """Fit the steps and weights of a solver to a flow, and store them in its bundle."""
-    from beeline.apps import doors, tuning
+    from beeline.apps import tuning
+    from beeline.apps.conditions import condition
 
-    say(tuning.tune(bundle, evaluations, doors.condition(cond), noises, seed, out, device=device), json_)
+    say(tuning.tune(bundle, evaluations, condition(cond), noises, seed, out, device=device), json_)
 
 
 @app.command(epilog="Example: beeline evaluate runs/digits digits -n 500")

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -30,12 +31,12 @@ def progress(title: str, steps: int, quiet: bool = False) -> Iterator[Any]:
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=console, refresh_per_second=4) as bar:
-        task = bar.add_task(title, total=steps, note="")
+        task = bar.add_task(escape(title), total=steps, note="")
 
         def log(entry: Mapping[str, Any]) -> None:
             if "steps" in entry:  # the run has become shorter
                 bar.update(task, completed=int(entry["step"]), total=int(entry["steps"]))
-                bar.console.print(entry["note"])
+                bar.console.print(entry["note"], markup=False)
             if "loss" not in entry:
                 return
             note = f"loss {float(entry['loss']):.4f}  {float(entry['samples_per_second']):,.0f} samples/s"
@@ -46,11 +47,11 @@ def progress(title: str, steps: int, quiet: bool = False) -> Iterator[Any]:
 
 def table(rows: Sequence[Mapping[str, Any]], title: str | None = None) -> Table:
     """Rows of plain data as a table; the columns are the keys of the first row."""
-    made = Table(title=title, title_justify="left", header_style="bold")
+    made = Table(title=None if title is None else escape(title), title_justify="left", header_style="bold")
     names = list(rows[0]) if rows else []
     for name in names:
         numeric = all(isinstance(r.get(name), int | float) for r in rows)
-        made.add_column(str(name), justify="right" if numeric else "left", overflow="fold")
+        made.add_column(escape(str(name)), justify="right" if numeric else "left", overflow="fold")
     for row in rows:
         made.add_row(*(cell(row.get(name)) for name in names))
     return made
@@ -61,4 +62,4 @@ def cell(value: Any) -> str:
         return ""
     if isinstance(value, float):
         return f"{value:.4g}"
-    return str(value)
+    return escape(str(value))

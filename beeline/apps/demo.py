@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from rich.markup import escape
 
 from beeline import config
 from beeline.apps import doors
@@ -52,7 +54,7 @@ def demo(out: Path, *, quick: bool = False, device: Device = AUTO) -> None:
         with timed("measure", spent):
             models = report_demo(out, bundles, n=200 if quick else 1000, counts=(1, 4, 32) if quick else COUNTS)
         write_json(out / "figures.json", {"seconds": spent, "models": models})
-    console.print(f"\n[bold]open {out / 'report.html'}[/bold]   ({sum(spent.values()):.0f} s in all)")
+    console.print(f"\n[bold]open {escape(str(out / 'report.html'))}[/bold]   ({sum(spent.values()):.0f} s in all)")
 
 
 def plans(out: Path, quick: bool) -> dict[str, Any]:
@@ -79,7 +81,10 @@ def stage(name: str, run: Any, out: Path, device: Device = AUTO) -> Bundle:
         console.print(f"{name}: already there")
         return load(out, device=device)
     resume = (out / "checkpoints").is_dir() and any((out / "checkpoints").iterdir())
-    with doors.stoppable(f"beeline demo --out {out.parent}"), progress(name, run.training.steps) as log:
+    with (
+        doors.stoppable(shlex.join(["beeline", "demo", "--out", str(out.parent)])),
+        progress(name, run.training.steps) as log,
+    ):
         return train(run, out, resume=resume, device=device, log=log)
 
 

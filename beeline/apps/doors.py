@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -11,21 +12,23 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
+from rich.markup import escape
 
 from beeline import catalogue, config, pages
 from beeline.apps import tuning
+from beeline.apps.conditions import condition
 from beeline.apps.console import cell, console, progress, table
 from beeline.averaging import export_averages
 from beeline.bundle import Bundle, load
 from beeline.core.modes import AUTO, Device
 from beeline.core.rng import Rng
 from beeline.core.types import BeelineError, nearest, require
+from beeline.files import read_plain
 from beeline.learn.belts import Interrupted
 from beeline.learn.track import several
 from beeline.run import Distilled, Run, to_yaml
 from beeline.run import train as work
-from beeline.rundir import flat, read_plain, ready
+from beeline.rundir import flat, ready
 from beeline.scores import compare, figure, span
 
 
@@ -44,7 +47,10 @@ def recipe(name: str, pairs: Sequence[str] = ()) -> Any:
     path = Path(name)
     if path.suffix in (".yaml", ".yml") or (path / "run.yaml").is_file():
         file = path / "run.yaml" if path.is_dir() else path
-        require(file.is_file(), f"there is no file {file}; write one with 'beeline show digits --yaml > {file}'")
+        require(
+            file.is_file(),
+            f"there is no file {file}; write one with 'beeline show digits --yaml > {shlex.quote(str(file))}'",
+        )
         run = config.build(read_plain(file))
         require(isinstance(run, Run | Distilled), f"{file} describes a {type(run).__name__}, not a run")
     else:
@@ -105,7 +111,8 @@ def train(
     first = parallel is None or parallel.rank == 0
     if first and not quiet and not resume and hasattr(getattr(run, "data", None), "show"):
         print(run.data.show(), file=sys.stderr)  # what the columns of a table are taken for, before any work
-    with stoppable(f"beeline train {out} --resume"), progress(out.name, run.training.steps, quiet or not first) as log:
+    again = shlex.join(["beeline", "train", str(out), "--resume"])
+    with stoppable(again), progress(out.name, run.training.steps, quiet or not first) as log:
         both = log if track is None else several(log, track)
         bundle = work(run, out, resume=resume, fork=fork, device=device, parallel=parallel, log=both)
     if first:
@@ -124,42 +131,6 @@ def stoppable(again: str) -> Iterator[None]:
     except Interrupted as stop:
         print(f"stopped after step {stop.step}, everything is saved; go on with: {again}", file=sys.stderr)
         raise
-
-
-def condition(text: str | None) -> Any:
-    """A condition from the command line: NAME=VALUE[,NAME=VALUE], a bare value, or a JSON or YAML file."""
-    if text is None:
-        return None
-    if Path(text).suffix in (".json", ".yaml", ".yml"):
-        require(Path(text).is_file(), f"there is no file {text}; give a file of conditions, or NAME=VALUE")
-        return read_plain(Path(text))
-    try:
-        if "=" in text and not text.lstrip().startswith("{"):
-            pairs = [part.partition("=") for part in _split(text)]
-            return {name.strip(): _answer(value) for name, _, value in pairs}
-        return _answer(text)
-    except (yaml.YAMLError, ValueError, TypeError, RecursionError):
-        raise BeelineError(f"--cond got {text!r}, which cannot be read; give NAME=VALUE, for example label=3") from None
-
-
-def _answer(text: str) -> Any:
-    """A value as text, which the kind of its column or label reads: NO is a country, 01034 a code.
-
-    Text in brackets or quotes is YAML, and null is no value.
-    """
-    text = text.strip()
-    return yaml.safe_load(text) if text[:1] in ("[", "{", "'", '"') or text in ("null", "~") else text
-
-
-def _split(text: str) -> list[str]:
-    """Parts at commas outside brackets."""
-    parts, depth, start = [], 0, 0
-    for i, sign in enumerate(text):
-        depth += (sign in "[{(") - (sign in "]})")
-        if sign == "," and depth == 0:
-            parts.append(text[start:i])
-            start = i + 1
-    return [*parts, text[start:]]
 
 
 def sampler_of(bundle: Bundle, pairs: Sequence[str]) -> Any:
@@ -260,6 +231,8 @@ def evaluate(
 
     bundles = {_label(name, names): load(name, device=device) for name in names}
     source = data_set(data, next(iter(bundles.values())))
+    for label, bundle in bundles.items():
+        comparable(source, bundle, label)
     reports = {
         label: measured(bundle, source, n, Rng(seed), sampler=sampler_of(bundle, pairs), name=label)
         for label, bundle in bundles.items()
@@ -272,6 +245,16 @@ def evaluate(
         return
     for report in reports.values():
         console.print(report.table())
+
+
+def comparable(source: Any, bundle: Bundle, label: str) -> None:
+    """Refuse data that a bundle does not make, before any work."""
+    ours, theirs = type(bundle.modality).__name__, type(source.modality()).__name__
+    require(
+        ours == theirs,
+        f"{label} makes data of the kind {ours}, but {type(source).__name__} holds {theirs}; what is unlike cannot be "
+        "measured: name data of the same kind",
+    )
 
 
 def side_by_side(rows: Sequence[dict[str, Any]]) -> Any:
@@ -329,7 +312,7 @@ def show(name: str, as_yaml: bool, pairs: Sequence[str], as_json: bool) -> None:
             print(json.dumps(config.describe(run), indent=2))
             return
         page = pages.explain(kind, short)
-        console.print(f"[bold]{short}[/bold]  {page.sentence}")
+        console.print(f"[bold]{short}[/bold]  {escape(page.sentence)}")
         rows = [{"setting": key, "value": str(value)} for key, value in flat(config.describe(run)).items()]
         console.print(table(rows))
         return
@@ -338,7 +321,7 @@ def show(name: str, as_yaml: bool, pairs: Sequence[str], as_json: bool) -> None:
     if as_json:
         print(json.dumps(dataclasses.asdict(page), indent=2))
         return
-    console.print(f"[bold]{page.name}[/bold]  ({kind})\n{page.sentence}\n")
+    console.print(f"[bold]{page.name}[/bold]  ({kind})\n{escape(page.sentence)}\n")
     for part in (page.formula, page.assumes, page.source, page.example):
         if part:
             console.print(part + "\n", markup=False)

@@ -210,11 +210,11 @@ def _label(value: Any, classes: int, names: Sequence[str]) -> int:
     )
     if isinstance(value, str):
         require(
-            value.strip().isdigit(),
+            value.isascii() and value.strip().isdigit() and len(value) <= 18,
             f"there is no class {value!r}; {nearest(value, names) if names else f'give a number 0 .. {classes - 1}'}",
         )
         value = int(value)
-    whole = isinstance(value, int | float | np.integer) and not isinstance(value, bool) and value == int(value)
+    whole = isinstance(value, int | float | np.integer) and not isinstance(value, bool) and value % 1 == 0
     require(
         whole and 0 <= value < classes,
         f"the label {value!r} is outside its range; labels here are 0 .. {classes - 1}"

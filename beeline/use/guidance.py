@@ -87,11 +87,18 @@ class Weak:
     Assumes that the other field was learned on the same data and path.
     Source: Karras et al. 2024, "Guiding a Diffusion Model with a Bad Version of Itself" (arXiv 2406.02507).
 
-    >>> Weak("other")("field", None)
-    ('other', None)
+    >>> Weak(torch.sin)("field", None)[0] is torch.sin
+    True
     """
 
     field: Any  # a VelocityField
+
+    def __post_init__(self) -> None:
+        require(
+            callable(self.field),
+            f"Weak got {str(self.field)[:80]!r}, which is no field; a text cannot name one: give it in Python, "
+            "as in Weak(load('runs/small').flow.field)",
+        )
 
     def __call__(self, field: Any, cond: Cond) -> tuple[Any, Cond]:
         return self.field, cond

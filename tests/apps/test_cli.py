@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shlex
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -209,3 +211,77 @@ def test_a_fault_of_ours_is_one_line_that_names_a_file(
     text = log.read_text()
     log.unlink()
     assert text.startswith("beeline list solvers\n") and "Traceback" in text and "in broken" in text
+
+
+def test_where_nothing_is_written(moons: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for out in ("", " ", "/"):
+        assert "'--out': got" in refused(capsys, "train", "two-moons", "--out", out)
+        assert "'--out': got" in refused(capsys, "sample", str(moons), "--cond", "label=0", "--out", out)
+
+
+@pytest.mark.parametrize(
+    ("cond", "words"),
+    [
+        ("label=.nan", "no class '.nan'"),
+        ("label=.inf", "no class '.inf'"),
+        ("label=1.5", "no class '1.5'"),
+        ("label=1099511627776", "the label 1099511627776 is outside"),
+        ("label=1" + "0" * 400, "no class '100000"),
+        ("label=[.nan]", "1 labels were given for 64"),
+        ("label=1" + "0" * 5000, "no class '100000"),
+        ("label=0,label=1", "two values of 'label'"),
+        ("label=", "is no condition"),
+        ("label=²", "there is no class '²'"),
+        ("[" * 2000, "which cannot be read"),
+    ],
+)
+def test_conditions_that_are_none(cond: str, words: str, moons: Path, tmp_path: Path,
+                                  capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
+    assert words in refused(capsys, "sample", str(moons), "--cond", cond, "--out", str(tmp_path / "x.npy"))
+    assert not list(tmp_path.iterdir())
+
+
+def test_names_with_brackets_and_spaces(
+    moons: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Markup of the terminal in a name is a name, and a printed command can be typed again."""
+    from beeline.apps import doors
+    from beeline.learn.belts import Interrupted
+
+    place = tmp_path / "my [/b] runs"
+    shutil.copytree(moons, place)
+    assert run(["evaluate", str(place), "-n", "20"]) == 0 and run(["compare", str(place), str(moons), "-n", "20"]) == 0
+
+    def stopped(*given: object, **named: object) -> None:
+        raise Interrupted("stopped", 3)
+
+    monkeypatch.setattr(doors, "work", stopped)
+    capsys.readouterr()
+    assert run(["train", str(place), "--resume"]) in (2, 130)
+    said = capsys.readouterr().err
+    words = shlex.split(next(part for part in said.splitlines() if "go on with: " in part).partition("go on with: ")[2])
+    assert words == ["beeline", "train", str(place), "--resume"]
+
+
+def test_a_network_that_needs_another(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    out = str(tmp_path / "run")
+    error = refused(capsys, "train", "ring", "--set", "network=Potential", "--out", out)
+    assert "Potential lacks network" in error
+    assert "network.width: got" in refused(capsys, "train", "two-moons", "--set", "network.width=[1]", "--out", out)
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_is_unlike_is_not_measured(moons: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "holds Image" in refused(capsys, "evaluate", str(moons), "digits")
+    for data in ("3", "none", "true"):
+        assert "give one of the data" in refused(capsys, "evaluate", str(moons), data)
+    guide = "sampler.guidance=Guide(Weak(runs/x), Extrapolate(2))"
+    words = ("sample", str(moons), "--cond", "label=0", "--out", "x.npy", "--set")
+    assert "Weak got 'runs/x', which is no field" in refused(capsys, *words, guide)
+
+
+def test_a_yaml_key_null(tmp_path: Path) -> None:
+    from beeline.files import read_plain
+
+    (tmp_path / "a.yaml").write_text("drop: {is: drops.Drop, null: 10}\nnull: 3\n")
+    assert read_plain(tmp_path / "a.yaml") == {"drop": {"is": "drops.Drop", "null": 10}, "null": 3}

@@ -1,0 +1,82 @@
+"""No mistake ends in a traceback, a hang, nonsense that is accepted, or something left on disk.
+
+Some of each kind in the usual tests; all of them under the mark ``slow`` (make test-all).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import beeline as bl
+from beeline.bundle import Bundle
+from beeline.data.points import Points, PointSet
+from beeline.nets.small import MLP
+from beeline.recipes.points import two_moons
+from tests.mistakes import cases
+from tests.mistakes.harness import Case, faults, judge
+
+QUICK = 15  # of every kind in the usual tests
+FULL = 4000  # of every kind in all tests; there are more at the settings
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small flow of labelled points."""
+    raw = PointSet(np.random.default_rng(0).normal(2.0, 3.0, (50, 2)), labels=np.arange(50) % 2)
+    with bl.Rng(0).ambient():
+        net = bl.Network(MLP(2, width=8, depth=1, conditions={"label": {"classes": 2}})).eval()
+    lineage = {"made_by": "train", "data": {"is": "data.LawData", "law": {"is": "laws.TwoMoons"}, "n": 100}, "seed": 0}
+    made = Bundle(bl.Flow(net), bl.Sampler(2), Points().fit(raw), lineage, null=2)
+    return made.save(tmp_path_factory.mktemp("mistakes") / "flow")
+
+
+def small_run() -> object:
+    run = two_moons()
+    data = dataclasses.replace(run.data, n=300, kept=100)
+    return dataclasses.replace(run, data=data, training=dataclasses.replace(run.training, steps=2))
+
+
+KINDS = {
+    "settings": lambda bundle: cases.settings(),
+    "networks": lambda bundle: cases.networks(),
+    "flow.json": lambda bundle: cases.flows(bundle, signed=True),
+    "flow.json without its hash": lambda bundle: cases.flows(bundle, signed=False),
+    "run.yaml": lambda bundle: cases.runs(small_run()),
+    "files": lambda bundle: cases.texts(),
+    "commands": lambda bundle: cases.commands(bundle),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_some_mistakes(kind: str, bundle: Path, tmp_path: Path) -> None:
+    found = faults(cases.slice_of(KINDS[kind](bundle), QUICK, seed=1), tmp_path)
+    assert not found, "\n".join(found)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_all_mistakes(kind: str, bundle: Path, tmp_path: Path) -> None:
+    found = faults(cases.slice_of(KINDS[kind](bundle), FULL, seed=2), tmp_path)
+    assert not found, "\n".join(found)
+
+
+def test_there_are_thousands(bundle: Path) -> None:
+    """At least 5,000, and the same ones every time."""
+    tried = [[c.name for c in cases.slice_of(kind(bundle), FULL, seed=2)] for kind in KINDS.values()]
+    assert sum(map(len, tried)) >= 5000
+    assert tried == [[c.name for c in cases.slice_of(kind(bundle), FULL, seed=2)] for kind in KINDS.values()]
+
+
+def test_the_judge_sees_what_it_looks_for(tmp_path: Path) -> None:
+    """Tracebacks, acceptance, files that are left, exit codes and hangs are each found."""
+    right = Case("right", ("show", "no-such-thing"))
+    assert judge(right, tmp_path / "a") is None
+    assert judge(Case("accepted", ("list", "solvers")), tmp_path / "b") == "was accepted"
+    assert judge(Case("sense", ("list", "solvers"), nonsense=False), tmp_path / "c") is None
+    assert "took more than" in str(judge(Case("late", ("show", "digits"), prepare=None), tmp_path / "d", 1e-4))
+    left = Case("left", ("show", "digits", "--json", "--out", "x"))
+    assert judge(left, tmp_path / "e") is None
