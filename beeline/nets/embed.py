@@ -240,6 +240,9 @@ class Embedding(nn.Module):
         scale: float = 1000.0,
     ):
         super().__init__()
+        require(
+            frames >= 0, f"got frames={frames}; it counts frames with a time of their own: give 0 for none, or more"
+        )
         self.time = TimeEmbedding(width, span, frames, count, scale)
         self.cond = ConditionEmbedding(width, conditions)
 

@@ -16,7 +16,7 @@ import yaml
 
 from beeline import config, manifest
 from beeline.catalogue import CATALOGUE
-from beeline.run import flat
+from beeline.rundir import flat
 from tests.mistakes.harness import Case
 
 # texts that no setting takes, whatever its type, unless it holds text
