@@ -199,7 +199,7 @@ def existing(path: str) -> Path:
 
 
 def _label(value: Any, classes: int, names: Sequence[str]) -> int:
-    if isinstance(value, float | np.integer) and value == int(value):
+    if isinstance(value, float | np.integer) and value % 1 == 0:
         value = int(value)
     if str(value) in names:  # labels that are values, such as 1 .. 10, are named by their value
         return list(names).index(str(value))
