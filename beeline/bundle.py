@@ -55,7 +55,7 @@ class Bundle:
         its own (default 0 .. n-1 under ``seed``): the same seed gives the same sample in any batch.
         """
         require(isinstance(n, int) and n >= 1, f"n={n!r} samples were asked for; give a whole number from 1")
-        keys = list(range(n)) if seeds is None else [int(s) for s in seeds]
+        keys = list(range(n)) if seeds is None else [Rng(s).seed for s in seeds]  # whole numbers
         require(len(keys) == n, f"{len(keys)} seeds were given for {n} samples; give one seed per sample")
         x0 = self.start(keys, seed)
         how = (sampler or self.sampler).seeded(keys, seed)

@@ -212,3 +212,15 @@ def test_the_hub_is_asked_by_its_prefix_alone(tmp_path: Path, monkeypatch: pytes
         load("hub:owner/name@v2", revision="v1")
     with pytest.raises(ValueError, match="only the hub has revisions"):
         load(tmp_path, revision="v1")
+
+
+@pytest.mark.parametrize("seed", [1.5, 2.0, "3", None, float("nan")])
+def test_a_seed_is_a_whole_number(seed: object, bundle: Bundle) -> None:
+    """1.5 would be the sample of 1 without a word."""
+    with pytest.raises(ValueError, match="not a whole number; give one"):
+        bundle.sample(2, cond=1, seeds=[0, seed])  # type: ignore[list-item]
+    with pytest.raises(ValueError, match="not a whole number; give one"):
+        bundle.sample(2, cond=1, seed=seed)  # type: ignore[arg-type]
+    assert np.array_equal(
+        bundle.sample(2, cond=1, seeds=[np.int64(4), 5]).values, bundle.sample(2, cond=1, seeds=[4, 5]).values
+    )

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from beeline.core.rng import Rng
-from beeline.data.infer import pandas
+from beeline.data.dtypes import pandas
 from beeline.data.schema import Identifier, Schema
 from beeline.data.tablepairs import closest, features
 
