@@ -60,7 +60,10 @@ class Bundle:
         x0 = self.start(keys, seed)
         how = (sampler or self.sampler).seeded(keys, seed)
         made = self.draw(x0, self.condition(cond, n), sampler=how, batch_size=batch_size, watch=watch)
-        return made if self.modality is None else self.modality.decode(made)
+        if self.modality is None:
+            return made
+        raw = self.modality.decode(made)
+        return raw if cond is None else self.modality.with_condition(raw, cond)
 
     def translate(
         self,

@@ -197,7 +197,8 @@ class TabularFlow(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         require(isinstance(n, int | np.integer) and n >= 1, f"n={n!r} rows were asked for; give a whole number from 1")
         rng = self._rng(random_state)
         cond = None if conditions is None else self._condition(conditions, int(n), rng.fork("condition"))
-        return self.table_.decode(self._draw(int(n), cond, rng.fork("sample"), evaluations))
+        made = self.table_.decode(self._draw(int(n), cond, rng.fork("sample"), evaluations))
+        return made if conditions is None else self.table_.with_condition(made, conditions)
 
     def sample_to(self, path: str | Path, n: int, *, random_state: int | None = None) -> int:
         """Write ``n`` made rows to a Parquet or CSV file, a block at a time: the memory does not grow with ``n``."""

@@ -116,6 +116,7 @@ UNLISTED = {
     "beeline.data.codes:Standard": "what a table learned of one column; stored by the table",
     "beeline.data.codes:Code": "what a table learned of one column; stored by the table",
     "beeline.data.tablemetrics": "figures of tables, with the rows they compare; given by Table.metrics()",
+    "beeline.data.tableprivacy": "figures of tables that need held-out rows",
     "beeline.data.table:Lots": "how the engine reads a table",
     "beeline.data.tablefile:StreamLots": "how the engine reads a table larger than memory",
     "beeline.learn.early:Patience": "an argument of fit_patiently",

@@ -231,6 +231,16 @@ def write(column: Column, code: Code, state: Array, numbers: Array) -> Any:
     return _numeric(column, cells, empty)
 
 
+def exact(column: Column, code: Code, given: Any) -> Any:
+    """Given cells in the user's own form: the values themselves, not those that coordinates give back."""
+    if not isinstance(column, Number | Moment):
+        return write(column, code, place(column, code, given)[0], np.zeros(0))
+    full, empty = full_cells(column, given)
+    numbers = np.zeros(len(given))
+    numbers[~empty] = plain(column, full)
+    return write(column, Code((GIVEN, EMPTY), Standard(0.0, 1.0)), empty.astype(np.int64), numbers)
+
+
 def _shown(column: Number, value: float) -> str:
     """A number as the cells of text write it."""
     if column.decimals is None:

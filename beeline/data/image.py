@@ -15,7 +15,16 @@ from torch import Tensor
 
 from beeline.core.rng import Rng
 from beeline.core.types import Batch, BeelineError, Cond, require
-from beeline.data.modality import Array, check_labels, class_indices, classes_of, label_condition, label_conditions
+from beeline.data.modality import (
+    Array,
+    check_labels,
+    class_indices,
+    classes_of,
+    label_condition,
+    label_conditions,
+    labels_of,
+    numeric,
+)
 from beeline.files import replacing
 
 
@@ -122,6 +131,10 @@ class Image:
     def condition(self, value: Any, n: int) -> Cond:
         """{"label": 3}, 3, a class name, one of these per sample, or None for the null label."""
         return label_condition(value, n, self.classes, self.names)
+
+    def with_condition(self, raw: Images, value: Any) -> Images:
+        labels = labels_of(value, len(raw), self.classes, self.names)
+        return Images(raw.pixels, labels, () if labels is None or numeric(self.names) else self.names)
 
     def preview(self, raw: Images, columns: int | None = None, most: int = 64) -> bytes:
         """A PNG grid of the first ``most`` images, small ones enlarged."""

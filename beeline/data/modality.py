@@ -46,6 +46,10 @@ class Modality(Protocol):
         """A user's condition as tensors for a batch of ``n``."""
         ...
 
+    def with_condition(self, raw: Any, value: Any) -> Any:
+        """Drawn data with what the condition ``value`` says of them: given cells exactly, labels beside pictures."""
+        ...
+
     def preview(self, raw: Any) -> bytes: ...
 
     def metrics(self) -> Sequence[Any]: ...
@@ -100,6 +104,20 @@ def label_condition(value: Any, n: int, classes: int, names: Sequence[str] = ())
     return {"label": torch.full((n,), _label(value, classes, names))}
 
 
+def labels_of(value: Any, n: int, classes: int, names: Sequence[str]) -> Array | None:
+    """The labels [n] that a condition asks for, in the form of the data: values where labels are values."""
+    cond = label_condition(value, n, classes, names)
+    index = None if cond is None else cond["label"].numpy()  # type: ignore[index, call-overload, union-attr]
+    if index is None or bool((index == classes).any()):  # the null label says nothing
+        return None
+    return np.array([int(names[k]) for k in index]) if names and numeric(names) else np.asarray(index)
+
+
+def numeric(names: Sequence[str]) -> bool:
+    """Whether the names of classes are whole numbers: labels that are values."""
+    return all(name.lstrip("-").isdigit() for name in names)
+
+
 def check_labels(labels: Any, rows: int, classes: int | None, where: str, first: int = 0) -> Array:
     """Labels as int64 [rows], or a refusal that names ``where`` they came from, and the row counted from ``first``."""
     got = np.asarray(labels)
@@ -152,7 +170,7 @@ def class_indices(labels: Any, rows: int, own: Sequence[str], classes: int, name
     got = check_labels(labels, rows, None if names and not own else classes, "labels")
     if own or not names:
         return got
-    if not all(name.lstrip("-").isdigit() for name in names):
+    if not numeric(names):
         return check_labels(got, rows, classes, "labels")
     values = np.array([int(name) for name in names])
     refuse_unseen(got, values, "labels")
@@ -204,7 +222,7 @@ def _label(value: Any, classes: int, names: Sequence[str]) -> int:
     if str(value) in names:  # labels that are values, such as 1 .. 10, are named by their value
         return list(names).index(str(value))
     require(
-        not (names and all(name.lstrip("-").isdigit() for name in names)),
+        not (names and numeric(names)),
         f"the label {value!r} is outside its range; labels here are {', '.join(names[:20])}: give one of them, or None "
         "for no condition",
     )

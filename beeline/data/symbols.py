@@ -74,6 +74,9 @@ class Symbols:
         require(value is None, f"the condition {value!r} was given, but sequences have no labels here; leave it out")
         return None
 
+    def with_condition(self, raw: Sequence[str], value: Any) -> Sequence[str]:
+        return raw
+
     def preview(self, raw: Sequence[str], most: int = 64) -> bytes:
         """An HTML list of the first texts, in letters of one width."""
         lines = "\n".join(html.escape(text) for text in raw[:most])

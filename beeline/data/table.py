@@ -193,6 +193,46 @@ class Table:
 
         In a mapping, None means an empty cell; in a data frame, an empty cell means one that is not known.
         """
+        frame, known = self._filled(*self._asked(value, n))
+        cells = self.cells(frame, known)
+        if len(frame) == 1 < n:
+            cells, known = cells.take(torch.zeros(n, dtype=torch.int64)), known.iloc[[0] * n]
+        mask = torch.from_numpy(known[list(self.coded)].to_numpy(dtype=np.float32, copy=True))
+        wide = mask.repeat_interleave(torch.tensor([code.width for code in self.coded.values()]), 1)
+        return {"known": cells.paint(rng or Rng(0).fork("condition")) * wide, "mask": mask}
+
+    def with_condition(self, raw: Raw, value: Any) -> Raw:
+        """The rows with the cells that a condition gives, exactly as given, in the types of their columns."""
+        made = named(raw).copy()
+        frame, known = self._filled(*self._asked(value, len(raw)))
+        for name, code in self.coded.items():
+            use = known[name].to_numpy()
+            if use.any():
+                self._put(made, name, kinds.exact(self.columns[name], code, frame[name][use]), use)
+        for name, (other, pairs) in self.twins.items():
+            if known[other].any():
+                self._put(made, name, kinds.follow(self.columns[name], made[other], pairs), np.ones(len(made), bool))
+        return self._labelled(made[list(self.columns.names)])
+
+    @staticmethod
+    def _put(rows: Raw, name: str, cells: Any, use: np.ndarray[Any, Any]) -> None:
+        """Put cells where ``use`` is true: one for all rows, or one for each of these."""
+        if len(use) == 1 < len(rows):
+            cells, use = cells.repeat(len(rows)), np.ones(len(rows), dtype=bool)
+        if use.all():
+            rows[name] = cells.set_axis(rows.index)
+            return
+        dtype = rows[name].dtype
+        mixed = rows[name].astype(object)
+        mixed[use] = cells.astype(object).to_numpy()
+        rows[name] = mixed.astype(dtype if cells.notna().all() or cells.dtype == dtype else cells.dtype)
+
+    def null(self, null: Any, n: int) -> Cond:
+        """The condition that knows nothing."""
+        return {"known": torch.zeros(n, *self.shape), "mask": torch.zeros(n, len(self.coded))}
+
+    def _asked(self, value: Any, n: int) -> tuple[Raw, Raw]:
+        """The columns that a condition names, and which of their cells are known: one row for all, or n rows."""
         pd = pandas()
         if isinstance(value, pd.DataFrame):
             frame, known = named(value).reset_index(drop=True), None
@@ -214,18 +254,7 @@ class Table:
                 str(name) in self.codes,
                 f"a condition names the column {str(name)!r}, which is unknown; {nearest(str(name), self.codes)}",
             )
-        known = frame.notna() if known is None else known
-        frame, known = self._filled(frame, known)
-        cells = self.cells(frame, known)
-        if len(frame) == 1 < n:
-            cells, known = cells.take(torch.zeros(n, dtype=torch.int64)), known.iloc[[0] * n]
-        mask = torch.from_numpy(known[list(self.coded)].to_numpy(dtype=np.float32, copy=True))
-        wide = mask.repeat_interleave(torch.tensor([code.width for code in self.coded.values()]), 1)
-        return {"known": cells.paint(rng or Rng(0).fork("condition")) * wide, "mask": mask}
-
-    def null(self, null: Any, n: int) -> Cond:
-        """The condition that knows nothing."""
-        return {"known": torch.zeros(n, *self.shape), "mask": torch.zeros(n, len(self.coded))}
+        return frame, frame.notna() if known is None else known
 
     def _filled(self, frame: Raw, known: Raw) -> tuple[Raw, Raw]:
         """All coded columns, what twins tell about each other included."""

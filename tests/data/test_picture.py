@@ -147,3 +147,14 @@ def test_labels_are_values(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", x_train=pixels, y_train=raw.labels, x_test=pixels[:1], y_test=np.array([0]))
     with pytest.raises(bl.BeelineError, match="labels of the test part, row 0: the label is 0, which the training"):
         ImageFile(tmp_path / "a.npz").load()
+
+
+def test_labels_that_were_asked_for_stand_beside_the_pictures() -> None:
+    pixels = np.zeros((4, 2, 2, 1), np.uint8)
+    named = Image().fit(Images(pixels, np.array([0, 1, 0, 1]), ("cat", "dog")))
+    made = named.with_condition(Images(pixels[:2]), {"label": "dog"})
+    assert made.labels is not None and made.labels.tolist() == [1, 1] and made.names == ("cat", "dog")
+    valued = Image().fit(Images(pixels, np.array([1, 2, 1, 10])))
+    made = valued.with_condition(Images(pixels[:3]), [10, 1, 2])
+    assert made.labels is not None and made.labels.tolist() == [10, 1, 2]
+    assert named.with_condition(Images(pixels[:2]), None).labels is None
