@@ -31,7 +31,7 @@ check: $(READY)
 	$(MAKE) test
 
 docs: $(READY)
-	$(BIN)/python docs/generate.py
+	PYTHONPATH=. $(BIN)/python docs/generate.py
 
 format: $(READY)
 	$(BIN)/ruff format .

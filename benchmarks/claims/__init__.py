@@ -1,8 +1,9 @@
-"""Headline claims of the methods, measured again on small exact or real problems with fixed seeds.
+"""Headline claims of the methods, measured again on small exact or real problems.
 
-One file ``cID.py`` per method with ``METHOD`` (its name) and ``measure(rng)``, which gives one finding or a list of
-them: ``{"compares", "baseline", "figure", "better"}``.  A claim that does not hold at this size is a finding and
-stays in the table.
+One file ``cID.py`` per method with ``METHOD`` (its name), ``CLAIM`` (what is claimed, in words) and ``measure(rng)``,
+which gives the findings of one seed: a baseline, the figure with the method, and a trivial control.  ``SEEDS`` says
+how many seeds the file needs where it is more than the default, ``SLOW`` why it takes more than two minutes.  The
+verdict over all seeds is that of ``verdict.py``.  A claim that does not hold at this size stays in the table.
 """
 
 from __future__ import annotations
@@ -10,37 +11,77 @@ from __future__ import annotations
 import importlib
 import pkgutil
 import time
+from collections.abc import Callable, Sequence
+from statistics import fmean, stdev
 from typing import Any
 
 from beeline import Rng
 from beeline.core.types import nearest, require
+from benchmarks.claims.verdict import Finding, judge
+
+SEEDS = 5  # Student's quantile is 2.8 standard errors with five seeds, 4.3 with three
+FEWEST = 3
+LONGEST = 120.0  # seconds for all seeds of one id on one core
 
 
 def ids() -> list[str]:
     """The ids of all methods that have a claim file."""
-    return sorted(m.name[1:] for m in pkgutil.iter_modules(__path__) if m.name.startswith("c"))
+    return sorted(m.name[1:] for m in pkgutil.iter_modules(__path__) if m.name[0] == "c" and m.name[1:].isdigit())
 
 
-def run(method: str) -> list[dict[str, Any]]:
-    """Measure one method's claims; a finding holds when the figure is better than the baseline."""
+def claim(method: str) -> Any:
+    """The module of one method's claims."""
     require(method in ids(), f"there is no claim file for {method!r}; {nearest(method, ids())}")
-    module = importlib.import_module(f"benchmarks.claims.c{method}")
-    begin = time.perf_counter()
-    found = module.measure(Rng(0).fork("claim", method))
+    return importlib.import_module(f"benchmarks.claims.c{method}")
+
+
+def run(method: str, seeds: int | None = None, told: Callable[[int], None] = lambda seed: None) -> dict[str, Any]:
+    """Measure one method's claims with several seeds; ``told`` hears of every seed that begins."""
+    module = claim(method)
+    count = max(vars(module).get("SEEDS", SEEDS), FEWEST) if seeds is None else seeds
+    require(count >= FEWEST, f"got {seeds} seeds; a verdict needs {FEWEST} or more. Give --seeds {FEWEST}.")
+    begin, made = time.perf_counter(), []
+    for seed in range(count):
+        told(seed)
+        made.append(list(module.measure(Rng(seed).fork("claim", method))))
     seconds = time.perf_counter() - begin
-    findings = found if isinstance(found, list) else [found]
-    rows = []
-    for finding in findings:
-        baseline, figure, better = float(finding["baseline"]), float(finding["figure"]), finding["better"]
-        rows.append(
-            {
-                "id": method,
-                "method": module.METHOD,
-                **finding,
-                "baseline": float(f"{baseline:.6g}"),
-                "figure": float(f"{figure:.6g}"),
-                "holds": figure < baseline if better == "lower" else figure > baseline,
-                "seconds": round(seconds / len(findings), 2),
-            }
-        )
-    return rows
+    return {
+        "method": module.METHOD,
+        "claim": module.CLAIM,
+        "measured": " ".join((module.__doc__ or "").split()),
+        "slow": vars(module).get("SLOW"),
+        "seeds": list(range(count)),
+        "seconds": round(seconds, 1),
+        "findings": [_row(group) for group in zip(*made, strict=True)],
+    }
+
+
+def _row(group: Sequence[Finding]) -> dict[str, Any]:
+    """One finding over all seeds."""
+    verdict, method, control = judge(group)
+    return {
+        "compares": group[0].compares,
+        "better": group[0].better,
+        "baseline": _spread([f.baseline for f in group]),
+        "figure": _spread([f.figure for f in group]),
+        "control": {"is": group[0].trivial, "verdict": control.verdict, **_spread([f.control for f in group])},
+        "gain": _short(method.gain),
+        "standard_error": _short(method.error),
+        "quantile": round(method.quantile, 3),
+        "verdict": verdict,
+    }
+
+
+def _spread(values: list[float]) -> dict[str, Any]:
+    finite = [v for v in values if abs(v) < float("inf")]
+    whole = len(finite) == len(values)
+    return {
+        "mean": _short(fmean(values)) if whole else None,
+        "deviation": _short(stdev(values)) if whole else None,
+        "values": [_short(v) for v in values],
+    }
+
+
+def _short(value: float) -> float | None:
+    """Six digits; None for what JSON cannot hold."""
+    return float(f"{value:.6g}") if abs(value) < float("inf") else None

@@ -1,32 +1,41 @@
-"""Hu et al. 2025: exact values at the data end make velocity and score right where the score divides by 1 - t."""
+"""The ring with and without exact values at the data end. Samples are W2 distances to the ring: 20 Euler steps of the
+ODE, and 40 steps of the SDE, whose score divides by 1 - t. An untrained network with the exact end value is right near
+t = 1, so the error of the velocity is taken over all times."""
 
 from __future__ import annotations
 
 from typing import Any
 
-import torch
-
 import beeline as bl
+from beeline.core.noises import Fading, White
 from beeline.core.prediction import Boundary, Ends
-from benchmarks.claims.toys import RING, finding, learn, network, noise, points, rmse
+from beeline.core.stochastic import EulerMaruyama
+from benchmarks.claims.toys import RING, draw, even, finding, learn, network, noise, points, velocity_error, w2
+from benchmarks.claims.verdict import Finding
 
 METHOD = "Boundary conditions of the velocity"
+CLAIM = "The exact value at the data end improves samples of the ODE and of the SDE (FID by 8 and 9 percent)."
 
 
-def measure(rng: bl.Rng) -> list[dict[str, Any]]:
+def measure(rng: bl.Rng) -> list[Finding]:
     data, objective = points(rng), bl.objectives.FlowMatching()
-    nets = {
-        "plain": network(rng),
-        "mask": network(rng, prediction=Boundary()),
-        "subtraction": Ends(network(rng), bl.couplings.Independent()),
+    x0, (real, _) = noise(rng), even(RING, rng)
+    make: dict[str, Any] = {
+        "plain": lambda: network(rng),
+        "mask": lambda: network(rng, prediction=Boundary()),
+        "subtraction": lambda: Ends(network(rng), bl.couplings.Independent()),
     }
-    x1, x0 = RING.sample(2000, rng.fork("real")).float(), noise(rng, 2000)
-    t = torch.full((2000,), 0.99)
-    x = 0.01 * x0 + 0.99 * x1
-    errors = {}
-    for name, net in nets.items():
-        net = learn(net, objective, data, rng.fork("net"))
-        with torch.no_grad():
-            errors[name] = rmse(net(x, t), RING.field()(x, t))
-    text = "rmse of the velocity at t = 0.99 (the score error is 99 times that): {} form (figure) against plain"
-    return [finding(text.format(name), errors["plain"], errors[name]) for name in ("mask", "subtraction")]
+
+    def errors(net: Any) -> list[float]:
+        walk = EulerMaruyama(White(rng.fork("walk")), Fading(1.0))
+        samples = (draw(net, x0, 20), draw(net, x0, 40, solver=walk))
+        return [velocity_error(net, RING, rng), *(w2(made, real) for made in samples)]
+
+    first = {name: errors(new()) for name, new in make.items()}
+    last = {name: errors(learn(new(), objective, data, rng.fork("net"), steps=700)) for name, new in make.items()}
+    measured = ("rmse of the velocity over all times", "W2, ODE", "W2, SDE")
+    return [
+        finding(f"{what}: {name} form (figure) against plain", last["plain"][k], last[name][k], first[name][k])
+        for name in ("mask", "subtraction")
+        for k, what in enumerate(measured)
+    ]

@@ -1,26 +1,37 @@
-"""Zhou et al. 2023: states rebuilt from the model's own estimate train for the states that sampling meets.
-
-The rebuilt states trade the exact minimum for agreement with sampling: better in 4 steps, worse in 16.
-"""
+"""Super-resolution in small: a point of the ring given its position with noise of unit variance. W2 distance between
+the pairs (given, drawn) and (given, true)."""
 
 from __future__ import annotations
 
-from typing import Any
+import torch
 
 import beeline as bl
-from benchmarks.claims.toys import RING, draw, finding, learn, network, noise, points, w2
+from benchmarks.claims.toys import RING, draw, even, finding, learn, network, noise, points, w2
+from benchmarks.claims.verdict import Finding
 
 METHOD = "DREAM: self-rectified states"
+CLAIM = "Two to three times faster training and far fewer sampling steps at equal quality of super-resolution."
+GIVEN = {"given": {"size": 2}}
 
 
-def measure(rng: bl.Rng) -> list[dict[str, Any]]:
-    data, x0, real = points(rng), noise(rng), RING.sample(1000, rng.fork("real")).float()
-    plain = learn(network(rng), bl.objectives.FlowMatching(), data, rng.fork("net"), steps=1500)
-    net = learn(network(rng), bl.objectives.SelfRectified(power=1.0), data, rng.fork("net"), steps=1500)
-    rows = []
-    for steps in (4, 16):
-        before, after = (w2(draw(f, x0, steps), real) for f in (plain, net))
-        rows.append(
-            finding(f"W2 to the ring, {steps} Euler steps: rebuilt states (figure) against plain", before, after)
-        )
-    return rows
+def measure(rng: bl.Rng) -> list[Finding]:
+    data, (real, _), x0 = points(rng).x1, even(RING, rng), noise(rng)
+    data = bl.Batch(data, cond={"given": data + rng.fork("blur").normal(data)})
+    given = real + noise(rng.fork("seen"))
+
+    def error(net: bl.Network, steps: int) -> float:
+        made = draw(net, x0, steps, {"given": given})
+        return w2(torch.cat([given, made], 1), torch.cat([given, real], 1))
+
+    nets = [
+        [learn(network(rng, conditions=GIVEN), objective, data, rng.fork("net"), steps=n) for n in (300, 900)]
+        for objective in (bl.objectives.FlowMatching(), bl.objectives.SelfRectified(power=1.0))
+    ]
+    (early, plain), (quick, dream) = nets
+    first = network(rng, conditions=GIVEN)
+    return [
+        finding("16 steps after a third of the training: rebuilt states (figure) against plain", error(early, 16),
+                error(quick, 16), error(first, 16)),
+        *(finding(f"{n} steps after the whole training: rebuilt states (figure) against plain", error(plain, n),
+                  error(dream, n), error(first, n)) for n in (2, 4, 16)),
+    ]  # fmt: skip

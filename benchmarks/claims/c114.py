@@ -1,4 +1,5 @@
-"""Liu 2022: with a gradient field, repeated rectification solves optimal transport; without, rotations survive."""
+"""A rotated and stretched Gaussian, E|x1 - x0|^2 = 4.4 where 1.25 is optimal; two rounds of 500 steps each. Marginals
+are the W2 distance of the end points to the true ends."""
 
 from __future__ import annotations
 
@@ -8,31 +9,41 @@ from typing import Any
 import torch
 
 import beeline as bl
-from benchmarks.claims.toys import draw, finding, learn, network
+from benchmarks.claims.toys import UNTRAINED, draw, finding, learn, network, noise, w2
+from benchmarks.claims.verdict import Finding
 
 METHOD = "c-rectified flow: potential gradient"
+CLAIM = "The chosen convex transport cost decreases in every round, while the marginals stay fixed."
+SEEDS = 3
+CHANCE = "the same ends, paired by chance"
 
 
-def measure(rng: bl.Rng) -> list[dict[str, Any]]:
-    x0 = rng.fork("x0").normal(torch.empty(6000, 2))
+def measure(rng: bl.Rng) -> list[Finding]:
+    x0 = noise(rng.fork("x0"), 4096)
     turn = torch.tensor([[math.cos(1.2), -math.sin(1.2)], [math.sin(1.2), math.cos(1.2)]])
-    first = bl.Batch(x0 @ turn.T * torch.tensor([2.0, 0.5]), x0)
-    costs = {}
-    for name in ("plain", "potential"):
-        pairs = first
+    start = bl.Batch(x0 @ turn.T * torch.tensor([2.0, 0.5]), x0)
+    paired = bl.couplings.Paired()
+    cost = lambda batch: float((batch.x1 - x0).square().sum(1).mean())  # noqa: E731
+
+    def rounds(name: str, make: Any, objective: Any) -> list[bl.Batch]:
+        made = [start]
         for k in range(2):
-            net: Any = network(rng.fork(k))
-            distance: Any = bl.objectives.squared
-            if name == "potential":
-                net, distance = bl.networks.Potential(net), bl.objectives.Bregman()
-            objective = bl.objectives.FlowMatching(coupling=bl.couplings.Paired(), distance=distance)
-            net = learn(net, objective, pairs, rng.fork(name, k), steps=700)
-            pairs = bl.Batch(draw(net, x0, 12, solver=bl.solvers.HEUN), x0)
-        costs[name] = float((pairs.x1 - x0).square().sum(1).mean())
-    spread = torch.cov(pairs.x1.T)
-    off = float((spread - torch.diag(torch.tensor([4.0, 0.25]))).abs().max())
+            net = learn(make(rng.fork(k)), objective, made[-1], rng.fork(name, k), steps=500)
+            made.append(bl.Batch(draw(net, x0, 10, solver=bl.solvers.HEUN), x0))
+        return made
+
+    free = rounds("free", network, bl.objectives.FlowMatching(coupling=paired))
+    potential: Any = lambda r: bl.networks.Potential(network(r))  # noqa: E731
+    bound = rounds("potential", potential, bl.objectives.FlowMatching(coupling=paired,
+                   distance=bl.objectives.Bregman()))  # fmt: skip
+    chance = bl.Batch(bound[1].x1[rng.fork("chance").permutation(len(x0))], x0)
+    ends = [w2(batch.x1[:1024], start.x1[:1024]) for batch in (free[1], bound[1])]
+    still = draw(potential(rng), x0[:1024], 10, solver=bl.solvers.HEUN)
     return [
-        finding("E|Z1-Z0|^2 after two rectifications of a rotation: gradient field (figure) against a free field; "
-                "optimum 1.25", costs["plain"], costs["potential"]),
-        finding("largest error of the end covariance diag(4, 0.25) (figure) against a tenth of the variance", 0.4, off),
+        finding("E|Z1 - Z0|^2 after one round: gradient field (figure) against a free field", cost(free[1]),
+                cost(bound[1]), cost(chance), CHANCE),
+        finding("E|Z1 - Z0|^2 of the gradient field: second round (figure) against first", cost(bound[1]),
+                cost(bound[2]), cost(chance), CHANCE),
+        finding("marginals after one round: gradient field (figure) against a free field", *ends,
+                w2(still, start.x1[:1024]), UNTRAINED),
     ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""Chen et al. 2025: the guided model trained itself draws what guidance draws, at half the evaluations."""
+"""The ring with overlapping classes: W2 distance to exactly guided samples (scale 2) after equal training."""
 
 from __future__ import annotations
 
@@ -8,14 +8,16 @@ import torch
 
 import beeline as bl
 from benchmarks.claims.toys import CLASSES, draw, finding, learn, network, noise, points, w2
+from benchmarks.claims.verdict import Finding
 
 METHOD = "Guidance-free training"
+CLAIM = "Samples as good as classifier-free guidance at half the sampling cost, trained from scratch."
 SCALE, NULL = 2.0, 8
 LABEL = {"label": {"classes": 8}}
 DROP = bl.objectives.Drop(0.15, {"label": NULL})
 
 
-def trained(rng: bl.Rng, steps: int = 1800) -> tuple[bl.Batch, Any]:
+def trained(rng: bl.Rng, steps: int = 900) -> tuple[bl.Batch, Any]:
     """Data with labels and a plain conditional model that knows the null."""
     data = points(rng, CLASSES)
     net = learn(network(rng, conditions=LABEL), bl.objectives.FlowMatching(drop=DROP), data, rng.fork("plain"), steps)
@@ -27,18 +29,18 @@ def guided(field: Any, x0: torch.Tensor, cond: Any, steps: int, scale: float = S
     return draw(field, x0, steps, cond, guidance=bl.CFG(scale, {"label": NULL}))
 
 
-def measure(rng: bl.Rng) -> list[dict[str, Any]]:
+def measure(rng: bl.Rng) -> list[Finding]:
     data, plain = trained(rng)
-    net = network(rng, conditions={**LABEL, "beta": {"size": 1}})
+    net, first = (network(rng, conditions={**LABEL, "beta": {"size": 1}}) for _ in range(2))
     objective = bl.objectives.GuidanceFree(bl.objectives.FlowMatching(drop=DROP))
-    net = learn(net, objective, data, rng.fork("free"), steps=1800)
-    x0, label = noise(rng), torch.arange(1000) % 8
+    net = learn(net, objective, data, rng.fork("free"), steps=900)
+    x0 = noise(rng)
+    label = torch.arange(len(x0)) % 8
     wanted = guided(CLASSES.field(), x0, {"label": label}, 60)
-    told = {"label": label, "beta": torch.full((1000, 1), 1 / SCALE)}
+    told = {"label": label, "beta": torch.full((len(x0), 1), 1 / SCALE)}
     half, same = guided(plain, x0, {"label": label}, 4), guided(plain, x0, {"label": label}, 8)
-    made = draw(net, x0, 8, told)
+    made, raw = (w2(draw(f, x0, 8, told), wanted) for f in (net, first))
     return [
-        finding("W2 to exact guided samples (scale 2) at 8 evaluations: guidance-free (figure) against guidance in "
-                "4 steps", w2(half, wanted), w2(made, wanted)),
-        finding("the same at 8 steps each (guidance then costs 16)", w2(same, wanted), w2(made, wanted)),
+        finding("8 evaluations: guidance-free (figure) against guidance in 4 steps", w2(half, wanted), made, raw),
+        finding("8 steps: guidance-free (figure, 8 evaluations) against guidance (16)", w2(same, wanted), made, raw),
     ]  # fmt: skip

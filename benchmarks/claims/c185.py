@@ -1,31 +1,30 @@
-"""Li et al. 2023: an evolutionary search over time steps, rescored on fresh noises."""
+"""End points on the ring with the exact velocity on fresh noises: an evolutionary search over time steps.
+
+The layers of the network are not searched.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+import torch
 
 import beeline as bl
 from beeline.core.solver import EULER
 from beeline.learn.fit_steps import Evolved
-from benchmarks.claims.ring import error, finding, problem
+from benchmarks.claims.ring import error, problem
+from benchmarks.claims.toys import finding
+from benchmarks.claims.verdict import Finding
 
-METHOD = "AutoDiffusion: search over time steps (the layers are not searched)"
+METHOD = "AutoDiffusion: search over time steps"
+CLAIM = "Searched time steps beat the usual ones by far at four steps."
 
 
-def measure(rng: bl.Rng) -> list[dict[str, Any]]:
+def measure(rng: bl.Rng) -> list[Finding]:
     fit, test = problem(rng.fork("fit"), 256), problem(rng.fork("test"))
     schedule, solver = Evolved(EULER)(fit, 4, rng.fork("search"))
     searched = error(test, bl.Sampler(4, schedule, solver))
-    named = {
-        "even": bl.schedules.Uniform(),
-        "shift 0.5": bl.schedules.Shifted(0.5),
-        "shift 2": bl.schedules.Shifted(2.0),
-    }
-    name, base = min(((n, error(test, bl.Sampler(4, s, EULER))) for n, s in named.items()), key=lambda pair: pair[1])
-    return [
-        finding(
-            f"end points on the ring on fresh noises, 4 Euler steps: searched against the best named ({name})",
-            base,
-            searched,
-        )
-    ]
+    named = (bl.schedules.Uniform(), bl.schedules.Shifted(0.5), bl.schedules.Shifted(2.0))
+    base = min(error(test, bl.Sampler(4, s, EULER)) for s in named)
+    inner = rng.fork("chance").uniform(3, torch.empty(0, dtype=torch.float64)).sort().values
+    chance = error(test, bl.Sampler(4, bl.schedules.Explicit((0.0, *inner.tolist(), 1.0)), EULER))
+    return [finding("4 Euler steps: searched times (figure) against the best of even times and shifts by 0.5 and 2",
+                    base, searched, chance, "times by chance")]  # fmt: skip

@@ -1,17 +1,19 @@
-"""Chen, Su and Zhu 2024: contrast with wrong conditions gives guided fidelity without guidance."""
+"""The ring with overlapping classes. All samples take 20 evaluations: 20 steps without guidance, or 10 with it (scale
+2). Fidelity is the mean posterior probability of the wanted class; W2 is the distance to exactly guided samples."""
 
 from __future__ import annotations
 
 import copy
-from typing import Any
 
 import torch
 
 import beeline as bl
-from benchmarks.claims.c142 import trained
-from benchmarks.claims.toys import CLASSES, draw, finding, learn, noise
+from benchmarks.claims.c142 import LABEL, guided, trained
+from benchmarks.claims.toys import CLASSES, draw, finding, learn, network, noise, w2
+from benchmarks.claims.verdict import Finding
 
 METHOD = "Condition contrastive alignment"
+CLAIM = "A short fine-tuning matches classifier-free guidance at half the cost of sampling."
 
 
 def faithful(x: torch.Tensor, label: torch.Tensor) -> float:
@@ -21,15 +23,20 @@ def faithful(x: torch.Tensor, label: torch.Tensor) -> float:
     return float(posterior[torch.arange(len(x)), label].mean())
 
 
-def measure(rng: bl.Rng) -> list[dict[str, Any]]:
+def measure(rng: bl.Rng) -> list[Finding]:
     data, plain = trained(rng)
     objective = bl.objectives.Contrastive(bl.objectives.FlowMatching(), copy.deepcopy(plain), strength=1.0, push=0.2)
     net = learn(copy.deepcopy(plain), objective, data, rng.fork("cca"), steps=300, peak=5e-4)
-    x0, label = noise(rng), torch.arange(1000) % 8
-    made = [draw(f, x0, 20, {"label": label}) for f in (plain, net)]
-    radius = [float((x.norm(dim=1) - 4).abs().mean()) for x in made]
+    x0 = noise(rng)
+    label = torch.arange(len(x0)) % 8
+    cond = {"label": label}
+    wanted = guided(CLASSES.field(), x0, cond, 60)
+    first = draw(network(rng, conditions=LABEL), x0, 20, cond)
+    made = {"before": draw(plain, x0, 20, cond), "CFG": guided(plain, x0, cond, 10)}
+    aligned = draw(net, x0, 20, cond)
     return [
-        finding("mean posterior probability of the wanted class without guidance: aligned (figure) against before",
-                faithful(made[0], label), faithful(made[1], label), "higher"),
-        finding("mean distance from the circle of the modes, which an overshoot would raise", radius[0], radius[1]),
+        *(finding(f"W2: aligned (figure) against {name}", w2(x, wanted), w2(aligned, wanted), w2(first, wanted))
+          for name, x in made.items()),
+        *(finding(f"fidelity: aligned (figure) against {name}", faithful(x, label), faithful(aligned, label),
+                  faithful(first, label), better="higher") for name, x in made.items()),
     ]  # fmt: skip

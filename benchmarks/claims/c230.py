@@ -1,8 +1,4 @@
-"""Stark et al. 2024: a linear flow on the simplex fails for many symbols, the Dirichlet path does not.
-
-At 4 symbols the Dirichlet path is behind because of Euler's error: its distance falls with the number of steps, to the
-floor of the sample size.  At 40 symbols the linear path fails, as claimed.
-"""
+"""Total variation of the symbols drawn in 40 steps with the exact posterior of the symbol, at 4 and 40 symbols."""
 
 from __future__ import annotations
 
@@ -13,19 +9,27 @@ import torch
 import beeline as bl
 from beeline.core.simplex import Dirichlet, Posterior, Simplex
 from benchmarks.claims.toys import draw, finding
+from benchmarks.claims.verdict import Finding
 
 METHOD = "Dirichlet flow matching"
+CLAIM = (
+    "A linear flow on the simplex has discontinuous targets and fails for many symbols; the Dirichlet path does not."
+)
 
 
-def measure(rng: bl.Rng) -> list[dict[str, Any]]:
+def measure(rng: bl.Rng) -> list[Finding]:
     rows = []
     for k in (4, 40):
         prior = torch.softmax(rng.fork("prior", k).normal(torch.empty(k, dtype=torch.float64)), 0)
-        x0 = Simplex().sample(torch.empty(4000, k, dtype=torch.float64), rng.fork("x0"))
+        x0 = Simplex().sample(torch.empty(3000, k, dtype=torch.float64), rng.fork("x0"))
         path = Dirichlet(top=3.0 * k)
 
-        def known(x: torch.Tensor, t: torch.Tensor, path: Any = path, prior: Any = prior) -> torch.Tensor:
-            return prior.log() + (path.top * t)[:, None] * x.clamp(min=1e-300).log()
+        def ignorant(x: torch.Tensor, t: torch.Tensor, path: Any = path) -> torch.Tensor:
+            return (path.top * t)[:, None] * x.clamp(min=1e-300).log()
+
+        def known(x: torch.Tensor, t: torch.Tensor, prior: Any = prior, even: Any = ignorant) -> torch.Tensor:
+            made: torch.Tensor = prior.log() + even(x, t)
+            return made
 
         def linear(x: torch.Tensor, t: torch.Tensor, prior: Any = prior) -> torch.Tensor:
             # the exact posterior: x = (1-t) x0 + t e_k with x0 even on the simplex
@@ -33,11 +37,10 @@ def measure(rng: bl.Rng) -> list[dict[str, Any]]:
             p = torch.where(p.sum(1, keepdim=True) > 0, p, torch.nn.functional.one_hot(x.argmax(1), len(prior)))
             return (p / p.sum(1, keepdim=True) - x) / (1 - t)[:, None]
 
-        steps, errors = 40, []
-        for field in (linear, Posterior(known, path)):
-            x = draw(field, x0, steps)
-            share = torch.bincount(x.argmax(1), minlength=k) / len(x)
+        errors = []
+        for field in (linear, Posterior(known, path), Posterior(ignorant, path)):
+            share = torch.bincount(draw(field, x0, 40).argmax(1), minlength=k) / len(x0)
             errors.append(float((share - prior).abs().sum() / 2))
-        rows.append(finding(f"total variation of the symbols drawn, {k} symbols, exact classifiers, {steps} steps: "
-                            "Dirichlet (figure) against linear", errors[0], errors[1]))  # fmt: skip
+        rows.append(finding(f"{k} symbols: Dirichlet path (figure) against the linear one", *errors,
+                            "posterior without the prior"))  # fmt: skip
     return rows

@@ -1,8 +1,5 @@
-"""Pal et al. 2023: the local error of the solver as a penalty makes adaptive solving cheaper.
-
-Nothing to save at this size: the plain network already costs the adaptive solver what the exact field costs it (56
-evaluations at 1e-3), and the penalty raises the error of the velocity.
-"""
+"""The ring and an adaptive solver (tolerance 1e-3). An untrained network is cheap to solve as well, so evaluations
+count as 1,000 where the samples are farther from the data (W2) than 1.1 times those of plain training."""
 
 from __future__ import annotations
 
@@ -11,9 +8,11 @@ from typing import Any
 import torch
 
 import beeline as bl
-from benchmarks.claims.toys import RING, draw, finding, learn, network, noise, points, w2
+from benchmarks.claims.toys import RING, draw, even, finding, learn, network, noise, points, w2
+from benchmarks.claims.verdict import Finding
 
 METHOD = "Local solver error as a regulariser"
+CLAIM = "Adaptive solving takes 0.56 to 0.73 times the evaluations, at equal quality."
 
 
 def cost(field: Any, x0: torch.Tensor) -> float:
@@ -30,13 +29,14 @@ def cost(field: Any, x0: torch.Tensor) -> float:
     return float(calls)
 
 
-def measure(rng: bl.Rng) -> list[dict[str, Any]]:
-    data, x0, real = points(rng), noise(rng), RING.sample(1000, rng.fork("real")).float()
-    plain = learn(network(rng), bl.objectives.FlowMatching(), data, rng.fork("net"), steps=1200)
-    net = learn(network(rng), bl.objectives.SmoothSteps(strength=1.0, step=0.1), data, rng.fork("net"), steps=1200)
+def measure(rng: bl.Rng) -> list[Finding]:
+    data, x0, (real, _) = points(rng), noise(rng), even(RING, rng)
+    objectives = bl.objectives.FlowMatching(), bl.objectives.SmoothSteps(strength=0.1, step=0.1)
+    nets = [learn(network(rng), objective, data, rng.fork("net")) for objective in objectives]
+    nets.append(network(rng))
+    far = [w2(draw(f, x0, 30, solver=bl.solvers.HEUN), real) for f in nets]
+    calls = [cost(f, x0) if w < 1.1 * far[0] else 1000.0 for f, w in zip(nets, far, strict=True)]
     return [
-        finding("evaluations of an adaptive solver (1e-3): regularised (figure) against plain",
-                cost(plain, x0), cost(net, x0)),
-        finding("W2 to the ring, 50 Heun steps, which the penalty may cost",
-                *(w2(draw(f, x0, 50, solver=bl.solvers.HEUN), real) for f in (plain, net))),
-    ]  # fmt: skip
+        finding("evaluations: regularised (figure) against plain", *calls),
+        finding("evaluations: regularised (figure) against 0.73 times those of plain", 0.73 * calls[0], *calls[1:]),
+    ]

@@ -1,26 +1,26 @@
-"""Tang et al. 2025: the network learns its own guided velocity, so that sampling costs one pass."""
+"""The ring with overlapping classes: W2 distance to exactly guided samples (scale 2) at 8 evaluations."""
 
 from __future__ import annotations
 
-from typing import Any
+import copy
 
 import torch
 
 import beeline as bl
-from benchmarks.claims.c142 import DROP, SCALE, guided, trained
-from benchmarks.claims.toys import CLASSES, draw, finding, learn, noise, w2
+from benchmarks.claims.c142 import DROP, LABEL, SCALE, guided, trained
+from benchmarks.claims.toys import CLASSES, draw, finding, learn, network, noise, w2
+from benchmarks.claims.verdict import Finding
 
 METHOD = "Model guidance"
+CLAIM = "The network learns its own guided velocity, so that sampling costs one pass."
 
 
-def measure(rng: bl.Rng) -> list[dict[str, Any]]:
-    import copy
-
+def measure(rng: bl.Rng) -> list[Finding]:
     data, plain = trained(rng)
     objective = bl.objectives.ModelGuidance(bl.objectives.FlowMatching(drop=DROP), scale=SCALE)
-    net = learn(copy.deepcopy(plain), objective, data, rng.fork("own"), steps=1500, peak=1e-3)
-    x0, cond = noise(rng), {"label": torch.arange(1000) % 8}
+    net = learn(copy.deepcopy(plain), objective, data, rng.fork("own"), steps=700, peak=1e-3)
+    x0 = noise(rng)
+    cond = {"label": torch.arange(len(x0)) % 8}
     wanted = guided(CLASSES.field(), x0, cond, 60)
-    before, after = guided(plain, x0, cond, 4), draw(net, x0, 8, cond)
-    return [finding("W2 to exact guided samples (scale 2) at 8 evaluations: model guidance (figure) "
-                    "against guidance in 4 steps", w2(before, wanted), w2(after, wanted))]  # fmt: skip
+    made = guided(plain, x0, cond, 4), draw(net, x0, 8, cond), draw(network(rng, conditions=LABEL), x0, 8, cond)
+    return [finding("model guidance (figure) against guidance in 4 steps", *(w2(x, wanted) for x in made))]  # fmt: skip

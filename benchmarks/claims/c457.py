@@ -1,35 +1,51 @@
-"""Linearly separable representations without an encoder make training faster.
-
-Nothing to gain at this size: the network is told the label, so that its hidden features are separable without help (a
-linear probe on the plain model is right every time).
-"""
+"""Sixteen modes on a ring, in four classes that take turns; the network is told the class, as in the row. Faster
+training is a smaller W2 distance to the data (16 Euler steps) after equal training."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import nn
 
 import beeline as bl
-from benchmarks.claims.c142 import DROP, LABEL
-from benchmarks.claims.toys import CLASSES, finding, learn, network, points, velocity_error
+from beeline.data.laws import GaussianMixture
+from benchmarks.claims.toys import draw, even, finding, learn, network, noise, w2
+from benchmarks.claims.verdict import Finding
 
 METHOD = "Linear separability of hidden features"
+CLAIM = "A linear probe on hidden features makes training better, without an external encoder."
+KINDS, LAW = 4, GaussianMixture.ring(16, std=0.2)
+LABEL = {"label": {"classes": KINDS}}
 
 
-def measure(rng: bl.Rng) -> list[dict[str, Any]]:
-    data, rows = points(rng, CLASSES), []
-    base = bl.objectives.FlowMatching(drop=DROP)
-    for steps in (300, 1000):
-        plain = learn(network(rng, conditions=LABEL), base, data, rng.fork("net"), steps=steps)
+def labelled(x: torch.Tensor) -> torch.Tensor:
+    """The class of the nearest mode."""
+    return torch.cdist(x, torch.tensor(LAW.means, dtype=x.dtype)).argmin(1) % KINDS
+
+
+def measure(rng: bl.Rng) -> list[Finding]:
+    x1, x0, (real, _) = LAW.sample(10_000, rng.fork("data")).float(), noise(rng), even(LAW, rng)
+    data, cond, base = (
+        bl.Batch(x1, cond={"label": labelled(x1)}),
+        {"label": labelled(real)},
+        bl.objectives.FlowMatching(),
+    )
+    objective = bl.objectives.Separable(base, "field.backbone.block.1")
+    wanted = torch.cat([real, 2.0 * nn.functional.one_hot(cond["label"], KINDS)], 1)  # pairs of point and class
+
+    def error(net: Any) -> float:
+        return w2(torch.cat([draw(net, x0, 16, cond), wanted[:, 2:]], 1), wanted)
+
+    rows = []
+    for steps in (300, 800):
         with rng.fork("head").ambient():
-            head = nn.Linear(64, 8)
-        both = bl.networks.Helped(network(rng, conditions=LABEL), head)
-        both = learn(both, bl.objectives.Separable(base, "field.backbone.block.1"), data, rng.fork("net"), steps=steps)
-        before, after = (velocity_error(f, CLASSES, rng) for f in (plain, both))
-        rows.append(
-            finding(
-                f"rmse of the velocity after {steps} steps: with a linear probe (figure) against plain", before, after
-            )
-        )
+            both = bl.networks.Helped(network(rng, conditions=LABEL), nn.Linear(64, KINDS))
+        nets = [
+            learn(network(rng, conditions=LABEL), base, data, rng.fork("net"), steps=steps),
+            learn(both, objective, data, rng.fork("net"), steps=steps),
+            network(rng, conditions=LABEL),
+        ]
+        rows.append(finding(f"{steps} steps of training: with a linear probe (figure) against plain",
+                            *map(error, nets)))  # fmt: skip
     return rows

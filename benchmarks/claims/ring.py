@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from beeline import Flow, Rng, Sampler, integrate
-from beeline.core.solver import RK4
+from beeline.core.solver import EULER, RK4
 from beeline.data.laws import GaussianMixture
 from beeline.learn.fit_solver import Problem
 from beeline.use.guidance import Plain
 
 LAW = GaussianMixture.ring()
 FLOW = Flow(LAW.field())
+ONE_STEP = "one Euler step"
+STILL = "no motion at all"
 
 
 def problem(rng: Rng, n: int = 512) -> Problem:
@@ -33,5 +33,20 @@ def error(test: Problem, sampler: Sampler) -> float:
     return rmse(sampler(FLOW, test.x0), test.x1)
 
 
-def finding(compares: str, baseline: float, figure: float, better: str = "lower") -> dict[str, Any]:
-    return {"compares": compares, "baseline": baseline, "figure": figure, "better": better}
+def one_step(test: Problem) -> float:
+    return error(test, Sampler(1, solver=EULER))
+
+
+def inverted(rng: Rng, n: int = 512) -> tuple[Tensor, Tensor]:
+    """Data and their exact noises."""
+    x1 = LAW.sample(n, rng).double()
+    return x1, integrate(LAW.field(), x1, torch.linspace(1, 0, 101, dtype=torch.float64), RK4)
+
+
+def round_trip(sampler: Sampler, x1: Tensor, exact: Tensor) -> float:
+    """Errors of the noise that inversion finds and of the datum that comes back, together.
+
+    The datum alone would not do: a sampler that stands still brings it back exactly.
+    """
+    found = sampler.invert(FLOW, x1)
+    return (rmse(found, exact) ** 2 + rmse(sampler(FLOW, found), x1) ** 2) ** 0.5

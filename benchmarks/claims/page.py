@@ -1,0 +1,64 @@
+"""docs/claims.md, from the measured claims alone."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from benchmarks.claims import record
+from benchmarks.claims.verdict import HOLDS, INVALID, VERDICTS
+
+PAGE = Path(__file__).parent.parent.parent / "docs" / "claims.md"
+HEAD = """# Claims, measured again
+
+{count} methods, {findings} findings: {verdicts}.
+
+Every finding is measured with several seeds on a small exact or real problem. The figure is that of the method, the
+baseline that of what it is compared with, the control that of something trivial (named in the table), which must fail.
+A finding *holds* or *does not hold* when the mean difference within a seed is larger than Student's quantile (97.5
+percent: 2.8 standard errors with five seeds, 4.3 with three), and is *undecided* when it is smaller. It is *invalid*
+when the control passes. Figures are mean ± standard deviation over the seeds. A claim that does not hold here is a
+statement about this size, not about the method at the size that it was made for.
+
+    python -m benchmarks.claims [ID ...] [--seeds N]     measure; a run that was stopped goes on
+    python -m benchmarks.claims --page                   write this page from benchmarks/results/claims.json
+"""
+
+
+def page(figures: dict[str, Any]) -> str:
+    """The page as Markdown; the same figures give the same text."""
+    found = [row for entry in figures.values() for row in entry["findings"]]
+    count = Counter(row["verdict"] for row in found)
+    told = ", ".join(f"{count[v]} {v}" for v in VERDICTS if count[v] or v != INVALID) if found else "none measured yet"
+    lines = [HEAD.format(count=len(figures), findings=len(found), verdicts=told)]
+    for method, entry in sorted(figures.items()):
+        lines += [f"## {method}: {entry['method']}", "", f"Claim: {entry['claim']}", ""]
+        lines += [entry["measured"], ""] if entry["measured"] else []
+        if "error" in entry:
+            lines += [f"Not measured: {entry['error']}", ""]
+            continue
+        lines += ["| compares | better | baseline | figure | control | verdict |", "|---|---|---|---|---|---|"]
+        lines += [_line(row) for row in entry["findings"]]
+        where = entry["machine"]
+        lines += ["", f"{len(entry['seeds'])} seeds, {entry['seconds']:.0f} s on one thread of {where['processor']}, "
+                  f"torch {where['torch']}, commit {where['commit']}.", ""]  # fmt: skip
+        lines += [f"More than two minutes: {entry['slow']}", ""] if entry["slow"] else []
+    return "\n".join(lines).rstrip("\n") + "\n"
+
+
+def write(path: Path = PAGE) -> None:
+    path.write_text(page(record.read()), encoding="utf-8")
+
+
+def _line(row: dict[str, Any]) -> str:
+    control = f"{_figure(row['control'])} ({row['control']['is']})"
+    verdict = row["verdict"] if row["verdict"] == HOLDS else f"**{row['verdict']}**"
+    parts = [row["compares"], row["better"], _figure(row["baseline"]), _figure(row["figure"]), control, verdict]
+    return "| " + " | ".join(part.replace("|", "\\|") for part in parts) + " |"
+
+
+def _figure(spread: dict[str, Any]) -> str:
+    if spread["mean"] is None:
+        return "not finite"
+    return f"{spread['mean']:.4g} ± {spread['deviation']:.2g}"

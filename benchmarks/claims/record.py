@@ -1,0 +1,71 @@
+"""Where the measured claims are kept: one entry per id, written as soon as it is measured."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from benchmarks import report
+
+FOLDER = Path(__file__).parent
+PACKAGE = FOLDER.parent.parent / "beeline"
+FILE = report.RESULTS / "claims.json"
+
+
+def read(path: Path = FILE) -> dict[str, Any]:
+    """The entries of the file by id; none where there is no file."""
+    if not path.exists():
+        return {}
+    figures: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))["figures"]
+    return figures
+
+
+def add(method: str, entry: dict[str, Any], path: Path = FILE) -> None:
+    """Write the file again with the entry of ``method``; all other entries stay."""
+    stamped = {**entry, **code(method), "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
+    stamped["machine"] = report.machine()
+    figures = {**read(path), method: stamped}
+    seeds = sorted({seed for known in figures.values() for seed in known["seeds"]})
+    report.write("claims", dict(sorted(figures.items())), seeds, path)
+
+
+def code(method: str) -> dict[str, str]:
+    """Hashes of the claim (its file and what it shares with others) and of the package, as they are now."""
+    return {"claim_code": _digest(_files(f"c{method}")), "package_code": _digest(sorted(PACKAGE.rglob("*.py")))}
+
+
+def current(method: str, entry: dict[str, Any] | None, seeds: int | None, *, claim_only: bool = False) -> bool:
+    """Whether an entry was measured without error by the code as it is now, with the seeds that are asked for."""
+    if entry is None or "error" in entry or (seeds is not None and len(entry["seeds"]) != seeds):
+        return False
+    now = code(method)
+    return all(entry[key] == now[key] for key in (["claim_code"] if claim_only else now))
+
+
+def _files(name: str) -> list[Path]:
+    """A claim file and every file beside it that it imports, also through others."""
+    found: dict[str, Path] = {}
+    open_ = [name, "__init__", "verdict"]
+    while open_:
+        module = open_.pop()
+        path = FOLDER / f"{module}.py"
+        if module in found or not path.exists():
+            continue
+        found[module] = path
+        if module in ("__init__", "verdict"):
+            continue
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("benchmarks.claims."):
+                open_.append((node.module or "").rsplit(".", 1)[1])
+    return [found[key] for key in sorted(found)]
+
+
+def _digest(files: list[Path]) -> str:
+    made = hashlib.sha256()
+    for path in files:
+        made.update(path.relative_to(PACKAGE.parent).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
+    return made.hexdigest()[:16]
