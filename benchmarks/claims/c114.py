@@ -37,13 +37,13 @@ def measure(rng: bl.Rng) -> list[Finding]:
     bound = rounds("potential", potential, bl.objectives.FlowMatching(coupling=paired,
                    distance=bl.objectives.Bregman()))  # fmt: skip
     chance = bl.Batch(bound[1].x1[rng.fork("chance").permutation(len(x0))], x0)
-    ends = [w2(batch.x1[:1024], start.x1[:1024]) for batch in (free[1], bound[1])]
-    still = draw(potential(rng), x0[:1024], 10, solver=bl.solvers.HEUN)
+    ends = [w2(batch.x1[:512], start.x1[:512]) for batch in (free[1], bound[1])]
+    still = draw(potential(rng), x0[:512], 10, solver=bl.solvers.HEUN)
     return [
         finding("E|Z1 - Z0|^2 after one round: gradient field (figure) against a free field", cost(free[1]),
                 cost(bound[1]), cost(chance), CHANCE),
         finding("E|Z1 - Z0|^2 of the gradient field: second round (figure) against first", cost(bound[1]),
                 cost(bound[2]), cost(chance), CHANCE),
         finding("marginals after one round: gradient field (figure) against a free field", *ends,
-                w2(still, start.x1[:1024]), UNTRAINED),
+                w2(still, start.x1[:512]), UNTRAINED),
     ]  # fmt: skip

@@ -50,7 +50,7 @@ def rolled(net: Any, first: torch.Tensor, weight: float, rng: bl.Rng) -> torch.T
 
 
 def measure(rng: bl.Rng) -> list[Finding]:
-    data, (first, k) = bl.Batch(history(rng.fork("data"), 20_000)[0]), history(rng.fork("test"), 1024, GIVEN)
+    data, (first, k) = bl.Batch(history(rng.fork("data"), 20_000)[0]), history(rng.fork("test"), 512, GIVEN)
     objective = bl.objectives.FlowMatching(times=bl.times.Frames(bl.times.Uniform(), FRAMES, clean=0.2))
     new = lambda: network(rng, None, shape=(FRAMES, 2), frames=FRAMES)  # noqa: E731
     net = learn(new(), objective, data, rng.fork("own"), steps=900)

@@ -3,6 +3,7 @@ three together trained for 1,600 steps a side. W2 distance between the pairs (gi
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
@@ -21,6 +22,12 @@ def pairs(x: torch.Tensor, blur: torch.Tensor) -> torch.Tensor:
     return torch.stack([x, x**2 - 1 + 0.3 * blur], 1)
 
 
+def part(net: Any, own: torch.Tensor, x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+    """The velocity of one part, while the other is given."""
+    made: torch.Tensor = net(x, 1 - own * (1 - t[:, None])) * own[:, None]
+    return made
+
+
 def measure(rng: bl.Rng) -> list[Finding]:
     like = torch.empty(20_000, 1)
     data, known = bl.Batch(pairs(rng.fork("x").normal(like), rng.fork("y").normal(like))), noise(rng)
@@ -35,10 +42,7 @@ def measure(rng: bl.Rng) -> list[Finding]:
         own = torch.nn.functional.one_hot(torch.tensor(want), 2).float()  # 1 for the part to draw
 
         def drawn(net: Any, own: torch.Tensor = own, want: int = want) -> torch.Tensor:
-            def forced(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-                made: torch.Tensor = net(x, 1 - own * (1 - t[:, None])) * own[:, None]
-                return made
-
+            forced = functools.partial(part, net, own)
             first = torch.where(own[:, None] > 0, start[:, None], test)
             return bl.integrate(forced, first, torch.linspace(0, 1, 31))[:, want]
 

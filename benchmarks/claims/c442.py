@@ -35,7 +35,7 @@ def measure(rng: bl.Rng) -> list[Finding]:
     start, seen = noise(rng.fork("fit"), 512, LAYERS - 1), {"energy": energy[:512]}
     fit = Problem(bl.Flow(net), Plain(), start, fine(start, seen), seen)
     schedule, solver = Bespoke(iterations=150)(fit, 4, rng)
-    given, real = showers(rng.fork("test"), 1024)
+    given, real = showers(rng.fork("test"), 512)
     x0, cond = noise(rng, size=LAYERS - 1), {"energy": given}
     first = network(rng, LAYERS - 1, conditions=told)
     exact = fine(x0, cond)

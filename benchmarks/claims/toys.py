@@ -24,7 +24,7 @@ LINE = bl.paths.Linear()
 RING = GaussianMixture.ring()
 CLASSES = GaussianMixture.ring(labelled=True, std=0.6)  # modes that overlap, so that a class is not certain
 UNTRAINED = "untrained network"
-TESTED = 1024  # points of a test set
+TESTED = 512  # points of a test set
 
 
 def points(rng: bl.Rng, law: Any = RING, n: int = 10_000) -> bl.Batch:
