@@ -11,6 +11,7 @@ from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
@@ -148,7 +149,7 @@ def agree(described: Manifest) -> None:
     """Refuse a modality whose data are of another size than the network takes."""
     if described.modality is None:
         return
-    with constructing("the modality", "modality"):
+    with constructing("the modality", "modality"), np.errstate(all="ignore"):
         shape, known = tuple(described.modality.shape), dict(described.modality.conditions)
         described.modality.decode(torch.zeros(1, *shape))  # what its entries must agree on shows in use
     backbone = described.field.get("backbone")
@@ -156,7 +157,7 @@ def agree(described: Manifest) -> None:
         return
     said = backbone.get("shape")
     require(
-        said is None or tuple(said) == shape,
+        said is None or (isinstance(said, list) and tuple(said) == shape),
         f"modality: its data have shape {shape}, but the network takes {said}; restore the file from a copy",
     )
     conditions = backbone.get("conditions")
