@@ -92,6 +92,11 @@ class Points:
     def __post_init__(self) -> None:
         for name in ("columns", "mean", "std", "names"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
+        require(
+            len(self.mean) == len(self.std) == len(self.columns) and all(s > 0 for s in self.std),
+            f"Points got {len(self.columns)} columns, {len(self.mean)} means and {len(self.std)} deviations (above 0), "
+            "which belong together column by column; leave them out and fit the modality",
+        )
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -13,7 +13,7 @@ from torch.autograd import forward_ad
 from torch.utils.checkpoint import checkpoint
 
 from beeline.core.declared import stacks_of
-from beeline.core.types import require
+from beeline.core.types import nearest, require
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,12 @@ class Compute:
             isinstance(self.recompute, int) and self.recompute >= 0,
             f"compute.recompute is {self.recompute!r}; 0 keeps all activations, 1 recomputes every block, "
             "2 every second one: give a whole number from 0",
+        )
+        known = () if self.compile is None else torch.compiler.list_backends(exclude_tags=())
+        require(
+            self.compile is None or self.compile in known,
+            f"compute.compile is {self.compile!r}, which is no backend of torch.compile here; "
+            f"{nearest(str(self.compile), known)}",
         )
 
     def autocast(self, device: torch.device) -> contextlib.AbstractContextManager[Any]:

@@ -159,3 +159,10 @@ def test_the_peak_of_a_process_is_seen():
         pytest.skip("the system does not say what a process takes")
     assert 60 * 2**20 < peak.bytes() < 90 * 2**20
     assert size(1536) == "1.5 KiB" and size(5) == "5 B" and size(2**50) == "1024.0 TiB"
+
+
+def test_a_backend_that_is_not_there() -> None:
+    """Named when it is set, and not by the compiler after the first step."""
+    with pytest.raises(ValueError, match="compute.compile is 'inductr'.*did you mean 'inductor'"):
+        Compute(compile="inductr")
+    assert Compute(compile="eager").compile == "eager"
