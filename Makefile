@@ -7,7 +7,7 @@ WORKERS ?= 2
 # one thread per process: small kernels slow down several-fold with two
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test test-all check docs format
+.PHONY: demo test test-all check fresh docs format
 .DEFAULT_GOAL := test
 
 $(READY): pyproject.toml constraints.txt
@@ -28,7 +28,12 @@ check: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(MAKE) fresh
 	$(MAKE) test
+
+# generated pages are those that the code gives
+fresh: docs
+	git diff --exit-code --stat -- docs || (echo "generated pages are stale: commit what 'make docs' wrote"; exit 1)
 
 docs: $(READY)
 	PYTHONPATH=. $(BIN)/python docs/generate.py

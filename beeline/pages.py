@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import inspect
 import io
+import re
 import textwrap
 import tokenize
 from dataclasses import dataclass
@@ -64,7 +65,10 @@ _MARKS = (("assumes", "Assumes"), ("source", "Source:"), ("example", ">>>"))
 
 def _short(value: Any) -> str:
     full = name_of(value)
-    return full.partition(".")[2] if full is not None and not makes(full) else repr(value)
+    if full is not None and not makes(full):
+        return full.partition(".")[2]
+    # functions by their names: where they lie in memory is another place every time
+    return re.sub(r"<function ([\w.<>]+) at 0x[0-9a-f]+>", r"\1", repr(value))
 
 
 def _comments(target: Any) -> dict[str, str]:
