@@ -166,8 +166,9 @@ def _whole(cells: Any, dtype: str) -> Any:
     """Whole numbers in their type, or in one that holds them where bounds were widened."""
     pd = pandas()
     info = np.iinfo(dtype.lower())
-    if cells.dtype == object:
-        cells = cells.map(lambda v: int(v) if isinstance(v, str) else v).astype(object)
+    if cells.dtype == object and any(isinstance(v, str) for v in cells):
+        exact = [int(v) if isinstance(v, str) else v for v in cells]
+        cells = pd.Series(exact, index=cells.index, dtype=object)
     full = cells.dropna()
     fits = full.empty or (int(full.min()) >= info.min and int(full.max()) <= info.max)
     if fits and cells.dtype == object:  # numbers of more than 53 bits must not pass through float64
