@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 import beeline as bl
+from beeline.apps.cli import run
 from beeline.core.modes import device_of, eval_mode, moved, place_for, resolve_device, tensors_of
 from beeline.core.types import BeelineError
 from beeline.learn.ema import EMA
@@ -187,3 +188,23 @@ def test_autocast_changes_networks_and_neither_couplings_nor_losses() -> None:
         loss = FlowMatching()(Own(), bl.Batch(x[:, :2]), bl.Rng(0))
         made = bl.Sampler(4)(bl.Flow(Own()), x[:, :2])
     assert loss.value.dtype == loss.per_sample.dtype == made.dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["train", "digits", "--out", "run"],
+        ["distill", "run", "reflow", "--out", "student"],
+        ["sample", "run", "--out", "x.npy"],
+        ["tune", "run"],
+        ["evaluate", "run"],
+        ["compare", "run"],
+        ["demo", "--out", "demo"],
+    ],
+    ids=lambda words: words[0],
+)
+def test_every_verb_refuses_a_device_that_is_not_there_before_any_work(words, tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run([*words, "--device", "cuda:99"]) == 2
+    assert "device='cuda:99' was given, but torch cannot use it on this machine" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
