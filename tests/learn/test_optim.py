@@ -194,7 +194,7 @@ def test_d_adaptation_is_its_formula_and_never_exceeds_the_distance():
 
 def test_dog_of_layers_is_dog_of_every_tensor():
     def slopes(parts):
-        return [2 * parts[0] - 1, 100 * parts[1]][: len(parts)]
+        return [2 * parts[0] - 1, *(100 * part for part in parts[1:])]
 
     a, b = torch.tensor([2.0, -1.0, 0.5]), torch.tensor([[1.0], [0.0]])
     both, _ = walked(DoG(1e-2, layers=True), [a, b], slopes, 30)
