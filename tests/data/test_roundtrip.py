@@ -11,12 +11,14 @@ import pyarrow.parquet as parquet
 import pytest
 import torch
 
+from beeline.apps.doors import condition
 from beeline.config import build, describe
 from beeline.core.types import BeelineError
 from beeline.data.infer import infer
 from beeline.data.schema import Category, Constant, Identifier, Moment, Number
 from beeline.data.table import Table
 from beeline.data.tablefile import TableFile, save_parts
+from beeline.rowinput import seed_of, tell_lost
 
 N = 120
 I = np.arange(N)  # noqa: E741 - the usual index
@@ -234,3 +236,35 @@ def test_corrections_come_before_refusals() -> None:
     swapped = pd.DataFrame({"d": [f"{1 + k % 12}/{1 + k % 9}/2021" for k in I]})
     day_first = infer(swapped, {"d": {"kind": "moment", "format": "%-d/%-m/%Y"}})["d"]
     assert isinstance(day_first, Moment) and day_first.high == "2021-09-12 00:00:00"
+
+
+def test_answers_are_read_by_the_kind_of_their_column() -> None:
+    frame = pd.DataFrame(
+        {
+            "country": np.array(["NO", "SE", "DK"])[I % 3],
+            "code": [f"{k % 9:05d}" for k in I],
+            "grade": pd.Series(pd.Categorical(I // 2 % 4)),
+            "n": I * 7 % 50,
+            "wage": [f"{k * 1234.5:,.2f}".translate(str.maketrans(",.", ".,")) for k in I],
+            "truth": I // 5 % 2 == 0,
+            "when": [f"{d:%d.%m.%Y}" for d in DAYS],
+        }
+    )
+    table = Table().fit(frame)
+    asked = "country=NO,code=00003,grade=2,n=14,truth=false,when=2021-03-02"
+    known = table.condition(condition(asked), 1)["known"]  # type: ignore[index]
+    row = table.decode(known).iloc[0]
+    assert (row["country"], row["code"], row["grade"], row["n"], bool(row["truth"])) == ("NO", "00003", 2, 14, False)
+    for value in ({"n": "30.5"}, {"n": "9" * 400}, {"n": float("nan")}, {"country": False}, {"when": "2021-13-01"}):
+        with pytest.raises(BeelineError):
+            table.condition(value, 1)
+    with pytest.raises(BeelineError, match="--cond|cannot be read"):
+        condition("[2021-13-01]")
+
+
+def test_random_states_and_the_word_on_columns_that_are_not_learned() -> None:
+    assert seed_of(None) != seed_of(None) and seed_of(np.int64(3)) == 3
+    with pytest.raises(BeelineError, match="no whole number"):
+        seed_of(0.5)
+    with pytest.warns(UserWarning, match="not learned.*user_id"):
+        tell_lost(Table().fit(pd.DataFrame({"user_id": I * I, "n": I % 7})))
