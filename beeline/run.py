@@ -72,12 +72,7 @@ class Run:
     seed: int = 0  # of everything random
 
     def __post_init__(self) -> None:
-        _, given = architecture(self.network)
-        for setting in given:
-            known = set(settings(architecture(self.network)[0])) - FROM_DATA
-            require(
-                setting in known, f"{self.network['is']} has no setting {setting!r} here; {nearest(setting, known)}"
-            )
+        check_network(self.network)
 
 
 @dataclass(frozen=True)
@@ -97,6 +92,11 @@ class Distilled:
     training: Training = field(default_factory=Training)
     seed: int = 0
     data: DataSet | None = None  # None is the teacher's own
+    network: Mapping[str, Any] | None = None  # of the student, as in Run; None is a copy of the teacher's
+
+    def __post_init__(self) -> None:
+        if self.network is not None:
+            check_network(self.network)
 
 
 FROM_DATA = {"shape", "size", "conditions", "groups", "rows"}
@@ -109,6 +109,14 @@ def architecture(network: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
         f"the network is {dict(network)}, which names no class; give 'is', for example networks.DiT",
     )
     return config.lookup("networks", network["is"]), {k: v for k, v in network.items() if k != "is"}
+
+
+def check_network(network: Mapping[str, Any]) -> None:
+    """Refuse settings that the class does not have, or that come from the data."""
+    cls, given = architecture(network)
+    known = set(settings(cls)) - FROM_DATA
+    for setting in given:
+        require(setting in known, f"{network['is']} has no setting {setting!r} here; {nearest(setting, known)}")
 
 
 def build_network(run: Run, modality: Any, batch: Batch) -> nn.Module:
@@ -223,6 +231,10 @@ def prepare_distilled(run: Distilled, device: Device = AUTO) -> Prepared:
     few = dataclasses.replace(method, count=None) if hasattr(method, "count") else method
     unseen = few.data(teacher.flow, take(other, torch.arange(min(len(other.x1), HELDOUT_PAIRS))), rng.fork("unseen"))
     pairs = run.method.data(learned, batch, rng.fork("pairs"))
+    began = teacher.flow
+    if run.network is not None:  # a method copies the network that its flow holds
+        made = build_network(Run(source, run.network, objective, seed=run.seed), teacher.modality, batch)
+        began = dataclasses.replace(began, field=made)
 
     def finish(networks: Any) -> Bundle:
         flow, sampler = run.method.student(teacher.flow, networks)
@@ -236,7 +248,8 @@ def prepare_distilled(run: Distilled, device: Device = AUTO) -> Prepared:
         return dataclasses.replace(teacher, flow=flow, sampler=sampler, lineage=lineage)
 
     heldout = HeldOut(objective, unseen, train=pairs, rng=rng.fork("heldout"))
-    return Prepared(run.method.networks(teacher.flow), objective, pairs, heldout, finish, pairs.x1)
+    feed = run.method.feed(teacher.flow, pairs, rng.fork("feed"))
+    return Prepared(run.method.networks(began), objective, feed, heldout, finish, pairs.x1)
 
 
 HELDOUT_PAIRS = 512  # pairs made from held-out data, on which a student's loss is looked at

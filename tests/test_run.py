@@ -125,6 +125,38 @@ def test_the_log_drops_steps_that_are_run_again(tmp_path: Path) -> None:
     assert [(e["step"], e.get("loss")) for e in entries if "loss" in e] == [(1, 1.0), (2, 2.0), (3, 3.0), (4, 40.0)]
 
 
+def test_a_smaller_student_learns_annealed_pairs_by_name(tmp_path: Path) -> None:
+    teacher = train(config.change(points.points(point_file(tmp_path)), SMALL), tmp_path / "teacher", log=quiet)
+    run = config.change(
+        Distilled(str(tmp_path / "teacher"), Reflow(bl.Sampler(2), count=4000), bl.Training(4, lot=8)),
+        {"method.anneal": 4, "network": {"is": "networks.MLP", "width": 4, "depth": 1}},
+    )
+    assert config.build(config.describe(run)) == run
+    work, again = prepare_distilled(run), prepare_distilled(run)
+    plain = prepare_distilled(config.change(run, {"method.anneal": 0})).data
+    size = lambda net: sum(p.numel() for p in net.parameters())  # noqa: E731
+    assert size(work.networks["student"]) < size(teacher.flow.field)
+    for made, same in zip(work.networks["student"].parameters(), again.networks["student"].parameters(), strict=True):
+        assert torch.equal(made, same)
+    place = {tuple(row.tolist()): i for i, row in enumerate(plain.x1)}
+    for number, blend in ((0, 1.0), (1, 0.75), (3, 0.25), (4, 0.0), (9, 0.0)):
+        lot = work.data.lot(number, 2000)
+        stored = plain.x0[[place[tuple(row.tolist())] for row in lot.x1]]
+        if blend == 0:
+            assert torch.equal(lot.x0, stored)
+            continue
+        noise = (lot.x0 - (1 - blend**2) ** 0.5 * stored) / blend
+        assert abs(float(noise.mean())) < 0.06 and abs(float(noise.var()) - 1) < 0.09
+        assert abs(float((noise * stored).mean())) < 0.06
+    made = train(run, tmp_path / "student", log=quiet)
+    assert size(bl.load(tmp_path / "student").flow.field) == size(work.networks["student"])
+    assert torch.isfinite(made.draw(made.start(range(3)))).all()
+    with pytest.raises(ValueError, match="has no setting 'wide'"):
+        config.change(run, {"network.wide": 3})
+    with pytest.raises(ValueError, match="number of lots"):
+        Reflow(anneal=-1)
+
+
 @pytest.mark.parametrize("labelled", [True, False])
 def test_a_network_with_grouped_convolutions_is_no_table(tmp_path: Path, labelled: bool) -> None:
     """Convolutions have a number of groups, tables have groups of coordinates; only the latter take known cells."""

@@ -19,11 +19,14 @@ from beeline.core.prediction import Boundary
 from beeline.core.process import process_of
 from beeline.core.rng import Rng
 from beeline.core.solver import EULER, Solver
+from beeline.core.source import Gaussian
 from beeline.core.times import At, TimeSampler, Uniform
 from beeline.core.types import Batch, require, stack, take
+from beeline.learn.feed import Lots
 from beeline.learn.objective import Distance, FlowMatching, squared
 from beeline.learn.pairs import anchored, reflow_pairs
 from beeline.learn.rows import RowMatching, groups_of, whole
+from beeline.learn.segments import AnnealedPairs
 from beeline.use.sampler import Sampler
 
 
@@ -34,23 +37,29 @@ class Distillation(Protocol):
 
     def data(self, teacher: Flow, batch: Batch, rng: Rng) -> Batch: ...
 
+    def feed(self, teacher: Flow, data: Batch, rng: Rng) -> Batch | Lots:
+        """What ``fit`` learns from: the data as they are, unless a method changes them on the way."""
+        return data
+
     def objective(self, teacher: Flow) -> Any: ...
 
     def student(self, teacher: Flow, networks: Mapping[str, nn.Module]) -> tuple[Flow, Sampler]: ...
 
 
 @dataclass(frozen=True)
-class Reflow:
+class Reflow(Distillation):
     """Learn the flow again on its own pairs: paths stop crossing, so that they become straight.
 
     x0 ~ source, x1 = sampler(teacher, x0);  min E |v(x_t, t, cond) - (x1 - x0)|^2 on the kept pairs
     On a curved path, or for a network that predicts noise or data, path and prediction stay: errors count in the space
     of the prediction (of the datum for a velocity on a curved path), and the student is drawn with DDIM, which is exact
-    for a flow whose noise and datum are constant along its paths.
+    for a flow whose noise and datum are constant along its paths.  With ``anneal`` the sources of lot n are
+    sqrt(1 - blend^2) x0 + blend noise, blend = max(0, 1 - n / anneal), so that a new network learns the flow first.
     Assumes pairs of an ODE, made with a fine sampler: its errors are learned.  The student has no score, because its
     coupling is not independent.
     Source: Liu, Gong and Liu 2022 (arXiv 2209.03003); curved paths and noise: Wang et al. 2024, "Rectified Diffusion"
-    (arXiv 2410.07303), with space=Data() and distance=Huber(0.001, each=True).
+    (arXiv 2410.07303), with space=Data() and distance=Huber(0.001, each=True); annealing, for smaller students: Zhu et
+    al. 2024, SlimFlow (arXiv 2407.12718).
 
     >>> Reflow(Sampler(8)).student(Flow(None), {"student": nn.Identity()})[0].independent
     False
@@ -66,8 +75,13 @@ class Reflow:
     reverse: float = 0.0  # share of pairs made backwards from real data, which anchors the student to them
     steps: int = 4  # of the student's own sampler
     space: Prediction | None = None  # where errors count; None is the teacher's own
+    anneal: int = 0  # lots over which fresh noise gives way to the sources of the pairs; 0 for none
 
     def __post_init__(self) -> None:
+        require(
+            self.anneal >= 0,
+            f"Reflow got anneal={self.anneal}; it is a number of lots: give 0 for none, or half of the run's",
+        )
         require(0 <= self.reverse <= 1, f"Reflow got reverse={self.reverse}; it is a share of the pairs: give 0 to 1")
         require(
             self.count is None or self.count >= 1,
@@ -80,6 +94,16 @@ class Reflow:
     def data(self, teacher: Flow, batch: Batch, rng: Rng) -> Batch:
         return teacher_pairs(self.sampler, self.count, self.reverse, teacher, batch, rng)
 
+    def feed(self, teacher: Flow, data: Batch, rng: Rng) -> Batch | Lots:
+        if not self.anneal:
+            return data
+        require(
+            isinstance(teacher.source, Gaussian),
+            f"Reflow got anneal={self.anneal} and a teacher from {type(teacher.source).__name__}; mixtures with fresh "
+            "noise keep the law of a Gaussian source alone: leave anneal at 0",
+        )
+        return AnnealedPairs(data, rng, self.anneal)
+
     def objective(self, teacher: Flow) -> FlowMatching:
         space = self.space or own_space(teacher)
         return matching(teacher, self.coupling, self.times, self.distance, space)
@@ -90,7 +114,7 @@ class Reflow:
 
 
 @dataclass(frozen=True)
-class OneStep:
+class OneStep(Distillation):
     """Learn the whole jump from the source: one evaluation makes a datum.
 
     min E |x0 + v(x0, 0, cond) - x1|^2 on pairs of the teacher: reflow with all times at 0, errors of the datum

@@ -14,7 +14,7 @@ from beeline.core.process import process_of
 from beeline.core.rng import Rng
 from beeline.core.solver import EULER
 from beeline.core.types import Batch, require
-from beeline.learn.distill import copied
+from beeline.learn.distill import Distillation, copied
 from beeline.learn.guided import Contrastive, ModelGuidance
 from beeline.learn.objective import Drop, FlowMatching
 from beeline.learn.regularise import SelfPerceptual
@@ -22,7 +22,7 @@ from beeline.learn.segments import Windowed
 from beeline.use.sampler import Sampler
 
 
-class OnData:
+class OnData(Distillation):
     """What these share: a copy of the teacher learns on the data themselves, and keeps its path and source."""
 
     def networks(self, teacher: Flow) -> dict[str, nn.Module]:

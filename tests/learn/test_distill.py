@@ -215,3 +215,10 @@ def bending(flow, x0):
     end = Sampler(20)(flow, x0, watch=lambda x, t: states.append((x, t)))
     with torch.no_grad():
         return float(torch.stack([(flow.field(x, t) - (end - x0)).square().sum(1).mean() for x, t in states]).mean())
+
+
+def test_annealing_is_refused_where_mixtures_change_the_law_of_the_source():
+    teacher, pairs = Flow(Straight(), source=Uniform()), Batch(torch.zeros(2, 2), torch.zeros(2, 2))
+    with pytest.raises(BeelineError, match="a Gaussian source alone"):
+        Reflow(anneal=2).feed(teacher, pairs, Rng(0))
+    assert Reflow().feed(teacher, pairs, Rng(0)) is pairs and OneStep().feed(teacher, pairs, Rng(0)) is pairs
