@@ -28,7 +28,8 @@ HUB = "hub:"  # what stands before the id of a bundle on the hub, so that no mis
 class Bundle:
     """A flow with how to draw from it, what its numbers mean, and where it came from.
 
-    ``null`` is the condition that stands for "none", where one was learned; drawing without a condition uses it.
+    ``null`` is that of the flow, the condition that stands for "none" where one was learned; drawing without a condition
+    uses it.  One that is given to the bundle alone is recorded in its flow.
     """
 
     flow: Flow
@@ -37,6 +38,11 @@ class Bundle:
     lineage: dict[str, Any] = field(default_factory=dict)  # plain data: recipe, data, parent, figures
     null: Any = None
     weights: str = ""  # SHA-256 of the weights on disk; empty before they are saved
+
+    def __post_init__(self) -> None:
+        if self.flow.null is None and self.null is not None:
+            object.__setattr__(self, "flow", replace(self.flow, null=self.null))
+        object.__setattr__(self, "null", self.flow.null)
 
     def sample(
         self,
@@ -102,7 +108,7 @@ class Bundle:
             return made
         wanted = sorted(self.modality.conditions)
         require(
-            not wanted or self.null is not None,
+            not wanted or (self.null is not None and self.null != {}),
             f"this model was trained on the conditions {wanted} without ever dropping them, so that drawing without "
             f"a condition is not something it learned; give one, for example --cond {wanted[0] if wanted else ''}=...",
         )

@@ -46,6 +46,7 @@ from beeline.learn.track import Previews
 from beeline.learn.trainer import Training, fit
 from beeline.rundir import ready, unstarted
 from beeline.settings import construct
+from beeline.use.null import check_null, learned_null
 from beeline.use.sampler import Sampler
 
 Log = Callable[[dict[str, Any]], None]
@@ -140,17 +141,6 @@ def build_network(run: Run, modality: Any, batch: Batch) -> nn.Module:
     return wrapped
 
 
-def check_null(drop: Any, conditions: Mapping[str, Any]) -> None:
-    """Refuse a null label that is a class, which would lose its own meaning."""
-    classes = conditions.get("label", {}).get("classes") if drop is not None and drop.probability > 0 else None
-    if classes is not None and isinstance(drop.null, int | float):
-        require(
-            drop.null == classes,
-            f"objective.drop.null={drop.null:g} stands for no label, but labels here are 0 .. {classes - 1} and the "
-            f"one after them is none; give null={classes}",
-        )
-
-
 @dataclass(frozen=True)
 class Prepared:
     """What a run has in hand before its first step."""
@@ -192,13 +182,13 @@ def prepare(run: Run) -> Prepared:
             getattr(objective, "path", None) or Linear(),
             source or getattr(coupling, "source", Gaussian()),
             coupling.independent and hasattr(objective, "path"),  # without a path there is no score
+            learned_null(drop, modality.conditions),
         )
         return Bundle(
             flow=flow,
             sampler=drawn_by(objective, run.sampler, flow),
             modality=modality,
             lineage={"made_by": "train", "data": config.describe(run.data), "seed": run.seed},
-            null=None if drop is None else config.describe(drop.null),
         )
 
     every = 500 if run.training.patience is None else run.training.patience.every

@@ -17,6 +17,7 @@ from beeline.core.likelihood import Divergence, Exact, Hutchinson, log_prob
 from beeline.core.rng import Rng
 from beeline.core.solver import HEUN, Solver
 from beeline.core.types import Cond, Dynamics, leaves, map_cond, over, require
+from beeline.use.guidance import of_flow
 from beeline.use.sampler import Sampler
 
 
@@ -59,7 +60,7 @@ def straightness(flow: Flow, x0: Tensor, sampler: Sampler, cond: Cond = None, ba
     bends, lengths, count = [], [], 0
     for rows in torch.split(torch.arange(len(x0)), batch_size):
         part, c = x0[rows], rows_of(cond, rows)
-        f = sampler.guidance(flow.field, c)
+        f = of_flow(sampler.guidance, flow)(flow.field, c)
         for controller in sampler.controllers:
             f = controller.steer(f, flow)
         sums = _Sums(f)

@@ -19,6 +19,7 @@ from beeline.core.solver import RK4
 from beeline.core.types import Cond, map_cond, require
 from beeline.learn.fit_solver import fit_solver
 from beeline.use.auto import auto_sampler
+from beeline.use.guidance import of_flow
 from beeline.use.sampler import Sampler
 
 AUTO = "auto"  # the value of ``--set sampler=auto``
@@ -60,7 +61,9 @@ def tune(
     test = bundle.flow.source.sample(like, rng.fork("test"))
     errors = {}
     with torch.no_grad():
-        exact = integrate(current.guidance(bundle.flow.field, known), test, torch.linspace(0, 1, 33), RK4)
+        exact = integrate(
+            of_flow(current.guidance, bundle.flow)(bundle.flow.field, known), test, torch.linspace(0, 1, 33), RK4
+        )
         for title, how in (("fitted", fitted), ("auto", replace(auto_sampler(evaluations), guidance=current.guidance))):
             errors[title] = round(float((how(bundle.flow, test, known) - exact).square().mean().sqrt()), 6)
     chosen = replace(fitted, controllers=current.controllers)

@@ -81,7 +81,7 @@ class Augmented(Around):
         return FromStart(held.network, held.name)
 
     def __call__(self, field: Any, batch: Batch, rng: Rng) -> Loss:
-        example = self.inner.examples(batch, rng)
+        example = self.inner.examples(batch, rng, field)
         assert example.batch.x0 is not None
         made = ask(field, example.x, example.t, told(example.batch.cond, example.batch.x0))
         return self.inner.compare(made, example)

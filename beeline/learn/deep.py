@@ -256,7 +256,7 @@ class DeepSupervision(Around):
             isinstance(field, Deep),
             f"DeepSupervision was given {type(field).__name__}; it learns heads inside a network: wrap it in Deep(...)",
         )
-        example = self.inner.examples(batch, rng)
+        example = self.inner.examples(batch, rng, field)
         t, pairs, gaps, times = example.t, example.batch, [], [example.t]
         if self.gap and field.names:
             sign = 1.0 if float(rng.fork("sign").uniform(1, t)) < 0.5 else -1.0

@@ -18,7 +18,7 @@ from beeline.core.rng import Rng
 from beeline.core.schedule import Explicit, Schedule, Shifted, Uniform
 from beeline.core.solver import RK4, Solver, SolverBase
 from beeline.core.types import Cond, Dynamics, map_cond, require
-from beeline.use.guidance import Guidance, Plain
+from beeline.use.guidance import Guidance, Plain, of_flow
 from beeline.use.presets import PRESETS
 from beeline.use.sampler import Sampler
 
@@ -40,7 +40,7 @@ class Problem:
 
     def dynamics(self) -> Dynamics:
         """The guided field of a fresh run."""
-        return self.guidance(self.flow.field, self.cond)
+        return of_flow(self.guidance, self.flow)(self.flow.field, self.cond)
 
     def error(self, schedule: Schedule, solver: Solver, steps: int) -> float:
         """Root mean square error of the end points, per coordinate."""
@@ -243,7 +243,7 @@ def fit_solver(
     guidance, method, truth = guidance or Plain(), method or Bespoke(), truth or Sampler(32, solver=RK4)
     x0 = flow.source.sample(like, rng.fork("noise"))
     with torch.no_grad():
-        x1 = integrate(guidance(flow.field, cond), x0, truth.times().to(x0.dtype), truth.solver)
+        x1 = integrate(of_flow(guidance, flow)(flow.field, cond), x0, truth.times().to(x0.dtype), truth.solver)
     whole = Problem(flow, guidance, x0, x1, cond)
     order = rng.fork("split").permutation(len(x0)).to(x0.device)
     held, learned = order[: len(x0) // 4], order[len(x0) // 4 :]

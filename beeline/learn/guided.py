@@ -10,11 +10,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from beeline.core.declared import in_place_of
 from beeline.core.modes import eval_mode, wide
 from beeline.core.rng import Rng
 from beeline.core.types import Batch, Cond, Loss, leaves, map_cond, over, require
 from beeline.learn.objective import Around, FlowMatching, ask
-from beeline.use.guidance import Guidance, null_like
+from beeline.use.guidance import Guidance
+from beeline.use.null import null_like
 from beeline.use.temperature import Temperature
 
 
@@ -49,14 +51,14 @@ class GuidanceFree(Around):
         beta = rng.fork("beta").uniform(len(batch.x1), wide(batch.x1[:0]))
 
         def mixed(x: Tensor, t: Tensor, cond: Cond) -> Tensor:
-            void = null_of(self, cond)
+            void = null_of(self, cond, field)
             share = torch.where(equal(cond, void), torch.ones_like(beta), beta)
             with eval_mode(field):
                 weak = ask(field, x, t, with_beta(void, torch.ones_like(beta)))
             wide = over(share, x)
             return wide * ask(field, x, t, with_beta(cond, share)) + (1 - wide) * weak
 
-        return self.objective(mixed, batch, rng)
+        return self.objective(in_place_of(field, mixed), batch, rng)
 
 
 @dataclass(frozen=True)
@@ -87,14 +89,14 @@ class ModelGuidance(Around):
 
     def __call__(self, field: Any, batch: Batch, rng: Rng) -> Loss:
         def shifted(x: Tensor, t: Tensor, cond: Cond = None) -> Tensor:
-            void = null_of(self, cond)
+            void = null_of(self, cond, field)
             strong = ask(field, x, t, cond)
             with eval_mode(field):
                 weak = ask(field, x, t, void)
             k = torch.where(equal(cond, void), 0.0, 1 - 1 / self.scale).to(x.dtype)
             return strong - over(k, x) * (strong.detach() - weak)
 
-        return self.objective(shifted, batch, rng)
+        return self.objective(in_place_of(field, shifted), batch, rng)
 
 
 @dataclass(frozen=True)
@@ -127,14 +129,14 @@ class Anticipating(Around):
         chosen = rng.fork("share").uniform(len(batch.x1), wide(batch.x1[:0])) < self.share
 
         def guided(x: Tensor, t: Tensor, cond: Cond = None) -> Tensor:
-            void = null_of(self, cond)
+            void = null_of(self, cond, field)
             strong = ask(field, x, t, cond)
             with eval_mode(field):
                 weak = ask(field, x, t, void)
             scale = torch.where(chosen & ~equal(cond, void), self.scale, 1.0).to(x.dtype)
             return weak + over(scale, x) * (strong - weak)
 
-        return self.objective(guided, batch, rng)
+        return self.objective(in_place_of(field, guided), batch, rng)
 
 
 @dataclass(frozen=True)
@@ -168,7 +170,7 @@ class Contrastive(Around):
             batch.cond is not None,
             "Contrastive was given data without conditions; it compares right with wrong ones: pass cond=",
         )
-        example = self.inner.examples(batch, rng)
+        example = self.inner.examples(batch, rng, field)
         right = example.batch.cond
         n = len(batch.x1)
         order = (torch.arange(n) + 1 + rng.fork("wrong").integers(max(n - 1, 1), 1)) % n  # nobody keeps its own
@@ -199,7 +201,7 @@ def equal(cond: Cond, other: Cond) -> Tensor:
     return torch.stack(same).all(0)
 
 
-def null_of(whose: Any, cond: Cond) -> Cond:
+def null_of(whose: Any, cond: Cond, field: Any) -> Cond:
     """The null condition of a guided objective: its own, or that of its drop."""
     drop = whose.objective.drop
     require(
@@ -208,11 +210,11 @@ def null_of(whose: Any, cond: Cond) -> Cond:
         "or FlowMatching()",
     )
     require(
-        whose.null is not None or drop is not None,
-        f"{type(whose).__name__} needs to know what stands for no condition, and its objective drops none; give the "
-        "objective a Drop(probability, null), without which the null is never learned",
+        drop is not None and drop.probability > 0,
+        f"{type(whose).__name__} needs a null condition that is learned, and its objective drops none; give the "
+        "objective a Drop(0.1)",
     )
-    return null_like(drop.null if whose.null is None else whose.null, cond)
+    return null_like(drop.null if whose.null is None else whose.null, cond, field)
 
 
 def named(cond: Cond, whose: object) -> None:

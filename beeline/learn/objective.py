@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, Protocol
 
@@ -17,7 +17,7 @@ from beeline.core.path import AffinePath, Linear, Path
 from beeline.core.rng import Rng
 from beeline.core.times import TimeSampler, Uniform
 from beeline.core.types import Batch, Cond, Loss, map_cond, require
-from beeline.use.guidance import null_like
+from beeline.use.null import null_like
 
 Weight = Callable[[Tensor], Tensor]
 """Time [B] or [B,F] -> a weight of the same shape; apart from how often a time is drawn."""
@@ -141,16 +141,18 @@ class Huber:
 class Drop:
     """Replaces the whole condition of a sample by the null one, independently per sample, so that it is learned.
 
-    cond -> null with the given probability
-    Assumes that the network understands the null condition.
+    cond -> null with the given probability, all conditions together or (``apart``) each by its own chance
+    Assumes that the network understands the null condition; a condition that the null does not name is never dropped.
     Source: Ho and Salimans 2022 (arXiv 2207.12598).
 
     >>> Drop(1.0, null=10)(torch.tensor([3, 4]), 2, Rng(0), torch.empty(0))
     tensor([10, 10])
     """
 
-    probability: float  # 0 to 1; 0.1 to 0.2 is usual
-    null: Any = 0  # a condition tree for the batch or for one sample, or a number that fills every leaf
+    probability: float = 0.1  # 0 to 1; 0.1 to 0.2 is usual
+    # by name, for the batch or for one sample, or a number for all labels or all vectors; None is that of the network
+    null: Any = None
+    apart: bool = False  # every condition is dropped by a chance of its own
 
     def __post_init__(self) -> None:
         require(
@@ -158,15 +160,23 @@ class Drop:
             f"Drop got probability={self.probability}; a probability is between 0 and 1: 0.1 is usual",
         )
 
-    def __call__(self, cond: Cond, n: int, rng: Rng, like: Tensor) -> Cond:
-        if cond is None:
+    def __call__(self, cond: Cond, n: int, rng: Rng, like: Tensor, field: Any = None) -> Cond:
+        """The condition with nulls where chance says so; ``field`` is the network, which knows its null."""
+        if cond is None or self.probability == 0:
             return None
+        void = null_like(self.null, cond, field)
+        if self.apart and isinstance(cond, Mapping):
+            assert isinstance(void, Mapping)
+            return {k: self._mixed(leaf, void[k], n, rng.fork(k), like) for k, leaf in cond.items()}
+        return self._mixed(cond, void, n, rng, like)
+
+    def _mixed(self, cond: Cond, void: Cond, n: int, rng: Rng, like: Tensor) -> Cond:
         gone = rng.uniform(n, like) < self.probability
 
         def mix(leaf: Tensor, void: Tensor) -> Tensor:
             return torch.where(gone.reshape((-1,) + (1,) * (leaf.ndim - 1)).to(leaf.device), void, leaf)
 
-        return map_cond(mix, cond, null_like(self.null, cond))
+        return map_cond(mix, cond, void)
 
 
 @dataclass(frozen=True)
@@ -202,13 +212,13 @@ class FlowMatching:
 
     def __call__(self, field: Any, batch: Batch, rng: Rng) -> Loss:
         """Loss of a velocity field on data ``batch.x1`` [B,*S]; value is a scalar in squared data units."""
-        example = self.examples(batch, rng)
+        example = self.examples(batch, rng, field)
         made = ask(field, example.x, example.t, example.batch.cond)
         return self.compare(made, example)
 
-    def examples(self, batch: Batch, rng: Rng) -> Example:
+    def examples(self, batch: Batch, rng: Rng, field: Any = None) -> Example:
         """Pairs, times, and the states and slopes on the path between them."""
-        batch = self.pairs(batch, rng)
+        batch = self.pairs(batch, rng, field)
         assert batch.x0 is not None
         t = self.times(len(batch.x1), batch.x1, rng.fork("times"))
         x, v = self.path.point(batch.x0, batch.x1, t, rng.fork("path"))
@@ -237,15 +247,15 @@ class FlowMatching:
         distance = distance_at(self.distance, Context(x, t.flatten(), self.path, space))
         return distance(made, v).reshape(t.shape)
 
-    def pairs(self, batch: Batch, rng: Rng) -> Batch:
-        """The batch with its source points, and its conditions dropped where chance says so."""
+    def pairs(self, batch: Batch, rng: Rng, field: Any = None) -> Batch:
+        """The batch with its source points, and its conditions dropped where chance says so, to the null of ``field``."""
         require(len(batch.x1) > 0, "the batch is empty; a loss is a mean over data: give at least one datum")
         batch = wide_batch(batch)
         with full_precision(batch.x1.device):  # transport costs in bfloat16 would pair other points
             batch = self.coupling(batch, rng.fork("coupling"))
         if self.drop is None:
             return batch
-        return replace(batch, cond=self.drop(batch.cond, len(batch.x1), rng.fork("drop"), batch.x1))
+        return replace(batch, cond=self.drop(batch.cond, len(batch.x1), rng.fork("drop"), batch.x1, field))
 
     def reduce(self, made: Tensor, wanted: Tensor, t: Tensor, batch: Batch) -> Loss:
         """Distance of two values [B,*S] that are no velocities of this path, weighed as in ``compare``."""

@@ -176,7 +176,7 @@ class SmoothSteps(_Term):
         require(0 < self.step <= 1, f"SmoothSteps got step={self.step}; a step of time lies in (0, 1]: 0.1 is usual")
 
     def __call__(self, field: Any, batch: Batch, rng: Rng) -> Loss:
-        example = self.inner.examples(batch, rng)
+        example = self.inner.examples(batch, rng, field)
         cond = example.batch.cond
         made = ask(field, example.x, example.t, cond)
         s = (example.t + self.step).clamp(max=1)
@@ -212,7 +212,7 @@ class SelfRectified(Around):
             "use Linear()",
         )
         assert isinstance(path, AffinePath)
-        example = self.inner.examples(batch, rng)
+        example = self.inner.examples(batch, rng, field)
         x0, cond = example.batch.x0, example.batch.cond
         assert x0 is not None
         with eval_mode(field):
@@ -251,7 +251,7 @@ class SelfPerceptual(Around):
             f"SelfPerceptual was used on {type(path).__name__}; it needs the data end of an affine path: use Linear()",
         )
         assert isinstance(path, AffinePath)
-        example = self.inner.examples(batch, rng)
+        example = self.inner.examples(batch, rng, field)
         cond = example.batch.cond
         made = ask(field, example.x, example.t, cond)
         guess = path.data(example.x, made, example.t)

@@ -62,7 +62,7 @@ class RowMatching(FlowMatching):
             return super().__call__(field, batch, rng)
         if batch.cond is None and self.known:
             batch = self.reveal(batch, groups, rng.fork("known"))
-        example = self.examples(batch, rng)
+        example = self.examples(batch, rng, field)
         net = field
         while isinstance(net, Helped):
             net = net.field

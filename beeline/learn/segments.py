@@ -111,12 +111,12 @@ class Windowed(Around):
         )
 
     def __call__(self, field: Any, batch: Batch, rng: Rng) -> Loss:
-        example = self.examples(batch, rng)
+        example = self.examples(batch, rng, field)
         return self.inner.compare(ask(field, example.x, example.t, example.batch.cond), example)
 
-    def examples(self, batch: Batch, rng: Rng) -> Example:
+    def examples(self, batch: Batch, rng: Rng, field: Any = None) -> Example:
         """Pairs of one window each, and the states between them."""
-        batch = self.objective.pairs(batch, rng)
+        batch = self.objective.pairs(batch, rng, field)
         x1 = batch.x1
         assert batch.x0 is not None
         k = rng.fork("window").integers(self.windows, len(x1)).to(x1.device, x1.dtype)

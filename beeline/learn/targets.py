@@ -55,7 +55,7 @@ class LatentNoise:
 
     def __call__(self, field: Any, batch: Batch, rng: Rng) -> Loss:
         plain = FlowMatching(self.path, self.coupling, weight=self.weight, distance=self.distance, drop=self.drop)
-        batch = plain.pairs(batch, rng)
+        batch = plain.pairs(batch, rng, field)
         assert batch.x0 is not None
         t = self.times(len(batch.x1), batch.x1, rng.fork("times"))
         z = rng.fork("path").normal(batch.x1)
@@ -130,7 +130,7 @@ class Classify:
         )
         check_simplex(batch.x1, "the datum")
         assert self.coupling is not None
-        batch = FlowMatching(coupling=self.coupling, drop=self.drop).pairs(batch, rng)
+        batch = FlowMatching(coupling=self.coupling, drop=self.drop).pairs(batch, rng, field)
         assert batch.x0 is not None
         t = self.times(len(batch.x1), batch.x1, rng.fork("times"))
         x = self.path.state(batch.x0, batch.x1, t, rng.fork("path"))
@@ -186,7 +186,7 @@ class Hierarchical:
 
     def __call__(self, field: Any, batch: Batch, rng: Rng) -> Loss:
         net = field.inner if isinstance(field, RandomVelocity) else field
-        example = self.outer.examples(batch, rng.fork("outer"))
+        example = self.outer.examples(batch, rng.fork("outer"), field)
         told: dict[str, Any] = {"state": example.x, "time": example.t[:, None]}
         if example.batch.cond is not None:
             told["cond"] = example.batch.cond
@@ -337,7 +337,7 @@ class PyramidMatching:
 
     def __call__(self, field: Any, batch: Batch, rng: Rng) -> Loss:
         plain = FlowMatching(Linear(), Independent(), distance=self.distance, drop=self.drop)
-        batch = plain.pairs(batch, rng)
+        batch = plain.pairs(batch, rng, field)
         assert batch.x0 is not None
         stage = int(rng.fork("stage").integers(self.pyramid.stages, 1))
         u = self.times(len(batch.x1), batch.x1, rng.fork("times"))

@@ -114,12 +114,12 @@ class GuidanceTuned(OnData):
     Assumes a teacher that knows the null condition.
     Source: Tang et al. 2025 (arXiv 2502.12154).
 
-    >>> GuidanceTuned(null=10).scale
+    >>> GuidanceTuned().scale
     1.5
     """
 
     scale: float = 1.5  # of the guidance that is learned
-    null: Any = 0  # what stands for no condition, as the teacher learned it
+    null: Any = None  # what stands for no condition, as the teacher learned it; None is that of its network
     drop: float = 0.1  # share of conditions dropped, 0 to 1
     steps: int = 20  # of the student's own sampler
 

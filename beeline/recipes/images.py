@@ -55,6 +55,7 @@ def images(path: str = "images") -> Run:
     return Run(
         data=ImageFile(path),
         network={"is": "networks.UNet", "width": 64, "multipliers": [1, 2, 2, 2], "blocks": 2},
+        objective=FlowMatching(drop=Drop(0.1)),  # of labels, where the pictures have any
         training=Training(steps=50_000, lot=64, rate=WarmupConstantCooldown(peak=3e-4, warmup=1000)),
         sampler=Sampler(25),
     )

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from beeline.core.declared import as_map, is_map
-from beeline.core.field import bind
+from beeline.core.field import Flow, bind
 from beeline.core.process import Reading
 from beeline.core.types import Cond, Dynamics, leaves, map_cond, over, require
+from beeline.use.null import null_like as null_like
 
 
 class Guidance(Protocol):
@@ -37,6 +39,19 @@ class Rule(Protocol):
     def begin(self) -> Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]: ...
 
 
+class OfFlow(ABC):
+    """Base of guidance and references that take something from the flow which is drawn, beside its field."""
+
+    @abstractmethod
+    def of(self, flow: Flow) -> Any:
+        """The same, for one flow."""
+
+
+def of_flow(guidance: Guidance, flow: Flow) -> Guidance:
+    """The guidance of a sampler for one flow: a sampler calls this before every run."""
+    return guidance.of(flow) if isinstance(guidance, OfFlow) else guidance
+
+
 @dataclass(frozen=True)
 class Plain:
     """No guidance: the field as it is.
@@ -57,7 +72,7 @@ class Plain:
 
 
 @dataclass(frozen=True)
-class Unconditional:
+class Unconditional(OfFlow):
     """The same field under a null condition.
 
     weak = v(x, t, null)
@@ -68,7 +83,24 @@ class Unconditional:
     tensor([10, 10])
     """
 
-    null: Any  # a condition tree for the batch or for one sample (then repeated), or a number that fills every leaf
+    # for the batch or for one sample (then repeated): by name, or a number that fills all labels or all vectors; None is
+    # the one that the flow or its network knows
+    null: Any = None
+
+    def of(self, flow: Flow) -> Reference:
+        """The reference with the null that a flow learned; refused where it learned none, or another."""
+        learned = flow.null
+        require(
+            not (isinstance(learned, Mapping) and not learned),
+            "guidance was asked of a flow that never learned a null condition, so that its weak prediction would come "
+            "from weights that were not trained; train with Drop(0.1), or use Plain()",
+        )
+        require(
+            learned is not None or self.null is not None,
+            "guidance was given without a null, and the flow records none; give CFG(scale, null={'label': 10}), or "
+            "Flow(..., null={'label': 10})",
+        )
+        return self if learned is None else Learned(learned, self.null)
 
     def __call__(self, field: Any, cond: Cond) -> tuple[Any, Cond]:
         require(
@@ -76,7 +108,28 @@ class Unconditional:
             "guidance was asked for without a condition; it moves from the null condition to a condition: "
             "pass cond=, or use Plain()",
         )
-        return field, null_like(self.null, cond)
+        return field, null_like(self.null, cond, field)
+
+
+@dataclass(frozen=True)
+class Learned:
+    """The null condition that a flow learned; a null that was given beside it has to be the same one."""
+
+    null: Any
+    given: Any = None
+
+    def __call__(self, field: Any, cond: Cond) -> tuple[Any, Cond]:
+        _, null = Unconditional(self.null)(field, cond)
+        if self.given is not None:
+            _, given = Unconditional(self.given)(field, cond)
+            pairs = zip(leaves(null), leaves(given), strict=True)
+            other = [name for (name, a), (_, b) in pairs if not torch.equal(a, b.to(a))]
+            require(
+                not other,
+                f"guidance was given the null {self.given} for {other}, but the flow learned {self.null}; leave the null "
+                "out: CFG(scale)",
+            )
+        return field, null
 
 
 @dataclass(frozen=True)
@@ -123,7 +176,7 @@ class Extrapolate:
 
 
 @dataclass(frozen=True)
-class Guide:
+class Guide(OfFlow):
     """Guidance as reference x rule x window.
 
     v = rule(strong, weak) while t is inside the window, strong elsewhere
@@ -145,6 +198,10 @@ class Guide:
             0 <= low <= high <= 1,
             f"the guidance window is {self.window}; it has to be (low, high) with 0 <= low <= high <= 1",
         )
+
+    def of(self, flow: Flow) -> Guidance:
+        """The guidance of one flow, whose null it takes."""
+        return replace(self, reference=self.reference.of(flow)) if isinstance(self.reference, OfFlow) else self
 
     def __call__(self, field: Any, cond: Cond) -> Dynamics:
         strong = field.field if isinstance(field, Reading) else field
@@ -176,33 +233,14 @@ class Guide:
         return 2 if self.window[0] <= t <= self.window[1] else 1
 
 
-def CFG(scale: float, null: Any, window: tuple[float, float] = (0.0, 1.0)) -> Guide:  # noqa: N802 - a name of the field
+def CFG(scale: float, null: Any = None, window: tuple[float, float] = (0.0, 1.0)) -> Guide:  # noqa: N802 - a name of the field
     """Classifier-free guidance: v = weak + scale (strong - weak), weak = v(x, t, null).
 
-    ``null`` is a condition tree for the batch or for one sample (then repeated), or a number that fills every leaf.
+    Without ``null`` it is the one that the flow, or its network, knows.  A null is given by name, {"label": 10}, for the
+    batch or for one sample (then repeated), or as a number that fills all labels or all vectors.
     Source: Ho and Salimans 2022 (arXiv 2207.12598).
 
     >>> CFG(3.0, null=10).rule
     Extrapolate(scale=3.0)
     """
     return Guide(Unconditional(null), Extrapolate(scale), window)
-
-
-def null_like(null: Any, cond: Cond) -> Cond:
-    """The null condition for a batch: a number fills every leaf, one sample is repeated, a batch is taken as it is."""
-    if isinstance(null, int | float):
-        return map_cond(lambda leaf: torch.full_like(leaf, null), cond)
-    names = [name for name, _ in leaves(cond)]
-
-    def fit(leaf: Tensor, void: Any) -> Tensor:
-        void = torch.as_tensor(void, device=leaf.device).to(leaf.dtype)
-        if void.shape == leaf.shape:
-            return void
-        require(
-            void.shape == leaf.shape[1:] or (void.shape[:1] == (1,) and void.shape[1:] == leaf.shape[1:]),
-            f"the null condition has shape {tuple(void.shape)} beside conditions {names} of {tuple(leaf.shape)}; give "
-            "it for the batch, for one sample, or as one number",
-        )
-        return void.expand(leaf.shape).clone()
-
-    return map_cond(fit, cond, null)

@@ -16,7 +16,7 @@ from beeline.core.process import Process, process_of
 from beeline.core.schedule import Schedule, Uniform
 from beeline.core.solver import HEUN, FullSolver, Solver, complete
 from beeline.core.types import Cond, Dynamics, leaves, map_cond, require
-from beeline.use.guidance import Guidance, Plain
+from beeline.use.guidance import Guidance, Plain, of_flow
 
 
 class Controller(Protocol):
@@ -140,7 +140,7 @@ class Sampler:
                 f"the condition {name or 'given'} has shape {tuple(leaf.shape)} for a batch of {len(x)}; "
                 "every leaf of a condition starts with the batch size",
             )
-        f = self.guidance(process.field(flow.field, x, times), cond)
+        f = of_flow(self.guidance, flow)(process.field(flow.field, x, times), cond)
         for controller in self.controllers:
             f = controller.steer(f, flow)
 
