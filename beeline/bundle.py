@@ -28,8 +28,8 @@ HUB = "hub:"  # what stands before the id of a bundle on the hub, so that no mis
 class Bundle:
     """A flow with how to draw from it, what its numbers mean, and where it came from.
 
-    ``null`` is that of the flow, the condition that stands for "none" where one was learned; drawing without a condition
-    uses it.  One that is given to the bundle alone is recorded in its flow.
+    ``null`` is that of the flow, the condition that stands for "none" where one was learned; drawing without a
+    condition uses it.  One that is given to the bundle alone is recorded in its flow.
     """
 
     flow: Flow

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -64,7 +65,7 @@ def test_refusals(bundle: Bundle, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="holds no bundle"):
         load(tmp_path)
     with pytest.raises(ValueError, match="without ever dropping"):
-        Bundle(bundle.flow, bundle.sampler, bundle.modality).sample(2)
+        Bundle(dataclasses.replace(bundle.flow, null=None), bundle.sampler, bundle.modality).sample(2)
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "x").write_text("x")
     with pytest.raises(ValueError, match="is not a bundle"):

@@ -195,8 +195,8 @@ class Flow:
     """A velocity field, the path it was learned on, and the source it starts from.
 
     ``independent`` says whether x0 and x1 were coupled independently while learning: without that, or without a
-    Gaussian source, the field has no score.  ``null`` holds the null of every condition that was dropped while learning,
-    by name: {} where none was, None where nothing is recorded.
+    Gaussian source, the field has no score.  ``null`` holds the null of every condition that was dropped while
+    learning, by name: {} where none was, None where nothing is recorded.
     """
 
     field: Any  # VelocityField or FlowMap

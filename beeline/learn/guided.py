@@ -210,7 +210,7 @@ def null_of(whose: Any, cond: Cond, field: Any) -> Cond:
         "or FlowMatching()",
     )
     require(
-        drop is not None and drop.probability > 0,
+        drop is not None,
         f"{type(whose).__name__} needs a null condition that is learned, and its objective drops none; give the "
         "objective a Drop(0.1)",
     )

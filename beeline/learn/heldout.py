@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from beeline.core.declared import in_place_of
 from beeline.core.modes import device_of, eval_mode, moved
 from beeline.core.path import AffinePath, Linear
 from beeline.core.rng import Rng
@@ -149,7 +150,7 @@ class HeldOut:
     def __call__(self, field: Any) -> HeldOutLoss:
         values, bins = self._errors(field)
         by_bin = self._binned(values, bins)
-        mean, posterior = self._baselines
+        mean, posterior = self._baselines(field)
         known = [v for v in by_bin if math.isfinite(v)]
         return HeldOutLoss(
             sum(known) / max(1, len(known)),
@@ -166,19 +167,27 @@ class HeldOut:
         return torch.arange(n) if n <= self.most else self.rng.fork("rows").permutation(n)[: self.most].sort().values
 
     @functools.cached_property
-    def _baselines(self) -> tuple[list[float] | None, list[float] | None]:
-        """The losses of the two baselines: fixed, so measured once."""
+    def _measured(self) -> list[tuple[list[float] | None, list[float] | None]]:
+        return []
+
+    def _baselines(self, field: Any) -> tuple[list[float] | None, list[float] | None]:
+        """The losses of the two baselines in place of a network: fixed, so measured once."""
+        if not self._measured:
+            self._measured.append(self._baselines_of(field))
+        return self._measured[0]
+
+    def _baselines_of(self, field: Any) -> tuple[list[float] | None, list[float] | None]:
         path = getattr(self.objective, "path", None)
         if self.train is None or not isinstance(path, AffinePath) or not getattr(self.objective, "baselines", True):
             return None, None
-        mean = self._binned(*self._errors(MeanField(self.train.x1.mean(0), path)))
+        mean = self._binned(*self._errors(in_place_of(field, MeanField(self.train.x1.mean(0), path))))
         coupling = getattr(self.objective, "coupling", None)
         gaussian = getattr(getattr(coupling, "source", None), "gaussian", False)
         few = len(self.train.x1) <= self.largest
         discrete = all(not leaf.is_floating_point() for _, leaf in leaves(self.train.cond))
         if not (getattr(coupling, "independent", False) and gaussian and few and discrete):
             return mean, None
-        return mean, self._binned(*self._errors(Posterior(self.train, path)))
+        return mean, self._binned(*self._errors(in_place_of(field, Posterior(self.train, path))))
 
     def _errors(self, field: Any) -> tuple[Tensor, Tensor]:
         """The loss and the bin of every datum and draw."""

@@ -163,7 +163,7 @@ class Drop:
     def __call__(self, cond: Cond, n: int, rng: Rng, like: Tensor, field: Any = None) -> Cond:
         """The condition with nulls where chance says so; ``field`` is the network, which knows its null."""
         if cond is None or self.probability == 0:
-            return None
+            return cond
         void = null_like(self.null, cond, field)
         if self.apart and isinstance(cond, Mapping):
             assert isinstance(void, Mapping)
@@ -248,7 +248,7 @@ class FlowMatching:
         return distance(made, v).reshape(t.shape)
 
     def pairs(self, batch: Batch, rng: Rng, field: Any = None) -> Batch:
-        """The batch with its source points, and its conditions dropped where chance says so, to the null of ``field``."""
+        """The batch with its source points, its conditions dropped by chance to the null of ``field``."""
         require(len(batch.x1) > 0, "the batch is empty; a loss is a mean over data: give at least one datum")
         batch = wide_batch(batch)
         with full_precision(batch.x1.device):  # transport costs in bfloat16 would pair other points

@@ -83,8 +83,8 @@ class Unconditional(OfFlow):
     tensor([10, 10])
     """
 
-    # for the batch or for one sample (then repeated): by name, or a number that fills all labels or all vectors; None is
-    # the one that the flow or its network knows
+    # for the batch or for one sample (then repeated): by name, or a number that fills all labels or all vectors; None
+    # is the one that the flow or its network knows
     null: Any = None
 
     def of(self, flow: Flow) -> Reference:
@@ -126,8 +126,8 @@ class Learned:
             other = [name for (name, a), (_, b) in pairs if not torch.equal(a, b.to(a))]
             require(
                 not other,
-                f"guidance was given the null {self.given} for {other}, but the flow learned {self.null}; leave the null "
-                "out: CFG(scale)",
+                f"guidance was given the null {self.given} for {other}, but the flow learned {self.null}; leave the "
+                "null out: CFG(scale)",
             )
         return field, null
 
@@ -236,8 +236,8 @@ class Guide(OfFlow):
 def CFG(scale: float, null: Any = None, window: tuple[float, float] = (0.0, 1.0)) -> Guide:  # noqa: N802 - a name of the field
     """Classifier-free guidance: v = weak + scale (strong - weak), weak = v(x, t, null).
 
-    Without ``null`` it is the one that the flow, or its network, knows.  A null is given by name, {"label": 10}, for the
-    batch or for one sample (then repeated), or as a number that fills all labels or all vectors.
+    Without ``null`` it is the one that the flow, or its network, knows.  A null is given by name, {"label": 10}, for
+    the batch or for one sample (then repeated), or as a number that fills all labels or all vectors.
     Source: Ho and Salimans 2022 (arXiv 2207.12598).
 
     >>> CFG(3.0, null=10).rule

@@ -87,8 +87,8 @@ def _fill(leaf: Cond, value: float | None) -> Cond:
 def _some(values: list[float | None], names: list[str]) -> None:
     require(
         any(value is not None for value in values),
-        f"a null condition was needed for {names}; a vector has no null of its own, unlike a label: name the vector that "
-        "stands for none, for example null={'age': [0.0]}",
+        f"a null condition was needed for {names}; a vector has no null of its own, unlike a label: name the vector "
+        "that stands for none, for example null={'age': [0.0]}",
     )
 
 
@@ -112,8 +112,8 @@ def _named(null: Any, cond: Cond) -> Cond:
     if isinstance(cond, Mapping):
         require(
             isinstance(null, Mapping),
-            f"the null condition is a {type(null).__name__} beside the conditions {sorted(cond)}; name the condition that "
-            "it is the null of, for example null={'label': 10}",
+            f"the null condition is a {type(null).__name__} beside the conditions {sorted(cond)}; name the condition "
+            "that it is the null of, for example null={'label': 10}",
         )
         for name in null:
             require(name in cond, f"the null names {name!r}, which is no condition here; {nearest(str(name), cond)}")
@@ -127,7 +127,7 @@ def _named(null: Any, cond: Cond) -> Cond:
         return _filled(null, cond)
     void = torch.as_tensor(null, device=cond.device).to(cond.dtype)
     if void.shape == cond.shape:
-        return void
+        return void.clone()  # never the condition itself, which stands for what is kept
     require(
         void.shape == cond.shape[1:] or (void.shape[:1] == (1,) and void.shape[1:] == cond.shape[1:]),
         f"the null condition has shape {tuple(void.shape)} beside a condition of {tuple(cond.shape)}; give it for the "

@@ -164,4 +164,4 @@ def test_what_does_not_go_together_says_so() -> None:
 
 def test_a_class_does_not_stand_for_no_label(tmp_path: Path) -> None:
     with pytest.raises(BeelineError, match="labels here are 0 .. 9 .* give null=10"):
-        prepare(config.change(digits(), {"objective.drop": "Drop(0.1)"}))
+        prepare(config.change(digits(), {"objective.drop": "Drop(0.1, null=0)"}))
