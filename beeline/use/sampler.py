@@ -165,7 +165,11 @@ class Sampler:
         if whole and solver.traits.twin:
             return state
         made = solver.lower(state)
-        return process.finish(flow.field, lambda field: self.guidance(field, cond), made) if times[-1] == 1 else made
+        return (
+            process.finish(flow.field, lambda field: of_flow(self.guidance, flow)(field, cond), made)
+            if times[-1] == 1
+            else made
+        )
 
     @property
     def evaluations(self) -> int | None:
