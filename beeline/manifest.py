@@ -21,6 +21,7 @@ from torch.nn.modules.module import (
 )
 
 from beeline.core.path import Path as FlowPath
+from beeline.core.pyramid import Pyramid
 from beeline.core.rng import Rng
 from beeline.core.source import Source
 from beeline.core.types import BeelineError, require
@@ -59,7 +60,7 @@ class Manifest:
 
     format: int
     field: Mapping[str, Any]
-    path: FlowPath
+    path: FlowPath | Pyramid
     source: Source
     independent: bool
     sampler: Sampler

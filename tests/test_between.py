@@ -149,7 +149,7 @@ def test_a_field_told_its_start_keeps_conditions_seeds_and_direction() -> None:
     with pytest.raises(ValueError, match="FromStart"):
         bl.Sampler(3).invert(flow, x0, label)
     with pytest.raises(ValueError, match="walked backwards"):
-        told.begin(x0, torch.tensor([1.0, 0.0]), EULER)
+        told.process().check(flow, EULER, torch.tensor([1.0, 0.0]))
 
 
 def test_pictures_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

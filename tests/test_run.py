@@ -160,7 +160,7 @@ def test_a_smaller_student_learns_annealed_pairs_by_name(tmp_path: Path) -> None
 @pytest.mark.parametrize("labelled", [True, False])
 def test_a_network_with_grouped_convolutions_is_no_table(tmp_path: Path, labelled: bool) -> None:
     """Convolutions have a number of groups, tables have groups of coordinates; only the latter take known cells."""
-    data = ImageFile(image_file(tmp_path), label="label" if labelled else "none")
+    data = ImageFile(image_file(tmp_path), labels=labelled)
     run = config.change(images.images(), {**SMALL, "network.width": 8, "network.multipliers": "[1]"})
     run = config.change(run, {"data": data, "objective.drop": "Drop(0.1, null=10)" if labelled else "none"})
     train(run, tmp_path / "teacher", log=quiet)

@@ -211,7 +211,7 @@ def existing(path: str) -> Path:
         raise BeelineError(f"{place} does not exist, so no data can be read from it; {about}")
     require(
         place.is_file() or place.is_dir(),
-        f"{place} is neither a file nor a folder but a pipe, socket or device; save the data as a file first",
+        f"{place} is neither a file nor a directory but a pipe, socket or device; save the data as a file first",
     )
     return place
 

@@ -32,7 +32,7 @@ class Refiner(nn.Module):
     Source: Shin et al. 2025, DeepFlow (arXiv 2503.14494); the paper's branch goes on from c alone, which no trained
     network could be wrapped in.
 
-    >>> Refiner(4, (2,))(torch.ones(1, 4), torch.ones(1, 2), torch.zeros(1))[0]
+    >>> Refiner(4, (2,))(torch.ones(1, 4), torch.ones(1, 2), torch.zeros(1))[0].detach()
     tensor([[1., 1., 1., 1.]])
     """
 

@@ -120,6 +120,8 @@ class Felt(ContextDistance):
     they weigh its directions, for transfer between domains those of style over those of content.
     Source: Liu, Gong and Liu 2022 (arXiv 2209.03003), section on domain transfer.
 
+    >>> from beeline.core.field import Velocity
+    >>> from beeline.core.path import Linear
     >>> where = Context(torch.zeros(1, 2), torch.zeros(1), Linear(), Velocity())
     >>> Felt(lambda x: 2 * x, plain=0.0).at(where)(torch.ones(1, 2), torch.zeros(1, 2))
     tensor([4.])

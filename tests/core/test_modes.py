@@ -87,7 +87,7 @@ def test_evaluation_mode_is_put_back_for_each_module_also_after_an_error() -> No
 
 
 def uses(flow: bl.Flow, weak: nn.Module | None = None) -> dict:
-    guided = bl.Sampler(2, guidance=Guide(Weak(weak), Extrapolate(2.0)))
+    guided = bl.Sampler(2, guidance=Guide(Weak(weak or Dropping()), Extrapolate(2.0)))
     x = bl.Rng(0).normal(torch.empty(8, 2))
     return {
         "sampler": lambda: bl.Sampler(2)(flow, x),

@@ -73,7 +73,7 @@ def test_foreign_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(bl.BeelineError, match="never unpickled"):
         read_arrays(tmp_path / "o.npy")
     os.mkfifo(tmp_path / "pipe.npy")
-    with pytest.raises(bl.BeelineError, match="neither a file nor a folder"):
+    with pytest.raises(bl.BeelineError, match="neither a file nor a directory"):
         PointFile(tmp_path / "pipe.npy").load()
 
 
