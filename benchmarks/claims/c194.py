@@ -1,0 +1,78 @@
+"""Logistic regression (five coordinates of unequal size, 400 data, stochastic gradients of 32 of them), where the least
+loss is known exactly. The figure is the loss above it after 2,000 steps, of the averaged weights. Hand-tuned is the
+best of nine rates, a factor of 4 apart."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+import beeline as bl
+from beeline.learn.optim import DAdaptSGD
+from benchmarks.claims.toys import finding
+from benchmarks.claims.verdict import Finding
+
+METHOD = "D-Adaptation"
+CLAIM = "It matches hand-tuned learning rates, with no rate to set."
+STEPS = 2000
+RATES = tuple(4.0**k for k in range(-5, 4))
+STILL = "weights that do not move"
+
+
+def problem(rng: bl.Rng) -> Tensor:
+    """[400,5] data times their labels, which follow the logits of other weights by chance: the least is finite."""
+    like = torch.empty(400, 5, dtype=torch.float64)
+    x = rng.fork("x").normal(like) * torch.tensor([0.3, 0.6, 1.0, 2.0, 3.0])
+    truth = rng.fork("truth").normal(like[:1])
+    chance = rng.fork("y").uniform(400, like)
+    return x * torch.where(chance < torch.sigmoid((x * truth).sum(1)), 1.0, -1.0)[:, None]
+
+
+def loss(rows: Tensor, w: Tensor) -> Tensor:
+    return nn.functional.softplus(-(rows @ w)).mean()
+
+
+def slope(rows: Tensor, w: Tensor) -> Tensor:
+    return -(torch.sigmoid(-(rows @ w))[:, None] * rows).mean(0)
+
+
+def least(rows: Tensor) -> float:
+    """The least loss, by Newton's method with halved steps."""
+    w = torch.zeros(5, dtype=torch.float64)
+    for _ in range(30):
+        p = torch.sigmoid(rows @ w)
+        move, size = torch.linalg.solve(rows.T @ (rows * (p * (1 - p))[:, None]) / len(rows), slope(rows, w)), 1.0
+        while loss(rows, w - size * move) > loss(rows, w) and size > 1e-9:
+            size /= 2
+        w = w - size * move
+    return float(loss(rows, w))
+
+
+def gap(rows: Tensor, make: Callable[[list[nn.Parameter]], torch.optim.Optimizer], order: Tensor) -> float:
+    """The loss above the least one of the average of the weights, each with the weight d where there is one."""
+    w = nn.Parameter(torch.zeros(5, dtype=torch.float64))
+    optimiser, total, mass = make([w]), torch.zeros(5, dtype=torch.float64), 0.0
+    for part in order:
+        w.grad = slope(rows[part], w.detach())
+        optimiser.step()
+        share = float(optimiser.param_groups[0].get("d", 1.0))
+        total, mass = total + share * w.detach(), mass + share
+    return float(loss(rows, total / mass)) - least(rows)
+
+
+def measure(rng: bl.Rng) -> list[Finding]:
+    rows = problem(rng)
+    order = rng.fork("order").integers(len(rows), STEPS * 32).reshape(STEPS, 32)
+    tuned = [gap(rows, lambda p, r=r: torch.optim.SGD(p, lr=r), order) for r in RATES]  # type: ignore[misc]
+    best = min(range(len(RATES)), key=tuned.__getitem__)
+    found = gap(rows, lambda p: DAdaptSGD().build(p, 1.0), order)
+    still = float(loss(rows, torch.zeros(5, dtype=torch.float64))) - least(rows)
+    near = max(tuned[max(best - 1, 0)], tuned[min(best + 1, len(RATES) - 1)])
+    return [
+        finding("D-Adaptation (figure) against gradient descent with the best rate", tuned[best], found, still, STILL),
+        finding("the same against the worse of the two rates next to the best", near, found, still, STILL),
+        finding("the same against the median result of the nine rates", sorted(tuned)[len(tuned) // 2], found, still,
+                STILL),
+    ]  # fmt: skip
