@@ -94,8 +94,14 @@ class Distilled:
     seed: int = 0
     data: DataSet | None = None  # None is the teacher's own
     network: Mapping[str, Any] | None = None  # of the student, as in Run; None is a copy of the teacher's
+    start: str | None = None  # a bundle whose network the student copies instead: a first student of this teacher
 
     def __post_init__(self) -> None:
+        require(
+            self.network is None or self.start is None,
+            f"the student got the new network {self.network} and the trained one of {self.start}; it has one: give "
+            "either",
+        )
         if self.network is not None:
             check_network(self.network)
 
@@ -221,10 +227,19 @@ def prepare_distilled(run: Distilled, device: Device = AUTO) -> Prepared:
     few = dataclasses.replace(method, count=None) if hasattr(method, "count") else method
     unseen = few.data(teacher.flow, take(other, torch.arange(min(len(other.x1), HELDOUT_PAIRS))), rng.fork("unseen"))
     pairs = run.method.data(learned, batch, rng.fork("pairs"))
-    began = teacher.flow
-    if run.network is not None:  # a method copies the network that its flow holds
+    began = teacher.flow  # a method copies the network that its flow holds
+    if run.network is not None:
         made = build_network(Run(source, run.network, objective, seed=run.seed), teacher.modality, batch)
         began = dataclasses.replace(began, field=made)
+    elif run.start is not None:
+        first = load(run.start, device=device)
+        said = [config.describe((b.flow.path, b.flow.source, b.modality)) for b in (first, teacher)]
+        require(
+            said[0] == said[1],
+            f"the student was to start from {run.start}, whose path, source or data are not those of the teacher "
+            f"{run.teacher}; start from a student of this teacher",
+        )
+        began = dataclasses.replace(began, field=first.flow.field)
 
     def finish(networks: Any) -> Bundle:
         flow, sampler = run.method.student(teacher.flow, networks)
@@ -235,6 +250,8 @@ def prepare_distilled(run: Distilled, device: Device = AUTO) -> Prepared:
             "parent": str(run.teacher),
             "parent_weights": teacher.weights,
         }
+        if run.start is not None:
+            lineage["start"] = str(run.start)
         return dataclasses.replace(teacher, flow=flow, sampler=sampler, lineage=lineage)
 
     heldout = HeldOut(objective, unseen, train=pairs, rng=rng.fork("heldout"))

@@ -10,6 +10,7 @@ import torch
 
 import beeline as bl
 from beeline import config
+from beeline.core.rng import Rng
 from beeline.data.imagefile import ImageFile
 from beeline.data.pointfile import PointFile
 from beeline.journal import JsonLines, read_log
@@ -155,6 +156,34 @@ def test_a_smaller_student_learns_annealed_pairs_by_name(tmp_path: Path) -> None
         config.change(run, {"network.wide": 3})
     with pytest.raises(ValueError, match="number of lots"):
         Reflow(anneal=-1)
+
+
+def test_a_second_stage_goes_on_from_a_student_on_the_pairs_of_the_first_teacher(tmp_path: Path) -> None:
+    teacher = train(config.change(points.points(point_file(tmp_path)), SMALL), tmp_path / "teacher", log=quiet)
+    plain = Distilled(str(tmp_path / "teacher"), OneStep(bl.Sampler(2), count=20), bl.Training(6, lot=8))
+    first = train(plain, tmp_path / "first", log=quiet)
+    second = config.change(plain, {"start": str(tmp_path / "first"), "method.distance": "Perceptual(plain=0.0)"})
+    assert config.build(config.describe(second)) == second
+    work, alone = prepare_distilled(second), prepare_distilled(plain)
+    assert torch.equal(work.data.x0, alone.data.x0) and torch.equal(work.data.x1, alone.data.x1)
+    x0 = teacher.start(range(9))
+    times, student = torch.zeros(9), work.networks["student"]
+    assert torch.equal(student(x0, times), first.flow.field(x0, times))
+    assert all(w.requires_grad for w in student.parameters())
+    # the loss is that of the features of the data that the student makes, and of nothing else
+    pairs, features = work.data, second.method.distance.features
+    with torch.no_grad():
+        made, wanted = features(pairs.x0 + student(pairs.x0, torch.zeros(20))), features(pairs.x1)
+        loss = work.objective(student, pairs, Rng(0)).value
+        assert torch.allclose(loss, (made - wanted).square().mean(), rtol=1e-5)
+    again = train(second, tmp_path / "second", log=quiet)
+    assert again.lineage["start"] == str(tmp_path / "first") and again.lineage["parent_weights"] == teacher.weights
+    other = config.change(points.points(point_file(tmp_path)), {**SMALL, "objective.path": "Cosine"})
+    train(other, tmp_path / "other", log=quiet)
+    with pytest.raises(ValueError, match="path, source or data are not those of the teacher"):
+        prepare_distilled(config.change(second, {"start": str(tmp_path / "other")}))
+    with pytest.raises(ValueError, match="it has one: give either"):
+        config.change(second, {"network": {"is": "networks.MLP", "width": 4}})
 
 
 @pytest.mark.parametrize("labelled", [True, False])

@@ -7,10 +7,12 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from beeline.core.coupling import Independent
 from beeline.core.field import Flow, bind
 from beeline.core.integrate import integrate
+from beeline.core.path import AffinePath
 from beeline.core.rng import Rng
 from beeline.core.solver import HEUN, Solver
 from beeline.core.types import Batch, Loss, over, require
@@ -84,10 +86,12 @@ class Windowed(Around):
     """Straightening window by window: each starts from a noised datum and ends where the teacher takes it.
 
     window k:  z0 = x_{t_k} of a data pair,  z1 = teacher's flow from t_k to t_{k+1};
-    regress (z1 - z0) / (t_{k+1} - t_k) at (1-u) z0 + u z1
+    the ends x0*, x1* of the path of ``objective`` that goes through z0 at t_k and z1 at t_{k+1};
+    regress the slope of that path at t_k + u / windows, which is windows (z1 - z0) where it is straight
     Assumes a trained teacher; one window is reflow.  It costs ``steps`` teacher passes (times the solver's) per step.
-    Sample with steps that end at the edges.
-    Source: Yan et al. 2024, PeRFlow (arXiv 2405.07510).
+    Sample with steps that end at the edges, on a curved path by DDIM.
+    Source: Yan et al. 2024, PeRFlow (arXiv 2405.07510); curved paths: Wang et al. 2024, "Rectified Diffusion" (arXiv
+    2410.07303), phased.
 
     >>> Windowed(Flow(lambda x, t: -x), 2)(lambda x, t: -x, Batch(torch.zeros(4, 1)), Rng(0)).per_sample.shape
     torch.Size([4])
@@ -103,6 +107,11 @@ class Windowed(Around):
         require(
             self.windows >= 1 and self.steps >= 1,
             f"Windowed got windows={self.windows}, steps={self.steps}; give at least one of each",
+        )
+        require(
+            isinstance(self.objective.path, AffinePath),
+            f"Windowed got an objective on {type(self.objective.path).__name__}; the two states of a window give the "
+            "ends of an affine path alone: use Linear(), or the affine path of the teacher",
         )
         require(
             isinstance(self.objective.coupling, Independent),
@@ -127,5 +136,13 @@ class Windowed(Around):
             grid = start[None] + length * torch.linspace(0, 1, self.steps + 1, dtype=x1.dtype)[:, None].to(x1.device)
             grid = grid.clamp(max=1)
             z1 = integrate(bind(self.teacher.field, batch.cond), z0, grid, self.solver).to(x1.dtype)
-        slope = (z1 - z0) / length
-        return Example(batch, start + length * u, z0 + over(length * u, z0) * slope, slope)
+            ends = through(self.inner.path, z0, z1, grid[0], grid[-1])
+        t = start + length * u
+        return Example(batch, t, *self.inner.path.point(*ends, t))
+
+
+def through(path: Any, first: Tensor, last: Tensor, t: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
+    """The ends (x0, x1) of the affine path that goes through ``first`` at ``t`` and ``last`` at ``s``, times [B]."""
+    a, b, c, d = (over(curve(when), first) for when in (t, s) for curve in (path.a, path.b))
+    size = b * c - a * d
+    return (c * first - a * last) / size, (b * last - d * first) / size

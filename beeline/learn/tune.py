@@ -8,15 +8,14 @@ from typing import Any
 
 from torch import nn
 
-from beeline.core.field import Flow
-from beeline.core.path import Linear
+from beeline.core.field import Flow, Prediction
+from beeline.core.path import AffinePath
 from beeline.core.process import process_of
 from beeline.core.rng import Rng
-from beeline.core.solver import EULER
 from beeline.core.types import Batch, require
-from beeline.learn.distill import Distillation, copied
+from beeline.learn.distill import Distillation, begins, copied, frozen, own_space
 from beeline.learn.guided import Contrastive, ModelGuidance
-from beeline.learn.objective import Drop, FlowMatching
+from beeline.learn.objective import Distance, Drop, FlowMatching, squared
 from beeline.learn.regularise import SelfPerceptual
 from beeline.learn.segments import Windowed
 from beeline.use.sampler import Sampler
@@ -34,11 +33,13 @@ class OnData(Distillation):
 
 @dataclass(frozen=True)
 class PeRFlow(OnData):
-    """Reflow window by window: the student is straight inside each part of time, without stored pairs.
+    """Reflow window by window: noise and datum are constant inside each part of time, without stored pairs.
 
-    the objective Windowed with the teacher;  drawn with a whole number of Euler steps in each window
-    Assumes a teacher on the straight path; one window is reflow.
-    Source: Yan et al. 2024, PeRFlow (arXiv 2405.07510).
+    the objective Windowed with the teacher, on its path;  drawn with one step in each window, by Euler on the straight
+    path and by DDIM on curved ones
+    Assumes an affine path that leaves the source with a slope; one window is reflow.  Errors count as those of Reflow.
+    Source: Yan et al. 2024, PeRFlow (arXiv 2405.07510); curved paths: Wang et al. 2024, "Rectified Diffusion" (arXiv
+    2410.07303), phased, with space=Data() and distance=Huber(0.001, each=True).
 
     >>> PeRFlow(4).student(Flow(None), {"student": nn.Identity()})[1].steps
     4
@@ -46,18 +47,22 @@ class PeRFlow(OnData):
 
     windows: int = 4  # equal parts of [0, 1]
     steps: int = 4  # of the teacher inside a window, each two evaluations
+    space: Prediction | None = None  # where errors count; None is the teacher's own
+    distance: Distance = squared
 
     def objective(self, teacher: Flow) -> Windowed:
         require(
-            isinstance(teacher.path, Linear),
-            f"PeRFlow was given a teacher on {type(teacher.path).__name__}; its windows are parts of the straight "
-            "path: convert the teacher with converted(flow, Linear())",
+            isinstance(teacher.path, AffinePath) and begins(teacher.path),
+            f"PeRFlow was given a teacher on {teacher.path}; a step of a window needs an affine path whose slope at "
+            "t = 0 says where it goes: convert the teacher with converted(flow, Linear())",
         )
-        return Windowed(teacher, self.windows, self.steps)
+        space = self.space or own_space(teacher)
+        inner = FlowMatching(teacher.path, prediction=space, distance=self.distance)
+        return Windowed(teacher, self.windows, self.steps, objective=inner)
 
     def student(self, teacher: Flow, networks: Mapping[str, nn.Module]) -> tuple[Flow, Sampler]:
         flow = replace(teacher, field=networks["student"], independent=False)
-        return flow, Sampler(self.windows, solver=process_of(flow).solver(EULER))
+        return flow, Sampler(self.windows, solver=process_of(flow).solver(frozen(teacher.path)))
 
 
 @dataclass(frozen=True)
