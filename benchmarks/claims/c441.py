@@ -13,6 +13,7 @@ from benchmarks.claims.verdict import Finding
 
 METHOD = "DeepFlow: deep supervision"
 CLAIM = "Velocities inside the network, refined by accelerations, make training converge several times faster."
+SEEDS = 4
 WIDTH, PLACE = 64, "backbone.block.1"
 
 
@@ -33,7 +34,7 @@ def deep(rng: bl.Rng) -> Any:
 
 def measure(rng: bl.Rng) -> list[Finding]:
     data, objective, rows = points(rng), bl.objectives.FlowMatching(), []
-    for steps in (250, 800):
+    for steps in (250, 600):
         nets = [
             learn(net, loss, data, rng.fork("net"), steps=steps)
             for net, loss in (
