@@ -69,7 +69,7 @@ def test_a_teacher_with_constant_ends_is_a_fixed_point_of_windows_on_its_path(pa
         return da * (3 * x0 + 2) + db * x0
 
     class Off(torch.nn.Module):
-        def forward(self, x, t):
+        def forward(self, x, t, cond=None):
             return start(x, t)[0] + 0.1
 
     off = Network(Off(), path, Noise())
