@@ -10,14 +10,17 @@ import torch
 from torch import Tensor
 
 from beeline.core.coupling import Independent
-from beeline.core.field import Flow, bind
+from beeline.core.field import Flow
 from beeline.core.integrate import integrate
+from beeline.core.modes import eval_mode
 from beeline.core.path import AffinePath
 from beeline.core.rng import Rng
+from beeline.core.schedule import Schedule, Uniform
 from beeline.core.solver import HEUN, Solver
 from beeline.core.types import Batch, Loss, over, require
 from beeline.learn.feed import InMemory
 from beeline.learn.objective import Around, Example, FlowMatching, ask
+from beeline.use.guidance import Guidance, Plain
 
 
 @dataclass(frozen=True)
@@ -85,23 +88,26 @@ class AnnealedPairs:
 class Windowed(Around):
     """Straightening window by window: each starts from a noised datum and ends where the teacher takes it.
 
-    window k:  z0 = x_{t_k} of a data pair,  z1 = teacher's flow from t_k to t_{k+1};
+    window k:  z0 = x_{t_k} of a data pair,  z1 = the (guided) teacher's flow from t_k to t_{k+1};
     the ends x0*, x1* of the path of ``objective`` that goes through z0 at t_k and z1 at t_{k+1};
-    regress the slope of that path at t_k + u / windows, which is windows (z1 - z0) where it is straight
+    regress the slope of that path at t_k + u (t_{k+1} - t_k), which is (z1 - z0) / (t_{k+1} - t_k) where it is straight
     Assumes a trained teacher; one window is reflow.  It costs ``steps`` teacher passes (times the solver's) per step.
     Sample with steps that end at the edges, on a curved path by DDIM.
     Source: Yan et al. 2024, PeRFlow (arXiv 2405.07510); curved paths: Wang et al. 2024, "Rectified Diffusion" (arXiv
-    2410.07303), phased.
+    2410.07303), phased; edges by a fit such as Bellman, and times at the edges alone: Nguyen et al. 2024, "Bellman
+    Optimal Stepsize Straightening of Flow-Matching Models" (arXiv 2312.16414).
 
     >>> Windowed(Flow(lambda x, t: -x), 2)(lambda x, t: -x, Batch(torch.zeros(4, 1)), Rng(0)).per_sample.shape
     torch.Size([4])
     """
 
     teacher: Flow
-    windows: int = 4  # equal parts of [0, 1]; 1 is reflow
+    windows: int = 4  # parts of [0, 1]; 1 is reflow
     steps: int = 4  # of the teacher inside a window
     solver: Solver = HEUN
     objective: FlowMatching = field(default_factory=FlowMatching)  # times are read as places inside the window
+    guidance: Guidance = field(default_factory=Plain)  # of the teacher, which the student learns with its flow
+    schedule: Schedule = field(default_factory=Uniform)  # the edges of the windows
 
     def __post_init__(self) -> None:
         require(
@@ -128,14 +134,15 @@ class Windowed(Around):
         batch = self.objective.pairs(batch, rng, field)
         x1 = batch.x1
         assert batch.x0 is not None
-        k = rng.fork("window").integers(self.windows, len(x1)).to(x1.device, x1.dtype)
-        start, length = k / self.windows, 1 / self.windows
+        edges = self.schedule(self.windows)
+        k = rng.fork("window").integers(self.windows, len(x1)).to(edges.device)
+        start, length = (part.to(x1.device, x1.dtype) for part in (edges[k], edges.diff()[k]))
         u = self.objective.times(len(x1), x1, rng.fork("times"))
-        with torch.no_grad():
+        with eval_mode(self.teacher.field, self.guidance):
             z0 = self.teacher.path.point(batch.x0, x1, start, rng.fork("path")).x
-            grid = start[None] + length * torch.linspace(0, 1, self.steps + 1, dtype=x1.dtype)[:, None].to(x1.device)
+            grid = start + length * torch.linspace(0, 1, self.steps + 1, dtype=x1.dtype)[:, None].to(x1.device)
             grid = grid.clamp(max=1)
-            z1 = integrate(bind(self.teacher.field, batch.cond), z0, grid, self.solver).to(x1.dtype)
+            z1 = integrate(self.guidance(self.teacher.field, batch.cond), z0, grid, self.solver).to(x1.dtype)
             ends = through(self.inner.path, z0, z1, grid[0], grid[-1])
         t = start + length * u
         return Example(batch, t, *self.inner.path.point(*ends, t))

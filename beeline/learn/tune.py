@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import nn
@@ -12,12 +12,16 @@ from beeline.core.field import Flow, Prediction
 from beeline.core.path import AffinePath
 from beeline.core.process import process_of
 from beeline.core.rng import Rng
+from beeline.core.schedule import Schedule, Uniform
+from beeline.core.times import TimeSampler
+from beeline.core.times import Uniform as Anywhere
 from beeline.core.types import Batch, require
 from beeline.learn.distill import Distillation, begins, copied, frozen, own_space
 from beeline.learn.guided import Contrastive, ModelGuidance
 from beeline.learn.objective import Distance, Drop, FlowMatching, squared
 from beeline.learn.regularise import SelfPerceptual
 from beeline.learn.segments import Windowed
+from beeline.use.guidance import Guidance, Plain
 from beeline.use.sampler import Sampler
 
 
@@ -38,17 +42,23 @@ class PeRFlow(OnData):
     the objective Windowed with the teacher, on its path;  drawn with one step in each window, by Euler on the straight
     path and by DDIM on curved ones
     Assumes an affine path that leaves the source with a slope; one window is reflow.  Errors count as those of Reflow.
+    With the edges that the fit Bellman found as its ``schedule`` and ``times=At(0.0)`` it straightens the steps of that
+    grid alone.  The student of a guided teacher is drawn without guidance.
     Source: Yan et al. 2024, PeRFlow (arXiv 2405.07510); curved paths: Wang et al. 2024, "Rectified Diffusion" (arXiv
-    2410.07303), phased, with space=Data() and distance=Huber(0.001, each=True).
+    2410.07303), phased, with space=Data() and distance=Huber(0.001, each=True); the grid: Nguyen et al. 2024, "Bellman
+    Optimal Stepsize Straightening of Flow-Matching Models" (arXiv 2312.16414), here from noised data.
 
     >>> PeRFlow(4).student(Flow(None), {"student": nn.Identity()})[1].steps
     4
     """
 
-    windows: int = 4  # equal parts of [0, 1]
+    windows: int = 4  # parts of [0, 1]
     steps: int = 4  # of the teacher inside a window, each two evaluations
     space: Prediction | None = None  # where errors count; None is the teacher's own
     distance: Distance = squared
+    guidance: Guidance = field(default_factory=Plain)  # of the teacher, which the student learns with its flow
+    schedule: Schedule = field(default_factory=Uniform)  # the edges of the windows
+    times: TimeSampler = field(default_factory=Anywhere)  # places inside a window, 0 to 1; At(0.0) is its start alone
 
     def objective(self, teacher: Flow) -> Windowed:
         require(
@@ -57,12 +67,15 @@ class PeRFlow(OnData):
             "t = 0 says where it goes: convert the teacher with converted(flow, Linear())",
         )
         space = self.space or own_space(teacher)
-        inner = FlowMatching(teacher.path, prediction=space, distance=self.distance)
-        return Windowed(teacher, self.windows, self.steps, objective=inner)
+        inner = FlowMatching(teacher.path, times=self.times, prediction=space, distance=self.distance)
+        return Windowed(
+            teacher, self.windows, self.steps, objective=inner, guidance=self.guidance, schedule=self.schedule
+        )
 
     def student(self, teacher: Flow, networks: Mapping[str, nn.Module]) -> tuple[Flow, Sampler]:
         flow = replace(teacher, field=networks["student"], independent=False)
-        return flow, Sampler(self.windows, solver=process_of(flow).solver(frozen(teacher.path)))
+        solver = process_of(flow).solver(frozen(teacher.path))
+        return flow, Sampler(self.windows, schedule=self.schedule, solver=solver)
 
 
 @dataclass(frozen=True)

@@ -1,27 +1,41 @@
 """Tuning a trained flow: exact teachers are fixed points, and each method trains from a teacher."""
 
 import dataclasses
+import itertools
 from dataclasses import replace
 
 import pytest
 import torch
+from torch import nn
 
 from beeline.core.field import Data, Flow, Network, Noise
 from beeline.core.integrate import integrate
 from beeline.core.path import Cosine, Linear, Polynomial
 from beeline.core.rng import Rng
+from beeline.core.schedule import Explicit
+from beeline.core.solver import HEUN
 from beeline.core.space import Geodesic, Sphere
+from beeline.core.times import At
 from beeline.core.types import Batch, BeelineError
 from beeline.data.laws import GaussianMixture
 from beeline.learn.distill import own_space
+from beeline.learn.fit_solver import Problem
+from beeline.learn.fit_steps import Bellman
 from beeline.learn.objective import FlowMatching, Huber
 from beeline.learn.segments import Windowed, through
 from beeline.learn.trainer import Training, fit
 from beeline.learn.tune import ContrastTuned, FeatureTuned, GuidanceTuned, PeRFlow
 from beeline.nets.small import MLP
+from beeline.use.guidance import CFG, Plain
 from tests.learn.exact import LAW, labelled
 
-METHODS = [PeRFlow(2, 2), ContrastTuned(), FeatureTuned("backbone.block.0"), GuidanceTuned(null=2)]
+METHODS = [
+    PeRFlow(2, 2),
+    PeRFlow(2, 1, guidance=CFG(2.0, 2), schedule=Explicit((0.0, 0.3, 1.0)), times=At(0.0)),
+    ContrastTuned(),
+    FeatureTuned("backbone.block.0"),
+    GuidanceTuned(null=2),
+]
 
 
 def teacher():
@@ -105,3 +119,67 @@ def test_contrast_starts_at_the_teacher_and_guidance_says_its_scale():
     loss = ContrastTuned(push=1.0).objective(flow)(flow.field, labelled(50, Rng(0)), Rng(1))
     assert abs(float(loss.terms["attract"]) - 0.6931471805599453) < 1e-9
     assert GuidanceTuned(2.0, null=2).objective(flow).scale == 2.0
+
+
+def gaussian_bellman():
+    """The exact field of a narrow Gaussian, whose fine walk is curved, and its grid of three steps."""
+    teacher = GaussianMixture([[1.0, -0.5]], 0.05).field()
+    x0 = Rng(0).normal(torch.empty(64, 2, dtype=torch.float64))
+    flow = Flow(teacher)
+    x1 = integrate(teacher, x0, torch.linspace(0, 1, 201, dtype=torch.float64))
+    grid, _ = Bellman(fine=20, checked=False)(Problem(flow, Plain(), x0, x1), 3, Rng(1))
+    return flow, x0, grid
+
+
+def test_the_steps_of_a_bellman_grid_are_straightened():
+    flow, x0, grid = gaussian_bellman()
+    teacher = flow.field
+    edges = grid(3).tolist()
+    assert edges != pytest.approx([0, 1 / 3, 2 / 3, 1])
+    method = PeRFlow(3, 8, schedule=grid, times=At(0.0))
+    objective = method.objective(flow)
+
+    def student(x, t):  # the slope of the teacher over the window that begins at t
+        ends = torch.tensor([min(e for e in edges if e > float(v) + 1e-9) for v in t], dtype=x.dtype)
+        walk = torch.stack([t + (ends - t) * i / 8 for i in range(9)])
+        return (integrate(teacher, x, walk, HEUN) - x) / (ends - t)[:, None]
+
+    batch = Batch(1 + 0.05 * Rng(2).normal(torch.empty(60, 2, dtype=torch.float64)))
+    loss = objective(student, batch, Rng(3))
+    assert float(loss.value) < 1e-20
+    assert {round(v, 9) for v in loss.t.tolist()} == {round(v, 9) for v in edges[:-1]}
+    made, sampler = method.student(flow, {"student": student})
+    fine = [torch.linspace(a, b, 9, dtype=torch.float64)[:-1] for a, b in itertools.pairwise(edges)]
+    wanted = integrate(teacher, x0, torch.cat([*fine, torch.ones(1)]), HEUN)
+    assert torch.allclose(sampler(made, x0), wanted, atol=1e-9)
+    assert sampler.evaluations == 3
+
+
+def test_a_guided_teacher_gives_guided_window_ends():
+    # a constant field per label: guided, the slope is null + scale (strong - null), with the null 5
+    constant = Flow(lambda x, t, cond: cond[:, None].to(x.dtype).expand_as(x))
+    batch = Batch(torch.zeros(8, 2, dtype=torch.float64), cond=torch.tensor([1, 2, 5, 3] * 2))
+    example = PeRFlow(2, 2, guidance=CFG(3.0, 5)).objective(constant).examples(batch, Rng(0))
+    wanted = torch.tensor([-7.0, -4.0, 5.0, -1.0] * 2, dtype=torch.float64)
+    assert torch.allclose(example.v, wanted[:, None].expand(8, 2), atol=1e-12)
+
+
+def test_windows_follow_the_teacher_without_its_dropout():
+    net = nn.Sequential(nn.Linear(2, 2), nn.Dropout(0.5)).double()
+    teacher = Flow(Held(net))
+    teacher.field.train()
+    batch = Batch(Rng(0).normal(torch.empty(16, 2, dtype=torch.float64)))
+    example = PeRFlow(2, 1).objective(teacher).examples(batch, Rng(1))
+    teacher.field.eval()
+    assert torch.equal(PeRFlow(2, 1).objective(teacher).examples(batch, Rng(1)).v, example.v)
+
+
+class Held(nn.Module):
+    """A network that does not look at the time."""
+
+    def __init__(self, net):
+        super().__init__()
+        self.net = net
+
+    def forward(self, x, t, cond=None):
+        return self.net(x)
