@@ -29,7 +29,7 @@ WITHOUT = {
     "060": "Elastic training spans several processes that come and go; the engine's tests compare the weights.",
     "109 (fine-tuning)": "Pairs between the chosen steps cannot be trained on; the choice of steps is measured above.",
     "144 (speech)": "Zero-shot speech needs a large model; guidance and plans are measured above.",
-    "230 (guidance, one-step students)": "Only the path is measured above.",
+    "230 (one-step students)": "Students that name symbols are not measured; path and guidance are, above.",
     "340 (consistency)": "The package has no consistency training; the learned coupling is measured above with flows.",
 }
 LEFT = "## Rows without a claim\n\nWhat these methods claim is not measured, or not all of it."
