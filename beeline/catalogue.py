@@ -83,7 +83,7 @@ CATALOGUE: Mapping[str, Mapping[str, str]] = {
     "divergences": _of("core.likelihood", "Exact", "Hutchinson", "HutchPlusPlus"),
     "gradients": _of("core.adjoint", "Stored", "Checkpointed", "Adjoint"),
     "guidance": _of("use.guidance", "Plain", "Guide", "CFG()") | _of("use.temperature", "Temperature"),
-    "references": _of("use.guidance", "Unconditional", "Weak"),
+    "references": _of("use.guidance", "Unconditional", "Weak") | _of("weakbundle", "WeakBundle"),
     "rules": _of("use.guidance", "Extrapolate"),
     "samplers": _of("use.sampler", "Sampler") | _of("use.auto", "auto_sampler()"),
     "fits": _of("learn.fit_solver", "Bespoke")

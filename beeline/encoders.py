@@ -11,6 +11,7 @@ import torch.nn.functional as F  # noqa: N812 - its usual name
 from torch import Tensor
 
 from beeline.bundle import load
+from beeline.core.field import Flow
 from beeline.core.modes import eval_mode
 from beeline.core.types import BeelineError, extra, require
 from beeline.learn.encoders import tokens
@@ -41,7 +42,7 @@ class OfBundle:
         require(0 <= self.t <= 1, f"OfBundle got t={self.t}; a time is between 0 and 1: 0.9 is usual")
 
     def __call__(self, x: Tensor) -> Tensor:
-        field = _bundle(self.path).to(x.device)
+        field = bundled(self.path).field.to(x.device)
         block = place(field, self.block)
         with eval_mode(field), captured(field, block) as seen:
             ask(field, x, torch.full((len(x),), self.t, device=x.device))
@@ -89,8 +90,9 @@ class HubVision:
 
 
 @functools.lru_cache(maxsize=2)
-def _bundle(path: str) -> Any:
-    return load(path, device="cpu").flow.field
+def bundled(path: str) -> Flow:
+    """The frozen flow of a bundle, kept for the next time."""
+    return load(path, device="cpu").flow
 
 
 @functools.lru_cache(maxsize=2)

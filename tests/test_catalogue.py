@@ -60,6 +60,7 @@ EXAMPLES = {
     "networks.Beside": "Beside(Network(MLP(shape=(4,), width=8, depth=1)), 'state')",
     "networks.RandomVelocity": "RandomVelocity(Beside(Network(MLP(shape=(4,), width=8, depth=1)), 'state'), Rng(1), 3)",
     "objectives.Aligned": "Aligned(FlowMatching(), 'field.backbone.block.0', HubVision('owner/name'))",
+    "references.WeakBundle": "WeakBundle('runs/digits/averages/1-power')",
     "encoders.OfBundle": "OfBundle('runs/digits', 'backbone.block.1')",
     "encoders.HubVision": "HubVision('owner/name', skip=5)",
     "data.SymbolFile": "SymbolFile('peptides.txt', held_out=0.2)",

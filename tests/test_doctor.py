@@ -13,6 +13,7 @@ import torch
 from beeline.apps import engine
 from beeline.averaging import export_averages, network_of, synthesised, with_weights
 from beeline.bundle import load
+from beeline.core.path import Cosine
 from beeline.core.types import BeelineError
 from beeline.data.laws import GaussianMixture
 from beeline.data.pointfile import LawData
@@ -25,6 +26,9 @@ from beeline.learn.parallel import Alone
 from beeline.learn.rate import WarmupConstantCooldown
 from beeline.learn.trainer import Training
 from beeline.run import Run, train
+from beeline.use.guidance import Extrapolate, Guide, Weak
+from beeline.use.sampler import Sampler
+from beeline.weakbundle import WeakBundle
 
 
 def recipe(**more: object) -> Run:
@@ -85,6 +89,20 @@ def test_every_kept_average_becomes_a_bundle(run: Path) -> None:
     first, other = (torch.cat([p.flatten() for p in load(p).flow.field.parameters()]) for p in (run, written[0]))
     assert not torch.equal(first, other) and (first - other).norm() < 0.2 * first.norm()
     assert load(written[1]).lineage["average"]["is"] == "EMA"
+
+
+def test_an_average_of_a_run_guides_it_by_name(run: Path, tmp_path: Path) -> None:
+    weak, bundle = export_averages(run)[0], load(run, device="cpu")
+    named = Sampler(4, guidance=Guide(WeakBundle(str(weak)), Extrapolate(3.0)))
+    given = Sampler(4, guidance=Guide(Weak(load(weak, device="cpu").flow.field), Extrapolate(3.0)))
+    x0 = bundle.start(range(8))
+    wanted = bundle.draw(x0, sampler=given)
+    assert torch.equal(bundle.draw(x0, sampler=named), wanted)
+    assert not torch.equal(bundle.draw(x0, sampler=Sampler(4)), wanted)
+    dataclasses.replace(bundle, sampler=named).save(tmp_path / "guided")  # the name is stored, and found again
+    assert torch.equal(load(tmp_path / "guided", device="cpu").draw(x0), wanted)
+    with pytest.raises(BeelineError, match=r"goes along Linear\(\) .* along Cosine\(\)"):
+        named(dataclasses.replace(bundle.flow, path=Cosine()), x0)
 
 
 def test_an_average_of_another_length_is_made_afterwards(run: Path, tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from beeline.core.solver import HEUN, Solver
 from beeline.core.types import Batch, Loss, over, require
 from beeline.learn.feed import InMemory
 from beeline.learn.objective import Around, Example, FlowMatching, ask
-from beeline.use.guidance import Guidance, Plain
+from beeline.use.guidance import Guidance, Plain, of_flow
 
 
 @dataclass(frozen=True)
@@ -142,7 +142,8 @@ class Windowed(Around):
             z0 = self.teacher.path.point(batch.x0, x1, start, rng.fork("path")).x
             grid = start + length * torch.linspace(0, 1, self.steps + 1, dtype=x1.dtype)[:, None].to(x1.device)
             grid = grid.clamp(max=1)
-            z1 = integrate(self.guidance(self.teacher.field, batch.cond), z0, grid, self.solver).to(x1.dtype)
+            guided = of_flow(self.guidance, self.teacher)(self.teacher.field, batch.cond)
+            z1 = integrate(guided, z0, grid, self.solver).to(x1.dtype)
             ends = through(self.inner.path, z0, z1, grid[0], grid[-1])
         t = start + length * u
         return Example(batch, t, *self.inner.path.point(*ends, t))

@@ -150,7 +150,7 @@ class Weak:
         require(
             callable(self.field),
             f"Weak got {str(self.field)[:80]!r}, which is no field; a text cannot name one: give it in Python, "
-            "as in Weak(load('runs/small').flow.field)",
+            "as in Weak(load('runs/small').flow.field), or name a bundle: WeakBundle(runs/small)",
         )
 
     def __call__(self, field: Any, cond: Cond) -> tuple[Any, Cond]:

@@ -159,9 +159,10 @@ def test_a_guided_teacher_gives_guided_window_ends():
     # a constant field per label: guided, the slope is null + scale (strong - null), with the null 5
     constant = Flow(lambda x, t, cond: cond[:, None].to(x.dtype).expand_as(x))
     batch = Batch(torch.zeros(8, 2, dtype=torch.float64), cond=torch.tensor([1, 2, 5, 3] * 2))
-    example = PeRFlow(2, 2, guidance=CFG(3.0, 5)).objective(constant).examples(batch, Rng(0))
     wanted = torch.tensor([-7.0, -4.0, 5.0, -1.0] * 2, dtype=torch.float64)
-    assert torch.allclose(example.v, wanted[:, None].expand(8, 2), atol=1e-12)
+    for guidance, teacher in ((CFG(3.0, 5), constant), (CFG(3.0), dataclasses.replace(constant, null=5))):
+        example = PeRFlow(2, 2, guidance=guidance).objective(teacher).examples(batch, Rng(0))
+        assert torch.allclose(example.v, wanted[:, None].expand(8, 2), atol=1e-12)
 
 
 def test_windows_follow_the_teacher_without_its_dropout():
