@@ -112,8 +112,8 @@ CATALOGUE: Mapping[str, Mapping[str, str]] = {
     "patiences": _of("learn.early", "Patience"),
     "optimisers": _of("learn.optim", "AdamW", "Muon", "ScheduleFree", "Prodigy", "DoG", "DAdaptSGD"),
     "rates": _of("learn.rate", "Constant", "WarmupCosine", "WarmupConstantCooldown", "OneCycle", "InverseRoot")
-    | _of("learn.rate", "Cooldown"),
-    "averages": _of("learn.ema", "EMA", "Power"),
+    | _of("learn.rate", "Cooldown", "RangeTest"),
+    "averages": _of("learn.ema", "EMA", "Power", "Even"),
     "engines": _of("learn.parallel", "Alone", "Replicated", "Sharded"),
     "random": _of("core.rng", "Rng"),
     # data and figures

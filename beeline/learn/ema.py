@@ -81,6 +81,28 @@ class Power:
         return float((1 - 1 / step) ** (self.exponent + 1))
 
 
+@dataclass(frozen=True)
+class Even:
+    """Even average of the weights after a step: stochastic weight averaging.
+
+    average_n = mean of w_m over start < m <= n, and w_n before;  d = 1 - 1 / (n - start)
+    Assumes that the weights move about one place by then, at a constant or cyclic rate.
+    Source: Izmailov et al. 2018, "Averaging Weights Leads to Wider Optima" (arXiv 1803.05407); Hagele et al. 2024
+    (arXiv 2405.18392), as a stand-in for cooldowns.
+
+    >>> Even(start=10).decay(14)
+    0.75
+    """
+
+    start: int = 0  # steps that are left out, from 0
+
+    def __post_init__(self) -> None:
+        require(self.start >= 0, f"Even got start={self.start}; it is a number of steps: give a whole number from 0")
+
+    def decay(self, step: int) -> float:
+        return 1 - 1 / max(1, step - self.start)
+
+
 class Average:
     """The running average of one network: named tensors of its own, in float32 or better, of what learns.
 

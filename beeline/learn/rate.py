@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -65,9 +66,9 @@ class WarmupCosine:
 
 @dataclass(frozen=True)
 class WarmupConstantCooldown:
-    """Linear warm-up, a constant rate, and a linear cooldown over the last part (warm-up, stable, decay).
+    """Linear warm-up, a constant rate, and a cooldown over the last part (warm-up, stable, decay).
 
-    rate = peak while step < (1 - cooldown) steps;  then linearly to floor
+    rate = peak while step < (1 - cooldown) steps;  then floor + (peak - floor) (1 - u^shape), u the share of it done
     Assumes nothing; until the cooldown begins the rates do not depend on the number of steps, so that a run can be
     made longer, or cooled down from any checkpoint.
     Source: Hagele et al. 2024 (arXiv 2405.18392); Hu et al. 2024, MiniCPM (arXiv 2404.06395).
@@ -80,9 +81,11 @@ class WarmupConstantCooldown:
     warmup: int = 100  # steps
     cooldown: float = 0.2  # share of all steps, 0 to 1
     floor: float = 0.0  # rate at the end
+    shape: float = 1.0  # of the cooldown, above 0: 1 is a line, 0.5 is 1 - sqrt(u), which falls early
 
     def __post_init__(self) -> None:
         check_rate(self.peak, self.warmup)
+        check_shape(self.shape)
         require(
             0 <= self.cooldown <= 1,
             f"the cooldown is {self.cooldown}; it is a share of all steps: give a number from 0 to 1, 0.2 is usual",
@@ -97,8 +100,7 @@ class WarmupConstantCooldown:
         rate = self.peak * ramp(step, self.warmup)
         if step < start:
             return rate
-        left = max(0, steps - step) / max(1, steps - start)
-        return self.floor + (rate - self.floor) * left
+        return self.floor + (rate - self.floor) * left(step, start, steps, self.shape)
 
 
 @dataclass(frozen=True)
@@ -160,9 +162,9 @@ class InverseRoot:
 
 @dataclass(frozen=True)
 class Cooldown:
-    """Another rate up to a step, and from there linearly down: a branch off a running training.
+    """Another rate up to a step, and from there down: a branch off a running training.
 
-    rate = inner(step, planned) while step < start;  then inner(start, planned) to floor along a line
+    rate = inner(step, planned) while step < start;  then from inner(start, planned) to floor as 1 - u^shape
     Assumes that ``start`` is a step of which there is a checkpoint.  The rate is continuous where the branch begins,
     because the inner rate is asked with the number of steps of the run that is left.
     Source: Hagele et al. 2024 (arXiv 2405.18392), cooldowns from one constant-rate run.
@@ -177,8 +179,10 @@ class Cooldown:
     start: int = 0  # the step at which the cooldown begins
     floor: float = 0.0  # rate at the end
     planned: int = 0  # steps of the run that the branch leaves; 0 is the number of steps of this one
+    shape: float = 1.0  # of the cooldown, above 0: 1 is a line, 0.5 is 1 - sqrt(u), which falls early
 
     def __post_init__(self) -> None:
+        check_shape(self.shape)
         for name in ("start", "planned"):
             value = getattr(self, name)
             require(value >= 0, f"Cooldown got {name}={value}; it counts steps: give a whole number from 0")
@@ -197,7 +201,79 @@ class Cooldown:
         if step < self.start:
             return self.inner(step, planned)
         top = self.inner(self.start, planned)
-        return self.floor + (top - self.floor) * max(0, steps - step) / max(1, steps - self.start)
+        return self.floor + (top - self.floor) * left(step, self.start, steps, self.shape)
+
+
+@dataclass(frozen=True)
+class RangeTest:
+    """From a low rate to a high one, by a factor a step: a short run that shows which rates learn.
+
+    rate = low (high / low)^(step / (steps - 1))
+    Assumes that a run of a few hundred steps is thrown away; ``steepest`` reads the rate off its losses.
+    Source: Smith 2017, "Cyclical Learning Rates" (arXiv 1506.01186); Smith and Topin 2018 (arXiv 1708.07120).
+
+    >>> round(RangeTest(1e-4, 1.0)(2, 5), 6)
+    0.01
+    """
+
+    low: float = 1e-6  # of the first step, above 0
+    high: float = 1.0  # of the last step, above low
+
+    def __post_init__(self) -> None:
+        check_rate(self.low, 0)
+        require(
+            self.low < self.high < math.inf,
+            f"RangeTest got low={self.low}, high={self.high}; the rate rises from the one to the other: give a finite "
+            "high above low",
+        )
+
+    @property
+    def peak(self) -> float:
+        """The highest rate."""
+        return self.high
+
+    def __call__(self, step: int, steps: int) -> float:
+        return self.low * float((self.high / self.low) ** (step / max(1, steps - 1)))
+
+
+def steepest(rates: Sequence[float], losses: Sequence[float], memory: float = 0.9) -> float:
+    """The rate of a range test at which the smoothed loss falls fastest, by the logarithm of the rate.
+
+    smoothed_n = sum_k memory^(n-k) loss_k / sum_k memory^(n-k);  steps after the first loss that is not finite are left
+    out.
+
+    >>> steepest([0.1, 1.0, 10.0], [3.0, 2.9, 1.0], memory=0.0)
+    10.0
+    """
+    good = next((i for i, loss in enumerate(losses) if not math.isfinite(loss)), len(losses))
+    require(
+        len(rates) == len(losses) and good >= 2 and 0 <= memory < 1,
+        f"steepest got {len(rates)} rates, {len(losses)} losses ({good} finite from the start), memory={memory}; give "
+        "as many of both, two finite ones at least, and a memory from 0 to below 1",
+    )
+    smooth, total, mass = [], 0.0, 0.0
+    for loss in losses[:good]:
+        total, mass = memory * total + loss, memory * mass + 1
+        smooth.append(total / mass)
+    slopes = [(b - a) / math.log(s / r) for a, b, r, s in zip(smooth, smooth[1:], rates, rates[1:], strict=False)]
+    require(
+        min(slopes) < 0,
+        "the losses of the range test never fall, so that no rate of it learns; start lower, or look at the data",
+    )
+    return rates[1 + slopes.index(min(slopes))]
+
+
+def left(step: int, start: int, steps: int, shape: float) -> float:
+    """What is left of the rate in a cooldown: 1 - u^shape, with u the share of it that is done."""
+    return 1 - min(1.0, (step - start) / max(1, steps - start)) ** shape
+
+
+def check_shape(shape: float) -> None:
+    """Refuse cooldowns that do not fall."""
+    require(
+        0 < shape < math.inf,
+        f"the shape of the cooldown is {shape}; it is an exponent above 0: 1 is a line, 0.5 falls early",
+    )
 
 
 def ramp(step: int, warmup: int) -> float:

@@ -9,7 +9,7 @@ from torch import nn
 
 from beeline.core.rng import Rng
 from beeline.core.types import BeelineError, Loss
-from beeline.learn.ema import EMA, Average, Power
+from beeline.learn.ema import EMA, Average, Even, Power
 from beeline.learn.posthoc import product, snapshots, synthesise, weights
 from beeline.learn.rate import Constant
 from beeline.learn.trainer import Training, fit
@@ -32,6 +32,19 @@ def test_the_average_is_the_power_function():
         average.update(n)
     g = Power(0.1).exponent
     assert math.isclose(float(average.state()["weight"]), 2000 * (g + 1) / (g + 2), rel_tol=1e-3)
+
+
+def test_an_even_average_is_the_mean_of_the_weights_after_its_start():
+    net = nn.Linear(1, 1, bias=False).double()
+    average = Average(net, Even(start=10))
+    for n in range(1, 31):
+        with torch.no_grad():
+            net.weight.fill_(float(n) ** 2)
+        average.update(n)
+        seen = [m**2 for m in range(11, n + 1)] or [n**2]
+        assert math.isclose(float(average.state()["weight"]), sum(seen) / len(seen), rel_tol=1e-12)
+    with pytest.raises(BeelineError, match="start=-1"):
+        Even(-1)
 
 
 def test_products_of_memories_are_their_integrals():

@@ -5,7 +5,16 @@ import math
 import pytest
 
 from beeline.core.types import BeelineError
-from beeline.learn.rate import Constant, InverseRoot, OneCycle, WarmupConstantCooldown, WarmupCosine
+from beeline.learn.rate import (
+    Constant,
+    Cooldown,
+    InverseRoot,
+    OneCycle,
+    RangeTest,
+    WarmupConstantCooldown,
+    WarmupCosine,
+    steepest,
+)
 from beeline.learn.trainer import Training, branched
 
 
@@ -34,6 +43,28 @@ def test_one_cycle_and_inverse_root():
     assert math.isclose(root(0, 1), 3 / 25) and root(24, 1) == 3.0 and math.isclose(root(99, 1), 1.5)
 
 
+def test_the_shape_of_a_cooldown():
+    rate = WarmupConstantCooldown(1.0, warmup=0, cooldown=0.4, floor=0.1, shape=0.5)
+    assert rate(60, 100) == 1.0 and rate(100, 100) == 0.1
+    assert math.isclose(rate(70, 100), 0.1 + 0.9 * (1 - math.sqrt(0.25)))
+    branch = Cooldown(Constant(2.0), start=60, shape=0.5)
+    assert [branch(n, 100) for n in (59, 60, 70, 100)] == [2.0, 2.0, 1.0, 0.0]
+
+
+def test_a_range_test_finds_the_rate_where_the_loss_falls_fastest():
+    rate, n = RangeTest(1e-5, 1e-1), 401
+    rates = [rate(k, n) for k in range(n)]
+    assert rates[0] == 1e-5 and math.isclose(rates[-1], 1e-1) and math.isclose(rates[200], 1e-3)
+    # a loss that falls about 1e-3 and grows from 1e-2 on: (1 - tanh(log10 r + 3)) + the excess; infinite at the end
+    losses = [1 - math.tanh(math.log10(r) + 3) + max(0.0, 100 * (r - 1e-2)) for r in rates]
+    assert abs(math.log10(steepest(rates, losses, memory=0.0)) + 3) < 0.011
+    losses[390] = math.inf
+    assert abs(math.log10(steepest(rates, losses, memory=0.0)) + 3) < 0.011
+    assert -3 < math.log10(steepest(rates, losses)) < -2.85  # smoothing is late by 1 / (1 - memory) steps
+    with pytest.raises(BeelineError, match="never fall"):
+        steepest([0.1, 1.0], [1.0, 2.0])
+
+
 @pytest.mark.parametrize(
     "make",
     [
@@ -41,6 +72,9 @@ def test_one_cycle_and_inverse_root():
         lambda: Constant(1.0, warmup=-1),
         lambda: WarmupCosine(math.inf),
         lambda: WarmupConstantCooldown(1.0, cooldown=1.5),
+        lambda: WarmupConstantCooldown(1.0, shape=0.0),
+        lambda: Cooldown(shape=-1.0),
+        lambda: RangeTest(1.0, 1.0),
         lambda: OneCycle(rise=1.0),
         lambda: InverseRoot(warmup=0),
     ],

@@ -8,6 +8,7 @@ from beeline.core.field import Flow, bind
 from beeline.core.picard import GaussSeidelJacobi, Picard
 from beeline.core.rng import Rng
 from beeline.core.solver import EULER, HEUN
+from beeline.data.laws import GaussianMixture
 from beeline.use.guidance import CFG, Extrapolate, Guide, Plain, Unconditional, Weak, null_like
 from beeline.use.sampler import Sampler
 
@@ -49,6 +50,25 @@ def test_weak_reference() -> None:
     weak = lambda x, t, cond=None: 0 * x  # noqa: E731
     t = torch.full((6,), 0.5)
     assert torch.allclose(Guide(Weak(weak), Extrapolate(2.0))(field, COND)(X, t), 2 * field(X, t, COND))
+
+
+@pytest.mark.parametrize(
+    ("scale", "mean", "std"),
+    [(0.0, 0.0, 1.118), (1.0, 1.0, 0.5), (1.5, 1.19, 0.40), (2.5, 1.43, 0.33), (4.0, 1.68, 0.29)],
+)
+def test_guidance_of_exact_velocities_overshoots_the_tilted_density(scale: float, mean: float, std: float) -> None:
+    """Modes at 1 and -1 of width 0.5, the condition being the first: only scales 0 and 1 are exact."""
+    null, strong = GaussianMixture([[1.0], [-1.0]], 0.5), GaussianMixture([[1.0]], 0.5)
+    u = (torch.arange(1000, dtype=torch.float64) + 0.5) / 1000
+    x0 = torch.special.ndtri(u)[:, None]  # quantiles, so that nothing is left to chance
+    strong_field = strong.field()
+    guided = Guide(Weak(null.field()), Extrapolate(scale))
+    x = Sampler(100, guidance=guided)(Flow(lambda x, t, cond=None: strong_field(x, t)), x0)
+    assert float(x.mean()) == pytest.approx(mean, abs=0.01) and float(x.std()) == pytest.approx(std, abs=0.01)
+    grid = torch.linspace(-6, 6, 24001, dtype=torch.float64)[:, None]
+    tilted = (scale * strong.log_prob(grid) + (1 - scale) * null.log_prob(grid)).exp()
+    exact = float((tilted * grid[:, 0]).sum() / tilted.sum())
+    assert float(x.mean()) == pytest.approx(exact, abs=2e-3) if scale in (0.0, 1.0) else float(x.mean()) > exact + 0.1
 
 
 def test_nulls() -> None:
