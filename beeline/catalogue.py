@@ -82,7 +82,9 @@ CATALOGUE: Mapping[str, Mapping[str, str]] = {
     "clocks": _of("core.semilinear", "LogSNR", "Time", "Ratio"),
     "divergences": _of("core.likelihood", "Exact", "Hutchinson", "HutchPlusPlus"),
     "gradients": _of("core.adjoint", "Stored", "Checkpointed", "Adjoint"),
-    "guidance": _of("use.guidance", "Plain", "Guide", "CFG()") | _of("use.temperature", "Temperature"),
+    "guidance": _of("use.guidance", "Plain", "Guide", "CFG()")
+    | _of("use.temperature", "Temperature")
+    | _of("use.symbols", "StraightThrough"),
     "references": _of("use.guidance", "Unconditional", "Weak") | _of("weakbundle", "WeakBundle"),
     "rules": _of("use.guidance", "Extrapolate"),
     "samplers": _of("use.sampler", "Sampler") | _of("use.auto", "auto_sampler()"),

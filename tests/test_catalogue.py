@@ -97,6 +97,7 @@ EXAMPLES = {
 IN_CODE = {
     "paths.Affine": lambda: Affine(lambda t: t**2, lambda t: 1 - t),
     "references.Weak": lambda: beeline.guidance.Weak(nn.Linear(1, 1)),
+    "guidance.StraightThrough": lambda: beeline.guidance.StraightThrough(nn.Linear(1, 1)),
     "sources.Empirical": lambda: beeline.sources.Empirical(torch.zeros(20_000, 1)),
     "couplings.Remembered": lambda: member("couplings.Remembered")(torch.zeros(20_000, 1)),
     "solvers.LatentSDE": lambda: member("solvers.LatentSDE")(denoiser=nn.Linear(1, 1)),

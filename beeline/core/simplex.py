@@ -143,6 +143,7 @@ class GumbelSoftmax(PathInside):
 
     def mixture(self, x: Tensor, t: Tensor, p: Tensor) -> Tensor:
         """The velocity [B,*S,K] at x when symbol k has probability p_k."""
+        x = inside(x)  # x log x has no limit where a step went below zero
         mean = lambda w: (x * w).sum(-1, keepdim=True)  # noqa: E731
         log = _log(x)
         grow = p * x - x * mean(p)
@@ -288,6 +289,12 @@ def check_simplex(x: Tensor, name: str, tolerance: float = 1e-3) -> None:
         f"{float(far):.3g} (lowest {float(x.min()):.3g}); symbols are one-hot along the last dimension, at least two: "
         "encode with torch.nn.functional.one_hot(...).float()",
     )
+
+
+def inside(x: Tensor) -> Tensor:
+    """States on the simplex, where the steps of a solver have left it: no entry below zero, sum one."""
+    x = x.clamp(min=0)
+    return x / x.sum(-1, keepdim=True)
 
 
 def _log(x: Tensor) -> Tensor:
