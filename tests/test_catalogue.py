@@ -33,6 +33,7 @@ EXAMPLES = {
     "divergences.HutchPlusPlus": "HutchPlusPlus(Rng(3, ('a', 1, 0.5)), probes=3)",
     "guidance.Guide": "Guide(Unconditional({'label': 10}), Extrapolate(3.0), window=(0.2, 0.9))",
     "guidance.CFG": "CFG(3, null=10)",
+    "guidance.GivenFrames": "GivenFrames((0,), CFG(3.0, null=10))",
     "references.Unconditional": "Unconditional(10)",
     "rules.Extrapolate": "Extrapolate(2)",
     "drops.Drop": "Drop(0.1, null={'label': [3.0]})",
