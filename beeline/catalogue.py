@@ -59,7 +59,7 @@ CATALOGUE: Mapping[str, Mapping[str, str]] = {
     | _of("core.space", "Tangent")
     | _of("core.simplex", "Posterior")
     | _of("learn.shapes", "Potential", "Accelerating", "Helped")
-    | _of("learn.deep", "Deep", "Refiner", "PatchHead")
+    | _of("learn.deep", "Deep", "EarlyExit", "Refiner", "PatchHead")
     | _of("learn.heads", "Head", "Beside")
     | _of("learn.augmented", "FromStart")
     | _of("learn.targets", "RandomVelocity"),

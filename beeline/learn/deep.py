@@ -182,6 +182,64 @@ class Deep(Holding):
     def forward(self, x: Tensor, t: Tensor, cond: Cond = None) -> Tensor:
         return self.branches(x, t, cond)[2]
 
+    def early(self, place: int, x: Tensor, t: Tensor, cond: Cond = None) -> Tensor:
+        """The velocity inside at a place, without the blocks after it."""
+        with contextlib.ExitStack() as hooks:
+            modules = dict(self.network.named_modules())
+            for i, (name, refine) in enumerate(zip(self.names[: place + 1], self.refiners, strict=False)):
+
+                def look(_: Any, __: Any, h: Tensor, i: int = i, refine: nn.Module = refine) -> Tensor:
+                    if i == place:
+                        raise Exited(h)
+                    made = refine(h, x, torch.zeros_like(t))[0] if isinstance(refine, Refiner) else h + refine(h)
+                    return made  # type: ignore[no-any-return]
+
+                hooks.callback(modules[name].register_forward_hook(look).remove)
+            try:
+                v = bind(self.network, cond)(x, t)
+            except Exited as found:
+                v = self.velocities[place](found.features)
+        return v
+
+
+class Exited(Exception):  # noqa: N818 - no error: the rest of a network is not run
+    """The features at which a network was left."""
+
+    def __init__(self, features: Tensor):
+        super().__init__("the network was left at an early exit")
+        self.features = features
+
+
+class EarlyExit(Wrapping):
+    """The velocity that a Deep network reads off at one of its places: the blocks after it are not run.
+
+    v = v_i(x, t, cond)
+    Assumes a Deep network learned with DeepSupervision.  The exit is the same for all samples and times, so that
+    solvers see one field.
+    Source: Shin et al. 2025, DeepFlow (arXiv 2503.14494), velocities inside; leaving at one of them is usual for
+    networks with heads inside.
+
+    >>> deep = Deep(nn.Sequential(nn.Linear(2, 2)), ["0"], [nn.Linear(2, 2)], [nn.Identity()], [nn.Identity()])
+    >>> EarlyExit(deep).place
+    0
+    """
+
+    def __init__(self, field: Deep, place: int = 0):
+        super().__init__()
+        require(
+            isinstance(field, Deep) and 0 <= place < len(field.names),
+            f"EarlyExit got {type(field).__name__} and place={place}; it leaves a Deep network at one of its places: "
+            "give a Deep network, and 0 for the first place",
+        )
+        self.field, self.place = field, place
+
+    def describe(self) -> dict[str, Any]:
+        """The settings from which an equal one is built."""
+        return {"field": self.field, "place": self.place}
+
+    def forward(self, x: Tensor, t: Tensor, cond: Cond = None) -> Tensor:
+        return self.field.early(self.place, x, t, cond)
+
 
 def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """softmax(q k' / sqrt(D)) v for tokens [B,N,D], in plain products, which have every derivative."""

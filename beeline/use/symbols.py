@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from beeline.core.declared import unwrapped
+from beeline.core.field import Flow
 from beeline.core.process import Reading
 from beeline.core.rng import Rng
 from beeline.core.simplex import PathInside, Posterior, inside, probabilities
 from beeline.core.types import Cond, Dynamics, require
-from beeline.use.guidance import Guidance, Plain
+from beeline.use.guidance import Guidance, OfFlow, Plain, of_flow
 
 
 @dataclass(frozen=True)
-class StraightThrough:
+class StraightThrough(OfFlow):
     """Symbols drawn from the prediction are shown to a classifier, whose gradient there is added to the velocity.
 
     v = sum_k p_k u_k(x, t) + strength x (G - <x, G>),  G = mean_m grad log c(z_m),  z_m ~ p(x1 | x, t) one-hot
@@ -47,6 +48,9 @@ class StraightThrough:
             f"StraightThrough got strength={self.strength}, draws={self.draws}; give a strength from 0 and at least "
             "one draw: 1 and 10 are usual",
         )
+
+    def of(self, flow: Flow) -> StraightThrough:
+        return replace(self, base=of_flow(self.base, flow))
 
     def __call__(self, field: Any, cond: Cond) -> Dynamics:
         if isinstance(field, Reading):  # which symbol it is at the end

@@ -8,7 +8,7 @@ from beeline.core.field import Network
 from beeline.core.path import Cosine
 from beeline.core.rng import Rng
 from beeline.core.types import Batch, BeelineError
-from beeline.learn.deep import Deep, DeepSupervision
+from beeline.learn.deep import Deep, DeepSupervision, EarlyExit
 from beeline.learn.objective import FlowMatching, squared
 from beeline.nets.dit import DiT
 from beeline.nets.small import MLP
@@ -106,3 +106,27 @@ def test_accelerations_are_judged_on_the_same_pair_at_the_time_of_their_branch()
     assert torch.allclose(loss.value, known, atol=1e-9)
     with pytest.raises(BeelineError, match="at least two branches"):
         DeepSupervision(pieces=1)
+
+
+@pytest.mark.parametrize(("backbone", "shape"), PICTURES, ids=["MLP", "DiT"])
+def test_an_early_exit_gives_the_velocity_inside_without_the_blocks_after_it(backbone, shape):
+    net = grown(backbone)
+    x, t = Rng(1).normal(torch.empty(6, *shape, dtype=torch.float64)), torch.linspace(0.1, 0.9, 6).double()
+    deep = DeepSupervision().wrap(net, Batch(x), Rng(2)).double()
+    with Rng(4).ambient():
+        for weight in deep.parameters():
+            nn.init.normal_(weight, std=0.3)
+    known = deep.branches(x, t)[0]
+    ran = []
+    for k, block in enumerate(next(iter(net.stacks.values()))):
+        block.register_forward_hook(lambda *_, k=k: ran.append(k))
+    for i, last in enumerate((0, 1)):
+        ran.clear()
+        assert torch.equal(EarlyExit(deep, i)(x, t), known[i])
+        assert max(ran, default=-1) <= last
+    assert not torch.equal(known[0], known[1])
+    assert len(ran) and torch.isfinite(deep(x, t)).all() and ran[-1] == 2  # the whole network runs as before
+    with pytest.raises(BeelineError, match="one of its places"):
+        EarlyExit(deep, 2)
+    with pytest.raises(BeelineError, match="give a Deep network"):
+        EarlyExit(net)

@@ -126,3 +126,14 @@ def test_what_cannot_be_guided_is_refused():
         StraightThrough(lambda z: z.sum(-1))(field, None)(x, t)
     with pytest.raises(BeelineError, match="without a gradient"):
         StraightThrough(lambda z: z.detach().flatten(1).sum(1))(field, None)(x, t)
+
+
+def test_the_null_of_its_base_is_that_of_the_flow():
+    path, law = Dirichlet(), torch.stack([P, P.flip(0)])
+    flow = Flow(Posterior(lambda x, t, cond: law[cond["label"]].log(), path), path, null={"label": 1})
+    x0 = Simplex().sample(torch.empty(8, 3, dtype=torch.float64), Rng(0))
+    label = {"label": torch.zeros(8, dtype=torch.long)}
+    states = []
+    for how in (CFG(2.0), StraightThrough(linear, 0.0, base=CFG(2.0))):
+        Sampler(4, guidance=how)(flow, x0, label, watch=lambda x, t: states.append(x))
+    assert torch.allclose(states[4], states[-1], atol=1e-12) and len(states) == 10
