@@ -180,7 +180,7 @@ class Loop:
             network.zero_grad(set_to_none=True)
         mine = range(engine.rank, training.lots, engine.world)
         parts: dict[str, Tensor] = {}
-        errors: dict[int, Tensor] = {}
+        errors: dict[int, tuple[Tensor, Tensor]] = {}  # by lot: losses and times of its data
         with deferred() as checks:
             for k in mine:
                 key = self.key(n, k)
@@ -192,7 +192,7 @@ class Loop:
                     loss = self.work[player.name](batch, key, 1 / training.lots, k == mine[-1])
                 for name, value in {"": loss.value.detach(), **loss.terms}.items():
                     parts[name] = parts[name] + value if name in parts else value
-                errors[k] = loss.per_sample
+                errors[k] = loss.per_sample, loss.t
             slopes = [local(p.grad) for p in player.parameters if p.grad is not None]
             norm = engine.norm(slopes)
             bad = torch.stack([~good for good, _ in checks]).sum() if checks else torch.zeros_like(norm)

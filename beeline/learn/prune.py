@@ -13,14 +13,18 @@ from beeline.core.rng import Rng
 from beeline.core.types import Batch, require, take
 from beeline.learn.feed import InMemory, Lots
 
+RECENT = 0.99  # of the sums of losses by time, kept from step to step
+
 
 @dataclass(frozen=True)
 class Pruning:
     """In every epoch a share of the data with a loss below the mean is left out; the others of them weigh more.
 
     P(datum left out) = share if score < mean score, else 0;  weight of a kept easy datum = 1 / (1 - share)
+    score = running mean of loss / (mean loss at such times)
     Assumes data in memory.  The expected gradient is that of all data; the last part of training sees all of them.
-    Scores are running means of the loss of a datum, because one draw of time and noise says little.
+    Scores are running means, because one draw of time and noise says little, and relative to other losses at the same
+    times, because the time decides most of a loss.
     Source: Qin et al. 2024, InfoBatch (arXiv 2303.04947).
 
     >>> Pruning(0.3).share
@@ -30,8 +34,10 @@ class Pruning:
     share: float = 0.5  # of the easy data left out, 0 to below 1
     last: float = 0.125  # share of the steps, at the end, without pruning
     memory: float = 0.8  # of a datum's score when it is seen again, 0 to below 1
+    bins: int = 16  # parts of [0, 1] in which losses are compared, from 1 (as they are)
 
     def __post_init__(self) -> None:
+        require(self.bins >= 1, f"Pruning got bins={self.bins}; it is a number of parts of time: give 1 or more")
         for name in ("share", "last", "memory"):
             value = getattr(self, name)
             require(0 <= value < 1, f"Pruning got {name}={value}; give a number from 0 to below 1")
@@ -66,6 +72,7 @@ class PrunedFeed:
     def __init__(self, pruning: Pruning, batch: Batch, rng: Rng):
         self.pruning, self.batch, self.rng = pruning, batch, rng
         self.scores = torch.full((len(batch.x1),), float("inf"))
+        self.sums, self.counts = torch.zeros(2, pruning.bins)  # of the latest losses, by time
         self.epochs: list[Epoch] = []
         self.count = 0  # epochs made so far
 
@@ -111,14 +118,21 @@ class PrunedFeed:
         weight = weight.to(made.x1)
         return replace(made, weight=weight if made.weight is None else made.weight * weight)
 
-    def observe(self, n: int, training: Any, errors: Mapping[int, Tensor], total: Callable[[Tensor], Tensor]) -> None:
-        """Note the losses of step n: of the lots of this process, and of the others through ``total``."""
-        device = next(iter(errors.values())).device
-        seen = torch.zeros(training.lots, training.lot, device=device)
-        for k, error in errors.items():
+    def observe(
+        self, n: int, training: Any, errors: Mapping[int, tuple[Tensor, Tensor]], total: Callable[[Tensor], Tensor]
+    ) -> None:
+        """Note the losses of step n and their times: of the lots of this process, and of the others by ``total``."""
+        device = next(iter(errors.values()))[0].device
+        seen = torch.zeros(2, training.lots, training.lot, device=device)
+        for k, (error, t) in errors.items():
             _, weight = self._pick(n * training.lots + k, training.lot)
-            seen[k] = error.detach().to(seen) / weight.to(seen)
-        losses = total(seen).flatten().cpu()
+            seen[0, k] = error.detach().to(seen) / weight.to(seen)
+            seen[1, k] = t.detach().to(seen).reshape(len(t), -1).mean(1)
+        losses, t = total(seen).flatten(1).cpu()
+        place = (t * self.pruning.bins).long().clamp(0, self.pruning.bins - 1)
+        self.sums = (RECENT * self.sums).index_add(0, place, losses)
+        self.counts = (RECENT * self.counts).index_add(0, place, torch.ones_like(losses))
+        losses = losses / (self.sums / self.counts)[place].clamp(min=1e-30)
         rows = torch.cat([self.rows(n * training.lots + k, training.lot) for k in range(training.lots)])
         old = self.scores[rows]
         m = self.pruning.memory
@@ -126,13 +140,13 @@ class PrunedFeed:
 
     def remember(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """The memory as plain data and tensors."""
-        tensors = {"scores": self.scores.clone()}
+        tensors = {"scores": self.scores.clone(), "sums": self.sums.clone(), "counts": self.counts.clone()}
         for i, epoch in enumerate(self.epochs):
             tensors[f"order{i}"], tensors[f"weight{i}"] = epoch.order, epoch.weight
         return {"count": self.count, "starts": [e.start for e in self.epochs]}, tensors
 
     def recall(self, plain: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
         """Go on from a memory."""
-        self.scores = tensors["scores"].clone()
+        self.scores, self.sums, self.counts = (tensors[name].clone() for name in ("scores", "sums", "counts"))
         self.count = int(plain["count"])
         self.epochs = [Epoch(s, tensors[f"order{i}"], tensors[f"weight{i}"]) for i, s in enumerate(plain["starts"])]

@@ -165,6 +165,26 @@ def test_pruning_is_unbiased_and_leaves_out_only_easy_data():
     assert len(feed._epoch(0, False).order) == 100
 
 
+@pytest.mark.parametrize("bins", [16, 1])
+def test_scores_are_relative_to_the_losses_at_the_same_time(bins):
+    # odd data have twice the loss of even ones, which grows 16 times from t = 0 to 1
+    feed = PrunedFeed(Pruning(0.5, 0.0, 0.0, bins), Batch(torch.arange(64.0)[:, None]), Rng(0))
+    training = plan(steps=10_000, lots=2, lot=32)
+    for n in range(60):
+        feed.begin(n, training)
+        errors = {}
+        for k in range(2):
+            t = Rng(1).fork(n, k).uniform(32, torch.empty(0))
+            lot = feed.lot(2 * n + k, 32)
+            errors[k] = (1 + lot.x1[:, 0] % 2) * (1 + (16 * t).floor()) * lot.weight, t
+        feed.observe(n, training, errors, lambda seen: seen)
+    even, odd = feed.scores[::2], feed.scores[1::2]
+    if bins == 16:
+        assert float(even.max()) < float(odd.min()) and 1.6 < float(odd.mean() / even.mean()) < 2.4
+    else:
+        assert float(even.max()) > float(odd.min())  # as they are, the time decides
+
+
 class PerDatum:
     """A loss that is high for odd data, and of which the network learns nothing."""
 
