@@ -81,15 +81,17 @@ class Report:
 
     def table(self) -> Any:
         """For the terminal: a rich Table."""
+        from rich.markup import escape
         from rich.table import Table
 
-        table = Table(title=self.provenance.get("name") or None)
+        name = self.provenance.get("name")
+        table = Table(title=escape(str(name)) if name else None)
         for heading in ("score", "value", "95% interval", "floor", "better", "made / real", "evaluator"):
             table.add_column(heading, justify="left" if heading in ("score", "better", "evaluator") else "right")
         for s in self.scores:
             who = s.evaluator if len(s.evaluator_hash) < 16 else f"{s.evaluator} {s.evaluator_hash[:8]}"
-            table.add_row(s.name, figure(s.value), span(s.interval), figure(s.floor), s.better,
-                          f"{s.n_made} / {s.n_real}", who)  # fmt: skip
+            table.add_row(escape(s.name), figure(s.value), span(s.interval), figure(s.floor), s.better,
+                          f"{s.n_made} / {s.n_real}", escape(who))  # fmt: skip
         c = self.cost
         table.caption = (
             f"{c.evaluations:g} field evaluations per sample (counted), {c.seconds:.2f} s, "

@@ -123,7 +123,7 @@ def histograms(schema: Schema, real: Any, made: Any) -> Any:
             axes.plot(np.arange(len(order)), counts[1][order], drawstyle="steps-mid", color=MADE, linewidth=1.4)
             names = _names(schema, name, real, made)
             axes.set_xticks(np.arange(len(order)), [names[k][:10] for k in order], rotation=60, fontsize=6)
-    return page
+    return verbatim(page)
 
 
 def correlations(schema: Schema, real: Any, made: Any) -> Any:
@@ -145,6 +145,16 @@ def correlations(schema: Schema, real: Any, made: Any) -> Any:
         axes.set_xticks(range(len(names)), [n[:12] for n in names], rotation=60, fontsize=7)
         axes.set_yticks(range(len(names)), [n[:12] for n in names], fontsize=7)
         page.colorbar(picture, ax=axes, shrink=0.8)
+    return verbatim(page)
+
+
+def verbatim(page: Any) -> Any:
+    """The figure with its texts as they are: a dollar sign in the name of a column or level begins no formula."""
+    text = extra("matplotlib.text", "tables").Text
+    for axes in page.axes:
+        axes.get_xticklabels(), axes.get_yticklabels()  # makes the ticks
+    for found in page.findobj(text):
+        found.set_parse_math(False)
     return page
 
 

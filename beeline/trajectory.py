@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from beeline.core.declared import Declared, in_place_of, is_map, traits_of
 from beeline.core.field import Flow
 from beeline.core.likelihood import Divergence, Exact, Hutchinson, log_prob
+from beeline.core.process import process_of, velocity_on
 from beeline.core.rng import Rng
 from beeline.core.solver import HEUN, Solver
 from beeline.core.types import Cond, Dynamics, leaves, map_cond, over, require
@@ -26,12 +27,13 @@ class Straightness:
     """How straight the trajectories of a flow are, and how far they go; one number per sample in each.
 
     S = int_0^1 E|(Z1 - Z0) - v(Z_t, t)|^2 dt, zero if and only if every trajectory is straight at constant speed;
-    relative S / E|Z1 - Z0|^2; transport cost E|Z1 - Z0|^2.
+    relative S / E|Z1 - Z0|^2; transport cost E|Z1 - Z0|^2.  On a curved space S = int E|v|^2 dt - E d(Z0, Z1)^2 with
+    d the geodesic distance (the same number on a flat one), zero on geodesics at constant speed, and d^2 is the cost.
     Source: Liu, Gong and Liu 2022 (arXiv 2209.03003).
     """
 
     bend: Tensor  # [B], the integral of one trajectory, in squared data units summed over coordinates
-    length: Tensor  # [B], |Z1 - Z0|^2
+    length: Tensor  # [B], the squared distance from Z0 to Z1
     evaluations: int  # field evaluations per sample that measuring took
 
     @property
@@ -58,21 +60,29 @@ def straightness(flow: Flow, x0: Tensor, sampler: Sampler, cond: Cond = None, ba
     HEUN, say), whatever the model will be used with.  Velocities are those of the guided field.
     """
     bends, lengths, count = [], [], 0
+    space = process_of(flow).space
     for rows in torch.split(torch.arange(len(x0)), batch_size):
         part, c = x0[rows], rows_of(cond, rows)
         f = of_flow(sampler.guidance, flow)(flow.field, c)
         for controller in sampler.controllers:
             f = controller.steer(f, flow)
-        sums = _Sums(f)
+        sums = _Sums(f if space is None else velocity_on(space, f))
         end = sampler.part(int(rows[0]), int(rows[-1]) + 1)(flow, part, c, watch=sums)
-        along = (end.double() - part.double()).flatten(1)
+        along = between(space, part, end)
         length = along.square().sum(1)
         # the weights of the rule sum to one, so that this is its value for |(Z1 - Z0) - v|^2
-        bend = length - 2 * (along * sums.velocity.flatten(1)).sum(1) + sums.energy
+        flat = length - 2 * (along * sums.velocity.flatten(1)).sum(1) + sums.energy
+        bend = flat if space is None else sums.energy - length
         bends.append(bend.clamp(min=0))
         lengths.append(length)
         count = sampler.steps + 1
     return Straightness(torch.cat(bends).cpu(), torch.cat(lengths).cpu(), count + (sampler.evaluations or 0))
+
+
+def between(space: Any, x0: Tensor, x1: Tensor) -> Tensor:
+    """The way from x0 to x1 [B,D] in float64: the difference, or on a curved space the start of the geodesic."""
+    a, b = x0.double(), x1.double()
+    return (b - a if space is None else space.log(a, b)).flatten(1)
 
 
 class _Sums:
@@ -96,9 +106,9 @@ class _Sums:
 
 
 def transport_cost(flow: Flow, x0: Tensor, sampler: Sampler, cond: Cond = None, batch_size: int = 256) -> Tensor:
-    """|Z1 - Z0|^2 [B] between each source point and the datum that ``sampler`` makes of it; its mean is the cost."""
+    """The squared distance [B] between each source point and the datum that ``sampler`` makes of it; its mean is the cost."""
     made = draw(flow, sampler, x0, cond, batch_size)
-    return (made.double() - x0.double()).flatten(1).square().sum(1).cpu()
+    return between(process_of(flow).space, x0, made).square().sum(1).cpu()
 
 
 def draw(flow: Flow, sampler: Sampler, x0: Tensor, cond: Cond = None, batch_size: int = 256) -> Tensor:

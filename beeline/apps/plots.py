@@ -43,6 +43,8 @@ SIZE = 11  # points of the labels; figures are drawn as wide as a phone, so that
 
 Curve = Sequence[tuple[float, float]]
 
+PLAIN = {"text.parse_math": False}  # names of models are text: a dollar sign begins no formula
+
 
 def colour(name: str, order: Sequence[str]) -> str:
     """The colour of a model: its place in ``order``, the same in every figure of a report."""
@@ -52,7 +54,7 @@ def colour(name: str, order: Sequence[str]) -> str:
 def svg(figure: Figure, name: str, *, alone: bool = False) -> str:
     """The figure as inline SVG with themed colours and ids of its own; ``alone``: as a file, in light colours."""
     out = io.StringIO()
-    with rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": name, **PLAIN}):
         figure.savefig(out, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     text = re.sub(r"<metadata>.*?</metadata>\s*", "", out.getvalue(), flags=re.S)
     if alone:
@@ -99,6 +101,7 @@ def tiles(images: Tensor, columns: int = 4) -> bytes:
     return png(canvas)
 
 
+@rc_context(PLAIN)
 def cloud(points: Tensor, paint: str, limits: tuple[float, float] | None = None) -> Figure:
     """Points [N,D], 300 at most, in their first two coordinates; ``limits`` are those of the real data."""
     figure, axes = _blank(1.5, 1.5)
@@ -111,6 +114,7 @@ def cloud(points: Tensor, paint: str, limits: tuple[float, float] | None = None)
     return figure
 
 
+@rc_context(PLAIN)
 def quality(
     curves: Mapping[str, Sequence[tuple[float, float] | tuple[float, float, tuple[float, float] | None]]],
     label: str,
@@ -174,6 +178,7 @@ def plane(paths: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
     return centre, two if two.shape[1] == 2 else torch.cat([two, torch.zeros_like(two)], 1)
 
 
+@rc_context(PLAIN)
 def trajectories(paths: Mapping[str, Tensor], order: Sequence[str] = ()) -> dict[str, Figure]:
     """One picture per model of its paths [T,N,*S], all in the same plane (``plane``) and at the same scale.
 
@@ -204,6 +209,7 @@ def trajectories(paths: Mapping[str, Tensor], order: Sequence[str] = ()) -> dict
     return made
 
 
+@rc_context(PLAIN)
 def loss_by_time(
     models: Mapping[str, Sequence[float]],
     *,
@@ -240,6 +246,7 @@ def loss_by_time(
     return figure
 
 
+@rc_context(PLAIN)
 def training(curves: Mapping[str, Curve], label: str = "training loss", order: Sequence[str] = ()) -> Figure:
     """Loss against steps: every value faintly where there are few, and a running mean over a fiftieth of the run."""
     figure, axes = _axes()

@@ -28,6 +28,7 @@ class Process:
     """
 
     default: Solver | None = None  # what a recipe draws with where it names no other solver; None is the usual one
+    space: Any = None  # the curved space of its states; None where they are those of a vector space
     invertible = True  # whether it runs backwards as well
     resizes = False  # whether states change their size on the way
 
