@@ -340,7 +340,9 @@ def _train(
     )
     bundle = work.finish(trained)
     flow = settled(bundle.flow, bundle.sampler, work.rows, rng.fork("settle"))  # a flow of a table; others stay
-    bundle = dataclasses.replace(bundle, flow=flow)
+    kept = run.training.profiles
+    average = config.describe(kept[0]) if kept else None  # which weights these are
+    bundle = dataclasses.replace(bundle, flow=flow, lineage={**bundle.lineage, "average": average})
     if engine.rank == 0:
         bundle.save(out / "bundle")
     engine.total(torch.zeros(1))  # nobody reads before it is written

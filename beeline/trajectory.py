@@ -106,7 +106,7 @@ class _Sums:
 
 
 def transport_cost(flow: Flow, x0: Tensor, sampler: Sampler, cond: Cond = None, batch_size: int = 256) -> Tensor:
-    """The squared distance [B] between each source point and the datum that ``sampler`` makes of it; its mean is the cost."""
+    """Squared distance [B] from each source point to the datum that ``sampler`` makes of it; its mean is the cost."""
     made = draw(flow, sampler, x0, cond, batch_size)
     return between(process_of(flow).space, x0, made).square().sum(1).cpu()
 

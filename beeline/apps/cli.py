@@ -8,8 +8,6 @@ from __future__ import annotations
 import json
 import shlex
 import sys
-import tempfile
-import traceback
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -44,6 +42,7 @@ Set = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for a program to read.")]
 Dev = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:1; auto is the GPU where there is one.")]
+Report = Annotated[bool, typer.Option("--report/--no-report", help="Write a report after the training.")]
 Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
 
 
@@ -54,11 +53,12 @@ def demo(
     ] = Path("demo"),
     quick: Annotated[bool, typer.Option(help="A few seconds of training: to see that everything works.")] = False,
     device: Dev = AUTO,
+    report: Report = True,
 ) -> None:
     """The whole road on built-in data: train, straighten, distil, sample, measure; with a report."""
     from beeline.apps.demo import demo as walk
 
-    walk(out, quick=quick, device=resolve_device(device))
+    walk(out, quick=quick, device=resolve_device(device), report=report)
 
 
 @app.command(epilog="Example: beeline train digits --set training.steps=2000 --out runs/digits")
@@ -86,6 +86,7 @@ def train(
     ] = None,
     track: Annotated[str | None, typer.Option(help="Log to tensorboard or wandb as well.")] = None,
     device: Dev = AUTO,
+    report: Report = True,
     json_: Json = False,
 ) -> None:
     """Train a flow; Ctrl-C leaves a checkpoint to resume from."""
@@ -99,7 +100,8 @@ def train(
     where = out or doors.default_out(recipe)
     run, start = engine.branch(run, recipe, where, fork, branch_cooldown, at)
     with engine.processes(parallel) as shared, engine.tracker(track, where, run) as tracker:
-        command = typed("train", recipe, set_, where)
+        more = {"--parallel": parallel, "--fork": fork, "--branch-cooldown": branch_cooldown, "--at": at}
+        command = typed("train", recipe, set_, where, **more, **{"--track": track, "--device": named(device)})
         doors.train(
             run,
             where,
@@ -110,9 +112,10 @@ def train(
             parallel=shared,
             fork=start,
             track=tracker,
+            report=report,
         )
         if shared.rank == 0:
-            say({"run": str(where), "bundle": str(where / "bundle"), "report": str(where / "report.html")}, json_)
+            say(written(where), json_)
 
 
 @app.command(epilog="Example: beeline doctor runs/digits")
@@ -158,6 +161,7 @@ def distill(
         bool, typer.Option("--resume", help="Continue the run in --out from its last checkpoint.")
     ] = False,
     device: Dev = AUTO,
+    report: Report = True,
     json_: Json = False,
 ) -> None:
     """Straighten a flow, or distil it to few steps."""
@@ -165,9 +169,9 @@ def distill(
 
     resolve_device(device)  # refused before any work
     run = doors.distillation(bundle, method, set_ or [])
-    command = typed("distill", bundle, method, set_, out)
-    doors.train(run, out, resume=resume, quiet=json_, command=command, device=device)
-    say({"run": str(out), "bundle": str(out / "bundle"), "report": str(out / "report.html")}, json_)
+    command = typed("distill", bundle, method, set_, out, **{"--device": named(device)})
+    doors.train(run, out, resume=resume, quiet=json_, command=command, device=device, report=report)
+    say(written(out), json_)
 
 
 @app.command(epilog="Example: beeline sample runs/digits -n 64 --cond label=3 --set sampler.steps=8 --out threes.png")
@@ -273,10 +277,25 @@ def show(
     doors.show(name, yaml, set_ or [], json_)
 
 
-def typed(*parts: Any) -> str:
-    """A command as it can be typed again: words, a list of --set, and last the output directory."""
+def typed(*parts: Any, **options: Any) -> str:
+    """A command as it can be typed again: words, a list of --set, the output directory, and options that were given."""
     *words, sets, out = parts
-    return shlex.join(["beeline", *words, *(w for pair in sets or [] for w in ("--set", pair)), "--out", str(out)])
+    given = [
+        w for key, v in options.items() if v not in (None, False) for w in ((key,) if v is True else (key, str(v)))
+    ]
+    pairs = [w for pair in sets or [] for w in ("--set", pair)]
+    return shlex.join(["beeline", *words, *pairs, "--out", str(out), *given])
+
+
+def named(device: str) -> str | None:
+    """A device that was asked for by name."""
+    return None if device == AUTO else device
+
+
+def written(out: Path) -> dict[str, str]:
+    """Where a run and its parts are."""
+    page = out / "report.html"
+    return {"run": str(out), "bundle": str(out / "bundle")} | ({"report": str(page)} if page.is_file() else {})
 
 
 def say(result: dict[str, Any], as_json: bool) -> None:
@@ -334,9 +353,9 @@ LONGEST = 3000  # characters of a message; what a user gave may be longer than a
 
 def ours(error: Exception, argv: list[str]) -> int:
     """An error that nobody foresaw: one line that names a file with the trace, which a report of it needs."""
-    handle, name = tempfile.mkstemp(prefix="beeline-error-", suffix=".log")
-    with open(handle, "w", encoding="utf-8", errors="backslashreplace") as file:
-        file.write(f"{shlex.join(['beeline', *argv])}\n\n{''.join(traceback.format_exception(error))}")
+    from beeline.apps.console import traced
+
+    name = traced(error, shlex.join(["beeline", *argv]))
     return fail(
         f"{type(error).__name__}: {error}; this is a fault of beeline and not of your input: please report it with the "
         f"file {name}, which holds the trace",

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import tempfile
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -43,6 +45,26 @@ def progress(title: str, steps: int, quiet: bool = False) -> Iterator[Any]:
             bar.update(task, completed=int(entry["step"]), note=note)
 
         yield log
+
+
+@contextmanager
+def working(quiet: bool = False) -> Iterator[Callable[[str], None]]:
+    """A line that says what is done now, for work of unknown length; gives the function that is told."""
+    if quiet:
+        yield lambda _: None
+        return
+    columns = (TextColumn("[bold]report"), TextColumn("{task.description}"), TimeElapsedColumn())
+    with Progress(*columns, console=console, refresh_per_second=4, transient=True) as bar:
+        task = bar.add_task("", total=None)
+        yield lambda text: bar.update(task, description=escape(text))
+
+
+def traced(error: BaseException, command: str) -> str:
+    """The name of a new file that holds a command and the trace of its error."""
+    handle, name = tempfile.mkstemp(prefix="beeline-error-", suffix=".log")
+    with open(handle, "w", encoding="utf-8", errors="backslashreplace") as file:
+        file.write(f"{command}\n\n{''.join(traceback.format_exception(error))}")
+    return name
 
 
 def table(rows: Sequence[Mapping[str, Any]], title: str | None = None) -> Table:

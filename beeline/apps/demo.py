@@ -15,7 +15,7 @@ from rich.markup import escape
 
 from beeline import config
 from beeline.apps import doors
-from beeline.apps.console import console, progress
+from beeline.apps.console import console, progress, working
 from beeline.apps.measuring import COUNTS
 from beeline.bundle import Bundle, load
 from beeline.core.modes import AUTO, Device
@@ -32,7 +32,7 @@ PAIRS = 12_000
 STAGES = ("teacher", "reflowed", "distilled")
 
 
-def demo(out: Path, *, quick: bool = False, device: Device = AUTO) -> None:
+def demo(out: Path, *, quick: bool = False, device: Device = AUTO, report: bool = True) -> None:
     """Leave the runs ``out/teacher``, ``out/reflowed``, ``out/distilled`` and ``out/report.html``.
 
     A demo that was interrupted goes on where it was.
@@ -50,9 +50,13 @@ def demo(out: Path, *, quick: bool = False, device: Device = AUTO) -> None:
     for name, run in plans(out, quick).items():
         with timed(name, spent):
             bundles[name] = stage(name, run, out / name, device)
+    if not report:
+        console.print(f"\nthree runs in {escape(str(out))}   ({sum(spent.values()):.0f} s in all)")
+        return
     if not (out / "figures.json").is_file():  # written last: without it, something is missing
-        with timed("measure", spent):
-            models = report_demo(out, bundles, n=200 if quick else 1000, counts=(1, 4, 32) if quick else COUNTS)
+        with timed("measure", spent), working() as said:
+            counts = (1, 4, 32) if quick else COUNTS
+            models = report_demo(out, bundles, n=200 if quick else 1000, counts=counts, said=said)
         write_json(out / "figures.json", {"seconds": spent, "models": models})
     console.print(f"\n[bold]open {escape(str(out / 'report.html'))}[/bold]   ({sum(spent.values()):.0f} s in all)")
 

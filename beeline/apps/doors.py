@@ -17,7 +17,7 @@ from rich.markup import escape
 from beeline import catalogue, config, pages
 from beeline.apps import tuning
 from beeline.apps.conditions import condition
-from beeline.apps.console import cell, console, progress, table
+from beeline.apps.console import cell, console, progress, table, traced, working
 from beeline.averaging import export_averages
 from beeline.bundle import Bundle, load
 from beeline.core.modes import AUTO, Device
@@ -103,10 +103,9 @@ def train(
     parallel: Any = None,
     fork: Path | None = None,
     track: Any = None,
+    report: bool = True,
 ) -> Bundle:
     """Work a run with a progress bar, and write its report; says how to resume after Ctrl-C."""
-    from beeline.apps.reporting import report_run
-
     ready(out, run, resume)
     first = parallel is None or parallel.rank == 0
     if first and not quiet and not resume and hasattr(getattr(run, "data", None), "show"):
@@ -117,10 +116,23 @@ def train(
         bundle = work(run, out, resume=resume, fork=fork, device=device, parallel=parallel, log=both)
     if first:
         export_averages(out)
-        if not quiet:
-            console.print("measuring, for the report ...")
-        report_run(out, bundle, command=command)
+        if report:
+            with reporting(command), working(quiet) as said:
+                from beeline.apps.reporting import report_run
+
+                report_run(out, bundle, command=command, lot=run.training.lot, said=said)
     return bundle
+
+
+@contextmanager
+def reporting(command: str) -> Iterator[None]:
+    """A report that fails costs a line on stderr, and never the run, whose bundle is there already."""
+    try:
+        yield
+    except Exception as error:
+        file = traced(error, command)
+        line = " ".join(f"{type(error).__name__}: {error}".split())[:500]
+        print(f"the run is complete, but its report was not written ({line}); the trace is in {file}", file=sys.stderr)
 
 
 @contextmanager
@@ -227,14 +239,23 @@ def evaluate(
     device: Device = AUTO,
 ) -> None:
     """Measure bundles on the same data and the same noise, each with its own sampler unless settings say otherwise."""
-    from beeline.apps.measuring import measured
+    from beeline.apps.measuring import Real, labels_of, measured
 
-    bundles = {_label(name, names): load(name, device=device) for name in names}
+    bundles = dict(zip(labels_of(list(names)), (load(name, device=device) for name in names), strict=True))
     source = data_set(data, next(iter(bundles.values())))
     for label, bundle in bundles.items():
         comparable(source, bundle, label)
+    real = Real.of(source)
+    shapes = {label: tuple(bundle.modality.shape) for label, bundle in bundles.items()}
+    given = tuple(next(iter(bundles.values())).modality.encode(real.held).x1.shape[1:])
+    for label, shape in shapes.items():
+        require(
+            shape == given,
+            f"{label} makes data of shape {shape}, and the data are of shape {given}; what is unlike cannot be "
+            "measured: name data that it makes, or leave it out",
+        )
     reports = {
-        label: measured(bundle, source, n, Rng(seed), sampler=sampler_of(bundle, pairs), name=label)
+        label: measured(bundle, real, n, Rng(seed), sampler=sampler_of(bundle, pairs), name=label)
         for label, bundle in bundles.items()
     }
     if as_json:
@@ -272,11 +293,6 @@ def side_by_side(rows: Sequence[dict[str, Any]]) -> Any:
                 line[row["model"]] = cell(found)
         lines.append({**line, "floor": floor})
     return table(lines)
-
-
-def _label(name: str, names: Sequence[str]) -> str:
-    short = Path(name).name if Path(name).name != "bundle" else Path(name).parent.name
-    return short if sum(Path(other).name == Path(name).name for other in names) == 1 else name
 
 
 def list_components(kind: str | None, as_json: bool) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +28,7 @@ from beeline.learn.heldout import HeldOut
 from beeline.learn.objective import FlowMatching
 from beeline.metrics import Energy, SlicedWasserstein
 from beeline.scores import Report
-from beeline.trajectory import Likelihood
+from beeline.trajectory import Likelihood, counted
 from beeline.use.sampler import Sampler
 
 COUNTS = (1, 2, 4, 8, 16, 32)
@@ -54,9 +57,23 @@ def metrics_of(bundle: Bundle) -> tuple[Any, ...]:
     return SlicedWasserstein(), Energy()
 
 
+@dataclass(frozen=True)
+class Real:
+    """The data that flows are measured against, read once."""
+
+    name: str
+    raw: Any  # the training part, from which evaluators learn
+    held: Any  # the held-out part
+
+    @staticmethod
+    def of(source: Any) -> Real:
+        raw, held = source.load()
+        return Real(f"held-out part of {source!r}", raw, held)
+
+
 def measured(
     bundle: Bundle,
-    source: Any,
+    real: Real,
     n: int,
     rng: Rng,
     *,
@@ -65,7 +82,7 @@ def measured(
     extras: Extras | None = None,
 ) -> Report:
     """Scores of a bundle against the held-out part of a data set; evaluators learn from the training part."""
-    raw, held = source.load()
+    raw, held = real.raw, real.held
     held_out = None
     if extras is None:
         held_out = held_out_loss(bundle, raw, held)
@@ -82,13 +99,36 @@ def measured(
         rng,
         metrics_of(bundle),
         reference=raw,
-        reference_name=f"held-out part of {source!r}",
+        reference_name=real.name,
         cache=cache(),
         extras=extras,
         held_out=held_out,
-        weights="averaged (EMA)",
+        weights=weights_of(bundle),
         name=name,
     )
+
+
+def weights_of(bundle: Bundle) -> str:
+    """Which weights a bundle holds: an average by its name, or those of the last step."""
+    if "average" not in bundle.lineage:
+        return "as stored"
+    average = bundle.lineage["average"]
+    return "of the last step, not averaged" if average is None else f"averaged ({', '.join(map(str, flat(average)))})"
+
+
+def flat(average: Mapping[str, Any]) -> list[Any]:
+    """The name of an average and its settings."""
+    return [average["is"], *(f"{key} {value}" for key, value in average.items() if key != "is")]
+
+
+def labels_of(names: Sequence[str]) -> list[str]:
+    """One label for each directory of a run or bundle: as few of its last folders as tell all of them apart."""
+    parts = [[p for p in Path(name).parts if p != "bundle"] or [name] for name in names]
+    for depth in range(1, max(map(len, parts), default=1) + 1):
+        made = ["/".join(p[-depth:]) for p in parts]
+        if len(set(made)) == len(made):
+            return made
+    return [name if names.count(name) == 1 else f"{name} ({i + 1})" for i, name in enumerate(names)]
 
 
 def told_by_data(bundle: Bundle) -> bool:
@@ -97,8 +137,13 @@ def told_by_data(bundle: Bundle) -> bool:
 
 
 def held_out_loss(bundle: Bundle, raw: Any, held: Any) -> HeldOut | None:
-    """The loss of flow matching on held-out data; none for a flow of other pairs, or told more than the data say."""
+    """The loss of flow matching on held-out data; none for a flow of other pairs, or told more than the data say.
+
+    None for states either, which are learned by another loss.
+    """
     flow, modality = bundle.flow, bundle.modality
+    if not getattr(modality, "continuous", True):
+        return None
     if not told_by_data(bundle) or not flow.independent or not flow.ode or is_map(flow.field):
         return None
     objective = FlowMatching(flow.path, Independent(flow.source))
@@ -117,38 +162,112 @@ class Look:
 
     name: str
     bundle: Bundle
-    by_count: Mapping[int, Report]  # at each number of evaluations
-    samples: Mapping[int, Tensor]  # [n,*S] encoded, the same noise at each
-    walks: Tensor  # [times, n, *S] trajectories of the same noise
+    own: Report | None  # by the bundle's own sampler
+    by_count: Mapping[float, Report]  # at each number of counted evaluations, the own sampler's among them
+    samples: Mapping[float, Tensor]  # [n,*S] encoded, the same noise at each
+    walks: Tensor | None  # [times, n, *S] trajectories of the same noise
     log: Sequence[Mapping[str, Any]]
+    missing: Sequence[str] = ()  # what was not measured, and why
+
+
+class Budget:
+    """The time that a report may take: parts are measured in turn while there is some left.
+
+    ``clock`` gives the time in the unit of ``limit``: seconds, or evaluations in a test.
+    """
+
+    def __init__(self, limit: float = math.inf, clock: Callable[[], float] = time.perf_counter):
+        self.limit, self.clock, self.start = limit, clock, clock()
+
+    @property
+    def left(self) -> float:
+        return self.limit - (self.clock() - self.start)
+
+    @staticmethod
+    def of_log(log: Sequence[Mapping[str, Any]], lot: int) -> Budget:
+        """A tenth of the time that training took by its log, and at least ``LEAST`` seconds."""
+        rates = [float(e["samples_per_second"]) for e in log if e.get("samples_per_second")]
+        return Budget(max(LEAST, sum(lot / rate for rate in rates if rate > 0) / 10))
+
+
+LEAST = 5.0  # seconds that a report may always take
+FEWEST = 64  # samples below which nothing is measured
 
 
 def look(
     name: str,
     bundle: Bundle,
     log: Sequence[Mapping[str, Any]],
-    source: Any,
+    real: Real | None,
     n: int,
     rng: Rng,
     counts: Sequence[int] = COUNTS,
+    budget: Budget | None = None,
+    said: Callable[[str], None] = lambda _: None,
+    *,
+    exact: bool = False,
 ) -> Look:
-    """Measure and draw one model at every evaluation count it was made for."""
-    if not bundle.flow.ode:  # no other sampler may be used than its own
-        counts = (bundle.sampler.evaluations or 0,)
-    counts = (1,) if one_step(bundle) else counts
-    plain = Extras(trajectories=None)
-    reports, samples = {}, {}
+    """Measure and draw one model with its own sampler, and at further evaluation counts while time is left.
+
+    The number of samples is ``n`` if ``exact``, else what the time allows, the same for all counts.
+    What cannot be measured becomes a sentence in ``missing``.  ``said`` is told what is done next.
+    """
+    budget = budget or Budget()
+    samplers: dict[str, Sampler] = {"own": bundle.sampler}
+    if bundle.flow.ode and not one_step(bundle):  # no other sampler may be used otherwise
+        spread = sorted(counts, key=lambda c: (c not in (min(counts), max(counts)), c))
+        samplers |= {str(c): sampler_for(c, bundle.sampler) for c in spread if c != bundle.sampler.evaluations}
+    own: Report | None = None
+    reports: dict[float, Report] = {}
+    samples: dict[float, Tensor] = {}
+    missing: list[str] = []
     shown = 400 if tuple(bundle.modality.shape) == (2,) else 20  # a cloud of points, or a grid
     x0 = bundle.start(range(shown))
     cond = every_label(bundle, shown)
     if hasattr(bundle.flow.source, "modality"):  # data too, to be seen beside what becomes of them
         samples[0] = x0
-    for count in counts:
-        sampler = sampler_for(count, bundle.sampler) if bundle.flow.ode else bundle.sampler
-        extras = None if count == counts[-1] else plain
-        reports[count] = measured(bundle, source, n, rng, sampler=sampler, name=name, extras=extras)
-        samples[count] = bundle.draw(x0, cond, sampler=sampler)
-    return Look(name, bundle, reports, samples, walks(bundle, x0[:8], first(cond, 8)), log)
+    longest = 0.0  # what one count took
+    for kind, sampler in samplers.items():
+        first_one = kind == "own"
+        if not first_one and budget.left < longest:
+            missing.append(f"{name} at {kind} evaluations: the time for the report was over")
+            continue
+        said(f"{name}: {'its own sampler' if first_one else f'{kind} evaluations'}")
+        begin = budget.clock()
+        with attempt(f"{name}, {kind}", missing):
+            with counted(bundle.flow, sampler) as (flow, same, counter):
+                drawn = replace(bundle, flow=flow).draw(x0, cond, sampler=same)
+            count = counter.rows / len(x0)
+            samples[count] = drawn
+            each = (budget.clock() - begin) / shown
+            if first_one and not exact and each > 0 and budget.limit < math.inf:
+                n = max(min(n, int(budget.left / 4 / each)), min(n, FEWEST))
+            if real is not None:
+                report = measured(
+                    bundle,
+                    real,
+                    n,
+                    rng,
+                    sampler=sampler,
+                    name=name,
+                    extras=None if first_one and budget.left > longest else Extras(trajectories=None),
+                )
+                reports[count] = report
+                own = report if first_one else own
+        longest = max(longest, budget.clock() - begin)
+    way: Tensor | None = None
+    with attempt(f"{name}, trajectories", missing):
+        way = walks(bundle, x0[:8], first(cond, 8))
+    return Look(name, bundle, own, dict(sorted(reports.items())), dict(sorted(samples.items())), way, log, missing)
+
+
+@contextmanager
+def attempt(what: str, missing: list[str]) -> Iterator[None]:
+    """A part of a report: what stops it becomes a sentence in ``missing``, and the rest goes on."""
+    try:
+        yield
+    except Exception as error:
+        missing.append(f"{what}: {' '.join(str(error).split()) or type(error).__name__}")
 
 
 def walks(bundle: Bundle, x0: Tensor, cond: Cond) -> Tensor:

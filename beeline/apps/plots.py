@@ -43,7 +43,7 @@ SIZE = 11  # points of the labels; figures are drawn as wide as a phone, so that
 
 Curve = Sequence[tuple[float, float]]
 
-PLAIN = {"text.parse_math": False}  # names of models are text: a dollar sign begins no formula
+PLAIN: dict[Any, Any] = {"text.parse_math": False}  # names of models are text: a dollar sign begins no formula
 
 
 def colour(name: str, order: Sequence[str]) -> str:

@@ -52,7 +52,7 @@ def introduction() -> Section:
 
 
 def samples(
-    grids: Mapping[str, Mapping[int, Cell]],
+    grids: Mapping[str, Mapping[float, Cell]],
     *,
     real: Cell | None = None,
     columns: int = 4,
@@ -63,11 +63,11 @@ def samples(
     require(len(grids) > 0, "no samples were given to show; give {model: {evaluations: samples}}")
     order = list(order) or list(grids)
     counts = sorted({count for grid in grids.values() for count in grid})
-    head = "".join(f"<th scope='col'>{count}</th>" for count in counts)
+    head = "".join(f"<th scope='col'>{count:g}</th>" for count in counts)
     rows = []
     for name, grid in grids.items():
         cells = "".join(
-            f"<td>{_cell(grid[count], f'{name}, {count} evaluations', columns, name, order, limits, f's{i}')}</td>"
+            f"<td>{_cell(grid[count], f'{name}, {count:g} evaluations', columns, name, order, limits, f's{i}')}</td>"
             if count in grid
             else "<td class='none'>·</td>"
             for i, count in enumerate(counts, start=100 * order.index(name))
@@ -234,6 +234,12 @@ def lineage(chain: Sequence[Mapping[str, Any]]) -> Section:
         )
         items.append(f"<li><b>{_text(link.get('name', ''))}</b><dl>{facts}</dl></li>")
     return Section("Where they come from", f"<ol class='chain'>{''.join(items)}</ol>")
+
+
+def absent(sentences: Iterable[str]) -> Section:
+    """What could not be measured, and why."""
+    items = "".join(f"<li>{_text(sentence)}</li>" for sentence in sentences)
+    return Section("Not measured", f"<ul>{items}</ul>")
 
 
 def commands(lines: Iterable[str]) -> Section:

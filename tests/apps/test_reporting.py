@@ -1,0 +1,171 @@
+"""Reports of runs: what was used is what is said, in the time that is allowed, and no run fails by its report."""
+
+from __future__ import annotations
+
+import json
+import math
+import shlex
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+import beeline as bl
+from beeline.apps import cli, measuring, plots
+from beeline.apps.console import console
+from beeline.core.field import Flow
+from beeline.core.rng import Rng
+from beeline.core.solver import EULER, HEUN
+from beeline.core.space import Even, Geodesic, Sphere, Torus
+from beeline.scores import Cost, Report
+from beeline.trajectory import straightness, transport_cost
+from beeline.use.sampler import Sampler
+
+TINY = ["training.steps=3", "training.lot=16", "network.width=16", "data.n=300", "data.kept=120"]
+
+
+def options(*pairs: str) -> list[str]:
+    return [word for pair in pairs for word in ("--set", pair)]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with a sampler of three Euler steps and no average, in a folder with a space."""
+    out = tmp_path_factory.mktemp("my runs") / "a" / "run"
+    more = ("sampler.steps=3", "sampler.solver=EULER", "training.ema=none")
+    assert cli.run(["train", "two-moons", *options(*TINY, *more), "--out", str(out)]) == 0
+    return out
+
+
+def test_the_figures_are_those_of_the_own_sampler(runs: Path) -> None:
+    (reports,) = json.loads((runs / "figures.json").read_text()).values()
+    assert all(r["cost"]["evaluations"] == float(count) for count, r in reports.items())
+    assert reports["3"]["provenance"]["steps"] == 3 and reports["3"]["provenance"]["solver"] == "solvers.EULER"
+    quality = bl.load(runs).lineage["quality"]["run"]
+    assert quality == {s["name"]: s["value"] for s in reports["3"]["scores"]}
+    assert {r["provenance"]["weights"] for r in reports.values()} == {"of the last step, not averaged"}
+    page = (runs / "report.html").read_text()
+    assert "not averaged" in page and "averaged (EMA)" not in page
+    said = page.partition("<pre><code>")[2].partition("</code>")[0].replace("&#x27;", "'").replace("&quot;", '"')
+    words = shlex.split(said)
+    assert words[:3] == ["beeline", "train", "two-moons"] and words[words.index("--out") + 1] == str(runs)
+
+
+def test_a_command_is_typed_again_with_all_its_options() -> None:
+    line = cli.typed("train", "my runs/a", ["x=(1, 2)"], Path("b c"), **{"--fork": True, "--at": 5, "--track": None})
+    assert shlex.split(line) == ["beeline", "train", "my runs/a", "--set", "x=(1, 2)", "--out", "b c", "--fork",
+                                 "--at", "5"]  # fmt: skip
+
+
+def test_labels_tell_directories_apart() -> None:
+    assert measuring.labels_of(["x/run", "y/run"]) == ["x/run", "y/run"]
+    assert measuring.labels_of(["x/run/bundle", "y/other"]) == ["run", "other"]
+    assert len(set(measuring.labels_of(["a", "a"]))) == 2
+
+
+def test_without_a_report(tmp_path: Path) -> None:
+    assert cli.run(["train", "two-moons", *options(*TINY), "--no-report", "--out", str(tmp_path / "r")]) == 0
+    assert not (tmp_path / "r" / "report.html").exists() and (tmp_path / "r" / "bundle" / "flow.json").is_file()
+
+
+def test_a_preview_that_fails_is_named_on_the_page(
+    runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from beeline.apps import reporting
+
+    def broken(*given: object, **more: object) -> bytes:
+        raise RuntimeError("no picture <today>")
+
+    monkeypatch.setattr(reporting.Bundle, "sample", broken)
+    assert cli.run(["train", "two-moons", *options(*TINY), "--out", str(tmp_path / "r")]) == 0
+    page = (tmp_path / "r" / "report.html").read_text()
+    assert "Not measured" in page and "no picture &lt;today&gt;" in page
+
+    def worse(*given: object, **more: object) -> str:
+        raise OSError(30, "Read-only file system")
+
+    capsys.readouterr()
+    monkeypatch.setattr(reporting, "page", worse)
+    assert cli.run(["train", "two-moons", *options(*TINY), "--json", "--out", str(tmp_path / "s")]) == 0
+    told = capsys.readouterr()
+    assert told.err.count("\n") == 1 and "Read-only" in told.err and (tmp_path / "s" / "bundle" / "flow.json").is_file()
+    log = Path(told.err.rsplit("the trace is in ", 1)[1].strip())
+    assert "in worse" in log.read_text()
+    log.unlink()
+
+
+def test_a_report_keeps_to_its_budget(runs: Path) -> None:
+    """The clock counts rows that the network was asked about, so that no machine decides."""
+    bundle, spent = bl.load(runs), 0
+
+    def count(*given: object) -> None:
+        nonlocal spent
+        spent += len(given[1][0])  # type: ignore[index]
+
+    bundle.flow.field.register_forward_pre_hook(count)
+    real = measuring.Real.of(measuring.data_of(bundle))
+    budget = measuring.Budget(400_000, lambda: float(spent))
+    seen = measuring.look("run", bundle, [], real, 500, Rng(0), budget=budget)
+    assert seen.own is not None and not seen.missing and set(seen.by_count) == {1, 2, 3, 4, 8, 16, 32}
+    spent, seen = (
+        0,
+        measuring.look("run", bundle, [], real, 500, Rng(0), budget=measuring.Budget(40_000, lambda: float(spent))),
+    )
+    short = spent
+    assert seen.own is not None and short <= 80_000
+    spent = 0
+    none = measuring.look("run", bundle, [], real, 500, Rng(0), budget=measuring.Budget(100, lambda: float(spent)))
+    assert none.own is not None and set(none.by_count) == {3.0} and len(none.missing) == 6 and spent < short
+    log = [{"step": i, "samples_per_second": 16.0} for i in range(200)]
+    assert measuring.Budget.of_log(log, 32).limit == pytest.approx(40.0)
+    assert measuring.Budget.of_log([], 32).limit == measuring.LEAST
+
+
+def test_names_with_dollars_and_brackets_are_text() -> None:
+    name = "$x_{$ a_b"
+    drawn = [plots.training({name: [(0, 1.0), (1, 0.5)]}), plots.quality({name: [(1, 2.0), (2, 1.0)]}, "$y_{$"),
+             plots.loss_by_time({name: [1.0, 2.0]}, mean=[1.0, 1.0])]  # fmt: skip
+    for figure in drawn:
+        assert name in plots.svg(figure, "n")
+    with console.capture() as got:
+        console.print(Report((), Cost(1, 1, 1.0, 1.0, None, "process"), {"name": "run [/b]"}).table())
+    assert "run [/b]" in got.get()
+
+
+def test_tables_with_dollars_in_columns_and_levels() -> None:
+    import pandas as pd
+
+    from beeline.data.table import Table
+    from beeline.tablereport import correlations, histograms, picture
+
+    frame = pd.DataFrame({"$p_{$": [1.5, 2.5, 3.5, 4.5] * 10, "q": ["$x_{$", "b_c$d$", "e", "f"] * 10})
+    schema = Table().fit(frame).columns
+    figure = histograms(schema, frame, frame)
+    assert picture(figure).startswith("<img") and picture(correlations(schema, frame, frame)).startswith("<img")
+    assert [t.get_text() for t in figure.axes[1].get_xticklabels()] == ["$x_{$", "b_c$d$", "e", "f"]
+
+
+def test_unlike_things_are_refused(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["evaluate", str(runs), "3"]) == 2
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1 and "neither a file, a recipe nor a data set" in told
+
+
+@pytest.mark.parametrize("steps", [4, 9])
+def test_geodesics_are_straight_on_their_space(steps: int) -> None:
+    """A rotation at constant speed w is a geodesic: S = 0, cost w^2; beyond half a turn the way is bent."""
+    x0 = torch.tensor([[1.0, 0.0], [0.6, 0.8]], dtype=torch.float64)
+
+    def flow(speed: float) -> Flow:
+        return Flow(lambda x, t, cond=None: speed * torch.stack([-x[:, 1], x[:, 0]], 1), Geodesic(), Even(Sphere()))
+
+    for speed, near in ((1.3, 1.3), (math.pi + 1, math.pi - 1)):
+        found = straightness(flow(speed), x0, Sampler(steps, solver=EULER))  # Euler's step is a geodesic here
+        assert found.transport == pytest.approx(near**2, abs=1e-9)
+        assert found.value == pytest.approx(speed**2 - near**2, abs=1e-9)
+    torus = Flow(lambda x, t, cond=None: torch.full_like(x, 1.0), Geodesic(Torus()), Even(Torus()))
+    across = torch.tensor([[3.0]], dtype=torch.float64)
+    assert float(transport_cost(torus, across, Sampler(steps, solver=HEUN))) == pytest.approx(1.0)
+    flat = straightness(replace(torus, path=bl.paths.Linear()), across, Sampler(steps))
+    assert flat.value == pytest.approx(0.0, abs=1e-12) and flat.transport == pytest.approx(1.0)
