@@ -93,7 +93,7 @@ def gather(
     said("reading the data")
     with attempt("the figures", missing):
         real = Real.of(data_of(next(iter(models.values()))))
-    looks = {}
+    looks: dict[str, Look] = {}
     for name, bundle in reversed(list(models.items())):
         file = runs[name] / "log.jsonl" if name in runs else None
         log = read_log(file) if file is not None and file.is_file() else []

@@ -41,7 +41,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_figures_are_those_of_the_own_sampler(runs: Path) -> None:
     (reports,) = json.loads((runs / "figures.json").read_text()).values()
     assert all(r["cost"]["evaluations"] == float(count) for count, r in reports.items())
-    assert reports["3"]["provenance"]["steps"] == 3 and reports["3"]["provenance"]["solver"] == "solvers.EULER"
+    assert reports["3"]["provenance"]["steps"] == 3 and reports["3"]["provenance"]["solver"] == {"is": "solvers.EULER"}
     quality = bl.load(runs).lineage["quality"]["run"]
     assert quality == {s["name"]: s["value"] for s in reports["3"]["scores"]}
     assert {r["provenance"]["weights"] for r in reports.values()} == {"of the last step, not averaged"}
@@ -108,12 +108,10 @@ def test_a_report_keeps_to_its_budget(runs: Path) -> None:
     budget = measuring.Budget(400_000, lambda: float(spent))
     seen = measuring.look("run", bundle, [], real, 500, Rng(0), budget=budget)
     assert seen.own is not None and not seen.missing and set(seen.by_count) == {1, 2, 3, 4, 8, 16, 32}
-    spent, seen = (
-        0,
-        measuring.look("run", bundle, [], real, 500, Rng(0), budget=measuring.Budget(40_000, lambda: float(spent))),
-    )
+    full, spent = spent, 0
+    seen = measuring.look("run", bundle, [], real, 500, Rng(0), budget=measuring.Budget(60_000, lambda: float(spent)))
     short = spent
-    assert seen.own is not None and short <= 80_000
+    assert seen.own is not None and 0 < short <= 60_000 < full
     spent = 0
     none = measuring.look("run", bundle, [], real, 500, Rng(0), budget=measuring.Budget(100, lambda: float(spent)))
     assert none.own is not None and set(none.by_count) == {3.0} and len(none.missing) == 6 and spent < short
