@@ -97,7 +97,7 @@ CATALOGUE: Mapping[str, Mapping[str, str]] = {
     | _of("learn.regularise", "Aligned", "Separable", "Dispersed", "SmoothSteps", "SelfRectified", "SelfPerceptual")
     | _of("learn.shapes", "ConstantAccelerationMatching", "EncodedSource")
     | _of("learn.augmented", "Augmented")
-    | _of("learn.segments", "Windowed")
+    | _of("learn.segments", "Windowed", "TwoHops")
     | _of("learn.deep", "DeepSupervision")
     | _of("learn.rows", "RowMatching")
     | _of("learn.weigh", "Uncertain", "Balanced", "Importance"),

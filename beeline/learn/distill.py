@@ -26,7 +26,7 @@ from beeline.learn.feed import Lots
 from beeline.learn.objective import Distance, FlowMatching, squared
 from beeline.learn.pairs import anchored, reflow_pairs
 from beeline.learn.rows import RowMatching, groups_of, whole
-from beeline.learn.segments import AnnealedPairs
+from beeline.learn.segments import AnnealedPairs, TwoHops
 from beeline.use.sampler import Sampler
 
 
@@ -131,6 +131,7 @@ class OneStep(Distillation):
     count: int | None = None  # pairs; None is one for every datum
     distance: Distance = squared
     reverse: float = 0.0  # share of pairs made backwards from real data
+    hops: float = 0.0  # weight of two steps of the teacher from fresh noise, as in TwoHops; 1 is usual
 
     def __post_init__(self) -> None:
         require(0 <= self.reverse <= 1, f"OneStep got reverse={self.reverse}; it is a share of the pairs: give 0 to 1")
@@ -145,14 +146,15 @@ class OneStep(Distillation):
     def data(self, teacher: Flow, batch: Batch, rng: Rng) -> Batch:
         return teacher_pairs(self.sampler, self.count, self.reverse, teacher, batch, rng)
 
-    def objective(self, teacher: Flow) -> FlowMatching:
+    def objective(self, teacher: Flow) -> FlowMatching | TwoHops:
         require(
             not isinstance(teacher.path, AffinePath) or begins(teacher.path),
             f"OneStep was asked for on {teacher.path}, which leaves the source with the slope 0, so that a velocity at "
             "t = 0 says nothing of the datum; convert the teacher with converted(flow, Linear())",
         )
         space = Data() if isinstance(teacher.path, AffinePath) else Velocity()
-        return matching(teacher, Paired(), At(0.0), self.distance, space)
+        pairs = matching(teacher, Paired(), At(0.0), self.distance, space)
+        return TwoHops(teacher, pairs, self.hops) if self.hops else pairs
 
     def student(self, teacher: Flow, networks: Mapping[str, nn.Module]) -> tuple[Flow, Sampler]:
         flow = replace(teacher, field=networks["student"], independent=False)

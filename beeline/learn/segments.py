@@ -13,13 +13,15 @@ from beeline.core.coupling import Independent
 from beeline.core.field import Flow
 from beeline.core.integrate import integrate
 from beeline.core.modes import eval_mode
-from beeline.core.path import AffinePath
+from beeline.core.path import AffinePath, Linear
 from beeline.core.rng import Rng
 from beeline.core.schedule import Schedule, Uniform
 from beeline.core.solver import HEUN, Solver
+from beeline.core.source import Gaussian
 from beeline.core.types import Batch, Loss, over, require
 from beeline.learn.feed import InMemory
 from beeline.learn.objective import Around, Example, FlowMatching, ask
+from beeline.learn.regularise import joined
 from beeline.use.guidance import Guidance, Plain, of_flow
 
 
@@ -154,3 +156,38 @@ def through(path: Any, first: Tensor, last: Tensor, t: Tensor, s: Tensor) -> tup
     a, b, c, d = (over(curve(when), first) for when in (t, s) for curve in (path.a, path.b))
     size = b * c - a * d
     return (c * first - a * last) / size, (b * last - d * first) / size
+
+
+@dataclass(frozen=True)
+class TwoHops(Around):
+    """Beside stored pairs, the student of one step also follows two steps of its teacher from fresh noise.
+
+    loss on pairs + strength distance(e + S(e, 0), m + (1-t) v(m, t)),  m = e + t v(e, 0),  e ~ N(0, I),  t ~ U(between)
+    Assumes a teacher whose paths are nearly straight, on the straight path, from a Gaussian.
+    Source: Zhu et al. 2024, SlimFlow (arXiv 2407.12718), flow-guided distillation.
+
+    >>> TwoHops(Flow(None)).between
+    (0.2, 0.8)
+    """
+
+    teacher: Flow
+    objective: FlowMatching = field(default_factory=FlowMatching)  # that of the pairs
+    strength: float = 1.0  # of the two steps
+    between: tuple[float, float] = (0.2, 0.8)  # times of the second step
+
+    def __post_init__(self) -> None:
+        require(
+            isinstance(self.teacher.path, Linear) and isinstance(self.teacher.source, Gaussian),
+            f"TwoHops was given a teacher on {self.teacher.path} from {self.teacher.source}; its two steps are those "
+            "of the straight path from Gaussian noise: convert the teacher with converted(flow, Linear())",
+        )
+
+    def __call__(self, field: Any, batch: Batch, rng: Rng) -> Loss:
+        loss, n = self.inner(field, batch, rng), len(batch.x1)
+        noise, low, high = rng.fork("fresh").normal(batch.x1), *self.between
+        zero, t = batch.x1.new_zeros(n), low + (high - low) * rng.fork("hop").uniform(n, batch.x1)
+        with eval_mode(self.teacher.field), torch.no_grad():
+            middle = noise + over(t, noise) * ask(self.teacher.field, noise, zero, batch.cond)
+            wanted = middle + over(1 - t, noise) * ask(self.teacher.field, middle, t, batch.cond)
+        made = noise + ask(field, noise, zero, batch.cond)
+        return joined(loss, self.inner.distance(made, wanted).mean(), self.strength, "two hops")

@@ -222,3 +222,22 @@ def test_annealing_is_refused_where_mixtures_change_the_law_of_the_source():
     with pytest.raises(BeelineError, match="a Gaussian source alone"):
         Reflow(anneal=2).feed(teacher, pairs, Rng(0))
     assert Reflow().feed(teacher, pairs, Rng(0)) is pairs and OneStep().feed(teacher, pairs, Rng(0)) is pairs
+
+
+def test_two_hops_of_a_straight_teacher_ask_for_nothing_new_and_an_error_counts_once_more():
+    teacher = Flow(Straight())
+    x0 = Rng(0).normal(LIKE.new_empty(40, 2))
+    pairs, off = Batch(3 * x0 + 2, x0), lambda x, t: Straight()(x, t) + 0.3
+    plain, both = OneStep().objective(teacher), OneStep(hops=2.0).objective(teacher)
+    assert float(both(teacher.field, pairs, Rng(1)).value) < 1e-24
+    assert torch.allclose(both(off, pairs, Rng(1)).value, 3 * plain(off, pairs, Rng(1)).value)  # 0.09 (1 + 2)
+    # a curved teacher, v = 2 x: from e over e (1 + 2 t) to e (1 + 2 t) (1 + 2 (1-t)), not the student's 3 e
+    bent = OneStep(hops=1.0).objective(Flow(lambda x, t: 2 * x))
+    term = bent(lambda x, t: 2 * x, pairs, Rng(1)).terms["two hops"]
+    t = torch.linspace(0.2, 0.8, 4001, dtype=torch.float64)
+    known = ((1 + 2 * t) * (3 - 2 * t) - 3).square().mean()
+    made = torch.stack([bent(lambda x, t: 2 * x, Batch(pairs.x1.repeat(50, 1), x0.repeat(50, 1)), Rng(s)).terms[
+        "two hops"] for s in range(8)])  # fmt: skip
+    assert abs(float(made.mean() / known) - 1) < 0.06 and float(term) > 0
+    with pytest.raises(BeelineError, match="straight path from Gaussian noise"):
+        OneStep(hops=1.0).objective(Flow(Straight(), Cosine()))
