@@ -12,6 +12,7 @@ from torch import Tensor
 
 from beeline.bundle import Bundle, load
 from beeline.core.types import require
+from beeline.files import match
 from beeline.learn import checkpoint
 from beeline.learn.posthoc import Synthesis, synthesise
 
@@ -82,3 +83,28 @@ def synthesised(run: Path, length: float, step: int | None = None, out: Path | N
     out = out or run / "averages" / f"length-{length:g}"
     with_weights(load(run, device="cpu"), whole | found.state, how).save(out)
     return out, found
+
+
+def difference(tuned: Bundle, base: Bundle) -> dict[str, Tensor]:
+    """What training added to the weights of ``base``: a plug-in for other models that were tuned from the same base.
+
+    delta = weights of tuned - weights of base;  ``beeline.files.write_tensors`` stores it
+    Source: Yan et al. 2024, PeRFlow (arXiv 2405.07510).
+    """
+    after, before = (dict(bundle.flow.field.named_parameters()) for bundle in (tuned, base))
+    match(_sizes(before), _sizes(after), "the tuned bundle")
+    with torch.no_grad():
+        return {name: p.double().sub(before[name].to(p.device).double()).float() for name, p in after.items()}
+
+
+def with_delta(bundle: Bundle, delta: Mapping[str, Tensor], scale: float = 1.0) -> Bundle:
+    """A bundle whose weights are moved by ``scale`` times a difference; it has to be one of the same network."""
+    own = dict(bundle.flow.field.named_parameters())
+    match(_sizes(own), _sizes(delta), "the difference of weights")
+    with torch.no_grad():
+        moved = {name: p.double() + scale * delta[name].to(p.device).double() for name, p in own.items()}
+    return with_weights(bundle, moved, {"delta": {"scale": scale}})
+
+
+def _sizes(weights: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(p.shape) for name, p in weights.items()}
