@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -205,7 +205,7 @@ def load(directory_or_hub_id: str | Path, *, device: Device = AUTO, revision: st
     load_matching(net, read_tensors(directory / weights.file), str(directory / weights.file))
     net.eval().requires_grad_(False)
     return Bundle(
-        flow=Flow(net.to(where), said.path, said.source, said.independent),
+        flow=Flow(net.to(where), cast(Any, said.path), said.source, said.independent),
         sampler=said.sampler,
         modality=said.modality,
         lineage=dict(said.lineage or {}),

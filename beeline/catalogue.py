@@ -84,7 +84,8 @@ CATALOGUE: Mapping[str, Mapping[str, str]] = {
     "gradients": _of("core.adjoint", "Stored", "Checkpointed", "Adjoint"),
     "guidance": _of("use.guidance", "Plain", "Guide", "CFG()")
     | _of("use.temperature", "Temperature")
-    | _of("use.symbols", "StraightThrough"),
+    | _of("use.symbols", "StraightThrough")
+    | _of("use.frames", "GivenFrames"),
     "references": _of("use.guidance", "Unconditional", "Weak") | _of("weakbundle", "WeakBundle"),
     "rules": _of("use.guidance", "Extrapolate"),
     "samplers": _of("use.sampler", "Sampler") | _of("use.auto", "auto_sampler()"),

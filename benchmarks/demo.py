@@ -28,16 +28,18 @@ def figures(out: Path) -> dict[str, Any]:
         for model, counts in told["models"].items()
         for count, data in counts.items()
     }
-    last = {model: report[model, max(c for m, c in report if m == model)] for model, _ in report}
+    straight = {
+        model: s.value for (model, _), r in report.items() for s in r.scores if s.name == "relative straightness"
+    }
     one = report["distilled", 1]
-    bent = last["teacher"]["relative straightness"].value
     return {
         "seconds": {**told["seconds"], "all": sum(told["seconds"].values())},
         "distance": one["Frechet distance"].value / report["teacher", 32]["Frechet distance"].value,
         "agreement": one["label agreement"].value,
-        "straightness": last["reflowed"]["relative straightness"].value / bent,
+        "straightness": straight["reflowed"] / straight["teacher"],
         "by_evaluations": {
-            model: {c: r["Frechet distance"].value for (m, c), r in report.items() if m == model} for model in last
+            model: {c: r["Frechet distance"].value for (m, c), r in report.items() if m == model}
+            for model in dict.fromkeys(m for m, _ in report)
         },
         "floor": one["Frechet distance"].floor,
     }

@@ -87,7 +87,7 @@ def measured(
     if extras is None:
         held_out = held_out_loss(bundle, raw, held)
         # of coordinates that are states the way and the density say nothing
-        walked = bundle.flow.ode and not one_step(bundle) and getattr(bundle.modality, "continuous", True)
+        walked = bundle.flow.ode and not one_step(bundle) and bundle.modality.continuous
         likely = Likelihood() if walked and bundle.flow.source.gaussian and told_by_data(bundle) else None
         extras = Extras(likelihood=likely) if walked else Extras(trajectories=None)
     return evaluate(
@@ -142,7 +142,7 @@ def held_out_loss(bundle: Bundle, raw: Any, held: Any) -> HeldOut | None:
     None for states either, which are learned by another loss.
     """
     flow, modality = bundle.flow, bundle.modality
-    if not getattr(modality, "continuous", True):
+    if not modality.continuous:
         return None
     if not told_by_data(bundle) or not flow.independent or not flow.ode or is_map(flow.field):
         return None

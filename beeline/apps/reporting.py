@@ -150,7 +150,7 @@ def page(
 
 def is_bent(seen: Look) -> bool:
     """Whether the way of a model from noise to data says something."""
-    continuous = getattr(seen.bundle.modality, "continuous", True)
+    continuous = seen.bundle.modality.continuous
     return seen.walks is not None and continuous and seen.bundle.flow.ode and not one_step(seen.bundle)
 
 

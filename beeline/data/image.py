@@ -80,6 +80,7 @@ class Image:
     names: tuple[str, ...] = ()  # of the classes; empty when unknown
     levels: int = 256  # distinct values of a pixel, 2 to 256
     preview_type = "image/png"
+    continuous = True
     formats = (".png", ".npz", ".npy", "")  # what ``save`` writes; the last is a directory of single pictures
 
     def __post_init__(self) -> None:

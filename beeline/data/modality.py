@@ -34,6 +34,11 @@ class Modality(Protocol):
     @property
     def preview_type(self) -> str: ...
 
+    @property
+    def continuous(self) -> bool:
+        """Whether coordinates are amounts; false where they hold states, as one-hot codes do."""
+        ...
+
     def fit(self: Self, raw: Any) -> Self:
         """A new value that has learned sizes, scales and classes from ``raw``; refuses bad input by name."""
         ...

@@ -87,6 +87,7 @@ class Points:
     names: tuple[str, ...] = ()  # of the classes; empty when unknown
     standardise: bool = True  # False leaves the numbers as they are: mean 0, std 1
     preview_type = "image/png"
+    continuous = True
     formats = (".csv", ".npy", ".png")  # what ``save`` writes
 
     def __post_init__(self) -> None:

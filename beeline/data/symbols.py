@@ -33,6 +33,7 @@ class Symbols:
     alphabet: str = ""  # the symbols in the order of their entries; learned by fitting
     length: int = 0  # characters of a text; learned by fitting
     preview_type = "text/html"
+    continuous = False
     formats = (".txt",)  # what ``save`` writes
 
     @property
