@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,6 +12,7 @@ from torch import Tensor
 from beeline.bundle import load
 from beeline.core.field import Flow
 from beeline.core.modes import eval_mode
+from beeline.core.ranges import Whole, dataclass
 from beeline.core.types import BeelineError, extra, require
 from beeline.learn.encoders import tokens
 from beeline.learn.heads import place
@@ -65,7 +65,7 @@ class HubVision:
     name: str  # hub id owner/name, or a directory that save_pretrained wrote
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)  # of the pixels in [0, 1], by channel, as the model was trained
     std: tuple[float, ...] = (0.229, 0.224, 0.225)  # above 0
-    skip: int = 1  # tokens before the patches: 1 for a class token, 5 with four registers
+    skip: Whole = 1  # tokens before the patches: 1 for a class token, 5 with four registers
     revision: str | None = None  # branch, tag or commit of the hub; None is its newest
 
     def __post_init__(self) -> None:

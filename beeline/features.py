@@ -7,7 +7,7 @@ import json
 import math
 import os
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from beeline.core.ranges import Count, Positive, Whole, dataclass
 from beeline.core.rng import Rng
 from beeline.core.types import BeelineError, Cond, leaves, require
 
@@ -77,7 +78,7 @@ class Module:
 
     net: nn.Module
     name: str  # what reports call it
-    batch: int = 512  # rows seen at once
+    batch: Count = 512  # rows seen at once
 
     @property
     def hash(self) -> str:
@@ -108,12 +109,12 @@ class SmallClassifier:
     """
 
     label: str = ""  # name of the condition that holds the labels; empty: the only integer one
-    width: int = 16  # channels of the first layer (images) or a quarter of the hidden units (vectors)
-    size: int = 64  # features; the Frechet distance needs more samples than this
-    steps: int = 600  # of training; 600 is enough for digits
-    batch: int = 128  # rows a step
-    rate: float = 2e-3  # peak learning rate of AdamW, decayed by a cosine
-    seed: int = 0
+    width: Count = 16  # channels of the first layer (images) or a quarter of the hidden units (vectors)
+    size: Count = 64  # features; the Frechet distance needs more samples than this
+    steps: Count = 600  # of training; 600 is enough for digits
+    batch: Count = 128  # rows a step
+    rate: Positive = 2e-3  # peak learning rate of AdamW, decayed by a cosine
+    seed: Whole = 0
 
     @property
     def name(self) -> str:

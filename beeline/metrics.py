@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-from typing import ClassVar, Literal, Protocol, TypeVar
+from dataclasses import field, replace
+from typing import Annotated, ClassVar, Literal, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
+from beeline.core.ranges import Range, dataclass
 from beeline.core.rng import Rng
 from beeline.core.types import Cond, require
 from beeline.features import Features, Identity, SmallClassifier, labels_of
@@ -106,7 +107,9 @@ class Kernel(Compared):
     True
     """
 
-    rows: int = 4096  # of each sample that are compared at most, drawn at random; cost grows with its square
+    rows: Annotated[int, Range(least=2)] = (
+        4096  # of each sample that are compared at most, drawn at random; cost grows with its square
+    )
     name: ClassVar[str] = "kernel distance"
 
     def compare(self, real: Tensor, made: Tensor, rng: Rng, cond: Cond = None) -> float:
@@ -166,7 +169,9 @@ class Energy(Compared):
     True
     """
 
-    rows: int = 4096  # of each sample that are compared at most, drawn at random; cost grows with its square
+    rows: Annotated[int, Range(least=2)] = (
+        4096  # of each sample that are compared at most, drawn at random; cost grows with its square
+    )
     name: ClassVar[str] = "energy distance"
 
     def compare(self, real: Tensor, made: Tensor, rng: Rng, cond: Cond = None) -> float:

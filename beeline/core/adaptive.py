@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from beeline.core.ranges import Count, dataclass
 from beeline.core.solver import SolverBase, Traits, advance
 from beeline.core.types import Dynamics, IntegrationError, over, require
 
@@ -26,10 +26,10 @@ class Embedded:
     5
     """
 
-    order: int  # of the result
+    order: Count  # of the result
     a: tuple[tuple[float, ...], ...]  # rows of increasing length; the last is b without its last weight, which is 0
     error: tuple[float, ...]  # weights of the error estimate, summing to 0
-    error_order: int  # order of the weights that it compares with
+    error_order: Count  # order of the weights that it compares with
 
     def __post_init__(self) -> None:
         require(

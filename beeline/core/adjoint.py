@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from beeline.core.integrate import integrate
+from beeline.core.ranges import dataclass
 from beeline.core.solver import Solver
 from beeline.core.types import Dynamics, require
 

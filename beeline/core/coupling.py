@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
+from beeline.core.ranges import dataclass
 from beeline.core.rng import Rng
 from beeline.core.source import Gaussian, Source
 from beeline.core.types import Batch, Cond, leaves, require

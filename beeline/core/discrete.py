@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import Any
 
 import torch
@@ -19,6 +19,7 @@ from beeline.core.interpolant import drawn
 from beeline.core.noises import Noise, White
 from beeline.core.path import within
 from beeline.core.process import Process
+from beeline.core.ranges import dataclass
 from beeline.core.rng import Rng
 from beeline.core.simplex import check_simplex
 from beeline.core.solver import Solver, SolverBase, Traits, complete

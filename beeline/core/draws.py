@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from beeline.core.path import AffinePath, Linear
+from beeline.core.ranges import dataclass
 from beeline.core.rng import Rng
 from beeline.core.times import TimeSampler, Uniform, invert, off_ends
 from beeline.core.types import require

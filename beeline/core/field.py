@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping
-from dataclasses import dataclass
 from dataclasses import field as default
 from typing import Any, ClassVar, Protocol
 
@@ -16,6 +15,7 @@ from beeline.core.declared import Wrapping, as_map
 from beeline.core.declared import is_map as is_map
 from beeline.core.declared import parts_of as parts_of
 from beeline.core.path import AffinePath, Linear, Path
+from beeline.core.ranges import Edge, Inside, dataclass
 from beeline.core.source import Gaussian, Source
 from beeline.core.types import BeelineError, Cond, Dynamics, leaves, map_cond, over, require
 
@@ -87,7 +87,7 @@ class Data:
     tensor([[1.]])
     """
 
-    clip: float = 1e-3  # distance kept from t = 1
+    clip: Inside = 1e-3  # distance kept from t = 1
 
     def velocity(self, output: Tensor, x: Tensor, t: Tensor, path: AffinePath) -> Tensor:
         return path.velocity(x, t.clamp(max=1 - self.clip), x1=output)
@@ -111,7 +111,7 @@ class Noise:
     tensor([[0.]])
     """
 
-    clip: float = 1e-3  # distance kept from t = 0, and from t = 1 where the slope of b is infinite there
+    clip: Edge = 1e-3  # distance kept from t = 0, and from t = 1 where the slope of b is infinite there
 
     def velocity(self, output: Tensor, x: Tensor, t: Tensor, path: AffinePath) -> Tensor:
         return path.velocity(x, path.sloped(t.clamp(min=self.clip), self.clip), x0=output)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from beeline.core.ranges import dataclass
 from beeline.core.semilinear import combine
 from beeline.core.solver import SolverBase, Traits
 from beeline.core.types import Dynamics, require

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import Any, Protocol
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from beeline.core.noises import White
 from beeline.core.path import AffinePath, Coefficients, Linear, finite, within
+from beeline.core.ranges import Edge, NonNegative, dataclass
 from beeline.core.rng import Rng
 from beeline.core.solver import SolverBase, Traits
 from beeline.core.types import Dynamics, Point, over, require
@@ -37,7 +38,7 @@ class Brownian:
     tensor([1.])
     """
 
-    scale: float = 1.0  # of the noise, in data units; 0.1 to 2
+    scale: NonNegative = 1.0  # of the noise, in data units; 0.1 to 2
 
     def size(self, t: Tensor) -> Tensor:
         return self.scale * torch.sqrt(t * (1 - t))
@@ -58,7 +59,7 @@ class Parabola:
     tensor([1.])
     """
 
-    scale: float = 1.0  # of the noise, in data units
+    scale: NonNegative = 1.0  # of the noise, in data units
 
     def size(self, t: Tensor) -> Tensor:
         return self.scale * t * (1 - t)
@@ -79,7 +80,7 @@ class SineSquared:
     tensor([1.])
     """
 
-    scale: float = 1.0  # of the noise, in data units
+    scale: NonNegative = 1.0  # of the noise, in data units
 
     def size(self, t: Tensor) -> Tensor:
         return self.scale * torch.sin(math.pi * t) ** 2
@@ -255,9 +256,9 @@ class LatentSDE(SolverBase):
 
     path: Interpolant = field(default_factory=Interpolant)
     denoiser: Any = None  # eta(x, t), a field with its condition bound
-    level: float = 1.0  # noise added per unit of time, at least 0; 0 is the ODE
+    level: NonNegative = 1.0  # noise added per unit of time, at least 0; 0 is the ODE
     rng: Rng = field(default_factory=lambda: Rng(0))
-    clip: float = 0.01  # distance kept from both ends where eta is divided by g, which is zero there
+    clip: Edge = 0.01  # distance kept from both ends where eta is divided by g, which is zero there
     seeds: tuple[int, ...] = ()  # of the noise, one per sample, or none
     order: int = field(default=1, init=False)
 

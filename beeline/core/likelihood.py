@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -13,6 +12,7 @@ from beeline.core.adjoint import Gradient, Stored, learned
 from beeline.core.field import Flow, bind
 from beeline.core.modes import check_together, eval_mode
 from beeline.core.process import process_of
+from beeline.core.ranges import dataclass
 from beeline.core.rng import Rng
 from beeline.core.schedule import Uniform
 from beeline.core.solver import HEUN, Solver, complete

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from beeline.core.path import AffinePath, Linear
+from beeline.core.ranges import dataclass
 from beeline.core.semilinear import (
     Clock,
     LogSNR,

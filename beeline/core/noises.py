@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
+from beeline.core.ranges import Count, dataclass
 from beeline.core.rng import Rng
 from beeline.core.types import require
 
@@ -94,7 +95,7 @@ class Brownian(Seeded):
 
     rng: Rng
     seeds: tuple[int, ...] = ()  # one per sample, or none
-    depth: int = 14  # bisections before the last bridge
+    depth: Count = 14  # bisections before the last bridge
 
     def __call__(self, t: Tensor, s: Tensor, like: Tensor, name: str | int = "step") -> Tensor:
         start, end = float(t.flatten()[0]), float(s.flatten()[0])

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from beeline.core.modes import check_values
+from beeline.core.ranges import dataclass
 from beeline.core.rng import Rng
 from beeline.core.types import Point, over, require
 

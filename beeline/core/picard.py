@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from beeline.core.ranges import dataclass
 from beeline.core.solver import EULER, Solver, SolverWrapper, Traits, complete
 from beeline.core.types import Dynamics, require
 

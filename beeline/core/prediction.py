@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
@@ -11,6 +10,7 @@ from torch import Tensor
 from beeline.core.declared import Wrapping, is_map
 from beeline.core.field import Prediction, Velocity, bind
 from beeline.core.path import AffinePath, Linear
+from beeline.core.ranges import Edge, dataclass
 from beeline.core.types import Cond, over, require
 
 
@@ -26,7 +26,7 @@ class Score:
     tensor([[0.]])
     """
 
-    clip: float = 1e-3  # distance kept from t = 0, and from t = 1 where the slope of b is infinite there
+    clip: Edge = 1e-3  # distance kept from t = 0, and from t = 1 where the slope of b is infinite there
 
     def velocity(self, output: Tensor, x: Tensor, t: Tensor, path: AffinePath) -> Tensor:
         return path.velocity(x, path.sloped(t.clamp(min=self.clip), self.clip), x0=-output)

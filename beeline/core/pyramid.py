@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,6 +13,7 @@ from torch import Tensor
 from beeline.core.field import Flow, bind
 from beeline.core.integrate import integrate
 from beeline.core.process import Correct, Process, Watch
+from beeline.core.ranges import dataclass
 from beeline.core.rng import Rng, keys_of
 from beeline.core.solver import HEUN, Solver
 from beeline.core.types import Cond, Dynamics, Point, over, require

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from beeline.core.ranges import dataclass
 from beeline.core.solver import MIDPOINT, RungeKutta, Solver, SolverBase, SolverWrapper, Traits
 from beeline.core.types import BeelineError, Dynamics, over, require
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from beeline.core.ranges import dataclass
 from beeline.core.times import TimeSampler
 from beeline.core.types import require
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
 import numpy as np
@@ -21,6 +20,7 @@ import torch
 from torch import Tensor
 
 from beeline.core.path import AffinePath
+from beeline.core.ranges import dataclass
 from beeline.core.types import over
 
 Number: TypeAlias = "float | Tensor"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -17,6 +16,7 @@ from beeline.core.field import bind
 from beeline.core.interpolant import drawn
 from beeline.core.path import within
 from beeline.core.process import Declares, Process, Reading
+from beeline.core.ranges import Positive, dataclass
 from beeline.core.rng import Rng
 from beeline.core.source import Source
 from beeline.core.types import Cond, Dynamics, Point, over, require
@@ -186,8 +186,8 @@ class GumbelSimplex:
     tensor([1., 1.])
     """
 
-    top: float = 10.0  # temperature of the path at t = 0
-    sharpness: float = 2.0  # higher is less noise
+    top: Positive = 10.0  # temperature of the path at t = 0
+    sharpness: Positive = 2.0  # higher is less noise
     gaussian = False
 
     def sample(self, like: Tensor, rng: Rng) -> Tensor:

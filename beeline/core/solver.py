@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from beeline.core.declared import is_map
+from beeline.core.ranges import Count, dataclass
 from beeline.core.types import Dynamics, over, require
 
 
@@ -195,7 +196,7 @@ class RungeKutta(SolverBase):
     True
     """
 
-    order: int
+    order: Count
     a: tuple[tuple[float, ...], ...]  # rows of increasing length 1, 2, ...
     b: tuple[float, ...]  # weights, summing to 1
 
@@ -297,7 +298,7 @@ class Jump(SolverBase):
     tensor([[1.]])
     """
 
-    order: int = 1
+    order: Count = 1
 
     def step(self, f: Dynamics, x: Tensor, t: Tensor, s: Tensor, memory: Any) -> tuple[Tensor, Any]:
         require(

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from beeline.core.ranges import dataclass
 from beeline.core.rng import Rng
 from beeline.core.types import BeelineError, require
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import Any, Protocol
 
 import torch
@@ -13,6 +13,7 @@ from beeline.core.declared import Wrapping, is_map
 from beeline.core.field import Flow, bind
 from beeline.core.path import within
 from beeline.core.process import Process, velocity_on
+from beeline.core.ranges import Positive, dataclass
 from beeline.core.rng import Rng
 from beeline.core.solver import EULER, HEUN, Solver, SolverBase, SolverWrapper, Traits, complete
 from beeline.core.types import Cond, Dynamics, Point, over, require
@@ -50,7 +51,7 @@ class Sphere:
     tensor([[1., 0.]])
     """
 
-    tolerance: float = 1e-4  # how far from length 1 a point may be
+    tolerance: Positive = 1e-4  # how far from length 1 a point may be
 
     def exp(self, x: Tensor, u: Tensor) -> Tensor:
         n = _length(u)

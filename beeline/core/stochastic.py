@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from beeline.core.noises import Diffusion, Fading, Noise
 from beeline.core.path import AffinePath, Linear
+from beeline.core.ranges import dataclass
 from beeline.core.solver import EULER, HEUN, Solver, SolverBase, SolverWrapper, Traits
 from beeline.core.types import Dynamics, over, require
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from beeline.core.coupling import Coupling, MinibatchOT, by_label, matching, sources, squared_cost
+from beeline.core.ranges import dataclass
 from beeline.core.rng import Rng
 from beeline.core.source import Gaussian, Source
 from beeline.core.types import Batch, Cond, leaves, require, take

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from beeline.core.ranges import Whole, dataclass
 from beeline.core.rng import Rng
 from beeline.core.types import Batch, BeelineError, Cond, require
 from beeline.data.modality import (
@@ -76,7 +77,7 @@ class Image:
     """
 
     shape: tuple[int, ...] = ()  # (C,H,W), learned by fitting
-    classes: int = 0  # labels run from 0 to classes-1; 0 for none; learned by fitting
+    classes: Whole = 0  # labels run from 0 to classes-1; 0 for none; learned by fitting
     names: tuple[str, ...] = ()  # of the classes; empty when unknown
     levels: int = 256  # distinct values of a pixel, 2 to 256
     preview_type = "image/png"

@@ -5,13 +5,13 @@ from __future__ import annotations
 import collections
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import ImageColor
 
+from beeline.core.ranges import Count, Inside, dataclass
 from beeline.core.types import BeelineError, extra, nearest, require
 from beeline.data.arrays import read_arrays
 from beeline.data.image import Image, Images
@@ -36,7 +36,7 @@ class Digits:
     ((1438, 8, 8, 1), 359)
     """
 
-    held_out: float = 0.2  # share of the digits kept back, between 0 and 1
+    held_out: Inside = 0.2  # share of the digits kept back, between 0 and 1
 
     def load(self) -> tuple[Images, Images]:
         from sklearn.datasets import load_digits
@@ -71,8 +71,8 @@ class ImageFile:
     path: str  # a file or a folder
     resize: int | None = None  # pixels per side: the middle square is cut out and scaled to it
     flip: bool = False  # add every training image mirrored left to right
-    held_out: float = 0.1  # share kept back where the data name no test part
-    classes: int | None = None  # labels run from 0 to classes-1; None to find them in the training part
+    held_out: Inside = 0.1  # share kept back where the data name no test part
+    classes: Count | None = None  # labels run from 0 to classes-1; None to find them in the training part
     image: str = "image"  # the column of the pictures in a parquet file
     label: str | None = None  # the array or parquet column of the labels; None for the usual names, where they exist
     labels: bool = True  # False learns without labels

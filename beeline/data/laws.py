@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -11,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from beeline.core.ranges import dataclass
 from beeline.core.rng import Rng
 from beeline.core.types import Cond, require
 from beeline.data.checkerboard import Checkerboard

@@ -5,12 +5,12 @@ from __future__ import annotations
 import csv
 import itertools
 import math
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from beeline.core.ranges import Inside, Whole, dataclass
 from beeline.core.rng import Rng
 from beeline.core.types import BeelineError, nearest, require
 from beeline.data.arrays import read_arrays
@@ -36,7 +36,7 @@ class PointFile:
     path: str  # a .npy or .csv file
     label: str | None = None  # the column of the labels, by name (x0, x1, ... where there is no header)
     columns: tuple[str, ...] | None = None  # the columns to learn; None for all but the label
-    held_out: float = 0.1  # share of the points kept back, between 0 and 1
+    held_out: Inside = 0.1  # share of the points kept back, between 0 and 1
     standardise: bool = True  # False leaves the numbers as they are: for points of a curved space
 
     def __post_init__(self) -> None:
@@ -104,7 +104,7 @@ class LawData:
     law: Law
     n: int = 20_000  # training points
     kept: int = 5_000  # held-out points
-    seed: int = 0
+    seed: Whole = 0
     standardise: bool = False  # True brings every column to mean 0 and standard deviation 1
 
     def __post_init__(self) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from beeline.core.ranges import Whole, dataclass
 from beeline.core.rng import Rng
 from beeline.core.types import Batch, BeelineError, Cond, require
 from beeline.data.modality import (
@@ -83,7 +84,7 @@ class Points:
     columns: tuple[str, ...] = ()  # D names, learned by fitting
     mean: tuple[float, ...] = ()  # of each column, learned by fitting
     std: tuple[float, ...] = ()  # of each column, above 0, learned by fitting
-    classes: int = 0  # labels run from 0 to classes-1; 0 for none; learned by fitting
+    classes: Whole = 0  # labels run from 0 to classes-1; 0 for none; learned by fitting
     names: tuple[str, ...] = ()  # of the classes; empty when unknown
     standardise: bool = True  # False leaves the numbers as they are: mean 0, std 1
     preview_type = "image/png"

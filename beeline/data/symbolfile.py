@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
+from beeline.core.ranges import Inside, NonNegative, Whole, dataclass
 from beeline.core.rng import Rng
 from beeline.core.types import BeelineError, require
 from beeline.data.modality import divide, existing
@@ -26,7 +25,7 @@ class SymbolFile:
     """
 
     path: str  # a text file
-    held_out: float = 0.1  # share of the sequences kept back, between 0 and 1
+    held_out: Inside = 0.1  # share of the sequences kept back, between 0 and 1
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "path", str(self.path))
@@ -74,10 +73,10 @@ class MarkovChain:
 
     symbols: str = "ACGT"  # the alphabet, each character one symbol
     length: int = 8  # symbols of a sequence
-    sharpness: float = 1.5  # 0 makes all steps equally likely; 1 to 3
+    sharpness: NonNegative = 1.5  # 0 makes all steps equally likely; 1 to 3
     n: int = 20_000  # training sequences
     kept: int = 5_000  # held-out sequences
-    seed: int = 0
+    seed: Whole = 0
 
     def __post_init__(self) -> None:
         require(

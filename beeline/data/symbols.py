@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import html
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+from beeline.core.ranges import Whole, dataclass
 from beeline.core.rng import Rng
 from beeline.core.types import Batch, BeelineError, Cond, nearest, require
 from beeline.files import write_text
@@ -31,7 +32,7 @@ class Symbols:
     """
 
     alphabet: str = ""  # the symbols in the order of their entries; learned by fitting
-    length: int = 0  # characters of a text; learned by fitting
+    length: Whole = 0  # characters of a text; learned by fitting
     preview_type = "text/html"
     continuous = False
     formats = (".txt",)  # what ``save`` writes

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from beeline.core.ranges import Whole, dataclass
 from beeline.core.rng import Rng
 from beeline.core.types import Batch, Cond, nearest, require
 from beeline.data import cells as kinds
@@ -47,7 +48,7 @@ class Table:
 
     schema: Mapping[str, Any] = field(default_factory=dict)  # corrections by column, as in YAML; after fit all of it
     codes: Mapping[str, Any] = field(default_factory=dict)  # what fit learned: levels and quantiles, as plain data
-    rows: int = 0  # that fit saw
+    rows: Whole = 0  # that fit saw
     dialect: Mapping[str, str] = field(default_factory=dict)  # how CSV files are written: encoding, sep, decimal
     labels: Mapping[str, Any] = field(default_factory=dict)  # names of columns that are no text, in their order
     preview_type: ClassVar[str] = "text/html"

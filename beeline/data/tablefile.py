@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from beeline.core.ranges import Inside, dataclass
 from beeline.core.rng import Rng
 from beeline.core.types import Batch, BeelineError, extra, nearest, require, stack
 from beeline.data.csvfile import Dialect
@@ -38,7 +39,7 @@ class TableFile:
     """
 
     path: str  # a .csv, .tsv or .parquet file
-    held_out: float = 0.1  # share of the rows kept back, between 0 and 1
+    held_out: Inside = 0.1  # share of the rows kept back, between 0 and 1
     without: tuple[str, ...] = ()  # columns that are left out
     schema: str | None = None  # a YAML file of corrections, as 'beeline.data.infer' or Table.show gives
     corrections: Mapping[str, Any] = field(default_factory=dict)  # column -> settings; they win over the file's
@@ -135,7 +136,7 @@ class TableStream:
 
     path: str  # a .parquet file
     first: int = 100_000  # rows from which schema and quantiles are learned, and some held out
-    held_out: float = 0.1  # share of these that is held out
+    held_out: Inside = 0.1  # share of these that is held out
     without: tuple[str, ...] = ()  # columns that are left out
     corrections: Mapping[str, Any] = field(default_factory=dict)  # column -> settings
 

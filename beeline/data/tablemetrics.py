@@ -6,12 +6,13 @@ import contextlib
 import itertools
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, Protocol
+from dataclasses import field
+from typing import Annotated, Any, ClassVar, Literal, Protocol
 
 import numpy as np
 from torch import Tensor
 
+from beeline.core.ranges import Count, Range, dataclass
 from beeline.core.rng import Rng
 from beeline.core.types import extra, require
 from beeline.data import cells
@@ -183,7 +184,7 @@ class TwoSample:
 
     name: ClassVar[str] = "c2st score"
     better: ClassVar[Better] = "higher"
-    folds: int = 3  # parts
+    folds: Annotated[int, Range(least=2)] = 3  # parts
 
     def __call__(self, schema: Schema, real: Any, made: Any, rng: Rng) -> float:
         linear, metrics = extra("sklearn.linear_model", "tables"), extra("sklearn.metrics", "tables")
@@ -277,8 +278,8 @@ class Recall:
     5
     """
 
-    rows: int = 4000  # of each sample at most
-    near: int = 5  # neighbours that make the radius of a real row
+    rows: Annotated[int, Range(least=2)] = 4000  # of each sample at most
+    near: Count = 5  # neighbours that make the radius of a real row
     name: ClassVar[str] = "beta-recall"
     better: ClassVar[Better] = "higher"
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 
+from beeline.core.ranges import dataclass
 from beeline.core.rng import Rng
 from beeline.data.dtypes import pandas
 from beeline.data.schema import Identifier, Schema

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
@@ -12,6 +12,7 @@ from beeline.core.coupling import Matched
 from beeline.core.declared import in_place_of
 from beeline.core.field import Flow, VelocityField
 from beeline.core.process import Process
+from beeline.core.ranges import dataclass
 from beeline.core.rng import Rng
 from beeline.core.solver import Solver
 from beeline.core.types import Batch, Cond, Loss, require

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, ClassVar
 
 import torch
@@ -16,6 +16,7 @@ from beeline.core.declared import Declaring, Holding, Wrapping, stacks_of
 from beeline.core.field import bind
 from beeline.core.patches import from_patches, to_patches
 from beeline.core.path import Linear
+from beeline.core.ranges import NonNegative, dataclass
 from beeline.core.rng import Rng
 from beeline.core.types import Batch, Cond, Loss, over, require
 from beeline.learn.heads import Head, features_at, place, settings_of, width_at
@@ -268,8 +269,8 @@ class DeepSupervision(Around):
     """
 
     objective: FlowMatching = field(default_factory=FlowMatching)
-    early: float = 0.2  # weight of the velocities inside
-    bend: float = 1.0  # weight of the accelerations
+    early: NonNegative = 0.2  # weight of the velocities inside
+    bend: NonNegative = 1.0  # weight of the accelerations
     gap: float = 0.01  # largest step of time between branches; 0 for none
     pieces: int = 3  # branches, of equal depth, of a network from a recipe
     baselines: ClassVar[bool] = False  # they have no heads inside

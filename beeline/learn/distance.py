@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
+from beeline.core.ranges import NonNegative, Positive, dataclass
 from beeline.core.types import BeelineError, require
 from beeline.learn.encoders import Encoder, RandomFeatures
 from beeline.learn.objective import Context, ContextDistance, Distance, Huber, Weight, distance_at, one, squared
@@ -28,7 +29,7 @@ class Direction(ContextDistance):
     tensor([0.5000])
     """
 
-    strength: float = 1.0  # of the angle; 0 is the base distance
+    strength: NonNegative = 1.0  # of the angle; 0 is the base distance
     base: Distance = squared
 
     def __call__(self, made: Tensor, wanted: Tensor) -> Tensor:
@@ -59,8 +60,8 @@ class Perceptual(ContextDistance):
     """
 
     features: Callable[[Tensor], Tensor | Sequence[Tensor]] = RandomFeatures()  # data -> one or several feature tensors
-    strength: float = 1.0  # of the features
-    plain: float = 0.1  # of the squared difference, which keeps what the features do not see
+    strength: NonNegative = 1.0  # of the features
+    plain: NonNegative = 0.1  # of the squared difference, which keeps what the features do not see
 
     def __call__(self, made: Tensor, wanted: Tensor) -> Tensor:
         mine, theirs = seen(self.features, made), seen(self.features, wanted.detach())
@@ -128,8 +129,8 @@ class Felt(ContextDistance):
     """
 
     features: Encoder = RandomFeatures()  # data -> features [B,...]
-    strength: float = 1.0  # of the error that the features feel
-    plain: float = 0.1  # of the squared error, for directions that they do not; above 0
+    strength: NonNegative = 1.0  # of the error that the features feel
+    plain: Positive = 0.1  # of the squared error, for directions that they do not; above 0
 
     def at(self, where: Context) -> Distance:
         x = where.x

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import Any, Protocol
 
 import torch
@@ -17,6 +17,7 @@ from beeline.core.multistep import DPMSolver
 from beeline.core.path import AffinePath, Linear, Path
 from beeline.core.prediction import Boundary
 from beeline.core.process import process_of
+from beeline.core.ranges import Count, dataclass
 from beeline.core.rng import Rng
 from beeline.core.solver import EULER, Solver
 from beeline.core.source import Gaussian
@@ -73,7 +74,7 @@ class Reflow(Distillation):
     times: TimeSampler = field(default_factory=Uniform)  # UShaped spends more where reflow is hard
     distance: Distance = squared
     reverse: float = 0.0  # share of pairs made backwards from real data, which anchors the student to them
-    steps: int = 4  # of the student's own sampler
+    steps: Count = 4  # of the student's own sampler
     space: Prediction | None = None  # where errors count; None is the teacher's own
     anneal: int = 0  # lots over which fresh noise gives way to the sources of the pairs; 0 for none
 

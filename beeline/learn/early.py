@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
+from beeline.core.ranges import dataclass
 from beeline.core.types import require
 from beeline.learn.rate import Rate
 

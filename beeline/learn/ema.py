@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from beeline.core.ranges import dataclass
 from beeline.core.types import require
 from beeline.learn.parallel import local, whole
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from beeline.core.ranges import Whole, dataclass
 from beeline.core.rng import Rng
 from beeline.core.types import require
 
@@ -30,7 +30,7 @@ class RandomFeatures:
     """
 
     size: int = 64  # features, 16 to 512
-    seed: int = 0
+    seed: Whole = 0
 
     def __post_init__(self) -> None:
         require(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -14,6 +13,7 @@ from beeline.core.field import Flow
 from beeline.core.fitted import Fitted
 from beeline.core.integrate import integrate
 from beeline.core.multistep import AdamsBashforth
+from beeline.core.ranges import dataclass
 from beeline.core.rng import Rng
 from beeline.core.schedule import Explicit, Schedule, Shifted, Uniform
 from beeline.core.solver import RK4, Solver, SolverBase

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
 from beeline.core.fitted import Fitted
 from beeline.core.integrate import integrate
+from beeline.core.ranges import Count, NonNegative, Positive, Range, Whole, dataclass
 from beeline.core.rng import Rng
 from beeline.core.schedule import Explicit, Schedule, Shifted, Uniform
 from beeline.core.solver import EULER, MIDPOINT, Solver
@@ -31,7 +33,7 @@ class Bellman:
     True
     """
 
-    fine: int = 100  # steps of the fine walk, whose nodes may be chosen
+    fine: Count = 100  # steps of the fine walk, whose nodes may be chosen
     solver: Solver = EULER  # what walks the grid afterwards
     checked: bool = True  # keep the even grid where it ends better
 
@@ -92,8 +94,8 @@ class Aligned:
     """
 
     schedule: Schedule = field(default_factory=Uniform)
-    candidates: int = 21  # times tried in a step before the golden section
-    fine: int = 8  # midpoint steps that make the target of a step
+    candidates: Annotated[int, Range(least=3)] = 21  # times tried in a step before the golden section
+    fine: Count = 8  # midpoint steps that make the target of a step
 
     @torch.no_grad()
     def __call__(self, problem: Problem, steps: int, rng: Rng) -> tuple[Schedule, Solver]:
@@ -149,10 +151,10 @@ class Improved:
     """
 
     schedule: Schedule = field(default_factory=Uniform)
-    directions: int = 2  # v_i and this many less one of its differences to earlier velocities
+    directions: Count = 2  # v_i and this many less one of its differences to earlier velocities
     fixed: bool = True  # keep the weight of v_i at one
-    fine: int = 8  # midpoint steps that make the target of a step
-    ridge: float = 1e-6  # relative, against directions that are nearly one
+    fine: Count = 8  # midpoint steps that make the target of a step
+    ridge: NonNegative = 1e-6  # relative, against directions that are nearly one
 
     @torch.no_grad()
     def __call__(self, problem: Problem, steps: int, rng: Rng) -> tuple[Schedule, Solver]:
@@ -204,11 +206,11 @@ class Searched:
     10
     """
 
-    iterations: int = 400  # gradient steps
-    batch: int = 256  # noises in one of them
-    rate: float = 0.02  # of Adam
-    fine: int = 100  # Euler steps of the trajectory that is followed
-    ends: float = 10.0  # weight of the end points
+    iterations: Whole = 400  # gradient steps
+    batch: Count = 256  # noises in one of them
+    rate: Positive = 0.02  # of Adam
+    fine: Count = 100  # Euler steps of the trajectory that is followed
+    ends: NonNegative = 10.0  # weight of the end points
 
     def __call__(self, problem: Problem, steps: int, rng: Rng) -> tuple[Schedule, Solver]:
         states: list[Tensor] = []
@@ -253,10 +255,10 @@ class Evolved:
     """
 
     solver: Solver = EULER
-    fine: int = 64  # times that may be chosen
-    population: int = 24  # grids in a generation
-    keep: int = 6  # of them that stay and breed
-    generations: int = 12
+    fine: Count = 64  # times that may be chosen
+    population: Count = 24  # grids in a generation
+    keep: Count = 6  # of them that stay and breed
+    generations: Whole = 12
 
     def __call__(self, problem: Problem, steps: int, rng: Rng) -> tuple[Schedule, Solver]:
         require(

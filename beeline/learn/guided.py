@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, ClassVar
 
 import torch
@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from beeline.core.declared import in_place_of
 from beeline.core.modes import eval_mode, wide
+from beeline.core.ranges import NonNegative, dataclass
 from beeline.core.rng import Rng
 from beeline.core.types import Batch, Cond, Loss, leaves, map_cond, over, require
 from beeline.learn.objective import Around, FlowMatching, ask
@@ -157,8 +158,8 @@ class Contrastive(Around):
 
     objective: FlowMatching = field(default_factory=FlowMatching)
     reference: Any = None  # the frozen model
-    strength: float = 1.0  # per squared data unit and coordinate; higher follows single samples more
-    push: float = 0.5  # weight of the wrong conditions; higher is more faithful and less diverse
+    strength: NonNegative = 1.0  # per squared data unit and coordinate; higher follows single samples more
+    push: NonNegative = 0.5  # weight of the wrong conditions; higher is more faithful and less diverse
 
     def __call__(self, field: Any, batch: Batch, rng: Rng) -> Loss:
         require(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -14,6 +14,7 @@ from beeline.core.coupling import Coupling, Independent
 from beeline.core.field import Data, Prediction, Velocity, bind
 from beeline.core.modes import full_precision, wide_batch
 from beeline.core.path import AffinePath, Linear, Path
+from beeline.core.ranges import dataclass
 from beeline.core.rng import Rng
 from beeline.core.times import TimeSampler, Uniform
 from beeline.core.types import Batch, Cond, Loss, map_cond, require

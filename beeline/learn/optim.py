@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 from torch import nn
 
+from beeline.core.ranges import NonNegative, Positive, dataclass
 from beeline.core.types import extra, require
 
 
@@ -160,9 +160,9 @@ class Prodigy:
     """
 
     betas: tuple[float, float] = (0.9, 0.99)
-    decay: float = 0.0
-    first: float = 1e-6  # first guess of the distance
-    factor: float = 1.0  # 0.5 to 2, times the distance
+    decay: NonNegative = 0.0
+    first: Positive = 1e-6  # first guess of the distance
+    factor: Positive = 1.0  # 0.5 to 2, times the distance
     rate_free = True
 
     def __post_init__(self) -> None:
@@ -191,7 +191,7 @@ class ScheduleFree:
     """
 
     betas: tuple[float, float] = (0.9, 0.99)
-    decay: float = 0.0
+    decay: NonNegative = 0.0
     averages = True  # its weights in use are an average
 
     def __post_init__(self) -> None:

@@ -10,7 +10,6 @@ import contextlib
 import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Protocol
 
@@ -20,6 +19,7 @@ from torch import Tensor, nn
 
 from beeline.core.declared import parts_of, stacks_of
 from beeline.core.modes import AUTO, Device, place_for, resolve_device
+from beeline.core.ranges import dataclass
 from beeline.core.rng import Rng
 from beeline.core.types import Batch, Loss, require
 from beeline.learn.game import Player

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Protocol
 
+from beeline.core.ranges import NonNegative, Positive, dataclass
 from beeline.core.types import require
 
 
@@ -52,7 +53,7 @@ class WarmupCosine:
 
     peak: float = 1e-3  # above 0
     warmup: int = 100  # steps
-    floor: float = 0.0  # rate at the end
+    floor: NonNegative = 0.0  # rate at the end
 
     def __post_init__(self) -> None:
         check_rate(self.peak, self.warmup)
@@ -80,8 +81,8 @@ class WarmupConstantCooldown:
     peak: float = 1e-3  # above 0
     warmup: int = 100  # steps
     cooldown: float = 0.2  # share of all steps, 0 to 1
-    floor: float = 0.0  # rate at the end
-    shape: float = 1.0  # of the cooldown, above 0: 1 is a line, 0.5 is 1 - sqrt(u), which falls early
+    floor: NonNegative = 0.0  # rate at the end
+    shape: Positive = 1.0  # of the cooldown, above 0: 1 is a line, 0.5 is 1 - sqrt(u), which falls early
 
     def __post_init__(self) -> None:
         check_rate(self.peak, self.warmup)
@@ -117,8 +118,8 @@ class OneCycle:
 
     peak: float = 1e-3  # above 0
     rise: float = 0.3  # share of the steps on the way up, above 0 and below 1
-    start: float = 25.0  # the first rate is peak / start
-    end: float = 1e4  # the last rate is peak / end
+    start: Positive = 25.0  # the first rate is peak / start
+    end: Positive = 1e4  # the last rate is peak / end
 
     def __post_init__(self) -> None:
         check_rate(self.peak, 0)
@@ -177,7 +178,7 @@ class Cooldown:
 
     inner: Rate = field(default_factory=Constant)
     start: int = 0  # the step at which the cooldown begins
-    floor: float = 0.0  # rate at the end
+    floor: NonNegative = 0.0  # rate at the end
     planned: int = 0  # steps of the run that the branch leaves; 0 is the number of steps of this one
     shape: float = 1.0  # of the cooldown, above 0: 1 is a line, 0.5 is 1 - sqrt(u), which falls early
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import Any, ClassVar
 
 import torch
@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from beeline.core.modes import eval_mode
 from beeline.core.path import AffinePath
+from beeline.core.ranges import NonNegative, Positive, dataclass
 from beeline.core.rng import Rng
 from beeline.core.times import TimeSampler, Uniform
 from beeline.core.types import Batch, Loss, leaves, nearest, over, require, take
@@ -93,7 +94,7 @@ class Separable(_Term):
     objective: Objective = field(default_factory=FlowMatching)
     block: str = ""  # the module whose output is probed, by its name in the network; empty is the middle block
     by: str = "label"  # name of the condition that holds the class, before any is dropped
-    strength: float = 0.1  # of the cross entropy
+    strength: NonNegative = 0.1  # of the cross entropy
     baselines: ClassVar[bool] = False  # they have no features
 
     def wrap(self, network: Any, batch: Batch, rng: Rng) -> nn.Module:
@@ -140,8 +141,8 @@ class Dispersed(_Term):
 
     objective: Objective = field(default_factory=FlowMatching)
     block: str = ""  # the module whose output is spread, by its name in the network; empty is the middle block
-    strength: float = 0.5
-    temperature: float = 0.5  # squared distance per coordinate at which the push fades
+    strength: NonNegative = 0.5
+    temperature: Positive = 0.5  # squared distance per coordinate at which the push fades
     baselines: ClassVar[bool] = False  # they have no features
 
     def __call__(self, field: Any, batch: Batch, rng: Rng) -> Loss:
@@ -168,7 +169,7 @@ class SmoothSteps(_Term):
     """
 
     objective: FlowMatching = field(default_factory=FlowMatching)
-    strength: float = 0.1
+    strength: NonNegative = 0.1
     step: float = 0.1  # h, in units of time
     baselines: ClassVar[bool] = False  # the memorised one has no velocity at t = 1, where a step may end
 
@@ -201,8 +202,8 @@ class SelfRectified(Around):
     """
 
     objective: FlowMatching = field(default_factory=FlowMatching)
-    strength: float = 1.0  # 0 is the objective itself
-    power: float = 1.0  # of the noise level b(t), with which the rebuilding fades towards the data; at least 0
+    strength: NonNegative = 1.0  # 0 is the objective itself
+    power: NonNegative = 1.0  # of the noise level b(t), with which the rebuilding fades towards the data; at least 0
 
     def __call__(self, field: Any, batch: Batch, rng: Rng) -> Loss:
         path = self.objective.path
@@ -241,7 +242,7 @@ class SelfPerceptual(Around):
     objective: FlowMatching
     frozen: nn.Module  # a trained copy of the network
     block: str  # the module of the copy whose output is compared, by its name there
-    plain: float = 0.0  # weight of the objective's own loss beside it
+    plain: NonNegative = 0.0  # weight of the objective's own loss beside it
     times: TimeSampler = field(default_factory=Uniform)  # of the second noising
 
     def __call__(self, field: Any, batch: Batch, rng: Rng) -> Loss:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from functools import lru_cache
 from typing import Any, ClassVar
 
@@ -15,6 +15,7 @@ from beeline.core.declared import is_map, traits_of
 from beeline.core.field import Data, Flow, Network, Prediction
 from beeline.core.modes import eval_mode, wide_batch
 from beeline.core.path import AffinePath
+from beeline.core.ranges import dataclass
 from beeline.core.rng import Rng
 from beeline.core.types import Batch, Loss, require
 from beeline.learn.objective import Drop, Example, FlowMatching, ask, squared

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ from beeline.core.field import Flow
 from beeline.core.integrate import integrate
 from beeline.core.modes import eval_mode
 from beeline.core.path import AffinePath, Linear
+from beeline.core.ranges import dataclass
 from beeline.core.rng import Rng
 from beeline.core.schedule import Schedule, Uniform
 from beeline.core.solver import HEUN, Solver

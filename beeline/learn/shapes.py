@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import Any, ClassVar
 
 import torch
@@ -14,6 +14,7 @@ from beeline.core.declared import Holding, Wrapping, is_map
 from beeline.core.field import bind
 from beeline.core.modes import full_precision, wide_batch
 from beeline.core.process import Process
+from beeline.core.ranges import NonNegative, Positive, dataclass
 from beeline.core.rng import Rng
 from beeline.core.solver import Jump
 from beeline.core.times import TimeSampler, Uniform
@@ -119,7 +120,7 @@ class ConstantAccelerationMatching:
     torch.Size([2])
     """
 
-    speed: float = 1.5  # h, initial velocity in units of x1 - x0; 1 to 1.5
+    speed: Positive = 1.5  # h, initial velocity in units of x1 - x0; 1 to 1.5
     coupling: Coupling = field(default_factory=Matched)
     times: TimeSampler = field(default_factory=Uniform)
     distance: Distance = squared
@@ -210,7 +211,7 @@ class EncodedSource(Around):
     """
 
     objective: FlowMatching = field(default_factory=lambda: FlowMatching(coupling=Paired()))
-    strength: float = 1.0  # of the KL, in nats per coordinate; 0.3 to 30
+    strength: NonNegative = 1.0  # of the KL, in nats per coordinate; 0.3 to 30
     baselines: ClassVar[bool] = False  # they have no encoder
 
     def wrap(self, network: Any, batch: Batch, rng: Rng) -> nn.Module:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import Any, ClassVar
 
 import torch
@@ -19,6 +19,7 @@ from beeline.core.modes import eval_mode
 from beeline.core.path import Linear
 from beeline.core.process import Process
 from beeline.core.pyramid import Pyramid
+from beeline.core.ranges import Count, dataclass
 from beeline.core.rng import Rng, keys_of
 from beeline.core.simplex import Dirichlet, GumbelSoftmax, Posterior, SymbolPath, check_simplex
 from beeline.core.solver import EULER, HEUN, Solver
@@ -269,8 +270,8 @@ class VelocityOT:
     """
 
     field: Any = None  # the inner field of a first stage
-    draws: int = 8  # velocities per state; 8 to 32
-    steps: int = 8  # of the inner flow
+    draws: Count = 8  # velocities per state; 8 to 32
+    steps: Count = 8  # of the inner flow
     independent = False
 
     def __call__(self, batch: Batch, rng: Rng) -> Batch:

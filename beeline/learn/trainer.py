@@ -8,13 +8,14 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from beeline.core.modes import AUTO, Device, moved
+from beeline.core.ranges import dataclass
 from beeline.core.rng import Rng
 from beeline.core.types import require
 from beeline.files import locked

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import Any
 
 from torch import nn
@@ -11,6 +11,7 @@ from torch import nn
 from beeline.core.field import Flow, Prediction
 from beeline.core.path import AffinePath
 from beeline.core.process import process_of
+from beeline.core.ranges import Count, NonNegative, Share, dataclass
 from beeline.core.rng import Rng
 from beeline.core.schedule import Schedule, Uniform
 from beeline.core.times import TimeSampler
@@ -52,8 +53,8 @@ class PeRFlow(OnData):
     4
     """
 
-    windows: int = 4  # parts of [0, 1]
-    steps: int = 4  # of the teacher inside a window, each two evaluations
+    windows: Count = 4  # parts of [0, 1]
+    steps: Count = 4  # of the teacher inside a window, each two evaluations
     space: Prediction | None = None  # where errors count; None is the teacher's own
     distance: Distance = squared
     guidance: Guidance = field(default_factory=Plain)  # of the teacher, which the student learns with its flow
@@ -90,9 +91,9 @@ class ContrastTuned(OnData):
     'teacher'
     """
 
-    strength: float = 1.0  # per squared data unit and coordinate
-    push: float = 0.2  # weight of the wrong conditions
-    steps: int = 20  # of the student's own sampler
+    strength: NonNegative = 1.0  # per squared data unit and coordinate
+    push: NonNegative = 0.2  # weight of the wrong conditions
+    steps: Count = 20  # of the student's own sampler
 
     def objective(self, teacher: Flow) -> Contrastive:
         return Contrastive(FlowMatching(teacher.path), teacher.field, self.strength, self.push)
@@ -114,8 +115,8 @@ class FeatureTuned(OnData):
     """
 
     block: str  # the module whose output is compared, by its name in the network
-    plain: float = 0.1  # weight of the squared error beside it
-    steps: int = 20  # of the student's own sampler
+    plain: NonNegative = 0.1  # weight of the squared error beside it
+    steps: Count = 20  # of the student's own sampler
 
     def objective(self, teacher: Flow) -> SelfPerceptual:
         return SelfPerceptual(FlowMatching(teacher.path), copied(teacher), self.block, self.plain)
@@ -136,10 +137,10 @@ class GuidanceTuned(OnData):
     1.5
     """
 
-    scale: float = 1.5  # of the guidance that is learned
+    scale: NonNegative = 1.5  # of the guidance that is learned
     null: Any = None  # what stands for no condition, as the teacher learned it; None is that of its network
-    drop: float = 0.1  # share of conditions dropped, 0 to 1
-    steps: int = 20  # of the student's own sampler
+    drop: Share = 0.1  # share of conditions dropped, 0 to 1
+    steps: Count = 20  # of the student's own sampler
 
     def objective(self, teacher: Flow) -> ModelGuidance:
         return ModelGuidance(FlowMatching(teacher.path, drop=Drop(self.drop, self.null)), scale=self.scale)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from beeline.core.declared import Declaring
 from beeline.core.draws import Binned
+from beeline.core.ranges import Count, NonNegative, dataclass
 from beeline.core.rng import Rng
 from beeline.core.times import Uniform
 from beeline.core.types import Batch, Loss, require
@@ -88,7 +89,7 @@ class Uncertain(_Weighing):
     """
 
     objective: Any = field(default_factory=FlowMatching)
-    features: int = 64  # waves from which u is made
+    features: Count = 64  # waves from which u is made
     name = "uncertainty"
 
     def __post_init__(self) -> None:
@@ -172,7 +173,7 @@ class Balanced(_Weighing):
 
     objective: Any = field(default_factory=FlowMatching)
     bins: int = 20
-    power: float = 1.0  # 0 leaves the loss as it is, 1 makes all bins weigh alike
+    power: NonNegative = 1.0  # 0 leaves the loss as it is, 1 makes all bins weigh alike
     half_life: float = 100.0  # steps of the running mean
     name = "balance"
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 
 import torch
 from torch import Tensor
 
 from beeline.core.draws import log_snr
 from beeline.core.path import AffinePath, Linear
+from beeline.core.ranges import Positive, dataclass
 from beeline.core.times import TimeSampler, Uniform
 from beeline.core.types import require
 
@@ -27,7 +28,7 @@ class ByDensity:
 
     times: TimeSampler = field(default_factory=Uniform)
     power: float = 1.0  # 1 weighs like the sampler, -1 undoes it
-    cap: float = 1e4  # highest weight
+    cap: Positive = 1e4  # highest weight
 
     def __call__(self, t: Tensor) -> Tensor:
         return (self.power * self.times.log_prob(t)).exp().clamp(max=self.cap)
@@ -47,7 +48,7 @@ class Power:
 
     data: float = 1.0  # exponent of t
     source: float = 0.0  # exponent of 1 - t
-    cap: float = 1e4  # highest weight, for negative exponents at the ends
+    cap: Positive = 1e4  # highest weight, for negative exponents at the ends
 
     def __call__(self, t: Tensor) -> Tensor:
         return (t**self.data * (1 - t) ** self.source).clamp(max=self.cap)

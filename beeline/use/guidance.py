@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Protocol
 
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor
 from beeline.core.declared import as_map, is_map
 from beeline.core.field import Flow, bind
 from beeline.core.process import Reading
+from beeline.core.ranges import dataclass
 from beeline.core.types import Cond, Dynamics, leaves, map_cond, over, require
 from beeline.use.null import null_like as null_like
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import Any, Protocol
 
 import torch
@@ -13,6 +13,7 @@ from beeline.core.field import Flow
 from beeline.core.integrate import integrate
 from beeline.core.modes import check_together, eval_mode
 from beeline.core.process import Process, process_of
+from beeline.core.ranges import dataclass
 from beeline.core.schedule import Schedule, Uniform
 from beeline.core.solver import HEUN, FullSolver, Solver, complete
 from beeline.core.types import Cond, Dynamics, leaves, map_cond, require

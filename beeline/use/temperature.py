@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from beeline.core.field import bind
+from beeline.core.ranges import dataclass
 from beeline.core.types import Cond, Dynamics, leaves, require
 
 
