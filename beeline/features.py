@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from beeline.core.ranges import Count, Positive, Whole, dataclass
+from beeline.core.ranges import Count, Positive, dataclass
 from beeline.core.rng import Rng
 from beeline.core.types import BeelineError, Cond, leaves, require
 
@@ -114,7 +114,7 @@ class SmallClassifier:
     steps: Count = 600  # of training; 600 is enough for digits
     batch: Count = 128  # rows a step
     rate: Positive = 2e-3  # peak learning rate of AdamW, decayed by a cosine
-    seed: Whole = 0
+    seed: int = 0
 
     @property
     def name(self) -> str:

@@ -29,7 +29,7 @@ from beeline.core.field import Flow, MapNetwork, Network
 from beeline.core.modes import AUTO, Device, eval_mode
 from beeline.core.path import Linear
 from beeline.core.process import Process, process_of
-from beeline.core.ranges import Whole, dataclass
+from beeline.core.ranges import dataclass
 from beeline.core.rng import Rng
 from beeline.core.source import Gaussian
 from beeline.core.types import Batch, nearest, require, take
@@ -71,7 +71,7 @@ class Run:
     objective: Objective = field(default_factory=FlowMatching)
     training: Training = field(default_factory=Training)
     sampler: Sampler = field(default_factory=Sampler)
-    seed: Whole = 0  # of everything random
+    seed: int = 0  # of everything random
 
     def __post_init__(self) -> None:
         check_network(self.network)
@@ -92,7 +92,7 @@ class Distilled:
     teacher: str  # directory of a bundle, or hub:owner/name
     method: Distillation
     training: Training = field(default_factory=Training)
-    seed: Whole = 0
+    seed: int = 0
     data: DataSet | None = None  # None is the teacher's own
     network: Mapping[str, Any] | None = None  # of the student, as in Run; None is a copy of the teacher's
     start: str | None = None  # a bundle whose network the student copies instead: a first student of this teacher

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from beeline.core.noises import White
 from beeline.core.path import AffinePath, Coefficients, Linear, finite, within
-from beeline.core.ranges import Edge, NonNegative, dataclass
+from beeline.core.ranges import Edge, NonNegative, check, dataclass
 from beeline.core.rng import Rng
 from beeline.core.solver import SolverBase, Traits
 from beeline.core.types import Dynamics, Point, over, require
@@ -144,12 +144,13 @@ class Bridge(Interpolant):
     sigma: float = 1.0  # of the Brownian motion, in data units; 0 is Linear()
 
     def __init__(self, sigma: float = 1.0):
+        object.__setattr__(self, "sigma", sigma)
+        check(self, Bridge)
         require(
             sigma > 0, f"Bridge got sigma={sigma}; without noise it is the straight path: give sigma > 0, or Linear()"
         )
         object.__setattr__(self, "path", Linear())
         object.__setattr__(self, "latent", Brownian(sigma))
-        object.__setattr__(self, "sigma", sigma)
 
 
 @dataclass(frozen=True)

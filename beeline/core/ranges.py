@@ -113,12 +113,13 @@ def _check(hint: Any) -> Callable[[Any], str] | None:
     if origin is Annotated and args[0] in (int, float):
         return functools.partial(_number, args[0], next(a for a in args[1:] if isinstance(a, Range)))
     if origin in (typing.Union, types.UnionType) and bool not in args:
-        arms = [arm for arm in map(_check, args) if arm]
-        return (
-            functools.partial(_any, arms, all(map(_check, (a for a in args if a is not type(None))))) if arms else None
-        )
-    if origin is tuple and args and all(map(_check, (a for a in args if a is not Ellipsis))):
-        return functools.partial(_each, [_check(a) for a in args if a is not Ellipsis])
+        arms = [arm for arm in map(_check, args) if arm is not None]
+        others = len(arms) < len(args) - (type(None) in args)
+        return functools.partial(_any, arms, others, type(None) in args) if arms else None
+    if origin is tuple:
+        kinds = [_check(arg) for arg in args if arg is not Ellipsis]
+        known = [kind for kind in kinds if kind is not None]
+        return functools.partial(_each, known) if known and len(known) == len(kinds) else None
     return None
 
 

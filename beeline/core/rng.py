@@ -122,6 +122,8 @@ class Rng:
 
 def _whole(value: object, what: str) -> int:
     try:
+        if isinstance(value, bool):
+            raise TypeError
         return operator.index(value)  # type: ignore[arg-type]
     except TypeError:
         raise BeelineError(f"{what} is {value!r}, which is not a whole number; give one, for example 0") from None

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import field, replace
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
 
 from beeline.core.coupling import Coupling, MinibatchOT, by_label, matching, sources, squared_cost
-from beeline.core.ranges import dataclass
+from beeline.core.ranges import NonNegative, Range, dataclass
 from beeline.core.rng import Rng
 from beeline.core.source import Gaussian, Source
 from beeline.core.types import Batch, Cond, leaves, require, take
@@ -69,7 +69,7 @@ class Unbalanced:
 
     source: Source = field(default_factory=Gaussian)
     epsilon: float = 0.05  # strength of the entropy in units of the mean cost, above 0
-    reach: float = 1.0  # price of leaving mass behind, in mean costs; infinite is Sinkhorn
+    reach: Annotated[float, Range(above=0, inf=True)] = 1.0  # mean costs, for leaving mass behind; inf is Sinkhorn
     iterations: int = 100
     biased: bool = False  # match across conditions all the same
     independent = False
@@ -167,14 +167,8 @@ class ConditionalOT:
 
     source: Source = field(default_factory=Gaussian)
     by: str = ""  # name of the condition; "" for the only one
-    strength: float = 10.0  # price of another condition, in mean costs
+    strength: NonNegative = 10.0  # price of another condition, in mean costs
     independent = False
-
-    def __post_init__(self) -> None:
-        require(
-            0 <= self.strength < math.inf,
-            f"ConditionalOT got strength={self.strength}; a price is a finite number from 0: 10 is usual",
-        )
 
     def __call__(self, batch: Batch, rng: Rng) -> Batch:
         conditions = dict(leaves(batch.cond))

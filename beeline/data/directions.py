@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from beeline.core.ranges import Whole, dataclass
+from beeline.core.ranges import dataclass
 from beeline.core.rng import Rng
 from beeline.core.types import require
 from beeline.data.points import Points, PointSet
@@ -30,7 +30,7 @@ class Directions:
     kappa: float = 20.0  # concentration around each mode, above 0; the angle from it is about 1 / sqrt(kappa)
     n: int = 20_000  # training points
     kept: int = 5_000  # held-out points
-    seed: Whole = 0
+    seed: int = 0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "modes", tuple(tuple(float(v) for v in mode) for mode in self.modes))

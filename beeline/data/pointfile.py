@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from beeline.core.ranges import Inside, Whole, dataclass
+from beeline.core.ranges import Inside, dataclass
 from beeline.core.rng import Rng
 from beeline.core.types import BeelineError, nearest, require
 from beeline.data.arrays import read_arrays
@@ -104,7 +104,7 @@ class LawData:
     law: Law
     n: int = 20_000  # training points
     kept: int = 5_000  # held-out points
-    seed: Whole = 0
+    seed: int = 0
     standardise: bool = False  # True brings every column to mean 0 and standard deviation 1
 
     def __post_init__(self) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from beeline.core.ranges import Inside, NonNegative, Whole, dataclass
+from beeline.core.ranges import Inside, NonNegative, dataclass
 from beeline.core.rng import Rng
 from beeline.core.types import BeelineError, require
 from beeline.data.modality import divide, existing
@@ -76,7 +76,7 @@ class MarkovChain:
     sharpness: NonNegative = 1.5  # 0 makes all steps equally likely; 1 to 3
     n: int = 20_000  # training sequences
     kept: int = 5_000  # held-out sequences
-    seed: Whole = 0
+    seed: int = 0
 
     def __post_init__(self) -> None:
         require(

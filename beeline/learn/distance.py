@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from beeline.core.ranges import NonNegative, Positive, dataclass
+from beeline.core.ranges import NonNegative, dataclass
 from beeline.core.types import BeelineError, require
 from beeline.learn.encoders import Encoder, RandomFeatures
 from beeline.learn.objective import Context, ContextDistance, Distance, Huber, Weight, distance_at, one, squared
@@ -130,7 +130,7 @@ class Felt(ContextDistance):
 
     features: Encoder = RandomFeatures()  # data -> features [B,...]
     strength: NonNegative = 1.0  # of the error that the features feel
-    plain: Positive = 0.1  # of the squared error, for directions that they do not; above 0
+    plain: NonNegative = 0.1  # of the squared error, for directions that they do not; above 0
 
     def at(self, where: Context) -> Distance:
         x = where.x

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from beeline.core.ranges import Whole, dataclass
+from beeline.core.ranges import dataclass
 from beeline.core.rng import Rng
 from beeline.core.types import require
 
@@ -30,7 +30,7 @@ class RandomFeatures:
     """
 
     size: int = 64  # features, 16 to 512
-    seed: Whole = 0
+    seed: int = 0
 
     def __post_init__(self) -> None:
         require(

@@ -48,7 +48,7 @@ class Aligned(_Term):
     objective: Objective = field(default_factory=FlowMatching)
     block: str = ""  # the module whose output is aligned, by its name in the network; empty is the middle block
     encoder: Encoder = field(default_factory=RandomFeatures)
-    strength: float = 0.5  # of the cosine
+    strength: NonNegative = 0.5  # of the cosine
     baselines: ClassVar[bool] = False  # they have no features
 
     def wrap(self, network: Any, batch: Batch, rng: Rng) -> nn.Module:

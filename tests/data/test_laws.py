@@ -244,7 +244,7 @@ MIX = laws.GaussianMixture([[0.0], [1.0]], labels=[0, 1])
 @pytest.mark.parametrize(
     ("act", "message"),
     [
-        (lambda: laws.Gaussian((float("nan"),)), "needs finite numbers"),
+        (lambda: laws.Gaussian((float("nan"),)), "has to be a finite number"),
         (lambda: laws.Gaussian((0.0,), std=1.0, covariance=((1.0,),)), "give one of them"),
         (lambda: laws.Gaussian((0.0,), std=-1.0), "above 0"),
         (lambda: laws.Gaussian((0.0, 0.0), covariance=((1.0, 2.0), (2.0, 1.0))), "positive definite"),
