@@ -17,7 +17,7 @@ from beeline.core.multistep import DPMSolver
 from beeline.core.path import AffinePath, Linear, Path
 from beeline.core.prediction import Boundary
 from beeline.core.process import process_of
-from beeline.core.ranges import Count, dataclass
+from beeline.core.ranges import Count, NonNegative, dataclass
 from beeline.core.rng import Rng
 from beeline.core.solver import EULER, Solver
 from beeline.core.source import Gaussian
@@ -132,7 +132,7 @@ class OneStep(Distillation):
     count: int | None = None  # pairs; None is one for every datum
     distance: Distance = squared
     reverse: float = 0.0  # share of pairs made backwards from real data
-    hops: float = 0.0  # weight of two steps of the teacher from fresh noise, as in TwoHops; 1 is usual
+    hops: NonNegative = 0.0  # weight of two steps of the teacher from fresh noise, as in TwoHops; 1 is usual
 
     def __post_init__(self) -> None:
         require(0 <= self.reverse <= 1, f"OneStep got reverse={self.reverse}; it is a share of the pairs: give 0 to 1")

@@ -206,8 +206,8 @@ class RangeTest:
     0.01
     """
 
-    low: float = 1e-6  # of the first step, above 0
-    high: float = 1.0  # of the last step, above low
+    low: Positive = 1e-6  # of the first step, above 0
+    high: Positive = 1.0  # of the last step, above low
 
     def __post_init__(self) -> None:
         check_rate(self.low)

@@ -14,7 +14,7 @@ from beeline.core.field import Flow
 from beeline.core.integrate import integrate
 from beeline.core.modes import eval_mode
 from beeline.core.path import AffinePath, Linear
-from beeline.core.ranges import dataclass
+from beeline.core.ranges import NonNegative, dataclass
 from beeline.core.rng import Rng
 from beeline.core.schedule import Schedule, Uniform
 from beeline.core.solver import HEUN, Solver
@@ -173,7 +173,7 @@ class TwoHops(Around):
 
     teacher: Flow
     objective: FlowMatching = field(default_factory=FlowMatching)  # that of the pairs
-    strength: float = 1.0  # of the two steps
+    strength: NonNegative = 1.0  # of the two steps
     between: tuple[float, float] = (0.2, 0.8)  # times of the second step
 
     def __post_init__(self) -> None:

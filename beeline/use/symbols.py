@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from beeline.core.declared import unwrapped
 from beeline.core.field import Flow
 from beeline.core.process import Reading
+from beeline.core.ranges import Count, NonNegative, dataclass
 from beeline.core.rng import Rng
 from beeline.core.simplex import PathInside, Posterior, inside, probabilities
 from beeline.core.types import Cond, Dynamics, require
@@ -37,8 +38,8 @@ class StraightThrough(OfFlow):
     """
 
     classifier: Callable[[Tensor], Tensor]  # log c of one-hot data: [N,*S,K] -> [N]
-    strength: float = 1.0  # from 0, which is none
-    draws: int = 10  # sequences at each evaluation
+    strength: NonNegative = 1.0  # from 0, which is none
+    draws: Count = 10  # sequences at each evaluation
     base: Guidance = field(default_factory=Plain)
     rng: Rng = Rng(0)  # of the draws
 
