@@ -233,7 +233,7 @@ def test_refused_changes(changes: dict[str, Any], message: str) -> None:
         (lambda: build({"is": "os.system"}), "there is no kind of component 'os'"),
         (lambda: build({"is": "times.LogitNormal", "std": -1}), "LogitNormal got std=-1"),
         (lambda: build({"a": [{"is": "times.At", "t": 2}]}), "^a.0: At got t=2"),
-        (lambda: build({"is": "references.Unconditional"}), "Unconditional lacks null"),
+        (lambda: build({"is": "references.WeakBundle"}), "WeakBundle lacks path"),
         (lambda: describe({"a": Mine()}), "^a: Mine is not in the catalogue"),
         (lambda: describe(Guide(bl.guidance.Weak(nn.Linear(1, 1)), Extrapolate(2.0))), "^reference.field: .*weights"),
         (lambda: describe(torch.zeros(20_000)), "a tensor of shape .20000,. and torch.float32 is not a setting"),

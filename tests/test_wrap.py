@@ -117,8 +117,8 @@ def test_named_in_a_recipe_trained_saved_and_drawn_from(recipe: Any, objective: 
 # where moons are not the data that an objective is for; and settings without which it means nothing
 SUITS: dict[str, Any] = {"Classify": sequences, "PyramidMatching": convolving}
 DROPPED = {"GuidanceFree", "ModelGuidance", "Anticipating"}
-# they hold a trained network, and are what a distillation trains with: contrast-tuned, feature-tuned, PeRFlow
-OF_DISTILLATIONS = {"Contrastive", "SelfPerceptual", "Windowed"}
+# they hold a trained network, and are what a distillation trains with: contrast-tuned, feature-tuned, PeRFlow, two hops
+OF_DISTILLATIONS = {"Contrastive", "SelfPerceptual", "Windowed", "TwoHops"}
 
 
 @pytest.mark.parametrize("name", [n for n in CATALOGUE["objectives"] if n not in OF_DISTILLATIONS])

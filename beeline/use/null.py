@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from beeline.core.declared import traits_of
-from beeline.core.types import BeelineError, Cond, leaves, map_cond, nearest, require
+from beeline.core.modes import check_values
+from beeline.core.types import Cond, leaves, map_cond, nearest, require
 
 
 def null_like(null: Any, cond: Cond, field: Any = None) -> Cond:
@@ -145,11 +147,14 @@ def _check(made: Cond, cond: Cond, known: Mapping[str, float | None]) -> None:
     assert isinstance(made, Mapping) and isinstance(cond, Mapping)
     for name, value in known.items():
         leaf, own = made.get(name), cond.get(name)
-        if value is None or not isinstance(leaf, Tensor) or leaf is own or bool((leaf == value).all()):
-            continue
-        got = float(leaf[leaf != value].flatten()[0])
-        raise BeelineError(
-            f"the null {got:g} was given for the condition {name!r}, but this network was built with the null {value:g}"
-            + ("" if leaf.is_floating_point() else f", and {got:g} is one of its classes")
-            + f"; leave the null out, or give {value:g}"
-        )
+        if value is not None and isinstance(leaf, Tensor) and leaf is not own:
+            check_values((leaf == value).all(), partial(_another, name, leaf, value))
+
+
+def _another(name: str, leaf: Tensor, value: float) -> str:
+    got = float(leaf[leaf != value].flatten()[0])
+    return (
+        f"the null {got:g} was given for the condition {name!r}, but this network was built with the null {value:g}"
+        + ("" if leaf.is_floating_point() else f", and {got:g} is one of its classes")
+        + f"; leave the null out, or give {value:g}"
+    )

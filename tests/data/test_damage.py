@@ -85,7 +85,7 @@ def test_what_is_no_file_is_refused_at_once(tmp_path: Path, reader: type, name: 
     os.mkfifo(path)  # reading it would wait for ever
     with pytest.raises(BeelineError, match="no regular file"):
         reader(str(path)).load()
-    with pytest.raises(BeelineError, match="neither a file nor a folder"):
+    with pytest.raises(BeelineError, match="neither a file nor a directory"):
         existing(str(path))
 
 

@@ -116,7 +116,7 @@ def test_guidance_of_dirichlet_scores_is_that_of_velocities(scale):
 
 
 def test_what_cannot_be_guided_is_refused():
-    with pytest.raises(BeelineError, match="at least one draw"):
+    with pytest.raises(BeelineError, match="draws=0, which is no whole number from 1"):
         StraightThrough(linear, draws=0)
     with pytest.raises(BeelineError, match="inside the simplex"):
         StraightThrough(linear)(lambda x, t: x, None)
