@@ -105,6 +105,11 @@ def _save_shards(staged: Path, checkpoint: Checkpoint) -> None:
     import torch.distributed.checkpoint as shared
 
     every = {f"{group}/{k}": v.detach() for group, named in checkpoint.tensors.items() for k, v in named.items()}
+    require(
+        "HuggingFaceStorageWriter" in dir(shared),
+        f"a sharded checkpoint was to be written by torch {torch.__version__}, which has no writer of safetensors for "
+        "it; use torch 2.8 or later for sharded training, or train with DDP",
+    )
     writer = shared.HuggingFaceStorageWriter(str(staged), save_distributed=True)
     with _quiet():
         shared.save(every, storage_writer=writer)

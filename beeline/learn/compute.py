@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.utils.checkpoint import checkpoint
 
-from beeline.core.declared import stacks_of
+from beeline.core.declared import parts_of, stacks_of
 from beeline.core.ranges import dataclass
 from beeline.core.types import nearest, require
 
@@ -71,9 +71,10 @@ class Compute:
             for name, network in networks.items():
                 if self.recompute:
                     undo.enter_context(recomputed(network, self.recompute, name))
-                if self.compile and next(network.parameters(), None) is not None:
-                    network.compile(backend=self.compile)  # type: ignore[no-untyped-call]
-                    undo.callback(setattr, network, "_compiled_call_impl", None)
+                # an objective calls the parts of a container one by one, never the container
+                for part in parts_of(network) if self.compile else ():
+                    part.compile(backend=self.compile)  # type: ignore[no-untyped-call]
+                    undo.callback(setattr, part, "_compiled_call_impl", None)
             yield
 
 

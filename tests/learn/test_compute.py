@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from beeline.core.declared import Holding
 from beeline.core.field import Network
 from beeline.core.rng import Rng
 from beeline.core.types import Batch, BeelineError
@@ -70,6 +71,21 @@ def test_bfloat16_learns_the_same_up_to_rounding_and_keeps_float32():
         with full(torch.device("cpu")):
             seen.append((x @ x).dtype)
     assert seen == [torch.bfloat16, torch.float32]
+
+
+def test_parts_that_an_objective_calls_are_compiled_one_by_one():
+    class Pair(Holding):
+        parts = ("first", "second")
+
+        def __init__(self):
+            super().__init__()
+            self.first, self.second = dit(), nn.ModuleList([nn.Linear(2, 2), nn.Linear(2, 2)])
+
+    pair = Pair()
+    parts = [pair.first, *pair.second]
+    with Compute(compile="eager").prepared({"network": pair}):
+        assert all(part._compiled_call_impl is not None for part in parts) and pair._compiled_call_impl is None
+    assert all(part._compiled_call_impl is None for part in parts)
 
 
 def test_compiled_and_channels_last_networks_learn_the_same():
