@@ -11,7 +11,7 @@ import numpy as np
 
 from beeline.core.rng import Rng
 from beeline.core.types import extra
-from beeline.data.schema import Boolean, Category, Moment, Number, Schema
+from beeline.data.schema import Moment, Schema
 from beeline.data.tablemetrics import (
     Downstream,
     ShapeError,
@@ -19,7 +19,7 @@ from beeline.data.tablemetrics import (
     TrendError,
     usual,
 )
-from beeline.data.tablepairs import columns_of, correlation
+from beeline.data.tablepairs import columns_of, correlation, levels_of
 from beeline.data.tableprivacy import ClosestRecord
 
 REAL, MADE = "#7a7f87", "#d9822b"  # grey and amber: told apart in print and by most eyes
@@ -121,7 +121,7 @@ def histograms(schema: Schema, real: Any, made: Any) -> Any:
             order = np.argsort(-counts[0])[:SHOWN]
             axes.bar(np.arange(len(order)), counts[0][order], 0.8, color=REAL, alpha=0.5)
             axes.plot(np.arange(len(order)), counts[1][order], drawstyle="steps-mid", color=MADE, linewidth=1.4)
-            names = _names(schema, name, real, made)
+            names = [level or "(empty)" for level in levels_of(real[name], made[name])]
             axes.set_xticks(np.arange(len(order)), [names[k][:10] for k in order], rotation=60, fontsize=6)
     return verbatim(page)
 
@@ -165,12 +165,6 @@ def worst_pairs(schema: Schema, real: Any, made: Any) -> str:
     cells = [(html.escape(a), html.escape(b), f"{v:.3f}") for v, (a, b) in worst]
     rows = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in cells)
     return f"<table><tr><th>column</th><th>column</th><th>error</th></tr>{rows}</table>"
-
-
-def _names(schema: Schema, name: str, real: Any, made: Any) -> list[str]:
-    """The levels of a category in the order in which figures count them."""
-    assert isinstance(schema[name], Category | Boolean | Number)
-    return sorted({str(v) for part in (real, made) for v in part[name].astype(object).unique()})
 
 
 def picture(page: Any) -> str:

@@ -35,6 +35,16 @@ def test_the_page_is_one_file_with_every_column() -> None:
     assert page.count("data:image/png;base64") == 2
 
 
+def test_bars_stand_over_the_names_of_their_levels() -> None:
+    real = pd.DataFrame({"pet": ["cat"] * 5 + [None] * 3 + ["zebra"] * 2, "x": range(10)})
+    made = pd.DataFrame({"pet": ["zebra"] * 9 + [float("nan")], "x": range(10)})
+    axes = histograms(Table().fit(real).columns, real, made).axes[0]
+    heights = dict(
+        zip([t.get_text() for t in axes.get_xticklabels()], [bar.get_height() for bar in axes.patches], strict=True)
+    )
+    assert heights == {"cat": 0.5, "(empty)": 0.3, "zebra": 0.2}
+
+
 def test_pictures_have_a_panel_per_learned_column() -> None:
     real = mixed(60)
     schema = Table().fit(real).columns

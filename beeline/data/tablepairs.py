@@ -16,20 +16,35 @@ from beeline.data.schema import Boolean, Category, Moment, Number, Schema
 
 def columns_of(schema: Schema, real: Any, made: Any) -> dict[str, tuple[Array, Array, bool]]:
     """Per column that is learned: values of both samples, as numbers (NaN where empty) or as places in one list."""
-    pd, real, made = pandas(), named(real), named(made)
+    real, made = named(real), named(made)
     found: dict[str, tuple[Array, Array, bool]] = {}
     for column in schema.columns:
         if isinstance(column, Number | Moment):
             a, b = (numbers_of(column, part[column.name]) for part in (real, made))
             found[column.name] = (a, b, True)
         elif isinstance(column, Category | Boolean):
-            both = pd.concat([real[column.name], made[column.name]]).astype(object)
-            codes, different = pd.factorize(both, use_na_sentinel=False)
+            codes, different = _factorised(real[column.name], made[column.name])
             order = np.empty(len(different), dtype=np.int64)
-            order[np.argsort([str(v) for v in different])] = np.arange(len(different))
+            order[np.argsort([_word(v) for v in different], kind="stable")] = np.arange(len(different))
             codes = order[codes]
             found[column.name] = (codes[: len(real)], codes[len(real) :], False)
     return found
+
+
+def _factorised(real: Any, made: Any) -> tuple[Array, Any]:
+    """Places of the cells of both samples in the list of different values, of which an empty cell is one."""
+    pd = pandas()
+    codes, different = pd.factorize(pd.concat([real, made]).astype(object), use_na_sentinel=False)
+    return codes, different
+
+
+def levels_of(real: Any, made: Any) -> list[str]:
+    """The values of a category in both samples, in the order of the places that ``columns_of`` gives."""
+    return sorted(map(_word, _factorised(real, made)[1]))
+
+
+def _word(value: Any) -> str:
+    return "" if value is None or value is pandas().NaT or value != value else str(value)
 
 
 def numbers_of(column: Number | Moment, raw: Any) -> Array:
