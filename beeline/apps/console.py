@@ -49,7 +49,7 @@ def progress(title: str, steps: int, quiet: bool = False) -> Iterator[Any]:
 
 @contextmanager
 def working(quiet: bool = False) -> Iterator[Callable[[str], None]]:
-    """A line that says what is done now, for work of unknown length; gives the function that is told."""
+    """A status line for work of unknown length; gives the function that sets its text."""
     if quiet:
         yield lambda _: None
         return

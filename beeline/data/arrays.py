@@ -31,7 +31,7 @@ def read_arrays(place: Path) -> dict[str, Array]:
             size = sum(info.file_size for info in infos)
             for info in infos:
                 if info.file_size < FREE:
-                    _check_header(members, info)
+                    _check_header(place, members, info)
         require(
             size <= max(FREE, RATIO * place.stat().st_size),
             f"{place} would become {size:,} bytes, {size // max(place.stat().st_size, 1):,} times its size; that is no "
@@ -49,7 +49,7 @@ def read_arrays(place: Path) -> dict[str, Array]:
         ) from error
 
 
-def _check_header(members: zipfile.ZipFile, info: zipfile.ZipInfo) -> None:
+def _check_header(place: Path, members: zipfile.ZipFile, info: zipfile.ZipInfo) -> None:
     """Refuse a member whose header claims more than the member holds, before numpy allocates it."""
     with members.open(info) as file:
         version = np.lib.format.read_magic(file)
@@ -58,5 +58,6 @@ def _check_header(members: zipfile.ZipFile, info: zipfile.ZipInfo) -> None:
     claimed = dtype.itemsize * int(np.prod([int(n) for n in shape], dtype=object))
     require(
         dtype.hasobject or claimed <= info.file_size,
-        f"{info.filename} claims an array of shape {shape} in {info.file_size:,} bytes; it is damaged: write it again",
+        f"{place}, {info.filename}, claims an array of shape {shape} in {info.file_size:,} bytes; it is damaged: "
+        "write it again",
     )
