@@ -5,24 +5,26 @@ A flow is three things: a velocity field, the path it was learned on, and the so
 
 from typing import Any
 
-from beeline.bundle import Bundle, load
-from beeline.core.field import Data, Flow, FlowMap, MapNetwork, Network, Noise, Velocity, VelocityField
-from beeline.core.integrate import IntegrationError, integrate
-from beeline.core.likelihood import Exact, Hutchinson, HutchPlusPlus, bits, bits_per_dimension, log_prob
+from beeline.core.protocols.flows import FlowMap, VelocityField
 from beeline.core.rng import Rng
 from beeline.core.types import Batch, BeelineError, Cond, Dynamics, Loss, Point
-from beeline.evaluate import evaluate
-from beeline.learn.distill import OneStep, Reflow
-from beeline.learn.fit_solver import fit_solver
-from beeline.learn.objective import Drop
-from beeline.learn.pairs import reflow_pairs
-from beeline.learn.trainer import Training, fit
-from beeline.run import Run, train
-from beeline.scores import Report, Score
+from beeline.density.likelihood import Exact, Hutchinson, HutchPlusPlus, bits, bits_per_dimension, log_prob
+from beeline.distillation.fit_solver import fit_solver
+from beeline.distillation.pairs import reflow_pairs
+from beeline.distillation.students import OneStep, Reflow
+from beeline.evaluation.evaluate import evaluate
+from beeline.evaluation.scores import Report, Score
+from beeline.fields.flow import Data, Flow, MapNetwork, Network, Noise, Velocity
+from beeline.objectives.matching import Drop
+from beeline.runs.bundle import Bundle, load
+from beeline.runs.run import Run, train
+from beeline.sampling.auto import auto_sampler
+from beeline.sampling.guidance.guide import CFG, Guide
+from beeline.sampling.sampler import Sampler
 from beeline.shelves import Shelf
-from beeline.use.auto import auto_sampler
-from beeline.use.guidance import CFG, Guide
-from beeline.use.sampler import Sampler
+from beeline.solvers.integrate import IntegrationError, integrate
+from beeline.training.config import Training
+from beeline.training.fit import fit
 
 __version__ = "0.1.0"
 
@@ -48,7 +50,7 @@ metrics = Shelf("metrics", "features")
 def __getattr__(name: str) -> Any:
     """TabularFlow needs scikit-learn, which takes a second to import: only when it is asked for."""
     if name == "TabularFlow":
-        from beeline.tabular import TabularFlow
+        from beeline.estimators.tabular import TabularFlow
 
         return TabularFlow
     raise AttributeError(f"module 'beeline' has no attribute {name!r}")

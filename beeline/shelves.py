@@ -5,7 +5,7 @@ from __future__ import annotations
 from types import ModuleType
 from typing import Any
 
-from beeline.catalogue import CATALOGUE, member
+from beeline.config.catalogue import CATALOGUE, member
 from beeline.core.types import nearest
 
 

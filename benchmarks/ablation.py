@@ -22,15 +22,17 @@ import torch
 from torch import Tensor
 
 import beeline as bl
-from beeline.core.prediction import Boundary
-from beeline.data.laws import GaussianMixture
-from beeline.features import SmallClassifier
-from beeline.learn.distill import Reflow
-from beeline.learn.ema import EMA
-from beeline.learn.rate import WarmupCosine
-from beeline.learn.trainer import Training, fit
-from beeline.metrics import Frechet
-from beeline.nets.small import MLP, UNet
+from beeline.data.distributions.mixtures import GaussianMixture
+from beeline.distillation.students import Reflow
+from beeline.evaluation.features import SmallClassifier
+from beeline.evaluation.metrics import Frechet
+from beeline.fields.prediction import Boundary
+from beeline.networks.mlp import MLP
+from beeline.networks.unet import UNet
+from beeline.training.config import Training
+from beeline.training.fit import fit
+from beeline.training.optim.ema import EMA
+from beeline.training.optim.learning_rate import WarmupCosine
 from benchmarks import report
 from benchmarks.claims.toys import w2
 

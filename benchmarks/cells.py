@@ -17,8 +17,8 @@ import pandas as pd
 import torch
 
 from beeline.core.rng import Rng
-from beeline.data.tablemetrics import ShapeError, TrendError
-from beeline.tabular import TabularFlow
+from beeline.data.tables.metrics.scores import ShapeError, TrendError
+from beeline.estimators.tabular import TabularFlow
 
 CONDITIONS: tuple[dict[str, Any], ...] = (
     {"income": ">50K"},

@@ -15,8 +15,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from beeline.apps.demo import demo
-from beeline.scores import Report
+from beeline.cli.demo import demo
+from beeline.evaluation.scores import Report
 from benchmarks.report import write
 
 

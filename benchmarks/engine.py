@@ -27,19 +27,21 @@ from typing import Any
 import torch
 from torch import nn
 
-from beeline.core.field import Network
 from beeline.core.rng import Rng
 from beeline.core.types import Batch
-from beeline.learn.belts import check_state, check_step
-from beeline.learn.ema import Average
-from beeline.learn.loop import Loop
-from beeline.learn.objective import FlowMatching
-from beeline.learn.parallel import Alone, local_norm
-from beeline.learn.plan import plan
-from beeline.learn.rate import Constant
-from beeline.learn.trainer import Training, fit
-from beeline.nets.dit import DiT
-from beeline.nets.small import MLP, UNet
+from beeline.fields.flow import Network
+from beeline.networks.dit import DiT
+from beeline.networks.mlp import MLP
+from beeline.networks.unet import UNet
+from beeline.objectives.matching import FlowMatching
+from beeline.training.checks import check_state, check_step
+from beeline.training.config import Training
+from beeline.training.distributed.parallel import Alone, local_norm
+from beeline.training.fit import fit
+from beeline.training.loop import Loop
+from beeline.training.optim.ema import Average
+from beeline.training.optim.learning_rate import Constant
+from beeline.training.plan import plan
 
 LABEL = {"label": {"classes": 10}}
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], int]] = {
@@ -66,7 +68,9 @@ def overhead(name: str, rounds: int, steps: int) -> dict[str, Any]:
     net, data, lot = made(name)
     other, _, _ = made(name)
     training = Training(steps=10**9, lot=lot, rate=Constant(1e-4), ema=None, clip=None)
-    loop = Loop({"network": net}, FlowMatching(), data, training, Alone(), Rng(0), lambda e: None, None, ())
+    loop = Loop(
+        {"network": net}, FlowMatching(), data, training, Alone(), Rng(0), lambda e: None, None, (), torch.device("cpu")
+    )
     optimiser = torch.optim.AdamW(other.parameters(), lr=1e-4, betas=(0.9, 0.99), weight_decay=0.0, fused=True)
 
     def bare() -> None:
@@ -114,7 +118,9 @@ def belts(name: str, steps: int) -> dict[str, Any]:
     """The checks of a step, and those before a checkpoint, over the step itself."""
     net, data, lot = made(name)
     training = Training(steps=10**9, lot=lot, rate=Constant(1e-4), keep_every=500)
-    loop = Loop({"network": net}, FlowMatching(), data, training, Alone(), Rng(0), lambda e: None, None, ())
+    loop = Loop(
+        {"network": net}, FlowMatching(), data, training, Alone(), Rng(0), lambda e: None, None, (), torch.device("cpu")
+    )
     loop.step()
     start = time.process_time()
     for _ in range(steps):

@@ -24,11 +24,12 @@ import torch
 from torch import Tensor, nn
 
 from beeline.core.rng import Rng
-from beeline.learn import checkpoint
-from beeline.learn.ema import EMA, Power
-from beeline.learn.objective import FlowMatching
-from beeline.learn.rate import WarmupConstantCooldown
-from beeline.learn.trainer import Training, fit
+from beeline.objectives.matching import FlowMatching
+from beeline.training import checkpoint
+from beeline.training.config import Training
+from beeline.training.fit import fit
+from beeline.training.optim.ema import EMA, Power
+from beeline.training.optim.learning_rate import WarmupConstantCooldown
 
 STEPS = 60
 

@@ -1,4 +1,4 @@
-"""Coefficients of one multistep solver for all flows, learned on random mixtures for ``beeline/use/presets.py``.
+"""Coefficients of one multistep solver for all flows, learned on random mixtures for ``beeline/solvers/presets.py``.
 
     python -m benchmarks.presets [--steps 4 6 8 ...] [--iterations 2000]
 
@@ -17,13 +17,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from beeline.core.fitted import Fitted
-from beeline.core.integrate import integrate
 from beeline.core.rng import Rng
-from beeline.core.schedule import Shifted
-from beeline.core.solver import RK4
-from beeline.learn.fit_solver import Form
-from beeline.use.presets import PRESETS
+from beeline.distillation.fit_solver import Form
+from beeline.solvers.fitted import Fitted
+from beeline.solvers.integrate import integrate
+from beeline.solvers.presets import PRESETS
+from beeline.solvers.runge_kutta import RK4
+from beeline.times.schedules import Shifted
 
 LAWS, NOISES = 48, 1536
 
@@ -84,7 +84,7 @@ def learn(steps: int, iterations: int, rate: float = 0.005, laws: int = LAWS, wa
 
 
 def gain(form: Form, problems: list, steps: int) -> float:
-    from beeline.core.multistep import AdamsBashforth
+    from beeline.solvers.multistep import AdamsBashforth
 
     logs = []
     with torch.no_grad():

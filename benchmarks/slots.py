@@ -18,11 +18,11 @@ import torch
 from torch import nn
 
 import beeline as bl
-from beeline.apps.memory import keep_memory
-from beeline.core.coupling import assign
-from beeline.core.transport import assigned
+from beeline.cli.memory import keep_memory
 from beeline.core.types import stack
-from beeline.nets.small import UNet
+from beeline.couplings.basic import assign
+from beeline.couplings.transport import assigned
+from beeline.networks.unet import UNet
 from benchmarks import report
 
 FM = bl.objectives.FlowMatching

@@ -17,20 +17,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from beeline import config
-from beeline.bundle import load
-from beeline.core.field import Flow
-from beeline.core.integrate import integrate
-from beeline.core.multistep import AdamsBashforth, DPMSolver
-from beeline.core.noises import Fading, White
-from beeline.core.reversible import FixedPoint, Reversible
+from beeline.config import build as config
 from beeline.core.rng import Rng
-from beeline.core.solver import EULER, HEUN, MIDPOINT, MidpointReuse
-from beeline.core.stochastic import EulerMaruyama, Refresh
 from beeline.core.types import BeelineError
-from beeline.data.laws import GaussianMixture
-from beeline.use.auto import auto_sampler
-from beeline.use.sampler import Sampler
+from beeline.data.distributions.mixtures import GaussianMixture
+from beeline.fields.flow import Flow
+from beeline.runs.bundle import load
+from beeline.sampling.auto import auto_sampler
+from beeline.sampling.sampler import Sampler
+from beeline.solvers.diffusions import Fading, White
+from beeline.solvers.integrate import integrate
+from beeline.solvers.multistep import AdamsBashforth, DPMSolver
+from beeline.solvers.reversible import FixedPoint, Reversible
+from beeline.solvers.runge_kutta import EULER, HEUN, MIDPOINT, MidpointReuse
+from beeline.solvers.sde import EulerMaruyama, Refresh
 from benchmarks.report import write
 
 

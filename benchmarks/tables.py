@@ -25,18 +25,11 @@ import torch
 from scipy.special import ndtr, ndtri
 
 from beeline.core.rng import Rng
-from beeline.data.schema import Boolean, Category, Number, Schema
-from beeline.data.table import Table
-from beeline.data.tablemetrics import (
-    Downstream,
-    Precision,
-    Recall,
-    ShapeError,
-    TrendError,
-    TwoSample,
-)
-from beeline.data.tableprivacy import ClosestRecord, Duplicates
-from beeline.tabular import TabularFlow
+from beeline.data.tables.metrics.privacy import ClosestRecord, Duplicates
+from beeline.data.tables.metrics.scores import Downstream, Precision, Recall, ShapeError, TrendError, TwoSample
+from beeline.data.tables.schema import Boolean, Category, Number, Schema
+from beeline.data.tables.table import Table
+from beeline.estimators.tabular import TabularFlow
 
 # training file, test file or None, target, and the seed of the split: the same for every run of this benchmark
 SETS = {

@@ -24,17 +24,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from beeline.core.field import Flow, Network
 from beeline.core.rng import Rng
 from beeline.core.types import Batch, Cond
-from beeline.learn.ema import EMA
-from beeline.learn.objective import FlowMatching
-from beeline.learn.optim import AdamW
-from beeline.learn.rate import Constant
-from beeline.learn.trainer import Training, fit
-from beeline.nets.dit import DiT
-from beeline.nets.small import UNet
-from beeline.use.sampler import Sampler
+from beeline.fields.flow import Flow, Network
+from beeline.networks.dit import DiT
+from beeline.networks.unet import UNet
+from beeline.objectives.matching import FlowMatching
+from beeline.sampling.sampler import Sampler
+from beeline.training.config import Training
+from beeline.training.fit import fit
+from beeline.training.optim.ema import EMA
+from beeline.training.optim.learning_rate import Constant
+from beeline.training.optim.optimizers import AdamW
 from benchmarks.report import write
 
 SEED = 0

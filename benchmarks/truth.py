@@ -24,21 +24,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from beeline.core.adaptive import DORMAND_PRINCE, TSITOURAS, Adaptive
-from beeline.core.field import Flow
-from beeline.core.integrate import integrate
-from beeline.core.multistep import DEIS, AdamsBashforth, DPMSolver, Exponential, UniPC
-from beeline.core.path import AffinePath, Cosine, Linear, Polynomial
+from beeline.core.protocols.flows import Schedule, Solver
 from beeline.core.rng import Rng
-from beeline.core.schedule import Cosine as CosineSteps
-from beeline.core.schedule import Karras, Power, Quantiles, Schedule, Shifted, Uniform
-from beeline.core.semilinear import Ratio
-from beeline.core.solver import EULER, HEUN, MIDPOINT, RALSTON, RK3, RK4, MidpointReuse, Solver, Taylor
-from beeline.core.times import LogitNormal
 from beeline.core.types import BeelineError
-from beeline.data.laws import GaussianMixture
-from beeline.learn.fit_solver import Bespoke, fit_solver
-from beeline.use.auto import auto_sampler
+from beeline.data.distributions.mixtures import GaussianMixture
+from beeline.distillation.fit_solver import Bespoke, fit_solver
+from beeline.fields.flow import Flow
+from beeline.paths.affine import AffinePath, Cosine, Linear, Polynomial
+from beeline.sampling.auto import auto_sampler
+from beeline.solvers.adaptive import DORMAND_PRINCE, TSITOURAS, Adaptive
+from beeline.solvers.exponential import Ratio
+from beeline.solvers.integrate import integrate
+from beeline.solvers.multistep import DEIS, AdamsBashforth, DPMSolver, Exponential, UniPC
+from beeline.solvers.runge_kutta import EULER, HEUN, MIDPOINT, RALSTON, RK3, RK4, MidpointReuse, Taylor
+from beeline.times.samplers import LogitNormal
+from beeline.times.schedules import Cosine as CosineSteps
+from beeline.times.schedules import Karras, Power, Quantiles, Shifted, Uniform
 from benchmarks.presets import isotropic
 from benchmarks.report import write
 from benchmarks.rivals import rivals

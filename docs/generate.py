@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from beeline.catalogue import CATALOGUE
-from beeline.pages import explain
+from beeline.config.catalogue import CATALOGUE
+from beeline.config.docs import explain
 from benchmarks.claims import page
 
 

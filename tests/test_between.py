@@ -10,22 +10,22 @@ import torch
 from PIL import Image as Picture
 
 import beeline as bl
-from beeline import config
-from beeline.apps.cli import run as cli
-from beeline.between import Between, FromData
-from beeline.core.coupling import MinibatchOT, Paired
+from beeline.cli.main import run as cli
+from beeline.config import build as config
 from beeline.core.rng import Rng
-from beeline.core.solver import EULER
-from beeline.core.transport import Remembered
 from beeline.core.types import Batch
-from beeline.data.laws import Gaussian, GaussianMixture
-from beeline.data.pointfile import LawData, PointFile
-from beeline.learn.augmented import Augmented, FromStart
-from beeline.learn.distill import Reflow
-from beeline.learn.objective import FlowMatching
-from beeline.learn.trainer import Training
-from beeline.recipes.between import transfer, translation
-from beeline.run import Distilled, Run, prepare, train
+from beeline.couplings.basic import MinibatchOT, Paired
+from beeline.couplings.transport import Remembered
+from beeline.data.distributions.mixtures import Gaussian, GaussianMixture
+from beeline.data.point_files import LawData, PointFile
+from beeline.data.translation import Between, FromData
+from beeline.distillation.students import Reflow
+from beeline.objectives.coupled import Augmented, FromStart
+from beeline.objectives.matching import FlowMatching
+from beeline.recipes.translation import transfer, translation
+from beeline.runs.run import Distilled, Run, prepare, train
+from beeline.solvers.runge_kutta import EULER
+from beeline.training.config import Training
 
 NET = {"is": "networks.MLP", "width": 32, "depth": 2}
 SMALL = {"training.steps": 3, "training.lot": 8, "sampler.steps": 2, "network.width": 8}
@@ -102,7 +102,7 @@ def test_drawing_starts_from_held_out_rows_and_students_from_training_rows(tmp_p
     train_rows, held = (set(map(tuple, part.values.astype(np.float32).tolist())) for part in laws().source.load())
     assert set(map(tuple, bundle.start(range(30)).tolist())) <= held
     student = Distilled(str(tmp_path / "run"), Reflow(bl.Sampler(2), count=20), run.training)
-    from beeline.run import prepare_distilled
+    from beeline.runs.run import prepare_distilled
 
     pairs = prepare_distilled(student).data
     assert set(map(tuple, pairs.x0.tolist())) <= train_rows

@@ -11,10 +11,10 @@ import pytest
 import torch
 
 import beeline as bl
-from beeline import manifest
-from beeline.bundle import Bundle, load
 from beeline.data.points import Points, PointSet
-from beeline.nets.small import MLP
+from beeline.networks.mlp import MLP
+from beeline.runs import manifest
+from beeline.runs.bundle import Bundle, load
 
 
 @pytest.fixture

@@ -9,17 +9,17 @@ import torch
 from torch import nn
 
 import beeline as bl
-from beeline import config
-from beeline.catalogue import Setting
-from beeline.config import build, change, describe, lookup, parse
+from beeline.config import build as config
+from beeline.config.build import build, change, describe, lookup, parse
+from beeline.config.catalogue import Setting
+from beeline.config.settings import fit
 from beeline.core.rng import Rng
 from beeline.core.types import BeelineError
-from beeline.learn.objective import Drop, FlowMatching, Huber, one
-from beeline.learn.trainer import Training
-from beeline.nets.small import MLP
-from beeline.settings import fit
-from beeline.use.guidance import Extrapolate, Guide, Plain, Unconditional
-from beeline.use.sampler import Sampler
+from beeline.networks.mlp import MLP
+from beeline.objectives.matching import Drop, FlowMatching, Huber, one
+from beeline.sampling.guidance.guide import Extrapolate, Guide, Plain, Unconditional
+from beeline.sampling.sampler import Sampler
+from beeline.training.config import Training
 
 GUIDED = Sampler(8, guidance=bl.CFG(3.0, null=10, window=(0.1, 0.9)))
 

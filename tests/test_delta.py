@@ -5,12 +5,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from beeline.averaging import difference, with_delta
-from beeline.bundle import Bundle
-from beeline.core.field import Flow, Network
+from beeline.core.files import read_tensors, write_tensors
 from beeline.core.rng import Rng
-from beeline.files import read_tensors, write_tensors
-from beeline.nets.small import MLP
+from beeline.fields.flow import Flow, Network
+from beeline.networks.mlp import MLP
+from beeline.runs.averaging import difference, with_delta
+from beeline.runs.bundle import Bundle
 
 
 def bundle(seed: int, width: int = 8) -> Bundle:

@@ -11,13 +11,14 @@ import torch
 from torch import Tensor, nn
 
 import beeline as bl
-from beeline.catalogue import CATALOGUE, member
+from beeline.config.catalogue import CATALOGUE, member
 from beeline.core.modes import AUTO, place_for, resolve_device
-from beeline.learn.ema import EMA
-from beeline.learn.fit_solver import Bespoke
-from beeline.learn.heldout import HeldOut
-from beeline.learn.objective import Drop, FlowMatching
-from beeline.learn.trainer import Training, fit
+from beeline.distillation.fit_solver import Bespoke
+from beeline.evaluation.heldout import HeldOut
+from beeline.objectives.matching import Drop, FlowMatching
+from beeline.training.config import Training
+from beeline.training.fit import fit
+from beeline.training.optim.ema import EMA
 from tests.second_device import DEVICE, MixedDevicesError, SecondDevice, second_device
 
 Rng = bl.Rng

@@ -10,25 +10,25 @@ from pathlib import Path
 import pytest
 import torch
 
-from beeline.apps import engine
-from beeline.averaging import export_averages, network_of, synthesised, with_weights
-from beeline.bundle import load
-from beeline.core.path import Cosine
+from beeline.cli import planning as engine
 from beeline.core.types import BeelineError
-from beeline.data.laws import GaussianMixture
-from beeline.data.pointfile import LawData
-from beeline.doctor import examine, report
-from beeline.journal import read_log
-from beeline.learn import checkpoint
-from beeline.learn.early import Patience
-from beeline.learn.ema import EMA, Power
-from beeline.learn.parallel import Alone
-from beeline.learn.rate import WarmupConstantCooldown
-from beeline.learn.trainer import Training
-from beeline.run import Run, train
-from beeline.use.guidance import Extrapolate, Guide, Weak
-from beeline.use.sampler import Sampler
-from beeline.weakbundle import WeakBundle
+from beeline.data.distributions.mixtures import GaussianMixture
+from beeline.data.point_files import LawData
+from beeline.paths.affine import Cosine
+from beeline.runs.averaging import export_averages, network_of, synthesised, with_weights
+from beeline.runs.bundle import load
+from beeline.runs.run import Run, train
+from beeline.runs.verify import examine, report
+from beeline.runs.weak_bundle import WeakBundle
+from beeline.sampling.guidance.guide import Extrapolate, Guide, Weak
+from beeline.sampling.sampler import Sampler
+from beeline.training import checkpoint
+from beeline.training.config import Training
+from beeline.training.distributed.parallel import Alone
+from beeline.training.early_stopping import Patience
+from beeline.training.log import read_log
+from beeline.training.optim.ema import EMA, Power
+from beeline.training.optim.learning_rate import WarmupConstantCooldown
 
 
 def recipe(**more: object) -> Run:

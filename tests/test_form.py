@@ -176,7 +176,7 @@ def test_no_choice_by_text(path: Path) -> None:
     assert not text_faults(tree(path))
 
 
-@pytest.mark.parametrize("path", [p for p in FILES if name(p) != "beeline/core/integrate.py"], ids=name)
+@pytest.mark.parametrize("path", [p for p in FILES if name(p) != "beeline/solvers/integrate.py"], ids=name)
 def test_one_walk_over_times(path: Path) -> None:
     assert not walk_faults(tree(path))
 
@@ -198,8 +198,12 @@ def test_no_room_for_leftovers() -> None:
 @pytest.mark.parametrize(
     ("faults", "bad", "good"),
     [
-        (lambda s: import_faults(s, "core"), "from beeline.use.sampler import Sampler", "import torch"),
-        (lambda s: import_faults(s, "learn"), "def f():\n    import beeline.nets.dit", "import beeline.use.sampler"),
+        (lambda s: import_faults(s, "core"), "from beeline.sampling.sampler import Sampler", "import torch"),
+        (
+            lambda s: import_faults(s, "learn"),
+            "def f():\n    import beeline.networks.dit",
+            "import beeline.sampling.sampler",
+        ),
         (lambda s: import_faults(s, "data"), "from beeline import config", "from beeline.core import rng"),
         (text_faults, "if kind == 'linear': pass", "if kind == '': pass"),
         (text_faults, "match kind:\n    case 'linear': pass", "match kind:\n    case 3: pass"),

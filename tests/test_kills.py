@@ -14,17 +14,18 @@ from typing import Any
 import pytest
 import safetensors.torch
 
-from beeline import config, files
-from beeline.averaging import export_averages
+from beeline.config import build as config
+from beeline.core import files
 from beeline.core.types import BeelineError
-from beeline.data.laws import GaussianMixture
-from beeline.data.pointfile import LawData
-from beeline.journal import read_log
-from beeline.learn import checkpoint
-from beeline.learn.ema import EMA, Power
-from beeline.learn.rate import Constant
-from beeline.learn.trainer import Training
-from beeline.run import Run, train
+from beeline.data.distributions.mixtures import GaussianMixture
+from beeline.data.point_files import LawData
+from beeline.runs.averaging import export_averages
+from beeline.runs.run import Run, train
+from beeline.training import checkpoint
+from beeline.training.config import Training
+from beeline.training.log import read_log
+from beeline.training.optim.ema import EMA, Power
+from beeline.training.optim.learning_rate import Constant
 
 
 def recipe(**more: Any) -> Run:

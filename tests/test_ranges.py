@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from beeline import config
-from beeline.catalogue import CATALOGUE, makes
+from beeline.config import build as config
+from beeline.config.catalogue import CATALOGUE, makes
 from beeline.core.ranges import Annotated, Count, Range, dataclass
 from beeline.core.types import BeelineError
 

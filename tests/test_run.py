@@ -9,14 +9,14 @@ import pytest
 import torch
 
 import beeline as bl
-from beeline import config
+from beeline.config import build as config
 from beeline.core.rng import Rng
-from beeline.data.imagefile import ImageFile
-from beeline.data.pointfile import PointFile
-from beeline.journal import JsonLines, read_log
-from beeline.learn.distill import OneStep, Reflow
+from beeline.data.image_files import ImageFile
+from beeline.data.point_files import PointFile
+from beeline.distillation.students import OneStep, Reflow
 from beeline.recipes import images, points
-from beeline.run import Distilled, Run, prepare_distilled, train
+from beeline.runs.run import Distilled, Run, prepare_distilled, train
+from beeline.training.log import JsonLines, read_log
 
 SMALL = {"training.steps": 3, "training.lot": 8, "sampler.steps": 2}
 

@@ -11,17 +11,19 @@ from pathlib import Path
 
 import pytest
 
-from beeline import config, files
-from beeline.averaging import export_averages
+from beeline.config import build as config
+from beeline.core import files
 from beeline.core.types import BeelineError
-from beeline.data.laws import GaussianMixture
-from beeline.data.pointfile import LawData
-from beeline.journal import JsonLines, read_log
-from beeline.learn import checkpoint, parallel
-from beeline.learn.rate import Constant
-from beeline.learn.trainer import Training
-from beeline.run import Run, train
-from beeline.rundir import ready
+from beeline.data.distributions.mixtures import GaussianMixture
+from beeline.data.point_files import LawData
+from beeline.runs.averaging import export_averages
+from beeline.runs.run import Run, train
+from beeline.runs.run_directory import ready
+from beeline.training import checkpoint
+from beeline.training.config import Training
+from beeline.training.distributed import parallel
+from beeline.training.log import JsonLines, read_log
+from beeline.training.optim.learning_rate import Constant
 
 
 def recipe(**more: object) -> Run:
@@ -38,7 +40,7 @@ def quiet(entry: dict[str, object]) -> None:
 HOLD = """
 import sys, time
 from pathlib import Path
-from beeline.files import locked
+from beeline.core.files import locked
 with locked(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(60)

@@ -6,8 +6,8 @@ import pandas as pd
 import pytest
 
 from beeline.core.rng import Rng
-from beeline.data.table import Table
-from beeline.tablereport import correlations, histograms, report, scores
+from beeline.data.tables.table import Table
+from beeline.estimators.tabular_report import correlations, histograms, report, scores
 from tests.data.test_schema import mixed
 from tests.data.test_tablemetrics import people
 

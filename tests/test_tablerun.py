@@ -6,21 +6,21 @@ import pandas as pd
 import pytest
 import torch
 
-from beeline import config
-from beeline.bundle import load
+from beeline.config import build as config
 from beeline.core.rng import Rng
 from beeline.core.types import Batch, BeelineError
-from beeline.data.tablefile import StreamLots, TableStream
-from beeline.journal import read_log
-from beeline.learn import checkpoint
-from beeline.learn.distill import OneStep
-from beeline.learn.early import Patience
-from beeline.learn.rate import Constant
-from beeline.learn.rows import RowMatching
-from beeline.learn.trainer import Training
+from beeline.data.tables.files import StreamLots, TableStream
+from beeline.distillation.students import OneStep
+from beeline.objectives.tables import RowMatching
 from beeline.recipes.tables import table
-from beeline.run import Distilled, Run, prepare, train
-from beeline.use.sampler import Sampler
+from beeline.runs.bundle import load
+from beeline.runs.run import Distilled, Run, prepare, train
+from beeline.sampling.sampler import Sampler
+from beeline.training import checkpoint
+from beeline.training.config import Training
+from beeline.training.early_stopping import Patience
+from beeline.training.log import read_log
+from beeline.training.optim.learning_rate import Constant
 from tests.data.test_schema import mixed
 
 

@@ -12,17 +12,17 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from torch import Tensor
 
-from beeline import rowlaw
-from beeline.core.field import Flow
-from beeline.core.likelihood import Exact
-from beeline.core.path import Linear
 from beeline.core.rng import Rng
-from beeline.core.solver import MIDPOINT
 from beeline.core.types import BeelineError
-from beeline.data.table import Table
-from beeline.data.tablemetrics import ShapeError, TrendError
-from beeline.tabular import TabularFlow
-from beeline.use.sampler import Sampler
+from beeline.data.tables.metrics.scores import ShapeError, TrendError
+from beeline.data.tables.table import Table
+from beeline.density.likelihood import Exact
+from beeline.estimators import tabular_density as rowlaw
+from beeline.estimators.tabular import TabularFlow
+from beeline.fields.flow import Flow
+from beeline.paths.affine import Linear
+from beeline.sampling.sampler import Sampler
+from beeline.solvers.runge_kutta import MIDPOINT
 
 # --------------------------------------------------------------------------------------------- exact laws of rows
 
@@ -204,7 +204,7 @@ def test_saved_and_loaded_through_either_door(flow: TabularFlow, tmp_path) -> No
     flow.save(tmp_path / "b")
     again = TabularFlow.load(tmp_path / "b")
     assert again.sample(30).equals(flow.sample(30)) and again.get_params() == flow.get_params()
-    from beeline.bundle import load
+    from beeline.runs.bundle import load
 
     bundle = load(tmp_path / "b")
     made = bundle.sample(20, cond={"kind": "bee"})
@@ -212,7 +212,7 @@ def test_saved_and_loaded_through_either_door(flow: TabularFlow, tmp_path) -> No
 
 
 def test_rows_go_straight_to_a_file(flow: TabularFlow, tmp_path, monkeypatch) -> None:
-    import beeline.tabular as module
+    import beeline.estimators.tabular as module
 
     monkeypatch.setattr(module, "BLOCK", 16)
     flow.sample_to(tmp_path / "t.parquet", 1200)
@@ -243,7 +243,7 @@ def test_arrays_and_files_are_tables_too(frame: pd.DataFrame, tmp_path) -> None:
 
 
 def test_a_file_larger_than_memory_is_learned_in_parts(frame: pd.DataFrame, tmp_path, monkeypatch) -> None:
-    import beeline.tabular as module
+    import beeline.estimators.tabular as module
 
     monkeypatch.setattr(module, "LARGE", 500)
     frame.to_parquet(tmp_path / "t.parquet", row_group_size=700)
@@ -279,10 +279,10 @@ def test_what_is_refused(flow: TabularFlow, frame: pd.DataFrame) -> None:
 
 
 def test_another_kind_of_bundle_is_no_table(tmp_path) -> None:
-    from beeline.bundle import Bundle
-    from beeline.core.field import Network
     from beeline.data.points import Points, PointSet
-    from beeline.nets.small import MLP
+    from beeline.fields.flow import Network
+    from beeline.networks.mlp import MLP
+    from beeline.runs.bundle import Bundle
 
     points = Points().fit(PointSet(np.zeros((4, 2)) + np.arange(4)[:, None], ("x", "y")))
     Bundle(Flow(Network(MLP(2, width=8))), modality=points).save(tmp_path / "p")

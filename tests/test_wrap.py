@@ -9,29 +9,31 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from beeline import config
-from beeline.bundle import load
-from beeline.catalogue import CATALOGUE
-from beeline.core.field import Network, bind
-from beeline.core.interpolant import LatentSDE
-from beeline.core.likelihood import log_prob
-from beeline.core.path import Linear
+from beeline.config import build as config
+from beeline.config.catalogue import CATALOGUE
 from beeline.core.rng import Rng
-from beeline.core.solver import EULER, HEUN
 from beeline.core.types import take
-from beeline.encoders import HubVision, OfBundle
-from beeline.learn.compute import recomputed
-from beeline.learn.distill import OneStep
-from beeline.learn.fit_solver import fit_solver
-from beeline.learn.heads import Beside, Head, beside, place
-from beeline.learn.objective import Drop
-from beeline.learn.parallel import Sharded
-from beeline.learn.targets import Classify
-from beeline.nets.small import MLP
-from beeline.nets.tabular import TabularMLP
-from beeline.recipes import images, points, symbols
-from beeline.run import Distilled, Run, build_network, prepare, train
-from beeline.use.sampler import Sampler
+from beeline.density.likelihood import log_prob
+from beeline.distillation.fit_solver import fit_solver
+from beeline.distillation.students import OneStep
+from beeline.fields.flow import Network, bind
+from beeline.networks.hooks import place
+from beeline.networks.mlp import MLP
+from beeline.networks.tabular import TabularMLP
+from beeline.objectives.classify import Classify
+from beeline.objectives.heads import Beside, Head, beside
+from beeline.objectives.matching import Drop
+from beeline.paths.affine import Linear
+from beeline.recipes import images, points
+from beeline.recipes import sequences as symbols
+from beeline.runs.bundle import load
+from beeline.runs.bundle_encoders import HubVision, OfBundle
+from beeline.runs.run import Distilled, Run, build_network, prepare, train
+from beeline.sampling.sampler import Sampler
+from beeline.solvers.latent_sde import LatentSDE
+from beeline.solvers.runge_kutta import EULER, HEUN
+from beeline.training.compute import recomputed
+from beeline.training.distributed.parallel import Sharded
 
 SMALL = {"training.steps": 2, "training.lot": 8, "sampler.steps": 3, "network.width": 16}
 

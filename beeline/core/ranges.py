@@ -26,6 +26,24 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 from beeline.core.types import BeelineError
 
+if TYPE_CHECKING:
+    from dataclasses import dataclass as dataclass
+else:
+
+    def dataclass(cls=None, /, **options):
+        """``dataclasses.dataclass``, whose objects refuse numbers outside the ranges of their annotations."""
+        if cls is None:
+            return functools.partial(dataclass, **options)
+        after = getattr(cls, "__post_init__", None)
+
+        def checked(self, *args):
+            check(self, cls)
+            if after is not None:
+                after(self, *args)
+
+        cls.__post_init__ = checked
+        return dataclasses.dataclass(cls, **options)
+
 
 @dataclasses.dataclass(frozen=True)
 class Range:
@@ -64,25 +82,6 @@ NonNegative: TypeAlias = Annotated[float, Range(least=0)]
 Share: TypeAlias = Annotated[float, Range(least=0, most=1)]
 Inside: TypeAlias = Annotated[float, Range(above=0, below=1)]
 Edge: TypeAlias = Annotated[float, Range(above=0, below=0.5)]  # a distance kept from both ends of [0, 1]
-
-
-if TYPE_CHECKING:
-    from dataclasses import dataclass as dataclass
-else:
-
-    def dataclass(cls=None, /, **options):
-        """``dataclasses.dataclass``, whose objects refuse numbers outside the ranges of their annotations."""
-        if cls is None:
-            return functools.partial(dataclass, **options)
-        after = getattr(cls, "__post_init__", None)
-
-        def checked(self, *args):
-            check(self, cls)
-            if after is not None:
-                after(self, *args)
-
-        cls.__post_init__ = checked
-        return dataclasses.dataclass(cls, **options)
 
 
 def check(part: Any, cls: type) -> None:

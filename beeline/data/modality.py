@@ -4,72 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from beeline.core.rng import Rng
-from beeline.core.types import Batch, BeelineError, Cond, nearest, require
+from beeline.core.types import BeelineError, Cond, nearest, require
 
 Array = np.ndarray[Any, np.dtype[Any]]
-
-Self = TypeVar("Self", bound="Modality")
-
-
-class Modality(Protocol):
-    """Between data in the user's own form and batches of numbers.  A value: fitting gives a new one."""
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """The shape *S of one datum after encoding; empty before fitting."""
-        ...
-
-    @property
-    def conditions(self) -> dict[str, dict[str, int]]:
-        """The conditions of a network for these data: {"label": {"classes": 10}}, or {}."""
-        ...
-
-    @property
-    def preview_type(self) -> str: ...
-
-    @property
-    def continuous(self) -> bool:
-        """Whether coordinates are amounts; false where they hold states, as one-hot codes do."""
-        ...
-
-    def fit(self: Self, raw: Any) -> Self:
-        """A new value that has learned sizes, scales and classes from ``raw``; refuses bad input by name."""
-        ...
-
-    def encode(self, raw: Any, rng: Rng | None = None) -> Batch: ...
-
-    def decode(self, x: Tensor) -> Any: ...
-
-    def condition(self, value: Any, n: int) -> Cond:
-        """A user's condition as tensors for a batch of ``n``."""
-        ...
-
-    def with_condition(self, raw: Any, value: Any) -> Any:
-        """Drawn data with what the condition ``value`` says of them: given cells exactly, labels beside pictures."""
-        ...
-
-    def preview(self, raw: Any) -> bytes: ...
-
-    def metrics(self) -> Sequence[Any]: ...
-
-
-class DataSet(Protocol):
-    """Where data come from: a description that can be saved, which loads when it is asked to."""
-
-    def load(self) -> tuple[Any, Any]:
-        """(training data, held-out data), the same every time."""
-        ...
-
-    def modality(self) -> Modality:
-        """The kind of data, not fitted yet."""
-        ...
 
 
 def label_conditions(classes: int) -> dict[str, dict[str, int]]:

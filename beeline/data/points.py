@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from beeline.core.files import replacing
 from beeline.core.ranges import Whole, dataclass
 from beeline.core.rng import Rng
 from beeline.core.types import Batch, BeelineError, Cond, require
@@ -26,7 +27,6 @@ from beeline.data.modality import (
     labels_of,
     numeric,
 )
-from beeline.files import replacing
 
 
 @dataclass(frozen=True, eq=False)

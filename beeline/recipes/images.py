@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from beeline.data.imagefile import Digits, ImageFile
-from beeline.learn.objective import Drop, FlowMatching
-from beeline.learn.rate import WarmupConstantCooldown
-from beeline.learn.trainer import Training
-from beeline.run import Run
-from beeline.use.sampler import Sampler
+from beeline.data.image_files import Digits, ImageFile
+from beeline.objectives.matching import Drop, FlowMatching
+from beeline.runs.run import Run
+from beeline.sampling.sampler import Sampler
+from beeline.training.config import Training
+from beeline.training.optim.learning_rate import WarmupConstantCooldown
 
 
 def digits() -> Run:

@@ -4,23 +4,23 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from beeline.core.coupling import Independent, MinibatchOT
-from beeline.core.draws import NormalSNR, Stratified
-from beeline.core.kernels import StudentT
-from beeline.core.path import Cosine
-from beeline.core.prediction import Boundary
-from beeline.core.times import LogitNormal
-from beeline.data.laws import GaussianMixture
-from beeline.data.pointfile import LawData
-from beeline.learn.guided import Anticipating, GuidanceFree, ModelGuidance
-from beeline.learn.objective import Drop, FlowMatching
-from beeline.learn.regularise import Dispersed, SelfRectified, SmoothSteps
+from beeline.couplings.basic import Independent, MinibatchOT
+from beeline.couplings.heavy_tailed import StudentT
+from beeline.data.distributions.mixtures import GaussianMixture
+from beeline.data.point_files import LawData
+from beeline.fields.prediction import Boundary
+from beeline.objectives.alignment import Dispersed, SelfRectified, SmoothSteps
+from beeline.objectives.guided import Anticipating, GuidanceFree, ModelGuidance
+from beeline.objectives.matching import Drop, FlowMatching
+from beeline.paths.affine import Cosine
 from beeline.recipes.images import digits
 from beeline.recipes.points import two_moons
-from beeline.run import Run
-from beeline.use.guidance import CFG
-from beeline.use.sampler import Sampler
-from beeline.use.temperature import Temperature
+from beeline.runs.run import Run
+from beeline.sampling.guidance.guide import CFG
+from beeline.sampling.guidance.temperature import Temperature
+from beeline.sampling.sampler import Sampler
+from beeline.times.composed import NormalSNR, Stratified
+from beeline.times.samplers import LogitNormal
 
 BASE = FlowMatching(drop=Drop(0.1, null=10))  # the labels of the digits are 0 to 9, and 10 is none
 

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from beeline.core.coupling import Independent
-from beeline.core.space import Even, Geodesic
+from beeline.couplings.basic import Independent
 from beeline.data.directions import Directions
-from beeline.data.laws import TwoMoons
-from beeline.data.pointfile import LawData, PointFile
-from beeline.learn.objective import FlowMatching
-from beeline.learn.rate import WarmupConstantCooldown
-from beeline.learn.trainer import Training
-from beeline.run import Run
-from beeline.use.sampler import Sampler
+from beeline.data.distributions.mixtures import TwoMoons
+from beeline.data.point_files import LawData, PointFile
+from beeline.objectives.matching import FlowMatching
+from beeline.runs.run import Run
+from beeline.sampling.sampler import Sampler
+from beeline.spaces.manifold import Even, Geodesic
+from beeline.training.config import Training
+from beeline.training.optim.learning_rate import WarmupConstantCooldown
 
 
 def points(path: str = "points.csv") -> Run:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from beeline.core.multistep import AdamsBashforth
-from beeline.data.tablefile import TableFile
-from beeline.learn.early import Patience
-from beeline.learn.ema import EMA
-from beeline.learn.rate import WarmupConstantCooldown
-from beeline.learn.rows import RowMatching
-from beeline.learn.trainer import Training
-from beeline.run import Run
-from beeline.use.sampler import Sampler
+from beeline.data.tables.files import TableFile
+from beeline.objectives.tables import RowMatching
+from beeline.runs.run import Run
+from beeline.sampling.sampler import Sampler
+from beeline.solvers.multistep import AdamsBashforth
+from beeline.training.config import Training
+from beeline.training.early_stopping import Patience
+from beeline.training.optim.ema import EMA
+from beeline.training.optim.learning_rate import WarmupConstantCooldown
 
 
 def table(path: str = "table.csv") -> Run:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import torch
 
 import beeline as bl
-from beeline.trajectory import straightness
+from beeline.evaluation.trajectory import straightness
 from benchmarks.claims.toys import RING, draw, even, finding, learn, network, noise, points, w2
 from benchmarks.claims.verdict import Finding
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import beeline as bl
-from beeline.core.multistep import KeepNoise
-from beeline.learn.distance import Combined, Perceptual
+from beeline.objectives.losses.distances import Combined, Perceptual
+from beeline.solvers.multistep import KeepNoise
 from benchmarks.claims.toys import RING, draw, exact_end, finding, learn, network, noise, rmse
 from benchmarks.claims.verdict import Finding
 

@@ -8,7 +8,7 @@ import copy
 from typing import Any
 
 import beeline as bl
-from beeline.data.laws import GaussianMixture
+from beeline.data.distributions.mixtures import GaussianMixture
 from benchmarks.claims.toys import LINE, RING, draw, even, finding, learn, network, noise, points, w2
 from benchmarks.claims.verdict import Finding
 

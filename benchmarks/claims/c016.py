@@ -11,8 +11,8 @@ from typing import Any
 import torch
 
 import beeline as bl
-from beeline.data.laws import GaussianMixture
-from beeline.learn.distance import Perceptual
+from beeline.data.distributions.mixtures import GaussianMixture
+from beeline.objectives.losses.distances import Perceptual
 from benchmarks.claims.c142 import DROP, LABEL, guided
 from benchmarks.claims.toys import draw, finding, learn, network, noise, points, rmse
 from benchmarks.claims.verdict import Finding

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import beeline as bl
-from beeline.core.solver import EULER, Taylor
+from beeline.solvers.runge_kutta import EULER, Taylor
 from benchmarks.claims.ring import STILL, inverted, rmse, round_trip
 from benchmarks.claims.toys import finding
 from benchmarks.claims.verdict import Finding

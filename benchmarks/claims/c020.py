@@ -7,9 +7,9 @@ from __future__ import annotations
 from typing import Any
 
 import beeline as bl
-from beeline.core.noises import Fading, White
-from beeline.core.prediction import Boundary, Ends
-from beeline.core.stochastic import EulerMaruyama
+from beeline.fields.prediction import Boundary, Ends
+from beeline.solvers.diffusions import Fading, White
+from beeline.solvers.sde import EulerMaruyama
 from benchmarks.claims.toys import RING, draw, even, finding, learn, network, noise, points, velocity_error, w2
 from benchmarks.claims.verdict import Finding
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import beeline as bl
-from beeline.core.solver import EULER, MIDPOINT, MidpointReuse, Taylor
+from beeline.solvers.runge_kutta import EULER, MIDPOINT, MidpointReuse, Taylor
 from benchmarks.claims.ring import ONE_STEP, STILL, error, inverted, one_step, problem, rmse, round_trip
 from benchmarks.claims.toys import finding
 from benchmarks.claims.verdict import Finding

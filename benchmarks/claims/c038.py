@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import Any
 
 import beeline as bl
-from beeline.learn.segments import AnnealedPairs
+from beeline.distillation.pairs import AnnealedPairs
 from benchmarks.claims.toys import RING, draw, exact_end, finding, learn, network, noise, points, rmse
 from benchmarks.claims.verdict import Finding
 

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 
 import beeline as bl
-from beeline.data.laws import GaussianMixture
-from beeline.learn.targets import RandomVelocity
+from beeline.data.distributions.mixtures import GaussianMixture
+from beeline.objectives.hierarchical import RandomVelocity
 from benchmarks.claims.toys import draw, even, finding, learn, network, noise
 from benchmarks.claims.verdict import Finding
 

@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 import beeline as bl
-from beeline.data.imagefile import Digits
-from beeline.metrics import SlicedWasserstein
+from beeline.data.image_files import Digits
+from beeline.evaluation.metrics import SlicedWasserstein
 from benchmarks.claims.toys import draw, finding, learn
 from benchmarks.claims.verdict import Finding
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 import beeline as bl
-from beeline.core.solver import MIDPOINT
+from beeline.solvers.runge_kutta import MIDPOINT
 from benchmarks.claims.c142 import LABEL, trained
 from benchmarks.claims.c226 import faithful
 from benchmarks.claims.toys import draw, finding, learn, network, noise

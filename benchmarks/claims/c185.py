@@ -8,8 +8,8 @@ from __future__ import annotations
 import torch
 
 import beeline as bl
-from beeline.core.solver import EULER
-from beeline.learn.fit_steps import Evolved
+from beeline.distillation.fit_steps import Evolved
+from beeline.solvers.runge_kutta import EULER
 from benchmarks.claims.ring import error, problem
 from benchmarks.claims.toys import finding
 from benchmarks.claims.verdict import Finding

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 
 import beeline as bl
-from beeline.use.guidance import Extrapolate, Guide, Weak
+from beeline.sampling.guidance.guide import Extrapolate, Guide, Weak
 from benchmarks.claims.c142 import DROP, LABEL, guided, trained
 from benchmarks.claims.toys import CLASSES, draw, finding, learn, network, noise, w2
 from benchmarks.claims.verdict import Finding

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import beeline as bl
-from beeline.learn.optim import DAdaptSGD
+from beeline.training.optim.optimizers import DAdaptSGD
 from benchmarks.claims.toys import finding
 from benchmarks.claims.verdict import Finding
 

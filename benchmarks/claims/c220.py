@@ -11,9 +11,9 @@ import torch
 from torch import nn
 
 import beeline as bl
-from beeline.learn.ema import Power
-from beeline.learn.optim import AdamW, DoG
-from beeline.learn.rate import Constant
+from beeline.training.optim.ema import Power
+from beeline.training.optim.learning_rate import Constant
+from beeline.training.optim.optimizers import AdamW, DoG
 from benchmarks.claims.toys import RING, finding, learn, network, points, velocity_error
 from benchmarks.claims.verdict import Finding
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 import beeline as bl
-from beeline.core.simplex import Dirichlet, Posterior, Simplex
+from beeline.spaces.simplex import Dirichlet, Posterior, Simplex
 from benchmarks.claims.toys import draw, finding
 from benchmarks.claims.verdict import Finding
 

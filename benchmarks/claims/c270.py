@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import beeline as bl
-from beeline.core.multistep import AdamsBashforth
-from beeline.core.solver import EULER
-from beeline.learn.fit_steps import Improved
+from beeline.distillation.fit_steps import Improved
+from beeline.solvers.multistep import AdamsBashforth
+from beeline.solvers.runge_kutta import EULER
 from benchmarks.claims.ring import ONE_STEP, error, one_step, problem
 from benchmarks.claims.toys import finding
 from benchmarks.claims.verdict import Finding

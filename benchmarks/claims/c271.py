@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import beeline as bl
-from beeline.learn.prune import PrunedFeed, Pruning
+from beeline.training.feed.data_pruning import PrunedFeed, Pruning
 from benchmarks.claims.toys import RING, finding, learn, network, points, velocity_error
 from benchmarks.claims.verdict import Finding
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import beeline as bl
-from beeline.core.solver import EULER
-from beeline.learn.fit_steps import Aligned
+from beeline.distillation.fit_steps import Aligned
+from beeline.solvers.runge_kutta import EULER
 from benchmarks.claims.ring import ONE_STEP, error, one_step, problem
 from benchmarks.claims.toys import finding
 from benchmarks.claims.verdict import Finding

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import beeline as bl
-from beeline.core.multistep import DEIS
-from beeline.core.solver import EULER
+from beeline.solvers.multistep import DEIS
+from beeline.solvers.runge_kutta import EULER
 from benchmarks.claims.ring import ONE_STEP, error, one_step, problem
 from benchmarks.claims.toys import finding
 from benchmarks.claims.verdict import Finding

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 import beeline as bl
-from beeline.learn.rate import Cooldown, WarmupConstantCooldown, WarmupCosine
+from beeline.training.optim.learning_rate import Cooldown, WarmupConstantCooldown, WarmupCosine
 from benchmarks.claims.toys import RING, finding, learn, network, points, velocity_error
 from benchmarks.claims.verdict import Finding
 

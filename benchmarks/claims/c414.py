@@ -8,8 +8,8 @@ from typing import Any
 import torch
 
 import beeline as bl
-from beeline.core.picard import GaussSeidelJacobi, Picard, jacobi
-from beeline.core.solver import EULER
+from beeline.solvers.parallel_in_time import GaussSeidelJacobi, Picard, jacobi
+from beeline.solvers.runge_kutta import EULER
 from benchmarks.claims.ring import LAW, problem
 from benchmarks.claims.toys import finding
 from benchmarks.claims.verdict import Finding

@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 import beeline as bl
-from beeline.learn.deep import Deep
+from beeline.objectives.deep_supervision import Deep
 from benchmarks.claims.toys import RING, finding, learn, network, points, velocity_error
 from benchmarks.claims.verdict import Finding
 

@@ -6,9 +6,9 @@ from __future__ import annotations
 import torch
 
 import beeline as bl
-from beeline.core.solver import MIDPOINT
-from beeline.learn.fit_solver import Bespoke, Problem
-from beeline.use.guidance import Plain
+from beeline.distillation.fit_solver import Bespoke, Problem
+from beeline.sampling.guidance.guide import Plain
+from beeline.solvers.runge_kutta import MIDPOINT
 from benchmarks.claims.toys import draw, finding, learn, network, noise, rmse, w2
 from benchmarks.claims.verdict import Finding
 

@@ -9,7 +9,7 @@ import torch
 from scipy.optimize import linear_sum_assignment
 
 import beeline as bl
-from beeline.core.space import Even, Geodesic, GeodesicEuler, Rotations, Tangent
+from beeline.spaces.manifold import Even, Geodesic, GeodesicEuler, Rotations, Tangent
 from benchmarks.claims.toys import draw, finding, learn, network
 from benchmarks.claims.verdict import Finding
 

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import beeline as bl
-from beeline.data.laws import GaussianMixture
+from beeline.data.distributions.mixtures import GaussianMixture
 from benchmarks.claims.toys import draw, even, finding, learn, network, noise, w2
 from benchmarks.claims.verdict import Finding
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 import beeline as bl
-from beeline.nets.taps import taps
+from beeline.networks.hooks import taps
 from benchmarks.claims.toys import RING, draw, finding, learn, network, noise, points, rmse
 from benchmarks.claims.verdict import Finding
 

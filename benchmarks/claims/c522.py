@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import beeline as bl
-from beeline.core.simplex import Dirichlet, GumbelSimplex, GumbelSoftmax, Posterior, Simplex
+from beeline.spaces.simplex import Dirichlet, GumbelSimplex, GumbelSoftmax, Posterior, Simplex
 from benchmarks.claims.toys import draw, finding, learn, network
 from benchmarks.claims.verdict import Finding
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 import beeline as bl
-from beeline.core.interpolant import LatentSDE
+from beeline.solvers.latent_sde import LatentSDE
 from benchmarks.claims.toys import RING, draw, even, finding, learn, network, noise, points, w2
 from benchmarks.claims.verdict import Finding
 

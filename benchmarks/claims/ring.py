@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 from beeline import Flow, Rng, Sampler, integrate
-from beeline.core.solver import EULER, RK4
-from beeline.data.laws import GaussianMixture
-from beeline.learn.fit_solver import Problem
-from beeline.use.guidance import Plain
+from beeline.data.distributions.mixtures import GaussianMixture
+from beeline.distillation.fit_solver import Problem
+from beeline.sampling.guidance.guide import Plain
+from beeline.solvers.runge_kutta import EULER, RK4
 
 LAW = GaussianMixture.ring()
 FLOW = Flow(LAW.field())

@@ -14,10 +14,11 @@ from torch import Tensor
 from torch.quasirandom import SobolEngine
 
 import beeline as bl
-from beeline.data.laws import GaussianMixture
-from beeline.learn.rate import WarmupCosine
-from beeline.learn.trainer import Training, fit
-from beeline.nets.small import MLP
+from beeline.data.distributions.mixtures import GaussianMixture
+from beeline.networks.mlp import MLP
+from beeline.training.config import Training
+from beeline.training.fit import fit
+from beeline.training.optim.learning_rate import WarmupCosine
 from benchmarks.claims.verdict import Finding
 
 LINE = bl.paths.Linear()

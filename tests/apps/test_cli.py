@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from beeline import catalogue
-from beeline.apps.cli import run
+from beeline.cli.main import run
+from beeline.config import catalogue
 
 SMALL = [
     "--set",
@@ -64,7 +64,7 @@ def test_show_yaml_is_a_recipe(capsys: pytest.CaptureFixture[str], tmp_path: Pat
     text = capsys.readouterr().out
     (tmp_path / "digits.yaml").write_text(text)
     assert run(["show", "digits", "--json"]) == 0
-    from beeline.apps import doors
+    from beeline.cli import commands as doors
     from beeline.recipes.images import digits
 
     assert doors.recipe(str(tmp_path / "digits.yaml")) == digits()
@@ -198,7 +198,7 @@ def test_a_fault_of_ours_is_one_line_that_names_a_file(
     moons: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An error that nobody foresaw: exit code 1, one line, and the trace in a file."""
-    from beeline.apps import doors
+    from beeline.cli import commands as doors
 
     def broken(*given: object) -> None:
         raise KeyError("a fault\nof ours")
@@ -245,8 +245,8 @@ def test_names_with_brackets_and_spaces(
     moons: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Markup of the terminal in a name is a name, and a printed command can be typed again."""
-    from beeline.apps import doors
-    from beeline.learn.belts import Interrupted
+    from beeline.cli import commands as doors
+    from beeline.training.checks import Interrupted
 
     place = tmp_path / "my [/b] runs"
     shutil.copytree(moons, place)
@@ -281,7 +281,7 @@ def test_what_is_unlike_is_not_measured(moons: Path, capsys: pytest.CaptureFixtu
 
 
 def test_a_yaml_key_null(tmp_path: Path) -> None:
-    from beeline.files import read_plain
+    from beeline.core.files import read_plain
 
     (tmp_path / "a.yaml").write_text("drop: {is: drops.Drop, null: 10}\nnull: 3\n")
     assert read_plain(tmp_path / "a.yaml") == {"drop": {"is": "drops.Drop", "null": 10}, "null": 3}

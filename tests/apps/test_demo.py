@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import beeline as bl
-from beeline.apps.cli import run
+from beeline.cli.main import run
 
 
 @pytest.fixture(scope="module")

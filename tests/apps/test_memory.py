@@ -9,7 +9,7 @@ import pytest
 PROGRAM = """
 import torch
 from pathlib import Path
-from beeline.apps.memory import keep_memory
+from beeline.cli.memory import keep_memory
 kept = keep_memory() if {keep} else False
 pages = lambda: int(Path("/proc/self/statm").read_text().split()[1])
 torch.ones(1000)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from beeline.apps import doors
-from beeline.core.field import Flow
-from beeline.core.solver import HEUN
-from beeline.learn.heads import drawn_by
-from beeline.use.temperature import Temperature
+from beeline.cli import commands as doors
+from beeline.fields.flow import Flow
+from beeline.objectives.heads import drawn_by
+from beeline.sampling.guidance.temperature import Temperature
+from beeline.solvers.runge_kutta import HEUN
 
 TINY = ["training.steps=2", "training.lot=16", "network.width=16", "sampler.steps=2"]
 

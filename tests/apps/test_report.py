@@ -6,14 +6,14 @@ from html.parser import HTMLParser
 import pytest
 import torch
 
-from beeline.apps import plots, report
+from beeline.cli import plots, report
 from beeline.core.rng import Rng
-from beeline.core.solver import EULER
 from beeline.core.types import BeelineError
-from beeline.data.laws import GaussianMixture
-from beeline.evaluate import Extras, evaluate
-from beeline.metrics import Energy, Frechet
-from beeline.use.sampler import Sampler
+from beeline.data.distributions.mixtures import GaussianMixture
+from beeline.evaluation.evaluate import Extras, evaluate
+from beeline.evaluation.metrics import Energy, Frechet
+from beeline.sampling.sampler import Sampler
+from beeline.solvers.runge_kutta import EULER
 
 RING = GaussianMixture.ring(4)
 VOID = {"meta", "img", "br", "link", "input", "path", "use"}

@@ -12,15 +12,16 @@ import pytest
 import torch
 
 import beeline as bl
-from beeline.apps import cli, measuring, plots
-from beeline.apps.console import console
-from beeline.core.field import Flow
+from beeline.cli import main as cli
+from beeline.cli import measuring, plots
+from beeline.cli.console import console
 from beeline.core.rng import Rng
-from beeline.core.solver import EULER, HEUN
-from beeline.core.space import Even, Geodesic, Sphere, Torus
-from beeline.scores import Cost, Report
-from beeline.trajectory import straightness, transport_cost
-from beeline.use.sampler import Sampler
+from beeline.evaluation.scores import Cost, Report
+from beeline.evaluation.trajectory import straightness, transport_cost
+from beeline.fields.flow import Flow
+from beeline.sampling.sampler import Sampler
+from beeline.solvers.runge_kutta import EULER, HEUN
+from beeline.spaces.manifold import Even, Geodesic, Sphere, Torus
 
 TINY = ["training.steps=3", "training.lot=16", "network.width=16", "data.n=300", "data.kept=120"]
 
@@ -72,7 +73,7 @@ def test_without_a_report(tmp_path: Path) -> None:
 def test_a_preview_that_fails_is_named_on_the_page(
     runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from beeline.apps import reporting
+    from beeline.cli import reporting
 
     def broken(*given: object, **more: object) -> bytes:
         raise RuntimeError("no picture <today>")
@@ -134,8 +135,8 @@ def test_names_with_dollars_and_brackets_are_text() -> None:
 def test_tables_with_dollars_in_columns_and_levels() -> None:
     import pandas as pd
 
-    from beeline.data.table import Table
-    from beeline.tablereport import correlations, histograms, picture
+    from beeline.data.tables.table import Table
+    from beeline.estimators.tabular_report import correlations, histograms, picture
 
     frame = pd.DataFrame({"$p_{$": [1.5, 2.5, 3.5, 4.5] * 10, "q": ["$x_{$", "b_c$d$", "e", "f"] * 10})
     schema = Table().fit(frame).columns

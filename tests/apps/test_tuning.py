@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from beeline.apps import tuning
-from beeline.apps.cli import run
-from beeline.bundle import load
-from beeline.core.fitted import Fitted
+from beeline.cli import tuning
+from beeline.cli.main import run
 from beeline.core.rng import Rng
-from beeline.learn import fit_solver as fitting
+from beeline.distillation import fit_solver as fitting
+from beeline.runs.bundle import load
+from beeline.solvers.fitted import Fitted
 
 SMALL = ["--set", "training.steps=4", "--set", "training.lot=16", "--set", "network.width=16", "--set", "data.n=200"]
 

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from beeline.core.adaptive import BOGACKI_SHAMPINE, DORMAND_PRINCE, TSITOURAS, Adaptive, Embedded
-from beeline.core.integrate import IntegrationError, integrate
-from beeline.core.solver import RK4
+from beeline.solvers.adaptive import BOGACKI_SHAMPINE, DORMAND_PRINCE, TSITOURAS, Adaptive, Embedded
+from beeline.solvers.integrate import IntegrationError, integrate
+from beeline.solvers.runge_kutta import RK4
 
 X = torch.tensor([[0.5], [1.0], [2.0]], dtype=torch.float64)
 WHOLE = torch.tensor([0.0, 1.0], dtype=torch.float64)

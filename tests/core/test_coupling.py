@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from beeline.core.coupling import Independent, Matched, MinibatchOT, Paired, assign, matching
 from beeline.core.rng import Rng
-from beeline.core.source import Empirical, Gaussian, Uniform
-from beeline.core.transport import ConditionalOT
 from beeline.core.types import Batch, BeelineError
+from beeline.couplings.basic import Independent, Matched, MinibatchOT, Paired, assign, matching
+from beeline.couplings.sources import Empirical, Gaussian, Uniform
+from beeline.couplings.transport import ConditionalOT
 
 X1 = Rng(0).normal(torch.empty(64, 2)) + 3
 LABEL = Rng(1).integers(3, 64)

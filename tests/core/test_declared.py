@@ -10,28 +10,28 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from beeline.core.convert import Converted
-from beeline.core.coupling import Independent
 from beeline.core.declared import Declaring, Traits, as_map, in_place_of, is_map, stacks_of, traits_of
-from beeline.core.field import Flow, MapNetwork, Network, bind
-from beeline.core.integrate import integrate
-from beeline.core.likelihood import log_prob
-from beeline.core.path import Cosine, Linear, VariancePreserving
-from beeline.core.prediction import Ends
 from beeline.core.rng import Rng
-from beeline.core.solver import EULER, Jump
-from beeline.core.space import Sphere, Tangent
 from beeline.core.types import Batch
-from beeline.data.laws import Gaussian
-from beeline.learn.compute import recomputed
-from beeline.learn.objective import FlowMatching
-from beeline.learn.rows import RowMatching, groups_of
-from beeline.learn.shapes import Helped, Potential
-from beeline.nets.small import MLP
-from beeline.nets.tabular import TabularMLP
-from beeline.nets.taps import blocks, taps
-from beeline.use.guidance import CFG
-from beeline.use.sampler import Sampler
+from beeline.couplings.basic import Independent
+from beeline.data.distributions.mixtures import Gaussian
+from beeline.density.likelihood import log_prob
+from beeline.fields.conversion import Converted
+from beeline.fields.flow import Flow, MapNetwork, Network, bind
+from beeline.fields.prediction import Ends
+from beeline.networks.hooks import blocks, taps
+from beeline.networks.mlp import MLP
+from beeline.networks.tabular import TabularMLP
+from beeline.objectives.matching import FlowMatching
+from beeline.objectives.second_order import Helped, Potential
+from beeline.objectives.tables import RowMatching, groups_of
+from beeline.paths.affine import Cosine, Linear, VariancePreserving
+from beeline.sampling.guidance.guide import CFG
+from beeline.sampling.sampler import Sampler
+from beeline.solvers.integrate import integrate
+from beeline.solvers.runge_kutta import EULER, Jump
+from beeline.spaces.manifold import Sphere, Tangent
+from beeline.training.compute import recomputed
 
 X = Rng(0).normal(torch.empty(6, 2))
 T = torch.full((6,), 0.25)
@@ -120,7 +120,7 @@ def test_what_holds_for_velocities_alone_refuses_a_map() -> None:
     with pytest.raises(ValueError, match="Potential was put around the flow map"):
         Potential(Doubling())
     with pytest.raises(ValueError, match="a flow map was given the prediction Data"):
-        from beeline.core.field import Data
+        from beeline.fields.flow import Data
 
         MapNetwork(MLP(2, width=8, depth=1, span=True), prediction=Data())
 

@@ -5,12 +5,12 @@ import math
 import pytest
 import torch
 
-from beeline.core.draws import Antithetic, Binned, Frames, NormalSNR, Pairs, Stratified, log_snr, snr_log_prob
-from beeline.core.path import Cosine, Linear, VariancePreserving
 from beeline.core.rng import Rng
-from beeline.core.times import Beta, Bifocal, CosMap, LogitNormal, Mode, Uniform, UShaped
 from beeline.core.types import BeelineError
-from beeline.learn.weight import ByDensity, MinSNR, Power, SigmoidSNR
+from beeline.objectives.losses.weights import ByDensity, MinSNR, Power, SigmoidSNR
+from beeline.paths.affine import Cosine, Linear, VariancePreserving
+from beeline.times.composed import Antithetic, Binned, Frames, NormalSNR, Pairs, Stratified, log_snr, snr_log_prob
+from beeline.times.samplers import Beta, Bifocal, CosMap, LogitNormal, Mode, Uniform, UShaped
 
 LIKE = torch.empty(0, dtype=torch.float64)
 ALL = [

@@ -4,12 +4,12 @@ import pytest
 import torch
 
 from beeline.core.declared import as_map
-from beeline.core.field import Data, Flow, Noise, Velocity, bind
-from beeline.core.path import Cosine, Linear, Polynomial
 from beeline.core.rng import Rng
-from beeline.core.source import Uniform
 from beeline.core.types import leaves, map_cond, nearest, over
-from beeline.data.laws import Gaussian, GaussianMixture
+from beeline.couplings.sources import Uniform
+from beeline.data.distributions.mixtures import Gaussian, GaussianMixture
+from beeline.fields.flow import Data, Flow, Noise, Velocity, bind
+from beeline.paths.affine import Cosine, Linear, Polynomial
 
 X, V = (Rng(k).normal(torch.empty(4, 3, dtype=torch.float64)) for k in (0, 1))
 T = torch.tensor([0.1, 0.4, 0.6, 0.9], dtype=torch.float64)

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from beeline.core.integrate import IntegrationError, integrate
-from beeline.core.multistep import AdamsBashforth
-from beeline.core.solver import EULER, HEUN
+from beeline.solvers.integrate import IntegrationError, integrate
+from beeline.solvers.multistep import AdamsBashforth
+from beeline.solvers.runge_kutta import EULER, HEUN
 
 X = torch.zeros(3, 2)
 

@@ -6,26 +6,26 @@ import pytest
 import torch
 from scipy import stats
 
-from beeline.core.convert import converted, matched
-from beeline.core.field import Flow
-from beeline.core.integrate import integrate
-from beeline.core.interpolant import (
+from beeline.core.rng import Rng
+from beeline.core.types import BeelineError
+from beeline.couplings.heavy_tailed import StudentT
+from beeline.data.distributions.mixtures import GaussianMixture
+from beeline.fields.conversion import converted, matched
+from beeline.fields.flow import Flow
+from beeline.paths.affine import Cosine, Linear, Polynomial, VariancePreserving
+from beeline.paths.interpolant import (
     Bridge,
     Brownian,
     ConstantAcceleration,
     EncodeDecode,
     Interpolant,
-    LatentSDE,
     Parabola,
     SineSquared,
     VarianceExploding,
 )
-from beeline.core.kernels import StudentT
-from beeline.core.path import Cosine, Linear, Polynomial, VariancePreserving
-from beeline.core.rng import Rng
-from beeline.core.solver import RK4
-from beeline.core.types import BeelineError
-from beeline.data.laws import GaussianMixture
+from beeline.solvers.integrate import integrate
+from beeline.solvers.latent_sde import LatentSDE
+from beeline.solvers.runge_kutta import RK4
 
 LAW = GaussianMixture([[-2.0, 0.5], [1.0, -1.0]], [0.4, 0.7], [0.3, 0.7])
 

@@ -5,24 +5,16 @@ import math
 import pytest
 import torch
 
-from beeline.core.adaptive import Adaptive
-from beeline.core.adjoint import Adjoint, Checkpointed, Stored
-from beeline.core.field import Flow
-from beeline.core.integrate import integrate
-from beeline.core.likelihood import (
-    Exact,
-    Hutchinson,
-    HutchPlusPlus,
-    bits,
-    bits_per_dimension,
-    dequantise,
-    log_prob,
-)
-from beeline.core.path import Cosine
 from beeline.core.rng import Rng
-from beeline.core.solver import HEUN, RK4
-from beeline.core.source import Empirical
-from beeline.data.laws import Gaussian, GaussianMixture
+from beeline.couplings.sources import Empirical
+from beeline.data.distributions.mixtures import Gaussian, GaussianMixture
+from beeline.density.adjoint import Adjoint, Checkpointed, Stored
+from beeline.density.likelihood import Exact, Hutchinson, HutchPlusPlus, bits, bits_per_dimension, dequantise, log_prob
+from beeline.fields.flow import Flow
+from beeline.paths.affine import Cosine
+from beeline.solvers.adaptive import Adaptive
+from beeline.solvers.integrate import integrate
+from beeline.solvers.runge_kutta import HEUN, RK4
 
 MATRIX = torch.tensor([[1.0, 2.0, 0.0], [-1.0, 0.5, 3.0], [0.3, 0.0, -2.0]], dtype=torch.float64)
 

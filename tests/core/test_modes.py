@@ -8,14 +8,15 @@ import torch
 from torch import nn
 
 import beeline as bl
-from beeline.apps.cli import run
+from beeline.cli.main import run
 from beeline.core.modes import device_of, eval_mode, moved, place_for, resolve_device, tensors_of
 from beeline.core.types import BeelineError
-from beeline.learn.ema import EMA
-from beeline.learn.heldout import HeldOut
-from beeline.learn.objective import FlowMatching
-from beeline.learn.trainer import Training, fit
-from beeline.use.guidance import Extrapolate, Guide, Weak
+from beeline.evaluation.heldout import HeldOut
+from beeline.objectives.matching import FlowMatching
+from beeline.sampling.guidance.guide import Extrapolate, Guide, Weak
+from beeline.training.config import Training
+from beeline.training.fit import fit
+from beeline.training.optim.ema import EMA
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from beeline.core.path import Affine, AffinePath, Cosine, Linear, Polynomial, VariancePreserving
 from beeline.core.rng import Rng
+from beeline.paths.affine import Affine, AffinePath, Cosine, Linear, Polynomial, VariancePreserving
 
 PATHS = [Linear(), Cosine(), VariancePreserving(), Polynomial(3.0), Affine(lambda t: t**2, lambda t: 1 - t)]
 X0, X1 = (Rng(k).normal(torch.empty(5, 2, 3, dtype=torch.float64)) for k in (0, 1))

@@ -6,25 +6,25 @@ import numpy as np
 import pytest
 import torch
 
-from beeline.core.adaptive import Adaptive
-from beeline.core.draws import Antithetic, Stratified
-from beeline.core.field import Flow, Network, Noise
-from beeline.core.integrate import integrate
-from beeline.core.likelihood import Hutchinson, HutchPlusPlus, log_prob
-from beeline.core.noises import White
-from beeline.core.path import Linear, VariancePreserving
-from beeline.core.prediction import Score
-from beeline.core.reversible import Reversible
 from beeline.core.rng import Rng
-from beeline.core.simplex import Dirichlet, GumbelSoftmax, Posterior
-from beeline.core.solver import EULER, HEUN, RK4
-from beeline.core.source import Gaussian
-from beeline.core.space import Even, Geodesic, GeodesicEuler, Projected, Rotations, Sphere, Torus
-from beeline.core.stochastic import EulerMaruyama
 from beeline.core.types import Batch, IntegrationError
-from beeline.learn.distill import OneStep, Reflow
-from beeline.use.guidance import CFG, Extrapolate, Guide, Weak
-from beeline.use.sampler import Sampler
+from beeline.couplings.sources import Gaussian
+from beeline.density.likelihood import Hutchinson, HutchPlusPlus, log_prob
+from beeline.distillation.students import OneStep, Reflow
+from beeline.fields.flow import Flow, Network, Noise
+from beeline.fields.prediction import Score
+from beeline.paths.affine import Linear, VariancePreserving
+from beeline.sampling.guidance.guide import CFG, Extrapolate, Guide, Weak
+from beeline.sampling.sampler import Sampler
+from beeline.solvers.adaptive import Adaptive
+from beeline.solvers.diffusions import White
+from beeline.solvers.integrate import integrate
+from beeline.solvers.reversible import Reversible
+from beeline.solvers.runge_kutta import EULER, HEUN, RK4
+from beeline.solvers.sde import EulerMaruyama
+from beeline.spaces.manifold import Even, Geodesic, GeodesicEuler, Projected, Rotations, Sphere, Torus
+from beeline.spaces.simplex import Dirichlet, GumbelSoftmax, Posterior
+from beeline.times.composed import Antithetic, Stratified
 
 RATE = 0.8
 

@@ -3,7 +3,10 @@
 import pytest
 import torch
 
-from beeline.core.schedule import (
+from beeline.core.protocols.flows import Schedule
+from beeline.times.samplers import At, LogitNormal, UShaped
+from beeline.times.samplers import Uniform as UniformTimes
+from beeline.times.schedules import (
     Cosine,
     Explicit,
     FluxShifted,
@@ -11,13 +14,10 @@ from beeline.core.schedule import (
     Power,
     Quantiles,
     ResolutionShifted,
-    Schedule,
     Shifted,
     Uniform,
     Windows,
 )
-from beeline.core.times import At, LogitNormal, UShaped
-from beeline.core.times import Uniform as UniformTimes
 
 SCHEDULES = [
     Uniform(),

@@ -7,15 +7,15 @@ import torch
 from scipy import stats
 from torch.nn.functional import one_hot
 
-from beeline.core.discrete import MaskTokens, TokenJumps, TokenMixture, UniformTokens
-from beeline.core.field import bind
-from beeline.core.integrate import integrate
-from beeline.core.noises import White
-from beeline.core.pyramid import Pyramid, up
 from beeline.core.rng import Rng
-from beeline.core.simplex import Dirichlet, GumbelSimplex, GumbelSoftmax, Posterior, Simplex
-from beeline.core.solver import EULER
 from beeline.core.types import BeelineError
+from beeline.fields.flow import bind
+from beeline.solvers.diffusions import White
+from beeline.solvers.integrate import integrate
+from beeline.solvers.runge_kutta import EULER
+from beeline.spaces.pyramid import Pyramid, up
+from beeline.spaces.simplex import Dirichlet, GumbelSimplex, GumbelSoftmax, Posterior, Simplex
+from beeline.spaces.tokens import MaskTokens, TokenJumps, TokenMixture, UniformTokens
 
 
 def hot(k, n, of):

@@ -7,17 +7,28 @@ import torch
 from torch import Tensor
 
 from beeline.core.declared import as_map
-from beeline.core.integrate import integrate
-from beeline.core.multistep import DEIS, AdamsBashforth, DPMSolver, Exponential, KeepNoise, UniPC
-from beeline.core.noises import Fading, White
-from beeline.core.path import Cosine, Linear, VariancePreserving
-from beeline.core.picard import GaussSeidelJacobi, Picard
-from beeline.core.reversible import FixedPoint, Reversible, Symmetric
 from beeline.core.rng import Rng
-from beeline.core.semilinear import LogSNR, Ratio, Time
-from beeline.core.solver import EULER, HEUN, MIDPOINT, RALSTON, RK3, RK4, Jump, MidpointReuse, RungeKutta, Taylor
-from beeline.core.stochastic import EulerMaruyama, Overshoot, Refresh
-from beeline.data.laws import GaussianMixture
+from beeline.data.distributions.mixtures import GaussianMixture
+from beeline.paths.affine import Cosine, Linear, VariancePreserving
+from beeline.solvers.diffusions import Fading, White
+from beeline.solvers.exponential import LogSNR, Ratio, Time
+from beeline.solvers.integrate import integrate
+from beeline.solvers.multistep import DEIS, AdamsBashforth, DPMSolver, Exponential, KeepNoise, UniPC
+from beeline.solvers.parallel_in_time import GaussSeidelJacobi, Picard
+from beeline.solvers.reversible import FixedPoint, Reversible, Symmetric
+from beeline.solvers.runge_kutta import (
+    EULER,
+    HEUN,
+    MIDPOINT,
+    RALSTON,
+    RK3,
+    RK4,
+    Jump,
+    MidpointReuse,
+    RungeKutta,
+    Taylor,
+)
+from beeline.solvers.sde import EulerMaruyama, Overshoot, Refresh
 
 X0 = torch.tensor([[0.5], [1.0], [2.0]], dtype=torch.float64)
 

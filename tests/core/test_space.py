@@ -6,11 +6,11 @@ import pytest
 import torch
 from scipy.spatial.transform import Rotation, Slerp
 
-from beeline.core.integrate import integrate
 from beeline.core.rng import Rng
-from beeline.core.solver import HEUN, RK4
-from beeline.core.space import Even, Geodesic, GeodesicEuler, Projected, Rotations, Sphere, Tangent, Torus
 from beeline.core.types import BeelineError
+from beeline.solvers.integrate import integrate
+from beeline.solvers.runge_kutta import HEUN, RK4
+from beeline.spaces.manifold import Even, Geodesic, GeodesicEuler, Projected, Rotations, Sphere, Tangent, Torus
 
 SPACES = [(Sphere(), 3), (Sphere(), 5), (Rotations(), 4), (Torus(), 2)]
 

@@ -5,15 +5,15 @@ import math
 import pytest
 import torch
 
-from beeline.core.convert import converted
-from beeline.core.field import Flow
-from beeline.core.integrate import integrate
-from beeline.core.noises import Brownian, Fading, Hump, Rectified, White
-from beeline.core.path import Cosine, Linear
 from beeline.core.rng import Rng
-from beeline.core.solver import HEUN
-from beeline.core.stochastic import EulerMaruyama, Langevin, Overshoot, Refresh, renoise
-from beeline.data.laws import Gaussian, GaussianMixture
+from beeline.data.distributions.mixtures import Gaussian, GaussianMixture
+from beeline.fields.conversion import converted
+from beeline.fields.flow import Flow
+from beeline.paths.affine import Cosine, Linear
+from beeline.solvers.diffusions import Brownian, Fading, Hump, Rectified, White
+from beeline.solvers.integrate import integrate
+from beeline.solvers.runge_kutta import HEUN
+from beeline.solvers.sde import EulerMaruyama, Langevin, Overshoot, Refresh, renoise
 
 TWO = GaussianMixture(((-2.0,), (1.5,)), (0.3, 0.5), (0.3, 0.7))
 N = 20_000

@@ -5,8 +5,9 @@ import math
 import pytest
 import torch
 
+from beeline.core.protocols.flows import TimeSampler
 from beeline.core.rng import Rng
-from beeline.core.times import At, Beta, Bifocal, CosMap, LogitNormal, Mode, TimeSampler, Uniform, UShaped
+from beeline.times.samplers import At, Beta, Bifocal, CosMap, LogitNormal, Mode, Uniform, UShaped
 
 LAWS = [
     Uniform(),

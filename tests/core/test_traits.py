@@ -3,26 +3,28 @@
 import pytest
 import torch
 
-from beeline.core.adaptive import Adaptive
-from beeline.core.discrete import TokenJumps, TokenMixture, UniformTokens
-from beeline.core.field import Flow
-from beeline.core.fitted import Fitted
-from beeline.core.integrate import integrate
-from beeline.core.interpolant import Interpolant, LatentSDE
-from beeline.core.multistep import AdamsBashforth, DPMSolver
-from beeline.core.noises import Brownian, Fading, White
-from beeline.core.path import Cosine, Linear
-from beeline.core.picard import GaussSeidelJacobi, Picard
-from beeline.core.process import process_of
-from beeline.core.reversible import FixedPoint, Reversible
 from beeline.core.rng import Rng
-from beeline.core.solver import EULER, HEUN, Foreign, MidpointReuse, complete
-from beeline.core.space import Even, Geodesic, Projected, Sphere, Torus
-from beeline.core.stochastic import EulerMaruyama, Langevin, Overshoot, Refresh
-from beeline.data.laws import GaussianMixture
-from beeline.learn.pairs import reflow_pairs
-from beeline.trajectory import draw
-from beeline.use.sampler import Sampler
+from beeline.data.distributions.mixtures import GaussianMixture
+from beeline.distillation.pairs import reflow_pairs
+from beeline.evaluation.trajectory import draw
+from beeline.fields.flow import Flow
+from beeline.paths.affine import Cosine, Linear
+from beeline.paths.interpolant import Interpolant
+from beeline.sampling.sampler import Sampler
+from beeline.solvers.adaptive import Adaptive
+from beeline.solvers.diffusions import Brownian, Fading, White
+from beeline.solvers.fitted import Fitted
+from beeline.solvers.integrate import integrate
+from beeline.solvers.latent_sde import LatentSDE
+from beeline.solvers.multistep import AdamsBashforth, DPMSolver
+from beeline.solvers.parallel_in_time import GaussSeidelJacobi, Picard
+from beeline.solvers.process import process_of
+from beeline.solvers.reversible import FixedPoint, Reversible
+from beeline.solvers.runge_kutta import EULER, HEUN, MidpointReuse
+from beeline.solvers.sde import EulerMaruyama, Langevin, Overshoot, Refresh
+from beeline.solvers.wrappers import Foreign, complete
+from beeline.spaces.manifold import Even, Geodesic, Projected, Sphere, Torus
+from beeline.spaces.tokens import TokenJumps, TokenMixture, UniformTokens
 
 LAW = GaussianMixture(((2.0, 0.0), (-2.0, 1.0)), 0.4)
 FLOW = Flow(LAW.field())

@@ -5,18 +5,11 @@ import itertools
 import pytest
 import torch
 
-from beeline.core.coupling import Independent, MinibatchOT, squared_cost
 from beeline.core.rng import Rng
-from beeline.core.transport import (
-    ConditionalOT,
-    Immiscible,
-    Sinkhorn,
-    StableMatching,
-    Unbalanced,
-    assigned,
-)
 from beeline.core.types import Batch, BeelineError
-from beeline.data.laws import GaussianMixture
+from beeline.couplings.basic import Independent, MinibatchOT, squared_cost
+from beeline.couplings.transport import ConditionalOT, Immiscible, Sinkhorn, StableMatching, Unbalanced, assigned
+from beeline.data.distributions.mixtures import GaussianMixture
 
 RING = GaussianMixture([[4.0, 0.0], [-4.0, 0.0], [0.0, 4.0], [0.0, -4.0]], 0.3)
 

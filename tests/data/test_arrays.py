@@ -10,7 +10,7 @@ import pytest
 
 import beeline as bl
 from beeline.data.arrays import read_arrays
-from beeline.data.pointfile import PointFile
+from beeline.data.point_files import PointFile
 from beeline.data.points import Points, PointSet
 
 

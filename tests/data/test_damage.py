@@ -10,8 +10,8 @@ import pytest
 
 from beeline.core.types import BeelineError
 from beeline.data.modality import existing
-from beeline.data.schema import Schema
-from beeline.data.tablefile import TableFile, TableStream, save, save_parts
+from beeline.data.tables.files import TableFile, TableStream, save, save_parts
+from beeline.data.tables.schema import Schema
 
 
 def rows(n: int = 60) -> pd.DataFrame:

@@ -10,14 +10,14 @@ import pytest
 import torch
 
 import beeline as bl
-from beeline import config
-from beeline.apps.measuring import sampler_for
+from beeline.cli.measuring import sampler_for
+from beeline.config import build as config
 from beeline.core.rng import Rng
-from beeline.core.solver import EULER, HEUN
-from beeline.core.space import Projected, Sphere, Tangent, Torus
 from beeline.data.directions import Directions
 from beeline.recipes.points import directions, points
-from beeline.run import train
+from beeline.runs.run import train
+from beeline.solvers.runge_kutta import EULER, HEUN
+from beeline.spaces.manifold import Projected, Sphere, Tangent, Torus
 
 
 def test_the_density_is_that_of_the_draws() -> None:

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from beeline.core.rng import Rng
-from beeline.data.table import Table
+from beeline.data.tables.table import Table
 
 
 def ledger(n: int = 400) -> pd.DataFrame:

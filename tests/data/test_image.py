@@ -8,8 +8,8 @@ import torch
 from PIL import Image as Picture
 
 import beeline as bl
-from beeline.data.image import Image, Images
-from beeline.data.imagefile import Digits, ImageFile
+from beeline.data.image_files import Digits, ImageFile
+from beeline.data.images import Image, Images
 
 NOISE = np.random.default_rng(0)
 

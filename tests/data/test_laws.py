@@ -9,7 +9,7 @@ from scipy import integrate as quadrature
 from scipy import stats
 
 import beeline as bl
-from beeline.data import laws
+from beeline.data.distributions import mixtures as laws
 
 LAWS = {
     "gaussian": laws.Gaussian((0.5, -1.0), std=(0.7, 1.4)),

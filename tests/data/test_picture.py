@@ -9,8 +9,8 @@ import pytest
 from PIL import Image as Picture
 
 import beeline as bl
-from beeline.data.image import Image, Images
-from beeline.data.imagefile import ImageFile
+from beeline.data.image_files import ImageFile
+from beeline.data.images import Image, Images
 from beeline.data.picture import pixels_of
 
 

@@ -8,8 +8,8 @@ import torch
 from PIL import Image as Picture
 
 import beeline as bl
-from beeline.data import laws
-from beeline.data.pointfile import LawData, PointFile
+from beeline.data.distributions import mixtures as laws
+from beeline.data.point_files import LawData, PointFile
 from beeline.data.points import Points, PointSet
 
 NOISE = np.random.default_rng(0)

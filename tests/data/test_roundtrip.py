@@ -11,14 +11,14 @@ import pyarrow.parquet as parquet
 import pytest
 import torch
 
-from beeline.apps.doors import condition
-from beeline.config import build, describe
+from beeline.cli.commands import condition
+from beeline.config.build import build, describe
 from beeline.core.types import BeelineError
-from beeline.data.infer import infer
-from beeline.data.schema import Category, Constant, Identifier, Moment, Number
-from beeline.data.table import Table
-from beeline.data.tablefile import TableFile, save_parts
-from beeline.rowinput import seed_of, tell_lost
+from beeline.data.tables.files import TableFile, save_parts
+from beeline.data.tables.infer import infer
+from beeline.data.tables.schema import Category, Constant, Identifier, Moment, Number
+from beeline.data.tables.table import Table
+from beeline.estimators.row_input import seed_of, tell_lost
 
 N = 120
 I = np.arange(N)  # noqa: E741 - the usual index

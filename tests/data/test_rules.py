@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from beeline.data.rules import holds
+from beeline.data.tables.rules import holds
 
 FRAME = pd.DataFrame(
     {

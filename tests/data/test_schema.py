@@ -5,9 +5,9 @@ import pandas as pd
 import pytest
 
 from beeline.core.types import BeelineError
-from beeline.data.infer import infer
-from beeline.data.schema import Boolean, Category, Constant, Identifier, Moment, Number, Schema
-from beeline.data.tableread import read
+from beeline.data.tables.infer import infer
+from beeline.data.tables.reading import read
+from beeline.data.tables.schema import Boolean, Category, Constant, Identifier, Moment, Number, Schema
 
 
 def mixed(n: int = 60) -> pd.DataFrame:

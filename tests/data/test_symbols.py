@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from beeline import config
+from beeline.config import build as config
 from beeline.core.rng import Rng
-from beeline.data.symbolfile import MarkovChain, SymbolFile
-from beeline.data.symbols import Grams, Symbols
+from beeline.data.sequence_files import MarkovChain, SymbolFile
+from beeline.data.sequences import Grams, Symbols
 
 
 def test_texts_come_back() -> None:

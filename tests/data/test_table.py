@@ -8,12 +8,12 @@ import pytest
 import torch
 from scipy import stats
 
-from beeline.config import build, describe
+from beeline.config.build import build, describe
 from beeline.core.rng import Rng
 from beeline.core.types import BeelineError
-from beeline.data.codes import Code, Quantile, Standard
-from beeline.data.schema import Constant, Identifier
-from beeline.data.table import Table
+from beeline.data.tables.codec.codes import Code, Quantile, Standard
+from beeline.data.tables.schema import Constant, Identifier
+from beeline.data.tables.table import Table
 from tests.data.test_schema import mixed
 
 

@@ -6,10 +6,10 @@ import pyarrow.parquet as parquet
 import pytest
 import torch
 
-from beeline.config import build, describe
+from beeline.config.build import build, describe
 from beeline.core.rng import Rng
 from beeline.core.types import BeelineError
-from beeline.data.tablefile import TableFile, TableStream, save, save_parts
+from beeline.data.tables.files import TableFile, TableStream, save, save_parts
 from tests.data.test_schema import mixed
 
 

@@ -8,9 +8,9 @@ import pytest
 
 from beeline.core.rng import Rng
 from beeline.core.types import BeelineError
-from beeline.data.schema import Schema
-from beeline.data.table import Table
-from beeline.data.tablemetrics import (
+from beeline.data.tables.metrics.pairs import closest
+from beeline.data.tables.metrics.privacy import ClosestRecord, Duplicates
+from beeline.data.tables.metrics.scores import (
     Downstream,
     MissingError,
     OnTable,
@@ -22,8 +22,8 @@ from beeline.data.tablemetrics import (
     Violations,
     usual,
 )
-from beeline.data.tablepairs import closest
-from beeline.data.tableprivacy import ClosestRecord, Duplicates
+from beeline.data.tables.schema import Schema
+from beeline.data.tables.table import Table
 
 
 def people(n: int, seed: int, shift: float = 0.0, pets: tuple[float, ...] = (0.5, 0.3, 0.2)) -> pd.DataFrame:

@@ -10,21 +10,21 @@ import pytest
 import torch
 from rich.console import Console
 
-from beeline.core.field import Flow, Network
 from beeline.core.rng import Rng
-from beeline.core.solver import EULER
-from beeline.core.source import Uniform
 from beeline.core.types import Batch, BeelineError
-from beeline.data.image import Image, Images
-from beeline.data.laws import Gaussian, GaussianMixture
-from beeline.evaluate import Extras, conditions, evaluate, usual
-from beeline.features import SmallClassifier
-from beeline.learn.heldout import HeldOut
-from beeline.learn.objective import FlowMatching
-from beeline.metrics import Energy, Frechet, Kernel, LabelAgreement, SlicedWasserstein
-from beeline.scores import Report, average, compare, measure
-from beeline.trajectory import Likelihood
-from beeline.use.sampler import Sampler
+from beeline.couplings.sources import Uniform
+from beeline.data.distributions.mixtures import Gaussian, GaussianMixture
+from beeline.data.images import Image, Images
+from beeline.evaluation.evaluate import Extras, conditions, evaluate, usual
+from beeline.evaluation.features import SmallClassifier
+from beeline.evaluation.heldout import HeldOut
+from beeline.evaluation.metrics import Energy, Frechet, Kernel, LabelAgreement, SlicedWasserstein
+from beeline.evaluation.scores import Report, average, compare, measure
+from beeline.evaluation.trajectory import Likelihood
+from beeline.fields.flow import Flow, Network
+from beeline.objectives.matching import FlowMatching
+from beeline.sampling.sampler import Sampler
+from beeline.solvers.runge_kutta import EULER
 
 RING = GaussianMixture.ring(4, labelled=True)
 NARROW = GaussianMixture.ring(4, radius=2.0, labelled=True)

@@ -8,8 +8,8 @@ from torch import nn
 
 from beeline.core.rng import Rng
 from beeline.core.types import BeelineError
-from beeline.data.laws import GaussianMixture
-from beeline.features import Module, SmallClassifier, digest, labels_of
+from beeline.data.distributions.mixtures import GaussianMixture
+from beeline.evaluation.features import Module, SmallClassifier, digest, labels_of
 
 RING = GaussianMixture.ring(4, labelled=True)
 QUICK = SmallClassifier(width=8, size=6, steps=150, rate=1e-2)

@@ -9,8 +9,8 @@ from torch import nn
 
 from beeline.core.rng import Rng
 from beeline.core.types import BeelineError
-from beeline.features import Identity, Module
-from beeline.metrics import (
+from beeline.evaluation.features import Identity, Module
+from beeline.evaluation.metrics import (
     Energy,
     Frechet,
     Kernel,

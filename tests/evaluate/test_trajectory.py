@@ -8,16 +8,16 @@ from scipy.integrate import quad
 from torch import nn
 
 from beeline.core.declared import as_map
-from beeline.core.field import Flow, MapNetwork, Network
-from beeline.core.likelihood import bits_per_dimension
 from beeline.core.rng import Rng
-from beeline.core.schedule import Shifted
-from beeline.core.solver import EULER, HEUN, RK4, Jump
 from beeline.core.types import BeelineError
-from beeline.data.laws import Gaussian, GaussianMixture
-from beeline.trajectory import Likelihood, counted, draw, straightness, transport_cost
-from beeline.use.guidance import CFG, Extrapolate, Guide, Weak
-from beeline.use.sampler import Sampler
+from beeline.data.distributions.mixtures import Gaussian, GaussianMixture
+from beeline.density.likelihood import bits_per_dimension
+from beeline.evaluation.trajectory import Likelihood, counted, draw, straightness, transport_cost
+from beeline.fields.flow import Flow, MapNetwork, Network
+from beeline.sampling.guidance.guide import CFG, Extrapolate, Guide, Weak
+from beeline.sampling.sampler import Sampler
+from beeline.solvers.runge_kutta import EULER, HEUN, RK4, Jump
+from beeline.times.schedules import Shifted
 
 DOUBLE = torch.empty(64, 3, dtype=torch.float64)
 

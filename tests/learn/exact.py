@@ -10,7 +10,7 @@ from torch import Tensor
 
 from beeline.core.rng import Rng
 from beeline.core.types import Batch, Cond
-from beeline.data.laws import GaussianMixture
+from beeline.data.distributions.mixtures import GaussianMixture
 
 LAW = GaussianMixture([[-1.5, 0.5], [1.0, -1.0], [0.5, 1.5]], [0.4, 0.6, 0.5], [0.3, 0.4, 0.3], labels=[0, 1, 1])
 PLAIN = GaussianMixture([[-1.5, 0.5], [1.0, -1.0]], [0.4, 0.6], [0.3, 0.7])

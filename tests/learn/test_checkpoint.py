@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from beeline.core.types import BeelineError
-from beeline.learn import checkpoint, compare
-from beeline.learn.checkpoint import Checkpoint
+from beeline.training import checkpoint, compare
+from beeline.training.checkpoint import Checkpoint
 
 
 def save(root, step, value=0.0, keep=3, **state):
@@ -80,8 +80,8 @@ def test_places_without_checkpoints_are_refused(tmp_path):
 
 
 def test_settings_and_their_difference():
-    from beeline.learn.objective import FlowMatching, Huber
-    from beeline.learn.trainer import Training
+    from beeline.objectives.matching import FlowMatching, Huber
+    from beeline.training.config import Training
 
     old, new = compare.settings(Training(steps=5)), compare.settings(Training(steps=6, clip=None))
     assert compare.difference(old, new) == ["clip: 1.0 -> null", "steps: 5 -> 6"]

@@ -5,19 +5,20 @@ import torch
 from torch import nn
 
 from beeline.core.declared import Holding
-from beeline.core.field import Network
 from beeline.core.rng import Rng
 from beeline.core.types import Batch, BeelineError
-from beeline.learn.compute import Compute, full
-from beeline.learn.ema import EMA, Power
-from beeline.learn.memory import Peak, Tracker, size
-from beeline.learn.objective import FlowMatching
-from beeline.learn.optim import AdamW, DoG
-from beeline.learn.plan import plan
-from beeline.learn.rate import Constant
-from beeline.learn.trainer import Training, fit
-from beeline.nets.dit import DiT
-from beeline.nets.small import UNet
+from beeline.fields.flow import Network
+from beeline.networks.dit import DiT
+from beeline.networks.unet import UNet
+from beeline.objectives.matching import FlowMatching
+from beeline.training.compute import Compute, full
+from beeline.training.config import Training
+from beeline.training.fit import fit
+from beeline.training.memory import Peak, Tracker, size
+from beeline.training.optim.ema import EMA, Power
+from beeline.training.optim.learning_rate import Constant
+from beeline.training.optim.optimizers import AdamW, DoG
+from beeline.training.plan import plan
 
 IMAGES = Rng(0).normal(torch.empty(32, 1, 8, 8))
 LABELS = {"label": torch.arange(32) % 10}

@@ -4,14 +4,14 @@ import pytest
 import torch
 from torch import nn
 
-from beeline.core.field import Network
-from beeline.core.path import Cosine
 from beeline.core.rng import Rng
 from beeline.core.types import Batch, BeelineError
-from beeline.learn.deep import Deep, DeepSupervision, EarlyExit
-from beeline.learn.objective import FlowMatching, squared
-from beeline.nets.dit import DiT
-from beeline.nets.small import MLP
+from beeline.fields.flow import Network
+from beeline.networks.dit import DiT
+from beeline.networks.mlp import MLP
+from beeline.objectives.deep_supervision import Deep, DeepSupervision, EarlyExit
+from beeline.objectives.matching import FlowMatching, squared
+from beeline.paths.affine import Cosine
 from tests.learn.test_slots_terms import INSIDE, ONE, Net, certain, one
 
 

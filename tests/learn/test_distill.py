@@ -7,22 +7,23 @@ import pytest
 import torch
 from torch import nn
 
-from beeline.core.field import Data, Flow, Network, Noise, Velocity
-from beeline.core.path import Cosine, Linear, Polynomial, VariancePreserving
 from beeline.core.rng import Rng
-from beeline.core.solver import EULER, RK4
-from beeline.core.source import Uniform
-from beeline.core.times import At, LogitNormal
 from beeline.core.types import Batch, BeelineError
-from beeline.learn.distance import Perceptual
-from beeline.learn.distill import OneStep, Reflow, own_space
-from beeline.learn.ema import EMA
-from beeline.learn.objective import Huber, squared
-from beeline.learn.pairs import anchored, reflow_pairs
-from beeline.learn.rate import WarmupConstantCooldown
-from beeline.learn.trainer import Training, fit
-from beeline.nets.tabular import TabularMLP
-from beeline.use.sampler import Sampler
+from beeline.couplings.sources import Uniform
+from beeline.distillation.pairs import anchored, reflow_pairs
+from beeline.distillation.students import OneStep, Reflow, own_space
+from beeline.fields.flow import Data, Flow, Network, Noise, Velocity
+from beeline.networks.tabular import TabularMLP
+from beeline.objectives.losses.distances import Perceptual
+from beeline.objectives.matching import Huber, squared
+from beeline.paths.affine import Cosine, Linear, Polynomial, VariancePreserving
+from beeline.sampling.sampler import Sampler
+from beeline.solvers.runge_kutta import EULER, RK4
+from beeline.times.samplers import At, LogitNormal
+from beeline.training.config import Training
+from beeline.training.fit import fit
+from beeline.training.optim.ema import EMA
+from beeline.training.optim.learning_rate import WarmupConstantCooldown
 
 
 class Straight(nn.Module):

@@ -16,8 +16,9 @@ import workers  # noqa: E402
 
 from beeline.core.rng import Rng  # noqa: E402
 from beeline.core.types import BeelineError  # noqa: E402
-from beeline.learn import checkpoint, parallel  # noqa: E402
-from beeline.learn.parallel import Alone, Replicated, Sharded  # noqa: E402
+from beeline.training import checkpoint  # noqa: E402
+from beeline.training.distributed import parallel  # noqa: E402
+from beeline.training.distributed.parallel import Alone, Replicated, Sharded  # noqa: E402
 
 
 def program(out, *scenarios):
@@ -105,7 +106,8 @@ def test_engines_that_have_not_met_are_refused(monkeypatch):
 
 
 def test_lots_that_cannot_be_shared_evenly_are_refused():
-    from beeline.learn.trainer import Training, fit
+    from beeline.training.config import Training
+    from beeline.training.fit import fit
 
     class Three(Alone):
         world = 3

@@ -12,12 +12,13 @@ from torch import nn
 
 from beeline.core.rng import Rng
 from beeline.core.types import Batch, BeelineError, Loss
-from beeline.learn import checkpoint
-from beeline.learn.belts import Diverged
-from beeline.learn.ema import EMA
-from beeline.learn.objective import FlowMatching
-from beeline.learn.rate import Constant, Cooldown, WarmupConstantCooldown, WarmupCosine
-from beeline.learn.trainer import Training, branched, fit
+from beeline.objectives.matching import FlowMatching
+from beeline.training import checkpoint
+from beeline.training.checks import Diverged
+from beeline.training.config import Training, branched
+from beeline.training.fit import fit
+from beeline.training.optim.ema import EMA
+from beeline.training.optim.learning_rate import Constant, Cooldown, WarmupConstantCooldown, WarmupCosine
 
 
 class Field(nn.Module):
@@ -155,9 +156,9 @@ def test_after_a_retreat_a_resumed_run_is_still_exact(tmp_path):
 
 
 def test_a_spoilt_average_is_never_kept(tmp_path):
-    from beeline.learn.belts import check_state
-    from beeline.learn.ema import Average
-    from beeline.learn.parallel import Alone
+    from beeline.training.checks import check_state
+    from beeline.training.distributed.parallel import Alone
+    from beeline.training.optim.ema import Average
 
     net = Field()
     average = Average(net, EMA(1.0))

@@ -16,13 +16,14 @@ from torch import nn
 
 from beeline.core.rng import Rng
 from beeline.core.types import Batch, BeelineError, require
-from beeline.learn import cache
-from beeline.learn.ema import EMA
-from beeline.learn.fetch import Fetched, order_of
-from beeline.learn.objective import FlowMatching
-from beeline.learn.rate import Constant
-from beeline.learn.track import Previews, TensorBoard, WeightsAndBiases, several
-from beeline.learn.trainer import Training, fit
+from beeline.objectives.matching import FlowMatching
+from beeline.training.config import Training
+from beeline.training.feed import cache
+from beeline.training.feed.workers import Fetched, order_of
+from beeline.training.fit import fit
+from beeline.training.optim.ema import EMA
+from beeline.training.optim.learning_rate import Constant
+from beeline.training.trackers import Previews, TensorBoard, WeightsAndBiases, several
 
 
 class Field(nn.Module):
@@ -92,7 +93,7 @@ import os, sys
 from pathlib import Path
 import torch
 from beeline.core.types import Batch
-from beeline.learn.fetch import Fetched, order_of
+from beeline.training.feed.workers import Fetched, order_of
 class Named:
     def lot(self, number, size):
         Path(sys.argv[1], str(os.getpid())).touch()

@@ -5,19 +5,19 @@ import itertools
 import pytest
 import torch
 
-from beeline.core.field import Flow
-from beeline.core.fitted import Fitted
-from beeline.core.integrate import integrate
-from beeline.core.multistep import AdamsBashforth
 from beeline.core.rng import Rng
-from beeline.core.schedule import Shifted, Uniform
-from beeline.core.solver import EULER, RK4
-from beeline.data.laws import GaussianMixture
-from beeline.learn.fit_solver import Bespoke, Form, Problem, adams_weights, fit_solver
-from beeline.learn.fit_steps import Aligned, Bellman, Evolved, Improved, Searched, jump_costs, shortest
-from beeline.use.guidance import CFG, Plain
-from beeline.use.presets import PRESETS
-from beeline.use.sampler import Sampler
+from beeline.data.distributions.mixtures import GaussianMixture
+from beeline.distillation.fit_solver import Bespoke, Form, Problem, adams_weights, fit_solver
+from beeline.distillation.fit_steps import Aligned, Bellman, Evolved, Improved, Searched, jump_costs, shortest
+from beeline.fields.flow import Flow
+from beeline.sampling.guidance.guide import CFG, Plain
+from beeline.sampling.sampler import Sampler
+from beeline.solvers.fitted import Fitted
+from beeline.solvers.integrate import integrate
+from beeline.solvers.multistep import AdamsBashforth
+from beeline.solvers.presets import PRESETS
+from beeline.solvers.runge_kutta import EULER, RK4
+from beeline.times.schedules import Shifted, Uniform
 
 LAW = GaussianMixture.ring()
 FLOW = Flow(LAW.field())

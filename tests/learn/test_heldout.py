@@ -6,15 +6,15 @@ import pytest
 import torch
 from torch import nn
 
-from beeline.core.coupling import Paired
-from beeline.core.path import Linear
 from beeline.core.rng import Rng
-from beeline.core.times import LogitNormal
 from beeline.core.types import Batch, BeelineError
-from beeline.learn.guided import Contrastive, ModelGuidance
-from beeline.learn.heldout import Even, HeldOut, MeanField, Posterior
-from beeline.learn.objective import Drop, FlowMatching
-from beeline.learn.regularise import Dispersed, SmoothSteps
+from beeline.couplings.basic import Paired
+from beeline.evaluation.heldout import Even, HeldOut, MeanField, Posterior
+from beeline.objectives.alignment import Dispersed, SmoothSteps
+from beeline.objectives.guided import Contrastive, ModelGuidance
+from beeline.objectives.matching import Drop, FlowMatching
+from beeline.paths.affine import Linear
+from beeline.times.samplers import LogitNormal
 
 
 def data(n, seed=0):

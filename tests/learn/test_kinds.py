@@ -5,11 +5,12 @@ from torch import nn
 
 from beeline.core.rng import Rng
 from beeline.core.types import Loss
-from beeline.learn.kinds import listed, matrices
-from beeline.learn.optim import AdamW, Muon
-from beeline.learn.rate import Constant
-from beeline.learn.trainer import Training, fit
-from beeline.nets.attention import SelfAttention
+from beeline.networks.attention import SelfAttention
+from beeline.training.config import Training
+from beeline.training.fit import fit
+from beeline.training.optim.learning_rate import Constant
+from beeline.training.optim.optimizers import AdamW, Muon
+from beeline.training.optim.parameter_groups import listed, matrices
 
 
 class Parts(nn.Module):

@@ -8,12 +8,13 @@ from torch import nn
 
 from beeline.core.rng import Rng
 from beeline.core.types import BeelineError, Loss
-from beeline.learn import checkpoint
-from beeline.learn.ema import EMA
-from beeline.learn.optim import AdamW, DAdaptSGD, DoG, Muon, Prodigy, ScheduleFree
-from beeline.learn.rate import Constant, WarmupConstantCooldown
-from beeline.learn.steppers import orthogonal
-from beeline.learn.trainer import Training, fit
+from beeline.training import checkpoint
+from beeline.training.config import Training
+from beeline.training.fit import fit
+from beeline.training.optim.ema import EMA
+from beeline.training.optim.learning_rate import Constant, WarmupConstantCooldown
+from beeline.training.optim.optimizers import AdamW, DAdaptSGD, DoG, Muon, Prodigy, ScheduleFree
+from beeline.training.optim.steppers import orthogonal
 
 LIBRARIES = {"Prodigy": "prodigyopt", "ScheduleFree": "schedulefree"}
 

@@ -9,10 +9,11 @@ from torch import nn
 
 from beeline.core.rng import Rng
 from beeline.core.types import BeelineError, Loss
-from beeline.learn.ema import EMA, Average, Even, Power
-from beeline.learn.posthoc import product, snapshots, synthesise, weights
-from beeline.learn.rate import Constant
-from beeline.learn.trainer import Training, fit
+from beeline.training.config import Training
+from beeline.training.fit import fit
+from beeline.training.optim.ema import EMA, Average, Even, Power
+from beeline.training.optim.learning_rate import Constant
+from beeline.training.optim.posthoc import product, snapshots, synthesise, weights
 
 
 def test_the_exponent_belongs_to_the_length():
@@ -82,7 +83,7 @@ def test_the_average_made_afterwards_is_the_one_kept_from_the_start(tmp_path):
         plan = Training(ema=ema, snapshot_every=20, **more)
         made[where.name] = fit(net, Walk(), torch.ones(2, 1), plan, rng=Rng(1), log=lambda e: None, keep=where)
     kept = {s.group: s for s in snapshots(tmp_path / "three")}  # the last of each
-    from beeline.learn import checkpoint
+    from beeline.training import checkpoint
 
     exact = checkpoint.read(kept["network.ema2"].path).tensors["network.ema2"]["weight"]
     other = checkpoint.read(kept["network.ema2"].path).tensors["network.ema0"]["weight"]

@@ -5,7 +5,8 @@ import math
 import pytest
 
 from beeline.core.types import BeelineError
-from beeline.learn.rate import (
+from beeline.training.config import Training, branched
+from beeline.training.optim.learning_rate import (
     Constant,
     Cooldown,
     InverseRoot,
@@ -15,7 +16,6 @@ from beeline.learn.rate import (
     WarmupCosine,
     steepest,
 )
-from beeline.learn.trainer import Training, branched
 
 
 def test_constant_and_its_warm_up():

@@ -6,14 +6,15 @@ import pytest
 import torch
 from torch import nn
 
-from beeline.core.path import Affine
 from beeline.core.rng import Rng
 from beeline.core.types import Batch, BeelineError, Loss
-from beeline.learn import checkpoint, compare
-from beeline.learn.ema import EMA, Average, averaged
-from beeline.learn.objective import FlowMatching
-from beeline.learn.rate import Constant
-from beeline.learn.trainer import Training, fit
+from beeline.objectives.matching import FlowMatching
+from beeline.paths.affine import Affine
+from beeline.training import checkpoint, compare
+from beeline.training.config import Training
+from beeline.training.fit import fit
+from beeline.training.optim.ema import EMA, Average, averaged
+from beeline.training.optim.learning_rate import Constant
 
 DATA = Rng(1).normal(torch.empty(40, 2))
 
@@ -162,7 +163,7 @@ def test_large_data_are_told_apart_by_rows_and_sum(monkeypatch):
 
 
 def test_a_player_that_skips_its_turn_logs_its_last_loss():
-    from beeline.learn.game import Player
+    from beeline.core.protocols.training import Player
 
     class Turns:
         def players(self, network):
@@ -184,13 +185,13 @@ def test_a_clock_that_stands_still_or_runs_backwards_gives_finite_rates(monkeypa
     monkeypatch.setattr("time.perf_counter", lambda: clock(next(ticks)))
     _, entries = run(None)
     assert all(e["samples_per_second"] >= 0 and math.isfinite(e["samples_per_second"]) for e in entries)
-    from beeline.learn.plan import plan as foresee
+    from beeline.training.plan import plan as foresee
 
     assert foresee(network(), FlowMatching(), DATA, plan(), rng=Rng(0)).seconds >= 0
 
 
 def test_workers_beside_pruning_are_refused():
-    from beeline.learn.prune import Pruning
+    from beeline.training.feed.data_pruning import Pruning
 
     with pytest.raises(BeelineError, match="workers=2 prepare lots ahead"):
         Training(workers=2, prune=Pruning())

@@ -10,24 +10,25 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from beeline.core.coupling import Paired
 from beeline.core.declared import Traits
-from beeline.core.field import Data, Flow, Network
-from beeline.core.path import Linear
 from beeline.core.rng import Rng
-from beeline.core.solver import EULER
-from beeline.core.times import At
 from beeline.core.types import Batch, BeelineError
-from beeline.learn.belts import Interrupted
-from beeline.learn.early import Patience
-from beeline.learn.heldout import HeldOut, Posterior
-from beeline.learn.rate import Constant, WarmupConstantCooldown
-from beeline.learn.rows import RowMatching, groups_of, hardened, settled
-from beeline.learn.shapes import Helped
-from beeline.learn.trainer import Training, fit
-from beeline.nets.small import MLP
-from beeline.nets.tabular import TabularMLP
-from beeline.use.sampler import Sampler
+from beeline.couplings.basic import Paired
+from beeline.evaluation.heldout import HeldOut, Posterior
+from beeline.fields.flow import Data, Flow, Network
+from beeline.networks.mlp import MLP
+from beeline.networks.tabular import TabularMLP
+from beeline.objectives.second_order import Helped
+from beeline.objectives.tables import RowMatching, groups_of, hardened, settled
+from beeline.paths.affine import Linear
+from beeline.sampling.sampler import Sampler
+from beeline.solvers.runge_kutta import EULER
+from beeline.times.samplers import At
+from beeline.training.checks import Interrupted
+from beeline.training.config import Training
+from beeline.training.early_stopping import Patience
+from beeline.training.fit import fit
+from beeline.training.optim.learning_rate import Constant, WarmupConstantCooldown
 
 
 class Exact(nn.Module):

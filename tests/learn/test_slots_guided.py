@@ -5,11 +5,11 @@ import torch
 from torch.nn import functional as F
 
 from beeline.core.rng import Rng
-from beeline.core.times import LogitNormal
 from beeline.core.types import Batch, BeelineError
-from beeline.learn.guided import Anticipating, Contrastive, GuidanceFree, ModelGuidance
-from beeline.learn.objective import Drop, FlowMatching
-from beeline.use.guidance import CFG
+from beeline.objectives.guided import Anticipating, Contrastive, GuidanceFree, ModelGuidance
+from beeline.objectives.matching import Drop, FlowMatching
+from beeline.sampling.guidance.guide import CFG
+from beeline.times.samplers import LogitNormal
 from tests.learn.exact import LAW, Nudged, assert_minimum, labelled
 
 NULL = 2  # the null label of the law

@@ -5,16 +5,16 @@ import dataclasses
 import pytest
 import torch
 
-from beeline import config
-from beeline.catalogue import CATALOGUE, member
+from beeline.config import build as config
+from beeline.config.catalogue import CATALOGUE, member
 from beeline.core.rng import Rng
 from beeline.core.types import BeelineError
-from beeline.data.pointfile import LawData
-from beeline.learn.objective import FlowMatching
-from beeline.learn.trainer import fit
+from beeline.data.point_files import LawData
+from beeline.objectives.matching import FlowMatching
 from beeline.recipes import learning
-from beeline.run import prepare
-from beeline.use.temperature import Temperature
+from beeline.runs.run import prepare
+from beeline.sampling.guidance.temperature import Temperature
+from beeline.training.fit import fit
 
 RECIPES = [name for name, place in CATALOGUE["recipes"].items() if place.startswith("beeline.recipes.learning:")]
 

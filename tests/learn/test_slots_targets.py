@@ -6,27 +6,31 @@ import pytest
 import torch
 from torch import nn
 
-from beeline.core.coupling import Independent, MinibatchOT, Paired
-from beeline.core.draws import Antithetic, Binned, Frames, NormalSNR, Stratified
-from beeline.core.field import Data, Noise
-from beeline.core.integrate import integrate
-from beeline.core.interpolant import Bridge, ConstantAcceleration, Interpolant, SineSquared, VarianceExploding
-from beeline.core.path import Affine, Cosine, Linear, Polynomial, VariancePreserving
-from beeline.core.prediction import Boundary, Ends, Score
-from beeline.core.pyramid import Pyramid
 from beeline.core.rng import Rng
-from beeline.core.simplex import Dirichlet, Posterior
-from beeline.core.solver import EULER, RK4, Jump
-from beeline.core.source import Uniform as UniformSource
-from beeline.core.space import Even, Geodesic, Rotations, Sphere, Torus
-from beeline.core.times import At, Beta, CosMap, LogitNormal, Mode, UShaped
-from beeline.core.transport import Sinkhorn
 from beeline.core.types import Batch, BeelineError
-from beeline.learn.distance import Bregman, PowerCost
-from beeline.learn.objective import FlowMatching
-from beeline.learn.shapes import Accelerating, ConstantAccelerationMatching, EncodedSource, Helped
-from beeline.learn.targets import Classify, Hierarchical, LatentNoise, PyramidMatching, RandomVelocity, VelocityOT
-from beeline.learn.weight import ByDensity, MinSNR, Power, SigmoidSNR
+from beeline.couplings.basic import Independent, MinibatchOT, Paired
+from beeline.couplings.sources import Uniform as UniformSource
+from beeline.couplings.transport import Sinkhorn
+from beeline.fields.flow import Data, Noise
+from beeline.fields.prediction import Boundary, Ends, Score
+from beeline.objectives.classify import Classify
+from beeline.objectives.hierarchical import Hierarchical, RandomVelocity
+from beeline.objectives.latent_noise import LatentNoise
+from beeline.objectives.losses.distances import Bregman, PowerCost
+from beeline.objectives.losses.weights import ByDensity, MinSNR, Power, SigmoidSNR
+from beeline.objectives.matching import FlowMatching
+from beeline.objectives.pyramid import PyramidMatching
+from beeline.objectives.second_order import Accelerating, ConstantAccelerationMatching, EncodedSource, Helped
+from beeline.objectives.velocity_ot import VelocityOT
+from beeline.paths.affine import Affine, Cosine, Linear, Polynomial, VariancePreserving
+from beeline.paths.interpolant import Bridge, ConstantAcceleration, Interpolant, SineSquared, VarianceExploding
+from beeline.solvers.integrate import integrate
+from beeline.solvers.runge_kutta import EULER, RK4, Jump
+from beeline.spaces.manifold import Even, Geodesic, Rotations, Sphere, Torus
+from beeline.spaces.pyramid import Pyramid
+from beeline.spaces.simplex import Dirichlet, Posterior
+from beeline.times.composed import Antithetic, Binned, Frames, NormalSNR, Stratified
+from beeline.times.samplers import At, Beta, CosMap, LogitNormal, Mode, UShaped
 from tests.learn.exact import PLAIN, Nudged, assert_minimum, labelled, plain, scores
 
 INSIDE = LogitNormal(0.0, 0.8)

@@ -7,22 +7,24 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from beeline.core.coupling import Paired
-from beeline.core.field import Data, Flow, Noise, Velocity
-from beeline.core.interpolant import Bridge
-from beeline.core.path import Cosine, Linear
 from beeline.core.rng import Rng
-from beeline.core.solver import HEUN
-from beeline.core.times import LogitNormal
 from beeline.core.types import Batch, BeelineError
-from beeline.learn.distance import Bregman, Combined, Direction, Felt, Perceptual, PowerCost, check_cost
-from beeline.learn.objective import Context, FlowMatching, Huber, squared
-from beeline.learn.objective import one as even
-from beeline.learn.regularise import Aligned, Dispersed, SelfPerceptual, SelfRectified, Separable, SmoothSteps
-from beeline.learn.segments import Annealed, AnnealedPairs, Windowed
-from beeline.learn.shapes import Accelerating, ConstantAccelerationMatching, Helped, Potential
-from beeline.learn.weight import Power
-from beeline.use.sampler import Sampler
+from beeline.couplings.basic import Paired
+from beeline.couplings.stored import Annealed
+from beeline.distillation.pairs import AnnealedPairs
+from beeline.fields.flow import Data, Flow, Noise, Velocity
+from beeline.objectives.alignment import Aligned, Dispersed, SelfPerceptual, SelfRectified, Separable, SmoothSteps
+from beeline.objectives.losses.distances import Bregman, Combined, Direction, Felt, Perceptual, PowerCost, check_cost
+from beeline.objectives.losses.weights import Power
+from beeline.objectives.matching import Context, FlowMatching, Huber, squared
+from beeline.objectives.matching import one as even
+from beeline.objectives.second_order import Accelerating, ConstantAccelerationMatching, Helped, Potential
+from beeline.objectives.windows import Windowed
+from beeline.paths.affine import Cosine, Linear
+from beeline.paths.interpolant import Bridge
+from beeline.sampling.sampler import Sampler
+from beeline.solvers.runge_kutta import HEUN
+from beeline.times.samplers import LogitNormal
 from tests.learn.exact import PLAIN, assert_minimum, plain
 
 INSIDE = LogitNormal(0.0, 0.8)

@@ -10,29 +10,29 @@ import torch
 from torch import nn
 
 import beeline as bl
-from beeline import config
-from beeline.core.convert import converted
-from beeline.core.coupling import Independent, Matched, MinibatchOT, assign, squared_cost
-from beeline.core.draws import snr_log_prob
-from beeline.core.field import Data, Network
-from beeline.core.interpolant import Bridge, Interpolant, SineSquared, VarianceExploding
-from beeline.core.path import Linear, Polynomial, VariancePreserving
-from beeline.core.prediction import Boundary
+from beeline.config import build as config
 from beeline.core.rng import Rng
-from beeline.core.space import Geodesic, Sphere
-from beeline.core.times import Uniform, UShaped
-from beeline.core.transport import ConditionalOT, Remembered, Sinkhorn, Unbalanced
 from beeline.core.types import Batch, BeelineError
-from beeline.data.laws import GaussianMixture
-from beeline.learn.distill import Reflow
-from beeline.learn.guided import Anticipating, ModelGuidance
-from beeline.learn.objective import Drop, FlowMatching
-from beeline.learn.regularise import Dispersed, SelfRectified, SmoothSteps
-from beeline.learn.weight import MinSNR
-from beeline.nets.small import MLP
+from beeline.couplings.basic import Independent, Matched, MinibatchOT, assign, squared_cost
+from beeline.couplings.transport import ConditionalOT, Remembered, Sinkhorn, Unbalanced
+from beeline.data.distributions.mixtures import GaussianMixture
+from beeline.distillation.students import Reflow
+from beeline.fields.conversion import converted
+from beeline.fields.flow import Data, Network
+from beeline.fields.prediction import Boundary
+from beeline.networks.mlp import MLP
+from beeline.objectives.alignment import Dispersed, SelfRectified, SmoothSteps
+from beeline.objectives.guided import Anticipating, ModelGuidance
+from beeline.objectives.losses.weights import MinSNR
+from beeline.objectives.matching import Drop, FlowMatching
+from beeline.paths.affine import Linear, Polynomial, VariancePreserving
+from beeline.paths.interpolant import Bridge, Interpolant, SineSquared, VarianceExploding
 from beeline.recipes.images import digits
 from beeline.recipes.learning import boundary
-from beeline.run import prepare
+from beeline.runs.run import prepare
+from beeline.spaces.manifold import Geodesic, Sphere
+from beeline.times.composed import snr_log_prob
+from beeline.times.samplers import Uniform, UShaped
 
 
 def normal(*shape: int, key: int = 0) -> torch.Tensor:

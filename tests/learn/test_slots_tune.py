@@ -8,25 +8,26 @@ import pytest
 import torch
 from torch import nn
 
-from beeline.core.field import Data, Flow, Network, Noise
-from beeline.core.integrate import integrate
-from beeline.core.path import Cosine, Linear, Polynomial
 from beeline.core.rng import Rng
-from beeline.core.schedule import Explicit
-from beeline.core.solver import HEUN
-from beeline.core.space import Geodesic, Sphere
-from beeline.core.times import At
 from beeline.core.types import Batch, BeelineError
-from beeline.data.laws import GaussianMixture
-from beeline.learn.distill import own_space
-from beeline.learn.fit_solver import Problem
-from beeline.learn.fit_steps import Bellman
-from beeline.learn.objective import FlowMatching, Huber
-from beeline.learn.segments import Windowed, through
-from beeline.learn.trainer import Training, fit
-from beeline.learn.tune import ContrastTuned, FeatureTuned, GuidanceTuned, PeRFlow
-from beeline.nets.small import MLP
-from beeline.use.guidance import CFG, Plain
+from beeline.data.distributions.mixtures import GaussianMixture
+from beeline.distillation.finetune import ContrastTuned, FeatureTuned, GuidanceTuned, PeRFlow
+from beeline.distillation.fit_solver import Problem
+from beeline.distillation.fit_steps import Bellman
+from beeline.distillation.students import own_space
+from beeline.fields.flow import Data, Flow, Network, Noise
+from beeline.networks.mlp import MLP
+from beeline.objectives.matching import FlowMatching, Huber
+from beeline.objectives.windows import Windowed, through
+from beeline.paths.affine import Cosine, Linear, Polynomial
+from beeline.sampling.guidance.guide import CFG, Plain
+from beeline.solvers.integrate import integrate
+from beeline.solvers.runge_kutta import HEUN
+from beeline.spaces.manifold import Geodesic, Sphere
+from beeline.times.samplers import At
+from beeline.times.schedules import Explicit
+from beeline.training.config import Training
+from beeline.training.fit import fit
 from tests.learn.exact import LAW, labelled
 
 METHODS = [

@@ -11,19 +11,20 @@ import pytest
 import torch
 from torch import nn
 
-from beeline.core.coupling import Paired
+from beeline.core.protocols.training import Player
 from beeline.core.rng import Rng
-from beeline.core.times import At
 from beeline.core.types import Batch, BeelineError, Loss
-from beeline.learn import checkpoint
-from beeline.learn.belts import Diverged, Interrupted
-from beeline.learn.ema import EMA, Average
-from beeline.learn.feed import FromLaw, InMemory, as_lots
-from beeline.learn.game import Player
-from beeline.learn.heldout import HeldOut
-from beeline.learn.objective import FlowMatching
-from beeline.learn.rate import Constant, WarmupConstantCooldown
-from beeline.learn.trainer import Training, fit
+from beeline.couplings.basic import Paired
+from beeline.evaluation.heldout import HeldOut
+from beeline.objectives.matching import FlowMatching
+from beeline.times.samplers import At
+from beeline.training import checkpoint
+from beeline.training.checks import Diverged, Interrupted
+from beeline.training.config import Training
+from beeline.training.feed.microbatches import FromLaw, InMemory, as_lots
+from beeline.training.fit import fit
+from beeline.training.optim.ema import EMA, Average
+from beeline.training.optim.learning_rate import Constant, WarmupConstantCooldown
 
 
 class Small(nn.Module):

@@ -7,17 +7,18 @@ import torch
 from torch import nn
 
 from beeline.core.rng import Rng
-from beeline.core.times import LogitNormal
 from beeline.core.types import Batch, BeelineError, Loss
-from beeline.learn import checkpoint
-from beeline.learn.ema import EMA
-from beeline.learn.feed import FromLaw, InMemory
-from beeline.learn.heldout import HeldOut
-from beeline.learn.objective import FlowMatching
-from beeline.learn.prune import PrunedFeed, Pruning
-from beeline.learn.rate import Constant
-from beeline.learn.trainer import Training, fit
-from beeline.learn.weigh import Balanced, BinMeans, Importance, TimeNet, Uncertain
+from beeline.evaluation.heldout import HeldOut
+from beeline.objectives.losses.adaptive_weights import Balanced, BinMeans, Importance, TimeNet, Uncertain
+from beeline.objectives.matching import FlowMatching
+from beeline.times.samplers import LogitNormal
+from beeline.training import checkpoint
+from beeline.training.config import Training
+from beeline.training.feed.data_pruning import PrunedFeed, Pruning
+from beeline.training.feed.microbatches import FromLaw, InMemory
+from beeline.training.fit import fit
+from beeline.training.optim.ema import EMA
+from beeline.training.optim.learning_rate import Constant
 
 
 class Field(nn.Module):

@@ -14,13 +14,14 @@ from torch import nn
 
 from beeline.core.rng import Rng
 from beeline.core.types import Batch, Loss
-from beeline.learn import parallel
-from beeline.learn.ema import EMA
-from beeline.learn.objective import FlowMatching
-from beeline.learn.optim import AdamW
-from beeline.learn.ranks import RankLost
-from beeline.learn.rate import Constant
-from beeline.learn.trainer import Training, fit
+from beeline.objectives.matching import FlowMatching
+from beeline.training.config import Training
+from beeline.training.distributed import parallel
+from beeline.training.distributed.heartbeat import RankLost
+from beeline.training.fit import fit
+from beeline.training.optim.ema import EMA
+from beeline.training.optim.learning_rate import Constant
+from beeline.training.optim.optimizers import AdamW
 
 STEPS = 25
 

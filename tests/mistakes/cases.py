@@ -14,9 +14,10 @@ from typing import Any
 
 import yaml
 
-from beeline import config, manifest
-from beeline.catalogue import CATALOGUE
-from beeline.rundir import flat
+from beeline.config import build as config
+from beeline.config.catalogue import CATALOGUE
+from beeline.runs import manifest
+from beeline.runs.run_directory import flat
 from tests.mistakes.harness import Case
 
 # texts that no setting takes, whatever its type, unless it holds text

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
-from beeline.apps.cli import run
+from beeline.cli.main import run
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 import beeline as bl
-from beeline.bundle import Bundle
 from beeline.data.points import Points, PointSet
-from beeline.nets.small import MLP
+from beeline.networks.mlp import MLP
 from beeline.recipes.points import two_moons
+from beeline.runs.bundle import Bundle
 from tests.mistakes import cases
 from tests.mistakes.harness import Case, faults, judge
 

@@ -9,13 +9,14 @@ import torch
 from torch.func import grad, jacfwd, jvp
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from beeline.core.field import MapNetwork, Network
-from beeline.core.patches import from_patches, to_patches
 from beeline.core.rng import Rng
 from beeline.core.types import BeelineError
-from beeline.nets.dit import DiT, positions
-from beeline.nets.small import MLP, UNet
-from beeline.nets.taps import blocks, taps
+from beeline.fields.flow import MapNetwork, Network
+from beeline.networks.dit import DiT, positions
+from beeline.networks.hooks import blocks, taps
+from beeline.networks.mlp import MLP
+from beeline.networks.patches import from_patches, to_patches
+from beeline.networks.unet import UNet
 from tests.nets.zoo import LABEL, ZOO, alive, inputs
 
 every = pytest.mark.parametrize("name", ZOO)

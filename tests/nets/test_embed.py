@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from beeline.core.types import BeelineError
-from beeline.nets.embed import ConditionEmbedding, Embedding, features
-from beeline.nets.islands import WideGroupNorm, groups_of, layer_norm, rms_norm
-from beeline.use.guidance import null_like
+from beeline.networks.embed import ConditionEmbedding, Embedding, features
+from beeline.networks.fp32 import WideGroupNorm, groups_of, layer_norm, rms_norm
+from beeline.sampling.guidance.guide import null_like
 
 BOTH = {"x": {"size": 2}, "label": {"classes": 3}}
 

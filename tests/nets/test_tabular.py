@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from beeline.config import build, describe
-from beeline.core.field import Data, Network
+from beeline.config.build import build, describe
 from beeline.core.rng import Rng
 from beeline.core.types import BeelineError
-from beeline.nets.tabular import TabularMLP, TabularTransformer
+from beeline.fields.flow import Data, Network
+from beeline.networks.tabular import TabularMLP, TabularTransformer
 
 GROUPS = [[1], [3], [2, 1], [1, 1]]
 KNOWN = {"known": {"size": 9}, "mask": {"size": 4}}

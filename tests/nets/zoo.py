@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from beeline.core.rng import Rng
-from beeline.nets.dit import DiT
-from beeline.nets.small import MLP, UNet
+from beeline.networks.dit import DiT
+from beeline.networks.mlp import MLP
+from beeline.networks.unet import UNet
 
 LABEL = {"label": {"classes": 10}}
 

@@ -3,18 +3,18 @@
 import pytest
 import torch
 
-from beeline.config import build, describe
-from beeline.core.adaptive import Adaptive
-from beeline.core.field import Flow
-from beeline.core.fitted import Fitted
-from beeline.core.integrate import integrate
-from beeline.core.multistep import AdamsBashforth
+from beeline.config.build import build, describe
 from beeline.core.rng import Rng
-from beeline.core.solver import EULER, MIDPOINT, RK4
-from beeline.data.laws import GaussianMixture
-from beeline.use.auto import auto_sampler
-from beeline.use.presets import PRESETS
-from beeline.use.sampler import Sampler
+from beeline.data.distributions.mixtures import GaussianMixture
+from beeline.fields.flow import Flow
+from beeline.sampling.auto import auto_sampler
+from beeline.sampling.sampler import Sampler
+from beeline.solvers.adaptive import Adaptive
+from beeline.solvers.fitted import Fitted
+from beeline.solvers.integrate import integrate
+from beeline.solvers.multistep import AdamsBashforth
+from beeline.solvers.presets import PRESETS
+from beeline.solvers.runge_kutta import EULER, MIDPOINT, RK4
 
 
 @pytest.mark.parametrize("budget", [1, 2, 3, 4, 7, 8, 16, 40])

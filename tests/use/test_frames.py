@@ -3,12 +3,12 @@
 import pytest
 import torch
 
-from beeline.core.field import Flow
 from beeline.core.rng import Rng
 from beeline.core.types import BeelineError
-from beeline.use.frames import GivenFrames
-from beeline.use.guidance import CFG
-from beeline.use.sampler import Sampler
+from beeline.fields.flow import Flow
+from beeline.sampling.guidance.frames import GivenFrames
+from beeline.sampling.guidance.guide import CFG
+from beeline.sampling.sampler import Sampler
 
 MEAN, SIGMA = (
     torch.tensor([0.5, -1.0], dtype=torch.float64),

@@ -4,13 +4,13 @@ import pytest
 import torch
 
 from beeline.core.declared import as_map
-from beeline.core.field import Flow, bind
-from beeline.core.picard import GaussSeidelJacobi, Picard
 from beeline.core.rng import Rng
-from beeline.core.solver import EULER, HEUN
-from beeline.data.laws import GaussianMixture
-from beeline.use.guidance import CFG, Extrapolate, Guide, Plain, Unconditional, Weak, null_like
-from beeline.use.sampler import Sampler
+from beeline.data.distributions.mixtures import GaussianMixture
+from beeline.fields.flow import Flow, bind
+from beeline.sampling.guidance.guide import CFG, Extrapolate, Guide, Plain, Unconditional, Weak, null_like
+from beeline.sampling.sampler import Sampler
+from beeline.solvers.parallel_in_time import GaussSeidelJacobi, Picard
+from beeline.solvers.runge_kutta import EULER, HEUN
 
 X, COND = Rng(0).normal(torch.empty(6, 2)), torch.arange(6) % 3
 

@@ -8,18 +8,18 @@ import pytest
 import torch
 
 import beeline as bl
-from beeline.bundle import Bundle
 from beeline.core.declared import Traits
-from beeline.core.field import Flow, Network
 from beeline.core.rng import Rng
 from beeline.core.types import Batch
-from beeline.data.laws import GaussianMixture
-from beeline.learn.guided import Anticipating, GuidanceFree, ModelGuidance
-from beeline.learn.objective import Drop, FlowMatching
-from beeline.nets.small import MLP
-from beeline.use.guidance import CFG, Extrapolate, Guide, Weak, of_flow
-from beeline.use.null import learned_null, null_like
-from beeline.use.sampler import Sampler
+from beeline.data.distributions.mixtures import GaussianMixture
+from beeline.fields.flow import Flow, Network
+from beeline.networks.mlp import MLP
+from beeline.objectives.guided import Anticipating, GuidanceFree, ModelGuidance
+from beeline.objectives.matching import Drop, FlowMatching
+from beeline.runs.bundle import Bundle
+from beeline.sampling.guidance.guide import CFG, Extrapolate, Guide, Weak, of_flow
+from beeline.sampling.guidance.null import learned_null, null_like
+from beeline.sampling.sampler import Sampler
 
 LAW = GaussianMixture(((1.0, 0.0), (-1.0, 0.5), (0.0, -2.0)), 0.5, labels=(0, 1, 2))
 EXACT, K = LAW.field(), 3

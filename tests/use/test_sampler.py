@@ -3,21 +3,21 @@
 import pytest
 import torch
 
-from beeline.core.adaptive import Adaptive
-from beeline.core.field import Flow
-from beeline.core.fitted import Fitted
-from beeline.core.multistep import AdamsBashforth, DPMSolver
-from beeline.core.noises import White
-from beeline.core.path import Cosine
-from beeline.core.picard import Picard
-from beeline.core.reversible import FixedPoint, Reversible
 from beeline.core.rng import Rng
-from beeline.core.schedule import Explicit, Shifted
-from beeline.core.solver import EULER, HEUN, RK4, MidpointReuse
-from beeline.core.stochastic import EulerMaruyama
-from beeline.data.laws import GaussianMixture
-from beeline.use.guidance import CFG
-from beeline.use.sampler import Sampler
+from beeline.data.distributions.mixtures import GaussianMixture
+from beeline.fields.flow import Flow
+from beeline.paths.affine import Cosine
+from beeline.sampling.guidance.guide import CFG
+from beeline.sampling.sampler import Sampler
+from beeline.solvers.adaptive import Adaptive
+from beeline.solvers.diffusions import White
+from beeline.solvers.fitted import Fitted
+from beeline.solvers.multistep import AdamsBashforth, DPMSolver
+from beeline.solvers.parallel_in_time import Picard
+from beeline.solvers.reversible import FixedPoint, Reversible
+from beeline.solvers.runge_kutta import EULER, HEUN, RK4, MidpointReuse
+from beeline.solvers.sde import EulerMaruyama
+from beeline.times.schedules import Explicit, Shifted
 
 LAW = GaussianMixture(((2.0, 0.0), (-2.0, 1.0)), 0.4)
 FLOW = Flow(LAW.field())

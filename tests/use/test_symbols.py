@@ -6,15 +6,15 @@ import pytest
 import torch
 from torch import nn
 
-from beeline.core.field import Flow
-from beeline.core.integrate import integrate
 from beeline.core.rng import Rng
-from beeline.core.simplex import Dirichlet, GumbelSoftmax, Posterior, Simplex
-from beeline.core.solver import RK4
 from beeline.core.types import BeelineError
-from beeline.use.guidance import CFG
-from beeline.use.sampler import Sampler
-from beeline.use.symbols import StraightThrough
+from beeline.fields.flow import Flow
+from beeline.sampling.guidance.guide import CFG
+from beeline.sampling.guidance.straight_through import StraightThrough
+from beeline.sampling.sampler import Sampler
+from beeline.solvers.integrate import integrate
+from beeline.solvers.runge_kutta import RK4
+from beeline.spaces.simplex import Dirichlet, GumbelSoftmax, Posterior, Simplex
 
 P = torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64)
 REWARD = torch.tensor([-1.0, 0.5, 2.0], dtype=torch.float64)

@@ -1,0 +1,63 @@
+"""Conditions as they are written on the command line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from beeline.config.settings import plain, shown
+from beeline.core.files import read_plain
+from beeline.core.types import BeelineError, require
+
+
+def condition(text: str | None) -> Any:
+    """A condition from the command line: NAME=VALUE[,NAME=VALUE], a bare value, or a JSON or YAML file."""
+    if text is None:
+        return None
+    if Path(text).suffix in (".json", ".yaml", ".yml"):
+        require(Path(text).is_file(), f"there is no file {text}; give a file of conditions, or NAME=VALUE")
+        return read_plain(Path(text))
+    try:
+        if "=" in text and not text.lstrip().startswith("{"):
+            made: Any = {}
+            for name, sign, value in (part.partition("=") for part in _split(text)):
+                require(
+                    name.strip() and sign and value.strip(),
+                    f"--cond got {text!r}, where {name + sign + value!r} is no condition; give NAME=VALUE, for example "
+                    "label=3",
+                )
+                require(name.strip() not in made, f"--cond got {text!r}, with two values of {name!r}; give it once")
+                made[name.strip()] = _answer(value)
+        else:
+            made = _answer(text)
+    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
+        if isinstance(error, BeelineError):
+            raise
+        raise BeelineError(
+            f"--cond got {shown(text)}, which cannot be read; give NAME=VALUE, for example label=3"
+        ) from None
+    require(made is not None, f"--cond got {text!r}, which holds nothing; leave it out, or give NAME=VALUE")
+    plain(made, "--cond")
+    return made
+
+
+def _answer(text: str) -> Any:
+    """A value as text, which the kind of its column or label reads: NO is a country, 01034 a code.
+
+    Text in brackets or quotes is YAML, and null is no value.
+    """
+    text = text.strip()
+    return yaml.safe_load(text) if text[:1] in ("[", "{", "'", '"') or text in ("null", "~") else text
+
+
+def _split(text: str) -> list[str]:
+    """Parts at commas outside brackets."""
+    parts, depth, start = [], 0, 0
+    for i, sign in enumerate(text):
+        depth += (sign in "[{(") - (sign in "]})")
+        if sign == "," and depth == 0:
+            parts.append(text[start:i])
+            start = i + 1
+    return [*parts, text[start:]]

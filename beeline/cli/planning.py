@@ -1,0 +1,97 @@
+"""What the command line says to the training engine: processes, plans, branches, trackers."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from beeline.config import build as config
+from beeline.core.modes import AUTO, Device, resolve_device
+from beeline.core.protocols.training import Log, Parallel
+from beeline.core.rng import Rng
+from beeline.core.types import nearest, require
+from beeline.runs.run import Run, prepare, prepare_distilled
+from beeline.training import checkpoint
+from beeline.training import plan as plans
+from beeline.training.config import branched
+from beeline.training.distributed import parallel
+
+
+@contextlib.contextmanager
+def processes(name: str | None) -> Iterator[Parallel]:
+    """The engine by its name, with the other processes met and left again; Alone without a name."""
+    if name is None:
+        yield parallel.Alone()
+        return
+    engines = {"replicated": parallel.Replicated, "sharded": parallel.Sharded}
+    made = engines.get(name) or (type(config.parse(name, "engines")) if "(" in name else None)
+    require(made is not None, f"--parallel got {name!r}; {nearest(name, engines)}")
+    engine: Any = config.parse(name, "engines") if "(" in name else engines[name]()
+    parallel.join()
+    try:
+        yield engine
+    finally:
+        parallel.leave()
+
+
+def plan(run: Any, as_json: bool, device: Device = AUTO) -> None:
+    """Print what a run will take on a device, without starting it."""
+    where = resolve_device(device)
+    work = prepare(run) if isinstance(run, Run) else prepare_distilled(run, where)
+    for net in work.networks.values() if isinstance(work.networks, Mapping) else (work.networks,):
+        net.to(where)
+    rng = Rng(run.seed).fork("training")
+    made = plans.plan(work.networks, work.objective, work.data, run.training, rng=rng)
+    print(json.dumps(made.plain(), indent=2) if as_json else "\n".join(made.lines()))
+
+
+def branch(
+    run: Any, recipe: str, out: Path, fork: bool, cooldown: int | None, at: int | None
+) -> tuple[Any, Path | None]:
+    """The run that leaves another one, and the state from which it starts; the run itself when none is asked for."""
+    if not fork and cooldown is None:
+        require(at is None, "--at names the checkpoint for --fork and --branch-cooldown; give one of them too")
+        return run, None
+    folder = Path(recipe) / "checkpoints"
+    require(
+        folder.is_dir(),
+        f"a new run can leave only a run that has checkpoints, and {recipe} has none; give the directory of a run",
+    )
+    require(
+        out.resolve() != Path(recipe).resolve(),
+        "the new run would be written over the one it leaves; give it a directory of its own with --out",
+    )
+    start = checkpoint.newest(folder)
+    if at is not None:
+        start = folder / f"step-{at:08d}"
+        known = [str(checkpoint.number(p)) for p in checkpoint.steps(folder)]
+        require(start.is_dir(), f"there is no checkpoint of step {at} in {recipe}; there are {', '.join(known)}")
+    step = checkpoint.number(start)
+    if cooldown is not None:
+        run = dataclasses.replace(run, training=branched(run.training, step, cooldown))
+    require(
+        run.training.steps > step,
+        f"the new run starts after step {step} and training.steps is {run.training.steps}, so there is nothing left to "
+        f"do; give --set training.steps={step + 1000}, or --branch-cooldown STEPS",
+    )
+    return run, start
+
+
+@contextlib.contextmanager
+def tracker(name: str | None, out: Path, run: Any) -> Iterator[Log | None]:
+    """A further log by the name of its tracker, closed in the end."""
+    from beeline.training.trackers import TensorBoard, WeightsAndBiases
+
+    if name is None:
+        yield None
+        return
+    known = ("tensorboard", "wandb")
+    require(name in known, f"--track got {name!r}; {nearest(name, known)}")
+    if name == known[0]:
+        yield TensorBoard(out / "tensorboard")
+    else:
+        yield WeightsAndBiases(project="beeline", name=out.name, config=config.describe(run))

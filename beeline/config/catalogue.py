@@ -1,0 +1,344 @@
+"""The catalogue: the only list of components, and what is known about each.
+
+Command line, recipes, documentation, web page and tests read it; nothing outside it can be built from a file.  An
+entry is the place of its definition, imported when it is asked for; one that ends in () is a function that makes a
+component (a recipe, CFG) rather than a component itself.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import importlib
+import inspect
+import re
+import typing
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from beeline.core.types import BeelineError, nearest, require
+
+
+def _of(module: str, *names: str) -> dict[str, str]:
+    return {name.removesuffix("()"): f"beeline.{module}:{name}" for name in names}
+
+
+CATALOGUE: Mapping[str, Mapping[str, str]] = {
+    # what a flow is
+    "paths": _of("paths.affine", "Linear", "Cosine", "VariancePreserving", "Polynomial", "Affine")
+    | _of("paths.interpolant", "VarianceExploding", "ConstantAcceleration", "Interpolant", "Bridge", "EncodeDecode")
+    | _of("spaces.manifold", "Geodesic")
+    | _of("spaces.tokens", "TokenMixture")
+    | _of("spaces.simplex", "Dirichlet", "GumbelSoftmax"),
+    "latents": _of("paths.interpolant", "Brownian", "Parabola", "SineSquared"),
+    "spaces": _of("spaces.manifold", "Sphere", "Rotations", "Torus"),
+    "times": _of("times.samplers", "Uniform", "LogitNormal", "Mode", "CosMap", "UShaped", "Bifocal", "Beta", "At")
+    | _of("times.composed", "Stratified", "Antithetic", "Frames", "Pairs", "Binned", "NormalSNR"),
+    "schedules": _of(
+        "times.schedules", "Uniform", "Shifted", "FluxShifted", "ResolutionShifted", "Power", "Cosine", "Karras"
+    )
+    | _of("times.schedules", "Quantiles", "Windows", "Explicit"),
+    "sources": _of("couplings.sources", "Gaussian", "Uniform", "Empirical")
+    | _of("couplings.heavy_tailed", "StudentT")
+    | _of("spaces.manifold", "Even")
+    | _of("spaces.tokens", "UniformTokens", "MaskTokens")
+    | _of("spaces.simplex", "Simplex", "GumbelSimplex")
+    | _of("data.translation", "FromData"),
+    "couplings": _of("couplings.basic", "Independent", "Paired", "MinibatchOT", "Matched")
+    | _of(
+        "couplings.transport", "Sinkhorn", "Unbalanced", "StableMatching", "Immiscible", "ConditionalOT", "Remembered"
+    )
+    | _of("couplings.stored", "Annealed")
+    | _of("objectives.velocity_ot", "VelocityOT"),
+    "predictions": _of("fields.flow", "Velocity", "Data", "Noise") | _of("fields.prediction", "Score", "Boundary"),
+    "networks": _of("networks.mlp", "MLP")
+    | _of("networks.unet", "UNet")
+    | _of("networks.dit", "DiT")
+    | _of("networks.tabular", "TabularMLP", "TabularTransformer")
+    | _of("fields.flow", "Network", "MapNetwork")
+    | _of("fields.prediction", "Ends")
+    | _of("fields.conversion", "Converted")
+    | _of("spaces.manifold", "Tangent")
+    | _of("spaces.simplex", "Posterior")
+    | _of("objectives.second_order", "Potential", "Accelerating", "Helped")
+    | _of("objectives.deep_supervision", "Deep", "EarlyExit", "Refiner", "PatchHead")
+    | _of("objectives.heads", "Head", "Beside")
+    | _of("objectives.coupled", "FromStart")
+    | _of("objectives.hierarchical", "RandomVelocity"),
+    "pyramids": _of("spaces.pyramid", "Pyramid"),
+    # using one
+    "solvers": _of("solvers.runge_kutta", "EULER", "MIDPOINT", "HEUN", "RALSTON", "RK3", "RK4", "RungeKutta")
+    | _of("solvers.runge_kutta", "MidpointReuse", "Taylor", "Jump")
+    | _of("solvers.multistep", "AdamsBashforth", "DPMSolver", "DEIS", "UniPC", "KeepNoise", "Exponential")
+    | _of("solvers.adaptive", "Adaptive")
+    | _of("solvers.sde", "EulerMaruyama", "Overshoot", "Refresh", "Langevin")
+    | _of("solvers.reversible", "Reversible", "FixedPoint", "Symmetric")
+    | _of("solvers.parallel_in_time", "Picard", "GaussSeidelJacobi")
+    | _of("solvers.fitted", "Fitted")
+    | _of("solvers.latent_sde", "LatentSDE")
+    | _of("spaces.manifold", "GeodesicEuler", "Projected")
+    | _of("spaces.tokens", "TokenJumps"),
+    "tableaus": _of("solvers.adaptive", "BOGACKI_SHAMPINE", "DORMAND_PRINCE", "TSITOURAS", "Embedded"),
+    "noises": _of("solvers.diffusions", "White", "Brownian"),
+    "diffusions": _of("solvers.diffusions", "Fading", "Hump", "Rectified"),
+    "clocks": _of("solvers.exponential", "LogSNR", "Time", "Ratio"),
+    "divergences": _of("density.likelihood", "Exact", "Hutchinson", "HutchPlusPlus"),
+    "gradients": _of("density.adjoint", "Stored", "Checkpointed", "Adjoint"),
+    "guidance": _of("sampling.guidance.guide", "Plain", "Guide", "CFG()")
+    | _of("sampling.guidance.temperature", "Temperature")
+    | _of("sampling.guidance.straight_through", "StraightThrough")
+    | _of("sampling.guidance.frames", "GivenFrames"),
+    "references": _of("sampling.guidance.guide", "Unconditional", "Weak") | _of("runs.weak_bundle", "WeakBundle"),
+    "rules": _of("sampling.guidance.guide", "Extrapolate"),
+    "samplers": _of("sampling.sampler", "Sampler") | _of("sampling.auto", "auto_sampler()"),
+    "fits": _of("distillation.fit_solver", "Bespoke")
+    | _of("distillation.fit_steps", "Searched", "Improved", "Aligned", "Bellman", "Evolved"),
+    # learning one
+    "objectives": _of("objectives.matching", "FlowMatching")
+    | _of("objectives.latent_noise", "LatentNoise")
+    | _of("objectives.classify", "Classify")
+    | _of("objectives.hierarchical", "Hierarchical")
+    | _of("objectives.pyramid", "PyramidMatching")
+    | _of("objectives.guided", "GuidanceFree", "ModelGuidance", "Anticipating", "Contrastive")
+    | _of("objectives.alignment", "Aligned", "Separable", "Dispersed", "SmoothSteps", "SelfRectified", "SelfPerceptual")
+    | _of("objectives.second_order", "ConstantAccelerationMatching", "EncodedSource")
+    | _of("objectives.coupled", "Augmented")
+    | _of("objectives.windows", "Windowed", "TwoHops")
+    | _of("objectives.deep_supervision", "DeepSupervision")
+    | _of("objectives.tables", "RowMatching")
+    | _of("objectives.losses.adaptive_weights", "Uncertain", "Balanced", "Importance"),
+    "weights": _of("objectives.matching", "one")
+    | _of("objectives.losses.weights", "ByDensity", "Power", "MinSNR", "SigmoidSNR"),
+    "distances": _of("objectives.matching", "squared", "Huber")
+    | _of("objectives.losses.distances", "Direction", "Perceptual", "Combined", "Felt", "Bregman"),
+    "costs": _of("objectives.losses.distances", "PowerCost"),
+    "drops": _of("objectives.matching", "Drop"),
+    "distillations": _of("distillation.students", "Reflow", "OneStep")
+    | _of("distillation.finetune", "PeRFlow", "ContrastTuned", "FeatureTuned", "GuidanceTuned"),
+    "training": _of("training.config", "Training"),
+    "compute": _of("training.compute", "Compute"),
+    "prunings": _of("training.feed.data_pruning", "Pruning"),
+    "patiences": _of("training.early_stopping", "Patience"),
+    "optimisers": _of("training.optim.optimizers", "AdamW", "Muon", "ScheduleFree", "Prodigy", "DoG", "DAdaptSGD"),
+    "rates": _of(
+        "training.optim.learning_rate", "Constant", "WarmupCosine", "WarmupConstantCooldown", "OneCycle", "InverseRoot"
+    )
+    | _of("training.optim.learning_rate", "Cooldown", "RangeTest"),
+    "averages": _of("training.optim.ema", "EMA", "Power", "Even"),
+    "engines": _of("training.distributed.parallel", "Alone", "Replicated", "Sharded"),
+    "random": _of("core.rng", "Rng"),
+    # data and figures
+    "data": _of("data.image_files", "Digits", "ImageFile")
+    | _of("data.point_files", "PointFile", "LawData")
+    | _of("data.tables.files", "TableFile", "TableStream")
+    | _of("data.sequence_files", "SymbolFile", "MarkovChain")
+    | _of("data.directions", "Directions")
+    | _of("data.translation", "Between"),
+    "modalities": _of("data.images", "Image")
+    | _of("data.points", "Points")
+    | _of("data.tables.table", "Table")
+    | _of("data.sequences", "Symbols"),
+    "laws": _of("data.distributions.mixtures", "Gaussian", "GaussianMixture", "TwoMoons")
+    | _of("data.distributions.checkerboard", "Checkerboard"),
+    "encoders": _of("objectives.losses.encoders", "RandomFeatures")
+    | _of("runs.bundle_encoders", "OfBundle", "HubVision"),
+    "features": _of("evaluation.features", "Identity", "SmallClassifier", "Module"),
+    "metrics": _of("evaluation.metrics", "Frechet", "Kernel", "SlicedWasserstein", "Energy", "LabelAgreement")
+    | _of("data.sequences", "Grams"),
+    "tablemetrics": _of("data.tables.metrics.scores", "ShapeError", "TrendError", "TwoSample", "Precision", "Recall")
+    | _of("data.tables.metrics.scores", "MissingError", "Violations")
+    | _of("data.tables.metrics.privacy", "Duplicates"),
+    "recipes": _of("recipes.images", "digits()", "mnist()", "images()")
+    | _of("recipes.translation", "transfer()", "translation()")
+    | _of("recipes.points", "points()", "two_moons()", "directions()")
+    | _of("recipes.tables", "table()")
+    | _of("recipes.sequences", "symbols()")
+    | _of("recipes.learning", "transport()", "transport_by_label()", "middle_times()", "cosine()", "boundary()")
+    | _of("recipes.learning", "heavy_tails()", "guidance_free()", "model_guidance()", "anticipating()", "dispersed()")
+    | _of("recipes.learning", "smooth()", "self_rectified()", "ring()"),
+    "runs": _of("runs.run", "Run", "Distilled"),
+}
+
+SLOTS: Mapping[str, str] = {
+    "Path": "paths",
+    "AffinePath": "paths",
+    "SymbolPath": "paths",
+    "Latent": "latents",
+    "Space": "spaces",
+    "Clock": "clocks",
+    "Noise": "noises",
+    "Diffusion": "diffusions",
+    "TimeSampler": "times",
+    "Schedule": "schedules",
+    "Source": "sources",
+    "Coupling": "couplings",
+    "Prediction": "predictions",
+    "Solver": "solvers",
+    "Divergence": "divergences",
+    "Gradient": "gradients",
+    "Fit": "fits",
+    "Guidance": "guidance",
+    "Reference": "references",
+    "Rule": "rules",
+    "Controller": "controllers",
+    "Edit": "edits",
+    "Weight": "weights",
+    "Distance": "distances",
+    "Cost": "costs",
+    "Pyramid": "pyramids",
+    "Objective": "objectives",
+    "Optimiser": "optimisers",
+    "Rate": "rates",
+    "Profile": "averages",
+    "Pruning": "prunings",
+    "Patience": "patiences",
+    "Parallel": "engines",
+    "Features": "features",
+    "Encoder": "encoders",
+    "Distillation": "distillations",
+    "Backbone": "networks",
+    "Module": "networks",
+    "DataSet": "data",
+    "Modality": "modalities",
+    "Law": "laws",
+    "Metric": "metrics",
+}
+"""The protocol that a setting is annotated with -> the kind of component that fills it."""
+
+WORDS: Mapping[str, Any] = {
+    "true": True,
+    "false": False,
+    "none": None,
+    "null": None,
+    "inf": float("inf"),
+    "nan": float("nan"),
+}
+"""Words that stand for plain values where a file or a command line gives text."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One setting of a component: what it may hold."""
+
+    name: str
+    text: str  # the annotation as written
+    hint: Any  # the annotation as a type; Any where it cannot be resolved
+    default: Any  # inspect.Parameter.empty where the setting has to be given
+    kinds: tuple[str, ...]  # kinds of component that fit; empty for plain values
+
+    @property
+    def needed(self) -> bool:
+        return self.default is inspect.Parameter.empty
+
+
+def find(name: str, kinds: Iterable[str] = ()) -> str:
+    """The full name ("times.LogitNormal") of a short or full one, whatever its case; ValueError with the nearest.
+
+    >>> find("logit-normal", ["times"])
+    'times.LogitNormal'
+    """
+    kind, _, short = name.rpartition(".")
+    wanted = [k for k in kinds if k in CATALOGUE]
+    if kind:
+        require(kind in CATALOGUE, f"there is no kind of component {kind!r}; {nearest(kind, CATALOGUE)}")
+        require(
+            not wanted or kind in wanted,
+            f"{name!r} is one of the {kind}, which do not fit here; "
+            f"{nearest(short, (n for k in wanted for n in CATALOGUE[k]))}",
+        )
+        wanted = [kind]
+    among = wanted or list(CATALOGUE)
+    found = [f"{k}.{n}" for k in among for n in CATALOGUE[k] if _fold(n) == _fold(short)]
+    found = [f for f in found if f.partition(".")[2] == short] or found  # Digits is a data set, digits a recipe
+    if not found:
+        hint = nearest(short, {n for k in among for n in CATALOGUE[k]})
+        if not wanted:  # every name there is would be no help
+            raise BeelineError(
+                f"there is no component {short!r}; {hint.split('valid names')[0]}'beeline list' shows all"
+            )
+        raise BeelineError(f"{short!r} is none of the {' or '.join(wanted)}; {hint}")
+    require(
+        len(found) == 1,
+        f"{name!r} may mean {', '.join(found)}; one name has to mean one component: write it with its kind",
+    )
+    return found[0]
+
+
+def member(full: str) -> Any:
+    """The class, function or constant of a full name, imported now."""
+    kind, _, name = full.partition(".")
+    module, _, attribute = CATALOGUE[kind][name].removesuffix("()").partition(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
+def makes(full: str) -> bool:
+    """Whether a member has settings of its own: a class or a maker, not a constant or a plain function."""
+    kind, _, name = full.partition(".")
+    return CATALOGUE[kind][name].endswith("()") or isinstance(member(full), type)
+
+
+def name_of(part: Any) -> str | None:
+    """The full name of a class, a function, or the class or constant of an object; None outside the catalogue."""
+    if isinstance(part, type) or inspect.isfunction(part):
+        return _places().get(f"{part.__module__}:{part.__qualname__}")
+    full = name_of(type(part))
+    if full is None or not dataclasses.is_dataclass(part):
+        return full
+    kind = full.partition(".")[0]
+    constants = (f"{kind}.{name}" for name in CATALOGUE[kind] if name.isupper())
+    return next((c for c in constants if not makes(c) and member(c) == part), full)
+
+
+@functools.cache
+def settings(target: Callable[..., Any]) -> Mapping[str, Setting]:
+    """The settings of a component class or maker, by name, from its signature."""
+    try:
+        hints = typing.get_type_hints(target if dataclasses.is_dataclass(target) else _call(target))
+    except (NameError, TypeError):  # an annotation that exists for the type checker only
+        hints = {}
+    made = {f.name: f for f in dataclasses.fields(target)} if dataclasses.is_dataclass(target) else {}
+    known = {}
+    for name, parameter in inspect.signature(target).parameters.items():
+        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+            continue
+        default, note = parameter.default, parameter.annotation
+        factory = getattr(made.get(name), "default_factory", dataclasses.MISSING)
+        if factory is not dataclasses.MISSING:
+            default = factory()
+        text = note if isinstance(note, str) else inspect.formatannotation(note)
+        hint = hints.get(name, Any)
+        known[name] = Setting(name, text, hint, default, _kinds(hint, text, default))
+    return known
+
+
+def _fold(name: str) -> str:
+    return name.replace("-", "").replace("_", "").lower()
+
+
+@functools.cache
+def _places() -> Mapping[str, str]:
+    return {
+        place.removesuffix("()"): f"{kind}.{name}" for kind, names in CATALOGUE.items() for name, place in names.items()
+    }
+
+
+def _call(target: Callable[..., Any]) -> Callable[..., Any]:
+    return target.__init__ if isinstance(target, type) else target  # type: ignore[misc]
+
+
+def _kinds(hint: Any, text: str, default: Any) -> tuple[str, ...]:
+    """Kinds that a setting takes: from its annotation, and from its default."""
+    found: list[str | None] = []
+    todo = [hint]
+    while todo:
+        one = todo.pop()
+        todo.extend(typing.get_args(one))
+        if isinstance(one, type) and one.__module__.startswith(("beeline.", "torch.nn")):
+            found.append((name_of(one) or "").partition(".")[0] or SLOTS.get(one.__name__))
+    # an alias such as Weight resolves to a bare Callable: only its written name tells the kind
+    if "Callable" in str(hint):
+        found.extend(SLOTS.get(word) for word in re.findall(r"\w+", text))
+    if default is not None and default is not inspect.Parameter.empty:
+        found.append((name_of(default) or "").partition(".")[0])
+    return tuple(dict.fromkeys(kind for kind in found if kind))

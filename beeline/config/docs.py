@@ -1,0 +1,96 @@
+"""What is known about a component, from its docstring and the comments beside its settings.
+
+Command line, documentation and web page print these pages; nothing is written about a component anywhere else.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import io
+import re
+import textwrap
+import tokenize
+from dataclasses import dataclass
+from typing import Any
+
+from beeline.config.catalogue import CATALOGUE, find, makes, member, name_of, settings
+from beeline.core.types import nearest, require
+
+
+@dataclass(frozen=True)
+class Page:
+    """What the documentation of a component says, part by part."""
+
+    kind: str
+    name: str
+    sentence: str
+    formula: str
+    assumes: str
+    source: str
+    example: str
+    settings: tuple[tuple[str, str, str, str], ...]  # name, type, default ("" when needed), comment
+
+
+def explain(kind: str, name: str) -> Page:
+    """What a member is, from its docstring and the comments beside its settings.
+
+    >>> explain("times", "LogitNormal").settings[0]
+    ('mean', 'float', '0.0', 'of the logit; -1 to 1 is usual')
+    """
+    require(kind in CATALOGUE, f"there is no kind of component {kind!r}; {nearest(kind, CATALOGUE)}")
+    full = find(f"{kind}.{name}")
+    short, target = full.partition(".")[2], member(full)
+    documented = target if isinstance(target, type) or inspect.isfunction(target) else type(target)
+    sentence, _, rest = inspect.cleandoc(documented.__doc__ or "").partition("\n\n")
+    parts = {"formula": "", "assumes": "", "source": "", "example": ""}
+    part = "formula"
+    for line in rest.splitlines():
+        part = next((p for p, mark in _MARKS if line.startswith(mark)), part)
+        parts[part] += line + "\n"
+    rows = []
+    if documented is not target:  # a constant: the values of its settings
+        rows = [(s.name, s.text, repr(getattr(target, s.name)), "") for s in settings(documented).values()]
+        sentence = f"{short}: {sentence[0].lower()}{sentence[1:]}"
+    elif makes(full):
+        comments = _comments(target)
+        for s in settings(target).values():
+            rows.append((s.name, s.text, "" if s.needed else _short(s.default), comments.get(s.name, "")))
+    text = {key: value.strip() for key, value in parts.items()}
+    return Page(kind, short, " ".join(sentence.split()), settings=tuple(rows), **text)
+
+
+_MARKS = (("assumes", "Assumes"), ("source", "Source:"), ("example", ">>>"))
+
+
+def _short(value: Any) -> str:
+    full = name_of(value)
+    if full is not None and not makes(full):
+        return full.partition(".")[2]
+    # functions by their names: where they lie in memory is another place every time
+    return re.sub(r"<function ([\w.<>]+) at 0x[0-9a-f]+>", r"\1", repr(value))
+
+
+def _comments(target: Any) -> dict[str, str]:
+    """The comment at the end of the line of every setting, through the ancestors of a class."""
+    found: dict[str, str] = {}
+    for owner in reversed(target.__mro__[:-1]) if isinstance(target, type) else (target,):
+        try:
+            source = textwrap.dedent(inspect.getsource(owner))
+        except (OSError, TypeError):
+            continue
+        notes = {
+            token.start[0]: token.string.lstrip("# ")
+            for token in tokenize.generate_tokens(io.StringIO(source).readline)
+            if token.type == tokenize.COMMENT and not token.string.startswith(("# noqa", "# type:"))
+        }
+        for node in ast.walk(ast.parse(source)):
+            if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+                name, line = node.target.id, node.end_lineno
+            elif isinstance(node, ast.arg):
+                name, line = node.arg, node.end_lineno
+            else:
+                continue
+            if line in notes:
+                found.setdefault(name, notes[line])
+    return found

@@ -1,0 +1,1 @@
+"""Every protocol of every slot."""

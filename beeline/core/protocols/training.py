@@ -1,0 +1,249 @@
+"""Protocols of what a flow is trained, evaluated and fed with: one class for each slot."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeVar, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+from beeline.core.modes import Device
+from beeline.core.protocols.flows import Schedule, Solver
+from beeline.core.rng import Rng
+from beeline.core.types import Batch, Cond, Loss
+
+if TYPE_CHECKING:  # annotations alone: nothing here needs them to run
+    from beeline.data.tables.schema import Schema
+    from beeline.distillation.fit_solver import Problem
+    from beeline.fields.flow import Flow
+    from beeline.sampling.sampler import Sampler
+    from beeline.training.distributed.parallel import Work
+
+Better = Literal["lower", "higher"]
+Self = TypeVar("Self", bound="Modality")
+
+
+class Objective(Protocol):
+    """A loss for a field on a batch; every random number comes from ``rng``."""
+
+    def __call__(self, field: Any, batch: Batch, rng: Rng) -> Loss: ...
+
+
+class Cost(Protocol):
+    """A strictly convex cost of a displacement and its gradient; ``dual`` is the gradient of the conjugate."""
+
+    def value(self, u: Tensor) -> Tensor: ...  # [B,*S] -> [B]
+
+    def gradient(self, u: Tensor) -> Tensor: ...
+
+    def dual(self, y: Tensor) -> Tensor: ...  # the inverse of ``gradient``
+
+
+Log = Callable[[dict[str, Any]], None]
+"""Takes one dict a step; a dict with ``note`` instead of ``loss`` is a message."""
+
+
+class Look(Protocol):
+    """Something that looks at the networks while they learn: a held-out loss, previews."""
+
+    name: str
+
+    def due(self, step: int, steps: int) -> bool: ...
+
+    def look(self, raw: nn.Module, ema: nn.Module | None, step: int) -> dict[str, Any]: ...
+
+
+class Player(NamedTuple):
+    """One who learns: a loss, the parameters it moves, and how often."""
+
+    name: str
+    loss: Callable[[Batch, Rng], Loss]
+    parameters: list[nn.Parameter]
+    every: int = 1  # moves at steps 0, every, 2 every, ...
+
+
+@runtime_checkable
+class Game(Protocol):
+    """Several networks that learn in turn (critics, fake scores, discriminators)."""
+
+    def players(self, **networks: nn.Module) -> Sequence[Player]: ...
+
+
+class Optimiser(Protocol):
+    """Makes a torch optimiser; the engine sets its rate at every step.
+
+    ``matrices`` are the identities of the parameters that weight decay and orthogonal updates act on, as
+    ``learn.kinds`` finds them in the networks; None takes all with two or more dimensions.
+    """
+
+    def build(
+        self, parameters: Sequence[nn.Parameter], rate: float, matrices: Collection[int] | None = None
+    ) -> torch.optim.Optimizer: ...
+
+
+class Rate(Protocol):
+    """Learning rate of step ``step`` (0, 1, ...) of ``steps``."""
+
+    def __call__(self, step: int, steps: int) -> float: ...
+
+
+class Profile(Protocol):
+    """How much of an average survives step ``step`` (1, 2, ...)."""
+
+    def decay(self, step: int) -> float: ...
+
+
+@runtime_checkable
+class Lots(Protocol):
+    """Data cut into lots.  Stateless: the same number and size give the same lot, in any process, at any time."""
+
+    def lot(self, number: int, size: int) -> Batch: ...
+
+
+class Parallel(Protocol):
+    """Process ``rank`` of ``world`` works the lots rank, rank + world, ... of every step."""
+
+    @property
+    def rank(self) -> int: ...
+
+    @property
+    def world(self) -> int: ...
+
+    @property
+    def shards(self) -> bool:
+        """Whether parameters are divided among processes, so that every process has to take part in a save."""
+        ...
+
+    def place(self, device: Device | None, networks: Mapping[str, nn.Module]) -> torch.device:
+        """The device on which this process works, when ``device`` is asked for."""
+        ...
+
+    def wrap(self, network: nn.Module, device: torch.device) -> nn.Module: ...
+
+    def work(self, player: Player, networks: Mapping[str, nn.Module]) -> Work: ...
+
+    def total(self, value: Tensor) -> Tensor: ...
+
+    def norm(self, tensors: Sequence[Tensor]) -> Tensor: ...
+
+
+class Distillation(Protocol):
+    """What is trained, on which data, with which objective, and what comes out."""
+
+    def networks(self, teacher: Flow) -> dict[str, nn.Module]: ...
+
+    def data(self, teacher: Flow, batch: Batch, rng: Rng) -> Batch: ...
+
+    def feed(self, teacher: Flow, data: Batch, rng: Rng) -> Batch | Lots:
+        """What ``fit`` learns from: the data as they are, unless a method changes them on the way."""
+        return data
+
+    def objective(self, teacher: Flow) -> Any: ...
+
+    def student(self, teacher: Flow, networks: Mapping[str, nn.Module]) -> tuple[Flow, Sampler]: ...
+
+
+class Fit(Protocol):
+    """Finds (schedule, solver) for a number of steps on a problem."""
+
+    def __call__(self, problem: Problem, steps: int, rng: Rng) -> tuple[Schedule, Solver]: ...
+
+
+class Modality(Protocol):
+    """Between data in the user's own form and batches of numbers.  A value: fitting gives a new one."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape *S of one datum after encoding; empty before fitting."""
+        ...
+
+    @property
+    def conditions(self) -> dict[str, dict[str, int]]:
+        """The conditions of a network for these data: {"label": {"classes": 10}}, or {}."""
+        ...
+
+    @property
+    def preview_type(self) -> str: ...
+
+    @property
+    def continuous(self) -> bool:
+        """Whether coordinates are amounts; false where they hold states, as one-hot codes do."""
+        ...
+
+    def fit(self: Self, raw: Any) -> Self:
+        """A new value that has learned sizes, scales and classes from ``raw``; refuses bad input by name."""
+        ...
+
+    def encode(self, raw: Any, rng: Rng | None = None) -> Batch: ...
+
+    def decode(self, x: Tensor) -> Any: ...
+
+    def condition(self, value: Any, n: int) -> Cond:
+        """A user's condition as tensors for a batch of ``n``."""
+        ...
+
+    def with_condition(self, raw: Any, value: Any) -> Any:
+        """Drawn data with what the condition ``value`` says of them: given cells exactly, labels beside pictures."""
+        ...
+
+    def preview(self, raw: Any) -> bytes: ...
+
+    def metrics(self) -> Sequence[Any]: ...
+
+
+class DataSet(Protocol):
+    """Where data come from: a description that can be saved, which loads when it is asked to."""
+
+    def load(self) -> tuple[Any, Any]:
+        """(training data, held-out data), the same every time."""
+        ...
+
+    def modality(self) -> Modality:
+        """The kind of data, not fitted yet."""
+        ...
+
+
+class TableMetric(Protocol):
+    """(schema, real frame, made frame, rng) -> one number."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def better(self) -> Better: ...
+
+    def __call__(self, schema: Schema, real: Any, made: Any, rng: Rng) -> float: ...
+
+
+class Features(Protocol):
+    """A view of encoded data [N,*S] -> [N,d]; ``hash`` says exactly which view it is."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def hash(self) -> str: ...
+
+    def fit(self, x: Tensor, cond: Cond = None, *, cache: str | os.PathLike[str] | None = None) -> Features:
+        """The view with whatever it learns from a reference set; itself when it learns nothing."""
+        ...
+
+    def __call__(self, x: Tensor) -> Tensor: ...
+
+
+class Metric(Protocol):
+    """A number from two samples of encoded data [N,*S] and [M,*S].
+
+    That is all a metric of one's own needs.  One that needs the conditions that were asked for sets
+    ``conditional = True`` and takes them as ``cond=``.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def better(self) -> Better: ...
+
+    def __call__(self, real: Tensor, made: Tensor, rng: Rng) -> float: ...

@@ -1,0 +1,319 @@
+"""Couplings within a batch: entropic, unbalanced, stable, immiscible, aware of conditions, kept over epochs."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import field, replace
+from typing import Annotated, Any
+
+import torch
+from torch import Tensor
+
+from beeline.core.protocols.flows import Coupling, Source
+from beeline.core.ranges import NonNegative, Range, dataclass
+from beeline.core.rng import Rng
+from beeline.core.types import Batch, Cond, leaves, require, take
+from beeline.couplings.basic import MinibatchOT, by_label, matching, sources, squared_cost
+from beeline.couplings.sources import Gaussian
+
+
+@dataclass(frozen=True)
+class Sinkhorn:
+    """Entropic transport within the batch: each datum draws its source from the entropic plan.
+
+    P minimising <P, C> - epsilon H(P) with even marginals,  C = |x0_i - x1_j|^2;  x0 of datum j ~ P(. | j)
+    Assumes no conditions, or ``biased``.  epsilon to infinity is Independent(), to 0 MinibatchOT().  With
+    ``relative`` it counts in mean costs, without in squared data units (2 sigma^2 for the Schroedinger bridge).
+    Source: Pooladian et al. 2023 (arXiv 2304.14772), BatchEOT; Cuturi 2013 (arXiv 1306.0895).
+
+    >>> x = torch.tensor([[0.0], [9.0]])
+    >>> Sinkhorn()(Batch(x, x0=x.flip(0)), Rng(0)).x0.flatten()
+    tensor([0., 9.])
+    """
+
+    source: Source = field(default_factory=Gaussian)
+    epsilon: float = 0.05  # strength of the entropy, above 0
+    iterations: int = 100  # of the log-domain scaling; 50 to 1000
+    relative: bool = True  # epsilon in units of the mean cost
+    biased: bool = False  # match across conditions all the same
+    independent = False
+
+    def __post_init__(self) -> None:
+        require(
+            self.epsilon > 0 and self.iterations >= 1,
+            f"Sinkhorn got epsilon={self.epsilon}, iterations={self.iterations}; without entropy there is nothing to "
+            "scale: give epsilon > 0 and iterations >= 1, or take MinibatchOT() for the exact plan",
+        )
+
+    def __call__(self, batch: Batch, rng: Rng) -> Batch:
+        x0 = free(self, batch, rng)
+        plan = self.plan(squared_cost(x0, batch.x1))
+        return replace(batch, x0=x0[draw_rows(plan.T, rng.fork("plan"))])
+
+    def plan(self, cost: Tensor) -> Tensor:
+        """The entropic plan [N,N] of a cost, summing to 1."""
+        return scaled(cost, self.epsilon * (float(cost.mean()) if self.relative else 1.0), self.iterations, 1.0)
+
+
+@dataclass(frozen=True)
+class Unbalanced:
+    """Entropic transport that may leave mass behind: data far from every source count less.
+
+    P minimising <P, C> - epsilon H(P) + reach (KL of each marginal from the even one);  weight_j = N sum_i P_ij / sum P
+    Assumes that outliers in the data are to be learned less; the law that is learned is not the data's.
+    Source: Eyring et al. 2024, "Unbalancedness in Neural Monge Maps" (arXiv 2311.15100).
+
+    >>> x = torch.tensor([[0.0], [0.1], [50.0]])
+    >>> bool(Unbalanced(reach=0.1)(Batch(x, x0=x / 10), Rng(0)).weight[2] < 0.1)
+    True
+    """
+
+    source: Source = field(default_factory=Gaussian)
+    epsilon: float = 0.05  # strength of the entropy in units of the mean cost, above 0
+    reach: Annotated[float, Range(above=0, inf=True)] = 1.0  # mean costs, for leaving mass behind; inf is Sinkhorn
+    iterations: int = 100
+    biased: bool = False  # match across conditions all the same
+    independent = False
+
+    def __post_init__(self) -> None:
+        require(
+            self.epsilon > 0 and self.reach > 0 and self.iterations >= 1,
+            f"Unbalanced got epsilon={self.epsilon}, reach={self.reach}, iterations={self.iterations}; all are above "
+            "0: 0.05, 1 and 100 are usual",
+        )
+
+    def __call__(self, batch: Batch, rng: Rng) -> Batch:
+        x0 = free(self, batch, rng)
+        plan = self.plan(squared_cost(x0, batch.x1))
+        mass = (plan.sum(0) * len(x0) / plan.sum()).to(batch.x1)
+        weight = mass if batch.weight is None else mass * batch.weight
+        return replace(batch, x0=x0[draw_rows(plan.T, rng.fork("plan"))], weight=weight)
+
+    def plan(self, cost: Tensor) -> Tensor:
+        """The unbalanced plan [N,N] of a cost."""
+        mean = float(cost.mean())
+        give = 1 / (1 + self.epsilon / self.reach)
+        return scaled(cost, self.epsilon * mean, self.iterations, give)
+
+
+@dataclass(frozen=True)
+class StableMatching:
+    """No source and datum would both rather have each other: the nearest pairs first.
+
+    the matching in which no pair (i, j) is nearer than i's and j's own partners
+    Assumes no conditions, or ``biased``.  Because both sides rank by the same distance, it is the greedy one.
+    Source: Pooladian et al. 2023 (arXiv 2304.14772), stable coupling; Gale and Shapley 1962.
+
+    >>> x = torch.tensor([[0.0], [1.0]])
+    >>> StableMatching()(Batch(x, x0=x.flip(0)), Rng(0)).x0.flatten()
+    tensor([0., 1.])
+    """
+
+    source: Source = field(default_factory=Gaussian)
+    biased: bool = False  # match across conditions all the same
+    independent = False
+
+    def __call__(self, batch: Batch, rng: Rng) -> Batch:
+        x0 = free(self, batch, rng)
+        cost = squared_cost(x0, batch.x1)
+        n = len(x0)
+        order = [-1] * n
+        taken = [False] * n
+        left = n
+        for flat in cost.flatten().argsort(stable=True).tolist():
+            i, j = divmod(flat, n)
+            if not taken[i] and order[j] < 0:
+                order[j], taken[i], left = i, True, left - 1
+                if not left:
+                    break
+        return replace(batch, x0=x0[torch.tensor(order)])
+
+
+@dataclass(frozen=True)
+class Immiscible:
+    """Noise assigned to data by distance, so that each part of the noise flows to its own part of the data.
+
+    permutation p minimising sum_i |x0_p(i) - x1_i|  (the distance, where MinibatchOT has its square)
+    Assumes no conditions, or ``biased``.
+    Source: Li et al. 2024, "Immiscible Diffusion" (arXiv 2406.12303); Liu et al. 2024 (arXiv 2410.12266).
+
+    >>> x = torch.tensor([[0.0], [1.0]])
+    >>> Immiscible()(Batch(x, x0=x.flip(0)), Rng(0)).x0.flatten()
+    tensor([0., 1.])
+    """
+
+    source: Source = field(default_factory=Gaussian)
+    biased: bool = False  # match across conditions all the same
+    independent = False
+
+    def __call__(self, batch: Batch, rng: Rng) -> Batch:
+        x0 = free(self, batch, rng)
+        cost = squared_cost(x0, batch.x1).clamp(min=0).sqrt()
+        return replace(batch, x0=x0[matching(cost)])
+
+
+@dataclass(frozen=True)
+class ConditionalOT:
+    """Optimal transport that leaves noise and condition independent, by giving every noise a condition of its own.
+
+    permutation minimising sum |x0_p(i) - x1_i|^2 + strength |c_p(i) - c_i|^2,  c_j the batch's conditions, shuffled
+    Assumes a discrete condition (compared as equal or not) or a vector one.  strength to infinity matches within
+    equal conditions; 0 is the biased MinibatchOT.
+    Source: Cheng and Schwing 2025, "The Curse of Conditions" (arXiv 2503.10636).
+
+    >>> batch = Batch(torch.tensor([[0.0], [1.0]]), x0=torch.tensor([[1.0], [0.0]]), cond=torch.tensor([0, 0]))
+    >>> ConditionalOT()(batch, Rng(0)).x0.flatten()
+    tensor([0., 1.])
+    """
+
+    source: Source = field(default_factory=Gaussian)
+    by: str = ""  # name of the condition; "" for the only one
+    strength: NonNegative = 10.0  # price of another condition, in mean costs
+    independent = False
+
+    def __call__(self, batch: Batch, rng: Rng) -> Batch:
+        conditions = dict(leaves(batch.cond))
+        by = next(iter(conditions)) if not self.by and len(conditions) == 1 else self.by
+        require(
+            by in conditions,
+            f"ConditionalOT looks at the condition {self.by!r}, but the batch has {sorted(conditions)}; name one, or "
+            "take MinibatchOT() where there is none",
+        )
+        others = sorted(conditions.keys() - {by})
+        require(
+            not others,
+            f"ConditionalOT by {by!r} would tie the noise to the other conditions {others}, which sampling does not "
+            "know; leave them out, or take Independent()",
+        )
+        x0 = sources(self, batch, rng)
+        cond = conditions[by].cpu()
+        own = cond[rng.fork("condition").permutation(len(x0))]
+        if cond.is_floating_point():
+            apart = squared_cost(own, cond)
+            apart = apart / apart.mean().clamp(min=1e-12)
+        else:
+            apart = (own.reshape(len(own), 1, -1) != cond.reshape(1, len(cond), -1)).any(-1).double()
+        cost = squared_cost(x0, batch.x1)
+        total = cost + self.strength * cost.mean() * apart
+        return replace(batch, x0=x0[matching(total)])
+
+
+@dataclass(frozen=True)
+class Remembered:
+    """One noise per datum for good: the assignment of a whole data set, made once, kept over all epochs.
+
+    x0 of datum i = the source point that ``assigned`` gave it
+    Assumes data that carry their number as the condition ``by``, which is taken out before the network sees it; or,
+    without ``noise``, data with which their noises are ``stored`` as pairs, as a run does.
+    Source: Li et al. 2024, "Immiscible Diffusion" (arXiv 2406.12303), with the assignment kept.
+
+    >>> kept = Remembered(torch.tensor([[5.0], [6.0]]))
+    >>> kept(Batch(torch.zeros(1, 1), cond={"index": torch.tensor([1])}), Rng(0))
+    Batch(x1=tensor([[0.]]), x0=tensor([[6.]]), cond=None, weight=None)
+    """
+
+    noise: Tensor = field(default_factory=lambda: torch.zeros(0, 1))  # [N,*S], row i belongs to datum i
+    by: str = "index"  # name of the condition that holds the number of a datum
+    independent = False
+
+    def stored(self, batch: Batch, rng: Rng) -> Batch:
+        """A data set with the noise of every datum beside it, or with its own source points in a better order."""
+        if len(self.noise):
+            return batch
+        return replace(
+            batch, x0=assigned(batch.x1, rng, by_label(batch.cond, Gaussian()), x0=batch.x0, cond=batch.cond).noise
+        )
+
+    def __call__(self, batch: Batch, rng: Rng) -> Batch:
+        if batch.x0 is not None and not len(self.noise):
+            return batch
+        conditions = dict(leaves(batch.cond))
+        require(
+            isinstance(batch.cond, dict) and self.by in conditions,
+            f"the coupling Remembered needs to know which datum is which, but the batch has the conditions "
+            f"{sorted(conditions)}; add the number of each datum as the condition {self.by!r}",
+        )
+        index = conditions[self.by].long().cpu()
+        require(
+            bool((index >= 0).all()) and bool((index < len(self.noise)).all()),
+            f"the batch holds datum {int(index.max())}, but the assignment holds {len(self.noise)}; make it again for "
+            "these data with assigned(...)",
+        )
+        assert isinstance(batch.cond, dict)
+        rest: Any = {k: v for k, v in batch.cond.items() if k != self.by} or None
+        return replace(batch, x0=self.noise[index].to(batch.x1), cond=rest)
+
+
+def assigned(
+    x1: Tensor,
+    rng: Rng,
+    coupling: Coupling | None = None,
+    size: int = 1024,
+    x0: Tensor | None = None,
+    cond: Cond = None,
+) -> Remembered:
+    """The assignment of a data set [N,*S], in random chunks of ``size`` so that any N is affordable.
+
+    ``x0`` [N,*S] are the source points to assign, fresh ones without it; ``cond`` are the conditions of the data, for
+    couplings that keep noise and condition apart.
+
+    >>> assigned(torch.zeros(3, 2), Rng(0)).noise.shape
+    torch.Size([3, 2])
+    """
+    made = torch.empty_like(x1)
+    order = rng.fork("chunks").permutation(len(x1))
+    for k, rows in enumerate(order.split(size)):
+        chunk = (coupling or MinibatchOT())(take(Batch(x1, x0, cond), rows), rng.fork("chunk", k))
+        assert chunk.x0 is not None
+        made[rows] = chunk.x0
+    return Remembered(made)
+
+
+def free(coupling: Any, batch: Batch, rng: Rng) -> Tensor:
+    """The source points of a batch that may be matched freely; refused where conditions would be biased."""
+    conditions = dict(leaves(batch.cond))
+    require(
+        not conditions or coupling.biased,
+        f"{type(coupling).__name__} with the conditions {sorted(conditions)} would tie the noise to the condition, "
+        "which sampling does not know; use MinibatchOT(by=NAME) or ConditionalOT(by=NAME), or say biased=True",
+    )
+    return sources(coupling, batch, rng)
+
+
+def scaled(cost: Tensor, epsilon: float, iterations: int, give: float) -> Tensor:
+    """exp((f_i + g_j - C_ij)/epsilon) with even marginals (``give`` = 1) or marginals that give way (below 1)."""
+    kernel = -cost / epsilon
+    if float(kernel.min()) > -600:  # far from underflow: products instead of logarithms, ten times as fast
+        kernel = kernel.exp()
+        u, v = cost.new_ones(len(cost)), cost.new_ones(len(cost))
+        for _ in range(iterations):
+            u = (1 / (len(cost) * (kernel @ v))) ** give
+            v = (1 / (len(cost) * (kernel.T @ u))) ** give
+        plan = u[:, None] * kernel * v[None]
+    else:
+        even = -math.log(len(cost))
+        f, g = cost.new_zeros(len(cost)), cost.new_zeros(len(cost))
+        for _ in range(iterations):
+            f = give * (even - torch.logsumexp(kernel + g[None], 1))
+            g = give * (even - torch.logsumexp(kernel + f[:, None], 0))
+        plan = (kernel + f[:, None] + g[None]).exp()
+    require(
+        bool(plan.isfinite().all()) and float(plan.sum()) > 0,
+        f"the entropic plan is not finite at epsilon = {epsilon:.3g}; the costs are too far apart for it: "
+        "give a larger epsilon, or take MinibatchOT()",
+    )
+    off = float((plan.sum(1) * len(plan) - 1).abs().max()) if give == 1 else 0.0
+    require(
+        off < 0.1,
+        f"the entropic plan uses a source point {off:.0%} too much or too little after {iterations} iterations at "
+        f"epsilon = {epsilon:.3g}; the noise would have another law: give more iterations, a larger epsilon, or take "
+        "MinibatchOT() for the exact plan",
+    )
+    return plan
+
+
+def draw_rows(rows: Tensor, rng: Rng) -> Tensor:
+    """One column index for every row of a plan, drawn with its (normalised) masses."""
+    cut = rows.cumsum(1)
+    u = rng.uniform(len(rows), cut[:, 0])[:, None] * cut[:, -1:]
+    return torch.searchsorted(cut.contiguous(), u.contiguous(), right=True)[:, 0].clamp(max=rows.shape[1] - 1)

@@ -1,0 +1,203 @@
+"""Images: 8-bit pixels in the user's form, numbers in [-1, 1] in the model's."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from beeline.core.files import replacing
+from beeline.core.ranges import Whole, dataclass
+from beeline.core.rng import Rng
+from beeline.core.types import Batch, BeelineError, Cond, require
+from beeline.data.modality import (
+    Array,
+    check_labels,
+    class_indices,
+    classes_of,
+    label_condition,
+    label_conditions,
+    labels_of,
+    numeric,
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Images:
+    """Pictures of one size as they are: 8-bit pixels, and labels where there are some."""
+
+    pixels: Array  # uint8 [N,H,W,C]; [N,H,W] is taken as one channel
+    labels: Array | None = None  # int64 [N], from 0
+    names: tuple[str, ...] = ()  # of the classes, in the order of their labels; empty when unknown
+
+    def __post_init__(self) -> None:
+        pixels = self.pixels.numpy() if isinstance(self.pixels, Tensor) else np.asarray(self.pixels)
+        pixels = pixels[..., None] if pixels.ndim == 3 else pixels
+        require(
+            pixels.dtype == np.uint8,
+            f"the pixels are {pixels.dtype}; images are 8-bit here: scale them to 0 .. 255 and convert to uint8",
+        )
+        require(
+            pixels.ndim == 4 and 0 not in pixels.shape,
+            f"the pixels have shape {pixels.shape}; give [N,H,W,C], or [N,H,W] for grey, with at least one image",
+        )
+        object.__setattr__(self, "pixels", pixels)
+        object.__setattr__(self, "names", tuple(self.names))
+        if self.labels is not None:
+            classes = len(self.names) or None
+            object.__setattr__(self, "labels", check_labels(self.labels, len(pixels), classes, "labels"))
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def rows(self, index: Any) -> Images:
+        """The images at ``index``, an array of whole numbers or a slice."""
+        return Images(self.pixels[index], None if self.labels is None else self.labels[index], self.names)
+
+
+@dataclass(frozen=True)
+class Image:
+    """Pictures as numbers in [-1, 1], channels first; equal levels of grey are intervals of equal width.
+
+    x = 2 (k + u) / levels - 1,  k = 0 .. levels-1 the level,  u = 1/2, or ~ U(0, 1) when a key is given;
+    k = floor(levels (x + 1) / 2), within 0 .. levels-1
+    Assumes 8-bit pixels round(255 k / (levels - 1)).  decode(encode(x)) is x, whatever u.
+    Source: Theis et al. 2016 (arXiv 1511.01844), uniform dequantisation.
+
+    >>> raw = Images(np.array([[[0, 255]]], np.uint8))
+    >>> Image().fit(raw).encode(raw).x1.flatten()
+    tensor([-0.9961,  0.9961])
+    """
+
+    shape: tuple[int, ...] = ()  # (C,H,W), learned by fitting
+    classes: Whole = 0  # labels run from 0 to classes-1; 0 for none; learned by fitting
+    names: tuple[str, ...] = ()  # of the classes; empty when unknown
+    levels: int = 256  # distinct values of a pixel, 2 to 256
+    preview_type = "image/png"
+    continuous = True
+    formats = (".png", ".npz", ".npy", "")  # what ``save`` writes; the last is a directory of single pictures
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "shape", tuple(self.shape))
+        object.__setattr__(self, "names", tuple(self.names))
+        require(
+            isinstance(self.levels, int) and 2 <= self.levels <= 256,
+            f"Image got levels={self.levels!r}; an 8-bit pixel has from 2 to 256 of them: 256 is usual",
+        )
+
+    @property
+    def conditions(self) -> dict[str, dict[str, int]]:
+        return label_conditions(self.classes)
+
+    def fit(self, raw: Images) -> Image:
+        """A new modality for the size, the channels and the classes of ``raw``."""
+        n, h, w, c = raw.pixels.shape
+        self._steps(raw)
+        classes, names = classes_of(raw.labels, raw.names or self.names, self.classes)
+        return replace(self, shape=(c, h, w), classes=classes, names=names if classes == len(names) else ())
+
+    def encode(self, raw: Images, rng: Rng | None = None) -> Batch:
+        """Numbers [N,C,H,W] in [-1, 1] (float32) and labels; spread over each level where ``rng`` is given."""
+        n, h, w, c = raw.pixels.shape
+        require(
+            (c, h, w) == self.shape,
+            f"images of {h}x{w} with {c} channel(s) were given to an image modality of shape {self.shape or '()'}; "
+            + ("use images of that size, or resize them" if self.shape else "fit it first: modality.fit(raw)"),
+        )
+        x = torch.from_numpy(self._steps(raw).astype(np.float32)).permute(0, 3, 1, 2).contiguous()
+        if rng is None:
+            x.add_(0.5)
+        else:
+            edge = 2.0**-14  # rounding to float32 must not reach the next level
+            x.add_(rng.fork("dequantise").fill(x).mul_(1 - 2 * edge).add_(edge))
+        return Batch(x.mul_(2 / self.levels).sub_(1), cond=self._labels(raw))
+
+    def decode(self, x: Tensor) -> Images:
+        """Pixels of the numbers [N,C,H,W]; what lies outside [-1, 1] is clamped."""
+        require(
+            x.shape[1:] == self.shape and bool(x.isfinite().all()),
+            f"numbers of shape {tuple(x.shape)} were to become images of {self.shape or '()'}; give finite [N,C,H,W] "
+            "of that size, from a fitted modality",
+        )
+        steps = ((x.detach().cpu().float() + 1) * (self.levels / 2)).floor_().clamp_(0, self.levels - 1)
+        pixels = (steps * (255 / (self.levels - 1))).round_().to(torch.uint8)
+        return Images(pixels.permute(0, 2, 3, 1).contiguous().numpy())
+
+    def condition(self, value: Any, n: int) -> Cond:
+        """{"label": 3}, 3, a class name, one of these per sample, or None for the null label."""
+        return label_condition(value, n, self.classes, self.names)
+
+    def with_condition(self, raw: Images, value: Any) -> Images:
+        labels = labels_of(value, len(raw), self.classes, self.names)
+        return Images(raw.pixels, labels, () if labels is None or numeric(self.names) else self.names)
+
+    def preview(self, raw: Images, columns: int | None = None, most: int = 64) -> bytes:
+        """A PNG grid of the first ``most`` images, small ones enlarged."""
+        from PIL import Image as Picture
+
+        shown = raw.pixels[:most]
+        n, h, w, c = shown.shape
+        shown = shown if c == 3 else shown[..., :1]
+        wide = columns or math.ceil(math.sqrt(n))
+        tall = math.ceil(n / wide)
+        canvas = np.full((tall * (h + 1) + 1, wide * (w + 1) + 1, shown.shape[3]), 255, np.uint8)
+        for i, tile in enumerate(shown):
+            y, x = (i // wide) * (h + 1) + 1, (i % wide) * (w + 1) + 1
+            canvas[y : y + h, x : x + w] = tile
+        zoom = max(1, 40 // max(h, w))
+        picture = Picture.fromarray(canvas if canvas.shape[2] == 3 else canvas[..., 0])
+        picture = picture.resize((picture.width * zoom, picture.height * zoom), Picture.Resampling.NEAREST)
+        out = io.BytesIO()
+        picture.save(out, "PNG")
+        return out.getvalue()
+
+    def save(self, raw: Images, path: Path) -> None:
+        """A grid (.png), arrays (.npz with images and labels, .npy), or a directory with one .png a picture."""
+        from PIL import Image as Picture
+
+        if path.suffix == "":
+            for i, tile in enumerate(raw.pixels):
+                with replacing(path / f"{i:05d}.png") as file:
+                    Picture.fromarray(tile if tile.shape[2] == 3 else tile[..., 0]).save(file, "PNG")
+            return
+        with replacing(path) as file, open(file, "wb") as out:
+            if path.suffix == ".npy":
+                np.save(out, raw.pixels)
+            elif path.suffix == ".npz":
+                labels: Any = {} if raw.labels is None else {"labels": raw.labels}
+                np.savez_compressed(out, images=raw.pixels, **labels)
+            else:
+                out.write(self.preview(raw, most=len(raw)))
+
+    def metrics(self) -> Sequence[Any]:
+        """Names of metrics beyond those for numbers of any kind."""
+        return ()
+
+    def _steps(self, raw: Images) -> Array:
+        """The level of every pixel."""
+        if self.levels == 256:
+            return raw.pixels
+        steps = np.rint(np.arange(256) * ((self.levels - 1) / 255)).astype(np.uint8)
+        back = np.rint(np.arange(self.levels) * (255 / (self.levels - 1))).astype(np.uint8)
+        wrong = back[steps] != np.arange(256)
+        bad = wrong[raw.pixels]
+        if bad.any():
+            row, y, x, c = (int(i) for i in np.argwhere(bad)[0])
+            raise BeelineError(
+                f"image {row} has the value {raw.pixels[row, y, x, c]} at row {y}, column {x}, which is none of the "
+                f"{self.levels} levels of this modality; use images of those levels, or levels=256"
+            )
+        made: Array = steps[raw.pixels]
+        return made
+
+    def _labels(self, raw: Images) -> Cond:
+        if not self.classes or raw.labels is None:  # images made by a model have no labels
+            return None
+        return {"label": torch.from_numpy(class_indices(raw.labels, len(raw), raw.names, self.classes, self.names))}

@@ -1,0 +1,227 @@
+"""Where points come from: .npy and .csv files, and exact laws."""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import math
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from beeline.core.ranges import Inside, dataclass
+from beeline.core.rng import Rng
+from beeline.core.types import BeelineError, nearest, require
+from beeline.data.arrays import read_arrays
+from beeline.data.distributions.law import Law
+from beeline.data.modality import Array, check_labels, divide, existing
+from beeline.data.points import Points, PointSet, refuse_odd
+
+
+@dataclass(frozen=True)
+class PointFile:
+    """Points from a .npy file [N,D], or from a .csv file with one point per line.
+
+    columns are named by the first line where it has no number, or the numbers 0 .. D-1 (as pandas writes an array),
+    else x0, x1, ...; a first column without a name that numbers the rows is left out
+    Assumes finite numbers everywhere but in the label column.  Cells are parted by comma, semicolon or tab.
+    Whole numbers from 0 are labels as they are; texts are classes in the order of the alphabet.
+    Source: none.
+
+    >>> PointFile("points.csv", label="kind").modality()
+    Points(columns=(), mean=(), std=(), classes=0, names=(), standardise=True)
+    """
+
+    path: str  # a .npy or .csv file
+    label: str | None = None  # the column of the labels, by name (x0, x1, ... where there is no header)
+    columns: tuple[str, ...] | None = None  # the columns to learn; None for all but the label
+    held_out: Inside = 0.1  # share of the points kept back, between 0 and 1
+    standardise: bool = True  # False leaves the numbers as they are: for points of a curved space
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "path", str(self.path))
+        object.__setattr__(self, "columns", None if self.columns is None else tuple(self.columns))
+
+    def modality(self) -> Points:
+        return Points(standardise=self.standardise)
+
+    def read(self) -> tuple[PointSet, None]:
+        """All points in the order of the file; every refusal names the file, the line or row, and the column."""
+        place = existing(self.path)
+        if place.suffix == ".npy":
+            cells, names, lines = _array(place)
+        elif place.suffix in (".csv", ".tsv", ".txt"):
+            cells, names, lines = _lines(place)
+        else:
+            raise BeelineError(f"{place} is no file that points can be read from; give a .npy or a .csv file")
+        for name in (*(self.columns or ()), *((self.label,) if self.label is not None else ())):
+            require(name in names, f"{place} has no column {name!r}; {nearest(name, names)}")
+        kept = self.columns if self.columns is not None else tuple(n for n in names if n != self.label)
+        require(
+            kept and self.label not in kept,
+            f"{place}: the columns to learn are {', '.join(kept) or 'none'} and the label is {self.label!r}; "
+            "learn at least one column, and not the label",
+        )
+        values = _numbers(cells[:, [names.index(n) for n in kept]], kept, lines, place)
+        labels: Array | None = None
+        classes: tuple[str, ...] = ()
+        if self.label is not None:
+            where = f"{place}, column {self.label!r}"
+            labels, classes = _labels(cells[:, names.index(self.label)], lines, where)
+        return PointSet(values, kept, labels, classes), None
+
+    def load(self) -> tuple[PointSet, PointSet]:
+        """(training, held-out) points."""
+        raw, place = self.read()[0], self.path
+        train, held = divide(len(raw), self.held_out, place)
+        if raw.labels is not None:
+            # the classes are those of the whole file, so a rare one may be held out entirely; that is refused
+            seen = raw.rows(train).labels
+            assert seen is not None
+            classless = np.setdiff1d(raw.labels, seen)
+            require(
+                not len(classless),
+                f"{place}: all rows with the label {classless[:1].tolist()} fell into the held-out part; "
+                "a label has to be seen to be learned: give more rows of it, or a smaller held_out",
+            )
+        return raw.rows(train), raw.rows(held)
+
+
+@dataclass(frozen=True)
+class LawData:
+    """Points drawn from an exact law once, so that the data set is finite and the truth behind it known.
+
+    x1 ~ law, n for training and ``kept`` held out, under the seed
+    Assumes nothing.  Numbers are left as they are, so that the law's own density and velocity hold for the flow.
+    Source: none.
+
+    >>> from beeline.data.distributions.mixtures import GaussianMixture
+    >>> LawData(GaussianMixture.ring(), n=100).load()[0].values.shape
+    (100, 2)
+    """
+
+    law: Law
+    n: int = 20_000  # training points
+    kept: int = 5_000  # held-out points
+    seed: int = 0
+    standardise: bool = False  # True brings every column to mean 0 and standard deviation 1
+
+    def __post_init__(self) -> None:
+        require(
+            self.n >= 1 and self.kept >= 1,
+            f"LawData got n={self.n}, kept={self.kept}; both parts need at least one point",
+        )
+
+    def modality(self) -> Points:
+        return Points(standardise=self.standardise, classes=self.law.classes)
+
+    def load(self) -> tuple[PointSet, PointSet]:
+        """(training, held-out) points, with the labels of the law where it has some."""
+        return self._part("train", self.n), self._part("held-out", self.kept)
+
+    def _part(self, name: str, n: int) -> PointSet:
+        x, labels = self.law.draw(n, Rng(self.seed).fork(name), None)
+        return PointSet(x.to(torch.float64).numpy(), labels=None if labels is None else labels.numpy())
+
+
+def _array(place: Path) -> tuple[Array, tuple[str, ...], list[int]]:
+    values = read_arrays(place)["array"]
+    require(
+        values.ndim == 2 and 0 not in values.shape and values.dtype.kind in "iuf",
+        f"{place} holds {values.dtype} of shape {values.shape}; points are numbers [N,D], one row per point",
+    )
+    return values, tuple(f"x{i}" for i in range(values.shape[1])), list(range(len(values)))
+
+
+def _lines(place: Path) -> tuple[Array, tuple[str, ...], list[int]]:
+    """The cells of a text file as text [N,D], the names of the columns, and the line of every row (from 1)."""
+    try:
+        with place.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.reader(file, delimiter=_separator(place), skipinitialspace=True, strict=True)
+            rows = [(reader.line_num, row) for row in reader if any(cell.strip() for cell in row)]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise BeelineError(f"{place} cannot be read as text ({error}); save it as CSV in UTF-8") from error
+    require(rows, f"{place} is empty; points need at least two lines of numbers")
+    first = [cell.strip() for cell in rows[0][1]]
+    headed = _is_header(first)
+    if headed and not first[0] and all(row[:1] == [str(i)] for i, (_, row) in enumerate(rows[1:])):
+        # the numbers of the rows, as pandas writes them, are no data
+        rows, first = [(line, row[1:]) for line, row in rows], first[1:]
+    names = tuple(first) if headed else tuple(f"x{i}" for i in range(len(first)))
+    twice = sorted({name for name in names if names.count(name) > 1})
+    require(not twice, f"{place}, line 1: {len(twice)} column name(s) appear twice, first {twice[:1]}; rename one")
+    rows = rows[headed:]
+    require(rows, f"{place} has a header and no lines of numbers; there is nothing to learn from")
+    for line, row in rows:
+        require(
+            len(row) == len(names),
+            f"{place}, line {line}: there are {len(row)} cells where line {1 if headed else rows[0][0]} has "
+            f"{len(names)}; every line needs the same columns: mend it",
+        )
+    return np.array([row for _, row in rows], dtype=str), names, [line for line, _ in rows]
+
+
+def _separator(place: Path) -> str:
+    """The sign that parts the first lines into most cells, quoted text left whole."""
+    with place.open(newline="", encoding="utf-8-sig") as file:
+        head = [line for line in itertools.islice(file, 20) if line.strip()]
+    return max(",;\t", key=lambda sign: min((len(row) for row in csv.reader(head, delimiter=sign)), default=0))
+
+
+def _is_header(first: list[str]) -> bool:
+    """Whether the first line names columns: by texts alone, or by the numbers 0 .. D-1."""
+    named = [cell for cell in first if cell]
+    return not any(map(_is_number, first)) or (len(first) > 1 and named == [str(i) for i in range(len(named))])
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        float(cell)
+    except ValueError:
+        return False
+    return True
+
+
+def _numbers(cells: Array, names: tuple[str, ...], lines: list[int], place: Path) -> Array:
+    """Finite float64 numbers, or a refusal with the line (the row of an array) and the column."""
+    if cells.dtype.kind != "U":
+        refuse_odd(cells, str(place), names)
+        return cells.astype(np.float64)
+    try:
+        values = cells.astype(np.float64)
+        if np.isfinite(values).all():
+            return values
+    except ValueError:
+        pass
+    for line, row in zip(lines, cells, strict=True):
+        for name, cell in zip(names, row, strict=True):
+            require(
+                _is_number(cell) and math.isfinite(float(cell)),
+                f"{place}, line {line}, column {name!r}: got {str(cell)!r}; points are finite numbers: remove the "
+                "line, fill the gap, or leave the column out with columns=",
+            )
+    raise AssertionError("a cell is odd, but none was found")
+
+
+def _labels(cells: Array, lines: list[int], where: str) -> tuple[Array, tuple[str, ...]]:
+    """Labels as whole numbers, and the names of the classes where they were texts."""
+    if cells.dtype.kind == "U":
+        cells = np.char.strip(cells)
+        empty = cells == ""
+        require(
+            not empty.any(),
+            f"{where}, line {lines[int(empty.argmax())]}: there is no label; every line needs one: remove the line",
+        )
+        if not all(_is_number(cell) for cell in cells):
+            names = sorted(set(cells.tolist()))
+            return np.searchsorted(names, cells), tuple(names)
+        cells = cells.astype(np.float64)
+    bad = ~(np.isfinite(cells) & (cells == np.floor(cells)) & (cells >= 0))
+    if bad.any():
+        row = int(bad.argmax())
+        raise BeelineError(
+            f"{where}, line {lines[row]}: the label is {cells[row]:g}; labels are whole numbers from 0, or names: "
+            "number the classes"
+        )
+    return check_labels(cells, len(cells), None, where), ()

@@ -1,0 +1,311 @@
+"""Where tables come from, and where they go: CSV and Parquet files, whole or a row group at a time."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from dataclasses import field
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from beeline.core.files import replacing
+from beeline.core.ranges import Inside, dataclass
+from beeline.core.rng import Rng
+from beeline.core.types import Batch, BeelineError, extra, nearest, require, stack
+from beeline.data.modality import divide
+from beeline.data.tables.csv_files import Dialect
+from beeline.data.tables.dtypes import pandas
+from beeline.data.tables.infer import infer, label, named
+from beeline.data.tables.reading import arrow_frame, damaged, read, regular
+from beeline.data.tables.schema import EXACT, Boolean, Category, Identifier, Moment, Schema
+from beeline.data.tables.table import Raw, Table
+
+
+@dataclass(frozen=True)
+class TableFile:
+    """A table from a CSV or Parquet file; its schema is inferred, shown, and corrected where that is asked for.
+
+    (training, held-out) rows, with 1 - held_out and held_out of the file
+    Assumes that the rows are in no order that matters.  Rows held out are drawn with a fixed key; a row that holds the
+    only cells of some category stays in training, because a model cannot judge a level that it never saw.
+    Source: none.
+
+    >>> TableFile("adult.csv", corrections={"zip": {"kind": "category"}}).modality().schema
+    {'zip': {'kind': 'category'}}
+    """
+
+    path: str  # a .csv, .tsv or .parquet file
+    held_out: Inside = 0.1  # share of the rows kept back, between 0 and 1
+    without: tuple[str, ...] = ()  # columns that are left out
+    schema: str | None = None  # a YAML file of corrections, as 'beeline.data.tables.infer' or Table.show gives
+    corrections: Mapping[str, Any] = field(default_factory=dict)  # column -> settings; they win over the file's
+    sep: str | None = None  # of a CSV file: what parts cells; None is told from the file, as are the next two
+    decimal: str | None = None  # its decimal sign
+    encoding: str | None = None  # as Python names it
+    comment: str | None = None  # with which lines begin that are no rows
+    skip: int = 0  # lines before the header
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "path", str(self.path))
+        object.__setattr__(self, "without", tuple(self.without))
+        self.csv  # noqa: B018 - refuses settings that no file can have
+
+    @property
+    def csv(self) -> Dialect:
+        """How the file is written, as far as that was given."""
+        return Dialect(self.sep, self.decimal, self.encoding, self.comment, self.skip)
+
+    @property
+    def told(self) -> Dialect | None:
+        """How the file is written, told from it; None for a Parquet file."""
+        if Path(self.path).suffix.lower() in (".parquet", ".pq"):
+            return None
+        return self.csv.of(regular(self.path))
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """Corrections of the schema, by column."""
+        given: dict[str, Any] = {}
+        if self.schema is not None:
+            require(Path(self.schema).is_file(), f"there is no schema file {self.schema}; check the path")
+            try:
+                text = Path(self.schema).read_text(encoding="utf-8")
+            except (UnicodeDecodeError, OSError) as error:
+                raise BeelineError(f"{self.schema} cannot be read as text ({error}); save it in UTF-8") from None
+            given = dict(Schema.parse(text).plain())
+        for name, correction in self.corrections.items():
+            require(
+                isinstance(correction, Mapping),
+                f"the correction of column {str(name)!r} is {correction!r}; give settings, as in {{kind: category}}",
+            )
+            given[str(name)] = {**given.get(str(name), {}), **correction}
+        return given
+
+    def modality(self) -> Table:
+        exists = Path(self.path).is_file()
+        dialect = self.told if exists else None
+        return Table(schema=self.given, dialect={} if dialect is None else dialect.written)
+
+    def read(self) -> Raw:
+        """All rows, without the columns that are left out."""
+        return leave_out(read(self.path, dialect=self.csv, text=as_text(self.given)), self.without, self.path)
+
+    def show(self) -> str:
+        """The schema for people: how the file is written, and what every column is taken for."""
+        raw, dialect = self.read(), self.told
+        lines = self._schema(raw, dialect).show()
+        return lines if dialect is None else f"{lines}\n{described(dialect)}"
+
+    def load(self) -> tuple[Raw, Raw]:
+        """(training, held-out) rows; every refusal names the file or the column, and the rows."""
+        raw = self.read()
+        return parted(raw, self._schema(raw, self.told), self.held_out, self.path)
+
+    def _schema(self, raw: Raw, dialect: Dialect | None) -> Schema:
+        return infer(raw, self.given, (dialect.decimal if dialect else None) or ".")
+
+
+def as_text(given: Mapping[str, Any]) -> tuple[str, ...]:
+    """Columns whose kind was given as one that keeps text as it is written."""
+    kept = {kind.kind for kind in (Category, Identifier, Moment)}
+    return tuple(str(name) for name, settings in given.items() if settings.get("kind") in kept)
+
+
+def described(dialect: Dialect) -> str:
+    """How a CSV file is written, in words."""
+    parts = [f"{name} {value!r}" for name, value in dialect.written.items()]
+    return f"read as CSV with {', '.join(parts)} (to be set by these names)"
+
+
+@dataclass(frozen=True)
+class TableStream:
+    """A Parquet file larger than memory: its schema from a part of it, its rows a row group at a time.
+
+    lot n holds rows n size ... of an order that shuffles the row groups, and the rows within each
+    Assumes row groups that fit into memory (two are held), and that ``first`` rows spread over the groups show every
+    level of every category; another level is refused when it is met.
+    Source: none.
+
+    >>> TableStream("logs.parquet").first
+    100000
+    """
+
+    path: str  # a .parquet file
+    first: int = 100_000  # rows from which schema and quantiles are learned, and some held out
+    held_out: Inside = 0.1  # share of these that is held out
+    without: tuple[str, ...] = ()  # columns that are left out
+    corrections: Mapping[str, Any] = field(default_factory=dict)  # column -> settings
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "path", str(self.path))
+        object.__setattr__(self, "without", tuple(self.without))
+        require(self.first >= 1, f"TableStream got first={self.first}; it is a number of rows: give 1 or more")
+
+    def modality(self) -> Table:
+        return Table(schema=dict(self.corrections))
+
+    @cached_property
+    def file(self) -> Any:
+        path = regular(self.path)
+        require(
+            path.suffix in (".parquet", ".pq"),
+            f"{self.path} is no Parquet file by its name; only Parquet can be read in parts: convert it, or read it "
+            "whole with TableFile",
+        )
+        parquet = extra("pyarrow.parquet", "tables")
+        with damaged(path):
+            return parquet.ParquetFile(path)
+
+    def load(self) -> tuple[Raw, Raw]:
+        """(training, held-out) rows of a part of the file, the same number from every row group."""
+        groups = self.file.num_row_groups
+        require(groups > 0, f"{self.path} has no rows; a table is learned from rows: check that it was written")
+        each = max(1, -(-self.first // groups))
+        parts = []
+        for g in range(groups):
+            rows = self.group(g)
+            keep = Rng(0).fork("first", g).permutation(len(rows))[:each].sort().values
+            parts.append(rows.iloc[keep.numpy()])
+        raw = pandas().concat(parts, ignore_index=True)
+        return parted(raw, infer(raw, self.corrections), self.held_out, self.path)
+
+    def show(self) -> str:
+        """The schema for people, of the part from which it is learned."""
+        return infer(pandas().concat(self.load(), ignore_index=True), self.corrections).show()
+
+    def group(self, number: int) -> Raw:
+        """One row group as a data frame."""
+        with damaged(Path(self.path)):
+            rows = arrow_frame(self.file.read_row_group(number))
+        return leave_out(rows, self.without, self.path)
+
+    def lots(self, table: Table, rng: Rng) -> StreamLots:
+        """The whole file as numbered lots for learning."""
+        return StreamLots(self, table, rng)
+
+
+@dataclass(frozen=True, eq=False)
+class StreamLots:
+    """The rows of a stream as numbered lots: the number alone decides what a lot holds.
+
+    position p = n size + i runs through the row groups of epoch p div N in their shuffled order
+    Assumes a fitted table.
+    Source: none.
+    """
+
+    stream: TableStream
+    table: Table
+    rng: Rng
+
+    def __len__(self) -> int:
+        return int(self.stream.file.metadata.num_rows)
+
+    def lot(self, number: int, size: int) -> Batch:
+        parts = []
+        for k, (epoch, group, start, stop) in enumerate(self._pieces(number * size, size)):
+            cells = _cells(self, epoch, group).take(torch.arange(start, stop))
+            parts.append(Batch(cells.paint(self.rng.fork("paint", number, size, k))))
+        return parts[0] if len(parts) == 1 else stack(parts)
+
+    def _pieces(self, position: int, size: int) -> Iterator[tuple[int, int, int, int]]:
+        """(epoch, row group, first, last row) of what a lot takes, in order."""
+        meta = self.stream.file.metadata
+        while size > 0:
+            epoch, at = divmod(position, len(self))
+            for group in self.rng.fork("groups", epoch).permutation(meta.num_row_groups).tolist():
+                length = meta.row_group(group).num_rows
+                if at < length and size > 0:
+                    stop = min(length, at + size)
+                    yield epoch, group, at, stop
+                    position, size, at = position + stop - at, size - (stop - at), stop
+                at -= length
+            # what is left begins the next epoch
+
+
+@lru_cache(maxsize=2)
+def _cells(lots: StreamLots, epoch: int, group: int) -> Any:
+    rows = lots.stream.group(group)
+    return lots.table.cells(rows).take(lots.rng.fork("rows", epoch, group).permutation(len(rows)))
+
+
+def leave_out(raw: Raw, names: tuple[str, ...], what: str) -> Raw:
+    """A table without some columns; refused when it lacks one of them."""
+    known = {label(name): name for name in raw.columns}
+    for name in map(label, names):
+        require(name in known, f"{what} has no column {name!r} to leave out; {nearest(name, known)}")
+    return raw.drop(columns=[known[label(name)] for name in names]) if names else raw
+
+
+def parted(raw: Raw, schema: Schema, share: float, what: str) -> tuple[Raw, Raw]:
+    """(training, held-out) rows; a row with the only cells of some level stays in training."""
+    train, held = divide(len(raw), share, what)
+    columns, raw = raw.columns, named(raw)
+    some, other = raw.iloc[train], raw.iloc[held]
+    lone = other.iloc[:, 0].isna() & False
+    for column in schema.columns:
+        if isinstance(column, Category | Boolean):
+            lone |= ~other[column.name].isin(some[column.name].unique())
+        lone |= other[column.name].isna() & (not some[column.name].isna().any())
+    some, other = pandas().concat([some, other[lone]]).sort_index(), other[~lone]
+    return tuple(part.reset_index(drop=True).set_axis(columns, axis=1) for part in (some, other))  # type: ignore[return-value]
+
+
+def save(raw: Raw, path: str | Path, written: Mapping[str, str] | None = None) -> None:
+    """Write a data frame as CSV, TSV or Parquet, by the ending of the path; whole numbers are written whole.
+
+    ``written`` is the dialect of a CSV file: encoding, sep and decimal, in the words of pandas.
+    """
+    path = Path(path)
+    if path.suffix in (".parquet", ".pq"):
+        with replacing(path) as temporary:
+            named(raw).to_parquet(temporary, index=False)
+        return
+    require(
+        path.suffix in (".csv", ".tsv"),
+        f"{path} is neither .csv, .tsv nor .parquet by its name; choose one of these endings",
+    )
+    tabs = {"sep": "\t"} if path.suffix in (".tsv",) else {}
+    with replacing(path) as temporary:
+        plain(raw).to_csv(temporary, index=False, **{"encoding": "utf-8", **(written or {}), **tabs})
+
+
+def plain(raw: Raw) -> Raw:
+    """The rows with whole numbers as such, which gaps had made broken ones."""
+    made = named(raw).copy(deep=False)
+    for name in made.columns:
+        cells = made[name]
+        if not isinstance(cells.dtype, np.dtype) or cells.dtype.kind not in "f" or cells.isna().all():
+            continue
+        full = cells.dropna()
+        if ((full % 1 == 0) & (full.abs() <= EXACT)).all():
+            made[name] = cells.astype("Int64")
+    return made
+
+
+def save_parts(parts: Iterator[Raw], path: str | Path, written: Mapping[str, str] | None = None) -> int:
+    """Write data frames to one Parquet or CSV file as they come, a row group each: constant memory.  Gives the rows."""
+    path, count = Path(path), 0
+    arrow, parquet = extra("pyarrow", "tables"), extra("pyarrow.parquet", "tables")
+    require(
+        path.suffix in (".parquet", ".pq", ".csv"),
+        f"{path} is neither .parquet nor .csv by its name; choose one of these endings",
+    )
+    with replacing(path) as temporary, contextlib.ExitStack() as opened:
+        writer: Any = None
+        for raw in parts:
+            count += len(raw)
+            if path.suffix in (".csv",):
+                form = dict(written or {})
+                encoding = form.pop("encoding", "utf-8")
+                first = writer is None
+                writer = writer or opened.enter_context(open(temporary, "w", newline="", encoding=encoding))
+                plain(raw).to_csv(writer, index=False, header=first, **form)
+                continue
+            rows = arrow.Table.from_pandas(named(raw), preserve_index=False)
+            writer = writer or opened.enter_context(parquet.ParquetWriter(temporary, rows.schema))
+            writer.write_table(rows.cast(writer.schema))
+    return count

@@ -1,0 +1,145 @@
+"""Gradients through a walk without keeping its whole graph."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from beeline.core.protocols.flows import Solver
+from beeline.core.ranges import dataclass
+from beeline.core.types import Dynamics, require
+from beeline.solvers.integrate import integrate
+
+
+@dataclass(frozen=True)
+class Stored:
+    """The graph of every evaluation is kept: fastest, and memory grows with the number of steps.
+
+    the gradient of the discrete walk, exactly
+    Assumes nothing.
+    Source: none; plain backpropagation.
+
+    >>> from beeline.solvers.runge_kutta import EULER
+    >>> Stored()(lambda x, t: x, torch.ones(1, 1), torch.linspace(0, 1, 3), EULER)
+    tensor([[2.2500]])
+    """
+
+    def __call__(self, f: Dynamics, x: Tensor, times: Tensor, solver: Solver) -> Tensor:
+        return integrate(f, x, times, solver)
+
+
+@dataclass(frozen=True)
+class Checkpointed:
+    """States at the ends of segments are kept and each segment is walked again for its gradient.
+
+    the gradient of the discrete walk, exactly, for one more walk; memory falls to one segment's graph
+    Assumes a one-step solver (a multistep one begins anew in every segment) and a field without randomness.
+    Source: Chen et al. 2016, "Training Deep Nets with Sublinear Memory Cost" (arXiv 1604.06174).
+
+    >>> from beeline.solvers.runge_kutta import EULER
+    >>> Checkpointed()(lambda x, t: x, torch.ones(1, 1), torch.linspace(0, 1, 3), EULER)
+    tensor([[2.2500]])
+    """
+
+    segments: int | None = None  # None: about the square root of the number of steps
+
+    def __post_init__(self) -> None:
+        require(
+            self.segments is None or self.segments >= 1,
+            f"Checkpointed got segments={self.segments}; a walk has at least one: give None or a number from 1",
+        )
+
+    def __call__(self, f: Dynamics, x: Tensor, times: Tensor, solver: Solver) -> Tensor:
+        steps = len(times) - 1
+        each = math.ceil(steps / min(steps, self.segments or max(1, round(math.sqrt(steps)))))
+        parameters = learned(f, x, times[:1])
+        for start in range(0, steps, each):
+            part = times[start : start + each + 1]
+            x = _Again.apply(lambda y, part=part: integrate(f, y, part, solver), x, *parameters)
+        return x
+
+
+@dataclass(frozen=True)
+class Adjoint:
+    """Nothing is kept: the adjoint equation is walked back beside the state.
+
+    da/dt = -a^T df/dx,  dg/dt = -a^T df/dparameters, from the end to the start
+    Assumes a smooth field; the gradient is that of the exact flow to the accuracy of the solver, not of the discrete
+    walk.
+    Source: Chen et al. 2018, "Neural Ordinary Differential Equations" (arXiv 1806.07366).
+
+    >>> from beeline.solvers.runge_kutta import EULER
+    >>> Adjoint()(lambda x, t: x, torch.ones(1, 1), torch.linspace(0, 1, 3), EULER)
+    tensor([[2.2500]])
+    """
+
+    def __call__(self, f: Dynamics, x: Tensor, times: Tensor, solver: Solver) -> Tensor:
+        out: Tensor = _Back.apply(f, times, solver, x, *learned(f, x, times[:1]))
+        return out
+
+
+def learned(f: Dynamics, x: Tensor, t: Tensor) -> list[Tensor]:
+    """The leaves with requires_grad that the field depends on beside the state, found by one evaluation."""
+    with torch.enable_grad():
+        v = f(x.detach(), t.reshape(1).to(x).repeat(len(x)) if t.numel() == 1 else t[0].to(x))
+    found: dict[int, Tensor] = {}
+    seen, todo = set(), [v.grad_fn]
+    while todo:
+        node: Any = todo.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if hasattr(node, "variable"):
+            found[id(node.variable)] = node.variable
+        todo += [parent for parent, _ in node.next_functions]
+    return [leaf for leaf in found.values() if leaf is not x]
+
+
+class _Again(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, run: Callable[[Tensor], Tensor], x: Tensor, *parameters: Tensor) -> Tensor:
+        ctx.run = run
+        ctx.save_for_backward(x, *parameters)
+        with torch.no_grad():
+            return run(x)
+
+    @staticmethod
+    def backward(ctx: Any, *slopes: Any) -> Any:
+        x, *parameters = ctx.saved_tensors
+        with torch.enable_grad():
+            x = x.detach().requires_grad_()
+            got = torch.autograd.grad(ctx.run(x), [x, *parameters], slopes[0], allow_unused=True)
+        return (None, *got)
+
+
+class _Back(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, f: Dynamics, times: Tensor, solver: Solver, x: Tensor, *parameters: Tensor) -> Tensor:
+        with torch.no_grad():
+            end = integrate(f, x, times, solver)
+        ctx.f, ctx.times, ctx.solver = f, times, solver
+        ctx.save_for_backward(end, *parameters)
+        return end
+
+    @staticmethod
+    def backward(ctx: Any, *slopes: Any) -> Any:
+        end, *parameters = ctx.saved_tensors
+        sizes = [end.numel(), end.numel(), *(p.numel() for p in parameters)]
+
+        def both(state: Tensor, t: Tensor) -> Tensor:
+            x, a = (part.reshape(end.shape) for part in state[0].split(sizes)[:2])
+            with torch.enable_grad():
+                x = x.detach().requires_grad_()
+                v = ctx.f(x, t.repeat(len(end)))
+                got = torch.autograd.grad(v, [x, *parameters], -a, allow_unused=True, materialize_grads=True)
+            return torch.cat([v.detach().flatten(), *(g.flatten().to(v.dtype) for g in got)])[None]
+
+        start = torch.cat([end.flatten(), slopes[0].flatten(), *(end.new_zeros(p.numel()) for p in parameters)])
+        with torch.no_grad():
+            _, a, *got = integrate(both, start[None], ctx.times.flip(0), ctx.solver)[0].split(sizes)
+        shaped = [g.reshape(p.shape).to(p.dtype) for g, p in zip(got, parameters, strict=True)]
+        return (None, None, None, a.reshape(end.shape), *shaped)

@@ -1,0 +1,115 @@
+"""Reflow pairs: source points with the data that a flow makes of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from beeline.core.modes import device_of, eval_mode
+from beeline.core.ranges import dataclass
+from beeline.core.rng import Rng
+from beeline.core.types import Batch, Cond, leaves, map_cond, require, stack, to
+from beeline.couplings.sources import Gaussian
+from beeline.couplings.stored import Annealed
+from beeline.fields.flow import Flow
+from beeline.sampling.sampler import Sampler
+from beeline.training.feed.microbatches import InMemory
+
+
+@dataclass(frozen=True, eq=False)
+class AnnealedPairs:
+    """A feed of stored pairs that begins with fresh noise and ends with the pairs as they are.
+
+    blend of lot n = max(0, 1 - n / until);  then as Annealed
+    Assumes pairs with a Gaussian source.  The number of the lot decides the blend, so that a resumed run goes on where
+    it stopped.
+    Source: Zhu et al. 2024, SlimFlow (arXiv 2407.12718).
+
+    >>> AnnealedPairs(Batch(torch.ones(4, 2), torch.zeros(4, 2)), Rng(0), until=2).lot(2, 1).x0
+    tensor([[0., 0.]])
+    """
+
+    batch: Batch
+    rng: Rng
+    until: int  # lots after which pairs are stored ones alone: steps x lots of the annealed part
+
+    def __post_init__(self) -> None:
+        require(
+            self.until >= 1 and self.batch.x0 is not None,
+            f"AnnealedPairs got until={self.until} and {'no ' if self.batch.x0 is None else ''}source points; give "
+            "stored pairs (reflow_pairs) and a number of lots from 1",
+        )
+
+    def lot(self, number: int, size: int) -> Batch:
+        batch = InMemory(self.batch, self.rng.fork("order")).lot(number, size)
+        return Annealed(max(0.0, 1 - number / self.until))(batch, self.rng.fork("lot", number))
+
+
+def reflow_pairs(
+    flow: Flow,
+    sampler: Sampler,
+    wanted: int | Batch | Cond,
+    rng: Rng,
+    *,
+    like: Tensor | None = None,
+    batch_size: int = 256,
+) -> Batch:
+    """Pairs (x0, x1 = sampler(flow, x0)) with their conditions: the data of reflow and of distillation.
+
+    ``wanted`` is a number of pairs, or conditions (a tree, or a Batch that has them) with one pair for each.
+    ``like`` is any tensor of the flow's data shape [.., *S]; a Batch brings its own.  Source point i depends on the
+    key and on i alone, so the same key gives the same pairs whatever the batch size, and x0 need not be stored.
+    Pairs are made on the device of the flow and kept on that of ``like``.
+    """
+    if isinstance(wanted, Batch):
+        like = wanted.x1 if like is None else like
+        count, cond = len(wanted.x1), wanted.cond
+    elif isinstance(wanted, int):
+        count, cond = wanted, None
+    else:
+        cond = wanted
+        sizes = {len(leaf) for _, leaf in leaves(cond)}
+        require(len(sizes) == 1, f"the conditions have {sorted(sizes)} rows; give one tree with one row per pair")
+        count = sizes.pop()
+    require(count >= 1, f"{count} pairs were asked for; give a number from 1")
+    require(
+        like is not None and like.ndim >= 2,
+        "pairs need the shape of one datum; pass like=, any tensor [B,*S] of the flow's data",
+    )
+    assert like is not None
+    made, keyed = [], sampler.seeded(range(count), "pairs", rng.seed, *rng.path)
+    with eval_mode(flow.field):
+        for start in range(0, count, batch_size):
+            rows = range(start, min(start + batch_size, count))
+            x0 = starts(flow, rows, rng, like)
+            part = _rows(cond, start, start + batch_size, x0.device)
+            sample = keyed.part(start, start + batch_size)
+            made.append(to(Batch(sample(flow, x0, part).to(like.dtype), x0, part), like.device))
+    return stack(made)
+
+
+def starts(flow: Flow, seeds: Sequence[int], rng: Rng, like: Tensor) -> Tensor:
+    """Source points [len(seeds), *S], each from its own seed: what stored pairs keep instead of noise."""
+    like = like.new_empty((1, *like.shape[1:]), device=device_of(flow.field) or like.device)
+    if isinstance(flow.source, Gaussian):
+        return rng.rows(seeds, like)
+    return torch.cat([flow.source.sample(like, rng.fork("row", int(seed))) for seed in seeds])
+
+
+def anchored(flow: Flow, sampler: Sampler, batch: Batch, *, batch_size: int = 256) -> Batch:
+    """Pairs the other way round: real data with the source points that the flow would make them from."""
+    made = []
+    with eval_mode(flow.field):
+        for start in range(0, len(batch.x1), batch_size):
+            x1 = batch.x1[start : start + batch_size]
+            here = x1.to(device_of(flow.field) or x1.device)
+            cond = _rows(batch.cond, start, start + batch_size, here.device)
+            x0 = sampler.part(start, start + batch_size).invert(flow, here, cond)
+            made.append(to(Batch(here, x0.to(x1.dtype), cond), x1.device))
+    return stack(made)
+
+
+def _rows(cond: Cond, start: int, end: int, device: torch.device) -> Cond:
+    return map_cond(lambda leaf: leaf[start:end].to(device), cond)

@@ -1,0 +1,221 @@
+"""Distillation: a student flow from a teacher flow, as four answers."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import field, replace
+
+import torch
+from torch import nn
+
+from beeline.core.declared import traits_of
+from beeline.core.protocols.flows import Coupling, Path, Prediction, Solver, TimeSampler
+from beeline.core.protocols.training import Distillation, Lots
+from beeline.core.ranges import Count, NonNegative, dataclass
+from beeline.core.rng import Rng
+from beeline.core.types import Batch, require, stack, take
+from beeline.couplings.basic import Paired
+from beeline.couplings.sources import Gaussian
+from beeline.distillation.pairs import AnnealedPairs, anchored, reflow_pairs
+from beeline.fields.flow import Data, Flow, Network, Velocity
+from beeline.fields.prediction import Boundary
+from beeline.objectives.matching import Distance, FlowMatching, squared
+from beeline.objectives.tables import RowMatching, groups_of, whole
+from beeline.objectives.windows import TwoHops
+from beeline.paths.affine import AffinePath, Linear
+from beeline.sampling.sampler import Sampler
+from beeline.solvers.multistep import DPMSolver
+from beeline.solvers.process import process_of
+from beeline.solvers.runge_kutta import EULER
+from beeline.times.samplers import At, Uniform
+
+
+@dataclass(frozen=True)
+class Reflow(Distillation):
+    """Learn the flow again on its own pairs: paths stop crossing, so that they become straight.
+
+    x0 ~ source, x1 = sampler(teacher, x0);  min E |v(x_t, t, cond) - (x1 - x0)|^2 on the kept pairs
+    On a curved path, or for a network that predicts noise or data, path and prediction stay: errors count in the space
+    of the prediction (of the datum for a velocity on a curved path), and the student is drawn with DDIM, which is exact
+    for a flow whose noise and datum are constant along its paths.  With ``anneal`` the sources of lot n are
+    sqrt(1 - blend^2) x0 + blend noise, blend = max(0, 1 - n / anneal), so that a new network learns the flow first.
+    Assumes pairs of an ODE, made with a fine sampler: its errors are learned.  The student has no score, because its
+    coupling is not independent.
+    Source: Liu, Gong and Liu 2022 (arXiv 2209.03003); curved paths and noise: Wang et al. 2024, "Rectified Diffusion"
+    (arXiv 2410.07303), with space=Data() and distance=Huber(0.001, each=True); annealing, for smaller students: Zhu et
+    al. 2024, SlimFlow (arXiv 2407.12718).
+
+    >>> Reflow(Sampler(8)).student(Flow(None), {"student": nn.Identity()})[0].independent
+    False
+    """
+
+    sampler: Sampler = field(default_factory=lambda: Sampler(50))  # how pairs are made; guidance is learned with them
+    count: int | None = None  # pairs; None is one for every datum (their conditions are those of the data)
+    coupling: Coupling = field(
+        default_factory=Paired
+    )  # of the pairs; Annealed(0.5) mixes fresh noise into their sources
+    times: TimeSampler = field(default_factory=Uniform)  # UShaped spends more where reflow is hard
+    distance: Distance = squared
+    reverse: float = 0.0  # share of pairs made backwards from real data, which anchors the student to them
+    steps: Count = 4  # of the student's own sampler
+    space: Prediction | None = None  # where errors count; None is the teacher's own
+    anneal: int = 0  # lots over which fresh noise gives way to the sources of the pairs; 0 for none
+
+    def __post_init__(self) -> None:
+        require(
+            self.anneal >= 0,
+            f"Reflow got anneal={self.anneal}; it is a number of lots: give 0 for none, or half of the run's",
+        )
+        require(0 <= self.reverse <= 1, f"Reflow got reverse={self.reverse}; it is a share of the pairs: give 0 to 1")
+        require(
+            self.count is None or self.count >= 1,
+            f"Reflow got count={self.count}; give a number of pairs from 1, or none",
+        )
+
+    def networks(self, teacher: Flow) -> dict[str, nn.Module]:
+        return {"student": copied(teacher)}
+
+    def data(self, teacher: Flow, batch: Batch, rng: Rng) -> Batch:
+        return teacher_pairs(self.sampler, self.count, self.reverse, teacher, batch, rng)
+
+    def feed(self, teacher: Flow, data: Batch, rng: Rng) -> Batch | Lots:
+        if not self.anneal:
+            return data
+        require(
+            isinstance(teacher.source, Gaussian),
+            f"Reflow got anneal={self.anneal} and a teacher from {type(teacher.source).__name__}; mixtures with fresh "
+            "noise keep the law of a Gaussian source alone: leave anneal at 0",
+        )
+        return AnnealedPairs(data, rng, self.anneal)
+
+    def objective(self, teacher: Flow) -> FlowMatching:
+        space = self.space or own_space(teacher)
+        return matching(teacher, self.coupling, self.times, self.distance, space)
+
+    def student(self, teacher: Flow, networks: Mapping[str, nn.Module]) -> tuple[Flow, Sampler]:
+        flow = replace(teacher, field=networks["student"], independent=False)
+        return flow, Sampler(self.steps, solver=process_of(flow).solver(frozen(teacher.path)))
+
+
+@dataclass(frozen=True)
+class OneStep(Distillation):
+    """Learn the whole jump from the source: one evaluation makes a datum.
+
+    min E |x0 + v(x0, 0, cond) - x1|^2 on pairs of the teacher: reflow with all times at 0, errors of the datum
+    Assumes pairs of an ODE on a path that is the source itself at t = 0; a straight teacher is easier to follow.  On a
+    curved path x0 + v is the data end that the velocity implies.  A noise prediction is divided by a(0), so that its
+    errors grow: train the teacher with Velocity() or Data().
+    Source: Liu, Gong and Liu 2022 (arXiv 2209.03003), distillation; Liu et al. 2023, InstaFlow (arXiv 2309.06380).
+
+    >>> OneStep().student(Flow(None), {"student": nn.Identity()})[1].evaluations
+    1
+    """
+
+    sampler: Sampler = field(default_factory=lambda: Sampler(50))  # how pairs are made; guidance is learned with them
+    count: int | None = None  # pairs; None is one for every datum
+    distance: Distance = squared
+    reverse: float = 0.0  # share of pairs made backwards from real data
+    hops: NonNegative = 0.0  # weight of two steps of the teacher from fresh noise, as in TwoHops; 1 is usual
+
+    def __post_init__(self) -> None:
+        require(0 <= self.reverse <= 1, f"OneStep got reverse={self.reverse}; it is a share of the pairs: give 0 to 1")
+        require(
+            self.count is None or self.count >= 1,
+            f"OneStep got count={self.count}; give a number of pairs from 1, or none",
+        )
+
+    def networks(self, teacher: Flow) -> dict[str, nn.Module]:
+        return {"student": copied(teacher)}
+
+    def data(self, teacher: Flow, batch: Batch, rng: Rng) -> Batch:
+        return teacher_pairs(self.sampler, self.count, self.reverse, teacher, batch, rng)
+
+    def objective(self, teacher: Flow) -> FlowMatching | TwoHops:
+        require(
+            not isinstance(teacher.path, AffinePath) or begins(teacher.path),
+            f"OneStep was asked for on {teacher.path}, which leaves the source with the slope 0, so that a velocity at "
+            "t = 0 says nothing of the datum; convert the teacher with converted(flow, Linear())",
+        )
+        space = Data() if isinstance(teacher.path, AffinePath) else Velocity()
+        pairs = matching(teacher, Paired(), At(0.0), self.distance, space)
+        return TwoHops(teacher, pairs, self.hops) if self.hops else pairs
+
+    def student(self, teacher: Flow, networks: Mapping[str, nn.Module]) -> tuple[Flow, Sampler]:
+        flow = replace(teacher, field=networks["student"], independent=False)
+        return flow, Sampler(1, solver=process_of(flow).solver(frozen(teacher.path)))
+
+
+def copied(teacher: Flow) -> nn.Module:
+    """The network of a teacher, copied to become a student."""
+    require(
+        isinstance(teacher.field, nn.Module),
+        f"the teacher's field is a {type(teacher.field).__name__}, not a network; a student starts from a copy of its "
+        "teacher: give a flow with a network, or networks of your own to fit(...)",
+    )
+    teacher.require_ode("a student")
+    networks = (m for m in teacher.field.modules() if isinstance(m, Network))
+    require(
+        not any(isinstance(m.prediction, Boundary) for m in networks),
+        "a student of a network with the prediction Boundary was asked for; the ends that it fixes are false for "
+        "pairs: train the teacher with Velocity()",
+    )
+    made: nn.Module = copy.deepcopy(teacher.field)
+    made.requires_grad_(True)
+    return made
+
+
+def own_space(teacher: Flow) -> Prediction:
+    """Where the errors of a student count: its teacher's prediction, the datum for a velocity on a curved path."""
+    modules = teacher.field.modules() if isinstance(teacher.field, nn.Module) else ()
+    prediction = next((m.prediction for m in modules if isinstance(m, Network)), Velocity())
+    curved = isinstance(teacher.path, AffinePath) and not isinstance(teacher.path, Linear)
+    return Data() if curved and isinstance(prediction, Velocity) else prediction
+
+
+def frozen(path: Path) -> Solver:
+    """Steps that are exact where both ends are constant along the way: Euler on the straight path, DDIM on others."""
+    if isinstance(path, Linear) or not isinstance(path, AffinePath) or not begins(path):
+        return EULER
+    return DPMSolver(1, path)
+
+
+def begins(path: AffinePath) -> bool:
+    """Whether a velocity at t = 0 says where the path ends, which it does not where the slope of a is zero there."""
+    a, b, da, db = path.coefficients(torch.zeros((), dtype=torch.float64))
+    return bool(a * db != b * da)
+
+
+def matching(
+    teacher: Flow, coupling: Coupling, times: TimeSampler, distance: Distance, space: Prediction
+) -> FlowMatching:
+    """The objective of a student on pairs: that of its teacher's kind of data."""
+    if groups_of(teacher.field) is None:
+        return FlowMatching(teacher.path, coupling, times, space, distance=distance)
+    require(
+        distance is squared,
+        f"a student of a network for tables was asked for with the distance {distance}; its errors are squared ones of "
+        "numbers and cross entropies of states: leave the distance out",
+    )
+    return RowMatching(teacher.path, coupling, times, distance=distance, known=0.0)  # the pairs have their known cells
+
+
+def teacher_pairs(sampler: Sampler, count: int | None, reverse: float, teacher: Flow, batch: Batch, rng: Rng) -> Batch:
+    """Pairs for a student: forwards from the source, and a share backwards from the data."""
+    groups = groups_of(teacher.field)
+    if groups is not None and batch.cond is None and traits_of(teacher.field).cells:
+        batch = RowMatching().reveal(batch, groups, rng.fork("known"))
+    total = len(batch.x1) if count is None else count
+    back = round(reverse * total)
+    parts = []
+    if total > back:
+        some = batch
+        if total - back != len(batch.x1):
+            some = take(batch, rng.fork("conditions").integers(len(batch.x1), total - back).to(batch.x1.device))
+        size = max(256, 2**18 // batch.x1[0].numel())
+        pairs = reflow_pairs(teacher, sampler, some, rng.fork("pairs"), batch_size=size)
+        parts.append(pairs if groups is None else whole(pairs, groups))
+    if back:
+        chosen = rng.fork("anchors").integers(len(batch.x1), back).to(batch.x1.device)
+        parts.append(anchored(teacher, sampler, take(batch, chosen)))
+    return replace(stack(parts), weight=None)

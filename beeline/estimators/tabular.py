@@ -1,0 +1,399 @@
+"""Tables in the habit of scikit-learn: fit a data frame, draw rows, fill gaps, score rows, ask what if."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.base import BaseEstimator, TransformerMixin
+from torch import Tensor
+
+from beeline.core.files import write_text
+from beeline.core.modes import AUTO, Device, device_of, eval_mode, resolve_device
+from beeline.core.rng import Rng
+from beeline.core.types import Batch, Cond, leaves, map_cond, require
+from beeline.data.tables.dtypes import pandas
+from beeline.data.tables.files import TableFile, TableStream, leave_out, parted, save_parts
+from beeline.data.tables.infer import infer, label, named
+from beeline.data.tables.table import Table
+from beeline.density.likelihood import Exact, Hutchinson
+from beeline.distillation.students import OneStep
+from beeline.estimators.row_input import frame_of, say, seed_of, tell_lost
+from beeline.estimators.tabular_density import counterfactual, log_prob
+from beeline.evaluation.heldout import HeldOut
+from beeline.fields.flow import Flow, Network
+from beeline.networks.tabular import TabularMLP, TabularTransformer
+from beeline.objectives.tables import BLOCK, RowMatching, settled
+from beeline.runs.bundle import Bundle, load
+from beeline.sampling.sampler import Sampler
+from beeline.sampling.spread import spread
+from beeline.solvers.multistep import AdamsBashforth
+from beeline.training.config import Training
+from beeline.training.early_stopping import Patience
+from beeline.training.fit import fit
+from beeline.training.optim.ema import EMA
+from beeline.training.optim.learning_rate import WarmupConstantCooldown
+
+PORTIONS = ((10_000, (4000, 1024)), (2_000, (3000, 512)), (0, (1500, 256)))  # least rows: steps, rows a step
+LARGE = 2_000_000  # a Parquet file with more rows is learned a row group at a time
+AGAIN = 20  # draws of a cell that stays empty
+COUNTED = 100_000  # rows that are counted for the shares of states
+
+
+class TabularFlow(TransformerMixin, BaseEstimator):  # type: ignore[misc]
+    """A rectified flow of table rows.
+
+    Give it a data frame (or the path of a CSV or Parquet file) with columns of any kinds; the schema is inferred, and
+    corrected by ``schema``.  ``transform`` fills empty cells and ``score_samples`` is ``log_prob``, so that it stands
+    in a pipeline.  ``None`` in a setting means: chosen from the number of rows and the processor.
+
+    >>> flow = TabularFlow(steps=10)
+    >>> flow.get_params()["steps"], flow.set_params(width=64).width
+    (10, 64)
+    """
+
+    def __init__(
+        self,
+        *,
+        steps: int | None = None,  # of training, at most: it ends earlier when held-out rows say so
+        batch: int | None = None,  # rows per step
+        width: int | None = None,  # of the network
+        depth: int | None = None,  # blocks of the network
+        wide: bool = False,  # a transformer over columns, for tables of hundreds of columns
+        dropout: float | None = None,  # few rows need it, or they are learned by heart
+        rate: float = 1.5e-3,  # peak learning rate
+        known: float = 0.5,  # share of rows learned with some cells given; 0 gives up conditions and imputation
+        evaluations: int = 16,  # of the network per row when drawing
+        held_out: float | None = None,  # share of rows that judge when to stop
+        patience: int = 5,  # looks at these rows without improvement; there are 20 looks in all
+        schema: Mapping[str, Any] | None = None,  # corrections by column, as in YAML
+        without: Sequence[str] = (),  # columns that are left out
+        csv: Mapping[str, Any] | None = None,  # how a CSV file is written: sep, decimal, encoding, comment, skip
+        half: bool | None = None,  # products in bfloat16; None is where the processor has it
+        device: Device | None = AUTO,  # CUDA where there is one, else the CPU
+        random_state: int | None = 0,  # None is another one every time
+        verbose: bool = False,
+    ):
+        self.steps, self.batch, self.width, self.depth, self.wide = steps, batch, width, depth, wide
+        self.dropout, self.rate, self.known, self.evaluations = dropout, rate, known, evaluations
+        self.held_out, self.patience, self.schema, self.without = held_out, patience, schema, without
+        self.csv, self.half, self.device, self.random_state, self.verbose = csv, half, device, random_state, verbose
+
+    # -------------------------------------------------------------------------------------------------------- learning
+
+    def fit(self, X: Any, y: Any = None, *, log: Callable[[dict[str, Any]], None] | None = None) -> TabularFlow:
+        """Learn the rows of a data frame or file; ``y`` is ignored."""
+        raw, lots = self._rows(X)
+        self.seed_ = seed_of(self.random_state)
+        rng = Rng(self.seed_)
+        share = self.held_out if self.held_out is not None else min(0.2, max(0.04, 200 / len(raw)))
+        written = self._file(X).modality().dialect if isinstance(X, str | Path) else {}
+        corrected = infer(raw, self.schema, written.get("decimal", "."))
+        table = Table(schema=dict(self.schema or {}), dialect=written).fit(raw)
+        tell_lost(table)
+        if self.verbose:
+            print(table.show())
+        train, held = parted(raw, corrected, share, "the table")
+        backbone = self._network(table, rng)
+        objective = RowMatching(known=self.known)
+        training, patience = self._training(len(train))
+        feed = table.lots(train, rng.fork("rows")) if lots is None else lots(table, rng.fork("rows"))
+        look = HeldOut(
+            objective,
+            table.encode(held, rng.fork("held")),
+            rng=rng.fork("look"),
+            every=patience.every,
+            draws=max(1, 1000 // len(held)),
+            lot=2048,
+        )
+        net = Network(backbone, prediction=objective.prediction)
+        looks: list[dict[str, float]] = []
+        tell = log or (say if self.verbose else lambda entry: None)
+
+        def watch(entry: dict[str, Any]) -> None:
+            tell(entry)
+            if "heldout" in entry:
+                looks.append({"step": entry["step"], "loss": float(entry["heldout"]["ema"]["value"])})
+
+        where = resolve_device(self.device)
+        made = fit(net, objective, feed, training, device=where, heldout=look, rng=rng.fork("training"), log=watch)
+        made.requires_grad_(False)
+        self.table_, self.looks_ = table, looks
+        self.sampler_ = Sampler(self.evaluations, solver=AdamsBashforth(2))
+        some = train if len(train) <= COUNTED else train.sample(COUNTED, random_state=self.seed_ % 2**32)
+        rows = table.encode(some, rng.fork("margins")).x1
+        self.flow_ = settled(Flow(made, objective.path), self.sampler_, rows, rng.fork("settle"))
+        self.feature_names_in_ = np.array(table.columns.names, dtype=object)
+        self.n_features_in_ = len(self.feature_names_in_)
+        return self
+
+    def _rows(self, X: Any) -> tuple[Any, Callable[[Table, Rng], Any] | None]:
+        """Rows in memory, and how to read the rest of a file that is larger."""
+        if not isinstance(X, str | Path):
+            return leave_out(frame_of(X), tuple(self.without), "the table"), None
+        if Path(X).suffix in (".parquet", ".pq"):
+            stream = TableStream(str(X), without=tuple(self.without), corrections=dict(self.schema or {}))
+            if stream.file.metadata.num_rows > LARGE:
+                return pandas().concat(stream.load(), ignore_index=True), stream.lots
+        return self._file(X).read(), None
+
+    def _file(self, X: str | Path) -> TableFile:
+        """A file of rows, read as the settings say."""
+        return TableFile(str(X), without=tuple(self.without), corrections=dict(self.schema or {}), **(self.csv or {}))
+
+    def _network(self, table: Table, rng: Rng) -> Any:
+        more: dict[str, Any] = {
+            "half": self.half,
+            "conditions": table.conditions if self.known else {},
+            "shape": table.shape,
+            **{name: getattr(self, name) for name in ("width", "depth", "dropout") if getattr(self, name) is not None},
+            **table.offers,
+        }
+        with rng.fork("network").ambient():
+            return (TabularTransformer if self.wide else TabularMLP)(**more)
+
+    def _training(self, rows: int) -> tuple[Training, Patience]:
+        usual = next(portion for least, portion in PORTIONS if rows >= least)
+        steps, batch = self.steps or usual[0], self.batch or usual[1]
+        rate = WarmupConstantCooldown(peak=self.rate, warmup=min(200, max(1, steps // 10)), cooldown=0.3)
+        ema = EMA(half_life=min(500.0, steps / 15), warmup=0.05)
+        patience = Patience(self.patience, every=max(50, steps // 20))
+        return Training(steps=steps, lot=batch, rate=rate, ema=ema, patience=patience), patience
+
+    def distill(self, steps: int = 4000, pairs: int = 100_000, *, batch: int = 1024, rate: float = 5e-4) -> TabularFlow:
+        """A new flow that draws a row in one evaluation: it learns the whole jump on pairs of this one."""
+        flow, rng = self._fitted(), Rng(self.seed_).fork("distill")
+        method = OneStep(self.sampler_, count=pairs)
+        # cells to condition on, and shares of states, come from rows of its own
+        rows = Batch(self._draw(min(pairs, 20_000), None, rng.fork("rows"), None))
+        made = method.data(flow, rows, rng.fork("pairs"))
+        training = Training(steps=steps, lot=batch, ema=EMA(min(500.0, steps / 15)),
+                            rate=WarmupConstantCooldown(peak=rate, warmup=min(100, steps), cooldown=0.5))  # fmt: skip
+        nets = fit(method.networks(flow), method.objective(flow), made, training, rng=rng.fork("training"),
+                   device=device_of(flow), log=say if self.verbose else lambda entry: None)  # fmt: skip
+        student, sampler = method.student(flow, nets)
+        student.field.requires_grad_(False)
+        other = type(self)(**self.get_params())
+        other.__dict__.update({k: v for k, v in self.__dict__.items() if k.endswith("_")})
+        other.flow_, other.sampler_ = settled(student, sampler, rows.x1, rng.fork("settle")), sampler
+        return other
+
+    # --------------------------------------------------------------------------------------------------------- drawing
+
+    def sample(
+        self,
+        n: int = 1,
+        *,
+        conditions: Any = None,
+        random_state: int | None = None,
+        evaluations: int | None = None,
+    ) -> Any:
+        """``n`` made rows.  ``conditions`` gives some columns a value, or is a data frame of partial rows."""
+        if isinstance(conditions, pandas().DataFrame):
+            n = len(conditions)
+        require(isinstance(n, int | np.integer) and n >= 1, f"n={n!r} rows were asked for; give a whole number from 1")
+        rng = self._rng(random_state)
+        cond = None if conditions is None else self._condition(conditions, int(n), rng.fork("condition"))
+        made = self.table_.decode(self._draw(int(n), cond, rng.fork("sample"), evaluations))
+        return made if conditions is None else self.table_.with_condition(made, conditions)
+
+    def sample_to(self, path: str | Path, n: int, *, random_state: int | None = None) -> int:
+        """Write ``n`` made rows to a Parquet or CSV file, a block at a time: the memory does not grow with ``n``."""
+        rng = self._rng(random_state).fork("sample")
+
+        def parts() -> Iterator[Any]:
+            for k in range(0, n, BLOCK * 32):
+                yield self.table_.decode(self._draw(min(BLOCK * 32, n - k), None, rng, None, first=k))
+
+        return save_parts(parts(), path, self.table_.dialect)
+
+    def _draw(self, n: int, cond: Cond, rng: Rng, evaluations: int | None, first: int = 0) -> Tensor:
+        """Coordinates of ``n`` rows from ``first`` on; a block of rows has one key: more rows begin alike."""
+        flow = self._fitted()
+        where = device_of(flow) or torch.device("cpu")
+        sampler = self.sampler_
+        if evaluations is not None:
+            sampler = dataclasses.replace(sampler, steps=evaluations)
+
+        def block(start: int) -> Tensor:
+            number, skip = divmod(start, BLOCK)
+            count = min(BLOCK - skip, first + n - start)
+            x0 = flow.source.sample(torch.empty(BLOCK, *self.table_.shape), rng.fork(number))[skip : skip + count]
+            here = map_cond(lambda leaf: leaf[start - first : start - first + count], cond)
+            keyed = sampler.seeded(range(start, start + count), rng.seed, *rng.path)
+            return keyed(flow, x0.to(where), map_cond(lambda leaf: leaf.to(where), here)).cpu()
+
+        starts = sorted({first, *range(-(-first // BLOCK) * BLOCK, first + n, BLOCK)})
+        with eval_mode(flow):  # once: blocks may be drawn at the same time
+            x1 = torch.cat(spread(block, starts) if where.type == "cpu" else [block(i) for i in starts])
+        if cond is None:
+            return x1
+        given: dict[str, Tensor] = dict(leaves(cond))
+        wide = torch.tensor([code.width for code in self.table_.coded.values()])
+        return torch.where(given["mask"].repeat_interleave(wide, 1) > 0, given["known"], x1)
+
+    def impute(self, X: Any, *, draws: int = 1, random_state: int | None = None) -> Any:
+        """The rows with empty cells filled from their law given the other cells; a list of frames for several draws.
+
+        A cell that may be empty is filled all the same: draws that leave it empty are drawn again, and at last get
+        the likeliest of the other values.
+        """
+        require(draws >= 1, f"draws={draws!r}; imputation draws at least once")
+        given = frame_of(X)
+        frame = named(given).reset_index(drop=True)
+        rng = self._rng(random_state)
+        made = [self._filled(frame, rng.fork("impute", k)) for k in range(draws)]
+        made = [rows.set_axis(given.columns, axis=1) for rows in made]
+        return made[0] if draws == 1 else made
+
+    def _filled(self, frame: Any, rng: Rng) -> Any:
+        for name in frame.columns:
+            self.table_.columns[str(name)]  # refuses a column that the table has not
+        marked = [c for c in self.table_.columns.columns if c.marker is not None and c.name in frame.columns]
+        marks = {c.name: c.marker for c in marked}
+        gaps = frame.isna()
+        for name, mark in marks.items():
+            gaps[name] |= frame[name] == mark
+        made, todo = frame.copy(), gaps.any(axis=1).to_numpy().nonzero()[0]
+        for again in range(AGAIN):
+            if not len(todo):
+                break
+            part = frame.iloc[todo].reset_index(drop=True).where(~gaps.iloc[todo].reset_index(drop=True))
+            cond = self._condition(part, len(part), rng.fork("condition", again))
+            x1 = self._draw(len(part), cond, rng.fork("draw", again), None)
+            drawn = self.table_.decode(x1, full=again == AGAIN - 1)
+            left = np.zeros(len(todo), dtype=bool)
+            for name in frame.columns:
+                gap = gaps[name].to_numpy()[todo]
+                if gap.any():
+                    new = drawn[name]
+                    made[name] = made[name].astype(object)
+                    made.iloc[todo[gap], made.columns.get_loc(name)] = new[gap].astype(object).to_numpy()
+                    empty = new.isna() | ((new == marks[name]) if name in marks else False)
+                    left |= gap & empty.to_numpy(dtype=bool)
+            todo = todo[left]
+        like = named(self.table_.decode(torch.zeros(1, *self.table_.shape))).dtypes
+        for name in frame.columns:  # whole numbers had become broken ones where cells were empty
+            if not made[name].isna().any() and self.table_.columns[name].dtype not in ("", "object"):
+                made[name] = made[name].infer_objects().astype(like[name])
+        made.index = frame.index
+        return made
+
+    def transform(self, X: Any) -> Any:
+        """The rows with empty cells filled: ``impute`` under the name that a pipeline calls."""
+        return self.impute(X)
+
+    # ---------------------------------------------------------------------------------------------------------- asking
+
+    def log_prob(self, X: Any, *, exact: bool = False, probes: int = 4, steps: int = 40) -> np.ndarray[Any, Any]:
+        """log p of every row in nats; low ones are anomalies.
+
+        Estimated with random probes, or exactly at one derivative per coordinate.  See ``tabular_density.log_prob``.
+        """
+        frame, rng = named(frame_of(X)).reset_index(drop=True), Rng(self.seed_).fork("log_prob")
+        flow, parts = self._fitted(), []
+        for i in range(0, len(frame), 1024):
+            way = Exact() if exact else Hutchinson(rng.fork("probe", i), probes)
+            rows = frame.iloc[i : i + 1024].reset_index(drop=True)
+            parts.append(log_prob(flow, self.table_, rows, divergence=way, rng=rng.fork(i), steps=steps))
+        return np.asarray(torch.cat(parts).numpy())
+
+    def score_samples(self, X: Any) -> np.ndarray[Any, Any]:
+        """``log_prob`` under the name that a pipeline calls."""
+        return self.log_prob(X)
+
+    def counterfactual(self, X: Any, changes: Mapping[str, Any], *, random_state: int | None = None) -> Any:
+        """The rows as they would have been with other values in some columns, all else that made them being equal."""
+        frame = named(frame_of(X)).reset_index(drop=True)
+        changes = {label(name): value for name, value in changes.items()}
+        rng, table = self._rng(random_state), self.table_
+        require(self.known > 0, "a counterfactual needs a flow that learned with known cells; fit with known=0.5")
+        new = self._condition(changes, len(frame), rng.fork("condition"))
+        old = self._condition(frame[list(changes)], len(frame), rng.fork("condition"))
+        x1 = table.encode(frame, rng.fork("paint")).x1
+        made = []
+        for i in range(0, len(frame), BLOCK):
+            some = slice(i, i + BLOCK)
+            before, after = (map_cond(lambda leaf, s=some: leaf[s], c) for c in (old, new))
+            sampler = dataclasses.replace(self.sampler_, steps=max(40, self.sampler_.steps))
+            made.append(counterfactual(self._fitted(), x1[some], before, after, sampler=sampler, rng=rng.fork(i)))
+        found = table.decode(torch.cat(made))
+        return named(found).assign(**changes).set_axis(found.columns, axis=1)
+
+    def report(
+        self, X: Any, path: str | Path, *, holdout: Any = None, target: str | None = None, n: int | None = None
+    ) -> Path:
+        """Write an HTML page on made rows beside the real rows ``X``: figures with floors, histograms, correlations.
+
+        ``holdout`` are real rows that nothing was trained on: with them privacy is measured, and with a ``target``
+        column what a model trained on made rows predicts of real ones.
+        """
+        from beeline.estimators.tabular_report import report
+
+        real = named(frame_of(X)).reset_index(drop=True)
+        made = named(self.sample(n or len(real)))
+        text = report(self.table_, real, made, self._rng(None).fork("report"), holdout=holdout, target=target)
+        write_text(Path(path), text)
+        return Path(path)
+
+    # ---------------------------------------------------------------------------------------------------------- saving
+
+    @property
+    def bundle_(self) -> Bundle:
+        """The flow as a bundle, which the command line and other doors read."""
+        flow = self._fitted()
+        return Bundle(
+            flow,
+            self.sampler_,
+            self.table_,
+            {"made_by": "TabularFlow", "settings": {**_plain(self), "random_state": self.seed_}},
+            null=0,
+        )
+
+    def save(self, directory: str | Path) -> Path:
+        """Write the flow as a bundle."""
+        return self.bundle_.save(directory)
+
+    @classmethod
+    def load(cls, directory: str | Path, *, device: Device = AUTO) -> TabularFlow:
+        """The flow of a bundle of a table, whichever door made it, on a device."""
+        bundle = load(directory, device=device)
+        require(
+            isinstance(bundle.modality, Table),
+            f"{directory} holds a flow of {type(bundle.modality).__name__}, not of a table; open it with beeline.load",
+        )
+        settings: dict[str, Any] = bundle.lineage.get("settings", {})
+        given: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()}
+        made = cls(**{k: v for k, v in given.items() if k in cls().get_params()})
+        made.device = device
+        made.table_, made.flow_, made.sampler_, made.looks_ = bundle.modality, bundle.flow, bundle.sampler, []
+        made.seed_ = seed_of(made.random_state)
+        made.feature_names_in_ = np.array(made.table_.columns.names, dtype=object)
+        made.n_features_in_ = len(made.feature_names_in_)
+        return made
+
+    # ------------------------------------------------------------------------------------------------------------ help
+
+    def _fitted(self) -> Flow:
+        require(hasattr(self, "flow_"), "this TabularFlow was not fitted; call fit(frame), or TabularFlow.load(...)")
+        found: Flow = self.flow_
+        return found
+
+    def _rng(self, random_state: int | None) -> Rng:
+        self._fitted()
+        return Rng(self.seed_ if random_state is None else seed_of(random_state)).fork("use")
+
+    def _condition(self, conditions: Any, n: int, rng: Rng) -> Cond:
+        require(
+            self.known > 0,
+            "conditions were given to a flow that learned without known cells (known=0); fit it with known=0.5",
+        )
+        return self.table_.condition(conditions, n, rng)
+
+
+def _plain(flow: TabularFlow) -> dict[str, Any]:
+    return {k: list(v) if isinstance(v, tuple) else v for k, v in flow.get_params().items() if k != "device"}

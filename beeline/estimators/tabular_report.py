@@ -1,0 +1,169 @@
+"""The report of a table: made rows beside real ones, column by column and pair by pair, in one HTML file."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+from typing import Any
+
+import numpy as np
+
+from beeline.core.protocols.training import TableMetric
+from beeline.core.rng import Rng
+from beeline.core.types import extra
+from beeline.data.tables.metrics.pairs import columns_of, correlation, levels_of
+from beeline.data.tables.metrics.privacy import ClosestRecord
+from beeline.data.tables.metrics.scores import Downstream, ShapeError, TrendError, usual
+from beeline.data.tables.schema import Moment, Schema
+
+REAL, MADE = "#7a7f87", "#d9822b"  # grey and amber: told apart in print and by most eyes
+SHOWN = 12  # levels of a category that are drawn
+
+
+def scores(
+    table: Any, real: Any, made: Any, rng: Rng, *, holdout: Any = None, target: str | None = None
+) -> list[dict[str, Any]]:
+    """Every figure with its floor: the same figure of half of the real rows against the other half.
+
+    With a ``holdout`` (real rows that nothing was trained on) also the error of the closest records, whose floor is 0,
+    and with a ``target`` training on made rows and testing on the holdout, whose floor is training on real ones.
+    """
+    schema = table.columns
+    order = rng.fork("floor").permutation(len(real)).numpy()
+    half = len(real) // 2
+    one, other = (real.iloc[part].reset_index(drop=True) for part in (order[:half], order[half:]))
+    found = []
+
+    def add(metric: TableMetric, value: float, floor: float) -> None:
+        found.append({"name": metric.name, "value": value, "floor": floor, "better": metric.better})
+
+    for metric in usual(table):
+        add(metric, metric(schema, real, made, rng), metric(schema, one, other, rng))
+    if holdout is not None:
+        near = ClosestRecord(holdout)
+        add(near, near(schema, real, made, rng), 0.0)
+        if target is not None:
+            judge = Downstream(target, holdout)
+            add(judge, judge(schema, real, made, rng), judge(schema, real, real, rng))
+    return found
+
+
+def report(
+    table: Any,
+    real: Any,
+    made: Any,
+    rng: Rng,
+    *,
+    holdout: Any = None,
+    target: str | None = None,
+    title: str = "Made rows beside real ones",
+) -> str:
+    """One self-contained HTML page: figures with floors, histograms, pairs, correlations, and the first rows."""
+    figures = scores(table, real, made, rng, holdout=holdout, target=target)
+    rows = "".join(
+        f"<tr><td>{html.escape(f['name'])}</td><td>{f['value']:.4g}</td><td>{f['floor']:.4g}</td><td>{f['better']}</td></tr>"
+        for f in figures
+    )
+    parts = [
+        f"<h1>{html.escape(title)}</h1>",
+        f"<p>{len(made)} made rows, {len(real)} real ones, {len(table.columns.columns)} columns. The floor is the same "
+        "figure of one half of the real rows against the other; no model should be expected to be better.</p>",
+        f"<table><tr><th>figure</th><th>value</th><th>floor</th><th>better</th></tr>{rows}</table>",
+        f"<h2>Columns</h2>{picture(histograms(table.columns, real, made))}",
+        f"<h2>Correlations of numbers</h2>{picture(correlations(table.columns, real, made))}",
+        f"<h2>Pairs that are furthest off</h2>{worst_pairs(table.columns, real, made)}",
+        f"<h2>First made rows</h2>{table.preview(made).decode()}",
+        f"<h2>Schema</h2><pre>{html.escape(table.show())}</pre>",
+    ]
+    style = (
+        "body{font:15px/1.5 sans-serif;max-width:72em;margin:2em auto;padding:0 1em;color:#222}"
+        "table{border-collapse:collapse;display:block;overflow-x:auto}"
+        "td,th{padding:.2em .7em;border-bottom:1px solid #ddd;text-align:left}"
+        "img{max-width:100%}pre{background:#f6f6f6;padding:1em;overflow-x:auto}"
+    )
+    return (
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{html.escape(title)}</title>'
+        f"<style>{style}</style><body>{''.join(parts)}</body></html>"
+    )
+
+
+def histograms(schema: Schema, real: Any, made: Any) -> Any:
+    """A figure with one panel per column that is learned: real in grey, made as an amber line."""
+    figure = extra("matplotlib.figure", "tables").Figure
+    columns = columns_of(schema, real, made)
+    errors = ShapeError().each(schema, real, made)
+    wide = min(4, max(1, len(columns)))
+    tall = -(-len(columns) // wide)
+    page = figure(figsize=(3.4 * wide, 2.5 * tall), layout="constrained")
+    for i, (name, (a, b, continuous)) in enumerate(columns.items()):
+        axes = page.add_subplot(tall, wide, i + 1)
+        axes.set_title(f"{name}   {errors[name]:.3f}", fontsize=9)
+        axes.tick_params(labelsize=7)
+        if continuous:
+            known = np.concatenate([a[~np.isnan(a)], b[~np.isnan(b)]])
+            low, high = (float(np.quantile(known, q)) if len(known) else q for q in (0.001, 0.999))
+            edges = np.linspace(low, high, 41)
+            looks = (a, {"color": REAL, "alpha": 0.5}), (b, {"color": MADE, "histtype": "step", "linewidth": 1.4})
+            for part, look in looks:
+                if (~np.isnan(part)).any():
+                    axes.hist(part[~np.isnan(part)], edges, density=True, **look)
+            column = schema[name]
+            if isinstance(column, Moment):
+                axes.set_xlabel(f"{column.unit} since {column.low}", fontsize=7)
+        else:
+            counts = [np.bincount(part, minlength=int(max(a.max(), b.max())) + 1) / len(part) for part in (a, b)]
+            order = np.argsort(-counts[0])[:SHOWN]
+            axes.bar(np.arange(len(order)), counts[0][order], 0.8, color=REAL, alpha=0.5)
+            axes.plot(np.arange(len(order)), counts[1][order], drawstyle="steps-mid", color=MADE, linewidth=1.4)
+            names = [level or "(empty)" for level in levels_of(real[name], made[name])]
+            axes.set_xticks(np.arange(len(order)), [names[k][:10] for k in order], rotation=60, fontsize=6)
+    return verbatim(page)
+
+
+def correlations(schema: Schema, real: Any, made: Any) -> Any:
+    """A figure of three squares: correlations of numbers in real rows, in made rows, and their difference."""
+    figure = extra("matplotlib.figure", "tables").Figure
+    columns = {n: (a, b) for n, (a, b, continuous) in columns_of(schema, real, made).items() if continuous}
+    names = list(columns)
+    page = figure(figsize=(12, 3.6), layout="constrained")
+    squares = [
+        np.array([[correlation(columns[p][k], columns[q][k]) for q in names] for p in names] or [[np.nan]])
+        for k in (0, 1)
+    ]
+    most = float(np.nanmax(np.abs(squares[1] - squares[0]), initial=0.05))
+    shown = [(squares[0], "real", 1.0), (squares[1], "made", 1.0), (squares[1] - squares[0], "made - real", most)]
+    for i, (square, title, end) in enumerate(shown):
+        axes = page.add_subplot(1, 3, i + 1)
+        picture = axes.imshow(square, cmap="RdBu_r", vmin=-end, vmax=end)
+        axes.set_title(title, fontsize=9)
+        axes.set_xticks(range(len(names)), [n[:12] for n in names], rotation=60, fontsize=7)
+        axes.set_yticks(range(len(names)), [n[:12] for n in names], fontsize=7)
+        page.colorbar(picture, ax=axes, shrink=0.8)
+    return verbatim(page)
+
+
+def verbatim(page: Any) -> Any:
+    """The figure with its texts as they are: a dollar sign in the name of a column or level begins no formula."""
+    text = extra("matplotlib.text", "tables").Text
+    for axes in page.axes:
+        axes.get_xticklabels(), axes.get_yticklabels()  # makes the ticks
+    for found in page.findobj(text):
+        found.set_parse_math(False)
+    return page
+
+
+def worst_pairs(schema: Schema, real: Any, made: Any) -> str:
+    """The pairs of columns with the largest trend error, as an HTML table."""
+    found = TrendError().each(schema, real, made)
+    worst = sorted(((v, p) for p, v in found.items() if not np.isnan(v)), reverse=True)[:8]
+    cells = [(html.escape(a), html.escape(b), f"{v:.3f}") for v, (a, b) in worst]
+    rows = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in cells)
+    return f"<table><tr><th>column</th><th>column</th><th>error</th></tr>{rows}</table>"
+
+
+def picture(page: Any) -> str:
+    """A figure as an image inside the page."""
+    file = io.BytesIO()
+    page.savefig(file, format="png", dpi=110)
+    return f'<img alt="" src="data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}">'

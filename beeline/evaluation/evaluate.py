@@ -1,0 +1,333 @@
+"""Evaluation: what a flow is worth under one way of drawing, with every figure's provenance."""
+
+from __future__ import annotations
+
+import datetime
+import math
+import os
+import platform
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy
+import torch
+from torch import Tensor, nn
+
+from beeline.config import build as config
+from beeline.core.modes import AUTO, Device, device_of, moved, place_for
+from beeline.core.rng import Rng
+from beeline.core.types import Batch, BeelineError, Cond, leaves, map_cond, require, take
+from beeline.density.likelihood import bits_per_dimension
+from beeline.evaluation.features import Identity, SmallClassifier, digest
+from beeline.evaluation.heldout import HeldOut, HeldOutLoss
+from beeline.evaluation.metrics import Compared, Energy, Frechet, Kernel, LabelAgreement, SlicedWasserstein, sound
+from beeline.evaluation.scores import Cost, Report, Score, average, measure
+from beeline.evaluation.trajectory import Likelihood, counted, draw, straightness
+from beeline.fields.flow import Flow
+from beeline.sampling.sampler import Sampler
+
+FINE = Sampler(steps=50)
+"""How trajectories are solved to measure their straightness: 50 steps of HEUN, with the sampler's own guidance."""
+
+
+@dataclass(frozen=True)
+class Extras:
+    """What is measured beside the metrics, each None to leave it out.
+
+    straightness and transport cost on trajectories solved by ``trajectories``; bits per dimension by ``likelihood``
+    Assumes a flow from noise to data.  A one-step student has velocities at t = 0 only: leave its straightness out.
+    Source: none; settings.
+
+    >>> Extras(likelihood=None).walks
+    256
+    """
+
+    trajectories: Sampler | None = FINE  # its guidance is replaced by that of the sampler under test
+    walks: int = 256  # trajectories
+    likelihood: Likelihood | None = None  # costs a backward pass a step and probe
+    replicates: int = 40  # parts of the samples for the intervals; 0: none
+    splits: int = 5  # of the real data for the floors; 0: none
+
+
+def evaluate(
+    flow: Flow,
+    sampler: Sampler,
+    modality: Any,
+    real: Any,
+    n: int,
+    rng: Rng,
+    metrics: Sequence[Any] = (),
+    *,
+    cond: Cond = None,
+    reference: Any = None,
+    reference_name: str = "",
+    cache: str | os.PathLike[str] | None = None,
+    extras: Extras | None = None,
+    held_out: HeldOut | None = None,
+    weights: str = "as given",
+    name: str = "",
+    batch_size: int = 256,
+    device: Device = AUTO,
+) -> Report:
+    """Draw ``n`` samples and measure them against ``real`` data, with floor, interval, cost and provenance.
+
+    ``real`` is in the user's own form, or an encoded Batch or tensor; with ``modality`` None it has to be the latter.
+    ``metrics`` are those of ``usual`` and of the modality when none are given.  Evaluators that learn
+    (SmallClassifier) learn from ``reference``, in the same forms, by default ``real`` itself: give the training data
+    there and held-out data as ``real``, so that no figure depends on what the evaluator has memorised, and the floor
+    is measured at the same numbers of samples.  They are kept in the directory ``cache``.
+    ``held_out`` measures the held-out loss with its fixed noise and times; the loss by time bin is in the details.
+    ``cond`` [n,...] are the conditions to draw under; by default they are drawn, with a fixed key, from the real
+    data's own, so that their frequencies agree.  A flow whose network takes no condition is given none.
+
+    It is drawn on ``device``: "auto" is the accelerator that the flow is on, else CUDA where there is one, else the
+    CPU.  The flow stays where it is.
+    The same ``rng`` gives the same noise and conditions to every flow, so that reports compare pair by pair.
+    ValueError for non-finite or too few samples, missing labels, and data of another shape.
+    """
+    extras = extras or Extras()
+    where, seen = place_for(device, flow), {}  # type: ignore[var-annotated]
+    flow, sampler = moved(flow, where, seen), moved(sampler, where, seen)
+    require(isinstance(n, int) and n >= 1, f"n={n!r} samples were asked for; give a whole number from 1")
+    held = encoded(real, modality, rng.fork("encode"))
+    source = held if reference is None else encoded(reference, modality, rng.fork("encode reference"))
+    reference_hash = digest({"x": held.x1, **{f"cond.{key}": leaf for key, leaf in leaves(held.cond)}})
+    sound(held.x1, source.x1)
+    chosen = tuple(metrics) or usual(flow, modality, held, n)
+    fitted = [m.fit(source.x1, source.cond, cache=cache) if hasattr(m, "fit") else m for m in chosen]
+    for metric in fitted:
+        _possible(metric, held, n)
+
+    asked = conditions(flow, held, n, rng.fork("conditions")) if cond is None else cond
+    x0 = flow.source.sample(
+        torch.empty(n, *held.x1.shape[1:], device=where, dtype=precision(flow.field)), rng.fork("noise")
+    )
+    asked = map_cond(lambda leaf: leaf.to(where), asked)
+    made, cost = drawn(flow, sampler, x0, asked, batch_size)
+    made = received(modality, made.cpu())
+
+    scores = measure(
+        fitted,
+        held.x1,
+        made,
+        rng.fork("measure"),
+        real_cond=held.cond,
+        cond=map_cond(lambda leaf: leaf.cpu(), asked),
+        others=None if reference is None else source.x1,
+        reference_hash=reference_hash,
+        replicates=extras.replicates,
+        splits=extras.splits,
+    )
+    scores += walked(flow, sampler, x0, asked, extras, batch_size)
+    details: dict[str, Any] = {}
+    if held_out is not None:
+        loss = held_out(flow.field)
+        details["held-out loss"] = loss.plain()
+        scores += (lost(loss, reference_hash, len(held_out.data.x1)),)
+    if extras.likelihood is not None:
+        scores += (bits(flow, modality, held, extras.likelihood, rng.fork("likelihood"), reference_hash),)
+    return Report(
+        scores,
+        cost,
+        {
+            "name": name,
+            "reference": reference_name,
+            "reference_hash": reference_hash,
+            "evaluators_learned_from": "the real data themselves" if reference is None else digest({"x": source.x1}),
+            "n": n,
+            "n_real": len(held.x1),
+            "sampler": plain(sampler),
+            "solver": plain(sampler.solver),
+            "steps": sampler.steps,
+            "guidance": plain(sampler.guidance),
+            "evaluations": cost.evaluations,
+            "weights": weights,
+            "conditions": sorted(key or "(bare)" for key, _ in leaves(asked)),
+            "seed": [rng.seed, *rng.path],
+            "batch_size": batch_size,
+            "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+            "device": str(where),
+            "versions": versions(),
+        },
+        details,
+    )
+
+
+def usual(flow: Flow, modality: Any, real: Batch, n: int) -> tuple[Any, ...]:
+    """Metrics for data of any kind, as far as these data allow them, and those of the modality.
+
+    With labels: Frechet and kernel distance in the features of a small classifier, and label agreement where the flow
+    takes the labels.  Without: both in data space, the Frechet distance where there are enough samples for it.
+    """
+    known = {key: leaf for key, leaf in leaves(real.cond) if leaf.ndim == 1 and not leaf.is_floating_point()}
+    space: Any = SmallClassifier() if len(known) == 1 else Identity()
+    size = space.size if len(known) == 1 else real.x1[0].numel()
+    chosen: list[Any] = [Frechet(space)] if min(n, len(real.x1)) > size else []
+    chosen += [Kernel(space), SlicedWasserstein(), Energy()]
+    if len(known) == 1 and takes_conditions(flow):
+        chosen.append(LabelAgreement(space))
+    return (*chosen, *(modality.metrics() if modality is not None else ()))
+
+
+def takes_conditions(flow: Flow) -> bool:
+    """Whether a flow's network takes a condition; True where it does not say."""
+    describe = getattr(getattr(flow.field, "backbone", None), "describe", None)
+    return describe is None or bool(describe().get("conditions", True))
+
+
+def encoded(real: Any, modality: Any, rng: Rng) -> Batch:
+    """Real data as an encoded batch on the CPU."""
+    if isinstance(real, Tensor):
+        batch = Batch(real)
+    elif isinstance(real, Batch):
+        batch = real
+    else:
+        require(
+            modality is not None,
+            f"the real data are a {type(real).__name__} and there is no modality to encode them; "
+            "pass an encoded Batch or tensor, or the modality of the bundle",
+        )
+        batch = modality.encode(real)
+    return Batch(batch.x1.detach().cpu(), cond=map_cond(lambda leaf: leaf.detach().cpu(), batch.cond))
+
+
+def conditions(flow: Flow, real: Batch, n: int, rng: Rng) -> Cond:
+    """The conditions to draw ``n`` samples under: rows of the real data's own, None for a flow that takes none.
+
+    Every row is used equally often (once, for n = N), in random order, so that the frequencies of labels agree.
+    """
+    if real.cond is None or not takes_conditions(flow):
+        return None
+    size = len(real.x1)
+    rounds = [rng.fork(k).permutation(size) for k in range(-(-n // size))]
+    return take(real, torch.cat(rounds)[:n]).cond
+
+
+def precision(field: Any) -> torch.dtype:
+    """The dtype of the states of a field: float32, or float64 for a network of that."""
+    weight = next(field.parameters(), torch.empty(0)) if isinstance(field, nn.Module) else torch.empty(0)
+    return torch.promote_types(weight.dtype, torch.float32)
+
+
+def drawn(flow: Flow, sampler: Sampler, x0: Tensor, cond: Cond, batch_size: int) -> tuple[Tensor, Cost]:
+    """Samples from ``x0`` and what they cost, with field evaluations counted where they happen."""
+    cuda = x0.device.type == "cuda"
+    if cuda:
+        torch.cuda.synchronize(x0.device)
+        torch.cuda.reset_peak_memory_stats(x0.device)
+    with counted(flow, sampler) as (seen, same, counter):
+        start = time.perf_counter()
+        made = draw(seen, same, x0, cond, batch_size)
+        if cuda:
+            torch.cuda.synchronize(x0.device)
+        seconds = time.perf_counter() - start
+    memory = torch.cuda.max_memory_allocated(x0.device) if cuda else peak_resident()
+    return made, Cost(
+        counter.rows / len(x0),
+        sampler.evaluations,
+        seconds,
+        len(x0) / max(seconds, 1e-9),
+        memory,
+        str(x0.device) if cuda else "process",
+    )
+
+
+def peak_resident() -> int | None:
+    """Largest resident size of this process since it began, in bytes; None where the system does not say."""
+    try:
+        import resource  # not on every system
+    except ImportError:
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def received(modality: Any, made: Tensor) -> Tensor:
+    """Made samples as the user receives them, encoded again: a value that decoding rounds or clips is measured so."""
+    if modality is None:
+        return made
+    again: Tensor = modality.encode(modality.decode(made)).x1
+    return again
+
+
+def walked(flow: Flow, sampler: Sampler, x0: Tensor, cond: Cond, extras: Extras, batch_size: int) -> tuple[Score, ...]:
+    """Straightness and transport cost."""
+    if extras.trajectories is None or extras.walks < 1 or not flow.ode:
+        return ()
+    fine = replace(extras.trajectories, guidance=sampler.guidance)
+    rows = min(extras.walks, len(x0))
+    found = straightness(flow, x0[:rows], fine, map_cond(lambda leaf: leaf[:rows], cond), batch_size)
+    how = f"trajectories of {fine.steps} steps of {type(fine.solver).__name__} of order {fine.solver.order}"
+    return (
+        average("straightness", found.bend, evaluator=how),
+        average("relative straightness", found.bend, found.length, evaluator=how),
+        average("transport cost", found.length, evaluator=how),
+    )
+
+
+def bits(flow: Flow, modality: Any, real: Batch, likelihood: Likelihood, rng: Rng, reference_hash: str) -> Score:
+    """Negative log-likelihood of real data in bits per dimension, of the user's integers where data are such.
+
+    A modality of integer values says so by ``levels``, and encodes them to [-1, 1], spread evenly over each level
+    where it is given a key; without that it is the density of the encoded data itself.
+    """
+    rows = rng.fork("rows").permutation(len(real.x1))[: likelihood.rows]
+    part = take(real, rows)
+    where = device_of(flow) or part.x1.device
+    x = part.x1
+    levels = getattr(modality, "levels", None)
+    if levels is not None:
+        x = modality.encode(modality.decode(x), rng.fork("dequantise")).x1
+    log_p = likelihood(flow, x.to(where, precision(flow.field)), rng.fork("probes"), part.cond)
+    size = x[0].numel()
+    each = bits_per_dimension(log_p, size, levels, 2.0) if levels else bits_per_dimension(log_p, size, 1, 1.0)
+    how = f"{likelihood.steps} steps, " + (
+        "exact divergence" if size <= likelihood.exact else f"{likelihood.probes} Hutchinson probes"
+    )
+    return average("bits per dimension", each, evaluator=how, reference_hash=reference_hash, n_real=len(real.x1))
+
+
+def lost(loss: HeldOutLoss, reference_hash: str, n: int) -> Score:
+    """The held-out loss as a score."""
+    half = 1.959964 * loss.error
+    interval = (loss.value - half, loss.value + half) if math.isfinite(half) else None
+    how = "fixed noise and times"
+    return Score("held-out loss", loss.value, interval, None, "lower", n, n, how, "exact", reference_hash)
+
+
+def plain(part: Any) -> Any:
+    """A component as plain data; in words where it is none of the catalogue's."""
+    try:
+        return config.describe(part)
+    except BeelineError:
+        return repr(part)
+
+
+def versions() -> dict[str, str]:
+    from beeline import __version__
+
+    return {
+        "beeline": __version__,
+        "torch": torch.__version__,
+        "numpy": numpy.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def _possible(metric: Any, real: Batch, n: int) -> None:
+    """Refuse before drawing what could not be measured afterwards."""
+    if not isinstance(metric, Compared):
+        return
+    least = metric.least(metric.view(real.x1[:1]).shape[1])
+    require(
+        min(n, len(real.x1)) >= least,
+        f"{type(metric).__name__} in {metric.features.name} needs at least {least} samples, and {n} are to be drawn "
+        f"and {len(real.x1)} are real; give more, or take Kernel() or Energy(), which need 2",
+    )
+    require(
+        not metric.conditional or real.cond is not None,
+        f"{type(metric).__name__} needs conditions, and the real data have none; give labelled data or leave it out",
+    )

@@ -1,0 +1,312 @@
+"""Feature spaces: what a metric looks at when it compares two samples."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from beeline.core.ranges import Count, Positive, dataclass
+from beeline.core.rng import Rng
+from beeline.core.types import BeelineError, Cond, leaves, require
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Data space itself, flattened.
+
+    f(x) = x
+    Assumes that Euclidean distance between encoded data means something, as it does for tables and point sets.
+    Source: none.
+
+    >>> Identity()(torch.zeros(2, 3, 4)).shape
+    torch.Size([2, 12])
+    """
+
+    @property
+    def name(self) -> str:
+        return "data space"
+
+    @property
+    def hash(self) -> str:
+        return "identity"
+
+    def fit(self, x: Tensor, cond: Cond = None, *, cache: str | os.PathLike[str] | None = None) -> Identity:
+        return self
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return x.detach().flatten(1).cpu().double()
+
+
+@dataclass(frozen=True, eq=False)
+class Module:
+    """Any network of the user's as a feature space; its weights are hashed.
+
+    f(x) = net(x), flattened, without gradients, in evaluation mode
+    Assumes that ``net`` takes encoded data of the modality.  For label agreement its output is read as logits.
+    Source: Heusel et al. 2017 (arXiv 1706.08500), whose network was an Inception.
+
+    >>> Module(nn.Flatten(), "pixels")(torch.zeros(2, 1, 4)).shape
+    torch.Size([2, 4])
+    """
+
+    net: nn.Module
+    name: str  # what reports call it
+    batch: Count = 512  # rows seen at once
+
+    @property
+    def hash(self) -> str:
+        return digest(self.net.state_dict(), type(self.net).__qualname__)
+
+    def fit(self, x: Tensor, cond: Cond = None, *, cache: str | os.PathLike[str] | None = None) -> Module:
+        return self
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return through(self.net, x, self.batch).flatten(1).double()
+
+    def classify(self, x: Tensor) -> Tensor:
+        """The most likely label of each row, [N]."""
+        return self(x).argmax(1)
+
+
+@dataclass(frozen=True)
+class SmallClassifier:
+    """The last hidden layer of a small classifier that is trained on the reference set, once, and kept with its hash.
+
+    f(x) = (h(x) - mean) / std, with h the hidden layer and both moments over the reference set
+    Assumes labels.  Features of a network trained on other data (an Inception on photographs) say little about
+    digits, spectra or tables; these are cheap, and exactly reproducible from the reference set and the settings.
+    Source: Lucic et al. 2018 (arXiv 1711.10337) and others use domain classifiers so; the design here is our own.
+
+    >>> SmallClassifier(steps=300).name
+    'small classifier'
+    """
+
+    label: str = ""  # name of the condition that holds the labels; empty: the only integer one
+    width: Count = 16  # channels of the first layer (images) or a quarter of the hidden units (vectors)
+    size: Count = 64  # features; the Frechet distance needs more samples than this
+    steps: Count = 600  # of training; 600 is enough for digits
+    batch: Count = 128  # rows a step
+    rate: Positive = 2e-3  # peak learning rate of AdamW, decayed by a cosine
+    seed: int = 0
+
+    @property
+    def name(self) -> str:
+        return "small classifier"
+
+    @property
+    def hash(self) -> str:
+        raise BeelineError(self._unfit("its hash was asked for"))
+
+    def __call__(self, x: Tensor) -> Tensor:
+        raise BeelineError(self._unfit("features were asked for"))
+
+    def classify(self, x: Tensor) -> Tensor:
+        raise BeelineError(self._unfit("labels were asked for"))
+
+    def fit(self, x: Tensor, cond: Cond = None, *, cache: str | os.PathLike[str] | None = None) -> Trained:
+        """Train on encoded data and their labels, or take the stored one that was trained so.
+
+        ``cache`` is a directory; a classifier is found there again when reference set and settings agree.
+        """
+        labels = labels_of(cond, self.label, len(x)).cpu()
+        x = x.detach().cpu().float()
+        classes = int(labels.max()) + 1
+        reference = digest({"x": x, "label": labels})
+        key = digest({}, json.dumps(asdict(self), sort_keys=True), reference)
+        file = None if cache is None else Path(cache) / f"classifier-{key[:16]}.safetensors"
+        net = self.build(tuple(x.shape[1:]), classes)
+        if file is not None and file.exists():
+            return Trained(self, _load(net, file, key), classes, reference)
+        self._train(net, x, labels)
+        if file is not None:
+            _save(net, file, key)
+        return Trained(self, net, classes, reference)
+
+    def build(self, shape: tuple[int, ...], classes: int) -> Classifier:
+        """The untrained network for data of ``shape``: convolutions where there are two spatial axes, else layers."""
+        with Rng(self.seed, ("classifier",)).ambient():
+            return Classifier(shape, classes, self.width, self.size)
+
+    def _train(self, net: Classifier, x: Tensor, labels: Tensor) -> None:
+        rng = Rng(self.seed, ("classifier", "order"))
+        batch = min(self.batch, len(x))
+        mean, std = x.mean(), x.std().clamp(min=1e-6)
+        net.shift.copy_(mean)
+        net.scale.copy_(std)
+        optimiser = torch.optim.AdamW(net.parameters(), lr=self.rate, weight_decay=0.01)
+        rate = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, self.steps)
+        net.train()
+        with torch.enable_grad():
+            for step in range(self.steps):
+                rows = rng.fork(step).integers(len(x), batch)
+                logits = net.head(net.hidden(x[rows]))
+                loss = nn.functional.cross_entropy(logits, labels[rows], label_smoothing=0.05)
+                optimiser.zero_grad()
+                torch.autograd.backward(loss)
+                optimiser.step()
+                rate.step()
+        net.eval()
+        hidden = through(net.hidden, x, 512)
+        net.centre.copy_(hidden.mean(0))
+        # a unit that never moves over the reference set keeps its own scale instead of an exploding one
+        spread = hidden.std(0)
+        net.spread.copy_(torch.where(spread > 1e-4 * spread.max(), spread, torch.ones_like(spread)))
+
+    def _unfit(self, what: str) -> str:
+        return (
+            f"{what} of SmallClassifier, which has not seen a reference set; it learns from labelled data: "
+            "call .fit(x, cond) first, or pass the metric to evaluate(), which does"
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Trained:
+    """A SmallClassifier that has learned from its reference set."""
+
+    settings: SmallClassifier
+    net: Classifier
+    classes: int
+    reference: str  # hash of the data and labels it learned from
+
+    @property
+    def name(self) -> str:
+        return self.settings.name
+
+    @property
+    def hash(self) -> str:
+        return digest(self.net.state_dict())
+
+    def fit(self, x: Tensor, cond: Cond = None, *, cache: str | os.PathLike[str] | None = None) -> Trained:
+        return self
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return through(self.net, x, 512).double()
+
+    def classify(self, x: Tensor) -> Tensor:
+        """The most likely label of each row, [N]."""
+        return through(lambda part: self.net.head(self.net.hidden(part)), x, 512).argmax(1)
+
+
+class Classifier(nn.Module):
+    """Convolutions down to about 4 x 4 (or two layers for vectors), a hidden layer, and a linear head."""
+
+    shift: Tensor
+    scale: Tensor
+    centre: Tensor
+    spread: Tensor
+
+    def __init__(self, shape: tuple[int, ...], classes: int, width: int, size: int):
+        super().__init__()
+        for name in ("shift", "scale"):
+            self.register_buffer(name, torch.zeros(()))
+        for name in ("centre", "spread"):
+            self.register_buffer(name, torch.zeros(size))
+        layers: list[nn.Module] = []
+        if len(shape) == 3 and min(shape[1:]) >= 4:
+            channels, high, wide = shape
+            layers += [nn.Conv2d(channels, width, 3, padding=1), nn.SiLU()]
+            while min(high, wide) > 4 and width < 256:
+                layers += [nn.Conv2d(width, 2 * width, 3, stride=2, padding=1), nn.SiLU()]
+                high, wide, width = (high + 1) // 2, (wide + 1) // 2, 2 * width
+            layers += [nn.AdaptiveAvgPool2d((min(high, 4), min(wide, 4))), nn.Flatten()]
+            inside = width * min(high, 4) * min(wide, 4)
+        else:
+            inside = 4 * width
+            layers += [nn.Flatten(), nn.Linear(math.prod(shape), inside), nn.SiLU()]
+        self.body = nn.Sequential(*layers, nn.Linear(inside, size), nn.SiLU())
+        self.head = nn.Linear(size, classes)
+
+    def hidden(self, x: Tensor) -> Tensor:
+        out: Tensor = self.body((x - self.shift) / self.scale)
+        return out
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (self.hidden(x) - self.centre) / self.spread
+
+
+@torch.no_grad()
+def through(net: Callable[[Tensor], Tensor], x: Tensor, batch: int) -> Tensor:
+    """``net`` over the rows of ``x`` in parts, on the network's device, gathered on the CPU; the mode is put back."""
+    if not isinstance(net, nn.Module):
+        return torch.cat([net(part.float()).cpu() for part in torch.split(x.detach().cpu(), batch)])
+    weight = next(net.parameters(), torch.zeros(()))
+    training = net.training
+    net.eval()
+    try:
+        parts = [net(part.to(weight.device, weight.dtype)).cpu() for part in torch.split(x.detach(), batch)]
+        return torch.cat(parts)
+    finally:
+        net.train(training)
+
+
+def labels_of(cond: Cond, name: str = "", n: int | None = None) -> Tensor:
+    """The integer labels [N] in a condition tree: the leaf ``name``, or the only integer one."""
+    found = {key: leaf for key, leaf in leaves(cond) if leaf.ndim == 1 and not leaf.is_floating_point()}
+    require(
+        found,
+        f"labels are needed, but the conditions are {sorted(key or '(bare)' for key, _ in leaves(cond)) or 'none'}; "
+        "only whole numbers, one per sample, can serve: give labelled data, or a metric that needs none, such as "
+        "Energy() or Frechet(Module(net, name))",
+    )
+    require(
+        name in found or (not name and len(found) == 1),
+        f"the labels were looked for under {name!r}, but the data have {sorted(found)}; name one of them with label=",
+    )
+    labels = found[name] if name in found else next(iter(found.values()))
+    require(
+        n is None or len(labels) == n,
+        f"{len(labels)} labels came with {n} samples; every sample has one: pass both in one order",
+    )
+    require(
+        len(labels) > 0 and int(labels.min()) >= 0,
+        f"a label is {int(labels.min()) if len(labels) else 'missing'}; classes are counted from 0: renumber them",
+    )
+    return labels.long()
+
+
+def digest(tensors: dict[str, Tensor], *texts: str) -> str:
+    """sha256 over names, dtypes, shapes and bytes of tensors, and over texts."""
+    total = hashlib.sha256()
+    for text in texts:
+        total.update(text.encode() + b"\0")
+    for name in sorted(tensors):
+        part = tensors[name].detach().cpu().contiguous()
+        total.update(f"{name}:{part.dtype}:{tuple(part.shape)}".encode())
+        total.update(part.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return total.hexdigest()
+
+
+def _save(net: Classifier, file: Path, key: str) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    state = {name: part.contiguous() for name, part in net.state_dict().items()}
+    part = file.with_name(f"{file.name}.{os.getpid()}.part")
+    save_file(state, part, metadata={"key": key, "hash": digest(dict(state))})
+    os.replace(part, file)
+
+
+def _load(net: Classifier, file: Path, key: str) -> Classifier:
+    try:
+        with safe_open(file, "pt") as stored:
+            about: dict[str, Any] = stored.metadata() or {}
+            state = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 - not a mapping
+        sound = about.get("key") == key and about.get("hash") == digest(state)
+    except SafetensorError:
+        sound = False
+    require(
+        sound,
+        f"the stored classifier {file} is damaged or was trained otherwise: its contents do not match its hash; "
+        "delete the file, and it will be trained again",
+    )
+    net.load_state_dict(state)
+    return net.eval()

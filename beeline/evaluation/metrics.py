@@ -1,0 +1,304 @@
+"""Metrics: one number for how far made data are from real data."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable
+from dataclasses import field, replace
+from typing import Annotated, ClassVar, TypeVar
+
+import torch
+from torch import Tensor
+
+from beeline.core.protocols.training import Better, Features
+from beeline.core.ranges import Range, dataclass
+from beeline.core.rng import Rng
+from beeline.core.types import Cond, require
+from beeline.evaluation.features import Identity, SmallClassifier, labels_of
+
+M = TypeVar("M", bound="Compared")
+
+
+@dataclass(frozen=True)
+class Compared:
+    """What the metrics here share: both samples are seen in a feature space, once, and compared there.
+
+    A subclass gives ``compare`` on features [N,d] and [M,d] in float64, so that floors and intervals, which compare
+    many parts of the same samples, need no second look at the data.
+    """
+
+    features: Features = field(default_factory=Identity)  # a feature space; data space unless another is given
+    name: ClassVar[str] = ""
+    better: ClassVar[Better] = "lower"
+    conditional: ClassVar[bool] = False
+
+    def fit(self: M, x: Tensor, cond: Cond = None, *, cache: str | os.PathLike[str] | None = None) -> M:
+        """The same metric with a feature space that has learned from the reference set."""
+        return replace(self, features=self.features.fit(x, cond, cache=cache))
+
+    def view(self, x: Tensor) -> Tensor:
+        return self.features(x)
+
+    def least(self, size: int) -> int:
+        """The fewest samples that can be compared in ``size`` features."""
+        return 2
+
+    def compare(self, real: Tensor, made: Tensor, rng: Rng, cond: Cond = None) -> float:
+        raise NotImplementedError
+
+    def __call__(self, real: Tensor, made: Tensor, rng: Rng, *, cond: Cond = None) -> float:
+        sound(real, made)
+        a, b = self.view(real), self.view(made)
+        enough(self, a, b)
+        return self.compare(a, b, rng, cond)
+
+
+@dataclass(frozen=True)
+class Frechet(Compared):
+    """Distance between two normal laws with the moments of the two samples, in a feature space.
+
+    |m1 - m2|^2 + tr(S1 + S2 - 2 sqrt(S1 S2)),  tr sqrt(S1 S2) = sum sqrt eig(sqrt(S1) S2 sqrt(S1))
+    Assumes more samples than features.  It is biased upwards by about (features / samples): compare equal numbers,
+    and look at the floor.
+    Source: Heusel et al. 2017 (arXiv 1706.08500); Dowson and Landau 1982.
+
+    >>> x = Rng(0).normal(torch.empty(100, 2))
+    >>> round(Frechet()(x, x + torch.tensor([3.0, 4.0]), Rng(0)), 4)
+    25.0
+    """
+
+    name: ClassVar[str] = "Frechet distance"
+
+    def least(self, size: int) -> int:
+        return size + 1
+
+    def compare(self, real: Tensor, made: Tensor, rng: Rng, cond: Cond = None) -> float:
+        (m1, s1), (m2, s2) = moments(real), moments(made)
+        return frechet(m1, s1, m2, s2)
+
+
+@dataclass(frozen=True)
+class Kernel(Compared):
+    """Squared maximum mean discrepancy with a cubic polynomial kernel: the kernel distance (KID), unbiased at any n.
+
+    mean k(x,x') + mean k(y,y') - 2 mean k(x,y) over different pairs,  k(x,y) = (x.y / d + 1)^3
+    Assumes features of order one.  Being unbiased it may be slightly negative where the laws agree.
+    Source: Binkowski et al. 2018, "Demystifying MMD GANs" (arXiv 1801.01401).
+
+    >>> x = Rng(0).normal(torch.empty(500, 2))
+    >>> abs(Kernel()(x[:250], x[250:], Rng(0))) < 0.1
+    True
+    """
+
+    rows: Annotated[int, Range(least=2)] = (
+        4096  # of each sample that are compared at most, drawn at random; cost grows with its square
+    )
+    name: ClassVar[str] = "kernel distance"
+
+    def compare(self, real: Tensor, made: Tensor, rng: Rng, cond: Cond = None) -> float:
+        a, b = some(real, self.rows, rng.fork("real")), some(made, self.rows, rng.fork("made"))
+        size = a.shape[1]
+
+        def kernel(x: Tensor, y: Tensor) -> Tensor:
+            return (x @ y.T / size + 1) ** 3
+
+        return within(a, kernel) + within(b, kernel) - 2 * between(a, b, kernel)
+
+
+@dataclass(frozen=True)
+class SlicedWasserstein(Compared):
+    """Optimal transport along random directions, where it is a matter of sorting.
+
+    (mean over directions of W_p(<u, x>, <u, y>)^p)^(1/p), each exact for samples of any two sizes
+    Assumes nothing; it sees every moment, but weakly in many dimensions.  Its bias falls as 1/sqrt(n).
+    Source: Rabin et al. 2011; Bonneel et al. 2015, "Sliced and Radon Wasserstein Barycenters of Measures".
+
+    >>> x = Rng(0).normal(torch.empty(50, 1))
+    >>> round(SlicedWasserstein()(x, x + 2, Rng(0)), 4)
+    2.0
+    """
+
+    projections: int = 128  # directions; the error falls with their square root
+    power: float = 2.0  # p, at least 1
+    name: ClassVar[str] = "sliced Wasserstein"
+
+    def __post_init__(self) -> None:
+        require(
+            self.projections >= 1 and self.power >= 1,
+            f"SlicedWasserstein got projections={self.projections}, power={self.power}; both are at least 1: "
+            "128 and 2 are usual",
+        )
+
+    def least(self, size: int) -> int:
+        return 1
+
+    def compare(self, real: Tensor, made: Tensor, rng: Rng, cond: Cond = None) -> float:
+        along = rng.fork("directions").normal(real.new_empty(real.shape[1], self.projections))
+        along = along / along.norm(dim=0)
+        cost = float(transport(real @ along, made @ along, self.power).mean())
+        return math.pow(cost, 1 / self.power)
+
+
+@dataclass(frozen=True)
+class Energy(Compared):
+    """Energy distance: how much farther apart the two samples are than each is within itself; zero only for equal laws.
+
+    2 E|x - y| - E|x - x'| - E|y - y'| over different pairs
+    Assumes finite means.  Unbiased, so slightly negative values occur where the laws agree.
+    Source: Szekely and Rizzo 2013, "Energy statistics: a class of statistics based on distances".
+
+    >>> x = Rng(0).normal(torch.empty(200, 2))
+    >>> Energy()(x, x + 1, Rng(0)) > 0.4
+    True
+    """
+
+    rows: Annotated[int, Range(least=2)] = (
+        4096  # of each sample that are compared at most, drawn at random; cost grows with its square
+    )
+    name: ClassVar[str] = "energy distance"
+
+    def compare(self, real: Tensor, made: Tensor, rng: Rng, cond: Cond = None) -> float:
+        a, b = some(real, self.rows, rng.fork("real")), some(made, self.rows, rng.fork("made"))
+        centre = a.mean(0)  # distances do not change, and large offsets cancel without loss
+        a, b = a - centre, b - centre
+        return 2 * between(a, b, apart) - within(a, apart) - within(b, apart)
+
+
+@dataclass(frozen=True)
+class LabelAgreement(Compared):
+    """Share of made samples to which a classifier gives the label that was asked for.
+
+    mean [classify(y) = label]
+    Assumes a conditional model and a classifier: a small one trained on the reference set unless another is given.
+    Its floor is the share on real data, which no model should be expected to exceed.
+    Source: Ravuri and Vinyals 2019 (arXiv 1905.10887), whose classification accuracy score is its counterpart.
+
+    >>> from torch import nn
+    >>> from beeline.evaluation.features import Module
+    >>> x = torch.eye(3)
+    >>> LabelAgreement(Module(nn.Identity(), "argmax"))(x, x, Rng(0), cond=torch.tensor([0, 1, 1])) == 2 / 3
+    True
+    """
+
+    features: Features = field(default_factory=SmallClassifier)  # anything with classify(x) -> [N]
+    label: str = ""  # name of the condition that holds the labels; empty: the only integer one
+    name: ClassVar[str] = "label agreement"
+    better: ClassVar[Better] = "higher"
+    conditional: ClassVar[bool] = True
+
+    def view(self, x: Tensor) -> Tensor:
+        classify: Callable[[Tensor], Tensor] | None = getattr(self.features, "classify", None)
+        require(
+            classify is not None,
+            f"LabelAgreement was given {type(self.features).__name__}, which has no classify(x); it asks a classifier "
+            "for labels: give SmallClassifier() or Module(net, name) of a network that puts out logits",
+        )
+        assert classify is not None
+        return classify(x)[:, None].double()
+
+    def least(self, size: int) -> int:
+        return 1
+
+    def compare(self, real: Tensor, made: Tensor, rng: Rng, cond: Cond = None) -> float:
+        return float((made[:, 0].long() == labels_of(cond, self.label, len(made)).to(made.device)).double().mean())
+
+    def interval(self, value: float, n: int) -> tuple[float, float]:
+        """The Wilson 95% interval of a share, which keeps its width at 0 and 1."""
+        z2 = 1.959964**2
+        centre, half = (value + z2 / (2 * n)), math.sqrt(z2 * value * (1 - value) / n + (z2 / (2 * n)) ** 2)
+        return (centre - half) / (1 + z2 / n), (centre + half) / (1 + z2 / n)
+
+
+# ---------------------------------------------------------------------------------------------------------- formulas
+
+
+def moments(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean [d] and unbiased covariance [d,d] of rows [N,d], in float64."""
+    x = x.double()
+    mean = x.mean(0)
+    centred = x - mean
+    return mean, centred.T @ centred / (len(x) - 1)
+
+
+def frechet(m1: Tensor, s1: Tensor, m2: Tensor, s2: Tensor) -> float:
+    """Squared Frechet (2-Wasserstein) distance between two normal laws, through symmetric eigenvalues only."""
+    values, vectors = torch.linalg.eigh(s1)
+    root = (vectors * values.clamp(min=0).sqrt()) @ vectors.T
+    cross = torch.linalg.eigvalsh(root @ s2 @ root).clamp(min=0).sqrt().sum()
+    return max(float((m1 - m2).square().sum() + s1.trace() + s2.trace() - 2 * cross), 0.0)
+
+
+def transport(x: Tensor, y: Tensor, power: float = 2.0) -> Tensor:
+    """W_p^p between the columns of [N,K] and of [M,K], exact for any N and M: [K]."""
+    n, m = len(x), len(y)
+    x, y = x.sort(dim=0).values, y.sort(dim=0).values
+    if n == m:
+        return (x - y).abs().pow(power).mean(0)
+    # the two quantile functions are constant between the points i/n and j/m, kept as integers over n m
+    cuts = torch.unique(torch.cat([torch.arange(1, n + 1) * m, torch.arange(1, m + 1) * n]))
+    weight = torch.cat([cuts[:1], cuts.diff()]).to(x) / (n * m)
+    gap = x[(cuts + m - 1) // m - 1] - y[(cuts + n - 1) // n - 1]
+    return (weight[:, None] * gap.abs().pow(power)).sum(0)
+
+
+def apart(x: Tensor, y: Tensor) -> Tensor:
+    """Euclidean distances [N,M] between rows."""
+    return torch.cdist(x, y)
+
+
+def between(x: Tensor, y: Tensor, kernel: Callable[[Tensor, Tensor], Tensor], block: int = 1024) -> float:
+    """Mean of kernel(x_i, y_j) over all pairs, a block of rows at a time."""
+    total = sum((float(kernel(part, y).sum()) for part in torch.split(x, block)), 0.0)
+    return total / (len(x) * len(y))
+
+
+def within(x: Tensor, kernel: Callable[[Tensor, Tensor], Tensor], block: int = 1024) -> float:
+    """Mean of kernel(x_i, x_j) over pairs of different rows, a block of rows at a time."""
+    total = 0.0
+    for start in range(0, len(x), block):
+        table = kernel(x[start : start + block], x)
+        table.diagonal(start).zero_()  # a row with itself
+        total += float(table.sum())
+    return total / (len(x) * (len(x) - 1))
+
+
+def some(x: Tensor, rows: int, rng: Rng) -> Tensor:
+    """At most ``rows`` rows, drawn without replacement."""
+    return x if len(x) <= rows else x[rng.permutation(len(x))[:rows]]
+
+
+# ---------------------------------------------------------------------------------------------------------- refusals
+
+
+def sound(real: Tensor, made: Tensor) -> None:
+    """Refuse samples of different shapes, or with values that are not finite."""
+    require(
+        real.shape[1:] == made.shape[1:],
+        f"real data have shape {tuple(real.shape[1:])} and made data {tuple(made.shape[1:])}; only data of one shape "
+        "can be compared: encode both with the same modality",
+    )
+    for what, x in (("real", real), ("made", made)):
+        require(
+            len(x) > 0 and x.is_floating_point(),
+            f"the {what} data are {x.dtype} of shape {tuple(x.shape)}; metrics compare encoded floating point "
+            "[N,*S] with N > 0: encode them first",
+        )
+        bad = ~x.detach().flatten(1).isfinite().all(1)
+        require(
+            not bool(bad.any()),
+            f"{int(bad.sum())} of {len(x)} {what} samples hold NaN or infinite values, the first at index "
+            f"{int(bad.int().argmax())}; no distance to them exists: "
+            + ("clean the data" if what == "real" else "check the model, take more steps or lower the guidance"),
+        )
+
+
+def enough(metric: Compared, real: Tensor, made: Tensor) -> None:
+    """Refuse fewer samples than the metric needs."""
+    least, n = metric.least(real.shape[1]), min(len(real), len(made))
+    require(
+        n >= least,
+        f"{type(metric).__name__} in {metric.features.name} of {real.shape[1]} features got {len(real)} real and "
+        f"{len(made)} made samples; it needs at least {least} of each: give more, or take Kernel() or Energy(), "
+        "which need 2",
+    )

@@ -1,0 +1,313 @@
+"""Scores: a figure with its interval, its noise floor, and everything that it depends on."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from dataclasses import field as default
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from beeline.core.protocols.training import Better
+from beeline.core.rng import Rng
+from beeline.core.types import Cond, require
+from beeline.evaluation.metrics import Compared, enough, sound
+from beeline.evaluation.trajectory import rows_of
+
+
+@dataclass(frozen=True)
+class Score:
+    """One figure, and what has to agree before it may be compared with another."""
+
+    name: str
+    value: float
+    interval: tuple[float, float] | None  # 95%, of the figure at these numbers of samples; None: not measured
+    floor: float | None  # the same figure of real data against real data, mean over splits; None: it has none
+    better: Better
+    n_made: int
+    n_real: int
+    evaluator: str  # what measured it
+    evaluator_hash: str
+    reference_hash: str  # of the real data
+    n_floor: int = 0  # real samples that played the made ones for the floor; fewer than n_made: the floor is too high
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What drawing the samples took."""
+
+    evaluations: float  # field evaluations per sample, counted
+    expected: int | None  # what the sampler says of itself; None when it depends on the field
+    seconds: float  # for all samples
+    samples_per_second: float
+    peak_memory: int | None  # bytes
+    memory_of: str  # whose peak: "cuda:0", or "process" for the largest resident size since it began
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything that was measured about a flow under one sampler."""
+
+    scores: tuple[Score, ...]
+    cost: Cost
+    provenance: dict[str, Any] = default(default_factory=dict)  # plain data
+    details: dict[str, Any] = default(default_factory=dict)  # plain data behind a score, such as its loss by time bin
+
+    def __getitem__(self, name: str) -> Score:
+        found = {score.name: score for score in self.scores}
+        require(name in found, f"this report has no score {name!r}; it has {', '.join(found) or 'none'}")
+        return found[name]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain JSON data, from which ``from_dict`` makes an equal report."""
+        scores = [{**asdict(s), "interval": None if s.interval is None else list(s.interval)} for s in self.scores]
+        return {
+            "scores": scores,
+            "cost": asdict(self.cost),
+            "provenance": dict(self.provenance),
+            "details": dict(self.details),
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Report:
+        missing = {"scores", "cost", "provenance"} - set(data)
+        require(not missing, f"a report was read that lacks {sorted(missing)}; read what as_dict() gave, as JSON")
+        scores = tuple(
+            Score(**{**s, "interval": None if s["interval"] is None else tuple(s["interval"])}) for s in data["scores"]
+        )
+        return cls(scores, Cost(**data["cost"]), dict(data["provenance"]), dict(data.get("details", {})))
+
+    def table(self) -> Any:
+        """For the terminal: a rich Table."""
+        from rich.markup import escape
+        from rich.table import Table
+
+        name = self.provenance.get("name")
+        table = Table(title=escape(str(name)) if name else None)
+        for heading in ("score", "value", "95% interval", "floor", "better", "made / real", "evaluator"):
+            table.add_column(heading, justify="left" if heading in ("score", "better", "evaluator") else "right")
+        for s in self.scores:
+            who = s.evaluator if len(s.evaluator_hash) < 16 else f"{s.evaluator} {s.evaluator_hash[:8]}"
+            table.add_row(escape(s.name), figure(s.value), span(s.interval), figure(s.floor), s.better,
+                          f"{s.n_made} / {s.n_real}", escape(who))  # fmt: skip
+        c = self.cost
+        table.caption = (
+            f"{c.evaluations:g} field evaluations per sample (counted), {c.seconds:.2f} s, "
+            f"{figure(c.samples_per_second)} samples a second"
+        )
+        return table
+
+
+def figure(value: float | None) -> str:
+    """Four digits, all of a large number, or a dash.
+
+    >>> figure(0.123456), figure(42134.2), figure(None)
+    ('0.1235', '42,134', '-')
+    """
+    return "-" if value is None else f"{value:,.0f}" if abs(value) >= 10000 else f"{value:.4g}"
+
+
+def span(interval: Sequence[float] | None) -> str:
+    return "-" if interval is None else f"{figure(interval[0])} .. {figure(interval[1])}"
+
+
+def compare(reports: Mapping[str, Report]) -> list[dict[str, Any]]:
+    """One row of plain data per report: evaluations, seconds, and value, interval and floor of every score.
+
+    Refused when a score that two reports share was measured by different evaluators, against different real data, or
+    with different numbers of samples: such figures cannot be told apart from the difference in how they were measured.
+    """
+    first: dict[str, tuple[str, Score]] = {}
+    rows = []
+    for name, report in reports.items():
+        row: dict[str, Any] = {
+            "model": name,
+            "evaluations": report.cost.evaluations,
+            "seconds": report.cost.seconds,
+            "samples_per_second": report.cost.samples_per_second,
+        }
+        for s in report.scores:
+            other, known = first.setdefault(s.name, (name, s))
+            for what in ("evaluator", "evaluator_hash", "reference_hash", "n_made", "n_real"):
+                a, b = getattr(known, what), getattr(s, what)
+                require(
+                    a == b,
+                    f"{s.name} of {other} and of {name} differ in {what.replace('_', ' ')} ({_short(a)} and "
+                    f"{_short(b)}); such figures do not compare: evaluate both in the same way",
+                )
+            row[s.name] = {
+                "value": s.value,
+                "interval": None if s.interval is None else list(s.interval),
+                "floor": s.floor,
+                "better": s.better,
+            }
+        rows.append(row)
+    return rows
+
+
+def measure(
+    metrics: Sequence[Any],
+    real: Tensor,
+    made: Tensor,
+    rng: Rng,
+    *,
+    real_cond: Cond = None,
+    cond: Cond = None,
+    others: Tensor | None = None,
+    reference_hash: str = "",
+    replicates: int = 40,
+    splits: int = 5,
+) -> tuple[Score, ...]:
+    """Score made data [M,*S] against real data [N,*S] by every (fitted) metric, each with interval and floor.
+
+    ``cond`` are the conditions that were asked for and ``real_cond`` those of the real data.  ``replicates`` parts of
+    the samples give the interval and ``splits`` of the real data the floor; 0 leaves either out.  For the floor,
+    ``others`` (real data that are not among ``real``) play the made ones where they are as many; else, and for metrics
+    that look at conditions, a part of the real data does.
+    """
+    sound(real, made)
+    more = others is not None and len(others) >= len(made)
+    samples = (real, made, *([others] if more and others is not None and splits else []))
+    seen: dict[str, tuple[Tensor, ...]] = {}  # feature space -> all samples, so that metrics share the look
+    scores = []
+    for metric in metrics:
+        key = f"{type(metric).view.__qualname__}:{metric.features.hash}" if isinstance(metric, Compared) else "data"
+        if key not in seen:
+            seen[key] = tuple(map(metric.view, samples)) if isinstance(metric, Compared) else samples
+        scores.append(
+            _score(metric, seen[key], rng.fork(metric.name), real_cond, cond, reference_hash, replicates, splits)
+        )
+    return tuple(scores)
+
+
+def _score(
+    metric: Any,
+    samples: tuple[Tensor, ...],
+    rng: Rng,
+    real_cond: Cond,
+    cond: Cond,
+    reference_hash: str,
+    replicates: int,
+    splits: int,
+) -> Score:
+    conditional = getattr(metric, "conditional", False)
+    real, made, *others = samples
+
+    def value(real: Tensor, made: Tensor, asked: Cond) -> float:
+        if isinstance(metric, Compared):
+            return metric.compare(real, made, rng.fork("value"), asked)
+        more = {"cond": asked} if conditional else {}
+        return float(metric(real, made, rng.fork("value"), **more))
+
+    least = 1
+    if isinstance(metric, Compared):
+        enough(metric, real, made)
+        least = metric.least(real.shape[1])
+    total = value(real, made, cond)
+    interval = None
+    if hasattr(metric, "interval"):
+        interval = metric.interval(total, len(made))
+    elif replicates:
+        interval = halves(value, total, real, made, cond, least, replicates, rng.fork("interval"))
+    floor, n_floor = None, 0
+    if splits and others and not conditional:
+        floor, n_floor = against_others(value, real, others[0], len(made), splits, rng.fork("floor")), len(made)
+    elif splits and (not conditional or real_cond is not None):
+        floor, n_floor = real_against_real(value, real, real_cond, len(made), least, splits, rng.fork("floor"))
+    features = getattr(metric, "features", None)
+    return Score(
+        metric.name,
+        total,
+        interval,
+        floor,
+        metric.better,
+        len(made),
+        len(real),
+        evaluator=features.name if features is not None else type(metric).__name__,
+        evaluator_hash=features.hash if features is not None else "own",
+        reference_hash=reference_hash,
+        n_floor=n_floor,
+    )
+
+
+Value = Callable[[Tensor, Tensor, Cond], float]
+
+
+def halves(
+    value: Value, total: float, real: Tensor, made: Tensor, cond: Cond, least: int, replicates: int, rng: Rng
+) -> tuple[float, float] | None:
+    """A 95% interval for a figure from its values on random halves of both samples (delete-half jackknife).
+
+    total +- t s,  s^2 = mean (figure of a part - mean over parts)^2 n_part / (n - n_part)
+    Parts are drawn without replacement: a bootstrap repeats rows, which shifts every distance (a row is at distance
+    zero from its copy).  The interval is for the figure at these numbers of samples; its bias shows in the floor.
+    None when the samples are too few to be parted.
+    Source: Shao and Wu 1989, "A general theory for jackknife variance estimation".
+    """
+    from scipy.stats import t as student  # a second of import that most programs need not spend
+
+    parts = [max((len(x) + 1) // 2, least) for x in (real, made)]
+    if replicates < 2 or any(part >= len(x) for part, x in zip(parts, (real, made), strict=True)):
+        return None
+    figures = []
+    for k in range(replicates):
+        first = rng.fork(k, "real").permutation(len(real))[: parts[0]]
+        second = rng.fork(k, "made").permutation(len(made))[: parts[1]]
+        figures.append(value(real[first], made[second], rows_of(cond, second)))
+    # the smaller factor belongs to the sample that was parted less; the larger one is the safe choice
+    factor = max(part / (len(x) - part) for part, x in zip(parts, (real, made), strict=True))
+    spread = float(torch.tensor(figures, dtype=torch.float64).std()) * math.sqrt(factor)
+    half = float(student.ppf(0.975, replicates - 1)) * spread
+    return total - half, total + half
+
+
+def against_others(value: Value, real: Tensor, others: Tensor, n: int, splits: int, rng: Rng) -> float:
+    """Mean figure of ``n`` other real data, drawn anew each time, against all of the real data."""
+    figures = [value(real, others[rng.fork(k).permutation(len(others))[:n]], None) for k in range(splits)]
+    return sum(figures) / splits
+
+
+def real_against_real(
+    value: Value, real: Tensor, cond: Cond, n: int, least: int, splits: int, rng: Rng
+) -> tuple[float | None, int]:
+    """Mean figure of real data against the rest of the real data, and how many played the made ones.
+
+    As many as were made (``n``) where that leaves at least as many; half of the real data where it does not.
+    """
+    part = min(n, len(real) // 2)
+    if part < least:
+        return None, 0
+    figures = []
+    for k in range(splits):
+        order = rng.fork(k).permutation(len(real))
+        play, rest = order[:part], order[part:]
+        figures.append(value(real[rest], real[play], rows_of(cond, play)))
+    return sum(figures) / splits, part
+
+
+def average(
+    name: str,
+    each: Tensor,
+    over: Tensor | None = None,
+    *,
+    evaluator: str,
+    reference_hash: str = "",
+    n_real: int = 0,
+    better: Better = "lower",
+) -> Score:
+    """The score that is a mean over samples [B], or a ratio of two means, with its normal 95% interval."""
+    n = len(each)
+    base = torch.ones_like(each) if over is None else over
+    value = float(each.mean() / base.mean()) if float(base.mean()) != 0 else 0.0
+    rest = each - value * base
+    half = 1.959964 * float(rest.std()) / (math.sqrt(n) * abs(float(base.mean()) or 1.0)) if n > 1 else None
+    interval = None if half is None else (value - half, value + half)
+    return Score(name, value, interval, None, better, n, n_real, evaluator, "exact", reference_hash)
+
+
+def _short(value: object) -> str:
+    text = str(value)
+    return text if len(text) <= 16 else text[:8]

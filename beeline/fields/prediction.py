@@ -1,0 +1,117 @@
+"""More parameterisations: a network that gives the score, and one whose ends are right by construction."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from beeline.core.declared import Wrapping, is_map
+from beeline.core.protocols.flows import Prediction
+from beeline.core.ranges import Edge, dataclass
+from beeline.core.types import Cond, over, require
+from beeline.fields.flow import Velocity, bind
+from beeline.paths.affine import AffinePath, Linear
+
+
+@dataclass(frozen=True)
+class Score:
+    """The network gives the score times the noise level, so that its output is of order one at every time.
+
+    output = b grad log p_t(x) = -E[x0 | x_t],  with t at least clip
+    Assumes a standard Gaussian source and an independent coupling, without which it is minus the expected source only.
+    Source: Song et al. 2021 (arXiv 2011.13456); Lipman et al. 2023 (arXiv 2210.02747).
+
+    >>> Score().velocity(-torch.ones(1, 1), torch.ones(1, 1), torch.ones(1), Linear())
+    tensor([[0.]])
+    """
+
+    clip: Edge = 1e-3  # distance kept from t = 0, and from t = 1 where the slope of b is infinite there
+
+    def velocity(self, output: Tensor, x: Tensor, t: Tensor, path: AffinePath) -> Tensor:
+        return path.velocity(x, path.sloped(t.clamp(min=self.clip), self.clip), x0=-output)
+
+    def value(self, x: Tensor, v: Tensor, t: Tensor, path: AffinePath) -> Tensor:
+        return -path.noise(x, v, path.sloped(t.clamp(min=self.clip), self.clip))
+
+
+@dataclass(frozen=True)
+class Boundary:
+    """A velocity whose values at the ends are exact, however the network errs (mask form).
+
+    v = w m + t x + (1-t)(mean - x),  w = 4 t (1-t);   at the data end only:  v = (1-t) m + t x
+    Assumes the straight path, a zero-mean source and an independent coupling: then v(x, 1) = x and v(x, 0) = mean - x.
+    Both are false after reflow, optimal transport or pairs, with which it is refused.  Errors count as velocities.
+    Source: Hu et al. 2025, "Improving Rectified Flow with Boundary Conditions" (arXiv 2506.15864).
+
+    >>> Boundary().velocity(torch.full((1, 1), 9.0), torch.ones(1, 1), torch.ones(1), Linear())
+    tensor([[1.]])
+    """
+
+    source: bool = False  # whether the source end is exact too
+    mean: float = 0.0  # E[x1] in every coordinate, used at the source end; 0 for standardised data
+    measured: ClassVar[Prediction] = Velocity()  # where errors count; the mask divided out again would blow them up
+    fixes_ends: ClassVar[bool] = True
+
+    def velocity(self, output: Tensor, x: Tensor, t: Tensor, path: AffinePath) -> Tensor:
+        self._straight(path)
+        t = over(t, x)
+        if self.source:
+            return 4 * t * (1 - t) * output + t * x + (1 - t) * (self.mean - x)
+        return (1 - t) * output + t * x
+
+    def value(self, x: Tensor, v: Tensor, t: Tensor, path: AffinePath) -> Tensor:
+        self._straight(path)
+        t = over(t, x)
+        if self.source:
+            return (v - t * x - (1 - t) * (self.mean - x)) / (4 * t * (1 - t)).clamp(min=1e-3)
+        return (v - t * x) / (1 - t).clamp(min=1e-3)
+
+    def _straight(self, path: AffinePath) -> None:
+        require(
+            isinstance(path, Linear),
+            f"Boundary was used on {type(path).__name__}; the ends that it fixes are those of the straight path: "
+            "use Linear(), or Velocity()",
+        )
+
+
+class Ends(Wrapping):
+    """A velocity whose values at the ends are exact, by subtracting what the network says there.
+
+    v = m(x, t) - m(x, 1) + x;   both ends:  v = m(x, t) - t m(x, 1) - (1-t) m(x, 0) + t x + (1-t)(mean - x)
+    Assumes the straight path and the coupling it was made for, which must be independent from a Gaussian source.
+    It costs two network passes, or three for both ends.
+    Source: Hu et al. 2025 (arXiv 2506.15864), subtraction form.
+
+    >>> from beeline.couplings.basic import Independent
+    >>> Ends(lambda x, t: 5 + 0 * x, Independent())(torch.ones(1, 1), torch.ones(1))
+    tensor([[1.]])
+    """
+
+    def __init__(self, field: Any, coupling: Any, source: bool = False, mean: float = 0.0):
+        super().__init__()
+        require(
+            coupling.independent and getattr(getattr(coupling, "source", None), "gaussian", False),
+            f"Ends was asked for the coupling {type(coupling).__name__}; the velocity at the ends is known only for an "
+            "independent coupling with a Gaussian source: use Independent(), or leave the ends free",
+        )
+        require(
+            not is_map(field),
+            f"Ends was put around the flow map {type(field).__name__}; what is known at the ends is the velocity, not "
+            "the average velocity of a jump: put it around a velocity field",
+        )
+        self.field, self.coupling, self.source, self.mean = field, coupling, source, mean
+
+    def describe(self) -> dict[str, Any]:
+        """The settings from which an equal one is built."""
+        return {"field": self.field, "coupling": self.coupling, "source": self.source, "mean": self.mean}
+
+    def forward(self, x: Tensor, t: Tensor, cond: Cond = None) -> Tensor:
+        f = bind(self.field, cond)
+        wide = over(t, x)
+        if self.source:
+            first, last = f(x, torch.zeros_like(t)), f(x, torch.ones_like(t))
+            there = wide * x + (1 - wide) * (self.mean - x)
+            return f(x, t) - wide * last - (1 - wide) * first + there
+        return f(x, t) - f(x, torch.ones_like(t)) + x

@@ -1,0 +1,57 @@
+"""Attention between the tokens of one datum, with normalised queries and keys."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd import forward_ad
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from beeline.core.types import require
+from beeline.networks.fp32 import rms_norm
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """softmax(q k' / sqrt(D)) v for [B,H,N,D], also under forward-mode differentiation.
+
+    The fused kernels have no forward derivative, so the plain form is taken while one is being computed.  For second
+    derivatives in reverse mode, call the network inside ``sdpa_kernel(SDPBackend.MATH)``.
+    """
+    # the level, not the tangents of q, k and v: inside a gradient they are not visible yet
+    if forward_ad._current_level >= 0:
+        with sdpa_kernel(SDPBackend.MATH):
+            return F.scaled_dot_product_attention(q, k, v)
+    return F.scaled_dot_product_attention(q, k, v)
+
+
+class SelfAttention(nn.Module):
+    """Multi-head self-attention whose queries and keys have unit root mean square.
+
+    y = W softmax(norm(q) norm(k)' / sqrt(D)) v, with q, k, v from one linear layer
+    Assumes tokens [B,N,width] with width a multiple of heads.  The normalisation (float32) bounds the logits, which
+    is what keeps training in short dtypes from blowing up.
+    Source: Vaswani et al. 2017 (arXiv 1706.03762); QK-norm: Henry et al. 2020 (arXiv 2010.04245).
+
+    >>> SelfAttention(8, heads=2)(torch.zeros(1, 3, 8)).shape
+    torch.Size([1, 3, 8])
+    """
+
+    def __init__(self, width: int, heads: int):
+        super().__init__()
+        require(
+            heads >= 1 and width % heads == 0,
+            f"attention got width={width} and heads={heads}; the heads share the width equally: "
+            "choose a width that is a multiple of heads",
+        )
+        self.heads = heads
+        self.qkv = nn.Linear(width, 3 * width)
+        self.gain = nn.Parameter(torch.ones(2, 1, width // heads))
+        self.out = nn.Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        qkv = self.qkv(x).unflatten(-1, (3, self.heads, -1))  # [B,N,3,H,D]
+        q, k = rms_norm(qkv[:, :, :2], self.gain).permute(2, 0, 3, 1, 4).unbind(0)
+        mixed = attend(q, k, qkv[:, :, 2].transpose(1, 2))
+        out: Tensor = self.out(mixed.transpose(1, 2).flatten(2))
+        return out

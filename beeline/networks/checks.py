@@ -1,0 +1,26 @@
+"""Checks of the sizes that networks are built with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from beeline.core.types import require
+
+
+def check_image(name: str, shape: Sequence[int]) -> tuple[int, int, int]:
+    """The shape (C, H, W) of one image, or a refusal."""
+    require(
+        len(shape) == 3 and all(int(n) == n and n >= 1 for n in shape),
+        f"{name} got shape={tuple(shape)}; it works on images: give (channels, height, width)",
+    )
+    c, h, w = (int(n) for n in shape)
+    return c, h, w
+
+
+def check_sizes(name: str, **sizes: int) -> None:
+    """Refuse a size that is not a whole number from 1."""
+    for key, value in sizes.items():
+        require(
+            isinstance(value, int) and value >= 1,
+            f"{name} got {key}={value!r}; a size is a whole number from 1: see the defaults of {name}",
+        )

@@ -1,0 +1,125 @@
+"""A plain diffusion transformer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from beeline.core.declared import Declaring, Traits, nulls_of_labels
+from beeline.core.types import Cond, require
+from beeline.networks.attention import SelfAttention
+from beeline.networks.checks import check_image, check_sizes
+from beeline.networks.embed import Conditions, Embedding, check_state, features
+from beeline.networks.fp32 import layer_norm, zeroed
+from beeline.networks.patches import from_patches, to_patches
+
+
+class DiTBlock(nn.Module):
+    """Attention and a two-layer network, each normalised, modulated and gated by time and condition.
+
+    x <- x + gate1 attention(norm(x) (1 + scale1) + shift1);  x <- x + gate2 mlp(norm(x) (1 + scale2) + shift2)
+    The six come from one layer that starts at zero, so that a block starts as the identity.
+    """
+
+    def __init__(self, width: int, heads: int, ratio: float, dropout: float):
+        super().__init__()
+        inner = int(width * ratio)
+        self.tell = zeroed(nn.Linear(width, 6 * width))
+        self.mix = SelfAttention(width, heads)
+        self.mlp = nn.Sequential(nn.Linear(width, inner), nn.GELU(), nn.Dropout(dropout), nn.Linear(inner, width))
+
+    def forward(self, x: Tensor, e: Tensor) -> Tensor:
+        shift1, scale1, gate1, shift2, scale2, gate2 = self.tell(e)[:, None].chunk(6, -1)
+        x = torch.addcmul(x, gate1, self.mix(torch.addcmul(shift1, layer_norm(x), 1 + scale1)))
+        return torch.addcmul(x, gate2, self.mlp(torch.addcmul(shift2, layer_norm(x), 1 + scale2)))
+
+
+class DiT(Declaring):
+    """A transformer over the patches of an image, told time and condition through adaptive normalisation.
+
+    tokens = W patches + positions;  depth blocks;  output = unpatch(W (norm(tokens) (1 + scale) + shift))
+    Assumes [B,C,H,W] of the size it was built for; a size that is no multiple of the patch is padded with zeros
+    inside and cropped again.
+    Source: Peebles and Xie 2022 (arXiv 2212.09748), adaLN-zero; QK-norm: Esser et al. 2024 (arXiv 2403.03206).
+
+    >>> DiT((1, 8, 8), width=32, depth=1)(torch.zeros(2, 1, 8, 8), torch.zeros(2)).shape
+    torch.Size([2, 1, 8, 8])
+    """
+
+    positions: Tensor
+
+    def __init__(
+        self,
+        shape: Sequence[int],  # (channels, height, width) of one image
+        patch: int = 2,  # side of a patch in pixels; the cost falls with its fourth power at most
+        width: int = 128,  # channels of a token; a multiple of 4 and of heads
+        depth: int = 3,  # blocks
+        heads: int = 4,  # 32 to 64 channels a head are usual
+        conditions: Conditions | None = None,
+        span: bool = False,  # whether it takes the end of a jump as a second time
+        dropout: float = 0.0,  # 0 to 0.5
+        *,
+        ratio: float = 4.0,  # channels inside a block's two-layer network over width
+        scale: float = 1000.0,  # highest frequency of the time embedding, radians per unit of time
+    ):
+        super().__init__()
+        self.shape = check_image("DiT", shape)
+        check_sizes("DiT", patch=patch, width=width, depth=depth, heads=heads)
+        require(
+            width % 4 == 0,
+            f"DiT got width={width}; positions take a quarter of it for each sine and cosine of the two directions: "
+            "choose a multiple of 4",
+        )
+        self.settings: dict[str, Any] = {
+            "shape": list(self.shape),
+            "patch": patch,
+            "width": width,
+            "depth": depth,
+            "heads": heads,
+        }
+        self.settings |= {"span": span, "dropout": dropout, "ratio": ratio, "scale": scale}
+        channels, height, length = self.shape
+        self.patch = patch
+        self.grid = (-(-height // patch), -(-length // patch))
+        self.embed = Embedding(width, conditions, span, scale=scale)
+        self.inp = nn.Linear(channels * patch * patch, width)
+        self.register_buffer("positions", positions(*self.grid, width), persistent=False)
+        self.block = nn.ModuleList(DiTBlock(width, heads, ratio, dropout) for _ in range(depth))
+        self.tell = zeroed(nn.Linear(width, 2 * width))
+        self.out = zeroed(nn.Linear(width, channels * patch * patch))
+
+    @property
+    def stacks(self) -> Mapping[str, nn.ModuleList]:
+        return {"block": self.block}
+
+    @property
+    def traits(self) -> Traits:
+        return Traits(nulls=nulls_of_labels(self.embed.cond.conditions))
+
+    def describe(self) -> dict[str, Any]:
+        """The settings from which an equal network is built."""
+        return {**self.settings, "conditions": self.embed.cond.conditions}
+
+    def forward(self, x: Tensor, t: Tensor, cond: Cond = None, s: Tensor | None = None) -> Tensor:
+        check_state(self, x, t, self.shape)
+        e = self.embed(t, cond, s).to(x.dtype)
+        h = self.inp(to_patches(x, self.patch)) + self.positions.to(x.dtype)
+        for block in self.block:
+            h = block(h, e)
+        shift, scale = self.tell(e)[:, None].chunk(2, -1)
+        return from_patches(self.out(torch.addcmul(shift, layer_norm(h), 1 + scale)), self.shape, self.patch)
+
+    def modulation(self, t: Tensor, cond: Cond = None) -> list[tuple[Tensor, ...]]:
+        return [(self.embed(t, cond).to(self.inp.weight.dtype),)] * len(self.block)
+
+
+def positions(rows: int, columns: int, width: int) -> Tensor:
+    """[rows * columns, width]: sines and cosines of row and column, half of the width each."""
+    # the rates fall from 1 to 1/10000 radian per patch, as for the words of a sentence
+    row = features(torch.arange(rows) / 10000, width // 2, 10000.0)
+    column = features(torch.arange(columns) / 10000, width // 2, 10000.0)
+    both = row[:, None].expand(-1, columns, -1), column[None].expand(rows, -1, -1)
+    return torch.cat(both, -1).flatten(0, 1)

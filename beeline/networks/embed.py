@@ -1,0 +1,268 @@
+"""Time and condition as vectors: what every block of a network is told besides the state."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from beeline.core.modes import check_values, wide
+from beeline.core.types import Cond, nearest, require
+from beeline.networks.fp32 import WideLinear, zeroed
+
+Conditions = Mapping[str, Mapping[str, Any]]
+"""Plain data: name -> {"classes": K} for labels 0..K-1 (K is the null label), or {"size": D} for D numbers."""
+
+
+def features(t: Tensor, count: int, scale: float) -> Tensor:
+    """Sines and cosines of t [...] -> [..., count] in float32 or better.
+
+    The count / 2 frequencies rise geometrically from 1 to ``scale`` radians per unit of time.
+    """
+    t = wide(t)
+    half = count // 2
+    # computed, not stored: a stored table would be rounded when the network is cast to a short dtype
+    rates = torch.exp(torch.arange(half, device=t.device, dtype=t.dtype) * (math.log(scale) / max(half - 1, 1)))
+    angle = t[..., None] * rates
+    return torch.cat([angle.sin(), angle.cos()], -1)
+
+
+def shared(t: Tensor, s: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+    """One time [1] in place of [B] equal ones, as solvers and one-step students ask for: it is embedded once.
+
+    Not in compiled graphs nor on an accelerator, which would wait for the look at the values.
+    """
+    waits = torch.compiler.is_compiling() or t.device.type != "cpu"
+    if waits or t.ndim != 1 or len(t) < 2:
+        return t, s
+    if bool((t != t[0]).any()) or (s is not None and bool((s != s[0]).any())):
+        return t, s
+    return t[:1], None if s is None else s[:1]
+
+
+class TimeEmbedding(nn.Module):
+    """The time of a sample, and the length of the jump from there, as a vector.
+
+    e = W2 silu(W1 features(t)) + W4 silu(W3 features(s - t))
+    Assumes t in [0, 1], [B] or (with ``frames``) [B,frames].  The second term exists with ``span`` and starts at
+    zero: a network with the weights of one without it is that network for every jump, until it learns.
+    Source: Vaswani et al. 2017 (arXiv 1706.03762); the jump's length: Geng et al. 2025 (arXiv 2505.13447).
+
+    >>> TimeEmbedding(8)(torch.tensor([0.0, 0.5])).shape
+    torch.Size([2, 8])
+    """
+
+    def __init__(self, width: int, span: bool = False, frames: int = 0, count: int = 64, scale: float = 1000.0):
+        super().__init__()
+        require(
+            scale > 1,
+            f"the time embedding got scale={scale}; it is the highest frequency in radians per unit of time and the "
+            "lowest is 1: choose 10 to 1000",
+        )
+        self.frames, self.count, self.scale = frames, count, scale
+        self.time = self._tower(width)
+        self.span = self._tower(width) if span else None
+        if self.span is not None:
+            zeroed(self.span[2])  # type: ignore[arg-type]
+
+    def forward(self, t: Tensor, s: Tensor | None = None) -> Tensor:
+        require(
+            s is None or self.span is not None,
+            "an end time s was given to a network for one time, which has no place for it; build it with span=True",
+        )
+        made: Tensor = self.time(self._features(t))
+        if self.span is not None:
+            gap = torch.zeros_like(t) if s is None else s - t
+            made = made + self.span(self._features(gap))
+        return made
+
+    def _tower(self, width: int) -> nn.Sequential:
+        return nn.Sequential(WideLinear(self.count * max(self.frames, 1), width), nn.SiLU(), WideLinear(width, width))
+
+    def _features(self, t: Tensor) -> Tensor:
+        if not self.frames:
+            require(
+                t.ndim == 1,
+                f"time has shape {tuple(t.shape)}; this network takes one time per sample [B]: for a time per frame "
+                "build one that has frames",
+            )
+            return features(t, self.count, self.scale)
+        # materialised: forward-mode differentiation rejects expanded views
+        t = t[:, None].repeat(1, self.frames) if t.ndim == 1 else t
+        require(
+            t.shape[1:] == (self.frames,),
+            f"time has shape {tuple(t.shape)}; this network has {self.frames} frames: pass [B] or [B, {self.frames}]",
+        )
+        return features(t, self.count, self.scale).flatten(1)
+
+
+class ConditionEmbedding(nn.Module):
+    """Labels and feature vectors as one vector.
+
+    e = sum over labels of table[label] + sum over vectors of W2 silu(W1 c)
+    Assumes a condition tree of the names in ``conditions``, or a bare tensor when there is exactly one; None stands
+    for the null of every label.  A vector has no null: give zeros if the network learned them as such.
+    Source: Ho and Salimans 2022 (arXiv 2207.12598), the null label.
+
+    >>> embed = ConditionEmbedding(8, {"label": {"classes": 10}})
+    >>> torch.equal(embed(None, torch.zeros(1)), embed(torch.tensor([10]), torch.zeros(1)))
+    True
+    """
+
+    def __init__(self, width: int, conditions: Conditions | None = None):
+        super().__init__()
+        self.conditions: dict[str, dict[str, Any]] = {k: dict(v) for k, v in sorted((conditions or {}).items())}
+        parts: list[nn.Module] = []
+        for name, spec in self.conditions.items():
+            kind, number = next(iter(spec.items()), ("", None))
+            require(
+                len(spec) == 1 and kind in ("classes", "size") and isinstance(number, int) and number >= 1,
+                f"the condition {name!r} is described as {spec}; a network knows {{'classes': K}} for labels 0..K-1 "
+                "and {'size': D} for D numbers, with a whole number from 1: write one of the two",
+            )
+            assert isinstance(number, int)
+            if kind == "classes":
+                table = nn.Embedding(number + 1, width)
+                nn.init.normal_(table.weight, std=0.02 * width**0.5)
+                parts.append(table)
+            else:
+                parts.append(nn.Sequential(nn.Linear(number, width), nn.SiLU(), nn.Linear(width, width)))
+        # by number in the order of their names: a name may hold characters that a module's name may not
+        self.parts = nn.ModuleList(parts)
+
+    def forward(self, cond: Cond, like: Tensor) -> Tensor | None:
+        """[B,width] in float32 or better, or None for a network without conditions; ``like`` [B,...] gives B."""
+        values = self.named(cond)
+        made: Tensor | None = None
+        for (name, spec), part in zip(self.conditions.items(), self.parts, strict=True):
+            if "classes" in spec:
+                e = part(self._labels(name, values.get(name), spec["classes"], like))
+            else:
+                e = part(self._vector(name, values[name], spec["size"], like, next(part.parameters()).dtype))
+            made = wide(e) if made is None else made + e
+        return made
+
+    def named(self, cond: Cond) -> Mapping[str, Any]:
+        """The condition as name -> tensor, checked against what the network was built for."""
+        if cond is None:
+            missing = [name for name, spec in self.conditions.items() if "size" in spec]
+            require(
+                not missing,
+                f"no condition was given to a network with the vector condition {missing[:1]}; only labels have a "
+                "null: pass the vector (zeros if the network learned them as its null)",
+            )
+            return {}
+        if isinstance(cond, Tensor):
+            require(
+                len(self.conditions) == 1,
+                f"a bare tensor was given as condition to a network with the conditions {list(self.conditions)}; it "
+                "stands for the only one where there is exactly one: pass a mapping of names to tensors, or nothing "
+                "where there are none",
+            )
+            return {name: cond for name in self.conditions}
+        for name in cond:
+            require(
+                name in self.conditions,
+                f"the condition {name!r} is unknown to this network, so it cannot act; "
+                f"{nearest(name, self.conditions)}",
+            )
+        for name in self.conditions:
+            require(
+                name in cond,
+                f"the condition {name!r} is missing beside {sorted(cond)}; this network was built for it: pass it, or "
+                "None in place of the whole condition for the null of every label",
+            )
+        return cond
+
+    def _labels(self, name: str, value: Tensor | None, classes: int, like: Tensor) -> Tensor:
+        if value is None:
+            return torch.full((len(like),), classes, dtype=torch.int64, device=like.device)
+        require(
+            isinstance(value, Tensor) and not (value.is_floating_point() or value.is_complex()),
+            f"the condition {name!r} is {getattr(value, 'dtype', type(value).__name__)}; labels are whole numbers: "
+            "convert with .long()",
+        )
+        self._rows(name, value, (), like)
+        if len(value):
+            low, high = torch.aminmax(value)
+            check_values(
+                (low >= 0) & (high <= classes),
+                lambda: (
+                    f"the condition {name!r} holds the label {int(low if low < 0 else high)}, outside its range; "
+                    f"this network knows the labels 0 to {classes - 1}, and {classes} for none: check the data, or "
+                    "build it with more"
+                ),
+            )
+            if value.device.type != "cpu":  # the check is read later: no kernel may fail before
+                value = value.clamp(0, classes)
+        return value.long()
+
+    def _vector(self, name: str, value: Tensor, size: int, like: Tensor, dtype: torch.dtype) -> Tensor:
+        require(
+            isinstance(value, Tensor),
+            f"the condition {name!r} is {type(value).__name__}; pass a tensor [B, {size}] of numbers",
+        )
+        value = value[:, None] if value.ndim == 1 and size == 1 else value
+        self._rows(name, value, (size,), like)
+        return value.to(dtype)
+
+    @staticmethod
+    def _rows(name: str, value: Tensor, shape: tuple[int, ...], like: Tensor) -> None:
+        require(
+            value.shape == (len(like), *shape),
+            f"the condition {name!r} has shape {tuple(value.shape)} for a batch of {len(like)}; "
+            f"this network needs {(len(like), *shape)}: one row per sample",
+        )
+
+
+class Embedding(nn.Module):
+    """Time, jump and conditions as one vector per sample, [B,width] in float32 or better.
+
+    e = silu(time(t, s) + conditions(cond))
+    Assumes what its two parts assume.
+    Source: Peebles and Xie 2022 (arXiv 2212.09748).
+
+    >>> Embedding(8, {"label": {"classes": 3}})(torch.zeros(2), torch.tensor([0, 3])).shape
+    torch.Size([2, 8])
+    """
+
+    def __init__(
+        self,
+        width: int,
+        conditions: Conditions | None = None,
+        span: bool = False,
+        frames: int = 0,
+        count: int = 64,
+        scale: float = 1000.0,
+    ):
+        super().__init__()
+        require(
+            frames >= 0, f"got frames={frames}; it counts frames with a time of their own: give 0 for none, or more"
+        )
+        self.time = TimeEmbedding(width, span, frames, count, scale)
+        self.cond = ConditionEmbedding(width, conditions)
+
+    def forward(self, t: Tensor, cond: Cond = None, s: Tensor | None = None) -> Tensor:
+        e: Tensor = self.time(t, s)
+        c = self.cond(cond, t)
+        return F.silu(e if c is None else e + c)
+
+
+def check_state(net: nn.Module, x: Tensor, t: Tensor, shape: tuple[int | None, ...]) -> None:
+    """Refuse a state that is not [B, *shape] (None: any size), or times that do not belong to it."""
+    name = type(net).__name__
+    fits = x.ndim == len(shape) + 1 and all(w is None or w == g for w, g in zip(shape, x.shape[1:], strict=True))
+    wanted = ", ".join("any" if w is None else str(w) for w in shape)
+    require(
+        fits,
+        f"{name} got a state of shape {tuple(x.shape)}, but it was built for [B, {wanted}]; "
+        "pass such a batch, or build it with the shape of the data",
+    )
+    require(
+        t.ndim >= 1 and len(t) == len(x),
+        f"{name} got times of shape {tuple(t.shape)} for a batch of {len(x)}; pass one time per sample, [B]",
+    )

@@ -1,0 +1,289 @@
+"""Terms beside an objective: aligned, separable or spread features, straight steps, states of one's own making."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import field, replace
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from beeline.core.modes import eval_mode
+from beeline.core.protocols.flows import TimeSampler
+from beeline.core.protocols.training import Objective
+from beeline.core.ranges import NonNegative, Positive, dataclass
+from beeline.core.rng import Rng
+from beeline.core.types import Batch, Loss, leaves, nearest, over, require, take
+from beeline.fields.flow import ask
+from beeline.networks.hooks import captured, features_at, last, place, width_at
+from beeline.objectives.heads import Head
+from beeline.objectives.losses.encoders import Encoder, RandomFeatures, tokens
+from beeline.objectives.matching import Around, FlowMatching, squared
+from beeline.objectives.second_order import Helped
+from beeline.paths.affine import AffinePath
+from beeline.times.samplers import Uniform
+
+
+class _Term(Around):
+    """A term beside an objective.  The held-out loss is that of the objective alone."""
+
+    @property
+    def measured(self) -> Any:
+        return self.objective
+
+
+@dataclass(frozen=True)
+class Aligned(_Term):
+    """Hidden features of noisy states are pulled towards those of a frozen encoder on the clean datum.
+
+    loss - strength mean cos(helper(h_block(x_t, t)), encoder(x1))
+    Assumes a Helped network whose helper projects the block's features to the encoder's.  Tokens are compared one to
+    one where both have as many, and by their means elsewhere.  One encoder pass more.
+    Source: Yu et al. 2025, "Representation Alignment for Generation" (arXiv 2410.06940).
+
+    >>> Aligned().encoder
+    RandomFeatures(size=64, seed=0)
+    """
+
+    objective: Objective = field(default_factory=FlowMatching)
+    block: str = ""  # the module whose output is aligned, by its name in the network; empty is the middle block
+    encoder: Encoder = field(default_factory=RandomFeatures)
+    strength: NonNegative = 0.5  # of the cosine
+    baselines: ClassVar[bool] = False  # they have no features
+
+    def wrap(self, network: Any, batch: Batch, rng: Rng) -> nn.Module:
+        """The network with a projector beside it, from the block's features to the encoder's."""
+        block = place(network, self.block.removeprefix("field."))
+        h = tokens(features_at(network, block, batch))
+        with torch.no_grad():
+            wanted = self.encoder(take(batch, torch.arange(1)).x1)
+        with rng.ambient():
+            return Helped(network, Head(h.shape[-1], wanted.shape[-1:], width=max(64, h.shape[-1])))
+
+    def __call__(self, field: Any, batch: Batch, rng: Rng) -> Loss:
+        helper, block = helper_of(field, self), place(field, self.block)
+        with captured(field, block) as seen:
+            loss = self.objective(field, batch, rng)
+        with torch.no_grad():
+            wanted = self.encoder(batch.x1)
+        h = tokens(last(seen, block))
+        if h.ndim == wanted.ndim == 3 and h.shape[1] == wanted.shape[1]:
+            h, wanted = h.flatten(0, 1), wanted.flatten(0, 1)
+        made, wanted = (part.mean(1) if part.ndim == 3 else part for part in (h, wanted))
+        made = helper(made)
+        require(
+            made.shape == wanted.shape,
+            f"the projected features of {block!r} have shape {tuple(made.shape)} and the encoder's "
+            f"{tuple(wanted.shape)}; they are compared one to one: let the helper bring them to the encoder's shape",
+        )
+        return joined(loss, -F.cosine_similarity(made, wanted, dim=-1).mean(), self.strength, "alignment")
+
+
+@dataclass(frozen=True)
+class Separable(_Term):
+    """Hidden features are trained to be linearly separable by class, without any encoder.
+
+    loss + strength cross entropy(helper(mean h_block(x_t, t)), label)
+    Assumes a Helped network whose helper is a linear probe, and labels as a condition.
+    Source: "No Alignment Needed for Generation" 2025, learning linearly separable representations.
+
+    >>> Separable(FlowMatching(), "field").by
+    'label'
+    """
+
+    objective: Objective = field(default_factory=FlowMatching)
+    block: str = ""  # the module whose output is probed, by its name in the network; empty is the middle block
+    by: str = "label"  # name of the condition that holds the class, before any is dropped
+    strength: NonNegative = 0.1  # of the cross entropy
+    baselines: ClassVar[bool] = False  # they have no features
+
+    def wrap(self, network: Any, batch: Batch, rng: Rng) -> nn.Module:
+        """The network with a linear probe beside it."""
+        told = network.backbone.describe().get("conditions") or {}
+        require(
+            "classes" in told.get(self.by, {}),
+            f"Separable needs the class as the condition {self.by!r}, but the data give {sorted(told)}; "
+            + (nearest(self.by, told) if told else "take data with labels, or use Dispersed() without them"),
+        )
+        block = place(network, self.block.removeprefix("field."))
+        width = width_at(network, block, batch, 3, self)
+        with rng.ambient():
+            return Helped(network, Head(width, (told[self.by]["classes"],)))
+
+    def __call__(self, field: Any, batch: Batch, rng: Rng) -> Loss:
+        helper = helper_of(field, self)
+        conditions = dict(leaves(batch.cond))
+        require(
+            self.by in conditions,
+            f"Separable needs the class as the condition {self.by!r}, but the batch has {sorted(conditions)}; "
+            + (nearest(self.by, conditions) if conditions else "add the labels, or use Dispersed() without them"),
+        )
+        block = place(field, self.block)
+        with captured(field, block) as seen:
+            loss = self.objective(field, batch, rng)
+        features = last(seen, block)
+        pooled = features.flatten(1, -2).mean(1) if features.ndim > 2 else features
+        extra = F.cross_entropy(helper(pooled), conditions[self.by].long())
+        return joined(loss, extra, self.strength, "separability")
+
+
+@dataclass(frozen=True)
+class Dispersed(_Term):
+    """Hidden features of different data are pushed apart: a contrastive loss without pairs.
+
+    loss + strength log mean_ij exp(-|h_i - h_j|^2 / (D temperature))
+    Assumes nothing of the data; costs one product of the batch with itself.
+    Source: Wang and He 2025, "Diffuse and Disperse" (arXiv 2506.09027).
+
+    >>> Dispersed(FlowMatching(), "net").temperature
+    0.5
+    """
+
+    objective: Objective = field(default_factory=FlowMatching)
+    block: str = ""  # the module whose output is spread, by its name in the network; empty is the middle block
+    strength: NonNegative = 0.5
+    temperature: Positive = 0.5  # squared distance per coordinate at which the push fades
+    baselines: ClassVar[bool] = False  # they have no features
+
+    def __call__(self, field: Any, batch: Batch, rng: Rng) -> Loss:
+        block = place(field, self.block)
+        with captured(field, block) as seen:
+            loss = self.objective(field, batch, rng)
+        h = last(seen, block).flatten(1)
+        apart = (h.square().sum(1)[:, None] + h.square().sum(1)[None] - 2 * h @ h.T).clamp(min=0) / h.shape[1]
+        extra = torch.logsumexp(-(apart / self.temperature).flatten(), 0) - 2 * math.log(len(h))
+        return joined(loss, extra, self.strength, "dispersion")
+
+
+@dataclass(frozen=True)
+class SmoothSteps(_Term):
+    """The local error of an embedded solver, at random states, as a penalty: fields that need fewer steps.
+
+    loss + strength mean |v(x + h v, t + h) - v(x, t)|^2 / 4, which is the Euler-Heun error over h squared
+    Assumes a velocity field.  One network pass more.  It moves the minimum where the exact flow is curved.
+    Source: Pal et al. 2023, "Locally Regularized Neural Differential Equations" (arXiv 2303.02262).
+
+    >>> penalty = SmoothSteps(FlowMatching())(lambda x, t: t[:, None] + 0 * x, Batch(torch.zeros(4, 1)), Rng(0))
+    >>> bool(penalty.terms["curvature"] <= 0.01)
+    True
+    """
+
+    objective: FlowMatching = field(default_factory=FlowMatching)
+    strength: NonNegative = 0.1
+    step: float = 0.1  # h, in units of time
+    baselines: ClassVar[bool] = False  # the memorised one has no velocity at t = 1, where a step may end
+
+    def __post_init__(self) -> None:
+        require(0 < self.step <= 1, f"SmoothSteps got step={self.step}; a step of time lies in (0, 1]: 0.1 is usual")
+
+    def __call__(self, field: Any, batch: Batch, rng: Rng) -> Loss:
+        example = self.inner.examples(batch, rng, field)
+        cond = example.batch.cond
+        made = ask(field, example.x, example.t, cond)
+        s = (example.t + self.step).clamp(max=1)
+        after = ask(field, example.x + over(s - example.t, made) * made, s, cond)
+        loss = self.inner.compare(made, example)
+        return joined(loss, squared(after, made).mean() / 4, self.strength, "curvature")
+
+
+@dataclass(frozen=True)
+class SelfRectified(Around):
+    """States are rebuilt from the model's own data estimate and the true noise, as they will be when it samples.
+
+    x0' = x0 + b(t)^power strength (x0 - x0_hat),  x0_hat = sg(source end implied by v(x_t, t));
+    then the objective on the pair (x0', x1) at the same time.  With a factor of 1 the state is a x1_hat + b x0, and
+    the target still leads to x1.
+    Assumes an affine path.  One network pass more, without gradient.  Exact where the pair is certain; elsewhere it
+    trades the exact minimum for agreement with sampling.
+    Source: Zhou et al. 2023, "DREAM" (arXiv 2312.00210).
+
+    >>> SelfRectified()(lambda x, t: x, Batch(torch.zeros(4, 1)), Rng(0)).per_sample.shape
+    torch.Size([4])
+    """
+
+    objective: FlowMatching = field(default_factory=FlowMatching)
+    strength: NonNegative = 1.0  # 0 is the objective itself
+    power: NonNegative = 1.0  # of the noise level b(t), with which the rebuilding fades towards the data; at least 0
+
+    def __call__(self, field: Any, batch: Batch, rng: Rng) -> Loss:
+        path = self.objective.path
+        require(
+            isinstance(path, AffinePath),
+            f"SelfRectified was used on {type(path).__name__}; only an affine path has a source end to estimate: "
+            "use Linear()",
+        )
+        assert isinstance(path, AffinePath)
+        example = self.inner.examples(batch, rng, field)
+        x0, cond = example.batch.x0, example.batch.cond
+        assert x0 is not None
+        with eval_mode(field):
+            guess = path.noise(example.x, ask(field, example.x, example.t, cond), example.t)
+        mix = self.strength * over(path.b(example.t) ** self.power, x0)
+        pairs = replace(example.batch, x0=x0 + mix * (x0 - guess))
+        assert pairs.x0 is not None
+        x, v = path.point(pairs.x0, pairs.x1, example.t)
+        rebuilt = example._replace(batch=pairs, x=x, v=v)
+        return self.inner.compare(ask(field, x, example.t, cond), rebuilt)
+
+
+@dataclass(frozen=True)
+class SelfPerceptual(Around):
+    """Errors of the predicted datum are seen through the hidden features of a frozen copy of the network.
+
+    |h(x_hat_s, s) - h(x_s, s)|^2,  both noised to a time s with the same noise,  x_hat = data end implied by v(x_t, t)
+    Assumes an affine path and a frozen trained copy; its block is named as in that copy.  Exact where the datum is
+    certain; elsewhere features replace the mean, as a perceptual distance does.
+    Source: Lin and Yang 2024, "Diffusion Model with Perceptual Loss" (arXiv 2401.00110).
+
+    >>> SelfPerceptual(FlowMatching(), nn.Identity(), "").plain
+    0.0
+    """
+
+    objective: FlowMatching
+    frozen: nn.Module  # a trained copy of the network
+    block: str  # the module of the copy whose output is compared, by its name there
+    plain: NonNegative = 0.0  # weight of the objective's own loss beside it
+    times: TimeSampler = field(default_factory=Uniform)  # of the second noising
+
+    def __call__(self, field: Any, batch: Batch, rng: Rng) -> Loss:
+        path = self.objective.path
+        require(
+            isinstance(path, AffinePath),
+            f"SelfPerceptual was used on {type(path).__name__}; it needs the data end of an affine path: use Linear()",
+        )
+        assert isinstance(path, AffinePath)
+        example = self.inner.examples(batch, rng, field)
+        cond = example.batch.cond
+        made = ask(field, example.x, example.t, cond)
+        guess = path.data(example.x, made, example.t)
+        s = self.times(len(guess), guess, rng.fork("again"))
+        noise = rng.fork("noise").normal(guess)
+        for weight in self.frozen.parameters():
+            weight.requires_grad_(False)
+        with captured(self.frozen, self.block) as seen:
+            ask(self.frozen, path.point(noise, guess, s).x, s, cond)
+            with torch.no_grad():
+                ask(self.frozen, path.point(noise, example.batch.x1, s).x, s, cond)
+        apart = squared(seen[0], seen[1].detach())
+        loss = self.inner.compare(made, example)
+        value, seen_apart = self.plain * loss.value + apart.mean(), apart.detach()
+        terms = {**loss.terms, "loss": value.detach(), "features": seen_apart.mean()}
+        return Loss(value, terms, self.plain * loss.per_sample + seen_apart, loss.t)
+
+
+def helper_of(field: Any, whose: object) -> Any:
+    """The helper of a Helped network."""
+    require(
+        isinstance(field, Helped),
+        f"{type(whose).__name__} was given {type(field).__name__}; it trains a helper beside the field: wrap both in "
+        "Helped(field, helper)",
+    )
+    return field.helper
+
+
+def joined(loss: Loss, extra: Tensor, strength: float, name: str) -> Loss:
+    """A loss with one more term."""
+    value = loss.value + strength * extra
+    return Loss(value, {**loss.terms, "loss": value.detach(), name: extra.detach()}, loss.per_sample, loss.t)

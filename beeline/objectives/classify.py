@@ -1,0 +1,89 @@
+"""Training of posteriors over symbols by cross-entropy."""
+
+from __future__ import annotations
+
+from dataclasses import field
+from typing import Any
+
+import torch
+from torch import nn
+
+from beeline.core.protocols.flows import Coupling, SymbolPath, TimeSampler
+from beeline.core.ranges import dataclass
+from beeline.core.rng import Rng
+from beeline.core.types import Batch, Loss, require
+from beeline.couplings.basic import Independent
+from beeline.objectives.matching import Drop, FlowMatching, Weight, one
+from beeline.spaces.simplex import Dirichlet, GumbelSoftmax, Posterior, check_simplex
+from beeline.spaces.tokens import TokenMixture
+from beeline.times.samplers import Uniform
+
+
+@dataclass(frozen=True)
+class Classify:
+    """Cross entropy of the symbol, from which the velocity on the simplex follows.
+
+    E weight(t) (-log softmax(logits(x_t, t))[x1]), summed over symbols' positions and divided by their number
+    Assumes one-hot data [B,*S,K], a simplex or token path, and a Posterior network (a field with ``logits``).  A recipe
+    draws tokens with TokenJumps where it names no other solver.
+    Source: Stark et al. 2024 (arXiv 2402.05841); Gat et al. 2024 (arXiv 2407.15595).
+
+    >>> from beeline.spaces.simplex import Dirichlet, Posterior
+    >>> net = Posterior(lambda x, t: torch.zeros_like(x), Dirichlet())
+    >>> Classify(Dirichlet())(net, Batch(torch.eye(2)), Rng(0)).value
+    tensor(0.6931)
+    """
+
+    path: SymbolPath = field(default_factory=Dirichlet)
+    coupling: Coupling | None = None  # None is the independent one with the source of the path
+    times: TimeSampler = field(default_factory=Uniform)
+    weight: Weight = one
+    drop: Drop | None = None
+
+    def __post_init__(self) -> None:
+        require(
+            hasattr(self.path, "sources"),
+            f"Classify got the path {self.path}, on which no symbol is asked for; it learns on paths.Dirichlet, "
+            "GumbelSoftmax or TokenMixture: take one of them, or FlowMatching for this one",
+        )
+        fits = self.path.sources()
+        if self.coupling is None:
+            object.__setattr__(self, "coupling", Independent(fits[0]))
+        source = getattr(self.coupling, "source", fits[0])
+        known = [other for kind in (Dirichlet(), GumbelSoftmax(), TokenMixture()) for other in kind.sources()]
+        require(
+            source in fits or type(source) not in {type(other) for other in known},
+            f"Classify got the path {self.path} and the source {source}, which belongs to another path; it "
+            f"starts from {' or '.join(str(one) for one in fits)}: take that, or coupling=none",
+        )
+
+    def wrap(self, network: Any, batch: Batch, rng: Rng) -> nn.Module:
+        """The network as a classifier, which is shown logarithms of probabilities."""
+        x = batch.x1
+        require(
+            x.ndim > 2 and bool(((x == 0) | (x == 1)).all()) and bool((x.sum(-1) == 1).all()),
+            f"Classify was given data of shape {tuple(x.shape[1:])} that are no symbols, one-hot along the last "
+            "dimension; it learns which symbol stands where: take the recipe symbols, or data=SymbolFile(path)",
+        )
+        return Posterior(network, self.path, logs=True)
+
+    def __call__(self, field: Any, batch: Batch, rng: Rng) -> Loss:
+        require(
+            hasattr(field, "logits"),
+            f"Classify was given {type(field).__name__}, which has no logits; it learns what the symbol is: wrap the "
+            "network in Posterior(network, path)",
+        )
+        check_simplex(batch.x1, "the datum")
+        assert self.coupling is not None
+        batch = FlowMatching(coupling=self.coupling, drop=self.drop).pairs(batch, rng, field)
+        assert batch.x0 is not None
+        t = self.times(len(batch.x1), batch.x1, rng.fork("times"))
+        x = self.path.state(batch.x0, batch.x1, t, rng.fork("path"))
+        logits = field.logits(x, t) if batch.cond is None else field.logits(x, t, batch.cond)
+        each = -(batch.x1 * torch.log_softmax(logits, -1)).sum(-1)
+        error = each.flatten(1).mean(1) if each.ndim > 1 else each
+        per_sample = self.weight(t) * error
+        if batch.weight is not None:
+            per_sample = per_sample * batch.weight
+        value = per_sample.mean()
+        return Loss(value, {"loss": value.detach(), "error": error.detach().mean()}, per_sample.detach(), t)

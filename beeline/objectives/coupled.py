@@ -1,0 +1,95 @@
+"""Flows that keep every partner: the field is told where its path began."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import field
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+
+from beeline.core.declared import in_place_of
+from beeline.core.protocols.flows import Solver, VelocityField
+from beeline.core.ranges import dataclass
+from beeline.core.rng import Rng
+from beeline.core.types import Batch, Cond, Loss, require
+from beeline.couplings.basic import Matched
+from beeline.fields.flow import Flow, ask
+from beeline.objectives.heads import Beside, beside
+from beeline.objectives.matching import Around, FlowMatching
+from beeline.solvers.process import Process
+
+
+class FromStart(Beside):
+    """A velocity field that is told the source point of its path, beside the state.
+
+    v(x_t, t, x0) = the first half of network([x_t, x0], t, cond)
+    Assumes a network for data whose first dimension is twice as long; it is walked forwards only, from x0.
+    Source: De Bortoli et al. 2023, "Augmented Bridge Matching" (arXiv 2311.06978).
+
+    >>> import torch
+    >>> FromStart(lambda x, t: x, "start")(torch.ones(1, 2), torch.zeros(1), {"start": torch.zeros(1, 2)})
+    tensor([[1., 1.]])
+    """
+
+    def process(self) -> Process:
+        return Started()
+
+
+@dataclass(frozen=True)
+class Started(Process):
+    """An equation that holds the source point of its path as a condition: forwards only."""
+
+    invertible = False
+
+    def check(self, flow: Flow, solver: Solver, times: Tensor) -> None:
+        super().check(flow, solver, times)
+        require(
+            bool(times[-1] > times[0]),
+            "a flow that is told its source point was to be walked backwards, where that point is what is asked for; "
+            "train without Augmented to invert data",
+        )
+
+    def field(self, field: Any, x: Tensor, times: Tensor) -> VelocityField:
+        def velocity(y: Tensor, t: Tensor, cond: Cond = None) -> Tensor:
+            made: Tensor = field(y, t, told(cond, x.repeat(len(y) // len(x), *[1] * (y.ndim - 1))))
+            return made
+
+        return in_place_of(field, velocity)
+
+
+@dataclass(frozen=True)
+class Augmented(Around):
+    """Flow matching between pairs with the source point as a condition, so that paths that cross keep their ends.
+
+    E weight(t) distance(v(x_t, t, x0), v_t);  its minimum is E[v_t | x_t, x0], for x1 = f(x0) the chord itself
+    Assumes the pairs of the data (Matched makes some where they bring none) and a FromStart field.  Without noise on
+    the way every x0 becomes one x1: of many possible partners, their mean.
+    Source: De Bortoli et al. 2023, "Augmented Bridge Matching" (arXiv 2311.06978).
+
+    >>> import torch
+    >>> loss = Augmented()(lambda x, t, cond: 2 - cond["start"], Batch(torch.ones(4, 2), torch.zeros(4, 2)), Rng(0))
+    >>> loss.value
+    tensor(1.)
+    """
+
+    objective: FlowMatching = field(default_factory=lambda: FlowMatching(coupling=Matched()))
+    baselines: ClassVar[bool] = False  # they are not told where a path begins
+
+    def wrap(self, network: Any, batch: Batch, rng: Rng) -> nn.Module:
+        """A network like the run's own that is told the source point."""
+        held = beside(network, "start", rng)
+        return FromStart(held.network, held.name)
+
+    def __call__(self, field: Any, batch: Batch, rng: Rng) -> Loss:
+        example = self.inner.examples(batch, rng, field)
+        assert example.batch.x0 is not None
+        made = ask(field, example.x, example.t, told(example.batch.cond, example.batch.x0))
+        return self.inner.compare(made, example)
+
+
+def told(cond: Cond, x0: Tensor) -> Cond:
+    """The conditions with the source points beside them."""
+    if cond is None:
+        return {"start": x0}
+    return {**cond, "start": x0} if isinstance(cond, Mapping) else {"cond": cond, "start": x0}

@@ -1,0 +1,234 @@
+"""Guidance inside the training target: one network pass at sampling does the work of two."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import field
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from beeline.core.declared import in_place_of
+from beeline.core.modes import eval_mode, wide
+from beeline.core.protocols.flows import Guidance
+from beeline.core.ranges import NonNegative, dataclass
+from beeline.core.rng import Rng
+from beeline.core.types import Batch, Cond, Loss, leaves, map_cond, over, require
+from beeline.fields.flow import ask
+from beeline.objectives.matching import Around, FlowMatching
+from beeline.sampling.guidance.null import null_like
+from beeline.sampling.guidance.temperature import Temperature
+
+
+@dataclass(frozen=True)
+class GuidanceFree(Around):
+    """The guided model is trained itself, with the temperature beta = 1/scale as an input.
+
+    E |beta v(x, t, c, beta) + (1 - beta) sg v(x, t, null, 1) - u|^2,  beta ~ U(0, 1), 1 where the condition is dropped;
+    at its minimum v(., beta) is classifier-free guidance of scale 1/beta
+    Assumes named conditions, a network with the extra condition ``beta`` (a vector of size 1), and an objective that
+    drops conditions.  One network pass more per step, without gradient.
+    Source: Chen et al. 2025, "Visual Generation Without Guidance" (arXiv 2501.15420).
+
+    >>> from beeline.objectives.matching import Drop
+    >>> objective = GuidanceFree(FlowMatching(drop=Drop(0.1, 10)))
+    >>> net = lambda x, t, cond: x * cond["beta"]
+    >>> objective(net, Batch(torch.zeros(4, 2), cond={"label": torch.arange(4)}), Rng(0)).per_sample.shape
+    torch.Size([4])
+    """
+
+    objective: FlowMatching = field(default_factory=FlowMatching)  # one that drops conditions
+    null: Any = None  # what stands for no condition; none takes what the objective's drop puts there
+    guidance: ClassVar[Guidance] = Temperature(1.5)  # that of a recipe which names none
+
+    @property
+    def conditions(self) -> dict[str, dict[str, int]]:
+        """What the network has to take beside the conditions of the data."""
+        return {"beta": {"size": 1}}
+
+    def __call__(self, field: Any, batch: Batch, rng: Rng) -> Loss:
+        named(batch.cond, self)
+        beta = rng.fork("beta").uniform(len(batch.x1), wide(batch.x1[:0]))
+
+        def mixed(x: Tensor, t: Tensor, cond: Cond) -> Tensor:
+            void = null_of(self, cond, field)
+            share = torch.where(equal(cond, void), torch.ones_like(beta), beta)
+            with eval_mode(field):
+                weak = ask(field, x, t, with_beta(void, torch.ones_like(beta)))
+            wide = over(share, x)
+            return wide * ask(field, x, t, with_beta(cond, share)) + (1 - wide) * weak
+
+        return self.objective(in_place_of(field, mixed), batch, rng)
+
+
+@dataclass(frozen=True)
+class ModelGuidance(Around):
+    """The network's own guidance is added to its target, so that it learns the guided velocity.
+
+    E |v(x, t, c) - (u + k sg[v(x, t, c) - v(x, t, null)])|^2,  k = 1 - 1/scale;  u alone where c is dropped;
+    at its minimum v(., c) is classifier-free guidance of that scale
+    Assumes an objective that drops conditions.  One network pass more per step, without gradient; start from a trained
+    network, or the differences are noise.  No guidance is to be added when sampling.
+    Source: Tang et al. 2025, "Diffusion Models without Classifier-free Guidance" (arXiv 2502.12154).
+
+    >>> from beeline.objectives.matching import Drop
+    >>> objective = ModelGuidance(FlowMatching(drop=Drop(0.1, 10)), scale=2.0)
+    >>> objective(lambda x, t, c: x, Batch(torch.zeros(4, 2), cond=torch.arange(4)), Rng(0)).per_sample.shape
+    torch.Size([4])
+    """
+
+    objective: FlowMatching = field(default_factory=FlowMatching)  # one that drops conditions
+    null: Any = None  # what stands for no condition; none takes what the objective's drop puts there
+    scale: float = 1.5  # of the guidance that is learned; 1 is none, 1.3 to 2 is usual
+
+    def __post_init__(self) -> None:
+        require(
+            self.scale >= 1,
+            f"ModelGuidance got scale={self.scale}; below 1 the target moves away from the condition: 1.5 is usual",
+        )
+
+    def __call__(self, field: Any, batch: Batch, rng: Rng) -> Loss:
+        def shifted(x: Tensor, t: Tensor, cond: Cond = None) -> Tensor:
+            void = null_of(self, cond, field)
+            strong = ask(field, x, t, cond)
+            with eval_mode(field):
+                weak = ask(field, x, t, void)
+            k = torch.where(equal(cond, void), 0.0, 1 - 1 / self.scale).to(x.dtype)
+            return strong - over(k, x) * (strong.detach() - weak)
+
+        return self.objective(in_place_of(field, shifted), batch, rng)
+
+
+@dataclass(frozen=True)
+class Anticipating(Around):
+    """The combination that guidance will form is what is trained, so that guided sampling has the law of the data.
+
+    E |v_null + scale (v(x, t, c) - v_null) - u|^2,  v_null = sg v(x, t, null);  v(x, t, null) alone where c is dropped;
+    at its minimum guidance of that scale is the exact conditional field
+    Assumes an objective that drops conditions, and sampling with that scale.  One pass more per step, without gradient.
+    Source: Patel et al. 2023, "Bridging the Gap" (arXiv 2311.00938).
+
+    >>> from beeline.objectives.matching import Drop
+    >>> objective = Anticipating(FlowMatching(drop=Drop(0.1, 10)))
+    >>> objective(lambda x, t, c: x, Batch(torch.zeros(4, 2), cond=torch.arange(4)), Rng(0)).per_sample.shape
+    torch.Size([4])
+    """
+
+    objective: FlowMatching = field(default_factory=FlowMatching)  # one that drops conditions
+    null: Any = None  # what stands for no condition; none takes what the objective's drop puts there
+    scale: float = 1.5  # of the guidance that sampling will use; 1 is plain training
+    share: float = 1.0  # of samples trained through the combination, 0 to 1; the rest are trained plainly
+
+    def __post_init__(self) -> None:
+        require(
+            self.scale > 0 and 0 <= self.share <= 1,
+            f"Anticipating got scale={self.scale}, share={self.share}; give a scale above 0 and a share from 0 to 1",
+        )
+
+    def __call__(self, field: Any, batch: Batch, rng: Rng) -> Loss:
+        chosen = rng.fork("share").uniform(len(batch.x1), wide(batch.x1[:0])) < self.share
+
+        def guided(x: Tensor, t: Tensor, cond: Cond = None) -> Tensor:
+            void = null_of(self, cond, field)
+            strong = ask(field, x, t, cond)
+            with eval_mode(field):
+                weak = ask(field, x, t, void)
+            scale = torch.where(chosen & ~equal(cond, void), self.scale, 1.0).to(x.dtype)
+            return weak + over(scale, x) * (strong - weak)
+
+        return self.objective(in_place_of(field, guided), batch, rng)
+
+
+@dataclass(frozen=True)
+class Contrastive(Around):
+    """A trained model is moved towards its own conditions and away from others, so that it needs no guidance.
+
+    -log sigmoid(strength r(x, c)) - push log sigmoid(-strength r(x, c')),  c' another datum's condition,
+    r = distance(v_ref, u) - distance(v, u) in place of a log likelihood ratio to the frozen reference
+    Assumes conditions and a frozen copy of the model to start from.  Two passes with and two without gradient.  The
+    minimum is no velocity field of the data but a tilted one.
+    Source: Chen, Su and Zhu 2024, "Toward Guidance-Free AR Visual Generation via CCA" (arXiv 2410.09347).
+
+    >>> v = lambda x, t, c: x
+    >>> batch = Batch(torch.zeros(4, 2), cond=torch.arange(4))
+    >>> round(float(Contrastive(FlowMatching(), v, push=1.0)(v, batch, Rng(0)).value), 4)
+    1.3863
+    """
+
+    objective: FlowMatching = field(default_factory=FlowMatching)
+    reference: Any = None  # the frozen model
+    strength: NonNegative = 1.0  # per squared data unit and coordinate; higher follows single samples more
+    push: NonNegative = 0.5  # weight of the wrong conditions; higher is more faithful and less diverse
+
+    def __call__(self, field: Any, batch: Batch, rng: Rng) -> Loss:
+        require(
+            self.reference is not None,
+            "Contrastive was given no reference; it compares a model with the frozen copy that it started from: "
+            "pass reference=copy.deepcopy(model)",
+        )
+        require(
+            batch.cond is not None,
+            "Contrastive was given data without conditions; it compares right with wrong ones: pass cond=",
+        )
+        example = self.inner.examples(batch, rng, field)
+        right = example.batch.cond
+        n = len(batch.x1)
+        order = (torch.arange(n) + 1 + rng.fork("wrong").integers(max(n - 1, 1), 1)) % n  # nobody keeps its own
+        wrong = map_cond(lambda leaf: leaf[order.to(leaf.device)], right)
+
+        def ratio(cond: Cond) -> Tensor:
+            with eval_mode(self.reference):
+                before = self.inner.errors(ask(self.reference, example.x, example.t, cond), example)
+            after = self.inner.errors(ask(field, example.x, example.t, cond), example)
+            return self.strength * (before - after).reshape(n, -1).mean(1)
+
+        differs = (~equal(right, wrong)).to(example.x.dtype)
+        attract, repel = -F.logsigmoid(ratio(right)), -F.logsigmoid(-ratio(wrong))
+        per_sample = attract + self.push * differs * repel
+        if batch.weight is not None:
+            per_sample = per_sample * batch.weight
+        value = per_sample.mean()
+        terms = {"loss": value.detach(), "attract": attract.detach().mean(), "repel": repel.detach().mean()}
+        return Loss(value, terms, per_sample.detach(), example.t)
+
+
+def equal(cond: Cond, other: Cond) -> Tensor:
+    """[B]: whether the whole condition of a sample is the other one."""
+    same = [
+        (a == b).flatten(1).all(1) if a.ndim > 1 else a == b
+        for (_, a), (_, b) in zip(leaves(cond), leaves(other), strict=True)
+    ]
+    return torch.stack(same).all(0)
+
+
+def null_of(whose: Any, cond: Cond, field: Any) -> Cond:
+    """The null condition of a guided objective: its own, or that of its drop."""
+    drop = whose.objective.drop
+    require(
+        cond is not None,
+        f"{type(whose).__name__} learns guidance towards a condition, and the data have none; take data with labels, "
+        "or FlowMatching()",
+    )
+    require(
+        drop is not None,
+        f"{type(whose).__name__} needs a null condition that is learned, and its objective drops none; give the "
+        "objective a Drop(0.1)",
+    )
+    return null_like(drop.null if whose.null is None else whose.null, cond, field)
+
+
+def named(cond: Cond, whose: object) -> None:
+    """Refuse conditions to which none can be added."""
+    require(
+        isinstance(cond, Mapping),
+        f"{type(whose).__name__} adds the condition 'beta' to the others, but the batch has "
+        f"{'none' if cond is None else 'one without a name'}; give cond as a mapping, such as {{'label': labels}}",
+    )
+
+
+def with_beta(cond: Cond, beta: Tensor) -> Cond:
+    """The named conditions with the temperature [B] among them."""
+    assert isinstance(cond, Mapping)
+    return {**cond, "beta": beta[:, None]}

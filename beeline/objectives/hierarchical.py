@@ -1,0 +1,134 @@
+"""Hierarchical rectified flow: a random velocity field."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from beeline.core.declared import Holding, in_place_of
+from beeline.core.protocols.flows import Coupling, Solver, VelocityField
+from beeline.core.ranges import dataclass
+from beeline.core.rng import Rng, keys_of
+from beeline.core.types import Batch, Cond, Loss, require
+from beeline.fields.flow import Flow, bind
+from beeline.objectives.heads import beside
+from beeline.objectives.matching import Drop, FlowMatching
+from beeline.objectives.velocity_ot import VelocityOT
+from beeline.solvers.integrate import integrate
+from beeline.solvers.process import Process
+from beeline.solvers.runge_kutta import EULER
+
+
+@dataclass(frozen=True)
+class Hierarchical:
+    """A flow over velocities: at every state the whole law of the velocity is learned, not its mean.
+
+    v1 = x1 - x0 is the datum of an inner flow from v0 ~ N(0, I), told (x_t, t);
+    min E |a(v_tau, tau; x_t, t) - (v1 - v0)|^2
+    Assumes a network a(y, tau, cond) that takes the conditions ``state`` (of the shape of the data) and ``time`` [B,1],
+    or a RandomVelocity of one.  It is drawn with EULER: fresh velocities averaged within a step have another law.
+    ``coupling`` pairs the data; an inner coupling across states would change the law and is refused.
+    Source: Zhang et al. 2025, "Towards Hierarchical Rectified Flow" (arXiv 2502.17436).
+
+    >>> inner = lambda y, tau, cond: y * 0 + cond["time"]
+    >>> Hierarchical()(inner, Batch(torch.zeros(3, 2)), Rng(0)).per_sample.shape
+    torch.Size([3])
+    """
+
+    inner: FlowMatching = field(default_factory=FlowMatching)  # how the law of velocities is learned
+    outer: FlowMatching = field(default_factory=FlowMatching)  # path, coupling and times of the states
+
+    def __post_init__(self) -> None:
+        require(
+            self.inner.coupling.independent or isinstance(self.inner.coupling, VelocityOT),
+            f"Hierarchical got the inner coupling {type(self.inner.coupling).__name__}; pairing velocities of "
+            "different states changes the law at each state: use Independent(), or VelocityOT(...), pairing within one",
+        )
+
+    @property
+    def coupling(self) -> Coupling:
+        """That of the data."""
+        return self.outer.coupling
+
+    @property
+    def drop(self) -> Drop | None:
+        """That of the data."""
+        return self.outer.drop
+
+    def wrap(self, network: Any, batch: Batch, rng: Rng) -> nn.Module:
+        """A network like the run's that is told state and time, as a field of random velocities."""
+        return RandomVelocity(beside(network, "state", rng, {"time": {"size": 1}}))
+
+    def __call__(self, field: Any, batch: Batch, rng: Rng) -> Loss:
+        net = field.inner if isinstance(field, RandomVelocity) else field
+        example = self.outer.examples(batch, rng.fork("outer"), field)
+        told: dict[str, Any] = {"state": example.x, "time": example.t[:, None]}
+        if example.batch.cond is not None:
+            told["cond"] = example.batch.cond
+        return self.inner(net, Batch(example.v, cond=told, weight=batch.weight), rng.fork("inner"))
+
+
+class RandomVelocity(Holding):
+    """The velocity field of a hierarchical flow: every evaluation draws a velocity from the inner flow.
+
+    v(x, t) = inner flow from fresh v0, told (x, t), in ``steps`` steps
+    Assumes the network of Hierarchical.  Paths may cross, so there is no inverse; the costs multiply.  A Sampler keys
+    the inner noise by the bits of each start x0 and by t, so that a sample is a function of its x0, in any batch.
+    Source: Zhang et al. 2025 (arXiv 2502.17436).
+
+    >>> field = RandomVelocity(lambda y, tau, cond: 0 * y, Rng(0), steps=2)
+    >>> field(torch.zeros(1, 2), torch.zeros(1)).shape
+    torch.Size([1, 2])
+    """
+
+    parts = ("inner",)
+
+    def __init__(
+        self,
+        inner: Any,  # a(y, tau, cond)
+        rng: Rng = Rng(0),  # noqa: B008 - a value
+        steps: int = 5,  # of the inner flow; 2 to 10
+        solver: Solver = EULER,  # of the inner flow
+    ):
+        super().__init__()
+        self.inner, self.rng, self.steps, self.solver = inner, rng, steps, solver
+
+    def describe(self) -> dict[str, Any]:
+        """The settings from which an equal one is built."""
+        return {"inner": self.inner, "rng": self.rng, "steps": self.steps, "solver": self.solver}
+
+    def process(self) -> Process:
+        return RandomField()
+
+    def forward(self, x: Tensor, t: Tensor, cond: Cond = None, keys: Sequence[int] = ()) -> Tensor:
+        told: dict[str, Any] = {"state": x, "time": t[:, None]}
+        if cond is not None:
+            told["cond"] = cond
+        rng = self.rng.fork("velocity", float(t.flatten()[0]))
+        v0 = rng.rows(keys, x) if keys else rng.normal(x)
+        return integrate(bind(self.inner, told), v0, torch.linspace(0, 1, self.steps + 1, dtype=x.dtype), self.solver)
+
+
+@dataclass(frozen=True)
+class RandomField(Process):
+    """An equation whose velocities are random: forwards with Euler steps, with noise that belongs to each start."""
+
+    default: Solver = EULER
+    invertible = False
+
+    def check(self, flow: Flow, solver: Solver, times: Tensor) -> None:
+        super().check(flow, solver, times)
+        require(
+            solver == EULER and bool(times[-1] > times[0]),
+            f"a flow of random velocities was to be walked "
+            f"{'backwards' if times[-1] <= times[0] else f'with {solver}'}; its paths cross, and velocities "
+            "drawn afresh and averaged within a step have another law: draw forwards with EULER",
+        )
+
+    def field(self, field: Any, x: Tensor, times: Tensor) -> VelocityField:
+        keys = keys_of(x)
+        return in_place_of(field, lambda y, t, cond=None: field(y, t, cond, keys * (len(y) // len(keys))))

@@ -1,0 +1,71 @@
+"""Flow matching over a pyramid of resolutions."""
+
+from __future__ import annotations
+
+from dataclasses import field
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+
+from beeline.core.modes import eval_mode
+from beeline.core.protocols.flows import Coupling, TimeSampler
+from beeline.core.ranges import dataclass
+from beeline.core.rng import Rng
+from beeline.core.types import Batch, BeelineError, Loss, take
+from beeline.couplings.basic import Independent
+from beeline.fields.flow import ask
+from beeline.objectives.matching import Distance, Drop, FlowMatching, squared
+from beeline.paths.affine import Linear
+from beeline.spaces.pyramid import Pyramid
+from beeline.times.samplers import Uniform
+
+
+@dataclass(frozen=True)
+class PyramidMatching:
+    """Flow matching over the stages of a pyramid of resolutions.
+
+    a stage k for the whole batch, u ~ times:  E |v(x, clock_k(u)) - (end_k - start_k)|^2
+    Assumes pictures [B,C,H,W] and one network for all resolutions, such as UNet.
+    Source: Jin et al. 2024 (arXiv 2410.05954).
+
+    >>> PyramidMatching()(lambda x, t: x, Batch(torch.zeros(2, 1, 8, 8)), Rng(0)).per_sample.shape
+    torch.Size([2])
+    """
+
+    pyramid: Pyramid = field(default_factory=Pyramid)
+    times: TimeSampler = field(default_factory=Uniform)  # local to the stage
+    distance: Distance = squared
+    drop: Drop | None = None
+    coupling: ClassVar[Coupling] = Independent()
+
+    @property
+    def path(self) -> Pyramid:
+        """What is walked when drawing."""
+        return self.pyramid
+
+    def wrap(self, network: Any, batch: Batch, rng: Rng) -> nn.Module:
+        """The network itself, if it takes pictures of every stage."""
+        few = take(batch, torch.arange(1))
+        self.pyramid.check(few.x1)
+        try:
+            with eval_mode(network):
+                ask(network, self.pyramid.coarse(few.x1, 0), torch.zeros(1), few.cond)
+        except ValueError as error:
+            raise BeelineError(
+                f"PyramidMatching was given {type(network.backbone).__name__}, which does not take pictures of the "
+                f"first stage ({error}); one network works on all resolutions: use networks.UNet, wide "
+                "enough and with few levels, or fewer stages"
+            ) from None
+        made: nn.Module = network
+        return made
+
+    def __call__(self, field: Any, batch: Batch, rng: Rng) -> Loss:
+        plain = FlowMatching(Linear(), Independent(), distance=self.distance, drop=self.drop)
+        batch = plain.pairs(batch, rng, field)
+        assert batch.x0 is not None
+        stage = int(rng.fork("stage").integers(self.pyramid.stages, 1))
+        u = self.times(len(batch.x1), batch.x1, rng.fork("times"))
+        x, v = self.pyramid.point(batch.x0, batch.x1, stage, u)
+        t = self.pyramid.clock(stage, u)
+        return plain.reduce(ask(field, x, t, batch.cond), v, t, batch)

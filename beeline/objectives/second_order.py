@@ -1,0 +1,251 @@
+"""Fields of a special shape: the gradient of a potential, an acceleration beside a velocity, a field with helpers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import field, replace
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from beeline.core.declared import Holding, Wrapping, is_map
+from beeline.core.modes import full_precision, wide_batch
+from beeline.core.protocols.flows import Coupling, TimeSampler
+from beeline.core.protocols.training import Cost
+from beeline.core.ranges import NonNegative, Positive, dataclass
+from beeline.core.rng import Rng
+from beeline.core.types import Batch, Cond, Loss, over, require
+from beeline.couplings.basic import Matched, Paired
+from beeline.fields.flow import ask, bind
+from beeline.objectives.heads import Head, beside
+from beeline.objectives.losses.distances import PowerCost, check_cost
+from beeline.objectives.matching import Around, Distance, FlowMatching, squared
+from beeline.solvers.process import Process
+from beeline.solvers.runge_kutta import Jump
+from beeline.times.samplers import Uniform
+
+
+class Potential(Wrapping):
+    """A velocity that is the (transformed) gradient of a potential: without turns, reflow goes to optimal transport.
+
+    v = grad c*(grad_x f(x, t)),  f = sum of the network's outputs times the state, or its scalar output
+    Assumes a smooth network (SiLU, tanh); with ReLU its second derivatives vanish.  Needs a backward pass inside.
+    Source: Liu 2022 (arXiv 2209.14577).
+
+    >>> Potential(lambda x, t: x)(torch.ones(1, 2), torch.zeros(1)).detach()
+    tensor([[2., 2.]])
+    """
+
+    inside = "network"
+
+    def __init__(self, network: Any, cost: Cost | None = None):
+        super().__init__()
+        require(
+            not is_map(network),
+            f"Potential was put around the flow map {type(network).__name__}; a potential has a gradient at one time: "
+            "put it around a network with span=False",
+        )
+        self.network, self.cost = network, cost or PowerCost(2.0)
+        probe = torch.linspace(-2, 2, 12, dtype=torch.float64).reshape(6, 2)
+        check_cost(self.cost, probe)
+
+    def describe(self) -> dict[str, Any]:
+        """The settings from which an equal one is built."""
+        return {"network": self.network, "cost": self.cost}
+
+    def forward(self, x: Tensor, t: Tensor, cond: Cond = None) -> Tensor:
+        learning = torch.is_grad_enabled()
+        with torch.enable_grad():
+            y = x if x.requires_grad else x.detach().requires_grad_(True)
+            made = bind(self.network, cond)(y, t)
+            # an output of the state's shape gives a potential too: <net(x), x>
+            potential = (made * y).sum() if made.shape == y.shape else made.sum()
+            (slope,) = torch.autograd.grad(potential, y, create_graph=learning)
+        v = self.cost.dual(slope)
+        return v if learning else v.detach()
+
+
+class Accelerating(Holding):
+    """Two heads, initial velocity and acceleration, as one flow map with a quadratic step.
+
+    u(x, t, cond, s) = V(x, t) + (t + s)/2 A(x, t, V(x, t)),  x_s = x + (s - t) u
+    Assumes pairs; A takes the velocity as the condition ``velocity``.  Jump() in one step from 0 is the paper's
+    sampler; in more steps V is read again at every state instead of being kept.
+    Source: Park et al. 2024, "Constant Acceleration Flow" (arXiv 2411.00322).
+
+    >>> net = Accelerating(lambda x, t: x, lambda x, t, cond: cond["velocity"])
+    >>> net(torch.ones(1, 1), torch.zeros(1), s=torch.ones(1))
+    tensor([[1.5000]])
+    """
+
+    parts = ("velocity", "acceleration")
+    is_flow_map = True
+
+    def __init__(self, velocity: Any, acceleration: Any):
+        super().__init__()
+        self.velocity, self.acceleration = velocity, acceleration
+
+    def describe(self) -> dict[str, Any]:
+        """The settings from which an equal one is built."""
+        return {"velocity": self.velocity, "acceleration": self.acceleration}
+
+    def process(self) -> Process:
+        return Process(Jump())
+
+    def forward(self, x: Tensor, t: Tensor, cond: Cond = None, s: Tensor | None = None) -> Tensor:
+        v = ask(self.velocity, x, t, cond)
+        return v + over((t + (t if s is None else s)) / 2, x) * self.accelerate(x, t, v, cond)
+
+    def accelerate(self, x: Tensor, t: Tensor, v: Tensor, cond: Cond = None) -> Tensor:
+        """A(x, t, v)."""
+        told: dict[str, Any] = {"velocity": v}
+        if isinstance(cond, Mapping):
+            told = {**cond, **told}
+        elif cond is not None:
+            told["cond"] = cond
+        return ask(self.acceleration, x, t, told)
+
+
+@dataclass(frozen=True)
+class ConstantAccelerationMatching:
+    """Initial velocity and acceleration of curved paths between pairs, both at once.
+
+    E |V(x_t, t) - h (x1 - x0)|^2 on the path with v0 = h (x1 - x0), and
+    E |A(x'_t, t, v) - 2 (x1 - x0 - v)|^2 on x'_t = (1 - t^2) x0 + t^2 x1 + (t - t^2) v with v = sg V(x0, 0)
+    Assumes nearly deterministic pairs, those of reflow or of optimal transport, and an Accelerating network.  A recipe
+    draws with Jump() where it names no other solver.
+    Source: Park et al. 2024 (arXiv 2411.00322).
+
+    >>> net = Accelerating(lambda x, t: x, lambda x, t, cond: x)
+    >>> ConstantAccelerationMatching()(net, Batch(torch.ones(2, 1), torch.zeros(2, 1)), Rng(0)).per_sample.shape
+    torch.Size([2])
+    """
+
+    speed: Positive = 1.5  # h, initial velocity in units of x1 - x0; 1 to 1.5
+    coupling: Coupling = field(default_factory=Matched)
+    times: TimeSampler = field(default_factory=Uniform)
+    distance: Distance = squared
+    baselines: ClassVar[bool] = False  # they have one head
+
+    def __post_init__(self) -> None:
+        require(
+            not self.coupling.independent,
+            f"ConstantAccelerationMatching got the coupling {type(self.coupling).__name__}; on independent pairs both "
+            "heads learn means, and more steps lead away from the data: take Matched(), or pairs of reflow",
+        )
+
+    def wrap(self, network: Any, batch: Batch, rng: Rng) -> nn.Module:
+        """The network, and a second one like it that is told the velocity."""
+        return Accelerating(network, beside(network, "velocity", rng))
+
+    def __call__(self, field: Any, batch: Batch, rng: Rng) -> Loss:
+        require(
+            isinstance(field, Accelerating),
+            f"ConstantAccelerationMatching was given {type(field).__name__}; it learns two heads: wrap the networks in "
+            "Accelerating(velocity, acceleration)",
+        )
+        batch = wide_batch(batch)
+        with full_precision(batch.x1.device):
+            batch = self.coupling(batch, rng.fork("coupling"))
+        x0, x1 = batch.x0, batch.x1
+        assert x0 is not None
+        t = self.times(len(x1), x1, rng.fork("times"))
+        wide, whole = over(t, x1), x1 - x0
+
+        def state(v: Tensor) -> Tensor:
+            return (1 - wide**2) * x0 + wide**2 * x1 + (wide - wide**2) * v
+
+        plain = FlowMatching(distance=self.distance)
+        start = self.speed * whole
+        first = plain.reduce(ask(field.velocity, state(start), t, batch.cond), start, t, batch)
+        with torch.no_grad():
+            v = ask(field.velocity, x0, torch.zeros_like(t), batch.cond)
+        bent = 2 * (whole - v)
+        second = plain.reduce(field.accelerate(state(v), t, v, batch.cond), bent, t, batch)
+        terms = {"velocity": first.terms["error"], "acceleration": second.terms["error"]}
+        value = first.value + second.value
+        return Loss(value, {"loss": value.detach(), **terms}, first.per_sample + second.per_sample, t)
+
+
+class Helped(Holding):
+    """A field with a second network that helps it to learn and is not needed to draw.
+
+    v = field(x, t, cond);  ``helper`` is an encoder of the source, a projector or a probe
+    Assumes an objective that knows the helper.
+    Source: none.
+
+    >>> Helped(lambda x, t: -x, nn.Identity())(torch.ones(1, 1), torch.zeros(1))
+    tensor([[-1.]])
+    """
+
+    parts = ("field", "helper")
+
+    def __init__(self, field: Any, helper: Any):
+        super().__init__()
+        self.field, self.helper = field, helper
+
+    def describe(self) -> dict[str, Any]:
+        """The settings from which an equal one is built."""
+        return {"field": self.field, "helper": self.helper}
+
+    @property
+    def is_flow_map(self) -> bool:  # type: ignore[override]
+        return is_map(self.field)
+
+    def forward(self, x: Tensor, t: Tensor, cond: Cond = None, s: Tensor | None = None) -> Tensor:
+        end = () if s is None or not is_map(self.field) else (s,)
+        return bind(self.field, cond)(x, t, *end)
+
+
+@dataclass(frozen=True)
+class EncodedSource(Around):
+    """The source of every datum is drawn by a learned encoder that is held near the Gaussian.
+
+    x0 = m(x1) + s(x1) n,  (m, log s) = helper(x1);  loss + strength KL(N(m, s^2) || N(0, I)) / D
+    Assumes a Helped network whose helper gives two numbers per coordinate, [B, 2, *S], and a Gaussian source to draw
+    from.  A small strength leaves places of the Gaussian that nothing was trained on.
+    Source: Silvestri et al. 2025, "Variational Noise Coupling" (arXiv 2502.18197).
+
+    >>> net = Helped(lambda x, t: x, lambda x: torch.zeros(len(x), 2, *x.shape[1:]))
+    >>> EncodedSource()(net, Batch(torch.zeros(3, 2)), Rng(0)).terms["kl"]
+    tensor(0.)
+    """
+
+    objective: FlowMatching = field(default_factory=lambda: FlowMatching(coupling=Paired()))
+    strength: NonNegative = 1.0  # of the KL, in nats per coordinate; 0.3 to 30
+    baselines: ClassVar[bool] = False  # they have no encoder
+
+    def wrap(self, network: Any, batch: Batch, rng: Rng) -> nn.Module:
+        """The network with an encoder beside it, which starts at the Gaussian."""
+        shape = batch.x1.shape[1:]
+        with rng.ambient():
+            return Helped(network, Head(shape.numel(), (2, *shape), width=128, still=True))
+
+    def __post_init__(self) -> None:
+        require(
+            isinstance(self.objective.coupling, Paired),
+            f"EncodedSource got an objective with {type(self.objective.coupling).__name__}, which would draw the "
+            "source again; the encoder gives it: use FlowMatching(coupling=Paired())",
+        )
+
+    def __call__(self, field: Any, batch: Batch, rng: Rng) -> Loss:
+        require(
+            isinstance(field, Helped),
+            f"EncodedSource was given {type(field).__name__}; it learns an encoder beside the field: wrap both in "
+            "Helped(field, encoder)",
+        )
+        batch = wide_batch(batch)
+        told = field.helper(batch.x1)
+        require(
+            told.shape == (len(batch.x1), 2, *batch.x1.shape[1:]),
+            f"the encoder gave {tuple(told.shape)} for data of {tuple(batch.x1.shape)}; it gives mean and log "
+            "scale for every coordinate: [B, 2, *S]",
+        )
+        mean, log = told.unbind(1)
+        x0 = mean + log.exp() * rng.fork("source").normal(batch.x1)
+        each = (mean.square() + (2 * log).exp() - 1 - 2 * log).flatten(1).mean(1) / 2
+        loss = self.objective(field.field, replace(batch, x0=x0), rng)
+        kl = each.mean()
+        terms = {**loss.terms, "kl": kl.detach()}
+        return Loss(loss.value + self.strength * kl, terms, loss.per_sample, loss.t)

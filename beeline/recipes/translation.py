@@ -1,0 +1,49 @@
+"""Recipes from one data set to another."""
+
+from __future__ import annotations
+
+from beeline.couplings.basic import MinibatchOT
+from beeline.data.distributions.mixtures import GaussianMixture, TwoMoons
+from beeline.data.image_files import ImageFile
+from beeline.data.point_files import LawData
+from beeline.data.translation import Between
+from beeline.objectives.coupled import Augmented
+from beeline.objectives.matching import FlowMatching
+from beeline.runs.run import Run
+from beeline.sampling.sampler import Sampler
+from beeline.training.config import Training
+from beeline.training.optim.learning_rate import WarmupConstantCooldown
+
+
+def transfer() -> Run:
+    """Two moons into eight Gaussians: one domain into another, without pairs, along short ways.
+
+    Source: Tong et al. 2024 (arXiv 2302.00482), whose figures show this transfer.
+
+    >>> transfer().data.aligned
+    False
+    """
+    return Run(
+        data=Between(LawData(TwoMoons()), LawData(GaussianMixture.ring())),
+        network={"is": "networks.MLP", "width": 128, "depth": 3},
+        objective=FlowMatching(coupling=MinibatchOT()),
+        training=Training(steps=3000, lot=256, rate=WarmupConstantCooldown(peak=2e-3, warmup=50)),
+        sampler=Sampler(20),
+    )
+
+
+def translation(source: str = "before", target: str = "after") -> Run:
+    """Pictures of one folder into those of another, of which each has its partner there, by the order of their names.
+
+    Source: Liu, Gong and Liu 2022 (arXiv 2209.03003); a place to start from.
+
+    >>> translation("maps", "photos").data.target.path
+    'photos'
+    """
+    return Run(
+        data=Between(ImageFile(source), ImageFile(target), aligned=True),
+        network={"is": "networks.UNet", "width": 64, "multipliers": [1, 2, 2, 2], "blocks": 2},
+        objective=Augmented(),
+        training=Training(steps=50_000, lot=64, rate=WarmupConstantCooldown(peak=3e-4, warmup=1000)),
+        sampler=Sampler(25),
+    )

@@ -1,0 +1,394 @@
+"""A run: from a complete recipe to a directory that holds everything about it.
+
+run.yaml        the fully resolved recipe, from which the identical run can be started
+bundle/         the flow with averaged weights, loadable by ``load``
+checkpoints/    exact resume
+log.jsonl       one object a step
+samples/        what it draws
+report.html     what to look at
+"""
+
+from __future__ import annotations
+import contextlib
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import field
+from pathlib import Path
+from typing import Any
+import torch
+import yaml
+from torch import nn
+from beeline.config import build as config
+from beeline.data.translation import Between, check_coupling, of_training
+from beeline.runs.bundle import Bundle, load
+from beeline.config.catalogue import settings
+from beeline.fields.flow import Flow, MapNetwork, Network
+from beeline.core.modes import AUTO, Device, eval_mode
+from beeline.paths.affine import Linear
+from beeline.solvers.process import Process, process_of
+from beeline.core.ranges import dataclass
+from beeline.core.rng import Rng
+from beeline.couplings.sources import Gaussian
+from beeline.core.types import Batch, nearest, require, take
+from beeline.core.protocols.training import DataSet
+from beeline.core.files import locked, sweep, write_text
+from beeline.training.log import JsonLines
+from beeline.core.protocols.training import Distillation
+from beeline.objectives.heads import check_objective, drawn_by
+from beeline.evaluation.heldout import HeldOut
+from beeline.objectives.matching import FlowMatching
+from beeline.core.protocols.training import Objective
+from beeline.training.distributed.parallel import Alone, first
+from beeline.core.protocols.training import Parallel
+from beeline.training.plan import plan
+from beeline.objectives.tables import settled
+from beeline.training.trackers import Previews
+from beeline.training.config import Training
+from beeline.training.fit import fit
+from beeline.runs.run_directory import ready, unstarted
+from beeline.config.settings import construct
+from beeline.sampling.guidance.null import check_null, learned_null
+from beeline.sampling.sampler import Sampler
+
+
+Log = Callable[[dict[str, Any]], None]
+
+
+@dataclass(frozen=True)
+class Run:
+    """Data, network, objective, training and sampler: a complete run as one value.
+
+    ``network`` is plain data; shape and conditions come from the data.
+    Assumes that the objective has a path, a coupling and a prediction, as FlowMatching has.
+    Source: none; a value that names its parts.
+
+    >>> from beeline.data.image_files import Digits
+    >>> Run(Digits(), {"is": "networks.MLP", "width": 64}).seed
+    0
+    """
+
+    data: DataSet
+    network: Mapping[str, Any]  # {"is": "networks.NAME", ...} without shape and conditions
+    objective: Objective = field(default_factory=FlowMatching)
+    training: Training = field(default_factory=Training)
+    sampler: Sampler = field(default_factory=Sampler)
+    seed: int = 0  # of everything random
+
+    def __post_init__(self) -> None:
+        check_network(self.network)
+
+
+@dataclass(frozen=True)
+class Distilled:
+    """A run whose data come from a trained flow: reflow, or distillation to few steps.
+
+    Assumes that the teacher's data can be read again, for their conditions, or that ``data`` replaces them.
+    Source: none; a value that names its parts.
+
+    >>> from beeline.distillation.students import OneStep
+    >>> Distilled("runs/digits", OneStep()).seed
+    0
+    """
+
+    teacher: str  # directory of a bundle, or hub:owner/name
+    method: Distillation
+    training: Training = field(default_factory=Training)
+    seed: int = 0
+    data: DataSet | None = None  # None is the teacher's own
+    network: Mapping[str, Any] | None = None  # of the student, as in Run; None is a copy of the teacher's
+    start: str | None = None  # a bundle whose network the student copies instead: a first student of this teacher
+
+    def __post_init__(self) -> None:
+        require(
+            self.network is None or self.start is None,
+            f"the student got the new network {self.network} and the trained one of {self.start}; it has one: give "
+            "either",
+        )
+        if self.network is not None:
+            check_network(self.network)
+
+
+FROM_DATA = {"shape", "size", "conditions", "groups", "rows"}
+
+
+def architecture(network: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """The class of a network given as plain data, and its settings."""
+    require(
+        isinstance(network.get("is"), str),
+        f"the network is {dict(network)}, which names no class; give 'is', for example networks.DiT",
+    )
+    return config.lookup("networks", network["is"]), {k: v for k, v in network.items() if k != "is"}
+
+
+def check_network(network: Mapping[str, Any]) -> None:
+    """Refuse settings that the class does not have, or that come from the data."""
+    cls, given = architecture(network)
+    known = set(settings(cls)) - FROM_DATA
+    for setting in given:
+        require(setting in known, f"{network['is']} has no setting {setting!r} here; {nearest(setting, known)}")
+
+
+def build_network(run: Run, modality: Any, batch: Batch) -> nn.Module:
+    """The network of a run, initialised under the run's seed; ``objective.wrap`` may put more around it."""
+    cls, given = architecture(run.network)
+    known = settings(cls)
+    more = getattr(run.objective, "conditions", {})  # an objective may tell the network something of its own
+    offered = {"shape": tuple(modality.shape), "conditions": dict(modality.conditions) | dict(more)}
+    offered |= getattr(modality, "offers", {})
+    given.update({k: v for k, v in offered.items() if k in known})
+    objective: Any = run.objective
+    with Rng(run.seed).fork("network").ambient():
+        backbone = construct(cls, cls.__name__, given, "network")
+    path, prediction = getattr(objective, "path", None), getattr(objective, "prediction", None)
+    process = Process() if path is None else process_of(Flow(None, path))
+    path = None if process.resizes else path  # a path through several sizes has no convention for networks
+    network: nn.Module = process.network((MapNetwork if given.get("span") else Network)(backbone, path, prediction))
+    if not hasattr(objective, "wrap"):
+        return network
+    wrapped: nn.Module = objective.wrap(network, batch, Rng(run.seed).fork("wrap"))
+    return wrapped
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What a run has in hand before its first step."""
+
+    networks: Any  # one network, or a mapping of them
+    objective: Any
+    data: Any  # a Batch, or lots
+    heldout: HeldOut | None
+    finish: Callable[[Any], Bundle]  # trained networks -> bundle
+    rows: torch.Tensor  # data [N,*S] that were learned, or some of them
+
+
+def prepare(run: Run) -> Prepared:
+    """Load, fit and encode the data of a run and build its network; ValueError for whatever will not do."""
+    check_objective(run.objective)
+    raw, held = run.data.load()
+    modality = run.data.modality().fit(raw)
+    batch, other = modality.encode(raw), modality.encode(held)
+    objective: Any = run.objective
+    drop = getattr(objective, "drop", None)
+    check_null(drop, modality.conditions)
+    rng = Rng(run.seed).fork("rows")
+    source: Any = None
+    feed: Any = None
+    if isinstance(run.data, Between):
+        source, batch, other, feed = run.data.ends(batch, other, rng)
+        check_coupling(getattr(objective, "coupling", None), batch, rng)
+    store = getattr(getattr(objective, "coupling", None), "stored", None)
+    if store is not None:  # a coupling of the whole data set
+        batch, other = (
+            store(part, Rng(run.seed).fork("stored", name)) for name, part in (("", batch), ("held", other))
+        )
+        feed = None
+
+    def finish(net: Any) -> Bundle:
+        coupling = objective.coupling
+        flow = Flow(
+            net,
+            getattr(objective, "path", None) or Linear(),
+            source or getattr(coupling, "source", Gaussian()),
+            coupling.independent and hasattr(objective, "path"),  # without a path there is no score
+            learned_null(drop, modality.conditions),
+        )
+        return Bundle(
+            flow=flow,
+            sampler=drawn_by(objective, run.sampler, flow),
+            modality=modality,
+            lineage={"made_by": "train", "data": config.describe(run.data), "seed": run.seed},
+        )
+
+    every = 500 if run.training.patience is None else run.training.patience.every
+    heldout = HeldOut(objective, other, train=batch, rng=Rng(run.seed).fork("heldout"), every=every)
+    # what is larger than memory, or drawn anew for every batch, comes as lots; the batch above is a look at it
+    maker = run.data if hasattr(run.data, "lots") else modality
+    if hasattr(maker, "lots"):
+        feed = maker.lots(modality, rng) if maker is run.data else maker.lots(raw, rng)
+    data = batch if feed is None else feed
+    return Prepared(build_network(run, modality, batch), objective, data, heldout, finish, batch.x1)
+
+
+def prepare_distilled(run: Distilled, device: Device = AUTO) -> Prepared:
+    """Load the teacher to a device, and make there the data that its student learns from."""
+    teacher = load(run.teacher, device=device)
+    source = run.data
+    if source is None:
+        require(
+            "data" in teacher.lineage,
+            f"the bundle {run.teacher} does not say which data it was trained on; name them: --set data='Digits()'",
+        )
+        source = config.build(teacher.lineage["data"])
+    raw, held = source.load()
+    assert teacher.modality is not None
+    batch, other = teacher.modality.encode(raw), teacher.modality.encode(held)
+    rng = Rng(run.seed)
+    objective = run.method.objective(teacher.flow)
+    learned = of_training(teacher.flow)
+    method: Any = run.method
+    few = dataclasses.replace(method, count=None) if hasattr(method, "count") else method
+    unseen = few.data(teacher.flow, take(other, torch.arange(min(len(other.x1), HELDOUT_PAIRS))), rng.fork("unseen"))
+    pairs = run.method.data(learned, batch, rng.fork("pairs"))
+    began = teacher.flow  # a method copies the network that its flow holds
+    if run.network is not None:
+        made = build_network(Run(source, run.network, objective, seed=run.seed), teacher.modality, batch)
+        began = dataclasses.replace(began, field=made)
+    elif run.start is not None:
+        first = load(run.start, device=device)
+        said = [config.describe((b.flow.path, b.flow.source, b.modality)) for b in (first, teacher)]
+        require(
+            said[0] == said[1],
+            f"the student was to start from {run.start}, whose path, source or data are not those of the teacher "
+            f"{run.teacher}; start from a student of this teacher",
+        )
+        began = dataclasses.replace(began, field=first.flow.field)
+
+    def finish(networks: Any) -> Bundle:
+        flow, sampler = run.method.student(teacher.flow, networks)
+        lineage = {
+            "made_by": config.describe(run.method)["is"],
+            "data": config.describe(source),
+            "seed": run.seed,
+            "parent": str(run.teacher),
+            "parent_weights": teacher.weights,
+        }
+        if run.start is not None:
+            lineage["start"] = str(run.start)
+        return dataclasses.replace(teacher, flow=flow, sampler=sampler, lineage=lineage)
+
+    heldout = HeldOut(objective, unseen, train=pairs, rng=rng.fork("heldout"))
+    feed = run.method.feed(teacher.flow, pairs, rng.fork("feed"))
+    return Prepared(run.method.networks(began), objective, feed, heldout, finish, pairs.x1)
+
+
+HELDOUT_PAIRS = 512  # pairs made from held-out data, on which a student's loss is looked at
+
+
+def train(
+    run: Run | Distilled,
+    out: str | Path,
+    *,
+    resume: bool = False,
+    fork: str | Path | None = None,
+    device: Device = AUTO,
+    parallel: Parallel | None = None,
+    log: Log | None = None,
+) -> Bundle:
+    """Work a run in the directory ``out`` and give its bundle.
+
+    ``fork`` is a directory of checkpoints, or one of them: the state from which a new run starts with other settings.
+    ``device`` is where the work is done: "auto" is CUDA where there is one, else the CPU.
+    Under an engine of several processes all of them call this; the first one writes.
+    ValueError, with nothing written, when the data, the settings or the directory will not do; Interrupted after
+    Ctrl-C, when the state has been saved.
+    """
+    out, engine = Path(out), parallel or Alone()
+    where = engine.place(device, {})
+    with contextlib.ExitStack() as held:
+
+        def enter() -> None:
+            ready(out, run, resume)
+            held.enter_context(locked(out))
+            sweep(out)
+
+        first(engine, enter)
+        return _train(run, out, engine, where, resume and not unstarted(out), fork, log)
+
+
+def _train(
+    run: Run | Distilled,
+    out: Path,
+    engine: Parallel,
+    where: torch.device,
+    resume: bool,
+    fork: str | Path | None,
+    log: Log | None,
+) -> Bundle:
+    """Work a run in a directory that is held.  It is written to once the first step is done."""
+    work = prepare(run) if isinstance(run, Run) else prepare_distilled(run, where)
+    if not engine.shards:  # a divided network need not fit on one device
+        for net in work.networks.values() if isinstance(work.networks, Mapping) else (work.networks,):
+            net.to(where)
+    rng = Rng(run.seed).fork("training")
+    lines = JsonLines(out / "log.jsonl")
+    begun = False
+
+    def both(entry: dict[str, Any]) -> None:
+        nonlocal begun
+        if not begun and "loss" in entry:
+            (out / "samples").mkdir(parents=True, exist_ok=True)
+            write_text(out / "run.yaml", to_yaml(run))
+            begun = True
+        lines(entry)
+        if log is not None:
+            log(entry)
+
+    predicted = None if engine.world > 1 else foreseen(work, run.training, rng)
+    trained = fit(
+        work.networks,
+        work.objective,
+        work.data,
+        run.training,
+        device=where,
+        parallel=engine,
+        rng=rng,
+        log=both,
+        keep=out / "checkpoints",
+        resume=out / "checkpoints" if resume else fork,
+        fork=fork is not None and not resume,
+        heldout=work.heldout,
+        looks=previews(work, out / "samples", run.training.keep_every, engine.rank == 0),
+        predicted=predicted,
+    )
+    bundle = work.finish(trained)
+    flow = settled(bundle.flow, bundle.sampler, work.rows, rng.fork("settle"))  # a flow of a table; others stay
+    kept = run.training.profiles
+    average = config.describe(kept[0]) if kept else None  # which weights these are
+    bundle = dataclasses.replace(bundle, flow=flow, lineage={**bundle.lineage, "average": average})
+    if engine.rank == 0:
+        bundle.save(out / "bundle")
+    engine.total(torch.zeros(1))  # nobody reads before it is written
+    return load(out, device=where)
+
+
+def foreseen(work: Prepared, training: Training, rng: Rng) -> int | None:
+    """The expected peak of memory in bytes; None where a lot of the data cannot be tried beforehand."""
+    try:
+        return plan(work.networks, work.objective, work.data, training, rng=rng, trial=0).peak
+    except RuntimeError:  # the run itself will say what is wrong
+        return None
+
+
+def previews(work: Prepared, folder: Path, every: int, writes: bool) -> list[Previews]:
+    """Pictures of the raw and of the averaged network, from fixed noise and held-out conditions."""
+    networks = work.networks if isinstance(work.networks, Mapping) else {"network": work.networks}
+    if len(networks) > 1 or work.heldout is None:
+        return []  # which of them draws is known when training is over
+
+    def bundle(net: Any) -> Bundle:
+        return work.finish({name: net for name in networks} if isinstance(work.networks, Mapping) else net)
+
+    shown = bundle(next(iter(networks.values())))
+    kind = {"image/png": "png", "text/html": "html"}.get(getattr(shown.modality, "preview_type", ""))
+    if kind is None:
+        return []
+    some = take(work.heldout.data, torch.arange(min(PREVIEWED, len(work.heldout.data.x1))))
+
+    def draw(net: Any) -> bytes:
+        drawer = bundle(net)
+        x0 = drawer.start(range(len(some.x1)))
+        x1 = drawer.draw(x0, some.cond)
+        made: bytes = shown.modality.preview(shown.modality.decode(x1.cpu()))
+        return made
+
+    two = take(some, torch.arange(min(2, len(some.x1))))
+    with eval_mode(shown.flow.field):  # what its sampler cannot draw from is refused now, not after the training
+        shown.draw(shown.start(range(len(two.x1))), two.cond)
+    return [Previews(draw, folder, every, kind, writes)]
+
+
+PREVIEWED = 16  # samples in one picture
+
+
+def to_yaml(run: Any) -> str:
+    return yaml.safe_dump(config.describe(run), sort_keys=False, width=110)

@@ -1,0 +1,57 @@
+"""The directory of a run: whether it is free, may be gone on with, or was left by a run that learned nothing."""
+
+from __future__ import annotations
+from pathlib import Path
+from typing import Any
+from beeline.config import build as config
+from beeline.core.types import BeelineError, require
+from beeline.core.files import LOCK, PART, read_plain
+from beeline.training import checkpoint
+from beeline.training.loop import FREE
+
+
+
+def ready(out: Path, run: Any, resume: bool) -> None:
+    """Refuse an output directory that is not free, or a resume that is not the same run."""
+    recipe = out / "run.yaml"
+    if (recipe.is_file() or (not resume and (out / LOCK).is_file())) and unstarted(out):
+        return  # nothing was learned, so nothing can be lost
+    if resume:
+        require(
+            recipe.is_file(),
+            f"--resume was asked for, but {out} is not a run (it has no run.yaml); give the directory of the run, "
+            "or start it without --resume",
+        )
+        old, new = flat(read_plain(recipe)), flat(config.describe(run))
+        changed = [k for k in sorted(set(old) | set(new)) if old.get(k) != new.get(k) and f"{k}:" not in FREE]
+        require(
+            not changed,
+            "the run was started with other settings: "
+            + "; ".join(f"{k} was {old.get(k)!r}, is now {new.get(k)!r}" for k in changed[:5])
+            + "; only training.steps may be raised: resume with the old settings, or start a new run in another --out",
+        )
+        return
+    require(not out.exists() or out.is_dir(), f"{out} is a file; a run needs a directory: choose another --out")
+    if out.is_dir() and any(out.iterdir()):
+        what = "already holds a run" if recipe.is_file() else "exists and is not a run"
+        mend = "continue it with --resume, or choose another --out" if recipe.is_file() else "choose another --out"
+        raise BeelineError(f"{out} {what}, and nothing is overwritten; {mend}")
+
+
+def unstarted(out: Path) -> bool:
+    """Whether a directory holds nothing but the beginnings of a run that died before its first checkpoint."""
+    own = {"run.yaml", "log.jsonl", "samples", "checkpoints", "tensorboard", LOCK}
+    return (
+        out.is_dir()
+        and all(p.name in own or p.suffix == PART for p in out.iterdir())
+        and not checkpoint.steps(out / "checkpoints")
+    )
+
+
+def flat(data: Any, name: str = "") -> dict[str, Any]:
+    """Nested plain data as dotted names, for comparing two recipes."""
+    if isinstance(data, dict):
+        return {
+            k: v for key, part in data.items() for k, v in flat(part, f"{name}.{key}" if name else str(key)).items()
+        }
+    return {name: data}

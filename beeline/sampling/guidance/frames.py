@@ -1,0 +1,62 @@
+"""Guidance that holds some frames as they are given and draws the others."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from beeline.core.declared import as_map, is_map
+from beeline.core.protocols.flows import Guidance
+from beeline.core.types import Cond, Dynamics, over, require
+from beeline.fields.flow import Flow
+from beeline.sampling.guidance.guide import OfFlow, Plain, of_flow
+
+
+@dataclass(frozen=True)
+class GivenFrames(OfFlow):
+    """Some frames are data in the start state already: they keep their place at t = 1 while the others are drawn.
+
+    v_f = 0 for a given frame f;  v_f(x, tau) for the others,  tau_f = 1 where f is given and t elsewhere
+    Assumes states [B, F, ...], a field that takes times [B, F], learned with ``Frames`` and a share of clean ones.
+    Source: Le et al. 2024, "One Diffusion to Generate Them All" (arXiv 2411.16318); Chen et al. 2024, "Diffusion
+    Forcing" (arXiv 2407.01392).
+
+    >>> f = GivenFrames((0,))(lambda x, t: t[:, :, None] + 0 * x, None)
+    >>> f(torch.zeros(1, 2, 1), torch.zeros(1) + 0.5).flatten()
+    tensor([0.0000, 0.5000])
+    """
+
+    frames: tuple[int, ...]  # places along the first dimension, from 0
+    guidance: Guidance = field(default_factory=Plain)  # of the others
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "frames", tuple(int(f) for f in self.frames))
+        require(
+            len(self.frames) > 0 and min(self.frames) >= 0,
+            f"GivenFrames got frames={self.frames}; give the places of one frame or more, counted from 0",
+        )
+
+    def of(self, flow: Flow) -> GivenFrames:
+        """The same with the inner guidance of one flow."""
+        return replace(self, guidance=of_flow(self.guidance, flow))
+
+    def __call__(self, field: object, cond: Cond) -> Dynamics:
+        inner = self.guidance(field, cond)
+
+        def f(x: Tensor, *times: Tensor) -> Tensor:
+            require(
+                x.ndim >= 2 and max(self.frames) < x.shape[1],
+                f"GivenFrames({self.frames}) was used on states of shape {tuple(x.shape)}; the frames are the first "
+                "dimension after the batch: give places that it has",
+            )
+            own = torch.ones(x.shape[1], dtype=torch.bool, device=x.device)
+            own[list(self.frames)] = False
+            each = (torch.where(own, t[:, None] if t.ndim == 1 else t, 1.0) for t in times)
+            return inner(x, *each) * over(own.expand(x.shape[:2]), x)
+
+        return as_map(lambda x, t, s=None: f(x, t, t if s is None else s)) if is_map(field) else f
+
+    def calls(self, t: float) -> int:
+        return self.guidance.calls(t)

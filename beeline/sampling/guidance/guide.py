@@ -1,0 +1,226 @@
+"""Guidance: a strong prediction, a weak one, a rule between them, and a window in time."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from beeline.core.declared import as_map, is_map
+from beeline.core.protocols.flows import Guidance, Reference, Rule
+from beeline.core.ranges import dataclass
+from beeline.core.types import Cond, Dynamics, leaves, map_cond, over, require
+from beeline.fields.flow import Flow, bind
+from beeline.sampling.guidance.null import null_like as null_like
+from beeline.solvers.process import Reading
+
+
+class OfFlow(ABC):
+    """Base of guidance and references that take something from the flow which is drawn, beside its field."""
+
+    @abstractmethod
+    def of(self, flow: Flow) -> Any:
+        """The same, for one flow."""
+
+
+def of_flow(guidance: Guidance, flow: Flow) -> Guidance:
+    """The guidance of a sampler for one flow: a sampler calls this before every run."""
+    return guidance.of(flow) if isinstance(guidance, OfFlow) else guidance
+
+
+@dataclass(frozen=True)
+class Plain:
+    """No guidance: the field as it is.
+
+    v = v(x, t, cond)
+    Assumes nothing.
+    Source: none.
+
+    >>> Plain()(lambda x, t, cond: cond, torch.ones(1, 1))(torch.zeros(1, 1), torch.zeros(1))
+    tensor([[1.]])
+    """
+
+    def __call__(self, field: Any, cond: Cond) -> Dynamics:
+        return bind(field, cond, repeat=True)
+
+    def calls(self, t: float) -> int:
+        return 1
+
+
+@dataclass(frozen=True)
+class Unconditional(OfFlow):
+    """The same field under a null condition.
+
+    weak = v(x, t, null)
+    Assumes that the null was learned, by dropping conditions while training.
+    Source: Ho and Salimans 2022, "Classifier-Free Diffusion Guidance" (arXiv 2207.12598).
+
+    >>> Unconditional(10)(None, torch.tensor([3, 4]))[1]
+    tensor([10, 10])
+    """
+
+    # for the batch or for one sample (then repeated): by name, or a number that fills all labels or all vectors; None
+    # is the one that the flow or its network knows
+    null: Any = None
+
+    def of(self, flow: Flow) -> Reference:
+        """The reference with the null that a flow learned; refused where it learned none, or another."""
+        learned = flow.null
+        require(
+            not (isinstance(learned, Mapping) and not learned),
+            "guidance was asked of a flow that never learned a null condition, so that its weak prediction would come "
+            "from weights that were not trained; train with Drop(0.1), or use Plain()",
+        )
+        require(
+            learned is not None or self.null is not None,
+            "guidance was given without a null, and the flow records none; give CFG(scale, null={'label': 10}), or "
+            "Flow(..., null={'label': 10})",
+        )
+        return self if learned is None else Learned(learned, self.null)
+
+    def __call__(self, field: Any, cond: Cond) -> tuple[Any, Cond]:
+        require(
+            cond is not None,
+            "guidance was asked for without a condition; it moves from the null condition to a condition: "
+            "pass cond=, or use Plain()",
+        )
+        return field, null_like(self.null, cond, field)
+
+
+@dataclass(frozen=True)
+class Learned:
+    """The null condition that a flow learned; a null that was given beside it has to be the same one."""
+
+    null: Any
+    given: Any = None
+
+    def __call__(self, field: Any, cond: Cond) -> tuple[Any, Cond]:
+        _, null = Unconditional(self.null)(field, cond)
+        if self.given is not None:
+            _, given = Unconditional(self.given)(field, cond)
+            pairs = zip(leaves(null), leaves(given), strict=True)
+            other = [name for (name, a), (_, b) in pairs if not torch.equal(a, b.to(a))]
+            require(
+                not other,
+                f"guidance was given the null {self.given} for {other}, but the flow learned {self.null}; leave the "
+                "null out: CFG(scale)",
+            )
+        return field, null
+
+
+@dataclass(frozen=True)
+class Weak:
+    """Another, weaker field under the same condition (autoguidance).
+
+    weak = other(x, t, cond)
+    Assumes that the other field was learned on the same data and path.
+    Source: Karras et al. 2024, "Guiding a Diffusion Model with a Bad Version of Itself" (arXiv 2406.02507).
+
+    >>> Weak(torch.sin)("field", None)[0] is torch.sin
+    True
+    """
+
+    field: Any  # a VelocityField
+
+    def __post_init__(self) -> None:
+        require(
+            callable(self.field),
+            f"Weak got {str(self.field)[:80]!r}, which is no field; a text cannot name one: give it in Python, "
+            "as in Weak(load('runs/small').flow.field), or name a bundle: WeakBundle(runs/small)",
+        )
+
+    def __call__(self, field: Any, cond: Cond) -> tuple[Any, Cond]:
+        return self.field, cond
+
+
+@dataclass(frozen=True)
+class Extrapolate:
+    """From the weak prediction through the strong one.
+
+    v = weak + scale (strong - weak)
+    Assumes nothing; scale 1 is the strong prediction, 0 the weak one.
+    Source: Ho and Salimans 2022 (arXiv 2207.12598).
+
+    >>> Extrapolate(2.0).begin()(torch.ones(1, 1), torch.zeros(1, 1), torch.zeros(1, 1), torch.zeros(1))
+    tensor([[2.]])
+    """
+
+    scale: float  # 1 is no guidance; 1.5 to 7 is usual
+
+    def begin(self) -> Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]:
+        return lambda strong, weak, x, t: torch.add(strong, strong - weak, alpha=self.scale - 1)
+
+
+@dataclass(frozen=True)
+class Guide(OfFlow):
+    """Guidance as reference x rule x window.
+
+    v = rule(strong, weak) while t is inside the window, strong elsewhere
+    Assumes what its reference assumes.
+    Source: Ho and Salimans 2022 (arXiv 2207.12598); the window is Kynkaanniemi et al. 2024 (arXiv 2404.07724).
+
+    >>> Guide(Unconditional(0), Extrapolate(3.0), window=(0.2, 0.9)).calls(0.5)
+    2
+    """
+
+    reference: Reference
+    rule: Rule
+    window: tuple[float, float] = (0.0, 1.0)  # times at which guidance acts, both ends included
+    together: bool = True  # both predictions in one batch of 2B, where they come from one field
+
+    def __post_init__(self) -> None:
+        low, high = self.window
+        require(
+            0 <= low <= high <= 1,
+            f"the guidance window is {self.window}; it has to be (low, high) with 0 <= low <= high <= 1",
+        )
+
+    def of(self, flow: Flow) -> Guidance:
+        """The guidance of one flow, whose null it takes."""
+        return replace(self, reference=self.reference.of(flow)) if isinstance(self.reference, OfFlow) else self
+
+    def __call__(self, field: Any, cond: Cond) -> Dynamics:
+        strong = field.field if isinstance(field, Reading) else field
+        other, null = self.reference(strong, cond)
+        other = field.of(other) if isinstance(field, Reading) else other
+        apart_strong, apart_weak = bind(field, cond, repeat=True), bind(other, null, repeat=True)
+        combine = self.rule.begin()
+        low, high = self.window
+        joined = self.together and other is field and cond is not None and null is not None
+        pair = map_cond(lambda a, b: torch.cat([a, b]), cond, null) if joined else None
+        double = bind(field, pair) if joined else None
+        rows = min((len(leaf) for _, leaf in leaves(cond) if leaf.ndim), default=0)
+
+        def f(x: Tensor, t: Tensor, *s: Tensor) -> Tensor:
+            inside = (t >= low) & (t <= high)
+            whole = (low, high) == (0.0, 1.0) or bool(inside.all())
+            if not whole and not bool(inside.any()):
+                return apart_strong(x, t, *s)
+            if double is not None and len(x) == rows:  # not where a solver asks for many times at once
+                strong, weak = double(*(torch.cat([part, part]) for part in (x, t, *s))).chunk(2)
+            else:
+                strong, weak = apart_strong(x, t, *s), apart_weak(x, t, *s)
+            guided = combine(strong, weak, x, t)
+            return guided if whole else torch.where(over(inside, x), guided, strong)
+
+        return as_map(lambda x, t, s=None: f(x, t, t if s is None else s)) if is_map(field) else f
+
+    def calls(self, t: float) -> int:
+        return 2 if self.window[0] <= t <= self.window[1] else 1
+
+
+def CFG(scale: float, null: Any = None, window: tuple[float, float] = (0.0, 1.0)) -> Guide:  # noqa: N802 - a name of the field
+    """Classifier-free guidance: v = weak + scale (strong - weak), weak = v(x, t, null).
+
+    Without ``null`` it is the one that the flow, or its network, knows.  A null is given by name, {"label": 10}, for
+    the batch or for one sample (then repeated), or as a number that fills all labels or all vectors.
+    Source: Ho and Salimans 2022 (arXiv 2207.12598).
+
+    >>> CFG(3.0, null=10).rule
+    Extrapolate(scale=3.0)
+    """
+    return Guide(Unconditional(null), Extrapolate(scale), window)

@@ -1,0 +1,183 @@
+"""The sampler: how to draw, as one value that can be saved, compared and sent."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from beeline.core.modes import check_together, eval_mode
+from beeline.core.protocols.flows import Controller, FullSolver, Guidance, Schedule, Solver
+from beeline.core.ranges import dataclass
+from beeline.core.types import Cond, leaves, map_cond, require
+from beeline.fields.flow import Flow
+from beeline.sampling.guidance.guide import Plain, of_flow
+from beeline.solvers.integrate import integrate
+from beeline.solvers.process import Process, process_of
+from beeline.solvers.runge_kutta import HEUN
+from beeline.solvers.wrappers import complete
+from beeline.times.schedules import Uniform
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """Steps, schedule, solver, guidance and controllers: everything about drawing but the flow and the noise.
+
+    x1 = integrate(controllers(guidance(field, cond)), x0, schedule(steps), solver)
+    The process of the flow (core/process.py) may take another loop than ``integrate``, project the solver onto a curved
+    space, and end at a symbol; its ``check`` refuses solvers that do not fit before any work.
+    Assumes that x0 is on the device of the flow; conditions are moved there.  Networks are in evaluation mode while it
+    runs.  No graph is kept; to differentiate through sampling, call ``integrate``.
+    Source: none; a value that names its parts.
+
+    >>> Sampler(steps=4).evaluations
+    8
+    """
+
+    steps: int = 20
+    schedule: Schedule = field(default_factory=Uniform)
+    solver: Solver = HEUN
+    guidance: Guidance = field(default_factory=Plain)
+    controllers: tuple[Controller, ...] = ()
+
+    def __post_init__(self) -> None:
+        require(
+            isinstance(self.steps, int) and self.steps >= 1,
+            f"Sampler got steps={self.steps!r}; sampling needs at least one step: give a whole number from 1",
+        )
+
+    def times(self, start: float = 0.0, end: float = 1.0) -> Tensor:
+        """The [steps+1] times walked from ``start`` to ``end``."""
+        return self.schedule(self.steps, start, end)
+
+    def seeded(self, seeds: Sequence[int], *names: int | str | float) -> Sampler:
+        """The same sampler with a seed of its own for every sample's noise, so that none depends on its batch.
+
+        Solvers without noise need none.  ``names`` tell apart runs with the same seeds.
+        """
+        return replace(self, solver=complete(self.solver).rekeyed(seeds, *names))
+
+    def part(self, start: int, end: int) -> Sampler:
+        """The sampler of the rows start .. end-1 of a batch: their seeds, or else noise of their own."""
+        return replace(self, solver=complete(self.solver).part(start, end))
+
+    def __call__(
+        self,
+        flow: Flow,
+        x0: Tensor,
+        cond: Cond = None,
+        *,
+        watch: Callable[[Tensor, Tensor], None] | None = None,
+        done: Callable[[Any], None] | None = None,
+        whole: bool = False,
+    ) -> Tensor:
+        """Draw: from source points x0 [B,*S] to data [B,*S].
+
+        ``watch(x, t)`` sees every state, ``done(memory)`` the solver's memory at the end.  With ``whole`` the state is
+        the solver's own, in and out: the twins of a Reversible solver, without which its round trip is not exact.
+        """
+        return self._walk(flow, x0, cond, self.times(), watch, done, whole)
+
+    def invert(
+        self,
+        flow: Flow,
+        x1: Tensor,
+        cond: Cond = None,
+        *,
+        watch: Callable[[Tensor, Tensor], None] | None = None,
+        done: Callable[[Any], None] | None = None,
+        whole: bool = False,
+    ) -> Tensor:
+        """The same walk backwards: from data x1 [B,*S] to the source points that make them.
+
+        With ``whole`` the state is the solver's own, in and out: begin with ``solver.lift(x1)``.
+        """
+        flow.require_ode("an inverse")
+        return self._walk(flow, x1, cond, self.times(1.0, 0.0), watch, done, whole)
+
+    def _walk(
+        self,
+        flow: Flow,
+        x: Tensor,
+        cond: Cond,
+        times: Tensor,
+        watch: Callable[[Tensor, Tensor], None] | None,
+        done: Callable[[Any], None] | None,
+        whole: bool,
+    ) -> Tensor:
+        process = process_of(flow)
+        solver = complete(process.solver(self.solver))
+        process.check(flow, solver, times)
+        parts = (flow, self.guidance, self.controllers)
+        check_together("the state", x, *parts)
+        cond = map_cond(lambda leaf: leaf.to(x.device), cond)
+        with eval_mode(*parts):
+            return self._run(flow, process, solver, x, cond, times, watch, done, whole)
+
+    def _run(
+        self,
+        flow: Flow,
+        process: Process,
+        solver: FullSolver,
+        x: Tensor,
+        cond: Cond,
+        times: Tensor,
+        watch: Callable[[Tensor, Tensor], None] | None,
+        done: Callable[[Any], None] | None,
+        whole: bool,
+    ) -> Tensor:
+        for name, leaf in leaves(cond):
+            require(
+                leaf.ndim > 0 and len(leaf) == len(x),
+                f"the condition {name or 'given'} has shape {tuple(leaf.shape)} for a batch of {len(x)}; "
+                "every leaf of a condition starts with the batch size",
+            )
+        f = of_flow(self.guidance, flow)(process.field(flow.field, x, times), cond)
+        for controller in self.controllers:
+            f = controller.steer(f, flow)
+
+        def correct(x: Tensor, t: Tensor) -> Tensor:
+            for controller in self.controllers:
+                x = controller.correct(x, t)
+            return x
+
+        after = correct if self.controllers else None
+        require(
+            not (solver.traits.twin and process.resizes),
+            f"{type(self.solver).__name__}, whose state carries a twin, was given for a flow on "
+            f"{type(flow.path).__name__}, whose states change their size on the way; take HEUN",
+        )
+        require(
+            not (solver.traits.twin and self.controllers),
+            f"controllers were given beside {type(self.solver).__name__}, whose state carries a twin that they would "
+            "part from it; use another solver for controlled runs",
+        )
+        state = x if whole else solver.lift(x)
+        state = process.run(f, state, times, solver, after=after, watch=watch, done=done)
+        if whole and solver.traits.twin:
+            return state
+        made = solver.lower(state)
+        return (
+            process.finish(flow.field, lambda field: of_flow(self.guidance, flow)(field, cond), made)
+            if times[-1] == 1
+            else made
+        )
+
+    @property
+    def evaluations(self) -> int | None:
+        """Field evaluations per sample, counted by a walk over a zero field; None where they depend on the field."""
+        solver = complete(complete(self.solver).rekeyed(()))  # seeds are for a batch of their number
+        if solver.traits.adaptive:
+            return None
+        count = 0
+
+        def f(x: Tensor, t: Tensor, s: Any = None) -> Tensor:
+            nonlocal count
+            count += self.guidance.calls(round(float(t[0]), 6))  # float32 0.6 is not 0.6
+            return torch.zeros_like(x)
+
+        integrate(f, solver.lift(torch.zeros(1, 1)), self.times(), solver)
+        return count

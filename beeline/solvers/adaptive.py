@@ -1,0 +1,339 @@
+"""Adaptive solvers: embedded Runge-Kutta pairs whose steps follow the error."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from beeline.core.protocols.flows import Traits
+from beeline.core.ranges import Count, dataclass
+from beeline.core.types import Dynamics, IntegrationError, over, require
+from beeline.solvers.runge_kutta import advance
+from beeline.solvers.wrappers import SolverBase
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """A Runge-Kutta table whose last stage is the next step's first, with a second set of weights for the error.
+
+    x_s = x + h sum_i b_i k_i as in RungeKutta;  error = h (sum_i (b_i - c_i) k_i),  k_last = f(x_s, s)
+    Assumes that the last row of ``a`` is b (first same as last).
+    Source: Hairer, Norsett and Wanner 1993, "Solving Ordinary Differential Equations I", II.4.
+
+    >>> DORMAND_PRINCE.order
+    5
+    """
+
+    order: Count  # of the result
+    a: tuple[tuple[float, ...], ...]  # rows of increasing length; the last is b without its last weight, which is 0
+    error: tuple[float, ...]  # weights of the error estimate, summing to 0
+    error_order: Count  # order of the weights that it compares with
+
+    def __post_init__(self) -> None:
+        require(
+            abs(sum(self.a[-1]) - 1) < 1e-12 and abs(sum(self.error)) < 1e-12 and len(self.error) == len(self.a) + 1,
+            f"this is no embedded pair: the last row of a={self.a} must sum to 1, and error={self.error} to 0 with one "
+            "weight for every stage",
+        )
+
+
+BOGACKI_SHAMPINE = Embedded(3, ((1 / 2,), (0.0, 3 / 4), (2 / 9, 1 / 3, 4 / 9)), (-5 / 72, 1 / 12, 1 / 9, -1 / 8), 2)
+DORMAND_PRINCE = Embedded(
+    5,
+    (
+        (1 / 5,),
+        (3 / 40, 9 / 40),
+        (44 / 45, -56 / 15, 32 / 9),
+        (19372 / 6561, -25360 / 2187, 64448 / 6561, -212 / 729),
+        (9017 / 3168, -355 / 33, 46732 / 5247, 49 / 176, -5103 / 18656),
+        (35 / 384, 0.0, 500 / 1113, 125 / 192, -2187 / 6784, 11 / 84),
+    ),
+    (71 / 57600, 0.0, -71 / 16695, 71 / 1920, -17253 / 339200, 22 / 525, -1 / 40),
+    4,
+)
+TSITOURAS = Embedded(
+    5,
+    (
+        (0.161,),
+        (-0.008480655492356989, 0.335480655492357),
+        (2.8971530571054935, -6.359448489975075, 4.3622954328695815),
+        (5.325864828439257, -11.748883564062828, 7.4955393428898365, -0.09249506636175525),
+        (5.86145544294642, -12.92096931784711, 8.159367898576159, -0.071584973281401, -0.028269050394068383),
+        (
+            0.09646076681806523,
+            0.01,
+            0.4798896504144996,
+            1.379008574103742,
+            -3.290069515436081,
+            2.324710524099774,
+        ),
+    ),
+    (
+        -0.00178001105222577714,
+        -0.0008164344596567469,
+        0.007880878010261995,
+        -0.1447110071732629,
+        0.5823571654525552,
+        -0.45808210592918697,
+        1 / 66,
+    ),
+    4,
+)
+
+
+class Progress(NamedTuple):
+    """The memory of an adaptive run; its counts are what ``integrate(..., done=...)`` shows at the end."""
+
+    x: Tensor  # the state handed out last, to see whether somebody changed it
+    slope: Tensor  # f where the solver stands: at x, or at the end of the span
+    length: Tensor  # [B] next step to try, in time
+    error: Tensor  # [B] last accepted error, relative to the tolerance
+    evaluations: int
+    accepted: int  # trials that moved some sample
+    rejected: int  # trials that some sample had to repeat
+    end: float | None = None  # last time of the walk: a dense run does not look beyond it
+    span: _Span | None = None
+
+
+class _Span(NamedTuple):
+    """A step that went past what was asked, and the points of the quartic through it."""
+
+    t: Tensor
+    s: Tensor
+    x: Tensor
+    middle: Tensor
+    x_s: Tensor
+    v: Tensor
+    v_s: Tensor
+
+    def at(self, time: Tensor) -> Tensor:
+        """The quartic with the states and slopes at both ends and the state in the middle."""
+        u, h = over((time - self.t) / (self.s - self.t), self.x), over(self.s - self.t, self.x)
+        a, b, p, q, m = self.x, self.x_s, h * self.v, h * self.v_s, self.middle
+        c2 = -11 * a - 5 * b + 16 * m - 4 * p + q
+        c3 = 18 * a + 14 * b - 32 * m + 5 * p - 3 * q
+        c4 = -8 * a - 8 * b + 16 * m - 2 * p + 2 * q
+        return a + u * (p + u * (c2 + u * (c3 + u * c4)))
+
+
+@dataclass(frozen=True)
+class Adaptive(SolverBase):
+    """As many steps as the tolerance needs: an embedded pair with a proportional-integral controller.
+
+    a step is taken if |error / (atol + rtol max(|x|, |x_s|))| <= 1 in root mean square;  the next is
+    safety error^(-0.7/p) last_error^(0.4/p) times as long, p the order of the error
+    Assumes a field that may be asked at any time.  Errors are measured for each sample alone, so that a sample does
+    not depend on its neighbours (every sample waits for the slowest); with ``per_sample=False`` over the whole batch.
+    Rejected trials count as evaluations.  With ``dense`` the times of the walk are read off an interpolant of the
+    natural steps instead of ending a step each.
+    Source: Hairer, Norsett and Wanner 1993, II.4; Tsitouras 2011, "Runge-Kutta pairs of order 5(4)".
+
+    >>> x = Adaptive().step(lambda x, t: x, torch.ones(1, 1), torch.zeros(1), torch.ones(1), None)[0]
+    >>> abs(float(x) - 2.718282) < 1e-4
+    True
+    """
+
+    rtol: float = 1e-5  # relative tolerance, above 0; 1e-3 is coarse, 1e-7 asks for float64
+    atol: float = 1e-5  # absolute tolerance in units of the state, above 0
+    table: Embedded = TSITOURAS
+    per_sample: bool = True  # error and step length of every sample alone
+    dense: bool = False  # read the times off an interpolant; needs per_sample=False
+    max_evaluations: int = 10_000  # refused beyond
+    safety: float = 0.9  # below 1: how far a step stays under the longest that the error allows
+
+    def __post_init__(self) -> None:
+        require(
+            self.rtol > 0 and self.atol > 0,
+            f"Adaptive got rtol={self.rtol}, atol={self.atol}; no step has an error of zero: give tolerances above 0, "
+            "for example 1e-5",
+        )
+        require(
+            self.max_evaluations >= 1 and 0 < self.safety < 1,
+            f"Adaptive got max_evaluations={self.max_evaluations}, safety={self.safety}; give at least one evaluation, "
+            "and a safety between 0 and 1",
+        )
+        require(
+            not (self.dense and self.per_sample),
+            "Adaptive got dense=True with per_sample=True; an interpolant spans one step of the whole batch: "
+            "set per_sample=False",
+        )
+
+    @property
+    def order(self) -> int:
+        return self.table.order
+
+    @property
+    def traits(self) -> Traits:
+        return Traits(adaptive=True)
+
+    def begin(self, times: Tensor) -> Any:
+        """Where the walk ends."""
+        return float(times[-1].flatten()[0]) if times.ndim == 1 else None
+
+    def step(self, f: Dynamics, x: Tensor, t: Tensor, s: Tensor, memory: Any) -> tuple[Tensor, Any]:
+        if not isinstance(memory, Progress):
+            memory = self._start(f, x, t, s, memory)
+        elif memory.x is not x:  # somebody corrected the state: its slope and the span are stale
+            memory = memory._replace(slope=f(x, t), evaluations=memory.evaluations + 1, span=None)
+        return self._dense(f, x, t, s, memory) if self.dense else self._walk(f, x, t, s, memory)
+
+    def _start(self, f: Dynamics, x: Tensor, t: Tensor, s: Tensor, end: float | None) -> Progress:
+        """The first step length, from the sizes of the state, its slope and the change of that (Hairer II.4)."""
+        slope, reach = f(x, t), _reach(t, s)
+        self._finite(x, t, slope)
+        scale = self.atol + self.rtol * x.detach().abs()
+        size, speed = self._norm(x / scale), self._norm(slope / scale)
+        guess = torch.where((size < 1e-5) | (speed < 1e-5), 1e-6, 0.01 * size / speed.clamp(min=1e-30)).minimum(reach)
+        step = _wide(guess / reach, t) * (s - t)
+        bend = self._norm((f(torch.addcmul(x, over(step, x), slope), t + step) - slope) / scale) / guess
+        steep = torch.maximum(speed, bend)
+        power = 1 / (self.table.error_order + 1)
+        length = torch.where(steep <= 1e-15, (guess * 1e-3).clamp(min=1e-6), (0.01 / steep.clamp(min=1e-30)) ** power)
+        length = torch.minimum(100 * guess, length).minimum(reach)
+        return Progress(x, slope, length, torch.full_like(length, 1e-4), 2, 0, 0, end)
+
+    def _trial(
+        self, f: Dynamics, x: Tensor, slope: Tensor, t: Tensor, s: Tensor
+    ) -> tuple[Tensor, list[Tensor], Tensor]:
+        """One step of the pair: the state at s, the stages, and the error of each sample over its tolerance."""
+        h = s - t
+        wide, k, times = over(h, x), [slope], [t]
+        for row in self.table.a[:-1]:
+            c = sum(row)
+            times.append(s if abs(c - 1) < 1e-12 else t + c * h)
+            k.append(f(advance(x, wide, row, k), times[-1]))
+        new = advance(x, wide, self.table.a[-1], k)
+        k.append(f(new, s))
+        bad = advance(torch.zeros_like(x), wide, self.table.error, k).detach()
+        error = self._norm(bad / (self.atol + self.rtol * torch.maximum(x.detach().abs(), new.detach().abs())))
+        if not bool(error.isfinite().all()):  # a state too far ahead may overflow; the one where it stands may not
+            at = next((u for u, v in zip(times, k, strict=False) if not bool(v.isfinite().all())), s)
+            self._finite(x, at, f(x, at))
+        return new, k, torch.where(error.isfinite(), error, torch.full_like(error, 1e10))
+
+    def _finite(self, x: Tensor, t: Tensor, v: Tensor) -> None:
+        """Refuse a field that is not finite at a state that is: no shorter step mends that."""
+        bad = ~v.detach().flatten(1).isfinite().all(1)
+        if bool(bad.any()):
+            at = float(t.flatten(1)[bad][0, 0] if t.ndim > 1 else t[bad][0])
+            raise IntegrationError(
+                f"the field gave NaN or infinite values at t = {at:.6g} for {int(bad.sum())} of {len(x)} states that "
+                "are finite; no shorter step mends that: check the field at that time (the last good state is in .x "
+                "of this error)",
+                x,
+                at,
+            )
+
+    def _factor(self, error: Tensor, last: Tensor) -> Tensor:
+        """How much longer the next step may be: both errors after an accepted trial, the own one after a rejected."""
+        power = 1 / (self.table.error_order + 1)
+        error = error.clamp(min=1e-10)
+        accepted = error ** (-0.7 * power) * last.clamp(min=1e-4) ** (0.4 * power)
+        return (self.safety * torch.where(error <= 1, accepted, (error**-power).clamp(max=1.0))).clamp(0.2, 10.0)
+
+    def _walk(self, f: Dynamics, x: Tensor, t: Tensor, s: Tensor, m: Progress) -> tuple[Tensor, Progress]:
+        """Trials until every sample is at s; every sample is at its own part ``gone`` of the way."""
+        reach = _reach(t, s)
+        gone = torch.zeros_like(reach)
+        slope, length, last = m.slope, m.length, m.error
+        evaluations, accepted, rejected = m.evaluations, m.accepted, m.rejected
+        while bool((gone < 1).any()):
+            here = t + _wide(gone, t) * (s - t)
+            self._allow(x, here, length, evaluations, accepted, rejected)
+            left = (1 - gone) * reach
+            final = length >= left * (1 - 1e-6)
+            part = torch.where(final, torch.ones_like(gone), gone + length / reach)
+            there = torch.where(_wide(final, t), s, t + _wide(part, t) * (s - t))
+            new, k, error = self._trial(f, x, slope, here, there)
+            evaluations += len(self.table.a)
+            busy, good = gone < 1, error <= 1
+            take = busy & good
+            accepted, rejected = accepted + int(take.any()), rejected + int((busy & ~good).any())
+            tried = torch.minimum(length, left)
+            longer = tried * self._factor(error, last)
+            # a step cut short by the end says little about the next: never forget a longer proposal for it
+            longer = torch.where(final & good, torch.maximum(longer, length), longer)
+            length, last = torch.where(busy, longer, length), torch.where(take, error, last)
+            gone = torch.where(take, part, gone)
+            x, slope = torch.where(over(take, x), new, x), torch.where(over(take, x), k[-1], slope)
+        return x, Progress(x, slope, length, last, evaluations, accepted, rejected, m.end)
+
+    def _dense(self, f: Dynamics, x: Tensor, t: Tensor, s: Tensor, m: Progress) -> tuple[Tensor, Progress]:
+        """Natural steps past ``s``, and the state at ``s`` read off the last of them."""
+        span, (state, here) = m.span, (x, t) if m.span is None else (m.span.x_s, m.span.s)
+        edge = s if m.end is None else torch.full_like(s, m.end)
+        while span is None or bool(((s - span.s) * (edge - t)).gt(0).any()):
+            self._allow(state, here, m.length, m.evaluations, m.accepted, m.rejected)
+            reach = (edge - here).abs()
+            final = m.length >= reach * (1 - 1e-6)
+            target = torch.where(final, edge, here + m.length * torch.sign(edge - here))
+            new, k, error = self._trial(f, state, m.slope, here, target)
+            good = bool((error <= 1).all())
+            m = m._replace(
+                length=torch.minimum(m.length, reach) * self._factor(error, m.error),
+                error=error if good else m.error,
+                slope=k[-1] if good else m.slope,
+                evaluations=m.evaluations + len(self.table.a),
+                accepted=m.accepted + good,
+                rejected=m.rejected + (not good),
+            )
+            if good:
+                middle = advance(state, over(target - here, state), _middle(self.table), k)
+                span = _Span(here, target, state, middle, new, k[0], k[-1])
+                state, here = new, target
+        out = state if bool((here == s).all()) else span.at(s)
+        return out, m._replace(x=out, span=span)
+
+    def _allow(self, x: Tensor, t: Tensor, length: Tensor, evaluations: int, accepted: int, rejected: int) -> None:
+        """Refuse a trial beyond the budget, and steps that no longer move the time."""
+        at = float(t.flatten()[0])
+        if evaluations + len(self.table.a) > self.max_evaluations:
+            raise IntegrationError(
+                f"after {evaluations} evaluations ({accepted} trials taken, {rejected} rejected) the run was at t = "
+                f"{at:.6g}, and max_evaluations={self.max_evaluations} allows no further step; raise it, or loosen "
+                f"rtol={self.rtol} and atol={self.atol} (the last good state is in .x of this error)",
+                x,
+                at,
+            )
+        if bool((length < 1e-12).any()):
+            raise IntegrationError(
+                f"the step fell below 1e-12 near t = {at:.6g}: no step keeps the error under rtol={self.rtol}, "
+                f"atol={self.atol}; the field jumps or is not finite there, or the tolerance is below the rounding of "
+                "its dtype: loosen it, or integrate in float64 (the last good state is in .x of this error)",
+                x,
+                at,
+            )
+
+    def _norm(self, x: Tensor) -> Tensor:
+        """Root mean square, [B]: of each sample, or of the batch."""
+        square = x.detach().square().flatten(1).mean(1)
+        return (square if self.per_sample else square.mean().expand_as(square)).sqrt()
+
+
+def _wide(h: Tensor, t: Tensor) -> Tensor:
+    return h.reshape(h.shape + (1,) * (t.ndim - 1))
+
+
+def _reach(t: Tensor, s: Tensor) -> Tensor:
+    """[B] how far the walk goes; the frames of one sample move together."""
+    return (s - t).abs().flatten(1).amax(1) if t.ndim > 1 else (s - t).abs()
+
+
+@functools.cache
+def _middle(table: Embedded) -> tuple[float, ...]:
+    """Weights for the state half a step on, of order four where the stages allow it: the smallest that solve the
+    order conditions at 1/2."""
+    n = len(table.error)
+    a = np.zeros((n, n))
+    for i, row in enumerate(table.a):
+        a[i + 1, : len(row)] = row
+    c, u = a.sum(1), 0.5
+    rows = [np.ones(n), c, c**2, a @ c, c**3, c * (a @ c), a @ c**2, a @ a @ c]
+    wanted = [u, u**2 / 2, u**3 / 3, u**3 / 6, u**4 / 4, u**4 / 8, u**4 / 12, u**4 / 24]
+    keep = 8 if table.order > 3 else 4
+    weights: list[float] = np.linalg.lstsq(np.array(rows[:keep]), np.array(wanted[:keep]), rcond=None)[0].tolist()
+    return tuple(weights)

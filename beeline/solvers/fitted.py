@@ -1,0 +1,88 @@
+"""Fitted solvers: coefficients and times found for one flow, one number of steps and one guidance."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from beeline.core.protocols.flows import Traits
+from beeline.core.ranges import dataclass
+from beeline.core.types import Dynamics, require
+from beeline.solvers.exponential import combine
+from beeline.solvers.wrappers import SolverBase
+
+
+@dataclass(frozen=True)
+class Fitted(SolverBase):
+    """Any linear multistep method: every state is a combination of the first one and of all velocities so far.
+
+    x_i+1 = keep_i x_0 + sum over j <= i of rows_ij v_j,  v_j = f(x_j, asked_j)
+    Assumes the flow, the guidance and the steps it was fitted for: it walks its own times, from source to data only.
+    Source: Shaul et al. 2024, "Bespoke Non-Stationary Solvers" (arXiv 2403.01329), whose form this is; Wang et al.
+    2025, "Differentiable Solver Search" (arXiv 2505.21114); fitted times are Xia et al. 2024 (arXiv 2310.09469).
+
+    >>> heun_like = Fitted((0.0, 1.0), ((1.0,),), (1.0,), (0.5,))
+    >>> heun_like.step(lambda x, t: t[:, None], torch.zeros(1, 1), torch.zeros(1), torch.ones(1), None)[0]
+    tensor([[0.5000]])
+    """
+
+    times: tuple[float, ...]  # nodes, rising from 0 to 1
+    rows: tuple[tuple[float, ...], ...]  # weights of the velocities so far, of lengths 1, 2, ...
+    keep: tuple[float, ...] = ()  # weight of the first state, one for each step; () is 1
+    asked: tuple[float, ...] = ()  # times given to the field, one for each step; () is the nodes themselves
+    order = 1  # one number of steps has no order; constant fields are exact if the rows say so
+
+    def __post_init__(self) -> None:
+        for name, value in (("times", self.times), ("keep", self.keep), ("asked", self.asked)):
+            object.__setattr__(self, name, tuple(float(v) for v in value))
+        object.__setattr__(self, "rows", tuple(tuple(float(v) for v in row) for row in self.rows))
+        n = len(self.rows)
+        require(
+            n >= 1 and len(self.times) == n + 1 and [len(r) for r in self.rows] == list(range(1, n + 1)),
+            f"Fitted got {len(self.times)} times and rows of lengths {[len(r) for r in self.rows]}; N steps have N+1 "
+            "times and rows of lengths 1 to N",
+        )
+        require(
+            len(self.keep) in (0, n) and len(self.asked) in (0, n),
+            f"Fitted got {len(self.keep)} weights of the first state and {len(self.asked)} times for the field beside "
+            f"{n} steps; give one for each step, or none",
+        )
+
+    @property
+    def traits(self) -> Traits:
+        return Traits(multistep=True)
+
+    def step(self, f: Dynamics, x: Tensor, t: Tensor, s: Tensor, memory: Any) -> tuple[Tensor, Any]:
+        start, seen = memory or (x, ())
+        i = len(seen)
+        ends = [float(v.flatten()[0]) for v in (t, s)]
+        require(
+            i < len(self.rows) and all(abs(e - w) < 1e-5 for e, w in zip(ends, self.times[i : i + 2], strict=True)),
+            f"Fitted was asked for step {i} from t = {ends[0]:.6g} to {ends[1]:.6g}, but it knows the times "
+            f"{[round(v, 4) for v in self.times]} alone; walk exactly those (schedule=Explicit(solver.times)), or "
+            "invert with a solver that is not fitted",
+        )
+        seen = (*seen, f(x, torch.full_like(t, self.asked[i]) if self.asked else t))
+        keep = self.keep[i] if self.keep else 1.0
+        return combine([(keep, start), *zip(self.rows[i], seen, strict=True)]), (start, seen)
+
+
+def adams_rows(times: tuple[float, ...], order: int = 2) -> tuple[tuple[float, ...], ...]:
+    """The rows of Adams-Bashforth on given times, beginning with lower orders: where a fit starts."""
+    from beeline.solvers.exponential import polynomial_weights
+
+    total, rows = [0.0] * (len(times) - 1), []
+    for i in range(len(times) - 1):
+        used = [i - k for k in range(min(order, i + 1))]
+        weights = polynomial_weights([times[j] for j in used], times[i], times[i + 1])
+        for j, w in zip(used, weights, strict=True):
+            total[j] += float(w)
+        rows.append(tuple(total[: i + 1]))
+    return tuple(rows)
+
+
+def explicit_times(solver: Fitted) -> Tensor:
+    """[N+1] the nodes as a tensor."""
+    return torch.tensor(solver.times)

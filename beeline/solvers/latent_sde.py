@@ -1,0 +1,73 @@
+"""SDEs on stochastic interpolants with latent noise."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from beeline.core.protocols.flows import Traits
+from beeline.core.ranges import Edge, NonNegative, dataclass
+from beeline.core.rng import Rng
+from beeline.core.types import Dynamics, over, require
+from beeline.paths.interpolant import Interpolant
+from beeline.solvers.diffusions import White
+from beeline.solvers.wrappers import SolverBase
+
+
+@dataclass(frozen=True)
+class LatentSDE(SolverBase):
+    """A stochastic step between any two laws, from the denoiser of the latent noise: any noise level, one law.
+
+    x_s = x + h (v - level eta / g) + sqrt(2 level h) n,  h = s - t > 0
+    Assumes v and eta = E[z | x] learned on ``path``; nearer to an end than ``clip`` the score is read at ``clip``.
+    Source: Albergo, Boffi and Vanden-Eijnden 2023 (arXiv 2303.08797), forward SDE.
+
+    >>> step = LatentSDE(Interpolant(), lambda x, t: x, 0.0).step
+    >>> step(lambda x, t: torch.ones_like(x), torch.zeros(1, 1), torch.full((1,), 0.5), torch.ones(1), None)[0]
+    tensor([[0.5000]])
+    """
+
+    path: Interpolant = field(default_factory=Interpolant)
+    denoiser: Any = None  # eta(x, t), a field with its condition bound
+    level: NonNegative = 1.0  # noise added per unit of time, at least 0; 0 is the ODE
+    rng: Rng = field(default_factory=lambda: Rng(0))
+    clip: Edge = 0.01  # distance kept from both ends where eta is divided by g, which is zero there
+    seeds: tuple[int, ...] = ()  # of the noise, one per sample, or none
+    order: int = field(default=1, init=False)
+
+    @property
+    def traits(self) -> Traits:
+        return Traits(paths=(self.path,), stochastic=self.level > 0)
+
+    def rekeyed(self, seeds: Sequence[int], *names: int | str | float) -> Any:
+        return self._with(White(self.rng, self.seeds).rekeyed(seeds, *names))
+
+    def part(self, start: int, end: int) -> Any:
+        return self._with(White(self.rng, self.seeds).part(start, end))
+
+    def _with(self, noise: White) -> LatentSDE:
+        return replace(self, rng=noise.rng, seeds=noise.seeds)
+
+    def step(self, f: Dynamics, x: Tensor, t: Tensor, s: Tensor, memory: Any) -> tuple[Tensor, Any]:
+        h = over(s - t, x)
+        require(
+            bool((h > 0).all()),
+            "LatentSDE was asked to walk towards the source; its noise belongs to the walk towards the data: "
+            "invert with an ODE solver",
+        )
+        drift = f(x, t)
+        if self.level:
+            require(
+                self.denoiser is not None,
+                f"LatentSDE adds noise of level {self.level:g} without a denoiser; the score that balances it comes "
+                "from eta = E[z | x]: train one with the objective LatentNoise, or set level=0",
+            )
+            inside = t.clamp(self.clip, 1 - self.clip)
+            drift = drift + self.level * self.path.score(self.denoiser(x, inside), inside)
+        if not self.level:
+            return x + h * drift, None
+        return x + h * drift + torch.sqrt(2 * self.level * h) * White(self.rng, self.seeds)(t, s, x), None

@@ -1,0 +1,202 @@
+"""Solvers whose way back is exact: for inversion, where ordinary steps lose what they rounded off."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from beeline.core.protocols.flows import Solver, Traits
+from beeline.core.ranges import dataclass
+from beeline.core.types import BeelineError, Dynamics, over, require
+from beeline.solvers.runge_kutta import MIDPOINT, RungeKutta
+from beeline.solvers.wrappers import SolverBase, SolverWrapper
+
+
+@dataclass(frozen=True)
+class Reversible(SolverBase):
+    """An explicit method that runs backwards exactly, by carrying a twin of the state.
+
+    y' = k y + (1-k) z + F(z, t -> s),  z' = z - F(y', s -> t);  back: z = z' + F(y', s -> t),
+    y = (y' - (1-k) z - F(z, t -> s)) / k,  F the increment of the table
+    Assumes a state lifted to [B,2,*S] by ``lift``; the field sees [B,*S].  The round trip is exact to rounding while
+    both twins are kept; what ``lower`` gives is the answer.  Sampler(..., whole=True) keeps them.
+    Source: McCallum and Foster 2024, "Efficient, Accurate and Stable Gradients for Neural ODEs" (arXiv 2410.11648).
+
+    >>> solver, f = Reversible(), lambda x, t: -x
+    >>> there, _ = solver.step(f, solver.lift(torch.ones(1, 1)), torch.zeros(1), torch.ones(1), None)
+    >>> back, _ = solver.step(f, there, torch.ones(1), torch.zeros(1), None)
+    >>> bool((solver.lower(back) - 1).abs() < 1e-6)
+    True
+    """
+
+    table: RungeKutta = MIDPOINT
+    coupling: float = (
+        0.999  # k, in (0, 1]; below 1 it keeps the twins together, and k^-N scales rounding on the way back
+    )
+
+    def __post_init__(self) -> None:
+        require(
+            0 < self.coupling <= 1,
+            f"Reversible got coupling={self.coupling}; the way back divides by it: give 0 < coupling <= 1, "
+            "0.999 is usual",
+        )
+
+    @property
+    def order(self) -> int:
+        return self.table.order
+
+    @property
+    def traits(self) -> Traits:
+        return Traits(twin=True)
+
+    def lift(self, x: Tensor) -> Tensor:
+        """[B,*S] -> [B,2,*S], both twins equal."""
+        return torch.stack([x, x], 1)
+
+    def lower(self, state: Tensor) -> Tensor:
+        """[B,2,*S] -> [B,*S]."""
+        return state[:, 0]
+
+    def step(self, f: Dynamics, x: Tensor, t: Tensor, s: Tensor, memory: Any) -> tuple[Tensor, Any]:
+        require(
+            x.ndim >= 2 and x.shape[1] == 2,
+            f"Reversible got a state of {tuple(x.shape)}; it carries a twin: pass Reversible.lift(x), [B,2,*S]",
+        )
+        y, z = x.unbind(1)
+        k = self.coupling
+        if bool((s > t).all()):
+            y = k * y + (1 - k) * z + self._increment(f, z, t, s)
+            z = z - self._increment(f, y, s, t)
+        else:  # the inverse of the step from s to t
+            z = z + self._increment(f, y, t, s)
+            y = (y - (1 - k) * z - self._increment(f, z, s, t)) / k
+        return torch.stack([y, z], 1), None
+
+    def _increment(self, f: Dynamics, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
+        return self.table.step(f, x, t, s, None)[0] - x
+
+
+@dataclass(frozen=True)
+class FixedPoint(SolverWrapper):
+    """A one-step solver whose falling steps are the exact inverses of its rising ones, found by iteration.
+
+    rising: x_s = x + F(x, t -> s);  falling to s: y with y + F(y, s -> t) = x, iterated y <- x - F(y, s -> t)
+    Assumes steps short enough to contract (|h| times the slope of the field below 1); otherwise it is refused.
+    Source: Pan et al. 2023, "Effective Real Image Editing with Accelerated Iterative Diffusion Inversion"
+    (arXiv 2309.04907), fixed-point inversion.
+
+    >>> solver, f = FixedPoint(), lambda x, t: -x
+    >>> there, _ = solver.step(f, torch.ones(1, 1), torch.zeros(1), torch.full((1,), 0.1), None)
+    >>> back, _ = solver.step(f, there, torch.full((1,), 0.1), torch.zeros(1), None)
+    >>> bool((back - 1).abs() < 1e-5)
+    True
+    """
+
+    solver: Solver = MIDPOINT  # a one-step method
+    tolerance: float = 1e-6  # largest change of a coordinate at which the iteration stops
+    sweeps: int = 50  # refused beyond
+
+    def __post_init__(self) -> None:
+        require(
+            self.tolerance > 0 and self.sweeps >= 1,
+            f"FixedPoint got tolerance={self.tolerance}, sweeps={self.sweeps}; give a tolerance above 0 and a sweep",
+        )
+        self.fits(one_step=True)
+
+    @property
+    def own(self) -> Traits:
+        return Traits(adaptive=True)
+
+    def begin(self, times: Tensor) -> Any:
+        return None
+
+    def step(self, f: Dynamics, x: Tensor, t: Tensor, s: Tensor, memory: Any) -> tuple[Tensor, Any]:
+        if bool((s > t).all()):
+            return self.solver.step(f, x, t, s, None)[0], None
+        guess = self.solver.step(f, x, t, s, None)[0]
+
+        def again(y: Tensor) -> Tensor:
+            return x - (self.solver.step(f, y, s, t, None)[0] - y)
+
+        return fixed_point(again, guess, self.tolerance, self.sweeps, f"the inverse of the step {_between(s, t)}"), None
+
+
+@dataclass(frozen=True)
+class Symmetric(SolverBase):
+    """The implicit midpoint rule, solved by iteration: the same step both ways, so plain inversion returns.
+
+    x_s = x + h f((x + x_s)/2, (t + s)/2)
+    Assumes steps short enough to contract.  Reversible up to the tolerance without carrying anything.
+    Source: Hairer, Lubich and Wanner 2006, "Geometric Numerical Integration", II.1.
+
+    >>> x, _ = Symmetric().step(lambda x, t: -x, torch.ones(1, 1), torch.zeros(1), torch.ones(1), None)
+    >>> abs(float(x) - 1 / 3) < 1e-5
+    True
+    """
+
+    tolerance: float = 1e-7  # largest change of a coordinate at which the iteration stops
+    sweeps: int = 50  # refused beyond
+    order = 2
+
+    @property
+    def traits(self) -> Traits:
+        return Traits(adaptive=True)
+
+    def __post_init__(self) -> None:
+        require(
+            self.tolerance > 0 and self.sweeps >= 1,
+            f"Symmetric got tolerance={self.tolerance}, sweeps={self.sweeps}; give a tolerance above 0 and a sweep",
+        )
+
+    def step(self, f: Dynamics, x: Tensor, t: Tensor, s: Tensor, memory: Any) -> tuple[Tensor, Any]:
+        wide, middle = over(s - t, x), (t + s) / 2
+        guess = torch.addcmul(x, wide, f(x, t) if memory is None else memory)
+
+        def again(y: Tensor) -> Tensor:
+            return torch.addcmul(x, wide, f((x + y) / 2, middle))
+
+        new = fixed_point(again, guess, self.tolerance, self.sweeps, f"the implicit step {_between(t, s)}")
+        return new, (new - x) / wide
+
+
+def fixed_point(again: Callable[[Tensor], Tensor], guess: Tensor, tolerance: float, sweeps: int, what: str) -> Tensor:
+    """y = again(y), every sample for itself, by Anderson mixing of the last five sweeps.
+
+    Plain repetition contracts only for short steps; mixing also reaches fixed points that repel it.
+    What does not settle is refused.
+    Source: Walker and Ni 2011, "Anderson Acceleration for Fixed-Point Iterations".
+    """
+    enough = max(tolerance, 4 * torch.finfo(guess.dtype).eps * float(guess.detach().abs().max()))
+    y, change = guess, math.inf
+    points: list[Tensor] = []
+    misses: list[Tensor] = []
+    for _ in range(sweeps):
+        new = again(y)
+        miss = (new - y).flatten(1)
+        change = float(miss.detach().abs().max())
+        if change <= enough:
+            return new
+        points, misses = [*points[-5:], new.flatten(1)], [*misses[-5:], miss]
+        y = new
+        if len(misses) > 1:
+            # the combination of the last points whose misses nearly cancel, by regularised least squares per sample
+            steps = torch.stack([a - misses[-1] for a in misses[:-1]], 2)
+            moves = torch.stack([a - points[-1] for a in points[:-1]], 2)
+            gram = steps.mT @ steps
+            size = gram.diagonal(dim1=1, dim2=2).amax(1)[:, None, None]
+            ridge = 10 * torch.finfo(y.dtype).eps * size + torch.finfo(y.dtype).tiny
+            eye = torch.eye(gram.shape[1], dtype=y.dtype, device=y.device)
+            share = torch.linalg.solve(gram + ridge * eye, -(steps.mT @ misses[-1][:, :, None]))
+            y = (points[-1] + (moves @ share)[:, :, 0]).reshape(guess.shape)
+    raise BeelineError(
+        f"{what} still moved by {change:.3g} after {sweeps} sweeps; the step is too long to be solved by iteration: "
+        "take more steps, or use Reversible()"
+    )
+
+
+def _between(t: Tensor, s: Tensor) -> str:
+    return f"from t = {float(t.flatten()[0]):.6g} to {float(s.flatten()[0]):.6g}"

@@ -1,0 +1,151 @@
+"""Solvers: one step of dx/dt = f(x, t) from time t to time s, with all memory passed in and out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from beeline.core.declared import is_map
+from beeline.core.protocols.flows import Traits
+from beeline.core.ranges import Count, dataclass
+from beeline.core.types import Dynamics, over, require
+from beeline.solvers.wrappers import SolverBase
+
+
+@dataclass(frozen=True)
+class RungeKutta(SolverBase):
+    """An explicit Runge-Kutta method given by its table.
+
+    k_i = f(x + h sum_j a_ij k_j, t + c_i h),  x_s = x + h sum_i b_i k_i,  c_i = sum_j a_ij,  h = s - t
+    Assumes a smooth field.  The first row of ``a``, which is empty, is left out.
+    Source: Butcher 2016, "Numerical Methods for Ordinary Differential Equations".
+
+    >>> RungeKutta(2, ((0.5,),), (0.0, 1.0)) == MIDPOINT
+    True
+    """
+
+    order: Count
+    a: tuple[tuple[float, ...], ...]  # rows of increasing length 1, 2, ...
+    b: tuple[float, ...]  # weights, summing to 1
+
+    def __post_init__(self) -> None:
+        require(
+            abs(sum(self.b) - 1) < 1e-12 and [len(r) for r in self.a] == list(range(1, len(self.b))),
+            f"this is no explicit Runge-Kutta table: b={self.b} must sum to 1 and a={self.a} must have one row "
+            "for every stage after the first, of lengths 1, 2, ...",
+        )
+
+    def step(self, f: Dynamics, x: Tensor, t: Tensor, s: Tensor, memory: Any) -> tuple[Tensor, Any]:
+        h = s - t
+        wide = over(h, x)
+        slopes = [f(x, t)]
+        for row in self.a:
+            c = sum(row)
+            # the end is taken as given: t + h may round to just outside [0, 1]
+            slopes.append(f(advance(x, wide, row, slopes), s if abs(c - 1) < 1e-12 else t + c * h))
+        return advance(x, wide, self.b, slopes), None
+
+
+EULER = RungeKutta(1, (), (1.0,))
+MIDPOINT = RungeKutta(2, ((0.5,),), (0.0, 1.0))
+HEUN = RungeKutta(2, ((1.0,),), (0.5, 0.5))
+RALSTON = RungeKutta(2, ((2 / 3,),), (0.25, 0.75))
+RK3 = RungeKutta(3, ((0.5,), (-1.0, 2.0)), (1 / 6, 2 / 3, 1 / 6))
+RK4 = RungeKutta(4, ((0.5,), (0.0, 0.5), (0.0, 0.0, 1.0)), (1 / 6, 1 / 3, 1 / 3, 1 / 6))
+
+
+@dataclass(frozen=True)
+class Taylor(SolverBase):
+    """Second-order Taylor step, the total derivative of the velocity taken from one evaluation further along.
+
+    v' ~ (f(x + d v, t + d) - v) / d with d = reach h,  x_s = x + h v + h^2/2 v'
+    Assumes a smooth field.  A reach of 1/2 is the midpoint rule exactly (RF-Solver as released), 1 is Heun.
+    Source: Wang et al. 2024, "Taming Rectified Flow for Inversion and Editing" (arXiv 2411.04746).
+
+    >>> x, _ = Taylor().step(lambda x, t: 2 * t[:, None], torch.zeros(1, 1), torch.zeros(1), torch.ones(1), None)
+    >>> float(x)
+    1.0
+    """
+
+    reach: float = 0.5  # part of the step after which the slope is looked at again, above 0 to 1
+    order = 2
+
+    def __post_init__(self) -> None:
+        require(
+            0 < self.reach <= 1,
+            f"Taylor got reach={self.reach}; the second evaluation has to lie inside the step: give 0 < reach <= 1",
+        )
+
+    def step(self, f: Dynamics, x: Tensor, t: Tensor, s: Tensor, memory: Any) -> tuple[Tensor, Any]:
+        h = s - t
+        wide = over(h, x)
+        v = f(x, t)
+        ahead = f(torch.addcmul(x, wide, v, value=self.reach), s if self.reach == 1 else t + self.reach * h)
+        share = 0.5 / self.reach
+        return torch.addcmul(x, wide, (1 - share) * v + share * ahead), None
+
+
+@dataclass(frozen=True)
+class MidpointReuse(SolverBase):
+    """The midpoint rule whose first stage is the last midpoint velocity: order two for one evaluation a step.
+
+    x_m = x + h/2 c,  c' = f(x_m, t + h/2),  x_s = x + h c';  c is c' of the step before, f(x, t) in the first
+    Assumes that neighbouring steps are of similar length and that the velocity changes little over one.
+    Source: Deng et al. 2024, "FireFlow" (arXiv 2412.07517).
+
+    >>> x, memory = MidpointReuse().step(lambda x, t: x, torch.ones(1, 1), torch.zeros(1), torch.ones(1), None)
+    >>> float(x), float(memory)
+    (2.5, 1.5)
+    """
+
+    order = 2
+
+    @property
+    def traits(self) -> Traits:
+        return Traits(multistep=True)
+
+    def step(self, f: Dynamics, x: Tensor, t: Tensor, s: Tensor, memory: Any) -> tuple[Tensor, Any]:
+        h = s - t
+        wide = over(h, x)
+        known = f(x, t) if memory is None else memory
+        middle = f(torch.addcmul(x, wide, known, value=0.5), t + 0.5 * h)
+        return torch.addcmul(x, wide, middle), middle
+
+
+@dataclass(frozen=True)
+class Jump(SolverBase):
+    """The step of a flow map: its average velocity, all the way.
+
+    x_s = x + (s - t) u(x, t, s)
+    Assumes a flow map; one step is exact when the map is.
+    Source: Boffi, Albergo and Vanden-Eijnden 2024, "Flow Map Matching" (arXiv 2406.07507).
+
+    >>> from beeline.core.declared import as_map
+    >>> one = as_map(lambda x, t, s=None: torch.ones_like(x))
+    >>> Jump().step(one, torch.zeros(1, 1), torch.zeros(1), torch.ones(1), None)[0]
+    tensor([[1.]])
+    """
+
+    order: Count = 1
+
+    def step(self, f: Dynamics, x: Tensor, t: Tensor, s: Tensor, memory: Any) -> tuple[Tensor, Any]:
+        require(
+            is_map(f),
+            "Jump() was given a velocity field; it needs a flow map u(x, t, s), which knows where the jump ends: "
+            "use an ODE solver such as EULER, or distil the field into a flow map",
+        )
+        return x + over(s - t, x) * f(x, t, s=s), None
+
+
+def advance(x: Tensor, h: Tensor, weights: tuple[float, ...], slopes: list[Tensor]) -> Tensor:
+    """x + h sum_i weights_i slopes_i, with ``h`` already as wide as ``x``."""
+    used = [(w, k) for w, k in zip(weights, slopes, strict=True) if w != 0]
+    if not used:
+        return x
+    (w, k), *rest = used
+    total = k if w == 1 else w * k
+    for w, k in rest:
+        total = torch.add(total, k, alpha=w)
+    return torch.addcmul(x, h, total)

@@ -1,0 +1,255 @@
+"""Stochastic solvers: steps that add noise and keep the law of every time."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import field, replace
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from beeline.core.protocols.flows import Diffusion, Noise, Solver, Traits
+from beeline.core.ranges import dataclass
+from beeline.core.types import Dynamics, over, require
+from beeline.paths.affine import AffinePath, Linear
+from beeline.solvers.diffusions import Fading
+from beeline.solvers.runge_kutta import EULER, HEUN
+from beeline.solvers.wrappers import SolverBase, SolverWrapper
+
+
+class Trace(NamedTuple):
+    """The memory of a stochastic run: log-probability of the states it took, in nats, [B]."""
+
+    log_prob: Tensor
+    inner: Any = None
+
+
+class Noisy(SolverWrapper):
+    """A stochastic solver around another one: noise by seed for both.
+
+    A subclass is a dataclass with the fields ``solver``, ``noise`` and ``path``.
+    """
+
+    noise: Noise
+    path: AffinePath
+
+    @property
+    def own(self) -> Traits:
+        return Traits(paths=(self.path,), score=True, stochastic=True)
+
+    def rekeyed(self, seeds: Sequence[int], *names: int | str | float) -> Any:
+        return replace(super().rekeyed(seeds, *names), noise=self.noise.rekeyed(seeds, *names))
+
+    def part(self, start: int, end: int) -> Any:
+        return replace(super().part(start, end), noise=self.noise.part(start, end))
+
+
+class Alone(Noisy):
+    """A stochastic solver that takes every step of its inner one by itself, from a state that noise has changed."""
+
+    def begin(self, times: Tensor) -> Any:
+        return None
+
+
+@dataclass(frozen=True)
+class EulerMaruyama(SolverBase):
+    """The stochastic walk with the marginals of the flow: velocity, half the noise times the score, and noise.
+
+    dx = (v + g^2/2 score) dt + g dW,  backwards dx = (v - g^2/2 score) dt + g dW;  v and score at (x, t), g at t
+    Assumes a Gaussian source and an independent coupling (the Sampler checks both) and the flow's own affine path.  A
+    step that ends where b = 0 (the data) adds no noise.  The log-probability of the walk, for reinforcement learning,
+    is in its memory (``integrate(..., done=...)``), and ``log_prob`` gives it for a step that was taken before.
+    Source: Albergo, Boffi and Vanden-Eijnden 2023, "Stochastic Interpolants" (arXiv 2303.08797).
+
+    >>> from beeline.solvers.diffusions import White
+    >>> from beeline.core.rng import Rng
+    >>> walk = EulerMaruyama(White(Rng(0)), Fading(0.0))
+    >>> walk.step(lambda x, t: 1 - x, torch.zeros(1, 1), torch.zeros(1), torch.ones(1), None)[0]
+    tensor([[1.]])
+    """
+
+    noise: Noise
+    diffusion: Diffusion = field(default_factory=Fading)
+    path: AffinePath = field(default_factory=Linear)  # the flow's
+    heun: bool = False  # average the drift at both ends, with the same noise: two evaluations, weak order two
+    order = 1
+
+    @property
+    def traits(self) -> Traits:
+        return Traits(paths=(self.path,), score=True, stochastic=True)
+
+    def rekeyed(self, seeds: Sequence[int], *names: int | str | float) -> Any:
+        return replace(self, noise=self.noise.rekeyed(seeds, *names))
+
+    def part(self, start: int, end: int) -> Any:
+        return replace(self, noise=self.noise.part(start, end))
+
+    def step(self, f: Dynamics, x: Tensor, t: Tensor, s: Tensor, memory: Any) -> tuple[Tensor, Any]:
+        sign = torch.sign(over(s - t, x))
+        live = self._live(t) & self._live(s)
+        drift = self._drift(f, x, t, live, sign)
+        spread = self._spread(x, t, s)
+        push = spread * self.noise(t, s, x)
+        mean = torch.addcmul(x, over(s - t, x), drift)
+        log_prob = torch.zeros_like(t.flatten(1)[:, 0] if t.ndim > 1 else t) if memory is None else memory.log_prob
+        new = mean + push
+        if self.heun and bool((spread > 0).all()):
+            new = torch.addcmul(x, over(s - t, x), (drift + self._drift(f, new, s, live, sign)) / 2) + push
+        return new, Trace(log_prob + _log_normal(push, spread))
+
+    def log_prob(self, f: Dynamics, x: Tensor, t: Tensor, s: Tensor, x_s: Tensor) -> Tensor:
+        """log p(x_s | x) in nats [B] of one step, differentiable in the field; 0 for a step that adds no noise."""
+        require(
+            not self.heun, "the density of a corrected step was asked for; it is not normal: use heun=False for both"
+        )
+        drift = self._drift(f, x, t, self._live(t) & self._live(s), torch.sign(over(s - t, x)))
+        mean = torch.addcmul(x, over(s - t, x), drift)
+        return _log_normal(x_s - mean, self._spread(x, t, s))
+
+    def _drift(self, f: Dynamics, x: Tensor, t: Tensor, live: Tensor, sign: Tensor) -> Tensor:
+        v = f(x, t)
+        strength = torch.where(live, self.diffusion(t) / 2, torch.zeros_like(t))
+        if not bool((strength > 0).any()):
+            return v
+        at = torch.where(live, t, torch.full_like(t, 0.5))  # where no score exists none is used
+        return v + sign * over(strength, x) * self.path.score(x, v, at)
+
+    def _spread(self, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
+        """Standard deviation of the noise of a step, as wide as x."""
+        live = self._live(t) & self._live(s)
+        return over((self.diffusion(t) * (s - t).abs() * live).sqrt(), x)
+
+    def _live(self, t: Tensor) -> Tensor:
+        return self.path.b(t) > 0
+
+
+@dataclass(frozen=True)
+class Overshoot(Alone):
+    """Walk the ODE beyond the aim, then noise back to it exactly.
+
+    o = min(1, s + strength (s - t) b_s),  x_o by the solver,  x_s = (a_s/a_o) x_o + sqrt(b_s^2 - (a_s b_o/a_o)^2) z
+    Assumes a Gaussian source, an independent coupling and the flow's affine path.  The noising is exact, so the law is
+    kept as well as the inner solver keeps it.  ``full`` always goes to o = 1 in one Euler step: the full refresh of
+    diffusers, which takes the mean datum for a sample and is biased at any number of steps.
+    Source: Hu et al. 2024, "AMO Sampler: Enhancing Text Rendering with Overshooting" (arXiv 2411.19415).
+
+    >>> from beeline.solvers.diffusions import White
+    >>> from beeline.core.rng import Rng
+    >>> step = Overshoot(White(Rng(0)), strength=0.0)
+    >>> step.step(lambda x, t: 1 - x, torch.zeros(1, 1), torch.zeros(1), torch.ones(1), None)[0]
+    tensor([[1.]])
+    """
+
+    noise: Noise
+    strength: float = 1.0  # 0 is the inner solver; 1 to 2 is usual
+    solver: Solver = EULER  # a one-step method
+    path: AffinePath = field(default_factory=Linear)  # the flow's
+    full: bool = False
+
+    def __post_init__(self) -> None:
+        require(self.strength >= 0, f"Overshoot got strength={self.strength}; a walk cannot fall short: give 0 or more")
+        self.fits(one_step=True)
+
+    def step(self, f: Dynamics, x: Tensor, t: Tensor, s: Tensor, memory: Any) -> tuple[Tensor, Any]:
+        require(bool((s > t).all()), "Overshoot was asked to walk to the source; it goes to the data: invert by an ODE")
+        aim = torch.ones_like(s) if self.full else (s + self.strength * (s - t) * self.path.b(s)).clamp(max=1.0)
+        x = self.solver.step(f, x, t, aim, None)[0]
+        return renoise(self.path, x, aim, s, self.noise), None
+
+
+@dataclass(frozen=True)
+class Refresh(Alone):
+    """Noise back a little exactly, then walk the ODE over the whole way: churn.
+
+    r = t - (s-t) g^2 / (2 b (a' b/a - b')),  x_r = (a_r/a_t) x + sqrt(b_r^2 - (a_r b_t/a_t)^2) z,  x_s by the solver
+    Assumes a Gaussian source, an independent coupling and the flow's affine path.  The noising is exact, so the law is
+    kept as well as the inner solver keeps it, for any strength.
+    Source: Karras et al. 2022 (arXiv 2206.00364), algorithm 2; Xu et al. 2023, "Restart Sampling" (arXiv 2306.14878).
+
+    >>> from beeline.solvers.diffusions import White
+    >>> from beeline.core.rng import Rng
+    >>> step = Refresh(White(Rng(0)), Fading(0.0), EULER)
+    >>> step.step(lambda x, t: 1 - x, torch.zeros(1, 1), torch.zeros(1), torch.ones(1), None)[0]
+    tensor([[1.]])
+    """
+
+    noise: Noise
+    diffusion: Diffusion = field(default_factory=Fading)
+    solver: Solver = HEUN  # a one-step method
+    path: AffinePath = field(default_factory=Linear)  # the flow's
+
+    def __post_init__(self) -> None:
+        self.fits(one_step=True)
+
+    def step(self, f: Dynamics, x: Tensor, t: Tensor, s: Tensor, memory: Any) -> tuple[Tensor, Any]:
+        require(bool((s > t).all()), "Refresh was asked to walk to the source; it goes to the data: invert by an ODE")
+        back = self._earlier(t, s)
+        x = renoise(self.path, x, t, back, self.noise)
+        return self.solver.step(f, x, back, s, None)[0], None
+
+    def _earlier(self, t: Tensor, s: Tensor) -> Tensor:
+        """The time to which the noise of this step leads back: g^2 (s-t) = growth of the noise from t back to r."""
+        a, b, da, db = self.path.coefficients(t.clamp(min=1e-6))
+        growth = 2 * b * (da * b / a - db)  # -a^2 d(b/a)^2/dt: noise variance added per unit of time going back
+        share = torch.where(growth > 0, self.diffusion(t) / growth.clamp(min=1e-12), torch.zeros_like(t))
+        return torch.where(t > 0, (t - share * (s - t)).clamp(min=0.0).minimum(t), t)
+
+
+@dataclass(frozen=True)
+class Langevin(Noisy):
+    """A solver whose every state is shaken by Langevin steps at its own time, which pull it back to the law there.
+
+    x <- x + e score(x, s) + sqrt(2 e) z,  e = size b(s)^2;  none where b = 0
+    Assumes a Gaussian source, an independent coupling and the flow's affine path.
+    Source: Song et al. 2021, "Score-Based Generative Modeling through SDEs" (arXiv 2011.13456), predictor-corrector.
+
+    >>> from beeline.solvers.diffusions import White
+    >>> from beeline.core.rng import Rng
+    >>> step = Langevin(White(Rng(0)))
+    >>> step.step(lambda x, t: 1 - x, torch.zeros(1, 1), torch.zeros(1), torch.ones(1), None)[0]
+    tensor([[0.5000]])
+    """
+
+    noise: Noise
+    solver: Solver = HEUN
+    repeats: int = 1  # shakes after every step, one evaluation each
+    size: float = 0.05  # in units of the noise variance; 0.01 to 0.2
+    path: AffinePath = field(default_factory=Linear)  # the flow's
+
+    def __post_init__(self) -> None:
+        require(
+            self.repeats >= 0 and self.size > 0,
+            f"Langevin got repeats={self.repeats}, size={self.size}; give 0 or more shakes of a size above 0",
+        )
+        self.fits()
+
+    def step(self, f: Dynamics, x: Tensor, t: Tensor, s: Tensor, memory: Any) -> tuple[Tensor, Any]:
+        x, memory = self.solver.step(f, x, t, s, memory)
+        b = self.path.b(s)
+        if not bool((b > 0).all()):
+            return x, memory
+        wide = over(self.size * b**2, x)
+        for k in range(self.repeats):
+            score = self.path.score(x, f(x, s), s)
+            x = x + wide * score + (2 * wide).sqrt() * self.noise(t, s, x, k)
+        return x, memory
+
+
+def renoise(path: AffinePath, x: Tensor, t: Tensor, s: Tensor, noise: Noise) -> Tensor:
+    """From the law of time t to the law of an earlier time s, exactly: x_s = (a_s/a_t) x + sqrt(...) z."""
+    if bool((s == t).all()):
+        return x
+    a, b, a_s, b_s = path.a(t), path.b(t), path.a(s), path.b(s)
+    ratio = torch.where(s == t, torch.ones_like(s), a_s / a.clamp(min=1e-30))
+    spread = (b_s**2 - (ratio * b) ** 2).clamp(min=0.0).sqrt()
+    return over(ratio, x) * x + over(torch.where(s == t, torch.zeros_like(s), spread), x) * noise(t, s, x)
+
+
+def _log_normal(x: Tensor, spread: Tensor) -> Tensor:
+    """log N(x; 0, spread^2) per sample; a coordinate without spread is certain and counts 0."""
+    wide = spread.expand_as(x)
+    safe = torch.where(wide > 0, wide, torch.ones_like(wide))
+    value = -((x / safe) ** 2) / 2 - safe.log() - math.log(2 * math.pi) / 2
+    return torch.where(wide > 0, value, torch.zeros_like(value)).flatten(1).sum(1)

@@ -1,0 +1,376 @@
+"""Curved spaces: spheres, tori and rotations, with geodesic paths, their sources and steps that stay on them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from beeline.core.declared import Wrapping, is_map
+from beeline.core.protocols.flows import Solver, Space, Traits
+from beeline.core.ranges import Positive, dataclass
+from beeline.core.rng import Rng
+from beeline.core.types import Cond, Dynamics, Point, over, require
+from beeline.fields.flow import Flow, bind
+from beeline.paths.affine import within
+from beeline.solvers.process import Process, velocity_on
+from beeline.solvers.runge_kutta import EULER, HEUN
+from beeline.solvers.wrappers import SolverBase, SolverWrapper, complete
+
+
+@dataclass(frozen=True)
+class Sphere:
+    """Unit vectors along the last dimension; geodesics are great circles.
+
+    exp_x(u) = cos|u| x + sin|u| u/|u|,  log_x(y) = angle(x, y) (y - <x,y> x)/|y - <x,y> x|
+    Between antipodal points, where every direction is shortest, one is chosen by the axes.  Assumes unit vectors.
+    Source: Chen and Lipman 2024, "Flow Matching on General Geometries" (arXiv 2302.03660).
+
+    >>> Sphere().exp(torch.tensor([[1.0, 0.0]]), torch.zeros(1, 2))
+    tensor([[1., 0.]])
+    """
+
+    tolerance: Positive = 1e-4  # how far from length 1 a point may be
+
+    def exp(self, x: Tensor, u: Tensor) -> Tensor:
+        n = _length(u)
+        return torch.cos(n) * x + torch.sinc(n / math.pi) * u
+
+    def log(self, x: Tensor, y: Tensor) -> Tensor:
+        inner = (x * y).sum(-1, keepdim=True)
+        across = y - inner * x
+        n = _length(across)
+        angle = torch.atan2(n, inner)
+        near = torch.where(n > 0, angle / n.clamp(min=torch.finfo(n.dtype).tiny), torch.ones_like(n)) * across
+        return torch.where((n == 0) & (inner < 0), math.pi * self._aside(x), near)
+
+    def _aside(self, x: Tensor) -> Tensor:
+        """A unit tangent at x, always the same one: that of the axis to which x leans least."""
+        axis = torch.nn.functional.one_hot(x.abs().argmin(-1), x.shape[-1]).to(x)
+        return self.project(self.tangent(x, axis))
+
+    def move(self, x: Tensor, u: Tensor, t: Tensor) -> Point:
+        n, wide = _length(u), over(t, x)
+        return Point(self.exp(x, wide * u), torch.cos(wide * n) * u - n * torch.sin(wide * n) * x)
+
+    def project(self, x: Tensor) -> Tensor:
+        return x / _length(x).clamp(min=torch.finfo(x.dtype).tiny)
+
+    def tangent(self, x: Tensor, u: Tensor) -> Tensor:
+        return u - (x * u).sum(-1, keepdim=True) * x
+
+    def sample(self, like: Tensor, rng: Rng) -> Tensor:
+        return self.project(rng.normal(like))
+
+    def log_density(self, x: Tensor) -> Tensor:
+        d = x.shape[-1]
+        area = math.log(2) + d / 2 * math.log(math.pi) - math.lgamma(d / 2)
+        return torch.full((len(x),), -area * x[0].numel() / d, dtype=x.dtype, device=x.device)
+
+    def check(self, x: Tensor, name: str) -> None:
+        far = (_length(x.detach()) - 1).abs().max()
+        require(
+            bool(far <= self.tolerance),
+            f"{name} is off the {type(self).__name__.lower()}: a length differs from 1 by {float(far):.3g}; "
+            "points of it have length 1 along the last dimension: divide by the length (project)",
+        )
+
+
+@dataclass(frozen=True)
+class Rotations(Sphere):
+    """Rotations of three-dimensional space as unit quaternions (w, x, y, z), where q and -q are one rotation.
+
+    the sphere in four dimensions, with log_q(p) taken to whichever of p and -p is nearer
+    Assumes the order w, x, y, z (scipy has x, y, z, w).  The angle of a rotation is twice that of the quaternions.
+    Source: Yue et al. 2025, ReQFlow (arXiv 2502.14637).
+
+    >>> Rotations().matrix(torch.tensor([1.0, 0.0, 0.0, 0.0])).diagonal()
+    tensor([1., 1., 1.])
+    """
+
+    def log(self, x: Tensor, y: Tensor) -> Tensor:
+        inner = (x * y).sum(-1, keepdim=True)
+        return super().log(x, torch.where(inner < 0, -y, y))
+
+    def product(self, p: Tensor, q: Tensor) -> Tensor:
+        """The rotation q first, then p."""
+        pw, pv, qw, qv = p[..., :1], p[..., 1:], q[..., :1], q[..., 1:]
+        scalar = pw * qw - (pv * qv).sum(-1, keepdim=True)
+        return torch.cat([scalar, pw * qv + qw * pv + torch.linalg.cross(pv, qv)], -1)
+
+    def inverse(self, q: Tensor) -> Tensor:
+        """The rotation back."""
+        return torch.cat([q[..., :1], -q[..., 1:]], -1)
+
+    def angular(self, q: Tensor, v: Tensor) -> Tensor:
+        """The angular velocity [...,3] in the body's own frame, radians per unit of time, of a velocity ``v`` at q."""
+        return 2 * self.product(self.inverse(q), v)[..., 1:]
+
+    def velocity(self, q: Tensor, omega: Tensor) -> Tensor:
+        """The velocity [...,4] at q of the body-frame angular velocity ``omega`` [...,3]."""
+        return self.product(q, torch.cat([torch.zeros_like(omega[..., :1]), omega], -1)) / 2
+
+    def distance(self, p: Tensor, q: Tensor) -> Tensor:
+        """The angle between two rotations [...], radians, 0 to pi."""
+        return 2 * _length(self.log(p, q))[..., 0]
+
+    def matrix(self, q: Tensor) -> Tensor:
+        """[...,3,3] matrices."""
+        w, x, y, z = q.unbind(-1)
+        rows = [
+            torch.stack([1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)], -1),
+            torch.stack([2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)], -1),
+            torch.stack([2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)], -1),
+        ]
+        return torch.stack(rows, -2)
+
+    def check(self, x: Tensor, name: str) -> None:
+        require(
+            x.shape[-1] == 4,
+            f"{name} has {x.shape[-1]} numbers in its last dimension; a quaternion has four, in the order w, x, y, z",
+        )
+        super().check(x, name)
+
+
+@dataclass(frozen=True)
+class Torus:
+    """Angles in [-pi, pi), each on its own circle.
+
+    exp_x(u) = wrap(x + u),  log_x(y) = wrap(y - x)
+    Assumes radians.
+    Source: Chen and Lipman 2024 (arXiv 2302.03660).
+
+    >>> Torus().log(torch.tensor([[3.0]]), torch.tensor([[-3.0]])).round(decimals=4)
+    tensor([[0.2832]])
+    """
+
+    def exp(self, x: Tensor, u: Tensor) -> Tensor:
+        return self.project(x + u)
+
+    def log(self, x: Tensor, y: Tensor) -> Tensor:
+        return self.project(y - x)
+
+    def move(self, x: Tensor, u: Tensor, t: Tensor) -> Point:
+        return Point(self.exp(x, over(t, x) * u), u)
+
+    def project(self, x: Tensor) -> Tensor:
+        return torch.remainder(x + math.pi, 2 * math.pi) - math.pi
+
+    def tangent(self, x: Tensor, u: Tensor) -> Tensor:
+        return u
+
+    def sample(self, like: Tensor, rng: Rng) -> Tensor:
+        return (2 * rng.fill(like) - 1) * math.pi
+
+    def log_density(self, x: Tensor) -> Tensor:
+        return torch.full((len(x),), -x[0].numel() * math.log(2 * math.pi), dtype=x.dtype, device=x.device)
+
+    def check(self, x: Tensor, name: str) -> None:
+        far = x.detach().abs().max()
+        require(
+            bool(far <= math.pi + 1e-4),
+            f"{name} holds the angle {float(far):.4g}; angles lie in [-pi, pi): give radians, and wrap them (project)",
+        )
+
+
+@dataclass(frozen=True)
+class Geodesic:
+    """The shortest way between two points of a curved space, at constant speed.
+
+    x_t = exp_x0(t log_x0(x1)),  v = d x_t / dt, a vector tangent at x_t
+    Assumes both ends on the space (they are checked).
+    Source: Chen and Lipman 2024 (arXiv 2302.03660); for rotations Yue et al. 2025 (arXiv 2502.14637).
+
+    >>> x0, x1 = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]])
+    >>> Geodesic().point(x0, x1, torch.tensor([0.5])).x
+    tensor([[0.7071, 0.7071]])
+    """
+
+    space: Space = field(default_factory=Sphere)
+
+    def point(self, x0: Tensor, x1: Tensor, t: Tensor, rng: Rng | None = None) -> Point:
+        within(t)
+        require(
+            x0.shape == x1.shape,
+            f"x0 has shape {tuple(x0.shape)} and x1 {tuple(x1.shape)}; a path joins points one to one: pair them first",
+        )
+        self.space.check(x0, "the source point")
+        self.space.check(x1, "the datum")
+        return self.space.move(x0, self.space.log(x0, x1), t)
+
+    def process(self) -> Process:
+        return OnSpace(Projected(HEUN, self.space), self.space)
+
+
+@dataclass(frozen=True)
+class Even:
+    """The even law on a curved space: uniform on a sphere, a torus or the rotations.
+
+    p(x0) = 1 / volume
+    Assumes nothing; there is no Gaussian score.
+    Source: Chen and Lipman 2024 (arXiv 2302.03660).
+
+    >>> Even(Sphere()).sample(torch.empty(2, 3), Rng(0)).norm(dim=1)
+    tensor([1., 1.])
+    """
+
+    space: Space = field(default_factory=Sphere)
+    gaussian = False
+
+    def sample(self, like: Tensor, rng: Rng) -> Tensor:
+        return self.space.sample(like, rng)
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        return self.space.log_density(x)
+
+
+@dataclass(frozen=True)
+class GeodesicEuler(SolverBase):
+    """Euler's step along a geodesic: exact where the motion is one.
+
+    x_s = exp_x((s - t) tangent_x(v(x, t)))
+    Assumes states on the space.
+    Source: Chen and Lipman 2024 (arXiv 2302.03660).
+
+    >>> step = GeodesicEuler(Torus()).step
+    >>> step(lambda x, t: torch.ones_like(x), torch.full((1, 1), 3.0), torch.zeros(1), torch.ones(1), None)[0]
+    tensor([[-2.2832]])
+    """
+
+    space: Space = field(default_factory=Sphere)
+    order: int = field(default=1, init=False)
+
+    @property
+    def traits(self) -> Traits:
+        return Traits(space=self.space)
+
+    def step(self, f: Dynamics, x: Tensor, t: Tensor, s: Tensor, memory: Any) -> tuple[Tensor, Any]:
+        space = self.space
+        return space.project(space.exp(x, space.tangent(x, over(s - t, x) * f(x, t)))), None
+
+
+@dataclass(frozen=True)
+class Projected(SolverWrapper):
+    """Any solver on a curved space: a step in the coordinates, then the nearest point of the space.
+
+    x_s = project(step(x)),  with the field read at project(x)
+    Assumes a field of tangent vectors; the order is that of the solver inside.
+    Source: Hairer, Lubich and Wanner 2006, "Geometric Numerical Integration", section IV.4.
+
+    >>> Projected(HEUN, Torus()).order
+    2
+    """
+
+    solver: Solver = HEUN
+    space: Space = field(default_factory=Sphere)
+
+    def __post_init__(self) -> None:
+        self.fits()
+
+    @property
+    def own(self) -> Traits:
+        return Traits(space=self.space)
+
+    def step(self, f: Dynamics, x: Tensor, t: Tensor, s: Tensor, memory: Any) -> tuple[Tensor, Any]:
+        project = self.space.project
+        new, memory = self.solver.step(lambda y, u: f(project(y), u), x, t, s, memory)
+        return project(new), memory
+
+
+@dataclass(frozen=True)
+class OnSpace(Process):
+    """An equation on a curved space: solvers of the coordinates are projected, and Euler's step is a geodesic.
+
+    dx/dt = tangent_x(v(x, t)),  d log p/dt = -(divergence on the space), by the area of its coordinates
+    Assumes states on the space.  For rotations the density is that of the quaternion, one of two for each rotation.
+
+    >>> OnSpace(space=Sphere()).solver(EULER)
+    GeodesicEuler(space=Sphere(tolerance=0.0001), order=1)
+    """
+
+    space: Space = field(default_factory=Sphere)
+
+    def solver(self, asked: Solver) -> Solver:
+        if complete(asked).traits.space is not None:
+            return asked
+        return GeodesicEuler(self.space) if asked == EULER else Projected(asked, self.space)
+
+    def check(self, flow: Flow, solver: Solver, times: Tensor) -> None:
+        super().check(flow, solver, times)
+        space = complete(solver).traits.space
+        require(
+            space == self.space,
+            f"{type(solver).__name__} keeps its states on {space}, but the flow lives on {self.space}; its states "
+            f"would leave it: take Projected(HEUN, {self.space}), or a plain solver, which is projected",
+        )
+
+    def network(self, network: Any) -> Any:
+        return Tangent(network, self.space)
+
+    def likelihood(self, flow: Flow, f: Dynamics, solver: Solver, shape: torch.Size) -> tuple[Dynamics, Solver]:
+        require(
+            not flow.source.gaussian,
+            f"a likelihood on {self.space} was asked of a flow from {type(flow.source).__name__}, whose density is not "
+            f"by the area of that space; give the flow the source that it starts from, such as Even({self.space})",
+        )
+        require(
+            isinstance(solver, Projected | GeodesicEuler),
+            f"a likelihood on {self.space} was asked for with {type(solver).__name__}, which cannot carry a density "
+            "beside the point; take a plain solver such as HEUN, Projected(...) or GeodesicEuler(...)",
+        )
+        carrying: Any = solver
+        return velocity_on(self.space, f), replace(carrying, space=_Carried(self.space, shape))
+
+
+@dataclass(frozen=True)
+class _Carried:
+    """Flat points of a space with a number beside each: [B,D+1], as a space whose last coordinate is a line."""
+
+    space: Space
+    shape: torch.Size  # [B,*S]
+
+    def project(self, state: Tensor) -> Tensor:
+        return self._join(self.space.project(self._point(state)), state)
+
+    def tangent(self, state: Tensor, u: Tensor) -> Tensor:
+        return self._join(self.space.tangent(self._point(state), self._point(u)), u)
+
+    def exp(self, state: Tensor, u: Tensor) -> Tensor:
+        return self._join(self.space.exp(self._point(state), self._point(u)), state + u)
+
+    def _point(self, state: Tensor) -> Tensor:
+        return state[:, :-1].reshape(len(state), *self.shape[1:])
+
+    def _join(self, point: Tensor, state: Tensor) -> Tensor:
+        return torch.cat([point.flatten(1), state[:, -1:]], 1)
+
+
+class Tangent(Wrapping):
+    """A network on a curved space: its output, without the part that would leave the space.
+
+    v = tangent_x(net(x, t, cond));  of a flow map: u = tangent_x(net(x, t, cond, s))
+    Assumes states on the space.
+    Source: Chen and Lipman 2024 (arXiv 2302.03660).
+
+    >>> Tangent(lambda x, t: x, Sphere())(torch.tensor([[0.6, 0.8]]), torch.zeros(1)).abs().max() < 1e-6
+    tensor(True)
+    """
+
+    def __init__(self, field: Any, space: Space):
+        super().__init__()
+        self.field, self.space = field, space
+
+    def describe(self) -> dict[str, Any]:
+        """The settings from which an equal one is built."""
+        return {"field": self.field, "space": self.space}
+
+    def forward(self, x: Tensor, t: Tensor, cond: Cond = None, s: Tensor | None = None) -> Tensor:
+        end = () if s is None or not is_map(self.field) else (s,)
+        return self.space.tangent(x, bind(self.field, cond)(x, t, *end))
+
+
+def _length(x: Tensor) -> Tensor:
+    return torch.linalg.vector_norm(x, dim=-1, keepdim=True)

@@ -1,0 +1,297 @@
+"""The probability simplex: paths from spread-out probabilities to one symbol, learned by a classifier."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from scipy import special
+from torch import Tensor, nn
+
+from beeline.core.declared import Holding, unwrapped
+from beeline.core.protocols.flows import Source, SymbolPath
+from beeline.core.ranges import Positive, dataclass
+from beeline.core.rng import Rng
+from beeline.core.types import Cond, Dynamics, Point, over, require
+from beeline.fields.flow import bind
+from beeline.paths.affine import within
+from beeline.paths.interpolant import drawn
+from beeline.solvers.process import Declares, Process, Reading
+
+_TABLE = 2001  # nodes of the table of rates
+
+
+class PathInside:
+    """A path that ends inside the simplex, so that the classifier names the symbol at t = 1."""
+
+
+@dataclass(frozen=True)
+class Dirichlet(PathInside):
+    """Dirichlet laws that sharpen around the symbol, from the even law on the simplex.
+
+    p_t(x | x1 = e_k) = Dir(1 + tau e_k),  tau = top t;  u_k = C(x_k, tau) (e_k - x) top
+    Assumes one-hot data [B,*S,K] and the source Simplex().  At t = 1 the law is Dir(1 + top e_k), not the vertex: the
+    classifier names the symbol.
+    Source: Stark et al. 2024, "Dirichlet Flow Matching" (arXiv 2402.05841).
+
+    >>> Dirichlet().point(torch.ones(1, 2) / 2, torch.tensor([[0.0, 1.0]]), torch.ones(1), Rng(0)).x.sum()
+    tensor(1.)
+    """
+
+    top: float = 7.0  # concentration added at t = 1, above 0; 7 is the paper's alpha = 8
+
+    def __post_init__(self) -> None:
+        require(self.top > 0, f"Dirichlet got top={self.top}; a concentration is above 0: 7 is usual")
+
+    def sources(self) -> tuple[Source, ...]:
+        return (Simplex(),)
+
+    def point(self, x0: Tensor, x1: Tensor, t: Tensor, rng: Rng | None = None) -> Point:
+        x = self.state(x0, x1, t, rng)
+        return Point(x, self.mixture(x, t, x1))
+
+    def state(self, x0: Tensor, x1: Tensor, t: Tensor, rng: Rng | None = None) -> Tensor:
+        """The state of a point; the velocity, whose rate is costly, is left out."""
+        within(t)
+        check_simplex(x1, "the datum")
+        tau = over(self.top * t, x1)
+        draws = torch._standard_gamma((1 + tau * x1).double().cpu(), generator=drawn(rng, self).generator())
+        return (draws / draws.sum(-1, keepdim=True)).to(x1.device, x1.dtype)
+
+    def mixture(self, x: Tensor, t: Tensor, p: Tensor) -> Tensor:
+        """The velocity [B,*S,K] at x when symbol k has probability p_k."""
+        pull = p * self.rate(x, over(self.top * t, x).expand_as(x))
+        return self.top * (pull - x * pull.sum(-1, keepdim=True))
+
+    def rate(self, b: Tensor, tau: Tensor) -> Tensor:
+        """C(b, tau) = -dI_b(tau+1, K-1)/dtau B(tau+1, K-1) / ((1-b)^(K-1) b^tau); zero where it is below rounding."""
+        levels = tau.flatten().unique()
+        if b.numel() < 4 * _TABLE * len(levels):
+            return _rate(b, tau, b.shape[-1])
+        # one or few levels, as a solver asks for: a table in the cube root of b, where C is smooth
+        grid = torch.linspace(0, 1, _TABLE, dtype=torch.float64, device=b.device)
+        made = torch.zeros_like(b, dtype=torch.float64)
+        place = b.detach().double().clamp(0, 1) ** (1 / 3) * (_TABLE - 1)
+        low = place.long().clamp(max=_TABLE - 2)
+        for level in levels:
+            table = _rate(grid**3, torch.full_like(grid, float(level)), b.shape[-1])
+            here = torch.lerp(table[low], table[low + 1], place - low)
+            made = torch.where(tau == level, here, made)
+        return made.to(b.dtype)
+
+
+@dataclass(frozen=True)
+class GumbelSoftmax(PathInside):
+    """A softmax of a growing signal and a fixed Gumbel noise, whose temperature falls.
+
+    x_t = softmax((signal t e_k + top log x0) / tau),  tau = top exp(-cooling t);
+    u_k = cooling x (log x - <x, log x>) + (signal / tau) x_k (e_k - x)
+    Assumes one-hot data [B,*S,K] and the source GumbelSimplex(top, sharpness).  The signal grows from zero, so that
+    the law at t = 0 holds nothing of the symbol; with the constant signal of the paper it would.
+    Source: Tang et al. 2025, "Gumbel-Softmax Flow Matching" (arXiv 2503.17361), with the signal made to grow.
+
+    >>> GumbelSoftmax().point(torch.ones(1, 2) / 2, torch.tensor([[0.0, 1.0]]), torch.zeros(1)).x
+    tensor([[0.5000, 0.5000]])
+    """
+
+    signal: float = 4.0  # of the symbol at t = 1, in units of the Gumbel noise; 3 to 5
+    top: float = 10.0  # temperature at t = 0
+    cooling: float = 3.0  # rate at which the temperature falls
+
+    def __post_init__(self) -> None:
+        require(
+            self.signal > 0 and self.top > 0 and self.cooling >= 0,
+            f"GumbelSoftmax got signal={self.signal}, top={self.top}, cooling={self.cooling}; signal and temperature "
+            "are above 0 and the cooling at least 0: 4, 10 and 3 are usual",
+        )
+
+    def sources(self) -> tuple[Source, ...]:
+        return (GumbelSimplex(self.top),)
+
+    def temperature(self, t: Tensor) -> Tensor:
+        return self.top * torch.exp(-self.cooling * t)
+
+    def point(self, x0: Tensor, x1: Tensor, t: Tensor, rng: Rng | None = None) -> Point:
+        x = self.state(x0, x1, t)
+        return Point(x, self.mixture(x, t, x1))
+
+    def state(self, x0: Tensor, x1: Tensor, t: Tensor, rng: Rng | None = None) -> Tensor:
+        """The state of a point."""
+        within(t)
+        check_simplex(x0, "the source point")
+        check_simplex(x1, "the datum")
+        logits = over(self.signal * t, x1) * x1 + self.top * _log(x0)
+        return torch.softmax(logits / over(self.temperature(t), x1), -1)
+
+    def mixture(self, x: Tensor, t: Tensor, p: Tensor) -> Tensor:
+        """The velocity [B,*S,K] at x when symbol k has probability p_k."""
+        x = inside(x)  # x log x has no limit where a step went below zero
+        mean = lambda w: (x * w).sum(-1, keepdim=True)  # noqa: E731
+        log = _log(x)
+        grow = p * x - x * mean(p)
+        return self.cooling * x * (log - mean(log)) + over(self.signal / self.temperature(t), x) * grow
+
+
+@dataclass(frozen=True)
+class Simplex:
+    """Probabilities spread evenly over the simplex.
+
+    x0 ~ Dir(1, ..., 1) along the last dimension
+    Assumes data [B,*S,K].
+    Source: Stark et al. 2024 (arXiv 2402.05841).
+
+    >>> Simplex().sample(torch.empty(2, 3), Rng(0)).sum(1)
+    tensor([1., 1.])
+    """
+
+    gaussian = False
+
+    def sample(self, like: Tensor, rng: Rng) -> Tensor:
+        wait = -torch.log1p(-rng.fill(like.double()))
+        return (wait / wait.sum(-1, keepdim=True)).to(like.dtype)
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        return torch.full(
+            (len(x),), math.lgamma(x.shape[-1]) * (x[0].numel() // x.shape[-1]), dtype=x.dtype, device=x.device
+        )
+
+
+@dataclass(frozen=True)
+class GumbelSimplex:
+    """Probabilities of a softmax of Gumbel noise at a high temperature.
+
+    x0 = softmax(g / (sharpness top)),  g standard Gumbel
+    Assumes data [B,*S,K] and a GumbelSoftmax path with the same ``top``.
+    Source: Tang et al. 2025 (arXiv 2503.17361).
+
+    >>> GumbelSimplex().sample(torch.empty(2, 3), Rng(0)).sum(1)
+    tensor([1., 1.])
+    """
+
+    top: Positive = 10.0  # temperature of the path at t = 0
+    sharpness: Positive = 2.0  # higher is less noise
+    gaussian = False
+
+    def sample(self, like: Tensor, rng: Rng) -> Tensor:
+        u = rng.fill(like.double()).clamp(min=1e-300)
+        return torch.softmax(-torch.log(-torch.log(u)) / (self.sharpness * self.top), -1).to(like.dtype)
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """Nats per sample, [B]: the Gumbel-softmax density."""
+        tau, k = self.sharpness * self.top, x.shape[-1]
+        log = _log(x)
+        each = math.lgamma(k) + (k - 1) * math.log(tau) - k * torch.logsumexp(-tau * log, -1) - (tau + 1) * log.sum(-1)
+        return each.reshape(len(x), -1).sum(1)
+
+
+class Posterior(Holding):
+    """A classifier of the symbol as a velocity field on the simplex.
+
+    v = sum_k softmax(net(x, t, cond))_k u_k(x, t)
+    Assumes a network whose output has the shape of the state: logits over the last dimension.  A walk on a path that
+    ends inside the simplex is ended by a Sampler at the most likely symbol, argmax_k softmax(net(x, 1))_k, guided.
+    Source: Stark et al. 2024 (arXiv 2402.05841).
+
+    >>> field = Posterior(lambda x, t: torch.zeros_like(x), GumbelSoftmax())
+    >>> field(torch.ones(1, 2) / 2, torch.zeros(1)).abs().sum()
+    tensor(0.)
+    """
+
+    parts = ("network",)
+
+    def __init__(
+        self,
+        network: Any,
+        path: SymbolPath,
+        logs: bool = False,  # whether the network is shown log(x) / 4, at least -2.3, in place of x
+    ):
+        super().__init__()
+        self.network, self.path, self.logs = network, path, logs
+
+    def logits(self, x: Tensor, t: Tensor, cond: Cond = None) -> Tensor:
+        """What the symbol may be, before the softmax."""
+        return bind(self.network, cond)(x.clamp(min=1e-4).log() / 4 if self.logs else x, t)
+
+    def process(self) -> Process:
+        return (
+            self.path.process()
+            if isinstance(self.path, Declares)
+            else Symbols(inside=isinstance(self.path, PathInside))
+        )
+
+    def describe(self) -> dict[str, Any]:
+        """The settings from which an equal one is built."""
+        return {"network": self.network, "path": self.path, "logs": self.logs}
+
+    def forward(self, x: Tensor, t: Tensor, cond: Cond = None) -> Tensor:
+        return self.path.mixture(x, t, torch.softmax(self.logits(x, t, cond), -1))
+
+
+@dataclass(frozen=True)
+class Symbols(Process):
+    """An equation on the simplex whose end is a symbol, the most likely one of the guided classifier.
+
+    x <- e_k,  k = argmax of p(x, 1), with guidance between probabilities, as it is between the velocities they mix
+    Assumes a Posterior.
+
+    >>> field = Posterior(lambda x, t: torch.tensor([[0.0, 2.0]]), GumbelSoftmax())
+    >>> Symbols().finish(field, bind, torch.tensor([[0.9, 0.1]]))
+    tensor([[0., 1.]])
+    """
+
+    inside: bool = True  # whether states at t = 1 are not symbols yet
+    invertible = False
+
+    def finish(self, field: Any, guided: Callable[[Any], Dynamics], x: Tensor) -> Tensor:
+        if not self.inside:
+            return x
+        best = guided(Reading(probabilities, field))(x, torch.ones(len(x), dtype=x.dtype, device=x.device)).argmax(-1)
+        return nn.functional.one_hot(best, x.shape[-1]).to(x)
+
+
+def probabilities(field: Any, x: Tensor, t: Tensor, cond: Cond = None) -> Tensor:
+    """What the symbol may be [B,*S,K], by a classifier."""
+    classifier = unwrapped(field)
+    require(
+        isinstance(classifier, Posterior),
+        f"{type(field).__name__} was to say which symbol a state is, for the end of a run on the simplex; it has no "
+        "logits: guide with another Posterior(network, path)",
+    )
+    return torch.softmax(classifier.logits(x, t, cond), -1)
+
+
+def check_simplex(x: Tensor, name: str, tolerance: float = 1e-3) -> None:
+    """Refuse numbers that are no probabilities along the last dimension."""
+    if torch.compiler.is_compiling() or not x.numel():
+        return
+    far = (x.detach().sum(-1) - 1).abs().max()
+    require(
+        x.shape[-1] >= 2 and bool(far <= tolerance) and bool((x >= -tolerance).all()),
+        f"{name} is not on the simplex: over {x.shape[-1]} symbols its probabilities sum to 1 only within "
+        f"{float(far):.3g} (lowest {float(x.min()):.3g}); symbols are one-hot along the last dimension, at least two: "
+        "encode with torch.nn.functional.one_hot(...).float()",
+    )
+
+
+def inside(x: Tensor) -> Tensor:
+    """States on the simplex, where the steps of a solver have left it: no entry below zero, sum one."""
+    x = x.clamp(min=0)
+    return x / x.sum(-1, keepdim=True)
+
+
+def _log(x: Tensor) -> Tensor:
+    return x.clamp(min=torch.finfo(x.dtype).tiny).log()
+
+
+def _rate(b: Tensor, tau: Tensor, k: int) -> Tensor:
+    n, a, h = b.detach().double().cpu().numpy(), tau.detach().double().cpu().numpy() + 1, 1e-2
+    # fourth-order central difference: the regularised incomplete beta has no simple slope in tau
+    far, near, nearer, further = (special.betainc(a + i * h, k - 1, n) for i in (-2, -1, 1, 2))
+    slope = (8 * (nearer - near) - (further - far)) / (12 * h)
+    weight = (1 - n) ** (k - 1) * n ** (a - 1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        c = np.where(weight > 1e-30, -slope * special.beta(a, k - 1) / weight, 0.0)
+    return torch.from_numpy(np.nan_to_num(c, posinf=0.0)).to(b.device, b.dtype)

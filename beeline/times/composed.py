@@ -1,0 +1,258 @@
+"""Time samplers made of others: spread draws, frames, ordered pairs, learned densities, and the log-SNR view."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from beeline.core.protocols.flows import TimeSampler
+from beeline.core.ranges import dataclass
+from beeline.core.rng import Rng
+from beeline.core.types import require
+from beeline.paths.affine import AffinePath, Linear
+from beeline.times.samplers import Uniform, invert, off_ends
+
+
+@dataclass(frozen=True)
+class Stratified:
+    """The same law, spread evenly over the batch: one draw in each of n equal shares.
+
+    t_i = F^-1((pi(i) + u_i) / n),  pi a random order
+    Assumes a sampler with a quantile function.  Every t_i alone has the law of ``each``.
+    Source: Kingma et al. 2021, "Variational Diffusion Models" (arXiv 2107.00630), low-discrepancy times.
+
+    >>> Stratified(Uniform())(4, torch.empty(0), Rng(0)).sort().values.mul(4).int().tolist()
+    [0, 1, 2, 3]
+    """
+
+    each: TimeSampler = field(default_factory=Uniform)  # one with a quantile function
+
+    def __post_init__(self) -> None:
+        _quantile(self.each, self)
+
+    def __call__(self, n: int, like: Tensor, rng: Rng) -> Tensor:
+        u = (rng.fork("order").permutation(n).to(like.device, like.dtype) + rng.uniform(n, like)) / n
+        return off_ends(_quantile(self.each, self)(off_ends(u)))
+
+    def log_prob(self, t: Tensor) -> Tensor:
+        return self.each.log_prob(t)
+
+
+@dataclass(frozen=True)
+class Antithetic:
+    """The same law in mirrored pairs: half of the batch at u, half at 1 - u.
+
+    t_i = F^-1(u_i),  t_{i + n/2} = F^-1(1 - u_i)
+    Assumes a sampler with a quantile function.  Every t_i alone has the law of ``each``.
+    Source: Song, Meng and Ermon 2021 (arXiv 2010.02502), antithetic times in their public training code.
+
+    >>> t = Antithetic(Uniform())(4, torch.empty(0), Rng(0))
+    >>> t[:2] + t[2:]
+    tensor([1., 1.])
+    """
+
+    each: TimeSampler = field(default_factory=Uniform)  # one with a quantile function
+
+    def __post_init__(self) -> None:
+        _quantile(self.each, self)
+
+    def __call__(self, n: int, like: Tensor, rng: Rng) -> Tensor:
+        u = rng.uniform((n + 1) // 2, like)
+        return off_ends(_quantile(self.each, self)(off_ends(torch.cat([u, 1 - u])[:n])))
+
+    def log_prob(self, t: Tensor) -> Tensor:
+        return self.each.log_prob(t)
+
+
+@dataclass(frozen=True)
+class Frames:
+    """A time of its own for every frame, so that one model learns every pattern of clean and noisy frames.
+
+    t [n, F],  each entry from ``each``; with probability ``clean`` a frame is at t = 1 (a given frame)
+    Assumes data [B, F, ...] and a network that takes times [B, F].
+    Source: Chen et al. 2024, "Diffusion Forcing" (arXiv 2407.01392); Song et al. 2025 (arXiv 2502.06764).
+
+    >>> Frames(Uniform(), 3)(2, torch.empty(0), Rng(0)).shape
+    torch.Size([2, 3])
+    """
+
+    each: TimeSampler = field(default_factory=Uniform)
+    count: int = 1  # F, at least 1
+    clean: float = 0.0  # share of frames that are given, in [0, 1)
+
+    def __post_init__(self) -> None:
+        require(
+            self.count >= 1 and 0 <= self.clean < 1,
+            f"Frames got count={self.count}, clean={self.clean}; give at least one frame and a share of given frames "
+            "in [0, 1)",
+        )
+
+    def __call__(self, n: int, like: Tensor, rng: Rng) -> Tensor:
+        t = self.each(n * self.count, like, rng.fork("each")).reshape(n, self.count)
+        if not self.clean:
+            return t
+        return torch.where(rng.fork("clean").fill(t) < self.clean, torch.ones_like(t), t)
+
+    def log_prob(self, t: Tensor) -> Tensor:
+        """[n]: the density of all times of a datum together; given frames count with their probability."""
+        free = self.each.log_prob(t) + math.log1p(-self.clean)
+        if self.clean:
+            free = torch.where(t == 1, math.log(self.clean), free)
+        return free.sum(-1)
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Two times in order, t <= s, for objectives that learn jumps.
+
+    (t, s) = (min, max) of two draws; with probability ``diagonal`` both are the first draw
+    Assumes an objective that takes times [n, 2].
+    Source: Geng et al. 2025, MeanFlow (arXiv 2505.13447).
+
+    >>> t = Pairs(Uniform())(100, torch.empty(0), Rng(0))
+    >>> bool((t[:, 0] <= t[:, 1]).all())
+    True
+    """
+
+    each: TimeSampler = field(default_factory=Uniform)
+    diagonal: float = 0.5  # share of pairs with t = s, where a flow map is a velocity; 0.5 to 0.75 is usual
+
+    def __post_init__(self) -> None:
+        require(
+            0 <= self.diagonal <= 1, f"Pairs got diagonal={self.diagonal}; a share is between 0 and 1: 0.5 is usual"
+        )
+
+    def __call__(self, n: int, like: Tensor, rng: Rng) -> Tensor:
+        t = torch.stack([self.each(n, like, rng.fork("first")), self.each(n, like, rng.fork("second"))], 1)
+        same = rng.fork("diagonal").uniform(n, like) < self.diagonal
+        return torch.where(same[:, None], t[:, :1], t.sort(1).values)
+
+    def log_prob(self, t: Tensor) -> Tensor:
+        """[n]: off the diagonal the density over the triangle, on it the density along the diagonal."""
+        first, second = self.each.log_prob(t[:, 0]), self.each.log_prob(t[:, 1])
+        log = lambda share: math.log(share) if share > 0 else -math.inf  # noqa: E731
+        off = first + second + math.log(2) + log(1 - self.diagonal)
+        off = torch.where(t[:, 0] < t[:, 1], off, -math.inf)
+        return torch.where(t[:, 0] == t[:, 1], first + log(self.diagonal), off)
+
+
+@dataclass(frozen=True)
+class Binned:
+    """A density given by its mass in equal bins, as it is learned from losses.
+
+    p(t) = K mass_k in bin k of K
+    Assumes nothing; ``refined`` makes the next one from losses by time.  Divide by the density
+    (weight ByDensity(times, power=-1)) to keep the objective that uniform times have.
+    Source: Nichol and Dhariwal 2021 (arXiv 2102.09672), importance-sampled times.
+
+    >>> Binned((1.0, 3.0)).log_prob(torch.tensor([0.2, 0.7])).exp()
+    tensor([0.5000, 1.5000])
+    """
+
+    mass: tuple[float, ...] = (1.0,)  # per bin, above 0; normalised when made
+
+    def __post_init__(self) -> None:
+        total = sum(self.mass)
+        require(
+            len(self.mass) > 0 and all(m > 0 and math.isfinite(m) for m in self.mass),
+            f"Binned got the masses {self.mass}; a bin without mass would never be learned again: "
+            "give finite numbers above 0",
+        )
+        object.__setattr__(self, "mass", tuple(m / total for m in self.mass))
+
+    def quantile(self, u: Tensor) -> Tensor:
+        mass = torch.tensor(self.mass, dtype=torch.float64, device=u.device)
+        edges = torch.cat([mass.new_zeros(1), mass.cumsum(0)])
+        edges[-1] = 1.0
+        k = (torch.searchsorted(edges, u.double().contiguous(), right=True) - 1).clamp(0, len(mass) - 1)
+        return ((k + (u.double() - edges[k]) / mass[k]) / len(mass)).to(u.dtype).clamp(0, 1)
+
+    def __call__(self, n: int, like: Tensor, rng: Rng) -> Tensor:
+        return self.quantile(rng.uniform(n, like))
+
+    def log_prob(self, t: Tensor) -> Tensor:
+        density = torch.tensor(self.mass, dtype=t.dtype, device=t.device) * len(self.mass)
+        value = density[(t * len(self.mass)).long().clamp(0, len(self.mass) - 1)].log()
+        return torch.where((t >= 0) & (t <= 1), value, -math.inf)
+
+    def refined(self, t: Tensor, loss: Tensor, floor: float = 0.1) -> Binned:
+        """The density proportional to the root mean square loss in each bin, with ``floor`` of it kept uniform.
+
+        ``t`` and ``loss`` [N] are times and per-sample losses (without weights over time).  A bin without a draw
+        keeps its mass.
+        """
+        count = len(self.mass)
+        k = (t.double() * count).long().clamp(0, count - 1)
+        hits = torch.zeros(count, dtype=torch.float64).index_add_(0, k, torch.ones(len(k), dtype=torch.float64))
+        square = torch.zeros(count, dtype=torch.float64).index_add_(0, k, loss.double() ** 2)
+        root = (square / hits.clamp(min=1)).sqrt()
+        seen = hits > 0
+        old = torch.tensor(self.mass, dtype=torch.float64)
+        made = torch.where(seen, root / root.sum() * old[seen].sum(), old)
+        return Binned(tuple(((1 - floor) * made / made.sum() + floor / count).tolist()))
+
+
+@dataclass(frozen=True)
+class NormalSNR:
+    """Times at which the log signal-to-noise ratio is normal: one law of difficulty for every path.
+
+    log(a(t)^2 / b(t)^2) ~ N(mean, std^2)
+    Assumes an affine path.  On Linear() it is LogitNormal(mean/2, std/2).
+    Source: Yao et al. 2024, FasterDiT (arXiv 2410.10356), training seen through the density of the SNR.
+
+    >>> t = NormalSNR(Linear(), 0.0, 2.0)(5, torch.empty(0), Rng(0))
+    >>> bool(((t > 0) & (t < 1)).all())
+    True
+    """
+
+    path: AffinePath = field(default_factory=Linear)
+    mean: float = 0.0  # nats; above 0 is nearer to the data
+    std: float = 2.0  # nats, above 0
+
+    def __post_init__(self) -> None:
+        require(self.std > 0, f"NormalSNR got std={self.std}; a standard deviation is above 0: 2.0 is usual")
+
+    def quantile(self, u: Tensor) -> Tensor:
+        return time_of_snr(self.path, self.mean + self.std * torch.special.ndtri(u))
+
+    def __call__(self, n: int, like: Tensor, rng: Rng) -> Tensor:
+        return time_of_snr(self.path, self.mean + self.std * rng.normal(like.new_empty(n)))
+
+    def log_prob(self, t: Tensor) -> Tensor:
+        lam, slope = log_snr(self.path, t)
+        z = (lam - self.mean) / self.std
+        value = -z * z / 2 - math.log(self.std * math.sqrt(2 * math.pi)) + slope.log()
+        return torch.where((t > 0) & (t < 1), value, -math.inf)
+
+
+def log_snr(path: AffinePath, t: Tensor) -> tuple[Tensor, Tensor]:
+    """log(a^2/b^2) at ``t`` inside (0, 1), in nats, and its slope."""
+    a, b, da, db = path.coefficients(t)
+    return 2 * (a.log() - b.log()), 2 * (da / a - db / b)
+
+
+def snr_log_prob(times: TimeSampler, path: AffinePath, lam: Tensor) -> Tensor:
+    """The log density that training on ``times`` and ``path`` has over the log signal-to-noise ratio ``lam``."""
+    t = time_of_snr(path, lam)
+    reached, slope = log_snr(path, t)
+    value = times.log_prob(t) - slope.log()
+    return torch.where((reached - lam).abs() <= 1e-3 * (1 + lam.abs()), value, -math.inf)  # a level of this path
+
+
+def time_of_snr(path: AffinePath, lam: Tensor) -> Tensor:
+    """The time in (0, 1) at which log(a^2/b^2) is ``lam``; the nearest end where the path has no such time."""
+    t = invert(lambda u: 2 * (path.a(u).log() - path.b(u).log()), lam)
+    return off_ends(t)
+
+
+def _quantile(each: Any, whose: object) -> Any:
+    require(
+        hasattr(each, "quantile"),
+        f"{type(whose).__name__} was given {type(each).__name__}, which has no quantile function; spread draws need "
+        "one: use Uniform(), LogitNormal(), UShaped(), Mode(), CosMap(), Binned() or NormalSNR()",
+    )
+    return each.quantile

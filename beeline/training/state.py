@@ -1,0 +1,182 @@
+"""The state of a training run: everything that a checkpoint has to hold, and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from beeline.core.protocols.training import Player
+from beeline.core.types import require
+from beeline.training import checkpoint
+from beeline.training.checkpoint import Checkpoint
+from beeline.training.distributed.parallel import local
+from beeline.training.optim.ema import Average
+
+
+@dataclass
+class State:
+    """Networks, players with their optimisers, averages, and the count of steps.  It changes as training goes on."""
+
+    networks: Mapping[str, nn.Module]
+    players: Sequence[Player]
+    optimisers: Mapping[str, torch.optim.Optimizer]  # by player
+    averages: Mapping[str, Sequence[Average]]  # by network
+    step: int = 0  # steps done
+    best: dict[str, float] = field(default_factory=dict)  # lowest held-out losses so far
+    notes: dict[str, Any] = field(default_factory=dict)  # plain data of parts that remember (pruning, weighting)
+    extras: dict[str, Tensor] = field(default_factory=dict)  # tensors of the same
+
+    def names(self) -> dict[int, str]:
+        """The name of every parameter, ``network.layer.weight``, by identity."""
+        return {id(p): f"{name}.{key}" for name, net in self.networks.items() for key, p in net.named_parameters()}
+
+    def averaged(self) -> dict[str, dict[str, Tensor]]:
+        """The averages of all networks, by the name of their file."""
+        every = self.averages.items()
+        return {f"{name}.ema{i}": average.state() for name, many in every for i, average in enumerate(many)}
+
+    def buffers(self) -> dict[str, dict[str, Tensor]]:
+        """The lasting buffers of all networks that have some, by the name of their file."""
+        found = {f"{name}.buffers": buffers_of(net) for name, net in self.networks.items()}
+        return {group: buffers for group, buffers in found.items() if buffers}
+
+    def save(self, settings: Any, more: Mapping[str, Any] | None = None) -> Checkpoint:
+        """The whole state as tensors and plain data."""
+        tensors: dict[str, dict[str, Tensor]] = {}
+        for name, net in self.networks.items():
+            tensors[name] = {k: v.detach() for k, v in named(net).items()}
+        tensors |= self.averaged()
+        plain: dict[str, Any] = {}
+        names = self.names()
+        for player, optimiser in self.optimisers.items():
+            tensors[f"{player}.optimiser"], plain[player] = _optimiser_state(optimiser, names)
+        if self.extras:
+            tensors["extras"] = dict(self.extras)
+        state = {
+            "step": self.step,
+            "settings": settings,
+            "best": self.best,
+            "notes": self.notes,
+            "optimisers": plain,
+            "groups": sorted(tensors),
+        } | dict(more or {})
+        return Checkpoint(self.step, tensors, state)
+
+    @torch.no_grad()
+    def load(self, path: Path, optimisers: bool = True, averages: bool = True) -> None:
+        """Become a saved state, exactly; every tensor has to match by name and shape.
+
+        Without ``optimisers`` these start anew; without ``averages`` those that the checkpoint lacks start at its
+        weights.
+        """
+        saved, found = checkpoint.state(path), checkpoint.contents(path)
+        wanted: dict[str, dict[str, Tensor]] = {}
+        for name, net in self.networks.items():
+            wanted[name] = {k: v.detach() for k, v in named(net).items()}
+        groups = {k.split("/")[0] for k in found}
+        own = self.averaged()
+        new = [group for group in own if not averages and group not in groups]
+        wanted |= {group: tensors for group, tensors in own.items() if group not in new}
+        targets = {f"{group}/{k}": v for group, tensors in wanted.items() for k, v in tensors.items()}
+        for group in wanted:
+            _match(
+                group, wanted[group], {k.split("/", 1)[1]: v[0] for k, v in found.items() if k.split("/")[0] == group}
+            )
+        extras = {k: torch.empty(v[0], dtype=v[1]) for k, v in found.items() if k.startswith("extras/")}
+        targets |= extras
+        names = self.names()
+        for player, optimiser in self.optimisers.items() if optimisers else ():
+            plain = saved["optimisers"].get(player, {})
+            targets |= _optimiser_load(optimiser, names, found, f"{player}.optimiser", plain)
+        checkpoint.fill(path, targets)
+        for group in new:
+            weights = dict(self.networks[group.rsplit(".", 1)[0]].named_parameters())
+            for name, tensor in own[group].items():
+                local(tensor).copy_(local(weights[name]))
+        self.step = saved["step"]
+        self.best = dict(saved.get("best", {}))
+        self.notes = dict(saved.get("notes", {}))
+        self.extras = {k.removeprefix("extras/"): v for k, v in extras.items()}
+
+
+def named(net: nn.Module) -> dict[str, Tensor]:
+    """Parameters and lasting buffers by name, shared ones once."""
+    return dict(net.named_parameters()) | buffers_of(net)
+
+
+def buffers_of(net: nn.Module) -> dict[str, Tensor]:
+    """The buffers of a network that its state dict holds, by name."""
+    lasting = set(net.state_dict(keep_vars=True))
+    return {k: v.detach() for k, v in net.named_buffers() if k in lasting}
+
+
+def _match(group: str, wanted: Mapping[str, Tensor], found: Mapping[str, tuple[int, ...]]) -> None:
+    missing, left = sorted(set(wanted) - set(found)), sorted(set(found) - set(wanted))
+    require(
+        not missing and not left,
+        f"the checkpoint does not fit {group}: it lacks {missing[:3]} and has {left[:3]} too many "
+        f"({len(missing)} and {len(left)}); resume with the network that was saved",
+    )
+    for key, tensor in wanted.items():
+        require(
+            tuple(tensor.shape) == tuple(found[key]),
+            f"{group} {key} has shape {tuple(tensor.shape)}, but {tuple(found[key])} in the checkpoint; "
+            "resume with the network that was saved",
+        )
+
+
+def _optimiser_state(optimiser: Any, names: Mapping[int, str]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The memory of an optimiser by parameter name; numbers that are not tensors go to plain data."""
+    tensors: dict[str, Tensor] = {}
+    numbers: dict[str, Any] = {}
+    for p, memory in optimiser.state.items():
+        if not isinstance(p, Tensor):
+            continue
+        for key, value in memory.items():
+            target: dict[str, Any] = tensors if isinstance(value, Tensor) else numbers
+            target[f"{names[id(p)]}/{key}"] = value
+    groups = [{k: v for k, v in g.items() if k != "params" and _plain(v)} for g in optimiser.param_groups]
+    return tensors, {"numbers": numbers, "groups": groups}
+
+
+def _optimiser_load(
+    optimiser: Any,
+    names: Mapping[int, str],
+    found: Mapping[str, tuple[tuple[int, ...], torch.dtype]],
+    group: str,
+    plain: Any,
+) -> dict[str, Tensor]:
+    """Give an optimiser room for its saved memory; the tensors that are to be filled, by their names on disk."""
+    targets: dict[str, Tensor] = {}
+    memory: dict[str, dict[str, Any]] = {}
+    for full in found:
+        if full.startswith(f"{group}/"):
+            name, key = full[len(group) + 1 :].rsplit("/", 1)
+            memory.setdefault(name, {})[key] = full
+    numbers: dict[str, dict[str, Any]] = {}
+    for full, value in plain.get("numbers", {}).items():
+        name, key = full.rsplit("/", 1)
+        numbers.setdefault(name, {})[key] = value
+    for part in optimiser.param_groups:
+        for p in part["params"]:
+            for key, full in memory.get(names[id(p)], {}).items():
+                shape, dtype = found[full]
+                if shape == tuple(p.shape):  # divided as the parameter is
+                    room = torch.empty_like(p, dtype=dtype, requires_grad=False)
+                else:  # counters of one number may live on the CPU
+                    room = torch.empty(shape, dtype=dtype, device=p.device if shape or part.get("fused") else None)
+                optimiser.state[p][key] = targets[full] = room
+            if names[id(p)] in numbers:
+                optimiser.state[p].update(numbers[names[id(p)]])
+    for part, saved in zip(optimiser.param_groups, plain.get("groups", []), strict=True):
+        part.update({k: tuple(v) if isinstance(v, list) else v for k, v in saved.items()})
+    return targets
+
+
+def _plain(value: Any) -> bool:
+    return value is None or isinstance(value, bool | int | float | str | tuple | list)

@@ -1,0 +1,115 @@
+"""Trackers and previews: where the log goes besides its file, and pictures drawn while a network learns."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from beeline.core.files import write_bytes
+from beeline.core.modes import eval_mode
+from beeline.core.protocols.training import Log
+from beeline.core.types import extra, require
+
+
+def several(*logs: Log) -> Log:
+    """A log that passes every entry to several."""
+
+    def log(entry: dict[str, Any]) -> None:
+        for one in logs:
+            one(entry)
+
+    return log
+
+
+def numbers(entry: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
+    """The numbers of an entry by dotted name; lists by position."""
+    for key, value in entry.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, bool) or value is None:
+            continue
+        if isinstance(value, int | float):
+            yield name, float(value)
+        elif isinstance(value, Mapping):
+            yield from numbers(value, f"{name}/")
+        elif isinstance(value, list):
+            yield from numbers({str(i): v for i, v in enumerate(value)}, f"{name}/")
+
+
+def without_step(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """An entry without its step, which trackers take apart."""
+    return {name: value for name, value in entry.items() if name not in {"step"}}
+
+
+class TensorBoard:
+    """A log for TensorBoard: every number of every entry as a scalar, notes as text."""
+
+    def __init__(self, folder: str | Path):
+        extra("tensorboard", "trackers")
+        self._module = extra("torch.utils.tensorboard", "trackers")
+        self._folder = str(folder)
+
+    @functools.cached_property
+    def _writer(self) -> Any:
+        return self._module.SummaryWriter(self._folder)  # makes the folder, so not before there is something to write
+
+    def __call__(self, entry: dict[str, Any]) -> None:
+        step = entry.get("step", 0)
+        for name, value in numbers(without_step(entry)):
+            self._writer.add_scalar(name, value, step)
+        if "note" in entry:
+            self._writer.add_text("note", entry["note"], step)
+        self._writer.flush()
+
+
+class WeightsAndBiases:
+    """A log for Weights & Biases; ``settings`` go to ``wandb.init`` (project, name, mode)."""
+
+    def __init__(self, **settings: Any):
+        self._run: Any = extra("wandb", "trackers").init(**settings)
+
+    def __call__(self, entry: dict[str, Any]) -> None:
+        found = dict(numbers(without_step(entry)))
+        if found:
+            self._run.log(found, step=entry.get("step", 0))
+
+
+class Previews:
+    """Pictures from fixed noise, raw and averaged weights side by side in ``folder``.
+
+    ``draw(network)`` gives the bytes of a picture (or a page); it has to use the same noise at every call.
+    """
+
+    name = "previews"
+
+    def __init__(
+        self,
+        draw: Callable[[nn.Module], bytes],
+        folder: str | Path,
+        every: int = 500,
+        suffix: str = "png",
+        writes: bool = True,
+    ):
+        require(every >= 1, f"previews every {every} steps were asked for; give a whole number from 1")
+        self.draw, self.folder, self.every, self.suffix = draw, Path(folder), every, suffix
+        self.writes = writes  # of several processes all draw and one writes
+
+    def due(self, step: int, steps: int) -> bool:
+        """Whether to draw after this step."""
+        return step % self.every == 0 or step == steps
+
+    def look(self, raw: nn.Module, ema: nn.Module | None, step: int) -> dict[str, Any]:
+        """Write the pictures of this step; their names."""
+        written = {}
+        for kind, network in (("raw", raw), ("ema", ema)):
+            if network is not None:
+                with eval_mode(network):
+                    content = self.draw(network)
+                path = self.folder / f"step-{step:08d}-{kind}.{self.suffix}"
+                if self.writes:
+                    write_bytes(path, content)
+                written[kind] = path.name
+        return written
