@@ -337,7 +337,7 @@ def test_training_moves_networks_teachers_and_data(name: str, device: torch.devi
         device=device,
         rng=Rng(0),
         log=lambda entry: None,
-        heldout=HeldOut(FlowMatching(), bl.Batch(data), train=bl.Batch(data), every=1),
+        callbacks=(HeldOut(FlowMatching(), bl.Batch(data), train=bl.Batch(data), every=1),),
     )
     on(next(made.parameters()), device)
 

@@ -23,7 +23,7 @@ from beeline.runs.averaging import export_averages
 from beeline.runs.run import Run, train
 from beeline.training import checkpoint
 from beeline.training.config import Training
-from beeline.training.log import read_log
+from beeline.training.logs.run_log import read_log
 from beeline.training.optim.ema import EMA, Power
 from beeline.training.optim.learning_rate import Constant
 

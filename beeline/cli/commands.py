@@ -31,7 +31,7 @@ from beeline.runs.run import Distilled, Run, to_yaml
 from beeline.runs.run import train as work
 from beeline.runs.run_directory import flat, ready
 from beeline.training.checks import Interrupted
-from beeline.training.trackers import several
+from beeline.training.logs.trackers import several
 
 
 def settings(pairs: Sequence[str]) -> dict[str, str]:

@@ -29,6 +29,7 @@ from beeline.objectives.heads import settings_of
 from beeline.objectives.matching import FlowMatching
 from beeline.runs.bundle import Bundle
 from beeline.sampling.sampler import Sampler
+from beeline.solvers.process import is_ode
 from beeline.solvers.runge_kutta import EULER, HEUN
 from beeline.spaces.manifold import Projected
 
@@ -88,7 +89,7 @@ def measured(
     if extras is None:
         held_out = held_out_loss(bundle, raw, held)
         # of coordinates that are states the way and the density say nothing
-        walked = bundle.flow.ode and not one_step(bundle) and bundle.modality.continuous
+        walked = is_ode(bundle.flow) and not one_step(bundle) and bundle.modality.continuous
         likely = Likelihood() if walked and bundle.flow.source.gaussian and told_by_data(bundle) else None
         extras = Extras(likelihood=likely) if walked else Extras(trajectories=None)
     return evaluate(
@@ -145,7 +146,7 @@ def held_out_loss(bundle: Bundle, raw: Any, held: Any) -> HeldOut | None:
     flow, modality = bundle.flow, bundle.modality
     if not modality.continuous:
         return None
-    if not told_by_data(bundle) or not flow.independent or not flow.ode or is_map(flow.field):
+    if not told_by_data(bundle) or not flow.independent or not is_ode(flow) or is_map(flow.field):
         return None
     objective = FlowMatching(flow.path, Independent(flow.source))
     return HeldOut(objective, modality.encode(held), train=modality.encode(raw), rng=Rng(0).fork("held-out"))
@@ -215,7 +216,7 @@ def look(
     """
     budget = budget or Budget()
     samplers: dict[str, Sampler] = {"own": bundle.sampler}
-    if bundle.flow.ode and not one_step(bundle):  # no other sampler may be used otherwise
+    if is_ode(bundle.flow) and not one_step(bundle):  # no other sampler may be used otherwise
         spread = sorted(counts, key=lambda c: (c not in (min(counts), max(counts)), c))
         samplers |= {str(c): sampler_for(c, bundle.sampler) for c in spread if c != bundle.sampler.evaluations}
     own: Report | None = None
@@ -273,7 +274,7 @@ def attempt(what: str, missing: list[str]) -> Iterator[None]:
 
 def walks(bundle: Bundle, x0: Tensor, cond: Cond) -> Tensor:
     """States along the trajectories of ``x0``, [times, n, *S]."""
-    if not bundle.flow.ode:
+    if not is_ode(bundle.flow):
         return x0[None]  # no curves in the space of the data
     seen: list[Tensor] = []
     sampler = Sampler(1, solver=EULER) if one_step(bundle) else Sampler(24, guidance=bundle.sampler.guidance)

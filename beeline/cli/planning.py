@@ -84,7 +84,7 @@ def branch(
 @contextlib.contextmanager
 def tracker(name: str | None, out: Path, run: Any) -> Iterator[Log | None]:
     """A further log by the name of its tracker, closed in the end."""
-    from beeline.training.trackers import TensorBoard, WeightsAndBiases
+    from beeline.training.logs.trackers import TensorBoard, WeightsAndBiases
 
     if name is None:
         yield None

@@ -18,7 +18,8 @@ from beeline.core.rng import Rng
 from beeline.core.types import BeelineError
 from beeline.evaluation.scores import Report
 from beeline.runs.bundle import Bundle, load, relabel
-from beeline.training.log import read_log
+from beeline.solvers.process import is_ode
+from beeline.training.logs.run_log import read_log
 
 SAMPLES = 500  # drawn for the figures of a run
 
@@ -151,7 +152,7 @@ def page(
 def is_bent(seen: Look) -> bool:
     """Whether the way of a model from noise to data says something."""
     continuous = seen.bundle.modality.continuous
-    return seen.walks is not None and continuous and seen.bundle.flow.ode and not one_step(seen.bundle)
+    return seen.walks is not None and continuous and is_ode(seen.bundle.flow) and not one_step(seen.bundle)
 
 
 def own(seen: Look) -> Report:

@@ -141,6 +141,12 @@ def stacks_of(network: Any) -> Mapping[str, nn.ModuleList]:
     return stacks if isinstance(stacks, Mapping) else {}
 
 
+def missing(part: object, protocol: type) -> list[str]:
+    """The members of a protocol that a part lacks."""
+    members = {*vars(protocol).get("__annotations__", {}), *dir(protocol)}
+    return sorted(name for name in members if not name.startswith("_") and not hasattr(part, name))
+
+
 def unwrapped(field: Any) -> Any:
     """The network inside torch.compile, DDP and DataParallel."""
     while True:

@@ -14,7 +14,7 @@ from beeline.core.rng import Rng
 from beeline.core.types import Cond, Dynamics, map_cond, require
 from beeline.density.adjoint import Stored, learned
 from beeline.fields.flow import Flow, bind
-from beeline.solvers.process import process_of
+from beeline.solvers.process import process_of, require_ode
 from beeline.solvers.runge_kutta import HEUN
 from beeline.solvers.wrappers import complete
 from beeline.times.schedules import Uniform
@@ -143,7 +143,7 @@ def log_prob(
     Source: Chen et al. 2018 (arXiv 1806.07366).  ValueError when the source has no density, or is Gaussian beside a
     curved space.
     """
-    flow.require_ode("a likelihood")
+    require_ode(flow, "a likelihood")
     process, times = process_of(flow), Uniform()(steps, 1.0, 0.0)
     solver = process.solver(solver)
     process.check(flow, solver, times)

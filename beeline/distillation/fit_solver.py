@@ -21,6 +21,7 @@ from beeline.solvers.fitted import Fitted
 from beeline.solvers.integrate import integrate
 from beeline.solvers.multistep import AdamsBashforth
 from beeline.solvers.presets import PRESETS
+from beeline.solvers.process import require_ode
 from beeline.solvers.runge_kutta import RK4
 from beeline.solvers.wrappers import SolverBase
 from beeline.times.schedules import Explicit, Shifted, Uniform
@@ -228,7 +229,7 @@ def fit_solver(
     >>> fit_solver(flow, 2, like=torch.empty(64, 1), rng=Rng(0), method=Bespoke(iterations=5)).steps
     2
     """
-    flow.require_ode("a fitted solver")
+    require_ode(flow, "a fitted solver")
     require(
         isinstance(evaluations, int) and evaluations >= 1,
         f"fit_solver got evaluations={evaluations!r}; a sampler takes at least one: give a whole number from 1",

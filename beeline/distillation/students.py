@@ -26,7 +26,7 @@ from beeline.objectives.windows import TwoHops
 from beeline.paths.affine import AffinePath, Linear
 from beeline.sampling.sampler import Sampler
 from beeline.solvers.multistep import DPMSolver
-from beeline.solvers.process import process_of
+from beeline.solvers.process import process_of, require_ode
 from beeline.solvers.runge_kutta import EULER
 from beeline.times.samplers import At, Uniform
 
@@ -153,7 +153,7 @@ def copied(teacher: Flow) -> nn.Module:
         f"the teacher's field is a {type(teacher.field).__name__}, not a network; a student starts from a copy of its "
         "teacher: give a flow with a network, or networks of your own to fit(...)",
     )
-    teacher.require_ode("a student")
+    require_ode(teacher, "a student")
     networks = (m for m in teacher.field.modules() if isinstance(m, Network))
     require(
         not any(isinstance(m.prediction, Boundary) for m in networks),

@@ -17,9 +17,10 @@ from beeline.core.modes import AUTO, Device, device_of, eval_mode, resolve_devic
 from beeline.core.rng import Rng
 from beeline.core.types import Batch, Cond, leaves, map_cond, require
 from beeline.data.tables.dtypes import pandas
-from beeline.data.tables.files import TableFile, TableStream, leave_out, parted, save_parts
+from beeline.data.tables.files import TableFile, TableStream, leave_out, parted
 from beeline.data.tables.infer import infer, label, named
 from beeline.data.tables.table import Table
+from beeline.data.tables.writing import save_parts
 from beeline.density.likelihood import Exact, Hutchinson
 from beeline.distillation.students import OneStep
 from beeline.estimators.row_input import frame_of, say, seed_of, tell_lost
@@ -120,7 +121,7 @@ class TabularFlow(TransformerMixin, BaseEstimator):  # type: ignore[misc]
                 looks.append({"step": entry["step"], "loss": float(entry["heldout"]["ema"]["value"])})
 
         where = resolve_device(self.device)
-        made = fit(net, objective, feed, training, device=where, heldout=look, rng=rng.fork("training"), log=watch)
+        made = fit(net, objective, feed, training, device=where, callbacks=(look,), rng=rng.fork("training"), log=watch)
         made.requires_grad_(False)
         self.table_, self.looks_ = table, looks
         self.sampler_ = Sampler(self.evaluations, solver=AdamsBashforth(2))

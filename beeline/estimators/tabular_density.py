@@ -12,8 +12,8 @@ from beeline.core.modes import device_of, eval_mode
 from beeline.core.protocols.flows import Divergence
 from beeline.core.rng import Rng
 from beeline.core.types import Cond, map_cond, require
-from beeline.data.tables.codec.cells import full_cells, plain
 from beeline.data.tables.codec.codes import Quantile
+from beeline.data.tables.codec.columns import full_cells, plain
 from beeline.data.tables.table import Table
 from beeline.fields.flow import Flow, bind
 from beeline.sampling.sampler import Sampler

@@ -28,6 +28,7 @@ from beeline.evaluation.scores import Cost, Report, Score, average, measure
 from beeline.evaluation.trajectory import Likelihood, counted, draw, straightness
 from beeline.fields.flow import Flow
 from beeline.sampling.sampler import Sampler
+from beeline.solvers.process import is_ode
 
 FINE = Sampler(steps=50)
 """How trajectories are solved to measure their straightness: 50 steps of HEUN, with the sampler's own guidance."""
@@ -255,7 +256,7 @@ def received(modality: Any, made: Tensor) -> Tensor:
 
 def walked(flow: Flow, sampler: Sampler, x0: Tensor, cond: Cond, extras: Extras, batch_size: int) -> tuple[Score, ...]:
     """Straightness and transport cost."""
-    if extras.trajectories is None or extras.walks < 1 or not flow.ode:
+    if extras.trajectories is None or extras.walks < 1 or not is_ode(flow):
         return ()
     fine = replace(extras.trajectories, guidance=sampler.guidance)
     rows = min(extras.walks, len(x0))

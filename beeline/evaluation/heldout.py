@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -16,6 +17,7 @@ from beeline.core.modes import device_of, eval_mode, moved
 from beeline.core.rng import Rng
 from beeline.core.types import Batch, Cond, leaves, over, require, take, to
 from beeline.paths.affine import AffinePath, Linear
+from beeline.training.callbacks import CallbackBase
 
 
 @dataclass(frozen=True)
@@ -104,7 +106,7 @@ class HeldOutLoss(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class HeldOut:
+class HeldOut(CallbackBase):
     """Held-out loss of a field under an objective: the same noise and the same times at every call.
 
     mean over bins of E[loss | t in bin], times (i + 1/2) / n in a fixed order
@@ -137,13 +139,18 @@ class HeldOut:
         for name in ("every", "bins", "draws", "lot", "most"):
             require(getattr(self, name) >= 1, f"heldout.{name} is {getattr(self, name)}; it is a count: give 1 or more")
 
-    def due(self, step: int, steps: int) -> bool:
-        """Whether to look after this step."""
-        return step % self.every == 0 or step == steps
-
     name = "heldout"
+    scores = True
 
-    def look(self, raw: nn.Module, ema: nn.Module | None, step: int) -> dict[str, Any]:
+    def score(self, found: Mapping[str, Any]) -> float:
+        """The loss of the averaged weights, where there are some, else of the raw ones."""
+        return float((found.get("ema") or found["raw"])["value"])
+
+    def place(self, device: torch.device, seen: dict[int, Any]) -> HeldOut:
+        """The same with what its objective holds on ``device``."""
+        return dataclasses.replace(self, objective=moved(self.objective, device, seen))
+
+    def evaluate(self, raw: nn.Module, ema: nn.Module | None, step: int) -> dict[str, Any]:
         """The losses of the raw and of the averaged weights, as plain data."""
         return {kind: self(net).plain() for kind, net in (("raw", raw), ("ema", ema)) if net is not None}
 

@@ -169,22 +169,6 @@ class Flow:
     independent: bool = True
     null: Any = None
 
-    @property
-    def ode(self) -> bool:
-        """Whether it is drawn by solving its field as an equation in the space of the data, which any solver may do."""
-        from beeline.solvers.process import process_of  # which needs Flow
-
-        return process_of(self).invertible
-
-    def require_ode(self, what: str) -> None:
-        """Refuse what only a flow that is drawn as an equation has."""
-        require(
-            self.ode,
-            f"{what} was asked of a flow of {type(self.field).__name__} on {type(self.path).__name__}, which is not "
-            "drawn by solving its field alone: it walks in jumps, in stages, by chance or to a symbol, and has none; "
-            "train with FlowMatching() for that",
-        )
-
     def score(self, x: Tensor, t: Tensor, cond: Cond = None, *, v: Tensor | None = None) -> Tensor:
         """grad log p_t(x) [B,*S]; ``v`` saves the evaluation when the velocity is known already."""
         path = self.require_score()

@@ -32,7 +32,7 @@ from beeline.couplings.sources import Gaussian
 from beeline.core.types import Batch, nearest, require, take
 from beeline.core.protocols.training import DataSet
 from beeline.core.files import locked, sweep, write_text
-from beeline.training.log import JsonLines
+from beeline.training.logs.run_log import JsonLines
 from beeline.core.protocols.training import Distillation
 from beeline.objectives.heads import check_objective, drawn_by
 from beeline.evaluation.heldout import HeldOut
@@ -42,7 +42,7 @@ from beeline.training.distributed.parallel import Alone, first
 from beeline.core.protocols.training import Parallel
 from beeline.training.plan import plan
 from beeline.objectives.tables import settled
-from beeline.training.trackers import Previews
+from beeline.training.callbacks import Previews
 from beeline.training.config import Training
 from beeline.training.fit import fit
 from beeline.runs.run_directory import ready, unstarted
@@ -336,8 +336,7 @@ def _train(
         keep=out / "checkpoints",
         resume=out / "checkpoints" if resume else fork,
         fork=fork is not None and not resume,
-        heldout=work.heldout,
-        looks=previews(work, out / "samples", run.training.keep_every, engine.rank == 0),
+        callbacks=(*(() if work.heldout is None else (work.heldout,)), *previews(work, out / "samples", run.training.keep_every, engine.rank == 0)),
         predicted=predicted,
     )
     bundle = work.finish(trained)

@@ -16,7 +16,7 @@ from beeline.core.types import Cond, leaves, map_cond, require
 from beeline.fields.flow import Flow
 from beeline.sampling.guidance.guide import Plain, of_flow
 from beeline.solvers.integrate import integrate
-from beeline.solvers.process import Process, process_of
+from beeline.solvers.process import Process, process_of, require_ode
 from beeline.solvers.runge_kutta import HEUN
 from beeline.solvers.wrappers import complete
 from beeline.times.schedules import Uniform
@@ -95,7 +95,7 @@ class Sampler:
 
         With ``whole`` the state is the solver's own, in and out: begin with ``solver.lift(x1)``.
         """
-        flow.require_ode("an inverse")
+        require_ode(flow, "an inverse")
         return self._walk(flow, x1, cond, self.times(1.0, 0.0), watch, done, whole)
 
     def _walk(

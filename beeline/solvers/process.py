@@ -116,6 +116,21 @@ def process_of(flow: Flow) -> Process:
     return Process()
 
 
+def is_ode(flow: Flow) -> bool:
+    """Whether a flow is sampled by solving dx/dt = v(x, t) in the space of the data, which any solver may do."""
+    return process_of(flow).invertible
+
+
+def require_ode(flow: Flow, what: str) -> None:
+    """Refuse what only a flow that is sampled as an ODE has."""
+    require(
+        is_ode(flow),
+        f"{what} was asked of a flow of {type(flow.field).__name__} on {type(flow.path).__name__}, which is not "
+        "sampled by solving an ODE of its field: it jumps between states, changes resolution or is random, and has "
+        "none; train with FlowMatching() for that",
+    )
+
+
 def velocity_on(space: Any, f: Dynamics) -> Dynamics:
     """A velocity on a curved space, continued around it: its divergence in the coordinates is that on the space.
 

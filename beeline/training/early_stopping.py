@@ -33,10 +33,6 @@ class Patience:
             "are counted from 1, least is a share below 1",
         )
 
-    def loss(self, found: dict[str, Any]) -> float:
-        """The loss of a look that decides: that of the averaged weights, where there are some."""
-        return float((found.get("ema") or found["raw"])["value"])
-
     def over(self, seen: dict[str, Any], step: int, loss: float) -> bool:
         """Whether patience is over with ``loss`` at ``step``; ``seen`` remembers the best one."""
         if not seen or loss < seen["loss"] * (1 - self.least):

@@ -8,17 +8,17 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
+from beeline.core.declared import missing
 from beeline.core.files import locked
 from beeline.core.modes import AUTO, Device, moved
-from beeline.core.protocols.training import Log, Look, Parallel
+from beeline.core.protocols.training import Callback, Log, Parallel
 from beeline.core.rng import Rng
-from beeline.evaluation.heldout import HeldOut
+from beeline.core.types import require
 from beeline.training.checks import Diverged, Interrupted
 from beeline.training.config import Training
 from beeline.training.distributed.heartbeat import watching
@@ -48,8 +48,7 @@ def fit(
     log: Log = console,
     resume: str | Path | None = None,
     keep: str | Path | None = None,
-    heldout: HeldOut | None = None,
-    looks: Sequence[Look] = (),
+    callbacks: Sequence[Callback] = (),
     fork: bool = False,
     predicted: int | None = None,
 ) -> Any:
@@ -60,8 +59,8 @@ def fit(
     they are and go over a lot at a time.  The networks that come back are on that device and in evaluation mode.
     ``data`` is a tensor [N,*S], a Batch, a law, or anything with ``lot(number, size)``.  ``keep`` is the directory
     for checkpoints (none are written without it); ``resume`` is such a directory, or one checkpoint in it, which
-    ``fork`` takes as the start of a new run with other settings.  ``looks`` are shown the raw and the averaged
-    networks when they are due; ``predicted`` bytes of memory stand beside the measured peak in the log's last entry.
+    ``fork`` takes as the start of a new run with other settings.  ``callbacks`` are called with the raw and the
+    averaged networks when they are due; ``predicted`` bytes of memory stand beside the measured peak in the log's last entry.
     A mapping of networks gives a mapping; without an EMA the networks come back.
 
     Raises Diverged (which names the first bad tensor) when numbers become non-finite, and Interrupted after Ctrl-C
@@ -79,9 +78,14 @@ def fit(
         nets = {name: net.to(where) for name, net in nets.items()}
     seen: dict[int, Any] = {id(m): m for net in nets.values() for m in net.modules()}  # these learn: they are no copies
     objective = moved(objective, where, seen)
-    if heldout is not None:  # what its objective holds is what the objective holds: moved once
-        heldout = replace(heldout, objective=moved(heldout.objective, where, seen))
-    every = (*(() if heldout is None else (heldout,)), *looks)
+    for callback in callbacks:
+        require(
+            isinstance(callback, Callback),
+            f"{type(callback).__name__} was given as a callback, but lacks "
+            f"{', '.join(missing(callback, Callback))}; inherit beeline.training.callbacks.CallbackBase, which has "
+            "defaults, and write ``name`` and ``evaluate``",
+        )
+    every = [callback.place(where, seen) for callback in callbacks]  # what they share with the objective moves once
     with contextlib.ExitStack() as room:
         passing = keep is None and training.patience is not None and engine.world == 1
         if passing:  # the best state has to be somewhere while the run goes on

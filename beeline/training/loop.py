@@ -18,7 +18,6 @@ from beeline.core.modes import deferred, refuse
 from beeline.core.protocols.training import Parallel, Player
 from beeline.core.rng import Rng
 from beeline.core.types import Batch, require, to
-from beeline.evaluation.heldout import HeldOut
 from beeline.training import checkpoint, compare
 from beeline.training.checks import Diverged, blame, check_alike, check_state, check_step
 from beeline.training.distributed.parallel import here, local
@@ -32,7 +31,7 @@ from beeline.training.state import State
 
 if TYPE_CHECKING:
     from beeline.training.config import Training
-from beeline.core.protocols.training import Log, Look
+from beeline.core.protocols.training import Callback, Log
 
 FREE = tuple(f"training.{name}:" for name in ("steps", "keep_every", "keep_last", "watch_every", "retreat", "workers"))
 """Settings that may change when a run goes on."""
@@ -51,10 +50,10 @@ class Loop:
         rng: Rng,
         log: Log,
         keep: Path | None,
-        looks: Sequence[Look],
+        callbacks: Sequence[Callback],
         device: torch.device,
     ):
-        self.training, self.engine, self.rng, self.keep, self.looks = training, engine, rng, keep, looks
+        self.training, self.engine, self.rng, self.keep, self.callbacks = training, engine, rng, keep, callbacks
         self.log: Log = log if engine.rank == 0 else lambda entry: None
         require(
             training.lots % engine.world == 0,
@@ -62,9 +61,9 @@ class Loop:
             f"multiple of {engine.world} (and training.lot smaller, to keep the batch)",
         )
         require(
-            training.patience is None or (keep is not None and any(isinstance(look, HeldOut) for look in looks)),
+            training.patience is None or (keep is not None and any(callback.scores for callback in callbacks)),
             "training.patience ends a run by its held-out loss and goes back to its best checkpoint; give fit both, "
-            "heldout= and keep=, or set training.patience=none",
+            "a HeldOut in callbacks= and keep=, or set training.patience=none",
         )
         lots = as_lots(data, rng.fork("data"))
         self._lots = lots
@@ -141,7 +140,7 @@ class Loop:
         if now > self._clock:  # a clock that stands still or runs backwards gives no rate: the last one stays
             self._speed = training.batch / (now - self._clock)
         entry["samples_per_second"], self._clock = self._speed, now
-        self._look(entry)
+        self._call_back(entry)
         if n + 1 == self.steps:
             entry["peak_bytes"] = self.peak.bytes()
             entry |= {} if self.predicted is None else {"predicted_bytes": self.predicted}
@@ -213,9 +212,9 @@ class Loop:
             entry["param_norm"] = float(engine.norm(now))
         return entry, dict(zip(list(parts)[1:], values[1:], strict=True))
 
-    def _look(self, entry: dict[str, Any]) -> None:
-        """Show the raw and the averaged network to those who want to see them now."""
-        due = [look for look in self.looks if look.due(entry["step"], self.steps)]
+    def _call_back(self, entry: dict[str, Any]) -> None:
+        """Call the callbacks that are due with the raw and the averaged network."""
+        due = [callback for callback in self.callbacks if callback.due(entry["step"], self.steps)]
         self.enough = False
         if not due:
             return
@@ -223,15 +222,15 @@ class Loop:
         name, raw = next(iter(self.state.networks.items()))
         ema = self.averaged(name)
         self._in_use(True)
-        for look in due:
-            found = look.look(raw, ema, entry["step"])
+        for callback in due:
+            found = callback.evaluate(raw, ema, entry["step"])
             scores = {k: v["value"] for k, v in found.items() if isinstance(v, Mapping) and "value" in v}
             for kind, value in scores.items():
                 self.state.best[kind] = min(value, self.state.best.get(kind, float("inf")))
-            entry[look.name] = found | ({"best": dict(self.state.best)} if scores else {})
-            patience = self.training.patience if isinstance(look, HeldOut) and "steps" not in self.state.notes else None
+            entry[callback.name] = found | ({"best": dict(self.state.best)} if scores else {})
+            patience = self.training.patience if callback.scores and "steps" not in self.state.notes else None
             if patience is not None:
-                loss = torch.tensor(patience.loss(found) if self.engine.rank == 0 else 0.0, dtype=torch.float64)
+                loss = torch.tensor(callback.score(found) if self.engine.rank == 0 else 0.0, dtype=torch.float64)
                 loss = self.engine.total(loss.to(here()))  # that of rank 0 decides for all
                 over = patience.over(self.state.notes.setdefault("patience", {}), entry["step"], float(loss))
                 self.enough = over and entry["step"] < self.steps

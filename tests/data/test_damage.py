@@ -10,8 +10,9 @@ import pytest
 
 from beeline.core.types import BeelineError
 from beeline.data.modality import existing
-from beeline.data.tables.files import TableFile, TableStream, save, save_parts
+from beeline.data.tables.files import TableFile, TableStream
 from beeline.data.tables.schema import Schema
+from beeline.data.tables.writing import save, save_parts
 
 
 def rows(n: int = 60) -> pd.DataFrame:

@@ -45,14 +45,38 @@ Log = Callable[[dict[str, Any]], None]
 """Takes one dict a step; a dict with ``note`` instead of ``loss`` is a message."""
 
 
-class Look(Protocol):
-    """Something that looks at the networks while they learn: a held-out loss, previews."""
+@runtime_checkable
+class Callback(Protocol):
+    """Called during training with the raw and the averaged network: a held-out loss, previews.
 
-    name: str
+    Inherit ``training.callbacks.CallbackBase``, which has defaults for all but ``name`` and ``evaluate``.
+    """
 
-    def due(self, step: int, steps: int) -> bool: ...
+    @property
+    def name(self) -> str:
+        """Its key in the log."""
+        ...
 
-    def look(self, raw: nn.Module, ema: nn.Module | None, step: int) -> dict[str, Any]: ...
+    def due(self, step: int, steps: int) -> bool:
+        """Whether it is called after step ``step`` (1, 2, ...) of ``steps``."""
+        ...
+
+    def evaluate(self, raw: nn.Module, ema: nn.Module | None, step: int) -> dict[str, Any]:
+        """What the log gets; the networks are in evaluation mode only if the callback sets it."""
+        ...
+
+    @property
+    def scores(self) -> bool:
+        """Whether ``score`` gives a loss, by which early stopping decides."""
+        ...
+
+    def score(self, found: Mapping[str, Any]) -> float:
+        """The loss of an evaluation; lower is better."""
+        ...
+
+    def place(self, device: torch.device, seen: dict[int, Any]) -> Callback:
+        """The callback with its tensors on ``device``; ``seen`` holds what was moved already, by identity."""
+        ...
 
 
 class Player(NamedTuple):

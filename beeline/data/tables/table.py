@@ -17,11 +17,12 @@ from beeline.core.files import write_bytes
 from beeline.core.ranges import Whole, dataclass
 from beeline.core.rng import Rng
 from beeline.core.types import Batch, Cond, nearest, require
-from beeline.data.tables.codec import cells as kinds
+from beeline.data.tables.codec import columns as kinds
 from beeline.data.tables.codec.codes import ONE_HOT, Cells, Code, split
 from beeline.data.tables.dtypes import bare, pandas
 from beeline.data.tables.infer import infer, label, named
 from beeline.data.tables.schema import Identifier, Schema, listed
+from beeline.data.tables.writing import save
 
 Raw = Any
 """A pandas DataFrame."""
@@ -296,7 +297,6 @@ class Table:
 
     def save(self, raw: Raw, path: Path) -> None:
         """Write rows as .csv (in the dialect of the file that was learned), .tsv or .parquet, or some as .html."""
-        from beeline.data.tables.files import save
 
         if path.suffix in (".html",):
             write_bytes(path, self.preview(raw))

@@ -10,6 +10,7 @@ from torch import nn
 
 from beeline.core.ranges import NonNegative, Positive, dataclass
 from beeline.core.types import extra, require
+from beeline.training.optim.parameter_groups import split
 
 
 @dataclass(frozen=True)
@@ -212,15 +213,6 @@ def decayed(
     if decay == 0:
         return [{"params": list(parameters), "weight_decay": 0.0}]
     return [g for g in groups if g["params"]]
-
-
-def split(
-    parameters: Sequence[nn.Parameter], matrices: Collection[int] | None
-) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-    """The parameters that are matrices, and the others."""
-    wide = [p for p in parameters if (p.ndim >= 2 if matrices is None else id(p) in matrices)]
-    chosen = {id(p) for p in wide}
-    return wide, [p for p in parameters if id(p) not in chosen]
 
 
 def kernel(parameters: Sequence[nn.Parameter]) -> dict[str, bool]:

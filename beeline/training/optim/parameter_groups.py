@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
@@ -52,3 +52,12 @@ def listed(networks: Mapping[str, nn.Module]) -> str:
 
 def _short(names: Sequence[str]) -> str:
     return ", ".join(dict.fromkeys(re.sub(r"(?<=\.)\d+(?=\.)", "*", name) for name in names)) or "none"
+
+
+def split(
+    parameters: Sequence[nn.Parameter], matrices: Collection[int] | None
+) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+    """The parameters that are matrices, and the others."""
+    wide = [p for p in parameters if (p.ndim >= 2 if matrices is None else id(p) in matrices)]
+    chosen = {id(p) for p in wide}
+    return wide, [p for p in parameters if id(p) not in chosen]

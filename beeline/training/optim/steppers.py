@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from beeline.training.distributed.parallel import local, whole
-from beeline.training.optim.optimizers import split
+from beeline.training.optim.parameter_groups import split
 
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # steepest at 0; singular values end between 0.7 and 1.2
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from beeline.core.types import extra
-from beeline.data.tables.codec import cells
+from beeline.data.tables.codec import columns as cells
 from beeline.data.tables.codec.codes import Array
 from beeline.data.tables.dtypes import pandas
 from beeline.data.tables.infer import named

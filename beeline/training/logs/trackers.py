@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
-from beeline.core.files import write_bytes
-from beeline.core.modes import eval_mode
 from beeline.core.protocols.training import Log
-from beeline.core.types import extra, require
+from beeline.core.types import extra
 
 
 def several(*logs: Log) -> Log:
@@ -75,41 +71,3 @@ class WeightsAndBiases:
         found = dict(numbers(without_step(entry)))
         if found:
             self._run.log(found, step=entry.get("step", 0))
-
-
-class Previews:
-    """Pictures from fixed noise, raw and averaged weights side by side in ``folder``.
-
-    ``draw(network)`` gives the bytes of a picture (or a page); it has to use the same noise at every call.
-    """
-
-    name = "previews"
-
-    def __init__(
-        self,
-        draw: Callable[[nn.Module], bytes],
-        folder: str | Path,
-        every: int = 500,
-        suffix: str = "png",
-        writes: bool = True,
-    ):
-        require(every >= 1, f"previews every {every} steps were asked for; give a whole number from 1")
-        self.draw, self.folder, self.every, self.suffix = draw, Path(folder), every, suffix
-        self.writes = writes  # of several processes all draw and one writes
-
-    def due(self, step: int, steps: int) -> bool:
-        """Whether to draw after this step."""
-        return step % self.every == 0 or step == steps
-
-    def look(self, raw: nn.Module, ema: nn.Module | None, step: int) -> dict[str, Any]:
-        """Write the pictures of this step; their names."""
-        written = {}
-        for kind, network in (("raw", raw), ("ema", ema)):
-            if network is not None:
-                with eval_mode(network):
-                    content = self.draw(network)
-                path = self.folder / f"step-{step:08d}-{kind}.{self.suffix}"
-                if self.writes:
-                    write_bytes(path, content)
-                written[kind] = path.name
-        return written

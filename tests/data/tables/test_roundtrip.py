@@ -14,10 +14,11 @@ import torch
 from beeline.cli.commands import condition
 from beeline.config.build import build, describe
 from beeline.core.types import BeelineError
-from beeline.data.tables.files import TableFile, save_parts
+from beeline.data.tables.files import TableFile
 from beeline.data.tables.infer import infer
 from beeline.data.tables.schema import Category, Constant, Identifier, Moment, Number
 from beeline.data.tables.table import Table
+from beeline.data.tables.writing import save_parts
 from beeline.estimators.row_input import seed_of, tell_lost
 
 N = 120

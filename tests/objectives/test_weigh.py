@@ -108,7 +108,7 @@ def test_they_train_with_fit_and_resume_bit_for_bit(objective, tmp_path):
         training = Training(steps=steps, lots=2, lot=8, rate=Constant(1e-2), ema=EMA(3.0))
         look = HeldOut(objective, Batch(DATA), train=Batch(DATA), every=100)
         made = fit(net, objective, DATA + 1, training, rng=Rng(0), log=lambda e: None, keep=tmp_path / name,
-                   heldout=look, **more)  # fmt: skip
+                   callbacks=(look,), **more)  # fmt: skip
         assert isinstance(made, Field)
         return checkpoint.read(checkpoint.newest(tmp_path / name))
 

@@ -17,13 +17,14 @@ from torch import nn
 from beeline.core.rng import Rng
 from beeline.core.types import Batch, BeelineError, require
 from beeline.objectives.matching import FlowMatching
+from beeline.training.callbacks import Previews
 from beeline.training.config import Training
 from beeline.training.feed import cache
 from beeline.training.feed.workers import Fetched, order_of
 from beeline.training.fit import fit
+from beeline.training.logs.trackers import TensorBoard, WeightsAndBiases, several
 from beeline.training.optim.ema import EMA
 from beeline.training.optim.learning_rate import Constant
-from beeline.training.trackers import Previews, TensorBoard, WeightsAndBiases, several
 
 
 class Field(nn.Module):
@@ -230,7 +231,7 @@ def test_previews_show_raw_and_averaged_weights(tmp_path):
     training = Training(steps=4, lot=4, rate=Constant(0.1), ema=EMA(5.0, 0))
     with Rng(0).ambient():
         net = Field()
-    fit(net, FlowMatching(), torch.ones(8, 2), training, rng=Rng(0), log=entries.append, looks=[look])
+    fit(net, FlowMatching(), torch.ones(8, 2), training, rng=Rng(0), log=entries.append, callbacks=[look])
     names = sorted(p.name for p in (tmp_path / "samples").iterdir())
     assert names == [f"step-{n:08d}-{k}.json" for n in (2, 4) for k in ("ema", "raw")]
     raw, ema = ((tmp_path / "samples" / f"step-00000004-{k}.json").read_text() for k in ("raw", "ema"))

@@ -189,7 +189,7 @@ IMPATIENT = Training(steps=400, lot=16, rate=RATE, patience=Patience(3, every=10
 
 def learned(training: Training, held: Tensor | None = None, **more: Any) -> Network:
     look = None if held is None else HeldOut(RowMatching(known=0.0), Batch(held), every=10, draws=4)
-    made: Network = fit(small(), RowMatching(known=0.0), ROWS, training, heldout=look, rng=Rng(7), **more)
+    made: Network = fit(small(), RowMatching(known=0.0), ROWS, training, callbacks=(look,), rng=Rng(7), **more)
     return made
 
 

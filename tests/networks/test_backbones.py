@@ -17,7 +17,7 @@ from beeline.networks.hooks import blocks, taps
 from beeline.networks.mlp import MLP
 from beeline.networks.patches import from_patches, to_patches
 from beeline.networks.unet import UNet
-from tests.nets.zoo import LABEL, ZOO, alive, inputs
+from tests.networks.zoo import LABEL, ZOO, alive, inputs
 
 every = pytest.mark.parametrize("name", ZOO)
 

@@ -19,9 +19,9 @@ from beeline.sampling.sampler import Sampler
 from beeline.training import checkpoint
 from beeline.training.config import Training
 from beeline.training.early_stopping import Patience
-from beeline.training.log import read_log
+from beeline.training.logs.run_log import read_log
 from beeline.training.optim.learning_rate import Constant
-from tests.data.test_schema import mixed
+from tests.data.tables.test_schema import mixed
 
 
 def quick(path: str) -> Run:

@@ -8,8 +8,8 @@ import pytest
 from beeline.core.rng import Rng
 from beeline.data.tables.table import Table
 from beeline.estimators.tabular_report import correlations, histograms, report, scores
-from tests.data.test_schema import mixed
-from tests.data.test_tablemetrics import people
+from tests.data.tables.test_schema import mixed
+from tests.data.tables.test_tablemetrics import people
 
 
 def test_every_figure_stands_beside_its_floor() -> None:

@@ -14,7 +14,7 @@ from beeline.core.types import BeelineError
 from beeline.data.tables.codec.codes import Code, Quantile, Standard
 from beeline.data.tables.schema import Constant, Identifier
 from beeline.data.tables.table import Table
-from tests.data.test_schema import mixed
+from tests.data.tables.test_schema import mixed
 
 
 @pytest.fixture(scope="module")

@@ -25,7 +25,7 @@ from beeline.paths.interpolant import Bridge
 from beeline.sampling.sampler import Sampler
 from beeline.solvers.runge_kutta import HEUN
 from beeline.times.samplers import LogitNormal
-from tests.learn.exact import PLAIN, assert_minimum, plain
+from tests.objectives.exact import PLAIN, assert_minimum, plain
 
 INSIDE = LogitNormal(0.0, 0.8)
 ONE = torch.tensor([[0.7, -1.2]], dtype=torch.float64)  # a data set of one datum: every pair is certain

@@ -12,7 +12,7 @@ from beeline.networks.mlp import MLP
 from beeline.objectives.deep_supervision import Deep, DeepSupervision, EarlyExit
 from beeline.objectives.matching import FlowMatching, squared
 from beeline.paths.affine import Cosine
-from tests.learn.test_slots_terms import INSIDE, ONE, Net, certain, one
+from tests.objectives.test_slots_terms import INSIDE, ONE, Net, certain, one
 
 
 class Zero(nn.Module):

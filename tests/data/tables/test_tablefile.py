@@ -9,8 +9,9 @@ import torch
 from beeline.config.build import build, describe
 from beeline.core.rng import Rng
 from beeline.core.types import BeelineError
-from beeline.data.tables.files import TableFile, TableStream, save, save_parts
-from tests.data.test_schema import mixed
+from beeline.data.tables.files import TableFile, TableStream
+from beeline.data.tables.writing import save, save_parts
+from tests.data.tables.test_schema import mixed
 
 
 def test_a_file_is_read_parted_and_described(tmp_path) -> None:

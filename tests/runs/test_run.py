@@ -16,7 +16,7 @@ from beeline.data.point_files import PointFile
 from beeline.distillation.students import OneStep, Reflow
 from beeline.recipes import images, points
 from beeline.runs.run import Distilled, Run, prepare_distilled, train
-from beeline.training.log import JsonLines, read_log
+from beeline.training.logs.run_log import JsonLines, read_log
 
 SMALL = {"training.steps": 3, "training.lot": 8, "sampler.steps": 2}
 

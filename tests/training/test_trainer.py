@@ -288,7 +288,7 @@ def test_the_heldout_loss_is_fixed_and_best_is_kept(tmp_path):
     x = GaussianLaw().sample(96, Rng(0))
     look = HeldOut(FlowMatching(), Batch(x[:32]), train=Batch(x[32:]), every=2)
     entries = []
-    fit(small(), FlowMatching(), x[32:], Training(steps=4, lot=16), rng=Rng(0), log=entries.append, heldout=look)
+    fit(small(), FlowMatching(), x[32:], Training(steps=4, lot=16), rng=Rng(0), log=entries.append, callbacks=(look,))
     seen = [e["heldout"] for e in entries if "heldout" in e]
     assert len(seen) == 2 and seen[0]["raw"]["value"] > seen[1]["raw"]["value"]
     assert seen[1]["best"]["raw"] == seen[1]["raw"]["value"] and "ema" in seen[0]

@@ -26,7 +26,7 @@ from beeline.training import checkpoint
 from beeline.training.config import Training
 from beeline.training.distributed.parallel import Alone
 from beeline.training.early_stopping import Patience
-from beeline.training.log import read_log
+from beeline.training.logs.run_log import read_log
 from beeline.training.optim.ema import EMA, Power
 from beeline.training.optim.learning_rate import WarmupConstantCooldown
 

@@ -28,7 +28,7 @@ from beeline.times.samplers import At
 from beeline.times.schedules import Explicit
 from beeline.training.config import Training
 from beeline.training.fit import fit
-from tests.learn.exact import LAW, labelled
+from tests.objectives.exact import LAW, labelled
 
 METHODS = [
     PeRFlow(2, 2),

@@ -31,7 +31,7 @@ from beeline.spaces.pyramid import Pyramid
 from beeline.spaces.simplex import Dirichlet, Posterior
 from beeline.times.composed import Antithetic, Binned, Frames, NormalSNR, Stratified
 from beeline.times.samplers import At, Beta, CosMap, LogitNormal, Mode, UShaped
-from tests.learn.exact import PLAIN, Nudged, assert_minimum, labelled, plain, scores
+from tests.objectives.exact import PLAIN, Nudged, assert_minimum, labelled, plain, scores
 
 INSIDE = LogitNormal(0.0, 0.8)
 

@@ -22,7 +22,7 @@ from beeline.runs.run_directory import ready
 from beeline.training import checkpoint
 from beeline.training.config import Training
 from beeline.training.distributed import parallel
-from beeline.training.log import JsonLines, read_log
+from beeline.training.logs.run_log import JsonLines, read_log
 from beeline.training.optim.learning_rate import Constant
 
 

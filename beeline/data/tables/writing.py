@@ -1,0 +1,72 @@
+"""Tables to CSV and Parquet files."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from beeline.core.files import replacing
+from beeline.core.types import extra, require
+from beeline.data.tables.infer import named
+from beeline.data.tables.schema import EXACT
+
+
+def save(raw: Any, path: str | Path, written: Mapping[str, str] | None = None) -> None:
+    """Write a data frame as CSV, TSV or Parquet, by the ending of the path; whole numbers are written whole.
+
+    ``written`` is the dialect of a CSV file: encoding, sep and decimal, in the words of pandas.
+    """
+    path = Path(path)
+    if path.suffix in (".parquet", ".pq"):
+        with replacing(path) as temporary:
+            named(raw).to_parquet(temporary, index=False)
+        return
+    require(
+        path.suffix in (".csv", ".tsv"),
+        f"{path} is neither .csv, .tsv nor .parquet by its name; choose one of these endings",
+    )
+    tabs = {"sep": "\t"} if path.suffix in (".tsv",) else {}
+    with replacing(path) as temporary:
+        plain(raw).to_csv(temporary, index=False, **{"encoding": "utf-8", **(written or {}), **tabs})
+
+
+def plain(raw: Any) -> Any:
+    """The rows with whole numbers as such, which gaps had made broken ones."""
+    made = named(raw).copy(deep=False)
+    for name in made.columns:
+        cells = made[name]
+        if not isinstance(cells.dtype, np.dtype) or cells.dtype.kind not in "f" or cells.isna().all():
+            continue
+        full = cells.dropna()
+        if ((full % 1 == 0) & (full.abs() <= EXACT)).all():
+            made[name] = cells.astype("Int64")
+    return made
+
+
+def save_parts(parts: Iterator[Any], path: str | Path, written: Mapping[str, str] | None = None) -> int:
+    """Write data frames to one Parquet or CSV file as they come, a row group each: constant memory.  Gives the rows."""
+    path, count = Path(path), 0
+    arrow, parquet = extra("pyarrow", "tables"), extra("pyarrow.parquet", "tables")
+    require(
+        path.suffix in (".parquet", ".pq", ".csv"),
+        f"{path} is neither .parquet nor .csv by its name; choose one of these endings",
+    )
+    with replacing(path) as temporary, contextlib.ExitStack() as opened:
+        writer: Any = None
+        for raw in parts:
+            count += len(raw)
+            if path.suffix in (".csv",):
+                form = dict(written or {})
+                encoding = form.pop("encoding", "utf-8")
+                first = writer is None
+                writer = writer or opened.enter_context(open(temporary, "w", newline="", encoding=encoding))
+                plain(raw).to_csv(writer, index=False, header=first, **form)
+                continue
+            rows = arrow.Table.from_pandas(named(raw), preserve_index=False)
+            writer = writer or opened.enter_context(parquet.ParquetWriter(temporary, rows.schema))
+            writer.write_table(rows.cast(writer.schema))
+    return count
