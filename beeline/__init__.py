@@ -21,30 +21,30 @@ from beeline.runs.run import Run, train
 from beeline.sampling.auto import auto_sampler
 from beeline.sampling.guidance.guide import CFG, Guide
 from beeline.sampling.sampler import Sampler
-from beeline.shelves import Shelf
+from beeline.shelves import Namespace
 from beeline.solvers.integrate import IntegrationError, integrate
 from beeline.training.config import Training
 from beeline.training.fit import fit
 
 __version__ = "0.1.0"
 
-paths = Shelf("paths", "latents", "spaces", "pyramids")
-times = Shelf("times")
-schedules = Shelf("schedules")
-sources = Shelf("sources")
-couplings = Shelf("couplings")
-solvers = Shelf("solvers", "tableaus", "noises", "diffusions", "clocks")
-guidance = Shelf("guidance", "references", "rules")
-objectives = Shelf("objectives", "weights", "distances", "costs", "drops")
-optimisers = Shelf("optimisers")
-rates = Shelf("rates")
-averages = Shelf("averages")
-fits = Shelf("fits")
-gradients = Shelf("gradients")
-distillations = Shelf("distillations")
-networks = Shelf("networks")
-laws = Shelf("laws")
-metrics = Shelf("metrics", "features")
+paths = Namespace("paths", "latents", "spaces", "pyramids")
+times = Namespace("times")
+schedules = Namespace("schedules")
+sources = Namespace("sources")
+couplings = Namespace("couplings")
+solvers = Namespace("solvers", "tableaus", "noises", "diffusions", "clocks")
+guidance = Namespace("guidance", "references", "rules")
+objectives = Namespace("objectives", "weights", "distances", "costs", "drops")
+optimizers = Namespace("optimizers")
+rates = Namespace("lr_schedules")
+averages = Namespace("averages")
+fits = Namespace("fits")
+gradients = Namespace("gradients")
+distillations = Namespace("distillations")
+networks = Namespace("networks")
+laws = Namespace("distributions")
+metrics = Namespace("metrics", "features")
 
 
 def __getattr__(name: str) -> Any:

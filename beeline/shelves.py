@@ -9,10 +9,10 @@ from beeline.config.catalogue import CATALOGUE, member
 from beeline.core.types import nearest
 
 
-class Shelf(ModuleType):
+class Namespace(ModuleType):
     """The components of some kinds as attributes, imported when they are asked for.
 
-    >>> Shelf("solvers").RK4.order
+    >>> Namespace("solvers").RK4.order
     4
     """
 

@@ -82,7 +82,7 @@ class Task:
     distance: Callable[[Tensor], float]
     draws: int  # samples for one figure
     steps: int  # of plain training
-    lot: int
+    microbatch: int
     pairs: int  # of reflow
 
 
@@ -115,15 +115,15 @@ def train(task: Task, choice: Choice, rng: bl.Rng) -> tuple[Any, float]:
     silent = lambda entry: None  # noqa: E731
 
     def run(net: Any, objective: Any, data: Any, steps: int, name: str) -> Any:
-        training = Training(steps=steps, lot=task.lot, rate=WarmupCosine(2e-3, 50), ema=choice.ema)
+        training = Training(steps=steps, batch_size=task.microbatch, lr=WarmupCosine(2e-3, 50), ema=choice.ema)
         return fit(net, objective, data, training, rng=rng.fork(name), log=silent).eval()
 
     if not choice.reflow:
         steps = int(task.steps / choice.passes)
         return run(net, choice.objective, bl.Batch(task.data), steps, "fit"), steps * choice.passes
-    # a forward pass is a third of a training pass: pairs cost walk x pairs / lot / 3 steps
+    # a forward pass is a third of a training pass: pairs cost walk x pairs / microbatch / 3 steps
     walk = 16
-    paid = walk * task.pairs / task.lot / 3
+    paid = walk * task.pairs / task.microbatch / 3
     half = int((task.steps - paid) / 2)
     teacher = bl.Flow(run(net, choice.objective, bl.Batch(task.data), half, "teacher"))
     reflow = Reflow(bl.Sampler(walk // 2), count=task.pairs)

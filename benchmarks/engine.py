@@ -36,7 +36,7 @@ from beeline.networks.unet import UNet
 from beeline.objectives.matching import FlowMatching
 from beeline.training.checks import check_state, check_step
 from beeline.training.config import Training
-from beeline.training.distributed.parallel import Alone, local_norm
+from beeline.training.distributed.parallel import SingleDevice, local_norm
 from beeline.training.fit import fit
 from beeline.training.loop import Loop
 from beeline.training.optim.ema import Average
@@ -55,34 +55,43 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], int]] = {
 
 def made(name: str) -> tuple[Network, Batch, int]:
     """A network with random data of its shape."""
-    build, shape, lot = NETWORKS[name]
+    build, shape, microbatch = NETWORKS[name]
     with Rng(0).ambient():
         net = Network(build())
-    x = Rng(1).normal(torch.empty(max(256, lot), *shape))
+    x = Rng(1).normal(torch.empty(max(256, microbatch), *shape))
     told = "conditions" in net.backbone.describe() and net.backbone.describe()["conditions"]
-    return net, Batch(x, cond={"label": torch.arange(len(x)) % 10} if told else None), lot
+    return net, Batch(x, cond={"label": torch.arange(len(x)) % 10} if told else None), microbatch
 
 
 def overhead(name: str, rounds: int, steps: int) -> dict[str, Any]:
-    """The engine over a bare loop on the same network with the same optimiser."""
-    net, data, lot = made(name)
+    """The engine over a bare loop on the same network with the same optimizer."""
+    net, data, microbatch = made(name)
     other, _, _ = made(name)
-    training = Training(steps=10**9, lot=lot, rate=Constant(1e-4), ema=None, clip=None)
+    training = Training(steps=10**9, batch_size=microbatch, lr=Constant(1e-4), ema=None, clip=None)
     loop = Loop(
-        {"network": net}, FlowMatching(), data, training, Alone(), Rng(0), lambda e: None, None, (), torch.device("cpu")
+        {"network": net},
+        FlowMatching(),
+        data,
+        training,
+        SingleDevice(),
+        Rng(0),
+        lambda e: None,
+        None,
+        (),
+        torch.device("cpu"),
     )
-    optimiser = torch.optim.AdamW(other.parameters(), lr=1e-4, betas=(0.9, 0.99), weight_decay=0.0, fused=True)
+    optimizer = torch.optim.AdamW(other.parameters(), lr=1e-4, betas=(0.9, 0.99), weight_decay=0.0, fused=True)
 
     def bare() -> None:
-        rows = torch.randint(0, len(data.x1), (lot,))
+        rows = torch.randint(0, len(data.x1), (microbatch,))
         x1 = data.x1[rows]
         cond = None if data.cond is None else {k: v[rows] for k, v in data.cond.items()}  # type: ignore[union-attr]
-        x0, t = torch.randn_like(x1), torch.rand(lot)
+        x0, t = torch.randn_like(x1), torch.rand(microbatch)
         wide = t.reshape(-1, *[1] * (x1.ndim - 1))
         loss = (other((1 - wide) * x0 + wide * x1, t, cond) - (x1 - x0)).square().mean()
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss.backward()
-        optimiser.step()
+        optimizer.step()
         loss.item()
 
     averaged = Average(net, Training().profiles[0])
@@ -106,7 +115,7 @@ def overhead(name: str, rounds: int, steps: int) -> dict[str, Any]:
     return {
         "network": name,
         "parameters": sum(p.numel() for p in net.parameters()),
-        "lot": lot,
+        "batch_size": microbatch,
         "bare_seconds": round(base, 5),
         "engine_over_bare": round(statistics.median(ratios), 4),
         "spread": [round(min(ratios), 4), round(max(ratios), 4)],
@@ -116,10 +125,19 @@ def overhead(name: str, rounds: int, steps: int) -> dict[str, Any]:
 
 def belts(name: str, steps: int) -> dict[str, Any]:
     """The checks of a step, and those before a checkpoint, over the step itself."""
-    net, data, lot = made(name)
-    training = Training(steps=10**9, lot=lot, rate=Constant(1e-4), keep_every=500)
+    net, data, microbatch = made(name)
+    training = Training(steps=10**9, batch_size=microbatch, lr=Constant(1e-4), checkpoint_every=500)
     loop = Loop(
-        {"network": net}, FlowMatching(), data, training, Alone(), Rng(0), lambda e: None, None, (), torch.device("cpu")
+        {"network": net},
+        FlowMatching(),
+        data,
+        training,
+        SingleDevice(),
+        Rng(0),
+        lambda e: None,
+        None,
+        (),
+        torch.device("cpu"),
     )
     loop.step()
     start = time.process_time()
@@ -133,8 +151,8 @@ def belts(name: str, steps: int) -> dict[str, Any]:
         check_step(1.0, float(norm), 1, loop.state.networks)
     every = (time.process_time() - start) / 20
     start = time.process_time()
-    check_state(1, loop.state.networks, loop.state.averages, Alone())
-    kept = (time.process_time() - start) / training.keep_every
+    check_state(1, loop.state.networks, loop.state.averages, SingleDevice())
+    kept = (time.process_time() - start) / training.checkpoint_every
     return {"network": name, "step_seconds": round(step, 5), "belts_over_step": round((every + kept) / step, 5)}
 
 
@@ -146,7 +164,10 @@ def engines() -> dict[str, Any]:
 
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder)
-        one = {o: workers.curve(Alone(), o, keep=out / "alone" if o == "flow" else None) for o in ("flow", "jvp")}
+        one = {
+            o: workers.curve(SingleDevice(), o, checkpoint_dir=out / "alone" if o == "flow" else None)
+            for o in ("flow", "jvp")
+        }
         path = os.pathsep.join([str(here.parent.parent), os.environ.get("PYTHONPATH", "")])
         command = [sys.executable, str(here / "workers.py"), str(out), "equal:2", "equal:4"]
         subprocess.run(command, env=os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}, check=True)
@@ -162,10 +183,10 @@ def engines() -> dict[str, Any]:
 
 def memory(name: str) -> dict[str, Any]:
     """Predicted and measured peak, beyond the data, in this process."""
-    net, data, lot = made(name)
+    net, data, microbatch = made(name)
     warm, few, _ = made("digits DiT")  # libraries load what they load before anything is measured
-    fit(warm, FlowMatching(), few, Training(steps=3, lot=8, watch_every=2), rng=Rng(0), log=lambda e: None)
-    training = Training(steps=4, lot=lot, rate=Constant(1e-4), watch_every=2)
+    fit(warm, FlowMatching(), few, Training(steps=3, batch_size=8, watch_every=2), rng=Rng(0), log=lambda e: None)
+    training = Training(steps=4, batch_size=microbatch, lr=Constant(1e-4), watch_every=2)
     foreseen = plan(net, FlowMatching(), data, training, rng=Rng(0), trial=0)
     entries: list[dict[str, Any]] = []
     fit(net, FlowMatching(), data, training, rng=Rng(0), log=entries.append)
@@ -173,7 +194,7 @@ def memory(name: str) -> dict[str, Any]:
     return {
         "network": name,
         "parameters": foreseen.parameters,
-        "lot": lot,
+        "batch_size": microbatch,
         "predicted": foreseen.peak,
         "measured": measured,
         "predicted_over_measured": round(foreseen.peak / measured, 4),
@@ -182,7 +203,7 @@ def memory(name: str) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("parts", nargs="*", default=["overhead", "belts", "engines", "memory"])
+    parser.add_argument("parts", nargs="*", default=["overhead", "belts", "parallel", "memory"])
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--memory-of", help=argparse.SUPPRESS)
@@ -202,8 +223,8 @@ def main() -> None:
         found["overhead"] = [overhead(name, given.rounds, steps) for name, steps in sizes]
     if "belts" in given.parts:
         found["belts"] = [belts("digits DiT", 10), belts("20M DiT", 3)]
-    if "engines" in given.parts:
-        found["engines"] = engines()
+    if "parallel" in given.parts:
+        found["parallel"] = engines()
     if "memory" in given.parts:
         found["memory"] = []
         for name in ("20M DiT", "UNet", "wide MLP"):

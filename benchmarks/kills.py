@@ -28,7 +28,7 @@ from beeline.objectives.matching import FlowMatching
 from beeline.training import checkpoint
 from beeline.training.config import Training
 from beeline.training.fit import fit
-from beeline.training.optim.ema import EMA, Power
+from beeline.training.optim.ema import EMA, PowerEMA
 from beeline.training.optim.learning_rate import WarmupConstantCooldown
 
 STEPS = 60
@@ -53,15 +53,15 @@ def work(keep: Path) -> None:
     data = Rng(1).normal(torch.empty(100, 2))
     training = Training(
         steps=STEPS,
-        lots=2,
-        lot=16,
-        rate=WarmupConstantCooldown(5e-3, 10, 0.3),
-        ema=(EMA(20.0), Power(0.1)),
-        keep_every=3,
+        microbatches=2,
+        batch_size=16,
+        lr=WarmupConstantCooldown(5e-3, 10, 0.3),
+        ema=(EMA(20.0), PowerEMA(0.1)),
+        checkpoint_every=3,
         snapshot_every=20,
     )
     before = keep if checkpoint.steps(keep) else None
-    fit(net, FlowMatching(), data, training, rng=Rng(4), log=lambda entry: None, keep=keep, resume=before)
+    fit(net, FlowMatching(), data, training, rng=Rng(4), log=lambda entry: None, checkpoint_dir=keep, resume=before)
 
 
 def child(keep: Path, after: float | None) -> int:
@@ -91,7 +91,7 @@ def end(keep: Path) -> dict[str, Tensor]:
 
 def measure(kills: int, seed: int = 0) -> dict[str, Any]:
     """Kill and resume; how many runs ended bitwise equal."""
-    import torch._dynamo  # noqa: F401 - torch's optimisers load it: once, before the forks
+    import torch._dynamo  # noqa: F401 - torch's optimizers load it: once, before the forks
 
     draw = random.Random(seed)
     with tempfile.TemporaryDirectory() as folder:

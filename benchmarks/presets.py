@@ -67,19 +67,19 @@ def learn(steps: int, iterations: int, rate: float = 0.005, laws: int = LAWS, wa
     form = Form(Shifted(1.2)(steps), min(3, steps), keep=True)
     if warm and steps in PRESETS:
         form.set(Fitted(*PRESETS[steps]))
-    optimiser = torch.optim.Adam(form.parts(), lr=rate)
+    optimizer = torch.optim.Adam(form.parts(), lr=rate)
     learned = problems[: laws * 3 // 4]
     for i in range(iterations):
-        for group in optimiser.param_groups:
+        for group in optimizer.param_groups:
             group["lr"] = rate * (1 + math.cos(math.pi * i / iterations)) / 2
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         chosen = rng.fork("law of step", i).permutation(len(learned))[:4].tolist()
         for k in chosen:
             field, x0, x1 = learned[k]
             rows = rng.fork("rows", i, k).permutation(NOISES)[:384]
             ((form.walk(field, x0[rows]) - x1[rows]).square().mean().log() / 4).backward()
         torch.nn.utils.clip_grad_norm_(form.parts(), 1.0)
-        optimiser.step()
+        optimizer.step()
     return form, gain(form, problems[laws * 3 // 4 :], steps)
 
 

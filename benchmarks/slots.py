@@ -68,12 +68,12 @@ def milliseconds(work: Callable[[], Any]) -> float:
     return (time.process_time() - start) * 1000
 
 
-def steps(rounds: int, lot: int, width: int) -> dict[str, Any]:
-    """A step of every choice: forward, backward, no optimiser (the same for all)."""
+def steps(rounds: int, microbatch: int, width: int) -> dict[str, Any]:
+    """A step of every choice: forward, backward, no optimizer (the same for all)."""
     with bl.Rng(0).ambient():
         net: nn.Module = bl.Network(UNet((1, 28, 28), width=width, conditions={"label": {"classes": 10}}))
-    x = bl.Rng(0).fork("data").normal(torch.empty(lot, 1, 28, 28)).clamp(-1, 1)
-    batch = bl.Batch(x, cond={"label": torch.arange(lot) % 10})
+    x = bl.Rng(0).fork("data").normal(torch.empty(microbatch, 1, 28, 28)).clamp(-1, 1)
+    batch = bl.Batch(x, cond={"label": torch.arange(microbatch) % 10})
     last = next(iter(net.stacks.values()))[-1]
     block = next(name for name, module in net.named_modules() if module is last)
     todo = {"plain": (PLAIN, 1.0)} | CHOICES | {"dispersed features": (bl.objectives.Dispersed(PLAIN, block), 1.0)}
@@ -126,13 +126,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.slots", description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=3, help="turns of every choice; the best counts")
     parser.add_argument("--width", type=int, default=32, help="of the U-Net; 32 is the recipe's")
-    parser.add_argument("--lot", type=int, default=128)
+    parser.add_argument("--microbatch", type=int, default=128)
     parser.add_argument("--out", type=Path, metavar="FILE", help="where the result goes")
     chosen = parser.parse_args()
     torch.set_num_threads(1)
     keep_memory()  # as the command line does; without, two passes cost three times one
-    made = {"couplings alone, ms": couplings(7), "steps": steps(chosen.rounds, chosen.lot, chosen.width)}
-    report.write("slots", made, [0], chosen.out, lot=chosen.lot, width=chosen.width, rounds=chosen.rounds)
+    made = {"couplings alone, ms": couplings(7), "steps": steps(chosen.rounds, chosen.microbatch, chosen.width)}
+    report.write("slots", made, [0], chosen.out, batch_size=chosen.microbatch, width=chosen.width, rounds=chosen.rounds)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
     python -m benchmarks.throughput [--rounds 15] [--json FILE]
 
-Training: seconds a step of ``fit`` over seconds a step of a bare torch loop with the same network, batch, optimiser
+Training: seconds a step of ``fit`` over seconds a step of a bare torch loop with the same network, batch, optimizer
 and average; aim 1.05 at most.  Sampling: seconds over evaluations x one forward pass of the DiT at batch 64; aim 1.05
 at most.  The two sides take turns, round by round, so that a busy machine slows both; the figure is the median over
 the rounds of the ratio within a round.  ``cpu`` is the same with seconds of the processor in place of the clock's,
@@ -64,28 +64,28 @@ def data(n: int) -> Batch:
     return Batch(rng.normal(torch.empty(n, *SHAPE)), cond={"label": rng.fork("label").integers(10, n)})
 
 
-def bare(net: nn.Module, batch: Batch, lot: int, steps: int) -> None:
+def bare(net: nn.Module, batch: Batch, microbatch: int, steps: int) -> None:
     """Training as one would write it by hand, with an average of the weights."""
-    optimiser = torch.optim.AdamW(net.parameters(), lr=1e-3, betas=(0.9, 0.99), weight_decay=0.0, fused=True)
+    optimizer = torch.optim.AdamW(net.parameters(), lr=1e-3, betas=(0.9, 0.99), weight_decay=0.0, fused=True)
     average = [p.detach().clone() for p in net.parameters()]
     weights = [p.detach() for p in net.parameters()]
     assert isinstance(batch.cond, dict)
     for _ in range(steps):
-        index = torch.randint(len(batch.x1), (lot,))
+        index = torch.randint(len(batch.x1), (microbatch,))
         x1, label = batch.x1[index], batch.cond["label"][index]
-        x0, t = torch.randn_like(x1), torch.rand(lot)
+        x0, t = torch.randn_like(x1), torch.rand(microbatch)
         x = torch.lerp(x0, x1, t[:, None, None, None])
         loss = (net(x, t, {"label": label}) - (x1 - x0)).square().mean()
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(net.parameters(), 1.0)
-        optimiser.step()
+        optimizer.step()
         torch._foreach_lerp_(average, weights, 0.001)
 
 
-def engine(net: nn.Module, batch: Batch, lot: int, steps: int) -> None:
+def engine(net: nn.Module, batch: Batch, microbatch: int, steps: int) -> None:
     """The same through ``fit``."""
-    training = Training(steps=steps, lot=lot, optimiser=AdamW(), rate=Constant(1e-3), ema=EMA(), clip=1.0)
+    training = Training(steps=steps, batch_size=microbatch, optimizer=AdamW(), lr=Constant(1e-3), ema=EMA(), clip=1.0)
     fit(net, FlowMatching(), batch, training, rng=Rng(SEED).fork("training"), log=lambda entry: None)
 
 
@@ -118,18 +118,24 @@ def versus(ours: Callable[[], Any], theirs: Callable[[], Any], rounds: int) -> d
     return made
 
 
-def training(name: str, rounds: int, steps: int, lot: int) -> dict[str, Any]:
+def training(name: str, rounds: int, steps: int, microbatch: int) -> dict[str, Any]:
     """``fit`` against the bare loop."""
     batch, net = data(2048), network(name)
     ours, theirs = copy.deepcopy(net), copy.deepcopy(net)
 
     def by_hand() -> None:
         with Rng(SEED).ambient():
-            bare(theirs, batch, lot, steps)
+            bare(theirs, batch, microbatch, steps)
 
-    made = versus(lambda: engine(ours, batch, lot, steps), by_hand, rounds)
+    made = versus(lambda: engine(ours, batch, microbatch, steps), by_hand, rounds)
     seconds = made["wall"]["ours_seconds"]
-    return {"network": name, "parameters": count(net), "samples_per_second": lot * steps / seconds, "aim": 1.05, **made}
+    return {
+        "network": name,
+        "parameters": count(net),
+        "samples_per_second": microbatch * steps / seconds,
+        "aim": 1.05,
+        **made,
+    }
 
 
 def sampling(rounds: int, steps: int, n: int) -> dict[str, Any]:
@@ -173,10 +179,10 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=15, help="turns of each side")
     parser.add_argument("--json", type=Path, default=None, help="where to write instead of benchmarks/results")
     given = parser.parse_args()
-    settings = {"rounds": given.rounds, "training_steps": 10, "lot": 64, "sampling_steps": 5, "batch": 64}
+    settings = {"rounds": given.rounds, "training_steps": 10, "batch_size": 64, "sampling_steps": 5, "batch": 64}
     figures: dict[str, Any] = {"sampling": sampling(given.rounds, settings["sampling_steps"], settings["batch"])}
     for name in BACKBONES:
-        figures[f"training {name}"] = training(name, given.rounds, settings["training_steps"], settings["lot"])
+        figures[f"training {name}"] = training(name, given.rounds, settings["training_steps"], settings["batch_size"])
     for name, row in figures.items():
         wall, cpu = row["wall"], row["cpu"]
         print(

@@ -214,7 +214,7 @@ def measure(
         out["auto"][budget] = errors(sampler(law.flow, x0), exact)
         if fit and budget in fitted_at:
             like = torch.empty(4096, law.dim, dtype=torch.float64)
-            method = Bespoke(iterations, batch=1024, rate=0.01 if law.dim < 32 else 0.005, order=3)
+            method = Bespoke(iterations, batch=1024, lr=0.01 if law.dim < 32 else 0.005, order=3)
             fitted = fit_solver(law.flow, budget, like=like, rng=Rng(11), method=method)
             out["fitted"][budget] = errors(fitted(law.flow, x0), exact)
     out["seconds"] = round(time.perf_counter() - begin, 1)
@@ -347,7 +347,7 @@ def main() -> None:
     parser.add_argument("--redraw", type=Path, help="print the tables and draw the plots of a result, without a run")
     given = parser.parse_args()
     if given.redraw:
-        show(_numbered(json.loads(given.redraw.read_text())["figures"]["laws"]), given.plots)
+        show(_numbered(json.loads(given.redraw.read_text())["figures"]["distributions"]), given.plots)
         return
     with torch.no_grad():
         chosen = {
@@ -363,8 +363,8 @@ def main() -> None:
                 # the widest law costs as much as all others together: half the noises, half the iterations
                 share = 1 if law.dim <= 64 else 2
                 results[name] = measure(name, law, given.noises // share, given.budgets, fit, given.iterations // share)
-                write("truth", {"laws": results}, [SEED, 11], given.json, noises=given.noises)
-        figures: dict[str, Any] = {"laws": results}
+                write("truth", {"distributions": results}, [SEED, 11], given.json, noises=given.noises)
+        figures: dict[str, Any] = {"distributions": results}
         if not given.only:
             figures["adaptive"] = {name: adaptive(law) for name, law in laws().items() if law.dim <= 2}
     target = write("truth", figures, [SEED, 11], given.json, noises=given.noises, iterations=given.iterations)

@@ -18,7 +18,7 @@ NAMES = {
     "solvers": ["EULER", "MIDPOINT", "HEUN", "RK4", "AdamsBashforth", "MidpointReuse", "DPMSolver", "Adaptive", "Jump"],
     "guidance": ["Guide", "CFG", "Plain", "Unconditional", "Extrapolate"],
     "objectives": ["FlowMatching"],
-    "laws": ["Gaussian", "GaussianMixture", "TwoMoons", "Checkerboard"],
+    "distributions": ["Gaussian", "GaussianMixture", "TwoMoons", "Checkerboard"],
 }
 
 
@@ -42,10 +42,10 @@ def test_the_shelves_hold_their_names(shelf: str, name: str) -> None:
         (bl.guidance.Guide, ["reference", "rule", "window"]),
         (bl.guidance.CFG, ["scale", "null", "window"]),
         (bl.objectives.FlowMatching, ["path", "coupling", "times", "prediction", "weight", "distance", "drop"]),
-        (bl.Training, ["steps", "lots", "lot", "optimiser", "rate", "ema", "clip", "keep_every"]),
+        (bl.Training, ["steps", "microbatches", "batch_size", "optimizer", "lr", "ema", "clip", "checkpoint_every"]),
         (bl.fit, ["networks", "objective", "data", "training", "parallel", "rng", "log", "resume"]),
-        (bl.laws.GaussianMixture, ["means", "stds", "weights"]),
-        (bl.laws.GaussianMixture.sample, ["self", "n", "rng"]),
+        (bl.distributions.GaussianMixture, ["means", "stds", "weights"]),
+        (bl.distributions.GaussianMixture.sample, ["self", "n", "rng"]),
         (bl.load, ["directory_or_hub_id"]),
         (bl.Bundle.sample, ["self", "n", "cond", "seed", "seeds", "sampler", "batch_size"]),
     ],
@@ -56,7 +56,7 @@ def test_signatures_begin_as_agreed(call: object, names: list[str]) -> None:
 
 def test_every_part_has_its_form() -> None:
     x0, x1, t = torch.zeros(4, 2), torch.ones(4, 2), torch.full((4,), 0.25)
-    rng, path, law = bl.Rng(0), bl.paths.Linear(), bl.laws.GaussianMixture([[0.0, 1.0], [2.0, -1.0]], 0.5)
+    rng, path, law = bl.Rng(0), bl.paths.Linear(), bl.distributions.GaussianMixture([[0.0, 1.0], [2.0, -1.0]], 0.5)
     assert (
         rng.fork("a", 1) == bl.Rng(0, ("a", 1)) and rng.normal(x0).shape == (4, 2) and rng.uniform(3, x0).shape == (3,)
     )

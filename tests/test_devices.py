@@ -152,7 +152,7 @@ def test_times(make: Any, device: torch.device) -> None:
         "sources",
         ("Even", "UniformTokens", "MaskTokens", "Simplex", "GumbelSimplex"),
         Empirical=lambda: of("sources", "Empirical", x_on(torch.device("cpu"), 9)),
-        FromData=lambda: of("sources", "Empirical", x_on(torch.device("cpu"), 9)),
+        DatasetSource=lambda: of("sources", "Empirical", x_on(torch.device("cpu"), 9)),
     ),
 )
 def test_sources(make: Any, device: torch.device) -> None:
@@ -212,7 +212,7 @@ def test_solvers_of_one_time_and_of_times_per_sample(make: Any, device: torch.de
 
 def test_other_solvers(device: torch.device) -> None:
     jump = bl.networks.MapNetwork(bl.networks.MLP(2, width=8, depth=1, span=True)).to(device)
-    on(bl.Sampler(2, solver=bl.solvers.Jump())(bl.Flow(jump), x_on(device)), device)
+    on(bl.Sampler(2, solver=bl.solvers.FlowMapStep())(bl.Flow(jump), x_on(device)), device)
     space = of("spaces", "Sphere")
     flow = bl.Flow(of("networks", "Tangent", net_on(device), space), of("paths", "Geodesic", space))
     start = space.sample(x_on(device), Rng(0))
@@ -260,8 +260,8 @@ def test_fields_and_predictions(device: torch.device) -> None:
     linear, cosine = bl.paths.Linear(), bl.paths.Cosine()
     on(of("networks", "Converted", net_on(device), linear, cosine)(x_on(device), t), device)
     on(bl.Flow(net_on(device)).score(x_on(device), t), device)
-    mixture = bl.laws.GaussianMixture([[0.0, 1.0], [2.0, -1.0]], 0.5)
-    for law in (mixture, bl.laws.Checkerboard(), bl.laws.TwoMoons()):
+    mixture = bl.distributions.GaussianMixture([[0.0, 1.0], [2.0, -1.0]], 0.5)
+    for law in (mixture, bl.distributions.Checkerboard(), bl.distributions.TwoMoons()):
         on(law.field()(x_on(device), t), device), on(law.log_prob(x_on(device)), device)
 
 
@@ -333,7 +333,7 @@ def test_training_moves_networks_teachers_and_data(name: str, device: torch.devi
         net_on(torch.device("cpu")),
         objective,
         data,
-        Training(steps=3, lot=4, lots=2, ema=EMA(1.0), watch_every=2),
+        Training(steps=3, batch_size=8, microbatches=2, ema=EMA(1.0), watch_every=2),
         device=device,
         rng=Rng(0),
         log=lambda entry: None,
@@ -346,7 +346,7 @@ def test_a_teacher_is_moved_for_training_and_stays_where_it_was(device: torch.de
     teacher = labelled(torch.device("cpu"))
     data = bl.Batch(x_on(torch.device("cpu"), 16), cond={"label": torch.arange(16) % 3})
     objective = of("objectives", "Contrastive", FlowMatching(), teacher)
-    training = Training(steps=2, lot=4, ema=None)
+    training = Training(steps=2, batch_size=4, ema=None)
     made = fit(labelled(torch.device("cpu")), objective, data, training, device=device, rng=Rng(0), log=lambda e: None)
     on(next(made.parameters()), device), on(next(teacher.parameters()), torch.device("cpu"))
 
@@ -361,7 +361,7 @@ def test_pairs_are_made_on_the_device_of_the_flow_and_kept_with_the_data(device:
     for method in (bl.Reflow(bl.Sampler(2), reverse=0.5), bl.OneStep(bl.Sampler(2))):
         made = method.data(flow, data, Rng(0))
         on(made.x0, torch.device("cpu"))
-        training = Training(steps=1, lot=4)
+        training = Training(steps=1, batch_size=4)
         nets = fit(
             method.networks(flow), method.objective(flow), made, training, device=device, rng=Rng(0), log=lambda e: None
         )
@@ -381,7 +381,7 @@ def test_a_bundle_is_moved_saved_and_drawn_from(device: torch.device, tmp_path: 
 
 
 def test_evaluation_and_fitting(device: torch.device) -> None:
-    law = bl.laws.GaussianMixture([[0.0, 1.0], [2.0, -1.0]], 0.5)
+    law = bl.distributions.GaussianMixture([[0.0, 1.0], [2.0, -1.0]], 0.5)
     flow = bl.Flow(net_on(torch.device("cpu")))
     report = bl.evaluate(flow, bl.Sampler(2), None, law.sample(40, Rng(0)).float(), 40, Rng(1), device=device)
     assert report.provenance["device"] == str(device)
@@ -429,7 +429,7 @@ def test_a_training_step_waits_once(path: Any) -> None:
         def log(entry: dict[str, Any]) -> None:
             counts.append(sum(mode.waits.values()))
 
-        training = Training(steps=6, lot=4, lots=2, watch_every=100)
+        training = Training(steps=6, batch_size=8, microbatches=2, watch_every=100)
         fit(labelled(DEVICE), FlowMatching(path, drop=DROP), data, training, device=DEVICE, rng=Rng(0), log=log)
 
     waits(work)

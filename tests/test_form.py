@@ -258,7 +258,7 @@ def test_no_leftover_files() -> None:
         (lambda s: import_faults(s, "data"), "from beeline import config", "from beeline.core import rng"),
         (text_faults, "if kind == 'linear': pass", "if kind == '': pass"),
         (text_faults, "match kind:\n    case 'linear': pass", "match kind:\n    case 3: pass"),
-        (walk_faults, "for i in r:\n    x, m = solver.step(f, x, t, s, m)", "for i in r:\n    optimiser.step()"),
+        (walk_faults, "for i in r:\n    x, m = solver.step(f, x, t, s, m)", "for i in r:\n    optimizer.step()"),
         (
             walk_faults,
             "for i in r:\n    x = x + (times[i + 1] - times[i]) * f(x)",

@@ -18,19 +18,21 @@ from beeline.config import build as config
 from beeline.core import files
 from beeline.core.types import BeelineError
 from beeline.data.distributions.mixtures import GaussianMixture
-from beeline.data.point_files import LawData
+from beeline.data.point_files import DistributionData
 from beeline.runs.averaging import export_averages
 from beeline.runs.run import Run, train
 from beeline.training import checkpoint
 from beeline.training.config import Training
 from beeline.training.logs.run_log import read_log
-from beeline.training.optim.ema import EMA, Power
+from beeline.training.optim.ema import EMA, PowerEMA
 from beeline.training.optim.learning_rate import Constant
 
 
 def recipe(**more: Any) -> Run:
-    training = Training(steps=4, lot=8, rate=Constant(1e-2), ema=(Power(0.1), EMA(3.0)), keep_every=2, snapshot_every=2)
-    law = LawData(GaussianMixture(((2.0, 1.0),), 0.3), n=24, kept=8)
+    training = Training(
+        steps=4, batch_size=8, lr=Constant(1e-2), ema=(PowerEMA(0.1), EMA(3.0)), checkpoint_every=2, snapshot_every=2
+    )
+    law = DistributionData(GaussianMixture(((2.0, 1.0),), 0.3), n=24, kept=8)
     run = Run(law, {"is": "networks.MLP", "width": 8, "depth": 1}, training=training)
     return config.change(run, {"sampler.steps": 1, **more})
 

@@ -122,7 +122,7 @@ def train(
             with reporting(command), working(quiet) as said:
                 from beeline.cli.reporting import report_run
 
-                report_run(out, bundle, command=command, lot=run.training.lot, said=said)
+                report_run(out, bundle, command=command, batch_size=run.training.batch_size, said=said)
     return bundle
 
 

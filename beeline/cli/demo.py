@@ -67,7 +67,9 @@ def plans(out: Path, quick: bool) -> dict[str, Any]:
     steps = 40 if quick else 0
     pairs = 400 if quick else PAIRS
     fine = Sampler(12)
-    follow = Training(steps=steps or 3000, lot=128, rate=WarmupConstantCooldown(peak=1e-3, warmup=50, cooldown=0.6))
+    follow = Training(
+        steps=steps or 3000, batch_size=128, lr=WarmupConstantCooldown(peak=1e-3, warmup=50, cooldown=0.6)
+    )
     return {
         "teacher": replace(teacher, training=replace(teacher.training, steps=steps or teacher.training.steps)),
         "reflowed": Distilled(str(out / "teacher"), Reflow(fine, count=pairs), follow),

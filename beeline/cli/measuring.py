@@ -186,10 +186,10 @@ class Budget:
         return self.limit - (self.clock() - self.start)
 
     @staticmethod
-    def of_log(log: Sequence[Mapping[str, Any]], lot: int) -> Budget:
+    def of_log(log: Sequence[Mapping[str, Any]], batch_size: int) -> Budget:
         """A tenth of the time that training took by its log, and at least ``LEAST`` seconds."""
         rates = [float(e["samples_per_second"]) for e in log if e.get("samples_per_second")]
-        return Budget(max(LEAST, sum(lot / rate for rate in rates if rate > 0) / 10))
+        return Budget(max(LEAST, sum(batch_size / rate for rate in rates if rate > 0) / 10))
 
 
 LEAST = 5.0  # seconds that a report may always take

@@ -23,19 +23,19 @@ from beeline.training.distributed import parallel
 
 @contextlib.contextmanager
 def processes(name: str | None) -> Iterator[Parallel]:
-    """The engine by its name, with the other processes met and left again; Alone without a name."""
+    """The engine by its name, with the other processes met and left again; SingleDevice without a name."""
     if name is None:
-        yield parallel.Alone()
+        yield parallel.SingleDevice()
         return
-    engines = {"replicated": parallel.Replicated, "sharded": parallel.Sharded}
-    made = engines.get(name) or (type(config.parse(name, "engines")) if "(" in name else None)
+    engines = {"ddp": parallel.DDP, "fsdp": parallel.FSDP}
+    made = engines.get(name) or (type(config.parse(name, "parallel")) if "(" in name else None)
     require(made is not None, f"--parallel got {name!r}; {nearest(name, engines)}")
-    engine: Any = config.parse(name, "engines") if "(" in name else engines[name]()
-    parallel.join()
+    engine: Any = config.parse(name, "parallel") if "(" in name else engines[name]()
+    parallel.init_process_group()
     try:
         yield engine
     finally:
-        parallel.leave()
+        parallel.destroy_process_group()
 
 
 def plan(run: Any, as_json: bool, device: Device = AUTO) -> None:

@@ -27,11 +27,12 @@ Said = Callable[[str], None]  # is told what is done next
 
 
 def report_run(
-    out: Path, bundle: Bundle, *, command: str, n: int = SAMPLES, lot: int = 1, said: Said = lambda _: None
+    out: Path, bundle: Bundle, *, command: str, n: int = SAMPLES, batch_size: int = 1, said: Said = lambda _: None
 ) -> None:
     """Write the report of one run, beside its teacher's figures when it has one; the bundle learns its quality.
 
-    It takes a tenth of the time of the training, or a few seconds where that was shorter; ``lot`` is the batch size.
+    It takes a tenth of the time of the training, or a few seconds where that was shorter; ``batch_size`` is that
+    of the training.
     """
     models, places = {}, [str(out)]
     parent = bundle.lineage.get("parent")
@@ -43,7 +44,7 @@ def report_run(
     names = labels_of(places)
     models = dict(zip(names, [*models.values(), bundle], strict=True))
     name, log = names[-1], out / "log.jsonl"
-    budget = Budget.of_log(read_log(log) if log.is_file() else [], lot)
+    budget = Budget.of_log(read_log(log) if log.is_file() else [], batch_size)
     looks = gather(models, {name: out}, n, budget=budget, said=said)
     quality = {k: own_scores(seen) for k, seen in looks.items() if seen.own is not None}
     relabel(bundle, quality=quality).save(out / "bundle")

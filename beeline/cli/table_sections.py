@@ -31,7 +31,7 @@ def table_sections(looks: Mapping[str, Look]) -> list[Section]:
             Section(
                 f"Correlations of {name}",
                 picture(correlations(table.columns, real, made)),
-                "<p>Between numbers and moments: in real rows, in made ones, and the difference.</p>",
+                "<p>PairedDataset numbers and moments: in real rows, in made ones, and the difference.</p>",
             ),
             Section(
                 f"Pairs of {name}",

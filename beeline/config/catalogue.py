@@ -31,7 +31,7 @@ CATALOGUE: Mapping[str, Mapping[str, str]] = {
     | _of("spaces.manifold", "Geodesic")
     | _of("spaces.tokens", "TokenMixture")
     | _of("spaces.simplex", "Dirichlet", "GumbelSoftmax"),
-    "latents": _of("paths.interpolant", "Brownian", "Parabola", "SineSquared"),
+    "latents": _of("paths.interpolant", "BrownianBridge", "Parabola", "SineSquared"),
     "spaces": _of("spaces.manifold", "Sphere", "Rotations", "Torus"),
     "times": _of("times.samplers", "Uniform", "LogitNormal", "Mode", "CosMap", "UShaped", "Bifocal", "Beta", "At")
     | _of("times.composed", "Stratified", "Antithetic", "Frames", "Pairs", "Binned", "NormalSNR"),
@@ -41,11 +41,11 @@ CATALOGUE: Mapping[str, Mapping[str, str]] = {
     | _of("times.schedules", "Quantiles", "Windows", "Explicit"),
     "sources": _of("couplings.sources", "Gaussian", "Uniform", "Empirical")
     | _of("couplings.heavy_tailed", "StudentT")
-    | _of("spaces.manifold", "Even")
+    | _of("spaces.manifold", "UniformOnSpace")
     | _of("spaces.tokens", "UniformTokens", "MaskTokens")
     | _of("spaces.simplex", "Simplex", "GumbelSimplex")
-    | _of("data.translation", "FromData"),
-    "couplings": _of("couplings.basic", "Independent", "Paired", "MinibatchOT", "Matched")
+    | _of("data.translation", "DatasetSource"),
+    "couplings": _of("couplings.basic", "Independent", "Paired", "MinibatchOT", "PairedOrOT")
     | _of(
         "couplings.transport", "Sinkhorn", "Unbalanced", "StableMatching", "Immiscible", "ConditionalOT", "Remembered"
     )
@@ -60,8 +60,8 @@ CATALOGUE: Mapping[str, Mapping[str, str]] = {
     | _of("fields.prediction", "Ends")
     | _of("fields.conversion", "Converted")
     | _of("spaces.manifold", "Tangent")
-    | _of("spaces.simplex", "Posterior")
-    | _of("objectives.second_order", "Potential", "Accelerating", "Helped")
+    | _of("spaces.simplex", "PosteriorNetwork")
+    | _of("objectives.second_order", "Potential", "SecondOrder", "Helped")
     | _of("objectives.deep_supervision", "Deep", "EarlyExit", "Refiner", "PatchHead")
     | _of("objectives.heads", "Head", "Beside")
     | _of("objectives.coupled", "FromStart")
@@ -69,7 +69,7 @@ CATALOGUE: Mapping[str, Mapping[str, str]] = {
     "pyramids": _of("spaces.pyramid", "Pyramid"),
     # using one
     "solvers": _of("solvers.runge_kutta", "EULER", "MIDPOINT", "HEUN", "RALSTON", "RK3", "RK4", "RungeKutta")
-    | _of("solvers.runge_kutta", "MidpointReuse", "Taylor", "Jump")
+    | _of("solvers.runge_kutta", "MidpointReuse", "Taylor", "FlowMapStep")
     | _of("solvers.multistep", "AdamsBashforth", "DPMSolver", "DEIS", "UniPC", "KeepNoise", "Exponential")
     | _of("solvers.adaptive", "Adaptive")
     | _of("solvers.sde", "EulerMaruyama", "Overshoot", "Refresh", "Langevin")
@@ -93,7 +93,7 @@ CATALOGUE: Mapping[str, Mapping[str, str]] = {
     "rules": _of("sampling.guidance.guide", "Extrapolate"),
     "samplers": _of("sampling.sampler", "Sampler") | _of("sampling.auto", "auto_sampler()"),
     "fits": _of("distillation.fit_solver", "Bespoke")
-    | _of("distillation.fit_steps", "Searched", "Improved", "Aligned", "Bellman", "Evolved"),
+    | _of("distillation.fit_steps", "Searched", "Improved", "AlignedSteps", "Bellman", "Evolved"),
     # learning one
     "objectives": _of("objectives.matching", "FlowMatching")
     | _of("objectives.latent_noise", "LatentNoise")
@@ -109,37 +109,37 @@ CATALOGUE: Mapping[str, Mapping[str, str]] = {
     | _of("objectives.tables", "RowMatching")
     | _of("objectives.losses.adaptive_weights", "Uncertain", "Balanced", "Importance"),
     "weights": _of("objectives.matching", "one")
-    | _of("objectives.losses.weights", "ByDensity", "Power", "MinSNR", "SigmoidSNR"),
+    | _of("objectives.losses.weights", "ByDensity", "PowerWeight", "MinSNR", "SigmoidSNR"),
     "distances": _of("objectives.matching", "squared", "Huber")
-    | _of("objectives.losses.distances", "Direction", "Perceptual", "Combined", "Felt", "Bregman"),
+    | _of("objectives.losses.distances", "Direction", "Perceptual", "Combined", "FeatureWeighted", "Bregman"),
     "costs": _of("objectives.losses.distances", "PowerCost"),
     "drops": _of("objectives.matching", "Drop"),
     "distillations": _of("distillation.students", "Reflow", "OneStep")
     | _of("distillation.finetune", "PeRFlow", "ContrastTuned", "FeatureTuned", "GuidanceTuned"),
     "training": _of("training.config", "Training"),
     "compute": _of("training.compute", "Compute"),
-    "prunings": _of("training.feed.data_pruning", "Pruning"),
-    "patiences": _of("training.early_stopping", "Patience"),
-    "optimisers": _of("training.optim.optimizers", "AdamW", "Muon", "ScheduleFree", "Prodigy", "DoG", "DAdaptSGD"),
-    "rates": _of(
+    "data_pruning": _of("training.feed.data_pruning", "DataPruning"),
+    "early_stopping": _of("training.early_stopping", "EarlyStopping"),
+    "optimizers": _of("training.optim.optimizers", "AdamW", "Muon", "ScheduleFree", "Prodigy", "DoG", "DAdaptSGD"),
+    "lr_schedules": _of(
         "training.optim.learning_rate", "Constant", "WarmupCosine", "WarmupConstantCooldown", "OneCycle", "InverseRoot"
     )
     | _of("training.optim.learning_rate", "Cooldown", "RangeTest"),
-    "averages": _of("training.optim.ema", "EMA", "Power", "Even"),
-    "engines": _of("training.distributed.parallel", "Alone", "Replicated", "Sharded"),
+    "averages": _of("training.optim.ema", "EMA", "PowerEMA", "UniformAverage"),
+    "parallel": _of("training.distributed.parallel", "SingleDevice", "DDP", "FSDP"),
     "random": _of("core.rng", "Rng"),
     # data and figures
     "data": _of("data.image_files", "Digits", "ImageFile")
-    | _of("data.point_files", "PointFile", "LawData")
+    | _of("data.point_files", "PointFile", "DistributionData")
     | _of("data.tables.files", "TableFile", "TableStream")
-    | _of("data.sequence_files", "SymbolFile", "MarkovChain")
+    | _of("data.sequence_files", "SequenceFile", "MarkovChain")
     | _of("data.directions", "Directions")
-    | _of("data.translation", "Between"),
+    | _of("data.translation", "PairedDataset"),
     "modalities": _of("data.images", "Image")
     | _of("data.points", "Points")
     | _of("data.tables.table", "Table")
-    | _of("data.sequences", "Symbols"),
-    "laws": _of("data.distributions.mixtures", "Gaussian", "GaussianMixture", "TwoMoons")
+    | _of("data.sequences", "Sequences"),
+    "distributions": _of("data.distributions.mixtures", "Gaussian", "GaussianMixture", "TwoMoons")
     | _of("data.distributions.checkerboard", "Checkerboard"),
     "encoders": _of("objectives.losses.encoders", "RandomFeatures")
     | _of("runs.bundle_encoders", "OfBundle", "HubVision"),
@@ -153,7 +153,7 @@ CATALOGUE: Mapping[str, Mapping[str, str]] = {
     | _of("recipes.translation", "transfer()", "translation()")
     | _of("recipes.points", "points()", "two_moons()", "directions()")
     | _of("recipes.tables", "table()")
-    | _of("recipes.sequences", "symbols()")
+    | _of("recipes.sequences", "sequences()")
     | _of("recipes.learning", "transport()", "transport_by_label()", "middle_times()", "cosine()", "boundary()")
     | _of("recipes.learning", "heavy_tails()", "guidance_free()", "model_guidance()", "anticipating()", "dispersed()")
     | _of("recipes.learning", "smooth()", "self_rectified()", "ring()"),
@@ -188,12 +188,12 @@ SLOTS: Mapping[str, str] = {
     "Cost": "costs",
     "Pyramid": "pyramids",
     "Objective": "objectives",
-    "Optimiser": "optimisers",
-    "Rate": "rates",
+    "Optimizer": "optimizers",
+    "Rate": "lr_schedules",
     "Profile": "averages",
-    "Pruning": "prunings",
-    "Patience": "patiences",
-    "Parallel": "engines",
+    "DataPruning": "data_pruning",
+    "EarlyStopping": "early_stopping",
+    "Parallel": "parallel",
     "Features": "features",
     "Encoder": "encoders",
     "Distillation": "distillations",
@@ -201,7 +201,7 @@ SLOTS: Mapping[str, str] = {
     "Module": "networks",
     "DataSet": "data",
     "Modality": "modalities",
-    "Law": "laws",
+    "Distribution": "distributions",
     "Metric": "metrics",
 }
 """The protocol that a setting is annotated with -> the kind of component that fills it."""

@@ -86,7 +86,7 @@ def nearest(name: str, names: Iterable[str]) -> str:
     return f"{hint}valid names: {', '.join(known) or 'none'}"
 
 
-def over(t: Tensor, x: Tensor) -> Tensor:
+def expand_time(t: Tensor, x: Tensor) -> Tensor:
     """``t`` ([], [B] or [B,F]) with trailing ones, so that it multiplies ``x`` [B,*S]."""
     if t.shape != x.shape[: t.ndim]:  # not require(): this runs in every step, and the message costs more than it
         raise BeelineError(

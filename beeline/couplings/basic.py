@@ -114,14 +114,14 @@ class MinibatchOT:
 
 
 @dataclass(frozen=True)
-class Matched:
+class PairedOrOT:
     """The pairs that the data bring, or where they bring none, optimal transport within equal labels of the batch.
 
     (x0, x1) as stored, else MinibatchOT(by = the label where there is one)
     Assumes data with pairs, without conditions, or with one discrete condition.
     Source: none; a choice between Paired and MinibatchOT.
 
-    >>> Matched()(Batch(torch.ones(2, 3), x0=torch.zeros(2, 3)), Rng(0)).x0.sum()
+    >>> PairedOrOT()(Batch(torch.ones(2, 3), x0=torch.zeros(2, 3)), Rng(0)).x0.sum()
     tensor(0.)
     """
 

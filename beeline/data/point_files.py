@@ -14,7 +14,7 @@ from beeline.core.ranges import Inside, dataclass
 from beeline.core.rng import Rng
 from beeline.core.types import BeelineError, nearest, require
 from beeline.data.arrays import read_arrays
-from beeline.data.distributions.law import Law
+from beeline.data.distributions.law import Distribution
 from beeline.data.modality import Array, check_labels, divide, existing
 from beeline.data.points import Points, PointSet, refuse_odd
 
@@ -89,7 +89,7 @@ class PointFile:
 
 
 @dataclass(frozen=True)
-class LawData:
+class DistributionData:
     """Points drawn from an exact law once, so that the data set is finite and the truth behind it known.
 
     x1 ~ law, n for training and ``kept`` held out, under the seed
@@ -97,11 +97,11 @@ class LawData:
     Source: none.
 
     >>> from beeline.data.distributions.mixtures import GaussianMixture
-    >>> LawData(GaussianMixture.ring(), n=100).load()[0].values.shape
+    >>> DistributionData(GaussianMixture.ring(), n=100).load()[0].values.shape
     (100, 2)
     """
 
-    law: Law
+    law: Distribution
     n: int = 20_000  # training points
     kept: int = 5_000  # held-out points
     seed: int = 0
@@ -110,7 +110,7 @@ class LawData:
     def __post_init__(self) -> None:
         require(
             self.n >= 1 and self.kept >= 1,
-            f"LawData got n={self.n}, kept={self.kept}; both parts need at least one point",
+            f"DistributionData got n={self.n}, kept={self.kept}; both parts need at least one point",
         )
 
     def modality(self) -> Points:

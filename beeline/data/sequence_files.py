@@ -9,19 +9,19 @@ from beeline.core.ranges import Inside, NonNegative, dataclass
 from beeline.core.rng import Rng
 from beeline.core.types import BeelineError, require
 from beeline.data.modality import divide, existing
-from beeline.data.sequences import Symbols
+from beeline.data.sequences import Sequences
 
 
 @dataclass(frozen=True)
-class SymbolFile:
+class SequenceFile:
     """Sequences from a text file, one a line, all of one length; every character is a symbol.
 
     a datum = a line;  ``held_out`` of the lines are kept back, by chance
     Assumes UTF-8.  Empty lines at the end are left out.
     Source: none.
 
-    >>> SymbolFile("peptides.txt").modality()
-    Symbols(alphabet='', length=0)
+    >>> SequenceFile("peptides.txt").modality()
+    Sequences(alphabet='', length=0)
     """
 
     path: str  # a text file
@@ -30,8 +30,8 @@ class SymbolFile:
     def __post_init__(self) -> None:
         object.__setattr__(self, "path", str(self.path))
 
-    def modality(self) -> Symbols:
-        return Symbols()
+    def modality(self) -> Sequences:
+        return Sequences()
 
     def load(self) -> tuple[list[str], list[str]]:
         """(training, held-out) sequences; every refusal names the file and the line."""
@@ -85,8 +85,8 @@ class MarkovChain:
             "two symbols or more, each once, and sizes from 1: 'ACGT' and 8 are usual",
         )
 
-    def modality(self) -> Symbols:
-        return Symbols()
+    def modality(self) -> Sequences:
+        return Sequences()
 
     def step(self) -> Tensor:
         """P(k -> l), [K,K] in float64."""

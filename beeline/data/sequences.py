@@ -18,7 +18,7 @@ from beeline.core.types import Batch, BeelineError, Cond, nearest, require
 
 
 @dataclass(frozen=True)
-class Symbols:
+class Sequences:
     """Texts of one length over an alphabet, every character one-hot.
 
     x[i, k] = 1 if character i is symbol k, else 0;  back: the symbol with the largest entry
@@ -26,7 +26,7 @@ class Symbols:
     a Posterior network has named it before it comes here, where the Sampler drew it.
     Source: none.
 
-    >>> Symbols().fit(["AB", "BB"]).encode(["BA"]).x1
+    >>> Sequences().fit(["AB", "BB"]).encode(["BA"]).x1
     tensor([[[0., 1.],
              [1., 0.]]])
     """
@@ -46,7 +46,7 @@ class Symbols:
     def conditions(self) -> dict[str, dict[str, int]]:
         return {}
 
-    def fit(self, raw: Sequence[str]) -> Symbols:
+    def fit(self, raw: Sequence[str]) -> Sequences:
         """A new modality with the alphabet and the length of ``raw``."""
         require(len(raw) > 0, "there are no sequences to learn symbols from; give at least two")
         found = "".join(sorted(set().union(*raw)))

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from beeline.core.protocols.training import DataSet, Lots, Modality
+from beeline.core.protocols.training import DataSet, Microbatches, Modality
 from beeline.core.ranges import dataclass
 from beeline.core.rng import Rng
 from beeline.core.types import Batch, BeelineError, require, take
@@ -18,7 +18,7 @@ from beeline.training.feed.microbatches import InMemory
 
 
 @dataclass(frozen=True)
-class FromData:
+class DatasetSource:
     """The rows of a data set as the source of a flow, read when they are first asked for.
 
     x0 ~ uniform over the held-out rows of data (or the training rows), encoded by the modality
@@ -28,7 +28,7 @@ class FromData:
 
     >>> from beeline.data.image_files import Digits
     >>> digits = Digits()
-    >>> FromData(digits, digits.modality().fit(digits.load()[0])).sample(torch.empty(2, 1, 8, 8), Rng(0)).shape
+    >>> DatasetSource(digits, digits.modality().fit(digits.load()[0])).sample(torch.empty(2, 1, 8, 8), Rng(0)).shape
     torch.Size([2, 1, 8, 8])
     """
 
@@ -55,7 +55,7 @@ class FromData:
 
 
 @dataclass(frozen=True)
-class Between:
+class PairedDataset:
     """Two data sets, of which one flows into the other.
 
     x0 ~ source, x1 ~ target;  row i of the one belongs to row i of the other where they are ``aligned``
@@ -65,8 +65,8 @@ class Between:
     Source: Liu, Gong and Liu 2022 (arXiv 2209.03003), domain transfer.
 
     >>> from beeline.data.distributions.mixtures import GaussianMixture, TwoMoons
-    >>> from beeline.data.point_files import LawData
-    >>> len(Between(LawData(GaussianMixture.ring()), LawData(TwoMoons(), n=100)).load()[0])
+    >>> from beeline.data.point_files import DistributionData
+    >>> len(PairedDataset(DistributionData(GaussianMixture.ring()), DistributionData(TwoMoons(), n=100)).load()[0])
     100
     """
 
@@ -81,16 +81,16 @@ class Between:
         """(training, held-out) data of the target."""
         return self.target.load()
 
-    def ends(self, batch: Batch, held: Batch, rng: Rng) -> Ends:
+    def ends(self, batch: Batch, held: Batch, rng: Rng) -> Endpoints:
         """The encoded target with the source beside it; an error where they do not fit together."""
         raw, _ = self.source.load()
         modality = self.source.modality().fit(raw)
-        source = FromData(self.source, modality)
+        source = DatasetSource(self.source, modality)
         x0, x0_held = modality.encode(raw).x1, source.rows
         same_shape(tuple(x0.shape[1:]), tuple(batch.x1.shape[1:]))
         if not self.aligned:
             joined = Joined(InMemory(batch, rng.fork("target")), InMemory(Batch(x0), rng.fork("source")))
-            return Ends(source, beside(batch, x0), beside(held, x0_held), joined)
+            return Endpoints(source, beside(batch, x0), beside(held, x0_held), joined)
         for name, mine, theirs in (("training", x0, batch.x1), ("held-out", x0_held, held.x1)):
             require(
                 len(mine) == len(theirs),
@@ -98,16 +98,16 @@ class Between:
                 "numbers: give every datum its partner, or say aligned=False",
             )
         pairs = replace(batch, x0=x0)
-        return Ends(source, pairs, replace(held, x0=x0_held), InMemory(pairs, rng))
+        return Endpoints(source, pairs, replace(held, x0=x0_held), InMemory(pairs, rng))
 
 
-class Ends(NamedTuple):
+class Endpoints(NamedTuple):
     """Two data sets as a flow takes them."""
 
-    source: FromData
+    source: DatasetSource
     batch: Batch  # training data with source points
     held: Batch  # held-out data with source points
-    feed: Lots  # what is learned from; of data that are not aligned, every epoch joins other rows
+    feed: Microbatches  # what is learned from; of data that are not aligned, every epoch joins other rows
 
 
 def beside(batch: Batch, x0: Tensor) -> Batch:
@@ -122,14 +122,14 @@ class Joined:
     target: InMemory
     source: InMemory
 
-    def lot(self, number: int, size: int) -> Batch:
-        return replace(self.target.lot(number, size), x0=self.source.lot(number, size).x1)
+    def microbatch(self, number: int, size: int) -> Batch:
+        return replace(self.target.microbatch(number, size), x0=self.source.microbatch(number, size).x1)
 
 
 def of_training(flow: Flow) -> Flow:
     """The flow with the training rows as its source, where that is a data set: for making pairs to learn from."""
     source = flow.source
-    return replace(flow, source=replace(source, held=False)) if isinstance(source, FromData) else flow
+    return replace(flow, source=replace(source, held=False)) if isinstance(source, DatasetSource) else flow
 
 
 def check_coupling(coupling: Any, batch: Batch, rng: Rng) -> None:

@@ -68,40 +68,40 @@ class Bespoke:
 
     iterations: int = 400  # gradient steps
     batch: int = 512  # noises in one of them
-    rate: float = 0.01  # of Adam, falling to zero along a cosine
+    lr: float = 0.01  # of Adam, falling to zero along a cosine
     order: int = 2  # of the Adams-Bashforth method that it departs from, 1 to 4
     keep: bool = True  # learn the weights of the first state as well
 
     def __post_init__(self) -> None:
         require(
-            self.iterations >= 1 and self.batch >= 1 and self.rate > 0 and 1 <= self.order <= 4,
-            f"{self} cannot run; give at least one iteration and noise, a rate above 0 and an order from 1 to 4",
+            self.iterations >= 1 and self.batch >= 1 and self.lr > 0 and 1 <= self.order <= 4,
+            f"{self} cannot run; give at least one iteration and noise, a lr above 0 and an order from 1 to 4",
         )
 
     def __call__(self, problem: Problem, steps: int, rng: Rng) -> tuple[Schedule, Solver]:
         form = self._start(problem, steps)
-        optimiser = torch.optim.Adam(form.parts(), lr=self.rate)
+        optimizer = torch.optim.Adam(form.parts(), lr=self.lr)
         n = len(problem.x0)
 
         def loss(part: Problem) -> Tensor:
             return (form.walk(part.dynamics(), part.x0) - part.x1).square().mean().log()
 
         for i in range(self.iterations):
-            for group in optimiser.param_groups:
-                group["lr"] = self.rate * (1 + math.cos(math.pi * i / self.iterations)) / 2
+            for group in optimizer.param_groups:
+                group["lr"] = self.lr * (1 + math.cos(math.pi * i / self.iterations)) / 2
             order = rng.fork("batch", i * self.batch // n).permutation(n)
             at = i * self.batch % n
             chosen = order[at : at + self.batch] if self.batch < n else torch.arange(n)
-            optimiser.zero_grad()
+            optimizer.zero_grad()
             value = loss(problem.rows(chosen.to(problem.x0.device)))
             require(
                 bool(value.isfinite()),
-                f"the fit became non-finite in iteration {i}; the field gave NaN or infinite values, or the rate "
-                f"{self.rate} is too high: check the field at all times in [0, 1], or lower it",
+                f"the fit became non-finite in iteration {i}; the field gave NaN or infinite values, or the lr "
+                f"{self.lr} is too high: check the field at all times in [0, 1], or lower it",
             )
             value.backward()
             torch.nn.utils.clip_grad_norm_(form.parts(), 1.0)
-            optimiser.step()
+            optimizer.step()
         solver = form.solver()
         return Explicit(solver.times), solver
 

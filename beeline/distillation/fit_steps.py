@@ -82,7 +82,7 @@ def shortest(cost: Tensor, steps: int) -> list[int]:
 
 
 @dataclass(frozen=True)
-class Aligned:
+class AlignedSteps:
     """Euler steps whose velocity is asked at another time than the step's own, found step after step.
 
     x_i+1 = x_i + h v(x_i, tau_i),  tau_i = argmin E|x_i + h v(x_i, tau) - fine solution from x_i|^2
@@ -90,7 +90,7 @@ class Aligned:
     Source: Xia et al. 2024, "Towards More Accurate Diffusion Model Acceleration with A Timestep Tuner"
     (arXiv 2310.09469); the target is the fine solution instead of noised data.
 
-    >>> Aligned(candidates=5).candidates
+    >>> AlignedSteps(candidates=5).candidates
     5
     """
 
@@ -209,7 +209,7 @@ class Searched:
 
     iterations: Whole = 400  # gradient steps
     batch: Count = 256  # noises in one of them
-    rate: Positive = 0.02  # of Adam
+    lr: Positive = 0.02  # of Adam
     fine: Count = 100  # Euler steps of the trajectory that is followed
     ends: NonNegative = 10.0  # weight of the end points
 
@@ -220,10 +220,10 @@ class Searched:
             integrate(problem.dynamics(), problem.x0, grid, MIDPOINT, watch=lambda x, t: states.append(x))
         trajectory = torch.stack(states, 1)  # [n,K+1,*S]
         form = Form(Uniform()(steps), 1, keep=False)
-        optimiser = torch.optim.Adam(form.parts(), lr=self.rate)
+        optimizer = torch.optim.Adam(form.parts(), lr=self.lr)
         for i in range(self.iterations):
-            for group in optimiser.param_groups:
-                group["lr"] = self.rate * (1 + math.cos(math.pi * i / self.iterations)) / 2
+            for group in optimizer.param_groups:
+                group["lr"] = self.lr * (1 + math.cos(math.pi * i / self.iterations)) / 2
             rows = rng.fork("rows", i).permutation(len(problem.x0))[: self.batch].to(problem.x0.device)
             part, near = problem.rows(rows), (form.times() * self.fine).round().long().tolist()
             nodes: list[Tensor] = []
@@ -235,10 +235,10 @@ class Searched:
             follow = sum((x - trajectory[rows, k]).square().mean() for x, k in zip(nodes[1:], near[1:], strict=True))
             off = nodes[-1] - part.x1
             huber = ((off.square() + 1e-6).sqrt() - 1e-3).mean()
-            optimiser.zero_grad()
+            optimizer.zero_grad()
             (follow + self.ends * huber).backward()
             torch.nn.utils.clip_grad_norm_(form.parts(), 1.0)
-            optimiser.step()
+            optimizer.step()
         solver = form.solver(sums_to_one=True)
         return Explicit(solver.times), solver
 

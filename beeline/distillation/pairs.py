@@ -22,28 +22,28 @@ from beeline.training.feed.microbatches import InMemory
 class AnnealedPairs:
     """A feed of stored pairs that begins with fresh noise and ends with the pairs as they are.
 
-    blend of lot n = max(0, 1 - n / until);  then as Annealed
-    Assumes pairs with a Gaussian source.  The number of the lot decides the blend, so that a resumed run goes on where
-    it stopped.
+    blend of microbatch n = max(0, 1 - n / until);  then as Annealed
+    Assumes pairs with a Gaussian source.  The number of the microbatch decides the blend, so that a resumed run
+    continues where it stopped.
     Source: Zhu et al. 2024, SlimFlow (arXiv 2407.12718).
 
-    >>> AnnealedPairs(Batch(torch.ones(4, 2), torch.zeros(4, 2)), Rng(0), until=2).lot(2, 1).x0
+    >>> AnnealedPairs(Batch(torch.ones(4, 2), torch.zeros(4, 2)), Rng(0), until=2).microbatch(2, 1).x0
     tensor([[0., 0.]])
     """
 
     batch: Batch
     rng: Rng
-    until: int  # lots after which pairs are stored ones alone: steps x lots of the annealed part
+    until: int  # microbatches after which pairs are stored ones alone: steps x microbatches of the annealed part
 
     def __post_init__(self) -> None:
         require(
             self.until >= 1 and self.batch.x0 is not None,
             f"AnnealedPairs got until={self.until} and {'no ' if self.batch.x0 is None else ''}source points; give "
-            "stored pairs (reflow_pairs) and a number of lots from 1",
+            "stored pairs (reflow_pairs) and a number of microbatches from 1",
         )
 
-    def lot(self, number: int, size: int) -> Batch:
-        batch = InMemory(self.batch, self.rng.fork("order")).lot(number, size)
+    def microbatch(self, number: int, size: int) -> Batch:
+        batch = InMemory(self.batch, self.rng.fork("order")).microbatch(number, size)
         return Annealed(max(0.0, 1 - number / self.until))(batch, self.rng.fork("lot", number))
 
 

@@ -11,7 +11,7 @@ from torch import nn
 
 from beeline.core.declared import traits_of
 from beeline.core.protocols.flows import Coupling, Path, Prediction, Solver, TimeSampler
-from beeline.core.protocols.training import Distillation, Lots
+from beeline.core.protocols.training import Distillation, Microbatches
 from beeline.core.ranges import Count, NonNegative, dataclass
 from beeline.core.rng import Rng
 from beeline.core.types import Batch, require, stack, take
@@ -38,7 +38,7 @@ class Reflow(Distillation):
     x0 ~ source, x1 = sampler(teacher, x0);  min E |v(x_t, t, cond) - (x1 - x0)|^2 on the kept pairs
     On a curved path, or for a network that predicts noise or data, path and prediction stay: errors count in the space
     of the prediction (of the datum for a velocity on a curved path), and the student is drawn with DDIM, which is exact
-    for a flow whose noise and datum are constant along its paths.  With ``anneal`` the sources of lot n are
+    for a flow whose noise and datum are constant along its paths.  With ``anneal`` the sources of microbatch n are
     sqrt(1 - blend^2) x0 + blend noise, blend = max(0, 1 - n / anneal), so that a new network learns the flow first.
     Assumes pairs of an ODE, made with a fine sampler: its errors are learned.  The student has no score, because its
     coupling is not independent.
@@ -60,12 +60,12 @@ class Reflow(Distillation):
     reverse: float = 0.0  # share of pairs made backwards from real data, which anchors the student to them
     steps: Count = 4  # of the student's own sampler
     space: Prediction | None = None  # where errors count; None is the teacher's own
-    anneal: int = 0  # lots over which fresh noise gives way to the sources of the pairs; 0 for none
+    anneal: int = 0  # microbatches over which fresh noise gives way to the sources of the pairs; 0 for none
 
     def __post_init__(self) -> None:
         require(
             self.anneal >= 0,
-            f"Reflow got anneal={self.anneal}; it is a number of lots: give 0 for none, or half of the run's",
+            f"Reflow got anneal={self.anneal}; it is a number of microbatches: give 0 for none, or half of the run's",
         )
         require(0 <= self.reverse <= 1, f"Reflow got reverse={self.reverse}; it is a share of the pairs: give 0 to 1")
         require(
@@ -79,7 +79,7 @@ class Reflow(Distillation):
     def data(self, teacher: Flow, batch: Batch, rng: Rng) -> Batch:
         return teacher_pairs(self.sampler, self.count, self.reverse, teacher, batch, rng)
 
-    def feed(self, teacher: Flow, data: Batch, rng: Rng) -> Batch | Lots:
+    def feed(self, teacher: Flow, data: Batch, rng: Rng) -> Batch | Microbatches:
         if not self.anneal:
             return data
         require(

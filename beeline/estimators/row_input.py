@@ -43,7 +43,7 @@ def tell_lost(table: Table) -> None:
     if lost:
         warnings.warn(
             f"not learned, because they name the rows: {', '.join(lost)}; they are replaced by fresh numbers. "
-            "Give schema={name: {'kind': ...}} to learn them, or without=[...] to leave them out",
+            "Give schema={name: {'kind': ...}} to learn them, or exclude=[...] to leave them out",
             stacklevel=3,
         )
 

@@ -28,13 +28,13 @@ from beeline.estimators.tabular_density import counterfactual, log_prob
 from beeline.evaluation.heldout import HeldOut
 from beeline.fields.flow import Flow, Network
 from beeline.networks.tabular import TabularMLP, TabularTransformer
-from beeline.objectives.tables import BLOCK, RowMatching, settled
+from beeline.objectives.tables import BLOCK, RowMatching, calibrate_marginals
 from beeline.runs.bundle import Bundle, load
 from beeline.sampling.sampler import Sampler
 from beeline.sampling.spread import spread
 from beeline.solvers.multistep import AdamsBashforth
 from beeline.training.config import Training
-from beeline.training.early_stopping import Patience
+from beeline.training.early_stopping import EarlyStopping
 from beeline.training.fit import fit
 from beeline.training.optim.ema import EMA
 from beeline.training.optim.learning_rate import WarmupConstantCooldown
@@ -66,13 +66,13 @@ class TabularFlow(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         depth: int | None = None,  # blocks of the network
         wide: bool = False,  # a transformer over columns, for tables of hundreds of columns
         dropout: float | None = None,  # few rows need it, or they are learned by heart
-        rate: float = 1.5e-3,  # peak learning rate
+        lr: float = 1.5e-3,  # peak learning rate
         known: float = 0.5,  # share of rows learned with some cells given; 0 gives up conditions and imputation
         evaluations: int = 16,  # of the network per row when drawing
         held_out: float | None = None,  # share of rows that judge when to stop
         patience: int = 5,  # looks at these rows without improvement; there are 20 looks in all
         schema: Mapping[str, Any] | None = None,  # corrections by column, as in YAML
-        without: Sequence[str] = (),  # columns that are left out
+        exclude: Sequence[str] = (),  # columns that are left out
         csv: Mapping[str, Any] | None = None,  # how a CSV file is written: sep, decimal, encoding, comment, skip
         half: bool | None = None,  # products in bfloat16; None is where the processor has it
         device: Device | None = AUTO,  # CUDA where there is one, else the CPU
@@ -80,15 +80,15 @@ class TabularFlow(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         verbose: bool = False,
     ):
         self.steps, self.batch, self.width, self.depth, self.wide = steps, batch, width, depth, wide
-        self.dropout, self.rate, self.known, self.evaluations = dropout, rate, known, evaluations
-        self.held_out, self.patience, self.schema, self.without = held_out, patience, schema, without
+        self.dropout, self.lr, self.known, self.evaluations = dropout, lr, known, evaluations
+        self.held_out, self.patience, self.schema, self.exclude = held_out, patience, schema, exclude
         self.csv, self.half, self.device, self.random_state, self.verbose = csv, half, device, random_state, verbose
 
     # -------------------------------------------------------------------------------------------------------- learning
 
     def fit(self, X: Any, y: Any = None, *, log: Callable[[dict[str, Any]], None] | None = None) -> TabularFlow:
         """Learn the rows of a data frame or file; ``y`` is ignored."""
-        raw, lots = self._rows(X)
+        raw, microbatches = self._rows(X)
         self.seed_ = seed_of(self.random_state)
         rng = Rng(self.seed_)
         share = self.held_out if self.held_out is not None else min(0.2, max(0.04, 200 / len(raw)))
@@ -102,14 +102,18 @@ class TabularFlow(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         backbone = self._network(table, rng)
         objective = RowMatching(known=self.known)
         training, patience = self._training(len(train))
-        feed = table.lots(train, rng.fork("rows")) if lots is None else lots(table, rng.fork("rows"))
+        feed = (
+            table.microbatches(train, rng.fork("rows"))
+            if microbatches is None
+            else microbatches(table, rng.fork("rows"))
+        )
         look = HeldOut(
             objective,
             table.encode(held, rng.fork("held")),
             rng=rng.fork("look"),
             every=patience.every,
             draws=max(1, 1000 // len(held)),
-            lot=2048,
+            batch_size=2048,
         )
         net = Network(backbone, prediction=objective.prediction)
         looks: list[dict[str, float]] = []
@@ -127,7 +131,7 @@ class TabularFlow(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         self.sampler_ = Sampler(self.evaluations, solver=AdamsBashforth(2))
         some = train if len(train) <= COUNTED else train.sample(COUNTED, random_state=self.seed_ % 2**32)
         rows = table.encode(some, rng.fork("margins")).x1
-        self.flow_ = settled(Flow(made, objective.path), self.sampler_, rows, rng.fork("settle"))
+        self.flow_ = calibrate_marginals(Flow(made, objective.path), self.sampler_, rows, rng.fork("settle"))
         self.feature_names_in_ = np.array(table.columns.names, dtype=object)
         self.n_features_in_ = len(self.feature_names_in_)
         return self
@@ -135,16 +139,16 @@ class TabularFlow(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     def _rows(self, X: Any) -> tuple[Any, Callable[[Table, Rng], Any] | None]:
         """Rows in memory, and how to read the rest of a file that is larger."""
         if not isinstance(X, str | Path):
-            return leave_out(frame_of(X), tuple(self.without), "the table"), None
+            return leave_out(frame_of(X), tuple(self.exclude), "the table"), None
         if Path(X).suffix in (".parquet", ".pq"):
-            stream = TableStream(str(X), without=tuple(self.without), corrections=dict(self.schema or {}))
+            stream = TableStream(str(X), exclude=tuple(self.exclude), corrections=dict(self.schema or {}))
             if stream.file.metadata.num_rows > LARGE:
-                return pandas().concat(stream.load(), ignore_index=True), stream.lots
+                return pandas().concat(stream.load(), ignore_index=True), stream.microbatches
         return self._file(X).read(), None
 
     def _file(self, X: str | Path) -> TableFile:
         """A file of rows, read as the settings say."""
-        return TableFile(str(X), without=tuple(self.without), corrections=dict(self.schema or {}), **(self.csv or {}))
+        return TableFile(str(X), exclude=tuple(self.exclude), corrections=dict(self.schema or {}), **(self.csv or {}))
 
     def _network(self, table: Table, rng: Rng) -> Any:
         more: dict[str, Any] = {
@@ -157,30 +161,30 @@ class TabularFlow(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         with rng.fork("network").ambient():
             return (TabularTransformer if self.wide else TabularMLP)(**more)
 
-    def _training(self, rows: int) -> tuple[Training, Patience]:
+    def _training(self, rows: int) -> tuple[Training, EarlyStopping]:
         usual = next(portion for least, portion in PORTIONS if rows >= least)
         steps, batch = self.steps or usual[0], self.batch or usual[1]
-        rate = WarmupConstantCooldown(peak=self.rate, warmup=min(200, max(1, steps // 10)), cooldown=0.3)
+        lr = WarmupConstantCooldown(peak=self.lr, warmup=min(200, max(1, steps // 10)), cooldown=0.3)
         ema = EMA(half_life=min(500.0, steps / 15), warmup=0.05)
-        patience = Patience(self.patience, every=max(50, steps // 20))
-        return Training(steps=steps, lot=batch, rate=rate, ema=ema, patience=patience), patience
+        stopping = EarlyStopping(self.patience, every=max(50, steps // 20))
+        return Training(steps=steps, batch_size=batch, lr=lr, ema=ema, early_stopping=stopping), stopping
 
-    def distill(self, steps: int = 4000, pairs: int = 100_000, *, batch: int = 1024, rate: float = 5e-4) -> TabularFlow:
+    def distill(self, steps: int = 4000, pairs: int = 100_000, *, batch: int = 1024, lr: float = 5e-4) -> TabularFlow:
         """A new flow that draws a row in one evaluation: it learns the whole jump on pairs of this one."""
         flow, rng = self._fitted(), Rng(self.seed_).fork("distill")
         method = OneStep(self.sampler_, count=pairs)
         # cells to condition on, and shares of states, come from rows of its own
         rows = Batch(self._draw(min(pairs, 20_000), None, rng.fork("rows"), None))
         made = method.data(flow, rows, rng.fork("pairs"))
-        training = Training(steps=steps, lot=batch, ema=EMA(min(500.0, steps / 15)),
-                            rate=WarmupConstantCooldown(peak=rate, warmup=min(100, steps), cooldown=0.5))  # fmt: skip
+        training = Training(steps=steps, batch_size=batch, ema=EMA(min(500.0, steps / 15)),
+                            lr=WarmupConstantCooldown(peak=lr, warmup=min(100, steps), cooldown=0.5))  # fmt: skip
         nets = fit(method.networks(flow), method.objective(flow), made, training, rng=rng.fork("training"),
                    device=device_of(flow), log=say if self.verbose else lambda entry: None)  # fmt: skip
         student, sampler = method.student(flow, nets)
         student.field.requires_grad_(False)
         other = type(self)(**self.get_params())
         other.__dict__.update({k: v for k, v in self.__dict__.items() if k.endswith("_")})
-        other.flow_, other.sampler_ = settled(student, sampler, rows.x1, rng.fork("settle")), sampler
+        other.flow_, other.sampler_ = calibrate_marginals(student, sampler, rows.x1, rng.fork("settle")), sampler
         return other
 
     # --------------------------------------------------------------------------------------------------------- drawing
@@ -254,8 +258,8 @@ class TabularFlow(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     def _filled(self, frame: Any, rng: Rng) -> Any:
         for name in frame.columns:
             self.table_.columns[str(name)]  # refuses a column that the table has not
-        marked = [c for c in self.table_.columns.columns if c.marker is not None and c.name in frame.columns]
-        marks = {c.name: c.marker for c in marked}
+        marked = [c for c in self.table_.columns.columns if c.na_token is not None and c.name in frame.columns]
+        marks = {c.name: c.na_token for c in marked}
         gaps = frame.isna()
         for name, mark in marks.items():
             gaps[name] |= frame[name] == mark

@@ -15,7 +15,7 @@ from beeline.core.types import extra
 from beeline.data.tables.metrics.pairs import columns_of, correlation, levels_of
 from beeline.data.tables.metrics.privacy import ClosestRecord
 from beeline.data.tables.metrics.scores import Downstream, ShapeError, TrendError, usual
-from beeline.data.tables.schema import Moment, Schema
+from beeline.data.tables.schema import Datetime, Schema
 
 REAL, MADE = "#7a7f87", "#d9822b"  # grey and amber: told apart in print and by most eyes
 SHOWN = 12  # levels of a category that are drawn
@@ -109,7 +109,7 @@ def histograms(schema: Schema, real: Any, made: Any) -> Any:
                 if (~np.isnan(part)).any():
                     axes.hist(part[~np.isnan(part)], edges, density=True, **look)
             column = schema[name]
-            if isinstance(column, Moment):
+            if isinstance(column, Datetime):
                 axes.set_xlabel(f"{column.unit} since {column.low}", fontsize=7)
         else:
             counts = [np.bincount(part, minlength=int(max(a.max(), b.max())) + 1) / len(part) for part in (a, b)]

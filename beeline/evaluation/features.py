@@ -97,7 +97,7 @@ class SmallClassifier:
     size: Count = 64  # features; the Frechet distance needs more samples than this
     steps: Count = 600  # of training; 600 is enough for digits
     batch: Count = 128  # rows a step
-    rate: Positive = 2e-3  # peak learning rate of AdamW, decayed by a cosine
+    lr: Positive = 2e-3  # peak learning rate of AdamW, decayed by a cosine
     seed: int = 0
 
     @property
@@ -144,18 +144,18 @@ class SmallClassifier:
         mean, std = x.mean(), x.std().clamp(min=1e-6)
         net.shift.copy_(mean)
         net.scale.copy_(std)
-        optimiser = torch.optim.AdamW(net.parameters(), lr=self.rate, weight_decay=0.01)
-        rate = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, self.steps)
+        optimizer = torch.optim.AdamW(net.parameters(), lr=self.lr, weight_decay=0.01)
+        lr = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, self.steps)
         net.train()
         with torch.enable_grad():
             for step in range(self.steps):
                 rows = rng.fork(step).integers(len(x), batch)
                 logits = net.head(net.hidden(x[rows]))
                 loss = nn.functional.cross_entropy(logits, labels[rows], label_smoothing=0.05)
-                optimiser.zero_grad()
+                optimizer.zero_grad()
                 torch.autograd.backward(loss)
-                optimiser.step()
-                rate.step()
+                optimizer.step()
+                lr.step()
         net.eval()
         hidden = through(net.hidden, x, 512)
         net.centre.copy_(hidden.mean(0))

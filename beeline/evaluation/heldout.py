@@ -15,20 +15,20 @@ from torch import Tensor, nn
 from beeline.core.declared import in_place_of
 from beeline.core.modes import device_of, eval_mode, moved
 from beeline.core.rng import Rng
-from beeline.core.types import Batch, Cond, leaves, over, require, take, to
+from beeline.core.types import Batch, Cond, expand_time, leaves, require, take, to
 from beeline.paths.affine import AffinePath, Linear
 from beeline.training.callbacks import CallbackBase
 
 
 @dataclass(frozen=True)
-class Even:
+class EvenTimes:
     """Times spread evenly and put in a random order, so that every bin gets its share.
 
     t_i = (p(i) + 1/2) / n, p a permutation
     Assumes that the times need not be independent: a measurement, not training.
     Source: none; stratification.
 
-    >>> Even()(2, torch.empty(0), Rng(0)).sort().values
+    >>> EvenTimes()(2, torch.empty(0), Rng(0)).sort().values
     tensor([0.2500, 0.7500])
     """
 
@@ -57,11 +57,11 @@ class MeanField:
 
     def __call__(self, x: Tensor, t: Tensor, cond: Cond = None) -> Tensor:
         slope = self.path.coefficients(t)[2]
-        return over(slope, x) * self.mean.to(x).expand_as(x)
+        return expand_time(slope, x) * self.mean.to(x).expand_as(x)
 
 
 @dataclass(frozen=True, eq=False)
-class Posterior:
+class ExactPosterior:
     """The exact velocity of a finite set of data: what a model would learn that memorises it.
 
     v(x, t) = sum_i w_i (a' x1_i + b' (x - a x1_i) / b),  w = softmax_i(-|x - a x1_i|^2 / (2 b^2))
@@ -69,7 +69,7 @@ class Posterior:
     select the data they are equal to.
     Source: none; Bayes' rule.
 
-    >>> Posterior(Batch(torch.ones(1, 1)))(torch.zeros(1, 1), torch.zeros(1))
+    >>> ExactPosterior(Batch(torch.ones(1, 1)))(torch.zeros(1, 1), torch.zeros(1))
     tensor([[1.]])
     """
 
@@ -127,7 +127,7 @@ class HeldOut(CallbackBase):
     every: int = 500  # steps between two looks
     bins: int = 10
     draws: int = 1  # times and noises for every datum
-    lot: int = 256  # data at once
+    batch_size: int = 256  # data at once
     most: int = 1024  # data looked at, taken by chance; a look should not cost more than the training
     largest: int = 20000  # the exact posterior is left out for larger training sets
 
@@ -136,7 +136,7 @@ class HeldOut(CallbackBase):
             len(self.data.x1) > 0,
             "the held-out set is empty; a held-out loss needs data that training does not see: hold some out",
         )
-        for name in ("every", "bins", "draws", "lot", "most"):
+        for name in ("every", "bins", "draws", "batch_size", "most"):
             require(getattr(self, name) >= 1, f"heldout.{name} is {getattr(self, name)}; it is a count: give 1 or more")
 
     name = "heldout"
@@ -194,7 +194,7 @@ class HeldOut(CallbackBase):
         discrete = all(not leaf.is_floating_point() for _, leaf in leaves(self.train.cond))
         if not (getattr(coupling, "independent", False) and gaussian and few and discrete):
             return mean, None
-        return mean, self._binned(*self._errors(in_place_of(field, Posterior(self.train, path))))
+        return mean, self._binned(*self._errors(in_place_of(field, ExactPosterior(self.train, path))))
 
     def _errors(self, field: Any) -> tuple[Tensor, Tensor]:
         """The loss and the bin of every datum and draw."""
@@ -203,8 +203,10 @@ class HeldOut(CallbackBase):
         losses, bins = [], []
         with eval_mode(field, objective):
             for draw in range(self.draws):
-                for start in range(0, len(self._rows), self.lot):
-                    batch = to(take(self.data, self._rows[start : start + self.lot].to(self.data.x1.device)), where)
+                for start in range(0, len(self._rows), self.batch_size):
+                    batch = to(
+                        take(self.data, self._rows[start : start + self.batch_size].to(self.data.x1.device)), where
+                    )
                     found = objective(field, batch, self.rng.fork("heldout", draw, start))
                     losses.append(found.per_sample.float().cpu())
                     t = found.t.float().cpu()
@@ -237,7 +239,7 @@ def fixed(objective: Any) -> Any:
         elif _learns(value):
             changes[name] = fixed(value)
     if "times" in held and not isinstance(held["times"], At):
-        changes["times"] = Even()
+        changes["times"] = EvenTimes()
     if "weight" in held:
         changes["weight"] = one
     if held.get("drop") is not None:  # its null condition stays known

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from beeline.core.declared import Declared, in_place_of, is_map, traits_of
 from beeline.core.protocols.flows import Divergence, Solver
 from beeline.core.rng import Rng
-from beeline.core.types import Cond, Dynamics, leaves, map_cond, over, require
+from beeline.core.types import Cond, Dynamics, expand_time, leaves, map_cond, require
 from beeline.density.likelihood import Exact, Hutchinson, log_prob
 from beeline.fields.flow import Flow
 from beeline.sampling.guidance.guide import of_flow
@@ -101,7 +101,7 @@ class _Sums:
         else:
             before, old = self.last
             half = (t - before).double() / 2
-            self.velocity += over(half, v) * (v + old)
+            self.velocity += expand_time(half, v) * (v + old)
             self.energy += half * (square + old.square().flatten(1).sum(1))
         self.last = (t.clone(), v)
 

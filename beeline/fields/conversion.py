@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from beeline.core.declared import Wrapping, is_map
-from beeline.core.types import Cond, over, require
+from beeline.core.types import Cond, expand_time, require
 from beeline.fields.flow import Flow, bind
 from beeline.paths.affine import AffinePath
 from beeline.times.samplers import invert
@@ -45,10 +45,10 @@ class Converted(Wrapping):
 
     def _jump(self, x: Tensor, t: Tensor, s: Tensor, cond: Cond) -> Tensor:
         (start, before), (end, after) = (matched(self.source, self.target, time) for time in (t, s))
-        state = over(before, x) * x
-        there = state + over(end - start, x) * bind(self.field, cond)(state, start, end)
-        still = over(s == t, x)
-        mean = (there / over(after, x) - x) / torch.where(still, 1.0, over(s - t, x))
+        state = expand_time(before, x) * x
+        there = state + expand_time(end - start, x) * bind(self.field, cond)(state, start, end)
+        still = expand_time(s == t, x)
+        mean = (there / expand_time(after, x) - x) / torch.where(still, 1.0, expand_time(s - t, x))
         return torch.where(still, self._velocity(x, t, cond), mean) if bool(still.any()) else mean
 
     def _velocity(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
@@ -56,9 +56,9 @@ class Converted(Wrapping):
         # an infinite slope at an end multiplies an expected end that is zero there; next to it both are finite
         t = torch.where(da.isfinite() & db.isfinite(), t, t.clamp(1e-4, 1 - 1e-4))
         s, scale = matched(self.source, self.target, t)
-        state = over(scale, x) * x
+        state = expand_time(scale, x) * x
         x0, x1 = self.source.ends(state, bind(self.field, cond)(state, s), s)
-        _, _, da, db = (over(c, x) for c in self.target.coefficients(t))
+        _, _, da, db = (expand_time(c, x) for c in self.target.coefficients(t))
         return da * x1 + db * x0
 
 

@@ -15,7 +15,7 @@ from beeline.core.declared import is_map as is_map
 from beeline.core.declared import parts_of as parts_of
 from beeline.core.protocols.flows import Path, Prediction, Source
 from beeline.core.ranges import Edge, Inside, dataclass
-from beeline.core.types import BeelineError, Cond, Dynamics, leaves, map_cond, over, require
+from beeline.core.types import BeelineError, Cond, Dynamics, expand_time, leaves, map_cond, require
 from beeline.couplings.sources import Gaussian
 from beeline.paths.affine import AffinePath, Linear
 
@@ -58,7 +58,7 @@ class Data:
 
     def value(self, x: Tensor, v: Tensor, t: Tensor, path: AffinePath) -> Tensor:
         t = t.clamp(max=1 - self.clip)
-        a, b, da, db = (over(c, x) for c in path.coefficients(t))
+        a, b, da, db = (expand_time(c, x) for c in path.coefficients(t))
         return (db * x - b * v) / (a * db - b * da)
 
 
@@ -240,7 +240,7 @@ def _for_rows(cond: Cond, rows: int, repeat: bool) -> Cond:
     return map_cond(lambda leaf: torch.cat([leaf] * (rows // n)) if leaf.ndim else leaf, cond)
 
 
-def ask(field: Any, x: Tensor, t: Tensor, cond: Cond = None) -> Tensor:
+def evaluate_field(field: Any, x: Tensor, t: Tensor, cond: Cond = None) -> Tensor:
     """The velocity of a field [B,*S]; refused when it has not the shape of its state."""
     made = bind(field, cond)(x, t)
     require(

@@ -10,7 +10,7 @@ from torch import Tensor
 from beeline.core.declared import Wrapping, is_map
 from beeline.core.protocols.flows import Prediction
 from beeline.core.ranges import Edge, dataclass
-from beeline.core.types import Cond, over, require
+from beeline.core.types import Cond, expand_time, require
 from beeline.fields.flow import Velocity, bind
 from beeline.paths.affine import AffinePath, Linear
 
@@ -56,14 +56,14 @@ class Boundary:
 
     def velocity(self, output: Tensor, x: Tensor, t: Tensor, path: AffinePath) -> Tensor:
         self._straight(path)
-        t = over(t, x)
+        t = expand_time(t, x)
         if self.source:
             return 4 * t * (1 - t) * output + t * x + (1 - t) * (self.mean - x)
         return (1 - t) * output + t * x
 
     def value(self, x: Tensor, v: Tensor, t: Tensor, path: AffinePath) -> Tensor:
         self._straight(path)
-        t = over(t, x)
+        t = expand_time(t, x)
         if self.source:
             return (v - t * x - (1 - t) * (self.mean - x)) / (4 * t * (1 - t)).clamp(min=1e-3)
         return (v - t * x) / (1 - t).clamp(min=1e-3)
@@ -109,7 +109,7 @@ class Ends(Wrapping):
 
     def forward(self, x: Tensor, t: Tensor, cond: Cond = None) -> Tensor:
         f = bind(self.field, cond)
-        wide = over(t, x)
+        wide = expand_time(t, x)
         if self.source:
             first, last = f(x, torch.zeros_like(t)), f(x, torch.ones_like(t))
             there = wide * x + (1 - wide) * (self.mean - x)

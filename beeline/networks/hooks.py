@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from beeline.core.declared import stacks_of
 from beeline.core.modes import eval_mode
 from beeline.core.types import Batch, nearest, require, take
-from beeline.fields.flow import ask
+from beeline.fields.flow import evaluate_field
 
 
 def blocks(net: Any) -> dict[str, nn.Module]:
@@ -104,7 +104,7 @@ def features_at(network: nn.Module, block: str, batch: Batch) -> Tensor:
 
     few = take(batch, torch.arange(min(2, len(batch.x1))))
     with eval_mode(network), captured(network, block) as seen:
-        ask(network, few.x1, torch.zeros(len(few.x1)), few.cond)
+        evaluate_field(network, few.x1, torch.zeros(len(few.x1)), few.cond)
     return last(seen, block)
 
 

@@ -15,18 +15,18 @@ from beeline.core.protocols.flows import TimeSampler
 from beeline.core.protocols.training import Objective
 from beeline.core.ranges import NonNegative, Positive, dataclass
 from beeline.core.rng import Rng
-from beeline.core.types import Batch, Loss, leaves, nearest, over, require, take
-from beeline.fields.flow import ask
+from beeline.core.types import Batch, Loss, expand_time, leaves, nearest, require, take
+from beeline.fields.flow import evaluate_field
 from beeline.networks.hooks import captured, features_at, last, place, width_at
 from beeline.objectives.heads import Head
 from beeline.objectives.losses.encoders import Encoder, RandomFeatures, tokens
-from beeline.objectives.matching import Around, FlowMatching, squared
+from beeline.objectives.matching import FlowMatching, ObjectiveWrapper, squared
 from beeline.objectives.second_order import Helped
 from beeline.paths.affine import AffinePath
 from beeline.times.samplers import Uniform
 
 
-class _Term(Around):
+class _Term(ObjectiveWrapper):
     """A term beside an objective.  The held-out loss is that of the objective alone."""
 
     @property
@@ -181,15 +181,15 @@ class SmoothSteps(_Term):
     def __call__(self, field: Any, batch: Batch, rng: Rng) -> Loss:
         example = self.inner.examples(batch, rng, field)
         cond = example.batch.cond
-        made = ask(field, example.x, example.t, cond)
+        made = evaluate_field(field, example.x, example.t, cond)
         s = (example.t + self.step).clamp(max=1)
-        after = ask(field, example.x + over(s - example.t, made) * made, s, cond)
+        after = evaluate_field(field, example.x + expand_time(s - example.t, made) * made, s, cond)
         loss = self.inner.compare(made, example)
         return joined(loss, squared(after, made).mean() / 4, self.strength, "curvature")
 
 
 @dataclass(frozen=True)
-class SelfRectified(Around):
+class SelfRectified(ObjectiveWrapper):
     """States are rebuilt from the model's own data estimate and the true noise, as they will be when it samples.
 
     x0' = x0 + b(t)^power strength (x0 - x0_hat),  x0_hat = sg(source end implied by v(x_t, t));
@@ -219,17 +219,17 @@ class SelfRectified(Around):
         x0, cond = example.batch.x0, example.batch.cond
         assert x0 is not None
         with eval_mode(field):
-            guess = path.noise(example.x, ask(field, example.x, example.t, cond), example.t)
-        mix = self.strength * over(path.b(example.t) ** self.power, x0)
+            guess = path.noise(example.x, evaluate_field(field, example.x, example.t, cond), example.t)
+        mix = self.strength * expand_time(path.b(example.t) ** self.power, x0)
         pairs = replace(example.batch, x0=x0 + mix * (x0 - guess))
         assert pairs.x0 is not None
         x, v = path.point(pairs.x0, pairs.x1, example.t)
         rebuilt = example._replace(batch=pairs, x=x, v=v)
-        return self.inner.compare(ask(field, x, example.t, cond), rebuilt)
+        return self.inner.compare(evaluate_field(field, x, example.t, cond), rebuilt)
 
 
 @dataclass(frozen=True)
-class SelfPerceptual(Around):
+class SelfPerceptual(ObjectiveWrapper):
     """Errors of the predicted datum are seen through the hidden features of a frozen copy of the network.
 
     |h(x_hat_s, s) - h(x_s, s)|^2,  both noised to a time s with the same noise,  x_hat = data end implied by v(x_t, t)
@@ -256,16 +256,16 @@ class SelfPerceptual(Around):
         assert isinstance(path, AffinePath)
         example = self.inner.examples(batch, rng, field)
         cond = example.batch.cond
-        made = ask(field, example.x, example.t, cond)
+        made = evaluate_field(field, example.x, example.t, cond)
         guess = path.data(example.x, made, example.t)
         s = self.times(len(guess), guess, rng.fork("again"))
         noise = rng.fork("noise").normal(guess)
         for weight in self.frozen.parameters():
             weight.requires_grad_(False)
         with captured(self.frozen, self.block) as seen:
-            ask(self.frozen, path.point(noise, guess, s).x, s, cond)
+            evaluate_field(self.frozen, path.point(noise, guess, s).x, s, cond)
             with torch.no_grad():
-                ask(self.frozen, path.point(noise, example.batch.x1, s).x, s, cond)
+                evaluate_field(self.frozen, path.point(noise, example.batch.x1, s).x, s, cond)
         apart = squared(seen[0], seen[1].detach())
         loss = self.inner.compare(made, example)
         value, seen_apart = self.plain * loss.value + apart.mean(), apart.detach()

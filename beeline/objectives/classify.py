@@ -14,7 +14,7 @@ from beeline.core.rng import Rng
 from beeline.core.types import Batch, Loss, require
 from beeline.couplings.basic import Independent
 from beeline.objectives.matching import Drop, FlowMatching, Weight, one
-from beeline.spaces.simplex import Dirichlet, GumbelSoftmax, Posterior, check_simplex
+from beeline.spaces.simplex import Dirichlet, GumbelSoftmax, PosteriorNetwork, check_simplex
 from beeline.spaces.tokens import TokenMixture
 from beeline.times.samplers import Uniform
 
@@ -24,12 +24,12 @@ class Classify:
     """Cross entropy of the symbol, from which the velocity on the simplex follows.
 
     E weight(t) (-log softmax(logits(x_t, t))[x1]), summed over symbols' positions and divided by their number
-    Assumes one-hot data [B,*S,K], a simplex or token path, and a Posterior network (a field with ``logits``).  A recipe
-    draws tokens with TokenJumps where it names no other solver.
+    Assumes one-hot data [B,*S,K], a simplex or token path, and a PosteriorNetwork (a field with ``logits``).  A recipe
+    samples tokens with TokenJumps where it names no other solver.
     Source: Stark et al. 2024 (arXiv 2402.05841); Gat et al. 2024 (arXiv 2407.15595).
 
-    >>> from beeline.spaces.simplex import Dirichlet, Posterior
-    >>> net = Posterior(lambda x, t: torch.zeros_like(x), Dirichlet())
+    >>> from beeline.spaces.simplex import Dirichlet, PosteriorNetwork
+    >>> net = PosteriorNetwork(lambda x, t: torch.zeros_like(x), Dirichlet())
     >>> Classify(Dirichlet())(net, Batch(torch.eye(2)), Rng(0)).value
     tensor(0.6931)
     """
@@ -65,13 +65,13 @@ class Classify:
             f"Classify was given data of shape {tuple(x.shape[1:])} that are no symbols, one-hot along the last "
             "dimension; it learns which symbol stands where: take the recipe symbols, or data=SymbolFile(path)",
         )
-        return Posterior(network, self.path, logs=True)
+        return PosteriorNetwork(network, self.path, logs=True)
 
     def __call__(self, field: Any, batch: Batch, rng: Rng) -> Loss:
         require(
             hasattr(field, "logits"),
             f"Classify was given {type(field).__name__}, which has no logits; it learns what the symbol is: wrap the "
-            "network in Posterior(network, path)",
+            "network in PosteriorNetwork(network, path)",
         )
         check_simplex(batch.x1, "the datum")
         assert self.coupling is not None

@@ -13,10 +13,10 @@ from beeline.core.protocols.flows import Solver, VelocityField
 from beeline.core.ranges import dataclass
 from beeline.core.rng import Rng
 from beeline.core.types import Batch, Cond, Loss, require
-from beeline.couplings.basic import Matched
-from beeline.fields.flow import Flow, ask
+from beeline.couplings.basic import PairedOrOT
+from beeline.fields.flow import Flow, evaluate_field
 from beeline.objectives.heads import Beside, beside
-from beeline.objectives.matching import Around, FlowMatching
+from beeline.objectives.matching import FlowMatching, ObjectiveWrapper
 from beeline.solvers.process import Process
 
 
@@ -59,11 +59,11 @@ class Started(Process):
 
 
 @dataclass(frozen=True)
-class Augmented(Around):
+class Augmented(ObjectiveWrapper):
     """Flow matching between pairs with the source point as a condition, so that paths that cross keep their ends.
 
     E weight(t) distance(v(x_t, t, x0), v_t);  its minimum is E[v_t | x_t, x0], for x1 = f(x0) the chord itself
-    Assumes the pairs of the data (Matched makes some where they bring none) and a FromStart field.  Without noise on
+    Assumes the pairs of the data (PairedOrOT makes some where they bring none) and a FromStart field.  Without noise on
     the way every x0 becomes one x1: of many possible partners, their mean.
     Source: De Bortoli et al. 2023, "Augmented Bridge Matching" (arXiv 2311.06978).
 
@@ -73,7 +73,7 @@ class Augmented(Around):
     tensor(1.)
     """
 
-    objective: FlowMatching = field(default_factory=lambda: FlowMatching(coupling=Matched()))
+    objective: FlowMatching = field(default_factory=lambda: FlowMatching(coupling=PairedOrOT()))
     baselines: ClassVar[bool] = False  # they are not told where a path begins
 
     def wrap(self, network: Any, batch: Batch, rng: Rng) -> nn.Module:
@@ -84,7 +84,7 @@ class Augmented(Around):
     def __call__(self, field: Any, batch: Batch, rng: Rng) -> Loss:
         example = self.inner.examples(batch, rng, field)
         assert example.batch.x0 is not None
-        made = ask(field, example.x, example.t, told(example.batch.cond, example.batch.x0))
+        made = evaluate_field(field, example.x, example.t, told(example.batch.cond, example.batch.x0))
         return self.inner.compare(made, example)
 
 

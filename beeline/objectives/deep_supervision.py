@@ -15,13 +15,13 @@ from torch import Tensor, nn
 from beeline.core.declared import Declaring, Holding, Wrapping, stacks_of
 from beeline.core.ranges import NonNegative, dataclass
 from beeline.core.rng import Rng
-from beeline.core.types import Batch, Cond, Loss, over, require
+from beeline.core.types import Batch, Cond, Loss, expand_time, require
 from beeline.fields.flow import bind
 from beeline.networks.hooks import captured, features_at, place, width_at
 from beeline.networks.patches import from_patches, to_patches
 from beeline.objectives.alignment import joined
 from beeline.objectives.heads import Head, settings_of
-from beeline.objectives.matching import Around, FlowMatching, squared
+from beeline.objectives.matching import FlowMatching, ObjectiveWrapper, squared
 from beeline.paths.affine import Linear
 
 
@@ -257,7 +257,7 @@ def still(layer: nn.Linear) -> nn.Linear:
 
 
 @dataclass(frozen=True)
-class DeepSupervision(Around):
+class DeepSupervision(ObjectiveWrapper):
     """Every velocity inside the network is regressed too, and each with its acceleration has to reach the datum.
 
     loss(v) + early sum_i loss(v_i) + bend sum_i |x_{t_i} + (1-t_i) sg v_i + (1-t_i)^2/2 A_i - x1|^2,
@@ -331,7 +331,7 @@ class DeepSupervision(Around):
             inner = self.inner.compare(v, example)
             loss = joined(loss, inner.value, self.early, f"velocity {i}")
             at = times[i] if gaps else t
-            left = over(1 - at, made)
+            left = expand_time(1 - at, made)
             reached = self.inner.path.point(pairs.x0, pairs.x1, at).x + left * v.detach() + left**2 / 2 * a
             loss = joined(loss, squared(reached, pairs.x1).mean(), self.bend, f"acceleration {i}")
         return loss

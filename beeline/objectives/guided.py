@@ -15,15 +15,15 @@ from beeline.core.modes import eval_mode, wide
 from beeline.core.protocols.flows import Guidance
 from beeline.core.ranges import NonNegative, dataclass
 from beeline.core.rng import Rng
-from beeline.core.types import Batch, Cond, Loss, leaves, map_cond, over, require
-from beeline.fields.flow import ask
-from beeline.objectives.matching import Around, FlowMatching
+from beeline.core.types import Batch, Cond, Loss, expand_time, leaves, map_cond, require
+from beeline.fields.flow import evaluate_field
+from beeline.objectives.matching import FlowMatching, ObjectiveWrapper
 from beeline.sampling.guidance.null import null_like
 from beeline.sampling.guidance.temperature import Temperature
 
 
 @dataclass(frozen=True)
-class GuidanceFree(Around):
+class GuidanceFree(ObjectiveWrapper):
     """The guided model is trained itself, with the temperature beta = 1/scale as an input.
 
     E |beta v(x, t, c, beta) + (1 - beta) sg v(x, t, null, 1) - u|^2,  beta ~ U(0, 1), 1 where the condition is dropped;
@@ -56,15 +56,15 @@ class GuidanceFree(Around):
             void = null_of(self, cond, field)
             share = torch.where(equal(cond, void), torch.ones_like(beta), beta)
             with eval_mode(field):
-                weak = ask(field, x, t, with_beta(void, torch.ones_like(beta)))
-            wide = over(share, x)
-            return wide * ask(field, x, t, with_beta(cond, share)) + (1 - wide) * weak
+                weak = evaluate_field(field, x, t, with_beta(void, torch.ones_like(beta)))
+            wide = expand_time(share, x)
+            return wide * evaluate_field(field, x, t, with_beta(cond, share)) + (1 - wide) * weak
 
         return self.objective(in_place_of(field, mixed), batch, rng)
 
 
 @dataclass(frozen=True)
-class ModelGuidance(Around):
+class ModelGuidance(ObjectiveWrapper):
     """The network's own guidance is added to its target, so that it learns the guided velocity.
 
     E |v(x, t, c) - (u + k sg[v(x, t, c) - v(x, t, null)])|^2,  k = 1 - 1/scale;  u alone where c is dropped;
@@ -92,17 +92,17 @@ class ModelGuidance(Around):
     def __call__(self, field: Any, batch: Batch, rng: Rng) -> Loss:
         def shifted(x: Tensor, t: Tensor, cond: Cond = None) -> Tensor:
             void = null_of(self, cond, field)
-            strong = ask(field, x, t, cond)
+            strong = evaluate_field(field, x, t, cond)
             with eval_mode(field):
-                weak = ask(field, x, t, void)
+                weak = evaluate_field(field, x, t, void)
             k = torch.where(equal(cond, void), 0.0, 1 - 1 / self.scale).to(x.dtype)
-            return strong - over(k, x) * (strong.detach() - weak)
+            return strong - expand_time(k, x) * (strong.detach() - weak)
 
         return self.objective(in_place_of(field, shifted), batch, rng)
 
 
 @dataclass(frozen=True)
-class Anticipating(Around):
+class Anticipating(ObjectiveWrapper):
     """The combination that guidance will form is what is trained, so that guided sampling has the law of the data.
 
     E |v_null + scale (v(x, t, c) - v_null) - u|^2,  v_null = sg v(x, t, null);  v(x, t, null) alone where c is dropped;
@@ -132,17 +132,17 @@ class Anticipating(Around):
 
         def guided(x: Tensor, t: Tensor, cond: Cond = None) -> Tensor:
             void = null_of(self, cond, field)
-            strong = ask(field, x, t, cond)
+            strong = evaluate_field(field, x, t, cond)
             with eval_mode(field):
-                weak = ask(field, x, t, void)
+                weak = evaluate_field(field, x, t, void)
             scale = torch.where(chosen & ~equal(cond, void), self.scale, 1.0).to(x.dtype)
-            return weak + over(scale, x) * (strong - weak)
+            return weak + expand_time(scale, x) * (strong - weak)
 
         return self.objective(in_place_of(field, guided), batch, rng)
 
 
 @dataclass(frozen=True)
-class Contrastive(Around):
+class Contrastive(ObjectiveWrapper):
     """A trained model is moved towards its own conditions and away from others, so that it needs no guidance.
 
     -log sigmoid(strength r(x, c)) - push log sigmoid(-strength r(x, c')),  c' another datum's condition,
@@ -180,8 +180,8 @@ class Contrastive(Around):
 
         def ratio(cond: Cond) -> Tensor:
             with eval_mode(self.reference):
-                before = self.inner.errors(ask(self.reference, example.x, example.t, cond), example)
-            after = self.inner.errors(ask(field, example.x, example.t, cond), example)
+                before = self.inner.errors(evaluate_field(self.reference, example.x, example.t, cond), example)
+            after = self.inner.errors(evaluate_field(field, example.x, example.t, cond), example)
             return self.strength * (before - after).reshape(n, -1).mean(1)
 
         differs = (~equal(right, wrong)).to(example.x.dtype)

@@ -13,7 +13,7 @@ from beeline.core.ranges import dataclass
 from beeline.core.rng import Rng
 from beeline.core.types import Batch, Loss, map_cond
 from beeline.couplings.basic import Independent
-from beeline.fields.flow import ask
+from beeline.fields.flow import evaluate_field
 from beeline.objectives.heads import second
 from beeline.objectives.matching import Distance, Drop, FlowMatching, Weight, one, squared
 from beeline.objectives.second_order import Helped
@@ -57,7 +57,7 @@ class LatentNoise:
         cond = map_cond(lambda leaf: torch.cat([leaf, leaf]), batch.cond)
         learned = {"velocity": (field.field, v), "latent": (field.helper, z)} if isinstance(field, Helped) else {}
         losses = {
-            name: plain.reduce(ask(net, x, both, cond), wanted, both, twice)
+            name: plain.reduce(evaluate_field(net, x, both, cond), wanted, both, twice)
             for name, (net, wanted) in (learned or {"error": (field, z)}).items()
         }
         value = torch.stack([loss.value for loss in losses.values()]).sum()

@@ -16,7 +16,7 @@ from beeline.core.ranges import dataclass
 from beeline.core.rng import Rng
 from beeline.core.types import Batch, Cond, Loss, map_cond, require
 from beeline.couplings.basic import Independent
-from beeline.fields.flow import Data, Velocity, ask
+from beeline.fields.flow import Data, Velocity, evaluate_field
 from beeline.paths.affine import AffinePath, Linear
 from beeline.sampling.guidance.null import null_like
 from beeline.times.samplers import Uniform
@@ -209,7 +209,7 @@ class FlowMatching:
     def __call__(self, field: Any, batch: Batch, rng: Rng) -> Loss:
         """Loss of a velocity field on data ``batch.x1`` [B,*S]; value is a scalar in squared data units."""
         example = self.examples(batch, rng, field)
-        made = ask(field, example.x, example.t, example.batch.cond)
+        made = evaluate_field(field, example.x, example.t, example.batch.cond)
         return self.compare(made, example)
 
     def examples(self, batch: Batch, rng: Rng, field: Any = None) -> Example:
@@ -280,7 +280,7 @@ class FlowMatching:
         return Loss(value, {"loss": value.detach(), "error": plain.mean()}, per_sample.detach(), t.detach())
 
 
-class Around:
+class ObjectiveWrapper:
     """What an objective around another one passes on: the path, coupling and other choices of the inner one."""
 
     objective: Any

@@ -14,7 +14,7 @@ from beeline.core.ranges import dataclass
 from beeline.core.rng import Rng
 from beeline.core.types import Batch, BeelineError, Loss, take
 from beeline.couplings.basic import Independent
-from beeline.fields.flow import ask
+from beeline.fields.flow import evaluate_field
 from beeline.objectives.matching import Distance, Drop, FlowMatching, squared
 from beeline.paths.affine import Linear
 from beeline.spaces.pyramid import Pyramid
@@ -50,7 +50,7 @@ class PyramidMatching:
         self.pyramid.check(few.x1)
         try:
             with eval_mode(network):
-                ask(network, self.pyramid.coarse(few.x1, 0), torch.zeros(1), few.cond)
+                evaluate_field(network, self.pyramid.coarse(few.x1, 0), torch.zeros(1), few.cond)
         except ValueError as error:
             raise BeelineError(
                 f"PyramidMatching was given {type(network.backbone).__name__}, which does not take pictures of the "
@@ -68,4 +68,4 @@ class PyramidMatching:
         u = self.times(len(batch.x1), batch.x1, rng.fork("times"))
         x, v = self.pyramid.point(batch.x0, batch.x1, stage, u)
         t = self.pyramid.clock(stage, u)
-        return plain.reduce(ask(field, x, t, batch.cond), v, t, batch)
+        return plain.reduce(evaluate_field(field, x, t, batch.cond), v, t, batch)

@@ -15,14 +15,14 @@ from beeline.core.protocols.flows import Coupling, TimeSampler
 from beeline.core.protocols.training import Cost
 from beeline.core.ranges import NonNegative, Positive, dataclass
 from beeline.core.rng import Rng
-from beeline.core.types import Batch, Cond, Loss, over, require
-from beeline.couplings.basic import Matched, Paired
-from beeline.fields.flow import ask, bind
+from beeline.core.types import Batch, Cond, Loss, expand_time, require
+from beeline.couplings.basic import Paired, PairedOrOT
+from beeline.fields.flow import bind, evaluate_field
 from beeline.objectives.heads import Head, beside
 from beeline.objectives.losses.distances import PowerCost, check_cost
-from beeline.objectives.matching import Around, Distance, FlowMatching, squared
+from beeline.objectives.matching import Distance, FlowMatching, ObjectiveWrapper, squared
 from beeline.solvers.process import Process
-from beeline.solvers.runge_kutta import Jump
+from beeline.solvers.runge_kutta import FlowMapStep
 from beeline.times.samplers import Uniform
 
 
@@ -66,15 +66,15 @@ class Potential(Wrapping):
         return v if learning else v.detach()
 
 
-class Accelerating(Holding):
+class SecondOrder(Holding):
     """Two heads, initial velocity and acceleration, as one flow map with a quadratic step.
 
     u(x, t, cond, s) = V(x, t) + (t + s)/2 A(x, t, V(x, t)),  x_s = x + (s - t) u
-    Assumes pairs; A takes the velocity as the condition ``velocity``.  Jump() in one step from 0 is the paper's
+    Assumes pairs; A takes the velocity as the condition ``velocity``.  FlowMapStep() in one step from 0 is the paper's
     sampler; in more steps V is read again at every state instead of being kept.
     Source: Park et al. 2024, "Constant Acceleration Flow" (arXiv 2411.00322).
 
-    >>> net = Accelerating(lambda x, t: x, lambda x, t, cond: cond["velocity"])
+    >>> net = SecondOrder(lambda x, t: x, lambda x, t, cond: cond["velocity"])
     >>> net(torch.ones(1, 1), torch.zeros(1), s=torch.ones(1))
     tensor([[1.5000]])
     """
@@ -91,11 +91,11 @@ class Accelerating(Holding):
         return {"velocity": self.velocity, "acceleration": self.acceleration}
 
     def process(self) -> Process:
-        return Process(Jump())
+        return Process(FlowMapStep())
 
     def forward(self, x: Tensor, t: Tensor, cond: Cond = None, s: Tensor | None = None) -> Tensor:
-        v = ask(self.velocity, x, t, cond)
-        return v + over((t + (t if s is None else s)) / 2, x) * self.accelerate(x, t, v, cond)
+        v = evaluate_field(self.velocity, x, t, cond)
+        return v + expand_time((t + (t if s is None else s)) / 2, x) * self.accelerate(x, t, v, cond)
 
     def accelerate(self, x: Tensor, t: Tensor, v: Tensor, cond: Cond = None) -> Tensor:
         """A(x, t, v)."""
@@ -104,7 +104,7 @@ class Accelerating(Holding):
             told = {**cond, **told}
         elif cond is not None:
             told["cond"] = cond
-        return ask(self.acceleration, x, t, told)
+        return evaluate_field(self.acceleration, x, t, told)
 
 
 @dataclass(frozen=True)
@@ -113,17 +113,17 @@ class ConstantAccelerationMatching:
 
     E |V(x_t, t) - h (x1 - x0)|^2 on the path with v0 = h (x1 - x0), and
     E |A(x'_t, t, v) - 2 (x1 - x0 - v)|^2 on x'_t = (1 - t^2) x0 + t^2 x1 + (t - t^2) v with v = sg V(x0, 0)
-    Assumes nearly deterministic pairs, those of reflow or of optimal transport, and an Accelerating network.  A recipe
-    draws with Jump() where it names no other solver.
+    Assumes nearly deterministic pairs, those of reflow or of optimal transport, and an SecondOrder network.  A recipe
+    draws with FlowMapStep() where it names no other solver.
     Source: Park et al. 2024 (arXiv 2411.00322).
 
-    >>> net = Accelerating(lambda x, t: x, lambda x, t, cond: x)
+    >>> net = SecondOrder(lambda x, t: x, lambda x, t, cond: x)
     >>> ConstantAccelerationMatching()(net, Batch(torch.ones(2, 1), torch.zeros(2, 1)), Rng(0)).per_sample.shape
     torch.Size([2])
     """
 
     speed: Positive = 1.5  # h, initial velocity in units of x1 - x0; 1 to 1.5
-    coupling: Coupling = field(default_factory=Matched)
+    coupling: Coupling = field(default_factory=PairedOrOT)
     times: TimeSampler = field(default_factory=Uniform)
     distance: Distance = squared
     baselines: ClassVar[bool] = False  # they have one head
@@ -132,18 +132,18 @@ class ConstantAccelerationMatching:
         require(
             not self.coupling.independent,
             f"ConstantAccelerationMatching got the coupling {type(self.coupling).__name__}; on independent pairs both "
-            "heads learn means, and more steps lead away from the data: take Matched(), or pairs of reflow",
+            "heads learn means, and more steps lead away from the data: take PairedOrOT(), or pairs of reflow",
         )
 
     def wrap(self, network: Any, batch: Batch, rng: Rng) -> nn.Module:
         """The network, and a second one like it that is told the velocity."""
-        return Accelerating(network, beside(network, "velocity", rng))
+        return SecondOrder(network, beside(network, "velocity", rng))
 
     def __call__(self, field: Any, batch: Batch, rng: Rng) -> Loss:
         require(
-            isinstance(field, Accelerating),
+            isinstance(field, SecondOrder),
             f"ConstantAccelerationMatching was given {type(field).__name__}; it learns two heads: wrap the networks in "
-            "Accelerating(velocity, acceleration)",
+            "SecondOrder(velocity, acceleration)",
         )
         batch = wide_batch(batch)
         with full_precision(batch.x1.device):
@@ -151,16 +151,16 @@ class ConstantAccelerationMatching:
         x0, x1 = batch.x0, batch.x1
         assert x0 is not None
         t = self.times(len(x1), x1, rng.fork("times"))
-        wide, whole = over(t, x1), x1 - x0
+        wide, whole = expand_time(t, x1), x1 - x0
 
         def state(v: Tensor) -> Tensor:
             return (1 - wide**2) * x0 + wide**2 * x1 + (wide - wide**2) * v
 
         plain = FlowMatching(distance=self.distance)
         start = self.speed * whole
-        first = plain.reduce(ask(field.velocity, state(start), t, batch.cond), start, t, batch)
+        first = plain.reduce(evaluate_field(field.velocity, state(start), t, batch.cond), start, t, batch)
         with torch.no_grad():
-            v = ask(field.velocity, x0, torch.zeros_like(t), batch.cond)
+            v = evaluate_field(field.velocity, x0, torch.zeros_like(t), batch.cond)
         bent = 2 * (whole - v)
         second = plain.reduce(field.accelerate(state(v), t, v, batch.cond), bent, t, batch)
         terms = {"velocity": first.terms["error"], "acceleration": second.terms["error"]}
@@ -199,7 +199,7 @@ class Helped(Holding):
 
 
 @dataclass(frozen=True)
-class EncodedSource(Around):
+class EncodedSource(ObjectiveWrapper):
     """The source of every datum is drawn by a learned encoder that is held near the Gaussian.
 
     x0 = m(x1) + s(x1) n,  (m, log s) = helper(x1);  loss + strength KL(N(m, s^2) || N(0, I)) / D

@@ -17,7 +17,7 @@ from beeline.core.protocols.flows import Prediction
 from beeline.core.ranges import dataclass
 from beeline.core.rng import Rng
 from beeline.core.types import Batch, Loss, require
-from beeline.fields.flow import Data, Flow, Network, ask
+from beeline.fields.flow import Data, Flow, Network, evaluate_field
 from beeline.objectives.matching import Drop, Example, FlowMatching, squared
 from beeline.objectives.second_order import Helped
 from beeline.paths.affine import AffinePath
@@ -71,7 +71,7 @@ class RowMatching(FlowMatching):
         if isinstance(net, Network) and not is_map(net) and traits_of(net).logits:
             made, raw = net(example.x, example.t, example.batch.cond, logits=True)
             return self.judge(made, example, groups, raw)
-        made = ask(field, example.x, example.t, example.batch.cond)
+        made = evaluate_field(field, example.x, example.t, example.batch.cond)
         return self.judge(made, example, groups)
 
     def reveal(self, batch: Batch, groups: Groups, rng: Rng) -> Batch:
@@ -160,7 +160,7 @@ def whole(rows: Batch, groups: Groups) -> Batch:
     return replace(rows, x1=x1)
 
 
-def settled(flow: Flow, sampler: Sampler, x1: Tensor, rng: Rng, *, rounds: int | None = None) -> Flow:
+def calibrate_marginals(flow: Flow, sampler: Sampler, x1: Tensor, rng: Rng, *, rounds: int | None = None) -> Flow:
     """The flow with the share of every state put right: ``rounds`` times, offsets of its logits are moved.
 
     offset <- offset + 0.7 log(share of the state in x1 / its share in rows drawn for that), at most 1, 3 to 16 times:

@@ -12,12 +12,12 @@ from beeline.core.modes import eval_mode
 from beeline.core.protocols.flows import Guidance, Schedule, Solver
 from beeline.core.ranges import NonNegative, dataclass
 from beeline.core.rng import Rng
-from beeline.core.types import Batch, Loss, over, require
+from beeline.core.types import Batch, Loss, expand_time, require
 from beeline.couplings.basic import Independent
 from beeline.couplings.sources import Gaussian
-from beeline.fields.flow import Flow, ask
+from beeline.fields.flow import Flow, evaluate_field
 from beeline.objectives.alignment import joined
-from beeline.objectives.matching import Around, Example, FlowMatching
+from beeline.objectives.matching import Example, FlowMatching, ObjectiveWrapper
 from beeline.paths.affine import AffinePath, Linear
 from beeline.sampling.guidance.guide import Plain, of_flow
 from beeline.solvers.integrate import integrate
@@ -26,7 +26,7 @@ from beeline.times.schedules import Uniform
 
 
 @dataclass(frozen=True)
-class Windowed(Around):
+class Windowed(ObjectiveWrapper):
     """Straightening window by window: each starts from a noised datum and ends where the teacher takes it.
 
     window k:  z0 = x_{t_k} of a data pair,  z1 = the (guided) teacher's flow from t_k to t_{k+1};
@@ -68,7 +68,7 @@ class Windowed(Around):
 
     def __call__(self, field: Any, batch: Batch, rng: Rng) -> Loss:
         example = self.examples(batch, rng, field)
-        return self.inner.compare(ask(field, example.x, example.t, example.batch.cond), example)
+        return self.inner.compare(evaluate_field(field, example.x, example.t, example.batch.cond), example)
 
     def examples(self, batch: Batch, rng: Rng, field: Any = None) -> Example:
         """Pairs of one window each, and the states between them."""
@@ -92,13 +92,13 @@ class Windowed(Around):
 
 def through(path: Any, first: Tensor, last: Tensor, t: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
     """The ends (x0, x1) of the affine path that goes through ``first`` at ``t`` and ``last`` at ``s``, times [B]."""
-    a, b, c, d = (over(curve(when), first) for when in (t, s) for curve in (path.a, path.b))
+    a, b, c, d = (expand_time(curve(when), first) for when in (t, s) for curve in (path.a, path.b))
     size = b * c - a * d
     return (c * first - a * last) / size, (b * last - d * first) / size
 
 
 @dataclass(frozen=True)
-class TwoHops(Around):
+class TwoHops(ObjectiveWrapper):
     """Beside stored pairs, the student of one step also follows two steps of its teacher from fresh noise.
 
     loss on pairs + strength distance(e + S(e, 0), m + (1-t) v(m, t)),  m = e + t v(e, 0),  e ~ N(0, I),  t ~ U(between)
@@ -126,7 +126,7 @@ class TwoHops(Around):
         noise, low, high = rng.fork("fresh").normal(batch.x1), *self.between
         zero, t = batch.x1.new_zeros(n), low + (high - low) * rng.fork("hop").uniform(n, batch.x1)
         with eval_mode(self.teacher.field), torch.no_grad():
-            middle = noise + over(t, noise) * ask(self.teacher.field, noise, zero, batch.cond)
-            wanted = middle + over(1 - t, noise) * ask(self.teacher.field, middle, t, batch.cond)
-        made = noise + ask(field, noise, zero, batch.cond)
+            middle = noise + expand_time(t, noise) * evaluate_field(self.teacher.field, noise, zero, batch.cond)
+            wanted = middle + expand_time(1 - t, noise) * evaluate_field(self.teacher.field, middle, t, batch.cond)
+        made = noise + evaluate_field(field, noise, zero, batch.cond)
         return joined(loss, self.inner.distance(made, wanted).mean(), self.strength, "two hops")

@@ -12,7 +12,7 @@ from torch import Tensor
 from beeline.core.modes import check_values
 from beeline.core.ranges import dataclass
 from beeline.core.rng import Rng
-from beeline.core.types import Point, over, require
+from beeline.core.types import Point, expand_time, require
 
 Coefficients = tuple[Tensor, Tensor, Tensor, Tensor]
 
@@ -53,18 +53,18 @@ class AffinePath:
             f"x0 has shape {tuple(x0.shape)} and x1 {tuple(x1.shape)}; a path joins points one to one: pair them first",
         )
         within(t)
-        a, b, da, db = (over(c, x1) for c in self.coefficients(t))
+        a, b, da, db = (expand_time(c, x1) for c in self.coefficients(t))
         finite(da, db, t, self)
         return Point(a * x1 + b * x0, da * x1 + db * x0)
 
     def noise(self, x: Tensor, v: Tensor, t: Tensor) -> Tensor:
         """The source end x0 implied by a state and its velocity."""
-        a, b, da, db = (over(c, x) for c in self.coefficients(t))
+        a, b, da, db = (expand_time(c, x) for c in self.coefficients(t))
         return (a * v - da * x) / _safe(a * db - b * da, t, self, "a state and its velocity do not give the source end")
 
     def data(self, x: Tensor, v: Tensor, t: Tensor) -> Tensor:
         """The data end x1 implied by a state and its velocity."""
-        a, b, da, db = (over(c, x) for c in self.coefficients(t))
+        a, b, da, db = (expand_time(c, x) for c in self.coefficients(t))
         return (db * x - b * v) / _safe(a * db - b * da, t, self, "a state and its velocity do not give the data end")
 
     def ends(self, x: Tensor, v: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
@@ -77,7 +77,7 @@ class AffinePath:
         A data prediction says nothing about the velocity where b = 0, nor a noise prediction where a = 0: those
         times are refused (ValueError).
         """
-        a, b, da, db = (over(c, x) for c in self.coefficients(t))
+        a, b, da, db = (expand_time(c, x) for c in self.coefficients(t))
         if x0 is not None and x1 is not None:
             return da * x1 + db * x0
         require(
@@ -91,7 +91,7 @@ class AffinePath:
 
     def score(self, x: Tensor, v: Tensor, t: Tensor) -> Tensor:
         """grad log p_t(x) = -E[x0 | x_t = x] / b(t), for a standard Gaussian source and an independent coupling."""
-        b = over(self.b(t), x)
+        b = expand_time(self.b(t), x)
         return -self.noise(x, v, t) / _safe(b, t, self, "a velocity does not give a score")
 
 
@@ -118,10 +118,10 @@ class Linear(AffinePath):
         return t, 1 - t, one, -one
 
     def noise(self, x: Tensor, v: Tensor, t: Tensor) -> Tensor:
-        return x - over(t, x) * v
+        return x - expand_time(t, x) * v
 
     def data(self, x: Tensor, v: Tensor, t: Tensor) -> Tensor:
-        return x + (1 - over(t, x)) * v
+        return x + (1 - expand_time(t, x)) * v
 
 
 @dataclass(frozen=True)
@@ -223,7 +223,7 @@ class Polynomial(AffinePath):
         return a, 1 - a, da, -da
 
     def noise(self, x: Tensor, v: Tensor, t: Tensor) -> Tensor:
-        return x - over(t, x) * v / self.n  # the common factor t^(n-1) cancels: no singular time
+        return x - expand_time(t, x) * v / self.n  # the common factor t^(n-1) cancels: no singular time
 
 
 @dataclass(frozen=True)

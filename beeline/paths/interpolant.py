@@ -11,19 +11,19 @@ from torch import Tensor
 from beeline.core.protocols.flows import Latent
 from beeline.core.ranges import NonNegative, check, dataclass
 from beeline.core.rng import Rng
-from beeline.core.types import Point, over, require
+from beeline.core.types import Point, expand_time, require
 from beeline.paths.affine import AffinePath, Coefficients, Linear, finite, within
 
 
 @dataclass(frozen=True)
-class Brownian:
-    """The latent noise of a Brownian bridge.
+class BrownianBridge:
+    """The latent noise of a BrownianBridge bridge.
 
     g(t) = scale sqrt(t (1-t))
     Assumes times inside (0, 1) wherever a slope is asked for, because g' is infinite at both ends.
     Source: Albergo, Boffi and Vanden-Eijnden 2023 (arXiv 2303.08797).
 
-    >>> Brownian(2.0).size(torch.tensor([0.5]))
+    >>> BrownianBridge(2.0).size(torch.tensor([0.5]))
     tensor([1.])
     """
 
@@ -102,7 +102,7 @@ class Interpolant:
         x, v = self.path.point(x0, x1, t)
         size, slope = self.latent.size(t), self.latent.slope(t)
         finite(slope, slope, t, self)
-        return Point(x + over(size, x) * z, v + over(slope, x) * z)
+        return Point(x + expand_time(size, x) * z, v + expand_time(slope, x) * z)
 
     def score(self, eta: Tensor, t: Tensor) -> Tensor:
         """grad log p_t(x) from eta = E[z | x] [B,*S], inside (0, 1)."""
@@ -112,16 +112,16 @@ class Interpolant:
             f"the score of {type(self).__name__} was asked for where its latent noise is zero; there is none to see "
             "there: use a time inside (0, 1)",
         )
-        return -eta / over(size, eta)
+        return -eta / expand_time(size, eta)
 
 
 @dataclass(frozen=True)
 class Bridge(Interpolant):
-    """The Brownian bridge between two points, as in Schroedinger-bridge matching.
+    """The BrownianBridge bridge between two points, as in Schroedinger-bridge matching.
 
     x_t = (1-t) x0 + t x1 + sigma sqrt(t (1-t)) z,  v = x1 - x0 + sigma (1 - 2t) / (2 sqrt(t (1-t))) z
     Assumes times inside (0, 1).  With the entropic coupling Sinkhorn(epsilon = 2 sigma^2) it is the Schroedinger
-    bridge of Brownian motion of variance sigma^2.
+    bridge of BrownianBridge motion of variance sigma^2.
     Source: Tong et al. 2024 (arXiv 2302.00482); Shi et al. 2023 (arXiv 2303.16852).
 
     >>> Bridge(0.5).latent.size(torch.tensor([0.5]))
@@ -129,8 +129,8 @@ class Bridge(Interpolant):
     """
 
     path: AffinePath = field(default_factory=Linear, init=False)
-    latent: Latent = field(default_factory=Brownian, init=False)
-    sigma: float = 1.0  # of the Brownian motion, in data units; 0 is Linear()
+    latent: Latent = field(default_factory=BrownianBridge, init=False)
+    sigma: float = 1.0  # of the BrownianBridge motion, in data units; 0 is Linear()
 
     def __init__(self, sigma: float = 1.0):
         object.__setattr__(self, "sigma", sigma)
@@ -139,7 +139,7 @@ class Bridge(Interpolant):
             sigma > 0, f"Bridge got sigma={sigma}; without noise it is the straight path: give sigma > 0, or Linear()"
         )
         object.__setattr__(self, "path", Linear())
-        object.__setattr__(self, "latent", Brownian(sigma))
+        object.__setattr__(self, "latent", BrownianBridge(sigma))
 
 
 @dataclass(frozen=True)
@@ -156,7 +156,7 @@ class EncodeDecode:
 
     def point(self, x0: Tensor, x1: Tensor, t: Tensor, rng: Rng | None = None) -> Point:
         within(t)
-        wide = over(t, x1)
+        wide = expand_time(t, x1)
         c, s = torch.cos(math.pi * wide), torch.sin(math.pi * wide)
         end, z = torch.where(wide <= 0.5, x0, x1), drawn(rng, self).normal(x1)
         return Point(c * c * end + s * s * z, 2 * math.pi * c * s * (z - end))

@@ -15,14 +15,14 @@ def digits() -> Run:
 
     Source: none; sizes and rates were chosen by the held-out loss.
 
-    >>> digits().training.lot
+    >>> digits().training.batch_size
     128
     """
     return Run(
         data=Digits(),
         network={"is": "networks.MLP", "width": 256, "depth": 4, "dropout": 0.1},
         objective=FlowMatching(drop=Drop(0.1, null=10)),
-        training=Training(steps=4000, lot=128, rate=WarmupConstantCooldown(peak=2e-3, warmup=100, cooldown=0.4)),
+        training=Training(steps=4000, batch_size=128, lr=WarmupConstantCooldown(peak=2e-3, warmup=100, cooldown=0.4)),
         sampler=Sampler(16),
     )
 
@@ -39,7 +39,7 @@ def mnist(path: str = "mnist.npz") -> Run:
         data=ImageFile(path),
         network={"is": "networks.UNet", "width": 32},
         objective=FlowMatching(drop=Drop(0.1, null=10)),
-        training=Training(steps=10_000, lot=128, rate=WarmupConstantCooldown(peak=1e-3, warmup=200)),
+        training=Training(steps=10_000, batch_size=128, lr=WarmupConstantCooldown(peak=1e-3, warmup=200)),
         sampler=Sampler(20),
     )
 
@@ -56,6 +56,6 @@ def images(path: str = "images") -> Run:
         data=ImageFile(path),
         network={"is": "networks.UNet", "width": 64, "multipliers": [1, 2, 2, 2], "blocks": 2},
         objective=FlowMatching(drop=Drop(0.1)),  # of labels, where the pictures have any
-        training=Training(steps=50_000, lot=64, rate=WarmupConstantCooldown(peak=3e-4, warmup=1000)),
+        training=Training(steps=50_000, batch_size=64, lr=WarmupConstantCooldown(peak=3e-4, warmup=1000)),
         sampler=Sampler(25),
     )

@@ -7,7 +7,7 @@ from dataclasses import replace
 from beeline.couplings.basic import Independent, MinibatchOT
 from beeline.couplings.heavy_tailed import StudentT
 from beeline.data.distributions.mixtures import GaussianMixture
-from beeline.data.point_files import LawData
+from beeline.data.point_files import DistributionData
 from beeline.fields.prediction import Boundary
 from beeline.objectives.alignment import Dispersed, SelfRectified, SmoothSteps
 from beeline.objectives.guided import Anticipating, GuidanceFree, ModelGuidance
@@ -31,7 +31,7 @@ def ring() -> Run:
     >>> len(ring().data.law.means)
     8
     """
-    return replace(two_moons(), data=LawData(GaussianMixture.ring()))
+    return replace(two_moons(), data=DistributionData(GaussianMixture.ring()))
 
 
 def transport() -> Run:

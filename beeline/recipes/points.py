@@ -5,11 +5,11 @@ from __future__ import annotations
 from beeline.couplings.basic import Independent
 from beeline.data.directions import Directions
 from beeline.data.distributions.mixtures import TwoMoons
-from beeline.data.point_files import LawData, PointFile
+from beeline.data.point_files import DistributionData, PointFile
 from beeline.objectives.matching import FlowMatching
 from beeline.runs.run import Run
 from beeline.sampling.sampler import Sampler
-from beeline.spaces.manifold import Even, Geodesic
+from beeline.spaces.manifold import Geodesic, UniformOnSpace
 from beeline.training.config import Training
 from beeline.training.optim.learning_rate import WarmupConstantCooldown
 
@@ -25,7 +25,7 @@ def points(path: str = "points.csv") -> Run:
     return Run(
         data=PointFile(path),
         network={"is": "networks.MLP", "width": 128, "depth": 3},
-        training=Training(steps=5000, lot=256, rate=WarmupConstantCooldown(peak=2e-3)),
+        training=Training(steps=5000, batch_size=256, lr=WarmupConstantCooldown(peak=2e-3)),
         sampler=Sampler(20),
     )
 
@@ -41,8 +41,8 @@ def directions() -> Run:
     return Run(
         data=Directions(),
         network={"is": "networks.MLP", "width": 128, "depth": 3},
-        objective=FlowMatching(Geodesic(), Independent(Even())),
-        training=Training(steps=3000, lot=256, rate=WarmupConstantCooldown(peak=2e-3, warmup=50)),
+        objective=FlowMatching(Geodesic(), Independent(UniformOnSpace())),
+        training=Training(steps=3000, batch_size=256, lr=WarmupConstantCooldown(peak=2e-3, warmup=50)),
         sampler=Sampler(20),
     )
 
@@ -56,8 +56,8 @@ def two_moons() -> Run:
     20000
     """
     return Run(
-        data=LawData(TwoMoons()),
+        data=DistributionData(TwoMoons()),
         network={"is": "networks.MLP", "width": 128, "depth": 3},
-        training=Training(steps=3000, lot=256, rate=WarmupConstantCooldown(peak=2e-3, warmup=50)),
+        training=Training(steps=3000, batch_size=256, lr=WarmupConstantCooldown(peak=2e-3, warmup=50)),
         sampler=Sampler(20),
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from beeline.data.sequence_files import MarkovChain, SymbolFile
+from beeline.data.sequence_files import MarkovChain, SequenceFile
 from beeline.objectives.classify import Classify
 from beeline.runs.run import Run
 from beeline.sampling.sampler import Sampler
@@ -10,18 +10,18 @@ from beeline.training.config import Training
 from beeline.training.optim.learning_rate import WarmupConstantCooldown
 
 
-def symbols(path: str = "") -> Run:
+def sequences(path: str = "") -> Run:
     """Sequences of a text file, one a line, or without one of a Markov chain, by a classifier of every symbol.
 
     Source: Stark et al. 2024 (arXiv 2402.05841).
 
-    >>> symbols().data.length, symbols("peptides.txt").data.path
+    >>> sequences().data.length, symbols("peptides.txt").data.path
     (8, 'peptides.txt')
     """
     return Run(
-        data=SymbolFile(path) if path else MarkovChain(),
+        data=SequenceFile(path) if path else MarkovChain(),
         network={"is": "networks.MLP", "width": 256, "depth": 3},
         objective=Classify(),
-        training=Training(steps=3000, lot=256, rate=WarmupConstantCooldown(peak=2e-3, warmup=50)),
+        training=Training(steps=3000, batch_size=256, lr=WarmupConstantCooldown(peak=2e-3, warmup=50)),
         sampler=Sampler(20),
     )

@@ -8,7 +8,7 @@ from beeline.runs.run import Run
 from beeline.sampling.sampler import Sampler
 from beeline.solvers.multistep import AdamsBashforth
 from beeline.training.config import Training
-from beeline.training.early_stopping import Patience
+from beeline.training.early_stopping import EarlyStopping
 from beeline.training.optim.ema import EMA
 from beeline.training.optim.learning_rate import WarmupConstantCooldown
 
@@ -21,11 +21,13 @@ def table(path: str = "table.csv") -> Run:
     >>> table("adult.csv").data.path
     'adult.csv'
     """
-    rate = WarmupConstantCooldown(peak=1.5e-3, warmup=200, cooldown=0.3)
+    lr = WarmupConstantCooldown(peak=1.5e-3, warmup=200, cooldown=0.3)
     return Run(
         data=TableFile(path),
         network={"is": "networks.TabularMLP", "half": None},  # its size by the number of rows
         objective=RowMatching(),
-        training=Training(steps=4000, lot=1024, rate=rate, ema=EMA(250.0, 0.05), patience=Patience(5, every=200)),
+        training=Training(
+            steps=4000, batch_size=1024, lr=lr, ema=EMA(250.0, 0.05), early_stopping=EarlyStopping(5, every=200)
+        ),
         sampler=Sampler(16, solver=AdamsBashforth(2)),
     )

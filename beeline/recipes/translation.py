@@ -5,8 +5,8 @@ from __future__ import annotations
 from beeline.couplings.basic import MinibatchOT
 from beeline.data.distributions.mixtures import GaussianMixture, TwoMoons
 from beeline.data.image_files import ImageFile
-from beeline.data.point_files import LawData
-from beeline.data.translation import Between
+from beeline.data.point_files import DistributionData
+from beeline.data.translation import PairedDataset
 from beeline.objectives.coupled import Augmented
 from beeline.objectives.matching import FlowMatching
 from beeline.runs.run import Run
@@ -24,10 +24,10 @@ def transfer() -> Run:
     False
     """
     return Run(
-        data=Between(LawData(TwoMoons()), LawData(GaussianMixture.ring())),
+        data=PairedDataset(DistributionData(TwoMoons()), DistributionData(GaussianMixture.ring())),
         network={"is": "networks.MLP", "width": 128, "depth": 3},
         objective=FlowMatching(coupling=MinibatchOT()),
-        training=Training(steps=3000, lot=256, rate=WarmupConstantCooldown(peak=2e-3, warmup=50)),
+        training=Training(steps=3000, batch_size=256, lr=WarmupConstantCooldown(peak=2e-3, warmup=50)),
         sampler=Sampler(20),
     )
 
@@ -41,9 +41,9 @@ def translation(source: str = "before", target: str = "after") -> Run:
     'photos'
     """
     return Run(
-        data=Between(ImageFile(source), ImageFile(target), aligned=True),
+        data=PairedDataset(ImageFile(source), ImageFile(target), aligned=True),
         network={"is": "networks.UNet", "width": 64, "multipliers": [1, 2, 2, 2], "blocks": 2},
         objective=Augmented(),
-        training=Training(steps=50_000, lot=64, rate=WarmupConstantCooldown(peak=3e-4, warmup=1000)),
+        training=Training(steps=50_000, batch_size=64, lr=WarmupConstantCooldown(peak=3e-4, warmup=1000)),
         sampler=Sampler(25),
     )

@@ -13,7 +13,7 @@ from beeline.core.ranges import Whole, dataclass
 from beeline.core.types import BeelineError, extra, require
 from beeline.objectives.losses.encoders import tokens
 from beeline.networks.hooks import place
-from beeline.fields.flow import ask
+from beeline.fields.flow import evaluate_field
 from beeline.networks.hooks import captured, last
 
 
@@ -43,7 +43,7 @@ class OfBundle:
         field = bundled(self.path).field.to(x.device)
         block = place(field, self.block)
         with eval_mode(field), captured(field, block) as seen:
-            ask(field, x, torch.full((len(x),), self.t, device=x.device))
+            evaluate_field(field, x, torch.full((len(x),), self.t, device=x.device))
         return tokens(last(seen, block)).to(x.dtype)
 
 

@@ -19,7 +19,7 @@ import torch
 import yaml
 from torch import nn
 from beeline.config import build as config
-from beeline.data.translation import Between, check_coupling, of_training
+from beeline.data.translation import PairedDataset, check_coupling, of_training
 from beeline.runs.bundle import Bundle, load
 from beeline.config.catalogue import settings
 from beeline.fields.flow import Flow, MapNetwork, Network
@@ -38,10 +38,10 @@ from beeline.objectives.heads import check_objective, drawn_by
 from beeline.evaluation.heldout import HeldOut
 from beeline.objectives.matching import FlowMatching
 from beeline.core.protocols.training import Objective
-from beeline.training.distributed.parallel import Alone, first
+from beeline.training.distributed.parallel import SingleDevice, first
 from beeline.core.protocols.training import Parallel
 from beeline.training.plan import plan
-from beeline.objectives.tables import settled
+from beeline.objectives.tables import calibrate_marginals
 from beeline.training.callbacks import Previews
 from beeline.training.config import Training
 from beeline.training.fit import fit
@@ -155,7 +155,7 @@ class Prepared:
 
     networks: Any  # one network, or a mapping of them
     objective: Any
-    data: Any  # a Batch, or lots
+    data: Any  # a Batch, or microbatches
     heldout: HeldOut | None
     finish: Callable[[Any], Bundle]  # trained networks -> bundle
     rows: torch.Tensor  # data [N,*S] that were learned, or some of them
@@ -173,7 +173,7 @@ def prepare(run: Run) -> Prepared:
     rng = Rng(run.seed).fork("rows")
     source: Any = None
     feed: Any = None
-    if isinstance(run.data, Between):
+    if isinstance(run.data, PairedDataset):
         source, batch, other, feed = run.data.ends(batch, other, rng)
         check_coupling(getattr(objective, "coupling", None), batch, rng)
     store = getattr(getattr(objective, "coupling", None), "stored", None)
@@ -199,12 +199,12 @@ def prepare(run: Run) -> Prepared:
             lineage={"made_by": "train", "data": config.describe(run.data), "seed": run.seed},
         )
 
-    every = 500 if run.training.patience is None else run.training.patience.every
+    every = 500 if run.training.early_stopping is None else run.training.early_stopping.every
     heldout = HeldOut(objective, other, train=batch, rng=Rng(run.seed).fork("heldout"), every=every)
-    # what is larger than memory, or drawn anew for every batch, comes as lots; the batch above is a look at it
-    maker = run.data if hasattr(run.data, "lots") else modality
-    if hasattr(maker, "lots"):
-        feed = maker.lots(modality, rng) if maker is run.data else maker.lots(raw, rng)
+    # what is larger than memory, or drawn anew for every batch, comes as microbatches; the batch above is a look at it
+    maker = run.data if hasattr(run.data, "microbatches") else modality
+    if hasattr(maker, "microbatches"):
+        feed = maker.microbatches(modality, rng) if maker is run.data else maker.microbatches(raw, rng)
     data = batch if feed is None else feed
     return Prepared(build_network(run, modality, batch), objective, data, heldout, finish, batch.x1)
 
@@ -282,7 +282,7 @@ def train(
     ValueError, with nothing written, when the data, the settings or the directory will not do; Interrupted after
     Ctrl-C, when the state has been saved.
     """
-    out, engine = Path(out), parallel or Alone()
+    out, engine = Path(out), parallel or SingleDevice()
     where = engine.place(device, {})
     with contextlib.ExitStack() as held:
 
@@ -333,14 +333,14 @@ def _train(
         parallel=engine,
         rng=rng,
         log=both,
-        keep=out / "checkpoints",
+        checkpoint_dir=out / "checkpoints",
         resume=out / "checkpoints" if resume else fork,
         fork=fork is not None and not resume,
-        callbacks=(*(() if work.heldout is None else (work.heldout,)), *previews(work, out / "samples", run.training.keep_every, engine.rank == 0)),
+        callbacks=(*(() if work.heldout is None else (work.heldout,)), *previews(work, out / "samples", run.training.checkpoint_every, engine.rank == 0)),
         predicted=predicted,
     )
     bundle = work.finish(trained)
-    flow = settled(bundle.flow, bundle.sampler, work.rows, rng.fork("settle"))  # a flow of a table; others stay
+    flow = calibrate_marginals(bundle.flow, bundle.sampler, work.rows, rng.fork("settle"))  # a flow of a table; others stay
     kept = run.training.profiles
     average = config.describe(kept[0]) if kept else None  # which weights these are
     bundle = dataclasses.replace(bundle, flow=flow, lineage={**bundle.lineage, "average": average})

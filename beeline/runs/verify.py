@@ -59,7 +59,7 @@ def files(path: Path) -> Iterator[Finding]:
     found = checkpoint.steps(path / "checkpoints")
     if not found:
         yield Finding(
-            "checkpoints", False, "there are none, so the run cannot be resumed; training.keep_every writes them"
+            "checkpoints", False, "there are none, so the run cannot be resumed; training.checkpoint_every writes them"
         )
     for one in found:
         wrong = checkpoint.flaw(one)
@@ -148,7 +148,7 @@ def resume(path: Path) -> Finding:
 
 def trials(run: str, folder: str) -> None:
     """The trial without and with a kill, each in a forked process, so that libraries are loaded once."""
-    import torch._dynamo  # noqa: F401 - torch's optimisers load it: once, before the forks
+    import torch._dynamo  # noqa: F401 - torch's optimizers load it: once, before the forks
 
     for name, killed in (("whole", False), ("cut", True), ("cut", False)):
         child = os.fork()
@@ -170,7 +170,7 @@ def trial(run: Path, keep: Path, killed: bool) -> None:
     """The first steps of a run, in a process that kills itself when that is asked for."""
     recipe: Run | Distilled = config.build(read_plain(run / "run.yaml"))
     work = prepare(recipe) if isinstance(recipe, Run) else prepare_distilled(recipe)
-    training = dataclasses.replace(recipe.training, steps=STEPS, keep_every=2, watch_every=3, patience=None)
+    training = dataclasses.replace(recipe.training, steps=STEPS, checkpoint_every=2, watch_every=3, early_stopping=None)
 
     def log(entry: dict[str, Any]) -> None:
         if killed and entry.get("step") == KILLED:
@@ -178,7 +178,7 @@ def trial(run: Path, keep: Path, killed: bool) -> None:
 
     before = keep if checkpoint.steps(keep) else None
     rng = Rng(recipe.seed).fork("training")
-    fit(work.networks, work.objective, work.data, training, rng=rng, log=log, keep=keep, resume=before)
+    fit(work.networks, work.objective, work.data, training, rng=rng, log=log, checkpoint_dir=keep, resume=before)
 
 
 def report(findings: Iterator[Finding], as_json: bool, say: Any = print) -> bool:

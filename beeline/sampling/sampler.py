@@ -77,7 +77,7 @@ class Sampler:
         """Draw: from source points x0 [B,*S] to data [B,*S].
 
         ``watch(x, t)`` sees every state, ``done(memory)`` the solver's memory at the end.  With ``whole`` the state is
-        the solver's own, in and out: the twins of a Reversible solver, without which its round trip is not exact.
+        the solver's own, in and out: the copies of a Reversible solver, without which its round trip is not exact.
         """
         return self._walk(flow, x0, cond, self.times(), watch, done, whole)
 

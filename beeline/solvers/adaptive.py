@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from beeline.core.protocols.flows import Traits
+from beeline.core.protocols.flows import SolverTraits
 from beeline.core.ranges import Count, dataclass
-from beeline.core.types import Dynamics, IntegrationError, over, require
+from beeline.core.types import Dynamics, IntegrationError, expand_time, require
 from beeline.solvers.runge_kutta import advance
 from beeline.solvers.wrappers import SolverBase
 
@@ -112,7 +112,7 @@ class _Span(NamedTuple):
 
     def at(self, time: Tensor) -> Tensor:
         """The quartic with the states and slopes at both ends and the state in the middle."""
-        u, h = over((time - self.t) / (self.s - self.t), self.x), over(self.s - self.t, self.x)
+        u, h = expand_time((time - self.t) / (self.s - self.t), self.x), expand_time(self.s - self.t, self.x)
         a, b, p, q, m = self.x, self.x_s, h * self.v, h * self.v_s, self.middle
         c2 = -11 * a - 5 * b + 16 * m - 4 * p + q
         c3 = 18 * a + 14 * b - 32 * m + 5 * p - 3 * q
@@ -167,8 +167,8 @@ class Adaptive(SolverBase):
         return self.table.order
 
     @property
-    def traits(self) -> Traits:
-        return Traits(adaptive=True)
+    def traits(self) -> SolverTraits:
+        return SolverTraits(adaptive=True)
 
     def begin(self, times: Tensor) -> Any:
         """Where the walk ends."""
@@ -189,7 +189,7 @@ class Adaptive(SolverBase):
         size, speed = self._norm(x / scale), self._norm(slope / scale)
         guess = torch.where((size < 1e-5) | (speed < 1e-5), 1e-6, 0.01 * size / speed.clamp(min=1e-30)).minimum(reach)
         step = _wide(guess / reach, t) * (s - t)
-        bend = self._norm((f(torch.addcmul(x, over(step, x), slope), t + step) - slope) / scale) / guess
+        bend = self._norm((f(torch.addcmul(x, expand_time(step, x), slope), t + step) - slope) / scale) / guess
         steep = torch.maximum(speed, bend)
         power = 1 / (self.table.error_order + 1)
         length = torch.where(steep <= 1e-15, (guess * 1e-3).clamp(min=1e-6), (0.01 / steep.clamp(min=1e-30)) ** power)
@@ -201,7 +201,7 @@ class Adaptive(SolverBase):
     ) -> tuple[Tensor, list[Tensor], Tensor]:
         """One step of the pair: the state at s, the stages, and the error of each sample over its tolerance."""
         h = s - t
-        wide, k, times = over(h, x), [slope], [t]
+        wide, k, times = expand_time(h, x), [slope], [t]
         for row in self.table.a[:-1]:
             c = sum(row)
             times.append(s if abs(c - 1) < 1e-12 else t + c * h)
@@ -259,7 +259,7 @@ class Adaptive(SolverBase):
             longer = torch.where(final & good, torch.maximum(longer, length), longer)
             length, last = torch.where(busy, longer, length), torch.where(take, error, last)
             gone = torch.where(take, part, gone)
-            x, slope = torch.where(over(take, x), new, x), torch.where(over(take, x), k[-1], slope)
+            x, slope = torch.where(expand_time(take, x), new, x), torch.where(expand_time(take, x), k[-1], slope)
         return x, Progress(x, slope, length, last, evaluations, accepted, rejected, m.end)
 
     def _dense(self, f: Dynamics, x: Tensor, t: Tensor, s: Tensor, m: Progress) -> tuple[Tensor, Progress]:
@@ -282,7 +282,7 @@ class Adaptive(SolverBase):
                 rejected=m.rejected + (not good),
             )
             if good:
-                middle = advance(state, over(target - here, state), _middle(self.table), k)
+                middle = advance(state, expand_time(target - here, state), _middle(self.table), k)
                 span = _Span(here, target, state, middle, new, k[0], k[-1])
                 state, here = new, target
         out = state if bool((here == s).all()) else span.at(s)

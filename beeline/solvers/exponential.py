@@ -20,7 +20,7 @@ from torch import Tensor
 
 from beeline.core.protocols.flows import Number
 from beeline.core.ranges import dataclass
-from beeline.core.types import over
+from beeline.core.types import expand_time
 from beeline.paths.affine import AffinePath
 
 
@@ -41,7 +41,7 @@ def shared(t: Tensor) -> Number:
 
 def times_value(weight: Number, x: Tensor) -> Tensor:
     """weight * x, for a weight of either kind."""
-    return x * weight if isinstance(weight, float) else over(weight.to(x.dtype), x) * x
+    return x * weight if isinstance(weight, float) else expand_time(weight.to(x.dtype), x) * x
 
 
 def combine(parts: Sequence[tuple[Number, Tensor]]) -> Tensor:

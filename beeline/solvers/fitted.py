@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from beeline.core.protocols.flows import Traits
+from beeline.core.protocols.flows import SolverTraits
 from beeline.core.ranges import dataclass
 from beeline.core.types import Dynamics, require
 from beeline.solvers.exponential import combine
@@ -51,8 +51,8 @@ class Fitted(SolverBase):
         )
 
     @property
-    def traits(self) -> Traits:
-        return Traits(multistep=True)
+    def traits(self) -> SolverTraits:
+        return SolverTraits(multistep=True)
 
     def step(self, f: Dynamics, x: Tensor, t: Tensor, s: Tensor, memory: Any) -> tuple[Tensor, Any]:
         start, seen = memory or (x, ())

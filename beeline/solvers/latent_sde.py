@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from beeline.core.protocols.flows import Traits
+from beeline.core.protocols.flows import SolverTraits
 from beeline.core.ranges import Edge, NonNegative, dataclass
 from beeline.core.rng import Rng
-from beeline.core.types import Dynamics, over, require
+from beeline.core.types import Dynamics, expand_time, require
 from beeline.paths.interpolant import Interpolant
 from beeline.solvers.diffusions import White
 from beeline.solvers.wrappers import SolverBase
@@ -40,8 +40,8 @@ class LatentSDE(SolverBase):
     order: int = field(default=1, init=False)
 
     @property
-    def traits(self) -> Traits:
-        return Traits(paths=(self.path,), stochastic=self.level > 0)
+    def traits(self) -> SolverTraits:
+        return SolverTraits(paths=(self.path,), stochastic=self.level > 0)
 
     def rekeyed(self, seeds: Sequence[int], *names: int | str | float) -> Any:
         return self._with(White(self.rng, self.seeds).rekeyed(seeds, *names))
@@ -53,7 +53,7 @@ class LatentSDE(SolverBase):
         return replace(self, rng=noise.rng, seeds=noise.seeds)
 
     def step(self, f: Dynamics, x: Tensor, t: Tensor, s: Tensor, memory: Any) -> tuple[Tensor, Any]:
-        h = over(s - t, x)
+        h = expand_time(s - t, x)
         require(
             bool((h > 0).all()),
             "LatentSDE was asked to walk towards the source; its noise belongs to the walk towards the data: "

@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from beeline.core.protocols.flows import Clock, Number, Traits
+from beeline.core.protocols.flows import Clock, Number, SolverTraits
 from beeline.core.ranges import dataclass
-from beeline.core.types import Dynamics, over, require
+from beeline.core.types import Dynamics, expand_time, require
 from beeline.paths.affine import AffinePath, Linear
 from beeline.solvers.exponential import LogSNR, Time, ab, combine, polynomial_weights, shared, times_value
 from beeline.solvers.runge_kutta import EULER, HEUN, RK3, RungeKutta
@@ -59,8 +59,8 @@ class AdamsBashforth(SolverBase):
         _known_order(self, self.order, 4)
 
     @property
-    def traits(self) -> Traits:
-        return Traits(multistep=self.order > 1)
+    def traits(self) -> SolverTraits:
+        return SolverTraits(multistep=self.order > 1)
 
     def step(self, f: Dynamics, x: Tensor, t: Tensor, s: Tensor, memory: Any) -> tuple[Tensor, Any]:
         past = memory or History()
@@ -96,8 +96,8 @@ class DEIS(SolverBase):
         _known_order(self, self.order, 4)
 
     @property
-    def traits(self) -> Traits:
-        return Traits(paths=(self.path,), multistep=self.order > 1)
+    def traits(self) -> SolverTraits:
+        return SolverTraits(paths=(self.path,), multistep=self.order > 1)
 
     def step(self, f: Dynamics, x: Tensor, t: Tensor, s: Tensor, memory: Any) -> tuple[Tensor, Any]:
         past = memory or History()
@@ -131,8 +131,8 @@ class DPMSolver(SolverBase):
         _known_order(self, self.order, 3)
 
     @property
-    def traits(self) -> Traits:
-        return Traits(paths=(self.path,), multistep=self.order > 1)
+    def traits(self) -> SolverTraits:
+        return SolverTraits(paths=(self.path,), multistep=self.order > 1)
 
     def step(self, f: Dynamics, x: Tensor, t: Tensor, s: Tensor, memory: Any) -> tuple[Tensor, Any]:
         past = memory or History()
@@ -163,8 +163,8 @@ class UniPC(SolverBase):
         _known_order(self, self.order, 3)
 
     @property
-    def traits(self) -> Traits:
-        return Traits(paths=(self.path,), multistep=True)
+    def traits(self) -> SolverTraits:
+        return SolverTraits(paths=(self.path,), multistep=True)
 
     def step(self, f: Dynamics, x: Tensor, t: Tensor, s: Tensor, memory: Any) -> tuple[Tensor, Any]:
         v, here, end = f(x, t), shared(t), shared(s)
@@ -220,8 +220,8 @@ class KeepNoise(SolverBase):
     order = 0
 
     @property
-    def traits(self) -> Traits:
-        return Traits(paths=(self.path,), multistep=True)
+    def traits(self) -> SolverTraits:
+        return SolverTraits(paths=(self.path,), multistep=True)
 
     def step(self, f: Dynamics, x: Tensor, t: Tensor, s: Tensor, memory: Any) -> tuple[Tensor, Any]:
         forward = bool((s > t).all())
@@ -236,7 +236,7 @@ class KeepNoise(SolverBase):
         return new, start
 
     def _on_line(self, far: Tensor, near: Tensor, s: Tensor, forward: bool) -> Tensor:
-        a, b = over(self.path.a(s), far), over(self.path.b(s), far)
+        a, b = expand_time(self.path.a(s), far), expand_time(self.path.b(s), far)
         return a * far + b * near if forward else b * far + a * near
 
 
@@ -262,8 +262,8 @@ class Exponential(SolverBase):
         return self.table.order
 
     @property
-    def traits(self) -> Traits:
-        return Traits(paths=(self.path,))
+    def traits(self) -> SolverTraits:
+        return SolverTraits(paths=(self.path,))
 
     def step(self, f: Dynamics, x: Tensor, t: Tensor, s: Tensor, memory: Any) -> tuple[Tensor, Any]:
         (a, b), (a_s, b_s) = (self.path.a(t), self.path.b(t)), (self.path.a(s), self.path.b(s))
@@ -271,14 +271,14 @@ class Exponential(SolverBase):
             return self.table.step(f, x, t, s, None)
         # in u = (sigma - sigma_t) / (sigma_s - sigma_t) the walk is over [0, 1]; the time of a stage is found from u
         sigma, span = b / a, b_s / a_s - b / a
-        wide = over(span, x)
-        y, slopes = x / over(a, x), [self.path.noise(x, f(x, t), t)]
+        wide = expand_time(span, x)
+        y, slopes = x / expand_time(a, x), [self.path.noise(x, f(x, t), t)]
         for row in self.table.a:
             c = sum(row)
             at = s if abs(c - 1) < 1e-12 else self._time(sigma + c * span, t, s)
-            state = over(self.path.a(at), x) * (y + wide * _weighted(row, slopes))
+            state = expand_time(self.path.a(at), x) * (y + wide * _weighted(row, slopes))
             slopes.append(self.path.noise(state, f(state, at), at))
-        return over(a_s, x) * (y + wide * _weighted(self.table.b, slopes)), None
+        return expand_time(a_s, x) * (y + wide * _weighted(self.table.b, slopes)), None
 
     def _time(self, sigma: Tensor, t: Tensor, s: Tensor) -> Tensor:
         """The time between t and s at which b/a is ``sigma``: closed on the straight path, by bisection elsewhere."""
@@ -295,9 +295,9 @@ class Exponential(SolverBase):
 def frozen_ends(path: AffinePath, x: Tensor, v: Tensor, t: Tensor, s: Tensor) -> Tensor:
     """x_s if both ends stayed what they are estimated to be at t: DDIM, and Euler on the straight path."""
     if isinstance(path, Linear):
-        return torch.addcmul(x, over(s - t, x), v)
+        return torch.addcmul(x, expand_time(s - t, x), v)
     source, data = path.ends(x, v, t)
-    return over(path.a(s), x) * data + over(path.b(s), x) * source
+    return expand_time(path.a(s), x) * data + expand_time(path.b(s), x) * source
 
 
 def add_bend(path: AffinePath, clock: Clock, noise: bool, new: Tensor, now: History, s: Number) -> Tensor:

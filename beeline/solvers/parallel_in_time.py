@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from beeline.core.protocols.flows import Solver, Traits
+from beeline.core.protocols.flows import Solver, SolverTraits
 from beeline.core.ranges import dataclass
 from beeline.core.types import Dynamics, require
 from beeline.solvers.runge_kutta import EULER
@@ -31,8 +31,8 @@ class AtOnce(SolverWrapper):
     """What solvers of many steps at once share: their inner solver takes every step by itself, all in one batch."""
 
     @property
-    def own(self) -> Traits:
-        return Traits(adaptive=True, parallel=True)
+    def own(self) -> SolverTraits:
+        return SolverTraits(adaptive=True, parallel=True)
 
     def begin(self, times: Tensor) -> Stretch:
         return Stretch(times)

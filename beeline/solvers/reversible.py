@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from beeline.core.protocols.flows import Solver, Traits
+from beeline.core.protocols.flows import Solver, SolverTraits
 from beeline.core.ranges import dataclass
-from beeline.core.types import BeelineError, Dynamics, over, require
+from beeline.core.types import BeelineError, Dynamics, expand_time, require
 from beeline.solvers.runge_kutta import MIDPOINT, RungeKutta
 from beeline.solvers.wrappers import SolverBase, SolverWrapper
 
@@ -23,7 +23,7 @@ class Reversible(SolverBase):
     y' = k y + (1-k) z + F(z, t -> s),  z' = z - F(y', s -> t);  back: z = z' + F(y', s -> t),
     y = (y' - (1-k) z - F(z, t -> s)) / k,  F the increment of the table
     Assumes a state lifted to [B,2,*S] by ``lift``; the field sees [B,*S].  The round trip is exact to rounding while
-    both twins are kept; what ``lower`` gives is the answer.  Sampler(..., whole=True) keeps them.
+    both copies are kept; what ``lower`` gives is the answer.  Sampler(..., whole=True) keeps them.
     Source: McCallum and Foster 2024, "Efficient, Accurate and Stable Gradients for Neural ODEs" (arXiv 2410.11648).
 
     >>> solver, f = Reversible(), lambda x, t: -x
@@ -35,7 +35,7 @@ class Reversible(SolverBase):
 
     table: RungeKutta = MIDPOINT
     coupling: float = (
-        0.999  # k, in (0, 1]; below 1 it keeps the twins together, and k^-N scales rounding on the way back
+        0.999  # k, in (0, 1]; below 1 it keeps the copies together, and k^-N scales rounding on the way back
     )
 
     def __post_init__(self) -> None:
@@ -50,11 +50,11 @@ class Reversible(SolverBase):
         return self.table.order
 
     @property
-    def traits(self) -> Traits:
-        return Traits(twin=True)
+    def traits(self) -> SolverTraits:
+        return SolverTraits(twin=True)
 
     def lift(self, x: Tensor) -> Tensor:
-        """[B,*S] -> [B,2,*S], both twins equal."""
+        """[B,*S] -> [B,2,*S], both copies equal."""
         return torch.stack([x, x], 1)
 
     def lower(self, state: Tensor) -> Tensor:
@@ -108,8 +108,8 @@ class FixedPoint(SolverWrapper):
         self.fits(one_step=True)
 
     @property
-    def own(self) -> Traits:
-        return Traits(adaptive=True)
+    def own(self) -> SolverTraits:
+        return SolverTraits(adaptive=True)
 
     def begin(self, times: Tensor) -> Any:
         return None
@@ -143,8 +143,8 @@ class Symmetric(SolverBase):
     order = 2
 
     @property
-    def traits(self) -> Traits:
-        return Traits(adaptive=True)
+    def traits(self) -> SolverTraits:
+        return SolverTraits(adaptive=True)
 
     def __post_init__(self) -> None:
         require(
@@ -153,7 +153,7 @@ class Symmetric(SolverBase):
         )
 
     def step(self, f: Dynamics, x: Tensor, t: Tensor, s: Tensor, memory: Any) -> tuple[Tensor, Any]:
-        wide, middle = over(s - t, x), (t + s) / 2
+        wide, middle = expand_time(s - t, x), (t + s) / 2
         guess = torch.addcmul(x, wide, f(x, t) if memory is None else memory)
 
         def again(y: Tensor) -> Tensor:

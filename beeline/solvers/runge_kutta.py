@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from beeline.core.declared import is_map
-from beeline.core.protocols.flows import Traits
+from beeline.core.protocols.flows import SolverTraits
 from beeline.core.ranges import Count, dataclass
-from beeline.core.types import Dynamics, over, require
+from beeline.core.types import Dynamics, expand_time, require
 from beeline.solvers.wrappers import SolverBase
 
 
@@ -39,7 +39,7 @@ class RungeKutta(SolverBase):
 
     def step(self, f: Dynamics, x: Tensor, t: Tensor, s: Tensor, memory: Any) -> tuple[Tensor, Any]:
         h = s - t
-        wide = over(h, x)
+        wide = expand_time(h, x)
         slopes = [f(x, t)]
         for row in self.a:
             c = sum(row)
@@ -80,7 +80,7 @@ class Taylor(SolverBase):
 
     def step(self, f: Dynamics, x: Tensor, t: Tensor, s: Tensor, memory: Any) -> tuple[Tensor, Any]:
         h = s - t
-        wide = over(h, x)
+        wide = expand_time(h, x)
         v = f(x, t)
         ahead = f(torch.addcmul(x, wide, v, value=self.reach), s if self.reach == 1 else t + self.reach * h)
         share = 0.5 / self.reach
@@ -103,19 +103,19 @@ class MidpointReuse(SolverBase):
     order = 2
 
     @property
-    def traits(self) -> Traits:
-        return Traits(multistep=True)
+    def traits(self) -> SolverTraits:
+        return SolverTraits(multistep=True)
 
     def step(self, f: Dynamics, x: Tensor, t: Tensor, s: Tensor, memory: Any) -> tuple[Tensor, Any]:
         h = s - t
-        wide = over(h, x)
+        wide = expand_time(h, x)
         known = f(x, t) if memory is None else memory
         middle = f(torch.addcmul(x, wide, known, value=0.5), t + 0.5 * h)
         return torch.addcmul(x, wide, middle), middle
 
 
 @dataclass(frozen=True)
-class Jump(SolverBase):
+class FlowMapStep(SolverBase):
     """The step of a flow map: its average velocity, all the way.
 
     x_s = x + (s - t) u(x, t, s)
@@ -124,7 +124,7 @@ class Jump(SolverBase):
 
     >>> from beeline.core.declared import as_map
     >>> one = as_map(lambda x, t, s=None: torch.ones_like(x))
-    >>> Jump().step(one, torch.zeros(1, 1), torch.zeros(1), torch.ones(1), None)[0]
+    >>> FlowMapStep().step(one, torch.zeros(1, 1), torch.zeros(1), torch.ones(1), None)[0]
     tensor([[1.]])
     """
 
@@ -133,10 +133,10 @@ class Jump(SolverBase):
     def step(self, f: Dynamics, x: Tensor, t: Tensor, s: Tensor, memory: Any) -> tuple[Tensor, Any]:
         require(
             is_map(f),
-            "Jump() was given a velocity field; it needs a flow map u(x, t, s), which knows where the jump ends: "
+            "FlowMapStep() was given a velocity field; it needs a flow map u(x, t, s), which takes the end of a step; "
             "use an ODE solver such as EULER, or distil the field into a flow map",
         )
-        return x + over(s - t, x) * f(x, t, s=s), None
+        return x + expand_time(s - t, x) * f(x, t, s=s), None
 
 
 def advance(x: Tensor, h: Tensor, weights: tuple[float, ...], slopes: list[Tensor]) -> Tensor:

@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from beeline.core.protocols.flows import Diffusion, Noise, Solver, Traits
+from beeline.core.protocols.flows import Diffusion, NoiseProcess, Solver, SolverTraits
 from beeline.core.ranges import dataclass
-from beeline.core.types import Dynamics, over, require
+from beeline.core.types import Dynamics, expand_time, require
 from beeline.paths.affine import AffinePath, Linear
 from beeline.solvers.diffusions import Fading
 from beeline.solvers.runge_kutta import EULER, HEUN
@@ -32,12 +32,12 @@ class Noisy(SolverWrapper):
     A subclass is a dataclass with the fields ``solver``, ``noise`` and ``path``.
     """
 
-    noise: Noise
+    noise: NoiseProcess
     path: AffinePath
 
     @property
-    def own(self) -> Traits:
-        return Traits(paths=(self.path,), score=True, stochastic=True)
+    def own(self) -> SolverTraits:
+        return SolverTraits(paths=(self.path,), score=True, stochastic=True)
 
     def rekeyed(self, seeds: Sequence[int], *names: int | str | float) -> Any:
         return replace(super().rekeyed(seeds, *names), noise=self.noise.rekeyed(seeds, *names))
@@ -46,7 +46,7 @@ class Noisy(SolverWrapper):
         return replace(super().part(start, end), noise=self.noise.part(start, end))
 
 
-class Alone(Noisy):
+class SingleDevice(Noisy):
     """A stochastic solver that takes every step of its inner one by itself, from a state that noise has changed."""
 
     def begin(self, times: Tensor) -> Any:
@@ -70,15 +70,15 @@ class EulerMaruyama(SolverBase):
     tensor([[1.]])
     """
 
-    noise: Noise
+    noise: NoiseProcess
     diffusion: Diffusion = field(default_factory=Fading)
     path: AffinePath = field(default_factory=Linear)  # the flow's
     heun: bool = False  # average the drift at both ends, with the same noise: two evaluations, weak order two
     order = 1
 
     @property
-    def traits(self) -> Traits:
-        return Traits(paths=(self.path,), score=True, stochastic=True)
+    def traits(self) -> SolverTraits:
+        return SolverTraits(paths=(self.path,), score=True, stochastic=True)
 
     def rekeyed(self, seeds: Sequence[int], *names: int | str | float) -> Any:
         return replace(self, noise=self.noise.rekeyed(seeds, *names))
@@ -87,16 +87,16 @@ class EulerMaruyama(SolverBase):
         return replace(self, noise=self.noise.part(start, end))
 
     def step(self, f: Dynamics, x: Tensor, t: Tensor, s: Tensor, memory: Any) -> tuple[Tensor, Any]:
-        sign = torch.sign(over(s - t, x))
+        sign = torch.sign(expand_time(s - t, x))
         live = self._live(t) & self._live(s)
         drift = self._drift(f, x, t, live, sign)
         spread = self._spread(x, t, s)
         push = spread * self.noise(t, s, x)
-        mean = torch.addcmul(x, over(s - t, x), drift)
+        mean = torch.addcmul(x, expand_time(s - t, x), drift)
         log_prob = torch.zeros_like(t.flatten(1)[:, 0] if t.ndim > 1 else t) if memory is None else memory.log_prob
         new = mean + push
         if self.heun and bool((spread > 0).all()):
-            new = torch.addcmul(x, over(s - t, x), (drift + self._drift(f, new, s, live, sign)) / 2) + push
+            new = torch.addcmul(x, expand_time(s - t, x), (drift + self._drift(f, new, s, live, sign)) / 2) + push
         return new, Trace(log_prob + _log_normal(push, spread))
 
     def log_prob(self, f: Dynamics, x: Tensor, t: Tensor, s: Tensor, x_s: Tensor) -> Tensor:
@@ -104,8 +104,8 @@ class EulerMaruyama(SolverBase):
         require(
             not self.heun, "the density of a corrected step was asked for; it is not normal: use heun=False for both"
         )
-        drift = self._drift(f, x, t, self._live(t) & self._live(s), torch.sign(over(s - t, x)))
-        mean = torch.addcmul(x, over(s - t, x), drift)
+        drift = self._drift(f, x, t, self._live(t) & self._live(s), torch.sign(expand_time(s - t, x)))
+        mean = torch.addcmul(x, expand_time(s - t, x), drift)
         return _log_normal(x_s - mean, self._spread(x, t, s))
 
     def _drift(self, f: Dynamics, x: Tensor, t: Tensor, live: Tensor, sign: Tensor) -> Tensor:
@@ -114,19 +114,19 @@ class EulerMaruyama(SolverBase):
         if not bool((strength > 0).any()):
             return v
         at = torch.where(live, t, torch.full_like(t, 0.5))  # where no score exists none is used
-        return v + sign * over(strength, x) * self.path.score(x, v, at)
+        return v + sign * expand_time(strength, x) * self.path.score(x, v, at)
 
     def _spread(self, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
         """Standard deviation of the noise of a step, as wide as x."""
         live = self._live(t) & self._live(s)
-        return over((self.diffusion(t) * (s - t).abs() * live).sqrt(), x)
+        return expand_time((self.diffusion(t) * (s - t).abs() * live).sqrt(), x)
 
     def _live(self, t: Tensor) -> Tensor:
         return self.path.b(t) > 0
 
 
 @dataclass(frozen=True)
-class Overshoot(Alone):
+class Overshoot(SingleDevice):
     """Walk the ODE beyond the aim, then noise back to it exactly.
 
     o = min(1, s + strength (s - t) b_s),  x_o by the solver,  x_s = (a_s/a_o) x_o + sqrt(b_s^2 - (a_s b_o/a_o)^2) z
@@ -142,7 +142,7 @@ class Overshoot(Alone):
     tensor([[1.]])
     """
 
-    noise: Noise
+    noise: NoiseProcess
     strength: float = 1.0  # 0 is the inner solver; 1 to 2 is usual
     solver: Solver = EULER  # a one-step method
     path: AffinePath = field(default_factory=Linear)  # the flow's
@@ -160,8 +160,8 @@ class Overshoot(Alone):
 
 
 @dataclass(frozen=True)
-class Refresh(Alone):
-    """Noise back a little exactly, then walk the ODE over the whole way: churn.
+class Refresh(SingleDevice):
+    """NoiseProcess back a little exactly, then walk the ODE over the whole way: churn.
 
     r = t - (s-t) g^2 / (2 b (a' b/a - b')),  x_r = (a_r/a_t) x + sqrt(b_r^2 - (a_r b_t/a_t)^2) z,  x_s by the solver
     Assumes a Gaussian source, an independent coupling and the flow's affine path.  The noising is exact, so the law is
@@ -175,7 +175,7 @@ class Refresh(Alone):
     tensor([[1.]])
     """
 
-    noise: Noise
+    noise: NoiseProcess
     diffusion: Diffusion = field(default_factory=Fading)
     solver: Solver = HEUN  # a one-step method
     path: AffinePath = field(default_factory=Linear)  # the flow's
@@ -212,7 +212,7 @@ class Langevin(Noisy):
     tensor([[0.5000]])
     """
 
-    noise: Noise
+    noise: NoiseProcess
     solver: Solver = HEUN
     repeats: int = 1  # shakes after every step, one evaluation each
     size: float = 0.05  # in units of the noise variance; 0.01 to 0.2
@@ -230,21 +230,21 @@ class Langevin(Noisy):
         b = self.path.b(s)
         if not bool((b > 0).all()):
             return x, memory
-        wide = over(self.size * b**2, x)
+        wide = expand_time(self.size * b**2, x)
         for k in range(self.repeats):
             score = self.path.score(x, f(x, s), s)
             x = x + wide * score + (2 * wide).sqrt() * self.noise(t, s, x, k)
         return x, memory
 
 
-def renoise(path: AffinePath, x: Tensor, t: Tensor, s: Tensor, noise: Noise) -> Tensor:
+def renoise(path: AffinePath, x: Tensor, t: Tensor, s: Tensor, noise: NoiseProcess) -> Tensor:
     """From the law of time t to the law of an earlier time s, exactly: x_s = (a_s/a_t) x + sqrt(...) z."""
     if bool((s == t).all()):
         return x
     a, b, a_s, b_s = path.a(t), path.b(t), path.a(s), path.b(s)
     ratio = torch.where(s == t, torch.ones_like(s), a_s / a.clamp(min=1e-30))
     spread = (b_s**2 - (ratio * b) ** 2).clamp(min=0.0).sqrt()
-    return over(ratio, x) * x + over(torch.where(s == t, torch.zeros_like(s), spread), x) * noise(t, s, x)
+    return expand_time(ratio, x) * x + expand_time(torch.where(s == t, torch.zeros_like(s), spread), x) * noise(t, s, x)
 
 
 def _log_normal(x: Tensor, spread: Tensor) -> Tensor:

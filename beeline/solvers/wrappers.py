@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from beeline.core.protocols.flows import FullSolver, Solver, Traits
+from beeline.core.protocols.flows import FullSolver, Solver, SolverTraits
 from beeline.core.ranges import dataclass
 from beeline.core.types import Dynamics, require
 
@@ -17,8 +17,8 @@ class SolverBase:
     """The defaults of FullSolver: no needs, no memory, no noise, the state as it is."""
 
     @property
-    def traits(self) -> Traits:
-        return Traits()
+    def traits(self) -> SolverTraits:
+        return SolverTraits()
 
     def begin(self, times: Tensor) -> Any:
         return None
@@ -71,16 +71,16 @@ class SolverWrapper(SolverBase):
     solver: Any
 
     @property
-    def own(self) -> Traits:
+    def own(self) -> SolverTraits:
         """The traits beside those of the inner solver."""
-        return Traits()
+        return SolverTraits()
 
     @property
     def order(self) -> int:
         return complete(self.solver).order
 
     @property
-    def traits(self) -> Traits:
+    def traits(self) -> SolverTraits:
         return self.own.merged(complete(self.solver).traits)
 
     def begin(self, times: Tensor) -> Any:

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from beeline.core.declared import Wrapping, is_map
-from beeline.core.protocols.flows import Solver, Space, Traits
+from beeline.core.protocols.flows import Solver, SolverTraits, Space
 from beeline.core.ranges import Positive, dataclass
 from beeline.core.rng import Rng
-from beeline.core.types import Cond, Dynamics, Point, over, require
+from beeline.core.types import Cond, Dynamics, Point, expand_time, require
 from beeline.fields.flow import Flow, bind
 from beeline.paths.affine import within
 from beeline.solvers.process import Process, velocity_on
@@ -26,7 +26,7 @@ class Sphere:
     """Unit vectors along the last dimension; geodesics are great circles.
 
     exp_x(u) = cos|u| x + sin|u| u/|u|,  log_x(y) = angle(x, y) (y - <x,y> x)/|y - <x,y> x|
-    Between antipodal points, where every direction is shortest, one is chosen by the axes.  Assumes unit vectors.
+    PairedDataset antipodal points, where every direction is shortest, one is chosen by the axes.  Assumes unit vectors.
     Source: Chen and Lipman 2024, "Flow Matching on General Geometries" (arXiv 2302.03660).
 
     >>> Sphere().exp(torch.tensor([[1.0, 0.0]]), torch.zeros(1, 2))
@@ -53,7 +53,7 @@ class Sphere:
         return self.project(self.tangent(x, axis))
 
     def move(self, x: Tensor, u: Tensor, t: Tensor) -> Point:
-        n, wide = _length(u), over(t, x)
+        n, wide = _length(u), expand_time(t, x)
         return Point(self.exp(x, wide * u), torch.cos(wide * n) * u - n * torch.sin(wide * n) * x)
 
     def project(self, x: Tensor) -> Tensor:
@@ -154,7 +154,7 @@ class Torus:
         return self.project(y - x)
 
     def move(self, x: Tensor, u: Tensor, t: Tensor) -> Point:
-        return Point(self.exp(x, over(t, x) * u), u)
+        return Point(self.exp(x, expand_time(t, x) * u), u)
 
     def project(self, x: Tensor) -> Tensor:
         return torch.remainder(x + math.pi, 2 * math.pi) - math.pi
@@ -206,14 +206,14 @@ class Geodesic:
 
 
 @dataclass(frozen=True)
-class Even:
+class UniformOnSpace:
     """The even law on a curved space: uniform on a sphere, a torus or the rotations.
 
     p(x0) = 1 / volume
     Assumes nothing; there is no Gaussian score.
     Source: Chen and Lipman 2024 (arXiv 2302.03660).
 
-    >>> Even(Sphere()).sample(torch.empty(2, 3), Rng(0)).norm(dim=1)
+    >>> UniformOnSpace(Sphere()).sample(torch.empty(2, 3), Rng(0)).norm(dim=1)
     tensor([1., 1.])
     """
 
@@ -244,12 +244,12 @@ class GeodesicEuler(SolverBase):
     order: int = field(default=1, init=False)
 
     @property
-    def traits(self) -> Traits:
-        return Traits(space=self.space)
+    def traits(self) -> SolverTraits:
+        return SolverTraits(space=self.space)
 
     def step(self, f: Dynamics, x: Tensor, t: Tensor, s: Tensor, memory: Any) -> tuple[Tensor, Any]:
         space = self.space
-        return space.project(space.exp(x, space.tangent(x, over(s - t, x) * f(x, t)))), None
+        return space.project(space.exp(x, space.tangent(x, expand_time(s - t, x) * f(x, t)))), None
 
 
 @dataclass(frozen=True)
@@ -271,8 +271,8 @@ class Projected(SolverWrapper):
         self.fits()
 
     @property
-    def own(self) -> Traits:
-        return Traits(space=self.space)
+    def own(self) -> SolverTraits:
+        return SolverTraits(space=self.space)
 
     def step(self, f: Dynamics, x: Tensor, t: Tensor, s: Tensor, memory: Any) -> tuple[Tensor, Any]:
         project = self.space.project
@@ -314,7 +314,8 @@ class OnSpace(Process):
         require(
             not flow.source.gaussian,
             f"a likelihood on {self.space} was asked of a flow from {type(flow.source).__name__}, whose density is not "
-            f"by the area of that space; give the flow the source that it starts from, such as Even({self.space})",
+            "by the area of that space; give the flow the source that it starts from, such as "
+            f"UniformOnSpace({self.space})",
         )
         require(
             isinstance(solver, Projected | GeodesicEuler),

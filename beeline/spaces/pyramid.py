@@ -13,7 +13,7 @@ from torch import Tensor
 from beeline.core.protocols.flows import Solver
 from beeline.core.ranges import dataclass
 from beeline.core.rng import Rng, keys_of
-from beeline.core.types import Cond, Dynamics, Point, over, require
+from beeline.core.types import Cond, Dynamics, Point, expand_time, require
 from beeline.fields.flow import Flow, bind
 from beeline.solvers.integrate import integrate
 from beeline.solvers.process import Correct, Process, Watch
@@ -81,7 +81,7 @@ class Pyramid:
         s, e = self.start(stage), self.levels[stage + 1]
         low = high if stage == 0 else up(self.coarse(x1, stage - 1))
         begin, end = s * noise + (1 - s) * low, e * noise + (1 - e) * high
-        wide = over(u, begin)
+        wide = expand_time(u, begin)
         return Point((1 - wide) * begin + wide * end, end - begin)
 
     def jump(self, x: Tensor, stage: int, rng: Rng) -> Tensor:

@@ -15,7 +15,7 @@ from beeline.core.declared import Holding, unwrapped
 from beeline.core.protocols.flows import Source, SymbolPath
 from beeline.core.ranges import Positive, dataclass
 from beeline.core.rng import Rng
-from beeline.core.types import Cond, Dynamics, Point, over, require
+from beeline.core.types import Cond, Dynamics, Point, expand_time, require
 from beeline.fields.flow import bind
 from beeline.paths.affine import within
 from beeline.paths.interpolant import drawn
@@ -57,13 +57,13 @@ class Dirichlet(PathInside):
         """The state of a point; the velocity, whose rate is costly, is left out."""
         within(t)
         check_simplex(x1, "the datum")
-        tau = over(self.top * t, x1)
+        tau = expand_time(self.top * t, x1)
         draws = torch._standard_gamma((1 + tau * x1).double().cpu(), generator=drawn(rng, self).generator())
         return (draws / draws.sum(-1, keepdim=True)).to(x1.device, x1.dtype)
 
     def mixture(self, x: Tensor, t: Tensor, p: Tensor) -> Tensor:
         """The velocity [B,*S,K] at x when symbol k has probability p_k."""
-        pull = p * self.rate(x, over(self.top * t, x).expand_as(x))
+        pull = p * self.rate(x, expand_time(self.top * t, x).expand_as(x))
         return self.top * (pull - x * pull.sum(-1, keepdim=True))
 
     def rate(self, b: Tensor, tau: Tensor) -> Tensor:
@@ -123,8 +123,8 @@ class GumbelSoftmax(PathInside):
         within(t)
         check_simplex(x0, "the source point")
         check_simplex(x1, "the datum")
-        logits = over(self.signal * t, x1) * x1 + self.top * _log(x0)
-        return torch.softmax(logits / over(self.temperature(t), x1), -1)
+        logits = expand_time(self.signal * t, x1) * x1 + self.top * _log(x0)
+        return torch.softmax(logits / expand_time(self.temperature(t), x1), -1)
 
     def mixture(self, x: Tensor, t: Tensor, p: Tensor) -> Tensor:
         """The velocity [B,*S,K] at x when symbol k has probability p_k."""
@@ -132,7 +132,7 @@ class GumbelSoftmax(PathInside):
         mean = lambda w: (x * w).sum(-1, keepdim=True)  # noqa: E731
         log = _log(x)
         grow = p * x - x * mean(p)
-        return self.cooling * x * (log - mean(log)) + over(self.signal / self.temperature(t), x) * grow
+        return self.cooling * x * (log - mean(log)) + expand_time(self.signal / self.temperature(t), x) * grow
 
 
 @dataclass(frozen=True)
@@ -187,7 +187,7 @@ class GumbelSimplex:
         return each.reshape(len(x), -1).sum(1)
 
 
-class Posterior(Holding):
+class PosteriorNetwork(Holding):
     """A classifier of the symbol as a velocity field on the simplex.
 
     v = sum_k softmax(net(x, t, cond))_k u_k(x, t)
@@ -195,7 +195,7 @@ class Posterior(Holding):
     ends inside the simplex is ended by a Sampler at the most likely symbol, argmax_k softmax(net(x, 1))_k, guided.
     Source: Stark et al. 2024 (arXiv 2402.05841).
 
-    >>> field = Posterior(lambda x, t: torch.zeros_like(x), GumbelSoftmax())
+    >>> field = PosteriorNetwork(lambda x, t: torch.zeros_like(x), GumbelSoftmax())
     >>> field(torch.ones(1, 2) / 2, torch.zeros(1)).abs().sum()
     tensor(0.)
     """
@@ -219,7 +219,7 @@ class Posterior(Holding):
         return (
             self.path.process()
             if isinstance(self.path, Declares)
-            else Symbols(inside=isinstance(self.path, PathInside))
+            else PosteriorProcess(inside=isinstance(self.path, PathInside))
         )
 
     def describe(self) -> dict[str, Any]:
@@ -231,14 +231,14 @@ class Posterior(Holding):
 
 
 @dataclass(frozen=True)
-class Symbols(Process):
+class PosteriorProcess(Process):
     """An equation on the simplex whose end is a symbol, the most likely one of the guided classifier.
 
     x <- e_k,  k = argmax of p(x, 1), with guidance between probabilities, as it is between the velocities they mix
-    Assumes a Posterior.
+    Assumes a PosteriorNetwork.
 
-    >>> field = Posterior(lambda x, t: torch.tensor([[0.0, 2.0]]), GumbelSoftmax())
-    >>> Symbols().finish(field, bind, torch.tensor([[0.9, 0.1]]))
+    >>> field = PosteriorNetwork(lambda x, t: torch.tensor([[0.0, 2.0]]), GumbelSoftmax())
+    >>> PosteriorProcess().finish(field, bind, torch.tensor([[0.9, 0.1]]))
     tensor([[0., 1.]])
     """
 
@@ -256,9 +256,9 @@ def probabilities(field: Any, x: Tensor, t: Tensor, cond: Cond = None) -> Tensor
     """What the symbol may be [B,*S,K], by a classifier."""
     classifier = unwrapped(field)
     require(
-        isinstance(classifier, Posterior),
+        isinstance(classifier, PosteriorNetwork),
         f"{type(field).__name__} was to say which symbol a state is, for the end of a run on the simplex; it has no "
-        "logits: guide with another Posterior(network, path)",
+        "logits: guide with another PosteriorNetwork(network, path)",
     )
     return torch.softmax(classifier.logits(x, t, cond), -1)
 

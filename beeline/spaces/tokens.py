@@ -14,10 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from beeline.core.protocols.flows import Noise, Solver, Source, Traits
+from beeline.core.protocols.flows import NoiseProcess, Solver, SolverTraits, Source
 from beeline.core.ranges import dataclass
 from beeline.core.rng import Rng
-from beeline.core.types import Dynamics, Point, over, require
+from beeline.core.types import Dynamics, Point, expand_time, require
 from beeline.fields.flow import Flow
 from beeline.paths.affine import within
 from beeline.paths.interpolant import drawn
@@ -75,12 +75,12 @@ class TokenMixture:
         within(t)
         check_tokens(x1, "the datum")
         check_tokens(x0, "the source")
-        there = drawn(rng, self).fill(x1[..., :1]) < over(self.kappa(t), x1)
+        there = drawn(rng, self).fill(x1[..., :1]) < expand_time(self.kappa(t), x1)
         return torch.where(there, x1, x0)
 
     def mixture(self, x: Tensor, t: Tensor, p: Tensor) -> Tensor:
         """The velocity [B,*S,K] at x when the datum's symbol is k with probability p_k."""
-        return over(self.rate(t), x) * (p - x)
+        return expand_time(self.rate(t), x) * (p - x)
 
 
 @dataclass(frozen=True)
@@ -148,12 +148,14 @@ class TokenJumps(SolverBase):
     """
 
     path: TokenMixture = field(default_factory=TokenMixture)
-    noise: Noise = field(default_factory=lambda: White(Rng(0)))  # seeds: a token's normal z becomes uniform as Phi(z)
+    noise: NoiseProcess = field(
+        default_factory=lambda: White(Rng(0))
+    )  # seeds: a token's normal z becomes uniform as Phi(z)
     order: int = field(default=1, init=False)
 
     @property
-    def traits(self) -> Traits:
-        return Traits(paths=(self.path,), stochastic=True, tokens=True)
+    def traits(self) -> SolverTraits:
+        return SolverTraits(paths=(self.path,), stochastic=True, tokens=True)
 
     def rekeyed(self, seeds: Sequence[int], *names: int | str | float) -> Any:
         return replace(self, noise=self.noise.rekeyed(seeds, *names))
@@ -168,13 +170,13 @@ class TokenJumps(SolverBase):
             "TokenJumps was asked to walk towards the source; the jumps of tokens are drawn towards the data only, "
             "so that a datum has no inverse: walk from 0 to 1",
         )
-        p = (x + f(x, t) / over(self.path.rate(t), x)).clamp(min=0)
+        p = (x + f(x, t) / expand_time(self.path.rate(t), x)).clamp(min=0)
         cut = p.cumsum(-1)
         which, when = (uniform(self.noise(t, s, x[..., :1], name)) for name in ("symbol", "when"))
         u = which * cut[..., -1:]
         symbol = (cut <= u).sum(-1).clamp(max=x.shape[-1] - 1)
         new = torch.nn.functional.one_hot(symbol, x.shape[-1]).to(x)
-        chance = over((then - now) / (1 - now), x)
+        chance = expand_time((then - now) / (1 - now), x)
         return torch.where(when < chance, new, x), None
 
 

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from beeline.core.protocols.training import Parallel
 from beeline.core.types import BeelineError, require
-from beeline.training.distributed.parallel import Alone, here
+from beeline.training.distributed.parallel import SingleDevice, here
 
 MANIFEST = "manifest.json"
 _STEP = re.compile(r"step-(\d{8,})")
@@ -45,7 +45,7 @@ def write(root: Path, checkpoint: Checkpoint, keep: int = 3, engine: Parallel | 
     one rename puts it in place.  A process that dies at any moment leaves the earlier checkpoints as they were.
     With an engine of several processes all of them call this; where parameters are divided, each writes its part.
     """
-    engine = engine or Alone()
+    engine = engine or SingleDevice()
     name = f"step-{checkpoint.step:08d}"
     staged, first = root / f"{_STAGED}{name}", engine.rank == 0
     with _together(engine, checkpoint.step, root, staged):

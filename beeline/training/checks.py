@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from beeline.core.protocols.training import Parallel
+from beeline.core.protocols.training import Feed, Parallel
 from beeline.core.types import BeelineError, leaves
 from beeline.training.distributed.parallel import extent, local
 from beeline.training.optim.ema import Average
@@ -54,18 +54,19 @@ def check_step(
     where = f"the weight {weights}" if weights else f"the gradient of {slopes}" if slopes else "in no single gradient"
     raise Diverged(
         f"step {step} has loss {loss:g} and gradient norm {norm:g}; the first bad tensor is {where}{blame()}; the "
-        "weights were not changed by this step: fork the run from its last checkpoint with a lower rate (beeline train "
-        "RUN --fork --set training.rate.peak=...), let it retreat by itself (training.retreat=3), or look at the data",
+        "weights were not changed by this step: fork the run from its last checkpoint with a lower learning rate "
+        "(beeline train RUN --fork --set training.lr.peak=...), let it recover by itself (training.max_recoveries=3), "
+        "or look at the data",
         step,
     )
 
 
-def blame(feed: Any, n: int, training: Any, lots: Iterable[int]) -> str:
+def blame(feed: Feed, n: int, training: Any, microbatches: Iterable[int]) -> str:
     """The data of step n that are not finite, in words; empty when all are."""
-    feed = getattr(feed, "lots", feed)  # not through workers, which have gone ahead
-    for k in lots:
-        number = n * training.lots + k
-        batch = feed.lot(number, training.lot)
+    feed = feed.origin  # not through workers, which have gone ahead
+    for k in microbatches:
+        number = n * training.microbatches + k
+        batch = feed.microbatch(number, training.microbatch_size)
         parts = [("x1", batch.x1), ("x0", batch.x0), ("weight", batch.weight), *leaves(batch.cond, "cond")]
         for name, part in parts:
             if part is None or not part.is_floating_point():
@@ -73,8 +74,8 @@ def blame(feed: Any, n: int, training: Any, lots: Iterable[int]) -> str:
             rows = (~part.isfinite()).flatten(1 if part.ndim > 1 else 0)
             bad = (rows.any(1) if part.ndim > 1 else rows).nonzero().flatten().cpu()
             if len(bad):
-                index = feed.rows(number, training.lot)[bad[0]] if hasattr(feed, "rows") else None
-                datum = f"row {int(bad[0])} of lot {k}" if index is None else f"datum {int(index)}"
+                rows_of = feed.rows(number, training.microbatch_size)
+                datum = f"row {int(bad[0])} of microbatch {k}" if rows_of is None else f"datum {int(rows_of[bad[0]])}"
                 return f"; {name} of {datum} is not finite, so the data are to blame: repair or remove it"
     return ""
 
@@ -87,7 +88,8 @@ def check_alike(engine: Parallel, norm: Tensor, step: int) -> None:
     if low != high and math.isfinite(low) and math.isfinite(high):
         raise Diverged(
             f"in step {step} the gradient norm is {low!r} on one process and {high!r} on another; the gradients were "
-            "not brought together, so the copies drift apart: report the objective, and use Alone() with more lots",
+            "not brought together, so the copies drift apart: report the objective, and use SingleDevice() with more "
+            "microbatches",
             step,
         )
 
@@ -110,6 +112,7 @@ def check_state(
         return
     raise Diverged(
         f"after step {step} the first bad tensor is {bad or 'held by another process'}; this state is not kept: fork "
-        "the run from its last checkpoint with a lower rate (beeline train RUN --fork --set training.rate.peak=...)",
+        "the run from its last checkpoint with a lower learning rate "
+        "(beeline train RUN --fork --set training.lr.peak=...)",
         step,
     )

@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from beeline.core.protocols.training import Lots
+from beeline.core.protocols.training import Microbatches
 from beeline.core.types import Batch, leaves
-from beeline.training.feed.microbatches import FromLaw, InMemory
+from beeline.training.feed.microbatches import FromDistribution, InMemory
 
 WHOLE = 64 << 20  # bytes up to which a tensor is hashed as a whole
 SUMMED = 4 << 30  # bytes up to which the sum of a larger one is taken beside sampled rows
@@ -143,15 +143,15 @@ def _sum(part: Tensor) -> int:
     return int((raw.view(torch.int32) if len(raw) % 4 == 0 else raw).sum(dtype=torch.int64))
 
 
-def data(lots: Lots) -> dict[str, Any]:
-    """The fingerprint of what a network learns from: every part of data in memory; the first lot of all others."""
-    if isinstance(lots, InMemory):
-        return batch(lots.batch)
-    made = {"is": type(lots.law if isinstance(lots, FromLaw) else lots).__name__}
-    return made | batch(lots.lot(0, PROBED))
+def data(microbatches: Microbatches) -> dict[str, Any]:
+    """The fingerprint of training data: every part of data in memory, the first microbatch of all others."""
+    if isinstance(microbatches, InMemory):
+        return batch(microbatches.batch)
+    made = {"is": type(microbatches.law if isinstance(microbatches, FromDistribution) else microbatches).__name__}
+    return made | batch(microbatches.microbatch(0, PROBED))
 
 
-PROBED = 16  # data in the lot that stands for data which are not in memory
+PROBED = 16  # data in the microbatch that stands for data which are not in memory
 
 
 def batch(found: Batch) -> dict[str, str]:

@@ -20,7 +20,7 @@ from beeline.core.types import nearest, require
 class Compute:
     """Precision and memory of a step; nothing of it changes what is learned, apart from rounding.
 
-    bf16: matrix products in bfloat16, weights, norms, time embeddings, averages and the optimiser in float32
+    bf16: matrix products in bfloat16, weights, norms, time embeddings, averages and the optimizer in float32
     recompute: activations inside the blocks of ``stacks`` are computed again in the backward pass, not kept
     Assumes that networks name their blocks in ``stacks`` for recomputing.  float16 is not offered: flow transformers
     overflow in it.
@@ -109,7 +109,7 @@ class _again:  # noqa: N801 - a function that can be copied with its network
         require(
             torch._C._functorch.peek_interpreter_stack() is None and forward_ad._current_level < 0,
             "compute.recompute was asked for with an objective that differentiates forwards (jvp), which torch cannot "
-            "recompute; set compute.recompute=0 and use more, smaller lots to save memory",
+            "recompute; set compute.recompute=0 and use more, smaller microbatches to save memory",
         )
         return checkpoint(self.forward, *args, use_reentrant=False, **kwargs)
 

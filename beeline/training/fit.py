@@ -21,10 +21,14 @@ from beeline.core.rng import Rng
 from beeline.core.types import require
 from beeline.training.checks import Diverged, Interrupted
 from beeline.training.config import Training
-from beeline.training.distributed.heartbeat import watching
-from beeline.training.distributed.parallel import Alone, first
+from beeline.training.distributed.heartbeat import heartbeat
+from beeline.training.distributed.parallel import SingleDevice, first
 from beeline.training.loop import Loop
 from beeline.training.optim.parameter_groups import listed
+
+
+SEED = Rng(0)
+"""The default random numbers of a training."""
 
 
 def console(entry: dict[str, Any]) -> None:
@@ -32,7 +36,7 @@ def console(entry: dict[str, Any]) -> None:
     if "note" in entry:
         print(f"step {entry.get('step', 0)}: {entry['note']}", file=sys.stderr)
     elif entry["step"] % 100 == 0:
-        words = f"loss {entry['loss']:.4f}  rate {entry['rate']:.2e}  {entry['samples_per_second']:.0f} data/s"
+        words = f"loss {entry['loss']:.4f}  lr {entry['lr']:.2e}  {entry['samples_per_second']:.0f} data/s"
         print(f"step {entry['step']}: {words}", file=sys.stderr)
 
 
@@ -44,10 +48,10 @@ def fit(
     *,
     device: Device | None = AUTO,
     parallel: Parallel | None = None,
-    rng: Rng,
+    rng: Rng = SEED,
     log: Log = console,
     resume: str | Path | None = None,
-    keep: str | Path | None = None,
+    checkpoint_dir: str | Path | None = None,
     callbacks: Sequence[Callback] = (),
     fork: bool = False,
     predicted: int | None = None,
@@ -56,17 +60,19 @@ def fit(
 
     ``device`` is where: "auto" is the accelerator that the networks are on already, else CUDA where there is one, else
     the CPU.  Networks are moved there, and copies of the teachers and references of the objective; data stay where
-    they are and go over a lot at a time.  The networks that come back are on that device and in evaluation mode.
-    ``data`` is a tensor [N,*S], a Batch, a law, or anything with ``lot(number, size)``.  ``keep`` is the directory
-    for checkpoints (none are written without it); ``resume`` is such a directory, or one checkpoint in it, which
-    ``fork`` takes as the start of a new run with other settings.  ``callbacks`` are called with the raw and the
-    averaged networks when they are due; ``predicted`` bytes of memory stand beside the measured peak in the log's last entry.
+    they are and are moved microbatch by microbatch.  The networks that come back are on that device and in evaluation
+    mode.
+    ``data`` is a tensor [N,*S], a Batch, a distribution, or anything with ``microbatch(number, size)``.
+    ``checkpoint_dir`` is the directory for checkpoints (none are written without it); ``resume`` is such a directory,
+    or one checkpoint in it, which ``fork`` takes as the start of a new run with other settings.  ``callbacks`` are
+    called with the raw and the averaged networks when they are due; ``predicted`` bytes of memory stand beside the
+    measured peak in the log's last entry.
     A mapping of networks gives a mapping; without an EMA the networks come back.
 
     Raises Diverged (which names the first bad tensor) when numbers become non-finite, and Interrupted after Ctrl-C
     or SIGTERM, when the state has been saved.
     """
-    engine = parallel or Alone()
+    engine = parallel or SingleDevice()
     single = isinstance(networks, nn.Module)
     nets = {"network": networks} if isinstance(networks, nn.Module) else dict(networks)
     extra = getattr(objective, "networks", None)
@@ -87,10 +93,10 @@ def fit(
         )
     every = [callback.place(where, seen) for callback in callbacks]  # what they share with the objective moves once
     with contextlib.ExitStack() as room:
-        passing = keep is None and training.patience is not None and engine.world == 1
+        passing = checkpoint_dir is None and training.early_stopping is not None and engine.world == 1
         if passing:  # the best state has to be somewhere while the run goes on
-            keep = room.enter_context(tempfile.TemporaryDirectory())
-        folder = None if keep is None else Path(keep)
+            checkpoint_dir = room.enter_context(tempfile.TemporaryDirectory())
+        folder = None if checkpoint_dir is None else Path(checkpoint_dir)
         if folder is not None:
             held = locked(folder)
             first(engine, lambda: room.enter_context(held))
@@ -98,23 +104,23 @@ def fit(
         loop.predicted = predicted
         if resume is not None:
             loop.resume(Path(resume), fork=fork)
-        groups = [group for optimiser in loop.state.optimisers.values() for group in optimiser.param_groups]
+        groups = [group for optimizer in loop.state.optimizers.values() for group in optimizer.param_groups]
         if any(group.get("weight_decay") or group.get("decay") or group.get("wide") for group in groups):
             loop.log({"step": loop.state.step, "note": listed(loop.state.networks)})
         asked = room.enter_context(_stoppable())
-        loop.tell = room.enter_context(watching(engine))
+        loop.tell = room.enter_context(heartbeat(engine))
         with training.compute.prepared(loop.state.networks):
             while loop.state.step < loop.steps:
                 try:
                     stop = loop.step(bool(asked))
                 except Diverged as error:
-                    if not loop.retreat(error):
+                    if not loop.recover(error):
                         raise
                     continue
                 done, stop = loop.state.step, stop or (bool(asked) and engine.world == 1)  # several agree a step later
                 if training.snapshot_every and done % training.snapshot_every == 0:
                     loop.snapshot()  # before the checkpoint, from which a run that dies in between makes it again
-                if stop or done in (loop.steps, loop.branch, loop.best) or done % training.keep_every == 0:
+                if stop or done in (loop.steps, loop.branch, loop.best) or done % training.checkpoint_every == 0:
                     loop.save()
                 if stop and done < loop.steps:
                     raise Interrupted(loop.farewell(kept=not passing), done)

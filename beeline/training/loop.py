@@ -21,19 +21,23 @@ from beeline.core.types import Batch, require, to
 from beeline.training import checkpoint, compare
 from beeline.training.checks import Diverged, blame, check_alike, check_state, check_step
 from beeline.training.distributed.parallel import here, local
-from beeline.training.feed.microbatches import as_lots
+from beeline.training.feed.microbatches import as_microbatches
 from beeline.training.feed.workers import Fetched, order_of
 from beeline.training.memory import Peak
 from beeline.training.optim import parameter_groups as kinds
 from beeline.training.optim.ema import Average, averaged
+from beeline.training.optim.optimizers import in_use
 from beeline.training.players import players
 from beeline.training.state import State
 
 if TYPE_CHECKING:
     from beeline.training.config import Training
-from beeline.core.protocols.training import Callback, Log
+from beeline.core.protocols.training import Callback, Feed, Log
 
-FREE = tuple(f"training.{name}:" for name in ("steps", "keep_every", "keep_last", "watch_every", "retreat", "workers"))
+FREE = tuple(
+    f"training.{name}:"
+    for name in ("steps", "checkpoint_every", "checkpoint_keep", "watch_every", "max_recoveries", "workers")
+)
 """Settings that may change when a run goes on."""
 
 
@@ -49,28 +53,29 @@ class Loop:
         engine: Parallel,
         rng: Rng,
         log: Log,
-        keep: Path | None,
+        checkpoint_dir: Path | None,
         callbacks: Sequence[Callback],
         device: torch.device,
     ):
-        self.training, self.engine, self.rng, self.keep, self.callbacks = training, engine, rng, keep, callbacks
+        self.training, self.engine, self.rng = training, engine, rng
+        self.checkpoint_dir, self.callbacks = checkpoint_dir, callbacks
         self.log: Log = log if engine.rank == 0 else lambda entry: None
         require(
-            training.lots % engine.world == 0,
-            f"{training.lots} lots cannot be shared evenly by {engine.world} processes; set training.lots to a "
-            f"multiple of {engine.world} (and training.lot smaller, to keep the batch)",
+            training.microbatches % engine.world == 0,
+            f"{training.microbatches} microbatches cannot be shared evenly by {engine.world} processes; "
+            f"set training.microbatches to a multiple of {engine.world}",
         )
         require(
-            training.patience is None or (keep is not None and any(callback.scores for callback in callbacks)),
-            "training.patience ends a run by its held-out loss and goes back to its best checkpoint; give fit both, "
-            "a HeldOut in callbacks= and keep=, or set training.patience=none",
+            training.early_stopping is None
+            or (checkpoint_dir is not None and any(callback.scores for callback in callbacks)),
+            "training.early_stopping ends a run by its held-out loss and goes back to its best checkpoint; give fit "
+            "both, a HeldOut in callbacks= and checkpoint_dir=, or set training.early_stopping=none",
         )
-        lots = as_lots(data, rng.fork("data"))
-        self._lots = lots
-        self.feed: Any = lots if training.prune is None else training.prune.feed(lots)
+        self.data = as_microbatches(data, rng.fork("data"))
+        self.feed: Feed = self.data if training.data_pruning is None else training.data_pruning.feed(self.data)
         if training.workers:
-            order = order_of(training.lots, engine.rank, engine.world)
-            self.feed = Fetched(lots, training.lot, training.workers, order)
+            order = order_of(training.microbatches, engine.rank, engine.world)
+            self.feed = Fetched(self.data, training.microbatch_size, training.workers, order)
         weights = [p for net in networks.values() for p in net.parameters()]
         self.device = device
         self.peak = Peak(device, sum(p.numel() * p.element_size() for p in weights))
@@ -79,19 +84,18 @@ class Loop:
         self._whole = {name: copy.deepcopy(net).cpu() for name, net in networks.items()} if engine.shards else networks
         nets = {name: engine.wrap(net, device) for name, net in networks.items()}
         every = players(objective, nets)
-        rate, self.matrices = training.rate(0, training.steps), kinds.matrices(nets)
-        optimisers = {p.name: training.optimiser.build(p.parameters, rate, self.matrices) for p in every}
+        lr, self.matrices = training.lr_schedule(0, training.steps), kinds.matrices(nets)
+        optimizers = {p.name: training.optimizer.build(p.parameters, lr, self.matrices) for p in every}
         averages = {name: [Average(net, profile) for profile in training.profiles] for name, net in nets.items()}
-        self.state = State(nets, every, optimisers, averages)
+        self.state = State(nets, every, optimizers, averages)
         self.work = {p.name: engine.work(p, nets) for p in every}
         self._parts = {"training": training, "objective": objective, "seed": rng}
-        begins = getattr(training.rate, "begins", None)
-        self.branch = begins(training.steps) if callable(begins) else 0  # where a longer run would leave this one
+        self.branch = training.lr_schedule.branch(training.steps)  # where a longer run would leave this one
         for net in nets.values():
             net.train()
         self._in_use(False)
         self.predicted: int | None = None  # bytes of memory, to be logged beside what was taken
-        self.tell: Callable[[int], None] = lambda step: None  # hears of every lot before it is worked
+        self.tell: Callable[[int], None] = lambda step: None  # hears of every microbatch before it is worked
         self.enough = False  # whether patience is over
         self._clock, self._speed = time.perf_counter(), 0.0
 
@@ -99,7 +103,7 @@ class Loop:
     def settings(self) -> dict[str, Any]:
         """What a run has to have in common with the one that it goes on from, as plain data."""
         found: dict[str, Any] = compare.settings(self._parts)
-        return found | {"data": compare.data(self._lots)}
+        return found | {"data": compare.data(self.data)}
 
     @property
     def steps(self) -> int:
@@ -114,16 +118,15 @@ class Loop:
     def step(self, stop: bool = False) -> bool:
         """One step of every player whose turn it is, then the averages, then the log; whether to stop after it."""
         n, training = self.state.step, self.training
-        rate = training.rate(n, self.steps) * 0.5 ** self.state.notes.get("retreats", 0)
-        entry: dict[str, Any] = {"step": n + 1, "loss": 0.0, "rate": rate, "grad_norm": 0.0, "samples_per_second": 0.0}
+        lr = training.lr_schedule(n, self.steps) * 0.5 ** self.state.notes.get("retreats", 0)
+        entry: dict[str, Any] = {"step": n + 1, "loss": 0.0, "lr": lr, "grad_norm": 0.0, "samples_per_second": 0.0}
         terms: dict[str, float] = {}
-        if hasattr(self.feed, "begin"):
-            self.feed.begin(n, training)
+        self.feed.begin(n, training)
         for i, player in enumerate(self.state.players):
             if n % player.every:
                 entry.update(self.state.notes.get("last", {}) if i == 0 else {})
                 continue
-            seen, its = self._move(player, n, rate, stop)
+            seen, its = self._move(player, n, lr, stop)
             stop = seen.pop("stop") > 0
             entry.update(seen if i == 0 else {})
             if i == 0 and player.every > 1:  # logged again in the steps that it skips
@@ -137,8 +140,8 @@ class Loop:
                 average.update(n + 1)
         entry["terms"] = terms
         now = time.perf_counter()
-        if now > self._clock:  # a clock that stands still or runs backwards gives no rate: the last one stays
-            self._speed = training.batch / (now - self._clock)
+        if now > self._clock:  # a clock that stands still or runs backwards gives no lr: the last one stays
+            self._speed = training.batch_size / (now - self._clock)
         entry["samples_per_second"], self._clock = self._speed, now
         self._call_back(entry)
         if n + 1 == self.steps:
@@ -147,9 +150,9 @@ class Loop:
         self.log(entry)
         return stop
 
-    def lot(self, n: int, k: int) -> Batch:
-        """Lot k of step n, on the device and in the layout of the networks."""
-        batch = self.feed.lot(n * self.training.lots + k, self.training.lot)
+    def microbatch(self, n: int, k: int) -> Batch:
+        """Microbatch k of step n, on the device and in the layout of the networks."""
+        batch = self.feed.microbatch(n * self.training.microbatches + k, self.training.microbatch_size)
         if batch.x1.device != self.device:
             batch = to(batch, self.device, non_blocking=True)
         if self.training.compute.channels_last:
@@ -157,28 +160,28 @@ class Loop:
         return batch
 
     def key(self, n: int, k: int) -> Rng:
-        """The random numbers of lot k of step n; others after a retreat, so that it is not the same step again."""
+        """The random numbers of microbatch k of step n; others after a recovery, so that the step differs."""
         again = self.state.notes.get("retreats", 0)
         return (self.rng.fork("retreat", again) if again else self.rng).fork(n, k)
 
-    def _move(self, player: Player, n: int, rate: float, stop: bool) -> tuple[dict[str, float], dict[str, float]]:
+    def _move(self, player: Player, n: int, lr: float, stop: bool) -> tuple[dict[str, float], dict[str, float]]:
         """One step of one player: what to log of it, and its terms."""
         training, engine = self.training, self.engine
-        optimiser = self.state.optimisers[player.name]
+        optimizer = self.state.optimizers[player.name]
         for network in self.state.networks.values():  # losses of other players leave gradients too
             network.zero_grad(set_to_none=True)
-        mine = range(engine.rank, training.lots, engine.world)
+        mine = range(engine.rank, training.microbatches, engine.world)
         parts: dict[str, Tensor] = {}
-        errors: dict[int, tuple[Tensor, Tensor]] = {}  # by lot: losses and times of its data
+        errors: dict[int, tuple[Tensor, Tensor]] = {}  # by microbatch: losses and times of its data
         with deferred() as checks:
             for k in mine:
                 key = self.key(n, k)
                 if len(self.state.players) > 1:
                     key = key.fork(player.name)
-                batch = self.lot(n, k)
+                batch = self.microbatch(n, k)
                 self.tell(n)
                 with key.fork("ambient").ambient(), training.compute.autocast(self.device):
-                    loss = self.work[player.name](batch, key, 1 / training.lots, k == mine[-1])
+                    loss = self.work[player.name](batch, key, 1 / training.microbatches, k == mine[-1])
                 for name, value in {"": loss.value.detach(), **loss.terms}.items():
                     parts[name] = parts[name] + value if name in parts else value
                 errors[k] = loss.per_sample, loss.t
@@ -192,7 +195,7 @@ class Loop:
             if wrong:
                 refuse(checks)
             checks.clear()
-        values = [v / training.lots for v in values]
+        values = [v / training.microbatches for v in values]
         check_step(values[0], length, n + 1, self.state.networks, lambda: blame(self.feed, n, training, mine))
         watched = (n + 1) % training.watch_every == 0
         if n == 0 or watched:
@@ -200,11 +203,10 @@ class Loop:
         if training.clip is not None and length > training.clip:
             torch._foreach_mul_(slopes, training.clip / (length + 1e-6))
         before = [local(p.detach()).clone() for p in player.parameters] if watched else []
-        for group in optimiser.param_groups:
-            group["lr"] = rate * group.get("rate_scale", 1.0)
-        optimiser.step()
-        if hasattr(self.feed, "observe"):
-            self.feed.observe(n, training, errors, engine.total)
+        for group in optimizer.param_groups:
+            group["lr"] = lr * group.get("lr_scale", 1.0)
+        optimizer.step()
+        self.feed.observe(n, training, errors, engine.total)
         entry = {"loss": values[0], "grad_norm": length, "stop": asked}
         if watched:
             now = [local(p.detach()) for p in player.parameters]
@@ -228,7 +230,7 @@ class Loop:
             for kind, value in scores.items():
                 self.state.best[kind] = min(value, self.state.best.get(kind, float("inf")))
             entry[callback.name] = found | ({"best": dict(self.state.best)} if scores else {})
-            patience = self.training.patience if callback.scores and "steps" not in self.state.notes else None
+            patience = self.training.early_stopping if callback.scores and "steps" not in self.state.notes else None
             if patience is not None:
                 loss = torch.tensor(callback.score(found) if self.engine.rank == 0 else 0.0, dtype=torch.float64)
                 loss = self.engine.total(loss.to(here()))  # that of rank 0 decides for all
@@ -239,11 +241,9 @@ class Loop:
         self._clock = time.perf_counter()  # looking is not learning
 
     def _in_use(self, use: bool) -> None:
-        """Tell optimisers that average by themselves whether the weights are used or learn."""
-        for optimiser in self.state.optimisers.values():
-            switch = getattr(optimiser, "eval" if use else "train", None)
-            if callable(switch):
-                switch()
+        """Tell optimizers that average by themselves whether the weights are used or learn."""
+        for optimizer in self.state.optimizers.values() if self.training.optimizer.averages else ():
+            in_use(optimizer, use)
 
     def averaged(self, name: str, which: int = 0) -> nn.Module | None:
         """A whole network with averaged weights and the buffers of now, or None where there is no average."""
@@ -267,22 +267,21 @@ class Loop:
     def save(self) -> None:
         """A checkpoint of the state, unless it is spoilt."""
         check_state(self.state.step, self.state.networks, self.state.averages, self.engine)
-        if self.keep is None:
+        if self.checkpoint_dir is None:
             return
-        if hasattr(self.feed, "remember"):
-            self.state.notes["feed"], self.state.extras = self.feed.remember()
+        self.state.notes["feed"], self.state.extras = self.feed.state()
         more = {"stays": self.state.step == self.branch < self.training.steps, "world": self.engine.world}
         more["profiles"] = compare.settings(self.training.profiles)
         saved = self.state.save(self.settings, more)
-        checkpoint.write(self.keep, saved, self.training.keep_last, self.engine, spare=self.best)
+        checkpoint.write(self.checkpoint_dir, saved, self.training.checkpoint_keep, self.engine, spare=self.best)
 
     def snapshot(self) -> None:
         """Store the averages alone, to stay."""
-        if self.keep is None:
+        if self.checkpoint_dir is None:
             return
         state = {"step": self.state.step, "profiles": compare.settings(self.training.profiles)}
         stored = checkpoint.Checkpoint(self.state.step, self.state.averaged() | self.state.buffers(), state)
-        checkpoint.write(self.keep / "snapshots", stored, 10**9, self.engine)
+        checkpoint.write(self.checkpoint_dir / "snapshots", stored, 10**9, self.engine)
 
     def resume(self, root: Path, fork: bool = False) -> None:
         """Go on from the newest whole checkpoint; refuse when settings other than the number of steps changed.
@@ -315,9 +314,9 @@ class Loop:
             f"the run in {root} has {saved['step']} steps already, training.steps is {steps}; "
             "raise training.steps to go on",
         )
-        if not fork and steps != old and not self._same_rates(saved["step"], old):
+        if not fork and steps != old and not self._same_lr(saved["step"], old):
             try:
-                path = checkpoint.newest(root, lambda text: None, lambda step: self._same_rates(step, old))
+                path = checkpoint.newest(root, lambda text: None, lambda step: self._same_lr(step, old))
                 saved = checkpoint.state(path)
             except ValueError:
                 note(
@@ -335,42 +334,47 @@ class Loop:
 
     def _return(self, path: Path, changed: Sequence[str] = ()) -> None:
         """Become the state of a checkpoint; a part of it whose settings changed in a fork starts anew."""
-        others = any(line.startswith("training.optimiser") for line in changed)
-        self.state.load(path, optimisers=not others, averages=not changed)
+        others = any(line.startswith("training.optimizer") for line in changed)
+        self.state.load(path, optimizers=not others, averages=not changed)
         feed = self.state.notes.pop("feed", None)
-        pruned = any(line.startswith(("training.prune", "training.lot", "data.")) for line in changed)
-        if hasattr(self.feed, "recall") and feed is not None and not pruned:
-            self.feed.recall(feed, self.state.extras)
+        pruned = any(
+            line.startswith(("training.data_pruning", "training.batch_size", "training.microbatches", "data."))
+            for line in changed
+        )
+        if feed and not pruned:
+            self.feed.load_state(feed, self.state.extras)
         self.state.extras = {}
         if others:
-            self.log({"step": self.state.step, "note": "the optimiser has other settings and starts without memory"})
+            self.log({"step": self.state.step, "note": "the optimizer has other settings and starts without memory"})
 
-    def _same_rates(self, step: int, old: int) -> bool:
-        rate, new = self.training.rate, self.training.steps
-        return all(rate(n, old) == rate(n, new) for n in range(step))
+    def _same_lr(self, step: int, old: int) -> bool:
+        lr, new = self.training.lr_schedule, self.training.steps
+        return all(lr(n, old) == lr(n, new) for n in range(step))
 
-    def retreat(self, error: Diverged) -> bool:
-        """After a divergence: back to the last good checkpoint with half the rate, as often as that is allowed."""
+    def recover(self, error: Diverged) -> bool:
+        """After a divergence: back to the last good checkpoint with half the lr, as often as that is allowed."""
         times = self.state.notes.get("retreats", 0) + 1
-        if self.keep is None or times > self.training.retreat or not checkpoint.steps(self.keep):
+        if (
+            self.checkpoint_dir is None
+            or times > self.training.max_recoveries
+            or not checkpoint.steps(self.checkpoint_dir)
+        ):
             return False
-        self._return(checkpoint.newest(self.keep, lambda text: None))
+        self._return(checkpoint.newest(self.checkpoint_dir, lambda text: None))
         self.state.notes["retreats"] = times
         here = self.state.step
-        self.log(
-            {"step": here, "note": f"{error}; went back to step {here}, the rate is now {0.5**times:g} of its plan"}
-        )
+        self.log({"step": here, "note": f"{error}; went back to step {here}, the lr is now {0.5**times:g} of its plan"})
         return True
 
     def shorten(self) -> None:
-        """Patience is over: back to the best step, and a cooldown from there.  What came after it is forgotten."""
-        assert self.keep is not None and self.training.patience is not None
+        """EarlyStopping is over: back to the best step, and a cooldown from there.  What came after it is forgotten."""
+        assert self.checkpoint_dir is not None and self.training.early_stopping is not None
         best, self.enough = self.best, False
-        self._return(self.keep / f"step-{best:08d}")
-        end = self.training.patience.shorter(best, self.training.steps, self.training.rate)
+        self._return(self.checkpoint_dir / f"step-{best:08d}")
+        end = self.training.early_stopping.shorter(best, self.training.steps, self.training.lr_schedule)
         self.state.notes["steps"] = end
         if self.engine.rank == 0:
-            for path in (*checkpoint.steps(self.keep), *checkpoint.steps(self.keep / "snapshots")):
+            for path in (*checkpoint.steps(self.checkpoint_dir), *checkpoint.steps(self.checkpoint_dir / "snapshots")):
                 if checkpoint.number(path) > best:
                     checkpoint.remove(path)
         self.save()
@@ -379,6 +383,6 @@ class Loop:
 
     def farewell(self, kept: bool = True) -> str:
         """What to tell somebody who stopped the run; ``kept`` says whether the directory of checkpoints stays."""
-        if self.keep is None or not kept:
-            return f"stopped after step {self.state.step}; nothing was saved, because no directory to keep was given"
-        return f"stopped after step {self.state.step} and saved it to {self.keep}; resume from there to go on"
+        if self.checkpoint_dir is None or not kept:
+            return f"stopped after step {self.state.step}; nothing was saved, because no checkpoint_dir was given"
+        return f"stopped after step {self.state.step} and saved it to {self.checkpoint_dir}; resume from there to go on"

@@ -14,19 +14,20 @@ from torch import nn
 from beeline.core.modes import device_of, moved
 from beeline.core.rng import Rng
 from beeline.core.types import to
-from beeline.training.distributed.parallel import Alone
-from beeline.training.feed.microbatches import as_lots
+from beeline.training.distributed.parallel import SingleDevice
+from beeline.training.feed.microbatches import as_microbatches
 from beeline.training.loop import Loop
 from beeline.training.memory import Tracker, size
+from beeline.training.optim.optimizers import in_use
 from beeline.training.players import players
 
 if TYPE_CHECKING:
-    from beeline.core.protocols.training import Optimiser
+    from beeline.core.protocols.training import Optimizer
     from beeline.training.config import Training
 
 
 TRIAL = 10  # steps
-PROBE = 64  # data in the larger of two lots from which the memory of a still larger one is told, at most
+PROBE = 64  # data in the larger of two microbatches from which the memory of a still larger one is told, at most
 
 
 @dataclass(frozen=True)
@@ -36,9 +37,9 @@ class Plan:
     parameters: int  # count
     weights: int  # bytes of parameters and buffers
     gradients: int
-    optimiser: int
+    optimizer: int
     averages: int
-    activations: int  # the most that a forward and backward pass of one lot holds beside the above
+    activations: int  # the most that a forward and backward pass of one microbatch holds beside the above
     extra: int  # copies for update norms
     checkpoint: int  # bytes of one checkpoint on disk
     disk: int  # bytes of all checkpoints that are kept, with the one that is being written
@@ -48,7 +49,7 @@ class Plan:
     @property
     def peak(self) -> int:
         """Expected peak of memory beyond the data: standing parts, and the larger of a pass and of the copies."""
-        standing = self.weights + self.optimiser + self.averages
+        standing = self.weights + self.optimizer + self.averages
         return standing + max(self.activations, self.gradients + self.extra)
 
     def plain(self) -> dict[str, Any]:
@@ -63,9 +64,9 @@ class Plan:
             f"peak memory   {size(self.peak)} expected, beyond the data",
             f"  weights     {size(self.weights)}",
             f"  gradients   {size(self.gradients)}",
-            f"  optimiser   {size(self.optimiser)}",
+            f"  optimizer   {size(self.optimizer)}",
             f"  averages    {size(self.averages)}",
-            f"  one lot     {size(self.activations)} with its gradients",
+            f"  one microbatch     {size(self.activations)} with its gradients",
             f"checkpoints   {size(self.checkpoint)} each, {size(self.disk)} in all",
             f"time          {long}",
         ]
@@ -83,7 +84,7 @@ def plan(
     """What ``fit`` with the same arguments would take in one process.  The networks are left as they are.
 
     It is tried where the networks are.
-    Memory of a pass: measured on lots of two sizes, neither above 64, and continued along a line.
+    Memory of a pass: measured on microbatches of two sizes, neither above 64, and continued along a line.
     Time: the median of a trial of ``trial`` steps on a copy, without the first ones; 0 leaves it out.
     """
     nets = {"network": networks} if isinstance(networks, nn.Module) else dict(networks)
@@ -98,23 +99,23 @@ def plan(
     learning = [p for p in parameters if p.requires_grad]
     weights = _bytes(parameters) + _bytes([b for net in nets.values() for b in net.buffers()])
     averages = sum(p.numel() * max(4, p.element_size()) for p in parameters) * len(training.profiles)
-    optimiser = round(_bytes(learning) * _memory_of(training.optimiser))
-    few, more = max(1, min(PROBE, training.lot) // 2), max(2, min(PROBE, training.lot))
+    optimizer = round(_bytes(learning) * _memory_of(training.optimizer))
+    few, more = max(1, min(PROBE, training.microbatch_size) // 2), max(2, min(PROBE, training.microbatch_size))
     small, large = (_pass(nets, objective, data, training, rng, count) for count in (few, more))
     slope = (large - small) / (more - few)
     watched = 2 * _bytes(learning) if training.watch_every <= training.steps else 0
-    one = weights + averages + optimiser
+    one = weights + averages + optimizer
     seconds = _trial(nets, objective, data, training, rng, trial) if trial else None
     return Plan(
         parameters=sum(p.numel() for p in parameters),
         weights=weights,
         gradients=_bytes(learning),
-        optimiser=optimiser,
+        optimizer=optimizer,
         averages=averages,
-        activations=round(large + slope * (training.lot - more)),
+        activations=round(large + slope * (training.microbatch_size - more)),
         extra=watched,
         checkpoint=one,
-        disk=one * (min(training.keep_last, max(1, training.steps // training.keep_every)) + 1)
+        disk=one * (min(training.checkpoint_keep, max(1, training.steps // training.checkpoint_every)) + 1)
         + (averages * (training.steps // training.snapshot_every) if training.snapshot_every else 0),
         step_seconds=seconds,
         seconds=None if seconds is None else seconds * training.steps,
@@ -125,12 +126,12 @@ def _bytes(tensors: Any) -> int:
     return sum(t.numel() * t.element_size() for t in tensors)
 
 
-def _memory_of(optimiser: Optimiser) -> float:
-    """Bytes of an optimiser's memory for every byte of parameters, seen on one small matrix."""
+def _memory_of(optimizer: Optimizer) -> float:
+    """Bytes of an optimizer's memory for every byte of parameters, seen on one small matrix."""
     p = nn.Parameter(torch.ones(32, 32))
-    made: Any = optimiser.build([p], 1.0)
-    if callable(getattr(made, "train", None)):
-        made.train()
+    made: Any = optimizer.build([p], 1.0)
+    if optimizer.averages:
+        in_use(made, False)
     p.grad = torch.ones_like(p)
     made.step()
     held = sum(v.numel() * v.element_size() for v in made.state[p].values() if isinstance(v, torch.Tensor) and v.ndim)
@@ -141,7 +142,7 @@ def _pass(nets: Mapping[str, nn.Module], objective: Any, data: Any, training: Tr
     """The most that a forward and a backward pass hold, gradients with them."""
     compute = training.compute
     first = next(p for net in nets.values() for p in net.parameters())
-    batch = to(as_lots(data, rng).lot(0, count), first.device)
+    batch = to(as_microbatches(data, rng).microbatch(0, count), first.device)
     most = 0
     buffers = [(b, b.detach().clone()) for net in nets.values() for b in net.buffers()]
     with compute.prepared(nets):
@@ -164,9 +165,9 @@ def _pass(nets: Mapping[str, nn.Module], objective: Any, data: Any, training: Tr
 def _trial(nets: Mapping[str, nn.Module], objective: Any, data: Any, training: Training, rng: Rng, steps: int) -> float:
     """Seconds of one step, from the middle of a short trial on a copy."""
     copies = {name: copy.deepcopy(net) for name, net in nets.items()}
-    training = replace(training, patience=None)  # nothing is held out here
+    training = replace(training, early_stopping=None)  # nothing is held out here
     where = device_of(copies) or torch.device("cpu")
-    loop = Loop(copies, objective, data, training, Alone(), rng, lambda entry: None, None, (), where)
+    loop = Loop(copies, objective, data, training, SingleDevice(), rng, lambda entry: None, None, (), where)
     taken = []
     with training.compute.prepared(copies):
         for _ in range(min(steps, training.steps)):

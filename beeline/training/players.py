@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from beeline.core.protocols.training import Game, Player
+from beeline.core.protocols.training import AdversarialObjective, Player
 from beeline.core.types import require
 
 
@@ -16,7 +16,7 @@ def players(objective: Any, networks: Mapping[str, nn.Module]) -> list[Player]:
 
     An objective is called with its network; with a mapping of networks when there are several.
     """
-    if isinstance(objective, Game):
+    if isinstance(objective, AdversarialObjective):
         found = list(objective.players(**networks))
         names = [p.name for p in found]
         require(

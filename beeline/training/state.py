@@ -20,11 +20,11 @@ from beeline.training.optim.ema import Average
 
 @dataclass
 class State:
-    """Networks, players with their optimisers, averages, and the count of steps.  It changes as training goes on."""
+    """Networks, players with their optimizers, averages, and the count of steps.  It changes as training goes on."""
 
     networks: Mapping[str, nn.Module]
     players: Sequence[Player]
-    optimisers: Mapping[str, torch.optim.Optimizer]  # by player
+    optimizers: Mapping[str, torch.optim.Optimizer]  # by player
     averages: Mapping[str, Sequence[Average]]  # by network
     step: int = 0  # steps done
     best: dict[str, float] = field(default_factory=dict)  # lowest held-out losses so far
@@ -53,8 +53,8 @@ class State:
         tensors |= self.averaged()
         plain: dict[str, Any] = {}
         names = self.names()
-        for player, optimiser in self.optimisers.items():
-            tensors[f"{player}.optimiser"], plain[player] = _optimiser_state(optimiser, names)
+        for player, optimizer in self.optimizers.items():
+            tensors[f"{player}.optimizer"], plain[player] = _optimizer_state(optimizer, names)
         if self.extras:
             tensors["extras"] = dict(self.extras)
         state = {
@@ -62,16 +62,16 @@ class State:
             "settings": settings,
             "best": self.best,
             "notes": self.notes,
-            "optimisers": plain,
+            "optimizers": plain,
             "groups": sorted(tensors),
         } | dict(more or {})
         return Checkpoint(self.step, tensors, state)
 
     @torch.no_grad()
-    def load(self, path: Path, optimisers: bool = True, averages: bool = True) -> None:
+    def load(self, path: Path, optimizers: bool = True, averages: bool = True) -> None:
         """Become a saved state, exactly; every tensor has to match by name and shape.
 
-        Without ``optimisers`` these start anew; without ``averages`` those that the checkpoint lacks start at its
+        Without ``optimizers`` these start anew; without ``averages`` those that the checkpoint lacks start at its
         weights.
         """
         saved, found = checkpoint.state(path), checkpoint.contents(path)
@@ -90,9 +90,9 @@ class State:
         extras = {k: torch.empty(v[0], dtype=v[1]) for k, v in found.items() if k.startswith("extras/")}
         targets |= extras
         names = self.names()
-        for player, optimiser in self.optimisers.items() if optimisers else ():
-            plain = saved["optimisers"].get(player, {})
-            targets |= _optimiser_load(optimiser, names, found, f"{player}.optimiser", plain)
+        for player, optimizer in self.optimizers.items() if optimizers else ():
+            plain = saved["optimizers"].get(player, {})
+            targets |= _optimizer_load(optimizer, names, found, f"{player}.optimizer", plain)
         checkpoint.fill(path, targets)
         for group in new:
             weights = dict(self.networks[group.rsplit(".", 1)[0]].named_parameters())
@@ -130,28 +130,28 @@ def _match(group: str, wanted: Mapping[str, Tensor], found: Mapping[str, tuple[i
         )
 
 
-def _optimiser_state(optimiser: Any, names: Mapping[int, str]) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The memory of an optimiser by parameter name; numbers that are not tensors go to plain data."""
+def _optimizer_state(optimizer: Any, names: Mapping[int, str]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The memory of an optimizer by parameter name; numbers that are not tensors go to plain data."""
     tensors: dict[str, Tensor] = {}
     numbers: dict[str, Any] = {}
-    for p, memory in optimiser.state.items():
+    for p, memory in optimizer.state.items():
         if not isinstance(p, Tensor):
             continue
         for key, value in memory.items():
             target: dict[str, Any] = tensors if isinstance(value, Tensor) else numbers
             target[f"{names[id(p)]}/{key}"] = value
-    groups = [{k: v for k, v in g.items() if k != "params" and _plain(v)} for g in optimiser.param_groups]
+    groups = [{k: v for k, v in g.items() if k != "params" and _plain(v)} for g in optimizer.param_groups]
     return tensors, {"numbers": numbers, "groups": groups}
 
 
-def _optimiser_load(
-    optimiser: Any,
+def _optimizer_load(
+    optimizer: Any,
     names: Mapping[int, str],
     found: Mapping[str, tuple[tuple[int, ...], torch.dtype]],
     group: str,
     plain: Any,
 ) -> dict[str, Tensor]:
-    """Give an optimiser room for its saved memory; the tensors that are to be filled, by their names on disk."""
+    """Give an optimizer room for its saved memory; the tensors that are to be filled, by their names on disk."""
     targets: dict[str, Tensor] = {}
     memory: dict[str, dict[str, Any]] = {}
     for full in found:
@@ -162,7 +162,7 @@ def _optimiser_load(
     for full, value in plain.get("numbers", {}).items():
         name, key = full.rsplit("/", 1)
         numbers.setdefault(name, {})[key] = value
-    for part in optimiser.param_groups:
+    for part in optimizer.param_groups:
         for p in part["params"]:
             for key, full in memory.get(names[id(p)], {}).items():
                 shape, dtype = found[full]
@@ -170,10 +170,10 @@ def _optimiser_load(
                     room = torch.empty_like(p, dtype=dtype, requires_grad=False)
                 else:  # counters of one number may live on the CPU
                     room = torch.empty(shape, dtype=dtype, device=p.device if shape or part.get("fused") else None)
-                optimiser.state[p][key] = targets[full] = room
+                optimizer.state[p][key] = targets[full] = room
             if names[id(p)] in numbers:
-                optimiser.state[p].update(numbers[names[id(p)]])
-    for part, saved in zip(optimiser.param_groups, plain.get("groups", []), strict=True):
+                optimizer.state[p].update(numbers[names[id(p)]])
+    for part, saved in zip(optimizer.param_groups, plain.get("groups", []), strict=True):
         part.update({k: tuple(v) if isinstance(v, list) else v for k, v in saved.items()})
     return targets
 

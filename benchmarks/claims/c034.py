@@ -20,9 +20,9 @@ def measure(rng: bl.Rng) -> list[Finding]:
 
     def heads() -> Any:
         velocity = network(rng.fork("v"))
-        return bl.networks.Accelerating(velocity, network(rng.fork("a"), conditions={"velocity": {"size": 2}}))
+        return bl.networks.SecondOrder(velocity, network(rng.fork("a"), conditions={"velocity": {"size": 2}}))
 
     curved = learn(heads(), bl.objectives.ConstantAccelerationMatching(1.5), pairs, rng.fork("caf"), steps=600)
-    jump = lambda net: rmse(draw(net, test, 1, solver=bl.solvers.Jump()), wanted)  # noqa: E731
+    jump = lambda net: rmse(draw(net, test, 1, solver=bl.solvers.FlowMapStep()), wanted)  # noqa: E731
     return [finding("rmse to the paired end: with acceleration (figure) against constant velocity",
                     rmse(draw(straight, test, 1), wanted), jump(curved), jump(heads()))]  # fmt: skip

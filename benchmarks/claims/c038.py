@@ -20,9 +20,9 @@ def measure(rng: bl.Rng) -> list[Finding]:
     pairs, wanted = bl.Batch(exact_end(RING, start), start), exact_end(RING, test)
     small: Any = lambda: network(rng, width=24)  # noqa: E731
     paired = bl.objectives.FlowMatching(coupling=bl.couplings.Paired())
-    cold = learn(small(), paired, pairs, rng.fork("net"), steps=STEPS, lot=LOT)
+    cold = learn(small(), paired, pairs, rng.fork("net"), steps=STEPS, batch_size=LOT)
     feed = AnnealedPairs(pairs, rng.fork("annealed"), until=STEPS // 2)
-    annealed = learn(small(), paired, feed, rng.fork("net"), steps=STEPS, lot=LOT)
+    annealed = learn(small(), paired, feed, rng.fork("net"), steps=STEPS, batch_size=LOT)
     flow = learn(small(), bl.objectives.FlowMatching(), points(rng), rng.fork("net"), steps=STEPS // 2)
     two = learn(flow, paired, pairs, rng.fork("two"), steps=STEPS // 2)
     error = lambda net: rmse(draw(net, test, 1), wanted)  # noqa: E731

@@ -45,8 +45,8 @@ def measure(rng: bl.Rng) -> list[Finding]:
         nets = Conv(), Conv(), Conv()
     pyramid = bl.paths.Pyramid((1.0, 0.5, 0.0))
     # a stage-0 pixel count is a quarter, so 1.6 times the steps cost the same pixels
-    flat = learn(nets[0], bl.objectives.FlowMatching(), data, rng.fork("flat"), steps=300, lot=64)
-    high = learn(nets[1], bl.objectives.PyramidMatching(pyramid), data, rng.fork("pyramid"), steps=480, lot=64)
+    flat = learn(nets[0], bl.objectives.FlowMatching(), data, rng.fork("flat"), steps=300, batch_size=64)
+    high = learn(nets[1], bl.objectives.PyramidMatching(pyramid), data, rng.fork("pyramid"), steps=480, batch_size=64)
     n = len(real)
     with torch.no_grad():
         one = draw(flat, rng.fork("x0").normal(real), 10)

@@ -53,11 +53,11 @@ def least(rows: Tensor) -> float:
 def gap(rows: Tensor, make: Callable[[list[nn.Parameter]], torch.optim.Optimizer], order: Tensor) -> float:
     """The loss above the least one of the average of the weights, each with the weight d where there is one."""
     w = nn.Parameter(torch.zeros(5, dtype=torch.float64))
-    optimiser, total, mass = make([w]), torch.zeros(5, dtype=torch.float64), 0.0
+    optimizer, total, mass = make([w]), torch.zeros(5, dtype=torch.float64), 0.0
     for part in order:
         w.grad = slope(rows[part], w.detach())
-        optimiser.step()
-        share = float(optimiser.param_groups[0].get("d", 1.0))
+        optimizer.step()
+        share = float(optimizer.param_groups[0].get("d", 1.0))
         total, mass = total + share * w.detach(), mass + share
     return float(loss(rows, total / mass)) - least(rows)
 

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 import beeline as bl
-from beeline.training.optim.ema import Power
+from beeline.training.optim.ema import PowerEMA
 from beeline.training.optim.learning_rate import Constant
 from beeline.training.optim.optimizers import AdamW, DoG
 from benchmarks.claims.toys import RING, finding, learn, network, points, velocity_error
@@ -35,9 +35,9 @@ class Descent:
 def measure(rng: bl.Rng) -> list[Finding]:
     data, objective = points(rng), bl.objectives.FlowMatching()
 
-    def error(optimiser: Any, rate: float) -> float:
-        net = learn(network(rng), objective, data, rng.fork("net"), steps=300, optimiser=optimiser,
-                    rate=Constant(rate), ema=Power(0.1))  # fmt: skip
+    def error(optimizer: Any, rate: float) -> float:
+        net = learn(network(rng), objective, data, rng.fork("net"), steps=300, optimizer=optimizer,
+                    lr=Constant(rate), ema=PowerEMA(0.1))  # fmt: skip
         return velocity_error(net, RING, rng)
 
     descent = [error(Descent(), rate) for rate in (0.01, 0.03, 0.1, 0.3)]

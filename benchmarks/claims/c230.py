@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 import beeline as bl
-from beeline.spaces.simplex import Dirichlet, Posterior, Simplex
+from beeline.spaces.simplex import Dirichlet, PosteriorNetwork, Simplex
 from benchmarks.claims.toys import draw, finding
 from benchmarks.claims.verdict import Finding
 
@@ -34,7 +34,7 @@ def guidance(rng: bl.Rng) -> Finding:
 
     def error(label: int, scale: float) -> float:
         told = {"label": torch.full((len(x0),), label)}
-        made = draw(Posterior(known, path), x0, 40, told, path=path, guidance=bl.CFG(scale, {"label": NULL}))
+        made = draw(PosteriorNetwork(known, path), x0, 40, told, path=path, guidance=bl.CFG(scale, {"label": NULL}))
         share = torch.bincount(made.argmax(1), minlength=k) / len(x0)
         return float((share - wanted).abs().sum() / 2)
 
@@ -63,7 +63,7 @@ def measure(rng: bl.Rng) -> list[Finding]:
             return (p / p.sum(1, keepdim=True) - x) / (1 - t)[:, None]
 
         errors = []
-        for field in (linear, Posterior(known, path), Posterior(ignorant, path)):
+        for field in (linear, PosteriorNetwork(known, path), PosteriorNetwork(ignorant, path)):
             share = torch.bincount(draw(field, x0, 40).argmax(1), minlength=k) / len(x0)
             errors.append(float((share - prior).abs().sum() / 2))
         rows.append(finding(f"{k} symbols: Dirichlet path (figure) against the linear one", *errors,

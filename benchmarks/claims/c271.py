@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import beeline as bl
-from beeline.training.feed.data_pruning import PrunedFeed, Pruning
+from beeline.training.feed.data_pruning import DataPruning, PrunedFeed
 from benchmarks.claims.toys import RING, finding, learn, network, points, velocity_error
 from benchmarks.claims.verdict import Finding
 
@@ -31,13 +31,13 @@ class Counting(PrunedFeed):
 
 
 @dataclass(frozen=True)
-class Counted(Pruning):
-    """Pruning whose feed tells the sizes of its epochs."""
+class Counted(DataPruning):
+    """DataPruning whose feed tells the sizes of its epochs."""
 
     sizes: list[int] = field(default_factory=list)
 
-    def feed(self, lots: Any) -> PrunedFeed:
-        return Counting(self, lots.batch, lots.rng)
+    def feed(self, microbatches: Any) -> PrunedFeed:
+        return Counting(self, microbatches.batch, microbatches.rng)
 
 
 def measure(rng: bl.Rng) -> list[Finding]:
@@ -48,7 +48,7 @@ def measure(rng: bl.Rng) -> list[Finding]:
         net = learn(network(rng), objective, data, rng.fork("net"), steps=round(share * STEPS), **more)
         return velocity_error(net, RING, rng)
 
-    whole, less, pruned = error(1.0), error(1 - SAVED), error(1 - SAVED, prune=pruning)
+    whole, less, pruned = error(1.0), error(1 - SAVED), error(1 - SAVED, data_pruning=pruning)
     saved = 1 - sum(pruning.sizes) / (len(pruning.sizes) * DATA)
     raw = velocity_error(network(rng), RING, rng)
     return [

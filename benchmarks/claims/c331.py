@@ -23,7 +23,7 @@ def measure(rng: bl.Rng) -> list[Finding]:
     raw = velocity_error(network(rng), RING, rng)
 
     def error(steps: int, rate: Any) -> float:
-        net = learn(network(rng), objective, data, rng.fork("net"), steps=steps, rate=rate)
+        net = learn(network(rng), objective, data, rng.fork("net"), steps=steps, lr=rate)
         return velocity_error(net, RING, rng)
 
     cosine = WarmupCosine(PEAK, 50)

@@ -20,7 +20,7 @@ def measure(rng: bl.Rng) -> list[Finding]:
 
     def error(steps: int, rate: Any) -> float:
         return velocity_error(
-            learn(network(rng), objective, data, rng.fork("net"), steps=steps, rate=rate), RING, rng
+            learn(network(rng), objective, data, rng.fork("net"), steps=steps, lr=rate), RING, rng
         )  # fmt: skip
 
     cycle, small = error(100, OneCycle(LARGE)), error(100, OneCycle(USUAL))

@@ -9,7 +9,7 @@ import torch
 from scipy.optimize import linear_sum_assignment
 
 import beeline as bl
-from beeline.spaces.manifold import Even, Geodesic, GeodesicEuler, Rotations, Tangent
+from beeline.spaces.manifold import Geodesic, GeodesicEuler, Rotations, Tangent, UniformOnSpace
 from benchmarks.claims.toys import draw, finding, learn, network
 from benchmarks.claims.verdict import Finding
 
@@ -27,7 +27,7 @@ def distance(made: torch.Tensor, real: torch.Tensor) -> float:
 
 
 def measure(rng: bl.Rng) -> list[Finding]:
-    source, step, path = Even(SPACE), GeodesicEuler(SPACE), Geodesic(SPACE)
+    source, step, path = UniformOnSpace(SPACE), GeodesicEuler(SPACE), Geodesic(SPACE)
     modes = SPACE.sample(torch.empty(4, 4), rng.fork("modes"))
 
     def data(n: int, key: str) -> torch.Tensor:

@@ -39,11 +39,11 @@ def refined(h: Tensor, y: Tensor, test: Tensor, rng: bl.Rng) -> Tensor:
     centre, spread = h.mean(0), h.std(0) + 1e-3
     with rng.fork("refiner").ambient():
         head = bl.networks.Head(h.shape[1], (1,), width=64)
-    optimiser = torch.optim.AdamW(head.parameters(), lr=3e-3, weight_decay=0.1)
+    optimizer = torch.optim.AdamW(head.parameters(), lr=3e-3, weight_decay=0.1)
     for _ in range(300):
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         (head((h - centre) / spread) - y).square().mean().backward()
-        optimiser.step()
+        optimizer.step()
     with torch.no_grad():
         made: Tensor = head((test - centre) / spread)
     return made

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import beeline as bl
-from beeline.spaces.simplex import Dirichlet, GumbelSimplex, GumbelSoftmax, Posterior, Simplex
+from beeline.spaces.simplex import Dirichlet, GumbelSimplex, GumbelSoftmax, PosteriorNetwork, Simplex
 from benchmarks.claims.toys import draw, finding, learn, network
 from benchmarks.claims.verdict import Finding
 
@@ -36,7 +36,7 @@ def measure(rng: bl.Rng) -> list[Finding]:
         data, known = bl.Batch(nn.functional.one_hot(real, k).float()), two_grams(real, k)
         errors = []
         for path, source in ((Dirichlet(), Simplex()), (GumbelSoftmax(), GumbelSimplex())):
-            field = Posterior(network(rng, LENGTH * k, width=64, shape=(LENGTH, k)), path, logs=True)
+            field = PosteriorNetwork(network(rng, LENGTH * k, width=64, shape=(LENGTH, k)), path, logs=True)
             objective = bl.objectives.Classify(path, bl.couplings.Independent(source))
             first = copy.deepcopy(field)
             field = learn(field, objective, data, rng.fork("net", k), steps=350)

@@ -40,10 +40,17 @@ def network(rng: bl.Rng, size: int = 2, width: int = 64, prediction: Any = None,
 
 
 def learn(
-    net: Any, objective: Any, data: Any, rng: bl.Rng, steps: int = 800, lot: int = 256, peak: float = 3e-3, **more: Any
+    net: Any,
+    objective: Any,
+    data: Any,
+    rng: bl.Rng,
+    steps: int = 800,
+    microbatch: int = 256,
+    peak: float = 3e-3,
+    **more: Any,
 ) -> Any:
     """The network after ``steps`` steps."""
-    training = Training(steps=steps, lot=lot, **{"rate": WarmupCosine(peak, 50), "ema": None, **more})
+    training = Training(steps=steps, batch_size=microbatch, **{"lr": WarmupCosine(peak, 50), "ema": None, **more})
     return fit(net, objective, data, training, rng=rng.fork("fit"), log=lambda entry: None).eval()
 
 

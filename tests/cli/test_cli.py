@@ -17,7 +17,7 @@ SMALL = [
     "--set",
     "training.steps=6",
     "--set",
-    "training.lot=16",
+    "training.batch_size=16",
     "--set",
     "network.width=16",
     "--set",
@@ -48,7 +48,7 @@ def test_a_run_leaves_everything(moons: Path) -> None:
     lines = [json.loads(line) for line in (moons / "log.jsonl").read_text().splitlines()]
     steps = [entry for entry in lines if "loss" in entry]
     assert [entry["step"] for entry in steps] == [1, 2, 3, 4, 5, 6]
-    assert {"step", "loss", "rate", "grad_norm", "samples_per_second"} <= set(steps[0])
+    assert {"step", "loss", "lr", "grad_norm", "samples_per_second"} <= set(steps[0])
     page = (moons / "report.html").read_text()
     assert "http://" not in page.replace("http://www.w3.org", "") and "https://" not in page
 
@@ -80,7 +80,7 @@ def test_resume_reaches_the_same_end(moons: Path, tmp_path: Path) -> None:
 
 
 def test_distil_and_compare(moons: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    small = ["--set", "training.steps=4", "--set", "training.lot=16", "--set", "method.count=40"]
+    small = ["--set", "training.steps=4", "--set", "training.batch_size=16", "--set", "method.count=40"]
     out = tmp_path / "straight"
     assert run(["distill", str(moons), "reflow", *small, "--out", str(out)]) == 0
     one = tmp_path / "one"
@@ -159,8 +159,8 @@ def test_out_that_is_taken(moons: Path, tmp_path: Path, capsys: pytest.CaptureFi
 
 
 def test_resume_with_other_settings(moons: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    error = refused(capsys, "train", str(moons), "--set", "training.lot=8", "--out", str(moons), "--resume")
-    assert "training.lot was 16, is now 8" in error
+    error = refused(capsys, "train", str(moons), "--set", "training.batch_size=8", "--out", str(moons), "--resume")
+    assert "training.batch_size was 16, is now 8" in error
 
 
 def test_wrong_conditions_and_files(moons: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -187,7 +187,7 @@ def test_a_few_pictures_are_enough_for_a_report(tmp_path: Path, capsys: pytest.C
     """Four held-out pictures are too few for a Frechet distance; the run that was trained is measured all the same."""
     pictures = np.random.default_rng(0).integers(0, 255, (40, 8, 8), dtype=np.uint8)
     np.savez(tmp_path / "p.npz", images=pictures, labels=np.arange(40) % 2)
-    small = ["network=MLP", "network.width=8", "network.depth=1", "training.steps=1", "training.lot=4"]
+    small = ["network=MLP", "network.width=8", "network.depth=1", "training.steps=1", "training.batch_size=4"]
     given = [word for pair in [f"data.path={tmp_path / 'p.npz'}", *small] for word in ("--set", pair)]
     assert run(["train", "images", "--out", str(tmp_path / "run"), *given, "--json"]) == 0
     found = json.loads((tmp_path / "run" / "figures.json").read_text())

@@ -10,7 +10,7 @@ from beeline.objectives.heads import drawn_by
 from beeline.sampling.guidance.temperature import Temperature
 from beeline.solvers.runge_kutta import HEUN
 
-TINY = ["training.steps=2", "training.lot=16", "network.width=16", "sampler.steps=2"]
+TINY = ["training.steps=2", "training.batch_size=16", "network.width=16", "sampler.steps=2"]
 
 
 def test_a_network_that_is_told_more_than_the_data_say_is_reported(tmp_path: Path) -> None:

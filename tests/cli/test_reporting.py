@@ -21,9 +21,9 @@ from beeline.evaluation.trajectory import straightness, transport_cost
 from beeline.fields.flow import Flow
 from beeline.sampling.sampler import Sampler
 from beeline.solvers.runge_kutta import EULER, HEUN
-from beeline.spaces.manifold import Even, Geodesic, Sphere, Torus
+from beeline.spaces.manifold import Geodesic, Sphere, Torus, UniformOnSpace
 
-TINY = ["training.steps=3", "training.lot=16", "network.width=16", "data.n=300", "data.kept=120"]
+TINY = ["training.steps=3", "training.batch_size=16", "network.width=16", "data.n=300", "data.kept=120"]
 
 
 def options(*pairs: str) -> list[str]:
@@ -157,13 +157,15 @@ def test_geodesics_are_straight_on_their_space(steps: int) -> None:
     x0 = torch.tensor([[1.0, 0.0], [0.6, 0.8]], dtype=torch.float64)
 
     def flow(speed: float) -> Flow:
-        return Flow(lambda x, t, cond=None: speed * torch.stack([-x[:, 1], x[:, 0]], 1), Geodesic(), Even(Sphere()))
+        return Flow(
+            lambda x, t, cond=None: speed * torch.stack([-x[:, 1], x[:, 0]], 1), Geodesic(), UniformOnSpace(Sphere())
+        )
 
     for speed, near in ((1.3, 1.3), (math.pi + 1, math.pi - 1)):
         found = straightness(flow(speed), x0, Sampler(steps, solver=EULER))  # Euler's step is a geodesic here
         assert found.transport == pytest.approx(near**2, abs=1e-9)
         assert found.value == pytest.approx(speed**2 - near**2, abs=1e-9)
-    torus = Flow(lambda x, t, cond=None: torch.full_like(x, 1.0), Geodesic(Torus()), Even(Torus()))
+    torus = Flow(lambda x, t, cond=None: torch.full_like(x, 1.0), Geodesic(Torus()), UniformOnSpace(Torus()))
     across = torch.tensor([[3.0]], dtype=torch.float64)
     assert float(transport_cost(torus, across, Sampler(steps, solver=HEUN))) == pytest.approx(1.0)
     flat = straightness(replace(torus, path=bl.paths.Linear()), across, Sampler(steps))

@@ -14,7 +14,16 @@ from beeline.distillation import fit_solver as fitting
 from beeline.runs.bundle import load
 from beeline.solvers.fitted import Fitted
 
-SMALL = ["--set", "training.steps=4", "--set", "training.lot=16", "--set", "network.width=16", "--set", "data.n=200"]
+SMALL = [
+    "--set",
+    "training.steps=4",
+    "--set",
+    "training.batch_size=16",
+    "--set",
+    "network.width=16",
+    "--set",
+    "data.n=200",
+]
 
 
 @pytest.fixture(scope="module")

@@ -123,8 +123,8 @@ def test_change_sets_the_whole_before_its_parts() -> None:
 def test_change_reaches_into_tuples_and_unions() -> None:
     made = change(GUIDED, {"guidance.window.0": "0.5"})
     assert made.guidance.window == (0.5, 0.9)
-    training = change(Training(), {"clip": "none", "rate": "Constant(1e-3)", "ema": "EMA(100), EMA(1000)"})
-    assert training.clip is None and training.rate.peak == 1e-3 and [e.half_life for e in training.ema] == [100, 1000]
+    training = change(Training(), {"clip": "none", "lr": "Constant(1e-3)", "ema": "EMA(100), EMA(1000)"})
+    assert training.clip is None and training.lr.peak == 1e-3 and [e.half_life for e in training.ema] == [100, 1000]
     assert change(training, {"clip": "0.5", "ema": "none"}).ema is None
 
 

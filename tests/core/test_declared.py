@@ -29,7 +29,7 @@ from beeline.paths.affine import Cosine, Linear, VariancePreserving
 from beeline.sampling.guidance.guide import CFG
 from beeline.sampling.sampler import Sampler
 from beeline.solvers.integrate import integrate
-from beeline.solvers.runge_kutta import EULER, Jump
+from beeline.solvers.runge_kutta import EULER, FlowMapStep
 from beeline.spaces.manifold import Sphere, Tangent
 from beeline.training.compute import recomputed
 
@@ -60,7 +60,7 @@ def test_a_flow_map_declares_itself() -> None:
     assert not is_map(lambda x, t, cond=None, s=0.0: x) and not is_map(lambda x, t, *s: x)
     assert not is_map(Network(MLP(2, width=8, depth=1, span=True))) and not is_map(nn.Linear(1, 1))
     with pytest.raises(ValueError, match="needs a flow map"):
-        integrate(lambda x, t, s=0.0: x, X, torch.tensor([0.0, 1.0]), Jump())
+        integrate(lambda x, t, s=0.0: x, X, torch.tensor([0.0, 1.0]), FlowMapStep())
 
 
 def test_one_argument_order() -> None:
@@ -80,7 +80,7 @@ def test_a_compiled_map_is_a_map() -> None:
     exact = X * torch.tensor(1.0).exp()
     for field in (torch.compile(Doubling(), backend="eager"), nn.DataParallel(Doubling())):
         assert is_map(field)
-        assert torch.allclose(Sampler(1, solver=Jump())(Flow(field), X), exact, atol=1e-5)
+        assert torch.allclose(Sampler(1, solver=FlowMapStep())(Flow(field), X), exact, atol=1e-5)
 
 
 def test_a_map_under_ddp_is_a_map(tmp_path: Path) -> None:
@@ -88,7 +88,7 @@ def test_a_map_under_ddp_is_a_map(tmp_path: Path) -> None:
     try:
         field = nn.parallel.DistributedDataParallel(Doubling())
         assert is_map(field)
-        assert torch.allclose(Sampler(2, solver=Jump())(Flow(field), X), X * torch.tensor(1.0).exp(), atol=1e-5)
+        assert torch.allclose(Sampler(2, solver=FlowMapStep())(Flow(field), X), X * torch.tensor(1.0).exp(), atol=1e-5)
         table = nn.parallel.DistributedDataParallel(Network(TabularMLP(((1,), (3,)), width=16)))
         assert groups_of(table) == [[1], [3]] and list(stacks_of(table)) == ["block"]
     finally:
@@ -188,7 +188,7 @@ def test_names_of_attributes_mean_nothing() -> None:
     assert torch.equal(RowMatching()(net, batch, Rng(1)).value, plain)
     import beeline as bl
 
-    trained = bl.fit(net, FlowMatching(), batch, bl.Training(2, lot=6), rng=Rng(0))
+    trained = bl.fit(net, FlowMatching(), batch, bl.Training(2, batch_size=6), rng=Rng(0))
     assert isinstance(trained, nn.Module)
     assert traits_of(in_place_of(around("Ends"), lambda x, t, cond=None: x)).nulls == {"label": 3}
     assert Declaring().settle(lambda value: value) is None

@@ -116,7 +116,7 @@ def test_fit_gives_back_networks_in_evaluation_mode() -> None:
             Dropping(),
             FlowMatching(),
             torch.ones(8, 2),
-            Training(steps=1, lot=4, ema=ema),
+            Training(steps=1, batch_size=4, ema=ema),
             rng=bl.Rng(0),
             log=lambda entry: None,
         )

@@ -24,8 +24,8 @@ NEGATIVE = {
     "sources.Uniform.low": "an end of an interval",
     "rules.Extrapolate.scale": "below 1 it turns the guidance around",
     "weights.ByDensity.power": "-1 undoes the weight of the sampler",
-    "weights.Power.data": "an exponent",
-    "weights.Power.source": "an exponent",
+    "weights.PowerWeight.data": "an exponent",
+    "weights.PowerWeight.source": "an exponent",
     "weights.SigmoidSNR.bias": "nats",
 }
 # where infinity means something

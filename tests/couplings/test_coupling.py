@@ -5,7 +5,7 @@ import torch
 
 from beeline.core.rng import Rng
 from beeline.core.types import Batch, BeelineError
-from beeline.couplings.basic import Independent, Matched, MinibatchOT, Paired, assign, matching
+from beeline.couplings.basic import Independent, MinibatchOT, Paired, PairedOrOT, assign, matching
 from beeline.couplings.sources import Empirical, Gaussian, Uniform
 from beeline.couplings.transport import ConditionalOT
 
@@ -56,12 +56,12 @@ def test_matching_within_labels() -> None:
 
 
 def test_matched_keeps_pairs_and_makes_them_within_labels() -> None:
-    assert torch.equal(Matched()(BATCH, Rng(3)).x0, MinibatchOT(by="label")(BATCH, Rng(3)).x0)
-    assert torch.equal(Matched()(Batch(X1), Rng(3)).x0, MinibatchOT()(Batch(X1), Rng(3)).x0)
+    assert torch.equal(PairedOrOT()(BATCH, Rng(3)).x0, MinibatchOT(by="label")(BATCH, Rng(3)).x0)
+    assert torch.equal(PairedOrOT()(Batch(X1), Rng(3)).x0, MinibatchOT()(Batch(X1), Rng(3)).x0)
     pairs = Batch(X1, x0=X1 + 1)
-    assert Matched()(pairs, Rng(3)) is pairs and not Matched().independent
+    assert PairedOrOT()(pairs, Rng(3)) is pairs and not PairedOrOT().independent
     with pytest.raises(ValueError, match="tie the noise to the condition"):
-        Matched()(Batch(X1, cond={"size": torch.ones(len(X1), 1)}), Rng(0))
+        PairedOrOT()(Batch(X1, cond={"size": torch.ones(len(X1), 1)}), Rng(0))
 
 
 def test_empirical_source_draws_its_rows() -> None:

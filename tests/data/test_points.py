@@ -8,8 +8,7 @@ import torch
 from PIL import Image as Picture
 
 import beeline as bl
-from beeline.data.distributions import mixtures as laws
-from beeline.data.point_files import LawData, PointFile
+from beeline.data.point_files import DistributionData, PointFile
 from beeline.data.points import Points, PointSet
 
 NOISE = np.random.default_rng(0)
@@ -81,16 +80,16 @@ def test_labels_by_name_and_by_number(tmp_path):
 
 
 def test_a_law_as_a_data_set():
-    law = laws.GaussianMixture.ring(4, labelled=True)
-    data = LawData(law, n=300, kept=50, seed=3)
+    law = bl.distributions.GaussianMixture.ring(4, labelled=True)
+    data = DistributionData(law, n=300, kept=50, seed=3)
     train, held = data.load()
     assert np.array_equal(data.load()[0].values, train.values) and (len(train), len(held)) == (300, 50)
     assert not set(train.values[:, 0]) & set(held.values[:, 0])
-    assert not np.array_equal(LawData(law, n=300, seed=4).load()[0].values, train.values)
+    assert not np.array_equal(DistributionData(law, n=300, seed=4).load()[0].values, train.values)
     assert np.linalg.norm(train.values - np.array(law.means)[train.labels], axis=1).max() < 0.3 * 5
     m = data.modality().fit(train)
     assert np.allclose(m.encode(train).x1.numpy(), train.values, rtol=1e-6) and m.conditions == law.conditions
-    assert abs(LawData(law, n=300, standardise=True).modality().fit(train).std[0] - 1) > 0.5
+    assert abs(DistributionData(law, n=300, standardise=True).modality().fit(train).std[0] - 1) > 0.5
 
 
 def test_refused_csv(tmp_path):
@@ -153,7 +152,7 @@ def test_refused_files(tmp_path):
         ),
         (lambda: Points().fit(PointSet(cloud())).decode(torch.zeros(1, 3)), "give finite"),
         (lambda: Points().fit(PointSet(cloud())).condition({"label": 1}, 1), "no condition 'label'|have no labels"),
-        (lambda: LawData(laws.TwoMoons(), n=0), "at least one point"),
+        (lambda: DistributionData(bl.distributions.TwoMoons(), n=0), "at least one point"),
     ],
 )
 def test_refused_values(act, message):

@@ -11,30 +11,30 @@ from torch import Tensor
 
 from beeline.config import build as config
 from beeline.core.rng import Rng
-from beeline.data.sequence_files import MarkovChain, SymbolFile
-from beeline.data.sequences import Grams, Symbols
+from beeline.data.sequence_files import MarkovChain, SequenceFile
+from beeline.data.sequences import Grams, Sequences
 
 
 def test_texts_come_back() -> None:
     raw = ["GATC", "CCAT", "TTTT"]
-    modality = Symbols().fit(raw)
+    modality = Sequences().fit(raw)
     assert modality.alphabet == "ACGT" and modality.shape == (4, 4) and modality.conditions == {}
     x = modality.encode(raw).x1
     assert x.shape == (3, 4, 4) and torch.equal(x.sum(-1), torch.ones(3, 4)) and modality.decode(x) == raw
     assert config.build(config.describe(modality)) == modality
-    assert modality.condition(None, 3) is None and Symbols().shape == ()
+    assert modality.condition(None, 3) is None and Sequences().shape == ()
 
 
 def test_preview_and_file(tmp_path: Path) -> None:
-    modality = Symbols().fit(["a<", "<a"])
+    modality = Sequences().fit(["a<", "<a"])
     assert modality.preview(["a<"]) == b"<pre>a&lt;</pre>\n" and modality.preview_type == "text/html"
     modality.save(["a<", "<a"], tmp_path / "made.txt")
-    train, held = SymbolFile(str(tmp_path / "made.txt"), held_out=0.5).load()
+    train, held = SequenceFile(str(tmp_path / "made.txt"), held_out=0.5).load()
     assert sorted(train + held) == ["<a", "a<"]
 
 
 def one_hot(texts: list[str]) -> Tensor:
-    return Symbols("ABC", len(texts[0])).encode(texts).x1
+    return Sequences("ABC", len(texts[0])).encode(texts).x1
 
 
 def test_divergences_of_known_laws() -> None:
@@ -47,14 +47,14 @@ def test_divergences_of_known_laws() -> None:
     entropy = lambda a: -(a * math.log(a) + (1 - a) * math.log(1 - a))  # noqa: E731
     assert abs(Grams(1)(same, one_hot(["AAA"]), Rng(0)) - (entropy(q) - entropy(p) / 2)) < 1e-12
     assert Grams(2).law(same).reshape(3, 3)[0, 1] == 0.5 and Grams(2).better == "lower"
-    assert [m.name for m in Symbols("AB", 1).metrics()] == ["divergence of symbols"]
+    assert [m.name for m in Sequences("AB", 1).metrics()] == ["divergence of symbols"]
 
 
 def test_the_chain_has_the_statistics_it_says() -> None:
     chain = MarkovChain("ABC", length=5, n=40_000, kept=10)
     raw, held = chain.load()
     assert raw == chain.load()[0] and len(held) == 10
-    x = Symbols().fit(raw).encode(raw).x1
+    x = Sequences().fit(raw).encode(raw).x1
     for size in (1, 2, 3):
         exact = chain.runs(size)
         assert abs(float(exact.sum()) - 1) < 1e-12
@@ -80,24 +80,24 @@ def test_files_that_will_not_do(text: str, words: str, tmp_path: Path) -> None:
     place.write_text(text)
     with pytest.raises(ValueError, match=words):
         for share in (0.3, 0.6):
-            SymbolFile(str(place), held_out=share).load()
+            SequenceFile(str(place), held_out=share).load()
 
 
 def test_bytes_that_are_no_text(tmp_path: Path) -> None:
     (tmp_path / "symbols.txt").write_bytes(b"\xff\xfe\x00\xd8\n")
     with pytest.raises(ValueError, match="save it in UTF-8"):
-        SymbolFile(str(tmp_path / "symbols.txt")).load()
+        SequenceFile(str(tmp_path / "symbols.txt")).load()
     with pytest.raises(ValueError, match="does not exist"):
-        SymbolFile(str(tmp_path / "none.txt")).load()
+        SequenceFile(str(tmp_path / "none.txt")).load()
 
 
 def test_refusals() -> None:
-    modality = Symbols().fit(["AB", "BA"])
+    modality = Sequences().fit(["AB", "BA"])
     for call, words in [
-        (lambda: Symbols().fit([]), "no sequences"),
-        (lambda: Symbols().fit(["AA"]), "fewer than two"),
-        (lambda: Symbols().fit(["AB", "A"]), "sequence 1 has 1 symbols"),
-        (lambda: Symbols().encode(["AB"]), "fit it first"),
+        (lambda: Sequences().fit([]), "no sequences"),
+        (lambda: Sequences().fit(["AA"]), "fewer than two"),
+        (lambda: Sequences().fit(["AB", "A"]), "sequence 1 has 1 symbols"),
+        (lambda: Sequences().encode(["AB"]), "fit it first"),
         (lambda: modality.encode(["AX"]), "'X' as symbol 1"),
         (lambda: modality.decode(torch.full((1, 2, 2), math.nan)), "give finite"),
         (lambda: modality.condition(3, 2), "no labels here"),

@@ -17,8 +17,8 @@ from beeline.core.types import Batch
 from beeline.couplings.basic import MinibatchOT, Paired
 from beeline.couplings.transport import Remembered
 from beeline.data.distributions.mixtures import Gaussian, GaussianMixture
-from beeline.data.point_files import LawData, PointFile
-from beeline.data.translation import Between, FromData
+from beeline.data.point_files import DistributionData, PointFile
+from beeline.data.translation import DatasetSource, PairedDataset
 from beeline.distillation.students import Reflow
 from beeline.objectives.coupled import Augmented, FromStart
 from beeline.objectives.matching import FlowMatching
@@ -28,16 +28,16 @@ from beeline.solvers.runge_kutta import EULER
 from beeline.training.config import Training
 
 NET = {"is": "networks.MLP", "width": 32, "depth": 2}
-SMALL = {"training.steps": 3, "training.lot": 8, "sampler.steps": 2, "network.width": 8}
+SMALL = {"training.steps": 3, "training.batch_size": 8, "sampler.steps": 2, "network.width": 8}
 
 
 def quiet(entry: dict[str, object]) -> None:
     """A log that says nothing."""
 
 
-def laws(n: int = 40, m: int = 40, **settings: object) -> Between:
+def laws(n: int = 40, m: int = 40, **settings: object) -> PairedDataset:
     narrow, wide = Gaussian([-2.0, 0.0], [1.0, 1.0]), Gaussian([3.0, 1.0], [2.0, 0.5])
-    return Between(LawData(narrow, n=n, kept=10), LawData(wide, n=m, kept=10), **settings)  # type: ignore[arg-type]
+    return PairedDataset(DistributionData(narrow, n=n, kept=10), DistributionData(wide, n=m, kept=10), **settings)  # type: ignore[arg-type]
 
 
 def point_files(where: Path, n: int = 60) -> tuple[str, str]:
@@ -58,36 +58,36 @@ def pictures(where: Path, n: int = 12) -> None:
 @pytest.mark.parametrize("n, m", [(30, 40), (50, 40)])
 def test_domains_meet_anew_in_every_epoch_and_no_row_is_left_out(n: int, m: int) -> None:
     work = prepare(Run(laws(n, m), NET, FlowMatching(coupling=Paired())))
-    lots = [work.data.lot(i, m) for i in range(2 * n)]
-    first, second = lots[0], lots[1]
+    microbatches = [work.data.microbatch(i, m) for i in range(2 * n)]
+    first, second = microbatches[0], microbatches[1]
     assert {tuple(x) for x in first.x1.tolist()} == {tuple(x) for x in second.x1.tolist()}  # epochs of the target
     partner = {tuple(x): tuple(y) for x, y in zip(first.x1.tolist(), first.x0.tolist(), strict=True)}
     again = {tuple(x): tuple(y) for x, y in zip(second.x1.tolist(), second.x0.tolist(), strict=True)}
     assert sum(partner[x] == again[x] for x in partner) < m / 4
-    seen = torch.cat([lot.x0 for lot in lots]).unique(dim=0, return_counts=True)
+    seen = torch.cat([microbatch.x0 for microbatch in microbatches]).unique(dim=0, return_counts=True)
     assert len(seen[1]) == n and seen[1].eq(2 * m).all()  # every source row equally often
 
 
 def test_partners_stay_together(tmp_path: Path) -> None:
     a, b = point_files(tmp_path)
-    work = prepare(Run(Between(PointFile(a), PointFile(b), aligned=True), NET, Augmented()))
+    work = prepare(Run(PairedDataset(PointFile(a), PointFile(b), aligned=True), NET, Augmented()))
     for i in range(5):
-        lot = work.data.lot(i, 16)
-        assert torch.allclose(lot.x0, -lot.x1, atol=1e-6)
+        microbatch = work.data.microbatch(i, 16)
+        assert torch.allclose(microbatch.x0, -microbatch.x1, atol=1e-6)
     assert torch.allclose(work.heldout.data.x0, -work.heldout.data.x1, atol=1e-6)
 
 
 def test_the_transport_of_one_gaussian_to_another(tmp_path: Path) -> None:
-    """Between Gaussians with diagonal covariances the optimal map is affine, coordinate by coordinate."""
+    """PairedDataset Gaussians with diagonal covariances the optimal map is affine, coordinate by coordinate."""
     run = Run(
         laws(4000, 4000),
         {**NET, "width": 64},
         FlowMatching(coupling=MinibatchOT()),
-        Training(steps=800, lot=256, rate=bl.rates.WarmupCosine(3e-3, 20)),
+        Training(steps=800, batch_size=256, lr=bl.lr_schedules.WarmupCosine(3e-3, 20)),
         bl.Sampler(8),
     )
     bundle = train(run, tmp_path / "run", log=quiet)
-    assert not bundle.flow.independent and isinstance(bundle.flow.source, FromData)
+    assert not bundle.flow.independent and isinstance(bundle.flow.source, DatasetSource)
     x0 = Rng(5).normal(torch.empty(500, 2)) + torch.tensor([-2.0, 0.0])
     wanted = torch.tensor([3.0, 1.0]) + (x0 - torch.tensor([-2.0, 0.0])) * torch.tensor([2.0, 0.5])
     error = (bundle.draw(x0) - wanted).square().mean().sqrt()
@@ -106,7 +106,7 @@ def test_drawing_starts_from_held_out_rows_and_students_from_training_rows(tmp_p
 
     pairs = prepare_distilled(student).data
     assert set(map(tuple, pairs.x0.tolist())) <= train_rows
-    assert isinstance(train(student, tmp_path / "student", log=quiet).flow.source, FromData)
+    assert isinstance(train(student, tmp_path / "student", log=quiet).flow.source, DatasetSource)
 
 
 def test_an_assignment_of_the_whole_data_set_uses_its_source_points() -> None:
@@ -125,10 +125,10 @@ def test_ends_are_kept_where_all_paths_cross(tmp_path: Path) -> None:
     assert float(Augmented()(exact, Batch(-x, x), Rng(1)).value) < 1e-12
 
     a, b = point_files(tmp_path, 500)
-    data = Between(PointFile(a), PointFile(b), aligned=True)
+    data = PairedDataset(PointFile(a), PointFile(b), aligned=True)
     errors = {}
     for objective in (Augmented(), FlowMatching(coupling=Paired())):
-        training = Training(steps=300, lot=128, rate=bl.rates.WarmupCosine(3e-3, 20))
+        training = Training(steps=300, batch_size=128, lr=bl.lr_schedules.WarmupCosine(3e-3, 20))
         bundle = train(
             Run(data, NET, objective, training, bl.Sampler(4, solver=EULER)),
             tmp_path / type(objective).__name__,
@@ -174,15 +174,15 @@ def test_what_does_not_fit_is_refused(tmp_path: Path, capsys: pytest.CaptureFixt
         prepare(Run(laws(), NET))
     with pytest.raises(ValueError, match="30 training data and the target 40; .* aligned=False"):
         prepare(Run(laws(30, 40, aligned=True), NET, Augmented()))
-    line = LawData(GaussianMixture([[0.0], [1.0]], 0.1), n=20, kept=5)
+    line = DistributionData(GaussianMixture([[0.0], [1.0]], 0.1), n=20, kept=5)
     with pytest.raises(ValueError, match=r"shape \(1,\) and one of the target \(2,\)"):
-        prepare(Run(Between(line, laws().target), NET, Augmented()))
+        prepare(Run(PairedDataset(line, laws().target), NET, Augmented()))
     with pytest.raises(ValueError, match="density of a source of data"):
         prepare(Run(laws(), NET, Augmented())).finish(None).flow.source.log_prob(torch.zeros(1, 2))
     run = config.change(Run(laws(), NET, FlowMatching(coupling=Paired())), SMALL)
     train(run, tmp_path / "run", log=quiet)
     assert cli(["sample", str(tmp_path / "run"), "--start", "a.csv", "--out", str(tmp_path / "x.csv")]) == 2
-    assert "starts from LawData, which is no file" in capsys.readouterr().err
+    assert "starts from DistributionData, which is no file" in capsys.readouterr().err
     with pytest.raises(ValueError, match="starts from noise"):
         bl.Bundle(bl.Flow(lambda x, t: x)).translate(torch.zeros(1, 2))
 

@@ -197,7 +197,7 @@ def test_the_ring_becomes_straight_and_one_step_follows(method):
     pairs = method.data(teacher, batch, Rng(0))
     with Rng(0).ambient():
         net = Net()
-    training = Training(steps=500, lot=256, rate=WarmupConstantCooldown(5e-3, 20, 0.5), ema=EMA(20))
+    training = Training(steps=500, batch_size=256, lr=WarmupConstantCooldown(5e-3, 20, 0.5), ema=EMA(20))
     made = fit(net, method.objective(teacher), pairs, training, rng=Rng(1), log=lambda e: None)
     student, sampler = method.student(teacher, {"student": made})
     fresh = reflow_pairs(teacher, Sampler(100, solver=RK4), 500, Rng(7), like=batch.x1)

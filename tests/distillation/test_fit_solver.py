@@ -8,7 +8,7 @@ import torch
 from beeline.core.rng import Rng
 from beeline.data.distributions.mixtures import GaussianMixture
 from beeline.distillation.fit_solver import Bespoke, Form, Problem, adams_weights, fit_solver
-from beeline.distillation.fit_steps import Aligned, Bellman, Evolved, Improved, Searched, jump_costs, shortest
+from beeline.distillation.fit_steps import AlignedSteps, Bellman, Evolved, Improved, Searched, jump_costs, shortest
 from beeline.fields.flow import Flow
 from beeline.sampling.guidance.guide import CFG, Plain
 from beeline.sampling.sampler import Sampler
@@ -40,7 +40,7 @@ def problem(n: int = 128) -> Problem:
         (Bespoke(iterations=60), 0.5),
         (Searched(iterations=60, fine=32), 0.8),
         (Improved(), 0.75),
-        (Aligned(), 0.7),
+        (AlignedSteps(), 0.7),
         (Evolved(generations=4, population=10, keep=3), 1.001),
         (Bellman(fine=32), 1.001),
     ],
@@ -123,7 +123,7 @@ def test_constant_fields_stay_exact() -> None:
     still = Flow(lambda x, t, cond=None: torch.ones_like(x))
     x1 = FRESH[:64] + 1
     flat = Problem(still, Plain(), FRESH[:64], x1)
-    for method in (Improved(), Aligned(), Searched(iterations=3)):
+    for method in (Improved(), AlignedSteps(), Searched(iterations=3)):
         schedule, solver = method(flat, 3, Rng(0))
         assert torch.allclose(Sampler(3, schedule, solver)(still, FRESH[:64]), x1, atol=1e-5)
 

@@ -51,7 +51,7 @@ def test_each_trains_a_copy_and_leaves_the_teacher(method):
     batch = LAW.batch(200, Rng(1), dtype=torch.float32)
     data = method.data(flow, batch, Rng(2))
     nets = method.networks(flow)
-    made = fit(nets["student"], method.objective(flow), data, Training(steps=2, lot=16, ema=None), rng=Rng(3),
+    made = fit(nets["student"], method.objective(flow), data, Training(steps=2, batch_size=16, ema=None), rng=Rng(3),
                log=lambda entry: None)  # fmt: skip
     assert all(torch.equal(a, b) for a, b in zip(before, flow.field.parameters(), strict=True))
     student, sampler = method.student(flow, {"student": made})

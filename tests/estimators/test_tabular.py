@@ -117,9 +117,7 @@ def frame() -> pd.DataFrame:
 
 @pytest.fixture(scope="module")
 def flow(frame: pd.DataFrame) -> TabularFlow:
-    return TabularFlow(steps=600, batch=256, width=96, depth=2, rate=4e-3, known=0.5, dropout=0.0, half=False).fit(
-        frame
-    )
+    return TabularFlow(steps=600, batch=256, width=96, depth=2, lr=4e-3, known=0.5, dropout=0.0, half=False).fit(frame)
 
 
 def test_made_rows_have_the_columns_types_and_law_of_the_real_ones(flow: TabularFlow, frame: pd.DataFrame) -> None:
@@ -190,7 +188,7 @@ def test_a_counterfactual_changes_what_hangs_on_the_change(flow: TabularFlow) ->
 
 
 def test_one_evaluation_after_distillation(flow: TabularFlow, frame: pd.DataFrame) -> None:
-    student = flow.distill(steps=250, pairs=4000, batch=256, rate=2e-3)
+    student = flow.distill(steps=250, pairs=4000, batch=256, lr=2e-3)
     assert student.sampler_.evaluations == 1 and flow.sampler_.evaluations == 16
     made = student.sample(2000)
     assert ShapeError()(student.table_.columns, frame, made, Rng(0)) < 0.08
@@ -233,7 +231,7 @@ def test_scikit_learn_finds_its_way(frame: pd.DataFrame) -> None:
 
 
 def test_arrays_and_files_are_tables_too(frame: pd.DataFrame, tmp_path) -> None:
-    quick = TabularFlow(steps=3, width=8, depth=1, without=("legs",))
+    quick = TabularFlow(steps=3, width=8, depth=1, exclude=("legs",))
     frame.head(200).to_csv(tmp_path / "t.csv", index=False)
     assert "legs" not in clone(quick).fit(tmp_path / "t.csv").sample(2).columns
     frame.head(200).to_parquet(tmp_path / "t.parquet")

@@ -28,7 +28,7 @@ from beeline.solvers.runge_kutta import EULER
 
 RING = GaussianMixture.ring(4, labelled=True)
 NARROW = GaussianMixture.ring(4, radius=2.0, labelled=True)
-QUICK = SmallClassifier(width=8, size=6, steps=150, rate=1e-2)
+QUICK = SmallClassifier(width=8, size=6, steps=150, lr=1e-2)
 METRICS = (Frechet(), Kernel(), SlicedWasserstein(), Energy(), LabelAgreement(QUICK))
 
 

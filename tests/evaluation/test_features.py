@@ -12,7 +12,7 @@ from beeline.data.distributions.mixtures import GaussianMixture
 from beeline.evaluation.features import Module, SmallClassifier, digest, labels_of
 
 RING = GaussianMixture.ring(4, labelled=True)
-QUICK = SmallClassifier(width=8, size=6, steps=150, rate=1e-2)
+QUICK = SmallClassifier(width=8, size=6, steps=150, lr=1e-2)
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,7 @@ def test_the_same_reference_gives_the_same_classifier_and_the_global_state_is_le
     a, b = (QUICK.fit(data.x1, data.cond) for _ in range(2))
     assert a.hash == b.hash and torch.equal(a(data.x1), b(data.x1))
     assert torch.equal(torch.random.get_rng_state(), before)
-    other = SmallClassifier(width=8, size=6, steps=150, rate=1e-2, seed=1).fit(data.x1, data.cond)
+    other = SmallClassifier(width=8, size=6, steps=150, lr=1e-2, seed=1).fit(data.x1, data.cond)
     assert other.hash != a.hash and other.reference == a.reference
 
 

@@ -9,7 +9,7 @@ from torch import nn
 from beeline.core.rng import Rng
 from beeline.core.types import Batch, BeelineError
 from beeline.couplings.basic import Paired
-from beeline.evaluation.heldout import Even, HeldOut, MeanField, Posterior
+from beeline.evaluation.heldout import EvenTimes, ExactPosterior, HeldOut, MeanField
 from beeline.objectives.alignment import Dispersed, SmoothSteps
 from beeline.objectives.guided import Contrastive, ModelGuidance
 from beeline.objectives.matching import Drop, FlowMatching
@@ -23,9 +23,9 @@ def data(n, seed=0):
 
 def test_the_posterior_of_one_datum_and_of_two():
     x, t = Rng(0).normal(torch.empty(5, 1, dtype=torch.float64)), torch.full((5,), 0.4, dtype=torch.float64)
-    one = Posterior(Batch(torch.tensor([[3.0]], dtype=torch.float64)))
+    one = ExactPosterior(Batch(torch.tensor([[3.0]], dtype=torch.float64)))
     assert torch.allclose(one(x, t), (3.0 - x) / 0.6, atol=1e-12)
-    two = Posterior(Batch(torch.tensor([[-1.0], [1.0]], dtype=torch.float64)))
+    two = ExactPosterior(Batch(torch.tensor([[-1.0], [1.0]], dtype=torch.float64)))
     expected = torch.tanh(0.4 * x / 0.36)  # the posterior mean of a fair coin
     assert torch.allclose(two(x, t), (expected - x) / 0.6, atol=1e-12)
 
@@ -33,7 +33,7 @@ def test_the_posterior_of_one_datum_and_of_two():
 def test_conditions_select_the_data_they_are_equal_to():
     known = Batch(torch.tensor([[-1.0], [1.0]]), cond={"label": torch.tensor([0, 1])})
     x, t = torch.zeros(2, 1), torch.full((2,), 0.5)
-    v = Posterior(known)(x, t, {"label": torch.tensor([0, 1])})
+    v = ExactPosterior(known)(x, t, {"label": torch.tensor([0, 1])})
     assert torch.allclose(v, torch.tensor([[-2.0], [2.0]]))
 
 
@@ -41,15 +41,15 @@ def test_the_posterior_is_the_least_possible_loss_on_its_own_data():
     x = data(40)
     batch = Batch(x)
     look = HeldOut(FlowMatching(), batch, train=batch, draws=20, bins=5)
-    least = look(Posterior(batch))
+    least = look(ExactPosterior(batch))
     assert least.by_bin == least.posterior
-    for other in (MeanField(x.mean(0)), lambda x, t, cond=None: Posterior(batch)(x, t) + 0.5):
+    for other in (MeanField(x.mean(0)), lambda x, t, cond=None: ExactPosterior(batch)(x, t) + 0.5):
         assert all(a < b for a, b in zip(least.by_bin, look(other).by_bin, strict=True))
 
 
 def test_the_mean_baseline_is_the_total_variance():
     x = data(1500)
-    look = HeldOut(FlowMatching(), Batch(x), train=Batch(x), bins=2, lot=1500)
+    look = HeldOut(FlowMatching(), Batch(x), train=Batch(x), bins=2, batch_size=1500)
     found = look(MeanField(x.mean(0)))
     assert found.by_bin == found.mean
     assert all(math.isclose(v, 1.25, rel_tol=0.15) for v in found.by_bin)  # Var(x1 - x0) = 0.25 + 1
@@ -76,7 +76,7 @@ def test_a_network_is_measured_in_evaluation_mode_and_left_as_it_was():
 
 
 def test_even_times_fill_every_bin():
-    t = Even()(50, torch.empty(0, dtype=torch.float64), Rng(0))
+    t = EvenTimes()(50, torch.empty(0, dtype=torch.float64), Rng(0))
     assert torch.allclose(t.sort().values, (torch.arange(50) + 0.5).double() / 50)
     assert Linear().coefficients(t)[0].isfinite().all()
 

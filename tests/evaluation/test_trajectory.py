@@ -16,7 +16,7 @@ from beeline.evaluation.trajectory import Likelihood, counted, draw, straightnes
 from beeline.fields.flow import Flow, MapNetwork, Network
 from beeline.sampling.guidance.guide import CFG, Extrapolate, Guide, Weak
 from beeline.sampling.sampler import Sampler
-from beeline.solvers.runge_kutta import EULER, HEUN, RK4, Jump
+from beeline.solvers.runge_kutta import EULER, HEUN, RK4, FlowMapStep
 from beeline.times.schedules import Shifted
 
 DOUBLE = torch.empty(64, 3, dtype=torch.float64)
@@ -84,7 +84,7 @@ def test_a_flow_map_is_counted_too(module):
             return torch.ones_like(x)
 
     field = MapNetwork(Shift()) if module else as_map(lambda x, t, cond=None, s=None: torch.ones_like(x))
-    with counted(Flow(field), Sampler(steps=2, solver=Jump())) as (flow, sampler, counter):
+    with counted(Flow(field), Sampler(steps=2, solver=FlowMapStep())) as (flow, sampler, counter):
         assert torch.allclose(draw(flow, sampler, torch.zeros(5, 2)), torch.ones(5, 2))
     assert counter.rows / 5 == 2 and counter.calls == 2
 

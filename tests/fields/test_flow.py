@@ -5,7 +5,7 @@ import torch
 
 from beeline.core.declared import as_map
 from beeline.core.rng import Rng
-from beeline.core.types import leaves, map_cond, nearest, over
+from beeline.core.types import expand_time, leaves, map_cond, nearest
 from beeline.couplings.sources import Uniform
 from beeline.data.distributions.mixtures import Gaussian, GaussianMixture
 from beeline.fields.flow import Data, Flow, Noise, Velocity, bind
@@ -61,7 +61,7 @@ def test_trees_and_times() -> None:
     assert [name for name, _ in leaves({"a": X, "b": {"c": X}})] == ["a", "b.c"]
     with pytest.raises(ValueError, match="condition trees differ"):
         map_cond(lambda a, b: a, {"a": X}, {"b": X})
-    assert over(T, X).shape == (4, 1)
+    assert expand_time(T, X).shape == (4, 1)
     with pytest.raises(ValueError, match="not a leading part of x's shape"):
-        over(torch.zeros(3), X)
+        expand_time(torch.zeros(3), X)
     assert nearest("Uniformm", ["Uniform", "Mode"]).startswith("did you mean 'Uniform'")

@@ -29,7 +29,11 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     raw = PointSet(np.random.default_rng(0).normal(2.0, 3.0, (50, 2)), labels=np.arange(50) % 2)
     with bl.Rng(0).ambient():
         net = bl.Network(MLP(2, width=8, depth=1, conditions={"label": {"classes": 2}})).eval()
-    lineage = {"made_by": "train", "data": {"is": "data.LawData", "law": {"is": "laws.TwoMoons"}, "n": 100}, "seed": 0}
+    lineage = {
+        "made_by": "train",
+        "data": {"is": "data.DistributionData", "law": {"is": "distributions.TwoMoons"}, "n": 100},
+        "seed": 0,
+    }
     made = Bundle(bl.Flow(net), bl.Sampler(2), Points().fit(raw), lineage, null=2)
     return made.save(tmp_path_factory.mktemp("mistakes") / "flow")
 

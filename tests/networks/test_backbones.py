@@ -258,8 +258,8 @@ def test_a_small_network_learns_a_known_field_in_seconds() -> None:
     rng = Rng(0)
     with rng.ambient():
         net = MLP(2, width=64, depth=2)
-    optimiser = torch.optim.Adam(net.parameters(), 5e-3)
-    rate = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, 300)
+    optimizer = torch.optim.Adam(net.parameters(), 5e-3)
+    rate = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 300)
 
     def draw(n: int, rng: Rng) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         x1 = m + 0.5 * rng.fork("x1").normal(torch.empty(n, 2))
@@ -269,9 +269,9 @@ def test_a_small_network_learns_a_known_field_in_seconds() -> None:
 
     for i in range(300):
         x, t, slope = draw(256, rng.fork(i))
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         (net(x, t) - slope).square().mean().backward()
-        optimiser.step()
+        optimizer.step()
         rate.step()
     x, t, _ = draw(4000, rng.fork("held out"))
     with torch.no_grad():

@@ -14,19 +14,19 @@ from beeline.core.declared import Traits
 from beeline.core.rng import Rng
 from beeline.core.types import Batch, BeelineError
 from beeline.couplings.basic import Paired
-from beeline.evaluation.heldout import HeldOut, Posterior
+from beeline.evaluation.heldout import ExactPosterior, HeldOut
 from beeline.fields.flow import Data, Flow, Network
 from beeline.networks.mlp import MLP
 from beeline.networks.tabular import TabularMLP
 from beeline.objectives.second_order import Helped
-from beeline.objectives.tables import RowMatching, groups_of, hardened, settled
+from beeline.objectives.tables import RowMatching, calibrate_marginals, groups_of, hardened
 from beeline.paths.affine import Linear
 from beeline.sampling.sampler import Sampler
 from beeline.solvers.runge_kutta import EULER
 from beeline.times.samplers import At
 from beeline.training.checks import Interrupted
 from beeline.training.config import Training
-from beeline.training.early_stopping import Patience
+from beeline.training.early_stopping import EarlyStopping
 from beeline.training.fit import fit
 from beeline.training.optim.learning_rate import Constant, WarmupConstantCooldown
 
@@ -37,7 +37,7 @@ class Exact(nn.Module):
     def __init__(self, groups: list[list[int]], rows: Tensor, number: float = 0.0, state: float = 0.0):
         super().__init__()
         self.traits = Traits(columns=groups)
-        self.field, self.error = Posterior(Batch(rows)), (number, state)
+        self.field, self.error = ExactPosterior(Batch(rows)), (number, state)
 
     def forward(self, x: Tensor, t: Tensor, cond: object = None) -> Tensor:
         v = self.field(x, t).clone()
@@ -138,7 +138,7 @@ def test_a_share_is_a_share() -> None:
     with pytest.raises(BeelineError, match="known=1.5"):
         RowMatching(known=1.5)
     with pytest.raises(BeelineError, match="looks=0"):
-        Patience(looks=0)
+        EarlyStopping(patience=0)
 
 
 def small(seed: int = 0) -> Network:
@@ -176,15 +176,19 @@ def test_shares_of_states_are_put_right() -> None:
     known = torch.tensor([0.7, 0.2, 0.1])
     state = torch.multinomial(known, 20_000, True, generator=Rng(1).generator())
     flow = Flow(Network(Prior(), prediction=Data()))
-    made = settled(flow, Sampler(30, solver=EULER), 2.0 * nn.functional.one_hot(state, 3) - 1, Rng(2), rounds=5)
+    made = calibrate_marginals(
+        flow, Sampler(30, solver=EULER), 2.0 * nn.functional.one_hot(state, 3) - 1, Rng(2), rounds=5
+    )
     assert torch.allclose(torch.softmax(made.field.backbone.offsets, 0), known, atol=0.02)
     assert not flow.field.backbone.offsets.any()  # the flow that was given stays as it is
     plain = Flow(Network(MLP(3, width=16)))
-    assert settled(plain, Sampler(2), ROWS, Rng(0)) is plain
+    assert calibrate_marginals(plain, Sampler(2), ROWS, Rng(0)) is plain
 
 
 RATE = WarmupConstantCooldown(peak=3e-2, warmup=2, cooldown=0.2)
-IMPATIENT = Training(steps=400, lot=16, rate=RATE, patience=Patience(3, every=10), keep_every=7, keep_last=1)
+IMPATIENT = Training(
+    steps=400, batch_size=16, lr=RATE, early_stopping=EarlyStopping(3, every=10), checkpoint_every=7, checkpoint_keep=1
+)
 
 
 def learned(training: Training, held: Tensor | None = None, **more: Any) -> Network:
@@ -206,11 +210,11 @@ def test_training_stops_and_cools_down_as_a_shorter_run_would() -> None:
     best = 10 * (looks.index(min(looks)) + 1)
     assert said["step"] == best and len(looks) == best // 10 + 3 < 40
     assert said["steps"] == entries[-1]["step"] and round(said["steps"] * 0.8) == best
-    assert same(made, learned(Training(steps=said["steps"], lot=16, rate=RATE), log=lambda e: None))
+    assert same(made, learned(Training(steps=said["steps"], batch_size=16, lr=RATE), log=lambda e: None))
 
 
 def test_a_run_that_was_killed_while_it_cooled_down_ends_as_if_it_had_not_been(tmp_path: Path) -> None:
-    whole = learned(IMPATIENT, -ROWS, log=lambda e: None, keep=tmp_path / "whole")
+    whole = learned(IMPATIENT, -ROWS, log=lambda e: None, checkpoint_dir=tmp_path / "whole")
 
     class Killed(Exception):  # noqa: N818
         pass
@@ -225,27 +229,27 @@ def test_a_run_that_was_killed_while_it_cooled_down_ends_as_if_it_had_not_been(t
                 raise Killed
 
         with contextlib.suppress(Killed):
-            learned(IMPATIENT, -ROWS, log=fall, keep=keep)
+            learned(IMPATIENT, -ROWS, log=fall, checkpoint_dir=keep)
         again = keep if list(keep.glob("step-*")) else None
-        assert same(whole, learned(IMPATIENT, -ROWS, log=lambda e: None, keep=keep, resume=again))
+        assert same(whole, learned(IMPATIENT, -ROWS, log=lambda e: None, checkpoint_dir=keep, resume=again))
 
 
 def test_training_that_goes_on_improving_runs_to_its_end() -> None:
     entries: list[dict[str, Any]] = []
-    learned(Training(steps=40, lot=16, patience=Patience(3, every=10)), ROWS, log=entries.append)
+    learned(Training(steps=40, batch_size=16, early_stopping=EarlyStopping(3, every=10)), ROWS, log=entries.append)
     assert [e["step"] for e in entries if "heldout" in e] == [10, 20, 30, 40] and entries[-1]["step"] == 40
 
 
 def test_a_rate_that_never_cools_down_ends_at_the_best_step() -> None:
     entries: list[dict[str, Any]] = []
-    training = Training(steps=400, lot=16, rate=Constant(3e-2), patience=Patience(2, every=10))
+    training = Training(steps=400, batch_size=16, lr=Constant(3e-2), early_stopping=EarlyStopping(2, every=10))
     made = learned(training, -ROWS, log=entries.append)
     end = entries[-1]["steps"]
-    assert same(made, learned(Training(steps=end, lot=16, rate=Constant(3e-2)), log=lambda e: None))
+    assert same(made, learned(Training(steps=end, batch_size=16, lr=Constant(3e-2)), log=lambda e: None))
 
 
 def test_patience_needs_something_to_look_at() -> None:
-    with pytest.raises(BeelineError, match="training.patience ends a run by its held-out loss"):
+    with pytest.raises(BeelineError, match="training.early_stopping ends a run by its held-out loss"):
         learned(IMPATIENT, log=lambda e: None)
 
 

@@ -9,7 +9,7 @@ from beeline.config import build as config
 from beeline.config.catalogue import CATALOGUE, member
 from beeline.core.rng import Rng
 from beeline.core.types import BeelineError
-from beeline.data.point_files import LawData
+from beeline.data.point_files import DistributionData
 from beeline.objectives.matching import FlowMatching
 from beeline.recipes import learning
 from beeline.runs.run import prepare
@@ -20,8 +20,8 @@ RECIPES = [name for name, place in CATALOGUE["recipes"].items() if place.startsw
 
 
 def small(run):
-    data = dataclasses.replace(run.data, n=400) if isinstance(run.data, LawData) else run.data
-    return config.change(dataclasses.replace(run, data=data), {"training.steps": 2, "training.lot": 16})
+    data = dataclasses.replace(run.data, n=400) if isinstance(run.data, DistributionData) else run.data
+    return config.change(dataclasses.replace(run, data=data), {"training.steps": 2, "training.batch_size": 16})
 
 
 @pytest.mark.parametrize("name", RECIPES)

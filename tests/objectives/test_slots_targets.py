@@ -17,18 +17,18 @@ from beeline.objectives.classify import Classify
 from beeline.objectives.hierarchical import Hierarchical, RandomVelocity
 from beeline.objectives.latent_noise import LatentNoise
 from beeline.objectives.losses.distances import Bregman, PowerCost
-from beeline.objectives.losses.weights import ByDensity, MinSNR, Power, SigmoidSNR
+from beeline.objectives.losses.weights import ByDensity, MinSNR, PowerWeight, SigmoidSNR
 from beeline.objectives.matching import FlowMatching
 from beeline.objectives.pyramid import PyramidMatching
-from beeline.objectives.second_order import Accelerating, ConstantAccelerationMatching, EncodedSource, Helped
+from beeline.objectives.second_order import ConstantAccelerationMatching, EncodedSource, Helped, SecondOrder
 from beeline.objectives.velocity_ot import VelocityOT
 from beeline.paths.affine import Affine, Cosine, Linear, Polynomial, VariancePreserving
 from beeline.paths.interpolant import Bridge, ConstantAcceleration, Interpolant, SineSquared, VarianceExploding
 from beeline.solvers.integrate import integrate
-from beeline.solvers.runge_kutta import EULER, RK4, Jump
-from beeline.spaces.manifold import Even, Geodesic, Rotations, Sphere, Torus
+from beeline.solvers.runge_kutta import EULER, RK4, FlowMapStep
+from beeline.spaces.manifold import Geodesic, Rotations, Sphere, Torus, UniformOnSpace
 from beeline.spaces.pyramid import Pyramid
-from beeline.spaces.simplex import Dirichlet, Posterior
+from beeline.spaces.simplex import Dirichlet, PosteriorNetwork
 from beeline.times.composed import Antithetic, Binned, Frames, NormalSNR, Stratified
 from beeline.times.samplers import At, Beta, CosMap, LogitNormal, Mode, UShaped
 from tests.objectives.exact import PLAIN, Nudged, assert_minimum, labelled, plain, scores
@@ -54,7 +54,7 @@ def test_every_law_of_times(times):
     assert_minimum(FlowMatching(times=times), PLAIN.field())
 
 
-@pytest.mark.parametrize("weight", [ByDensity(CosMap()), Power(1.0), MinSNR(), SigmoidSNR()], ids=str)
+@pytest.mark.parametrize("weight", [ByDensity(CosMap()), PowerWeight(1.0), MinSNR(), SigmoidSNR()], ids=str)
 def test_every_weight(weight):
     assert_minimum(FlowMatching(weight=weight, times=INSIDE), PLAIN.field())
 
@@ -142,7 +142,7 @@ def test_classifying_finds_the_exact_posterior():
 
     exact = lambda x, t: prior.log() + (path.top * t)[:, None] * x.clamp(min=1e-300).log()  # noqa: E731
     net = Nudged(exact)
-    field = Posterior(net, path)
+    field = PosteriorNetwork(net, path)
     objective = Classify(path)
     wrapped = type("Wrapped", (), {"__call__": lambda self, *a: field(*a), "logits": field.logits, "by": net.by})()
     # a constant added to all logits changes nothing, so only the other changes can be seen
@@ -219,12 +219,12 @@ def test_constant_acceleration_is_exact_on_its_own_pairs():
     def acceleration(x, t, cond):
         return 2 * (cond["velocity"] / h - cond["velocity"])
 
-    net = Accelerating(velocity, acceleration)
+    net = SecondOrder(velocity, acceleration)
     x0 = Rng(0).normal(torch.empty(50, 1, dtype=torch.float64))
     loss = ConstantAccelerationMatching(h)(net, Batch(2 * x0 + 1, x0), Rng(1))
     assert float(loss.value) < 1e-20
     for steps in (1, 2, 5):
-        x = integrate(net, x0, torch.linspace(0, 1, steps + 1, dtype=torch.float64), Jump())
+        x = integrate(net, x0, torch.linspace(0, 1, steps + 1, dtype=torch.float64), FlowMapStep())
         assert torch.allclose(x, 2 * x0 + 1, atol=1e-10)
     with pytest.raises(BeelineError, match="two heads"):
         ConstantAccelerationMatching()(velocity, Batch(x0, x0), Rng(0))
@@ -277,7 +277,7 @@ def test_pyramid_matching_is_zero_at_the_exact_field_of_one_picture():
 def test_geodesic_matching_is_zero_at_the_exact_field_of_one_datum(space, d):
     one = space.sample(torch.empty(1, d, dtype=torch.float64), Rng(9))
     field = lambda x, t: space.log(x, one.expand_as(x)) / (1 - t)[:, None]  # noqa: E731
-    objective = FlowMatching(Geodesic(space), Independent(Even(space)), At(0.4))
+    objective = FlowMatching(Geodesic(space), Independent(UniformOnSpace(space)), At(0.4))
     assert float(objective(field, Batch(one.expand(200, d)), Rng(0)).value) < 1e-18
 
 

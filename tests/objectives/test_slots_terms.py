@@ -14,11 +14,19 @@ from beeline.couplings.stored import Annealed
 from beeline.distillation.pairs import AnnealedPairs
 from beeline.fields.flow import Data, Flow, Noise, Velocity
 from beeline.objectives.alignment import Aligned, Dispersed, SelfPerceptual, SelfRectified, Separable, SmoothSteps
-from beeline.objectives.losses.distances import Bregman, Combined, Direction, Felt, Perceptual, PowerCost, check_cost
-from beeline.objectives.losses.weights import Power
+from beeline.objectives.losses.distances import (
+    Bregman,
+    Combined,
+    Direction,
+    FeatureWeighted,
+    Perceptual,
+    PowerCost,
+    check_cost,
+)
+from beeline.objectives.losses.weights import PowerWeight
 from beeline.objectives.matching import Context, FlowMatching, Huber, squared
 from beeline.objectives.matching import one as even
-from beeline.objectives.second_order import Accelerating, ConstantAccelerationMatching, Helped, Potential
+from beeline.objectives.second_order import ConstantAccelerationMatching, Helped, Potential, SecondOrder
 from beeline.objectives.windows import Windowed
 from beeline.paths.affine import Cosine, Linear
 from beeline.paths.interpolant import Bridge
@@ -112,7 +120,7 @@ def test_a_perceptual_distance_sees_data_whatever_is_predicted(path, prediction)
     cosine = F.cosine_similarity(made, wanted, dim=1)
     got = both(field, plain(40, Rng(0)), Rng(1)).per_sample
     assert torch.allclose(got, known + 0.5 * (1 - cosine), atol=1e-9)
-    mixed = Combined((Huber(0.1), seen), (Power(1.0), Power(0.0, -1.0)))
+    mixed = Combined((Huber(0.1), seen), (PowerWeight(1.0), PowerWeight(0.0, -1.0)))
     got = FlowMatching(path, prediction=prediction, times=INSIDE, distance=mixed)(field, plain(40, Rng(0)), Rng(1))
     t = example.t
     assert torch.allclose(got.per_sample, t * Huber(0.1)(made, wanted) + known / (1 - t), atol=1e-9)
@@ -120,8 +128,8 @@ def test_a_perceptual_distance_sees_data_whatever_is_predicted(path, prediction)
 
 def test_a_distance_of_data_is_refused_where_no_datum_is_compared():
     batch = Batch(torch.ones(2, 1), torch.zeros(2, 1))
-    accelerating = Accelerating(lambda x, t: x, lambda x, t, cond: x)
-    for distance in (Perceptual(lambda x: x), Combined(), Direction(1.0, Felt())):
+    accelerating = SecondOrder(lambda x, t: x, lambda x, t, cond: x)
+    for distance in (Perceptual(lambda x: x), Combined(), Direction(1.0, FeatureWeighted())):
         with pytest.raises(BeelineError, match="compares values that imply none"):
             ConstantAccelerationMatching(distance=distance)(accelerating, batch, Rng(0))
     ConstantAccelerationMatching(distance=Direction())(accelerating, batch, Rng(0))
@@ -138,13 +146,15 @@ def test_errors_as_features_feel_them():
     turn = torch.tensor([[1.0, 0.5], [-0.3, 2.0]], dtype=torch.float64)
     x, v, u = Rng(0).normal(torch.empty(3, 5, 2, dtype=torch.float64))
     where = Context(x, torch.zeros(5, dtype=x.dtype), Linear(), Velocity())
-    linear = Felt(lambda x: x @ turn.T, 2.0, 0.1).at(where)(v, u)
+    linear = FeatureWeighted(lambda x: x @ turn.T, 2.0, 0.1).at(where)(v, u)
     assert torch.allclose(linear, 2.0 * squared(v @ turn.T, u @ turn.T) + 0.1 * squared(v, u))
-    square = Felt(lambda x: x**2, 1.0, 0.0).at(where)(v, u)  # the Jacobian is 2 diag(x)
+    square = FeatureWeighted(lambda x: x**2, 1.0, 0.0).at(where)(v, u)  # the Jacobian is 2 diag(x)
     assert torch.allclose(square, (2 * x * (v - u)).square().mean(1))
     for prediction in (None, Data()):
         more = {} if prediction is None else {"prediction": prediction}
-        assert_minimum(FlowMatching(distance=Felt(lambda x: x**3 + x @ turn), times=INSIDE, **more), PLAIN.field())
+        assert_minimum(
+            FlowMatching(distance=FeatureWeighted(lambda x: x**3 + x @ turn), times=INSIDE, **more), PLAIN.field()
+        )
 
 
 def test_features_without_a_gradient_teach_nothing_and_are_refused():
@@ -153,11 +163,11 @@ def test_features_without_a_gradient_teach_nothing_and_are_refused():
     with pytest.raises(BeelineError, match="gives no gradient"):
         Perceptual(lambda x: x.detach())(v, torch.ones(2, 2))
     with pytest.raises(BeelineError, match="gives no gradient"):
-        Felt(lambda x: x.detach()).at(where)(v, torch.ones(2, 2))
+        FeatureWeighted(lambda x: x.detach()).at(where)(v, torch.ones(2, 2))
     with pytest.raises(BeelineError, match="does not take data of shape"):
-        Felt(nn.Linear(3, 1)).at(where)(v, torch.ones(2, 2))
+        FeatureWeighted(nn.Linear(3, 1)).at(where)(v, torch.ones(2, 2))
     with pytest.raises(BeelineError, match="without the states"):
-        Felt()(v, v)
+        FeatureWeighted()(v, v)
 
 
 def test_perceptual_features_that_do_not_fit_are_refused():
@@ -314,10 +324,10 @@ def test_annealing_goes_from_independent_to_reflow():
         assert abs(float(mixed.var()) - 1) < 0.03
         assert abs(float((mixed * x0).mean()) - math.sqrt(1 - blend**2)) < 0.03
     feed = AnnealedPairs(pairs, Rng(0), until=10)
-    assert torch.equal(feed.lot(3, 8).x0, feed.lot(3, 8).x0)
-    last = feed.lot(10, 8)
+    assert torch.equal(feed.microbatch(3, 8).x0, feed.microbatch(3, 8).x0)
+    last = feed.microbatch(10, 8)
     assert bool((last.x0[:, None] == x0[None]).all(2).any(1).all())
-    assert not bool((feed.lot(2, 8).x0[:, None] == x0[None]).all(2).any())
+    assert not bool((feed.microbatch(2, 8).x0[:, None] == x0[None]).all(2).any())
     with pytest.raises(BeelineError, match="share of noise"):
         Annealed(1.5)
     with pytest.raises(BeelineError, match="needs pairs"):

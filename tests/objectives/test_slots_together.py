@@ -13,7 +13,7 @@ import beeline as bl
 from beeline.config import build as config
 from beeline.core.rng import Rng
 from beeline.core.types import Batch, BeelineError
-from beeline.couplings.basic import Independent, Matched, MinibatchOT, assign, squared_cost
+from beeline.couplings.basic import Independent, MinibatchOT, PairedOrOT, assign, squared_cost
 from beeline.couplings.transport import ConditionalOT, Remembered, Sinkhorn, Unbalanced
 from beeline.data.distributions.mixtures import GaussianMixture
 from beeline.distillation.students import Reflow
@@ -74,7 +74,7 @@ def test_no_condition_is_tied_to_the_noise_unseen() -> None:
     n = 256
     other = normal(n, 1, key=3)
     cond = {"label": torch.arange(n) % 2, "other": other}
-    for coupling in (MinibatchOT(by="label"), Matched(), ConditionalOT(by="label")):
+    for coupling in (MinibatchOT(by="label"), PairedOrOT(), ConditionalOT(by="label")):
         with pytest.raises(BeelineError, match="other|conditions"):
             coupling(Batch(3 * other, cond=cond), Rng(0))
     tied = MinibatchOT(by="label", biased=True)(Batch(3 * other, cond=cond), Rng(0)).x0

@@ -14,8 +14,8 @@ from beeline.objectives.matching import FlowMatching
 from beeline.times.samplers import LogitNormal
 from beeline.training import checkpoint
 from beeline.training.config import Training
-from beeline.training.feed.data_pruning import PrunedFeed, Pruning
-from beeline.training.feed.microbatches import FromLaw, InMemory
+from beeline.training.feed.data_pruning import DataPruning, PrunedFeed
+from beeline.training.feed.microbatches import FromDistribution, InMemory
 from beeline.training.fit import fit
 from beeline.training.optim.ema import EMA
 from beeline.training.optim.learning_rate import Constant
@@ -48,11 +48,11 @@ def test_the_learned_variance_is_the_loss_of_its_time():
     with Rng(0).ambient():
         nets = {"network": Hard(), "uncertainty": TimeNet(64)}
     objective = Uncertain()
-    optimiser = torch.optim.Adam(nets["uncertainty"].parameters(), 0.05)
+    optimizer = torch.optim.Adam(nets["uncertainty"].parameters(), 0.05)
     for n in range(300):
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         objective(nets, Batch(torch.zeros(512, 2)), Rng(1).fork(n)).value.backward()
-        optimiser.step()
+        optimizer.step()
     t = torch.tensor([0.1, 0.5, 0.9])
     # the velocity is -x0 for data at zero: E|10 t^2 + x0|^2 = 100 t^4 + 1 per coordinate
     assert torch.allclose(nets["uncertainty"](t).exp(), 100 * t**4 + 1, rtol=0.35)
@@ -105,9 +105,9 @@ def test_they_train_with_fit_and_resume_bit_for_bit(objective, tmp_path):
     def run(name, steps, **more):
         with Rng(0).ambient():
             net = Field()
-        training = Training(steps=steps, lots=2, lot=8, rate=Constant(1e-2), ema=EMA(3.0))
+        training = Training(steps=steps, microbatches=2, batch_size=16, lr=Constant(1e-2), ema=EMA(3.0))
         look = HeldOut(objective, Batch(DATA), train=Batch(DATA), every=100)
-        made = fit(net, objective, DATA + 1, training, rng=Rng(0), log=lambda e: None, keep=tmp_path / name,
+        made = fit(net, objective, DATA + 1, training, rng=Rng(0), log=lambda e: None, checkpoint_dir=tmp_path / name,
                    callbacks=(look,), **more)  # fmt: skip
         assert isinstance(made, Field)
         return checkpoint.read(checkpoint.newest(tmp_path / name))
@@ -140,7 +140,8 @@ def test_wrappers_need_a_weight():
 
 def plan(**more):
     return Training(
-        **{"steps": 40, "lots": 2, "lot": 8, "rate": Constant(1e-2), "prune": Pruning(0.5, 0.25, 0.0)} | more
+        **{"steps": 40, "microbatches": 2, "batch_size": 8, "lr": Constant(1e-2), "prune": DataPruning(0.5, 0.25, 0.0)}
+        | more
     )
 
 
@@ -152,7 +153,7 @@ def test_importance_draws_the_times_itself():
 
 
 def test_pruning_is_unbiased_and_leaves_out_only_easy_data():
-    feed = PrunedFeed(Pruning(0.5, 0.0), Batch(torch.arange(100.0)[:, None]), Rng(0))
+    feed = PrunedFeed(DataPruning(0.5, 0.0), Batch(torch.arange(100.0)[:, None]), Rng(0))
     feed.scores = torch.cat([torch.zeros(60), torch.ones(40)])
     counts, total = torch.zeros(100), torch.zeros(100)
     for i in range(400):
@@ -169,15 +170,15 @@ def test_pruning_is_unbiased_and_leaves_out_only_easy_data():
 @pytest.mark.parametrize("bins", [16, 1])
 def test_scores_are_relative_to_the_losses_at_the_same_time(bins):
     # odd data have twice the loss of even ones, which grows 16 times from t = 0 to 1
-    feed = PrunedFeed(Pruning(0.5, 0.0, 0.0, bins), Batch(torch.arange(64.0)[:, None]), Rng(0))
-    training = plan(steps=10_000, lots=2, lot=32)
+    feed = PrunedFeed(DataPruning(0.5, 0.0, 0.0, bins), Batch(torch.arange(64.0)[:, None]), Rng(0))
+    training = plan(steps=10_000, microbatches=2, batch_size=64)
     for n in range(60):
         feed.begin(n, training)
         errors = {}
         for k in range(2):
             t = Rng(1).fork(n, k).uniform(32, torch.empty(0))
-            lot = feed.lot(2 * n + k, 32)
-            errors[k] = (1 + lot.x1[:, 0] % 2) * (1 + (16 * t).floor()) * lot.weight, t
+            microbatch = feed.microbatch(2 * n + k, 32)
+            errors[k] = (1 + microbatch.x1[:, 0] % 2) * (1 + (16 * t).floor()) * microbatch.weight, t
         feed.observe(n, training, errors, lambda seen: seen)
     even, odd = feed.scores[::2], feed.scores[1::2]
     if bins == 16:
@@ -216,17 +217,17 @@ def test_pruning_resumes_bit_for_bit(tmp_path):
         with Rng(0).ambient():
             net = Field()
         data = Rng(1).normal(torch.empty(50, 2))
-        fit(net, FlowMatching(), data, plan(steps=40, keep_every=17), rng=Rng(0), log=stop_at(steps), **more)
+        fit(net, FlowMatching(), data, plan(steps=40, checkpoint_every=17), rng=Rng(0), log=stop_at(steps), **more)
 
     def stop_at(step):
         import signal
 
         return lambda entry: signal.raise_signal(signal.SIGINT) if entry.get("step") == step else None
 
-    run("a", 1000, keep=tmp_path / "a")
+    run("a", 1000, checkpoint_dir=tmp_path / "a")
     with pytest.raises(KeyboardInterrupt):
-        run("b", 21, keep=tmp_path / "b")
-    run("b", 1000, keep=tmp_path / "b", resume=tmp_path / "b")
+        run("b", 21, checkpoint_dir=tmp_path / "b")
+    run("b", 1000, checkpoint_dir=tmp_path / "b", resume=tmp_path / "b")
     a, b = (checkpoint.read(checkpoint.newest(tmp_path / n)) for n in "ab")
     assert a.state["notes"] == b.state["notes"]
     for group in a.tensors:
@@ -236,7 +237,7 @@ def test_pruning_resumes_bit_for_bit(tmp_path):
 
 def test_pruning_that_cannot_work_is_refused():
     with pytest.raises(BeelineError, match="share=1.0"):
-        Pruning(1.0)
-    with pytest.raises(BeelineError, match="pruning was asked for on FromLaw"):
-        Pruning().feed(FromLaw(None, Rng(0)))
-    assert Pruning().feed(InMemory(Batch(DATA), Rng(0))).scores.isinf().all()
+        DataPruning(1.0)
+    with pytest.raises(BeelineError, match="pruning was asked for on FromDistribution"):
+        DataPruning().feed(FromDistribution(None, Rng(0)))
+    assert DataPruning().feed(InMemory(Batch(DATA), Rng(0))).scores.isinf().all()

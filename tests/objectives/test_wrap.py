@@ -33,9 +33,9 @@ from beeline.sampling.sampler import Sampler
 from beeline.solvers.latent_sde import LatentSDE
 from beeline.solvers.runge_kutta import EULER, HEUN
 from beeline.training.compute import recomputed
-from beeline.training.distributed.parallel import Sharded
+from beeline.training.distributed.parallel import FSDP
 
-SMALL = {"training.steps": 2, "training.lot": 8, "sampler.steps": 3, "network.width": 16}
+SMALL = {"training.steps": 2, "training.batch_size": 8, "sampler.steps": 3, "network.width": 16}
 
 
 def quiet(entry: dict[str, Any]) -> None:
@@ -79,8 +79,8 @@ BY_NAME = [
     (moons, "DeepSupervision", "networks.Deep"),
     (images.digits, "DeepSupervision", "networks.Deep"),
     (patches, "DeepSupervision", "networks.Deep"),
-    (moons, "ConstantAccelerationMatching", "networks.Accelerating"),
-    (patches, "ConstantAccelerationMatching", "networks.Accelerating"),
+    (moons, "ConstantAccelerationMatching", "networks.SecondOrder"),
+    (patches, "ConstantAccelerationMatching", "networks.SecondOrder"),
     (moons, "Hierarchical", "networks.RandomVelocity"),
     (convolving, "Hierarchical", "networks.RandomVelocity"),
     (moons, "LatentNoise", "networks.Helped"),
@@ -88,10 +88,10 @@ BY_NAME = [
     (moons, "Aligned", "networks.Helped"),
     (patches, "Aligned", "networks.Helped"),
     (convolving, "Aligned(encoder=RandomFeatures(16))", "networks.Helped"),
-    (sequences, "Classify", "networks.Posterior"),
-    (sequences, "Classify(path=GumbelSoftmax())", "networks.Posterior"),
-    (sequences, "Classify(path=TokenMixture())", "networks.Posterior"),
-    (sequences, "Classify(path=TokenMixture(2.0), coupling=Independent(MaskTokens()))", "networks.Posterior"),
+    (sequences, "Classify", "networks.PosteriorNetwork"),
+    (sequences, "Classify(path=GumbelSoftmax())", "networks.PosteriorNetwork"),
+    (sequences, "Classify(path=TokenMixture())", "networks.PosteriorNetwork"),
+    (sequences, "Classify(path=TokenMixture(2.0), coupling=Independent(MaskTokens()))", "networks.PosteriorNetwork"),
     (convolving, "PyramidMatching", "networks.Network"),
     (convolving, "PyramidMatching(Pyramid((1.0, 0.5, 0.0), 0.2))", "networks.Network"),
 ]
@@ -309,7 +309,7 @@ def test_wrapped_networks_are_divided_part_by_part(tmp_path: Path) -> None:
             modality = run.data.modality().fit(raw)
             batch = modality.encode(raw)
             found = []
-            for divide in (lambda net: net, lambda net: Sharded().wrap(net, torch.device("cpu"))):
+            for divide in (lambda net: net, lambda net: FSDP().wrap(net, torch.device("cpu"))):
                 net: Any = divide(build_network(run, modality, batch))
                 objective: Any = run.objective
                 loss = objective(net, take(batch, torch.arange(8)), Rng(1))
@@ -353,7 +353,7 @@ def test_couplings_of_a_whole_data_set_and_of_conditions_by_name(tmp_path: Path)
     assert cost < 0.9 * fresh and not train(run, tmp_path / "kept", log=quiet).flow.independent
     train(run_of(images.digits(), "FlowMatching(coupling=ConditionalOT())"), tmp_path / "label", log=quiet)
     again = Distilled(str(tmp_path / "kept"), config.build({"is": "distillations.Reflow", "coupling": "Annealed(0.5)"}))
-    again = config.change(again, {"training.steps": 2, "training.lot": 8, "method.sampler.steps": 2})
+    again = config.change(again, {"training.steps": 2, "training.batch_size": 8, "method.sampler.steps": 2})
     assert train(again, tmp_path / "reflowed", log=quiet).lineage["made_by"] == "distillations.Reflow"
 
 

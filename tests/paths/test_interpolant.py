@@ -15,7 +15,7 @@ from beeline.fields.flow import Flow
 from beeline.paths.affine import Cosine, Linear, Polynomial, VariancePreserving
 from beeline.paths.interpolant import (
     Bridge,
-    Brownian,
+    BrownianBridge,
     ConstantAcceleration,
     EncodeDecode,
     Interpolant,
@@ -30,7 +30,7 @@ from beeline.solvers.runge_kutta import RK4
 LAW = GaussianMixture([[-2.0, 0.5], [1.0, -1.0]], [0.4, 0.7], [0.3, 0.7])
 
 
-@pytest.mark.parametrize("latent", [Brownian(0.7), Parabola(2.0), SineSquared(0.5)], ids=str)
+@pytest.mark.parametrize("latent", [BrownianBridge(0.7), Parabola(2.0), SineSquared(0.5)], ids=str)
 def test_latent_slopes_and_ends(latent):
     t = torch.linspace(0.05, 0.95, 9, dtype=torch.float64)
     h = 1e-6

@@ -13,7 +13,7 @@ import torch
 from beeline.cli import planning as engine
 from beeline.core.types import BeelineError
 from beeline.data.distributions.mixtures import GaussianMixture
-from beeline.data.point_files import LawData
+from beeline.data.point_files import DistributionData
 from beeline.paths.affine import Cosine
 from beeline.runs.averaging import export_averages, network_of, synthesised, with_weights
 from beeline.runs.bundle import load
@@ -24,24 +24,24 @@ from beeline.sampling.guidance.guide import Extrapolate, Guide, Weak
 from beeline.sampling.sampler import Sampler
 from beeline.training import checkpoint
 from beeline.training.config import Training
-from beeline.training.distributed.parallel import Alone
-from beeline.training.early_stopping import Patience
+from beeline.training.distributed.parallel import SingleDevice
+from beeline.training.early_stopping import EarlyStopping
 from beeline.training.logs.run_log import read_log
-from beeline.training.optim.ema import EMA, Power
+from beeline.training.optim.ema import EMA, PowerEMA
 from beeline.training.optim.learning_rate import WarmupConstantCooldown
 
 
 def recipe(**more: object) -> Run:
     training = Training(
         steps=120,
-        lot=64,
-        rate=WarmupConstantCooldown(5e-3, 5, 0.25),
-        ema=(Power(0.1), Power(0.05), EMA(20.0)),
-        keep_every=40,
+        batch_size=64,
+        lr=WarmupConstantCooldown(5e-3, 5, 0.25),
+        ema=(PowerEMA(0.1), PowerEMA(0.05), EMA(20.0)),
+        checkpoint_every=40,
         snapshot_every=20,
-        patience=Patience(50, every=40),  # never over here
+        early_stopping=EarlyStopping(50, every=40),  # never over here
     )
-    law = LawData(GaussianMixture(((2.0, 1.0),), 0.3), n=300, kept=64)
+    law = DistributionData(GaussianMixture(((2.0, 1.0),), 0.3), n=300, kept=64)
     return Run(law, {"is": "networks.MLP", "width": 32, "depth": 2}, training=dataclasses.replace(training, **more))
 
 
@@ -121,7 +121,7 @@ def test_a_run_leaves_another_one(run: Path, tmp_path: Path) -> None:
     assert start == run / "checkpoints" / "step-00000080" and cooled.training.steps == 90
     train(cooled, tmp_path / "b", fork=start)
     log = read_log(tmp_path / "b" / "log.jsonl")
-    rates = [e["rate"] for e in log if "rate" in e]
+    rates = [e["lr"] for e in log if "lr" in e]
     assert len(rates) == 10 and rates[0] == 5e-3 and rates[-1] == pytest.approx(5e-4)
     assert "forked from" in log[0]["notes"][0] and all("loss" in e for e in log)
     assert "predicted_bytes" in log[-1] and checkpoint.number(checkpoint.steps(run / "checkpoints")[0]) == 120
@@ -152,7 +152,7 @@ def test_plans_engines_and_trackers_by_name(capsys: pytest.CaptureFixture[str], 
     engine.plan(recipe(), False)
     assert "peak memory" in capsys.readouterr().out
     with engine.processes(None) as one:
-        assert one == Alone()
+        assert one == SingleDevice()
     with pytest.raises(BeelineError, match="did you mean 'sharded'"), engine.processes("shard"):
         pass
     with engine.tracker(None, tmp_path, None) as none:

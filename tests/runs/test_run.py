@@ -18,7 +18,7 @@ from beeline.recipes import images, points
 from beeline.runs.run import Distilled, Run, prepare_distilled, train
 from beeline.training.logs.run_log import JsonLines, read_log
 
-SMALL = {"training.steps": 3, "training.lot": 8, "sampler.steps": 2}
+SMALL = {"training.steps": 3, "training.batch_size": 8, "sampler.steps": 2}
 
 
 def quiet(entry: dict[str, object]) -> None:
@@ -65,7 +65,7 @@ def test_the_flow_of_a_run_says_what_it_assumes(tmp_path: Path) -> None:
 def test_a_student_starts_from_its_teacher(tmp_path: Path) -> None:
     run = config.change(points.points(point_file(tmp_path)), SMALL)
     teacher = train(run, tmp_path / "teacher", log=quiet)
-    still = config.change(run.training, {"steps": 1, "rate": "Constant(peak=1e-9)"})
+    still = config.change(run.training, {"steps": 1, "lr": "Constant(peak=1e-9)"})
     student = train(
         Distilled(str(tmp_path / "teacher"), OneStep(bl.Sampler(2)), still), tmp_path / "student", log=quiet
     )
@@ -129,7 +129,7 @@ def test_the_log_drops_steps_that_are_run_again(tmp_path: Path) -> None:
 def test_a_smaller_student_learns_annealed_pairs_by_name(tmp_path: Path) -> None:
     teacher = train(config.change(points.points(point_file(tmp_path)), SMALL), tmp_path / "teacher", log=quiet)
     run = config.change(
-        Distilled(str(tmp_path / "teacher"), Reflow(bl.Sampler(2), count=4000), bl.Training(4, lot=8)),
+        Distilled(str(tmp_path / "teacher"), Reflow(bl.Sampler(2), count=4000), bl.Training(4, batch_size=8)),
         {"method.anneal": 4, "network": {"is": "networks.MLP", "width": 4, "depth": 1}},
     )
     assert config.build(config.describe(run)) == run
@@ -141,12 +141,12 @@ def test_a_smaller_student_learns_annealed_pairs_by_name(tmp_path: Path) -> None
         assert torch.equal(made, same)
     place = {tuple(row.tolist()): i for i, row in enumerate(plain.x1)}
     for number, blend in ((0, 1.0), (1, 0.75), (3, 0.25), (4, 0.0), (9, 0.0)):
-        lot = work.data.lot(number, 2000)
-        stored = plain.x0[[place[tuple(row.tolist())] for row in lot.x1]]
+        microbatch = work.data.microbatch(number, 2000)
+        stored = plain.x0[[place[tuple(row.tolist())] for row in microbatch.x1]]
         if blend == 0:
-            assert torch.equal(lot.x0, stored)
+            assert torch.equal(microbatch.x0, stored)
             continue
-        noise = (lot.x0 - (1 - blend**2) ** 0.5 * stored) / blend
+        noise = (microbatch.x0 - (1 - blend**2) ** 0.5 * stored) / blend
         assert abs(float(noise.mean())) < 0.06 and abs(float(noise.var()) - 1) < 0.09
         assert abs(float((noise * stored).mean())) < 0.06
     made = train(run, tmp_path / "student", log=quiet)
@@ -154,13 +154,13 @@ def test_a_smaller_student_learns_annealed_pairs_by_name(tmp_path: Path) -> None
     assert torch.isfinite(made.draw(made.start(range(3)))).all()
     with pytest.raises(ValueError, match="has no setting 'wide'"):
         config.change(run, {"network.wide": 3})
-    with pytest.raises(ValueError, match="number of lots"):
+    with pytest.raises(ValueError, match="number of microbatches"):
         Reflow(anneal=-1)
 
 
 def test_a_second_stage_goes_on_from_a_student_on_the_pairs_of_the_first_teacher(tmp_path: Path) -> None:
     teacher = train(config.change(points.points(point_file(tmp_path)), SMALL), tmp_path / "teacher", log=quiet)
-    plain = Distilled(str(tmp_path / "teacher"), OneStep(bl.Sampler(2), count=20), bl.Training(6, lot=8))
+    plain = Distilled(str(tmp_path / "teacher"), OneStep(bl.Sampler(2), count=20), bl.Training(6, batch_size=8))
     first = train(plain, tmp_path / "first", log=quiet)
     second = config.change(plain, {"start": str(tmp_path / "first"), "method.distance": "Perceptual(plain=0.0)"})
     assert config.build(config.describe(second)) == second
@@ -201,9 +201,9 @@ def test_a_network_with_grouped_convolutions_is_no_table(tmp_path: Path, labelle
 
 @pytest.mark.parametrize("method", [Reflow(count=64), OneStep(count=64)], ids=lambda m: type(m).__name__)
 def test_students_of_a_flow_on_a_sphere_stay_on_it(method: Reflow, tmp_path: Path) -> None:
-    small = {"training.steps": 3, "training.lot": 8, "network.width": 16}
+    small = {"training.steps": 3, "training.batch_size": 8, "network.width": 16}
     teacher = train(config.change(points.directions(), small), tmp_path / "run", log=quiet)
-    run = Distilled(str(tmp_path / "run"), method, bl.Training(3, lot=8))
+    run = Distilled(str(tmp_path / "run"), method, bl.Training(3, batch_size=8))
     student = train(run, tmp_path / "student", log=quiet)
     for bundle in (teacher, student, bl.load(tmp_path / "student")):
         made = bundle.draw(bundle.start(range(32)), sampler=None)

@@ -15,7 +15,7 @@ from beeline.config import build as config
 from beeline.core import files
 from beeline.core.types import BeelineError
 from beeline.data.distributions.mixtures import GaussianMixture
-from beeline.data.point_files import LawData
+from beeline.data.point_files import DistributionData
 from beeline.runs.averaging import export_averages
 from beeline.runs.run import Run, train
 from beeline.runs.run_directory import ready
@@ -27,8 +27,8 @@ from beeline.training.optim.learning_rate import Constant
 
 
 def recipe(**more: object) -> Run:
-    law = LawData(GaussianMixture(((2.0, 1.0),), 0.3), n=24, kept=8)
-    training = Training(steps=4, lot=8, rate=Constant(1e-2), keep_every=2)
+    law = DistributionData(GaussianMixture(((2.0, 1.0),), 0.3), n=24, kept=8)
+    training = Training(steps=4, batch_size=8, lr=Constant(1e-2), checkpoint_every=2)
     return config.change(Run(law, {"is": "networks.MLP", "width": 8, "depth": 1}, training=training),
                          {"sampler.steps": 1, **more})  # fmt: skip
 
@@ -105,10 +105,10 @@ def test_a_run_without_a_checkpoint_starts_anew_with_any_settings(tmp_path: Path
         train(recipe(), out, log=log)
     assert (out / "run.yaml").is_file() and not checkpoint.steps(out / "checkpoints")
     (out / ".run.yaml.x.part").write_text("half")
-    other = recipe(**{"training.lot": 4})
+    other = recipe(**{"training.batch_size": 4})
     ready(out, other, resume=False)
     train(other, out, log=quiet)
-    assert "lot: 4" in (out / "run.yaml").read_text() and not list(out.rglob("*.part"))
+    assert "microbatch: 4" in (out / "run.yaml").read_text() and not list(out.rglob("*.part"))
     with pytest.raises(BeelineError, match="already holds a run"):
         train(other, out, log=quiet)
     (tmp_path / "mine" / "samples").mkdir(parents=True)
@@ -137,23 +137,23 @@ def test_a_run_without_an_average_has_none_to_export(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "changes",
     [
-        {"training.optimiser": "Muon()"},
-        {"training.optimiser.decay": 0.1},
-        {"training.prune": "Pruning()"},
-        {"training.prune": "Pruning()", "training.lot": 4},
+        {"training.optimizer": "Muon()"},
+        {"training.optimizer.decay": 0.1},
+        {"training.data_pruning": "DataPruning()"},
+        {"training.data_pruning": "DataPruning()", "training.batch_size": 4},
         {"training.ema": "EMA(7)"},
         {"training.ema": "none", "training.snapshot_every": 0},
     ],
 )
 def test_forks_with_other_parts_start_those_anew(tmp_path: Path, changes: dict[str, object]) -> None:
-    base = {"training.prune": "Pruning()"} if "training.lot" in changes else {}
+    base = {"training.data_pruning": "DataPruning()"} if "training.batch_size" in changes else {}
     train(recipe(**base), tmp_path / "a", log=quiet)
     run = recipe(**{**base, **changes, "training.steps": 8})
     train(run, tmp_path / "b", fork=tmp_path / "a" / "checkpoints", log=quiet)
     entries = read_log(tmp_path / "b" / "log.jsonl")
     assert [e["step"] for e in entries] == [5, 6, 7, 8]
     said = " ".join(entries[0]["notes"])
-    assert ("starts without memory" in said) == any("optimiser" in name for name in changes)
+    assert ("starts without memory" in said) == any("optimizer" in name for name in changes)
     assert checkpoint.number(checkpoint.newest(tmp_path / "b" / "checkpoints")) == 8
 
 
@@ -166,4 +166,4 @@ def test_an_environment_that_torchrun_does_not_make_is_refused(
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv(name, value)
     with pytest.raises(BeelineError, match=f"{name}=.*torchrun"):
-        parallel.join()
+        parallel.init_process_group()

@@ -9,7 +9,7 @@ import torch
 from beeline.config import build as config
 from beeline.core.rng import Rng
 from beeline.core.types import Batch, BeelineError
-from beeline.data.tables.files import StreamLots, TableStream
+from beeline.data.tables.files import StreamMicrobatches, TableStream
 from beeline.distillation.students import OneStep
 from beeline.objectives.tables import RowMatching
 from beeline.recipes.tables import table
@@ -18,7 +18,7 @@ from beeline.runs.run import Distilled, Run, prepare, train
 from beeline.sampling.sampler import Sampler
 from beeline.training import checkpoint
 from beeline.training.config import Training
-from beeline.training.early_stopping import Patience
+from beeline.training.early_stopping import EarlyStopping
 from beeline.training.logs.run_log import read_log
 from beeline.training.optim.learning_rate import Constant
 from tests.data.tables.test_schema import mixed
@@ -27,7 +27,7 @@ from tests.data.tables.test_schema import mixed
 def quick(path: str) -> Run:
     run = table(path)
     small = {"is": "networks.TabularMLP", "width": 16, "depth": 1}
-    return dataclasses.replace(run, network=small, training=Training(steps=3, lot=16))
+    return dataclasses.replace(run, network=small, training=Training(steps=3, batch_size=16))
 
 
 def test_a_run_learns_a_file_and_draws_rows_in_its_form(tmp_path) -> None:
@@ -48,7 +48,7 @@ def test_a_run_learns_a_file_and_draws_rows_in_its_form(tmp_path) -> None:
 
 def test_a_run_ends_by_its_held_out_rows_and_its_log_has_every_step_once(tmp_path) -> None:
     mixed(120).to_csv(tmp_path / "t.csv", index=False)
-    hasty = Training(steps=300, lot=64, rate=Constant(0.05), patience=Patience(1, every=5))
+    hasty = Training(steps=300, batch_size=64, lr=Constant(0.05), early_stopping=EarlyStopping(1, every=5))
     run = dataclasses.replace(quick(str(tmp_path / "t.csv")), training=hasty)
     train(run, tmp_path / "run", log=lambda entry: None)
     log = read_log(tmp_path / "run" / "log.jsonl")
@@ -62,7 +62,7 @@ def test_a_run_ends_by_its_held_out_rows_and_its_log_has_every_step_once(tmp_pat
 def test_a_run_is_distilled_to_one_evaluation_and_still_knows_its_cells(tmp_path) -> None:
     mixed(120).to_csv(tmp_path / "t.csv", index=False)
     train(quick(str(tmp_path / "t.csv")), tmp_path / "run", log=lambda entry: None)
-    how = Training(steps=2, lot=16)
+    how = Training(steps=2, batch_size=16)
     train(Distilled(str(tmp_path / "run"), OneStep(Sampler(2)), how), tmp_path / "one", log=lambda entry: None)
     one = load(tmp_path / "one")
     assert one.sampler.evaluations == 1 and isinstance(OneStep().objective(one.flow), RowMatching)
@@ -78,7 +78,7 @@ def test_a_stream_is_learned_in_parts(tmp_path) -> None:
     mixed(120).drop(columns=["row_id", "seen"]).to_parquet(tmp_path / "t.parquet", row_group_size=50)
     run = dataclasses.replace(quick(""), data=TableStream(str(tmp_path / "t.parquet"), first=60))
     work = prepare(run)
-    assert isinstance(work.data, StreamLots) and len(work.data) == 120
+    assert isinstance(work.data, StreamMicrobatches) and len(work.data) == 120
     train(run, tmp_path / "run", log=lambda entry: None)
     assert len(load(tmp_path / "run").sample(4)) == 4
 

@@ -66,11 +66,11 @@ def test_a_walk_and_back() -> None:
 
 def test_round_trips_that_are_exact() -> None:
     x1 = LAW.sample(16, Rng(2)).double()
-    twins = Sampler(8, solver=Reversible())
-    noise = twins.invert(FLOW, Reversible().lift(x1), whole=True)
+    functional_dependencies = Sampler(8, solver=Reversible())
+    noise = functional_dependencies.invert(FLOW, Reversible().lift(x1), whole=True)
     assert noise.shape == (16, 2, 2)
-    assert float((Reversible().lower(twins(FLOW, noise, whole=True)) - x1).abs().max()) < 1e-12
-    assert twins(FLOW, X0).shape == X0.shape
+    assert float((Reversible().lower(functional_dependencies(FLOW, noise, whole=True)) - x1).abs().max()) < 1e-12
+    assert functional_dependencies(FLOW, X0).shape == X0.shape
     fixed = Sampler(16, solver=FixedPoint())
     assert float((fixed(FLOW, fixed.invert(FLOW, x1)) - x1).abs().max()) < 1e-4
 

@@ -14,7 +14,7 @@ from beeline.sampling.guidance.straight_through import StraightThrough
 from beeline.sampling.sampler import Sampler
 from beeline.solvers.integrate import integrate
 from beeline.solvers.runge_kutta import RK4
-from beeline.spaces.simplex import Dirichlet, GumbelSoftmax, Posterior, Simplex
+from beeline.spaces.simplex import Dirichlet, GumbelSoftmax, PosteriorNetwork, Simplex
 
 P = torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64)
 REWARD = torch.tensor([-1.0, 0.5, 2.0], dtype=torch.float64)
@@ -22,7 +22,7 @@ REWARD = torch.tensor([-1.0, 0.5, 2.0], dtype=torch.float64)
 
 def fixed(path):
     """A classifier that says P whatever it sees."""
-    return Posterior(lambda x, t, cond=None: P.log().expand_as(x), path)
+    return PosteriorNetwork(lambda x, t, cond=None: P.log().expand_as(x), path)
 
 
 def linear(z):
@@ -69,7 +69,7 @@ def test_the_rewarded_symbol_becomes_more_frequent_with_the_strength():
         def forward(self, x, t, cond=None):
             return P.log() + path.top * t[:, None, None] * x.clamp(min=1e-300).log()
 
-    flow = Flow(Posterior(Exact(), path), path)
+    flow = Flow(PosteriorNetwork(Exact(), path), path)
     shares = []
     for strength in (0.0, 1.0, 3.0):
         x = Sampler(20, guidance=StraightThrough(lambda z: z[..., k].sum(1), strength, draws=2))(flow, x0)
@@ -101,7 +101,7 @@ def test_guidance_of_dirichlet_scores_is_that_of_velocities(scale):
     """Scores (1-w) s_null + w s_cond, solved for probabilities that sum to 1, give the velocity of CFG."""
     path, k = Dirichlet(), 4
     law = torch.softmax(Rng(3).normal(torch.empty(2, k, dtype=torch.float64)), -1)
-    field = Posterior(lambda x, t, cond: law[cond].log(), path)
+    field = PosteriorNetwork(lambda x, t, cond: law[cond].log(), path)
     x = Simplex().sample(torch.empty(9, k, dtype=torch.float64), Rng(0))
     t, label = torch.full((9,), 0.4, dtype=torch.float64), torch.zeros(9, dtype=torch.long)
     tau = path.top * 0.4
@@ -130,7 +130,7 @@ def test_what_cannot_be_guided_is_refused():
 
 def test_the_null_of_its_base_is_that_of_the_flow():
     path, law = Dirichlet(), torch.stack([P, P.flip(0)])
-    flow = Flow(Posterior(lambda x, t, cond: law[cond["label"]].log(), path), path, null={"label": 1})
+    flow = Flow(PosteriorNetwork(lambda x, t, cond: law[cond["label"]].log(), path), path, null={"label": 1})
     x0 = Simplex().sample(torch.empty(8, 3, dtype=torch.float64), Rng(0))
     label = {"label": torch.zeros(8, dtype=torch.long)}
     states = []

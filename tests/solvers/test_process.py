@@ -22,8 +22,8 @@ from beeline.solvers.integrate import integrate
 from beeline.solvers.reversible import Reversible
 from beeline.solvers.runge_kutta import EULER, HEUN, RK4
 from beeline.solvers.sde import EulerMaruyama
-from beeline.spaces.manifold import Even, Geodesic, GeodesicEuler, Projected, Rotations, Sphere, Torus
-from beeline.spaces.simplex import Dirichlet, GumbelSoftmax, Posterior
+from beeline.spaces.manifold import Geodesic, GeodesicEuler, Projected, Rotations, Sphere, Torus, UniformOnSpace
+from beeline.spaces.simplex import Dirichlet, GumbelSoftmax, PosteriorNetwork
 from beeline.times.composed import Antithetic, Stratified
 
 RATE = 0.8
@@ -39,7 +39,7 @@ def flow_on(space: Sphere, d: int, extra: float = 0.0) -> Flow:
     def field(x: torch.Tensor, t: torch.Tensor, cond: object = None) -> torch.Tensor:
         return pull(d) - RATE * x[..., -1:] * x + extra * x  # ``extra`` leads off the sphere
 
-    return Flow(field, Geodesic(space), Even(space))
+    return Flow(field, Geodesic(space), UniformOnSpace(space))
 
 
 def exact(x: torch.Tensor, d: int) -> torch.Tensor:
@@ -63,7 +63,7 @@ def test_the_density_of_a_pushforward_on_a_sphere(space: Sphere, d: int) -> None
 def test_the_even_law_stays_one_over_the_area() -> None:
     """A rotation of the sphere keeps 1/(4 pi); so does a rotation of estimates of the divergence."""
     axis = torch.tensor([0.3, -1.0, 2.0], dtype=torch.float64)
-    flow = Flow(lambda x, t: torch.linalg.cross(axis.expand_as(x), x), Geodesic(), Even())
+    flow = Flow(lambda x, t: torch.linalg.cross(axis.expand_as(x), x), Geodesic(), UniformOnSpace())
     x = Sphere().sample(torch.empty(16, 3, dtype=torch.float64), Rng(0))
     for divergence in (None, HutchPlusPlus(Rng(0), 9)):
         assert torch.allclose(
@@ -78,7 +78,7 @@ def test_densities_on_curved_spaces_integrate_to_one() -> None:
     x = torch.stack([(1 - z**2).sqrt(), 0 * z, z], 1)
     total = (log_prob(flow_on(Sphere(), 3), x, solver=RK4).exp() * weight).sum() * 2 * math.pi
     assert abs(float(total) - 1) < 1e-6
-    torus = Flow(lambda x, t: torch.sin(x), Geodesic(Torus()), Even(Torus()))
+    torus = Flow(lambda x, t: torch.sin(x), Geodesic(Torus()), UniformOnSpace(Torus()))
     angle = ((torch.arange(200, dtype=torch.float64) + 0.5) / 200 * 2 - 1)[:, None] * math.pi
     got = log_prob(torus, angle, solver=RK4).exp()
     before = 2 * torch.atan(math.exp(-1) * torch.tan(angle / 2))
@@ -101,7 +101,7 @@ def test_likelihoods_that_do_not_exist_are_refused() -> None:
         log_prob(flow_on(Sphere(), 3), x, solver=GeodesicEuler(Torus()))
     flat = Flow(lambda x, t: -x)
     for solver, why in ((EulerMaruyama(White(Rng(0))), "adds noise"), (Reversible(), "carries a twin")):
-        with pytest.raises(ValueError, match=why):  # one coordinate and its density look like two twins
+        with pytest.raises(ValueError, match=why):  # one coordinate and its density look like two copies
             log_prob(flat, x[:, :1], solver=solver)
 
 
@@ -127,7 +127,7 @@ def test_students_on_a_sphere_stay_on_it() -> None:
         def forward(self, x: torch.Tensor, t: torch.Tensor, cond: object = None) -> torch.Tensor:
             return flow_on(Sphere(), 3).field(x, t)
 
-    teacher = Flow(Field(), Geodesic(), Even())
+    teacher = Flow(Field(), Geodesic(), UniformOnSpace())
     data = Batch(Sphere().sample(torch.empty(50, 3, dtype=torch.float64), Rng(1)))
     for method in (Reflow(Sampler(20), reverse=0.5), OneStep(Sampler(20), reverse=0.5)):
         pairs = method.data(teacher, data, Rng(2))
@@ -140,7 +140,7 @@ def test_students_on_a_sphere_stay_on_it() -> None:
             ahead = Geodesic().space.log(pairs.x0, pairs.x1)
             return Sphere().move(pairs.x0, ahead, t).v
 
-        made = sampler(Flow(straight, Geodesic(), Even()), pairs.x0)
+        made = sampler(Flow(straight, Geodesic(), UniformOnSpace()), pairs.x0)
         assert torch.allclose(made, pairs.x1, atol=1e-9)
 
 
@@ -154,11 +154,11 @@ def logits(x: torch.Tensor, t: torch.Tensor, cond: torch.Tensor) -> torch.Tensor
 
 @pytest.mark.parametrize("path", [Dirichlet(), GumbelSoftmax()])
 def test_guidance_names_the_last_symbol(path: Dirichlet) -> None:
-    flow = Flow(Posterior(logits, path), path, path.sources()[0])
+    flow = Flow(PosteriorNetwork(logits, path), path, path.sources()[0])
     x0 = path.sources()[0].sample(torch.empty(64, 2), Rng(0))
     label = torch.zeros(64, dtype=torch.long)
     assert Sampler(8)(flow, x0, label).argmax(-1).tolist() == [1] * 64
-    weak = Posterior(lambda x, t, cond: WEAK.expand_as(x), path)
+    weak = PosteriorNetwork(lambda x, t, cond: WEAK.expand_as(x), path)
     for guidance in (CFG(3.0, 1), Guide(Weak(weak), Extrapolate(3.0))):
         made = Sampler(8, guidance=guidance)(flow, x0, label)
         assert made.argmax(-1).tolist() == [0] * 64 and bool((made.amax(-1) == 1).all())

@@ -23,7 +23,7 @@ from beeline.solvers.runge_kutta import (
     RALSTON,
     RK3,
     RK4,
-    Jump,
+    FlowMapStep,
     MidpointReuse,
     RungeKutta,
     Taylor,
@@ -239,13 +239,13 @@ def test_keep_noise_is_exact_on_straight_flows_only() -> None:
 
 
 def test_jump_is_exact() -> None:
-    """A flow map walked by Jump gives the exact map in any number of steps."""
+    """A flow map walked by FlowMapStep gives the exact map in any number of steps."""
     f = as_map(lambda x, t, s: ((1 / (1 / x + over1(s) - over1(t))) - x) / (over2(s) - over2(t)))
     over1 = lambda t: t[:, None] ** 2  # noqa: E731
     over2 = lambda t: t[:, None]  # noqa: E731
     x = torch.tensor([[0.5], [2.0]], dtype=torch.float64)
     for n in (1, 3):
-        got = integrate(f, x, torch.linspace(0, 1, n + 1, dtype=torch.float64), Jump())
+        got = integrate(f, x, torch.linspace(0, 1, n + 1, dtype=torch.float64), FlowMapStep())
         assert torch.allclose(got, 1 / (1 / x + 1), atol=1e-12)
 
 
@@ -254,8 +254,8 @@ def test_refusals() -> None:
         RungeKutta(2, ((0.5,),), (0.0, 0.9))
     with pytest.raises(ValueError, match="Taylor got reach"):
         Taylor(0.0)
-    with pytest.raises(ValueError, match=r"Jump\(\) was given a velocity field"):
-        Jump().step(lambda x, t: x, torch.ones(1, 1), torch.zeros(1), torch.ones(1), None)
+    with pytest.raises(ValueError, match=r"FlowMapStep\(\) was given a velocity field"):
+        FlowMapStep().step(lambda x, t: x, torch.ones(1, 1), torch.zeros(1), torch.ones(1), None)
     for solver, highest in ((AdamsBashforth, 4), (DEIS, 4), (DPMSolver, 3), (UniPC, 3)):
         with pytest.raises(ValueError, match=f"orders 1 to {highest}"):
             solver(highest + 1)

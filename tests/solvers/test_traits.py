@@ -23,7 +23,7 @@ from beeline.solvers.reversible import FixedPoint, Reversible
 from beeline.solvers.runge_kutta import EULER, HEUN, MidpointReuse
 from beeline.solvers.sde import EulerMaruyama, Langevin, Overshoot, Refresh
 from beeline.solvers.wrappers import Foreign, complete
-from beeline.spaces.manifold import Even, Geodesic, Projected, Sphere, Torus
+from beeline.spaces.manifold import Geodesic, Projected, Sphere, Torus, UniformOnSpace
 from beeline.spaces.tokens import TokenJumps, TokenMixture, UniformTokens
 
 LAW = GaussianMixture(((2.0, 0.0), (-2.0, 1.0)), 0.4)
@@ -116,7 +116,7 @@ def test_a_score_behind_a_wrapper_is_asked_for_before_any_work() -> None:
     for solver in (Projected(MARUYAMA), FixedPoint(MARUYAMA), Langevin(BASE, MARUYAMA)):
         with pytest.raises(ValueError, match="coupling was not independent"):
             Sampler(2, solver=solver)(paired, X0)
-    sphere = Flow(never, Geodesic(Sphere()), Even(Sphere()))
+    sphere = Flow(never, Geodesic(Sphere()), UniformOnSpace(Sphere()))
     with pytest.raises(ValueError, match="Gaussian source"):
         Sampler(2, solver=Projected(MARUYAMA, Sphere()))(sphere, X0)
     with pytest.raises(ValueError, match="the flow was learned on Cosine"):

@@ -10,7 +10,16 @@ from beeline.core.rng import Rng
 from beeline.core.types import BeelineError
 from beeline.solvers.integrate import integrate
 from beeline.solvers.runge_kutta import HEUN, RK4
-from beeline.spaces.manifold import Even, Geodesic, GeodesicEuler, Projected, Rotations, Sphere, Tangent, Torus
+from beeline.spaces.manifold import (
+    Geodesic,
+    GeodesicEuler,
+    Projected,
+    Rotations,
+    Sphere,
+    Tangent,
+    Torus,
+    UniformOnSpace,
+)
 
 SPACES = [(Sphere(), 3), (Sphere(), 5), (Rotations(), 4), (Torus(), 2)]
 
@@ -112,14 +121,14 @@ def test_quaternion_log_is_stable_near_half_a_turn():
 
 
 def test_even_laws_are_even():
-    x = Even(Sphere()).sample(torch.empty(20_000, 3, dtype=torch.float64), Rng(0))
+    x = UniformOnSpace(Sphere()).sample(torch.empty(20_000, 3, dtype=torch.float64), Rng(0))
     assert float(x.mean(0).abs().max()) < 0.02
     assert torch.allclose(x.T @ x / len(x), torch.eye(3, dtype=torch.float64) / 3, atol=0.01)
-    assert abs(float(Even(Sphere()).log_prob(x[:1])) + math.log(4 * math.pi)) < 1e-12
-    assert abs(float(Even(Rotations()).log_prob(torch.ones(1, 4) / 2)) + math.log(2 * math.pi**2)) < 1e-6
-    a = Even(Torus()).sample(torch.empty(20_000, 2, dtype=torch.float64), Rng(0))
+    assert abs(float(UniformOnSpace(Sphere()).log_prob(x[:1])) + math.log(4 * math.pi)) < 1e-12
+    assert abs(float(UniformOnSpace(Rotations()).log_prob(torch.ones(1, 4) / 2)) + math.log(2 * math.pi**2)) < 1e-6
+    a = UniformOnSpace(Torus()).sample(torch.empty(20_000, 2, dtype=torch.float64), Rng(0))
     assert float(torch.cos(a).mean().abs()) < 0.02
-    assert abs(float(Even(Torus()).log_prob(a[:1])) + 2 * math.log(2 * math.pi)) < 1e-12
+    assert abs(float(UniformOnSpace(Torus()).log_prob(a[:1])) + 2 * math.log(2 * math.pi)) < 1e-12
 
 
 def test_tangent_network_stays_on_the_sphere():

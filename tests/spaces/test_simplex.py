@@ -14,7 +14,7 @@ from beeline.solvers.diffusions import White
 from beeline.solvers.integrate import integrate
 from beeline.solvers.runge_kutta import EULER
 from beeline.spaces.pyramid import Pyramid, up
-from beeline.spaces.simplex import Dirichlet, GumbelSimplex, GumbelSoftmax, Posterior, Simplex
+from beeline.spaces.simplex import Dirichlet, GumbelSimplex, GumbelSoftmax, PosteriorNetwork, Simplex
 from beeline.spaces.tokens import MaskTokens, TokenJumps, TokenMixture, UniformTokens
 
 
@@ -75,7 +75,7 @@ def test_posterior_with_the_exact_classifier_flows_to_the_data():
     path = Dirichlet(top=20.0)
     network = lambda x, t: prior.log() + (path.top * t)[:, None] * x.clamp(min=1e-300).log()  # noqa: E731
     x0 = Simplex().sample(torch.empty(4000, 3, dtype=torch.float64), Rng(0))
-    x = integrate(Posterior(network, path), x0, torch.linspace(0, 1, 81, dtype=torch.float64))
+    x = integrate(PosteriorNetwork(network, path), x0, torch.linspace(0, 1, 81, dtype=torch.float64))
     share = one_hot(x.argmax(1), 3).double().mean(0)
     assert float((share - prior).abs().max()) < 0.03
 
@@ -99,7 +99,10 @@ def test_token_jumps_reach_the_law_of_two_tied_tokens(source):
 
     x0 = source.sample(torch.empty(n, 2, k, dtype=torch.float64), Rng(0))
     x = integrate(
-        Posterior(network, path), x0, torch.linspace(0, 1, 65, dtype=torch.float64), TokenJumps(path, White(Rng(1)))
+        PosteriorNetwork(network, path),
+        x0,
+        torch.linspace(0, 1, 65, dtype=torch.float64),
+        TokenJumps(path, White(Rng(1))),
     )
     code = x.argmax(-1)
     got = torch.zeros(9, dtype=torch.float64).index_add_(0, code[:, 0] * 3 + code[:, 1], torch.ones(n).double())
@@ -238,8 +241,8 @@ def test_what_enters_at_a_jump_completes_the_noise_of_the_finer_stage():
 def test_a_walk_on_symbols_ends_where_its_path_says():
     x, t = torch.tensor([[0.6, 0.4]]), torch.ones(1)
     net = lambda x, t: torch.stack([x[:, 1] - x[:, 0], x[:, 0]], 1).flip(1) * 5  # noqa: E731
-    field = Posterior(net, Dirichlet())
+    field = PosteriorNetwork(net, Dirichlet())
     assert field.process().finish(field, bind, x).tolist() == [[1.0, 0.0]]
-    tokens = Posterior(net, TokenMixture())
+    tokens = PosteriorNetwork(net, TokenMixture())
     assert torch.equal(tokens.process().finish(tokens, bind, x), x)
-    assert torch.equal(Posterior(net, Dirichlet(), logs=True).logits(x, t), net(x.log() / 4, t))
+    assert torch.equal(PosteriorNetwork(net, Dirichlet(), logs=True).logits(x, t), net(x.log() / 4, t))

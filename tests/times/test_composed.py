@@ -7,7 +7,7 @@ import torch
 
 from beeline.core.rng import Rng
 from beeline.core.types import BeelineError
-from beeline.objectives.losses.weights import ByDensity, MinSNR, Power, SigmoidSNR
+from beeline.objectives.losses.weights import ByDensity, MinSNR, PowerWeight, SigmoidSNR
 from beeline.paths.affine import Cosine, Linear, VariancePreserving
 from beeline.times.composed import Antithetic, Binned, Frames, NormalSNR, Pairs, Stratified, log_snr, snr_log_prob
 from beeline.times.samplers import Beta, Bifocal, CosMap, LogitNormal, Mode, Uniform, UShaped
@@ -117,7 +117,7 @@ def test_weights_say_what_they_weigh():
     uniform = torch.ones_like(t)
     assert torch.allclose(ByDensity(CosMap())(t), CosMap().log_prob(t).exp())
     assert torch.allclose(ByDensity(Uniform())(t), uniform)
-    assert torch.allclose(Power(1, -2)(t), t / (1 - t) ** 2)
+    assert torch.allclose(PowerWeight(1, -2)(t), t / (1 - t) ** 2)
     # an error e of the velocity is an error (1-t) e of the datum and t e of the noise on the straight path
     assert torch.allclose(MinSNR(1e9)(t), t**2, atol=1e-9)
     assert torch.allclose(SigmoidSNR(0.0)(t), torch.sigmoid(-2 * torch.logit(t)) * t / (1 - t), atol=1e-9)

@@ -15,7 +15,7 @@ from beeline.training.compute import Compute, full
 from beeline.training.config import Training
 from beeline.training.fit import fit
 from beeline.training.memory import Peak, Tracker, size
-from beeline.training.optim.ema import EMA, Power
+from beeline.training.optim.ema import EMA, PowerEMA
 from beeline.training.optim.learning_rate import Constant
 from beeline.training.optim.optimizers import AdamW, DoG
 from beeline.training.plan import plan
@@ -33,7 +33,7 @@ def dit(**more):
 
 def losses(net, compute, data=DATA, steps=6):
     entries = []
-    training = Training(steps=steps, lots=2, lot=8, rate=Constant(5e-3), ema=EMA(4.0), compute=compute)
+    training = Training(steps=steps, microbatches=2, batch_size=16, lr=Constant(5e-3), ema=EMA(4.0), compute=compute)
     made = fit(net, FlowMatching(), data, training, rng=Rng(0), log=entries.append)
     return torch.tensor([e["loss"] for e in entries if "loss" in e]), made
 
@@ -131,7 +131,7 @@ def test_the_tracker_counts_what_lives():
 @pytest.mark.parametrize("compute", [Compute(), Compute(recompute=1)], ids=["plain", "recompute"])
 def test_a_plan_foresees_the_memory_of_a_step(compute):
     net = dit(width=64, depth=4)
-    training = Training(steps=10, lot=96, rate=Constant(1e-3), ema=EMA(4.0), compute=compute, watch_every=100)
+    training = Training(steps=10, batch_size=96, lr=Constant(1e-3), ema=EMA(4.0), compute=compute, watch_every=100)
     made = plan(net, FlowMatching(), DATA, training, rng=Rng(0), trial=3)
     with compute.prepared({"net": net}), Tracker() as tracker:
         FlowMatching()(
@@ -139,21 +139,21 @@ def test_a_plan_foresees_the_memory_of_a_step(compute):
         ).value.backward()
     assert abs(made.activations / tracker.peak - 1) < 0.05
     count = sum(p.numel() for p in net.parameters())
-    assert made.parameters == count and made.gradients == 4 * count and made.optimiser == 8 * count
-    assert made.averages == 4 * count and made.peak > made.weights + made.optimiser + made.averages + made.gradients
+    assert made.parameters == count and made.gradients == 4 * count and made.optimizer == 8 * count
+    assert made.averages == 4 * count and made.peak > made.weights + made.optimizer + made.averages + made.gradients
     assert made.seconds is not None and made.seconds > 0
     assert "peak memory" in "\n".join(made.lines())
 
 
-def test_a_plan_knows_disks_and_optimisers(tmp_path):
+def test_a_plan_knows_disks_and_optimizers(tmp_path):
     net = dit()
     training = Training(
-        steps=10, lot=4, rate=Constant(1.0), optimiser=DoG(), ema=(Power(0.05), Power(0.1)), keep_every=5, keep_last=2,
-        snapshot_every=5,
+        steps=10, batch_size=4, lr=Constant(1.0), optimizer=DoG(), ema=(PowerEMA(0.05), PowerEMA(0.1)),
+        checkpoint_every=5, checkpoint_keep=2, snapshot_every=5,
     )  # fmt: skip
     made = plan(net, FlowMatching(), DATA, training, rng=Rng(0), trial=0)
-    assert made.optimiser == made.gradients and made.averages == 2 * made.gradients and made.seconds is None
-    fit(net, FlowMatching(), DATA, training, rng=Rng(0), log=lambda e: None, keep=tmp_path)
+    assert made.optimizer == made.gradients and made.averages == 2 * made.gradients and made.seconds is None
+    fit(net, FlowMatching(), DATA, training, rng=Rng(0), log=lambda e: None, checkpoint_dir=tmp_path)
     written = sum(p.stat().st_size for p in (tmp_path / "step-00000010").glob("*.safetensors"))
     assert abs(written / made.checkpoint - 1) < 0.1
     total = sum(p.stat().st_size for p in tmp_path.rglob("*.safetensors"))
@@ -162,7 +162,7 @@ def test_a_plan_knows_disks_and_optimisers(tmp_path):
 
 def test_the_log_ends_with_the_peak_beside_the_prediction():
     entries = []
-    training = Training(steps=2, lot=8, optimiser=AdamW())
+    training = Training(steps=2, batch_size=8, optimizer=AdamW())
     fit(dit(), FlowMatching(), DATA, training, rng=Rng(0), log=entries.append, predicted=10 * 2**20)
     assert entries[-1]["predicted_bytes"] == 10 * 2**20 and entries[-1]["step"] == 2
     assert entries[-1]["peak_bytes"] >= 0

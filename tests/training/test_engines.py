@@ -18,7 +18,7 @@ from beeline.core.rng import Rng  # noqa: E402
 from beeline.core.types import BeelineError  # noqa: E402
 from beeline.training import checkpoint  # noqa: E402
 from beeline.training.distributed import parallel  # noqa: E402
-from beeline.training.distributed.parallel import Alone, Replicated, Sharded  # noqa: E402
+from beeline.training.distributed.parallel import DDP, FSDP, SingleDevice  # noqa: E402
 
 
 def program(out, *scenarios):
@@ -37,9 +37,10 @@ def program(out, *scenarios):
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     """The same run alone, on two processes under both engines, and on four; and two with a lost rank."""
-    out = tmp_path_factory.mktemp("engines")
+    out = tmp_path_factory.mktemp("parallel")
     found = {
-        f"alone {o}": workers.curve(Alone(), o, keep=out / "alone" if o == "flow" else None) for o in ("flow", "jvp")
+        f"alone {o}": workers.curve(SingleDevice(), o, checkpoint_dir=out / "alone" if o == "flow" else None)
+        for o in ("flow", "jvp")
     }
     done = program(out, "equal:2", "equal:4", "die:2", "hang:2")
     for how in ("die", "hang"):  # on a busy machine the processes may not even meet within the short timeout
@@ -78,9 +79,9 @@ def test_what_several_began_one_process_finishes(runs, engine, tmp_path):
     out, found = runs
     path = out / engine / "step-00000010"
     assert {p.suffix for p in path.iterdir()} == {".safetensors", ".json"} and checkpoint.flaw(path) is None
-    if "sharded" in engine:
+    if "fsdp" in engine:
         assert len(list(path.glob("shard-*.safetensors"))) == int(engine[-1])
-    again = workers.curve(Alone(), "flow", resume=path)
+    again = workers.curve(SingleDevice(), "flow", resume=path)
     a, b = torch.tensor(found["alone flow"]["loss"][10:]), torch.tensor(again["loss"])
     assert len(b) == 15 and (a - b).abs().max() <= 1e-5
     one, many = checkpoint.read(out / "alone" / "step-00000010"), checkpoint.read(path)
@@ -97,20 +98,27 @@ def test_a_lost_rank_is_named_by_the_others(runs, scenario, why):
 
 
 def test_engines_that_have_not_met_are_refused(monkeypatch):
-    for engine in (Replicated(), Sharded()):
+    for engine in (DDP(), FSDP()):
         with pytest.raises(BeelineError, match="processes to have met"):
             engine.wrap(workers.network(), torch.device("cpu"))
     monkeypatch.delenv("RANK", raising=False)
     with pytest.raises(BeelineError, match="torchrun"):
-        parallel.join()
+        parallel.init_process_group()
 
 
 def test_lots_that_cannot_be_shared_evenly_are_refused():
     from beeline.training.config import Training
     from beeline.training.fit import fit
 
-    class Three(Alone):
+    class Three(SingleDevice):
         world = 3
 
-    with pytest.raises(BeelineError, match="4 lots cannot be shared evenly by 3"):
-        fit(workers.network(), workers.FlowMatching(), workers.data(), Training(lots=4), parallel=Three(), rng=Rng(0))
+    with pytest.raises(BeelineError, match="4 microbatches cannot be shared evenly by 3"):
+        fit(
+            workers.network(),
+            workers.FlowMatching(),
+            workers.data(),
+            Training(microbatches=4),
+            parallel=Three(),
+            rng=Rng(0),
+        )

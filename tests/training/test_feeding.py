@@ -40,7 +40,9 @@ def losses(**more):
     with Rng(0).ambient():
         net = Field()
     entries = []
-    training = Training(**{"steps": 6, "lots": 2, "lot": 4, "rate": Constant(0.01), "ema": EMA(2.0)} | more)
+    training = Training(
+        **{"steps": 6, "microbatches": 2, "batch_size": 4, "lr": Constant(0.01), "ema": EMA(2.0)} | more
+    )
     fit(net, FlowMatching(), Rng(1).normal(torch.empty(20, 2)), training, rng=Rng(0), log=entries.append)
     return [e["loss"] for e in entries if "loss" in e]
 
@@ -59,33 +61,40 @@ def test_the_order_of_a_process_and_a_step_back():
     assert [next(numbers) for _ in range(5)] == [9, 11, 13, 15, 17]
 
     class Numbers:
-        def lot(self, number, size):
+        def microbatch(self, number, size):
             return Batch(torch.full((size, 1), float(number)))
 
     feed = Fetched(Numbers(), 3, 1, order_of(2, 0, 1))
-    assert [float(feed.lot(n, 3).x1[0]) for n in (4, 5, 6, 2, 3)] == [4, 5, 6, 2, 3]
-    assert len(feed.lot(0, 5).x1) == 5  # another size is made at once
+    assert [float(feed.microbatch(n, 3).x1[0]) for n in (4, 5, 6, 2, 3)] == [4, 5, 6, 2, 3]
+    assert len(feed.microbatch(0, 5).x1) == 5  # another size is made at once
 
 
 def test_a_worker_that_dies_is_one_message():
     class Deadly:
-        def lot(self, number, size):
+        def microbatch(self, number, size):
             if number == 3:
                 os.kill(os.getpid(), signal.SIGKILL)
             return Batch(torch.zeros(size, 2))
 
-    with pytest.raises(BeelineError, match="a process that prepares data died while lot .*training.workers=0"):
-        fit(Field(), FlowMatching(), Deadly(), Training(steps=9, lot=4, workers=1), rng=Rng(0), log=lambda e: None)
+    with pytest.raises(BeelineError, match="a process that prepares data died while microbatch .*training.workers=0"):
+        fit(
+            Field(),
+            FlowMatching(),
+            Deadly(),
+            Training(steps=9, batch_size=4, workers=1),
+            rng=Rng(0),
+            log=lambda e: None,
+        )
 
 
 def test_an_error_in_a_worker_comes_out_as_it_is():
     class Torn:
-        def lot(self, number, size):
-            require(number < 3, f"lot {number} is torn; mend the file")
+        def microbatch(self, number, size):
+            require(number < 3, f"microbatch {number} is torn; mend the file")
             return Batch(torch.zeros(size, 2))
 
-    with pytest.raises(BeelineError, match="^lot 3 is torn; mend the file$"):
-        fit(Field(), FlowMatching(), Torn(), Training(steps=9, lot=4, workers=2), rng=Rng(0), log=lambda e: None)
+    with pytest.raises(BeelineError, match="^microbatch 3 is torn; mend the file$"):
+        fit(Field(), FlowMatching(), Torn(), Training(steps=9, batch_size=4, workers=2), rng=Rng(0), log=lambda e: None)
 
 
 def test_workers_leave_with_a_process_that_is_killed(tmp_path):
@@ -96,12 +105,12 @@ import torch
 from beeline.core.types import Batch
 from beeline.training.feed.workers import Fetched, order_of
 class Named:
-    def lot(self, number, size):
+    def microbatch(self, number, size):
         Path(sys.argv[1], str(os.getpid())).touch()
         return Batch(torch.zeros(size, 2))
 feed = Fetched(Named(), 4, 2, order_of(1, 0, 1))
 for n in range(20):
-    feed.lot(n, 4)
+    feed.microbatch(n, 4)
 os.kill(os.getpid(), 9)
 """
     subprocess.run([sys.executable, "-c", program, str(tmp_path)], timeout=60)
@@ -228,7 +237,7 @@ def test_previews_show_raw_and_averaged_weights(tmp_path):
 
     look = Previews(draw, tmp_path / "samples", every=2, suffix="json")
     entries = []
-    training = Training(steps=4, lot=4, rate=Constant(0.1), ema=EMA(5.0, 0))
+    training = Training(steps=4, batch_size=4, lr=Constant(0.1), ema=EMA(5.0, 0))
     with Rng(0).ambient():
         net = Field()
     fit(net, FlowMatching(), torch.ones(8, 2), training, rng=Rng(0), log=entries.append, callbacks=[look])

@@ -49,15 +49,15 @@ class Nothing:
 
 
 def test_decay_moves_matrices_alone_and_the_list_is_logged():
-    for optimiser in (AdamW(decay=0.1), Muon(decay=0.1)):
+    for optimizer in (AdamW(decay=0.1), Muon(decay=0.1)):
         with Rng(0).ambient():
             net = Parts()
         before = {k: p.detach().clone() for k, p in net.named_parameters()}
         chosen = {name.removeprefix("net.") for name in matrices({"net": net}).values()}
         entries = []
-        training = Training(steps=1, lot=2, optimiser=optimiser, rate=Constant(0.5), ema=None)
+        training = Training(steps=1, batch_size=2, optimizer=optimizer, lr=Constant(0.5), ema=None)
         fit(net, Nothing(), torch.ones(4, 1), training, rng=Rng(0), log=entries.append)
         for name, p in net.named_parameters():
-            factor = 0.95 if name in chosen else 1.0  # 1 - rate decay
+            factor = 0.95 if name in chosen else 1.0  # 1 - lr decay
             assert torch.allclose(p, before[name] * factor), name
         assert "not on 9 gains" in entries[0]["note"] and "network.position" in entries[0]["note"]

@@ -1,4 +1,4 @@
-"""Optimisers: references, fixed points, and exact resume for every one of them."""
+"""Optimizers: references, fixed points, and exact resume for every one of them."""
 
 import math
 
@@ -22,8 +22,8 @@ LIBRARIES = {"Prodigy": "prodigyopt", "ScheduleFree": "schedulefree"}
 @pytest.fixture(params=[AdamW(decay=0.1), Muon(decay=0.1), DoG(first=1e-2), DoG(1e-2, layers=True),
                         DAdaptSGD(1e-2), Prodigy(), ScheduleFree()],
                 ids=lambda o: type(o).__name__)  # fmt: skip
-def optimiser(request):
-    """Every optimiser whose library is there."""
+def optimizer(request):
+    """Every optimizer whose library is there."""
     if type(request.param).__name__ in LIBRARIES:
         pytest.importorskip(LIBRARIES[type(request.param).__name__])
     return request.param
@@ -38,10 +38,10 @@ class Bowl:
         return Loss(error, {}, error.detach()[None], torch.zeros(1))
 
 
-def plan(optimiser, **more):
-    rate = 1.0 if getattr(optimiser, "rate_free", False) else 0.05
-    ema = None if getattr(optimiser, "averages", False) else EMA(5.0)
-    return Training(**{"steps": 200, "lot": 2, "optimiser": optimiser, "rate": Constant(rate), "ema": ema} | more)
+def plan(optimizer, **more):
+    lr = 1.0 if getattr(optimizer, "lr_free", False) else 0.05
+    ema = None if getattr(optimizer, "averages", False) else EMA(5.0)
+    return Training(**{"steps": 200, "batch_size": 2, "optimizer": optimizer, "lr": Constant(lr), "ema": ema} | more)
 
 
 def linear():
@@ -49,32 +49,32 @@ def linear():
         return nn.Linear(6, 4)
 
 
-def test_every_optimiser_goes_to_the_bottom(optimiser):
-    if isinstance(optimiser, DAdaptSGD):
+def test_every_optimizer_goes_to_the_bottom(optimizer):
+    if isinstance(optimizer, DAdaptSGD):
         pytest.skip("dual averaging takes thousands of steps; its own test holds the formula and the bound")
-    if type(optimiser).__name__ in ("AdamW", "Muon"):
-        optimiser = type(optimiser)()  # decay would move the bottom
+    if type(optimizer).__name__ in ("AdamW", "Muon"):
+        optimizer = type(optimizer)()  # decay would move the bottom
     net = linear()
-    peak = 0.2 if isinstance(optimiser, Muon) else plan(optimiser).rate.peak  # its steps have a fixed spectral norm
-    rate = WarmupConstantCooldown(peak, 0, 0.7)
-    steps = 600 if isinstance(optimiser, Prodigy) else 200
-    training = plan(optimiser, clip=None, rate=rate, steps=steps)
+    peak = 0.2 if isinstance(optimizer, Muon) else plan(optimizer).lr.peak  # its steps have a fixed spectral norm
+    lr = WarmupConstantCooldown(peak, 0, 0.7)
+    steps = 600 if isinstance(optimizer, Prodigy) else 200
+    training = plan(optimizer, clip=None, lr=lr, steps=steps)
     made = fit(net, Bowl(), torch.ones(4, 1), training, rng=Rng(0), log=lambda e: None)
     start = linear()
     assert (made.weight - 1).abs().mean() < 0.2 * (start.weight - 1).abs().mean()
     assert (made.bias - 2).abs().mean() < 0.2 * (start.bias - 2).abs().mean()
 
 
-def test_every_optimiser_resumes_bit_for_bit(optimiser, tmp_path):
+def test_every_optimizer_resumes_bit_for_bit(optimizer, tmp_path):
     def run(name, steps, **more):
-        where, training = tmp_path / name, plan(optimiser, steps=steps)
-        fit(linear(), Bowl(), torch.ones(4, 1), training, rng=Rng(0), log=lambda e: None, keep=where, **more)
+        where, training = tmp_path / name, plan(optimizer, steps=steps)
+        fit(linear(), Bowl(), torch.ones(4, 1), training, rng=Rng(0), log=lambda e: None, checkpoint_dir=where, **more)
         return checkpoint.read(checkpoint.newest(where))
 
     a = run("a", 14)
     run("b", 7)
     b = run("b", 14, resume=tmp_path / "b")
-    assert a.state["optimisers"] == b.state["optimisers"] and a.tensors.keys() == b.tensors.keys()
+    assert a.state["optimizers"] == b.state["optimizers"] and a.tensors.keys() == b.tensors.keys()
     for group in a.tensors:
         for name, tensor in a.tensors[group].items():
             assert torch.equal(tensor, b.tensors[group][name]), (group, name)
@@ -141,8 +141,8 @@ def test_decay_leaves_vectors_alone():
         lambda: AdamW(decay=-1.0),
         lambda: Muon(momentum=1.0),
         lambda: DoG(first=0.0),
-        lambda: Training(optimiser=Prodigy()),
-        lambda: Training(optimiser=ScheduleFree()),
+        lambda: Training(optimizer=Prodigy()),
+        lambda: Training(optimizer=ScheduleFree()),
     ],
 )
 def test_settings_that_cannot_work_are_refused(make):
@@ -158,10 +158,10 @@ def test_a_missing_library_is_named(monkeypatch):
         Prodigy().build([nn.Parameter(torch.ones(1))], 1.0)
 
 
-def walked(optimiser, x0, gradient, steps, rate=1.0):
-    """The points and the numbers of an optimiser on one function, from its gradient."""
+def walked(optimizer, x0, gradient, steps, lr=1.0):
+    """The points and the numbers of an optimizer on one function, from its gradient."""
     parts = [nn.Parameter(x.clone()) for x in x0]
-    stepper = optimiser.build(parts, rate)
+    stepper = optimizer.build(parts, lr)
     seen = []
     for _ in range(steps):
         for p, g in zip(parts, gradient([p.detach() for p in parts]), strict=True):

@@ -11,33 +11,33 @@ from beeline.core.rng import Rng
 from beeline.core.types import BeelineError, Loss
 from beeline.training.config import Training
 from beeline.training.fit import fit
-from beeline.training.optim.ema import EMA, Average, Even, Power
+from beeline.training.optim.ema import EMA, Average, PowerEMA, UniformAverage
 from beeline.training.optim.learning_rate import Constant
 from beeline.training.optim.posthoc import product, snapshots, synthesise, weights
 
 
 def test_the_exponent_belongs_to_the_length():
     for length in (0.01, 0.05, 0.1, 0.25):
-        g = Power(length).exponent
+        g = PowerEMA(length).exponent
         assert math.isclose((g + 1) / ((g + 2) ** 2 * (g + 3)), length**2, rel_tol=1e-9)
     with pytest.raises(BeelineError, match="0.2887"):
-        Power(0.3)
+        PowerEMA(0.3)
 
 
 def test_the_average_is_the_power_function():
     net = nn.Linear(1, 1, bias=False).double()
-    average = Average(net, Power(0.1))
+    average = Average(net, PowerEMA(0.1))
     for n in range(1, 2001):
         with torch.no_grad():
             net.weight.fill_(float(n))
         average.update(n)
-    g = Power(0.1).exponent
+    g = PowerEMA(0.1).exponent
     assert math.isclose(float(average.state()["weight"]), 2000 * (g + 1) / (g + 2), rel_tol=1e-3)
 
 
 def test_an_even_average_is_the_mean_of_the_weights_after_its_start():
     net = nn.Linear(1, 1, bias=False).double()
-    average = Average(net, Even(start=10))
+    average = Average(net, UniformAverage(start=10))
     for n in range(1, 31):
         with torch.no_grad():
             net.weight.fill_(float(n) ** 2)
@@ -45,7 +45,7 @@ def test_an_even_average_is_the_mean_of_the_weights_after_its_start():
         seen = [m**2 for m in range(11, n + 1)] or [n**2]
         assert math.isclose(float(average.state()["weight"]), sum(seen) / len(seen), rel_tol=1e-12)
     with pytest.raises(BeelineError, match="start=-1"):
-        Even(-1)
+        UniformAverage(-1)
 
 
 def test_products_of_memories_are_their_integrals():
@@ -73,15 +73,17 @@ class Walk:
 def test_the_average_made_afterwards_is_the_one_kept_from_the_start(tmp_path):
     with Rng(0).ambient():
         net = nn.Linear(8, 8, bias=False)
-    profiles = (Power(0.05), Power(0.1), Power(0.07))
-    more = dict(steps=320, lot=1, rate=Constant(0.01), clip=None, keep_every=400)
+    profiles = (PowerEMA(0.05), PowerEMA(0.1), PowerEMA(0.07))
+    more = dict(steps=320, batch_size=1, lr=Constant(0.01), clip=None, checkpoint_every=400)
     training = Training(ema=profiles[:2], snapshot_every=20, **more)
     made = {}
     for ema, where in ((training.ema, tmp_path / "two"), (profiles, tmp_path / "three")):
         with Rng(0).ambient():
             net = nn.Linear(8, 8, bias=False)
         plan = Training(ema=ema, snapshot_every=20, **more)
-        made[where.name] = fit(net, Walk(), torch.ones(2, 1), plan, rng=Rng(1), log=lambda e: None, keep=where)
+        made[where.name] = fit(
+            net, Walk(), torch.ones(2, 1), plan, rng=Rng(1), log=lambda e: None, checkpoint_dir=where
+        )
     kept = {s.group: s for s in snapshots(tmp_path / "three")}  # the last of each
     from beeline.training import checkpoint
 
@@ -98,7 +100,7 @@ def test_the_average_made_afterwards_is_the_one_kept_from_the_start(tmp_path):
 
 def test_runs_without_such_averages_are_refused(tmp_path):
     net = nn.Linear(2, 2, bias=False)
-    training = Training(steps=2, lot=1, ema=EMA(2.0))
-    fit(net, Walk(), torch.ones(2, 1), training, rng=Rng(1), log=lambda e: None, keep=tmp_path)
+    training = Training(steps=2, batch_size=1, ema=EMA(2.0))
+    fit(net, Walk(), torch.ones(2, 1), training, rng=Rng(1), log=lambda e: None, checkpoint_dir=tmp_path)
     with pytest.raises(BeelineError, match="no average with a power-function memory"):
         snapshots(tmp_path)

@@ -40,13 +40,15 @@ def network():
 
 
 def plan(**more):
-    return Training(**{"steps": 6, "lot": 8, "rate": Constant(1e-2), "ema": EMA(5.0), "keep_every": 3} | more)
+    return Training(
+        **{"steps": 6, "batch_size": 8, "lr": Constant(1e-2), "ema": EMA(5.0), "checkpoint_every": 3} | more
+    )
 
 
 def run(where, data=DATA, objective=None, training=None, **more):
     entries = []
     made = fit(network(), objective or FlowMatching(), data, training or plan(), rng=Rng(4), log=entries.append,
-               keep=where, **more)  # fmt: skip
+               checkpoint_dir=where, **more)  # fmt: skip
     return made, entries
 
 
@@ -191,7 +193,7 @@ def test_a_clock_that_stands_still_or_runs_backwards_gives_finite_rates(monkeypa
 
 
 def test_workers_beside_pruning_are_refused():
-    from beeline.training.feed.data_pruning import Pruning
+    from beeline.training.feed.data_pruning import DataPruning
 
-    with pytest.raises(BeelineError, match="workers=2 prepare lots ahead"):
-        Training(workers=2, prune=Pruning())
+    with pytest.raises(BeelineError, match="workers=2 prepare microbatches ahead"):
+        Training(workers=2, data_pruning=DataPruning())

@@ -1,4 +1,4 @@
-"""The engine: exact laws, lots, averages, exact resume."""
+"""The engine: exact laws, microbatches, averages, exact resume."""
 
 import math
 import os
@@ -21,7 +21,7 @@ from beeline.times.samplers import At
 from beeline.training import checkpoint
 from beeline.training.checks import Diverged, Interrupted
 from beeline.training.config import Training
-from beeline.training.feed.microbatches import FromLaw, InMemory, as_lots
+from beeline.training.feed.microbatches import FromDistribution, InMemory, as_microbatches
 from beeline.training.fit import fit
 from beeline.training.optim.ema import EMA, Average
 from beeline.training.optim.learning_rate import Constant, WarmupConstantCooldown
@@ -58,7 +58,7 @@ class GaussianLaw:
 
 
 def test_learns_the_exact_velocity_between_two_gaussians():
-    training = Training(steps=400, lot=256, rate=WarmupConstantCooldown(5e-3, 50, 0.5), ema=EMA(50))
+    training = Training(steps=400, batch_size=256, lr=WarmupConstantCooldown(5e-3, 50, 0.5), ema=EMA(50))
     net = fit(small(width=64), FlowMatching(), GaussianLaw(), training, rng=Rng(0), log=silent)
     t = torch.linspace(0.05, 0.95, 10).repeat_interleave(100)
     x = t[:, None] * 1.5 + ((1 - t) ** 2 + (0.5 * t) ** 2).sqrt()[:, None] * Rng(9).normal(torch.empty(1000, 2))
@@ -72,41 +72,48 @@ def test_learns_the_exact_velocity_between_two_gaussians():
 def test_every_datum_once_per_epoch_and_the_number_alone_decides():
     x = torch.arange(10.0)[:, None]
     feed = InMemory(Batch(x, x0=-x, cond={"label": torch.arange(10)}, weight=torch.arange(10.0)), Rng(3))
-    lots = [feed.lot(n, 4) for n in range(5)]  # two epochs of ten, one lot over the border
-    seen = torch.cat([b.x1 for b in lots]).flatten()
+    microbatches = [feed.microbatch(n, 4) for n in range(5)]  # two epochs of ten, one microbatch over the border
+    seen = torch.cat([b.x1 for b in microbatches]).flatten()
     assert sorted(seen[:10].tolist()) == sorted(seen[10:].tolist()) == list(range(10))
     assert not torch.equal(seen[:10], seen[10:])
-    for b in lots:
+    for b in microbatches:
         assert torch.equal(b.x0, -b.x1) and torch.equal(b.cond["label"].float(), b.weight)
-    again = InMemory(feed.batch, Rng(3)).lot(3, 4)
-    assert torch.equal(again.x1, lots[3].x1)
-    assert torch.equal(feed.lot(0, 25).x1.unique(), x.flatten())  # a lot larger than the data
+    again = InMemory(feed.batch, Rng(3)).microbatch(3, 4)
+    assert torch.equal(again.x1, microbatches[3].x1)
+    assert torch.equal(feed.microbatch(0, 25).x1.unique(), x.flatten())  # a lot larger than the data
 
 
 def test_feeds_from_laws_tensors_and_strangers():
-    assert isinstance(as_lots(GaussianLaw(), Rng(0)), FromLaw)
-    assert torch.equal(as_lots(GaussianLaw(), Rng(0)).lot(3, 5).x1, as_lots(GaussianLaw(), Rng(0)).lot(3, 5).x1)
-    assert isinstance(as_lots(torch.ones(3, 1), Rng(0)), InMemory)
-    feed = as_lots(torch.ones(3, 1), Rng(0))
-    assert as_lots(feed, Rng(1)) is feed
+    assert isinstance(as_microbatches(GaussianLaw(), Rng(0)), FromDistribution)
+    assert torch.equal(
+        as_microbatches(GaussianLaw(), Rng(0)).microbatch(3, 5).x1,
+        as_microbatches(GaussianLaw(), Rng(0)).microbatch(3, 5).x1,
+    )
+    assert isinstance(as_microbatches(torch.ones(3, 1), Rng(0)), InMemory)
+    feed = as_microbatches(torch.ones(3, 1), Rng(0))
+    assert as_microbatches(feed, Rng(1)) is feed
     for bad, words in [
-        ("text", "neither lots nor sample"),
+        ("text", "neither microbatches nor sample"),
         (torch.ones(3, dtype=torch.int64)[:, None], "floating point"),
         (torch.ones(0, 2), "is empty"),
         (Batch(torch.ones(3, 1), cond=torch.ones(2)), "one row per datum"),
     ]:
         with pytest.raises(BeelineError, match=words):
-            as_lots(bad, Rng(0))
+            as_microbatches(bad, Rng(0))
 
 
 def test_one_lot_of_64_is_four_lots_of_16():
     x = Rng(0).normal(torch.empty(256, 2))
     data = Batch(x, x0=Rng(1).normal(x))
-    objective = FlowMatching(coupling=Paired(), times=At(0.3))  # no chance in the objective: lots share one loss
+    objective = FlowMatching(
+        coupling=Paired(), times=At(0.3)
+    )  # no chance in the objective: microbatches share one loss
     curves = []
-    for lots, lot in ((1, 64), (4, 16)):
+    for microbatches, microbatch in ((1, 64), (4, 16)):
         entries = []
-        training = Training(steps=12, lots=lots, lot=lot, rate=Constant(1e-2), ema=None)
+        training = Training(
+            steps=12, microbatches=microbatches, batch_size=microbatches * microbatch, lr=Constant(1e-2), ema=None
+        )
         fit(small(), objective, data, training, rng=Rng(5), log=entries.append)
         curves.append(torch.tensor([e["loss"] for e in entries]))
     assert (curves[0] - curves[1]).abs().max() < 1e-6
@@ -115,11 +122,11 @@ def test_one_lot_of_64_is_four_lots_of_16():
 
 def test_the_log_has_what_it_promises():
     entries = []
-    training = Training(steps=4, lot=8, watch_every=2)
+    training = Training(steps=4, batch_size=8, watch_every=2)
     fit(small(), FlowMatching(), GaussianLaw(), training, rng=Rng(0), log=entries.append)
     assert [e["step"] for e in entries] == [1, 2, 3, 4]
     for e in entries:
-        assert {"step", "loss", "rate", "grad_norm", "samples_per_second", "terms"} <= set(e)
+        assert {"step", "loss", "lr", "grad_norm", "samples_per_second", "terms"} <= set(e)
         assert math.isclose(e["terms"]["loss"], e["loss"], rel_tol=1e-6)
     assert "update_norm" in entries[1] and "param_norm" in entries[3] and "update_norm" not in entries[0]
 
@@ -145,11 +152,13 @@ def test_the_average_comes_back_and_the_network_keeps_its_own_weights():
     assert all(t.dtype == torch.float32 for t in average.tensors)
     average.update(1)
     net = small()
-    made = fit(net, FlowMatching(), GaussianLaw(), Training(steps=5, lot=8, ema=EMA(3, 0)), rng=Rng(0), log=silent)
+    made = fit(
+        net, FlowMatching(), GaussianLaw(), Training(steps=5, batch_size=8, ema=EMA(3, 0)), rng=Rng(0), log=silent
+    )
     assert made is not net and not torch.equal(made.out.weight, net.out.weight)
-    same = fit(net, FlowMatching(), GaussianLaw(), Training(steps=5, lot=8, ema=None), rng=Rng(0), log=silent)
+    same = fit(net, FlowMatching(), GaussianLaw(), Training(steps=5, batch_size=8, ema=None), rng=Rng(0), log=silent)
     assert same is net
-    many = fit({"a": net}, FlowMatching(), GaussianLaw(), Training(steps=2, lot=8), rng=Rng(0), log=silent)
+    many = fit({"a": net}, FlowMatching(), GaussianLaw(), Training(steps=2, batch_size=8), rng=Rng(0), log=silent)
     assert set(many) == {"a"}
 
 
@@ -167,15 +176,15 @@ def assert_same(a, b):
 
 def test_interrupted_is_uninterrupted_bit_for_bit(tmp_path):
     data = Batch(Rng(1).normal(torch.empty(50, 2)), cond=None)
-    # twenty steps in one go, and eight, stop, twelve more; dropout, lots, epochs that straddle
-    training = Training(steps=20, lots=2, lot=7, rate=Constant(1e-2), keep_every=100)
+    # twenty steps in one go, and eight, stop, twelve more; dropout, microbatches, epochs that straddle
+    training = Training(steps=20, microbatches=2, batch_size=14, lr=Constant(1e-2), checkpoint_every=100)
 
     def stop(entry):
         if entry["step"] == 8:
             signal.raise_signal(signal.SIGINT)
 
     def run(where, **more):
-        return fit(small(dropout=0.3), FlowMatching(), data, training, rng=Rng(4), keep=where, **more)
+        return fit(small(dropout=0.3), FlowMatching(), data, training, rng=Rng(4), checkpoint_dir=where, **more)
 
     made = run(tmp_path / "a", log=silent)
     with pytest.raises(Interrupted, match="after step 8 and saved"):
@@ -183,7 +192,7 @@ def test_interrupted_is_uninterrupted_bit_for_bit(tmp_path):
     again = run(tmp_path / "b", log=silent, resume=tmp_path / "b")
     (a, sa), (b, sb) = whole(tmp_path / "a"), whole(tmp_path / "b")
     assert_same(a, b)
-    assert sa["optimisers"] == sb["optimisers"] and sa["step"] == sb["step"] == 20
+    assert sa["optimizers"] == sb["optimizers"] and sa["step"] == sb["step"] == 20
     for p, q in zip(made.parameters(), again.parameters(), strict=True):
         assert torch.equal(p, q)
 
@@ -196,9 +205,10 @@ from test_trainer import *
 def log(entry):
     if entry.get("step", 0) % 5 == 0: print(entry["step"], flush=True)
 where = sys.argv[1]
-training = Training(steps=int(sys.argv[3]), lots=2, lot=16, rate=Constant(1e-2), keep_every=10)
+training = Training(steps=int(sys.argv[3]), microbatches=2, batch_size=32, lr=Constant(1e-2), checkpoint_every=10)
 resume = where if sys.argv[4] == "resume" else None
-fit(small(dropout=0.2), FlowMatching(), GaussianLaw(), training, rng=Rng(4), keep=where, log=log, resume=resume)
+fit(small(dropout=0.2), FlowMatching(), GaussianLaw(), training, rng=Rng(4), checkpoint_dir=where, log=log,
+    resume=resume)
 """
 
 
@@ -219,10 +229,10 @@ def test_a_killed_process_resumes_bit_for_bit(tmp_path):
     killed.stdout.close()
     last = checkpoint.steps(tmp_path / "b")[0]
     end = checkpoint.number(last) + 20
-    training = Training(steps=end, lots=2, lot=16, rate=Constant(1e-2), keep_every=10)
+    training = Training(steps=end, microbatches=2, batch_size=32, lr=Constant(1e-2), checkpoint_every=10)
     for where, resume in ((tmp_path / "a", None), (tmp_path / "b", tmp_path / "b")):
         net = small(dropout=0.2)
-        fit(net, FlowMatching(), GaussianLaw(), training, rng=Rng(4), keep=where, log=silent, resume=resume)
+        fit(net, FlowMatching(), GaussianLaw(), training, rng=Rng(4), checkpoint_dir=where, log=silent, resume=resume)
     assert_same(whole(tmp_path / "a")[0], whole(tmp_path / "b")[0])
 
 
@@ -232,12 +242,12 @@ def test_bad_numbers_stop_the_run_and_are_named(tmp_path):
     net = small()
     before = [p.clone() for p in net.parameters()]
     with pytest.raises(Diverged, match=r"step 1 has loss nan.*gradient of network\.inner\.0\.weight"):
-        fit(net, FlowMatching(), data, Training(steps=3, lot=8), rng=Rng(0), log=silent, keep=tmp_path)
+        fit(net, FlowMatching(), data, Training(steps=3, batch_size=8), rng=Rng(0), log=silent, checkpoint_dir=tmp_path)
     assert all(torch.equal(p, q) for p, q in zip(before, net.parameters(), strict=True))
     with torch.no_grad():
         net.out.bias[0] = math.inf
     with pytest.raises(Diverged, match=r"the weight network\.out\.bias \(1 of 2 values\)"):
-        fit(net, FlowMatching(), torch.ones(8, 2), Training(steps=3, lot=8), rng=Rng(0), log=silent)
+        fit(net, FlowMatching(), torch.ones(8, 2), Training(steps=3, batch_size=8), rng=Rng(0), log=silent)
 
 
 def test_players_of_a_game_move_in_turn():
@@ -256,39 +266,55 @@ def test_players_of_a_game_move_in_turn():
     nets = {"left": nn.Linear(1, 1, bias=False), "right": nn.Linear(1, 1, bias=False)}
     before = nets["right"].weight.clone()
     entries = []
-    training = Training(steps=1, lot=4, ema=None, clip=None)
+    training = Training(steps=1, batch_size=4, ema=None, clip=None)
     fit(nets, Two(), torch.ones(8, 1), training, rng=Rng(0), log=entries.append)
     assert not torch.equal(nets["right"].weight, before)  # step 0 is everybody's
     entries.clear()
-    fit(nets, Two(), torch.ones(8, 1), Training(steps=3, lot=4, ema=None), rng=Rng(0), log=entries.append)
+    fit(nets, Two(), torch.ones(8, 1), Training(steps=3, batch_size=4, ema=None), rng=Rng(0), log=entries.append)
     assert ["right.gap" in e["terms"] for e in entries] == [True, False, False]
     with pytest.raises(BeelineError, match="no parameters to learn"):
         fit(nn.Identity(), FlowMatching(), torch.ones(8, 1), Training(), rng=Rng(0), log=silent)
 
 
 def test_settings_that_cannot_work_are_refused(tmp_path):
-    for changes in ({"steps": 0}, {"lot": 2.5}, {"keep_every": -1}, {"clip": 0.0}):
+    for changes in ({"steps": 0}, {"batch_size": 2.5}, {"checkpoint_every": -1}, {"clip": 0.0}):
         with pytest.raises(BeelineError, match=r"training\.|Training got"):
             Training(**changes)
-    data, training = torch.ones(8, 2), Training(steps=2, lot=4)
-    fit(small(), FlowMatching(), data, training, rng=Rng(0), keep=tmp_path, log=silent)
-    with pytest.raises(BeelineError, match=r"training.lot: 4 -> 8"):
-        other = Training(steps=2, lot=8)
+    data, training = torch.ones(8, 2), Training(steps=2, batch_size=4)
+    fit(small(), FlowMatching(), data, training, rng=Rng(0), checkpoint_dir=tmp_path, log=silent)
+    with pytest.raises(BeelineError, match=r"training.batch_size: 4 -> 8"):
+        other = Training(steps=2, batch_size=8)
         fit(small(), FlowMatching(), data, other, rng=Rng(0), resume=tmp_path, log=silent)
     with pytest.raises(BeelineError, match="raise training.steps"):
-        fit(small(), FlowMatching(), data, Training(steps=1, lot=4), rng=Rng(0), resume=tmp_path, log=silent)
+        fit(small(), FlowMatching(), data, Training(steps=1, batch_size=4), rng=Rng(0), resume=tmp_path, log=silent)
     with pytest.raises(BeelineError, match="does not fit network"):
         wider = nn.Sequential(small())
-        fit(wider, FlowMatching(), data, Training(steps=4, lot=4), rng=Rng(0), resume=tmp_path, log=silent)
+        fit(wider, FlowMatching(), data, Training(steps=4, batch_size=4), rng=Rng(0), resume=tmp_path, log=silent)
     with pytest.raises(BeelineError, match="has shape"):
-        fit(small(width=8), FlowMatching(), data, Training(steps=4, lot=4), rng=Rng(0), resume=tmp_path, log=silent)
+        fit(
+            small(width=8),
+            FlowMatching(),
+            data,
+            Training(steps=4, batch_size=4),
+            rng=Rng(0),
+            resume=tmp_path,
+            log=silent,
+        )
 
 
 def test_the_heldout_loss_is_fixed_and_best_is_kept(tmp_path):
     x = GaussianLaw().sample(96, Rng(0))
     look = HeldOut(FlowMatching(), Batch(x[:32]), train=Batch(x[32:]), every=2)
     entries = []
-    fit(small(), FlowMatching(), x[32:], Training(steps=4, lot=16), rng=Rng(0), log=entries.append, callbacks=(look,))
+    fit(
+        small(),
+        FlowMatching(),
+        x[32:],
+        Training(steps=4, batch_size=16),
+        rng=Rng(0),
+        log=entries.append,
+        callbacks=(look,),
+    )
     seen = [e["heldout"] for e in entries if "heldout" in e]
     assert len(seen) == 2 and seen[0]["raw"]["value"] > seen[1]["raw"]["value"]
     assert seen[1]["best"]["raw"] == seen[1]["raw"]["value"] and "ema" in seen[0]

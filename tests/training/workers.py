@@ -82,12 +82,12 @@ def plan(**more):
     return Training(
         **{
             "steps": STEPS,
-            "lots": 4,
-            "lot": 8,
-            "optimiser": AdamW(decay=0.01),
-            "rate": Constant(5e-3),
+            "microbatches": 4,
+            "batch_size": 8,
+            "optimizer": AdamW(decay=0.01),
+            "lr": Constant(5e-3),
             "ema": (EMA(5.0, 0), EMA(20.0)),
-            "keep_every": 10,
+            "checkpoint_every": 10,
             "watch_every": 5,
         }
         | more
@@ -110,13 +110,13 @@ def curve(engine, objective, **more):
 
 def equal(out, engines):
     """The same run under every engine, and runs that another engine began."""
-    found, world = {}, engines["sharded"].world
+    found, world = {}, engines["fsdp"].world
     for name, engine in engines.items():
-        if world > 2 and name == "replicated":
+        if world > 2 and name == "ddp":
             continue
         for objective in OBJECTIVES if world == 2 else ("flow",):
             keep = out / f"{name}{world}" if objective == "flow" else None
-            found[f"{name} {objective}"] = curve(engine, objective, keep=keep)
+            found[f"{name} {objective}"] = curve(engine, objective, checkpoint_dir=keep)
         # what one process began is finished by several
         if world == 2:
             found[f"{name} resumed"] = curve(engine, "flow", resume=out / "alone" / "step-00000010")
@@ -124,11 +124,11 @@ def equal(out, engines):
 
 
 def trouble(how, rank, engine):
-    """Rank 1 dies or hangs in its twelfth lot."""
+    """Rank 1 dies or hangs in its twelfth microbatch."""
     count = 0
 
     class Feed:
-        def lot(self, number, size):
+        def microbatch(self, number, size):
             nonlocal count
             count += 1
             if rank == 1 and count == 12:
@@ -147,13 +147,13 @@ def trouble(how, rank, engine):
 def work(out, scenario):
     torch.set_num_threads(1)
     rank = int(os.environ["RANK"])
-    parallel.join(timeout=60 if scenario == "equal" else 20)  # a busy machine is slow
-    engines = {"replicated": parallel.Replicated(), "sharded": parallel.Sharded()}
-    found = equal(out, engines) if scenario == "equal" else trouble(scenario, rank, engines["replicated"])
+    parallel.init_process_group(timeout=60 if scenario == "equal" else 20)  # a busy machine is slow
+    engines = {"ddp": parallel.DDP(), "fsdp": parallel.FSDP()}
+    found = equal(out, engines) if scenario == "equal" else trouble(scenario, rank, engines["ddp"])
     if rank == 0:
         (out / f"{scenario}-{os.environ['WORLD_SIZE']}.json").write_text(json.dumps(found))
     if scenario == "equal":
-        parallel.leave()
+        parallel.destroy_process_group()
 
 
 def ranks(world, out, scenario):

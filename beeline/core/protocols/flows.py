@@ -108,7 +108,7 @@ class Prediction(Protocol):
 
 
 @dataclass(frozen=True)
-class Traits:
+class SolverTraits:
     """What a solver needs of a flow, and how it behaves; the defaults are those of a plain ODE method."""
 
     paths: tuple[Any, ...] = ()  # whose coefficients its formulas use: each has to be the flow's own
@@ -121,9 +121,9 @@ class Traits:
     tokens: bool = False  # its states stay one-hot
     space: Any = None  # the curved space on which its states stay
 
-    def merged(self, inner: Traits) -> Traits:
+    def merged(self, inner: SolverTraits) -> SolverTraits:
         """The traits of a solver with these of its own around a solver with the traits ``inner``."""
-        return Traits(
+        return SolverTraits(
             (*self.paths, *(path for path in inner.paths if path not in self.paths)),
             self.score or inner.score,
             self.adaptive or inner.adaptive,
@@ -154,7 +154,7 @@ class FullSolver(Solver, Protocol):
     """A solver with every member that the package uses; ``complete`` makes one of any solver."""
 
     @property
-    def traits(self) -> Traits: ...
+    def traits(self) -> SolverTraits: ...
 
     def begin(self, times: Tensor) -> Any:
         """The memory of a run over ``times``, all of its times."""
@@ -184,7 +184,7 @@ class Clock(Protocol):
     ) -> list[Number] | None: ...
 
 
-class Noise(Protocol):
+class NoiseProcess(Protocol):
     """z [B,*S] for the step from t to s, standard normal; the same numbers whenever the same step is asked for."""
 
     def __call__(self, t: Tensor, s: Tensor, like: Tensor, name: str | int = ...) -> Tensor: ...

@@ -19,6 +19,7 @@ if TYPE_CHECKING:  # annotations alone: nothing here needs them to run
     from beeline.distillation.fit_solver import Problem
     from beeline.fields.flow import Flow
     from beeline.sampling.sampler import Sampler
+    from beeline.training.config import Training
     from beeline.training.distributed.parallel import Work
 
 Better = Literal["lower", "higher"]
@@ -89,26 +90,53 @@ class Player(NamedTuple):
 
 
 @runtime_checkable
-class Game(Protocol):
+class AdversarialObjective(Protocol):
     """Several networks that learn in turn (critics, fake scores, discriminators)."""
 
     def players(self, **networks: nn.Module) -> Sequence[Player]: ...
 
 
-class Optimiser(Protocol):
-    """Makes a torch optimiser; the engine sets its rate at every step.
+class Optimizer(Protocol):
+    """Makes a torch optimizer; the engine sets its learning rate at every step.
 
-    ``matrices`` are the identities of the parameters that weight decay and orthogonal updates act on, as
-    ``learn.kinds`` finds them in the networks; None takes all with two or more dimensions.
+    Inherit ``optimizers.OptimizerBase``, which has defaults for all but ``build``.
     """
 
+    @property
+    def lr_free(self) -> bool:
+        """Whether it finds its own learning rate, which the schedule multiplies."""
+        ...
+
+    @property
+    def averages(self) -> bool:
+        """Whether it averages weights itself; the torch optimizer then has ``train()`` and ``eval()``."""
+        ...
+
     def build(
-        self, parameters: Sequence[nn.Parameter], rate: float, matrices: Collection[int] | None = None
-    ) -> torch.optim.Optimizer: ...
+        self, parameters: Sequence[nn.Parameter], lr: float, matrices: Collection[int] | None = None
+    ) -> torch.optim.Optimizer:
+        """The torch optimizer.
+
+        ``matrices`` are the identities of the parameters that weight decay and orthogonal updates act on, as
+        ``parameter_groups.matrices`` finds them in the networks; None takes all with two or more dimensions.
+        """
+        ...
 
 
-class Rate(Protocol):
-    """Learning rate of step ``step`` (0, 1, ...) of ``steps``."""
+class LRSchedule(Protocol):
+    """Learning rate of step ``step`` (0, 1, ...) of ``steps``.
+
+    Inherit ``learning_rate.LRScheduleBase``, which has a default for ``branch``.
+    """
+
+    @property
+    def peak(self) -> float:
+        """The highest learning rate."""
+        ...
+
+    def branch(self, steps: int) -> int:
+        """The step up to which learning rates do not depend on ``steps``: a longer run continues from there."""
+        ...
 
     def __call__(self, step: int, steps: int) -> float: ...
 
@@ -120,14 +148,50 @@ class Profile(Protocol):
 
 
 @runtime_checkable
-class Lots(Protocol):
-    """Data cut into lots.  Stateless: the same number and size give the same lot, in any process, at any time."""
+class Microbatches(Protocol):
+    """Stateless data source: a microbatch is a pure function of its number and size, in any process, at any time."""
 
-    def lot(self, number: int, size: int) -> Batch: ...
+    def microbatch(self, number: int, size: int) -> Batch: ...
+
+
+@runtime_checkable
+class Feed(Microbatches, Protocol):
+    """All that the engine asks of a data source; inherit ``microbatches.FeedBase``, which has defaults."""
+
+    @property
+    def origin(self) -> Feed:
+        """The feed without worker processes."""
+        ...
+
+    def rows(self, number: int, size: int) -> Tensor | None:
+        """The indices of the data of a microbatch, where data have indices."""
+        ...
+
+    def begin(self, step: int, training: Training) -> None:
+        """Called before step ``step`` (0, 1, ...)."""
+        ...
+
+    def observe(
+        self,
+        step: int,
+        training: Training,
+        errors: Mapping[int, tuple[Tensor, Tensor]],
+        total: Callable[[Tensor], Tensor],
+    ) -> None:
+        """Called after a step with the losses and times of its data, by microbatch; ``total`` sums over processes."""
+        ...
+
+    def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """What a checkpoint has to hold, as plain data and tensors."""
+        ...
+
+    def load_state(self, plain: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+        """Continue from a state."""
+        ...
 
 
 class Parallel(Protocol):
-    """Process ``rank`` of ``world`` works the lots rank, rank + world, ... of every step."""
+    """Process ``rank`` of ``world`` works the microbatches rank, rank + world, ... of every step."""
 
     @property
     def rank(self) -> int: ...
@@ -160,7 +224,7 @@ class Distillation(Protocol):
 
     def data(self, teacher: Flow, batch: Batch, rng: Rng) -> Batch: ...
 
-    def feed(self, teacher: Flow, data: Batch, rng: Rng) -> Batch | Lots:
+    def feed(self, teacher: Flow, data: Batch, rng: Rng) -> Batch | Microbatches:
         """What ``fit`` learns from: the data as they are, unless a method changes them on the way."""
         return data
 
@@ -176,7 +240,7 @@ class Fit(Protocol):
 
 
 class Modality(Protocol):
-    """Between data in the user's own form and batches of numbers.  A value: fitting gives a new one."""
+    """PairedDataset data in the user's own form and batches of numbers.  A value: fitting gives a new one."""
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -12,7 +12,7 @@ from torch import Tensor
 from beeline.core.ranges import dataclass
 from beeline.core.rng import Rng
 from beeline.core.types import Cond, require
-from beeline.data.distributions.law import Law, Posterior, label_of
+from beeline.data.distributions.law import Distribution, Moments, label_of
 
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(16)
 
@@ -26,7 +26,7 @@ class _Axis(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Checkerboard(Law):
+class Checkerboard(Distribution):
     """Even density on the dark squares of a board in the plane, nothing on the others.
 
     p(x) = 1 / (dark squares side^2) on them;  the marginals p_t are sums of products of differences of normal
@@ -71,7 +71,7 @@ class Checkerboard(Law):
         value = -math.log(len(self.dark()) * self.side**2)
         return torch.where(inside, torch.full_like(x[:, 0], value), -math.inf)
 
-    def posterior(self, x: Tensor, a: Tensor, b: Tensor, cond: Cond = None) -> Posterior:
+    def posterior(self, x: Tensor, a: Tensor, b: Tensor, cond: Cond = None) -> Moments:
         self._plain(cond)
         first, second = (self._axis(x[:, i], a, b) for i in (0, 1))
         column, row = self.dark().to(x.device).unbind(1)
@@ -81,7 +81,7 @@ class Checkerboard(Law):
             torch.stack([(share * p[:, column]).sum(1), (share * q[:, row]).sum(1)], 1)
             for p, q in ((first.score, second.score), (first.mean, second.mean))
         ]
-        return Posterior(logs.logsumexp(1), both[0], both[1])
+        return Moments(logs.logsumexp(1), both[0], both[1])
 
     def moments(self) -> tuple[Tensor, Tensor]:
         centres = self.side * (self.dark().double() + 0.5 - self.cells / 2)

@@ -13,12 +13,12 @@ from torch import Tensor
 
 from beeline.core.protocols.flows import Path
 from beeline.core.rng import Rng
-from beeline.core.types import Batch, Cond, leaves, over, require
+from beeline.core.types import Batch, Cond, expand_time, leaves, require
 from beeline.fields.flow import Flow
 from beeline.paths.affine import AffinePath, Linear
 
 
-class Posterior(NamedTuple):
+class Moments(NamedTuple):
     """What is known of x1 when x = a x1 + b x0 was seen, with x0 standard Gaussian and independent."""
 
     log_density: Tensor  # [B], of x, in nats
@@ -26,7 +26,7 @@ class Posterior(NamedTuple):
     mean: Tensor  # [B,D], E[x1 | x]
 
 
-class Law:
+class Distribution:
     """A law with everything known.  A subclass gives ``draw``, ``posterior``, ``moments`` and its size ``dim``.
 
     From the posterior follow, for every affine path and a Gaussian source coupled independently,
@@ -52,7 +52,7 @@ class Law:
         """([n,D] float64 samples, [n] labels or None), of one label where it is given."""
         raise NotImplementedError
 
-    def posterior(self, x: Tensor, a: Tensor, b: Tensor, cond: Cond = None) -> Posterior:
+    def posterior(self, x: Tensor, a: Tensor, b: Tensor, cond: Cond = None) -> Moments:
         """Density, score and posterior mean at x [B,D] = a x1 + b x0, with a and b [B]."""
         raise NotImplementedError
 
@@ -98,15 +98,15 @@ class Law:
         """grad log p_t(x) [B,D]."""
         return self._at(x, t, affine(path), cond)[0].score.reshape(x.shape)
 
-    def field(self, path: Path | None = None) -> LawField:
+    def field(self, path: Path | None = None) -> ExactField:
         """The exact velocity field on an affine ``path`` (Linear() by default)."""
-        return LawField(self, affine(path))
+        return ExactField(self, affine(path))
 
     def flow(self, path: Path | None = None) -> Flow:
         """The exact field as a flow from Gaussian noise."""
         return Flow(self.field(path), affine(path))
 
-    def _at(self, x: Tensor, t: Tensor | float, path: AffinePath, cond: Cond) -> tuple[Posterior, Tensor]:
+    def _at(self, x: Tensor, t: Tensor | float, path: AffinePath, cond: Cond) -> tuple[Moments, Tensor]:
         flat = self._fit(x)
         t = torch.as_tensor(t, dtype=x.dtype, device=x.device)
         require(
@@ -127,7 +127,7 @@ class Law:
 
 
 @dataclass(frozen=True)
-class LawField:
+class ExactField:
     """The velocity of a law on a path, exactly.
 
     v(x, t) = a' E[x1 | x_t = x] - b b' grad log p_t(x)
@@ -139,13 +139,13 @@ class LawField:
     tensor([[0., 0.]])
     """
 
-    law: Law
+    law: Distribution
     path: AffinePath
 
     def __call__(self, x: Tensor, t: Tensor, cond: Cond = None) -> Tensor:
         known, t = self.law._at(x, t, self.path, cond)
-        slope = over(self.path.coefficients(t)[2], known.mean)
-        return (slope * known.mean - over(self.path.spread(t), known.mean) * known.score).reshape(x.shape)
+        slope = expand_time(self.path.coefficients(t)[2], known.mean)
+        return (slope * known.mean - expand_time(self.path.spread(t), known.mean) * known.score).reshape(x.shape)
 
 
 def affine(path: Path | None) -> AffinePath:
@@ -192,7 +192,7 @@ def label_of(cond: Cond) -> Tensor | None:
     return next(iter(named.values()), None)
 
 
-def allowed(law: Law, labels: Tensor | None, cond: Cond, n: int) -> Tensor | None:
+def allowed(law: Distribution, labels: Tensor | None, cond: Cond, n: int) -> Tensor | None:
     """[B,K] whether a component belongs to the label of a sample, or None when all do."""
     label = label_of(cond)
     if label is None:

@@ -14,9 +14,9 @@ from beeline.core.ranges import dataclass
 from beeline.core.rng import Rng
 from beeline.core.types import Cond, require
 from beeline.data.distributions.checkerboard import Checkerboard
-from beeline.data.distributions.law import Law, LawField, Posterior, allowed, choose, numbers, plain, tuples
+from beeline.data.distributions.law import Distribution, ExactField, Moments, allowed, choose, numbers, plain, tuples
 
-__all__ = ["Checkerboard", "Gaussian", "GaussianMixture", "Law", "LawField", "Mixture", "TwoMoons"]
+__all__ = ["Checkerboard", "Gaussian", "GaussianMixture", "Distribution", "ExactField", "Mixture", "TwoMoons"]
 
 
 class Parts(NamedTuple):
@@ -29,7 +29,7 @@ class Parts(NamedTuple):
     labels: Tensor | None  # [K] int64
 
 
-class Mixture(Law):
+class Mixture(Distribution):
     """A law that is a Gaussian mixture.  A subclass gives ``parts``; laws are values, so these are kept."""
 
     def parts(self) -> Parts:
@@ -49,7 +49,7 @@ class Mixture(Law):
             noise = torch.einsum("nde,ne->nd", bases[k], noise)
         return means[k] + noise, None if labels is None else labels[k]
 
-    def posterior(self, x: Tensor, a: Tensor, b: Tensor, cond: Cond = None) -> Posterior:
+    def posterior(self, x: Tensor, a: Tensor, b: Tensor, cond: Cond = None) -> Moments:
         weights, means, variances, bases, labels = _parts(self, x.dtype, x.device)
         a, b = a[:, None, None], b[:, None, None]
         apart = x[:, None] - a * means  # [B,K,D]
@@ -66,7 +66,7 @@ class Mixture(Law):
         if bases is not None:
             pull, shift = (torch.einsum("bke,kde->bkd", part, bases) for part in (pull, shift))
         score, shift = (torch.einsum("bk,bkd->bd", share, part) for part in (-pull, shift))
-        return Posterior(logs.logsumexp(1), score, share @ means + shift)
+        return Moments(logs.logsumexp(1), score, share @ means + shift)
 
     def moments(self) -> tuple[Tensor, Tensor]:
         weights, means, variances, bases, _ = _parts(self, torch.float64, torch.device("cpu"))

@@ -18,7 +18,7 @@ from beeline.data.tables.csv_files import Dialect
 from beeline.data.tables.dtypes import pandas
 from beeline.data.tables.infer import infer, label, named
 from beeline.data.tables.reading import arrow_frame, damaged, read, regular
-from beeline.data.tables.schema import Boolean, Category, Identifier, Moment, Schema
+from beeline.data.tables.schema import Boolean, Category, Datetime, Identifier, Schema
 from beeline.data.tables.table import Raw, Table
 
 
@@ -37,7 +37,7 @@ class TableFile:
 
     path: str  # a .csv, .tsv or .parquet file
     held_out: Inside = 0.1  # share of the rows kept back, between 0 and 1
-    without: tuple[str, ...] = ()  # columns that are left out
+    exclude: tuple[str, ...] = ()  # columns that are left out
     schema: str | None = None  # a YAML file of corrections, as 'beeline.data.tables.infer' or Table.show gives
     corrections: Mapping[str, Any] = field(default_factory=dict)  # column -> settings; they win over the file's
     sep: str | None = None  # of a CSV file: what parts cells; None is told from the file, as are the next two
@@ -48,7 +48,7 @@ class TableFile:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "path", str(self.path))
-        object.__setattr__(self, "without", tuple(self.without))
+        object.__setattr__(self, "exclude", tuple(self.exclude))
         self.csv  # noqa: B018 - refuses settings that no file can have
 
     @property
@@ -89,7 +89,7 @@ class TableFile:
 
     def read(self) -> Raw:
         """All rows, without the columns that are left out."""
-        return leave_out(read(self.path, dialect=self.csv, text=as_text(self.given)), self.without, self.path)
+        return leave_out(read(self.path, dialect=self.csv, text=as_text(self.given)), self.exclude, self.path)
 
     def show(self) -> str:
         """The schema for people: how the file is written, and what every column is taken for."""
@@ -108,7 +108,7 @@ class TableFile:
 
 def as_text(given: Mapping[str, Any]) -> tuple[str, ...]:
     """Columns whose kind was given as one that keeps text as it is written."""
-    kept = {kind.kind for kind in (Category, Identifier, Moment)}
+    kept = {kind.kind for kind in (Category, Identifier, Datetime)}
     return tuple(str(name) for name, settings in given.items() if settings.get("kind") in kept)
 
 
@@ -122,7 +122,7 @@ def described(dialect: Dialect) -> str:
 class TableStream:
     """A Parquet file larger than memory: its schema from a part of it, its rows a row group at a time.
 
-    lot n holds rows n size ... of an order that shuffles the row groups, and the rows within each
+    microbatch n holds rows n size ... of an order that shuffles the row groups, and the rows within each
     Assumes row groups that fit into memory (two are held), and that ``first`` rows spread over the groups show every
     level of every category; another level is refused when it is met.
     Source: none.
@@ -134,12 +134,12 @@ class TableStream:
     path: str  # a .parquet file
     first: int = 100_000  # rows from which schema and quantiles are learned, and some held out
     held_out: Inside = 0.1  # share of these that is held out
-    without: tuple[str, ...] = ()  # columns that are left out
+    exclude: tuple[str, ...] = ()  # columns that are left out
     corrections: Mapping[str, Any] = field(default_factory=dict)  # column -> settings
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "path", str(self.path))
-        object.__setattr__(self, "without", tuple(self.without))
+        object.__setattr__(self, "exclude", tuple(self.exclude))
         require(self.first >= 1, f"TableStream got first={self.first}; it is a number of rows: give 1 or more")
 
     def modality(self) -> Table:
@@ -178,16 +178,16 @@ class TableStream:
         """One row group as a data frame."""
         with damaged(Path(self.path)):
             rows = arrow_frame(self.file.read_row_group(number))
-        return leave_out(rows, self.without, self.path)
+        return leave_out(rows, self.exclude, self.path)
 
-    def lots(self, table: Table, rng: Rng) -> StreamLots:
-        """The whole file as numbered lots for learning."""
-        return StreamLots(self, table, rng)
+    def microbatches(self, table: Table, rng: Rng) -> StreamMicrobatches:
+        """The whole file as numbered microbatches for learning."""
+        return StreamMicrobatches(self, table, rng)
 
 
 @dataclass(frozen=True, eq=False)
-class StreamLots:
-    """The rows of a stream as numbered lots: the number alone decides what a lot holds.
+class StreamMicrobatches:
+    """The rows of a stream as numbered microbatches: the number alone decides what a lot holds.
 
     position p = n size + i runs through the row groups of epoch p div N in their shuffled order
     Assumes a fitted table.
@@ -201,7 +201,7 @@ class StreamLots:
     def __len__(self) -> int:
         return int(self.stream.file.metadata.num_rows)
 
-    def lot(self, number: int, size: int) -> Batch:
+    def microbatch(self, number: int, size: int) -> Batch:
         parts = []
         for k, (epoch, group, start, stop) in enumerate(self._pieces(number * size, size)):
             cells = _cells(self, epoch, group).take(torch.arange(start, stop))
@@ -224,9 +224,9 @@ class StreamLots:
 
 
 @lru_cache(maxsize=2)
-def _cells(lots: StreamLots, epoch: int, group: int) -> Any:
-    rows = lots.stream.group(group)
-    return lots.table.cells(rows).take(lots.rng.fork("rows", epoch, group).permutation(len(rows)))
+def _cells(microbatches: StreamMicrobatches, epoch: int, group: int) -> Any:
+    rows = microbatches.stream.group(group)
+    return microbatches.table.cells(rows).take(microbatches.rng.fork("rows", epoch, group).permutation(len(rows)))
 
 
 def leave_out(raw: Raw, names: tuple[str, ...], what: str) -> Raw:

@@ -23,8 +23,8 @@ from beeline.data.tables.schema import (  # fmt: skip
     Category,
     Column,
     Constant,
+    Datetime,
     Identifier,
-    Moment,
     Number,
     Schema,
     corrected,
@@ -121,13 +121,13 @@ def _forced(
         return Identifier(**common, text=text)
     if full.empty:
         return KINDS[kind](**common)
-    if kind == Moment.kind:
+    if kind == Datetime.kind:
         if pd.api.types.is_datetime64_any_dtype(full.dtype):
             found: Column | None = _moment(common, full, alone=True)
         else:
             form = moments.Form(str(given["format"]), tuple(given.get("months", ()))) if "format" in given else None
             found = _moments_in_text(common, full, form, strict=True) if text else None
-        return found or Moment(**common)
+        return found or Datetime(**common)
     if kind == Number.kind:
         found = None
         if pd.api.types.is_numeric_dtype(full.dtype) or not text:
@@ -220,7 +220,7 @@ def _marked(common: dict[str, Any], full: Any) -> tuple[dict[str, Any], Any]:
         f"column {common['name']!r} marks empty cells in {len(marks)} ways ({listed(map(repr, marks))}); use one of "
         "them",
     )
-    return {**common, "missing": True, "marker": marks[0]}, full[~is_mark]
+    return {**common, "missing": True, "na_token": marks[0]}, full[~is_mark]
 
 
 def digits(texts: Any, before: str, after: str, thousands: str, decimal: str) -> Any:
@@ -333,7 +333,7 @@ def _moments_in_text(
     if len(different) == 1 and not common["missing"] and not strict:
         return Constant(name, common["dtype"], value=texts[0])
     zone = zone_of(list(found), list(offsets)) if offsets[0] is not None else ""
-    return Moment(**common, format=form.format, months=form.months, zone=zone, **described(stamps, nano, zone))
+    return Datetime(**common, format=form.format, months=form.months, zone=zone, **described(stamps, nano, zone))
 
 
 def _moment(common: dict[str, Any], full: Any, alone: bool = False) -> Column:
@@ -341,7 +341,7 @@ def _moment(common: dict[str, Any], full: Any, alone: bool = False) -> Column:
     if len(np.unique(stamps)) == 1 and not common["missing"] and not alone:
         return Constant(common["name"], common["dtype"], value=str(full.iloc[0]))
     zone = "" if full.dt.tz is None else str(full.dt.tz)
-    return Moment(**common, **described(stamps, nano, zone))
+    return Datetime(**common, **described(stamps, nano, zone))
 
 
 def _category(common: dict[str, Any], full: Any, levelled: dict[str, Any]) -> Column:

@@ -21,7 +21,7 @@ class Column:
     name: str
     dtype: str = ""  # of the data frame, given back on the way out
     missing: bool = False  # whether cells may be empty
-    marker: Any = None  # how an empty cell is written in this column ("?", "NA"); None for an empty one
+    na_token: Any = None  # how an empty cell is written in this column ("?", "NA"); None for an empty one
     kind: ClassVar[str] = ""
     note: ClassVar[str] = ""
 
@@ -68,7 +68,7 @@ class Number(Column):
     def textual(self) -> bool:
         """Whether its cells are text."""
         beside = self.before or self.after or self.thousands or self.decimal not in (".",)
-        return bool(self.text or beside or self.marker is not None)
+        return bool(self.text or beside or self.na_token is not None)
 
     @property
     def written(self) -> str:
@@ -109,7 +109,7 @@ class Boolean(Column):
 
 
 @dataclass(frozen=True)
-class Moment(Column):
+class Datetime(Column):
     """Dates and times."""
 
     format: str | None = None  # of the text in the file; None where the data frame holds moments
@@ -162,7 +162,7 @@ UNITS: Mapping[str, tuple[str, int]] = {
 }
 """Unit of a moment -> its name and its length in nanoseconds, coarsest first."""
 
-KINDS: Mapping[str, type[Column]] = {c.kind: c for c in (Number, Category, Boolean, Moment, Constant, Identifier)}
+KINDS: Mapping[str, type[Column]] = {c.kind: c for c in (Number, Category, Boolean, Datetime, Constant, Identifier)}
 """What a file calls the kinds of column."""
 
 
@@ -227,7 +227,7 @@ class Schema:
         """A table for people: name, kind, empty cells, and what made values will respect."""
         rows = [("column", "kind", "empty", "what it holds")]
         for c in self.columns:
-            empty = "" if not c.missing else f"yes, as {c.marker!r}" if c.marker is not None else "yes"
+            empty = "" if not c.missing else f"yes, as {c.na_token!r}" if c.na_token is not None else "yes"
             rows.append((c.name, c.kind, empty, c.words()))
         wide = [max(len(str(row[i])) for row in rows) for i in range(3)]
         return "\n".join(
@@ -253,7 +253,7 @@ def corrected(column: Column, given: Mapping[str, Any]) -> Column:
     rest = _settings(column.name, KINDS[kind], {k: v for k, v in given.items() if k != "kind"})
     if kind == column.kind:
         return replace(column, **rest)
-    kept = {"name": column.name, "dtype": column.dtype, "missing": column.missing, "marker": column.marker}
+    kept = {"name": column.name, "dtype": column.dtype, "missing": column.missing, "na_token": column.na_token}
     return KINDS[kind](**{**kept, **rest})
 
 

@@ -78,8 +78,8 @@ class Table:
             column, values, empty = kinds.values(column, raw[column.name])
             made.append(column)
             codes[column.name] = kinds.learn(column, values, empty, ONE_HOT).plain()
-        twins = kinds.twins(made, raw)
-        codes |= {name: {"twin": other, "pairs": pairs} for name, (other, pairs) in twins.items()}
+        functional_dependencies = kinds.functional_dependencies(made, raw)
+        codes |= {name: {"twin": other, "pairs": pairs} for name, (other, pairs) in functional_dependencies.items()}
         fitted = replace(self, schema=Schema(tuple(made)).plain(), codes=codes, rows=len(raw), labels=labels)
         require(
             fitted.shape[0] > 0,
@@ -101,7 +101,7 @@ class Table:
         return {name: code for name, code in all_codes.items() if code.width}
 
     @cached_property
-    def twins(self) -> dict[str, tuple[str, list[list[Any]]]]:
+    def functional_dependencies(self) -> dict[str, tuple[str, list[list[Any]]]]:
         """Columns that another one determines: name -> (the other, pairs of values [other, own])."""
         return {name: (c["twin"], c["pairs"]) for name, c in self.codes.items() if "twin" in c}
 
@@ -127,7 +127,10 @@ class Table:
     def show(self) -> str:
         """The schema for people."""
         lines = self.columns.show()
-        notes = [f"{name} is determined by {other} and written from it" for name, (other, _) in self.twins.items()]
+        notes = [
+            f"{name} is determined by {other} and written from it"
+            for name, (other, _) in self.functional_dependencies.items()
+        ]
         return "\n".join([lines, *notes])
 
     # ------------------------------------------------------------------------------------------------------ encoding
@@ -156,9 +159,9 @@ class Table:
         """Coordinates [N,D] of a data frame; the spread within ranks is drawn from ``rng`` (a fixed key without)."""
         return Batch(self.cells(raw).paint(rng or Rng(0).fork("table"), dtype))
 
-    def lots(self, raw: Raw, rng: Rng) -> Lots:
-        """The rows as numbered lots for learning, painted anew each time."""
-        return Lots(self.cells(raw), rng)
+    def microbatches(self, raw: Raw, rng: Rng) -> TableMicrobatches:
+        """The rows as numbered microbatches for learning, painted anew each time."""
+        return TableMicrobatches(self.cells(raw), rng)
 
     def decode(self, x: Tensor, full: bool = False) -> Raw:
         """A data frame of coordinates [N,D], with the columns, types and marks of the one that was fitted.
@@ -173,9 +176,9 @@ class Table:
             if column.name in parts:
                 state, numbers = self.coded[column.name].read(parts[column.name], full)
                 made[column.name] = kinds.write(column, self.coded[column.name], state.numpy(), numbers)
-            elif column.name not in self.twins:
+            elif column.name not in self.functional_dependencies:
                 made[column.name] = kinds.fixed(column, len(x))
-        for name, (other, pairs) in self.twins.items():
+        for name, (other, pairs) in self.functional_dependencies.items():
             made[name] = kinds.follow(self.columns[name], made[other], pairs)
         return self._labelled(pandas().DataFrame({name: made[name] for name in self.columns.names}))
 
@@ -211,7 +214,7 @@ class Table:
             use = known[name].to_numpy()
             if use.any():
                 self._put(made, name, kinds.exact(self.columns[name], code, frame[name][use]), use)
-        for name, (other, pairs) in self.twins.items():
+        for name, (other, pairs) in self.functional_dependencies.items():
             if known[other].any():
                 self._put(made, name, kinds.follow(self.columns[name], made[other], pairs), np.ones(len(made), bool))
         return self._labelled(made[list(self.columns.names)])
@@ -259,10 +262,10 @@ class Table:
         return frame, frame.notna() if known is None else known
 
     def _filled(self, frame: Raw, known: Raw) -> tuple[Raw, Raw]:
-        """All coded columns, what twins tell about each other included."""
+        """All coded columns, what functional_dependencies tell about each other included."""
         pd = pandas()
         frame, known = frame.copy(), known.copy()
-        for name, (other, pairs) in self.twins.items():
+        for name, (other, pairs) in self.functional_dependencies.items():
             if name not in frame.columns:
                 continue
             told = kinds.follow(self.columns[other], frame[name], [[own, of] for of, own in pairs], known[name])
@@ -325,10 +328,10 @@ def _labels(raw: Raw) -> dict[str, Any]:
 
 
 @dataclass(frozen=True, eq=False)
-class Lots:
-    """A table as numbered lots: a new order every epoch, and fresh noise within ranks for every lot.
+class TableMicrobatches:
+    """A table as numbered microbatches: a new order every epoch, and fresh noise within ranks for every microbatch.
 
-    lot n holds rows n size ... (n+1) size - 1 of the orders of the epochs, one after another
+    microbatch n holds rows n size ... (n+1) size - 1 of the orders of the epochs, one after another
     Assumes a table in memory.
     Source: none.
     """
@@ -339,7 +342,7 @@ class Lots:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def lot(self, number: int, size: int) -> Batch:
+    def microbatch(self, number: int, size: int) -> Batch:
         n, position, parts = len(self.rows), number * size, []
         left = size
         while left > 0:

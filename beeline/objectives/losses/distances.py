@@ -13,7 +13,7 @@ from beeline.core.protocols.training import Cost
 from beeline.core.ranges import NonNegative, dataclass
 from beeline.core.types import BeelineError, require
 from beeline.objectives.losses.encoders import Encoder, RandomFeatures
-from beeline.objectives.losses.weights import Power
+from beeline.objectives.losses.weights import PowerWeight
 from beeline.objectives.matching import Context, ContextDistance, Distance, Huber, Weight, distance_at, one, squared
 
 
@@ -80,7 +80,7 @@ class Combined(ContextDistance):
 
     sum_i weights_i(t) parts_i(made, wanted);  default: t huber(v, u) + |f(x1_hat) - f(x1)|^2
     Assumes as many weights as parts.  Give ``Perceptual`` the features of the data; the variant for CIFAR-10 has the
-    second weight ``Power(0, -1)``, which is 1 / (1-t).
+    second weight ``PowerWeight(0, -1)``, which is 1 / (1-t).
     Source: Lee, Lin and Fanti 2024 (arXiv 2405.20320).
 
     >>> len(Combined((squared, Direction()), (one, one)).parts)
@@ -88,7 +88,7 @@ class Combined(ContextDistance):
     """
 
     parts: tuple[Distance, ...] = (Huber(), Perceptual(plain=0.0))
-    weights: tuple[Weight, ...] = (Power(1.0), one)
+    weights: tuple[Weight, ...] = (PowerWeight(1.0), one)
 
     def __post_init__(self) -> None:
         require(
@@ -114,7 +114,7 @@ class Combined(ContextDistance):
 
 
 @dataclass(frozen=True)
-class Felt(ContextDistance):
+class FeatureWeighted(ContextDistance):
     """The error of a velocity as features of the state feel it: what they do not see may differ.
 
     strength mean |J_h(x_t) (v - u)|^2 + plain mean |v - u|^2,  J_h the Jacobian of the features (jvp)
@@ -125,7 +125,7 @@ class Felt(ContextDistance):
     >>> from beeline.fields.flow import Velocity
     >>> from beeline.paths.affine import Linear
     >>> where = Context(torch.zeros(1, 2), torch.zeros(1), Linear(), Velocity())
-    >>> Felt(lambda x: 2 * x, plain=0.0).at(where)(torch.ones(1, 2), torch.zeros(1, 2))
+    >>> FeatureWeighted(lambda x: 2 * x, plain=0.0).at(where)(torch.ones(1, 2), torch.zeros(1, 2))
     tensor([4.])
     """
 
@@ -147,8 +147,8 @@ class Felt(ContextDistance):
 
     def __call__(self, made: Tensor, wanted: Tensor) -> Tensor:
         raise BeelineError(
-            "Felt was asked for a distance without the states at which velocities differ; it is for FlowMatching, "
-            "which tells them: elsewhere take Perceptual, squared or Huber"
+            "FeatureWeighted was asked for a distance without the states at which velocities differ; it is for "
+            "FlowMatching, which gives them: elsewhere take Perceptual, squared or Huber"
         )
 
 

@@ -36,14 +36,14 @@ class ByDensity:
 
 
 @dataclass(frozen=True)
-class Power:
+class PowerWeight:
     """A power of the time: errors near the data count more for a positive one.
 
     w(t) = t^data (1-t)^source, at most ``cap``
-    Assumes nothing.  Power(1) is the Huber term of improved rectified flow; Power(0, -2) weighs data errors evenly.
+    PowerWeight(1) is the Huber term of improved rectified flow; PowerWeight(0, -2) weighs data errors evenly.
     Source: Lee, Lin and Fanti 2024 (arXiv 2405.20320).
 
-    >>> Power(1.0)(torch.tensor([0.25]))
+    >>> PowerWeight(1.0)(torch.tensor([0.25]))
     tensor([0.2500])
     """
 

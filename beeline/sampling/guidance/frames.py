@@ -9,7 +9,7 @@ from torch import Tensor
 
 from beeline.core.declared import as_map, is_map
 from beeline.core.protocols.flows import Guidance
-from beeline.core.types import Cond, Dynamics, over, require
+from beeline.core.types import Cond, Dynamics, expand_time, require
 from beeline.fields.flow import Flow
 from beeline.sampling.guidance.guide import OfFlow, Plain, of_flow
 
@@ -54,7 +54,7 @@ class GivenFrames(OfFlow):
             own = torch.ones(x.shape[1], dtype=torch.bool, device=x.device)
             own[list(self.frames)] = False
             each = (torch.where(own, t[:, None] if t.ndim == 1 else t, 1.0) for t in times)
-            return inner(x, *each) * over(own.expand(x.shape[:2]), x)
+            return inner(x, *each) * expand_time(own.expand(x.shape[:2]), x)
 
         return as_map(lambda x, t, s=None: f(x, t, t if s is None else s)) if is_map(field) else f
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from beeline.core.declared import as_map, is_map
 from beeline.core.protocols.flows import Guidance, Reference, Rule
 from beeline.core.ranges import dataclass
-from beeline.core.types import Cond, Dynamics, leaves, map_cond, over, require
+from beeline.core.types import Cond, Dynamics, expand_time, leaves, map_cond, require
 from beeline.fields.flow import Flow, bind
 from beeline.sampling.guidance.null import null_like as null_like
 from beeline.solvers.process import Reading
@@ -205,7 +205,7 @@ class Guide(OfFlow):
             else:
                 strong, weak = apart_strong(x, t, *s), apart_weak(x, t, *s)
             guided = combine(strong, weak, x, t)
-            return guided if whole else torch.where(over(inside, x), guided, strong)
+            return guided if whole else torch.where(expand_time(inside, x), guided, strong)
 
         return as_map(lambda x, t, s=None: f(x, t, t if s is None else s)) if is_map(field) else f
 

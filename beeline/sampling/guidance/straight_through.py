@@ -18,7 +18,7 @@ from beeline.core.types import Cond, Dynamics, require
 from beeline.fields.flow import Flow
 from beeline.sampling.guidance.guide import OfFlow, Plain, of_flow
 from beeline.solvers.process import Reading
-from beeline.spaces.simplex import PathInside, Posterior, inside, probabilities
+from beeline.spaces.simplex import PathInside, PosteriorNetwork, inside, probabilities
 
 
 @dataclass(frozen=True)
@@ -26,14 +26,14 @@ class StraightThrough(OfFlow):
     """Symbols drawn from the prediction are shown to a classifier, whose gradient there is added to the velocity.
 
     v = sum_k p_k u_k(x, t) + strength x (G - <x, G>),  G = mean_m grad log c(z_m),  z_m ~ p(x1 | x, t) one-hot
-    Assumes a Posterior on a path inside the simplex, and a differentiable classifier that knows clean one-hot sequences
-    alone.  The gradient stops at the symbols.  x (G - <x, G>) is G in the metric of the simplex, which keeps states on
-    it; the paper subtracts the mean of G over symbols and clips.  All samples share the chance of the draws, so that
+    Assumes a PosteriorNetwork on a path inside the simplex, and a differentiable classifier of clean one-hot
+    sequences.  The gradient stops at the symbols.  x (G - <x, G>) is G in the metric of the simplex, which keeps states
+    on it; the paper subtracts the mean of G over symbols and clips.  All samples share the chance of the draws, so that
     none depends on its batch.  ``base`` is guidance of the probabilities p.
     Source: Tang et al. 2025, "Gumbel-Softmax Flow Matching with Straight-Through Guidance" (arXiv 2503.17361).
 
     >>> from beeline.spaces.simplex import GumbelSoftmax
-    >>> net = Posterior(lambda x, t: torch.zeros_like(x), GumbelSoftmax())
+    >>> net = PosteriorNetwork(lambda x, t: torch.zeros_like(x), GumbelSoftmax())
     >>> StraightThrough(lambda z: z[:, 0], 4.0)(net, None)(torch.ones(1, 2) / 2, torch.zeros(1))
     tensor([[ 1., -1.]])
     """
@@ -59,9 +59,9 @@ class StraightThrough(OfFlow):
             return self.base(field, cond)
         network = unwrapped(field)
         require(
-            isinstance(network, Posterior) and isinstance(network.path, PathInside),
+            isinstance(network, PosteriorNetwork) and isinstance(network.path, PathInside),
             f"StraightThrough was given {type(network).__name__}; it needs probabilities of symbols and states inside "
-            "the simplex: Posterior(network, Dirichlet()) or GumbelSoftmax()",
+            "the simplex: PosteriorNetwork(network, Dirichlet()) or GumbelSoftmax()",
         )
         posterior, count = self.base(Reading(probabilities, field), cond), 0
 

@@ -27,10 +27,11 @@ class RankLost(RuntimeError):  # noqa: N818 - what happened, as it is said
 
 
 @contextlib.contextmanager
-def watching(engine: Parallel) -> Iterator[Callable[[int], None]]:
+def heartbeat(engine: Parallel) -> Iterator[Callable[[int], None]]:
     """Signs of life of this process for the others; a failed exchange inside becomes RankLost with the rank's name.
 
-    Gives a function to be told the step before every lot.  A dead process stops beating, a hanging one stops counting.
+    Gives a function that is called with the step before every microbatch.  A dead process stops beating, a hanging one
+    stops counting.
     """
     if engine.world == 1 or not dist.is_initialized():
         yield lambda step: None

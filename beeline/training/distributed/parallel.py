@@ -1,7 +1,7 @@
-"""Engines: how the lots of a step are shared among processes.
+"""Parallel training: how the microbatches of a step are shared among processes.
 
-Processes are started by ``torchrun``; ``join`` meets the others.  Rank r of w works the lots r, r + w, ... of every
-step, so that the loss is the same for any engine and any number of processes, to rounding.
+Processes are started by ``torchrun``; ``init_process_group`` joins them.  Rank r of w works the microbatches r, r + w,
+... of every step, so that the loss is the same on any number of processes, to rounding.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ from beeline.core.rng import Rng
 from beeline.core.types import Batch, Loss, require
 
 Work = Callable[[Batch, Rng, float, bool], Loss]
-"""One lot, forward and backward: (batch, key, share of the gradient, whether it is the last lot of this process)."""
+"""Forward and backward pass of a microbatch: (batch, key, share of the gradient, whether it is this process's last)."""
 
 
 @dataclass(frozen=True)
-class Alone:
-    """One process works all lots.
+class SingleDevice:
+    """One process works all microbatches.
 
-    gradient = sum over the lots
+    gradient = sum over the microbatches
     Assumes nothing.
     Source: none.
 
-    >>> Alone().world
+    >>> SingleDevice().world
     1
     """
 
@@ -84,22 +84,22 @@ class Together:
 
 
 @dataclass(frozen=True)
-class Replicated(Together):
+class DDP(Together):
     """A whole copy of the networks in every process; gradients are averaged while they are computed (DDP).
 
-    gradient = mean over processes of the sum over their lots, scaled back to the sum over all lots
+    gradient = mean over processes of the sum over their microbatches, scaled back to the sum over all microbatches
     Assumes that the networks fit on one device.  The objective itself is the forward pass that DDP sees, so that
     forward-mode derivatives, several passes and unused parameters are safe.
     Source: Li et al. 2020, "PyTorch Distributed" (arXiv 2006.15704).
 
-    >>> Replicated().shards
+    >>> DDP().shards
     False
     """
 
     shards = False
 
     def wrap(self, network: nn.Module, device: torch.device) -> nn.Module:
-        met()
+        is_initialized()
         return network.to(device)
 
     def work(self, player: Player, networks: Mapping[str, nn.Module]) -> Work:
@@ -125,25 +125,25 @@ class Replicated(Together):
 
 
 @dataclass(frozen=True)
-class Sharded(Together):
-    """Parameters, gradients, averages and optimiser memory divided among processes, block by block (FSDP2).
+class FSDP(Together):
+    """Parameters, gradients, averages and optimizer memory divided among processes, block by block (FSDP2).
 
     every block of ``stacks`` is gathered when it is needed and divided again afterwards
     Assumes that the networks, or the parts of those that hold others, are called as modules, not by their inner layers.
     Networks without ``stacks`` are gathered as a whole.
     Source: Zhao et al. 2023, "PyTorch FSDP" (arXiv 2304.11277); Rajbhandari et al. 2020, ZeRO (arXiv 1910.02054).
 
-    >>> Sharded().shards
+    >>> FSDP().shards
     True
     """
 
-    offload: bool = False  # keep parameters and optimiser memory on the CPU between uses; slower, for CUDA alone
+    offload: bool = False  # keep parameters and optimizer memory on the CPU between uses; slower, for CUDA alone
     shards = True
 
     def wrap(self, network: nn.Module, device: torch.device) -> nn.Module:
         from torch.distributed.fsdp import CPUOffloadPolicy, OffloadPolicy, fully_shard
 
-        met()
+        is_initialized()
         if next(network.parameters(), None) is None:  # nothing to divide
             return network.to(device)
         mesh = dist.init_device_mesh(device.type, (self.world,))
@@ -189,14 +189,14 @@ class _Objective(nn.Module):
         return self._loss(batch, key)
 
 
-def join(timeout: float = 600.0) -> None:
+def init_process_group(timeout: float = 600.0) -> None:
     """Meet the other processes that ``torchrun`` started; ``timeout`` in seconds is how long one may be silent."""
     if dist.is_initialized():
         return
     require(
         "RANK" in os.environ and "WORLD_SIZE" in os.environ,
         "several processes were asked for, but this one was started alone; start them with "
-        "torchrun --nproc-per-node=2 -m beeline train ... --parallel replicated",
+        "torchrun --nproc-per-node=2 -m beeline train ... --parallel ddp",
     )
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_PORT"):
         value = os.environ.get(name, "0")
@@ -234,18 +234,18 @@ def first(engine: Parallel, act: Callable[[], None]) -> None:
     )
 
 
-def leave() -> None:
+def destroy_process_group() -> None:
     """Part from the other processes."""
     if dist.is_initialized():
         dist.destroy_process_group()
 
 
-def met() -> None:
+def is_initialized() -> None:
     """Refuse an engine of several processes before they have met."""
     require(
         dist.is_initialized(),
-        "this engine needs its processes to have met; call beeline.training.distributed.parallel.join() "
-        "first, in a program started by torchrun, or use Alone()",
+        "this engine needs its processes to have met; call beeline.training.distributed.parallel.init_process_group() "
+        "first, in a program started by torchrun, or use SingleDevice()",
     )
 
 

@@ -1,4 +1,4 @@
-"""Pruning: easy data are left out by chance, and weigh more when they are not, so that the mean stays the same."""
+"""DataPruning: easy data are left out by chance, and weigh more when they are not, so that the mean stays the same."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from beeline.core.protocols.training import Lots
+from beeline.core.protocols.training import Feed
 from beeline.core.ranges import dataclass
 from beeline.core.rng import Rng
 from beeline.core.types import Batch, require, take
-from beeline.training.feed.microbatches import InMemory
+from beeline.training.feed.microbatches import FeedBase, InMemory
 
 RECENT = 0.99  # of the sums of losses by time, kept from step to step
 
 
 @dataclass(frozen=True)
-class Pruning:
+class DataPruning:
     """In every epoch a share of the data with a loss below the mean is left out; the others of them weigh more.
 
     P(datum left out) = share if score < mean score, else 0;  weight of a kept easy datum = 1 / (1 - share)
@@ -29,7 +29,7 @@ class Pruning:
     times, because the time decides most of a loss.
     Source: Qin et al. 2024, InfoBatch (arXiv 2303.04947).
 
-    >>> Pruning(0.3).share
+    >>> DataPruning(0.3).share
     0.3
     """
 
@@ -39,20 +39,20 @@ class Pruning:
     bins: int = 16  # parts of [0, 1] in which losses are compared, from 1 (as they are)
 
     def __post_init__(self) -> None:
-        require(self.bins >= 1, f"Pruning got bins={self.bins}; it is a number of parts of time: give 1 or more")
+        require(self.bins >= 1, f"DataPruning got bins={self.bins}; it is a number of parts of time: give 1 or more")
         for name in ("share", "last", "memory"):
             value = getattr(self, name)
-            require(0 <= value < 1, f"Pruning got {name}={value}; give a number from 0 to below 1")
+            require(0 <= value < 1, f"DataPruning got {name}={value}; give a number from 0 to below 1")
 
-    def feed(self, lots: Lots) -> PrunedFeed:
+    def feed(self, microbatches: Feed) -> PrunedFeed:
         """The feed that prunes."""
         require(
-            isinstance(lots, InMemory),
-            f"pruning was asked for on {type(lots).__name__}; it keeps a score for every datum, so the data have to be "
-            "in memory: give a Batch or a tensor, or set training.prune=none",
+            isinstance(microbatches, InMemory),
+            f"pruning was asked for on {type(microbatches).__name__}; it keeps a score for every datum, so the data "
+            "have to be in memory: give a Batch or a tensor, or set training.data_pruning=none",
         )
-        assert isinstance(lots, InMemory)
-        return PrunedFeed(self, lots.batch, lots.rng)
+        assert isinstance(microbatches, InMemory)
+        return PrunedFeed(self, microbatches.batch, microbatches.rng)
 
 
 @dataclass
@@ -68,10 +68,10 @@ class Epoch:
         return self.start + len(self.order)
 
 
-class PrunedFeed:
-    """Lots of a data set whose epochs leave out easy data.  It remembers, and its memory is part of a checkpoint."""
+class PrunedFeed(FeedBase):
+    """Microbatches of a data set whose epochs leave out easy data; its scores are part of a checkpoint."""
 
-    def __init__(self, pruning: Pruning, batch: Batch, rng: Rng):
+    def __init__(self, pruning: DataPruning, batch: Batch, rng: Rng):
         self.pruning, self.batch, self.rng = pruning, batch, rng
         self.scores = torch.full((len(batch.x1),), float("inf"))
         self.sums, self.counts = torch.zeros(2, pruning.bins)  # of the latest losses, by time
@@ -80,7 +80,7 @@ class PrunedFeed:
 
     def begin(self, n: int, training: Any) -> None:
         """Make the epochs that step n needs, from the scores before it; all processes make the same."""
-        first, end = n * training.batch, (n + 1) * training.batch
+        first, end = n * training.batch_size, (n + 1) * training.batch_size
         self.epochs = [e for e in self.epochs if e.end > first]
         while not self.epochs or self.epochs[-1].end < end:
             start = self.epochs[-1].end if self.epochs else first
@@ -111,10 +111,10 @@ class PrunedFeed:
         return torch.cat(rows), torch.cat(weights)
 
     def rows(self, number: int, size: int) -> Tensor:
-        """The indices of the data in a lot."""
+        """The indices of the data in a microbatch."""
         return self._pick(number, size)[0]
 
-    def lot(self, number: int, size: int) -> Batch:
+    def microbatch(self, number: int, size: int) -> Batch:
         rows, weight = self._pick(number, size)
         made = take(self.batch, rows.to(self.batch.x1.device))
         weight = weight.to(made.x1)
@@ -123,11 +123,11 @@ class PrunedFeed:
     def observe(
         self, n: int, training: Any, errors: Mapping[int, tuple[Tensor, Tensor]], total: Callable[[Tensor], Tensor]
     ) -> None:
-        """Note the losses of step n and their times: of the lots of this process, and of the others by ``total``."""
+        """Note the losses of step n and their times, of all processes."""
         device = next(iter(errors.values()))[0].device
-        seen = torch.zeros(2, training.lots, training.lot, device=device)
+        seen = torch.zeros(2, training.microbatches, training.microbatch_size, device=device)
         for k, (error, t) in errors.items():
-            _, weight = self._pick(n * training.lots + k, training.lot)
+            _, weight = self._pick(n * training.microbatches + k, training.microbatch_size)
             seen[0, k] = error.detach().to(seen) / weight.to(seen)
             seen[1, k] = t.detach().to(seen).reshape(len(t), -1).mean(1)
         losses, t = total(seen).flatten(1).cpu()
@@ -135,19 +135,21 @@ class PrunedFeed:
         self.sums = (RECENT * self.sums).index_add(0, place, losses)
         self.counts = (RECENT * self.counts).index_add(0, place, torch.ones_like(losses))
         losses = losses / (self.sums / self.counts)[place].clamp(min=1e-30)
-        rows = torch.cat([self.rows(n * training.lots + k, training.lot) for k in range(training.lots)])
+        rows = torch.cat(
+            [self.rows(n * training.microbatches + k, training.microbatch_size) for k in range(training.microbatches)]
+        )
         old = self.scores[rows]
         m = self.pruning.memory
         self.scores[rows] = torch.where(old.isfinite(), m * old + (1 - m) * losses, losses)
 
-    def remember(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """The memory as plain data and tensors."""
         tensors = {"scores": self.scores.clone(), "sums": self.sums.clone(), "counts": self.counts.clone()}
         for i, epoch in enumerate(self.epochs):
             tensors[f"order{i}"], tensors[f"weight{i}"] = epoch.order, epoch.weight
         return {"count": self.count, "starts": [e.start for e in self.epochs]}, tensors
 
-    def recall(self, plain: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+    def load_state(self, plain: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
         """Go on from a memory."""
         self.scores, self.sums, self.counts = (tensors[name].clone() for name in ("scores", "sums", "counts"))
         self.count = int(plain["count"])

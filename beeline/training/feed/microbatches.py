@@ -1,30 +1,64 @@
-"""Feeds: data as numbered lots, so that the number alone decides what a lot holds."""
+"""Data sources of training: a microbatch is a pure function of its number and size."""
 
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
-from beeline.core.protocols.training import Lots
+from beeline.core.protocols.training import Feed, Microbatches
 from beeline.core.rng import Rng
 from beeline.core.types import Batch, BeelineError, leaves, require, take
 
 
+class FeedBase:
+    """Defaults of the Feed protocol: no indices, no state."""
+
+    @property
+    def origin(self) -> Any:
+        return self
+
+    def rows(self, number: int, size: int) -> Tensor | None:
+        return None
+
+    def begin(self, step: int, training: Any) -> None:
+        pass
+
+    def observe(self, step: int, training: Any, errors: Any, total: Any) -> None:
+        pass
+
+    def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        return {}, {}
+
+    def load_state(self, plain: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+        pass
+
+
 @dataclass(frozen=True, eq=False)
-class InMemory:
+class Stateless(FeedBase):
+    """A data source that has only ``microbatch``, with the defaults of the other members."""
+
+    data: Microbatches
+
+    def microbatch(self, number: int, size: int) -> Batch:
+        return self.data.microbatch(number, size)
+
+
+@dataclass(frozen=True, eq=False)
+class InMemory(FeedBase):
     """A data set in memory, in a new order every epoch, every datum once per epoch.
 
-    datum i of lot n is row p mod N of the order of epoch p div N, with p = n size + i
-    Assumes that every part of the batch has the same number of rows.  A lot may hold the end of one epoch and the
-    start of the next, so no datum is left out when the size does not divide N.
+    datum i of microbatch n is row p mod N of the order of epoch p div N, with p = n size + i
+    Assumes that every part of the batch has the same number of rows.  A microbatch may hold the end of one epoch and
+    the start of the next, so no datum is left out when the size does not divide N.
     Source: none; a permutation with a key.
 
     >>> feed = InMemory(Batch(torch.arange(5.0)[:, None]), Rng(0))
-    >>> sorted(float(x) for n in range(5) for x in feed.lot(n, 2).x1) == sorted(2 * [0.0, 1.0, 2.0, 3.0, 4.0])
+    >>> sorted(float(x) for n in range(5) for x in feed.microbatch(n, 2).x1) == sorted(2 * [0.0, 1.0, 2.0, 3.0, 4.0])
     True
     """
 
@@ -45,11 +79,11 @@ class InMemory:
     def __len__(self) -> int:
         return len(self.batch.x1)
 
-    def lot(self, number: int, size: int) -> Batch:
+    def microbatch(self, number: int, size: int) -> Batch:
         return take(self.batch, self.rows(number, size).to(self.batch.x1.device))
 
     def rows(self, number: int, size: int) -> Tensor:
-        """The indices of the data in a lot."""
+        """The indices of the data in a microbatch."""
         n = len(self)
         position = number * size
         rows = []
@@ -63,36 +97,43 @@ class InMemory:
 
 
 @dataclass(frozen=True, eq=False)
-class FromLaw:
-    """An exact law as endless data: every lot is a fresh draw.
+class FromDistribution(FeedBase):
+    """An exact law as endless data: every microbatch is a fresh draw.
 
-    lot n ~ law, under the key of n
+    microbatch n ~ law, under the key of n
     Assumes that the law has ``sample(n, rng)``, which gives a tensor or a Batch.
     Source: none.
 
     >>> class Ones:
     ...     def sample(self, n, rng):
     ...         return torch.ones(n, 2)
-    >>> FromLaw(Ones(), Rng(0)).lot(7, 3).x1.shape
+    >>> FromDistribution(Ones(), Rng(0)).microbatch(7, 3).x1.shape
     torch.Size([3, 2])
     """
 
     law: Any
     rng: Rng
 
-    def lot(self, number: int, size: int) -> Batch:
+    def microbatch(self, number: int, size: int) -> Batch:
         made = self.law.sample(size, self.rng.fork("lot", number))
         return made if isinstance(made, Batch) else Batch(made)
 
 
+@runtime_checkable
+class Sampled(Protocol):
+    """Anything to draw data from: a tensor or a Batch of n data."""
+
+    def sample(self, n: int, rng: Rng) -> Any: ...
+
+
 @functools.lru_cache(maxsize=4)
 def _order(rng: Rng, epoch: int, n: int) -> Tensor:
-    """The order of an epoch; kept for the lots that follow, though it could be made again at any time."""
+    """The order of an epoch; kept for the microbatches that follow, though it could be made again at any time."""
     return rng.fork("epoch", epoch).permutation(n)
 
 
-def as_lots(data: Any, rng: Rng) -> Lots:
-    """Numbered lots from whatever a user has: a Batch, a tensor [N,*S], a law, or something that has lots already."""
+def as_microbatches(data: Any, rng: Rng) -> Feed:
+    """The feed of a Batch, a tensor [N,*S], a distribution with ``sample(n, rng)``, or a data source."""
     if isinstance(data, Tensor):
         require(
             data.is_floating_point() and data.ndim >= 2,
@@ -102,11 +143,13 @@ def as_lots(data: Any, rng: Rng) -> Lots:
         data = Batch(data)
     if isinstance(data, Batch):
         return InMemory(data, rng)
-    if isinstance(data, Lots):
+    if isinstance(data, Feed):
         return data
-    if hasattr(data, "sample"):
-        return FromLaw(data, rng)
+    if isinstance(data, Microbatches):
+        return Stateless(data)
+    if isinstance(data, Sampled):
+        return FromDistribution(data, rng)
     raise BeelineError(
-        f"data of type {type(data).__name__} have neither lots nor sample(n, rng); give a tensor [N,*S], a Batch, "
-        "a law, or anything with lot(number, size)"
+        f"data of type {type(data).__name__} have neither microbatch(number, size) nor sample(n, rng); give a "
+        "tensor [N,*S], a Batch, a distribution, or anything with microbatch(number, size)"
     )

@@ -1,4 +1,4 @@
-"""Fetching: lots prepared ahead by other processes, in the order in which they will be asked for."""
+"""Fetching: microbatches prepared ahead by other processes, in the order in which they will be asked for."""
 
 from __future__ import annotations
 
@@ -11,36 +11,37 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from typing import Any
 
 import torch
+from torch import Tensor
 
-from beeline.core.protocols.training import Lots
+from beeline.core.protocols.training import Feed
 from beeline.core.types import Batch, BeelineError
+from beeline.training.feed.microbatches import FeedBase
 
-_AHEAD = 2  # lots in the making per worker
+_AHEAD = 2  # microbatches in the making per worker
 
 
-class Fetched:
-    """The lots of another feed, prepared ahead by worker processes.
+class Fetched(FeedBase):
+    """The microbatches of another feed, prepared ahead by worker processes.
 
-    Because a lot is decided by its number alone, the data are the same for any number of workers, and nothing of
-    them has to be saved.  Asking out of order is answered, at the price of starting anew.  Errors that a lot raises
+    Because a microbatch is decided by its number alone, the data are the same for any number of workers, and nothing of
+    them has to be saved.  Asking out of order is answered, at the price of starting anew.  Errors that it raises
     come out as they are.
 
-    Raises BeelineError when a worker dies, at the first lot that it leaves unmade.  (torch's DataLoader raises from
-    a signal handler, thus anywhere in the step that happens to run.)
+    Raises BeelineError when a worker dies, at the first microbatch that it leaves unmade.  (torch's DataLoader raises
+    from a signal handler, thus anywhere in the step that happens to run.)
     """
 
-    def __init__(self, lots: Lots, size: int, workers: int, order: Callable[[int], Iterator[int]]):
-        self.lots, self.size, self.workers, self._order = lots, size, workers, order
+    def __init__(self, microbatches: Feed, size: int, workers: int, order: Callable[[int], Iterator[int]]):
+        self.microbatches, self.size, self.workers, self._order = microbatches, size, workers, order
         self._pool: ProcessPoolExecutor | None = None
         self._ahead: deque[tuple[int, Future[Batch]]] = deque()
 
-    def lot(self, number: int, size: int) -> Batch:
+    def microbatch(self, number: int, size: int) -> Batch:
         if size != self.size:
-            return self.lots.lot(number, size)
-        if not self._ahead or self._ahead[0][0] != number:  # the start, or a step back after a retreat
+            return self.microbatches.microbatch(number, size)
+        if not self._ahead or self._ahead[0][0] != number:  # the start, or a step back after a recovery
             self._start(number)
         made = self._ahead.popleft()[1]
         try:
@@ -48,13 +49,17 @@ class Fetched:
             return made.result()
         except BrokenProcessPool as error:
             raise BeelineError(
-                f"a process that prepares data died while lot {number} was made, or another one ahead of it; it was "
-                "killed or ran out of memory: free memory, or set training.workers=0 to see the error itself"
+                f"a process that prepares data died while microbatch {number} was made, or another one ahead of it; it "
+                "was killed or ran out of memory: free memory, or set training.workers=0 to see the error itself"
             ) from error
 
-    def rows(self, number: int, size: int) -> Any:
-        """The indices of the data in a lot."""
-        return self.lots.rows(number, size)  # type: ignore[attr-defined]
+    @property
+    def origin(self) -> Feed:
+        return self.microbatches
+
+    def rows(self, number: int, size: int) -> Tensor | None:
+        """The indices of the data in a microbatch."""
+        return self.microbatches.rows(number, size)
 
     def _start(self, number: int) -> None:
         for _, late in self._ahead:
@@ -62,9 +67,9 @@ class Fetched:
         self._ahead.clear()
         self._numbers = self._order(number)
         if self._pool is None:
-            # fork, so that lots need not be pickled: they hold open files and functions of the user
+            # fork, so that microbatches need not be pickled: they hold open files and functions of the user
             context = multiprocessing.get_context("fork" if hasattr(os, "fork") else None)
-            self._pool = ProcessPoolExecutor(self.workers, context, _prepare, (self.lots, self.size))
+            self._pool = ProcessPoolExecutor(self.workers, context, _prepare, (self.microbatches, self.size))
             weakref.finalize(self, self._pool.shutdown, wait=False, cancel_futures=True)
         for _ in range(_AHEAD * self.workers):
             self._submit()
@@ -75,14 +80,14 @@ class Fetched:
         self._ahead.append((number, self._pool.submit(_make, number)))
 
 
-_lots: Lots  # of a worker
+_microbatches: Feed  # of a worker
 _size: int
 
 
-def _prepare(lots: Lots, size: int) -> None:
+def _prepare(microbatches: Feed, size: int) -> None:
     """What a new worker does first."""
-    global _lots, _size
-    _lots, _size = lots, size
+    global _microbatches, _size
+    _microbatches, _size = microbatches, size
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the main process ends the workers
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # not the handler that the main process has by now
@@ -97,18 +102,18 @@ def _leave_with_parent() -> None:
 
 
 def _make(number: int) -> Batch:
-    return _lots.lot(number, _size)
+    return _microbatches.microbatch(number, _size)
 
 
-def order_of(lots: int, rank: int, world: int) -> Callable[[int], Iterator[int]]:
-    """The numbers of the lots that one process works, from a number on, without end."""
+def order_of(microbatches: int, rank: int, world: int) -> Callable[[int], Iterator[int]]:
+    """The numbers of the microbatches that one process works, from a number on, without end."""
 
     def numbers(start: int) -> Iterator[int]:
-        step, k = divmod(start, lots)
+        step, k = divmod(start, microbatches)
         while True:
-            yield step * lots + k
+            yield step * microbatches + k
             k += world
-            if k >= lots:
+            if k >= microbatches:
                 step, k = step + 1, rank
 
     return numbers

@@ -44,14 +44,14 @@ class EMA:
 
 
 @dataclass(frozen=True)
-class Power:
+class PowerEMA:
     """Average whose memory grows with the run: a power function of the time at which weights were seen.
 
     average_n = (g+1) / n^(g+1) sum_m m^g w_m;  d = (1 - 1/n)^(g+1);  length^2 = (g+1) / ((g+2)^2 (g+3))
     Assumes nothing; snapshots of two lengths (0.05 and 0.1) give an average of any other afterwards.
     Source: Karras et al. 2024, EDM2 (arXiv 2312.02696), section 3.
 
-    >>> round(Power(0.1).exponent, 2)
+    >>> round(PowerEMA(0.1).exponent, 2)
     6.94
     """
 
@@ -60,8 +60,8 @@ class Power:
     def __post_init__(self) -> None:
         require(
             0 < self.length < 12**-0.5,
-            f"Power got length={self.length}; the memory of a rising power lies between 0 and 0.2887 (an even average)"
-            ": 0.05 to 0.1 are usual",
+            f"PowerEMA got length={self.length}; the length lies between 0 and 0.2887 (a uniform average): "
+            "0.05 to 0.1 are usual",
         )
 
     @property
@@ -76,22 +76,25 @@ class Power:
 
 
 @dataclass(frozen=True)
-class Even:
-    """Even average of the weights after a step: stochastic weight averaging.
+class UniformAverage:
+    """UniformAverage average of the weights after a step: stochastic weight averaging.
 
     average_n = mean of w_m over start < m <= n, and w_n before;  d = 1 - 1 / (n - start)
-    Assumes that the weights move about one place by then, at a constant or cyclic rate.
+    Assumes that the weights move about one place by then, at a constant or cyclic lr.
     Source: Izmailov et al. 2018, "Averaging Weights Leads to Wider Optima" (arXiv 1803.05407); Hagele et al. 2024
     (arXiv 2405.18392), as a stand-in for cooldowns.
 
-    >>> Even(start=10).decay(14)
+    >>> UniformAverage(start=10).decay(14)
     0.75
     """
 
     start: int = 0  # steps that are left out, from 0
 
     def __post_init__(self) -> None:
-        require(self.start >= 0, f"Even got start={self.start}; it is a number of steps: give a whole number from 0")
+        require(
+            self.start >= 0,
+            f"UniformAverage got start={self.start}; it is a number of steps: give a whole number from 0",
+        )
 
     def decay(self, step: int) -> float:
         return 1 - 1 / max(1, step - self.start)

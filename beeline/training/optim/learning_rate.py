@@ -6,16 +6,23 @@ import math
 from collections.abc import Sequence
 from dataclasses import field
 
-from beeline.core.protocols.training import Rate
+from beeline.core.protocols.training import LRSchedule
 from beeline.core.ranges import Count, NonNegative, Positive, Whole, dataclass
 from beeline.core.types import require
 
 
-@dataclass(frozen=True)
-class Constant:
-    """One rate, after a linear warm-up.
+class LRScheduleBase:
+    """Default of the LRSchedule protocol: every learning rate may depend on the number of steps."""
 
-    rate = peak min(1, (step + 1) / warmup)
+    def branch(self, steps: int) -> int:
+        return 0
+
+
+@dataclass(frozen=True)
+class Constant(LRScheduleBase):
+    """One lr, after a linear warm-up.
+
+    lr = peak min(1, (step + 1) / warmup)
     Assumes nothing.
     Source: none.
 
@@ -27,17 +34,17 @@ class Constant:
     warmup: Whole = 0  # steps
 
     def __post_init__(self) -> None:
-        check_rate(self.peak)
+        check_lr(self.peak)
 
     def __call__(self, step: int, steps: int) -> float:
         return self.peak * ramp(step, self.warmup)
 
 
 @dataclass(frozen=True)
-class WarmupCosine:
+class WarmupCosine(LRScheduleBase):
     """Linear warm-up, then half a cosine down to a floor.
 
-    rate = floor + (peak - floor) (1 + cos(pi u)) / 2,  u = (step - warmup) / (steps - warmup)
+    lr = floor + (peak - floor) (1 + cos(pi u)) / 2,  u = (step - warmup) / (steps - warmup)
     Assumes that the number of steps is known beforehand: raising it later changes the rates of all steps.
     Source: Loshchilov and Hutter 2017, "SGDR" (arXiv 1608.03983).
 
@@ -47,10 +54,10 @@ class WarmupCosine:
 
     peak: float = 1e-3  # above 0
     warmup: Whole = 100  # steps
-    floor: NonNegative = 0.0  # rate at the end
+    floor: NonNegative = 0.0  # lr at the end
 
     def __post_init__(self) -> None:
-        check_rate(self.peak)
+        check_lr(self.peak)
 
     def __call__(self, step: int, steps: int) -> float:
         if step < self.warmup:
@@ -60,10 +67,10 @@ class WarmupCosine:
 
 
 @dataclass(frozen=True)
-class WarmupConstantCooldown:
-    """Linear warm-up, a constant rate, and a cooldown over the last part (warm-up, stable, decay).
+class WarmupConstantCooldown(LRScheduleBase):
+    """Linear warm-up, a constant lr, and a cooldown over the last part (warm-up, stable, decay).
 
-    rate = peak while step < (1 - cooldown) steps;  then floor + (peak - floor) (1 - u^shape), u the share of it done
+    lr = peak while step < (1 - cooldown) steps;  then floor + (peak - floor) (1 - u^shape), u the share of it done
     Assumes nothing; until the cooldown begins the rates do not depend on the number of steps, so that a run can be
     made longer, or cooled down from any checkpoint.
     Source: Hagele et al. 2024 (arXiv 2405.18392); Hu et al. 2024, MiniCPM (arXiv 2404.06395).
@@ -75,33 +82,33 @@ class WarmupConstantCooldown:
     peak: float = 1e-3  # above 0
     warmup: Whole = 100  # steps
     cooldown: float = 0.2  # share of all steps, 0 to 1
-    floor: NonNegative = 0.0  # rate at the end
+    floor: NonNegative = 0.0  # lr at the end
     shape: Positive = 1.0  # of the cooldown, above 0: 1 is a line, 0.5 is 1 - sqrt(u), which falls early
 
     def __post_init__(self) -> None:
-        check_rate(self.peak)
+        check_lr(self.peak)
         require(
             0 <= self.cooldown <= 1,
             f"the cooldown is {self.cooldown}; it is a share of all steps: give a number from 0 to 1, 0.2 is usual",
         )
 
-    def begins(self, steps: int) -> int:
+    def branch(self, steps: int) -> int:
         """The first step of the cooldown."""
         return steps - round(self.cooldown * steps)
 
     def __call__(self, step: int, steps: int) -> float:
-        start = self.begins(steps)
-        rate = self.peak * ramp(step, self.warmup)
+        start = self.branch(steps)
+        lr = self.peak * ramp(step, self.warmup)
         if step < start:
-            return rate
-        return self.floor + (rate - self.floor) * left(step, start, steps, self.shape)
+            return lr
+        return self.floor + (lr - self.floor) * left(step, start, steps, self.shape)
 
 
 @dataclass(frozen=True)
-class OneCycle:
+class OneCycle(LRScheduleBase):
     """Up to the peak and down again, both along half a cosine.
 
-    rate rises from peak/start to peak over the first part, then falls to peak/end
+    lr rises from peak/start to peak over the first part, then falls to peak/end
     Assumes that the number of steps is known beforehand.
     Source: Smith and Topin 2018, "Super-convergence" (arXiv 1708.07120).
 
@@ -111,11 +118,11 @@ class OneCycle:
 
     peak: float = 1e-3  # above 0
     rise: float = 0.3  # share of the steps on the way up, above 0 and below 1
-    start: Positive = 25.0  # the first rate is peak / start
-    end: Positive = 1e4  # the last rate is peak / end
+    start: Positive = 25.0  # the first lr is peak / start
+    end: Positive = 1e4  # the last lr is peak / end
 
     def __post_init__(self) -> None:
-        check_rate(self.peak)
+        check_lr(self.peak)
         require(
             0 < self.rise < 1,
             f"OneCycle got rise={self.rise}; it is a share between 0 and 1: 0.3 is usual",
@@ -129,10 +136,10 @@ class OneCycle:
 
 
 @dataclass(frozen=True)
-class InverseRoot:
+class InverseRoot(LRScheduleBase):
     """Linear warm-up, then the inverse square root of the step.
 
-    rate = peak min((step + 1) / warmup, sqrt(warmup / (step + 1)))
+    lr = peak min((step + 1) / warmup, sqrt(warmup / (step + 1)))
     Assumes nothing; it does not depend on the number of steps.
     Source: Vaswani et al. 2017 (arXiv 1706.03762); Karras et al. 2024, EDM2 (arXiv 2312.02696).
 
@@ -144,19 +151,19 @@ class InverseRoot:
     warmup: Count = 1000  # steps until the peak, from 1
 
     def __post_init__(self) -> None:
-        check_rate(self.peak)
+        check_lr(self.peak)
 
     def __call__(self, step: int, steps: int) -> float:
         return self.peak * min((step + 1) / self.warmup, math.sqrt(self.warmup / (step + 1)))
 
 
 @dataclass(frozen=True)
-class Cooldown:
-    """Another rate up to a step, and from there down: a branch off a running training.
+class Cooldown(LRScheduleBase):
+    """Another lr up to a step, and from there down: a branch off a running training.
 
-    rate = inner(step, planned) while step < start;  then from inner(start, planned) to floor as 1 - u^shape
-    Assumes that ``start`` is a step of which there is a checkpoint.  The rate is continuous where the branch begins,
-    because the inner rate is asked with the number of steps of the run that is left.
+    lr = inner(step, planned) while step < start;  then from inner(start, planned) to floor as 1 - u^shape
+    Assumes that ``start`` is a step of which there is a checkpoint.  The lr is continuous where the branch begins,
+    because the inner lr is asked with the number of steps of the run that is left.
     Source: Hagele et al. 2024 (arXiv 2405.18392), cooldowns from one constant-rate run.
 
     >>> Cooldown(Constant(1.0), start=50)(75, 100)
@@ -165,18 +172,18 @@ class Cooldown:
     0.5
     """
 
-    inner: Rate = field(default_factory=Constant)
+    inner: LRSchedule = field(default_factory=Constant)
     start: Whole = 0  # the step at which the cooldown begins
-    floor: NonNegative = 0.0  # rate at the end
+    floor: NonNegative = 0.0  # lr at the end
     planned: Whole = 0  # steps of the run that the branch leaves; 0 is the number of steps of this one
     shape: Positive = 1.0  # of the cooldown, above 0: 1 is a line, 0.5 is 1 - sqrt(u), which falls early
 
     @property
     def peak(self) -> float:
-        """The peak of the inner rate."""
-        return float(getattr(self.inner, "peak", 1.0))
+        """The peak of the inner lr."""
+        return self.inner.peak
 
-    def begins(self, steps: int) -> int:
+    def branch(self, steps: int) -> int:
         """The first step of the cooldown."""
         return self.start
 
@@ -189,11 +196,11 @@ class Cooldown:
 
 
 @dataclass(frozen=True)
-class RangeTest:
-    """From a low rate to a high one, by a factor a step: a short run that shows which rates learn.
+class RangeTest(LRScheduleBase):
+    """From a low lr to a high one, by a factor a step: a short run that shows which rates learn.
 
-    rate = low (high / low)^(step / (steps - 1))
-    Assumes that a run of a few hundred steps is thrown away; ``steepest`` reads the rate off its losses.
+    lr = low (high / low)^(step / (steps - 1))
+    Assumes that a run of a few hundred steps is thrown away; ``steepest`` reads the lr off its losses.
     Source: Smith 2017, "Cyclical Learning Rates" (arXiv 1506.01186); Smith and Topin 2018 (arXiv 1708.07120).
 
     >>> round(RangeTest(1e-4, 1.0)(2, 5), 6)
@@ -204,16 +211,16 @@ class RangeTest:
     high: Positive = 1.0  # of the last step, above low
 
     def __post_init__(self) -> None:
-        check_rate(self.low)
+        check_lr(self.low)
         require(
             self.low < self.high < math.inf,
-            f"RangeTest got low={self.low}, high={self.high}; the rate rises from the one to the other: give a finite "
+            f"RangeTest got low={self.low}, high={self.high}; the lr rises from the one to the other: give a finite "
             "high above low",
         )
 
     @property
     def peak(self) -> float:
-        """The highest rate."""
+        """The highest lr."""
         return self.high
 
     def __call__(self, step: int, steps: int) -> float:
@@ -221,7 +228,7 @@ class RangeTest:
 
 
 def steepest(rates: Sequence[float], losses: Sequence[float], memory: float = 0.9) -> float:
-    """The rate of a range test at which the smoothed loss falls fastest, by the logarithm of the rate.
+    """The lr of a range test at which the smoothed loss falls fastest, by the logarithm of the lr.
 
     smoothed_n = sum_k memory^(n-k) loss_k / sum_k memory^(n-k);  steps after the first loss that is not finite are left
     out.
@@ -242,13 +249,13 @@ def steepest(rates: Sequence[float], losses: Sequence[float], memory: float = 0.
     slopes = [(b - a) / math.log(s / r) for a, b, r, s in zip(smooth, smooth[1:], rates, rates[1:], strict=False)]
     require(
         min(slopes) < 0,
-        "the losses of the range test never fall, so that no rate of it learns; start lower, or look at the data",
+        "the losses of the range test never fall, so that no lr of it learns; start lower, or look at the data",
     )
     return rates[1 + slopes.index(min(slopes))]
 
 
 def left(step: int, start: int, steps: int, shape: float) -> float:
-    """What is left of the rate in a cooldown: 1 - u^shape, with u the share of it that is done."""
+    """What is left of the lr in a cooldown: 1 - u^shape, with u the share of it that is done."""
     return 1 - min(1.0, (step - start) / max(1, steps - start)) ** shape
 
 
@@ -257,9 +264,9 @@ def ramp(step: int, warmup: int) -> float:
     return min(1.0, (step + 1) / warmup) if warmup else 1.0
 
 
-def check_rate(peak: float) -> None:
+def check_lr(peak: float) -> None:
     """Refuse rates that cannot learn."""
     require(
         peak > 0 and math.isfinite(peak),
-        f"the peak rate is {peak}; a rate is a finite number above 0: 1e-3 suits small networks, 1e-4 large ones",
+        f"the peak lr is {peak}; a lr is a finite number above 0: 1e-3 suits small networks, 1e-4 large ones",
     )

@@ -1,9 +1,9 @@
-"""Optimisers as values: settings that can be saved and compared, and a ``build`` that makes the torch optimiser."""
+"""Optimizers as values: settings that can be saved and compared, and a ``build`` that makes the torch optimizer."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -13,11 +13,18 @@ from beeline.core.types import extra, require
 from beeline.training.optim.parameter_groups import split
 
 
+class OptimizerBase:
+    """Defaults of the Optimizer protocol: it needs a learning rate and does not average."""
+
+    lr_free: ClassVar[bool] = False
+    averages: ClassVar[bool] = False
+
+
 @dataclass(frozen=True)
-class AdamW:
+class AdamW(OptimizerBase):
     """Adam with decoupled weight decay; fused where the device has it.
 
-    m <- b1 m + (1-b1) g,  q <- b2 q + (1-b2) g^2,  w <- w - rate (m' / (sqrt(q') + eps) + decay w)
+    m <- b1 m + (1-b1) g,  q <- b2 q + (1-b2) g^2,  w <- w - lr (m' / (sqrt(q') + eps) + decay w)
     Assumes nothing.  Decay acts on weights of linear and convolutional layers; gains, biases and embeddings are left
     out.
     Source: Loshchilov and Hutter 2019 (arXiv 1711.05101).
@@ -39,19 +46,19 @@ class AdamW:
         )
 
     def build(
-        self, parameters: Sequence[nn.Parameter], rate: float, matrices: Collection[int] | None = None
+        self, parameters: Sequence[nn.Parameter], lr: float, matrices: Collection[int] | None = None
     ) -> torch.optim.Optimizer:
         return torch.optim.AdamW(
-            decayed(parameters, self.decay, matrices), lr=rate, betas=self.betas, eps=self.eps, **kernel(parameters)
+            decayed(parameters, self.decay, matrices), lr=lr, betas=self.betas, eps=self.eps, **kernel(parameters)
         )
 
 
 @dataclass(frozen=True)
-class Muon:
+class Muon(OptimizerBase):
     """Momentum whose matrices are made orthogonal before they are used; Adam for gains, biases and embeddings.
 
-    M <- momentum M + G,  W <- W - 0.2 rate sqrt(max(rows, columns)) U V',  with M = U S V' by Newton-Schulz steps
-    Assumes that one rate suits both kinds of parameters, which the factor 0.2 sqrt(max) arranges: it gives an update
+    M <- momentum M + G,  W <- W - 0.2 lr sqrt(max(rows, columns)) U V',  with M = U S V' by Newton-Schulz steps
+    Assumes that one lr suits both kinds of parameters, which the factor 0.2 sqrt(max) arranges: it gives an update
     the size that Adam's has.  Kernels of convolutions are matrices of (out, everything else).
     Source: Jordan et al. 2024, "Muon"; Liu et al. 2025 (arXiv 2502.16982) for the factor.
 
@@ -74,77 +81,77 @@ class Muon:
         )
 
     def build(
-        self, parameters: Sequence[nn.Parameter], rate: float, matrices: Collection[int] | None = None
+        self, parameters: Sequence[nn.Parameter], lr: float, matrices: Collection[int] | None = None
     ) -> torch.optim.Optimizer:
         from beeline.training.optim.steppers import MuonStepper
 
-        return MuonStepper(parameters, rate, self.momentum, self.decay, self.steps, self.betas, matrices)
+        return MuonStepper(parameters, lr, self.momentum, self.decay, self.steps, self.betas, matrices)
 
 
 @dataclass(frozen=True)
-class DoG:
-    """Gradient descent that finds its own rate from how far it has gone.
+class DoG(OptimizerBase):
+    """Gradient descent that finds its own lr from how far it has gone.
 
-    rate_n = rate max_m |w_m - w_0| / sqrt(sum_m |g_m|^2)
-    Assumes ``rate`` 1 (a constant; a cooldown does no harm) and an average of the weights, which is what its theory
+    rate_n = lr max_m |w_m - w_0| / sqrt(sum_m |g_m|^2)
+    Assumes ``lr`` 1 (a constant; a cooldown does no harm) and an average of the weights, which is what its theory
     is about.
     Source: Ivgi, Hinder and Carmon 2023 (arXiv 2302.12022).
 
-    >>> DoG().rate_free
+    >>> DoG().lr_free
     True
     """
 
     first: float = 1e-6  # length of the first step, relative to 1 + |w_0|
-    layers: bool = False  # L-DoG: a rate of its own for every parameter tensor
-    rate_free = True
+    layers: bool = False  # L-DoG: a lr of its own for every parameter tensor
+    lr_free: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         require(self.first > 0, f"DoG got first={self.first}; the first step has a length above 0: 1e-6 is usual")
 
     def build(
-        self, parameters: Sequence[nn.Parameter], rate: float, matrices: Collection[int] | None = None
+        self, parameters: Sequence[nn.Parameter], lr: float, matrices: Collection[int] | None = None
     ) -> torch.optim.Optimizer:
         from beeline.training.optim.steppers import DoGStepper
 
-        return DoGStepper(parameters, rate, self.first, self.layers)
+        return DoGStepper(parameters, lr, self.first, self.layers)
 
 
 @dataclass(frozen=True)
-class DAdaptSGD:
-    """Dual averaging that finds its own rate: D-Adaptation.
+class DAdaptSGD(OptimizerBase):
+    """Dual averaging that finds its own lr: D-Adaptation.
 
     s <- s + d g,  w = w_0 - s / sqrt(sum |g|^2),  d <- max(d, (gamma |s|^2 - sum_i gamma_i d_i^2 |g_i|^2) / (2 |s|))
-    Assumes ``rate`` 1 (a constant; a cooldown does no harm) and an average of the weights.  d is a lower bound of the
+    Assumes ``lr`` 1 (a constant; a cooldown does no harm) and an average of the weights.  d is a lower bound of the
     distance |w_0 - w*| for convex losses, so it never exceeds it.
     Source: Defazio and Mishchenko 2023 (arXiv 2301.07733), algorithm 1.
 
-    >>> DAdaptSGD().rate_free
+    >>> DAdaptSGD().lr_free
     True
     """
 
     first: float = 1e-6  # first guess of the distance, above 0
-    rate_free = True
+    lr_free: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         require(self.first > 0, f"DAdaptSGD got first={self.first}; a distance is above 0: 1e-6 is usual")
 
     def build(
-        self, parameters: Sequence[nn.Parameter], rate: float, matrices: Collection[int] | None = None
+        self, parameters: Sequence[nn.Parameter], lr: float, matrices: Collection[int] | None = None
     ) -> torch.optim.Optimizer:
         from beeline.training.optim.steppers import DAdaptStepper
 
-        return DAdaptStepper(parameters, rate, self.first)
+        return DAdaptStepper(parameters, lr, self.first)
 
 
 @dataclass(frozen=True)
-class Prodigy:
-    """Adam that finds its own rate from how far it has gone.
+class Prodigy(OptimizerBase):
+    """Adam that finds its own lr from how far it has gone.
 
-    rate_n = rate d_n, where d_n estimates the distance to the solution and only grows
-    Assumes ``rate`` 1 (a constant or a cooldown).
+    rate_n = lr d_n, where d_n estimates the distance to the solution and only grows
+    Assumes ``lr`` 1 (a constant or a cooldown).
     Source: Mishchenko and Defazio 2023 (arXiv 2306.06101); the library prodigyopt.
 
-    >>> Prodigy().rate_free
+    >>> Prodigy().lr_free
     True
     """
 
@@ -152,27 +159,27 @@ class Prodigy:
     decay: NonNegative = 0.0
     first: Positive = 1e-6  # first guess of the distance
     factor: Positive = 1.0  # 0.5 to 2, times the distance
-    rate_free = True
+    lr_free: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "betas", tuple(float(b) for b in self.betas))
         check_betas(self.betas)
 
     def build(
-        self, parameters: Sequence[nn.Parameter], rate: float, matrices: Collection[int] | None = None
+        self, parameters: Sequence[nn.Parameter], lr: float, matrices: Collection[int] | None = None
     ) -> torch.optim.Optimizer:
         made: torch.optim.Optimizer = extra("prodigyopt", "optim").Prodigy(
-            decayed(parameters, self.decay, matrices), lr=rate, betas=self.betas, d0=self.first, d_coef=self.factor
+            decayed(parameters, self.decay, matrices), lr=lr, betas=self.betas, d0=self.first, d_coef=self.factor
         )
         return made
 
 
 @dataclass(frozen=True)
-class ScheduleFree:
-    """AdamW that averages its own iterates instead of lowering the rate.
+class ScheduleFree(OptimizerBase):
+    """AdamW that averages its own iterates instead of lowering the lr.
 
-    y = (1 - b1) z + b1 x,  z <- z - rate g(y) / sqrt(q),  x <- (1 - 1/n) x + z/n;  x is what is used afterwards
-    Assumes a constant rate and no other average: set training.ema to none.
+    y = (1 - b1) z + b1 x,  z <- z - lr g(y) / sqrt(q),  x <- (1 - 1/n) x + z/n;  x is what is used afterwards
+    Assumes a constant lr and no other average: set training.ema to none.
     Source: Defazio et al. 2024 (arXiv 2405.15682); the library schedulefree.
 
     >>> ScheduleFree().averages
@@ -181,17 +188,17 @@ class ScheduleFree:
 
     betas: tuple[float, float] = (0.9, 0.99)
     decay: NonNegative = 0.0
-    averages = True  # its weights in use are an average
+    averages: ClassVar[bool] = True  # its weights in use are an average
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "betas", tuple(float(b) for b in self.betas))
         check_betas(self.betas)
 
     def build(
-        self, parameters: Sequence[nn.Parameter], rate: float, matrices: Collection[int] | None = None
+        self, parameters: Sequence[nn.Parameter], lr: float, matrices: Collection[int] | None = None
     ) -> torch.optim.Optimizer:
         made: torch.optim.Optimizer = extra("schedulefree", "optim").AdamWScheduleFree(
-            decayed(parameters, self.decay, matrices), lr=rate, betas=self.betas
+            decayed(parameters, self.decay, matrices), lr=lr, betas=self.betas
         )
         return made
 
@@ -215,7 +222,12 @@ def decayed(
     return [g for g in groups if g["params"]]
 
 
+def in_use(optimizer: Any, use: bool) -> None:
+    """Tell a torch optimizer that averages by itself whether the weights are used or trained."""
+    optimizer.eval() if use else optimizer.train()
+
+
 def kernel(parameters: Sequence[nn.Parameter]) -> dict[str, bool]:
-    """The fast form of torch's own optimisers: fused, or one kernel for many tensors."""
+    """The fast form of torch's own optimizers: fused, or one kernel for many tensors."""
     fit = all(p.is_floating_point() and p.device.type in ("cpu", "cuda") for p in parameters)
     return {"fused": True} if fit else {"foreach": True}

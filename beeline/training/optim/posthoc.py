@@ -12,7 +12,7 @@ from torch import Tensor
 
 from beeline.core.types import BeelineError, require
 from beeline.training import checkpoint
-from beeline.training.optim.ema import Power
+from beeline.training.optim.ema import PowerEMA
 
 
 @dataclass(frozen=True)
@@ -47,13 +47,13 @@ def snapshots(root: str | Path, network: str = "network") -> list[Snapshot]:
                 continue
             state = checkpoint.state(path)
             for i, profile in enumerate(state.get("profiles", [])):
-                if profile.get("is") == Power.__name__:
-                    group, exponent = f"{network}.ema{i}", Power(profile["length"]).exponent
+                if profile.get("is") == PowerEMA.__name__:
+                    group, exponent = f"{network}.ema{i}", PowerEMA(profile["length"]).exponent
                     found[state["step"], i] = Snapshot(path, group, state["step"], exponent)
     require(
         found,
-        f"{root} holds no average with a power-function memory; train with training.ema=[Power(0.05), Power(0.1)] and "
-        "training.snapshot_every to choose a length afterwards",
+        f"{root} holds no average with a power-function memory; train with training.ema=[PowerEMA(0.05), "
+        "PowerEMA(0.1)] and training.snapshot_every to choose a length afterwards",
     )
     return [found[key] for key in sorted(found)]
 
@@ -71,7 +71,7 @@ def synthesise(root: str | Path, length: float, network: str = "network", step: 
         raise BeelineError(
             f"there is no snapshot up to step {end} in {root}; the first is of step {every[0].step}: take a later step"
         )
-    wanted = Power(length).exponent
+    wanted = PowerEMA(length).exponent
     x, mismatch = weights([(s.step, s.exponent) for s in known], end, wanted)
     state: dict[str, Tensor] = {}
     buffers = f"{network}.buffers/"

@@ -1,4 +1,4 @@
-"""Torch optimisers that torch does not have everywhere: Muon for matrices of any kind, and DoG."""
+"""Torch optimizers that torch does not have everywhere: Muon for matrices of any kind, and DoG."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class MuonStepper(torch.optim.Optimizer):
     def __init__(
         self,
         parameters: Sequence[nn.Parameter],
-        rate: float,
+        lr: float,
         momentum: float,
         decay: float,
         steps: int,
@@ -31,7 +31,7 @@ class MuonStepper(torch.optim.Optimizer):
         wide, thin = split(parameters, matrices)
         groups: list[dict[str, Any]] = [{"params": wide, "wide": True}, {"params": thin, "wide": False}]
         groups = [group for group in groups if group["params"]]
-        super().__init__(groups, dict(lr=rate, momentum=momentum, decay=decay, steps=steps, betas=betas, count=0))
+        super().__init__(groups, dict(lr=lr, momentum=momentum, decay=decay, steps=steps, betas=betas, count=0))
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
@@ -93,11 +93,11 @@ def _part_like(update: Tensor, p: Any) -> Tensor:
 
 
 class DoGStepper(torch.optim.Optimizer):
-    """Distance over gradients: one rate for all parameters, or one for each of them, found on the way."""
+    """Distance over gradients: one lr for all parameters, or one for each of them, found on the way."""
 
-    def __init__(self, parameters: Sequence[nn.Parameter], rate: float, first: float, layers: bool = False):
+    def __init__(self, parameters: Sequence[nn.Parameter], lr: float, first: float, layers: bool = False):
         groups = [{"params": [p]} for p in parameters] if layers else [{"params": list(parameters)}]
-        super().__init__(groups, dict(lr=rate, first=first, far=0.0, power=0.0))
+        super().__init__(groups, dict(lr=lr, first=first, far=0.0, power=0.0))
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
@@ -113,16 +113,16 @@ class DoGStepper(torch.optim.Optimizer):
             group["far"] = group["first"] * (1 + _length(used))
         group["far"] = max(group["far"], _length([p - self.state[p]["start"] for p in used]))
         group["power"] += _length([p.grad for p in used]) ** 2
-        rate = group["lr"] * group["far"] / math.sqrt(group["power"] + 1e-8)
+        lr = group["lr"] * group["far"] / math.sqrt(group["power"] + 1e-8)
         for p in used:
-            local(p).sub_(local(p.grad), alpha=rate)
+            local(p).sub_(local(p.grad), alpha=lr)
 
 
 class DAdaptStepper(torch.optim.Optimizer):
     """Dual averaging whose step is a lower bound of the distance to the solution, which only grows."""
 
-    def __init__(self, parameters: Sequence[nn.Parameter], rate: float, first: float):
-        super().__init__([{"params": list(parameters)}], dict(lr=rate, d=first, power=0.0, spent=0.0))
+    def __init__(self, parameters: Sequence[nn.Parameter], lr: float, first: float):
+        super().__init__([{"params": list(parameters)}], dict(lr=lr, d=first, power=0.0, spent=0.0))
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]

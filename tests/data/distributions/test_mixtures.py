@@ -9,16 +9,15 @@ from scipy import integrate as quadrature
 from scipy import stats
 
 import beeline as bl
-from beeline.data.distributions import mixtures as laws
 
 LAWS = {
-    "gaussian": laws.Gaussian((0.5, -1.0), std=(0.7, 1.4)),
-    "full": laws.Gaussian((0.5, -1.0), covariance=((2.0, 0.9), (0.9, 0.7))),
-    "mixture": laws.GaussianMixture(
+    "gaussian": bl.distributions.Gaussian((0.5, -1.0), std=(0.7, 1.4)),
+    "full": bl.distributions.Gaussian((0.5, -1.0), covariance=((2.0, 0.9), (0.9, 0.7))),
+    "mixture": bl.distributions.GaussianMixture(
         [[-2.0, 0.0], [1.0, 1.5], [0.0, -1.0]], [0.3, 0.6, 1.0], [1, 2, 3], labels=[0, 1, 0]
     ),
-    "moons": laws.TwoMoons(0.15),
-    "board": laws.Checkerboard(),
+    "moons": bl.distributions.TwoMoons(0.15),
+    "board": bl.distributions.Checkerboard(),
 }
 PATHS = [bl.paths.Linear(), bl.paths.Cosine(), bl.paths.VariancePreserving(), bl.paths.Polynomial(2.0)]
 RNG = bl.Rng(7)
@@ -157,7 +156,7 @@ def test_field_differentiates_forward_and_backward(law):
 
 
 def test_one_gaussian_moves_along_its_known_curve():
-    law = laws.Gaussian((1.0, 2.0), std=0.5)
+    law = bl.distributions.Gaussian((1.0, 2.0), std=0.5)
     x0 = RNG.normal(torch.empty(5, 2, dtype=torch.float64))
     made = bl.integrate(law.field(), x0, torch.linspace(0, 1, 101, dtype=torch.float64), bl.solvers.RK4)
     assert torch.allclose(made, torch.tensor([1.0, 2.0]).double() + 0.5 * x0, atol=1e-7)
@@ -172,7 +171,7 @@ def test_full_covariance_is_the_density_of_scipy():
 @pytest.mark.parametrize("moon", [0, 1])
 @pytest.mark.parametrize("std", [0.03, 0.1])
 def test_moons_density_is_the_integral_over_the_angle(std, moon):
-    law = laws.TwoMoons(std, scale=1.0)
+    law = bl.distributions.TwoMoons(std, scale=1.0)
     angle = torch.tensor(0.7, dtype=torch.float64)
     x = law.curve(angle, torch.tensor(moon)) + std * torch.tensor([0.4, -0.9], dtype=torch.float64)
 
@@ -186,7 +185,7 @@ def test_moons_density_is_the_integral_over_the_angle(std, moon):
 
 
 def test_board_is_even_on_its_dark_squares():
-    board = laws.Checkerboard(4, 2.0)
+    board = bl.distributions.Checkerboard(4, 2.0)
     x = board.sample(3000, RNG, dtype=torch.float64)
     assert torch.allclose(board.log_prob(x).exp(), torch.tensor(1 / 32).double())
     light = torch.tensor([[1.0, -1.0], [5.0, 5.0]]).double()
@@ -199,12 +198,12 @@ def test_board_is_even_on_its_dark_squares():
 
 
 def test_labels_condition_the_mixture_exactly():
-    law = laws.GaussianMixture.ring(4, 3.0, 0.5, labelled=True)
+    law = bl.distributions.GaussianMixture.ring(4, 3.0, 0.5, labelled=True)
     x, t = states(8)
     cond = torch.tensor([0, 1, 2, 3, 4, 4, 0, 1])
     v = law.field()(x, t, {"label": cond})
     for i, label in enumerate(cond.tolist()):
-        alone = law if label == 4 else laws.GaussianMixture([law.means[label]], 0.5)
+        alone = law if label == 4 else bl.distributions.GaussianMixture([law.means[label]], 0.5)
         assert torch.allclose(v[i], alone.field()(x[i : i + 1], t[i : i + 1])[0], atol=1e-12)
     batch = law.batch(500, RNG)
     centres = torch.tensor(law.means)[batch.cond["label"]]
@@ -215,7 +214,7 @@ def test_labels_condition_the_mixture_exactly():
 
 
 def test_guidance_at_scale_one_and_zero_on_an_exact_field():
-    law = laws.GaussianMixture.ring(4, labelled=True)
+    law = bl.distributions.GaussianMixture.ring(4, labelled=True)
     x, t = states(6)
     label = torch.arange(6) % 4
     strong = bl.CFG(1.0, null=4)(law.field(), {"label": label})(x, t)
@@ -225,35 +224,35 @@ def test_guidance_at_scale_one_and_zero_on_an_exact_field():
 
 def test_laws_are_values():
     a, b = (
-        laws.GaussianMixture(torch.tensor([[1.0], [2.0]]), np.array([0.5, 1.0])),
-        laws.GaussianMixture([[1], [2]], [0.5, 1]),
+        bl.distributions.GaussianMixture(torch.tensor([[1.0], [2.0]]), np.array([0.5, 1.0])),
+        bl.distributions.GaussianMixture([[1], [2]], [0.5, 1]),
     )
     assert a == b and hash(a) == hash(b) and a.means == ((1.0,), (2.0,))
     assert torch.equal(a.sample(5, RNG), a.sample(5, RNG)) and a.sample(3, RNG).dtype == torch.float32
-    assert laws.GaussianMixture.grid(3).moments()[0].tolist() == pytest.approx([0, 0])
+    assert bl.distributions.GaussianMixture.grid(3).moments()[0].tolist() == pytest.approx([0, 0])
     with torch.inference_mode():
-        laws.Gaussian((3.0, 1.0)).sample(2, RNG)
+        bl.distributions.Gaussian((3.0, 1.0)).sample(2, RNG)
     x = torch.ones(1, 2, requires_grad=True)
-    laws.Gaussian((3.0, 1.0)).log_prob(x).sum().backward()  # what inference mode made must not stay
+    bl.distributions.Gaussian((3.0, 1.0)).log_prob(x).sum().backward()  # what inference mode made must not stay
     assert x.grad is not None
 
 
-MIX = laws.GaussianMixture([[0.0], [1.0]], labels=[0, 1])
+MIX = bl.distributions.GaussianMixture([[0.0], [1.0]], labels=[0, 1])
 
 
 @pytest.mark.parametrize(
     ("act", "message"),
     [
-        (lambda: laws.Gaussian((float("nan"),)), "has to be a finite number"),
-        (lambda: laws.Gaussian((0.0,), std=1.0, covariance=((1.0,),)), "give one of them"),
-        (lambda: laws.Gaussian((0.0,), std=-1.0), "above 0"),
-        (lambda: laws.Gaussian((0.0, 0.0), covariance=((1.0, 2.0), (2.0, 1.0))), "positive definite"),
-        (lambda: laws.GaussianMixture([[0.0], [1.0, 2.0]]), "rows of equal length"),
-        (lambda: laws.GaussianMixture([[0.0]], [1.0, 1.0]), "one per mean"),
-        (lambda: laws.GaussianMixture([[0.0]], weights=[-1.0]), "non-negative"),
-        (lambda: laws.GaussianMixture([[0.0], [1.0]], labels=[0, 2]), "every class"),
-        (lambda: laws.TwoMoons(0.0), "at least 0.01"),
-        (lambda: laws.Checkerboard(1), "at least 2 cells"),
+        (lambda: bl.distributions.Gaussian((float("nan"),)), "has to be a finite number"),
+        (lambda: bl.distributions.Gaussian((0.0,), std=1.0, covariance=((1.0,),)), "give one of them"),
+        (lambda: bl.distributions.Gaussian((0.0,), std=-1.0), "above 0"),
+        (lambda: bl.distributions.Gaussian((0.0, 0.0), covariance=((1.0, 2.0), (2.0, 1.0))), "positive definite"),
+        (lambda: bl.distributions.GaussianMixture([[0.0], [1.0, 2.0]]), "rows of equal length"),
+        (lambda: bl.distributions.GaussianMixture([[0.0]], [1.0, 1.0]), "one per mean"),
+        (lambda: bl.distributions.GaussianMixture([[0.0]], weights=[-1.0]), "non-negative"),
+        (lambda: bl.distributions.GaussianMixture([[0.0], [1.0]], labels=[0, 2]), "every class"),
+        (lambda: bl.distributions.TwoMoons(0.0), "at least 0.01"),
+        (lambda: bl.distributions.Checkerboard(1), "at least 2 cells"),
         (lambda: MIX.sample(0, RNG), "at least one"),
         (lambda: MIX.sample(1, RNG, label=2), "0 .. 1"),
         (lambda: MIX.log_prob(torch.zeros(1, 3)), "over 1 coordinates"),
@@ -261,9 +260,9 @@ MIX = laws.GaussianMixture([[0.0], [1.0]], labels=[0, 1])
         (lambda: MIX.field()(torch.zeros(1, 1), torch.zeros(1), torch.tensor([3])), "2 for no condition"),
         (lambda: MIX.field()(torch.zeros(1, 1), torch.zeros(1), {"class": torch.tensor([3])}), "label of a component"),
         (lambda: MIX.field(path=object()), "affine paths"),
-        (lambda: laws.TwoMoons(0.1).log_prob(torch.zeros(1, 2), torch.tensor([5])), "2 classes"),
-        (lambda: laws.Gaussian().log_prob(torch.zeros(1, 1), torch.tensor([0])), "components have none"),
-        (lambda: laws.Checkerboard().log_prob(torch.zeros(1, 2), torch.tensor([0])), "squares have none"),
+        (lambda: bl.distributions.TwoMoons(0.1).log_prob(torch.zeros(1, 2), torch.tensor([5])), "2 classes"),
+        (lambda: bl.distributions.Gaussian().log_prob(torch.zeros(1, 1), torch.tensor([0])), "components have none"),
+        (lambda: bl.distributions.Checkerboard().log_prob(torch.zeros(1, 2), torch.tensor([0])), "squares have none"),
     ],
 )
 def test_refusals(act, message):

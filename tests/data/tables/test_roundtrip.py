@@ -16,7 +16,7 @@ from beeline.config.build import build, describe
 from beeline.core.types import BeelineError
 from beeline.data.tables.files import TableFile
 from beeline.data.tables.infer import infer
-from beeline.data.tables.schema import Category, Constant, Identifier, Moment, Number
+from beeline.data.tables.schema import Category, Constant, Datetime, Identifier, Number
 from beeline.data.tables.table import Table
 from beeline.data.tables.writing import save_parts
 from beeline.estimators.row_input import seed_of, tell_lost
@@ -161,7 +161,7 @@ TEXTS = {
 def test_text_of_numbers_and_moments_is_learned_as_such_and_written_to_the_letter(name: str) -> None:
     frame = beside(pd.Series(TEXTS[name], dtype=object))
     kind = Table().fit(frame).columns["cells"]
-    assert isinstance(kind, Number if list(TEXTS).index(name) >= list(TEXTS).index("thousands") else Moment)
+    assert isinstance(kind, Number if list(TEXTS).index(name) >= list(TEXTS).index("thousands") else Datetime)
     pd.testing.assert_frame_equal(back(frame), frame)
 
 
@@ -236,7 +236,7 @@ def test_corrections_come_before_refusals() -> None:
         infer(dates)
     swapped = pd.DataFrame({"d": [f"{1 + k % 12}/{1 + k % 9}/2021" for k in I]})
     day_first = infer(swapped, {"d": {"kind": "moment", "format": "%-d/%-m/%Y"}})["d"]
-    assert isinstance(day_first, Moment) and day_first.high == "2021-09-12 00:00:00"
+    assert isinstance(day_first, Datetime) and day_first.high == "2021-09-12 00:00:00"
 
 
 def test_answers_are_read_by_the_kind_of_their_column() -> None:

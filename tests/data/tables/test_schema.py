@@ -7,7 +7,7 @@ import pytest
 from beeline.core.types import BeelineError
 from beeline.data.tables.infer import infer
 from beeline.data.tables.reading import read
-from beeline.data.tables.schema import Boolean, Category, Constant, Identifier, Moment, Number, Schema
+from beeline.data.tables.schema import Boolean, Category, Constant, Datetime, Identifier, Number, Schema
 
 
 def mixed(n: int = 60) -> pd.DataFrame:
@@ -35,16 +35,16 @@ def test_every_kind_is_told_from_its_cells() -> None:
     kinds = {c.name: type(c) for c in schema.columns}
     assert kinds == {
         "row_id": Identifier, "age": Number, "height": Number, "ratio": Number, "pet": Category, "happy": Boolean,
-        "born": Moment, "seen": Moment, "place": Constant, "income": Number, "visits": Number,
+        "born": Datetime, "seen": Datetime, "place": Constant, "income": Number, "visits": Number,
     }  # fmt: skip
     age, height, income, visits = (schema[n] for n in ("age", "height", "income", "visits"))
     assert isinstance(age, Number) and age.integer and (age.low, age.high) == (20, 69) and not age.missing
     assert isinstance(height, Number) and height.decimals == 2 and not height.integer
-    assert isinstance(income, Number) and income.missing and income.integer and income.marker is None
-    assert isinstance(visits, Number) and visits.marker == "?" and visits.missing
+    assert isinstance(income, Number) and income.missing and income.integer and income.na_token is None
+    assert isinstance(visits, Number) and visits.na_token == "?" and visits.missing
     born, seen = schema["born"], schema["seen"]
-    assert isinstance(born, Moment) and born.format == "%Y-%m-%d" and born.unit == "D"
-    assert isinstance(seen, Moment) and seen.format is None and seen.unit == "h"
+    assert isinstance(born, Datetime) and born.format == "%Y-%m-%d" and born.unit == "D"
+    assert isinstance(seen, Datetime) and seen.format is None and seen.unit == "h"
 
 
 def test_a_shown_schema_names_every_column_and_what_to_check() -> None:

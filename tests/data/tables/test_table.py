@@ -143,7 +143,7 @@ def test_a_column_that_another_determines_is_written_from_it() -> None:
     level = np.arange(80) * 7 % 4
     raw = pd.DataFrame({"grade": level + 1, "name": names[level], "x": np.arange(80) % 9})
     table = Table().fit(raw)
-    assert list(table.twins) == ["grade"] and "grade" not in table.coded
+    assert list(table.functional_dependencies) == ["grade"] and "grade" not in table.coded
     assert same(table.decode(table.encode(raw).x1), raw)
     noise = table.decode(Rng(0).normal(torch.empty(500, *table.shape)))
     assert same(
@@ -243,12 +243,12 @@ def test_a_column_that_is_empty_everywhere_is_constant() -> None:
 def test_lots_hold_every_row_once_an_epoch() -> None:
     raw = mixed(50).drop(columns=["row_id"])
     table = Table().fit(raw)
-    lots = table.lots(raw, Rng(0))
-    rows = pd.concat([table.decode(lots.lot(k, 20).x1) for k in range(5)])
+    microbatches = table.microbatches(raw, Rng(0))
+    rows = pd.concat([table.decode(microbatches.microbatch(k, 20).x1) for k in range(5)])
     counts = rows.groupby(["age", "seen"], dropna=False).size()
     assert (counts == 2).all() and len(counts) == 50
-    assert torch.equal(lots.lot(3, 20).x1, lots.lot(3, 20).x1)
-    assert not torch.equal(lots.lot(3, 20).x1, lots.lot(4, 20).x1)
+    assert torch.equal(microbatches.microbatch(3, 20).x1, microbatches.microbatch(3, 20).x1)
+    assert not torch.equal(microbatches.microbatch(3, 20).x1, microbatches.microbatch(4, 20).x1)
 
 
 def test_codes_know_their_blocks() -> None:

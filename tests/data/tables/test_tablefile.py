@@ -17,7 +17,7 @@ from tests.data.tables.test_schema import mixed
 def test_a_file_is_read_parted_and_described(tmp_path) -> None:
     raw = mixed(200)
     raw.to_csv(tmp_path / "t.csv", index=False)
-    data = TableFile(str(tmp_path / "t.csv"), held_out=0.2, without=("row_id",), corrections={"age": {"high": 99}})
+    data = TableFile(str(tmp_path / "t.csv"), held_out=0.2, exclude=("row_id",), corrections={"age": {"high": 99}})
     assert build(describe(data)) == data
     assert "whole, 20 to 99" in data.show()
     train, held = data.load()
@@ -49,7 +49,7 @@ def test_corrections_come_from_a_yaml_file(tmp_path) -> None:
 def test_a_column_to_leave_out_must_be_there(tmp_path) -> None:
     mixed().to_csv(tmp_path / "t.csv", index=False)
     with pytest.raises(BeelineError, match="did you mean 'age'"):
-        TableFile(str(tmp_path / "t.csv"), without=("agee",)).load()
+        TableFile(str(tmp_path / "t.csv"), exclude=("agee",)).load()
 
 
 def test_what_was_written_is_what_was_read(tmp_path) -> None:
@@ -92,13 +92,15 @@ def test_a_stream_gives_every_row_once_an_epoch(tmp_path) -> None:
     stream = TableStream(str(tmp_path / "t.parquet"), corrections={"n": {"kind": "category"}})
     assert build(describe(stream)) == stream
     table = stream.modality().fit(raw)
-    lots = stream.lots(table, Rng(0))
-    assert len(lots) == 100
-    made = [table.decode(lots.lot(k, 40).x1)["n"].tolist() for k in range(5)]
+    microbatches = stream.microbatches(table, Rng(0))
+    assert len(microbatches) == 100
+    made = [table.decode(microbatches.microbatch(k, 40).x1)["n"].tolist() for k in range(5)]
     rows = sum(made, [])
     assert sorted(rows[:100]) == sorted(raw["n"]) == sorted(rows[100:]) and rows[:100] != rows[100:]
-    assert torch.equal(lots.lot(3, 40).x1, stream.lots(table, Rng(0)).lot(3, 40).x1), "the number alone decides"
-    assert len(lots.lot(1, 250).x1) == 250, "a lot may hold more than an epoch"
+    assert torch.equal(microbatches.microbatch(3, 40).x1, stream.microbatches(table, Rng(0)).microbatch(3, 40).x1), (
+        "the number alone decides"
+    )
+    assert len(microbatches.microbatch(1, 250).x1) == 250, "a lot may hold more than an epoch"
 
 
 def test_a_stream_learns_its_schema_from_a_part_of_every_group(tmp_path) -> None:

@@ -13,7 +13,7 @@ from beeline.data.tables.codec import timestamps as stamps
 from beeline.data.tables.codec.codes import SPIKE, SPIKES, Array, Code, Quantile, Standard
 from beeline.data.tables.dtypes import bare, loose, pandas, restored
 from beeline.data.tables.infer import digits, levels
-from beeline.data.tables.schema import EXACT, Boolean, Category, Column, Constant, Identifier, Moment, Number, listed
+from beeline.data.tables.schema import EXACT, Boolean, Category, Column, Constant, Datetime, Identifier, Number, listed
 
 GIVEN, EMPTY = "given", None
 """The two states of a number that may be empty."""
@@ -27,7 +27,7 @@ def values(column: Column, raw: Any) -> tuple[Column, Array, Array]:
     column = replace(column, missing=bool(empty.any()))
     if isinstance(column, Category) and not column.levels:
         column = replace(column, levels=levels(full))
-    if isinstance(column, Moment) and column.low is None:
+    if isinstance(column, Datetime) and column.low is None:
         column = replace(column, low="1970-01-01", unit="us")
         made = stamps.counts(column, full)
         ends = stamps.described(made.astype(np.int64), False) if len(made) else {}
@@ -46,8 +46,8 @@ def full_cells(column: Column, raw: Any) -> tuple[Any, Array]:
     """The cells that are not empty, and where they are empty [N]."""
     raw = loose(raw)
     empty = raw.isna().to_numpy(dtype=bool)
-    if column.marker is not None:
-        empty = empty | (raw == column.marker).fillna(False).to_numpy(dtype=bool)
+    if column.na_token is not None:
+        empty = empty | (raw == column.na_token).fillna(False).to_numpy(dtype=bool)
     return raw[~empty], empty
 
 
@@ -55,7 +55,7 @@ def plain(column: Column, full: Any) -> Array:
     """Values as numbers: numbers themselves, the units that moments count, the places of levels (-1: unknown)."""
     if isinstance(column, Number):
         return _numbers(column, full)
-    if isinstance(column, Moment):
+    if isinstance(column, Datetime):
         return stamps.counts(column, full)
     known = {level: i for i, level in enumerate(_levels(column))}
     return np.array([known.get(bare(v), -1) for v in full], dtype=np.int64)
@@ -168,18 +168,18 @@ def asked(column: Column, value: Any) -> Any:
         ):
             return value
         value = known.get(str(plain_value), value)
-    elif isinstance(value, str) and value != column.marker and not value.strip():
+    elif isinstance(value, str) and value != column.na_token and not value.strip():
         return None
     return None if isinstance(value, str) and value in ("null", "") and value not in _words(column) else value
 
 
 def _words(column: Column) -> tuple[Any, ...]:
-    return _levels(column) if isinstance(column, Category | Boolean) else (column.marker,)
+    return _levels(column) if isinstance(column, Category | Boolean) else (column.na_token,)
 
 
 def within(column: Column, raw: Any) -> None:
     """Refuse numbers and moments beyond the bounds of their column, and broken numbers where they are whole."""
-    if not isinstance(column, Number | Moment):
+    if not isinstance(column, Number | Datetime):
         return
     full, _ = full_cells(column, raw)
     made = plain(column, full)
@@ -206,7 +206,7 @@ def write(column: Column, code: Code, state: Array, numbers: Array) -> Any:
         known = np.empty(len(code.levels), dtype=object)
         known[:] = code.levels
         return _typed(column, pd.Series(known[state], dtype=object), empty)
-    if isinstance(column, Moment):
+    if isinstance(column, Datetime):
         return stamps.written(column, numbers, empty)
     assert isinstance(column, Number)
     if code.number is None:
@@ -233,7 +233,7 @@ def write(column: Column, code: Code, state: Array, numbers: Array) -> Any:
 
 def exact(column: Column, code: Code, given: Any) -> Any:
     """Given cells in the user's own form: the values themselves, not those that coordinates give back."""
-    if not isinstance(column, Number | Moment):
+    if not isinstance(column, Number | Datetime):
         return write(column, code, place(column, code, given)[0], np.zeros(0))
     full, empty = full_cells(column, given)
     numbers = np.zeros(len(given))
@@ -281,7 +281,7 @@ def _text_type(dtype: str) -> str:
     return dtype if dtype in ("str", "string") or "string" in dtype else ""
 
 
-def twins(columns: Sequence[Column], raw: Any) -> dict[str, tuple[str, list[list[Any]]]]:
+def functional_dependencies(columns: Sequence[Column], raw: Any) -> dict[str, tuple[str, list[list[Any]]]]:
     """Columns that are another name of an earlier one: one-to-one in every row, with three values or more."""
     pd = pandas()
     candidates = []
@@ -327,7 +327,7 @@ def _levels(column: Column) -> tuple[Any, ...]:
 
 
 def _bounds(column: Column) -> tuple[float, float]:
-    if isinstance(column, Moment):
+    if isinstance(column, Datetime):
         low, high = (stamps.bound(column, end) for end in (column.low, column.high))
         return 0.0, float((high - low) // stamps.length(column))
     assert isinstance(column, Number) and column.low is not None and column.high is not None
@@ -338,7 +338,7 @@ def _typed(column: Column, series: Any, empty: Array) -> Any:
     """A series of objects in the type of its column, with its mark where it is empty."""
     pd = pandas()
     if empty.any():
-        series = series.where(~empty, column.marker)
+        series = series.where(~empty, column.na_token)
     if isinstance(column, Category) and column.dtype in ("category",):
         known = restored(pd.Series(list(column.order), dtype=object), column.of) if column.order else None
         if known is None:

@@ -12,7 +12,7 @@ import numpy as np
 from beeline.core.types import BeelineError, require
 from beeline.data.tables.codec.datetime_formats import Form
 from beeline.data.tables.dtypes import loose, pandas, restored
-from beeline.data.tables.schema import UNITS, Moment, listed
+from beeline.data.tables.schema import UNITS, Datetime, listed
 
 Array = np.ndarray[Any, Any]
 
@@ -41,7 +41,7 @@ def ticks(moments: Any, name: str) -> tuple[Array, bool]:
     return array.astype("datetime64[us]").astype(np.int64), False
 
 
-def texts(column: Moment, full: Any) -> tuple[Array, Array]:
+def texts(column: Datetime, full: Any) -> tuple[Array, Array]:
     """Nanoseconds since 1970 (Python integers, None for what is no moment) and offsets of cells of text."""
     pd = pandas()
     codes, different = pd.factorize(full)
@@ -52,7 +52,7 @@ def texts(column: Moment, full: Any) -> tuple[Array, Array]:
     return stamps[codes], offsets[codes]
 
 
-def counts(column: Moment, full: Any) -> Array:
+def counts(column: Datetime, full: Any) -> Array:
     """How many units lie between the lower bound and the cells [N], as float64."""
     full = loose(full)
     pd = pandas()
@@ -86,12 +86,12 @@ def _less(stamps: Array, low: int) -> Array:
     return stamps - low
 
 
-def length(column: Moment) -> int:
+def length(column: Datetime) -> int:
     """Microseconds of the unit of a column (or nanoseconds where that is the unit)."""
     return 1 if column.unit in ("ns",) else UNITS[column.unit][1] // 1000
 
 
-def bound(column: Moment, text: str | None) -> int:
+def bound(column: Datetime, text: str | None) -> int:
     """A bound as microseconds (or nanoseconds) since 1970."""
     stamp = _iso(str(text), True)
     require(
@@ -111,7 +111,7 @@ def described(stamps: Array, nano: bool, zone: str = "") -> dict[str, Any]:
     return {"unit": unit, "low": low, "high": high}
 
 
-def written(column: Moment, numbers: Array, empty: Array) -> Any:
+def written(column: Datetime, numbers: Array, empty: Array) -> Any:
     """A series of numbers of units in the form and type of a column."""
     pd = pandas()
     low, high = bound(column, column.low), bound(column, column.high)
@@ -126,7 +126,7 @@ def written(column: Moment, numbers: Array, empty: Array) -> Any:
         offsets = offsets_of(different * 1 if letter not in ("ns",) else different // 1000, column.zone)
         made = Form(column.format, column.months).write([int(s) * size for s in different], offsets)
         text = pd.Series(np.array(made, dtype=object)[back])
-        text = text.where(~empty, column.marker) if empty.any() else text
+        text = text.where(~empty, column.na_token) if empty.any() else text
         return restored(text, column.dtype)
     if empty.any():
         series = series.mask(empty)

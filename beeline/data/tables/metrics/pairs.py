@@ -11,7 +11,7 @@ from beeline.data.tables.codec import columns as cells
 from beeline.data.tables.codec.codes import Array
 from beeline.data.tables.dtypes import pandas
 from beeline.data.tables.infer import named
-from beeline.data.tables.schema import Boolean, Category, Moment, Number, Schema
+from beeline.data.tables.schema import Boolean, Category, Datetime, Number, Schema
 
 
 def columns_of(schema: Schema, real: Any, made: Any) -> dict[str, tuple[Array, Array, bool]]:
@@ -19,7 +19,7 @@ def columns_of(schema: Schema, real: Any, made: Any) -> dict[str, tuple[Array, A
     real, made = named(real), named(made)
     found: dict[str, tuple[Array, Array, bool]] = {}
     for column in schema.columns:
-        if isinstance(column, Number | Moment):
+        if isinstance(column, Number | Datetime):
             a, b = (numbers_of(column, part[column.name]) for part in (real, made))
             found[column.name] = (a, b, True)
         elif isinstance(column, Category | Boolean):
@@ -47,7 +47,7 @@ def _word(value: Any) -> str:
     return "" if value is None or value is pandas().NaT or value != value else str(value)
 
 
-def numbers_of(column: Number | Moment, raw: Any) -> Array:
+def numbers_of(column: Number | Datetime, raw: Any) -> Array:
     full, empty = cells.full_cells(column, raw)
     made = np.full(len(raw), np.nan)
     made[~empty] = cells.plain(column, full)

@@ -31,7 +31,7 @@ from beeline.data.tables.metrics.pairs import (
 )
 from beeline.data.tables.metrics.privacy import Duplicates
 from beeline.data.tables.rules import holds
-from beeline.data.tables.schema import Boolean, Category, Constant, Identifier, Moment, Number, Schema
+from beeline.data.tables.schema import Boolean, Category, Constant, Datetime, Identifier, Number, Schema
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ class MissingError:
     """How far the rates of empty cells are off.
 
     mean over columns of |P(empty, real) - P(empty, made)|
-    Assumes cells that pandas reads as missing, or the marker that stands for them in the schema.
+    Assumes cells that pandas reads as missing, or the na_token that stands for them in the schema.
     Source: SDMetrics (DataCebo), "Missing Value Similarity", of which it is 1 minus the mean.
 
     >>> import pandas as pd
@@ -220,7 +220,7 @@ class Downstream:
         rows = [ordinal(Schema(tuple(inputs)), reference, part) for part in (made, self.holdout)]
         coarse = [isinstance(c, Category | Boolean) and len(getattr(c, "levels", (0, 1))) <= 255 for c in inputs]
         seed = rng.key() % 2**32
-        if isinstance(column, Number | Moment):
+        if isinstance(column, Number | Datetime):
             y, z = (numbers_of(column, part[self.target]) for part in (made, self.holdout))
             model = ensemble.HistGradientBoostingRegressor(random_state=seed, categorical_features=coarse)
             use = ~np.isnan(y)
