@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from beeline.config import build as config
+from beeline.core.errors import BeelineError
 from beeline.core.rng import Rng
-from beeline.core.types import BeelineError
 from beeline.data.distributions.mixtures import GaussianMixture
 from beeline.fields.flow import Flow
 from beeline.runs.bundle import load

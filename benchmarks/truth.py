@@ -24,9 +24,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from beeline.core.errors import BeelineError
 from beeline.core.protocols.flows import Schedule, Solver
 from beeline.core.rng import Rng
-from beeline.core.types import BeelineError
 from beeline.data.distributions.mixtures import GaussianMixture
 from beeline.distillation.fit_solver import Bespoke, fit_solver
 from beeline.fields.flow import Flow

@@ -20,10 +20,10 @@ from beeline.cli.console import cell, console, progress, table, traced, working
 from beeline.config import build as config
 from beeline.config import catalogue
 from beeline.config import docs as pages
+from beeline.core.errors import BeelineError, nearest, require
 from beeline.core.files import read_plain
 from beeline.core.modes import AUTO, Device
 from beeline.core.rng import Rng
-from beeline.core.types import BeelineError, nearest, require
 from beeline.evaluation.scores import compare, figure, span
 from beeline.runs.averaging import export_averages
 from beeline.runs.bundle import Bundle, load
@@ -51,7 +51,7 @@ def recipe(name: str, pairs: Sequence[str] = ()) -> Any:
         file = path / "run.yaml" if path.is_dir() else path
         require(
             file.is_file(),
-            f"there is no file {file}; write one with 'beeline show digits --yaml > {shlex.quote(str(file))}'",
+            f"there is no file {file}; write one with 'beeline describe digits --yaml > {shlex.quote(str(file))}'",
         )
         run = config.build(read_plain(file))
         require(isinstance(run, Run | Distilled), f"{file} describes a {type(run).__name__}, not a run")
@@ -297,27 +297,7 @@ def side_by_side(rows: Sequence[dict[str, Any]]) -> Any:
     return table(lines)
 
 
-def list_components(kind: str | None, as_json: bool) -> None:
-    """Every component with one line."""
-    if kind is not None:
-        require(kind in catalogue.CATALOGUE, f"there is no kind {kind!r}; {nearest(kind, catalogue.CATALOGUE)}")
-    kinds = [kind] if kind is not None else list(catalogue.CATALOGUE)
-    found = {k: [pages.explain(k, name) for name in catalogue.CATALOGUE[k]] for k in kinds}
-    if as_json:
-        plain = {
-            k: [{"name": p.name, "what": p.sentence, "source": p.source} for p in every] for k, every in found.items()
-        }
-        print(json.dumps(plain, indent=2))
-        return
-    for k, every in found.items():
-        rows = [
-            {"name": p.name, "what": p.sentence} | ({"source": " ".join(p.source.split())[8:]} if kind else {})
-            for p in every
-        ]
-        console.print(table(rows, title=k))
-
-
-def show(name: str, as_yaml: bool, pairs: Sequence[str], as_json: bool) -> None:
+def describe(name: str, as_yaml: bool, pairs: Sequence[str], as_json: bool) -> None:
     """A recipe with its settings, or a component with its page."""
     full = catalogue.find(name) if "." in name else _anywhere(name)
     kind, _, short = full.partition(".")

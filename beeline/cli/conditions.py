@@ -8,8 +8,8 @@ from typing import Any
 import yaml
 
 from beeline.config.settings import plain, shown
+from beeline.core.errors import BeelineError, require
 from beeline.core.files import read_plain
-from beeline.core.types import BeelineError, require
 
 
 def condition(text: str | None) -> Any:
@@ -25,10 +25,12 @@ def condition(text: str | None) -> Any:
             for name, sign, value in (part.partition("=") for part in _split(text)):
                 require(
                     name.strip() and sign and value.strip(),
-                    f"--cond got {text!r}, where {name + sign + value!r} is no condition; give NAME=VALUE, for example "
-                    "label=3",
+                    f"--condition got {text!r}, where {name + sign + value!r} is no condition; give NAME=VALUE, "
+                    "for example label=3",
                 )
-                require(name.strip() not in made, f"--cond got {text!r}, with two values of {name!r}; give it once")
+                require(
+                    name.strip() not in made, f"--condition got {text!r}, with two values of {name!r}; give it once"
+                )
                 made[name.strip()] = _answer(value)
         else:
             made = _answer(text)
@@ -36,10 +38,10 @@ def condition(text: str | None) -> Any:
         if isinstance(error, BeelineError):
             raise
         raise BeelineError(
-            f"--cond got {shown(text)}, which cannot be read; give NAME=VALUE, for example label=3"
+            f"--condition got {shown(text)}, which cannot be read; give NAME=VALUE, for example label=3"
         ) from None
-    require(made is not None, f"--cond got {text!r}, which holds nothing; leave it out, or give NAME=VALUE")
-    plain(made, "--cond")
+    require(made is not None, f"--condition got {text!r}, which holds nothing; leave it out, or give NAME=VALUE")
+    plain(made, "--condition")
     return made
 
 

@@ -17,9 +17,9 @@ from beeline.cli import commands as doors
 from beeline.cli.console import console, progress, working
 from beeline.cli.measuring import COUNTS
 from beeline.config import build as config
+from beeline.core.errors import require
 from beeline.core.files import write_json
 from beeline.core.modes import AUTO, Device
-from beeline.core.types import require
 from beeline.distillation.students import OneStep, Reflow
 from beeline.recipes.images import digits
 from beeline.runs.bundle import Bundle, load

@@ -14,8 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from beeline.cli.memory import keep_memory
-from beeline.core.modes import AUTO, resolve_device
-from beeline.core.types import BeelineError, nearest, require
+from beeline.core.errors import BeelineError, nearest, require
 
 app = typer.Typer(
     add_completion=False,
@@ -24,6 +23,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Rectified flow and flow matching: train, straighten, distil, sample and measure.",
 )
+AUTO = "auto"
 
 
 def place(text: str) -> Path:
@@ -55,10 +55,10 @@ def demo(
     device: Dev = AUTO,
     report: Report = True,
 ) -> None:
-    """The whole road on built-in data: train, straighten, distil, sample, measure; with a report."""
-    from beeline.cli.demo import demo as walk
+    """Run the full pipeline on a built-in data set: train, straighten, distil, sample, evaluate; with a report."""
+    from beeline.cli.demo import demo as pipeline
 
-    walk(out, quick=quick, device=resolve_device(device), report=report)
+    pipeline(out, quick=quick, device=checked(device), report=report)
 
 
 @app.command(epilog="Example: beeline train digits --set training.steps=2000 --out runs/digits")
@@ -71,15 +71,14 @@ def train(
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue the run in --out from its last checkpoint.")
     ] = False,
-    parallel: Annotated[
-        str | None, typer.Option(help="replicated or sharded: many processes, started with torchrun.")
-    ] = None,
+    parallel: Annotated[str | None, typer.Option(help="ddp or fsdp: several processes, started with torchrun.")] = None,
     plan: Annotated[bool, typer.Option("--plan", help="Print memory, disk and time, and do not start.")] = False,
     fork: Annotated[
         bool, typer.Option("--fork", help="RECIPE is a run: start a new one in --out from its state, with --set.")
     ] = False,
     branch_cooldown: Annotated[
-        int | None, typer.Option(metavar="STEPS", help="Like --fork, and lower the rate to zero over STEPS steps.")
+        int | None,
+        typer.Option(metavar="STEPS", help="Like --fork, and lower the learning rate to zero over STEPS steps."),
     ] = None,
     at: Annotated[
         int | None, typer.Option(metavar="STEP", help="The checkpoint for --fork and --branch-cooldown.")
@@ -90,20 +89,19 @@ def train(
     json_: Json = False,
 ) -> None:
     """Train a flow; Ctrl-C leaves a checkpoint to resume from."""
-    from beeline.cli import commands as doors
-    from beeline.cli import planning as engine
+    from beeline.cli import commands, planning
 
-    resolve_device(device)  # refused before any work
-    run = doors.recipe(recipe, set_ or [])
+    checked(device)  # refused before any work
+    run = commands.recipe(recipe, set_ or [])
     if plan:
-        engine.plan(run, json_, device)
+        planning.plan(run, json_, device)
         return
-    where = out or doors.default_out(recipe)
-    run, start = engine.branch(run, recipe, where, fork, branch_cooldown, at)
-    with engine.processes(parallel) as shared, engine.tracker(track, where, run) as tracker:
+    where = out or commands.default_out(recipe)
+    run, start = planning.branch(run, recipe, where, fork, branch_cooldown, at)
+    with planning.processes(parallel) as shared, planning.tracker(track, where, run) as tracker:
         more = {"--parallel": parallel, "--fork": fork, "--branch-cooldown": branch_cooldown, "--at": at}
         command = typed("train", recipe, set_, where, **more, **{"--track": track, "--device": named(device)})
-        doors.train(
+        commands.train(
             run,
             where,
             resume=resume,
@@ -119,21 +117,23 @@ def train(
             say(written(where), json_)
 
 
-@app.command(epilog="Example: beeline doctor runs/digits")
-def doctor(
+@app.command("verify", hidden=True)
+@app.command(epilog="Example: beeline verify runs/digits")
+def verify(
     run: Annotated[str, typer.Argument(help="Directory of a run.")],
-    quick: Annotated[bool, typer.Option("--quick", help="Look at files and numbers, without the trial.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Check files and numbers only, without the trial.")] = False,
     json_: Json = False,
 ) -> None:
-    """Look at a run: its files, numbers and convention; and prove on its own settings that it resumes exactly."""
+    """Check the files, numbers and convention of a run, and that it resumes exactly with its own settings."""
     from beeline.runs.verify import examine, report
 
     if not report(examine(run, trial=not quick), json_, typer.echo):
         raise typer.Exit(2)
 
 
-@app.command(epilog="Example: beeline ema runs/digits --length 0.05")
-def ema(
+@app.command("ema", hidden=True)
+@app.command(epilog="Example: beeline average runs/digits --length 0.05")
+def average(
     run: Annotated[Path, typer.Argument(help="Directory of a run with snapshots of power-function averages.")],
     length: Annotated[float, typer.Option(help="Length of the memory relative to the run, 0.01 to 0.28.")],
     at: Annotated[int | None, typer.Option(metavar="STEP", help="After this step; the last one by default.")] = None,
@@ -143,7 +143,7 @@ def ema(
     ] = None,
     json_: Json = False,
 ) -> None:
-    """Make the average of a run for any length of memory, after training."""
+    """Compute the average of a run for any length of memory, after training."""
     from beeline.runs.averaging import synthesised
 
     where, found = synthesised(run, length, at, out)
@@ -166,41 +166,47 @@ def distill(
     json_: Json = False,
 ) -> None:
     """Straighten a flow, or distil it to few steps."""
-    from beeline.cli import commands as doors
+    from beeline.cli import commands
 
-    resolve_device(device)  # refused before any work
-    run = doors.distillation(bundle, method, set_ or [])
+    checked(device)  # refused before any work
+    run = commands.distillation(bundle, method, set_ or [])
     command = typed("distill", bundle, method, set_, out, **{"--device": named(device)})
-    doors.train(run, out, resume=resume, quiet=json_, command=command, device=device, report=report)
+    commands.train(run, out, resume=resume, quiet=json_, command=command, device=device, report=report)
     say(written(out), json_)
 
 
-@app.command(epilog="Example: beeline sample runs/digits -n 64 --cond label=3 --set sampler.steps=8 --out threes.png")
+@app.command(
+    epilog="Example: beeline sample runs/digits -n 64 --condition label=3 --set sampler.steps=8 --out threes.png"
+)
 def sample(
     bundle: Annotated[str, typer.Argument(help="Directory (or hub:owner/name) of a bundle.")],
     out: Annotated[
         Path, typer.Option(parser=place, metavar="PATH", help="File (.png, .npz, .npy, .csv) or directory to write.")
     ],
-    n: Annotated[int, typer.Option("-n", help="How many.")] = 64,
-    cond: Annotated[str | None, typer.Option(help="Condition: NAME=VALUE, or a JSON or YAML file.")] = None,
-    start: Annotated[Path | None, typer.Option(help="Data to carry over, of a flow between two data sets.")] = None,
+    n: Annotated[int, typer.Option("-n", help="Number of samples.")] = 64,
+    cond: Annotated[
+        str | None, typer.Option("--condition", "-c", help="Condition: NAME=VALUE, or a JSON or YAML file.")
+    ] = None,
+    source: Annotated[Path | None, typer.Option("--input", help="Source data of a flow between two data sets.")] = None,
     seed: Seed = 0,
     set_: Set = None,
     device: Dev = AUTO,
     json_: Json = False,
 ) -> None:
-    """Draw from a flow."""
-    from beeline.cli import commands as doors
+    """Sample from a flow."""
+    from beeline.cli import commands
 
-    say(doors.sample(bundle, n, cond, seed, set_ or [], out, start, device), json_)
+    say(commands.sample(bundle, n, cond, seed, set_ or [], out, source, device), json_)
 
 
-@app.command(epilog="Example: beeline tune runs/digits --evaluations 8")
-def tune(
+@app.command("fit-solver", hidden=True)
+@app.command("fit-solver", epilog="Example: beeline fit-solver runs/digits --nfe 8")
+def fit_solver(
     bundle: Annotated[str, typer.Argument(help="Directory of a bundle, or of a run.")],
-    evaluations: Annotated[int, typer.Option(help="Evaluations of the (guided) field that a sample may cost.")] = 8,
+    evaluations: Annotated[int, typer.Option("--nfe", "--evaluations", help="NFE budget per sample.")] = 8,
     cond: Annotated[
-        str | None, typer.Option(help="The condition it will be used with; random labels by default.")
+        str | None,
+        typer.Option("--condition", "-c", help="Condition it will be used with; random labels by default."),
     ] = None,
     noises: Annotated[int, typer.Option(help="Noises to fit on.")] = 512,
     seed: Seed = 0,
@@ -211,7 +217,7 @@ def tune(
     device: Dev = AUTO,
     json_: Json = False,
 ) -> None:
-    """Fit the steps and weights of a solver to a flow, and store them in its bundle."""
+    """Fit the time steps and weights of a solver to a flow, and store them in its bundle."""
     from beeline.cli import tuning
     from beeline.cli.conditions import condition
 
@@ -224,16 +230,16 @@ def evaluate(
     data: Annotated[
         str | None, typer.Argument(help="Recipe name, data set or file; the data it was trained on by default.")
     ] = None,
-    n: Annotated[int, typer.Option("-n", help="How many samples to draw.")] = 500,
+    n: Annotated[int, typer.Option("-n", help="Number of samples.")] = 500,
     seed: Seed = 0,
     set_: Set = None,
     device: Dev = AUTO,
     json_: Json = False,
 ) -> None:
-    """Measure a flow: scores with their noise floor and interval, cost in field evaluations."""
-    from beeline.cli import commands as doors
+    """Evaluate a flow: scores with their real-vs-real baseline and interval, and cost in NFE."""
+    from beeline.cli import commands
 
-    doors.evaluate([bundle], data, n, seed, set_ or [], json_, device)
+    commands.evaluate([bundle], data, n, seed, set_ or [], json_, device)
 
 
 @app.command(epilog="Example: beeline compare demo/teacher demo/reflowed demo/distilled")
@@ -242,16 +248,16 @@ def compare(
     data: Annotated[
         str | None, typer.Option(help="Recipe name, data set or file; the data of the first bundle by default.")
     ] = None,
-    n: Annotated[int, typer.Option("-n", help="How many samples to draw.")] = 500,
+    n: Annotated[int, typer.Option("-n", help="Number of samples.")] = 500,
     seed: Seed = 0,
     set_: Set = None,
     device: Dev = AUTO,
     json_: Json = False,
 ) -> None:
-    """Measure several flows on the same data and the same noise."""
-    from beeline.cli import commands as doors
+    """Evaluate several flows on the same data and the same noise."""
+    from beeline.cli import commands
 
-    doors.evaluate(bundles, data, n, seed, set_ or [], json_, device)
+    commands.evaluate(bundles, data, n, seed, set_ or [], json_, device)
 
 
 @app.command("list", epilog="Example: beeline list solvers")
@@ -259,23 +265,24 @@ def list_(
     kind: Annotated[str | None, typer.Argument(help="A kind of component; all kinds by default.")] = None,
     json_: Json = False,
 ) -> None:
-    """What there is: every component with one line, by kind."""
-    from beeline.cli import commands as doors
+    """List components, one line each, by kind."""
+    from beeline.cli import listing
 
-    doors.list_components(kind, json_)
+    listing.list_components(kind, json_)
 
 
-@app.command(epilog="Example: beeline show digits --yaml > mine.yaml && beeline train mine.yaml")
-def show(
+@app.command("describe", hidden=True)
+@app.command(epilog="Example: beeline describe digits --yaml > mine.yaml && beeline train mine.yaml")
+def describe(
     name: Annotated[str, typer.Argument(help="A component or a recipe.")],
     yaml: Annotated[bool, typer.Option("--yaml", help="A recipe as a YAML file.")] = False,
     set_: Set = None,
     json_: Json = False,
 ) -> None:
-    """One component or recipe: what it does, its formula, its settings, its source."""
-    from beeline.cli import commands as doors
+    """Describe a component or recipe: what it does, its formula, settings and source."""
+    from beeline.cli import commands
 
-    doors.show(name, yaml, set_ or [], json_)
+    commands.describe(name, yaml, set_ or [], json_)
 
 
 def typed(*parts: Any, **options: Any) -> str:
@@ -286,6 +293,13 @@ def typed(*parts: Any, **options: Any) -> str:
     ]
     pairs = [w for pair in sets or [] for w in ("--set", pair)]
     return shlex.join(["beeline", *words, *pairs, "--out", str(out), *given])
+
+
+def checked(device: str) -> Any:
+    """The device that is used; refused where it is not there."""
+    from beeline.core.modes import resolve_device
+
+    return resolve_device(device)
 
 
 def named(device: str) -> str | None:

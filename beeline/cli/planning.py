@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from beeline.config import build as config
+from beeline.core.errors import nearest, require
 from beeline.core.modes import AUTO, Device, resolve_device
 from beeline.core.protocols.training import Log, Parallel
 from beeline.core.rng import Rng
-from beeline.core.types import nearest, require
 from beeline.runs.run import Run, prepare, prepare_distilled
 from beeline.training import checkpoint
 from beeline.training import plan as plans

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 from torch import Tensor
 
-from beeline.core.types import require
+from beeline.core.errors import require
 
 # Figures are drawn in these stand-ins; on the page each becomes a CSS variable with a light and a dark value.
 INK, FAINT, GRID = "#0a0a0a", "#0b0b0b", "#0c0c0c"

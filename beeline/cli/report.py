@@ -13,7 +13,7 @@ from torch import Tensor
 
 from beeline.cli import plots
 from beeline.cli.style import sheet
-from beeline.core.types import require
+from beeline.core.errors import require
 from beeline.evaluation.scores import Report, Score, compare, figure
 
 Cell = Tensor | bytes | str

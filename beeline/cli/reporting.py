@@ -13,9 +13,9 @@ import torch
 from beeline.cli import report
 from beeline.cli.measuring import COUNTS, Budget, Look, Real, attempt, data_of, labels_of, look, one_step
 from beeline.cli.table_sections import table_sections
+from beeline.core.errors import BeelineError
 from beeline.core.files import write_bytes, write_json, write_text
 from beeline.core.rng import Rng
-from beeline.core.types import BeelineError
 from beeline.evaluation.scores import Report
 from beeline.runs.bundle import Bundle, load, relabel
 from beeline.solvers.process import is_ode
@@ -71,7 +71,7 @@ def report_demo(
     road = [
         *first,
         shlex.join(["beeline", "compare", *(str(out / name) for name in bundles)]),
-        f"beeline sample {shlex.quote(str(out / list(bundles)[-1]))} -n 64 --cond label=3 --out threes.png",
+        f"beeline sample {shlex.quote(str(out / list(bundles)[-1]))} -n 64 --condition label=3 --out threes.png",
     ]
     lead = "Handwritten digits, 8 by 8 pixels: a flow trained, straightened and distilled to one step."
     write_text(out / "report.html", page(looks, "From noise to digits in one step", road, lead))

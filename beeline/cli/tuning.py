@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from beeline.core import modes
+from beeline.core.errors import require
 from beeline.core.modes import Device
 from beeline.core.rng import Rng
-from beeline.core.types import Cond, map_cond, require
+from beeline.core.types import Cond, map_cond
 from beeline.distillation.fit_solver import fit_solver
 from beeline.runs.bundle import Bundle, find, load, relabel
 from beeline.sampling.auto import auto_sampler
@@ -81,7 +82,7 @@ def conditions(bundle: Bundle, cond: Any, n: int, rng: Rng) -> Cond:
     require(
         all("classes" in kind for kind in wanted.values()),
         f"this model takes the conditions {sorted(wanted)}, which are not all labels; a fit needs those of its "
-        "use: give them with --cond",
+        "use: give them with --condition",
     )
     made: dict[str, Tensor] = {key: rng.fork(key).integers(kind["classes"], n) for key, kind in wanted.items()}
     return made

@@ -1,0 +1,1 @@
+"""The catalogue of components, and their description in files."""

@@ -32,7 +32,7 @@ from beeline.config.settings import (
     read,
     shown,
 )
-from beeline.core.types import BeelineError, nearest, require
+from beeline.core.errors import BeelineError, nearest, require
 
 LARGEST = 10_000  # numbers of a tensor that still count as a setting; more is data and belongs in a file of its own
 

@@ -6,16 +6,19 @@ Command line, documentation and web page print these pages; nothing is written a
 from __future__ import annotations
 
 import ast
+import functools
 import inspect
 import io
 import re
+import sys
 import textwrap
 import tokenize
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from beeline.config.catalogue import CATALOGUE, find, makes, member, name_of, settings
-from beeline.core.types import nearest, require
+from beeline.core.errors import nearest, require
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,37 @@ def explain(kind: str, name: str) -> Page:
             rows.append((s.name, s.text, "" if s.needed else _short(s.default), comments.get(s.name, "")))
     text = {key: value.strip() for key, value in parts.items()}
     return Page(kind, short, " ".join(sentence.split()), settings=tuple(rows), **text)
+
+
+def summary(kind: str, name: str) -> tuple[str, str]:
+    """The first sentence and the source of a component, read from its file: nothing is imported.
+
+    >>> summary("solvers", "HEUN")[0][:20]
+    'HEUN: an explicit Ru'
+    """
+    module, _, short = CATALOGUE[kind][name].removesuffix("()").partition(":")
+    documented = _documented(module)[short]
+    sentence, _, rest = inspect.cleandoc(documented).partition("\n\n")
+    _, _, source = rest.partition("Source: ")
+    sentence = " ".join(sentence.split())
+    if short.isupper():  # a constant: the sentence of its class
+        sentence = f"{short}: {sentence[0].lower()}{sentence[1:]}"
+    return sentence, " ".join(source.partition("\n\n")[0].partition(">>>")[0].split())
+
+
+@functools.cache
+def _documented(module: str) -> dict[str, str]:
+    """Docstrings of the classes and functions of a module, and of the classes of its constants."""
+    package, *parts = module.split(".")
+    path = Path(str(sys.modules[package].__file__)).parent.joinpath(*parts).with_suffix(".py")
+    found: dict[str, str] = {}
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.ClassDef | ast.FunctionDef):
+            found[node.name] = ast.get_docstring(node) or ""
+        elif isinstance(node, ast.Assign) and isinstance(node.value, ast.Call):
+            made = ast.unparse(node.value.func)
+            found |= {ast.unparse(target): found.get(made, "") for target in node.targets}
+    return found
 
 
 _MARKS = (("assumes", "Assumes"), ("source", "Source:"), ("example", ">>>"))

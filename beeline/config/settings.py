@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from beeline.config.catalogue import CATALOGUE, WORDS, Setting, find, makes, member, name_of, settings
-from beeline.core.types import BeelineError, nearest, require
+from beeline.core.errors import BeelineError, nearest, require
 
 DEEPEST = 40  # levels of nested values that are read; deeper ones are no settings, and would exhaust the stack
 WHOLE = 2**63 - 1  # the largest whole number that a tensor holds
@@ -350,7 +350,7 @@ class constructing(prefixed):  # noqa: N801 - read as a verb
         if isinstance(error, TypeError | ArithmeticError | LookupError | AttributeError | RuntimeError | MemoryError):
             raise BeelineError(
                 f"{at(self.where)}{self.owner} cannot be made of these settings ({type(error).__name__}: "
-                f"{shown(str(error))}); see 'beeline show {self.owner}' for what it takes"
+                f"{shown(str(error))}); see 'beeline describe {self.owner}' for what it takes"
             ) from error
 
 

@@ -1,0 +1,1 @@
+"""Values, errors, random numbers, files, and the protocols of all slots."""

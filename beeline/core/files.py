@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from beeline.core.types import BeelineError, require
+from beeline.core.errors import BeelineError, require
 
 fcntl: Any
 try:
@@ -181,10 +181,12 @@ def read_plain(path: Path) -> Any:
     except (yaml.YAMLError, ValueError, RecursionError, TypeError, AttributeError) as error:  # of dates, numbers, depth
         where = getattr(getattr(error, "problem_mark", None), "line", None)
         at = "" if where is None else f", line {where + 1}"
-        raise BeelineError(f"{path}{at} is not YAML; write one with 'beeline show digits --yaml' and edit it") from None
+        raise BeelineError(
+            f"{path}{at} is not YAML; write one with 'beeline describe digits --yaml' and edit it"
+        ) from None
     require(
         isinstance(data, dict),
-        f"{path} holds {type(data).__name__}, not settings by name; see 'beeline show digits --yaml'",
+        f"{path} holds {type(data).__name__}, not settings by name; see 'beeline describe digits --yaml'",
     )
     return data
 

@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from beeline.core.types import Batch, BeelineError, require
+from beeline.core.errors import BeelineError, require
+from beeline.core.types import Batch
 
 AUTO = "auto"
 

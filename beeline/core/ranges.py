@@ -24,7 +24,7 @@ import typing
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
-from beeline.core.types import BeelineError
+from beeline.core.errors import BeelineError
 
 if TYPE_CHECKING:
     from dataclasses import dataclass as dataclass

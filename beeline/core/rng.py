@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from beeline.core import philox
-from beeline.core.types import BeelineError, require
+from beeline.core.errors import BeelineError, require
 
 
 @dataclass(frozen=True)

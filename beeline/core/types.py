@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import difflib
-import importlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeAlias, Union
+from typing import NamedTuple, TypeAlias, Union
 
 import torch
 from torch import Tensor
+
+from beeline.core.errors import BeelineError, require
 
 Cond: TypeAlias = Union[Tensor, Mapping[str, "Cond"], None]
 """A condition: a tree of tensors, every leaf starting with the batch dimension B."""
@@ -46,44 +46,6 @@ class Loss(NamedTuple):
     terms: dict[str, Tensor]  # scalars, detached
     per_sample: Tensor  # [B], detached
     t: Tensor  # [B] (or [B,F]), the times that were drawn
-
-
-class BeelineError(ValueError):
-    """A user's mistake: what was got, why it cannot work, what to do."""
-
-
-class IntegrationError(BeelineError):
-    """A run that could not go on; ``x`` and ``t`` are the last good state and its time."""
-
-    def __init__(self, message: str, x: Tensor, t: float):
-        super().__init__(message)
-        self.x, self.t = x, t
-
-
-def require(condition: object, message: str) -> None:
-    """Raise BeelineError (a ValueError) with ``message`` unless ``condition`` holds."""
-    if not condition:
-        raise BeelineError(message)
-
-
-def extra(module: str, group: str) -> Any:
-    """Import an optional library where it is used, or refuse with the line that installs it."""
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise BeelineError(
-            f"this needs the library {module!r}, which is not installed; it comes with an extra: "
-            f"pip install 'beeline[{group}]'"
-        ) from error
-
-
-def nearest(name: str, names: Iterable[str]) -> str:
-    """The end of a message about an unknown name: the nearest valid one, and all of them."""
-    known = sorted(names)
-    folded = {k.lower(): k for k in known}
-    close = difflib.get_close_matches(name.lower(), folded, n=1, cutoff=0.5)
-    hint = f"did you mean {folded[close[0]]!r}? " if close else ""
-    return f"{hint}valid names: {', '.join(known) or 'none'}"
 
 
 def expand_time(t: Tensor, x: Tensor) -> Tensor:

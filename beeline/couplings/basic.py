@@ -8,10 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from beeline.core.errors import require
 from beeline.core.protocols.flows import Source
 from beeline.core.ranges import dataclass
 from beeline.core.rng import Rng
-from beeline.core.types import Batch, Cond, leaves, require
+from beeline.core.types import Batch, Cond, leaves
 from beeline.couplings.sources import Gaussian
 
 

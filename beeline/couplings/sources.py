@@ -7,9 +7,9 @@ import math
 import torch
 from torch import Tensor
 
+from beeline.core.errors import BeelineError, require
 from beeline.core.ranges import dataclass
 from beeline.core.rng import Rng
-from beeline.core.types import BeelineError, require
 
 
 @dataclass(frozen=True)

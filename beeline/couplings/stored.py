@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
+from beeline.core.errors import require
 from beeline.core.ranges import dataclass
 from beeline.core.rng import Rng
-from beeline.core.types import Batch, require
+from beeline.core.types import Batch
 
 
 @dataclass(frozen=True)

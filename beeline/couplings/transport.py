@@ -9,10 +9,11 @@ from typing import Annotated, Any
 import torch
 from torch import Tensor
 
+from beeline.core.errors import require
 from beeline.core.protocols.flows import Coupling, Source
 from beeline.core.ranges import NonNegative, Range, dataclass
 from beeline.core.rng import Rng
-from beeline.core.types import Batch, Cond, leaves, require, take
+from beeline.core.types import Batch, Cond, leaves, take
 from beeline.couplings.basic import MinibatchOT, by_label, matching, sources, squared_cost
 from beeline.couplings.sources import Gaussian
 

@@ -1,0 +1,1 @@
+"""Modalities and data sets."""

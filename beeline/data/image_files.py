@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from PIL import ImageColor
 
+from beeline.core.errors import BeelineError, extra, nearest, require
 from beeline.core.ranges import Count, Inside, dataclass
-from beeline.core.types import BeelineError, extra, nearest, require
 from beeline.data.arrays import read_arrays
 from beeline.data.images import Image, Images
 from beeline.data.modality import Array, check_labels, divide, existing, refuse_unseen

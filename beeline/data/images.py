@@ -13,10 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from beeline.core.errors import BeelineError, require
 from beeline.core.files import replacing
 from beeline.core.ranges import Whole, dataclass
 from beeline.core.rng import Rng
-from beeline.core.types import Batch, BeelineError, Cond, require
+from beeline.core.types import Batch, Cond
 from beeline.data.modality import (
     Array,
     check_labels,

@@ -10,8 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from beeline.core.errors import BeelineError, nearest, require
 from beeline.core.rng import Rng
-from beeline.core.types import BeelineError, Cond, nearest, require
+from beeline.core.types import Cond
 
 Array = np.ndarray[Any, np.dtype[Any]]
 

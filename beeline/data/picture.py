@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from beeline.core.types import BeelineError, require
+from beeline.core.errors import BeelineError, require
 from beeline.data.modality import Array
 
 DEEP = ("I;16", "I;16B", "I;16L", "I;16N", "I")  # modes of PIL with more than 8 bits a pixel, in whole numbers

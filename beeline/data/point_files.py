@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from beeline.core.errors import BeelineError, nearest, require
 from beeline.core.ranges import Inside, dataclass
 from beeline.core.rng import Rng
-from beeline.core.types import BeelineError, nearest, require
 from beeline.data.arrays import read_arrays
 from beeline.data.distributions.law import Distribution
 from beeline.data.modality import Array, check_labels, divide, existing

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from beeline.core.errors import BeelineError, require
 from beeline.core.ranges import Inside, NonNegative, dataclass
 from beeline.core.rng import Rng
-from beeline.core.types import BeelineError, require
 from beeline.data.modality import divide, existing
 from beeline.data.sequences import Sequences
 

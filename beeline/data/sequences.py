@@ -11,10 +11,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from beeline.core.errors import BeelineError, nearest, require
 from beeline.core.files import write_text
 from beeline.core.ranges import Whole, dataclass
 from beeline.core.rng import Rng
-from beeline.core.types import Batch, BeelineError, Cond, nearest, require
+from beeline.core.types import Batch, Cond
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from beeline.core.errors import BeelineError, require
 from beeline.core.protocols.training import DataSet, Microbatches, Modality
 from beeline.core.ranges import dataclass
 from beeline.core.rng import Rng
-from beeline.core.types import Batch, BeelineError, require, take
+from beeline.core.types import Batch, take
 from beeline.fields.flow import Flow
 from beeline.training.feed.microbatches import InMemory
 

@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from beeline.core.errors import require
 from beeline.core.protocols.flows import Solver
 from beeline.core.ranges import dataclass
-from beeline.core.types import Dynamics, require
+from beeline.core.types import Dynamics
 from beeline.solvers.integrate import integrate
 
 

@@ -7,11 +7,12 @@ import math
 import torch
 from torch import Tensor
 
+from beeline.core.errors import require
 from beeline.core.modes import check_together, eval_mode
 from beeline.core.protocols.flows import Divergence, Gradient, Solver
 from beeline.core.ranges import dataclass
 from beeline.core.rng import Rng
-from beeline.core.types import Cond, Dynamics, map_cond, require
+from beeline.core.types import Cond, Dynamics, map_cond
 from beeline.density.adjoint import Stored, learned
 from beeline.fields.flow import Flow, bind
 from beeline.solvers.process import process_of, require_ode

@@ -1,0 +1,1 @@
+"""Distillation, finetuning, and fitted solvers."""

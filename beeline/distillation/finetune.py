@@ -8,11 +8,12 @@ from typing import Any
 
 from torch import nn
 
+from beeline.core.errors import require
 from beeline.core.protocols.flows import Guidance, Prediction, Schedule, TimeSampler
 from beeline.core.protocols.training import Distillation
 from beeline.core.ranges import Count, NonNegative, Share, dataclass
 from beeline.core.rng import Rng
-from beeline.core.types import Batch, require
+from beeline.core.types import Batch
 from beeline.distillation.students import begins, copied, frozen, own_space
 from beeline.fields.flow import Flow
 from beeline.objectives.alignment import SelfPerceptual

@@ -9,11 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from beeline.core.errors import require
 from beeline.core.protocols.flows import Guidance, Schedule, Solver
 from beeline.core.protocols.training import Fit
 from beeline.core.ranges import dataclass
 from beeline.core.rng import Rng
-from beeline.core.types import Cond, Dynamics, map_cond, require
+from beeline.core.types import Cond, Dynamics, map_cond
 from beeline.fields.flow import Flow
 from beeline.sampling.guidance.guide import Plain, of_flow
 from beeline.sampling.sampler import Sampler

@@ -10,10 +10,11 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
+from beeline.core.errors import require
 from beeline.core.protocols.flows import Schedule, Solver
 from beeline.core.ranges import Count, NonNegative, Positive, Range, Whole, dataclass
 from beeline.core.rng import Rng
-from beeline.core.types import Dynamics, require
+from beeline.core.types import Dynamics
 from beeline.distillation.fit_solver import Form, Problem
 from beeline.solvers.fitted import Fitted
 from beeline.solvers.integrate import integrate

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from beeline.core.errors import require
 from beeline.core.modes import device_of, eval_mode
 from beeline.core.ranges import dataclass
 from beeline.core.rng import Rng
-from beeline.core.types import Batch, Cond, leaves, map_cond, require, stack, to
+from beeline.core.types import Batch, Cond, leaves, map_cond, stack, to
 from beeline.couplings.sources import Gaussian
 from beeline.couplings.stored import Annealed
 from beeline.fields.flow import Flow

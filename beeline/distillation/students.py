@@ -10,11 +10,12 @@ import torch
 from torch import nn
 
 from beeline.core.declared import traits_of
+from beeline.core.errors import require
 from beeline.core.protocols.flows import Coupling, Path, Prediction, Solver, TimeSampler
 from beeline.core.protocols.training import Distillation, Microbatches
 from beeline.core.ranges import Count, NonNegative, dataclass
 from beeline.core.rng import Rng
-from beeline.core.types import Batch, require, stack, take
+from beeline.core.types import Batch, stack, take
 from beeline.couplings.basic import Paired
 from beeline.couplings.sources import Gaussian
 from beeline.distillation.pairs import AnnealedPairs, anchored, reflow_pairs

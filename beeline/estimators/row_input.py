@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from beeline.core.types import require
+from beeline.core.errors import require
 from beeline.data.tables.dtypes import pandas
 from beeline.data.tables.schema import Identifier
 from beeline.data.tables.table import Table

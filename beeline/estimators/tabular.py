@@ -12,10 +12,11 @@ import torch
 from sklearn.base import BaseEstimator, TransformerMixin
 from torch import Tensor
 
+from beeline.core.errors import require
 from beeline.core.files import write_text
 from beeline.core.modes import AUTO, Device, device_of, eval_mode, resolve_device
 from beeline.core.rng import Rng
-from beeline.core.types import Batch, Cond, leaves, map_cond, require
+from beeline.core.types import Batch, Cond, leaves, map_cond
 from beeline.data.tables.dtypes import pandas
 from beeline.data.tables.files import TableFile, TableStream, leave_out, parted
 from beeline.data.tables.infer import infer, label, named

@@ -8,10 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from beeline.core.errors import require
 from beeline.core.modes import device_of, eval_mode
 from beeline.core.protocols.flows import Divergence
 from beeline.core.rng import Rng
-from beeline.core.types import Cond, map_cond, require
+from beeline.core.types import Cond, map_cond
 from beeline.data.tables.codec.codes import Quantile
 from beeline.data.tables.codec.columns import full_cells, plain
 from beeline.data.tables.table import Table

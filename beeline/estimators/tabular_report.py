@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from beeline.core.errors import extra
 from beeline.core.protocols.training import TableMetric
 from beeline.core.rng import Rng
-from beeline.core.types import extra
 from beeline.data.tables.metrics.pairs import columns_of, correlation, levels_of
 from beeline.data.tables.metrics.privacy import ClosestRecord
 from beeline.data.tables.metrics.scores import Downstream, ShapeError, TrendError, usual

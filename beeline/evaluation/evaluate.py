@@ -17,9 +17,10 @@ import torch
 from torch import Tensor, nn
 
 from beeline.config import build as config
+from beeline.core.errors import BeelineError, require
 from beeline.core.modes import AUTO, Device, device_of, moved, place_for
 from beeline.core.rng import Rng
-from beeline.core.types import Batch, BeelineError, Cond, leaves, map_cond, require, take
+from beeline.core.types import Batch, Cond, leaves, map_cond, take
 from beeline.density.likelihood import bits_per_dimension
 from beeline.evaluation.features import Identity, SmallClassifier, digest
 from beeline.evaluation.heldout import HeldOut, HeldOutLoss

@@ -16,9 +16,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from beeline.core.errors import BeelineError, require
 from beeline.core.ranges import Count, Positive, dataclass
 from beeline.core.rng import Rng
-from beeline.core.types import BeelineError, Cond, leaves, require
+from beeline.core.types import Cond, leaves
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from beeline.core.declared import in_place_of
+from beeline.core.errors import require
 from beeline.core.modes import device_of, eval_mode, moved
 from beeline.core.rng import Rng
-from beeline.core.types import Batch, Cond, expand_time, leaves, require, take, to
+from beeline.core.types import Batch, Cond, expand_time, leaves, take, to
 from beeline.paths.affine import AffinePath, Linear
 from beeline.training.callbacks import CallbackBase
 

@@ -11,10 +11,11 @@ from typing import Annotated, ClassVar, TypeVar
 import torch
 from torch import Tensor
 
+from beeline.core.errors import require
 from beeline.core.protocols.training import Better, Features
 from beeline.core.ranges import Range, dataclass
 from beeline.core.rng import Rng
-from beeline.core.types import Cond, require
+from beeline.core.types import Cond
 from beeline.evaluation.features import Identity, SmallClassifier, labels_of
 
 M = TypeVar("M", bound="Compared")

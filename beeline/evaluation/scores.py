@@ -11,9 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from beeline.core.errors import require
 from beeline.core.protocols.training import Better
 from beeline.core.rng import Rng
-from beeline.core.types import Cond, require
+from beeline.core.types import Cond
 from beeline.evaluation.metrics import Compared, enough, sound
 from beeline.evaluation.trajectory import rows_of
 

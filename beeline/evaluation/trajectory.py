@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from beeline.core.declared import Declared, in_place_of, is_map, traits_of
+from beeline.core.errors import require
 from beeline.core.protocols.flows import Divergence, Solver
 from beeline.core.rng import Rng
-from beeline.core.types import Cond, Dynamics, expand_time, leaves, map_cond, require
+from beeline.core.types import Cond, Dynamics, expand_time, leaves, map_cond
 from beeline.density.likelihood import Exact, Hutchinson, log_prob
 from beeline.fields.flow import Flow
 from beeline.sampling.guidance.guide import of_flow

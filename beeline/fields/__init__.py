@@ -1,0 +1,1 @@
+"""Velocity fields, flow maps and flows."""

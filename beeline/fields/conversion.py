@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from beeline.core.declared import Wrapping, is_map
-from beeline.core.types import Cond, expand_time, require
+from beeline.core.errors import require
+from beeline.core.types import Cond, expand_time
 from beeline.fields.flow import Flow, bind
 from beeline.paths.affine import AffinePath
 from beeline.times.samplers import invert

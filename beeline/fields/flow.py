@@ -13,9 +13,10 @@ from beeline.core.declared import Holding as Holding
 from beeline.core.declared import Wrapping, as_map
 from beeline.core.declared import is_map as is_map
 from beeline.core.declared import parts_of as parts_of
+from beeline.core.errors import BeelineError, require
 from beeline.core.protocols.flows import Path, Prediction, Source
 from beeline.core.ranges import Edge, Inside, dataclass
-from beeline.core.types import BeelineError, Cond, Dynamics, expand_time, leaves, map_cond, require
+from beeline.core.types import Cond, Dynamics, expand_time, leaves, map_cond
 from beeline.couplings.sources import Gaussian
 from beeline.paths.affine import AffinePath, Linear
 

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from beeline.core.declared import Wrapping, is_map
+from beeline.core.errors import require
 from beeline.core.protocols.flows import Prediction
 from beeline.core.ranges import Edge, dataclass
-from beeline.core.types import Cond, expand_time, require
+from beeline.core.types import Cond, expand_time
 from beeline.fields.flow import Velocity, bind
 from beeline.paths.affine import AffinePath, Linear
 

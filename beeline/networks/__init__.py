@@ -1,0 +1,5 @@
+"""Networks."""
+
+from beeline.core.namespaces import members
+
+__getattr__, __dir__ = members(__name__, "networks")

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from beeline.core.types import require
+from beeline.core.errors import require
 from beeline.networks.fp32 import rms_norm
 
 

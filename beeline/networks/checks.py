@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from beeline.core.types import require
+from beeline.core.errors import require
 
 
 def check_image(name: str, shape: Sequence[int]) -> tuple[int, int, int]:

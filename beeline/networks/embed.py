@@ -10,8 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from beeline.core.errors import nearest, require
 from beeline.core.modes import check_values, wide
-from beeline.core.types import Cond, nearest, require
+from beeline.core.types import Cond
 from beeline.networks.fp32 import WideLinear, zeroed
 
 Conditions = Mapping[str, Mapping[str, Any]]

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from beeline.core.declared import stacks_of
+from beeline.core.errors import nearest, require
 from beeline.core.modes import eval_mode
-from beeline.core.types import Batch, nearest, require, take
+from beeline.core.types import Batch, take
 from beeline.fields.flow import evaluate_field
 
 

@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from beeline.core.declared import Declaring, Traits, nulls_of_labels
-from beeline.core.types import Cond, require
+from beeline.core.errors import require
+from beeline.core.types import Cond
 from beeline.networks.checks import check_sizes
 from beeline.networks.embed import Conditions, Embedding, check_state
 from beeline.networks.fp32 import zeroed

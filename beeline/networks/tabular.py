@@ -12,7 +12,8 @@ import torch.nn.functional as F  # noqa: N812 - its usual name
 from torch import Tensor, nn
 
 from beeline.core.declared import Declaring, Traits
-from beeline.core.types import Cond, leaves, require
+from beeline.core.errors import require
+from beeline.core.types import Cond, leaves
 from beeline.networks.attention import SelfAttention
 from beeline.networks.embed import Conditions, TimeEmbedding, check_state, shared
 from beeline.networks.fp32 import layer_norm, zeroed

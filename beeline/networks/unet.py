@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from beeline.core.declared import Declaring, Traits, nulls_of_labels
-from beeline.core.types import Cond, require
+from beeline.core.errors import require
+from beeline.core.types import Cond
 from beeline.networks.attention import SelfAttention
 from beeline.networks.checks import check_image, check_sizes
 from beeline.networks.embed import Conditions, Embedding, check_state

@@ -1,0 +1,5 @@
+"""Training objectives."""
+
+from beeline.core.namespaces import members
+
+__getattr__, __dir__ = members(__name__, "weights", "distances", "costs", "drops", "objectives")

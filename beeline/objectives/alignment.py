@@ -10,12 +10,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from beeline.core.errors import nearest, require
 from beeline.core.modes import eval_mode
 from beeline.core.protocols.flows import TimeSampler
 from beeline.core.protocols.training import Objective
 from beeline.core.ranges import NonNegative, Positive, dataclass
 from beeline.core.rng import Rng
-from beeline.core.types import Batch, Loss, expand_time, leaves, nearest, require, take
+from beeline.core.types import Batch, Loss, expand_time, leaves, take
 from beeline.fields.flow import evaluate_field
 from beeline.networks.hooks import captured, features_at, last, place, width_at
 from beeline.objectives.heads import Head

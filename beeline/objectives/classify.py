@@ -8,10 +8,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from beeline.core.errors import require
 from beeline.core.protocols.flows import Coupling, SymbolPath, TimeSampler
 from beeline.core.ranges import dataclass
 from beeline.core.rng import Rng
-from beeline.core.types import Batch, Loss, require
+from beeline.core.types import Batch, Loss
 from beeline.couplings.basic import Independent
 from beeline.objectives.matching import Drop, FlowMatching, Weight, one
 from beeline.spaces.simplex import Dirichlet, GumbelSoftmax, PosteriorNetwork, check_simplex

@@ -9,10 +9,11 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from beeline.core.declared import in_place_of
+from beeline.core.errors import require
 from beeline.core.protocols.flows import Solver, VelocityField
 from beeline.core.ranges import dataclass
 from beeline.core.rng import Rng
-from beeline.core.types import Batch, Cond, Loss, require
+from beeline.core.types import Batch, Cond, Loss
 from beeline.couplings.basic import PairedOrOT
 from beeline.fields.flow import Flow, evaluate_field
 from beeline.objectives.heads import Beside, beside

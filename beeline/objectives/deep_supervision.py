@@ -13,9 +13,10 @@ import torch.nn.functional as F  # noqa: N812 - its usual name
 from torch import Tensor, nn
 
 from beeline.core.declared import Declaring, Holding, Wrapping, stacks_of
+from beeline.core.errors import require
 from beeline.core.ranges import NonNegative, dataclass
 from beeline.core.rng import Rng
-from beeline.core.types import Batch, Cond, Loss, expand_time, require
+from beeline.core.types import Batch, Cond, Loss, expand_time
 from beeline.fields.flow import bind
 from beeline.networks.hooks import captured, features_at, place, width_at
 from beeline.networks.patches import from_patches, to_patches

@@ -11,11 +11,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from beeline.core.declared import in_place_of
+from beeline.core.errors import require
 from beeline.core.modes import eval_mode, wide
 from beeline.core.protocols.flows import Guidance
 from beeline.core.ranges import NonNegative, dataclass
 from beeline.core.rng import Rng
-from beeline.core.types import Batch, Cond, Loss, expand_time, leaves, map_cond, require
+from beeline.core.types import Batch, Cond, Loss, expand_time, leaves, map_cond
 from beeline.fields.flow import evaluate_field
 from beeline.objectives.matching import FlowMatching, ObjectiveWrapper
 from beeline.sampling.guidance.null import null_like

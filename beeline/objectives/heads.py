@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from beeline.core.declared import Holding, Traits, traits_of
+from beeline.core.errors import require
 from beeline.core.rng import Rng
-from beeline.core.types import Cond, require
+from beeline.core.types import Cond
 from beeline.fields.flow import Flow, Network, bind
 from beeline.sampling.guidance.guide import Plain
 from beeline.sampling.sampler import Sampler

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from beeline.core.declared import Holding, in_place_of
+from beeline.core.errors import require
 from beeline.core.protocols.flows import Coupling, Solver, VelocityField
 from beeline.core.ranges import dataclass
 from beeline.core.rng import Rng, keys_of
-from beeline.core.types import Batch, Cond, Loss, require
+from beeline.core.types import Batch, Cond, Loss
 from beeline.fields.flow import Flow, bind
 from beeline.objectives.heads import beside
 from beeline.objectives.matching import Drop, FlowMatching

@@ -10,11 +10,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from beeline.core.errors import require
 from beeline.core.modes import full_precision, wide_batch
 from beeline.core.protocols.flows import Coupling, Path, Prediction, TimeSampler
 from beeline.core.ranges import dataclass
 from beeline.core.rng import Rng
-from beeline.core.types import Batch, Cond, Loss, map_cond, require
+from beeline.core.types import Batch, Cond, Loss, map_cond
 from beeline.couplings.basic import Independent
 from beeline.fields.flow import Data, Velocity, evaluate_field
 from beeline.paths.affine import AffinePath, Linear

@@ -8,11 +8,12 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
+from beeline.core.errors import BeelineError
 from beeline.core.modes import eval_mode
 from beeline.core.protocols.flows import Coupling, TimeSampler
 from beeline.core.ranges import dataclass
 from beeline.core.rng import Rng
-from beeline.core.types import Batch, BeelineError, Loss, take
+from beeline.core.types import Batch, Loss, take
 from beeline.couplings.basic import Independent
 from beeline.fields.flow import evaluate_field
 from beeline.objectives.matching import Distance, Drop, FlowMatching, squared

@@ -10,12 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from beeline.core.declared import Holding, Wrapping, is_map
+from beeline.core.errors import require
 from beeline.core.modes import full_precision, wide_batch
 from beeline.core.protocols.flows import Coupling, TimeSampler
 from beeline.core.protocols.training import Cost
 from beeline.core.ranges import NonNegative, Positive, dataclass
 from beeline.core.rng import Rng
-from beeline.core.types import Batch, Cond, Loss, expand_time, require
+from beeline.core.types import Batch, Cond, Loss, expand_time
 from beeline.couplings.basic import Paired, PairedOrOT
 from beeline.fields.flow import bind, evaluate_field
 from beeline.objectives.heads import Head, beside

@@ -12,11 +12,12 @@ import torch
 from torch import Tensor
 
 from beeline.core.declared import is_map, traits_of
+from beeline.core.errors import require
 from beeline.core.modes import eval_mode, wide_batch
 from beeline.core.protocols.flows import Prediction
 from beeline.core.ranges import dataclass
 from beeline.core.rng import Rng
-from beeline.core.types import Batch, Loss, require
+from beeline.core.types import Batch, Loss
 from beeline.fields.flow import Data, Flow, Network, evaluate_field
 from beeline.objectives.matching import Drop, Example, FlowMatching, squared
 from beeline.objectives.second_order import Helped

@@ -7,9 +7,10 @@ from typing import Any
 
 import torch
 
+from beeline.core.errors import require
 from beeline.core.ranges import Count, dataclass
 from beeline.core.rng import Rng
-from beeline.core.types import Batch, map_cond, require
+from beeline.core.types import Batch, map_cond
 from beeline.couplings.basic import assign
 from beeline.fields.flow import bind
 from beeline.solvers.integrate import integrate

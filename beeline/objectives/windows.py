@@ -8,11 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from beeline.core.errors import require
 from beeline.core.modes import eval_mode
 from beeline.core.protocols.flows import Guidance, Schedule, Solver
 from beeline.core.ranges import NonNegative, dataclass
 from beeline.core.rng import Rng
-from beeline.core.types import Batch, Loss, expand_time, require
+from beeline.core.types import Batch, Loss, expand_time
 from beeline.couplings.basic import Independent
 from beeline.couplings.sources import Gaussian
 from beeline.fields.flow import Flow, evaluate_field

@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from beeline.core.errors import require
 from beeline.core.modes import check_values
 from beeline.core.ranges import dataclass
 from beeline.core.rng import Rng
-from beeline.core.types import Point, expand_time, require
+from beeline.core.types import Point, expand_time
 
 Coefficients = tuple[Tensor, Tensor, Tensor, Tensor]
 

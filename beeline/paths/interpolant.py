@@ -8,10 +8,11 @@ from dataclasses import field
 import torch
 from torch import Tensor
 
+from beeline.core.errors import require
 from beeline.core.protocols.flows import Latent
 from beeline.core.ranges import NonNegative, check, dataclass
 from beeline.core.rng import Rng
-from beeline.core.types import Point, expand_time, require
+from beeline.core.types import Point, expand_time
 from beeline.paths.affine import AffinePath, Coefficients, Linear, finite, within
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 from beeline.runs.bundle import Bundle, load
-from beeline.core.types import require
+from beeline.core.errors import require
 from beeline.core.files import match
 from beeline.training import checkpoint
 from beeline.training.optim.posthoc import Synthesis, synthesise

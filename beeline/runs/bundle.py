@@ -12,7 +12,8 @@ from beeline.runs import manifest
 from beeline.fields.flow import Flow
 from beeline.core.modes import AUTO, Device, device_of, moved, resolve_device
 from beeline.core.rng import Rng
-from beeline.core.types import BeelineError, Cond, map_cond, require
+from beeline.core.types import Cond, map_cond
+from beeline.core.errors import BeelineError, require
 from beeline.core.files import PART, load_matching, read_tensors, sweep, write_json, write_tensors
 from beeline.distillation.pairs import starts
 from beeline.sampling.sampler import Sampler
@@ -109,7 +110,7 @@ class Bundle:
         require(
             not wanted or (self.null is not None and self.null != {}),
             f"this model was trained on the conditions {wanted} without ever dropping them, so that drawing without "
-            f"a condition is not something it learned; give one, for example --cond {wanted[0] if wanted else ''}=...",
+            f"a condition is not something it learned; give one, for example --condition {wanted[0] if wanted else ''}=...",
         )
         return None  # which networks take as the null condition
 

@@ -10,7 +10,7 @@ from beeline.runs.bundle import load
 from beeline.fields.flow import Flow
 from beeline.core.modes import eval_mode
 from beeline.core.ranges import Whole, dataclass
-from beeline.core.types import BeelineError, extra, require
+from beeline.core.errors import BeelineError, extra, require
 from beeline.objectives.losses.encoders import tokens
 from beeline.networks.hooks import place
 from beeline.fields.flow import evaluate_field

@@ -21,7 +21,7 @@ from beeline.core.protocols.flows import Path as FlowPath
 from beeline.spaces.pyramid import Pyramid
 from beeline.core.rng import Rng
 from beeline.core.protocols.flows import Source
-from beeline.core.types import BeelineError, require
+from beeline.core.errors import BeelineError, require
 from beeline.core.protocols.training import Modality
 from beeline.core.files import match, read_json, sha256
 from beeline.config.settings import component, construct, constructing, plain, prefixed

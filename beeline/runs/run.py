@@ -29,7 +29,8 @@ from beeline.solvers.process import Process, process_of
 from beeline.core.ranges import dataclass
 from beeline.core.rng import Rng
 from beeline.couplings.sources import Gaussian
-from beeline.core.types import Batch, nearest, require, take
+from beeline.core.types import Batch, take
+from beeline.core.errors import nearest, require
 from beeline.core.protocols.training import DataSet
 from beeline.core.files import locked, sweep, write_text
 from beeline.training.logs.run_log import JsonLines

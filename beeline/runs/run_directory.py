@@ -4,7 +4,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 from beeline.config import build as config
-from beeline.core.types import BeelineError, require
+from beeline.core.errors import BeelineError, require
 from beeline.core.files import LOCK, PART, read_plain
 from beeline.training import checkpoint
 from beeline.training.loop import FREE

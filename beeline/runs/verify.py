@@ -18,7 +18,8 @@ from beeline.config import build as config
 from beeline.runs.bundle import load
 from beeline.core.declared import is_map
 from beeline.core.rng import Rng
-from beeline.core.types import BeelineError, Cond, require, take
+from beeline.core.types import Cond, take
+from beeline.core.errors import BeelineError, require
 from beeline.core.files import read_plain
 from beeline.training import checkpoint
 from beeline.training.checks import first_bad

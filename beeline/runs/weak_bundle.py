@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 from beeline.fields.flow import Flow
 from beeline.core.modes import device_of
-from beeline.core.types import Cond, require
+from beeline.core.types import Cond
+from beeline.core.errors import require
 from beeline.runs.bundle_encoders import bundled
 from beeline.sampling.guidance.guide import OfFlow, Weak
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from beeline.core.types import require
+from beeline.core.errors import require
 from beeline.paths.affine import AffinePath, Linear
 from beeline.sampling.sampler import Sampler
 from beeline.solvers.adaptive import Adaptive

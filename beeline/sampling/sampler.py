@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from beeline.core.errors import require
 from beeline.core.modes import check_together, eval_mode
 from beeline.core.protocols.flows import Controller, FullSolver, Guidance, Schedule, Solver
 from beeline.core.ranges import dataclass
-from beeline.core.types import Cond, leaves, map_cond, require
+from beeline.core.types import Cond, leaves, map_cond
 from beeline.fields.flow import Flow
 from beeline.sampling.guidance.guide import Plain, of_flow
 from beeline.solvers.integrate import integrate

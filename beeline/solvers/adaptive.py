@@ -9,9 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from beeline.core.errors import IntegrationError, require
 from beeline.core.protocols.flows import SolverTraits
 from beeline.core.ranges import Count, dataclass
-from beeline.core.types import Dynamics, IntegrationError, expand_time, require
+from beeline.core.types import Dynamics, expand_time
 from beeline.solvers.runge_kutta import advance
 from beeline.solvers.wrappers import SolverBase
 

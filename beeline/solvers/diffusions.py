@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from beeline.core.errors import require
 from beeline.core.ranges import Count, dataclass
 from beeline.core.rng import Rng
-from beeline.core.types import require
 
 
 class Seeded:

@@ -7,9 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from beeline.core.errors import require
 from beeline.core.protocols.flows import SolverTraits
 from beeline.core.ranges import dataclass
-from beeline.core.types import Dynamics, require
+from beeline.core.types import Dynamics
 from beeline.solvers.exponential import combine
 from beeline.solvers.wrappers import SolverBase
 

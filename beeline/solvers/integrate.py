@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from beeline.core.declared import as_map, is_map
+from beeline.core.errors import IntegrationError, require
 from beeline.core.modes import deferred
 from beeline.core.protocols.flows import Solver
-from beeline.core.types import Dynamics, IntegrationError, require
+from beeline.core.types import Dynamics
 from beeline.solvers.runge_kutta import HEUN
 from beeline.solvers.wrappers import complete
 

@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from beeline.core.errors import require
 from beeline.core.protocols.flows import SolverTraits
 from beeline.core.ranges import Edge, NonNegative, dataclass
 from beeline.core.rng import Rng
-from beeline.core.types import Dynamics, expand_time, require
+from beeline.core.types import Dynamics, expand_time
 from beeline.paths.interpolant import Interpolant
 from beeline.solvers.diffusions import White
 from beeline.solvers.wrappers import SolverBase

@@ -8,9 +8,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from beeline.core.errors import require
 from beeline.core.protocols.flows import Solver, SolverTraits
 from beeline.core.ranges import dataclass
-from beeline.core.types import Dynamics, require
+from beeline.core.types import Dynamics
 from beeline.solvers.runge_kutta import EULER
 from beeline.solvers.wrappers import SolverWrapper, complete
 

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from beeline.core.declared import Traits, traits_of, unwrapped
+from beeline.core.errors import require
 from beeline.core.protocols.flows import Solver
-from beeline.core.types import Cond, Dynamics, require
+from beeline.core.types import Cond, Dynamics
 from beeline.fields.flow import Flow
 from beeline.solvers.integrate import integrate
 from beeline.solvers.wrappers import complete

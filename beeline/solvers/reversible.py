@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from beeline.core.errors import BeelineError, require
 from beeline.core.protocols.flows import Solver, SolverTraits
 from beeline.core.ranges import dataclass
-from beeline.core.types import BeelineError, Dynamics, expand_time, require
+from beeline.core.types import Dynamics, expand_time
 from beeline.solvers.runge_kutta import MIDPOINT, RungeKutta
 from beeline.solvers.wrappers import SolverBase, SolverWrapper
 

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from beeline.core.declared import is_map
+from beeline.core.errors import require
 from beeline.core.protocols.flows import SolverTraits
 from beeline.core.ranges import Count, dataclass
-from beeline.core.types import Dynamics, expand_time, require
+from beeline.core.types import Dynamics, expand_time
 from beeline.solvers.wrappers import SolverBase
 
 

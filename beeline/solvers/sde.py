@@ -10,9 +10,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from beeline.core.errors import require
 from beeline.core.protocols.flows import Diffusion, NoiseProcess, Solver, SolverTraits
 from beeline.core.ranges import dataclass
-from beeline.core.types import Dynamics, expand_time, require
+from beeline.core.types import Dynamics, expand_time
 from beeline.paths.affine import AffinePath, Linear
 from beeline.solvers.diffusions import Fading
 from beeline.solvers.runge_kutta import EULER, HEUN

@@ -8,9 +8,10 @@ from typing import Any
 
 from torch import Tensor
 
+from beeline.core.errors import require
 from beeline.core.protocols.flows import FullSolver, Solver, SolverTraits
 from beeline.core.ranges import dataclass
-from beeline.core.types import Dynamics, require
+from beeline.core.types import Dynamics
 
 
 class SolverBase:

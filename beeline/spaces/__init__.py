@@ -1,0 +1,1 @@
+"""Flows on other state spaces: manifolds, tokens, simplices, pyramids of resolutions."""

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from beeline.core.declared import Wrapping, is_map
+from beeline.core.errors import require
 from beeline.core.protocols.flows import Solver, SolverTraits, Space
 from beeline.core.ranges import Positive, dataclass
 from beeline.core.rng import Rng
-from beeline.core.types import Cond, Dynamics, Point, expand_time, require
+from beeline.core.types import Cond, Dynamics, Point, expand_time
 from beeline.fields.flow import Flow, bind
 from beeline.paths.affine import within
 from beeline.solvers.process import Process, velocity_on

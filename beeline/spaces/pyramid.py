@@ -10,10 +10,11 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - its usual name
 from torch import Tensor
 
+from beeline.core.errors import require
 from beeline.core.protocols.flows import Solver
 from beeline.core.ranges import dataclass
 from beeline.core.rng import Rng, keys_of
-from beeline.core.types import Cond, Dynamics, Point, expand_time, require
+from beeline.core.types import Cond, Dynamics, Point, expand_time
 from beeline.fields.flow import Flow, bind
 from beeline.solvers.integrate import integrate
 from beeline.solvers.process import Correct, Process, Watch

@@ -12,10 +12,11 @@ from scipy import special
 from torch import Tensor, nn
 
 from beeline.core.declared import Holding, unwrapped
+from beeline.core.errors import require
 from beeline.core.protocols.flows import Source, SymbolPath
 from beeline.core.ranges import Positive, dataclass
 from beeline.core.rng import Rng
-from beeline.core.types import Cond, Dynamics, Point, expand_time, require
+from beeline.core.types import Cond, Dynamics, Point, expand_time
 from beeline.fields.flow import bind
 from beeline.paths.affine import within
 from beeline.paths.interpolant import drawn

@@ -14,10 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from beeline.core.errors import require
 from beeline.core.protocols.flows import NoiseProcess, Solver, SolverTraits, Source
 from beeline.core.ranges import dataclass
 from beeline.core.rng import Rng
-from beeline.core.types import Dynamics, Point, expand_time, require
+from beeline.core.types import Dynamics, Point, expand_time
 from beeline.fields.flow import Flow
 from beeline.paths.affine import within
 from beeline.paths.interpolant import drawn

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from beeline.core.errors import require
 from beeline.core.protocols.flows import TimeSampler
 from beeline.core.ranges import dataclass
 from beeline.core.rng import Rng
-from beeline.core.types import require
 from beeline.paths.affine import AffinePath, Linear
 from beeline.times.samplers import Uniform, invert, off_ends
 

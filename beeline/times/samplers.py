@@ -8,9 +8,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from beeline.core.errors import require
 from beeline.core.ranges import dataclass
 from beeline.core.rng import Rng
-from beeline.core.types import require
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,9 @@ import math
 import torch
 from torch import Tensor
 
+from beeline.core.errors import require
 from beeline.core.protocols.flows import Schedule, TimeSampler
 from beeline.core.ranges import dataclass
-from beeline.core.types import require
 
 
 class Warped:

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from beeline.core.errors import require
 from beeline.core.files import write_bytes
 from beeline.core.modes import eval_mode
-from beeline.core.types import require
 
 
 class CallbackBase:

@@ -19,8 +19,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from beeline.core.errors import BeelineError, require
 from beeline.core.protocols.training import Parallel
-from beeline.core.types import BeelineError, require
 from beeline.training.distributed.parallel import SingleDevice, here
 
 MANIFEST = "manifest.json"

@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from beeline.core.errors import BeelineError
 from beeline.core.protocols.training import Feed, Parallel
-from beeline.core.types import BeelineError, leaves
+from beeline.core.types import leaves
 from beeline.training.distributed.parallel import extent, local
 from beeline.training.optim.ema import Average
 

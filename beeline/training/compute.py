@@ -12,8 +12,8 @@ from torch.autograd import forward_ad
 from torch.utils.checkpoint import checkpoint
 
 from beeline.core.declared import parts_of, stacks_of
+from beeline.core.errors import nearest, require
 from beeline.core.ranges import dataclass
-from beeline.core.types import nearest, require
 
 
 @dataclass(frozen=True)

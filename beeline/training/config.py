@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import field, replace
 
+from beeline.core.errors import require
 from beeline.core.protocols.training import LRSchedule, Optimizer, Profile
 from beeline.core.ranges import dataclass
-from beeline.core.types import require
 from beeline.training.compute import Compute
 from beeline.training.early_stopping import EarlyStopping
 from beeline.training.feed.data_pruning import DataPruning

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from beeline.core.errors import require
 from beeline.core.protocols.training import LRSchedule
 from beeline.core.ranges import dataclass
-from beeline.core.types import require
 
 
 @dataclass(frozen=True)

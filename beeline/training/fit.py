@@ -14,18 +14,17 @@ from typing import Any
 from torch import nn
 
 from beeline.core.declared import missing
+from beeline.core.errors import require
 from beeline.core.files import locked
 from beeline.core.modes import AUTO, Device, moved
 from beeline.core.protocols.training import Callback, Log, Parallel
 from beeline.core.rng import Rng
-from beeline.core.types import require
 from beeline.training.checks import Diverged, Interrupted
 from beeline.training.config import Training
 from beeline.training.distributed.heartbeat import heartbeat
 from beeline.training.distributed.parallel import SingleDevice, first
 from beeline.training.loop import Loop
 from beeline.training.optim.parameter_groups import listed
-
 
 SEED = Rng(0)
 """The default random numbers of a training."""

@@ -14,10 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from beeline.core.declared import Declaring
+from beeline.core.errors import require
 from beeline.core.modes import deferred, refuse
 from beeline.core.protocols.training import Parallel, Player
 from beeline.core.rng import Rng
-from beeline.core.types import Batch, require, to
+from beeline.core.types import Batch, to
 from beeline.training import checkpoint, compare
 from beeline.training.checks import Diverged, blame, check_alike, check_state, check_step
 from beeline.training.distributed.parallel import here, local

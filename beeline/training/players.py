@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import nn
 
+from beeline.core.errors import require
 from beeline.core.protocols.training import AdversarialObjective, Player
-from beeline.core.types import require
 
 
 def players(objective: Any, networks: Mapping[str, nn.Module]) -> list[Player]:

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from beeline.core.errors import require
 from beeline.core.protocols.training import Player
-from beeline.core.types import require
 from beeline.training import checkpoint
 from beeline.training.checkpoint import Checkpoint
 from beeline.training.distributed.parallel import local

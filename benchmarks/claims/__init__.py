@@ -16,7 +16,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 from beeline import Rng
-from beeline.core.types import nearest, require
+from beeline.core.errors import nearest, require
 from benchmarks.claims.verdict import Finding, judge
 
 SEEDS = 5  # Student's quantile is 2.8 standard errors with five seeds, 4.3 with three

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from beeline import BeelineError
-from beeline.core.types import require
+from beeline.core.errors import require
 from benchmarks import claims
 from benchmarks.claims import page, record
 

@@ -22,13 +22,15 @@ SEEDS = 4
 
 def measure(rng: bl.Rng) -> list[Finding]:
     vp, matching, paired = bl.paths.VariancePreserving(), bl.objectives.FlowMatching, bl.couplings.Paired()
-    first = bl.Network(network(rng).backbone, vp, bl.Noise())
-    teacher = learn(copy.deepcopy(first), matching(vp, prediction=bl.Noise()), points(rng), rng.fork("net"), steps=500)
+    first = bl.Network(network(rng).backbone, vp, bl.predictions.Noise())
+    teacher = learn(
+        copy.deepcopy(first), matching(vp, prediction=bl.predictions.Noise()), points(rng), rng.fork("net"), steps=500
+    )
     fine: dict[str, Any] = {"path": vp, "solver": bl.solvers.DPMSolver(2, vp)}
     start, test = noise(rng.fork("pairs"), 4000), noise(rng)
     pairs, wanted = bl.Batch(draw(teacher, start, 50, **fine), start), draw(teacher, test, 50, **fine)
     huber = bl.objectives.Huber(1e-3, each=True)
-    own: Any = {"path": vp, "prediction": bl.Data(), "distance": huber}
+    own: Any = {"path": vp, "prediction": bl.predictions.Data(), "distance": huber}
     more: dict[str, Any] = {"peak": 1e-3}
     unpaired = learn(copy.deepcopy(teacher), matching(**own), points(rng), rng.fork("two"), steps=300, **more)
     rectified, half = (

@@ -59,8 +59,8 @@ def measure(rng: bl.Rng) -> list[Finding]:
         return wrong(draw(net, start, 20, solver=bl.solvers.HEUN, path=LINE), real)
 
     def diffusion(steps: int) -> float:
-        net = bl.Network(network(rng, SIZE).backbone, vp, bl.Noise())
-        net = learn(net, matching(vp, prediction=bl.Noise()), data, rng.fork("net"), steps=steps)
+        net = bl.Network(network(rng, SIZE).backbone, vp, bl.predictions.Noise())
+        net = learn(net, matching(vp, prediction=bl.predictions.Noise()), data, rng.fork("net"), steps=steps)
         return wrong(draw(net, x0, 40, path=vp, solver=bl.solvers.DPMSolver(2, vp)), real)
 
     plain, short, long = flow(), diffusion(200), diffusion(600)

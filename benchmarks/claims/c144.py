@@ -51,8 +51,10 @@ def measure(rng: bl.Rng) -> list[Finding]:
     drop, vp = bl.objectives.Drop(0.15, UNKNOWN), bl.paths.VariancePreserving()
     new = lambda: network(rng, 2 * LONG, conditions=given)  # noqa: E731
     flow = learn(new(), bl.objectives.FlowMatching(drop=drop), data, rng.fork("plan"), steps=400)
-    objective = bl.objectives.FlowMatching(vp, drop=drop, prediction=bl.Noise())
-    diffusion = learn(bl.Network(new().backbone, vp, bl.Noise()), objective, data, rng.fork("plan"), steps=400)
+    objective = bl.objectives.FlowMatching(vp, drop=drop, prediction=bl.predictions.Noise())
+    diffusion = learn(
+        bl.Network(new().backbone, vp, bl.predictions.Noise()), objective, data, rng.fork("plan"), steps=400
+    )
     start = noise(rng.fork("start"), 512, 2 * LONG)
     wanted = {"far": far.quantile(0.999).expand(512, 1)}
 

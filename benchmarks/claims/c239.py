@@ -16,8 +16,8 @@ def measure(rng: bl.Rng) -> list[Finding]:
     data, x0, (real, _) = points(rng), noise(rng), even(RING, rng)
     matching, independent = bl.objectives.FlowMatching, bl.couplings.Independent()
     vp = bl.paths.VariancePreserving()
-    eps = bl.Network(network(rng).backbone, vp, bl.Noise())
-    diffusion = learn(eps, matching(vp, independent, prediction=bl.Noise()), data, rng.fork("vp"))
+    eps = bl.Network(network(rng).backbone, vp, bl.predictions.Noise())
+    diffusion = learn(eps, matching(vp, independent, prediction=bl.predictions.Noise()), data, rng.fork("vp"))
     first = [learn(network(rng), matching(coupling=c), data, rng.fork("net"), steps=400)
              for c in (independent, bl.couplings.Immiscible())]  # fmt: skip
     start = noise(rng.fork("pairs"), 5000)

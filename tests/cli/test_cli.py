@@ -60,10 +60,10 @@ def test_yaml_gives_the_identical_run(moons: Path, tmp_path: Path) -> None:
 
 
 def test_show_yaml_is_a_recipe(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    assert run(["show", "digits", "--yaml"]) == 0
+    assert run(["describe", "digits", "--yaml"]) == 0
     text = capsys.readouterr().out
     (tmp_path / "digits.yaml").write_text(text)
-    assert run(["show", "digits", "--json"]) == 0
+    assert run(["describe", "digits", "--json"]) == 0
     from beeline.cli import commands as doors
     from beeline.recipes.images import digits
 
@@ -97,7 +97,20 @@ def test_distil_and_compare(moons: Path, tmp_path: Path, capsys: pytest.CaptureF
 def test_sample_writes_files_and_seeds_repeat(moons: Path, tmp_path: Path) -> None:
     for name in ("a.npy", "b.npy", "c.csv", "d.png"):
         assert (
-            run(["sample", str(moons), "-n", "5", "--seed", "3", "--cond", "label=1", "--out", str(tmp_path / name)])
+            run(
+                [
+                    "sample",
+                    str(moons),
+                    "-n",
+                    "5",
+                    "--seed",
+                    "3",
+                    "--condition",
+                    "label=1",
+                    "--out",
+                    str(tmp_path / name),
+                ]
+            )
             == 0
         )
     first, second = np.load(tmp_path / "a.npy"), np.load(tmp_path / "b.npy")
@@ -112,11 +125,11 @@ def test_evaluate_names_its_cost(moons: Path, capsys: pytest.CaptureFixture[str]
 
 
 def test_list_and_show(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["list"]) == 0 and run(["list", "solvers"]) == 0 and run(["show", "LogitNormal"]) == 0
+    assert run(["list"]) == 0 and run(["list", "solvers"]) == 0 and run(["describe", "LogitNormal"]) == 0
     out = capsys.readouterr().out
     assert "HEUN" in out and "2403.03206" in out and "t = 0.025" in out
     for name in catalogue.CATALOGUE["times"]:  # those without a density are shown without one
-        assert run(["show", f"times.{name}"]) == 0
+        assert run(["describe", f"times.{name}"]) == 0
 
 
 def test_help_has_examples(capsys: pytest.CaptureFixture[str]) -> None:
@@ -139,7 +152,7 @@ def test_help_has_examples(capsys: pytest.CaptureFixture[str]) -> None:
         (["train", "mnist", "--set", "data.path=nowhere.npz"], "nowhere.npz"),
         (["sample", "nowhere", "--out", "x.png"], "holds no bundle"),
         (["list", "solver"], "did you mean 'solvers'"),
-        (["show", "Lineer"], "did you mean 'Linear'"),
+        (["describe", "Lineer"], "did you mean 'Linear'"),
     ],
 )
 def test_mistakes_are_one_line(argv: list[str], words: str, capsys: pytest.CaptureFixture[str], tmp_path: Path,
@@ -165,11 +178,11 @@ def test_resume_with_other_settings(moons: Path, capsys: pytest.CaptureFixture[s
 
 def test_wrong_conditions_and_files(moons: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     x = str(tmp_path / "x.png")
-    assert "label 7" in refused(capsys, "sample", str(moons), "--cond", "label=7", "--out", x)
+    assert "label 7" in refused(capsys, "sample", str(moons), "--condition", "label=7", "--out", x)
     assert "without ever dropping" in refused(capsys, "sample", str(moons), "--out", x)
-    assert ".wav" in refused(capsys, "sample", str(moons), "--cond", "label=0", "--out", str(tmp_path / "x.wav"))
+    assert ".wav" in refused(capsys, "sample", str(moons), "--condition", "label=0", "--out", str(tmp_path / "x.wav"))
     assert "no setting of drawing" in refused(capsys, "sample", str(moons), "--set", "steps=3", "--out", x)
-    assert "-1" in refused(capsys, "sample", str(moons), "-n", "-1", "--cond", "label=0", "--out", x)
+    assert "-1" in refused(capsys, "sample", str(moons), "-n", "-1", "--condition", "label=0", "--out", x)
     assert "neither a file" in refused(capsys, "evaluate", str(moons), "nowhere.csv")
 
 
@@ -216,7 +229,7 @@ def test_a_fault_of_ours_is_one_line_that_names_a_file(
 def test_where_nothing_is_written(moons: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for out in ("", " ", "/"):
         assert "'--out': got" in refused(capsys, "train", "two-moons", "--out", out)
-        assert "'--out': got" in refused(capsys, "sample", str(moons), "--cond", "label=0", "--out", out)
+        assert "'--out': got" in refused(capsys, "sample", str(moons), "--condition", "label=0", "--out", out)
 
 
 @pytest.mark.parametrize(
@@ -237,7 +250,7 @@ def test_where_nothing_is_written(moons: Path, tmp_path: Path, capsys: pytest.Ca
 )
 def test_conditions_that_are_none(cond: str, words: str, moons: Path, tmp_path: Path,
                                   capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
-    assert words in refused(capsys, "sample", str(moons), "--cond", cond, "--out", str(tmp_path / "x.npy"))
+    assert words in refused(capsys, "sample", str(moons), "--condition", cond, "--out", str(tmp_path / "x.npy"))
     assert not list(tmp_path.iterdir())
 
 
@@ -276,7 +289,7 @@ def test_what_is_unlike_is_not_measured(moons: Path, capsys: pytest.CaptureFixtu
     for data in ("3", "none", "true"):
         assert "give one of the data" in refused(capsys, "evaluate", str(moons), data)
     guide = "sampler.guidance=Guide(Weak(runs/x), Extrapolate(2))"
-    words = ("sample", str(moons), "--cond", "label=0", "--out", "x.npy", "--set")
+    words = ("sample", str(moons), "--condition", "label=0", "--out", "x.npy", "--set")
     assert "Weak got 'runs/x', which is no field" in refused(capsys, *words, guide)
 
 

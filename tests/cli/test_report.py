@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from beeline.cli import plots, report
+from beeline.core.errors import BeelineError
 from beeline.core.rng import Rng
-from beeline.core.types import BeelineError
 from beeline.data.distributions.mixtures import GaussianMixture
 from beeline.evaluation.evaluate import Extras, evaluate
 from beeline.evaluation.metrics import Energy, Frechet

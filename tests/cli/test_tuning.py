@@ -1,4 +1,4 @@
-"""``beeline tune`` and ``--set sampler=auto``, end to end."""
+"""``beeline fit-solver`` and ``--set sampler=auto``, end to end."""
 
 from __future__ import annotations
 
@@ -35,7 +35,17 @@ def moons(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_tune_stores_the_sampler(moons: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     capsys.readouterr()
-    words = ["tune", str(moons), "--evaluations", "3", "--noises", "64", "--out", str(tmp_path / "tuned"), "--json"]
+    words = [
+        "fit-solver",
+        str(moons),
+        "--evaluations",
+        "3",
+        "--noises",
+        "64",
+        "--out",
+        str(tmp_path / "tuned"),
+        "--json",
+    ]
     assert run(words) == 0
     said = json.loads(capsys.readouterr().out)
     bundle = load(tmp_path / "tuned")
@@ -53,7 +63,7 @@ def test_auto(moons: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
         str(moons),
         "-n",
         "4",
-        "--cond",
+        "--condition",
         "label=0",
         "--set",
         "sampler=auto",
@@ -69,5 +79,5 @@ def test_auto(moons: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
 def test_refusals(moons: Path) -> None:
     with pytest.raises(ValueError, match="too few to fit on"):
         tuning.tune(str(moons), 4, None, 2, 0, None)
-    assert run(["tune", str(moons), "--evaluations", "0"]) == 2
+    assert run(["fit-solver", str(moons), "--evaluations", "0"]) == 2
     assert fitting.Bespoke().iterations > 0 and Rng(0).key() > 0

@@ -17,8 +17,8 @@ import beeline
 from beeline.config import build as config
 from beeline.config.catalogue import CATALOGUE, SLOTS, find, makes, member, name_of, settings
 from beeline.config.docs import explain
+from beeline.core.errors import BeelineError
 from beeline.core.rng import Rng
-from beeline.core.types import BeelineError
 from beeline.fields.flow import MapNetwork, Network
 from beeline.paths.affine import Affine
 

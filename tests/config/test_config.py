@@ -13,8 +13,8 @@ from beeline.config import build as config
 from beeline.config.build import build, change, describe, lookup, parse
 from beeline.config.catalogue import Setting
 from beeline.config.settings import fit
+from beeline.core.errors import BeelineError
 from beeline.core.rng import Rng
-from beeline.core.types import BeelineError
 from beeline.networks.mlp import MLP
 from beeline.objectives.matching import Drop, FlowMatching, Huber, one
 from beeline.sampling.guidance.guide import Extrapolate, Guide, Plain, Unconditional
@@ -51,7 +51,7 @@ def test_functions_and_constants_are_named() -> None:
 
 def test_networks_are_described_without_their_weights() -> None:
     with Rng(0).ambient():
-        net = bl.Network(MLP(2, width=8, depth=1), bl.paths.Cosine(), bl.Noise(0.01))
+        net = bl.Network(MLP(2, width=8, depth=1), bl.paths.Cosine(), bl.predictions.Noise(0.01))
         again = build(describe(net))
     assert describe(again) == describe(net) and again.prediction == net.prediction
     again.load_state_dict(net.state_dict())

@@ -9,8 +9,8 @@ from torch import nn
 
 import beeline as bl
 from beeline.cli.main import run
+from beeline.core.errors import BeelineError
 from beeline.core.modes import device_of, eval_mode, moved, place_for, resolve_device, tensors_of
-from beeline.core.types import BeelineError
 from beeline.evaluation.heldout import HeldOut
 from beeline.objectives.matching import FlowMatching
 from beeline.sampling.guidance.guide import Extrapolate, Guide, Weak
@@ -197,7 +197,7 @@ def test_autocast_changes_networks_and_neither_couplings_nor_losses() -> None:
         ["train", "digits", "--out", "run"],
         ["distill", "run", "reflow", "--out", "student"],
         ["sample", "run", "--out", "x.npy"],
-        ["tune", "run"],
+        ["fit-solver", "run"],
         ["evaluate", "run"],
         ["compare", "run"],
         ["demo", "--out", "demo"],

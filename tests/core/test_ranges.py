@@ -10,8 +10,8 @@ import pytest
 
 from beeline.config import build as config
 from beeline.config.catalogue import CATALOGUE, makes
+from beeline.core.errors import BeelineError
 from beeline.core.ranges import Annotated, Count, Range, dataclass
-from beeline.core.types import BeelineError
 
 from .test_catalogue import EXAMPLES, IN_CODE
 

@@ -3,8 +3,9 @@
 import pytest
 import torch
 
+from beeline.core.errors import BeelineError
 from beeline.core.rng import Rng
-from beeline.core.types import Batch, BeelineError
+from beeline.core.types import Batch
 from beeline.couplings.basic import Independent, MinibatchOT, Paired, PairedOrOT, assign, matching
 from beeline.couplings.sources import Empirical, Gaussian, Uniform
 from beeline.couplings.transport import ConditionalOT

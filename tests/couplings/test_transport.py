@@ -5,8 +5,9 @@ import itertools
 import pytest
 import torch
 
+from beeline.core.errors import BeelineError
 from beeline.core.rng import Rng
-from beeline.core.types import Batch, BeelineError
+from beeline.core.types import Batch
 from beeline.couplings.basic import Independent, MinibatchOT, squared_cost
 from beeline.couplings.transport import ConditionalOT, Immiscible, Sinkhorn, StableMatching, Unbalanced, assigned
 from beeline.data.distributions.mixtures import GaussianMixture

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from beeline.core.types import BeelineError
+from beeline.core.errors import BeelineError
 from beeline.data.modality import existing
 from beeline.data.tables.files import TableFile, TableStream
 from beeline.data.tables.schema import Schema

@@ -159,13 +159,13 @@ def test_pictures_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFi
     assert config.build(config.describe(run)) == run
     train(run, tmp_path / "run", log=quiet)
     base = ["sample", str(tmp_path / "run"), "--out", str(tmp_path / "out.npy")]
-    assert cli([*base, "--start", str(tmp_path / "before")]) == 0
+    assert cli([*base, "--input", str(tmp_path / "before")]) == 0
     everything = np.load(tmp_path / "out.npy")
     assert everything.shape == (12, 8, 8, 1)
-    assert cli([*base, "--start", str(tmp_path / "before" / "03.png")]) == 0
+    assert cli([*base, "--input", str(tmp_path / "before" / "03.png")]) == 0
     assert np.array_equal(np.load(tmp_path / "out.npy"), everything[3:4])
     capsys.readouterr()
-    assert cli([*base, "--start", str(tmp_path / "befor")]) == 2
+    assert cli([*base, "--input", str(tmp_path / "befor")]) == 2
     assert "befor does not exist" in capsys.readouterr().err
 
 
@@ -181,7 +181,7 @@ def test_what_does_not_fit_is_refused(tmp_path: Path, capsys: pytest.CaptureFixt
         prepare(Run(laws(), NET, Augmented())).finish(None).flow.source.log_prob(torch.zeros(1, 2))
     run = config.change(Run(laws(), NET, FlowMatching(coupling=Paired())), SMALL)
     train(run, tmp_path / "run", log=quiet)
-    assert cli(["sample", str(tmp_path / "run"), "--start", "a.csv", "--out", str(tmp_path / "x.csv")]) == 2
+    assert cli(["sample", str(tmp_path / "run"), "--input", "a.csv", "--out", str(tmp_path / "x.csv")]) == 2
     assert "starts from DistributionData, which is no file" in capsys.readouterr().err
     with pytest.raises(ValueError, match="starts from noise"):
         bl.Bundle(bl.Flow(lambda x, t: x)).translate(torch.zeros(1, 2))

@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch import nn
 
+from beeline.core.errors import BeelineError
 from beeline.core.rng import Rng
-from beeline.core.types import Batch, BeelineError
+from beeline.core.types import Batch
 from beeline.couplings.sources import Uniform
 from beeline.distillation.pairs import anchored, reflow_pairs
 from beeline.distillation.students import OneStep, Reflow, own_space

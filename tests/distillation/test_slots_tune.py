@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import nn
 
+from beeline.core.errors import BeelineError
 from beeline.core.rng import Rng
-from beeline.core.types import Batch, BeelineError
+from beeline.core.types import Batch
 from beeline.data.distributions.mixtures import GaussianMixture
 from beeline.distillation.finetune import ContrastTuned, FeatureTuned, GuidanceTuned, PeRFlow
 from beeline.distillation.fit_solver import Problem

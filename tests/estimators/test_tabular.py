@@ -12,8 +12,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from torch import Tensor
 
+from beeline.core.errors import BeelineError
 from beeline.core.rng import Rng
-from beeline.core.types import BeelineError
 from beeline.data.tables.metrics.scores import ShapeError, TrendError
 from beeline.data.tables.table import Table
 from beeline.density.likelihood import Exact

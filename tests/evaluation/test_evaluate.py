@@ -10,8 +10,9 @@ import pytest
 import torch
 from rich.console import Console
 
+from beeline.core.errors import BeelineError
 from beeline.core.rng import Rng
-from beeline.core.types import Batch, BeelineError
+from beeline.core.types import Batch
 from beeline.couplings.sources import Uniform
 from beeline.data.distributions.mixtures import Gaussian, GaussianMixture
 from beeline.data.images import Image, Images

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
+from beeline.core.errors import BeelineError
 from beeline.core.rng import Rng
-from beeline.core.types import BeelineError
 from beeline.data.distributions.mixtures import GaussianMixture
 from beeline.evaluation.features import Module, SmallClassifier, digest, labels_of
 

@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import nn
 
+from beeline.core.errors import BeelineError
 from beeline.core.rng import Rng
-from beeline.core.types import Batch, BeelineError
+from beeline.core.types import Batch
 from beeline.couplings.basic import Paired
 from beeline.evaluation.heldout import EvenTimes, ExactPosterior, HeldOut, MeanField
 from beeline.objectives.alignment import Dispersed, SmoothSteps

@@ -7,8 +7,8 @@ import torch
 from scipy import linalg, stats
 from torch import nn
 
+from beeline.core.errors import BeelineError
 from beeline.core.rng import Rng
-from beeline.core.types import BeelineError
 from beeline.evaluation.features import Identity, Module
 from beeline.evaluation.metrics import (
     Energy,

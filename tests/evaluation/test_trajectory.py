@@ -8,8 +8,8 @@ from scipy.integrate import quad
 from torch import nn
 
 from beeline.core.declared import as_map
+from beeline.core.errors import BeelineError
 from beeline.core.rng import Rng
-from beeline.core.types import BeelineError
 from beeline.data.distributions.mixtures import Gaussian, GaussianMixture
 from beeline.density.likelihood import bits_per_dimension
 from beeline.evaluation.trajectory import Likelihood, counted, draw, straightness, transport_cost

@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from beeline.core.declared import as_map
+from beeline.core.errors import nearest
 from beeline.core.rng import Rng
-from beeline.core.types import expand_time, leaves, map_cond, nearest
+from beeline.core.types import expand_time, leaves, map_cond
 from beeline.couplings.sources import Uniform
 from beeline.data.distributions.mixtures import Gaussian, GaussianMixture
 from beeline.fields.flow import Data, Flow, Noise, Velocity, bind

@@ -103,11 +103,11 @@ def settings() -> Iterator[Case]:
             for text in (*NEVER, *ODD):
                 yield Case(
                     f"show {name} --set {setting}={text[:40]}",
-                    ("show", name, "--yaml", "--set", f"{setting}={text}"),
+                    ("describe", name, "--yaml", "--set", f"{setting}={text}"),
                     nonsense=text in NEVER and not isinstance(value, str | dict) and value is not None,
                 )
             for wrong in (f"{setting}.nothing", f"{setting}x", f".{setting}", f"{setting}..x"):
-                yield Case(f"show {name} --set {wrong}=3", ("show", name, "--set", f"{wrong}=3"))
+                yield Case(f"show {name} --set {wrong}=3", ("describe", name, "--set", f"{wrong}=3"))
 
 
 def ways(data: Any, way: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
@@ -156,7 +156,7 @@ def flows(bundle: Path, signed: bool) -> Iterator[Case]:
                 made = {**made, "content": manifest.content(made)}
             (folder / "b" / "flow.json").write_text(json.dumps(made))
 
-        argv = ("sample", "{}/b", "-n", "2", "--cond", "label=1", "--out", "{}/x.npy")
+        argv = ("sample", "{}/b", "-n", "2", "--condition", "label=1", "--out", "{}/x.npy")
         yield Case(
             f"flow.json {name}{'' if signed else ' (unsigned)'}",
             argv,
@@ -238,18 +238,20 @@ def commands(bundle: Path) -> Iterator[Case]:
         ",",
         "label=.inf",
     )
-    yield from (Case(f"--cond {c[:30]}", (*sample, "{}/x.npy", "--cond", c)) for c in conditions)
+    yield from (Case(f"--condition {c[:30]}", (*sample, "{}/x.npy", "--condition", c)) for c in conditions)
     for seed in seeds:
-        yield Case(f"sample --seed {seed}", (*sample, "{}/x.npy", "--cond", "label=1", "--seed", seed))
-        yield Case(f"sample -n {seed}", ("sample", str(bundle), "-n", seed, "--cond", "label=1", "--out", "{}/x.npy"))
+        yield Case(f"sample --seed {seed}", (*sample, "{}/x.npy", "--condition", "label=1", "--seed", seed))
+        yield Case(
+            f"sample -n {seed}", ("sample", str(bundle), "-n", seed, "--condition", "label=1", "--out", "{}/x.npy")
+        )
     for out in ("", "/", "{}", "{}/x.wav", "/dev/null", "\x00", "/proc/x.npy", "{}/" + "x" * 300 + ".npy"):
-        yield Case(f"sample --out {out[:20]}", (*sample, out, "--cond", "label=1"))
+        yield Case(f"sample --out {out[:20]}", (*sample, out, "--condition", "label=1"))
     for out in ("", "/", "/dev/null", "/proc/nothing"):
         yield Case(f"train --out {out}", ("train", "two_moons", "--set", "training.steps=1", "--out", out))
     for text in (*NEVER, "3", "true", "[/b]", "", "Uniform", "Digits(", "runs/x", "\x00", "none", "x" * 300):
         yield Case(f"evaluate D {text[:30]}", ("evaluate", str(bundle), text, "-n", "20"))
         yield Case(f"train {text[:30]}", ("train", text, "--plan"))
-        yield Case(f"show {text[:30]}", ("show", text), text not in ("Uniform",))
+        yield Case(f"show {text[:30]}", ("describe", text), text not in ("Uniform",))
         yield Case(f"distill D {text[:30]}", ("distill", str(bundle), text, "--out", "{}/d"))
         yield Case(f"sample {text[:30]}", ("sample", text, "--out", "{}/x.npy"))
         yield Case(f"{text[:30]}", (text,))
@@ -263,7 +265,7 @@ def commands(bundle: Path) -> Iterator[Case]:
         ):
             yield Case(
                 f"sample --set {setting}={text[:30]}",
-                (*sample, "{}/x.npy", "--cond", "label=1", "--set", f"{setting}={text}"),
+                (*sample, "{}/x.npy", "--condition", "label=1", "--set", f"{setting}={text}"),
                 text in NEVER,
             )
     for text in (
@@ -275,7 +277,9 @@ def commands(bundle: Path) -> Iterator[Case]:
         "Guide(3, 4)",
         "Temperature(x)",
     ):
-        yield Case(f"guidance {text}", (*sample, "{}/x.npy", "--cond", "label=1", "--set", f"sampler.guidance={text}"))
+        yield Case(
+            f"guidance {text}", (*sample, "{}/x.npy", "--condition", "label=1", "--set", f"sampler.guidance={text}")
+        )
 
 
 def networks() -> Iterator[Case]:

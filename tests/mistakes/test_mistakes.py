@@ -77,10 +77,10 @@ def test_there_are_thousands(bundle: Path) -> None:
 
 def test_the_judge_sees_what_it_looks_for(tmp_path: Path) -> None:
     """Tracebacks, acceptance, files that are left, exit codes and hangs are each found."""
-    right = Case("right", ("show", "no-such-thing"))
+    right = Case("right", ("describe", "no-such-thing"))
     assert judge(right, tmp_path / "a") is None
     assert judge(Case("accepted", ("list", "solvers")), tmp_path / "b") == "was accepted"
     assert judge(Case("sense", ("list", "solvers"), nonsense=False), tmp_path / "c") is None
-    assert "took more than" in str(judge(Case("late", ("show", "digits"), prepare=None), tmp_path / "d", 1e-4))
-    left = Case("left", ("show", "digits", "--json", "--out", "x"))
+    assert "took more than" in str(judge(Case("late", ("describe", "digits"), prepare=None), tmp_path / "d", 1e-4))
+    left = Case("left", ("describe", "digits", "--json", "--out", "x"))
     assert judge(left, tmp_path / "e") is None

@@ -9,8 +9,8 @@ import torch
 from torch.func import grad, jacfwd, jvp
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from beeline.core.errors import BeelineError
 from beeline.core.rng import Rng
-from beeline.core.types import BeelineError
 from beeline.fields.flow import MapNetwork, Network
 from beeline.networks.dit import DiT, positions
 from beeline.networks.hooks import blocks, taps

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from beeline.core.types import BeelineError
+from beeline.core.errors import BeelineError
 from beeline.networks.embed import ConditionEmbedding, Embedding, features
 from beeline.networks.fp32 import WideGroupNorm, groups_of, layer_norm, rms_norm
 from beeline.sampling.guidance.guide import null_like

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from beeline.config.build import build, describe
+from beeline.core.errors import BeelineError
 from beeline.core.rng import Rng
-from beeline.core.types import BeelineError
 from beeline.fields.flow import Data, Network
 from beeline.networks.tabular import TabularMLP, TabularTransformer
 

@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch import nn
 
+from beeline.core.errors import BeelineError
 from beeline.core.rng import Rng
-from beeline.core.types import Batch, BeelineError
+from beeline.core.types import Batch
 from beeline.fields.flow import Network
 from beeline.networks.dit import DiT
 from beeline.networks.mlp import MLP

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from beeline.core.declared import Traits
+from beeline.core.errors import BeelineError
 from beeline.core.rng import Rng
-from beeline.core.types import Batch, BeelineError
+from beeline.core.types import Batch
 from beeline.couplings.basic import Paired
 from beeline.evaluation.heldout import ExactPosterior, HeldOut
 from beeline.fields.flow import Data, Flow, Network

@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from beeline.core.errors import BeelineError
 from beeline.core.rng import Rng
-from beeline.core.types import Batch, BeelineError
+from beeline.core.types import Batch
 from beeline.objectives.guided import Anticipating, Contrastive, GuidanceFree, ModelGuidance
 from beeline.objectives.matching import Drop, FlowMatching
 from beeline.sampling.guidance.guide import CFG

@@ -7,8 +7,8 @@ import torch
 
 from beeline.config import build as config
 from beeline.config.catalogue import CATALOGUE, member
+from beeline.core.errors import BeelineError
 from beeline.core.rng import Rng
-from beeline.core.types import BeelineError
 from beeline.data.point_files import DistributionData
 from beeline.objectives.matching import FlowMatching
 from beeline.recipes import learning

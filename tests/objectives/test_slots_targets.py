@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import nn
 
+from beeline.core.errors import BeelineError
 from beeline.core.rng import Rng
-from beeline.core.types import Batch, BeelineError
+from beeline.core.types import Batch
 from beeline.couplings.basic import Independent, MinibatchOT, Paired
 from beeline.couplings.sources import Uniform as UniformSource
 from beeline.couplings.transport import Sinkhorn

@@ -7,8 +7,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from beeline.core.errors import BeelineError
 from beeline.core.rng import Rng
-from beeline.core.types import Batch, BeelineError
+from beeline.core.types import Batch
 from beeline.couplings.basic import Paired
 from beeline.couplings.stored import Annealed
 from beeline.distillation.pairs import AnnealedPairs

@@ -11,8 +11,9 @@ from torch import nn
 
 import beeline as bl
 from beeline.config import build as config
+from beeline.core.errors import BeelineError
 from beeline.core.rng import Rng
-from beeline.core.types import Batch, BeelineError
+from beeline.core.types import Batch
 from beeline.couplings.basic import Independent, MinibatchOT, PairedOrOT, assign, squared_cost
 from beeline.couplings.transport import ConditionalOT, Remembered, Sinkhorn, Unbalanced
 from beeline.data.distributions.mixtures import GaussianMixture

@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import nn
 
+from beeline.core.errors import BeelineError
 from beeline.core.rng import Rng
-from beeline.core.types import Batch, BeelineError, Loss
+from beeline.core.types import Batch, Loss
 from beeline.evaluation.heldout import HeldOut
 from beeline.objectives.losses.adaptive_weights import Balanced, BinMeans, Importance, TimeNet, Uncertain
 from beeline.objectives.matching import FlowMatching

@@ -6,8 +6,8 @@ import pytest
 import torch
 from scipy import stats
 
+from beeline.core.errors import BeelineError
 from beeline.core.rng import Rng
-from beeline.core.types import BeelineError
 from beeline.couplings.heavy_tailed import StudentT
 from beeline.data.distributions.mixtures import GaussianMixture
 from beeline.fields.conversion import converted, matched

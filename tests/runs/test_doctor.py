@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from beeline.cli import planning as engine
-from beeline.core.types import BeelineError
+from beeline.core.errors import BeelineError
 from beeline.data.distributions.mixtures import GaussianMixture
 from beeline.data.point_files import DistributionData
 from beeline.paths.affine import Cosine

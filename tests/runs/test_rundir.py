@@ -13,7 +13,7 @@ import pytest
 
 from beeline.config import build as config
 from beeline.core import files
-from beeline.core.types import BeelineError
+from beeline.core.errors import BeelineError
 from beeline.data.distributions.mixtures import GaussianMixture
 from beeline.data.point_files import DistributionData
 from beeline.runs.averaging import export_averages

@@ -8,7 +8,8 @@ import torch
 
 from beeline.config import build as config
 from beeline.core.rng import Rng
-from beeline.core.types import Batch, BeelineError
+from beeline.core.types import Batch
+from beeline.core.errors import BeelineError
 from beeline.data.tables.files import StreamMicrobatches, TableStream
 from beeline.distillation.students import OneStep
 from beeline.objectives.tables import RowMatching

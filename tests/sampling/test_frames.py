@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from beeline.core.errors import BeelineError
 from beeline.core.rng import Rng
-from beeline.core.types import BeelineError
 from beeline.fields.flow import Flow
 from beeline.sampling.guidance.frames import GivenFrames
 from beeline.sampling.guidance.guide import CFG

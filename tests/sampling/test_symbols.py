@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
+from beeline.core.errors import BeelineError
 from beeline.core.rng import Rng
-from beeline.core.types import BeelineError
 from beeline.fields.flow import Flow
 from beeline.sampling.guidance.guide import CFG
 from beeline.sampling.guidance.straight_through import StraightThrough

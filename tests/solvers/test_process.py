@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from beeline.core.errors import IntegrationError
 from beeline.core.rng import Rng
-from beeline.core.types import Batch, IntegrationError
+from beeline.core.types import Batch
 from beeline.couplings.sources import Gaussian
 from beeline.density.likelihood import Hutchinson, HutchPlusPlus, log_prob
 from beeline.distillation.students import OneStep, Reflow

@@ -6,8 +6,8 @@ import pytest
 import torch
 from scipy.spatial.transform import Rotation, Slerp
 
+from beeline.core.errors import BeelineError
 from beeline.core.rng import Rng
-from beeline.core.types import BeelineError
 from beeline.solvers.integrate import integrate
 from beeline.solvers.runge_kutta import HEUN, RK4
 from beeline.spaces.manifold import (

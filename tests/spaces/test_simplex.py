@@ -7,8 +7,8 @@ import torch
 from scipy import stats
 from torch.nn.functional import one_hot
 
+from beeline.core.errors import BeelineError
 from beeline.core.rng import Rng
-from beeline.core.types import BeelineError
 from beeline.fields.flow import bind
 from beeline.solvers.diffusions import White
 from beeline.solvers.integrate import integrate

@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
+from beeline.core.errors import BeelineError
 from beeline.core.rng import Rng
-from beeline.core.types import BeelineError
 from beeline.objectives.losses.weights import ByDensity, MinSNR, PowerWeight, SigmoidSNR
 from beeline.paths.affine import Cosine, Linear, VariancePreserving
 from beeline.times.composed import Antithetic, Binned, Frames, NormalSNR, Pairs, Stratified, log_snr, snr_log_prob

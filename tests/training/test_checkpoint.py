@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from beeline.core.types import BeelineError
+from beeline.core.errors import BeelineError
 from beeline.training import checkpoint, compare
 from beeline.training.checkpoint import Checkpoint
 

@@ -5,8 +5,9 @@ import torch
 from torch import nn
 
 from beeline.core.declared import Holding
+from beeline.core.errors import BeelineError
 from beeline.core.rng import Rng
-from beeline.core.types import Batch, BeelineError
+from beeline.core.types import Batch
 from beeline.fields.flow import Network
 from beeline.networks.dit import DiT
 from beeline.networks.unet import UNet

@@ -14,8 +14,8 @@ pytestmark = pytest.mark.engine
 sys.path.insert(0, os.path.dirname(__file__))
 import workers  # noqa: E402
 
+from beeline.core.errors import BeelineError  # noqa: E402
 from beeline.core.rng import Rng  # noqa: E402
-from beeline.core.types import BeelineError  # noqa: E402
 from beeline.training import checkpoint  # noqa: E402
 from beeline.training.distributed import parallel  # noqa: E402
 from beeline.training.distributed.parallel import DDP, FSDP, SingleDevice  # noqa: E402

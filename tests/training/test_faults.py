@@ -10,8 +10,9 @@ import pytest
 import torch
 from torch import nn
 
+from beeline.core.errors import BeelineError
 from beeline.core.rng import Rng
-from beeline.core.types import Batch, BeelineError, Loss
+from beeline.core.types import Batch, Loss
 from beeline.objectives.matching import FlowMatching
 from beeline.training import checkpoint
 from beeline.training.checks import Diverged

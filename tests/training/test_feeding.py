@@ -14,8 +14,9 @@ import pytest
 import torch
 from torch import nn
 
+from beeline.core.errors import BeelineError, require
 from beeline.core.rng import Rng
-from beeline.core.types import Batch, BeelineError, require
+from beeline.core.types import Batch
 from beeline.objectives.matching import FlowMatching
 from beeline.training.callbacks import Previews
 from beeline.training.config import Training

@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch import nn
 
+from beeline.core.errors import BeelineError
 from beeline.core.rng import Rng
-from beeline.core.types import BeelineError, Loss
+from beeline.core.types import Loss
 from beeline.training.config import Training
 from beeline.training.fit import fit
 from beeline.training.optim.ema import EMA, Average, PowerEMA, UniformAverage

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from beeline.core.types import BeelineError
+from beeline.core.errors import BeelineError
 from beeline.training.config import Training, branched
 from beeline.training.optim.learning_rate import (
     Constant,

@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import nn
 
+from beeline.core.errors import BeelineError
 from beeline.core.rng import Rng
-from beeline.core.types import Batch, BeelineError, Loss
+from beeline.core.types import Batch, Loss
 from beeline.objectives.matching import FlowMatching
 from beeline.paths.affine import Affine
 from beeline.training import checkpoint, compare

@@ -11,9 +11,10 @@ import pytest
 import torch
 from torch import nn
 
+from beeline.core.errors import BeelineError
 from beeline.core.protocols.training import Player
 from beeline.core.rng import Rng
-from beeline.core.types import Batch, BeelineError, Loss
+from beeline.core.types import Batch, Loss
 from beeline.couplings.basic import Paired
 from beeline.evaluation.heldout import HeldOut
 from beeline.objectives.matching import FlowMatching

@@ -1,0 +1,1 @@
+"""Exact distributions with known velocity fields."""

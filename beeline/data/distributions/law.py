@@ -11,9 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from beeline.core.errors import require
 from beeline.core.protocols.flows import Path
 from beeline.core.rng import Rng
-from beeline.core.types import Batch, Cond, expand_time, leaves, require
+from beeline.core.types import Batch, Cond, expand_time, leaves
 from beeline.fields.flow import Flow
 from beeline.paths.affine import AffinePath, Linear
 

@@ -10,9 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from beeline.core.errors import require
 from beeline.core.ranges import dataclass
 from beeline.core.rng import Rng
-from beeline.core.types import Cond, require
+from beeline.core.types import Cond
 from beeline.data.distributions.checkerboard import Checkerboard
 from beeline.data.distributions.law import Distribution, ExactField, Moments, allowed, choose, numbers, plain, tuples
 

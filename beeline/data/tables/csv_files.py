@@ -12,7 +12,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from beeline.core.types import BeelineError, require
+from beeline.core.errors import BeelineError, require
 from beeline.data.tables.dtypes import pandas
 from beeline.data.tables.schema import listed
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from beeline.core.types import BeelineError, extra, require
+from beeline.core.errors import BeelineError, extra, require
 
 OBJECTS = {"date": datetime.date, "time": datetime.time, "Decimal": decimal.Decimal}
 """What the dtype of a column of Python objects is called; pandas calls all of them object."""

@@ -10,9 +10,10 @@ from typing import Any
 
 import torch
 
+from beeline.core.errors import BeelineError, extra, nearest, require
 from beeline.core.ranges import Inside, dataclass
 from beeline.core.rng import Rng
-from beeline.core.types import Batch, BeelineError, extra, nearest, require, stack
+from beeline.core.types import Batch, stack
 from beeline.data.modality import divide
 from beeline.data.tables.csv_files import Dialect
 from beeline.data.tables.dtypes import pandas

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from beeline.core.types import BeelineError, nearest, require
+from beeline.core.errors import BeelineError, nearest, require
 from beeline.data.tables.codec import datetime_formats as moments
 from beeline.data.tables.codec.timestamps import described, ticks, zone_of
 from beeline.data.tables.csv_files import names

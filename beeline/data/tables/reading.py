@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from beeline.core.types import BeelineError, extra, require
+from beeline.core.errors import BeelineError, extra, require
 from beeline.data.tables.csv_files import Dialect, read_csv
 from beeline.data.tables.dtypes import pandas
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from beeline.core.types import BeelineError, nearest, require
+from beeline.core.errors import BeelineError, nearest, require
 
 Array = np.ndarray[Any, Any]
 

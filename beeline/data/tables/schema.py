@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 import yaml
 
-from beeline.core.types import BeelineError, nearest, require
+from beeline.core.errors import BeelineError, nearest, require
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from beeline.core.errors import nearest, require
 from beeline.core.files import write_bytes
 from beeline.core.ranges import Whole, dataclass
 from beeline.core.rng import Rng
-from beeline.core.types import Batch, Cond, nearest, require
+from beeline.core.types import Batch, Cond
 from beeline.data.tables.codec import columns as kinds
 from beeline.data.tables.codec.codes import ONE_HOT, Cells, Code, split
 from beeline.data.tables.dtypes import bare, pandas

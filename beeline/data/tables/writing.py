@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from beeline.core.errors import extra, require
 from beeline.core.files import replacing
-from beeline.core.types import extra, require
 from beeline.data.tables.infer import named
 from beeline.data.tables.schema import EXACT
 

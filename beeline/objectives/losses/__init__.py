@@ -1,0 +1,1 @@
+"""Distances, weights over time, and encoders."""

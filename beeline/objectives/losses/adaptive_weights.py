@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from beeline.core.declared import Declaring
+from beeline.core.errors import require
 from beeline.core.ranges import Count, NonNegative, dataclass
 from beeline.core.rng import Rng
-from beeline.core.types import Batch, Loss, require
+from beeline.core.types import Batch, Loss
 from beeline.objectives.matching import FlowMatching
 from beeline.times.composed import Binned
 from beeline.times.samplers import Uniform

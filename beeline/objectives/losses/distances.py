@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from beeline.core.errors import BeelineError, require
 from beeline.core.protocols.training import Cost
 from beeline.core.ranges import NonNegative, dataclass
-from beeline.core.types import BeelineError, require
 from beeline.objectives.losses.encoders import Encoder, RandomFeatures
 from beeline.objectives.losses.weights import PowerWeight
 from beeline.objectives.matching import Context, ContextDistance, Distance, Huber, Weight, distance_at, one, squared

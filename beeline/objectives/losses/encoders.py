@@ -9,9 +9,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from beeline.core.errors import require
 from beeline.core.ranges import dataclass
 from beeline.core.rng import Rng
-from beeline.core.types import require
 
 Encoder = Callable[[Tensor], Tensor]
 """Clean data [B,*S] -> features [B,d], or [B,tokens,d]; frozen."""

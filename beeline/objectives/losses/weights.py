@@ -7,9 +7,9 @@ from dataclasses import field
 import torch
 from torch import Tensor
 
+from beeline.core.errors import require
 from beeline.core.protocols.flows import TimeSampler
 from beeline.core.ranges import Positive, dataclass
-from beeline.core.types import require
 from beeline.paths.affine import AffinePath, Linear
 from beeline.times.composed import log_snr
 from beeline.times.samplers import Uniform

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from beeline.core.declared import as_map, is_map
+from beeline.core.errors import require
 from beeline.core.protocols.flows import Guidance
-from beeline.core.types import Cond, Dynamics, expand_time, require
+from beeline.core.types import Cond, Dynamics, expand_time
 from beeline.fields.flow import Flow
 from beeline.sampling.guidance.guide import OfFlow, Plain, of_flow
 

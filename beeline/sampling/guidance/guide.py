@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from beeline.core.declared import as_map, is_map
+from beeline.core.errors import require
 from beeline.core.protocols.flows import Guidance, Reference, Rule
 from beeline.core.ranges import dataclass
-from beeline.core.types import Cond, Dynamics, expand_time, leaves, map_cond, require
+from beeline.core.types import Cond, Dynamics, expand_time, leaves, map_cond
 from beeline.fields.flow import Flow, bind
 from beeline.sampling.guidance.null import null_like as null_like
 from beeline.solvers.process import Reading

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from beeline.core.declared import traits_of
+from beeline.core.errors import nearest, require
 from beeline.core.modes import check_values
-from beeline.core.types import Cond, leaves, map_cond, nearest, require
+from beeline.core.types import Cond, leaves, map_cond
 
 
 def null_like(null: Any, cond: Cond, field: Any = None) -> Cond:

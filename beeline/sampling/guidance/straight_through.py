@@ -11,10 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from beeline.core.declared import unwrapped
+from beeline.core.errors import require
 from beeline.core.protocols.flows import Guidance
 from beeline.core.ranges import Count, NonNegative, dataclass
 from beeline.core.rng import Rng
-from beeline.core.types import Cond, Dynamics, require
+from beeline.core.types import Cond, Dynamics
 from beeline.fields.flow import Flow
 from beeline.sampling.guidance.guide import OfFlow, Plain, of_flow
 from beeline.solvers.process import Reading

@@ -7,8 +7,9 @@ from typing import Any
 
 import torch
 
+from beeline.core.errors import require
 from beeline.core.ranges import dataclass
-from beeline.core.types import Cond, Dynamics, leaves, require
+from beeline.core.types import Cond, Dynamics, leaves
 from beeline.fields.flow import bind
 
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import torch.distributed as dist
 
+from beeline.core.errors import BeelineError
 from beeline.core.protocols.training import Parallel
-from beeline.core.types import BeelineError
 
 BEAT = 0.5  # seconds between two signs of life
 _EXCHANGE = re.compile("gloo|nccl|timed out|connection|process group|tcpstore|broken pipe|watchdog", re.IGNORECASE)

@@ -18,11 +18,12 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from beeline.core.declared import parts_of, stacks_of
+from beeline.core.errors import require
 from beeline.core.modes import AUTO, Device, place_for, resolve_device
 from beeline.core.protocols.training import Parallel, Player
 from beeline.core.ranges import dataclass
 from beeline.core.rng import Rng
-from beeline.core.types import Batch, Loss, require
+from beeline.core.types import Batch, Loss
 
 Work = Callable[[Batch, Rng, float, bool], Loss]
 """Forward and backward pass of a microbatch: (batch, key, share of the gradient, whether it is this process's last)."""

@@ -16,7 +16,8 @@ from typing import Any
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from beeline.core.types import Batch, BeelineError, Cond, leaves, require
+from beeline.core.errors import BeelineError, require
+from beeline.core.types import Batch, Cond, leaves
 from beeline.training.checkpoint import MANIFEST, digest, flaw, flush
 from beeline.training.compare import settings
 

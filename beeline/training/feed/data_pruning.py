@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from beeline.core.errors import require
 from beeline.core.protocols.training import Feed
 from beeline.core.ranges import dataclass
 from beeline.core.rng import Rng
-from beeline.core.types import Batch, require, take
+from beeline.core.types import Batch, take
 from beeline.training.feed.microbatches import FeedBase, InMemory
 
 RECENT = 0.99  # of the sums of losses by time, kept from step to step

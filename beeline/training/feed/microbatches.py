@@ -10,9 +10,10 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from beeline.core.errors import BeelineError, require
 from beeline.core.protocols.training import Feed, Microbatches
 from beeline.core.rng import Rng
-from beeline.core.types import Batch, BeelineError, leaves, require, take
+from beeline.core.types import Batch, leaves, take
 
 
 class FeedBase:

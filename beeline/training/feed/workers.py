@@ -15,8 +15,9 @@ from concurrent.futures.process import BrokenProcessPool
 import torch
 from torch import Tensor
 
+from beeline.core.errors import BeelineError
 from beeline.core.protocols.training import Feed
-from beeline.core.types import Batch, BeelineError
+from beeline.core.types import Batch
 from beeline.training.feed.microbatches import FeedBase
 
 _AHEAD = 2  # microbatches in the making per worker

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from beeline.core.errors import extra
 from beeline.core.protocols.training import Log
-from beeline.core.types import extra
 
 
 def several(*logs: Log) -> Log:

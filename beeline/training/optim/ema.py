@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from beeline.core.errors import require
 from beeline.core.protocols.training import Profile
 from beeline.core.ranges import dataclass
-from beeline.core.types import require
 from beeline.training.distributed.parallel import local, whole
 
 

@@ -6,9 +6,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import field
 
+from beeline.core.errors import require
 from beeline.core.protocols.training import LRSchedule
 from beeline.core.ranges import Count, NonNegative, Positive, Whole, dataclass
-from beeline.core.types import require
 
 
 class LRScheduleBase:

@@ -8,8 +8,8 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
+from beeline.core.errors import extra, require
 from beeline.core.ranges import NonNegative, Positive, dataclass
-from beeline.core.types import extra, require
 from beeline.training.optim.parameter_groups import split
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from beeline.core.types import BeelineError, require
+from beeline.core.errors import BeelineError, require
 from beeline.training import checkpoint
 from beeline.training.optim.ema import PowerEMA
 

@@ -13,7 +13,7 @@ import torch
 
 from beeline.cli.commands import condition
 from beeline.config.build import build, describe
-from beeline.core.types import BeelineError
+from beeline.core.errors import BeelineError
 from beeline.data.tables.files import TableFile
 from beeline.data.tables.infer import infer
 from beeline.data.tables.schema import Category, Constant, Datetime, Identifier, Number
@@ -259,7 +259,7 @@ def test_answers_are_read_by_the_kind_of_their_column() -> None:
     for value in ({"n": "30.5"}, {"n": "9" * 400}, {"n": float("nan")}, {"country": False}, {"when": "2021-13-01"}):
         with pytest.raises(BeelineError):
             table.condition(value, 1)
-    with pytest.raises(BeelineError, match="--cond|cannot be read"):
+    with pytest.raises(BeelineError, match="--condition|cannot be read"):
         condition("[2021-13-01]")
 
 

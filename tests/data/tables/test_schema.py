@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from beeline.core.types import BeelineError
+from beeline.core.errors import BeelineError
 from beeline.data.tables.infer import infer
 from beeline.data.tables.reading import read
 from beeline.data.tables.schema import Boolean, Category, Constant, Datetime, Identifier, Number, Schema

@@ -9,8 +9,8 @@ import torch
 from scipy import stats
 
 from beeline.config.build import build, describe
+from beeline.core.errors import BeelineError
 from beeline.core.rng import Rng
-from beeline.core.types import BeelineError
 from beeline.data.tables.codec.codes import Code, Quantile, Standard
 from beeline.data.tables.schema import Constant, Identifier
 from beeline.data.tables.table import Table

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from beeline.config.build import build, describe
+from beeline.core.errors import BeelineError
 from beeline.core.rng import Rng
-from beeline.core.types import BeelineError
 from beeline.data.tables.files import TableFile, TableStream
 from beeline.data.tables.writing import save, save_parts
 from tests.data.tables.test_schema import mixed

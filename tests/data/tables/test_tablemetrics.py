@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from beeline.core.errors import BeelineError
 from beeline.core.rng import Rng
-from beeline.core.types import BeelineError
 from beeline.data.tables.metrics.pairs import closest
 from beeline.data.tables.metrics.privacy import ClosestRecord, Duplicates
 from beeline.data.tables.metrics.scores import (

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from beeline.core.errors import require
 from beeline.core.rng import Rng
-from beeline.core.types import require
 
 Array = np.ndarray[Any, Any]
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from beeline.core.types import BeelineError, nearest, require
+from beeline.core.errors import BeelineError, nearest, require
 from beeline.data.tables.codec import timestamps as stamps
 from beeline.data.tables.codec.codes import SPIKE, SPIKES, Array, Code, Quantile, Standard
 from beeline.data.tables.dtypes import bare, loose, pandas, restored

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from beeline.core.types import require
+from beeline.core.errors import require
 
 Array = np.ndarray[Any, Any]
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from beeline.core.types import BeelineError, require
+from beeline.core.errors import BeelineError, require
 from beeline.data.tables.codec.datetime_formats import Form
 from beeline.data.tables.dtypes import loose, pandas, restored
 from beeline.data.tables.schema import UNITS, Datetime, listed

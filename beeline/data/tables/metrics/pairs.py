@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from beeline.core.types import extra
+from beeline.core.errors import extra
 from beeline.data.tables.codec import columns as cells
 from beeline.data.tables.codec.codes import Array
 from beeline.data.tables.dtypes import pandas

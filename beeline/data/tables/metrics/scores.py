@@ -12,10 +12,10 @@ from typing import Annotated, Any, ClassVar
 import numpy as np
 from torch import Tensor
 
+from beeline.core.errors import extra, require
 from beeline.core.protocols.training import Better, TableMetric
 from beeline.core.ranges import Count, Range, dataclass
 from beeline.core.rng import Rng
-from beeline.core.types import extra, require
 from beeline.data.tables.codec import columns as cells
 from beeline.data.tables.codec.codes import Array
 from beeline.data.tables.dtypes import pandas
