@@ -103,20 +103,10 @@ class TabularFlow(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         backbone = self._network(table, rng)
         objective = RowMatching(known=self.known)
         training, patience = self._training(len(train))
-        feed = (
-            table.microbatches(train, rng.fork("rows"))
-            if microbatches is None
-            else microbatches(table, rng.fork("rows"))
-        )
-        look = HeldOut(
-            objective,
-            table.encode(held, rng.fork("held")),
-            rng=rng.fork("look"),
-            every=patience.every,
-            draws=max(1, 1000 // len(held)),
-            batch_size=2048,
-        )
-        net = Network(backbone, prediction=objective.prediction)
+        key = rng.fork("rows")
+        feed = table.microbatches(train, key) if microbatches is None else microbatches(table, key)
+        encoded, draws = table.encode(held, rng.fork("held")), max(1, 1000 // len(held))
+        look = HeldOut(objective, encoded, rng=rng.fork("look"), every=patience.every, draws=draws, batch_size=2048)
         looks: list[dict[str, float]] = []
         tell = log or (say if self.verbose else lambda entry: None)
 
@@ -126,6 +116,7 @@ class TabularFlow(TransformerMixin, BaseEstimator):  # type: ignore[misc]
                 looks.append({"step": entry["step"], "loss": float(entry["heldout"]["ema"]["value"])})
 
         where = resolve_device(self.device)
+        net = Network(backbone, prediction=objective.prediction)
         made = fit(net, objective, feed, training, device=where, callbacks=(look,), rng=rng.fork("training"), log=watch)
         made.requires_grad_(False)
         self.table_, self.looks_ = table, looks
