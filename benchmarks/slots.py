@@ -21,7 +21,7 @@ import beeline as bl
 from beeline.cli.memory import keep_memory
 from beeline.core.types import stack
 from beeline.couplings.basic import assign
-from beeline.couplings.transport import assigned
+from beeline.couplings.transport import assign_dataset
 from beeline.networks.unet import UNet
 from benchmarks import report
 
@@ -116,7 +116,7 @@ def couplings(rounds: int) -> dict[str, float]:
             work()
             made[f"{name}, batch {n}"] = round(statistics.median(milliseconds(work) for _ in range(rounds)), 2)
             print(f"{name}, batch {n}: {made[f'{name}, batch {n}']} ms", flush=True)
-    kept = assigned(bl.Rng(0).normal(torch.empty(2048, 784)), bl.Rng(0))
+    kept = assign_dataset(bl.Rng(0).normal(torch.empty(2048, 784)), bl.Rng(0))
     batch = bl.Batch(torch.zeros(128, 784), cond={"index": torch.arange(128)})
     made["remembered assignment, batch 128"] = round(milliseconds(lambda: kept(batch, bl.Rng(0))), 2)
     return made

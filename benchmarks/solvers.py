@@ -130,8 +130,8 @@ def inversion(where: str, data: str, n: int = 64) -> dict[str, float | str]:
             out[name] = miss(sampler(flow, sampler.invert(flow, x1, cond), cond), x1)
         except BeelineError as error:  # a step that cannot be solved is refused
             out[name] = str(error)[:110]
-    twins = Sampler(16, solver=Reversible())
-    back = twins(flow, twins.invert(flow, Reversible().lift(x1), cond, whole=True), cond, whole=True)
+    reversible = Sampler(16, solver=Reversible())
+    back = reversible(flow, reversible.invert(flow, Reversible().lift(x1), cond, augmented=True), cond, augmented=True)
     out["reversible, 16 steps"] = miss(Reversible().lower(back), x1)
     x0 = Rng(5).normal(x1)
     exact = Sampler(100, solver=MIDPOINT)(flow, x0, cond)

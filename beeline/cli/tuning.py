@@ -18,7 +18,7 @@ from beeline.core.types import Cond, map_cond
 from beeline.distillation.fit_solver import fit_solver
 from beeline.runs.bundle import Bundle, find, load, relabel
 from beeline.sampling.auto import auto_sampler
-from beeline.sampling.guidance.guide import of_flow
+from beeline.sampling.guidance.guide import guidance_for_flow
 from beeline.sampling.sampler import Sampler
 from beeline.solvers.integrate import integrate
 from beeline.solvers.runge_kutta import RK4
@@ -63,7 +63,10 @@ def tune(
     errors = {}
     with torch.no_grad():
         exact = integrate(
-            of_flow(current.guidance, bundle.flow)(bundle.flow.field, known), test, torch.linspace(0, 1, 33), RK4
+            guidance_for_flow(current.guidance, bundle.flow)(bundle.flow.field, known),
+            test,
+            torch.linspace(0, 1, 33),
+            RK4,
         )
         for title, how in (("fitted", fitted), ("auto", replace(auto_sampler(evaluations), guidance=current.guidance))):
             errors[title] = round(float((how(bundle.flow, test, known) - exact).square().mean().sqrt()), 6)

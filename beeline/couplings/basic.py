@@ -86,7 +86,7 @@ class MinibatchOT:
             f"optimal transport with the conditions {sorted(conditions)} would tie the noise to the condition, which "
             "sampling does not know; match within equal values with by=NAME, or say biased=True",
         )
-        x0 = sources(self, batch, rng)
+        x0 = source_points(self, batch, rng)
         order = torch.arange(len(x0))
         if self.by is None:
             return replace(batch, x0=x0[assign(x0, batch.x1)])
@@ -132,16 +132,16 @@ class PairedOrOT:
     def __call__(self, batch: Batch, rng: Rng) -> Batch:
         if batch.x0 is not None:
             return batch
-        return by_label(batch.cond, self.source)(batch, rng)
+        return ot_within_labels(batch.cond, self.source)(batch, rng)
 
 
-def by_label(cond: Cond, source: Source) -> MinibatchOT:
+def ot_within_labels(cond: Cond, source: Source) -> MinibatchOT:
     """Optimal transport within equal labels where there is a label; other conditions are refused when it is used."""
     labels = [name for name, leaf in leaves(cond) if not leaf.is_floating_point()]
     return MinibatchOT(source, by=labels[0] if len(labels) == 1 else None)
 
 
-def sources(coupling: Any, batch: Batch, rng: Rng) -> Tensor:
+def source_points(coupling: Any, batch: Batch, rng: Rng) -> Tensor:
     """The source points to be matched with a batch: those that it brings, or fresh ones."""
     x0: Tensor = coupling.source.sample(batch.x1, rng) if batch.x0 is None else batch.x0
     require(
@@ -181,10 +181,10 @@ def assign(x0: Tensor, x1: Tensor) -> Tensor:
         len(x0) == len(x1),
         f"an assignment needs as many source points as data, got {len(x0)} and {len(x1)}; give equal numbers",
     )
-    return matching(squared_cost(x0, x1))
+    return solve_assignment(squared_cost(x0, x1))
 
 
-def matching(cost: Tensor) -> Tensor:
+def solve_assignment(cost: Tensor) -> Tensor:
     """[N] rows of a cost [N,N], the one that each column is matched to by the cheapest assignment."""
     from scipy.optimize import linear_sum_assignment  # slow to import, and only optimal transport needs it
 

@@ -14,7 +14,7 @@ from beeline.core.protocols.flows import Coupling, Source
 from beeline.core.ranges import NonNegative, Range, dataclass
 from beeline.core.rng import Rng
 from beeline.core.types import Batch, Cond, leaves, take
-from beeline.couplings.basic import MinibatchOT, by_label, matching, sources, squared_cost
+from beeline.couplings.basic import MinibatchOT, ot_within_labels, solve_assignment, source_points, squared_cost
 from beeline.couplings.sources import Gaussian
 
 
@@ -47,13 +47,13 @@ class Sinkhorn:
         )
 
     def __call__(self, batch: Batch, rng: Rng) -> Batch:
-        x0 = free(self, batch, rng)
+        x0 = unconditional_source_points(self, batch, rng)
         plan = self.plan(squared_cost(x0, batch.x1))
-        return replace(batch, x0=x0[draw_rows(plan.T, rng.fork("plan"))])
+        return replace(batch, x0=x0[sample_columns(plan.T, rng.fork("plan"))])
 
     def plan(self, cost: Tensor) -> Tensor:
         """The entropic plan [N,N] of a cost, summing to 1."""
-        return scaled(cost, self.epsilon * (float(cost.mean()) if self.relative else 1.0), self.iterations, 1.0)
+        return sinkhorn_plan(cost, self.epsilon * (float(cost.mean()) if self.relative else 1.0), self.iterations, 1.0)
 
 
 @dataclass(frozen=True)
@@ -84,17 +84,17 @@ class Unbalanced:
         )
 
     def __call__(self, batch: Batch, rng: Rng) -> Batch:
-        x0 = free(self, batch, rng)
+        x0 = unconditional_source_points(self, batch, rng)
         plan = self.plan(squared_cost(x0, batch.x1))
         mass = (plan.sum(0) * len(x0) / plan.sum()).to(batch.x1)
         weight = mass if batch.weight is None else mass * batch.weight
-        return replace(batch, x0=x0[draw_rows(plan.T, rng.fork("plan"))], weight=weight)
+        return replace(batch, x0=x0[sample_columns(plan.T, rng.fork("plan"))], weight=weight)
 
     def plan(self, cost: Tensor) -> Tensor:
         """The unbalanced plan [N,N] of a cost."""
         mean = float(cost.mean())
         give = 1 / (1 + self.epsilon / self.reach)
-        return scaled(cost, self.epsilon * mean, self.iterations, give)
+        return sinkhorn_plan(cost, self.epsilon * mean, self.iterations, give)
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ class StableMatching:
     independent = False
 
     def __call__(self, batch: Batch, rng: Rng) -> Batch:
-        x0 = free(self, batch, rng)
+        x0 = unconditional_source_points(self, batch, rng)
         cost = squared_cost(x0, batch.x1)
         n = len(x0)
         order = [-1] * n
@@ -148,9 +148,9 @@ class Immiscible:
     independent = False
 
     def __call__(self, batch: Batch, rng: Rng) -> Batch:
-        x0 = free(self, batch, rng)
+        x0 = unconditional_source_points(self, batch, rng)
         cost = squared_cost(x0, batch.x1).clamp(min=0).sqrt()
-        return replace(batch, x0=x0[matching(cost)])
+        return replace(batch, x0=x0[solve_assignment(cost)])
 
 
 @dataclass(frozen=True)
@@ -186,7 +186,7 @@ class ConditionalOT:
             f"ConditionalOT by {by!r} would tie the noise to the other conditions {others}, which sampling does not "
             "know; leave them out, or take Independent()",
         )
-        x0 = sources(self, batch, rng)
+        x0 = source_points(self, batch, rng)
         cond = conditions[by].cpu()
         own = cond[rng.fork("condition").permutation(len(x0))]
         if cond.is_floating_point():
@@ -196,14 +196,14 @@ class ConditionalOT:
             apart = (own.reshape(len(own), 1, -1) != cond.reshape(1, len(cond), -1)).any(-1).double()
         cost = squared_cost(x0, batch.x1)
         total = cost + self.strength * cost.mean() * apart
-        return replace(batch, x0=x0[matching(total)])
+        return replace(batch, x0=x0[solve_assignment(total)])
 
 
 @dataclass(frozen=True)
 class Remembered:
     """One noise per datum for good: the assignment of a whole data set, made once, kept over all epochs.
 
-    x0 of datum i = the source point that ``assigned`` gave it
+    x0 of datum i = the source point that ``assign_dataset`` gave it
     Assumes data that carry their number as the condition ``by``, which is taken out before the network sees it; or,
     without ``noise``, data with which their noises are ``stored`` as pairs, as a run does.
     Source: Li et al. 2024, "Immiscible Diffusion" (arXiv 2406.12303), with the assignment kept.
@@ -222,7 +222,10 @@ class Remembered:
         if len(self.noise):
             return batch
         return replace(
-            batch, x0=assigned(batch.x1, rng, by_label(batch.cond, Gaussian()), x0=batch.x0, cond=batch.cond).noise
+            batch,
+            x0=assign_dataset(
+                batch.x1, rng, ot_within_labels(batch.cond, Gaussian()), x0=batch.x0, cond=batch.cond
+            ).noise,
         )
 
     def __call__(self, batch: Batch, rng: Rng) -> Batch:
@@ -238,14 +241,14 @@ class Remembered:
         require(
             bool((index >= 0).all()) and bool((index < len(self.noise)).all()),
             f"the batch holds datum {int(index.max())}, but the assignment holds {len(self.noise)}; make it again for "
-            "these data with assigned(...)",
+            "these data with assign_dataset(...)",
         )
         assert isinstance(batch.cond, dict)
         rest: Any = {k: v for k, v in batch.cond.items() if k != self.by} or None
         return replace(batch, x0=self.noise[index].to(batch.x1), cond=rest)
 
 
-def assigned(
+def assign_dataset(
     x1: Tensor,
     rng: Rng,
     coupling: Coupling | None = None,
@@ -258,7 +261,7 @@ def assigned(
     ``x0`` [N,*S] are the source points to assign, fresh ones without it; ``cond`` are the conditions of the data, for
     couplings that keep noise and condition apart.
 
-    >>> assigned(torch.zeros(3, 2), Rng(0)).noise.shape
+    >>> assign_dataset(torch.zeros(3, 2), Rng(0)).noise.shape
     torch.Size([3, 2])
     """
     made = torch.empty_like(x1)
@@ -270,7 +273,7 @@ def assigned(
     return Remembered(made)
 
 
-def free(coupling: Any, batch: Batch, rng: Rng) -> Tensor:
+def unconditional_source_points(coupling: Any, batch: Batch, rng: Rng) -> Tensor:
     """The source points of a batch that may be matched freely; refused where conditions would be biased."""
     conditions = dict(leaves(batch.cond))
     require(
@@ -278,10 +281,10 @@ def free(coupling: Any, batch: Batch, rng: Rng) -> Tensor:
         f"{type(coupling).__name__} with the conditions {sorted(conditions)} would tie the noise to the condition, "
         "which sampling does not know; use MinibatchOT(by=NAME) or ConditionalOT(by=NAME), or say biased=True",
     )
-    return sources(coupling, batch, rng)
+    return source_points(coupling, batch, rng)
 
 
-def scaled(cost: Tensor, epsilon: float, iterations: int, give: float) -> Tensor:
+def sinkhorn_plan(cost: Tensor, epsilon: float, iterations: int, give: float) -> Tensor:
     """exp((f_i + g_j - C_ij)/epsilon) with even marginals (``give`` = 1) or marginals that give way (below 1)."""
     kernel = -cost / epsilon
     if float(kernel.min()) > -600:  # far from underflow: products instead of logarithms, ten times as fast
@@ -313,7 +316,7 @@ def scaled(cost: Tensor, epsilon: float, iterations: int, give: float) -> Tensor
     return plan
 
 
-def draw_rows(rows: Tensor, rng: Rng) -> Tensor:
+def sample_columns(rows: Tensor, rng: Rng) -> Tensor:
     """One column index for every row of a plan, drawn with its (normalised) masses."""
     cut = rows.cumsum(1)
     u = rng.uniform(len(rows), cut[:, 0])[:, None] * cut[:, -1:]

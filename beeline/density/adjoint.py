@@ -57,10 +57,10 @@ class Checkpointed:
     def __call__(self, f: Dynamics, x: Tensor, times: Tensor, solver: Solver) -> Tensor:
         steps = len(times) - 1
         each = math.ceil(steps / min(steps, self.segments or max(1, round(math.sqrt(steps)))))
-        parameters = learned(f, x, times[:1])
+        parameters = graph_leaves(f, x, times[:1])
         for start in range(0, steps, each):
             part = times[start : start + each + 1]
-            x = _Again.apply(lambda y, part=part: integrate(f, y, part, solver), x, *parameters)
+            x = _RecomputedSegment.apply(lambda y, part=part: integrate(f, y, part, solver), x, *parameters)
         return x
 
 
@@ -79,11 +79,11 @@ class Adjoint:
     """
 
     def __call__(self, f: Dynamics, x: Tensor, times: Tensor, solver: Solver) -> Tensor:
-        out: Tensor = _Back.apply(f, times, solver, x, *learned(f, x, times[:1]))
+        out: Tensor = _AdjointGradient.apply(f, times, solver, x, *graph_leaves(f, x, times[:1]))
         return out
 
 
-def learned(f: Dynamics, x: Tensor, t: Tensor) -> list[Tensor]:
+def graph_leaves(f: Dynamics, x: Tensor, t: Tensor) -> list[Tensor]:
     """The leaves with requires_grad that the field depends on beside the state, found by one evaluation."""
     with torch.enable_grad():
         v = f(x.detach(), t.reshape(1).to(x).repeat(len(x)) if t.numel() == 1 else t[0].to(x))
@@ -100,7 +100,7 @@ def learned(f: Dynamics, x: Tensor, t: Tensor) -> list[Tensor]:
     return [leaf for leaf in found.values() if leaf is not x]
 
 
-class _Again(torch.autograd.Function):
+class _RecomputedSegment(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, run: Callable[[Tensor], Tensor], x: Tensor, *parameters: Tensor) -> Tensor:
         ctx.run = run
@@ -117,7 +117,7 @@ class _Again(torch.autograd.Function):
         return (None, *got)
 
 
-class _Back(torch.autograd.Function):
+class _AdjointGradient(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, f: Dynamics, times: Tensor, solver: Solver, x: Tensor, *parameters: Tensor) -> Tensor:
         with torch.no_grad():

@@ -13,7 +13,7 @@ from beeline.core.protocols.flows import Divergence, Gradient, Solver
 from beeline.core.ranges import dataclass
 from beeline.core.rng import Rng
 from beeline.core.types import Cond, Dynamics, map_cond
-from beeline.density.adjoint import Stored, learned
+from beeline.density.adjoint import Stored, graph_leaves
 from beeline.fields.flow import Flow, bind
 from beeline.solvers.process import process_of, require_ode
 from beeline.solvers.runge_kutta import HEUN
@@ -146,14 +146,14 @@ def log_prob(
     """
     require_ode(flow, "a likelihood")
     process, times = process_of(flow), Uniform()(steps, 1.0, 0.0)
-    solver = process.solver(solver)
+    solver = process.adapt_solver(solver)
     process.check(flow, solver, times)
     traits = complete(solver).traits
     require(
-        not traits.stochastic and not traits.twin,
-        f"a likelihood was asked for with {type(solver).__name__}, which "
-        f"{'adds noise' if traits.stochastic else 'carries a twin of its state'}; the density follows the equation "
-        "alone: take an ODE solver such as HEUN or Adaptive()",
+        not traits.stochastic and not traits.augmented_state,
+        f"log_prob got the solver {type(solver).__name__}, which "
+        f"{'adds noise' if traits.stochastic else 'has an augmented state'}; the change of variables holds for the "
+        "plain ODE: use a solver such as HEUN or Adaptive()",
     )
     check_together("the data", x1, flow)
     with eval_mode(flow, grad=True):
@@ -180,7 +180,7 @@ def _log_prob(
         return torch.cat([v.flatten(1), div[:, None]], 1)
 
     start = torch.cat([x1.flatten(1), torch.zeros_like(x1.flatten(1)[:, :1])], 1)
-    wanted = torch.is_grad_enabled() and (x1.requires_grad or bool(learned(f, x1, times[:1])))
+    wanted = torch.is_grad_enabled() and (x1.requires_grad or bool(graph_leaves(f, x1, times[:1])))
     with torch.set_grad_enabled(wanted):
         end = (gradient or Stored())(both, start, times, solver)
         # the last column fell from 0 at t=1 by the integral over [0,1]

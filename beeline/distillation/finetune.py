@@ -67,7 +67,7 @@ class PeRFlow(OnData):
         require(
             isinstance(teacher.path, AffinePath) and begins(teacher.path),
             f"PeRFlow was given a teacher on {teacher.path}; a step of a window needs an affine path whose slope at "
-            "t = 0 says where it goes: convert the teacher with converted(flow, Linear())",
+            "t = 0 says where it goes: convert the teacher with convert_flow(flow, Linear())",
         )
         space = self.space or own_space(teacher)
         inner = FlowMatching(teacher.path, times=self.times, prediction=space, distance=self.distance)
@@ -77,7 +77,7 @@ class PeRFlow(OnData):
 
     def student(self, teacher: Flow, networks: Mapping[str, nn.Module]) -> tuple[Flow, Sampler]:
         flow = replace(teacher, field=networks["student"], independent=False)
-        solver = process_of(flow).solver(frozen(teacher.path))
+        solver = process_of(flow).adapt_solver(frozen(teacher.path))
         return flow, Sampler(self.windows, schedule=self.schedule, solver=solver)
 
 

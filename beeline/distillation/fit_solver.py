@@ -16,7 +16,7 @@ from beeline.core.ranges import dataclass
 from beeline.core.rng import Rng
 from beeline.core.types import Cond, Dynamics, map_cond
 from beeline.fields.flow import Flow
-from beeline.sampling.guidance.guide import Plain, of_flow
+from beeline.sampling.guidance.guide import Plain, guidance_for_flow
 from beeline.sampling.sampler import Sampler
 from beeline.solvers.fitted import Fitted
 from beeline.solvers.integrate import integrate
@@ -45,7 +45,7 @@ class Problem:
 
     def dynamics(self) -> Dynamics:
         """The guided field of a fresh run."""
-        return of_flow(self.guidance, self.flow)(self.flow.field, self.cond)
+        return guidance_for_flow(self.guidance, self.flow)(self.flow.field, self.cond)
 
     def error(self, schedule: Schedule, solver: Solver, steps: int) -> float:
         """Root mean square error of the end points, per coordinate."""
@@ -195,7 +195,7 @@ class _Learning(SolverBase):
     def __init__(self, form: Form, sums_to_one: bool):
         self.form, self.sums_to_one = form, sums_to_one
 
-    def begin(self, times: Tensor) -> Any:
+    def init_memory(self, times: Tensor) -> Any:
         nodes = self.form.times()
         return [], [], self.form.rows(nodes, self.sums_to_one), list(nodes)
 
@@ -242,7 +242,9 @@ def fit_solver(
     guidance, method, truth = guidance or Plain(), method or Bespoke(), truth or Sampler(32, solver=RK4)
     x0 = flow.source.sample(like, rng.fork("noise"))
     with torch.no_grad():
-        x1 = integrate(of_flow(guidance, flow)(flow.field, cond), x0, truth.times().to(x0.dtype), truth.solver)
+        x1 = integrate(
+            guidance_for_flow(guidance, flow)(flow.field, cond), x0, truth.times().to(x0.dtype), truth.solver
+        )
     whole = Problem(flow, guidance, x0, x1, cond)
     order = rng.fork("split").permutation(len(x0)).to(x0.device)
     held, learned = order[: len(x0) // 4], order[len(x0) // 4 :]

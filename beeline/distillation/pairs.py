@@ -86,7 +86,7 @@ def reflow_pairs(
             rows = range(start, min(start + batch_size, count))
             x0 = starts(flow, rows, rng, like)
             part = _rows(cond, start, start + batch_size, x0.device)
-            sample = keyed.part(start, start + batch_size)
+            sample = keyed.for_rows(start, start + batch_size)
             made.append(to(Batch(sample(flow, x0, part).to(like.dtype), x0, part), like.device))
     return stack(made)
 
@@ -107,7 +107,7 @@ def anchored(flow: Flow, sampler: Sampler, batch: Batch, *, batch_size: int = 25
             x1 = batch.x1[start : start + batch_size]
             here = x1.to(device_of(flow.field) or x1.device)
             cond = _rows(batch.cond, start, start + batch_size, here.device)
-            x0 = sampler.part(start, start + batch_size).invert(flow, here, cond)
+            x0 = sampler.for_rows(start, start + batch_size).invert(flow, here, cond)
             made.append(to(Batch(here, x0.to(x1.dtype), cond), x1.device))
     return stack(made)
 

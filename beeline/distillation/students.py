@@ -96,7 +96,7 @@ class Reflow(Distillation):
 
     def student(self, teacher: Flow, networks: Mapping[str, nn.Module]) -> tuple[Flow, Sampler]:
         flow = replace(teacher, field=networks["student"], independent=False)
-        return flow, Sampler(self.steps, solver=process_of(flow).solver(frozen(teacher.path)))
+        return flow, Sampler(self.steps, solver=process_of(flow).adapt_solver(frozen(teacher.path)))
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,7 @@ class OneStep(Distillation):
         require(
             not isinstance(teacher.path, AffinePath) or begins(teacher.path),
             f"OneStep was asked for on {teacher.path}, which leaves the source with the slope 0, so that a velocity at "
-            "t = 0 says nothing of the datum; convert the teacher with converted(flow, Linear())",
+            "t = 0 says nothing of the datum; convert the teacher with convert_flow(flow, Linear())",
         )
         space = Data() if isinstance(teacher.path, AffinePath) else Velocity()
         pairs = matching(teacher, Paired(), At(0.0), self.distance, space)
@@ -144,7 +144,7 @@ class OneStep(Distillation):
 
     def student(self, teacher: Flow, networks: Mapping[str, nn.Module]) -> tuple[Flow, Sampler]:
         flow = replace(teacher, field=networks["student"], independent=False)
-        return flow, Sampler(1, solver=process_of(flow).solver(frozen(teacher.path)))
+        return flow, Sampler(1, solver=process_of(flow).adapt_solver(frozen(teacher.path)))
 
 
 def copied(teacher: Flow) -> nn.Module:

@@ -32,7 +32,7 @@ from beeline.networks.tabular import TabularMLP, TabularTransformer
 from beeline.objectives.tables import BLOCK, RowMatching, calibrate_marginals
 from beeline.runs.bundle import Bundle, load
 from beeline.sampling.sampler import Sampler
-from beeline.sampling.spread import spread
+from beeline.sampling.spread import parallel_map
 from beeline.solvers.multistep import AdamsBashforth
 from beeline.training.config import Training
 from beeline.training.early_stopping import EarlyStopping
@@ -226,7 +226,7 @@ class TabularFlow(TransformerMixin, BaseEstimator):  # type: ignore[misc]
 
         starts = sorted({first, *range(-(-first // BLOCK) * BLOCK, first + n, BLOCK)})
         with eval_mode(flow):  # once: blocks may be drawn at the same time
-            x1 = torch.cat(spread(block, starts) if where.type == "cpu" else [block(i) for i in starts])
+            x1 = torch.cat(parallel_map(block, starts) if where.type == "cpu" else [block(i) for i in starts])
         if cond is None:
             return x1
         given: dict[str, Tensor] = dict(leaves(cond))

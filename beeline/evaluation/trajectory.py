@@ -18,7 +18,7 @@ from beeline.core.rng import Rng
 from beeline.core.types import Cond, Dynamics, expand_time, leaves, map_cond
 from beeline.density.likelihood import Exact, Hutchinson, log_prob
 from beeline.fields.flow import Flow
-from beeline.sampling.guidance.guide import of_flow
+from beeline.sampling.guidance.guide import guidance_for_flow
 from beeline.sampling.sampler import Sampler
 from beeline.solvers.process import process_of, velocity_on
 from beeline.solvers.runge_kutta import HEUN
@@ -65,11 +65,11 @@ def straightness(flow: Flow, x0: Tensor, sampler: Sampler, cond: Cond = None, ba
     space = process_of(flow).space
     for rows in torch.split(torch.arange(len(x0)), batch_size):
         part, c = x0[rows], rows_of(cond, rows)
-        f = of_flow(sampler.guidance, flow)(flow.field, c)
+        f = guidance_for_flow(sampler.guidance, flow)(flow.field, c)
         for controller in sampler.controllers:
             f = controller.steer(f, flow)
         sums = _Sums(f if space is None else velocity_on(space, f))
-        end = sampler.part(int(rows[0]), int(rows[-1]) + 1)(flow, part, c, watch=sums)
+        end = sampler.for_rows(int(rows[0]), int(rows[-1]) + 1)(flow, part, c, watch=sums)
         along = between(space, part, end)
         length = along.square().sum(1)
         # the weights of the rule sum to one, so that this is its value for |(Z1 - Z0) - v|^2
@@ -122,7 +122,7 @@ def draw(flow: Flow, sampler: Sampler, x0: Tensor, cond: Cond = None, batch_size
         )
     parts = []
     for rows in torch.split(torch.arange(len(x0)), batch_size):
-        parts.append(sampler.part(int(rows[0]), int(rows[-1]) + 1)(flow, x0[rows], rows_of(cond, rows)))
+        parts.append(sampler.for_rows(int(rows[0]), int(rows[-1]) + 1)(flow, x0[rows], rows_of(cond, rows)))
     return torch.cat(parts)
 
 

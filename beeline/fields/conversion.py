@@ -13,7 +13,7 @@ from beeline.core.errors import require
 from beeline.core.types import Cond, expand_time
 from beeline.fields.flow import Flow, bind
 from beeline.paths.affine import AffinePath
-from beeline.times.samplers import invert
+from beeline.times.samplers import bisect_increasing
 
 
 class Converted(Wrapping):
@@ -45,7 +45,7 @@ class Converted(Wrapping):
         return self._velocity(x, t, cond)
 
     def _jump(self, x: Tensor, t: Tensor, s: Tensor, cond: Cond) -> Tensor:
-        (start, before), (end, after) = (matched(self.source, self.target, time) for time in (t, s))
+        (start, before), (end, after) = (matched_time_and_scale(self.source, self.target, time) for time in (t, s))
         state = expand_time(before, x) * x
         there = state + expand_time(end - start, x) * bind(self.field, cond)(state, start, end)
         still = expand_time(s == t, x)
@@ -56,27 +56,27 @@ class Converted(Wrapping):
         _, _, da, db = self.target.coefficients(t)
         # an infinite slope at an end multiplies an expected end that is zero there; next to it both are finite
         t = torch.where(da.isfinite() & db.isfinite(), t, t.clamp(1e-4, 1 - 1e-4))
-        s, scale = matched(self.source, self.target, t)
+        s, scale = matched_time_and_scale(self.source, self.target, t)
         state = expand_time(scale, x) * x
         x0, x1 = self.source.ends(state, bind(self.field, cond)(state, s), s)
         _, _, da, db = (expand_time(c, x) for c in self.target.coefficients(t))
         return da * x1 + db * x0
 
 
-def matched(source: AffinePath, target: AffinePath, t: Tensor) -> tuple[Tensor, Tensor]:
+def matched_time_and_scale(source: AffinePath, target: AffinePath, t: Tensor) -> tuple[Tensor, Tensor]:
     """(s, scale): the time on ``source`` with the noise level that ``target`` has at ``t``, and x_s / x_t."""
     angle = lambda path, u: torch.atan2(path.a(u), path.b(u))  # noqa: E731 - rises from 0 to pi/2 on every path
-    s = invert(lambda u: angle(source, u), angle(target, t.double()).double()).to(t.dtype)
+    s = bisect_increasing(lambda u: angle(source, u), angle(target, t.double()).double()).to(t.dtype)
     s = torch.where(t == 0, torch.zeros_like(t), torch.where(t == 1, torch.ones_like(t), s))
     size = lambda path, u: torch.hypot(path.a(u), path.b(u))  # noqa: E731
     return s, size(source, s) / size(target, t)
 
 
-def converted(flow: Flow, path: AffinePath) -> Flow:
+def convert_flow(flow: Flow, path: AffinePath) -> Flow:
     """The same flow on another affine path, without training.
 
     >>> from beeline.paths.affine import Cosine
-    >>> converted(Flow(lambda x, t: -x), Cosine()).path
+    >>> convert_flow(Flow(lambda x, t: -x), Cosine()).path
     Cosine()
     """
     require(

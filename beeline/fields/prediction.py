@@ -31,10 +31,10 @@ class Score:
     clip: Edge = 1e-3  # distance kept from t = 0, and from t = 1 where the slope of b is infinite there
 
     def velocity(self, output: Tensor, x: Tensor, t: Tensor, path: AffinePath) -> Tensor:
-        return path.velocity(x, path.sloped(t.clamp(min=self.clip), self.clip), x0=-output)
+        return path.velocity(x, path.finite_slope_time(t.clamp(min=self.clip), self.clip), x0=-output)
 
     def value(self, x: Tensor, v: Tensor, t: Tensor, path: AffinePath) -> Tensor:
-        return -path.noise(x, v, path.sloped(t.clamp(min=self.clip), self.clip))
+        return -path.noise(x, v, path.finite_slope_time(t.clamp(min=self.clip), self.clip))
 
 
 @dataclass(frozen=True)

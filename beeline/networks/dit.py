@@ -13,7 +13,7 @@ from beeline.core.errors import require
 from beeline.core.types import Cond
 from beeline.networks.attention import SelfAttention
 from beeline.networks.checks import check_image, check_sizes
-from beeline.networks.embed import Conditions, Embedding, check_state, features
+from beeline.networks.embed import Conditions, Embedding, check_state, sinusoidal_features
 from beeline.networks.fp32 import layer_norm, zeroed
 from beeline.networks.patches import from_patches, to_patches
 
@@ -87,7 +87,7 @@ class DiT(Declaring):
         self.grid = (-(-height // patch), -(-length // patch))
         self.embed = Embedding(width, conditions, span, scale=scale)
         self.inp = nn.Linear(channels * patch * patch, width)
-        self.register_buffer("positions", positions(*self.grid, width), persistent=False)
+        self.register_buffer("positions", sincos_positions(*self.grid, width), persistent=False)
         self.block = nn.ModuleList(DiTBlock(width, heads, ratio, dropout) for _ in range(depth))
         self.tell = zeroed(nn.Linear(width, 2 * width))
         self.out = zeroed(nn.Linear(width, channels * patch * patch))
@@ -117,10 +117,10 @@ class DiT(Declaring):
         return [(self.embed(t, cond).to(self.inp.weight.dtype),)] * len(self.block)
 
 
-def positions(rows: int, columns: int, width: int) -> Tensor:
+def sincos_positions(rows: int, columns: int, width: int) -> Tensor:
     """[rows * columns, width]: sines and cosines of row and column, half of the width each."""
     # the rates fall from 1 to 1/10000 radian per patch, as for the words of a sentence
-    row = features(torch.arange(rows) / 10000, width // 2, 10000.0)
-    column = features(torch.arange(columns) / 10000, width // 2, 10000.0)
+    row = sinusoidal_features(torch.arange(rows) / 10000, width // 2, 10000.0)
+    column = sinusoidal_features(torch.arange(columns) / 10000, width // 2, 10000.0)
     both = row[:, None].expand(-1, columns, -1), column[None].expand(rows, -1, -1)
     return torch.cat(both, -1).flatten(0, 1)

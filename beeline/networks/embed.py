@@ -19,7 +19,7 @@ Conditions = Mapping[str, Mapping[str, Any]]
 """Plain data: name -> {"classes": K} for labels 0..K-1 (K is the null label), or {"size": D} for D numbers."""
 
 
-def features(t: Tensor, count: int, scale: float) -> Tensor:
+def sinusoidal_features(t: Tensor, count: int, scale: float) -> Tensor:
     """Sines and cosines of t [...] -> [..., count] in float32 or better.
 
     The count / 2 frequencies rise geometrically from 1 to ``scale`` radians per unit of time.
@@ -32,7 +32,7 @@ def features(t: Tensor, count: int, scale: float) -> Tensor:
     return torch.cat([angle.sin(), angle.cos()], -1)
 
 
-def shared(t: Tensor, s: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+def collapse_equal_times(t: Tensor, s: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
     """One time [1] in place of [B] equal ones, as solvers and one-step students ask for: it is embedded once.
 
     Not in compiled graphs nor on an accelerator, which would wait for the look at the values.
@@ -91,14 +91,14 @@ class TimeEmbedding(nn.Module):
                 f"time has shape {tuple(t.shape)}; this network takes one time per sample [B]: for a time per frame "
                 "build one that has frames",
             )
-            return features(t, self.count, self.scale)
+            return sinusoidal_features(t, self.count, self.scale)
         # materialised: forward-mode differentiation rejects expanded views
         t = t[:, None].repeat(1, self.frames) if t.ndim == 1 else t
         require(
             t.shape[1:] == (self.frames,),
             f"time has shape {tuple(t.shape)}; this network has {self.frames} frames: pass [B] or [B, {self.frames}]",
         )
-        return features(t, self.count, self.scale).flatten(1)
+        return sinusoidal_features(t, self.count, self.scale).flatten(1)
 
 
 class ConditionEmbedding(nn.Module):

@@ -55,7 +55,7 @@ def rms_norm(x: Tensor, gain: Tensor) -> Tensor:
     return (h * torch.rsqrt(h.square().mean(-1, keepdim=True) + 1e-6) * gain.to(h.dtype)).to(x.dtype)
 
 
-def groups_of(channels: int, most: int = 8) -> int:
+def norm_groups(channels: int, most: int = 8) -> int:
     """The largest number of groups up to ``most`` that divides ``channels``."""
     return max(n for n in range(1, most + 1) if channels % n == 0)
 

@@ -16,13 +16,13 @@ from beeline.core.types import Batch, take
 from beeline.fields.flow import evaluate_field
 
 
-def blocks(net: Any) -> dict[str, nn.Module]:
+def named_blocks(net: Any) -> dict[str, nn.Module]:
     """Every repeated block of a network by name: "stack.number"."""
     return {f"{name}.{i}": block for name, stack in stacks_of(net).items() for i, block in enumerate(stack)}
 
 
 @contextlib.contextmanager
-def taps(net: Any, at: Mapping[str, Callable[[Any], Any]]) -> Iterator[None]:
+def block_hooks(net: Any, at: Mapping[str, Callable[[Any], Any]]) -> Iterator[None]:
     """Inside the context, each function sees its block's output and may return another one in its place.
 
     at = {"block.3": f}; f(output) -> None (read) or a replacement
@@ -33,12 +33,12 @@ def taps(net: Any, at: Mapping[str, Callable[[Any], Any]]) -> Iterator[None]:
     >>> from beeline.networks.unet import MLP
     >>> seen = []
     >>> net = MLP(2, width=8)
-    >>> with taps(net, {"block.0": lambda h: seen.append(h.shape)}):
+    >>> with block_hooks(net, {"block.0": lambda h: seen.append(h.shape)}):
     ...     _ = net(torch.zeros(4, 2), torch.zeros(4))
     >>> seen
     [torch.Size([4, 8])]
     """
-    known = blocks(net)
+    known = named_blocks(net)
     for name in at:
         require(
             name in known,
@@ -59,7 +59,7 @@ def _removed(handle: Any) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def captured(net: Any, block: str) -> Iterator[list[Tensor]]:
+def captured_outputs(net: Any, block: str) -> Iterator[list[Tensor]]:
     """The outputs of a module of ``net``, by its dotted name, as they are made inside the context."""
     modules = dict(net.named_modules()) if isinstance(net, nn.Module) else {}
     require(
@@ -75,7 +75,7 @@ def captured(net: Any, block: str) -> Iterator[list[Tensor]]:
         handle.remove()
 
 
-def last(seen: list[Tensor], block: str) -> Tensor:
+def latest_output(seen: list[Tensor], block: str) -> Tensor:
     """The newest output of a captured module, of the passes that learn where there are some."""
     require(
         len(seen) > 0 and all(isinstance(out, Tensor) for out in seen),
@@ -84,7 +84,7 @@ def last(seen: list[Tensor], block: str) -> Tensor:
     return next((out for out in reversed(seen) if out.requires_grad), seen[-1])
 
 
-def place(field: Any, block: str = "") -> str:
+def block_name(field: Any, block: str = "") -> str:
     """The name of a module of a field: ``block``, or where it is empty the middle one of its repeated blocks."""
     if block:
         return block
@@ -99,19 +99,19 @@ def place(field: Any, block: str = "") -> str:
     return next(name for name, m in modules.items() if m is blocks[(len(blocks) - 1) // 2])
 
 
-def features_at(network: nn.Module, block: str, batch: Batch) -> Tensor:
+def block_features(network: nn.Module, block: str, batch: Batch) -> Tensor:
     """What a block puts out for one or two samples."""
-    from beeline.networks.hooks import captured, last
+    from beeline.networks.hooks import captured_outputs, latest_output
 
     few = take(batch, torch.arange(min(2, len(batch.x1))))
-    with eval_mode(network), captured(network, block) as seen:
+    with eval_mode(network), captured_outputs(network, block) as seen:
         evaluate_field(network, few.x1, torch.zeros(len(few.x1)), few.cond)
-    return last(seen, block)
+    return latest_output(seen, block)
 
 
-def width_at(network: nn.Module, block: str, batch: Batch, most: int, whose: object) -> int:
+def block_width(network: nn.Module, block: str, batch: Batch, most: int, whose: object) -> int:
     """The number of features that a block puts out for one sample; at most ``most`` dimensions with the batch's."""
-    h = features_at(network, block, batch)
+    h = block_features(network, block, batch)
     require(
         2 <= h.ndim <= most,
         f"{type(whose).__name__} was given {block!r}, whose features have the shape {tuple(h.shape)}; from a recipe it "

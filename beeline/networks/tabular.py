@@ -15,13 +15,13 @@ from beeline.core.declared import Declaring, Traits
 from beeline.core.errors import require
 from beeline.core.types import Cond, leaves
 from beeline.networks.attention import SelfAttention
-from beeline.networks.embed import Conditions, TimeEmbedding, check_state, shared
+from beeline.networks.embed import Conditions, TimeEmbedding, check_state, collapse_equal_times
 from beeline.networks.fp32 import layer_norm, zeroed
 
 SIZES = ((10_000, (384, 4, 0.0)), (2_000, (256, 3, 0.1)), (0, (128, 2, 0.4)))  # least rows: width, depth, dropout
 
 
-def sized(rows: int, width: int | None, depth: int | None, dropout: float | None) -> tuple[int, int, float]:
+def default_size(rows: int, width: int | None, depth: int | None, dropout: float | None) -> tuple[int, int, float]:
     """Width, depth and dropout as given, or where None those that suit a number of rows: few are learned by heart.
 
     Numbers of rows are those of training; 0, which is unknown, stands for many.
@@ -34,7 +34,7 @@ def sized(rows: int, width: int | None, depth: int | None, dropout: float | None
     )
 
 
-class Columns(nn.Module):
+class ColumnLayout(nn.Module):
     """What the networks for tables share: the groups of coordinates, what is known, and what is put out.
 
     ``groups`` gives per column the widths of its blocks, 1 for a number (or bit) and K for one of K states.  With
@@ -211,8 +211,8 @@ class TabularMLP(Declaring):
         half: bool | None = False,  # products in bfloat16; None is where the processor has it
     ):
         super().__init__()
-        self.columns = Columns(groups, shape, conditions, sharp, waves, half)
-        width, depth, dropout = sized(rows, width, depth, dropout)
+        self.columns = ColumnLayout(groups, shape, conditions, sharp, waves, half)
+        width, depth, dropout = default_size(rows, width, depth, dropout)
         require(
             width >= 1 and depth >= 1,
             f"TabularMLP got width={width} and depth={depth}; both are whole numbers from 1: 384 and 4 are usual",
@@ -244,7 +244,7 @@ class TabularMLP(Declaring):
     def forward(self, x: Tensor, t: Tensor, cond: Cond = None, s: Tensor | None = None, *, logits: bool = False) -> Any:
         check_state(self, x, t, (self.columns.size,))
         known, mask = self.columns.given(x, cond)
-        e = F.silu(self.time(*shared(t, s))).to(x.dtype)
+        e = F.silu(self.time(*collapse_equal_times(t, s))).to(x.dtype)
         with self.columns.narrow(x):
             features = self.columns.features(x, known, mask)
             h = F.linear(features, self.inp.weight[:, : features.shape[1]], self.inp.bias)
@@ -303,8 +303,8 @@ class TabularTransformer(Declaring):
         half: bool | None = False,  # products in bfloat16; None is where the processor has it
     ):
         super().__init__()
-        self.columns = Columns(groups, shape, conditions, sharp, waves, half)
-        width, depth, dropout = sized(rows, width, depth, dropout)
+        self.columns = ColumnLayout(groups, shape, conditions, sharp, waves, half)
+        width, depth, dropout = default_size(rows, width, depth, dropout)
         told = 128
         self.plain: dict[str, Any] = {"width": width, "depth": depth, "heads": heads, "span": span, "dropout": dropout}
         self.time = TimeEmbedding(told, span, scale=200.0)
@@ -344,7 +344,7 @@ class TabularTransformer(Declaring):
     def forward(self, x: Tensor, t: Tensor, cond: Cond = None, s: Tensor | None = None, *, logits: bool = False) -> Any:
         check_state(self, x, t, (self.columns.size,))
         known, mask = self.columns.given(x, cond)
-        e = F.silu(self.time(*shared(t, s))).to(x.dtype)
+        e = F.silu(self.time(*collapse_equal_times(t, s))).to(x.dtype)
         with self.columns.narrow(x):
             features = self.columns.features(x, known, mask)
             used = features.shape[1]

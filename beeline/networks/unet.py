@@ -15,7 +15,7 @@ from beeline.core.types import Cond
 from beeline.networks.attention import SelfAttention
 from beeline.networks.checks import check_image, check_sizes
 from beeline.networks.embed import Conditions, Embedding, check_state
-from beeline.networks.fp32 import WideGroupNorm, groups_of, zeroed
+from beeline.networks.fp32 import WideGroupNorm, norm_groups, zeroed
 
 
 class ResBlock(nn.Module):
@@ -23,10 +23,10 @@ class ResBlock(nn.Module):
 
     def __init__(self, width_in: int, width: int, told: int, dropout: float):
         super().__init__()
-        self.norm1 = WideGroupNorm(groups_of(width_in), width_in)
+        self.norm1 = WideGroupNorm(norm_groups(width_in), width_in)
         self.conv1 = nn.Conv2d(width_in, width, 3, padding=1)
         self.tell = nn.Linear(told, 2 * width)
-        self.norm2 = WideGroupNorm(groups_of(width), width)
+        self.norm2 = WideGroupNorm(norm_groups(width), width)
         self.dropout = nn.Dropout(dropout)
         self.conv2 = zeroed(nn.Conv2d(width, width, 3, padding=1))
         self.short = nn.Identity() if width_in == width else nn.Conv2d(width_in, width, 1)
@@ -44,7 +44,7 @@ class PixelAttention(nn.Module):
 
     def __init__(self, width: int, heads: int):
         super().__init__()
-        self.norm = WideGroupNorm(groups_of(width), width)
+        self.norm = WideGroupNorm(norm_groups(width), width)
         self.mix = SelfAttention(width, heads)
         zeroed(self.mix.out)
 
@@ -111,7 +111,7 @@ class UNet(Declaring):
         aboves = [*widths[1:], low]
         rising = reversed(list(zip(aboves, widths, strict=True)))
         self.up = nn.ModuleList(b for above, w in rising for b in level(above + w, w))
-        self.norm = WideGroupNorm(groups_of(width * multipliers[0]), width * multipliers[0])
+        self.norm = WideGroupNorm(norm_groups(width * multipliers[0]), width * multipliers[0])
         self.out = zeroed(nn.Conv2d(width * multipliers[0], self.shape[0], 3, padding=1))
 
     @property

@@ -18,7 +18,7 @@ from beeline.core.ranges import NonNegative, Positive, dataclass
 from beeline.core.rng import Rng
 from beeline.core.types import Batch, Loss, expand_time, leaves, take
 from beeline.fields.flow import evaluate_field
-from beeline.networks.hooks import captured, features_at, last, place, width_at
+from beeline.networks.hooks import block_features, block_name, block_width, captured_outputs, latest_output
 from beeline.objectives.heads import Head
 from beeline.objectives.losses.encoders import Encoder, RandomFeatures, tokens
 from beeline.objectives.matching import FlowMatching, ObjectiveWrapper, squared
@@ -56,20 +56,20 @@ class Aligned(_Term):
 
     def wrap(self, network: Any, batch: Batch, rng: Rng) -> nn.Module:
         """The network with a projector beside it, from the block's features to the encoder's."""
-        block = place(network, self.block.removeprefix("field."))
-        h = tokens(features_at(network, block, batch))
+        block = block_name(network, self.block.removeprefix("field."))
+        h = tokens(block_features(network, block, batch))
         with torch.no_grad():
             wanted = self.encoder(take(batch, torch.arange(1)).x1)
         with rng.ambient():
             return Helped(network, Head(h.shape[-1], wanted.shape[-1:], width=max(64, h.shape[-1])))
 
     def __call__(self, field: Any, batch: Batch, rng: Rng) -> Loss:
-        helper, block = helper_of(field, self), place(field, self.block)
-        with captured(field, block) as seen:
+        helper, block = helper_of(field, self), block_name(field, self.block)
+        with captured_outputs(field, block) as seen:
             loss = self.objective(field, batch, rng)
         with torch.no_grad():
             wanted = self.encoder(batch.x1)
-        h = tokens(last(seen, block))
+        h = tokens(latest_output(seen, block))
         if h.ndim == wanted.ndim == 3 and h.shape[1] == wanted.shape[1]:
             h, wanted = h.flatten(0, 1), wanted.flatten(0, 1)
         made, wanted = (part.mean(1) if part.ndim == 3 else part for part in (h, wanted))
@@ -108,8 +108,8 @@ class Separable(_Term):
             f"Separable needs the class as the condition {self.by!r}, but the data give {sorted(told)}; "
             + (nearest(self.by, told) if told else "take data with labels, or use Dispersed() without them"),
         )
-        block = place(network, self.block.removeprefix("field."))
-        width = width_at(network, block, batch, 3, self)
+        block = block_name(network, self.block.removeprefix("field."))
+        width = block_width(network, block, batch, 3, self)
         with rng.ambient():
             return Helped(network, Head(width, (told[self.by]["classes"],)))
 
@@ -121,10 +121,10 @@ class Separable(_Term):
             f"Separable needs the class as the condition {self.by!r}, but the batch has {sorted(conditions)}; "
             + (nearest(self.by, conditions) if conditions else "add the labels, or use Dispersed() without them"),
         )
-        block = place(field, self.block)
-        with captured(field, block) as seen:
+        block = block_name(field, self.block)
+        with captured_outputs(field, block) as seen:
             loss = self.objective(field, batch, rng)
-        features = last(seen, block)
+        features = latest_output(seen, block)
         pooled = features.flatten(1, -2).mean(1) if features.ndim > 2 else features
         extra = F.cross_entropy(helper(pooled), conditions[self.by].long())
         return joined(loss, extra, self.strength, "separability")
@@ -149,10 +149,10 @@ class Dispersed(_Term):
     baselines: ClassVar[bool] = False  # they have no features
 
     def __call__(self, field: Any, batch: Batch, rng: Rng) -> Loss:
-        block = place(field, self.block)
-        with captured(field, block) as seen:
+        block = block_name(field, self.block)
+        with captured_outputs(field, block) as seen:
             loss = self.objective(field, batch, rng)
-        h = last(seen, block).flatten(1)
+        h = latest_output(seen, block).flatten(1)
         apart = (h.square().sum(1)[:, None] + h.square().sum(1)[None] - 2 * h @ h.T).clamp(min=0) / h.shape[1]
         extra = torch.logsumexp(-(apart / self.temperature).flatten(), 0) - 2 * math.log(len(h))
         return joined(loss, extra, self.strength, "dispersion")
@@ -263,7 +263,7 @@ class SelfPerceptual(ObjectiveWrapper):
         noise = rng.fork("noise").normal(guess)
         for weight in self.frozen.parameters():
             weight.requires_grad_(False)
-        with captured(self.frozen, self.block) as seen:
+        with captured_outputs(self.frozen, self.block) as seen:
             evaluate_field(self.frozen, path.point(noise, guess, s).x, s, cond)
             with torch.no_grad():
                 evaluate_field(self.frozen, path.point(noise, example.batch.x1, s).x, s, cond)

@@ -51,7 +51,7 @@ class Started(Process):
             "train without Augmented to invert data",
         )
 
-    def field(self, field: Any, x: Tensor, times: Tensor) -> VelocityField:
+    def field_for_run(self, field: Any, x: Tensor, times: Tensor) -> VelocityField:
         def velocity(y: Tensor, t: Tensor, cond: Cond = None) -> Tensor:
             made: Tensor = field(y, t, told(cond, x.repeat(len(y) // len(x), *[1] * (y.ndim - 1))))
             return made

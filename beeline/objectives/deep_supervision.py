@@ -18,7 +18,7 @@ from beeline.core.ranges import NonNegative, dataclass
 from beeline.core.rng import Rng
 from beeline.core.types import Batch, Cond, Loss, expand_time
 from beeline.fields.flow import bind
-from beeline.networks.hooks import captured, features_at, place, width_at
+from beeline.networks.hooks import block_features, block_name, block_width, captured_outputs
 from beeline.networks.patches import from_patches, to_patches
 from beeline.objectives.alignment import joined
 from beeline.objectives.heads import Head, settings_of
@@ -134,7 +134,7 @@ class Deep(Holding):
         )
         modules = dict(network.named_modules())
         for name in names:
-            with captured(network, name):
+            with captured_outputs(network, name):
                 pass  # refuses an unknown place
             assert name in modules
         self.network, self.names = network, tuple(names)
@@ -291,13 +291,13 @@ class DeepSupervision(ObjectiveWrapper):
 
     def wrap(self, network: Any, batch: Batch, rng: Rng) -> nn.Module:
         """The network with heads and a refiner at the end of every branch but the last."""
-        last = place(network)
+        last = block_name(network)
         modules = dict(network.named_modules())
         stack = next(s for s in stacks_of(network).values() if any(modules[last] is block for block in s))
         ends = sorted({max(0, round(len(stack) * i / self.pieces) - 1) for i in range(1, self.pieces)})
         names = [next(name for name, m in modules.items() if m is stack[end]) for end in ends]
-        width, shape = width_at(network, names[0], batch, 3, self), batch.x1.shape[1:]
-        tokens = features_at(network, names[0], batch).ndim == 3
+        width, shape = block_width(network, names[0], batch, 3, self), batch.x1.shape[1:]
+        tokens = block_features(network, names[0], batch).ndim == 3
         patch = settings_of(network).get("patch", 0) if tokens else 0
         require(
             not tokens or patch,

@@ -144,7 +144,7 @@ def second(network: Any, rng: Rng) -> Network:
 
 def drawn_by(objective: Any, sampler: Sampler, flow: Flow) -> Sampler:
     """The sampler of a run; its defaults give way to the solver and guidance that draw what the objective learns."""
-    solver = process_of(flow).default
+    solver = process_of(flow).default_solver
     guidance = getattr(objective, "guidance", None)
     if solver is not None and sampler.solver == HEUN:
         sampler = replace(sampler, solver=solver)

@@ -118,7 +118,7 @@ class RandomVelocity(Holding):
 class RandomField(Process):
     """An equation whose velocities are random: forwards with Euler steps, with noise that belongs to each start."""
 
-    default: Solver = EULER
+    default_solver: Solver = EULER
     invertible = False
 
     def check(self, flow: Flow, solver: Solver, times: Tensor) -> None:
@@ -130,6 +130,6 @@ class RandomField(Process):
             "drawn afresh and averaged within a step have another law: draw forwards with EULER",
         )
 
-    def field(self, field: Any, x: Tensor, times: Tensor) -> VelocityField:
+    def field_for_run(self, field: Any, x: Tensor, times: Tensor) -> VelocityField:
         keys = keys_of(x)
         return in_place_of(field, lambda y, t, cond=None: field(y, t, cond, keys * (len(y) // len(keys))))

@@ -51,7 +51,7 @@ class LatentNoise:
         assert batch.x0 is not None
         t = self.times(len(batch.x1), batch.x1, rng.fork("times"))
         z = rng.fork("path").normal(batch.x1)
-        ends = [self.path.through(batch.x0, batch.x1, t, sign * z) for sign in (1.0, -1.0)]
+        ends = [self.path.point_with_noise(batch.x0, batch.x1, t, sign * z) for sign in (1.0, -1.0)]
         (x, v), z, both = (torch.cat(part) for part in zip(*ends, strict=True)), torch.cat([z, -z]), torch.cat([t, t])
         twice = replace(batch, weight=None if batch.weight is None else torch.cat([batch.weight, batch.weight]))
         cond = map_cond(lambda leaf: torch.cat([leaf, leaf]), batch.cond)

@@ -23,7 +23,7 @@ from beeline.objectives.matching import Drop, Example, FlowMatching, squared
 from beeline.objectives.second_order import Helped
 from beeline.paths.affine import AffinePath
 from beeline.sampling.sampler import Sampler
-from beeline.sampling.spread import spread
+from beeline.sampling.spread import parallel_map
 
 Groups = Sequence[Sequence[int]]
 """Per column of a table the widths of its blocks of coordinates: 1 for a number, K for one of K states."""
@@ -194,7 +194,7 @@ def calibrate_marginals(flow: Flow, sampler: Sampler, x1: Tensor, rng: Rng, *, r
     with eval_mode(made.field):
         for number in range(rounds):
             key = rng.fork(number)
-            drawn = torch.cat(spread(block, range(-(-rows // BLOCK))))
+            drawn = torch.cat(parallel_map(block, range(-(-rows // BLOCK))))
             move = (0.7 * (known / shares(drawn)).log()).clamp(-1, 1)  # a state that was never drawn is no measurement
             offsets += torch.where(states, move, 0.0).to(offsets)
     return made

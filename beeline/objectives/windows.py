@@ -20,7 +20,7 @@ from beeline.fields.flow import Flow, evaluate_field
 from beeline.objectives.alignment import joined
 from beeline.objectives.matching import Example, FlowMatching, ObjectiveWrapper
 from beeline.paths.affine import AffinePath, Linear
-from beeline.sampling.guidance.guide import Plain, of_flow
+from beeline.sampling.guidance.guide import Plain, guidance_for_flow
 from beeline.solvers.integrate import integrate
 from beeline.solvers.runge_kutta import HEUN
 from beeline.times.schedules import Uniform
@@ -84,7 +84,7 @@ class Windowed(ObjectiveWrapper):
             z0 = self.teacher.path.point(batch.x0, x1, start, rng.fork("path")).x
             grid = start + length * torch.linspace(0, 1, self.steps + 1, dtype=x1.dtype)[:, None].to(x1.device)
             grid = grid.clamp(max=1)
-            guided = of_flow(self.guidance, self.teacher)(self.teacher.field, batch.cond)
+            guided = guidance_for_flow(self.guidance, self.teacher)(self.teacher.field, batch.cond)
             z1 = integrate(guided, z0, grid, self.solver).to(x1.dtype)
             ends = through(self.inner.path, z0, z1, grid[0], grid[-1])
         t = start + length * u
@@ -119,7 +119,7 @@ class TwoHops(ObjectiveWrapper):
         require(
             isinstance(self.teacher.path, Linear) and isinstance(self.teacher.source, Gaussian),
             f"TwoHops was given a teacher on {self.teacher.path} from {self.teacher.source}; its two steps are those "
-            "of the straight path from Gaussian noise: convert the teacher with converted(flow, Linear())",
+            "of the straight path from Gaussian noise: convert the teacher with convert_flow(flow, Linear())",
         )
 
     def __call__(self, field: Any, batch: Batch, rng: Rng) -> Loss:

@@ -31,7 +31,7 @@ class AffinePath:
     def b(self, t: Tensor) -> Tensor:
         raise NotImplementedError
 
-    def sloped(self, t: Tensor, clip: float) -> Tensor:
+    def finite_slope_time(self, t: Tensor, clip: float) -> Tensor:
         """Where slopes are read for ``t``: there, or at most at 1 - clip where b'(1) is infinite."""
         return t
 
@@ -42,7 +42,7 @@ class AffinePath:
         (a, da), (b, db) = pairs
         return a, b, da, db
 
-    def spread(self, t: Tensor) -> Tensor:
+    def half_variance_slope(self, t: Tensor) -> Tensor:
         """b(t) b'(t), half the slope of the noise variance; finite even where b' is not."""
         _, b, _, db = self.coefficients(t)
         return b * db
@@ -53,9 +53,9 @@ class AffinePath:
             x0.shape == x1.shape,
             f"x0 has shape {tuple(x0.shape)} and x1 {tuple(x1.shape)}; a path joins points one to one: pair them first",
         )
-        within(t)
+        check_times(t)
         a, b, da, db = (expand_time(c, x1) for c in self.coefficients(t))
-        finite(da, db, t, self)
+        check_slopes(da, db, t, self)
         return Point(a * x1 + b * x0, da * x1 + db * x0)
 
     def noise(self, x: Tensor, v: Tensor, t: Tensor) -> Tensor:
@@ -186,10 +186,10 @@ class VariancePreserving(AffinePath):
         da = a * (self.beta_min + (self.beta_max - self.beta_min) * (1 - t)) / 2
         return a, b, da, -a * da / b
 
-    def sloped(self, t: Tensor, clip: float) -> Tensor:
+    def finite_slope_time(self, t: Tensor, clip: float) -> Tensor:
         return t.clamp(max=1 - clip)
 
-    def spread(self, t: Tensor) -> Tensor:
+    def half_variance_slope(self, t: Tensor) -> Tensor:
         a = self.a(t)
         return -a * a * (self.beta_min + (self.beta_max - self.beta_min) * (1 - t)) / 2
 
@@ -258,7 +258,7 @@ class Affine(AffinePath):
         return self.fall(t)
 
 
-def within(t: Tensor) -> None:
+def check_times(t: Tensor) -> None:
     """Refuse times outside [0, 1] (and NaN)."""
     if not t.numel():
         return
@@ -271,7 +271,7 @@ def within(t: Tensor) -> None:
     )
 
 
-def finite(da: Tensor, db: Tensor, t: Tensor, path: object) -> None:
+def check_slopes(da: Tensor, db: Tensor, t: Tensor, path: object) -> None:
     """Refuse a time at which the slope of ``path`` is infinite."""
     good = (da.isfinite() & db.isfinite()).flatten()
     check_values(

@@ -13,7 +13,7 @@ from beeline.core.protocols.flows import Latent
 from beeline.core.ranges import NonNegative, check, dataclass
 from beeline.core.rng import Rng
 from beeline.core.types import Point, expand_time
-from beeline.paths.affine import AffinePath, Coefficients, Linear, finite, within
+from beeline.paths.affine import AffinePath, Coefficients, Linear, check_slopes, check_times
 
 
 @dataclass(frozen=True)
@@ -96,13 +96,13 @@ class Interpolant:
     latent: Latent = field(default_factory=Parabola)
 
     def point(self, x0: Tensor, x1: Tensor, t: Tensor, rng: Rng | None = None) -> Point:
-        return self.through(x0, x1, t, drawn(rng, self).normal(x1))
+        return self.point_with_noise(x0, x1, t, required_rng(rng, self).normal(x1))
 
-    def through(self, x0: Tensor, x1: Tensor, t: Tensor, z: Tensor) -> Point:
+    def point_with_noise(self, x0: Tensor, x1: Tensor, t: Tensor, z: Tensor) -> Point:
         """The point whose latent noise is ``z`` [B,*S]."""
         x, v = self.path.point(x0, x1, t)
         size, slope = self.latent.size(t), self.latent.slope(t)
-        finite(slope, slope, t, self)
+        check_slopes(slope, slope, t, self)
         return Point(x + expand_time(size, x) * z, v + expand_time(slope, x) * z)
 
     def score(self, eta: Tensor, t: Tensor) -> Tensor:
@@ -156,10 +156,10 @@ class EncodeDecode:
     """
 
     def point(self, x0: Tensor, x1: Tensor, t: Tensor, rng: Rng | None = None) -> Point:
-        within(t)
+        check_times(t)
         wide = expand_time(t, x1)
         c, s = torch.cos(math.pi * wide), torch.sin(math.pi * wide)
-        end, z = torch.where(wide <= 0.5, x0, x1), drawn(rng, self).normal(x1)
+        end, z = torch.where(wide <= 0.5, x0, x1), required_rng(rng, self).normal(x1)
         return Point(c * c * end + s * s * z, 2 * math.pi * c * s * (z - end))
 
 
@@ -232,7 +232,7 @@ class ConstantAcceleration(AffinePath):
         return a, 1 - a, da, -da
 
 
-def drawn(rng: Rng | None, path: object) -> Rng:
+def required_rng(rng: Rng | None, path: object) -> Rng:
     """The random numbers of a path whose states are drawn; refused when there are none."""
     require(
         rng is not None,

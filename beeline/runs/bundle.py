@@ -17,7 +17,7 @@ from beeline.core.errors import BeelineError, require
 from beeline.core.files import PART, load_matching, read_tensors, sweep, write_json, write_tensors
 from beeline.distillation.pairs import starts
 from beeline.sampling.sampler import Sampler
-from beeline.sampling.spread import spread
+from beeline.sampling.spread import parallel_map
 
 
 NUMBERS = 2**19  # in a batch of small data, so that its features stay in the cache of a processor
@@ -144,11 +144,11 @@ class Bundle:
 
         def part(i: int) -> Tensor:
             here = map_cond(lambda leaf: leaf[i : i + size].to(where), cond)
-            return how.part(i, i + size)(self.flow, x0[i : i + size].to(where), here, watch=watch)
+            return how.for_rows(i, i + size)(self.flow, x0[i : i + size].to(where), here, watch=watch)
 
         starts = range(0, len(x0), size)
         alone = watch is not None or where.type != "cpu"
-        return torch.cat([part(i) for i in starts] if alone else spread(part, starts))
+        return torch.cat([part(i) for i in starts] if alone else parallel_map(part, starts))
 
     def save(self, directory: str | Path) -> Path:
         """Write model.safetensors and flow.json; both are replaced atomically, flow.json last."""

@@ -12,9 +12,9 @@ from beeline.core.modes import eval_mode
 from beeline.core.ranges import Whole, dataclass
 from beeline.core.errors import BeelineError, extra, require
 from beeline.objectives.losses.encoders import tokens
-from beeline.networks.hooks import place
+from beeline.networks.hooks import block_name
 from beeline.fields.flow import evaluate_field
-from beeline.networks.hooks import captured, last
+from beeline.networks.hooks import captured_outputs, latest_output
 
 
 
@@ -41,10 +41,10 @@ class OfBundle:
 
     def __call__(self, x: Tensor) -> Tensor:
         field = bundled(self.path).field.to(x.device)
-        block = place(field, self.block)
-        with eval_mode(field), captured(field, block) as seen:
+        block = block_name(field, self.block)
+        with eval_mode(field), captured_outputs(field, block) as seen:
             evaluate_field(field, x, torch.full((len(x),), self.t, device=x.device))
-        return tokens(last(seen, block)).to(x.dtype)
+        return tokens(latest_output(seen, block)).to(x.dtype)
 
 
 @dataclass(frozen=True)

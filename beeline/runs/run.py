@@ -143,7 +143,7 @@ def build_network(run: Run, modality: Any, batch: Batch) -> nn.Module:
     path, prediction = getattr(objective, "path", None), getattr(objective, "prediction", None)
     process = Process() if path is None else process_of(Flow(None, path))
     path = None if process.resizes else path  # a path through several sizes has no convention for networks
-    network: nn.Module = process.network((MapNetwork if given.get("span") else Network)(backbone, path, prediction))
+    network: nn.Module = process.wrap_network((MapNetwork if given.get("span") else Network)(backbone, path, prediction))
     if not hasattr(objective, "wrap"):
         return network
     wrapped: nn.Module = objective.wrap(network, batch, Rng(run.seed).fork("wrap"))

@@ -8,12 +8,12 @@ from beeline.core.modes import device_of
 from beeline.core.types import Cond
 from beeline.core.errors import require
 from beeline.runs.bundle_encoders import bundled
-from beeline.sampling.guidance.guide import OfFlow, Weak
+from beeline.sampling.guidance.guide import FlowDependent, Weak
 
 
 
 @dataclass(frozen=True)
-class WeakBundle(OfFlow):
+class WeakBundle(FlowDependent):
     """The field of another bundle under the same condition: a smaller network, or an earlier average of the same run.
 
     weak = other(x, t, cond)
@@ -29,7 +29,7 @@ class WeakBundle(OfFlow):
     def __post_init__(self) -> None:
         object.__setattr__(self, "path", str(self.path))
 
-    def of(self, flow: Flow) -> Weak:
+    def for_flow(self, flow: Flow) -> Weak:
         """The reference beside one flow, on its device."""
         weak = bundled(self.path)
         require(

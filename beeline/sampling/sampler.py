@@ -15,7 +15,7 @@ from beeline.core.protocols.flows import Controller, FullSolver, Guidance, Sched
 from beeline.core.ranges import dataclass
 from beeline.core.types import Cond, leaves, map_cond
 from beeline.fields.flow import Flow
-from beeline.sampling.guidance.guide import Plain, of_flow
+from beeline.sampling.guidance.guide import Plain, guidance_for_flow
 from beeline.solvers.integrate import integrate
 from beeline.solvers.process import Process, process_of, require_ode
 from beeline.solvers.runge_kutta import HEUN
@@ -47,7 +47,7 @@ class Sampler:
     def __post_init__(self) -> None:
         require(
             isinstance(self.steps, int) and self.steps >= 1,
-            f"Sampler got steps={self.steps!r}; sampling needs at least one step: give a whole number from 1",
+            f"Sampler got steps={self.steps!r}; sampling needs at least one step: give a augmented number from 1",
         )
 
     def times(self, start: float = 0.0, end: float = 1.0) -> Tensor:
@@ -59,11 +59,11 @@ class Sampler:
 
         Solvers without noise need none.  ``names`` tell apart runs with the same seeds.
         """
-        return replace(self, solver=complete(self.solver).rekeyed(seeds, *names))
+        return replace(self, solver=complete(self.solver).with_seeds(seeds, *names))
 
-    def part(self, start: int, end: int) -> Sampler:
+    def for_rows(self, start: int, end: int) -> Sampler:
         """The sampler of the rows start .. end-1 of a batch: their seeds, or else noise of their own."""
-        return replace(self, solver=complete(self.solver).part(start, end))
+        return replace(self, solver=complete(self.solver).for_rows(start, end))
 
     def __call__(
         self,
@@ -73,14 +73,14 @@ class Sampler:
         *,
         watch: Callable[[Tensor, Tensor], None] | None = None,
         done: Callable[[Any], None] | None = None,
-        whole: bool = False,
+        augmented: bool = False,
     ) -> Tensor:
         """Draw: from source points x0 [B,*S] to data [B,*S].
 
-        ``watch(x, t)`` sees every state, ``done(memory)`` the solver's memory at the end.  With ``whole`` the state is
-        the solver's own, in and out: the copies of a Reversible solver, without which its round trip is not exact.
+        ``watch(x, t)`` sees every state, ``done(memory)`` the solver's memory at the end.  With ``augmented`` the state
+        is the solver's own, in and out: the copies of a Reversible solver, without which a round trip is not exact.
         """
-        return self._walk(flow, x0, cond, self.times(), watch, done, whole)
+        return self._walk(flow, x0, cond, self.times(), watch, done, augmented)
 
     def invert(
         self,
@@ -90,14 +90,14 @@ class Sampler:
         *,
         watch: Callable[[Tensor, Tensor], None] | None = None,
         done: Callable[[Any], None] | None = None,
-        whole: bool = False,
+        augmented: bool = False,
     ) -> Tensor:
         """The same walk backwards: from data x1 [B,*S] to the source points that make them.
 
-        With ``whole`` the state is the solver's own, in and out: begin with ``solver.lift(x1)``.
+        With ``augmented`` the state is the solver's own, in and out: begin with ``solver.lift(x1)``.
         """
         require_ode(flow, "an inverse")
-        return self._walk(flow, x1, cond, self.times(1.0, 0.0), watch, done, whole)
+        return self._walk(flow, x1, cond, self.times(1.0, 0.0), watch, done, augmented)
 
     def _walk(
         self,
@@ -107,16 +107,16 @@ class Sampler:
         times: Tensor,
         watch: Callable[[Tensor, Tensor], None] | None,
         done: Callable[[Any], None] | None,
-        whole: bool,
+        augmented: bool,
     ) -> Tensor:
         process = process_of(flow)
-        solver = complete(process.solver(self.solver))
+        solver = complete(process.adapt_solver(self.solver))
         process.check(flow, solver, times)
         parts = (flow, self.guidance, self.controllers)
         check_together("the state", x, *parts)
         cond = map_cond(lambda leaf: leaf.to(x.device), cond)
         with eval_mode(*parts):
-            return self._run(flow, process, solver, x, cond, times, watch, done, whole)
+            return self._run(flow, process, solver, x, cond, times, watch, done, augmented)
 
     def _run(
         self,
@@ -128,7 +128,7 @@ class Sampler:
         times: Tensor,
         watch: Callable[[Tensor, Tensor], None] | None,
         done: Callable[[Any], None] | None,
-        whole: bool,
+        augmented: bool,
     ) -> Tensor:
         for name, leaf in leaves(cond):
             require(
@@ -136,7 +136,7 @@ class Sampler:
                 f"the condition {name or 'given'} has shape {tuple(leaf.shape)} for a batch of {len(x)}; "
                 "every leaf of a condition starts with the batch size",
             )
-        f = of_flow(self.guidance, flow)(process.field(flow.field, x, times), cond)
+        f = guidance_for_flow(self.guidance, flow)(process.field_for_run(flow.field, x, times), cond)
         for controller in self.controllers:
             f = controller.steer(f, flow)
 
@@ -147,22 +147,22 @@ class Sampler:
 
         after = correct if self.controllers else None
         require(
-            not (solver.traits.twin and process.resizes),
-            f"{type(self.solver).__name__}, whose state carries a twin, was given for a flow on "
-            f"{type(flow.path).__name__}, whose states change their size on the way; take HEUN",
+            not (solver.traits.augmented_state and process.resizes),
+            f"Sampler got {type(self.solver).__name__}, which has an augmented state, for a flow on "
+            f"{type(flow.path).__name__}, whose states change their resolution; the copies cannot be resized: use HEUN",
         )
         require(
-            not (solver.traits.twin and self.controllers),
-            f"controllers were given beside {type(self.solver).__name__}, whose state carries a twin that they would "
-            "part from it; use another solver for controlled runs",
+            not (solver.traits.augmented_state and self.controllers),
+            f"Sampler got controllers and {type(self.solver).__name__}, which has an augmented state; a controller "
+            "changes one copy of it only: use another solver, such as HEUN",
         )
-        state = x if whole else solver.lift(x)
+        state = x if augmented else solver.lift(x)
         state = process.run(f, state, times, solver, after=after, watch=watch, done=done)
-        if whole and solver.traits.twin:
+        if augmented and solver.traits.augmented_state:
             return state
         made = solver.lower(state)
         return (
-            process.finish(flow.field, lambda field: of_flow(self.guidance, flow)(field, cond), made)
+            process.finish(flow.field, lambda field: guidance_for_flow(self.guidance, flow)(field, cond), made)
             if times[-1] == 1
             else made
         )
@@ -170,7 +170,7 @@ class Sampler:
     @property
     def evaluations(self) -> int | None:
         """Field evaluations per sample, counted by a walk over a zero field; None where they depend on the field."""
-        solver = complete(complete(self.solver).rekeyed(()))  # seeds are for a batch of their number
+        solver = complete(complete(self.solver).with_seeds(()))  # seeds are for a batch of their number
         if solver.traits.adaptive:
             return None
         count = 0

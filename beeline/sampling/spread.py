@@ -8,17 +8,17 @@ from typing import TypeVar
 
 import torch
 
-Piece = TypeVar("Piece")
-Made = TypeVar("Made")
+Item = TypeVar("Piece")
+Result = TypeVar("Made")
 
 
-def spread(work: Callable[[Piece], Made], pieces: Iterable[Piece]) -> list[Made]:
+def parallel_map(work: Callable[[Item], Result], pieces: Iterable[Item]) -> list[Result]:
     """``work`` of every piece, in their order, as many at once as torch has threads, each with one of them.
 
     For many small products this is about twice as fast on two cores as sharing every one of them between the cores,
     which then wait for each other.  torch's number of threads is put back afterwards.
 
-    >>> spread(lambda n: n * n, range(3))
+    >>> parallel_map(lambda n: n * n, range(3))
     [0, 1, 4]
     """
     todo, threads = list(pieces), torch.get_num_threads()

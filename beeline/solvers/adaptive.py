@@ -97,10 +97,10 @@ class Progress(NamedTuple):
     accepted: int  # trials that moved some sample
     rejected: int  # trials that some sample had to repeat
     end: float | None = None  # last time of the walk: a dense run does not look beyond it
-    span: _Span | None = None
+    span: _DenseStep | None = None
 
 
-class _Span(NamedTuple):
+class _DenseStep(NamedTuple):
     """A step that went past what was asked, and the points of the quartic through it."""
 
     t: Tensor
@@ -171,7 +171,7 @@ class Adaptive(SolverBase):
     def traits(self) -> SolverTraits:
         return SolverTraits(adaptive=True)
 
-    def begin(self, times: Tensor) -> Any:
+    def init_memory(self, times: Tensor) -> Any:
         """Where the walk ends."""
         return float(times[-1].flatten()[0]) if times.ndim == 1 else None
 
@@ -184,12 +184,12 @@ class Adaptive(SolverBase):
 
     def _start(self, f: Dynamics, x: Tensor, t: Tensor, s: Tensor, end: float | None) -> Progress:
         """The first step length, from the sizes of the state, its slope and the change of that (Hairer II.4)."""
-        slope, reach = f(x, t), _reach(t, s)
+        slope, reach = f(x, t), _interval_length(t, s)
         self._finite(x, t, slope)
         scale = self.atol + self.rtol * x.detach().abs()
         size, speed = self._norm(x / scale), self._norm(slope / scale)
         guess = torch.where((size < 1e-5) | (speed < 1e-5), 1e-6, 0.01 * size / speed.clamp(min=1e-30)).minimum(reach)
-        step = _wide(guess / reach, t) * (s - t)
+        step = _expand_dims(guess / reach, t) * (s - t)
         bend = self._norm((f(torch.addcmul(x, expand_time(step, x), slope), t + step) - slope) / scale) / guess
         steep = torch.maximum(speed, bend)
         power = 1 / (self.table.error_order + 1)
@@ -238,17 +238,17 @@ class Adaptive(SolverBase):
 
     def _walk(self, f: Dynamics, x: Tensor, t: Tensor, s: Tensor, m: Progress) -> tuple[Tensor, Progress]:
         """Trials until every sample is at s; every sample is at its own part ``gone`` of the way."""
-        reach = _reach(t, s)
+        reach = _interval_length(t, s)
         gone = torch.zeros_like(reach)
         slope, length, last = m.slope, m.length, m.error
         evaluations, accepted, rejected = m.evaluations, m.accepted, m.rejected
         while bool((gone < 1).any()):
-            here = t + _wide(gone, t) * (s - t)
+            here = t + _expand_dims(gone, t) * (s - t)
             self._allow(x, here, length, evaluations, accepted, rejected)
             left = (1 - gone) * reach
             final = length >= left * (1 - 1e-6)
             part = torch.where(final, torch.ones_like(gone), gone + length / reach)
-            there = torch.where(_wide(final, t), s, t + _wide(part, t) * (s - t))
+            there = torch.where(_expand_dims(final, t), s, t + _expand_dims(part, t) * (s - t))
             new, k, error = self._trial(f, x, slope, here, there)
             evaluations += len(self.table.a)
             busy, good = gone < 1, error <= 1
@@ -283,8 +283,8 @@ class Adaptive(SolverBase):
                 rejected=m.rejected + (not good),
             )
             if good:
-                middle = advance(state, expand_time(target - here, state), _middle(self.table), k)
-                span = _Span(here, target, state, middle, new, k[0], k[-1])
+                middle = advance(state, expand_time(target - here, state), _midpoint_weights(self.table), k)
+                span = _DenseStep(here, target, state, middle, new, k[0], k[-1])
                 state, here = new, target
         out = state if bool((here == s).all()) else span.at(s)
         return out, m._replace(x=out, span=span)
@@ -315,17 +315,17 @@ class Adaptive(SolverBase):
         return (square if self.per_sample else square.mean().expand_as(square)).sqrt()
 
 
-def _wide(h: Tensor, t: Tensor) -> Tensor:
+def _expand_dims(h: Tensor, t: Tensor) -> Tensor:
     return h.reshape(h.shape + (1,) * (t.ndim - 1))
 
 
-def _reach(t: Tensor, s: Tensor) -> Tensor:
+def _interval_length(t: Tensor, s: Tensor) -> Tensor:
     """[B] how far the walk goes; the frames of one sample move together."""
     return (s - t).abs().flatten(1).amax(1) if t.ndim > 1 else (s - t).abs()
 
 
 @functools.cache
-def _middle(table: Embedded) -> tuple[float, ...]:
+def _midpoint_weights(table: Embedded) -> tuple[float, ...]:
     """Weights for the state half a step on, of order four where the stages allow it: the smallest that solve the
     order conditions at 1/2."""
     n = len(table.error)

@@ -15,22 +15,22 @@ from beeline.core.ranges import Count, dataclass
 from beeline.core.rng import Rng
 
 
-class Seeded:
+class SeededNoise:
     """What noises with a key and with seeds share; a subclass is a dataclass with the fields ``rng`` and ``seeds``."""
 
     rng: Rng
     seeds: tuple[int, ...]
 
-    def rekeyed(self, seeds: Sequence[int], *names: int | str | float) -> Any:
+    def with_seeds(self, seeds: Sequence[int], *names: int | str | float) -> Any:
         rng: Rng = self.rng.fork(*names)
         return replace(self, rng=rng, seeds=tuple(int(s) for s in seeds))  # type: ignore[type-var]
 
-    def part(self, start: int, end: int) -> Any:
+    def for_rows(self, start: int, end: int) -> Any:
         if self.seeds:
             return replace(self, seeds=self.seeds[start:end])  # type: ignore[type-var]
         return replace(self, rng=self.rng.fork("rows", start))  # type: ignore[type-var]
 
-    def draw(self, rng: Rng, like: Tensor) -> Tensor:
+    def standard_normal(self, rng: Rng, like: Tensor) -> Tensor:
         """Standard normal numbers [B,*S], row by row where there are seeds."""
         require(
             not self.seeds or len(self.seeds) == len(like),
@@ -41,7 +41,7 @@ class Seeded:
 
 
 @dataclass(frozen=True)
-class White(Seeded):
+class White(SeededNoise):
     """Fresh noise for every step.
 
     z ~ N(0, I), keyed by the ends of the step
@@ -60,7 +60,7 @@ class White(Seeded):
         if self.seeds and not _equal(t, s):  # times of their own: a row must not depend on those of the first
             rows = zip(self.seeds, t, s, like, strict=True)
             return torch.cat([self._fork(name, a, b).rows([seed], row[None]) for seed, a, b, row in rows])
-        return self.draw(self._fork(name, t[:1], s[:1]), like)
+        return self.standard_normal(self._fork(name, t[:1], s[:1]), like)
 
     def _fork(self, name: str | int, t: Tensor, s: Tensor) -> Rng:
         """The key of a step."""
@@ -68,7 +68,7 @@ class White(Seeded):
 
 
 @dataclass(frozen=True)
-class Brownian(Seeded):
+class Brownian(SeededNoise):
     """One Brownian motion for every number of steps, so that finer walks approach the same sample.
 
     z = (W(s) - W(t)) / sqrt|s - t|,  W by bisection: W(middle) = mean of the ends + half sqrt(length) N(0, I)
@@ -97,18 +97,18 @@ class Brownian(Seeded):
 
     def _at(self, rng: Rng, t: float, like: Tensor) -> Tensor:
         low, high = 0.0, 1.0
-        below, above = torch.zeros_like(like), self.draw(rng.fork("end"), like)
+        below, above = torch.zeros_like(like), self.standard_normal(rng.fork("end"), like)
         if t in (low, high):
             return below if t == low else above
         for _ in range(self.depth):
             middle = (low + high) / 2
-            here = (below + above) / 2 + math.sqrt(high - low) / 2 * self.draw(rng.fork(middle), like)
+            here = (below + above) / 2 + math.sqrt(high - low) / 2 * self.standard_normal(rng.fork(middle), like)
             if t == middle:
                 return here
             low, high, below, above = (low, middle, below, here) if t < middle else (middle, high, here, above)
         share = (t - low) / (high - low)
         spread = math.sqrt((t - low) * (high - t) / (high - low))
-        return below + share * (above - below) + spread * self.draw(rng.fork("leaf", t), like)
+        return below + share * (above - below) + spread * self.standard_normal(rng.fork("leaf", t), like)
 
 
 def _equal(t: Tensor, s: Tensor) -> bool:

@@ -33,18 +33,18 @@ def _gauss(points: int) -> list[tuple[float, float]]:
 _FINE, _EXACT = _gauss(12), _gauss(3)  # the second is exact for polynomials up to degree five
 
 
-def shared(t: Tensor) -> Number:
+def shared_time(t: Tensor) -> Number:
     """The time of a step as a float if every sample has the same."""
     first = t.flatten()[:1]
     return float(first) if bool((t == first).all()) else t.double()
 
 
-def times_value(weight: Number, x: Tensor) -> Tensor:
+def scale_by(weight: Number, x: Tensor) -> Tensor:
     """weight * x, for a weight of either kind."""
     return x * weight if isinstance(weight, float) else expand_time(weight.to(x.dtype), x) * x
 
 
-def combine(parts: Sequence[tuple[Number, Tensor]]) -> Tensor:
+def linear_combination(parts: Sequence[tuple[Number, Tensor]]) -> Tensor:
     """sum of weight * value; weights that are exactly zero cost nothing."""
     total: Tensor | None = None
     for weight, value in parts:
@@ -53,12 +53,12 @@ def combine(parts: Sequence[tuple[Number, Tensor]]) -> Tensor:
                 continue
             total = value * weight if total is None else torch.add(total, value, alpha=weight)
         else:
-            scaled = times_value(weight, value)
+            scaled = scale_by(weight, value)
             total = scaled if total is None else total + scaled
     return torch.zeros_like(parts[0][1]) if total is None else total
 
 
-def ab(path: AffinePath, t: Number) -> tuple[Number, Number]:
+def path_coefficients(path: AffinePath, t: Number) -> tuple[Number, Number]:
     """a(t) and b(t) in the kind of ``t``."""
     if isinstance(t, float):
         at = torch.tensor(t, dtype=torch.float64)
@@ -107,7 +107,9 @@ class LogSNR:
             return None
         (start, end), clock = marks[:2], marks[2:]
         span = end - start
-        front = -ab(path, s)[1] if noise else ab(path, s)[0]  # a_s sigma_s = b_s, and b_s rho_s = a_s
+        front = (
+            -path_coefficients(path, s)[1] if noise else path_coefficients(path, s)[0]
+        )  # a_s sigma_s = b_s, and b_s rho_s = a_s
         out: list[Number] = []
         for j in range(len(clock)):
             total: Number = 0.0
@@ -118,7 +120,7 @@ class LogSNR:
         return out
 
     def at(self, path: AffinePath, t: Number) -> Number:
-        a, b = ab(path, t)
+        a, b = path_coefficients(path, t)
         if isinstance(a, float) and isinstance(b, float):
             return math.log(a / b) if a > 0 and b > 0 else math.inf
         return torch.log(torch.as_tensor(a) / b)
@@ -154,7 +156,7 @@ class Time:
             rest = self.weights(path, noise, t, inside, nodes) or []
             ends = zip(map(torch.as_tensor, limit), map(torch.as_tensor, rest), strict=True)
             return [torch.where(s == far, end, inner) for end, inner in ends]
-        front = ab(path, s)[0 if noise else 1]
+        front = path_coefficients(path, s)[0 if noise else 1]
         scale = _log((s - far) / (t - far))
         taus = [far + (t - far) * _exp(scale * z) for z, _ in _FINE]
         out: list[Number] = [0.0] * len(nodes)
@@ -184,11 +186,11 @@ class Ratio:
         if any(not _finite(m) for m in marks):
             return None
         (start, end), clock = marks[:2], marks[2:]
-        front = ab(path, s)[0 if noise else 1]
+        front = path_coefficients(path, s)[0 if noise else 1]
         return [front * w for w in polynomial_weights(clock, start, end)]
 
     def at(self, path: AffinePath, t: Number, noise: bool) -> Number:
-        a, b = ab(path, t)
+        a, b = path_coefficients(path, t)
         top, bottom = (b, a) if noise else (a, b)
         if isinstance(bottom, float):
             return top / bottom if bottom > 0 else math.inf

@@ -11,7 +11,7 @@ from beeline.core.errors import require
 from beeline.core.protocols.flows import SolverTraits
 from beeline.core.ranges import dataclass
 from beeline.core.types import Dynamics
-from beeline.solvers.exponential import combine
+from beeline.solvers.exponential import linear_combination
 from beeline.solvers.wrappers import SolverBase
 
 
@@ -67,7 +67,7 @@ class Fitted(SolverBase):
         )
         seen = (*seen, f(x, torch.full_like(t, self.asked[i]) if self.asked else t))
         keep = self.keep[i] if self.keep else 1.0
-        return combine([(keep, start), *zip(self.rows[i], seen, strict=True)]), (start, seen)
+        return linear_combination([(keep, start), *zip(self.rows[i], seen, strict=True)]), (start, seen)
 
 
 def adams_rows(times: tuple[float, ...], order: int = 2) -> tuple[tuple[float, ...], ...]:

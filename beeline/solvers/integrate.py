@@ -46,25 +46,25 @@ def integrate(
     """
     times, dtype = _checked_times(x, times)
     x = x.to(dtype)
-    memory = complete(solver).begin(times)
-    vectors = _vectors(times, len(x))
+    memory = complete(solver).init_memory(times)
+    vectors = _time_vectors(times, len(x))
     i, t = 0, next(vectors)
 
     def checked(y: Tensor, at: Tensor, **end: Tensor) -> Tensor:
         v = f(y, at, **end)
         if v.shape != y.shape or v.dtype != y.dtype:
             raise IntegrationError(
-                f"in step {i}, at t = {_first(at):.6g}, the field gave {v.dtype} {tuple(v.shape)} for a state of "
+                f"in step {i}, at t = {_first_value(at):.6g}, the field gave {v.dtype} {tuple(v.shape)} for a state of "
                 f"{y.dtype} {tuple(y.shape)}; a velocity has those of its state: convert inside the field",
                 x,
-                _first(t),
+                _first_value(t),
             )
         return v
 
     field: Dynamics = as_map(lambda y, at, s=None: checked(y, at, s=at if s is None else s)) if is_map(f) else checked
 
     def broken(step: int, last: Tensor) -> IntegrationError:
-        start, end = _first(times[step]), _first(times[step + 1])
+        start, end = _first_value(times[step]), _first_value(times[step + 1])
         return IntegrationError(
             f"the state became non-finite in step {step}, from t = {start:.6g} to {end:.6g}; the field "
             "gave NaN or infinite values there: check it at that time, take more steps or lower the guidance "
@@ -99,11 +99,11 @@ def integrate(
     return x
 
 
-def _first(t: Tensor) -> float:
+def _first_value(t: Tensor) -> float:
     return float(t.flatten()[0])
 
 
-def _vectors(times: Tensor, batch: int) -> Iterator[Tensor]:
+def _time_vectors(times: Tensor, batch: int) -> Iterator[Tensor]:
     """The times one by one, [B] or [B,F]; materialised, since forward-mode differentiation rejects views."""
     for start in range(0, len(times), _AHEAD):
         part = times[start : start + _AHEAD]

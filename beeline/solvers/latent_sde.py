@@ -44,11 +44,11 @@ class LatentSDE(SolverBase):
     def traits(self) -> SolverTraits:
         return SolverTraits(paths=(self.path,), stochastic=self.level > 0)
 
-    def rekeyed(self, seeds: Sequence[int], *names: int | str | float) -> Any:
-        return self._with(White(self.rng, self.seeds).rekeyed(seeds, *names))
+    def with_seeds(self, seeds: Sequence[int], *names: int | str | float) -> Any:
+        return self._with(White(self.rng, self.seeds).with_seeds(seeds, *names))
 
-    def part(self, start: int, end: int) -> Any:
-        return self._with(White(self.rng, self.seeds).part(start, end))
+    def for_rows(self, start: int, end: int) -> Any:
+        return self._with(White(self.rng, self.seeds).for_rows(start, end))
 
     def _with(self, noise: White) -> LatentSDE:
         return replace(self, rng=noise.rng, seeds=noise.seeds)

@@ -13,7 +13,15 @@ from beeline.core.protocols.flows import Clock, Number, SolverTraits
 from beeline.core.ranges import dataclass
 from beeline.core.types import Dynamics, expand_time
 from beeline.paths.affine import AffinePath, Linear
-from beeline.solvers.exponential import LogSNR, Time, ab, combine, polynomial_weights, shared, times_value
+from beeline.solvers.exponential import (
+    LogSNR,
+    Time,
+    linear_combination,
+    path_coefficients,
+    polynomial_weights,
+    scale_by,
+    shared_time,
+)
 from beeline.solvers.runge_kutta import EULER, HEUN, RK3, RungeKutta
 from beeline.solvers.wrappers import SolverBase
 
@@ -28,12 +36,12 @@ class History(NamedTuple):
         return History((t, *self.times)[:length], (value, *self.values)[:length])
 
 
-def _starter(order: int) -> RungeKutta:
+def _starting_method(order: int) -> RungeKutta:
     """The Runge-Kutta method whose first steps do not spoil a multistep method of ``order``."""
     return {1: EULER, 2: EULER, 3: HEUN, 4: RK3}[order]
 
 
-def _known_order(solver: object, order: int, highest: int) -> None:
+def _check_order(solver: object, order: int, highest: int) -> None:
     require(
         1 <= order <= highest,
         f"{type(solver).__name__} got order={order!r}; it has orders 1 to {highest}: give one of them",
@@ -57,7 +65,7 @@ class AdamsBashforth(SolverBase):
     ramp: bool = False  # begin with lower orders, for few evaluations
 
     def __post_init__(self) -> None:
-        _known_order(self, self.order, 4)
+        _check_order(self, self.order, 4)
 
     @property
     def traits(self) -> SolverTraits:
@@ -66,11 +74,11 @@ class AdamsBashforth(SolverBase):
     def step(self, f: Dynamics, x: Tensor, t: Tensor, s: Tensor, memory: Any) -> tuple[Tensor, Any]:
         past = memory or History()
         v = f(x, t)
-        now = past.push(shared(t), v, self.order)
+        now = past.push(shared_time(t), v, self.order)
         if len(now.times) < self.order and not self.ramp:
-            return _starter(self.order).step(_first_known(f, v), x, t, s, None)[0], now
-        weights = polynomial_weights(now.times, now.times[0], shared(s))
-        return combine([(1.0, x), *zip(weights, now.values, strict=True)]), now
+            return _starting_method(self.order).step(_with_first_value(f, v), x, t, s, None)[0], now
+        weights = polynomial_weights(now.times, now.times[0], shared_time(s))
+        return linear_combination([(1.0, x), *zip(weights, now.values, strict=True)]), now
 
 
 @dataclass(frozen=True)
@@ -94,7 +102,7 @@ class DEIS(SolverBase):
     ramp: bool = True  # False: begin with Runge-Kutta steps, for high orders at many steps
 
     def __post_init__(self) -> None:
-        _known_order(self, self.order, 4)
+        _check_order(self, self.order, 4)
 
     @property
     def traits(self) -> SolverTraits:
@@ -103,11 +111,11 @@ class DEIS(SolverBase):
     def step(self, f: Dynamics, x: Tensor, t: Tensor, s: Tensor, memory: Any) -> tuple[Tensor, Any]:
         past = memory or History()
         v = f(x, t)
-        now = past.push(shared(t), self._estimate(x, v, t), self.order)
+        now = past.push(shared_time(t), self._estimate(x, v, t), self.order)
         if len(now.times) < self.order and not self.ramp:
-            return _starter(self.order).step(_first_known(f, v), x, t, s, None)[0], now
-        new = frozen_ends(self.path, x, v, t, s)
-        return add_bend(self.path, self.clock, self.noise, new, now, shared(s)), now
+            return _starting_method(self.order).step(_with_first_value(f, v), x, t, s, None)[0], now
+        new = ddim_step(self.path, x, v, t, s)
+        return add_polynomial_correction(self.path, self.clock, self.noise, new, now, shared_time(s)), now
 
     def _estimate(self, x: Tensor, v: Tensor, t: Tensor) -> Tensor:
         return self.path.noise(x, v, t) if self.noise else self.path.data(x, v, t)
@@ -129,7 +137,7 @@ class DPMSolver(SolverBase):
     path: AffinePath = field(default_factory=Linear)  # the flow's
 
     def __post_init__(self) -> None:
-        _known_order(self, self.order, 3)
+        _check_order(self, self.order, 3)
 
     @property
     def traits(self) -> SolverTraits:
@@ -138,11 +146,11 @@ class DPMSolver(SolverBase):
     def step(self, f: Dynamics, x: Tensor, t: Tensor, s: Tensor, memory: Any) -> tuple[Tensor, Any]:
         past = memory or History()
         v = f(x, t)
-        now = past.push(shared(t), self.path.data(x, v, t), self.order)
-        new, end = frozen_ends(self.path, x, v, t, s), shared(s)
+        now = past.push(shared_time(t), self.path.data(x, v, t), self.order)
+        new, end = ddim_step(self.path, x, v, t, s), shared_time(s)
         if self.order == 2:
-            return add_slope(self.path, new, now, end), now
-        return add_bend(self.path, LogSNR(), False, new, now, end), now
+            return add_second_order_correction(self.path, new, now, end), now
+        return add_polynomial_correction(self.path, LogSNR(), False, new, now, end), now
 
 
 @dataclass(frozen=True)
@@ -161,46 +169,48 @@ class UniPC(SolverBase):
     path: AffinePath = field(default_factory=Linear)  # the flow's
 
     def __post_init__(self) -> None:
-        _known_order(self, self.order, 3)
+        _check_order(self, self.order, 3)
 
     @property
     def traits(self) -> SolverTraits:
         return SolverTraits(paths=(self.path,), multistep=True)
 
     def step(self, f: Dynamics, x: Tensor, t: Tensor, s: Tensor, memory: Any) -> tuple[Tensor, Any]:
-        v, here, end = f(x, t), shared(t), shared(s)
+        v, here, end = f(x, t), shared_time(t), shared_time(s)
         data = self.path.data(x, v, t)
         past, before = memory or (History(), None)
         if before is not None:
             x = self._correct(before, past, data, here)
         now = past.push(here, data, self.order)
         # from the corrected state, with the estimate made at the predicted one: no evaluation is spent on it again
-        (a, b), (a_s, b_s) = ab(self.path, here), ab(self.path, end)
+        (a, b), (a_s, b_s) = path_coefficients(self.path, here), path_coefficients(self.path, end)
         if _positive(b):
-            new = combine([(b_s / b, x), (a_s - b_s / b * a, data)])
+            new = linear_combination([(b_s / b, x), (a_s - b_s / b * a, data)])
         else:
-            new = frozen_ends(self.path, x, v, t, s)
+            new = ddim_step(self.path, x, v, t, s)
         new = (
-            add_slope(self.path, new, now, end)
+            add_second_order_correction(self.path, new, now, end)
             if self.order == 2
-            else add_bend(self.path, LogSNR(), False, new, now, end)
+            else add_polynomial_correction(self.path, LogSNR(), False, new, now, end)
         )
         return new, (now, x)
 
     def _correct(self, x: Tensor, past: History, data: Tensor, t: Number) -> Tensor:
         """The step to ``t`` once more, now that the estimate there is known."""
-        (a, b), (a_t, b_t) = ab(self.path, past.times[0]), ab(self.path, t)
+        (a, b), (a_t, b_t) = path_coefficients(self.path, past.times[0]), path_coefficients(self.path, t)
         if not _positive(b):
-            return combine([(b_t, x)])  # unreachable on a rising walk: b is positive before t = 1
-        base = combine([(b_t / b, x), (a_t - b_t / b * a, past.values[0])])
+            return linear_combination([(b_t, x)])  # unreachable on a rising walk: b is positive before t = 1
+        base = linear_combination([(b_t / b, x), (a_t - b_t / b * a, past.values[0])])
         if len(past.times) == 1:  # the trapezium, as published
-            return combine([(1.0, base), (0.5 * (a_t - b_t / b * a), data - past.values[0])])
+            return linear_combination([(1.0, base), (0.5 * (a_t - b_t / b * a), data - past.values[0])])
         nodes = (t, *past.times[: self.order])
         weights = LogSNR().weights(self.path, False, past.times[0], t, nodes)
         if weights is None:
-            return combine([(1.0, base), (0.5 * (a_t - b_t / b * a), data - past.values[0])])
+            return linear_combination([(1.0, base), (0.5 * (a_t - b_t / b * a), data - past.values[0])])
         values = (data, *past.values[: self.order])
-        return combine([(1.0, base), *((w, d - past.values[0]) for w, d in zip(weights, values, strict=True))])
+        return linear_combination(
+            [(1.0, base), *((w, d - past.values[0]) for w, d in zip(weights, values, strict=True))]
+        )
 
 
 @dataclass(frozen=True)
@@ -277,9 +287,9 @@ class Exponential(SolverBase):
         for row in self.table.a:
             c = sum(row)
             at = s if abs(c - 1) < 1e-12 else self._time(sigma + c * span, t, s)
-            state = expand_time(self.path.a(at), x) * (y + wide * _weighted(row, slopes))
+            state = expand_time(self.path.a(at), x) * (y + wide * _weighted_sum(row, slopes))
             slopes.append(self.path.noise(state, f(state, at), at))
-        return expand_time(a_s, x) * (y + wide * _weighted(self.table.b, slopes)), None
+        return expand_time(a_s, x) * (y + wide * _weighted_sum(self.table.b, slopes)), None
 
     def _time(self, sigma: Tensor, t: Tensor, s: Tensor) -> Tensor:
         """The time between t and s at which b/a is ``sigma``: closed on the straight path, by bisection elsewhere."""
@@ -293,7 +303,7 @@ class Exponential(SolverBase):
         return ((low + high) / 2).to(t.dtype)
 
 
-def frozen_ends(path: AffinePath, x: Tensor, v: Tensor, t: Tensor, s: Tensor) -> Tensor:
+def ddim_step(path: AffinePath, x: Tensor, v: Tensor, t: Tensor, s: Tensor) -> Tensor:
     """x_s if both ends stayed what they are estimated to be at t: DDIM, and Euler on the straight path."""
     if isinstance(path, Linear):
         return torch.addcmul(x, expand_time(s - t, x), v)
@@ -301,34 +311,38 @@ def frozen_ends(path: AffinePath, x: Tensor, v: Tensor, t: Tensor, s: Tensor) ->
     return expand_time(path.a(s), x) * data + expand_time(path.b(s), x) * source
 
 
-def add_bend(path: AffinePath, clock: Clock, noise: bool, new: Tensor, now: History, s: Number) -> Tensor:
+def add_polynomial_correction(
+    path: AffinePath, clock: Clock, noise: bool, new: Tensor, now: History, s: Number
+) -> Tensor:
     """Add to a step with a frozen estimate what its past values say about its change."""
     if len(now.times) == 1:
         return new
     weights = clock.weights(path, noise, now.times[0], s, now.times)
     if weights is None:  # an infinite clock: with fewer values it may be finite
-        return add_bend(path, clock, noise, new, History(now.times[:-1], now.values[:-1]), s)
+        return add_polynomial_correction(path, clock, noise, new, History(now.times[:-1], now.values[:-1]), s)
     newest = now.values[0]
-    return combine([(1.0, new), *((w, d - newest) for w, d in zip(weights[1:], now.values[1:], strict=True))])
+    return linear_combination(
+        [(1.0, new), *((w, d - newest) for w, d in zip(weights[1:], now.values[1:], strict=True))]
+    )
 
 
-def add_slope(path: AffinePath, new: Tensor, now: History, s: Number) -> Tensor:
+def add_second_order_correction(path: AffinePath, new: Tensor, now: History, s: Number) -> Tensor:
     """The 2M rule: half the last change of the estimate, scaled by the ratio of the steps in ln(a/b)."""
     if len(now.times) == 1:
         return new
     clock = LogSNR()
     end, here, before = (clock.at(path, time) for time in (s, *now.times))
     ratio = (end - here) / (here - before) if all(map(_finite, (end, here, before))) else 0.0
-    (a, b), (a_s, b_s) = ab(path, now.times[0]), ab(path, s)
+    (a, b), (a_s, b_s) = path_coefficients(path, now.times[0]), path_coefficients(path, s)
     gain = (a_s - b_s / b * a) * ratio / 2 if _positive(b) else 0.0
-    return new + times_value(gain, now.values[0] - now.values[1])
+    return new + scale_by(gain, now.values[0] - now.values[1])
 
 
-def _weighted(weights: tuple[float, ...], slopes: list[Tensor]) -> Tensor:
-    return combine(list(zip(weights, slopes, strict=True)))
+def _weighted_sum(weights: tuple[float, ...], slopes: list[Tensor]) -> Tensor:
+    return linear_combination(list(zip(weights, slopes, strict=True)))
 
 
-def _first_known(f: Dynamics, v: Tensor) -> Dynamics:
+def _with_first_value(f: Dynamics, v: Tensor) -> Dynamics:
     """A dynamics whose first answer is known already."""
     first = [v]
     return lambda x, t: first.pop() if first else f(x, t)

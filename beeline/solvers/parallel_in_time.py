@@ -16,7 +16,7 @@ from beeline.solvers.runge_kutta import EULER
 from beeline.solvers.wrappers import SolverWrapper, complete
 
 
-class Stretch(NamedTuple):
+class ParallelState(NamedTuple):
     """The memory of a parallel run: what is solved already, and the guess for what is not."""
 
     times: Tensor | None  # [N+1,...] of the whole walk
@@ -28,19 +28,19 @@ class Stretch(NamedTuple):
     evaluations: int = 0  # evaluations, each step of each round counted
 
 
-class AtOnce(SolverWrapper):
+class ParallelInTime(SolverWrapper):
     """What solvers of many steps at once share: their inner solver takes every step by itself, all in one batch."""
 
     @property
-    def own(self) -> SolverTraits:
+    def own_traits(self) -> SolverTraits:
         return SolverTraits(adaptive=True, parallel=True)
 
-    def begin(self, times: Tensor) -> Stretch:
-        return Stretch(times)
+    def init_memory(self, times: Tensor) -> ParallelState:
+        return ParallelState(times)
 
 
 @dataclass(frozen=True)
-class Picard(AtOnce):
+class Picard(ParallelInTime):
     """A sliding window of steps, all evaluated in one batch and summed up until they no longer change (ParaDiGMS).
 
     x_i <- x + sum over j < i of F(x_j, t_j -> t_j+1) for all i of the window at once;  the front of the window whose
@@ -59,7 +59,7 @@ class Picard(AtOnce):
     solver: Solver = EULER  # a one-step method with a fixed number of evaluations and no noise
 
     def __post_init__(self) -> None:
-        _fit(self, self.window, self.tolerance)
+        _check_inner_solver(self, self.window, self.tolerance)
         require(
             complete(self.solver).traits.space is None,
             f"Picard was put around {type(self.solver).__name__}, which keeps states on a curved space; sums of steps "
@@ -67,25 +67,25 @@ class Picard(AtOnce):
         )
 
     def step(self, f: Dynamics, x: Tensor, t: Tensor, s: Tensor, memory: Any) -> tuple[Tensor, Any]:
-        m = _entry(memory, x)
+        m = _current_state(memory, x)
         if m.times is None:
             return self.solver.step(f, x, t, s, None)[0], m
         while not m.ready:
             grid = m.times[m.done : m.done + self.window + 1]
-            guess = _filled(m.guess, x, len(grid) - 1)
+            guess = _initial_guess(m.guess, x, len(grid) - 1)
             before = torch.cat([x[None], guess[:-1]])
-            calls = Calls(f)
-            steps = _at_once(self.solver, calls, before, grid) - before
+            calls = CountedField(f)
+            steps = _batched_step(self.solver, calls, before, grid) - before
             new = x + steps.cumsum(0)
-            quiet = (_change(new, guess) <= self.tolerance).long().cumprod(0).sum().item()
+            quiet = (_rms_change(new, guess) <= self.tolerance).long().cumprod(0).sum().item()
             front = max(1, int(quiet))  # the first state is exact after one round
             m = m._replace(ready=tuple(new[:front].unbind(0)), guess=new[front:], rounds=m.rounds + 1)
             m = m._replace(evaluations=m.evaluations + len(guess) * calls.count)
-        return _hand_out(m)
+        return _next_state(m)
 
 
 @dataclass(frozen=True)
-class GaussSeidelJacobi(AtOnce):
+class GaussSeidelJacobi(ParallelInTime):
     """Stretches one after another, inside each all steps repeated at once from their last predecessors.
 
     x_i+1 <- x_i + F(x_i, t_i -> t_i+1) for all i of the stretch at once, until the largest change is below tolerance;
@@ -103,27 +103,27 @@ class GaussSeidelJacobi(AtOnce):
     solver: Solver = EULER  # a one-step method with a fixed number of evaluations and no noise
 
     def __post_init__(self) -> None:
-        _fit(self, self.stretch, self.tolerance)
+        _check_inner_solver(self, self.stretch, self.tolerance)
 
     def step(self, f: Dynamics, x: Tensor, t: Tensor, s: Tensor, memory: Any) -> tuple[Tensor, Any]:
-        m = _entry(memory, x)
+        m = _current_state(memory, x)
         if m.times is None:
             return self.solver.step(f, x, t, s, None)[0], m
         if not m.ready:
             grid = m.times[m.done : m.done + self.stretch + 1]
 
-            calls = Calls(f)
+            calls = CountedField(f)
 
             def sweep(states: Tensor) -> Tensor:
-                return _at_once(self.solver, calls, torch.cat([x[None], states[:-1]]), grid)
+                return _batched_step(self.solver, calls, torch.cat([x[None], states[:-1]]), grid)
 
-            solved, rounds = jacobi(sweep, _filled(None, x, len(grid) - 1), self.tolerance)
+            solved, rounds = jacobi_iteration(sweep, _initial_guess(None, x, len(grid) - 1), self.tolerance)
             spent = (len(grid) - 1) * calls.count
             m = m._replace(ready=tuple(solved.unbind(0)), rounds=m.rounds + rounds, evaluations=m.evaluations + spent)
-        return _hand_out(m)
+        return _next_state(m)
 
 
-def jacobi(
+def jacobi_iteration(
     sweep: Callable[[Tensor], Tensor], guess: Tensor, tolerance: float, most: int | None = None
 ) -> tuple[Tensor, int]:
     """The fixed point of a strictly causal map on [T,B,*S], and the rounds it took.
@@ -134,14 +134,14 @@ def jacobi(
     most = min(most or len(guess), len(guess))
     for k in range(1, most + 1):
         new = sweep(guess)
-        change = float(_change(new, guess).max())
+        change = float(_rms_change(new, guess).max())
         guess = new
         if change <= tolerance:
             return guess, k
     return guess, most
 
 
-class Calls:
+class CountedField:
     """A dynamics that counts how often it is asked."""
 
     def __init__(self, f: Dynamics):
@@ -152,13 +152,13 @@ class Calls:
         return self.f(x, t)
 
 
-def _fit(solver: AtOnce, length: int, tolerance: float) -> None:
+def _check_inner_solver(solver: ParallelInTime, length: int, tolerance: float) -> None:
     require(
         length >= 1 and tolerance > 0,
         f"{solver} got a length of {length} and a tolerance of {tolerance}; give at least one step and a tolerance "
         "above 0",
     )
-    solver.fits(one_step=True)
+    solver.check_inner(one_step=True)
     inner, name = complete(solver.solver).traits, type(solver.solver).__name__
     require(
         not inner.adaptive and not inner.stochastic,
@@ -168,23 +168,23 @@ def _fit(solver: AtOnce, length: int, tolerance: float) -> None:
     )
 
 
-def _entry(memory: Any, x: Tensor) -> Stretch:
+def _current_state(memory: Any, x: Tensor) -> ParallelState:
     """The memory, with everything ahead forgotten if somebody corrected the state."""
-    m = memory or Stretch(None)
+    m = memory or ParallelState(None)
     return m if m.last is None or m.last is x else m._replace(ready=(), guess=None)
 
 
-def _hand_out(m: Stretch) -> tuple[Tensor, Stretch]:
+def _next_state(m: ParallelState) -> tuple[Tensor, ParallelState]:
     return m.ready[0], m._replace(ready=m.ready[1:], done=m.done + 1, last=m.ready[0])
 
 
-def _filled(guess: Tensor | None, x: Tensor, length: int) -> Tensor:
+def _initial_guess(guess: Tensor | None, x: Tensor, length: int) -> Tensor:
     """A guess for ``length`` states: what is known, then the last known state repeated."""
     known = x[None] if guess is None or len(guess) == 0 else guess[:length]
     return torch.cat([known, known[-1:].expand(length - len(known), *x.shape)])
 
 
-def _at_once(solver: Solver, f: Dynamics, states: Tensor, grid: Tensor) -> Tensor:
+def _batched_step(solver: Solver, f: Dynamics, states: Tensor, grid: Tensor) -> Tensor:
     """One step from every state [W,B,*S] over its own interval, in one batch of W B samples."""
     w, b = states.shape[:2]
     t, s = grid[:-1], grid[1:]
@@ -194,7 +194,7 @@ def _at_once(solver: Solver, f: Dynamics, states: Tensor, grid: Tensor) -> Tenso
     return flat.reshape(w, b, *states.shape[2:])
 
 
-def _change(new: Tensor, old: Tensor) -> Tensor:
+def _rms_change(new: Tensor, old: Tensor) -> Tensor:
     """[W] root mean square change of every state, of its worst sample; nothing that is not finite counts as still."""
     change = (new - old).detach().reshape(*new.shape[:2], -1).square().mean(2).amax(1).sqrt()
     return torch.where(change.isfinite(), change, torch.full_like(change, torch.inf))

@@ -17,8 +17,8 @@ from beeline.fields.flow import Flow
 from beeline.solvers.integrate import integrate
 from beeline.solvers.wrappers import complete
 
-Correct = Callable[[Tensor, Tensor], Tensor]  # (x, t) -> x
-Watch = Callable[[Tensor, Tensor], None]
+StateCorrection = Callable[[Tensor, Tensor], Tensor]  # (x, t) -> x
+StateCallback = Callable[[Tensor, Tensor], None]
 
 
 @dataclass(frozen=True)
@@ -29,14 +29,16 @@ class Process:
     ``process()``; a field comes before its path.
     """
 
-    default: Solver | None = None  # what a recipe draws with where it names no other solver; None is the usual one
+    default_solver: Solver | None = (
+        None  # what a recipe draws with where it names no other solver; None is the usual one
+    )
     space: Any = None  # the curved space of its states; None where they are those of a vector space
     invertible = True  # whether it runs backwards as well
     resizes = False  # whether states change their size on the way
 
-    def solver(self, asked: Solver) -> Solver:
-        """The solver that takes the steps where ``asked`` was asked for."""
-        return asked
+    def adapt_solver(self, solver: Solver) -> Solver:
+        """The solver that takes the steps where ``solver`` is given."""
+        return solver
 
     def check(self, flow: Flow, solver: Solver, times: Tensor) -> None:
         """Refuse a solver, or times, that this flow cannot be drawn with."""
@@ -50,11 +52,11 @@ class Process:
                 "own path: give it with path=",
             )
 
-    def network(self, network: Any) -> Any:
+    def wrap_network(self, network: Any) -> Any:
         """A network as a field of this process."""
         return network
 
-    def field(self, field: Any, x: Tensor, times: Tensor) -> Any:
+    def field_for_run(self, field: Any, x: Tensor, times: Tensor) -> Any:
         """The field of one run, which begins at ``x``."""
         return field
 
@@ -65,8 +67,8 @@ class Process:
         times: Tensor,
         solver: Solver,
         *,
-        after: Correct | None = None,
-        watch: Watch | None = None,
+        after: StateCorrection | None = None,
+        watch: StateCallback | None = None,
         done: Callable[[Any], None] | None = None,
     ) -> Tensor:
         """The last state of a run, as ``integrate`` gives it."""
@@ -83,16 +85,16 @@ class Process:
 
 
 @runtime_checkable
-class Declares(Protocol):
+class HasProcess(Protocol):
     """A path or a field with a process of its own."""
 
     def process(self) -> Process: ...
 
 
-class Reading:
+class FieldReadout:
     """Another output of a field than its velocity, which guidance combines by the same rule.
 
-    ``read(field, x, t, cond)`` is the output; ``of`` reads another field in the same way.
+    ``read(field, x, t, cond)`` is the output; ``with_field`` reads another field in the same way.
     """
 
     def __init__(self, read: Callable[[Any, Tensor, Tensor, Cond], Tensor], field: Any):
@@ -102,8 +104,8 @@ class Reading:
     def traits(self) -> Traits:
         return traits_of(self.field)
 
-    def of(self, field: Any) -> Reading:
-        return self if field is self.field else Reading(self.read, field)
+    def with_field(self, field: Any) -> FieldReadout:
+        return self if field is self.field else FieldReadout(self.read, field)
 
     def __call__(self, x: Tensor, t: Tensor, cond: Cond = None) -> Tensor:
         return self.read(self.field, x, t, cond)
@@ -112,7 +114,7 @@ class Reading:
 def process_of(flow: Flow) -> Process:
     """How a flow is drawn: as its field declares, or its path, or as an equation."""
     for part in (unwrapped(flow.field), flow.path):
-        if isinstance(part, Declares):
+        if isinstance(part, HasProcess):
             return part.process()
     return Process()
 

@@ -24,7 +24,7 @@ class Reversible(SolverBase):
     y' = k y + (1-k) z + F(z, t -> s),  z' = z - F(y', s -> t);  back: z = z' + F(y', s -> t),
     y = (y' - (1-k) z - F(z, t -> s)) / k,  F the increment of the table
     Assumes a state lifted to [B,2,*S] by ``lift``; the field sees [B,*S].  The round trip is exact to rounding while
-    both copies are kept; what ``lower`` gives is the answer.  Sampler(..., whole=True) keeps them.
+    both copies are kept; what ``lower`` gives is the answer.  Sampler(..., augmented=True) keeps them.
     Source: McCallum and Foster 2024, "Efficient, Accurate and Stable Gradients for Neural ODEs" (arXiv 2410.11648).
 
     >>> solver, f = Reversible(), lambda x, t: -x
@@ -52,7 +52,7 @@ class Reversible(SolverBase):
 
     @property
     def traits(self) -> SolverTraits:
-        return SolverTraits(twin=True)
+        return SolverTraits(augmented_state=True)
 
     def lift(self, x: Tensor) -> Tensor:
         """[B,*S] -> [B,2,*S], both copies equal."""
@@ -65,7 +65,8 @@ class Reversible(SolverBase):
     def step(self, f: Dynamics, x: Tensor, t: Tensor, s: Tensor, memory: Any) -> tuple[Tensor, Any]:
         require(
             x.ndim >= 2 and x.shape[1] == 2,
-            f"Reversible got a state of {tuple(x.shape)}; it carries a twin: pass Reversible.lift(x), [B,2,*S]",
+            f"Reversible got a state of shape {tuple(x.shape)}; it integrates an augmented state [B,2,*S]: "
+            "pass solver.lift(x)",
         )
         y, z = x.unbind(1)
         k = self.coupling
@@ -106,13 +107,13 @@ class FixedPoint(SolverWrapper):
             self.tolerance > 0 and self.sweeps >= 1,
             f"FixedPoint got tolerance={self.tolerance}, sweeps={self.sweeps}; give a tolerance above 0 and a sweep",
         )
-        self.fits(one_step=True)
+        self.check_inner(one_step=True)
 
     @property
-    def own(self) -> SolverTraits:
+    def own_traits(self) -> SolverTraits:
         return SolverTraits(adaptive=True)
 
-    def begin(self, times: Tensor) -> Any:
+    def init_memory(self, times: Tensor) -> Any:
         return None
 
     def step(self, f: Dynamics, x: Tensor, t: Tensor, s: Tensor, memory: Any) -> tuple[Tensor, Any]:
@@ -123,7 +124,9 @@ class FixedPoint(SolverWrapper):
         def again(y: Tensor) -> Tensor:
             return x - (self.solver.step(f, y, s, t, None)[0] - y)
 
-        return fixed_point(again, guess, self.tolerance, self.sweeps, f"the inverse of the step {_between(s, t)}"), None
+        return anderson_fixed_point(
+            again, guess, self.tolerance, self.sweeps, f"the inverse of the step {_interval_text(s, t)}"
+        ), None
 
 
 @dataclass(frozen=True)
@@ -160,11 +163,15 @@ class Symmetric(SolverBase):
         def again(y: Tensor) -> Tensor:
             return torch.addcmul(x, wide, f((x + y) / 2, middle))
 
-        new = fixed_point(again, guess, self.tolerance, self.sweeps, f"the implicit step {_between(t, s)}")
+        new = anderson_fixed_point(
+            again, guess, self.tolerance, self.sweeps, f"the implicit step {_interval_text(t, s)}"
+        )
         return new, (new - x) / wide
 
 
-def fixed_point(again: Callable[[Tensor], Tensor], guess: Tensor, tolerance: float, sweeps: int, what: str) -> Tensor:
+def anderson_fixed_point(
+    again: Callable[[Tensor], Tensor], guess: Tensor, tolerance: float, sweeps: int, what: str
+) -> Tensor:
     """y = again(y), every sample for itself, by Anderson mixing of the last five sweeps.
 
     Plain repetition contracts only for short steps; mixing also reaches fixed points that repel it.
@@ -199,5 +206,5 @@ def fixed_point(again: Callable[[Tensor], Tensor], guess: Tensor, tolerance: flo
     )
 
 
-def _between(t: Tensor, s: Tensor) -> str:
+def _interval_text(t: Tensor, s: Tensor) -> str:
     return f"from t = {float(t.flatten()[0]):.6g} to {float(s.flatten()[0]):.6g}"

@@ -27,7 +27,7 @@ class Trace(NamedTuple):
     inner: Any = None
 
 
-class Noisy(SolverWrapper):
+class StochasticWrapper(SolverWrapper):
     """A stochastic solver around another one: noise by seed for both.
 
     A subclass is a dataclass with the fields ``solver``, ``noise`` and ``path``.
@@ -37,20 +37,20 @@ class Noisy(SolverWrapper):
     path: AffinePath
 
     @property
-    def own(self) -> SolverTraits:
+    def own_traits(self) -> SolverTraits:
         return SolverTraits(paths=(self.path,), score=True, stochastic=True)
 
-    def rekeyed(self, seeds: Sequence[int], *names: int | str | float) -> Any:
-        return replace(super().rekeyed(seeds, *names), noise=self.noise.rekeyed(seeds, *names))
+    def with_seeds(self, seeds: Sequence[int], *names: int | str | float) -> Any:
+        return replace(super().with_seeds(seeds, *names), noise=self.noise.with_seeds(seeds, *names))
 
-    def part(self, start: int, end: int) -> Any:
-        return replace(super().part(start, end), noise=self.noise.part(start, end))
+    def for_rows(self, start: int, end: int) -> Any:
+        return replace(super().for_rows(start, end), noise=self.noise.for_rows(start, end))
 
 
-class SingleDevice(Noisy):
+class MemorylessInner(StochasticWrapper):
     """A stochastic solver that takes every step of its inner one by itself, from a state that noise has changed."""
 
-    def begin(self, times: Tensor) -> Any:
+    def init_memory(self, times: Tensor) -> Any:
         return None
 
 
@@ -81,11 +81,11 @@ class EulerMaruyama(SolverBase):
     def traits(self) -> SolverTraits:
         return SolverTraits(paths=(self.path,), score=True, stochastic=True)
 
-    def rekeyed(self, seeds: Sequence[int], *names: int | str | float) -> Any:
-        return replace(self, noise=self.noise.rekeyed(seeds, *names))
+    def with_seeds(self, seeds: Sequence[int], *names: int | str | float) -> Any:
+        return replace(self, noise=self.noise.with_seeds(seeds, *names))
 
-    def part(self, start: int, end: int) -> Any:
-        return replace(self, noise=self.noise.part(start, end))
+    def for_rows(self, start: int, end: int) -> Any:
+        return replace(self, noise=self.noise.for_rows(start, end))
 
     def step(self, f: Dynamics, x: Tensor, t: Tensor, s: Tensor, memory: Any) -> tuple[Tensor, Any]:
         sign = torch.sign(expand_time(s - t, x))
@@ -127,7 +127,7 @@ class EulerMaruyama(SolverBase):
 
 
 @dataclass(frozen=True)
-class Overshoot(SingleDevice):
+class Overshoot(MemorylessInner):
     """Walk the ODE beyond the aim, then noise back to it exactly.
 
     o = min(1, s + strength (s - t) b_s),  x_o by the solver,  x_s = (a_s/a_o) x_o + sqrt(b_s^2 - (a_s b_o/a_o)^2) z
@@ -151,7 +151,7 @@ class Overshoot(SingleDevice):
 
     def __post_init__(self) -> None:
         require(self.strength >= 0, f"Overshoot got strength={self.strength}; a walk cannot fall short: give 0 or more")
-        self.fits(one_step=True)
+        self.check_inner(one_step=True)
 
     def step(self, f: Dynamics, x: Tensor, t: Tensor, s: Tensor, memory: Any) -> tuple[Tensor, Any]:
         require(bool((s > t).all()), "Overshoot was asked to walk to the source; it goes to the data: invert by an ODE")
@@ -161,7 +161,7 @@ class Overshoot(SingleDevice):
 
 
 @dataclass(frozen=True)
-class Refresh(SingleDevice):
+class Refresh(MemorylessInner):
     """NoiseProcess back a little exactly, then walk the ODE over the whole way: churn.
 
     r = t - (s-t) g^2 / (2 b (a' b/a - b')),  x_r = (a_r/a_t) x + sqrt(b_r^2 - (a_r b_t/a_t)^2) z,  x_s by the solver
@@ -182,7 +182,7 @@ class Refresh(SingleDevice):
     path: AffinePath = field(default_factory=Linear)  # the flow's
 
     def __post_init__(self) -> None:
-        self.fits(one_step=True)
+        self.check_inner(one_step=True)
 
     def step(self, f: Dynamics, x: Tensor, t: Tensor, s: Tensor, memory: Any) -> tuple[Tensor, Any]:
         require(bool((s > t).all()), "Refresh was asked to walk to the source; it goes to the data: invert by an ODE")
@@ -199,7 +199,7 @@ class Refresh(SingleDevice):
 
 
 @dataclass(frozen=True)
-class Langevin(Noisy):
+class Langevin(StochasticWrapper):
     """A solver whose every state is shaken by Langevin steps at its own time, which pull it back to the law there.
 
     x <- x + e score(x, s) + sqrt(2 e) z,  e = size b(s)^2;  none where b = 0
@@ -224,7 +224,7 @@ class Langevin(Noisy):
             self.repeats >= 0 and self.size > 0,
             f"Langevin got repeats={self.repeats}, size={self.size}; give 0 or more shakes of a size above 0",
         )
-        self.fits()
+        self.check_inner()
 
     def step(self, f: Dynamics, x: Tensor, t: Tensor, s: Tensor, memory: Any) -> tuple[Tensor, Any]:
         x, memory = self.solver.step(f, x, t, s, memory)

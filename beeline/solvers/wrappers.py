@@ -1,4 +1,4 @@
-"""Base classes of solvers and of solvers around solvers, and the defaults of the solver protocol."""
+"""Base classes of solvers and solver wrappers, with the defaults of the solver protocol."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from beeline.core.types import Dynamics
 
 
 class SolverBase:
-    """The defaults of FullSolver: no needs, no memory, no noise, the state as it is."""
+    """Default members of FullSolver: no requirements, no memory, no noise, an unchanged state."""
 
     @property
     def traits(self) -> SolverTraits:
         return SolverTraits()
 
-    def begin(self, times: Tensor) -> Any:
+    def init_memory(self, times: Tensor) -> Any:
         return None
 
-    def rekeyed(self, seeds: Sequence[int], *names: int | str | float) -> Any:
+    def with_seeds(self, seeds: Sequence[int], *names: int | str | float) -> Any:
         return self
 
-    def part(self, start: int, end: int) -> Any:
+    def for_rows(self, start: int, end: int) -> Any:
         return self
 
     def lift(self, x: Tensor) -> Tensor:
@@ -38,8 +38,8 @@ class SolverBase:
 
 
 @dataclass(frozen=True)
-class Foreign(SolverBase):
-    """A solver that has only ``order`` and ``step``, with the defaults of the other members."""
+class CompletedSolver(SolverBase):
+    """A solver that defines only ``order`` and ``step``, completed with the defaults of SolverBase."""
 
     solver: Solver
 
@@ -47,10 +47,10 @@ class Foreign(SolverBase):
     def order(self) -> int:
         return self.solver.order
 
-    def rekeyed(self, seeds: Sequence[int], *names: int | str | float) -> Solver:
+    def with_seeds(self, seeds: Sequence[int], *names: int | str | float) -> Solver:
         return self.solver
 
-    def part(self, start: int, end: int) -> Solver:
+    def for_rows(self, start: int, end: int) -> Solver:
         return self.solver
 
     def step(self, f: Dynamics, x: Tensor, t: Tensor, s: Tensor, memory: Any) -> tuple[Tensor, Any]:
@@ -58,22 +58,23 @@ class Foreign(SolverBase):
 
 
 def complete(solver: Solver) -> FullSolver:
-    """The solver with every member of FullSolver."""
-    return solver if isinstance(solver, FullSolver) else Foreign(solver)
+    """Return the solver with every member of FullSolver; a solver that has them all is returned unchanged."""
+    return solver if isinstance(solver, FullSolver) else CompletedSolver(solver)
 
 
 class SolverWrapper(SolverBase):
-    """A solver around another one, ``solver``: it has the inner one's traits beside its own, and passes the rest on.
+    """Base class of solvers around another solver: merges both sets of traits and forwards every other member.
 
-    A subclass is a dataclass with a field ``solver``; it sets ``own`` to the traits that it adds and calls ``fits``
-    with what it cannot work around.  Where the inner solver is given no memory, ``begin`` has to give its own.
+    A subclass is a dataclass with a field ``solver``.  It overrides ``own_traits`` with the traits that it adds, and
+    calls ``check_inner`` in ``__post_init__``.  A subclass that passes ``None`` as the inner solver's memory also
+    overrides ``init_memory``.
     """
 
     solver: Any
 
     @property
-    def own(self) -> SolverTraits:
-        """The traits beside those of the inner solver."""
+    def own_traits(self) -> SolverTraits:
+        """The traits that the wrapper adds to those of the inner solver."""
         return SolverTraits()
 
     @property
@@ -82,16 +83,16 @@ class SolverWrapper(SolverBase):
 
     @property
     def traits(self) -> SolverTraits:
-        return self.own.merged(complete(self.solver).traits)
+        return self.own_traits.merged(complete(self.solver).traits)
 
-    def begin(self, times: Tensor) -> Any:
-        return complete(self.solver).begin(times)
+    def init_memory(self, times: Tensor) -> Any:
+        return complete(self.solver).init_memory(times)
 
-    def rekeyed(self, seeds: Sequence[int], *names: int | str | float) -> Any:
-        return self._around(complete(self.solver).rekeyed(seeds, *names))
+    def with_seeds(self, seeds: Sequence[int], *names: int | str | float) -> Any:
+        return self._around(complete(self.solver).with_seeds(seeds, *names))
 
-    def part(self, start: int, end: int) -> Any:
-        return self._around(complete(self.solver).part(start, end))
+    def for_rows(self, start: int, end: int) -> Any:
+        return self._around(complete(self.solver).for_rows(start, end))
 
     def lift(self, x: Tensor) -> Tensor:
         return complete(self.solver).lift(x)
@@ -102,18 +103,22 @@ class SolverWrapper(SolverBase):
     def _around(self, solver: Solver) -> Any:
         return self if solver is self.solver else replace(self, solver=solver)  # type: ignore[type-var]
 
-    def fits(self, *, one_step: bool = False) -> None:
-        """Refuse an inner solver with a lifted state or with several steps at once, whose state must not be changed
-        between steps; ``one_step`` refuses those that use earlier steps as well."""
+    def check_inner(self, *, one_step: bool = False) -> None:
+        """Check that the inner solver allows its state to be changed between steps.
+
+        Raises ValueError for an inner solver with an augmented state or one that is parallel in time; with
+        ``one_step`` also for a multistep solver.
+        """
         inner, name = complete(self.solver).traits, type(self.solver).__name__
+        kind = "an augmented state" if inner.augmented_state else "steps solved in parallel"
         require(
-            not inner.twin and not inner.parallel,
-            f"{type(self).__name__} was put around {name}, whose state "
-            f"{'carries a twin' if inner.twin else 'belongs to many steps solved at once'}; it changes the state after "
-            f"every step, which {name} cannot know: put {name} outside, or use a plain solver such as HEUN inside",
+            not inner.augmented_state and not inner.parallel,
+            f"{type(self).__name__} got the inner solver {name}, which has {kind}; {type(self).__name__} changes the "
+            f"state after every step, which invalidates those of {name}: use {name} as the outer solver, or a plain "
+            "solver such as HEUN as the inner one",
         )
         require(
             not one_step or not inner.multistep,
-            f"{type(self).__name__} was put around {name}, which uses earlier steps; it takes every step by itself, "
-            f"so that {name} would fall to its first order: use a one-step solver such as HEUN inside",
+            f"{type(self).__name__} got the inner solver {name}, which is a multistep method; the history of earlier "
+            f"steps is discarded, which reduces {name} to first order: use a one-step solver such as HEUN",
         )

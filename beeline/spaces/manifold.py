@@ -16,7 +16,7 @@ from beeline.core.ranges import Positive, dataclass
 from beeline.core.rng import Rng
 from beeline.core.types import Cond, Dynamics, Point, expand_time
 from beeline.fields.flow import Flow, bind
-from beeline.paths.affine import within
+from beeline.paths.affine import check_times
 from beeline.solvers.process import Process, velocity_on
 from beeline.solvers.runge_kutta import EULER, HEUN
 from beeline.solvers.wrappers import SolverBase, SolverWrapper, complete
@@ -193,7 +193,7 @@ class Geodesic:
     space: Space = field(default_factory=Sphere)
 
     def point(self, x0: Tensor, x1: Tensor, t: Tensor, rng: Rng | None = None) -> Point:
-        within(t)
+        check_times(t)
         require(
             x0.shape == x1.shape,
             f"x0 has shape {tuple(x0.shape)} and x1 {tuple(x1.shape)}; a path joins points one to one: pair them first",
@@ -269,10 +269,10 @@ class Projected(SolverWrapper):
     space: Space = field(default_factory=Sphere)
 
     def __post_init__(self) -> None:
-        self.fits()
+        self.check_inner()
 
     @property
-    def own(self) -> SolverTraits:
+    def own_traits(self) -> SolverTraits:
         return SolverTraits(space=self.space)
 
     def step(self, f: Dynamics, x: Tensor, t: Tensor, s: Tensor, memory: Any) -> tuple[Tensor, Any]:
@@ -288,16 +288,16 @@ class OnSpace(Process):
     dx/dt = tangent_x(v(x, t)),  d log p/dt = -(divergence on the space), by the area of its coordinates
     Assumes states on the space.  For rotations the density is that of the quaternion, one of two for each rotation.
 
-    >>> OnSpace(space=Sphere()).solver(EULER)
+    >>> OnSpace(space=Sphere()).adapt_solver(EULER)
     GeodesicEuler(space=Sphere(tolerance=0.0001), order=1)
     """
 
     space: Space = field(default_factory=Sphere)
 
-    def solver(self, asked: Solver) -> Solver:
-        if complete(asked).traits.space is not None:
-            return asked
-        return GeodesicEuler(self.space) if asked == EULER else Projected(asked, self.space)
+    def adapt_solver(self, solver: Solver) -> Solver:
+        if complete(solver).traits.space is not None:
+            return solver
+        return GeodesicEuler(self.space) if solver == EULER else Projected(solver, self.space)
 
     def check(self, flow: Flow, solver: Solver, times: Tensor) -> None:
         super().check(flow, solver, times)
@@ -308,7 +308,7 @@ class OnSpace(Process):
             f"would leave it: take Projected(HEUN, {self.space}), or a plain solver, which is projected",
         )
 
-    def network(self, network: Any) -> Any:
+    def wrap_network(self, network: Any) -> Any:
         return Tangent(network, self.space)
 
     def likelihood(self, flow: Flow, f: Dynamics, solver: Solver, shape: torch.Size) -> tuple[Dynamics, Solver]:

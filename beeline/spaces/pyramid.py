@@ -17,7 +17,7 @@ from beeline.core.rng import Rng, keys_of
 from beeline.core.types import Cond, Dynamics, Point, expand_time
 from beeline.fields.flow import Flow, bind
 from beeline.solvers.integrate import integrate
-from beeline.solvers.process import Correct, Process, Watch
+from beeline.solvers.process import Process, StateCallback, StateCorrection
 from beeline.solvers.runge_kutta import HEUN
 
 
@@ -80,23 +80,23 @@ class Pyramid:
         noise = self.noise(x0, stage)
         high = self.coarse(x1, stage)
         s, e = self.start(stage), self.levels[stage + 1]
-        low = high if stage == 0 else up(self.coarse(x1, stage - 1))
+        low = high if stage == 0 else upsample(self.coarse(x1, stage - 1))
         begin, end = s * noise + (1 - s) * low, e * noise + (1 - e) * high
         wide = expand_time(u, begin)
         return Point((1 - wide) * begin + wide * end, end - begin)
 
     def jump(self, x: Tensor, stage: int, rng: Rng) -> Tensor:
         """From the end of the stage before to the start of ``stage``, at twice the resolution."""
-        z = rng.normal(up(x))
+        z = rng.normal(upsample(x))
         mean = F.avg_pool2d(z, 2)
-        return self.enter(x, stage, z - up(mean), mean)
+        return self.enter(x, stage, z - upsample(mean), mean)
 
     def enter(self, x: Tensor, stage: int, detail: Tensor, mean: Tensor) -> Tensor:
         """The jump with given noise: white noise less its averages over blocks of 2 x 2, and such averages."""
         g, a = self.correlation, self.gain(stage)
         # variance 1 for each pixel and covariance -g inside a block
-        noise = math.sqrt(1 + g) * detail + math.sqrt(max(1 - 3 * g, 0.0)) * up(mean)
-        return a * up(x) + a * self.levels[stage] / math.sqrt(g) * noise
+        noise = math.sqrt(1 + g) * detail + math.sqrt(max(1 - 3 * g, 0.0)) * upsample(mean)
+        return a * upsample(x) + a * self.levels[stage] / math.sqrt(g) * noise
 
     def noise(self, x0: Tensor, stage: int) -> Tensor:
         """White noise at the resolution of ``stage``: averages of full-size noise, with variance 1."""
@@ -150,8 +150,8 @@ class Stages(Process):
         times: Tensor,
         solver: Solver,
         *,
-        after: Correct | None = None,
-        watch: Watch | None = None,
+        after: StateCorrection | None = None,
+        watch: StateCallback | None = None,
         done: Callable[[Any], None] | None = None,
     ) -> Tensor:
         p = self.pyramid
@@ -164,7 +164,7 @@ class Stages(Process):
                 z = p.noise(x, k)
                 mean = F.avg_pool2d(z, 2)
                 fresh = Rng(0).fork("pyramid", k).rows(keys, mean) / 2 if keys else mean
-                y = p.enter(y, k, z - up(mean), fresh)
+                y = p.enter(y, k, z - upsample(mean), fresh)
             part = times[cuts[k] : cuts[k + 1] + 1]
             even = (part - part[0]) / (part[-1] - part[0])
 
@@ -191,6 +191,6 @@ class Stages(Process):
         return [*cuts, n]
 
 
-def up(x: Tensor) -> Tensor:
+def upsample(x: Tensor) -> Tensor:
     """Every pixel as a block of 2 x 2."""
     return F.interpolate(x, scale_factor=2, mode="nearest")

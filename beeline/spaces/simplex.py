@@ -18,19 +18,19 @@ from beeline.core.ranges import Positive, dataclass
 from beeline.core.rng import Rng
 from beeline.core.types import Cond, Dynamics, Point, expand_time
 from beeline.fields.flow import bind
-from beeline.paths.affine import within
-from beeline.paths.interpolant import drawn
-from beeline.solvers.process import Declares, Process, Reading
+from beeline.paths.affine import check_times
+from beeline.paths.interpolant import required_rng
+from beeline.solvers.process import FieldReadout, HasProcess, Process
 
 _TABLE = 2001  # nodes of the table of rates
 
 
-class PathInside:
+class InteriorPath:
     """A path that ends inside the simplex, so that the classifier names the symbol at t = 1."""
 
 
 @dataclass(frozen=True)
-class Dirichlet(PathInside):
+class Dirichlet(InteriorPath):
     """Dirichlet laws that sharpen around the symbol, from the even law on the simplex.
 
     p_t(x | x1 = e_k) = Dir(1 + tau e_k),  tau = top t;  u_k = C(x_k, tau) (e_k - x) top
@@ -56,10 +56,10 @@ class Dirichlet(PathInside):
 
     def state(self, x0: Tensor, x1: Tensor, t: Tensor, rng: Rng | None = None) -> Tensor:
         """The state of a point; the velocity, whose rate is costly, is left out."""
-        within(t)
+        check_times(t)
         check_simplex(x1, "the datum")
         tau = expand_time(self.top * t, x1)
-        draws = torch._standard_gamma((1 + tau * x1).double().cpu(), generator=drawn(rng, self).generator())
+        draws = torch._standard_gamma((1 + tau * x1).double().cpu(), generator=required_rng(rng, self).generator())
         return (draws / draws.sum(-1, keepdim=True)).to(x1.device, x1.dtype)
 
     def mixture(self, x: Tensor, t: Tensor, p: Tensor) -> Tensor:
@@ -85,7 +85,7 @@ class Dirichlet(PathInside):
 
 
 @dataclass(frozen=True)
-class GumbelSoftmax(PathInside):
+class GumbelSoftmax(InteriorPath):
     """A softmax of a growing signal and a fixed Gumbel noise, whose temperature falls.
 
     x_t = softmax((signal t e_k + top log x0) / tau),  tau = top exp(-cooling t);
@@ -121,17 +121,17 @@ class GumbelSoftmax(PathInside):
 
     def state(self, x0: Tensor, x1: Tensor, t: Tensor, rng: Rng | None = None) -> Tensor:
         """The state of a point."""
-        within(t)
+        check_times(t)
         check_simplex(x0, "the source point")
         check_simplex(x1, "the datum")
-        logits = expand_time(self.signal * t, x1) * x1 + self.top * _log(x0)
+        logits = expand_time(self.signal * t, x1) * x1 + self.top * _safe_log(x0)
         return torch.softmax(logits / expand_time(self.temperature(t), x1), -1)
 
     def mixture(self, x: Tensor, t: Tensor, p: Tensor) -> Tensor:
         """The velocity [B,*S,K] at x when symbol k has probability p_k."""
-        x = inside(x)  # x log x has no limit where a step went below zero
+        x = project_to_simplex(x)  # x log x has no limit where a step went below zero
         mean = lambda w: (x * w).sum(-1, keepdim=True)  # noqa: E731
-        log = _log(x)
+        log = _safe_log(x)
         grow = p * x - x * mean(p)
         return self.cooling * x * (log - mean(log)) + expand_time(self.signal / self.temperature(t), x) * grow
 
@@ -183,7 +183,7 @@ class GumbelSimplex:
     def log_prob(self, x: Tensor) -> Tensor:
         """Nats per sample, [B]: the Gumbel-softmax density."""
         tau, k = self.sharpness * self.top, x.shape[-1]
-        log = _log(x)
+        log = _safe_log(x)
         each = math.lgamma(k) + (k - 1) * math.log(tau) - k * torch.logsumexp(-tau * log, -1) - (tau + 1) * log.sum(-1)
         return each.reshape(len(x), -1).sum(1)
 
@@ -219,8 +219,8 @@ class PosteriorNetwork(Holding):
     def process(self) -> Process:
         return (
             self.path.process()
-            if isinstance(self.path, Declares)
-            else PosteriorProcess(inside=isinstance(self.path, PathInside))
+            if isinstance(self.path, HasProcess)
+            else PosteriorProcess(inside=isinstance(self.path, InteriorPath))
         )
 
     def describe(self) -> dict[str, Any]:
@@ -249,7 +249,9 @@ class PosteriorProcess(Process):
     def finish(self, field: Any, guided: Callable[[Any], Dynamics], x: Tensor) -> Tensor:
         if not self.inside:
             return x
-        best = guided(Reading(probabilities, field))(x, torch.ones(len(x), dtype=x.dtype, device=x.device)).argmax(-1)
+        best = guided(FieldReadout(probabilities, field))(x, torch.ones(len(x), dtype=x.dtype, device=x.device)).argmax(
+            -1
+        )
         return nn.functional.one_hot(best, x.shape[-1]).to(x)
 
 
@@ -277,13 +279,13 @@ def check_simplex(x: Tensor, name: str, tolerance: float = 1e-3) -> None:
     )
 
 
-def inside(x: Tensor) -> Tensor:
+def project_to_simplex(x: Tensor) -> Tensor:
     """States on the simplex, where the steps of a solver have left it: no entry below zero, sum one."""
     x = x.clamp(min=0)
     return x / x.sum(-1, keepdim=True)
 
 
-def _log(x: Tensor) -> Tensor:
+def _safe_log(x: Tensor) -> Tensor:
     return x.clamp(min=torch.finfo(x.dtype).tiny).log()
 
 

@@ -20,8 +20,8 @@ from beeline.core.ranges import dataclass
 from beeline.core.rng import Rng
 from beeline.core.types import Dynamics, Point, expand_time
 from beeline.fields.flow import Flow
-from beeline.paths.affine import within
-from beeline.paths.interpolant import drawn
+from beeline.paths.affine import check_times
+from beeline.paths.interpolant import required_rng
 from beeline.solvers.diffusions import White
 from beeline.solvers.process import Process
 from beeline.solvers.wrappers import SolverBase, complete
@@ -73,10 +73,10 @@ class TokenMixture:
 
     def state(self, x0: Tensor, x1: Tensor, t: Tensor, rng: Rng | None = None) -> Tensor:
         """The state of a point."""
-        within(t)
+        check_times(t)
         check_tokens(x1, "the datum")
         check_tokens(x0, "the source")
-        there = drawn(rng, self).fill(x1[..., :1]) < expand_time(self.kappa(t), x1)
+        there = required_rng(rng, self).fill(x1[..., :1]) < expand_time(self.kappa(t), x1)
         return torch.where(there, x1, x0)
 
     def mixture(self, x: Tensor, t: Tensor, p: Tensor) -> Tensor:
@@ -158,11 +158,11 @@ class TokenJumps(SolverBase):
     def traits(self) -> SolverTraits:
         return SolverTraits(paths=(self.path,), stochastic=True, tokens=True)
 
-    def rekeyed(self, seeds: Sequence[int], *names: int | str | float) -> Any:
-        return replace(self, noise=self.noise.rekeyed(seeds, *names))
+    def with_seeds(self, seeds: Sequence[int], *names: int | str | float) -> Any:
+        return replace(self, noise=self.noise.with_seeds(seeds, *names))
 
-    def part(self, start: int, end: int) -> Any:
-        return replace(self, noise=self.noise.part(start, end))
+    def for_rows(self, start: int, end: int) -> Any:
+        return replace(self, noise=self.noise.for_rows(start, end))
 
     def step(self, f: Dynamics, x: Tensor, t: Tensor, s: Tensor, memory: Any) -> tuple[Tensor, Any]:
         now, then = self.path.kappa(t), self.path.kappa(s)
@@ -173,7 +173,7 @@ class TokenJumps(SolverBase):
         )
         p = (x + f(x, t) / expand_time(self.path.rate(t), x)).clamp(min=0)
         cut = p.cumsum(-1)
-        which, when = (uniform(self.noise(t, s, x[..., :1], name)) for name in ("symbol", "when"))
+        which, when = (normal_to_uniform(self.noise(t, s, x[..., :1], name)) for name in ("symbol", "when"))
         u = which * cut[..., -1:]
         symbol = (cut <= u).sum(-1).clamp(max=x.shape[-1] - 1)
         new = torch.nn.functional.one_hot(symbol, x.shape[-1]).to(x)
@@ -185,19 +185,19 @@ class TokenJumps(SolverBase):
 class Jumps(Process):
     """Tokens that jump: only a solver whose states stay one-hot draws them, forwards."""
 
-    default: Solver = field(default_factory=TokenJumps)
+    default_solver: Solver = field(default_factory=TokenJumps)
     invertible = False
 
     def check(self, flow: Flow, solver: Solver, times: Tensor) -> None:
         require(
             complete(solver).traits.tokens,
             f"{type(solver).__name__} was given for a flow on {flow.path}, whose states it would leave; it is "
-            f"drawn by jumps: take {type(self.default).__name__}(path={flow.path})",
+            f"drawn by jumps: take {type(self.default_solver).__name__}(path={flow.path})",
         )
         super().check(flow, solver, times)
 
 
-def uniform(z: Tensor) -> Tensor:
+def normal_to_uniform(z: Tensor) -> Tensor:
     """Phi(z): standard normal numbers as numbers in (0, 1)."""
     edge = torch.finfo(z.dtype).eps
     return torch.special.ndtr(z).clamp(edge, 1 - edge)

@@ -14,7 +14,7 @@ from beeline.core.protocols.flows import TimeSampler
 from beeline.core.ranges import dataclass
 from beeline.core.rng import Rng
 from beeline.paths.affine import AffinePath, Linear
-from beeline.times.samplers import Uniform, invert, off_ends
+from beeline.times.samplers import Uniform, bisect_increasing, clamp_to_open_interval
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Stratified:
 
     def __call__(self, n: int, like: Tensor, rng: Rng) -> Tensor:
         u = (rng.fork("order").permutation(n).to(like.device, like.dtype) + rng.uniform(n, like)) / n
-        return off_ends(_quantile(self.each, self)(off_ends(u)))
+        return clamp_to_open_interval(_quantile(self.each, self)(clamp_to_open_interval(u)))
 
     def log_prob(self, t: Tensor) -> Tensor:
         return self.each.log_prob(t)
@@ -62,7 +62,7 @@ class Antithetic:
 
     def __call__(self, n: int, like: Tensor, rng: Rng) -> Tensor:
         u = rng.uniform((n + 1) // 2, like)
-        return off_ends(_quantile(self.each, self)(off_ends(torch.cat([u, 1 - u])[:n])))
+        return clamp_to_open_interval(_quantile(self.each, self)(clamp_to_open_interval(torch.cat([u, 1 - u])[:n])))
 
     def log_prob(self, t: Tensor) -> Tensor:
         return self.each.log_prob(t)
@@ -245,8 +245,8 @@ def snr_log_prob(times: TimeSampler, path: AffinePath, lam: Tensor) -> Tensor:
 
 def time_of_snr(path: AffinePath, lam: Tensor) -> Tensor:
     """The time in (0, 1) at which log(a^2/b^2) is ``lam``; the nearest end where the path has no such time."""
-    t = invert(lambda u: 2 * (path.a(u).log() - path.b(u).log()), lam)
-    return off_ends(t)
+    t = bisect_increasing(lambda u: 2 * (path.a(u).log() - path.b(u).log()), lam)
+    return clamp_to_open_interval(t)
 
 
 def _quantile(each: Any, whose: object) -> Any:

@@ -29,7 +29,7 @@ class Uniform:
         return u
 
     def __call__(self, n: int, like: Tensor, rng: Rng) -> Tensor:
-        return off_ends(rng.uniform(n, like))
+        return clamp_to_open_interval(rng.uniform(n, like))
 
     def log_prob(self, t: Tensor) -> Tensor:
         return _inside(t, torch.zeros_like(t))
@@ -61,7 +61,7 @@ class LogitNormal:
 
     def _at(self, z: Tensor) -> Tensor:
         t = torch.sigmoid(self.mean + self.std * z)
-        return off_ends(t)
+        return clamp_to_open_interval(t)
 
     def log_prob(self, t: Tensor) -> Tensor:
         z = (torch.logit(t) - self.mean) / self.std
@@ -94,7 +94,7 @@ class UShaped:
             return u
         # F(t) = 1/2 + sinh(a (t - 1/2)) / (2 sinh(a/2)), inverted
         t = 0.5 + torch.asinh((2 * u - 1) * math.sinh(self.a / 2)) / self.a
-        return off_ends(t)
+        return clamp_to_open_interval(t)
 
     def log_prob(self, t: Tensor) -> Tensor:
         if self.a == 0:
@@ -127,13 +127,13 @@ class Mode:
         )
 
     def quantile(self, u: Tensor) -> Tensor:
-        return off_ends(u + self.scale * (torch.cos(math.pi / 2 * u) ** 2 - 1 + u))
+        return clamp_to_open_interval(u + self.scale * (torch.cos(math.pi / 2 * u) ** 2 - 1 + u))
 
     def __call__(self, n: int, like: Tensor, rng: Rng) -> Tensor:
         return self.quantile(rng.uniform(n, like))
 
     def log_prob(self, t: Tensor) -> Tensor:
-        u = invert(self.quantile, t)
+        u = bisect_increasing(self.quantile, t)
         return _inside(t, -torch.log(1 + self.scale * (1 - math.pi / 2 * torch.sin(math.pi * u))))
 
 
@@ -188,7 +188,7 @@ class Bifocal:
         first = rng.fork("focus").uniform(n, like) < self.share
         rate = torch.where(first, self.source, self.data).to(u.dtype)
         near = -torch.log1p(u * torch.expm1(-rate)) / rate
-        return off_ends(torch.where(first, near, 1 - near))
+        return clamp_to_open_interval(torch.where(first, near, 1 - near))
 
     def log_prob(self, t: Tensor) -> Tensor:
         def part(rate: float, distance: Tensor) -> Tensor:
@@ -222,7 +222,7 @@ class Beta:
         shape = torch.tensor([self.data, self.source], dtype=torch.float64).expand(n, 2).contiguous()
         gamma = torch._standard_gamma(shape, generator=rng.generator())
         t = (gamma[:, 0] / gamma.sum(1)).to(like.device, like.dtype)
-        return off_ends(t)
+        return clamp_to_open_interval(t)
 
     def log_prob(self, t: Tensor) -> Tensor:
         norm = math.lgamma(self.data) + math.lgamma(self.source) - math.lgamma(self.data + self.source)
@@ -259,7 +259,7 @@ class At:
         return torch.where(t == self.t, math.inf, -math.inf).to(t.dtype)
 
 
-def off_ends(t: Tensor) -> Tensor:
+def clamp_to_open_interval(t: Tensor) -> Tensor:
     """Times strictly inside (0, 1): a path may have an infinite slope at an end, and rounding reaches it."""
     tiny = torch.finfo(t.dtype).eps
     return t.clamp(tiny, 1 - tiny)
@@ -269,7 +269,7 @@ def _inside(t: Tensor, value: Tensor) -> Tensor:
     return torch.where((t >= 0) & (t <= 1), value, torch.full_like(t, -math.inf))
 
 
-def invert(rise: Callable[[Tensor], Tensor], value: Tensor, rounds: int = 60) -> Tensor:
+def bisect_increasing(rise: Callable[[Tensor], Tensor], value: Tensor, rounds: int = 60) -> Tensor:
     """u in [0, 1] with rise(u) = value for a rising function, elementwise, by bisection (float64 inside)."""
     wanted = value.double()
     low, high = torch.zeros_like(wanted), torch.ones_like(wanted)

@@ -26,11 +26,11 @@ class Warped:
         raise NotImplementedError
 
     def __call__(self, steps: int, start: float = 0.0, end: float = 1.0) -> Tensor:
-        interval(steps, start, end)
+        check_interval(steps, start, end)
         u0, u1 = self.unwarp(torch.tensor([start, end], dtype=torch.float64))
         times = self.warp(u0 + (u1 - u0) * torch.linspace(0, 1, steps + 1, dtype=torch.float64))
         times[0], times[-1] = start, end
-        return monotone(times.to(torch.get_default_dtype()), self)
+        return check_monotone(times.to(torch.get_default_dtype()), self)
 
 
 @dataclass(frozen=True)
@@ -269,7 +269,7 @@ class Windows:
         require(self.count >= 1, f"Windows got count={self.count}; time has at least one window")
 
     def __call__(self, steps: int, start: float = 0.0, end: float = 1.0) -> Tensor:
-        interval(steps, start, end)
+        check_interval(steps, start, end)
         low, high = min(start, end), max(start, end)
         edges = [k / self.count for k in range(self.count + 1)]
         parts = [(max(a, low), min(b, high)) for a, b in zip(edges, edges[1:], strict=False) if b > low and a < high]
@@ -281,7 +281,7 @@ class Windows:
         each = steps // len(parts)
         pieces = [a + (b - a) * self.inner(each).double()[:-1] for a, b in parts]
         times = torch.cat([*pieces, torch.tensor([high], dtype=torch.float64)])
-        return monotone((times if start < end else times.flip(0)).to(torch.get_default_dtype()), self)
+        return check_monotone((times if start < end else times.flip(0)).to(torch.get_default_dtype()), self)
 
 
 @dataclass(frozen=True)
@@ -308,7 +308,7 @@ class Explicit:
         )
 
     def __call__(self, steps: int, start: float = 0.0, end: float = 1.0) -> Tensor:
-        interval(steps, start, end)
+        check_interval(steps, start, end)
         require(
             steps == len(self.values) - 1,
             f"Explicit holds {len(self.values) - 1} steps, but {steps} were asked for; "
@@ -319,10 +319,10 @@ class Explicit:
             values = values.flip(0)
         times = start + (end - start) * (values - values[0]) / (values[-1] - values[0])
         whole = (float(values[0]), float(values[-1])) == (start, end)
-        return monotone((values if whole else times).to(torch.get_default_dtype()), self)
+        return check_monotone((values if whole else times).to(torch.get_default_dtype()), self)
 
 
-def interval(steps: int, start: float, end: float) -> None:
+def check_interval(steps: int, start: float, end: float) -> None:
     """Refuse a walk without steps, of no length, or outside [0, 1]."""
     require(
         isinstance(steps, int) and steps >= 1,
@@ -335,7 +335,7 @@ def interval(steps: int, start: float, end: float) -> None:
     )
 
 
-def monotone(times: Tensor, schedule: object) -> Tensor:
+def check_monotone(times: Tensor, schedule: object) -> Tensor:
     """Refuse times two of which coincide."""
     steps = times.diff()
     require(

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 import beeline as bl
-from beeline.solvers.parallel_in_time import GaussSeidelJacobi, Picard, jacobi
+from beeline.solvers.parallel_in_time import GaussSeidelJacobi, Picard, jacobi_iteration
 from beeline.solvers.runge_kutta import EULER
 from benchmarks.claims.ring import LAW, problem
 from benchmarks.claims.toys import finding
@@ -26,14 +26,14 @@ def measure(rng: bl.Rng) -> list[Finding]:
     z = rng.fork("z").normal(torch.empty(LENGTH, 32, 1, dtype=torch.float64))
     mix = lambda w, x: torch.einsum("ij,jbd->ibd", w / LENGTH**0.5, torch.tanh(x))  # noqa: E731
     sweep = lambda x: z * torch.exp(0.5 * mix(scale, x)) + mix(shift, x)  # noqa: E731
-    exact, _ = jacobi(sweep, z, 1e-300)
+    exact, _ = jacobi_iteration(sweep, z, 1e-300)
 
     def counted(made: torch.Tensor, wanted: torch.Tensor, rounds: float, tolerance: float) -> float:
         """The rounds, or all of them where the result is another one."""
         return rounds if float((made - wanted).abs().max()) < tolerance else float(LENGTH)
 
     rows = [finding("causal map: Jacobi (figure) against one position at a time, divided by 2.5", LENGTH / GAIN,
-                    counted(*_two(jacobi(sweep, z, 1e-8), exact), 1e-6), counted(sweep(z), exact, 1, 1e-6),
+                    counted(*_two(jacobi_iteration(sweep, z, 1e-8), exact), 1e-6), counted(sweep(z), exact, 1, 1e-6),
                     NO_ITERATION)]  # fmt: skip
     test = problem(rng.fork("noise"), 64)
     times = torch.linspace(0, 1, LENGTH + 1, dtype=torch.float64)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 import beeline as bl
-from beeline.networks.hooks import taps
+from beeline.networks.hooks import block_hooks
 from benchmarks.claims.toys import RING, draw, finding, learn, network, noise, points, rmse
 from benchmarks.claims.verdict import Finding
 
@@ -28,7 +28,7 @@ def preimage(net: bl.Network, x: Tensor) -> Tensor:
     """What all blocks of a network put out for points, in one evaluation."""
     seen: list[Tensor] = []
     names = ("block.0", "block.1", "block.2")
-    with torch.no_grad(), taps(net.backbone, dict.fromkeys(names, seen.append)):
+    with torch.no_grad(), block_hooks(net.backbone, dict.fromkeys(names, seen.append)):
         net(x, torch.full((len(x),), 0.9))
     made = torch.cat(seen, 1)
     return made

@@ -19,7 +19,7 @@ from beeline.density.likelihood import log_prob
 from beeline.fields.conversion import Converted
 from beeline.fields.flow import Flow, MapNetwork, Network, bind
 from beeline.fields.prediction import Ends
-from beeline.networks.hooks import blocks, taps
+from beeline.networks.hooks import block_hooks, named_blocks
 from beeline.networks.mlp import MLP
 from beeline.networks.tabular import TabularMLP
 from beeline.objectives.matching import FlowMatching
@@ -150,11 +150,11 @@ def around(kind: str) -> nn.Module:
 @pytest.mark.parametrize("kind", ["Tangent", "Converted", "Ends", "Potential", "twice"])
 def test_wrappers_pass_blocks_and_traits_on(kind: str) -> None:
     net = around(kind)
-    assert list(blocks(net)) == ["block.0", "block.1", "block.2"]
+    assert list(named_blocks(net)) == ["block.0", "block.1", "block.2"]
     assert traits_of(net).nulls == {"label": 3}
     seen: list[Tensor] = []
     cond = {"label": torch.tensor([0, 1, 2, 3, 0, 1])}
-    with taps(net, {"block.1": lambda h: seen.append(h)}):
+    with block_hooks(net, {"block.1": lambda h: seen.append(h)}):
         net(X, T, cond)
     assert seen and seen[0].shape == (6, 8)
     grads = []

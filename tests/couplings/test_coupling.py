@@ -6,7 +6,7 @@ import torch
 from beeline.core.errors import BeelineError
 from beeline.core.rng import Rng
 from beeline.core.types import Batch
-from beeline.couplings.basic import Independent, MinibatchOT, Paired, PairedOrOT, assign, matching
+from beeline.couplings.basic import Independent, MinibatchOT, Paired, PairedOrOT, assign, solve_assignment
 from beeline.couplings.sources import Empirical, Gaussian, Uniform
 from beeline.couplings.transport import ConditionalOT
 
@@ -105,6 +105,6 @@ def test_transport_within_equal_values_needs_classes_and_finite_costs():
     with pytest.raises(BeelineError, match="'place', but that condition is continuous.*ConditionalOT"):
         MinibatchOT(by="place")(batch, Rng(0))
     with pytest.raises(BeelineError, match="2 of 4 costs of the assignment are not finite"):
-        matching(torch.tensor([[0.0, torch.nan], [torch.inf, 1.0]]))
+        solve_assignment(torch.tensor([[0.0, torch.nan], [torch.inf, 1.0]]))
     with pytest.raises(BeelineError, match="finite number from 0"):
         ConditionalOT(by="place", strength=torch.inf)

@@ -9,7 +9,7 @@ from beeline.core.errors import BeelineError
 from beeline.core.rng import Rng
 from beeline.core.types import Batch
 from beeline.couplings.basic import Independent, MinibatchOT, squared_cost
-from beeline.couplings.transport import ConditionalOT, Immiscible, Sinkhorn, StableMatching, Unbalanced, assigned
+from beeline.couplings.transport import ConditionalOT, Immiscible, Sinkhorn, StableMatching, Unbalanced, assign_dataset
 from beeline.data.distributions.mixtures import GaussianMixture
 
 RING = GaussianMixture([[4.0, 0.0], [-4.0, 0.0], [0.0, 4.0], [0.0, -4.0]], 0.3)
@@ -125,7 +125,7 @@ def test_conditional_transport_goes_from_biased_to_within_classes():
 
 def test_a_remembered_assignment_is_kept_over_epochs():
     x1 = RING.sample(300, Rng(0))
-    kept = assigned(x1, Rng(1), size=150)
+    kept = assign_dataset(x1, Rng(1), size=150)
     rows = torch.tensor([7, 250, 3])
     batch = Batch(x1[rows], cond={"index": rows, "label": torch.tensor([0, 1, 0])})
     first, again = kept(batch, Rng(2)), kept(batch, Rng(3))

@@ -12,8 +12,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from beeline.core.errors import BeelineError
 from beeline.core.rng import Rng
 from beeline.fields.flow import MapNetwork, Network
-from beeline.networks.dit import DiT, positions
-from beeline.networks.hooks import blocks, taps
+from beeline.networks.dit import DiT, sincos_positions
+from beeline.networks.hooks import block_hooks, named_blocks
 from beeline.networks.mlp import MLP
 from beeline.networks.patches import from_patches, to_patches
 from beeline.networks.unet import UNet
@@ -185,17 +185,17 @@ def test_every_block_can_be_read_and_replaced(name: str) -> None:
     x, t, _ = inputs(shape, 2)
     plain = wrapped(x, t)
     seen: dict[str, torch.Tensor] = {}
-    names = list(blocks(wrapped))
+    names = list(named_blocks(wrapped))
     assert len(names) == sum(len(stack) for stack in net.stacks.values()) > 0
-    with taps(wrapped, {k: lambda h, k=k: seen.update({k: h}) for k in names}):
+    with block_hooks(wrapped, {k: lambda h, k=k: seen.update({k: h}) for k in names}):
         assert torch.equal(wrapped(x, t), plain)
     assert list(seen) == names  # and in the order in which they run
     for k in names:
-        with taps(wrapped, {k: lambda h: h * h.abs()}):
+        with block_hooks(wrapped, {k: lambda h: h * h.abs()}):
             assert not torch.allclose(wrapped(x, t), plain, atol=1e-6), k
-        with taps(wrapped, {k: lambda h, k=k: seen[k]}):
+        with block_hooks(wrapped, {k: lambda h, k=k: seen[k]}):
             assert torch.equal(wrapped(x, t), plain)
-    with pytest.raises(RuntimeError, match="stop"), taps(net, {names[0]: _fail}):
+    with pytest.raises(RuntimeError, match="stop"), block_hooks(net, {names[0]: _fail}):
         net(x, t)
     assert torch.equal(wrapped(x, t), plain)  # the taps are gone, also after an error
 
@@ -231,7 +231,7 @@ def test_the_transformer_takes_patches_apart_and_puts_them_together() -> None:
 
 
 def test_positions_tell_every_patch_apart() -> None:
-    table = positions(5, 7, 16)
+    table = sincos_positions(5, 7, 16)
     assert table.shape == (35, 16)
     assert torch.cdist(table, table).fill_diagonal_(1).min() > 0.1
     assert torch.allclose(table[:, 0], torch.sin(torch.arange(35) // 7 / 10000.0), atol=1e-6)
@@ -296,7 +296,7 @@ REFUSALS = {
     "frames": (lambda: MLP(2)(torch.zeros(4, 2), torch.zeros(4, 2)), "has frames"),
     "more frames": (lambda: MLP(6, frames=3)(torch.zeros(4, 6), torch.zeros(4, 2)), "3 frames"),
     "no span": (lambda: MLP(2)(torch.zeros(4, 2), torch.zeros(4), None, torch.ones(4)), "span=True"),
-    "no such tap": (lambda: taps(MLP(2), {"blok.0": _fail}).__enter__(), "did you mean 'block.0'"),
+    "no such tap": (lambda: block_hooks(MLP(2), {"blok.0": _fail}).__enter__(), "did you mean 'block.0'"),
 }
 
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from beeline.core.errors import BeelineError
-from beeline.networks.embed import ConditionEmbedding, Embedding, features
-from beeline.networks.fp32 import WideGroupNorm, groups_of, layer_norm, rms_norm
+from beeline.networks.embed import ConditionEmbedding, Embedding, sinusoidal_features
+from beeline.networks.fp32 import WideGroupNorm, layer_norm, norm_groups, rms_norm
 from beeline.sampling.guidance.guide import null_like
 
 BOTH = {"x": {"size": 2}, "label": {"classes": 3}}
@@ -17,16 +17,16 @@ BOTH = {"x": {"size": 2}, "label": {"classes": 3}}
 
 def test_features_are_sines_and_cosines_from_one_to_the_scale() -> None:
     t = torch.tensor([0.0, 0.25, 1.0], dtype=torch.float64)
-    made = features(t, 6, 100.0)
+    made = sinusoidal_features(t, 6, 100.0)
     rates = torch.tensor([1.0, 10.0, 100.0], dtype=torch.float64)
     wanted = torch.cat([torch.sin(t[:, None] * rates), torch.cos(t[:, None] * rates)], -1)
     assert torch.allclose(made, wanted, atol=1e-12)
 
 
 def test_features_of_a_short_time_are_float32() -> None:
-    assert features(torch.tensor([0.5], dtype=torch.bfloat16), 8, 1000.0).dtype == torch.float32
-    exact = features(torch.linspace(0, 1, 50, dtype=torch.float64), 64, 1000.0)
-    close = features(torch.linspace(0, 1, 50), 64, 1000.0)
+    assert sinusoidal_features(torch.tensor([0.5], dtype=torch.bfloat16), 8, 1000.0).dtype == torch.float32
+    exact = sinusoidal_features(torch.linspace(0, 1, 50, dtype=torch.float64), 64, 1000.0)
+    close = sinusoidal_features(torch.linspace(0, 1, 50), 64, 1000.0)
     assert (close - exact).abs().max() < 1e-3
 
 
@@ -110,4 +110,4 @@ def test_norms_of_short_numbers_are_those_of_float32() -> None:
 
 
 def test_groups_divide_the_channels() -> None:
-    assert [groups_of(n) for n in (1, 6, 8, 7, 13, 12)] == [1, 6, 8, 7, 1, 6]
+    assert [norm_groups(n) for n in (1, 6, 8, 7, 13, 12)] == [1, 6, 8, 7, 1, 6]

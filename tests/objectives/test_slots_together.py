@@ -18,7 +18,7 @@ from beeline.couplings.basic import Independent, MinibatchOT, PairedOrOT, assign
 from beeline.couplings.transport import ConditionalOT, Remembered, Sinkhorn, Unbalanced
 from beeline.data.distributions.mixtures import GaussianMixture
 from beeline.distillation.students import Reflow
-from beeline.fields.conversion import converted
+from beeline.fields.conversion import convert_flow
 from beeline.fields.flow import Data, Network
 from beeline.fields.prediction import Boundary
 from beeline.networks.mlp import MLP
@@ -135,7 +135,7 @@ def test_a_flow_on_another_path_ends_where_its_slope_is_infinite() -> None:
     law = GaussianMixture([[-1.0, 0.0], [1.0, 0.5]], 0.4)
     flow = bl.Flow(law.field(Linear()))
     x0 = normal(200, 2).double()
-    straight, preserving = (bl.Sampler(200)(f, x0) for f in (flow, converted(flow, VariancePreserving())))
+    straight, preserving = (bl.Sampler(200)(f, x0) for f in (flow, convert_flow(flow, VariancePreserving())))
     assert (straight - preserving).abs().max() < 0.02
 
 

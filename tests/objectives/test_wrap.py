@@ -17,7 +17,7 @@ from beeline.density.likelihood import log_prob
 from beeline.distillation.fit_solver import fit_solver
 from beeline.distillation.students import OneStep
 from beeline.fields.flow import Network, bind
-from beeline.networks.hooks import place
+from beeline.networks.hooks import block_name
 from beeline.networks.mlp import MLP
 from beeline.networks.tabular import TabularMLP
 from beeline.objectives.classify import Classify
@@ -291,9 +291,9 @@ def test_the_blocks_of_wrapped_networks_are_found(objective: str) -> None:
 def test_a_head_starts_at_zero_and_a_place_needs_blocks() -> None:
     with Rng(0).ambient():
         assert not Head(3, (2,), width=4, still=True)(torch.ones(2, 3)).any()
-    assert place(None, "named") == "named"
+    assert block_name(None, "named") == "named"
     with pytest.raises(ValueError, match="no repeated blocks"):
-        place(torch.nn.Linear(2, 2))
+        block_name(torch.nn.Linear(2, 2))
 
 
 DIVIDED = ["EncodedSource", "DeepSupervision", "Aligned", "LatentNoise", "ConstantAccelerationMatching", "Hierarchical"]

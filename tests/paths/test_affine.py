@@ -25,7 +25,7 @@ def test_ends_and_slopes(path: AffinePath) -> None:
     assert torch.allclose(path.point(X0, X1, T).v, slope, atol=1e-6)
     for given, derived in zip(path.coefficients(T), AffinePath.coefficients(path, T), strict=True):
         assert torch.allclose(given, derived, atol=1e-12)
-    assert torch.allclose(path.spread(T), path.b(T) * path.coefficients(T)[3], atol=1e-12)
+    assert torch.allclose(path.half_variance_slope(T), path.b(T) * path.coefficients(T)[3], atol=1e-12)
 
 
 @pytest.mark.parametrize("path", PATHS, ids=lambda path: type(path).__name__)

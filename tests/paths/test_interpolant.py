@@ -10,7 +10,7 @@ from beeline.core.errors import BeelineError
 from beeline.core.rng import Rng
 from beeline.couplings.heavy_tailed import StudentT
 from beeline.data.distributions.mixtures import GaussianMixture
-from beeline.fields.conversion import converted, matched
+from beeline.fields.conversion import convert_flow, matched_time_and_scale
 from beeline.fields.flow import Flow
 from beeline.paths.affine import Cosine, Linear, Polynomial, VariancePreserving
 from beeline.paths.interpolant import (
@@ -131,7 +131,7 @@ TARGETS = [Linear(), Cosine(), VariancePreserving(), Polynomial(2.0), VarianceEx
 @pytest.mark.parametrize("target", TARGETS, ids=str)
 @pytest.mark.parametrize("source", [Linear(), Cosine(), VariancePreserving()], ids=str)
 def test_converted_exact_field_is_the_exact_field(source, target):
-    flow = converted(Flow(LAW.field(source), source), target)
+    flow = convert_flow(Flow(LAW.field(source), source), target)
     t = torch.linspace(0.12, 0.97, 24, dtype=torch.float64)
     x = 2 * Rng(0).normal(torch.empty(24, 2, dtype=torch.float64))
     assert torch.allclose(flow.field(x, t), LAW.field(target)(x, t), atol=1e-7, rtol=1e-7)
@@ -139,16 +139,16 @@ def test_converted_exact_field_is_the_exact_field(source, target):
 
 
 def test_conversion_draws_the_same_samples_and_meets_at_the_ends():
-    s, scale = matched(Linear(), Cosine(), torch.tensor([0.0, 0.5, 1.0], dtype=torch.float64))
+    s, scale = matched_time_and_scale(Linear(), Cosine(), torch.tensor([0.0, 0.5, 1.0], dtype=torch.float64))
     assert torch.allclose(s, torch.tensor([0.0, 0.5, 1.0], dtype=torch.float64), atol=1e-12)
     assert abs(float(scale[1]) - math.sqrt(0.5)) < 1e-12
     x0 = Rng(0).normal(torch.empty(10, 2, dtype=torch.float64))
     times = torch.linspace(0, 1, 61, dtype=torch.float64)
     there = integrate(LAW.field(), x0, times, RK4)
-    via = integrate(converted(Flow(LAW.field()), Cosine()).field, x0, times, RK4)
+    via = integrate(convert_flow(Flow(LAW.field()), Cosine()).field, x0, times, RK4)
     assert float((there - via).abs().max()) < 1e-4
     with pytest.raises(BeelineError, match="affine"):
-        converted(Flow(None, Bridge()), Linear())
+        convert_flow(Flow(None, Bridge()), Linear())
 
 
 @pytest.mark.parametrize("degrees", [1.0, 3.0, 64.0])

@@ -17,7 +17,7 @@ from beeline.networks.mlp import MLP
 from beeline.objectives.guided import Anticipating, GuidanceFree, ModelGuidance
 from beeline.objectives.matching import Drop, FlowMatching
 from beeline.runs.bundle import Bundle
-from beeline.sampling.guidance.guide import CFG, Extrapolate, Guide, Weak, of_flow
+from beeline.sampling.guidance.guide import CFG, Extrapolate, Guide, Weak, guidance_for_flow
 from beeline.sampling.guidance.null import learned_null, null_like
 from beeline.sampling.sampler import Sampler
 
@@ -46,8 +46,8 @@ def test_cfg_alone_takes_the_null_that_the_flow_knows() -> None:
     """On the exact mixture: v = weak + scale (strong - weak), weak the field of the whole mixture."""
     wanted = EXACT(X, T) + 3 * (EXACT(X, T, LABEL) - EXACT(X, T))
     for flow in (Flow(EXACT, null={"label": K}), Flow(EXACT, null=K), Bundle(Flow(EXACT), null={"label": K}).flow):
-        assert torch.allclose(of_flow(CFG(3.0), flow)(flow.field, LABEL)(X, T), wanted, atol=1e-5)
-        assert torch.allclose(of_flow(CFG(3.0, null=K), flow)(flow.field, LABEL)(X, T), wanted, atol=1e-5)
+        assert torch.allclose(guidance_for_flow(CFG(3.0), flow)(flow.field, LABEL)(X, T), wanted, atol=1e-5)
+        assert torch.allclose(guidance_for_flow(CFG(3.0, null=K), flow)(flow.field, LABEL)(X, T), wanted, atol=1e-5)
         named = Sampler(4, guidance=CFG(3.0, null={"label": K}))(flow, X, LABEL)
         assert torch.equal(Sampler(4, guidance=CFG(3.0))(flow, X, LABEL), named)
     assert torch.allclose(CFG(3.0)(Knowing(), LABEL)(X, T), wanted, atol=1e-5)

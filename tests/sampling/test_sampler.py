@@ -66,11 +66,11 @@ def test_a_walk_and_back() -> None:
 
 def test_round_trips_that_are_exact() -> None:
     x1 = LAW.sample(16, Rng(2)).double()
-    functional_dependencies = Sampler(8, solver=Reversible())
-    noise = functional_dependencies.invert(FLOW, Reversible().lift(x1), whole=True)
+    reversible = Sampler(8, solver=Reversible())
+    noise = reversible.invert(FLOW, Reversible().lift(x1), augmented=True)
     assert noise.shape == (16, 2, 2)
-    assert float((Reversible().lower(functional_dependencies(FLOW, noise, whole=True)) - x1).abs().max()) < 1e-12
-    assert functional_dependencies(FLOW, X0).shape == X0.shape
+    assert float((Reversible().lower(reversible(FLOW, noise, augmented=True)) - x1).abs().max()) < 1e-12
+    assert reversible(FLOW, X0).shape == X0.shape
     fixed = Sampler(16, solver=FixedPoint())
     assert float((fixed(FLOW, fixed.invert(FLOW, x1)) - x1).abs().max()) < 1e-4
 
@@ -90,7 +90,7 @@ def test_refusals() -> None:
         Sampler(2, solver=DPMSolver())(Flow(LAW.field(Cosine()), Cosine()), X0)
     with pytest.raises(ValueError, match="coupling was not independent"):
         Sampler(2, solver=EulerMaruyama(White(Rng(0))))(Flow(LAW.field(), independent=False), X0)
-    with pytest.raises(ValueError, match="carries a twin that they would part"):
+    with pytest.raises(ValueError, match="changes one copy of it only"):
         Sampler(2, solver=Reversible(), controllers=(Still(),))(FLOW, X0)
     with pytest.raises(ValueError, match="it knows the times"):
         Sampler(2, solver=Fitted((0, 1), ((1,),)), schedule=Explicit((0.0, 0.5, 1.0)))(FLOW, X0)
@@ -118,7 +118,7 @@ def test_a_seed_of_its_own_for_every_sample_of_a_stochastic_run() -> None:
     sampler = Sampler(8, solver=EulerMaruyama(White(Rng(0))))
     whole = sampler.seeded(range(6), 1)
     both = whole(FLOW, X0[:6])
-    parts = torch.cat([whole.part(i, i + 2)(FLOW, X0[i : i + 2]) for i in (0, 2, 4)])
+    parts = torch.cat([whole.for_rows(i, i + 2)(FLOW, X0[i : i + 2]) for i in (0, 2, 4)])
     assert torch.allclose(both, parts, atol=1e-12)
-    assert not torch.allclose(sampler.part(0, 2)(FLOW, X0[:2]), sampler.part(2, 4)(FLOW, X0[:2]))
-    assert Sampler().seeded(range(3)) == Sampler() and Sampler().part(0, 2) == Sampler()
+    assert not torch.allclose(sampler.for_rows(0, 2)(FLOW, X0[:2]), sampler.for_rows(2, 4)(FLOW, X0[:2]))
+    assert Sampler().seeded(range(3)) == Sampler() and Sampler().for_rows(0, 2) == Sampler()

@@ -101,7 +101,7 @@ def test_likelihoods_that_do_not_exist_are_refused() -> None:
     with pytest.raises(ValueError, match="keeps its states on Torus"):
         log_prob(flow_on(Sphere(), 3), x, solver=GeodesicEuler(Torus()))
     flat = Flow(lambda x, t: -x)
-    for solver, why in ((EulerMaruyama(White(Rng(0))), "adds noise"), (Reversible(), "carries a twin")):
+    for solver, why in ((EulerMaruyama(White(Rng(0))), "adds noise"), (Reversible(), "has an augmented state")):
         with pytest.raises(ValueError, match=why):  # one coordinate and its density look like two copies
             log_prob(flat, x[:, :1], solver=solver)
 

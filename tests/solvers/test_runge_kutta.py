@@ -259,7 +259,7 @@ def test_refusals() -> None:
     for solver, highest in ((AdamsBashforth, 4), (DEIS, 4), (DPMSolver, 3), (UniPC, 3)):
         with pytest.raises(ValueError, match=f"orders 1 to {highest}"):
             solver(highest + 1)
-    with pytest.raises(ValueError, match="carries a twin"):
+    with pytest.raises(ValueError, match="augmented state"):
         Reversible().step(hyperbola, torch.ones(1, 3), torch.zeros(1), torch.ones(1), None)
     with pytest.raises(ValueError, match="coupling"):
         Reversible(coupling=0.0)

@@ -7,7 +7,7 @@ import torch
 
 from beeline.core.rng import Rng
 from beeline.data.distributions.mixtures import Gaussian, GaussianMixture
-from beeline.fields.conversion import converted
+from beeline.fields.conversion import convert_flow
 from beeline.fields.flow import Flow
 from beeline.paths.affine import Cosine, Linear
 from beeline.solvers.diffusions import Brownian, Fading, Hump, Rectified, White
@@ -63,7 +63,7 @@ def test_full_refresh_is_biased() -> None:
 def test_other_paths_and_the_converted_flow() -> None:
     moments_fit(walk(TWO, EulerMaruyama(NOISE, Fading(1.0), Cosine()), 80, Cosine()), TWO, 0.06)
     moments_fit(walk(TWO, Refresh(NOISE, Fading(1.0), HEUN, Cosine()), 64, Cosine()), TWO, 0.05)
-    vp = converted(Flow(TWO.field()), Cosine())
+    vp = convert_flow(Flow(TWO.field()), Cosine())
     moments_fit(walk(TWO, EulerMaruyama(NOISE, Fading(2.0), vp.path), 80, flow=vp), TWO, 0.06)
 
 

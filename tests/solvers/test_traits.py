@@ -22,7 +22,7 @@ from beeline.solvers.process import process_of
 from beeline.solvers.reversible import FixedPoint, Reversible
 from beeline.solvers.runge_kutta import EULER, HEUN, MidpointReuse
 from beeline.solvers.sde import EulerMaruyama, Langevin, Overshoot, Refresh
-from beeline.solvers.wrappers import Foreign, complete
+from beeline.solvers.wrappers import CompletedSolver, complete
 from beeline.spaces.manifold import Geodesic, Projected, Sphere, Torus, UniformOnSpace
 from beeline.spaces.tokens import TokenJumps, TokenMixture, UniformTokens
 
@@ -57,7 +57,7 @@ def test_a_sample_depends_on_its_own_seed_alone(name: str) -> None:
     whole = keyed(flow, x0)
     for size in (256, 7):  # parts of a batch, as a bundle draws them
         starts = range(0, 300 if size > 100 else 21, size)
-        parts = torch.cat([keyed.part(i, i + size)(flow, x0[i : i + size]) for i in starts])
+        parts = torch.cat([keyed.for_rows(i, i + size)(flow, x0[i : i + size]) for i in starts])
         assert torch.allclose(parts, whole[: len(parts)], atol=1e-9)
     alone = Sampler(3, solver=solver).seeded([299], "run")(flow, x0[299:])
     assert torch.allclose(alone, whole[299:], atol=1e-9)
@@ -132,15 +132,15 @@ def test_what_cannot_be_wrapped_is_refused() -> None:
         lambda: Refresh(BASE, solver=AdamsBashforth(3)),
         lambda: FixedPoint(AdamsBashforth(2)),
     ):
-        with pytest.raises(ValueError, match="which uses earlier steps"):
+        with pytest.raises(ValueError, match="which is a multistep method"):
             make()
     for solver in (Adaptive(), MARUYAMA):
         with pytest.raises(ValueError, match="many steps are solved in one batch"):
             Picard(solver=solver)
     for make in (lambda: Projected(Picard()), lambda: Langevin(BASE, GaussSeidelJacobi())):
-        with pytest.raises(ValueError, match="many steps solved at once"):
+        with pytest.raises(ValueError, match="steps solved in parallel"):
             make()
-    with pytest.raises(ValueError, match="carries a twin"):
+    with pytest.raises(ValueError, match="augmented state"):
         Projected(Reversible())
 
 
@@ -165,9 +165,9 @@ def test_a_solver_with_order_and_step_alone_works_everywhere() -> None:
     bare = Bare()
     exact = Sampler(6, solver=EULER)(FLOW, X0)
     assert torch.allclose(Sampler(6, solver=bare)(FLOW, X0), exact, atol=1e-12)
-    keyed = Sampler(6, solver=bare).seeded(range(300)).part(0, 300)
+    keyed = Sampler(6, solver=bare).seeded(range(300)).for_rows(0, 300)
     assert keyed.solver is bare and keyed.evaluations == 6
     for wrapped in (Overshoot(BASE, 0.0, bare), Refresh(BASE, Fading(0.0), bare), Langevin(BASE, bare, repeats=0)):
         assert torch.allclose(Sampler(6, solver=wrapped)(FLOW, X0), exact, atol=1e-12)
         assert complete(wrapped).traits.score and complete(wrapped).order == 1
-    assert isinstance(complete(bare), Foreign) and process_of(FLOW).solver(bare) is bare
+    assert isinstance(complete(bare), CompletedSolver) and process_of(FLOW).adapt_solver(bare) is bare

@@ -13,7 +13,7 @@ from beeline.fields.flow import bind
 from beeline.solvers.diffusions import White
 from beeline.solvers.integrate import integrate
 from beeline.solvers.runge_kutta import EULER
-from beeline.spaces.pyramid import Pyramid, up
+from beeline.spaces.pyramid import Pyramid, upsample
 from beeline.spaces.simplex import Dirichlet, GumbelSimplex, GumbelSoftmax, PosteriorNetwork, Simplex
 from beeline.spaces.tokens import MaskTokens, TokenJumps, TokenMixture, UniformTokens
 
@@ -171,7 +171,7 @@ def test_pyramid_states_match_their_ends():
     assert torch.allclose(low, 0.5 * 2 * torch.nn.functional.avg_pool2d(x0, 2) + 0.5 * pyramid.coarse(x1, 0))
     start = pyramid.point(x0, x1, 1, zero).x
     s = pyramid.start(1)
-    assert torch.allclose(start, s * x0 + (1 - s) * up(pyramid.coarse(x1, 0)))
+    assert torch.allclose(start, s * x0 + (1 - s) * upsample(pyramid.coarse(x1, 0)))
     assert abs(float(pyramid.clock(1, one[:1])) - 1) < 1e-12 and float(pyramid.clock(0, zero[:1])) == 0
     # the mean of the jump is the mean of the start
     assert abs(pyramid.gain(1) * 0.5 - (1 - s)) < 1e-12
@@ -234,7 +234,7 @@ def test_what_enters_at_a_jump_completes_the_noise_of_the_finer_stage():
         high, e = pyramid.noise(x0, k), pyramid.levels[k]
         mean = torch.nn.functional.avg_pool2d(high, 2)
         assert torch.allclose(2 * mean, pyramid.noise(x0, k - 1))
-        made = pyramid.enter(e * pyramid.noise(x0, k - 1), k, high - up(mean), mean)
+        made = pyramid.enter(e * pyramid.noise(x0, k - 1), k, high - upsample(mean), mean)
         assert torch.allclose(made, pyramid.start(k) * high, atol=1e-12)
 
 

@@ -116,8 +116,8 @@ class SolverTraits:
     adaptive: bool = False  # the number of evaluations depends on the field
     stochastic: bool = False  # adds noise
     multistep: bool = False  # uses earlier steps: a single step of it is of lower order
-    parallel: bool = False  # solves many steps at once, which it learns of in ``begin``
-    twin: bool = False  # its state is lifted to [B,2,*S]
+    parallel: bool = False  # solves many steps at once, which it learns of in ``init_memory``
+    augmented_state: bool = False  # its state is lifted to [B,2,*S]
     tokens: bool = False  # its states stay one-hot
     space: Any = None  # the curved space on which its states stay
 
@@ -130,7 +130,7 @@ class SolverTraits:
             self.stochastic or inner.stochastic,
             self.multistep or inner.multistep,
             self.parallel or inner.parallel,
-            self.twin or inner.twin,
+            self.augmented_state or inner.augmented_state,
             self.tokens or inner.tokens,
             inner.space if self.space is None else self.space,
         )
@@ -140,7 +140,7 @@ class Solver(Protocol):
     """One step of an ODE or SDE method: all that a solver has to have.
 
     ``order`` is the order of convergence of the end point; ``memory`` is None on the first step of a run, or what
-    ``begin`` gave.  The other members of FullSolver have defaults: inherit SolverBase to set some of them.
+    ``init_memory`` gave.  The other members of FullSolver have defaults: inherit SolverBase to set some of them.
     """
 
     @property
@@ -156,13 +156,13 @@ class FullSolver(Solver, Protocol):
     @property
     def traits(self) -> SolverTraits: ...
 
-    def begin(self, times: Tensor) -> Any:
+    def init_memory(self, times: Tensor) -> Any:
         """The memory of a run over ``times``, all of its times."""
 
-    def rekeyed(self, seeds: Sequence[int], *names: int | str | float) -> Solver:
+    def with_seeds(self, seeds: Sequence[int], *names: int | str | float) -> Solver:
         """The same solver with noise keyed by one seed per sample (or by none); ``names`` tell runs apart."""
 
-    def part(self, start: int, end: int) -> Solver:
+    def for_rows(self, start: int, end: int) -> Solver:
         """The solver of the rows start .. end-1 of a batch: their seeds, or else noise of their own."""
 
     def lift(self, x: Tensor) -> Tensor:
@@ -189,10 +189,10 @@ class NoiseProcess(Protocol):
 
     def __call__(self, t: Tensor, s: Tensor, like: Tensor, name: str | int = ...) -> Tensor: ...
 
-    def rekeyed(self, seeds: Sequence[int], *names: int | str | float) -> Any:
+    def with_seeds(self, seeds: Sequence[int], *names: int | str | float) -> Any:
         """The noise with one seed per sample (or none), so that a sample's noise does not depend on its batch."""
 
-    def part(self, start: int, end: int) -> Any:
+    def for_rows(self, start: int, end: int) -> Any:
         """The noise of the rows start .. end-1 of a batch: their seeds, or else numbers of their own."""
 
 
@@ -274,6 +274,6 @@ class Reference(Protocol):
 
 
 class Rule(Protocol):
-    """How strong and weak become one velocity; ``begin`` gives the function of one run, with its memory."""
+    """How strong and weak become one velocity; ``init_memory`` gives the function of one run, with its memory."""
 
-    def begin(self) -> Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]: ...
+    def for_run(self) -> Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]: ...

@@ -146,7 +146,9 @@ class ExactField:
     def __call__(self, x: Tensor, t: Tensor, cond: Cond = None) -> Tensor:
         known, t = self.law._at(x, t, self.path, cond)
         slope = expand_time(self.path.coefficients(t)[2], known.mean)
-        return (slope * known.mean - expand_time(self.path.spread(t), known.mean) * known.score).reshape(x.shape)
+        return (slope * known.mean - expand_time(self.path.half_variance_slope(t), known.mean) * known.score).reshape(
+            x.shape
+        )
 
 
 def affine(path: Path | None) -> AffinePath:

@@ -12,11 +12,11 @@ from beeline.core.errors import require
 from beeline.core.protocols.flows import Guidance
 from beeline.core.types import Cond, Dynamics, expand_time
 from beeline.fields.flow import Flow
-from beeline.sampling.guidance.guide import OfFlow, Plain, of_flow
+from beeline.sampling.guidance.guide import FlowDependent, Plain, guidance_for_flow
 
 
 @dataclass(frozen=True)
-class GivenFrames(OfFlow):
+class GivenFrames(FlowDependent):
     """Some frames are data in the start state already: they keep their place at t = 1 while the others are drawn.
 
     v_f = 0 for a given frame f;  v_f(x, tau) for the others,  tau_f = 1 where f is given and t elsewhere
@@ -39,9 +39,9 @@ class GivenFrames(OfFlow):
             f"GivenFrames got frames={self.frames}; give the places of one frame or more, counted from 0",
         )
 
-    def of(self, flow: Flow) -> GivenFrames:
+    def for_flow(self, flow: Flow) -> GivenFrames:
         """The same with the inner guidance of one flow."""
-        return replace(self, guidance=of_flow(self.guidance, flow))
+        return replace(self, guidance=guidance_for_flow(self.guidance, flow))
 
     def __call__(self, field: object, cond: Cond) -> Dynamics:
         inner = self.guidance(field, cond)

@@ -17,20 +17,20 @@ from beeline.core.ranges import dataclass
 from beeline.core.types import Cond, Dynamics, expand_time, leaves, map_cond
 from beeline.fields.flow import Flow, bind
 from beeline.sampling.guidance.null import null_like as null_like
-from beeline.solvers.process import Reading
+from beeline.solvers.process import FieldReadout
 
 
-class OfFlow(ABC):
+class FlowDependent(ABC):
     """Base of guidance and references that take something from the flow which is drawn, beside its field."""
 
     @abstractmethod
-    def of(self, flow: Flow) -> Any:
+    def for_flow(self, flow: Flow) -> Any:
         """The same, for one flow."""
 
 
-def of_flow(guidance: Guidance, flow: Flow) -> Guidance:
+def guidance_for_flow(guidance: Guidance, flow: Flow) -> Guidance:
     """The guidance of a sampler for one flow: a sampler calls this before every run."""
-    return guidance.of(flow) if isinstance(guidance, OfFlow) else guidance
+    return guidance.for_flow(flow) if isinstance(guidance, FlowDependent) else guidance
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Plain:
 
 
 @dataclass(frozen=True)
-class Unconditional(OfFlow):
+class Unconditional(FlowDependent):
     """The same field under a null condition.
 
     weak = v(x, t, null)
@@ -68,7 +68,7 @@ class Unconditional(OfFlow):
     # is the one that the flow or its network knows
     null: Any = None
 
-    def of(self, flow: Flow) -> Reference:
+    def for_flow(self, flow: Flow) -> Reference:
         """The reference with the null that a flow learned; refused where it learned none, or another."""
         learned = flow.null
         require(
@@ -81,7 +81,7 @@ class Unconditional(OfFlow):
             "guidance was given without a null, and the flow records none; give CFG(scale, null={'label': 10}), or "
             "Flow(..., null={'label': 10})",
         )
-        return self if learned is None else Learned(learned, self.null)
+        return self if learned is None else LearnedNull(learned, self.null)
 
     def __call__(self, field: Any, cond: Cond) -> tuple[Any, Cond]:
         require(
@@ -93,7 +93,7 @@ class Unconditional(OfFlow):
 
 
 @dataclass(frozen=True)
-class Learned:
+class LearnedNull:
     """The null condition that a flow learned; a null that was given beside it has to be the same one."""
 
     null: Any
@@ -146,18 +146,18 @@ class Extrapolate:
     Assumes nothing; scale 1 is the strong prediction, 0 the weak one.
     Source: Ho and Salimans 2022 (arXiv 2207.12598).
 
-    >>> Extrapolate(2.0).begin()(torch.ones(1, 1), torch.zeros(1, 1), torch.zeros(1, 1), torch.zeros(1))
+    >>> Extrapolate(2.0).for_run()(torch.ones(1, 1), torch.zeros(1, 1), torch.zeros(1, 1), torch.zeros(1))
     tensor([[2.]])
     """
 
     scale: float  # 1 is no guidance; 1.5 to 7 is usual
 
-    def begin(self) -> Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]:
+    def for_run(self) -> Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]:
         return lambda strong, weak, x, t: torch.add(strong, strong - weak, alpha=self.scale - 1)
 
 
 @dataclass(frozen=True)
-class Guide(OfFlow):
+class Guide(FlowDependent):
     """Guidance as reference x rule x window.
 
     v = rule(strong, weak) while t is inside the window, strong elsewhere
@@ -180,16 +180,20 @@ class Guide(OfFlow):
             f"the guidance window is {self.window}; it has to be (low, high) with 0 <= low <= high <= 1",
         )
 
-    def of(self, flow: Flow) -> Guidance:
+    def for_flow(self, flow: Flow) -> Guidance:
         """The guidance of one flow, whose null it takes."""
-        return replace(self, reference=self.reference.of(flow)) if isinstance(self.reference, OfFlow) else self
+        return (
+            replace(self, reference=self.reference.for_flow(flow))
+            if isinstance(self.reference, FlowDependent)
+            else self
+        )
 
     def __call__(self, field: Any, cond: Cond) -> Dynamics:
-        strong = field.field if isinstance(field, Reading) else field
+        strong = field.field if isinstance(field, FieldReadout) else field
         other, null = self.reference(strong, cond)
-        other = field.of(other) if isinstance(field, Reading) else other
+        other = field.with_field(other) if isinstance(field, FieldReadout) else other
         apart_strong, apart_weak = bind(field, cond, repeat=True), bind(other, null, repeat=True)
-        combine = self.rule.begin()
+        combine = self.rule.for_run()
         low, high = self.window
         joined = self.together and other is field and cond is not None and null is not None
         pair = map_cond(lambda a, b: torch.cat([a, b]), cond, null) if joined else None

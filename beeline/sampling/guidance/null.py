@@ -25,13 +25,13 @@ def null_like(null: Any, cond: Cond, field: Any = None) -> Cond:
     """
     known = traits_of(field).nulls
     if null is None:
-        return _of_network(cond, known)
+        return _network_null(cond, known)
     if isinstance(null, int | float) and not isinstance(null, bool):
-        made = _filled(null, cond)
+        made = _constant_null(null, cond)
     else:
-        made = _named(null, cond)
+        made = _named_null(null, cond)
     if known is not None:
-        _check(made, cond, known)
+        _check_known(made, cond, known)
     return made
 
 
@@ -65,7 +65,7 @@ def check_null(drop: Any, conditions: Mapping[str, Mapping[str, Any]]) -> None:
             )
 
 
-def _of_network(cond: Cond, known: Mapping[str, float | None] | None) -> Cond:
+def _network_null(cond: Cond, known: Mapping[str, float | None] | None) -> Cond:
     require(
         known is not None,
         "a null condition was needed, and neither the flow nor its network says what stands for no condition; name it: "
@@ -75,19 +75,19 @@ def _of_network(cond: Cond, known: Mapping[str, float | None] | None) -> Cond:
     if isinstance(cond, Tensor):
         values = list(known.values())
         value = values[0] if len(values) == 1 else None
-        _some([value], list(known))
+        _require_null([value], list(known))
         return torch.full_like(cond, value)  # type: ignore[arg-type]
     if not isinstance(cond, Mapping):
         return cond
-    _some([known.get(name) for name in cond], list(cond))
-    return {name: _fill(leaf, known.get(name)) for name, leaf in cond.items()}
+    _require_null([known.get(name) for name in cond], list(cond))
+    return {name: _fill_leaf(leaf, known.get(name)) for name, leaf in cond.items()}
 
 
-def _fill(leaf: Cond, value: float | None) -> Cond:
+def _fill_leaf(leaf: Cond, value: float | None) -> Cond:
     return torch.full_like(leaf, value) if isinstance(leaf, Tensor) and value is not None else leaf
 
 
-def _some(values: list[float | None], names: list[str]) -> None:
+def _require_null(values: list[float | None], names: list[str]) -> None:
     require(
         any(value is not None for value in values),
         f"a null condition was needed for {names}; a vector has no null of its own, unlike a label: name the vector "
@@ -95,7 +95,7 @@ def _some(values: list[float | None], names: list[str]) -> None:
     )
 
 
-def _filled(null: float, cond: Cond) -> Cond:
+def _constant_null(null: float, cond: Cond) -> Cond:
     found = list(leaves(cond))
     floats = {leaf.is_floating_point() for _, leaf in found}
     require(
@@ -111,7 +111,7 @@ def _filled(null: float, cond: Cond) -> Cond:
     return map_cond(lambda leaf: torch.full_like(leaf, null), cond)
 
 
-def _named(null: Any, cond: Cond) -> Cond:
+def _named_null(null: Any, cond: Cond) -> Cond:
     if isinstance(cond, Mapping):
         require(
             isinstance(null, Mapping),
@@ -120,14 +120,14 @@ def _named(null: Any, cond: Cond) -> Cond:
         )
         for name in null:
             require(name in cond, f"the null names {name!r}, which is no condition here; {nearest(str(name), cond)}")
-        return {name: _named(null[name], leaf) if name in null else leaf for name, leaf in cond.items()}
+        return {name: _named_null(null[name], leaf) if name in null else leaf for name, leaf in cond.items()}
     if cond is None:
         return None
     if isinstance(null, Mapping):
         require(len(null) == 1, f"the null names {sorted(null)} beside one condition without a name; give one null")
         null = next(iter(null.values()))
     if isinstance(null, int | float) and not isinstance(null, bool):
-        return _filled(null, cond)
+        return _constant_null(null, cond)
     void = torch.as_tensor(null, device=cond.device).to(cond.dtype)
     if void.shape == cond.shape:
         return void.clone()  # never the condition itself, which stands for what is kept
@@ -139,20 +139,20 @@ def _named(null: Any, cond: Cond) -> Cond:
     return void.expand(cond.shape).clone()
 
 
-def _check(made: Cond, cond: Cond, known: Mapping[str, float | None]) -> None:
+def _check_known(made: Cond, cond: Cond, known: Mapping[str, float | None]) -> None:
     """Refuse a null that is not the one the network was built with."""
     if isinstance(made, Tensor):
         if len(known) == 1:
-            _check({name: made for name in known}, {name: cond for name in known}, known)
+            _check_known({name: made for name in known}, {name: cond for name in known}, known)
         return
     assert isinstance(made, Mapping) and isinstance(cond, Mapping)
     for name, value in known.items():
         leaf, own = made.get(name), cond.get(name)
         if value is not None and isinstance(leaf, Tensor) and leaf is not own:
-            check_values((leaf == value).all(), partial(_another, name, leaf, value))
+            check_values((leaf == value).all(), partial(_wrong_null_message, name, leaf, value))
 
 
-def _another(name: str, leaf: Tensor, value: float) -> str:
+def _wrong_null_message(name: str, leaf: Tensor, value: float) -> str:
     got = float(leaf[leaf != value].flatten()[0])
     return (
         f"the null {got:g} was given for the condition {name!r}, but this network was built with the null {value:g}"

@@ -17,13 +17,13 @@ from beeline.core.ranges import Count, NonNegative, dataclass
 from beeline.core.rng import Rng
 from beeline.core.types import Cond, Dynamics
 from beeline.fields.flow import Flow
-from beeline.sampling.guidance.guide import OfFlow, Plain, of_flow
-from beeline.solvers.process import Reading
-from beeline.spaces.simplex import PathInside, PosteriorNetwork, inside, probabilities
+from beeline.sampling.guidance.guide import FlowDependent, Plain, guidance_for_flow
+from beeline.solvers.process import FieldReadout
+from beeline.spaces.simplex import InteriorPath, PosteriorNetwork, probabilities, project_to_simplex
 
 
 @dataclass(frozen=True)
-class StraightThrough(OfFlow):
+class StraightThrough(FlowDependent):
     """Symbols drawn from the prediction are shown to a classifier, whose gradient there is added to the velocity.
 
     v = sum_k p_k u_k(x, t) + strength x (G - <x, G>),  G = mean_m grad log c(z_m),  z_m ~ p(x1 | x, t) one-hot
@@ -52,26 +52,26 @@ class StraightThrough(OfFlow):
             "one draw: 1 and 10 are usual",
         )
 
-    def of(self, flow: Flow) -> StraightThrough:
-        return replace(self, base=of_flow(self.base, flow))
+    def for_flow(self, flow: Flow) -> StraightThrough:
+        return replace(self, base=guidance_for_flow(self.base, flow))
 
     def __call__(self, field: Any, cond: Cond) -> Dynamics:
-        if isinstance(field, Reading):  # which symbol it is at the end
+        if isinstance(field, FieldReadout):  # which symbol it is at the end
             return self.base(field, cond)
         network = unwrapped(field)
         require(
-            isinstance(network, PosteriorNetwork) and isinstance(network.path, PathInside),
+            isinstance(network, PosteriorNetwork) and isinstance(network.path, InteriorPath),
             f"StraightThrough was given {type(network).__name__}; it needs probabilities of symbols and states inside "
             "the simplex: PosteriorNetwork(network, Dirichlet()) or GumbelSoftmax()",
         )
-        posterior, count = self.base(Reading(probabilities, field), cond), 0
+        posterior, count = self.base(FieldReadout(probabilities, field), cond), 0
 
         def f(x: Tensor, t: Tensor, *end: Tensor) -> Tensor:
             nonlocal count
             p, count = posterior(x, t), count + 1
             g = self.gradient(p, self.rng.fork("draws", count))
             v: Tensor = network.path.mixture(x, t, p)
-            y = inside(x)
+            y = project_to_simplex(x)
             return v + self.strength * y * (g - (y * g).sum(-1, keepdim=True))
 
         return f
