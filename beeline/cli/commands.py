@@ -30,6 +30,7 @@ from beeline.runs.bundle import Bundle, load
 from beeline.runs.run import Distilled, Run, to_yaml
 from beeline.runs.run import train as work
 from beeline.runs.run_directory import flat, ready
+from beeline.sampling.sampler import Sampler
 from beeline.training.checks import Interrupted
 from beeline.training.logs.trackers import several
 
@@ -176,7 +177,12 @@ def sample(
 ) -> dict[str, Any]:
     """Draw, and write what was drawn: from the source of the flow, or from every datum of the file ``start``."""
     bundle = load(name, device=device)
+    require(
+        bundle.modality is not None,
+        f"{name} has no modality, which writes data to files; sample it in Python: bl.load({name!r}).sample({n})",
+    )
     sampler = sampler_of(bundle, pairs)
+    require(isinstance(sampler, Sampler), f"--set sampler={sampler!r} names no sampler; give Sampler(steps=8)")
     check_out(bundle.modality, out)
     if start is None:
         made = bundle.sample(n, cond=condition(cond), seed=seed, sampler=sampler)

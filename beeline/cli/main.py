@@ -342,6 +342,8 @@ def run(argv: list[str]) -> int:
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         return 130
+    except MemoryError as error:
+        return fail(f"there is not enough memory ({error}); make the batch, the network or the data smaller")
     except OSError as error:
         if error.errno is None:  # raised by a library, not by the system
             return ours(error, argv)
@@ -349,6 +351,8 @@ def run(argv: list[str]) -> int:
         return fail(f"{error.strerror or error}{place}; check the path, the permissions and the free space")
     except Exception as error:
         # typer brings a copy of click of its own, so its exceptions are known by what they can do
+        if "can't allocate memory" in str(error):  # torch has no class of its own for this
+            return fail(f"there is not enough memory ({error}); make the batch, the network or the data smaller")
         if not hasattr(error, "format_message"):
             return ours(error, argv)
         context = getattr(error, "ctx", None)

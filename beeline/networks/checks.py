@@ -24,3 +24,11 @@ def check_sizes(name: str, **sizes: int) -> None:
             isinstance(value, int) and value >= 1,
             f"{name} got {key}={value!r}; a size is a whole number from 1: see the defaults of {name}",
         )
+
+
+def check_dropout(name: str, dropout: float) -> None:
+    """Refuse a dropout probability outside [0, 1)."""
+    require(
+        0 <= dropout < 1,
+        f"{name} got dropout={dropout!r}; it is a probability below 1: give a number from 0 to 0.5",
+    )

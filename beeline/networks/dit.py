@@ -12,7 +12,7 @@ from beeline.core.declared import Declaring, Traits, nulls_of_labels
 from beeline.core.errors import require
 from beeline.core.types import Cond
 from beeline.networks.attention import SelfAttention
-from beeline.networks.checks import check_image, check_sizes
+from beeline.networks.checks import check_dropout, check_image, check_sizes
 from beeline.networks.embed import Conditions, Embedding, check_state, sinusoidal_features
 from beeline.networks.fp32 import layer_norm, zeroed
 from beeline.networks.patches import from_patches, to_patches
@@ -69,6 +69,7 @@ class DiT(Declaring):
         super().__init__()
         self.shape = check_image("DiT", shape)
         check_sizes("DiT", patch=patch, width=width, depth=depth, heads=heads)
+        check_dropout("DiT", dropout)
         require(
             width % 4 == 0,
             f"DiT got width={width}; positions take a quarter of it for each sine and cosine of the two directions: "

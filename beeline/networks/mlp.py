@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from beeline.core.declared import Declaring, Traits, nulls_of_labels
 from beeline.core.errors import require
 from beeline.core.types import Cond
-from beeline.networks.checks import check_sizes
+from beeline.networks.checks import check_dropout, check_sizes
 from beeline.networks.embed import Conditions, Embedding, check_state
 from beeline.networks.fp32 import zeroed
 
@@ -66,6 +66,7 @@ class MLP(Declaring):
             "give size=D, or shape=(...) whose product is the size",
         )
         check_sizes("MLP", width=width, depth=depth)
+        check_dropout("MLP", dropout)
         told = max(32, width // 4)
         self.settings: dict[str, Any] = {
             "size": count,

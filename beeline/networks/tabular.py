@@ -15,6 +15,7 @@ from beeline.core.declared import Declaring, Traits
 from beeline.core.errors import require
 from beeline.core.types import Cond, leaves
 from beeline.networks.attention import SelfAttention
+from beeline.networks.checks import check_dropout
 from beeline.networks.embed import Conditions, TimeEmbedding, check_state, collapse_equal_times
 from beeline.networks.fp32 import layer_norm, zeroed
 
@@ -213,6 +214,7 @@ class TabularMLP(Declaring):
         super().__init__()
         self.columns = ColumnLayout(groups, shape, conditions, sharp, waves, half)
         width, depth, dropout = default_size(rows, width, depth, dropout)
+        check_dropout(type(self).__name__, dropout)
         require(
             width >= 1 and depth >= 1,
             f"TabularMLP got width={width} and depth={depth}; both are whole numbers from 1: 384 and 4 are usual",
@@ -305,6 +307,7 @@ class TabularTransformer(Declaring):
         super().__init__()
         self.columns = ColumnLayout(groups, shape, conditions, sharp, waves, half)
         width, depth, dropout = default_size(rows, width, depth, dropout)
+        check_dropout(type(self).__name__, dropout)
         told = 128
         self.plain: dict[str, Any] = {"width": width, "depth": depth, "heads": heads, "span": span, "dropout": dropout}
         self.time = TimeEmbedding(told, span, scale=200.0)

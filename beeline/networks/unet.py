@@ -13,7 +13,7 @@ from beeline.core.declared import Declaring, Traits, nulls_of_labels
 from beeline.core.errors import require
 from beeline.core.types import Cond
 from beeline.networks.attention import SelfAttention
-from beeline.networks.checks import check_image, check_sizes
+from beeline.networks.checks import check_dropout, check_image, check_sizes
 from beeline.networks.embed import Conditions, Embedding, check_state
 from beeline.networks.fp32 import WideGroupNorm, norm_groups, zeroed
 
@@ -83,6 +83,7 @@ class UNet(Declaring):
         self.shape = check_image("UNet", shape)
         require(len(multipliers) >= 1, "UNet got no multipliers; it needs one per level, such as (1, 2, 2)")
         check_sizes("UNet", width=width, blocks=blocks, multiplier=min(multipliers))
+        check_dropout("UNet", dropout)
         self.settings: dict[str, Any] = {
             "shape": list(self.shape),
             "width": width,

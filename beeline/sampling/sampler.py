@@ -22,6 +22,8 @@ from beeline.solvers.runge_kutta import HEUN
 from beeline.solvers.wrappers import complete
 from beeline.times.schedules import Uniform
 
+MOST_STEPS = 1_000_000  # more are a mistake, and their times would fill the memory
+
 
 @dataclass(frozen=True)
 class Sampler:
@@ -46,8 +48,8 @@ class Sampler:
 
     def __post_init__(self) -> None:
         require(
-            isinstance(self.steps, int) and self.steps >= 1,
-            f"Sampler got steps={self.steps!r}; sampling needs at least one step: give a augmented number from 1",
+            isinstance(self.steps, int) and 1 <= self.steps <= MOST_STEPS,
+            f"Sampler got steps={self.steps!r}; it counts steps: give a whole number from 1 to {MOST_STEPS:,}",
         )
 
     def times(self, start: float = 0.0, end: float = 1.0) -> Tensor:

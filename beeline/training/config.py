@@ -54,6 +54,15 @@ class Training:
                 isinstance(value, int) and not isinstance(value, bool) and value >= 1,
                 f"training.{name} is {value!r}; it is a count: give a whole number from 1",
             )
+        for name, most in (("batch_size", 2**31), ("workers", 1024)):
+            require(
+                getattr(self, name) <= most,
+                f"training.{name} is {getattr(self, name)}, more than any machine holds; give at most {most}",
+            )
+        require(
+            self.ema is None or self.profiles,
+            "training.ema is an empty list; give one average or several, or none",
+        )
         for name in ("snapshot_every", "max_recoveries", "workers"):
             value = getattr(self, name)
             require(

@@ -305,3 +305,10 @@ def test_refusals(case: str) -> None:
     call, message = REFUSALS[case]
     with pytest.raises(BeelineError, match=message):
         call()
+
+
+@pytest.mark.parametrize("dropout", [float("nan"), -0.1, 1.0])
+@pytest.mark.parametrize("build", [lambda d: MLP(2, dropout=d), lambda d: UNet((1, 8, 8), dropout=d)])
+def test_dropout_is_a_probability(build, dropout):
+    with pytest.raises(ValueError, match="probability below 1"):
+        build(dropout)

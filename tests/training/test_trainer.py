@@ -320,3 +320,17 @@ def test_the_heldout_loss_is_fixed_and_best_is_kept(tmp_path):
     assert len(seen) == 2 and seen[0]["raw"]["value"] > seen[1]["raw"]["value"]
     assert seen[1]["best"]["raw"] == seen[1]["raw"]["value"] and "ema" in seen[0]
     assert len(seen[0]["raw"]["by_bin"]) == 10 and seen[0]["raw"]["posterior"] is not None
+
+
+@pytest.mark.parametrize(
+    ("settings", "match"),
+    [
+        ({"batch_size": 2**40}, "more than any machine holds"),
+        ({"workers": 2**40}, "more than any machine holds"),
+        ({"ema": ()}, "empty list"),
+        ({"batch_size": 10, "microbatches": 3}, "does not divide into 3 equal"),
+    ],
+)
+def test_impossible_settings_are_refused(settings, match):
+    with pytest.raises(ValueError, match=match):
+        Training(**settings)
