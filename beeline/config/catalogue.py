@@ -108,9 +108,9 @@ CATALOGUE: Mapping[str, Mapping[str, str]] = {
     | _of("objectives.deep_supervision", "DeepSupervision")
     | _of("objectives.tables", "RowMatching")
     | _of("objectives.losses.adaptive_weights", "Uncertain", "Balanced", "Importance"),
-    "weights": _of("objectives.matching", "one")
+    "weights": _of("objectives.losses.basic", "one")
     | _of("objectives.losses.weights", "ByDensity", "PowerWeight", "MinSNR", "SigmoidSNR"),
-    "distances": _of("objectives.matching", "squared", "Huber")
+    "distances": _of("objectives.losses.basic", "squared", "Huber")
     | _of("objectives.losses.distances", "Direction", "Perceptual", "Combined", "FeatureWeighted", "Bregman"),
     "costs": _of("objectives.losses.distances", "PowerCost"),
     "drops": _of("objectives.matching", "Drop"),

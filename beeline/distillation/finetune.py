@@ -18,7 +18,8 @@ from beeline.distillation.students import begins, copied, frozen, own_space
 from beeline.fields.flow import Flow
 from beeline.objectives.alignment import SelfPerceptual
 from beeline.objectives.guided import Contrastive, ModelGuidance
-from beeline.objectives.matching import Distance, Drop, FlowMatching, squared
+from beeline.objectives.losses.basic import Distance, squared
+from beeline.objectives.matching import Drop, FlowMatching
 from beeline.objectives.windows import Windowed
 from beeline.paths.affine import AffinePath
 from beeline.sampling.guidance.guide import Plain

@@ -21,7 +21,8 @@ from beeline.couplings.sources import Gaussian
 from beeline.distillation.pairs import AnnealedPairs, anchored, reflow_pairs
 from beeline.fields.flow import Data, Flow, Network, Velocity
 from beeline.fields.prediction import Boundary
-from beeline.objectives.matching import Distance, FlowMatching, squared
+from beeline.objectives.losses.basic import Distance, squared
+from beeline.objectives.matching import FlowMatching
 from beeline.objectives.tables import RowMatching, groups_of, whole
 from beeline.objectives.windows import TwoHops
 from beeline.paths.affine import AffinePath, Linear

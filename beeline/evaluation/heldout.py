@@ -229,7 +229,7 @@ def fixed(objective: Any) -> Any:
         objective = inner
     if not dataclasses.is_dataclass(objective) or isinstance(objective, type):
         return objective
-    from beeline.objectives.matching import one
+    from beeline.objectives.losses.basic import one
     from beeline.times.samplers import At
 
     held = {f.name: getattr(objective, f.name) for f in dataclasses.fields(objective)}

@@ -13,15 +13,16 @@ from torch.nn import functional as F
 from beeline.core.errors import nearest, require
 from beeline.core.modes import eval_mode
 from beeline.core.protocols.flows import TimeSampler
-from beeline.core.protocols.training import Objective
+from beeline.core.protocols.objectives import Objective
 from beeline.core.ranges import NonNegative, Positive, dataclass
 from beeline.core.rng import Rng
 from beeline.core.types import Batch, Loss, expand_time, leaves, take
 from beeline.fields.flow import evaluate_field
 from beeline.networks.hooks import block_features, block_name, block_width, captured_outputs, latest_output
 from beeline.objectives.heads import Head
+from beeline.objectives.losses.basic import squared
 from beeline.objectives.losses.encoders import Encoder, RandomFeatures, tokens
-from beeline.objectives.matching import FlowMatching, ObjectiveWrapper, squared
+from beeline.objectives.matching import FlowMatching, ObjectiveWrapper
 from beeline.objectives.second_order import Helped
 from beeline.paths.affine import AffinePath
 from beeline.times.samplers import Uniform

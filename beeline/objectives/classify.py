@@ -14,7 +14,8 @@ from beeline.core.ranges import dataclass
 from beeline.core.rng import Rng
 from beeline.core.types import Batch, Loss
 from beeline.couplings.basic import Independent
-from beeline.objectives.matching import Drop, FlowMatching, Weight, one
+from beeline.objectives.losses.basic import Weight, one
+from beeline.objectives.matching import Drop, FlowMatching
 from beeline.spaces.simplex import Dirichlet, GumbelSoftmax, PosteriorNetwork, check_simplex
 from beeline.spaces.tokens import TokenMixture
 from beeline.times.samplers import Uniform

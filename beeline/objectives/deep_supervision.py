@@ -22,7 +22,8 @@ from beeline.networks.hooks import block_features, block_name, block_width, capt
 from beeline.networks.patches import from_patches, to_patches
 from beeline.objectives.alignment import joined
 from beeline.objectives.heads import Head, settings_of
-from beeline.objectives.matching import FlowMatching, ObjectiveWrapper, squared
+from beeline.objectives.losses.basic import squared
+from beeline.objectives.matching import FlowMatching, ObjectiveWrapper
 from beeline.paths.affine import Linear
 
 

@@ -15,7 +15,8 @@ from beeline.core.types import Batch, Loss, map_cond
 from beeline.couplings.basic import Independent
 from beeline.fields.flow import evaluate_field
 from beeline.objectives.heads import second
-from beeline.objectives.matching import Distance, Drop, FlowMatching, Weight, one, squared
+from beeline.objectives.losses.basic import Distance, Weight, one, squared
+from beeline.objectives.matching import Drop, FlowMatching
 from beeline.objectives.second_order import Helped
 from beeline.paths.interpolant import Interpolant
 from beeline.times.samplers import Uniform

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import field, replace
 from typing import Any, NamedTuple
 
@@ -17,55 +16,11 @@ from beeline.core.ranges import dataclass
 from beeline.core.rng import Rng
 from beeline.core.types import Batch, Cond, Loss, map_cond
 from beeline.couplings.basic import Independent
-from beeline.fields.flow import Data, Velocity, evaluate_field
+from beeline.fields.flow import Velocity, evaluate_field
+from beeline.objectives.losses.basic import Context, ContextDistance, Distance, Weight, distance_at, one, squared
 from beeline.paths.affine import AffinePath, Linear
 from beeline.sampling.guidance.null import null_like
 from beeline.times.samplers import Uniform
-
-Weight = Callable[[Tensor], Tensor]
-"""Time [B] or [B,F] -> a weight of the same shape; apart from how often a time is drawn."""
-
-Distance = Callable[[Tensor, Tensor], Tensor]
-"""(made [B,*S], wanted [B,*S]) -> [B]; a ``ContextDistance`` is also given where the two are compared."""
-
-
-class Context(NamedTuple):
-    """Where two values are compared: what a distance may need beside them."""
-
-    x: Tensor  # [B,*S], the states
-    t: Tensor  # [B], their times
-    path: Path
-    prediction: Prediction  # the space of the values
-
-    def data(self, value: Tensor) -> Tensor:
-        """The data end [B,*S] that a value implies at these states and times."""
-        if isinstance(self.prediction, Data):
-            return value
-        require(
-            isinstance(self.path, AffinePath),
-            f"a distance between data was used on {type(self.path).__name__}, where a velocity implies no data end; "
-            "use an affine path such as Linear(), or squared",
-        )
-        assert isinstance(self.path, AffinePath)
-        return self.path.data(self.x, self.prediction.velocity(value, self.x, self.t, self.path), self.t)
-
-
-class ContextDistance:
-    """Base of the distances that need the states, the times or the data end beside the two values."""
-
-    def at(self, where: Context) -> Distance:
-        """The distance between values in this context."""
-        raise NotImplementedError
-
-    @property
-    def contextual(self) -> bool:
-        """Whether it cannot do without a context."""
-        return True
-
-
-def distance_at(distance: Distance, where: Context) -> Distance:
-    """A distance with its context, where it takes one."""
-    return distance.at(where) if isinstance(distance, ContextDistance) else distance
 
 
 class Example(NamedTuple):
@@ -75,63 +30,6 @@ class Example(NamedTuple):
     t: Tensor  # [B] or [B,F]
     x: Tensor  # [B,*S]
     v: Tensor  # [B,*S], the slope that the velocity is regressed on
-
-
-def one(t: Tensor) -> Tensor:
-    """The weight 1 at every time.
-
-    w(t) = 1
-    Assumes nothing.
-    Source: none.
-
-    >>> one(torch.tensor([0.3]))
-    tensor([1.])
-    """
-    return torch.ones_like(t)
-
-
-def squared(made: Tensor, wanted: Tensor) -> Tensor:
-    """Mean squared difference over all coordinates, [B].
-
-    |made - wanted|^2 / D
-    Assumes nothing; its minimum is the mean.
-    Source: Lipman et al. 2023 (arXiv 2210.02747).
-
-    >>> squared(torch.ones(1, 4), torch.zeros(1, 4))
-    tensor([1.])
-    """
-    return (made - wanted).square().flatten(1).mean(1)
-
-
-@dataclass(frozen=True)
-class Huber:
-    """Squared difference near zero, absolute far from it, so that outliers pull less.
-
-    (sqrt(|d|^2 + c^2) - c) / D with c = scale D;  ``each``: the mean of sqrt(d_i^2 + scale^2) - scale over coordinates
-    The first form reads the length of the whole difference d [D], the second every coordinate by itself.
-    Source: Lee, Lin and Fanti 2024 (arXiv 2405.20320), c = 0.00054 D; Song and Dhariwal 2023 (arXiv 2310.14189) have
-    c = 0.00054 sqrt(D), which is scale = 0.00054 / sqrt(D).  ``each``: Wang et al. 2024 (arXiv 2410.07303), 0.001.
-
-    >>> Huber(1.0)(torch.full((1, 4), 1.5), torch.zeros(1, 4))
-    tensor([0.2500])
-    """
-
-    scale: float = 0.00054  # above 0; larger is closer to squared
-    each: bool = False  # coordinate by coordinate
-
-    def __post_init__(self) -> None:
-        require(
-            self.scale > 0 and math.isfinite(self.scale),
-            f"Huber got scale={self.scale}; it is where the distance turns from squared to absolute: give a number "
-            "above 0, 0.00054 is usual",
-        )
-
-    def __call__(self, made: Tensor, wanted: Tensor) -> Tensor:
-        d = (made - wanted).flatten(1)
-        if self.each:
-            return ((d.square() + self.scale**2).sqrt() - self.scale).mean(1)
-        c = self.scale * d.shape[1]
-        return ((d.square().sum(1) + c * c).sqrt() - c) / d.shape[1]
 
 
 @dataclass(frozen=True)

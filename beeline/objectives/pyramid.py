@@ -16,7 +16,8 @@ from beeline.core.rng import Rng
 from beeline.core.types import Batch, Loss, take
 from beeline.couplings.basic import Independent
 from beeline.fields.flow import evaluate_field
-from beeline.objectives.matching import Distance, Drop, FlowMatching, squared
+from beeline.objectives.losses.basic import Distance, squared
+from beeline.objectives.matching import Drop, FlowMatching
 from beeline.paths.affine import Linear
 from beeline.spaces.pyramid import Pyramid
 from beeline.times.samplers import Uniform

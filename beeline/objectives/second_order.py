@@ -20,8 +20,9 @@ from beeline.core.types import Batch, Cond, Loss, expand_time
 from beeline.couplings.basic import Paired, PairedOrOT
 from beeline.fields.flow import bind, evaluate_field
 from beeline.objectives.heads import Head, beside
+from beeline.objectives.losses.basic import Distance, squared
 from beeline.objectives.losses.distances import PowerCost, check_cost
-from beeline.objectives.matching import Distance, FlowMatching, ObjectiveWrapper, squared
+from beeline.objectives.matching import FlowMatching, ObjectiveWrapper
 from beeline.solvers.process import Process
 from beeline.solvers.runge_kutta import FlowMapStep
 from beeline.times.samplers import Uniform

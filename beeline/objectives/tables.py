@@ -19,7 +19,8 @@ from beeline.core.ranges import dataclass
 from beeline.core.rng import Rng
 from beeline.core.types import Batch, Loss
 from beeline.fields.flow import Data, Flow, Network, evaluate_field
-from beeline.objectives.matching import Drop, Example, FlowMatching, squared
+from beeline.objectives.losses.basic import squared
+from beeline.objectives.matching import Drop, Example, FlowMatching
 from beeline.objectives.second_order import Helped
 from beeline.paths.affine import AffinePath
 from beeline.sampling.sampler import Sampler

@@ -38,7 +38,7 @@ from beeline.core.protocols.training import Distillation
 from beeline.objectives.heads import check_objective, drawn_by
 from beeline.evaluation.heldout import HeldOut
 from beeline.objectives.matching import FlowMatching
-from beeline.core.protocols.training import Objective
+from beeline.core.protocols.objectives import Objective
 from beeline.training.distributed.parallel import SingleDevice, first
 from beeline.core.protocols.training import Parallel
 from beeline.training.plan import plan

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from beeline.core.declared import Declaring
 from beeline.core.errors import require
 from beeline.core.modes import deferred, refuse
-from beeline.core.protocols.training import Parallel, Player
+from beeline.core.protocols.objectives import Player
+from beeline.core.protocols.training import Parallel
 from beeline.core.rng import Rng
 from beeline.core.types import Batch, to
 from beeline.training import checkpoint, compare

@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from beeline.core.errors import require
-from beeline.core.protocols.training import AdversarialObjective, Player
+from beeline.core.protocols.objectives import AdversarialObjective, Player
 
 
 def players(objective: Any, networks: Mapping[str, nn.Module]) -> list[Player]:

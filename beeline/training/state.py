@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from beeline.core.errors import require
-from beeline.core.protocols.training import Player
+from beeline.core.protocols.objectives import Player
 from beeline.training import checkpoint
 from beeline.training.checkpoint import Checkpoint
 from beeline.training.distributed.parallel import local

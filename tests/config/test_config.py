@@ -16,7 +16,8 @@ from beeline.config.settings import fit
 from beeline.core.errors import BeelineError
 from beeline.core.rng import Rng
 from beeline.networks.mlp import MLP
-from beeline.objectives.matching import Drop, FlowMatching, Huber, one
+from beeline.objectives.losses.basic import Huber, one
+from beeline.objectives.matching import Drop, FlowMatching
 from beeline.sampling.guidance.guide import Extrapolate, Guide, Plain, Unconditional
 from beeline.sampling.sampler import Sampler
 from beeline.training.config import Training

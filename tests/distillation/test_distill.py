@@ -15,8 +15,8 @@ from beeline.distillation.pairs import anchored, reflow_pairs
 from beeline.distillation.students import OneStep, Reflow, own_space
 from beeline.fields.flow import Data, Flow, Network, Noise, Velocity
 from beeline.networks.tabular import TabularMLP
+from beeline.objectives.losses.basic import Huber, squared
 from beeline.objectives.losses.distances import Perceptual
-from beeline.objectives.matching import Huber, squared
 from beeline.paths.affine import Cosine, Linear, Polynomial, VariancePreserving
 from beeline.sampling.sampler import Sampler
 from beeline.solvers.runge_kutta import EULER, RK4

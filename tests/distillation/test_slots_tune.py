@@ -18,7 +18,8 @@ from beeline.distillation.fit_steps import Bellman
 from beeline.distillation.students import own_space
 from beeline.fields.flow import Data, Flow, Network, Noise
 from beeline.networks.mlp import MLP
-from beeline.objectives.matching import FlowMatching, Huber
+from beeline.objectives.losses.basic import Huber
+from beeline.objectives.matching import FlowMatching
 from beeline.objectives.windows import Windowed, through
 from beeline.paths.affine import Cosine, Linear, Polynomial
 from beeline.sampling.guidance.guide import CFG, Plain

@@ -11,7 +11,8 @@ from beeline.fields.flow import Network
 from beeline.networks.dit import DiT
 from beeline.networks.mlp import MLP
 from beeline.objectives.deep_supervision import Deep, DeepSupervision, EarlyExit
-from beeline.objectives.matching import FlowMatching, squared
+from beeline.objectives.losses.basic import squared
+from beeline.objectives.matching import FlowMatching
 from beeline.paths.affine import Cosine
 from tests.objectives.test_slots_terms import INSIDE, ONE, Net, certain, one
 

@@ -15,6 +15,8 @@ from beeline.couplings.stored import Annealed
 from beeline.distillation.pairs import AnnealedPairs
 from beeline.fields.flow import Data, Flow, Noise, Velocity
 from beeline.objectives.alignment import Aligned, Dispersed, SelfPerceptual, SelfRectified, Separable, SmoothSteps
+from beeline.objectives.losses.basic import Context, Huber, squared
+from beeline.objectives.losses.basic import one as even
 from beeline.objectives.losses.distances import (
     Bregman,
     Combined,
@@ -25,8 +27,7 @@ from beeline.objectives.losses.distances import (
     check_cost,
 )
 from beeline.objectives.losses.weights import PowerWeight
-from beeline.objectives.matching import Context, FlowMatching, Huber, squared
-from beeline.objectives.matching import one as even
+from beeline.objectives.matching import FlowMatching
 from beeline.objectives.second_order import ConstantAccelerationMatching, Helped, Potential, SecondOrder
 from beeline.objectives.windows import Windowed
 from beeline.paths.affine import Cosine, Linear

@@ -80,7 +80,8 @@ def test_places_without_checkpoints_are_refused(tmp_path):
 
 
 def test_settings_and_their_difference():
-    from beeline.objectives.matching import FlowMatching, Huber
+    from beeline.objectives.losses.basic import Huber
+    from beeline.objectives.matching import FlowMatching
     from beeline.training.config import Training
 
     old, new = compare.settings(Training(steps=5)), compare.settings(Training(steps=6, clip=None))

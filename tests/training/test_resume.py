@@ -166,7 +166,7 @@ def test_large_data_are_told_apart_by_rows_and_sum(monkeypatch):
 
 
 def test_a_player_that_skips_its_turn_logs_its_last_loss():
-    from beeline.core.protocols.training import Player
+    from beeline.core.protocols.objectives import Player
 
     class Turns:
         def players(self, network):

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from beeline.core.errors import BeelineError
-from beeline.core.protocols.training import Player
+from beeline.core.protocols.objectives import Player
 from beeline.core.rng import Rng
 from beeline.core.types import Batch, Loss
 from beeline.couplings.basic import Paired

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeVar, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
 from beeline.core.modes import Device
 from beeline.core.protocols.flows import Schedule, Solver
+from beeline.core.protocols.objectives import Player
 from beeline.core.rng import Rng
-from beeline.core.types import Batch, Cond, Loss
+from beeline.core.types import Batch, Cond
 
 if TYPE_CHECKING:  # annotations alone: nothing here needs them to run
     from beeline.data.tables.schema import Schema
@@ -24,12 +25,6 @@ if TYPE_CHECKING:  # annotations alone: nothing here needs them to run
 
 Better = Literal["lower", "higher"]
 Self = TypeVar("Self", bound="Modality")
-
-
-class Objective(Protocol):
-    """A loss for a field on a batch; every random number comes from ``rng``."""
-
-    def __call__(self, field: Any, batch: Batch, rng: Rng) -> Loss: ...
 
 
 class Cost(Protocol):
@@ -78,22 +73,6 @@ class Callback(Protocol):
     def place(self, device: torch.device, seen: dict[int, Any]) -> Callback:
         """The callback with its tensors on ``device``; ``seen`` holds what was moved already, by identity."""
         ...
-
-
-class Player(NamedTuple):
-    """One who learns: a loss, the parameters it moves, and how often."""
-
-    name: str
-    loss: Callable[[Batch, Rng], Loss]
-    parameters: list[nn.Parameter]
-    every: int = 1  # moves at steps 0, every, 2 every, ...
-
-
-@runtime_checkable
-class AdversarialObjective(Protocol):
-    """Several networks that learn in turn (critics, fake scores, discriminators)."""
-
-    def players(self, **networks: nn.Module) -> Sequence[Player]: ...
 
 
 class Optimizer(Protocol):

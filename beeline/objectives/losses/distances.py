@@ -12,9 +12,9 @@ from torch import Tensor
 from beeline.core.errors import BeelineError, require
 from beeline.core.protocols.training import Cost
 from beeline.core.ranges import NonNegative, dataclass
+from beeline.objectives.losses.basic import Context, ContextDistance, Distance, Huber, Weight, distance_at, one, squared
 from beeline.objectives.losses.encoders import Encoder, RandomFeatures
 from beeline.objectives.losses.weights import PowerWeight
-from beeline.objectives.matching import Context, ContextDistance, Distance, Huber, Weight, distance_at, one, squared
 
 
 @dataclass(frozen=True)

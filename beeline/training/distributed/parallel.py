@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from beeline.core.declared import parts_of, stacks_of
 from beeline.core.errors import require
 from beeline.core.modes import AUTO, Device, place_for, resolve_device
-from beeline.core.protocols.training import Parallel, Player
+from beeline.core.protocols.objectives import Player
+from beeline.core.protocols.training import Parallel
 from beeline.core.ranges import dataclass
 from beeline.core.rng import Rng
 from beeline.core.types import Batch, Loss
