@@ -23,8 +23,10 @@ from beeline.config import docs as pages
 from beeline.core.errors import BeelineError, nearest, require
 from beeline.core.files import read_plain
 from beeline.core.modes import AUTO, Device
+from beeline.core.protocols.objectives import spec_of
 from beeline.core.rng import Rng
 from beeline.evaluation.scores import compare, figure, span
+from beeline.objectives.matching import ObjectiveWrapper
 from beeline.runs.averaging import export_averages
 from beeline.runs.bundle import Bundle, load
 from beeline.runs.run import Distilled, Run, to_yaml
@@ -75,10 +77,10 @@ def changed(run: Any, changes: dict[str, str]) -> Any:
 def dropping(run: Any, before: Any) -> Any:
     """A run whose objective was named anew, with the null condition of the one before where it has none of its own."""
     name, objective = "objective", run.objective
-    while hasattr(objective, "objective"):
+    while isinstance(objective, ObjectiveWrapper):
         name, objective = f"{name}.objective", objective.objective
-    open_ = any(f.name == "drop" for f in dataclasses.fields(objective)) and objective.drop is None
-    drop = getattr(before, "drop", None)
+    drop, own = spec_of(before).drop, spec_of(objective).drop
+    open_ = own is None and any(f.name == "drop" for f in dataclasses.fields(objective))
     return config.change(run, {f"{name}.drop": drop}) if open_ and drop is not None else run
 
 

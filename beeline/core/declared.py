@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -139,6 +140,15 @@ def stacks_of(network: Any) -> Mapping[str, nn.ModuleList]:
     """The repeated blocks that a network declares, by name; none where it declares none."""
     stacks = getattr(unwrapped(network), "stacks", None)
     return stacks if isinstance(stacks, Mapping) else {}
+
+
+def fields_of(part: Any) -> dict[str, Any]:
+    """The fields of a dataclass by name, not copied.
+
+    >>> fields_of(Traits())["cells"]
+    False
+    """
+    return {f.name: getattr(part, f.name) for f in dataclasses.fields(part)}
 
 
 def missing(part: object, protocol: type) -> list[str]:

@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from beeline.core.declared import in_place_of
 from beeline.core.errors import require
 from beeline.core.modes import device_of, eval_mode, moved
+from beeline.core.protocols.flows import gaussian_independent
+from beeline.core.protocols.objectives import heldout_of, spec_of
 from beeline.core.rng import Rng
 from beeline.core.types import Batch, Cond, expand_time, leaves, take, to
 from beeline.paths.affine import AffinePath, Linear
@@ -137,8 +139,9 @@ class HeldOut(CallbackBase):
             len(self.data.x1) > 0,
             "the held-out set is empty; a held-out loss needs data that training does not see: hold some out",
         )
-        for name in ("every", "bins", "draws", "batch_size", "most"):
-            require(getattr(self, name) >= 1, f"heldout.{name} is {getattr(self, name)}; it is a count: give 1 or more")
+        counts = {"every": self.every, "bins": self.bins, "draws": self.draws}
+        for name, count in (counts | {"batch_size": self.batch_size, "most": self.most}).items():
+            require(count >= 1, f"heldout.{name} is {count}; it is a count: give 1 or more")
 
     name = "heldout"
     scores = True
@@ -185,22 +188,21 @@ class HeldOut(CallbackBase):
         return self._measured[0]
 
     def _baselines_of(self, field: Any) -> tuple[list[float] | None, list[float] | None]:
-        path = getattr(self.objective, "path", None)
-        if self.train is None or not isinstance(path, AffinePath) or not getattr(self.objective, "baselines", True):
+        spec = spec_of(self.objective)
+        path = spec.path
+        if self.train is None or not isinstance(path, AffinePath) or not spec.baselines:
             return None, None
         mean = self._binned(*self._errors(in_place_of(field, MeanField(self.train.x1.mean(0), path))))
-        coupling = getattr(self.objective, "coupling", None)
-        gaussian = getattr(getattr(coupling, "source", None), "gaussian", False)
         few = len(self.train.x1) <= self.largest
         discrete = all(not leaf.is_floating_point() for _, leaf in leaves(self.train.cond))
-        if not (getattr(coupling, "independent", False) and gaussian and few and discrete):
+        if not (gaussian_independent(spec.coupling) and few and discrete):
             return mean, None
         return mean, self._binned(*self._errors(in_place_of(field, ExactPosterior(self.train, path))))
 
     def _errors(self, field: Any) -> tuple[Tensor, Tensor]:
         """The loss and the bin of every datum and draw."""
         where = device_of(field) or self.data.x1.device
-        objective = moved(fixed(self.objective), where)
+        objective = moved(heldout_of(self.objective, EvenTimes()), where)
         losses, bins = [], []
         with eval_mode(field, objective):
             for draw in range(self.draws):
@@ -218,39 +220,3 @@ class HeldOut(CallbackBase):
         one = torch.zeros(self.bins).index_add_(0, bins, torch.ones_like(values))
         total = torch.zeros(self.bins).index_add_(0, bins, values)
         return [float(v) for v in total / one]
-
-
-def fixed(objective: Any) -> Any:
-    """The objective with even times, weight one and no dropped conditions, as far as it has such settings.
-
-    Objectives that it holds (of a wrapper, or of a mixture) are changed in the same way.
-    """
-    while (inner := getattr(objective, "measured", None)) is not None:  # without learned weights and further terms
-        objective = inner
-    if not dataclasses.is_dataclass(objective) or isinstance(objective, type):
-        return objective
-    from beeline.objectives.losses.basic import one
-    from beeline.times.samplers import At
-
-    held = {f.name: getattr(objective, f.name) for f in dataclasses.fields(objective)}
-    changes: dict[str, Any] = {}
-    for name, value in held.items():  # objectives inside
-        if isinstance(value, tuple | list) and any(_learns(v) for v in value):
-            changes[name] = type(value)(fixed(v) if _learns(v) else v for v in value)
-        elif _learns(value):
-            changes[name] = fixed(value)
-    if "times" in held and not isinstance(held["times"], At):
-        changes["times"] = EvenTimes()
-    if "weight" in held:
-        changes["weight"] = one
-    if held.get("drop") is not None:  # its null condition stays known
-        changes["drop"] = dataclasses.replace(held["drop"], probability=0.0)
-    return dataclasses.replace(objective, **{k: v for k, v in changes.items() if v is not held[k]})
-
-
-def _learns(part: Any) -> bool:
-    """Whether a part of an objective is an objective itself: a dataclass with times, or around one."""
-    if not dataclasses.is_dataclass(part) or isinstance(part, type):
-        return False
-    names = {f.name for f in dataclasses.fields(part)}
-    return "times" in names or "objective" in names

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from beeline.core.declared import Wrapping, is_map
 from beeline.core.errors import require
-from beeline.core.protocols.flows import Prediction
+from beeline.core.protocols.flows import Prediction, gaussian_independent
 from beeline.core.ranges import Edge, dataclass
 from beeline.core.types import Cond, expand_time
 from beeline.fields.flow import Velocity, bind
@@ -52,8 +52,7 @@ class Boundary:
 
     source: bool = False  # whether the source end is exact too
     mean: float = 0.0  # E[x1] in every coordinate, used at the source end; 0 for standardised data
-    measured: ClassVar[Prediction] = Velocity()  # where errors count; the mask divided out again would blow them up
-    fixes_ends: ClassVar[bool] = True
+    error_space: ClassVar[Prediction] = Velocity()  # the output itself has errors divided by the mask, which diverge
 
     def velocity(self, output: Tensor, x: Tensor, t: Tensor, path: AffinePath) -> Tensor:
         self._straight(path)
@@ -93,7 +92,7 @@ class Ends(Wrapping):
     def __init__(self, field: Any, coupling: Any, source: bool = False, mean: float = 0.0):
         super().__init__()
         require(
-            coupling.independent and getattr(getattr(coupling, "source", None), "gaussian", False),
+            gaussian_independent(coupling),
             f"Ends was asked for the coupling {type(coupling).__name__}; the velocity at the ends is known only for an "
             "independent coupling with a Gaussian source: use Independent(), or leave the ends free",
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import field, replace
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from beeline.core.errors import nearest, require
 from beeline.core.modes import eval_mode
 from beeline.core.protocols.flows import TimeSampler
-from beeline.core.protocols.objectives import Objective
+from beeline.core.protocols.objectives import Objective, ObjectiveSpec, heldout_of
 from beeline.core.ranges import NonNegative, Positive, dataclass
 from beeline.core.rng import Rng
 from beeline.core.types import Batch, Loss, expand_time, leaves, take
@@ -29,15 +29,30 @@ from beeline.times.samplers import Uniform
 
 
 class _Term(ObjectiveWrapper):
-    """A term beside an objective.  The held-out loss is that of the objective alone."""
+    """An objective plus a term.  The held-out loss is that of the objective alone."""
 
     @property
-    def measured(self) -> Any:
-        return self.objective
+    def spec(self) -> ObjectiveSpec:
+        return replace(super().spec, baselines=False)
+
+    def heldout(self, times: TimeSampler) -> Any:
+        return heldout_of(self.objective, times)
+
+
+class _TermBeside(_Term):
+    """An objective plus a term that trains a helper beside the network."""
+
+    @property
+    def spec(self) -> ObjectiveSpec:
+        return replace(super().spec, wrap=self.wrap)
+
+    def wrap(self, network: Any, batch: Batch, rng: Rng) -> nn.Module:
+        """The network with its helper."""
+        raise NotImplementedError
 
 
 @dataclass(frozen=True)
-class Aligned(_Term):
+class Aligned(_TermBeside):
     """Hidden features of noisy states are pulled towards those of a frozen encoder on the clean datum.
 
     loss - strength mean cos(helper(h_block(x_t, t)), encoder(x1))
@@ -53,7 +68,6 @@ class Aligned(_Term):
     block: str = ""  # the module whose output is aligned, by its name in the network; empty is the middle block
     encoder: Encoder = field(default_factory=RandomFeatures)
     strength: NonNegative = 0.5  # of the cosine
-    baselines: ClassVar[bool] = False  # they have no features
 
     def wrap(self, network: Any, batch: Batch, rng: Rng) -> nn.Module:
         """The network with a projector beside it, from the block's features to the encoder's."""
@@ -84,7 +98,7 @@ class Aligned(_Term):
 
 
 @dataclass(frozen=True)
-class Separable(_Term):
+class Separable(_TermBeside):
     """Hidden features are trained to be linearly separable by class, without any encoder.
 
     loss + strength cross entropy(helper(mean h_block(x_t, t)), label)
@@ -99,7 +113,6 @@ class Separable(_Term):
     block: str = ""  # the module whose output is probed, by its name in the network; empty is the middle block
     by: str = "label"  # name of the condition that holds the class, before any is dropped
     strength: NonNegative = 0.1  # of the cross entropy
-    baselines: ClassVar[bool] = False  # they have no features
 
     def wrap(self, network: Any, batch: Batch, rng: Rng) -> nn.Module:
         """The network with a linear probe beside it."""
@@ -147,7 +160,6 @@ class Dispersed(_Term):
     block: str = ""  # the module whose output is spread, by its name in the network; empty is the middle block
     strength: NonNegative = 0.5
     temperature: Positive = 0.5  # squared distance per coordinate at which the push fades
-    baselines: ClassVar[bool] = False  # they have no features
 
     def __call__(self, field: Any, batch: Batch, rng: Rng) -> Loss:
         block = block_name(field, self.block)
@@ -175,7 +187,6 @@ class SmoothSteps(_Term):
     objective: FlowMatching = field(default_factory=FlowMatching)
     strength: NonNegative = 0.1
     step: float = 0.1  # h, in units of time
-    baselines: ClassVar[bool] = False  # the memorised one has no velocity at t = 1, where a step may end
 
     def __post_init__(self) -> None:
         require(0 < self.step <= 1, f"SmoothSteps got step={self.step}; a step of time lies in (0, 1]: 0.1 is usual")
@@ -210,7 +221,7 @@ class SelfRectified(ObjectiveWrapper):
     power: NonNegative = 1.0  # of the noise level b(t), with which the rebuilding fades towards the data; at least 0
 
     def __call__(self, field: Any, batch: Batch, rng: Rng) -> Loss:
-        path = self.objective.path
+        path = self.inner.path
         require(
             isinstance(path, AffinePath),
             f"SelfRectified was used on {type(path).__name__}; only an affine path has a source end to estimate: "
@@ -250,7 +261,7 @@ class SelfPerceptual(ObjectiveWrapper):
     times: TimeSampler = field(default_factory=Uniform)  # of the second noising
 
     def __call__(self, field: Any, batch: Batch, rng: Rng) -> Loss:
-        path = self.objective.path
+        path = self.inner.path
         require(
             isinstance(path, AffinePath),
             f"SelfPerceptual was used on {type(path).__name__}; it needs the data end of an affine path: use Linear()",

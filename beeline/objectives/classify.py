@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
-from dataclasses import field
+from dataclasses import field, replace
 from typing import Any
 
 import torch
 from torch import nn
 
 from beeline.core.errors import require
-from beeline.core.protocols.flows import Coupling, SymbolPath, TimeSampler
+from beeline.core.protocols.flows import Coupling, SymbolClassifier, SymbolPath, TimeSampler, source_of
+from beeline.core.protocols.objectives import ObjectiveSpec
 from beeline.core.ranges import dataclass
 from beeline.core.rng import Rng
 from beeline.core.types import Batch, Loss
 from beeline.couplings.basic import Independent
 from beeline.objectives.losses.basic import Weight, one
-from beeline.objectives.matching import Drop, FlowMatching
+from beeline.objectives.matching import Drop, FlowMatching, ObjectiveBase
 from beeline.spaces.simplex import Dirichlet, GumbelSoftmax, PosteriorNetwork, check_simplex
 from beeline.spaces.tokens import TokenMixture
 from beeline.times.samplers import Uniform
 
 
 @dataclass(frozen=True)
-class Classify:
+class Classify(ObjectiveBase):
     """Cross entropy of the symbol, from which the velocity on the simplex follows.
 
     E weight(t) (-log softmax(logits(x_t, t))[x1]), summed over symbols' positions and divided by their number
@@ -42,16 +43,20 @@ class Classify:
     weight: Weight = one
     drop: Drop | None = None
 
+    @property
+    def spec(self) -> ObjectiveSpec:
+        return replace(super().spec, path=self.path, coupling=self.coupling, drop=self.drop, wrap=self.wrap)
+
     def __post_init__(self) -> None:
         require(
-            hasattr(self.path, "sources"),
+            isinstance(self.path, SymbolPath),
             f"Classify got the path {self.path}, on which no symbol is asked for; it learns on paths.Dirichlet, "
             "GumbelSoftmax or TokenMixture: take one of them, or FlowMatching for this one",
         )
         fits = self.path.sources()
         if self.coupling is None:
             object.__setattr__(self, "coupling", Independent(fits[0]))
-        source = getattr(self.coupling, "source", fits[0])
+        source = source_of(self.coupling) or fits[0]
         known = [other for kind in (Dirichlet(), GumbelSoftmax(), TokenMixture()) for other in kind.sources()]
         require(
             source in fits or type(source) not in {type(other) for other in known},
@@ -71,7 +76,7 @@ class Classify:
 
     def __call__(self, field: Any, batch: Batch, rng: Rng) -> Loss:
         require(
-            hasattr(field, "logits"),
+            isinstance(field, SymbolClassifier),
             f"Classify was given {type(field).__name__}, which has no logits; it learns what the symbol is: wrap the "
             "network in PosteriorNetwork(network, path)",
         )

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import field
-from typing import Any, ClassVar
+from dataclasses import field, replace
+from typing import Any
 
 from torch import Tensor, nn
 
 from beeline.core.declared import in_place_of
 from beeline.core.errors import require
 from beeline.core.protocols.flows import Solver, VelocityField
+from beeline.core.protocols.objectives import ObjectiveSpec
 from beeline.core.ranges import dataclass
 from beeline.core.rng import Rng
 from beeline.core.types import Batch, Cond, Loss
@@ -75,7 +76,10 @@ class Augmented(ObjectiveWrapper):
     """
 
     objective: FlowMatching = field(default_factory=lambda: FlowMatching(coupling=PairedOrOT()))
-    baselines: ClassVar[bool] = False  # they are not told where a path begins
+
+    @property
+    def spec(self) -> ObjectiveSpec:
+        return replace(super().spec, wrap=self.wrap, baselines=False)  # baselines take no source point
 
     def wrap(self, network: Any, batch: Batch, rng: Rng) -> nn.Module:
         """A network like the run's own that is told the source point."""

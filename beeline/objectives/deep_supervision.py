@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Sequence
-from dataclasses import field
-from typing import Any, ClassVar
+from dataclasses import field, replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - its usual name
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from beeline.core.declared import Declaring, Holding, Wrapping, stacks_of
 from beeline.core.errors import require
+from beeline.core.protocols.objectives import ObjectiveSpec
 from beeline.core.ranges import NonNegative, dataclass
 from beeline.core.rng import Rng
 from beeline.core.types import Batch, Cond, Loss, expand_time
@@ -276,7 +277,10 @@ class DeepSupervision(ObjectiveWrapper):
     bend: NonNegative = 1.0  # weight of the accelerations
     gap: float = 0.01  # largest step of time between branches; 0 for none
     pieces: int = 3  # branches, of equal depth, of a network from a recipe
-    baselines: ClassVar[bool] = False  # they have no heads inside
+
+    @property
+    def spec(self) -> ObjectiveSpec:
+        return replace(super().spec, wrap=self.wrap, baselines=False)  # baselines have no heads inside
 
     def __post_init__(self) -> None:
         require(
@@ -285,8 +289,8 @@ class DeepSupervision(ObjectiveWrapper):
             "network has at least two branches: 0.01 and 3 are usual",
         )
         require(
-            isinstance(self.objective.path, Linear),
-            f"DeepSupervision got an objective on {type(self.objective.path).__name__}; its accelerations reach the "
+            isinstance(self.inner.path, Linear),
+            f"DeepSupervision got an objective on {type(self.inner.path).__name__}; its accelerations reach the "
             "datum along the straight path only: use Linear()",
         )
 

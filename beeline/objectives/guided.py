@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import field
-from typing import Any, ClassVar
+from dataclasses import field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from beeline.core.declared import in_place_of
 from beeline.core.errors import require
 from beeline.core.modes import eval_mode, wide
-from beeline.core.protocols.flows import Guidance
+from beeline.core.protocols.objectives import ObjectiveSpec, spec_of
 from beeline.core.ranges import NonNegative, dataclass
 from beeline.core.rng import Rng
 from beeline.core.types import Batch, Cond, Loss, expand_time, leaves, map_cond
@@ -42,12 +42,10 @@ class GuidanceFree(ObjectiveWrapper):
 
     objective: FlowMatching = field(default_factory=FlowMatching)  # one that drops conditions
     null: Any = None  # what stands for no condition; none takes what the objective's drop puts there
-    guidance: ClassVar[Guidance] = Temperature(1.5)  # that of a recipe which names none
 
     @property
-    def conditions(self) -> dict[str, dict[str, int]]:
-        """What the network has to take beside the conditions of the data."""
-        return {"beta": {"size": 1}}
+    def spec(self) -> ObjectiveSpec:
+        return replace(super().spec, conditions={"beta": {"size": 1}}, guidance=Temperature(1.5))
 
     def __call__(self, field: Any, batch: Batch, rng: Rng) -> Loss:
         named(batch.cond, self)
@@ -206,7 +204,7 @@ def equal(cond: Cond, other: Cond) -> Tensor:
 
 def null_of(whose: Any, cond: Cond, field: Any) -> Cond:
     """The null condition of a guided objective: its own, or that of its drop."""
-    drop = whose.objective.drop
+    drop = spec_of(whose.objective).drop
     require(
         cond is not None,
         f"{type(whose).__name__} learns guidance towards a condition, and the data have none; take data with labels, "

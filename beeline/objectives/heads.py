@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from beeline.core.declared import Holding, Traits, traits_of
 from beeline.core.errors import require
+from beeline.core.protocols.objectives import spec_of
 from beeline.core.rng import Rng
 from beeline.core.types import Cond
 from beeline.fields.flow import Flow, Network, bind
@@ -144,19 +145,10 @@ def second(network: Any, rng: Rng) -> Network:
 
 def drawn_by(objective: Any, sampler: Sampler, flow: Flow) -> Sampler:
     """The sampler of a run; its defaults give way to the solver and guidance that draw what the objective learns."""
-    solver = process_of(flow).default_solver
-    guidance = getattr(objective, "guidance", None)
+    spec = spec_of(objective)
+    solver = spec.solver or process_of(flow).default_solver
     if solver is not None and sampler.solver == HEUN:
         sampler = replace(sampler, solver=solver)
-    return sampler if guidance is None or sampler.guidance != Plain() else replace(sampler, guidance=guidance)
-
-
-def check_objective(objective: Any) -> None:
-    """Refuse an objective whose network cannot be made from a recipe."""
-    if hasattr(objective, "objective"):
-        check_objective(objective.objective)
-        require(
-            not hasattr(objective.objective, "wrap"),
-            f"{type(objective).__name__} was put around {type(objective.objective).__name__}, which needs a network of "
-            "its own shape; put them the other way round, or wrap the network in Python",
-        )
+    if spec.guidance is not None and sampler.guidance == Plain():
+        sampler = replace(sampler, guidance=spec.guidance)
+    return sampler

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import field
+from dataclasses import field, replace
 from typing import Any
 
 import torch
@@ -11,13 +11,14 @@ from torch import Tensor, nn
 
 from beeline.core.declared import Holding, in_place_of
 from beeline.core.errors import require
-from beeline.core.protocols.flows import Coupling, Solver, VelocityField
+from beeline.core.protocols.flows import Solver, VelocityField
+from beeline.core.protocols.objectives import ObjectiveSpec
 from beeline.core.ranges import dataclass
 from beeline.core.rng import Rng, keys_of
 from beeline.core.types import Batch, Cond, Loss
 from beeline.fields.flow import Flow, bind
 from beeline.objectives.heads import beside
-from beeline.objectives.matching import Drop, FlowMatching
+from beeline.objectives.matching import FlowMatching, ObjectiveBase
 from beeline.objectives.velocity_ot import VelocityOT
 from beeline.solvers.integrate import integrate
 from beeline.solvers.process import Process
@@ -25,7 +26,7 @@ from beeline.solvers.runge_kutta import EULER
 
 
 @dataclass(frozen=True)
-class Hierarchical:
+class Hierarchical(ObjectiveBase):
     """A flow over velocities: at every state the whole law of the velocity is learned, not its mean.
 
     v1 = x1 - x0 is the datum of an inner flow from v0 ~ N(0, I), told (x_t, t);
@@ -51,14 +52,8 @@ class Hierarchical:
         )
 
     @property
-    def coupling(self) -> Coupling:
-        """That of the data."""
-        return self.outer.coupling
-
-    @property
-    def drop(self) -> Drop | None:
-        """That of the data."""
-        return self.outer.drop
+    def spec(self) -> ObjectiveSpec:
+        return replace(super().spec, coupling=self.outer.coupling, drop=self.outer.drop, wrap=self.wrap)
 
     def wrap(self, network: Any, batch: Batch, rng: Rng) -> nn.Module:
         """A network like the run's that is told state and time, as a field of random velocities."""

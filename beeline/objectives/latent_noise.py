@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from beeline.core.protocols.flows import Coupling, TimeSampler
+from beeline.core.protocols.objectives import ObjectiveSpec
 from beeline.core.ranges import dataclass
 from beeline.core.rng import Rng
 from beeline.core.types import Batch, Loss, map_cond
@@ -16,14 +17,14 @@ from beeline.couplings.basic import Independent
 from beeline.fields.flow import evaluate_field
 from beeline.objectives.heads import second
 from beeline.objectives.losses.basic import Distance, Weight, one, squared
-from beeline.objectives.matching import Drop, FlowMatching
+from beeline.objectives.matching import Drop, FlowMatching, ObjectiveBase
 from beeline.objectives.second_order import Helped
 from beeline.paths.interpolant import Interpolant
 from beeline.times.samplers import Uniform
 
 
 @dataclass(frozen=True)
-class LatentNoise:
+class LatentNoise(ObjectiveBase):
     """Regression of the latent noise of an interpolant: the denoiser, from which the score follows.
 
     E weight(t) distance(eta(x_t, t), z);  its minimum is E[z | x_t] = -g grad log p_t
@@ -41,6 +42,10 @@ class LatentNoise:
     weight: Weight = one
     distance: Distance = squared
     drop: Drop | None = None
+
+    @property
+    def spec(self) -> ObjectiveSpec:
+        return replace(super().spec, path=self.path, coupling=self.coupling, drop=self.drop, wrap=self.wrap)
 
     def wrap(self, network: Any, batch: Batch, rng: Rng) -> nn.Module:
         """The network, which learns the velocity, and one more like it for the latent noise."""

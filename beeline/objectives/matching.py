@@ -9,9 +9,18 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from beeline.core.declared import fields_of
 from beeline.core.errors import require
 from beeline.core.modes import full_precision, wide_batch
-from beeline.core.protocols.flows import Coupling, Path, Prediction, TimeSampler
+from beeline.core.protocols.flows import (
+    Coupling,
+    FixedEndPrediction,
+    Path,
+    Prediction,
+    TimeSampler,
+    gaussian_independent,
+)
+from beeline.core.protocols.objectives import ObjectiveSpec, SpecifiedObjective, heldout_of, spec_of
 from beeline.core.ranges import dataclass
 from beeline.core.rng import Rng
 from beeline.core.types import Batch, Cond, Loss, map_cond
@@ -20,7 +29,7 @@ from beeline.fields.flow import Velocity, evaluate_field
 from beeline.objectives.losses.basic import Context, ContextDistance, Distance, Weight, distance_at, one, squared
 from beeline.paths.affine import AffinePath, Linear
 from beeline.sampling.guidance.null import null_like
-from beeline.times.samplers import Uniform
+from beeline.times.samplers import At, Uniform
 
 
 class Example(NamedTuple):
@@ -74,8 +83,34 @@ class Drop:
         return map_cond(mix, cond, void)
 
 
+class ObjectiveBase:
+    """Base of objectives that are dataclasses: the default spec, and the objective of held-out losses."""
+
+    @property
+    def spec(self) -> ObjectiveSpec:
+        """What it declares beside its loss."""
+        return ObjectiveSpec(heldout=self.heldout)
+
+    def heldout(self, times: TimeSampler) -> Any:
+        """The objective of held-out losses: fields ``times`` are replaced by ``times`` (except At), fields ``weight``
+        by one, and dropout by its probability 0; objectives in its fields are changed in the same way."""
+        changes: dict[str, Any] = {}
+        for name, value in fields_of(self).items():
+            if isinstance(value, tuple | list) and any(isinstance(part, SpecifiedObjective) for part in value):
+                changes[name] = type(value)(heldout_of(part, times) for part in value)
+            elif isinstance(value, SpecifiedObjective):
+                changes[name] = heldout_of(value, times)
+            elif name == "times":
+                changes[name] = value if isinstance(value, At) else times
+            elif name == "weight":
+                changes[name] = one
+            elif isinstance(value, Drop):
+                changes[name] = replace(value, probability=0.0)
+        return replace(self, **changes)  # type: ignore[type-var]
+
+
 @dataclass(frozen=True)
-class FlowMatching:
+class FlowMatching(ObjectiveBase):
     """Regression of the velocity on the slope of the path: the objective of flow matching and rectified flow.
 
     E over (x0, x1), t of weight(t) distance(prediction(v(x_t, t, cond)), prediction(v_t))
@@ -97,13 +132,16 @@ class FlowMatching:
     drop: Drop | None = None
 
     def __post_init__(self) -> None:
-        source = getattr(self.coupling, "source", None)
         require(
-            not getattr(self.prediction, "fixes_ends", False)
-            or (self.coupling.independent and getattr(source, "gaussian", False)),
+            not isinstance(self.prediction, FixedEndPrediction) or gaussian_independent(self.coupling),
             f"{type(self.prediction).__name__} was given with the coupling {type(self.coupling).__name__}; the ends "
             "that it fixes are those of an independent coupling with a Gaussian source: take Independent() or Velocity",
         )
+
+    @property
+    def spec(self) -> ObjectiveSpec:
+        """Its path, coupling, prediction and dropout."""
+        return replace(super().spec, path=self.path, coupling=self.coupling, prediction=self.prediction, drop=self.drop)
 
     def __call__(self, field: Any, batch: Batch, rng: Rng) -> Loss:
         """Loss of a velocity field on data ``batch.x1`` [B,*S]; value is a scalar in squared data units."""
@@ -135,7 +173,9 @@ class FlowMatching:
                 "velocity; use Velocity(), or an affine path",
             )
             assert isinstance(self.path, AffinePath)
-            space = getattr(self.prediction, "measured", self.prediction)
+            space = self.prediction
+            if isinstance(space, FixedEndPrediction):
+                space = space.error_space
             made, v = (space.value(x, slope, t, self.path) for slope in (made, v))
         if t.ndim > 1:  # every frame is a datum with a time of its own
             made, v, x = (part.flatten(0, 1) for part in (made, v, x))
@@ -179,33 +219,39 @@ class FlowMatching:
         return Loss(value, {"loss": value.detach(), "error": plain.mean()}, per_sample.detach(), t.detach())
 
 
-class ObjectiveWrapper:
-    """What an objective around another one passes on: the path, coupling and other choices of the inner one."""
+class ObjectiveWrapper(ObjectiveBase):
+    """Base of objectives around another one, ``objective``, whose spec they pass on.
+
+    A subclass is a dataclass with a field ``objective``.  One that declares something else overrides ``spec`` with
+    ``replace(super().spec, ...)``.  The networks of the objective inside (``wrap`` and ``networks``) are not passed on:
+    they are called by their own objective alone.
+    """
 
     objective: Any
 
     @property
-    def path(self) -> Path:
-        return self.objective.path  # type: ignore[no-any-return]
-
-    @property
-    def coupling(self) -> Coupling:
-        return self.objective.coupling  # type: ignore[no-any-return]
-
-    @property
-    def prediction(self) -> Prediction:
-        return self.objective.prediction  # type: ignore[no-any-return]
-
-    @property
-    def drop(self) -> Drop | None:
-        return self.objective.drop  # type: ignore[no-any-return]
+    def spec(self) -> ObjectiveSpec:
+        """The spec of the objective inside."""
+        return replace(spec_of(self.objective), heldout=self.heldout, wrap=None, networks=None)
 
     @property
     def inner(self) -> FlowMatching:
-        """The objective inside, where its states and its comparison are needed one by one."""
+        """The objective inside, for losses that need its states and its comparison separately."""
         require(
-            hasattr(self.objective, "examples"),
-            f"{type(self).__name__} was put around {type(self.objective).__name__}, whose loss is no comparison of one "
-            "velocity with the slope of a path; put it around FlowMatching()",
+            isinstance(self.objective, FlowMatching),
+            f"{type(self).__name__} got the objective {type(self.objective).__name__}, which has no states on a path "
+            "with a velocity to compare; give FlowMatching(), or a subclass of it",
         )
         return self.objective  # type: ignore[no-any-return]
+
+
+def check_objective(objective: Any) -> None:
+    """Refuse an objective around another one that trains networks of its own."""
+    while isinstance(objective, ObjectiveWrapper):
+        outer, objective = objective, objective.objective
+        spec = spec_of(objective)
+        require(
+            spec.wrap is None and spec.networks is None,
+            f"{type(outer).__name__} was given the objective {type(objective).__name__}, which trains networks of its "
+            "own; use the other order, or build the networks in Python",
+        )

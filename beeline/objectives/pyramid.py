@@ -2,29 +2,30 @@
 
 from __future__ import annotations
 
-from dataclasses import field
-from typing import Any, ClassVar
+from dataclasses import field, replace
+from typing import Any
 
 import torch
 from torch import nn
 
 from beeline.core.errors import BeelineError
 from beeline.core.modes import eval_mode
-from beeline.core.protocols.flows import Coupling, TimeSampler
+from beeline.core.protocols.flows import TimeSampler
+from beeline.core.protocols.objectives import ObjectiveSpec
 from beeline.core.ranges import dataclass
 from beeline.core.rng import Rng
 from beeline.core.types import Batch, Loss, take
 from beeline.couplings.basic import Independent
 from beeline.fields.flow import evaluate_field
 from beeline.objectives.losses.basic import Distance, squared
-from beeline.objectives.matching import Drop, FlowMatching
+from beeline.objectives.matching import Drop, FlowMatching, ObjectiveBase
 from beeline.paths.affine import Linear
 from beeline.spaces.pyramid import Pyramid
 from beeline.times.samplers import Uniform
 
 
 @dataclass(frozen=True)
-class PyramidMatching:
+class PyramidMatching(ObjectiveBase):
     """Flow matching over the stages of a pyramid of resolutions.
 
     a stage k for the whole batch, u ~ times:  E |v(x, clock_k(u)) - (end_k - start_k)|^2
@@ -39,12 +40,11 @@ class PyramidMatching:
     times: TimeSampler = field(default_factory=Uniform)  # local to the stage
     distance: Distance = squared
     drop: Drop | None = None
-    coupling: ClassVar[Coupling] = Independent()
 
     @property
-    def path(self) -> Pyramid:
-        """What is walked when drawing."""
-        return self.pyramid
+    def spec(self) -> ObjectiveSpec:
+        path: Any = self.pyramid  # its states change size, so it is a path for sampling alone
+        return replace(super().spec, path=path, coupling=Independent(), drop=self.drop, wrap=self.wrap)
 
     def wrap(self, network: Any, batch: Batch, rng: Rng) -> nn.Module:
         """The network itself, if it takes pictures of every stage."""

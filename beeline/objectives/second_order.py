@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import field, replace
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,7 @@ from beeline.core.declared import Holding, Wrapping, is_map
 from beeline.core.errors import require
 from beeline.core.modes import full_precision, wide_batch
 from beeline.core.protocols.flows import Coupling, TimeSampler
+from beeline.core.protocols.objectives import ObjectiveSpec
 from beeline.core.protocols.training import Cost
 from beeline.core.ranges import NonNegative, Positive, dataclass
 from beeline.core.rng import Rng
@@ -22,7 +23,7 @@ from beeline.fields.flow import bind, evaluate_field
 from beeline.objectives.heads import Head, beside
 from beeline.objectives.losses.basic import Distance, squared
 from beeline.objectives.losses.distances import PowerCost, check_cost
-from beeline.objectives.matching import FlowMatching, ObjectiveWrapper
+from beeline.objectives.matching import FlowMatching, ObjectiveBase, ObjectiveWrapper
 from beeline.solvers.process import Process
 from beeline.solvers.runge_kutta import FlowMapStep
 from beeline.times.samplers import Uniform
@@ -110,7 +111,7 @@ class SecondOrder(Holding):
 
 
 @dataclass(frozen=True)
-class ConstantAccelerationMatching:
+class ConstantAccelerationMatching(ObjectiveBase):
     """Initial velocity and acceleration of curved paths between pairs, both at once.
 
     E |V(x_t, t) - h (x1 - x0)|^2 on the path with v0 = h (x1 - x0), and
@@ -128,7 +129,10 @@ class ConstantAccelerationMatching:
     coupling: Coupling = field(default_factory=PairedOrOT)
     times: TimeSampler = field(default_factory=Uniform)
     distance: Distance = squared
-    baselines: ClassVar[bool] = False  # they have one head
+
+    @property
+    def spec(self) -> ObjectiveSpec:
+        return replace(super().spec, coupling=self.coupling, wrap=self.wrap, baselines=False)  # baselines have one head
 
     def __post_init__(self) -> None:
         require(
@@ -216,7 +220,10 @@ class EncodedSource(ObjectiveWrapper):
 
     objective: FlowMatching = field(default_factory=lambda: FlowMatching(coupling=Paired()))
     strength: NonNegative = 1.0  # of the KL, in nats per coordinate; 0.3 to 30
-    baselines: ClassVar[bool] = False  # they have no encoder
+
+    @property
+    def spec(self) -> ObjectiveSpec:
+        return replace(super().spec, wrap=self.wrap, baselines=False)  # baselines have no encoder
 
     def wrap(self, network: Any, batch: Batch, rng: Rng) -> nn.Module:
         """The network with an encoder beside it, which starts at the Gaussian."""
@@ -226,8 +233,8 @@ class EncodedSource(ObjectiveWrapper):
 
     def __post_init__(self) -> None:
         require(
-            isinstance(self.objective.coupling, Paired),
-            f"EncodedSource got an objective with {type(self.objective.coupling).__name__}, which would draw the "
+            isinstance(self.inner.coupling, Paired),
+            f"EncodedSource got an objective with {type(self.inner.coupling).__name__}, which would draw the "
             "source again; the encoder gives it: use FlowMatching(coupling=Paired())",
         )
 

@@ -6,7 +6,7 @@ import copy
 from collections.abc import Sequence
 from dataclasses import field, replace
 from functools import lru_cache
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ from beeline.core.declared import is_map, traits_of
 from beeline.core.errors import require
 from beeline.core.modes import eval_mode, wide_batch
 from beeline.core.protocols.flows import Prediction
+from beeline.core.protocols.objectives import ObjectiveSpec
 from beeline.core.ranges import dataclass
 from beeline.core.rng import Rng
 from beeline.core.types import Batch, Loss
@@ -48,10 +49,13 @@ class RowMatching(FlowMatching):
     torch.Size([4])
     """
 
-    baselines: ClassVar[bool] = False  # squared errors of a mean do not compare with cross-entropies
     drop: Drop | None = field(default_factory=lambda: Drop(0.0, 0))  # says that zeros stand for no known cell
     prediction: Prediction = field(default_factory=Data)  # of the network; the errors are those above for any
     known: float = 0.5  # share of rows of which some cells are given, 0 to 1; the rest learn the whole row
+
+    @property
+    def spec(self) -> ObjectiveSpec:
+        return replace(super().spec, baselines=False)  # squared errors of a mean do not compare with cross-entropies
 
     def __post_init__(self) -> None:
         require(

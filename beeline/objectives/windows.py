@@ -57,13 +57,13 @@ class Windowed(ObjectiveWrapper):
             f"Windowed got windows={self.windows}, steps={self.steps}; give at least one of each",
         )
         require(
-            isinstance(self.objective.path, AffinePath),
-            f"Windowed got an objective on {type(self.objective.path).__name__}; the two states of a window give the "
+            isinstance(self.inner.path, AffinePath),
+            f"Windowed got an objective on {type(self.inner.path).__name__}; the two states of a window give the "
             "ends of an affine path alone: use Linear(), or the affine path of the teacher",
         )
         require(
-            isinstance(self.objective.coupling, Independent),
-            f"Windowed got an objective with {type(self.objective.coupling).__name__}; windows start from noised data, "
+            isinstance(self.inner.coupling, Independent),
+            f"Windowed got an objective with {type(self.inner.coupling).__name__}; windows start from noised data, "
             "which the teacher was trained on: use Independent()",
         )
 

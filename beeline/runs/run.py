@@ -28,17 +28,20 @@ from beeline.paths.affine import Linear
 from beeline.solvers.process import Process, process_of
 from beeline.core.ranges import dataclass
 from beeline.core.rng import Rng
+from beeline.couplings.basic import Independent
 from beeline.couplings.sources import Gaussian
 from beeline.core.types import Batch, take
 from beeline.core.errors import nearest, require
 from beeline.core.protocols.training import DataSet
 from beeline.core.files import locked, sweep, write_text
 from beeline.training.logs.run_log import JsonLines
+from beeline.core.protocols.flows import StoredCoupling, source_of
 from beeline.core.protocols.training import Distillation
-from beeline.objectives.heads import check_objective, drawn_by
+from beeline.objectives.heads import drawn_by
+from beeline.objectives.matching import check_objective
 from beeline.evaluation.heldout import HeldOut
 from beeline.objectives.matching import FlowMatching
-from beeline.core.protocols.objectives import Objective
+from beeline.core.protocols.objectives import Objective, spec_of
 from beeline.training.distributed.parallel import SingleDevice, first
 from beeline.core.protocols.training import Parallel
 from beeline.training.plan import plan
@@ -130,24 +133,21 @@ def check_network(network: Mapping[str, Any]) -> None:
 
 
 def build_network(run: Run, modality: Any, batch: Batch) -> nn.Module:
-    """The network of a run, initialised under the run's seed; ``objective.wrap`` may put more around it."""
+    """The network of a run, initialised under the run's seed; the objective's spec may wrap it."""
     cls, given = architecture(run.network)
     known = settings(cls)
-    more = getattr(run.objective, "conditions", {})  # an objective may tell the network something of its own
-    offered = {"shape": tuple(modality.shape), "conditions": dict(modality.conditions) | dict(more)}
+    spec = spec_of(run.objective)
+    offered = {"shape": tuple(modality.shape), "conditions": dict(modality.conditions) | dict(spec.conditions)}
     offered |= getattr(modality, "offers", {})
     given.update({k: v for k, v in offered.items() if k in known})
-    objective: Any = run.objective
     with Rng(run.seed).fork("network").ambient():
         backbone = construct(cls, cls.__name__, given, "network")
-    path, prediction = getattr(objective, "path", None), getattr(objective, "prediction", None)
+    path: Any = spec.path
     process = Process() if path is None else process_of(Flow(None, path))
     path = None if process.resizes else path  # a path through several sizes has no convention for networks
-    network: nn.Module = process.wrap_network((MapNetwork if given.get("span") else Network)(backbone, path, prediction))
-    if not hasattr(objective, "wrap"):
-        return network
-    wrapped: nn.Module = objective.wrap(network, batch, Rng(run.seed).fork("wrap"))
-    return wrapped
+    kind = MapNetwork if given.get("span") else Network
+    network: nn.Module = process.wrap_network(kind(backbone, path, spec.prediction))
+    return network if spec.wrap is None else spec.wrap(network, batch, Rng(run.seed).fork("wrap"))
 
 
 @dataclass(frozen=True)
@@ -168,30 +168,28 @@ def prepare(run: Run) -> Prepared:
     raw, held = run.data.load()
     modality = run.data.modality().fit(raw)
     batch, other = modality.encode(raw), modality.encode(held)
-    objective: Any = run.objective
-    drop = getattr(objective, "drop", None)
-    check_null(drop, modality.conditions)
+    objective, spec = run.objective, spec_of(run.objective)
+    coupling = spec.coupling or Independent()
+    check_null(spec.drop, modality.conditions)
     rng = Rng(run.seed).fork("rows")
     source: Any = None
     feed: Any = None
     if isinstance(run.data, PairedDataset):
         source, batch, other, feed = run.data.ends(batch, other, rng)
-        check_coupling(getattr(objective, "coupling", None), batch, rng)
-    store = getattr(getattr(objective, "coupling", None), "stored", None)
-    if store is not None:  # a coupling of the whole data set
+        check_coupling(coupling, batch, rng)
+    if isinstance(coupling, StoredCoupling):
         batch, other = (
-            store(part, Rng(run.seed).fork("stored", name)) for name, part in (("", batch), ("held", other))
+            coupling.stored(part, Rng(run.seed).fork("stored", name)) for name, part in (("", batch), ("held", other))
         )
         feed = None
 
     def finish(net: Any) -> Bundle:
-        coupling = objective.coupling
         flow = Flow(
             net,
-            getattr(objective, "path", None) or Linear(),
-            source or getattr(coupling, "source", Gaussian()),
-            coupling.independent and hasattr(objective, "path"),  # without a path there is no score
-            learned_null(drop, modality.conditions),
+            spec.path or Linear(),
+            source or source_of(coupling) or Gaussian(),
+            coupling.independent and spec.path is not None,  # without a path there is no score
+            learned_null(spec.drop, modality.conditions),
         )
         return Bundle(
             flow=flow,

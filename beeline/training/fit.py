@@ -17,6 +17,7 @@ from beeline.core.declared import missing
 from beeline.core.errors import require
 from beeline.core.files import locked
 from beeline.core.modes import AUTO, Device, moved
+from beeline.core.protocols.objectives import spec_of
 from beeline.core.protocols.training import Callback, Log, Parallel
 from beeline.core.rng import Rng
 from beeline.training.checks import Diverged, Interrupted
@@ -74,8 +75,8 @@ def fit(
     engine = parallel or SingleDevice()
     single = isinstance(networks, nn.Module)
     nets = {"network": networks} if isinstance(networks, nn.Module) else dict(networks)
-    extra = getattr(objective, "networks", None)
-    if callable(extra):  # an objective that learns something of its own (a weight over time)
+    extra = spec_of(objective).networks
+    if extra is not None:  # an objective that learns something of its own (a weight over time)
         with rng.fork("networks").ambient():
             nets |= extra()
     where = engine.place(device, nets)

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from beeline.core.modes import device_of, moved
+from beeline.core.protocols.objectives import spec_of
 from beeline.core.rng import Rng
 from beeline.core.types import to
 from beeline.training.distributed.parallel import SingleDevice
@@ -88,8 +89,8 @@ def plan(
     Time: the median of a trial of ``trial`` steps on a copy, without the first ones; 0 leaves it out.
     """
     nets = {"network": networks} if isinstance(networks, nn.Module) else dict(networks)
-    extra = getattr(objective, "networks", None)
-    if callable(extra):
+    extra = spec_of(objective).networks
+    if extra is not None:
         with rng.fork("networks").ambient():
             nets |= extra()
     where = device_of(nets) or torch.device("cpu")

@@ -45,7 +45,7 @@ def test_a_recipe_trains_and_draws(name):
     + [("objective.coupling", "couplings.Immiscible"), ("objective.path", "paths.VarianceExploding")]
     + [("objective.path", "paths.ConstantAcceleration"), ("objective.prediction", "predictions.Boundary")]
     + [("objective.distance", f"distances.{n}") for n in ("Huber", "Direction", "Bregman")]
-    + [("objective.weight", f"weights.{n}") for n in ("MinSNR", "SigmoidSNR", "Power")]
+    + [("objective.weight", f"weights.{n}") for n in ("MinSNR", "SigmoidSNR", "PowerWeight")]
     + [("objective", f"objectives.{n}") for n in ("SmoothSteps", "SelfRectified", "DeepSupervision")],
 )
 def test_a_choice_by_name_alone(setting, value):

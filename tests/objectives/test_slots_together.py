@@ -151,7 +151,7 @@ def test_what_does_not_go_together_says_so() -> None:
         Network(nn.Identity(), Bridge(0.5), Data())
     guided = ModelGuidance(FlowMatching(drop=Drop(0.1, null=3)))
     for objective in (SmoothSteps(guided), SelfRectified(guided)):
-        with pytest.raises(BeelineError, match="put it around FlowMatching"):
+        with pytest.raises(BeelineError, match="give FlowMatching"):
             objective(lambda x, t, c: x, Batch(normal(4, 2), cond=torch.arange(4) % 3), Rng(0))
     with pytest.raises(BeelineError, match="batch is empty"):
         FlowMatching()(lambda x, t: x, Batch(torch.zeros(0, 2)), Rng(0))

@@ -64,7 +64,7 @@ def test_balanced_weights_are_the_inverse_of_the_loss():
         nets = {"network": Hard(), "balance": BinMeans(5, 10.0)}
     objective = Balanced(bins=5)
     first = objective(nets, Batch(DATA), Rng(0))
-    plain = objective.measured(nets["network"], Batch(DATA), Rng(0))
+    plain = objective.objective(nets["network"], Batch(DATA), Rng(0))
     assert torch.equal(first.per_sample, plain.per_sample)  # nothing is known yet
     nets["balance"].settle(lambda v: v)
     for n in range(50):
@@ -93,7 +93,7 @@ def test_importance_draws_where_losses_are_large_and_keeps_their_mean():
     assert torch.allclose(mass, 0.9 * root / root.sum() + 0.01, rtol=0.15)
     # the same mean as with even times, with a third of the noise
     exact = float((m2 + 1).mean())
-    measured = objective.measured
+    measured = objective.objective
     with torch.no_grad():
         drawn = torch.stack([objective(nets, batch, Rng(2).fork(n)).value for n in range(200)])
         even = torch.stack([measured(nets["network"], batch, Rng(2).fork(n)).value for n in range(200)])
@@ -126,7 +126,7 @@ def test_the_held_out_loss_does_not_know_the_weights():
     field = lambda x, t, cond=None: -x  # noqa: E731
     batch = Batch(DATA)
     assert HeldOut(Uncertain(), batch)(field) == HeldOut(FlowMatching(), batch)(field)
-    assert Balanced().path == FlowMatching().path and Uncertain().measured == FlowMatching()
+    assert Balanced().spec.path == FlowMatching().path and Uncertain().objective == FlowMatching()
 
 
 def test_wrappers_need_a_weight():
@@ -141,7 +141,13 @@ def test_wrappers_need_a_weight():
 
 def plan(**more):
     return Training(
-        **{"steps": 40, "microbatches": 2, "batch_size": 8, "lr": Constant(1e-2), "prune": DataPruning(0.5, 0.25, 0.0)}
+        **{
+            "steps": 40,
+            "microbatches": 2,
+            "batch_size": 8,
+            "lr": Constant(1e-2),
+            "data_pruning": DataPruning(0.5, 0.25, 0.0),
+        }
         | more
     )
 

@@ -25,7 +25,7 @@ from beeline.objectives.heads import Beside, Head, beside
 from beeline.objectives.matching import Drop
 from beeline.paths.affine import Linear
 from beeline.recipes import images, points
-from beeline.recipes import sequences as symbols
+from beeline.recipes import sequences as recipe_sequences
 from beeline.runs.bundle import load
 from beeline.runs.bundle_encoders import HubVision, OfBundle
 from beeline.runs.run import Distilled, Run, build_network, prepare, train
@@ -68,7 +68,7 @@ def patches() -> Run:
 
 def sequences() -> Run:
     """Symbols of a Markov chain."""
-    made: Run = config.change(symbols.symbols(), {"data.n": 100, "data.kept": 50, "data.length": 5})
+    made: Run = config.change(recipe_sequences.sequences(), {"data.n": 100, "data.kept": 50, "data.length": 5})
     return made
 
 
@@ -160,7 +160,7 @@ REFUSED: list[tuple[Any, str, dict[str, Any], str]] = [
     (patches, "PyramidMatching", {}, "DiT, which does not take pictures of the first stage"),
     (moons, "Classify", {}, "no symbols, one-hot"),
     (moons, "Classify(path=GumbelSoftmax(), coupling=Independent(Simplex()))", {}, "belongs to another path"),
-    (moons, "Dispersed(EncodedSource())", {}, "the other way round"),
+    (moons, "Dispersed(EncodedSource())", {}, "use the other order"),
     (sequences, "ModelGuidance", {}, "the data have none"),
     (sequences, "Anticipating", {}, "the data have none"),
 ]
@@ -203,7 +203,7 @@ def test_flows_that_are_no_equations_say_so(recipe: Any, objective: str, tmp_pat
         lambda: fit_solver(flow, like=x0, rng=Rng(0)),
         lambda: OneStep().networks(flow),
     ):
-        with pytest.raises(ValueError, match="not drawn by solving its field alone"):
+        with pytest.raises(ValueError, match="not sampled by solving an ODE"):
             ask()  # type: ignore[no-untyped-call]
 
 

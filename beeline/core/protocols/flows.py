@@ -61,7 +61,11 @@ class Source(Protocol):
 
 
 class Coupling(Protocol):
-    """Fills ``x0``; data, conditions and weights keep their order."""
+    """Fills ``x0``; data, conditions and weights keep their order.
+
+    A coupling that samples x0 declares its ``source`` (SourceCoupling); one that pairs a whole data set before training
+    has a method ``stored`` (StoredCoupling).  Without them the batch brings x0.
+    """
 
     @property
     def independent(self) -> bool:
@@ -69,6 +73,34 @@ class Coupling(Protocol):
         ...
 
     def __call__(self, batch: Batch, rng: Rng) -> Batch: ...
+
+
+@runtime_checkable
+class SourceCoupling(Coupling, Protocol):
+    """A coupling that samples x0 from ``source``."""
+
+    @property
+    def source(self) -> Source: ...
+
+
+@runtime_checkable
+class StoredCoupling(Coupling, Protocol):
+    """A coupling that pairs a whole data set before training."""
+
+    def stored(self, batch: Batch, rng: Rng) -> Batch:
+        """The data set with a source point for every datum, which stays the same in all epochs."""
+        ...
+
+
+def source_of(coupling: Coupling | None) -> Source | None:
+    """The source that a coupling samples x0 from; None where the batch brings x0."""
+    return coupling.source if isinstance(coupling, SourceCoupling) else None
+
+
+def gaussian_independent(coupling: Coupling | None) -> bool:
+    """Whether a coupling is independent with a Gaussian source, which scores and fixed ends assume."""
+    source = source_of(coupling)
+    return coupling is not None and coupling.independent and source is not None and source.gaussian
 
 
 class VelocityField(Protocol):
@@ -100,11 +132,24 @@ class Backbone(Protocol):
 
 
 class Prediction(Protocol):
-    """What a network puts out, and how that becomes a velocity and back."""
+    """The quantity that a network outputs, with its conversion to a velocity and back."""
 
     def velocity(self, output: Tensor, x: Tensor, t: Tensor, path: AffinePath) -> Tensor: ...
 
     def value(self, x: Tensor, v: Tensor, t: Tensor, path: AffinePath) -> Tensor: ...
+
+
+@runtime_checkable
+class FixedEndPrediction(Prediction, Protocol):
+    """A prediction whose velocity at the ends of the path is fixed.
+
+    Those ends hold for an independent coupling with a Gaussian source, and other couplings are refused.
+    """
+
+    @property
+    def error_space(self) -> Prediction:
+        """The prediction in whose space errors are measured."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -234,6 +279,7 @@ class Space(Protocol):
     def check(self, x: Tensor, name: str) -> None: ...  # refuse points off the space
 
 
+@runtime_checkable
 class SymbolPath(Protocol):
     """A path to one symbol; the velocity at a state is a mixture over what the symbol may be.
 
@@ -247,6 +293,13 @@ class SymbolPath(Protocol):
     def mixture(self, x: Tensor, t: Tensor, p: Tensor) -> Tensor: ...  # sum_k p_k u_k(x, t)
 
     def sources(self) -> tuple[Source, ...]: ...  # from which it may start, the usual one first
+
+
+@runtime_checkable
+class SymbolClassifier(Protocol):
+    """A field on symbols that gives the logits [B,*S,K] of the symbol at the data end."""
+
+    def logits(self, x: Tensor, t: Tensor, cond: Cond = None) -> Tensor: ...
 
 
 class Controller(Protocol):

@@ -1,33 +1,99 @@
-"""Protocols of objectives."""
+"""Protocols of objectives, and the values by which an objective declares what it needs."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from torch import nn
 
+from beeline.core.errors import require
+from beeline.core.protocols.flows import Coupling, Guidance, Path, Prediction, Solver, TimeSampler
 from beeline.core.rng import Rng
 from beeline.core.types import Batch, Loss
 
 
 class Objective(Protocol):
-    """A loss for a field on a batch; every random number comes from ``rng``."""
+    """A loss for a field on a batch; every random number comes from ``rng``.
+
+    A function (field, batch, rng) -> Loss is an objective.  An objective that needs more than the defaults of
+    ObjectiveSpec declares it by a property ``spec``; ``objectives.matching.ObjectiveBase`` is a base class.
+    """
 
     def __call__(self, field: Any, batch: Batch, rng: Rng) -> Loss: ...
 
 
+@dataclass(frozen=True)
+class ObjectiveSpec:
+    """What an objective declares beside its loss; the defaults are those of a plain function.
+
+    >>> ObjectiveSpec().baselines
+    True
+    """
+
+    path: Path | None = None  # of the flow; None is the straight path, with a field that gives no score
+    coupling: Coupling | None = None  # None is the independent coupling with a Gaussian source
+    prediction: Prediction | None = None  # of the network; None is the velocity
+    drop: Any = None  # condition dropout, such as objectives.Drop; None where conditions are never dropped
+    conditions: Mapping[str, Mapping[str, int]] = field(default_factory=dict)  # of the network beside those of the data
+    networks: Callable[[], Mapping[str, nn.Module]] | None = None  # trained beside the field, by name
+    wrap: Callable[[nn.Module, Batch, Rng], nn.Module] | None = (
+        None  # builds the trained network around a run's network
+    )
+    guidance: Guidance | None = None  # of samplers that name none
+    solver: Solver | None = None  # of samplers that name none
+    baselines: bool = True  # whether its losses compare with those of the mean and of the exact posterior of the data
+    heldout: Callable[[TimeSampler], Objective] | None = None  # the objective of held-out losses; None is itself
+
+
+@runtime_checkable
+class SpecifiedObjective(Objective, Protocol):
+    """An objective that declares a spec."""
+
+    @property
+    def spec(self) -> ObjectiveSpec: ...
+
+
+def spec_of(objective: Objective) -> ObjectiveSpec:
+    """The spec that an objective declares; the defaults where it declares none.
+
+    ValueError where settings that only a spec declares are fields of a dataclass without one.
+
+    >>> spec_of(lambda field, batch, rng: None).path is None
+    True
+    """
+    if isinstance(objective, SpecifiedObjective):
+        return objective.spec
+    fields: set[str] = {f.name for f in dataclasses.fields(objective)} if dataclasses.is_dataclass(objective) else set()
+    undeclared = sorted(fields & {"path", "coupling", "prediction", "drop"})
+    require(
+        not undeclared,
+        f"the objective {type(objective).__name__} has the fields {undeclared} and no ``spec``, so that the flow would "
+        "be sampled without them; inherit beeline.objectives.matching.ObjectiveBase, or add a property "
+        "``spec`` -> ObjectiveSpec(path=self.path, ...)",
+    )
+    return ObjectiveSpec()
+
+
+def heldout_of(objective: Any, times: TimeSampler) -> Any:
+    """The objective of held-out losses that an objective declares; itself where it declares none."""
+    change = objective.spec.heldout if isinstance(objective, SpecifiedObjective) else None
+    return objective if change is None else change(times)
+
+
 class Player(NamedTuple):
-    """One who learns: a loss, the parameters it moves, and how often."""
+    """One player of an adversarial objective: a loss, the parameters that it trains, and how often."""
 
     name: str
     loss: Callable[[Batch, Rng], Loss]
     parameters: list[nn.Parameter]
-    every: int = 1  # moves at steps 0, every, 2 every, ...
+    every: int = 1  # is trained at steps 0, every, 2 every, ...
 
 
 @runtime_checkable
 class AdversarialObjective(Protocol):
-    """Several networks that learn in turn (critics, fake scores, discriminators)."""
+    """Several networks that are trained in turn (critics, fake scores, discriminators)."""
 
     def players(self, **networks: nn.Module) -> Sequence[Player]: ...

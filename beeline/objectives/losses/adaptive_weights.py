@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import field
+from dataclasses import field, replace
 from typing import Any
 
 import torch
@@ -13,29 +13,31 @@ from torch import Tensor, nn
 
 from beeline.core.declared import Declaring
 from beeline.core.errors import require
+from beeline.core.protocols.flows import TimeSampler
+from beeline.core.protocols.objectives import ObjectiveSpec, heldout_of
 from beeline.core.ranges import Count, NonNegative, dataclass
 from beeline.core.rng import Rng
 from beeline.core.types import Batch, Loss
-from beeline.objectives.matching import FlowMatching
+from beeline.objectives.matching import FlowMatching, ObjectiveWrapper
 from beeline.times.composed import Binned
 from beeline.times.samplers import Uniform
 
 
-class _Weighing:
-    """What both wrappers share: an objective inside, whose other settings they show, and a network of their own."""
+class _Weighing(ObjectiveWrapper):
+    """Base of learned weights over time: a wrapper with a network of its own, which the held-out loss leaves out."""
 
-    objective: Any
-    name: str
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("_") or name in {"objective"}:  # not there yet, while being copied
-            raise AttributeError(name)
-        return getattr(self.objective, name)  # path, coupling, prediction, drop
+    name: str  # of the network
 
     @property
-    def measured(self) -> Any:
-        """The objective that says how good a field is, without the weights that were learned."""
-        return getattr(self.objective, "measured", self.objective)
+    def spec(self) -> ObjectiveSpec:
+        return replace(super().spec, networks=self.networks)
+
+    def heldout(self, times: TimeSampler) -> Any:
+        return heldout_of(self.objective, times)
+
+    def networks(self) -> dict[str, nn.Module]:
+        """The network that is trained beside the field."""
+        raise NotImplementedError
 
     def _check(self) -> None:
         names = {f.name for f in dataclasses.fields(self.objective)} if dataclasses.is_dataclass(self.objective) else ()
@@ -54,7 +56,7 @@ class _Weighing:
 
     def _weighted(self, weight: Callable[[Tensor], Tensor]) -> Any:
         inner = self.objective.weight
-        return dataclasses.replace(self.objective, weight=lambda t: inner(t) * weight(t))
+        return replace(self.objective, weight=lambda t: inner(t) * weight(t))
 
 
 class TimeNet(nn.Module):
@@ -85,8 +87,8 @@ class Uncertain(_Weighing):
     Assumes an objective with a ``weight``.  The minimum over the field is unchanged.
     Source: Karras et al. 2024, EDM2 (arXiv 2312.02696); Kendall, Gal and Cipolla 2018 (arXiv 1705.07115).
 
-    >>> type(Uncertain().measured).__name__
-    'FlowMatching'
+    >>> list(Uncertain().spec.networks())
+    ['uncertainty']
     """
 
     objective: Any = field(default_factory=FlowMatching)
@@ -103,7 +105,7 @@ class Uncertain(_Weighing):
     def __call__(self, networks: Any, batch: Batch, rng: Rng) -> Loss:
         fields, own = self._split(networks)
         if own is None:  # measured alone
-            return self.measured(fields, batch, rng)  # type: ignore[no-any-return]
+            return self.objective(fields, batch, rng)  # type: ignore[no-any-return]
         loss = self._weighted(lambda t: torch.exp(-own(t)).to(t.dtype))(fields, batch, rng)
         u = own(loss.t).mean()
         return loss._replace(value=loss.value + u, terms=loss.terms | {"log_variance": u.detach()})
@@ -168,8 +170,8 @@ class Balanced(_Weighing):
     Assumes an objective with a ``weight``.  The minimum over the field is unchanged.
     Source: Hang et al. 2023 (arXiv 2303.09556) for the aim; running means instead of the signal-to-noise ratio.
 
-    >>> type(Balanced(bins=10).measured).__name__
-    'FlowMatching'
+    >>> list(Balanced(bins=10).spec.networks())
+    ['balance']
     """
 
     objective: Any = field(default_factory=FlowMatching)
@@ -192,7 +194,7 @@ class Balanced(_Weighing):
     def __call__(self, networks: Any, batch: Batch, rng: Rng) -> Loss:
         fields, own = self._split(networks)
         if own is None:
-            return self.measured(fields, batch, rng)  # type: ignore[no-any-return]
+            return self.objective(fields, batch, rng)  # type: ignore[no-any-return]
         loss: Loss = self._weighted(lambda t: own.weight(t, self.power))(fields, batch, rng)
         w = own.weight(loss.t, self.power)
         if loss.t.ndim > 1:  # frames: the loss of a datum counts for its mean time
@@ -210,8 +212,8 @@ class Importance(_Weighing):
     Assumes an objective with a ``weight`` that leaves the draw of times to this one.
     Source: Nichol and Dhariwal 2021 (arXiv 2102.09672), importance sampling by a history of losses.
 
-    >>> type(Importance(bins=10).measured).__name__
-    'FlowMatching'
+    >>> list(Importance(bins=10).spec.networks())
+    ['importance']
     """
 
     objective: Any = field(default_factory=FlowMatching)
@@ -240,9 +242,9 @@ class Importance(_Weighing):
     def __call__(self, networks: Any, batch: Batch, rng: Rng) -> Loss:
         fields, own = self._split(networks)
         if own is None:
-            return self.measured(fields, batch, rng)  # type: ignore[no-any-return]
+            return self.objective(fields, batch, rng)  # type: ignore[no-any-return]
         times = own.density(self.floor)
         drawn: Any = self._weighted(lambda t: (-times.log_prob(t)).exp())
-        loss: Loss = dataclasses.replace(drawn, times=times)(fields, batch, rng)
+        loss: Loss = replace(drawn, times=times)(fields, batch, rng)
         own.see(loss.t, (loss.per_sample * times.log_prob(loss.t).exp()) ** 2)
         return loss
