@@ -25,6 +25,8 @@ from beeline.core.files import read_plain
 from beeline.core.modes import AUTO, Device
 from beeline.core.protocols.objectives import spec_of
 from beeline.core.rng import Rng
+from beeline.data.modality import complete
+from beeline.data.translation import DatasetSource
 from beeline.evaluation.scores import compare, figure, span
 from beeline.objectives.matching import ObjectiveWrapper
 from beeline.runs.averaging import export_averages
@@ -113,8 +115,8 @@ def train(
     """Work a run with a progress bar, and write its report; says how to resume after Ctrl-C."""
     ready(out, run, resume)
     first = parallel is None or parallel.rank == 0
-    if first and not quiet and not resume and hasattr(getattr(run, "data", None), "show"):
-        print(run.data.show(), file=sys.stderr)  # what the columns of a table are taken for, before any work
+    if first and not quiet and not resume and run.data is not None and (text := complete(run.data).summary()):
+        print(text, file=sys.stderr)  # such as the inferred schema of a table, before any work
     again = shlex.join(["beeline", "train", str(out), "--resume"])
     with stoppable(again), progress(out.name, run.training.steps, quiet or not first) as log:
         both = log if track is None else several(log, track)
@@ -198,14 +200,14 @@ def sample(
 
 def starting(bundle: Bundle, file: Path) -> Any:
     """The data of a file, read as the source of the flow was."""
-    data = getattr(bundle.flow.source, "data", None)
+    source = bundle.flow.source
     require(
-        hasattr(data, "read") and hasattr(data, "path"),
-        f"--start {file} was given, but this flow starts from "
-        + ("noise" if data is None else f"{type(data).__name__}, which is no file")
-        + "; leave it out, or train from files with the recipe 'translation'",
+        isinstance(source, DatasetSource),
+        f"--input {file} was given, but this flow starts from noise; leave it out, or train from files with the recipe "
+        "'translation'",
     )
-    return dataclasses.replace(data, path=str(file)).read()[0]  # type: ignore[type-var, union-attr]
+    assert isinstance(source, DatasetSource)
+    return complete(source.data).read_file(str(file))
 
 
 def check_out(modality: Any, out: Path) -> None:
@@ -214,7 +216,7 @@ def check_out(modality: Any, out: Path) -> None:
     require(
         out.suffix in kinds or (out.suffix == "" and "" in kinds),
         f"--out {out} has the ending {out.suffix!r}, which {type(modality).__name__} cannot write; "
-        f"use one of {', '.join(k or 'a directory' for k in kinds)}",
+        + (f"use one of {', '.join(k or 'a directory' for k in kinds)}" if kinds else "it has no file format"),
     )
     require(not out.is_dir() or "" in kinds, f"--out {out} is a directory; name a file in it")
 

@@ -20,6 +20,7 @@ from beeline.core.protocols.flows import Solver
 from beeline.core.rng import Rng
 from beeline.core.types import Cond, map_cond
 from beeline.couplings.basic import Independent
+from beeline.data.translation import DatasetSource
 from beeline.evaluation.evaluate import Extras, evaluate
 from beeline.evaluation.heldout import HeldOut
 from beeline.evaluation.metrics import Energy, SlicedWasserstein
@@ -226,7 +227,7 @@ def look(
     shown = 400 if tuple(bundle.modality.shape) == (2,) else 20  # a cloud of points, or a grid
     x0 = bundle.start(range(shown))
     cond = every_label(bundle, shown)
-    if hasattr(bundle.flow.source, "modality"):  # data too, to be seen beside what becomes of them
+    if isinstance(bundle.flow.source, DatasetSource):  # data too, to be seen beside what becomes of them
         samples[0] = x0
     longest = 0.0  # what one count took
     for kind, sampler in samplers.items():

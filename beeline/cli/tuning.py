@@ -79,7 +79,7 @@ def tune(
 
 def conditions(bundle: Bundle, cond: Any, n: int, rng: Rng) -> Cond:
     """The condition asked for, or random labels where the model takes nothing but labels."""
-    wanted = getattr(bundle.modality, "conditions", {}) or {}
+    wanted = {} if bundle.modality is None else bundle.modality.conditions
     if cond is not None or not wanted:
         return bundle.condition(cond, n)
     require(

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
+
+from beeline.core.errors import require
 
 
 @dataclass(frozen=True)
@@ -152,9 +155,38 @@ def fields_of(part: Any) -> dict[str, Any]:
 
 
 def missing(part: object, protocol: type) -> list[str]:
-    """The members of a protocol that a part lacks."""
+    """The members of a protocol that a part lacks; its properties are not evaluated."""
     members = {*vars(protocol).get("__annotations__", {}), *dir(protocol)}
-    return sorted(name for name in members if not name.startswith("_") and not hasattr(part, name))
+    named = (name for name in members if not name.startswith("_") or name in {"__call__"})
+    return sorted(name for name in named if inspect.getattr_static(part, name, missing) is missing)
+
+
+def check_members(part: object, protocol: type, hint: str) -> None:
+    """Refuse a part that lacks members of a protocol: ValueError with their signatures and ``hint``.
+
+    >>> check_members(0.5, Callable, "give a function")
+    Traceback (most recent call last):
+        ...
+    beeline.core.errors.BeelineError: float has no __call__(*args, **kwds), which a Callable needs; give a function
+    """
+    lacking = [_signature(protocol, name) for name in missing(part, protocol)]
+    require(
+        not lacking,
+        f"{type(part).__name__} has no {', '.join(lacking)}, which a {protocol.__name__} needs; {hint}",
+    )
+
+
+def _signature(protocol: type, name: str) -> str:
+    """A member of a protocol as a reader would write it: a method with its arguments, or the name alone."""
+    member = inspect.getattr_static(protocol, name, None)
+    if not inspect.isfunction(member):
+        return name
+    found = inspect.signature(member)
+    arguments = list(found.parameters.values())[1:]
+    plain = found.replace(
+        parameters=[p.replace(annotation=p.empty) for p in arguments], return_annotation=inspect.Signature.empty
+    )
+    return f"{name}{plain}"
 
 
 def unwrapped(field: Any) -> Any:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from beeline.core.errors import BeelineError, require
-from beeline.data.modality import Array
+from beeline.data.labels import Array
 
 RATIO, FREE = 100, 2**30  # an archive larger than FREE bytes may be RATIO times the size of its file
 

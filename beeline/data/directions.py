@@ -10,11 +10,12 @@ from torch import Tensor
 from beeline.core.errors import require
 from beeline.core.ranges import dataclass
 from beeline.core.rng import Rng
+from beeline.data.modality import DataSetBase
 from beeline.data.points import Points, PointSet
 
 
 @dataclass(frozen=True)
-class Directions:
+class Directions(DataSetBase):
     """Unit vectors in space around a few directions: a mixture of von Mises-Fisher laws, drawn once.
 
     p(x) = 1/K sum_k c exp(kappa <m_k, x>),  c = kappa / (4 pi sinh kappa), on the sphere |x| = 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import json
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ from beeline.core.errors import BeelineError, extra, nearest, require
 from beeline.core.ranges import Count, Inside, dataclass
 from beeline.data.arrays import read_arrays
 from beeline.data.images import Image, Images
-from beeline.data.modality import Array, check_labels, divide, existing, refuse_unseen
+from beeline.data.labels import Array, check_labels, divide, existing, refuse_unseen
+from beeline.data.modality import DataSetBase
 from beeline.data.picture import pixels_of, square
 
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
@@ -24,7 +26,7 @@ TRAINING = ("train", "training")
 
 
 @dataclass(frozen=True)
-class Digits:
+class Digits(DataSetBase):
     """The 1,797 handwritten digits of scikit-learn, 8x8, in 17 levels of grey, with the digit as the label.
 
     pixel = round(255 k / 16), k = 0 .. 16 the stored value
@@ -52,7 +54,7 @@ class Digits:
 
 
 @dataclass(frozen=True)
-class ImageFile:
+class ImageFile(DataSetBase):
     """Pictures from a file or a folder, with labels where it has some.
 
     .npz with x_train, y_train, x_test, y_test, or with images, labels;  .npy of uint8 [N,H,W] or [N,H,W,C];
@@ -110,6 +112,9 @@ class ImageFile:
             f"{place} is no data that images can be read from; give a .npz, .npy or .parquet file, a picture, or a "
             "folder of pictures"
         )
+
+    def read_file(self, path: str) -> Images:
+        return replace(self, path=path).read()[0]
 
     def load(self) -> tuple[Images, Images]:
         """(training, held-out) images; every refusal names the file, and the row or the picture in it."""
@@ -205,8 +210,8 @@ class ImageFile:
             return train_set, None if rest is None else self._pictures(rest, train_set.names)
         return self._pictures(place), None
 
-    def show(self) -> str:
-        """What a folder holds, for people: pictures a class, and which files are passed over."""
+    def summary(self) -> str:
+        """Number of images in every class folder, and the files that are skipped; "" for a single file."""
         place = existing(self.path)
         if not place.is_dir():
             return ""

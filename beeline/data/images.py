@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from beeline.core.files import replacing
 from beeline.core.ranges import Whole, dataclass
 from beeline.core.rng import Rng
 from beeline.core.types import Batch, Cond
-from beeline.data.modality import (
+from beeline.data.labels import (
     Array,
     check_labels,
     class_indices,
@@ -28,6 +27,7 @@ from beeline.data.modality import (
     labels_of,
     numeric,
 )
+from beeline.data.modality import ModalityBase
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,7 +64,7 @@ class Images:
 
 
 @dataclass(frozen=True)
-class Image:
+class Image(ModalityBase):
     """Pictures as numbers in [-1, 1], channels first; equal levels of grey are intervals of equal width.
 
     x = 2 (k + u) / levels - 1,  k = 0 .. levels-1 the level,  u = 1/2, or ~ U(0, 1) when a key is given;
@@ -82,7 +82,6 @@ class Image:
     names: tuple[str, ...] = ()  # of the classes; empty when unknown
     levels: int = 256  # distinct values of a pixel, 2 to 256
     preview_type = "image/png"
-    continuous = True
     formats = (".png", ".npz", ".npy", "")  # what ``save`` writes; the last is a directory of single pictures
 
     def __post_init__(self) -> None:
@@ -176,10 +175,6 @@ class Image:
                 np.savez_compressed(out, images=raw.pixels, **labels)
             else:
                 out.write(self.preview(raw, most=len(raw)))
-
-    def metrics(self) -> Sequence[Any]:
-        """Names of metrics beyond those for numbers of any kind."""
-        return ()
 
     def _steps(self, raw: Images) -> Array:
         """The level of every pixel."""

@@ -1,192 +1,125 @@
-"""What every kind of data answers, and the labels that kinds of data share."""
+"""Defaults of modalities and of data sets, for everything that their protocols do not leave to each."""
 
 from __future__ import annotations
 
+import html
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-import numpy as np
-import torch
 from torch import Tensor
 
-from beeline.core.errors import BeelineError, nearest, require
+from beeline.core.declared import check_members, missing
+from beeline.core.errors import BeelineError, require
+from beeline.core.protocols.data import DataSet, Endpoints, FullDataSet, Modality
+from beeline.core.protocols.training import Microbatches
 from beeline.core.rng import Rng
-from beeline.core.types import Cond
-
-Array = np.ndarray[Any, np.dtype[Any]]
-
-
-def label_conditions(classes: int) -> dict[str, dict[str, int]]:
-    """The condition of labelled data in the plain form that networks take."""
-    return {"label": {"classes": classes}} if classes else {}
+from beeline.core.types import Batch, Cond
+from beeline.fields.flow import Flow
+from beeline.sampling.sampler import Sampler
 
 
-def label_condition(value: Any, n: int, classes: int, names: Sequence[str] = ()) -> Cond:
-    """A user's label as {"label": int64 [n]}; None is the null label, which is the number of classes.
+class ModalityBase:
+    """Defaults of the Modality protocol: no conditions, no files, an HTML preview of the data as text.
 
-    ``value`` is None, a label, a class name, ``n`` of them, or {"label": one of these}.
-
-    >>> label_condition({"label": "cat"}, 2, 2, ("cat", "dog"))
-    {'label': tensor([0, 0])}
+    A subclass gives ``shape``, ``fit``, ``encode`` and ``decode``.
     """
-    if isinstance(value, Mapping):
-        unknown = sorted(str(key) for key in value if key != "label")
-        known = ["label"] if classes else []
-        require(
-            not unknown,
-            f"these data have no condition {''.join(unknown[:1])!r}; {nearest(''.join(unknown[:1]), known)}",
-        )
-        value = value.get("label")
-    if not classes:
-        require(value is None, f"the condition {value!r} was given, but these data have no labels; leave it out")
+
+    continuous: ClassVar[bool] = True
+    preview_type: ClassVar[str] = "text/html"
+    formats: ClassVar[tuple[str, ...]] = ()
+
+    @property
+    def conditions(self) -> dict[str, dict[str, int]]:
+        return {}
+
+    @property
+    def offers(self) -> Mapping[str, Any]:
+        return {}
+
+    @property
+    def levels(self) -> int | None:
         return None
-    if value is None:
-        return {"label": torch.full((n,), classes)}
-    if isinstance(value, Tensor | np.ndarray):
-        value = value.tolist()
-    if isinstance(value, list | tuple):
+
+    def condition(self, value: Any, n: int) -> Cond:
         require(
-            len(value) == n,
-            f"{len(value)} labels were given for {n} samples; give one label for all, or one per sample",
+            value is None,
+            f"the condition {value!r} was given, but {type(self).__name__} has no conditions; leave it out",
         )
-        return {"label": torch.tensor([_label(v, classes, names) for v in value])}
-    return {"label": torch.full((n,), _label(value, classes, names))}
-
-
-def labels_of(value: Any, n: int, classes: int, names: Sequence[str]) -> Array | None:
-    """The labels [n] that a condition asks for, in the form of the data: values where labels are values."""
-    cond = label_condition(value, n, classes, names)
-    index = None if cond is None else cond["label"].numpy()  # type: ignore[index, call-overload, union-attr]
-    if index is None or bool((index == classes).any()):  # the null label says nothing
         return None
-    return np.array([int(names[k]) for k in index]) if names and numeric(names) else np.asarray(index)
 
+    def with_condition(self, raw: Any, value: Any) -> Any:
+        return raw
 
-def numeric(names: Sequence[str]) -> bool:
-    """Whether the names of classes are whole numbers: labels that are values."""
-    return all(name.lstrip("-").isdigit() for name in names)
+    def preview(self, raw: Any) -> bytes:
+        return f"<pre>{html.escape(str(raw)[:2000])}</pre>\n".encode()
 
-
-def check_labels(labels: Any, rows: int, classes: int | None, where: str, first: int = 0) -> Array:
-    """Labels as int64 [rows], or a refusal that names ``where`` they came from, and the row counted from ``first``."""
-    got = np.asarray(labels)
-    require(
-        got.shape == (rows,),
-        f"{where} has shape {got.shape} beside {rows} data; a label is one whole number per datum: give [{rows}]",
-    )
-    require(
-        got.dtype.kind in "iufb",
-        f"{where} holds {got.dtype}; labels are whole numbers from 0: number the classes",
-    )
-    bad = ~np.isfinite(got) | (got != np.floor(got)) if got.dtype.kind == "f" else np.zeros(rows, bool)
-    if bad.any():
-        row = int(bad.argmax())
+    def save(self, raw: Any, path: Path) -> None:
         raise BeelineError(
-            f"{where}, row {row + first}: the label is {got[row]}, which is not whole; "
-            "labels are whole numbers from 0: number the classes"
+            f"{path} cannot be written, because {type(self).__name__} has no file format; give it formats and save"
         )
-    whole = got.astype(np.int64)
-    bad = (whole < 0) | (whole >= classes) if classes is not None else whole < 0
-    if bad.any():
-        row = int(bad.argmax())
-        span = f"0 .. {classes - 1}" if classes is not None else "0 and above"
-        raise BeelineError(
-            f"{where}, row {row + first}: the label is {whole[row]}, outside its range; "
-            f"labels here are {span}: correct it, or number the classes from 0"
-        )
-    return whole
+
+    def metrics(self) -> Sequence[Any]:
+        return ()
+
+    def microbatches(self, raw: Any, rng: Rng) -> Microbatches | None:
+        return None
+
+    def finalize(self, flow: Flow, sampler: Sampler, x1: Tensor, rng: Rng) -> Flow:
+        return flow
 
 
-def classes_of(labels: Array | None, names: Sequence[str], known: int = 0) -> tuple[int, tuple[str, ...]]:
-    """(number of classes, their names) of labels.  Labels that are not 0 .. K-1 are values: each is a class.
+class DataSetBase:
+    """Defaults of the FullDataSet protocol: data in memory, one end of a flow, no other files.
 
-    >>> classes_of(np.array([1, 2, 9]), ())
-    (3, ('1', '2', '9'))
-    >>> classes_of(np.array([0, 1, 2]), ())
-    (3, ())
+    A subclass gives ``load`` and ``modality``.
     """
-    if labels is None:
-        return 0, ()
-    if names or known:
-        return max(len(names), known, int(labels.max()) + 1), tuple(names)
-    values = np.unique(labels)
-    plain = values[-1] == len(values) - 1
-    return len(values), () if plain else tuple(str(value) for value in values.tolist())
 
+    def summary(self) -> str:
+        return ""
 
-def class_indices(labels: Any, rows: int, own: Sequence[str], classes: int, names: Sequence[str]) -> Array:
-    """Labels as int64 [rows] in 0 .. classes-1: by the names of the model where the data name none (``own``)."""
-    got = check_labels(labels, rows, None if names and not own else classes, "labels")
-    if own or not names:
-        return got
-    if not numeric(names):
-        return check_labels(got, rows, classes, "labels")
-    values = np.array([int(name) for name in names])
-    refuse_unseen(got, values, "labels")
-    order = values.argsort()
-    return order[np.searchsorted(values, got, sorter=order)]
+    def microbatches(self, modality: Any, rng: Rng) -> Microbatches | None:
+        return None
 
+    def endpoints(self, batch: Batch, held: Batch, rng: Rng) -> Endpoints | None:
+        return None
 
-def refuse_unseen(labels: Array, known: Array, where: str) -> None:
-    """Refuse labels that the training part does not have, naming the row and the label."""
-    new = ~np.isin(labels, known)
-    if new.any():
-        row = int(new.argmax())
+    def read_file(self, path: str) -> Any:
         raise BeelineError(
-            f"{where}, row {row}: the label is {labels[row]}, which the training part does not have "
-            f"({', '.join(str(v) for v in np.unique(known)[:12].tolist())}); correct it, or leave the row out"
+            f"{path} was to be read as {type(self).__name__} reads its data, which do not come from a file; leave it "
+            "out, or train from files with the recipe 'translation'"
         )
 
 
-def divide(n: int, held_out: float, where: str) -> tuple[Array, Array]:
-    """Rows for training and rows held out: a fixed random choice that depends on ``n`` alone."""
-    require(
-        0 < held_out < 1,
-        f"held_out={held_out}; a share between 0 and 1 is kept back for measuring: 0.1 is usual",
-    )
-    require(n >= 2, f"{where} holds {n} datum; one part is learned from and one held out: give at least two data")
-    order = Rng(0).fork("held-out").permutation(n).numpy()
-    count = min(max(1, round(n * held_out)), n - 1)
-    return np.sort(order[count:]), np.sort(order[:count])
+@dataclass(frozen=True)
+class MinimalDataSet(DataSetBase):
+    """A data set that has only ``load`` and ``modality``, with the defaults of the other members."""
+
+    data: DataSet
+
+    def load(self) -> tuple[Any, Any]:
+        return self.data.load()
+
+    def modality(self) -> Modality:
+        return check_modality(self.data.modality())
 
 
-def existing(path: str) -> Path:
-    """The path, or a refusal that names the nearest neighbour."""
-    place = Path(path).expanduser()
-    if not place.exists():
-        folder = place.parent
-        names = sorted(p.name for p in folder.iterdir())[:50] if folder.is_dir() else []
-        about = nearest(place.name, names) if names else f"the folder {folder} does not exist or is empty"
-        raise BeelineError(f"{place} does not exist, so no data can be read from it; {about}")
-    require(
-        place.is_file() or place.is_dir(),
-        f"{place} is neither a file nor a directory but a pipe, socket or device; save the data as a file first",
-    )
-    return place
+def complete(data: Any) -> FullDataSet:
+    """The data set with every member of FullDataSet; ValueError names the members that it lacks."""
+    check_members(data, DataSet, "load and modality are all that a data set has to have")
+    lacking = missing(data, FullDataSet)
+    if not lacking:
+        found: FullDataSet = data
+        return found
+    if set(lacking) == set(missing(object(), FullDataSet)) - set(missing(object(), DataSet)):
+        return MinimalDataSet(data)
+    check_members(data, FullDataSet, "inherit beeline.data.modality.DataSetBase, which has defaults")
+    raise AssertionError("a member is missing, but none was named")
 
 
-def _label(value: Any, classes: int, names: Sequence[str]) -> int:
-    if isinstance(value, float | np.integer) and value % 1 == 0:
-        value = int(value)
-    if str(value) in names:  # labels that are values, such as 1 .. 10, are named by their value
-        return list(names).index(str(value))
-    require(
-        not (names and numeric(names)),
-        f"the label {value!r} is outside its range; labels here are {', '.join(names[:20])}: give one of them, or None "
-        "for no condition",
-    )
-    if isinstance(value, str):
-        require(
-            value.isascii() and value.strip().isdigit() and len(value) <= 18,
-            f"there is no class {value!r}; {nearest(value, names) if names else f'give a number 0 .. {classes - 1}'}",
-        )
-        value = int(value)
-    whole = isinstance(value, int | float | np.integer) and not isinstance(value, bool) and value % 1 == 0
-    require(
-        whole and 0 <= value < classes,
-        f"the label {value!r} is outside its range; labels here are 0 .. {classes - 1}"
-        + (f" ({', '.join(names)})" if names else "")
-        + ": give one of them, or None for no condition",
-    )
-    return int(value)
+def check_modality(modality: Any) -> Modality:
+    """The modality; ValueError names the members of the protocol that it lacks."""
+    check_members(modality, Modality, "inherit beeline.data.modality.ModalityBase, which has defaults for most of them")
+    found: Modality = modality
+    return found

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from beeline.core.errors import BeelineError, require
-from beeline.data.modality import Array
+from beeline.data.labels import Array
 
 DEEP = ("I;16", "I;16B", "I;16L", "I;16N", "I")  # modes of PIL with more than 8 bits a pixel, in whole numbers
 
@@ -19,7 +19,7 @@ def pixels_of(where: str, content: Any, background: str = "white") -> Array:
     The orientation that a camera wrote is applied.  Transparent pixels are blended on ``background``.  Pixels of 16
     bits are scaled to 8.  A picture of several frames is refused.
     """
-    from PIL import Image, ImageColor, ImageOps
+    from PIL import Image, ImageColor, ImageOps, ImageSequence
 
     require(
         isinstance(content, bytes) and content,
@@ -27,7 +27,8 @@ def pixels_of(where: str, content: Any, background: str = "white") -> Array:
     )
     try:
         with Image.open(io.BytesIO(content)) as opened:
-            frames = getattr(opened, "n_frames", 1)  # only formats that can hold several have it
+            frames = sum(1 for _ in ImageSequence.Iterator(opened))
+            opened.seek(0)
             picture = opened if frames > 1 else ImageOps.exif_transpose(opened)
             picture.load()
     # PIL's decoders raise whatever their parsers meet in damaged bytes

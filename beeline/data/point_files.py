@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import itertools
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,12 +16,13 @@ from beeline.core.ranges import Inside, dataclass
 from beeline.core.rng import Rng
 from beeline.data.arrays import read_arrays
 from beeline.data.distributions.law import Distribution
-from beeline.data.modality import Array, check_labels, divide, existing
+from beeline.data.labels import Array, check_labels, divide, existing
+from beeline.data.modality import DataSetBase
 from beeline.data.points import Points, PointSet, refuse_odd
 
 
 @dataclass(frozen=True)
-class PointFile:
+class PointFile(DataSetBase):
     """Points from a .npy file [N,D], or from a .csv file with one point per line.
 
     columns are named by the first line where it has no number, or the numbers 0 .. D-1 (as pandas writes an array),
@@ -71,6 +73,9 @@ class PointFile:
             labels, classes = _labels(cells[:, names.index(self.label)], lines, where)
         return PointSet(values, kept, labels, classes), None
 
+    def read_file(self, path: str) -> PointSet:
+        return replace(self, path=path).read()[0]
+
     def load(self) -> tuple[PointSet, PointSet]:
         """(training, held-out) points."""
         raw, place = self.read()[0], self.path
@@ -89,7 +94,7 @@ class PointFile:
 
 
 @dataclass(frozen=True)
-class DistributionData:
+class DistributionData(DataSetBase):
     """Points drawn from an exact law once, so that the data set is finite and the truth behind it known.
 
     x1 ~ law, n for training and ``kept`` held out, under the seed

@@ -18,7 +18,7 @@ from beeline.core.files import replacing
 from beeline.core.ranges import Whole, dataclass
 from beeline.core.rng import Rng
 from beeline.core.types import Batch, Cond
-from beeline.data.modality import (
+from beeline.data.labels import (
     Array,
     check_labels,
     class_indices,
@@ -28,6 +28,7 @@ from beeline.data.modality import (
     labels_of,
     numeric,
 )
+from beeline.data.modality import ModalityBase
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,7 +70,7 @@ class PointSet:
 
 
 @dataclass(frozen=True)
-class Points:
+class Points(ModalityBase):
     """Points with every column brought to mean 0 and standard deviation 1.
 
     x = (value - mean) / std, by column;  value = mean + std x
@@ -89,12 +90,12 @@ class Points:
     names: tuple[str, ...] = ()  # of the classes; empty when unknown
     standardise: bool = True  # False leaves the numbers as they are: mean 0, std 1
     preview_type = "image/png"
-    continuous = True
     formats = (".csv", ".npy", ".png")  # what ``save`` writes
 
     def __post_init__(self) -> None:
-        for name in ("columns", "mean", "std", "names"):
-            object.__setattr__(self, name, tuple(getattr(self, name)))
+        kept = {"columns": self.columns, "mean": self.mean, "std": self.std, "names": self.names}
+        for name, values in kept.items():
+            object.__setattr__(self, name, tuple(values))
         require(
             len(self.mean) == len(self.std) == len(self.columns) and all(s > 0 for s in self.std),
             f"Points got {len(self.columns)} columns, {len(self.mean)} means and {len(self.std)} deviations (above 0), "
@@ -199,10 +200,6 @@ class Points:
                 text.detach()
             else:
                 out.write(self.preview(raw))
-
-    def metrics(self) -> Sequence[Any]:
-        """Names of metrics beyond those for numbers of any kind."""
-        return ()
 
 
 def refuse_odd(values: Array, where: str, columns: Sequence[str], first: int = 0) -> None:

@@ -8,12 +8,13 @@ from torch import Tensor
 from beeline.core.errors import BeelineError, require
 from beeline.core.ranges import Inside, NonNegative, dataclass
 from beeline.core.rng import Rng
-from beeline.data.modality import divide, existing
+from beeline.data.labels import divide, existing
+from beeline.data.modality import DataSetBase
 from beeline.data.sequences import Sequences
 
 
 @dataclass(frozen=True)
-class SequenceFile:
+class SequenceFile(DataSetBase):
     """Sequences from a text file, one a line, all of one length; every character is a symbol.
 
     a datum = a line;  ``held_out`` of the lines are kept back, by chance
@@ -60,7 +61,7 @@ class SequenceFile:
 
 
 @dataclass(frozen=True)
-class MarkovChain:
+class MarkovChain(DataSetBase):
     """Sequences of a Markov chain drawn by chance, whose statistics are known exactly.
 
     first symbol even, then P(k -> l) = softmax_l(sharpness g_kl),  g standard normal under the seed

@@ -16,10 +16,12 @@ from beeline.core.files import write_text
 from beeline.core.ranges import Whole, dataclass
 from beeline.core.rng import Rng
 from beeline.core.types import Batch, Cond
+from beeline.data.metric import MetricBase
+from beeline.data.modality import ModalityBase
 
 
 @dataclass(frozen=True)
-class Sequences:
+class Sequences(ModalityBase):
     """Texts of one length over an alphabet, every character one-hot.
 
     x[i, k] = 1 if character i is symbol k, else 0;  back: the symbol with the largest entry
@@ -77,9 +79,6 @@ class Sequences:
         require(value is None, f"the condition {value!r} was given, but sequences have no labels here; leave it out")
         return None
 
-    def with_condition(self, raw: Sequence[str], value: Any) -> Sequence[str]:
-        return raw
-
     def preview(self, raw: Sequence[str], most: int = 64) -> bytes:
         """An HTML list of the first texts, in letters of one width."""
         lines = "\n".join(html.escape(text) for text in raw[:most])
@@ -112,7 +111,7 @@ class Sequences:
 
 
 @dataclass(frozen=True)
-class Grams:
+class Grams(MetricBase):
     """How far apart the laws of runs of ``size`` neighbouring symbols are, over all places of a sequence.
 
     H((p + q) / 2) - (H(p) + H(q)) / 2,  p and q the frequencies, in nats: 0 for equal laws, ln 2 for disjoint ones

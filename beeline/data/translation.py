@@ -10,10 +10,12 @@ import torch
 from torch import Tensor
 
 from beeline.core.errors import BeelineError, require
-from beeline.core.protocols.training import DataSet, Microbatches, Modality
+from beeline.core.protocols.data import DataSet, Modality
+from beeline.core.protocols.training import Microbatches
 from beeline.core.ranges import dataclass
 from beeline.core.rng import Rng
 from beeline.core.types import Batch, take
+from beeline.data.modality import DataSetBase
 from beeline.fields.flow import Flow
 from beeline.training.feed.microbatches import InMemory
 
@@ -56,7 +58,7 @@ class DatasetSource:
 
 
 @dataclass(frozen=True)
-class PairedDataset:
+class PairedDataset(DataSetBase):
     """Two data sets, of which one flows into the other.
 
     x0 ~ source, x1 ~ target;  row i of the one belongs to row i of the other where they are ``aligned``
@@ -82,7 +84,7 @@ class PairedDataset:
         """(training, held-out) data of the target."""
         return self.target.load()
 
-    def ends(self, batch: Batch, held: Batch, rng: Rng) -> Endpoints:
+    def endpoints(self, batch: Batch, held: Batch, rng: Rng) -> Pairs:
         """The encoded target with the source beside it; an error where they do not fit together."""
         raw, _ = self.source.load()
         modality = self.source.modality().fit(raw)
@@ -91,7 +93,7 @@ class PairedDataset:
         same_shape(tuple(x0.shape[1:]), tuple(batch.x1.shape[1:]))
         if not self.aligned:
             joined = Joined(InMemory(batch, rng.fork("target")), InMemory(Batch(x0), rng.fork("source")))
-            return Endpoints(source, beside(batch, x0), beside(held, x0_held), joined)
+            return Pairs(source, beside(batch, x0), beside(held, x0_held), joined)
         for name, mine, theirs in (("training", x0, batch.x1), ("held-out", x0_held, held.x1)):
             require(
                 len(mine) == len(theirs),
@@ -99,10 +101,10 @@ class PairedDataset:
                 "numbers: give every datum its partner, or say aligned=False",
             )
         pairs = replace(batch, x0=x0)
-        return Endpoints(source, pairs, replace(held, x0=x0_held), InMemory(pairs, rng))
+        return Pairs(source, pairs, replace(held, x0=x0_held), InMemory(pairs, rng))
 
 
-class Endpoints(NamedTuple):
+class Pairs(NamedTuple):
     """Two data sets as a flow takes them."""
 
     source: DatasetSource

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import warnings
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -14,13 +14,20 @@ from beeline.data.tables.schema import Identifier
 from beeline.data.tables.table import Table
 
 
+@runtime_checkable
+class _Array(Protocol):
+    """What numpy takes as an array."""
+
+    def __array__(self) -> Any: ...
+
+
 def frame_of(X: Any) -> Any:
     """A data frame, or an array of rows as one."""
     pd = pandas()
     if isinstance(X, pd.DataFrame):
         return X
     require(
-        hasattr(X, "__array__") and np.ndim(X) == 2,
+        isinstance(X, _Array) and np.ndim(X) == 2,
         f"got {type(X).__name__} in place of a table; give a pandas DataFrame, an array of rows, or the path of a file",
     )
     return pd.DataFrame(np.asarray(X), columns=[f"x{i}" for i in range(np.shape(X)[1])])

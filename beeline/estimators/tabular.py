@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,12 +25,13 @@ from beeline.data.tables.table import Table
 from beeline.data.tables.writing import save_parts
 from beeline.density.likelihood import Exact, Hutchinson
 from beeline.distillation.students import OneStep
+from beeline.estimators.imputation import fill
 from beeline.estimators.row_input import frame_of, say, seed_of, tell_lost
 from beeline.estimators.tabular_density import counterfactual, log_prob
 from beeline.evaluation.heldout import HeldOut
 from beeline.fields.flow import Flow, Network
 from beeline.networks.tabular import TabularMLP, TabularTransformer
-from beeline.objectives.tables import BLOCK, RowMatching, calibrate_marginals
+from beeline.objectives.tables import BLOCK, RowMatching
 from beeline.runs.bundle import Bundle, load
 from beeline.sampling.sampler import Sampler
 from beeline.sampling.spread import parallel_map
@@ -42,7 +44,6 @@ from beeline.training.optim.learning_rate import WarmupConstantCooldown
 
 PORTIONS = ((10_000, (4000, 1024)), (2_000, (3000, 512)), (0, (1500, 256)))  # least rows: steps, rows a step
 LARGE = 2_000_000  # a Parquet file with more rows is learned a row group at a time
-AGAIN = 20  # draws of a cell that stays empty
 COUNTED = 100_000  # rows that are counted for the shares of states
 
 
@@ -98,7 +99,7 @@ class TabularFlow(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         table = Table(schema=dict(self.schema or {}), dialect=written).fit(raw)
         tell_lost(table)
         if self.verbose:
-            print(table.show())
+            print(table.summary())
         train, held = parted(raw, corrected, share, "the table")
         backbone = self._network(table, rng)
         objective = RowMatching(known=self.known)
@@ -123,7 +124,7 @@ class TabularFlow(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         self.sampler_ = Sampler(self.evaluations, solver=AdamsBashforth(2))
         some = train if len(train) <= COUNTED else train.sample(COUNTED, random_state=self.seed_ % 2**32)
         rows = table.encode(some, rng.fork("margins")).x1
-        self.flow_ = calibrate_marginals(Flow(made, objective.path), self.sampler_, rows, rng.fork("settle"))
+        self.flow_ = table.finalize(Flow(made, objective.path), self.sampler_, rows, rng.fork("settle"))
         self.feature_names_in_ = np.array(table.columns.names, dtype=object)
         self.n_features_in_ = len(self.feature_names_in_)
         return self
@@ -143,11 +144,12 @@ class TabularFlow(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         return TableFile(str(X), exclude=tuple(self.exclude), corrections=dict(self.schema or {}), **(self.csv or {}))
 
     def _network(self, table: Table, rng: Rng) -> Any:
+        given = {"width": self.width, "depth": self.depth, "dropout": self.dropout}
         more: dict[str, Any] = {
             "half": self.half,
             "conditions": table.conditions if self.known else {},
             "shape": table.shape,
-            **{name: getattr(self, name) for name in ("width", "depth", "dropout") if getattr(self, name) is not None},
+            **{name: value for name, value in given.items() if value is not None},
             **table.offers,
         }
         with rng.fork("network").ambient():
@@ -176,7 +178,8 @@ class TabularFlow(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         student.field.requires_grad_(False)
         other = type(self)(**self.get_params())
         other.__dict__.update({k: v for k, v in self.__dict__.items() if k.endswith("_")})
-        other.flow_, other.sampler_ = calibrate_marginals(student, sampler, rows.x1, rng.fork("settle")), sampler
+        other.flow_ = self.table_.finalize(student, sampler, rows.x1, rng.fork("settle"))
+        other.sampler_ = sampler
         return other
 
     # --------------------------------------------------------------------------------------------------------- drawing
@@ -234,51 +237,24 @@ class TabularFlow(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         return torch.where(given["mask"].repeat_interleave(wide, 1) > 0, given["known"], x1)
 
     def impute(self, X: Any, *, draws: int = 1, random_state: int | None = None) -> Any:
-        """The rows with empty cells filled from their law given the other cells; a list of frames for several draws.
+        """The rows with empty cells sampled from their distribution given the other cells.
 
-        A cell that may be empty is filled all the same: draws that leave it empty are drawn again, and at last get
-        the likeliest of the other values.
+        A list of ``draws`` data frames where ``draws`` is more than one.  Every cell is filled, also in columns that
+        may be empty.
         """
-        require(draws >= 1, f"draws={draws!r}; imputation draws at least once")
+        require(draws >= 1, f"draws={draws!r}, but it is a number of samples; give 1 or more")
         given = frame_of(X)
         frame = named(given).reset_index(drop=True)
         rng = self._rng(random_state)
-        made = [self._filled(frame, rng.fork("impute", k)) for k in range(draws)]
+
+        def draw(part: Any, attempt: int, keyed: Rng) -> Tensor:
+            cond = self._condition(part, len(part), keyed.fork("condition", attempt))
+            return self._draw(len(part), cond, keyed.fork("draw", attempt), None)
+
+        keys = [rng.fork("impute", k) for k in range(draws)]
+        made = [fill(self.table_, frame, functools.partial(draw, keyed=key)) for key in keys]
         made = [rows.set_axis(given.columns, axis=1) for rows in made]
         return made[0] if draws == 1 else made
-
-    def _filled(self, frame: Any, rng: Rng) -> Any:
-        for name in frame.columns:
-            self.table_.columns[str(name)]  # refuses a column that the table has not
-        marked = [c for c in self.table_.columns.columns if c.na_token is not None and c.name in frame.columns]
-        marks = {c.name: c.na_token for c in marked}
-        gaps = frame.isna()
-        for name, mark in marks.items():
-            gaps[name] |= frame[name] == mark
-        made, todo = frame.copy(), gaps.any(axis=1).to_numpy().nonzero()[0]
-        for again in range(AGAIN):
-            if not len(todo):
-                break
-            part = frame.iloc[todo].reset_index(drop=True).where(~gaps.iloc[todo].reset_index(drop=True))
-            cond = self._condition(part, len(part), rng.fork("condition", again))
-            x1 = self._draw(len(part), cond, rng.fork("draw", again), None)
-            drawn = self.table_.decode(x1, full=again == AGAIN - 1)
-            left = np.zeros(len(todo), dtype=bool)
-            for name in frame.columns:
-                gap = gaps[name].to_numpy()[todo]
-                if gap.any():
-                    new = drawn[name]
-                    made[name] = made[name].astype(object)
-                    made.iloc[todo[gap], made.columns.get_loc(name)] = new[gap].astype(object).to_numpy()
-                    empty = new.isna() | ((new == marks[name]) if name in marks else False)
-                    left |= gap & empty.to_numpy(dtype=bool)
-            todo = todo[left]
-        like = named(self.table_.decode(torch.zeros(1, *self.table_.shape))).dtypes
-        for name in frame.columns:  # whole numbers had become broken ones where cells were empty
-            if not made[name].isna().any() and self.table_.columns[name].dtype not in ("", "object"):
-                made[name] = made[name].infer_objects().astype(like[name])
-        made.index = frame.index
-        return made
 
     def transform(self, X: Any) -> Any:
         """The rows with empty cells filled: ``impute`` under the name that a pipeline calls."""
@@ -376,7 +352,7 @@ class TabularFlow(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     # ------------------------------------------------------------------------------------------------------------ help
 
     def _fitted(self) -> Flow:
-        require(hasattr(self, "flow_"), "this TabularFlow was not fitted; call fit(frame), or TabularFlow.load(...)")
+        require("flow_" in vars(self), "this TabularFlow was not fitted; call fit(frame), or TabularFlow.load(...)")
         found: Flow = self.flow_
         return found
 

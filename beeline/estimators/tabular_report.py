@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from beeline.core.errors import extra
-from beeline.core.protocols.training import TableMetric
+from beeline.core.protocols.data import TableMetric
 from beeline.core.rng import Rng
 from beeline.data.tables.metrics.pairs import columns_of, correlation, levels_of
 from beeline.data.tables.metrics.privacy import ClosestRecord
@@ -74,7 +74,7 @@ def report(
         f"<h2>Correlations of numbers</h2>{picture(correlations(table.columns, real, made))}",
         f"<h2>Pairs that are furthest off</h2>{worst_pairs(table.columns, real, made)}",
         f"<h2>First made rows</h2>{table.preview(made).decode()}",
-        f"<h2>Schema</h2><pre>{html.escape(table.show())}</pre>",
+        f"<h2>Schema</h2><pre>{html.escape(table.summary())}</pre>",
     ]
     style = (
         "body{font:15px/1.5 sans-serif;max-width:72em;margin:2em auto;padding:0 1em;color:#222}"

@@ -17,14 +17,16 @@ import torch
 from torch import Tensor, nn
 
 from beeline.config import build as config
+from beeline.core.declared import traits_of
 from beeline.core.errors import BeelineError, require
 from beeline.core.modes import AUTO, Device, device_of, moved, place_for
 from beeline.core.rng import Rng
 from beeline.core.types import Batch, Cond, leaves, map_cond, take
+from beeline.data.metric import complete_metric
 from beeline.density.likelihood import bits_per_dimension
 from beeline.evaluation.features import Identity, SmallClassifier, digest
 from beeline.evaluation.heldout import HeldOut, HeldOutLoss
-from beeline.evaluation.metrics import Compared, Energy, Frechet, Kernel, LabelAgreement, SlicedWasserstein, sound
+from beeline.evaluation.metrics import Energy, FeatureMetric, Frechet, Kernel, LabelAgreement, SlicedWasserstein, sound
 from beeline.evaluation.scores import Cost, Report, Score, average, measure
 from beeline.evaluation.trajectory import Likelihood, counted, draw, straightness
 from beeline.fields.flow import Flow
@@ -99,7 +101,7 @@ def evaluate(
     reference_hash = digest({"x": held.x1, **{f"cond.{key}": leaf for key, leaf in leaves(held.cond)}})
     sound(held.x1, source.x1)
     chosen = tuple(metrics) or usual(flow, modality, held, n)
-    fitted = [m.fit(source.x1, source.cond, cache=cache) if hasattr(m, "fit") else m for m in chosen]
+    fitted = [complete_metric(m).fit(source.x1, source.cond, cache=cache) for m in chosen]
     for metric in fitted:
         _possible(metric, held, n)
 
@@ -176,8 +178,8 @@ def usual(flow: Flow, modality: Any, real: Batch, n: int) -> tuple[Any, ...]:
 
 def takes_conditions(flow: Flow) -> bool:
     """Whether a flow's network takes a condition; True where it does not say."""
-    describe = getattr(getattr(flow.field, "backbone", None), "describe", None)
-    return describe is None or bool(describe().get("conditions", True))
+    nulls = traits_of(flow.field).nulls  # by condition
+    return nulls is None or len(nulls) > 0
 
 
 def encoded(real: Any, modality: Any, rng: Rng) -> Batch:
@@ -280,7 +282,7 @@ def bits(flow: Flow, modality: Any, real: Batch, likelihood: Likelihood, rng: Rn
     part = take(real, rows)
     where = device_of(flow) or part.x1.device
     x = part.x1
-    levels = getattr(modality, "levels", None)
+    levels = None if modality is None else modality.levels
     if levels is not None:
         x = modality.encode(modality.decode(x), rng.fork("dequantise")).x1
     log_p = likelihood(flow, x.to(where, precision(flow.field)), rng.fork("probes"), part.cond)
@@ -321,7 +323,7 @@ def versions() -> dict[str, str]:
 
 def _possible(metric: Any, real: Batch, n: int) -> None:
     """Refuse before drawing what could not be measured afterwards."""
-    if not isinstance(metric, Compared):
+    if not isinstance(metric, FeatureMetric):
         return
     least = metric.least(metric.view(real.x1[:1]).shape[1])
     require(

@@ -12,27 +12,31 @@ import torch
 from torch import Tensor
 
 from beeline.core.errors import require
-from beeline.core.protocols.training import Better, Features
+from beeline.core.protocols.data import Better, Features, LabelFeatures
 from beeline.core.ranges import Range, dataclass
 from beeline.core.rng import Rng
 from beeline.core.types import Cond
+from beeline.data.metric import MetricBase
 from beeline.evaluation.features import Identity, SmallClassifier, labels_of
 
-M = TypeVar("M", bound="Compared")
+M = TypeVar("M", bound="FeatureMetric")
 
 
 @dataclass(frozen=True)
-class Compared:
-    """What the metrics here share: both samples are seen in a feature space, once, and compared there.
+class FeatureMetric(MetricBase):
+    """Base of metrics that compare the features of both samples.
 
-    A subclass gives ``compare`` on features [N,d] and [M,d] in float64, so that floors and intervals, which compare
-    many parts of the same samples, need no second look at the data.
+    A subclass gives ``compare`` on features [N,d] and [M,d] in float64.  Features are computed once, and shared by
+    baselines and intervals, which compare many parts of the same samples.
     """
 
     features: Features = field(default_factory=Identity)  # a feature space; data space unless another is given
     name: ClassVar[str] = ""
     better: ClassVar[Better] = "lower"
-    conditional: ClassVar[bool] = False
+
+    @property
+    def evaluator(self) -> tuple[str, str]:
+        return self.features.name, self.features.hash
 
     def fit(self: M, x: Tensor, cond: Cond = None, *, cache: str | os.PathLike[str] | None = None) -> M:
         """The same metric with a feature space that has learned from the reference set."""
@@ -56,7 +60,7 @@ class Compared:
 
 
 @dataclass(frozen=True)
-class Frechet(Compared):
+class Frechet(FeatureMetric):
     """Distance between two normal laws with the moments of the two samples, in a feature space.
 
     |m1 - m2|^2 + tr(S1 + S2 - 2 sqrt(S1 S2)),  tr sqrt(S1 S2) = sum sqrt eig(sqrt(S1) S2 sqrt(S1))
@@ -80,7 +84,7 @@ class Frechet(Compared):
 
 
 @dataclass(frozen=True)
-class Kernel(Compared):
+class Kernel(FeatureMetric):
     """Squared maximum mean discrepancy with a cubic polynomial kernel: the kernel distance (KID), unbiased at any n.
 
     mean k(x,x') + mean k(y,y') - 2 mean k(x,y) over different pairs,  k(x,y) = (x.y / d + 1)^3
@@ -108,7 +112,7 @@ class Kernel(Compared):
 
 
 @dataclass(frozen=True)
-class SlicedWasserstein(Compared):
+class SlicedWasserstein(FeatureMetric):
     """Optimal transport along random directions, where it is a matter of sorting.
 
     (mean over directions of W_p(<u, x>, <u, y>)^p)^(1/p), each exact for samples of any two sizes
@@ -142,7 +146,7 @@ class SlicedWasserstein(Compared):
 
 
 @dataclass(frozen=True)
-class Energy(Compared):
+class Energy(FeatureMetric):
     """Energy distance: how much farther apart the two samples are than each is within itself; zero only for equal laws.
 
     2 E|x - y| - E|x - x'| - E|y - y'| over different pairs
@@ -167,7 +171,7 @@ class Energy(Compared):
 
 
 @dataclass(frozen=True)
-class LabelAgreement(Compared):
+class LabelAgreement(FeatureMetric):
     """Share of made samples to which a classifier gives the label that was asked for.
 
     mean [classify(y) = label]
@@ -187,16 +191,17 @@ class LabelAgreement(Compared):
     name: ClassVar[str] = "label agreement"
     better: ClassVar[Better] = "higher"
     conditional: ClassVar[bool] = True
+    resampled: ClassVar[bool] = False
 
     def view(self, x: Tensor) -> Tensor:
-        classify: Callable[[Tensor], Tensor] | None = getattr(self.features, "classify", None)
+        features = self.features
         require(
-            classify is not None,
-            f"LabelAgreement was given {type(self.features).__name__}, which has no classify(x); it asks a classifier "
-            "for labels: give SmallClassifier() or Module(net, name) of a network that puts out logits",
+            isinstance(features, LabelFeatures),
+            f"LabelAgreement was given {type(features).__name__}, which has no classify(x), so it gives no labels; "
+            "give SmallClassifier() or Module(net, name) with a network that returns logits",
         )
-        assert classify is not None
-        return classify(x)[:, None].double()
+        assert isinstance(features, LabelFeatures)
+        return features.classify(x)[:, None].double()
 
     def least(self, size: int) -> int:
         return 1
@@ -294,7 +299,7 @@ def sound(real: Tensor, made: Tensor) -> None:
         )
 
 
-def enough(metric: Compared, real: Tensor, made: Tensor) -> None:
+def enough(metric: FeatureMetric, real: Tensor, made: Tensor) -> None:
     """Refuse fewer samples than the metric needs."""
     least, n = metric.least(real.shape[1]), min(len(real), len(made))
     require(

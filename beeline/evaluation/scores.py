@@ -6,16 +6,17 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from dataclasses import field as default
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from beeline.core.errors import require
-from beeline.core.protocols.training import Better
+from beeline.core.protocols.data import Better, FullMetric
 from beeline.core.rng import Rng
 from beeline.core.types import Cond
-from beeline.evaluation.metrics import Compared, enough, sound
+from beeline.data.metric import complete_metric
+from beeline.evaluation.metrics import FeatureMetric, enough, sound
 from beeline.evaluation.trajectory import rows_of
 
 
@@ -132,8 +133,9 @@ def compare(reports: Mapping[str, Report]) -> list[dict[str, Any]]:
         }
         for s in report.scores:
             other, known = first.setdefault(s.name, (name, s))
+            known_values = asdict(known)
             for what in ("evaluator", "evaluator_hash", "reference_hash", "n_made", "n_real"):
-                a, b = getattr(known, what), getattr(s, what)
+                a, b = known_values[what], asdict(s)[what]
                 require(
                     a == b,
                     f"{s.name} of {other} and of {name} differ in {what.replace('_', ' ')} ({_short(a)} and "
@@ -174,10 +176,12 @@ def measure(
     samples = (real, made, *([others] if more and others is not None and splits else []))
     seen: dict[str, tuple[Tensor, ...]] = {}  # feature space -> all samples, so that metrics share the look
     scores = []
-    for metric in metrics:
-        key = f"{type(metric).view.__qualname__}:{metric.features.hash}" if isinstance(metric, Compared) else "data"
+    for metric in map(complete_metric, metrics):
+        key = (
+            f"{type(metric).view.__qualname__}:{metric.features.hash}" if isinstance(metric, FeatureMetric) else "data"
+        )
         if key not in seen:
-            seen[key] = tuple(map(metric.view, samples)) if isinstance(metric, Compared) else samples
+            seen[key] = tuple(map(metric.view, samples)) if isinstance(metric, FeatureMetric) else samples
         scores.append(
             _score(metric, seen[key], rng.fork(metric.name), real_cond, cond, reference_hash, replicates, splits)
         )
@@ -185,7 +189,7 @@ def measure(
 
 
 def _score(
-    metric: Any,
+    metric: FullMetric,
     samples: tuple[Tensor, ...],
     rng: Rng,
     real_cond: Cond,
@@ -194,22 +198,22 @@ def _score(
     replicates: int,
     splits: int,
 ) -> Score:
-    conditional = getattr(metric, "conditional", False)
+    conditional, call = metric.conditional, cast(Any, metric)  # a conditional metric takes ``cond`` as well
     real, made, *others = samples
 
     def value(real: Tensor, made: Tensor, asked: Cond) -> float:
-        if isinstance(metric, Compared):
+        if isinstance(metric, FeatureMetric):
             return metric.compare(real, made, rng.fork("value"), asked)
         more = {"cond": asked} if conditional else {}
-        return float(metric(real, made, rng.fork("value"), **more))
+        return float(call(real, made, rng.fork("value"), **more))
 
     least = 1
-    if isinstance(metric, Compared):
+    if isinstance(metric, FeatureMetric):
         enough(metric, real, made)
         least = metric.least(real.shape[1])
     total = value(real, made, cond)
     interval = None
-    if hasattr(metric, "interval"):
+    if not metric.resampled:
         interval = metric.interval(total, len(made))
     elif replicates:
         interval = halves(value, total, real, made, cond, least, replicates, rng.fork("interval"))
@@ -218,7 +222,7 @@ def _score(
         floor, n_floor = against_others(value, real, others[0], len(made), splits, rng.fork("floor")), len(made)
     elif splits and (not conditional or real_cond is not None):
         floor, n_floor = real_against_real(value, real, real_cond, len(made), least, splits, rng.fork("floor"))
-    features = getattr(metric, "features", None)
+    evaluator, evaluator_hash = metric.evaluator
     return Score(
         metric.name,
         total,
@@ -227,8 +231,8 @@ def _score(
         metric.better,
         len(made),
         len(real),
-        evaluator=features.name if features is not None else type(metric).__name__,
-        evaluator_hash=features.hash if features is not None else "own",
+        evaluator=evaluator,
+        evaluator_hash=evaluator_hash,
         reference_hash=reference_hash,
         n_floor=n_floor,
     )

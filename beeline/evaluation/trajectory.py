@@ -18,7 +18,7 @@ from beeline.core.rng import Rng
 from beeline.core.types import Cond, Dynamics, expand_time, leaves, map_cond
 from beeline.density.likelihood import Exact, Hutchinson, log_prob
 from beeline.fields.flow import Flow
-from beeline.sampling.guidance.guide import guidance_for_flow
+from beeline.sampling.guidance.guide import Guide, Weak, guidance_for_flow
 from beeline.sampling.sampler import Sampler
 from beeline.solvers.process import process_of, velocity_on
 from beeline.solvers.runge_kutta import HEUN
@@ -150,9 +150,9 @@ def counted(flow: Flow, sampler: Sampler) -> Iterator[tuple[Flow, Sampler, Count
     Modules are counted by a hook, so that guidance which looks inside a network still finds it; functions are wrapped.
     """
     counter = Counter()
-    guidance: Any = sampler.guidance
-    reference: Any = getattr(guidance, "reference", None)
-    weak = getattr(reference, "field", None)
+    guidance = sampler.guidance
+    reference = guidance.reference if isinstance(guidance, Guide) else None
+    weak = reference.field if isinstance(reference, Weak) else None
     hooks = [
         net.register_forward_pre_hook(
             lambda _, args, kwargs: counter.add(args[0] if args else kwargs["x"]), with_kwargs=True
@@ -161,9 +161,8 @@ def counted(flow: Flow, sampler: Sampler) -> Iterator[tuple[Flow, Sampler, Count
     ]
     if not isinstance(flow.field, nn.Module):
         flow = replace(flow, field=_wrapped(flow.field, counter))
-    if weak is not None and not isinstance(weak, nn.Module):
-        reference = replace(reference, field=_wrapped(weak, counter))
-        sampler = replace(sampler, guidance=replace(guidance, reference=reference))
+    if isinstance(guidance, Guide) and weak is not None and not isinstance(weak, nn.Module):
+        sampler = replace(sampler, guidance=replace(guidance, reference=Weak(_wrapped(weak, counter))))
     try:
         yield flow, sampler, counter
     finally:

@@ -8,6 +8,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 from beeline.config import build as config
+from beeline.data.modality import check_modality
+from beeline.data.translation import DatasetSource
 from beeline.runs import manifest
 from beeline.fields.flow import Flow
 from beeline.core.modes import AUTO, Device, device_of, moved, resolve_device
@@ -40,6 +42,8 @@ class Bundle:
     weights: str = ""  # SHA-256 of the weights on disk; empty before they are saved
 
     def __post_init__(self) -> None:
+        if self.modality is not None:
+            check_modality(self.modality)
         if self.flow.null is None and self.null is not None:
             object.__setattr__(self, "flow", replace(self.flow, null=self.null))
         object.__setattr__(self, "null", self.flow.null)
@@ -81,13 +85,14 @@ class Bundle:
         batch_size: int | None = None,
     ) -> Any:
         """Carry data of the source (in their own form, as its data set reads them) to the target, row by row."""
-        source: Any = getattr(self.flow.source, "modality", None)
+        source = self.flow.source
         require(
-            source is not None and self.modality is not None,
+            isinstance(source, DatasetSource) and self.modality is not None,
             "this flow starts from noise, so there is nothing to carry over; train one between two data sets, for "
             "example the recipe 'transfer', or edit data with inversion",
         )
-        x0 = source.encode(raw).x1
+        assert isinstance(source, DatasetSource)
+        x0 = source.modality.encode(raw).x1
         how = (sampler or self.sampler).seeded(range(len(x0)), seed)
         made = self.draw(x0, self.condition(cond, len(x0)), sampler=how, batch_size=batch_size)
         assert self.modality is not None

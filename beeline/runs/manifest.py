@@ -22,7 +22,7 @@ from beeline.spaces.pyramid import Pyramid
 from beeline.core.rng import Rng
 from beeline.core.protocols.flows import Source
 from beeline.core.errors import BeelineError, require
-from beeline.core.protocols.training import Modality
+from beeline.core.protocols.data import Modality
 from beeline.core.files import match, read_json, sha256
 from beeline.config.settings import component, construct, constructing, plain, prefixed
 from beeline.sampling.sampler import Sampler

@@ -19,7 +19,8 @@ import torch
 import yaml
 from torch import nn
 from beeline.config import build as config
-from beeline.data.translation import PairedDataset, check_coupling, of_training
+from beeline.data.modality import check_modality, complete
+from beeline.data.translation import check_coupling, of_training
 from beeline.runs.bundle import Bundle, load
 from beeline.config.catalogue import settings
 from beeline.fields.flow import Flow, MapNetwork, Network
@@ -32,7 +33,7 @@ from beeline.couplings.basic import Independent
 from beeline.couplings.sources import Gaussian
 from beeline.core.types import Batch, take
 from beeline.core.errors import nearest, require
-from beeline.core.protocols.training import DataSet
+from beeline.core.protocols.data import DataSet
 from beeline.core.files import locked, sweep, write_text
 from beeline.training.logs.run_log import JsonLines
 from beeline.core.protocols.flows import StoredCoupling, source_of
@@ -45,7 +46,6 @@ from beeline.core.protocols.objectives import Objective, spec_of
 from beeline.training.distributed.parallel import SingleDevice, first
 from beeline.core.protocols.training import Parallel
 from beeline.training.plan import plan
-from beeline.objectives.tables import calibrate_marginals
 from beeline.training.callbacks import Previews
 from beeline.training.config import Training
 from beeline.training.fit import fit
@@ -138,7 +138,7 @@ def build_network(run: Run, modality: Any, batch: Batch) -> nn.Module:
     known = settings(cls)
     spec = spec_of(run.objective)
     offered = {"shape": tuple(modality.shape), "conditions": dict(modality.conditions) | dict(spec.conditions)}
-    offered |= getattr(modality, "offers", {})
+    offered |= modality.offers
     given.update({k: v for k, v in offered.items() if k in known})
     with Rng(run.seed).fork("network").ambient():
         backbone = construct(cls, cls.__name__, given, "network")
@@ -165,8 +165,9 @@ class Prepared:
 def prepare(run: Run) -> Prepared:
     """Load, fit and encode the data of a run and build its network; ValueError for whatever will not do."""
     check_objective(run.objective)
-    raw, held = run.data.load()
-    modality = run.data.modality().fit(raw)
+    source_data = complete(run.data)
+    raw, held = source_data.load()
+    modality = check_modality(source_data.modality()).fit(raw)
     batch, other = modality.encode(raw), modality.encode(held)
     objective, spec = run.objective, spec_of(run.objective)
     coupling = spec.coupling or Independent()
@@ -174,8 +175,9 @@ def prepare(run: Run) -> Prepared:
     rng = Rng(run.seed).fork("rows")
     source: Any = None
     feed: Any = None
-    if isinstance(run.data, PairedDataset):
-        source, batch, other, feed = run.data.ends(batch, other, rng)
+    ends = source_data.endpoints(batch, other, rng)
+    if ends is not None:
+        source, batch, other, feed = ends.source, ends.batch, ends.held, ends.feed
         check_coupling(coupling, batch, rng)
     if isinstance(coupling, StoredCoupling):
         batch, other = (
@@ -200,11 +202,10 @@ def prepare(run: Run) -> Prepared:
 
     every = 500 if run.training.early_stopping is None else run.training.early_stopping.every
     heldout = HeldOut(objective, other, train=batch, rng=Rng(run.seed).fork("heldout"), every=every)
-    # what is larger than memory, or drawn anew for every batch, comes as microbatches; the batch above is a look at it
-    maker = run.data if hasattr(run.data, "microbatches") else modality
-    if hasattr(maker, "microbatches"):
-        feed = maker.microbatches(modality, rng) if maker is run.data else maker.microbatches(raw, rng)
-    data = batch if feed is None else feed
+    # data larger than memory, or encoded anew for every microbatch
+    streamed = source_data.microbatches(modality, rng)
+    streamed = modality.microbatches(raw, rng) if streamed is None else streamed
+    data = next(found for found in (streamed, feed, batch) if found is not None)
     return Prepared(build_network(run, modality, batch), objective, data, heldout, finish, batch.x1)
 
 
@@ -339,7 +340,9 @@ def _train(
         predicted=predicted,
     )
     bundle = work.finish(trained)
-    flow = calibrate_marginals(bundle.flow, bundle.sampler, work.rows, rng.fork("settle"))  # a flow of a table; others stay
+    flow = bundle.flow
+    if bundle.modality is not None:
+        flow = bundle.modality.finalize(flow, bundle.sampler, work.rows, rng.fork("settle"))
     kept = run.training.profiles
     average = config.describe(kept[0]) if kept else None  # which weights these are
     bundle = dataclasses.replace(bundle, flow=flow, lineage={**bundle.lineage, "average": average})
@@ -367,7 +370,7 @@ def previews(work: Prepared, folder: Path, every: int, writes: bool) -> list[Pre
         return work.finish({name: net for name in networks} if isinstance(work.networks, Mapping) else net)
 
     shown = bundle(next(iter(networks.values())))
-    kind = {"image/png": "png", "text/html": "html"}.get(getattr(shown.modality, "preview_type", ""))
+    kind = {"image/png": "png", "text/html": "html"}.get("" if shown.modality is None else shown.modality.preview_type)
     if kind is None:
         return []
     some = take(work.heldout.data, torch.arange(min(PREVIEWED, len(work.heldout.data.x1))))

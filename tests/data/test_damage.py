@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from beeline.core.errors import BeelineError
-from beeline.data.modality import existing
+from beeline.data.labels import existing
 from beeline.data.tables.files import TableFile, TableStream
 from beeline.data.tables.schema import Schema
 from beeline.data.tables.writing import save, save_parts
@@ -60,7 +60,7 @@ def test_a_damaged_file_is_read_right_or_refused_by_its_name(tmp_path: Path, nam
     refused = 0
     for content in list(harmed(path.read_bytes())):
         path.write_bytes(content)
-        readers = [lambda: TableFile(str(path)).load(), lambda: TableFile(str(path)).show()]
+        readers = [lambda: TableFile(str(path)).load(), lambda: TableFile(str(path)).summary()]
         if name == "t.parquet":
             readers.append(lambda: TableStream(str(path)).load())
         for reader in readers:
@@ -154,7 +154,7 @@ def test_a_csv_file_is_read_as_it_is_written(tmp_path, text: str, settings: dict
 
 def test_the_plan_shows_how_a_csv_file_is_read(tmp_path: Path) -> None:
     rows().to_csv(tmp_path / "t.csv", index=False, sep=";", decimal=",")
-    shown = TableFile(str(tmp_path / "t.csv")).show()
+    shown = TableFile(str(tmp_path / "t.csv")).summary()
     assert "sep ';'" in shown and "decimal ','" in shown and "encoding 'utf-8'" in shown
 
 

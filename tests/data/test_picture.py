@@ -116,7 +116,7 @@ def test_what_is_passed_over_is_counted(tmp_path: Path) -> None:
     picture(tmp_path / "cat" / "a.png")
     picture(tmp_path / "dog" / "b.png")
     (tmp_path / "dog" / "notes.txt").write_text("no picture")
-    shown = ImageFile(tmp_path).show()
+    shown = ImageFile(tmp_path).summary()
     assert "2 pictures" in shown and "cat: 1" in shown and "1 files (notes.txt)" in shown
 
 

@@ -182,7 +182,7 @@ def test_what_does_not_fit_is_refused(tmp_path: Path, capsys: pytest.CaptureFixt
     run = config.change(Run(laws(), NET, FlowMatching(coupling=Paired())), SMALL)
     train(run, tmp_path / "run", log=quiet)
     assert cli(["sample", str(tmp_path / "run"), "--input", "a.csv", "--out", str(tmp_path / "x.csv")]) == 2
-    assert "starts from DistributionData, which is no file" in capsys.readouterr().err
+    assert "was to be read as DistributionData reads its data" in capsys.readouterr().err
     with pytest.raises(ValueError, match="starts from noise"):
         bl.Bundle(bl.Flow(lambda x, t: x)).translate(torch.zeros(1, 2))
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 from rich.console import Console
 
+from beeline.core.declared import Declaring, Traits
 from beeline.core.errors import BeelineError
 from beeline.core.rng import Rng
 from beeline.core.types import Batch
@@ -236,9 +237,8 @@ def test_metrics_are_chosen_by_what_the_data_allow():
     assert names(RING.flow(), None, batch, 64)[0] == "KernelSmallClassifier"
     assert names(RING.flow(), None, Batch(batch.x1), 2)[0] == "KernelIdentity"
 
-    class Free(torch.nn.Module):
-        def describe(self):
-            return {"conditions": {}}
+    class Free(Declaring):
+        traits = Traits(nulls={})  # it takes no condition
 
     flow = Flow(Network(Free()))
     assert names(flow, None, batch, 100)[-1] == "EnergyIdentity" and conditions(flow, batch, 5, Rng(0)) is None

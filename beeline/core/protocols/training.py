@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -13,18 +12,14 @@ from beeline.core.modes import Device
 from beeline.core.protocols.flows import Schedule, Solver
 from beeline.core.protocols.objectives import Player
 from beeline.core.rng import Rng
-from beeline.core.types import Batch, Cond
+from beeline.core.types import Batch
 
 if TYPE_CHECKING:  # annotations alone: nothing here needs them to run
-    from beeline.data.tables.schema import Schema
     from beeline.distillation.fit_solver import Problem
     from beeline.fields.flow import Flow
     from beeline.sampling.sampler import Sampler
     from beeline.training.config import Training
     from beeline.training.distributed.parallel import Work
-
-Better = Literal["lower", "higher"]
-Self = TypeVar("Self", bound="Modality")
 
 
 class Cost(Protocol):
@@ -216,101 +211,3 @@ class Fit(Protocol):
     """Finds (schedule, solver) for a number of steps on a problem."""
 
     def __call__(self, problem: Problem, steps: int, rng: Rng) -> tuple[Schedule, Solver]: ...
-
-
-class Modality(Protocol):
-    """PairedDataset data in the user's own form and batches of numbers.  A value: fitting gives a new one."""
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """The shape *S of one datum after encoding; empty before fitting."""
-        ...
-
-    @property
-    def conditions(self) -> dict[str, dict[str, int]]:
-        """The conditions of a network for these data: {"label": {"classes": 10}}, or {}."""
-        ...
-
-    @property
-    def preview_type(self) -> str: ...
-
-    @property
-    def continuous(self) -> bool:
-        """Whether coordinates are amounts; false where they hold states, as one-hot codes do."""
-        ...
-
-    def fit(self: Self, raw: Any) -> Self:
-        """A new value that has learned sizes, scales and classes from ``raw``; refuses bad input by name."""
-        ...
-
-    def encode(self, raw: Any, rng: Rng | None = None) -> Batch: ...
-
-    def decode(self, x: Tensor) -> Any: ...
-
-    def condition(self, value: Any, n: int) -> Cond:
-        """A user's condition as tensors for a batch of ``n``."""
-        ...
-
-    def with_condition(self, raw: Any, value: Any) -> Any:
-        """Drawn data with what the condition ``value`` says of them: given cells exactly, labels beside pictures."""
-        ...
-
-    def preview(self, raw: Any) -> bytes: ...
-
-    def metrics(self) -> Sequence[Any]: ...
-
-
-class DataSet(Protocol):
-    """Where data come from: a description that can be saved, which loads when it is asked to."""
-
-    def load(self) -> tuple[Any, Any]:
-        """(training data, held-out data), the same every time."""
-        ...
-
-    def modality(self) -> Modality:
-        """The kind of data, not fitted yet."""
-        ...
-
-
-class TableMetric(Protocol):
-    """(schema, real frame, made frame, rng) -> one number."""
-
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def better(self) -> Better: ...
-
-    def __call__(self, schema: Schema, real: Any, made: Any, rng: Rng) -> float: ...
-
-
-class Features(Protocol):
-    """A view of encoded data [N,*S] -> [N,d]; ``hash`` says exactly which view it is."""
-
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def hash(self) -> str: ...
-
-    def fit(self, x: Tensor, cond: Cond = None, *, cache: str | os.PathLike[str] | None = None) -> Features:
-        """The view with whatever it learns from a reference set; itself when it learns nothing."""
-        ...
-
-    def __call__(self, x: Tensor) -> Tensor: ...
-
-
-class Metric(Protocol):
-    """A number from two samples of encoded data [N,*S] and [M,*S].
-
-    That is all a metric of one's own needs.  One that needs the conditions that were asked for sets
-    ``conditional = True`` and takes them as ``cond=``.
-    """
-
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def better(self) -> Better: ...
-
-    def __call__(self, real: Tensor, made: Tensor, rng: Rng) -> float: ...

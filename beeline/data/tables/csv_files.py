@@ -35,8 +35,7 @@ class Dialect:
     skip: int = 0  # lines before the header
 
     def __post_init__(self) -> None:
-        for name in ("sep", "decimal", "comment"):
-            value = getattr(self, name)
+        for name, value in (("sep", self.sep), ("decimal", self.decimal), ("comment", self.comment)):
             require(
                 value is None or (isinstance(value, str) and len(value) == 1 and value not in '"\r\n'),
                 f"{name}={value!r} was given for a CSV file; it is one character and no quote: give for example ';'",

@@ -74,7 +74,8 @@ def restored(cells: Any, dtype: str) -> Any:
         return cells.astype(object)
     if dtype in OBJECTS:
         if dtype in ("date", "time") and cells.dtype != object:
-            cells = getattr(cells.dt, dtype).astype(object).where(cells.notna(), None)
+            part = cells.dt.date if dtype == "date" else cells.dt.time
+            cells = part.astype(object).where(cells.notna(), None)
         elif cells.dtype == object:
             cells = cells.map(lambda v: v if v is None or isinstance(v, OBJECTS[dtype]) else _object(v, dtype))
         return cells.astype(object)
@@ -110,12 +111,13 @@ def arrow_type(name: str) -> Any:
     pa = extra("pyarrow", "tables")
     if found := re.fullmatch(r"decimal(\d+)\((\d+), (-?\d+)\)", name):
         bits, precision, scale = map(int, found.groups())
-        return getattr(pa, f"decimal{bits}")(precision, scale)
+        return vars(pa)[f"decimal{bits}"](precision, scale)
     if found := re.fullmatch(r"dictionary<values=(.+), indices=(\w+), ordered=([01])>", name):
         return pa.dictionary(arrow_type(found[2]), arrow_type(found[1]), ordered=found[3] == "1")
     if found := re.fullmatch(r"(timestamp|duration|time32|time64)\[(\w+)(?:, tz=(.+))?\]", name):
         kind, unit, zone = found.groups()
-        return getattr(pa, kind)(unit, zone) if zone else getattr(pa, kind)(unit)
+        kinds = {"timestamp": pa.timestamp, "duration": pa.duration, "time32": pa.time32, "time64": pa.time64}
+        return kinds[kind](unit, zone) if zone else kinds[kind](unit)
     try:
         return pa.type_for_alias(name)
     except ValueError:

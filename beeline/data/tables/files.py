@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import field
+from dataclasses import field, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,8 @@ from beeline.core.errors import BeelineError, extra, nearest, require
 from beeline.core.ranges import Inside, dataclass
 from beeline.core.rng import Rng
 from beeline.core.types import Batch, stack
-from beeline.data.modality import divide
+from beeline.data.labels import divide
+from beeline.data.modality import DataSetBase
 from beeline.data.tables.csv_files import Dialect
 from beeline.data.tables.dtypes import pandas
 from beeline.data.tables.infer import infer, label, named
@@ -24,7 +25,7 @@ from beeline.data.tables.table import Raw, Table
 
 
 @dataclass(frozen=True)
-class TableFile:
+class TableFile(DataSetBase):
     """A table from a CSV or Parquet file; its schema is inferred, shown, and corrected where that is asked for.
 
     (training, held-out) rows, with 1 - held_out and held_out of the file
@@ -92,10 +93,13 @@ class TableFile:
         """All rows, without the columns that are left out."""
         return leave_out(read(self.path, dialect=self.csv, text=as_text(self.given)), self.exclude, self.path)
 
-    def show(self) -> str:
+    def read_file(self, path: str) -> Raw:
+        return replace(self, path=path).read()
+
+    def summary(self) -> str:
         """The schema for people: how the file is written, and what every column is taken for."""
         raw, dialect = self.read(), self.told
-        lines = self._schema(raw, dialect).show()
+        lines = self._schema(raw, dialect).summary()
         return lines if dialect is None else f"{lines}\n{described(dialect)}"
 
     def load(self) -> tuple[Raw, Raw]:
@@ -120,7 +124,7 @@ def described(dialect: Dialect) -> str:
 
 
 @dataclass(frozen=True)
-class TableStream:
+class TableStream(DataSetBase):
     """A Parquet file larger than memory: its schema from a part of it, its rows a row group at a time.
 
     microbatch n holds rows n size ... of an order that shuffles the row groups, and the rows within each
@@ -171,9 +175,9 @@ class TableStream:
         raw = pandas().concat(parts, ignore_index=True)
         return parted(raw, infer(raw, self.corrections), self.held_out, self.path)
 
-    def show(self) -> str:
+    def summary(self) -> str:
         """The schema for people, of the part from which it is learned."""
-        return infer(pandas().concat(self.load(), ignore_index=True), self.corrections).show()
+        return infer(pandas().concat(self.load(), ignore_index=True), self.corrections).summary()
 
     def group(self, number: int) -> Raw:
         """One row group as a data frame."""

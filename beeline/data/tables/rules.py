@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from beeline.core.errors import BeelineError, nearest, require
+from beeline.data.tables.dtypes import pandas
 
 Array = np.ndarray[Any, Any]
 
@@ -107,14 +108,12 @@ class _Rule:
                 raise self.refused(right)
             some = [self.value(item) for item in right.elts if isinstance(item, ast.Constant | ast.UnaryOp)]
             require(len(some) == len(right.elts), f"the rule {self.rule!r} has a list of more than numbers and texts")
-            import pandas
-
-            found = pandas.Series(self.value(left), index=self.frame.index).isin(some).to_numpy(dtype=bool)
+            found = pandas().Series(self.value(left), index=self.frame.index).isin(some).to_numpy(dtype=bool)
             return ~found if isinstance(sign, ast.NotIn) else found
         if type(sign) not in COMPARISONS:
             raise self.refused(left)
         made = COMPARISONS[type(sign)](self.value(left), self.value(right))
-        full = made.fillna(False) if hasattr(made, "fillna") else made  # a cell that is empty fulfils nothing
+        full = made.fillna(False) if isinstance(made, pandas().Series) else made  # an empty cell satisfies no rule
         return np.asarray(full, dtype=bool)
 
     def value(self, node: ast.expr) -> Any:
@@ -137,7 +136,7 @@ class _Rule:
     def number(self, node: ast.expr) -> Any:
         """A value that can be reckoned with: a text times a number would be a longer text."""
         value = self.value(node)
-        kind = getattr(getattr(value, "dtype", None), "kind", None) or np.asarray(value).dtype.kind
+        kind = value.dtype.kind if isinstance(value, pandas().Series) else np.asarray(value).dtype.kind
         require(
             kind in "iufbmM",
             f"the rule {self.rule!r} reckons with {ast.unparse(node)!r}, which holds no numbers; compare it instead",

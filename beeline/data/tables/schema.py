@@ -27,7 +27,7 @@ class Column:
 
     def plain(self) -> dict[str, Any]:
         """Plain data; settings at their default are left out."""
-        own = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "name"}
+        own = {f.name: vars(self)[f.name] for f in fields(self) if f.name != "name"}
         known = {f.name: f.default for f in fields(self)}
         large = {k: str(v) for k, v in own.items() if isinstance(v, int) and abs(v) >= 2**63}  # files hold 64 bits
         kept = {
@@ -223,7 +223,7 @@ class Schema:
         """The schema of plain data."""
         return cls(tuple(_column(str(name), given) for name, given in data.items()))
 
-    def show(self) -> str:
+    def summary(self) -> str:
         """A table for people: name, kind, empty cells, and what made values will respect."""
         rows = [("column", "kind", "empty", "what it holds")]
         for c in self.columns:

@@ -18,19 +18,23 @@ from beeline.core.files import write_bytes
 from beeline.core.ranges import Whole, dataclass
 from beeline.core.rng import Rng
 from beeline.core.types import Batch, Cond
+from beeline.data.modality import ModalityBase
 from beeline.data.tables.codec import columns as kinds
 from beeline.data.tables.codec.codes import ONE_HOT, Cells, Code, split
 from beeline.data.tables.dtypes import bare, pandas
 from beeline.data.tables.infer import infer, label, named
 from beeline.data.tables.schema import Identifier, Schema, listed
 from beeline.data.tables.writing import save
+from beeline.fields.flow import Flow
+from beeline.objectives.tables import calibrate_marginals
+from beeline.sampling.sampler import Sampler
 
 Raw = Any
 """A pandas DataFrame."""
 
 
 @dataclass(frozen=True)
-class Table:
+class Table(ModalityBase):
     """Rows of a table with columns of any kinds: numbers, categories, booleans, dates, empty cells.
 
     x1 = per column [one-hot state in {-1, 1}, Phi^-1(rank)];  decode: argmax, and the quantile of Phi(x)
@@ -125,9 +129,9 @@ class Table:
         """What a network for tables needs besides shape and conditions."""
         return {"groups": self.groups, "rows": self.rows}
 
-    def show(self) -> str:
-        """The schema for people."""
-        lines = self.columns.show()
+    def summary(self) -> str:
+        """The schema as text, one column a line."""
+        lines = self.columns.summary()
         notes = [
             f"{name} is determined by {other} and written from it"
             for name, (other, _) in self.functional_dependencies.items()
@@ -233,10 +237,6 @@ class Table:
         mixed[use] = cells.astype(object).to_numpy()
         rows[name] = mixed.astype(dtype if cells.notna().all() or cells.dtype == dtype else cells.dtype)
 
-    def null(self, null: Any, n: int) -> Cond:
-        """The condition that knows nothing."""
-        return {"known": torch.zeros(n, *self.shape), "mask": torch.zeros(n, len(self.coded))}
-
     def _asked(self, value: Any, n: int) -> tuple[Raw, Raw]:
         """The columns that a condition names, and which of their cells are known: one row for all, or n rows."""
         pd = pandas()
@@ -300,15 +300,18 @@ class Table:
         return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>".encode()
 
     def save(self, raw: Raw, path: Path) -> None:
-        """Write rows as .csv (in the dialect of the file that was learned), .tsv or .parquet, or some as .html."""
-
+        """Write rows as .csv (in the dialect of the training file), .tsv or .parquet, or the first ones as .html."""
         if path.suffix in (".html",):
             write_bytes(path, self.preview(raw))
         else:
             save(raw, path, self.dialect)
 
+    def finalize(self, flow: Flow, sampler: Sampler, x1: Tensor, rng: Rng) -> Flow:
+        """The flow with category frequencies calibrated to those of the training data."""
+        return calibrate_marginals(flow, sampler, x1, rng)
+
     def metrics(self) -> Sequence[Any]:
-        """The figures of tables, on coordinates: they are decoded first."""
+        """The metrics of tables, applied to decoded coordinates."""
         from beeline.data.tables.metrics.scores import OnTable, usual
 
         return tuple(OnTable(metric, self) for metric in usual(self))

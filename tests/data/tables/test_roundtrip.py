@@ -217,7 +217,7 @@ def test_years_counts_and_dates_are_learned_and_only_patterns_and_words_name_row
     }
     for name, (cells, kind) in kinds.items():
         assert type(infer(pd.DataFrame({name: cells}))[name]) is kind, name
-    assert "NOT LEARNED" in infer(pd.DataFrame({"user_id": I * I})).show()
+    assert "NOT LEARNED" in infer(pd.DataFrame({"user_id": I * I})).summary()
     remarks = pd.DataFrame({"remark": [f"{'abcdefghij'[k % 10]}{k * 7919 % 1000} said {k * k}" for k in I]})
     with pytest.raises(BeelineError, match="kind: identifier"):
         infer(remarks)

@@ -48,7 +48,7 @@ def test_every_kind_is_told_from_its_cells() -> None:
 
 
 def test_a_shown_schema_names_every_column_and_what_to_check() -> None:
-    text = infer(mixed()).show()
+    text = infer(mixed()).summary()
     for part in (
         "height",
         "2 decimals, 1.5 to 1.89",

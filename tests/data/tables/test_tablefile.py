@@ -19,7 +19,7 @@ def test_a_file_is_read_parted_and_described(tmp_path) -> None:
     raw.to_csv(tmp_path / "t.csv", index=False)
     data = TableFile(str(tmp_path / "t.csv"), held_out=0.2, exclude=("row_id",), corrections={"age": {"high": 99}})
     assert build(describe(data)) == data
-    assert "whole, 20 to 99" in data.show()
+    assert "whole, 20 to 99" in data.summary()
     train, held = data.load()
     assert len(train) + len(held) == 200 and 30 <= len(held) <= 40 and "row_id" not in train.columns
     again, _ = data.load()
@@ -107,7 +107,7 @@ def test_a_stream_learns_its_schema_from_a_part_of_every_group(tmp_path) -> None
     raw = pd.DataFrame({"n": np.arange(400) % 50, "c": np.repeat(["a", "b", "c", "d"], 100)})
     raw.to_parquet(tmp_path / "t.parquet", row_group_size=100)
     train, held = TableStream(str(tmp_path / "t.parquet"), first=80).load()
-    assert "4 levels" in TableStream(str(tmp_path / "t.parquet"), first=80).show()
+    assert "4 levels" in TableStream(str(tmp_path / "t.parquet"), first=80).summary()
     assert len(train) + len(held) == 80 and set(train["c"]) == {"a", "b", "c", "d"}
 
 

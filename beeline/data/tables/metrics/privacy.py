@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from beeline.core.protocols.training import Better
+from beeline.core.protocols.data import Better
 from beeline.core.ranges import dataclass
 from beeline.core.rng import Rng
 from beeline.data.tables.dtypes import pandas

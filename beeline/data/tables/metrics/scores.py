@@ -13,9 +13,10 @@ import numpy as np
 from torch import Tensor
 
 from beeline.core.errors import extra, require
-from beeline.core.protocols.training import Better, TableMetric
+from beeline.core.protocols.data import Better, TableMetric
 from beeline.core.ranges import Count, Range, dataclass
 from beeline.core.rng import Rng
+from beeline.data.metric import MetricBase
 from beeline.data.tables.codec import columns as cells
 from beeline.data.tables.codec.codes import Array
 from beeline.data.tables.dtypes import pandas
@@ -35,7 +36,7 @@ from beeline.data.tables.schema import Boolean, Category, Constant, Datetime, Id
 
 
 @dataclass(frozen=True)
-class OnTable:
+class OnTable(MetricBase):
     """A figure of data frames as one of coordinates: both samples are decoded first.
 
     value = metric(schema, decode(x), decode(y))
@@ -45,6 +46,7 @@ class OnTable:
 
     metric: Any  # a TableMetric
     table: Any  # the fitted Table
+    resampled: ClassVar[bool] = False  # table metrics are too slow for the replicates of an interval
 
     @property
     def name(self) -> str:
@@ -57,10 +59,6 @@ class OnTable:
 
     def __call__(self, real: Tensor, made: Tensor, rng: Rng) -> float:
         return float(self.metric(self.table.columns, self.table.decode(real), self.table.decode(made), rng))
-
-    def interval(self, value: float, n: int) -> tuple[float, float] | None:
-        """None: these figures take too long for the many parts that an interval wants; look at the floor."""
-        return None
 
 
 @dataclass(frozen=True)
@@ -218,7 +216,9 @@ class Downstream:
         inputs = [c for c in schema.columns if c.name != self.target and not isinstance(c, Constant | Identifier)]
         reference = pandas().concat([real, self.holdout])
         rows = [ordinal(Schema(tuple(inputs)), reference, part) for part in (made, self.holdout)]
-        coarse = [isinstance(c, Category | Boolean) and len(getattr(c, "levels", (0, 1))) <= 255 for c in inputs]
+        coarse = [
+            isinstance(c, Category | Boolean) and (isinstance(c, Boolean) or len(c.levels) <= 255) for c in inputs
+        ]
         seed = rng.key() % 2**32
         if isinstance(column, Number | Datetime):
             y, z = (numbers_of(column, part[self.target]) for part in (made, self.holdout))
