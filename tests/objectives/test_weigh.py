@@ -144,7 +144,7 @@ def plan(**more):
         **{
             "steps": 40,
             "microbatches": 2,
-            "batch_size": 8,
+            "batch_size": 16,
             "lr": Constant(1e-2),
             "data_pruning": DataPruning(0.5, 0.25, 0.0),
         }
