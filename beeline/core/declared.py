@@ -6,7 +6,7 @@ import dataclasses
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
@@ -100,6 +100,13 @@ class Holding(Declaring):
     @property
     def traits(self) -> Traits:
         return traits_of(getattr(self, self.parts[0]))
+
+
+@runtime_checkable
+class Describing(Protocol):
+    """A module that can be saved: ``describe()`` gives the settings from which an equal one is built."""
+
+    def describe(self) -> Mapping[str, Any]: ...
 
 
 @dataclass(frozen=True)

@@ -81,6 +81,9 @@ class Reflow(Distillation):
     def data(self, teacher: Flow, batch: Batch, rng: Rng) -> Batch:
         return teacher_pairs(self.sampler, self.count, self.reverse, teacher, batch, rng)
 
+    def heldout(self, teacher: Flow, batch: Batch, rng: Rng) -> Batch:
+        return teacher_pairs(self.sampler, None, self.reverse, teacher, batch, rng)
+
     def feed(self, teacher: Flow, data: Batch, rng: Rng) -> Batch | Microbatches:
         if not self.anneal:
             return data
@@ -132,6 +135,9 @@ class OneStep(Distillation):
 
     def data(self, teacher: Flow, batch: Batch, rng: Rng) -> Batch:
         return teacher_pairs(self.sampler, self.count, self.reverse, teacher, batch, rng)
+
+    def heldout(self, teacher: Flow, batch: Batch, rng: Rng) -> Batch:
+        return teacher_pairs(self.sampler, None, self.reverse, teacher, batch, rng)
 
     def objective(self, teacher: Flow) -> FlowMatching | TwoHops:
         require(

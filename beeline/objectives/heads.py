@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from beeline.core.declared import Holding, Traits, traits_of
+from beeline.core.declared import Describing, Holding, Traits, traits_of
 from beeline.core.errors import require
 from beeline.core.protocols.objectives import spec_of
 from beeline.core.rng import Rng
@@ -106,9 +106,9 @@ class Beside(Holding):
 
 
 def settings_of(network: Any) -> dict[str, Any]:
-    """What the backbone of a network was built from; nothing where there is none."""
-    describe = getattr(getattr(network, "backbone", None), "describe", None)
-    return {} if describe is None else dict(describe())
+    """The settings of the backbone of a Network; {} where there is no backbone, or one without ``describe``."""
+    backbone = network.backbone if isinstance(network, Network) else None
+    return dict(backbone.describe()) if isinstance(backbone, Describing) else {}
 
 
 def beside(network: Any, name: str, rng: Rng, more: Mapping[str, Any] | None = None) -> Beside:

@@ -32,6 +32,7 @@ from beeline.core.rng import Rng
 from beeline.couplings.basic import Independent
 from beeline.couplings.sources import Gaussian
 from beeline.core.types import Batch, take
+from beeline.core.declared import missing
 from beeline.core.errors import nearest, require
 from beeline.core.protocols.data import DataSet
 from beeline.core.files import locked, sweep, write_text
@@ -223,11 +224,15 @@ def prepare_distilled(run: Distilled, device: Device = AUTO) -> Prepared:
     assert teacher.modality is not None
     batch, other = teacher.modality.encode(raw), teacher.modality.encode(held)
     rng = Rng(run.seed)
+    require(
+        isinstance(run.method, Distillation),
+        f"{type(run.method).__name__} was given as a distillation, but lacks "
+        f"{', '.join(missing(run.method, Distillation))}; inherit beeline.core.protocols.training.Distillation, and "
+        "write ``networks``, ``data``, ``objective`` and ``student``",
+    )
     objective = run.method.objective(teacher.flow)
     learned = of_training(teacher.flow)
-    method: Any = run.method
-    few = dataclasses.replace(method, count=None) if hasattr(method, "count") else method
-    unseen = few.data(teacher.flow, take(other, torch.arange(min(len(other.x1), HELDOUT_PAIRS))), rng.fork("unseen"))
+    unseen = run.method.heldout(teacher.flow, take(other, torch.arange(min(len(other.x1), HELDOUT_PAIRS))), rng.fork("unseen"))
     pairs = run.method.data(learned, batch, rng.fork("pairs"))
     began = teacher.flow  # a method copies the network that its flow holds
     if run.network is not None:

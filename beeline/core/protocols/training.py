@@ -191,20 +191,36 @@ class Parallel(Protocol):
     def norm(self, tensors: Sequence[Tensor]) -> Tensor: ...
 
 
+@runtime_checkable
 class Distillation(Protocol):
-    """What is trained, on which data, with which objective, and what comes out."""
+    """A student flow from a teacher flow: its networks, its data, its objective, and how it samples.
 
-    def networks(self, teacher: Flow) -> dict[str, nn.Module]: ...
+    Inherit this class: ``heldout`` and ``feed`` have defaults.
+    """
 
-    def data(self, teacher: Flow, batch: Batch, rng: Rng) -> Batch: ...
+    def networks(self, teacher: Flow) -> dict[str, nn.Module]:
+        """The networks that are trained, by name."""
+        ...
+
+    def data(self, teacher: Flow, batch: Batch, rng: Rng) -> Batch:
+        """The training data of the student, from those of the teacher."""
+        ...
+
+    def heldout(self, teacher: Flow, batch: Batch, rng: Rng) -> Batch:
+        """The data of the held-out loss, from held-out data of the teacher, one for every datum."""
+        return self.data(teacher, batch, rng)
 
     def feed(self, teacher: Flow, data: Batch, rng: Rng) -> Batch | Microbatches:
-        """What ``fit`` learns from: the data as they are, unless a method changes them on the way."""
+        """What ``fit`` is given: the training data, or microbatches of them."""
         return data
 
-    def objective(self, teacher: Flow) -> Any: ...
+    def objective(self, teacher: Flow) -> Any:
+        """The objective of the student."""
+        ...
 
-    def student(self, teacher: Flow, networks: Mapping[str, nn.Module]) -> tuple[Flow, Sampler]: ...
+    def student(self, teacher: Flow, networks: Mapping[str, nn.Module]) -> tuple[Flow, Sampler]:
+        """The flow of the trained networks, with its sampler."""
+        ...
 
 
 class Fit(Protocol):
