@@ -36,7 +36,7 @@ from beeline.runs.run import train as work
 from beeline.runs.run_directory import flat, ready
 from beeline.sampling.sampler import Sampler
 from beeline.training.checks import Interrupted
-from beeline.training.logs.trackers import several
+from beeline.training.logs.trackers import combined
 
 
 def settings(pairs: Sequence[str]) -> dict[str, str]:
@@ -119,7 +119,7 @@ def train(
         print(text, file=sys.stderr)  # such as the inferred schema of a table, before any work
     again = shlex.join(["beeline", "train", str(out), "--resume"])
     with stoppable(again), progress(out.name, run.training.steps, quiet or not first) as log:
-        both = log if track is None else several(log, track)
+        both = log if track is None else combined(log, track)
         bundle = work(run, out, resume=resume, fork=fork, device=device, parallel=parallel, log=both)
     if first:
         export_averages(out)

@@ -44,7 +44,7 @@ from beeline.objectives.matching import check_objective
 from beeline.evaluation.heldout import HeldOut
 from beeline.objectives.matching import FlowMatching
 from beeline.core.protocols.objectives import Objective, spec_of
-from beeline.training.distributed.parallel import SingleDevice, first
+from beeline.training.distributed.parallel import SingleDevice, on_rank_zero
 from beeline.core.protocols.training import Parallel
 from beeline.training.plan import plan
 from beeline.training.callbacks import Previews
@@ -296,7 +296,7 @@ def train(
             held.enter_context(locked(out))
             sweep(out)
 
-        first(engine, enter)
+        on_rank_zero(engine, enter)
         return _train(run, out, engine, where, resume and not unstarted(out), fork, log)
 
 

@@ -7,7 +7,7 @@ from beeline.config import build as config
 from beeline.core.errors import BeelineError, require
 from beeline.core.files import LOCK, PART, read_plain
 from beeline.training import checkpoint
-from beeline.training.loop import FREE
+from beeline.training.loop import CHANGEABLE
 
 
 
@@ -23,7 +23,7 @@ def ready(out: Path, run: Any, resume: bool) -> None:
             "or start it without --resume",
         )
         old, new = flat(read_plain(recipe)), flat(config.describe(run))
-        changed = [k for k in sorted(set(old) | set(new)) if old.get(k) != new.get(k) and f"{k}:" not in FREE]
+        changed = [k for k in sorted(set(old) | set(new)) if old.get(k) != new.get(k) and f"{k}:" not in CHANGEABLE]
         require(
             not changed,
             "the run was started with other settings: "

@@ -1,4 +1,4 @@
-"""Defaults of callbacks, and previews: samples written to files during training."""
+"""Base class of callbacks, and previews: samples written to files during training."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from beeline.core.modes import eval_mode
 
 
 class CallbackBase:
-    """Defaults of the Callback protocol: called every ``every`` steps and after the last one, without a score."""
+    """Defaults of the Callback protocol: called every ``every`` steps and after the last step, without a score."""
 
     every: int = 500
 
@@ -27,39 +27,39 @@ class CallbackBase:
         return False
 
     def score(self, found: Mapping[str, Any]) -> float:
-        raise NotImplementedError(f"{type(self).__name__} gives no score")
+        raise NotImplementedError(f"{type(self).__name__} has no score; override ``scores`` and ``score`` together")
 
     def place(self, device: torch.device, seen: dict[int, Any]) -> Any:
         return self
 
 
 class Previews(CallbackBase):
-    """Pictures from fixed noise, raw and averaged weights side by side in ``folder``.
+    """Writes samples of the raw and of the averaged network to ``folder``.
 
-    ``draw(network)`` gives the bytes of a picture (or a page); it has to use the same noise at every call.
+    ``render(network)`` returns the bytes of an image or an HTML page; it has to use the same noise in every call.
     """
 
     name = "previews"
 
     def __init__(
         self,
-        draw: Callable[[nn.Module], bytes],
+        render: Callable[[nn.Module], bytes],
         folder: str | Path,
         every: int = 500,
         suffix: str = "png",
         writes: bool = True,
     ):
-        require(every >= 1, f"previews every {every} steps were asked for; give a whole number from 1")
-        self.draw, self.folder, self.every, self.suffix = draw, Path(folder), every, suffix
-        self.writes = writes  # of several processes all draw and one writes
+        require(every >= 1, f"Previews got every={every}; it is a number of steps: give a whole number of 1 or more")
+        self.render, self.folder, self.every, self.suffix = render, Path(folder), every, suffix
+        self.writes = writes  # with several processes all render, and one writes
 
     def evaluate(self, raw: nn.Module, ema: nn.Module | None, step: int) -> dict[str, Any]:
-        """Write the pictures of this step; their names."""
+        """Write the previews of this step; the names of the files."""
         written = {}
         for kind, network in (("raw", raw), ("ema", ema)):
             if network is not None:
                 with eval_mode(network):
-                    content = self.draw(network)
+                    content = self.render(network)
                 path = self.folder / f"step-{step:08d}-{kind}.{self.suffix}"
                 if self.writes:
                     write_bytes(path, content)

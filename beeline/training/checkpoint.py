@@ -1,4 +1,4 @@
-"""Checkpoints: a directory of safetensors and JSON that is either whole or not there."""
+"""Checkpoints: directories of safetensors and JSON, written atomically and verified by hashes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from torch import Tensor
 
 from beeline.core.errors import BeelineError, require
 from beeline.core.protocols.training import Parallel
-from beeline.training.distributed.parallel import SingleDevice, here
+from beeline.training.distributed.parallel import SingleDevice, is_sharded, local_device
 
 MANIFEST = "manifest.json"
 _STEP = re.compile(r"step-(\d{8,})")
@@ -30,50 +30,51 @@ _STAGED = ".writing-"
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a checkpoint holds: groups of named tensors (one file each), and plain data."""
+    """Contents of a checkpoint: groups of named tensors (one file each), and JSON data."""
 
     step: int
     tensors: Mapping[str, Mapping[str, Tensor]]
     state: Mapping[str, Any]
 
 
-def write(root: Path, checkpoint: Checkpoint, keep: int = 3, engine: Parallel | None = None, spare: int = 0) -> Path:
-    """Write a checkpoint under ``root`` and forget all but the newest ``keep``, those that are marked to stay, and the
-    one of the step ``spare``.
+def write(root: Path, checkpoint: Checkpoint, keep: int = 3, engine: Parallel | None = None, protect: int = 0) -> Path:
+    """Write a checkpoint, and delete all but the newest ``keep``, permanent ones and that of step ``protect``.
 
-    The files go to a staged directory, the manifest with their hashes last; everything is flushed to the disk before
-    one rename puts it in place.  A process that dies at any moment leaves the earlier checkpoints as they were.
-    With an engine of several processes all of them call this; where parameters are divided, each writes its part.
+    The files are written to a staging directory, the manifest with their hashes last, and flushed to disk before one
+    rename.  A process that dies at any moment leaves the earlier checkpoints intact.  With several processes all of
+    them have to call this; where parameters are sharded, each writes its shards.
+
+    Raises BeelineError if the files cannot be written.
     """
     engine = engine or SingleDevice()
     name = f"step-{checkpoint.step:08d}"
-    staged, first = root / f"{_STAGED}{name}", engine.rank == 0
-    with _together(engine, checkpoint.step, root, staged):
-        if first:
+    staged, rank_zero = root / f"{_STAGED}{name}", engine.rank == 0
+    with _collective(engine, checkpoint.step, root, staged):
+        if rank_zero:
             root.mkdir(parents=True, exist_ok=True)
-            sweep(root)
+            clean_up(root)
             staged.mkdir()
             if not engine.shards:
                 for group, tensors in checkpoint.tensors.items():
                     _save(staged / f"{group}.safetensors", group, tensors)
     if engine.shards:
-        with _together(engine, checkpoint.step, root, staged):
+        with _collective(engine, checkpoint.step, root, staged):
             _save_shards(staged, checkpoint)
-    with _together(engine, checkpoint.step, root, staged):
-        if first:
+    with _collective(engine, checkpoint.step, root, staged):
+        if rank_zero:
             (staged / "state.json").write_text(json.dumps(checkpoint.state, indent=1))
             hashes = {path.name: flush(path) for path in sorted(staged.iterdir())}
             path = staged / MANIFEST
             path.write_text(json.dumps({"format": 1, "step": checkpoint.step, "sha256": hashes}, indent=1))
             flush(path)
             flush(staged)
-            publish(root, staged, name, keep, spare)
+            publish(root, staged, name, keep, protect)
     return root / name
 
 
 @contextlib.contextmanager
-def _together(engine: Parallel, step: int, root: Path, staged: Path) -> Iterator[None]:
-    """A part of a save that fails in all processes when it fails in one, and leaves nothing behind."""
+def _collective(engine: Parallel, step: int, root: Path, staged: Path) -> Iterator[None]:
+    """A phase of a save: an error in one process is raised in all of them, and the staging directory is removed."""
     error: Exception | None = None
     try:
         yield
@@ -81,7 +82,7 @@ def _together(engine: Parallel, step: int, root: Path, staged: Path) -> Iterator
         error = caught
     failed = error is not None
     if engine.world > 1:
-        failed = bool(engine.total(torch.tensor(float(failed), device=here())) > 0)
+        failed = bool(engine.total(torch.tensor(float(failed), device=local_device())) > 0)
     if not failed:
         return
     if engine.rank == 0:
@@ -90,10 +91,10 @@ def _together(engine: Parallel, step: int, root: Path, staged: Path) -> Iterator
         known = "SafetensorError" in type(error).__name__ or "CheckpointException" in type(error).__name__
         if not known:
             raise error
-    reason = getattr(error, "strerror", None) or error or "another process could not write its part"
+    reason = (error.strerror if isinstance(error, OSError) else None) or error or "another process failed to write"
     raise BeelineError(
-        f"the checkpoint of step {step} could not be written to {root} ({reason}); the earlier checkpoints are whole: "
-        "free some space, or give another directory, and resume"
+        f"the checkpoint of step {step} could not be written to {root} ({reason}); the earlier checkpoints are intact: "
+        "free disk space, or give another directory, and resume"
     ) from error
 
 
@@ -102,51 +103,52 @@ def _save(path: Path, group: str, tensors: Mapping[str, Tensor]) -> None:
 
 
 def _save_shards(staged: Path, checkpoint: Checkpoint) -> None:
-    """Every process writes its parts, as safetensors with their place in the whole tensor (torch's own format)."""
-    import torch.distributed.checkpoint as shared
+    """Every process writes its shards as safetensors with their offsets (the format of torch)."""
+    import torch.distributed.checkpoint as dcp
 
-    every = {f"{group}/{k}": v.detach() for group, named in checkpoint.tensors.items() for k, v in named.items()}
+    tensors = {f"{group}/{k}": v.detach() for group, named in checkpoint.tensors.items() for k, v in named.items()}
     require(
-        "HuggingFaceStorageWriter" in dir(shared),
-        f"a sharded checkpoint was to be written by torch {torch.__version__}, which has no writer of safetensors for "
-        "it; use torch 2.8 or later for sharded training, or train with DDP",
+        "HuggingFaceStorageWriter" in dir(dcp),
+        f"torch {torch.__version__} cannot write sharded checkpoints as safetensors; use torch 2.8 or later for FSDP, "
+        "or train with DDP",
     )
-    writer = shared.HuggingFaceStorageWriter(str(staged), save_distributed=True)
-    with _quiet():
-        shared.save(every, storage_writer=writer)
+    writer = dcp.HuggingFaceStorageWriter(str(staged), save_distributed=True)
+    with _without_warnings():
+        dcp.save(tensors, storage_writer=writer)
 
 
-def publish(root: Path, staged: Path, name: str, keep: int, spare: int = 0) -> Path:
-    """Put a staged directory in its place and forget the oldest ones."""
+def publish(root: Path, staged: Path, name: str, keep: int, protect: int = 0) -> Path:
+    """Rename a staging directory to its final name and delete the oldest checkpoints."""
     final = root / name
-    if final.exists():  # written before, by a run that was resumed from an earlier step
+    if final.exists():  # from before the run was resumed at an earlier step
         old = root / f"{_STAGED}old-{name}"
         os.rename(final, old)
     os.rename(staged, final)
     flush(root)
-    sweep(root)
+    clean_up(root)
     for old in steps(root)[keep:]:
-        if number(old) != spare and not stays(old):
+        if number(old) != protect and not is_permanent(old):
             remove(old)
     return final
 
 
-def stays(path: Path) -> bool:
-    """Whether a checkpoint is marked to stay when newer ones push it out (where a cooldown can branch off)."""
+def is_permanent(path: Path) -> bool:
+    """Whether a checkpoint is excluded from deletion: the one at the start of a cooldown, where a run can branch."""
     try:
-        return bool(json.loads((path / "state.json").read_text()).get("stays"))
+        found = json.loads((path / "state.json").read_text())
+        return bool(found.get("permanent", found.get("stays")))  # "stays" in files of version 0.1
     except (OSError, ValueError):
         return False
 
 
 def remove(path: Path) -> None:
-    """Delete a checkpoint, the manifest first, so that half of one can never pass for a whole."""
+    """Delete a checkpoint, the manifest first, so that a partly deleted one is never valid."""
     (path / MANIFEST).unlink(missing_ok=True)
     shutil.rmtree(path, ignore_errors=True)
 
 
 def steps(root: Path) -> list[Path]:
-    """The checkpoint directories under ``root``, newest first, good or not."""
+    """The checkpoint directories under ``root``, newest first, not verified."""
     found = [p for p in root.iterdir() if _STEP.fullmatch(p.name)] if root.is_dir() else []
     return sorted(found, key=number, reverse=True)
 
@@ -154,23 +156,26 @@ def steps(root: Path) -> list[Path]:
 def number(path: Path) -> int:
     """The step of a checkpoint directory."""
     match = _STEP.fullmatch(path.name)
-    require(match, f"{path} is no checkpoint: its name is not step-00000000; give a directory that training wrote")
+    require(
+        match,
+        f"{path} is not a checkpoint: its name is not of the form step-00000000; give a directory that training wrote",
+    )
     assert match
     return int(match[1])
 
 
-def sweep(root: Path) -> None:
-    """Remove what an interrupted writer left behind."""
+def clean_up(root: Path) -> None:
+    """Remove the staging directories of an interrupted writer, and restore a checkpoint that it was replacing."""
     for left in root.glob(f"{_STAGED}*"):
-        kept = root / left.name.removeprefix(f"{_STAGED}old-")
-        if left.name.startswith(f"{_STAGED}old-") and not kept.exists():
-            os.rename(left, kept)  # the rename that should have replaced it never came
+        final = root / left.name.removeprefix(f"{_STAGED}old-")
+        if left.name.startswith(f"{_STAGED}old-") and not final.exists():
+            os.rename(left, final)  # its replacement was never renamed
         else:
             shutil.rmtree(left, ignore_errors=True)
 
 
 def flaw(path: Path) -> str | None:
-    """What is wrong with a checkpoint, or None: every file is there and has the hash of the manifest."""
+    """The first missing or damaged file of a checkpoint, as text; None if all files match their hashes."""
     try:
         manifest = json.loads((path / MANIFEST).read_text())
         hashes = manifest["sha256"]
@@ -178,50 +183,50 @@ def flaw(path: Path) -> str | None:
         return f"{path / MANIFEST} is missing"
     except (OSError, ValueError, KeyError, TypeError) as error:
         return f"{path / MANIFEST} cannot be read ({error})"
-    for name, wanted in hashes.items():
+    for name, expected in hashes.items():
         try:
             found = digest(path / name)
         except OSError:
             return f"{path / name} is missing"
-        if found != wanted:
-            return f"{path / name} is damaged: its hash is not the one in the manifest"
+        if found != expected:
+            return f"{path / name} is damaged: its hash differs from the manifest"
     return None
 
 
-def newest(root: Path, tell: Callable[[str], None] = print, allowed: Callable[[int], bool] = lambda step: True) -> Path:
-    """The newest whole checkpoint under ``root`` (or ``root`` itself, when it is one); damaged ones are named.
+def newest(root: Path, warn: Callable[[str], None] = print, allowed: Callable[[int], bool] = lambda step: True) -> Path:
+    """The newest valid checkpoint under ``root`` (or ``root`` itself, if it is one) whose step is ``allowed``.
 
-    Raises BeelineError when there is none.
+    Damaged checkpoints are skipped and reported to ``warn``.  Raises BeelineError if there is no valid one.
     """
     if _STEP.fullmatch(root.name):
         wrong = flaw(root)
         require(wrong is None, f"the checkpoint {root} cannot be used: {wrong}; give an earlier one")
         return root
     found = steps(root)
-    require(found, f"there is no checkpoint in {root}, so nothing can be resumed; start the run without resuming")
-    wrongs = []
+    require(found, f"there is no checkpoint in {root}, so the run cannot be resumed; start it without resume")
+    reasons = []
     for path in found:
         if not allowed(number(path)):
             continue
         wrong = flaw(path)
         if wrong is None:
             return path
-        wrongs.append(wrong)
-        tell(f"{wrong}; going back to the checkpoint before it")
+        reasons.append(wrong)
+        warn(f"{wrong}; the previous checkpoint is used instead")
     raise BeelineError(
-        f"no checkpoint in {root} can be used: {'; '.join(wrongs) or 'none is early enough'}; "
-        "restore one from a copy, or start the run again"
+        f"no checkpoint in {root} can be used: {'; '.join(reasons) or 'none is early enough'}; "
+        "restore one from a backup, or start the run again"
     )
 
 
 def state(path: Path) -> dict[str, Any]:
-    """The plain data of a checkpoint."""
+    """The JSON data of a checkpoint."""
     found: dict[str, Any] = json.loads((path / "state.json").read_text())
     return found
 
 
 def read(path: Path) -> Checkpoint:
-    """A whole checkpoint in memory, whatever the engine that wrote it."""
+    """Read a checkpoint into memory, sharded or not."""
     targets = {k: torch.empty(shape, dtype=dtype) for k, (shape, dtype) in contents(path).items()}
     fill(path, targets)
     tensors: dict[str, dict[str, Tensor]] = {group: {} for group in state(path).get("groups", [])}
@@ -232,12 +237,12 @@ def read(path: Path) -> Checkpoint:
 
 
 def contents(path: Path) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
-    """Shape and dtype of every whole tensor of a checkpoint, from the headers of its files."""
+    """Shape and dtype of every full tensor of a checkpoint, from the headers of its files."""
     found: dict[str, tuple[tuple[int, ...], torch.dtype]] = {}
     for file in sorted(path.glob("*.safetensors")):
         with safe_open(file, framework="pt") as opened:
             parts = json.loads((opened.metadata() or {}).get("DCP_SHARDING_INFO", "{}"))
-            for key in opened.keys():  # noqa: SIM118 - not a mapping
+            for key in opened.keys():  # noqa: SIM118
                 part = opened.get_slice(key)
                 start = parts.get(key, {}).get("saved_offsets") or [0] * len(part.get_shape())
                 end = tuple(a + b for a, b in zip(start, part.get_shape(), strict=True))
@@ -249,15 +254,15 @@ def contents(path: Path) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
 
 @torch.no_grad()
 def fill(path: Path, targets: Mapping[str, Tensor]) -> None:
-    """Read the named tensors in place; those that are divided among processes get their part alone."""
-    divided = any(hasattr(t, "to_local") for t in targets.values())
+    """Read the named tensors in place; a sharded target gets its own shard."""
+    sharded = any(is_sharded(t) for t in targets.values())
     shards = [f for f in path.glob("*.safetensors") if f.name.startswith("shard-")]
-    if divided or shards:
-        import torch.distributed.checkpoint as shared
+    if sharded or shards:
+        import torch.distributed.checkpoint as dcp
 
-        with _quiet():
-            reader = shared.HuggingFaceStorageReader(str(path))
-            shared.load(dict(targets), storage_reader=reader, no_dist=not divided)
+        with _without_warnings():
+            reader = dcp.HuggingFaceStorageReader(str(path))
+            dcp.load(dict(targets), storage_reader=reader, no_dist=not sharded)
         return
     for file in sorted(path.glob("*.safetensors")):
         for key, tensor in load_file(file).items():
@@ -266,8 +271,8 @@ def fill(path: Path, targets: Mapping[str, Tensor]) -> None:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the warnings of torch about saving in one process."""
+def _without_warnings() -> Iterator[None]:
+    """Suppress the warnings of torch about saving in one process."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
@@ -289,19 +294,15 @@ _DTYPES = {
 
 def digest(path: Path) -> str:
     """SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _digest(file)
-
-
-def _digest(file: Any) -> str:
     total = hashlib.sha256()
-    while block := file.read(1 << 20):
-        total.update(block)
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            total.update(block)
     return total.hexdigest()
 
 
 def flush(path: Path) -> str:
-    """Force a file (or the entries of a directory) to the disk; the hash of a file."""
+    """Flush a file, or the entries of a directory, to disk; the SHA-256 of a file."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -1,4 +1,4 @@
-"""Seat belts: what stops a run before it spoils what was learned."""
+"""Checks that stop a run before non-finite values reach weights or checkpoints."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from beeline.core.errors import BeelineError
 from beeline.core.protocols.training import Feed, Parallel
 from beeline.core.types import leaves
-from beeline.training.distributed.parallel import extent, local
+from beeline.training.distributed.parallel import all_reduce_min_max, local
 from beeline.training.optim.ema import Average
 
 
-class Diverged(BeelineError):  # noqa: N818 - what happened, as it is said
-    """Numbers became non-finite; ``step`` is the step in which they did."""
+class Diverged(BeelineError):  # noqa: N818
+    """Loss, gradients, weights or averages became non-finite in step ``step``."""
 
     def __init__(self, message: str, step: int):
         super().__init__(message)
@@ -25,7 +25,7 @@ class Diverged(BeelineError):  # noqa: N818 - what happened, as it is said
 
 
 class Interrupted(KeyboardInterrupt):
-    """A run that was asked to stop and has saved where it was."""
+    """A run stopped on request, after step ``step`` and after saving its state."""
 
     def __init__(self, message: str, step: int):
         super().__init__(message)
@@ -33,7 +33,7 @@ class Interrupted(KeyboardInterrupt):
 
 
 def first_bad(named: Iterable[tuple[str, Tensor | None]]) -> str | None:
-    """The first tensor with NaN or infinite values, in words; None when all are finite."""
+    """Name and count of the first tensor with NaN or infinite values, as text; None if all are finite."""
     for name, tensor in named:
         if tensor is None or not tensor.is_floating_point():
             continue
@@ -45,26 +45,37 @@ def first_bad(named: Iterable[tuple[str, Tensor | None]]) -> str | None:
 
 
 def check_step(
-    loss: float, norm: float, step: int, networks: Mapping[str, nn.Module], blame: Callable[[], str] = lambda: ""
+    loss: float,
+    norm: float,
+    step: int,
+    networks: Mapping[str, nn.Module],
+    describe_data: Callable[[], str] = lambda: "",
 ) -> None:
-    """Stop before an update that would carry non-finite numbers into the weights."""
+    """Raise Diverged if loss or gradient norm are non-finite; called before the update of the weights.
+
+    ``describe_data`` gives the text about non-finite data, such as ``describe_bad_data``.
+    """
     if math.isfinite(loss) and math.isfinite(norm):
         return
     weights = first_bad((f"{n}.{k}", p) for n, net in networks.items() for k, p in net.named_parameters())
-    slopes = first_bad((f"{n}.{k}", p.grad) for n, net in networks.items() for k, p in net.named_parameters())
-    where = f"the weight {weights}" if weights else f"the gradient of {slopes}" if slopes else "in no single gradient"
+    gradients = first_bad((f"{n}.{k}", p.grad) for n, net in networks.items() for k, p in net.named_parameters())
+    where = "all weights and gradients are finite"
+    if weights or gradients:
+        where = (
+            f"the first non-finite tensor is {f'the weight {weights}' if weights else f'the gradient of {gradients}'}"
+        )
     raise Diverged(
-        f"step {step} has loss {loss:g} and gradient norm {norm:g}; the first bad tensor is {where}{blame()}; the "
-        "weights were not changed by this step: fork the run from its last checkpoint with a lower learning rate "
-        "(beeline train RUN --fork --set training.lr.peak=...), let it recover by itself (training.max_recoveries=3), "
-        "or look at the data",
+        f"step {step} has loss {loss:g} and gradient norm {norm:g}; {where}{describe_data()}; the weights were not "
+        "updated: fork the run from its last checkpoint with a lower learning rate "
+        "(beeline train RUN --fork --set training.lr.peak=...), set training.max_recoveries=3 for automatic recovery, "
+        "or check the data",
         step,
     )
 
 
-def blame(feed: Feed, n: int, training: Any, microbatches: Iterable[int]) -> str:
-    """The data of step n that are not finite, in words; empty when all are."""
-    feed = feed.origin  # not through workers, which have gone ahead
+def describe_bad_data(feed: Feed, n: int, training: Any, microbatches: Iterable[int]) -> str:
+    """The first non-finite datum of step ``n``, as text; empty if all data are finite."""
+    feed = feed.origin  # not through workers, which are ahead of this step
     for k in microbatches:
         number = n * training.microbatches + k
         batch = feed.microbatch(number, training.microbatch_size)
@@ -77,20 +88,20 @@ def blame(feed: Feed, n: int, training: Any, microbatches: Iterable[int]) -> str
             if len(bad):
                 rows_of = feed.rows(number, training.microbatch_size)
                 datum = f"row {int(bad[0])} of microbatch {k}" if rows_of is None else f"datum {int(rows_of[bad[0]])}"
-                return f"; {name} of {datum} is not finite, so the data are to blame: repair or remove it"
+                return f"; {name} of {datum} is not finite: correct or remove it"
     return ""
 
 
-def check_alike(engine: Parallel, norm: Tensor, step: int) -> None:
-    """Make sure that all processes have the same gradient, bit for bit: a reduction that was skipped shows here."""
+def check_synchronized(engine: Parallel, norm: Tensor, step: int) -> None:
+    """Raise Diverged if the gradient norm differs between processes, which happens if a reduction was skipped."""
     if engine.world == 1:
         return
-    low, high = extent(norm.detach())
+    low, high = all_reduce_min_max(norm.detach())
     if low != high and math.isfinite(low) and math.isfinite(high):
         raise Diverged(
             f"in step {step} the gradient norm is {low!r} on one process and {high!r} on another; the gradients were "
-            "not brought together, so the copies drift apart: report the objective, and use SingleDevice() with more "
-            "microbatches",
+            "not synchronised, so the replicas diverge: use SingleDevice() with more microbatches, and report the "
+            "objective",
             step,
         )
 
@@ -98,22 +109,22 @@ def check_alike(engine: Parallel, norm: Tensor, step: int) -> None:
 def check_state(
     step: int, networks: Mapping[str, nn.Module], averages: Mapping[str, Iterable[Average]], engine: Parallel
 ) -> None:
-    """Refuse to keep a state with non-finite weights or averages; all processes refuse when one does."""
-    every: list[tuple[str, Tensor]] = []
+    """Raise Diverged, on all processes, if weights or averages are non-finite; called before they are saved."""
+    tensors: list[tuple[str, Tensor]] = []
     for n, net in networks.items():
-        every += [(f"{n}.{k}", p) for k, p in net.named_parameters()]
-    for n, many in averages.items():
-        every += [(f"the average of {n}.{k}", t) for average in many for k, t in average.state().items()]
+        tensors += [(f"{n}.{k}", p) for k, p in net.named_parameters()]
+    for n, several in averages.items():
+        tensors += [(f"the average of {n}.{k}", t) for average in several for k, t in average.state().items()]
     with torch.no_grad():
-        sums = [local(t).sum().float() for _, t in every] or [torch.zeros(())]
+        sums = [local(t).sum().float() for _, t in tensors] or [torch.zeros(())]
         total = torch.stack([s.to(sums[0].device) for s in sums]).sum()
-        # an overflow of the sum alone is not an error, so the tensors decide
-        bad = None if math.isfinite(float(total)) else first_bad(every)
+        # the sum may overflow although all tensors are finite, so they are checked one by one
+        bad = None if math.isfinite(float(total)) else first_bad(tensors)
     if float(engine.total(total.new_tensor(float(bad is not None)))) == 0:
         return
     raise Diverged(
-        f"after step {step} the first bad tensor is {bad or 'held by another process'}; this state is not kept: fork "
-        "the run from its last checkpoint with a lower learning rate "
-        "(beeline train RUN --fork --set training.lr.peak=...)",
+        f"after step {step} the first non-finite tensor is {bad or 'on another process'}; this state is not saved: "
+        "fork the run from its last checkpoint with a lower learning rate (beeline train RUN --fork --set "
+        "training.lr.peak=...)",
         step,
     )

@@ -1,4 +1,4 @@
-"""Settings as plain data, fingerprints of code and data, and what differs between two of them."""
+"""Settings as plain data, fingerprints of code and data, and their differences."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import types
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -18,18 +19,19 @@ from beeline.core.protocols.training import Microbatches
 from beeline.core.types import Batch, leaves
 from beeline.training.feed.microbatches import FromDistribution, InMemory
 
-WHOLE = 64 << 20  # bytes up to which a tensor is hashed as a whole
-SUMMED = 4 << 30  # bytes up to which the sum of a larger one is taken beside sampled rows
-ROWS = 4096  # rows of a larger tensor that are hashed, evenly spaced
-_MADE = ("init", "eq", "repr", "hash", "setattr", "delattr", "replace")  # methods that a dataclass writes
+WHOLE = 64 << 20  # bytes; tensors up to this size are hashed completely
+SUMMED = 4 << 30  # bytes; for tensors up to this size the sum of all bits is included
+ROWS = 4096  # evenly spaced rows that are hashed of a larger tensor
+_GENERATED = ("init", "eq", "repr", "hash", "setattr", "delattr", "replace")  # methods that dataclass generates
 _LIBRARY = ("beeline", "torch", "numpy", "builtins", "math", "functools", "operator", "collections", "pathlib")
 
 
 def settings(part: Any) -> Any:
     """A component as plain data for comparison.
 
-    Dataclasses by field, tensors and networks by their content, functions by name and code, other objects by class,
-    code of the class and attributes.  Code of Beeline, torch, numpy and the standard library counts by its name alone.
+    Dataclasses become mappings of their fields, tensors and networks hashes of their content, functions name and
+    bytecode, other objects class, bytecode of the class and attributes.  Functions and classes of Beeline, torch, numpy
+    and the standard library are identified by name alone.
     """
     return _settings(part, ())
 
@@ -49,13 +51,15 @@ def _settings(part: Any, seen: tuple[int, ...]) -> Any:
         return [_settings(v, seen) for v in part]
     if isinstance(part, Tensor):
         return fingerprint(part)
-    if hasattr(part, "__array_interface__"):
+    if isinstance(part, np.ndarray | np.generic):
         return fingerprint(torch.as_tensor(part))
     if isinstance(part, nn.Module):
-        held = {k: fingerprint(v) for k, v in part.state_dict().items()}
-        return f"{type(part).__name__} {_short(json.dumps([held, _code_of(type(part))]))}"
-    if isinstance(part, type | torch.dtype | torch.device):
-        return getattr(part, "__qualname__", str(part))
+        tensors = {k: fingerprint(v) for k, v in part.state_dict().items()}
+        return f"{type(part).__name__} {_short(json.dumps([tensors, _code_of(type(part))]))}"
+    if isinstance(part, type):
+        return part.__qualname__
+    if isinstance(part, torch.dtype | torch.device):
+        return str(part)
     if isinstance(part, functools.partial):
         return {"is": "partial"} | {k: _settings(getattr(part, k), seen) for k in ("func", "args", "keywords")}
     if isinstance(part, types.MethodType):
@@ -63,20 +67,20 @@ def _settings(part: Any, seen: tuple[int, ...]) -> Any:
     if isinstance(part, types.FunctionType):
         return _function(part, seen)
     name = getattr(part, "__qualname__", type(part).__qualname__)
-    if _ours(type(part)) or not hasattr(part, "__dict__"):
+    if _is_library(type(part)) or not hasattr(part, "__dict__"):
         return name
-    held = {k: _settings(v, seen) for k, v in sorted(vars(part).items()) if not k.startswith("_")}
-    return {"is": name} | _code_of(type(part)) | held
+    attributes = {k: _settings(v, seen) for k, v in sorted(vars(part).items()) if not k.startswith("_")}
+    return {"is": name} | _code_of(type(part)) | attributes
 
 
 def _function(part: types.FunctionType, seen: tuple[int, ...]) -> Any:
-    """A function by its name, its code where it is the user's, its defaults and what it closes over."""
-    closed = [c.cell_contents for c in part.__closure__ or () if _filled(c)]
-    held = _settings([part.__defaults__ or (), part.__kwdefaults__ or {}, closed], seen)
-    code = [] if _ours(part) else [_code(part.__code__)]
-    if not code and held == [[], {}, []]:
+    """A function by its name, its bytecode unless it is of a library, its defaults and its closure."""
+    closure = [c.cell_contents for c in part.__closure__ or () if _filled(c)]
+    values = _settings([part.__defaults__ or (), part.__kwdefaults__ or {}, closure], seen)
+    code = [] if _is_library(part) else [_code(part.__code__)]
+    if not code and values == [[], {}, []]:
         return part.__qualname__
-    return f"{part.__qualname__} {_short(json.dumps([*code, held]))}"
+    return f"{part.__qualname__} {_short(json.dumps([*code, values]))}"
 
 
 def _filled(cell: types.CellType) -> bool:
@@ -86,21 +90,21 @@ def _filled(cell: types.CellType) -> bool:
         return False
 
 
-def _ours(part: Any) -> bool:
-    """Whether code belongs to a library, whose changes are told by its version and not by a hash."""
+def _is_library(part: Any) -> bool:
+    """Whether code belongs to a library, which is identified by name instead of bytecode."""
     return (part.__module__ or "").split(".")[0] in _LIBRARY
 
 
 def _code_of(cls: type) -> dict[str, str]:
-    """The code of the methods of a user's class."""
-    own = [c for c in cls.__mro__ if not _ours(c)]
-    every = [f for c in own for _, f in sorted(vars(c).items()) if isinstance(f, types.FunctionType)]
-    mine = [_code(f.__code__) for f in every if f.__name__.strip("_") not in _MADE]
+    """A hash of the bytecode of the methods of a user's class."""
+    own = [c for c in cls.__mro__ if not _is_library(c)]
+    methods = [f for c in own for _, f in sorted(vars(c).items()) if isinstance(f, types.FunctionType)]
+    mine = [_code(f.__code__) for f in methods if f.__name__.strip("_") not in _GENERATED]
     return {"code": _short(json.dumps(mine))} if mine else {}
 
 
 def _code(code: types.CodeType) -> list[Any]:
-    """What a code object does, without its place in a file; the version of Python decides how it is written."""
+    """A code object as plain data, without file name and line numbers; it depends on the version of Python."""
     constants = [
         _code(c) if isinstance(c, types.CodeType) else sorted(map(repr, c)) if isinstance(c, frozenset) else repr(c)
         for c in code.co_consts
@@ -116,13 +120,13 @@ def _short(text: str) -> str:
 def fingerprint(tensor: Tensor) -> str:
     """Shape, dtype and a hash of the content: all of it up to 64 MiB, else 4,096 rows, and the sum up to 4 GiB."""
     part = tensor.detach()
-    form = f"{str(part.dtype).removeprefix('torch.')} {list(part.shape)}"
+    header = f"{str(part.dtype).removeprefix('torch.')} {list(part.shape)}"
     size = part.numel() * part.element_size()
     if size <= WHOLE:
-        return f"{form} {_short_bytes([part])}"
+        return f"{header} {_short_bytes([part])}"
     rows = torch.linspace(0, len(part) - 1, min(ROWS, len(part)), dtype=torch.float64).round().long()
     total = sum(_sum(block) for block in part.split(max(1, len(part) * WHOLE // size))) if size <= SUMMED else 0
-    return f"{form} {_short_bytes([part[rows.to(part.device)]])} {total % 2**64:016x}"
+    return f"{header} {_short_bytes([part[rows.to(part.device)]])} {total % 2**64:016x}"
 
 
 def _bytes(part: Tensor) -> Tensor:
@@ -138,20 +142,20 @@ def _short_bytes(parts: Iterable[Tensor]) -> str:
 
 
 def _sum(part: Tensor) -> int:
-    """The sum of the bits, which no order of summation changes."""
+    """The sum of the bits as integers, which does not depend on the order of summation."""
     raw = _bytes(part)
     return int((raw.view(torch.int32) if len(raw) % 4 == 0 else raw).sum(dtype=torch.int64))
 
 
 def data(microbatches: Microbatches) -> dict[str, Any]:
-    """The fingerprint of training data: every part of data in memory, the first microbatch of all others."""
+    """The fingerprint of training data: of all data in memory, else of a first microbatch of ``PROBED`` data."""
     if isinstance(microbatches, InMemory):
         return batch(microbatches.batch)
-    made = {"is": type(microbatches.law if isinstance(microbatches, FromDistribution) else microbatches).__name__}
-    return made | batch(microbatches.microbatch(0, PROBED))
+    source = microbatches.distribution if isinstance(microbatches, FromDistribution) else microbatches
+    return {"is": type(source).__name__} | batch(microbatches.microbatch(0, PROBED))
 
 
-PROBED = 16  # data in the microbatch that stands for data which are not in memory
+PROBED = 16  # size of the microbatch that is hashed of data that are not in memory
 
 
 def batch(found: Batch) -> dict[str, str]:
@@ -161,7 +165,7 @@ def batch(found: Batch) -> dict[str, str]:
 
 
 def difference(old: Any, new: Any, name: str = "") -> list[str]:
-    """Lines ``name: old -> new`` for every setting that differs."""
+    """Lines ``name: old -> new``, one for every setting that differs."""
     if isinstance(old, Mapping) and isinstance(new, Mapping):
         keys = sorted(set(old) | set(new))
         return [d for k in keys for d in difference(old.get(k), new.get(k), f"{name}.{k}" if name else k)]

@@ -1,4 +1,4 @@
-"""How the same mathematics is computed: precision, memory for time, compilation, memory layout."""
+"""Precision, activation checkpointing, compilation and memory layout of a training step."""
 
 from __future__ import annotations
 
@@ -18,60 +18,60 @@ from beeline.core.ranges import dataclass
 
 @dataclass(frozen=True)
 class Compute:
-    """Precision and memory of a step; nothing of it changes what is learned, apart from rounding.
+    """Precision and memory use of a step; the results differ by rounding at most.
 
-    bf16: matrix products in bfloat16, weights, norms, time embeddings, averages and the optimizer in float32
-    recompute: activations inside the blocks of ``stacks`` are computed again in the backward pass, not kept
-    Assumes that networks name their blocks in ``stacks`` for recomputing.  float16 is not offered: flow transformers
-    overflow in it.
-    Source: Micikevicius et al. 2018 (arXiv 1710.03740); Chen et al. 2016 (arXiv 1604.06174), recomputing.
+    bf16: matrix products in bfloat16; weights, norms, time embeddings, averages and optimizer state in float32
+    recompute: activation checkpointing, activations of the blocks of ``stacks`` are recomputed in the backward pass
+    Assumes for recomputation that networks declare their blocks in ``stacks``.  float16 is not supported, because flow
+    transformers overflow in it.
+    Source: Micikevicius et al. 2018 (arXiv 1710.03740); Chen et al. 2016 (arXiv 1604.06174), activation checkpointing.
 
     >>> Compute(bf16=True).recompute
     0
     """
 
-    bf16: bool = False  # autocast to bfloat16; twice the speed on recent GPUs, slower on most CPUs
-    recompute: int = 0  # 0 keeps all activations, 1 recomputes every block, 2 every second one, ...
-    compile: str | None = None  # backend of torch.compile, usually inductor: slow first steps, faster after
-    channels_last: bool = False  # memory layout that suits convolutions
+    bf16: bool = False  # autocast to bfloat16; about twice as fast on recent GPUs, slower on most CPUs
+    recompute: int = 0  # 0 stores all activations, 1 recomputes every block, 2 every second one, ...
+    compile: str | None = None  # backend of torch.compile, usually inductor; the first steps are slow
+    channels_last: bool = False  # memory format for convolutions
 
     def __post_init__(self) -> None:
         require(
             isinstance(self.recompute, int) and self.recompute >= 0,
-            f"compute.recompute is {self.recompute!r}; 0 keeps all activations, 1 recomputes every block, "
-            "2 every second one: give a whole number from 0",
+            f"compute.recompute is {self.recompute!r}; 0 stores all activations, 1 recomputes every block, 2 every "
+            "second one: give a whole number of 0 or more",
         )
         known = () if self.compile is None else torch.compiler.list_backends(exclude_tags=())
         require(
             self.compile is None or self.compile in known,
-            f"compute.compile is {self.compile!r}, which is no backend of torch.compile here; "
+            f"compute.compile is {self.compile!r}, which is not an available backend of torch.compile; "
             f"{nearest(str(self.compile), known)}",
         )
 
     def autocast(self, device: torch.device) -> contextlib.AbstractContextManager[Any]:
-        """The precision of forward passes on a device."""
+        """Context manager: the precision of forward passes on a device."""
         if not self.bf16:
             return contextlib.nullcontext()
         return torch.autocast(device.type, dtype=torch.bfloat16)
 
     def place(self, networks: Mapping[str, nn.Module]) -> None:
-        """Networks in the layout asked for; before anything holds on to their weights."""
+        """Convert networks to the memory format; to be called before optimizers and averages are created."""
         if self.channels_last:
             for network in networks.values():
                 network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def layout(self, x: Tensor) -> Tensor:
-        """Data in the layout of the networks."""
+        """Data in the memory format of the networks."""
         return x.contiguous(memory_format=torch.channels_last) if self.channels_last and x.ndim == 4 else x
 
     @contextlib.contextmanager
     def prepared(self, networks: Mapping[str, nn.Module]) -> Iterator[None]:
-        """The networks changed for training as asked, and put back afterwards."""
+        """Context manager: recomputation and compilation of the networks, undone on exit."""
         with contextlib.ExitStack() as undo:
             for name, network in networks.items():
                 if self.recompute:
                     undo.enter_context(recomputed(network, self.recompute, name))
-                # an objective calls the parts of a container one by one, never the container
+                # objectives call the parts of a container, never the container itself
                 for part in parts_of(network) if self.compile else ():
                     part.compile(backend=self.compile)  # type: ignore[no-untyped-call]
                     undo.callback(setattr, part, "_compiled_call_impl", None)
@@ -80,25 +80,25 @@ class Compute:
 
 @contextlib.contextmanager
 def recomputed(network: nn.Module, every: int, name: str = "the network") -> Iterator[None]:
-    """Activations of every ``every``-th block are computed again in the backward pass while this lasts."""
+    """Context manager: activations of every ``every``-th block are recomputed in the backward pass."""
     blocks = [block for stack in stacks_of(network).values() for block in stack]
     require(
         blocks,
-        f"compute.recompute was asked for, but {name} ({type(network).__name__}) names no blocks in 'stacks', so there "
+        f"compute.recompute is {every}, but {name} ({type(network).__name__}) declares no blocks in 'stacks', so there "
         "is nothing to recompute; set compute.recompute=0",
     )
     chosen = blocks[::every]
     try:
         for block in chosen:
-            block.forward = _again(block.forward)  # type: ignore[method-assign]
+            block.forward = _Recomputed(block.forward)  # type: ignore[method-assign]
         yield
     finally:
         for block in chosen:
             block.__dict__.pop("forward", None)
 
 
-class _again:  # noqa: N801 - a function that can be copied with its network
-    """A forward pass that forgets its activations while a graph is built."""
+class _Recomputed:
+    """A forward pass with activation checkpointing; a class, so that it can be copied with its network."""
 
     def __init__(self, forward: Callable[..., Any]):
         self.forward = forward
@@ -108,7 +108,7 @@ class _again:  # noqa: N801 - a function that can be copied with its network
             return self.forward(*args, **kwargs)
         require(
             torch._C._functorch.peek_interpreter_stack() is None and forward_ad._current_level < 0,
-            "compute.recompute was asked for with an objective that differentiates forwards (jvp), which torch cannot "
+            "compute.recompute is set, but the objective uses forward-mode derivatives (jvp), which torch cannot "
             "recompute; set compute.recompute=0 and use more, smaller microbatches to save memory",
         )
         return checkpoint(self.forward, *args, use_reentrant=False, **kwargs)
@@ -116,6 +116,6 @@ class _again:  # noqa: N801 - a function that can be copied with its network
 
 @contextlib.contextmanager
 def full(device: torch.device) -> Iterator[None]:
-    """Full precision inside autocast, for what must not be rounded: forward-mode derivatives, norms."""
+    """Context manager: no autocast, for computations that need full precision (forward-mode derivatives, norms)."""
     with torch.autocast(device.type, enabled=False):
         yield

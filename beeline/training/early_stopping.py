@@ -1,4 +1,4 @@
-"""Training that ends when held-out data say so."""
+"""Early stopping by the held-out loss."""
 
 from __future__ import annotations
 
@@ -11,38 +11,38 @@ from beeline.core.ranges import dataclass
 
 @dataclass(frozen=True)
 class EarlyStopping:
-    """Stop when the held-out loss of the averaged weights has not improved for a while, and cool down from its best.
+    """Stop when the held-out loss of the averaged weights stops improving, and cool down from the best step.
 
-    best step b = argmin of the losses; stop after ``patience`` more evaluations; go back to b and cool down from there
-    Assumes a held-out loss.  A learning rate that does not depend on the number of steps until it cools down makes the
-    whole the run that would have been made with so many steps; with one that never cools down training ends at b.
+    best step b = argmin of the losses; stop after ``patience`` evaluations without improvement; return to b, cool down
+    Assumes a held-out loss.  With a learning-rate schedule that ends in a cooldown, the result is identical to an
+    uninterrupted run of that length; with a schedule without cooldown, training ends at b.
     Source: Prechelt 1998, "Early stopping - but when?".
 
     >>> EarlyStopping(patience=3).patience
     3
     """
 
-    patience: int = 5  # evaluations without improvement
+    patience: int = 5  # evaluations without improvement before training stops
     every: int = 200  # steps between two evaluations
-    min_delta: float = 1e-4  # share of the loss by which it has to improve
+    min_delta: float = 1e-4  # smallest relative decrease of the loss that counts as an improvement
 
     def __post_init__(self) -> None:
         require(
             self.patience >= 1 and self.every >= 1 and 0 <= self.min_delta < 1,
             f"EarlyStopping got patience={self.patience}, every={self.every}, min_delta={self.min_delta}; "
-            "patience and every are counted from 1, min_delta is a share below 1",
+            "patience and every have to be at least 1, and 0 <= min_delta < 1",
         )
 
-    def over(self, seen: dict[str, Any], step: int, loss: float) -> bool:
-        """Whether patience is over with ``loss`` at ``step``; ``seen`` remembers the best one."""
-        if not seen or loss < seen["loss"] * (1 - self.min_delta):
-            seen.update(step=step, loss=loss, stale=0)
+    def update(self, state: dict[str, Any], step: int, loss: float) -> bool:
+        """Record ``loss`` at ``step`` in ``state``, which holds the best step; whether training should stop."""
+        if not state or loss < state["loss"] * (1 - self.min_delta):
+            state.update(step=step, loss=loss, stale=0)
         else:
-            seen["stale"] += 1
-        return bool(seen["stale"] >= self.patience)
+            state["stale"] += 1
+        return bool(state["stale"] >= self.patience)
 
-    def shorter(self, best: int, steps: int, lr: LRSchedule) -> int:
-        """The number of steps, at most ``steps``, of the run whose cooldown begins at the step ``best``."""
+    def shortened(self, best: int, steps: int, lr: LRSchedule) -> int:
+        """The number of steps, at most ``steps``, of a run whose cooldown starts at step ``best``."""
         if not lr.branch(steps):
             return best
         return next((total for total in range(best, steps) if lr.branch(total) >= best), steps)

@@ -1,4 +1,4 @@
-"""The loop of training: what one step does, and how a run is saved, resumed and turned back."""
+"""The training loop: one step, checkpoints, resume, recovery and early stopping."""
 
 from __future__ import annotations
 
@@ -17,34 +17,33 @@ from beeline.core.declared import Declaring
 from beeline.core.errors import require
 from beeline.core.modes import deferred, refuse
 from beeline.core.protocols.objectives import Player
-from beeline.core.protocols.training import Parallel
+from beeline.core.protocols.training import Callback, Feed, Log, Parallel
 from beeline.core.rng import Rng
 from beeline.core.types import Batch, to
 from beeline.training import checkpoint, compare
-from beeline.training.checks import Diverged, blame, check_alike, check_state, check_step
-from beeline.training.distributed.parallel import here, local
+from beeline.training.checks import Diverged, check_state, check_step, check_synchronized, describe_bad_data
+from beeline.training.distributed.parallel import local, local_device
 from beeline.training.feed.microbatches import as_microbatches
-from beeline.training.feed.workers import Fetched, order_of
+from beeline.training.feed.workers import Prefetched, microbatch_numbers
 from beeline.training.memory import Peak
-from beeline.training.optim import parameter_groups as kinds
 from beeline.training.optim.ema import Average, averaged
 from beeline.training.optim.optimizers import in_use
+from beeline.training.optim.parameter_groups import matrices
 from beeline.training.players import players
 from beeline.training.state import State
 
 if TYPE_CHECKING:
     from beeline.training.config import Training
-from beeline.core.protocols.training import Callback, Feed, Log
 
-FREE = tuple(
+CHANGEABLE = tuple(
     f"training.{name}:"
     for name in ("steps", "checkpoint_every", "checkpoint_keep", "watch_every", "max_recoveries", "workers")
 )
-"""Settings that may change when a run goes on."""
+"""Settings that may change when a run is resumed."""
 
 
 class Loop:
-    """One call of fit: the parts, the state, and what one step does."""
+    """One call of ``fit``: its components, its state, and the training step."""
 
     def __init__(
         self,
@@ -64,63 +63,63 @@ class Loop:
         self.log: Log = log if engine.rank == 0 else lambda entry: None
         require(
             training.microbatches % engine.world == 0,
-            f"{training.microbatches} microbatches cannot be shared evenly by {engine.world} processes; "
+            f"{training.microbatches} microbatches cannot be divided evenly among {engine.world} processes; "
             f"set training.microbatches to a multiple of {engine.world}",
         )
         require(
             training.early_stopping is None
             or (checkpoint_dir is not None and any(callback.scores for callback in callbacks)),
-            "training.early_stopping ends a run by its held-out loss and goes back to its best checkpoint; give fit "
-            "both, a HeldOut in callbacks= and checkpoint_dir=, or set training.early_stopping=none",
+            "training.early_stopping needs a held-out loss and a directory for checkpoints, but one of them is "
+            "missing; give fit a HeldOut in callbacks= and checkpoint_dir=, or set training.early_stopping=none",
         )
         self.data = as_microbatches(data, rng.fork("data"))
         self.feed: Feed = self.data if training.data_pruning is None else training.data_pruning.feed(self.data)
         if training.workers:
-            order = order_of(training.microbatches, engine.rank, engine.world)
-            self.feed = Fetched(self.data, training.microbatch_size, training.workers, order)
+            order = microbatch_numbers(training.microbatches, engine.rank, engine.world)
+            self.feed = Prefetched(self.data, training.microbatch_size, training.workers, order)
         weights = [p for net in networks.values() for p in net.parameters()]
         self.device = device
         self.peak = Peak(device, sum(p.numel() * p.element_size() for p in weights))
         training.compute.place(networks)
-        # a divided network cannot be copied, so a whole one is kept aside to be filled
-        self._whole = {name: copy.deepcopy(net).cpu() for name, net in networks.items()} if engine.shards else networks
+        # a sharded network cannot be copied, so an unsharded copy is stored for the results
+        self._full = {name: copy.deepcopy(net).cpu() for name, net in networks.items()} if engine.shards else networks
         nets = {name: engine.wrap(net, device) for name, net in networks.items()}
-        every = players(objective, nets)
-        lr, self.matrices = training.lr_schedule(0, training.steps), kinds.matrices(nets)
-        optimizers = {p.name: training.optimizer.build(p.parameters, lr, self.matrices) for p in every}
+        all_players = players(objective, nets)
+        lr, decayed = training.lr_schedule(0, training.steps), matrices(nets)
+        optimizers = {p.name: training.optimizer.build(p.parameters, lr, decayed) for p in all_players}
         averages = {name: [Average(net, profile) for profile in training.profiles] for name, net in nets.items()}
-        self.state = State(nets, every, optimizers, averages)
-        self.work = {p.name: engine.work(p, nets) for p in every}
+        self.state = State(nets, all_players, optimizers, averages)
+        self.work = {p.name: engine.work(p, nets) for p in all_players}
         self._parts = {"training": training, "objective": objective, "seed": rng}
-        self.branch = training.lr_schedule.branch(training.steps)  # where a longer run would leave this one
+        self.branch = training.lr_schedule.branch(training.steps)  # a longer run continues from this step
         for net in nets.values():
             net.train()
         self._in_use(False)
-        self.predicted: int | None = None  # bytes of memory, to be logged beside what was taken
-        self.tell: Callable[[int], None] = lambda step: None  # hears of every microbatch before it is worked
-        self.enough = False  # whether patience is over
+        self.predicted: int | None = None  # estimated peak memory in bytes, for the log
+        self.progress: Callable[[int], None] = lambda step: None  # called before every microbatch
+        self.stop_early = False  # set by early stopping
         self._clock, self._speed = time.perf_counter(), 0.0
 
     @functools.cached_property
     def settings(self) -> dict[str, Any]:
-        """What a run has to have in common with the one that it goes on from, as plain data."""
-        found: dict[str, Any] = compare.settings(self._parts)
-        return found | {"data": compare.data(self.data)}
+        """Settings and fingerprints that have to be the same when the run is resumed, as plain data."""
+        settings: dict[str, Any] = compare.settings(self._parts)
+        return settings | {"data": compare.data(self.data)}
 
     @property
     def steps(self) -> int:
-        """Steps of the run: as planned, or fewer since patience was over."""
+        """Number of steps of the run, which early stopping may have reduced."""
         return int(self.state.notes.get("steps", self.training.steps))
 
     @property
     def best(self) -> int:
-        """The step of the best look so far, to which patience may lead back; 0 without."""
-        return int(self.state.notes.get("patience", {}).get("step", 0))
+        """The step with the best held-out loss, to which early stopping may return; 0 if there is none."""
+        return int(self.state.notes.get("early_stopping", {}).get("step", 0))
 
     def step(self, stop: bool = False) -> bool:
-        """One step of every player whose turn it is, then the averages, then the log; whether to stop after it."""
+        """One step of every player that is due, the averages, callbacks and log; whether to stop after it."""
         n, training = self.state.step, self.training
-        lr = training.lr_schedule(n, self.steps) * 0.5 ** self.state.notes.get("retreats", 0)
+        lr = training.lr_schedule(n, self.steps) * 0.5 ** self.state.notes.get("recoveries", 0)
         entry: dict[str, Any] = {"step": n + 1, "loss": 0.0, "lr": lr, "grad_norm": 0.0, "samples_per_second": 0.0}
         terms: dict[str, float] = {}
         self.feed.begin(n, training)
@@ -128,12 +127,12 @@ class Loop:
             if n % player.every:
                 entry.update(self.state.notes.get("last", {}) if i == 0 else {})
                 continue
-            seen, its = self._move(player, n, lr, stop)
-            stop = seen.pop("stop") > 0
-            entry.update(seen if i == 0 else {})
+            values, own_terms = self._update(player, n, lr, stop)
+            stop = values.pop("stop") > 0
+            entry.update(values if i == 0 else {})
             if i == 0 and player.every > 1:  # logged again in the steps that it skips
-                self.state.notes["last"] = {k: seen[k] for k in ("loss", "grad_norm")}
-            terms |= its if i == 0 else {f"{player.name}.{k}": v for k, v in its.items()}
+                self.state.notes["last"] = {k: values[k] for k in ("loss", "grad_norm")}
+            terms |= own_terms if i == 0 else {f"{player.name}.{k}": v for k, v in own_terms.items()}
         self.state.step = n + 1
         for name, network in self.state.networks.items():
             if isinstance(network, Declaring):
@@ -142,7 +141,7 @@ class Loop:
                 average.update(n + 1)
         entry["terms"] = terms
         now = time.perf_counter()
-        if now > self._clock:  # a clock that stands still or runs backwards gives no lr: the last one stays
+        if now > self._clock:  # else the clock stands still or runs backwards: the last speed is logged
             self._speed = training.batch_size / (now - self._clock)
         entry["samples_per_second"], self._clock = self._speed, now
         self._call_back(entry)
@@ -153,7 +152,7 @@ class Loop:
         return stop
 
     def microbatch(self, n: int, k: int) -> Batch:
-        """Microbatch k of step n, on the device and in the layout of the networks."""
+        """Microbatch k of step n, on the device and in the memory format of the networks."""
         batch = self.feed.microbatch(n * self.training.microbatches + k, self.training.microbatch_size)
         if batch.x1.device != self.device:
             batch = to(batch, self.device, non_blocking=True)
@@ -162,18 +161,18 @@ class Loop:
         return batch
 
     def key(self, n: int, k: int) -> Rng:
-        """The random numbers of microbatch k of step n; others after a recovery, so that the step differs."""
-        again = self.state.notes.get("retreats", 0)
-        return (self.rng.fork("retreat", again) if again else self.rng).fork(n, k)
+        """The random key of microbatch k of step n; a different one after a recovery, so that the step differs."""
+        recoveries = self.state.notes.get("recoveries", 0)
+        return (self.rng.fork("retreat", recoveries) if recoveries else self.rng).fork(n, k)
 
-    def _move(self, player: Player, n: int, lr: float, stop: bool) -> tuple[dict[str, float], dict[str, float]]:
-        """One step of one player: what to log of it, and its terms."""
+    def _update(self, player: Player, n: int, lr: float, stop: bool) -> tuple[dict[str, float], dict[str, float]]:
+        """One update of the parameters of a player: its entries and its terms for the log."""
         training, engine = self.training, self.engine
         optimizer = self.state.optimizers[player.name]
-        for network in self.state.networks.values():  # losses of other players leave gradients too
+        for network in self.state.networks.values():  # other players leave gradients too
             network.zero_grad(set_to_none=True)
         mine = range(engine.rank, training.microbatches, engine.world)
-        parts: dict[str, Tensor] = {}
+        terms: dict[str, Tensor] = {}  # the loss under "", and its terms
         errors: dict[int, tuple[Tensor, Tensor]] = {}  # by microbatch: losses and times of its data
         with deferred() as checks:
             for k in mine:
@@ -181,45 +180,49 @@ class Loop:
                 if len(self.state.players) > 1:
                     key = key.fork(player.name)
                 batch = self.microbatch(n, k)
-                self.tell(n)
+                self.progress(n)
                 with key.fork("ambient").ambient(), training.compute.autocast(self.device):
                     loss = self.work[player.name](batch, key, 1 / training.microbatches, k == mine[-1])
                 for name, value in {"": loss.value.detach(), **loss.terms}.items():
-                    parts[name] = parts[name] + value if name in parts else value
+                    terms[name] = terms[name] + value if name in terms else value
                 errors[k] = loss.per_sample, loss.t
-            slopes = [local(p.grad) for p in player.parameters if p.grad is not None]
-            norm = engine.norm(slopes)
-            bad = torch.stack([~good for good, _ in checks]).sum() if checks else torch.zeros_like(norm)
-            asked_for = torch.full_like(norm, float(stop))
-            sums = torch.stack([*(v.detach().float() for v in parts.values()), asked_for.float()])
-            # the one wait for the device in a step
-            *values, asked, length, wrong = torch.cat([engine.total(sums), norm.float()[None], bad[None]]).tolist()
-            if wrong:
+            gradients = [local(p.grad) for p in player.parameters if p.grad is not None]
+            norm = engine.norm(gradients)
+            failed = torch.stack([~passed for passed, _ in checks]).sum() if checks else torch.zeros_like(norm)
+            stop_request = torch.full_like(norm, float(stop))
+            sums = torch.stack([*(v.detach().float() for v in terms.values()), stop_request.float()])
+            # the only synchronisation with the device in a step
+            *values, stops, grad_norm, failures = torch.cat(
+                [engine.total(sums), norm.float()[None], failed[None]]
+            ).tolist()
+            if failures:
                 refuse(checks)
             checks.clear()
         values = [v / training.microbatches for v in values]
-        check_step(values[0], length, n + 1, self.state.networks, lambda: blame(self.feed, n, training, mine))
+        check_step(
+            values[0], grad_norm, n + 1, self.state.networks, lambda: describe_bad_data(self.feed, n, training, mine)
+        )
         watched = (n + 1) % training.watch_every == 0
         if n == 0 or watched:
-            check_alike(engine, norm, n + 1)
-        if training.clip is not None and length > training.clip:
-            torch._foreach_mul_(slopes, training.clip / (length + 1e-6))
+            check_synchronized(engine, norm, n + 1)
+        if training.clip is not None and grad_norm > training.clip:
+            torch._foreach_mul_(gradients, training.clip / (grad_norm + 1e-6))
         before = [local(p.detach()).clone() for p in player.parameters] if watched else []
         for group in optimizer.param_groups:
             group["lr"] = lr * group.get("lr_scale", 1.0)
         optimizer.step()
         self.feed.observe(n, training, errors, engine.total)
-        entry = {"loss": values[0], "grad_norm": length, "stop": asked}
+        entry = {"loss": values[0], "grad_norm": grad_norm, "stop": stops}
         if watched:
             now = [local(p.detach()) for p in player.parameters]
             entry["update_norm"] = float(engine.norm(torch._foreach_sub(now, before)))
             entry["param_norm"] = float(engine.norm(now))
-        return entry, dict(zip(list(parts)[1:], values[1:], strict=True))
+        return entry, dict(zip(list(terms)[1:], values[1:], strict=True))
 
     def _call_back(self, entry: dict[str, Any]) -> None:
-        """Call the callbacks that are due with the raw and the averaged network."""
+        """Call the callbacks that are due with the raw and the averaged network; update early stopping."""
         due = [callback for callback in self.callbacks if callback.due(entry["step"], self.steps)]
-        self.enough = False
+        self.stop_early = False
         if not due:
             return
         self.peak.pause()
@@ -232,53 +235,53 @@ class Loop:
             for kind, value in scores.items():
                 self.state.best[kind] = min(value, self.state.best.get(kind, float("inf")))
             entry[callback.name] = found | ({"best": dict(self.state.best)} if scores else {})
-            patience = self.training.early_stopping if callback.scores and "steps" not in self.state.notes else None
-            if patience is not None:
+            stopping = self.training.early_stopping if callback.scores and "steps" not in self.state.notes else None
+            if stopping is not None:
                 loss = torch.tensor(callback.score(found) if self.engine.rank == 0 else 0.0, dtype=torch.float64)
-                loss = self.engine.total(loss.to(here()))  # that of rank 0 decides for all
-                over = patience.over(self.state.notes.setdefault("patience", {}), entry["step"], float(loss))
-                self.enough = over and entry["step"] < self.steps
+                loss = self.engine.total(loss.to(local_device()))  # the loss of rank 0, on all processes
+                best = self.state.notes.setdefault("early_stopping", {})
+                self.stop_early = stopping.update(best, entry["step"], float(loss)) and entry["step"] < self.steps
         self._in_use(False)
-        self.peak.go()
-        self._clock = time.perf_counter()  # looking is not learning
+        self.peak.resume()
+        self._clock = time.perf_counter()  # the speed excludes callbacks
 
     def _in_use(self, use: bool) -> None:
-        """Tell optimizers that average by themselves whether the weights are used or learn."""
+        """Switch optimizers that average their weights between evaluation and training."""
         for optimizer in self.state.optimizers.values() if self.training.optimizer.averages else ():
             in_use(optimizer, use)
 
     def averaged(self, name: str, which: int = 0) -> nn.Module | None:
-        """A whole network with averaged weights and the buffers of now, or None where there is no average."""
+        """A full copy of a network with averaged weights and current buffers; None if there is no average."""
         averages = self.state.averages[name]
         return self._copy(name, averages[which].state()) if averages else None
 
     def _copy(self, name: str, state: Mapping[str, Tensor]) -> nn.Module:
-        return averaged(self._whole[name], state, self.device, live=self.state.networks[name])
+        return averaged(self._full[name], state, self.device, live=self.state.networks[name])
 
     def result(self) -> dict[str, nn.Module]:
-        """What fit gives back: networks with averaged weights, whole ones where they were divided."""
+        """The return value of ``fit``: networks with averaged weights, unsharded."""
         self._in_use(True)
-        made: dict[str, nn.Module] = {}
+        result: dict[str, nn.Module] = {}
         for name, net in self.state.networks.items():
             average = self.averaged(name)
             if average is None and self.engine.shards:
                 average = self._copy(name, {})
-            made[name] = (average or net).eval()
-        return made
+            result[name] = (average or net).eval()
+        return result
 
     def save(self) -> None:
-        """A checkpoint of the state, unless it is spoilt."""
+        """Write a checkpoint, after a check that all values are finite."""
         check_state(self.state.step, self.state.networks, self.state.averages, self.engine)
         if self.checkpoint_dir is None:
             return
         self.state.notes["feed"], self.state.extras = self.feed.state()
-        more = {"stays": self.state.step == self.branch < self.training.steps, "world": self.engine.world}
+        more = {"permanent": self.state.step == self.branch < self.training.steps, "world": self.engine.world}
         more["profiles"] = compare.settings(self.training.profiles)
         saved = self.state.save(self.settings, more)
-        checkpoint.write(self.checkpoint_dir, saved, self.training.checkpoint_keep, self.engine, spare=self.best)
+        checkpoint.write(self.checkpoint_dir, saved, self.training.checkpoint_keep, self.engine, protect=self.best)
 
     def snapshot(self) -> None:
-        """Store the averages alone, to stay."""
+        """Store the averages and buffers permanently, for post-hoc EMA."""
         if self.checkpoint_dir is None:
             return
         state = {"step": self.state.step, "profiles": compare.settings(self.training.profiles)}
@@ -286,10 +289,10 @@ class Loop:
         checkpoint.write(self.checkpoint_dir / "snapshots", stored, 10**9, self.engine)
 
     def resume(self, root: Path, fork: bool = False) -> None:
-        """Go on from the newest whole checkpoint; refuse when settings other than the number of steps changed.
+        """Continue from the newest valid checkpoint; refuse if settings other than CHANGEABLE changed, unless ``fork``.
 
-        When the number of steps was raised, the newest checkpoint is taken up to which both runs have the same rates,
-        so that the longer run is the one that would have been made at once; where there is none, this is said.
+        If the number of steps was raised, the newest checkpoint is used up to which both runs have the same learning
+        rates, so the result is identical to an uninterrupted run of that length; if there is none, a note is logged.
         """
 
         def note(text: str) -> None:
@@ -298,23 +301,23 @@ class Loop:
         path = checkpoint.newest(root, note)
         saved = checkpoint.state(path)
         changed = compare.difference(saved["settings"], self.settings)
-        changed = [line for line in changed if not line.startswith(FREE)]
+        changed = [line for line in changed if not line.startswith(CHANGEABLE)]
         others = [line for line in changed if line.startswith("data.")]
         require(
             fork or not others,
-            f"the data are not those that the run in {root} has learned from ({'; '.join(others)}); going on would mix "
-            "two data sets in one run: give the data as they were, or fork a new run from its state",
+            f"the data differ from those of the run in {root} ({'; '.join(others)}), so it cannot be resumed; give the "
+            "same data, or fork a new run from its checkpoint",
         )
         require(
             fork or not changed,
-            f"the run in {root} was made with other settings ({'; '.join(changed)}); going on would be neither run: "
-            "resume with the settings it has, or fork a new run from its state",
+            f"the run in {root} has other settings ({'; '.join(changed)}), so it cannot be resumed; give the same "
+            "settings, or fork a new run from its checkpoint",
         )
         steps, old = self.training.steps, int(saved["settings"]["training"]["steps"])
         require(
             steps >= saved["step"],
             f"the run in {root} has {saved['step']} steps already, training.steps is {steps}; "
-            "raise training.steps to go on",
+            "raise training.steps to continue",
         )
         if not fork and steps != old and not self._same_lr(saved["step"], old):
             try:
@@ -322,69 +325,72 @@ class Loop:
                 saved = checkpoint.state(path)
             except ValueError:
                 note(
-                    f"with training.steps={steps} instead of {old} the rates of the steps already made would have been "
-                    "others, and no checkpoint is early enough; this run goes on, but is not the one made at once"
+                    f"training.steps={steps} instead of {old} changes the learning rates of completed steps, and no "
+                    "checkpoint is early enough; the result will differ from an uninterrupted run of that length"
                 )
-        self._return(path, changed)
+        self._load(path, changed)
         if fork:
-            for name in ("retreats", "steps", "patience"):
+            for name in ("recoveries", "steps", "early_stopping"):
                 self.state.notes.pop(name, None)
             note(f"forked from {path}" + (f" with {'; '.join(changed)}" if changed else ""))
-            self.save()  # a run that dies before its next checkpoint goes on from here
+            self.save()  # a run that dies before its next checkpoint can be resumed
         else:
             note(f"resumed from {path}")
 
-    def _return(self, path: Path, changed: Sequence[str] = ()) -> None:
-        """Become the state of a checkpoint; a part of it whose settings changed in a fork starts anew."""
-        others = any(line.startswith("training.optimizer") for line in changed)
-        self.state.load(path, optimizers=not others, averages=not changed)
+    def _load(self, path: Path, changed: Sequence[str] = ()) -> None:
+        """Load a checkpoint; components whose settings were ``changed`` in a fork start from their initial state."""
+        new_optimizer = any(line.startswith("training.optimizer") for line in changed)
+        self.state.load(path, optimizers=not new_optimizer, averages=not changed)
         feed = self.state.notes.pop("feed", None)
-        pruned = any(
+        new_feed = any(
             line.startswith(("training.data_pruning", "training.batch_size", "training.microbatches", "data."))
             for line in changed
         )
-        if feed and not pruned:
+        if feed and not new_feed:
             self.feed.load_state(feed, self.state.extras)
         self.state.extras = {}
-        if others:
-            self.log({"step": self.state.step, "note": "the optimizer has other settings and starts without memory"})
+        if new_optimizer:
+            self.log({"step": self.state.step, "note": "the optimizer has other settings and starts without state"})
 
     def _same_lr(self, step: int, old: int) -> bool:
         lr, new = self.training.lr_schedule, self.training.steps
         return all(lr(n, old) == lr(n, new) for n in range(step))
 
     def recover(self, error: Diverged) -> bool:
-        """After a divergence: back to the last good checkpoint with half the lr, as often as that is allowed."""
-        times = self.state.notes.get("retreats", 0) + 1
+        """Return to the last checkpoint with half the learning rate; False if ``max_recoveries`` is used up."""
+        count = self.state.notes.get("recoveries", 0) + 1
         if (
             self.checkpoint_dir is None
-            or times > self.training.max_recoveries
+            or count > self.training.max_recoveries
             or not checkpoint.steps(self.checkpoint_dir)
         ):
             return False
-        self._return(checkpoint.newest(self.checkpoint_dir, lambda text: None))
-        self.state.notes["retreats"] = times
-        here = self.state.step
-        self.log({"step": here, "note": f"{error}; went back to step {here}, the lr is now {0.5**times:g} of its plan"})
+        self._load(checkpoint.newest(self.checkpoint_dir, lambda text: None))
+        self.state.notes["recoveries"] = count
+        step = self.state.step
+        note = f"{error}; returned to step {step}, the learning rate is now {0.5**count:g} times its schedule"
+        self.log({"step": step, "note": note})
         return True
 
-    def shorten(self) -> None:
-        """EarlyStopping is over: back to the best step, and a cooldown from there.  What came after it is forgotten."""
+    def return_to_best(self) -> None:
+        """Early stopping: return to the best step, delete later checkpoints, and cool down from there."""
         assert self.checkpoint_dir is not None and self.training.early_stopping is not None
-        best, self.enough = self.best, False
-        self._return(self.checkpoint_dir / f"step-{best:08d}")
-        end = self.training.early_stopping.shorter(best, self.training.steps, self.training.lr_schedule)
+        best, self.stop_early = self.best, False
+        self._load(self.checkpoint_dir / f"step-{best:08d}")
+        end = self.training.early_stopping.shortened(best, self.training.steps, self.training.lr_schedule)
         self.state.notes["steps"] = end
         if self.engine.rank == 0:
             for path in (*checkpoint.steps(self.checkpoint_dir), *checkpoint.steps(self.checkpoint_dir / "snapshots")):
                 if checkpoint.number(path) > best:
                     checkpoint.remove(path)
         self.save()
-        note = f"the held-out loss is lowest after step {best}; the run goes on from there to step {end}"
+        note = f"early stopping: the held-out loss is lowest after step {best}; continuing from there to step {end}"
         self.log({"step": best, "steps": end, "note": note})
 
-    def farewell(self, kept: bool = True) -> str:
-        """What to tell somebody who stopped the run; ``kept`` says whether the directory of checkpoints stays."""
-        if self.checkpoint_dir is None or not kept:
+    def stop_message(self, saved: bool = True) -> str:
+        """The message of Interrupted; ``saved`` is False if the checkpoints are temporary."""
+        if self.checkpoint_dir is None or not saved:
             return f"stopped after step {self.state.step}; nothing was saved, because no checkpoint_dir was given"
-        return f"stopped after step {self.state.step} and saved it to {self.checkpoint_dir}; resume from there to go on"
+        return (
+            f"stopped after step {self.state.step} and saved a checkpoint to {self.checkpoint_dir}; resume from there"
+        )

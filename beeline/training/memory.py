@@ -1,4 +1,4 @@
-"""Memory: what tensors take while a step is computed, and what a process has taken at most."""
+"""Memory: peak of tensors allocated in a block of code, and peak memory of a process or device."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from torch.utils._pytree import tree_leaves
 
 
 class Tracker(TorchDispatchMode):
-    """Counts the bytes of all tensors that are made while this lasts, as they come and go: ``peak`` is the most.
+    """Context manager that counts the bytes of tensors allocated inside it; ``peak`` is the maximum.
 
-    Tensors that were there before are not counted; scratch memory inside kernels is not seen.
+    Tensors allocated before are not counted, nor is scratch memory inside kernels.
     """
 
     def __init__(self) -> None:
@@ -26,14 +26,14 @@ class Tracker(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         inputs = {_key(t) for t in tree_leaves((args, kwargs or {})) if isinstance(t, Tensor)}
-        made = func(*args, **(kwargs or {}))
-        for tensor in tree_leaves(made):
+        outputs = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(outputs):
             if isinstance(tensor, Tensor) and _key(tensor) not in inputs:
-                self._note(tensor)
-        return made
+                self._add(tensor)
+        return outputs
 
-    def _note(self, tensor: Tensor) -> None:
-        with contextlib.suppress(NotImplementedError, RuntimeError):  # wrappers without memory of their own
+    def _add(self, tensor: Tensor) -> None:
+        with contextlib.suppress(NotImplementedError, RuntimeError):  # subclasses without storage
             storage = tensor.untyped_storage()
             key = storage._cdata
             if key in self._known:
@@ -41,9 +41,9 @@ class Tracker(TorchDispatchMode):
             self._known[key] = storage.nbytes()
             self.live += self._known[key]
             self.peak = max(self.peak, self.live)
-            weakref.finalize(storage, self._forget, key)
+            weakref.finalize(storage, self._remove, key)
 
-    def _forget(self, key: int) -> None:
+    def _remove(self, key: int) -> None:
         self.live -= self._known.pop(key, 0)
 
 
@@ -54,31 +54,31 @@ def _key(tensor: Tensor) -> int:
 
 
 class Peak:
-    """The most memory that is taken from now on: of the device, or of the process beyond what it has now.
+    """Peak memory from now on: of the CUDA device, or of the process relative to its present size.
 
-    ``held`` bytes were taken before and count too.  ``pause`` leaves out what happens until ``go``: a look at the
-    networks is not a step.
+    ``held`` bytes were allocated before and are added.  Memory between ``pause`` and ``resume`` is ignored, so that
+    callbacks do not count.
     """
 
     def __init__(self, device: torch.device, held: int = 0):
         self.device, self._most = device, 0
-        self._before = _status("VmRSS") - held  # a device counts what was there by itself
-        self.go()
+        self._before = _status("VmRSS") - held  # CUDA counts earlier allocations itself
+        self.resume()
 
-    def go(self) -> None:
-        """Count again."""
+    def resume(self) -> None:
+        """Start or continue measuring."""
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
             return
-        with contextlib.suppress(OSError):  # forget the earlier peak; where that is not allowed the peak is too high
+        with contextlib.suppress(OSError):  # reset the peak; without permission the peak is an upper bound
             Path("/proc/self/clear_refs").write_text("5")
 
     def pause(self) -> None:
-        """Stop counting."""
+        """Stop measuring until ``resume``."""
         self._most = self.bytes()
 
     def bytes(self) -> int:
-        """Bytes; 0 where the system does not say."""
+        """The peak in bytes; 0 where the system does not report it."""
         if self.device.type == "cuda":
             return max(self._most, int(torch.cuda.max_memory_allocated(self.device)))
         return max(self._most, _status("VmHWM") - self._before)
@@ -93,7 +93,7 @@ def _status(name: str) -> int:
 
 
 def size(count: float) -> str:
-    """A number of bytes in words."""
+    """A number of bytes as text, such as "1.5 KiB"."""
     if count < 1024:
         return f"{count:.0f} B"
     for unit in ("KiB", "MiB", "GiB"):

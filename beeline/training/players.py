@@ -1,4 +1,4 @@
-"""Players: one code path for a single loss and for games in which several networks learn."""
+"""Players: one code path for a single loss and for adversarial objectives with several losses."""
 
 from __future__ import annotations
 
@@ -12,26 +12,29 @@ from beeline.core.protocols.objectives import AdversarialObjective, Player
 
 
 def players(objective: Any, networks: Mapping[str, nn.Module]) -> list[Player]:
-    """The players of a game, or the one player of an objective.
+    """The players of an adversarial objective, or one player for any other objective.
 
-    An objective is called with its network; with a mapping of networks when there are several.
+    An objective is called with its network, or with a mapping of networks if there are several.
     """
     if isinstance(objective, AdversarialObjective):
         found = list(objective.players(**networks))
         names = [p.name for p in found]
         require(
             found and len(set(names)) == len(names),
-            f"{type(objective).__name__} has the players {names}; a game needs at least one, each with its own name",
+            f"{type(objective).__name__} has the players {names}; give at least one, each with its own name",
         )
     else:
         field = next(iter(networks.values())) if len(networks) == 1 else networks
-        every = [p for net in networks.values() for p in net.parameters() if p.requires_grad]
-        found = [Player("loss", lambda batch, rng: objective(field, batch, rng), every)]
+        trainable = [p for net in networks.values() for p in net.parameters() if p.requires_grad]
+        found = [Player("loss", lambda batch, rng: objective(field, batch, rng), trainable)]
     for player in found:
         require(
             player.parameters,
-            f"the player {player.name!r} has no parameters to learn; give a network with parameters that require "
-            "gradients (unfreeze some)",
+            f"the player {player.name!r} has no trainable parameters; give a network with parameters that require "
+            "gradients",
         )
-        require(player.every >= 1, f"the player {player.name!r} moves every {player.every} steps; give 1 or more")
+        require(
+            player.every >= 1,
+            f"the player {player.name!r} has every={player.every}; it is a number of steps: give 1 or more",
+        )
     return found

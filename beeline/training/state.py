@@ -1,4 +1,4 @@
-"""The state of a training run: everything that a checkpoint has to hold, and nothing else."""
+"""The mutable state of a training run, which is saved in checkpoints."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from beeline.training.optim.ema import Average
 
 @dataclass
 class State:
-    """Networks, players with their optimizers, averages, and the count of steps.  It changes as training goes on."""
+    """Networks, players, optimizers, averages and the number of completed steps."""
 
     networks: Mapping[str, nn.Module]
     players: Sequence[Player]
     optimizers: Mapping[str, torch.optim.Optimizer]  # by player
     averages: Mapping[str, Sequence[Average]]  # by network
-    step: int = 0  # steps done
+    step: int = 0  # completed steps
     best: dict[str, float] = field(default_factory=dict)  # lowest held-out losses so far
-    notes: dict[str, Any] = field(default_factory=dict)  # plain data of parts that remember (pruning, weighting)
-    extras: dict[str, Tensor] = field(default_factory=dict)  # tensors of the same
+    notes: dict[str, Any] = field(default_factory=dict)  # JSON state of the loop and of the feed
+    extras: dict[str, Tensor] = field(default_factory=dict)  # tensors of the feed
 
     def names(self) -> dict[int, str]:
         """The name of every parameter, ``network.layer.weight``, by identity."""
@@ -37,16 +37,16 @@ class State:
 
     def averaged(self) -> dict[str, dict[str, Tensor]]:
         """The averages of all networks, by the name of their file."""
-        every = self.averages.items()
-        return {f"{name}.ema{i}": average.state() for name, many in every for i, average in enumerate(many)}
+        named = [(name, i, average) for name, several in self.averages.items() for i, average in enumerate(several)]
+        return {f"{name}.ema{i}": average.state() for name, i, average in named}
 
     def buffers(self) -> dict[str, dict[str, Tensor]]:
-        """The lasting buffers of all networks that have some, by the name of their file."""
+        """The persistent buffers of all networks that have some, by the name of their file."""
         found = {f"{name}.buffers": buffers_of(net) for name, net in self.networks.items()}
         return {group: buffers for group, buffers in found.items() if buffers}
 
     def save(self, settings: Any, more: Mapping[str, Any] | None = None) -> Checkpoint:
-        """The whole state as tensors and plain data."""
+        """The state as a checkpoint of tensors and JSON data; ``more`` is added to the JSON data."""
         tensors: dict[str, dict[str, Tensor]] = {}
         for name, net in self.networks.items():
             tensors[name] = {k: v.detach() for k, v in named(net).items()}
@@ -69,24 +69,23 @@ class State:
 
     @torch.no_grad()
     def load(self, path: Path, optimizers: bool = True, averages: bool = True) -> None:
-        """Become a saved state, exactly; every tensor has to match by name and shape.
+        """Load a checkpoint; every tensor has to match by name and shape.
 
-        Without ``optimizers`` these start anew; without ``averages`` those that the checkpoint lacks start at its
-        weights.
+        Without ``optimizers`` their state is not loaded.  Without ``averages`` the checkpoint may lack averages, which
+        are then initialised with its weights.
         """
         saved, found = checkpoint.state(path), checkpoint.contents(path)
-        wanted: dict[str, dict[str, Tensor]] = {}
+        expected: dict[str, dict[str, Tensor]] = {}
         for name, net in self.networks.items():
-            wanted[name] = {k: v.detach() for k, v in named(net).items()}
+            expected[name] = {k: v.detach() for k, v in named(net).items()}
         groups = {k.split("/")[0] for k in found}
         own = self.averaged()
         new = [group for group in own if not averages and group not in groups]
-        wanted |= {group: tensors for group, tensors in own.items() if group not in new}
-        targets = {f"{group}/{k}": v for group, tensors in wanted.items() for k, v in tensors.items()}
-        for group in wanted:
-            _match(
-                group, wanted[group], {k.split("/", 1)[1]: v[0] for k, v in found.items() if k.split("/")[0] == group}
-            )
+        expected |= {group: tensors for group, tensors in own.items() if group not in new}
+        targets = {f"{group}/{k}": v for group, tensors in expected.items() for k, v in tensors.items()}
+        for group in expected:
+            shapes = {k.split("/", 1)[1]: v[0] for k, v in found.items() if k.split("/")[0] == group}
+            _match(group, expected[group], shapes)
         extras = {k: torch.empty(v[0], dtype=v[1]) for k, v in found.items() if k.startswith("extras/")}
         targets |= extras
         names = self.names()
@@ -105,24 +104,25 @@ class State:
 
 
 def named(net: nn.Module) -> dict[str, Tensor]:
-    """Parameters and lasting buffers by name, shared ones once."""
+    """Parameters and persistent buffers by name, shared ones once."""
     return dict(net.named_parameters()) | buffers_of(net)
 
 
 def buffers_of(net: nn.Module) -> dict[str, Tensor]:
-    """The buffers of a network that its state dict holds, by name."""
-    lasting = set(net.state_dict(keep_vars=True))
-    return {k: v.detach() for k, v in net.named_buffers() if k in lasting}
+    """The persistent buffers of a network, by name."""
+    persistent = set(net.state_dict(keep_vars=True))
+    return {k: v.detach() for k, v in net.named_buffers() if k in persistent}
 
 
-def _match(group: str, wanted: Mapping[str, Tensor], found: Mapping[str, tuple[int, ...]]) -> None:
-    missing, left = sorted(set(wanted) - set(found)), sorted(set(found) - set(wanted))
+def _match(group: str, expected: Mapping[str, Tensor], found: Mapping[str, tuple[int, ...]]) -> None:
+    """Refuse a checkpoint whose tensors differ from the expected ones by name or shape."""
+    missing, unexpected = sorted(set(expected) - set(found)), sorted(set(found) - set(expected))
     require(
-        not missing and not left,
-        f"the checkpoint does not fit {group}: it lacks {missing[:3]} and has {left[:3]} too many "
-        f"({len(missing)} and {len(left)}); resume with the network that was saved",
+        not missing and not unexpected,
+        f"the checkpoint does not match {group}: {len(missing)} tensors are missing {missing[:3]}, {len(unexpected)} "
+        f"are unexpected {unexpected[:3]}; resume with the network that was saved",
     )
-    for key, tensor in wanted.items():
+    for key, tensor in expected.items():
         require(
             tuple(tensor.shape) == tuple(found[key]),
             f"{group} {key} has shape {tuple(tensor.shape)}, but {tuple(found[key])} in the checkpoint; "
@@ -131,13 +131,13 @@ def _match(group: str, wanted: Mapping[str, Tensor], found: Mapping[str, tuple[i
 
 
 def _optimizer_state(optimizer: Any, names: Mapping[int, str]) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The memory of an optimizer by parameter name; numbers that are not tensors go to plain data."""
+    """The state of an optimizer by parameter name: tensors, and JSON data for the other values."""
     tensors: dict[str, Tensor] = {}
     numbers: dict[str, Any] = {}
-    for p, memory in optimizer.state.items():
+    for p, values in optimizer.state.items():
         if not isinstance(p, Tensor):
             continue
-        for key, value in memory.items():
+        for key, value in values.items():
             target: dict[str, Any] = tensors if isinstance(value, Tensor) else numbers
             target[f"{names[id(p)]}/{key}"] = value
     groups = [{k: v for k, v in g.items() if k != "params" and _plain(v)} for g in optimizer.param_groups]
@@ -151,30 +151,30 @@ def _optimizer_load(
     group: str,
     plain: Any,
 ) -> dict[str, Tensor]:
-    """Give an optimizer room for its saved memory; the tensors that are to be filled, by their names on disk."""
+    """Allocate the state of an optimizer; the tensors to be filled, by their names in the checkpoint."""
     targets: dict[str, Tensor] = {}
-    memory: dict[str, dict[str, Any]] = {}
+    saved: dict[str, dict[str, Any]] = {}
     for full in found:
         if full.startswith(f"{group}/"):
             name, key = full[len(group) + 1 :].rsplit("/", 1)
-            memory.setdefault(name, {})[key] = full
+            saved.setdefault(name, {})[key] = full
     numbers: dict[str, dict[str, Any]] = {}
     for full, value in plain.get("numbers", {}).items():
         name, key = full.rsplit("/", 1)
         numbers.setdefault(name, {})[key] = value
     for part in optimizer.param_groups:
         for p in part["params"]:
-            for key, full in memory.get(names[id(p)], {}).items():
+            for key, full in saved.get(names[id(p)], {}).items():
                 shape, dtype = found[full]
-                if shape == tuple(p.shape):  # divided as the parameter is
-                    room = torch.empty_like(p, dtype=dtype, requires_grad=False)
-                else:  # counters of one number may live on the CPU
-                    room = torch.empty(shape, dtype=dtype, device=p.device if shape or part.get("fused") else None)
-                optimizer.state[p][key] = targets[full] = room
+                if shape == tuple(p.shape):  # sharded like the parameter
+                    target = torch.empty_like(p, dtype=dtype, requires_grad=False)
+                else:  # scalar counters may be on the CPU
+                    target = torch.empty(shape, dtype=dtype, device=p.device if shape or part.get("fused") else None)
+                optimizer.state[p][key] = targets[full] = target
             if names[id(p)] in numbers:
                 optimizer.state[p].update(numbers[names[id(p)]])
-    for part, saved in zip(optimizer.param_groups, plain.get("groups", []), strict=True):
-        part.update({k: tuple(v) if isinstance(v, list) else v for k, v in saved.items()})
+    for part, group_settings in zip(optimizer.param_groups, plain.get("groups", []), strict=True):
+        part.update({k: tuple(v) if isinstance(v, list) else v for k, v in group_settings.items()})
     return targets
 
 

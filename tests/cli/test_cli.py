@@ -144,7 +144,7 @@ def test_help_has_examples(capsys: pytest.CaptureFixture[str]) -> None:
         (["trian", "digits"], "did you mean 'train'"),
         (["train", "digts"], "did you mean 'digits'"),
         (["train", "digits", "--set", "training.stpes=3"], "did you mean 'steps'"),
-        (["train", "digits", "--set", "training.steps=-1"], "training.steps is -1"),
+        (["train", "digits", "--set", "training.steps=-1"], "steps=-1"),
         (["train", "digits", "--set", "network.widht=3"], "did you mean 'width'"),
         (["train", "digits", "--set", "training.steps"], "give NAME=VALUE"),
         (["train", "digits", "--foo"], "No such option"),

@@ -1,4 +1,4 @@
-"""Checkpoints: whole or not there, damaged ones named, nothing unpickled."""
+"""Checkpoints: atomic writes, damaged ones detected, no pickles."""
 
 import json
 
@@ -15,7 +15,7 @@ def save(root, step, value=0.0, keep=3, **state):
     return checkpoint.write(root, Checkpoint(step, tensors, {"step": step, **state}), keep)
 
 
-def test_what_is_written_is_read_back_and_is_safetensors_and_json_only(tmp_path):
+def test_a_checkpoint_is_read_back_and_consists_of_safetensors_and_json(tmp_path):
     path = save(tmp_path, 3, 1.5, note="x")
     assert {p.suffix for p in path.iterdir()} == {".safetensors", ".json"}
     assert checkpoint.newest(tmp_path) == path and checkpoint.flaw(path) is None
@@ -25,8 +25,8 @@ def test_what_is_written_is_read_back_and_is_safetensors_and_json_only(tmp_path)
     assert checkpoint.newest(path) == path
 
 
-def test_only_the_last_few_stay_and_those_that_are_marked(tmp_path):
-    save(tmp_path, 1, stays=True)
+def test_only_the_newest_and_the_permanent_checkpoints_are_kept(tmp_path):
+    save(tmp_path, 1, permanent=True)
     for step in (2, 3, 4):
         save(tmp_path, step, keep=2)
     assert [checkpoint.number(p) for p in checkpoint.steps(tmp_path)] == [4, 3, 1]
@@ -35,7 +35,7 @@ def test_only_the_last_few_stay_and_those_that_are_marked(tmp_path):
 
 
 @pytest.mark.parametrize("damage", ["cut", "flip", "gone", "no manifest", "bad manifest"])
-def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(tmp_path, damage):
+def test_a_damaged_checkpoint_is_reported_and_the_previous_one_is_used(tmp_path, damage):
     good, bad = save(tmp_path, 1), save(tmp_path, 2)
     file = bad / "network.safetensors"
     if damage == "cut":
@@ -50,32 +50,32 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(tmp_path, dama
         (bad / "manifest.json").unlink()
     else:
         (bad / "manifest.json").write_text(json.dumps([1]))
-    said = []
-    assert checkpoint.newest(tmp_path, said.append) == good
-    wanted = "manifest" if "manifest" in damage else "network.safetensors"
-    assert len(said) == 1 and wanted in said[0] and "step-00000002" in said[0]
+    warnings = []
+    assert checkpoint.newest(tmp_path, warnings.append) == good
+    expected = "manifest" if "manifest" in damage else "network.safetensors"
+    assert len(warnings) == 1 and expected in warnings[0] and "step-00000002" in warnings[0]
     with pytest.raises(BeelineError, match="cannot be used"):
         checkpoint.newest(bad)
     checkpoint.remove(good)
     with pytest.raises(BeelineError, match="no checkpoint in .* can be used"):
-        checkpoint.newest(tmp_path, said.append)
+        checkpoint.newest(tmp_path, warnings.append)
 
 
-def test_what_a_killed_writer_leaves_is_swept_away(tmp_path):
+def test_files_of_a_killed_writer_are_removed(tmp_path):
     save(tmp_path, 1)
     half = tmp_path / ".writing-step-00000002"
     half.mkdir()
     (half / "network.safetensors").write_bytes(b"half")
     (tmp_path / "step-00000001").rename(tmp_path / ".writing-old-step-00000001")  # killed between two renames
-    checkpoint.sweep(tmp_path)
+    checkpoint.clean_up(tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["step-00000001"]
     assert checkpoint.flaw(tmp_path / "step-00000001") is None
 
 
-def test_places_without_checkpoints_are_refused(tmp_path):
+def test_directories_without_checkpoints_are_refused(tmp_path):
     with pytest.raises(BeelineError, match="there is no checkpoint"):
         checkpoint.newest(tmp_path / "nowhere")
-    with pytest.raises(BeelineError, match="is no checkpoint"):
+    with pytest.raises(BeelineError, match="is not a checkpoint"):
         checkpoint.number(tmp_path)
 
 

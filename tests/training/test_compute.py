@@ -1,4 +1,4 @@
-"""Precision and memory: what must not change the numbers, and plans against what is measured."""
+"""Precision and memory: settings that must not change the losses, and estimates compared with measurements."""
 
 import pytest
 import torch
@@ -39,43 +39,43 @@ def losses(net, compute, data=DATA, steps=6):
     return torch.tensor([e["loss"] for e in entries if "loss" in e]), made
 
 
-def test_recomputing_changes_no_bit_even_with_dropout():
+def test_recomputation_gives_identical_losses_with_dropout():
     plain, one = losses(dit(dropout=0.2), Compute())
     for every in (1, 2):
         net = dit(dropout=0.2)
         again, made = losses(net, Compute(recompute=every))
         assert torch.equal(plain, again)
         assert all(torch.equal(p, q) for p, q in zip(one.parameters(), made.parameters(), strict=True))
-        for whole in (net, made):  # nothing of it is left behind
-            assert not any("forward" in m.__dict__ for m in whole.modules())
+        for each in (net, made):  # undone afterwards
+            assert not any("forward" in m.__dict__ for m in each.modules())
 
 
-def test_recomputing_saves_memory():
-    def most(compute):
+def test_recomputation_saves_memory():
+    def peak(compute):
         net = dit(depth=6)
         with compute.prepared({"net": net}), Tracker() as tracker:
             FlowMatching()(net, DATA, Rng(0)).value.backward()
         return tracker.peak
 
-    full_, every, second = (most(Compute(recompute=r)) for r in (0, 1, 2))
+    full_, every, second = (peak(Compute(recompute=r)) for r in (0, 1, 2))
     assert every < second < full_ and every < 0.5 * full_
 
 
-def test_bfloat16_learns_the_same_up_to_rounding_and_keeps_float32():
+def test_bfloat16_gives_the_same_losses_up_to_rounding_and_float32_weights():
     plain, _ = losses(dit(), Compute())
     short, made = losses(dit(), Compute(bf16=True))
     assert not torch.equal(plain, short) and (plain - short).abs().max() < 0.03 * plain.max()
     assert all(p.dtype == torch.float32 for p in made.parameters())
-    seen = []
+    dtypes = []
     with Compute(bf16=True).autocast(torch.device("cpu")):
         x = torch.ones(4, 4)
-        seen.append((x @ x).dtype)
+        dtypes.append((x @ x).dtype)
         with full(torch.device("cpu")):
-            seen.append((x @ x).dtype)
-    assert seen == [torch.bfloat16, torch.float32]
+            dtypes.append((x @ x).dtype)
+    assert dtypes == [torch.bfloat16, torch.float32]
 
 
-def test_parts_that_an_objective_calls_are_compiled_one_by_one():
+def test_the_parts_of_a_container_are_compiled_separately():
     class Pair(Holding):
         parts = ("first", "second")
 
@@ -90,7 +90,7 @@ def test_parts_that_an_objective_calls_are_compiled_one_by_one():
     assert all(part._compiled_call_impl is None for part in parts)
 
 
-def test_compiled_and_channels_last_networks_learn_the_same():
+def test_compiled_and_channels_last_networks_give_the_same_losses():
     plain, _ = losses(dit(), Compute())
     net = dit()
     compiled, _ = losses(net, Compute(compile="eager"))
@@ -100,26 +100,26 @@ def test_compiled_and_channels_last_networks_learn_the_same():
         with Rng(0).ambient():
             return Network(UNet((1, 8, 8), conditions={"label": {"classes": 10}}))
 
-    rows, _ = losses(unet(), Compute())
-    lasts, made = losses(unet(), Compute(channels_last=True))
-    assert torch.allclose(rows, lasts, atol=1e-4)
-    wide = [p for p in made.parameters() if p.ndim == 4 and p.shape[1] > 1 and p.shape[2] > 1]
-    assert wide and all(p.is_contiguous(memory_format=torch.channels_last) for p in wide)
+    plain, _ = losses(unet(), Compute())
+    channels_last, made = losses(unet(), Compute(channels_last=True))
+    assert torch.allclose(plain, channels_last, atol=1e-4)
+    kernels = [p for p in made.parameters() if p.ndim == 4 and p.shape[1] > 1 and p.shape[2] > 1]
+    assert kernels and all(p.is_contiguous(memory_format=torch.channels_last) for p in kernels)
 
 
-def test_what_cannot_be_recomputed_is_refused():
+def test_recomputation_is_refused_where_it_cannot_work():
     with pytest.raises(BeelineError, match="compute.recompute is -1"):
         Compute(recompute=-1)
-    with pytest.raises(BeelineError, match="names no blocks"):
+    with pytest.raises(BeelineError, match="declares no blocks"):
         with Compute(recompute=1).prepared({"net": nn.Linear(2, 2)}):
             pass
     net = dit()
     x, t = IMAGES[:4], torch.full((4,), 0.5)
-    with Compute(recompute=1).prepared({"net": net}), pytest.raises(BeelineError, match="differentiates forwards"):
+    with Compute(recompute=1).prepared({"net": net}), pytest.raises(BeelineError, match="forward-mode derivatives"):
         torch.func.jvp(lambda x: net(x, t, {"label": torch.zeros(4, dtype=torch.int64)}), (x,), (x,))
 
 
-def test_the_tracker_counts_what_lives():
+def test_the_tracker_counts_live_tensors():
     with Tracker() as tracker:
         a = torch.ones(1000)
         b = a + 1
@@ -130,7 +130,7 @@ def test_the_tracker_counts_what_lives():
 
 
 @pytest.mark.parametrize("compute", [Compute(), Compute(recompute=1)], ids=["plain", "recompute"])
-def test_a_plan_foresees_the_memory_of_a_step(compute):
+def test_a_plan_predicts_the_memory_of_a_step(compute):
     net = dit(width=64, depth=4)
     training = Training(steps=10, batch_size=96, lr=Constant(1e-3), ema=EMA(4.0), compute=compute, watch_every=100)
     made = plan(net, FlowMatching(), DATA, training, rng=Rng(0), trial=3)
@@ -146,7 +146,7 @@ def test_a_plan_foresees_the_memory_of_a_step(compute):
     assert "peak memory" in "\n".join(made.lines())
 
 
-def test_a_plan_knows_disks_and_optimizers(tmp_path):
+def test_a_plan_includes_disk_space_and_optimizer_state(tmp_path):
     net = dit()
     training = Training(
         steps=10, batch_size=4, lr=Constant(1.0), optimizer=DoG(), ema=(PowerEMA(0.05), PowerEMA(0.1)),
@@ -161,7 +161,7 @@ def test_a_plan_knows_disks_and_optimizers(tmp_path):
     assert total <= made.disk
 
 
-def test_the_log_ends_with_the_peak_beside_the_prediction():
+def test_the_last_log_entry_has_the_measured_and_the_predicted_peak():
     entries = []
     training = Training(steps=2, batch_size=8, optimizer=AdamW())
     fit(dit(), FlowMatching(), DATA, training, rng=Rng(0), log=entries.append, predicted=10 * 2**20)
@@ -169,18 +169,17 @@ def test_the_log_ends_with_the_peak_beside_the_prediction():
     assert entries[-1]["peak_bytes"] >= 0
 
 
-def test_the_peak_of_a_process_is_seen():
+def test_the_peak_memory_of_a_process_is_measured():
     peak = Peak(torch.device("cpu"))
     block = torch.ones(16 * 2**20)  # 64 MiB
     del block
     if peak.bytes() == 0:
-        pytest.skip("the system does not say what a process takes")
+        pytest.skip("the system does not report the memory of a process")
     assert 60 * 2**20 < peak.bytes() < 90 * 2**20
     assert size(1536) == "1.5 KiB" and size(5) == "5 B" and size(2**50) == "1024.0 TiB"
 
 
-def test_a_backend_that_is_not_there() -> None:
-    """Named when it is set, and not by the compiler after the first step."""
+def test_an_unknown_backend_is_refused_when_it_is_set() -> None:
     with pytest.raises(ValueError, match="compute.compile is 'inductr'.*did you mean 'inductor'"):
         Compute(compile="inductr")
     assert Compute(compile="eager").compile == "eager"

@@ -1,4 +1,4 @@
-"""Optimizers: references, fixed points, and exact resume for every one of them."""
+"""Optimizers: reference implementations, convergence, and exact resume of each."""
 
 import math
 
@@ -20,18 +20,18 @@ from beeline.training.optim.steppers import orthogonal
 LIBRARIES = {"Prodigy": "prodigyopt", "ScheduleFree": "schedulefree"}
 
 
-@pytest.fixture(params=[AdamW(decay=0.1), Muon(decay=0.1), DoG(first=1e-2), DoG(1e-2, layers=True),
+@pytest.fixture(params=[AdamW(weight_decay=0.1), Muon(weight_decay=0.1), DoG(first=1e-2), DoG(1e-2, layers=True),
                         DAdaptSGD(1e-2), Prodigy(), ScheduleFree()],
                 ids=lambda o: type(o).__name__)  # fmt: skip
 def optimizer(request):
-    """Every optimizer whose library is there."""
+    """Every optimizer whose library is installed."""
     if type(request.param).__name__ in LIBRARIES:
         pytest.importorskip(LIBRARIES[type(request.param).__name__])
     return request.param
 
 
-class Bowl:
-    """A quadratic around a known point."""
+class Quadratic:
+    """A quadratic loss with a known minimum."""
 
     def __call__(self, net, batch, rng):
         error = (net.weight - 1).square().mean() + (net.bias - 2).square().mean()
@@ -40,8 +40,8 @@ class Bowl:
 
 
 def plan(optimizer, **more):
-    lr = 1.0 if getattr(optimizer, "lr_free", False) else 0.05
-    ema = None if getattr(optimizer, "averages", False) else EMA(5.0)
+    lr = 1.0 if optimizer.lr_free else 0.05
+    ema = None if optimizer.averages else EMA(5.0)
     return Training(**{"steps": 200, "batch_size": 2, "optimizer": optimizer, "lr": Constant(lr), "ema": ema} | more)
 
 
@@ -50,17 +50,17 @@ def linear():
         return nn.Linear(6, 4)
 
 
-def test_every_optimizer_goes_to_the_bottom(optimizer):
+def test_every_optimizer_converges(optimizer):
     if isinstance(optimizer, DAdaptSGD):
-        pytest.skip("dual averaging takes thousands of steps; its own test holds the formula and the bound")
+        pytest.skip("dual averaging takes thousands of steps; its own test checks the formula and the bound")
     if type(optimizer).__name__ in ("AdamW", "Muon"):
-        optimizer = type(optimizer)()  # decay would move the bottom
+        optimizer = type(optimizer)()  # weight decay would shift the minimum
     net = linear()
     peak = 0.2 if isinstance(optimizer, Muon) else plan(optimizer).lr.peak  # its steps have a fixed spectral norm
     lr = WarmupConstantCooldown(peak, 0, 0.7)
     steps = 600 if isinstance(optimizer, Prodigy) else 200
     training = plan(optimizer, clip=None, lr=lr, steps=steps)
-    made = fit(net, Bowl(), torch.ones(4, 1), training, rng=Rng(0), log=lambda e: None)
+    made = fit(net, Quadratic(), torch.ones(4, 1), training, rng=Rng(0), log=lambda e: None)
     start = linear()
     assert (made.weight - 1).abs().mean() < 0.2 * (start.weight - 1).abs().mean()
     assert (made.bias - 2).abs().mean() < 0.2 * (start.bias - 2).abs().mean()
@@ -69,7 +69,16 @@ def test_every_optimizer_goes_to_the_bottom(optimizer):
 def test_every_optimizer_resumes_bit_for_bit(optimizer, tmp_path):
     def run(name, steps, **more):
         where, training = tmp_path / name, plan(optimizer, steps=steps)
-        fit(linear(), Bowl(), torch.ones(4, 1), training, rng=Rng(0), log=lambda e: None, checkpoint_dir=where, **more)
+        fit(
+            linear(),
+            Quadratic(),
+            torch.ones(4, 1),
+            training,
+            rng=Rng(0),
+            log=lambda e: None,
+            checkpoint_dir=where,
+            **more,
+        )
         return checkpoint.read(checkpoint.newest(where))
 
     a = run("a", 14)
@@ -81,7 +90,7 @@ def test_every_optimizer_resumes_bit_for_bit(optimizer, tmp_path):
             assert torch.equal(tensor, b.tensors[group][name]), (group, name)
 
 
-def test_newton_schulz_is_nearly_the_polar_factor():
+def test_newton_schulz_approximates_the_polar_factor():
     for shape in ((6, 10), (10, 6), (7, 7)):
         x = Rng(0).normal(torch.empty(shape, dtype=torch.float64))
         u, _, v = torch.linalg.svd(x, full_matrices=False)
@@ -91,7 +100,7 @@ def test_newton_schulz_is_nearly_the_polar_factor():
 
 
 @pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="torch has no Muon before 2.9")
-def test_muon_is_torch_muon_on_matrices():
+def test_muon_equals_torch_muon_on_matrices():
     a, b = linear(), linear()
     ours = Muon().build(list(a.parameters()), 0.01)
     theirs = torch.optim.Muon([b.weight], lr=0.01, weight_decay=0.0, adjust_lr_fn="match_rms_adamw")
@@ -104,7 +113,7 @@ def test_muon_is_torch_muon_on_matrices():
     assert (a.weight - b.weight).norm() < 0.05 * moved  # theirs works in bfloat16
 
 
-def test_adam_of_muon_is_adam():
+def test_muon_equals_adam_on_vectors():
     p, q = nn.Parameter(torch.ones(5)), nn.Parameter(torch.ones(5))
     ours, theirs = Muon().build([p], 0.01), torch.optim.Adam([q], lr=0.01, betas=(0.9, 0.99))
     for n in range(4):
@@ -115,7 +124,7 @@ def test_adam_of_muon_is_adam():
     assert torch.allclose(p, q, atol=1e-6)
 
 
-def test_dog_takes_the_rate_of_its_formula():
+def test_dog_follows_its_formula():
     p = nn.Parameter(torch.tensor([3.0, 4.0], dtype=torch.float64))
     stepper = DoG(first=1e-2).build([p], 1.0)
     start, far, power = p.detach().clone(), 1e-2 * 6.0, 0.0
@@ -129,9 +138,9 @@ def test_dog_takes_the_rate_of_its_formula():
     assert torch.allclose(p.detach(), expected, atol=1e-12)
 
 
-def test_decay_leaves_vectors_alone():
+def test_vectors_have_no_weight_decay():
     net = linear()
-    groups = AdamW(decay=0.1).build(list(net.parameters()), 1e-3).param_groups
+    groups = AdamW(weight_decay=0.1).build(list(net.parameters()), 1e-3).param_groups
     assert [(g["weight_decay"], g["params"][0].ndim) for g in groups] == [(0.1, 2), (0.0, 1)]
 
 
@@ -139,14 +148,14 @@ def test_decay_leaves_vectors_alone():
     "make",
     [
         lambda: AdamW(betas=(0.9, 1.0)),
-        lambda: AdamW(decay=-1.0),
+        lambda: AdamW(weight_decay=-1.0),
         lambda: Muon(momentum=1.0),
         lambda: DoG(first=0.0),
         lambda: Training(optimizer=Prodigy()),
         lambda: Training(optimizer=ScheduleFree()),
     ],
 )
-def test_settings_that_cannot_work_are_refused(make):
+def test_invalid_settings_are_refused(make):
     with pytest.raises(BeelineError):
         make()
 
@@ -159,8 +168,8 @@ def test_a_missing_library_is_named(monkeypatch):
         Prodigy().build([nn.Parameter(torch.ones(1))], 1.0)
 
 
-def walked(optimizer, x0, gradient, steps, lr=1.0):
-    """The points and the numbers of an optimizer on one function, from its gradient."""
+def iterate(optimizer, x0, gradient, steps, lr=1.0):
+    """The iterates of an optimizer for a gradient function, and the torch optimizer."""
     parts = [nn.Parameter(x.clone()) for x in x0]
     stepper = optimizer.build(parts, lr)
     seen = []
@@ -172,14 +181,14 @@ def walked(optimizer, x0, gradient, steps, lr=1.0):
     return seen, stepper
 
 
-def test_d_adaptation_is_its_formula_and_never_exceeds_the_distance():
+def test_d_adaptation_follows_its_formula_and_never_exceeds_the_distance():
     x0, target = torch.zeros(3, dtype=torch.float64), torch.tensor([3.0, -4.0, 12.0], dtype=torch.float64)
 
     def gradient(parts):
         return [(parts[0] - target) / (parts[0] - target).norm()]
 
     x, s, d, gradients, bounds = x0.clone(), torch.zeros_like(x0), 1e-3, [], []
-    for _ in range(150):  # the card, written with whole sums
+    for _ in range(150):  # the algorithm, with sums over all steps
         g = gradient([x])[0]
         gradients.append((d, float(g.norm())))
         s = s + d * g
@@ -189,21 +198,21 @@ def test_d_adaptation_is_its_formula_and_never_exceeds_the_distance():
         x = x0 - gammas[-1] * s
         d = max(d, float((gammas[-1] * s.norm() ** 2 - spent) / (2 * s.norm())))
         bounds.append(d)
-    seen, stepper = walked(DAdaptSGD(1e-3), [x0], gradient, 150)
+    seen, stepper = iterate(DAdaptSGD(1e-3), [x0], gradient, 150)
     assert torch.allclose(seen[-1][0], x, rtol=1e-9) and math.isclose(stepper.param_groups[0]["d"], d, rel_tol=1e-9)
     assert bounds == sorted(bounds) and 1 < bounds[-1] <= 13  # from a thousandth towards |x0 - x*| = 13
 
 
-def test_dog_of_layers_is_dog_of_every_tensor():
+def test_layerwise_dog_equals_dog_on_each_tensor():
     def slopes(parts):
         return [2 * parts[0] - 1, *(100 * part for part in parts[1:])]
 
     a, b = torch.tensor([2.0, -1.0, 0.5]), torch.tensor([[1.0], [0.0]])
-    both, _ = walked(DoG(1e-2, layers=True), [a, b], slopes, 30)
-    one, _ = walked(DoG(1e-2), [a], slopes, 30)
-    alone, _ = walked(DoG(1e-2, layers=True), [a], slopes, 30)
+    both, _ = iterate(DoG(1e-2, layers=True), [a, b], slopes, 30)
+    one, _ = iterate(DoG(1e-2), [a], slopes, 30)
+    alone, _ = iterate(DoG(1e-2, layers=True), [a], slopes, 30)
     assert all(torch.equal(x[0], y[0]) and torch.equal(x[0], z[0]) for x, y, z in zip(both, one, alone, strict=True))
-    other, _ = walked(DoG(1e-2, layers=True), [b], lambda parts: [100 * parts[0]], 30)
+    other, _ = iterate(DoG(1e-2, layers=True), [b], lambda parts: [100 * parts[0]], 30)
     assert all(torch.equal(x[1], y[0]) for x, y in zip(both, other, strict=True))
-    scaled, _ = walked(DoG(1e-2, layers=True), [b], lambda parts: [3e4 * parts[0]], 30)
-    assert torch.allclose(scaled[-1][0], other[-1][0], rtol=1e-4)  # a loss times a constant takes the same steps
+    scaled, _ = iterate(DoG(1e-2, layers=True), [b], lambda parts: [3e4 * parts[0]], 30)
+    assert torch.allclose(scaled[-1][0], other[-1][0], rtol=1e-4)  # invariant to the scale of the loss

@@ -1,4 +1,4 @@
-"""Going on: only with the data and the code that a run had, with its buffers, and from any step."""
+"""Resume: only with the same data and code, including buffers, from any step."""
 
 import math
 
@@ -21,7 +21,7 @@ DATA = Rng(1).normal(torch.empty(40, 2))
 
 
 class Counting(nn.Module):
-    """A field with a frozen part, and a buffer that counts the data it has seen."""
+    """A field with a frozen layer, and a buffer that counts its inputs."""
 
     def __init__(self):
         super().__init__()
@@ -40,7 +40,7 @@ def network():
         return Counting()
 
 
-def plan(**more):
+def settings(**more):
     return Training(
         **{"steps": 6, "batch_size": 8, "lr": Constant(1e-2), "ema": EMA(5.0), "checkpoint_every": 3} | more
     )
@@ -48,7 +48,7 @@ def plan(**more):
 
 def run(where, data=DATA, objective=None, training=None, **more):
     entries = []
-    made = fit(network(), objective or FlowMatching(), data, training or plan(), rng=Rng(4), log=entries.append,
+    made = fit(network(), objective or FlowMatching(), data, training or settings(), rng=Rng(4), log=entries.append,
                checkpoint_dir=where, **more)  # fmt: skip
     return made, entries
 
@@ -56,8 +56,8 @@ def run(where, data=DATA, objective=None, training=None, **more):
 # buffers and frozen parameters
 
 
-def test_averages_carry_the_buffers_of_now_and_copy_only_what_learns(tmp_path):
-    made, _ = run(tmp_path, training=plan(snapshot_every=3))
+def test_averages_have_current_buffers_and_only_trainable_parameters(tmp_path):
+    made, _ = run(tmp_path, training=settings(snapshot_every=3))
     assert int(made.seen) == 48
     saved = checkpoint.read(checkpoint.newest(tmp_path))
     assert int(saved.tensors["network"]["seen"]) == 48
@@ -67,16 +67,16 @@ def test_averages_carry_the_buffers_of_now_and_copy_only_what_learns(tmp_path):
     assert torch.equal(made.frozen.weight, network().frozen.weight)
 
 
-def test_a_copy_kept_aside_gets_buffers_and_frozen_parameters_of_the_network_that_learns():
-    aside, live = network(), network()
+def test_an_averaged_copy_gets_buffers_and_frozen_parameters_of_the_trained_network():
+    copied, live = network(), network()
     average = Average(live, EMA(5.0))
     with torch.no_grad():
         live.seen.fill_(7)
         live.frozen.weight.fill_(2.0)
         live.out.weight.fill_(3.0)
-    made = averaged(aside, average.state(), live=live)
+    made = averaged(copied, average.state(), live=live)
     assert int(made.seen) == 7 and torch.equal(made.frozen.weight, live.frozen.weight)
-    assert torch.equal(made.out.weight, aside.out.weight)  # the average has not seen the last change
+    assert torch.equal(made.out.weight, copied.out.weight)  # the average was not updated after the change
 
 
 # other data, other code
@@ -93,15 +93,15 @@ def test_other_data_are_refused(tmp_path, change):
         "fewer": Batch(DATA[:39], cond={"label": torch.arange(39)}),
         "dtype": Batch(DATA.double(), cond=data.cond),
     }[change]
-    with pytest.raises(BeelineError, match=r"the data are not those that the run .* has learned from \(data\."):
-        run(tmp_path, other, resume=tmp_path, training=plan(steps=9))
-    run(tmp_path, data, resume=tmp_path, training=plan(steps=9))
+    with pytest.raises(BeelineError, match=r"the data differ from those of the run .* \(data\."):
+        run(tmp_path, other, resume=tmp_path, training=settings(steps=9))
+    run(tmp_path, data, resume=tmp_path, training=settings(steps=9))
     if change in ("scaled", "one number"):
-        _, entries = run(tmp_path / "fork", other, resume=tmp_path, fork=True, training=plan(steps=12))
+        _, entries = run(tmp_path / "fork", other, resume=tmp_path, fork=True, training=settings(steps=12))
         assert "data.x1" in entries[0]["note"]
 
 
-class Law:
+class Gaussian:
     def __init__(self, mean):
         self.mean = mean
 
@@ -109,11 +109,11 @@ class Law:
         return self.mean + rng.normal(torch.empty(n, 2))
 
 
-def test_another_law_is_refused(tmp_path):
-    run(tmp_path, Law(1.0))
-    with pytest.raises(BeelineError, match="the data are not those"):
-        run(tmp_path, Law(100.0), resume=tmp_path, training=plan(steps=9))
-    run(tmp_path, Law(1.0), resume=tmp_path, training=plan(steps=9))
+def test_another_distribution_is_refused(tmp_path):
+    run(tmp_path, Gaussian(1.0))
+    with pytest.raises(BeelineError, match="the data differ"):
+        run(tmp_path, Gaussian(100.0), resume=tmp_path, training=settings(steps=9))
+    run(tmp_path, Gaussian(1.0), resume=tmp_path, training=settings(steps=9))
 
 
 def power(p):
@@ -124,13 +124,13 @@ def test_another_function_of_the_same_name_is_refused(tmp_path):
     run(tmp_path, objective=FlowMatching(weight=lambda t: 1 + t))
     for weight in (lambda t: 1 + 2 * t, lambda t: 1 - t):
         with pytest.raises(BeelineError, match="other settings .objective.weight"):
-            run(tmp_path, objective=FlowMatching(weight=weight), resume=tmp_path, training=plan(steps=9))
-    run(tmp_path, objective=FlowMatching(weight=lambda t: 1 + t), resume=tmp_path, training=plan(steps=9))
-    same, other = compare.settings(power(2)), compare.settings(power(3))  # what a function closes over counts too
+            run(tmp_path, objective=FlowMatching(weight=weight), resume=tmp_path, training=settings(steps=9))
+    run(tmp_path, objective=FlowMatching(weight=lambda t: 1 + t), resume=tmp_path, training=settings(steps=9))
+    same, other = compare.settings(power(2)), compare.settings(power(3))  # the closure of a function is compared too
     assert compare.settings(power(2)) == same != other
 
 
-class Pull:
+class TeacherLoss:
     def __init__(self, teacher, to):
         self.teacher, self.to = teacher, to
 
@@ -141,23 +141,23 @@ class Pull:
 
 def test_another_teacher_or_attribute_of_an_objective_is_refused(tmp_path):
     teacher, other = nn.Linear(2, 2), nn.Linear(2, 2)
-    run(tmp_path, objective=Pull(teacher, 1.0))
-    for objective in (Pull(other, 1.0), Pull(teacher, 2.0)):
+    run(tmp_path, objective=TeacherLoss(teacher, 1.0))
+    for objective in (TeacherLoss(other, 1.0), TeacherLoss(teacher, 2.0)):
         with pytest.raises(BeelineError, match="other settings"):
-            run(tmp_path, objective=objective, resume=tmp_path, training=plan(steps=9))
-    run(tmp_path, objective=Pull(teacher, 1.0), resume=tmp_path, training=plan(steps=9))
+            run(tmp_path, objective=objective, resume=tmp_path, training=settings(steps=9))
+    run(tmp_path, objective=TeacherLoss(teacher, 1.0), resume=tmp_path, training=settings(steps=9))
 
 
-def test_large_data_are_told_apart_by_rows_and_sum(monkeypatch):
+def test_large_data_are_compared_by_rows_and_sum(monkeypatch):
     monkeypatch.setattr(compare, "WHOLE", 4096)
     monkeypatch.setattr(compare, "ROWS", 5)
     x = Rng(3).normal(torch.empty(1000, 4))
     first, y = compare.fingerprint(x), x.clone()
-    y[501, 2] += 1e-4  # not among the rows
+    y[501, 2] += 1e-4  # not among the hashed rows
     assert compare.fingerprint(x.clone()) == first != compare.fingerprint(y)
     assert compare.fingerprint(x.flip(0)) != first
     monkeypatch.setattr(compare, "SUMMED", 4096)
-    assert compare.fingerprint(x) == compare.fingerprint(y)  # above 4 GiB the rows alone count
+    assert compare.fingerprint(x) == compare.fingerprint(y)  # above 4 GiB only rows are compared
     y[0, 0] += 1
     assert compare.fingerprint(x) != compare.fingerprint(y)
 
@@ -165,7 +165,7 @@ def test_large_data_are_told_apart_by_rows_and_sum(monkeypatch):
 # the log
 
 
-def test_a_player_that_skips_its_turn_logs_its_last_loss():
+def test_a_player_that_skips_a_step_logs_its_last_loss():
     from beeline.core.protocols.objectives import Player
 
     class Turns:
@@ -183,18 +183,18 @@ def test_a_player_that_skips_its_turn_logs_its_last_loss():
 
 
 @pytest.mark.parametrize("clock", [lambda n: 7.0, lambda n: 100.0 - n])
-def test_a_clock_that_stands_still_or_runs_backwards_gives_finite_rates(monkeypatch, clock):
+def test_a_clock_that_stands_still_or_runs_backwards_gives_finite_speeds(monkeypatch, clock):
     ticks = iter(range(10**9))
     monkeypatch.setattr("time.perf_counter", lambda: clock(next(ticks)))
     _, entries = run(None)
     assert all(e["samples_per_second"] >= 0 and math.isfinite(e["samples_per_second"]) for e in entries)
-    from beeline.training.plan import plan as foresee
+    from beeline.training.plan import plan
 
-    assert foresee(network(), FlowMatching(), DATA, plan(), rng=Rng(0)).seconds >= 0
+    assert plan(network(), FlowMatching(), DATA, settings(), rng=Rng(0)).seconds >= 0
 
 
-def test_workers_beside_pruning_are_refused():
+def test_workers_with_data_pruning_are_refused():
     from beeline.training.feed.data_pruning import DataPruning
 
-    with pytest.raises(BeelineError, match="workers=2 prepare microbatches ahead"):
+    with pytest.raises(BeelineError, match="workers=2 prefetch microbatches"):
         Training(workers=2, data_pruning=DataPruning())

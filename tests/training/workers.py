@@ -1,4 +1,4 @@
-"""What the processes of the engine tests do.  Started as one program, which forks its ranks: torch is loaded once."""
+"""The processes of the tests of parallel training: one program, which imports torch once and forks its ranks."""
 
 import json
 import os
@@ -27,7 +27,7 @@ STEPS = 25
 
 
 class Blocks(nn.Module):
-    """A small network with a stack, dropout, and a parameter that no loss uses."""
+    """A small network with stacked blocks, dropout, and an unused parameter."""
 
     def __init__(self, width=24):
         super().__init__()
@@ -46,8 +46,8 @@ class Blocks(nn.Module):
         return self.last(h)
 
 
-class Slope:
-    """A loss with a forward-mode derivative inside the graph, as flow maps have it."""
+class Jvp:
+    """A loss with a forward-mode derivative inside the graph, like those of flow maps."""
 
     def __call__(self, field, batch, rng):
         x0 = rng.normal(batch.x1)
@@ -60,7 +60,7 @@ class Slope:
         return Loss(error.mean(), {"loss": error.detach().mean()}, error.detach(), t)
 
 
-OBJECTIVES = {"flow": FlowMatching(), "jvp": Slope()}
+OBJECTIVES = {"flow": FlowMatching(), "jvp": Jvp()}
 
 
 def network():
@@ -74,17 +74,17 @@ def data():
 
 
 def train(engine, objective, log, **more):
-    training = more.pop("training", None) or plan()
+    training = more.pop("training", None) or settings()
     return fit(network(), OBJECTIVES[objective], data(), training, parallel=engine, rng=Rng(4), log=log, **more)
 
 
-def plan(**more):
+def settings(**more):
     return Training(
         **{
             "steps": STEPS,
             "microbatches": 4,
             "batch_size": 8,
-            "optimizer": AdamW(decay=0.01),
+            "optimizer": AdamW(weight_decay=0.01),
             "lr": Constant(5e-3),
             "ema": (EMA(5.0, 0), EMA(20.0)),
             "checkpoint_every": 10,
@@ -95,7 +95,7 @@ def plan(**more):
 
 
 def curve(engine, objective, **more):
-    """The log of a run and the weights that came out, as plain data."""
+    """The log and the final weights of a run, as plain data."""
     entries = []
     made = train(engine, objective, entries.append, **more)
     entries = [e for e in entries if "loss" in e]
@@ -109,21 +109,20 @@ def curve(engine, objective, **more):
 
 
 def equal(out, engines):
-    """The same run under every engine, and runs that another engine began."""
+    """The same run with every engine, and runs that are resumed from another engine."""
     found, world = {}, engines["fsdp"].world
     for name, engine in engines.items():
         if world > 2 and name == "ddp":
             continue
         for objective in OBJECTIVES if world == 2 else ("flow",):
-            keep = out / f"{name}{world}" if objective == "flow" else None
-            found[f"{name} {objective}"] = curve(engine, objective, checkpoint_dir=keep)
-        # what one process began is finished by several
-        if world == 2:
-            found[f"{name} resumed"] = curve(engine, "flow", resume=out / "alone" / "step-00000010")
+            folder = out / f"{name}{world}" if objective == "flow" else None
+            found[f"{name} {objective}"] = curve(engine, objective, checkpoint_dir=folder)
+        if world == 2:  # resume the run of one process
+            found[f"{name} resumed"] = curve(engine, "flow", resume=out / "single" / "step-00000010")
     return found
 
 
-def trouble(how, rank, engine):
+def lose_rank(how, rank, engine):
     """Rank 1 dies or hangs in its twelfth microbatch."""
     count = 0
 
@@ -138,10 +137,10 @@ def trouble(how, rank, engine):
             return Batch(torch.ones(size, 3))
 
     try:
-        fit(network(), FlowMatching(), Feed(), plan(), parallel=engine, rng=Rng(4), log=lambda entry: None)
+        fit(network(), FlowMatching(), Feed(), settings(), parallel=engine, rng=Rng(4), log=lambda entry: None)
     except RankLost as error:
         return {"message": str(error), "ranks": error.ranks}
-    return {"message": "nothing happened", "ranks": []}
+    return {"message": "no rank was lost", "ranks": []}
 
 
 def work(out, scenario):
@@ -149,7 +148,7 @@ def work(out, scenario):
     rank = int(os.environ["RANK"])
     parallel.init_process_group(timeout=60 if scenario == "equal" else 20)  # a busy machine is slow
     engines = {"ddp": parallel.DDP(), "fsdp": parallel.FSDP()}
-    found = equal(out, engines) if scenario == "equal" else trouble(scenario, rank, engines["ddp"])
+    found = equal(out, engines) if scenario == "equal" else lose_rank(scenario, rank, engines["ddp"])
     if rank == 0:
         (out / f"{scenario}-{os.environ['WORLD_SIZE']}.json").write_text(json.dumps(found))
     if scenario == "equal":
@@ -157,7 +156,7 @@ def work(out, scenario):
 
 
 def ranks(world, out, scenario):
-    """Fork the ranks of one scenario and wait until rank 0 has ended (the others too, unless one is to be lost)."""
+    """Fork the ranks of one scenario; wait for rank 0, and for the others unless the scenario loses one."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
@@ -185,7 +184,7 @@ def ranks(world, out, scenario):
 
 
 if __name__ == "__main__":
-    import torch._dynamo  # before the fork, so that it happens once
+    import torch._dynamo  # imported once, before the forks
     import torch.distributed.checkpoint
     import torch.distributed.fsdp  # noqa: F401
     import torch.distributed.tensor  # noqa: F401

@@ -1,4 +1,4 @@
-"""Watching the other processes: who stopped answering, by rank."""
+"""Heartbeat between processes: names the ranks that died or hang."""
 
 from __future__ import annotations
 
@@ -14,12 +14,14 @@ import torch.distributed as dist
 from beeline.core.errors import BeelineError
 from beeline.core.protocols.training import Parallel
 
-BEAT = 0.5  # seconds between two signs of life
-_EXCHANGE = re.compile("gloo|nccl|timed out|connection|process group|tcpstore|broken pipe|watchdog", re.IGNORECASE)
+BEAT = 0.5  # seconds between two heartbeats
+_COLLECTIVE_ERROR = re.compile(
+    "gloo|nccl|timed out|connection|process group|tcpstore|broken pipe|watchdog", re.IGNORECASE
+)
 
 
-class RankLost(RuntimeError):  # noqa: N818 - what happened, as it is said
-    """Another process died or hangs; ``ranks`` are the silent ones."""
+class RankLost(RuntimeError):  # noqa: N818
+    """Another process died or hangs; ``ranks`` are the processes that stopped responding."""
 
     def __init__(self, message: str, ranks: list[int]):
         super().__init__(message)
@@ -28,10 +30,10 @@ class RankLost(RuntimeError):  # noqa: N818 - what happened, as it is said
 
 @contextlib.contextmanager
 def heartbeat(engine: Parallel) -> Iterator[Callable[[int], None]]:
-    """Signs of life of this process for the others; a failed exchange inside becomes RankLost with the rank's name.
+    """Context manager: sends heartbeats, and turns a failed collective operation into RankLost.
 
-    Gives a function that is called with the step before every microbatch.  A dead process stops beating, a hanging one
-    stops counting.
+    Yields a function that has to be called with the step number before every microbatch.  A dead process stops sending
+    heartbeats; a hanging process sends them, but its count of microbatches stops.
     """
     if engine.world == 1 or not dist.is_initialized():
         yield lambda step: None
@@ -39,36 +41,36 @@ def heartbeat(engine: Parallel) -> Iterator[Callable[[int], None]]:
     store, done = dist.distributed_c10d._get_default_store(), threading.Event()
     at, count, beats = 0, 0, 0
 
-    def say() -> None:
+    def publish() -> None:
         nonlocal beats
-        beats += 1  # a count, because clocks of machines differ and may be set
+        beats += 1  # a counter, because clocks differ between machines
         store.set(f"beeline/{engine.rank}", f"{beats} {at} {count}")
 
     def beat() -> None:
         while not done.wait(BEAT):
-            with contextlib.suppress(Exception):  # the store goes with the process that holds it
-                say()
+            with contextlib.suppress(Exception):  # the store ends with the process that hosts it
+                publish()
 
-    def tell(step: int) -> None:
+    def progress(step: int) -> None:
         nonlocal at, count
         at, count = step, count + 1
 
-    say()
+    publish()
     thread = threading.Thread(target=beat, daemon=True)
     thread.start()
     try:
-        yield tell
+        yield progress
     except BeelineError:
         raise
     except RuntimeError as error:
-        if not _EXCHANGE.search(str(error)):
+        if not _COLLECTIVE_ERROR.search(str(error)):
             raise
         silent = _silent(store, engine, count)
         names = ", ".join(f"rank {r} ({why})" for r, why in silent.items())
         raise RankLost(
-            f"step {at + 1} could not be finished together: {names or 'a rank that cannot be told apart'} stopped "
-            "answering; its own message or the system log says why; all that was saved is whole: resume, on any "
-            f"number of processes (from torch: {str(error).splitlines()[0][:160]})",
+            f"step {at + 1} could not be completed: {names or 'an unknown rank'} stopped responding; see the output of "
+            "that process or the system log for the reason; the saved checkpoints are valid: resume on any number of "
+            f"processes (error of torch: {str(error).splitlines()[0][:160]})",
             list(silent),
         ) from error
     finally:
@@ -77,19 +79,19 @@ def heartbeat(engine: Parallel) -> Iterator[Callable[[int], None]]:
 
 
 def _silent(store: Any, engine: Parallel, count: int) -> dict[int, str]:
-    """The ranks that are dead or behind: two looks, between which a living process beats several times."""
+    """The ranks that died or hang, with the reason: two readings, a few heartbeats apart, are compared."""
     others = [r for r in range(engine.world) if r != engine.rank]
     try:
         before = {r: store.get(f"beeline/{r}").decode().split() for r in others}
         time.sleep(4 * BEAT)
         now = {r: store.get(f"beeline/{r}").decode().split() for r in others}
     except Exception:
-        return {0: "died; it held the meeting point"}  # only the store itself can fail here
+        return {0: "died; it hosted the store"}  # only the store can fail here
     found: dict[int, str] = {}
     for rank in others:
-        beats, step, told = now[rank]
+        beats, step, done = now[rank]
         if beats == before[rank][0]:
             found[rank] = "died"
-        elif int(told) < count:
+        elif int(done) < count:
             found[rank] = f"hangs in step {int(step) + 1}"
     return found

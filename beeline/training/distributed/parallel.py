@@ -1,13 +1,14 @@
-"""Parallel training: how the microbatches of a step are shared among processes.
+"""Parallel training: how the microbatches of a step are distributed over processes.
 
-Processes are started by ``torchrun``; ``init_process_group`` joins them.  Rank r of w works the microbatches r, r + w,
-... of every step, so that the loss is the same on any number of processes, to rounding.
+Processes are started by ``torchrun`` and joined by ``init_process_group``.  Rank r of w computes the microbatches r,
+r + w, ... of every step, so the loss is the same on any number of processes, up to rounding.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
@@ -27,16 +28,14 @@ from beeline.core.rng import Rng
 from beeline.core.types import Batch, Loss
 
 Work = Callable[[Batch, Rng, float, bool], Loss]
-"""Forward and backward pass of a microbatch: (batch, key, share of the gradient, whether it is this process's last)."""
+"""Forward and backward pass of a microbatch: (batch, key, weight of its gradient, whether it is the last one)."""
 
 
 @dataclass(frozen=True)
 class SingleDevice:
-    """One process works all microbatches.
+    """One process computes all microbatches.
 
     gradient = sum over the microbatches
-    Assumes nothing.
-    Source: none.
 
     >>> SingleDevice().world
     1
@@ -53,15 +52,15 @@ class SingleDevice:
         return network.to(device)
 
     def work(self, player: Player, networks: Mapping[str, nn.Module]) -> Work:
-        def work(batch: Batch, key: Rng, share: float, last: bool) -> Loss:
+        def work(batch: Batch, key: Rng, weight: float, last: bool) -> Loss:
             loss = player.loss(batch, key)
-            (loss.value * share).backward()  # type: ignore[no-untyped-call]
+            (loss.value * weight).backward()  # type: ignore[no-untyped-call]
             return loss
 
         return work
 
     def total(self, value: Tensor) -> Tensor:
-        """The sum of a value over processes."""
+        """The sum of a tensor over processes."""
         return value
 
     def norm(self, tensors: Sequence[Tensor]) -> Tensor:
@@ -69,8 +68,8 @@ class SingleDevice:
         return local_norm(tensors)
 
 
-class Together:
-    """One of the processes that torch.distributed started."""
+class DistributedBase:
+    """Base of the engines on torch.distributed: rank, world size and device of this process."""
 
     @property
     def rank(self) -> int:
@@ -81,17 +80,17 @@ class Together:
         return dist.get_world_size() if dist.is_initialized() else 1
 
     def place(self, device: Device | None, networks: Mapping[str, nn.Module]) -> torch.device:
-        """The device of this process: ``cuda`` is the GPU of its rank."""
-        return here() if device in (None, AUTO, "cuda") else resolve_device(device)
+        """The device of this process; "cuda" is the GPU of its local rank."""
+        return local_device() if device in (None, AUTO, "cuda") else resolve_device(device)
 
 
 @dataclass(frozen=True)
-class DDP(Together):
-    """A whole copy of the networks in every process; gradients are averaged while they are computed (DDP).
+class DDP(DistributedBase):
+    """Distributed data parallel: a replica of the networks in every process, gradients averaged during backward.
 
-    gradient = mean over processes of the sum over their microbatches, scaled back to the sum over all microbatches
-    Assumes that the networks fit on one device.  The objective itself is the forward pass that DDP sees, so that
-    forward-mode derivatives, several passes and unused parameters are safe.
+    gradient = mean over processes of the sum over their microbatches, rescaled to the sum over all microbatches
+    Assumes that the networks fit on one device.  DDP wraps the objective as its forward pass, so forward-mode
+    derivatives, several passes and unused parameters are supported.
     Source: Li et al. 2020, "PyTorch Distributed" (arXiv 2006.15704).
 
     >>> DDP().shards
@@ -101,52 +100,52 @@ class DDP(Together):
     shards = False
 
     def wrap(self, network: nn.Module, device: torch.device) -> nn.Module:
-        is_initialized()
+        check_initialized()
         return network.to(device)
 
     def work(self, player: Player, networks: Mapping[str, nn.Module]) -> Work:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)
-            shared = nn.parallel.DistributedDataParallel(
+            wrapped = nn.parallel.DistributedDataParallel(
                 _Objective(player), broadcast_buffers=False, find_unused_parameters=True
             )
 
-        def work(batch: Batch, key: Rng, share: float, last: bool) -> Loss:
-            with contextlib.nullcontext() if last else shared.no_sync():
-                loss: Loss = shared(batch, key)
-                (loss.value * (share * self.world)).backward()  # type: ignore[no-untyped-call]
+        def work(batch: Batch, key: Rng, weight: float, last: bool) -> Loss:
+            with contextlib.nullcontext() if last else wrapped.no_sync():
+                loss: Loss = wrapped(batch, key)
+                (loss.value * (weight * self.world)).backward()  # type: ignore[no-untyped-call]
             return loss
 
         return work
 
     def total(self, value: Tensor) -> Tensor:
-        return summed(value)
+        return all_reduce_sum(value)
 
     def norm(self, tensors: Sequence[Tensor]) -> Tensor:
         return local_norm(tensors)
 
 
 @dataclass(frozen=True)
-class FSDP(Together):
-    """Parameters, gradients, averages and optimizer memory divided among processes, block by block (FSDP2).
+class FSDP(DistributedBase):
+    """Fully sharded data parallel (FSDP2): parameters, gradients, averages and optimizer state are sharded by block.
 
-    every block of ``stacks`` is gathered when it is needed and divided again afterwards
-    Assumes that the networks, or the parts of those that hold others, are called as modules, not by their inner layers.
-    Networks without ``stacks`` are gathered as a whole.
+    every block of ``stacks`` is all-gathered before use and resharded afterwards
+    Assumes that networks, or the parts of container networks, are called as modules, not through their inner layers.
+    Networks without ``stacks`` are gathered as one unit.
     Source: Zhao et al. 2023, "PyTorch FSDP" (arXiv 2304.11277); Rajbhandari et al. 2020, ZeRO (arXiv 1910.02054).
 
     >>> FSDP().shards
     True
     """
 
-    offload: bool = False  # keep parameters and optimizer memory on the CPU between uses; slower, for CUDA alone
+    offload: bool = False  # parameters and optimizer state on the CPU between uses; slower, CUDA only
     shards = True
 
     def wrap(self, network: nn.Module, device: torch.device) -> nn.Module:
         from torch.distributed.fsdp import CPUOffloadPolicy, OffloadPolicy, fully_shard
 
-        is_initialized()
-        if next(network.parameters(), None) is None:  # nothing to divide
+        check_initialized()
+        if next(network.parameters(), None) is None:  # nothing to shard
             return network.to(device)
         mesh = dist.init_device_mesh(device.type, (self.world,))
         policy = CPUOffloadPolicy() if self.offload and device.type == "cuda" else OffloadPolicy()
@@ -160,31 +159,32 @@ class FSDP(Together):
         return network
 
     def work(self, player: Player, networks: Mapping[str, nn.Module]) -> Work:
-        def work(batch: Batch, key: Rng, share: float, last: bool) -> Loss:
+        from torch.distributed.fsdp import FSDPModule
+
+        def work(batch: Batch, key: Rng, weight: float, last: bool) -> Loss:
             for network in networks.values():
                 for part in parts_of(network):
-                    sync: Any = getattr(part, "set_requires_gradient_sync", None)
-                    if sync is not None:
-                        sync(last)
+                    if isinstance(part, FSDPModule):
+                        part.set_requires_gradient_sync(last)
             loss = player.loss(batch, key)
-            (loss.value * (share * self.world)).backward()  # type: ignore[no-untyped-call]
+            (loss.value * (weight * self.world)).backward()  # type: ignore[no-untyped-call]
             return loss
 
         return work
 
     def total(self, value: Tensor) -> Tensor:
-        return summed(value)
+        return all_reduce_sum(value)
 
     def norm(self, tensors: Sequence[Tensor]) -> Tensor:
-        return summed(local_norm(tensors).to(here()).square()).sqrt()
+        return all_reduce_sum(local_norm(tensors).to(local_device()).square()).sqrt()
 
 
 class _Objective(nn.Module):
-    """A player as a module: its loss is the forward pass, its parameters are those it moves."""
+    """A player as a module: its loss is the forward pass, its parameters are those that the player updates."""
 
     def __init__(self, player: Player):
         super().__init__()
-        self.moved = nn.ParameterList(player.parameters)
+        self.updated = nn.ParameterList(player.parameters)
         self._loss = player.loss
 
     def forward(self, batch: Batch, key: Rng) -> Loss:
@@ -192,101 +192,109 @@ class _Objective(nn.Module):
 
 
 def init_process_group(timeout: float = 600.0) -> None:
-    """Meet the other processes that ``torchrun`` started; ``timeout`` in seconds is how long one may be silent."""
+    """Join the processes that ``torchrun`` started; ``timeout`` is that of collective operations, in seconds."""
     if dist.is_initialized():
         return
     require(
         "RANK" in os.environ and "WORLD_SIZE" in os.environ,
-        "several processes were asked for, but this one was started alone; start them with "
-        "torchrun --nproc-per-node=2 -m beeline train ... --parallel ddp",
+        "parallel training needs several processes, but RANK and WORLD_SIZE are not set, so this process was started "
+        "alone; run torchrun --nproc-per-node=2 -m beeline train ... --parallel ddp",
     )
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_PORT"):
         value = os.environ.get(name, "0")
         require(
             value.isascii() and value.isdigit(),
-            f"the environment has {name}={value!r}; it is set by torchrun and is a whole number from 0: start the "
-            "processes with torchrun, or remove the variable",
+            f"the environment has {name}={value!r}, which is not a whole number of 0 or more, as torchrun sets it: "
+            "start the processes with torchrun, or unset the variable",
         )
     rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     require(
         rank < world,
-        f"the environment has RANK={rank} and WORLD_SIZE={world}; ranks are counted from 0 to the world size less 1: "
-        "start the processes with torchrun",
+        f"the environment has RANK={rank} and WORLD_SIZE={world}, but ranks range from 0 to {world - 1}: start the "
+        "processes with torchrun",
     )
     cuda = torch.cuda.is_available()
     if cuda:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-    # gloo beside NCCL, for the tensors that stay on the CPU
+    # gloo in addition to NCCL, for CPU tensors
     dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=timedelta(seconds=timeout))
 
 
-def first(engine: Parallel, act: Callable[[], None]) -> None:
-    """Let the first process act; what it refuses ends all processes."""
+def on_rank_zero(engine: Parallel, act: Callable[[], None]) -> None:
+    """Call ``act`` on rank 0; if it raises, all processes raise."""
     error: Exception | None = None
     if engine.rank == 0:
         try:
             act()
         except Exception as caught:
             error = caught
-    failed = engine.world > 1 and float(engine.total(torch.tensor(float(error is not None), device=here()))) > 0
+    failed = engine.world > 1 and float(engine.total(torch.tensor(float(error is not None), device=local_device()))) > 0
     if error is not None:
         raise error
-    require(
-        not failed, "the first process refused to go on, so this one cannot; its own message says why and what to do"
-    )
+    require(not failed, "rank 0 raised an error, so this process stops too; see the message of rank 0 for what to do")
 
 
 def destroy_process_group() -> None:
-    """Part from the other processes."""
+    """Leave the process group, if there is one."""
     if dist.is_initialized():
         dist.destroy_process_group()
 
 
-def is_initialized() -> None:
-    """Refuse an engine of several processes before they have met."""
+def check_initialized() -> None:
+    """Refuse DDP and FSDP before the process group is initialised."""
     require(
         dist.is_initialized(),
-        "this engine needs its processes to have met; call beeline.training.distributed.parallel.init_process_group() "
-        "first, in a program started by torchrun, or use SingleDevice()",
+        "DDP and FSDP need an initialised process group, but there is none; call "
+        "beeline.training.distributed.parallel.init_process_group() first, in a program started by torchrun, or use "
+        "SingleDevice()",
     )
 
 
-def here() -> torch.device:
-    """The device of this process."""
+def local_device() -> torch.device:
+    """The device of this process: the GPU of its local rank, or the CPU."""
     cuda = torch.cuda.is_available()
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if cuda else torch.device("cpu")
 
 
-def summed(value: Tensor) -> Tensor:
-    """The sum of a value over processes, as a new tensor."""
+def all_reduce_sum(value: Tensor) -> Tensor:
+    """The sum of a tensor over processes, as a new tensor."""
     value = value.clone()
     dist.all_reduce(value)
     return value
 
 
-def extent(value: Tensor) -> tuple[float, float]:
-    """The least and the greatest of one number over processes; equal when they agree to the last bit."""
+def all_reduce_min_max(value: Tensor) -> tuple[float, float]:
+    """Minimum and maximum of a scalar over processes."""
     both = torch.stack([value, -value]).double()
     dist.all_reduce(both, op=dist.ReduceOp.MAX)
     return -float(both[1]), float(both[0])
 
 
-def local(tensor: Tensor) -> Tensor:
-    """The part of a tensor that this process holds; the tensor itself where it is whole."""
-    held: Any = tensor
-    return held.to_local() if hasattr(held, "to_local") else tensor
+def is_sharded(tensor: Tensor) -> bool:
+    """Whether a tensor is a DTensor, which is distributed over processes."""
+    if "torch.distributed.tensor" not in sys.modules:  # its import takes half a second, and no DTensor exists before
+        return False
+    from torch.distributed.tensor import DTensor
+
+    return isinstance(tensor, DTensor)
 
 
-def whole(tensor: Tensor) -> Tensor:
-    """The whole of a tensor that is divided among processes (all of them have to ask)."""
-    held: Any = tensor
-    return held.full_tensor() if hasattr(held, "full_tensor") else tensor
+def local(tensor: Any) -> Tensor:
+    """The shard of a DTensor that this process holds; any other tensor unchanged."""
+    shard: Tensor = tensor.to_local() if is_sharded(tensor) else tensor
+    return shard
+
+
+def full_tensor(tensor: Any) -> Tensor:
+    """All shards of a DTensor, gathered (a collective operation); any other tensor unchanged."""
+    full: Tensor = tensor.full_tensor() if is_sharded(tensor) else tensor
+    return full
 
 
 def local_norm(tensors: Sequence[Tensor]) -> Tensor:
-    """Euclidean norm of the parts held here together, two kernels for all of them."""
-    held = [t for t in map(local, tensors) if t.numel()]
-    if not held:
-        return torch.zeros((), device=here())
-    norms = [n.to(torch.promote_types(n.dtype, torch.float32)) for n in torch._foreach_norm(held)]
+    """Euclidean norm of the local shards together, by two kernels for all of them."""
+    shards = [t for t in map(local, tensors) if t.numel()]
+    if not shards:
+        return torch.zeros((), device=local_device())
+    norms = [n.to(torch.promote_types(n.dtype, torch.float32)) for n in torch._foreach_norm(shards)]
     return torch.linalg.vector_norm(torch.stack(norms))

@@ -1,4 +1,4 @@
-"""A cache of encoded data: named by what went in, verified before use, safe when two processes build it at once."""
+"""Cache of encoded data, addressed by a hash of its inputs, verified before use, safe with concurrent processes."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from beeline.core.errors import BeelineError, require
-from beeline.core.types import Batch, Cond, leaves
+from beeline.core.types import Batch, leaves
 from beeline.training.checkpoint import MANIFEST, digest, flaw, flush
 from beeline.training.compare import settings
 
@@ -26,13 +27,15 @@ def encoded(
     folder: str | Path,
     inputs: Mapping[str, Any],
     build: Callable[[], Batch],
-    tell: Callable[[str], None] = lambda text: print(text, file=sys.stderr),
+    warn: Callable[[str], None] = lambda text: print(text, file=sys.stderr),
 ) -> Batch:
-    """The batch that ``build`` makes, from the cache under ``folder`` when it was made before of the same inputs.
+    """The batch that ``build`` returns, read from the cache under ``folder`` if an entry for ``inputs`` exists.
 
-    ``inputs`` are all that the result depends on (data, encoder, transform: components, arrays, files, plain values);
-    a change of any of them is another entry.  The tensors are mapped from the file, not read: a data set larger than
-    memory can be trained on.  A second process that asks while the first one builds waits, and takes what was built.
+    ``inputs``: everything that the result depends on (data, encoder, transform: components, arrays, files, plain
+    values); other inputs give another entry.  The tensors are memory-mapped, so a data set may be larger than memory.
+    A second process waits while the first one builds the entry.  ``warn`` gets a message if an entry is damaged.
+
+    Raises BeelineError if an input file does not exist or the entry cannot be written.
     """
     root = Path(folder)
     entry = root / address(inputs)
@@ -42,26 +45,26 @@ def encoded(
             wrong = flaw(entry)
             if wrong is None:
                 return _read(entry)
-            tell(f"{wrong}; the entry of the cache is built again")
+            warn(f"{wrong}; the cache entry is built again")
             shutil.rmtree(entry, ignore_errors=True)
         _write(entry, build(), inputs)
     return _read(entry)
 
 
 def address(inputs: Mapping[str, Any]) -> str:
-    """The name of an entry: a hash of everything that went in."""
+    """The name of an entry: a hash of its inputs."""
     parts = {name: _fingerprint(part) for name, part in inputs.items()}
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
 
 
 def _fingerprint(part: Any) -> Any:
     if isinstance(part, Path):
-        require(part.exists(), f"the cache depends on {part}, which does not exist; check the path")
+        require(part.exists(), f"{part}, an input of the cache, does not exist; check the path")
         if part.is_dir():
             files = sorted(p for p in part.rglob("*") if p.is_file())
             return {str(p.relative_to(part)): digest(p) for p in files}
         return digest(part)
-    if hasattr(part, "__array_interface__"):
+    if isinstance(part, np.ndarray):
         raw = part if part.flags["C_CONTIGUOUS"] else part.copy()
         return f"array {raw.dtype} {list(raw.shape)} {hashlib.sha256(raw.data).hexdigest()}"
     return settings(part)
@@ -69,10 +72,10 @@ def _fingerprint(part: Any) -> Any:
 
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """One process at a time; the lock of a process that died is free."""
+    """Context manager: one process at a time; the lock of a dead process is released."""
     try:
         import fcntl
-    except ImportError:  # a system without file locks: the rename at the end still keeps entries whole
+    except ImportError:  # no file locks on this system; the rename at the end is still atomic
         yield
         return
     with path.open("w") as file:
@@ -95,11 +98,11 @@ def _write(entry: Path, batch: Batch, inputs: Mapping[str, Any]) -> None:
         flush(staged / MANIFEST)
         os.rename(staged, entry)
     except OSError as error:
-        if entry.is_dir() and flaw(entry) is None:  # another process was first
+        if entry.is_dir() and flaw(entry) is None:  # written by another process meanwhile
             return
         raise BeelineError(
-            f"the cache entry {entry} could not be written ({error.strerror or error}); nothing was left behind: free "
-            "some space, give another folder, or train without a cache"
+            f"the cache entry {entry} could not be written ({error.strerror or error}); free disk space, give another "
+            "folder, or train without a cache"
         ) from error
     finally:
         shutil.rmtree(staged, ignore_errors=True)
@@ -111,12 +114,11 @@ def _read(entry: Path) -> Batch:
     for name, leaf in tensors.items():
         if name.startswith("cond."):
             cond = {} if cond is None else cond
-            _put(cond, name.removeprefix("cond.").split("."), leaf)
-    made: Cond = cond
-    return Batch(tensors["x1"], tensors.get("x0"), made, tensors.get("weight"))
+            _insert(cond, name.removeprefix("cond.").split("."), leaf)
+    return Batch(tensors["x1"], tensors.get("x0"), cond, tensors.get("weight"))
 
 
-def _put(tree: dict[str, Any], names: list[str], leaf: Tensor) -> None:
+def _insert(tree: dict[str, Any], names: list[str], leaf: Tensor) -> None:
     for name in names[:-1]:
         tree = tree.setdefault(name, {})
     tree[names[-1]] = leaf

@@ -1,4 +1,4 @@
-"""Data sources of training: a microbatch is a pure function of its number and size."""
+"""Stateless data sources: a microbatch is a pure function of its number and size."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from beeline.core.types import Batch, leaves, take
 
 
 class FeedBase:
-    """Defaults of the Feed protocol: no indices, no state."""
+    """Defaults of the Feed protocol: data without indices, feed without state."""
 
     @property
     def origin(self) -> Any:
@@ -41,7 +41,7 @@ class FeedBase:
 
 @dataclass(frozen=True, eq=False)
 class Stateless(FeedBase):
-    """A data source that has only ``microbatch``, with the defaults of the other members."""
+    """Completes a data source that has only ``microbatch`` with the defaults of the Feed protocol."""
 
     data: Microbatches
 
@@ -51,12 +51,11 @@ class Stateless(FeedBase):
 
 @dataclass(frozen=True, eq=False)
 class InMemory(FeedBase):
-    """A data set in memory, in a new order every epoch, every datum once per epoch.
+    """A data set in memory, shuffled every epoch; every datum occurs once per epoch.
 
-    datum i of microbatch n is row p mod N of the order of epoch p div N, with p = n size + i
-    Assumes that every part of the batch has the same number of rows.  A microbatch may hold the end of one epoch and
-    the start of the next, so no datum is left out when the size does not divide N.
-    Source: none; a permutation with a key.
+    datum i of microbatch n is row p mod N of the permutation of epoch p div N, with p = n size + i
+    Assumes that all parts of the batch have the same number of rows.  A microbatch may contain the end of one epoch and
+    the start of the next, so no datum is dropped if the size does not divide N.
 
     >>> feed = InMemory(Batch(torch.arange(5.0)[:, None]), Rng(0))
     >>> sorted(float(x) for n in range(5) for x in feed.microbatch(n, 2).x1) == sorted(2 * [0.0, 1.0, 2.0, 3.0, 4.0])
@@ -68,13 +67,13 @@ class InMemory(FeedBase):
 
     def __post_init__(self) -> None:
         n = len(self.batch.x1)
-        require(n > 0, "the data set is empty; learning needs at least one datum: check what was loaded")
+        require(n > 0, "the data set is empty, but training needs at least one datum; check the path or the selection")
         parts = [("x0", self.batch.x0), ("weight", self.batch.weight)]
         for name, part in parts + [(f"cond {key}".strip(), leaf) for key, leaf in leaves(self.batch.cond)]:
             require(
                 part is None or len(part) == n,
-                f"the data have {n} rows in x1 but {0 if part is None else len(part)} in {name}; "
-                "every part of a batch has one row per datum",
+                f"the data have {n} rows in x1 but {0 if part is None else len(part)} in {name}; give every part of "
+                "the batch one row per datum",
             )
 
     def __len__(self) -> int:
@@ -99,11 +98,10 @@ class InMemory(FeedBase):
 
 @dataclass(frozen=True, eq=False)
 class FromDistribution(FeedBase):
-    """An exact law as endless data: every microbatch is a fresh draw.
+    """Unlimited data from a distribution: every microbatch is a new sample.
 
-    microbatch n ~ law, under the key of n
-    Assumes that the law has ``sample(n, rng)``, which gives a tensor or a Batch.
-    Source: none.
+    microbatch n ~ distribution, with the random key of n
+    Assumes that the distribution has ``sample(n, rng)``, which returns a tensor or a Batch.
 
     >>> class Ones:
     ...     def sample(self, n, rng):
@@ -112,34 +110,37 @@ class FromDistribution(FeedBase):
     torch.Size([3, 2])
     """
 
-    law: Any
+    distribution: Any
     rng: Rng
 
     def microbatch(self, number: int, size: int) -> Batch:
-        made = self.law.sample(size, self.rng.fork("lot", number))
-        return made if isinstance(made, Batch) else Batch(made)
+        data = self.distribution.sample(size, self.rng.fork("lot", number))
+        return data if isinstance(data, Batch) else Batch(data)
 
 
 @runtime_checkable
-class Sampled(Protocol):
-    """Anything to draw data from: a tensor or a Batch of n data."""
+class CanSample(Protocol):
+    """A distribution: ``sample`` returns a tensor or a Batch of n data."""
 
     def sample(self, n: int, rng: Rng) -> Any: ...
 
 
 @functools.lru_cache(maxsize=4)
 def _order(rng: Rng, epoch: int, n: int) -> Tensor:
-    """The order of an epoch; kept for the microbatches that follow, though it could be made again at any time."""
+    """The permutation of an epoch; cached, because the following microbatches use it too."""
     return rng.fork("epoch", epoch).permutation(n)
 
 
 def as_microbatches(data: Any, rng: Rng) -> Feed:
-    """The feed of a Batch, a tensor [N,*S], a distribution with ``sample(n, rng)``, or a data source."""
+    """The feed of a Batch, a tensor [N,*S], a distribution with ``sample(n, rng)``, or a data source.
+
+    Raises BeelineError for data of other types, and for tensors that are not floating point.
+    """
     if isinstance(data, Tensor):
         require(
             data.is_floating_point() and data.ndim >= 2,
-            f"the data are {data.dtype} of shape {tuple(data.shape)}; learning needs floating point numbers [N,*S]: "
-            "encode them with a modality, or convert them",
+            f"the data are {data.dtype} of shape {tuple(data.shape)}, but training needs floating point numbers "
+            "[N,*S]; encode them with a modality, or convert them",
         )
         data = Batch(data)
     if isinstance(data, Batch):
@@ -148,9 +149,9 @@ def as_microbatches(data: Any, rng: Rng) -> Feed:
         return data
     if isinstance(data, Microbatches):
         return Stateless(data)
-    if isinstance(data, Sampled):
+    if isinstance(data, CanSample):
         return FromDistribution(data, rng)
     raise BeelineError(
         f"data of type {type(data).__name__} have neither microbatch(number, size) nor sample(n, rng); give a "
-        "tensor [N,*S], a Batch, a distribution, or anything with microbatch(number, size)"
+        "tensor [N,*S], a Batch, a distribution, or an object with microbatch(number, size)"
     )

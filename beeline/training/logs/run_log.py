@@ -1,4 +1,4 @@
-"""The log of a run: one JSON object a line, a line a step."""
+"""The log of a run: JSON lines, one object per step."""
 
 from __future__ import annotations
 
@@ -12,17 +12,19 @@ from beeline.core.files import unwritten, write_text
 
 
 class JsonLines:
-    """An append-only log, one JSON object a line; lines of steps that a run has gone back behind are taken out."""
+    """A log in JSON lines; lines of later steps are removed when a run returns to an earlier step."""
 
     def __init__(self, path: Path):
         self.path = path
-        self.last: int | None = None  # the last step that was written, by this run
+        self.last: int | None = None  # the last step that this run has written
         self.notes: list[str] = []
 
     def __call__(self, entry: dict[str, Any]) -> None:
-        if "loss" not in entry:  # a message goes into the line of the step that follows, so that every line is a step
+        if "loss" not in entry:  # a note; it is written with the next step
             self.notes.append(str(entry.get("note", entry)))
-            if self.last is not None and entry.get("step", self.last) < self.last:  # the run has gone back
+            if (
+                self.last is not None and entry.get("step", self.last) < self.last
+            ):  # the run has returned to an earlier step
                 self.last = int(entry["step"])
                 self._cut(self.last + 1)
             return
@@ -40,17 +42,17 @@ class JsonLines:
     def _cut(self, step: int) -> None:
         entries, damaged = _entries(self.path)
         if damaged:
-            self.notes.append(f"{damaged} damaged lines of {self.path.name} were left out")
+            self.notes.append(f"{damaged} damaged lines of {self.path.name} were removed")
         write_text(self.path, "".join(json.dumps(e) + "\n" for e in entries if e["step"] < step))
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """The entries of a log; lines that were cut by a crash or damaged are left out."""
+    """The entries of a log, one per step; damaged lines are skipped."""
     return _entries(path)[0]
 
 
 def _entries(path: Path) -> tuple[list[dict[str, Any]], int]:
-    """The entries of a log, and how many lines are none: an entry is an object with a step and a loss."""
+    """The entries of a log, which are objects with a step and a loss, and the number of other lines."""
     entries, damaged = [], 0
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
@@ -61,6 +63,8 @@ def _entries(path: Path) -> tuple[list[dict[str, Any]], int]:
         except (json.JSONDecodeError, RecursionError):
             good = False
         if good:
+            if "rate" in entry:  # logs of version 0.1
+                entry["lr"] = entry.pop("rate")
             entries.append(entry)
         damaged += not good
     return entries, damaged

@@ -1,4 +1,4 @@
-"""Trackers and previews: where the log goes besides its file, and pictures drawn while a network learns."""
+"""Experiment trackers: TensorBoard and Weights & Biases as logs."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from beeline.core.errors import extra
 from beeline.core.protocols.training import Log
 
 
-def several(*logs: Log) -> Log:
-    """A log that passes every entry to several."""
+def combined(*logs: Log) -> Log:
+    """A log that passes every entry to all ``logs``."""
 
     def log(entry: dict[str, Any]) -> None:
         for one in logs:
@@ -22,7 +22,7 @@ def several(*logs: Log) -> Log:
 
 
 def numbers(entry: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
-    """The numbers of an entry by dotted name; lists by position."""
+    """The numbers of an entry by name, ``key/key/index`` for nested mappings and lists."""
     for key, value in entry.items():
         name = f"{prefix}{key}"
         if isinstance(value, bool) or value is None:
@@ -36,12 +36,12 @@ def numbers(entry: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, f
 
 
 def without_step(entry: Mapping[str, Any]) -> dict[str, Any]:
-    """An entry without its step, which trackers take apart."""
+    """An entry without its step, which trackers take as an argument of its own."""
     return {name: value for name, value in entry.items() if name not in {"step"}}
 
 
 class TensorBoard:
-    """A log for TensorBoard: every number of every entry as a scalar, notes as text."""
+    """A log for TensorBoard: numbers as scalars, notes as text."""
 
     def __init__(self, folder: str | Path):
         extra("tensorboard", "trackers")
@@ -50,7 +50,7 @@ class TensorBoard:
 
     @functools.cached_property
     def _writer(self) -> Any:
-        return self._module.SummaryWriter(self._folder)  # makes the folder, so not before there is something to write
+        return self._module.SummaryWriter(self._folder)  # creates the folder, so not before the first entry
 
     def __call__(self, entry: dict[str, Any]) -> None:
         step = entry.get("step", 0)
@@ -62,7 +62,7 @@ class TensorBoard:
 
 
 class WeightsAndBiases:
-    """A log for Weights & Biases; ``settings`` go to ``wandb.init`` (project, name, mode)."""
+    """A log for Weights & Biases; ``settings`` are passed to ``wandb.init`` (project, name, mode)."""
 
     def __init__(self, **settings: Any):
         self._run: Any = extra("wandb", "trackers").init(**settings)

@@ -1,4 +1,4 @@
-"""Averages of the weights over training, kept beside the network and never swapped into it."""
+"""Weight averages, stored separately from the network and never swapped into it."""
 
 from __future__ import annotations
 
@@ -12,30 +12,29 @@ from torch import Tensor, nn
 from beeline.core.errors import require
 from beeline.core.protocols.training import Profile
 from beeline.core.ranges import dataclass
-from beeline.training.distributed.parallel import local, whole
+from beeline.training.distributed.parallel import full_tensor, local
 
 
 @dataclass(frozen=True)
 class EMA:
-    """Exponential moving average of the weights, in float32 or better, with a warm-up.
+    """Exponential moving average of the weights, in float32 or better, with a warm-up of the half-life.
 
     average <- d average + (1 - d) weights,  d = 2^(-1/h),  h = min(half_life, warmup step)
-    Assumes nothing; during the warm-up the half-life is a share of the steps so far, so that the random first
-    weights are forgotten.
+    During the warm-up the half-life is a fraction of the steps so far, so the random initial weights are forgotten.
     Source: Karras et al. 2022, EDM (arXiv 2206.00364), half-life and ramp-up.
 
     >>> round(EMA(half_life=1.0, warmup=0).decay(10), 3)
     0.5
     """
 
-    half_life: float = 1000.0  # steps after which half of the average is forgotten, above 0
-    warmup: float = 0.05  # the half-life is at most this share of the steps so far; 0 is no warm-up
+    half_life: float = 1000.0  # steps after which a weight in the average has halved, above 0
+    warmup: float = 0.05  # the half-life is at most this fraction of the steps so far; 0 disables the warm-up
 
     def __post_init__(self) -> None:
         require(
             self.half_life > 0 and self.warmup >= 0,
-            f"EMA got half_life={self.half_life}, warmup={self.warmup}; a half-life is a number of steps above 0 and "
-            "a warm-up a share from 0: EMA(1000, 0.05) is usual",
+            f"EMA got half_life={self.half_life}, warmup={self.warmup}; the half-life is a number of steps above 0, "
+            "the warm-up a fraction of 0 or more: give for example EMA(1000, 0.05)",
         )
 
     def decay(self, step: int) -> float:
@@ -45,28 +44,28 @@ class EMA:
 
 @dataclass(frozen=True)
 class PowerEMA:
-    """Average whose memory grows with the run: a power function of the time at which weights were seen.
+    """Weight average with a power-function profile, whose length is proportional to the steps so far.
 
     average_n = (g+1) / n^(g+1) sum_m m^g w_m;  d = (1 - 1/n)^(g+1);  length^2 = (g+1) / ((g+2)^2 (g+3))
-    Assumes nothing; snapshots of two lengths (0.05 and 0.1) give an average of any other afterwards.
+    Snapshots of two lengths (0.05 and 0.1) allow post-hoc averages of any length.
     Source: Karras et al. 2024, EDM2 (arXiv 2312.02696), section 3.
 
     >>> round(PowerEMA(0.1).exponent, 2)
     6.94
     """
 
-    length: float = 0.05  # standard deviation of the memory relative to the steps so far, above 0, at most 0.28
+    length: float = 0.05  # standard deviation of the profile relative to the steps so far, above 0, below 0.2887
 
     def __post_init__(self) -> None:
         require(
             0 < self.length < 12**-0.5,
-            f"PowerEMA got length={self.length}; the length lies between 0 and 0.2887 (a uniform average): "
-            "0.05 to 0.1 are usual",
+            f"PowerEMA got length={self.length}; the length has to be between 0 and 0.2887 (a uniform average): "
+            "give 0.05 to 0.1",
         )
 
     @property
     def exponent(self) -> float:
-        """g of the power function, the real root of a cubic."""
+        """Exponent g of the power function, the real root of a cubic."""
         k = self.length**-2
         roots = np.roots([1.0, 7.0, 16.0 - k, 12.0 - k])
         return float(roots.real.max())
@@ -77,10 +76,10 @@ class PowerEMA:
 
 @dataclass(frozen=True)
 class UniformAverage:
-    """UniformAverage average of the weights after a step: stochastic weight averaging.
+    """Uniform average of the weights after step ``start`` (stochastic weight averaging).
 
-    average_n = mean of w_m over start < m <= n, and w_n before;  d = 1 - 1 / (n - start)
-    Assumes that the weights move about one place by then, at a constant or cyclic lr.
+    average_n = mean of w_m over start < m <= n, and w_n for n <= start;  d = 1 - 1 / (n - start)
+    Assumes that the weights fluctuate around a stationary point after ``start``, at a constant or cyclic learning rate.
     Source: Izmailov et al. 2018, "Averaging Weights Leads to Wider Optima" (arXiv 1803.05407); Hagele et al. 2024
     (arXiv 2405.18392), as a stand-in for cooldowns.
 
@@ -88,12 +87,12 @@ class UniformAverage:
     0.75
     """
 
-    start: int = 0  # steps that are left out, from 0
+    start: int = 0  # number of initial steps that are not averaged
 
     def __post_init__(self) -> None:
         require(
             self.start >= 0,
-            f"UniformAverage got start={self.start}; it is a number of steps: give a whole number from 0",
+            f"UniformAverage got start={self.start}; it is a number of steps: give a whole number of 0 or more",
         )
 
     def decay(self, step: int) -> float:
@@ -101,31 +100,31 @@ class UniformAverage:
 
 
 class Average:
-    """The running average of one network: named tensors of its own, in float32 or better, of what learns.
+    """Running average of the trainable parameters of one network, in float32 or better.
 
-    Parameters that do not require gradients are not copied; where the average is used they are the network's own.
+    Parameters that do not require gradients are not copied; ``averaged`` takes them from the network.
     """
 
     def __init__(self, network: nn.Module, profile: Profile):
         self.profile = profile
-        learning = [(name, p) for name, p in network.named_parameters() if p.requires_grad]
-        self.names = [name for name, _ in learning]
-        self._watched = [p.detach() for _, p in learning]
-        self.tensors = [p.to(torch.promote_types(p.dtype, torch.float32), copy=True) for p in self._watched]
+        trainable = [(name, p) for name, p in network.named_parameters() if p.requires_grad]
+        self.names = [name for name, _ in trainable]
+        self._sources = [p.detach() for _, p in trainable]
+        self.tensors = [p.to(torch.promote_types(p.dtype, torch.float32), copy=True) for p in self._sources]
         self._plain = all(
-            a.dtype == p.dtype and local(p) is p for a, p in zip(self.tensors, self._watched, strict=True)
+            a.dtype == p.dtype and local(p) is p for a, p in zip(self.tensors, self._sources, strict=True)
         )
 
     @torch.no_grad()
     def update(self, step: int) -> None:
-        """Take in the weights after step ``step`` (1, 2, ...)."""
-        mine, seen = self.tensors, self._watched
-        if not mine:
+        """Update the average with the weights after step ``step`` (1, 2, ...)."""
+        averages, sources = self.tensors, self._sources
+        if not averages:
             return
-        if not self._plain:  # divided among processes, or narrower than the average
-            mine = [local(a) for a in mine]
-            seen = [local(p).to(a.dtype) for a, p in zip(mine, seen, strict=True)]
-        torch._foreach_lerp_(mine, seen, 1 - self.profile.decay(step))
+        if not self._plain:  # sharded, or of a narrower dtype than the average
+            averages = [local(a) for a in averages]
+            sources = [local(p).to(a.dtype) for a, p in zip(averages, sources, strict=True)]
+        torch._foreach_lerp_(averages, sources, 1 - self.profile.decay(step))
 
     def state(self) -> dict[str, Tensor]:
         """The averaged parameters by name."""
@@ -138,18 +137,18 @@ def averaged(
     device: torch.device | None = None,
     live: nn.Module | None = None,
 ) -> nn.Module:
-    """A copy of ``network`` that holds the averaged parameters.
+    """A copy of ``network`` with the averaged parameters of ``state``.
 
-    Buffers, and parameters that are not in ``state``, come from ``live``, the network that learns (``network`` itself
-    unless it is given): buffers are part of the state of a network and change as it learns.
+    Buffers, and parameters that are not in ``state``, are copied from ``live``, the network in training (by default
+    ``network``), because buffers change during training.
     """
-    made = copy.deepcopy(network)
-    made.zero_grad(set_to_none=True)
+    copied = copy.deepcopy(network)
+    copied.zero_grad(set_to_none=True)
     source = network if live is None else live
     weights, buffers = dict(source.named_parameters()), dict(source.named_buffers())
     with torch.no_grad():
-        for name, p in made.named_parameters():
-            p.copy_(whole(state[name] if name in state else weights[name]))
-        for name, b in made.named_buffers():
-            b.copy_(whole(buffers[name]))
-    return made if device is None else made.to(device)
+        for name, p in copied.named_parameters():
+            p.copy_(full_tensor(state[name] if name in state else weights[name]))
+        for name, b in copied.named_buffers():
+            b.copy_(full_tensor(buffers[name]))
+    return copied if device is None else copied.to(device)

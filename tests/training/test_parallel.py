@@ -1,4 +1,4 @@
-"""Engines: one process = DDP = FSDP2, and what happens when a rank is lost."""
+"""Parallel training: one process, DDP and FSDP2 give the same losses; lost ranks are named."""
 
 import json
 import os
@@ -21,8 +21,8 @@ from beeline.training.distributed import parallel  # noqa: E402
 from beeline.training.distributed.parallel import DDP, FSDP, SingleDevice  # noqa: E402
 
 
-def program(out, *scenarios):
-    """Run scenarios ("equal:2" is two processes), each with a time limit of its own through torch's time-outs."""
+def launch(out, *scenarios):
+    """Run scenarios, such as "equal:2" for two processes; each has its own timeout."""
     here = Path(__file__).parent
     path = os.pathsep.join([str(here.parent.parent), os.environ.get("PYTHONPATH", "")])
     return subprocess.run(
@@ -36,16 +36,16 @@ def program(out, *scenarios):
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """The same run alone, on two processes under both engines, and on four; and two with a lost rank."""
+    """One run on one process, on two with DDP and FSDP, and on four with FSDP; and two runs with a lost rank."""
     out = tmp_path_factory.mktemp("parallel")
     found = {
-        f"alone {o}": workers.curve(SingleDevice(), o, checkpoint_dir=out / "alone" if o == "flow" else None)
+        f"single {o}": workers.curve(SingleDevice(), o, checkpoint_dir=out / "single" if o == "flow" else None)
         for o in ("flow", "jvp")
     }
-    done = program(out, "equal:2", "equal:4", "die:2", "hang:2")
-    for how in ("die", "hang"):  # on a busy machine the processes may not even meet within the short timeout
+    done = launch(out, "equal:2", "equal:4", "die:2", "hang:2")
+    for how in ("die", "hang"):  # on a busy machine the processes may not start within the short timeout
         if not (out / f"{how}-2.json").exists():
-            done = program(out, f"{how}:2")
+            done = launch(out, f"{how}:2")
     for world in (2, 4):
         assert (out / f"equal-{world}.json").exists(), done.stderr
         more = json.loads((out / f"equal-{world}.json").read_text())
@@ -55,36 +55,36 @@ def runs(tmp_path_factory):
 
 @pytest.mark.parametrize(
     "engine",
-    ["replicated flow 2", "replicated jvp 2", "sharded flow 2", "sharded jvp 2", "sharded flow 4"],
+    ["ddp flow 2", "ddp jvp 2", "fsdp flow 2", "fsdp jvp 2", "fsdp flow 4"],
 )
-def test_the_loss_is_the_same_under_every_engine(runs, engine):
+def test_the_loss_is_the_same_with_every_engine(runs, engine):
     out, found = runs
-    one, many = found[f"alone {engine.split()[1]}"], found[engine]
+    one, many = found[f"single {engine.split()[1]}"], found[engine]
     for what in ("loss", "grad_norm", "update_norm", "weights"):
         a, b = torch.tensor(one[what]), torch.tensor(many[what])
         assert a.shape == b.shape and len(a) > 0
         assert (a - b).abs().max() <= 1e-5, what
-    assert abs(one["loss"][0] - one["loss"][-1]) > 0.1  # there was something to learn
+    assert abs(one["loss"][0] - one["loss"][-1]) > 0.1  # the loss decreases
 
 
-@pytest.mark.parametrize("engine", ["replicated resumed 2", "sharded resumed 2"])
-def test_what_one_process_began_several_finish(runs, engine):
+@pytest.mark.parametrize("engine", ["ddp resumed 2", "fsdp resumed 2"])
+def test_a_run_of_one_process_is_resumed_by_several(runs, engine):
     out, found = runs
-    a, b = torch.tensor(found["alone flow"]["loss"][10:]), torch.tensor(found[engine]["loss"])
+    a, b = torch.tensor(found["single flow"]["loss"][10:]), torch.tensor(found[engine]["loss"])
     assert len(b) == 15 and (a - b).abs().max() <= 1e-5
 
 
-@pytest.mark.parametrize("engine", ["replicated2", "sharded2", "sharded4"])
-def test_what_several_began_one_process_finishes(runs, engine, tmp_path):
+@pytest.mark.parametrize("engine", ["ddp2", "fsdp2", "fsdp4"])
+def test_a_run_of_several_processes_is_resumed_by_one(runs, engine, tmp_path):
     out, found = runs
     path = out / engine / "step-00000010"
     assert {p.suffix for p in path.iterdir()} == {".safetensors", ".json"} and checkpoint.flaw(path) is None
     if "fsdp" in engine:
         assert len(list(path.glob("shard-*.safetensors"))) == int(engine[-1])
     again = workers.curve(SingleDevice(), "flow", resume=path)
-    a, b = torch.tensor(found["alone flow"]["loss"][10:]), torch.tensor(again["loss"])
+    a, b = torch.tensor(found["single flow"]["loss"][10:]), torch.tensor(again["loss"])
     assert len(b) == 15 and (a - b).abs().max() <= 1e-5
-    one, many = checkpoint.read(out / "alone" / "step-00000010"), checkpoint.read(path)
+    one, many = checkpoint.read(out / "single" / "step-00000010"), checkpoint.read(path)
     assert {g: set(t) for g, t in one.tensors.items()} == {g: set(t) for g, t in many.tensors.items()}
     for group, tensors in one.tensors.items():
         for name, tensor in tensors.items():
@@ -93,27 +93,27 @@ def test_what_several_began_one_process_finishes(runs, engine, tmp_path):
 
 @pytest.mark.parametrize(("scenario", "why"), [("die", "rank 1 (died"), ("hang", "rank 1 (hangs in step 6")])
 def test_a_lost_rank_is_named_by_the_others(runs, scenario, why):
-    said = json.loads((runs[0] / f"{scenario}-2.json").read_text())
-    assert said["ranks"] == [1] and why in said["message"] and "resume" in said["message"]
+    result = json.loads((runs[0] / f"{scenario}-2.json").read_text())
+    assert result["ranks"] == [1] and why in result["message"] and "resume" in result["message"]
 
 
-def test_engines_that_have_not_met_are_refused(monkeypatch):
+def test_engines_without_a_process_group_are_refused(monkeypatch):
     for engine in (DDP(), FSDP()):
-        with pytest.raises(BeelineError, match="processes to have met"):
+        with pytest.raises(BeelineError, match="initialised process group"):
             engine.wrap(workers.network(), torch.device("cpu"))
     monkeypatch.delenv("RANK", raising=False)
     with pytest.raises(BeelineError, match="torchrun"):
         parallel.init_process_group()
 
 
-def test_lots_that_cannot_be_shared_evenly_are_refused():
+def test_microbatches_that_cannot_be_divided_among_processes_are_refused():
     from beeline.training.config import Training
     from beeline.training.fit import fit
 
     class Three(SingleDevice):
         world = 3
 
-    with pytest.raises(BeelineError, match="4 microbatches cannot be shared evenly by 3"):
+    with pytest.raises(BeelineError, match="4 microbatches cannot be divided evenly among 3"):
         fit(
             workers.network(),
             workers.FlowMatching(),

@@ -1,4 +1,4 @@
-"""Workers, the cache of encoded data, trackers and previews."""
+"""Workers, cache of encoded data, trackers and previews."""
 
 import json
 import os
@@ -21,9 +21,9 @@ from beeline.objectives.matching import FlowMatching
 from beeline.training.callbacks import Previews
 from beeline.training.config import Training
 from beeline.training.feed import cache
-from beeline.training.feed.workers import Fetched, order_of
+from beeline.training.feed.workers import Prefetched, microbatch_numbers
 from beeline.training.fit import fit
-from beeline.training.logs.trackers import TensorBoard, WeightsAndBiases, several
+from beeline.training.logs.trackers import TensorBoard, WeightsAndBiases, combined
 from beeline.training.optim.ema import EMA
 from beeline.training.optim.learning_rate import Constant
 
@@ -51,33 +51,33 @@ def losses(**more):
 # workers
 
 
-def test_workers_change_no_bit():
+def test_workers_do_not_change_the_losses():
     state = torch.get_rng_state()
     assert losses() == losses(workers=2)
     assert torch.equal(state, torch.get_rng_state())
 
 
-def test_the_order_of_a_process_and_a_step_back():
-    numbers = order_of(4, 1, 2)(9)
+def test_microbatch_numbers_of_a_process_and_access_out_of_order():
+    numbers = microbatch_numbers(4, 1, 2)(9)
     assert [next(numbers) for _ in range(5)] == [9, 11, 13, 15, 17]
 
     class Numbers:
         def microbatch(self, number, size):
             return Batch(torch.full((size, 1), float(number)))
 
-    feed = Fetched(Numbers(), 3, 1, order_of(2, 0, 1))
+    feed = Prefetched(Numbers(), 3, 1, microbatch_numbers(2, 0, 1))
     assert [float(feed.microbatch(n, 3).x1[0]) for n in (4, 5, 6, 2, 3)] == [4, 5, 6, 2, 3]
-    assert len(feed.microbatch(0, 5).x1) == 5  # another size is made at once
+    assert len(feed.microbatch(0, 5).x1) == 5  # another size is not prefetched
 
 
-def test_a_worker_that_dies_is_one_message():
+def test_a_dead_worker_gives_one_message():
     class Deadly:
         def microbatch(self, number, size):
             if number == 3:
                 os.kill(os.getpid(), signal.SIGKILL)
             return Batch(torch.zeros(size, 2))
 
-    with pytest.raises(BeelineError, match="a process that prepares data died while microbatch .*training.workers=0"):
+    with pytest.raises(BeelineError, match="a data worker died while it prepared microbatch .*training.workers=0"):
         fit(
             Field(),
             FlowMatching(),
@@ -88,28 +88,35 @@ def test_a_worker_that_dies_is_one_message():
         )
 
 
-def test_an_error_in_a_worker_comes_out_as_it_is():
-    class Torn:
+def test_an_error_in_a_worker_is_raised_unchanged():
+    class Damaged:
         def microbatch(self, number, size):
-            require(number < 3, f"microbatch {number} is torn; mend the file")
+            require(number < 3, f"microbatch {number} is damaged; repair the file")
             return Batch(torch.zeros(size, 2))
 
-    with pytest.raises(BeelineError, match="^microbatch 3 is torn; mend the file$"):
-        fit(Field(), FlowMatching(), Torn(), Training(steps=9, batch_size=4, workers=2), rng=Rng(0), log=lambda e: None)
+    with pytest.raises(BeelineError, match="^microbatch 3 is damaged; repair the file$"):
+        fit(
+            Field(),
+            FlowMatching(),
+            Damaged(),
+            Training(steps=9, batch_size=4, workers=2),
+            rng=Rng(0),
+            log=lambda e: None,
+        )
 
 
-def test_workers_leave_with_a_process_that_is_killed(tmp_path):
+def test_workers_exit_with_a_killed_main_process(tmp_path):
     program = """
 import os, sys
 from pathlib import Path
 import torch
 from beeline.core.types import Batch
-from beeline.training.feed.workers import Fetched, order_of
+from beeline.training.feed.workers import Prefetched, microbatch_numbers
 class Named:
     def microbatch(self, number, size):
         Path(sys.argv[1], str(os.getpid())).touch()
         return Batch(torch.zeros(size, 2))
-feed = Fetched(Named(), 4, 2, order_of(1, 0, 1))
+feed = Prefetched(Named(), 4, 2, microbatch_numbers(1, 0, 1))
 for n in range(20):
     feed.microbatch(n, 4)
 os.kill(os.getpid(), 9)
@@ -118,17 +125,17 @@ os.kill(os.getpid(), 9)
     workers = [int(file.name) for file in tmp_path.iterdir()]
     assert workers
 
-    def lives(pid):
+    def alive(pid):
         try:
             return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
         except OSError:
             return False
 
     for _ in range(100):
-        if not any(map(lives, workers)):
+        if not any(map(alive, workers)):
             return
         time.sleep(0.1)
-    raise AssertionError(f"workers {workers} are still there")
+    raise AssertionError(f"workers {workers} are still running")
 
 
 # cache
@@ -139,7 +146,7 @@ def batch():
     return Batch(x, x0=-x, cond={"label": torch.arange(6), "deep": {"v": x[:, :1]}}, weight=torch.ones(6))
 
 
-def test_an_entry_is_built_once_and_comes_back_as_it_was(tmp_path):
+def test_an_entry_is_built_once_and_read_back_unchanged(tmp_path):
     built = []
     inputs = {"data": np.arange(5), "encoder": EMA(3.0), "size": 8}
 
@@ -159,7 +166,7 @@ def test_an_entry_is_built_once_and_comes_back_as_it_was(tmp_path):
     assert cache.encoded(tmp_path, {"x": 1}, lambda: Batch(torch.ones(2, 1), cond=torch.ones(2))).cond.shape == (2,)
 
 
-def test_files_are_part_of_the_address(tmp_path):
+def test_the_address_depends_on_the_content_of_files(tmp_path):
     file = tmp_path / "a.txt"
     file.write_text("one")
     first, folder = cache.address({"file": file}), cache.address({"file": tmp_path})
@@ -169,16 +176,16 @@ def test_files_are_part_of_the_address(tmp_path):
         cache.address({"file": tmp_path / "gone"})
 
 
-def test_a_damaged_entry_is_named_and_built_again(tmp_path):
+def test_a_damaged_entry_is_reported_and_rebuilt(tmp_path):
     cache.encoded(tmp_path, {"a": 1}, batch)
     file = next(tmp_path.glob("*/data.safetensors"))
     file.write_bytes(file.read_bytes()[:-3])
-    said = []
-    found = cache.encoded(tmp_path, {"a": 1}, batch, said.append)
-    assert torch.equal(found.x1, batch().x1) and "data.safetensors is damaged" in said[0]
+    warnings = []
+    found = cache.encoded(tmp_path, {"a": 1}, batch, warnings.append)
+    assert torch.equal(found.x1, batch().x1) and "data.safetensors is damaged" in warnings[0]
 
 
-def test_two_builders_at_once_build_once(tmp_path):
+def test_concurrent_builders_build_once(tmp_path):
     built, found = [], []
 
     def build():
@@ -196,7 +203,7 @@ def test_two_builders_at_once_build_once(tmp_path):
     assert built == [1] and len(found) == 3 and all(torch.equal(f.x1, batch().x1) for f in found)
 
 
-def test_a_builder_that_fails_leaves_nothing(tmp_path):
+def test_a_failed_build_leaves_no_entry(tmp_path):
     def build():
         raise RuntimeError("no data")
 
@@ -209,10 +216,10 @@ def test_a_builder_that_fails_leaves_nothing(tmp_path):
 # trackers and previews
 
 
-def test_tensorboard_has_every_number(tmp_path):
+def test_tensorboard_gets_every_number(tmp_path):
     pytest.importorskip("tensorboard")
     log, entries = TensorBoard(tmp_path), []
-    both = several(log, entries.append)
+    both = combined(log, entries.append)
     both({"step": 1, "loss": 0.5, "terms": {"a": 2.0}, "bins": [1.0, None, 3.0], "flag": True})
     both({"step": 2, "note": "hello"})
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -222,30 +229,30 @@ def test_tensorboard_has_every_number(tmp_path):
     assert seen.Scalars("loss")[0].value == 0.5 and len(entries) == 2
 
 
-def test_missing_trackers_name_their_extra(monkeypatch, tmp_path):
+def test_a_missing_tracker_names_its_extra(monkeypatch, tmp_path):
     for module, make in (("tensorboard", lambda: TensorBoard(tmp_path)), ("wandb", lambda: WeightsAndBiases())):
         monkeypatch.setitem(sys.modules, module, None)
         with pytest.raises(BeelineError, match=r"pip install 'beeline\[trackers\]'"):
             make()
 
 
-def test_previews_show_raw_and_averaged_weights(tmp_path):
+def test_previews_are_written_for_raw_and_averaged_weights(tmp_path):
     seen = []
 
-    def draw(network):
+    def render(network):
         seen.append(network.training)
         return json.dumps([round(float(p.detach().sum()), 6) for p in network.parameters()]).encode()
 
-    look = Previews(draw, tmp_path / "samples", every=2, suffix="json")
+    callback = Previews(render, tmp_path / "samples", every=2, suffix="json")
     entries = []
     training = Training(steps=4, batch_size=4, lr=Constant(0.1), ema=EMA(5.0, 0))
     with Rng(0).ambient():
         net = Field()
-    fit(net, FlowMatching(), torch.ones(8, 2), training, rng=Rng(0), log=entries.append, callbacks=[look])
+    fit(net, FlowMatching(), torch.ones(8, 2), training, rng=Rng(0), log=entries.append, callbacks=[callback])
     names = sorted(p.name for p in (tmp_path / "samples").iterdir())
     assert names == [f"step-{n:08d}-{k}.json" for n in (2, 4) for k in ("ema", "raw")]
     raw, ema = ((tmp_path / "samples" / f"step-00000004-{k}.json").read_text() for k in ("raw", "ema"))
     assert raw != ema and seen == [False] * 4 and net.training
     assert entries[1]["previews"] == {"raw": names[1], "ema": names[0]}
-    with pytest.raises(BeelineError, match="previews every 0 steps"):
-        Previews(draw, tmp_path, every=0)
+    with pytest.raises(BeelineError, match="Previews got every=0"):
+        Previews(render, tmp_path, every=0)

@@ -1,4 +1,4 @@
-"""Kinds of parameters: weight decay and orthogonal updates act on matrices, and on nothing else."""
+"""Parameter groups: weight decay and orthogonalised updates apply to matrices only."""
 
 import torch
 from torch import nn
@@ -10,11 +10,11 @@ from beeline.training.config import Training
 from beeline.training.fit import fit
 from beeline.training.optim.learning_rate import Constant
 from beeline.training.optim.optimizers import AdamW, Muon
-from beeline.training.optim.parameter_groups import listed, matrices
+from beeline.training.optim.parameter_groups import describe_groups, matrices
 
 
 class Parts(nn.Module):
-    """One parameter of every kind, all of them with two or more dimensions where that can be."""
+    """Parameters of many kinds of modules, with two or more dimensions where possible."""
 
     def __init__(self):
         super().__init__()
@@ -31,33 +31,33 @@ class Parts(nn.Module):
         return x
 
 
-def test_every_parameter_has_its_kind():
+def test_matrices_are_found_by_module_and_name():
     found = set(matrices({"net": Parts()}).values())
     recurrent = {"net.recurrent.weight_ih_l0", "net.recurrent.weight_hh_l0"}
     assert found == {"net.linear.weight", "net.kernel.weight", "net.weight"} | recurrent
     assert not any("gain" in name for name in matrices({"net": SelfAttention(8, 2)}).values())
-    words = listed({"net": nn.Sequential(nn.Linear(2, 2), nn.LayerNorm(2), nn.Linear(2, 2))})
+    words = describe_groups({"net": nn.Sequential(nn.Linear(2, 2), nn.LayerNorm(2), nn.Linear(2, 2))})
     assert "2 matrices (net.*.weight)" in words and "4 gains, biases" in words
 
 
-class Nothing:
-    """A loss whose gradient is zero everywhere, so that decay alone moves."""
+class ZeroLoss:
+    """A loss with zero gradient, so that only weight decay changes parameters."""
 
     def __call__(self, net, batch, rng):
         zero = sum(p.sum() for p in net.parameters()) * 0.0
         return Loss(zero, {}, zero.detach()[None], torch.zeros(1))
 
 
-def test_decay_moves_matrices_alone_and_the_list_is_logged():
-    for optimizer in (AdamW(decay=0.1), Muon(decay=0.1)):
+def test_weight_decay_changes_only_matrices_and_the_groups_are_logged():
+    for optimizer in (AdamW(weight_decay=0.1), Muon(weight_decay=0.1)):
         with Rng(0).ambient():
             net = Parts()
         before = {k: p.detach().clone() for k, p in net.named_parameters()}
         chosen = {name.removeprefix("net.") for name in matrices({"net": net}).values()}
         entries = []
         training = Training(steps=1, batch_size=2, optimizer=optimizer, lr=Constant(0.5), ema=None)
-        fit(net, Nothing(), torch.ones(4, 1), training, rng=Rng(0), log=entries.append)
+        fit(net, ZeroLoss(), torch.ones(4, 1), training, rng=Rng(0), log=entries.append)
         for name, p in net.named_parameters():
-            factor = 0.95 if name in chosen else 1.0  # 1 - lr decay
+            factor = 0.95 if name in chosen else 1.0  # 1 - lr weight_decay
             assert torch.allclose(p, before[name] * factor), name
-        assert "not on 9 gains" in entries[0]["note"] and "network.position" in entries[0]["note"]
+        assert "not to 9 gains" in entries[0]["note"] and "network.position" in entries[0]["note"]
