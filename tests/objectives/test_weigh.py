@@ -245,6 +245,6 @@ def test_pruning_resumes_bit_for_bit(tmp_path):
 def test_pruning_that_cannot_work_is_refused():
     with pytest.raises(BeelineError, match="share=1.0"):
         DataPruning(1.0)
-    with pytest.raises(BeelineError, match="pruning was asked for on FromDistribution"):
+    with pytest.raises(BeelineError, match="needs data in memory, but the data are FromDistribution"):
         DataPruning().feed(FromDistribution(None, Rng(0)))
     assert DataPruning().feed(InMemory(Batch(DATA), Rng(0))).scores.isinf().all()

@@ -126,7 +126,7 @@ def test_a_damaged_log_is_read_without_its_damaged_lines(tmp_path: Path) -> None
     log({"step": 5, "loss": 0.25})
     found = read_log(path)
     assert [e["step"] for e in found] == [1, 2, 3, 4, 5] and found[-1]["loss"] == 0.25
-    assert found[-1]["notes"] == ["5 damaged lines of log.jsonl were left out"]
+    assert found[-1]["notes"] == ["5 damaged lines of log.jsonl were removed"]
 
 
 def test_a_run_without_an_average_has_none_to_export(tmp_path: Path) -> None:
@@ -138,7 +138,7 @@ def test_a_run_without_an_average_has_none_to_export(tmp_path: Path) -> None:
     "changes",
     [
         {"training.optimizer": "Muon()"},
-        {"training.optimizer.decay": 0.1},
+        {"training.optimizer.weight_decay": 0.1},
         {"training.data_pruning": "DataPruning()"},
         {"training.data_pruning": "DataPruning()", "training.batch_size": 4},
         {"training.ema": "EMA(7)"},
@@ -153,7 +153,7 @@ def test_forks_with_other_parts_start_those_anew(tmp_path: Path, changes: dict[s
     entries = read_log(tmp_path / "b" / "log.jsonl")
     assert [e["step"] for e in entries] == [5, 6, 7, 8]
     said = " ".join(entries[0]["notes"])
-    assert ("starts without memory" in said) == any("optimizer" in name for name in changes)
+    assert ("starts without state" in said) == any("optimizer" in name for name in changes)
     assert checkpoint.number(checkpoint.newest(tmp_path / "b" / "checkpoints")) == 8
 
 
