@@ -61,7 +61,7 @@ def _settings(part: Any, seen: tuple[int, ...]) -> Any:
     if isinstance(part, torch.dtype | torch.device):
         return str(part)
     if isinstance(part, functools.partial):
-        return {"is": "partial"} | {k: _settings(getattr(part, k), seen) for k in ("func", "args", "keywords")}
+        return {"is": "partial", **_settings({"func": part.func, "args": part.args, "keywords": part.keywords}, seen)}
     if isinstance(part, types.MethodType):
         return {"is": part.__func__.__qualname__, "of": _settings(part.__self__, seen)}
     if isinstance(part, types.FunctionType):

@@ -108,7 +108,7 @@ def test_a_run_without_a_checkpoint_starts_anew_with_any_settings(tmp_path: Path
     other = recipe(**{"training.batch_size": 4})
     ready(out, other, resume=False)
     train(other, out, log=quiet)
-    assert "microbatch: 4" in (out / "run.yaml").read_text() and not list(out.rglob("*.part"))
+    assert "batch_size: 4" in (out / "run.yaml").read_text() and not list(out.rglob("*.part"))
     with pytest.raises(BeelineError, match="already holds a run"):
         train(other, out, log=quiet)
     (tmp_path / "mine" / "samples").mkdir(parents=True)

@@ -68,7 +68,7 @@ class Prefetched(FeedBase):
         self._numbers = self._order(number)
         if self._pool is None:
             # fork, because feeds may hold open files and functions that cannot be pickled
-            context = multiprocessing.get_context("fork" if hasattr(os, "fork") else None)
+            context = multiprocessing.get_context("fork" if "fork" in multiprocessing.get_all_start_methods() else None)
             self._pool = ProcessPoolExecutor(self.workers, context, _initialize, (self.microbatches, self.size))
             weakref.finalize(self, self._pool.shutdown, wait=False, cancel_futures=True)
         for _ in range(_AHEAD * self.workers):
