@@ -167,7 +167,7 @@ SLOTS: Mapping[str, str] = {
     "Latent": "latents",
     "Space": "spaces",
     "Clock": "clocks",
-    "Noise": "noises",
+    "NoiseProcess": "noises",
     "Diffusion": "diffusions",
     "TimeSampler": "times",
     "Schedule": "schedules",

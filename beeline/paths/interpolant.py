@@ -1,4 +1,4 @@
-"""Paths beyond the two ends: latent noise in between, bridges, noise that explodes, curves with an acceleration."""
+"""Stochastic interpolants, bridges, the variance-exploding path and the constant-acceleration path."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from beeline.paths.affine import AffinePath, Coefficients, Linear, check_slopes,
 
 @dataclass(frozen=True)
 class BrownianBridge:
-    """The latent noise of a BrownianBridge bridge.
+    """The latent noise of a Brownian bridge.
 
     g(t) = scale sqrt(t (1-t))
-    Assumes times inside (0, 1) wherever a slope is asked for, because g' is infinite at both ends.
+    Assumes times inside (0, 1): g' is infinite at both ends.
     Source: Albergo, Boffi and Vanden-Eijnden 2023 (arXiv 2303.08797).
 
     >>> BrownianBridge(2.0).size(torch.tensor([0.5]))
@@ -39,10 +39,9 @@ class BrownianBridge:
 
 @dataclass(frozen=True)
 class Parabola:
-    """A latent noise whose slope is finite everywhere.
+    """A latent noise with a finite slope at every time.
 
     g(t) = scale t (1-t)
-    Assumes nothing.
     Source: Albergo, Boffi and Vanden-Eijnden 2023 (arXiv 2303.08797).
 
     >>> Parabola(4.0).size(torch.tensor([0.5]))
@@ -60,10 +59,9 @@ class Parabola:
 
 @dataclass(frozen=True)
 class SineSquared:
-    """A latent noise that leaves both ends with slope zero.
+    """A latent noise with slope zero at both ends.
 
     g(t) = scale sin^2(pi t)
-    Assumes nothing.
     Source: Albergo, Boffi and Vanden-Eijnden 2023 (arXiv 2303.08797).
 
     >>> SineSquared().size(torch.tensor([0.5]))
@@ -81,11 +79,11 @@ class SineSquared:
 
 @dataclass(frozen=True)
 class Interpolant:
-    """A stochastic interpolant: an affine path with latent noise between its ends, from any source to any data.
+    """A stochastic interpolant: an affine path with latent noise between its ends.
 
     x_t = a(t) x1 + b(t) x0 + g(t) z,  v = a' x1 + b' x0 + g' z,  z ~ N(0, I)
-    Assumes nothing of the coupling.  E[v | x] moves the densities; with eta = E[z | x] the score is -eta / g, from any
-    source (objective LatentNoise learns eta).
+    Any source and coupling.  E[v | x] transports the densities; with eta = E[z | x], which the objective LatentNoise
+    learns, the score is -eta / g.
     Source: Albergo, Boffi and Vanden-Eijnden 2023, "Stochastic Interpolants" (arXiv 2303.08797).
 
     >>> Interpolant(latent=Parabola()).point(torch.zeros(1, 2), torch.ones(1, 2), torch.ones(1), Rng(0)).x
@@ -99,30 +97,30 @@ class Interpolant:
         return self.point_with_noise(x0, x1, t, required_rng(rng, self).normal(x1))
 
     def point_with_noise(self, x0: Tensor, x1: Tensor, t: Tensor, z: Tensor) -> Point:
-        """The point whose latent noise is ``z`` [B,*S]."""
+        """State and velocity for the latent noise ``z`` [B,*S]."""
         x, v = self.path.point(x0, x1, t)
         size, slope = self.latent.size(t), self.latent.slope(t)
         check_slopes(slope, slope, t, self)
         return Point(x + expand_time(size, x) * z, v + expand_time(slope, x) * z)
 
     def score(self, eta: Tensor, t: Tensor) -> Tensor:
-        """grad log p_t(x) from eta = E[z | x] [B,*S], inside (0, 1)."""
+        """grad log p_t(x) [B,*S] from eta = E[z | x] [B,*S]; raises ValueError where g(t) = 0."""
         size = self.latent.size(t)
         require(
             torch.compiler.is_compiling() or bool((size > 8 * torch.finfo(size.dtype).eps).all()),
-            f"the score of {type(self).__name__} was asked for where its latent noise is zero; there is none to see "
-            "there: use a time inside (0, 1)",
+            f"the score of {type(self).__name__} was computed at a time where g(t) = 0; -eta / g is undefined there: "
+            "use a time inside (0, 1)",
         )
         return -eta / expand_time(size, eta)
 
 
 @dataclass(frozen=True)
 class Bridge(Interpolant):
-    """The BrownianBridge bridge between two points, as in Schroedinger-bridge matching.
+    """The Brownian bridge between two points, as in Schroedinger bridge matching.
 
     x_t = (1-t) x0 + t x1 + sigma sqrt(t (1-t)) z,  v = x1 - x0 + sigma (1 - 2t) / (2 sqrt(t (1-t))) z
     Assumes times inside (0, 1).  With the entropic coupling Sinkhorn(epsilon = 2 sigma^2) it is the Schroedinger
-    bridge of BrownianBridge motion of variance sigma^2.
+    bridge of Brownian motion with variance sigma^2.
     Source: Tong et al. 2024 (arXiv 2302.00482); Shi et al. 2023 (arXiv 2303.16852).
 
     >>> Bridge(0.5).latent.size(torch.tensor([0.5]))
@@ -131,13 +129,14 @@ class Bridge(Interpolant):
 
     path: AffinePath = field(default_factory=Linear, init=False)
     latent: Latent = field(default_factory=BrownianBridge, init=False)
-    sigma: float = 1.0  # of the BrownianBridge motion, in data units; 0 is Linear()
+    sigma: float = 1.0  # standard deviation of the Brownian motion at time 1, in data units, above 0
 
     def __init__(self, sigma: float = 1.0):
         object.__setattr__(self, "sigma", sigma)
         check(self, Bridge)
         require(
-            sigma > 0, f"Bridge got sigma={sigma}; without noise it is the straight path: give sigma > 0, or Linear()"
+            sigma > 0,
+            f"Bridge got sigma={sigma}; a Brownian bridge has a positive variance: set sigma > 0, or use Linear()",
         )
         object.__setattr__(self, "path", Linear())
         object.__setattr__(self, "latent", BrownianBridge(sigma))
@@ -145,10 +144,10 @@ class Bridge(Interpolant):
 
 @dataclass(frozen=True)
 class EncodeDecode:
-    """Data to pure noise and back to other data: every state in the middle is Gaussian.
+    """Encoding-decoding: from x0 to pure noise at t = 1/2 and from there to x1.
 
     x_t = cos^2(pi t) (x0 if t <= 1/2 else x1) + sin^2(pi t) z
-    Assumes nothing; which x0 belongs to which x1 is forgotten at t = 1/2.
+    The state at t = 1/2 is independent of both ends.
     Source: Albergo, Boffi and Vanden-Eijnden 2023 (arXiv 2303.08797), encoding-decoding.
 
     >>> EncodeDecode().point(torch.zeros(1, 2), torch.ones(1, 2), torch.ones(1), Rng(0)).x
@@ -165,25 +164,25 @@ class EncodeDecode:
 
 @dataclass(frozen=True)
 class VarianceExploding(AffinePath):
-    """The path of variance-exploding diffusion (EDM), with its state kept at unit size.
+    """The path of variance-exploding diffusion (EDM), with the state scaled to unit variance.
 
     x_t = (x1 + sigma x0) / sqrt(1 + sigma^2),  sigma = low^t high^(1-t)
-    Assumes data of order one and a standard Gaussian source, which it reaches up to 1/high; at t = 1 noise of size low
-    is left.  The usual state is sqrt(1 + sigma^2) x_t.
+    Assumes data of order one and a standard Gaussian source, which it reaches up to 1/high; noise of size low remains
+    at t = 1.  The unscaled state of the paper is sqrt(1 + sigma^2) x_t.
     Source: Song et al. 2021 (arXiv 2011.13456); Karras et al. 2022, EDM (arXiv 2206.00364).
 
     >>> float(VarianceExploding().a(torch.zeros(()))) < 0.02
     True
     """
 
-    low: float = 0.002  # noise left at the data end, above 0
-    high: float = 80.0  # noise at the source end, above low
+    low: float = 0.002  # noise level at the data end, above 0
+    high: float = 80.0  # noise level at the source end, above low
 
     def __post_init__(self) -> None:
         require(
             0 < self.low < self.high,
-            f"VarianceExploding got low={self.low}, high={self.high}; the noise grows from low to high: "
-            "give 0 < low < high, for example 0.002 and 80",
+            f"VarianceExploding got low={self.low}, high={self.high}; the noise level must increase from the data to "
+            "the source: set 0 < low < high, for example 0.002 and 80",
         )
 
     def sigma(self, t: Tensor) -> Tensor:
@@ -203,10 +202,10 @@ class VarianceExploding(AffinePath):
 
 @dataclass(frozen=True)
 class ConstantAcceleration(AffinePath):
-    """The straight line walked with a constant acceleration: initial speed ``speed`` times the mean speed.
+    """The straight line with constant acceleration.
 
     x_t = (1 - a) x0 + a x1,  a = speed t + (1 - speed) t^2,  v = (speed + 2 (1 - speed) t) (x1 - x0)
-    Assumes 0 < speed < 2, so that it never stands still; 1 is Linear().
+    Assumes 0 < speed < 2, so that the velocity never vanishes; 1 is Linear().
     Source: Park et al. 2024, "Constant Acceleration Flow" (arXiv 2411.00322).
 
     >>> ConstantAcceleration(1.5).point(torch.zeros(1, 1), torch.ones(1, 1), torch.zeros(1)).v
@@ -218,7 +217,8 @@ class ConstantAcceleration(AffinePath):
     def __post_init__(self) -> None:
         require(
             0 < self.speed < 2,
-            f"ConstantAcceleration got speed={self.speed}; outside (0, 2) the path turns back: 1.5 is usual",
+            f"ConstantAcceleration got speed={self.speed}; outside (0, 2) the path reverses its direction: set a speed "
+            "inside, 1.5 is usual",
         )
 
     def a(self, t: Tensor) -> Tensor:
@@ -233,10 +233,10 @@ class ConstantAcceleration(AffinePath):
 
 
 def required_rng(rng: Rng | None, path: object) -> Rng:
-    """The random numbers of a path whose states are drawn; refused when there are none."""
+    """The generator of a random path; raises ValueError if it is None."""
     require(
         rng is not None,
-        f"{type(path).__name__} was asked for a point without random numbers; its states are drawn: pass rng=",
+        f"{type(path).__name__}.point got rng=None; the path is random: pass rng=Rng(seed)",
     )
     assert rng is not None
     return rng

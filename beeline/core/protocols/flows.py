@@ -1,4 +1,8 @@
-"""Protocols of what a flow is made of and sampled with: one class for each slot."""
+"""Protocols of the parts of a flow and of its sampling, one class for each slot.
+
+Shapes: ``B`` is the batch, ``*S`` the shape of one datum, ``F`` the number of frames.  Times lie in [0, 1], where 0 is
+the source and 1 the data.
+"""
 
 from __future__ import annotations
 
@@ -11,22 +15,26 @@ from beeline.core.ranges import dataclass
 from beeline.core.rng import Rng
 from beeline.core.types import Batch, Cond, Dynamics, Point
 
-if TYPE_CHECKING:  # annotations alone: nothing here needs them to run
+if TYPE_CHECKING:  # needed by annotations only
     from beeline.fields.flow import Flow
     from beeline.paths.affine import AffinePath
 
 Number: TypeAlias = "float | Tensor"
-"""A coefficient of a step: a float where the whole batch shares its time, else float64 with the shape of the time."""
+"""A coefficient of a step: a float if all samples share one time, else float64 with the shape of the time."""
 
 
 class Path(Protocol):
-    """Joins x0 and x1 by a curve; the velocity of a flow is the mean slope of the curves through a state."""
+    """A curve between x0 and x1; the velocity of the flow at a state is the mean slope of the curves through it.
+
+    ``point(x0, x1, t, rng)`` takes ends [B,*S] and times [B] or [B,F] in [0, 1], and returns Point(x, v), both [B,*S].
+    ``rng`` is used by random paths only.
+    """
 
     def point(self, x0: Tensor, x1: Tensor, t: Tensor, rng: Rng | None = None) -> Point: ...
 
 
 class Latent(Protocol):
-    """The size g(t) of a latent noise that is zero at both ends, and its slope g'(t)."""
+    """The scale g(t) of a latent noise, zero at both ends, and its slope g'(t); both have the shape of ``t``."""
 
     def size(self, t: Tensor) -> Tensor: ...
 
@@ -34,25 +42,40 @@ class Latent(Protocol):
 
 
 class TimeSampler(Protocol):
-    """Draws n times in [0, 1]; a weight over times is a separate argument of the objective."""
+    """A distribution of training times: ``n`` samples [n] in [0, 1] in the dtype and on the device of ``like``.
+
+    ``log_prob(t)`` is the log density in nats, with the shape of ``t``.  Weights over time are a separate argument of
+    the objective.
+    """
 
     def __call__(self, n: int, like: Tensor, rng: Rng) -> Tensor: ...
 
     def log_prob(self, t: Tensor) -> Tensor: ...
 
 
+@runtime_checkable
+class QuantileSampler(TimeSampler, Protocol):
+    """A distribution of training times with a quantile function, which maps u in [0, 1] to times of its shape."""
+
+    def quantile(self, u: Tensor) -> Tensor: ...
+
+
 class Schedule(Protocol):
-    """[steps+1] strictly monotone times from ``start`` to ``end``, rising or falling."""
+    """Strictly monotone times [steps+1] from ``start`` to ``end`` in [0, 1], rising or falling."""
 
     def __call__(self, steps: int, start: float = 0.0, end: float = 1.0) -> Tensor: ...
 
 
 class Source(Protocol):
-    """A law to draw x0 from."""
+    """The distribution of x0.
+
+    ``sample(like, rng)`` returns samples with the shape, dtype and device of ``like`` [B,*S]; ``log_prob(x)`` the log
+    density in nats [B].
+    """
 
     @property
     def gaussian(self) -> bool:
-        """Whether it is the standard Gaussian, from which a velocity gives a score."""
+        """Whether it is the standard Gaussian, for which a velocity determines a score."""
         ...
 
     def sample(self, like: Tensor, rng: Rng) -> Tensor: ...
@@ -61,15 +84,15 @@ class Source(Protocol):
 
 
 class Coupling(Protocol):
-    """Fills ``x0``; data, conditions and weights keep their order.
+    """Returns the batch with ``x0`` [B,*S] filled in; data, conditions and weights keep their order.
 
     A coupling that samples x0 declares its ``source`` (SourceCoupling); one that pairs a whole data set before training
-    has a method ``stored`` (StoredCoupling).  Without them the batch brings x0.
+    has a method ``stored`` (StoredCoupling).  A coupling with neither takes x0 from the batch.
     """
 
     @property
     def independent(self) -> bool:
-        """Whether x0 and x1 are independent, without which a velocity gives no score."""
+        """Whether x0 and x1 are independent, a condition for a velocity to determine a score."""
         ...
 
     def __call__(self, batch: Batch, rng: Rng) -> Batch: ...
@@ -88,32 +111,32 @@ class StoredCoupling(Coupling, Protocol):
     """A coupling that pairs a whole data set before training."""
 
     def stored(self, batch: Batch, rng: Rng) -> Batch:
-        """The data set with a source point for every datum, which stays the same in all epochs."""
+        """The data set with a fixed source point for every datum."""
         ...
 
 
 def source_of(coupling: Coupling | None) -> Source | None:
-    """The source that a coupling samples x0 from; None where the batch brings x0."""
+    """The source that a coupling samples x0 from, or None if x0 comes from the batch."""
     return coupling.source if isinstance(coupling, SourceCoupling) else None
 
 
 def gaussian_independent(coupling: Coupling | None) -> bool:
-    """Whether a coupling is independent with a Gaussian source, which scores and fixed ends assume."""
+    """Whether a coupling is independent with a Gaussian source, as scores and fixed ends assume."""
     source = source_of(coupling)
     return coupling is not None and coupling.independent and source is not None and source.gaussian
 
 
 class VelocityField(Protocol):
-    """v(x, t, cond): where a state [B,*S] moves at time t ([B] or [B,F])."""
+    """v(x, t, cond): the velocity [B,*S] of a state [B,*S] at time t ([B] or [B,F])."""
 
     def __call__(self, x: Tensor, t: Tensor, cond: Cond = None) -> Tensor: ...
 
 
 class FlowMap(Protocol):
-    """u(x, t, cond, s): the average velocity of the jump from t to s, x_s = x + (s - t) u.
+    """u(x, t, cond, s): the average velocity [B,*S] of the jump from t to s, x_s = x + (s - t) u.
 
-    Its diagonal u(x, t, t) is a velocity field.  A class declares that it is one by ``is_flow_map = True``; a function
-    is declared by ``as_map``.
+    Its diagonal u(x, t, t) is a velocity field.  A class declares itself a flow map by ``is_flow_map = True``; a
+    function is declared one by ``as_map``.
     """
 
     is_flow_map: ClassVar[bool] = True
@@ -122,9 +145,9 @@ class FlowMap(Protocol):
 
 
 class Backbone(Protocol):
-    """A network without any idea of paths, noise, guidance or training."""
+    """A network that is independent of path, noise, guidance and training."""
 
-    stacks: Mapping[str, nn.ModuleList]  # its repeated blocks, by name
+    stacks: Mapping[str, nn.ModuleList]  # repeated blocks, by name
 
     def __call__(self, x: Tensor, t: Tensor, cond: Cond = None, s: Tensor | None = None) -> Tensor: ...
 
@@ -132,7 +155,7 @@ class Backbone(Protocol):
 
 
 class Prediction(Protocol):
-    """The quantity that a network outputs, with its conversion to a velocity and back."""
+    """The quantity that a network predicts, and its conversion to a velocity and back; all tensors are [B,*S]."""
 
     def velocity(self, output: Tensor, x: Tensor, t: Tensor, path: AffinePath) -> Tensor: ...
 
@@ -141,9 +164,9 @@ class Prediction(Protocol):
 
 @runtime_checkable
 class FixedEndPrediction(Prediction, Protocol):
-    """A prediction whose velocity at the ends of the path is fixed.
+    """A prediction with a fixed velocity at the ends of the path.
 
-    Those ends hold for an independent coupling with a Gaussian source, and other couplings are refused.
+    It assumes an independent coupling with a Gaussian source; other couplings raise ValueError.
     """
 
     @property
@@ -154,20 +177,20 @@ class FixedEndPrediction(Prediction, Protocol):
 
 @dataclass(frozen=True)
 class SolverTraits:
-    """What a solver needs of a flow, and how it behaves; the defaults are those of a plain ODE method."""
+    """Requirements and properties of a solver; the defaults are those of a plain ODE method."""
 
-    paths: tuple[Any, ...] = ()  # whose coefficients its formulas use: each has to be the flow's own
+    paths: tuple[Any, ...] = ()  # paths whose coefficients its formulas use; each must be the path of the flow
     score: bool = False  # needs a Gaussian source and an independent coupling
     adaptive: bool = False  # the number of evaluations depends on the field
     stochastic: bool = False  # adds noise
-    multistep: bool = False  # uses earlier steps: a single step of it is of lower order
-    parallel: bool = False  # solves many steps at once, which it learns of in ``init_memory``
-    augmented_state: bool = False  # its state is lifted to [B,2,*S]
+    multistep: bool = False  # uses earlier steps; a single step has a lower order
+    parallel: bool = False  # solves several steps at once; ``init_memory`` gives it the times
+    augmented_state: bool = False  # integrates [B,2,*S], see ``lift`` and ``lower``
     tokens: bool = False  # its states stay one-hot
-    space: Any = None  # the curved space on which its states stay
+    space: Any = None  # the manifold on which its states stay
 
     def merged(self, inner: SolverTraits) -> SolverTraits:
-        """The traits of a solver with these of its own around a solver with the traits ``inner``."""
+        """Traits of a wrapper with these traits around a solver with the traits ``inner``."""
         return SolverTraits(
             (*self.paths, *(path for path in inner.paths if path not in self.paths)),
             self.score or inner.score,
@@ -182,10 +205,12 @@ class SolverTraits:
 
 
 class Solver(Protocol):
-    """One step of an ODE or SDE method: all that a solver has to have.
+    """One step of an ODE or SDE method from time ``t`` to ``s``; the minimal interface of a solver.
 
-    ``order`` is the order of convergence of the end point; ``memory`` is None on the first step of a run, or what
-    ``init_memory`` gave.  The other members of FullSolver have defaults: inherit SolverBase to set some of them.
+    ``order`` is the convergence order of the end point.  ``step(f, x, t, s, memory)`` takes a state [B,*S] and times
+    [B] or [B,F], and returns the state at ``s`` and the memory for the next step; ``memory`` is the result of
+    ``init_memory`` in the first step of a run, None by default.  FullSolver has further members, for which SolverBase
+    provides the defaults.
     """
 
     @property
@@ -196,32 +221,32 @@ class Solver(Protocol):
 
 @runtime_checkable
 class FullSolver(Solver, Protocol):
-    """A solver with every member that the package uses; ``complete`` makes one of any solver."""
+    """A solver with every member that the package uses; ``complete`` adds the missing ones to any solver."""
 
     @property
     def traits(self) -> SolverTraits: ...
 
     def init_memory(self, times: Tensor) -> Any:
-        """The memory of a run over ``times``, all of its times."""
+        """The memory at the start of a run over ``times`` [N+1,...]."""
 
     def with_seeds(self, seeds: Sequence[int], *names: int | str | float) -> Solver:
-        """The same solver with noise keyed by one seed per sample (or by none); ``names`` tell runs apart."""
+        """The solver with noise keyed by one seed per sample, or by none; ``names`` distinguish runs."""
 
     def for_rows(self, start: int, end: int) -> Solver:
-        """The solver of the rows start .. end-1 of a batch: their seeds, or else noise of their own."""
+        """The solver for rows start .. end-1 of a batch: with their seeds, or without seeds with a key of its own."""
 
     def lift(self, x: Tensor) -> Tensor:
-        """The state that is integrated, from a state [B,*S]."""
+        """The integrated state of a state [B,*S]."""
 
     def lower(self, state: Tensor) -> Tensor:
-        """The state [B,*S] of what was integrated."""
+        """The state [B,*S] of an integrated state."""
 
 
 class Clock(Protocol):
-    """The variable in which the last values are joined by a polynomial.
+    """The variable in which a multistep method interpolates its past values by a polynomial.
 
-    ``weights`` gives, for values at the times ``nodes``, their weights in b_s integral D d(a/b) over [t, s] (or in
-    a_s integral E d(b/a) when ``noise``); None where the clock is infinite, and the step has to be of first order.
+    ``weights`` returns, for values at the times ``nodes``, their weights in b_s integral D d(a/b) over [t, s] (or in
+    a_s integral E d(b/a) with ``noise``), or None if the clock is infinite and the step must be of first order.
     """
 
     def weights(
@@ -230,7 +255,7 @@ class Clock(Protocol):
 
 
 class NoiseProcess(Protocol):
-    """z [B,*S] for the step from t to s, standard normal; the same numbers whenever the same step is asked for."""
+    """Standard normal noise z [B,*S] of the step from t to s; the same step and key give the same numbers."""
 
     def __call__(self, t: Tensor, s: Tensor, like: Tensor, name: str | int = ...) -> Tensor: ...
 
@@ -238,11 +263,11 @@ class NoiseProcess(Protocol):
         """The noise with one seed per sample (or none), so that a sample's noise does not depend on its batch."""
 
     def for_rows(self, start: int, end: int) -> Any:
-        """The noise of the rows start .. end-1 of a batch: their seeds, or else numbers of their own."""
+        """The noise of rows start .. end-1 of a batch: with their seeds, or without seeds with a key of its own."""
 
 
 class Diffusion(Protocol):
-    """g(t)^2, the noise that a stochastic step adds per unit of time; 0 is the ODE."""
+    """g(t)^2, the noise variance that a stochastic step adds per unit of time; 0 gives the ODE."""
 
     def __call__(self, t: Tensor) -> Tensor: ...
 
@@ -254,56 +279,56 @@ class Divergence(Protocol):
 
 
 class Gradient(Protocol):
-    """Walks as ``integrate`` does, and says what is kept for the way back of the gradient."""
+    """Integrates like ``integrate`` and determines what is stored for the backward pass."""
 
     def __call__(self, f: Dynamics, x: Tensor, times: Tensor, solver: Solver) -> Tensor: ...
 
 
 class Space(Protocol):
-    """A manifold in coordinates [B,*S]; the last dimension holds one point of it."""
+    """A manifold in coordinates [B,*S]; the last dimension holds the coordinates of one point."""
 
-    def exp(self, x: Tensor, u: Tensor) -> Tensor: ...  # where the geodesic from x with velocity u is after time 1
+    def exp(self, x: Tensor, u: Tensor) -> Tensor: ...  # end point after time 1 of the geodesic from x with velocity u
 
-    def log(self, x: Tensor, y: Tensor) -> Tensor: ...  # the velocity that exp takes from x to y
+    def log(self, x: Tensor, y: Tensor) -> Tensor: ...  # the tangent vector u at x with exp(x, u) = y
 
-    def move(self, x: Tensor, u: Tensor, t: Tensor) -> Point: ...  # place and velocity after time t
+    def move(self, x: Tensor, u: Tensor, t: Tensor) -> Point: ...  # point and velocity of the geodesic at time t
 
-    def project(self, x: Tensor) -> Tensor: ...  # the nearest point of the space
+    def project(self, x: Tensor) -> Tensor: ...  # nearest point of the manifold
 
-    def tangent(self, x: Tensor, u: Tensor) -> Tensor: ...  # the part of u that stays in the space
+    def tangent(self, x: Tensor, u: Tensor) -> Tensor: ...  # projection of u onto the tangent space at x
 
-    def sample(self, like: Tensor, rng: Rng) -> Tensor: ...  # evenly spread
+    def sample(self, like: Tensor, rng: Rng) -> Tensor: ...  # uniform samples
 
-    def log_density(self, x: Tensor) -> Tensor: ...  # [B], of the even law
+    def log_density(self, x: Tensor) -> Tensor: ...  # [B], log density of the uniform distribution, in nats
 
-    def check(self, x: Tensor, name: str) -> None: ...  # refuse points off the space
+    def check(self, x: Tensor, name: str) -> None: ...  # raise ValueError for points off the manifold
 
 
 @runtime_checkable
 class SymbolPath(Protocol):
-    """A path to one symbol; the velocity at a state is a mixture over what the symbol may be.
+    """A path to one-hot data [B,*S,K]; its velocity at a state is a mixture over the K symbols.
 
-    A path that does not reach its symbol at t = 1 is a PathInside: there the classifier has the last word.
+    A path that does not reach its symbol at t = 1 is an InteriorPath; its samples end at the classifier's symbol.
     """
 
     def point(self, x0: Tensor, x1: Tensor, t: Tensor, rng: Rng | None = None) -> Point: ...
 
-    def state(self, x0: Tensor, x1: Tensor, t: Tensor, rng: Rng | None = None) -> Tensor: ...  # of the point alone
+    def state(self, x0: Tensor, x1: Tensor, t: Tensor, rng: Rng | None = None) -> Tensor: ...  # x of ``point``
 
     def mixture(self, x: Tensor, t: Tensor, p: Tensor) -> Tensor: ...  # sum_k p_k u_k(x, t)
 
-    def sources(self) -> tuple[Source, ...]: ...  # from which it may start, the usual one first
+    def sources(self) -> tuple[Source, ...]: ...  # sources that fit, the default first
 
 
 @runtime_checkable
 class SymbolClassifier(Protocol):
-    """A field on symbols that gives the logits [B,*S,K] of the symbol at the data end."""
+    """A field on symbols with the logits [B,*S,K] of the symbol at t = 1."""
 
     def logits(self, x: Tensor, t: Tensor, cond: Cond = None) -> Tensor: ...
 
 
 class Controller(Protocol):
-    """Steers a run: ``steer`` changes the drift, ``correct`` the state after a step."""
+    """Steers a run: ``steer`` changes the drift, ``correct`` the state [B,*S] after each step."""
 
     def steer(self, f: Dynamics, flow: Flow) -> Dynamics: ...
 
@@ -311,22 +336,22 @@ class Controller(Protocol):
 
 
 class Guidance(Protocol):
-    """Turns a field and a condition into the Dynamics of one run; memory is born in this call."""
+    """Returns the dynamics of one run for a field and a condition; memory of the run is created in this call."""
 
     def __call__(self, field: Any, cond: Cond) -> Dynamics: ...
 
     def calls(self, t: float) -> int:
-        """Field evaluations that one evaluation of the guided dynamics costs at time t."""
+        """Number of field evaluations for one evaluation of the guided dynamics at time ``t``."""
         ...
 
 
 class Reference(Protocol):
-    """Where the weak prediction comes from."""
+    """Returns the field and the condition of the weak prediction."""
 
     def __call__(self, field: Any, cond: Cond) -> tuple[Any, Cond]: ...
 
 
 class Rule(Protocol):
-    """How strong and weak become one velocity; ``init_memory`` gives the function of one run, with its memory."""
+    """Combines a strong and a weak prediction; ``for_run()`` returns the function (strong, weak, x, t) -> v."""
 
     def for_run(self) -> Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]: ...
