@@ -140,7 +140,7 @@ def test_a_flow_on_another_path_ends_where_its_slope_is_infinite() -> None:
 
 
 def test_ends_of_the_time_have_no_score_and_finite_weights() -> None:
-    with pytest.raises(BeelineError, match="noise is zero"):
+    with pytest.raises(BeelineError, match="where g.t. = 0"):
         Interpolant(latent=SineSquared()).score(torch.ones(1, 2, dtype=torch.float64), torch.ones(1).double())
     for path in (Linear(), Polynomial(2.0)):
         assert MinSNR(path=path)(torch.tensor([0.0, 0.5, 1.0])).isfinite().all()
