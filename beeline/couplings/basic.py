@@ -1,4 +1,4 @@
-"""Couplings: which source point is joined to which datum."""
+"""Couplings of source points x0 [B,*S] and data x1 [B,*S] in a batch."""
 
 from __future__ import annotations
 
@@ -18,10 +18,9 @@ from beeline.couplings.sources import Gaussian
 
 @dataclass(frozen=True)
 class Independent:
-    """A fresh source point for every datum.
+    """Independent coupling: x0 is sampled from the source for every datum.
 
     x0 ~ source, independent of x1
-    Assumes nothing.
     Source: Lipman et al. 2023 (arXiv 2210.02747).
 
     >>> Independent()(Batch(torch.ones(2, 3)), Rng(0)).x0.shape
@@ -37,7 +36,7 @@ class Independent:
 
 @dataclass(frozen=True)
 class Paired:
-    """The pairs that the data bring: reflow pairs, or two aligned data sets.
+    """The pairs of the data: reflow pairs or two aligned data sets.
 
     (x0, x1) as stored
     Assumes that the batch has x0.
@@ -52,20 +51,19 @@ class Paired:
     def __call__(self, batch: Batch, rng: Rng) -> Batch:
         require(
             batch.x0 is not None,
-            "this coupling needs pairs: the batch has no x0; make them with reflow_pairs(...), "
-            "or take Independent() to draw fresh noise",
+            "Paired got a batch without x0; it couples stored pairs only: create them with reflow_pairs(...), or use "
+            "Independent() to sample x0",
         )
         return batch
 
 
 @dataclass(frozen=True)
 class MinibatchOT:
-    """Optimal transport within the batch, by assignment: every datum and every source point is used once.
+    """Optimal transport within the batch, by exact assignment.
 
     permutation p minimising sum_i |x0_p(i) - x1_i|^2
-    Assumes even weights (the noise near heavy data would count more), and no conditions, or ``by`` a discrete one:
-    matching across conditions would make the source depend on the condition while learning but not while sampling, so
-    that is refused unless ``biased`` says that it is meant.
+    Assumes uniform weights, and no conditions or one discrete condition ``by``.  Matching across conditions makes the
+    source depend on the condition in training but not in sampling; it raises ValueError unless ``biased`` is set.
     Source: Pooladian et al. 2023, "Multisample Flow Matching" (arXiv 2304.14772);
     Tong et al. 2024 (arXiv 2302.00482).
 
@@ -75,16 +73,17 @@ class MinibatchOT:
     """
 
     source: Source = field(default_factory=Gaussian)
-    by: str | None = None  # name of a discrete condition, matched only within equal values ("" for a bare tensor)
-    biased: bool = False  # match across conditions all the same
+    by: str | None = None  # name of a discrete condition; matches within equal values only ("" for a bare tensor)
+    biased: bool = False  # match across conditions
     independent = False
 
     def __call__(self, batch: Batch, rng: Rng) -> Batch:
         conditions = dict(leaves(batch.cond))
         require(
             not conditions or self.biased or self.by is not None,
-            f"optimal transport with the conditions {sorted(conditions)} would tie the noise to the condition, which "
-            "sampling does not know; match within equal values with by=NAME, or say biased=True",
+            f"MinibatchOT got a batch with the conditions {sorted(conditions)}; matching across them makes the noise "
+            "depend on the condition, which sampling does not reproduce: set by=NAME to match within equal values, or "
+            "biased=True",
         )
         x0 = source_points(self, batch, rng)
         order = torch.arange(len(x0))
@@ -92,20 +91,22 @@ class MinibatchOT:
             return replace(batch, x0=x0[assign(x0, batch.x1)])
         require(
             self.by in conditions,
-            f"MinibatchOT matches by {self.by!r}, but the batch has the conditions {sorted(conditions)}; name one",
+            f"MinibatchOT got by={self.by!r}, but the batch has the conditions {sorted(conditions)}; set by to the "
+            "name of one of them",
         )
         others = sorted(conditions.keys() - {self.by})
         require(
             not others or self.biased,
-            f"optimal transport within equal {self.by!r} would tie the noise to the other conditions {others}, which "
-            "sampling does not know; leave them out, take ConditionalOT or Independent, or say biased=True",
+            f"MinibatchOT got by={self.by!r} and a batch with further conditions {others}; matching makes the noise "
+            "depend on those, which sampling does not reproduce: remove them, use ConditionalOT or Independent, or set "
+            "biased=True",
         )
         leaf = conditions[self.by]
         require(
             not leaf.is_floating_point(),
-            f"MinibatchOT matches within equal values of {self.by!r}, but that condition is continuous "
-            f"({leaf.dtype}): hardly two of its values are equal, so that nothing would be matched; take "
-            f"ConditionalOT(by={self.by!r}), which matches by distance in the condition, or whole numbers for classes",
+            f"MinibatchOT got by={self.by!r}, a continuous condition ({leaf.dtype}); it matches within equal values, "
+            f"of which there are hardly any: use ConditionalOT(by={self.by!r}), which matches by distance in the "
+            "condition, or integer class labels",
         )
         _, group = leaf.flatten(1 if leaf.ndim > 1 else 0).unique(dim=0, return_inverse=True)
         for g in range(int(group.max()) + 1):
@@ -116,17 +117,16 @@ class MinibatchOT:
 
 @dataclass(frozen=True)
 class PairedOrOT:
-    """The pairs that the data bring, or where they bring none, optimal transport within equal labels of the batch.
+    """The pairs of the data if there are any, else optimal transport within equal labels.
 
-    (x0, x1) as stored, else MinibatchOT(by = the label where there is one)
+    (x0, x1) as stored, else MinibatchOT(by = the label if there is one)
     Assumes data with pairs, without conditions, or with one discrete condition.
-    Source: none; a choice between Paired and MinibatchOT.
 
     >>> PairedOrOT()(Batch(torch.ones(2, 3), x0=torch.zeros(2, 3)), Rng(0)).x0.sum()
     tensor(0.)
     """
 
-    source: Source = field(default_factory=Gaussian)  # of data without pairs
+    source: Source = field(default_factory=Gaussian)  # for data without pairs
     independent = False
 
     def __call__(self, batch: Batch, rng: Rng) -> Batch:
@@ -136,61 +136,64 @@ class PairedOrOT:
 
 
 def ot_within_labels(cond: Cond, source: Source) -> MinibatchOT:
-    """Optimal transport within equal labels where there is a label; other conditions are refused when it is used."""
+    """MinibatchOT within equal labels if the condition has exactly one discrete leaf, else across the batch."""
     labels = [name for name, leaf in leaves(cond) if not leaf.is_floating_point()]
     return MinibatchOT(source, by=labels[0] if len(labels) == 1 else None)
 
 
 def source_points(coupling: Any, batch: Batch, rng: Rng) -> Tensor:
-    """The source points to be matched with a batch: those that it brings, or fresh ones."""
+    """The source points [B,*S] to match with a batch: its x0, or samples of the coupling's source."""
     x0: Tensor = coupling.source.sample(batch.x1, rng) if batch.x0 is None else batch.x0
     require(
         len(batch.x1) > 0 and len(x0) == len(batch.x1),
-        f"{type(coupling).__name__} got {len(x0)} source points for {len(batch.x1)} data; it joins them one to one: "
-        "give equal numbers, at least one",
+        f"{type(coupling).__name__} got {len(x0)} source points for {len(batch.x1)} data; it matches them one to one: "
+        "pass equal numbers, at least one",
     )
     return x0
 
 
 def squared_cost(x0: Tensor, x1: Tensor) -> Tensor:
-    """|x0_i - x1_j|^2 [N,M], float64 on the CPU (inner products in float32 for short data); refused if not finite."""
+    """|x0_i - x1_j|^2 [N,M] in float64 on the CPU, with inner products in float32 unless an input is float64.
+
+    Raises ValueError for unequal shapes of a datum and for costs that are not finite.
+    """
     require(
         x0.shape[1:] == x1.shape[1:],
-        f"a cost between shapes {tuple(x0.shape[1:])} and {tuple(x1.shape[1:])} was asked for; "
-        "both ends of a coupling have one shape",
+        f"squared_cost got data of shapes {tuple(x0.shape[1:])} and {tuple(x1.shape[1:])}; source and data must have "
+        "the same shape: pass tensors [N,*S] and [M,*S]",
     )
-    # products in float64 would cost more than the assignment itself; centred data lose nothing
+    # products in float64 would take longer than the assignment; for centred data float32 is accurate enough
     wide = torch.float64 if torch.float64 in (x0.dtype, x1.dtype) else torch.float32
     a, b = x0.detach().flatten(1).cpu(), x1.detach().flatten(1).cpu()
     if len(a) and (a.mean(0) - b.mean(0)).abs().max() > 10 * (a.std() + b.std()):
-        wide = torch.float64  # far apart, where the differences of costs are small beside the costs
+        wide = torch.float64  # far apart: differences of costs are small compared with the costs
     a, b = a.to(wide), b.to(wide)
     middle = (a.mean(0) + b.mean(0)) / 2
     a, b = a - middle, b - middle
     cost = torch.addmm((a * a).sum(1)[:, None] + (b * b).sum(1)[None], a, b.T, alpha=-2).double()
     require(
         bool(cost.isfinite().all()),
-        "the transport cost is not finite: source or data hold NaN or infinite values; remove them before coupling",
+        "the transport cost is not finite; source or data contain NaN or infinite values: remove them first",
     )
     return cost
 
 
 def assign(x0: Tensor, x1: Tensor) -> Tensor:
-    """[N] indices into x0: the cheapest one-to-one matching to x1 in squared distance (Hungarian method)."""
+    """Indices [N] into x0 of the one-to-one matching to x1 with the least squared distance (Hungarian method)."""
     require(
         len(x0) == len(x1),
-        f"an assignment needs as many source points as data, got {len(x0)} and {len(x1)}; give equal numbers",
+        f"assign got {len(x0)} source points and {len(x1)} data; it matches them one to one: pass equal numbers",
     )
     return solve_assignment(squared_cost(x0, x1))
 
 
 def solve_assignment(cost: Tensor) -> Tensor:
-    """[N] rows of a cost [N,N], the one that each column is matched to by the cheapest assignment."""
+    """Row indices [N], one per column of a cost matrix [N,N], of the assignment with the least total cost."""
     from scipy.optimize import linear_sum_assignment  # slow to import, and only optimal transport needs it
 
     require(
         bool(cost.isfinite().all()),
-        f"{int((~cost.isfinite()).sum())} of {cost.numel()} costs of the assignment are not finite, so that no "
-        "matching is the cheapest; remove NaN and infinite values from data and conditions before coupling",
+        f"{int((~cost.isfinite()).sum())} of {cost.numel()} costs of the assignment are not finite; it has no minimum: "
+        "remove NaN and infinite values from data and conditions",
     )
     return torch.from_numpy(linear_sum_assignment(cost.T.numpy())[1])

@@ -1,4 +1,4 @@
-"""Heavy-tailed sources: the perturbation kernels of PFGM++."""
+"""Heavy-tailed sources."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from beeline.core.rng import Rng
 
 @dataclass(frozen=True)
 class StudentT:
-    """The kernel of PFGM++: data embedded in D extra dimensions give Student noise with D degrees of freedom.
+    """Multivariate Student t noise with D degrees of freedom, the perturbation kernel of PFGM++.
 
-    p(x0) proportional to (1 + |x0|^2 / D)^(-(N + D)/2) over all N coordinates together;  x0 = z sqrt(D / chi^2_D)
-    Assumes data of order one; D = 1 is the Poisson flow, D to infinity the Gaussian.  The perturbed state is
-    x1 + sigma x0 with sigma = b/a, so any affine path works; the velocity gives no Gaussian score.
+    p(x0) proportional to (1 + |x0|^2 / D)^(-(N + D)/2) over all N coordinates;  x0 = z sqrt(D / chi^2_D)
+    Assumes data of order one.  D = 1 is the Poisson flow, D to infinity the Gaussian.  The perturbed state is
+    x1 + sigma x0 with sigma = b/a on any affine path; the velocity does not determine a score.
     Source: Xu et al. 2023, PFGM++ (arXiv 2302.04265), with r = sigma sqrt(D).
 
     >>> StudentT(64.0).sample(torch.empty(2, 3), Rng(0)).shape
     torch.Size([2, 3])
     """
 
-    degrees: float = 2048.0  # D, above 0; smaller is heavier, 64 to 2048 is usual for images
+    degrees: float = 2048.0  # D, above 0; smaller values have heavier tails; 64 to 2048 is usual for images
     gaussian = False
 
     def __post_init__(self) -> None:
         require(
             self.degrees > 0,
-            f"StudentT got degrees={self.degrees}; a number of extra dimensions is above 0: 64 to 2048 is usual",
+            f"StudentT got degrees={self.degrees}; the degrees of freedom must be above 0: 64 to 2048 is usual",
         )
 
     def sample(self, like: Tensor, rng: Rng) -> Tensor:
@@ -41,7 +41,7 @@ class StudentT:
         return rng.normal(like) * scale.to(like.device, like.dtype)
 
     def log_prob(self, x: Tensor) -> Tensor:
-        """Nats per sample, [B]."""
+        """Log density in nats, [B]."""
         flat, d = x.flatten(1), self.degrees
         n = flat.shape[1]
         norm = math.lgamma((n + d) / 2) - math.lgamma(d / 2) - n / 2 * math.log(d * math.pi)

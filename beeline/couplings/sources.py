@@ -1,4 +1,8 @@
-"""Sources: where a flow starts at t = 0."""
+"""Sources: distributions of x0, the state at t = 0.
+
+``sample(like, rng)`` returns samples with the shape, dtype and device of ``like`` [B,*S]; ``log_prob(x)`` the log
+density in nats [B].
+"""
 
 from __future__ import annotations
 
@@ -14,10 +18,10 @@ from beeline.core.rng import Rng
 
 @dataclass(frozen=True)
 class Gaussian:
-    """Standard normal noise in every coordinate.
+    """Standard normal noise.
 
     x0 ~ N(0, I)
-    Assumes that data are scaled to order one.
+    Assumes data of order one.
     Source: Lipman et al. 2023 (arXiv 2210.02747).
 
     >>> Gaussian().sample(torch.empty(2, 3), Rng(0)).shape
@@ -30,17 +34,17 @@ class Gaussian:
         return rng.normal(like)
 
     def log_prob(self, x: Tensor) -> Tensor:
-        """Nats per sample, [B]."""
+        """Log density in nats, [B]."""
         flat = x.flatten(1)
         return -(flat**2).sum(1) / 2 - flat.shape[1] / 2 * math.log(2 * math.pi)
 
 
 @dataclass(frozen=True)
 class Uniform:
-    """Even noise in a box.
+    """Uniform noise in every coordinate.
 
-    x0 ~ U[low, high] in every coordinate
-    Assumes nothing; there is no score to derive from it.
+    x0 ~ U[low, high]
+    The velocity does not determine a score.
     Source: Liu, Gong and Liu 2022 (arXiv 2209.03003), which allows any source.
 
     >>> bool((Uniform().sample(torch.empty(5, 1), Rng(0)).abs() <= 1).all())
@@ -52,7 +56,10 @@ class Uniform:
     gaussian = False
 
     def __post_init__(self) -> None:
-        require(self.low < self.high, f"Uniform got low={self.low}, high={self.high}; a box needs low below high")
+        require(
+            self.low < self.high,
+            f"Uniform got low={self.low}, high={self.high}; the interval is empty: set low below high",
+        )
 
     def sample(self, like: Tensor, rng: Rng) -> Tensor:
         return self.low + (self.high - self.low) * rng.fill(like)
@@ -66,10 +73,10 @@ class Uniform:
 
 @dataclass(frozen=True, eq=False)
 class Empirical:
-    """A data set as the source, drawn with replacement: flows from data to data.
+    """The rows of a data set, sampled with replacement, for flows between two data sets.
 
     x0 ~ uniform over the rows of data
-    Assumes rows of the shape of the flow's data; it has no density.
+    Assumes rows with the shape of the flow's data.  It has no density.
     Source: Liu, Gong and Liu 2022 (arXiv 2209.03003), domain transfer.
 
     >>> Empirical(torch.ones(3, 2)).sample(torch.empty(1, 2), Rng(0))
@@ -80,18 +87,18 @@ class Empirical:
     gaussian = False
 
     def __post_init__(self) -> None:
-        require(len(self.data) > 0, "Empirical got no rows; a source needs at least one datum to draw")
+        require(len(self.data) > 0, "Empirical got no rows; there is nothing to sample: pass data [N,*S] with N >= 1")
 
     def sample(self, like: Tensor, rng: Rng) -> Tensor:
         require(
             like.shape[1:] == self.data.shape[1:],
-            f"Empirical holds data of shape {tuple(self.data.shape[1:])}, but {tuple(like.shape[1:])} was asked for; "
-            "both ends of a flow have one shape",
+            f"Empirical contains data of shape {tuple(self.data.shape[1:])}, but samples of shape "
+            f"{tuple(like.shape[1:])} were requested; both ends of a flow must have one shape: reshape the data",
         )
         return self.data[rng.integers(len(self.data), len(like))].to(like.device, like.dtype)
 
     def log_prob(self, x: Tensor) -> Tensor:
         raise BeelineError(
-            "the density of an Empirical source was asked for; a finite set of points has none: "
-            "likelihoods need a Gaussian or Uniform source"
+            "log_prob was called on an Empirical source; a finite set of points has no density: use a Gaussian or "
+            "Uniform source for likelihoods"
         )

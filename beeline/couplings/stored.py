@@ -13,12 +13,13 @@ from beeline.core.types import Batch
 
 @dataclass(frozen=True)
 class Annealed:
-    """Stored pairs whose source is partly replaced by fresh noise, at a fixed share.
+    """Stored pairs whose source points are mixed with new noise in a fixed proportion.
 
     x0' = sqrt(1 - blend^2) x0 + blend n,  n ~ N(0, I)
-    Assumes stored pairs with a Gaussian source, whose law the mixture keeps; blend 1 is independent, 0 is reflow.
+    Assumes stored pairs with a Gaussian source, which the mixture preserves; blend 1 is independent, 0 is reflow.
     Source: Zhu et al. 2024, SlimFlow (arXiv 2407.12718), annealing reflow.
 
+    >>> import torch
     >>> Annealed(0.0)(Batch(torch.ones(1, 2), torch.zeros(1, 2)), Rng(0)).x0
     tensor([[0., 0.]])
     """
@@ -28,13 +29,14 @@ class Annealed:
 
     def __post_init__(self) -> None:
         require(
-            0 <= self.blend <= 1, f"Annealed got blend={self.blend}; a share of noise lies between 0 (reflow) and 1"
+            0 <= self.blend <= 1,
+            f"Annealed got blend={self.blend}; it must lie between 0 (reflow) and 1 (independent): 0.5 is usual",
         )
 
     def __call__(self, batch: Batch, rng: Rng) -> Batch:
         require(
             batch.x0 is not None,
-            "this coupling needs pairs: the batch has no x0; make them with reflow_pairs(...)",
+            "Annealed got a batch without x0; it couples stored pairs only: create them with reflow_pairs(...)",
         )
         assert batch.x0 is not None
         if self.blend == 0:

@@ -1,4 +1,4 @@
-"""Couplings within a batch: entropic, unbalanced, stable, immiscible, aware of conditions, kept over epochs."""
+"""Optimal transport couplings: entropic, unbalanced, stable, immiscible, conditional, and of a whole data set."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from beeline.couplings.sources import Gaussian
 
 @dataclass(frozen=True)
 class Sinkhorn:
-    """Entropic transport within the batch: each datum draws its source from the entropic plan.
+    """Entropic optimal transport within the batch; each datum samples its source point from the plan.
 
-    P minimising <P, C> - epsilon H(P) with even marginals,  C = |x0_i - x1_j|^2;  x0 of datum j ~ P(. | j)
-    Assumes no conditions, or ``biased``.  epsilon to infinity is Independent(), to 0 MinibatchOT().  With
-    ``relative`` it counts in mean costs, without in squared data units (2 sigma^2 for the Schroedinger bridge).
+    P minimising <P, C> - epsilon H(P) with uniform marginals,  C = |x0_i - x1_j|^2;  x0 of datum j ~ P(. | j)
+    Assumes no conditions, or ``biased``.  epsilon to infinity is Independent(), to 0 MinibatchOT().  The unit of
+    epsilon is the mean cost with ``relative``, else the squared data unit (2 sigma^2 for the Schroedinger bridge).
     Source: Pooladian et al. 2023 (arXiv 2304.14772), BatchEOT; Cuturi 2013 (arXiv 1306.0895).
 
     >>> x = torch.tensor([[0.0], [9.0]])
@@ -33,17 +33,17 @@ class Sinkhorn:
     """
 
     source: Source = field(default_factory=Gaussian)
-    epsilon: float = 0.05  # strength of the entropy, above 0
-    iterations: int = 100  # of the log-domain scaling; 50 to 1000
+    epsilon: float = 0.05  # entropic regularisation, above 0
+    iterations: int = 100  # Sinkhorn iterations; 50 to 1000
     relative: bool = True  # epsilon in units of the mean cost
-    biased: bool = False  # match across conditions all the same
+    biased: bool = False  # match across conditions
     independent = False
 
     def __post_init__(self) -> None:
         require(
             self.epsilon > 0 and self.iterations >= 1,
-            f"Sinkhorn got epsilon={self.epsilon}, iterations={self.iterations}; without entropy there is nothing to "
-            "scale: give epsilon > 0 and iterations >= 1, or take MinibatchOT() for the exact plan",
+            f"Sinkhorn got epsilon={self.epsilon}, iterations={self.iterations}; the algorithm needs a positive "
+            "regularisation: set epsilon > 0 and iterations >= 1, or use MinibatchOT() for the exact plan",
         )
 
     def __call__(self, batch: Batch, rng: Rng) -> Batch:
@@ -52,16 +52,16 @@ class Sinkhorn:
         return replace(batch, x0=x0[sample_columns(plan.T, rng.fork("plan"))])
 
     def plan(self, cost: Tensor) -> Tensor:
-        """The entropic plan [N,N] of a cost, summing to 1."""
+        """The entropic plan [N,N] of a cost matrix; its entries sum to 1."""
         return sinkhorn_plan(cost, self.epsilon * (float(cost.mean()) if self.relative else 1.0), self.iterations, 1.0)
 
 
 @dataclass(frozen=True)
 class Unbalanced:
-    """Entropic transport that may leave mass behind: data far from every source count less.
+    """Unbalanced entropic optimal transport: data far from all source points get a lower weight.
 
-    P minimising <P, C> - epsilon H(P) + reach (KL of each marginal from the even one);  weight_j = N sum_i P_ij / sum P
-    Assumes that outliers in the data are to be learned less; the law that is learned is not the data's.
+    P minimising <P, C> - epsilon H(P) + reach KL(marginals | uniform);  weight_j = N sum_i P_ij / sum P
+    Assumes that outliers in the data should be down-weighted; the learned distribution differs from that of the data.
     Source: Eyring et al. 2024, "Unbalancedness in Neural Monge Maps" (arXiv 2311.15100).
 
     >>> x = torch.tensor([[0.0], [0.1], [50.0]])
@@ -70,17 +70,17 @@ class Unbalanced:
     """
 
     source: Source = field(default_factory=Gaussian)
-    epsilon: float = 0.05  # strength of the entropy in units of the mean cost, above 0
-    reach: Annotated[float, Range(above=0, inf=True)] = 1.0  # mean costs, for leaving mass behind; inf is Sinkhorn
+    epsilon: float = 0.05  # entropic regularisation in units of the mean cost, above 0
+    reach: Annotated[float, Range(above=0, inf=True)] = 1.0  # penalty of the marginals, in mean costs; inf: Sinkhorn
     iterations: int = 100
-    biased: bool = False  # match across conditions all the same
+    biased: bool = False  # match across conditions
     independent = False
 
     def __post_init__(self) -> None:
         require(
             self.epsilon > 0 and self.reach > 0 and self.iterations >= 1,
-            f"Unbalanced got epsilon={self.epsilon}, reach={self.reach}, iterations={self.iterations}; all are above "
-            "0: 0.05, 1 and 100 are usual",
+            f"Unbalanced got epsilon={self.epsilon}, reach={self.reach}, iterations={self.iterations}; all must be "
+            "above 0: 0.05, 1 and 100 are usual",
         )
 
     def __call__(self, batch: Batch, rng: Rng) -> Batch:
@@ -91,18 +91,18 @@ class Unbalanced:
         return replace(batch, x0=x0[sample_columns(plan.T, rng.fork("plan"))], weight=weight)
 
     def plan(self, cost: Tensor) -> Tensor:
-        """The unbalanced plan [N,N] of a cost."""
+        """The unbalanced plan [N,N] of a cost matrix."""
         mean = float(cost.mean())
-        give = 1 / (1 + self.epsilon / self.reach)
-        return sinkhorn_plan(cost, self.epsilon * mean, self.iterations, give)
+        exponent = 1 / (1 + self.epsilon / self.reach)
+        return sinkhorn_plan(cost, self.epsilon * mean, self.iterations, exponent)
 
 
 @dataclass(frozen=True)
 class StableMatching:
-    """No source and datum would both rather have each other: the nearest pairs first.
+    """Stable matching within the batch: no source point and datum both prefer each other to their partners.
 
-    the matching in which no pair (i, j) is nearer than i's and j's own partners
-    Assumes no conditions, or ``biased``.  Because both sides rank by the same distance, it is the greedy one.
+    the matching without a pair (i, j) closer than both i and j are to their partners;  greedy by distance
+    Assumes no conditions, or ``biased``.
     Source: Pooladian et al. 2023 (arXiv 2304.14772), stable coupling; Gale and Shapley 1962.
 
     >>> x = torch.tensor([[0.0], [1.0]])
@@ -111,7 +111,7 @@ class StableMatching:
     """
 
     source: Source = field(default_factory=Gaussian)
-    biased: bool = False  # match across conditions all the same
+    biased: bool = False  # match across conditions
     independent = False
 
     def __call__(self, batch: Batch, rng: Rng) -> Batch:
@@ -132,9 +132,9 @@ class StableMatching:
 
 @dataclass(frozen=True)
 class Immiscible:
-    """Noise assigned to data by distance, so that each part of the noise flows to its own part of the data.
+    """Assignment of noise to data by distance within the batch (immiscible diffusion).
 
-    permutation p minimising sum_i |x0_p(i) - x1_i|  (the distance, where MinibatchOT has its square)
+    permutation p minimising sum_i |x0_p(i) - x1_i|;  MinibatchOT uses the squared distance
     Assumes no conditions, or ``biased``.
     Source: Li et al. 2024, "Immiscible Diffusion" (arXiv 2406.12303); Liu et al. 2024 (arXiv 2410.12266).
 
@@ -144,7 +144,7 @@ class Immiscible:
     """
 
     source: Source = field(default_factory=Gaussian)
-    biased: bool = False  # match across conditions all the same
+    biased: bool = False  # match across conditions
     independent = False
 
     def __call__(self, batch: Batch, rng: Rng) -> Batch:
@@ -155,11 +155,11 @@ class Immiscible:
 
 @dataclass(frozen=True)
 class ConditionalOT:
-    """Optimal transport that leaves noise and condition independent, by giving every noise a condition of its own.
+    """Optimal transport that keeps noise and condition independent, by a cost term between shuffled conditions.
 
-    permutation minimising sum |x0_p(i) - x1_i|^2 + strength |c_p(i) - c_i|^2,  c_j the batch's conditions, shuffled
-    Assumes a discrete condition (compared as equal or not) or a vector one.  strength to infinity matches within
-    equal conditions; 0 is the biased MinibatchOT.
+    permutation minimising sum |x0_p(i) - x1_i|^2 + strength |c_p(i) - c_i|^2,  c_j a permutation of the conditions
+    Assumes one condition, discrete (compared for equality) or a vector.  strength to infinity matches within equal
+    conditions; 0 is MinibatchOT(biased=True).
     Source: Cheng and Schwing 2025, "The Curse of Conditions" (arXiv 2503.10636).
 
     >>> batch = Batch(torch.tensor([[0.0], [1.0]]), x0=torch.tensor([[1.0], [0.0]]), cond=torch.tensor([0, 0]))
@@ -168,8 +168,8 @@ class ConditionalOT:
     """
 
     source: Source = field(default_factory=Gaussian)
-    by: str = ""  # name of the condition; "" for the only one
-    strength: NonNegative = 10.0  # price of another condition, in mean costs
+    by: str = ""  # name of the condition; "" if there is only one
+    strength: NonNegative = 10.0  # cost of unequal conditions, in mean costs
     independent = False
 
     def __call__(self, batch: Batch, rng: Rng) -> Batch:
@@ -177,14 +177,14 @@ class ConditionalOT:
         by = next(iter(conditions)) if not self.by and len(conditions) == 1 else self.by
         require(
             by in conditions,
-            f"ConditionalOT looks at the condition {self.by!r}, but the batch has {sorted(conditions)}; name one, or "
-            "take MinibatchOT() where there is none",
+            f"ConditionalOT got by={self.by!r}, but the batch has the conditions {sorted(conditions)}; set by to the "
+            "name of one of them, or use MinibatchOT() for a batch without conditions",
         )
         others = sorted(conditions.keys() - {by})
         require(
             not others,
-            f"ConditionalOT by {by!r} would tie the noise to the other conditions {others}, which sampling does not "
-            "know; leave them out, or take Independent()",
+            f"ConditionalOT got by={by!r} and a batch with further conditions {others}; matching makes the noise "
+            "depend on those, which sampling does not reproduce: remove them, or use Independent()",
         )
         x0 = source_points(self, batch, rng)
         cond = conditions[by].cpu()
@@ -201,24 +201,24 @@ class ConditionalOT:
 
 @dataclass(frozen=True)
 class Remembered:
-    """One noise per datum for good: the assignment of a whole data set, made once, kept over all epochs.
+    """A fixed source point per datum, from one assignment of the whole data set, for all epochs.
 
-    x0 of datum i = the source point that ``assign_dataset`` gave it
-    Assumes data that carry their number as the condition ``by``, which is taken out before the network sees it; or,
-    without ``noise``, data with which their noises are ``stored`` as pairs, as a run does.
-    Source: Li et al. 2024, "Immiscible Diffusion" (arXiv 2406.12303), with the assignment kept.
+    x0 of datum i = noise[i], as computed by ``assign_dataset``
+    Assumes data with their index as the condition ``by``, which is removed from the batch; or, without ``noise``, pairs
+    created by ``stored``, as in a run.
+    Source: Li et al. 2024, "Immiscible Diffusion" (arXiv 2406.12303), with a fixed assignment.
 
     >>> kept = Remembered(torch.tensor([[5.0], [6.0]]))
     >>> kept(Batch(torch.zeros(1, 1), cond={"index": torch.tensor([1])}), Rng(0))
     Batch(x1=tensor([[0.]]), x0=tensor([[6.]]), cond=None, weight=None)
     """
 
-    noise: Tensor = field(default_factory=lambda: torch.zeros(0, 1))  # [N,*S], row i belongs to datum i
-    by: str = "index"  # name of the condition that holds the number of a datum
+    noise: Tensor = field(default_factory=lambda: torch.zeros(0, 1))  # [N,*S], row i is the source point of datum i
+    by: str = "index"  # name of the condition with the index of a datum
     independent = False
 
     def stored(self, batch: Batch, rng: Rng) -> Batch:
-        """A data set with the noise of every datum beside it, or with its own source points in a better order."""
+        """The data set with the assigned source points as x0; its own x0 are reordered if it has them."""
         if len(self.noise):
             return batch
         return replace(
@@ -234,14 +234,14 @@ class Remembered:
         conditions = dict(leaves(batch.cond))
         require(
             isinstance(batch.cond, dict) and self.by in conditions,
-            f"the coupling Remembered needs to know which datum is which, but the batch has the conditions "
-            f"{sorted(conditions)}; add the number of each datum as the condition {self.by!r}",
+            f"Remembered got a batch with the conditions {sorted(conditions)}; it needs the index of every datum: add "
+            f"it as the condition {self.by!r}",
         )
         index = conditions[self.by].long().cpu()
         require(
             bool((index >= 0).all()) and bool((index < len(self.noise)).all()),
-            f"the batch holds datum {int(index.max())}, but the assignment holds {len(self.noise)}; make it again for "
-            "these data with assign_dataset(...)",
+            f"Remembered got the index {int(index.max())}, but its assignment has {len(self.noise)} rows; it was "
+            "computed for other data: call assign_dataset(...) on these data",
         )
         assert isinstance(batch.cond, dict)
         rest: Any = {k: v for k, v in batch.cond.items() if k != self.by} or None
@@ -256,68 +256,69 @@ def assign_dataset(
     x0: Tensor | None = None,
     cond: Cond = None,
 ) -> Remembered:
-    """The assignment of a data set [N,*S], in random chunks of ``size`` so that any N is affordable.
+    """Assign a source point to every datum of a data set [N,*S], in random chunks of ``size`` data.
 
-    ``x0`` [N,*S] are the source points to assign, fresh ones without it; ``cond`` are the conditions of the data, for
-    couplings that keep noise and condition apart.
+    ``x0`` [N,*S] are the source points to assign; without them the coupling samples its source.  ``cond`` are the
+    conditions of the data.
 
     >>> assign_dataset(torch.zeros(3, 2), Rng(0)).noise.shape
     torch.Size([3, 2])
     """
-    made = torch.empty_like(x1)
+    noise = torch.empty_like(x1)
     order = rng.fork("chunks").permutation(len(x1))
     for k, rows in enumerate(order.split(size)):
         chunk = (coupling or MinibatchOT())(take(Batch(x1, x0, cond), rows), rng.fork("chunk", k))
         assert chunk.x0 is not None
-        made[rows] = chunk.x0
-    return Remembered(made)
+        noise[rows] = chunk.x0
+    return Remembered(noise)
 
 
 def unconditional_source_points(coupling: Any, batch: Batch, rng: Rng) -> Tensor:
-    """The source points of a batch that may be matched freely; refused where conditions would be biased."""
+    """The source points of a batch; raises ValueError for a batch with conditions unless the coupling is biased."""
     conditions = dict(leaves(batch.cond))
     require(
         not conditions or coupling.biased,
-        f"{type(coupling).__name__} with the conditions {sorted(conditions)} would tie the noise to the condition, "
-        "which sampling does not know; use MinibatchOT(by=NAME) or ConditionalOT(by=NAME), or say biased=True",
+        f"{type(coupling).__name__} got a batch with the conditions {sorted(conditions)}; matching across them makes "
+        "the noise depend on the condition, which sampling does not reproduce: use MinibatchOT(by=NAME) or "
+        "ConditionalOT(by=NAME), or set biased=True",
     )
     return source_points(coupling, batch, rng)
 
 
-def sinkhorn_plan(cost: Tensor, epsilon: float, iterations: int, give: float) -> Tensor:
-    """exp((f_i + g_j - C_ij)/epsilon) with even marginals (``give`` = 1) or marginals that give way (below 1)."""
+def sinkhorn_plan(cost: Tensor, epsilon: float, iterations: int, exponent: float) -> Tensor:
+    """exp((f_i + g_j - C_ij)/epsilon) [N,N] with uniform marginals (``exponent`` 1) or relaxed ones (below 1)."""
     kernel = -cost / epsilon
     if float(kernel.min()) > -600:  # far from underflow: products instead of logarithms, ten times as fast
         kernel = kernel.exp()
         u, v = cost.new_ones(len(cost)), cost.new_ones(len(cost))
         for _ in range(iterations):
-            u = (1 / (len(cost) * (kernel @ v))) ** give
-            v = (1 / (len(cost) * (kernel.T @ u))) ** give
+            u = (1 / (len(cost) * (kernel @ v))) ** exponent
+            v = (1 / (len(cost) * (kernel.T @ u))) ** exponent
         plan = u[:, None] * kernel * v[None]
     else:
         even = -math.log(len(cost))
         f, g = cost.new_zeros(len(cost)), cost.new_zeros(len(cost))
         for _ in range(iterations):
-            f = give * (even - torch.logsumexp(kernel + g[None], 1))
-            g = give * (even - torch.logsumexp(kernel + f[:, None], 0))
+            f = exponent * (even - torch.logsumexp(kernel + g[None], 1))
+            g = exponent * (even - torch.logsumexp(kernel + f[:, None], 0))
         plan = (kernel + f[:, None] + g[None]).exp()
     require(
         bool(plan.isfinite().all()) and float(plan.sum()) > 0,
-        f"the entropic plan is not finite at epsilon = {epsilon:.3g}; the costs are too far apart for it: "
-        "give a larger epsilon, or take MinibatchOT()",
+        f"the entropic plan is not finite at epsilon = {epsilon:.3g}; it underflows for the range of these costs: "
+        "increase epsilon, or use MinibatchOT()",
     )
-    off = float((plan.sum(1) * len(plan) - 1).abs().max()) if give == 1 else 0.0
+    off = float((plan.sum(1) * len(plan) - 1).abs().max()) if exponent == 1 else 0.0
     require(
         off < 0.1,
-        f"the entropic plan uses a source point {off:.0%} too much or too little after {iterations} iterations at "
-        f"epsilon = {epsilon:.3g}; the noise would have another law: give more iterations, a larger epsilon, or take "
-        "MinibatchOT() for the exact plan",
+        f"the entropic plan has a marginal error of {off:.0%} after {iterations} iterations at epsilon = "
+        f"{epsilon:.3g}; the noise would not have the distribution of the source: increase iterations or epsilon, or "
+        "use MinibatchOT() for the exact plan",
     )
     return plan
 
 
 def sample_columns(rows: Tensor, rng: Rng) -> Tensor:
-    """One column index for every row of a plan, drawn with its (normalised) masses."""
+    """One column index per row of a plan [N,M], sampled in proportion to the entries of the row; [N]."""
     cut = rows.cumsum(1)
     u = rng.uniform(len(rows), cut[:, 0])[:, None] * cut[:, -1:]
     return torch.searchsorted(cut.contiguous(), u.contiguous(), right=True)[:, 0].clamp(max=rows.shape[1] - 1)

@@ -1,16 +1,16 @@
-"""Time samplers made of others: spread draws, frames, ordered pairs, learned densities, and the log-SNR view."""
+"""Time samplers composed of others: stratified, antithetic, per frame, in pairs, learned, and by log-SNR."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import field
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from beeline.core.errors import require
-from beeline.core.protocols.flows import TimeSampler
+from beeline.core.errors import BeelineError, require
+from beeline.core.protocols.flows import QuantileSampler, TimeSampler
 from beeline.core.ranges import dataclass
 from beeline.core.rng import Rng
 from beeline.paths.affine import AffinePath, Linear
@@ -19,10 +19,10 @@ from beeline.times.samplers import Uniform, bisect_increasing, clamp_to_open_int
 
 @dataclass(frozen=True)
 class Stratified:
-    """The same law, spread evenly over the batch: one draw in each of n equal shares.
+    """Stratified sampling of the times of a batch: one sample in each of n intervals of equal probability.
 
-    t_i = F^-1((pi(i) + u_i) / n),  pi a random order
-    Assumes a sampler with a quantile function.  Every t_i alone has the law of ``each``.
+    t_i = F^-1((pi(i) + u_i) / n),  pi a random permutation
+    Assumes a sampler with a quantile function.  Each t_i has the distribution of ``each``.
     Source: Kingma et al. 2021, "Variational Diffusion Models" (arXiv 2107.00630), low-discrepancy times.
 
     >>> Stratified(Uniform())(4, torch.empty(0), Rng(0)).sort().values.mul(4).int().tolist()
@@ -44,10 +44,10 @@ class Stratified:
 
 @dataclass(frozen=True)
 class Antithetic:
-    """The same law in mirrored pairs: half of the batch at u, half at 1 - u.
+    """Antithetic sampling of times: half of the batch at u, half at 1 - u.
 
     t_i = F^-1(u_i),  t_{i + n/2} = F^-1(1 - u_i)
-    Assumes a sampler with a quantile function.  Every t_i alone has the law of ``each``.
+    Assumes a sampler with a quantile function.  Each t_i has the distribution of ``each``.
     Source: Song, Meng and Ermon 2021 (arXiv 2010.02502), antithetic times in their public training code.
 
     >>> t = Antithetic(Uniform())(4, torch.empty(0), Rng(0))
@@ -70,7 +70,7 @@ class Antithetic:
 
 @dataclass(frozen=True)
 class Frames:
-    """A time of its own for every frame, so that one model learns every pattern of clean and noisy frames.
+    """Independent times per frame, so that one model learns all patterns of clean and noisy frames.
 
     t [n, F],  each entry from ``each``; with probability ``clean`` a frame is at t = 1 (a given frame)
     Assumes data [B, F, ...] and a network that takes times [B, F].
@@ -81,14 +81,14 @@ class Frames:
     """
 
     each: TimeSampler = field(default_factory=Uniform)
-    count: int = 1  # F, at least 1
-    clean: float = 0.0  # share of frames that are given, in [0, 1)
+    count: int = 1  # number of frames F, at least 1
+    clean: float = 0.0  # probability of a given frame, in [0, 1)
 
     def __post_init__(self) -> None:
         require(
             self.count >= 1 and 0 <= self.clean < 1,
-            f"Frames got count={self.count}, clean={self.clean}; give at least one frame and a share of given frames "
-            "in [0, 1)",
+            f"Frames got count={self.count}, clean={self.clean}; both would leave no frame to learn: set count >= 1 "
+            "and 0 <= clean < 1",
         )
 
     def __call__(self, n: int, like: Tensor, rng: Rng) -> Tensor:
@@ -98,7 +98,7 @@ class Frames:
         return torch.where(rng.fork("clean").fill(t) < self.clean, torch.ones_like(t), t)
 
     def log_prob(self, t: Tensor) -> Tensor:
-        """[n]: the density of all times of a datum together; given frames count with their probability."""
+        """[n]: joint log density of the times of a datum; a given frame contributes its log probability."""
         free = self.each.log_prob(t) + math.log1p(-self.clean)
         if self.clean:
             free = torch.where(t == 1, math.log(self.clean), free)
@@ -107,9 +107,9 @@ class Frames:
 
 @dataclass(frozen=True)
 class Pairs:
-    """Two times in order, t <= s, for objectives that learn jumps.
+    """Ordered pairs of times t <= s, for objectives that train flow maps.
 
-    (t, s) = (min, max) of two draws; with probability ``diagonal`` both are the first draw
+    (t, s) = (min, max) of two samples; with probability ``diagonal`` both are the first sample
     Assumes an objective that takes times [n, 2].
     Source: Geng et al. 2025, MeanFlow (arXiv 2505.13447).
 
@@ -119,11 +119,12 @@ class Pairs:
     """
 
     each: TimeSampler = field(default_factory=Uniform)
-    diagonal: float = 0.5  # share of pairs with t = s, where a flow map is a velocity; 0.5 to 0.75 is usual
+    diagonal: float = 0.5  # probability of t = s, where a flow map is a velocity; 0.5 to 0.75 is usual
 
     def __post_init__(self) -> None:
         require(
-            0 <= self.diagonal <= 1, f"Pairs got diagonal={self.diagonal}; a share is between 0 and 1: 0.5 is usual"
+            0 <= self.diagonal <= 1,
+            f"Pairs got diagonal={self.diagonal}; a probability must be between 0 and 1: 0.5 is usual",
         )
 
     def __call__(self, n: int, like: Tensor, rng: Rng) -> Tensor:
@@ -132,7 +133,7 @@ class Pairs:
         return torch.where(same[:, None], t[:, :1], t.sort(1).values)
 
     def log_prob(self, t: Tensor) -> Tensor:
-        """[n]: off the diagonal the density over the triangle, on it the density along the diagonal."""
+        """[n]: log density over the triangle for t < s, and along the diagonal for t = s."""
         first, second = self.each.log_prob(t[:, 0]), self.each.log_prob(t[:, 1])
         log = lambda share: math.log(share) if share > 0 else -math.inf  # noqa: E731
         off = first + second + math.log(2) + log(1 - self.diagonal)
@@ -142,25 +143,24 @@ class Pairs:
 
 @dataclass(frozen=True)
 class Binned:
-    """A density given by its mass in equal bins, as it is learned from losses.
+    """A piecewise constant density on K equal bins, for importance sampling by loss.
 
     p(t) = K mass_k in bin k of K
-    Assumes nothing; ``refined`` makes the next one from losses by time.  Divide by the density
-    (weight ByDensity(times, power=-1)) to keep the objective that uniform times have.
+    ``refined`` computes the next density from losses by time.  The weight ByDensity(times, power=-1) keeps the
+    objective of uniform times.
     Source: Nichol and Dhariwal 2021 (arXiv 2102.09672), importance-sampled times.
 
     >>> Binned((1.0, 3.0)).log_prob(torch.tensor([0.2, 0.7])).exp()
     tensor([0.5000, 1.5000])
     """
 
-    mass: tuple[float, ...] = (1.0,)  # per bin, above 0; normalised when made
+    mass: tuple[float, ...] = (1.0,)  # per bin, above 0; normalised on construction
 
     def __post_init__(self) -> None:
         total = sum(self.mass)
         require(
             len(self.mass) > 0 and all(m > 0 and math.isfinite(m) for m in self.mass),
-            f"Binned got the masses {self.mass}; a bin without mass would never be learned again: "
-            "give finite numbers above 0",
+            f"Binned got the masses {self.mass}; a bin of mass zero would never be sampled: use finite numbers above 0",
         )
         object.__setattr__(self, "mass", tuple(m / total for m in self.mass))
 
@@ -180,9 +180,9 @@ class Binned:
         return torch.where((t >= 0) & (t <= 1), value, -math.inf)
 
     def refined(self, t: Tensor, loss: Tensor, floor: float = 0.1) -> Binned:
-        """The density proportional to the root mean square loss in each bin, with ``floor`` of it kept uniform.
+        """The density proportional to the root mean square loss per bin, mixed with a uniform share ``floor``.
 
-        ``t`` and ``loss`` [N] are times and per-sample losses (without weights over time).  A bin without a draw
+        ``t`` and ``loss`` [N] are times and per-sample losses (without weights over time).  A bin without samples
         keeps its mass.
         """
         count = len(self.mass)
@@ -192,17 +192,17 @@ class Binned:
         root = (square / hits.clamp(min=1)).sqrt()
         seen = hits > 0
         old = torch.tensor(self.mass, dtype=torch.float64)
-        made = torch.where(seen, root / root.sum() * old[seen].sum(), old)
-        return Binned(tuple(((1 - floor) * made / made.sum() + floor / count).tolist()))
+        new = torch.where(seen, root / root.sum() * old[seen].sum(), old)
+        return Binned(tuple(((1 - floor) * new / new.sum() + floor / count).tolist()))
 
 
 @dataclass(frozen=True)
 class NormalSNR:
-    """Times at which the log signal-to-noise ratio is normal: one law of difficulty for every path.
+    """Times with a normally distributed log signal-to-noise ratio, for any affine path.
 
     log(a(t)^2 / b(t)^2) ~ N(mean, std^2)
     Assumes an affine path.  On Linear() it is LogitNormal(mean/2, std/2).
-    Source: Yao et al. 2024, FasterDiT (arXiv 2410.10356), training seen through the density of the SNR.
+    Source: Yao et al. 2024, FasterDiT (arXiv 2410.10356).
 
     >>> t = NormalSNR(Linear(), 0.0, 2.0)(5, torch.empty(0), Rng(0))
     >>> bool(((t > 0) & (t < 1)).all())
@@ -210,11 +210,11 @@ class NormalSNR:
     """
 
     path: AffinePath = field(default_factory=Linear)
-    mean: float = 0.0  # nats; above 0 is nearer to the data
+    mean: float = 0.0  # nats; positive values are nearer to the data
     std: float = 2.0  # nats, above 0
 
     def __post_init__(self) -> None:
-        require(self.std > 0, f"NormalSNR got std={self.std}; a standard deviation is above 0: 2.0 is usual")
+        require(self.std > 0, f"NormalSNR got std={self.std}; a standard deviation must be above 0: 2.0 is usual")
 
     def quantile(self, u: Tensor) -> Tensor:
         return time_of_snr(self.path, self.mean + self.std * torch.special.ndtri(u))
@@ -230,13 +230,13 @@ class NormalSNR:
 
 
 def log_snr(path: AffinePath, t: Tensor) -> tuple[Tensor, Tensor]:
-    """log(a^2/b^2) at ``t`` inside (0, 1), in nats, and its slope."""
+    """log(a^2/b^2) at ``t`` inside (0, 1), in nats, and its derivative in t."""
     a, b, da, db = path.coefficients(t)
     return 2 * (a.log() - b.log()), 2 * (da / a - db / b)
 
 
 def snr_log_prob(times: TimeSampler, path: AffinePath, lam: Tensor) -> Tensor:
-    """The log density that training on ``times`` and ``path`` has over the log signal-to-noise ratio ``lam``."""
+    """Log density of the log signal-to-noise ratio ``lam`` for training times ``times`` on ``path``."""
     t = time_of_snr(path, lam)
     reached, slope = log_snr(path, t)
     value = times.log_prob(t) - slope.log()
@@ -244,15 +244,17 @@ def snr_log_prob(times: TimeSampler, path: AffinePath, lam: Tensor) -> Tensor:
 
 
 def time_of_snr(path: AffinePath, lam: Tensor) -> Tensor:
-    """The time in (0, 1) at which log(a^2/b^2) is ``lam``; the nearest end where the path has no such time."""
+    """The time in (0, 1) at which log(a^2/b^2) is ``lam``, or the nearest end if the path does not reach it."""
     t = bisect_increasing(lambda u: 2 * (path.a(u).log() - path.b(u).log()), lam)
     return clamp_to_open_interval(t)
 
 
-def _quantile(each: Any, whose: object) -> Any:
-    require(
-        hasattr(each, "quantile"),
-        f"{type(whose).__name__} was given {type(each).__name__}, which has no quantile function; spread draws need "
-        "one: use Uniform(), LogitNormal(), UShaped(), Mode(), CosMap(), Binned() or NormalSNR()",
-    )
+def _quantile(each: TimeSampler, whose: object) -> Callable[[Tensor], Tensor]:
+    """The quantile function of a sampler; raises ValueError if it has none."""
+    if not isinstance(each, QuantileSampler):
+        raise BeelineError(
+            f"{type(whose).__name__} got {type(each).__name__}, which has no method quantile(u); it transforms uniform "
+            "numbers by that function: use Uniform(), LogitNormal(), UShaped(), Mode(), CosMap(), Binned() or "
+            "NormalSNR()"
+        )
     return each.quantile

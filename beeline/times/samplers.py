@@ -1,4 +1,8 @@
-"""Training times: how often each time between source and data is drawn."""
+"""Distributions of training times in [0, 1].
+
+A sampler called with (n, like, rng) returns [n] times in the dtype and on the device of ``like``; ``log_prob(t)`` is
+the log density in nats, with the shape of ``t``; ``quantile(u)`` maps u in [0, 1] to times.
+"""
 
 from __future__ import annotations
 
@@ -15,10 +19,9 @@ from beeline.core.rng import Rng
 
 @dataclass(frozen=True)
 class Uniform:
-    """Every time equally often.
+    """Uniform training times.
 
     p(t) = 1 on [0, 1]
-    Assumes nothing.
     Source: Liu, Gong and Liu 2022 (arXiv 2209.03003).
 
     >>> Uniform()(4, torch.empty(0), Rng(0)).shape
@@ -37,10 +40,10 @@ class Uniform:
 
 @dataclass(frozen=True)
 class LogitNormal:
-    """The middle times more often, the ends never.
+    """Logit-normal training times: more of the middle, density zero at both ends.
 
     t = sigmoid(z),  z ~ N(mean, std^2);  p(t) = N(logit t; mean, std^2) / (t (1-t))
-    Assumes nothing; a positive mean moves towards the data.  A mean m on the noise level sigma is -m here.
+    A positive mean shifts the times towards the data; a mean m of the noise level sigma is -m here.
     Source: Esser et al. 2024, Stable Diffusion 3 (arXiv 2403.03206).
 
     >>> bool((LogitNormal()(100, torch.empty(0), Rng(0)) < 1).all())
@@ -51,7 +54,7 @@ class LogitNormal:
     std: float = 1.0  # of the logit, above 0
 
     def __post_init__(self) -> None:
-        require(self.std > 0, f"LogitNormal got std={self.std}; a standard deviation is above 0: 1.0 is usual")
+        require(self.std > 0, f"LogitNormal got std={self.std}; a standard deviation must be above 0: 1.0 is usual")
 
     def quantile(self, u: Tensor) -> Tensor:
         return self._at(torch.special.ndtri(u))
@@ -71,10 +74,10 @@ class LogitNormal:
 
 @dataclass(frozen=True)
 class UShaped:
-    """Both ends more often, for learning from reflow pairs, where the middle is easy.
+    """U-shaped training times for reflow: more samples near both ends.
 
     p(t) proportional to exp(a t) + exp(a (1-t)) = 2 exp(a/2) cosh(a (t - 1/2))
-    Assumes a deterministic coupling (reflow); on independent pairs it spends its draws on the ends.
+    Assumes a deterministic coupling (reflow pairs), for which the middle times are easy.
     Source: Lee, Lin and Fanti 2024, "Improving the Training of Rectified Flows" (arXiv 2405.20320).
 
     >>> UShaped(4.0)(2, torch.empty(0), Rng(0)).shape
@@ -84,7 +87,7 @@ class UShaped:
     a: float = 4.0  # 0 is uniform; 4 in the paper
 
     def __post_init__(self) -> None:
-        require(self.a >= 0, f"UShaped got a={self.a}; a negative value is not U-shaped: give 0 or more, 4 is usual")
+        require(self.a >= 0, f"UShaped got a={self.a}; with a < 0 the density is not U-shaped: set a >= 0, 4 is usual")
 
     def __call__(self, n: int, like: Tensor, rng: Rng) -> Tensor:
         return self.quantile(rng.uniform(n, like))
@@ -105,11 +108,10 @@ class UShaped:
 
 @dataclass(frozen=True)
 class Mode:
-    """Middle times more often (scale above 0) or less often, with both ends still drawn.
+    """Mode sampling: more (scale above 0) or fewer middle times, with a positive density at both ends.
 
     t = u + scale (cos^2(pi u/2) - 1 + u),  u uniform;  p(t) = 1 / |dt/du|
-    Assumes -1 <= scale <= 2/(pi - 2), beyond which two numbers u would give one time.  Symmetric, so the law of
-    sigma = 1 - t is the same.
+    Assumes -1 <= scale <= 2/(pi - 2), where t is monotone in u.  The density is symmetric about 1/2.
     Source: Esser et al. 2024, Stable Diffusion 3 (arXiv 2403.03206), mode sampling with heavy tails.
 
     >>> float(Mode(1.29).log_prob(torch.tensor(0.5))) > 0
@@ -122,8 +124,8 @@ class Mode:
         bound = 2 / (math.pi - 2)
         require(
             -1 <= self.scale <= bound,
-            f"Mode got scale={self.scale}; outside [-1, {bound:.4f}] the times are not monotone in the uniform "
-            "number: give a scale inside, 1.29 is usual",
+            f"Mode got scale={self.scale}; outside [-1, {bound:.4f}] the time is not monotone in u: set a scale "
+            "inside, 1.29 is usual",
         )
 
     def quantile(self, u: Tensor) -> Tensor:
@@ -139,10 +141,9 @@ class Mode:
 
 @dataclass(frozen=True)
 class CosMap:
-    """The times at which a uniform clock on the cosine schedule passes the same noise level.
+    """Times on the straight path with the log-SNR distribution of uniform times on the cosine path.
 
     t = tan(pi u/2) / (1 + tan(pi u/2)),  u uniform;  p(t) = 2 / (pi (1 - 2 t + 2 t^2))
-    Assumes nothing.
     Source: Esser et al. 2024, Stable Diffusion 3 (arXiv 2403.03206), CosMap.
 
     >>> round(float(CosMap().log_prob(torch.tensor(0.5)).exp()), 4)
@@ -162,24 +163,24 @@ class CosMap:
 
 @dataclass(frozen=True)
 class Bifocal:
-    """Two foci, one at each end, of their own sharpness and share.
+    """Bifocal training times: a mixture of two truncated exponentials, one at each end.
 
     p(t) = share r exp(-r t) / (1 - exp(-r)) + (1 - share) q exp(-q (1-t)) / (1 - exp(-q)),  r = source, q = data
-    Assumes a deterministic coupling (reflow), as UShaped does, which it is when both sharpnesses are equal.
+    Assumes a deterministic coupling (reflow pairs).  With equal rates and share 0.5 it is UShaped.
     Source: Liu et al. 2024, FlashAudio (arXiv 2410.12266), bifocal samplers.
 
     >>> Bifocal(4.0, 4.0)(2, torch.empty(0), Rng(0)).shape
     torch.Size([2])
     """
 
-    source: float = 4.0  # sharpness at t = 0, above 0
-    data: float = 4.0  # sharpness at t = 1, above 0
-    share: float = 0.5  # of draws near the source, 0 to 1
+    source: float = 4.0  # decay rate away from t = 0, above 0
+    data: float = 4.0  # decay rate away from t = 1, above 0
+    share: float = 0.5  # weight of the component at the source, 0 to 1
 
     def __post_init__(self) -> None:
         require(
             self.source > 0 and self.data > 0 and 0 <= self.share <= 1,
-            f"Bifocal got source={self.source}, data={self.data}, share={self.share}; sharpnesses are above 0 and a "
+            f"Bifocal got source={self.source}, data={self.data}, share={self.share}; rates must be above 0 and the "
             "share between 0 and 1: 4, 4 and 0.5 are usual",
         )
 
@@ -199,11 +200,11 @@ class Bifocal:
 
 @dataclass(frozen=True)
 class Beta:
-    """A Beta law: any balance of middle and ends with two numbers.
+    """Beta-distributed training times.
 
     p(t) proportional to t^(data - 1) (1-t)^(source - 1)
-    Assumes nothing; (1, 1) is uniform, and (1.5, 1) with most draws near the source is used for robot actions.
-    Source: Black et al. 2024, pi-0 (arXiv 2410.24164), whose clock runs the same way.
+    (1, 1) is uniform; (1.5, 1), with more samples near the source, is used for robot actions.
+    Source: Black et al. 2024, pi-0 (arXiv 2410.24164), with the same direction of time.
 
     >>> Beta(1.0, 1.0).log_prob(torch.tensor([0.3]))
     tensor([0.])
@@ -215,7 +216,8 @@ class Beta:
     def __post_init__(self) -> None:
         require(
             self.source > 0 and self.data > 0,
-            f"Beta got source={self.source}, data={self.data}; both are above 0: 1 and 1 are uniform",
+            f"Beta got source={self.source}, data={self.data}; both parameters must be above 0: 1 and 1 give uniform "
+            "times",
         )
 
     def __call__(self, n: int, like: Tensor, rng: Rng) -> Tensor:
@@ -233,10 +235,10 @@ class Beta:
 
 @dataclass(frozen=True)
 class At:
-    """One time only: At(0.0) turns flow matching on pairs into one-step distillation.
+    """A single training time; At(0.0) turns flow matching on pairs into one-step distillation.
 
     t = constant
-    Assumes that the model will be used from this time alone.
+    Assumes that the field is evaluated at this time only.
     Source: Liu, Gong and Liu 2022 (arXiv 2209.03003), section on distillation.
 
     >>> At(0.0)(2, torch.empty(0), Rng(0))
@@ -246,7 +248,7 @@ class At:
     t: float = 0.0  # in [0, 1]
 
     def __post_init__(self) -> None:
-        require(0 <= self.t <= 1, f"At got t={self.t}; times run from 0 (source) to 1 (data): give one of them")
+        require(0 <= self.t <= 1, f"At got t={self.t}; times lie between 0 (source) and 1 (data): set one of them")
 
     def quantile(self, u: Tensor) -> Tensor:
         return torch.full_like(u, self.t)
@@ -255,12 +257,12 @@ class At:
         return like.new_full((n,), self.t)
 
     def log_prob(self, t: Tensor) -> Tensor:
-        """A point mass: infinite at its time, minus infinity elsewhere."""
+        """Infinity at the time of the point mass, minus infinity elsewhere."""
         return torch.where(t == self.t, math.inf, -math.inf).to(t.dtype)
 
 
 def clamp_to_open_interval(t: Tensor) -> Tensor:
-    """Times strictly inside (0, 1): a path may have an infinite slope at an end, and rounding reaches it."""
+    """Clamp times to the open interval (0, 1), because slopes may be infinite at an end."""
     tiny = torch.finfo(t.dtype).eps
     return t.clamp(tiny, 1 - tiny)
 
@@ -269,12 +271,12 @@ def _inside(t: Tensor, value: Tensor) -> Tensor:
     return torch.where((t >= 0) & (t <= 1), value, torch.full_like(t, -math.inf))
 
 
-def bisect_increasing(rise: Callable[[Tensor], Tensor], value: Tensor, rounds: int = 60) -> Tensor:
-    """u in [0, 1] with rise(u) = value for a rising function, elementwise, by bisection (float64 inside)."""
+def bisect_increasing(function: Callable[[Tensor], Tensor], value: Tensor, rounds: int = 60) -> Tensor:
+    """u in [0, 1] with function(u) = value for an increasing function, elementwise, by bisection in float64."""
     wanted = value.double()
     low, high = torch.zeros_like(wanted), torch.ones_like(wanted)
     for _ in range(rounds):
         middle = (low + high) / 2
-        below = rise(middle) < wanted
+        below = function(middle) < wanted
         low, high = torch.where(below, middle, low), torch.where(below, high, middle)
     return ((low + high) / 2).to(value.dtype)

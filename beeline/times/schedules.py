@@ -1,4 +1,9 @@
-"""Step schedules: where a solver puts its steps between two times."""
+"""Step schedules: the times between which a solver takes its steps.
+
+A schedule called with (steps, start=0., end=1.) returns [steps+1] strictly monotone times from ``start`` to ``end``,
+rising or falling, in torch's default dtype.  It raises ValueError for fewer than one step, for an empty interval and
+for one outside [0, 1].
+"""
 
 from __future__ import annotations
 
@@ -13,10 +18,11 @@ from beeline.core.ranges import dataclass
 
 
 class Warped:
-    """A schedule that is even in a warped clock: t = warp(u), u evenly spaced.
+    """Base class of schedules t = warp(u) with evenly spaced u.
 
-    A part of [0, 1] keeps the density that the whole has there, and a falling schedule has the nodes of the rising
-    one, so that inversion walks the same steps.  A subclass gives ``warp`` and its inverse ``unwarp`` on [0, 1].
+    On a part of [0, 1] the step density is that of the whole schedule there.  A falling schedule has the nodes of the
+    rising one, so that inversion takes the same steps.  A subclass defines ``warp`` and its inverse ``unwarp`` on
+    [0, 1].
     """
 
     def warp(self, u: Tensor) -> Tensor:
@@ -38,7 +44,6 @@ class Uniform(Warped):
     """Equal steps.
 
     t_i = i / steps
-    Assumes nothing.
     Source: Liu, Gong and Liu 2022 (arXiv 2209.03003).
 
     >>> Uniform()(4)
@@ -54,10 +59,9 @@ class Uniform(Warped):
 
 @dataclass(frozen=True)
 class Shifted(Warped):
-    """Smaller steps near the source for a shift above 1, as high resolutions need.
+    """The timestep shift of Stable Diffusion 3: smaller steps near the source for a shift above 1.
 
-    t = u / (u + shift (1 - u)),  u evenly spaced;  the same as sigma' = shift sigma / (1 + (shift - 1) sigma)
-    Assumes nothing; the shift is applied once, to times, and both ends stay exact.
+    t = u / (u + shift (1 - u)),  u evenly spaced;  equivalently sigma' = shift sigma / (1 + (shift - 1) sigma)
     Source: Esser et al. 2024, Stable Diffusion 3 (arXiv 2403.03206), equation 23.
 
     >>> Shifted(3.0)(2)
@@ -67,7 +71,7 @@ class Shifted(Warped):
     shift: float = 3.0  # 1 is uniform; 3 for SD3 at 1024 pixels
 
     def __post_init__(self) -> None:
-        require(self.shift > 0, f"Shifted got shift={self.shift}; a shift is above 0: 1 is uniform, 3 is usual")
+        require(self.shift > 0, f"Shifted got shift={self.shift}; a shift must be above 0: 1 is uniform, 3 is usual")
 
     def warp(self, u: Tensor) -> Tensor:
         return u / (u + self.shift * (1 - u))
@@ -78,20 +82,22 @@ class Shifted(Warped):
 
 @dataclass(frozen=True)
 class FluxShifted(Warped):
-    """The shift that FLUX derives from the length of its token sequence.
+    """The resolution-dependent shift of FLUX, computed from the number of image tokens.
 
     Shifted(exp(mu)),  mu linear in tokens: 0.5 at 256, 1.15 at 4096
-    Assumes the token count of one image (height x width / 16^2 for FLUX).
     Source: Black Forest Labs 2024, FLUX.1, sampling code; the form of Esser et al. 2024 (arXiv 2403.03206).
 
     >>> round(FluxShifted(4096).shift, 3)
     3.158
     """
 
-    tokens: int  # of one image, at least 1
+    tokens: int  # tokens of one image, at least 1; height x width / 16^2 for FLUX
 
     def __post_init__(self) -> None:
-        require(self.tokens >= 1, f"FluxShifted got tokens={self.tokens}; an image has at least one token")
+        require(
+            self.tokens >= 1,
+            f"FluxShifted got tokens={self.tokens}; an image has at least one token: set height x width / 256",
+        )
 
     @property
     def shift(self) -> float:
@@ -106,7 +112,7 @@ class FluxShifted(Warped):
 
 @dataclass(frozen=True)
 class ResolutionShifted(Warped):
-    """The shift that keeps the noise of a pixel average the same at another resolution (SD3).
+    """The shift of Stable Diffusion 3 for another resolution, which keeps the noise of pixel averages equal.
 
     Shifted(base sqrt(pixels / reference))
     Assumes that the model was trained with shift ``base`` at ``reference`` pixels.
@@ -116,14 +122,15 @@ class ResolutionShifted(Warped):
     6.0
     """
 
-    pixels: int  # height x width that is sampled
-    base: float = 3.0  # shift at the reference, 3 for SD3
-    reference: int = 1024 * 1024  # height x width that the base belongs to
+    pixels: int  # height x width of the samples
+    base: float = 3.0  # shift at the reference resolution, 3 for SD3
+    reference: int = 1024 * 1024  # height x width of the reference resolution
 
     def __post_init__(self) -> None:
         require(
             self.pixels >= 1 and self.reference >= 1 and self.base > 0,
-            f"{self} has no size; give pixels, reference and base above 0",
+            f"ResolutionShifted got pixels={self.pixels}, base={self.base}, reference={self.reference}; all must be "
+            "above 0: set the height x width of the samples",
         )
 
     @property
@@ -139,10 +146,9 @@ class ResolutionShifted(Warped):
 
 @dataclass(frozen=True)
 class Power(Warped):
-    """Smaller steps near the data for a power above 1, near the source below 1; 2 is the quadratic schedule.
+    """Polynomial schedule: smaller steps near the data for a power above 1, near the source below 1.
 
-    t = 1 - (1-u)^power
-    Assumes nothing.
+    t = 1 - (1-u)^power;  2 is the quadratic schedule
     Source: Song, Meng and Ermon 2021, "Denoising Diffusion Implicit Models" (arXiv 2010.02502), quadratic steps.
 
     >>> Power(2.0)(2)
@@ -152,7 +158,7 @@ class Power(Warped):
     power: float = 2.0  # 1 is uniform
 
     def __post_init__(self) -> None:
-        require(self.power > 0, f"Power got power={self.power}; the clock has to run forward: give a power above 0")
+        require(self.power > 0, f"Power got power={self.power}; times must increase: set a power above 0")
 
     def warp(self, u: Tensor) -> Tensor:
         return 1 - (1 - u) ** self.power
@@ -166,8 +172,7 @@ class Cosine(Warped):
     """Smaller steps near both ends.
 
     t = sin(pi u / 2)^2
-    Assumes nothing.
-    Source: Nichol and Dhariwal 2021 (arXiv 2102.09672), the cosine clock.
+    Source: Nichol and Dhariwal 2021 (arXiv 2102.09672), cosine schedule.
 
     >>> Cosine()(2)
     tensor([0.0000, 0.5000, 1.0000])
@@ -182,7 +187,7 @@ class Cosine(Warped):
 
 @dataclass(frozen=True)
 class Karras(Warped):
-    """Even steps in a root of the noise level, as EDM takes them; the first and last go to pure noise and pure data.
+    """The schedule of EDM: even steps in a root of the noise level, extended to t = 0 and t = 1.
 
     sigma = (high^(1/rho) + u (low^(1/rho) - high^(1/rho)))^rho,  t = 1 / (1 + sigma)
     Assumes the straight path, on which sigma = (1-t)/t.
@@ -194,12 +199,13 @@ class Karras(Warped):
 
     low: float = 0.002  # smallest noise level, above 0
     high: float = 80.0  # largest noise level
-    rho: float = 7.0  # larger puts more steps at low noise
+    rho: float = 7.0  # larger values give more steps at low noise
 
     def __post_init__(self) -> None:
         require(
             0 < self.low < self.high and self.rho > 0,
-            f"Karras got low={self.low}, high={self.high}, rho={self.rho}; give 0 < low < high and rho above 0",
+            f"Karras got low={self.low}, high={self.high}, rho={self.rho}; noise levels must be positive and "
+            "increasing: set 0 < low < high and rho > 0",
         )
 
     def warp(self, u: Tensor) -> Tensor:
@@ -214,11 +220,10 @@ class Karras(Warped):
 
 @dataclass(frozen=True)
 class Quantiles(Warped):
-    """Steps as dense as the training times were.
+    """Steps at the quantiles of the training times.
 
     t_i = F^-1(i / steps),  F the distribution function of the time sampler
-    Assumes a sampler with a density on (0, 1); F is summed up on 4096 cells.
-    Source: none; the schedule that a law of training times implies.
+    Assumes a sampler with a density on (0, 1); F is computed on a grid of 4096 cells.
 
     >>> from beeline.times.samplers import UShaped
     >>> Quantiles(UShaped(4.0))(2)
@@ -241,10 +246,10 @@ class Quantiles(Warped):
         density = self.times.log_prob(middle).exp()
         require(
             bool(density.isfinite().all()) and float(density.sum()) > 0,
-            f"{self.times} has no density on (0, 1), so it has no quantiles; take a continuous law such as "
-            "LogitNormal()",
+            f"Quantiles got {self.times}, which has no density on (0, 1); quantiles of it are undefined: use a "
+            "continuous distribution such as LogitNormal()",
         )
-        # a floor keeps the clock running where the law never goes
+        # a lower bound keeps the quantile function continuous where the density is zero
         density = density.clamp(min=1e-6 * float(density.max()))
         mass = torch.cat([torch.zeros(1, dtype=torch.float64), density.cumsum(0) / density.sum()])
         return torch.linspace(0, 1, cells + 1, dtype=torch.float64), mass
@@ -252,9 +257,9 @@ class Quantiles(Warped):
 
 @dataclass(frozen=True)
 class Windows:
-    """Equal windows of time, each walked with the same inner schedule: for flows that are straight by windows.
+    """Equal time windows with the same inner schedule in each, for piecewise straight flows.
 
-    window k of K spans [k/K, (k+1)/K] and gets steps/K steps of ``inner``, stretched over it
+    window k of K covers [k/K, (k+1)/K] with steps/K steps of ``inner``, scaled to it
     Assumes that the number of steps is a multiple of the number of windows.
     Source: Yan et al. 2024, "PeRFlow" (arXiv 2405.07510).
 
@@ -262,11 +267,13 @@ class Windows:
     tensor([0.0000, 0.2500, 0.5000, 0.7500, 1.0000])
     """
 
-    count: int = 4  # windows, at least 1
+    count: int = 4  # number of windows, at least 1
     inner: Schedule = Uniform()
 
     def __post_init__(self) -> None:
-        require(self.count >= 1, f"Windows got count={self.count}; time has at least one window")
+        require(
+            self.count >= 1, f"Windows got count={self.count}; there must be a window: set the number used in training"
+        )
 
     def __call__(self, steps: int, start: float = 0.0, end: float = 1.0) -> Tensor:
         check_interval(steps, start, end)
@@ -275,8 +282,8 @@ class Windows:
         parts = [(max(a, low), min(b, high)) for a, b in zip(edges, edges[1:], strict=False) if b > low and a < high]
         require(
             steps % len(parts) == 0,
-            f"Windows divides the walk from {start} to {end} into {len(parts)} windows, but {steps} steps were asked "
-            f"for; give a multiple of {len(parts)}",
+            f"Windows got steps={steps} for {len(parts)} windows between {start} and {end}; each window needs the same "
+            f"number of steps: set a multiple of {len(parts)}",
         )
         each = steps // len(parts)
         pieces = [a + (b - a) * self.inner(each).double()[:-1] for a, b in parts]
@@ -286,11 +293,10 @@ class Windows:
 
 @dataclass(frozen=True)
 class Explicit:
-    """Times given one by one, as fitted schedules are; a part of them when only a part is walked.
+    """A given list of times, such as a fitted schedule, scaled linearly to another interval.
 
     t_i = values_i
-    Assumes the number of steps asked for is len(values) - 1.
-    Source: none; a list of numbers.
+    Assumes steps = len(values) - 1.
 
     >>> Explicit((0.0, 0.3, 1.0))(2)
     tensor([0.0000, 0.3000, 1.0000])
@@ -303,16 +309,16 @@ class Explicit:
         rising = all(a < b for a, b in zip(self.values, self.values[1:], strict=False))
         require(
             len(self.values) >= 2 and rising and self.values[0] >= 0 and self.values[-1] <= 1,
-            f"Explicit got the times {self.values}; steps have to go forward from source to data: "
-            "give at least two strictly rising numbers in [0, 1] (a falling walk reverses them by itself)",
+            f"Explicit got the times {self.values}; they must be strictly increasing in [0, 1], at least two: sort "
+            "them (they are reversed automatically for inversion)",
         )
 
     def __call__(self, steps: int, start: float = 0.0, end: float = 1.0) -> Tensor:
         check_interval(steps, start, end)
         require(
             steps == len(self.values) - 1,
-            f"Explicit holds {len(self.values) - 1} steps, but {steps} were asked for; "
-            f"set steps={len(self.values) - 1} or give other times",
+            f"Explicit got steps={steps}, but its times define {len(self.values) - 1} steps; "
+            f"set steps={len(self.values) - 1}, or other times",
         )
         values = torch.tensor(self.values, dtype=torch.float64)
         if start > end:
@@ -323,31 +329,31 @@ class Explicit:
 
 
 def check_interval(steps: int, start: float, end: float) -> None:
-    """Refuse a walk without steps, of no length, or outside [0, 1]."""
+    """Raise ValueError for less than one step, an empty interval, or times outside [0, 1]."""
     require(
         isinstance(steps, int) and steps >= 1,
-        f"steps={steps!r}; a walk needs at least one step: give a whole number from 1",
+        f"a schedule got steps={steps!r}; it needs at least one step: set an integer from 1",
     )
     require(
         0 <= start <= 1 and 0 <= end <= 1 and start != end,
-        f"the walk from {start} to {end} is empty or leaves [0, 1]; t = 0 is the source and t = 1 the data: "
-        "give two different times between them",
+        f"a schedule got the interval from {start} to {end}, which is empty or outside [0, 1]; t = 0 is the source and "
+        "t = 1 the data: set two different times in [0, 1]",
     )
 
 
 def check_monotone(times: Tensor, schedule: object) -> Tensor:
-    """Refuse times two of which coincide."""
+    """Return the times; raises ValueError unless they are strictly monotone."""
     steps = times.diff()
     require(
         bool((steps > 0).all() or (steps < 0).all()),
-        f"{schedule} makes times that do not move strictly in one direction: {times.tolist()}; "
-        "take fewer steps or a gentler schedule",
+        f"{schedule} gives times that are not strictly monotone: {times.tolist()}; neighbouring times round to one "
+        "number: use fewer steps or a less extreme schedule",
     )
     return times
 
 
 def _interpolate(x: Tensor, y: Tensor, at: Tensor) -> Tensor:
-    """The polyline through (x, y), with x rising, at ``at``."""
+    """Piecewise linear interpolation of (x, y), with increasing x, at ``at``."""
     at = at.to(x.dtype)
     right = torch.searchsorted(x, at.contiguous()).clamp(1, len(x) - 1)
     left = right - 1

@@ -104,7 +104,7 @@ def test_exact_transport_is_exact_far_from_the_source() -> None:
 
 def test_an_entropic_plan_that_has_not_converged_is_refused_and_endless_reach_is_balanced() -> None:
     batch = Batch(normal(128, 2) * 3, x0=normal(128, 2, key=1))
-    with pytest.raises(BeelineError, match="more iterations"):
+    with pytest.raises(BeelineError, match="increase iterations"):
         Sinkhorn(epsilon=0.0005, iterations=5)(batch, Rng(0))
     cost = squared_cost(batch.x0, batch.x1)
     assert torch.allclose(Unbalanced(reach=math.inf).plan(cost), Sinkhorn().plan(cost), atol=1e-12)

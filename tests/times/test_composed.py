@@ -130,13 +130,13 @@ def test_weights_say_what_they_weigh():
     "make, words",
     [
         (lambda: Mode(1.8), "not monotone"),
-        (lambda: Bifocal(-1.0), "sharpness"),
+        (lambda: Bifocal(-1.0), "rates must be above 0"),
         (lambda: Beta(0.0), "above 0"),
-        (lambda: Binned((1.0, 0.0)), "never be learned"),
-        (lambda: Frames(count=0), "at least one frame"),
-        (lambda: Pairs(diagonal=2.0), "share"),
+        (lambda: Binned((1.0, 0.0)), "never be sampled"),
+        (lambda: Frames(count=0), "no frame to learn"),
+        (lambda: Pairs(diagonal=2.0), "probability"),
         (lambda: NormalSNR(std=0.0), "standard deviation"),
-        (lambda: Stratified(Beta()), "no quantile"),
+        (lambda: Stratified(Beta()), "no method quantile"),
         (lambda: MinSNR(0.0), "above 0"),
     ],
 )
