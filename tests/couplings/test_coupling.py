@@ -94,7 +94,7 @@ def test_refusals() -> None:
         Uniform(1.0, 0.0)
     with pytest.raises(ValueError, match="got no rows"):
         Empirical(torch.zeros(0, 2))
-    with pytest.raises(ValueError, match="both ends of a flow have one shape"):
+    with pytest.raises(ValueError, match="both ends of a flow must have one shape"):
         Empirical(torch.zeros(2, 3)).sample(X1, Rng(0))
     with pytest.raises(ValueError, match="a finite set of points has no density"):
         Empirical(torch.zeros(2, 2)).log_prob(X1)
