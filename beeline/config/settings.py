@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import pathlib
+import re
 import reprlib
 import types
 import typing
@@ -23,6 +24,9 @@ from beeline.core.errors import BeelineError, nearest, require
 
 DEEPEST = 40  # levels of nested values that are read; deeper ones are no settings, and would exhaust the stack
 WHOLE = 2**63 - 1  # the largest whole number that a tensor holds
+
+
+_EXPONENT = re.compile(r"[-+]?[0-9]+[eE][-+]?[0-9]+")
 
 
 class Text(str):
@@ -94,6 +98,8 @@ def free(value: Any, where: str, kinds: tuple[str, ...] = (), strict: bool = Fal
 def cast(value: Any, hint: Any, kinds: tuple[str, ...], where: str) -> Any:
     """``value`` as a ``hint``; UnfitError when it is something else."""
     origin, inside = typing.get_origin(hint), typing.get_args(hint)
+    if type(value) is str and float in (hint, *inside) and str not in inside and _EXPONENT.fullmatch(value):
+        value = float(value)  # YAML 1.1 reads 1e-3 as text
     if hint is Any or isinstance(hint, typing.TypeVar):
         return free(value, where, kinds)
     if origin in (typing.Union, types.UnionType):

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from beeline.core.declared import fields_of
 from beeline.core.protocols.training import Microbatches
 from beeline.core.types import Batch, leaves
 from beeline.training.feed.microbatches import FromDistribution, InMemory
@@ -43,7 +44,7 @@ def _settings(part: Any, seen: tuple[int, ...]) -> Any:
         return "..."
     seen = (*seen, id(part))
     if dataclasses.is_dataclass(part) and not isinstance(part, type):
-        fields = {f.name: _settings(getattr(part, f.name), seen) for f in dataclasses.fields(part)}
+        fields = {name: _settings(value, seen) for name, value in fields_of(part).items()}
         return {"is": type(part).__name__} | _code_of(type(part)) | fields
     if isinstance(part, Mapping):
         return {str(k): _settings(v, seen) for k, v in part.items()}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import field, replace
 
+from beeline.core.declared import check_members
 from beeline.core.errors import require
 from beeline.core.protocols.training import LRSchedule, Optimizer, Profile
 from beeline.core.ranges import Count, Whole, dataclass
@@ -13,6 +14,8 @@ from beeline.training.feed.data_pruning import DataPruning
 from beeline.training.optim.ema import EMA
 from beeline.training.optim.learning_rate import Constant, Cooldown, WarmupConstantCooldown
 from beeline.training.optim.optimizers import AdamW
+
+_INHERIT = "inherit beeline.training.optim."
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,12 @@ class Training:
             f"training.workers={self.workers} prefetch microbatches, but training.data_pruning chooses the data of a "
             "step after the previous one; set training.workers=0, or training.data_pruning=none",
         )
+        check_members(self.optimizer, Optimizer, f"training.optimizer: {_INHERIT}optimizers.OptimizerBase")
+        check_members(
+            self.lr_schedule, LRSchedule, f"training.lr: {_INHERIT}learning_rate.LRScheduleBase, or give a number"
+        )
+        for profile in self.profiles:
+            check_members(profile, Profile, "training.ema: give a profile of 'beeline list averages', or define decay")
         peak, name = self.lr_schedule.peak, type(self.optimizer).__name__
         require(
             peak >= 0.1 or not self.optimizer.lr_free,

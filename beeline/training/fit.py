@@ -13,8 +13,7 @@ from typing import Any
 
 from torch import nn
 
-from beeline.core.declared import missing
-from beeline.core.errors import require
+from beeline.core.declared import check_members
 from beeline.core.files import locked
 from beeline.core.modes import AUTO, Device, moved
 from beeline.core.protocols.objectives import spec_of
@@ -60,7 +59,7 @@ def fit(
 
     ``networks``: one network, or a mapping of them; the result has the same form.  Without an EMA the networks
     themselves are returned.
-    ``data``: a tensor [N,*S], a Batch, a distribution, or an object with ``microbatch(number, size)``.
+    ``data``: a tensor or NumPy array [N,*S], a Batch, a distribution, or an object with ``microbatch(number, size)``.
     ``device``: "auto" is the accelerator of the networks if they are on one, else CUDA if available, else the CPU.  The
     networks are moved there, and so are copies of the teachers and references of the objective; data are moved
     microbatch by microbatch.
@@ -86,11 +85,7 @@ def fit(
     seen: dict[int, Any] = {id(m): m for net in nets.values() for m in net.modules()}  # trained, so never copied
     objective = moved(objective, device, seen)
     for callback in callbacks:
-        require(
-            isinstance(callback, Callback),
-            f"the callback {type(callback).__name__} lacks {', '.join(missing(callback, Callback))}; inherit "
-            "beeline.training.callbacks.CallbackBase, which has defaults, and define ``name`` and ``evaluate``",
-        )
+        check_members(callback, Callback, "inherit beeline.training.callbacks.CallbackBase, which has defaults")
     callbacks = [callback.place(device, seen) for callback in callbacks]  # parts shared with the objective move once
     with contextlib.ExitStack() as stack:
         temporary = checkpoint_dir is None and training.early_stopping is not None and engine.world == 1

@@ -15,10 +15,8 @@ from beeline.core.errors import BeelineError
 from beeline.core.protocols.objectives import Player
 from beeline.core.rng import Rng
 from beeline.core.types import Batch, Loss
-from beeline.couplings.basic import Paired
 from beeline.evaluation.heldout import HeldOut
 from beeline.objectives.matching import FlowMatching
-from beeline.times.samplers import At
 from beeline.training import checkpoint
 from beeline.training.checks import Diverged, Interrupted
 from beeline.training.config import Training
@@ -101,24 +99,6 @@ def test_feeds_of_distributions_tensors_and_invalid_data():
     ]:
         with pytest.raises(BeelineError, match=words):
             as_microbatches(bad, Rng(0))
-
-
-def test_one_lot_of_64_is_four_lots_of_16():
-    x = Rng(0).normal(torch.empty(256, 2))
-    data = Batch(x, x0=Rng(1).normal(x))
-    objective = FlowMatching(
-        coupling=Paired(), times=At(0.3)
-    )  # no chance in the objective: microbatches share one loss
-    curves = []
-    for microbatches, microbatch in ((1, 64), (4, 16)):
-        entries = []
-        training = Training(
-            steps=12, microbatches=microbatches, batch_size=microbatches * microbatch, lr=Constant(1e-2), ema=None
-        )
-        fit(small(), objective, data, training, rng=Rng(5), log=entries.append)
-        curves.append(torch.tensor([e["loss"] for e in entries]))
-    assert (curves[0] - curves[1]).abs().max() < 1e-6
-    assert curves[0].diff().abs().min() > 1e-3  # and the weights do move
 
 
 def test_the_log_has_its_documented_keys():

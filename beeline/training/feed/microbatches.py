@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -132,10 +133,14 @@ def _order(rng: Rng, epoch: int, n: int) -> Tensor:
 
 
 def as_microbatches(data: Any, rng: Rng) -> Feed:
-    """The feed of a Batch, a tensor [N,*S], a distribution with ``sample(n, rng)``, or a data source.
+    """The feed of a Batch, a tensor or NumPy array [N,*S], a distribution with ``sample(n, rng)``, or a data source.
 
-    Raises BeelineError for data of other types, and for tensors that are not floating point.
+    Arrays of float64 are converted to torch's default dtype.  Raises BeelineError for data of other types, and for
+    tensors and arrays that are not floating point.
     """
+    if isinstance(data, np.ndarray) and data.dtype.kind in "biuf":
+        data = torch.as_tensor(data)
+        data = data.to(torch.get_default_dtype()) if data.dtype == torch.float64 else data
     if isinstance(data, Tensor):
         require(
             data.is_floating_point() and data.ndim >= 2,
