@@ -12,15 +12,17 @@ from typing import IO, Any
 
 import numpy as np
 
-from beeline.core.errors import BeelineError, require
+from beeline.core.errors import BeelineError, extra, require
 from beeline.data.tables.dtypes import pandas
 from beeline.data.tables.schema import listed
 
 MARKS = {b"\xef\xbb\xbf": "utf-8-sig", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
 """What files begin with that say how they are encoded; others are UTF-8, or else of an old Windows."""
+Array = np.ndarray[Any, Any]
 SEPARATORS = ",;\t|"
 SNIFFED = 200  # records from which the separator is told
-WHOLE = r"(?:0|-?[1-9]\d*)"
+BLOCK = 1000  # rows that are held as Python objects at a time; larger blocks cost more in garbage collection
+WHOLE = re.compile(r"(?:0|-?[1-9]\d*)", re.ASCII)
 BROKEN = r"[+-]?(?:(?:0|[1-9]\d*)(?:{point}\d*)?|{point}\d+)(?:[eE][+-]?\d+)?"
 
 
@@ -114,67 +116,61 @@ class _Lines:
 
 
 def read_csv(path: Path, dialect: Dialect, text: Sequence[str] = (), rows: int | None = None) -> Any:
-    """A CSV file as a data frame; rows that are broken are refused with their line.
+    """A CSV file as a data frame, of its first ``rows`` rows where given; malformed rows are refused with their line.
 
-    Columns named in ``text`` stay text.  Others are whole numbers, numbers or truth values where all of their cells are
-    written as such; numbers with zeros before them, such as 01034, are text.
+    Columns named in ``text`` stay text.  Others are integers, floats or booleans where all of their cells are
+    written as such; numbers with leading zeros, such as 01034, are text.
     """
-    pd = pandas()
     dialect = dialect.of(path)
-    header, count = checked(path, dialect)
-    require(count > 0, f"{path} has a header but no rows; a table is learned from rows: check that it was written")
-    assert dialect.sep is not None and dialect.decimal is not None
-    try:
-        with _Lines(path, str(dialect.encoding), dialect) as lines:
-            frame = pd.read_csv(
-                _Text(iter(lines)), sep=dialect.sep, dtype=str, keep_default_na=False, na_filter=False, nrows=rows,
-                index_col=False, low_memory=False, names=header, skiprows=1, header=None,
-            )  # fmt: skip
-    except pd.errors.ParserError as error:
-        raise BeelineError(f"{path} cannot be read as CSV ({error}); correct that line, or write it again") from None
-    require(
-        rows is not None or len(frame) == count,
-        f"{path} has {count} rows by its quotes and {len(frame)} by its lines; quote its cells alike, or write it anew",
-    )
-    made = {
-        name: frame[name].astype(object) if name in text else typed(frame[name], dialect.decimal) for name in header
-    }
-    for name in text:
-        if name in made:
-            made[name] = made[name].where(made[name].str.len() > 0, None)
-    return pd.DataFrame(made)
+    header, columns = _parsed(path, dialect, rows)
+    assert dialect.decimal is not None
+    made = {}
+    for name, cells in zip(header, columns, strict=True):
+        coded = cells.combine_chunks().dictionary_encode()  # types follow from the distinct cells alone
+        distinct, codes = coded.dictionary.to_pylist(), coded.indices.to_numpy(zero_copy_only=False)
+        made[name] = _as_text(distinct, codes) if name in text else typed(distinct, codes, dialect.decimal)
+    return pandas().DataFrame(made)
 
 
-def checked(path: Path, dialect: Dialect) -> tuple[list[str], int]:
-    """(header, number of rows) of a file whose rows all have as many cells as the header; refused with its line."""
+def _parsed(path: Path, dialect: Dialect, rows: int | None) -> tuple[list[str], list[Any]]:
+    """(header, one Arrow column of text per name); every row has as many cells as the header, or its line is named."""
+    pa = extra("pyarrow", "tables")
     header: list[str] = []
-    count, longer, first, begin = 0, 0, "", 0
+    parts: list[list[Any]] = []
+    block: list[list[str]] = []
+    count, longer, first, begin = 0, 0, "", 1
+
+    def flush() -> None:
+        for part, cells in zip(parts, zip(*block, strict=True), strict=False):
+            part.append(pa.array(cells, pa.large_string()))
+        block.clear()
+
     assert dialect.sep is not None
     with _Lines(path, str(dialect.encoding), dialect) as lines:
         reader = csv.reader(iter(lines), delimiter=dialect.sep, strict=True)
-        while True:
-            begin = lines.at + 1
-            try:
-                row = next(reader, None)
-            except csv.Error as error:
-                raise BeelineError(
-                    f"{path}, line {begin}: {error}; a quote was opened and not closed, or stands within a cell: "
-                    'close it, and write a quote within a cell twice (""), or give another sep'
-                ) from None
-            if row is None:
-                break
-            if not row:
-                continue
-            if not header:
-                header = row
-                names(header, str(path))
-                continue
-            count += 1
-            if len(row) == len(header) + 1:
-                longer += 1
-                first = first or _ragged(path, begin, row, header)
-            elif len(row) != len(header):
-                raise BeelineError(_ragged(path, begin, row, header))
+        try:
+            for row in reader:
+                if header and len(row) == len(header):
+                    count += 1
+                    block.append(row)
+                    if len(block) == BLOCK:
+                        flush()
+                elif row and not header:
+                    header = row
+                    names(header, str(path))
+                    parts = [[] for _ in header]
+                elif len(row) == len(header) + 1:
+                    count, longer = count + 1, longer + 1
+                    first = first or _ragged(path, begin, row, header)
+                elif row:
+                    raise BeelineError(_ragged(path, begin, row, header))
+                begin = lines.at + 1
+        except csv.Error as error:
+            raise BeelineError(
+                f"{path}, line {begin}: {error}; a quote was opened and not closed, or stands within a cell: "
+                'close it, and write a quote within a cell twice (""), or give another sep'
+            ) from None
+    flush()
     require(
         not longer or longer < count or header[0].startswith(("#", "%")),
         f"{path}: every row has one cell more than the header, as R writes the names of its rows; write it with "
@@ -182,7 +178,8 @@ def checked(path: Path, dialect: Dialect) -> tuple[list[str], int]:
     )
     require(not longer, first)
     require(header, f"{path} is empty; a table needs a header and rows: check that it was written")
-    return header, count
+    require(count > 0, f"{path} has a header but no rows; a table is learned from rows: check that it was written")
+    return header, [pa.chunked_array(part, pa.large_string()).slice(0, rows) for part in parts]
 
 
 def names(header: Sequence[Any], what: str = "the table") -> None:
@@ -203,62 +200,51 @@ def names(header: Sequence[Any], what: str = "the table") -> None:
     )
 
 
-def typed(cells: Any, decimal: str = ".") -> Any:
-    """A column of text in the type that all its cells are written in; empty cells are empty."""
+def typed(distinct: Sequence[str], codes: Array, decimal: str = ".") -> Any:
+    """The cells distinct[codes] in the type that all of them are written in; empty cells are missing values.
+
+    >>> typed(["3", "", "-1"], np.array([0, 1, 2, 0])).tolist()
+    [3, <NA>, -1, 3]
+    """
     pd = pandas()
-    empty = (cells.str.len() == 0).to_numpy(dtype=bool)
-    full = cells[~empty]
-    if full.empty:
-        return pd.Series(np.full(len(cells), np.nan))
-    if full.str.fullmatch(WHOLE).all():
-        made = _whole(full)
-        if made is not None and empty.any():  # through float64 they would lose digits
-            made = made.astype("UInt64" if str(made.dtype).startswith("u") else "Int64").reindex(cells.index)
-        if made is not None:
-            return made
-    elif full.str.fullmatch(BROKEN.format(point=re.escape(decimal))).all():
-        made = full.str.replace(decimal, ".", regex=False).astype("float64")
-        if np.isfinite(made.to_numpy()).all():
-            return made.reindex(cells.index)
-    if full.isin(["True", "False"]).all():
-        truth = full == "True"
-        return truth.astype(bool) if not empty.any() else truth.astype(object).reindex(cells.index)
-    made = cells.astype(object)
-    return made.where(~empty, None) if empty.any() else made
+    full = [text for text in distinct if text]
+    gaps = np.array([not text for text in distinct])[codes]
+    if not full:
+        return pd.Series(np.full(len(codes), np.nan))
+    if all(map(WHOLE.fullmatch, full)):
+        whole = _whole(full)
+        if whole is not None:
+            made = _spread(whole, distinct, 0)[codes]
+            return pd.Series(pd.arrays.IntegerArray(made, gaps) if gaps.any() else made)
+    elif all(map(re.compile(BROKEN.format(point=re.escape(decimal)), re.ASCII).fullmatch, full)):
+        numbers = np.array([float(text.replace(decimal, ".")) for text in full])
+        if np.isfinite(numbers).all():
+            return pd.Series(_spread(numbers, distinct, np.nan)[codes])
+    if set(full) <= {"True", "False"}:
+        truth = np.array([text == "True" for text in distinct])[codes]
+        return pd.Series(truth) if not gaps.any() else pd.Series(truth, dtype=object).mask(gaps)
+    return _as_text(distinct, codes)
 
 
-def _whole(full: Any) -> Any:
-    """Text of whole numbers in 64 bits; None where they need more."""
-    if int(full.str.len().max()) > 20:
-        return None
-    low, high = (f(map(int, full[full.str.len() == full.str.len().max()])) for f in (min, max))
+def _as_text(distinct: Sequence[str], codes: Array) -> Any:
+    """The cells distinct[codes] as text; empty ones are None."""
+    return pandas().Series(np.array([text or None for text in distinct], dtype=object)[codes], dtype=object)
+
+
+def _spread(values: Array, distinct: Sequence[str], empty: float) -> Array:
+    """The values of the distinct cells that are not empty, with ``empty`` where they are."""
+    made = np.full(len(distinct), empty, dtype=values.dtype)
+    made[np.array([bool(text) for text in distinct])] = values
+    return made
+
+
+def _whole(full: Sequence[str]) -> Array | None:
+    """Integers as int64 or uint64; None where they need more bits."""
+    values = [int(text) for text in full] if max(map(len, full)) <= 20 else [2**64]
+    low, high = min(values), max(values)
     if -(2**63) <= low and high < 2**63:
-        return full.astype("int64")
-    if high < 2**64 and not full.str.startswith("-").any():
-        return full.astype(object).map(int).astype("uint64")
-    return None
-
-
-class _Text:
-    """Lines as a file that pandas reads."""
-
-    def __init__(self, lines: Iterator[str]):
-        self.lines, self.left = lines, ""
-
-    def read(self, size: int = -1) -> str:
-        parts, have = [self.left], len(self.left)
-        while size < 0 or have < size:
-            line = next(self.lines, None)
-            if line is None:
-                break
-            parts.append(line)
-            have += len(line)
-        text = "".join(parts)
-        made, self.left = (text, "") if size < 0 else (text[:size], text[size:])
-        return made
-
-    def __iter__(self) -> Iterator[str]:
-        return self.lines
+        return np.array(values, dtype=np.int64)
+    return np.array(values, dtype=np.uint64) if low >= 0 and high < 2**64 else None
 
 
 def _ragged(path: Path, line: int, row: Sequence[str], header: Sequence[str]) -> str:

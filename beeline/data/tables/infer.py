@@ -14,6 +14,7 @@ from beeline.core.errors import BeelineError, nearest, require
 from beeline.data.tables.codec import datetime_formats as moments
 from beeline.data.tables.codec.timestamps import described, ticks, zone_of
 from beeline.data.tables.csv_files import names
+from beeline.data.tables.distinct import DistinctCells
 from beeline.data.tables.dtypes import bare, called, loose, pandas
 from beeline.data.tables.row_names import counts_rows, names_rows
 from beeline.data.tables.schema import (  # fmt: skip
@@ -191,14 +192,13 @@ def _text(common: dict[str, Any], full: Any, decimal: str) -> Column:
         return Boolean(**common)
     if kinds <= {int, float, np.int64, np.float64, Decimal}:
         return _number(common, full)
-    mixed = len(kinds) > 1
-    odd = min(kinds, key=lambda k: sum(type(v) is k for v in full))
-    rows = [i + 1 for i, v in zip(full.index, full, strict=True) if type(v) is odd] if mixed else []
-    require(
-        not mixed,
-        f"column {name!r} mixes {' and '.join(sorted(k.__name__ for k in kinds))}: rows {listed(rows)} hold "
-        f"{odd.__name__}; one column has one kind of value: convert it to text or to numbers",
-    )
+    if len(kinds) > 1:
+        odd = min(kinds, key=lambda k: sum(type(v) is k for v in full))
+        rows = [i + 1 for i, v in zip(full.index, full, strict=True) if type(v) is odd]
+        raise BeelineError(
+            f"column {name!r} mixes {' and '.join(sorted(k.__name__ for k in kinds))}: rows {listed(rows)} hold "
+            f"{odd.__name__}; one column has one kind of value: convert it to text or to numbers"
+        )
     require(
         kinds == {str},
         f"column {name!r} holds {next(iter(kinds)).__name__} objects, which a table cannot carry; "
@@ -209,18 +209,21 @@ def _text(common: dict[str, Any], full: Any, decimal: str) -> Column:
     )
 
 
-def _marked(common: dict[str, Any], full: Any) -> tuple[dict[str, Any], Any]:
-    """The cells that are no marks of empty ones, and the mark; refused where there are several."""
-    is_mark = full.str.strip().str.lower().isin(MARKERS)
-    marks = list(dict.fromkeys(full[is_mark]))
+def _is_marker(cells: DistinctCells) -> Any:
+    return cells.distinct.str.strip().str.lower().isin(MARKERS)
+
+
+def _marked(common: dict[str, Any], cells: DistinctCells) -> dict[str, Any]:
+    """The settings of the column with the text that marks empty cells; refused where there are several."""
+    marks = list(cells.distinct[_is_marker(cells)])
     if not marks:
-        return common, full
+        return common
     require(
         len(marks) <= 1,
         f"column {common['name']!r} marks empty cells in {len(marks)} ways ({listed(map(repr, marks))}); use one of "
         "them",
     )
-    return {**common, "missing": True, "na_token": marks[0]}, full[~is_mark]
+    return {**common, "missing": True, "na_token": marks[0]}
 
 
 def digits(texts: Any, before: str, after: str, thousands: str, decimal: str) -> Any:
@@ -233,34 +236,34 @@ def digits(texts: Any, before: str, after: str, thousands: str, decimal: str) ->
 def _numbers_in_text(common: dict[str, Any], full: Any, decimal: str, strict: bool = False) -> Column | None:
     """Numbers with signs beside and between their digits, or None; a column that is neither is refused by its rows."""
     name = common["name"]
-    shown = full[~full.str.strip().str.lower().isin(MARKERS)]
-    if shown.empty or (shown.nunique() <= FEW and len(shown) < 0.5 * len(full)) and not strict:
+    cells = DistinctCells.of(full)
+    shown = cells.where(~_is_marker(cells))
+    if not len(shown.codes) or (len(shown.distinct) <= FEW and len(shown.codes) < 0.5 * len(full)) and not strict:
         return None
-    if shown.str.fullmatch(r"0\d+").any() and not strict:  # a zero at the front says that it is a name
+    if shown.distinct.str.fullmatch(r"0\d+").any() and not strict:  # a zero at the front says that it is a name
         return None
     style, share = _style(shown, decimal)
     if style is None or share < 0.5:
         return None
     before, after, thousands, sign, pattern = style
     if share < 1:
-        strange = shown[~shown.str.fullmatch(pattern)]
-        if full.nunique() <= FEW and not strict:
+        if len(cells.distinct) <= FEW and not strict:
             return None
-        require(
-            False,
+        strange = shown.where(~shown.distinct.str.fullmatch(pattern))
+        raise BeelineError(
             f"column {name!r} mixes numbers with text: rows {listed(i + 1 for i in strange.index)} hold "
-            f"{listed(map(repr, dict.fromkeys(strange)))}; correct these cells, write them as empty, "
+            f"{listed(map(repr, strange.distinct))}; correct these cells, write them as empty, "
             "or make the column a category in the schema",
         )
-    common, shown = _marked(common, full)
-    plain = digits(shown, before, after, thousands, sign)
+    common = _marked(common, cells)
+    plain = digits(shown.distinct, before, after, thousands, sign)
     fractions = plain.str.extract(r"\.(\d*)$", expand=False).fillna("").str.len()
     whole = plain.str.fullmatch(r"[+-]?\d{1,300}").all()
-    made = _number(common, plain.map(int) if whole else plain.astype("float64"), alone=strict)
+    made = _number(common, shown.spread(plain.map(int) if whole else plain.astype("float64")), alone=strict)
     if isinstance(made, Identifier):
         return replace(made, text=True)
     if not isinstance(made, Number):
-        return _category(common, shown, {})
+        return _category(common, shown.spread(shown.distinct), {})
     places = int(fractions.max())
     powers = plain.str.contains("[eE]").any()
     return replace(
@@ -270,19 +273,19 @@ def _numbers_in_text(common: dict[str, Any], full: Any, decimal: str, strict: bo
     )  # fmt: skip
 
 
-def _style(shown: Any, decimal: str) -> tuple[tuple[str, str, str, str, str] | None, float]:
+def _style(shown: DistinctCells, decimal: str) -> tuple[tuple[str, str, str, str, str] | None, float]:
     """(before, after, thousands, decimal, pattern) of most cells, and their share.
 
     Signs such as $ or % are units, and letters as in EUR 5 or 5 kg; A14 and item 14 may be names.
     """
-    units = shown.head(1000).str.extract(
+    units = shown.distinct.take(shown.codes[:1000]).str.extract(
         r"^((?:[^\w\s.,+'\u2019-]\s?|[A-Z]{3}\s)?)[+-]?[\d.](?:[\d., '\u2019\u00a0\u202f]*\d)?\.?(?:[eE][+-]?\d+)?"
         r"((?:\s?[^\w\s.,+'\u2019-]|\s[A-Za-z/%]{1,6})?)$"
     ).dropna()  # fmt: skip
     if units.empty:
         return None, 0.0
     before, after = map(str, units.value_counts().index[0])
-    if re.search("[A-Za-z]", before + after) and shown.nunique() <= FEW:
+    if re.search("[A-Za-z]", before + after) and len(shown.distinct) <= FEW:
         return None, 0.0
     best: tuple[tuple[str, str, str, str, str] | None, float] = (None, 0.0)
     for thousands, sign in sorted(STYLES, key=lambda style: style[1] not in (decimal,)):
@@ -290,7 +293,7 @@ def _style(shown: Any, decimal: str) -> tuple[tuple[str, str, str, str, str] | N
         power = "" if thousands else r"(?:[eE][+-]?\d+)?"
         point = re.escape(sign)
         pattern = rf"{re.escape(before)}[+-]?(?:(?:{group})(?:{point}\d*)?|{point}\d+){power}{re.escape(after)}"
-        share = float(shown.str.fullmatch(pattern).mean())
+        share = shown.share(shown.distinct.str.fullmatch(pattern))
         if share > best[1]:
             best = ((before, after, thousands, sign, pattern), share)
         if share == 1:
@@ -303,25 +306,26 @@ def _moments_in_text(
 ) -> Column | None:
     """Moments that are written alike, or None; a column of moments and other text is refused by its rows."""
     name = common["name"]
-    shown = full[~full.str.strip().str.lower().isin(MARKERS)]
-    if shown.empty or (form is None and shown.head(50).str.contains(r"\d").mean() < 0.5):
+    cells = DistinctCells.of(full)
+    shown = cells.where(~_is_marker(cells))
+    first = shown.distinct.take(shown.codes[:50])
+    if first.empty or (form is None and first.str.contains(r"\d").mean() < 0.5):
         return None
-    codes, different = pandas().factorize(shown)
-    texts = [str(v) for v in different]
+    texts = shown.distinct.tolist()
     if form is None:
         form, bad = moments.find(texts)
     else:
         bad = np.array([s is None for s in form.parse(texts)[0]])
-    if form is None or (bad.any() and full.nunique() <= FEW and not strict):
+    if form is None or (bad.any() and len(cells.distinct) <= FEW and not strict):
         return None
-    strange = shown[bad[codes]]
+    strange = shown.where(bad)
     require(
-        strange.empty,
+        not len(strange.codes),
         f"column {name!r} mixes moments written as {form.format} with others: rows "
-        f"{listed(i + 1 for i in strange.index)} hold {listed(map(repr, dict.fromkeys(strange)))}; correct these "
+        f"{listed(i + 1 for i in strange.index)} hold {listed(map(repr, strange.distinct))}; correct these "
         "cells, write them as empty, or make the column a category in the schema",
     )
-    common, _ = _marked(common, full)
+    common = _marked(common, cells)
     found, offsets = form.parse(texts)
     nano = any(s % 1000 for s in found)
     require(
@@ -330,7 +334,7 @@ def _moments_in_text(
         "microseconds",
     )
     stamps = np.array([s if nano else s // 1000 for s in found], dtype=np.int64)
-    if len(different) == 1 and not common["missing"] and not strict:
+    if len(texts) == 1 and not common["missing"] and not strict:
         return Constant(name, common["dtype"], value=texts[0])
     zone = zone_of(list(found), list(offsets)) if offsets[0] is not None else ""
     return Datetime(**common, format=form.format, months=form.months, zone=zone, **described(stamps, nano, zone))

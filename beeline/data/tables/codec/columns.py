@@ -58,7 +58,8 @@ def plain(column: Column, full: Any) -> Array:
     if isinstance(column, Datetime):
         return stamps.counts(column, full)
     known = {level: i for i, level in enumerate(_levels(column))}
-    return np.array([known.get(bare(v), -1) for v in full], dtype=np.int64)
+    codes, different = pandas().factorize(full)
+    return np.array([known.get(bare(v), -1) for v in different], dtype=np.int64)[codes]
 
 
 def _numbers(column: Number, full: Any) -> Array:
@@ -287,9 +288,9 @@ def functional_dependencies(columns: Sequence[Column], raw: Any) -> dict[str, tu
     candidates = []
     for column in columns:
         if isinstance(column, Category | Number) and not column.missing:
-            codes, different = pd.factorize(loose(raw[column.name]).map(bare))
+            codes, different = pd.factorize(loose(raw[column.name]))
             if 3 <= len(different) <= 200 and len(different) <= len(raw) / 5:
-                candidates.append((column, codes, different))
+                candidates.append((column, codes, [bare(value) for value in different]))
     found: dict[str, tuple[str, list[list[Any]]]] = {}
     for i, (column, codes, different) in enumerate(candidates):
         for other, others, known in candidates[:i]:
