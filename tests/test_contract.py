@@ -32,9 +32,9 @@ NAMES = {
 }
 
 
-@pytest.mark.parametrize(("shelf", "name"), [(s, n) for s, names in NAMES.items() for n in names])
-def test_the_shelves_hold_their_names(shelf: str, name: str) -> None:
-    assert getattr(getattr(bl, shelf), name) is not None
+@pytest.mark.parametrize(("namespace", "name"), [(s, n) for s, names in NAMES.items() for n in names])
+def test_namespaces_have_their_names(namespace: str, name: str) -> None:
+    assert getattr(getattr(bl, namespace), name) is not None
 
 
 @pytest.mark.parametrize(
@@ -47,7 +47,7 @@ def test_the_shelves_hold_their_names(shelf: str, name: str) -> None:
         (bl.integrate, ["f", "x", "times", "solver", "after", "watch"]),
         (bl.log_prob, ["flow", "x1", "cond", "steps", "solver", "divergence"]),
         (bl.Sampler, ["steps", "schedule", "solver", "guidance", "controllers"]),
-        (bl.Sampler.__call__, ["self", "flow", "x0", "cond", "watch"]),
+        (bl.Sampler.__call__, ["self", "flow", "x0", "cond", "start", "end", "watch"]),
         (bl.Sampler.invert, ["self", "flow", "x1", "cond"]),
         (bl.guidance.Guide, ["reference", "rule", "window"]),
         (bl.guidance.CFG, ["scale", "null", "window"]),
@@ -60,7 +60,7 @@ def test_the_shelves_hold_their_names(shelf: str, name: str) -> None:
         (bl.Bundle.sample, ["self", "n", "cond", "seed", "seeds", "sampler", "batch_size"]),
     ],
 )  # fmt: skip
-def test_signatures_begin_as_agreed(call: object, names: list[str]) -> None:
+def test_signatures(call: object, names: list[str]) -> None:
     assert [n for n in inspect.signature(call).parameters if n in names] == names  # type: ignore[arg-type]
 
 
@@ -91,3 +91,32 @@ def test_every_part_has_its_form() -> None:
     assert y.shape == x1.shape and bl.solvers.RK4.order == 4
     loss = bl.objectives.FlowMatching()(lambda x, t, cond=None: -x, bl.Batch(x1), rng)
     assert loss.value.ndim == 0 and loss.per_sample.shape == loss.t.shape == (4,)
+
+
+def test_calls_of_flows_with_keywords_as_published() -> None:
+    x0, x1, t = torch.zeros(4, 2), torch.ones(4, 2), torch.full((4,), 0.25)
+    path = bl.paths.Linear()
+    point = path.point(x0, x1, t, rng=None)
+    assert isinstance(point, bl.Point) and torch.equal(path.velocity(point.x, t, x0=x0), point.v)
+    assert torch.equal(path.velocity(point.x, t, x0=x0, x1=x1), point.v)
+    assert [end.shape for end in path.ends(point.x, point.v, t)] == [x0.shape, x1.shape]
+    seen: list[float] = []
+    times = bl.schedules.Uniform()(4)
+    y = bl.integrate(
+        lambda x, t: torch.ones_like(x),
+        x0,
+        times,
+        bl.solvers.HEUN,
+        after=lambda x, t: x + 1,
+        watch=lambda x, t: seen.append(float(t[0])),
+    )
+    assert torch.equal(y, torch.full((4, 2), 5.0)) and seen == times.tolist()
+    assert torch.equal(bl.integrate(lambda x, t: torch.ones_like(x), x0, times), x1)
+    cfg = bl.guidance.CFG(3.0, null=10, window=(0.0, 1.0))
+    label = torch.tensor([0, 1, 2, 3])
+    field = lambda x, t, cond=None: (cond == 10).float()[:, None].expand_as(x)  # noqa: E731
+    assert torch.equal(cfg(field, label)(x0, t), torch.full((4, 2), -2.0))  # weak + scale (strong - weak)
+    defaults = {n: p.default for n, p in inspect.signature(bl.Sampler.__call__).parameters.items()}
+    assert (defaults["cond"], defaults["start"], defaults["end"], defaults["watch"]) == (None, 0.0, 1.0, None)
+    kinds = {n: p.kind for n, p in inspect.signature(bl.Sampler.__call__).parameters.items()}
+    assert kinds["start"] == kinds["end"] == kinds["watch"] == inspect.Parameter.KEYWORD_ONLY

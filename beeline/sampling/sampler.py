@@ -1,4 +1,4 @@
-"""The sampler: how to draw, as one value that can be saved, compared and sent."""
+"""The sampler: the settings of sampling as one value that can be saved and compared."""
 
 from __future__ import annotations
 
@@ -27,44 +27,43 @@ MOST_STEPS = 1_000_000  # more are a mistake, and their times would fill the mem
 
 @dataclass(frozen=True)
 class Sampler:
-    """Steps, schedule, solver, guidance and controllers: everything about drawing but the flow and the noise.
+    """Steps, schedule, solver, guidance and controllers of sampling.
 
     x1 = integrate(controllers(guidance(field, cond)), x0, schedule(steps), solver)
-    The process of the flow (core/process.py) may take another loop than ``integrate``, project the solver onto a curved
-    space, and end at a symbol; its ``check`` refuses solvers that do not fit before any work.
-    Assumes that x0 is on the device of the flow; conditions are moved there.  Networks are in evaluation mode while it
-    runs.  No graph is kept; to differentiate through sampling, call ``integrate``.
-    Source: none; a value that names its parts.
+    The process of the flow (solvers/process.py) adapts the solver to the state space and raises ValueError for one that
+    does not fit.  Networks are in evaluation mode during a call, and no graph is recorded; to differentiate through
+    sampling, call ``integrate``.
+    Assumes x0 on the device of the flow; conditions are moved there.
 
     >>> Sampler(steps=4).evaluations
     8
     """
 
-    steps: int = 20
-    schedule: Schedule = field(default_factory=Uniform)
+    steps: int = 20  # at least 1
+    schedule: Schedule = field(default_factory=Uniform)  # times of the steps
     solver: Solver = HEUN
     guidance: Guidance = field(default_factory=Plain)
-    controllers: tuple[Controller, ...] = ()
+    controllers: tuple[Controller, ...] = ()  # applied in this order
 
     def __post_init__(self) -> None:
         require(
             isinstance(self.steps, int) and 1 <= self.steps <= MOST_STEPS,
-            f"Sampler got steps={self.steps!r}; it counts steps: give a whole number from 1 to {MOST_STEPS:,}",
+            f"Sampler got steps={self.steps!r}; the number of steps is an integer from 1 to {MOST_STEPS:,}: 20 is usual",
         )
 
     def times(self, start: float = 0.0, end: float = 1.0) -> Tensor:
-        """The [steps+1] times walked from ``start`` to ``end``."""
+        """The times [steps+1] from ``start`` to ``end``."""
         return self.schedule(self.steps, start, end)
 
     def seeded(self, seeds: Sequence[int], *names: int | str | float) -> Sampler:
-        """The same sampler with a seed of its own for every sample's noise, so that none depends on its batch.
+        """The sampler with one noise seed per sample, so that samples do not depend on their batch.
 
-        Solvers without noise need none.  ``names`` tell apart runs with the same seeds.
+        A solver without noise is unchanged.  ``names`` distinguish runs with the same seeds.
         """
         return replace(self, solver=complete(self.solver).with_seeds(seeds, *names))
 
     def for_rows(self, start: int, end: int) -> Sampler:
-        """The sampler of the rows start .. end-1 of a batch: their seeds, or else noise of their own."""
+        """The sampler for rows start .. end-1 of a batch: with their seeds, or without seeds with a key of its own."""
         return replace(self, solver=complete(self.solver).for_rows(start, end))
 
     def __call__(
@@ -73,16 +72,24 @@ class Sampler:
         x0: Tensor,
         cond: Cond = None,
         *,
+        start: float = 0.0,
+        end: float = 1.0,
         watch: Callable[[Tensor, Tensor], None] | None = None,
         done: Callable[[Any], None] | None = None,
         augmented: bool = False,
     ) -> Tensor:
-        """Draw: from source points x0 [B,*S] to data [B,*S].
+        """Integrate the flow from states ``x0`` [B,*S] at time ``start`` to states [B,*S] at time ``end``.
 
-        ``watch(x, t)`` sees every state, ``done(memory)`` the solver's memory at the end.  With ``augmented`` the state
-        is the solver's own, in and out: the copies of a Reversible solver, without which a round trip is not exact.
+        The defaults map source points to data; other times in [0, 1] give a part of the trajectory, in either
+        direction.  ``cond`` is a condition tree whose leaves start with B.  ``watch(x, t)`` is called with the initial
+        state and the state after each step, ``done(memory)`` with the solver's memory at the end.  With ``augmented``
+        the input and the result are the solver's integrated state, as an exact round trip of Reversible needs.
+
+        Raises ValueError for a solver that does not fit the flow, and IntegrationError for a non-finite state.
         """
-        return self._walk(flow, x0, cond, self.times(), watch, done, augmented)
+        if end < start:
+            require_ode(flow, "integration towards the source")
+        return self._solve(flow, x0, cond, self.times(start, end), watch, done, augmented)
 
     def invert(
         self,
@@ -90,18 +97,24 @@ class Sampler:
         x1: Tensor,
         cond: Cond = None,
         *,
+        start: float = 1.0,
+        end: float = 0.0,
         watch: Callable[[Tensor, Tensor], None] | None = None,
         done: Callable[[Any], None] | None = None,
         augmented: bool = False,
     ) -> Tensor:
-        """The same walk backwards: from data x1 [B,*S] to the source points that make them.
+        """Integrate the flow backwards, from data ``x1`` [B,*S] to their source points [B,*S].
 
-        With ``augmented`` the state is the solver's own, in and out: begin with ``solver.lift(x1)``.
+        The same as a call with ``start=1.0, end=0.0``.  With ``augmented``, pass ``solver.lift(x1)``.
         """
-        require_ode(flow, "an inverse")
-        return self._walk(flow, x1, cond, self.times(1.0, 0.0), watch, done, augmented)
+        require(
+            end < start,
+            f"Sampler.invert got start={start}, end={end}; inversion runs towards the source: set end below start, or "
+            "call the sampler to integrate towards the data",
+        )
+        return self(flow, x1, cond, start=start, end=end, watch=watch, done=done, augmented=augmented)
 
-    def _walk(
+    def _solve(
         self,
         flow: Flow,
         x: Tensor,
@@ -135,8 +148,8 @@ class Sampler:
         for name, leaf in leaves(cond):
             require(
                 leaf.ndim > 0 and len(leaf) == len(x),
-                f"the condition {name or 'given'} has shape {tuple(leaf.shape)} for a batch of {len(x)}; "
-                "every leaf of a condition starts with the batch size",
+                f"the condition{f' {name!r}' if name else ''} has shape {tuple(leaf.shape)} for a batch of {len(x)}; "
+                "the first dimension of every leaf is the batch: pass one row per sample",
             )
         f = guidance_for_flow(self.guidance, flow)(process.field_for_run(flow.field, x, times), cond)
         for controller in self.controllers:
@@ -162,17 +175,15 @@ class Sampler:
         state = process.run(f, state, times, solver, after=after, watch=watch, done=done)
         if augmented and solver.traits.augmented_state:
             return state
-        made = solver.lower(state)
-        return (
-            process.finish(flow.field, lambda field: guidance_for_flow(self.guidance, flow)(field, cond), made)
-            if times[-1] == 1
-            else made
-        )
+        result = solver.lower(state)
+        if times[-1] != 1:
+            return result
+        return process.finish(flow.field, lambda field: guidance_for_flow(self.guidance, flow)(field, cond), result)
 
     @property
     def evaluations(self) -> int | None:
-        """Field evaluations per sample, counted by a walk over a zero field; None where they depend on the field."""
-        solver = complete(complete(self.solver).with_seeds(()))  # seeds are for a batch of their number
+        """Number of field evaluations per sample from t = 0 to 1, or None if it depends on the field."""
+        solver = complete(complete(self.solver).with_seeds(()))  # seeds fit a batch of their number only
         if solver.traits.adaptive:
             return None
         count = 0

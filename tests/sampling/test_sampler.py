@@ -12,11 +12,13 @@ from beeline.sampling.sampler import Sampler
 from beeline.solvers.adaptive import Adaptive
 from beeline.solvers.diffusions import White
 from beeline.solvers.fitted import Fitted
+from beeline.solvers.integrate import integrate
 from beeline.solvers.multistep import AdamsBashforth, DPMSolver
 from beeline.solvers.parallel_in_time import Picard
 from beeline.solvers.reversible import FixedPoint, Reversible
 from beeline.solvers.runge_kutta import EULER, HEUN, RK4, MidpointReuse
 from beeline.solvers.sde import EulerMaruyama
+from beeline.spaces.pyramid import Pyramid
 from beeline.times.schedules import Explicit, Shifted
 
 LAW = GaussianMixture(((2.0, 0.0), (-2.0, 1.0)), 0.4)
@@ -55,7 +57,7 @@ def test_evaluations(sampler: Sampler, count: int | None) -> None:
         assert calls == count
 
 
-def test_a_walk_and_back() -> None:
+def test_inversion_returns_to_the_source() -> None:
     for sampler, close in ((Sampler(200), 1e-3), (Sampler(1, solver=Adaptive(1e-7, 1e-7)), 1e-4)):
         x1 = sampler(FLOW, X0)
         assert float((sampler.invert(FLOW, x1) - X0).abs().max()) < close
@@ -75,14 +77,41 @@ def test_round_trips_that_are_exact() -> None:
     assert float((fixed(FLOW, fixed.invert(FLOW, x1)) - x1).abs().max()) < 1e-4
 
 
-def test_no_graph_is_kept_and_done_is_told() -> None:
-    told: list[object] = []
-    out = Sampler(1, solver=Adaptive(1e-3, 1e-3))(FLOW, X0.clone().requires_grad_(), done=told.append)
-    assert not out.requires_grad and told[0].evaluations > 6
+@pytest.mark.parametrize("solver", [HEUN, AdamsBashforth(2), Picard(4, 1e-12)])
+@pytest.mark.parametrize(("start", "end"), [(0.0, 0.5), (0.25, 1.0), (0.75, 0.25), (1.0, 0.5)])
+def test_partial_trajectories_integrate_over_the_same_times(solver: object, start: float, end: float) -> None:
+    sampler, seen = Sampler(6, Shifted(3.0), solver), []
+    times = Shifted(3.0)(6, start, end)
+    exact = integrate(LAW.field(), X0, times, solver)
+    out = sampler(FLOW, X0, start=start, end=end, watch=lambda x, t: seen.append(float(t[0])))
+    assert torch.equal(out, exact) and seen == pytest.approx(times.tolist())
+    if end < start:
+        assert torch.equal(sampler.invert(FLOW, X0, start=start, end=end), exact)
+
+
+def test_two_partial_trajectories_are_the_whole_one() -> None:
+    sampler = Sampler(8, solver=RK4)
+    middle = sampler(FLOW, X0, end=0.5)
+    assert torch.allclose(sampler(FLOW, middle, start=0.5), Sampler(16, solver=RK4)(FLOW, X0), atol=1e-12)
+
+
+def test_unfit_intervals_are_refused() -> None:
+    with pytest.raises(ValueError, match="end below start"):
+        Sampler(4).invert(FLOW, X0, start=0.0, end=1.0)
+    with pytest.raises(ValueError, match="empty or outside"):
+        Sampler(4)(FLOW, X0, start=0.5, end=0.5)
+    with pytest.raises(ValueError, match="integration towards the source"):
+        Sampler(4)(Flow(FLOW.field, Pyramid()), torch.zeros(1, 1, 8, 8), start=1.0, end=0.0)
+
+
+def test_no_graph_is_recorded_and_done_gets_the_memory() -> None:
+    memories: list[object] = []
+    out = Sampler(1, solver=Adaptive(1e-3, 1e-3))(FLOW, X0.clone().requires_grad_(), done=memories.append)
+    assert not out.requires_grad and memories[0].evaluations > 6
 
 
 def test_refusals() -> None:
-    with pytest.raises(ValueError, match="counts steps"):
+    with pytest.raises(ValueError, match="the number of steps is an integer"):
         Sampler(0)
     with pytest.raises(ValueError, match="for a batch of 32"):
         Sampler(2)(Flow(lambda x, t, cond=None: x), X0, {"label": torch.zeros(3)})
