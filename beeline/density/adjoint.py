@@ -1,4 +1,4 @@
-"""Gradients through a walk without keeping its whole graph."""
+"""Gradients through ``integrate``, with different memory costs."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from beeline.core.ranges import dataclass
 from beeline.core.types import Dynamics
 from beeline.solvers.integrate import integrate
 
+_AccumulateGrad: Any = torch._C._functions.AccumulateGrad  # type: ignore[attr-defined]  # the node of a leaf tensor
+
 
 @dataclass(frozen=True)
 class Stored:
-    """The graph of every evaluation is kept: fastest, and memory grows with the number of steps.
+    """Backpropagation through all steps: fastest, with memory proportional to the number of steps.
 
-    the gradient of the discrete walk, exactly
-    Assumes nothing.
-    Source: none; plain backpropagation.
+    the exact gradient of the discrete solution
 
     >>> from beeline.solvers.runge_kutta import EULER
     >>> Stored()(lambda x, t: x, torch.ones(1, 1), torch.linspace(0, 1, 3), EULER)
@@ -35,10 +35,10 @@ class Stored:
 
 @dataclass(frozen=True)
 class Checkpointed:
-    """States at the ends of segments are kept and each segment is walked again for its gradient.
+    """Gradient checkpointing: stores the states between segments and recomputes each segment in the backward pass.
 
-    the gradient of the discrete walk, exactly, for one more walk; memory falls to one segment's graph
-    Assumes a one-step solver (a multistep one begins anew in every segment) and a field without randomness.
+    the exact gradient of the discrete solution, for one more solution; memory of the graph of one segment
+    Assumes a one-step solver (a multistep one restarts in every segment) and a deterministic field.
     Source: Chen et al. 2016, "Training Deep Nets with Sublinear Memory Cost" (arXiv 1604.06174).
 
     >>> from beeline.solvers.runge_kutta import EULER
@@ -51,7 +51,8 @@ class Checkpointed:
     def __post_init__(self) -> None:
         require(
             self.segments is None or self.segments >= 1,
-            f"Checkpointed got segments={self.segments}; a walk has at least one: give None or a number from 1",
+            f"Checkpointed got segments={self.segments}; there must be at least one: set an integer from 1, or None "
+            "for about the square root of the number of steps",
         )
 
     def __call__(self, f: Dynamics, x: Tensor, times: Tensor, solver: Solver) -> Tensor:
@@ -66,11 +67,11 @@ class Checkpointed:
 
 @dataclass(frozen=True)
 class Adjoint:
-    """Nothing is kept: the adjoint equation is walked back beside the state.
+    """The adjoint method: integrates the adjoint equation backwards with the state, in constant memory.
 
     da/dt = -a^T df/dx,  dg/dt = -a^T df/dparameters, from the end to the start
-    Assumes a smooth field; the gradient is that of the exact flow to the accuracy of the solver, not of the discrete
-    walk.
+    Assumes a smooth field.  It approximates the gradient of the exact flow to the accuracy of the solver; this is not
+    the gradient of the discrete solution.
     Source: Chen et al. 2018, "Neural Ordinary Differential Equations" (arXiv 1806.07366).
 
     >>> from beeline.solvers.runge_kutta import EULER
@@ -84,7 +85,7 @@ class Adjoint:
 
 
 def graph_leaves(f: Dynamics, x: Tensor, t: Tensor) -> list[Tensor]:
-    """The leaves with requires_grad that the field depends on beside the state, found by one evaluation."""
+    """The leaf tensors with requires_grad on which the field depends, except the state, found by one evaluation."""
     with torch.enable_grad():
         v = f(x.detach(), t.reshape(1).to(x).repeat(len(x)) if t.numel() == 1 else t[0].to(x))
     found: dict[int, Tensor] = {}
@@ -94,7 +95,7 @@ def graph_leaves(f: Dynamics, x: Tensor, t: Tensor) -> list[Tensor]:
         if node is None or node in seen:
             continue
         seen.add(node)
-        if hasattr(node, "variable"):
+        if isinstance(node, _AccumulateGrad):
             found[id(node.variable)] = node.variable
         todo += [parent for parent, _ in node.next_functions]
     return [leaf for leaf in found.values() if leaf is not x]

@@ -1,4 +1,4 @@
-"""Exact likelihoods of a flow, by integrating the divergence beside the state."""
+"""Likelihoods of a flow, by integrating the divergence with the state."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from beeline.times.schedules import Uniform
 
 @dataclass(frozen=True)
 class Exact:
-    """The divergence itself, one backward pass per coordinate.
+    """The exact divergence, by one backward pass per coordinate.
 
     div v = sum_i dv_i / dx_i
-    Assumes that samples do not influence each other (no batch norm).  Cost: D backward passes.
+    Assumes independent samples (no batch norm).
     Source: Chen et al. 2018, "Neural Ordinary Differential Equations" (arXiv 1806.07366).
 
     >>> v, div = Exact()(lambda x, t: 2 * x, torch.ones(1, 3), torch.zeros(1))
@@ -47,10 +47,10 @@ class Exact:
 
 @dataclass(frozen=True)
 class Hutchinson:
-    """An unbiased estimate of the divergence from random probes, fixed along the trajectory.
+    """Hutchinson's unbiased estimate of the divergence, with random probes fixed along the trajectory.
 
-    div v ~ mean over probes of e^T (dv/dx) e,  e of independent signs
-    Assumes that samples do not influence each other.  Cost: one backward pass per probe.
+    div v ~ mean over probes of e^T (dv/dx) e,  e of independent random signs;  one backward pass per probe
+    Assumes independent samples (no batch norm).
     Source: Grathwohl et al. 2019, "FFJORD" (arXiv 1810.01367).
 
     >>> v, div = Hutchinson(Rng(0))(lambda x, t: 2 * x, torch.ones(1, 3), torch.zeros(1))
@@ -59,10 +59,13 @@ class Hutchinson:
     """
 
     rng: Rng
-    probes: int = 1  # more probes, less variance; the standard error falls with their square root
+    probes: int = 1  # at least 1; the standard error falls with the square root
 
     def __post_init__(self) -> None:
-        require(self.probes >= 1, f"Hutchinson got probes={self.probes}; an estimate needs at least one probe")
+        require(
+            self.probes >= 1,
+            f"Hutchinson got probes={self.probes}; an estimate needs at least one probe: set an integer from 1",
+        )
 
     def __call__(self, f: Dynamics, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         x, v, keep = _velocity(f, x, t)
@@ -80,11 +83,11 @@ class Hutchinson:
 
 @dataclass(frozen=True)
 class HutchPlusPlus:
-    """Hutchinson's estimate of what a small exact subspace leaves over: less variance where few directions dominate.
+    """Hutch++: the exact trace on a small subspace and Hutchinson's estimate on its complement.
 
     div v ~ tr(Q^T J Q) + mean of g^T P J P g,  Q an orthonormal basis of J^T S,  P = I - Q Q^T,  S and g random signs
-    Assumes that samples do not influence each other.  Cost: one backward pass per probe, a third each for S, Q and g;
-    unbiased, exact when J has at most probes/3 directions.
+    Assumes independent samples (no batch norm).  One backward pass per probe, a third each for S, Q and g.  Unbiased;
+    exact if J has at most rank probes/3.
     Source: Meyer et al. 2021, "Hutch++: Optimal Stochastic Trace Estimation" (arXiv 2010.09649).
 
     >>> v, div = HutchPlusPlus(Rng(0), 3)(lambda x, t: 2 * x, torch.ones(1, 1), torch.zeros(1))
@@ -98,7 +101,7 @@ class HutchPlusPlus:
     def __post_init__(self) -> None:
         require(
             self.probes >= 3 and self.probes % 3 == 0,
-            f"HutchPlusPlus got probes={self.probes}; they are shared out in three equal parts: give a multiple of 3",
+            f"HutchPlusPlus got probes={self.probes}; they are divided into three equal parts: set a multiple of 3",
         )
 
     def __call__(self, f: Dynamics, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
@@ -134,15 +137,17 @@ def log_prob(
     divergence: Divergence | None = None,
     gradient: Gradient | None = None,
 ) -> Tensor:
-    """log p(x1) in nats, [B], by walking back to the source.
+    """Log-likelihood log p(x1) in nats, [B], of data ``x1`` [B,*S], by integration to the source.
 
     log p1(x1) = log p0(x0) - integral over [0,1] of div v(x_t, t) dt.  ``divergence`` is Exact(),
-    Hutchinson(rng, probes) or HutchPlusPlus(rng, probes).  Gradients flow to the field, the condition and x1 where
-    these ask for them, and no graph is made where nothing does; ``gradient`` says what is kept for them: Stored(),
-    Checkpointed() or Adjoint().  The data are on the device of the flow; its networks are in evaluation mode meanwhile.
-    On a curved space the density is by its area, and the divergence that of the space.
-    Source: Chen et al. 2018 (arXiv 1806.07366).  ValueError when the source has no density, or is Gaussian beside a
-    curved space.
+    Hutchinson(rng, probes) or HutchPlusPlus(rng, probes).  Differentiable in the field, the condition and x1; no graph
+    is recorded if none of them requires a gradient.  ``gradient`` determines what is stored for the backward pass:
+    Stored(), Checkpointed() or Adjoint().  The data are on the device of the flow, whose networks are in evaluation
+    mode during the call.  On a manifold the density is with respect to its area.
+
+    Raises ValueError for a stochastic solver, for a flow that is not sampled by an ODE, and for a source without a
+    density.
+    Source: Chen et al. 2018 (arXiv 1806.07366).
     """
     require_ode(flow, "a likelihood")
     process, times = process_of(flow), Uniform()(steps, 1.0, 0.0)
@@ -188,11 +193,11 @@ def _log_prob(
 
 
 def dequantise(values: Tensor, rng: Rng, levels: int = 256, low: float = -1.0, high: float = 1.0) -> Tensor:
-    """Integers 0 .. levels-1 with uniform noise in their cells, scaled to [low, high)."""
+    """Uniform dequantisation of integers 0 .. levels-1, scaled to [low, high); float32 with the shape of ``values``."""
     require(
         not values.is_floating_point() and bool(((values >= 0) & (values < levels)).all()),
-        f"dequantise got {values.dtype} from {float(values.min()):.6g} to {float(values.max()):.6g}; "
-        f"give integers 0 to {levels - 1}",
+        f"dequantise got {values.dtype} from {float(values.min()):.6g} to {float(values.max()):.6g}; with "
+        f"levels={levels} it takes integers from 0 to {levels - 1}: convert the data, or set levels",
     )
     exact = values.to(torch.float32)
     return low + (high - low) * (exact + rng.fill(exact)) / levels
@@ -212,12 +217,13 @@ def bits(
     solver: Solver = HEUN,
     divergence: Divergence | None = None,
 ) -> Tensor:
-    """Bits per dimension [B] of integer data: dequantised, scaled to [low, high], and with ``draws`` draws averaged.
+    """Bits per dimension [B] of integer data 0 .. levels-1 [B,*S], by uniform dequantisation to [low, high].
 
-    -log2 of the mean over draws of p(values + u), per dimension: an upper bound that more draws tighten.
-    Source: Theis et al. 2016 (arXiv 1511.01844); Burda et al. 2016 for several draws.
+    -log2 of the mean of p(values + u) over ``draws`` samples of u, per dimension: an upper bound that decreases with
+    the number of samples.
+    Source: Theis et al. 2016 (arXiv 1511.01844); Burda et al. 2016 for several samples.
     """
-    require(draws >= 1, f"bits got draws={draws}; dequantisation needs at least one")
+    require(draws >= 1, f"bits got draws={draws}; dequantisation needs at least one sample: set an integer from 1")
     each = [
         log_prob(
             flow,
@@ -234,7 +240,7 @@ def bits(
 
 
 def bits_per_dimension(log_p: Tensor, size: int, levels: int = 256, width: float = 2.0) -> Tensor:
-    """Bits per dimension of data of ``levels`` integer values, dequantised and scaled to an interval of ``width``.
+    """Bits per dimension [B] from log densities in nats [B], for ``levels`` integer values scaled to a ``width``.
 
     bpd = -log p / (D ln 2) + log2(levels / width);  for 8-bit images in [-1, 1] the offset is 7.
     """
@@ -246,7 +252,7 @@ def _signs(rng: Rng, like: Tensor) -> Tensor:
 
 
 def _velocity(f: Dynamics, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor, bool]:
-    """(x with a graph, v, whether somebody needs the graph afterwards)."""
+    """(x that requires a gradient, v, whether the graph must be retained)."""
     keep = torch.is_grad_enabled()
     with torch.enable_grad():
         x = x if keep and x.requires_grad else x.detach().requires_grad_()

@@ -1,4 +1,4 @@
-"""A trained field on another affine path: the same flow, walked along other states."""
+"""Conversion of a trained field to another affine path."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from beeline.times.samplers import bisect_increasing
 
 
 class Converted(Wrapping):
-    """A velocity field learned on one affine path, as a velocity field on another.
+    """A velocity field trained on one affine path, evaluated as a velocity field on another, without training.
 
-    v'(x', t) = a' E[x1 | x] + b' E[x0 | x] on the new path, at the old state x of the same ratio a / b; a flow map
-    jumps on the old path between the states of the same ratio: u'(x', t, s) = (x_s / scale_s - x') / (s - t)
-    Assumes one source, and that the old path reaches the noise levels of the new one (beyond them its last one is
-    used).  Nothing is learned again; one evaluation costs one evaluation.
+    v'(x', t) = a' E[x1 | x] + b' E[x0 | x] on the new path, at the old state x of the same ratio a / b;  for a flow
+    map u'(x', t, s) = (x_s / scale_s - x') / (s - t), by a jump between the states of the same ratios
+    Assumes the same source, and that the old path covers the noise levels of the new one (its extreme levels are used
+    beyond).
     Source: Karras et al. 2022 (arXiv 2206.00364), scale and noise level of a diffusion; Lipman et al. 2024
     (arXiv 2412.06264), change of schedule.
 
@@ -36,7 +36,7 @@ class Converted(Wrapping):
         self.field, self.source, self.target = field, source, target
 
     def describe(self) -> dict[str, Any]:
-        """The settings from which an equal one is built."""
+        """The constructor's arguments."""
         return {"field": self.field, "source": self.source, "target": self.target}
 
     def forward(self, x: Tensor, t: Tensor, cond: Cond = None, s: Tensor | None = None) -> Tensor:
@@ -54,7 +54,7 @@ class Converted(Wrapping):
 
     def _velocity(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
         _, _, da, db = self.target.coefficients(t)
-        # an infinite slope at an end multiplies an expected end that is zero there; next to it both are finite
+        # at an end an infinite slope multiplies a factor that is zero; close to the end both are finite
         t = torch.where(da.isfinite() & db.isfinite(), t, t.clamp(1e-4, 1 - 1e-4))
         s, scale = matched_time_and_scale(self.source, self.target, t)
         state = expand_time(scale, x) * x
@@ -73,7 +73,7 @@ def matched_time_and_scale(source: AffinePath, target: AffinePath, t: Tensor) ->
 
 
 def convert_flow(flow: Flow, path: AffinePath) -> Flow:
-    """The same flow on another affine path, without training.
+    """The flow on another affine path, without training.
 
     >>> from beeline.paths.affine import Cosine
     >>> convert_flow(Flow(lambda x, t: -x), Cosine()).path
@@ -81,8 +81,8 @@ def convert_flow(flow: Flow, path: AffinePath) -> Flow:
     """
     require(
         isinstance(flow.path, AffinePath) and isinstance(path, AffinePath),
-        f"a flow on {type(flow.path).__name__} was to be converted to {type(path).__name__}; only affine paths have "
-        "the same states at other times: train on the path you want",
+        f"convert_flow got a flow on {type(flow.path).__name__} and the path {type(path).__name__}; conversion is "
+        "defined between affine paths only: train on the new path",
     )
     assert isinstance(flow.path, AffinePath)
     return replace(flow, field=Converted(flow.field, flow.path, path), path=path)

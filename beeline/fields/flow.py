@@ -1,4 +1,4 @@
-"""Velocity fields and flow maps: a network with its convention, and a flow with its assumptions."""
+"""Networks as velocity fields and flow maps, and flows."""
 
 from __future__ import annotations
 
@@ -23,10 +23,9 @@ from beeline.paths.affine import AffinePath, Linear
 
 @dataclass(frozen=True)
 class Velocity:
-    """The network gives the velocity itself.
+    """Velocity prediction.
 
     output = v
-    Assumes nothing.
     Source: Liu, Gong and Liu 2022 (arXiv 2209.03003).
 
     >>> Velocity().value(torch.zeros(1, 1), torch.ones(1, 1), torch.zeros(1), Linear())
@@ -42,17 +41,17 @@ class Velocity:
 
 @dataclass(frozen=True)
 class Data:
-    """The network gives the expected datum.
+    """Data prediction: the expected datum.
 
-    output = E[x1 | x_t];  v = a' x1 + b' (x - a x1) / b, with t at most 1 - clip
-    Assumes an affine path.  The clip keeps the division by b finite at the data end.
+    output = E[x1 | x_t];  v = a' x1 + b' (x - a x1) / b, with t at most 1 - clip, because b(1) = 0
+    Assumes an affine path.
     Source: Salimans and Ho 2022 (arXiv 2202.00512), x-prediction.
 
     >>> Data().velocity(torch.ones(1, 1), torch.zeros(1, 1), torch.zeros(1), Linear())
     tensor([[1.]])
     """
 
-    clip: Inside = 1e-3  # distance kept from t = 1
+    clip: Inside = 1e-3  # least distance of the time from t = 1
 
     def velocity(self, output: Tensor, x: Tensor, t: Tensor, path: AffinePath) -> Tensor:
         return path.velocity(x, t.clamp(max=1 - self.clip), x1=output)
@@ -65,18 +64,17 @@ class Data:
 
 @dataclass(frozen=True)
 class Noise:
-    """The network gives the expected source point (epsilon prediction).
+    """Noise prediction (epsilon prediction): the expected source point.
 
-    output = E[x0 | x_t];  v = b' x0 + a' (x - b x0) / a, with t at least clip
-    Assumes an affine path.  The clip keeps the division by a finite at the source end, and b' at the data end of
-    VariancePreserving, where the last stage of HEUN asks.
+    output = E[x0 | x_t];  v = b' x0 + a' (x - b x0) / a, with t at least clip, because a(0) = 0
+    Assumes an affine path.  On VariancePreserving, where b'(1) is infinite, t is also at most 1 - clip.
     Source: Ho, Jain and Abbeel 2020 (arXiv 2006.11239).
 
     >>> Noise().velocity(torch.ones(1, 1), torch.ones(1, 1), torch.ones(1), Linear())
     tensor([[0.]])
     """
 
-    clip: Edge = 1e-3  # distance kept from t = 0, and from t = 1 where the slope of b is infinite there
+    clip: Edge = 1e-3  # least distance of the time from t = 0, and from t = 1 if b'(1) is infinite
 
     def velocity(self, output: Tensor, x: Tensor, t: Tensor, path: AffinePath) -> Tensor:
         return path.velocity(x, path.finite_slope_time(t.clamp(min=self.clip), self.clip), x0=output)
@@ -86,19 +84,17 @@ class Noise:
 
 
 class Network(Wrapping):
-    """A backbone with its convention: a VelocityField that can be trained, saved and rebuilt.
+    """A backbone with path and prediction: a VelocityField that can be trained, saved and rebuilt.
 
     v(x, t, cond) = prediction.velocity(backbone(x, t, cond), x, t, path)
-    Assumes that the backbone's output is what ``prediction`` says.  The state is kept in its own dtype; the backbone
-    sees its parameters' dtype, and the velocity comes back in the dtype of the state.
-    Source: none; it joins a network to its convention.
+    Takes and returns [B,*S] in the dtype of the state; the backbone is called in the dtype of its parameters.
 
     >>> Network(nn.Identity()).path
     Linear()
     """
 
     inside = "backbone"
-    is_flow_map = False  # it asks its backbone for one time
+    is_flow_map = False  # calls the backbone with one time
 
     def __init__(self, backbone: nn.Module, path: AffinePath | None = None, prediction: Prediction | None = None):
         super().__init__()
@@ -107,12 +103,12 @@ class Network(Wrapping):
         self.prediction = prediction or Velocity()
         require(
             isinstance(self.prediction, Velocity) or isinstance(self.path, AffinePath),
-            f"a network was to give {type(self.prediction).__name__} on {type(self.path).__name__}, from which no "
-            "velocity follows; use Velocity(), or an affine path such as Linear()",
+            f"Network got the prediction {type(self.prediction).__name__} on {type(self.path).__name__}; its "
+            "conversion to a velocity is defined on affine paths: use Velocity(), or a path such as Linear()",
         )
 
     def forward(self, x: Tensor, t: Tensor, cond: Cond = None, *, logits: bool = False) -> Any:
-        """The velocity; with ``logits``, of a backbone that declares them, (velocity, logits)."""
+        """The velocity [B,*S]; with ``logits`` (for a backbone that declares them) the pair (velocity, logits)."""
         if logits:
             weight = next(self.backbone.parameters(), x)
             output, raw = self.backbone(x.to(weight.dtype), t, cond, logits=True)
@@ -130,8 +126,7 @@ class MapNetwork(Network):
     """A backbone with two times: a FlowMap whose diagonal is a velocity field.
 
     u(x, t, cond, s) = backbone(x, t, cond, s)
-    Assumes a backbone built with ``span=True``, which puts out average velocities.  Other predictions are refused: the
-    average of a velocity over a jump is no function of a datum or a noise at one time.
+    Assumes a backbone built with ``span=True``, whose output is the average velocity, and the prediction Velocity().
     Source: Boffi, Albergo and Vanden-Eijnden 2024, "Flow Map Matching" (arXiv 2406.07507).
 
     >>> is_map(MapNetwork(nn.Identity()))
@@ -144,9 +139,8 @@ class MapNetwork(Network):
         super().__init__(backbone, path, prediction)
         require(
             isinstance(self.prediction, Velocity),
-            f"a flow map was given the prediction {type(self.prediction).__name__}; a network for jumps puts out the "
-            "average velocity of a jump, which does not follow from a datum or a noise at one time: take Velocity(), "
-            "or a network with span=False",
+            f"MapNetwork got the prediction {type(self.prediction).__name__}; an average velocity cannot be computed "
+            "from a datum or a noise at one time: use Velocity(), or a network with span=False",
         )
 
     def forward(  # type: ignore[override]
@@ -157,11 +151,11 @@ class MapNetwork(Network):
 
 @dataclass(frozen=True)
 class Flow:
-    """A velocity field, the path it was learned on, and the source it starts from.
+    """A velocity field or flow map, the path on which it was trained, and its source.
 
-    ``independent`` says whether x0 and x1 were coupled independently while learning: without that, or without a
-    Gaussian source, the field has no score.  ``null`` holds the null of every condition that was dropped while
-    learning, by name: {} where none was, None where nothing is recorded.
+    ``independent`` states whether x0 and x1 were coupled independently in training; without that, or without a Gaussian
+    source, the field has no score.  ``null`` maps the name of every condition that was dropped in training to its null
+    value; {} if none was, None if nothing is recorded.
     """
 
     field: Any  # VelocityField or FlowMap
@@ -171,36 +165,41 @@ class Flow:
     null: Any = None
 
     def score(self, x: Tensor, t: Tensor, cond: Cond = None, *, v: Tensor | None = None) -> Tensor:
-        """grad log p_t(x) [B,*S]; ``v`` saves the evaluation when the velocity is known already."""
+        """The score grad log p_t(x) [B,*S] at ``x`` [B,*S] and ``t`` [B]; pass a known velocity as ``v``.
+
+        Raises ValueError if the flow has no score.
+        """
         path = self.require_score()
         return path.score(x, bind(self.field, cond)(x, t) if v is None else v, t)
 
     def require_score(self) -> AffinePath:
-        """The affine path through which a velocity gives a score; ValueError when it gives none."""
+        """The affine path for the conversion of velocities to scores; raises ValueError if the flow has no score."""
         require(
             self.source.gaussian,
-            f"a score was asked of a flow that starts from {type(self.source).__name__}; "
-            "it holds only for a Gaussian source: use an ODE solver, or train from Gaussian()",
+            f"the score of a flow with the source {type(self.source).__name__} was requested; a velocity determines a "
+            "score only for a Gaussian source: use an ODE solver, or train with the source Gaussian()",
         )
         require(
             self.independent,
-            "a score was asked of a flow whose coupling was not independent (reflow, optimal transport or pairs); "
-            "it holds only for an independent coupling: use an ODE solver, or train with Independent()",
+            "the score of a flow was requested whose coupling was not independent (reflow, optimal transport or "
+            "pairs); a velocity determines a score only for an independent coupling: use an ODE solver, or train with "
+            "Independent()",
         )
         require(
             isinstance(self.path, AffinePath),
-            f"a score was asked of a flow on {type(self.path).__name__}; it needs an affine path, such as Linear()",
+            f"the score of a flow on {type(self.path).__name__} was requested; a velocity determines a score only on "
+            "an affine path: use an ODE solver, or train on a path such as Linear()",
         )
         assert isinstance(self.path, AffinePath)
         return self.path
 
 
 def bind(field: Any, cond: Cond = None, *, repeat: bool = False) -> Dynamics:
-    """A field with its condition: the Dynamics that solvers walk.
+    """The Dynamics f(x, t) of a field with a fixed condition, or f(x, t, s) of a flow map.
 
-    For a flow map the third argument is the end of the jump; without it the diagonal is meant.  With ``repeat`` the
-    condition is repeated where a solver asks for many times of the batch at once; without, its rows have to be those of
-    the state.
+    ``s`` is the end of the jump; without it the diagonal is evaluated.  The rows of the condition are those of the
+    state; with ``repeat`` the condition is repeated for states with a multiple of its rows, as solvers that are
+    parallel in time pass them.
     """
     maps, field = is_map(field), _at_border(field)
     if maps:
@@ -211,9 +210,9 @@ def bind(field: Any, cond: Cond = None, *, repeat: bool = False) -> Dynamics:
 
 
 def _at_border(field: Any) -> Any:
-    """A user's network of bfloat16 or float16, which takes and gives the state in the state's own dtype.
+    """A half-precision module called under autocast, with input and output in the dtype of the state.
 
-    Its products are computed in its dtype by autocast.  A Network does this itself, and knows what must stay float32.
+    A Network does this itself and is returned unchanged.
     """
     if not isinstance(field, nn.Module) or isinstance(field, Network):
         return field
@@ -221,32 +220,32 @@ def _at_border(field: Any) -> Any:
 
     def call(x: Tensor, *rest: Any) -> Tensor:
         with torch.autocast(x.device.type, narrow) if narrow is not None else contextlib.nullcontext():
-            made: Tensor = field(x, *rest)
-        return made.to(x.dtype) if made.itemsize < x.itemsize else made
+            out: Tensor = field(x, *rest)
+        return out.to(x.dtype) if out.itemsize < x.itemsize else out
 
     return call
 
 
 def _for_rows(cond: Cond, rows: int, repeat: bool) -> Cond:
-    """The condition for ``rows`` samples, repeated as a whole where that is asked for and refused otherwise."""
+    """The condition for ``rows`` samples, repeated if ``repeat`` is set; raises ValueError if the rows do not fit."""
     found = [(name, len(leaf)) for name, leaf in leaves(cond) if leaf.ndim]
     if all(n == rows for _, n in found):
         return cond
     name, n = next((name, n) for name, n in found if n != rows)
     if not (repeat and n > 0 and rows % n == 0 and all(m == n for _, m in found)):
         raise BeelineError(
-            f"the condition{f' {name!r}' if name else ''} has {n} rows for a state of {rows}; a condition belongs to "
-            "one sample, so none is repeated or shared out silently: give one row per sample"
+            f"the condition{f' {name!r}' if name else ''} has {n} rows for a state of {rows}; conditions are not "
+            "broadcast over samples: pass one row per sample"
         )
     return map_cond(lambda leaf: torch.cat([leaf] * (rows // n)) if leaf.ndim else leaf, cond)
 
 
 def evaluate_field(field: Any, x: Tensor, t: Tensor, cond: Cond = None) -> Tensor:
-    """The velocity of a field [B,*S]; refused when it has not the shape of its state."""
-    made = bind(field, cond)(x, t)
+    """The velocity [B,*S] of a field; raises ValueError if it does not have the shape of the state."""
+    v = bind(field, cond)(x, t)
     require(
-        made.shape == x.shape,
-        f"the field returned shape {tuple(made.shape)} for a state of {tuple(x.shape)}; "
+        v.shape == x.shape,
+        f"the field returned shape {tuple(v.shape)} for a state of shape {tuple(x.shape)}; "
         "a velocity has the shape of its state: check the network's output",
     )
-    return made
+    return v

@@ -1,4 +1,4 @@
-"""More parameterisations: a network that gives the score, and one whose ends are right by construction."""
+"""Score prediction, and velocities with exact boundary values."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from beeline.paths.affine import AffinePath, Linear
 
 @dataclass(frozen=True)
 class Score:
-    """The network gives the score times the noise level, so that its output is of order one at every time.
+    """Score prediction, scaled by the noise level so that the output is of order one at every time.
 
     output = b grad log p_t(x) = -E[x0 | x_t],  with t at least clip
-    Assumes a standard Gaussian source and an independent coupling, without which it is minus the expected source only.
+    Assumes a standard Gaussian source and an independent coupling; otherwise it is minus the expected source point.
     Source: Song et al. 2021 (arXiv 2011.13456); Lipman et al. 2023 (arXiv 2210.02747).
 
     >>> Score().velocity(-torch.ones(1, 1), torch.ones(1, 1), torch.ones(1), Linear())
     tensor([[0.]])
     """
 
-    clip: Edge = 1e-3  # distance kept from t = 0, and from t = 1 where the slope of b is infinite there
+    clip: Edge = 1e-3  # least distance of the time from t = 0, and from t = 1 if b'(1) is infinite
 
     def velocity(self, output: Tensor, x: Tensor, t: Tensor, path: AffinePath) -> Tensor:
         return path.velocity(x, path.finite_slope_time(t.clamp(min=self.clip), self.clip), x0=-output)
@@ -39,19 +39,19 @@ class Score:
 
 @dataclass(frozen=True)
 class Boundary:
-    """A velocity whose values at the ends are exact, however the network errs (mask form).
+    """A velocity with exact boundary values by masking: v(x, 1) = x and v(x, 0) = mean - x for any output.
 
     v = w m + t x + (1-t)(mean - x),  w = 4 t (1-t);   at the data end only:  v = (1-t) m + t x
-    Assumes the straight path, a zero-mean source and an independent coupling: then v(x, 1) = x and v(x, 0) = mean - x.
-    Both are false after reflow, optimal transport or pairs, with which it is refused.  Errors count as velocities.
+    Assumes the straight path, a zero-mean source and an independent coupling; other couplings raise ValueError.  Errors
+    are measured between velocities.
     Source: Hu et al. 2025, "Improving Rectified Flow with Boundary Conditions" (arXiv 2506.15864).
 
     >>> Boundary().velocity(torch.full((1, 1), 9.0), torch.ones(1, 1), torch.ones(1), Linear())
     tensor([[1.]])
     """
 
-    source: bool = False  # whether the source end is exact too
-    mean: float = 0.0  # E[x1] in every coordinate, used at the source end; 0 for standardised data
+    source: bool = False  # exact at the source end as well
+    mean: float = 0.0  # E[x1] of every coordinate, used at the source end; 0 for standardised data
     error_space: ClassVar[Prediction] = Velocity()  # the output itself has errors divided by the mask, which diverge
 
     def velocity(self, output: Tensor, x: Tensor, t: Tensor, path: AffinePath) -> Tensor:
@@ -71,17 +71,17 @@ class Boundary:
     def _straight(self, path: AffinePath) -> None:
         require(
             isinstance(path, Linear),
-            f"Boundary was used on {type(path).__name__}; the ends that it fixes are those of the straight path: "
-            "use Linear(), or Velocity()",
+            f"Boundary got the path {type(path).__name__}; its boundary values hold on the straight path: use "
+            "Linear(), or the prediction Velocity()",
         )
 
 
 class Ends(Wrapping):
-    """A velocity whose values at the ends are exact, by subtracting what the network says there.
+    """A velocity with exact boundary values by subtracting the network's output there.
 
     v = m(x, t) - m(x, 1) + x;   both ends:  v = m(x, t) - t m(x, 1) - (1-t) m(x, 0) + t x + (1-t)(mean - x)
-    Assumes the straight path and the coupling it was made for, which must be independent from a Gaussian source.
-    It costs two network passes, or three for both ends.
+    Assumes the straight path and an independent coupling with a Gaussian source.  An evaluation takes two network
+    passes, or three for both ends.
     Source: Hu et al. 2025 (arXiv 2506.15864), subtraction form.
 
     >>> from beeline.couplings.basic import Independent
@@ -93,18 +93,18 @@ class Ends(Wrapping):
         super().__init__()
         require(
             gaussian_independent(coupling),
-            f"Ends was asked for the coupling {type(coupling).__name__}; the velocity at the ends is known only for an "
-            "independent coupling with a Gaussian source: use Independent(), or leave the ends free",
+            f"Ends got the coupling {type(coupling).__name__}; the velocity at the ends is known only for an "
+            "independent coupling with a Gaussian source: use Independent(), or a field without Ends",
         )
         require(
             not is_map(field),
-            f"Ends was put around the flow map {type(field).__name__}; what is known at the ends is the velocity, not "
-            "the average velocity of a jump: put it around a velocity field",
+            f"Ends got the flow map {type(field).__name__}; boundary values are known for velocities, not for average "
+            "velocities: pass a velocity field",
         )
         self.field, self.coupling, self.source, self.mean = field, coupling, source, mean
 
     def describe(self) -> dict[str, Any]:
-        """The settings from which an equal one is built."""
+        """The constructor's arguments."""
         return {"field": self.field, "coupling": self.coupling, "source": self.source, "mean": self.mean}
 
     def forward(self, x: Tensor, t: Tensor, cond: Cond = None) -> Tensor:

@@ -48,7 +48,8 @@ class Sampler:
     def __post_init__(self) -> None:
         require(
             isinstance(self.steps, int) and 1 <= self.steps <= MOST_STEPS,
-            f"Sampler got steps={self.steps!r}; the number of steps is an integer from 1 to {MOST_STEPS:,}: 20 is usual",
+            f"Sampler got steps={self.steps!r}; the number of steps is an integer from 1 to {MOST_STEPS:,}: set "
+            "one, 20 is usual",
         )
 
     def times(self, start: float = 0.0, end: float = 1.0) -> Tensor:

@@ -127,7 +127,7 @@ def test_refusals() -> None:
         HutchPlusPlus(Rng(0), 4)
     with pytest.raises(ValueError, match="Empirical"):
         log_prob(Flow(lambda x, t: x, source=Empirical(torch.zeros(2, 1))), torch.zeros(1, 1), steps=1)
-    with pytest.raises(ValueError, match="give integers 0 to 255"):
+    with pytest.raises(ValueError, match="integers from 0 to 255"):
         dequantise(torch.tensor([[256]]), Rng(0))
     with pytest.raises(ValueError, match="dequantise got torch.float32"):
         dequantise(torch.zeros(1, 1), Rng(0))

@@ -42,7 +42,7 @@ def test_scores() -> None:
 
 
 def test_score_refusals() -> None:
-    with pytest.raises(ValueError, match="starts from Uniform"):
+    with pytest.raises(ValueError, match="with the source Uniform"):
         Flow(lambda x, t: x, source=Uniform()).score(X, T)
     with pytest.raises(ValueError, match="coupling was not independent"):
         Flow(lambda x, t: x, independent=False).score(X, T)

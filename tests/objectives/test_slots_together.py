@@ -147,7 +147,7 @@ def test_ends_of_the_time_have_no_score_and_finite_weights() -> None:
 
 
 def test_what_does_not_go_together_says_so() -> None:
-    with pytest.raises(BeelineError, match="no velocity follows"):
+    with pytest.raises(BeelineError, match="defined on affine paths"):
         Network(nn.Identity(), Bridge(0.5), Data())
     guided = ModelGuidance(FlowMatching(drop=Drop(0.1, null=3)))
     for objective in (SmoothSteps(guided), SelfRectified(guided)):
