@@ -29,7 +29,9 @@ from beeline.data.modality import complete
 from beeline.data.translation import DatasetSource
 from beeline.evaluation.scores import compare, figure, span
 from beeline.objectives.matching import ObjectiveWrapper
+from beeline.recipes.automatic import recipe_for
 from beeline.runs.averaging import export_averages
+from beeline.runs.budget import side_for
 from beeline.runs.bundle import Bundle, load
 from beeline.runs.run import Distilled, Run, to_yaml
 from beeline.runs.run import train as work
@@ -49,9 +51,15 @@ def settings(pairs: Sequence[str]) -> dict[str, str]:
     return made
 
 
-def recipe(name: str, pairs: Sequence[str] = ()) -> Any:
-    """A run by the name of its recipe, from a YAML file or from the directory of a run, with settings changed."""
+def recipe(name: str, pairs: Sequence[str] = (), resumed: Path | None = None, budget: str | None = None) -> Any:
+    """A run by the name of its recipe, from a data file or folder, a YAML file or a run, with settings changed.
+
+    ``resumed`` is the directory of a run that continues: one of a data file is read from there, since a budget may
+    give another run at another time.
+    """
     path = Path(name)
+    if is_data(name) and resumed is not None and (resumed / "run.yaml").is_file():
+        path = resumed
     if path.suffix in (".yaml", ".yml") or (path / "run.yaml").is_file():
         file = path / "run.yaml" if path.is_dir() else path
         require(
@@ -60,9 +68,20 @@ def recipe(name: str, pairs: Sequence[str] = ()) -> Any:
         )
         run = config.build(read_plain(file))
         require(isinstance(run, Run | Distilled), f"{file} describes a {type(run).__name__}, not a run")
+    elif is_data(name):
+        run = recipe_for(name, side_for(budget))
     else:
         run = config.lookup("recipes", name)()
     return changed(run, settings(pairs))
+
+
+def is_data(name: str) -> bool:
+    """Whether a word names data rather than a recipe, a YAML file or a run."""
+    path = Path(name)
+    if path.suffix in (".yaml", ".yml") or (path / "run.yaml").is_file():
+        return False
+    recipes = {known.replace("_", "-") for known in catalogue.CATALOGUE["recipes"]}
+    return name.replace("_", "-") not in recipes and (path.exists() or bool(path.suffix) or "/" in name)
 
 
 def changed(run: Any, changes: dict[str, str]) -> Any:

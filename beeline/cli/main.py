@@ -63,7 +63,7 @@ def demo(
 
 @app.command(epilog="Example: beeline train digits --set training.steps=2000 --out runs/digits")
 def train(
-    recipe: Annotated[str, typer.Argument(help="Name of a recipe, a YAML file, or the directory of a run.")],
+    recipe: Annotated[str, typer.Argument(help="A data file or folder, a recipe, a YAML file, or a run.")],
     set_: Set = None,
     out: Annotated[
         Path | None, typer.Option(parser=place, metavar="PATH", help="Directory of the run (default runs/RECIPE).")
@@ -72,7 +72,13 @@ def train(
         bool, typer.Option("--resume", help="Continue the run in --out from its last checkpoint.")
     ] = False,
     parallel: Annotated[str | None, typer.Option(help="ddp or fsdp: several processes, started with torchrun.")] = None,
-    plan: Annotated[bool, typer.Option("--plan", help="Print memory, disk and time, and do not start.")] = False,
+    budget: Annotated[
+        str | None,
+        typer.Option(metavar="TIME", help="Fit network and steps to a time, as 90s, 20m or 2h (for data: 30m)."),
+    ] = None,
+    plan: Annotated[
+        bool, typer.Option("--dry-run", "--plan", help="Print the plan: memory, disk and time; do not start.")
+    ] = False,
     fork: Annotated[
         bool, typer.Option("--fork", help="RECIPE is a run: start a new one in --out from its state, with --set.")
     ] = False,
@@ -92,7 +98,8 @@ def train(
     from beeline.cli import commands, planning
 
     checked(device)  # refused before any work
-    run = commands.recipe(recipe, set_ or [])
+    run = commands.recipe(recipe, set_ or [], out if resume else None, budget)
+    run = planning.budgeted(run, recipe, set_ or [], budget, resume, device, quiet=json_)
     if plan:
         planning.plan(run, json_, device)
         return
@@ -100,7 +107,9 @@ def train(
     run, start = planning.branch(run, recipe, where, fork, branch_cooldown, at)
     with planning.processes(parallel) as shared, planning.tracker(track, where, run) as tracker:
         more = {"--parallel": parallel, "--fork": fork, "--branch-cooldown": branch_cooldown, "--at": at}
-        command = typed("train", recipe, set_, where, **more, **{"--track": track, "--device": named(device)})
+        command = typed(
+            "train", recipe, set_, where, **more, **{"--budget": budget, "--track": track, "--device": named(device)}
+        )
         commands.train(
             run,
             where,

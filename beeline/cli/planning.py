@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-from collections.abc import Iterator, Mapping
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from beeline.core.errors import nearest, require
 from beeline.core.modes import AUTO, Device, resolve_device
 from beeline.core.protocols.training import Log, Parallel
 from beeline.core.rng import Rng
+from beeline.runs.budget import duration, fit_budget
 from beeline.runs.run import Run, prepare, prepare_distilled
 from beeline.training import checkpoint
 from beeline.training import plan as plans
@@ -36,6 +38,40 @@ def processes(name: str | None) -> Iterator[Parallel]:
         yield engine
     finally:
         parallel.destroy_process_group()
+
+
+USUAL = "30m"  # the budget of a run on data where none is given
+
+
+def budgeted(
+    run: Any, name: str, pairs: Sequence[str], budget: str | None, resume: bool, device: Device, quiet: bool
+) -> Any:
+    """The run fitted to a budget, with a line on what was chosen; itself where no budget is given and none applies."""
+    from beeline.cli.commands import is_data, settings
+
+    given = settings(pairs)
+    if budget is None and (not is_data(name) or "training.steps" in given):
+        return run
+    require(isinstance(run, Run), f"--budget was given for {name}, which is a distillation; set training.steps instead")
+    if resume:
+        return run
+    seconds = duration(budget or USUAL)
+    report = (lambda text: None) if quiet else (lambda text: print(text, file=sys.stderr))
+    report(f"fitting network and steps to {budget or USUAL}" + ("" if budget else " (--budget changes it)"))
+    fitted = fit_budget(
+        run,
+        seconds,
+        resolve_device(device),
+        network=not any(key.partition(".")[0] == "network" for key in given),
+        steps="training.steps" not in given,
+        say=report,
+    )
+    training = fitted.run.training
+    report(
+        f"network {fitted.parameters:,} parameters; {training.steps:,} steps of {training.batch_size} data, "
+        f"{fitted.step_seconds:.3g} s each, about {fitted.seconds / 60:.1f} min"
+    )
+    return fitted.run
 
 
 def plan(run: Any, as_json: bool, device: Device = AUTO) -> None:

@@ -1,18 +1,20 @@
 """Bundles from the averages of a run: those that were kept beside the first, and lengths made afterwards."""
 
 from __future__ import annotations
+
 import copy
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+
 import torch
 from torch import Tensor
-from beeline.runs.bundle import Bundle, load
+
 from beeline.core.errors import require
 from beeline.core.files import match
+from beeline.runs.bundle import Bundle, load
 from beeline.training import checkpoint
 from beeline.training.optim.posthoc import Synthesis, synthesise
-
 
 
 def with_weights(bundle: Bundle, state: Mapping[str, Tensor], how: dict[str, object]) -> Bundle:

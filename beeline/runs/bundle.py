@@ -1,26 +1,28 @@
 """A flow on disk: model.safetensors and flow.json, which together say everything that using it needs."""
 
 from __future__ import annotations
+
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
+
 import torch
 from torch import Tensor, nn
+
 from beeline.config import build as config
-from beeline.data.modality import check_modality
-from beeline.data.translation import DatasetSource
-from beeline.runs import manifest
-from beeline.fields.flow import Flow
+from beeline.core.errors import BeelineError, require
+from beeline.core.files import PART, load_matching, read_tensors, sweep, write_json, write_tensors
 from beeline.core.modes import AUTO, Device, device_of, moved, resolve_device
 from beeline.core.rng import Rng
 from beeline.core.types import Cond, map_cond
-from beeline.core.errors import BeelineError, require
-from beeline.core.files import PART, load_matching, read_tensors, sweep, write_json, write_tensors
+from beeline.data.modality import check_modality
+from beeline.data.translation import DatasetSource
 from beeline.distillation.pairs import starts
+from beeline.fields.flow import Flow
+from beeline.runs import manifest
 from beeline.sampling.sampler import Sampler
 from beeline.sampling.spread import parallel_map
-
 
 NUMBERS = 2**19  # in a batch of small data, so that its features stay in the cache of a processor
 HUB = "hub:"  # what stands before the id of a bundle on the hub, so that no missing directory is looked for there
@@ -114,8 +116,8 @@ class Bundle:
         wanted = sorted(self.modality.conditions)
         require(
             not wanted or (self.null is not None and self.null != {}),
-            f"this model was trained on the conditions {wanted} without ever dropping them, so that drawing without "
-            f"a condition is not something it learned; give one, for example --condition {wanted[0] if wanted else ''}=...",
+            f"this model was trained on the conditions {wanted} without ever dropping them, so that it cannot "
+            f"sample unconditionally; give one, for example --condition {wanted[0] if wanted else ''}=...",
         )
         return None  # which networks take as the null condition
 

@@ -1,21 +1,21 @@
 """Encoders that come from outside a run: a trained bundle, or a vision model of the hub."""
 
 from __future__ import annotations
+
 import functools
 from typing import Any
+
 import torch
 import torch.nn.functional as F  # noqa: N812 - its usual name
 from torch import Tensor
-from beeline.runs.bundle import load
-from beeline.fields.flow import Flow
+
+from beeline.core.errors import BeelineError, extra, require
 from beeline.core.modes import eval_mode
 from beeline.core.ranges import Whole, dataclass
-from beeline.core.errors import BeelineError, extra, require
+from beeline.fields.flow import Flow, evaluate_field
+from beeline.networks.hooks import block_name, captured_outputs, latest_output
 from beeline.objectives.losses.encoders import tokens
-from beeline.networks.hooks import block_name
-from beeline.fields.flow import evaluate_field
-from beeline.networks.hooks import captured_outputs, latest_output
-
+from beeline.runs.bundle import load
 
 
 @dataclass(frozen=True)

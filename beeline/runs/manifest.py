@@ -1,6 +1,7 @@
 """What ``flow.json`` holds, checked as a whole: types and ranges, names that stay in its folder, sizes of weights."""
 
 from __future__ import annotations
+
 import contextlib
 import hashlib
 import json
@@ -9,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any
+
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
@@ -17,16 +19,16 @@ from torch.nn.modules.module import (
     register_module_buffer_registration_hook,
     register_module_parameter_registration_hook,
 )
-from beeline.core.protocols.flows import Path as FlowPath
-from beeline.spaces.pyramid import Pyramid
-from beeline.core.rng import Rng
-from beeline.core.protocols.flows import Source
-from beeline.core.errors import BeelineError, require
-from beeline.core.protocols.data import Modality
-from beeline.core.files import match, read_json, sha256
-from beeline.config.settings import component, construct, constructing, plain, prefixed
-from beeline.sampling.sampler import Sampler
 
+from beeline.config.settings import component, construct, constructing, plain, prefixed
+from beeline.core.errors import BeelineError, require
+from beeline.core.files import match, read_json, sha256
+from beeline.core.protocols.data import Modality
+from beeline.core.protocols.flows import Path as FlowPath
+from beeline.core.protocols.flows import Source
+from beeline.core.rng import Rng
+from beeline.sampling.sampler import Sampler
+from beeline.spaces.pyramid import Pyramid
 
 FORMAT = 2  # 1 has no hash of its own content
 

@@ -9,52 +9,52 @@ report.html     what to look at
 """
 
 from __future__ import annotations
+
 import contextlib
 import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import field
 from pathlib import Path
 from typing import Any
+
 import torch
 import yaml
 from torch import nn
+
 from beeline.config import build as config
-from beeline.data.modality import check_modality, complete
-from beeline.data.translation import check_coupling, of_training
-from beeline.runs.bundle import Bundle, load
 from beeline.config.catalogue import settings
-from beeline.fields.flow import Flow, MapNetwork, Network
-from beeline.core.modes import AUTO, Device, eval_mode
-from beeline.paths.affine import Linear
-from beeline.solvers.process import Process, process_of
-from beeline.core.ranges import dataclass
-from beeline.core.rng import Rng
-from beeline.couplings.basic import Independent
-from beeline.couplings.sources import Gaussian
-from beeline.core.types import Batch, take
+from beeline.config.settings import construct
 from beeline.core.declared import missing
 from beeline.core.errors import nearest, require
-from beeline.core.protocols.data import DataSet
 from beeline.core.files import locked, sweep, write_text
-from beeline.training.logs.run_log import JsonLines
+from beeline.core.modes import AUTO, Device, eval_mode
+from beeline.core.protocols.data import DataSet
 from beeline.core.protocols.flows import StoredCoupling, source_of
-from beeline.core.protocols.training import Distillation
-from beeline.objectives.heads import drawn_by
-from beeline.objectives.matching import check_objective
-from beeline.evaluation.heldout import HeldOut
-from beeline.objectives.matching import FlowMatching
 from beeline.core.protocols.objectives import Objective, spec_of
-from beeline.training.distributed.parallel import SingleDevice, on_rank_zero
-from beeline.core.protocols.training import Parallel
-from beeline.training.plan import plan
-from beeline.training.callbacks import Previews
-from beeline.training.config import Training
-from beeline.training.fit import fit
+from beeline.core.protocols.training import Distillation, Parallel
+from beeline.core.ranges import dataclass
+from beeline.core.rng import Rng
+from beeline.core.types import Batch, take
+from beeline.couplings.basic import Independent
+from beeline.couplings.sources import Gaussian
+from beeline.data.modality import check_modality, complete
+from beeline.data.translation import check_coupling, of_training
+from beeline.evaluation.heldout import HeldOut
+from beeline.fields.flow import Flow, MapNetwork, Network
+from beeline.objectives.heads import drawn_by
+from beeline.objectives.matching import FlowMatching, check_objective
+from beeline.paths.affine import Linear
+from beeline.runs.bundle import Bundle, load
 from beeline.runs.run_directory import ready, unstarted
-from beeline.config.settings import construct
 from beeline.sampling.guidance.null import check_null, learned_null
 from beeline.sampling.sampler import Sampler
-
+from beeline.solvers.process import Process, process_of
+from beeline.training.callbacks import Previews
+from beeline.training.config import Training
+from beeline.training.distributed.parallel import SingleDevice, on_rank_zero
+from beeline.training.fit import fit
+from beeline.training.logs.run_log import JsonLines
+from beeline.training.plan import plan
 
 Log = Callable[[dict[str, Any]], None]
 
@@ -232,7 +232,9 @@ def prepare_distilled(run: Distilled, device: Device = AUTO) -> Prepared:
     )
     objective = run.method.objective(teacher.flow)
     learned = of_training(teacher.flow)
-    unseen = run.method.heldout(teacher.flow, take(other, torch.arange(min(len(other.x1), HELDOUT_PAIRS))), rng.fork("unseen"))
+    unseen = run.method.heldout(
+        teacher.flow, take(other, torch.arange(min(len(other.x1), HELDOUT_PAIRS))), rng.fork("unseen")
+    )
     pairs = run.method.data(learned, batch, rng.fork("pairs"))
     began = teacher.flow  # a method copies the network that its flow holds
     if run.network is not None:
@@ -341,7 +343,10 @@ def _train(
         checkpoint_dir=out / "checkpoints",
         resume=out / "checkpoints" if resume else fork,
         fork=fork is not None and not resume,
-        callbacks=(*(() if work.heldout is None else (work.heldout,)), *previews(work, out / "samples", run.training.checkpoint_every, engine.rank == 0)),
+        callbacks=(
+            *(() if work.heldout is None else (work.heldout,)),
+            *previews(work, out / "samples", run.training.checkpoint_every, engine.rank == 0),
+        ),
         predicted=predicted,
     )
     bundle = work.finish(trained)

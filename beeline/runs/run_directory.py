@@ -1,14 +1,15 @@
 """The directory of a run: whether it is free, may be gone on with, or was left by a run that learned nothing."""
 
 from __future__ import annotations
+
 from pathlib import Path
 from typing import Any
+
 from beeline.config import build as config
 from beeline.core.errors import BeelineError, require
 from beeline.core.files import LOCK, PART, read_plain
 from beeline.training import checkpoint
 from beeline.training.loop import CHANGEABLE
-
 
 
 def ready(out: Path, run: Any, resume: bool) -> None:

@@ -1,6 +1,7 @@
 """The doctor: whether a run keeps its promises, proved on its own configuration."""
 
 from __future__ import annotations
+
 import dataclasses
 import json
 import os
@@ -12,21 +13,22 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
 import torch
 from torch import Tensor
+
 from beeline.config import build as config
-from beeline.runs.bundle import load
 from beeline.core.declared import is_map
-from beeline.core.rng import Rng
-from beeline.core.types import Cond, take
 from beeline.core.errors import BeelineError, require
 from beeline.core.files import read_plain
+from beeline.core.rng import Rng
+from beeline.core.types import Cond, take
+from beeline.evaluation.heldout import HeldOut
+from beeline.runs.bundle import load
+from beeline.runs.run import Distilled, Run, prepare, prepare_distilled
 from beeline.training import checkpoint
 from beeline.training.checks import first_bad
-from beeline.evaluation.heldout import HeldOut
 from beeline.training.fit import fit
-from beeline.runs.run import Distilled, Run, prepare, prepare_distilled
-
 
 STEPS, KILLED = 6, 5  # length of the trial, and the step in whose middle it is killed
 

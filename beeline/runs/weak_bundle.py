@@ -1,15 +1,16 @@
 """A weaker trained flow as the reference of guidance, named by its directory."""
 
 from __future__ import annotations
+
 from dataclasses import dataclass
 from typing import Any
-from beeline.fields.flow import Flow
+
+from beeline.core.errors import require
 from beeline.core.modes import device_of
 from beeline.core.types import Cond
-from beeline.core.errors import require
+from beeline.fields.flow import Flow
 from beeline.runs.bundle_encoders import bundled
 from beeline.sampling.guidance.guide import FlowDependent, Weak
-
 
 
 @dataclass(frozen=True)

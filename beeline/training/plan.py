@@ -108,7 +108,7 @@ def plan(
     slope = (large - small) / (more - few)
     copies = 2 * _bytes(trainable) if training.watch_every <= training.steps else 0
     one = weights + averages + optimizer
-    seconds = _step_seconds(nets, objective, data, training, rng, trial) if trial else None
+    seconds = step_seconds(nets, objective, data, training, rng, trial) if trial else None
     return Plan(
         parameters=sum(p.numel() for p in parameters),
         weights=weights,
@@ -167,10 +167,17 @@ def _pass_bytes(
     return peak
 
 
-def _step_seconds(
-    nets: Mapping[str, nn.Module], objective: Any, data: Any, training: Training, rng: Rng, steps: int
+def step_seconds(
+    networks: nn.Module | Mapping[str, nn.Module],
+    objective: Any,
+    data: Any,
+    training: Training,
+    rng: Rng,
+    steps: int,
+    limit: float = float("inf"),
 ) -> float:
-    """Median seconds of a step, from a short trial on copies of the networks."""
+    """Seconds of one step: the median of a trial of ``steps`` steps on a copy, or fewer after ``limit`` seconds."""
+    nets = {"network": networks} if isinstance(networks, nn.Module) else networks
     copies = {name: copy.deepcopy(net) for name, net in nets.items()}
     training = replace(training, early_stopping=None)  # no held-out data here
     device = device_of(copies) or torch.device("cpu")
@@ -181,6 +188,8 @@ def _step_seconds(
             start = time.perf_counter()
             loop.step()
             seconds.append(max(0.0, time.perf_counter() - start))  # a clock may run backwards
+            if sum(seconds) > limit:
+                break
     steady = sorted(seconds[2:] or seconds)
     return steady[len(steady) // 2]
 

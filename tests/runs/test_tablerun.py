@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from beeline.config import build as config
+from beeline.core.errors import BeelineError
 from beeline.core.rng import Rng
 from beeline.core.types import Batch
-from beeline.core.errors import BeelineError
 from beeline.data.tables.files import StreamMicrobatches, TableStream
 from beeline.distillation.students import OneStep
 from beeline.objectives.tables import RowMatching

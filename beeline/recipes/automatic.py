@@ -1,0 +1,109 @@
+"""The recipe that follows from a path: a table, pictures, points or sequences."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from beeline.core.errors import BeelineError, require
+from beeline.data.image_files import PICTURES, ImageFile
+from beeline.recipes.images import images
+from beeline.recipes.points import points
+from beeline.recipes.sequences import sequences
+from beeline.recipes.tables import table
+from beeline.runs.run import Run
+
+TABLES = (".csv", ".tsv", ".csv.gz", ".tsv.gz", ".parquet", ".pq")
+ARRAYS = (".npy", ".npz")
+LOOKED_AT = 300  # pictures of a folder whose sizes are read
+SIDE = 64  # pixels per side to which pictures of several sizes, or larger ones, are scaled
+
+
+def recipe_for(path: str, side: int = SIDE) -> Run:
+    """The recipe for a file or a folder.
+
+    A CSV, TSV or Parquet file is a table; a Parquet file of the hub with encoded images, a folder of pictures, and
+    arrays [N,H,W] or [N,H,W,C] of uint8 are images; other arrays are points; a text file holds sequences.
+    Pictures of several sizes, or larger than ``side`` pixels, are cut to their middle square and scaled.
+
+    Raises BeelineError for a path that is missing, empty or of no known kind.
+    """
+    place = Path(path)
+    require(
+        place.exists(), f"there is no file or folder {path}; check the path, or name a recipe ('beeline list recipes')"
+    )
+    if place.is_dir():
+        return _folder(place, side)
+    name = place.name.lower()
+    if name.endswith((".parquet", ".pq")) and _holds_images(place):
+        return replace(images(path), data=ImageFile(path, resize=side))
+    if name.endswith(TABLES):
+        return table(path)
+    if name.endswith(ARRAYS):
+        return images(path) if _is_image_array(place) else points(path)
+    if name.endswith(".txt"):
+        return sequences(path)
+    if name.endswith(PICTURES):
+        raise BeelineError(f"{path} is a single picture; a model learns from many: give a folder of pictures")
+    raise BeelineError(
+        f"{path} has the ending {place.suffix!r}, which no recipe reads; give a table ({', '.join(TABLES)}), an array "
+        f"({', '.join(ARRAYS)}), a text file of sequences (.txt), or a folder of pictures"
+    )
+
+
+def _folder(place: Path, side: int) -> Run:
+    files = [file for file in sorted(place.rglob("*")) if file.is_file() and not file.name.startswith(".")]
+    pictures = [file for file in files if file.suffix.lower() in PICTURES]
+    if pictures:
+        return replace(images(str(place)), data=ImageFile(str(place), resize=_common_side(pictures, side)))
+    parquet = [file for file in files if file.suffix.lower() in (".parquet", ".pq")]
+    if parquet and _holds_images(parquet[0]):
+        return replace(images(str(place)), data=ImageFile(str(place), resize=side))
+    endings = sorted({file.suffix.lower() or file.name for file in files})
+    found = f"{len(files)} files ({', '.join(endings[:6])})" if files else "no files"
+    raise BeelineError(
+        f"{place} holds {found} and no pictures; give a folder of pictures ({', '.join(PICTURES)}), with one "
+        "subfolder per class where there are classes, or name a single file"
+    )
+
+
+def _common_side(pictures: list[Path], side: int) -> int | None:
+    """None where the pictures have one small size, which is kept; else the side to which all are scaled."""
+    from PIL import Image
+
+    step = max(1, len(pictures) // LOOKED_AT)
+    sizes = set()
+    for file in pictures[::step]:
+        try:
+            with Image.open(file) as opened:
+                sizes.add(opened.size)
+        except OSError:
+            continue  # refused by name when the pictures are read
+    if len(sizes) == 1 and max(next(iter(sizes))) <= side:
+        return None
+    least = min((min(size) for size in sizes), default=side)
+    return max(8, min(side, least) // 8 * 8)  # networks halve the sides up to three times
+
+
+def _holds_images(file: Path) -> bool:
+    """Whether a Parquet file has a column of encoded images, as the hub's data sets do."""
+    from beeline.core.errors import extra
+
+    parquet = extra("pyarrow.parquet", "tables")
+    try:
+        fields = list(parquet.read_schema(file))
+    except (OSError, ValueError) as error:  # ArrowInvalid is a ValueError
+        raise BeelineError(f"{file} is no Parquet file ({error}); it is damaged or has another format") from error
+    return any(str(field.type).startswith("struct<bytes: binary") for field in fields)
+
+
+def _is_image_array(file: Path) -> bool:
+    """Whether an array file holds uint8 pictures; the headers alone are read."""
+    if file.suffix.lower() == ".npz":
+        with np.load(file, allow_pickle=False) as data:
+            names = data.files
+        return any(name in names for name in ("x_train", "images"))
+    array = np.load(file, mmap_mode="r", allow_pickle=False)
+    return array.dtype == np.uint8 and array.ndim in (3, 4)

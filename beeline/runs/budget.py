@@ -1,0 +1,146 @@
+"""A run that fits into a given time: network and number of steps from a trial of a few steps."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from beeline.core.errors import BeelineError, require
+from beeline.core.rng import Rng
+from beeline.runs.run import Prepared, Run, build_network, prepare
+from beeline.training.optim.learning_rate import WarmupConstantCooldown
+from beeline.training.plan import step_seconds
+
+UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+SHARE = 0.7  # of the budget for training steps; the rest is held-out losses, averages, samples and the report
+LEAST_STEPS = 50
+LEAST_BATCH = 16
+
+SIZES: Mapping[str, Sequence[Mapping[str, Any]]] = {
+    "networks.UNet": (
+        {"width": 64, "multipliers": [1, 2, 2, 2], "blocks": 2},
+        {"width": 32, "multipliers": [1, 2, 2], "blocks": 2},
+        {"width": 32, "multipliers": [1, 2], "blocks": 1},
+        {"width": 16, "multipliers": [1, 2], "blocks": 1},
+    ),
+    "networks.MLP": ({"width": 512, "depth": 4}, {"width": 256, "depth": 4}, {"width": 128, "depth": 3}),
+    "networks.TabularMLP": ({}, {"width": 256, "depth": 3}, {"width": 128, "depth": 2}),
+}
+"""Networks by size, the largest first; of other classes the recipe's own is taken."""
+
+WANTED = {"networks.UNet": (2000, 50_000), "networks.MLP": (3000, 20_000), "networks.TabularMLP": (2000, 8000)}
+"""Steps that a network has to get before it is preferred to a smaller one, and the most that are worth taking."""
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A run fitted to a budget, and what was measured for it."""
+
+    run: Run
+    step_seconds: float
+    parameters: int
+
+    @property
+    def seconds(self) -> float:
+        """Expected time of the training steps."""
+        return self.run.training.steps * self.step_seconds
+
+
+def side_for(budget: str | None) -> int:
+    """Pixels per side to which pictures are scaled: fewer where the time is short and no GPU is there."""
+    return 32 if budget is not None and duration(budget) <= 900 and not torch.cuda.is_available() else 64
+
+
+def duration(text: str) -> float:
+    """Seconds of a duration such as 90s, 20m, 1.5h or 1h30m.
+
+    >>> duration("1h30m"), duration("20m")
+    (5400.0, 1200.0)
+    """
+    parts = re.fullmatch(r"(?:\d+(?:\.\d+)?[smhd])+", text.strip().lower())
+    require(parts, f"the budget is {text!r}, which is no duration; give a number with a unit: 90s, 20m, 1.5h or 1h30m")
+    total = sum(float(n) * UNITS[unit] for n, unit in re.findall(r"(\d+(?:\.\d+)?)([smhd])", text.lower()))
+    require(total > 0, f"the budget is {text!r}, which is no time at all; give one above 0, for example 20m")
+    return float(total)
+
+
+def fit_budget(
+    run: Run,
+    seconds: float,
+    device: torch.device,
+    *,
+    network: bool = True,
+    steps: bool = True,
+    say: Callable[[str], None] = lambda text: None,
+    measure: Callable[..., float] = step_seconds,
+) -> Fitted:
+    """The run with the largest network that gets enough steps within ``seconds``, all included.
+
+    Networks are tried for a few steps each by ``measure``, the smallest first.  ``network`` and ``steps`` say which of
+    the two may be chosen; what a user has set stays.
+
+    Raises BeelineError for a budget that not even the smallest network can use, with the least that would do.
+    """
+    begun = time.perf_counter()
+    work = prepare(run)
+    rows = len(work.rows)
+    batch_size = min(run.training.batch_size, max(1, rows))
+    training = replace(
+        run.training, batch_size=batch_size, microbatches=1 if batch_size % 2 else run.training.microbatches
+    )
+    cls = str(run.network["is"])
+    least, most = WANTED.get(cls, (1000, 20_000))
+    sizes = SIZES.get(cls, ({},)) if network else ({},)
+    rng = Rng(run.seed).fork("budget")
+    best: tuple[Run, float, int, int] | None = None  # run, seconds of a step, steps that fit, parameters
+    for size in reversed(sizes):  # a larger network only where the smaller one gets far more steps than it needs
+        chosen = replace(run, network={**run.network, **size}, training=training)
+        try:
+            nets = work.networks if not size else _network(chosen, work)
+        except BeelineError:  # too many levels for the size of the data
+            continue
+        say(f"trying {cls.partition('.')[2]} {', '.join(f'{k} {v}' for k, v in size.items())}".rstrip())
+        nets.to(device)
+        step = measure(nets, work.objective, work.data, training, rng, 6, limit=0.03 * seconds)
+        count = int((SHARE * seconds - (time.perf_counter() - begun)) / step)
+        if best is not None and count < least:
+            break
+        best = chosen, step, count, sum(p.numel() for p in nets.parameters())
+        if steps and count < 2 * least:
+            break
+    assert best is not None
+    chosen, step, count, parameters = best
+    while steps and count < least and training.batch_size > LEAST_BATCH:  # smaller batches, about as much faster
+        training = replace(training, batch_size=max(LEAST_BATCH, training.batch_size // 2), microbatches=1)
+        step, count = 0.6 * step, int(count / 0.6)
+    chosen = replace(chosen, training=training)
+    require(
+        count >= LEAST_STEPS or not steps,
+        f"a budget of {seconds:.0f} s is too short: the smallest network takes {step:.2g} s a step, and loading and "
+        f"trying took {time.perf_counter() - begun:.0f} s; give at least "
+        f"{(LEAST_STEPS * step + time.perf_counter() - begun) / SHARE + 5:.0f} s, or fewer data",
+    )
+    if steps:
+        training = _with_steps(training, max(1, min(most, count)))
+    return Fitted(replace(chosen, training=training), step, parameters)
+
+
+def _network(run: Run, work: Prepared) -> Any:
+    few = work.heldout.data if work.heldout is not None else None
+    require(few is not None, "a budget needs held-out data, on which the networks are tried")
+    assert few is not None
+    return build_network(run, work.finish(work.networks).modality, few)
+
+
+def _with_steps(training: Any, steps: int) -> Any:
+    """A training of so many steps: warm-up, averages and checkpoints in proportion."""
+    lr = training.lr
+    if isinstance(lr, WarmupConstantCooldown):
+        lr = replace(lr, warmup=min(lr.warmup, max(1, steps // 10)))
+    every = min(training.checkpoint_every, max(50, steps // 4))
+    return replace(training, steps=steps, lr=lr, checkpoint_every=every)

@@ -1,0 +1,133 @@
+"""The recipe that follows from a path, and runs fitted to a time."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image as Picture
+
+from beeline.cli.main import run
+from beeline.data.image_files import ImageFile
+from beeline.data.point_files import PointFile
+from beeline.data.tables.files import TableFile
+from beeline.recipes.automatic import recipe_for
+from beeline.recipes.points import two_moons
+from beeline.runs.budget import SHARE, SIZES, duration, fit_budget
+
+
+def picture(path: Path, side: tuple[int, int] = (12, 12)) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Picture.fromarray(np.full((*side, 3), 99, dtype=np.uint8)).save(path)
+
+
+def test_a_csv_is_a_table(tmp_path: Path) -> None:
+    (tmp_path / "people.csv").write_text("age,city\n3,Bern\n4,Oslo\n")
+    made = recipe_for(str(tmp_path / "people.csv"))
+    assert isinstance(made.data, TableFile) and made.network["is"] == "networks.TabularMLP"
+
+
+@pytest.mark.parametrize(
+    ("array", "kind"),
+    [
+        (np.zeros((6, 2), np.float32), PointFile),
+        (np.zeros((6, 8, 8), np.uint8), ImageFile),
+        (np.zeros((6, 8, 8, 3), np.uint8), ImageFile),
+        (np.zeros((6, 3), np.uint8), PointFile),
+    ],
+)
+def test_an_array_is_points_or_images(tmp_path: Path, array: np.ndarray, kind: type) -> None:
+    np.save(tmp_path / "a.npy", array)
+    assert isinstance(recipe_for(str(tmp_path / "a.npy")).data, kind)
+
+
+@pytest.mark.parametrize(
+    ("sides", "resize"),
+    [
+        ([(12, 12), (12, 12)], None),  # one small size is kept
+        ([(40, 50), (70, 33)], 32),  # the smallest side, in multiples of 8
+        ([(200, 300), (100, 100)], 64),
+        ([(9, 30), (10, 10)], 8),
+    ],
+)
+def test_pictures_of_several_sizes_are_scaled(tmp_path: Path, sides: list, resize: int | None) -> None:
+    for i, side in enumerate(sides):
+        picture(tmp_path / "photos" / "red" / f"{i}.png", side)
+    assert recipe_for(str(tmp_path / "photos")).data.resize == resize
+    assert recipe_for(str(tmp_path / "photos"), side=16).data.resize in (None, 8, 16)
+
+
+@pytest.mark.parametrize(
+    ("name", "match"),
+    [
+        ("nothing", "no file or folder"),
+        ("empty", "holds no files and no pictures"),
+        ("words", r"holds 1 files \(.docx\) and no pictures"),
+        ("one.png", "single picture"),
+        ("talk.wav", "ending '.wav', which no recipe reads"),
+        ("broken.parquet", "is no Parquet file"),
+    ],
+)
+def test_what_no_recipe_reads_is_refused(tmp_path: Path, name: str, match: str) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "words").mkdir()
+    (tmp_path / "words" / "a.docx").write_text("x")
+    picture(tmp_path / "one.png")
+    (tmp_path / "talk.wav").write_bytes(b"RIFF")
+    (tmp_path / "broken.parquet").write_bytes(b"PAR1")
+    with pytest.raises(ValueError, match=match):
+        recipe_for(str(tmp_path / name))
+
+
+def test_durations() -> None:
+    assert [duration(t) for t in ("90s", "20m", "1.5h", "1h30m", "1d")] == [90, 1200, 5400, 5400, 86400]
+    for text in ("", "20", "m", "0s", "-3m", "2 weeks"):
+        with pytest.raises(ValueError, match="the budget is"):
+            duration(text)
+
+
+def a_step(net: torch.nn.Module, *rest: object, limit: float) -> float:
+    """A microsecond for every parameter: the same on every machine."""
+    return 1e-6 * sum(p.numel() for p in net.parameters())
+
+
+def test_a_budget_decides_steps_and_network() -> None:
+    device = torch.device("cpu")
+    short, middle, long = (fit_budget(two_moons(), s, device, measure=a_step) for s in (600, 1800, 3e5))
+    widths = [size["width"] for size in SIZES["networks.MLP"]]
+    assert [fitted.run.network["width"] for fitted in (short, middle, long)] == sorted(widths)
+    assert long.run.training.steps == 20_000  # more are not worth taking
+    for seconds, fitted in ((600, short), (1800, middle)):
+        assert 0.6 * seconds < fitted.seconds <= SHARE * seconds
+        assert fitted.step_seconds == pytest.approx(1e-6 * fitted.parameters)
+    fixed = fit_budget(two_moons(), 60, device, network=False, measure=a_step)
+    assert fixed.run.network == two_moons().network
+
+
+def test_few_steps_take_smaller_batches() -> None:
+    fitted = fit_budget(two_moons(), 60, torch.device("cpu"), measure=a_step)
+    assert fitted.run.training.batch_size < two_moons().training.batch_size
+
+
+def test_a_budget_too_short_names_the_least() -> None:
+    with pytest.raises(ValueError, match="too short.*give at least"):
+        fit_budget(two_moons(), 0.1, torch.device("cpu"), measure=a_step)
+
+
+def test_train_on_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "points.npy"
+    np.save(file, np.random.default_rng(0).normal(size=(200, 2)).astype(np.float32))
+    out = tmp_path / "run"
+    words = ["train", str(file), "--set", "training.steps=20", "--out", str(out), "--no-report", "--json"]
+    assert run(words) == 0
+    assert json.loads(capsys.readouterr().out)["bundle"] == str(out / "bundle")
+    assert run(["sample", str(out), "-n", "5", "--out", str(tmp_path / "s.npy")]) == 0
+    assert np.load(tmp_path / "s.npy").shape == (5, 2)
+
+
+def test_train_refuses_a_missing_file(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["train", "nowhere/people.csv", "--budget", "1m"]) == 2
+    assert "there is no file or folder nowhere/people.csv" in capsys.readouterr().err
+    assert run(["train", "digits", "--budget", "soon"]) == 2
+    assert "is no duration" in capsys.readouterr().err
