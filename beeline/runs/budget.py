@@ -12,7 +12,8 @@ import torch
 
 from beeline.core.errors import BeelineError, require
 from beeline.core.rng import Rng
-from beeline.runs.run import Prepared, Run, build_network, prepare
+from beeline.runs.networks import build_network
+from beeline.runs.run import Prepared, Run, prepare
 from beeline.training.optim.learning_rate import WarmupConstantCooldown
 from beeline.training.plan import step_seconds
 
@@ -134,7 +135,7 @@ def _network(run: Run, work: Prepared) -> Any:
     few = work.heldout.data if work.heldout is not None else None
     require(few is not None, "a budget needs held-out data, on which the networks are tried")
     assert few is not None
-    return build_network(run, work.finish(work.networks).modality, few)
+    return build_network(run.network, run.objective, run.seed, work.finish(work.networks).modality, few)
 
 
 def _with_steps(training: Any, steps: int) -> Any:

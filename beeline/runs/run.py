@@ -19,13 +19,10 @@ from typing import Any
 
 import torch
 import yaml
-from torch import nn
 
 from beeline.config import build as config
-from beeline.config.catalogue import settings
-from beeline.config.settings import construct
 from beeline.core.declared import missing
-from beeline.core.errors import nearest, require
+from beeline.core.errors import require
 from beeline.core.files import locked, sweep, write_text
 from beeline.core.modes import AUTO, Device, eval_mode
 from beeline.core.protocols.data import DataSet
@@ -34,21 +31,21 @@ from beeline.core.protocols.objectives import Objective, spec_of
 from beeline.core.protocols.training import Distillation, Parallel
 from beeline.core.ranges import dataclass
 from beeline.core.rng import Rng
-from beeline.core.types import Batch, take
+from beeline.core.types import take
 from beeline.couplings.basic import Independent
 from beeline.couplings.sources import Gaussian
 from beeline.data.modality import check_modality, complete
 from beeline.data.translation import check_coupling, of_training
 from beeline.evaluation.heldout import HeldOut
-from beeline.fields.flow import Flow, MapNetwork, Network
+from beeline.fields.flow import Flow
 from beeline.objectives.heads import drawn_by
 from beeline.objectives.matching import FlowMatching, check_objective
 from beeline.paths.affine import Linear
 from beeline.runs.bundle import Bundle, load
+from beeline.runs.networks import build_network, check_network
 from beeline.runs.run_directory import ready, unstarted
 from beeline.sampling.guidance.null import check_null, learned_null
 from beeline.sampling.sampler import Sampler
-from beeline.solvers.process import Process, process_of
 from beeline.training.callbacks import Previews
 from beeline.training.config import Training
 from beeline.training.distributed.parallel import SingleDevice, on_rank_zero
@@ -113,44 +110,6 @@ class Distilled:
             check_network(self.network)
 
 
-FROM_DATA = {"shape", "size", "conditions", "groups", "rows"}
-
-
-def architecture(network: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
-    """The class of a network given as plain data, and its settings."""
-    require(
-        isinstance(network.get("is"), str),
-        f"the network is {dict(network)}, which names no class; give 'is', for example networks.DiT",
-    )
-    return config.lookup("networks", network["is"]), {k: v for k, v in network.items() if k != "is"}
-
-
-def check_network(network: Mapping[str, Any]) -> None:
-    """Refuse settings that the class does not have, or that come from the data."""
-    cls, given = architecture(network)
-    known = set(settings(cls)) - FROM_DATA
-    for setting in given:
-        require(setting in known, f"{network['is']} has no setting {setting!r} here; {nearest(setting, known)}")
-
-
-def build_network(run: Run, modality: Any, batch: Batch) -> nn.Module:
-    """The network of a run, initialised under the run's seed; the objective's spec may wrap it."""
-    cls, given = architecture(run.network)
-    known = settings(cls)
-    spec = spec_of(run.objective)
-    offered = {"shape": tuple(modality.shape), "conditions": dict(modality.conditions) | dict(spec.conditions)}
-    offered |= modality.offers
-    given.update({k: v for k, v in offered.items() if k in known})
-    with Rng(run.seed).fork("network").ambient():
-        backbone = construct(cls, cls.__name__, given, "network")
-    path: Any = spec.path
-    process = Process() if path is None else process_of(Flow(None, path))
-    path = None if process.resizes else path  # a path through several sizes has no convention for networks
-    kind = MapNetwork if given.get("span") else Network
-    network: nn.Module = process.wrap_network(kind(backbone, path, spec.prediction))
-    return network if spec.wrap is None else spec.wrap(network, batch, Rng(run.seed).fork("wrap"))
-
-
 @dataclass(frozen=True)
 class Prepared:
     """What a run has in hand before its first step."""
@@ -207,7 +166,9 @@ def prepare(run: Run) -> Prepared:
     streamed = source_data.microbatches(modality, rng)
     streamed = modality.microbatches(raw, rng) if streamed is None else streamed
     data = next(found for found in (streamed, feed, batch) if found is not None)
-    return Prepared(build_network(run, modality, batch), objective, data, heldout, finish, batch.x1)
+    return Prepared(
+        build_network(run.network, run.objective, run.seed, modality, batch), objective, data, heldout, finish, batch.x1
+    )
 
 
 def prepare_distilled(run: Distilled, device: Device = AUTO) -> Prepared:
@@ -238,7 +199,7 @@ def prepare_distilled(run: Distilled, device: Device = AUTO) -> Prepared:
     pairs = run.method.data(learned, batch, rng.fork("pairs"))
     began = teacher.flow  # a method copies the network that its flow holds
     if run.network is not None:
-        made = build_network(Run(source, run.network, objective, seed=run.seed), teacher.modality, batch)
+        made = build_network(run.network, objective, run.seed, teacher.modality, batch)
         began = dataclasses.replace(began, field=made)
     elif run.start is not None:
         first = load(run.start, device=device)

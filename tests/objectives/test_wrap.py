@@ -28,7 +28,8 @@ from beeline.recipes import images, points
 from beeline.recipes import sequences as recipe_sequences
 from beeline.runs.bundle import load
 from beeline.runs.bundle_encoders import HubVision, OfBundle
-from beeline.runs.run import Distilled, Run, build_network, prepare, train
+from beeline.runs.networks import build_network
+from beeline.runs.run import Distilled, Run, prepare, train
 from beeline.sampling.sampler import Sampler
 from beeline.solvers.latent_sde import LatentSDE
 from beeline.solvers.runge_kutta import EULER, HEUN
@@ -281,7 +282,7 @@ def test_the_denoiser_of_an_interpolant_is_in_the_bundle(tmp_path: Path) -> None
 def test_the_blocks_of_wrapped_networks_are_found(objective: str) -> None:
     run = run_of(images.digits(), objective)
     modality = run.data.modality().fit(run.data.load()[0])
-    net: Any = build_network(run, modality, modality.encode(run.data.load()[0]))
+    net: Any = build_network(run.network, run.objective, run.seed, modality, modality.encode(run.data.load()[0]))
     networks = 2 if objective == "LatentNoise" else 1
     assert sum(len(stack) for stack in net.stacks.values()) == 2 * networks
     with recomputed(net, 1):  # which replaces the forward pass of every block
@@ -310,7 +311,7 @@ def test_wrapped_networks_are_divided_part_by_part(tmp_path: Path) -> None:
             batch = modality.encode(raw)
             found = []
             for divide in (lambda net: net, lambda net: FSDP().wrap(net, torch.device("cpu"))):
-                net: Any = divide(build_network(run, modality, batch))
+                net: Any = divide(build_network(run.network, run.objective, run.seed, modality, batch))
                 objective: Any = run.objective
                 loss = objective(net, take(batch, torch.arange(8)), Rng(1))
                 loss.value.backward()
