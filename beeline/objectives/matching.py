@@ -1,4 +1,4 @@
-"""Objectives: what a step of learning minimises."""
+"""Flow matching, condition dropout, and the base classes of objectives."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from beeline.times.samplers import At, Uniform
 
 
 class Example(NamedTuple):
-    """What a step of regression learns from: states on the path with their slopes."""
+    """The inputs and targets of one regression step: states on the path with their slopes."""
 
     batch: Batch  # with its source points
     t: Tensor  # [B] or [B,F]
@@ -43,10 +43,10 @@ class Example(NamedTuple):
 
 @dataclass(frozen=True)
 class Drop:
-    """Replaces the whole condition of a sample by the null one, independently per sample, so that it is learned.
+    """Condition dropout: replaces the conditions of a sample by their nulls, so that the network learns the null.
 
-    cond -> null with the given probability, all conditions together or (``apart``) each by its own chance
-    Assumes that the network understands the null condition; a condition that the null does not name is never dropped.
+    cond -> null with the given probability, all conditions together or (``apart``) each independently
+    Assumes a network with a null for its conditions; a condition that the null does not name is never dropped.
     Source: Ho and Salimans 2022 (arXiv 2207.12598).
 
     >>> Drop(1.0, null=10)(torch.tensor([3, 4]), 2, Rng(0), torch.empty(0))
@@ -54,9 +54,9 @@ class Drop:
     """
 
     probability: float = 0.1  # 0 to 1; 0.1 to 0.2 is usual
-    # by name, for the batch or for one sample, or a number for all labels or all vectors; None is that of the network
+    # by name, for the batch or for one sample, or a number for all labels or all vectors; None is the network's null
     null: Any = None
-    apart: bool = False  # every condition is dropped by a chance of its own
+    apart: bool = False  # drop every condition independently of the others
 
     def __post_init__(self) -> None:
         require(
@@ -65,7 +65,7 @@ class Drop:
         )
 
     def __call__(self, cond: Cond, n: int, rng: Rng, like: Tensor, field: Any = None) -> Cond:
-        """The condition with nulls where chance says so; ``field`` is the network, which knows its null."""
+        """The conditions with some samples replaced by nulls; ``field`` is the network, which declares its nulls."""
         if cond is None or self.probability == 0:
             return cond
         void = null_like(self.null, cond, field)
@@ -114,8 +114,8 @@ class FlowMatching(ObjectiveBase):
     """Regression of the velocity on the slope of the path: the objective of flow matching and rectified flow.
 
     E over (x0, x1), t of weight(t) distance(prediction(v(x_t, t, cond)), prediction(v_t))
-    Assumes a coupling whose marginals are the source and the data.  Its minimum is E[v_t | x_t], whatever the
-    prediction, the weight and the law of the times.
+    Assumes a coupling whose marginals are the source and the data.  Its minimum is E[v_t | x_t] for every prediction,
+    weight and distribution of the times.
     Source: Lipman et al. 2023 (arXiv 2210.02747); Liu, Gong and Liu 2022 (arXiv 2209.03003).
 
     >>> loss = FlowMatching()(lambda x, t, cond=None: -x, Batch(torch.zeros(4, 2)), Rng(0))
@@ -135,7 +135,7 @@ class FlowMatching(ObjectiveBase):
         require(
             not isinstance(self.prediction, FixedEndPrediction) or gaussian_independent(self.coupling),
             f"{type(self.prediction).__name__} was given with the coupling {type(self.coupling).__name__}; the ends "
-            "that it fixes are those of an independent coupling with a Gaussian source: take Independent() or Velocity",
+            "that it fixes hold for an independent coupling with a Gaussian source: use Independent(), or Velocity()",
         )
 
     @property
@@ -144,26 +144,26 @@ class FlowMatching(ObjectiveBase):
         return replace(super().spec, path=self.path, coupling=self.coupling, prediction=self.prediction, drop=self.drop)
 
     def __call__(self, field: Any, batch: Batch, rng: Rng) -> Loss:
-        """Loss of a velocity field on data ``batch.x1`` [B,*S]; value is a scalar in squared data units."""
+        """The loss of a velocity field on data ``batch.x1`` [B,*S], in squared data units."""
         example = self.examples(batch, rng, field)
-        made = evaluate_field(field, example.x, example.t, example.batch.cond)
-        return self.compare(made, example)
+        predicted = evaluate_field(field, example.x, example.t, example.batch.cond)
+        return self.compare(predicted, example)
 
     def examples(self, batch: Batch, rng: Rng, field: Any = None) -> Example:
-        """Pairs, times, and the states and slopes on the path between them."""
+        """Sample pairs and times, and compute the states and slopes on the path between them."""
         batch = self.pairs(batch, rng, field)
         assert batch.x0 is not None
         t = self.times(len(batch.x1), batch.x1, rng.fork("times"))
         x, v = self.path.point(batch.x0, batch.x1, t, rng.fork("path"))
         return Example(batch, t, x, v)
 
-    def compare(self, made: Tensor, example: Example) -> Loss:
-        """The loss of the velocities ``made`` [B,*S] at the states of an example."""
+    def compare(self, predicted: Tensor, example: Example) -> Loss:
+        """The loss of the velocities ``predicted`` [B,*S] at the states of an example."""
         batch, t, _, _ = example
-        return self._mean(self.errors(made, example), t, batch)
+        return self._mean(self.errors(predicted, example), t, batch)
 
-    def errors(self, made: Tensor, example: Example) -> Tensor:
-        """The distances, in the shape of the times, of velocities ``made`` [B,*S] at the states of an example."""
+    def errors(self, predicted: Tensor, example: Example) -> Tensor:
+        """The distances, in the shape of the times, of the velocities ``predicted`` [B,*S] from those of an example."""
         _, t, x, v = example
         space: Prediction = Velocity()
         if not isinstance(self.prediction, Velocity):
@@ -176,35 +176,35 @@ class FlowMatching(ObjectiveBase):
             space = self.prediction
             if isinstance(space, FixedEndPrediction):
                 space = space.error_space
-            made, v = (space.value(x, slope, t, self.path) for slope in (made, v))
-        if t.ndim > 1:  # every frame is a datum with a time of its own
-            made, v, x = (part.flatten(0, 1) for part in (made, v, x))
+            predicted, v = (space.value(x, slope, t, self.path) for slope in (predicted, v))
+        if t.ndim > 1:  # every frame counts as a datum with its own time
+            predicted, v, x = (part.flatten(0, 1) for part in (predicted, v, x))
         distance = distance_at(self.distance, Context(x, t.flatten(), self.path, space))
-        return distance(made, v).reshape(t.shape)
+        return distance(predicted, v).reshape(t.shape)
 
     def pairs(self, batch: Batch, rng: Rng, field: Any = None) -> Batch:
-        """The batch with its source points, its conditions dropped by chance to the null of ``field``."""
+        """The batch with source points, and with conditions dropped to the nulls of ``field``."""
         require(len(batch.x1) > 0, "the batch is empty; a loss is a mean over data: give at least one datum")
         batch = wide_batch(batch)
-        with full_precision(batch.x1.device):  # transport costs in bfloat16 would pair other points
+        with full_precision(batch.x1.device):  # transport costs in bfloat16 would change the pairs
             batch = self.coupling(batch, rng.fork("coupling"))
         if self.drop is None:
             return batch
         return replace(batch, cond=self.drop(batch.cond, len(batch.x1), rng.fork("drop"), batch.x1, field))
 
-    def reduce(self, made: Tensor, wanted: Tensor, t: Tensor, batch: Batch) -> Loss:
-        """Distance of two values [B,*S] that are no velocities of this path, weighed as in ``compare``."""
+    def reduce(self, predicted: Tensor, target: Tensor, t: Tensor, batch: Batch) -> Loss:
+        """The loss of two values [B,*S] that are not velocities of this path, weighted as in ``compare``."""
         require(
             not (isinstance(self.distance, ContextDistance) and self.distance.contextual),
-            f"{type(self.distance).__name__} looks at states or data, and this objective compares values that imply "
-            "none; use it in FlowMatching(), or squared, Huber or Direction here",
+            f"{type(self.distance).__name__} needs states or data, and this objective compares values that imply none; "
+            "use it in FlowMatching(), and squared, Huber or Direction here",
         )
         if t.ndim > 1:
-            made, wanted = made.flatten(0, 1), wanted.flatten(0, 1)
-        return self._mean(self.distance(made, wanted).reshape(t.shape), t, batch)
+            predicted, target = predicted.flatten(0, 1), target.flatten(0, 1)
+        return self._mean(self.distance(predicted, target).reshape(t.shape), t, batch)
 
     def _mean(self, error: Tensor, t: Tensor, batch: Batch) -> Loss:
-        """Weight over time, weight of the sample, mean."""
+        """The mean of the errors, weighted over time and by sample."""
         plain = error.detach()
         error = self.weight(t) * error
         per_sample = error.flatten(1).mean(1) if t.ndim > 1 else error

@@ -166,7 +166,7 @@ def test_features_without_a_gradient_teach_nothing_and_are_refused():
         Perceptual(lambda x: x.detach())(v, torch.ones(2, 2))
     with pytest.raises(BeelineError, match="gives no gradient"):
         FeatureWeighted(lambda x: x.detach()).at(where)(v, torch.ones(2, 2))
-    with pytest.raises(BeelineError, match="does not take data of shape"):
+    with pytest.raises(BeelineError, match="failed on data of shape"):
         FeatureWeighted(nn.Linear(3, 1)).at(where)(v, torch.ones(2, 2))
     with pytest.raises(BeelineError, match="without the states"):
         FeatureWeighted()(v, v)
@@ -174,7 +174,7 @@ def test_features_without_a_gradient_teach_nothing_and_are_refused():
 
 def test_perceptual_features_that_do_not_fit_are_refused():
     conv = nn.Conv2d(3, 4, 3)
-    with pytest.raises(BeelineError, match="does not take data of shape"):
+    with pytest.raises(BeelineError, match="failed on data of shape"):
         Perceptual(conv)(torch.zeros(2, 1, 8, 8), torch.zeros(2, 1, 8, 8))
     with pytest.raises(BeelineError, match="per sample"):
         Perceptual(lambda x: x.mean(0))(torch.zeros(2, 3), torch.zeros(2, 3))

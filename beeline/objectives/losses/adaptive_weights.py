@@ -1,4 +1,4 @@
-"""Weights and draws over time that are learned with the field, so that no time dominates the loss or its noise."""
+"""Loss weights and time densities that adapt during training, so that no time dominates the loss or its variance."""
 
 from __future__ import annotations
 
@@ -43,12 +43,12 @@ class _Weighing(ObjectiveWrapper):
         names = {f.name for f in dataclasses.fields(self.objective)} if dataclasses.is_dataclass(self.objective) else ()
         require(
             "weight" in names,
-            f"{type(self).__name__} learns a weight over time, but {type(self.objective).__name__} has no 'weight'; "
-            "wrap an objective that has one, such as FlowMatching()",
+            f"{type(self).__name__} multiplies the weight over time, and {type(self.objective).__name__} has no "
+            "'weight'; wrap an objective with that field, such as FlowMatching()",
         )
 
     def _split(self, networks: Any) -> tuple[Any, Any]:
-        """The field (or fields) and the own network."""
+        """The field (or fields), and the network of this objective."""
         if not isinstance(networks, Mapping):
             return networks, None
         rest = {k: v for k, v in networks.items() if k != self.name}
@@ -60,7 +60,7 @@ class _Weighing(ObjectiveWrapper):
 
 
 class TimeNet(nn.Module):
-    """A number for every time: a linear layer on Fourier features, zero at first."""
+    """A scalar function of time: a linear layer on Fourier features, initialised to zero."""
 
     waves: Tensor
     phases: Tensor
@@ -75,15 +75,15 @@ class TimeNet(nn.Module):
 
     def forward(self, t: Tensor) -> Tensor:
         wide = torch.cos(2 * math.pi * (t[..., None].float() * self.waves + self.phases)) * math.sqrt(2)
-        made: Tensor = self.out(wide)[..., 0]
-        return made
+        value: Tensor = self.out(wide)[..., 0]
+        return value
 
 
 @dataclass(frozen=True)
 class Uncertain(_Weighing):
-    """Every time weighs as much as its loss is certain: a learned log variance u(t) divides the loss.
+    """Uncertainty weighting: the loss is divided by a learned variance exp(u(t)).
 
-    E[ w(t) d / exp(u(t)) + u(t) ], whose minimum over u is exp(u(t)) = E[w(t) d | t]: all times weigh alike
+    E[ w(t) d / exp(u(t)) + u(t) ], with its minimum over u at exp(u(t)) = E[w(t) d | t]: all times have equal weight
     Assumes an objective with a ``weight``.  The minimum over the field is unchanged.
     Source: Karras et al. 2024, EDM2 (arXiv 2312.02696); Kendall, Gal and Cipolla 2018 (arXiv 1705.07115).
 
@@ -92,7 +92,7 @@ class Uncertain(_Weighing):
     """
 
     objective: Any = field(default_factory=FlowMatching)
-    features: Count = 64  # waves from which u is made
+    features: Count = 64  # Fourier features of u
     name = "uncertainty"
 
     def __post_init__(self) -> None:
@@ -104,7 +104,7 @@ class Uncertain(_Weighing):
 
     def __call__(self, networks: Any, batch: Batch, rng: Rng) -> Loss:
         fields, own = self._split(networks)
-        if own is None:  # measured alone
+        if own is None:  # without the learned network
             return self.objective(fields, batch, rng)  # type: ignore[no-any-return]
         loss = self._weighted(lambda t: torch.exp(-own(t)).to(t.dtype))(fields, batch, rng)
         u = own(loss.t).mean()
@@ -112,7 +112,7 @@ class Uncertain(_Weighing):
 
 
 class BinMeans(Declaring):
-    """Mean losses by time bin; what a step saw is put in when it is over."""
+    """Running mean losses by time bin, updated after every step."""
 
     mean: Tensor
     norm: Tensor
@@ -126,7 +126,7 @@ class BinMeans(Declaring):
         self.register_buffer("sums", torch.zeros(2, bins), persistent=False)
 
     def weight(self, t: Tensor, power: float) -> Tensor:
-        """The weight of every time; 1 on average over bins, and 1 in bins that were not seen."""
+        """The weight of every time, 1 on average over bins; bins without losses have the mean of the others."""
         known = self.mean / self.norm.clamp(min=1e-12)
         fallback = known[self.norm > 0].mean() if bool((self.norm > 0).any()) else known.new_ones(())
         level = torch.where(self.norm > 0, known, fallback).clamp(min=1e-12)
@@ -138,33 +138,36 @@ class BinMeans(Declaring):
         return (t * n).long().clamp(0, n - 1)
 
     def density(self, floor: float) -> Binned:
-        """Times in proportion to the root of the means, ``floor`` of them even; even times before anything was seen."""
+        """A density proportional to the root of the means, mixed with a share ``floor`` of the uniform one.
+
+        It is uniform before the first losses.
+        """
         known = (self.mean / self.norm.clamp(min=1e-12)).clamp(min=0).double().sqrt()
         fallback = known[self.norm > 0].mean() if bool((self.norm > 0).any()) else known.new_ones(())
         level = torch.where(self.norm > 0, known, fallback).clamp(min=1e-30)
         return Binned(tuple(((1 - floor) * level / level.sum() + floor / len(level)).tolist()))
 
     @torch.no_grad()
-    def see(self, t: Tensor, errors: Tensor) -> None:
-        """Note the losses of a lot."""
+    def add(self, t: Tensor, errors: Tensor) -> None:
+        """Add the losses of a microbatch."""
         at = self.bin(t.flatten())
         self.sums[0].index_add_(0, at, errors.flatten().to(self.sums))
         self.sums[1].index_add_(0, at, torch.ones_like(at, dtype=self.sums.dtype))
 
     @torch.no_grad()
     def settle(self, total: Callable[[Tensor], Tensor]) -> None:
-        """Take in what all processes saw in this step."""
+        """Update the running means with the losses of this step from all processes."""
         sums, count = total(self.sums).clone()
         self.sums.zero_()
         keep = 0.5 ** (1 / self.half_life)
-        seen = count > 0
-        self.mean.copy_(torch.where(seen, keep * self.mean + (1 - keep) * sums / count.clamp(min=1), self.mean))
-        self.norm.copy_(torch.where(seen, keep * self.norm + (1 - keep), self.norm))
+        found = count > 0
+        self.mean.copy_(torch.where(found, keep * self.mean + (1 - keep) * sums / count.clamp(min=1), self.mean))
+        self.norm.copy_(torch.where(found, keep * self.norm + (1 - keep), self.norm))
 
 
 @dataclass(frozen=True)
 class Balanced(_Weighing):
-    """Times weigh by the inverse of their running mean loss, bin by bin.
+    """Every time bin is weighted by the inverse of its running mean loss.
 
     weight(t) = c mean_loss(bin of t)^(-power), with mean weight 1 over bins
     Assumes an objective with a ``weight``.  The minimum over the field is unchanged.
@@ -176,7 +179,7 @@ class Balanced(_Weighing):
 
     objective: Any = field(default_factory=FlowMatching)
     bins: int = 20
-    power: NonNegative = 1.0  # 0 leaves the loss as it is, 1 makes all bins weigh alike
+    power: NonNegative = 1.0  # 0 does not weight, 1 gives all bins equal weight
     half_life: float = 100.0  # steps of the running mean
     name = "balance"
 
@@ -184,11 +187,12 @@ class Balanced(_Weighing):
         self._check()
         require(
             self.bins >= 1 and self.half_life > 0,
-            f"Balanced got bins={self.bins}, half_life={self.half_life}; give bins from 1 and a half-life above 0",
+            f"Balanced got bins={self.bins}, half_life={self.half_life}; there is no running mean without bins and a "
+            "half-life: give at least 1 bin and a half-life above 0",
         )
 
     def networks(self) -> dict[str, nn.Module]:
-        """What remembers the losses beside the field; it has no parameters."""
+        """The running means of the losses; it has no parameters."""
         return {self.name: BinMeans(self.bins, self.half_life)}
 
     def __call__(self, networks: Any, batch: Batch, rng: Rng) -> Loss:
@@ -197,19 +201,19 @@ class Balanced(_Weighing):
             return self.objective(fields, batch, rng)  # type: ignore[no-any-return]
         loss: Loss = self._weighted(lambda t: own.weight(t, self.power))(fields, batch, rng)
         w = own.weight(loss.t, self.power)
-        if loss.t.ndim > 1:  # frames: the loss of a datum counts for its mean time
-            own.see(loss.t.mean(1), loss.per_sample / w.mean(1))
+        if loss.t.ndim > 1:  # frames: the loss of a datum is assigned to its mean time
+            own.add(loss.t.mean(1), loss.per_sample / w.mean(1))
         else:
-            own.see(loss.t, loss.per_sample / w)
+            own.add(loss.t, loss.per_sample / w)
         return loss
 
 
 @dataclass(frozen=True)
 class Importance(_Weighing):
-    """Times are drawn more often where losses are large, and count less there: the same mean with less noise.
+    """Importance sampling of times by their loss, reweighted to the same mean with less variance.
 
     p(t) ~ sqrt(mean squared loss of the bin of t), a share ``floor`` even;  E_{t ~ p}[loss / p(t)] = E_{t ~ U}[loss]
-    Assumes an objective with a ``weight`` that leaves the draw of times to this one.
+    Assumes an objective with a ``weight`` and uniform times.
     Source: Nichol and Dhariwal 2021 (arXiv 2102.09672), importance sampling by a history of losses.
 
     >>> list(Importance(bins=10).spec.networks())
@@ -218,7 +222,7 @@ class Importance(_Weighing):
 
     objective: Any = field(default_factory=FlowMatching)
     bins: int = 20
-    floor: float = 0.1  # share of even times, above 0 to 1; without it a bin could be lost for good
+    floor: float = 0.1  # share of uniform times, above 0 to 1; without it a bin could be never sampled again
     half_life: float = 100.0  # steps of the running mean
     name = "importance"
 
@@ -226,17 +230,17 @@ class Importance(_Weighing):
         self._check()
         require(
             self.bins >= 1 and self.half_life > 0 and 0 < self.floor <= 1,
-            f"Importance got bins={self.bins}, floor={self.floor}, half_life={self.half_life}; give bins from 1, a "
-            "floor above 0 and up to 1, and a half-life above 0",
+            f"Importance got bins={self.bins}, floor={self.floor}, half_life={self.half_life}; every bin has to be "
+            "sampled now and then: give at least 1 bin, a floor above 0 and up to 1, and a half-life above 0",
         )
         require(
             isinstance(self.objective.times, Uniform),
-            f"Importance was put around an objective with {type(self.objective.times).__name__} times; it learns how "
-            "to draw them: leave times=Uniform(), and weigh them by weight=",
+            f"Importance was given an objective with {type(self.objective.times).__name__} times; it learns the "
+            "density of the times itself: use times=Uniform(), and set weight= instead",
         )
 
     def networks(self) -> dict[str, nn.Module]:
-        """What remembers the squared losses beside the field; it has no parameters."""
+        """The running means of the squared losses; it has no parameters."""
         return {self.name: BinMeans(self.bins, self.half_life)}
 
     def __call__(self, networks: Any, batch: Batch, rng: Rng) -> Loss:
@@ -244,7 +248,7 @@ class Importance(_Weighing):
         if own is None:
             return self.objective(fields, batch, rng)  # type: ignore[no-any-return]
         times = own.density(self.floor)
-        drawn: Any = self._weighted(lambda t: (-times.log_prob(t)).exp())
-        loss: Loss = replace(drawn, times=times)(fields, batch, rng)
-        own.see(loss.t, (loss.per_sample * times.log_prob(loss.t).exp()) ** 2)
+        weighted: Any = self._weighted(lambda t: (-times.log_prob(t)).exp())
+        loss: Loss = replace(weighted, times=times)(fields, batch, rng)
+        own.add(loss.t, (loss.per_sample * times.log_prob(loss.t).exp()) ** 2)
         return loss

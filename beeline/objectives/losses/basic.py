@@ -1,4 +1,4 @@
-"""Weights over time and distances between values: the parts that every objective has."""
+"""Weights over time and distances between values, which every objective uses."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from beeline.fields.flow import Data
 from beeline.paths.affine import AffinePath
 
 Weight = Callable[[Tensor], Tensor]
-"""Time [B] or [B,F] -> a weight of the same shape; apart from how often a time is drawn."""
+"""Time [B] or [B,F] -> a weight of the same shape, on top of the density of the times."""
 
 Distance = Callable[[Tensor, Tensor], Tensor]
-"""(made [B,*S], wanted [B,*S]) -> [B]; a ``ContextDistance`` is also given where the two are compared."""
+"""(predicted [B,*S], target [B,*S]) -> [B]; a ``ContextDistance`` also takes the states and times."""
 
 
 class Context(NamedTuple):
-    """Where two values are compared: what a distance may need beside them."""
+    """The states, times and path at which a distance compares two values."""
 
     x: Tensor  # [B,*S], the states
     t: Tensor  # [B], their times
@@ -36,15 +36,15 @@ class Context(NamedTuple):
             return value
         require(
             isinstance(self.path, AffinePath),
-            f"a distance between data was used on {type(self.path).__name__}, where a velocity implies no data end; "
-            "use an affine path such as Linear(), or squared",
+            f"a distance between data was used on {type(self.path).__name__}, on which a velocity implies no data end; "
+            "use an affine path such as Linear(), or the distance squared",
         )
         assert isinstance(self.path, AffinePath)
         return self.path.data(self.x, self.prediction.velocity(value, self.x, self.t, self.path), self.t)
 
 
 class ContextDistance:
-    """Base of the distances that need the states, the times or the data end beside the two values."""
+    """Base of distances that need the states, the times or the data end beside the two values."""
 
     def at(self, where: Context) -> Distance:
         """The distance between values in this context."""
@@ -52,12 +52,12 @@ class ContextDistance:
 
     @property
     def contextual(self) -> bool:
-        """Whether it cannot do without a context."""
+        """Whether it needs a context, and raises without one."""
         return True
 
 
 def distance_at(distance: Distance, where: Context) -> Distance:
-    """A distance with its context, where it takes one."""
+    """The distance in a context; other distances are returned as they are."""
     return distance.at(where) if isinstance(distance, ContextDistance) else distance
 
 
@@ -65,8 +65,6 @@ def one(t: Tensor) -> Tensor:
     """The weight 1 at every time.
 
     w(t) = 1
-    Assumes nothing.
-    Source: none.
 
     >>> one(torch.tensor([0.3]))
     tensor([1.])
@@ -74,25 +72,25 @@ def one(t: Tensor) -> Tensor:
     return torch.ones_like(t)
 
 
-def squared(made: Tensor, wanted: Tensor) -> Tensor:
+def squared(predicted: Tensor, target: Tensor) -> Tensor:
     """Mean squared difference over all coordinates, [B].
 
-    |made - wanted|^2 / D
-    Assumes nothing; its minimum is the mean.
+    |predicted - target|^2 / D
+    Its minimum is the mean.
     Source: Lipman et al. 2023 (arXiv 2210.02747).
 
     >>> squared(torch.ones(1, 4), torch.zeros(1, 4))
     tensor([1.])
     """
-    return (made - wanted).square().flatten(1).mean(1)
+    return (predicted - target).square().flatten(1).mean(1)
 
 
 @dataclass(frozen=True)
 class Huber:
-    """Squared difference near zero, absolute far from it, so that outliers pull less.
+    """Pseudo-Huber distance: squared near zero and absolute far from it, which bounds the effect of outliers.
 
     (sqrt(|d|^2 + c^2) - c) / D with c = scale D;  ``each``: the mean of sqrt(d_i^2 + scale^2) - scale over coordinates
-    The first form reads the length of the whole difference d [D], the second every coordinate by itself.
+    The first form uses the norm of the whole difference d [D], the second every coordinate separately.
     Source: Lee, Lin and Fanti 2024 (arXiv 2405.20320), c = 0.00054 D; Song and Dhariwal 2023 (arXiv 2310.14189) have
     c = 0.00054 sqrt(D), which is scale = 0.00054 / sqrt(D).  ``each``: Wang et al. 2024 (arXiv 2410.07303), 0.001.
 
@@ -101,17 +99,17 @@ class Huber:
     """
 
     scale: float = 0.00054  # above 0; larger is closer to squared
-    each: bool = False  # coordinate by coordinate
+    each: bool = False  # per coordinate
 
     def __post_init__(self) -> None:
         require(
             self.scale > 0 and math.isfinite(self.scale),
-            f"Huber got scale={self.scale}; it is where the distance turns from squared to absolute: give a number "
-            "above 0, 0.00054 is usual",
+            f"Huber got scale={self.scale}; the distance changes from squared to absolute there, so it is positive: "
+            "give a number above 0 (0.00054 is usual)",
         )
 
-    def __call__(self, made: Tensor, wanted: Tensor) -> Tensor:
-        d = (made - wanted).flatten(1)
+    def __call__(self, predicted: Tensor, target: Tensor) -> Tensor:
+        d = (predicted - target).flatten(1)
         if self.each:
             return ((d.square() + self.scale**2).sqrt() - self.scale).mean(1)
         c = self.scale * d.shape[1]

@@ -1,4 +1,4 @@
-"""Distances between what was made and what was wanted: by direction, by features, by a convex cost."""
+"""Distances between prediction and target: by direction, by features, by a convex cost."""
 
 from __future__ import annotations
 
@@ -19,11 +19,10 @@ from beeline.objectives.losses.weights import PowerWeight
 
 @dataclass(frozen=True)
 class Direction(ContextDistance):
-    """A distance and, beside it, how far the velocity points the wrong way.
+    """A distance plus the cosine distance of the velocities.
 
     base(v, u) + strength (1 - cos(v, u)),  the angle over all coordinates of a datum
-    Assumes that both matter; the cosine pulls the minimum from E[u | x] towards E[u / |u| | x], the same only where
-    the velocity is certain.
+    The cosine moves the minimum from E[u | x] towards E[u / |u| | x]; the two agree where u is determined by x.
     Source: Yao et al. 2024, FasterDiT (arXiv 2410.10356).
 
     >>> Direction(1.0)(torch.tensor([[2.0, 0.0]]), torch.tensor([[1.0, 0.0]]))
@@ -33,9 +32,9 @@ class Direction(ContextDistance):
     strength: NonNegative = 1.0  # of the angle; 0 is the base distance
     base: Distance = squared
 
-    def __call__(self, made: Tensor, wanted: Tensor) -> Tensor:
-        cosine = torch.nn.functional.cosine_similarity(made.flatten(1), wanted.flatten(1), dim=1, eps=1e-8)
-        return self.base(made, wanted) + self.strength * (1 - cosine)
+    def __call__(self, predicted: Tensor, target: Tensor) -> Tensor:
+        cosine = torch.nn.functional.cosine_similarity(predicted.flatten(1), target.flatten(1), dim=1, eps=1e-8)
+        return self.base(predicted, target) + self.strength * (1 - cosine)
 
     def at(self, where: Context) -> Distance:
         return replace(self, base=distance_at(self.base, where))
@@ -47,13 +46,12 @@ class Direction(ContextDistance):
 
 @dataclass(frozen=True)
 class Perceptual(ContextDistance):
-    """The distance between features of the data that two values imply, by any network.
+    """Squared distance between features of the data that two values imply.
 
     strength mean_l |f_l(x1_hat) - f_l(x1)|^2 + plain |x1_hat - x1|^2,  means over the coordinates of a datum
     x1_hat is the data end of a velocity (or noise) at its state: x_t + (1-t) v on the straight path.  Called without a
-    context it compares the two tensors that it is given.
-    Assumes an affine path, and a differentiable feature function, frozen, that takes data of this shape; each output
-    [B,...].
+    context it compares its two arguments themselves.
+    Assumes an affine path, and a frozen differentiable feature function for data of this shape, with outputs [B,...].
     Source: Zhang et al. 2018 (arXiv 1801.03924), LPIPS; in flow matching Lee, Lin and Fanti 2024 (arXiv 2405.20320).
 
     >>> Perceptual(lambda x: 2 * x, plain=0.0)(torch.ones(1, 2), torch.zeros(1, 2))
@@ -62,24 +60,24 @@ class Perceptual(ContextDistance):
 
     features: Callable[[Tensor], Tensor | Sequence[Tensor]] = RandomFeatures()  # data -> one or several feature tensors
     strength: NonNegative = 1.0  # of the features
-    plain: NonNegative = 0.1  # of the squared difference, which keeps what the features do not see
+    plain: NonNegative = 0.1  # of the squared difference, for directions to which the features are blind
 
-    def __call__(self, made: Tensor, wanted: Tensor) -> Tensor:
-        mine, theirs = seen(self.features, made), seen(self.features, wanted.detach())
-        check_learnable(mine[0], made)
+    def __call__(self, predicted: Tensor, target: Tensor) -> Tensor:
+        mine, theirs = features_of(self.features, predicted), features_of(self.features, target.detach())
+        check_learnable(mine[0], predicted)
         apart = [squared(m, t.detach()) for m, t in zip(mine, theirs, strict=True)]
-        return self.strength * torch.stack(apart).mean(0) + self.plain * squared(made, wanted)
+        return self.strength * torch.stack(apart).mean(0) + self.plain * squared(predicted, target)
 
     def at(self, where: Context) -> Distance:
-        return lambda made, wanted: self(where.data(made), where.data(wanted))
+        return lambda predicted, target: self(where.data(predicted), where.data(target))
 
 
 @dataclass(frozen=True)
 class Combined(ContextDistance):
-    """A sum of distances, each with a weight over time; by default the LPIPS-Huber loss of improved rectified flow.
+    """A sum of distances, each with a weight over time; the default is the LPIPS-Huber loss of improved rectified flow.
 
-    sum_i weights_i(t) parts_i(made, wanted);  default: t huber(v, u) + |f(x1_hat) - f(x1)|^2
-    Assumes as many weights as parts.  Give ``Perceptual`` the features of the data; the variant for CIFAR-10 has the
+    sum_i weights_i(t) parts_i(predicted, target);  default: t huber(v, u) + |f(x1_hat) - f(x1)|^2
+    Assumes as many weights as parts.  Pass features of the data to ``Perceptual``; the variant for CIFAR-10 has the
     second weight ``PowerWeight(0, -1)``, which is 1 / (1-t).
     Source: Lee, Lin and Fanti 2024 (arXiv 2405.20320).
 
@@ -93,33 +91,33 @@ class Combined(ContextDistance):
     def __post_init__(self) -> None:
         require(
             len(self.parts) == len(self.weights) > 0,
-            f"Combined got {len(self.parts)} distances and {len(self.weights)} weights over time; give one weight for "
-            "every distance, 'one' for none",
+            f"Combined got {len(self.parts)} distances and {len(self.weights)} weights over time; every distance has "
+            "one weight: give equal numbers, with 'one' where a distance is not weighted",
         )
 
     def at(self, where: Context) -> Distance:
         parts = [distance_at(part, where) for part in self.parts]
 
-        def distance(made: Tensor, wanted: Tensor) -> Tensor:
-            each = [w(where.t) * part(made, wanted) for w, part in zip(self.weights, parts, strict=True)]
+        def distance(predicted: Tensor, target: Tensor) -> Tensor:
+            each = [w(where.t) * part(predicted, target) for w, part in zip(self.weights, parts, strict=True)]
             return torch.stack(each).sum(0)
 
         return distance
 
-    def __call__(self, made: Tensor, wanted: Tensor) -> Tensor:
+    def __call__(self, predicted: Tensor, target: Tensor) -> Tensor:
         raise BeelineError(
-            "Combined was asked for a distance without times, over which its parts are weighed; use it in "
-            "FlowMatching(), Reflow or OneStep, which give them, or one of its parts elsewhere"
+            "Combined was called without times, by which its parts are weighted; use it in FlowMatching(), Reflow or "
+            "OneStep, and one of its parts elsewhere"
         )
 
 
 @dataclass(frozen=True)
 class FeatureWeighted(ContextDistance):
-    """The error of a velocity as features of the state feel it: what they do not see may differ.
+    """Velocity error through the Jacobian of a feature network.
 
     strength mean |J_h(x_t) (v - u)|^2 + plain mean |v - u|^2,  J_h the Jacobian of the features (jvp)
-    Assumes differentiable features, frozen, that take data of this shape.  The minimum is E[u | x_t] as without them:
-    they weigh its directions, for transfer between domains those of style over those of content.
+    Assumes frozen differentiable features for data of this shape.  The minimum is still E[u | x_t]; the features weight
+    the directions of the error, for domain transfer those of style over those of content.
     Source: Liu, Gong and Liu 2022 (arXiv 2209.03003), section on domain transfer.
 
     >>> from beeline.fields.flow import Velocity
@@ -130,65 +128,68 @@ class FeatureWeighted(ContextDistance):
     """
 
     features: Encoder = RandomFeatures()  # data -> features [B,...]
-    strength: NonNegative = 1.0  # of the error that the features feel
-    plain: NonNegative = 0.1  # of the squared error, for directions that they do not; above 0
+    strength: NonNegative = 1.0  # of the error through the features
+    plain: NonNegative = 0.1  # of the squared error, for directions to which the features are blind; above 0
 
     def at(self, where: Context) -> Distance:
         x = where.x
 
-        def distance(made: Tensor, wanted: Tensor) -> Tensor:
+        def distance(predicted: Tensor, target: Tensor) -> Tensor:
             with torch.no_grad():
-                seen(self.features, x[:1])  # an error of theirs comes out here, and lazy ones build themselves
-            felt = torch.func.jvp(self.features, (x.detach(),), (made - wanted,))[1]
-            check_learnable(felt, made)
-            return self.strength * felt.square().flatten(1).mean(1) + self.plain * squared(made, wanted)
+                features_of(self.features, x[:1])  # checks the shape, and builds lazy modules
+            projected = torch.func.jvp(self.features, (x.detach(),), (predicted - target,))[1]
+            check_learnable(projected, predicted)
+            return self.strength * projected.square().flatten(1).mean(1) + self.plain * squared(predicted, target)
 
         return distance
 
-    def __call__(self, made: Tensor, wanted: Tensor) -> Tensor:
+    def __call__(self, predicted: Tensor, target: Tensor) -> Tensor:
         raise BeelineError(
-            "FeatureWeighted was asked for a distance without the states at which velocities differ; it is for "
-            "FlowMatching, which gives them: elsewhere take Perceptual, squared or Huber"
+            "FeatureWeighted was called without states, at which it takes the Jacobian of the features; use it in "
+            "FlowMatching(), and Perceptual, squared or Huber elsewhere"
         )
 
 
-def seen(features: Callable[[Tensor], Tensor | Sequence[Tensor]], x: Tensor) -> list[Tensor]:
-    """What features say of data [B,*S], as a list; an error where they do not take data of this shape."""
+def features_of(features: Callable[[Tensor], Tensor | Sequence[Tensor]], x: Tensor) -> list[Tensor]:
+    """The outputs of a feature network for data [B,*S], as a list.
+
+    ValueError where it does not take data of this shape, or gives outputs without the batch dimension.
+    """
     try:
-        made = features(x)
+        predicted = features(x)
     except BeelineError:
         raise
     except (RuntimeError, IndexError, ValueError) as error:
         raise BeelineError(
-            f"the feature network does not take data of shape {tuple(x.shape)} ({str(error).splitlines()[0]}); a "
-            "distance by features needs those of the data's own shape: resize inside the function, or use another one"
+            f"the feature network failed on data of shape {tuple(x.shape)} ({str(error).splitlines()[0]}); a distance "
+            "by features takes data of that shape: resize inside the function, or use another network"
         ) from error
-    parts = [made] if isinstance(made, Tensor) else list(made)
+    parts = [predicted] if isinstance(predicted, Tensor) else list(predicted)
     require(
         all(len(p) == len(x) for p in parts),
         f"the feature network gave {[tuple(p.shape) for p in parts]} for {len(x)} data; a distance is per sample: "
-        "keep the batch dimension first",
+        "return outputs with the batch dimension first",
     )
     return parts
 
 
-def check_learnable(features: Tensor, made: Tensor) -> None:
-    """Refuse features through which nothing can be learned."""
+def check_learnable(features: Tensor, predicted: Tensor) -> None:
+    """Refuse features without a gradient."""
     require(
-        features.requires_grad or not made.requires_grad,
-        "the feature network gives no gradient, so that nothing would be learned through it; take RandomFeatures, or a "
-        "function without no_grad and detach",
+        features.requires_grad or not predicted.requires_grad,
+        "the feature network gives no gradient, so the distance would train nothing; use RandomFeatures, or a function "
+        "without no_grad and detach",
     )
 
 
-# below this gradient a power cost is taken as quadratic: its slopes are zero or infinite at zero itself, where
-# networks begin
+# below this gradient a power cost is treated as quadratic: at zero, where networks are initialised, its slopes are zero
+# or infinite
 _LEAST = 1e-6
 
 
 @dataclass(frozen=True)
 class PowerCost:
-    """A power of every coordinate of the displacement.
+    """The p-th power of every coordinate of the displacement.
 
     c(u) = sum_i |u_i|^p / p,  grad c = |u|^(p-1) sign u,  grad c* = |y|^(1/(p-1)) sign y
     Assumes p > 1, so that it is strictly convex.
@@ -215,11 +216,11 @@ class PowerCost:
 
 @dataclass(frozen=True)
 class Bregman:
-    """The gap of a convex cost, with which a rectified flow works for that cost.
+    """Bregman divergence of a convex cost, for rectified flow with that cost.
 
     D_c(u, v) = c(u) - c(v) - <grad c(v), u - v>, divided by the coordinates;  half the squared distance for p = 2
-    Assumes a strictly convex cost.  For every such cost the minimum is E[u | x]; with a Potential network it is the
-    nearest gradient field, and repeated reflow goes to the optimal transport for c.
+    Assumes a strictly convex cost.  The minimum is E[u | x]; with a Potential network it is the nearest gradient field,
+    and repeated reflow converges to the optimal transport for c.
     Source: Liu 2022 (arXiv 2209.14577), c-rectified flow.
 
     >>> Bregman()(torch.zeros(1, 2), torch.ones(1, 2))
@@ -228,20 +229,20 @@ class Bregman:
 
     cost: Cost = PowerCost(2.0)
 
-    def __call__(self, made: Tensor, wanted: Tensor) -> Tensor:
-        gap = self.cost.value(wanted) - self.cost.value(made)
-        slope = (self.cost.gradient(made) * (wanted - made)).flatten(1).sum(1)
-        return (gap - slope) / made[0].numel()
+    def __call__(self, predicted: Tensor, target: Tensor) -> Tensor:
+        gap = self.cost.value(target) - self.cost.value(predicted)
+        slope = (self.cost.gradient(predicted) * (target - predicted)).flatten(1).sum(1)
+        return (gap - slope) / predicted[0].numel()
 
 
 def check_cost(cost: Any, like: Tensor) -> None:
-    """Refuse a cost whose gradient and dual are not inverse, or which is not convex, on the displacements ``like``."""
+    """Refuse a cost that is not convex on the displacements ``like``, or whose dual does not invert its gradient."""
     back = cost.dual(cost.gradient(like))
     turned = 2 * like.roll(1, 0)
     gap = cost.value(turned) - cost.value(like) - (cost.gradient(like) * (turned - like)).flatten(1).sum(1)
     require(
         bool(torch.isfinite(gap).all()) and bool((gap >= -1e-6).all()) and torch.allclose(back, like, atol=1e-3),
-        f"the cost {cost} is not convex with the conjugate that it names: dual(gradient(u)) differs from u by "
-        f"{float((back - like).abs().max()):.3g} and the lowest gap is {float(gap.min()):.3g}; give a strictly convex "
-        "cost, such as PowerCost(p), with grad c* as dual",
+        f"the cost {cost} is not convex, or its dual is not the gradient of its conjugate: dual(gradient(u)) differs "
+        f"from u by {float((back - like).abs().max()):.3g} and the smallest Bregman divergence is "
+        f"{float(gap.min()):.3g}; give a strictly convex cost with its dual, such as PowerCost(p)",
     )

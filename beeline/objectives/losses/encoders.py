@@ -1,4 +1,4 @@
-"""Frozen encoders of clean data, which alignment compares hidden features with."""
+"""Frozen encoders of clean data, for feature distances and representation alignment."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ Encoder = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class RandomFeatures:
-    """A network with random weights that never learn: it needs nothing but a seed, and keeps what the data look like.
+    """Features of a frozen network with random weights, given by a seed.
 
-    pictures: two convolutions of 3 x 3 with stride 2, averaged over the places; other data: W2 silu(W1 x)
-    Assumes nothing.  It knows no more than the data: an encoder that was trained on more helps more.
-    Source: none; random features as of Rahimi and Recht 2007.
+    images: two 3 x 3 convolutions of stride 2, averaged over positions; other data: W2 silu(W1 x)
+    They hold no more than the data do: a pretrained encoder usually helps more.
+    Source: Rahimi and Recht 2007, random features.
 
     >>> RandomFeatures(16)(torch.zeros(4, 1, 8, 8)).shape
     torch.Size([4, 16])
@@ -35,27 +35,27 @@ class RandomFeatures:
     def __post_init__(self) -> None:
         require(
             isinstance(self.size, int) and self.size >= 1,
-            f"RandomFeatures got size={self.size!r}; it makes one feature or more: 64 is usual",
+            f"RandomFeatures got size={self.size!r}; it is a number of features: give 1 or more (64 is usual)",
         )
 
     def __call__(self, x: Tensor) -> Tensor:
-        made: Tensor = random_network(tuple(x.shape[1:]), self.size, self.seed, x.device, x.dtype)(x)
-        return made.flatten(2).mean(2) if made.ndim > 2 else made
+        features: Tensor = random_network(tuple(x.shape[1:]), self.size, self.seed, x.device, x.dtype)(x)
+        return features.flatten(2).mean(2) if features.ndim > 2 else features
 
 
 @functools.lru_cache(maxsize=8)
 def random_network(shape: tuple[int, ...], size: int, seed: int, device: torch.device, dtype: torch.dtype) -> nn.Module:
-    """The network of RandomFeatures for data of a shape; kept, and never moved again."""
+    """The network of RandomFeatures for data of a shape, cached."""
     with Rng(seed).fork("random features", *shape).ambient():
         if len(shape) == 3:
             first, last = nn.Conv2d(shape[0], size, 3, 2, 1), nn.Conv2d(size, size, 3, 2, 1)
-            made = nn.Sequential(first, nn.SiLU(), last)
+            network = nn.Sequential(first, nn.SiLU(), last)
         else:
             layers = nn.Linear(math.prod(shape), 4 * size), nn.SiLU(), nn.Linear(4 * size, size)
-            made = nn.Sequential(nn.Flatten(), *layers)
-    return made.requires_grad_(False).to(device, dtype)
+            network = nn.Sequential(nn.Flatten(), *layers)
+    return network.requires_grad_(False).to(device, dtype)
 
 
 def tokens(h: Tensor) -> Tensor:
-    """Features with the places of a picture [B,d,H,W] as tokens [B,HW,d]; others as they are."""
+    """Feature maps [B,d,H,W] as tokens [B,HW,d]; other features are returned as they are."""
     return h.flatten(2).transpose(1, 2) if h.ndim == 4 else h

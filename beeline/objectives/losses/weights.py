@@ -1,4 +1,4 @@
-"""Weights over time: how heavily an error counts, apart from how often its time is drawn."""
+"""Loss weights over time, on top of the density of the time sampler."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from beeline.times.samplers import Uniform
 
 @dataclass(frozen=True)
 class ByDensity:
-    """The density of a time sampler, as a weight: uniform times with it have the loss of that sampler.
+    """The density of a time sampler as a weight: with uniform times the loss equals that of the sampler.
 
     w(t) = p(t)^power, at most ``cap``
     Assumes a sampler with a density.  power = -1 undoes importance sampling.
@@ -28,7 +28,7 @@ class ByDensity:
     """
 
     times: TimeSampler = field(default_factory=Uniform)
-    power: float = 1.0  # 1 weighs like the sampler, -1 undoes it
+    power: float = 1.0  # 1 weights like the sampler, -1 undoes it
     cap: Positive = 1e4  # highest weight
 
     def __call__(self, t: Tensor) -> Tensor:
@@ -37,10 +37,10 @@ class ByDensity:
 
 @dataclass(frozen=True)
 class PowerWeight:
-    """A power of the time: errors near the data count more for a positive one.
+    """A power of t and of 1 - t: positive exponents of t emphasise errors near the data.
 
     w(t) = t^data (1-t)^source, at most ``cap``
-    PowerWeight(1) is the Huber term of improved rectified flow; PowerWeight(0, -2) weighs data errors evenly.
+    PowerWeight(1) is the Huber term of improved rectified flow; PowerWeight(0, -2) gives equal weight to data errors.
     Source: Lee, Lin and Fanti 2024 (arXiv 2405.20320).
 
     >>> PowerWeight(1.0)(torch.tensor([0.25]))
@@ -57,10 +57,10 @@ class PowerWeight:
 
 @dataclass(frozen=True)
 class MinSNR:
-    """The signal-to-noise ratio up to a bound, in units of the velocity error.
+    """Min-SNR: the signal-to-noise ratio clipped at a bound, as a weight of the velocity error.
 
     w(t) = min(SNR, bound) / (1 + sqrt(SNR))^2 on Linear();  in general (b / (a b' - b a'))^2 min(SNR, bound)
-    Assumes an affine path.  It counts errors of the predicted datum min(SNR, bound) times, whatever is predicted.
+    Assumes an affine path.  Errors of the predicted datum have the weight min(SNR, bound), for every prediction.
     Source: Hang et al. 2023 (arXiv 2303.09556).
 
     >>> MinSNR()(torch.tensor([0.5]))
@@ -71,17 +71,19 @@ class MinSNR:
     path: AffinePath = field(default_factory=Linear)
 
     def __post_init__(self) -> None:
-        require(self.bound > 0, f"MinSNR got bound={self.bound}; a ratio is above 0: 5 is usual")
+        require(
+            self.bound > 0, f"MinSNR got bound={self.bound}; a ratio is positive: give a number above 0 (5 is usual)"
+        )
 
     def __call__(self, t: Tensor) -> Tensor:
-        a, b, da, db = self.path.coefficients(t.clamp(1e-6, 1 - 1e-6))  # a clock may stand still at an end
+        a, b, da, db = self.path.coefficients(t.clamp(1e-6, 1 - 1e-6))  # a slope may be 0 at an end
         snr = (a / b) ** 2
         return snr.clamp(max=self.bound) * (b / (a * db - b * da)) ** 2
 
 
 @dataclass(frozen=True)
 class SigmoidSNR:
-    """A sigmoid of the log signal-to-noise ratio: weight where the picture is still undecided.
+    """A sigmoid of the log signal-to-noise ratio, which emphasises intermediate noise levels.
 
     w(t) = lambda'/2 (a / (a b' - b a'))^2 sigmoid(bias - lambda),  lambda = log(a^2 / b^2)
     With even times the loss is 1/2 of the integral of sigmoid(bias - lambda) |x0 - x0_hat|^2 over lambda, which is the
