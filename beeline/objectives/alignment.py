@@ -1,4 +1,4 @@
-"""Terms beside an objective: aligned, separable or spread features, straight steps, states of one's own making."""
+"""Regularisation: aligned, separable or dispersed features, smooth steps, states of the model's own prediction."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from beeline.core.rng import Rng
 from beeline.core.types import Batch, Loss, expand_time, leaves, take
 from beeline.fields.flow import evaluate_field
 from beeline.networks.hooks import block_features, block_name, block_width, captured_outputs, latest_output
-from beeline.objectives.heads import Head
+from beeline.objectives.heads import Head, settings_of
 from beeline.objectives.losses.basic import squared
 from beeline.objectives.losses.encoders import Encoder, RandomFeatures, tokens
 from beeline.objectives.matching import FlowMatching, ObjectiveWrapper
@@ -53,11 +53,11 @@ class _TermBeside(_Term):
 
 @dataclass(frozen=True)
 class Aligned(_TermBeside):
-    """Hidden features of noisy states are pulled towards those of a frozen encoder on the clean datum.
+    """Representation alignment: hidden features of noisy states approach those of a frozen encoder of the clean datum.
 
     loss - strength mean cos(helper(h_block(x_t, t)), encoder(x1))
     Assumes a Helped network whose helper projects the block's features to the encoder's.  Tokens are compared one to
-    one where both have as many, and by their means elsewhere.  One encoder pass more.
+    one where their numbers agree, and by their means elsewhere.  Costs one encoder pass.
     Source: Yu et al. 2025, "Representation Alignment for Generation" (arXiv 2410.06940).
 
     >>> Aligned().encoder
@@ -65,41 +65,41 @@ class Aligned(_TermBeside):
     """
 
     objective: Objective = field(default_factory=FlowMatching)
-    block: str = ""  # the module whose output is aligned, by its name in the network; empty is the middle block
+    block: str = ""  # name of the module whose output is aligned; empty is the middle block
     encoder: Encoder = field(default_factory=RandomFeatures)
     strength: NonNegative = 0.5  # of the cosine
 
     def wrap(self, network: Any, batch: Batch, rng: Rng) -> nn.Module:
-        """The network with a projector beside it, from the block's features to the encoder's."""
+        """The network with a projector from the block's features to the encoder's."""
         block = block_name(network, self.block.removeprefix("field."))
         h = tokens(block_features(network, block, batch))
         with torch.no_grad():
-            wanted = self.encoder(take(batch, torch.arange(1)).x1)
+            target = self.encoder(take(batch, torch.arange(1)).x1)
         with rng.ambient():
-            return Helped(network, Head(h.shape[-1], wanted.shape[-1:], width=max(64, h.shape[-1])))
+            return Helped(network, Head(h.shape[-1], target.shape[-1:], width=max(64, h.shape[-1])))
 
     def __call__(self, field: Any, batch: Batch, rng: Rng) -> Loss:
         helper, block = helper_of(field, self), block_name(field, self.block)
         with captured_outputs(field, block) as seen:
             loss = self.objective(field, batch, rng)
         with torch.no_grad():
-            wanted = self.encoder(batch.x1)
+            target = self.encoder(batch.x1)
         h = tokens(latest_output(seen, block))
-        if h.ndim == wanted.ndim == 3 and h.shape[1] == wanted.shape[1]:
-            h, wanted = h.flatten(0, 1), wanted.flatten(0, 1)
-        made, wanted = (part.mean(1) if part.ndim == 3 else part for part in (h, wanted))
-        made = helper(made)
+        if h.ndim == target.ndim == 3 and h.shape[1] == target.shape[1]:
+            h, target = h.flatten(0, 1), target.flatten(0, 1)
+        predicted, target = (part.mean(1) if part.ndim == 3 else part for part in (h, target))
+        predicted = helper(predicted)
         require(
-            made.shape == wanted.shape,
-            f"the projected features of {block!r} have shape {tuple(made.shape)} and the encoder's "
-            f"{tuple(wanted.shape)}; they are compared one to one: let the helper bring them to the encoder's shape",
+            predicted.shape == target.shape,
+            f"the projected features of {block!r} have shape {tuple(predicted.shape)} and the encoder's "
+            f"{tuple(target.shape)}; they are compared one to one: use a helper with outputs of the encoder's shape",
         )
-        return joined(loss, -F.cosine_similarity(made, wanted, dim=-1).mean(), self.strength, "alignment")
+        return with_term(loss, -F.cosine_similarity(predicted, target, dim=-1).mean(), self.strength, "alignment")
 
 
 @dataclass(frozen=True)
 class Separable(_TermBeside):
-    """Hidden features are trained to be linearly separable by class, without any encoder.
+    """Hidden features are trained to be linearly separable by class, without an encoder.
 
     loss + strength cross entropy(helper(mean h_block(x_t, t)), label)
     Assumes a Helped network whose helper is a linear probe, and labels as a condition.
@@ -110,22 +110,22 @@ class Separable(_TermBeside):
     """
 
     objective: Objective = field(default_factory=FlowMatching)
-    block: str = ""  # the module whose output is probed, by its name in the network; empty is the middle block
-    by: str = "label"  # name of the condition that holds the class, before any is dropped
+    block: str = ""  # name of the module whose output is probed; empty is the middle block
+    by: str = "label"  # name of the condition that holds the class, before dropout
     strength: NonNegative = 0.1  # of the cross entropy
 
     def wrap(self, network: Any, batch: Batch, rng: Rng) -> nn.Module:
-        """The network with a linear probe beside it."""
-        told = network.backbone.describe().get("conditions") or {}
+        """The network with a linear probe."""
+        known = settings_of(network).get("conditions") or {}
         require(
-            "classes" in told.get(self.by, {}),
-            f"Separable needs the class as the condition {self.by!r}, but the data give {sorted(told)}; "
-            + (nearest(self.by, told) if told else "take data with labels, or use Dispersed() without them"),
+            "classes" in known.get(self.by, {}),
+            f"Separable needs the class as the condition {self.by!r}, but the data have {sorted(known)}; "
+            + (nearest(self.by, known) if known else "use data with labels, or Dispersed() without them"),
         )
         block = block_name(network, self.block.removeprefix("field."))
         width = block_width(network, block, batch, 3, self)
         with rng.ambient():
-            return Helped(network, Head(width, (told[self.by]["classes"],)))
+            return Helped(network, Head(width, (known[self.by]["classes"],)))
 
     def __call__(self, field: Any, batch: Batch, rng: Rng) -> Loss:
         helper = helper_of(field, self)
@@ -141,15 +141,15 @@ class Separable(_TermBeside):
         features = latest_output(seen, block)
         pooled = features.flatten(1, -2).mean(1) if features.ndim > 2 else features
         extra = F.cross_entropy(helper(pooled), conditions[self.by].long())
-        return joined(loss, extra, self.strength, "separability")
+        return with_term(loss, extra, self.strength, "separability")
 
 
 @dataclass(frozen=True)
 class Dispersed(_Term):
-    """Hidden features of different data are pushed apart: a contrastive loss without pairs.
+    """Dispersive loss: hidden features of different data are pushed apart, as in a contrastive loss without pairs.
 
     loss + strength log mean_ij exp(-|h_i - h_j|^2 / (D temperature))
-    Assumes nothing of the data; costs one product of the batch with itself.
+    Costs one product of the features of the batch with themselves.
     Source: Wang and He 2025, "Diffuse and Disperse" (arXiv 2506.09027).
 
     >>> Dispersed(FlowMatching(), "net").temperature
@@ -157,9 +157,9 @@ class Dispersed(_Term):
     """
 
     objective: Objective = field(default_factory=FlowMatching)
-    block: str = ""  # the module whose output is spread, by its name in the network; empty is the middle block
+    block: str = ""  # name of the module whose output is dispersed; empty is the middle block
     strength: NonNegative = 0.5
-    temperature: Positive = 0.5  # squared distance per coordinate at which the push fades
+    temperature: Positive = 0.5  # squared distance per coordinate at which the repulsion fades
 
     def __call__(self, field: Any, batch: Batch, rng: Rng) -> Loss:
         block = block_name(field, self.block)
@@ -168,15 +168,15 @@ class Dispersed(_Term):
         h = latest_output(seen, block).flatten(1)
         apart = (h.square().sum(1)[:, None] + h.square().sum(1)[None] - 2 * h @ h.T).clamp(min=0) / h.shape[1]
         extra = torch.logsumexp(-(apart / self.temperature).flatten(), 0) - 2 * math.log(len(h))
-        return joined(loss, extra, self.strength, "dispersion")
+        return with_term(loss, extra, self.strength, "dispersion")
 
 
 @dataclass(frozen=True)
 class SmoothSteps(_Term):
-    """The local error of an embedded solver, at random states, as a penalty: fields that need fewer steps.
+    """A penalty on the local error of an embedded solver at random states, for fields that need fewer steps.
 
     loss + strength mean |v(x + h v, t + h) - v(x, t)|^2 / 4, which is the Euler-Heun error over h squared
-    Assumes a velocity field.  One network pass more.  It moves the minimum where the exact flow is curved.
+    Assumes a velocity field.  Costs one more network pass.  The minimum changes where the exact flow is curved.
     Source: Pal et al. 2023, "Locally Regularized Neural Differential Equations" (arXiv 2303.02262).
 
     >>> penalty = SmoothSteps(FlowMatching())(lambda x, t: t[:, None] + 0 * x, Batch(torch.zeros(4, 1)), Rng(0))
@@ -186,30 +186,30 @@ class SmoothSteps(_Term):
 
     objective: FlowMatching = field(default_factory=FlowMatching)
     strength: NonNegative = 0.1
-    step: float = 0.1  # h, in units of time
+    step: float = 0.1  # h, above 0 to 1
 
     def __post_init__(self) -> None:
-        require(0 < self.step <= 1, f"SmoothSteps got step={self.step}; a step of time lies in (0, 1]: 0.1 is usual")
+        require(0 < self.step <= 1, f"SmoothSteps got step={self.step}; a step of time lies in (0, 1]: give 0.1")
 
     def __call__(self, field: Any, batch: Batch, rng: Rng) -> Loss:
         example = self.inner.examples(batch, rng, field)
         cond = example.batch.cond
-        made = evaluate_field(field, example.x, example.t, cond)
+        predicted = evaluate_field(field, example.x, example.t, cond)
         s = (example.t + self.step).clamp(max=1)
-        after = evaluate_field(field, example.x + expand_time(s - example.t, made) * made, s, cond)
-        loss = self.inner.compare(made, example)
-        return joined(loss, squared(after, made).mean() / 4, self.strength, "curvature")
+        after = evaluate_field(field, example.x + expand_time(s - example.t, predicted) * predicted, s, cond)
+        loss = self.inner.compare(predicted, example)
+        return with_term(loss, squared(after, predicted).mean() / 4, self.strength, "curvature")
 
 
 @dataclass(frozen=True)
 class SelfRectified(ObjectiveWrapper):
-    """States are rebuilt from the model's own data estimate and the true noise, as they will be when it samples.
+    """States are computed from the model's own data estimate and the true noise, as they are in sampling.
 
     x0' = x0 + b(t)^power strength (x0 - x0_hat),  x0_hat = sg(source end implied by v(x_t, t));
     then the objective on the pair (x0', x1) at the same time.  With a factor of 1 the state is a x1_hat + b x0, and
     the target still leads to x1.
-    Assumes an affine path.  One network pass more, without gradient.  Exact where the pair is certain; elsewhere it
-    trades the exact minimum for agreement with sampling.
+    Assumes an affine path.  Costs one more network pass, without gradient.  Exact where x1 is determined by x_t;
+    elsewhere the minimum changes in favour of agreement with sampling.
     Source: Zhou et al. 2023, "DREAM" (arXiv 2312.00210).
 
     >>> SelfRectified()(lambda x, t: x, Batch(torch.zeros(4, 1)), Rng(0)).per_sample.shape
@@ -218,14 +218,14 @@ class SelfRectified(ObjectiveWrapper):
 
     objective: FlowMatching = field(default_factory=FlowMatching)
     strength: NonNegative = 1.0  # 0 is the objective itself
-    power: NonNegative = 1.0  # of the noise level b(t), with which the rebuilding fades towards the data; at least 0
+    power: NonNegative = 1.0  # of the noise level b(t): the change fades towards the data
 
     def __call__(self, field: Any, batch: Batch, rng: Rng) -> Loss:
         path = self.inner.path
         require(
             isinstance(path, AffinePath),
-            f"SelfRectified was used on {type(path).__name__}; only an affine path has a source end to estimate: "
-            "use Linear()",
+            f"SelfRectified was used on {type(path).__name__}, on which a velocity implies no source end; use an "
+            "affine path such as Linear()",
         )
         assert isinstance(path, AffinePath)
         example = self.inner.examples(batch, rng, field)
@@ -243,11 +243,11 @@ class SelfRectified(ObjectiveWrapper):
 
 @dataclass(frozen=True)
 class SelfPerceptual(ObjectiveWrapper):
-    """Errors of the predicted datum are seen through the hidden features of a frozen copy of the network.
+    """Perceptual loss of the predicted datum with the hidden features of a frozen copy of the network.
 
     |h(x_hat_s, s) - h(x_s, s)|^2,  both noised to a time s with the same noise,  x_hat = data end implied by v(x_t, t)
-    Assumes an affine path and a frozen trained copy; its block is named as in that copy.  Exact where the datum is
-    certain; elsewhere features replace the mean, as a perceptual distance does.
+    Assumes an affine path and a frozen trained copy.  Exact where x1 is determined by x_t; elsewhere the minimum
+    is not the mean, as for every perceptual distance.
     Source: Lin and Yang 2024, "Diffusion Model with Perceptual Loss" (arXiv 2401.00110).
 
     >>> SelfPerceptual(FlowMatching(), nn.Identity(), "").plain
@@ -256,21 +256,22 @@ class SelfPerceptual(ObjectiveWrapper):
 
     objective: FlowMatching
     frozen: nn.Module  # a trained copy of the network
-    block: str  # the module of the copy whose output is compared, by its name there
-    plain: NonNegative = 0.0  # weight of the objective's own loss beside it
+    block: str  # name of the module of the copy whose output is compared
+    plain: NonNegative = 0.0  # weight of the loss of the objective
     times: TimeSampler = field(default_factory=Uniform)  # of the second noising
 
     def __call__(self, field: Any, batch: Batch, rng: Rng) -> Loss:
         path = self.inner.path
         require(
             isinstance(path, AffinePath),
-            f"SelfPerceptual was used on {type(path).__name__}; it needs the data end of an affine path: use Linear()",
+            f"SelfPerceptual was used on {type(path).__name__}, on which a velocity implies no data end; use an affine "
+            "path such as Linear()",
         )
         assert isinstance(path, AffinePath)
         example = self.inner.examples(batch, rng, field)
         cond = example.batch.cond
-        made = evaluate_field(field, example.x, example.t, cond)
-        guess = path.data(example.x, made, example.t)
+        predicted = evaluate_field(field, example.x, example.t, cond)
+        guess = path.data(example.x, predicted, example.t)
         s = self.times(len(guess), guess, rng.fork("again"))
         noise = rng.fork("noise").normal(guess)
         for weight in self.frozen.parameters():
@@ -280,7 +281,7 @@ class SelfPerceptual(ObjectiveWrapper):
             with torch.no_grad():
                 evaluate_field(self.frozen, path.point(noise, example.batch.x1, s).x, s, cond)
         apart = squared(seen[0], seen[1].detach())
-        loss = self.inner.compare(made, example)
+        loss = self.inner.compare(predicted, example)
         value, seen_apart = self.plain * loss.value + apart.mean(), apart.detach()
         terms = {**loss.terms, "loss": value.detach(), "features": seen_apart.mean()}
         return Loss(value, terms, self.plain * loss.per_sample + seen_apart, loss.t)
@@ -290,13 +291,13 @@ def helper_of(field: Any, whose: object) -> Any:
     """The helper of a Helped network."""
     require(
         isinstance(field, Helped),
-        f"{type(whose).__name__} was given {type(field).__name__}; it trains a helper beside the field: wrap both in "
+        f"{type(whose).__name__} got a {type(field).__name__}; it trains a helper beside the field: give "
         "Helped(field, helper)",
     )
     return field.helper
 
 
-def joined(loss: Loss, extra: Tensor, strength: float, name: str) -> Loss:
-    """A loss with one more term."""
+def with_term(loss: Loss, extra: Tensor, strength: float, name: str) -> Loss:
+    """The loss plus ``strength`` times the term ``extra``."""
     value = loss.value + strength * extra
     return Loss(value, {**loss.terms, "loss": value.detach(), name: extra.detach()}, loss.per_sample, loss.t)

@@ -1,4 +1,4 @@
-"""Training of posteriors over symbols by cross-entropy."""
+"""Cross-entropy training of posteriors over symbols."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from beeline.times.samplers import Uniform
 
 @dataclass(frozen=True)
 class Classify(ObjectiveBase):
-    """Cross entropy of the symbol, from which the velocity on the simplex follows.
+    """Cross-entropy of the symbol at the data end, from whose posterior the velocity follows.
 
-    E weight(t) (-log softmax(logits(x_t, t))[x1]), summed over symbols' positions and divided by their number
-    Assumes one-hot data [B,*S,K], a simplex or token path, and a PosteriorNetwork (a field with ``logits``).  A recipe
-    samples tokens with TokenJumps where it names no other solver.
+    E weight(t) (-log softmax(logits(x_t, t))[x1]), averaged over positions
+    Assumes one-hot data [B,*S,K], a simplex or token path, and a PosteriorNetwork (a field with ``logits``).  Recipes
+    that name no solver sample tokens with TokenJumps.
     Source: Stark et al. 2024 (arXiv 2402.05841); Gat et al. 2024 (arXiv 2407.15595).
 
     >>> from beeline.spaces.simplex import Dirichlet, PosteriorNetwork
@@ -38,7 +38,7 @@ class Classify(ObjectiveBase):
     """
 
     path: SymbolPath = field(default_factory=Dirichlet)
-    coupling: Coupling | None = None  # None is the independent one with the source of the path
+    coupling: Coupling | None = None  # None is Independent with the source of the path
     times: TimeSampler = field(default_factory=Uniform)
     weight: Weight = one
     drop: Drop | None = None
@@ -50,8 +50,8 @@ class Classify(ObjectiveBase):
     def __post_init__(self) -> None:
         require(
             isinstance(self.path, SymbolPath),
-            f"Classify got the path {self.path}, on which no symbol is asked for; it learns on paths.Dirichlet, "
-            "GumbelSoftmax or TokenMixture: take one of them, or FlowMatching for this one",
+            f"Classify got the path {self.path}, which does not end at a symbol; use paths.Dirichlet, GumbelSoftmax or "
+            "TokenMixture, or FlowMatching on this path",
         )
         fits = self.path.sources()
         if self.coupling is None:
@@ -60,25 +60,25 @@ class Classify(ObjectiveBase):
         known = [other for kind in (Dirichlet(), GumbelSoftmax(), TokenMixture()) for other in kind.sources()]
         require(
             source in fits or type(source) not in {type(other) for other in known},
-            f"Classify got the path {self.path} and the source {source}, which belongs to another path; it "
-            f"starts from {' or '.join(str(one) for one in fits)}: take that, or coupling=none",
+            f"Classify got the path {self.path} and the source {source}, which belongs to another path; this path "
+            f"starts from {' or '.join(str(fit) for fit in fits)}: use that source, or coupling=none",
         )
 
     def wrap(self, network: Any, batch: Batch, rng: Rng) -> nn.Module:
-        """The network as a classifier, which is shown logarithms of probabilities."""
+        """The network as a classifier, with logarithms of probabilities as its input."""
         x = batch.x1
         require(
             x.ndim > 2 and bool(((x == 0) | (x == 1)).all()) and bool((x.sum(-1) == 1).all()),
-            f"Classify was given data of shape {tuple(x.shape[1:])} that are no symbols, one-hot along the last "
-            "dimension; it learns which symbol stands where: take the recipe symbols, or data=SymbolFile(path)",
+            f"Classify got data of shape {tuple(x.shape[1:])} that are not one-hot along the last dimension; it "
+            "predicts the symbol at every position: use the recipe sequences, or data=SequenceFile(path)",
         )
         return PosteriorNetwork(network, self.path, logs=True)
 
     def __call__(self, field: Any, batch: Batch, rng: Rng) -> Loss:
         require(
             isinstance(field, SymbolClassifier),
-            f"Classify was given {type(field).__name__}, which has no logits; it learns what the symbol is: wrap the "
-            "network in PosteriorNetwork(network, path)",
+            f"Classify got a {type(field).__name__}, which has no ``logits`` of the symbol; wrap the network in "
+            "PosteriorNetwork(network, path)",
         )
         check_simplex(batch.x1, "the datum")
         assert self.coupling is not None

@@ -1,4 +1,4 @@
-"""Flows that keep every partner: the field is told where its path began."""
+"""Augmented bridge matching: velocity fields conditioned on the source point."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from beeline.core.rng import Rng
 from beeline.core.types import Batch, Cond, Loss
 from beeline.couplings.basic import PairedOrOT
 from beeline.fields.flow import Flow, evaluate_field
-from beeline.objectives.heads import Beside, beside
+from beeline.objectives.heads import Beside, conditioned_on_state
 from beeline.objectives.matching import FlowMatching, ObjectiveWrapper
 from beeline.solvers.process import Process
 
 
 class FromStart(Beside):
-    """A velocity field that is told the source point of its path, beside the state.
+    """A velocity field conditioned on the source point of its path by channel concatenation.
 
     v(x_t, t, x0) = the first half of network([x_t, x0], t, cond)
-    Assumes a network for data whose first dimension is twice as long; it is walked forwards only, from x0.
+    Assumes a network for data whose first dimension is twice as long; it is solved forwards only, from x0.
     Source: De Bortoli et al. 2023, "Augmented Bridge Matching" (arXiv 2311.06978).
 
     >>> import torch
@@ -40,7 +40,7 @@ class FromStart(Beside):
 
 @dataclass(frozen=True)
 class Started(Process):
-    """An equation that holds the source point of its path as a condition: forwards only."""
+    """An equation conditioned on its source point: forwards only."""
 
     invertible = False
 
@@ -48,25 +48,25 @@ class Started(Process):
         super().check(flow, solver, times)
         require(
             bool(times[-1] > times[0]),
-            "a flow that is told its source point was to be walked backwards, where that point is what is asked for; "
-            "train without Augmented to invert data",
+            "a flow conditioned on its source point was to be solved backwards, and that point is not known at the "
+            "data end; train without Augmented to invert data",
         )
 
     def field_for_run(self, field: Any, x: Tensor, times: Tensor) -> VelocityField:
         def velocity(y: Tensor, t: Tensor, cond: Cond = None) -> Tensor:
-            made: Tensor = field(y, t, told(cond, x.repeat(len(y) // len(x), *[1] * (y.ndim - 1))))
-            return made
+            v: Tensor = field(y, t, with_start(cond, x.repeat(len(y) // len(x), *[1] * (y.ndim - 1))))
+            return v
 
         return in_place_of(field, velocity)
 
 
 @dataclass(frozen=True)
 class Augmented(ObjectiveWrapper):
-    """Flow matching between pairs with the source point as a condition, so that paths that cross keep their ends.
+    """Flow matching between pairs with the source point as a condition, which preserves the pairs where paths cross.
 
     E weight(t) distance(v(x_t, t, x0), v_t);  its minimum is E[v_t | x_t, x0], for x1 = f(x0) the chord itself
-    Assumes the pairs of the data (PairedOrOT makes some where they bring none) and a FromStart field.  Without noise on
-    the way every x0 becomes one x1: of many possible partners, their mean.
+    Assumes paired data (PairedOrOT pairs others by optimal transport) and a FromStart field.  On a path without noise
+    every x0 has one x1: the mean of several partners.
     Source: De Bortoli et al. 2023, "Augmented Bridge Matching" (arXiv 2311.06978).
 
     >>> import torch
@@ -82,19 +82,19 @@ class Augmented(ObjectiveWrapper):
         return replace(super().spec, wrap=self.wrap, baselines=False)  # baselines take no source point
 
     def wrap(self, network: Any, batch: Batch, rng: Rng) -> nn.Module:
-        """A network like the run's own that is told the source point."""
-        held = beside(network, "start", rng)
-        return FromStart(held.network, held.name)
+        """A network like that of the run, conditioned on the source point."""
+        network = conditioned_on_state(network, "start", rng)
+        return FromStart(network.network, network.name)
 
     def __call__(self, field: Any, batch: Batch, rng: Rng) -> Loss:
         example = self.inner.examples(batch, rng, field)
         assert example.batch.x0 is not None
-        made = evaluate_field(field, example.x, example.t, told(example.batch.cond, example.batch.x0))
-        return self.inner.compare(made, example)
+        predicted = evaluate_field(field, example.x, example.t, with_start(example.batch.cond, example.batch.x0))
+        return self.inner.compare(predicted, example)
 
 
-def told(cond: Cond, x0: Tensor) -> Cond:
-    """The conditions with the source points beside them."""
+def with_start(cond: Cond, x0: Tensor) -> Cond:
+    """The conditions with the source points added."""
     if cond is None:
         return {"start": x0}
     return {**cond, "start": x0} if isinstance(cond, Mapping) else {"cond": cond, "start": x0}

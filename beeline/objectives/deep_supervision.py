@@ -1,4 +1,4 @@
-"""Deep supervision: velocities inside the network, refined by accelerations."""
+"""Deep supervision: intermediate velocities, refined by accelerations."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from beeline.core.types import Batch, Cond, Loss, expand_time
 from beeline.fields.flow import bind
 from beeline.networks.hooks import block_features, block_name, block_width, captured_outputs
 from beeline.networks.patches import from_patches, to_patches
-from beeline.objectives.alignment import joined
+from beeline.objectives.alignment import with_term
 from beeline.objectives.heads import Head, settings_of
 from beeline.objectives.losses.basic import squared
 from beeline.objectives.matching import FlowMatching, ObjectiveWrapper
@@ -32,10 +32,10 @@ class Refiner(nn.Module):
     """The block between two branches of DeepFlow: acceleration features, the time gap, and the input tokens (VeRA).
 
     a = MLP4(h);  m = MLP(norm([h, a]) (1 + scale(gap)) + shift(gap));  c = q + attention(norm(q), norm(m)),
-    q = W tokens(x_t);  h goes on as h + V c, with V zero at first, and the acceleration is read off a
-    Assumes vectors [B,size], or tokens [B,N,size] of the patches of a picture.
-    Source: Shin et al. 2025, DeepFlow (arXiv 2503.14494); the paper's branch goes on from c alone, which no trained
-    network could be wrapped in.
+    q = W tokens(x_t);  the next block takes h + V c, with V initialised to zero, and the acceleration head takes a
+    Assumes vectors [B,size], or tokens [B,N,size] of the patches of an image.
+    Source: Shin et al. 2025, DeepFlow (arXiv 2503.14494); the next block of the paper takes c alone, which does not
+    preserve a trained network.
 
     >>> Refiner(4, (2,))(torch.ones(1, 4), torch.ones(1, 2), torch.zeros(1))[0].detach()
     tensor([[1., 1., 1., 1.]])
@@ -65,21 +65,21 @@ class Refiner(nn.Module):
         return self.settings
 
     def forward(self, h: Tensor, x: Tensor, gap: Tensor) -> tuple[Tensor, Tensor]:
-        """(the features that go on, those of the acceleration), from features, state [B,*S] and time gap [B]."""
+        """(features of the next block, features of the acceleration), from features, state [B,*S] and time gap [B]."""
         tokens = h if h.ndim == 3 else h[:, None]
         a = self.accelerate(tokens)
-        told = self.gap(torch.stack([100 * gap, (100 * gap).square()], 1).to(h.dtype))[:, None]
-        scale, shift = told.chunk(2, -1)
+        modulation = self.gap(torch.stack([100 * gap, (100 * gap).square()], 1).to(h.dtype))[:, None]
+        scale, shift = modulation.chunk(2, -1)
         both = torch.cat([tokens, a], -1)
         m = self.mix(F.layer_norm(both, both.shape[-1:]) * (1 + scale) + shift)
         q = self.query((to_patches(x, self.patch) if self.patch else x.flatten(1)[:, None]).to(h.dtype))
-        asked, told = F.layer_norm(q, q.shape[-1:]), F.layer_norm(m, m.shape[-1:])
-        c = q + attend(self.ask(asked), self.keys(told), self.values(told))
+        queries, context = F.layer_norm(q, q.shape[-1:]), F.layer_norm(m, m.shape[-1:])
+        c = q + attend(self.ask(queries), self.keys(context), self.values(context))
         return h + self.out(c).reshape(h.shape), a.reshape(h.shape)
 
 
 class PatchHead(nn.Module):
-    """A linear layer from the tokens of a picture to the picture.
+    """A linear layer from the tokens of an image to the image.
 
     output = unpatch(W norm(tokens))
     Assumes tokens [B,N,size], one for every patch.
@@ -104,12 +104,12 @@ class PatchHead(nn.Module):
 
 
 class Deep(Holding):
-    """A network with a velocity and an acceleration read off inside, whose refined features feed the blocks after it.
+    """A network with velocity and acceleration heads inside, whose refined features feed the blocks after them.
 
     at each named module: h -> v_i = velocity_i(h);  (h, a) = refine_i(h, x_t, gap_i);  A_i = acceleration_i(a);
-    the blocks after it are told the time t + gap_1 + ... + gap_i, where the network's blocks are told times (MLP, DiT)
-    Assumes heads that turn the module's output into the shape of the data, and a Refiner; another refiner sees h alone:
-    h goes on as h + refine_i(h), and A_i = acceleration_i(h).  Without gaps, as when drawing, all times are t.
+    the blocks after it are modulated by the time t + gap_1 + ... + gap_i, where blocks are modulated (MLP, DiT)
+    Assumes heads from the module's output to the shape of the data, and a Refiner.  Other refiners take h alone: the
+    next block takes h + refine_i(h), and A_i = acceleration_i(h).  Without gaps, as in sampling, all times are t.
     Source: Shin et al. 2025, DeepFlow (arXiv 2503.14494).
 
     >>> net = nn.Sequential(nn.Linear(2, 8), nn.Linear(8, 2))
@@ -131,13 +131,13 @@ class Deep(Holding):
         super().__init__()
         require(
             len(names) == len(velocities) == len(accelerations) == len(refiners),
-            f"Deep got {len(names)} places, {len(velocities)} velocity heads, {len(accelerations)} acceleration heads "
-            f"and {len(refiners)} refiners; every place needs one of each",
+            f"Deep got {len(names)} names, {len(velocities)} velocity heads, {len(accelerations)} acceleration heads "
+            f"and {len(refiners)} refiners; every named module has one of each: give equal numbers",
         )
         modules = dict(network.named_modules())
         for name in names:
             with captured_outputs(network, name):
-                pass  # refuses an unknown place
+                pass  # refuses an unknown name
             assert name in modules
         self.network, self.names = network, tuple(names)
         self.velocities, self.accelerations = nn.ModuleList(velocities), nn.ModuleList(accelerations)
@@ -151,11 +151,12 @@ class Deep(Holding):
     def branches(
         self, x: Tensor, t: Tensor, cond: Cond = None, gaps: Sequence[Tensor] | None = None
     ) -> tuple[list[Tensor], list[Tensor], Tensor]:
-        """(velocities inside, accelerations inside, the velocity); ``gaps`` [B]: the steps of time between branches."""
+        """(intermediate velocities, intermediate accelerations, velocity); ``gaps`` [B] are the times between "
+        "branches."""
         steps = [torch.zeros_like(t) for _ in self.names] if gaps is None else list(gaps)
         inside: list[Tensor] = []
-        bent: list[Tensor] = []
-        told: list[Sequence[tuple[Tensor, ...]]] = []  # what the blocks of the newest branch are told
+        accelerated: list[Tensor] = []
+        modulation: list[Sequence[tuple[Tensor, ...]]] = []  # of the blocks of the newest branch
         modules, backbone = dict(self.network.named_modules()), self.network
         while isinstance(backbone, Wrapping):
             backbone = backbone.wrapped
@@ -163,43 +164,44 @@ class Deep(Holding):
         with contextlib.ExitStack() as hooks:
             for i, (name, refine) in enumerate(zip(self.names, self.refiners, strict=True)):
 
-                def look(_: Any, __: Any, h: Tensor, i: int = i, refine: nn.Module = refine) -> Tensor:
+                def refined(_: Any, __: Any, h: Tensor, i: int = i, refine: nn.Module = refine) -> Tensor:
                     inside.append(h)
-                    made, a = refine(h, x, steps[i]) if isinstance(refine, Refiner) else (h + refine(h), h)
-                    bent.append(a)
+                    features, a = refine(h, x, steps[i]) if isinstance(refine, Refiner) else (h + refine(h), h)
+                    accelerated.append(a)
                     if gaps is not None and isinstance(backbone, Declaring):
                         later = backbone.modulation(t + torch.stack(steps[: i + 1]).sum(0), cond)
-                        told[:] = [] if later is None else [later]
-                    return made  # type: ignore[no-any-return]
+                        modulation[:] = [] if later is None else [later]
+                    return features  # type: ignore[no-any-return]
 
-                hooks.callback(modules[name].register_forward_hook(look).remove)
+                hooks.callback(modules[name].register_forward_hook(refined).remove)
             for k, block in enumerate(blocks if gaps is not None else []):
 
-                def retold(_: Any, given: tuple[Any, ...], k: int = k) -> tuple[Any, ...]:
-                    return (given[0], *told[0][k]) if told else given
+                def modulated(_: Any, given: tuple[Any, ...], k: int = k) -> tuple[Any, ...]:
+                    return (given[0], *modulation[0][k]) if modulation else given
 
-                hooks.callback(block.register_forward_pre_hook(retold).remove)
+                hooks.callback(block.register_forward_pre_hook(modulated).remove)
             v = bind(self.network, cond)(x, t)
         early = [head(h) for head, h in zip(self.velocities, inside, strict=True)]
-        bends = [head(a) for head, a in zip(self.accelerations, bent, strict=True)]
+        bends = [head(a) for head, a in zip(self.accelerations, accelerated, strict=True)]
         return early, bends, v
 
     def forward(self, x: Tensor, t: Tensor, cond: Cond = None) -> Tensor:
         return self.branches(x, t, cond)[2]
 
     def early(self, place: int, x: Tensor, t: Tensor, cond: Cond = None) -> Tensor:
-        """The velocity inside at a place, without the blocks after it."""
+        """The intermediate velocity of module number ``place``, without the blocks after it."""
         with contextlib.ExitStack() as hooks:
             modules = dict(self.network.named_modules())
             for i, (name, refine) in enumerate(zip(self.names[: place + 1], self.refiners, strict=False)):
 
-                def look(_: Any, __: Any, h: Tensor, i: int = i, refine: nn.Module = refine) -> Tensor:
+                def refined(_: Any, __: Any, h: Tensor, i: int = i, refine: nn.Module = refine) -> Tensor:
                     if i == place:
                         raise Exited(h)
-                    made = refine(h, x, torch.zeros_like(t))[0] if isinstance(refine, Refiner) else h + refine(h)
-                    return made  # type: ignore[no-any-return]
+                    full = isinstance(refine, Refiner)
+                    features = refine(h, x, torch.zeros_like(t))[0] if full else h + refine(h)
+                    return features  # type: ignore[no-any-return]
 
-                hooks.callback(modules[name].register_forward_hook(look).remove)
+                hooks.callback(modules[name].register_forward_hook(refined).remove)
             try:
                 v = bind(self.network, cond)(x, t)
             except Exited as found:
@@ -207,22 +209,21 @@ class Deep(Holding):
         return v
 
 
-class Exited(Exception):  # noqa: N818 - no error: the rest of a network is not run
-    """The features at which a network was left."""
+class Exited(Exception):  # noqa: N818 - not an error: it skips the rest of a network
+    """Ends a forward pass early, with the features of that place."""
 
     def __init__(self, features: Tensor):
-        super().__init__("the network was left at an early exit")
+        super().__init__("early exit")
         self.features = features
 
 
 class EarlyExit(Wrapping):
-    """The velocity that a Deep network reads off at one of its places: the blocks after it are not run.
+    """Early exit: an intermediate velocity of a Deep network, without the blocks after it.
 
     v = v_i(x, t, cond)
-    Assumes a Deep network learned with DeepSupervision.  The exit is the same for all samples and times, so that
-    solvers see one field.
-    Source: Shin et al. 2025, DeepFlow (arXiv 2503.14494), velocities inside; leaving at one of them is usual for
-    networks with heads inside.
+    Assumes a Deep network trained with DeepSupervision.  The exit is the same for all samples and times, so the field
+    is one function.
+    Source: Shin et al. 2025, DeepFlow (arXiv 2503.14494), intermediate velocities.
 
     >>> deep = Deep(nn.Sequential(nn.Linear(2, 2)), ["0"], [nn.Linear(2, 2)], [nn.Identity()], [nn.Identity()])
     >>> EarlyExit(deep).place
@@ -233,8 +234,8 @@ class EarlyExit(Wrapping):
         super().__init__()
         require(
             isinstance(field, Deep) and 0 <= place < len(field.names),
-            f"EarlyExit got {type(field).__name__} and place={place}; it leaves a Deep network at one of its places: "
-            "give a Deep network, and 0 for the first place",
+            f"EarlyExit got {type(field).__name__} and place={place}; the exits are the named modules of a Deep "
+            "network: give a Deep network, and 0 for its first one",
         )
         self.field, self.place = field, place
 
@@ -247,13 +248,13 @@ class EarlyExit(Wrapping):
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """softmax(q k' / sqrt(D)) v for tokens [B,N,D], in plain products, which have every derivative."""
-    made: Tensor = torch.softmax(q @ k.transpose(1, 2) / math.sqrt(q.shape[-1]), -1) @ v
-    return made
+    """softmax(q k' / sqrt(D)) v for tokens [B,N,D], as products that are differentiable in forward and reverse mode."""
+    output: Tensor = torch.softmax(q @ k.transpose(1, 2) / math.sqrt(q.shape[-1]), -1) @ v
+    return output
 
 
 def still(layer: nn.Linear) -> nn.Linear:
-    """A layer that starts at zero."""
+    """The layer, initialised to zero."""
     nn.init.zeros_(layer.weight)
     nn.init.zeros_(layer.bias)
     return layer
@@ -261,7 +262,7 @@ def still(layer: nn.Linear) -> nn.Linear:
 
 @dataclass(frozen=True)
 class DeepSupervision(ObjectiveWrapper):
-    """Every velocity inside the network is regressed too, and each with its acceleration has to reach the datum.
+    """Regression of intermediate velocities too, whose accelerations have to reach the datum.
 
     loss(v) + early sum_i loss(v_i) + bend sum_i |x_{t_i} + (1-t_i) sg v_i + (1-t_i)^2/2 A_i - x1|^2,
     t_{i+1} = t_i +- U(0, gap) with one sign a batch, x_{t_i} on the same pair
@@ -273,10 +274,10 @@ class DeepSupervision(ObjectiveWrapper):
     """
 
     objective: FlowMatching = field(default_factory=FlowMatching)
-    early: NonNegative = 0.2  # weight of the velocities inside
+    early: NonNegative = 0.2  # weight of the intermediate velocities
     bend: NonNegative = 1.0  # weight of the accelerations
-    gap: float = 0.01  # largest step of time between branches; 0 for none
-    pieces: int = 3  # branches, of equal depth, of a network from a recipe
+    gap: float = 0.01  # largest time between branches; 0 for none
+    pieces: int = 3  # branches of equal depth
 
     @property
     def spec(self) -> ObjectiveSpec:
@@ -285,13 +286,13 @@ class DeepSupervision(ObjectiveWrapper):
     def __post_init__(self) -> None:
         require(
             0 <= self.gap <= 1 and self.pieces >= 2,
-            f"DeepSupervision got gap={self.gap}, pieces={self.pieces}; a step of time lies between 0 and 1, and a "
-            "network has at least two branches: 0.01 and 3 are usual",
+            f"DeepSupervision got gap={self.gap}, pieces={self.pieces}; a time gap lies between 0 and 1, and there are "
+            "at least two branches: 0.01 and 3 are usual",
         )
         require(
             isinstance(self.inner.path, Linear),
-            f"DeepSupervision got an objective on {type(self.inner.path).__name__}; its accelerations reach the "
-            "datum along the straight path only: use Linear()",
+            f"DeepSupervision got an objective on {type(self.inner.path).__name__}; its accelerations reach the datum "
+            "on the straight path only: use Linear()",
         )
 
     def wrap(self, network: Any, batch: Batch, rng: Rng) -> nn.Module:
@@ -306,8 +307,8 @@ class DeepSupervision(ObjectiveWrapper):
         patch = settings_of(network).get("patch", 0) if tokens else 0
         require(
             not tokens or patch,
-            f"DeepSupervision was given {names[0]!r} of {type(network.backbone).__name__}, whose features are tokens "
-            "of no patches; from a recipe it reads vectors or patches: use networks.MLP or networks.DiT",
+            f"DeepSupervision got {names[0]!r} of {type(network.backbone).__name__}, whose features are tokens without "
+            "patches; it supports vectors and patches: use networks.MLP or networks.DiT",
         )
         with rng.ambient():
             if patch:
@@ -320,7 +321,7 @@ class DeepSupervision(ObjectiveWrapper):
     def __call__(self, field: Any, batch: Batch, rng: Rng) -> Loss:
         require(
             isinstance(field, Deep),
-            f"DeepSupervision was given {type(field).__name__}; it learns heads inside a network: wrap it in Deep(...)",
+            f"DeepSupervision got a {type(field).__name__}, which has no heads; wrap the network in Deep(...)",
         )
         example = self.inner.examples(batch, rng, field)
         t, pairs, gaps, times = example.t, example.batch, [], [example.t]
@@ -330,14 +331,14 @@ class DeepSupervision(ObjectiveWrapper):
                 step = sign * self.gap * rng.fork("gap", i).uniform(len(t), t)
                 times.append((times[-1] + step).clamp(0, 1))
                 gaps.append(times[-1] - times[-2])
-        early, bends, made = field.branches(example.x, t, pairs.cond, gaps or None)
-        loss = self.inner.compare(made, example)
+        early, bends, v_last = field.branches(example.x, t, pairs.cond, gaps or None)
+        loss = self.inner.compare(v_last, example)
         assert pairs.x0 is not None
         for i, (v, a) in enumerate(zip(early, bends, strict=True)):
             inner = self.inner.compare(v, example)
-            loss = joined(loss, inner.value, self.early, f"velocity {i}")
+            loss = with_term(loss, inner.value, self.early, f"velocity {i}")
             at = times[i] if gaps else t
-            left = expand_time(1 - at, made)
+            left = expand_time(1 - at, v_last)
             reached = self.inner.path.point(pairs.x0, pairs.x1, at).x + left * v.detach() + left**2 / 2 * a
-            loss = joined(loss, squared(reached, pairs.x1).mean(), self.bend, f"acceleration {i}")
+            loss = with_term(loss, squared(reached, pairs.x1).mean(), self.bend, f"acceleration {i}")
         return loss

@@ -1,4 +1,4 @@
-"""Guidance inside the training target: one network pass at sampling does the work of two."""
+"""Guidance in the training target, so that sampling needs one network pass per evaluation."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from beeline.sampling.guidance.temperature import Temperature
 
 @dataclass(frozen=True)
 class GuidanceFree(ObjectiveWrapper):
-    """The guided model is trained itself, with the temperature beta = 1/scale as an input.
+    """Guidance-free training: the guided velocity is learned, with the temperature beta = 1/scale as an input.
 
     E |beta v(x, t, c, beta) + (1 - beta) sg v(x, t, null, 1) - u|^2,  beta ~ U(0, 1), 1 where the condition is dropped;
     at its minimum v(., beta) is classifier-free guidance of scale 1/beta
-    Assumes named conditions, a network with the extra condition ``beta`` (a vector of size 1), and an objective that
-    drops conditions.  One network pass more per step, without gradient.
+    Assumes named conditions, a network with the extra condition ``beta`` (a vector of size 1), and an objective with
+    condition dropout.  Costs one more network pass per step, without gradient.
     Source: Chen et al. 2025, "Visual Generation Without Guidance" (arXiv 2501.15420).
 
     >>> from beeline.objectives.matching import Drop
@@ -40,15 +40,15 @@ class GuidanceFree(ObjectiveWrapper):
     torch.Size([4])
     """
 
-    objective: FlowMatching = field(default_factory=FlowMatching)  # one that drops conditions
-    null: Any = None  # what stands for no condition; none takes what the objective's drop puts there
+    objective: FlowMatching = field(default_factory=FlowMatching)  # with condition dropout
+    null: Any = None  # the null condition; None is that of the objective's dropout
 
     @property
     def spec(self) -> ObjectiveSpec:
         return replace(super().spec, conditions={"beta": {"size": 1}}, guidance=Temperature(1.5))
 
     def __call__(self, field: Any, batch: Batch, rng: Rng) -> Loss:
-        named(batch.cond, self)
+        check_named(batch.cond, self)
         beta = rng.fork("beta").uniform(len(batch.x1), wide(batch.x1[:0]))
 
         def mixed(x: Tensor, t: Tensor, cond: Cond) -> Tensor:
@@ -64,12 +64,12 @@ class GuidanceFree(ObjectiveWrapper):
 
 @dataclass(frozen=True)
 class ModelGuidance(ObjectiveWrapper):
-    """The network's own guidance is added to its target, so that it learns the guided velocity.
+    """Model guidance: the network's own guidance is added to the target, so that it learns the guided velocity.
 
     E |v(x, t, c) - (u + k sg[v(x, t, c) - v(x, t, null)])|^2,  k = 1 - 1/scale;  u alone where c is dropped;
     at its minimum v(., c) is classifier-free guidance of that scale
-    Assumes an objective that drops conditions.  One network pass more per step, without gradient; start from a trained
-    network, or the differences are noise.  No guidance is to be added when sampling.
+    Assumes an objective with condition dropout, and sampling without guidance.  Costs one more network pass per step,
+    without gradient.  Start from a trained network: the differences of an untrained one are noise.
     Source: Tang et al. 2025, "Diffusion Models without Classifier-free Guidance" (arXiv 2502.12154).
 
     >>> from beeline.objectives.matching import Drop
@@ -78,14 +78,15 @@ class ModelGuidance(ObjectiveWrapper):
     torch.Size([4])
     """
 
-    objective: FlowMatching = field(default_factory=FlowMatching)  # one that drops conditions
-    null: Any = None  # what stands for no condition; none takes what the objective's drop puts there
-    scale: float = 1.5  # of the guidance that is learned; 1 is none, 1.3 to 2 is usual
+    objective: FlowMatching = field(default_factory=FlowMatching)  # with condition dropout
+    null: Any = None  # the null condition; None is that of the objective's dropout
+    scale: float = 1.5  # of the learned guidance; 1 is none, 1.3 to 2 is usual
 
     def __post_init__(self) -> None:
         require(
             self.scale >= 1,
-            f"ModelGuidance got scale={self.scale}; below 1 the target moves away from the condition: 1.5 is usual",
+            f"ModelGuidance got scale={self.scale}; below 1 the target moves away from the condition: give 1 or more "
+            "(1.5 is usual)",
         )
 
     def __call__(self, field: Any, batch: Batch, rng: Rng) -> Loss:
@@ -102,11 +103,12 @@ class ModelGuidance(ObjectiveWrapper):
 
 @dataclass(frozen=True)
 class Anticipating(ObjectiveWrapper):
-    """The combination that guidance will form is what is trained, so that guided sampling has the law of the data.
+    """Training of the guided combination, so that guided sampling has the distribution of the data.
 
     E |v_null + scale (v(x, t, c) - v_null) - u|^2,  v_null = sg v(x, t, null);  v(x, t, null) alone where c is dropped;
     at its minimum guidance of that scale is the exact conditional field
-    Assumes an objective that drops conditions, and sampling with that scale.  One pass more per step, without gradient.
+    Assumes an objective with condition dropout, and sampling with that scale.  Costs one more network pass per step,
+    without gradient.
     Source: Patel et al. 2023, "Bridging the Gap" (arXiv 2311.00938).
 
     >>> from beeline.objectives.matching import Drop
@@ -115,15 +117,16 @@ class Anticipating(ObjectiveWrapper):
     torch.Size([4])
     """
 
-    objective: FlowMatching = field(default_factory=FlowMatching)  # one that drops conditions
-    null: Any = None  # what stands for no condition; none takes what the objective's drop puts there
-    scale: float = 1.5  # of the guidance that sampling will use; 1 is plain training
-    share: float = 1.0  # of samples trained through the combination, 0 to 1; the rest are trained plainly
+    objective: FlowMatching = field(default_factory=FlowMatching)  # with condition dropout
+    null: Any = None  # the null condition; None is that of the objective's dropout
+    scale: float = 1.5  # of the guidance in sampling; 1 is plain training
+    share: float = 1.0  # of samples trained through the combination, 0 to 1
 
     def __post_init__(self) -> None:
         require(
             self.scale > 0 and 0 <= self.share <= 1,
-            f"Anticipating got scale={self.scale}, share={self.share}; give a scale above 0 and a share from 0 to 1",
+            f"Anticipating got scale={self.scale}, share={self.share}; a scale is positive and a share lies between 0 "
+            "and 1: 1.5 and 1 are usual",
         )
 
     def __call__(self, field: Any, batch: Batch, rng: Rng) -> Loss:
@@ -142,12 +145,12 @@ class Anticipating(ObjectiveWrapper):
 
 @dataclass(frozen=True)
 class Contrastive(ObjectiveWrapper):
-    """A trained model is moved towards its own conditions and away from others, so that it needs no guidance.
+    """Condition contrastive alignment: a trained model is tuned towards its conditions and away from others.
 
     -log sigmoid(strength r(x, c)) - push log sigmoid(-strength r(x, c')),  c' another datum's condition,
     r = distance(v_ref, u) - distance(v, u) in place of a log likelihood ratio to the frozen reference
-    Assumes conditions and a frozen copy of the model to start from.  Two passes with and two without gradient.  The
-    minimum is no velocity field of the data but a tilted one.
+    Assumes conditions and a frozen copy of the trained model.  Costs two passes with and two without gradient.  The
+    minimum is a tilted velocity field, which needs no guidance, and not that of the data.
     Source: Chen, Su and Zhu 2024, "Toward Guidance-Free AR Visual Generation via CCA" (arXiv 2410.09347).
 
     >>> v = lambda x, t, c: x
@@ -158,23 +161,25 @@ class Contrastive(ObjectiveWrapper):
 
     objective: FlowMatching = field(default_factory=FlowMatching)
     reference: Any = None  # the frozen model
-    strength: NonNegative = 1.0  # per squared data unit and coordinate; higher follows single samples more
-    push: NonNegative = 0.5  # weight of the wrong conditions; higher is more faithful and less diverse
+    strength: NonNegative = 1.0  # per squared data unit and coordinate; higher follows single samples more closely
+    push: NonNegative = 0.5  # weight of the wrong conditions; higher is closer to the condition and less diverse
 
     def __call__(self, field: Any, batch: Batch, rng: Rng) -> Loss:
         require(
             self.reference is not None,
-            "Contrastive was given no reference; it compares a model with the frozen copy that it started from: "
-            "pass reference=copy.deepcopy(model)",
+            "Contrastive got no reference; it compares a model with a frozen copy of its initial state: pass "
+            "reference=copy.deepcopy(model)",
         )
         require(
             batch.cond is not None,
-            "Contrastive was given data without conditions; it compares right with wrong ones: pass cond=",
+            "Contrastive got data without conditions; it compares right with wrong conditions: pass cond=",
         )
         example = self.inner.examples(batch, rng, field)
         right = example.batch.cond
         n = len(batch.x1)
-        order = (torch.arange(n) + 1 + rng.fork("wrong").integers(max(n - 1, 1), 1)) % n  # nobody keeps its own
+        order = (
+            torch.arange(n) + 1 + rng.fork("wrong").integers(max(n - 1, 1), 1)
+        ) % n  # no sample has its own condition
         wrong = map_cond(lambda leaf: leaf[order.to(leaf.device)], right)
 
         def ratio(cond: Cond) -> Tensor:
@@ -194,7 +199,7 @@ class Contrastive(ObjectiveWrapper):
 
 
 def equal(cond: Cond, other: Cond) -> Tensor:
-    """[B]: whether the whole condition of a sample is the other one."""
+    """[B]: whether all conditions of a sample are equal."""
     same = [
         (a == b).flatten(1).all(1) if a.ndim > 1 else a == b
         for (_, a), (_, b) in zip(leaves(cond), leaves(other), strict=True)
@@ -203,23 +208,23 @@ def equal(cond: Cond, other: Cond) -> Tensor:
 
 
 def null_of(whose: Any, cond: Cond, field: Any) -> Cond:
-    """The null condition of a guided objective: its own, or that of its drop."""
+    """The null condition of a guided objective: its own, or that of the dropout."""
     drop = spec_of(whose.objective).drop
     require(
         cond is not None,
-        f"{type(whose).__name__} learns guidance towards a condition, and the data have none; take data with labels, "
-        "or FlowMatching()",
+        f"{type(whose).__name__} learns guidance towards a condition, and the data have none; use data with labels, or "
+        "FlowMatching()",
     )
     require(
         drop is not None,
-        f"{type(whose).__name__} needs a null condition that is learned, and its objective drops none; give the "
-        "objective a Drop(0.1)",
+        f"{type(whose).__name__} needs a learned null condition, and its objective has no condition dropout; add "
+        "drop=Drop(0.1) to the objective",
     )
     return null_like(drop.null if whose.null is None else whose.null, cond, field)
 
 
-def named(cond: Cond, whose: object) -> None:
-    """Refuse conditions to which none can be added."""
+def check_named(cond: Cond, whose: object) -> None:
+    """Refuse conditions that are not a mapping by name."""
     require(
         isinstance(cond, Mapping),
         f"{type(whose).__name__} adds the condition 'beta' to the others, but the batch has "
@@ -228,6 +233,6 @@ def named(cond: Cond, whose: object) -> None:
 
 
 def with_beta(cond: Cond, beta: Tensor) -> Cond:
-    """The named conditions with the temperature [B] among them."""
+    """The named conditions with the temperature [B]."""
     assert isinstance(cond, Mapping)
     return {**cond, "beta": beta[:, None]}

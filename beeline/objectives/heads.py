@@ -1,4 +1,4 @@
-"""Heads beside a network that a run has built: what an objective's ``wrap`` puts around it."""
+"""Heads and second networks, which objectives add to the network of a run."""
 
 from __future__ import annotations
 
@@ -23,11 +23,10 @@ from beeline.solvers.runge_kutta import HEUN
 
 
 class Head(nn.Module):
-    """A small network from features to numbers of any shape: a probe, an encoder, a refiner.
+    """A linear layer or a small MLP from features to outputs of any shape: a probe, an encoder, a refiner.
 
     output = W h,  or W2 silu(W1 h) with a width
-    Assumes features [B,size], or data of that many coordinates (flattened inside).
-    Source: none.
+    Assumes features with ``size`` coordinates per sample; they are flattened.
 
     >>> Head(4, (2, 3))(torch.zeros(5, 4)).shape
     torch.Size([5, 2, 3])
@@ -35,10 +34,10 @@ class Head(nn.Module):
 
     def __init__(
         self,
-        size: int,  # numbers that come in, per sample
-        shape: Sequence[int],  # of what goes out, per sample
-        width: int = 0,  # of the layer between; 0 for none
-        still: bool = False,  # whether it starts at zero
+        size: int,  # inputs per sample
+        shape: Sequence[int],  # of the output, per sample
+        width: int = 0,  # of the hidden layer; 0 for none
+        still: bool = False,  # whether the output is initialised to zero
     ):
         super().__init__()
         self.settings: dict[str, Any] = {"size": size, "shape": [int(n) for n in shape], "width": width, "still": still}
@@ -53,17 +52,16 @@ class Head(nn.Module):
         return self.settings
 
     def forward(self, h: Tensor) -> Tensor:
-        made: Tensor = self.layers(h.flatten(1))
-        return made.reshape(len(h), *self.settings["shape"])
+        output: Tensor = self.layers(h.flatten(1))
+        return output.reshape(len(h), *self.settings["shape"])
 
 
 class Beside(Holding):
-    """A network that is told another state of the data's shape, put beside its own along the first dimension.
+    """A network conditioned on another state of the data's shape by channel concatenation.
 
     output = the first half of network([y, state], t, cond)
-    Assumes a network for data whose first dimension is twice as long, and the condition ``name`` [B,*S]; a label that
-    is not given is the null one.
-    Source: none; conditioning by concatenation.
+    Assumes a network for data whose first dimension is twice as long, and the condition ``name`` [B,*S]; labels that
+    are not given are null.
 
     >>> Beside(lambda x, t: x, "state")(torch.ones(1, 2), torch.zeros(1), {"state": torch.zeros(1, 2)})
     tensor([[1., 1.]])
@@ -73,7 +71,7 @@ class Beside(Holding):
 
     @property
     def traits(self) -> Traits:
-        """Its nulls; the columns are those of two states."""
+        """The nulls of the network; its columns are those of two states, so none are declared."""
         return Traits(nulls=traits_of(self.network).nulls)
 
     def __init__(self, network: Any, name: str):
@@ -88,18 +86,18 @@ class Beside(Holding):
         given: dict[str, Any] = dict(cond) if isinstance(cond, Mapping) else {}
         require(
             self.name in given and given[self.name].shape == y.shape,
-            f"a network that is told {self.name!r} was given {sorted(given)} beside data of {tuple(y.shape)}; it needs "
-            "another state of their shape: pass it as that condition",
+            f"a network conditioned on {self.name!r} got the conditions {sorted(given)} for data of {tuple(y.shape)}; "
+            "it concatenates another state of that shape: pass it as that condition",
         )
         both = torch.cat([y, given.pop(self.name)], 1)
-        made: Tensor = bind(self.network, self._rest(given, len(y), y.device))(both, t)
-        return made[:, : y.shape[1]]
+        output: Tensor = bind(self.network, self._rest(given, len(y), y.device))(both, t)
+        return output[:, : y.shape[1]]
 
     def _rest(self, given: dict[str, Any], n: int, device: torch.device) -> Cond:
-        """The other conditions, those under ``cond`` among them, with the null label where one is missing."""
+        """The other conditions, with those under ``cond``, and null labels where they are missing."""
         inner = given.pop("cond", None)
         known = settings_of(self.network).get("conditions") or {}
-        if isinstance(inner, Tensor):  # a bare one stands for the only one
+        if isinstance(inner, Tensor):  # a bare tensor is the only condition
             inner = {name: inner for name in known if name not in given}
         void = {k: torch.full((n,), v["classes"], device=device) for k, v in known.items() if "classes" in v}
         return {**void, **given, **(inner or {})} or None
@@ -111,22 +109,22 @@ def settings_of(network: Any) -> dict[str, Any]:
     return dict(backbone.describe()) if isinstance(backbone, Describing) else {}
 
 
-def beside(network: Any, name: str, rng: Rng, more: Mapping[str, Any] | None = None) -> Beside:
-    """A second network like a run's own, which is told another state as ``name`` and the vectors ``more``."""
+def conditioned_on_state(network: Any, name: str, rng: Rng, more: Mapping[str, Any] | None = None) -> Beside:
+    """A second network like that of a run, conditioned on another state ``name`` and on the vectors ``more``."""
     given = settings_of(network)
-    told = {**(given.get("conditions") or {}), **(more or {})}
+    conditions = {**(given.get("conditions") or {}), **(more or {})}
     require(
         bool(given.get("shape")),
-        f"{type(network.backbone).__name__} was to be told {name!r}, another state of the data, but it says nothing of "
-        "their shape, so that the state has no place beside them: use networks.MLP, UNet or DiT",
+        f"{type(network.backbone).__name__} was to be conditioned on {name!r}, another state of the data, and does not "
+        "describe their shape, along which the state is concatenated: use networks.MLP, UNet or DiT",
     )
     taken = {name, "cond", *(more or {})} & set(given.get("conditions") or {})
     require(
         not taken,
-        f"the data have the condition {sorted(taken)}, a name under which a second network is told something else; "
-        "name that condition otherwise",
+        f"the data have the condition {sorted(taken)}, a name that the second network uses for another input; rename "
+        "that condition of the data",
     )
-    given |= {"shape": [2 * given["shape"][0], *given["shape"][1:]], "conditions": told}
+    given |= {"shape": [2 * given["shape"][0], *given["shape"][1:]], "conditions": conditions}
     given |= {"size": None} if "size" in given else {}
     given |= {"groups": [*given["groups"], *given["groups"]]} if "groups" in given else {}
     given |= {"span": False} if "span" in given else {}
@@ -135,16 +133,16 @@ def beside(network: Any, name: str, rng: Rng, more: Mapping[str, Any] | None = N
     return Beside(Network(backbone), name)
 
 
-def second(network: Any, rng: Rng) -> Network:
-    """A second network like a run's own, with weights of its own, that puts out plain values."""
+def second_network(network: Any, rng: Rng) -> Network:
+    """A second network like that of a run, with its own weights and plain outputs."""
     given = settings_of(network)
     given |= {"span": False} if "span" in given else {}
     with rng.ambient():
         return Network(type(network.backbone)(**given))
 
 
-def drawn_by(objective: Any, sampler: Sampler, flow: Flow) -> Sampler:
-    """The sampler of a run; its defaults give way to the solver and guidance that draw what the objective learns."""
+def run_sampler(objective: Any, sampler: Sampler, flow: Flow) -> Sampler:
+    """The sampler of a run, with its default solver and guidance replaced by those of the objective and the flow."""
     spec = spec_of(objective)
     solver = spec.solver or process_of(flow).default_solver
     if solver is not None and sampler.solver == HEUN:

@@ -1,4 +1,4 @@
-"""Hierarchical rectified flow: a random velocity field."""
+"""Hierarchical rectified flow, which learns the distribution of the velocity at every state."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from beeline.core.ranges import dataclass
 from beeline.core.rng import Rng, keys_of
 from beeline.core.types import Batch, Cond, Loss
 from beeline.fields.flow import Flow, bind
-from beeline.objectives.heads import beside
+from beeline.objectives.heads import conditioned_on_state
 from beeline.objectives.matching import FlowMatching, ObjectiveBase
 from beeline.objectives.velocity_ot import VelocityOT
 from beeline.solvers.integrate import integrate
@@ -27,13 +27,13 @@ from beeline.solvers.runge_kutta import EULER
 
 @dataclass(frozen=True)
 class Hierarchical(ObjectiveBase):
-    """A flow over velocities: at every state the whole law of the velocity is learned, not its mean.
+    """A flow over velocities: at every state the distribution of the velocity is learned instead of its mean.
 
-    v1 = x1 - x0 is the datum of an inner flow from v0 ~ N(0, I), told (x_t, t);
+    v1 = x1 - x0 is the datum of an inner flow from v0 ~ N(0, I), conditioned on (x_t, t);
     min E |a(v_tau, tau; x_t, t) - (v1 - v0)|^2
     Assumes a network a(y, tau, cond) that takes the conditions ``state`` (of the shape of the data) and ``time`` [B,1],
-    or a RandomVelocity of one.  It is drawn with EULER: fresh velocities averaged within a step have another law.
-    ``coupling`` pairs the data; an inner coupling across states would change the law and is refused.
+    or a RandomVelocity of one.  It is sampled with EULER: solvers that average fresh velocities within a step sample
+    another distribution.  The coupling of ``outer`` pairs the data; an inner coupling across states is refused.
     Source: Zhang et al. 2025, "Towards Hierarchical Rectified Flow" (arXiv 2502.17436).
 
     >>> inner = lambda y, tau, cond: y * 0 + cond["time"]
@@ -41,14 +41,15 @@ class Hierarchical(ObjectiveBase):
     torch.Size([3])
     """
 
-    inner: FlowMatching = field(default_factory=FlowMatching)  # how the law of velocities is learned
+    inner: FlowMatching = field(default_factory=FlowMatching)  # of the velocities at a state
     outer: FlowMatching = field(default_factory=FlowMatching)  # path, coupling and times of the states
 
     def __post_init__(self) -> None:
         require(
             self.inner.coupling.independent or isinstance(self.inner.coupling, VelocityOT),
             f"Hierarchical got the inner coupling {type(self.inner.coupling).__name__}; pairing velocities of "
-            "different states changes the law at each state: use Independent(), or VelocityOT(...), pairing within one",
+            "different states changes their distribution at each state: use Independent(), or VelocityOT(...), which "
+            "pairs within one state",
         )
 
     @property
@@ -56,24 +57,25 @@ class Hierarchical(ObjectiveBase):
         return replace(super().spec, coupling=self.outer.coupling, drop=self.outer.drop, wrap=self.wrap)
 
     def wrap(self, network: Any, batch: Batch, rng: Rng) -> nn.Module:
-        """A network like the run's that is told state and time, as a field of random velocities."""
-        return RandomVelocity(beside(network, "state", rng, {"time": {"size": 1}}))
+        """A network like that of the run, conditioned on state and time, as a field of random velocities."""
+        return RandomVelocity(conditioned_on_state(network, "state", rng, {"time": {"size": 1}}))
 
     def __call__(self, field: Any, batch: Batch, rng: Rng) -> Loss:
         net = field.inner if isinstance(field, RandomVelocity) else field
         example = self.outer.examples(batch, rng.fork("outer"), field)
-        told: dict[str, Any] = {"state": example.x, "time": example.t[:, None]}
+        given: dict[str, Any] = {"state": example.x, "time": example.t[:, None]}
         if example.batch.cond is not None:
-            told["cond"] = example.batch.cond
-        return self.inner(net, Batch(example.v, cond=told, weight=batch.weight), rng.fork("inner"))
+            given["cond"] = example.batch.cond
+        return self.inner(net, Batch(example.v, cond=given, weight=batch.weight), rng.fork("inner"))
 
 
 class RandomVelocity(Holding):
-    """The velocity field of a hierarchical flow: every evaluation draws a velocity from the inner flow.
+    """The velocity field of a hierarchical flow: every evaluation samples a velocity from the inner flow.
 
-    v(x, t) = inner flow from fresh v0, told (x, t), in ``steps`` steps
-    Assumes the network of Hierarchical.  Paths may cross, so there is no inverse; the costs multiply.  A Sampler keys
-    the inner noise by the bits of each start x0 and by t, so that a sample is a function of its x0, in any batch.
+    v(x, t) = inner flow from fresh v0, conditioned on (x, t), in ``steps`` steps
+    Assumes the network of Hierarchical.  Paths may cross, so there is no inverse; the numbers of evaluations multiply.
+    A Sampler keys the inner noise by the bits of each x0 and by t, so that a sample depends on its x0 and not on the
+    batch.
     Source: Zhang et al. 2025 (arXiv 2502.17436).
 
     >>> field = RandomVelocity(lambda y, tau, cond: 0 * y, Rng(0), steps=2)
@@ -101,17 +103,17 @@ class RandomVelocity(Holding):
         return RandomField()
 
     def forward(self, x: Tensor, t: Tensor, cond: Cond = None, keys: Sequence[int] = ()) -> Tensor:
-        told: dict[str, Any] = {"state": x, "time": t[:, None]}
+        given: dict[str, Any] = {"state": x, "time": t[:, None]}
         if cond is not None:
-            told["cond"] = cond
+            given["cond"] = cond
         rng = self.rng.fork("velocity", float(t.flatten()[0]))
         v0 = rng.rows(keys, x) if keys else rng.normal(x)
-        return integrate(bind(self.inner, told), v0, torch.linspace(0, 1, self.steps + 1, dtype=x.dtype), self.solver)
+        return integrate(bind(self.inner, given), v0, torch.linspace(0, 1, self.steps + 1, dtype=x.dtype), self.solver)
 
 
 @dataclass(frozen=True)
 class RandomField(Process):
-    """An equation whose velocities are random: forwards with Euler steps, with noise that belongs to each start."""
+    """An equation with random velocities: forwards with Euler steps, with noise keyed by each source point."""
 
     default_solver: Solver = EULER
     invertible = False
@@ -120,9 +122,9 @@ class RandomField(Process):
         super().check(flow, solver, times)
         require(
             solver == EULER and bool(times[-1] > times[0]),
-            f"a flow of random velocities was to be walked "
-            f"{'backwards' if times[-1] <= times[0] else f'with {solver}'}; its paths cross, and velocities "
-            "drawn afresh and averaged within a step have another law: draw forwards with EULER",
+            f"a flow of random velocities was to be solved "
+            f"{'backwards' if times[-1] <= times[0] else f'with {solver}'}; its paths cross, and averages of several "
+            "sampled velocities have another distribution: sample forwards with EULER",
         )
 
     def field_for_run(self, field: Any, x: Tensor, times: Tensor) -> VelocityField:

@@ -1,4 +1,4 @@
-"""Objectives with other targets: latent noise, symbols, velocities of velocities, stages of a pyramid."""
+"""Regression of the latent noise of stochastic interpolants."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from beeline.core.rng import Rng
 from beeline.core.types import Batch, Loss, map_cond
 from beeline.couplings.basic import Independent
 from beeline.fields.flow import evaluate_field
-from beeline.objectives.heads import second
+from beeline.objectives.heads import second_network
 from beeline.objectives.losses.basic import Distance, Weight, one, squared
 from beeline.objectives.matching import Drop, FlowMatching, ObjectiveBase
 from beeline.objectives.second_order import Helped
@@ -25,11 +25,11 @@ from beeline.times.samplers import Uniform
 
 @dataclass(frozen=True)
 class LatentNoise(ObjectiveBase):
-    """Regression of the latent noise of an interpolant: the denoiser, from which the score follows.
+    """Regression of the latent noise of an interpolant: a denoiser, from which the score follows.
 
     E weight(t) distance(eta(x_t, t), z);  its minimum is E[z | x_t] = -g grad log p_t
-    Assumes an Interpolant path.  The same draw with -z is used as well: the pair halves the variance.  A Helped
-    network, as a recipe makes one, learns the velocity too, on the same states; its helper is the denoiser.
+    Assumes an Interpolant path.  Antithetic pairs z and -z reduce the variance.  With a Helped network, which recipes
+    build, the field learns the velocity on the same states, and the helper is the denoiser.
     Source: Albergo, Boffi and Vanden-Eijnden 2023 (arXiv 2303.08797).
 
     >>> LatentNoise()(lambda x, t: x, Batch(torch.zeros(4, 2)), Rng(0)).per_sample.shape
@@ -48,8 +48,8 @@ class LatentNoise(ObjectiveBase):
         return replace(super().spec, path=self.path, coupling=self.coupling, drop=self.drop, wrap=self.wrap)
 
     def wrap(self, network: Any, batch: Batch, rng: Rng) -> nn.Module:
-        """The network, which learns the velocity, and one more like it for the latent noise."""
-        return Helped(network, second(network, rng))
+        """The network for the velocity, with a second one like it for the latent noise."""
+        return Helped(network, second_network(network, rng))
 
     def __call__(self, field: Any, batch: Batch, rng: Rng) -> Loss:
         plain = FlowMatching(self.path, self.coupling, weight=self.weight, distance=self.distance, drop=self.drop)

@@ -29,7 +29,7 @@ class PyramidMatching(ObjectiveBase):
     """Flow matching over the stages of a pyramid of resolutions.
 
     a stage k for the whole batch, u ~ times:  E |v(x, clock_k(u)) - (end_k - start_k)|^2
-    Assumes pictures [B,C,H,W] and one network for all resolutions, such as UNet.
+    Assumes images [B,C,H,W] and one network for all resolutions, such as UNet.
     Source: Jin et al. 2024 (arXiv 2410.05954).
 
     >>> PyramidMatching()(lambda x, t: x, Batch(torch.zeros(2, 1, 8, 8)), Rng(0)).per_sample.shape
@@ -37,7 +37,7 @@ class PyramidMatching(ObjectiveBase):
     """
 
     pyramid: Pyramid = field(default_factory=Pyramid)
-    times: TimeSampler = field(default_factory=Uniform)  # local to the stage
+    times: TimeSampler = field(default_factory=Uniform)  # within a stage
     distance: Distance = squared
     drop: Drop | None = None
 
@@ -47,7 +47,7 @@ class PyramidMatching(ObjectiveBase):
         return replace(super().spec, path=path, coupling=Independent(), drop=self.drop, wrap=self.wrap)
 
     def wrap(self, network: Any, batch: Batch, rng: Rng) -> nn.Module:
-        """The network itself, if it takes pictures of every stage."""
+        """The network, after a check that it takes images of the first stage."""
         few = take(batch, torch.arange(1))
         self.pyramid.check(few.x1)
         try:
@@ -55,12 +55,10 @@ class PyramidMatching(ObjectiveBase):
                 evaluate_field(network, self.pyramid.coarse(few.x1, 0), torch.zeros(1), few.cond)
         except ValueError as error:
             raise BeelineError(
-                f"PyramidMatching was given {type(network.backbone).__name__}, which does not take pictures of the "
-                f"first stage ({error}); one network works on all resolutions: use networks.UNet, wide "
-                "enough and with few levels, or fewer stages"
+                f"PyramidMatching got {type(network.backbone).__name__}, which does not take images of the first stage "
+                f"({error}); one network serves all resolutions: use networks.UNet with few levels, or fewer stages"
             ) from None
-        made: nn.Module = network
-        return made
+        return network  # type: ignore[no-any-return]
 
     def __call__(self, field: Any, batch: Batch, rng: Rng) -> Loss:
         plain = FlowMatching(Linear(), Independent(), distance=self.distance, drop=self.drop)

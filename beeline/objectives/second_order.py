@@ -1,4 +1,4 @@
-"""Fields of a special shape: the gradient of a potential, an acceleration beside a velocity, a field with helpers."""
+"""Fields with structure: the gradient of a potential, velocity with acceleration, a field with a helper network."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from beeline.core.rng import Rng
 from beeline.core.types import Batch, Cond, Loss, expand_time
 from beeline.couplings.basic import Paired, PairedOrOT
 from beeline.fields.flow import bind, evaluate_field
-from beeline.objectives.heads import Head, beside
+from beeline.objectives.heads import Head, conditioned_on_state
 from beeline.objectives.losses.basic import Distance, squared
 from beeline.objectives.losses.distances import PowerCost, check_cost
 from beeline.objectives.matching import FlowMatching, ObjectiveBase, ObjectiveWrapper
@@ -30,10 +30,10 @@ from beeline.times.samplers import Uniform
 
 
 class Potential(Wrapping):
-    """A velocity that is the (transformed) gradient of a potential: without turns, reflow goes to optimal transport.
+    """A velocity that is the (transformed) gradient of a potential, with which reflow converges to optimal transport.
 
     v = grad c*(grad_x f(x, t)),  f = sum of the network's outputs times the state, or its scalar output
-    Assumes a smooth network (SiLU, tanh); with ReLU its second derivatives vanish.  Needs a backward pass inside.
+    Assumes a smooth network (SiLU, tanh); with ReLU its second derivatives vanish.  An evaluation runs a backward pass.
     Source: Liu 2022 (arXiv 2209.14577).
 
     >>> Potential(lambda x, t: x)(torch.ones(1, 2), torch.zeros(1)).detach()
@@ -46,8 +46,8 @@ class Potential(Wrapping):
         super().__init__()
         require(
             not is_map(network),
-            f"Potential was put around the flow map {type(network).__name__}; a potential has a gradient at one time: "
-            "put it around a network with span=False",
+            f"Potential got the flow map {type(network).__name__}; the gradient of a potential is a velocity at one "
+            "time, not an average velocity: give a network with span=False",
         )
         self.network, self.cost = network, cost or PowerCost(2.0)
         probe = torch.linspace(-2, 2, 12, dtype=torch.float64).reshape(6, 2)
@@ -61,20 +61,20 @@ class Potential(Wrapping):
         learning = torch.is_grad_enabled()
         with torch.enable_grad():
             y = x if x.requires_grad else x.detach().requires_grad_(True)
-            made = bind(self.network, cond)(y, t)
-            # an output of the state's shape gives a potential too: <net(x), x>
-            potential = (made * y).sum() if made.shape == y.shape else made.sum()
+            output = bind(self.network, cond)(y, t)
+            # an output of the state's shape gives the potential <net(x), x>
+            potential = (output * y).sum() if output.shape == y.shape else output.sum()
             (slope,) = torch.autograd.grad(potential, y, create_graph=learning)
         v = self.cost.dual(slope)
         return v if learning else v.detach()
 
 
 class SecondOrder(Holding):
-    """Two heads, initial velocity and acceleration, as one flow map with a quadratic step.
+    """Initial velocity and acceleration, two networks, as one flow map with a quadratic step.
 
     u(x, t, cond, s) = V(x, t) + (t + s)/2 A(x, t, V(x, t)),  x_s = x + (s - t) u
-    Assumes pairs; A takes the velocity as the condition ``velocity``.  FlowMapStep() in one step from 0 is the paper's
-    sampler; in more steps V is read again at every state instead of being kept.
+    Assumes pairs; A takes the velocity as the condition ``velocity``.  FlowMapStep() in one step from 0 is the sampler
+    of the paper; in several steps V is evaluated again at every state.
     Source: Park et al. 2024, "Constant Acceleration Flow" (arXiv 2411.00322).
 
     >>> net = SecondOrder(lambda x, t: x, lambda x, t, cond: cond["velocity"])
@@ -102,22 +102,22 @@ class SecondOrder(Holding):
 
     def accelerate(self, x: Tensor, t: Tensor, v: Tensor, cond: Cond = None) -> Tensor:
         """A(x, t, v)."""
-        told: dict[str, Any] = {"velocity": v}
+        given: dict[str, Any] = {"velocity": v}
         if isinstance(cond, Mapping):
-            told = {**cond, **told}
+            given = {**cond, **given}
         elif cond is not None:
-            told["cond"] = cond
-        return evaluate_field(self.acceleration, x, t, told)
+            given["cond"] = cond
+        return evaluate_field(self.acceleration, x, t, given)
 
 
 @dataclass(frozen=True)
 class ConstantAccelerationMatching(ObjectiveBase):
-    """Initial velocity and acceleration of curved paths between pairs, both at once.
+    """Constant acceleration flow: regression of initial velocity and acceleration of curved paths between pairs.
 
     E |V(x_t, t) - h (x1 - x0)|^2 on the path with v0 = h (x1 - x0), and
     E |A(x'_t, t, v) - 2 (x1 - x0 - v)|^2 on x'_t = (1 - t^2) x0 + t^2 x1 + (t - t^2) v with v = sg V(x0, 0)
-    Assumes nearly deterministic pairs, those of reflow or of optimal transport, and an SecondOrder network.  A recipe
-    draws with FlowMapStep() where it names no other solver.
+    Assumes nearly deterministic pairs, from reflow or optimal transport, and a SecondOrder network.  Recipes that name
+    no solver sample with FlowMapStep().
     Source: Park et al. 2024 (arXiv 2411.00322).
 
     >>> net = SecondOrder(lambda x, t: x, lambda x, t, cond: x)
@@ -132,23 +132,25 @@ class ConstantAccelerationMatching(ObjectiveBase):
 
     @property
     def spec(self) -> ObjectiveSpec:
-        return replace(super().spec, coupling=self.coupling, wrap=self.wrap, baselines=False)  # baselines have one head
+        return replace(
+            super().spec, coupling=self.coupling, wrap=self.wrap, baselines=False
+        )  # baselines have no acceleration
 
     def __post_init__(self) -> None:
         require(
             not self.coupling.independent,
             f"ConstantAccelerationMatching got the coupling {type(self.coupling).__name__}; on independent pairs both "
-            "heads learn means, and more steps lead away from the data: take PairedOrOT(), or pairs of reflow",
+            "networks learn means, and more steps lead away from the data: use PairedOrOT(), or pairs of reflow",
         )
 
     def wrap(self, network: Any, batch: Batch, rng: Rng) -> nn.Module:
-        """The network, and a second one like it that is told the velocity."""
-        return SecondOrder(network, beside(network, "velocity", rng))
+        """The network, and a second one like it that is conditioned on the velocity."""
+        return SecondOrder(network, conditioned_on_state(network, "velocity", rng))
 
     def __call__(self, field: Any, batch: Batch, rng: Rng) -> Loss:
         require(
             isinstance(field, SecondOrder),
-            f"ConstantAccelerationMatching was given {type(field).__name__}; it learns two heads: wrap the networks in "
+            f"ConstantAccelerationMatching got a {type(field).__name__}; it trains two networks: give "
             "SecondOrder(velocity, acceleration)",
         )
         batch = wide_batch(batch)
@@ -175,11 +177,10 @@ class ConstantAccelerationMatching(ObjectiveBase):
 
 
 class Helped(Holding):
-    """A field with a second network that helps it to learn and is not needed to draw.
+    """A field with an auxiliary network that is used in training alone.
 
     v = field(x, t, cond);  ``helper`` is an encoder of the source, a projector or a probe
-    Assumes an objective that knows the helper.
-    Source: none.
+    Assumes an objective that trains the helper.
 
     >>> Helped(lambda x, t: -x, nn.Identity())(torch.ones(1, 1), torch.zeros(1))
     tensor([[-1.]])
@@ -206,11 +207,11 @@ class Helped(Holding):
 
 @dataclass(frozen=True)
 class EncodedSource(ObjectiveWrapper):
-    """The source of every datum is drawn by a learned encoder that is held near the Gaussian.
+    """Variational noise coupling: x0 is sampled from a learned encoder of x1, regularised towards the Gaussian.
 
     x0 = m(x1) + s(x1) n,  (m, log s) = helper(x1);  loss + strength KL(N(m, s^2) || N(0, I)) / D
-    Assumes a Helped network whose helper gives two numbers per coordinate, [B, 2, *S], and a Gaussian source to draw
-    from.  A small strength leaves places of the Gaussian that nothing was trained on.
+    Assumes a Helped network whose helper gives two numbers per coordinate, [B, 2, *S], and a Gaussian source.  With a
+    small strength parts of the Gaussian are never seen in training.
     Source: Silvestri et al. 2025, "Variational Noise Coupling" (arXiv 2502.18197).
 
     >>> net = Helped(lambda x, t: x, lambda x: torch.zeros(len(x), 2, *x.shape[1:]))
@@ -226,7 +227,7 @@ class EncodedSource(ObjectiveWrapper):
         return replace(super().spec, wrap=self.wrap, baselines=False)  # baselines have no encoder
 
     def wrap(self, network: Any, batch: Batch, rng: Rng) -> nn.Module:
-        """The network with an encoder beside it, which starts at the Gaussian."""
+        """The network with an encoder, which is initialised to the Gaussian."""
         shape = batch.x1.shape[1:]
         with rng.ambient():
             return Helped(network, Head(shape.numel(), (2, *shape), width=128, still=True))
@@ -234,24 +235,24 @@ class EncodedSource(ObjectiveWrapper):
     def __post_init__(self) -> None:
         require(
             isinstance(self.inner.coupling, Paired),
-            f"EncodedSource got an objective with {type(self.inner.coupling).__name__}, which would draw the "
-            "source again; the encoder gives it: use FlowMatching(coupling=Paired())",
+            f"EncodedSource got an objective with {type(self.inner.coupling).__name__}, which samples x0 itself; here "
+            "x0 comes from the encoder: use FlowMatching(coupling=Paired())",
         )
 
     def __call__(self, field: Any, batch: Batch, rng: Rng) -> Loss:
         require(
             isinstance(field, Helped),
-            f"EncodedSource was given {type(field).__name__}; it learns an encoder beside the field: wrap both in "
+            f"EncodedSource got a {type(field).__name__}; it trains an encoder beside the field: give "
             "Helped(field, encoder)",
         )
         batch = wide_batch(batch)
-        told = field.helper(batch.x1)
+        moments = field.helper(batch.x1)
         require(
-            told.shape == (len(batch.x1), 2, *batch.x1.shape[1:]),
-            f"the encoder gave {tuple(told.shape)} for data of {tuple(batch.x1.shape)}; it gives mean and log "
-            "scale for every coordinate: [B, 2, *S]",
+            moments.shape == (len(batch.x1), 2, *batch.x1.shape[1:]),
+            f"the encoder gave the shape {tuple(moments.shape)} for data of {tuple(batch.x1.shape)}; EncodedSource "
+            "needs mean and log scale of every coordinate: return [B, 2, *S]",
         )
-        mean, log = told.unbind(1)
+        mean, log = moments.unbind(1)
         x0 = mean + log.exp() * rng.fork("source").normal(batch.x1)
         each = (mean.square() + (2 * log).exp() - 1 - 2 * log).flatten(1).mean(1) / 2
         loss = self.objective(field.field, replace(batch, x0=x0), rng)

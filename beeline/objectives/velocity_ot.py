@@ -1,4 +1,4 @@
-"""Optimal transport between noises and velocities of a hierarchical flow."""
+"""Optimal transport between noise and velocities of a hierarchical flow."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from beeline.solvers.runge_kutta import HEUN
 
 @dataclass(frozen=True)
 class VelocityOT:
-    """Optimal transport between inner noises and velocities drawn at one and the same state.
+    """Optimal transport between inner noise and velocities at the same state.
 
-    at each state: ``draws`` velocities by the inner flow ``field``, assigned to ``draws`` noises; one pair is kept
-    Assumes a trained inner field a(y, tau, cond); the velocities are its own, so its errors are learned.
+    at each state: ``draws`` velocities of the inner flow ``field``, assigned to ``draws`` noises; one pair is used
+    Assumes a trained inner field a(y, tau, cond); its errors are learned with its velocities.
     Source: Zhang et al. 2025, "Hierarchical Rectified Flow Matching with Mini-Batch Couplings" (arXiv 2507.13350).
 
     >>> ot = VelocityOT(lambda y, tau, cond: 0 * y, draws=4, steps=1)
@@ -30,7 +30,7 @@ class VelocityOT:
     torch.Size([3, 1])
     """
 
-    field: Any = None  # the inner field of a first stage
+    field: Any = None  # the inner field of a first training
     draws: Count = 8  # velocities per state; 8 to 32
     steps: Count = 8  # of the inner flow
     independent = False
@@ -38,9 +38,8 @@ class VelocityOT:
     def __call__(self, batch: Batch, rng: Rng) -> Batch:
         require(
             self.field is not None and batch.cond is not None,
-            "VelocityOT pairs velocities that a trained inner flow draws at one state; it was given "
-            f"{'no field' if self.field is None else 'no states'}: use it inside Hierarchical, with field=the "
-            "inner flow of a first stage",
+            f"VelocityOT got {'no field' if self.field is None else 'no states'}; it pairs velocities that a trained "
+            "inner flow samples at one state: use it in Hierarchical, with field=the inner network of a first training",
         )
         n, m = len(batch.x1), self.draws
         many = map_cond(lambda leaf: leaf.repeat_interleave(m, 0), batch.cond)

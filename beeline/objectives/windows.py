@@ -1,4 +1,4 @@
-"""Pairs in other portions: annealed from fresh noise to stored pairs, and cut into windows of time."""
+"""Distillation objectives: straightening in windows of time, and flow-guided distillation."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from beeline.core.types import Batch, Loss, expand_time
 from beeline.couplings.basic import Independent
 from beeline.couplings.sources import Gaussian
 from beeline.fields.flow import Flow, evaluate_field
-from beeline.objectives.alignment import joined
+from beeline.objectives.alignment import with_term
 from beeline.objectives.matching import Example, FlowMatching, ObjectiveWrapper
 from beeline.paths.affine import AffinePath, Linear
 from beeline.sampling.guidance.guide import Plain, guidance_for_flow
@@ -28,13 +28,13 @@ from beeline.times.schedules import Uniform
 
 @dataclass(frozen=True)
 class Windowed(ObjectiveWrapper):
-    """Straightening window by window: each starts from a noised datum and ends where the teacher takes it.
+    """Piecewise rectified flow: each window of time starts at a noised datum and ends where the teacher's flow does.
 
     window k:  z0 = x_{t_k} of a data pair,  z1 = the (guided) teacher's flow from t_k to t_{k+1};
     the ends x0*, x1* of the path of ``objective`` that goes through z0 at t_k and z1 at t_{k+1};
     regress the slope of that path at t_k + u (t_{k+1} - t_k), which is (z1 - z0) / (t_{k+1} - t_k) where it is straight
-    Assumes a trained teacher; one window is reflow.  It costs ``steps`` teacher passes (times the solver's) per step.
-    Sample with steps that end at the edges, on a curved path by DDIM.
+    Assumes a trained teacher; one window is reflow.  Costs ``steps`` steps of the teacher per training step.  Sample
+    with steps that end at the edges, on a curved path by DDIM.
     Source: Yan et al. 2024, PeRFlow (arXiv 2405.07510); curved paths: Wang et al. 2024, "Rectified Diffusion" (arXiv
     2410.07303), phased; edges by a fit such as Bellman, and times at the edges alone: Nguyen et al. 2024, "Bellman
     Optimal Stepsize Straightening of Flow-Matching Models" (arXiv 2312.16414).
@@ -47,19 +47,19 @@ class Windowed(ObjectiveWrapper):
     windows: int = 4  # parts of [0, 1]; 1 is reflow
     steps: int = 4  # of the teacher inside a window
     solver: Solver = HEUN
-    objective: FlowMatching = field(default_factory=FlowMatching)  # times are read as places inside the window
+    objective: FlowMatching = field(default_factory=FlowMatching)  # its times are positions inside a window
     guidance: Guidance = field(default_factory=Plain)  # of the teacher, which the student learns with its flow
     schedule: Schedule = field(default_factory=Uniform)  # the edges of the windows
 
     def __post_init__(self) -> None:
         require(
             self.windows >= 1 and self.steps >= 1,
-            f"Windowed got windows={self.windows}, steps={self.steps}; give at least one of each",
+            f"Windowed got windows={self.windows}, steps={self.steps}; both are counts: give at least one of each",
         )
         require(
             isinstance(self.inner.path, AffinePath),
-            f"Windowed got an objective on {type(self.inner.path).__name__}; the two states of a window give the "
-            "ends of an affine path alone: use Linear(), or the affine path of the teacher",
+            f"Windowed got an objective on {type(self.inner.path).__name__}; the two states of a window determine the "
+            "ends of an affine path only: use Linear(), or the affine path of the teacher",
         )
         require(
             isinstance(self.inner.coupling, Independent),
@@ -72,7 +72,7 @@ class Windowed(ObjectiveWrapper):
         return self.inner.compare(evaluate_field(field, example.x, example.t, example.batch.cond), example)
 
     def examples(self, batch: Batch, rng: Rng, field: Any = None) -> Example:
-        """Pairs of one window each, and the states between them."""
+        """One window for every datum, and a state inside it."""
         batch = self.objective.pairs(batch, rng, field)
         x1 = batch.x1
         assert batch.x0 is not None
@@ -100,10 +100,10 @@ def through(path: Any, first: Tensor, last: Tensor, t: Tensor, s: Tensor) -> tup
 
 @dataclass(frozen=True)
 class TwoHops(ObjectiveWrapper):
-    """Beside stored pairs, the student of one step also follows two steps of its teacher from fresh noise.
+    """Flow-guided distillation: a one-step student of pairs that also matches two teacher steps from fresh noise.
 
     loss on pairs + strength distance(e + S(e, 0), m + (1-t) v(m, t)),  m = e + t v(e, 0),  e ~ N(0, I),  t ~ U(between)
-    Assumes a teacher whose paths are nearly straight, on the straight path, from a Gaussian.
+    Assumes a teacher with nearly straight trajectories, on the straight path, from a Gaussian.
     Source: Zhu et al. 2024, SlimFlow (arXiv 2407.12718), flow-guided distillation.
 
     >>> TwoHops(Flow(None)).between
@@ -111,7 +111,7 @@ class TwoHops(ObjectiveWrapper):
     """
 
     teacher: Flow
-    objective: FlowMatching = field(default_factory=FlowMatching)  # that of the pairs
+    objective: FlowMatching = field(default_factory=FlowMatching)  # of the pairs
     strength: NonNegative = 1.0  # of the two steps
     between: tuple[float, float] = (0.2, 0.8)  # times of the second step
 
@@ -128,6 +128,6 @@ class TwoHops(ObjectiveWrapper):
         zero, t = batch.x1.new_zeros(n), low + (high - low) * rng.fork("hop").uniform(n, batch.x1)
         with eval_mode(self.teacher.field), torch.no_grad():
             middle = noise + expand_time(t, noise) * evaluate_field(self.teacher.field, noise, zero, batch.cond)
-            wanted = middle + expand_time(1 - t, noise) * evaluate_field(self.teacher.field, middle, t, batch.cond)
-        made = noise + evaluate_field(field, noise, zero, batch.cond)
-        return joined(loss, self.inner.distance(made, wanted).mean(), self.strength, "two hops")
+            target = middle + expand_time(1 - t, noise) * evaluate_field(self.teacher.field, middle, t, batch.cond)
+        predicted = noise + evaluate_field(field, noise, zero, batch.cond)
+        return with_term(loss, self.inner.distance(predicted, target).mean(), self.strength, "two hops")

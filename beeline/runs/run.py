@@ -38,7 +38,7 @@ from beeline.data.modality import check_modality, complete
 from beeline.data.translation import check_coupling, of_training
 from beeline.evaluation.heldout import HeldOut
 from beeline.fields.flow import Flow
-from beeline.objectives.heads import drawn_by
+from beeline.objectives.heads import run_sampler
 from beeline.objectives.matching import FlowMatching, check_objective
 from beeline.paths.affine import Linear
 from beeline.runs.bundle import Bundle, load
@@ -155,7 +155,7 @@ def prepare(run: Run) -> Prepared:
         )
         return Bundle(
             flow=flow,
-            sampler=drawn_by(objective, run.sampler, flow),
+            sampler=run_sampler(objective, run.sampler, flow),
             modality=modality,
             lineage={"made_by": "train", "data": config.describe(run.data), "seed": run.seed},
         )

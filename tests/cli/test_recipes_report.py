@@ -6,7 +6,7 @@ from pathlib import Path
 
 from beeline.cli import commands as doors
 from beeline.fields.flow import Flow
-from beeline.objectives.heads import drawn_by
+from beeline.objectives.heads import run_sampler
 from beeline.sampling.guidance.temperature import Temperature
 from beeline.solvers.runge_kutta import HEUN
 
@@ -28,5 +28,5 @@ def test_an_objective_named_anew_keeps_the_null_condition_and_brings_its_guidanc
     assert own.drop.probability == 0.3
     assert doors.recipe("digits", ["objective=FlowMatching()", "objective.drop=none"]).objective.drop is None
     run = doors.recipe("digits", ["objective=GuidanceFree"])
-    assert drawn_by(run.objective, run.sampler, Flow(None)).guidance == Temperature(1.5)
-    assert drawn_by(run.objective, run.sampler, Flow(None)).solver == HEUN
+    assert run_sampler(run.objective, run.sampler, Flow(None)).guidance == Temperature(1.5)
+    assert run_sampler(run.objective, run.sampler, Flow(None)).solver == HEUN

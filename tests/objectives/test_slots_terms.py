@@ -139,7 +139,7 @@ def test_a_distance_of_data_is_refused_where_no_datum_is_compared():
         FlowMatching(Bridge(), distance=Perceptual(lambda x: x))(lambda x, t: x, Batch(torch.ones(2, 1)), Rng(0))
     with pytest.raises(BeelineError, match="without times"):
         Combined()(torch.ones(1, 1), torch.ones(1, 1))
-    with pytest.raises(BeelineError, match="one weight for every distance"):
+    with pytest.raises(BeelineError, match="every distance has one weight"):
         Combined((squared,), (even, even))
 
 
@@ -168,7 +168,7 @@ def test_features_without_a_gradient_teach_nothing_and_are_refused():
         FeatureWeighted(lambda x: x.detach()).at(where)(v, torch.ones(2, 2))
     with pytest.raises(BeelineError, match="failed on data of shape"):
         FeatureWeighted(nn.Linear(3, 1)).at(where)(v, torch.ones(2, 2))
-    with pytest.raises(BeelineError, match="without the states"):
+    with pytest.raises(BeelineError, match="without states"):
         FeatureWeighted()(v, v)
 
 
