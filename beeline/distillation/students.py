@@ -23,7 +23,7 @@ from beeline.fields.flow import Data, Flow, Network, Velocity
 from beeline.fields.prediction import Boundary
 from beeline.objectives.losses.basic import Distance, squared
 from beeline.objectives.matching import FlowMatching
-from beeline.objectives.tables import RowMatching, groups_of, whole
+from beeline.objectives.tables import RowMatching, columns_of, completed_rows
 from beeline.objectives.windows import TwoHops
 from beeline.paths.affine import AffinePath, Linear
 from beeline.sampling.sampler import Sampler
@@ -198,7 +198,7 @@ def matching(
     teacher: Flow, coupling: Coupling, times: TimeSampler, distance: Distance, space: Prediction
 ) -> FlowMatching:
     """The objective of a student on pairs: that of its teacher's kind of data."""
-    if groups_of(teacher.field) is None:
+    if columns_of(teacher.field) is None:
         return FlowMatching(teacher.path, coupling, times, space, distance=distance)
     require(
         distance is squared,
@@ -210,7 +210,7 @@ def matching(
 
 def teacher_pairs(sampler: Sampler, count: int | None, reverse: float, teacher: Flow, batch: Batch, rng: Rng) -> Batch:
     """Pairs for a student: forwards from the source, and a share backwards from the data."""
-    groups = groups_of(teacher.field)
+    groups = columns_of(teacher.field)
     if groups is not None and batch.cond is None and traits_of(teacher.field).cells:
         batch = RowMatching().reveal(batch, groups, rng.fork("known"))
     total = len(batch.x1) if count is None else count
@@ -222,7 +222,7 @@ def teacher_pairs(sampler: Sampler, count: int | None, reverse: float, teacher: 
             some = take(batch, rng.fork("conditions").integers(len(batch.x1), total - back).to(batch.x1.device))
         size = max(256, 2**18 // batch.x1[0].numel())
         pairs = reflow_pairs(teacher, sampler, some, rng.fork("pairs"), batch_size=size)
-        parts.append(pairs if groups is None else whole(pairs, groups))
+        parts.append(pairs if groups is None else completed_rows(pairs, groups))
     if back:
         chosen = rng.fork("anchors").integers(len(batch.x1), back).to(batch.x1.device)
         parts.append(anchored(teacher, sampler, take(batch, chosen)))

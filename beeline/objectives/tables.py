@@ -1,4 +1,4 @@
-"""The objective of tables: squared error where a coordinate is a number, cross-entropy where it is a state."""
+"""The objective of tables: squared error of numbers, cross-entropy of categories."""
 
 from __future__ import annotations
 
@@ -28,19 +28,19 @@ from beeline.sampling.sampler import Sampler
 from beeline.sampling.spread import parallel_map
 
 Groups = Sequence[Sequence[int]]
-"""Per column of a table the widths of its blocks of coordinates: 1 for a number, K for one of K states."""
+"""Per column of a table the widths of its blocks of coordinates: 1 for a number, K for one of K categories."""
 
-BLOCK = 2048  # rows drawn at once: their features stay in the cache of a processor
+BLOCK = 2048  # rows sampled at once, whose features fit into the cache of a processor
 
 
 @dataclass(frozen=True)
 class RowMatching(FlowMatching):
-    """Flow matching of table rows, with some cells known.
+    """Flow matching of table rows, with some cells as conditions.
 
-    mean over unknown blocks of |v_number - v_t|^2 and of -log p(state | x_t), where E[x1 | x_t] = 2 p - 1 on a state
-    Assumes an affine path, and a network that declares the columns of its table; for any other field all coordinates
-    are numbers.  p is the softmax of the network's logits where it gives them.  Both terms have their minimum at the
-    velocity of flow matching: the posterior mean of a one-hot state is its probability.
+    mean over unknown blocks of |v_number - v_t|^2 and of -log p(category | x_t), where E[x1 | x_t] = 2 p - 1
+    Assumes an affine path, and a network that declares the columns of its table; for other fields all coordinates are
+    numbers.  p is the softmax of the network's logits where it gives them.  Both terms have their minimum at the
+    velocity of flow matching: the posterior mean of a one-hot code is the probability of the category.
     Source: Eijkelboom et al. 2024, "Variational flow matching" (arXiv 2406.04843), CatFlow, with squared error for
     numbers; known cells as conditions after Zheng and Charoenphakdee 2022 (arXiv 2210.17128).
 
@@ -49,9 +49,11 @@ class RowMatching(FlowMatching):
     torch.Size([4])
     """
 
-    drop: Drop | None = field(default_factory=lambda: Drop(0.0, 0))  # says that zeros stand for no known cell
-    prediction: Prediction = field(default_factory=Data)  # of the network; the errors are those above for any
-    known: float = 0.5  # share of rows of which some cells are given, 0 to 1; the rest learn the whole row
+    drop: Drop | None = field(default_factory=lambda: Drop(0.0, 0))  # zeros stand for no known cell
+    prediction: Prediction = field(
+        default_factory=Data
+    )  # of the network; the errors are those above for every prediction
+    known: float = 0.5  # share of rows with some cells given, 0 to 1; the others are trained as whole rows
 
     @property
     def spec(self) -> ObjectiveSpec:
@@ -60,12 +62,13 @@ class RowMatching(FlowMatching):
     def __post_init__(self) -> None:
         require(
             0 <= self.known <= 1,
-            f"RowMatching got known={self.known}; it is the share of rows of which some cells are given: 0.5 is usual",
+            f"RowMatching got known={self.known}; it is the share of rows with some cells given: give 0 to 1 (0.5 is "
+            "usual)",
         )
 
     def __call__(self, field: Any, batch: Batch, rng: Rng) -> Loss:
-        """Loss of a velocity field on rows ``batch.x1`` [B,D]; value is a scalar."""
-        groups, batch = groups_of(field), wide_batch(batch)
+        """The loss of a velocity field on rows ``batch.x1`` [B,D]."""
+        groups, batch = columns_of(field), wide_batch(batch)
         if groups is None:
             return super().__call__(field, batch, rng)
         if batch.cond is None and self.known:
@@ -75,51 +78,55 @@ class RowMatching(FlowMatching):
         while isinstance(net, Helped):
             net = net.field
         if isinstance(net, Network) and not is_map(net) and traits_of(net).logits:
-            made, raw = net(example.x, example.t, example.batch.cond, logits=True)
-            return self.judge(made, example, groups, raw)
-        made = evaluate_field(field, example.x, example.t, example.batch.cond)
-        return self.judge(made, example, groups)
+            predicted, raw = net(example.x, example.t, example.batch.cond, logits=True)
+            return self.row_loss(predicted, example, groups, raw)
+        predicted = evaluate_field(field, example.x, example.t, example.batch.cond)
+        return self.row_loss(predicted, example, groups)
 
     def reveal(self, batch: Batch, groups: Groups, rng: Rng) -> Batch:
-        """The rows with some of their own cells as the condition."""
+        """The rows with some of their cells as the condition: "known" [B,D] and "mask" [B,columns]."""
         mask = self.masks(len(batch.x1), len(groups), batch.x1, rng)
         column = _places(_frozen(groups))[0].to(mask.device)
         return replace(batch, cond={"known": batch.x1 * mask[:, column], "mask": mask})
 
     def masks(self, n: int, columns: int, like: Tensor, rng: Rng) -> Tensor:
-        """[n, columns]: 1 where a cell is known; in half of the rows with such cells few are, in half any number."""
+        """[n, columns]: 1 where a cell is known.
+
+        In half of the rows with known cells their number is log-uniform, in the other half uniform.
+        """
         some, few, u = rng.fork("share").fill(like.new_empty(3, n))
-        count = torch.where(few < 0.5, columns**u, columns * u).floor()  # 1, 2, ... ever more rarely; or evenly
+        count = torch.where(few < 0.5, columns**u, columns * u).floor()
         order = rng.fork("cells").fill(like.new_empty(n, columns)).argsort(1).argsort(1)
         return ((order < count[:, None]) & (some < self.known)[:, None]).to(like.dtype)
 
-    def judge(self, made: Tensor, example: Example, groups: Groups, raw: Tensor | None = None) -> Loss:
-        """The loss of velocities [B,D] at the states of an example, with the logits [B,D] where there are some."""
+    def row_loss(self, predicted: Tensor, example: Example, groups: Groups, raw: Tensor | None = None) -> Loss:
+        """The loss of velocities [B,D] at the states of an example; ``raw`` are the logits [B,D] of the network."""
         batch, t, x, v = example
         require(
             isinstance(self.path, AffinePath),
-            f"RowMatching on {type(self.path).__name__} has no posterior mean to judge states by; use an affine path",
+            f"RowMatching got the path {type(self.path).__name__}, on which a velocity implies no posterior mean; use "
+            "an affine path such as Linear()",
         )
         assert isinstance(self.path, AffinePath)
         require(
             self.distance is squared,
-            f"RowMatching got the distance {self.distance}; its errors are squared ones of numbers and cross entropies "
-            "of states: leave the distance out",
+            f"RowMatching got the distance {self.distance}; its errors are squared errors of numbers and "
+            "cross-entropies of categories: leave the distance out",
         )
         column, numbers, where, state, owner = (part.to(x.device) for part in _places(_frozen(groups)))
         free = x.new_ones(len(x), len(groups))
         if isinstance(batch.cond, dict) and isinstance(batch.cond.get("mask"), Tensor):
             free = 1 - batch.cond["mask"]
-        error = (made - v)[:, numbers].square() * free[:, column[numbers]]
+        error = (predicted - v)[:, numbers].square() * free[:, column[numbers]]
         total = error.sum(1)
         if len(owner):
-            mean, wanted = (Data().value(x, slope, t, self.path)[:, where] for slope in (made, v))
+            mean, target = (Data().value(x, slope, t, self.path)[:, where] for slope in (predicted, v))
             here = x.new_zeros(len(x), len(owner))
             if raw is None:
-                p = here.index_add(1, state, ((mean + 1) / 2) * (wanted > 0))  # of the state that it was
+                p = here.index_add(1, state, ((mean + 1) / 2) * (target > 0))  # of the category in the data
                 surprise = -_log(p)
             else:
-                surprise = -here.index_add(1, state, _log_softmax(raw[:, where].to(x), state, here) * (wanted > 0))
+                surprise = -here.index_add(1, state, _log_softmax(raw[:, where].to(x), state, here) * (target > 0))
             surprise = surprise * free[:, owner]
             total = total + surprise.sum(1)
         blocks = free[:, column[numbers]].sum(1) + free[:, owner].sum(1)
@@ -143,13 +150,13 @@ def _log_softmax(raw: Tensor, state: Tensor, here: Tensor) -> Tensor:
 
 
 def _log(p: Tensor) -> Tensor:
-    """log p, and its tangent below 1e-5, so that the gradient goes on where p is tiny or negative."""
+    """log p, continued by its tangent below 1e-5, so that the gradient is finite and not zero."""
     least = 1e-5
     return p.clamp(min=least).log() + (p - least).clamp(max=0) / least
 
 
-def hardened(x: Tensor, groups: Groups) -> Tensor:
-    """Rows [B,D] with their states made whole: the largest coordinate of every block at 1 and the others at -1."""
+def one_hot_rows(x: Tensor, groups: Groups) -> Tensor:
+    """Rows [B,D] with one-hot categories: the largest coordinate of every block at 1 and the others at -1."""
     parts = []
     for part in x.split([width for group in groups for width in group], 1):
         state = part.shape[1] > 1
@@ -157,9 +164,9 @@ def hardened(x: Tensor, groups: Groups) -> Tensor:
     return torch.cat(parts, 1)
 
 
-def whole(rows: Batch, groups: Groups) -> Batch:
-    """Drawn rows with their states made whole, and their known cells as they were given."""
-    x1 = hardened(rows.x1, groups)
+def completed_rows(rows: Batch, groups: Groups) -> Batch:
+    """Sampled rows with one-hot categories, and with their known cells as given."""
+    x1 = one_hot_rows(rows.x1, groups)
     if isinstance(rows.cond, dict) and "mask" in rows.cond:
         column = _places(_frozen(groups))[0].to(x1.device)
         x1 = torch.where(rows.cond["mask"][:, column] > 0, rows.cond["known"], x1)
@@ -167,14 +174,13 @@ def whole(rows: Batch, groups: Groups) -> Batch:
 
 
 def calibrate_marginals(flow: Flow, sampler: Sampler, x1: Tensor, rng: Rng, *, rounds: int | None = None) -> Flow:
-    """The flow with the share of every state put right: ``rounds`` times, offsets of its logits are moved.
+    """The flow with category frequencies calibrated to the data: ``rounds`` times, offsets of its logits are moved.
 
-    offset <- offset + 0.7 log(share of the state in x1 / its share in rows drawn for that), at most 1, 3 to 16 times:
-    as many as 48 evaluations a row allow
-    Assumes a network for tables, which declares the bias of its output, ``offsets`` [D]; other flows come back as they
-    are.
-    A network that has learned a joint law to some error has its margins wrong by as much, though they are known.
-    Source: none; iterative proportional fitting of one-column margins, in the logits.
+    offset <- offset + 0.7 log(frequency in x1 / frequency in sampled rows), steps of at most 1; 3 to 16 rounds by
+    default, as many as 48 evaluations a row allow
+    It is iterative proportional fitting of one-column marginals in the logits.
+    Assumes a network for tables that declares the bias of its output, ``offsets`` [D]; other flows are returned
+    unchanged.
     """
     traits = traits_of(flow.field)
     groups = traits.columns
@@ -182,31 +188,31 @@ def calibrate_marginals(flow: Flow, sampler: Sampler, x1: Tensor, rng: Rng, *, r
         return flow
     rounds = max(3, min(16, 48 // (sampler.evaluations or 16))) if rounds is None else rounds
     rows = max(4_000, min(20_000, 10 * len(x1)))
-    made = copy.deepcopy(flow)
-    offsets = traits_of(made.field).offsets
+    calibrated = copy.deepcopy(flow)
+    offsets = traits_of(calibrated.field).offsets
     assert offsets is not None
     widths = [width for group in groups for width in group]
 
     def block(number: int) -> Tensor:
         like = x1.new_empty(BLOCK, x1.shape[1])
         keyed = sampler.seeded(range(number * BLOCK, (number + 1) * BLOCK), key.seed, *key.path)
-        return keyed(made, made.source.sample(like, key.fork(number)).to(offsets.device)).to(x1.device)
+        return keyed(calibrated, calibrated.source.sample(like, key.fork(number)).to(offsets.device)).to(x1.device)
 
     def shares(x: Tensor) -> Tensor:
-        return (hardened(x, groups).mean(0) + 1) / 2 + 1 / rows
+        return (one_hot_rows(x, groups).mean(0) + 1) / 2 + 1 / rows
 
     known, states = shares(x1), torch.tensor([w > 1 for w in widths for _ in range(w)], device=x1.device)
-    with eval_mode(made.field):
+    with eval_mode(calibrated.field):
         for number in range(rounds):
             key = rng.fork(number)
-            drawn = torch.cat(parallel_map(block, range(-(-rows // BLOCK))))
-            move = (0.7 * (known / shares(drawn)).log()).clamp(-1, 1)  # a state that was never drawn is no measurement
+            sampled = torch.cat(parallel_map(block, range(-(-rows // BLOCK))))
+            move = (0.7 * (known / shares(sampled)).log()).clamp(-1, 1)  # a frequency of zero is not a measurement
             offsets += torch.where(states, move, 0.0).to(offsets)
-    return made
+    return calibrated
 
 
-def groups_of(field: Any) -> Groups | None:
-    """The groups of coordinates of a network for tables; None for any other field."""
+def columns_of(field: Any) -> Groups | None:
+    """The columns that a network for tables declares; None for other fields."""
     return traits_of(field).columns
 
 
@@ -216,7 +222,7 @@ def _frozen(groups: Groups) -> tuple[tuple[int, ...], ...]:
 
 @lru_cache(maxsize=16)
 def _places(groups: tuple[tuple[int, ...], ...]) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Column of every coordinate; number coordinates; state coordinates, their block, and the column of every block."""
+    """Column of every coordinate; coordinates of numbers; coordinates of categories, their block, and its column."""
     column: list[int] = []
     numbers: list[int] = []
     where: list[int] = []

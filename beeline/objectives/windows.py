@@ -118,8 +118,8 @@ class TwoHops(ObjectiveWrapper):
     def __post_init__(self) -> None:
         require(
             isinstance(self.teacher.path, Linear) and isinstance(self.teacher.source, Gaussian),
-            f"TwoHops was given a teacher on {self.teacher.path} from {self.teacher.source}; its two steps are those "
-            "of the straight path from Gaussian noise: convert the teacher with convert_flow(flow, Linear())",
+            f"TwoHops got a teacher on {self.teacher.path} from {self.teacher.source}; its two steps need the straight "
+            "path from Gaussian noise: convert the teacher with convert_flow(flow, Linear())",
         )
 
     def __call__(self, field: Any, batch: Batch, rng: Rng) -> Loss:

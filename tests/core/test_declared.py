@@ -24,7 +24,7 @@ from beeline.networks.mlp import MLP
 from beeline.networks.tabular import TabularMLP
 from beeline.objectives.matching import FlowMatching
 from beeline.objectives.second_order import Helped, Potential
-from beeline.objectives.tables import RowMatching, groups_of
+from beeline.objectives.tables import RowMatching, columns_of
 from beeline.paths.affine import Cosine, Linear, VariancePreserving
 from beeline.sampling.guidance.guide import CFG
 from beeline.sampling.sampler import Sampler
@@ -90,7 +90,7 @@ def test_a_map_under_ddp_is_a_map(tmp_path: Path) -> None:
         assert is_map(field)
         assert torch.allclose(Sampler(2, solver=FlowMapStep())(Flow(field), X), X * torch.tensor(1.0).exp(), atol=1e-5)
         table = nn.parallel.DistributedDataParallel(Network(TabularMLP(((1,), (3,)), width=16)))
-        assert groups_of(table) == [[1], [3]] and list(stacks_of(table)) == ["block"]
+        assert columns_of(table) == [[1], [3]] and list(stacks_of(table)) == ["block"]
     finally:
         dist.destroy_process_group()
 
@@ -182,7 +182,7 @@ class Crowded(nn.Module):
 
 def test_names_of_attributes_mean_nothing() -> None:
     net = Crowded()
-    assert groups_of(net) is None and stacks_of(net) == {} and traits_of(net) == Traits() and not is_map(net)
+    assert columns_of(net) is None and stacks_of(net) == {} and traits_of(net) == Traits() and not is_map(net)
     batch = Batch(X)
     plain = FlowMatching(prediction=RowMatching().prediction)(net, batch, Rng(1)).value
     assert torch.equal(RowMatching()(net, batch, Rng(1)).value, plain)

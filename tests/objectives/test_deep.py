@@ -38,9 +38,9 @@ def test_deep_supervision_on_certain_pairs_is_zero_without_acceleration():
     assert torch.allclose(refined(x, t), 2 * certain(x, t))
     assert torch.allclose(refined.branches(x, t)[0][0], certain(x, t))
     assert not refined.network.block._forward_hooks
-    with pytest.raises(BeelineError, match="heads inside"):
+    with pytest.raises(BeelineError, match="has no heads"):
         objective(Net(), one(3), Rng(0))
-    with pytest.raises(BeelineError, match="every place"):
+    with pytest.raises(BeelineError, match="every named module"):
         Deep(Net(), ["block"], [], [], [])
     with pytest.raises(BeelineError, match="straight path"):
         DeepSupervision(FlowMatching(Cosine()))
@@ -128,7 +128,7 @@ def test_an_early_exit_gives_the_velocity_inside_without_the_blocks_after_it(bac
         assert max(ran, default=-1) <= last
     assert not torch.equal(known[0], known[1])
     assert len(ran) and torch.isfinite(deep(x, t)).all() and ran[-1] == 2  # the whole network runs as before
-    with pytest.raises(BeelineError, match="one of its places"):
+    with pytest.raises(BeelineError, match="named modules of a Deep"):
         EarlyExit(deep, 2)
     with pytest.raises(BeelineError, match="give a Deep network"):
         EarlyExit(net)

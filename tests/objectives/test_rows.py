@@ -20,7 +20,7 @@ from beeline.fields.flow import Data, Flow, Network
 from beeline.networks.mlp import MLP
 from beeline.networks.tabular import TabularMLP
 from beeline.objectives.second_order import Helped
-from beeline.objectives.tables import RowMatching, calibrate_marginals, groups_of, hardened
+from beeline.objectives.tables import RowMatching, calibrate_marginals, columns_of, one_hot_rows
 from beeline.paths.affine import Linear
 from beeline.sampling.sampler import Sampler
 from beeline.solvers.runge_kutta import EULER
@@ -126,12 +126,12 @@ def test_a_network_without_logits_learns_states_of_no_probability_too() -> None:
 def test_attributes_make_no_table() -> None:
     net = Network(nn.Conv1d(4, 4, 1, groups=2))
     net.groups, net.known = [[1], [3]], True
-    assert groups_of(net) is None
+    assert columns_of(net) is None
 
 
 def test_any_other_field_is_learned_as_numbers() -> None:
     net = Network(MLP(3, width=16))
-    assert groups_of(net) is None and groups_of(lambda x, t: x) is None
+    assert columns_of(net) is None and columns_of(lambda x, t: x) is None
     assert RowMatching()(net, Batch(ROWS), Rng(0)).per_sample.shape == (4,)
 
 
@@ -152,7 +152,7 @@ def test_states_are_made_whole() -> None:
     x = torch.tensor([[0.3, 1.0, -1.0, 0.2, -1.0, -1.0, 1.0], [2.0, -1.0, 1.0, -0.5, 1.0, -1.0, -1.0]])
     states = torch.tensor([False, True, True, False, True, True, True])
     bent = x + 0.4 * Rng(0).fill(x)
-    assert torch.equal(hardened(bent, groups), torch.where(states, x, bent))
+    assert torch.equal(one_hot_rows(bent, groups), torch.where(states, x, bent))
 
 
 class Prior(nn.Module):
@@ -252,7 +252,7 @@ def test_a_rate_that_never_cools_down_ends_at_the_best_step() -> None:
 
 
 def test_patience_needs_something_to_look_at() -> None:
-    with pytest.raises(BeelineError, match="training.early_stopping ends a run by its held-out loss"):
+    with pytest.raises(BeelineError, match="early_stopping needs a held-out loss"):
         learned(IMPATIENT, log=lambda e: None)
 
 

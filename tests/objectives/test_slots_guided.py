@@ -104,10 +104,10 @@ def test_contrastive_moves_towards_the_guided_field():
     "call, words",
     [
         (lambda: ModelGuidance(BASE, scale=0.5), "below 1"),
-        (lambda: Anticipating(BASE, scale=0.0), "scale above 0"),
+        (lambda: Anticipating(BASE, scale=0.0), "a scale is positive"),
         (lambda: GuidanceFree(BASE)(EXACT, Batch(torch.zeros(2, 2), cond=torch.ones(2)), Rng(0)), "without a name"),
         (lambda: GuidanceFree(BASE)(EXACT, Batch(torch.zeros(2, 2)), Rng(0)), "has none"),
-        (lambda: ModelGuidance(FlowMatching())(EXACT, labelled(2, Rng(0)), Rng(0)), "drops none"),
+        (lambda: ModelGuidance(FlowMatching())(EXACT, labelled(2, Rng(0)), Rng(0)), "no condition dropout"),
         (lambda: Contrastive(FlowMatching(), EXACT)(EXACT, Batch(torch.zeros(2, 2)), Rng(0)), "without conditions"),
         (lambda: Contrastive()(EXACT, labelled(2, Rng(0)), Rng(0)), "no reference"),
     ],

@@ -21,7 +21,7 @@ from beeline.networks.hooks import block_name
 from beeline.networks.mlp import MLP
 from beeline.networks.tabular import TabularMLP
 from beeline.objectives.classify import Classify
-from beeline.objectives.heads import Beside, Head, beside
+from beeline.objectives.heads import Beside, Head, conditioned_on_state
 from beeline.objectives.matching import Drop
 from beeline.paths.affine import Linear
 from beeline.recipes import images, points
@@ -156,10 +156,10 @@ def test_a_flow_without_a_path_has_no_score(tmp_path: Path) -> None:
 REFUSED: list[tuple[Any, str, dict[str, Any], str]] = [
     (moons, "Separable(by=kind)", {}, "the class as the condition 'kind'"),
     (moons, "ConstantAccelerationMatching(coupling=Paired())", {}, "pairs"),
-    (moons, "ConstantAccelerationMatching(coupling=Independent())", {}, "both heads learn means"),
+    (moons, "ConstantAccelerationMatching(coupling=Independent())", {}, "both networks learn means"),
     (moons, "PyramidMatching", {}, "it halves pictures"),
-    (patches, "PyramidMatching", {}, "DiT, which does not take pictures of the first stage"),
-    (moons, "Classify", {}, "no symbols, one-hot"),
+    (patches, "PyramidMatching", {}, "DiT, which does not take images of the first stage"),
+    (moons, "Classify", {}, "not one-hot"),
     (moons, "Classify(path=GumbelSoftmax(), coupling=Independent(Simplex()))", {}, "belongs to another path"),
     (moons, "Dispersed(EncodedSource())", {}, "use the other order"),
     (sequences, "ModelGuidance", {}, "the data have none"),
@@ -328,7 +328,7 @@ def test_wrapped_networks_are_divided_part_by_part(tmp_path: Path) -> None:
 def test_a_network_that_is_told_a_state_needs_it() -> None:
     with Rng(0).ambient():
         net = Beside(torch.nn.Identity(), "state")
-    with pytest.raises(ValueError, match="another state of their shape"):
+    with pytest.raises(ValueError, match="another state of that shape"):
         net(torch.zeros(2, 2), torch.zeros(2), {"other": torch.zeros(2, 2)})
 
 
@@ -336,13 +336,13 @@ def test_a_second_network_needs_a_shape_and_names_of_its_own() -> None:
     with Rng(0).ambient():
         rows = Network(TabularMLP(((1,), (3,)), width=32))
         taken = Network(MLP(2, width=8, depth=1, conditions={"time": {"size": 1}}))
-    with pytest.raises(ValueError, match="Identity was to be told 'state'.*use networks.MLP"):
-        beside(Network(torch.nn.Identity()), "state", Rng(0))
-    told = beside(rows, "state", Rng(0))
+    with pytest.raises(ValueError, match="Identity was to be conditioned on 'state'.*use networks.MLP"):
+        conditioned_on_state(Network(torch.nn.Identity()), "state", Rng(0))
+    told = conditioned_on_state(rows, "state", Rng(0))
     assert told(torch.zeros(2, 4), torch.zeros(2), {"state": torch.ones(2, 4)}).shape == (2, 4)
-    with pytest.raises(ValueError, match="name that condition otherwise"):
-        beside(taken, "state", Rng(0), {"time": {"size": 1}})
-    assert beside(taken, "velocity", Rng(0)).network.backbone.shape == (4,)
+    with pytest.raises(ValueError, match="rename that condition"):
+        conditioned_on_state(taken, "state", Rng(0), {"time": {"size": 1}})
+    assert conditioned_on_state(taken, "velocity", Rng(0)).network.backbone.shape == (4,)
 
 
 def test_couplings_of_a_whole_data_set_and_of_conditions_by_name(tmp_path: Path) -> None:
@@ -359,5 +359,5 @@ def test_couplings_of_a_whole_data_set_and_of_conditions_by_name(tmp_path: Path)
 
 
 def test_a_path_without_symbols_is_refused_by_the_classifier() -> None:
-    with pytest.raises(ValueError, match="no symbol is asked for"):
+    with pytest.raises(ValueError, match="does not end at a symbol"):
         Classify(Linear())
