@@ -53,7 +53,7 @@ def test_a_choice_by_name_alone(setting, value):
     work = prepare(run)
     name = value.partition(".")[2]
     if name == "DeepSupervision":  # a plain network, as from Python, is still refused
-        with pytest.raises(BeelineError, match="wrap it in Deep"):
+        with pytest.raises(BeelineError, match="wrap the network in Deep"):
             work.objective(work.networks.network, work.data, Rng(0))
     fit(work.networks, work.objective, work.data, run.training, rng=Rng(0), log=lambda entry: None)
     assert isinstance(run.objective, FlowMatching | member(f"objectives.{name}")) if setting == "objective" else True
