@@ -120,3 +120,28 @@ def test_calls_of_flows_with_keywords_as_published() -> None:
     assert (defaults["cond"], defaults["start"], defaults["end"], defaults["watch"]) == (None, 0.0, 1.0, None)
     kinds = {n: p.kind for n, p in inspect.signature(bl.Sampler.__call__).parameters.items()}
     assert kinds["start"] == kinds["end"] == kinds["watch"] == inspect.Parameter.KEYWORD_ONLY
+
+
+@pytest.mark.parametrize("stds", [0.5, torch.tensor([0.5, 1.0])])
+@pytest.mark.parametrize("weights", [None, torch.tensor([1.0, 3.0])])
+def test_a_gaussian_mixture_has_the_calls_of_the_contract(stds: object, weights: object) -> None:
+    means = torch.tensor([[0.0, 1.0], [2.0, -1.0]])  # [K,D]
+    mixture = bl.distributions.GaussianMixture(means, stds, weights=weights)  # type: ignore[arg-type]
+    assert mixture == bl.distributions.GaussianMixture(means=means.tolist(), stds=stds, weights=weights)  # type: ignore[arg-type]
+    x = mixture.sample(64, bl.Rng(0))
+    assert x.shape == (64, 2) and x.dtype == torch.float32
+    assert torch.equal(x, mixture.sample(n=64, rng=bl.Rng(0)))
+    # the density is that of torch.distributions
+    mixing = torch.distributions.Categorical(torch.ones(2) if weights is None else weights)  # type: ignore[arg-type]
+    scales = torch.as_tensor(stds).expand(2)[:, None].expand(2, 2)
+    parts = torch.distributions.Independent(torch.distributions.Normal(means, scales), 1)
+    known = torch.distributions.MixtureSameFamily(mixing, parts)
+    assert torch.allclose(mixture.log_prob(x), known.log_prob(x), atol=1e-5)
+    t = torch.full((64,), 0.5)
+    assert mixture.density(x, t).shape == (64,) and torch.allclose(
+        mixture.density(x, torch.ones(64)), known.log_prob(x).exp(), atol=1e-5
+    )
+    # velocity and score of x_t = t x1 + (1 - t) x0 belong together
+    for field in (mixture.field(), mixture.field(path=bl.paths.Linear())):
+        v = field(x, t)
+        assert v.shape == x.shape and torch.allclose(mixture.score(x, t), (0.5 * v - x) / 0.5, atol=1e-4)

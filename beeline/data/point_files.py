@@ -15,7 +15,7 @@ from beeline.core.errors import BeelineError, nearest, require
 from beeline.core.ranges import Inside, dataclass
 from beeline.core.rng import Rng
 from beeline.data.arrays import read_arrays
-from beeline.data.distributions.law import Distribution
+from beeline.data.distributions.distribution import Distribution
 from beeline.data.labels import Array, check_labels, divide, existing
 from beeline.data.modality import DataSetBase
 from beeline.data.points import Points, PointSet, refuse_odd
@@ -106,7 +106,7 @@ class DistributionData(DataSetBase):
     (100, 2)
     """
 
-    law: Distribution
+    distribution: Distribution
     n: int = 20_000  # training points
     kept: int = 5_000  # held-out points
     seed: int = 0
@@ -119,14 +119,14 @@ class DistributionData(DataSetBase):
         )
 
     def modality(self) -> Points:
-        return Points(standardise=self.standardise, classes=self.law.classes)
+        return Points(standardise=self.standardise, classes=self.distribution.classes)
 
     def load(self) -> tuple[PointSet, PointSet]:
         """(training, held-out) points, with the labels of the law where it has some."""
         return self._part("train", self.n), self._part("held-out", self.kept)
 
     def _part(self, name: str, n: int) -> PointSet:
-        x, labels = self.law.draw(n, Rng(self.seed).fork(name), None)
+        x, labels = self.distribution.sample_labelled(n, Rng(self.seed).fork(name), None)
         return PointSet(x.to(torch.float64).numpy(), labels=None if labels is None else labels.numpy())
 
 

@@ -28,7 +28,7 @@ BASE = FlowMatching(drop=Drop(0.1, null=10))  # the labels of the digits are 0 t
 def ring() -> Run:
     """Eight Gaussians on a circle, without labels: the small exact case that the others differ from.
 
-    >>> len(ring().data.law.means)
+    >>> len(ring().data.distribution.means)
     8
     """
     return replace(two_moons(), data=DistributionData(GaussianMixture.ring()))

@@ -117,7 +117,7 @@ IN_CODE = {
 
 # frozen classes with a source that no setting takes
 UNLISTED = {
-    "beeline.data.distributions.law:LawField": "the exact velocity of a law, made by law.field(path)",
+    "beeline.data.distributions.distribution:ExactField": "an exact velocity, made by a distribution's field(path)",
     "beeline.data.tables.codec.codes:Quantile": "what a table learned of one column; stored by the table",
     "beeline.data.tables.codec.codes:Standard": "what a table learned of one column; stored by the table",
     "beeline.data.tables.codec.codes:Code": "what a table learned of one column; stored by the table",

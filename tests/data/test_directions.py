@@ -1,4 +1,4 @@
-"""Directions on their sphere: the law, and a run that stays on the curved space from the data to the samples."""
+"""Directions on their sphere: their density, and a run whose samples stay on the sphere."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from beeline.spaces.manifold import Projected, Sphere, Tangent, Torus
 
 
 def test_the_density_is_that_of_the_draws() -> None:
-    law = Directions(kappa=3.0)
+    distribution = Directions(kappa=3.0)
     even = Sphere().sample(torch.empty(200_000, 3, dtype=torch.float64), Rng(0))
-    density = law.log_prob(even).exp()
+    density = distribution.log_prob(even).exp()
     assert float(density.mean()) * 4 * math.pi == pytest.approx(1, abs=0.01)
-    made = law.draw(200_000, Rng(1))
+    made = distribution.draw(200_000, Rng(1))
     assert torch.allclose(made.norm(dim=1), torch.ones(200_000, dtype=torch.float64))
     for moment in (lambda x: x[:, 0], lambda x: x[:, 1] ** 2, lambda x: x[:, 0] * x[:, 2]):
         weighed = float((moment(even) * density).mean() * 4 * math.pi)
@@ -43,10 +43,10 @@ def test_a_run_stays_on_the_sphere(tmp_path: Path) -> None:
     assert sampler_for(2, bundle.sampler).solver == Projected(EULER, Sphere())
     made = torch.from_numpy(bundle.sample(1000).values)
     assert (made.norm(dim=1) - 1).abs().max() < 1e-5
-    law = Directions()
+    distribution = Directions()
     even = Sphere().sample(torch.empty(1000, 3, dtype=torch.float64), Rng(0))
-    real, start = law.log_prob(law.draw(1000, Rng(3))).mean(), law.log_prob(even).mean()
-    assert law.log_prob(made).mean() > real - 0.2 * (real - start)
+    real, start = distribution.log_prob(distribution.draw(1000, Rng(3))).mean(), distribution.log_prob(even).mean()
+    assert distribution.log_prob(made).mean() > real - 0.2 * (real - start)
 
 
 def test_angles_of_a_file_stay_angles(tmp_path: Path) -> None:

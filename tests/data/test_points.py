@@ -1,4 +1,4 @@
-"""Points: round trips, files, laws as data sets, and every refusal."""
+"""Points: round trips, files, distributions as data sets, and every refusal."""
 
 import io
 
@@ -79,17 +79,17 @@ def test_labels_by_name_and_by_number(tmp_path):
     assert train.columns == ("x0",) and np.array_equal(train.labels, train.values[:, 0] % 2)
 
 
-def test_a_law_as_a_data_set():
-    law = bl.distributions.GaussianMixture.ring(4, labelled=True)
-    data = DistributionData(law, n=300, kept=50, seed=3)
+def test_a_distribution_as_a_data_set():
+    distribution = bl.distributions.GaussianMixture.ring(4, labelled=True)
+    data = DistributionData(distribution, n=300, kept=50, seed=3)
     train, held = data.load()
     assert np.array_equal(data.load()[0].values, train.values) and (len(train), len(held)) == (300, 50)
     assert not set(train.values[:, 0]) & set(held.values[:, 0])
-    assert not np.array_equal(DistributionData(law, n=300, seed=4).load()[0].values, train.values)
-    assert np.linalg.norm(train.values - np.array(law.means)[train.labels], axis=1).max() < 0.3 * 5
+    assert not np.array_equal(DistributionData(distribution, n=300, seed=4).load()[0].values, train.values)
+    assert np.linalg.norm(train.values - np.array(distribution.means)[train.labels], axis=1).max() < 0.3 * 5
     m = data.modality().fit(train)
-    assert np.allclose(m.encode(train).x1.numpy(), train.values, rtol=1e-6) and m.conditions == law.conditions
-    assert abs(DistributionData(law, n=300, standardise=True).modality().fit(train).std[0] - 1) > 0.5
+    assert np.allclose(m.encode(train).x1.numpy(), train.values, rtol=1e-6) and m.conditions == distribution.conditions
+    assert abs(DistributionData(distribution, n=300, standardise=True).modality().fit(train).std[0] - 1) > 0.5
 
 
 def test_refused_csv(tmp_path):

@@ -37,7 +37,7 @@ def one_hot(texts: list[str]) -> Tensor:
     return Sequences("ABC", len(texts[0])).encode(texts).x1
 
 
-def test_divergences_of_known_laws() -> None:
+def test_divergences_of_known_distributions() -> None:
     same, other = one_hot(["AAB", "ABA"]), one_hot(["CCC"])
     for size in (1, 2):
         assert Grams(size)(same, same, Rng(0)) == 0.0
@@ -59,7 +59,7 @@ def test_the_chain_has_the_statistics_it_says() -> None:
         exact = chain.runs(size)
         assert abs(float(exact.sum()) - 1) < 1e-12
         assert float((Grams(size).law(x) - exact).abs().max()) < 0.004
-    # runs of the whole length: the law of a sequence, by the product of its steps
+    # runs of the whole length: the distribution of a sequence, by the product of its steps
     step, whole = chain.step(), chain.runs(5)
     path = [2, 0, 1, 1, 2]
     known = math.prod(float(step[a, b]) for a, b in zip(path, path[1:], strict=False)) / 3

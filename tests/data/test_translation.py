@@ -35,7 +35,7 @@ def quiet(entry: dict[str, object]) -> None:
     """A log that says nothing."""
 
 
-def laws(n: int = 40, m: int = 40, **settings: object) -> PairedDataset:
+def gaussians(n: int = 40, m: int = 40, **settings: object) -> PairedDataset:
     narrow, wide = Gaussian([-2.0, 0.0], [1.0, 1.0]), Gaussian([3.0, 1.0], [2.0, 0.5])
     return PairedDataset(DistributionData(narrow, n=n, kept=10), DistributionData(wide, n=m, kept=10), **settings)  # type: ignore[arg-type]
 
@@ -57,7 +57,7 @@ def pictures(where: Path, n: int = 12) -> None:
 
 @pytest.mark.parametrize("n, m", [(30, 40), (50, 40)])
 def test_domains_meet_anew_in_every_epoch_and_no_row_is_left_out(n: int, m: int) -> None:
-    work = prepare(Run(laws(n, m), NET, FlowMatching(coupling=Paired())))
+    work = prepare(Run(gaussians(n, m), NET, FlowMatching(coupling=Paired())))
     microbatches = [work.data.microbatch(i, m) for i in range(2 * n)]
     first, second = microbatches[0], microbatches[1]
     assert {tuple(x) for x in first.x1.tolist()} == {tuple(x) for x in second.x1.tolist()}  # epochs of the target
@@ -80,7 +80,7 @@ def test_partners_stay_together(tmp_path: Path) -> None:
 def test_the_transport_of_one_gaussian_to_another(tmp_path: Path) -> None:
     """PairedDataset Gaussians with diagonal covariances the optimal map is affine, coordinate by coordinate."""
     run = Run(
-        laws(4000, 4000),
+        gaussians(4000, 4000),
         {**NET, "width": 64},
         FlowMatching(coupling=MinibatchOT()),
         Training(steps=800, batch_size=256, lr=bl.lr_schedules.WarmupCosine(3e-3, 20)),
@@ -97,9 +97,9 @@ def test_the_transport_of_one_gaussian_to_another(tmp_path: Path) -> None:
 
 
 def test_drawing_starts_from_held_out_rows_and_students_from_training_rows(tmp_path: Path) -> None:
-    run = config.change(Run(laws(), NET, FlowMatching(coupling=Paired())), SMALL)
+    run = config.change(Run(gaussians(), NET, FlowMatching(coupling=Paired())), SMALL)
     bundle = train(run, tmp_path / "run", log=quiet)
-    train_rows, held = (set(map(tuple, part.values.astype(np.float32).tolist())) for part in laws().source.load())
+    train_rows, held = (set(map(tuple, part.values.astype(np.float32).tolist())) for part in gaussians().source.load())
     assert set(map(tuple, bundle.start(range(30)).tolist())) <= held
     student = Distilled(str(tmp_path / "run"), Reflow(bl.Sampler(2), count=20), run.training)
     from beeline.runs.run import prepare_distilled
@@ -110,9 +110,9 @@ def test_drawing_starts_from_held_out_rows_and_students_from_training_rows(tmp_p
 
 
 def test_an_assignment_of_the_whole_data_set_uses_its_source_points() -> None:
-    work = prepare(Run(laws(), NET, FlowMatching(coupling=Remembered())))
+    work = prepare(Run(gaussians(), NET, FlowMatching(coupling=Remembered())))
     assert isinstance(work.data, Batch)
-    rows = {tuple(row) for row in laws().source.load()[0].values.astype(np.float32).tolist()}
+    rows = {tuple(row) for row in gaussians().source.load()[0].values.astype(np.float32).tolist()}
     assert {tuple(row) for row in work.data.x0.tolist()} == rows
     x0, x1 = work.data.x0, work.data.x1
     assert (x0 - x1).square().sum() < (x0.roll(1, 0) - x1).square().sum()
@@ -171,15 +171,15 @@ def test_pictures_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFi
 
 def test_what_does_not_fit_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(ValueError, match="Independent does not take; .* Paired"):
-        prepare(Run(laws(), NET))
+        prepare(Run(gaussians(), NET))
     with pytest.raises(ValueError, match="30 training data and the target 40; .* aligned=False"):
-        prepare(Run(laws(30, 40, aligned=True), NET, Augmented()))
+        prepare(Run(gaussians(30, 40, aligned=True), NET, Augmented()))
     line = DistributionData(GaussianMixture([[0.0], [1.0]], 0.1), n=20, kept=5)
     with pytest.raises(ValueError, match=r"shape \(1,\) and one of the target \(2,\)"):
-        prepare(Run(PairedDataset(line, laws().target), NET, Augmented()))
+        prepare(Run(PairedDataset(line, gaussians().target), NET, Augmented()))
     with pytest.raises(ValueError, match="density of a source of data"):
-        prepare(Run(laws(), NET, Augmented())).finish(None).flow.source.log_prob(torch.zeros(1, 2))
-    run = config.change(Run(laws(), NET, FlowMatching(coupling=Paired())), SMALL)
+        prepare(Run(gaussians(), NET, Augmented())).finish(None).flow.source.log_prob(torch.zeros(1, 2))
+    run = config.change(Run(gaussians(), NET, FlowMatching(coupling=Paired())), SMALL)
     train(run, tmp_path / "run", log=quiet)
     assert cli(["sample", str(tmp_path / "run"), "--input", "a.csv", "--out", str(tmp_path / "x.csv")]) == 2
     assert "was to be read as DistributionData reads its data" in capsys.readouterr().err

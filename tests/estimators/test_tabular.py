@@ -1,4 +1,4 @@
-"""TabularFlow: exact laws of rows, and the habits of scikit-learn on a small table."""
+"""TabularFlow: exact distributions of rows, and the habits of scikit-learn on a small table."""
 
 import math
 
@@ -24,13 +24,13 @@ from beeline.paths.affine import Linear
 from beeline.sampling.sampler import Sampler
 from beeline.solvers.runge_kutta import MIDPOINT
 
-# --------------------------------------------------------------------------------------------- exact laws of rows
+# --------------------------------------------------------------------------------- exact distributions of rows
 
 PAIRS = {("x", "p"): 0.5, ("x", "q"): 0.1, ("y", "p"): 0.1, ("y", "q"): 0.3}
 
 
 def exact_table() -> tuple[Table, Flow, pd.DataFrame]:
-    """Two categories with a known joint law beside an independent number, and the exact field of their flow."""
+    """Two categories with a known joint distribution and an independent number, with their exact field."""
     rows = [pair for pair, p in PAIRS.items() for _ in range(round(100 * p))]
     raw = pd.DataFrame(rows, columns=["a", "b"])
     raw["n"] = np.linspace(-3, 3, 100)
@@ -79,7 +79,7 @@ def test_a_counterfactual_under_the_same_condition_is_the_same_row() -> None:
     assert np.abs(back["n"] - raw["n"]).max() < 0.25, "a number keeps its place up to the noise that abduction adds"
 
 
-def test_counterfactuals_follow_the_law_of_the_new_condition() -> None:
+def test_counterfactuals_follow_the_distribution_of_the_new_condition() -> None:
     """Rows with a = x, asked what they were with a = y: b is q in 3 of 4, and no row becomes less like q."""
     table, flow, raw = exact_table()
     some = pd.concat([raw[raw["a"] == "x"]] * 10, ignore_index=True)
@@ -120,7 +120,7 @@ def flow(frame: pd.DataFrame) -> TabularFlow:
     return TabularFlow(steps=600, batch=256, width=96, depth=2, lr=4e-3, known=0.5, dropout=0.0, half=False).fit(frame)
 
 
-def test_made_rows_have_the_columns_types_and_law_of_the_real_ones(flow: TabularFlow, frame: pd.DataFrame) -> None:
+def test_samples_have_the_columns_types_and_distribution_of_real_rows(flow: TabularFlow, frame: pd.DataFrame) -> None:
     made = flow.sample(3000)
     assert list(made.columns) == list(frame.columns) and (made.dtypes == frame.dtypes).all()
     schema = flow.table_.columns

@@ -131,9 +131,9 @@ def test_a_metric_of_ones_own_needs_a_name_and_a_call():
 
 
 def test_the_floor_is_measured_at_the_same_numbers_where_there_are_other_real_data():
-    # the Frechet distance of two samples of one law of D coordinates is about D^2 / (2 n) for each: its bias shows
-    law = Gaussian((0.0,) * 8)
-    real, made, others = (law.sample(n, Rng(n)) for n in (200, 201, 600))
+    # the Frechet distance of two samples of one distribution in D dimensions is D^2 / (2 n) for each: its bias shows
+    distribution = Gaussian((0.0,) * 8)
+    real, made, others = (distribution.sample(n, Rng(n)) for n in (200, 201, 600))
     (few,) = measure([Frechet()], real, made, Rng(0))
     (same,) = measure([Frechet()], real, made, Rng(0), others=others)
     assert (few.n_floor, same.n_floor) == (100, 201) and few.value == same.value
@@ -175,8 +175,8 @@ def test_the_interval_of_a_mean_is_the_one_of_the_textbook():
 
 
 def test_too_few_real_data_for_a_floor_leave_it_out():
-    law = Gaussian((0.0, 0.0))
-    (s,) = measure([Frechet()], law.sample(4, Rng(0)), law.sample(50, Rng(1)), Rng(2))
+    distribution = Gaussian((0.0, 0.0))
+    (s,) = measure([Frechet()], distribution.sample(4, Rng(0)), distribution.sample(50, Rng(1)), Rng(2))
     assert s.floor is None and s.n_floor == 0
 
 
@@ -217,7 +217,7 @@ def test_images_are_measured_as_the_user_receives_them():
     ]  # fmt: skip
     # four equally likely levels cost exactly two bits
     assert report["bits per dimension"].value == pytest.approx(2.0, abs=1e-5)
-    # even noise, rounded to the levels, is the law of these data
+    # even noise, rounded to the levels, is the distribution of these data
     energy = report["energy distance"]
     assert energy.value < 3 * (energy.interval[1] - energy.value)
     # the field is zero, so that its loss is E|x1 - x0|^2 = var(x1) + 1 per coordinate

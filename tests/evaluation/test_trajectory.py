@@ -90,10 +90,10 @@ def test_a_flow_map_is_counted_too(module):
 
 
 def test_likelihood_of_a_gaussian_in_bits_is_the_closed_form():
-    law = Gaussian((1.0, -1.0), std=(0.5, 2.0))
-    x1 = law.sample(40, Rng(0), dtype=torch.float64)
-    got = Likelihood(steps=60, solver=HEUN, batch=16)(law.flow(), x1, Rng(1))
-    assert torch.allclose(got, law.log_prob(x1), atol=2e-3)
+    distribution = Gaussian((1.0, -1.0), std=(0.5, 2.0))
+    x1 = distribution.sample(40, Rng(0), dtype=torch.float64)
+    got = Likelihood(steps=60, solver=HEUN, batch=16)(distribution.flow(), x1, Rng(1))
+    assert torch.allclose(got, distribution.log_prob(x1), atol=2e-3)
     wide = Gaussian((0.0,) * 20, std=0.5)
     x1 = wide.sample(30, Rng(0), dtype=torch.float64)
     got = Likelihood(steps=60)(wide.flow(), x1, Rng(1))  # 20 coordinates: Hutchinson, exact on a diagonal Jacobian
@@ -104,11 +104,11 @@ def test_likelihood_of_a_gaussian_in_bits_is_the_closed_form():
 
 
 def test_reflow_makes_a_bent_flow_straighter():
-    law = GaussianMixture.ring(8)
+    distribution = GaussianMixture.ring(8)
     x0 = Rng(0).normal(torch.empty(200, 2))
-    bent = straightness(law.flow(), x0, Sampler(steps=50))
+    bent = straightness(distribution.flow(), x0, Sampler(steps=50))
     assert bent.relative > 0.1
-    pairs = draw(law.flow(), Sampler(steps=50), x0)
+    pairs = draw(distribution.flow(), Sampler(steps=50), x0)
     # the exact field of the pairs on their own trajectories
     straight = straightness(Flow(lambda x, t, cond=None: pairs - x0), x0, Sampler(steps=5))
     assert straight.relative < 1e-10

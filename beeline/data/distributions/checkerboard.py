@@ -1,4 +1,4 @@
-"""The checkerboard: an exact law with hard edges."""
+"""The checkerboard: a uniform distribution with sharp edges."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from beeline.core.errors import require
 from beeline.core.ranges import dataclass
 from beeline.core.rng import Rng
 from beeline.core.types import Cond
-from beeline.data.distributions.law import Distribution, Moments, label_of
+from beeline.data.distributions.distribution import Distribution, Marginal, label_of
 
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(16)
 
 
 class _Axis(NamedTuple):
-    """One coordinate x = a u + b z with u even in one of the columns of the board; all [B, columns]."""
+    """One coordinate x = a u + b z with u uniform in one column of the board; all [B, columns]."""
 
     log_density: Tensor
     score: Tensor
@@ -28,11 +28,11 @@ class _Axis(NamedTuple):
 
 @dataclass(frozen=True)
 class Checkerboard(Distribution):
-    """Even density on the dark squares of a board in the plane, nothing on the others.
+    """The uniform distribution on the dark squares of a checkerboard in the plane.
 
     p(x) = 1 / (dark squares side^2) on them;  the marginals p_t are sums of products of differences of normal
     distribution functions, whose posterior means are those of truncated normals: all in closed form
-    Assumes nothing.  At t = 1 the score is 0, its value inside the squares; on their edges and outside it has none.
+    At t = 1 the score is 0, its value inside the squares; it is not defined on their edges and outside.
     Source: Grathwohl et al. 2019, "FFJORD" (arXiv 1810.01367), for the example; the formulas are elementary.
 
     >>> Checkerboard().log_prob(torch.tensor([[0.5, 0.5], [0.5, -0.5]])).exp()
@@ -54,11 +54,11 @@ class Checkerboard(Distribution):
         return 2
 
     def dark(self) -> Tensor:
-        """[squares,2] int64: column and row of the dark squares, the lower left one among them."""
+        """[squares,2] int64: column and row of the dark squares; the lower left square is dark."""
         index = torch.cartesian_prod(torch.arange(self.cells), torch.arange(self.cells))
         return index[index.sum(1) % 2 == 0]
 
-    def draw(self, n: int, rng: Rng, label: int | None) -> tuple[Tensor, None]:
+    def sample_labelled(self, n: int, rng: Rng, label: int | None) -> tuple[Tensor, None]:
         dark = self.dark()
         square = dark[rng.fork("square").integers(len(dark), n)]
         place = rng.fork("place").fill(torch.empty(n, 2, dtype=torch.float64))
@@ -66,14 +66,14 @@ class Checkerboard(Distribution):
 
     def log_prob(self, x: Tensor, cond: Cond = None) -> Tensor:
         x = self._fit(x)
-        self._plain(cond)
+        self._refuse_labels(cond)
         cell = torch.floor(x / self.side + self.cells / 2)
         inside = ((cell >= 0) & (cell < self.cells)).all(1) & (cell.sum(1) % 2 == 0)
         value = -math.log(len(self.dark()) * self.side**2)
         return torch.where(inside, torch.full_like(x[:, 0], value), -math.inf)
 
-    def posterior(self, x: Tensor, a: Tensor, b: Tensor, cond: Cond = None) -> Moments:
-        self._plain(cond)
+    def marginal(self, x: Tensor, a: Tensor, b: Tensor, cond: Cond = None) -> Marginal:
+        self._refuse_labels(cond)
         first, second = (self._axis(x[:, i], a, b) for i in (0, 1))
         column, row = self.dark().to(x.device).unbind(1)
         logs = first.log_density[:, column] + second.log_density[:, row] - math.log(len(column))
@@ -82,7 +82,7 @@ class Checkerboard(Distribution):
             torch.stack([(share * p[:, column]).sum(1), (share * q[:, row]).sum(1)], 1)
             for p, q in ((first.score, second.score), (first.mean, second.mean))
         ]
-        return Moments(logs.logsumexp(1), both[0], both[1])
+        return Marginal(logs.logsumexp(1), both[0], both[1])
 
     def moments(self) -> tuple[Tensor, Tensor]:
         centres = self.side * (self.dark().double() + 0.5 - self.cells / 2)
@@ -94,8 +94,8 @@ class Checkerboard(Distribution):
         low = self.side * (torch.arange(self.cells, dtype=x.dtype, device=x.device) - self.cells / 2)
         x, a, done = x[:, None], a[:, None], b[:, None] == 0
         b = b[:, None].clamp(min=torch.finfo(x.dtype).eps)
-        # noise wider than a column: the even law as quadrature nodes, free of cancellation down to a = 0;
-        # narrower noise: differences of distribution functions.  Each is kept away from where it fails.
+        # noise wider than a column: the uniform distribution by quadrature, free of cancellation down to a = 0;
+        # narrower noise: differences of distribution functions.  Each is evaluated only where it is accurate.
         wide = a * self.side < b
         smooth = self._quadrature(x, torch.where(wide, a, 0.0), torch.where(wide, b, 1.0), low)
         sharp = self._closed(x, torch.where(wide, 1.0, a), torch.where(wide, 1.0, b), low)
@@ -124,7 +124,7 @@ class Checkerboard(Distribution):
         mean = (x + b * b * score) / a
         return _Axis(log_mass - (a * self.side).log(), score, mean)
 
-    def _plain(self, cond: Cond) -> None:
+    def _refuse_labels(self, cond: Cond) -> None:
         require(
             label_of(cond) is None,
             "Checkerboard was given a label, but its squares have none; leave cond out",

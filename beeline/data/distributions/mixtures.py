@@ -1,4 +1,4 @@
-"""Exact laws: data whose density, score and velocity are known, as referees and demonstrations."""
+"""Gaussian mixtures and two moons, with exact density, score and velocity field."""
 
 from __future__ import annotations
 
@@ -15,7 +15,16 @@ from beeline.core.ranges import dataclass
 from beeline.core.rng import Rng
 from beeline.core.types import Cond
 from beeline.data.distributions.checkerboard import Checkerboard
-from beeline.data.distributions.law import Distribution, ExactField, Moments, allowed, choose, numbers, plain, tuples
+from beeline.data.distributions.distribution import (
+    Distribution,
+    ExactField,
+    Marginal,
+    allowed,
+    choose,
+    numbers,
+    plain,
+    tuples,
+)
 
 __all__ = ["Checkerboard", "Gaussian", "GaussianMixture", "Distribution", "ExactField", "Mixture", "TwoMoons"]
 
@@ -31,7 +40,7 @@ class Parts(NamedTuple):
 
 
 class Mixture(Distribution):
-    """A law that is a Gaussian mixture.  A subclass gives ``parts``; laws are values, so these are kept."""
+    """Base of Gaussian mixtures.  A subclass gives ``parts``, which are cached."""
 
     def parts(self) -> Parts:
         raise NotImplementedError
@@ -40,7 +49,7 @@ class Mixture(Distribution):
     def dim(self) -> int:
         return _parts(self, torch.float64, torch.device("cpu")).means.shape[1]
 
-    def draw(self, n: int, rng: Rng, label: int | None) -> tuple[Tensor, Tensor | None]:
+    def sample_labelled(self, n: int, rng: Rng, label: int | None) -> tuple[Tensor, Tensor | None]:
         weights, means, variances, bases, labels = _parts(self, torch.float64, torch.device("cpu"))
         if label is not None and labels is not None:
             weights = weights * (labels == label)
@@ -50,7 +59,7 @@ class Mixture(Distribution):
             noise = torch.einsum("nde,ne->nd", bases[k], noise)
         return means[k] + noise, None if labels is None else labels[k]
 
-    def posterior(self, x: Tensor, a: Tensor, b: Tensor, cond: Cond = None) -> Moments:
+    def marginal(self, x: Tensor, a: Tensor, b: Tensor, cond: Cond = None) -> Marginal:
         weights, means, variances, bases, labels = _parts(self, x.dtype, x.device)
         a, b = a[:, None, None], b[:, None, None]
         apart = x[:, None] - a * means  # [B,K,D]
@@ -67,7 +76,7 @@ class Mixture(Distribution):
         if bases is not None:
             pull, shift = (torch.einsum("bke,kde->bkd", part, bases) for part in (pull, shift))
         score, shift = (torch.einsum("bk,bkd->bd", share, part) for part in (-pull, shift))
-        return Moments(logs.logsumexp(1), score, share @ means + shift)
+        return Marginal(logs.logsumexp(1), score, share @ means + shift)
 
     def moments(self) -> tuple[Tensor, Tensor]:
         weights, means, variances, bases, _ = _parts(self, torch.float64, torch.device("cpu"))
@@ -81,7 +90,7 @@ class Mixture(Distribution):
 
 @dataclass(frozen=True)
 class Gaussian(Mixture):
-    """One Gaussian, of any covariance; its flow moves every point along a known curve.
+    """A Gaussian distribution with any covariance.
 
     x1 ~ N(mean, covariance);  v(x, t) = a' mean + (a a' S + b b' I) (a^2 S + b^2 I)^-1 (x - a mean)
     Assumes a positive definite covariance S.
@@ -100,7 +109,7 @@ class Gaussian(Mixture):
         object.__setattr__(self, "mean", tuple(mean.tolist()))
         require(
             self.std is None or self.covariance is None,
-            "Gaussian got a std and a covariance; each says how wide it is: give one of them",
+            "Gaussian got a std and a covariance, which exclude each other; give one of them",
         )
         if self.std is not None:
             std = numbers(self.std, "Gaussian", "std", np.ndim(plain(self.std)))
@@ -132,11 +141,11 @@ class Gaussian(Mixture):
 
 @dataclass(frozen=True)
 class GaussianMixture(Mixture):
-    """Round Gaussians with weights: several modes, and everything about them exactly.
+    """A mixture of isotropic Gaussians.
 
     p(x) = sum_k w_k N(x; m_k, s_k^2 I);
     v(x, t) = sum_k r_k(x, t) [a' m_k + (a a' s_k^2 + b b') / (a^2 s_k^2 + b^2) (x - a m_k)], r_k the posterior of k
-    Assumes nothing; with ``labels`` the class of a component is a condition, whose null is the number of classes.
+    With ``labels`` the class of a component is a condition, whose null is the number of classes.
     Source: Albergo, Boffi and Vanden-Eijnden 2023 (arXiv 2303.08797), Gaussian mixtures.
 
     >>> GaussianMixture([[-2.0], [2.0]], 0.5).sample(3, Rng(0)).shape
@@ -197,7 +206,7 @@ class GaussianMixture(Mixture):
 
     @classmethod
     def grid(cls, side: int = 5, spacing: float = 2.0, std: float = 0.1) -> GaussianMixture:
-        """``side`` x ``side`` equal modes on a square grid around the origin."""
+        """``side`` x ``side`` equal modes on a square grid centred at the origin."""
         ticks = spacing * (np.arange(side) - (side - 1) / 2)
         return cls(np.stack(np.meshgrid(ticks, ticks), -1).reshape(-1, 2), std)  # type: ignore[arg-type]
 
@@ -244,7 +253,7 @@ class TwoMoons(Mixture):
         width = torch.full((len(angles), 2), (self.scale * self.std) ** 2, dtype=torch.float64)
         return Parts(torch.from_numpy(weights / 4).repeat(2), self.curve(angles, moon), width, None, moon)
 
-    def draw(self, n: int, rng: Rng, label: int | None) -> tuple[Tensor, Tensor | None]:
+    def sample_labelled(self, n: int, rng: Rng, label: int | None) -> tuple[Tensor, Tensor | None]:
         like = torch.empty(n, 2, dtype=torch.float64)
         moon = rng.fork("component").integers(2, n) if label is None else torch.full((n,), label)
         centre = self.curve(math.pi * rng.fork("angle").uniform(n, like), moon)
@@ -252,10 +261,10 @@ class TwoMoons(Mixture):
 
 
 @lru_cache(maxsize=64)
-def _parts(law: Mixture, dtype: torch.dtype, device: torch.device) -> Parts:
+def _parts(distribution: Mixture, dtype: torch.dtype, device: torch.device) -> Parts:
     # kept tensors must be ordinary ones, whatever mode the first caller is in
     with torch.inference_mode(False):
-        weights, means, variances, bases, labels = law.parts()
+        weights, means, variances, bases, labels = distribution.parts()
         w, m, v = (part.to(device, dtype) for part in (weights, means, variances))
         basis = None if bases is None else bases.to(device, dtype)
         return Parts(w, m, v, basis, None if labels is None else labels.to(device))

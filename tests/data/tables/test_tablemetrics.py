@@ -111,7 +111,7 @@ def test_training_on_made_rows_is_judged_on_real_ones(schema: Schema) -> None:
     judge = Downstream("tall", hold)
     good, bad = judge(schema, a, a, Rng(0)), judge(schema, a, a.assign(tall=a["tall"].to_numpy()[::-1]), Rng(0))
     assert good > 0.85 and abs(bad - 0.5) < 0.1
-    assert 0.5 < Downstream("weight", hold)(schema, a, a, Rng(0)) < 0.75  # R^2 of the law is 0.64
+    assert 0.5 < Downstream("weight", hold)(schema, a, a, Rng(0)) < 0.75  # R^2 of the distribution is 0.64
     assert judge(schema, a, a.assign(tall=True), Rng(0)) == 0.5
     assert abs(Downstream("pet", hold)(schema, a, a, Rng(0)) - 0.5) < 0.08  # nothing tells the pet
 
