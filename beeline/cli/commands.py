@@ -1,4 +1,4 @@
-"""What the verbs of the command line do; a page or a server calls the same functions."""
+"""The functions behind the commands; they print results, and raise BeelineError for a mistake of the user."""
 
 from __future__ import annotations
 
@@ -11,15 +11,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
-from rich.markup import escape
-
 from beeline.cli import tuning
 from beeline.cli.conditions import condition
-from beeline.cli.console import cell, console, progress, table, traced, working
+from beeline.cli.console import cell, console, progress, table, working, write_traceback
 from beeline.config import build as config
 from beeline.config import catalogue
-from beeline.config import docs as pages
 from beeline.core.errors import BeelineError, nearest, require
 from beeline.core.files import read_plain
 from beeline.core.modes import AUTO, Device
@@ -33,29 +29,29 @@ from beeline.recipes.automatic import recipe_for
 from beeline.runs.averaging import export_averages
 from beeline.runs.budget import side_for
 from beeline.runs.bundle import Bundle, load
-from beeline.runs.run import Distilled, Run, to_yaml
-from beeline.runs.run import train as work
-from beeline.runs.run_directory import flat, ready
+from beeline.runs.run import Distilled, Run
+from beeline.runs.run import train as train_run
+from beeline.runs.run_directory import ready
 from beeline.sampling.sampler import Sampler
 from beeline.training.checks import Interrupted
 from beeline.training.logs.trackers import combined
 
 
 def settings(pairs: Sequence[str]) -> dict[str, str]:
-    """``NAME=VALUE`` texts as a dict."""
-    made = {}
+    """The settings of ``--set NAME=VALUE`` options by name."""
+    found = {}
     for pair in pairs:
         name, sign, value = pair.partition("=")
         require(sign and name, f"--set got {pair!r}; give NAME=VALUE, for example --set training.steps=2000")
-        made[name.strip()] = value.strip()
-    return made
+        found[name.strip()] = value.strip()
+    return found
 
 
 def recipe(name: str, pairs: Sequence[str] = (), resumed: Path | None = None, budget: str | None = None) -> Any:
-    """A run by the name of its recipe, from a data file or folder, a YAML file or a run, with settings changed.
+    """The run of a recipe, data file or folder, YAML file or run directory, with settings changed.
 
-    ``resumed`` is the directory of a run that continues: one of a data file is read from there, since a budget may
-    give another run at another time.
+    ``resumed`` is the directory of a run to resume: a run on a data file is then read from there, because a time
+    budget may give another run at another time.
     """
     path = Path(name)
     if is_data(name) and resumed is not None and (resumed / "run.yaml").is_file():
@@ -85,37 +81,38 @@ def is_data(name: str) -> bool:
 
 
 def changed(run: Any, changes: dict[str, str]) -> Any:
-    """A run with settings changed; a network may be swapped by its name."""
+    """A run with settings changed; ``network=NAME`` replaces the network."""
     network = changes.pop("network", None)
     if network is not None:
         cls = config.lookup("networks", network)
         run = dataclasses.replace(run, network={"is": f"networks.{cls.__name__}"})
-    made = config.change(run, changes) if changes else run
-    asked = "objective" in changes and not any(name.endswith(".drop") for name in changes)
-    return dropping(made, run.objective) if asked else made
+    new = config.change(run, changes) if changes else run
+    replaced = "objective" in changes and not any(name.endswith(".drop") for name in changes)
+    return with_drop(new, run.objective) if replaced else new
 
 
-def dropping(run: Any, before: Any) -> Any:
-    """A run whose objective was named anew, with the null condition of the one before where it has none of its own."""
+def with_drop(run: Any, before: Any) -> Any:
+    """A run with a new objective, which takes over the condition dropout of the objective ``before`` if it has none."""
     name, objective = "objective", run.objective
     while isinstance(objective, ObjectiveWrapper):
         name, objective = f"{name}.objective", objective.objective
     drop, own = spec_of(before).drop, spec_of(objective).drop
-    open_ = own is None and any(f.name == "drop" for f in dataclasses.fields(objective))
-    return config.change(run, {f"{name}.drop": drop}) if open_ and drop is not None else run
+    unset = own is None and any(f.name == "drop" for f in dataclasses.fields(objective))
+    return config.change(run, {f"{name}.drop": drop}) if unset and drop is not None else run
 
 
 def default_out(name: str) -> Path:
-    """Where a run goes when nothing is said: a run's own directory, or runs/NAME."""
+    """The default output directory: the run directory itself, or runs/NAME for a recipe."""
     path = Path(name)
     return path if (path / "run.yaml").is_file() else Path("runs") / path.stem
 
 
 def distillation(bundle: str, method: str, pairs: Sequence[str]) -> Distilled:
-    """A distillation run; settings of the method, the training and the seed can be changed."""
+    """A distillation run with settings of the method, the training or the seed changed."""
     load(bundle, device="cpu")  # refused before any work
-    way = config.parse(method if "(" in method else config.lookup("distillations", method).__name__, "distillations")
-    return config.change(Distilled(str(bundle), way), settings(pairs)) if pairs else Distilled(str(bundle), way)
+    parsed = config.parse(method if "(" in method else config.lookup("distillations", method).__name__, "distillations")
+    run = Distilled(str(bundle), parsed)
+    return config.change(run, settings(pairs)) if pairs else run
 
 
 def train(
@@ -131,43 +128,46 @@ def train(
     track: Any = None,
     report: bool = True,
 ) -> Bundle:
-    """Work a run with a progress bar, and write its report; says how to resume after Ctrl-C."""
+    """Train a run with a progress bar and write its report; after Ctrl-C, print the command that resumes it."""
     ready(out, run, resume)
     first = parallel is None or parallel.rank == 0
     if first and not quiet and not resume and run.data is not None and (text := complete(run.data).summary()):
         print(text, file=sys.stderr)  # such as the inferred schema of a table, before any work
     again = shlex.join(["beeline", "train", str(out), "--resume"])
-    with stoppable(again), progress(out.name, run.training.steps, quiet or not first) as log:
+    with resume_hint(again), progress(out.name, run.training.steps, quiet or not first) as log:
         both = log if track is None else combined(log, track)
-        bundle = work(run, out, resume=resume, fork=fork, device=device, parallel=parallel, log=both)
+        bundle = train_run(run, out, resume=resume, fork=fork, device=device, parallel=parallel, log=both)
     if first:
         export_averages(out)
         if report:
-            with reporting(command), working(quiet) as said:
-                from beeline.cli.reporting import report_run
+            with report_errors(command), working(quiet) as status:
+                from beeline.cli.report.writing import report_run
 
-                report_run(out, bundle, command=command, batch_size=run.training.batch_size, said=said)
+                report_run(out, bundle, command=command, batch_size=run.training.batch_size, status=status)
     return bundle
 
 
 @contextmanager
-def reporting(command: str) -> Iterator[None]:
-    """A report that fails costs a line on stderr, and never the run, whose bundle is there already."""
+def report_errors(command: str) -> Iterator[None]:
+    """Print an error of the report as one line on stderr; the run is complete and its bundle is written."""
     try:
         yield
     except Exception as error:
-        file = traced(error, command)
+        file = write_traceback(error, command)
         line = " ".join(f"{type(error).__name__}: {error}".split())[:500]
-        print(f"the run is complete, but its report was not written ({line}); the trace is in {file}", file=sys.stderr)
+        print(
+            f"the run is complete, but its report could not be written ({line}); the traceback is in {file}",
+            file=sys.stderr,
+        )
 
 
 @contextmanager
-def stoppable(again: str) -> Iterator[None]:
-    """Says how to go on when a run was stopped and has saved itself."""
+def resume_hint(again: str) -> Iterator[None]:
+    """Print the command that resumes a run after it was interrupted."""
     try:
         yield
     except Interrupted as stop:
-        print(f"stopped after step {stop.step}, everything is saved; go on with: {again}", file=sys.stderr)
+        print(f"stopped after step {stop.step}; the checkpoint is saved. Continue with: {again}", file=sys.stderr)
         raise
 
 
@@ -176,7 +176,8 @@ def sampler_of(bundle: Bundle, pairs: Sequence[str]) -> Any:
     changes = settings(pairs)
     for name in changes:
         require(
-            name.partition(".")[0] == "sampler", f"{name!r} is no setting of drawing; {nearest(name, _sampler_names())}"
+            name.partition(".")[0] == "sampler",
+            f"{name!r} is not a setting of the sampler; {nearest(name, _sampler_names())}",
         )
     current = bundle.sampler
     if changes.get("sampler") == tuning.AUTO:
@@ -198,53 +199,55 @@ def sample(
     start: Path | None = None,
     device: Device = AUTO,
 ) -> dict[str, Any]:
-    """Draw, and write what was drawn: from the source of the flow, or from every datum of the file ``start``."""
+    """Sample and write a file: from the source of the flow, or from the data of the file ``start``."""
     bundle = load(name, device=device)
     require(
         bundle.modality is not None,
-        f"{name} has no modality, which writes data to files; sample it in Python: bl.load({name!r}).sample({n})",
+        f"{name} has no modality, so its samples have no file format; use Python: bl.load({name!r}).sample({n})",
     )
     sampler = sampler_of(bundle, pairs)
-    require(isinstance(sampler, Sampler), f"--set sampler={sampler!r} names no sampler; give Sampler(steps=8)")
-    check_out(bundle.modality, out)
+    require(
+        isinstance(sampler, Sampler), f"--set sampler={sampler!r} is not a sampler; give, for example, Sampler(steps=8)"
+    )
+    check_format(bundle.modality, out)
     if start is None:
-        made = bundle.sample(n, cond=condition(cond), seed=seed, sampler=sampler)
+        samples = bundle.sample(n, cond=condition(cond), seed=seed, sampler=sampler)
     else:
-        given = starting(bundle, start)
-        n = len(given)
-        made = bundle.translate(given, cond=condition(cond), seed=seed, sampler=sampler)
-    bundle.modality.save(made, out)
+        data = source_data(bundle, start)
+        n = len(data)
+        samples = bundle.translate(data, cond=condition(cond), seed=seed, sampler=sampler)
+    bundle.modality.save(samples, out)
     return {"file": str(out), "n": n, "evaluations": sampler.evaluations, "seed": seed}
 
 
-def starting(bundle: Bundle, file: Path) -> Any:
-    """The data of a file, read as the source of the flow was."""
+def source_data(bundle: Bundle, file: Path) -> Any:
+    """The data of a file in the format of the source of the flow."""
     source = bundle.flow.source
     require(
         isinstance(source, DatasetSource),
-        f"--input {file} was given, but this flow starts from noise; leave it out, or train from files with the recipe "
-        "'translation'",
+        f"--input {file} was given, but this flow starts from noise; leave it out, or train a flow between two data "
+        "sets with the recipe 'translation'",
     )
     assert isinstance(source, DatasetSource)
     return complete(source.data).read_file(str(file))
 
 
-def check_out(modality: Any, out: Path) -> None:
-    """Refuse a file that the modality cannot write, before any work."""
+def check_format(modality: Any, out: Path) -> None:
+    """Refuse a file that the modality cannot write."""
     kinds = tuple(modality.formats)
     require(
         out.suffix in kinds or (out.suffix == "" and "" in kinds),
-        f"--out {out} has the ending {out.suffix!r}, which {type(modality).__name__} cannot write; "
+        f"--out {out} ends with {out.suffix!r}, which {type(modality).__name__} cannot write; "
         + (f"use one of {', '.join(k or 'a directory' for k in kinds)}" if kinds else "it has no file format"),
     )
     require(not out.is_dir() or "" in kinds, f"--out {out} is a directory; name a file in it")
 
 
 def data_set(text: str | None, bundle: Bundle) -> Any:
-    """The data to measure on: the bundle's own, a recipe's, a data set by name, or a file of the same kind."""
+    """The data to evaluate on: those of the bundle, of a recipe, a data set by name, or a file of the same format."""
     own = bundle.lineage.get("data")
     if text is None:
-        require(own is not None, "this bundle does not say which data it was trained on; name them")
+        require(own is not None, "this bundle does not record the data it was trained on; name a data set or file")
         return config.build(own)
     if text in catalogue.CATALOGUE["recipes"] or text.replace("-", "_") in catalogue.CATALOGUE["recipes"]:
         return config.lookup("recipes", text)().data
@@ -257,7 +260,7 @@ def data_set(text: str | None, bundle: Bundle) -> Any:
     try:
         return config.parse(text, "data")
     except BeelineError as error:
-        raise BeelineError(f"{text!r} is neither a file, a recipe nor a data set here ({error})") from None
+        raise BeelineError(f"{text!r} is neither a file, a recipe nor a data set ({error})") from None
 
 
 def evaluate(
@@ -269,24 +272,24 @@ def evaluate(
     as_json: bool,
     device: Device = AUTO,
 ) -> None:
-    """Measure bundles on the same data and the same noise, each with its own sampler unless settings say otherwise."""
-    from beeline.cli.measuring import Real, labels_of, measured
+    """Evaluate bundles on the same data and noise, each with its own sampler and the settings of ``pairs``."""
+    from beeline.cli.scoring import RealData, labels_of, score
 
     bundles = dict(zip(labels_of(list(names)), (load(name, device=device) for name in names), strict=True))
     source = data_set(data, next(iter(bundles.values())))
     for label, bundle in bundles.items():
         comparable(source, bundle, label)
-    real = Real.of(source)
+    real = RealData.of(source)
     shapes = {label: tuple(bundle.modality.shape) for label, bundle in bundles.items()}
     given = tuple(next(iter(bundles.values())).modality.encode(real.held).x1.shape[1:])
     for label, shape in shapes.items():
         require(
             shape == given,
-            f"{label} makes data of shape {shape}, and the data are of shape {given}; what is unlike cannot be "
-            "measured: name data that it makes, or leave it out",
+            f"{label} generates data of shape {shape}, but the data set has shape {given}, so they cannot be compared; "
+            "give data of the same shape, or leave this bundle out",
         )
     reports = {
-        label: measured(bundle, real, n, Rng(seed), sampler=sampler_of(bundle, pairs), name=label)
+        label: score(bundle, real, n, Rng(seed), sampler=sampler_of(bundle, pairs), name=label)
         for label, bundle in bundles.items()
     }
     if as_json:
@@ -300,88 +303,27 @@ def evaluate(
 
 
 def comparable(source: Any, bundle: Bundle, label: str) -> None:
-    """Refuse data that a bundle does not make, before any work."""
+    """Refuse data of another modality than the bundle."""
     ours, theirs = type(bundle.modality).__name__, type(source.modality()).__name__
     require(
         ours == theirs,
-        f"{label} makes data of the kind {ours}, but {type(source).__name__} holds {theirs}; what is unlike cannot be "
-        "measured: name data of the same kind",
+        f"{label} generates {ours} data, but {type(source).__name__} holds {theirs} data, so they cannot be compared; "
+        "give data of the same modality",
     )
 
 
 def side_by_side(rows: Sequence[dict[str, Any]]) -> Any:
-    """A table with one line a figure and one column a model."""
+    """A table with one row per score and one column per model."""
     lines = []
     for name in dict.fromkeys(key for row in rows for key in row if key != "model"):
-        line, floor = {"figure": name}, ""
+        line, floor = {"score": name}, ""
         for row in rows:
             found = row.get(name)
             if isinstance(found, dict):
                 line[row["model"]] = f"{figure(found['value'])}  ({span(found['interval'])})"
                 floor = figure(found["floor"])
-                line["figure"] = f"{name} {'↓' if found['better'] == 'lower' else '↑'}"
+                line["score"] = f"{name} {'↓' if found['better'] == 'lower' else '↑'}"
             else:
                 line[row["model"]] = cell(found)
-        lines.append({**line, "floor": floor})
+        lines.append({**line, "real vs. real": floor})
     return table(lines)
-
-
-def describe(name: str, as_yaml: bool, pairs: Sequence[str], as_json: bool) -> None:
-    """A recipe with its settings, or a component with its page."""
-    full = catalogue.find(name) if "." in name else _anywhere(name)
-    kind, _, short = full.partition(".")
-    if kind == "recipes":
-        run = recipe(short, pairs)
-        if as_yaml:
-            print(to_yaml(run), end="")
-            return
-        if as_json:
-            print(json.dumps(config.describe(run), indent=2))
-            return
-        page = pages.explain(kind, short)
-        console.print(f"[bold]{short}[/bold]  {escape(page.sentence)}")
-        rows = [{"setting": key, "value": str(value)} for key, value in flat(config.describe(run)).items()]
-        console.print(table(rows))
-        return
-    require(not as_yaml, f"{name} is one of the {kind}, and only recipes have a YAML form; leave --yaml out")
-    page = pages.explain(kind, short)
-    if as_json:
-        print(json.dumps(dataclasses.asdict(page), indent=2))
-        return
-    console.print(f"[bold]{page.name}[/bold]  ({kind})\n{escape(page.sentence)}\n")
-    for part in (page.formula, page.assumes, page.source, page.example):
-        if part:
-            console.print(part + "\n", markup=False)
-    if page.settings:
-        names = ("setting", "type", "default", "meaning")
-        console.print(table([dict(zip(names, row, strict=True)) for row in page.settings]))
-    if kind == "times":
-        density(full)
-
-
-def density(full: str) -> None:
-    """Draw the density of a law of times with its default settings, in twenty bars from source to data."""
-    law = config.build({"is": full})
-    t = (torch.arange(20, dtype=torch.float64) + 0.5) / 20
-    if law(1, t, Rng(0)).ndim > 1:  # several times for one datum: no curve
-        return
-    heights = law.log_prob(t).exp()
-    if not heights.isfinite().all() or not heights.any():
-        return
-    console.print("\ndensity with the defaults")
-    for time, height in zip(t.tolist(), heights.tolist(), strict=True):
-        bar = "█" * round(30 * height / float(heights.max()))
-        console.print(f"t = {time:.3f}  {height:6.3f}  {bar}", markup=False)
-
-
-def _anywhere(name: str) -> str:
-    """The full name of a component named without its kind; recipes first."""
-    kinds = [k for k in ("recipes", *catalogue.CATALOGUE)]
-    for kind in kinds:
-        try:
-            return catalogue.find(name, (kind,))
-        except BeelineError:
-            continue
-    every = {n for names in catalogue.CATALOGUE.values() for n in names}
-    raise BeelineError(f"there is nothing called {name!r}; {nearest(name, every).partition(' valid names')[0]} "
-                       "see 'beeline list'")  # fmt: skip

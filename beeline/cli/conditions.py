@@ -1,4 +1,4 @@
-"""Conditions as they are written on the command line."""
+"""Conditions in the notation of the command line."""
 
 from __future__ import annotations
 
@@ -17,38 +17,36 @@ def condition(text: str | None) -> Any:
     if text is None:
         return None
     if Path(text).suffix in (".json", ".yaml", ".yml"):
-        require(Path(text).is_file(), f"there is no file {text}; give a file of conditions, or NAME=VALUE")
+        require(Path(text).is_file(), f"there is no file {text}; give a JSON or YAML file of conditions, or NAME=VALUE")
         return read_plain(Path(text))
     try:
         if "=" in text and not text.lstrip().startswith("{"):
-            made: Any = {}
+            values: Any = {}
             for name, sign, value in (part.partition("=") for part in _split(text)):
                 require(
                     name.strip() and sign and value.strip(),
-                    f"--condition got {text!r}, where {name + sign + value!r} is no condition; give NAME=VALUE, "
+                    f"--condition got {text!r}, where {name + sign + value!r} is not a condition; give NAME=VALUE, "
                     "for example label=3",
                 )
-                require(
-                    name.strip() not in made, f"--condition got {text!r}, with two values of {name!r}; give it once"
-                )
-                made[name.strip()] = _answer(value)
+                require(name.strip() not in values, f"--condition got {text!r}, with two values of {name!r}; give one")
+                values[name.strip()] = _value(value)
         else:
-            made = _answer(text)
+            values = _value(text)
     except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
         if isinstance(error, BeelineError):
             raise
         raise BeelineError(
             f"--condition got {shown(text)}, which cannot be read; give NAME=VALUE, for example label=3"
         ) from None
-    require(made is not None, f"--condition got {text!r}, which holds nothing; leave it out, or give NAME=VALUE")
-    plain(made, "--condition")
-    return made
+    require(values is not None, f"--condition got {text!r}, which is empty; leave it out, or give NAME=VALUE")
+    plain(values, "--condition")
+    return values
 
 
-def _answer(text: str) -> Any:
-    """A value as text, which the kind of its column or label reads: NO is a country, 01034 a code.
+def _value(text: str) -> Any:
+    """A value as text, which is converted by the type of its column or label: NO is a country, 01034 a code.
 
-    Text in brackets or quotes is YAML, and null is no value.
+    Text in brackets or quotes is parsed as YAML, and null is None.
     """
     text = text.strip()
     return yaml.safe_load(text) if text[:1] in ("[", "{", "'", '"') or text in ("null", "~") else text

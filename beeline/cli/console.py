@@ -1,4 +1,4 @@
-"""What a person sees at the terminal: progress, tables, and one line for a mistake."""
+"""Output on the terminal: progress bars, tables, and files with tracebacks."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ errors = Console(stderr=True, highlight=False, soft_wrap=True)
 
 @contextmanager
 def progress(title: str, steps: int, quiet: bool = False) -> Iterator[Any]:
-    """A bar with rate, loss and remaining time; gives a log function for ``fit``."""
+    """A progress bar with loss, samples per second and remaining time; yields a log function for ``fit``."""
     if quiet:
         yield None
         return
@@ -36,7 +36,7 @@ def progress(title: str, steps: int, quiet: bool = False) -> Iterator[Any]:
         task = bar.add_task(escape(title), total=steps, note="")
 
         def log(entry: Mapping[str, Any]) -> None:
-            if "steps" in entry:  # the run has become shorter
+            if "steps" in entry:  # the run is now shorter
                 bar.update(task, completed=int(entry["step"]), total=int(entry["steps"]))
                 bar.console.print(entry["note"], markup=False)
             if "loss" not in entry:
@@ -49,7 +49,7 @@ def progress(title: str, steps: int, quiet: bool = False) -> Iterator[Any]:
 
 @contextmanager
 def working(quiet: bool = False) -> Iterator[Callable[[str], None]]:
-    """A status line for work of unknown length; gives the function that sets its text."""
+    """A status line for work of unknown length; yields the function that sets its text."""
     if quiet:
         yield lambda _: None
         return
@@ -59,8 +59,8 @@ def working(quiet: bool = False) -> Iterator[Callable[[str], None]]:
         yield lambda text: bar.update(task, description=escape(text))
 
 
-def traced(error: BaseException, command: str) -> str:
-    """The name of a new file that holds a command and the trace of its error."""
+def write_traceback(error: BaseException, command: str) -> str:
+    """Write a command and the traceback of its error to a new file; returns its name."""
     handle, name = tempfile.mkstemp(prefix="beeline-error-", suffix=".log")
     with open(handle, "w", encoding="utf-8", errors="backslashreplace") as file:
         file.write(f"{command}\n\n{''.join(traceback.format_exception(error))}")
@@ -68,18 +68,19 @@ def traced(error: BaseException, command: str) -> str:
 
 
 def table(rows: Sequence[Mapping[str, Any]], title: str | None = None) -> Table:
-    """Rows of plain data as a table; the columns are the keys of the first row."""
-    made = Table(title=None if title is None else escape(title), title_justify="left", header_style="bold")
+    """Rows of plain data as a table with the keys of the first row as columns."""
+    result = Table(title=None if title is None else escape(title), title_justify="left", header_style="bold")
     names = list(rows[0]) if rows else []
     for name in names:
         numeric = all(isinstance(r.get(name), int | float) for r in rows)
-        made.add_column(escape(str(name)), justify="right" if numeric else "left", overflow="fold")
+        result.add_column(escape(str(name)), justify="right" if numeric else "left", overflow="fold")
     for row in rows:
-        made.add_row(*(cell(row.get(name)) for name in names))
-    return made
+        result.add_row(*(cell(row.get(name)) for name in names))
+    return result
 
 
 def cell(value: Any) -> str:
+    """A value as the text of a table cell."""
     if value is None:
         return ""
     if isinstance(value, float):

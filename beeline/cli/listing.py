@@ -1,4 +1,4 @@
-"""The list of components, which starts quickly: nothing but their names and docstrings is read."""
+"""``beeline list``: reads names and docstrings of components without importing them."""
 
 from __future__ import annotations
 
@@ -11,16 +11,18 @@ from beeline.core.errors import nearest, require
 
 
 def list_components(kind: str | None, as_json: bool) -> None:
-    """Every component with one line."""
-    require(kind is None or kind in CATALOGUE, f"there is no kind {kind!r}; {nearest(kind or '', CATALOGUE)}")
+    """Print every component of a kind, or of all kinds, with its summary."""
+    require(
+        kind is None or kind in CATALOGUE, f"there is no kind of component {kind!r}; {nearest(kind or '', CATALOGUE)}"
+    )
     found = {k: {name: summary(k, name) for name in CATALOGUE[k]} for k in ([kind] if kind else CATALOGUE)}
     if as_json:
         plain = {
-            k: [{"name": n, "what": what, "source": source} for n, (what, source) in c.items()]
+            k: [{"name": n, "what": text, "source": source} for n, (text, source) in c.items()]
             for k, c in found.items()
         }
         print(json.dumps(plain, indent=2))
         return
     for k, every in found.items():
-        rows = [{"name": n, "what": what} | ({"source": source} if kind else {}) for n, (what, source) in every.items()]
+        rows = [{"name": n, "what": text} | ({"source": source} if kind else {}) for n, (text, source) in every.items()]
         console.print(table(rows, title=k))

@@ -1,18 +1,32 @@
-"""The command line: a closed set of verbs.  A new method never adds a flag.
+"""The command line: a fixed set of commands.  A new method never adds an option.
 
-Exit code 0, 2 for a user's mistake (one line on stderr, no traceback), 1 for a failure of ours.
+Exit code 0; 2 for a mistake of the user (one line on stderr, no traceback); 1 for an internal error.
 """
 
 from __future__ import annotations
 
-import json
-import shlex
 import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from beeline import __version__
+from beeline.cli.arguments import (
+    AUTO,
+    Dev,
+    Json,
+    Report,
+    Seed,
+    Set,
+    check_device,
+    command_line,
+    named,
+    output_path,
+    print_result,
+    run_files,
+)
+from beeline.cli.errors import OUT_OF_MEMORY, fail, internal_error
 from beeline.cli.memory import keep_memory
 from beeline.core.errors import BeelineError, nearest, require
 
@@ -21,83 +35,81 @@ app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
-    help="Rectified flow and flow matching: train, straighten, distil, sample and measure.",
 )
-AUTO = "auto"
+# the class of all mistakes in arguments, from click or from the copy of it inside typer
+UsageError: Any = typer.BadParameter.__base__
 
 
-def place(text: str) -> Path:
-    """A file or directory to write; an empty name would be the directory in which the command runs."""
-    if not text.strip() or "\0" in text:
-        raise typer.BadParameter(f"got {text!r}, which names nothing; give a file or a directory, or leave it out")
-    path = Path(text)
-    if path.resolve() == path.resolve().parent:
-        raise typer.BadParameter(f"got {text!r}, the root of all directories, which nothing is written over; name one")
-    return path
+def show_version(wanted: bool) -> None:
+    """Print the version and exit."""
+    if wanted:
+        typer.echo(f"beeline {__version__}")
+        raise typer.Exit()
 
 
-Set = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="NAME=VALUE", help="Change one setting, as in --set training.steps=2000."),
-]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON for a program to read.")]
-Dev = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:1; auto is the GPU where there is one.")]
-Report = Annotated[bool, typer.Option("--report/--no-report", help="Write a report after the training.")]
-Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=show_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Rectified flow and flow matching: train, straighten, distil, sample and evaluate."""
 
 
 @app.command(epilog="Example: beeline demo --out demo")
 def demo(
     out: Annotated[
-        Path, typer.Option(parser=place, metavar="PATH", help="Directory for the three runs and the report.")
+        Path, typer.Option(parser=output_path, metavar="PATH", help="Directory for the three runs and the report.")
     ] = Path("demo"),
-    quick: Annotated[bool, typer.Option(help="A few seconds of training: to see that everything works.")] = False,
+    quick: Annotated[bool, typer.Option(help="Train for a few seconds, to check that everything works.")] = False,
     device: Dev = AUTO,
     report: Report = True,
 ) -> None:
-    """Run the full pipeline on a built-in data set: train, straighten, distil, sample, evaluate; with a report."""
+    """Train, straighten, distil, sample and evaluate on a built-in data set, and write a report."""
     from beeline.cli.demo import demo as pipeline
 
-    pipeline(out, quick=quick, device=checked(device), report=report)
+    pipeline(out, quick=quick, device=check_device(device), report=report)
 
 
 @app.command(epilog="Example: beeline train digits --set training.steps=2000 --out runs/digits")
 def train(
-    recipe: Annotated[str, typer.Argument(help="A data file or folder, a recipe, a YAML file, or a run.")],
+    recipe: Annotated[str, typer.Argument(help="A recipe, data file or folder, YAML file, or directory of a run.")],
     set_: Set = None,
     out: Annotated[
-        Path | None, typer.Option(parser=place, metavar="PATH", help="Directory of the run (default runs/RECIPE).")
+        Path | None, typer.Option(parser=output_path, metavar="PATH", help="Directory of the run; default runs/RECIPE.")
     ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue the run in --out from its last checkpoint.")
     ] = False,
-    parallel: Annotated[str | None, typer.Option(help="ddp or fsdp: several processes, started with torchrun.")] = None,
+    parallel: Annotated[
+        str | None, typer.Option(help="ddp or fsdp, for several processes started by torchrun.")
+    ] = None,
     budget: Annotated[
         str | None,
-        typer.Option(metavar="TIME", help="Fit network and steps to a time, as 90s, 20m or 2h (for data: 30m)."),
+        typer.Option(metavar="TIME", help="Training time, as 90s, 20m or 2h: sets network and steps (for data: 30m)."),
     ] = None,
     plan: Annotated[
-        bool, typer.Option("--dry-run", "--plan", help="Print the plan: memory, disk and time; do not start.")
+        bool, typer.Option("--dry-run", "--plan", help="Print the expected memory, disk space and time, and exit.")
     ] = False,
     fork: Annotated[
-        bool, typer.Option("--fork", help="RECIPE is a run: start a new one in --out from its state, with --set.")
+        bool, typer.Option("--fork", help="RECIPE is a run: start a new run in --out from its checkpoint.")
     ] = False,
     branch_cooldown: Annotated[
         int | None,
-        typer.Option(metavar="STEPS", help="Like --fork, and lower the learning rate to zero over STEPS steps."),
+        typer.Option(metavar="STEPS", help="Like --fork, with a learning rate that falls to zero in STEPS steps."),
     ] = None,
     at: Annotated[
-        int | None, typer.Option(metavar="STEP", help="The checkpoint for --fork and --branch-cooldown.")
+        int | None, typer.Option(metavar="STEP", help="Step of the checkpoint for --fork and --branch-cooldown.")
     ] = None,
-    track: Annotated[str | None, typer.Option(help="Log to tensorboard or wandb as well.")] = None,
+    track: Annotated[str | None, typer.Option(help="Also log to tensorboard or wandb.")] = None,
     device: Dev = AUTO,
     report: Report = True,
     json_: Json = False,
 ) -> None:
-    """Train a flow; Ctrl-C leaves a checkpoint to resume from."""
+    """Train a flow.  Ctrl-C saves a checkpoint, from which --resume continues."""
     from beeline.cli import commands, planning
 
-    checked(device)  # refused before any work
+    check_device(device)  # before any work
     run = commands.recipe(recipe, set_ or [], out if resume else None, budget)
     run = planning.budgeted(run, recipe, set_ or [], budget, resume, device, quiet=json_)
     if plan:
@@ -105,11 +117,15 @@ def train(
         return
     where = out or commands.default_out(recipe)
     run, start = planning.branch(run, recipe, where, fork, branch_cooldown, at)
-    with planning.processes(parallel) as shared, planning.tracker(track, where, run) as tracker:
-        more = {"--parallel": parallel, "--fork": fork, "--branch-cooldown": branch_cooldown, "--at": at}
-        command = typed(
-            "train", recipe, set_, where, **more, **{"--budget": budget, "--track": track, "--device": named(device)}
-        )
+    with planning.processes(parallel) as engine, planning.tracker(track, where, run) as tracker:
+        more: dict[str, Any] = {
+            "--parallel": parallel,
+            "--fork": fork,
+            "--branch-cooldown": branch_cooldown,
+            "--at": at,
+        }
+        more |= {"--budget": budget, "--track": track, "--device": named(device)}
+        command = command_line("train", recipe, set_, where, **more)
         commands.train(
             run,
             where,
@@ -117,23 +133,25 @@ def train(
             quiet=json_,
             command=command,
             device=device,
-            parallel=shared,
+            parallel=engine,
             fork=start,
             track=tracker,
             report=report,
         )
-        if shared.rank == 0:
-            say(written(where), json_)
+        if engine.rank == 0:
+            print_result(run_files(where), json_)
 
 
-@app.command("verify", hidden=True)
+@app.command("doctor", hidden=True)
 @app.command(epilog="Example: beeline verify runs/digits")
 def verify(
     run: Annotated[str, typer.Argument(help="Directory of a run.")],
-    quick: Annotated[bool, typer.Option("--quick", help="Check files and numbers only, without the trial.")] = False,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Check files and numbers only, without training steps.")
+    ] = False,
     json_: Json = False,
 ) -> None:
-    """Check the files, numbers and convention of a run, and that it resumes exactly with its own settings."""
+    """Check the files, numbers and conventions of a run, and that it resumes exactly with its own settings."""
     from beeline.runs.verify import examine, report
 
     if not report(examine(run, trial=not quick), json_, typer.echo):
@@ -143,29 +161,31 @@ def verify(
 @app.command("ema", hidden=True)
 @app.command(epilog="Example: beeline average runs/digits --length 0.05")
 def average(
-    run: Annotated[Path, typer.Argument(help="Directory of a run with snapshots of power-function averages.")],
-    length: Annotated[float, typer.Option(help="Length of the memory relative to the run, 0.01 to 0.28.")],
-    at: Annotated[int | None, typer.Option(metavar="STEP", help="After this step; the last one by default.")] = None,
+    run: Annotated[Path, typer.Argument(help="Directory of a run with power-function averages of the weights.")],
+    length: Annotated[
+        float, typer.Option(help="Standard deviation of the averaging window relative to the run, 0.01 to 0.28.")
+    ],
+    at: Annotated[int | None, typer.Option(metavar="STEP", help="End of the window; default the last step.")] = None,
     out: Annotated[
         Path | None,
-        typer.Option(parser=place, metavar="PATH", help="Directory of the bundle (default RUN/averages/...)."),
+        typer.Option(parser=output_path, metavar="PATH", help="Directory of the bundle; default RUN/averages/..."),
     ] = None,
     json_: Json = False,
 ) -> None:
-    """Compute the average of a run for any length of memory, after training."""
+    """Compute an average of the weights of a run for any window length, after training."""
     from beeline.runs.averaging import synthesised
 
     where, found = synthesised(run, length, at, out)
-    say({"bundle": str(where), "snapshots": len(found.used), "mismatch": round(found.mismatch, 4)}, json_)
+    print_result({"bundle": str(where), "snapshots": len(found.used), "mismatch": round(found.mismatch, 4)}, json_)
 
 
 @app.command(epilog="Example: beeline distill runs/digits reflow --out runs/reflowed")
 def distill(
-    bundle: Annotated[str, typer.Argument(help="Directory (or hub:owner/name) of the teacher.")],
+    bundle: Annotated[str, typer.Argument(help="Bundle of the teacher: a directory or hub:owner/name.")],
     method: Annotated[
-        str, typer.Argument(help="A distillation, such as reflow or one-step ('beeline list distillations').")
+        str, typer.Argument(help="A distillation method, such as reflow or one-step; see 'beeline list distillations'.")
     ],
-    out: Annotated[Path, typer.Option(parser=place, metavar="PATH", help="Directory of the run.")],
+    out: Annotated[Path, typer.Option(parser=output_path, metavar="PATH", help="Directory of the run.")],
     set_: Set = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue the run in --out from its last checkpoint.")
@@ -177,26 +197,31 @@ def distill(
     """Straighten a flow, or distil it to few steps."""
     from beeline.cli import commands
 
-    checked(device)  # refused before any work
+    check_device(device)  # before any work
     run = commands.distillation(bundle, method, set_ or [])
-    command = typed("distill", bundle, method, set_, out, **{"--device": named(device)})
+    command = command_line("distill", bundle, method, set_, out, **{"--device": named(device)})
     commands.train(run, out, resume=resume, quiet=json_, command=command, device=device, report=report)
-    say(written(out), json_)
+    print_result(run_files(out), json_)
 
 
 @app.command(
     epilog="Example: beeline sample runs/digits -n 64 --condition label=3 --set sampler.steps=8 --out threes.png"
 )
 def sample(
-    bundle: Annotated[str, typer.Argument(help="Directory (or hub:owner/name) of a bundle.")],
+    bundle: Annotated[str, typer.Argument(help="A bundle: a directory or hub:owner/name.")],
     out: Annotated[
-        Path, typer.Option(parser=place, metavar="PATH", help="File (.png, .npz, .npy, .csv) or directory to write.")
+        Path,
+        typer.Option(
+            parser=output_path, metavar="PATH", help="File (.png, .npz, .npy, .csv, ...) or directory to write."
+        ),
     ],
     n: Annotated[int, typer.Option("-n", help="Number of samples.")] = 64,
     cond: Annotated[
         str | None, typer.Option("--condition", "-c", help="Condition: NAME=VALUE, or a JSON or YAML file.")
     ] = None,
-    source: Annotated[Path | None, typer.Option("--input", help="Source data of a flow between two data sets.")] = None,
+    source: Annotated[
+        Path | None, typer.Option("--input", help="File of source data, for a flow between two data sets.")
+    ] = None,
     seed: Seed = 0,
     set_: Set = None,
     device: Dev = AUTO,
@@ -205,39 +230,41 @@ def sample(
     """Sample from a flow."""
     from beeline.cli import commands
 
-    say(commands.sample(bundle, n, cond, seed, set_ or [], out, source, device), json_)
+    print_result(commands.sample(bundle, n, cond, seed, set_ or [], out, source, device), json_)
 
 
-@app.command("fit-solver", hidden=True)
+@app.command("tune", hidden=True)
 @app.command("fit-solver", epilog="Example: beeline fit-solver runs/digits --nfe 8")
 def fit_solver(
-    bundle: Annotated[str, typer.Argument(help="Directory of a bundle, or of a run.")],
+    bundle: Annotated[str, typer.Argument(help="Directory of a bundle or run.")],
     evaluations: Annotated[int, typer.Option("--nfe", "--evaluations", help="NFE budget per sample.")] = 8,
     cond: Annotated[
         str | None,
-        typer.Option("--condition", "-c", help="Condition it will be used with; random labels by default."),
+        typer.Option("--condition", "-c", help="Condition of the intended use; default random labels."),
     ] = None,
-    noises: Annotated[int, typer.Option(help="Noises to fit on.")] = 512,
+    noises: Annotated[int, typer.Option(help="Number of noise samples to fit on.")] = 512,
     seed: Seed = 0,
     out: Annotated[
         Path | None,
-        typer.Option(parser=place, metavar="PATH", help="Directory of a new bundle (default: change this one)."),
+        typer.Option(
+            parser=output_path, metavar="PATH", help="Directory of a new bundle; default: change this bundle."
+        ),
     ] = None,
     device: Dev = AUTO,
     json_: Json = False,
 ) -> None:
-    """Fit the time steps and weights of a solver to a flow, and store them in its bundle."""
+    """Fit the time steps and weights of a solver to a flow, and store the solver in its bundle."""
     from beeline.cli import tuning
     from beeline.cli.conditions import condition
 
-    say(tuning.tune(bundle, evaluations, condition(cond), noises, seed, out, device=device), json_)
+    print_result(tuning.fit(bundle, evaluations, condition(cond), noises, seed, out, device=device), json_)
 
 
 @app.command(epilog="Example: beeline evaluate runs/digits digits -n 500")
 def evaluate(
-    bundle: Annotated[str, typer.Argument(help="Directory (or hub:owner/name) of a bundle.")],
+    bundle: Annotated[str, typer.Argument(help="A bundle: a directory or hub:owner/name.")],
     data: Annotated[
-        str | None, typer.Argument(help="Recipe name, data set or file; the data it was trained on by default.")
+        str | None, typer.Argument(help="Recipe, data set or file; default the training data of the bundle.")
     ] = None,
     n: Annotated[int, typer.Option("-n", help="Number of samples.")] = 500,
     seed: Seed = 0,
@@ -245,7 +272,7 @@ def evaluate(
     device: Dev = AUTO,
     json_: Json = False,
 ) -> None:
-    """Evaluate a flow: scores with their real-vs-real baseline and interval, and cost in NFE."""
+    """Evaluate a flow: scores with intervals and real-vs-real baselines, and the cost in evaluations of the network."""
     from beeline.cli import commands
 
     commands.evaluate([bundle], data, n, seed, set_ or [], json_, device)
@@ -253,9 +280,9 @@ def evaluate(
 
 @app.command(epilog="Example: beeline compare demo/teacher demo/reflowed demo/distilled")
 def compare(
-    bundles: Annotated[list[str], typer.Argument(help="Directories (or hub:owner/name) of bundles.")],
+    bundles: Annotated[list[str], typer.Argument(help="Bundles: directories or hub:owner/name.")],
     data: Annotated[
-        str | None, typer.Option(help="Recipe name, data set or file; the data of the first bundle by default.")
+        str | None, typer.Option(help="Recipe, data set or file; default the data of the first bundle.")
     ] = None,
     n: Annotated[int, typer.Option("-n", help="Number of samples.")] = 500,
     seed: Seed = 0,
@@ -263,7 +290,7 @@ def compare(
     device: Dev = AUTO,
     json_: Json = False,
 ) -> None:
-    """Evaluate several flows on the same data and the same noise."""
+    """Evaluate several flows on the same data and noise."""
     from beeline.cli import commands
 
     commands.evaluate(bundles, data, n, seed, set_ or [], json_, device)
@@ -271,121 +298,60 @@ def compare(
 
 @app.command("list", epilog="Example: beeline list solvers")
 def list_(
-    kind: Annotated[str | None, typer.Argument(help="A kind of component; all kinds by default.")] = None,
+    kind: Annotated[str | None, typer.Argument(help="A kind of component; default all kinds.")] = None,
     json_: Json = False,
 ) -> None:
-    """List components, one line each, by kind."""
+    """List components by kind, one line each."""
     from beeline.cli import listing
 
     listing.list_components(kind, json_)
 
 
-@app.command("describe", hidden=True)
+@app.command("show", hidden=True)
 @app.command(epilog="Example: beeline describe digits --yaml > mine.yaml && beeline train mine.yaml")
 def describe(
     name: Annotated[str, typer.Argument(help="A component or a recipe.")],
-    yaml: Annotated[bool, typer.Option("--yaml", help="A recipe as a YAML file.")] = False,
+    yaml: Annotated[bool, typer.Option("--yaml", help="Print a recipe as YAML.")] = False,
     set_: Set = None,
     json_: Json = False,
 ) -> None:
-    """Describe a component or recipe: what it does, its formula, settings and source."""
-    from beeline.cli import commands
+    """Describe a component (formula, assumptions, settings, source) or a recipe."""
+    from beeline.cli import describing
 
-    commands.describe(name, yaml, set_ or [], json_)
-
-
-def typed(*parts: Any, **options: Any) -> str:
-    """A command as it can be typed again: words, a list of --set, the output directory, and options that were given."""
-    *words, sets, out = parts
-    given = [
-        w for key, v in options.items() if v not in (None, False) for w in ((key,) if v is True else (key, str(v)))
-    ]
-    pairs = [w for pair in sets or [] for w in ("--set", pair)]
-    return shlex.join(["beeline", *words, *pairs, "--out", str(out), *given])
-
-
-def checked(device: str) -> Any:
-    """The device that is used; refused where it is not there."""
-    from beeline.core.modes import resolve_device
-
-    return resolve_device(device)
-
-
-def named(device: str) -> str | None:
-    """A device that was asked for by name."""
-    return None if device == AUTO else device
-
-
-def written(out: Path) -> dict[str, str]:
-    """Where a run and its parts are."""
-    page = out / "report.html"
-    return {"run": str(out), "bundle": str(out / "bundle")} | ({"report": str(page)} if page.is_file() else {})
-
-
-def say(result: dict[str, Any], as_json: bool) -> None:
-    """The result of a verb: JSON, or one line an entry."""
-    if as_json:
-        typer.echo(json.dumps(result, indent=2))
-        return
-    width = max(len(k) for k in result)
-    for key, value in result.items():
-        typer.echo(f"{key.rjust(width)}  {value}")
+    describing.describe(name, yaml, set_ or [], json_)
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Run the command line and leave with its exit code."""
+    """Run the command line and exit with its code."""
     keep_memory()
     sys.exit(run(sys.argv[1:] if argv is None else argv))
 
 
 def run(argv: list[str]) -> int:
-    command = typer.main.get_command(app)
+    """Run a command; returns its exit code."""
+    command = typer.main.get_group(app)
     try:
-        verbs = list(getattr(command, "commands", {}))
         if argv and not argv[0].startswith("-"):
-            require(argv[0] in verbs, f"there is no verb {argv[0]!r}; {nearest(argv[0], verbs)}")
-        result = command.main(args=argv, prog_name="beeline", standalone_mode=False)
+            names = [name for name, item in command.commands.items() if not item.hidden]
+            require(argv[0] in command.commands, f"there is no command {argv[0]!r}; {nearest(argv[0], names)}")
+        result = command.main(args=argv or ["--help"], prog_name="beeline", standalone_mode=False)
         return result if isinstance(result, int) else 0
     except BeelineError as error:
         return fail(str(error))
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, typer.Abort):
         print("stopped", file=sys.stderr)
         return 130
+    except UsageError as error:
+        where = error.ctx.command_path if error.ctx is not None else "beeline"
+        return fail(f"{error.format_message().rstrip('.')}; see {where} --help")
     except MemoryError as error:
-        return fail(f"there is not enough memory ({error}); make the batch, the network or the data smaller")
+        return fail(OUT_OF_MEMORY.format(error))
     except OSError as error:
         if error.errno is None:  # raised by a library, not by the system
-            return ours(error, argv)
+            return internal_error(error, argv)
         place = "" if error.filename is None else f" ({error.filename})"
         return fail(f"{error.strerror or error}{place}; check the path, the permissions and the free space")
     except Exception as error:
-        # typer brings a copy of click of its own, so its exceptions are known by what they can do
-        if "can't allocate memory" in str(error):  # torch has no class of its own for this
-            return fail(f"there is not enough memory ({error}); make the batch, the network or the data smaller")
-        if not hasattr(error, "format_message"):
-            return ours(error, argv)
-        context = getattr(error, "ctx", None)
-        where = context.command_path if context is not None else "beeline"
-        return fail(f"{error.format_message().rstrip('.')}; see {where} --help")
-
-
-def fail(message: str, code: int = 2) -> int:
-    """One line on stderr, and the exit code."""
-    line = " ".join(message.split())
-    print("error: " + (line if len(line) <= LONGEST else f"{line[:LONGEST]} ..."), file=sys.stderr)
-    return code
-
-
-LONGEST = 3000  # characters of a message; what a user gave may be longer than anybody reads
-
-
-def ours(error: Exception, argv: list[str]) -> int:
-    """An error that nobody foresaw: one line that names a file with the trace, which a report of it needs."""
-    from beeline.cli.console import traced
-
-    name = traced(error, shlex.join(["beeline", *argv]))
-    return fail(
-        f"{type(error).__name__}: {error}; this is a fault of beeline and not of your input: please report it with the "
-        f"file {name}, which holds the trace",
-        1,
-    )
+        if "can't allocate memory" in str(error):  # torch has no class for this error
+            return fail(OUT_OF_MEMORY.format(error))
+        return internal_error(error, argv)

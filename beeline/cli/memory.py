@@ -1,4 +1,4 @@
-"""How this process keeps its memory."""
+"""Memory allocation of the C library in this process."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ _TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # parameters of mallopt
 
 
 def keep_memory() -> bool:
-    """Let the C library keep the memory of freed tensors for the next ones; whether it is one that can be told.
+    """Reuse the memory of freed tensors instead of returning it to the system; returns whether this is supported.
 
-    Otherwise glibc takes every large tensor from the system and gives it back, page by page: on a CPU that was measured
-    to be a quarter of a training step.  For programs, not for libraries: it concerns the whole process.
+    By default, glibc maps and unmaps every large tensor, which was measured to cost a quarter of a training step on a
+    CPU.  It changes the whole process, so programs call it and libraries do not.
     """
     try:
         libc: Any = ctypes.CDLL("libc.so.6")

@@ -1,4 +1,4 @@
-"""What the command line says to the training engine: processes, plans, branches, trackers."""
+"""Options of ``beeline train`` that concern the training engine: processes, plans, forks and trackers."""
 
 from __future__ import annotations
 
@@ -25,13 +25,12 @@ from beeline.training.distributed import parallel
 
 @contextlib.contextmanager
 def processes(name: str | None) -> Iterator[Parallel]:
-    """The engine by its name, with the other processes met and left again; SingleDevice without a name."""
+    """The parallel engine ``name`` inside an initialised process group; SingleDevice without a name."""
     if name is None:
         yield parallel.SingleDevice()
         return
     engines = {"ddp": parallel.DDP, "fsdp": parallel.FSDP}
-    made = engines.get(name) or (type(config.parse(name, "parallel")) if "(" in name else None)
-    require(made is not None, f"--parallel got {name!r}; {nearest(name, engines)}")
+    require(name in engines or "(" in name, f"--parallel got {name!r}; {nearest(name, engines)}")
     engine: Any = config.parse(name, "parallel") if "(" in name else engines[name]()
     parallel.init_process_group()
     try:
@@ -75,31 +74,33 @@ def budgeted(
 
 
 def plan(run: Any, as_json: bool, device: Device = AUTO) -> None:
-    """Print what a run will take on a device, without starting it."""
+    """Print the expected memory, disk space and time of a run on a device, without starting it."""
     where = resolve_device(device)
     work = prepare(run) if isinstance(run, Run) else prepare_distilled(run, where)
     for net in work.networks.values() if isinstance(work.networks, Mapping) else (work.networks,):
         net.to(where)
     rng = Rng(run.seed).fork("training")
-    made = plans.plan(work.networks, work.objective, work.data, run.training, rng=rng)
-    print(json.dumps(made.plain(), indent=2) if as_json else "\n".join(made.lines()))
+    result = plans.plan(work.networks, work.objective, work.data, run.training, rng=rng)
+    print(json.dumps(result.plain(), indent=2) if as_json else "\n".join(result.lines()))
 
 
 def branch(
     run: Any, recipe: str, out: Path, fork: bool, cooldown: int | None, at: int | None
 ) -> tuple[Any, Path | None]:
-    """The run that leaves another one, and the state from which it starts; the run itself when none is asked for."""
+    """The run to train and the checkpoint from which it starts; None unless it is forked from another run."""
     if not fork and cooldown is None:
-        require(at is None, "--at names the checkpoint for --fork and --branch-cooldown; give one of them too")
+        require(
+            at is None, "--at is the checkpoint for --fork or --branch-cooldown, and neither is given; add one of them"
+        )
         return run, None
     folder = Path(recipe) / "checkpoints"
     require(
         folder.is_dir(),
-        f"a new run can leave only a run that has checkpoints, and {recipe} has none; give the directory of a run",
+        f"a fork starts from a checkpoint, and {recipe} has none; give the directory of a run",
     )
     require(
         out.resolve() != Path(recipe).resolve(),
-        "the new run would be written over the one it leaves; give it a directory of its own with --out",
+        "the fork would overwrite the run that it starts from; give another directory with --out",
     )
     start = checkpoint.newest(folder)
     if at is not None:
@@ -111,15 +112,15 @@ def branch(
         run = dataclasses.replace(run, training=branched(run.training, step, cooldown))
     require(
         run.training.steps > step,
-        f"the new run starts after step {step} and training.steps is {run.training.steps}, so there is nothing left to "
-        f"do; give --set training.steps={step + 1000}, or --branch-cooldown STEPS",
+        f"the fork starts after step {step} and training.steps is {run.training.steps}, so no steps are left; "
+        f"give --set training.steps={step + 1000}, or --branch-cooldown STEPS",
     )
     return run, start
 
 
 @contextlib.contextmanager
 def tracker(name: str | None, out: Path, run: Any) -> Iterator[Log | None]:
-    """A further log by the name of its tracker, closed in the end."""
+    """The log of the tracker ``name``; None without a name."""
     from beeline.training.logs.trackers import TensorBoard, WeightsAndBiases
 
     if name is None:

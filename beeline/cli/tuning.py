@@ -1,4 +1,4 @@
-"""Fitting a sampler to a bundle, and choosing one for a budget, from the command line."""
+"""``beeline fit-solver`` and ``--set sampler=auto``: samplers for a number of evaluations."""
 
 from __future__ import annotations
 
@@ -27,20 +27,20 @@ AUTO = "auto"  # the value of ``--set sampler=auto``
 
 
 def automatic(current: Sampler, changes: Mapping[str, str]) -> tuple[Sampler, dict[str, str]]:
-    """The sampler of ``sampler=auto``, keeping guidance and controllers, and the changes that are left.
+    """The sampler of ``sampler=auto`` with the guidance and controllers of ``current``, and the remaining changes.
 
-    ``sampler.steps`` says how many evaluations of the (guided) field it may take; 8 if nothing does.
+    ``sampler.steps`` is the number of evaluations of the (guided) field, 8 by default.
     """
     rest = {name: value for name, value in changes.items() if name not in ("sampler", "sampler.steps")}
     steps = changes.get("sampler.steps", "8")
     require(
         steps.isdigit() and int(steps) >= 1,
-        f"sampler=auto got sampler.steps={steps}; it is the number of evaluations to spend: give a whole number from 1",
+        f"sampler=auto got sampler.steps={steps}, which is its number of evaluations; give a whole number from 1",
     )
     return replace(auto_sampler(int(steps)), guidance=current.guidance, controllers=current.controllers), rest
 
 
-def tune(
+def fit(
     name: str,
     evaluations: int,
     cond: Any,
@@ -50,9 +50,9 @@ def tune(
     sampler: Sampler | None = None,
     device: Device = modes.AUTO,
 ) -> dict[str, Any]:
-    """Fit a sampler to a bundle under its own guidance, and store it in the bundle (or in a new one)."""
+    """Fit a sampler to a bundle under its own guidance, and store it in the bundle or in a new one."""
     bundle = load(name, device=device)
-    require(noises >= 8, f"--noises {noises} is too few to fit on; give some hundred")
+    require(noises >= 8, f"--noises {noises} is too few to fit a solver; give a few hundred")
     rng, current = Rng(seed).fork("tune"), sampler or bundle.sampler
     like = bundle.start(range(1))[:1].expand(noises, *([-1] * (bundle.start(range(1)).ndim - 1)))
     known = map_cond(lambda leaf: leaf.to(bundle.device), conditions(bundle, cond, noises, rng.fork("conditions")))
@@ -78,14 +78,14 @@ def tune(
 
 
 def conditions(bundle: Bundle, cond: Any, n: int, rng: Rng) -> Cond:
-    """The condition asked for, or random labels where the model takes nothing but labels."""
+    """The given condition for ``n`` samples, or random labels if all conditions are labels."""
     wanted = {} if bundle.modality is None else bundle.modality.conditions
     if cond is not None or not wanted:
         return bundle.condition(cond, n)
     require(
         all("classes" in kind for kind in wanted.values()),
-        f"this model takes the conditions {sorted(wanted)}, which are not all labels; a fit needs those of its "
-        "use: give them with --condition",
+        f"this model takes the conditions {sorted(wanted)}, which are not all labels, and the solver is fitted for one "
+        "condition: give it with --condition",
     )
-    made: dict[str, Tensor] = {key: rng.fork(key).integers(kind["classes"], n) for key, kind in wanted.items()}
-    return made
+    labels: dict[str, Tensor] = {key: rng.fork(key).integers(kind["classes"], n) for key, kind in wanted.items()}
+    return labels

@@ -95,7 +95,7 @@ def bundled(path: str) -> Flow:
 
 @functools.lru_cache(maxsize=2)
 def _hub(name: str, revision: str | None) -> Any:
-    models = extra("transformers", "diffusers").AutoModel
+    models = extra("transformers", "encoders").AutoModel
     try:
         net = models.from_pretrained(name, revision=revision, use_safetensors=True)  # nothing is unpickled
     except (OSError, ValueError) as error:

@@ -1,4 +1,4 @@
-"""The command line, end to end: every verb, every kind of mistake."""
+"""The command line, end to end: every command, every kind of mistake."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import beeline as bl
 from beeline.cli.main import run
 from beeline.config import catalogue
 
@@ -35,14 +36,14 @@ def moons(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def refused(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
-    """The one line on stderr of a mistake."""
+    """The error line of a command that is refused."""
     assert run(list(argv)) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ") and error.count("\n") == 1, error
     return error
 
 
-def test_a_run_leaves_everything(moons: Path) -> None:
+def test_a_run_writes_all_files(moons: Path) -> None:
     names = {p.name for p in moons.iterdir()}
     assert {"run.yaml", "bundle", "checkpoints", "log.jsonl", "samples", "report.html"} <= names
     lines = [json.loads(line) for line in (moons / "log.jsonl").read_text().splitlines()]
@@ -59,18 +60,18 @@ def test_yaml_gives_the_identical_run(moons: Path, tmp_path: Path) -> None:
     assert weights[0] == weights[1]
 
 
-def test_show_yaml_is_a_recipe(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_describe_yaml_is_a_recipe(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert run(["describe", "digits", "--yaml"]) == 0
     text = capsys.readouterr().out
     (tmp_path / "digits.yaml").write_text(text)
     assert run(["describe", "digits", "--json"]) == 0
-    from beeline.cli import commands as doors
+    from beeline.cli import commands
     from beeline.recipes.images import digits
 
-    assert doors.recipe(str(tmp_path / "digits.yaml")) == digits()
+    assert commands.recipe(str(tmp_path / "digits.yaml")) == digits()
 
 
-def test_resume_reaches_the_same_end(moons: Path, tmp_path: Path) -> None:
+def test_resume_continues_the_log(moons: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     recipe = str(moons / "run.yaml")
     assert run(["train", recipe, "--set", "training.steps=3", "--out", str(out)]) == 0
@@ -94,7 +95,7 @@ def test_distil_and_compare(moons: Path, tmp_path: Path, capsys: pytest.CaptureF
     assert flow["lineage"]["parent"] == str(moons) and set(flow["lineage"]["quality"]) == {"moons", "straight"}
 
 
-def test_sample_writes_files_and_seeds_repeat(moons: Path, tmp_path: Path) -> None:
+def test_sample_writes_files_and_is_reproducible(moons: Path, tmp_path: Path) -> None:
     for name in ("a.npy", "b.npy", "c.csv", "d.png"):
         assert (
             run(
@@ -118,24 +119,24 @@ def test_sample_writes_files_and_seeds_repeat(moons: Path, tmp_path: Path) -> No
     assert np.allclose(np.loadtxt(tmp_path / "c.csv", delimiter=",", skiprows=1), first, atol=1e-6)
 
 
-def test_evaluate_names_its_cost(moons: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_evaluate_reports_the_cost(moons: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["evaluate", str(moons), "-n", "80", "--set", "sampler.steps=3", "--json"]) == 0
     (report,) = json.loads(capsys.readouterr().out)
     assert report["cost"]["evaluations"] == 6.0 and report["provenance"]["n_real"] == 120
 
 
-def test_list_and_show(capsys: pytest.CaptureFixture[str]) -> None:
+def test_list_and_describe(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["list"]) == 0 and run(["list", "solvers"]) == 0 and run(["describe", "LogitNormal"]) == 0
     out = capsys.readouterr().out
     assert "HEUN" in out and "2403.03206" in out and "t = 0.025" in out
-    for name in catalogue.CATALOGUE["times"]:  # those without a density are shown without one
+    for name in catalogue.CATALOGUE["times"]:  # also those without a density
         assert run(["describe", f"times.{name}"]) == 0
 
 
 def test_help_has_examples(capsys: pytest.CaptureFixture[str]) -> None:
-    for verb in ("demo", "train", "distill", "sample", "evaluate", "compare", "list", "show"):
-        assert run([verb, "--help"]) == 0
-        assert f"Example: beeline {verb}" in capsys.readouterr().out
+    for command in ("demo", "train", "distill", "sample", "evaluate", "compare", "list", "describe"):
+        assert run([command, "--help"]) == 0
+        assert f"Example: beeline {command}" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -159,15 +160,15 @@ def test_mistakes_are_one_line(argv: list[str], words: str, capsys: pytest.Captu
                                monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
     monkeypatch.chdir(tmp_path)
     assert words in refused(capsys, *argv)
-    assert not list(tmp_path.iterdir()), "a refused command left something on disk"
+    assert not list(tmp_path.iterdir()), "a refused command wrote files"
 
 
-def test_out_that_is_taken(moons: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_existing_outputs_are_refused(moons: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "mine.txt").write_text("keep")
     assert "exists and is not a run" in refused(capsys, "train", "two-moons", "--out", str(tmp_path))
     assert "already holds a run" in refused(capsys, "train", "two-moons", "--out", str(moons))
     assert "is not a run" in refused(capsys, "train", "two-moons", "--out", str(tmp_path / "none"), "--resume")
-    assert "holds something else" in refused(capsys, "demo", "--out", str(tmp_path))
+    assert "holds other files" in refused(capsys, "demo", "--out", str(tmp_path))
     assert [p.name for p in tmp_path.iterdir()] == ["mine.txt"]
 
 
@@ -181,7 +182,7 @@ def test_wrong_conditions_and_files(moons: Path, tmp_path: Path, capsys: pytest.
     assert "label 7" in refused(capsys, "sample", str(moons), "--condition", "label=7", "--out", x)
     assert "without ever dropping" in refused(capsys, "sample", str(moons), "--out", x)
     assert ".wav" in refused(capsys, "sample", str(moons), "--condition", "label=0", "--out", str(tmp_path / "x.wav"))
-    assert "no setting of drawing" in refused(capsys, "sample", str(moons), "--set", "steps=3", "--out", x)
+    assert "not a setting of the sampler" in refused(capsys, "sample", str(moons), "--set", "steps=3", "--out", x)
     assert "-1" in refused(capsys, "sample", str(moons), "-n", "-1", "--condition", "label=0", "--out", x)
     assert "neither a file" in refused(capsys, "evaluate", str(moons), "nowhere.csv")
 
@@ -196,8 +197,8 @@ def test_yaml_mistakes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert "not a run" in refused(capsys, "train", str(bad))
 
 
-def test_a_few_pictures_are_enough_for_a_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Four held-out pictures are too few for a Frechet distance; the run that was trained is measured all the same."""
+def test_report_of_a_run_on_few_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Four held-out images are too few for a Frechet distance; other scores are reported."""
     pictures = np.random.default_rng(0).integers(0, 255, (40, 8, 8), dtype=np.uint8)
     np.savez(tmp_path / "p.npz", images=pictures, labels=np.arange(40) % 2)
     small = ["network=MLP", "network.width=8", "network.depth=1", "training.steps=1", "training.batch_size=4"]
@@ -207,16 +208,16 @@ def test_a_few_pictures_are_enough_for_a_report(tmp_path: Path, capsys: pytest.C
     assert "kernel distance" in json.dumps(found).lower() and "frechet" not in json.dumps(found).lower()
 
 
-def test_a_fault_of_ours_is_one_line_that_names_a_file(
+def test_internal_errors_are_one_line_with_the_file_of_the_traceback(
     moons: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An error that nobody foresaw: exit code 1, one line, and the trace in a file."""
-    from beeline.cli import commands as doors
+    """An unexpected error: exit code 1, one line, and the traceback in a file."""
+    from beeline.cli import listing
 
     def broken(*given: object) -> None:
-        raise KeyError("a fault\nof ours")
+        raise KeyError("an internal\nerror")
 
-    monkeypatch.setattr(doors, "list_components", broken)
+    monkeypatch.setattr(listing, "list_components", broken)
     assert run(["list", "solvers"]) == 1
     error = capsys.readouterr().err
     assert error.startswith("error: KeyError: ") and error.count("\n") == 1
@@ -226,7 +227,7 @@ def test_a_fault_of_ours_is_one_line_that_names_a_file(
     assert text.startswith("beeline list solvers\n") and "Traceback" in text and "in broken" in text
 
 
-def test_where_nothing_is_written(moons: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_invalid_output_paths(moons: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for out in ("", " ", "/"):
         assert "'--out': got" in refused(capsys, "train", "two-moons", "--out", out)
         assert "'--out': got" in refused(capsys, "sample", str(moons), "--condition", "label=0", "--out", out)
@@ -243,12 +244,12 @@ def test_where_nothing_is_written(moons: Path, tmp_path: Path, capsys: pytest.Ca
         ("label=[.nan]", "1 labels were given for 64"),
         ("label=1" + "0" * 5000, "no class '100000"),
         ("label=0,label=1", "two values of 'label'"),
-        ("label=", "is no condition"),
+        ("label=", "is not a condition"),
         ("label=²", "there is no class '²'"),
         ("[" * 2000, "which cannot be read"),
     ],
 )
-def test_conditions_that_are_none(cond: str, words: str, moons: Path, tmp_path: Path,
+def test_invalid_conditions(cond: str, words: str, moons: Path, tmp_path: Path,
                                   capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
     assert words in refused(capsys, "sample", str(moons), "--condition", cond, "--out", str(tmp_path / "x.npy"))
     assert not list(tmp_path.iterdir())
@@ -257,8 +258,8 @@ def test_conditions_that_are_none(cond: str, words: str, moons: Path, tmp_path: 
 def test_names_with_brackets_and_spaces(
     moons: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Markup of the terminal in a name is a name, and a printed command can be typed again."""
-    from beeline.cli import commands as doors
+    """Terminal markup in a name is printed as it is, and a printed command is quoted for the shell."""
+    from beeline.cli import commands
     from beeline.training.checks import Interrupted
 
     place = tmp_path / "my [/b] runs"
@@ -268,15 +269,15 @@ def test_names_with_brackets_and_spaces(
     def stopped(*given: object, **named: object) -> None:
         raise Interrupted("stopped", 3)
 
-    monkeypatch.setattr(doors, "work", stopped)
+    monkeypatch.setattr(commands, "train_run", stopped)
     capsys.readouterr()
     assert run(["train", str(place), "--resume"]) in (2, 130)
-    said = capsys.readouterr().err
-    words = shlex.split(next(part for part in said.splitlines() if "go on with: " in part).partition("go on with: ")[2])
+    printed = capsys.readouterr().err
+    words = shlex.split(printed.partition("Continue with: ")[2].splitlines()[0])
     assert words == ["beeline", "train", str(place), "--resume"]
 
 
-def test_a_network_that_needs_another(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_a_network_without_its_inner_network(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     out = str(tmp_path / "run")
     error = refused(capsys, "train", "ring", "--set", "network=Potential", "--out", out)
     assert "Potential lacks network" in error
@@ -284,7 +285,7 @@ def test_a_network_that_needs_another(capsys: pytest.CaptureFixture[str], tmp_pa
     assert not list(tmp_path.iterdir())
 
 
-def test_what_is_unlike_is_not_measured(moons: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_data_of_another_modality_are_refused(moons: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "holds Image" in refused(capsys, "evaluate", str(moons), "digits")
     for data in ("3", "none", "true"):
         assert "give one of the data" in refused(capsys, "evaluate", str(moons), data)
@@ -298,3 +299,12 @@ def test_a_yaml_key_null(tmp_path: Path) -> None:
 
     (tmp_path / "a.yaml").write_text("drop: {is: drops.Drop, null: 10}\nnull: 3\n")
     assert read_plain(tmp_path / "a.yaml") == {"drop": {"is": "drops.Drop", "null": 10}, "null": 3}
+
+
+def test_version_and_no_arguments(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["--version"]) == 0 and capsys.readouterr().out == f"beeline {bl.__version__}\n"
+    assert run([]) == 0
+    text = capsys.readouterr().out
+    assert all(f"  {name}  " in text for name in ("verify", "fit-solver", "describe")) and "  doctor  " not in text
+    for alias in ("doctor", "tune", "show", "ema"):
+        assert run([alias, "--help"]) == 0

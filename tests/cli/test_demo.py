@@ -1,4 +1,4 @@
-"""The whole road, with a few steps of training: everything that the demo promises is there, and it goes on again."""
+"""The demo with a few training steps: it writes three runs and a report, and can be repeated."""
 
 from __future__ import annotations
 
@@ -12,41 +12,41 @@ from beeline.cli.main import run
 
 
 @pytest.fixture(scope="module")
-def road(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("demo") / "demo"
     assert run(["demo", "--quick", "--out", str(out)]) == 0
     return out
 
 
-def test_three_runs_and_a_report(road: Path) -> None:
+def test_three_runs_and_a_report(demo: Path) -> None:
     for name, made_by in (
         ("teacher", "train"),
         ("reflowed", "distillations.Reflow"),
         ("distilled", "distillations.OneStep"),
     ):
-        bundle = bl.load(road / name)
+        bundle = bl.load(demo / name)
         assert bundle.lineage["made_by"] == made_by
-        assert (road / name / "report.html").is_file() and (road / name / "samples" / "final.png").is_file()
-    assert set(bl.load(road / "distilled").lineage["quality"]) == {"teacher", "reflowed", "distilled"}
-    assert bl.load(road / "distilled").lineage["parent_weights"] == bl.load(road / "reflowed").weights
-    page = (road / "report.html").read_text()
-    for words in ("teacher", "reflowed", "distilled", "evaluations", "floor", "held-out", "beeline demo --out"):
+        assert (demo / name / "report.html").is_file() and (demo / name / "samples" / "final.png").is_file()
+    assert set(bl.load(demo / "distilled").lineage["quality"]) == {"teacher", "reflowed", "distilled"}
+    assert bl.load(demo / "distilled").lineage["parent_weights"] == bl.load(demo / "reflowed").weights
+    page = (demo / "report.html").read_text()
+    for words in ("teacher", "reflowed", "distilled", "evaluations", "real-vs-real", "held-out", "beeline demo --out"):
         assert words in page
     assert "https://" not in page and "<script src" not in page
-    told = json.loads((road / "figures.json").read_text())
-    assert set(told["models"]["teacher"]) == {"1", "4", "32"} and set(told["models"]["distilled"]) == {"1"}
-    for model in told["models"].values():
+    figures = json.loads((demo / "figures.json").read_text())
+    assert set(figures["models"]["teacher"]) == {"1", "4", "32"} and set(figures["models"]["distilled"]) == {"1"}
+    for model in figures["models"].values():
         for count, report in model.items():
             assert report["cost"]["evaluations"] == int(count)
 
 
-def test_a_finished_demo_is_not_made_again(road: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    before = (road / "teacher" / "bundle" / "model.safetensors").stat().st_mtime_ns
-    assert run(["demo", "--quick", "--out", str(road)]) == 0
-    assert capsys.readouterr().out.count("already there") == 3
-    assert (road / "teacher" / "bundle" / "model.safetensors").stat().st_mtime_ns == before
+def test_a_finished_demo_is_not_trained_again(demo: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = (demo / "teacher" / "bundle" / "model.safetensors").stat().st_mtime_ns
+    assert run(["demo", "--quick", "--out", str(demo)]) == 0
+    assert capsys.readouterr().out.count("already trained") == 3
+    assert (demo / "teacher" / "bundle" / "model.safetensors").stat().st_mtime_ns == before
 
 
-def test_another_demo_in_its_place_is_refused(road: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["demo", "--out", str(road)]) == 2
+def test_other_settings_in_the_same_directory_are_refused(demo: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["demo", "--out", str(demo)]) == 2
     assert "other settings" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""What the command line asks of the C library."""
+"""Memory allocation of the command line."""
 
 import platform
 import subprocess
@@ -19,10 +19,10 @@ print(int(kept), pages() - before)
 """
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc is asked, which this system has not")
-def test_the_memory_of_freed_tensors_is_kept() -> None:
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc only")
+def test_the_memory_of_freed_tensors_is_reused() -> None:
     found = {}
     for keep in (True, False):
-        made = subprocess.run([sys.executable, "-c", PROGRAM.format(keep=keep)], capture_output=True, check=True)
-        found[keep] = [int(word) for word in made.stdout.split()]
+        result = subprocess.run([sys.executable, "-c", PROGRAM.format(keep=keep)], capture_output=True, check=True)
+        found[keep] = [int(word) for word in result.stdout.split()]
     assert found[True][0] == 1 and found[True][1] > 3500 and found[False][1] < 500  # 16 MB are 3906 pages

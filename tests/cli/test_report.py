@@ -1,4 +1,4 @@
-"""The report: whole, self-contained, well-formed; and its pictures say what the data say."""
+"""The page of a report is well-formed and self-contained, and its plots show the data."""
 
 import re
 from html.parser import HTMLParser
@@ -6,7 +6,8 @@ from html.parser import HTMLParser
 import pytest
 import torch
 
-from beeline.cli import plots, report
+from beeline.cli.report import page as pages
+from beeline.cli.report import plots, sections
 from beeline.core.errors import BeelineError
 from beeline.core.rng import Rng
 from beeline.data.distributions.mixtures import GaussianMixture
@@ -20,7 +21,7 @@ VOID = {"meta", "img", "br", "link", "input", "path", "use"}
 
 
 class Page(HTMLParser):
-    """Tags in balance, ids, references, and everything that could be fetched."""
+    """Parsed page: balanced tags, ids, references within the page, and everything that a browser would fetch."""
 
     def __init__(self, text: str):
         super().__init__()
@@ -72,26 +73,26 @@ def page():
         grids[name] = {1: Sampler(1, solver=EULER)(flow, x0), 16: Sampler(8)(flow, x0)}
         score = reports[name]["energy distance"]
         curves[name] = [(1, 2.5, None), (sampler.evaluations + 1, score.value + 1, score.interval)]
-    sections = [
-        report.introduction(),
-        report.samples(grids, real=real.x1[:60], limits=(-6, 6)),
-        report.quality(curves, "energy distance", floor=0.1),
-        report.trajectories(paths, straightness={"teacher": 0.3}),
-        report.loss_by_time({"teacher": [1.0, 2.0]}, mean=[2.0, 2.1], posterior=[0.9, 30.0]),
-        report.training({"teacher": [(i, 1 / (i + 1)) for i in range(100)]}),
-        report.figures(reports),
-        report.lineage([{"name": "teacher", "made_by": "train ring"}, {"name": "<student & co>", "from": "teacher"}]),
-        report.commands(["beeline demo --out demo"]),
+    parts = [
+        sections.introduction(),
+        sections.samples(grids, real=real.x1[:60], limits=(-6, 6)),
+        sections.quality(curves, "energy distance", floor=0.1),
+        sections.trajectories(paths, straightness={"teacher": 0.3}),
+        sections.loss_by_time({"teacher": [1.0, 2.0]}, mean=[2.0, 2.1], posterior=[0.9, 30.0]),
+        sections.training({"teacher": [(i, 1 / (i + 1)) for i in range(100)]}),
+        sections.scores(reports),
+        sections.lineage([{"name": "teacher", "made_by": "train ring"}, {"name": "<student & co>", "from": "teacher"}]),
+        sections.commands(["beeline demo --out demo"]),
     ]
-    return report.report_html(sections, "A title with <b>", "A lead")
+    return pages.page(parts, "A title with <b>", "A lead")
 
 
-def test_the_page_is_whole_and_self_contained(page):
+def test_the_page_is_well_formed_and_self_contained(page):
     seen = Page(page)
     assert page.startswith("<!doctype html>") and "<b>" not in re.search("<title>(.*)</title>", page)[1]
     assert seen.headings == [
-        "What is shown here", "Samples", "Quality against cost", "Paths from noise to data", "Is this loss good?",
-        "Training", "Figures", "Where they come from", "Do it again",
+        "About this report", "Samples", "Quality against cost", "Trajectories from noise to data", 
+        "Held-out loss by time", "Training", "Scores", "Lineage", "Reproduce",
     ]  # fmt: skip
     assert all(source.startswith("data:image/png;base64,") for source in seen.fetched)
     assert "http" not in page and "@import" not in page and "script" not in seen.tags and "link" not in seen.tags
@@ -100,27 +101,27 @@ def test_the_page_is_whole_and_self_contained(page):
     assert "&lt;student &amp; co&gt;" in page and "<student" not in page
 
 
-def test_no_stand_in_colour_is_left(page):
+def test_no_placeholder_colour_is_left(page):
     assert not re.search("#0a0a0a|#0b0b0b|#0c0c0c|#01000", page)
-    assert {v for v in re.findall(r"var\(--([a-z0-9-]+)\)", page)} <= {*plots.NAMES.values(), "paper", "panel"}
+    assert {v for v in re.findall(r"var\(--([a-z0-9-]+)\)", page)} <= {*plots.VARIABLES.values(), "paper", "panel"}
     assert "prefers-color-scheme: dark" in page and "width=device-width" in page
 
 
-def test_a_picture_is_the_same_every_time_and_stands_alone():
-    draw = lambda: plots.training({"a": [(0, 1.0), (1, 0.5)]})  # noqa: E731
-    assert plots.svg(draw(), "x") == plots.svg(draw(), "x") != plots.svg(draw(), "y")
-    alone = plots.svg(draw(), "x", alone=True)
-    assert alone.startswith("<?xml") and plots.LIGHT[plots.INK] in alone and "var(" not in alone
+def test_svg_is_deterministic_and_labelled():
+    plot = lambda: plots.training({"a": [(0, 1.0), (1, 0.5)]})  # noqa: E731
+    assert plots.svg(plot(), "x") == plots.svg(plot(), "x") != plots.svg(plot(), "y")
+    assert 'aria-labelledby="x-caption"' in plots.svg(plot(), "x")
+    assert 'aria-label="&lt;a&gt; &amp; b"' in plots.svg(plot(), "x", about="<a> & b")
 
 
 def test_colours_follow_the_order_of_the_models():
     assert plots.colour("b", ["a", "b"]) == plots.SERIES[1]
     drawn = plots.trajectories({"b": torch.zeros(2, 1, 3), "a": torch.ones(2, 1, 3)}, ["a", "b"])
-    assert plots.NAMES[plots.SERIES[1]] in plots.svg(drawn["b"], "n")
-    assert plots.NAMES[plots.SERIES[0]] not in plots.svg(drawn["b"], "n")
+    assert plots.VARIABLES[plots.SERIES[1]] in plots.svg(drawn["b"], "n")
+    assert plots.VARIABLES[plots.SERIES[0]] not in plots.svg(drawn["b"], "n")
 
 
-def test_the_plane_is_the_one_of_the_principal_components():
+def test_the_plane_is_spanned_by_the_principal_components():
     noise = Rng(0).normal(torch.empty(40, 10, 6, dtype=torch.float64))
     path = noise * torch.tensor([1.0, 9.0, 1.0, 5.0, 1.0, 1.0]) + 3
     centre, two = plots.plane({"a": path[:, :5], "b": path[:, 5:]})
@@ -129,7 +130,7 @@ def test_the_plane_is_the_one_of_the_principal_components():
     assert abs(float(two[1, 0])) > 0.95 and abs(float(two[3, 1])) > 0.95
 
 
-def test_labels_are_moved_apart_and_no_farther_than_needed():
+def test_labels_are_moved_apart_as_little_as_possible():
     assert plots.spread([0.1, 0.5], 0.1) == [0.1, 0.5]
     moved = plots.spread([0.5, 0.52, 0.48, 0.9], 0.1)
     assert moved == pytest.approx([0.5, 0.6, 0.4, 0.9])
@@ -137,7 +138,7 @@ def test_labels_are_moved_apart_and_no_farther_than_needed():
     assert min(b - a for a, b in zip(chain, chain[1:], strict=False)) == pytest.approx(0.1)
 
 
-def test_tiles_are_the_images_with_clear_gaps():
+def test_tiles_are_separated_by_transparent_gaps():
     import io
 
     import numpy as np
@@ -153,11 +154,11 @@ def test_tiles_are_the_images_with_clear_gaps():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: report.samples({}), "no samples"),
-        (lambda: report.quality({"a": []}, "x"), "no figures were given to draw"),
-        (lambda: report.trajectories({}), "no paths"),
-        (lambda: report.figures({}), "no reports"),
-        (lambda: report.report_html([report.introduction()] * 2), "two sections have one title"),
+        (lambda: sections.samples({}), "no samples"),
+        (lambda: sections.quality({"a": []}, "x"), "no scores to plot"),
+        (lambda: sections.trajectories({}), "no trajectories"),
+        (lambda: sections.scores({}), "no reports"),
+        (lambda: pages.page([sections.introduction()] * 2), "two sections have the same title"),
         (lambda: plots.tiles(torch.zeros(2, 5, 4, 4)), "one channel or three"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Reports of runs: what was used is what is said, in the time that is allowed, and no run fails by its report."""
+"""Reports of runs: they describe the sampler and weights in use, keep their time budget, and never fail a run."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ import pytest
 import torch
 
 import beeline as bl
+from beeline.cli import arguments, scoring
 from beeline.cli import main as cli
-from beeline.cli import measuring, plots
 from beeline.cli.console import console
+from beeline.cli.report import measuring, plots
 from beeline.core.rng import Rng
 from beeline.evaluation.scores import Cost, Report
 from beeline.evaluation.trajectory import straightness, transport_cost
@@ -39,7 +40,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def test_the_figures_are_those_of_the_own_sampler(runs: Path) -> None:
+def test_scores_by_the_own_sampler(runs: Path) -> None:
     (reports,) = json.loads((runs / "figures.json").read_text()).values()
     assert all(r["cost"]["evaluations"] == float(count) for count, r in reports.items())
     assert reports["3"]["provenance"]["steps"] == 3 and reports["3"]["provenance"]["solver"] == {"is": "solvers.EULER"}
@@ -48,21 +49,23 @@ def test_the_figures_are_those_of_the_own_sampler(runs: Path) -> None:
     assert {r["provenance"]["weights"] for r in reports.values()} == {"of the last step, not averaged"}
     page = (runs / "report.html").read_text()
     assert "not averaged" in page and "averaged (EMA)" not in page
-    said = page.partition("<pre><code>")[2].partition("</code>")[0].replace("&#x27;", "'").replace("&quot;", '"')
-    words = shlex.split(said)
+    shown = page.partition("<pre><code>")[2].partition("</code>")[0].replace("&#39;", "'").replace("&#34;", '"')
+    words = shlex.split(shown)
     assert words[:3] == ["beeline", "train", "two-moons"] and words[words.index("--out") + 1] == str(runs)
 
 
-def test_a_command_is_typed_again_with_all_its_options() -> None:
-    line = cli.typed("train", "my runs/a", ["x=(1, 2)"], Path("b c"), **{"--fork": True, "--at": 5, "--track": None})
+def test_the_command_line_is_quoted_with_all_options() -> None:
+    line = arguments.command_line(
+        "train", "my runs/a", ["x=(1, 2)"], Path("b c"), **{"--fork": True, "--at": 5, "--track": None}
+    )
     assert shlex.split(line) == ["beeline", "train", "my runs/a", "--set", "x=(1, 2)", "--out", "b c", "--fork",
                                  "--at", "5"]  # fmt: skip
 
 
 def test_labels_tell_directories_apart() -> None:
-    assert measuring.labels_of(["x/run", "y/run"]) == ["x/run", "y/run"]
-    assert measuring.labels_of(["x/run/bundle", "y/other"]) == ["run", "other"]
-    assert len(set(measuring.labels_of(["a", "a"]))) == 2
+    assert scoring.labels_of(["x/run", "y/run"]) == ["x/run", "y/run"]
+    assert scoring.labels_of(["x/run/bundle", "y/other"]) == ["run", "other"]
+    assert len(set(scoring.labels_of(["a", "a"]))) == 2
 
 
 def test_without_a_report(tmp_path: Path) -> None:
@@ -70,15 +73,15 @@ def test_without_a_report(tmp_path: Path) -> None:
     assert not (tmp_path / "r" / "report.html").exists() and (tmp_path / "r" / "bundle" / "flow.json").is_file()
 
 
-def test_a_preview_that_fails_is_named_on_the_page(
+def test_a_failed_preview_is_reported_on_the_page(
     runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from beeline.cli import reporting
+    from beeline.cli.report import writing
 
     def broken(*given: object, **more: object) -> bytes:
         raise RuntimeError("no picture <today>")
 
-    monkeypatch.setattr(reporting.Bundle, "sample", broken)
+    monkeypatch.setattr(writing.Bundle, "sample", broken)
     assert cli.run(["train", "two-moons", *options(*TINY), "--out", str(tmp_path / "r")]) == 0
     page = (tmp_path / "r" / "report.html").read_text()
     assert "Not measured" in page and "no picture &lt;today&gt;" in page
@@ -87,17 +90,21 @@ def test_a_preview_that_fails_is_named_on_the_page(
         raise OSError(30, "Read-only file system")
 
     capsys.readouterr()
-    monkeypatch.setattr(reporting, "page", worse)
+    monkeypatch.setattr(writing, "page", worse)
     assert cli.run(["train", "two-moons", *options(*TINY), "--json", "--out", str(tmp_path / "s")]) == 0
-    told = capsys.readouterr()
-    assert told.err.count("\n") == 1 and "Read-only" in told.err and (tmp_path / "s" / "bundle" / "flow.json").is_file()
-    log = Path(told.err.rsplit("the trace is in ", 1)[1].strip())
+    captured = capsys.readouterr()
+    assert (
+        captured.err.count("\n") == 1
+        and "Read-only" in captured.err
+        and (tmp_path / "s" / "bundle" / "flow.json").is_file()
+    )
+    log = Path(captured.err.rsplit("the traceback is in ", 1)[1].strip())
     assert "in worse" in log.read_text()
     log.unlink()
 
 
 def test_a_report_keeps_to_its_budget(runs: Path) -> None:
-    """The clock counts rows that the network was asked about, so that no machine decides."""
+    """The clock counts rows evaluated by the network, so that the result does not depend on the machine."""
     bundle, spent = bl.load(runs), 0
 
     def count(*given: object) -> None:
@@ -105,23 +112,27 @@ def test_a_report_keeps_to_its_budget(runs: Path) -> None:
         spent += len(given[1][0])  # type: ignore[index]
 
     bundle.flow.field.register_forward_pre_hook(count)
-    real = measuring.Real.of(measuring.data_of(bundle))
+    real = scoring.RealData.of(scoring.data_of(bundle))
     budget = measuring.Budget(400_000, lambda: float(spent))
-    seen = measuring.look("run", bundle, [], real, 500, Rng(0), budget=budget)
+    seen = measuring.measure_model("run", bundle, [], real, 500, Rng(0), budget=budget)
     assert seen.own is not None and not seen.missing and set(seen.by_count) == {1, 2, 3, 4, 8, 16, 32}
     full, spent = spent, 0
-    seen = measuring.look("run", bundle, [], real, 500, Rng(0), budget=measuring.Budget(60_000, lambda: float(spent)))
+    seen = measuring.measure_model(
+        "run", bundle, [], real, 500, Rng(0), budget=measuring.Budget(60_000, lambda: float(spent))
+    )
     short = spent
     assert seen.own is not None and 0 < short <= 60_000 < full
     spent = 0
-    none = measuring.look("run", bundle, [], real, 500, Rng(0), budget=measuring.Budget(100, lambda: float(spent)))
+    none = measuring.measure_model(
+        "run", bundle, [], real, 500, Rng(0), budget=measuring.Budget(100, lambda: float(spent))
+    )
     assert none.own is not None and set(none.by_count) == {3.0} and len(none.missing) == 6 and spent < short
     log = [{"step": i, "samples_per_second": 16.0} for i in range(200)]
     assert measuring.Budget.of_log(log, 32).limit == pytest.approx(40.0)
-    assert measuring.Budget.of_log([], 32).limit == measuring.LEAST
+    assert measuring.Budget.of_log([], 32).limit == measuring.SHORTEST
 
 
-def test_names_with_dollars_and_brackets_are_text() -> None:
+def test_dollars_and_brackets_in_names_are_literal() -> None:
     name = "$x_{$ a_b"
     drawn = [plots.training({name: [(0, 1.0), (1, 0.5)]}), plots.quality({name: [(1, 2.0), (2, 1.0)]}, "$y_{$"),
              plots.loss_by_time({name: [1.0, 2.0]}, mean=[1.0, 1.0])]  # fmt: skip
@@ -145,15 +156,15 @@ def test_tables_with_dollars_in_columns_and_levels() -> None:
     assert [t.get_text() for t in figure.axes[1].get_xticklabels()] == ["$x_{$", "b_c$d$", "e", "f"]
 
 
-def test_unlike_things_are_refused(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_evaluating_on_no_data_set_is_refused(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run(["evaluate", str(runs), "3"]) == 2
-    told = capsys.readouterr().err
-    assert told.count("\n") == 1 and "neither a file, a recipe nor a data set" in told
+    captured = capsys.readouterr().err
+    assert captured.count("\n") == 1 and "neither a file, a recipe nor a data set" in captured
 
 
 @pytest.mark.parametrize("steps", [4, 9])
 def test_geodesics_are_straight_on_their_space(steps: int) -> None:
-    """A rotation at constant speed w is a geodesic: S = 0, cost w^2; beyond half a turn the way is bent."""
+    """A rotation at constant speed w is a geodesic: S = 0, cost w^2; beyond half a turn it is curved."""
     x0 = torch.tensor([[1.0, 0.0], [0.6, 0.8]], dtype=torch.float64)
 
     def flow(speed: float) -> Flow:

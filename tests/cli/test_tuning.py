@@ -33,7 +33,7 @@ def moons(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def test_tune_stores_the_sampler(moons: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_fit_solver_stores_the_sampler(moons: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     capsys.readouterr()
     words = [
         "fit-solver",
@@ -47,11 +47,11 @@ def test_tune_stores_the_sampler(moons: Path, tmp_path: Path, capsys: pytest.Cap
         "--json",
     ]
     assert run(words) == 0
-    said = json.loads(capsys.readouterr().out)
+    printed = json.loads(capsys.readouterr().out)
     bundle = load(tmp_path / "tuned")
     assert bundle.sampler.steps == 3 and bundle.lineage["tuned"]["evaluations"] == 3
-    assert said["fitted"] == bundle.lineage["tuned"]["end point rmse"]["fitted"]
-    assert isinstance(bundle.sampler.solver, Fitted) or said["solver"] == "AdamsBashforth"
+    assert printed["fitted"] == bundle.lineage["tuned"]["end point rmse"]["fitted"]
+    assert isinstance(bundle.sampler.solver, Fitted) or printed["solver"] == "AdamsBashforth"
     assert len(bundle.sample(5, cond={"label": 0})) == 5
 
 
@@ -77,7 +77,7 @@ def test_auto(moons: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
 
 
 def test_refusals(moons: Path) -> None:
-    with pytest.raises(ValueError, match="too few to fit on"):
-        tuning.tune(str(moons), 4, None, 2, 0, None)
+    with pytest.raises(ValueError, match="too few to fit"):
+        tuning.fit(str(moons), 4, None, 2, 0, None)
     assert run(["fit-solver", str(moons), "--evaluations", "0"]) == 2
     assert fitting.Bespoke().iterations > 0 and Rng(0).key() > 0

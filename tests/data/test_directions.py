@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import beeline as bl
-from beeline.cli.measuring import sampler_for
+from beeline.cli.report.measuring import sampler_for
 from beeline.config import build as config
 from beeline.core.rng import Rng
 from beeline.data.directions import Directions

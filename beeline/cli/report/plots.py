@@ -1,4 +1,4 @@
-"""Pictures: plain data in, figures out, in colours that follow the page's light or dark."""
+"""Plots of a report: functions from plain data to matplotlib figures, in colours that follow the theme of the page."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from markupsafe import Markup
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -19,7 +20,7 @@ from torch import Tensor
 
 from beeline.core.errors import require
 
-# Figures are drawn in these stand-ins; on the page each becomes a CSS variable with a light and a dark value.
+# Placeholder colours of the figures; on the page each becomes a CSS variable with a light and a dark value.
 INK, FAINT, GRID = "#0a0a0a", "#0b0b0b", "#0c0c0c"
 SERIES = tuple(f"#01000{i}" for i in range(1, 7))
 LIGHT = dict(
@@ -36,14 +37,15 @@ DARK = dict(
         strict=True,
     )  # fmt: skip
 )
-NAMES = dict(
+VARIABLES = dict(
     zip((INK, FAINT, GRID, *SERIES), ("ink", "faint", "grid", *(f"series-{i}" for i in range(1, 7))), strict=True)
 )
 SIZE = 11  # points of the labels; figures are drawn as wide as a phone, so that they stay readable there
 
 Curve = Sequence[tuple[float, float]]
 
-PLAIN: dict[Any, Any] = {"text.parse_math": False}  # names of models are text: a dollar sign begins no formula
+LITERAL: dict[Any, Any] = {"text.parse_math": False}  # a dollar sign in the name of a model is a dollar sign
+METADATA = ("Date", "Creator", "Format", "Type")  # of the SVG files of matplotlib, left out
 
 
 def colour(name: str, order: Sequence[str]) -> str:
@@ -51,27 +53,21 @@ def colour(name: str, order: Sequence[str]) -> str:
     return SERIES[list(order).index(name) % len(SERIES)]
 
 
-def svg(figure: Figure, name: str, *, alone: bool = False) -> str:
-    """The figure as inline SVG with themed colours and ids of its own; ``alone``: as a file, in light colours."""
+def svg(figure: Figure, name: str, *, about: str = "") -> Markup:
+    """The figure as inline SVG in the colours of the page.
+
+    It is labelled by ``about``, or by the caption with the id NAME-caption; ``name`` is unique within the page.
+    """
     out = io.StringIO()
-    with rc_context({"svg.fonttype": "none", "svg.hashsalt": name, **PLAIN}):
-        figure.savefig(out, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    text = re.sub(r"<metadata>.*?</metadata>\s*", "", out.getvalue(), flags=re.S)
-    if alone:
-        for stand_in, real in LIGHT.items():
-            text = text.replace(stand_in, real)
-        return text
-    text = text[text.index("<svg") :].replace("xlink:href", "href")
-    head, rest = text.split(">", 1)
-    box = re.search(r'viewBox="[^"]*"', head)
-    assert box is not None
-    for stand_in, variable in NAMES.items():
-        rest = rest.replace(stand_in, f"var(--{variable})")
-    used = set(re.findall(r'(?:url\(#|href="#)([^")]+)', rest))
-    rest = re.sub(r' id="([^"]*)"', lambda m: f' id="{name}-{m[1]}"' if m[1] in used else "", rest)
-    rest = re.sub(r'(url\(#|href="#)', rf"\1{name}-", rest)
-    rest = re.sub(r"\s*<defs>\s*<style[^>]*>[^<]*</style>\s*</defs>", "", rest, count=1)
-    return f'<svg {box[0]} role="img" aria-labelledby="{name}-caption">{rest.strip()}'
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": name, **LITERAL}):  # the salt makes ids of clips unique
+        figure.savefig(out, format="svg", transparent=True, metadata=dict.fromkeys(METADATA))
+    body = out.getvalue().partition("<svg")[2].partition(">")[2]
+    body = re.sub(r' id="[\w.]+_\d{1,3}"', "", body)  # ids of groups, which are the same in every figure
+    for colour, variable in VARIABLES.items():
+        body = body.replace(colour, f"var(--{variable})")
+    label = Markup('aria-label="{}"').format(about) if about else Markup('aria-labelledby="{}-caption"').format(name)
+    width, height = figure.get_size_inches() * 72
+    return Markup('<svg viewBox="0 0 {:g} {:g}" role="img" {}>').format(width, height, label) + Markup(body)
 
 
 def png(pixels: np.ndarray[Any, np.dtype[np.uint8]]) -> bytes:
@@ -101,7 +97,7 @@ def tiles(images: Tensor, columns: int = 4) -> bytes:
     return png(canvas)
 
 
-@rc_context(PLAIN)
+@rc_context(LITERAL)
 def cloud(points: Tensor, paint: str, limits: tuple[float, float] | None = None) -> Figure:
     """Points [N,D], 300 at most, in their first two coordinates; ``limits`` are those of the real data."""
     figure, axes = _blank(1.5, 1.5)
@@ -114,7 +110,7 @@ def cloud(points: Tensor, paint: str, limits: tuple[float, float] | None = None)
     return figure
 
 
-@rc_context(PLAIN)
+@rc_context(LITERAL)
 def quality(
     curves: Mapping[str, Sequence[tuple[float, float] | tuple[float, float, tuple[float, float] | None]]],
     label: str,
@@ -178,7 +174,7 @@ def plane(paths: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
     return centre, two if two.shape[1] == 2 else torch.cat([two, torch.zeros_like(two)], 1)
 
 
-@rc_context(PLAIN)
+@rc_context(LITERAL)
 def trajectories(paths: Mapping[str, Tensor], order: Sequence[str] = ()) -> dict[str, Figure]:
     """One picture per model of its paths [T,N,*S], all in the same plane (``plane``) and at the same scale.
 
@@ -209,7 +205,7 @@ def trajectories(paths: Mapping[str, Tensor], order: Sequence[str] = ()) -> dict
     return made
 
 
-@rc_context(PLAIN)
+@rc_context(LITERAL)
 def loss_by_time(
     models: Mapping[str, Sequence[float]],
     *,
@@ -246,7 +242,7 @@ def loss_by_time(
     return figure
 
 
-@rc_context(PLAIN)
+@rc_context(LITERAL)
 def training(curves: Mapping[str, Curve], label: str = "training loss", order: Sequence[str] = ()) -> Figure:
     """Loss against steps: every value faintly where there are few, and a running mean over a fiftieth of the run."""
     figure, axes = _axes()

@@ -1,0 +1,74 @@
+"""Arguments that several commands share, and the output of their results."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+AUTO = "auto"
+
+
+def output_path(text: str) -> Path:
+    """A file or directory to write.  An empty path would be the working directory, and is refused."""
+    if not text.strip() or "\0" in text:
+        raise typer.BadParameter(f"got {text!r}, which is not a path; give a file or a directory, or leave it out")
+    path = Path(text)
+    if path.resolve() == path.resolve().parent:
+        raise typer.BadParameter(
+            f"got {text!r}, the root directory, which is never overwritten; give a directory in it"
+        )
+    return path
+
+
+Set = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="NAME=VALUE", help="Change a setting, for example --set training.steps=2000; repeatable."
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Dev = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:1; auto is the GPU if there is one.")]
+Report = Annotated[bool, typer.Option("--report/--no-report", help="Write an HTML report after training.")]
+Seed = Annotated[int, typer.Option(help="Seed of all random numbers.")]
+
+
+def command_line(*parts: Any, **options: Any) -> str:
+    """A command as a line for the shell: words, a list of --set, the output directory, and the options that are set."""
+    *words, sets, out = parts
+    given = [
+        w for key, v in options.items() if v not in (None, False) for w in ((key,) if v is True else (key, str(v)))
+    ]
+    pairs = [w for pair in sets or [] for w in ("--set", pair)]
+    return shlex.join(["beeline", *words, *pairs, "--out", str(out), *given])
+
+
+def check_device(device: str) -> Any:
+    """The device to use; BeelineError if it is not available."""
+    from beeline.core.modes import resolve_device
+
+    return resolve_device(device)
+
+
+def named(device: str) -> str | None:
+    """A device for ``command_line``; None for the default."""
+    return None if device == AUTO else device
+
+
+def run_files(out: Path) -> dict[str, str]:
+    """The paths of a run, its bundle and its report."""
+    page = out / "report.html"
+    return {"run": str(out), "bundle": str(out / "bundle")} | ({"report": str(page)} if page.is_file() else {})
+
+
+def print_result(result: dict[str, Any], as_json: bool) -> None:
+    """Print the result of a command as JSON, or one line per entry."""
+    if as_json:
+        typer.echo(json.dumps(result, indent=2))
+        return
+    width = max(len(k) for k in result)
+    for key, value in result.items():
+        typer.echo(f"{key.rjust(width)}  {value}")

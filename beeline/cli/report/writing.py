@@ -1,0 +1,245 @@
+"""Writes the reports of a run and of the demo: measures the models and renders the sections of the page."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from beeline.cli.report import sections
+from beeline.cli.report.measuring import COUNTS, Budget, ModelResults, Status, attempt, measure_model, silent
+from beeline.cli.report.page import Section, page
+from beeline.cli.report.tables import table_sections
+from beeline.cli.scoring import RealData, data_of, has_trajectories, labels_of
+from beeline.core.errors import BeelineError
+from beeline.core.files import write_bytes, write_json, write_text
+from beeline.core.rng import Rng
+from beeline.evaluation.scores import Report
+from beeline.runs.bundle import Bundle, load, relabel
+from beeline.training.logs.run_log import read_log
+
+SAMPLES = 500  # generated for the scores of a run
+
+Results = Mapping[str, ModelResults]
+
+
+def report_run(
+    out: Path, bundle: Bundle, *, command: str, n: int = SAMPLES, batch_size: int = 1, status: Status = silent
+) -> None:
+    """Write the report of a run, with the results of its teacher if it has one, and add the scores to the bundle.
+
+    It takes at most a tenth of the training time, or a few seconds where that was shorter; ``batch_size`` is that of
+    the training.
+    """
+    models, places = {}, [str(out)]
+    parent = bundle.lineage.get("parent")
+    if parent is not None:
+        try:
+            models, places = {"": load(parent)}, [str(parent), str(out)]
+        except BeelineError:
+            pass  # the teacher was moved or removed: the report shows the student alone
+    names = labels_of(places)
+    models = dict(zip(names, [*models.values(), bundle], strict=True))
+    name, log = names[-1], out / "log.jsonl"
+    budget = Budget.of_log(read_log(log) if log.is_file() else [], batch_size)
+    results = measure(models, {name: out}, n, budget=budget, status=status)
+    quality = {k: own_scores(result) for k, result in results.items() if result.own is not None}
+    relabel(bundle, quality=quality).save(out / "bundle")
+    missing: list[str] = []
+    with attempt("the preview", missing):
+        write_preview(out, bundle)
+    write_json(out / "figures.json", plain(results))
+    write_text(out / "report.html", results_page(results, f"Run {name}", [command], missing=missing))
+
+
+def report_demo(
+    out: Path, bundles: Mapping[str, Bundle], *, n: int, counts: Sequence[int] = COUNTS, status: Status = silent
+) -> dict[str, Any]:
+    """Write the report of the demo and one of each run; returns the scores by model and number of evaluations."""
+    results = measure(bundles, {name: out / name for name in bundles}, n, counts, status=status)
+    first = [shlex.join(["beeline", "demo", "--out", str(out)])]
+    quality: dict[str, Any] = {}
+    for name, bundle in bundles.items():
+        quality[name] = own_scores(results[name])
+        relabel(bundle, quality=dict(quality)).save(out / name / "bundle")
+        write_preview(out / name, bundle)
+        write_json(out / name / "figures.json", plain({name: results[name]}))
+        write_text(out / name / "report.html", results_page({name: results[name]}, f"Run {name}", first))
+    lines = [
+        *first,
+        shlex.join(["beeline", "compare", *(str(out / name) for name in bundles)]),
+        f"beeline sample {shlex.quote(str(out / list(bundles)[-1]))} -n 64 --condition label=3 --out threes.png",
+    ]
+    lead = "Handwritten digits, 8 by 8 pixels: a flow is trained, straightened and distilled to one step."
+    write_text(out / "report.html", results_page(results, "From noise to digits in one step", lines, lead))
+    return plain(results)
+
+
+def measure(
+    models: Mapping[str, Bundle],
+    runs: Mapping[str, Path],
+    n: int,
+    counts: Sequence[int] = COUNTS,
+    budget: Budget | None = None,
+    status: Status = silent,
+) -> dict[str, ModelResults]:
+    """Measure models on the same data, noise and conditions.
+
+    The last model is that of the run itself; it is measured first, because time may run out.
+    """
+    real: RealData | None = None
+    missing: list[str] = []
+    status("reading the data")
+    with attempt("the scores", missing):
+        real = RealData.of(data_of(next(iter(models.values()))))
+    results: dict[str, ModelResults] = {}
+    for name, bundle in reversed(list(models.items())):
+        file = runs[name] / "log.jsonl" if name in runs else None
+        log = read_log(file) if file is not None and file.is_file() else []
+        rng = Rng(0).fork("report")
+        result = measure_model(name, bundle, log, real, n, rng, counts, budget, status, exact=bool(results))
+        n = n if result.own is None else int(result.own.provenance["n"])  # scores compare at equal sample sizes
+        results[name] = replace(result, missing=(*missing, *result.missing))
+    return {name: results[name] for name in models}
+
+
+def results_page(results: Results, title: str, commands: list[str], lead: str = "", missing: Sequence[str] = ()) -> str:
+    """The report as HTML.  A section that fails is left out, and the section "Not measured" says why."""
+    order, gone = list(results), [*missing, *(text for result in results.values() for text in result.missing)]
+    parts = [sections.introduction()]
+    scored = {k: v for k, v in results.items() if v.own is not None}
+
+    def add(part: str, build: Callable[[], Iterable[Section]]) -> None:
+        with attempt(part, gone):
+            parts.extend(build())
+
+    add("samples", lambda: samples(results, order))
+    add("tables", lambda: table_sections(results))
+    if scored:
+        add("quality", lambda: quality(scored, order))
+    add("trajectories", lambda: trajectories(results, order))
+    add("losses", lambda: losses(results, order))
+    if scored:
+        add("scores", lambda: [sections.scores({k: own(v) for k, v in scored.items()}, order=order)])
+    add("lineage", lambda: [sections.lineage([origin(k, v.bundle) for k, v in results.items()])])
+    if gone:
+        parts.append(sections.not_measured(dict.fromkeys(gone)))
+    parts.append(sections.commands(commands))
+    return page(parts, title, lead)
+
+
+# ----------------------------------------------------------------------------------------------------------- sections
+
+
+def samples(results: Results, order: list[str]) -> Iterable[Section]:
+    shown = {k: grid(v) for k, v in results.items() if v.samples}
+    yield sections.samples(shown, columns=5, order=order, limits=limits(results))
+
+
+def grid(result: ModelResults) -> dict[float, Any]:
+    """Samples for the page: images and points in the plane as tensors, other data as previews of their modality."""
+    modality = result.bundle.modality
+    if len(modality.shape) == 3 or modality.shape == (2,):
+        return dict(result.samples)
+    html = modality.preview_type == "text/html"
+    counts = {min(result.samples), max(result.samples)} if html else set(result.samples)  # tables are wide
+    shown = {count: modality.preview(modality.decode(x)) for count, x in result.samples.items() if count in counts}
+    return {count: bytes(preview).decode() if html else preview for count, preview in shown.items()}
+
+
+def limits(results: Results) -> tuple[float, float] | None:
+    """The same axis limits for all scatter plots; None if there are none."""
+    points = [x.flatten() for r in results.values() for x in r.samples.values() if x.ndim == 2 and x.shape[1] == 2]
+    if not points:
+        return None
+    low, high = torch.cat(points).quantile(torch.tensor([0.002, 0.998])).tolist()
+    return low - 0.1 * (high - low), high + 0.1 * (high - low)
+
+
+def quality(results: Results, order: list[str]) -> Iterable[Section]:
+    """The first score of the first model, for all models and numbers of evaluations."""
+    score = own(next(iter(results.values()))).scores[0]
+    curves = {
+        name: [(count, report[score.name].value, report[score.name].interval) for count, report in r.by_count.items()]
+        for name, r in results.items()
+    }
+    yield sections.quality(curves, score.name, better=score.better, floor=score.floor, order=order)
+
+
+def trajectories(results: Results, order: list[str]) -> Iterable[Section]:
+    curved = [k for k, v in results.items() if v.trajectories is not None and has_trajectories(v.bundle)]
+    if curved:
+        found = {k: straightness(results[k]) for k in curved}
+        states = {k: v.trajectories for k, v in results.items() if v.trajectories is not None}
+        known = {k: value for k, value in found.items() if value is not None}
+        yield sections.trajectories(states, straightness=known, order=order)
+
+
+def straightness(result: ModelResults) -> float | None:
+    """The relative straightness of a model; None where it was not measured."""
+    scores = result.own.scores if result.own is not None else ()
+    return next((s.value for s in scores if s.name == "relative straightness"), None)
+
+
+def losses(results: Results, order: list[str]) -> Iterable[Section]:
+    """The held-out loss by time of the first model that has one, and the training curves of all models."""
+    for name, result in results.items():
+        held = [entry["heldout"] for entry in result.log if "heldout" in entry]
+        if held:
+            last = held[-1]
+            best = last.get("ema", last["raw"])
+            baselines = {k: best[k] for k in ("mean", "posterior")}
+            yield sections.loss_by_time({name: best["by_bin"]}, **baselines, order=order)
+            break
+    curves = {k: [(e["step"], e["loss"]) for e in v.log if "loss" in e] for k, v in results.items()}
+    curves = {k: v for k, v in curves.items() if v}
+    if curves:
+        yield sections.training(curves, order=order)
+
+
+def origin(name: str, bundle: Bundle) -> dict[str, Any]:
+    """The lineage of one model."""
+    line = bundle.lineage
+    return {
+        "name": name,
+        "made_by": line.get("made_by"),
+        "data": line.get("data", {}).get("is"),
+        "teacher": line.get("parent"),
+        "teacher_weights": (line.get("parent_weights") or "")[:12] or None,
+        "weights": bundle.weights[:12] or None,
+        "network": f"{sum(p.numel() for p in bundle.flow.field.parameters()):,} weights",
+        "seed": line.get("seed"),
+    }
+
+
+# -------------------------------------------------------------------------------------------------------------- files
+
+
+def own(result: ModelResults) -> Report:
+    """The scores of a model by its own sampler."""
+    assert result.own is not None
+    return result.own
+
+
+def own_scores(result: ModelResults) -> dict[str, float]:
+    """The values of the scores by name."""
+    return {score.name: score.value for score in own(result).scores}
+
+
+def write_preview(out: Path, bundle: Bundle) -> None:
+    """Write 64 samples of the bundle's own sampler to ``samples/``."""
+    cond = None
+    if "label" in bundle.modality.conditions:
+        cond = [i % bundle.modality.conditions["label"]["classes"] for i in range(64)]
+    preview = bundle.modality.preview(bundle.sample(64, cond=cond))
+    ending = ".html" if bundle.modality.preview_type == "text/html" else ".png"
+    write_bytes(out / "samples" / f"final{ending}", preview)
+
+
+def plain(results: Results) -> dict[str, Any]:
+    """The scores as JSON data: by model and number of evaluations."""
+    return {name: {f"{c:g}": r.as_dict() for c, r in result.by_count.items()} for name, result in results.items()}
