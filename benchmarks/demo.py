@@ -1,15 +1,14 @@
-"""The demo, timed stage by stage, with the three ratios that it is made to show.
+"""The demo: seconds of each stage, and its three figures of quality.
 
-    python -m benchmarks.demo [--out DIR] [--json FILE]
+    python -m benchmarks.demo [--directory DIR] [--output FILE]
 
-``distance``: Frechet distance of the distilled model at 1 evaluation over the teacher's at 32, aim 1.5 at most;
-``agreement``: share of the distilled model's samples with the label that was asked for, aim 0.95 and more;
-``straightness``: relative straightness after reflow over before, aim 0.2 at most.
+``distance``: Frechet distance of the distilled model at 1 evaluation over the teacher's at 32; aim: at most 1.5
+``agreement``: fraction of the distilled model's samples classified as their condition; aim: at least 0.95
+``straightness``: relative straightness after reflow over before; aim: at most 0.2
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import tempfile
 from pathlib import Path
@@ -17,46 +16,45 @@ from typing import Any
 
 from beeline.cli.demo import demo
 from beeline.evaluation.scores import Report
-from benchmarks.report import write
+from benchmarks import report
 
 
 def figures(out: Path) -> dict[str, Any]:
-    """What a finished demo measured."""
-    told = json.loads((out / "figures.json").read_text())
-    report = {
+    """The figures of a finished demo."""
+    written = json.loads((out / "figures.json").read_text())
+    reports = {
         (model, int(count)): Report.from_dict(data)
-        for model, counts in told["models"].items()
+        for model, counts in written["models"].items()
         for count, data in counts.items()
     }
     straight = {
-        model: s.value for (model, _), r in report.items() for s in r.scores if s.name == "relative straightness"
+        model: s.value for (model, _), r in reports.items() for s in r.scores if s.name == "relative straightness"
     }
-    one = report["distilled", 1]
+    one = reports["distilled", 1]
     return {
-        "seconds": {**told["seconds"], "all": sum(told["seconds"].values())},
-        "distance": one["Frechet distance"].value / report["teacher", 32]["Frechet distance"].value,
+        "seconds": {**written["seconds"], "all": sum(written["seconds"].values())},
+        "distance": one["Frechet distance"].value / reports["teacher", 32]["Frechet distance"].value,
         "agreement": one["label agreement"].value,
         "straightness": straight["reflowed"] / straight["teacher"],
         "by_evaluations": {
-            model: {c: r["Frechet distance"].value for (m, c), r in report.items() if m == model}
-            for model in dict.fromkeys(m for m, _ in report)
+            model: {c: r["Frechet distance"].value for (m, c), r in reports.items() if m == model}
+            for model in dict.fromkeys(m for m, _ in reports)
         },
         "floor": one["Frechet distance"].floor,
     }
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.demo", description=__doc__)
-    parser.add_argument("--out", type=Path, help="directory of a demo, to keep it or to read a finished one")
-    parser.add_argument("--json", type=Path, help="where to write, instead of benchmarks/results/demo.json")
-    chosen = parser.parse_args()
-    with tempfile.TemporaryDirectory() as place:
-        out = chosen.out or Path(place) / "demo"
+    parser = report.parser("demo", __doc__)
+    parser.add_argument("--directory", type=Path, metavar="DIR", help="directory of the demo, which may be finished")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        out = options.directory or Path(temporary) / "demo"
         if not (out / "figures.json").is_file():
             demo(out)
         found = figures(out)
     print(json.dumps(found, indent=2))
-    write("demo", found, [0], chosen.json)
+    report.write("demo", found, [0], options.output)
 
 
 if __name__ == "__main__":

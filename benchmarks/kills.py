@@ -1,18 +1,17 @@
-"""Kill a small training at random moments, resume it, and compare the end with the uninterrupted run, bit for bit.
+"""Kills a small training at random times, resumes it, and compares the result with an uninterrupted run bit for bit.
 
-    python -m benchmarks.kills --kills 200 --json benchmarks/results/kills.json
+    python -m benchmarks.kills [--kills 200] [--seed 0] [--output FILE]
 
-Every kill is a SIGKILL after a random time, so that steps, checkpoint writing and renames are all hit.  One worker
-process imports torch once and forks the runs, so a kill costs little more than the run itself.
+Every kill is a SIGKILL after a random time, during steps, writes of checkpoints or renames.  The process imports torch
+once and forks the runs.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
-import platform
 import random
+import shutil
 import signal
 import sys
 import tempfile
@@ -30,24 +29,25 @@ from beeline.training.config import Training
 from beeline.training.fit import fit
 from beeline.training.optim.ema import EMA, PowerEMA
 from beeline.training.optim.learning_rate import WarmupConstantCooldown
+from benchmarks import report
 
 STEPS = 60
 
 
 class Field(nn.Module):
-    """A field with dropout, so that every stream of random numbers is in play."""
+    """A field with dropout, so that every source of random numbers is used."""
 
     def __init__(self) -> None:
         super().__init__()
         self.layers = nn.Sequential(nn.Linear(3, 48), nn.SiLU(), nn.Dropout(0.1), nn.Linear(48, 2))
 
     def forward(self, x: Tensor, t: Tensor, cond: Any = None) -> Tensor:
-        made: Tensor = self.layers(torch.cat([x, t[:, None]], 1))
-        return made
+        v: Tensor = self.layers(torch.cat([x, t[:, None]], 1))
+        return v
 
 
-def work(keep: Path) -> None:
-    """The run, from the beginning or from where it was."""
+def train(folder: Path) -> None:
+    """Start the run, or resume it."""
     with Rng(0).ambient():
         net = Field()
     data = Rng(1).normal(torch.empty(100, 2))
@@ -60,18 +60,18 @@ def work(keep: Path) -> None:
         checkpoint_every=3,
         snapshot_every=20,
     )
-    before = keep if checkpoint.steps(keep) else None
-    fit(net, FlowMatching(), data, training, rng=Rng(4), log=lambda entry: None, checkpoint_dir=keep, resume=before)
+    resume = folder if checkpoint.steps(folder) else None
+    fit(net, FlowMatching(), data, training, rng=Rng(4), log=lambda entry: None, checkpoint_dir=folder, resume=resume)
 
 
-def child(keep: Path, after: float | None) -> int:
-    """One process of the run; killed after a time, or left to its end.  Its exit code, negative for a signal."""
+def child(folder: Path, after: float | None) -> int:
+    """Run in a forked process, killed ``after`` seconds if given; the exit code, negative for a signal."""
     process = os.fork()
     if process == 0:
         code = 1
         try:
             torch.set_num_threads(1)
-            work(keep)
+            train(folder)
             code = 0
         finally:
             os._exit(code)
@@ -82,64 +82,57 @@ def child(keep: Path, after: float | None) -> int:
     return os.waitstatus_to_exitcode(status)
 
 
-def end(keep: Path) -> dict[str, Tensor]:
-    """Every tensor of the last state."""
-    saved = checkpoint.read(checkpoint.newest(keep))
+def final_state(folder: Path) -> dict[str, Tensor]:
+    """All tensors of the last checkpoint."""
+    saved = checkpoint.read(checkpoint.newest(folder))
     assert saved.step == STEPS
     return {f"{group}/{name}": t for group, tensors in saved.tensors.items() for name, t in tensors.items()}
 
 
 def measure(kills: int, seed: int = 0) -> dict[str, Any]:
-    """Kill and resume; how many runs ended bitwise equal."""
-    import torch._dynamo  # noqa: F401 - torch's optimizers load it: once, before the forks
+    """Kill and resume ``kills`` runs; how many of them ended bitwise equal."""
+    import torch._dynamo  # noqa: F401 - imported by torch's optimizers; once, before the forks
 
-    draw = random.Random(seed)
+    times = random.Random(seed)
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         begin = time.perf_counter()
-        assert child(root / "whole", None) == 0
+        assert child(root / "uninterrupted", None) == 0
         seconds = time.perf_counter() - begin
-        wanted = end(root / "whole")
+        expected = final_state(root / "uninterrupted")
         equal = failed = killed = staged = 0
         first = None
         for i in range(kills):
-            keep = root / f"run{i}"
-            killed += child(keep, draw.uniform(0.0, 1.0) * seconds) == -signal.SIGKILL
-            staged += keep.is_dir() and any(p.name.startswith(".writing") for p in keep.rglob(".*"))
-            failed += child(keep, None) != 0
-            made = end(keep)
-            wrong = next((k for k in wanted if not torch.equal(wanted[k], made[k])), None)
-            equal += wrong is None and made.keys() == wanted.keys()
-            first = first or wrong
-            for path in sorted(keep.rglob("*"), reverse=True):
-                path.unlink() if path.is_file() else path.rmdir()
+            run = root / f"run{i}"
+            killed += child(run, times.uniform(0.0, 1.0) * seconds) == -signal.SIGKILL
+            staged += run.is_dir() and any(p.name.startswith(".writing") for p in run.rglob(".*"))
+            failed += child(run, None) != 0
+            state = final_state(run)
+            different = next((k for k in expected if not torch.equal(expected[k], state[k])), None)
+            equal += different is None and state.keys() == expected.keys()
+            first = first or different
+            shutil.rmtree(run)
     return {
         "kills": kills,
-        "still_at_work_when_killed": killed,
+        "killed_while_running": killed,
         "killed_while_writing_a_checkpoint": staged,
-        "ended_bitwise_equal": equal,
-        "needed_hand_work": failed,
+        "bitwise_equal": equal,
+        "failed_to_resume": failed,
         "first_different_tensor": first,
-        "tensors": len(wanted),
+        "tensors": len(expected),
         "seconds_of_one_run": round(seconds, 2),
-        "seed": seed,
-        "machine": platform.processor() or platform.machine(),
-        "torch": torch.__version__,
-        "python": sys.version.split()[0],
     }
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--kills", type=int, default=200)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--json", type=Path)
-    given = parser.parse_args()
-    found = measure(given.kills, given.seed)
-    print(json.dumps(found, indent=2))
-    if given.json:
-        given.json.write_text(json.dumps(found, indent=2) + "\n")
-    sys.exit(found["ended_bitwise_equal"] != given.kills)
+    parser = report.parser("kills", __doc__)
+    parser.add_argument("--kills", type=int, default=200, help="number of killed runs")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the times of the kills")
+    options = parser.parse_args()
+    figures = measure(options.kills, options.seed)
+    print(json.dumps(figures, indent=2))
+    report.write("kills", figures, [options.seed], options.output, kills=options.kills)
+    sys.exit(figures["bitwise_equal"] != options.kills)
 
 
 if __name__ == "__main__":

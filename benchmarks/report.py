@@ -1,7 +1,9 @@
-"""What every benchmark result says beside its figures, and how it is written."""
+"""The format of benchmark results: figures with machine, versions, commit, device, command, seeds and settings."""
 
 from __future__ import annotations
 
+import argparse
+import importlib.metadata
 import json
 import os
 import platform
@@ -9,10 +11,10 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy
 import torch
 
 import beeline
@@ -20,61 +22,53 @@ import beeline
 RESULTS = Path(__file__).parent / "results"
 
 
+def parser(name: str, description: str | None) -> argparse.ArgumentParser:
+    """The command line of a benchmark, with its option ``--output``."""
+    created = argparse.ArgumentParser(
+        prog=f"python -m benchmarks.{name}",
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    created.add_argument(
+        "--output", type=Path, metavar="FILE", help="file of the result (default: in benchmarks/results)"
+    )
+    return created
+
+
 def machine() -> dict[str, Any]:
-    """The machine and the versions: what a figure in seconds depends on."""
+    """The hardware and its load, on which times depend."""
     found: dict[str, Any] = {
         "platform": platform.platform(),
         "processor": _processor(),
         "cpu_count": os.cpu_count(),
         "threads": torch.get_num_threads(),
-        "load_average": list(os.getloadavg()) if hasattr(os, "getloadavg") else None,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "numpy": numpy.__version__,
-        "beeline": beeline.__version__,
-        "commit": _commit(),
+        "load_average": list(os.getloadavg()) if sys.platform != "win32" else None,
     }
     if torch.cuda.is_available():
         found["accelerator"] = torch.cuda.get_device_name()
     return found
 
 
-def write(name: str, figures: Any, seeds: list[int], path: Path | None = None, **settings: Any) -> Path:
-    """Write one result whole or not at all, to ``benchmarks/results/NAME.json`` or to ``path``."""
-    target = path or RESULTS / f"{name}.json"
-    target.parent.mkdir(parents=True, exist_ok=True)
-    content = {
-        "benchmark": name,
-        "command": " ".join([Path(sys.executable).name, *sys.orig_argv[1:]]),
-        "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "machine": machine(),
-        "seeds": seeds,
-        "settings": settings,
-        "figures": figures,
-    }
-    handle, draft = tempfile.mkstemp(dir=target.parent, prefix=f".{name}", suffix=".json")
+def versions(packages: Sequence[str] = ()) -> dict[str, str]:
+    """Versions of Python, torch, NumPy, Beeline, and of those of ``packages`` that are installed."""
+    found = {"python": platform.python_version(), "torch": torch.__version__, "beeline": beeline.__version__}
+    for package in ("numpy", *packages):
+        if installed(package):
+            found[package] = importlib.metadata.version(package)
+    return found
+
+
+def installed(package: str) -> bool:
+    """Whether a distribution package is installed."""
     try:
-        with os.fdopen(handle, "w") as file:
-            json.dump(content, file, indent=2, allow_nan=False)
-            file.write("\n")
-        os.chmod(draft, 0o644)  # mkstemp makes it private
-        os.replace(draft, target)
-    except BaseException:
-        Path(draft).unlink(missing_ok=True)
-        raise
-    return target
+        importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
 
 
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor()
-
-
-def _commit() -> str | None:
-    """The commit of this checkout, with a plus where files differ from it."""
+def commit() -> str | None:
+    """The commit of this checkout, with a plus if files differ from it."""
     here = Path(__file__).parent
     try:
         name, changes = (
@@ -84,3 +78,59 @@ def _commit() -> str | None:
     except (OSError, subprocess.CalledProcessError):
         return None
     return name + ("+" if changes else "")
+
+
+def write(
+    name: str,
+    figures: Any,
+    seeds: Sequence[int],
+    path: Path | None = None,
+    *,
+    device: str = "cpu",
+    packages: Sequence[str] = (),
+    **settings: Any,
+) -> Path:
+    """Write one result atomically, to ``path`` or ``benchmarks/results/NAME.json``.
+
+    ``packages``: packages of other projects that were measured, for the versions.  ``settings``: everything else that
+    the figures depend on, as plain data.
+    """
+    target = path or RESULTS / f"{name}.json"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    content = {
+        "benchmark": name,
+        "command": " ".join([Path(sys.executable).name, *sys.orig_argv[1:]]),
+        "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "commit": commit(),
+        "machine": machine(),
+        "device": device,
+        "versions": versions(packages),
+        "seeds": list(seeds),
+        "settings": settings,
+        "figures": figures,
+    }
+    handle, draft = tempfile.mkstemp(dir=target.parent, prefix=f".{name}", suffix=".json")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            json.dump(content, file, indent=2, allow_nan=False)
+            file.write("\n")
+        os.chmod(draft, 0o644)  # mkstemp creates a private file
+        os.replace(draft, target)
+    except BaseException:
+        Path(draft).unlink(missing_ok=True)
+        raise
+    return target
+
+
+def read(path: Path) -> dict[str, Any]:
+    """A result file; {} if it does not exist."""
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    return found
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor()
