@@ -1,16 +1,14 @@
-"""What each choice of training does to quality at 2, 4, 8 and 32 evaluations, at equal training cost.
+"""Ablation: quality at 2, 4, 8 and 32 evaluations of choices in training, at equal training cost.
 
     python -m benchmarks.ablation                       the ring of eight Gaussians
     python -m benchmarks.ablation --mnist mnist.npz     MNIST, unconditional
 
-Every choice starts from plain flow matching and changes one thing.  A step costs as many network passes as its
-objective needs, and drawing reflow pairs is paid for as well, so all choices spend the same number of passes.
+Every choice changes one component of plain flow matching.  Training cost is counted in network passes, including those
+that generate reflow pairs, and is the same for all choices.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -42,14 +40,14 @@ FM = bl.objectives.FlowMatching
 
 @dataclass(frozen=True)
 class Choice:
-    """One departure from plain flow matching."""
+    """One change to plain flow matching."""
 
     objective: Any = field(default_factory=FM)
     path: Any = field(default_factory=bl.paths.Linear)
     prediction: Any = None
     ema: Any = None
-    passes: float = 1.0  # network passes of a step, in units of one forward and backward pass
-    reflow: bool = False  # half of the budget for a teacher, the rest for its pairs and the student
+    passes: float = 1.0  # network passes of a step, in forward and backward passes
+    reflow: bool = False  # half of the cost for a teacher, the rest for its pairs and the student
 
 
 CHOICES: dict[str, Choice] = {
@@ -75,22 +73,22 @@ CHOICES: dict[str, Choice] = {
 
 @dataclass(frozen=True)
 class Task:
-    """Data, a network for it, and a distance to the data."""
+    """Data, a network, and a distance to the data."""
 
     data: Tensor
     network: Callable[[Any, Any], Any]  # (path, prediction) -> network
     distance: Callable[[Tensor], float]
-    draws: int  # samples for one figure
+    samples: int  # for one figure
     steps: int  # of plain training
-    microbatch: int
+    batch_size: int
     pairs: int  # of reflow
 
 
 def ring(steps: int) -> Task:
-    """Eight Gaussians on a circle; exact W2 to 1000 fresh points."""
-    law = GaussianMixture.ring()
-    real = law.sample(1000, bl.Rng(1).fork("real"), dtype=torch.float32)
-    data = law.sample(20_000, bl.Rng(1).fork("data"), dtype=torch.float32)
+    """Eight Gaussians on a circle; exact W2 distance to 1000 new samples."""
+    target = GaussianMixture.ring()
+    real = target.sample(1000, bl.Rng(1).fork("real"), dtype=torch.float32)
+    data = target.sample(20_000, bl.Rng(1).fork("data"), dtype=torch.float32)
     net = lambda path, prediction: bl.Network(MLP(2, width=64, depth=3), path, prediction)  # noqa: E731
     return Task(data, net, lambda x: w2(x, real), 1000, steps, 256, 4000)
 
@@ -109,46 +107,46 @@ def mnist(path: Path, steps: int) -> Task:
 
 
 def train(task: Task, choice: Choice, rng: bl.Rng) -> tuple[Any, float]:
-    """(network, passes per plain step that were spent)."""
+    """The network, and the training cost in passes of a plain step."""
     with rng.fork("network").ambient():
         net = task.network(choice.path, choice.prediction)
     silent = lambda entry: None  # noqa: E731
 
     def run(net: Any, objective: Any, data: Any, steps: int, name: str) -> Any:
-        training = Training(steps=steps, batch_size=task.microbatch, lr=WarmupCosine(2e-3, 50), ema=choice.ema)
+        training = Training(steps=steps, batch_size=task.batch_size, lr=WarmupCosine(2e-3, 50), ema=choice.ema)
         return fit(net, objective, data, training, rng=rng.fork(name), log=silent).eval()
 
     if not choice.reflow:
         steps = int(task.steps / choice.passes)
         return run(net, choice.objective, bl.Batch(task.data), steps, "fit"), steps * choice.passes
-    # a forward pass is a third of a training pass: pairs cost walk x pairs / microbatch / 3 steps
-    walk = 16
-    paid = walk * task.pairs / task.microbatch / 3
-    half = int((task.steps - paid) / 2)
+    # a forward pass costs a third of a training pass: pairs cost evaluations x pairs / batch_size / 3 steps
+    evaluations = 16
+    cost = evaluations * task.pairs / task.batch_size / 3
+    half = int((task.steps - cost) / 2)
     teacher = bl.Flow(run(net, choice.objective, bl.Batch(task.data), half, "teacher"))
-    reflow = Reflow(bl.Sampler(walk // 2), count=task.pairs)
+    reflow = Reflow(bl.Sampler(evaluations // 2), count=task.pairs)
     pairs = reflow.data(teacher, bl.Batch(task.data), rng.fork("pairs"))
     student = run(reflow.networks(teacher)["student"], reflow.objective(teacher), pairs, half, "student")
-    return student, 2 * half + paid
+    return student, 2 * half + cost
 
 
 def figures(task: Task, seeds: int, only: list[str] | None, made: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """``made`` with one choice after another: the distance at every number of evaluations, its spread over seeds."""
+    """``made``, updated by each choice: distance at every number of evaluations, and standard deviation over seeds."""
     for name in only or CHOICES:
         choice = CHOICES[name]
         rows, start = [], time.process_time()
         for seed in range(seeds):
             rng = bl.Rng(seed).fork("ablation")
             net, spent = train(task, choice, rng)
-            x0 = rng.fork("x0").normal(task.data.new_empty(task.draws, *task.data.shape[1:]))
+            x0 = rng.fork("x0").normal(task.data.new_empty(task.samples, *task.data.shape[1:]))
             with torch.no_grad():
                 flow = bl.Flow(net, choice.path)
-                draws = [bl.Sampler(n, solver=bl.solvers.EULER)(flow, x0) for n in EVALUATIONS]
-            rows.append([task.distance(x) for x in draws])
+                samples = [bl.Sampler(n, solver=bl.solvers.EULER)(flow, x0) for n in EVALUATIONS]
+            rows.append([task.distance(x) for x in samples])
         table = np.array(rows)
         made[name] = {
             "mean": [round(float(v), 4) for v in table.mean(0)],
-            "spread": [round(float(v), 4) for v in table.std(0, ddof=1)] if seeds > 1 else None,
+            "deviation": [round(float(v), 4) for v in table.std(0, ddof=1)] if seeds > 1 else None,
             "passes": round(spent, 1),
             "cpu_seconds": round(time.process_time() - start, 1),
         }
@@ -157,23 +155,22 @@ def figures(task: Task, seeds: int, only: list[str] | None, made: dict[str, Any]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.ablation", description=__doc__.splitlines()[0])
-    parser.add_argument("--mnist", type=Path, metavar="FILE", help="the .npz of MNIST; the ring alone without it")
-    parser.add_argument("--seeds", type=int, default=3, help="trainings of every choice")
+    parser = report.parser("ablation", __doc__)
+    parser.add_argument("--mnist", type=Path, metavar="FILE", help="MNIST as an .npz file; default: the ring")
+    parser.add_argument("--seeds", type=int, default=3, help="number of trainings of each choice")
     parser.add_argument("--steps", type=int, nargs=2, default=(1500, 500), metavar=("RING", "MNIST"))
     parser.add_argument(
-        "--only", nargs="*", choices=list(CHOICES), help="choices, put beside those of the result; all anew without it"
+        "--only", nargs="*", choices=list(CHOICES), help="measure these choices and update them in the result file"
     )
-    parser.add_argument("--out", type=Path, metavar="FILE", help="where the result goes")
     chosen = parser.parse_args()
     torch.set_num_threads(1)
     task = ring(chosen.steps[0]) if chosen.mnist is None else mnist(chosen.mnist, chosen.steps[1])
     title, name = ("ring: W2", "ablation-ring") if chosen.mnist is None else ("mnist: Frechet", "ablation-mnist")
-    out = chosen.out or report.RESULTS / f"{name}.json"
+    out = chosen.output or report.RESULTS / f"{name}.json"
     settings = {"evaluations": list(EVALUATIONS), "steps": list(chosen.steps)}
-    old = json.loads(out.read_text()) if chosen.only and out.exists() else {}
-    kept = old["figures"].get(title, {}) if old.get("settings") == settings else {}
-    for made in figures(task, chosen.seeds, chosen.only, kept):
+    old = report.read(out) if chosen.only else {}
+    known = old["figures"].get(title, {}) if old.get("settings") == settings else {}
+    for made in figures(task, chosen.seeds, chosen.only, known):
         report.write(name, {title: made}, list(range(chosen.seeds)), out, **settings)
 
 

@@ -1,4 +1,4 @@
-"""Other libraries' samplers on our fields: each draws with a budget of evaluations, counted by the field itself."""
+"""Samplers of other libraries on fields of Beeline, with a given number of evaluations."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from torch import Tensor
 Field = Callable[[Tensor, Tensor], Tensor]
 """(x [B,*S], t [B]) -> velocity, in our convention."""
 
-Draw = Callable[[Field, Tensor, int], Tensor]
+Sample = Callable[[Field, Tensor, int], Tensor]
 """(field, x0, evaluations) -> x1."""
 
 
-def diffusers_flow(name: str, per_step: int) -> Draw:
-    """A flow-matching scheduler of diffusers, even noise levels; sigma = 1 - t, its velocity is the negative."""
+def diffusers_flow(name: str, per_step: int) -> Sample:
+    """A flow-matching scheduler of diffusers with uniform noise levels; sigma = 1 - t, with opposite velocity."""
 
-    def draw(f: Field, x: Tensor, evaluations: int) -> Tensor:
+    def sample(f: Field, x: Tensor, evaluations: int) -> Tensor:
         import numpy as np
 
         steps = evaluations // per_step
@@ -30,19 +30,19 @@ def diffusers_flow(name: str, per_step: int) -> Draw:
             scheduler.set_timesteps(steps)
         return _scheduled(f, x, scheduler)
 
-    return draw
+    return sample
 
 
-def diffusers_multistep(name: str, **settings: Any) -> Draw:
-    """A multistep scheduler of diffusers with flow noise levels, not shifted."""
+def diffusers_multistep(name: str, **settings: Any) -> Sample:
+    """A multistep scheduler of diffusers with unshifted flow noise levels."""
 
-    def draw(f: Field, x: Tensor, evaluations: int) -> Tensor:
+    def sample(f: Field, x: Tensor, evaluations: int) -> Tensor:
         maker = getattr(importlib.import_module("diffusers"), name)
         scheduler = maker(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=1.0, **settings)
         scheduler.set_timesteps(evaluations)
         return _scheduled(f, x, scheduler)
 
-    return draw
+    return sample
 
 
 def _scheduled(f: Field, x: Tensor, scheduler: Any) -> Tensor:
@@ -53,33 +53,33 @@ def _scheduled(f: Field, x: Tensor, scheduler: Any) -> Tensor:
     return x
 
 
-def odeint(method: str, per_step: int) -> Draw:
+def odeint(method: str, per_step: int) -> Sample:
     """A fixed-step method of torchdiffeq."""
 
-    def draw(f: Field, x: Tensor, evaluations: int) -> Tensor:
+    def sample(f: Field, x: Tensor, evaluations: int) -> Tensor:
         from torchdiffeq import odeint as solve
 
         steps = evaluations // per_step
         times = torch.tensor([0.0, 1.0], dtype=x.dtype)
         return solve(_spread(f, x), x, times, method=method, options={"step_size": 1 / steps})[-1]
 
-    return draw
+    return sample
 
 
-def flow_matching(method: str, per_step: int) -> Draw:
-    """flow_matching's ODESolver."""
+def flow_matching(method: str, per_step: int) -> Sample:
+    """ODESolver of flow_matching."""
 
-    def draw(f: Field, x: Tensor, evaluations: int) -> Tensor:
+    def sample(f: Field, x: Tensor, evaluations: int) -> Tensor:
         from flow_matching.solver import ODESolver
 
         solver = ODESolver(velocity_model=lambda x, t: _spread(f, x)(t, x))
         return solver.sample(x_init=x, step_size=per_step / evaluations, method=method)
 
-    return draw
+    return sample
 
 
-def torchcfm(method: str, per_step: int) -> Draw:
-    """A torchcfm model, which its examples integrate by torchdiffeq."""
+def torchcfm(method: str, per_step: int) -> Sample:
+    """torchcfm, whose examples integrate with torchdiffeq."""
     importlib.import_module("torchcfm")
     return odeint(method, per_step)
 
@@ -88,8 +88,8 @@ def _spread(f: Field, x: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
     return lambda t, x: f(x, torch.as_tensor(t, dtype=x.dtype).expand(len(x)).contiguous())
 
 
-def rivals() -> dict[str, tuple[int, Draw]]:
-    """Name -> (evaluations that every step costs, how to draw)."""
+def rivals() -> dict[str, tuple[int, Sample]]:
+    """Name -> (evaluations per step, sampler)."""
     return {
         "diffusers Euler": (1, diffusers_flow("FlowMatchEulerDiscreteScheduler", 1)),
         "diffusers Heun": (2, diffusers_flow("FlowMatchHeunDiscreteScheduler", 2)),

@@ -1,17 +1,15 @@
-"""What the solvers cost and keep: overhead, memory, round trips on a trained flow, laws under noise.
+"""Solvers: overhead, memory, distributions under stochastic sampling, and inversion of a trained flow.
 
-    python -m benchmarks.solvers [--bundle DIR --data NAME] [--json FILE]
+    python -m benchmarks.solvers [--bundle DIR --data NAME] [--output FILE]
 
-The bundle is one of pictures (``beeline demo`` leaves one); without it the round trips are left out.
+The bundle is one of images, such as that of ``beeline demo``; without it inversion is not measured.
 """
 
 from __future__ import annotations
 
-import argparse
 import time
 import tracemalloc
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -31,11 +29,11 @@ from beeline.solvers.multistep import AdamsBashforth, DPMSolver
 from beeline.solvers.reversible import FixedPoint, Reversible
 from beeline.solvers.runge_kutta import EULER, HEUN, MIDPOINT, MidpointReuse
 from beeline.solvers.sde import EulerMaruyama, Refresh
-from benchmarks.report import write
+from benchmarks import report
 
 
 def best_of(rounds: int, run: Callable[[], Any]) -> float:
-    """Seconds of the fastest round: what a busy machine disturbs least."""
+    """Seconds of the fastest round, which a busy machine affects least."""
     seconds = []
     for _ in range(rounds):
         begin = time.perf_counter()
@@ -53,7 +51,7 @@ def overhead() -> dict[str, float]:
         seconds = best_of(40, lambda s=solver: integrate(empty, x, times, s))
         out[f"{name}, microseconds a step"] = round(seconds / steps * 1e6, 2)
     bare = best_of(40, lambda: [x + 0.0025 * empty(x, None) for _ in range(steps)])
-    out["x + h v in a bare loop, microseconds"] = round(bare / steps * 1e6, 2)
+    out["x + h v in a plain loop, microseconds"] = round(bare / steps * 1e6, 2)
 
     inside = 0.0
 
@@ -75,7 +73,7 @@ def overhead() -> dict[str, float]:
 
 
 def memory() -> dict[str, int]:
-    """Peak of Python's own memory, and of tensors alive, in a walk of 100 and of 10 000 steps."""
+    """Peak of Python's memory in an integration of 100 and of 10 000 steps."""
     out = {}
     for steps in (100, 10_000):
         x, times = torch.zeros(64, 2), torch.linspace(0, 1, steps + 1)
@@ -87,31 +85,36 @@ def memory() -> dict[str, int]:
 
 
 def noise() -> dict[str, Any]:
-    """Energy distance to the law of 64 steps, beside its floor (two samples of the law)."""
-    law = GaussianMixture.ring()
+    """Energy distance of samples of 64 steps to the distribution, with its real-vs-real baseline (two samples)."""
+    target = GaussianMixture.ring()
     n = 3000
     x0 = Rng(0).normal(torch.empty(n, 2, dtype=torch.float64))
-    real, other = (law.sample(n, Rng(k)).double() for k in (1, 2))
+    real, other = (target.sample(n, Rng(k)).double() for k in (1, 2))
 
     def energy(a: Tensor, b: Tensor) -> float:
         inner = lambda c: torch.cdist(c, c).sum() / (len(c) * (len(c) - 1))  # noqa: E731
         return float(2 * torch.cdist(a, b).mean() - inner(a) - inner(b))
 
-    floors = [energy(law.sample(n, Rng(10 + k)).double(), law.sample(n, Rng(50 + k)).double()) for k in range(12)]
-    out: dict[str, Any] = {"floor, largest of 12": round(max(floors), 6), "floor": round(energy(real, other), 6)}
+    baselines = [
+        energy(target.sample(n, Rng(10 + k)).double(), target.sample(n, Rng(50 + k)).double()) for k in range(12)
+    ]
+    out: dict[str, Any] = {
+        "real-vs-real baseline, largest of 12": round(max(baselines), 6),
+        "real-vs-real baseline": round(energy(real, other), 6),
+    }
     for strength in (0.0, 1.0, 4.0):
         for name, solver in (
             ("Euler-Maruyama", EulerMaruyama(White(Rng(3)), Fading(strength))),
             ("Euler-Maruyama, corrected", EulerMaruyama(White(Rng(3)), Fading(strength), heun=True)),
             ("Refresh", Refresh(White(Rng(3)), Fading(strength))),
         ):
-            made = Sampler(64, solver=solver)(Flow(law.field()), x0)
+            made = Sampler(64, solver=solver)(Flow(target.field()), x0)
             out[f"{name}, strength {strength:g}"] = round(energy(made, real), 6)
     return out
 
 
 def inversion(where: str, data: str, n: int = 64) -> dict[str, float | str]:
-    """Root mean square error of data -> source -> data at equal evaluations, and of drawing against a fine solver."""
+    """Root mean square error of data -> source -> data at equal evaluations, and of samples against a fine solver."""
     bundle = load(where)
     _, raw = config.parse(data, "data").load()
     batch = bundle.modality.encode(raw)
@@ -128,7 +131,7 @@ def inversion(where: str, data: str, n: int = 64) -> dict[str, float | str]:
     ):
         try:
             out[name] = miss(sampler(flow, sampler.invert(flow, x1, cond), cond), x1)
-        except BeelineError as error:  # a step that cannot be solved is refused
+        except BeelineError as error:  # a step of a fixed-point inverse may not converge
             out[name] = str(error)[:110]
     reversible = Sampler(16, solver=Reversible())
     back = reversible(flow, reversible.invert(flow, Reversible().lift(x1), cond, augmented=True), cond, augmented=True)
@@ -142,16 +145,15 @@ def inversion(where: str, data: str, n: int = 64) -> dict[str, float | str]:
         ("Adams-Bashforth 2", Sampler(8, solver=AdamsBashforth(2))),
         ("auto", auto_sampler(8)),
     ):
-        out[f"drawing with 8 evaluations against 200: {name}"] = miss(sampler(flow, x0, cond), exact)
+        out[f"sampling with 8 evaluations against 200: {name}"] = miss(sampler(flow, x0, cond), exact)
     return out
 
 
 def main() -> None:
     torch.set_num_threads(1)
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--bundle")
-    parser.add_argument("--data", default="data.Digits")
-    parser.add_argument("--json", type=Path)
+    parser = report.parser("solvers", __doc__)
+    parser.add_argument("--bundle", metavar="DIR", help="bundle of a flow of images")
+    parser.add_argument("--data", default="data.Digits", metavar="NAME", help="data set of the bundle")
     given = parser.parse_args()
     figures: dict[str, Any] = {"overhead": overhead(), "memory": memory(), "noise": noise()}
     if given.bundle:
@@ -160,7 +162,7 @@ def main() -> None:
         print(f"\n{title}")
         for name, value in rows.items():
             print(f"  {name}: {value}")
-    print(f"\nwritten to {write('solvers', figures, [0, 1, 2, 3, 5], given.json)}")
+    print(f"\nwritten to {report.write('solvers', figures, [0, 1, 2, 3, 5], given.output, bundle=given.bundle)}")
 
 
 if __name__ == "__main__":

@@ -1,18 +1,16 @@
-"""The table benchmark: Beeline beside rivals from the package index, on the same rows, with the same figures.
+"""The table benchmark: Beeline and other packages on the same rows, with the same metrics.
 
-    python benchmarks/tables.py --data FOLDER --sets german abalone wine --models beeline one-step copula --seeds 3
+    python -m benchmarks.tables --data FOLDER [--sets german abalone] [--models beeline copula] [--seeds 3]
 
-FOLDER holds adult-train.csv, adult-test.csv, german-credit.csv, abalone.csv and winequality-white.csv.  Rivals that
-are not installed are named and left out: pip install ctgan copulas ForestDiffusion pgmpy.
+FOLDER contains adult-train.csv, adult-test.csv, german-credit.csv, abalone.csv and winequality-white.csv.  Packages
+that are not installed are skipped with a message: pip install ctgan copulas ForestDiffusion.  Runs are added to the
+result file, in place of earlier runs of the same data set, model and seed.
 """
 
 from __future__ import annotations
 
-import argparse
-import importlib.metadata
 import json
 import pickle
-import platform
 import time
 import warnings
 from collections.abc import Callable
@@ -30,8 +28,9 @@ from beeline.data.tables.metrics.scores import Downstream, Precision, Recall, Sh
 from beeline.data.tables.schema import Boolean, Category, Number, Schema
 from beeline.data.tables.table import Table
 from beeline.estimators.tabular import TabularFlow
+from benchmarks import report
 
-# training file, test file or None, target, and the seed of the split: the same for every run of this benchmark
+# training file, test file or None, target, and the fixed seed of the split
 SETS = {
     "adult": ("adult-train.csv", "adult-test.csv", "income", 0),
     "german": ("german-credit.csv", None, "risk", 7678127732179035815),
@@ -41,7 +40,7 @@ SETS = {
 
 
 def rows_of(folder: Path, name: str) -> tuple[pd.DataFrame, pd.DataFrame, str]:
-    """(training rows, rows that nobody trains on, target); a fifth is kept back where there is no test file."""
+    """(training rows, test rows, target); a fifth of the rows is the test set where there is no test file."""
     train, test, target, seed = SETS[name]
     raw = pd.read_csv(folder / train)
     if target in ("risk",):
@@ -54,16 +53,18 @@ def rows_of(folder: Path, name: str) -> tuple[pd.DataFrame, pd.DataFrame, str]:
 
 
 class Beeline:
-    """TabularFlow as it comes."""
+    """TabularFlow with default settings."""
 
     needs = ""
-    kept: dict[tuple[int, int], tuple[TabularFlow, float, float]] = {}  # flows by data and seed, with their seconds
-    before = (0.0, 0.0)  # seconds of the clock and of the processor that another model has spent for this one
+    fitted: dict[
+        tuple[int, int], tuple[TabularFlow, float, float]
+    ] = {}  # flow, wall and processor seconds by (data, seed)
+    before = (0.0, 0.0)  # wall and processor seconds of a teacher that another model has trained
 
     def fit(self, raw: pd.DataFrame, schema: Schema, seed: int) -> None:
         wall, cpu = time.perf_counter(), time.process_time()
         self.flow = TabularFlow(random_state=seed).fit(raw)
-        self.kept[id(raw), seed] = (self.flow, time.perf_counter() - wall, time.process_time() - cpu)
+        self.fitted[id(raw), seed] = (self.flow, time.perf_counter() - wall, time.process_time() - cpu)
 
     def sample(self, n: int, seed: int) -> pd.DataFrame:
         return self.flow.sample(n, random_state=seed)
@@ -73,11 +74,11 @@ class Beeline:
 
 
 class OneStep(Beeline):
-    """The same, distilled to one evaluation; its training time holds both."""
+    """TabularFlow distilled to one evaluation; the training time includes that of its teacher."""
 
     def fit(self, raw: pd.DataFrame, schema: Schema, seed: int) -> None:
-        if (id(raw), seed) in self.kept:
-            teacher, *spent = self.kept[id(raw), seed]
+        if (id(raw), seed) in self.fitted:
+            teacher, *spent = self.fitted[id(raw), seed]
             self.before = (spent[0], spent[1])
         else:
             super().fit(raw, schema, seed)
@@ -86,7 +87,7 @@ class OneStep(Beeline):
 
 
 class Copula:
-    """A Gaussian copula with empirical margins; a category is uniform noise within its share (copulas)."""
+    """Gaussian copula with empirical marginals; a category is uniform within its interval (package copulas)."""
 
     needs = "copulas"
 
@@ -123,7 +124,7 @@ class Copula:
 
 
 class Ctgan:
-    """CTGAN (ctgan), its defaults."""
+    """CTGAN with default settings (package ctgan)."""
 
     needs, name, epochs = "ctgan", "CTGAN", 300
 
@@ -148,13 +149,13 @@ class Ctgan:
 
 
 class Tvae(Ctgan):
-    """TVAE (ctgan), its defaults."""
+    """TVAE with default settings (package ctgan)."""
 
     name = "TVAE"
 
 
 class Forest:
-    """A flow of gradient-boosted trees (ForestDiffusion, flow matching, its defaults but one copy of the data)."""
+    """Flow matching with gradient-boosted trees (package ForestDiffusion), with ``copies`` of the data."""
 
     needs, times, copies = "ForestDiffusion", 50, 10
 
@@ -195,7 +196,7 @@ class Forest:
 
 
 class Tree:
-    """A Chow-Liu tree, the best Bayesian network with one parent a column, over 20 quantile bins of numbers (own)."""
+    """Chow-Liu tree, the optimal Bayesian network with one parent per column, over 20 quantile bins of numbers."""
 
     needs, bins = "", 20
 
@@ -225,7 +226,7 @@ class Tree:
 
         self.order: list[tuple[str, str | None, np.ndarray]] = [(names[0], None, np.bincount(codes[names[0]]) / n)]
         inside, outside = [names[0]], names[1:]
-        while outside:  # Prim's algorithm for the tree of most information
+        while outside:  # Prim's algorithm for the maximum spanning tree
             _, a, b = max((information(a, b), a, b) for a in inside for b in outside)
             table = joint(a, b) + 0.1 * np.bincount(codes[b], minlength=count[b]) / n
             self.order.append((b, a, table / table.sum(1, keepdims=True)))
@@ -263,7 +264,7 @@ MODELS: dict[str, type] = {
 def figures(
     schema: Schema, train: pd.DataFrame, hold: pd.DataFrame, made: pd.DataFrame, target: str
 ) -> dict[str, float]:
-    """All figures of one made table."""
+    """All metrics of one generated table."""
     rng = Rng(0).fork("figures")
     own = [ShapeError(), TrendError(), TwoSample(), Downstream(target, hold), Precision(), Recall(), Duplicates()]
     found = {m.name: m(schema, train, made, rng) for m in own}
@@ -274,13 +275,13 @@ def figures(
 def measure(
     make: Callable[[], Any], train: pd.DataFrame, hold: pd.DataFrame, target: str, seed: int
 ) -> dict[str, float]:
-    """Fit, draw and judge one model; seconds are of the clock, and of the processor."""
+    """Fit, sample and evaluate one model; wall and processor seconds."""
     schema = Table().fit(train).columns
     model, wall, cpu = make(), time.perf_counter(), time.process_time()
     model.fit(train, schema, seed)
-    more = getattr(model, "before", (0.0, 0.0))
-    spent = {"training seconds": time.perf_counter() - wall + more[0]}
-    spent["training cpu seconds"] = time.process_time() - cpu + more[1]
+    before = model.before if isinstance(model, Beeline) else (0.0, 0.0)
+    spent = {"training seconds": time.perf_counter() - wall + before[0]}
+    spent["training cpu seconds"] = time.process_time() - cpu + before[1]
     model.sample(100, seed)
     wall, cpu = time.perf_counter(), time.process_time()
     made = model.sample(len(train), seed)
@@ -290,8 +291,8 @@ def measure(
     return {**figures(schema, train, hold, made, target), **spent, "numbers": float(model.size())}
 
 
-def floors(train: pd.DataFrame, hold: pd.DataFrame, target: str) -> dict[str, float]:
-    """Real rows in the place of made ones: the holdout against training; for downstream, training itself."""
+def baseline(train: pd.DataFrame, hold: pd.DataFrame, target: str) -> dict[str, float]:
+    """The metrics of real rows: test rows against training rows; for downstream, the training rows themselves."""
     schema = Table().fit(train).columns
     found = figures(schema, train, hold, hold, target)
     found[Downstream.name] = Downstream(target, hold)(schema, train, train, Rng(0).fork("figures"))
@@ -300,33 +301,28 @@ def floors(train: pd.DataFrame, hold: pd.DataFrame, target: str) -> dict[str, fl
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--sets", nargs="+", default=list(SETS), choices=list(SETS))
+    parser = report.parser("tables", __doc__)
+    parser.add_argument("--data", type=Path, required=True, metavar="FOLDER")
+    parser.add_argument("--sets", nargs="+", default=list(SETS), choices=list(SETS), help="data sets")
     parser.add_argument("--models", nargs="+", default=list(MODELS), choices=list(MODELS))
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--epochs", type=int, default=300, help="of CTGAN and TVAE")
-    parser.add_argument("--copies", type=int, default=10, help="of the data in ForestDiffusion")
-    parser.add_argument("--times", type=int, default=50, help="of ForestDiffusion")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "tables.json")
+    parser.add_argument("--seeds", type=int, default=3, help="number of runs of each model")
+    parser.add_argument("--epochs", type=int, default=300, help="epochs of CTGAN and TVAE")
+    parser.add_argument("--copies", type=int, default=10, help="copies of the data in ForestDiffusion")
+    parser.add_argument("--times", type=int, default=50, help="times of ForestDiffusion")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="threads of torch")
     given = parser.parse_args()
     warnings.simplefilter("ignore")
     torch.set_num_threads(given.threads)
     Ctgan.epochs, Forest.copies, Forest.times = given.epochs, given.copies, given.times
-    missing = {m: MODELS[m].needs for m in given.models if MODELS[m].needs and not _installed(MODELS[m].needs)}
+    missing = {m: MODELS[m].needs for m in given.models if MODELS[m].needs and not report.installed(MODELS[m].needs)}
     for model, package in missing.items():
-        print(f"{model} is left out: pip install {package}")
-    found = json.loads(given.out.read_text()) if given.out.exists() else {"machine": {}, "floors": {}, "runs": []}
-    packages = ("torch", "ctgan", "copulas", "ForestDiffusion", "scikit-learn", "pandas")
-    found["machine"] = {
-        "processor": platform.processor() or platform.machine(),
-        "threads": given.threads,
-        "versions": {p: importlib.metadata.version(p) for p in packages if _installed(p)},
-    }
+        print(f"{model} is skipped: pip install {package}")
+    output = given.output or report.RESULTS / "tables.json"
+    found = report.read(output).get("figures", {"real_rows": {}, "runs": []})
+    packages = ("ctgan", "copulas", "ForestDiffusion", "scikit-learn", "pandas")
     for name in given.sets:
         train, hold, target = rows_of(given.data, name)
-        found["floors"][name] = floors(train, hold, target)
+        found["real_rows"][name] = baseline(train, hold, target)
         for model in [m for m in given.models if m not in missing]:
             for seed in range(given.seeds):
                 settings = {"epochs": given.epochs} if issubclass(MODELS[model], Ctgan) else {}
@@ -335,24 +331,24 @@ def main() -> None:
                 found["runs"] = [r for r in found["runs"] if (r["set"], r["model"], r["seed"]) != (name, model, seed)]
                 try:
                     run |= measure(MODELS[model], train, hold, target, seed)
-                except Exception as error:  # a rival that fails is a finding, not the end
+                except Exception as error:  # a package that fails is recorded
                     run["failed"] = f"{type(error).__name__}: {error}"
                 found["runs"].append(run)
                 print(json.dumps(run), flush=True)
-                given.out.parent.mkdir(parents=True, exist_ok=True)
-                given.out.write_text(json.dumps(found, indent=1) + "\n")
+                seeds = sorted({r["seed"] for r in found["runs"]})
+                report.write("tables", found, seeds, output, packages=packages, threads=given.threads)
     print(table(found))
 
 
 def table(found: dict[str, Any]) -> str:
-    """The results as Markdown: mean and deviation over seeds."""
+    """The results as Markdown: mean and standard deviation over seeds."""
     shown = ["shape error", "trend error", "c2st score", "downstream", "alpha-precision", "beta-recall",
              "closer to train", "training seconds", "seconds per 100k rows", "numbers"]  # fmt: skip
     lines = []
     for name in dict.fromkeys(run["set"] for run in found["runs"]):
         lines += [f"\n**{name}**\n", "| model | " + " | ".join(shown) + " |", "|" + "---|" * (len(shown) + 1)]
-        floor = found["floors"][name]
-        lines.append("| real rows | " + " | ".join(f"{floor[m]:.4g}" if m in floor else "" for m in shown) + " |")
+        real = found["real_rows"][name]
+        lines.append("| real rows | " + " | ".join(f"{real[m]:.4g}" if m in real else "" for m in shown) + " |")
         for model in dict.fromkeys(run["model"] for run in found["runs"] if run["set"] == name):
             runs = [r for r in found["runs"] if (r["set"], r["model"]) == (name, model) and "failed" not in r]
             cells = []
@@ -362,14 +358,6 @@ def table(found: dict[str, Any]) -> str:
                 cells.append(f"{np.mean(values):.4g}{spread}" if values else "failed")
             lines.append(f"| {model} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
-
-
-def _installed(package: str) -> bool:
-    try:
-        importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return False
-    return True
 
 
 if __name__ == "__main__":

@@ -1,17 +1,15 @@
-"""Which solver gets nearest to the exact end points, for how many evaluations: ours and other libraries', in one run.
+"""Errors of solvers of Beeline and of other libraries against exact end points, by number of evaluations.
 
-    python -m benchmarks.truth [--fit] [--budgets 4 8 16 32] [--noises 1024] [--plots DIR]
+    python -m benchmarks.truth [--fit] [--nfe 4 8 16 32] [--samples 1024] [--plots DIR] [--output FILE]
 
-The laws are mixtures whose velocity is known, so that the end point of every noise is known too (an adaptive solver at
-1e-7 in float64).  The figure is the root mean square error per coordinate over noises; beside it stands its median over
-samples, since a few noises next to a border between modes dominate the former.  ``--fit`` adds solvers fitted to each
-law on other noises.  The last three laws of the five were chosen before anything was tuned.
+The distributions are mixtures with a known velocity; the end points are computed by an adaptive solver at 1e-7 in
+float64.  The figures are the root mean square error per coordinate and its median over samples, since a few samples
+near a boundary between modes dominate the former.  ``--fit`` adds solvers fitted to each distribution on other samples.
+The last three distributions of the five were chosen before any tuning.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import logging
 import math
 import time
@@ -40,17 +38,18 @@ from beeline.solvers.runge_kutta import EULER, HEUN, MIDPOINT, RALSTON, RK3, RK4
 from beeline.times.samplers import LogitNormal
 from beeline.times.schedules import Cosine as CosineSteps
 from beeline.times.schedules import Karras, Power, Quantiles, Shifted, Uniform
+from benchmarks import report
 from benchmarks.presets import isotropic
-from benchmarks.report import write
 from benchmarks.rivals import rivals
 
 SEED = 7
+PACKAGES = ("diffusers", "flow_matching", "torchdiffeq", "torchcfm")
 DENSE = Quantiles(LogitNormal(-0.5, 2.0))
 
 
 @dataclass(frozen=True)
-class Law:
-    """An exact flow."""
+class Exact:
+    """A distribution with a known velocity field."""
 
     field: Callable[[Tensor, Tensor], Tensor]
     dim: int
@@ -61,23 +60,23 @@ class Law:
         return Flow(lambda x, t, cond=None: self.field(x, t), self.path)
 
 
-def mixture(seed: int, modes: int, dim: int, width: float, stds: float | Tensor) -> Law:
+def mixture(seed: int, modes: int, dim: int, width: float, stds: float | Tensor) -> Exact:
     means = width * Rng(seed).normal(torch.empty(modes, dim, dtype=torch.float64))
     stds = torch.as_tensor(stds, dtype=torch.float64).expand(modes)
-    law = Law(isotropic(means, stds), dim)
+    target = Exact(isotropic(means, stds), dim)
     exact = GaussianMixture(tuple(map(tuple, means.tolist())), tuple(stds.tolist())).field()
     x, t = Rng(0).normal(torch.empty(4, dim, dtype=torch.float64)), torch.linspace(0, 1, 4, dtype=torch.float64)
-    assert torch.allclose(law.field(x, t), exact(x, t), atol=1e-8)
-    return law
+    assert torch.allclose(target.field(x, t), exact(x, t), atol=1e-8)
+    return target
 
 
-def ring() -> Law:
+def ring() -> Exact:
     turn = torch.arange(8, dtype=torch.float64) * math.pi / 4
-    return Law(isotropic(4 * torch.stack([turn.cos(), turn.sin()], 1), torch.full((8,), 0.3, dtype=torch.float64)), 2)
+    return Exact(isotropic(4 * torch.stack([turn.cos(), turn.sin()], 1), torch.full((8,), 0.3, dtype=torch.float64)), 2)
 
 
-def reflowed(dim: int = 16) -> Law:
-    """A product of equal two-mode laws, reflowed: every trajectory is the straight line to its quantile."""
+def reflowed(dim: int = 16) -> Exact:
+    """A product of equal two-mode distributions, reflowed: trajectories are straight lines to the same quantile."""
     normal = torch.distributions.Normal(torch.zeros((), dtype=torch.float64), torch.ones((), dtype=torch.float64))
     grid = torch.linspace(-6, 6, 2001, dtype=torch.float64)
     cdf = (normal.cdf((grid + 2) / 0.5) + normal.cdf((grid - 2) / 0.5)) / 2
@@ -86,18 +85,18 @@ def reflowed(dim: int = 16) -> Law:
     goals = grid[goal - 1] + share.clamp(0, 1) * (grid[1] - grid[0])
 
     def field(x: Tensor, t: Tensor) -> Tensor:
-        now = (1 - t[:, None]) * grid + t[:, None] * goals  # rising in the source, so that it can be inverted
+        now = (1 - t[:, None]) * grid + t[:, None] * goals  # increasing in the source, hence invertible
         at = torch.searchsorted(now, x.contiguous()).clamp(1, len(grid) - 1)
         low, high = now.gather(1, at - 1), now.gather(1, at)
         share = ((x - low) / (high - low)).clamp(0, 1)
         slope = goals - grid
         return slope[at - 1] + share * (slope[at] - slope[at - 1])
 
-    return Law(field, dim)
+    return Exact(field, dim)
 
 
-def laws() -> dict[str, Law]:
-    """The two laws of the task and three more, all on the straight path."""
+def distributions() -> dict[str, Exact]:
+    """The five main distributions, on the straight path."""
     uneven = 10 ** torch.linspace(math.log10(0.05), 0, 12, dtype=torch.float64)
     return {
         "8 modes, 2-D": mixture(0, 8, 2, 2.0, 0.3),
@@ -108,19 +107,19 @@ def laws() -> dict[str, Law]:
     }
 
 
-def others() -> dict[str, Law]:
-    """The first law on another straight path and on a curved one, and a reflowed law."""
+def others() -> dict[str, Exact]:
+    """The first distribution on a slow-start and on a curved path, and a reflowed distribution."""
     means = 2 * Rng(0).normal(torch.empty(8, 2, dtype=torch.float64))
-    law = GaussianMixture(tuple(map(tuple, means.tolist())), 0.3)
+    target = GaussianMixture(tuple(map(tuple, means.tolist())), 0.3)
     return {
-        "8 modes, slow start": Law(law.field(Polynomial(2.0)), 2, Polynomial(2.0)),
-        "8 modes, cosine path": Law(law.field(Cosine()), 2, Cosine()),
+        "8 modes, slow start": Exact(target.field(Polynomial(2.0)), 2, Polynomial(2.0)),
+        "8 modes, cosine path": Exact(target.field(Cosine()), 2, Cosine()),
         "two modes in 16-D, reflowed": reflowed(),
     }
 
 
 def solvers(path: AffinePath) -> dict[str, tuple[int, Solver]]:
-    """Name -> (evaluations that every step costs, solver)."""
+    """Name -> (evaluations per step, solver)."""
     return {
         "Euler": (1, EULER),
         "midpoint": (2, MIDPOINT),
@@ -129,7 +128,7 @@ def solvers(path: AffinePath) -> dict[str, tuple[int, Solver]]:
         "RK3": (3, RK3),
         "RK4": (4, RK4),
         "Taylor 1/3": (2, Taylor(1 / 3)),
-        "midpoint reuse": (1, MidpointReuse()),  # one evaluation more for the first step: a step less
+        "midpoint reuse": (1, MidpointReuse()),  # the first step has one evaluation more, so it takes one step less
         "Adams-Bashforth 2": (1, AdamsBashforth(2)),
         "Adams-Bashforth 3": (1, AdamsBashforth(3, ramp=True)),
         "Adams-Bashforth 4": (1, AdamsBashforth(4, ramp=True)),
@@ -158,10 +157,10 @@ def schedules() -> dict[str, Schedule]:
     }
 
 
-def truth(law: Law, n: int) -> tuple[Tensor, Tensor]:
-    x0 = Rng(SEED).normal(torch.empty(n, law.dim, dtype=torch.float64))
-    whole = torch.tensor([0.0, 1.0], dtype=torch.float64)
-    return x0, integrate(law.flow.field, x0, whole, Adaptive(1e-7, 1e-7))
+def truth(target: Exact, n: int) -> tuple[Tensor, Tensor]:
+    x0 = Rng(SEED).normal(torch.empty(n, target.dim, dtype=torch.float64))
+    ends = torch.tensor([0.0, 1.0], dtype=torch.float64)
+    return x0, integrate(target.flow.field, x0, ends, Adaptive(1e-7, 1e-7))
 
 
 def errors(got: Tensor, exact: Tensor) -> dict[str, float]:
@@ -169,64 +168,66 @@ def errors(got: Tensor, exact: Tensor) -> dict[str, float]:
     return {"rmse": round(float(each.mean().sqrt()), 6), "median": round(float(each.median().sqrt()), 6)}
 
 
-def walk(law: Law, x0: Tensor, solver: Solver, per: int, budget: int, schedule: Schedule) -> Tensor | None:
+def solve(target: Exact, x0: Tensor, solver: Solver, per: int, budget: int, schedule: Schedule) -> Tensor | None:
     steps = budget // per - isinstance(solver, MidpointReuse)
     try:
-        return None if steps < 1 else integrate(law.flow.field, x0, schedule(steps).double(), solver)
-    except BeelineError:  # a path on which the solver's formula has no first step, as Polynomial for data estimates
+        return None if steps < 1 else integrate(target.flow.field, x0, schedule(steps).double(), solver)
+    except BeelineError:  # the formula of the solver has no first step on this path
         return None
 
 
 def measure(
-    name: str, law: Law, n: int, budgets: list[int], fit: bool, iterations: int, fitted_at: tuple[int, ...] = (8,)
+    name: str, target: Exact, n: int, budgets: list[int], fit: bool, iterations: int, fitted_at: tuple[int, ...] = (8,)
 ) -> dict[str, Any]:
     """{"rivals"|"ours"|"auto"|"fitted"|"schedules at 8": {name: {budget: errors}}}"""
     begin = time.perf_counter()
-    x0, exact = truth(law, n)
+    x0, exact = truth(target, n)
     out: dict[str, Any] = {"rivals": {}, "ours": {}, "auto": {}, "fitted": {}, "schedules at 8": {}}
-    for rival, (_, draw) in rivals().items():
+    for rival, (_, sample) in rivals().items():
         for budget in budgets:
             calls = [0]
 
             def counted(x: Tensor, t: Tensor, calls: list[int] = calls) -> Tensor:
                 calls[0] += 1
-                return law.field(x, t)
+                return target.field(x, t)
 
             try:
-                got = draw(counted, x0, budget)
-            except Exception as error:  # a rival that cannot: said, not hidden
+                got = sample(counted, x0, budget)
+            except Exception as error:  # recorded in the result
                 out["rivals"].setdefault(rival, {})[budget] = {"error": str(error)[:100]}
                 continue
             assert calls[0] <= budget, (rival, budget, calls)
             out["rivals"].setdefault(rival, {})[budget] = errors(got, exact)
-    for title, (per, solver) in solvers(law.path).items():
+    for title, (per, solver) in solvers(target.path).items():
         for budget in budgets:
-            got_or_none = walk(law, x0, solver, per, budget, Uniform())
+            got_or_none = solve(target, x0, solver, per, budget, Uniform())
             if got_or_none is not None:
                 out["ours"].setdefault(title, {})[budget] = errors(got_or_none, exact)
-        for kind, schedule in schedules().items() if law.dim <= 2 else ():  # nine times the work: on small laws
-            got_or_none = walk(law, x0, solver, per, 8, schedule)
+        for kind, schedule in (
+            schedules().items() if target.dim <= 2 else ()
+        ):  # small distributions only: nine schedules
+            got_or_none = solve(target, x0, solver, per, 8, schedule)
             if got_or_none is not None:
                 out["schedules at 8"].setdefault(title, {})[kind] = errors(got_or_none, exact)["rmse"]
     for budget in budgets:
-        sampler = auto_sampler(budget, path=law.path)
+        sampler = auto_sampler(budget, path=target.path)
         assert (sampler.evaluations or 0) <= budget
-        out["auto"][budget] = errors(sampler(law.flow, x0), exact)
+        out["auto"][budget] = errors(sampler(target.flow, x0), exact)
         if fit and budget in fitted_at:
-            like = torch.empty(4096, law.dim, dtype=torch.float64)
-            method = Bespoke(iterations, batch=1024, lr=0.01 if law.dim < 32 else 0.005, order=3)
-            fitted = fit_solver(law.flow, budget, like=like, rng=Rng(11), method=method)
-            out["fitted"][budget] = errors(fitted(law.flow, x0), exact)
+            like = torch.empty(4096, target.dim, dtype=torch.float64)
+            method = Bespoke(iterations, batch=1024, lr=0.01 if target.dim < 32 else 0.005, order=3)
+            fitted = fit_solver(target.flow, budget, like=like, rng=Rng(11), method=method)
+            out["fitted"][budget] = errors(fitted(target.flow, x0), exact)
     out["seconds"] = round(time.perf_counter() - begin, 1)
     print(f"{name}: {out['seconds']} s\n{table({name: out}, 8)}" if 8 in budgets else name, flush=True)
     return out
 
 
-def adaptive(law: Law, n: int = 256) -> dict[str, list[tuple[float, int, float]]]:
-    """(tolerance, evaluations, rmse) of our pairs and of torchdiffeq's dopri5."""
+def adaptive(target: Exact, n: int = 256) -> dict[str, list[tuple[float, int, float]]]:
+    """(tolerance, evaluations, rmse) of the embedded pairs and of dopri5 of torchdiffeq."""
     from torchdiffeq import odeint
 
-    x0, exact = truth(law, n)
+    x0, exact = truth(target, n)
     out: dict[str, list[tuple[float, int, float]]] = {}
     for k in range(2, 7):
         tolerance = 10.0**-k
@@ -234,11 +235,11 @@ def adaptive(law: Law, n: int = 256) -> dict[str, list[tuple[float, int, float]]
 
         def counted(x: Tensor, t: Tensor, cond: Any = None, calls: list[int] = calls) -> Tensor:
             calls[0] += 1
-            return law.field(x, t)
+            return target.field(x, t)
 
         spread = lambda t, x, f=counted: f(x, t.expand(len(x)).contiguous())  # noqa: E731
-        whole = torch.tensor([0.0, 1.0], dtype=torch.float64)
-        got = odeint(spread, x0, whole, rtol=tolerance, atol=tolerance, method="dopri5")[-1]
+        ends = torch.tensor([0.0, 1.0], dtype=torch.float64)
+        got = odeint(spread, x0, ends, rtol=tolerance, atol=tolerance, method="dopri5")[-1]
         out.setdefault("torchdiffeq dopri5", []).append((tolerance, calls[0], errors(got, exact)["rmse"]))
         for title, solver in (
             ("Tsitouras, batch", Adaptive(tolerance, tolerance, TSITOURAS, per_sample=False)),
@@ -246,7 +247,7 @@ def adaptive(law: Law, n: int = 256) -> dict[str, list[tuple[float, int, float]]
             ("Dormand-Prince, batch", Adaptive(tolerance, tolerance, DORMAND_PRINCE, per_sample=False)),
         ):
             calls[0] = 0
-            got = integrate(counted, x0, whole, solver)
+            got = integrate(counted, x0, ends, solver)
             out.setdefault(title, []).append((tolerance, calls[0], errors(got, exact)["rmse"]))
     return out
 
@@ -258,9 +259,9 @@ def best(rows: dict[str, Any], budget: int) -> tuple[str, float]:
 
 
 def table(results: dict[str, Any], budget: int) -> str:
-    """The summary at one budget: the best rival, the chosen fixed solver, the fitted one, and their ratios."""
+    """The summary at one number of evaluations: best other library, auto_sampler, fitted solver, and their ratios."""
     lines = [
-        f"| law, {budget} evaluations | best rival | | auto | ratio | fitted | ratio |",
+        f"| distribution, {budget} evaluations | best other library | | auto | ratio | fitted | ratio |",
         "|---|---|---|---|---|---|---|",
     ]
     for name, found in results.items():
@@ -316,7 +317,7 @@ def plot(name: str, found: dict[str, Any], budgets: list[int], path: Path) -> No
 
 
 def show(results: dict[str, Any], plots: Path) -> None:
-    """The tables on the screen, the plots in a folder."""
+    """Print the tables and write the plots."""
     budgets = sorted(next(iter(results.values()))["auto"])
     for name, found in results.items():
         plot(name, found, budgets, plots / f"truth-{name.replace(' ', '-').replace(',', '')}.png")
@@ -326,7 +327,7 @@ def show(results: dict[str, Any], plots: Path) -> None:
 
 
 def _numbered(part: Any) -> Any:
-    """JSON has no numbers for names: budgets back to int."""
+    """Numbers of evaluations as int, since the keys of JSON objects are strings."""
     if not isinstance(part, dict):
         return part
     return {int(k) if k.isdigit() else k: _numbered(v) for k, v in part.items()}
@@ -336,42 +337,46 @@ def main() -> None:
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--budgets", type=int, nargs="+", default=[4, 8, 16, 32])
-    parser.add_argument("--noises", type=int, default=1024)
-    parser.add_argument("--fit", action="store_true")
-    parser.add_argument("--iterations", type=int, default=400)
-    parser.add_argument("--only", nargs="+", help="names of laws, or parts of them")
-    parser.add_argument("--plots", type=Path, default=Path("docs/figures"))
-    parser.add_argument("--json", type=Path)
-    parser.add_argument("--redraw", type=Path, help="print the tables and draw the plots of a result, without a run")
+    parser = report.parser("truth", __doc__)
+    parser.add_argument("--nfe", type=int, nargs="+", default=[4, 8, 16, 32], help="numbers of evaluations")
+    parser.add_argument("--samples", type=int, default=1024)
+    parser.add_argument("--fit", action="store_true", help="also fit solvers")
+    parser.add_argument("--iterations", type=int, default=400, help="iterations of each fit")
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="distributions whose names contain one of these")
+    parser.add_argument("--plots", type=Path, default=Path("docs/figures"), metavar="DIR")
+    parser.add_argument("--plot-only", type=Path, metavar="FILE", help="print and plot a result file without a run")
     given = parser.parse_args()
-    if given.redraw:
-        show(_numbered(json.loads(given.redraw.read_text())["figures"]["distributions"]), given.plots)
+    settings = {"samples": given.samples, "iterations": given.iterations, "nfe": given.nfe, "fit": given.fit}
+    if given.plot_only:
+        show(_numbered(report.read(given.plot_only)["figures"]["distributions"]), given.plots)
         return
     with torch.no_grad():
         chosen = {
-            name: (law, main_one)
-            for group, main_one in ((laws(), True), (others(), False))
-            for name, law in group.items()
+            name: (target, main_one)
+            for group, main_one in ((distributions(), True), (others(), False))
+            for name, target in group.items()
             if not given.only or any(part in name for part in given.only)
         }
         results = {}
-        for name, (law, main_one) in chosen.items():
+        for name, (target, main_one) in chosen.items():
             with torch.set_grad_enabled(given.fit):
                 fit = given.fit and main_one
-                # the widest law costs as much as all others together: half the noises, half the iterations
-                share = 1 if law.dim <= 64 else 2
-                results[name] = measure(name, law, given.noises // share, given.budgets, fit, given.iterations // share)
-                write("truth", {"distributions": results}, [SEED, 11], given.json, noises=given.noises)
+                # the distribution in 256-D costs as much as all others together, so it gets half of both
+                share = 1 if target.dim <= 64 else 2
+                results[name] = measure(name, target, given.samples // share, given.nfe, fit, given.iterations // share)
+                report.write(
+                    "truth", {"distributions": results}, [SEED, 11], given.output, packages=PACKAGES, **settings
+                )
         figures: dict[str, Any] = {"distributions": results}
         if not given.only:
-            figures["adaptive"] = {name: adaptive(law) for name, law in laws().items() if law.dim <= 2}
-    target = write("truth", figures, [SEED, 11], given.json, noises=given.noises, iterations=given.iterations)
+            figures["adaptive"] = {
+                name: adaptive(target) for name, target in distributions().items() if target.dim <= 2
+            }
+    output = report.write("truth", figures, [SEED, 11], given.output, packages=PACKAGES, **settings)
     show(results, given.plots)
     for name, rows in figures.get("adaptive", {}).items():
         print(name, {k: [(calls, error) for _, calls, error in v] for k, v in rows.items()})
-    print(f"\nwritten to {target}")
+    print(f"\nwritten to {output}")
 
 
 if __name__ == "__main__":

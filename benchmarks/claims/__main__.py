@@ -26,7 +26,7 @@ def main() -> None:
     parser.add_argument("--again", action="store_true", help="measure also what was measured by the same code")
     parser.add_argument("--only-changed", action="store_true", help="skip ids whose claim file did not change, "
                         "also where the package did")  # fmt: skip
-    parser.add_argument("--json", metavar="FILE", type=Path, default=record.FILE, help="where the figures are kept")
+    parser.add_argument("--output", metavar="FILE", type=Path, default=record.FILE, help="result file; entries are added")
     parser.add_argument("--page", action="store_true", help="measure nothing, write docs/claims.md")
     chosen = parser.parse_args()
     torch.set_num_threads(1)
@@ -46,7 +46,7 @@ def main() -> None:
 
 def measure(chosen: argparse.Namespace) -> list[str]:
     """Measure and write one id after the other; the ids that raised an exception."""
-    known, console, failed = record.read(chosen.json), Console(), []
+    known, console, failed = record.read(chosen.output), Console(), []
     wanted = chosen.ids or claims.ids()
     todo = [m for m in wanted if chosen.again or not record.current(m, known.get(m), chosen.seeds,
             claim_only=chosen.only_changed)]  # fmt: skip
@@ -64,7 +64,7 @@ def measure(chosen: argparse.Namespace) -> list[str]:
             entry = {"method": module.METHOD, "claim": module.CLAIM, "measured": "", "seeds": [], "findings": [],
                      "error": f"{type(error).__name__}: {error}"}  # fmt: skip
             failed.append(method)
-        record.add(method, entry, chosen.json)
+        record.add(method, entry, chosen.output)
         console.print(table(method, entry))
     return failed
 

@@ -14,7 +14,7 @@ METHOD = "Improved training of rectified flows"
 CLAIM = "U-shaped times and a pseudo-Huber loss make one round of reflow enough for one-step sampling."
 SEEDS = 4
 FEATURES = Perceptual(plain=0.0)  # of fixed random networks, in the place of LPIPS
-BOTH = Combined((bl.objectives.Huber(0.05), FEATURES), (bl.objectives.Power(1.0), bl.objectives.one))
+BOTH = Combined((bl.objectives.Huber(0.05), FEATURES), (bl.objectives.PowerWeight(1.0), bl.objectives.one))
 
 
 def measure(rng: bl.Rng) -> list[Finding]:

@@ -49,9 +49,9 @@ def page(figures: dict[str, Any]) -> str:
             continue
         lines += ["| compares | better | baseline | figure | control | verdict |", "|---|---|---|---|---|---|"]
         lines += [_line(row) for row in entry["findings"]]
-        where = entry["machine"]
-        lines += ["", f"{len(entry['seeds'])} seeds, {entry['seconds']:.0f} s on one thread of {where['processor']}, "
-                  f"torch {where['torch']}, commit {where['commit']}.", ""]  # fmt: skip
+        processor, torch = entry["machine"]["processor"], entry["versions"]["torch"]
+        lines += ["", f"{len(entry['seeds'])} seeds, {entry['seconds']:.0f} s on one thread of {processor}, "
+                  f"torch {torch}, commit {entry['commit']}.", ""]  # fmt: skip
         lines += [f"More than two minutes: {entry['slow']}", ""] if entry["slow"] else []
     lines += [LEFT, "", *(f"- {method}: {why}" for method, why in WITHOUT.items())]
     return "\n".join(lines).rstrip("\n") + "\n"

@@ -27,7 +27,7 @@ def read(path: Path = FILE) -> dict[str, Any]:
 def add(method: str, entry: dict[str, Any], path: Path = FILE) -> None:
     """Write the file again with the entry of ``method``; all other entries stay."""
     stamped = {**entry, **code(method), "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
-    stamped["machine"] = report.machine()
+    stamped |= {"commit": report.commit(), "machine": report.machine(), "versions": report.versions()}
     figures = {**read(path), method: stamped}
     seeds = sorted({seed for known in figures.values() for seed in known["seeds"]})
     report.write("claims", dict(sorted(figures.items())), seeds, path)

@@ -99,12 +99,12 @@ def run(monkeypatch: pytest.MonkeyPatch, *words: str) -> None:
 
 def test_a_run_is_kept_and_goes_on(toy: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "claims.json"
-    run(monkeypatch, "018", "--json", str(file))
+    run(monkeypatch, "018", "--output", str(file))
     entry = json.loads(file.read_text())["figures"]["018"]
     assert toy.calls == claims.SEEDS and entry["findings"][0]["verdict"] == HOLDS
-    run(monkeypatch, "018", "--json", str(file))
+    run(monkeypatch, "018", "--output", str(file))
     assert toy.calls == claims.SEEDS  # measured by the same code: nothing to do
-    run(monkeypatch, "018", "--seeds", "3", "--json", str(file))
+    run(monkeypatch, "018", "--seeds", "3", "--output", str(file))
     assert toy.calls == claims.SEEDS + 3
     text = page.page(record.read(file))
     assert text == page.page(record.read(file)) and "one \\| two" in text and "1 holds" in text
@@ -113,7 +113,7 @@ def test_a_run_is_kept_and_goes_on(toy: Any, tmp_path: Path, monkeypatch: pytest
 def test_a_claim_that_raises_stops_no_other(toy: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     toy.measure = lambda rng: 1 / 0
     with pytest.raises(SystemExit, match="018"):
-        run(monkeypatch, "018", "--json", str(tmp_path / "claims.json"))
+        run(monkeypatch, "018", "--output", str(tmp_path / "claims.json"))
     assert "ZeroDivisionError" in record.read(tmp_path / "claims.json")["018"]["error"]
 
 
