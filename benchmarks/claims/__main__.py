@@ -26,7 +26,9 @@ def main() -> None:
     parser.add_argument("--again", action="store_true", help="measure also what was measured by the same code")
     parser.add_argument("--only-changed", action="store_true", help="skip ids whose claim file did not change, "
                         "also where the package did")  # fmt: skip
-    parser.add_argument("--output", metavar="FILE", type=Path, default=record.FILE, help="result file; entries are added")
+    parser.add_argument(
+        "--output", metavar="FILE", type=Path, default=record.FILE, help="result file; entries are added"
+    )
     parser.add_argument("--page", action="store_true", help="measure nothing, write docs/claims.md")
     chosen = parser.parse_args()
     torch.set_num_threads(1)
