@@ -1,4 +1,4 @@
-"""Adaptive solvers: embedded Runge-Kutta pairs whose steps follow the error."""
+"""Adaptive solvers: embedded Runge-Kutta pairs with error control."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from beeline.solvers.wrappers import SolverBase
 
 @dataclass(frozen=True)
 class Embedded:
-    """A Runge-Kutta table whose last stage is the next step's first, with a second set of weights for the error.
+    """The tableau of an embedded Runge-Kutta pair with the property "first same as last".
 
     x_s = x + h sum_i b_i k_i as in RungeKutta;  error = h (sum_i (b_i - c_i) k_i),  k_last = f(x_s, s)
-    Assumes that the last row of ``a`` is b (first same as last).
+    Assumes that the last row of ``a`` is b.
     Source: Hairer, Norsett and Wanner 1993, "Solving Ordinary Differential Equations I", II.4.
 
     >>> DORMAND_PRINCE.order
@@ -31,14 +31,14 @@ class Embedded:
 
     order: Count  # of the result
     a: tuple[tuple[float, ...], ...]  # rows of increasing length; the last is b without its last weight, which is 0
-    error: tuple[float, ...]  # weights of the error estimate, summing to 0
-    error_order: Count  # order of the weights that it compares with
+    error: tuple[float, ...]  # weights of the error estimate, with sum 0
+    error_order: Count  # order of the embedded method
 
     def __post_init__(self) -> None:
         require(
             abs(sum(self.a[-1]) - 1) < 1e-12 and abs(sum(self.error)) < 1e-12 and len(self.error) == len(self.a) + 1,
-            f"this is no embedded pair: the last row of a={self.a} must sum to 1, and error={self.error} to 0 with one "
-            "weight for every stage",
+            f"Embedded got a={self.a}, error={self.error}; this is no embedded pair: the last row of a must sum to 1, "
+            "and error to 0 with one weight per stage",
         )
 
 
@@ -87,21 +87,21 @@ TSITOURAS = Embedded(
 
 
 class Progress(NamedTuple):
-    """The memory of an adaptive run; its counts are what ``integrate(..., done=...)`` shows at the end."""
+    """The memory of an adaptive run; ``integrate(..., done=...)`` gives access to its counts."""
 
-    x: Tensor  # the state handed out last, to see whether somebody changed it
-    slope: Tensor  # f where the solver stands: at x, or at the end of the span
-    length: Tensor  # [B] next step to try, in time
-    error: Tensor  # [B] last accepted error, relative to the tolerance
+    x: Tensor  # the last returned state, to detect a correction of it
+    slope: Tensor  # velocity at x, or at the end of the span
+    length: Tensor  # [B] length of the next trial step, in time
+    error: Tensor  # [B] error of the last accepted trial, relative to the tolerance
     evaluations: int
-    accepted: int  # trials that moved some sample
-    rejected: int  # trials that some sample had to repeat
-    end: float | None = None  # last time of the walk: a dense run does not look beyond it
+    accepted: int  # trials accepted for at least one sample
+    rejected: int  # trials rejected for at least one sample
+    end: float | None = None  # last time of the run, which a dense run does not exceed
     span: _DenseStep | None = None
 
 
 class _DenseStep(NamedTuple):
-    """A step that went past what was asked, and the points of the quartic through it."""
+    """A step beyond the requested time, with the data of its quartic interpolant."""
 
     t: Tensor
     s: Tensor
@@ -112,7 +112,7 @@ class _DenseStep(NamedTuple):
     v_s: Tensor
 
     def at(self, time: Tensor) -> Tensor:
-        """The quartic with the states and slopes at both ends and the state in the middle."""
+        """The quartic through the states and slopes at both ends and the state at the midpoint."""
         u, h = expand_time((time - self.t) / (self.s - self.t), self.x), expand_time(self.s - self.t, self.x)
         a, b, p, q, m = self.x, self.x_s, h * self.v, h * self.v_s, self.middle
         c2 = -11 * a - 5 * b + 16 * m - 4 * p + q
@@ -123,14 +123,13 @@ class _DenseStep(NamedTuple):
 
 @dataclass(frozen=True)
 class Adaptive(SolverBase):
-    """As many steps as the tolerance needs: an embedded pair with a proportional-integral controller.
+    """Adaptive step sizes: an embedded pair with a proportional-integral controller.
 
-    a step is taken if |error / (atol + rtol max(|x|, |x_s|))| <= 1 in root mean square;  the next is
+    a step is accepted if |error / (atol + rtol max(|x|, |x_s|))| <= 1 in root mean square;  the next one is
     safety error^(-0.7/p) last_error^(0.4/p) times as long, p the order of the error
-    Assumes a field that may be asked at any time.  Errors are measured for each sample alone, so that a sample does
-    not depend on its neighbours (every sample waits for the slowest); with ``per_sample=False`` over the whole batch.
-    Rejected trials count as evaluations.  With ``dense`` the times of the walk are read off an interpolant of the
-    natural steps instead of ending a step each.
+    Assumes a field that can be evaluated at any time.  Errors are computed per sample, so that a sample does not depend
+    on its batch, or over the whole batch with ``per_sample=False``.  Rejected trials count as evaluations.  With
+    ``dense`` the states at the given times are interpolated between steps of free length.
     Source: Hairer, Norsett and Wanner 1993, II.4; Tsitouras 2011, "Runge-Kutta pairs of order 5(4)".
 
     >>> x = Adaptive().step(lambda x, t: x, torch.ones(1, 1), torch.zeros(1), torch.ones(1), None)[0]
@@ -138,29 +137,29 @@ class Adaptive(SolverBase):
     True
     """
 
-    rtol: float = 1e-5  # relative tolerance, above 0; 1e-3 is coarse, 1e-7 asks for float64
+    rtol: float = 1e-5  # relative tolerance, above 0; 1e-3 is coarse, 1e-7 needs float64
     atol: float = 1e-5  # absolute tolerance in units of the state, above 0
     table: Embedded = TSITOURAS
-    per_sample: bool = True  # error and step length of every sample alone
-    dense: bool = False  # read the times off an interpolant; needs per_sample=False
-    max_evaluations: int = 10_000  # refused beyond
-    safety: float = 0.9  # below 1: how far a step stays under the longest that the error allows
+    per_sample: bool = True  # separate error and step length per sample
+    dense: bool = False  # interpolate the states at the given times; needs per_sample=False
+    max_evaluations: int = 10_000  # IntegrationError beyond
+    safety: float = 0.9  # safety factor of the step length, in (0, 1)
 
     def __post_init__(self) -> None:
         require(
             self.rtol > 0 and self.atol > 0,
-            f"Adaptive got rtol={self.rtol}, atol={self.atol}; no step has an error of zero: give tolerances above 0, "
+            f"Adaptive got rtol={self.rtol}, atol={self.atol}; no step has an error of zero: set tolerances above 0, "
             "for example 1e-5",
         )
         require(
             self.max_evaluations >= 1 and 0 < self.safety < 1,
-            f"Adaptive got max_evaluations={self.max_evaluations}, safety={self.safety}; give at least one evaluation, "
-            "and a safety between 0 and 1",
+            f"Adaptive got max_evaluations={self.max_evaluations}, safety={self.safety}; no step could be accepted: "
+            "set max_evaluations >= 1 and 0 < safety < 1",
         )
         require(
             not (self.dense and self.per_sample),
-            "Adaptive got dense=True with per_sample=True; an interpolant spans one step of the whole batch: "
-            "set per_sample=False",
+            "Adaptive got dense=True and per_sample=True; the interpolant belongs to a step of the whole batch: set "
+            "per_sample=False",
         )
 
     @property
@@ -172,15 +171,15 @@ class Adaptive(SolverBase):
         return SolverTraits(adaptive=True)
 
     def init_memory(self, times: Tensor) -> Any:
-        """Where the walk ends."""
+        """The last time of the run."""
         return float(times[-1].flatten()[0]) if times.ndim == 1 else None
 
     def step(self, f: Dynamics, x: Tensor, t: Tensor, s: Tensor, memory: Any) -> tuple[Tensor, Any]:
         if not isinstance(memory, Progress):
             memory = self._start(f, x, t, s, memory)
-        elif memory.x is not x:  # somebody corrected the state: its slope and the span are stale
+        elif memory.x is not x:  # the state was corrected: its slope and the span are stale
             memory = memory._replace(slope=f(x, t), evaluations=memory.evaluations + 1, span=None)
-        return self._dense(f, x, t, s, memory) if self.dense else self._walk(f, x, t, s, memory)
+        return self._dense(f, x, t, s, memory) if self.dense else self._advance_to(f, x, t, s, memory)
 
     def _start(self, f: Dynamics, x: Tensor, t: Tensor, s: Tensor, end: float | None) -> Progress:
         """The first step length, from the sizes of the state, its slope and the change of that (Hairer II.4)."""
@@ -211,33 +210,32 @@ class Adaptive(SolverBase):
         k.append(f(new, s))
         bad = advance(torch.zeros_like(x), wide, self.table.error, k).detach()
         error = self._norm(bad / (self.atol + self.rtol * torch.maximum(x.detach().abs(), new.detach().abs())))
-        if not bool(error.isfinite().all()):  # a state too far ahead may overflow; the one where it stands may not
+        if not bool(error.isfinite().all()):  # a trial state may overflow; the current state must not
             at = next((u for u, v in zip(times, k, strict=False) if not bool(v.isfinite().all())), s)
             self._finite(x, at, f(x, at))
         return new, k, torch.where(error.isfinite(), error, torch.full_like(error, 1e10))
 
     def _finite(self, x: Tensor, t: Tensor, v: Tensor) -> None:
-        """Refuse a field that is not finite at a state that is: no shorter step mends that."""
+        """Raise IntegrationError for a field that is not finite at a finite state, which no shorter step changes."""
         bad = ~v.detach().flatten(1).isfinite().all(1)
         if bool(bad.any()):
             at = float(t.flatten(1)[bad][0, 0] if t.ndim > 1 else t[bad][0])
             raise IntegrationError(
-                f"the field gave NaN or infinite values at t = {at:.6g} for {int(bad.sum())} of {len(x)} states that "
-                "are finite; no shorter step mends that: check the field at that time (the last good state is in .x "
-                "of this error)",
+                f"the field returned NaN or infinite values at t = {at:.6g} for {int(bad.sum())} of {len(x)} finite "
+                "states; a shorter step does not help: check the field at that time (the last good state is error.x)",
                 x,
                 at,
             )
 
     def _factor(self, error: Tensor, last: Tensor) -> Tensor:
-        """How much longer the next step may be: both errors after an accepted trial, the own one after a rejected."""
+        """Ratio of the next step length to this one; from both errors if accepted, from the new one if rejected."""
         power = 1 / (self.table.error_order + 1)
         error = error.clamp(min=1e-10)
         accepted = error ** (-0.7 * power) * last.clamp(min=1e-4) ** (0.4 * power)
         return (self.safety * torch.where(error <= 1, accepted, (error**-power).clamp(max=1.0))).clamp(0.2, 10.0)
 
-    def _walk(self, f: Dynamics, x: Tensor, t: Tensor, s: Tensor, m: Progress) -> tuple[Tensor, Progress]:
-        """Trials until every sample is at s; every sample is at its own part ``gone`` of the way."""
+    def _advance_to(self, f: Dynamics, x: Tensor, t: Tensor, s: Tensor, m: Progress) -> tuple[Tensor, Progress]:
+        """Trial steps until every sample has reached ``s``; ``gone`` [B] is the completed fraction of the interval."""
         reach = _interval_length(t, s)
         gone = torch.zeros_like(reach)
         slope, length, last = m.slope, m.length, m.error
@@ -256,7 +254,7 @@ class Adaptive(SolverBase):
             accepted, rejected = accepted + int(take.any()), rejected + int((busy & ~good).any())
             tried = torch.minimum(length, left)
             longer = tried * self._factor(error, last)
-            # a step cut short by the end says little about the next: never forget a longer proposal for it
+            # a step shortened by the end of the interval does not replace a longer proposal
             longer = torch.where(final & good, torch.maximum(longer, length), longer)
             length, last = torch.where(busy, longer, length), torch.where(take, error, last)
             gone = torch.where(take, part, gone)
@@ -264,7 +262,7 @@ class Adaptive(SolverBase):
         return x, Progress(x, slope, length, last, evaluations, accepted, rejected, m.end)
 
     def _dense(self, f: Dynamics, x: Tensor, t: Tensor, s: Tensor, m: Progress) -> tuple[Tensor, Progress]:
-        """Natural steps past ``s``, and the state at ``s`` read off the last of them."""
+        """Steps of free length until beyond ``s``, and the interpolated state at ``s``."""
         span, (state, here) = m.span, (x, t) if m.span is None else (m.span.x_s, m.span.s)
         edge = s if m.end is None else torch.full_like(s, m.end)
         while span is None or bool(((s - span.s) * (edge - t)).gt(0).any()):
@@ -290,27 +288,27 @@ class Adaptive(SolverBase):
         return out, m._replace(x=out, span=span)
 
     def _allow(self, x: Tensor, t: Tensor, length: Tensor, evaluations: int, accepted: int, rejected: int) -> None:
-        """Refuse a trial beyond the budget, and steps that no longer move the time."""
+        """Raise IntegrationError for a trial beyond ``max_evaluations``, and for steps too short for the dtype."""
         at = float(t.flatten()[0])
         if evaluations + len(self.table.a) > self.max_evaluations:
             raise IntegrationError(
-                f"after {evaluations} evaluations ({accepted} trials taken, {rejected} rejected) the run was at t = "
-                f"{at:.6g}, and max_evaluations={self.max_evaluations} allows no further step; raise it, or loosen "
-                f"rtol={self.rtol} and atol={self.atol} (the last good state is in .x of this error)",
+                f"after {evaluations} evaluations ({accepted} trials accepted, {rejected} rejected) the run was at t = "
+                f"{at:.6g}, and max_evaluations={self.max_evaluations} allows no further step; raise it, or increase "
+                f"rtol={self.rtol} and atol={self.atol} (the last good state is error.x)",
                 x,
                 at,
             )
         if bool((length < 1e-12).any()):
             raise IntegrationError(
-                f"the step fell below 1e-12 near t = {at:.6g}: no step keeps the error under rtol={self.rtol}, "
-                f"atol={self.atol}; the field jumps or is not finite there, or the tolerance is below the rounding of "
-                "its dtype: loosen it, or integrate in float64 (the last good state is in .x of this error)",
+                f"the step length fell below 1e-12 near t = {at:.6g}; no step has an error within rtol={self.rtol}, "
+                f"atol={self.atol}: the field is discontinuous or not finite there, or the tolerance is below the "
+                "rounding error of the dtype: increase it, or integrate in float64 (the last good state is error.x)",
                 x,
                 at,
             )
 
     def _norm(self, x: Tensor) -> Tensor:
-        """Root mean square, [B]: of each sample, or of the batch."""
+        """Root mean square [B] of each sample, or of the batch."""
         square = x.detach().square().flatten(1).mean(1)
         return (square if self.per_sample else square.mean().expand_as(square)).sqrt()
 
@@ -320,14 +318,13 @@ def _expand_dims(h: Tensor, t: Tensor) -> Tensor:
 
 
 def _interval_length(t: Tensor, s: Tensor) -> Tensor:
-    """[B] how far the walk goes; the frames of one sample move together."""
+    """[B] length of the interval, the longest of the frames of a sample."""
     return (s - t).abs().flatten(1).amax(1) if t.ndim > 1 else (s - t).abs()
 
 
 @functools.cache
 def _midpoint_weights(table: Embedded) -> tuple[float, ...]:
-    """Weights for the state half a step on, of order four where the stages allow it: the smallest that solve the
-    order conditions at 1/2."""
+    """Weights of the state at the midpoint of a step: the least-norm solution of the order conditions at 1/2."""
     n = len(table.error)
     a = np.zeros((n, n))
     for i, row in enumerate(table.a):

@@ -1,4 +1,4 @@
-"""The one loop over times."""
+"""The integration loop."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from beeline.solvers.wrappers import complete
 
 __all__ = ["IntegrationError", "integrate"]
 
-_AHEAD = 64  # time vectors made at once: few enough that memory does not grow with the number of steps
+_AHEAD = 64  # time vectors created at once, so that memory does not grow with the number of steps
 
 
 def integrate(
@@ -32,17 +32,16 @@ def integrate(
     watch: Callable[[Tensor, Tensor], None] | None = None,
     done: Callable[[Any], None] | None = None,
 ) -> Tensor:
-    """Solve dx/dt = f(x, t) along ``times`` and give the last state [B,*S], in float32 or better.
+    """Solve dx/dt = f(x, t) from ``x`` [B,*S] along ``times``; returns the last state [B,*S] in float32 or float64.
 
-    ``times`` is [N+1], or [N+1,B] or [N+1,B,F] for times of their own per sample or frame; strictly monotone along
-    the first dimension, rising or falling (inversion is the same call), within [0, 1].
-    ``after(x, t)`` corrects the state after each step; ``watch(x, t)`` sees the start and the state after each step;
-    ``done(memory)`` sees the solver's memory at the end: the counts of an adaptive solver, the log-probability of a
-    stochastic one.
+    ``times`` is [N+1], [N+1,B] or [N+1,B,F] (shared, per sample, or per frame), within [0, 1] and strictly monotone
+    along the first dimension; falling times integrate towards the source.  ``after(x, t)`` returns a corrected state
+    after each step.  ``watch(x, t)`` is called with the initial state and the state after each step, ``done(memory)``
+    with the solver's memory at the end: the counts of an adaptive solver, the log-probability of a stochastic one.
 
-    Raises ValueError for unfit times, and IntegrationError (which holds the last good state) when the field returns
-    another shape, another dtype or non-finite values; the message names the step and its time.  On an accelerator
-    non-finite values are looked for once, at the end.
+    Raises ValueError for invalid times, and IntegrationError, which has the last good state, if the field returns
+    another shape, another dtype or non-finite values; the message names the step and its time.  On an accelerator,
+    finiteness is checked once, at the end.
     """
     times, dtype = _checked_times(x, times)
     x = x.to(dtype)
@@ -54,8 +53,9 @@ def integrate(
         v = f(y, at, **end)
         if v.shape != y.shape or v.dtype != y.dtype:
             raise IntegrationError(
-                f"in step {i}, at t = {_first_value(at):.6g}, the field gave {v.dtype} {tuple(v.shape)} for a state of "
-                f"{y.dtype} {tuple(y.shape)}; a velocity has those of its state: convert inside the field",
+                f"in step {i}, at t = {_first_value(at):.6g}, the field returned {v.dtype} {tuple(v.shape)} for a "
+                f"state of {y.dtype} {tuple(y.shape)}; a velocity has the dtype and shape of its state: convert it "
+                "inside the field",
                 x,
                 _first_value(t),
             )
@@ -66,16 +66,16 @@ def integrate(
     def broken(step: int, last: Tensor) -> IntegrationError:
         start, end = _first_value(times[step]), _first_value(times[step + 1])
         return IntegrationError(
-            f"the state became non-finite in step {step}, from t = {start:.6g} to {end:.6g}; the field "
-            "gave NaN or infinite values there: check it at that time, take more steps or lower the guidance "
-            "(the last good state is in .x of this error)",
+            f"the state became non-finite in step {step}, from t = {start:.6g} to {end:.6g}; the field returned NaN or "
+            "infinite values: check it at that time, use more steps, or lower the guidance scale (the last good state "
+            "is error.x)",
             last,
             start,
         )
 
     if watch is not None:
         watch(x, t)
-    waits = x.device.type != "cpu"  # a look at a number waits for an accelerator: there one is taken at the end
+    waits = x.device.type != "cpu"  # reading a value waits for the accelerator: done once, at the end
     last, good, steps = x.detach(), torch.ones((), dtype=torch.bool, device=x.device), torch.zeros((), device=x.device)
     with deferred():
         for s in vectors:
@@ -83,7 +83,7 @@ def integrate(
             if waits:
                 good = good & new.detach().isfinite().all()
                 steps = steps + good
-            # one sum is the cheapest test; an overflow of the sum alone is not an error
+            # a sum is the cheapest check; its overflow alone is not an error
             elif not math.isfinite(new.detach().sum().item()) and not bool(new.isfinite().all()):
                 raise broken(i, x)
             x = new if after is None else after(new, s)
@@ -104,7 +104,7 @@ def _first_value(t: Tensor) -> float:
 
 
 def _time_vectors(times: Tensor, batch: int) -> Iterator[Tensor]:
-    """The times one by one, [B] or [B,F]; materialised, since forward-mode differentiation rejects views."""
+    """The times of each step, [B] or [B,F]; materialised, since forward-mode differentiation rejects views."""
     for start in range(0, len(times), _AHEAD):
         part = times[start : start + _AHEAD]
         yield from (part[:, None].repeat(1, batch) if times.ndim == 1 else part.clone()).unbind(0)
@@ -114,17 +114,19 @@ def _checked_times(x: Tensor, times: Tensor) -> tuple[Tensor, torch.dtype]:
     """The times in the dtype of the integration, on the device of the state."""
     require(
         x.is_floating_point() and x.ndim >= 1,
-        f"the state is {x.dtype} of shape {tuple(x.shape)}; pass floating point [B,*S]",
+        f"the state has dtype {x.dtype} and shape {tuple(x.shape)}; it cannot be integrated: pass a floating point "
+        "tensor [B,*S]",
     )
     require(
         times.ndim >= 1 and len(times) >= 2 and times.is_floating_point(),
-        f"times have shape {tuple(times.shape)} and dtype {times.dtype}; pass [steps+1] floating point times",
+        f"times have shape {tuple(times.shape)} and dtype {times.dtype}; a step needs two times: pass floating point "
+        "times [steps+1] with at least one step",
     )
     steps = times.diff(dim=0)
     require(
         bool((steps > 0).all() or (steps < 0).all()),
-        f"times are not strictly monotone: {times.flatten()[:6].tolist()}...; "
-        "they have to rise (sampling) or fall (inversion) at every step",
+        f"times are not strictly monotone: {times.flatten()[:6].tolist()}...; a step has a positive length: pass times "
+        "that increase (sampling) or decrease (inversion) at every step",
     )
     ends = times.detach()[[0, -1]]
     require(
@@ -134,8 +136,8 @@ def _checked_times(x: Tensor, times: Tensor) -> tuple[Tensor, torch.dtype]:
     )
     require(
         times.ndim == 1 or times.shape[1:] == x.shape[: times.ndim - 1],
-        f"times have shape {tuple(times.shape)} beside a state of {tuple(x.shape)}; "
-        "pass [steps+1], [steps+1, B] or [steps+1, B, F]",
+        f"times have shape {tuple(times.shape)} for a state of shape {tuple(x.shape)}; the dimensions after the first "
+        "must be those of the state: pass [steps+1], [steps+1, B] or [steps+1, B, F]",
     )
     dtype = torch.promote_types(x.dtype, torch.float32)
     return times.to(x.device, dtype), dtype

@@ -1,6 +1,6 @@
-"""Times and weights of multistep solvers for a few evaluations, learned on random mixtures.
+"""Times and weights of multistep solvers for few evaluations, fitted on random Gaussian mixtures.
 
-Written by ``python -m benchmarks.presets``, which says how; the error relative to Adams-Bashforth 2 on laws held out:
+Written by ``python -m benchmarks.presets``.  Error relative to Adams-Bashforth 2 on held-out distributions:
 4: 0.39, 8: 0.36.
 """
 

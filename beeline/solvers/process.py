@@ -1,4 +1,4 @@
-"""Processes: how a flow is drawn from its field, as one value that its path or its field declares."""
+"""Sampling processes: how samples are computed from the field of a flow."""
 
 from __future__ import annotations
 
@@ -17,47 +17,45 @@ from beeline.fields.flow import Flow
 from beeline.solvers.integrate import integrate
 from beeline.solvers.wrappers import complete
 
-StateCorrection = Callable[[Tensor, Tensor], Tensor]  # (x, t) -> x
+StateCorrection = Callable[[Tensor, Tensor], Tensor]  # (x, t) -> corrected x
 StateCallback = Callable[[Tensor, Tensor], None]
 
 
 @dataclass(frozen=True)
 class Process:
-    """The equation dx/dt = v(x, t) in the space of the data: any solver, both ways, with a likelihood.
+    """The ODE dx/dt = v(x, t) in the space of the data: any solver, invertible, with a likelihood.
 
-    Other processes inherit from it and change what differs.  A path or a field declares its process by a method
-    ``process()``; a field comes before its path.
+    Base class of other processes.  A path or a field declares its process by a method ``process()``; that of the field
+    takes precedence.
     """
 
-    default_solver: Solver | None = (
-        None  # what a recipe draws with where it names no other solver; None is the usual one
-    )
-    space: Any = None  # the curved space of its states; None where they are those of a vector space
-    invertible = True  # whether it runs backwards as well
-    resizes = False  # whether states change their size on the way
+    default_solver: Solver | None = None  # solver of recipes that set none; None is the default of Sampler
+    space: Any = None  # manifold of the states; None for a vector space
+    invertible = True  # whether it can be integrated towards the source
+    resizes = False  # whether the resolution of the states changes
 
     def adapt_solver(self, solver: Solver) -> Solver:
-        """The solver that takes the steps where ``solver`` is given."""
+        """The solver to use for a given one."""
         return solver
 
     def check(self, flow: Flow, solver: Solver, times: Tensor) -> None:
-        """Refuse a solver, or times, that this flow cannot be drawn with."""
+        """Raise ValueError for a solver or times [steps+1] that do not fit the flow."""
         traits, name = complete(solver).traits, type(solver).__name__
         if traits.score:
             flow.require_score()
         for path in traits.paths:
             require(
                 path == flow.path,
-                f"{name} was given for {path}, but the flow was learned on {flow.path}; its formula needs the flow's "
-                "own path: give it with path=",
+                f"{name} got path={path}, but the flow was trained on {flow.path}; its formula uses the coefficients "
+                f"of the path: set path={flow.path}",
             )
 
     def wrap_network(self, network: Any) -> Any:
-        """A network as a field of this process."""
+        """The field of this process for a network."""
         return network
 
     def field_for_run(self, field: Any, x: Tensor, times: Tensor) -> Any:
-        """The field of one run, which begins at ``x``."""
+        """The field of one run over ``times`` [steps+1] with the initial state ``x`` [B,*S]."""
         return field
 
     def run(
@@ -71,30 +69,33 @@ class Process:
         watch: StateCallback | None = None,
         done: Callable[[Any], None] | None = None,
     ) -> Tensor:
-        """The last state of a run, as ``integrate`` gives it."""
+        """Integrate and return the last state; the arguments are those of ``integrate``."""
         return integrate(f, x, times, solver, after=after, watch=watch, done=done)
 
     def finish(self, field: Any, guided: Callable[[Any], Dynamics], x: Tensor) -> Tensor:
-        """The datum [B,*S] that belongs to a state at t = 1; ``guided`` makes dynamics of a field by the guidance."""
+        """The datum [B,*S] of a state [B,*S] at t = 1; ``guided(field)`` returns the guided dynamics of a field."""
         return x
 
     def likelihood(self, flow: Flow, f: Dynamics, solver: Solver, shape: torch.Size) -> tuple[Dynamics, Solver]:
-        """Dynamics whose divergence in the coordinates is that of the flow, and a solver for states [B,D+1]: the
-        flat coordinates of ``shape`` [B,*S], and the logarithm of the density."""
+        """Dynamics with the divergence of the flow, and a solver for augmented states.
+
+        The augmented state [B,D+1] holds the flattened coordinates of ``shape`` [B,*S] and the change of the log
+        density.
+        """
         return f, solver
 
 
 @runtime_checkable
 class HasProcess(Protocol):
-    """A path or a field with a process of its own."""
+    """A path or a field that declares its process."""
 
     def process(self) -> Process: ...
 
 
 class FieldReadout:
-    """Another output of a field than its velocity, which guidance combines by the same rule.
+    """An output of a field other than its velocity, as a field, so that guidance applies to it.
 
-    ``read(field, x, t, cond)`` is the output; ``with_field`` reads another field in the same way.
+    ``read(field, x, t, cond)`` returns the output; ``with_field`` reads the same output of another field.
     """
 
     def __init__(self, read: Callable[[Any, Tensor, Tensor, Cond], Tensor], field: Any):
@@ -112,7 +113,7 @@ class FieldReadout:
 
 
 def process_of(flow: Flow) -> Process:
-    """How a flow is drawn: as its field declares, or its path, or as an equation."""
+    """The process that the field of a flow declares, else that of its path, else an ODE."""
     for part in (unwrapped(flow.field), flow.path):
         if isinstance(part, HasProcess):
             return part.process()
@@ -120,30 +121,30 @@ def process_of(flow: Flow) -> Process:
 
 
 def is_ode(flow: Flow) -> bool:
-    """Whether a flow is sampled by solving dx/dt = v(x, t) in the space of the data, which any solver may do."""
+    """Whether a flow is sampled by solving the ODE dx/dt = v(x, t) in the space of the data."""
     return process_of(flow).invertible
 
 
 def require_ode(flow: Flow, what: str) -> None:
-    """Refuse what only a flow that is sampled as an ODE has."""
+    """Raise ValueError unless the flow is sampled by an ODE; ``what`` names the operation that needs it."""
     require(
         is_ode(flow),
-        f"{what} was asked of a flow of {type(flow.field).__name__} on {type(flow.path).__name__}, which is not "
-        "sampled by solving an ODE of its field: it jumps between states, changes resolution or is random, and has "
-        "none; train with FlowMatching() for that",
+        f"{what} of a flow of {type(flow.field).__name__} on {type(flow.path).__name__} was requested; it is not "
+        "sampled by an ODE (it jumps between states, changes resolution or is random) and has no inverse: train with "
+        "FlowMatching() on a path such as Linear()",
     )
 
 
 def velocity_on(space: Any, f: Dynamics) -> Dynamics:
-    """A velocity on a curved space, continued around it: its divergence in the coordinates is that on the space.
+    """The extension of a velocity on a manifold to its surroundings, with the divergence of the manifold.
 
-    V(y) = tangent(P y, v(P y)) with P the nearest point is constant across the space, so that only the directions
-    along it add to the trace of its Jacobian.
+    V(y) = tangent(P y, v(P y)) with P the projection; it is constant in normal directions, which therefore do not
+    contribute to the trace of its Jacobian.
     """
 
     def along(y: Tensor, t: Tensor, *end: Tensor) -> Tensor:
         x: Tensor = space.project(y)
-        made: Tensor = space.tangent(x, f(x, t, *end))
-        return made
+        velocity: Tensor = space.tangent(x, f(x, t, *end))
+        return velocity
 
     return along

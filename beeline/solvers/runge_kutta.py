@@ -1,4 +1,4 @@
-"""Solvers: one step of dx/dt = f(x, t) from time t to time s, with all memory passed in and out."""
+"""Explicit one-step methods and the step of a flow map."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from beeline.solvers.wrappers import SolverBase
 
 @dataclass(frozen=True)
 class RungeKutta(SolverBase):
-    """An explicit Runge-Kutta method given by its table.
+    """An explicit Runge-Kutta method with a given Butcher tableau.
 
     k_i = f(x + h sum_j a_ij k_j, t + c_i h),  x_s = x + h sum_i b_i k_i,  c_i = sum_j a_ij,  h = s - t
-    Assumes a smooth field.  The first row of ``a``, which is empty, is left out.
+    Assumes a smooth field.  ``a`` starts with the row of the second stage.
     Source: Butcher 2016, "Numerical Methods for Ordinary Differential Equations".
 
     >>> RungeKutta(2, ((0.5,),), (0.0, 1.0)) == MIDPOINT
@@ -29,13 +29,13 @@ class RungeKutta(SolverBase):
 
     order: Count
     a: tuple[tuple[float, ...], ...]  # rows of increasing length 1, 2, ...
-    b: tuple[float, ...]  # weights, summing to 1
+    b: tuple[float, ...]  # weights, with sum 1
 
     def __post_init__(self) -> None:
         require(
             abs(sum(self.b) - 1) < 1e-12 and [len(r) for r in self.a] == list(range(1, len(self.b))),
-            f"this is no explicit Runge-Kutta table: b={self.b} must sum to 1 and a={self.a} must have one row "
-            "for every stage after the first, of lengths 1, 2, ...",
+            f"RungeKutta got a={self.a}, b={self.b}; this is no explicit tableau: b must sum to 1, and a must have a "
+            "row for every stage after the first, of lengths 1, 2, ...",
         )
 
     def step(self, f: Dynamics, x: Tensor, t: Tensor, s: Tensor, memory: Any) -> tuple[Tensor, Any]:
@@ -44,7 +44,7 @@ class RungeKutta(SolverBase):
         slopes = [f(x, t)]
         for row in self.a:
             c = sum(row)
-            # the end is taken as given: t + h may round to just outside [0, 1]
+            # use s itself: t + h may round to a value outside [0, 1]
             slopes.append(f(advance(x, wide, row, slopes), s if abs(c - 1) < 1e-12 else t + c * h))
         return advance(x, wide, self.b, slopes), None
 
@@ -59,7 +59,7 @@ RK4 = RungeKutta(4, ((0.5,), (0.0, 0.5), (0.0, 0.0, 1.0)), (1 / 6, 1 / 3, 1 / 3,
 
 @dataclass(frozen=True)
 class Taylor(SolverBase):
-    """Second-order Taylor step, the total derivative of the velocity taken from one evaluation further along.
+    """Second-order Taylor method, with the derivative of the velocity by a finite difference along the trajectory.
 
     v' ~ (f(x + d v, t + d) - v) / d with d = reach h,  x_s = x + h v + h^2/2 v'
     Assumes a smooth field.  A reach of 1/2 is the midpoint rule exactly (RF-Solver as released), 1 is Heun.
@@ -70,13 +70,13 @@ class Taylor(SolverBase):
     1.0
     """
 
-    reach: float = 0.5  # part of the step after which the slope is looked at again, above 0 to 1
+    reach: float = 0.5  # distance of the second evaluation as a fraction of the step, above 0 to 1
     order = 2
 
     def __post_init__(self) -> None:
         require(
             0 < self.reach <= 1,
-            f"Taylor got reach={self.reach}; the second evaluation has to lie inside the step: give 0 < reach <= 1",
+            f"Taylor got reach={self.reach}; the second evaluation must lie inside the step: set 0 < reach <= 1",
         )
 
     def step(self, f: Dynamics, x: Tensor, t: Tensor, s: Tensor, memory: Any) -> tuple[Tensor, Any]:
@@ -90,10 +90,10 @@ class Taylor(SolverBase):
 
 @dataclass(frozen=True)
 class MidpointReuse(SolverBase):
-    """The midpoint rule whose first stage is the last midpoint velocity: order two for one evaluation a step.
+    """The midpoint rule with the previous midpoint velocity as first stage: order two for one evaluation per step.
 
-    x_m = x + h/2 c,  c' = f(x_m, t + h/2),  x_s = x + h c';  c is c' of the step before, f(x, t) in the first
-    Assumes that neighbouring steps are of similar length and that the velocity changes little over one.
+    x_m = x + h/2 c,  c' = f(x_m, t + h/2),  x_s = x + h c';  c is c' of the previous step, f(x, t) in the first
+    Assumes that neighbouring steps have similar lengths and that the velocity changes little in one step.
     Source: Deng et al. 2024, "FireFlow" (arXiv 2412.07517).
 
     >>> x, memory = MidpointReuse().step(lambda x, t: x, torch.ones(1, 1), torch.zeros(1), torch.ones(1), None)
@@ -117,10 +117,10 @@ class MidpointReuse(SolverBase):
 
 @dataclass(frozen=True)
 class FlowMapStep(SolverBase):
-    """The step of a flow map: its average velocity, all the way.
+    """The step of a flow map.
 
     x_s = x + (s - t) u(x, t, s)
-    Assumes a flow map; one step is exact when the map is.
+    Assumes a flow map; one step is exact if the map is.
     Source: Boffi, Albergo and Vanden-Eijnden 2024, "Flow Map Matching" (arXiv 2406.07507).
 
     >>> from beeline.core.declared import as_map
@@ -134,14 +134,14 @@ class FlowMapStep(SolverBase):
     def step(self, f: Dynamics, x: Tensor, t: Tensor, s: Tensor, memory: Any) -> tuple[Tensor, Any]:
         require(
             is_map(f),
-            "FlowMapStep() was given a velocity field; it needs a flow map u(x, t, s), which takes the end of a step; "
-            "use an ODE solver such as EULER, or distil the field into a flow map",
+            "FlowMapStep() got a velocity field; it needs a flow map u(x, t, s), which takes the end of the step: use "
+            "an ODE solver such as EULER, or distil the field into a flow map",
         )
         return x + expand_time(s - t, x) * f(x, t, s=s), None
 
 
 def advance(x: Tensor, h: Tensor, weights: tuple[float, ...], slopes: list[Tensor]) -> Tensor:
-    """x + h sum_i weights_i slopes_i, with ``h`` already as wide as ``x``."""
+    """x + h sum_i weights_i slopes_i, with ``h`` broadcastable to ``x``."""
     used = [(w, k) for w, k in zip(weights, slopes, strict=True) if w != 0]
     if not used:
         return x

@@ -46,7 +46,7 @@ def test_score_refusals() -> None:
         Flow(lambda x, t: x, source=Uniform()).score(X, T)
     with pytest.raises(ValueError, match="coupling was not independent"):
         Flow(lambda x, t: x, independent=False).score(X, T)
-    with pytest.raises(ValueError, match="needs an affine path"):
+    with pytest.raises(ValueError, match="only on an affine path"):
         Flow(lambda x, t: x, path=object()).score(X, T)
 
 

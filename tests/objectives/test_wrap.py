@@ -204,7 +204,7 @@ def test_flows_that_are_no_equations_say_so(recipe: Any, objective: str, tmp_pat
         lambda: fit_solver(flow, like=x0, rng=Rng(0)),
         lambda: OneStep().networks(flow),
     ):
-        with pytest.raises(ValueError, match="not sampled by solving an ODE"):
+        with pytest.raises(ValueError, match="not sampled by an ODE"):
             ask()  # type: ignore[no-untyped-call]
 
 

@@ -52,6 +52,6 @@ def test_tolerance() -> None:
 def test_refusals() -> None:
     with pytest.raises(ValueError, match="auto_sampler got evaluations=0"):
         auto_sampler(0)
-    with pytest.raises(ValueError, match="give tolerances above 0"):
+    with pytest.raises(ValueError, match="set tolerances above 0"):
         auto_sampler(tolerance=0.0)
     assert AdamsBashforth(2) != auto_sampler(8).solver

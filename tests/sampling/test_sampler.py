@@ -115,7 +115,7 @@ def test_refusals() -> None:
         Sampler(0)
     with pytest.raises(ValueError, match="for a batch of 32"):
         Sampler(2)(Flow(lambda x, t, cond=None: x), X0, {"label": torch.zeros(3)})
-    with pytest.raises(ValueError, match="the flow was learned on Cosine"):
+    with pytest.raises(ValueError, match="the flow was trained on Cosine"):
         Sampler(2, solver=DPMSolver())(Flow(LAW.field(Cosine()), Cosine()), X0)
     with pytest.raises(ValueError, match="coupling was not independent"):
         Sampler(2, solver=EulerMaruyama(White(Rng(0))))(Flow(LAW.field(), independent=False), X0)

@@ -250,11 +250,11 @@ def test_jump_is_exact() -> None:
 
 
 def test_refusals() -> None:
-    with pytest.raises(ValueError, match="no explicit Runge-Kutta table"):
+    with pytest.raises(ValueError, match="no explicit tableau"):
         RungeKutta(2, ((0.5,),), (0.0, 0.9))
     with pytest.raises(ValueError, match="Taylor got reach"):
         Taylor(0.0)
-    with pytest.raises(ValueError, match=r"FlowMapStep\(\) was given a velocity field"):
+    with pytest.raises(ValueError, match=r"FlowMapStep\(\) got a velocity field"):
         FlowMapStep().step(lambda x, t: x, torch.ones(1, 1), torch.zeros(1), torch.ones(1), None)
     for solver, highest in ((AdamsBashforth, 4), (DEIS, 4), (DPMSolver, 3), (UniPC, 3)):
         with pytest.raises(ValueError, match=f"orders 1 to {highest}"):

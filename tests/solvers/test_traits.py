@@ -119,7 +119,7 @@ def test_a_score_behind_a_wrapper_is_asked_for_before_any_work() -> None:
     sphere = Flow(never, Geodesic(Sphere()), UniformOnSpace(Sphere()))
     with pytest.raises(ValueError, match="Gaussian source"):
         Sampler(2, solver=Projected(MARUYAMA, Sphere()))(sphere, X0)
-    with pytest.raises(ValueError, match="the flow was learned on Cosine"):
+    with pytest.raises(ValueError, match="the flow was trained on Cosine"):
         Sampler(2, solver=Projected(DPMSolver(2, Linear())))(Flow(never, Cosine()), X0)
 
 
