@@ -1,12 +1,11 @@
-"""The semilinear split of a flow: what a frozen end leaves to integrate, in which clock, with which weights.
+"""Exponential integrators: the semilinear form of a flow, clocks, and the weights of multistep methods.
 
-On an affine path x = a D + b E, with D the expected datum and E the expected source point, one end divided out
-leaves an integral of the other alone:
+On an affine path x = a D + b E, with D the expected datum and E the expected source point,
 
-    x_s = (b_s/b_t) x_t + b_s integral of D d(a/b)        (frozen D is exact)
-    x_s = (a_s/a_t) x_t + a_s integral of E d(b/a)        (frozen E is exact)
+    x_s = (b_s/b_t) x_t + b_s integral of D d(a/b)        (exact for constant D)
+    x_s = (a_s/a_t) x_t + a_s integral of E d(b/a)        (exact for constant E)
 
-A multistep method replaces D or E by the polynomial through its last values in some clock.
+A multistep method replaces D or E by the polynomial through its last values as a function of a clock.
 """
 
 from __future__ import annotations
@@ -34,18 +33,18 @@ _FINE, _EXACT = _gauss(12), _gauss(3)  # the second is exact for polynomials up 
 
 
 def shared_time(t: Tensor) -> Number:
-    """The time of a step as a float if every sample has the same."""
+    """The time of a step as a float if all samples share it, else in float64."""
     first = t.flatten()[:1]
     return float(first) if bool((t == first).all()) else t.double()
 
 
 def scale_by(weight: Number, x: Tensor) -> Tensor:
-    """weight * x, for a weight of either kind."""
+    """weight * x, for a float or a tensor with the shape of the time."""
     return x * weight if isinstance(weight, float) else expand_time(weight.to(x.dtype), x) * x
 
 
 def linear_combination(parts: Sequence[tuple[Number, Tensor]]) -> Tensor:
-    """sum of weight * value; weights that are exactly zero cost nothing."""
+    """Sum of weight * value; terms with weight 0.0 are skipped."""
     total: Tensor | None = None
     for weight, value in parts:
         if isinstance(weight, float):
@@ -59,7 +58,7 @@ def linear_combination(parts: Sequence[tuple[Number, Tensor]]) -> Tensor:
 
 
 def path_coefficients(path: AffinePath, t: Number) -> tuple[Number, Number]:
-    """a(t) and b(t) in the kind of ``t``."""
+    """a(t) and b(t), as floats if ``t`` is a float."""
     if isinstance(t, float):
         at = torch.tensor(t, dtype=torch.float64)
         return float(path.a(at)), float(path.b(at))
@@ -67,7 +66,7 @@ def path_coefficients(path: AffinePath, t: Number) -> tuple[Number, Number]:
 
 
 def polynomial_weights(nodes: Sequence[Number], t: Number, s: Number) -> list[Number]:
-    """The integral over [t, s] of every Lagrange polynomial through ``nodes`` (at most six): Adams weights."""
+    """Adams weights: the integral over [t, s] of every Lagrange polynomial through ``nodes`` (at most six)."""
     out: list[Number] = []
     for j in range(len(nodes)):
         total: Number = 0.0
@@ -88,7 +87,7 @@ def lagrange(nodes: Sequence[Number], j: int, at: Number) -> Number:
 
 @dataclass(frozen=True)
 class LogSNR:
-    """The clock of DPM-Solver: the log signal-to-noise ratio, infinite at both ends.
+    """The clock of DPM-Solver, the log signal-to-noise ratio, which is infinite at both ends.
 
     lambda = ln(a/b)
     Assumes an affine path.
@@ -128,7 +127,7 @@ class LogSNR:
 
 @dataclass(frozen=True)
 class Time:
-    """The clock of DEIS: time itself, finite everywhere.
+    """The clock of DEIS: the time itself, finite everywhere.
 
     t
     Assumes an affine path.
@@ -142,8 +141,8 @@ class Time:
     def weights(
         self, path: AffinePath, noise: bool, t: Number, s: Number, nodes: Sequence[Number]
     ) -> list[Number] | None:
-        # the integrand is steep where the divided-out coefficient vanishes: at t = 1 for b, at t = 0 for a; steps are
-        # geometric in the distance to that end, and at the end itself its value there is the whole integral
+        # the integrand is steep where the divided coefficient vanishes, at t = 1 for b and t = 0 for a; nodes are
+        # geometric in the distance to that end, and at the end itself the integral equals the value there
         far = 0.0 if noise else 1.0
         if _any(t == far):
             return None
@@ -152,7 +151,7 @@ class Time:
             if s == far:
                 return limit
         elif bool((s == far).any()):
-            inside = torch.where(s == far, (s + torch.as_tensor(t)) / 2, s)  # some samples are there, some are not
+            inside = torch.where(s == far, (s + torch.as_tensor(t)) / 2, s)  # only some samples reach the end
             rest = self.weights(path, noise, t, inside, nodes) or []
             ends = zip(map(torch.as_tensor, limit), map(torch.as_tensor, rest), strict=True)
             return [torch.where(s == far, end, inner) for end, inner in ends]
@@ -168,7 +167,7 @@ class Time:
 
 @dataclass(frozen=True)
 class Ratio:
-    """The clock in which the split is plain Adams-Bashforth: a/b for the datum, b/a (EDM's sigma) for the noise.
+    """The clock of rhoAB, in which the method is plain Adams-Bashforth: a/b for the datum, b/a (sigma) for the noise.
 
     rho = a/b, or sigma = b/a
     Assumes an affine path; infinite at t = 1, or at t = 0.
@@ -198,7 +197,7 @@ class Ratio:
 
 
 def _ratio_slopes(path: AffinePath, times: Sequence[Number], noise: bool) -> list[Number]:
-    """d(a/b)/dt, or d(b/a)/dt for the noise, at every time."""
+    """d(a/b)/dt at every time, or d(b/a)/dt with ``noise``."""
     many = [torch.as_tensor(t, dtype=torch.float64) for t in times]
     a, b, da, db = path.coefficients(torch.stack(many))
     slopes = (db * a - b * da) / a**2 if noise else (da * b - a * db) / b**2

@@ -1,4 +1,4 @@
-"""Fitted solvers: coefficients and times found for one flow, one number of steps and one guidance."""
+"""Fitted solvers: coefficients and times optimised for one flow, number of steps and guidance."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ from beeline.solvers.wrappers import SolverBase
 
 @dataclass(frozen=True)
 class Fitted(SolverBase):
-    """Any linear multistep method: every state is a combination of the first one and of all velocities so far.
+    """A linear multistep method with fitted coefficients: each state combines the first one and all velocities so far.
 
     x_i+1 = keep_i x_0 + sum over j <= i of rows_ij v_j,  v_j = f(x_j, asked_j)
-    Assumes the flow, the guidance and the steps it was fitted for: it walks its own times, from source to data only.
-    Source: Shaul et al. 2024, "Bespoke Non-Stationary Solvers" (arXiv 2403.01329), whose form this is; Wang et al.
-    2025, "Differentiable Solver Search" (arXiv 2505.21114); fitted times are Xia et al. 2024 (arXiv 2310.09469).
+    Assumes the flow, the guidance and the times for which it was fitted, from source to data only.
+    Source: Shaul et al. 2024, "Bespoke Non-Stationary Solvers" (arXiv 2403.01329); Wang et al. 2025, "Differentiable
+    Solver Search" (arXiv 2505.21114); fitted times: Xia et al. 2024 (arXiv 2310.09469).
 
     >>> heun_like = Fitted((0.0, 1.0), ((1.0,),), (1.0,), (0.5,))
     >>> heun_like.step(lambda x, t: t[:, None], torch.zeros(1, 1), torch.zeros(1), torch.ones(1), None)[0]
     tensor([[0.5000]])
     """
 
-    times: tuple[float, ...]  # nodes, rising from 0 to 1
+    times: tuple[float, ...]  # nodes, increasing from 0 to 1
     rows: tuple[tuple[float, ...], ...]  # weights of the velocities so far, of lengths 1, 2, ...
     keep: tuple[float, ...] = ()  # weight of the first state, one for each step; () is 1
-    asked: tuple[float, ...] = ()  # times given to the field, one for each step; () is the nodes themselves
-    order = 1  # one number of steps has no order; constant fields are exact if the rows say so
+    asked: tuple[float, ...] = ()  # times passed to the field, one for each step; () is the nodes
+    order = 1  # a fixed number of steps has no order; constant fields are exact for consistent rows
 
     def __post_init__(self) -> None:
         for name, value in (("times", self.times), ("keep", self.keep), ("asked", self.asked)):
@@ -42,13 +42,13 @@ class Fitted(SolverBase):
         n = len(self.rows)
         require(
             n >= 1 and len(self.times) == n + 1 and [len(r) for r in self.rows] == list(range(1, n + 1)),
-            f"Fitted got {len(self.times)} times and rows of lengths {[len(r) for r in self.rows]}; N steps have N+1 "
-            "times and rows of lengths 1 to N",
+            f"Fitted got {len(self.times)} times and rows of lengths {[len(r) for r in self.rows]}; they do not fit: "
+            "pass N+1 times and rows of lengths 1 to N for N steps",
         )
         require(
             len(self.keep) in (0, n) and len(self.asked) in (0, n),
-            f"Fitted got {len(self.keep)} weights of the first state and {len(self.asked)} times for the field beside "
-            f"{n} steps; give one for each step, or none",
+            f"Fitted got {len(self.keep)} weights of the first state and {len(self.asked)} times of the field for "
+            f"{n} steps; they do not fit: pass one per step, or none",
         )
 
     @property
@@ -61,9 +61,9 @@ class Fitted(SolverBase):
         ends = [float(v.flatten()[0]) for v in (t, s)]
         require(
             i < len(self.rows) and all(abs(e - w) < 1e-5 for e, w in zip(ends, self.times[i : i + 2], strict=True)),
-            f"Fitted was asked for step {i} from t = {ends[0]:.6g} to {ends[1]:.6g}, but it knows the times "
-            f"{[round(v, 4) for v in self.times]} alone; walk exactly those (schedule=Explicit(solver.times)), or "
-            "invert with a solver that is not fitted",
+            f"Fitted got step {i} from t = {ends[0]:.6g} to {ends[1]:.6g}, but it was fitted for the times "
+            f"{[round(v, 4) for v in self.times]}; use them (schedule=Explicit(solver.times)), or a solver that is not "
+            "fitted, for example to invert",
         )
         seen = (*seen, f(x, torch.full_like(t, self.asked[i]) if self.asked else t))
         keep = self.keep[i] if self.keep else 1.0
@@ -71,7 +71,7 @@ class Fitted(SolverBase):
 
 
 def adams_rows(times: tuple[float, ...], order: int = 2) -> tuple[tuple[float, ...], ...]:
-    """The rows of Adams-Bashforth on given times, beginning with lower orders: where a fit starts."""
+    """The rows of Adams-Bashforth on given times, with lower orders in the first steps: initial values of a fit."""
     from beeline.solvers.exponential import polynomial_weights
 
     total, rows = [0.0] * (len(times) - 1), []
@@ -85,5 +85,5 @@ def adams_rows(times: tuple[float, ...], order: int = 2) -> tuple[tuple[float, .
 
 
 def explicit_times(solver: Fitted) -> Tensor:
-    """[N+1] the nodes as a tensor."""
+    """The nodes [N+1] as a tensor."""
     return torch.tensor(solver.times)

@@ -21,10 +21,10 @@ from beeline.solvers.wrappers import SolverBase
 
 @dataclass(frozen=True)
 class LatentSDE(SolverBase):
-    """A stochastic step between any two laws, from the denoiser of the latent noise: any noise level, one law.
+    """A step of the SDE of a stochastic interpolant; the distribution at each time is the same for every noise level.
 
     x_s = x + h (v - level eta / g) + sqrt(2 level h) n,  h = s - t > 0
-    Assumes v and eta = E[z | x] learned on ``path``; nearer to an end than ``clip`` the score is read at ``clip``.
+    Assumes v and eta = E[z | x] trained on ``path``; times closer to an end than ``clip`` are clipped for the score.
     Source: Albergo, Boffi and Vanden-Eijnden 2023 (arXiv 2303.08797), forward SDE.
 
     >>> step = LatentSDE(Interpolant(), lambda x, t: x, 0.0).step
@@ -36,7 +36,7 @@ class LatentSDE(SolverBase):
     denoiser: Any = None  # eta(x, t), a field with its condition bound
     level: NonNegative = 1.0  # noise added per unit of time, at least 0; 0 is the ODE
     rng: Rng = field(default_factory=lambda: Rng(0))
-    clip: Edge = 0.01  # distance kept from both ends where eta is divided by g, which is zero there
+    clip: Edge = 0.01  # least distance from both ends at which eta is divided by g, which is zero there
     seeds: tuple[int, ...] = ()  # of the noise, one per sample, or none
     order: int = field(default=1, init=False)
 
@@ -57,15 +57,15 @@ class LatentSDE(SolverBase):
         h = expand_time(s - t, x)
         require(
             bool((h > 0).all()),
-            "LatentSDE was asked to walk towards the source; its noise belongs to the walk towards the data: "
-            "invert with an ODE solver",
+            "LatentSDE got a step towards the source; its noise term is defined towards the data only: invert with an "
+            "ODE solver",
         )
         drift = f(x, t)
         if self.level:
             require(
                 self.denoiser is not None,
-                f"LatentSDE adds noise of level {self.level:g} without a denoiser; the score that balances it comes "
-                "from eta = E[z | x]: train one with the objective LatentNoise, or set level=0",
+                f"LatentSDE got level={self.level:g} and no denoiser; the score is computed from eta = E[z | x]: train "
+                "a denoiser with the objective LatentNoise, or set level=0",
             )
             inside = t.clamp(self.clip, 1 - self.clip)
             drift = drift + self.level * self.path.score(self.denoiser(x, inside), inside)

@@ -1,4 +1,4 @@
-"""Multistep solvers: one evaluation a step, the last ones remembered."""
+"""Multistep solvers: one evaluation per step and a history of the last ones."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from beeline.solvers.wrappers import SolverBase
 
 
 class History(NamedTuple):
-    """What a multistep solver remembers: times and values, newest first."""
+    """The memory of a multistep solver: times and values, newest first."""
 
     times: tuple[Number, ...] = ()
     values: tuple[Tensor, ...] = ()
@@ -37,24 +37,24 @@ class History(NamedTuple):
 
 
 def _starting_method(order: int) -> RungeKutta:
-    """The Runge-Kutta method whose first steps do not spoil a multistep method of ``order``."""
+    """The Runge-Kutta method for the first steps of a multistep method of ``order``, of one order less."""
     return {1: EULER, 2: EULER, 3: HEUN, 4: RK3}[order]
 
 
 def _check_order(solver: object, order: int, highest: int) -> None:
     require(
         1 <= order <= highest,
-        f"{type(solver).__name__} got order={order!r}; it has orders 1 to {highest}: give one of them",
+        f"{type(solver).__name__} got order={order!r}; it is defined for orders 1 to {highest}: set one of them",
     )
 
 
 @dataclass(frozen=True)
 class AdamsBashforth(SolverBase):
-    """The polynomial through the last velocities, integrated over the step; any step lengths.
+    """Adams-Bashforth: integrates the polynomial through the last velocities, for any step lengths.
 
     x_s = x + sum_j w_j v_j,  w_j the integral over [t, s] of the j-th Lagrange polynomial in time
-    Assumes a smooth field.  Orders 3 and 4 begin with Runge-Kutta steps of one order less (2 and 6 evaluations more);
-    with ``ramp`` they begin with lower orders instead, one evaluation a step, and the end point is of order two.
+    Assumes a smooth field.  Orders 3 and 4 start with Runge-Kutta steps of one order less (2 and 6 more evaluations);
+    with ``ramp`` they start with lower orders instead, and the end point is of order two.
     Source: Butcher 2016, "Numerical Methods for Ordinary Differential Equations".
 
     >>> AdamsBashforth(2).step(lambda x, t: x, torch.ones(1, 1), torch.zeros(1), torch.ones(1), None)[0]
@@ -62,7 +62,7 @@ class AdamsBashforth(SolverBase):
     """
 
     order: int = 2  # velocities used, 1 to 4
-    ramp: bool = False  # begin with lower orders, for few evaluations
+    ramp: bool = False  # start with lower orders, for few evaluations
 
     def __post_init__(self) -> None:
         _check_order(self, self.order, 4)
@@ -83,23 +83,22 @@ class AdamsBashforth(SolverBase):
 
 @dataclass(frozen=True)
 class DEIS(SolverBase):
-    """Exponential multistep: the linear part of the flow exactly, a polynomial in the clock for the rest.
+    """DEIS, an exponential multistep method: the linear part exactly, a polynomial in the clock for the estimate.
 
     x_s = (b_s/b_t) x + b_s integral of D d(a/b), D ~ polynomial through the last data estimates (or, with ``noise``,
-    x_s = (a_s/a_t) x + a_s integral of E d(b/a));  exact while the estimate stays what it is
-    Assumes an affine path, which has to be the flow's.  The first steps, and steps where the clock is infinite, are
-    of lower order.
+    x_s = (a_s/a_t) x + a_s integral of E d(b/a));  exact for a constant estimate
+    Assumes the affine path of the flow.  The first steps, and steps where the clock is infinite, are of lower order.
     Source: Zhang and Chen 2023, "Fast Sampling of Diffusion Models with Exponential Integrator" (arXiv 2204.13902).
 
     >>> DEIS(2).step(lambda x, t: 1 - x, torch.zeros(1, 1), torch.zeros(1), torch.ones(1), None)[0]
     tensor([[1.]])
     """
 
-    order: int = 2  # estimates used, 1 to 4; 3 and 4 need about ten evaluations to pay
+    order: int = 2  # estimates used, 1 to 4; 3 and 4 are better from about ten evaluations
     path: AffinePath = field(default_factory=Linear)  # the flow's
     clock: Clock = field(default_factory=Time)
-    noise: bool = False  # join noise estimates instead of data estimates
-    ramp: bool = True  # False: begin with Runge-Kutta steps, for high orders at many steps
+    noise: bool = False  # interpolate noise estimates instead of data estimates
+    ramp: bool = True  # False: start with Runge-Kutta steps, for high orders with many steps
 
     def __post_init__(self) -> None:
         _check_order(self, self.order, 4)
@@ -125,8 +124,8 @@ class DEIS(SolverBase):
 class DPMSolver(SolverBase):
     """DPM-Solver++ in multistep form (1, 2M, 3M): a polynomial in the log signal-to-noise ratio for the datum.
 
-    2M: D' = D + (D - D_before) h / (2 h_before) held over the step, h in ln(a/b);  3M: the quadratic, integrated
-    Assumes an affine path, which has to be the flow's.  Where ln(a/b) is infinite (both ends) it is of first order.
+    2M: D' = D + (D - D_before) h / (2 h_before) constant over the step, h in ln(a/b);  3M: the integrated quadratic
+    Assumes the affine path of the flow.  Steps from or to an end, where ln(a/b) is infinite, are of first order.
     Source: Lu et al. 2022, "DPM-Solver++" (arXiv 2211.01095).
 
     >>> DPMSolver(2).step(lambda x, t: 1 - x, torch.zeros(1, 1), torch.zeros(1), torch.ones(1), None)[0]
@@ -155,10 +154,10 @@ class DPMSolver(SolverBase):
 
 @dataclass(frozen=True)
 class UniPC(SolverBase):
-    """Predictor and corrector in one evaluation: the new estimate first corrects the step that led to it.
+    """UniPC, a predictor-corrector method with one evaluation per step: each estimate also corrects the previous step.
 
-    predict as DPM-Solver++ does;  then x_s = (b_s/b_t) x + b_s integral of D d(a/b) again, D now through D_s too
-    Assumes an affine path, which has to be the flow's.  The last step stays uncorrected.
+    the predictor of DPM-Solver++;  then x_s = (b_s/b_t) x + b_s integral of D d(a/b) again, with D through D_s as well
+    Assumes the affine path of the flow.  The last step is not corrected.
     Source: Zhao et al. 2023, "UniPC" (arXiv 2302.04867).
 
     >>> UniPC(2).step(lambda x, t: 1 - x, torch.zeros(1, 1), torch.zeros(1), torch.ones(1), None)[0]
@@ -182,7 +181,7 @@ class UniPC(SolverBase):
         if before is not None:
             x = self._correct(before, past, data, here)
         now = past.push(here, data, self.order)
-        # from the corrected state, with the estimate made at the predicted one: no evaluation is spent on it again
+        # from the corrected state, with the estimate at the predicted one, which saves an evaluation
         (a, b), (a_s, b_s) = path_coefficients(self.path, here), path_coefficients(self.path, end)
         if _positive(b):
             new = linear_combination([(b_s / b, x), (a_s - b_s / b * a, data)])
@@ -196,10 +195,10 @@ class UniPC(SolverBase):
         return new, (now, x)
 
     def _correct(self, x: Tensor, past: History, data: Tensor, t: Number) -> Tensor:
-        """The step to ``t`` once more, now that the estimate there is known."""
+        """The step to ``t`` recomputed with the estimate at ``t``."""
         (a, b), (a_t, b_t) = path_coefficients(self.path, past.times[0]), path_coefficients(self.path, t)
         if not _positive(b):
-            return linear_combination([(b_t, x)])  # unreachable on a rising walk: b is positive before t = 1
+            return linear_combination([(b_t, x)])  # unreachable for increasing times: b is positive before t = 1
         base = linear_combination([(b_t / b, x), (a_t - b_t / b * a, past.values[0])])
         if len(past.times) == 1:  # the trapezium, as published
             return linear_combination([(1.0, base), (0.5 * (a_t - b_t / b * a), data - past.values[0])])
@@ -215,11 +214,11 @@ class UniPC(SolverBase):
 
 @dataclass(frozen=True)
 class KeepNoise(SolverBase):
-    """Every step starts again from the first noise: exact for straight trajectories, and for no others.
+    """Keeps the initial noise in every step: exact for straight trajectories only.
 
     x_s = a_s D + b_s x0, D the datum estimated at (x, t);  backwards x_s = b_s E + a_s x1
-    Assumes trajectories that are straight (a reflowed or distilled flow): on a curved flow it does not converge, so
-    its order is 0.  ``x0`` is the state at the first step, taken to lie at t = 0; later starts use the estimate.
+    Assumes straight trajectories (a reflowed or distilled flow); on a curved flow it does not converge, so its order is
+    0.  ``x0`` is the source point estimated in the first step, which is the initial state at t = 0.
     Source: Lee, Lin and Fanti 2024, "Improving the Training of Rectified Flows" (arXiv 2405.20320), the new sampler.
 
     >>> KeepNoise().step(lambda x, t: 1 - x, torch.zeros(1, 1), torch.zeros(1), torch.ones(1), None)[0]
@@ -227,7 +226,7 @@ class KeepNoise(SolverBase):
     """
 
     path: AffinePath = field(default_factory=Linear)  # the flow's
-    heun: bool = False  # average the estimates at both ends of the step, for two evaluations
+    heun: bool = False  # average the estimates at both ends of the step; two evaluations per step
     order = 0
 
     @property
@@ -253,11 +252,10 @@ class KeepNoise(SolverBase):
 
 @dataclass(frozen=True)
 class Exponential(SolverBase):
-    """A Runge-Kutta step in the variables of the semilinear split: the sampler of EDM, for any table.
+    """An exponential Runge-Kutta step, the sampler of EDM for any tableau.
 
-    y = x/a walked against sigma = b/a with slope E:  dy = E dsigma, so that a frozen noise estimate is exact
-    Assumes an affine path, which has to be the flow's.  A step from or to t = 0, where sigma is infinite, is taken in
-    time instead.
+    dy = E dsigma with y = x/a and sigma = b/a;  exact for a constant noise estimate E
+    Assumes the affine path of the flow.  A step from or to t = 0, where sigma is infinite, is integrated in time.
     Source: Karras et al. 2022, "Elucidating the Design Space of Diffusion-Based Generative Models" (arXiv 2206.00364).
 
     >>> x, t = torch.full((1, 1), 0.5), torch.full((1,), 0.5)
@@ -280,7 +278,7 @@ class Exponential(SolverBase):
         (a, b), (a_s, b_s) = (self.path.a(t), self.path.b(t)), (self.path.a(s), self.path.b(s))
         if bool((a == 0).any() | (a_s == 0).any()):
             return self.table.step(f, x, t, s, None)
-        # in u = (sigma - sigma_t) / (sigma_s - sigma_t) the walk is over [0, 1]; the time of a stage is found from u
+        # u = (sigma - sigma_t) / (sigma_s - sigma_t) runs over [0, 1]; the time of a stage is computed from u
         sigma, span = b / a, b_s / a_s - b / a
         wide = expand_time(span, x)
         y, slopes = x / expand_time(a, x), [self.path.noise(x, f(x, t), t)]
@@ -292,7 +290,7 @@ class Exponential(SolverBase):
         return expand_time(a_s, x) * (y + wide * _weighted_sum(self.table.b, slopes)), None
 
     def _time(self, sigma: Tensor, t: Tensor, s: Tensor) -> Tensor:
-        """The time between t and s at which b/a is ``sigma``: closed on the straight path, by bisection elsewhere."""
+        """The time between t and s with b/a = ``sigma``: in closed form on the straight path, else by bisection."""
         if isinstance(self.path, Linear):
             return 1 / (1 + sigma)
         low, high = torch.minimum(t, s).double(), torch.maximum(t, s).double()
@@ -304,7 +302,7 @@ class Exponential(SolverBase):
 
 
 def ddim_step(path: AffinePath, x: Tensor, v: Tensor, t: Tensor, s: Tensor) -> Tensor:
-    """x_s if both ends stayed what they are estimated to be at t: DDIM, and Euler on the straight path."""
+    """x_s for the ends estimated at t: the step of DDIM, which is Euler's on the straight path."""
     if isinstance(path, Linear):
         return torch.addcmul(x, expand_time(s - t, x), v)
     source, data = path.ends(x, v, t)
@@ -314,11 +312,11 @@ def ddim_step(path: AffinePath, x: Tensor, v: Tensor, t: Tensor, s: Tensor) -> T
 def add_polynomial_correction(
     path: AffinePath, clock: Clock, noise: bool, new: Tensor, now: History, s: Number
 ) -> Tensor:
-    """Add to a step with a frozen estimate what its past values say about its change."""
+    """Add the change of the estimate, interpolated from its past values, to a step with a constant estimate."""
     if len(now.times) == 1:
         return new
     weights = clock.weights(path, noise, now.times[0], s, now.times)
-    if weights is None:  # an infinite clock: with fewer values it may be finite
+    if weights is None:  # the clock is infinite at a node: with fewer values it may be finite
         return add_polynomial_correction(path, clock, noise, new, History(now.times[:-1], now.values[:-1]), s)
     newest = now.values[0]
     return linear_combination(
@@ -327,7 +325,7 @@ def add_polynomial_correction(
 
 
 def add_second_order_correction(path: AffinePath, new: Tensor, now: History, s: Number) -> Tensor:
-    """The 2M rule: half the last change of the estimate, scaled by the ratio of the steps in ln(a/b)."""
+    """The correction of 2M: half the last change of the estimate, times the ratio of the steps in ln(a/b)."""
     if len(now.times) == 1:
         return new
     clock = LogSNR()
@@ -343,7 +341,7 @@ def _weighted_sum(weights: tuple[float, ...], slopes: list[Tensor]) -> Tensor:
 
 
 def _with_first_value(f: Dynamics, v: Tensor) -> Dynamics:
-    """A dynamics whose first answer is known already."""
+    """The dynamics ``f`` whose first evaluation returns the known value ``v``."""
     first = [v]
     return lambda x, t: first.pop() if first else f(x, t)
 

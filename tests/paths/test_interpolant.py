@@ -89,7 +89,7 @@ def test_bridge_names_its_times_and_its_noise():
         Bridge().score(one, torch.ones(1))
     with pytest.raises(BeelineError, match="sigma"):
         Bridge(0.0)
-    with pytest.raises(BeelineError, match="without a denoiser"):
+    with pytest.raises(BeelineError, match="no denoiser"):
         integrate(lambda x, t: x, one, torch.tensor([0.1, 0.5]), LatentSDE(Bridge()))
     with pytest.raises(BeelineError, match="towards the source"):
         integrate(lambda x, t: x, one, torch.tensor([0.5, 0.1]), LatentSDE(Bridge(), lambda x, t: x))

@@ -121,13 +121,13 @@ def test_refusals() -> None:
         Sampler(2, solver=EulerMaruyama(White(Rng(0))))(Flow(LAW.field(), independent=False), X0)
     with pytest.raises(ValueError, match="changes one copy of it only"):
         Sampler(2, solver=Reversible(), controllers=(Still(),))(FLOW, X0)
-    with pytest.raises(ValueError, match="it knows the times"):
+    with pytest.raises(ValueError, match="it was fitted for the times"):
         Sampler(2, solver=Fitted((0, 1), ((1,),)), schedule=Explicit((0.0, 0.5, 1.0)))(FLOW, X0)
-    with pytest.raises(ValueError, match="it knows the times"):
+    with pytest.raises(ValueError, match="it was fitted for the times"):
         Sampler(1, solver=Fitted((0, 1), ((1,),))).invert(FLOW, X0)
-    with pytest.raises(ValueError, match="N steps have N.1 times"):
+    with pytest.raises(ValueError, match="rows of lengths 1 to N"):
         Fitted((0, 1), ((1,), (1, 0)))
-    with pytest.raises(ValueError, match="give one for each step, or none"):
+    with pytest.raises(ValueError, match="pass one per step, or none"):
         Fitted((0, 1), ((1,),), (1, 1))
 
 
