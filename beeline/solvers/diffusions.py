@@ -1,4 +1,4 @@
-"""The random part of stochastic solvers: where the numbers come from, and how much noise each time gets."""
+"""Noise processes and diffusion coefficients of stochastic solvers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from beeline.core.rng import Rng
 
 
 class SeededNoise:
-    """What noises with a key and with seeds share; a subclass is a dataclass with the fields ``rng`` and ``seeds``."""
+    """Base class of noise with a key or seeds; a subclass is a dataclass with the fields ``rng`` and ``seeds``."""
 
     rng: Rng
     seeds: tuple[int, ...]
@@ -31,23 +31,20 @@ class SeededNoise:
         return replace(self, rng=self.rng.fork("rows", start))  # type: ignore[type-var]
 
     def standard_normal(self, rng: Rng, like: Tensor) -> Tensor:
-        """Standard normal numbers [B,*S], row by row where there are seeds."""
+        """Standard normal numbers [B,*S], row i from seed i if there are seeds."""
         require(
             not self.seeds or len(self.seeds) == len(like),
-            f"{type(self).__name__} has {len(self.seeds)} seeds for a batch of {len(like)}; noise by seed belongs to "
-            "one sample each: give one seed per sample (Sampler.seeded, and Sampler.part for a part of a batch)",
+            f"{type(self).__name__} has {len(self.seeds)} seeds for a batch of {len(like)}; every sample needs its own "
+            "seed: use Sampler.seeded, and Sampler.for_rows for a part of a batch",
         )
         return rng.rows(self.seeds, like) if self.seeds else rng.normal(like)
 
 
 @dataclass(frozen=True)
 class White(SeededNoise):
-    """Fresh noise for every step.
+    """Independent noise in every step.
 
-    z ~ N(0, I), keyed by the ends of the step
-    Assumes nothing; another number of steps is another noise.  With ``seeds`` (one per sample) a sample gets the same
-    noise alone or in any batch.
-    Source: none.
+    z ~ N(0, I), keyed by the ends of the step;  with ``seeds`` the noise of a sample does not depend on its batch
 
     >>> White(Rng(0))(torch.zeros(2), torch.ones(2), torch.empty(2, 3)).shape
     torch.Size([2, 3])
@@ -57,7 +54,7 @@ class White(SeededNoise):
     seeds: tuple[int, ...] = ()  # one per sample, or none
 
     def __call__(self, t: Tensor, s: Tensor, like: Tensor, name: str | int = "step") -> Tensor:
-        if self.seeds and not _equal(t, s):  # times of their own: a row must not depend on those of the first
+        if self.seeds and not _equal(t, s):  # times per sample: a row must not depend on those of the first
             rows = zip(self.seeds, t, s, like, strict=True)
             return torch.cat([self._fork(name, a, b).rows([seed], row[None]) for seed, a, b, row in rows])
         return self.standard_normal(self._fork(name, t[:1], s[:1]), like)
@@ -69,10 +66,10 @@ class White(SeededNoise):
 
 @dataclass(frozen=True)
 class Brownian(SeededNoise):
-    """One Brownian motion for every number of steps, so that finer walks approach the same sample.
+    """Increments of one Brownian motion, so that solutions converge pathwise as the number of steps increases.
 
     z = (W(s) - W(t)) / sqrt|s - t|,  W by bisection: W(middle) = mean of the ends + half sqrt(length) N(0, I)
-    Assumes one time for the whole batch.  Times closer than 2^-depth are bridged apart from each other.
+    Assumes one time for the whole batch.  Times closer than 2^-depth are interpolated independently.
     Source: Levy's construction; Li et al. 2020, "Scalable Gradients for SDEs" (arXiv 2001.01328), virtual tree.
 
     >>> W, like = Brownian(Rng(0)), torch.empty(1, 2, dtype=torch.float64)
@@ -89,7 +86,8 @@ class Brownian(SeededNoise):
         start, end = float(t.flatten()[0]), float(s.flatten()[0])
         require(
             _equal(t, s),
-            "Brownian got times that differ between samples; one motion needs one clock: use White, or equal times",
+            "Brownian got times that differ between samples; it is defined for one time per batch: use White, or equal "
+            "times",
         )
         rng = self.rng.fork(name)
         step = self._at(rng, end, like) - self._at(rng, start, like)
@@ -118,10 +116,9 @@ def _equal(t: Tensor, s: Tensor) -> bool:
 
 @dataclass(frozen=True)
 class Fading:
-    """Noise that fades towards the data.
+    """A diffusion coefficient that decreases towards the data.
 
-    g(t)^2 = 2 strength (1-t)^power
-    Assumes nothing; with power 1 the drift is v + strength (t v - x) on the straight path, with no division.
+    g(t)^2 = 2 strength (1-t)^power;  with power 1 the drift on the straight path is v + strength (t v - x)
     Source: Albergo, Boffi and Vanden-Eijnden 2023 (arXiv 2303.08797), any diffusion after training.
 
     >>> Fading(3.0)(torch.tensor([0.5]))
@@ -129,13 +126,13 @@ class Fading:
     """
 
     strength: float = 1.0  # 0 is the ODE; 1 to 4 is usual
-    power: float = 1.0  # 0 is constant noise; 4 fades early
+    power: float = 1.0  # 0 is constant noise; larger values decrease earlier
 
     def __post_init__(self) -> None:
         require(
             self.strength >= 0 and self.power >= 0,
-            f"Fading got strength={self.strength}, power={self.power}; g^2 cannot be negative, nor grow without bound "
-            "at the data: give 0 or more",
+            f"Fading got strength={self.strength}, power={self.power}; g^2 must be non-negative and bounded: set both "
+            "to 0 or more",
         )
 
     def __call__(self, t: Tensor) -> Tensor:
@@ -144,10 +141,9 @@ class Fading:
 
 @dataclass(frozen=True)
 class Hump:
-    """Noise in the middle of the walk only.
+    """A diffusion coefficient that is zero at both ends.
 
     g(t)^2 = 2 strength sin(pi t)^2
-    Assumes nothing.
     Source: Singh and Fischer 2024, "Stochastic Sampling from Deterministic Flow Models" (arXiv 2410.02217), by form.
 
     >>> Hump(1.0)(torch.tensor([0.5]))
@@ -157,7 +153,7 @@ class Hump:
     strength: float = 1.0  # 0 is the ODE
 
     def __post_init__(self) -> None:
-        require(self.strength >= 0, f"Hump got strength={self.strength}; g^2 cannot be negative: give 0 or more")
+        require(self.strength >= 0, f"Hump got strength={self.strength}; g^2 must be non-negative: set 0 or more")
 
     def __call__(self, t: Tensor) -> Tensor:
         return 2 * self.strength * torch.sin(math.pi * t) ** 2
@@ -165,10 +161,10 @@ class Hump:
 
 @dataclass(frozen=True)
 class Rectified:
-    """The noise of rectified SDEs, whose time reversal is the plain noising of the straight path.
+    """The diffusion coefficient of rectified SDEs.
 
     g(t)^2 = 2 strength (1-t) / max(t, floor)
-    Assumes the straight path; strength 1 is the reversal of forgetting the datum at its natural rate.
+    Assumes the straight path; with strength 1 the SDE is the time reversal of the noising process.
     Source: Rout et al. 2024, "Semantic Image Inversion and Editing using Rectified SDEs" (arXiv 2410.10792).
 
     >>> Rectified()(torch.tensor([0.5]))
@@ -181,8 +177,8 @@ class Rectified:
     def __post_init__(self) -> None:
         require(
             self.strength >= 0 and self.floor > 0,
-            f"Rectified got strength={self.strength}, floor={self.floor}; give a strength of 0 or more, "
-            "and a floor above 0",
+            f"Rectified got strength={self.strength}, floor={self.floor}; g^2 must be non-negative and finite: set "
+            "strength >= 0 and floor > 0",
         )
 
     def __call__(self, t: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Parallel in time: many steps of a walk solved at once, by fixed-point iteration over the whole stretch."""
+"""Parallel in time: several steps solved at once by fixed-point iteration."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from beeline.solvers.wrappers import SolverWrapper, complete
 
 
 class ParallelState(NamedTuple):
-    """The memory of a parallel run: what is solved already, and the guess for what is not."""
+    """The memory of a parallel run: the solved states and the guess for those that follow."""
 
-    times: Tensor | None  # [N+1,...] of the whole walk
-    done: int = 0  # steps handed out
-    ready: tuple[Tensor, ...] = ()  # states solved and not yet handed out
+    times: Tensor | None  # [N+1,...] times of the run
+    done: int = 0  # number of states returned
+    ready: tuple[Tensor, ...] = ()  # solved states that are not returned yet
     guess: Tensor | None = None  # [W,B,*S] states after those
-    last: Tensor | None = None  # the state handed out last
+    last: Tensor | None = None  # the last returned state
     rounds: int = 0  # batched calls of the solver
-    evaluations: int = 0  # evaluations, each step of each round counted
+    evaluations: int = 0  # number of evaluations, over all steps of all rounds
 
 
 class ParallelInTime(SolverWrapper):
-    """What solvers of many steps at once share: their inner solver takes every step by itself, all in one batch."""
+    """Base class of solvers that take several steps of their inner solver in one batch."""
 
     @property
     def own_traits(self) -> SolverTraits:
@@ -41,12 +41,12 @@ class ParallelInTime(SolverWrapper):
 
 @dataclass(frozen=True)
 class Picard(ParallelInTime):
-    """A sliding window of steps, all evaluated in one batch and summed up until they no longer change (ParaDiGMS).
+    """Picard iteration over a sliding window of steps, evaluated in one batch (ParaDiGMS).
 
-    x_i <- x + sum over j < i of F(x_j, t_j -> t_j+1) for all i of the window at once;  the front of the window whose
-    change is below the tolerance is handed out, and the window moves on
-    Assumes memory for window x batch states, and a field without memory of its own.  The answer is the sequential
-    solver's to the tolerance; the number of evaluations rises, the number of rounds falls.
+    x_i <- x + sum over j < i of F(x_j, t_j -> t_j+1) for all i of the window at once;  the window moves past the steps
+    whose change is below the tolerance
+    Assumes memory for window x batch states and a field without memory.  The result is that of the sequential solver to
+    the tolerance, with more evaluations in fewer rounds.
     Source: Shih et al. 2023, "Parallel Sampling of Diffusion Models" (arXiv 2305.16317).
 
     >>> x, _ = Picard().step(lambda x, t: x, torch.ones(1, 1), torch.zeros(1), torch.ones(1), None)
@@ -54,7 +54,7 @@ class Picard(ParallelInTime):
     2.0
     """
 
-    window: int = 16  # steps solved together
+    window: int = 16  # steps per window
     tolerance: float = 1e-4  # root mean square change of a state, in units of the state; the worst sample counts
     solver: Solver = EULER  # a one-step method with a fixed number of evaluations and no noise
 
@@ -62,8 +62,8 @@ class Picard(ParallelInTime):
         _check_inner_solver(self, self.window, self.tolerance)
         require(
             complete(self.solver).traits.space is None,
-            f"Picard was put around {type(self.solver).__name__}, which keeps states on a curved space; sums of steps "
-            "leave it by the tolerance: use GaussSeidelJacobi(), which hands out the steps themselves",
+            f"Picard got the inner solver {type(self.solver).__name__}, whose states stay on a manifold; sums of steps "
+            "leave it by the tolerance: use GaussSeidelJacobi(), which returns the results of steps",
         )
 
     def step(self, f: Dynamics, x: Tensor, t: Tensor, s: Tensor, memory: Any) -> tuple[Tensor, Any]:
@@ -86,11 +86,11 @@ class Picard(ParallelInTime):
 
 @dataclass(frozen=True)
 class GaussSeidelJacobi(ParallelInTime):
-    """Stretches one after another, inside each all steps repeated at once from their last predecessors.
+    """Gauss-Seidel iteration over blocks of steps with Jacobi iteration inside each block.
 
-    x_i+1 <- x_i + F(x_i, t_i -> t_i+1) for all i of the stretch at once, until the largest change is below tolerance;
-    exact after as many rounds as the stretch has steps
-    Assumes memory for stretch x batch states, and a field without memory of its own.
+    x_i+1 <- x_i + F(x_i, t_i -> t_i+1) for all i of a block at once, until the largest change is below tolerance;
+    exact after as many rounds as the block has steps
+    Assumes memory for stretch x batch states and a field without memory.
     Source: Liu and Qin 2025, "Accelerate TarFlow Sampling with GS-Jacobi Iteration" (arXiv 2505.12849).
 
     >>> x, _ = GaussSeidelJacobi().step(lambda x, t: x, torch.ones(1, 1), torch.zeros(1), torch.ones(1), None)
@@ -98,7 +98,7 @@ class GaussSeidelJacobi(ParallelInTime):
     2.0
     """
 
-    stretch: int = 8  # steps solved together before the next stretch begins
+    stretch: int = 8  # steps per block
     tolerance: float = 1e-6  # root mean square change of a state, in units of the state; the worst sample counts
     solver: Solver = EULER  # a one-step method with a fixed number of evaluations and no noise
 
@@ -126,10 +126,10 @@ class GaussSeidelJacobi(ParallelInTime):
 def jacobi_iteration(
     sweep: Callable[[Tensor], Tensor], guess: Tensor, tolerance: float, most: int | None = None
 ) -> tuple[Tensor, int]:
-    """The fixed point of a strictly causal map on [T,B,*S], and the rounds it took.
+    """The fixed point of a strictly causal map on [T,B,*S], and the number of rounds.
 
-    Position i of ``sweep(x)`` depends on positions before i alone, so that T rounds are exact; fewer suffice when the
-    largest change (root mean square per position and sample) falls below ``tolerance``.
+    Position i of ``sweep(x)`` depends on earlier positions only, so that T rounds are exact.  The iteration stops
+    earlier if the largest change (root mean square per position and sample) is at most ``tolerance``.
     """
     most = min(most or len(guess), len(guess))
     for k in range(1, most + 1):
@@ -142,7 +142,7 @@ def jacobi_iteration(
 
 
 class CountedField:
-    """A dynamics that counts how often it is asked."""
+    """Dynamics that count their evaluations."""
 
     def __init__(self, f: Dynamics):
         self.f, self.count = f, 0
@@ -155,21 +155,21 @@ class CountedField:
 def _check_inner_solver(solver: ParallelInTime, length: int, tolerance: float) -> None:
     require(
         length >= 1 and tolerance > 0,
-        f"{solver} got a length of {length} and a tolerance of {tolerance}; give at least one step and a tolerance "
-        "above 0",
+        f"{type(solver).__name__} got a length of {length} steps and tolerance={tolerance}; the iteration could not "
+        "end: set a length of at least 1 and a tolerance above 0",
     )
     solver.check_inner(one_step=True)
     inner, name = complete(solver.solver).traits, type(solver.solver).__name__
     require(
         not inner.adaptive and not inner.stochastic,
-        f"{type(solver).__name__} was put around {name}, which "
+        f"{type(solver).__name__} got the inner solver {name}, which "
         f"{'adds noise' if inner.stochastic else 'has no fixed number of evaluations'}; many steps are solved in one "
-        "batch, where it would do something else than step by step: use EULER, HEUN or another one-step method inside",
+        "batch, which changes its result: use EULER, HEUN or another deterministic one-step method",
     )
 
 
 def _current_state(memory: Any, x: Tensor) -> ParallelState:
-    """The memory, with everything ahead forgotten if somebody corrected the state."""
+    """The memory, without the solved states and the guess if the state was corrected."""
     m = memory or ParallelState(None)
     return m if m.last is None or m.last is x else m._replace(ready=(), guess=None)
 
@@ -179,13 +179,13 @@ def _next_state(m: ParallelState) -> tuple[Tensor, ParallelState]:
 
 
 def _initial_guess(guess: Tensor | None, x: Tensor, length: int) -> Tensor:
-    """A guess for ``length`` states: what is known, then the last known state repeated."""
+    """A guess for ``length`` states: the known ones, then the last known state repeated."""
     known = x[None] if guess is None or len(guess) == 0 else guess[:length]
     return torch.cat([known, known[-1:].expand(length - len(known), *x.shape)])
 
 
 def _batched_step(solver: Solver, f: Dynamics, states: Tensor, grid: Tensor) -> Tensor:
-    """One step from every state [W,B,*S] over its own interval, in one batch of W B samples."""
+    """One step from each state [W,B,*S] over its interval, in one batch of W B samples."""
     w, b = states.shape[:2]
     t, s = grid[:-1], grid[1:]
     if grid.ndim == 1:
@@ -195,6 +195,6 @@ def _batched_step(solver: Solver, f: Dynamics, states: Tensor, grid: Tensor) -> 
 
 
 def _rms_change(new: Tensor, old: Tensor) -> Tensor:
-    """[W] root mean square change of every state, of its worst sample; nothing that is not finite counts as still."""
+    """[W] root mean square change of each state, the largest over the batch; infinity if it is not finite."""
     change = (new - old).detach().reshape(*new.shape[:2], -1).square().mean(2).amax(1).sqrt()
     return torch.where(change.isfinite(), change, torch.full_like(change, torch.inf))

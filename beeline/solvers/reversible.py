@@ -1,4 +1,4 @@
-"""Solvers whose way back is exact: for inversion, where ordinary steps lose what they rounded off."""
+"""Reversible solvers, whose inversion is exact."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from beeline.solvers.wrappers import SolverBase, SolverWrapper
 
 @dataclass(frozen=True)
 class Reversible(SolverBase):
-    """An explicit method that runs backwards exactly, by carrying a twin of the state.
+    """An algebraically reversible explicit method, which integrates two copies of the state.
 
     y' = k y + (1-k) z + F(z, t -> s),  z' = z - F(y', s -> t);  back: z = z' + F(y', s -> t),
     y = (y' - (1-k) z - F(z, t -> s)) / k,  F the increment of the table
-    Assumes a state lifted to [B,2,*S] by ``lift``; the field sees [B,*S].  The round trip is exact to rounding while
-    both copies are kept; what ``lower`` gives is the answer.  Sampler(..., augmented=True) keeps them.
+    Assumes the augmented state [B,2,*S] of ``lift``; the field is evaluated on [B,*S].  A round trip is exact to
+    rounding if both copies are kept, as a Sampler does with ``augmented=True``; ``lower`` returns the solution.
     Source: McCallum and Foster 2024, "Efficient, Accurate and Stable Gradients for Neural ODEs" (arXiv 2410.11648).
 
     >>> solver, f = Reversible(), lambda x, t: -x
@@ -42,7 +42,7 @@ class Reversible(SolverBase):
     def __post_init__(self) -> None:
         require(
             0 < self.coupling <= 1,
-            f"Reversible got coupling={self.coupling}; the way back divides by it: give 0 < coupling <= 1, "
+            f"Reversible got coupling={self.coupling}; the inverse step divides by it: set 0 < coupling <= 1, "
             "0.999 is usual",
         )
 
@@ -84,10 +84,10 @@ class Reversible(SolverBase):
 
 @dataclass(frozen=True)
 class FixedPoint(SolverWrapper):
-    """A one-step solver whose falling steps are the exact inverses of its rising ones, found by iteration.
+    """A one-step solver whose steps towards the source are the exact inverses of those towards the data, by iteration.
 
-    rising: x_s = x + F(x, t -> s);  falling to s: y with y + F(y, s -> t) = x, iterated y <- x - F(y, s -> t)
-    Assumes steps short enough to contract (|h| times the slope of the field below 1); otherwise it is refused.
+    forward: x_s = x + F(x, t -> s);  backward to s: y with y + F(y, s -> t) = x, iterated y <- x - F(y, s -> t)
+    Assumes steps short enough for the iteration to converge (|h| times the Lipschitz constant of the field below 1).
     Source: Pan et al. 2023, "Effective Real Image Editing with Accelerated Iterative Diffusion Inversion"
     (arXiv 2309.04907), fixed-point inversion.
 
@@ -100,12 +100,13 @@ class FixedPoint(SolverWrapper):
 
     solver: Solver = MIDPOINT  # a one-step method
     tolerance: float = 1e-6  # largest change of a coordinate at which the iteration stops
-    sweeps: int = 50  # refused beyond
+    sweeps: int = 50  # most iterations; ValueError beyond
 
     def __post_init__(self) -> None:
         require(
             self.tolerance > 0 and self.sweeps >= 1,
-            f"FixedPoint got tolerance={self.tolerance}, sweeps={self.sweeps}; give a tolerance above 0 and a sweep",
+            f"FixedPoint got tolerance={self.tolerance}, sweeps={self.sweeps}; the iteration could not converge: set "
+            "a tolerance above 0 and sweeps >= 1",
         )
         self.check_inner(one_step=True)
 
@@ -131,10 +132,10 @@ class FixedPoint(SolverWrapper):
 
 @dataclass(frozen=True)
 class Symmetric(SolverBase):
-    """The implicit midpoint rule, solved by iteration: the same step both ways, so plain inversion returns.
+    """The implicit midpoint rule, solved by iteration: a symmetric method, reversible up to the tolerance.
 
     x_s = x + h f((x + x_s)/2, (t + s)/2)
-    Assumes steps short enough to contract.  Reversible up to the tolerance without carrying anything.
+    Assumes steps short enough for the iteration to converge.
     Source: Hairer, Lubich and Wanner 2006, "Geometric Numerical Integration", II.1.
 
     >>> x, _ = Symmetric().step(lambda x, t: -x, torch.ones(1, 1), torch.zeros(1), torch.ones(1), None)
@@ -143,7 +144,7 @@ class Symmetric(SolverBase):
     """
 
     tolerance: float = 1e-7  # largest change of a coordinate at which the iteration stops
-    sweeps: int = 50  # refused beyond
+    sweeps: int = 50  # most iterations; ValueError beyond
     order = 2
 
     @property
@@ -153,7 +154,8 @@ class Symmetric(SolverBase):
     def __post_init__(self) -> None:
         require(
             self.tolerance > 0 and self.sweeps >= 1,
-            f"Symmetric got tolerance={self.tolerance}, sweeps={self.sweeps}; give a tolerance above 0 and a sweep",
+            f"Symmetric got tolerance={self.tolerance}, sweeps={self.sweeps}; the iteration could not converge: set a "
+            "tolerance above 0 and sweeps >= 1",
         )
 
     def step(self, f: Dynamics, x: Tensor, t: Tensor, s: Tensor, memory: Any) -> tuple[Tensor, Any]:
@@ -172,10 +174,9 @@ class Symmetric(SolverBase):
 def anderson_fixed_point(
     again: Callable[[Tensor], Tensor], guess: Tensor, tolerance: float, sweeps: int, what: str
 ) -> Tensor:
-    """y = again(y), every sample for itself, by Anderson mixing of the last five sweeps.
+    """The fixed point y = again(y) [B,*S] per sample, by Anderson acceleration over the last five iterations.
 
-    Plain repetition contracts only for short steps; mixing also reaches fixed points that repel it.
-    What does not settle is refused.
+    Unlike plain iteration it also converges to repelling fixed points.  Raises ValueError without convergence.
     Source: Walker and Ni 2011, "Anderson Acceleration for Fixed-Point Iterations".
     """
     enough = max(tolerance, 4 * torch.finfo(guess.dtype).eps * float(guess.detach().abs().max()))
@@ -191,7 +192,7 @@ def anderson_fixed_point(
         points, misses = [*points[-5:], new.flatten(1)], [*misses[-5:], miss]
         y = new
         if len(misses) > 1:
-            # the combination of the last points whose misses nearly cancel, by regularised least squares per sample
+            # the combination of the last points with the least residual, by regularised least squares per sample
             steps = torch.stack([a - misses[-1] for a in misses[:-1]], 2)
             moves = torch.stack([a - points[-1] for a in points[:-1]], 2)
             gram = steps.mT @ steps
@@ -201,8 +202,8 @@ def anderson_fixed_point(
             share = torch.linalg.solve(gram + ridge * eye, -(steps.mT @ misses[-1][:, :, None]))
             y = (points[-1] + (moves @ share)[:, :, 0]).reshape(guess.shape)
     raise BeelineError(
-        f"{what} still moved by {change:.3g} after {sweeps} sweeps; the step is too long to be solved by iteration: "
-        "take more steps, or use Reversible()"
+        f"{what} still changed by {change:.3g} after {sweeps} iterations; the step is too long for the iteration to "
+        "converge: use more steps, or Reversible()"
     )
 
 

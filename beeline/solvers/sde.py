@@ -1,4 +1,4 @@
-"""Stochastic solvers: steps that add noise and keep the law of every time."""
+"""Stochastic solvers, which add noise and preserve the marginal distributions of the flow."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from beeline.solvers.wrappers import SolverBase, SolverWrapper
 
 
 class Trace(NamedTuple):
-    """The memory of a stochastic run: log-probability of the states it took, in nats, [B]."""
+    """The memory of a stochastic run: log-probability of its steps in nats, [B]."""
 
     log_prob: Tensor
     inner: Any = None
 
 
 class StochasticWrapper(SolverWrapper):
-    """A stochastic solver around another one: noise by seed for both.
+    """Base class of stochastic solvers around another one, with seeds for the noise of both.
 
     A subclass is a dataclass with the fields ``solver``, ``noise`` and ``path``.
     """
@@ -48,7 +48,7 @@ class StochasticWrapper(SolverWrapper):
 
 
 class MemorylessInner(StochasticWrapper):
-    """A stochastic solver that takes every step of its inner one by itself, from a state that noise has changed."""
+    """Base class of stochastic solvers whose inner solver has no memory, because noise changes the state in between."""
 
     def init_memory(self, times: Tensor) -> Any:
         return None
@@ -56,18 +56,18 @@ class MemorylessInner(StochasticWrapper):
 
 @dataclass(frozen=True)
 class EulerMaruyama(SolverBase):
-    """The stochastic walk with the marginals of the flow: velocity, half the noise times the score, and noise.
+    """Euler-Maruyama for the SDE with the marginal distributions of the flow.
 
     dx = (v + g^2/2 score) dt + g dW,  backwards dx = (v - g^2/2 score) dt + g dW;  v and score at (x, t), g at t
-    Assumes a Gaussian source and an independent coupling (the Sampler checks both) and the flow's own affine path.  A
-    step that ends where b = 0 (the data) adds no noise.  The log-probability of the walk, for reinforcement learning,
-    is in its memory (``integrate(..., done=...)``), and ``log_prob`` gives it for a step that was taken before.
+    Assumes a Gaussian source, an independent coupling and the affine path of the flow.  A step that ends at b = 0 (the
+    data) adds no noise.  The log-probability of the trajectory, for reinforcement learning, is in the memory
+    (``integrate(..., done=...)``); ``log_prob`` computes that of one step.
     Source: Albergo, Boffi and Vanden-Eijnden 2023, "Stochastic Interpolants" (arXiv 2303.08797).
 
     >>> from beeline.solvers.diffusions import White
     >>> from beeline.core.rng import Rng
-    >>> walk = EulerMaruyama(White(Rng(0)), Fading(0.0))
-    >>> walk.step(lambda x, t: 1 - x, torch.zeros(1, 1), torch.zeros(1), torch.ones(1), None)[0]
+    >>> solver = EulerMaruyama(White(Rng(0)), Fading(0.0))
+    >>> solver.step(lambda x, t: 1 - x, torch.zeros(1, 1), torch.zeros(1), torch.ones(1), None)[0]
     tensor([[1.]])
     """
 
@@ -103,7 +103,9 @@ class EulerMaruyama(SolverBase):
     def log_prob(self, f: Dynamics, x: Tensor, t: Tensor, s: Tensor, x_s: Tensor) -> Tensor:
         """log p(x_s | x) in nats [B] of one step, differentiable in the field; 0 for a step that adds no noise."""
         require(
-            not self.heun, "the density of a corrected step was asked for; it is not normal: use heun=False for both"
+            not self.heun,
+            "log_prob was called on EulerMaruyama(heun=True); the density of its steps is not normal: use heun=False "
+            "for sampling and log_prob",
         )
         drift = self._drift(f, x, t, self._live(t) & self._live(s), torch.sign(expand_time(s - t, x)))
         mean = torch.addcmul(x, expand_time(s - t, x), drift)
@@ -114,11 +116,11 @@ class EulerMaruyama(SolverBase):
         strength = torch.where(live, self.diffusion(t) / 2, torch.zeros_like(t))
         if not bool((strength > 0).any()):
             return v
-        at = torch.where(live, t, torch.full_like(t, 0.5))  # where no score exists none is used
+        at = torch.where(live, t, torch.full_like(t, 0.5))  # a dummy time where the score has weight zero
         return v + sign * expand_time(strength, x) * self.path.score(x, v, at)
 
     def _spread(self, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
-        """Standard deviation of the noise of a step, as wide as x."""
+        """Standard deviation of the noise of a step, broadcastable to x."""
         live = self._live(t) & self._live(s)
         return expand_time((self.diffusion(t) * (s - t).abs() * live).sqrt(), x)
 
@@ -128,12 +130,12 @@ class EulerMaruyama(SolverBase):
 
 @dataclass(frozen=True)
 class Overshoot(MemorylessInner):
-    """Walk the ODE beyond the aim, then noise back to it exactly.
+    """Overshooting: an ODE step beyond the end of the step, then exact noising back to it.
 
     o = min(1, s + strength (s - t) b_s),  x_o by the solver,  x_s = (a_s/a_o) x_o + sqrt(b_s^2 - (a_s b_o/a_o)^2) z
-    Assumes a Gaussian source, an independent coupling and the flow's affine path.  The noising is exact, so the law is
-    kept as well as the inner solver keeps it.  ``full`` always goes to o = 1 in one Euler step: the full refresh of
-    diffusers, which takes the mean datum for a sample and is biased at any number of steps.
+    Assumes a Gaussian source, an independent coupling and the affine path of the flow.  The noising adds no error to
+    that of the inner solver.  ``full`` always uses o = 1, the stochastic sampling of diffusers; it treats the mean
+    datum as a sample and is biased at any number of steps.
     Source: Hu et al. 2024, "AMO Sampler: Enhancing Text Rendering with Overshooting" (arXiv 2411.19415).
 
     >>> from beeline.solvers.diffusions import White
@@ -150,11 +152,17 @@ class Overshoot(MemorylessInner):
     full: bool = False
 
     def __post_init__(self) -> None:
-        require(self.strength >= 0, f"Overshoot got strength={self.strength}; a walk cannot fall short: give 0 or more")
+        require(
+            self.strength >= 0,
+            f"Overshoot got strength={self.strength}; a step cannot end before its end time: set 0 or more",
+        )
         self.check_inner(one_step=True)
 
     def step(self, f: Dynamics, x: Tensor, t: Tensor, s: Tensor, memory: Any) -> tuple[Tensor, Any]:
-        require(bool((s > t).all()), "Overshoot was asked to walk to the source; it goes to the data: invert by an ODE")
+        require(
+            bool((s > t).all()),
+            "Overshoot got a step towards the source; it is defined towards the data only: invert with an ODE solver",
+        )
         aim = torch.ones_like(s) if self.full else (s + self.strength * (s - t) * self.path.b(s)).clamp(max=1.0)
         x = self.solver.step(f, x, t, aim, None)[0]
         return renoise(self.path, x, aim, s, self.noise), None
@@ -162,11 +170,11 @@ class Overshoot(MemorylessInner):
 
 @dataclass(frozen=True)
 class Refresh(MemorylessInner):
-    """NoiseProcess back a little exactly, then walk the ODE over the whole way: churn.
+    """Churn: exact noising to an earlier time, then an ODE step over the longer interval.
 
     r = t - (s-t) g^2 / (2 b (a' b/a - b')),  x_r = (a_r/a_t) x + sqrt(b_r^2 - (a_r b_t/a_t)^2) z,  x_s by the solver
-    Assumes a Gaussian source, an independent coupling and the flow's affine path.  The noising is exact, so the law is
-    kept as well as the inner solver keeps it, for any strength.
+    Assumes a Gaussian source, an independent coupling and the affine path of the flow.  The noising adds no error to
+    that of the inner solver, for any strength.
     Source: Karras et al. 2022 (arXiv 2206.00364), algorithm 2; Xu et al. 2023, "Restart Sampling" (arXiv 2306.14878).
 
     >>> from beeline.solvers.diffusions import White
@@ -185,13 +193,16 @@ class Refresh(MemorylessInner):
         self.check_inner(one_step=True)
 
     def step(self, f: Dynamics, x: Tensor, t: Tensor, s: Tensor, memory: Any) -> tuple[Tensor, Any]:
-        require(bool((s > t).all()), "Refresh was asked to walk to the source; it goes to the data: invert by an ODE")
+        require(
+            bool((s > t).all()),
+            "Refresh got a step towards the source; it is defined towards the data only: invert with an ODE solver",
+        )
         back = self._earlier(t, s)
         x = renoise(self.path, x, t, back, self.noise)
         return self.solver.step(f, x, back, s, None)[0], None
 
     def _earlier(self, t: Tensor, s: Tensor) -> Tensor:
-        """The time to which the noise of this step leads back: g^2 (s-t) = growth of the noise from t back to r."""
+        """The earlier time r of this step: g^2 (s-t) = growth of the noise variance from t back to r."""
         a, b, da, db = self.path.coefficients(t.clamp(min=1e-6))
         growth = 2 * b * (da * b / a - db)  # -a^2 d(b/a)^2/dt: noise variance added per unit of time going back
         share = torch.where(growth > 0, self.diffusion(t) / growth.clamp(min=1e-12), torch.zeros_like(t))
@@ -200,10 +211,10 @@ class Refresh(MemorylessInner):
 
 @dataclass(frozen=True)
 class Langevin(StochasticWrapper):
-    """A solver whose every state is shaken by Langevin steps at its own time, which pull it back to the law there.
+    """Predictor-corrector: Langevin steps at the end of each step of a solver.
 
     x <- x + e score(x, s) + sqrt(2 e) z,  e = size b(s)^2;  none where b = 0
-    Assumes a Gaussian source, an independent coupling and the flow's affine path.
+    Assumes a Gaussian source, an independent coupling and the affine path of the flow.
     Source: Song et al. 2021, "Score-Based Generative Modeling through SDEs" (arXiv 2011.13456), predictor-corrector.
 
     >>> from beeline.solvers.diffusions import White
@@ -215,14 +226,15 @@ class Langevin(StochasticWrapper):
 
     noise: NoiseProcess
     solver: Solver = HEUN
-    repeats: int = 1  # shakes after every step, one evaluation each
-    size: float = 0.05  # in units of the noise variance; 0.01 to 0.2
+    repeats: int = 1  # Langevin steps after each step, one evaluation each
+    size: float = 0.05  # step size in units of the noise variance; 0.01 to 0.2
     path: AffinePath = field(default_factory=Linear)  # the flow's
 
     def __post_init__(self) -> None:
         require(
             self.repeats >= 0 and self.size > 0,
-            f"Langevin got repeats={self.repeats}, size={self.size}; give 0 or more shakes of a size above 0",
+            f"Langevin got repeats={self.repeats}, size={self.size}; Langevin steps need a positive size: set "
+            "repeats >= 0 and size > 0",
         )
         self.check_inner()
 
@@ -239,7 +251,7 @@ class Langevin(StochasticWrapper):
 
 
 def renoise(path: AffinePath, x: Tensor, t: Tensor, s: Tensor, noise: NoiseProcess) -> Tensor:
-    """From the law of time t to the law of an earlier time s, exactly: x_s = (a_s/a_t) x + sqrt(...) z."""
+    """Noise a state of time t to an earlier time s, exactly: x_s = (a_s/a_t) x + sqrt(b_s^2 - (a_s b_t/a_t)^2) z."""
     if bool((s == t).all()):
         return x
     a, b, a_s, b_s = path.a(t), path.b(t), path.a(s), path.b(s)
@@ -249,7 +261,7 @@ def renoise(path: AffinePath, x: Tensor, t: Tensor, s: Tensor, noise: NoiseProce
 
 
 def _log_normal(x: Tensor, spread: Tensor) -> Tensor:
-    """log N(x; 0, spread^2) per sample; a coordinate without spread is certain and counts 0."""
+    """log N(x; 0, spread^2) per sample [B]; coordinates with spread 0 contribute 0."""
     wide = spread.expand_as(x)
     safe = torch.where(wide > 0, wide, torch.ones_like(wide))
     value = -((x / safe) ** 2) / 2 - safe.log() - math.log(2 * math.pi) / 2

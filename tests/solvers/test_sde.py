@@ -139,16 +139,16 @@ def test_refusals() -> None:
     field, x = TWO.field(), torch.zeros(2, 1, dtype=torch.float64)
     one, zero = torch.ones(2, dtype=torch.float64), torch.zeros(2, dtype=torch.float64)
     for solver in (Overshoot(NOISE), Refresh(NOISE)):
-        with pytest.raises(ValueError, match="invert by an ODE"):
+        with pytest.raises(ValueError, match="invert with an ODE"):
             solver.step(field, x, one, zero, None)
-    with pytest.raises(ValueError, match="a walk cannot fall short"):
+    with pytest.raises(ValueError, match="cannot end before its end time"):
         Overshoot(NOISE, -1.0)
     for kind in (Fading, Hump, Rectified):
         with pytest.raises(ValueError, match="0 or more"):
             kind(-1.0)
-    with pytest.raises(ValueError, match="shakes of a size above 0"):
+    with pytest.raises(ValueError, match="need a positive size"):
         Langevin(NOISE, size=0.0)
-    with pytest.raises(ValueError, match="one motion needs one clock"):
+    with pytest.raises(ValueError, match="one time per batch"):
         Brownian(Rng(0))(torch.tensor([0.0, 0.1]), torch.tensor([0.5, 0.6]), torch.empty(2, 1))
     with pytest.raises(ValueError, match="use heun=False"):
         EulerMaruyama(NOISE, heun=True).log_prob(field, x, zero, one, x)
