@@ -1,9 +1,9 @@
-"""Headline claims of the methods, measured again on small exact or real problems.
+"""Main claims of the methods, measured on small exact or real problems.
 
-One file ``cID.py`` per method with ``METHOD`` (its name), ``CLAIM`` (what is claimed, in words) and ``measure(rng)``,
-which gives the findings of one seed: a baseline, the figure with the method, and a trivial control.  ``SEEDS`` says
-how many seeds the file needs where it is more than the default, ``SLOW`` why it takes more than two minutes.  The
-verdict over all seeds is that of ``verdict.py``.  A claim that does not hold at this size stays in the table.
+One file ``cID.py`` per method with ``METHOD`` (its name), ``CLAIM`` (the claim in words) and ``measure(rng)``, which
+returns the findings of one seed: a baseline, the figure with the method, and a trivial control.  ``SEEDS`` is the
+number of seeds where it is more than the default, ``SLOW`` the reason why it takes more than two minutes.
+``verdict.py`` computes the verdict over all seeds.  Claims that do not hold at this size are reported too.
 """
 
 from __future__ import annotations
@@ -30,20 +30,20 @@ def ids() -> list[str]:
 
 
 def claim(method: str) -> Any:
-    """The module of one method's claims."""
+    """The module with the claims of one method."""
     require(method in ids(), f"there is no claim file for {method!r}; {nearest(method, ids())}")
     return importlib.import_module(f"benchmarks.claims.c{method}")
 
 
-def run(method: str, seeds: int | None = None, told: Callable[[int], None] = lambda seed: None) -> dict[str, Any]:
-    """Measure one method's claims with several seeds; ``told`` hears of every seed that begins."""
+def run(method: str, seeds: int | None = None, started: Callable[[int], None] = lambda seed: None) -> dict[str, Any]:
+    """Measure the claims of one method with several seeds; ``started`` is called with every seed."""
     module = claim(method)
     count = max(vars(module).get("SEEDS", SEEDS), FEWEST) if seeds is None else seeds
     require(count >= FEWEST, f"got {seeds} seeds; a verdict needs {FEWEST} or more. Give --seeds {FEWEST}.")
-    begin, made = time.perf_counter(), []
+    begin, results = time.perf_counter(), []
     for seed in range(count):
-        told(seed)
-        made.append(list(module.measure(Rng(seed).fork("claim", method))))
+        started(seed)
+        results.append(list(module.measure(Rng(seed).fork("claim", method))))
     seconds = time.perf_counter() - begin
     return {
         "method": module.METHOD,
@@ -52,7 +52,7 @@ def run(method: str, seeds: int | None = None, told: Callable[[int], None] = lam
         "slow": vars(module).get("SLOW"),
         "seeds": list(range(count)),
         "seconds": round(seconds, 1),
-        "findings": [_row(group) for group in zip(*made, strict=True)],
+        "findings": [_row(group) for group in zip(*results, strict=True)],
     }
 
 
@@ -83,5 +83,5 @@ def _spread(values: list[float]) -> dict[str, Any]:
 
 
 def _short(value: float) -> float | None:
-    """Six digits; None for what JSON cannot hold."""
+    """Six digits; None for values that JSON cannot represent."""
     return float(f"{value:.6g}") if abs(value) < float("inf") else None

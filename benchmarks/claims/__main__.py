@@ -1,4 +1,4 @@
-"""python -m benchmarks.claims [ID ...] [--seeds N] [--again] [--only-changed] [--json FILE] [--page]"""
+"""python -m benchmarks.claims [ID ...] [--seeds N] [--again] [--only-changed] [--output FILE] [--page]"""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def main() -> None:
     parser.add_argument("ids", nargs="*", metavar="ID", help="method ids; all of them when none is given")
     parser.add_argument("--seeds", type=int, metavar="N", help=f"seeds a claim, {claims.FEWEST} or more; by default "
                         f"what its file says, or {claims.SEEDS}")  # fmt: skip
-    parser.add_argument("--again", action="store_true", help="measure also what was measured by the same code")
+    parser.add_argument("--again", action="store_true", help="repeat measurements by the same code")
     parser.add_argument("--only-changed", action="store_true", help="skip ids whose claim file did not change, "
                         "also where the package did")  # fmt: skip
     parser.add_argument(
@@ -52,15 +52,15 @@ def measure(chosen: argparse.Namespace) -> list[str]:
     wanted = chosen.ids or claims.ids()
     todo = [m for m in wanted if chosen.again or not record.current(m, known.get(m), chosen.seeds,
             claim_only=chosen.only_changed)]  # fmt: skip
-    told = [known[m]["seconds"] for m in todo if known.get(m, {}).get("seconds")]
+    timed = [known[m]["seconds"] for m in todo if known.get(m, {}).get("seconds")]
     guess = (
-        f"about {sum(told) / 60:.0f} minutes for the {len(told)} that were timed before" if told else "not timed yet"
+        f"about {sum(timed) / 60:.0f} minutes for the {len(timed)} that were timed before" if timed else "not timed yet"
     )
     console.print(f"{len(todo)} of {len(wanted)} claims to measure ({guess})")
     for method in todo:
         try:
             entry = claims.run(method, chosen.seeds, lambda seed, m=method: print(f"{m}: seed {seed}", file=sys.stderr))
-        except Exception as error:  # the other claims are measured all the same
+        except Exception as error:  # continue with the other claims
             traceback.print_exc()
             module = claims.claim(method)
             entry = {"method": module.METHOD, "claim": module.CLAIM, "measured": "", "seeds": [], "findings": [],

@@ -1,4 +1,4 @@
-"""One round of reflow on 6,000 exact pairs of the ring; the error is that of one step to the paired end."""
+"""One round of reflow on 6,000 exact pairs of the ring; the error is that of one step to the paired end point."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 import beeline as bl
 from beeline.objectives.losses.distances import Combined, Perceptual
 from beeline.solvers.multistep import KeepNoise
-from benchmarks.claims.toys import RING, draw, exact_end, finding, learn, network, noise, rmse
+from benchmarks.claims.toys import RING, exact_end, finding, learn, network, noise, rmse, sample
 from benchmarks.claims.verdict import Finding
 
 METHOD = "Improved training of rectified flows"
@@ -29,8 +29,8 @@ def measure(rng: bl.Rng) -> list[Finding]:
     ):
         objective = bl.objectives.FlowMatching(coupling=paired, times=times, distance=distance)
         nets[name] = learn(network(rng), objective, pairs, rng.fork("net"), steps=600)
-    one = {name: rmse(draw(net, test, 1), wanted) for name, net in nets.items()}
-    four = lambda name, solver: rmse(draw(nets[name], test, 4, solver=solver), wanted)  # noqa: E731
+    one = {name: rmse(sample(net, test, 1), wanted) for name, net in nets.items()}
+    four = lambda name, solver: rmse(sample(nets[name], test, 4, solver=solver), wanted)  # noqa: E731
     return [
         finding("one step: U-shaped times (figure) against uniform times", one["uniform"], one["U"], one["untrained"]),
         finding("one step: pseudo-Huber and U-shaped times (figure) against squared and uniform", one["uniform"],

@@ -1,6 +1,6 @@
-"""The ring: a teacher after 500 steps and 250 steps of PeRFlow with four windows against one (reflow with pairs made
-while training). W2 distance in four Euler steps. A fine-tune of the teacher is moved to a wider ring; what PeRFlow
-changed in the weights is added to it, and must not change where it goes."""
+"""The ring: a teacher after 500 steps, then 250 steps of PeRFlow with four windows against one window (reflow with
+pairs generated during training). W2 distance in four Euler steps. A fine-tune of the teacher is moved to a wider
+ring; the weight difference of PeRFlow is added to it and must not change its samples."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Any
 
 import beeline as bl
 from beeline.data.distributions.mixtures import GaussianMixture
-from benchmarks.claims.toys import LINE, RING, draw, even, finding, learn, network, noise, points, w2
+from benchmarks.claims.toys import LINE, RING, even, finding, learn, network, noise, points, sample, w2
 from benchmarks.claims.verdict import Finding
 
 METHOD = "PeRFlow: piecewise rectified flow"
-CLAIM = "Straightening by windows gives quality in few steps, and the change of the weights serves other fine-tunes."
+CLAIM = "Piecewise straightening gives quality in few steps, and the weight difference transfers to other fine-tunes."
 SEEDS, STEPS = 4, 4
 WIDE = GaussianMixture.ring(radius=5.0)
 
@@ -38,7 +38,7 @@ def measure(rng: bl.Rng) -> list[Finding]:
         for k in (4, 1)
     )
     merged = added(tuned, four, teacher)
-    gone = lambda net, n: draw(net, x0, n)  # noqa: E731
+    gone = lambda net, n: sample(net, x0, n)  # noqa: E731
     raw = gone(network(rng), STEPS)
     return [
         finding("4 steps: after PeRFlow (figure) against as much further training", w2(gone(longer, STEPS), real),

@@ -1,4 +1,4 @@
-"""Errors of the noise found by inversion (against the exact one) and of the datum that comes back, on the ring."""
+"""Error of the noise found by inversion (against the exact noise) and of the reconstructed datum, on the ring."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """The ring with and without exact values at the data end. Samples are W2 distances to the ring: 20 Euler steps of the
-ODE, and 40 steps of the SDE, whose score divides by 1 - t. An untrained network with the exact end value is right near
-t = 1, so the error of the velocity is taken over all times."""
+ODE, and 40 steps of the SDE, whose score divides by 1 - t. An untrained network with the exact end value is correct
+near t = 1, so the velocity error is averaged over all times."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import beeline as bl
 from beeline.fields.prediction import Boundary, Ends
 from beeline.solvers.diffusions import Fading, White
 from beeline.solvers.sde import EulerMaruyama
-from benchmarks.claims.toys import RING, draw, even, finding, learn, network, noise, points, velocity_error, w2
+from benchmarks.claims.toys import RING, even, finding, learn, network, noise, points, sample, velocity_error, w2
 from benchmarks.claims.verdict import Finding
 
 METHOD = "Boundary conditions of the velocity"
@@ -27,8 +27,8 @@ def measure(rng: bl.Rng) -> list[Finding]:
     }
 
     def errors(net: Any) -> list[float]:
-        walk = EulerMaruyama(White(rng.fork("walk")), Fading(1.0))
-        samples = (draw(net, x0, 20), draw(net, x0, 40, solver=walk))
+        sde = EulerMaruyama(White(rng.fork("walk")), Fading(1.0))
+        samples = (sample(net, x0, 20), sample(net, x0, 40, solver=sde))
         return [velocity_error(net, RING, rng), *(w2(made, real) for made in samples)]
 
     first = {name: errors(new()) for name, new in make.items()}

@@ -1,4 +1,4 @@
-"""Errors of end points, and of inversion with return (as 018), on the ring with the exact velocity."""
+"""Errors of end points, and of inversion and reconstruction (as in 018), on the ring with the exact velocity."""
 
 from __future__ import annotations
 

@@ -1,5 +1,6 @@
-"""The ring: 4,000 exact pairs, and a student of a third of the width that starts from nothing. One Euler step, rmse to
-the paired end; annealed reflow has fresh noise in its sources that fades over the first half of the steps."""
+"""The ring: 4,000 exact pairs, and a student of a third of the width that is initialised at random. One Euler step,
+rmse to the paired end point; annealed reflow mixes new noise into the sources, which fades over the first half of
+the steps."""
 
 from __future__ import annotations
 
@@ -7,7 +8,7 @@ from typing import Any
 
 import beeline as bl
 from beeline.distillation.pairs import AnnealedPairs
-from benchmarks.claims.toys import RING, draw, exact_end, finding, learn, network, noise, points, rmse
+from benchmarks.claims.toys import RING, exact_end, finding, learn, network, noise, points, rmse, sample
 from benchmarks.claims.verdict import Finding
 
 METHOD = "SlimFlow: annealing reflow"
@@ -25,7 +26,7 @@ def measure(rng: bl.Rng) -> list[Finding]:
     annealed = learn(small(), paired, feed, rng.fork("net"), steps=STEPS, batch_size=LOT)
     flow = learn(small(), bl.objectives.FlowMatching(), points(rng), rng.fork("net"), steps=STEPS // 2)
     two = learn(flow, paired, pairs, rng.fork("two"), steps=STEPS // 2)
-    error = lambda net: rmse(draw(net, test, 1), wanted)  # noqa: E731
+    error = lambda net: rmse(sample(net, test, 1), wanted)  # noqa: E731
     raw = error(small())
     return [
         finding("annealed reflow (figure) against reflow from the start", error(cold), error(annealed), raw),

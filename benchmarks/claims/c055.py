@@ -1,12 +1,12 @@
-"""Super-resolution in small: a point of the ring given its position with noise of unit variance. W2 distance between
-the pairs (given, drawn) and (given, true)."""
+"""A small version of super-resolution: a point of the ring given its position plus noise of unit variance. W2 distance
+between the pairs (given, sampled) and (given, true)."""
 
 from __future__ import annotations
 
 import torch
 
 import beeline as bl
-from benchmarks.claims.toys import RING, draw, even, finding, learn, network, noise, points, w2
+from benchmarks.claims.toys import RING, even, finding, learn, network, noise, points, sample, w2
 from benchmarks.claims.verdict import Finding
 
 METHOD = "DREAM: self-rectified states"
@@ -20,7 +20,7 @@ def measure(rng: bl.Rng) -> list[Finding]:
     given = real + noise(rng.fork("seen"))
 
     def error(net: bl.Network, steps: int) -> float:
-        made = draw(net, x0, steps, {"given": given})
+        made = sample(net, x0, steps, {"given": given})
         return w2(torch.cat([given, made], 1), torch.cat([given, real], 1))
 
     nets = [

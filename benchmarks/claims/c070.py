@@ -1,4 +1,4 @@
-"""W1 distance to two modes on the line; a step of the outer flow draws its velocity by the inner one."""
+"""W1 distance to two modes on the line; each step of the outer flow samples its velocity from the inner flow."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 import beeline as bl
 from beeline.data.distributions.mixtures import GaussianMixture
 from beeline.objectives.hierarchical import RandomVelocity
-from benchmarks.claims.toys import draw, even, finding, learn, network, noise
+from benchmarks.claims.toys import even, finding, learn, network, noise, sample
 from benchmarks.claims.verdict import Finding
 
 METHOD = "Hierarchical rectified flow"
@@ -35,9 +35,9 @@ def hierarchical(rng: bl.Rng, coupling: Any, steps: int = 900) -> Any:
     return learn(inner(rng), bl.objectives.Hierarchical(outer=outer), data, rng, steps=steps)
 
 
-def walked(field: Any, rng: bl.Rng, outer: int, inner: int) -> float:
+def sampled_error(field: Any, rng: bl.Rng, outer: int, inner: int) -> float:
     """W1 of samples with ``outer`` times ``inner`` evaluations."""
-    made = draw(RandomVelocity(field, rng.fork("inner"), inner), noise(rng, SIZE, 1), outer)
+    made = sample(RandomVelocity(field, rng.fork("inner"), inner), noise(rng, SIZE, 1), outer)
     return w1(made, even(TWO, rng, SIZE)[0])
 
 
@@ -47,7 +47,7 @@ def measure(rng: bl.Rng) -> list[Finding]:
     real = even(TWO, rng, SIZE)[0]
     field, first, rows = hierarchical(rng.fork("hrf"), bl.couplings.Independent()), inner(rng), []
     for outer, inside in ((1, 2), (1, 10), (2, 5)):
-        before = w1(draw(plain, noise(rng, SIZE, 1), outer * inside), real)
+        before = w1(sample(plain, noise(rng, SIZE, 1), outer * inside), real)
         rows.append(finding(f"{outer * inside} evaluations: {outer} x {inside} hierarchical (figure) against Euler",
-                            before, walked(field, rng, outer, inside), walked(first, rng, outer, inside)))  # fmt: skip
+                            before, *(sampled_error(f, rng, outer, inside) for f in (field, first))))  # fmt: skip
     return rows

@@ -1,4 +1,4 @@
-"""End points on the ring with the exact velocity on fresh noises: the Bellman grid (60 fine steps, 128 noises)."""
+"""End points on the ring with the exact velocity on new noises: the Bellman grid (60 fine steps, 128 noises)."""
 
 from __future__ import annotations
 

@@ -10,11 +10,11 @@ from torch import nn
 import beeline as bl
 from beeline.data.image_files import Digits
 from beeline.evaluation.metrics import SlicedWasserstein
-from benchmarks.claims.toys import draw, finding, learn
+from benchmarks.claims.toys import finding, learn, sample
 from benchmarks.claims.verdict import Finding
 
 METHOD = "Pyramidal flow matching"
-CLAIM = "Most of the work runs at low resolution, with continuity kept across the stages."
+CLAIM = "Most of the computation is at low resolution, with continuity across the stages."
 
 
 class Conv(nn.Module):
@@ -49,7 +49,7 @@ def measure(rng: bl.Rng) -> list[Finding]:
     high = learn(nets[1], bl.objectives.PyramidMatching(pyramid), data, rng.fork("pyramid"), steps=480, batch_size=64)
     n = len(real)
     with torch.no_grad():
-        one = draw(flat, rng.fork("x0").normal(real), 10)
+        one = sample(flat, rng.fork("x0").normal(real), 10)
         two, raw_net = (
             pyramid.sample(net, real, rng.fork("x0"), steps=8, solver=bl.solvers.EULER) for net in (high, nets[2])
         )

@@ -1,5 +1,5 @@
 """A rotated and stretched Gaussian, E|x1 - x0|^2 = 4.4 where 1.25 is optimal; two rounds of 500 steps each. Marginals
-are the W2 distance of the end points to the true ends."""
+are the W2 distance of the end points to the true end points."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 import beeline as bl
-from benchmarks.claims.toys import UNTRAINED, draw, finding, learn, network, noise, w2
+from benchmarks.claims.toys import UNTRAINED, finding, learn, network, noise, sample, w2
 from benchmarks.claims.verdict import Finding
 
 METHOD = "c-rectified flow: potential gradient"
@@ -29,7 +29,7 @@ def measure(rng: bl.Rng) -> list[Finding]:
         made = [start]
         for k in range(2):
             net = learn(make(rng.fork(k)), objective, made[-1], rng.fork(name, k), steps=500)
-            made.append(bl.Batch(draw(net, x0, 10, solver=bl.solvers.HEUN), x0))
+            made.append(bl.Batch(sample(net, x0, 10, solver=bl.solvers.HEUN), x0))
         return made
 
     free = rounds("free", network, bl.objectives.FlowMatching(coupling=paired))
@@ -38,7 +38,7 @@ def measure(rng: bl.Rng) -> list[Finding]:
                    distance=bl.objectives.Bregman()))  # fmt: skip
     chance = bl.Batch(bound[1].x1[rng.fork("chance").permutation(len(x0))], x0)
     ends = [w2(batch.x1[:512], start.x1[:512]) for batch in (free[1], bound[1])]
-    still = draw(potential(rng), x0[:512], 10, solver=bl.solvers.HEUN)
+    still = sample(potential(rng), x0[:512], 10, solver=bl.solvers.HEUN)
     return [
         finding("E|Z1 - Z0|^2 after one round: gradient field (figure) against a free field", cost(free[1]),
                 cost(bound[1]), cost(chance), CHANCE),

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 import beeline as bl
-from benchmarks.claims.toys import CLASSES, draw, finding, learn, network, noise, points, w2
+from benchmarks.claims.toys import CLASSES, finding, learn, network, noise, points, sample, w2
 from benchmarks.claims.verdict import Finding
 
 METHOD = "Guidance-free training"
@@ -26,7 +26,7 @@ def trained(rng: bl.Rng, steps: int = 900) -> tuple[bl.Batch, Any]:
 
 def guided(field: Any, x0: torch.Tensor, cond: Any, steps: int, scale: float = SCALE) -> torch.Tensor:
     """Samples with classifier-free guidance."""
-    return draw(field, x0, steps, cond, guidance=bl.CFG(scale, {"label": NULL}))
+    return sample(field, x0, steps, cond, guidance=bl.CFG(scale, {"label": NULL}))
 
 
 def measure(rng: bl.Rng) -> list[Finding]:
@@ -37,9 +37,9 @@ def measure(rng: bl.Rng) -> list[Finding]:
     x0 = noise(rng)
     label = torch.arange(len(x0)) % 8
     wanted = guided(CLASSES.field(), x0, {"label": label}, 60)
-    told = {"label": label, "beta": torch.full((len(x0), 1), 1 / SCALE)}
+    cond = {"label": label, "beta": torch.full((len(x0), 1), 1 / SCALE)}
     half, same = guided(plain, x0, {"label": label}, 4), guided(plain, x0, {"label": label}, 8)
-    made, raw = (w2(draw(f, x0, 8, told), wanted) for f in (net, first))
+    made, raw = (w2(sample(f, x0, 8, cond), wanted) for f in (net, first))
     return [
         finding("8 evaluations: guidance-free (figure) against guidance in 4 steps", w2(half, wanted), made, raw),
         finding("8 steps: guidance-free (figure, 8 evaluations) against guidance (16)", w2(same, wanted), made, raw),

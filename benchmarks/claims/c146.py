@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 import beeline as bl
-from benchmarks.claims.toys import RING, draw, even, finding, learn, network, noise, points, w2
+from benchmarks.claims.toys import RING, even, finding, learn, network, noise, points, sample, w2
 from benchmarks.claims.verdict import Finding
 
 METHOD = "Multisample flow matching: minibatch optimal transport"
@@ -50,5 +50,5 @@ def measure(rng: bl.Rng) -> list[Finding]:
     return [
         finding("variance of the gradient: optimal (figure) against independent pairs", *spread, "shuffled pairs"),
         *(finding(f"W2, {n} Euler steps: optimal (figure) against independent pairs",
-                  *(w2(draw(f, x0, n), real) for f in nets)) for n in (2, 4)),
+                  *(w2(sample(f, x0, n), real) for f in nets)) for n in (2, 4)),
     ]  # fmt: skip

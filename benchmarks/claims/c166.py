@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 
 import beeline as bl
-from benchmarks.claims.toys import CLASSES, draw, even, finding, learn, network, noise, points, w2
+from benchmarks.claims.toys import CLASSES, even, finding, learn, network, noise, points, sample, w2
 from benchmarks.claims.verdict import Finding
 
 METHOD = "Self-perceptual objective"
@@ -21,7 +21,7 @@ def measure(rng: bl.Rng) -> list[Finding]:
     net = learn(copy.deepcopy(plain), objective, data, rng.fork("more"), steps=500, peak=1e-3)
     rows = []
     for steps in (4, 16):
-        before, after = (w2(draw(f, x0, steps), real) for f in (more, net))
+        before, after = (w2(sample(f, x0, steps), real) for f in (more, net))
         rows.append(finding(f"{steps} Euler steps: self-perceptual (figure) against as many more plain steps",
-                            before, after, w2(draw(network(rng), x0, steps), real)))  # fmt: skip
+                            before, after, w2(sample(network(rng), x0, steps), real)))  # fmt: skip
     return rows

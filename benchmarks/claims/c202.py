@@ -1,5 +1,5 @@
 """The ring with overlapping classes and a trained model, 16 steps. Fidelity is the mean posterior probability of the
-wanted class, diversity the standard deviation within a class."""
+condition, diversity the standard deviation within a class."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Sequences that stay near one of eight overlapping modes; a model of windows of four frames with a time for every
-frame continues them two frames at a time. History guidance is v(no history) + w (v(history) - v(no history)). Fidelity
-is the mean posterior probability of the first frame's mode, ten windows later."""
+frame extends them by two frames at a time. History guidance is v(no history) + w (v(history) - v(no history)).
+Fidelity is the mean posterior probability of the mode of the first frame, ten windows later."""
 
 from __future__ import annotations
 
@@ -40,9 +40,9 @@ def rolled(net: Any, first: torch.Tensor, weight: float, rng: bl.Rng) -> torch.T
         x = torch.cat([known, start[:, GIVEN:]], 1)
 
         def guided(x: torch.Tensor, t: torch.Tensor, other: torch.Tensor = start) -> torch.Tensor:
-            told = net(x, torch.where(free, t[:, None], 1.0))
+            conditional = net(x, torch.where(free, t[:, None], 1.0))
             blind = net(torch.where(free[..., None], x, other), torch.where(free, t[:, None], 0.0))
-            return (blind + weight * (told - blind)) * free[..., None]
+            return (blind + weight * (conditional - blind)) * free[..., None]
 
         with torch.no_grad():
             known = bl.integrate(guided, x, torch.linspace(0, 1, 17), bl.solvers.HEUN)[:, GIVEN:]
@@ -56,13 +56,13 @@ def measure(rng: bl.Rng) -> list[Finding]:
     net = learn(new(), objective, data, rng.fork("own"), steps=900)
     ends = {w: rolled(net, first, w, rng.fork("roll")) for w in (0.0, 1.0, 1.5)}
     raw = rolled(new(), first, 1.5, rng.fork("roll"))
-    kept = {w: faithful(x[:, -1], k) for w, x in ends.items()}
+    fidelity = {w: faithful(x[:, -1], k) for w, x in ends.items()}
     lost = {w: abs(float((x[:, -1] - MEANS[k].to(x)).square().sum(1).mean().sqrt()) - SPREAD * 2**0.5)
             for w, x in {**ends, -1.0: raw}.items()}  # fmt: skip
     return [
-        finding("fidelity after ten windows: guidance 1.5 (figure) against the history without guidance", kept[1.0],
-                kept[1.5], kept[0.0], "no history", "higher"),
-        finding("fidelity after ten windows: with the history (figure) against without", kept[0.0], kept[1.0],
+        finding("fidelity after ten windows: guidance 1.5 (figure) against the history without guidance", fidelity[1.0],
+                fidelity[1.5], fidelity[0.0], "no history", "higher"),
+        finding("fidelity after ten windows: with the history (figure) against without", fidelity[0.0], fidelity[1.0],
                 faithful(raw[:, -1], k), UNTRAINED, "higher"),
         finding("error of the distance to the mode after ten windows: guidance 1.5 (figure) against without guidance",
                 lost[1.0], lost[1.5], lost[-1.0], UNTRAINED),

@@ -1,5 +1,5 @@
-"""The ring with overlapping classes. All samples take 20 evaluations: 20 steps without guidance, or 10 with it (scale
-2). Fidelity is the mean posterior probability of the wanted class; W2 is the distance to exactly guided samples."""
+"""The ring with overlapping classes. All samples take 20 evaluations: 20 steps without guidance, or 10 with guidance
+(scale 2). Fidelity is the mean posterior probability of the condition; W2 is the distance to exactly guided samples."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 
 import beeline as bl
 from benchmarks.claims.c142 import LABEL, guided, trained
-from benchmarks.claims.toys import CLASSES, draw, finding, learn, network, noise, w2
+from benchmarks.claims.toys import CLASSES, finding, learn, network, noise, sample, w2
 from benchmarks.claims.verdict import Finding
 
 METHOD = "Condition contrastive alignment"
@@ -31,9 +31,9 @@ def measure(rng: bl.Rng) -> list[Finding]:
     label = torch.arange(len(x0)) % 8
     cond = {"label": label}
     wanted = guided(CLASSES.field(), x0, cond, 60)
-    first = draw(network(rng, conditions=LABEL), x0, 20, cond)
-    made = {"before": draw(plain, x0, 20, cond), "CFG": guided(plain, x0, cond, 10)}
-    aligned = draw(net, x0, 20, cond)
+    first = sample(network(rng, conditions=LABEL), x0, 20, cond)
+    made = {"before": sample(plain, x0, 20, cond), "CFG": guided(plain, x0, cond, 10)}
+    aligned = sample(net, x0, 20, cond)
     return [
         *(finding(f"W2: aligned (figure) against {name}", w2(x, wanted), w2(aligned, wanted), w2(first, wanted))
           for name, x in made.items()),

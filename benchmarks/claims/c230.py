@@ -1,4 +1,4 @@
-"""Total variation of the symbols drawn in 40 steps with the exact posterior of the symbol, at 4 and 40 symbols."""
+"""Total variation of symbols sampled in 40 steps with the exact posterior of the symbol, at 4 and 40 symbols."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 
 import beeline as bl
 from beeline.spaces.simplex import Dirichlet, PosteriorNetwork, Simplex
-from benchmarks.claims.toys import draw, finding
+from benchmarks.claims.toys import finding, sample
 from benchmarks.claims.verdict import Finding
 
 METHOD = "Dirichlet flow matching"
@@ -33,13 +33,13 @@ def guidance(rng: bl.Rng) -> Finding:
     x0 = Simplex().sample(torch.empty(3000, k, dtype=torch.float64), rng.fork("guided"))
 
     def error(label: int, scale: float) -> float:
-        told = {"label": torch.full((len(x0),), label)}
-        made = draw(PosteriorNetwork(known, path), x0, 40, told, path=path, guidance=bl.CFG(scale, {"label": NULL}))
+        cond = {"label": torch.full((len(x0),), label)}
+        made = sample(PosteriorNetwork(known, path), x0, 40, cond, path=path, guidance=bl.CFG(scale, {"label": NULL}))
         share = torch.bincount(made.argmax(1), minlength=k) / len(x0)
         return float((share - wanted).abs().sum() / 2)
 
-    return finding("error of the guided law: scale 2 (figure) against no guidance", error(0, 1.0), error(0, SCALE),
-                   error(NULL, 1.0), "no condition")  # fmt: skip
+    return finding("error of the guided distribution: scale 2 (figure) against no guidance", error(0, 1.0),
+                   error(0, SCALE), error(NULL, 1.0), "no condition")  # fmt: skip
 
 
 def measure(rng: bl.Rng) -> list[Finding]:
@@ -64,7 +64,7 @@ def measure(rng: bl.Rng) -> list[Finding]:
 
         errors = []
         for field in (linear, PosteriorNetwork(known, path), PosteriorNetwork(ignorant, path)):
-            share = torch.bincount(draw(field, x0, 40).argmax(1), minlength=k) / len(x0)
+            share = torch.bincount(sample(field, x0, 40).argmax(1), minlength=k) / len(x0)
             errors.append(float((share - prior).abs().sum() / 2))
         rows.append(finding(f"{k} symbols: Dirichlet path (figure) against the linear one", *errors,
                             "posterior without the prior"))  # fmt: skip

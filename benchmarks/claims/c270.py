@@ -1,4 +1,4 @@
-"""End points on the ring with the exact velocity on fresh noises: least-squares weights of the last velocities."""
+"""End points on the ring with the exact velocity on new noises: least-squares weights of the last velocities."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""rmse of the velocity on the ring with 2,000 data, half of the data of less than mean loss left out. As many epochs
-take about a quarter fewer steps; the share is counted from the order of the epochs. The last finding asks that the
+"""rmse of the velocity on the ring with 2,000 data, half of the data of less than mean loss pruned. As many epochs take
+about a quarter fewer steps; the fraction is counted from the order of the epochs. The last finding requires that the
 loss of quality is below five percent of the error."""
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ SEEDS, STEPS, SAVED, DATA = 4, 600, 0.27, 2000
 
 
 class Counting(PrunedFeed):
-    """Counts the data that the epochs hold."""
+    """Records the sizes of its epochs."""
 
     def __init__(self, pruning: Counted, batch: bl.Batch, rng: bl.Rng):
         super().__init__(pruning, batch, rng)
         self.sizes = pruning.sizes
 
-    def _epoch(self, start: int, prunes: bool) -> Any:
-        made = super()._epoch(start, prunes)
-        self.sizes.append(len(made.order))
-        return made
+    def _epoch(self, start: int, pruned: bool) -> Any:
+        epoch = super()._epoch(start, pruned)
+        self.sizes.append(len(epoch.order))
+        return epoch
 
 
 @dataclass(frozen=True)
 class Counted(DataPruning):
-    """DataPruning whose feed tells the sizes of its epochs."""
+    """DataPruning with a record of the sizes of its epochs."""
 
     sizes: list[int] = field(default_factory=list)
 

@@ -1,5 +1,5 @@
-"""The ring, learned on the straight and on the variance-preserving path with the loss of flow matching: W2 distance of
-few Euler steps, and negative log likelihood (nats) of 256 points by 20 steps of RK4."""
+"""The ring, trained on the straight and on the variance-preserving path with the flow-matching loss: W2 distance of few
+Euler steps, and negative log-likelihood (nats) of 256 points by 20 steps of RK4."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 import beeline as bl
-from benchmarks.claims.toys import LINE, RING, draw, even, finding, learn, network, noise, points, w2
+from benchmarks.claims.toys import LINE, RING, even, finding, learn, network, noise, points, sample, w2
 from benchmarks.claims.verdict import Finding
 
 METHOD = "Flow matching: straight path against the VP path"
@@ -45,4 +45,4 @@ def measure(rng: bl.Rng) -> list[Finding]:
 
 
 def _walk(net: Any, path: Any, x0: torch.Tensor, grid: Any, steps: int) -> torch.Tensor:
-    return draw(net, x0, steps, path=path, schedule=grid)
+    return sample(net, x0, steps, path=path, schedule=grid)

@@ -1,5 +1,5 @@
-"""The ring and an adaptive solver (tolerance 1e-3). An untrained network is cheap to solve as well, so evaluations
-count as 1,000 where the samples are farther from the data (W2) than 1.1 times those of plain training."""
+"""The ring and an adaptive solver (tolerance 1e-3). An untrained network is easy to solve too, so the evaluations count
+as 1,000 where the samples are farther from the data (W2) than 1.1 times those of plain training."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 import beeline as bl
-from benchmarks.claims.toys import RING, draw, even, finding, learn, network, noise, points, w2
+from benchmarks.claims.toys import RING, even, finding, learn, network, noise, points, sample, w2
 from benchmarks.claims.verdict import Finding
 
 METHOD = "Local solver error as a regulariser"
@@ -34,7 +34,7 @@ def measure(rng: bl.Rng) -> list[Finding]:
     objectives = bl.objectives.FlowMatching(), bl.objectives.SmoothSteps(strength=0.1, step=0.1)
     nets = [learn(network(rng), objective, data, rng.fork("net")) for objective in objectives]
     nets.append(network(rng))
-    far = [w2(draw(f, x0, 30, solver=bl.solvers.HEUN), real) for f in nets]
+    far = [w2(sample(f, x0, 30, solver=bl.solvers.HEUN), real) for f in nets]
     calls = [cost(f, x0) if w < 1.1 * far[0] else 1000.0 for f, w in zip(nets, far, strict=True)]
     return [
         finding("evaluations: regularised (figure) against plain", *calls),

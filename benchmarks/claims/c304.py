@@ -1,4 +1,4 @@
-"""End points on the ring with the exact velocity on fresh noises: every step asks at a time of its own."""
+"""End points on the ring with the exact velocity on new noises: every step evaluates the network at an aligned time."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from benchmarks.claims.toys import finding
 from benchmarks.claims.verdict import Finding
 
 METHOD = "Timestep aligner"
-CLAIM = "AlignedSteps times make ten steps of DDIM much better."
+CLAIM = "Aligned time steps make ten steps of DDIM much better."
 SEEDS = 6
 
 

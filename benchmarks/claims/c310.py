@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import beeline as bl
-from benchmarks.claims.toys import RING, draw, even, finding, learn, network, noise, points, w2
+from benchmarks.claims.toys import RING, even, finding, learn, network, noise, points, sample, w2
 from benchmarks.claims.verdict import Finding
 
 METHOD = "FasterDiT: direction term, density of the SNR"
@@ -12,7 +12,7 @@ CLAIM = "A direction term and times chosen by their signal-to-noise ratio make t
 
 def measure(rng: bl.Rng) -> list[Finding]:
     data, x0, (real, _) = points(rng), noise(rng), even(RING, rng)
-    errors = {"untrained": w2(draw(network(rng), x0, 16), real)}
+    errors = {"untrained": w2(sample(network(rng), x0, 16), real)}
     for name, times, distance in (
         ("plain", bl.times.Uniform(), bl.objectives.squared),
         ("direction", bl.times.Uniform(), bl.objectives.Direction(0.5)),
@@ -21,7 +21,7 @@ def measure(rng: bl.Rng) -> list[Finding]:
         net = learn(
             network(rng), bl.objectives.FlowMatching(times=times, distance=distance), data, rng.fork("net"), 600
         )
-        errors[name] = w2(draw(net, x0, 16), real)
+        errors[name] = w2(sample(net, x0, 16), real)
     return [
         finding(f"{name} (figure) against plain", errors["plain"], errors[name], errors["untrained"])
         for name in ("direction", "SNR")

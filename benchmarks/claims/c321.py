@@ -8,7 +8,7 @@ import torch
 
 import beeline as bl
 from benchmarks.claims.c142 import DROP, LABEL, SCALE, guided, trained
-from benchmarks.claims.toys import CLASSES, draw, finding, learn, network, noise, w2
+from benchmarks.claims.toys import CLASSES, finding, learn, network, noise, sample, w2
 from benchmarks.claims.verdict import Finding
 
 METHOD = "Model guidance"
@@ -22,5 +22,5 @@ def measure(rng: bl.Rng) -> list[Finding]:
     x0 = noise(rng)
     cond = {"label": torch.arange(len(x0)) % 8}
     wanted = guided(CLASSES.field(), x0, cond, 60)
-    made = guided(plain, x0, cond, 4), draw(net, x0, 8, cond), draw(network(rng, conditions=LABEL), x0, 8, cond)
+    made = guided(plain, x0, cond, 4), sample(net, x0, 8, cond), sample(network(rng, conditions=LABEL), x0, 8, cond)
     return [finding("model guidance (figure) against guidance in 4 steps", *(w2(x, wanted) for x in made))]  # fmt: skip

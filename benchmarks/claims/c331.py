@@ -1,7 +1,7 @@
-"""rmse of the velocity on the ring at two lengths of training: a constant rate with a cooldown over the last fifth,
-against a cosine over that length, and against the cosine of a run of 600 steps that is stopped there. Cooldowns at 200,
-400 and 600 steps of one constant run take 720 steps in all, three cosines 1,200, so that as much work allows each
-cosine 0.6 of its length."""
+"""rmse of the velocity on the ring at two training lengths: a constant learning rate with a cooldown over the last
+fifth, against a cosine over that length, and against the cosine of a run of 600 steps that is stopped there.
+Cooldowns at 200, 400 and 600 steps of one constant run take 720 steps in total, three cosines 1,200, so at equal
+compute each cosine has 0.6 of its length."""
 
 from __future__ import annotations
 

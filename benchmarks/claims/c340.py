@@ -1,5 +1,5 @@
 """The ring with a learned coupling: W2 distance of few Euler steps from the Gaussian. The transport cost of the pairs
-is not compared: an encoder that copies the datum would have none."""
+is not compared: an encoder that copies the datum would have zero cost."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import beeline as bl
-from benchmarks.claims.toys import RING, draw, even, finding, learn, network, noise, points, w2
+from benchmarks.claims.toys import RING, even, finding, learn, network, noise, points, sample, w2
 from benchmarks.claims.verdict import Finding
 
 METHOD = "Variational noise coupling"
@@ -39,6 +39,6 @@ def measure(rng: bl.Rng) -> list[Finding]:
     coupled = learn(both(), bl.objectives.EncodedSource(strength=3.0), data, rng.fork("net"))
     return [
         finding(f"{n} Euler steps: encoder with KL weight 3 (figure) against independent pairs",
-                *(w2(draw(f, x0, n), real) for f in (plain, coupled, both())))
+                *(w2(sample(f, x0, n), real) for f in (plain, coupled, both())))
         for n in (2, 4)
     ]  # fmt: skip

@@ -1,5 +1,6 @@
 """Pairs with y = x^2 - 1 + noise. One model with a time for every part, against two models for one direction each, all
-three together trained for 1,600 steps a side. W2 distance between the pairs (given, drawn) and (given, true)."""
+three trained jointly for 1,600 steps per direction. W2 distance between the pairs (given, sampled) and (given,
+true)."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""rmse of the velocity on the ring after few and after ten times as many steps of Adam: one cycle up to a rate that is
-ten times the usual one, against a constant usual rate."""
+"""rmse of the velocity on the ring after few and after ten times as many steps of Adam: one cycle up to ten times the
+usual learning rate, against the usual constant learning rate."""
 
 from __future__ import annotations
 

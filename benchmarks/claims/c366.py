@@ -1,6 +1,6 @@
 """The ring with overlapping classes and a conditional model, 16 Euler steps. The expert is the posterior of the class,
-which hidden features are aligned with through a projection. Accuracy is the mean posterior probability of the wanted
-class; diversity is the error of the spread within a class."""
+with which hidden features are aligned through a projection. Accuracy is the mean posterior probability of the
+condition; diversity is the error of the standard deviation within a class."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import nn
 import beeline as bl
 from benchmarks.claims.c142 import LABEL
 from benchmarks.claims.c226 import faithful
-from benchmarks.claims.toys import CLASSES, draw, finding, learn, network, noise, points
+from benchmarks.claims.toys import CLASSES, finding, learn, network, noise, points, sample
 from benchmarks.claims.verdict import Finding
 
 METHOD = "Features aligned with an expert of the domain"
@@ -30,10 +30,10 @@ def measure(rng: bl.Rng) -> list[Finding]:
     data, x0, rows = points(rng, CLASSES), noise(rng), []
     label = torch.arange(len(x0)) % 8
     spread = lambda x: torch.stack([x[label == k].var(0).sum() for k in range(8)]).mean().sqrt()  # noqa: E731
-    wanted = spread(draw(CLASSES.field(), x0, 60, {"label": label}))
+    wanted = spread(sample(CLASSES.field(), x0, 60, {"label": label}))
 
     def measured(net: Any) -> tuple[float, float]:
-        x = draw(net, x0, 16, {"label": label})
+        x = sample(net, x0, 16, {"label": label})
         return faithful(x, label), float((spread(x) - wanted).abs())
 
     for steps in (150, 450):

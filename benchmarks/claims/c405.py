@@ -1,4 +1,4 @@
-"""End points on the ring with the exact velocity on fresh noises: searched steps and multistep weights."""
+"""End points on the ring with the exact velocity on new noises: searched steps and multistep weights."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Sequential work that is left, in rounds of evaluations that can run at once, at an unchanged result: inverting a
-random causal affine map of 64 positions to 1e-8, and 64 Euler steps on the ring to 1e-6 of the sequential end."""
+"""Sequential cost in rounds of parallel evaluations, at an unchanged result: inverting a random causal affine map of 64
+positions to 1e-8, and 64 Euler steps on the ring to 1e-6 of the sequential end point."""
 
 from __future__ import annotations
 

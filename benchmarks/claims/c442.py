@@ -1,5 +1,6 @@
-"""Showers in small: the shares of energy of four layers given the incident energy, learned as logits by a conditional
-flow. W2 distance between the pairs (energy, shares) drawn and true, and the error against 40 Heun steps."""
+"""Small calorimeter showers: the energy fractions of four layers given the incident energy, modelled as logits by a
+conditional flow. W2 distance between the pairs (energy, fractions) sampled and true, and the error against 40 Heun
+steps."""
 
 from __future__ import annotations
 
@@ -9,7 +10,7 @@ import beeline as bl
 from beeline.distillation.fit_solver import Bespoke, Problem
 from beeline.sampling.guidance.guide import Plain
 from beeline.solvers.runge_kutta import MIDPOINT
-from benchmarks.claims.toys import draw, finding, learn, network, noise, rmse, w2
+from benchmarks.claims.toys import finding, learn, network, noise, rmse, sample, w2
 from benchmarks.claims.verdict import Finding
 
 METHOD = "CaloDREAM: bespoke non-stationary solver"
@@ -31,7 +32,7 @@ def measure(rng: bl.Rng) -> list[Finding]:
     told = {"energy": {"size": 1}}
     net = learn(network(rng, LAYERS - 1, conditions=told), bl.objectives.FlowMatching(),
                 bl.Batch(shares, cond={"energy": energy}), rng.fork("net"))  # fmt: skip
-    fine = lambda x0, cond: draw(net, x0, 40, cond, solver=bl.solvers.HEUN)  # noqa: E731
+    fine = lambda x0, cond: sample(net, x0, 40, cond, solver=bl.solvers.HEUN)  # noqa: E731
     start, seen = noise(rng.fork("fit"), 512, LAYERS - 1), {"energy": energy[:512]}
     fit = Problem(bl.Flow(net), Plain(), start, fine(start, seen), seen)
     schedule, solver = Bespoke(iterations=150)(fit, 4, rng)
@@ -39,12 +40,12 @@ def measure(rng: bl.Rng) -> list[Finding]:
     x0, cond = noise(rng, size=LAYERS - 1), {"energy": given}
     first = network(rng, LAYERS - 1, conditions=told)
     exact = fine(x0, cond)
-    bespoke = draw(net, x0, 4, cond, solver=solver, schedule=schedule)
-    raw = draw(first, x0, 4, cond, solver=solver, schedule=schedule)
+    bespoke = sample(net, x0, 4, cond, solver=solver, schedule=schedule)
+    raw = sample(first, x0, 4, cond, solver=solver, schedule=schedule)
     both = lambda x: w2(torch.cat([given, x], 1), torch.cat([given, real], 1))  # noqa: E731
     rows = []
     for n in (4, 8):
-        middle = draw(net, x0, n // 2, cond, solver=MIDPOINT)
+        middle = sample(net, x0, n // 2, cond, solver=MIDPOINT)
         text = f"bespoke, 4 evaluations (figure) against midpoint, {n}"
         rows += [
             finding(f"distance to true showers: {text}", both(middle), both(bespoke), both(raw)),

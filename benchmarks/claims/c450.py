@@ -1,5 +1,5 @@
 """Rotations around four centres: W2 distance (geodesic) of few-step samples to the data, after one round of reflow and
-after as much further training. A field that stands still fails, since its samples are the source."""
+after equally long further training. A zero field fails, since its samples are the source."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from scipy.optimize import linear_sum_assignment
 
 import beeline as bl
 from beeline.spaces.manifold import Geodesic, GeodesicEuler, Rotations, Tangent, UniformOnSpace
-from benchmarks.claims.toys import draw, finding, learn, network
+from benchmarks.claims.toys import finding, learn, network, sample
 from benchmarks.claims.verdict import Finding
 
 METHOD = "ReQFlow: reflow on rotations"
@@ -39,12 +39,12 @@ def measure(rng: bl.Rng) -> list[Finding]:
     first = learn(field(), plain, bl.Batch(data(8000, "data")), rng.fork("first"), steps=600)
     longer = learn(field(), plain, bl.Batch(data(8000, "data")), rng.fork("first"), steps=1200)
     x0 = source.sample(torch.empty(4000, 4), rng.fork("pairs"))
-    pairs = bl.Batch(SPACE.project(draw(first, x0, 40, solver=step)), x0)
+    pairs = bl.Batch(SPACE.project(sample(first, x0, 40, solver=step)), x0)
     objective = bl.objectives.FlowMatching(path, bl.couplings.Paired())
     second = learn(field(), objective, pairs, rng.fork("second"), steps=600)
     test, real = source.sample(torch.empty(512, 4), rng.fork("test")), data(512, "real")
     return [
         finding(f"{n} steps: after reflow (figure) against plain training for as long",
-                *(distance(SPACE.project(draw(f, test, n, solver=step)), real) for f in (longer, second, field())))
+                *(distance(SPACE.project(sample(f, test, n, solver=step)), real) for f in (longer, second, field())))
         for n in (1, 2, 5)
     ]  # fmt: skip

@@ -1,5 +1,5 @@
-"""Sixteen modes on a ring, in four classes that take turns; the network is told the class, as in the row. Faster
-training is a smaller W2 distance to the data (16 Euler steps) after equal training."""
+"""Sixteen modes on a ring, in four alternating classes; the network gets the class, as in the paper. Faster training is
+a smaller W2 distance to the data (16 Euler steps) after equal training."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import nn
 
 import beeline as bl
 from beeline.data.distributions.mixtures import GaussianMixture
-from benchmarks.claims.toys import draw, even, finding, learn, network, noise, w2
+from benchmarks.claims.toys import even, finding, learn, network, noise, sample, w2
 from benchmarks.claims.verdict import Finding
 
 METHOD = "Linear separability of hidden features"
@@ -35,7 +35,7 @@ def measure(rng: bl.Rng) -> list[Finding]:
     wanted = torch.cat([real, 2.0 * nn.functional.one_hot(cond["label"], KINDS)], 1)  # pairs of point and class
 
     def error(net: Any) -> float:
-        return w2(torch.cat([draw(net, x0, 16, cond), wanted[:, 2:]], 1), wanted)
+        return w2(torch.cat([sample(net, x0, 16, cond), wanted[:, 2:]], 1), wanted)
 
     rows = []
     for steps in (300, 800):

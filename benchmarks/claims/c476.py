@@ -1,7 +1,8 @@
-"""Depth in small: a point of the ring stands for a picture, its depth is a smooth function of its place within its
-mode, with noise. 200 points have a known depth, 10,000 have none. A frozen flow of the points gives the features of
-its blocks in one evaluation (t = 0.9), and a refiner of two layers reads the depth off. Marigold in small is a flow of
-the depth given the point, learned from the same 200: the mean of 10 draws of 10 steps, which is 100 evaluations."""
+"""Small depth estimation: a point of the ring stands for an image, its depth is a smooth function of its position
+within its mode, plus noise. 200 points have a known depth, 10,000 have none. A frozen flow of the points gives the
+features of its blocks in one evaluation (t = 0.9), and a refiner of two layers predicts the depth. The small version
+of Marigold is a flow of the depth given the point, trained on the same 200 points: the mean of 10 samples of 10
+steps, which takes 100 evaluations."""
 
 from __future__ import annotations
 
@@ -10,7 +11,7 @@ from torch import Tensor
 
 import beeline as bl
 from beeline.networks.hooks import block_hooks
-from benchmarks.claims.toys import RING, draw, finding, learn, network, noise, points, rmse
+from benchmarks.claims.toys import RING, finding, learn, network, noise, points, rmse, sample
 from benchmarks.claims.verdict import Finding
 
 METHOD = "PrimeDepth: features of one step"
@@ -58,7 +59,7 @@ def measure(rng: bl.Rng) -> list[Finding]:
     marigold = learn(network(rng, 1, conditions=given), bl.objectives.FlowMatching(),
                      bl.Batch(y, cond={"given": known}), rng.fork("depth"), steps=500)  # fmt: skip
     x0 = noise(rng.fork("x0"), 10 * len(test), 1)
-    drawn = draw(marigold, x0, 10, {"given": test.repeat(10, 1)}).reshape(10, -1, 1).mean(0)
+    drawn = sample(marigold, x0, 10, {"given": test.repeat(10, 1)}).reshape(10, -1, 1).mean(0)
     error = lambda made: rmse(made, depth(test))  # noqa: E731
     read = lambda net: refined(preimage(net, known), y, preimage(net, test), rng)  # noqa: E731
     mine, mean = error(read(flow)), error(y.mean().expand(len(test), 1))

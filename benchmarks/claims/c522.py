@@ -9,7 +9,7 @@ from torch import nn
 
 import beeline as bl
 from beeline.spaces.simplex import Dirichlet, GumbelSimplex, GumbelSoftmax, PosteriorNetwork, Simplex
-from benchmarks.claims.toys import draw, finding, learn, network
+from benchmarks.claims.toys import finding, learn, network, sample
 from benchmarks.claims.verdict import Finding
 
 METHOD = "Gumbel-softmax flow matching"
@@ -41,7 +41,7 @@ def measure(rng: bl.Rng) -> list[Finding]:
             first = copy.deepcopy(field)
             field = learn(field, objective, data, rng.fork("net", k), steps=350)
             for f in (field, first):
-                made = draw(f, source.sample(torch.zeros(2000, LENGTH, k), rng.fork("x0")), 20).argmax(-1)
+                made = sample(f, source.sample(torch.zeros(2000, LENGTH, k), rng.fork("x0")), 20).argmax(-1)
                 errors.append(float((known * (known / two_grams(made, k)).log()).sum()))
         rows.append(finding(f"{k} symbols: Gumbel-softmax (figure) against Dirichlet", errors[0], errors[2], errors[3]))
     return rows

@@ -1,5 +1,5 @@
-"""The ring with a learned velocity and a learned denoiser, 100 steps: W2 distance to the ring. Noise without its
-correction by the score changes the marginals."""
+"""The ring with a learned velocity and a learned denoiser, 100 steps: W2 distance to the ring. Noise without the score
+correction changes the marginals."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 
 import beeline as bl
 from beeline.solvers.latent_sde import LatentSDE
-from benchmarks.claims.toys import RING, draw, even, finding, learn, network, noise, points, w2
+from benchmarks.claims.toys import RING, even, finding, learn, network, noise, points, sample, w2
 from benchmarks.claims.verdict import Finding
 
 METHOD = "Stochastic interpolants: SDE with a learned denoiser"
@@ -31,7 +31,7 @@ def measure(rng: bl.Rng) -> list[Finding]:
 
     def error(level: float, denoiser: Any) -> float:
         solver = LatentSDE(path, denoiser, level, rng.fork("walk", level))
-        return w2(draw(v, x0, 100, solver=solver, path=path), real)
+        return w2(sample(v, x0, 100, solver=solver, path=path), real)
 
     ode, rows = error(0.0, eta), []
     for level in (0.3, 1.0):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import beeline as bl
-from benchmarks.claims.toys import RING, draw, even, finding, learn, network, noise, points, w2
+from benchmarks.claims.toys import RING, even, finding, learn, network, noise, points, sample, w2
 from benchmarks.claims.verdict import Finding
 
 METHOD = "PFGM++: Student kernels"
@@ -20,7 +20,7 @@ def measure(rng: bl.Rng) -> list[Finding]:
         objective = bl.objectives.FlowMatching(coupling=bl.couplings.Independent(source))
         net = learn(network(rng), objective, data, rng.fork("net"))
         x0 = source.sample(noise(rng), rng.fork("x0"))
-        made[degrees] = [w2(draw(f, x0, 20), real) for f in (net, shaken(net), network(rng), shaken(network(rng)))]
+        made[degrees] = [w2(sample(f, x0, 20), real) for f in (net, shaken(net), network(rng), shaken(network(rng)))]
     plain, heavy = made[float("inf")], made[8.0]
     return [
         finding("D = 8 (figure) against the Gaussian kernel", plain[0], heavy[0], heavy[2]),

@@ -1,4 +1,4 @@
-"""docs/claims.md, from the measured claims alone."""
+"""Generates docs/claims.md from the result file of the claims."""
 
 from __future__ import annotations
 
@@ -10,37 +10,40 @@ from benchmarks.claims import record
 from benchmarks.claims.verdict import HOLDS, INVALID, VERDICTS
 
 PAGE = Path(__file__).parent.parent.parent / "docs" / "claims.md"
-HEAD = """# Claims, measured again
+HEAD = """# Measured claims
 
 {count} methods, {findings} findings: {verdicts}.
 
 Every finding is measured with several seeds on a small exact or real problem. The figure is that of the method, the
-baseline that of what it is compared with, the control that of something trivial (named in the table), which must fail.
+baseline that of the method it is compared with, the control that of a trivial method (named in the table), which must
+fail.
 A finding *holds* or *does not hold* when the mean difference within a seed is larger than Student's quantile (97.5
 percent: 2.8 standard errors with five seeds, 4.3 with three), and is *undecided* when it is smaller. It is *invalid*
 when the control passes. Figures are mean ± standard deviation over the seeds. A claim that does not hold here is a
-statement about this size, not about the method at the size that it was made for.
+statement about these small problems, not about the method at its original scale.
 
-    python -m benchmarks.claims [ID ...] [--seeds N]     measure; a run that was stopped goes on
+    python -m benchmarks.claims [ID ...] [--seeds N]     measure; a stopped run continues
     python -m benchmarks.claims --page                   write this page from benchmarks/results/claims.json
 """
 
 WITHOUT = {
-    "060": "Elastic training spans several processes that come and go; the engine's tests compare the weights.",
+    "060": "Elastic training spans a changing number of processes; the tests of the engine compare the weights.",
     "109 (fine-tuning)": "Pairs between the chosen steps cannot be trained on; the choice of steps is measured above.",
     "144 (speech)": "Zero-shot speech needs a large model; guidance and plans are measured above.",
-    "230 (one-step students)": "Students that name symbols are not measured; path and guidance are, above.",
+    "230 (one-step students)": "Students that predict symbols are not measured; path and guidance are, above.",
     "340 (consistency)": "The package has no consistency training; the learned coupling is measured above with flows.",
 }
-LEFT = "## Rows without a claim\n\nWhat these methods claim is not measured, or not all of it."
+LEFT = "## Rows without a claim\n\nThe claims of these methods are not measured, or only in part."
 
 
 def page(figures: dict[str, Any]) -> str:
     """The page as Markdown; the same figures give the same text."""
     found = [row for entry in figures.values() for row in entry["findings"]]
     count = Counter(row["verdict"] for row in found)
-    told = ", ".join(f"{count[v]} {v}" for v in VERDICTS if count[v] or v != INVALID) if found else "none measured yet"
-    lines = [HEAD.format(count=len(figures), findings=len(found), verdicts=told)]
+    verdicts = (
+        ", ".join(f"{count[v]} {v}" for v in VERDICTS if count[v] or v != INVALID) if found else "none measured yet"
+    )
+    lines = [HEAD.format(count=len(figures), findings=len(found), verdicts=verdicts)]
     for method, entry in sorted(figures.items()):
         lines += [f"## {method}: {entry['method']}", "", f"Claim: {entry['claim']}", ""]
         lines += [entry["measured"], ""] if entry["measured"] else []

@@ -1,4 +1,4 @@
-"""Where the measured claims are kept: one entry per id, written as soon as it is measured."""
+"""The result file of the claims: one entry per id, written as soon as it is measured."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ FILE = report.RESULTS / "claims.json"
 
 
 def read(path: Path = FILE) -> dict[str, Any]:
-    """The entries of the file by id; none where there is no file."""
+    """The entries of the file by id; {} if there is no file."""
     if not path.exists():
         return {}
     figures: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))["figures"]
@@ -25,7 +25,7 @@ def read(path: Path = FILE) -> dict[str, Any]:
 
 
 def add(method: str, entry: dict[str, Any], path: Path = FILE) -> None:
-    """Write the file again with the entry of ``method``; all other entries stay."""
+    """Write the entry of ``method``; all other entries are unchanged."""
     stamped = {**entry, **code(method), "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
     stamped |= {"commit": report.commit(), "machine": report.machine(), "versions": report.versions()}
     figures = {**read(path), method: stamped}
@@ -34,12 +34,12 @@ def add(method: str, entry: dict[str, Any], path: Path = FILE) -> None:
 
 
 def code(method: str) -> dict[str, str]:
-    """Hashes of the claim (its file and what it shares with others) and of the package, as they are now."""
+    """Hashes of the present code of the claim (its file and those it imports) and of the package."""
     return {"claim_code": _digest(_files(f"c{method}")), "package_code": _digest(sorted(PACKAGE.rglob("*.py")))}
 
 
 def current(method: str, entry: dict[str, Any] | None, seeds: int | None, *, claim_only: bool = False) -> bool:
-    """Whether an entry was measured without error by the code as it is now, with the seeds that are asked for."""
+    """Whether an entry was measured without error by the present code, with the requested number of seeds."""
     if entry is None or "error" in entry or (seeds is not None and len(entry["seeds"]) != seeds):
         return False
     now = code(method)
@@ -47,7 +47,7 @@ def current(method: str, entry: dict[str, Any] | None, seeds: int | None, *, cla
 
 
 def _files(name: str) -> list[Path]:
-    """A claim file and every file beside it that it imports, also through others."""
+    """A claim file and all files of this folder that it imports, directly or indirectly."""
     found: dict[str, Path] = {}
     open_ = [name, "__init__", "verdict"]
     while open_:

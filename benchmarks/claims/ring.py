@@ -1,4 +1,4 @@
-"""The exact test bed of the solver claims: the ring of eight modes, and the error of end points on it."""
+"""The exact problem of the solver claims: the ring of eight modes, and the error of end points."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ STILL = "no motion at all"
 
 
 def problem(rng: Rng, n: int = 512) -> Problem:
-    """Noises and their exact end points."""
+    """Samples of the source and their exact end points."""
     x0 = rng.normal(torch.empty(n, 2, dtype=torch.float64))
     exact = integrate(LAW.field(), x0, torch.linspace(0, 1, 101, dtype=torch.float64), RK4)
     return Problem(FLOW, Plain(), x0, exact)
@@ -38,15 +38,15 @@ def one_step(test: Problem) -> float:
 
 
 def inverted(rng: Rng, n: int = 512) -> tuple[Tensor, Tensor]:
-    """Data and their exact noises."""
+    """Data and their exact source points."""
     x1 = LAW.sample(n, rng).double()
     return x1, integrate(LAW.field(), x1, torch.linspace(1, 0, 101, dtype=torch.float64), RK4)
 
 
 def round_trip(sampler: Sampler, x1: Tensor, exact: Tensor) -> float:
-    """Errors of the noise that inversion finds and of the datum that comes back, together.
+    """Errors of the inverted noise and of the reconstructed datum, combined.
 
-    The datum alone would not do: a sampler that stands still brings it back exactly.
+    The datum alone is not enough: the identity reconstructs it exactly.
     """
     found = sampler.invert(FLOW, x1)
     return (rmse(found, exact) ** 2 + rmse(sampler(FLOW, found), x1) ** 2) ** 0.5

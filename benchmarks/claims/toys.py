@@ -1,7 +1,7 @@
-"""What the claims of the learning slots share: the ring, a small network, a fit, and exact distances.
+"""Shared by the claims about training: the ring, a small network, a fit, and exact distances.
 
-Test points are scrambled Sobol points under the law's inverse distribution function, not independent draws: the W2
-distance of 512 independent points of the ring to as many others is 0.7 by chance alone, that of these 0.11.
+Test points are scrambled Sobol points mapped by the inverse distribution function, not independent samples: the W2
+distance between two sets of 512 independent samples of the ring is 0.7, that between two sets of these 0.11.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from benchmarks.claims.verdict import Finding
 
 LINE = bl.paths.Linear()
 RING = GaussianMixture.ring()
-CLASSES = GaussianMixture.ring(labelled=True, std=0.6)  # modes that overlap, so that a class is not certain
+CLASSES = GaussianMixture.ring(labelled=True, std=0.6)  # overlapping modes, so that classes are uncertain
 UNTRAINED = "untrained network"
-TESTED = 512  # points of a test set
+TESTED = 512  # size of a test set
 
 
 def points(rng: bl.Rng, law: Any = RING, n: int = 10_000) -> bl.Batch:
-    """A fixed training set of a law, with labels where it has some."""
+    """A fixed training set of a distribution, with labels where it has some."""
     return law.batch(n, rng.fork("data"), dtype=torch.float32)
 
 
@@ -45,16 +45,16 @@ def learn(
     data: Any,
     rng: bl.Rng,
     steps: int = 800,
-    microbatch: int = 256,
+    batch_size: int = 256,
     peak: float = 3e-3,
     **more: Any,
 ) -> Any:
-    """The network after ``steps`` steps."""
-    training = Training(steps=steps, batch_size=microbatch, **{"lr": WarmupCosine(peak, 50), "ema": None, **more})
+    """The network after ``steps`` training steps."""
+    training = Training(steps=steps, batch_size=batch_size, **{"lr": WarmupCosine(peak, 50), "ema": None, **more})
     return fit(net, objective, data, training, rng=rng.fork("fit"), log=lambda entry: None).eval()
 
 
-def draw(
+def sample(
     field: Any,
     x0: Tensor,
     steps: int,
@@ -64,7 +64,7 @@ def draw(
     path: Any = LINE,
     **more: Any,
 ) -> Tensor:
-    """Data from ``x0`` [B,*S] in ``steps`` even steps."""
+    """Samples from ``x0`` [B,*S] in ``steps`` uniform steps."""
     with torch.no_grad():
         return bl.Sampler(steps, solver=solver, **more)(bl.Flow(field, path), x0, cond)
 
@@ -81,7 +81,7 @@ def noise(rng: bl.Rng, n: int = TESTED, size: int = 2) -> Tensor:
 
 
 def even(law: GaussianMixture, rng: bl.Rng, n: int = TESTED) -> tuple[Tensor, Tensor]:
-    """[n,D] points of a mixture for the measurement, and the number of the component of each."""
+    """[n,D] points of a mixture for the measurement, and their components [n]."""
     parts = law.parts()
     u = sobol(rng.fork("even"), n, parts.means.shape[1] + 1)
     k = torch.searchsorted(parts.weights.cumsum(0), u[:, 0].contiguous()).clamp(max=len(parts.weights) - 1)
@@ -101,12 +101,12 @@ def rmse(made: Tensor, wanted: Tensor) -> float:
 
 
 def exact_end(law: Any, x0: Tensor) -> Tensor:
-    """Where the exact flow of a law takes ``x0``."""
-    return draw(law.field(), x0.double(), 60, solver=bl.solvers.RK4).to(x0.dtype)
+    """End points of ``x0`` under the exact flow of a distribution."""
+    return sample(law.field(), x0.double(), 60, solver=bl.solvers.RK4).to(x0.dtype)
 
 
 def velocity_error(field: Any, law: Any, rng: bl.Rng, n: int = 4000, cond: Any = None) -> float:
-    """Root mean square error of a field against the exact one, over the law's own states and even times."""
+    """Root mean square error of a field against the exact one, over states of the exact flow and uniform times."""
     batch = law.batch(n, rng.fork("states"), dtype=torch.float32)
     t = rng.fork("at").uniform(n, batch.x1) * 0.98
     x = bl.paths.Linear().point(rng.fork("from").normal(batch.x1), batch.x1, t).x

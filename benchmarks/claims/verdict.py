@@ -1,7 +1,7 @@
-"""From the figures of several seeds to one of three verdicts.
+"""Verdicts from the figures of several seeds.
 
 Each seed gives a baseline, a figure with the method, and a control. All three share their random numbers, so the
-verdict looks at the differences within a seed: d_s = baseline_s - figure_s where lower is better, the negative where
+verdict uses the differences within a seed: d_s = baseline_s - figure_s where lower is better, the negative where
 higher is better. With mean m and standard error e of the n differences, and the quantile q of Student's t
 distribution with n - 1 degrees of freedom at ``LEVEL``:
 
@@ -11,8 +11,8 @@ distribution with n - 1 degrees of freedom at ``LEVEL``:
 
 Two standard errors would be right for many seeds only: with three seeds and no true difference, m > 2 e in 9 percent
 of all cases. The quantile makes it 2.5 percent for any number of seeds (4.3 standard errors with three, 2.8 with
-five). The control, put in the place of the figure, must not hold: a finding that a trivial control passes says
-nothing, and is invalid whatever the figure is.
+five). The control, in place of the figure, must not hold: a finding that a trivial control passes is invalid,
+whatever the figure is.
 """
 
 from __future__ import annotations
@@ -37,23 +37,23 @@ class Finding:
     compares: str  # what is measured, and with the method against what
     baseline: float
     figure: float  # with the method
-    control: float  # what something trivial scores; it must fail the finding
-    trivial: str  # what the control is
+    control: float  # figure of a trivial method, which must fail
+    trivial: str  # name of the control
     better: str = "lower"
 
 
 @dataclass(frozen=True)
 class Decision:
-    """A verdict with the numbers that it rests on."""
+    """A verdict and the numbers behind it."""
 
     verdict: str
     gain: float  # mean difference in favour of the method
     error: float  # its standard error
-    quantile: float  # how many standard errors decide
+    quantile: float  # of Student's t, in standard errors
 
 
 def decide(baseline: Sequence[float], figure: Sequence[float], better: str) -> Decision:
-    """The verdict over paired figures, one pair a seed, without a look at the control.
+    """The verdict over paired figures, one pair per seed, without the control.
 
     >>> decide([1.0, 1.1, 0.9], [0.5, 0.6, 0.4], "lower").verdict
     'holds'
