@@ -12,7 +12,7 @@ from beeline.core.errors import require
 from beeline.core.protocols.flows import Source
 from beeline.core.ranges import dataclass
 from beeline.core.rng import Rng
-from beeline.core.types import Batch, Cond, leaves
+from beeline.core.types import Batch, Cond, leaves, take
 from beeline.couplings.sources import Gaussian
 
 
@@ -197,3 +197,16 @@ def solve_assignment(cost: Tensor) -> Tensor:
         "remove NaN and infinite values from data and conditions",
     )
     return torch.from_numpy(linear_sum_assignment(cost.T.numpy())[1])
+
+
+def check_coupling(coupling: Any, batch: Batch, rng: Rng) -> None:
+    """Refuse a coupling that samples its own source points for data with given ones."""
+    some = take(batch, torch.arange(min(8, len(batch.x1))))
+    assert some.x0 is not None
+    x0 = coupling(some, rng).x0.flatten(1)
+    given = some.x0.flatten(1)
+    require(
+        all((row == given).all(1).any() for row in x0),
+        f"the data have source points, and {type(coupling).__name__} samples others, so that the flow would start from "
+        "noise; set objective.coupling to Paired, PairedOrOT or MinibatchOT",
+    )

@@ -14,9 +14,8 @@ from beeline.core.protocols.data import DataSet, Modality
 from beeline.core.protocols.training import Microbatches
 from beeline.core.ranges import dataclass
 from beeline.core.rng import Rng
-from beeline.core.types import Batch, take
+from beeline.core.types import Batch
 from beeline.data.modality import DataSetBase
-from beeline.fields.flow import Flow
 from beeline.training.feed.microbatches import InMemory
 
 
@@ -45,6 +44,10 @@ class DatasetSource:
         """All rows that are drawn from [N,*S]."""
         raw, held = self.data.load()
         return self.modality.encode(held if self.held else raw).x1
+
+    def training(self) -> DatasetSource:
+        """The source of the training rows."""
+        return replace(self, held=False)
 
     def sample(self, like: Tensor, rng: Rng) -> Tensor:
         same_shape(tuple(self.rows.shape[1:]), tuple(like.shape[1:]))
@@ -127,25 +130,6 @@ class Joined:
 
     def microbatch(self, number: int, size: int) -> Batch:
         return replace(self.target.microbatch(number, size), x0=self.source.microbatch(number, size).x1)
-
-
-def of_training(flow: Flow) -> Flow:
-    """The flow with the training rows as its source, where that is a data set: for making pairs to learn from."""
-    source = flow.source
-    return replace(flow, source=replace(source, held=False)) if isinstance(source, DatasetSource) else flow
-
-
-def check_coupling(coupling: Any, batch: Batch, rng: Rng) -> None:
-    """Refuse a coupling that draws source points of its own where the data bring theirs."""
-    some = take(batch, torch.arange(min(8, len(batch.x1))))
-    assert some.x0 is not None
-    x0 = coupling(some, rng).x0.flatten(1)
-    given = some.x0.flatten(1)
-    require(
-        all((row == given).all(1).any() for row in x0),
-        f"these data bring their own source points, which {type(coupling).__name__} does not take; the flow would "
-        "start from noise: set objective.coupling to Paired, Matched or MinibatchOT",
-    )
 
 
 def same_shape(source: tuple[int, ...], target: tuple[int, ...]) -> None:

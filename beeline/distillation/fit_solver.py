@@ -1,4 +1,4 @@
-"""Fitting a sampler to one flow: a few dozen numbers that make few evaluations go a long way."""
+"""Solvers fitted to one flow: times and multistep weights for a small number of evaluations."""
 
 from __future__ import annotations
 
@@ -30,25 +30,25 @@ from beeline.times.schedules import Explicit, Shifted, Uniform
 
 @dataclass(frozen=True)
 class Problem:
-    """What a fit works on: noises, where the flow truly takes them, and the dynamics under its guidance."""
+    """The data of a fit: source points, their exact end points, and the guided dynamics."""
 
     flow: Flow
     guidance: Guidance
     x0: Tensor  # [n,*S]
-    x1: Tensor  # [n,*S], by a fine solver
+    x1: Tensor  # [n,*S], from a fine solver
     cond: Cond = None
 
     def rows(self, index: Tensor) -> Problem:
-        """The part of the problem with these noises."""
+        """The problem restricted to some source points."""
         cond = map_cond(lambda leaf: leaf[index.to(leaf.device)], self.cond)
         return Problem(self.flow, self.guidance, self.x0[index], self.x1[index], cond)
 
     def dynamics(self) -> Dynamics:
-        """The guided field of a fresh run."""
+        """The guided dynamics of a new run."""
         return guidance_for_flow(self.guidance, self.flow)(self.flow.field, self.cond)
 
     def error(self, schedule: Schedule, solver: Solver, steps: int) -> float:
-        """Root mean square error of the end points, per coordinate."""
+        """The root mean square error of the end points, per coordinate."""
         with torch.no_grad():
             times = schedule(steps).to(self.x0.dtype)
             return float((integrate(self.dynamics(), self.x0, times, solver) - self.x1).square().mean().sqrt())
@@ -56,11 +56,11 @@ class Problem:
 
 @dataclass(frozen=True)
 class Bespoke:
-    """Times and all multistep weights together, by gradient descent on the error of the end points.
+    """Bespoke solver: times and all multistep weights, by gradient descent on the error of the end points.
 
     x_i+1 = x_i + keep_i x_0 + h_i sum_j (Adams_ij + change_ij) v_j;  minimise log E|x_N - x_1|^2
-    Assumes a field that is differentiable in state and time.  It begins at Adams-Bashforth on the best of a few
-    schedules or at the weights learned for all flows, and cannot leave [0, 1]: the steps are a softmax.
+    Assumes a field that is differentiable in state and time.  It is initialised to Adams-Bashforth on the best of a few
+    schedules, or to the preset for all flows if that is better.  The steps are a softmax, so times stay in [0, 1].
     Source: Shaul et al. 2024, "Bespoke Non-Stationary Solvers" (arXiv 2403.01329); CaloDREAM, Favaro et al. 2024.
 
     >>> Bespoke(iterations=100).order
@@ -68,15 +68,16 @@ class Bespoke:
     """
 
     iterations: int = 400  # gradient steps
-    batch: int = 512  # noises in one of them
-    lr: float = 0.01  # of Adam, falling to zero along a cosine
-    order: int = 2  # of the Adams-Bashforth method that it departs from, 1 to 4
-    keep: bool = True  # learn the weights of the first state as well
+    batch: int = 512  # source points per gradient step
+    lr: float = 0.01  # of Adam, with cosine decay to zero
+    order: int = 2  # of the initial Adams-Bashforth method, 1 to 4
+    keep: bool = True  # whether the weights of the first state are learned too
 
     def __post_init__(self) -> None:
         require(
             self.iterations >= 1 and self.batch >= 1 and self.lr > 0 and 1 <= self.order <= 4,
-            f"{self} cannot run; give at least one iteration and noise, a lr above 0 and an order from 1 to 4",
+            f"{self} has nothing to fit with; give at least one iteration, a batch of at least 1, a lr above 0 and an order from 1 "
+            "to 4",
         )
 
     def __call__(self, problem: Problem, steps: int, rng: Rng) -> tuple[Schedule, Solver]:
@@ -85,7 +86,7 @@ class Bespoke:
         n = len(problem.x0)
 
         def loss(part: Problem) -> Tensor:
-            return (form.walk(part.dynamics(), part.x0) - part.x1).square().mean().log()
+            return (form.solve(part.dynamics(), part.x0) - part.x1).square().mean().log()
 
         for i in range(self.iterations):
             for group in optimizer.param_groups:
@@ -97,8 +98,8 @@ class Bespoke:
             value = loss(problem.rows(chosen.to(problem.x0.device)))
             require(
                 bool(value.isfinite()),
-                f"the fit became non-finite in iteration {i}; the field gave NaN or infinite values, or the lr "
-                f"{self.lr} is too high: check the field at all times in [0, 1], or lower it",
+                f"the loss of the fit is not finite in iteration {i}; the field gives NaN or infinite values, or the "
+                f"lr {self.lr} is too high: check the field at times in [0, 1], or lower the lr",
             )
             value.backward()
             torch.nn.utils.clip_grad_norm_(form.parts(), 1.0)
@@ -107,7 +108,7 @@ class Bespoke:
         return Explicit(solver.times), solver
 
     def _start(self, problem: Problem, steps: int) -> Form:
-        """Adams-Bashforth on the best of a few schedules, or the weights learned for all flows if these are better."""
+        """Adams-Bashforth on the best of a few schedules, or the preset for all flows if that is better."""
         plain = AdamsBashforth(self.order, ramp=True)
         schedule = best_schedule(problem, plain, steps)
         form = Form(schedule(steps), self.order, self.keep)
@@ -119,7 +120,7 @@ class Bespoke:
 
 
 class Form:
-    """The numbers of a bespoke solver while they are learned (float64, on the CPU)."""
+    """The parameters of a bespoke solver (float64, on the CPU)."""
 
     def __init__(self, times: Tensor, order: int, keep: bool):
         steps = times.double().diff()
@@ -130,7 +131,7 @@ class Form:
         self.keep = torch.zeros(n, dtype=torch.float64).requires_grad_(keep)
 
     def set(self, solver: Fitted) -> None:
-        """Take the numbers of a fitted solver (without the weights of the first state where these are not learned)."""
+        """Copy the parameters of a fitted solver, except weights of the first state that are not learned."""
         with torch.no_grad():
             self.logits.copy_(torch.tensor(solver.times, dtype=torch.float64).diff().log())
             times, before = self.times(), torch.zeros_like(self.keep)
@@ -147,12 +148,12 @@ class Form:
         return [part for part in (self.logits, self.change, self.keep) if part.requires_grad]
 
     def times(self) -> Tensor:
-        """[N+1], from exactly 0 to exactly 1."""
+        """The times [N+1], from exactly 0 to exactly 1."""
         inner = torch.softmax(self.logits, 0).cumsum(0)[:-1]
         return torch.cat([inner.new_zeros(1), inner, inner.new_ones(1)])
 
     def rows(self, times: Tensor, sums_to_one: bool = False) -> list[Tensor]:
-        """The weights of the velocities in every step; with ``sums_to_one`` changes take from the newest velocity."""
+        """The weights of the velocities in every step; with ``sums_to_one`` their changes sum to zero in every step."""
         out = []
         for i in range(len(times) - 1):
             used = [i - k for k in range(min(self.order, i + 1))]
@@ -163,7 +164,7 @@ class Form:
             out.append(((times[i + 1] - times[i]) * change).index_add(0, torch.tensor(used), adams))
         return out
 
-    def walk(
+    def solve(
         self,
         f: Dynamics,
         x0: Tensor,
@@ -171,12 +172,15 @@ class Form:
         watch: Callable[[Tensor, Tensor], None] | None = None,
         sums_to_one: bool = False,
     ) -> Tensor:
-        """The end points, with a graph to all numbers: ``integrate`` counts the steps, the form knows their times."""
+        """The end points, with a graph to all parameters.
+
+        ``integrate`` is given the numbers of the steps as its times; the form has the real ones.
+        """
         counted = torch.linspace(0, 1, len(self.logits) + 1)
         return integrate(f, x0, counted, _Learning(self, sums_to_one), watch=watch)
 
     def solver(self, sums_to_one: bool = False) -> Fitted:
-        """The numbers as they stand, as a solver."""
+        """The current parameters as a solver."""
         with torch.no_grad():
             times = self.times()
             total, sums = torch.zeros(len(self.logits), dtype=torch.float64), []
@@ -188,7 +192,7 @@ class Form:
 
 
 class _Learning(SolverBase):
-    """The solver of a Form while it learns."""
+    """The solver of a Form during the fit."""
 
     order = 1
 
@@ -200,13 +204,13 @@ class _Learning(SolverBase):
         return [], [], self.form.rows(nodes, self.sums_to_one), list(nodes)
 
     def step(self, f: Dynamics, x: Tensor, t: Tensor, s: Tensor, memory: Any) -> tuple[Tensor, Any]:
-        start, seen, rows, nodes = memory
-        i, start = len(seen), start or [x]
-        seen = [*seen, f(x, nodes[i].to(x.device, x.dtype).expand(len(x)).clone())]
+        start, past, rows, nodes = memory
+        i, start = len(past), start or [x]
+        past = [*past, f(x, nodes[i].to(x.device, x.dtype).expand(len(x)).clone())]
         moved = x + self.form.keep[i].to(x.device, x.dtype) * start[0]
-        for weight, v in zip(rows[i].to(x.device, x.dtype), seen, strict=True):
+        for weight, v in zip(rows[i].to(x.device, x.dtype), past, strict=True):
             moved = moved + weight * v
-        return moved, (start, seen, rows, nodes)
+        return moved, (start, past, rows, nodes)
 
 
 def fit_solver(
@@ -220,11 +224,11 @@ def fit_solver(
     method: Fit | None = None,
     truth: Sampler | None = None,
 ) -> Sampler:
-    """A Sampler of ``evaluations`` steps fitted to a flow on as many noises as ``like`` [n,*S] has rows.
+    """Fit a Sampler of ``evaluations`` steps to a flow, on as many source points as ``like`` [n,*S] has rows.
 
-    ``cond`` has a condition for each noise, as they will be used.  ``guidance`` is part of what is fitted and of the
-    Sampler (guided steps cost two evaluations of the network each).  ``truth`` makes the end points to be met.  A
-    quarter of the noises is held out: where the plain multistep solver does better on them, that one is given back.
+    ``cond`` has one condition for each source point.  ``guidance`` is used in the fit and in the Sampler; guided steps
+    cost two evaluations of the network.  ``truth`` computes the exact end points.  A quarter of the source points is
+    held out: if AdamsBashforth(2) has a smaller error on them, the Sampler has that solver.
 
     >>> flow = Flow(lambda x, t, cond=None: -t[:, None] * x)
     >>> fit_solver(flow, 2, like=torch.empty(64, 1), rng=Rng(0), method=Bespoke(iterations=5)).steps
@@ -233,11 +237,12 @@ def fit_solver(
     require_ode(flow, "a fitted solver")
     require(
         isinstance(evaluations, int) and evaluations >= 1,
-        f"fit_solver got evaluations={evaluations!r}; a sampler takes at least one: give a whole number from 1",
+        f"fit_solver got evaluations={evaluations!r}; a sampler has at least one step: give a whole number from 1",
     )
     require(
         len(like) >= 8,
-        f"fit_solver got {len(like)} noises; a fit on so few does not carry over: give like= a few hundred rows",
+        f"fit_solver got like= with {len(like)} rows; a fit on so few source points does not generalise: give a few "
+        "hundred rows",
     )
     guidance, method, truth = guidance or Plain(), method or Bespoke(), truth or Sampler(32, solver=RK4)
     x0 = flow.source.sample(like, rng.fork("noise"))
@@ -245,11 +250,11 @@ def fit_solver(
         x1 = integrate(
             guidance_for_flow(guidance, flow)(flow.field, cond), x0, truth.times().to(x0.dtype), truth.solver
         )
-    whole = Problem(flow, guidance, x0, x1, cond)
+    problem = Problem(flow, guidance, x0, x1, cond)
     order = rng.fork("split").permutation(len(x0)).to(x0.device)
     held, learned = order[: len(x0) // 4], order[len(x0) // 4 :]
-    schedule, solver = method(whole.rows(learned), evaluations, rng.fork("fit"))
-    test, plain = whole.rows(held), AdamsBashforth(2)
+    schedule, solver = method(problem.rows(learned), evaluations, rng.fork("fit"))
+    test, plain = problem.rows(held), AdamsBashforth(2)
     if test.error(Uniform(), plain, evaluations) < test.error(schedule, solver, evaluations):
         schedule, solver = Uniform(), plain
     return Sampler(evaluations, schedule, solver, guidance)

@@ -1,4 +1,4 @@
-"""Fits of single parts of a sampler: its times, the times shown to the field, or a few coefficients a step."""
+"""Fits of parts of a sampler: its times, the times given to the field, or a few coefficients per step."""
 
 from __future__ import annotations
 
@@ -24,25 +24,26 @@ from beeline.times.schedules import Explicit, Shifted, Uniform
 
 @dataclass(frozen=True)
 class Bellman:
-    """The grid with the smallest sum of one-jump errors along a fine walk, by dynamic programming.
+    """The grid with the smallest sum of one-step errors along a fine trajectory, by dynamic programming.
 
     cost_ij = E|x_i + (t_j - t_i) v_i - x_j|^2,  V_k(i) = min over j > i of cost_ij + V_k-1(j)
-    Assumes that small local errors make a small error at the end, which need not be so: early errors are amplified
-    where trajectories part.  With ``checked`` the even grid is kept where its end points are better.
+    Assumes that small local errors give a small error at the end; this fails where trajectories diverge, which
+    amplifies early errors.  With ``checked`` the result is the uniform grid where its end points are better.
     Source: Nguyen et al. 2024, "Bellman Optimal Stepsize Straightening of Flow-Matching Models" (arXiv 2312.16414).
 
     >>> Bellman(fine=20).checked
     True
     """
 
-    fine: Count = 100  # steps of the fine walk, whose nodes may be chosen
-    solver: Solver = EULER  # what walks the grid afterwards
-    checked: bool = True  # keep the even grid where it ends better
+    fine: Count = 100  # steps of the fine trajectory, from which nodes are chosen
+    solver: Solver = EULER  # on the grid
+    checked: bool = True  # compare with the uniform grid
 
     def __call__(self, problem: Problem, steps: int, rng: Rng) -> tuple[Schedule, Solver]:
         require(
             steps <= self.fine,
-            f"Bellman was asked for {steps} steps out of {self.fine} fine ones; set fine= to more than the steps",
+            f"Bellman got {steps} steps and fine={self.fine}; nodes are chosen from the fine ones: set fine= to at "
+            "least the number of steps",
         )
         with torch.no_grad():
             cost = jump_costs(problem, self.fine)
@@ -54,7 +55,7 @@ class Bellman:
 
 
 def jump_costs(problem: Problem, fine: int) -> Tensor:
-    """[K+1,K+1] mean squared error of one Euler jump from node i to node j of a fine walk; infinite for j <= i."""
+    """[K+1,K+1] mean squared error of one Euler step from node i to node j of a fine trajectory; inf for j <= i."""
     states: list[Tensor] = []
     times = torch.linspace(0, 1, fine + 1, dtype=problem.x0.dtype)
     f = problem.dynamics()
@@ -63,13 +64,13 @@ def jump_costs(problem: Problem, fine: int) -> Tensor:
     for i in range(fine):
         slope = (states[i + 1] - states[i]) / (times[i + 1] - times[i])
         for j in range(i + 1, fine + 1):
-            miss = states[i] + (times[j] - times[i]) * slope - states[j]
-            cost[i, j] = float(miss.square().flatten(1).sum(1).mean())
+            error = states[i] + (times[j] - times[i]) * slope - states[j]
+            cost[i, j] = float(error.square().flatten(1).sum(1).mean())
     return cost
 
 
 def shortest(cost: Tensor, steps: int) -> list[int]:
-    """The nodes 0 = n_0 < ... < n_steps = K of the cheapest path of exactly ``steps`` jumps."""
+    """The nodes 0 = n_0 < ... < n_steps = K of the cheapest path of exactly ``steps`` steps."""
     last = len(cost) - 1
     value = cost[:, last].clone()
     choices: list[Tensor] = []
@@ -84,7 +85,7 @@ def shortest(cost: Tensor, steps: int) -> list[int]:
 
 @dataclass(frozen=True)
 class AlignedSteps:
-    """Euler steps whose velocity is asked at another time than the step's own, found step after step.
+    """Euler steps with the velocity at fitted times, which differ from those of the grid.
 
     x_i+1 = x_i + h v(x_i, tau_i),  tau_i = argmin E|x_i + h v(x_i, tau) - fine solution from x_i|^2
     Assumes a field that takes any time in [0, 1].
@@ -96,55 +97,55 @@ class AlignedSteps:
     """
 
     schedule: Schedule = field(default_factory=Uniform)
-    candidates: Annotated[int, Range(least=3)] = 21  # times tried in a step before the golden section
-    fine: Count = 8  # midpoint steps that make the target of a step
+    candidates: Annotated[int, Range(least=3)] = 21  # times tried per step before the golden-section search
+    fine: Count = 8  # midpoint steps of the target of a step
 
     @torch.no_grad()
     def __call__(self, problem: Problem, steps: int, rng: Rng) -> tuple[Schedule, Solver]:
-        nodes, f, x, asked = self.schedule(steps).tolist(), problem.dynamics(), problem.x0, []
+        nodes, f, x, fitted = self.schedule(steps).tolist(), problem.dynamics(), problem.x0, []
         for t, s in zip(nodes, nodes[1:], strict=False):
             target = fine_step(f, x, t, s, self.fine)
 
-            def miss(tau: float, x: Tensor = x, h: float = s - t, target: Tensor = target) -> float:
+            def error(tau: float, x: Tensor = x, h: float = s - t, target: Tensor = target) -> float:
                 return float((x + h * f(x, x.new_full((len(x),), tau)) - target).square().mean())
 
             grid = [t + (s - t) * k / (self.candidates - 1) for k in range(self.candidates)]
-            best = min(range(len(grid)), key=lambda k: miss(grid[k]))
-            asked.append(golden(miss, grid[max(0, best - 1)], grid[min(len(grid) - 1, best + 1)]))
-            x = x + (s - t) * f(x, x.new_full((len(x),), asked[-1]))
+            best = min(range(len(grid)), key=lambda k: error(grid[k]))
+            fitted.append(golden(error, grid[max(0, best - 1)], grid[min(len(grid) - 1, best + 1)]))
+            x = x + (s - t) * f(x, x.new_full((len(x),), fitted[-1]))
         rows = [[b - a for a, b in zip(nodes, nodes[1:], strict=False)][: i + 1] for i in range(steps)]
-        return Explicit(tuple(nodes)), Fitted(tuple(nodes), tuple(map(tuple, rows)), (), tuple(asked))
+        return Explicit(tuple(nodes)), Fitted(tuple(nodes), tuple(map(tuple, rows)), (), tuple(fitted))
 
 
 def fine_step(f: Dynamics, x: Tensor, t: float, s: float, steps: int) -> Tensor:
-    """The state at s by short midpoint steps from (x, t)."""
+    """The state at s by ``steps`` midpoint steps from (x, t)."""
     return integrate(f, x, torch.linspace(t, s, steps + 1, dtype=x.dtype), MIDPOINT)
 
 
-def golden(miss: object, low: float, high: float, rounds: int = 16) -> float:
-    """The minimum of a function of one number inside [low, high], by golden section."""
-    assert callable(miss)
+def golden(function: object, low: float, high: float, rounds: int = 16) -> float:
+    """The position of the minimum of a function on [low, high], by golden-section search."""
+    assert callable(function)
     ratio = (math.sqrt(5) - 1) / 2
     a, b = high - ratio * (high - low), low + ratio * (high - low)
-    fa, fb = miss(a), miss(b)
+    fa, fb = function(a), function(b)
     for _ in range(rounds):
         if fa < fb:
             high, b, fb = b, a, fa
             a = high - ratio * (high - low)
-            fa = miss(a)
+            fa = function(a)
         else:
             low, a, fa = a, b, fb
             b = low + ratio * (high - low)
-            fb = miss(b)
+            fb = function(b)
     return (low + high) / 2
 
 
 @dataclass(frozen=True)
 class Improved:
-    """Improved integration approximation: each step's weights of the last velocities, by least squares.
+    """Improved integration approximation: the weights of the last velocities in every step, by least squares.
 
     gamma_i = argmin E|h sum_k gamma_k d_k - (fine solution from x_i - x_i)|^2,  d = v_i, v_i - v_i-1, ...
-    Assumes that what is best for every step alone is good for the walk; ``fixed`` keeps the weight of v_i at one.
+    Assumes that steps that are optimal one by one are good together; ``fixed`` fixes the weight of v_i to one.
     Source: Zhang, Niwa and Kleijn 2024, "On Accelerating Diffusion-Based Sampling via Improved Integration
     Approximation" (arXiv 2304.11328).
 
@@ -153,24 +154,24 @@ class Improved:
     """
 
     schedule: Schedule = field(default_factory=Uniform)
-    directions: Count = 2  # v_i and this many less one of its differences to earlier velocities
-    fixed: bool = True  # keep the weight of v_i at one
-    fine: Count = 8  # midpoint steps that make the target of a step
-    ridge: NonNegative = 1e-6  # relative, against directions that are nearly one
+    directions: Count = 2  # v_i and directions - 1 of its differences to earlier velocities
+    fixed: bool = True  # whether the weight of v_i is one
+    fine: Count = 8  # midpoint steps of the target of a step
+    ridge: NonNegative = 1e-6  # relative, for nearly collinear directions
 
     @torch.no_grad()
     def __call__(self, problem: Problem, steps: int, rng: Rng) -> tuple[Schedule, Solver]:
         nodes, f, x = self.schedule(steps).tolist(), problem.dynamics(), problem.x0
-        seen: list[Tensor] = []
+        velocities: list[Tensor] = []
         total, rows = [0.0] * steps, []
         for i, (t, s) in enumerate(zip(nodes, nodes[1:], strict=False)):
             h = s - t
-            seen.append(f(x, x.new_full((len(x),), t)))
+            velocities.append(f(x, x.new_full((len(x),), t)))
             gain = (fine_step(f, x, t, s, self.fine) - x) / h
             back = min(self.directions, i + 1)
-            parts = [seen[i], *(seen[i] - seen[i - k] for k in range(1, back))]
+            parts = [velocities[i], *(velocities[i] - velocities[i - k] for k in range(1, back))]
             free = parts[1:] if self.fixed else parts
-            rest = gain - seen[i] if self.fixed else gain
+            rest = gain - velocities[i] if self.fixed else gain
             gammas = least_squares(free, rest, self.ridge)
             gammas = [1.0, *gammas] if self.fixed else gammas
             weights = [0.0] * (i + 1)
@@ -178,26 +179,26 @@ class Improved:
                 weights[i] += g
                 if k:
                     weights[i - k] -= g
-            x = x + h * sum(w * v for w, v in zip(weights, seen, strict=True))
+            x = x + h * sum(w * v for w, v in zip(weights, velocities, strict=True))
             total = [a + h * b for a, b in zip(total, [*weights, *[0.0] * (steps - i - 1)], strict=True)]
             rows.append(tuple(total[: i + 1]))
         return Explicit(tuple(nodes)), Fitted(tuple(nodes), tuple(rows))
 
 
-def least_squares(parts: Sequence[Tensor], wanted: Tensor, ridge: float) -> list[float]:
-    """The weights of ``parts`` that come nearest to ``wanted``, summed over all coordinates."""
+def least_squares(parts: Sequence[Tensor], target: Tensor, ridge: float) -> list[float]:
+    """The weights of ``parts`` whose combination is nearest to ``target``, over all coordinates."""
     if not parts:
         return []
     a = torch.stack([p.flatten() for p in parts], 1).double()
     gram = a.T @ a
     gram = gram + (ridge * gram.diagonal().max() + 1e-30) * torch.eye(len(parts), dtype=torch.float64, device=a.device)
-    got: list[float] = torch.linalg.solve(gram, a.T @ wanted.flatten().double()).tolist()
+    got: list[float] = torch.linalg.solve(gram, a.T @ target.flatten().double()).tolist()
     return got
 
 
 @dataclass(frozen=True)
 class Searched:
-    """Steps and multistep weights that follow a fine trajectory: differentiable solver search.
+    """Differentiable solver search: times and multistep weights that follow a fine trajectory.
 
     h = softmax(logits),  x_i+1 = x_i + h_i (v_i + sum over j < i of C_ij (v_j - v_i));  minimise the squared distance
     of all nodes from the fine trajectory, and a Huber distance of the ends
@@ -209,9 +210,9 @@ class Searched:
     """
 
     iterations: Whole = 400  # gradient steps
-    batch: Count = 256  # noises in one of them
+    batch: Count = 256  # source points per gradient step
     lr: Positive = 0.02  # of Adam
-    fine: Count = 100  # Euler steps of the trajectory that is followed
+    fine: Count = 100  # steps of the fine trajectory
     ends: NonNegative = 10.0  # weight of the end points
 
     def __call__(self, problem: Problem, steps: int, rng: Rng) -> tuple[Schedule, Solver]:
@@ -229,10 +230,10 @@ class Searched:
             part, near = problem.rows(rows), (form.times() * self.fine).round().long().tolist()
             nodes: list[Tensor] = []
 
-            def keep(x: Tensor, t: Tensor, nodes: list[Tensor] = nodes) -> None:
+            def record(x: Tensor, t: Tensor, nodes: list[Tensor] = nodes) -> None:
                 nodes.append(x)
 
-            form.walk(part.dynamics(), part.x0, watch=keep, sums_to_one=True)
+            form.solve(part.dynamics(), part.x0, watch=record, sums_to_one=True)
             follow = sum((x - trajectory[rows, k]).square().mean() for x, k in zip(nodes[1:], near[1:], strict=True))
             off = nodes[-1] - part.x1
             huber = ((off.square() + 1e-6).sqrt() - 1e-3).mean()
@@ -246,26 +247,26 @@ class Searched:
 
 @dataclass(frozen=True)
 class Evolved:
-    """Sets of times that breed: the grid whose end points are best, by an evolutionary search with common noises.
+    """The grid with the best end points, by evolutionary search with common source points.
 
-    children = half the times of one parent and half of another, one time moved;  the best of each generation stay
-    Assumes nothing of the field; ``solver`` walks the grid.
+    children = half the times of one parent and half of another, one time moved;  the best of each generation survive
     Source: Li et al. 2023, "AutoDiffusion" (arXiv 2309.10438), its search over time steps.
 
     >>> Evolved(generations=2).keep
     6
     """
 
-    solver: Solver = EULER
-    fine: Count = 64  # times that may be chosen
+    solver: Solver = EULER  # on the grid
+    fine: Count = 64  # times from which nodes are chosen
     population: Count = 24  # grids in a generation
-    keep: Count = 6  # of them that stay and breed
+    keep: Count = 6  # that survive, and are the parents
     generations: Whole = 12
 
     def __call__(self, problem: Problem, steps: int, rng: Rng) -> tuple[Schedule, Solver]:
         require(
             steps <= self.fine and 2 <= self.keep < self.population,
-            f"{self} cannot search {steps} steps; give at least as many fine times, and 2 <= keep < population",
+            f"{self} cannot find {steps} steps; nodes are chosen from the fine times, and at least two parents "
+            "from a larger population: give fine of at least the number of steps, and 2 <= keep < population",
         )
         starts = [Uniform(), Shifted(0.5), Shifted(2.0), Shifted(3.0)]
         grids = {self._snapped(s(steps).tolist(), steps) for s in starts}
@@ -282,19 +283,19 @@ class Evolved:
             best = sorted(sorted(grids), key=score)[: self.keep]
             grids = set(best)
             for k in range(self.population - self.keep):
-                draw = rng.fork("child", g, k)
-                a, b = (best[i] for i in draw.integers(len(best), 2).tolist())
+                child_rng = rng.fork("child", g, k)
+                a, b = (best[i] for i in child_rng.integers(len(best), 2).tolist())
                 pool = sorted(set(a[1:-1]) | set(b[1:-1]))
-                pick = draw.fork("pick").permutation(len(pool))[: steps - 1].tolist()
+                pick = child_rng.fork("pick").permutation(len(pool))[: steps - 1].tolist()
                 child = [pool[i] for i in pick]
                 if child:
-                    where, move = draw.fork("move").integers(len(child), 1), draw.fork("by").integers(9, 1)
+                    where, move = child_rng.fork("move").integers(len(child), 1), child_rng.fork("by").integers(9, 1)
                     child[int(where)] += int(move) - 4
                 grids.add(self._snapped([c / self.fine for c in sorted(child)], steps))
         return self._schedule(min(sorted(grids), key=score)), self.solver
 
     def _snapped(self, times: list[float], steps: int) -> tuple[int, ...]:
-        """Distinct fine times with both ends, moved apart where they met."""
+        """Distinct fine times, with both ends; equal times are moved to the nearest free ones."""
         inner = [round(t * self.fine) for t in times if 0 < t < 1][: steps - 1]
         used: set[int] = set()
         for t in inner:

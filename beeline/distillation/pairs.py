@@ -1,4 +1,4 @@
-"""Reflow pairs: source points with the data that a flow makes of them."""
+"""Reflow pairs: source points with the data that a flow maps them to."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from beeline.training.feed.microbatches import InMemory
 
 @dataclass(frozen=True, eq=False)
 class AnnealedPairs:
-    """A feed of stored pairs that begins with fresh noise and ends with the pairs as they are.
+    """Microbatches of stored pairs whose sources are annealed from fresh noise to the stored ones.
 
     blend of microbatch n = max(0, 1 - n / until);  then as Annealed
-    Assumes pairs with a Gaussian source.  The number of the microbatch decides the blend, so that a resumed run
-    continues where it stopped.
+    Assumes pairs with a Gaussian source.  The blend is a function of the index of the microbatch, so resumed runs are
+    the same.
     Source: Zhu et al. 2024, SlimFlow (arXiv 2407.12718).
 
     >>> AnnealedPairs(Batch(torch.ones(4, 2), torch.zeros(4, 2)), Rng(0), until=2).microbatch(2, 1).x0
@@ -34,13 +34,13 @@ class AnnealedPairs:
 
     batch: Batch
     rng: Rng
-    until: int  # microbatches after which pairs are stored ones alone: steps x microbatches of the annealed part
+    until: int  # microbatches with fresh noise: steps x microbatches of a step
 
     def __post_init__(self) -> None:
         require(
             self.until >= 1 and self.batch.x0 is not None,
-            f"AnnealedPairs got until={self.until} and {'no ' if self.batch.x0 is None else ''}source points; give "
-            "stored pairs (reflow_pairs) and a number of microbatches from 1",
+            f"AnnealedPairs got until={self.until} and {'no ' if self.batch.x0 is None else ''}source points; it "
+            "anneals the sources of stored pairs: give pairs (reflow_pairs) and a number of microbatches from 1",
         )
 
     def microbatch(self, number: int, size: int) -> Batch:
@@ -57,12 +57,12 @@ def reflow_pairs(
     like: Tensor | None = None,
     batch_size: int = 256,
 ) -> Batch:
-    """Pairs (x0, x1 = sampler(flow, x0)) with their conditions: the data of reflow and of distillation.
+    """Pairs (x0, x1 = sampler(flow, x0)) with their conditions, the data of reflow and distillation.
 
-    ``wanted`` is a number of pairs, or conditions (a tree, or a Batch that has them) with one pair for each.
-    ``like`` is any tensor of the flow's data shape [.., *S]; a Batch brings its own.  Source point i depends on the
-    key and on i alone, so the same key gives the same pairs whatever the batch size, and x0 need not be stored.
-    Pairs are made on the device of the flow and kept on that of ``like``.
+    ``wanted`` is a number of pairs, or conditions (a tree, or a Batch with conditions), one pair for each.
+    ``like`` is a tensor of the shape of the data [.., *S]; a Batch has its own.  Source point i depends on the key of
+    ``rng`` and on i only, so the pairs do not depend on the batch size, and x0 need not be stored.
+    Pairs are computed on the device of the flow and returned on that of ``like``.
     """
     if isinstance(wanted, Batch):
         like = wanted.x1 if like is None else like
@@ -72,44 +72,46 @@ def reflow_pairs(
     else:
         cond = wanted
         sizes = {len(leaf) for _, leaf in leaves(cond)}
-        require(len(sizes) == 1, f"the conditions have {sorted(sizes)} rows; give one tree with one row per pair")
+        require(
+            len(sizes) == 1, f"the conditions have {sorted(sizes)} rows; every pair has one of each: give equal numbers"
+        )
         count = sizes.pop()
-    require(count >= 1, f"{count} pairs were asked for; give a number from 1")
+    require(count >= 1, f"reflow_pairs got a number of {count} pairs; give 1 or more")
     require(
         like is not None and like.ndim >= 2,
-        "pairs need the shape of one datum; pass like=, any tensor [B,*S] of the flow's data",
+        "reflow_pairs got no shape of the data; pass like=, a tensor [B,*S] of that shape",
     )
     assert like is not None
-    made, keyed = [], sampler.seeded(range(count), "pairs", rng.seed, *rng.path)
+    pairs, keyed = [], sampler.seeded(range(count), "pairs", rng.seed, *rng.path)
     with eval_mode(flow.field):
         for start in range(0, count, batch_size):
             rows = range(start, min(start + batch_size, count))
             x0 = starts(flow, rows, rng, like)
             part = _rows(cond, start, start + batch_size, x0.device)
             sample = keyed.for_rows(start, start + batch_size)
-            made.append(to(Batch(sample(flow, x0, part).to(like.dtype), x0, part), like.device))
-    return stack(made)
+            pairs.append(to(Batch(sample(flow, x0, part).to(like.dtype), x0, part), like.device))
+    return stack(pairs)
 
 
 def starts(flow: Flow, seeds: Sequence[int], rng: Rng, like: Tensor) -> Tensor:
-    """Source points [len(seeds), *S], each from its own seed: what stored pairs keep instead of noise."""
+    """Source points [len(seeds), *S], each from its own seed."""
     like = like.new_empty((1, *like.shape[1:]), device=device_of(flow.field) or like.device)
     if isinstance(flow.source, Gaussian):
         return rng.rows(seeds, like)
     return torch.cat([flow.source.sample(like, rng.fork("row", int(seed))) for seed in seeds])
 
 
-def anchored(flow: Flow, sampler: Sampler, batch: Batch, *, batch_size: int = 256) -> Batch:
-    """Pairs the other way round: real data with the source points that the flow would make them from."""
-    made = []
+def inverted_pairs(flow: Flow, sampler: Sampler, batch: Batch, *, batch_size: int = 256) -> Batch:
+    """Pairs of real data with the source points that the flow maps to them, by inversion."""
+    pairs = []
     with eval_mode(flow.field):
         for start in range(0, len(batch.x1), batch_size):
             x1 = batch.x1[start : start + batch_size]
             here = x1.to(device_of(flow.field) or x1.device)
             cond = _rows(batch.cond, start, start + batch_size, here.device)
             x0 = sampler.for_rows(start, start + batch_size).invert(flow, here, cond)
-            made.append(to(Batch(here, x0.to(x1.dtype), cond), x1.device))
-    return stack(made)
+            pairs.append(to(Batch(here, x0.to(x1.dtype), cond), x1.device))
+    return stack(pairs)
 
 
 def _rows(cond: Cond, start: int, end: int, device: torch.device) -> Cond:

@@ -1,4 +1,4 @@
-"""Distillation: a student flow from a teacher flow, as four answers."""
+"""Reflow and one-step distillation: student flows from the pairs of a teacher flow."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from beeline.core.rng import Rng
 from beeline.core.types import Batch, stack, take
 from beeline.couplings.basic import Paired
 from beeline.couplings.sources import Gaussian
-from beeline.distillation.pairs import AnnealedPairs, anchored, reflow_pairs
+from beeline.distillation.pairs import AnnealedPairs, inverted_pairs, reflow_pairs
 from beeline.fields.flow import Data, Flow, Network, Velocity
 from beeline.fields.prediction import Boundary
 from beeline.objectives.losses.basic import Distance, squared
@@ -35,14 +35,15 @@ from beeline.times.samplers import At, Uniform
 
 @dataclass(frozen=True)
 class Reflow(Distillation):
-    """Learn the flow again on its own pairs: paths stop crossing, so that they become straight.
+    """Reflow: flow matching on pairs of the teacher, whose trajectories become straight.
 
-    x0 ~ source, x1 = sampler(teacher, x0);  min E |v(x_t, t, cond) - (x1 - x0)|^2 on the kept pairs
-    On a curved path, or for a network that predicts noise or data, path and prediction stay: errors count in the space
-    of the prediction (of the datum for a velocity on a curved path), and the student is drawn with DDIM, which is exact
-    for a flow whose noise and datum are constant along its paths.  With ``anneal`` the sources of microbatch n are
-    sqrt(1 - blend^2) x0 + blend noise, blend = max(0, 1 - n / anneal), so that a new network learns the flow first.
-    Assumes pairs of an ODE, made with a fine sampler: its errors are learned.  The student has no score, because its
+    x0 ~ source, x1 = sampler(teacher, x0);  min E |v(x_t, t, cond) - (x1 - x0)|^2 on stored pairs
+    On a curved path, or with a network that predicts noise or data, path and prediction are those of the teacher:
+    errors are measured in the space of the prediction (of the datum for a velocity on a curved path), and the student
+    samples with DDIM, which is exact for a flow with constant noise and datum along its trajectories.  With ``anneal``
+    the sources of microbatch n are sqrt(1 - blend^2) x0 + blend noise, blend = max(0, 1 - n / anneal), so that a new
+    network first learns the flow itself.
+    Assumes pairs of an ODE from a fine sampler, whose errors are learned.  The student has no score, because its
     coupling is not independent.
     Source: Liu, Gong and Liu 2022 (arXiv 2209.03003); curved paths and noise: Wang et al. 2024, "Rectified Diffusion"
     (arXiv 2410.07303), with space=Data() and distance=Huber(0.001, each=True); annealing, for smaller students: Zhu et
@@ -52,27 +53,27 @@ class Reflow(Distillation):
     False
     """
 
-    sampler: Sampler = field(default_factory=lambda: Sampler(50))  # how pairs are made; guidance is learned with them
-    count: int | None = None  # pairs; None is one for every datum (their conditions are those of the data)
+    sampler: Sampler = field(default_factory=lambda: Sampler(50))  # of the pairs; its guidance is learned too
+    count: int | None = None  # pairs; None is one for every datum, with its condition
     coupling: Coupling = field(
         default_factory=Paired
     )  # of the pairs; Annealed(0.5) mixes fresh noise into their sources
-    times: TimeSampler = field(default_factory=Uniform)  # UShaped spends more where reflow is hard
+    times: TimeSampler = field(default_factory=Uniform)  # UShaped has more at both ends, where reflow is hardest
     distance: Distance = squared
-    reverse: float = 0.0  # share of pairs made backwards from real data, which anchors the student to them
-    steps: Count = 4  # of the student's own sampler
-    space: Prediction | None = None  # where errors count; None is the teacher's own
-    anneal: int = 0  # microbatches over which fresh noise gives way to the sources of the pairs; 0 for none
+    reverse: float = 0.0  # share of pairs by inversion of real data, which anchor the student to the data
+    steps: Count = 4  # of the sampler of the student
+    space: Prediction | None = None  # of the errors; None is that of the teacher
+    anneal: int = 0  # microbatches over which fresh noise is replaced by the sources of the pairs; 0 for none
 
     def __post_init__(self) -> None:
         require(
             self.anneal >= 0,
-            f"Reflow got anneal={self.anneal}; it is a number of microbatches: give 0 for none, or half of the run's",
+            f"Reflow got anneal={self.anneal}; it is a number of microbatches: give 0 for none, or half of the run",
         )
         require(0 <= self.reverse <= 1, f"Reflow got reverse={self.reverse}; it is a share of the pairs: give 0 to 1")
         require(
             self.count is None or self.count >= 1,
-            f"Reflow got count={self.count}; give a number of pairs from 1, or none",
+            f"Reflow got count={self.count}; it is a number of pairs: give 1 or more, or none for one per datum",
         )
 
     def networks(self, teacher: Flow) -> dict[str, nn.Module]:
@@ -89,45 +90,45 @@ class Reflow(Distillation):
             return data
         require(
             isinstance(teacher.source, Gaussian),
-            f"Reflow got anneal={self.anneal} and a teacher from {type(teacher.source).__name__}; mixtures with fresh "
-            "noise keep the law of a Gaussian source alone: leave anneal at 0",
+            f"Reflow got anneal={self.anneal} and a teacher from {type(teacher.source).__name__}; a mixture with fresh "
+            "noise has the distribution of the source only if that is Gaussian: leave anneal at 0",
         )
         return AnnealedPairs(data, rng, self.anneal)
 
     def objective(self, teacher: Flow) -> FlowMatching:
-        space = self.space or own_space(teacher)
-        return matching(teacher, self.coupling, self.times, self.distance, space)
+        space = self.space or error_space(teacher)
+        return pair_objective(teacher, self.coupling, self.times, self.distance, space)
 
     def student(self, teacher: Flow, networks: Mapping[str, nn.Module]) -> tuple[Flow, Sampler]:
         flow = replace(teacher, field=networks["student"], independent=False)
-        return flow, Sampler(self.steps, solver=process_of(flow).adapt_solver(frozen(teacher.path)))
+        return flow, Sampler(self.steps, solver=process_of(flow).adapt_solver(straight_solver(teacher.path)))
 
 
 @dataclass(frozen=True)
 class OneStep(Distillation):
-    """Learn the whole jump from the source: one evaluation makes a datum.
+    """One-step distillation: one evaluation maps a source point to a datum.
 
     min E |x0 + v(x0, 0, cond) - x1|^2 on pairs of the teacher: reflow with all times at 0, errors of the datum
-    Assumes pairs of an ODE on a path that is the source itself at t = 0; a straight teacher is easier to follow.  On a
-    curved path x0 + v is the data end that the velocity implies.  A noise prediction is divided by a(0), so that its
-    errors grow: train the teacher with Velocity() or Data().
+    Assumes pairs of an ODE on a path with x_0 = x0; a straight teacher is easier to distil.  On a curved path x0 + v is
+    the data end that the velocity implies.  A noise prediction is divided by a(0), which amplifies its errors: train
+    the teacher with Velocity() or Data().
     Source: Liu, Gong and Liu 2022 (arXiv 2209.03003), distillation; Liu et al. 2023, InstaFlow (arXiv 2309.06380).
 
     >>> OneStep().student(Flow(None), {"student": nn.Identity()})[1].evaluations
     1
     """
 
-    sampler: Sampler = field(default_factory=lambda: Sampler(50))  # how pairs are made; guidance is learned with them
+    sampler: Sampler = field(default_factory=lambda: Sampler(50))  # of the pairs; its guidance is learned too
     count: int | None = None  # pairs; None is one for every datum
     distance: Distance = squared
-    reverse: float = 0.0  # share of pairs made backwards from real data
+    reverse: float = 0.0  # share of pairs by inversion of real data
     hops: NonNegative = 0.0  # weight of two steps of the teacher from fresh noise, as in TwoHops; 1 is usual
 
     def __post_init__(self) -> None:
         require(0 <= self.reverse <= 1, f"OneStep got reverse={self.reverse}; it is a share of the pairs: give 0 to 1")
         require(
             self.count is None or self.count >= 1,
-            f"OneStep got count={self.count}; give a number of pairs from 1, or none",
+            f"OneStep got count={self.count}; it is a number of pairs: give 1 or more, or none for one per datum",
         )
 
     def networks(self, teacher: Flow) -> dict[str, nn.Module]:
@@ -141,75 +142,77 @@ class OneStep(Distillation):
 
     def objective(self, teacher: Flow) -> FlowMatching | TwoHops:
         require(
-            not isinstance(teacher.path, AffinePath) or begins(teacher.path),
-            f"OneStep was asked for on {teacher.path}, which leaves the source with the slope 0, so that a velocity at "
-            "t = 0 says nothing of the datum; convert the teacher with convert_flow(flow, Linear())",
+            not isinstance(teacher.path, AffinePath) or determines_end(teacher.path),
+            f"OneStep got a teacher on {teacher.path}, whose slope at t = 0 does not depend on the datum; convert the "
+            "teacher with convert_flow(flow, Linear())",
         )
         space = Data() if isinstance(teacher.path, AffinePath) else Velocity()
-        pairs = matching(teacher, Paired(), At(0.0), self.distance, space)
+        pairs = pair_objective(teacher, Paired(), At(0.0), self.distance, space)
         return TwoHops(teacher, pairs, self.hops) if self.hops else pairs
 
     def student(self, teacher: Flow, networks: Mapping[str, nn.Module]) -> tuple[Flow, Sampler]:
         flow = replace(teacher, field=networks["student"], independent=False)
-        return flow, Sampler(1, solver=process_of(flow).adapt_solver(frozen(teacher.path)))
+        return flow, Sampler(1, solver=process_of(flow).adapt_solver(straight_solver(teacher.path)))
 
 
 def copied(teacher: Flow) -> nn.Module:
-    """The network of a teacher, copied to become a student."""
+    """A copy of the network of a teacher, for a student."""
     require(
         isinstance(teacher.field, nn.Module),
-        f"the teacher's field is a {type(teacher.field).__name__}, not a network; a student starts from a copy of its "
-        "teacher: give a flow with a network, or networks of your own to fit(...)",
+        f"the field of the teacher is a {type(teacher.field).__name__}, not a network; a student starts from a copy of "
+        "it: give a flow with a network, or call fit(...) with your own networks",
     )
     require_ode(teacher, "a student")
     networks = (m for m in teacher.field.modules() if isinstance(m, Network))
     require(
         not any(isinstance(m.prediction, Boundary) for m in networks),
-        "a student of a network with the prediction Boundary was asked for; the ends that it fixes are false for "
-        "pairs: train the teacher with Velocity()",
+        "the network of the teacher has the prediction Boundary; the ends that it fixes are wrong for pairs: train the "
+        "teacher with Velocity()",
     )
-    made: nn.Module = copy.deepcopy(teacher.field)
-    made.requires_grad_(True)
-    return made
+    student: nn.Module = copy.deepcopy(teacher.field)
+    student.requires_grad_(True)
+    return student
 
 
-def own_space(teacher: Flow) -> Prediction:
-    """Where the errors of a student count: its teacher's prediction, the datum for a velocity on a curved path."""
+def error_space(teacher: Flow) -> Prediction:
+    """The space of a student's errors: the prediction of its teacher, or Data() for a velocity on a curved path."""
     modules = teacher.field.modules() if isinstance(teacher.field, nn.Module) else ()
     prediction = next((m.prediction for m in modules if isinstance(m, Network)), Velocity())
     curved = isinstance(teacher.path, AffinePath) and not isinstance(teacher.path, Linear)
     return Data() if curved and isinstance(prediction, Velocity) else prediction
 
 
-def frozen(path: Path) -> Solver:
-    """Steps that are exact where both ends are constant along the way: Euler on the straight path, DDIM on others."""
-    if isinstance(path, Linear) or not isinstance(path, AffinePath) or not begins(path):
+def straight_solver(path: Path) -> Solver:
+    """The solver that is exact for constant ends along a trajectory: Euler on the straight path, DDIM on others."""
+    if isinstance(path, Linear) or not isinstance(path, AffinePath) or not determines_end(path):
         return EULER
     return DPMSolver(1, path)
 
 
-def begins(path: AffinePath) -> bool:
-    """Whether a velocity at t = 0 says where the path ends, which it does not where the slope of a is zero there."""
+def determines_end(path: AffinePath) -> bool:
+    """Whether a velocity at t = 0 determines the data end; it does not where the slope of a is zero there."""
     a, b, da, db = path.coefficients(torch.zeros((), dtype=torch.float64))
     return bool(a * db != b * da)
 
 
-def matching(
+def pair_objective(
     teacher: Flow, coupling: Coupling, times: TimeSampler, distance: Distance, space: Prediction
 ) -> FlowMatching:
-    """The objective of a student on pairs: that of its teacher's kind of data."""
+    """The objective of a student on pairs; that of tables for a network that declares columns."""
     if columns_of(teacher.field) is None:
         return FlowMatching(teacher.path, coupling, times, space, distance=distance)
     require(
         distance is squared,
-        f"a student of a network for tables was asked for with the distance {distance}; its errors are squared ones of "
-        "numbers and cross entropies of states: leave the distance out",
+        f"the student of a network for tables got the distance {distance}; its errors are squared errors of numbers "
+        "and cross-entropies of categories: leave the distance out",
     )
-    return RowMatching(teacher.path, coupling, times, distance=distance, known=0.0)  # the pairs have their known cells
+    return RowMatching(
+        teacher.path, coupling, times, distance=distance, known=0.0
+    )  # the pairs have known cells already
 
 
 def teacher_pairs(sampler: Sampler, count: int | None, reverse: float, teacher: Flow, batch: Batch, rng: Rng) -> Batch:
-    """Pairs for a student: forwards from the source, and a share backwards from the data."""
+    """Pairs for a student: from the source by sampling, and a share from the data by inversion."""
     groups = columns_of(teacher.field)
     if groups is not None and batch.cond is None and traits_of(teacher.field).cells:
         batch = RowMatching().reveal(batch, groups, rng.fork("known"))
@@ -225,5 +228,5 @@ def teacher_pairs(sampler: Sampler, count: int | None, reverse: float, teacher: 
         parts.append(pairs if groups is None else completed_rows(pairs, groups))
     if back:
         chosen = rng.fork("anchors").integers(len(batch.x1), back).to(batch.x1.device)
-        parts.append(anchored(teacher, sampler, take(batch, chosen)))
+        parts.append(inverted_pairs(teacher, sampler, take(batch, chosen)))
     return replace(stack(parts), weight=None)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import field, replace
+from dataclasses import field, is_dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -92,21 +92,27 @@ class ObjectiveBase:
         return ObjectiveSpec(heldout=self.heldout)
 
     def heldout(self, times: TimeSampler) -> Any:
-        """The objective of held-out losses: fields ``times`` are replaced by ``times`` (except At), fields ``weight``
-        by one, and dropout by its probability 0; objectives in its fields are changed in the same way."""
-        changes: dict[str, Any] = {}
-        for name, value in fields_of(self).items():
+        """The objective of held-out losses: the same with ``times``, weight one and no dropout.
+
+        It replaces fields named ``times`` (except At) and ``weight``, dropout in any field, and objectives in any field
+        by their own objective of held-out losses.
+        """
+        if not is_dataclass(self):
+            return self
+        fields = fields_of(self)
+        fixed: dict[str, Any] = {
+            "times": fields["times"] if isinstance(fields.get("times"), At) else times,
+            "weight": one,
+        }
+        changes = {name: value for name, value in fixed.items() if name in fields}
+        for name, value in fields.items():
             if isinstance(value, tuple | list) and any(isinstance(part, SpecifiedObjective) for part in value):
                 changes[name] = type(value)(heldout_of(part, times) for part in value)
             elif isinstance(value, SpecifiedObjective):
                 changes[name] = heldout_of(value, times)
-            elif name == "times":
-                changes[name] = value if isinstance(value, At) else times
-            elif name == "weight":
-                changes[name] = one
             elif isinstance(value, Drop):
                 changes[name] = replace(value, probability=0.0)
-        return replace(self, **changes)  # type: ignore[type-var]
+        return replace(self, **changes)
 
 
 @dataclass(frozen=True)

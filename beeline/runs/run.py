@@ -26,16 +26,15 @@ from beeline.core.errors import require
 from beeline.core.files import locked, sweep, write_text
 from beeline.core.modes import AUTO, Device, eval_mode
 from beeline.core.protocols.data import DataSet
-from beeline.core.protocols.flows import StoredCoupling, source_of
+from beeline.core.protocols.flows import SplitSource, StoredCoupling, source_of
 from beeline.core.protocols.objectives import Objective, spec_of
 from beeline.core.protocols.training import Distillation, Parallel
 from beeline.core.ranges import dataclass
 from beeline.core.rng import Rng
 from beeline.core.types import take
-from beeline.couplings.basic import Independent
+from beeline.couplings.basic import Independent, check_coupling
 from beeline.couplings.sources import Gaussian
 from beeline.data.modality import check_modality, complete
-from beeline.data.translation import check_coupling, of_training
 from beeline.evaluation.heldout import HeldOut
 from beeline.fields.flow import Flow
 from beeline.objectives.heads import run_sampler
@@ -192,7 +191,10 @@ def prepare_distilled(run: Distilled, device: Device = AUTO) -> Prepared:
         "write ``networks``, ``data``, ``objective`` and ``student``",
     )
     objective = run.method.objective(teacher.flow)
-    learned = of_training(teacher.flow)
+    source_points = teacher.flow.source
+    if isinstance(source_points, SplitSource):
+        source_points = source_points.training()
+    learned = dataclasses.replace(teacher.flow, source=source_points)
     unseen = run.method.heldout(
         teacher.flow, take(other, torch.arange(min(len(other.x1), HELDOUT_PAIRS))), rng.fork("unseen")
     )

@@ -148,7 +148,7 @@ def test_a_field_told_its_start_keeps_conditions_seeds_and_direction() -> None:
     assert torch.allclose(bl.Sampler(3)(flow, x0[2:3], {"label": torch.tensor([2.0])}), whole[2:3])
     with pytest.raises(ValueError, match="FromStart"):
         bl.Sampler(3).invert(flow, x0, label)
-    with pytest.raises(ValueError, match="walked backwards"):
+    with pytest.raises(ValueError, match="solved backwards"):
         told.process().check(flow, EULER, torch.tensor([1.0, 0.0]))
 
 
@@ -170,7 +170,7 @@ def test_pictures_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFi
 
 
 def test_what_does_not_fit_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(ValueError, match="Independent does not take; .* Paired"):
+    with pytest.raises(ValueError, match="Independent samples others.* Paired"):
         prepare(Run(gaussians(), NET))
     with pytest.raises(ValueError, match="30 training data and the target 40; .* aligned=False"):
         prepare(Run(gaussians(30, 40, aligned=True), NET, Augmented()))

@@ -11,8 +11,8 @@ from beeline.core.errors import BeelineError
 from beeline.core.rng import Rng
 from beeline.core.types import Batch
 from beeline.couplings.sources import Uniform
-from beeline.distillation.pairs import anchored, reflow_pairs
-from beeline.distillation.students import OneStep, Reflow, own_space
+from beeline.distillation.pairs import inverted_pairs, reflow_pairs
+from beeline.distillation.students import OneStep, Reflow, error_space
 from beeline.fields.flow import Data, Flow, Network, Noise, Velocity
 from beeline.networks.tabular import TabularMLP
 from beeline.objectives.losses.basic import Huber, squared
@@ -109,11 +109,11 @@ def test_errors_of_reflow_count_in_the_space_of_the_teacher(path):
     known = ((0.1 * b / a).square() + 1e-6).sqrt() - 1e-3  # an error of the noise as one of the datum
     assert torch.allclose(loss.per_sample, known)
     curved = Flow(Network(Kept(Cosine()), Cosine()), Cosine())
-    assert own_space(curved) == Data() and own_space(Flow(Network(Kept(Linear())))) == Velocity()
-    assert own_space(Flow(Straight())) == Velocity()
+    assert error_space(curved) == Data() and error_space(Flow(Network(Kept(Linear())))) == Velocity()
+    assert error_space(Flow(Straight())) == Velocity()
     slow = Flow(Network(Kept(Polynomial(2)), Polynomial(2)), Polynomial(2))
     assert Reflow().student(slow, {"student": slow.field})[1].solver == EULER
-    with pytest.raises(BeelineError, match="says nothing of the datum"):
+    with pytest.raises(BeelineError, match="does not depend on the datum"):
         OneStep().objective(slow)
 
 
@@ -124,7 +124,7 @@ def test_one_step_with_a_perceptual_distance_compares_data():
                    Reflow(times=At(0.0), distance=Perceptual(lambda x: x**3, plain=0.0))):  # fmt: skip
         loss = method.objective(teacher)(teacher.field, pairs, Rng(0))
         assert torch.allclose(loss.per_sample, squared((pairs.x1 + 0.1) ** 3, pairs.x1**3))
-    with pytest.raises(BeelineError, match="squared ones of numbers"):
+    with pytest.raises(BeelineError, match="squared errors of numbers"):
         Reflow(distance=Huber()).objective(Flow(Network(TabularMLP([[1], [2]], width=16), prediction=Data())))
 
 
@@ -143,16 +143,16 @@ def test_pairs_depend_on_the_key_and_the_row_alone():
 
 def test_backward_pairs_keep_the_data():
     x1 = Rng(3).normal(LIKE.new_empty(6, 2))
-    pairs = anchored(Flow(Straight()), Sampler(200, solver=RK4), Batch(x1), batch_size=4)
+    pairs = inverted_pairs(Flow(Straight()), Sampler(200, solver=RK4), Batch(x1), batch_size=4)
     assert torch.equal(pairs.x1, x1) and torch.allclose(pairs.x0, (x1 - 2) / 3, atol=1e-8)
 
 
 def test_what_cannot_be_distilled_is_refused():
-    with pytest.raises(BeelineError, match="shape of one datum"):
+    with pytest.raises(BeelineError, match="no shape of the data"):
         reflow_pairs(Flow(Straight()), Sampler(1), 3, Rng(0))
     with pytest.raises(BeelineError, match="0 pairs"):
         reflow_pairs(Flow(Straight()), Sampler(1), 0, Rng(0), like=LIKE)
-    with pytest.raises(BeelineError, match="one row per pair"):
+    with pytest.raises(BeelineError, match="every pair has one of each"):
         cond = {"a": torch.ones(2), "b": torch.ones(3)}
         reflow_pairs(Flow(Straight()), Sampler(1), cond, Rng(0), like=LIKE)
     with pytest.raises(BeelineError, match="not a network"):
@@ -221,7 +221,7 @@ def bending(flow, x0):
 
 def test_annealing_is_refused_where_mixtures_change_the_law_of_the_source():
     teacher, pairs = Flow(Straight(), source=Uniform()), Batch(torch.zeros(2, 2), torch.zeros(2, 2))
-    with pytest.raises(BeelineError, match="a Gaussian source alone"):
+    with pytest.raises(BeelineError, match="only if that is Gaussian"):
         Reflow(anneal=2).feed(teacher, pairs, Rng(0))
     assert Reflow().feed(teacher, pairs, Rng(0)) is pairs and OneStep().feed(teacher, pairs, Rng(0)) is pairs
 

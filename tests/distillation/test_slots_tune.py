@@ -15,7 +15,7 @@ from beeline.data.distributions.mixtures import GaussianMixture
 from beeline.distillation.finetune import ContrastTuned, FeatureTuned, GuidanceTuned, PeRFlow
 from beeline.distillation.fit_solver import Problem
 from beeline.distillation.fit_steps import Bellman
-from beeline.distillation.students import own_space
+from beeline.distillation.students import error_space
 from beeline.fields.flow import Data, Flow, Network, Noise
 from beeline.networks.mlp import MLP
 from beeline.objectives.losses.basic import Huber
@@ -67,9 +67,9 @@ def test_a_straight_teacher_is_a_fixed_point_of_windows():
     for k in (1, 3):
         objective = PeRFlow(k, 2).objective(straight)
         assert float(objective(straight.field, batch, Rng(1)).value) < 1e-20
-    with pytest.raises(BeelineError, match="says where it goes"):
+    with pytest.raises(BeelineError, match="depends on the datum"):
         PeRFlow().objective(Flow(None, Polynomial(2.0)))
-    with pytest.raises(BeelineError, match="ends of an affine path alone"):
+    with pytest.raises(BeelineError, match="ends of an affine path only"):
         Windowed(straight, objective=FlowMatching(Geodesic(Sphere())))
 
 
@@ -93,7 +93,7 @@ def test_a_teacher_with_constant_ends_is_a_fixed_point_of_windows_on_its_path(pa
     batch = Batch(Rng(0).normal(torch.empty(60, 2, dtype=torch.float64)))
     loss = PeRFlow(4, 24).objective(Flow(exact, path))
     assert float(loss(exact, batch, Rng(1)).value) < 1e-7
-    loss = replace(loss, objective=replace(loss.objective, prediction=own_space(Flow(off, path))))
+    loss = replace(loss, objective=replace(loss.objective, prediction=error_space(Flow(off, path))))
     assert torch.allclose(loss(off, batch, Rng(1)).per_sample, torch.full((60,), 0.01, dtype=torch.float64), rtol=1e-3)
     data = PeRFlow(4, 24, Data(), Huber(0.001, each=True)).objective(Flow(exact, path)).objective
     assert data.path == path and data.prediction == Data() and data.distance == Huber(0.001, each=True)

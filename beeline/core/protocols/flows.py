@@ -83,6 +83,15 @@ class Source(Protocol):
     def log_prob(self, x: Tensor) -> Tensor: ...
 
 
+@runtime_checkable
+class SplitSource(Source, Protocol):
+    """A source of a data set that is divided into training and held-out rows; it samples the held-out ones."""
+
+    def training(self) -> Source:
+        """The source of the training rows, for data from which a student learns."""
+        ...
+
+
 class Coupling(Protocol):
     """Returns the batch with ``x0`` [B,*S] filled in; data, conditions and weights keep their order.
 
