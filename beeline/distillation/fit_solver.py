@@ -76,8 +76,8 @@ class Bespoke:
     def __post_init__(self) -> None:
         require(
             self.iterations >= 1 and self.batch >= 1 and self.lr > 0 and 1 <= self.order <= 4,
-            f"{self} has nothing to fit with; give at least one iteration, a batch of at least 1, a lr above 0 and an order from 1 "
-            "to 4",
+            f"{self} has nothing to fit with; give at least one iteration, a batch of at least 1, a lr above 0 and an "
+            "order from 1 to 4",
         )
 
     def __call__(self, problem: Problem, steps: int, rng: Rng) -> tuple[Schedule, Solver]:

@@ -135,7 +135,7 @@ def test_refusals() -> None:
         fit_solver(FLOW, 4, like=LIKE[:4], rng=Rng(0))
     with pytest.raises(ValueError, match="nothing to fit with"):
         Bespoke(iterations=0)
-    with pytest.raises(ValueError, match="set fine= to more"):
+    with pytest.raises(ValueError, match="set fine= to at least"):
         Bellman(fine=4)(problem(16), 8, Rng(0))
     with pytest.raises(ValueError, match="cannot find"):
         Evolved(keep=1)(problem(16), 4, Rng(0))
