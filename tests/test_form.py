@@ -21,6 +21,8 @@ MOST = 14  # files of a folder beside its __init__; about twelve are meant
 TEXTS = {
     "__main__": "the usual guard of a script",
     "": "whether anything was given, not which",
+    "times": "a field of an objective, by its declared name",
+    "weight": "a field of an objective, by its declared name",
     "params": "an entry of torch's optimizer groups",
     "classes": "the kind of a condition, as a network describes it in its file",
     "TabularFlow": "a lazy attribute of the package",

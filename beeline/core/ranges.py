@@ -10,7 +10,7 @@ finite and a bare int whole; neither may be a bool.  Narrower ranges are types:
 >>> Steps(count=0)
 Traceback (most recent call last):
     ...
-beeline.core.types.BeelineError: Steps got count=0, which is no whole number from 1; give one, such as the default 4
+beeline.core.errors.BeelineError: Steps got count=0, which is no whole number from 1; give one, such as the default 4
 """
 
 from __future__ import annotations

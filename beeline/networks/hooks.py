@@ -30,7 +30,7 @@ def block_hooks(net: Any, at: Mapping[str, Callable[[Any], Any]]) -> Iterator[No
     Source: none.
 
     >>> import torch
-    >>> from beeline.networks.unet import MLP
+    >>> from beeline.networks.mlp import MLP
     >>> seen = []
     >>> net = MLP(2, width=8)
     >>> with block_hooks(net, {"block.0": lambda h: seen.append(h.shape)}):

@@ -101,7 +101,7 @@ def _holds_images(file: Path) -> bool:
 
 def _is_image_array(file: Path) -> bool:
     """Whether an array file holds uint8 pictures; the headers alone are read."""
-    if file.suffix.lower() == ".npz":
+    if file.suffix.lower() in ARRAYS[1:]:
         with np.load(file, allow_pickle=False) as data:
             names = data.files
         return any(name in names for name in ("x_train", "images"))

@@ -15,7 +15,7 @@ def sequences(path: str = "") -> Run:
 
     Source: Stark et al. 2024 (arXiv 2402.05841).
 
-    >>> sequences().data.length, symbols("peptides.txt").data.path
+    >>> sequences().data.length, sequences("peptides.txt").data.path
     (8, 'peptides.txt')
     """
     return Run(

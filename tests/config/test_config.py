@@ -194,7 +194,7 @@ def test_parts_of_ones_own_are_welcome_in_code() -> None:
         ({"steps": "many"}, "^steps: got 'many'"),
         ({"steps": True}, "^steps: got True"),
         ({"steps": None}, "^steps: got None"),
-        ({"steps": "0"}, "^steps: Sampler got steps=0; sampling needs at least one step"),
+        ({"steps": "0"}, "^steps: Sampler got steps=0; the number of steps is an integer"),
         ({"steps.more": 3}, "^steps is 8, which has no setting 'more' inside; set steps itself"),
         ({"guidance.together": "8"}, "^guidance.together: got 8 .* give true or false"),
         ({"guidance.window": "0.1"}, "^guidance.window: got 0.1"),

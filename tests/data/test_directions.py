@@ -55,7 +55,7 @@ def test_angles_of_a_file_stay_angles(tmp_path: Path) -> None:
     changes = {
         "data.standardise": False,
         "objective.path": "Geodesic(Torus())",
-        "objective.coupling": "Independent(Even(Torus()))",
+        "objective.coupling": "Independent(UniformOnSpace(Torus()))",
         "training.steps": 3,
         "network.width": 8,
     }

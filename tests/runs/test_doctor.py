@@ -85,7 +85,7 @@ def test_what_is_wrong_is_named(run: Path, tmp_path: Path) -> None:
 
 def test_every_kept_average_becomes_a_bundle(run: Path) -> None:
     written = export_averages(run)
-    assert [p.name for p in written] == ["1-power", "2-ema"] and network_of(run) == "network"
+    assert [p.name for p in written] == ["1-powerema", "2-ema"] and network_of(run) == "network"
     first, other = (torch.cat([p.flatten() for p in load(p).flow.field.parameters()]) for p in (run, written[0]))
     assert not torch.equal(first, other) and (first - other).norm() < 0.2 * first.norm()
     assert load(written[1]).lineage["average"]["is"] == "EMA"
@@ -128,7 +128,7 @@ def test_a_run_leaves_another_one(run: Path, tmp_path: Path) -> None:
     plain = recipe()
     assert engine.branch(plain, "anything", tmp_path, False, None, None) == (plain, None)
     for call, message in (
-        ((False, None, 5), "--at names the checkpoint"),
+        ((False, None, 5), "--at is the checkpoint"),
         ((True, None, 7), "no checkpoint of step 7 .* there are 120"),
         ((True, None, None), "nothing left to do"),
     ):
@@ -153,7 +153,7 @@ def test_plans_engines_and_trackers_by_name(capsys: pytest.CaptureFixture[str], 
     assert "peak memory" in capsys.readouterr().out
     with engine.processes(None) as one:
         assert one == SingleDevice()
-    with pytest.raises(BeelineError, match="did you mean 'sharded'"), engine.processes("shard"):
+    with pytest.raises(BeelineError, match="valid names: ddp, fsdp"), engine.processes("shard"):
         pass
     with engine.tracker(None, tmp_path, None) as none:
         assert none is None
