@@ -117,7 +117,7 @@ def test_a_converted_map_jumps_as_the_converted_field_walks(path: Any) -> None:
 def test_what_holds_for_velocities_alone_refuses_a_map() -> None:
     with pytest.raises(ValueError, match="Ends got the flow map"):
         Ends(Doubling(), Independent())
-    with pytest.raises(ValueError, match="Potential was put around the flow map"):
+    with pytest.raises(ValueError, match="Potential got the flow map"):
         Potential(Doubling())
     with pytest.raises(ValueError, match="MapNetwork got the prediction Data"):
         from beeline.fields.flow import Data

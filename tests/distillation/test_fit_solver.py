@@ -139,6 +139,6 @@ def test_refusals() -> None:
         Bellman(fine=4)(problem(16), 8, Rng(0))
     with pytest.raises(ValueError, match="cannot find"):
         Evolved(keep=1)(problem(16), 4, Rng(0))
-    with pytest.raises(ValueError, match="the fit became non-finite"):
+    with pytest.raises(ValueError, match="the loss of the fit is not finite"):
         broken = Flow(lambda x, t, cond=None: x + 0 * (t - 0.5)[:, None].abs() ** 0.5)
         Bespoke(iterations=3)(Problem(broken, Plain(), FRESH[:16], torch.full_like(FRESH[:16], torch.nan)), 3, Rng(0))

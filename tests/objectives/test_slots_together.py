@@ -67,7 +67,7 @@ def test_fixed_ends_are_refused_where_they_are_false() -> None:
     for coupling in (MinibatchOT(), bl.couplings.Paired(), Independent(bl.sources.Uniform())):
         with pytest.raises(BeelineError, match="ends that it fixes"):
             FlowMatching(prediction=Boundary(), coupling=coupling)
-    with pytest.raises(BeelineError, match="false for pairs"):
+    with pytest.raises(BeelineError, match="wrong for pairs"):
         Reflow().networks(bl.Flow(Network(MLP(2, width=8, depth=1), prediction=Boundary())))
 
 
