@@ -1,13 +1,17 @@
-"""The code in README and CONTRIBUTING, run as printed."""
+"""The code and the commands in README and CONTRIBUTING, run as printed."""
 
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import beeline as bl
+from beeline.cli.main import run as cli
 from beeline.core.rng import Rng
 from beeline.core.types import Batch
 
@@ -30,18 +34,48 @@ def energy(x: torch.Tensor, y: torch.Tensor) -> float:
     return float(2 * torch.cdist(x, y).mean() - own[0] - own[1])
 
 
-def test_the_readme_loop_learns_its_law() -> None:
+def test_the_readme_loop_learns_its_distribution() -> None:
     space = run("README.md")
-    real = space["law"].sample(2000, Rng(1))
-    assert energy(space["made"], real) < 0.1 * energy(space["noise"], real)
+    real = space["moons"].sample(2000, Rng(1))
+    assert energy(space["samples"], real) < 0.1 * energy(space["noise"], real)
 
 
 def test_the_readme_names_files_that_exist() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     for link in re.findall(r"\]\(([^)#:]+)\)", text):
         assert (ROOT / link).exists(), link
-    for room in re.findall(r"^      (\w+)/ ", text, re.M):
-        assert (ROOT / "beeline" / room).is_dir(), room
+    folders = re.findall(r"^      ((?:\w+/ +)+)", text, re.M)
+    assert len(folders) == 9
+    for folder in " ".join(folders).replace("/", " ").split():
+        assert (ROOT / "beeline" / folder).is_dir(), folder
+    for file in re.findall(r"`(\w+/\w+\.py)`", text):
+        assert (ROOT / "beeline" / file).is_file(), file
+
+
+@pytest.mark.slow
+def test_the_readme_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All commands of the section on own data, with fewer steps and samples."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    lines = re.findall(r"^    (beeline .+)$", text.partition("## Your own data")[2].partition("\n## ")[0], re.M)
+    assert len(lines) == 6
+    monkeypatch.chdir(tmp_path)
+    some = np.random.default_rng(0)
+    for label in ("cat", "dog"):
+        (tmp_path / "photos" / label).mkdir(parents=True)
+        for i in range(20):
+            Image.fromarray(some.integers(0, 255, (8, 8, 3), dtype=np.uint8)).save(f"photos/{label}/{i}.png")
+    rows = [f"{some.integers(18, 80)},{('Oslo', 'Bergen')[i % 2]},{some.integers(0, 9000)}" for i in range(120)]
+    (tmp_path / "people.csv").write_text("\n".join(["age,city,income", *rows]))
+    small = {
+        "train": "--set training.steps=2 --set training.batch_size=8 --set training.early_stopping=none --no-report",
+        "distill": "--set training.steps=2 --set training.batch_size=8 --set method.count=16 --no-report",
+        "fit-solver": "--noises 8",
+        "evaluate": "-n 40",
+    }
+    for line in lines:
+        words = shlex.split(line, comments=True)
+        more = small.get(words[1], "") + (" --set network=MLP --set network.width=8" if "photos/" in words else "")
+        assert cli([*words[1:], *more.split()]) == 0, line
 
 
 @pytest.fixture(scope="module")
