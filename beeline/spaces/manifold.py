@@ -1,4 +1,4 @@
-"""Curved spaces: spheres, tori and rotations, with geodesic paths, their sources and steps that stay on them."""
+"""Manifolds: spheres, tori and rotations, with geodesic paths, uniform sources and solvers."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ class Sphere:
     """Unit vectors along the last dimension; geodesics are great circles.
 
     exp_x(u) = cos|u| x + sin|u| u/|u|,  log_x(y) = angle(x, y) (y - <x,y> x)/|y - <x,y> x|
-    PairedDataset antipodal points, where every direction is shortest, one is chosen by the axes.  Assumes unit vectors.
+    Assumes unit vectors.  Between antipodal points, which have no unique geodesic, one is chosen by the axes.
     Source: Chen and Lipman 2024, "Flow Matching on General Geometries" (arXiv 2302.03660).
 
     >>> Sphere().exp(torch.tensor([[1.0, 0.0]]), torch.zeros(1, 2))
     tensor([[1., 0.]])
     """
 
-    tolerance: Positive = 1e-4  # how far from length 1 a point may be
+    tolerance: Positive = 1e-4  # largest deviation of the length of a point from 1
 
     def exp(self, x: Tensor, u: Tensor) -> Tensor:
         n = _length(u)
@@ -49,7 +49,7 @@ class Sphere:
         return torch.where((n == 0) & (inner < 0), math.pi * self._aside(x), near)
 
     def _aside(self, x: Tensor) -> Tensor:
-        """A unit tangent at x, always the same one: that of the axis to which x leans least."""
+        """A fixed unit tangent vector at x: the projection of the axis with the smallest coordinate of x."""
         axis = torch.nn.functional.one_hot(x.abs().argmin(-1), x.shape[-1]).to(x)
         return self.project(self.tangent(x, axis))
 
@@ -75,17 +75,17 @@ class Sphere:
         far = (_length(x.detach()) - 1).abs().max()
         require(
             bool(far <= self.tolerance),
-            f"{name} is off the {type(self).__name__.lower()}: a length differs from 1 by {float(far):.3g}; "
-            "points of it have length 1 along the last dimension: divide by the length (project)",
+            f"{name} is not on {type(self).__name__}: a length differs from 1 by {float(far):.3g}; its points have "
+            "length 1 along the last dimension: divide by the length (project)",
         )
 
 
 @dataclass(frozen=True)
 class Rotations(Sphere):
-    """Rotations of three-dimensional space as unit quaternions (w, x, y, z), where q and -q are one rotation.
+    """Rotations of three-dimensional space as unit quaternions (w, x, y, z), where q and -q are the same rotation.
 
-    the sphere in four dimensions, with log_q(p) taken to whichever of p and -p is nearer
-    Assumes the order w, x, y, z (scipy has x, y, z, w).  The angle of a rotation is twice that of the quaternions.
+    the unit sphere in four dimensions, with log_q(p) towards the nearer of p and -p
+    Assumes the order w, x, y, z (scipy uses x, y, z, w).  The angle of a rotation is twice that of the quaternions.
     Source: Yue et al. 2025, ReQFlow (arXiv 2502.14637).
 
     >>> Rotations().matrix(torch.tensor([1.0, 0.0, 0.0, 0.0])).diagonal()
@@ -97,17 +97,17 @@ class Rotations(Sphere):
         return super().log(x, torch.where(inner < 0, -y, y))
 
     def product(self, p: Tensor, q: Tensor) -> Tensor:
-        """The rotation q first, then p."""
+        """The rotation ``q`` followed by ``p``, quaternions [...,4]."""
         pw, pv, qw, qv = p[..., :1], p[..., 1:], q[..., :1], q[..., 1:]
         scalar = pw * qw - (pv * qv).sum(-1, keepdim=True)
         return torch.cat([scalar, pw * qv + qw * pv + torch.linalg.cross(pv, qv)], -1)
 
     def inverse(self, q: Tensor) -> Tensor:
-        """The rotation back."""
+        """The inverse rotation."""
         return torch.cat([q[..., :1], -q[..., 1:]], -1)
 
     def angular(self, q: Tensor, v: Tensor) -> Tensor:
-        """The angular velocity [...,3] in the body's own frame, radians per unit of time, of a velocity ``v`` at q."""
+        """Angular velocity [...,3] in the body frame, in radians per unit of time, of a velocity ``v`` [...,4] at q."""
         return 2 * self.product(self.inverse(q), v)[..., 1:]
 
     def velocity(self, q: Tensor, omega: Tensor) -> Tensor:
@@ -115,11 +115,11 @@ class Rotations(Sphere):
         return self.product(q, torch.cat([torch.zeros_like(omega[..., :1]), omega], -1)) / 2
 
     def distance(self, p: Tensor, q: Tensor) -> Tensor:
-        """The angle between two rotations [...], radians, 0 to pi."""
+        """The angle [...] between two rotations, in radians, 0 to pi."""
         return 2 * _length(self.log(p, q))[..., 0]
 
     def matrix(self, q: Tensor) -> Tensor:
-        """[...,3,3] matrices."""
+        """The rotation matrices [...,3,3]."""
         w, x, y, z = q.unbind(-1)
         rows = [
             torch.stack([1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)], -1),
@@ -131,14 +131,15 @@ class Rotations(Sphere):
     def check(self, x: Tensor, name: str) -> None:
         require(
             x.shape[-1] == 4,
-            f"{name} has {x.shape[-1]} numbers in its last dimension; a quaternion has four, in the order w, x, y, z",
+            f"{name} has {x.shape[-1]} numbers in its last dimension; a rotation is a unit quaternion: pass four "
+            "numbers in the order w, x, y, z",
         )
         super().check(x, name)
 
 
 @dataclass(frozen=True)
 class Torus:
-    """Angles in [-pi, pi), each on its own circle.
+    """A torus: angles in [-pi, pi), each on a circle.
 
     exp_x(u) = wrap(x + u),  log_x(y) = wrap(y - x)
     Assumes radians.
@@ -173,16 +174,16 @@ class Torus:
         far = x.detach().abs().max()
         require(
             bool(far <= math.pi + 1e-4),
-            f"{name} holds the angle {float(far):.4g}; angles lie in [-pi, pi): give radians, and wrap them (project)",
+            f"{name} has the angle {float(far):.4g}; angles lie in [-pi, pi): use radians, and wrap them (project)",
         )
 
 
 @dataclass(frozen=True)
 class Geodesic:
-    """The shortest way between two points of a curved space, at constant speed.
+    """The geodesic between two points of a manifold, at constant speed.
 
     x_t = exp_x0(t log_x0(x1)),  v = d x_t / dt, a vector tangent at x_t
-    Assumes both ends on the space (they are checked).
+    Assumes both ends on the manifold (checked).
     Source: Chen and Lipman 2024 (arXiv 2302.03660); for rotations Yue et al. 2025 (arXiv 2502.14637).
 
     >>> x0, x1 = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]])
@@ -196,7 +197,8 @@ class Geodesic:
         check_times(t)
         require(
             x0.shape == x1.shape,
-            f"x0 has shape {tuple(x0.shape)} and x1 {tuple(x1.shape)}; a path joins points one to one: pair them first",
+            f"x0 has shape {tuple(x0.shape)} and x1 {tuple(x1.shape)}; a path connects points one to one: "
+            "pass tensors of equal shape",
         )
         self.space.check(x0, "the source point")
         self.space.check(x1, "the datum")
@@ -208,10 +210,9 @@ class Geodesic:
 
 @dataclass(frozen=True)
 class UniformOnSpace:
-    """The even law on a curved space: uniform on a sphere, a torus or the rotations.
+    """The uniform distribution on a manifold.
 
     p(x0) = 1 / volume
-    Assumes nothing; there is no Gaussian score.
     Source: Chen and Lipman 2024 (arXiv 2302.03660).
 
     >>> UniformOnSpace(Sphere()).sample(torch.empty(2, 3), Rng(0)).norm(dim=1)
@@ -230,10 +231,10 @@ class UniformOnSpace:
 
 @dataclass(frozen=True)
 class GeodesicEuler(SolverBase):
-    """Euler's step along a geodesic: exact where the motion is one.
+    """An Euler step along a geodesic; exact if the trajectory is a geodesic.
 
     x_s = exp_x((s - t) tangent_x(v(x, t)))
-    Assumes states on the space.
+    Assumes states on the manifold.
     Source: Chen and Lipman 2024 (arXiv 2302.03660).
 
     >>> step = GeodesicEuler(Torus()).step
@@ -255,10 +256,10 @@ class GeodesicEuler(SolverBase):
 
 @dataclass(frozen=True)
 class Projected(SolverWrapper):
-    """Any solver on a curved space: a step in the coordinates, then the nearest point of the space.
+    """A solver on a manifold by projection: a step in the coordinates, then the nearest point of the manifold.
 
-    x_s = project(step(x)),  with the field read at project(x)
-    Assumes a field of tangent vectors; the order is that of the solver inside.
+    x_s = project(step(x)),  with the field evaluated at project(x)
+    Assumes a field of tangent vectors.  The order is that of the inner solver.
     Source: Hairer, Lubich and Wanner 2006, "Geometric Numerical Integration", section IV.4.
 
     >>> Projected(HEUN, Torus()).order
@@ -283,10 +284,10 @@ class Projected(SolverWrapper):
 
 @dataclass(frozen=True)
 class OnSpace(Process):
-    """An equation on a curved space: solvers of the coordinates are projected, and Euler's step is a geodesic.
+    """An ODE on a manifold: EULER becomes GeodesicEuler, other solvers are projected.
 
-    dx/dt = tangent_x(v(x, t)),  d log p/dt = -(divergence on the space), by the area of its coordinates
-    Assumes states on the space.  For rotations the density is that of the quaternion, one of two for each rotation.
+    dx/dt = tangent_x(v(x, t)),  d log p/dt = -(divergence on the manifold), with respect to the area
+    Assumes states on the manifold.  For rotations the density is that of the quaternion, two of which are one rotation.
 
     >>> OnSpace(space=Sphere()).adapt_solver(EULER)
     GeodesicEuler(space=Sphere(tolerance=0.0001), order=1)
@@ -304,8 +305,8 @@ class OnSpace(Process):
         space = complete(solver).traits.space
         require(
             space == self.space,
-            f"{type(solver).__name__} keeps its states on {space}, but the flow lives on {self.space}; its states "
-            f"would leave it: take Projected(HEUN, {self.space}), or a plain solver, which is projected",
+            f"{type(solver).__name__} keeps its states on {space}, but those of the flow lie on {self.space}; they "
+            f"would leave it: use Projected(HEUN, {self.space}), or a plain solver, which is projected automatically",
         )
 
     def wrap_network(self, network: Any) -> Any:
@@ -314,22 +315,21 @@ class OnSpace(Process):
     def likelihood(self, flow: Flow, f: Dynamics, solver: Solver, shape: torch.Size) -> tuple[Dynamics, Solver]:
         require(
             not flow.source.gaussian,
-            f"a likelihood on {self.space} was asked of a flow from {type(flow.source).__name__}, whose density is not "
-            "by the area of that space; give the flow the source that it starts from, such as "
-            f"UniformOnSpace({self.space})",
+            f"log_prob got a flow on {self.space} with the source {type(flow.source).__name__}, which has no density "
+            f"with respect to the area of the manifold; set its source on it, such as UniformOnSpace({self.space})",
         )
         require(
             isinstance(solver, Projected | GeodesicEuler),
-            f"a likelihood on {self.space} was asked for with {type(solver).__name__}, which cannot carry a density "
-            "beside the point; take a plain solver such as HEUN, Projected(...) or GeodesicEuler(...)",
+            f"log_prob on {self.space} got the solver {type(solver).__name__}, which cannot integrate the density with "
+            "the state; use a plain solver such as HEUN, Projected(...) or GeodesicEuler(...)",
         )
-        carrying: Any = solver
-        return velocity_on(self.space, f), replace(carrying, space=_Carried(self.space, shape))
+        on_space: Any = solver
+        return velocity_on(self.space, f), replace(on_space, space=_SpaceWithDensity(self.space, shape))
 
 
 @dataclass(frozen=True)
-class _Carried:
-    """Flat points of a space with a number beside each: [B,D+1], as a space whose last coordinate is a line."""
+class _SpaceWithDensity:
+    """The product of a manifold and a line for the log density; states [B,D+1] are flattened points and one number."""
 
     space: Space
     shape: torch.Size  # [B,*S]
@@ -351,10 +351,10 @@ class _Carried:
 
 
 class Tangent(Wrapping):
-    """A network on a curved space: its output, without the part that would leave the space.
+    """A field on a manifold: the output of a field, projected onto the tangent space.
 
-    v = tangent_x(net(x, t, cond));  of a flow map: u = tangent_x(net(x, t, cond, s))
-    Assumes states on the space.
+    v = tangent_x(net(x, t, cond));  for a flow map u = tangent_x(net(x, t, cond, s))
+    Assumes states on the manifold.
     Source: Chen and Lipman 2024 (arXiv 2302.03660).
 
     >>> Tangent(lambda x, t: x, Sphere())(torch.tensor([[0.6, 0.8]]), torch.zeros(1)).abs().max() < 1e-6
@@ -366,7 +366,7 @@ class Tangent(Wrapping):
         self.field, self.space = field, space
 
     def describe(self) -> dict[str, Any]:
-        """The settings from which an equal one is built."""
+        """The constructor's arguments."""
         return {"field": self.field, "space": self.space}
 
     def forward(self, x: Tensor, t: Tensor, cond: Cond = None, s: Tensor | None = None) -> Tensor:

@@ -1,4 +1,4 @@
-"""The probability simplex: paths from spread-out probabilities to one symbol, learned by a classifier."""
+"""The probability simplex: paths to one-hot symbols and velocity fields given by a classifier."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ _TABLE = 2001  # nodes of the table of rates
 
 
 class InteriorPath:
-    """A path that ends inside the simplex, so that the classifier names the symbol at t = 1."""
+    """Base class of paths that end inside the simplex; samples end at the classifier's symbol."""
 
 
 @dataclass(frozen=True)
 class Dirichlet(InteriorPath):
-    """Dirichlet laws that sharpen around the symbol, from the even law on the simplex.
+    """Dirichlet distributions from the uniform one to one concentrated at the symbol.
 
     p_t(x | x1 = e_k) = Dir(1 + tau e_k),  tau = top t;  u_k = C(x_k, tau) (e_k - x) top
-    Assumes one-hot data [B,*S,K] and the source Simplex().  At t = 1 the law is Dir(1 + top e_k), not the vertex: the
-    classifier names the symbol.
+    Assumes one-hot data [B,*S,K] and the source Simplex().  At t = 1 the distribution is Dir(1 + top e_k); samples end
+    at the classifier's symbol.
     Source: Stark et al. 2024, "Dirichlet Flow Matching" (arXiv 2402.05841).
 
     >>> Dirichlet().point(torch.ones(1, 2) / 2, torch.tensor([[0.0, 1.0]]), torch.ones(1), Rng(0)).x.sum()
@@ -45,7 +45,7 @@ class Dirichlet(InteriorPath):
     top: float = 7.0  # concentration added at t = 1, above 0; 7 is the paper's alpha = 8
 
     def __post_init__(self) -> None:
-        require(self.top > 0, f"Dirichlet got top={self.top}; a concentration is above 0: 7 is usual")
+        require(self.top > 0, f"Dirichlet got top={self.top}; a concentration must be above 0: 7 is usual")
 
     def sources(self) -> tuple[Source, ...]:
         return (Simplex(),)
@@ -55,7 +55,7 @@ class Dirichlet(InteriorPath):
         return Point(x, self.mixture(x, t, x1))
 
     def state(self, x0: Tensor, x1: Tensor, t: Tensor, rng: Rng | None = None) -> Tensor:
-        """The state of a point; the velocity, whose rate is costly, is left out."""
+        """The state of ``point`` without its velocity, which is expensive to compute."""
         check_times(t)
         check_simplex(x1, "the datum")
         tau = expand_time(self.top * t, x1)
@@ -72,7 +72,7 @@ class Dirichlet(InteriorPath):
         levels = tau.flatten().unique()
         if b.numel() < 4 * _TABLE * len(levels):
             return _rate(b, tau, b.shape[-1])
-        # one or few levels, as a solver asks for: a table in the cube root of b, where C is smooth
+        # few levels, as in sampling: interpolation in the cube root of b, in which C is smooth
         grid = torch.linspace(0, 1, _TABLE, dtype=torch.float64, device=b.device)
         made = torch.zeros_like(b, dtype=torch.float64)
         place = b.detach().double().clamp(0, 1) ** (1 / 3) * (_TABLE - 1)
@@ -86,27 +86,27 @@ class Dirichlet(InteriorPath):
 
 @dataclass(frozen=True)
 class GumbelSoftmax(InteriorPath):
-    """A softmax of a growing signal and a fixed Gumbel noise, whose temperature falls.
+    """A softmax of an increasing signal and fixed Gumbel noise with decreasing temperature.
 
     x_t = softmax((signal t e_k + top log x0) / tau),  tau = top exp(-cooling t);
     u_k = cooling x (log x - <x, log x>) + (signal / tau) x_k (e_k - x)
-    Assumes one-hot data [B,*S,K] and the source GumbelSimplex(top, sharpness).  The signal grows from zero, so that
-    the law at t = 0 holds nothing of the symbol; with the constant signal of the paper it would.
-    Source: Tang et al. 2025, "Gumbel-Softmax Flow Matching" (arXiv 2503.17361), with the signal made to grow.
+    Assumes one-hot data [B,*S,K] and the source GumbelSimplex(top, sharpness).  The signal increases from zero, so that
+    the state at t = 0 is independent of the symbol, unlike with the constant signal of the paper.
+    Source: Tang et al. 2025, "Gumbel-Softmax Flow Matching" (arXiv 2503.17361), with an increasing signal.
 
     >>> GumbelSoftmax().point(torch.ones(1, 2) / 2, torch.tensor([[0.0, 1.0]]), torch.zeros(1)).x
     tensor([[0.5000, 0.5000]])
     """
 
-    signal: float = 4.0  # of the symbol at t = 1, in units of the Gumbel noise; 3 to 5
+    signal: float = 4.0  # signal at t = 1, in units of the Gumbel noise; 3 to 5
     top: float = 10.0  # temperature at t = 0
-    cooling: float = 3.0  # rate at which the temperature falls
+    cooling: float = 3.0  # decay rate of the temperature
 
     def __post_init__(self) -> None:
         require(
             self.signal > 0 and self.top > 0 and self.cooling >= 0,
             f"GumbelSoftmax got signal={self.signal}, top={self.top}, cooling={self.cooling}; signal and temperature "
-            "are above 0 and the cooling at least 0: 4, 10 and 3 are usual",
+            "must be above 0 and the cooling rate at least 0: 4, 10 and 3 are usual",
         )
 
     def sources(self) -> tuple[Source, ...]:
@@ -120,7 +120,7 @@ class GumbelSoftmax(InteriorPath):
         return Point(x, self.mixture(x, t, x1))
 
     def state(self, x0: Tensor, x1: Tensor, t: Tensor, rng: Rng | None = None) -> Tensor:
-        """The state of a point."""
+        """The state of ``point`` without its velocity."""
         check_times(t)
         check_simplex(x0, "the source point")
         check_simplex(x1, "the datum")
@@ -129,7 +129,7 @@ class GumbelSoftmax(InteriorPath):
 
     def mixture(self, x: Tensor, t: Tensor, p: Tensor) -> Tensor:
         """The velocity [B,*S,K] at x when symbol k has probability p_k."""
-        x = project_to_simplex(x)  # x log x has no limit where a step went below zero
+        x = project_to_simplex(x)  # x log x is undefined where a step went below zero
         mean = lambda w: (x * w).sum(-1, keepdim=True)  # noqa: E731
         log = _safe_log(x)
         grow = p * x - x * mean(p)
@@ -138,7 +138,7 @@ class GumbelSoftmax(InteriorPath):
 
 @dataclass(frozen=True)
 class Simplex:
-    """Probabilities spread evenly over the simplex.
+    """The uniform distribution on the simplex.
 
     x0 ~ Dir(1, ..., 1) along the last dimension
     Assumes data [B,*S,K].
@@ -162,7 +162,7 @@ class Simplex:
 
 @dataclass(frozen=True)
 class GumbelSimplex:
-    """Probabilities of a softmax of Gumbel noise at a high temperature.
+    """The softmax of Gumbel noise at a high temperature.
 
     x0 = softmax(g / (sharpness top)),  g standard Gumbel
     Assumes data [B,*S,K] and a GumbelSoftmax path with the same ``top``.
@@ -181,7 +181,7 @@ class GumbelSimplex:
         return torch.softmax(-torch.log(-torch.log(u)) / (self.sharpness * self.top), -1).to(like.dtype)
 
     def log_prob(self, x: Tensor) -> Tensor:
-        """Nats per sample, [B]: the Gumbel-softmax density."""
+        """Log density of the Gumbel-softmax distribution in nats, [B]."""
         tau, k = self.sharpness * self.top, x.shape[-1]
         log = _safe_log(x)
         each = math.lgamma(k) + (k - 1) * math.log(tau) - k * torch.logsumexp(-tau * log, -1) - (tau + 1) * log.sum(-1)
@@ -189,11 +189,11 @@ class GumbelSimplex:
 
 
 class PosteriorNetwork(Holding):
-    """A classifier of the symbol as a velocity field on the simplex.
+    """A velocity field on the simplex given by a classifier of the symbol at t = 1.
 
     v = sum_k softmax(net(x, t, cond))_k u_k(x, t)
-    Assumes a network whose output has the shape of the state: logits over the last dimension.  A walk on a path that
-    ends inside the simplex is ended by a Sampler at the most likely symbol, argmax_k softmax(net(x, 1))_k, guided.
+    Assumes a network with logits over the last dimension, of the shape of the state.  On a path that ends inside the
+    simplex, a Sampler returns the most likely symbol, argmax_k softmax(net(x, 1))_k, with guidance.
     Source: Stark et al. 2024 (arXiv 2402.05841).
 
     >>> field = PosteriorNetwork(lambda x, t: torch.zeros_like(x), GumbelSoftmax())
@@ -207,13 +207,13 @@ class PosteriorNetwork(Holding):
         self,
         network: Any,
         path: SymbolPath,
-        logs: bool = False,  # whether the network is shown log(x) / 4, at least -2.3, in place of x
+        logs: bool = False,  # pass log(x) / 4, at least -2.3, to the network in place of x
     ):
         super().__init__()
         self.network, self.path, self.logs = network, path, logs
 
     def logits(self, x: Tensor, t: Tensor, cond: Cond = None) -> Tensor:
-        """What the symbol may be, before the softmax."""
+        """Logits [B,*S,K] of the symbol."""
         return bind(self.network, cond)(x.clamp(min=1e-4).log() / 4 if self.logs else x, t)
 
     def process(self) -> Process:
@@ -224,7 +224,7 @@ class PosteriorNetwork(Holding):
         )
 
     def describe(self) -> dict[str, Any]:
-        """The settings from which an equal one is built."""
+        """The constructor's arguments."""
         return {"network": self.network, "path": self.path, "logs": self.logs}
 
     def forward(self, x: Tensor, t: Tensor, cond: Cond = None) -> Tensor:
@@ -233,9 +233,9 @@ class PosteriorNetwork(Holding):
 
 @dataclass(frozen=True)
 class PosteriorProcess(Process):
-    """An equation on the simplex whose end is a symbol, the most likely one of the guided classifier.
+    """An ODE on the simplex with a final step to the most likely symbol of the guided classifier.
 
-    x <- e_k,  k = argmax of p(x, 1), with guidance between probabilities, as it is between the velocities they mix
+    x <- e_k,  k = argmax of p(x, 1), with guidance applied to the probabilities
     Assumes a PosteriorNetwork.
 
     >>> field = PosteriorNetwork(lambda x, t: torch.tensor([[0.0, 2.0]]), GumbelSoftmax())
@@ -249,38 +249,37 @@ class PosteriorProcess(Process):
     def finish(self, field: Any, guided: Callable[[Any], Dynamics], x: Tensor) -> Tensor:
         if not self.inside:
             return x
-        best = guided(FieldReadout(probabilities, field))(x, torch.ones(len(x), dtype=x.dtype, device=x.device)).argmax(
-            -1
-        )
+        end = torch.ones(len(x), dtype=x.dtype, device=x.device)
+        best = guided(FieldReadout(probabilities, field))(x, end).argmax(-1)
         return nn.functional.one_hot(best, x.shape[-1]).to(x)
 
 
 def probabilities(field: Any, x: Tensor, t: Tensor, cond: Cond = None) -> Tensor:
-    """What the symbol may be [B,*S,K], by a classifier."""
+    """Probabilities of the symbol [B,*S,K] of a classifier."""
     classifier = unwrapped(field)
     require(
         isinstance(classifier, PosteriorNetwork),
-        f"{type(field).__name__} was to say which symbol a state is, for the end of a run on the simplex; it has no "
-        "logits: guide with another PosteriorNetwork(network, path)",
+        f"the symbol probabilities of {type(field).__name__} were requested for the end of a run on the simplex; it "
+        "has no logits: guide with another PosteriorNetwork(network, path)",
     )
     return torch.softmax(classifier.logits(x, t, cond), -1)
 
 
 def check_simplex(x: Tensor, name: str, tolerance: float = 1e-3) -> None:
-    """Refuse numbers that are no probabilities along the last dimension."""
+    """Raise ValueError for values that are no probabilities along the last dimension."""
     if torch.compiler.is_compiling() or not x.numel():
         return
     far = (x.detach().sum(-1) - 1).abs().max()
     require(
         x.shape[-1] >= 2 and bool(far <= tolerance) and bool((x >= -tolerance).all()),
-        f"{name} is not on the simplex: over {x.shape[-1]} symbols its probabilities sum to 1 only within "
+        f"{name} is not on the simplex: over {x.shape[-1]} symbols its probabilities sum to 1 with an error of "
         f"{float(far):.3g} (lowest {float(x.min()):.3g}); symbols are one-hot along the last dimension, at least two: "
         "encode with torch.nn.functional.one_hot(...).float()",
     )
 
 
 def project_to_simplex(x: Tensor) -> Tensor:
-    """States on the simplex, where the steps of a solver have left it: no entry below zero, sum one."""
+    """Probabilities from states that a solver's steps moved off the simplex: entries clamped at zero, sum one."""
     x = x.clamp(min=0)
     return x / x.sum(-1, keepdim=True)
 
@@ -291,7 +290,7 @@ def _safe_log(x: Tensor) -> Tensor:
 
 def _rate(b: Tensor, tau: Tensor, k: int) -> Tensor:
     n, a, h = b.detach().double().cpu().numpy(), tau.detach().double().cpu().numpy() + 1, 1e-2
-    # fourth-order central difference: the regularised incomplete beta has no simple slope in tau
+    # fourth-order central difference: the regularised incomplete beta has no simple derivative in tau
     far, near, nearer, further = (special.betainc(a + i * h, k - 1, n) for i in (-2, -1, 1, 2))
     slope = (8 * (nearer - near) - (further - far)) / (12 * h)
     weight = (1 - n) ** (k - 1) * n ** (a - 1)

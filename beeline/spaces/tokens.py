@@ -1,7 +1,7 @@
-"""Tokens: mixture paths between two token laws, and the jump processes that walk them in the one loop.
+"""Tokens: mixture paths and jump processes (discrete flow matching).
 
-A token is a one-hot vector along the last dimension, so that a field has the shape of its state: v is the mean rate at
-which each symbol gains.  Guidance and every other wrapper of a field work on it as on any velocity.
+A token is a one-hot vector along the last dimension, so that a field has the shape of its state: v is the mean rate of
+change of the probability of each symbol.  Guidance and other wrappers of a field apply to it as to any velocity.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from beeline.solvers.process import Process
 from beeline.solvers.wrappers import SolverBase, complete
 from beeline.spaces.simplex import check_simplex
 
-_EDGE = 1e-4  # distance from both ends at which rates are read: they are 0/0 or infinite there
+_EDGE = 1e-4  # least distance of the time of a rate from both ends, where it is undefined or infinite
 
 
 @dataclass(frozen=True)
 class TokenMixture:
-    """Each token is still the source's or already the datum's, by chance.
+    """The mixture path of discrete flow matching: each token is that of the datum or that of the source.
 
-    x_t = x1 with probability kappa, else x0, token by token;  kappa = t^power;
+    x_t = x1 with probability kappa, else x0, independently per token;  kappa = t^power;
     v = kappa' / (1 - kappa) (E[x1 | x_t] - x_t), the mean of a jump process with that rate
     Assumes one-hot tokens [B,*S,K] and the solver TokenJumps.
     Source: Gat et al. 2024, "Discrete Flow Matching" (arXiv 2407.15595); Campbell et al. 2024 (arXiv 2402.04997).
@@ -44,12 +44,12 @@ class TokenMixture:
             [1., 0.]])
     """
 
-    power: float = 1.0  # of the clock, at least 1; 1 to 2 is usual
+    power: float = 1.0  # exponent of the time, at least 1; 1 to 2 is usual
 
     def __post_init__(self) -> None:
         require(
             self.power >= 1,
-            f"TokenMixture got power={self.power}; below 1 the first jump comes at an infinite rate: give 1 or more",
+            f"TokenMixture got power={self.power}; below 1 the jump rate at t = 0 is infinite: set 1 or more",
         )
 
     def sources(self) -> tuple[Source, ...]:
@@ -59,11 +59,11 @@ class TokenMixture:
         return Jumps(TokenJumps(self))
 
     def kappa(self, t: Tensor) -> Tensor:
-        """The share of tokens that are the datum's at ``t``."""
+        """The probability that a token is that of the datum at ``t``."""
         return t**self.power
 
     def rate(self, t: Tensor) -> Tensor:
-        """Jumps per unit of time of a token that is still the source's."""
+        """Jump rate per unit of time of a token of the source."""
         t = t.clamp(_EDGE, 1 - _EDGE)
         return self.power * t ** (self.power - 1) / (1 - self.kappa(t))
 
@@ -72,7 +72,7 @@ class TokenMixture:
         return Point(x, self.mixture(x, t, x1))
 
     def state(self, x0: Tensor, x1: Tensor, t: Tensor, rng: Rng | None = None) -> Tensor:
-        """The state of a point."""
+        """The state of ``point`` without its velocity."""
         check_times(t)
         check_tokens(x1, "the datum")
         check_tokens(x0, "the source")
@@ -86,7 +86,7 @@ class TokenMixture:
 
 @dataclass(frozen=True)
 class UniformTokens:
-    """Every symbol equally likely, independently.
+    """Independent, uniformly distributed tokens.
 
     x0 ~ U{e_1, ..., e_K}
     Assumes one-hot tokens [B,*S,K].
@@ -111,10 +111,10 @@ class UniformTokens:
 
 @dataclass(frozen=True)
 class MaskTokens:
-    """Nothing known yet: every token is the last symbol, which stands for a mask.
+    """Masked tokens: every token is the last symbol, the mask.
 
     x0 = e_K
-    Assumes one-hot tokens [B,*S,K] whose data never use the last symbol.
+    Assumes one-hot tokens [B,*S,K], with data that do not use the last symbol.
     Source: Campbell et al. 2024 (arXiv 2402.04997), masking interpolant.
 
     >>> MaskTokens().sample(torch.empty(1, 3), Rng(0))
@@ -135,11 +135,11 @@ class MaskTokens:
 
 @dataclass(frozen=True)
 class TokenJumps(SolverBase):
-    """A step of the jump process: each token jumps with the chance that the path gives this step.
+    """A step of the jump process of a mixture path.
 
     with probability (kappa_s - kappa_t) / (1 - kappa_t):  x_s ~ p = x + v / rate(t), else x_s = x
-    Assumes the velocity of a TokenMixture path.  Exact for one token at any step; for several as steps shrink.
-    Negative entries of p, which guidance can make, count as zero.
+    Assumes the velocity of a TokenMixture path.  Exact for one token and any step length, else in the limit of short
+    steps.  Negative entries of p, which guidance can produce, are set to zero.
     Source: Campbell et al. 2024 (arXiv 2402.04997); Gat et al. 2024 (arXiv 2407.15595).
 
     >>> path, p = TokenMixture(), torch.tensor([[0.0, 1.0]])
@@ -168,8 +168,8 @@ class TokenJumps(SolverBase):
         now, then = self.path.kappa(t), self.path.kappa(s)
         require(
             bool((then > now).all()),
-            "TokenJumps was asked to walk towards the source; the jumps of tokens are drawn towards the data only, "
-            "so that a datum has no inverse: walk from 0 to 1",
+            "TokenJumps got a step towards the source; tokens jump towards the data only, so that a datum has no "
+            "inverse: integrate towards the data",
         )
         p = (x + f(x, t) / expand_time(self.path.rate(t), x)).clamp(min=0)
         cut = p.cumsum(-1)
@@ -183,7 +183,7 @@ class TokenJumps(SolverBase):
 
 @dataclass(frozen=True)
 class Jumps(Process):
-    """Tokens that jump: only a solver whose states stay one-hot draws them, forwards."""
+    """A jump process of tokens, for solvers with one-hot states, towards the data only."""
 
     default_solver: Solver = field(default_factory=TokenJumps)
     invertible = False
@@ -191,23 +191,23 @@ class Jumps(Process):
     def check(self, flow: Flow, solver: Solver, times: Tensor) -> None:
         require(
             complete(solver).traits.tokens,
-            f"{type(solver).__name__} was given for a flow on {flow.path}, whose states it would leave; it is "
-            f"drawn by jumps: take {type(self.default_solver).__name__}(path={flow.path})",
+            f"{type(solver).__name__} does not keep the one-hot states of a flow on {flow.path}; it is sampled by "
+            f"jumps: use {type(self.default_solver).__name__}(path={flow.path})",
         )
         super().check(flow, solver, times)
 
 
 def normal_to_uniform(z: Tensor) -> Tensor:
-    """Phi(z): standard normal numbers as numbers in (0, 1)."""
+    """Phi(z), which maps standard normal to uniform numbers in (0, 1)."""
     edge = torch.finfo(z.dtype).eps
     return torch.special.ndtr(z).clamp(edge, 1 - edge)
 
 
 def check_tokens(x: Tensor, name: str) -> None:
-    """Refuse what is not one-hot along the last dimension."""
+    """Raise ValueError for values that are not one-hot along the last dimension."""
     check_simplex(x, name)
     require(
         torch.compiler.is_compiling() or bool(((x == 0) | (x == 1)).all()),
-        f"{name} holds probabilities between 0 and 1 (for example {float(x.flatten()[0]):.3g}); a token is one symbol: "
+        f"{name} contains probabilities between 0 and 1 (for example {float(x.flatten()[0]):.3g}); a token is one-hot: "
         "encode with torch.nn.functional.one_hot(...).float(), or use a path on the simplex, such as Dirichlet()",
     )

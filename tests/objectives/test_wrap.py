@@ -157,7 +157,7 @@ REFUSED: list[tuple[Any, str, dict[str, Any], str]] = [
     (moons, "Separable(by=kind)", {}, "the class as the condition 'kind'"),
     (moons, "ConstantAccelerationMatching(coupling=Paired())", {}, "pairs"),
     (moons, "ConstantAccelerationMatching(coupling=Independent())", {}, "both networks learn means"),
-    (moons, "PyramidMatching", {}, "it halves pictures"),
+    (moons, "PyramidMatching", {}, "it halves images"),
     (patches, "PyramidMatching", {}, "DiT, which does not take images of the first stage"),
     (moons, "Classify", {}, "not one-hot"),
     (moons, "Classify(path=GumbelSoftmax(), coupling=Independent(Simplex()))", {}, "belongs to another path"),
@@ -259,7 +259,7 @@ def test_symbols_are_drawn_as_symbols(objective: str, tmp_path: Path) -> None:
     assert ((x == 0) | (x == 1)).all() and torch.equal(x.sum(-1), torch.ones(6, 5))
     assert all(len(text) == 5 and set(text) <= set("ACGT") for text in bundle.sample(6))
     if "Token" in objective:
-        with pytest.raises(ValueError, match="drawn by jumps"):
+        with pytest.raises(ValueError, match="sampled by jumps"):
             Sampler(2, solver=HEUN)(bundle.flow, x0)
     else:  # the state is still inside the simplex, and the classifier names the symbol
         ends: list[torch.Tensor] = []

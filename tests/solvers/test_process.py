@@ -96,7 +96,7 @@ def test_several_points_of_a_space_in_one_datum() -> None:
 def test_likelihoods_that_do_not_exist_are_refused() -> None:
     x = Sphere().sample(torch.empty(4, 3), Rng(0))
     field = flow_on(Sphere(), 3).field
-    with pytest.raises(ValueError, match="not by the area of that space"):
+    with pytest.raises(ValueError, match="no density with respect to the area"):
         log_prob(Flow(field, Geodesic(), Gaussian()), x)
     with pytest.raises(ValueError, match="keeps its states on Torus"):
         log_prob(flow_on(Sphere(), 3), x, solver=GeodesicEuler(Torus()))

@@ -144,7 +144,7 @@ def test_refusals() -> None:
     with pytest.raises(ValueError, match="cannot end before its end time"):
         Overshoot(NOISE, -1.0)
     for kind in (Fading, Hump, Rectified):
-        with pytest.raises(ValueError, match="0 or more"):
+        with pytest.raises(ValueError, match="must be non-negative"):
             kind(-1.0)
     with pytest.raises(ValueError, match="need a positive size"):
         Langevin(NOISE, size=0.0)

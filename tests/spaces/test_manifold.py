@@ -143,7 +143,7 @@ def test_tangent_network_stays_on_the_sphere():
     [
         (Sphere(), torch.ones(1, 3), "off the sphere"),
         (Rotations(), torch.ones(1, 4), "off the rotations"),
-        (Rotations(), torch.tensor([[1.0, 0.0, 0.0]]), "a quaternion has four"),
+        (Rotations(), torch.tensor([[1.0, 0.0, 0.0]]), "unit quaternion"),
         (Torus(), torch.full((1, 2), 4.0), "radians"),
     ],
 )
