@@ -133,7 +133,7 @@ def test_spaces(make: Any, device: torch.device) -> None:
     x0, x1 = space.sample(like, Rng(0)), space.sample(like, Rng(1))
     path = of("paths", "Geodesic", space)
     on(path.point(x0, x1, torch.linspace(0.1, 0.9, 6, device=device)).v, device)
-    source = of("sources", "Even", space)
+    source = of("sources", "UniformOnSpace", space)
     on(source.log_prob(source.sample(like, Rng(2))), device)
 
 
@@ -150,7 +150,7 @@ def test_times(make: Any, device: torch.device) -> None:
     "make",
     parts(
         "sources",
-        ("Even", "UniformTokens", "MaskTokens", "Simplex", "GumbelSimplex"),
+        ("UniformOnSpace", "UniformTokens", "MaskTokens", "Simplex", "GumbelSimplex"),
         Empirical=lambda: of("sources", "Empirical", x_on(torch.device("cpu"), 9)),
         DatasetSource=lambda: of("sources", "Empirical", x_on(torch.device("cpu"), 9)),
     ),
@@ -171,7 +171,7 @@ def test_sources(make: Any, device: torch.device) -> None:
 )
 def test_couplings(make: Any, device: torch.device) -> None:
     coupling = make()
-    labels = type(coupling).__name__ in ("Independent", "Paired", "ConditionalOT", "Matched")
+    labels = type(coupling).__name__ in ("Independent", "Paired", "ConditionalOT", "PairedOrOT")
     batch = batch_on(device, cond=labels)
     batch = bl.Batch(batch.x1, x_on(device, key=2), batch.cond, weight=torch.ones(6, device=device))
     if type(coupling).__name__ in ("Remembered", "VelocityOT"):
@@ -194,7 +194,7 @@ SPECIAL = {
     "Fitted": lambda: of("solvers", "Fitted", (0, 0.5, 1), ((1,), (0.2, 0.8))),
     "RungeKutta": lambda: of("solvers", "RungeKutta", 2, ((0.5,),), (0.0, 1.0)),
 }
-ELSEWHERE = ("GeodesicEuler", "Projected", "TokenJumps", "LatentSDE", "Jump")  # flows of other kinds, below
+ELSEWHERE = ("GeodesicEuler", "Projected", "TokenJumps", "LatentSDE", "FlowMapStep")  # flows of other kinds, below
 
 
 @pytest.mark.parametrize("make", parts("solvers", ELSEWHERE, **SPECIAL))
@@ -315,7 +315,8 @@ def test_weights(make: Any, device: torch.device) -> None:
 
 
 @pytest.mark.parametrize("make", parts("distances", Perceptual=lambda: of("distances", "Perceptual", nn.Identity()),
-    Felt=lambda: of("distances", "Felt", nn.Identity()), Combined=lambda: of("distances", "Combined", nn.Identity()),
+    FeatureWeighted=lambda: of("distances", "FeatureWeighted", nn.Identity()),
+    Combined=lambda: of("distances", "Combined", nn.Identity()),
     Bregman=lambda: of("distances", "Bregman")))  # fmt: skip
 def test_distances(make: Any, device: torch.device) -> None:
     try:
