@@ -145,7 +145,7 @@ CATALOGUE: Mapping[str, Mapping[str, str]] = {
     | _of("runs.bundle_encoders", "OfBundle", "HubVision"),
     "features": _of("evaluation.features", "Identity", "SmallClassifier", "Module"),
     "metrics": _of("evaluation.metrics", "Frechet", "Kernel", "SlicedWasserstein", "Energy", "LabelAgreement")
-    | _of("data.sequences", "Grams"),
+    | _of("data.sequences", "NGramDivergence"),
     "tablemetrics": _of("data.tables.metrics.scores", "ShapeError", "TrendError", "TwoSample", "Precision", "Recall")
     | _of("data.tables.metrics.scores", "MissingError", "Violations")
     | _of("data.tables.metrics.privacy", "Duplicates"),

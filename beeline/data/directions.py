@@ -1,4 +1,4 @@
-"""Directions in space with a known law: data on a curved space."""
+"""Unit vectors with a known density: data on a sphere."""
 
 from __future__ import annotations
 
@@ -16,11 +16,12 @@ from beeline.data.points import Points, PointSet
 
 @dataclass(frozen=True)
 class Directions(DataSetBase):
-    """Unit vectors in space around a few directions: a mixture of von Mises-Fisher laws, drawn once.
+    """A finite sample of a mixture of von Mises-Fisher distributions on the sphere.
 
     p(x) = 1/K sum_k c exp(kappa <m_k, x>),  c = kappa / (4 pi sinh kappa), on the sphere |x| = 1
-    Assumes nothing.  Numbers are left as they are, so that the data stay on the sphere.
-    Source: Fisher 1953, "Dispersion on a sphere"; drawn by inverting <m, x>.
+    Values are not standardised, so the data stay on the sphere.  Sampled by the inverse distribution function of <m,
+    x>.
+    Source: Fisher 1953, "Dispersion on a sphere".
 
     >>> data, held = Directions(n=10).load()
     >>> bool(abs((data.values**2).sum(1) - 1).max() < 1e-12)
@@ -37,12 +38,12 @@ class Directions(DataSetBase):
         object.__setattr__(self, "modes", tuple(tuple(float(v) for v in mode) for mode in self.modes))
         require(
             len(self.modes) > 0 and all(len(m) == 3 and math.hypot(*m) > 0 for m in self.modes),
-            f"Directions got modes={self.modes}; a mode is a direction of three numbers, not all 0: give at least one",
+            f"Directions got modes={self.modes}, but a mode is three numbers, not all 0; give at least one",
         )
         require(
             0 < self.kappa <= 500 and self.n >= 1 and self.kept >= 1,
-            f"Directions got kappa={self.kappa}, n={self.n}, kept={self.kept}; kappa lies in (0, 500], and both parts "
-            "need at least one point",
+            f"Directions got kappa={self.kappa}, n={self.n}, kept={self.kept}, but kappa lies in (0, 500], and n and "
+            "kept are at least 1; change it",
         )
 
     def modality(self) -> Points:
@@ -51,10 +52,10 @@ class Directions(DataSetBase):
     def load(self) -> tuple[PointSet, PointSet]:
         """(training, held-out) points."""
         rng = Rng(self.seed)
-        train, held = self.draw(self.n, rng.fork("train")), self.draw(self.kept, rng.fork("held-out"))
+        train, held = self.sample(self.n, rng.fork("train")), self.sample(self.kept, rng.fork("held-out"))
         return PointSet(train.numpy(), ("x", "y", "z")), PointSet(held.numpy(), ("x", "y", "z"))
 
-    def draw(self, n: int, rng: Rng) -> Tensor:
+    def sample(self, n: int, rng: Rng) -> Tensor:
         """[n,3] float64 points."""
         mode = self._units()[rng.fork("mode").integers(len(self.modes), n)]
         u = rng.fork("height").fill(torch.empty(n, dtype=torch.float64))

@@ -1,4 +1,4 @@
-"""Where images come from: the built-in digits, arrays, folders of pictures, and the hub's parquet files."""
+"""Image data sets: scikit-learn's digits, array files, folders of images, and Parquet files of the hub."""
 
 from __future__ import annotations
 
@@ -20,17 +20,24 @@ from beeline.data.labels import Array, check_labels, divide, existing, refuse_un
 from beeline.data.modality import DataSetBase
 from beeline.data.picture import pixels_of, square
 
-PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
-HELD_OUT = ("test", "testing", "validation", "valid", "val", "dev", "eval")  # held-out parts, the preferred one first
+EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
+HELD_OUT = (
+    "test",
+    "testing",
+    "validation",
+    "valid",
+    "val",
+    "dev",
+    "eval",
+)  # names of held-out splits, the preferred one first
 TRAINING = ("train", "training")
 
 
 @dataclass(frozen=True)
 class Digits(DataSetBase):
-    """The 1,797 handwritten digits of scikit-learn, 8x8, in 17 levels of grey, with the digit as the label.
+    """The 1,797 handwritten digits of scikit-learn: 8x8 pixels, 17 gray levels, the digit as the label.
 
     pixel = round(255 k / 16), k = 0 .. 16 the stored value
-    Assumes nothing; the held-out part is the same every time.
     Source: Alpaydin and Kaynak 1998, UCI "Optical Recognition of Handwritten Digits", as in scikit-learn.
 
     >>> train, held = Digits().load()
@@ -38,7 +45,7 @@ class Digits(DataSetBase):
     ((1438, 8, 8, 1), 359)
     """
 
-    held_out: Inside = 0.2  # share of the digits kept back, between 0 and 1
+    held_out: Inside = 0.2  # held-out fraction, between 0 and 1
 
     def load(self) -> tuple[Images, Images]:
         from sklearn.datasets import load_digits
@@ -55,36 +62,35 @@ class Digits(DataSetBase):
 
 @dataclass(frozen=True)
 class ImageFile(DataSetBase):
-    """Pictures from a file or a folder, with labels where it has some.
+    """Images from a file or a folder, with labels if it has any.
 
     .npz with x_train, y_train, x_test, y_test, or with images, labels;  .npy of uint8 [N,H,W] or [N,H,W,C];
-    a folder of pictures, or of one subfolder per class (pictures anywhere below it), or of train/ and test/ with such
-    subfolders, where no other subfolders stand beside them;
+    a folder of images, of one subfolder per class (searched recursively), or of train/ and test/ with such subfolders
+    and no other subfolders;
     .parquet of the hub (image: {bytes, path}, label), or a folder with train-*.parquet and test-*.parquet
-    Assumes pictures of one size, unless ``resize`` is given.  Grey stays one channel where all are grey; the rest
-    becomes RGB.  Orientation is applied, transparent pixels are blended on ``background``, and 16 bits become 8.
-    Without a test part, a share that is the same every time is held out.
-    Source: none; the layouts that torchvision and the hub's datasets use.
+    Assumes images of one size, unless ``resize`` is given.  If all images are grayscale they have one channel, else
+    all become RGB.  EXIF orientation is applied, transparent pixels are blended on ``background``, and 16-bit pixels
+    become 8-bit.  Without a test split, a fixed random fraction is held out.
 
     >>> ImageFile("mnist.npz", resize=16).modality()
     Image(shape=(), classes=0, names=(), levels=256)
     """
 
     path: str  # a file or a folder
-    resize: int | None = None  # pixels per side: the middle square is cut out and scaled to it
-    flip: bool = False  # add every training image mirrored left to right
-    held_out: Inside = 0.1  # share kept back where the data name no test part
-    classes: Count | None = None  # labels run from 0 to classes-1; None to find them in the training part
-    image: str = "image"  # the column of the pictures in a parquet file
-    label: str | None = None  # the array or parquet column of the labels; None for the usual names, where they exist
-    labels: bool = True  # False learns without labels
-    background: str = "white"  # the colour under transparent pixels: a name, or #rrggbb
+    resize: int | None = None  # pixels per side of the central square crop
+    flip: bool = False  # add the horizontal mirror image of every training image
+    held_out: Inside = 0.1  # held-out fraction of data without a test split
+    classes: Count | None = None  # number of classes; None infers it from the training split
+    image: str = "image"  # the column of the images in a Parquet file
+    label: str | None = None  # the array or column of the labels; None for the usual names, if present
+    labels: bool = True  # False ignores labels
+    background: str = "white"  # colour behind transparent pixels: a name, or #rrggbb
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "path", str(self.path))
         require(
             self.resize is None or (isinstance(self.resize, int) and self.resize >= 1),
-            f"ImageFile got resize={self.resize!r}; a side has at least one pixel: give a whole number, or None",
+            f"ImageFile got resize={self.resize!r}; but a side has at least one pixel; give an integer, or None",
         )
         try:
             ImageColor.getrgb(self.background)
@@ -98,7 +104,7 @@ class ImageFile(DataSetBase):
         return Image(classes=self.classes or 0)
 
     def read(self) -> tuple[Images, Images | None]:
-        """(images, test images where the data name a test part), in the order of the file or of the names."""
+        """(images, test images or None where there is no test split), in the order of the file or of the file names."""
         place = existing(self.path)
         if place.is_dir():
             return self._folder(place)
@@ -106,18 +112,17 @@ class ImageFile(DataSetBase):
             return self._parquet([place], []), None
         if place.suffix in (".npz", ".npy"):
             return self._arrays(place)
-        if place.suffix.lower() in PICTURES:
+        if place.suffix.lower() in EXTENSIONS:
             return self._join([(str(place), place.read_bytes())]), None
         raise BeelineError(
-            f"{place} is no data that images can be read from; give a .npz, .npy or .parquet file, a picture, or a "
-            "folder of pictures"
+            f"{place} is no image data set; give a .npz, .npy or .parquet file, an image, or a folder of images"
         )
 
     def read_file(self, path: str) -> Images:
         return replace(self, path=path).read()[0]
 
     def load(self) -> tuple[Images, Images]:
-        """(training, held-out) images; every refusal names the file, and the row or the picture in it."""
+        """(training, held-out) images; ValueError names the file, and the row or the image in it."""
         place = existing(self.path)
         train, held = self.read()
         self._ranges(train, held, place)
@@ -126,8 +131,8 @@ class ImageFile(DataSetBase):
             train, held = train.rows(learn), train.rows(keep)
         require(
             train.pixels.shape[1:] == held.pixels.shape[1:],
-            f"{place}: the training images are {_size(train)} and the test images {_size(held)}; a model has one size: "
-            "give resize=, or bring them to the same channels",
+            f"{place}: the training images are {_size(train)} and the test images {_size(held)}, but a model has "
+            "one shape; give resize=, or convert them to the same channels",
         )
         if self.flip:
             labels = None if train.labels is None else np.concatenate([train.labels, train.labels])
@@ -135,16 +140,16 @@ class ImageFile(DataSetBase):
         return train, held
 
     def _ranges(self, train: Images, held: Images | None, place: Path) -> None:
-        """Refuse labels outside the range that was given, or that the training part has."""
+        """Refuse labels outside the given range, or outside that of the training split."""
         if train.labels is None:
             return
         require(
             held is None or held.labels is not None,
-            f"{place}: the training part has labels and the test part has none; give both or neither",
+            f"{place}: the training split has labels and the test split has none; label both or neither",
         )
-        check_labels(train.labels, len(train), self.classes, f"{place}, labels of the training part")
+        check_labels(train.labels, len(train), self.classes, f"{place}, labels of the training split")
         if held is not None and held.labels is not None:
-            where = f"{place}, labels of the test part"
+            where = f"{place}, labels of the test split"
             if self.classes is not None or train.names:
                 check_labels(held.labels, len(held), self.classes or len(train.names), where)
             else:
@@ -167,12 +172,10 @@ class ImageFile(DataSetBase):
         pixels, where = data[image], f"{place}, array {image}"
         if pixels.dtype.kind == "f" and not np.isfinite(pixels).all():
             first = tuple(int(i) for i in np.argwhere(~np.isfinite(pixels))[0])
-            raise BeelineError(
-                f"{where}, at {list(first)}: the value is {pixels[first]}; images hold finite numbers: remove it"
-            )
+            raise BeelineError(f"{where}, at {list(first)}: the value is {pixels[first]}; images are finite; remove it")
         require(
             pixels.dtype == np.uint8,
-            f"{where} is {pixels.dtype}; images are 8-bit: scale them to 0 .. 255, round, and save them as uint8",
+            f"{where} is {pixels.dtype}, but images have 8 bits; scale them to 0 .. 255, round, and save them as uint8",
         )
         require(
             pixels.ndim in (3, 4) and 0 not in pixels.shape and (pixels.ndim == 3 or pixels.shape[3] <= 4),
@@ -182,7 +185,7 @@ class ImageFile(DataSetBase):
             pixels = np.stack([square(tile, self.resize) for tile in pixels])
         require(
             not self.labels or self.label is None or label in data,
-            f"{place} has no array {label!r} for the labels that were asked for; {nearest(label, data)}",
+            f"{place} has no array {label!r} for the labels; {nearest(label, data)}",
         )
         labels = data.get(label) if self.labels else None
         return Images(
@@ -197,18 +200,18 @@ class ImageFile(DataSetBase):
             train = train or [p for p in tables if not p.name.startswith(HELD_OUT)]
             require(
                 train,
-                f"{place} holds {', '.join(p.name for p in tables)}, none of it to learn from; "
-                "name the training part train-*.parquet",
+                f"{place} holds {', '.join(p.name for p in tables)}, none of which is a training "
+                "split; name it train-*.parquet",
             )
             return self._parquet(train, []), self._parquet(held, []) if held else None
         inside = _folders_in(place)
         named = {p.name.lower(): p for p in inside}
-        # folders named train and test are classes like any other where more folders stand beside them
+        # train and test are names of splits only if there are no other folders
         if set(named) <= {*TRAINING, *HELD_OUT} and (first := next((named[w] for w in TRAINING if w in named), None)):
-            train_set = self._pictures(first)
+            train_set = self._images(first)
             rest = next((named[w] for w in HELD_OUT if w in named), None)
-            return train_set, None if rest is None else self._pictures(rest, train_set.names)
-        return self._pictures(place), None
+            return train_set, None if rest is None else self._images(rest, train_set.names)
+        return self._images(place), None
 
     def summary(self) -> str:
         """Number of images in every class folder, and the files that are skipped; "" for a single file."""
@@ -216,36 +219,34 @@ class ImageFile(DataSetBase):
         if not place.is_dir():
             return ""
         every = [p for p in sorted(place.rglob("*")) if p.is_file() and not _hidden(p, place)]
-        pictures = [p for p in every if _is_picture(p)]
-        if not pictures:
+        images = [p for p in every if _is_image(p)]
+        if not images:
             return ""
-        counts = collections.Counter(str(p.parent.relative_to(place)) for p in pictures)
-        lines = [f"{place}: {len(pictures):,} pictures"]
+        counts = collections.Counter(str(p.parent.relative_to(place)) for p in images)
+        lines = [f"{place}: {len(images):,} images"]
         lines += [f"  {name}: {count:,}" for name, count in list(counts.items())[:20]]
         lines += [f"  and {len(counts) - 20} more folders"] if len(counts) > 20 else []
-        other = [p.name for p in every if not _is_picture(p)]
-        lines += [f"  passed over, no pictures by their names: {len(other):,} files ({', '.join(other[:5])})"] * bool(
-            other
-        )
+        other = [p.name for p in every if not _is_image(p)]
+        lines += [f"  skipped, no image extension: {len(other):,} files ({', '.join(other[:5])})"] * bool(other)
         return "\n".join(lines)
 
-    def _pictures(self, place: Path, names: tuple[str, ...] = ()) -> Images:
-        loose = [p for p in sorted(place.iterdir()) if _is_picture(p)]
+    def _images(self, place: Path, names: tuple[str, ...] = ()) -> Images:
+        loose = [p for p in sorted(place.iterdir()) if _is_image(p)]
         found = {p.name: files for p in _folders_in(place) if (files := _below(p))}
         require(
             loose or found,
-            f"{place} holds no pictures ({', '.join(PICTURES)}) and no .parquet files; there is nothing to learn from: "
-            "give the folder they are in, or that of their class folders",
+            f"{place} contains no images ({', '.join(EXTENSIONS)}) and no .parquet files; give the folder of the "
+            "images, or of their class folders",
         )
         require(
             not (loose and found),
-            f"{place} holds pictures ({loose[0].name if loose else ''}) beside the class folders {', '.join(found)}; "
-            "which class the former have is unknown: move them into a class folder, or away",
+            f"{place} contains images ({loose[0].name if loose else ''}) beside the class folders {', '.join(found)}, "
+            "and their class is unknown; move them into a class folder, or remove them",
         )
         require(
             not (loose and self.label and self.labels),
-            f"labels ({self.label}) were asked for, but {place} holds pictures without class folders; "
-            "move them into one folder a class, or leave label out",
+            f"label={self.label!r}, but {place} has no class folders; move the images into one folder per "
+            "class, or leave label out",
         )
         if loose or not self.labels:
             every = loose or [p for files in found.values() for p in files]
@@ -254,7 +255,7 @@ class ImageFile(DataSetBase):
         for name in found:
             require(
                 name in names,
-                f"{place / name} is a class that the training part does not have; {nearest(name, names)}",
+                f"{place / name} is a class that the training split does not have; {nearest(name, names)}",
             )
         labels = [names.index(name) for name, files in found.items() for _ in files]
         return self._join(((str(p), p.read_bytes()) for files in found.values() for p in files), labels, names)
@@ -266,20 +267,20 @@ class ImageFile(DataSetBase):
         for file in files:
             try:
                 table = parquet.read_table(file)
-            except Exception as error:  # damaged files make arrow raise more than its own errors
+            except Exception as error:  # on damaged files Arrow raises errors of many types
                 raise BeelineError(
-                    f"{file} cannot be read as parquet ({error}); it is damaged or cut short: fetch it again"
+                    f"{file} cannot be read as Parquet ({error}), so it is damaged or truncated; download it again"
                 ) from error
             columns = table.column_names
             require(
                 self.image in columns,
-                f"{file} has no column {self.image!r}; set image= to the column of the pictures: "
+                f"{file} has no column {self.image!r}; set image= to the column of the images: "
                 f"{nearest(self.image, columns)}",
             )
-            require(table.num_rows > 0, f"{file} has no rows; there is nothing to learn from: fetch it again")
+            require(table.num_rows > 0, f"{file} has no rows; download it again")
             require(
                 self.label is None or not self.labels or label in columns,
-                f"{file} has no column {label!r} for the labels that were asked for; {nearest(label, columns)}",
+                f"{file} has no column {label!r} for the labels; {nearest(label, columns)}",
             )
             names = names or _class_names(table, label)
             cells = table.column(self.image).to_pylist()
@@ -297,7 +298,7 @@ class ImageFile(DataSetBase):
         return self._join((cell for part in parts for cell in part), whole, names)
 
     def _join(self, sources: Iterable[tuple[str, Any]], labels: Any = None, names: tuple[str, ...] = ()) -> Images:
-        """Pictures of one size in one array; all of them opened before anything else is done."""
+        """Decode encoded images of one size into one array."""
         tiles: list[Array] = []
         first = ""
         for where, content in sources:
@@ -305,8 +306,8 @@ class ImageFile(DataSetBase):
             first = first or where
             require(
                 not tiles or tile.shape[:2] == tiles[0].shape[:2],
-                f"{first} is {_plane(tiles[0]) if tiles else ''} and {where} is {_plane(tile)}; "
-                "a model has one size: give resize=, for example "
+                f"{first} is {_plane(tiles[0]) if tiles else ''} and {where} is {_plane(tile)}, "
+                "but a model has one size; give resize=, for example "
                 f"resize={min(min(t.shape[:2]) for t in [*tiles[:1], tile])}",
             )
             tiles.append(tile)
@@ -319,8 +320,8 @@ class ImageFile(DataSetBase):
         return square(tile, self.resize) if self.resize else tile
 
 
-def _is_picture(path: Path) -> bool:
-    return path.suffix.lower() in PICTURES and not path.name.startswith(".") and path.is_file()
+def _is_image(path: Path) -> bool:
+    return path.suffix.lower() in EXTENSIONS and not path.name.startswith(".") and path.is_file()
 
 
 def _hidden(path: Path, root: Path) -> bool:
@@ -328,8 +329,8 @@ def _hidden(path: Path, root: Path) -> bool:
 
 
 def _below(folder: Path) -> list[Path]:
-    """All pictures in a folder and in the folders inside it."""
-    return [p for p in sorted(folder.rglob("*")) if _is_picture(p) and not _hidden(p, folder)]
+    """All images in a folder and its subfolders."""
+    return [p for p in sorted(folder.rglob("*")) if _is_image(p) and not _hidden(p, folder)]
 
 
 def _folders_in(place: Path) -> list[Path]:
@@ -337,7 +338,7 @@ def _folders_in(place: Path) -> list[Path]:
 
 
 def _class_names(table: Any, label: str) -> tuple[str, ...]:
-    """The names of the classes, where the hub wrote them beside the columns."""
+    """The class names in the metadata of a file of the hub; () if there are none."""
     try:
         info = json.loads((table.schema.metadata or {}).get(b"huggingface", b"{}"))
         return tuple(str(name) for name in info["info"]["features"][label]["names"])
@@ -346,15 +347,14 @@ def _class_names(table: Any, label: str) -> tuple[str, ...]:
 
 
 def _number(labels: list[tuple[Path, list[Any]]], column: str, names: tuple[str, ...]) -> tuple[Any, tuple[str, ...]]:
-    """Labels of all files as whole numbers; texts are numbered in the order of the alphabet."""
+    """The labels of all files as integers; text labels are numbered alphabetically."""
     if not labels:
         return None, names
     for file, cells in labels:
         missing = next((i for i, cell in enumerate(cells) if cell is None), None)
         require(
             missing is None,
-            f"{file}, row {missing}, column {column}: there is no label; every row needs one: remove the row, "
-            "or set labels=False to learn without labels",
+            f"{file}, row {missing}, column {column}: the label is missing; remove the row, or set labels=False",
         )
     if all(isinstance(cell, str) for _, cells in labels for cell in cells):
         names = names or tuple(sorted({cell for _, cells in labels for cell in cells}))

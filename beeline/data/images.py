@@ -1,4 +1,4 @@
-"""Images: 8-bit pixels in the user's form, numbers in [-1, 1] in the model's."""
+"""The modality of images: 8-bit pixels, encoded in [-1, 1]."""
 
 from __future__ import annotations
 
@@ -32,22 +32,22 @@ from beeline.data.modality import ModalityBase
 
 @dataclass(frozen=True, eq=False)
 class Images:
-    """Pictures of one size as they are: 8-bit pixels, and labels where there are some."""
+    """Images of one size, with optional labels."""
 
-    pixels: Array  # uint8 [N,H,W,C]; [N,H,W] is taken as one channel
+    pixels: Array  # uint8 [N,H,W,C]; [N,H,W] is one channel
     labels: Array | None = None  # int64 [N], from 0
-    names: tuple[str, ...] = ()  # of the classes, in the order of their labels; empty when unknown
+    names: tuple[str, ...] = ()  # of the classes, in the order of their labels; empty if unknown
 
     def __post_init__(self) -> None:
         pixels = self.pixels.numpy() if isinstance(self.pixels, Tensor) else np.asarray(self.pixels)
         pixels = pixels[..., None] if pixels.ndim == 3 else pixels
         require(
             pixels.dtype == np.uint8,
-            f"the pixels are {pixels.dtype}; images are 8-bit here: scale them to 0 .. 255 and convert to uint8",
+            f"the pixels are {pixels.dtype}, but images have 8 bits; scale them to 0 .. 255 and convert them to uint8",
         )
         require(
             pixels.ndim == 4 and 0 not in pixels.shape,
-            f"the pixels have shape {pixels.shape}; give [N,H,W,C], or [N,H,W] for grey, with at least one image",
+            f"the pixels have shape {pixels.shape}; give [N,H,W,C], or [N,H,W] for grayscale, with at least one image",
         )
         object.__setattr__(self, "pixels", pixels)
         object.__setattr__(self, "names", tuple(self.names))
@@ -59,17 +59,17 @@ class Images:
         return len(self.pixels)
 
     def rows(self, index: Any) -> Images:
-        """The images at ``index``, an array of whole numbers or a slice."""
+        """The images at ``index``, an integer array or a slice."""
         return Images(self.pixels[index], None if self.labels is None else self.labels[index], self.names)
 
 
 @dataclass(frozen=True)
 class Image(ModalityBase):
-    """Pictures as numbers in [-1, 1], channels first; equal levels of grey are intervals of equal width.
+    """Images [C,H,W] in [-1, 1]; every pixel level is an interval of the same width.
 
-    x = 2 (k + u) / levels - 1,  k = 0 .. levels-1 the level,  u = 1/2, or ~ U(0, 1) when a key is given;
+    x = 2 (k + u) / levels - 1,  k = 0 .. levels-1 the level,  u = 1/2, or u ~ U(0, 1) with an ``rng``;
     k = floor(levels (x + 1) / 2), within 0 .. levels-1
-    Assumes 8-bit pixels round(255 k / (levels - 1)).  decode(encode(x)) is x, whatever u.
+    Assumes 8-bit pixels round(255 k / (levels - 1)).  decode(encode(x)) = x for any u.
     Source: Theis et al. 2016 (arXiv 1511.01844), uniform dequantisation.
 
     >>> raw = Images(np.array([[[0, 255]]], np.uint8))
@@ -77,19 +77,19 @@ class Image(ModalityBase):
     tensor([-0.9961,  0.9961])
     """
 
-    shape: tuple[int, ...] = ()  # (C,H,W), learned by fitting
-    classes: Whole = 0  # labels run from 0 to classes-1; 0 for none; learned by fitting
-    names: tuple[str, ...] = ()  # of the classes; empty when unknown
+    shape: tuple[int, ...] = ()  # (C,H,W), set by ``fit``
+    classes: Whole = 0  # number of classes, 0 without labels; set by ``fit``
+    names: tuple[str, ...] = ()  # of the classes; empty if unknown
     levels: int = 256  # distinct values of a pixel, 2 to 256
     preview_type = "image/png"
-    formats = (".png", ".npz", ".npy", "")  # what ``save`` writes; the last is a directory of single pictures
+    formats = (".png", ".npz", ".npy", "")  # that ``save`` writes; the last is a directory of single images
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "shape", tuple(self.shape))
         object.__setattr__(self, "names", tuple(self.names))
         require(
             isinstance(self.levels, int) and 2 <= self.levels <= 256,
-            f"Image got levels={self.levels!r}; an 8-bit pixel has from 2 to 256 of them: 256 is usual",
+            f"Image got levels={self.levels!r}, but an 8-bit pixel has 2 to 256 levels; give 256 for photographs",
         )
 
     @property
@@ -97,19 +97,19 @@ class Image(ModalityBase):
         return label_conditions(self.classes)
 
     def fit(self, raw: Images) -> Image:
-        """A new modality for the size, the channels and the classes of ``raw``."""
+        """A new modality for the size, channels and classes of ``raw``."""
         n, h, w, c = raw.pixels.shape
         self._steps(raw)
         classes, names = classes_of(raw.labels, raw.names or self.names, self.classes)
         return replace(self, shape=(c, h, w), classes=classes, names=names if classes == len(names) else ())
 
     def encode(self, raw: Images, rng: Rng | None = None) -> Batch:
-        """Numbers [N,C,H,W] in [-1, 1] (float32) and labels; spread over each level where ``rng`` is given."""
+        """Float32 [N,C,H,W] in [-1, 1] and labels; with ``rng``, uniform within each level (dequantisation)."""
         n, h, w, c = raw.pixels.shape
         require(
             (c, h, w) == self.shape,
-            f"images of {h}x{w} with {c} channel(s) were given to an image modality of shape {self.shape or '()'}; "
-            + ("use images of that size, or resize them" if self.shape else "fit it first: modality.fit(raw)"),
+            f"the images are {h}x{w} with {c} channel(s), but the modality has shape {self.shape or '()'}; "
+            + ("resize them to that shape" if self.shape else "fit it first: modality.fit(raw)"),
         )
         x = torch.from_numpy(self._steps(raw).astype(np.float32)).permute(0, 3, 1, 2).contiguous()
         if rng is None:
@@ -120,18 +120,18 @@ class Image(ModalityBase):
         return Batch(x.mul_(2 / self.levels).sub_(1), cond=self._labels(raw))
 
     def decode(self, x: Tensor) -> Images:
-        """Pixels of the numbers [N,C,H,W]; what lies outside [-1, 1] is clamped."""
+        """Images from float tensors [N,C,H,W], clamped to [-1, 1]."""
         require(
             x.shape[1:] == self.shape and bool(x.isfinite().all()),
-            f"numbers of shape {tuple(x.shape)} were to become images of {self.shape or '()'}; give finite [N,C,H,W] "
-            "of that size, from a fitted modality",
+            f"a tensor of shape {tuple(x.shape)} cannot be decoded to images of shape {self.shape or '()'}, or is not "
+            "finite; give finite [N,C,H,W] of that shape, and fit the modality first",
         )
         steps = ((x.detach().cpu().float() + 1) * (self.levels / 2)).floor_().clamp_(0, self.levels - 1)
         pixels = (steps * (255 / (self.levels - 1))).round_().to(torch.uint8)
         return Images(pixels.permute(0, 2, 3, 1).contiguous().numpy())
 
     def condition(self, value: Any, n: int) -> Cond:
-        """{"label": 3}, 3, a class name, one of these per sample, or None for the null label."""
+        """Labels [n] of {"label": 3}, 3, a class name, one of these per sample, or None (the null label)."""
         return label_condition(value, n, self.classes, self.names)
 
     def with_condition(self, raw: Images, value: Any) -> Images:
@@ -139,7 +139,7 @@ class Image(ModalityBase):
         return Images(raw.pixels, labels, () if labels is None or numeric(self.names) else self.names)
 
     def preview(self, raw: Images, columns: int | None = None, most: int = 64) -> bytes:
-        """A PNG grid of the first ``most`` images, small ones enlarged."""
+        """A PNG grid of the first ``most`` images; small ones are enlarged."""
         from PIL import Image as Picture
 
         shown = raw.pixels[:most]
@@ -159,7 +159,7 @@ class Image(ModalityBase):
         return out.getvalue()
 
     def save(self, raw: Images, path: Path) -> None:
-        """A grid (.png), arrays (.npz with images and labels, .npy), or a directory with one .png a picture."""
+        """Write a grid (.png), arrays (.npz with images and labels, .npy), or a directory with one .png per image."""
         from PIL import Image as Picture
 
         if path.suffix == "":
@@ -188,12 +188,12 @@ class Image(ModalityBase):
             row, y, x, c = (int(i) for i in np.argwhere(bad)[0])
             raise BeelineError(
                 f"image {row} has the value {raw.pixels[row, y, x, c]} at row {y}, column {x}, which is none of the "
-                f"{self.levels} levels of this modality; use images of those levels, or levels=256"
+                f"{self.levels} levels of this modality; use levels=256, or quantise the images"
             )
         made: Array = steps[raw.pixels]
         return made
 
     def _labels(self, raw: Images) -> Cond:
-        if not self.classes or raw.labels is None:  # images made by a model have no labels
+        if not self.classes or raw.labels is None:  # generated images have no labels
             return None
         return {"label": torch.from_numpy(class_indices(raw.labels, len(raw), raw.names, self.classes, self.names))}

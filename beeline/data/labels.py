@@ -1,4 +1,4 @@
-"""Labels of data, held-out rows and paths of data files, as kinds of data share them."""
+"""Labels, held-out splits and file paths, shared by the modalities."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 
 def label_conditions(classes: int) -> dict[str, dict[str, int]]:
-    """The condition of labelled data in the plain form that networks take."""
+    """The conditions that a network for labelled data is built for; {} without labels."""
     return {"label": {"classes": classes}} if classes else {}
 
 
 def label_condition(value: Any, n: int, classes: int, names: Sequence[str] = ()) -> Cond:
-    """A user's label as {"label": int64 [n]}; None is the null label, which is the number of classes.
+    """A label in the user's form as {"label": int64 [n]}; None is the null label, which is the number of classes.
 
     ``value`` is None, a label, a class name, ``n`` of them, or {"label": one of these}.
 
@@ -55,36 +55,36 @@ def label_condition(value: Any, n: int, classes: int, names: Sequence[str] = ())
 
 
 def labels_of(value: Any, n: int, classes: int, names: Sequence[str]) -> Array | None:
-    """The labels [n] that a condition asks for, in the form of the data: values where labels are values."""
+    """The labels [n] of a condition as the data hold them; None for the null label."""
     cond = label_condition(value, n, classes, names)
     index = None if cond is None else cond["label"].numpy()  # type: ignore[index, call-overload, union-attr]
-    if index is None or bool((index == classes).any()):  # the null label says nothing
+    if index is None or bool((index == classes).any()):
         return None
     return np.array([int(names[k]) for k in index]) if names and numeric(names) else np.asarray(index)
 
 
 def numeric(names: Sequence[str]) -> bool:
-    """Whether the names of classes are whole numbers: labels that are values."""
+    """Whether the names of classes are integers, so that labels are values and no indices."""
     return all(name.lstrip("-").isdigit() for name in names)
 
 
 def check_labels(labels: Any, rows: int, classes: int | None, where: str, first: int = 0) -> Array:
-    """Labels as int64 [rows], or a refusal that names ``where`` they came from, and the row counted from ``first``."""
+    """Labels as int64 [rows]; ValueError names their origin ``where`` and the row, counted from ``first``."""
     got = np.asarray(labels)
     require(
         got.shape == (rows,),
-        f"{where} has shape {got.shape} beside {rows} data; a label is one whole number per datum: give [{rows}]",
+        f"{where} has shape {got.shape} for {rows} data; a label is one integer per datum: give [{rows}]",
     )
     require(
         got.dtype.kind in "iufb",
-        f"{where} holds {got.dtype}; labels are whole numbers from 0: number the classes",
+        f"{where} holds {got.dtype}; labels are integers from 0: number the classes",
     )
     bad = ~np.isfinite(got) | (got != np.floor(got)) if got.dtype.kind == "f" else np.zeros(rows, bool)
     if bad.any():
         row = int(bad.argmax())
         raise BeelineError(
-            f"{where}, row {row + first}: the label is {got[row]}, which is not whole; "
-            "labels are whole numbers from 0: number the classes"
+            f"{where}, row {row + first}: the label is {got[row]}, which is no integer; "
+            "labels are integers from 0: number the classes"
         )
     whole = got.astype(np.int64)
     bad = (whole < 0) | (whole >= classes) if classes is not None else whole < 0
@@ -99,7 +99,7 @@ def check_labels(labels: Any, rows: int, classes: int | None, where: str, first:
 
 
 def classes_of(labels: Array | None, names: Sequence[str], known: int = 0) -> tuple[int, tuple[str, ...]]:
-    """(number of classes, their names) of labels.  Labels that are not 0 .. K-1 are values: each is a class.
+    """(number of classes, their names).  Labels other than 0 .. K-1 are values, each of which is a class.
 
     >>> classes_of(np.array([1, 2, 9]), ())
     (3, ('1', '2', '9'))
@@ -116,7 +116,11 @@ def classes_of(labels: Array | None, names: Sequence[str], known: int = 0) -> tu
 
 
 def class_indices(labels: Any, rows: int, own: Sequence[str], classes: int, names: Sequence[str]) -> Array:
-    """Labels as int64 [rows] in 0 .. classes-1: by the names of the model where the data name none (``own``)."""
+    """Labels as class indices, int64 [rows] in 0 .. classes-1.
+
+    ``own`` are the class names of the data, ``names`` those of the model; labels of data without names are looked up
+    in the names of the model.
+    """
     got = check_labels(labels, rows, None if names and not own else classes, "labels")
     if own or not names:
         return got
@@ -129,39 +133,42 @@ def class_indices(labels: Any, rows: int, own: Sequence[str], classes: int, name
 
 
 def refuse_unseen(labels: Array, known: Array, where: str) -> None:
-    """Refuse labels that the training part does not have, naming the row and the label."""
+    """Refuse labels that the training data do not have; ValueError names the row and the label."""
     new = ~np.isin(labels, known)
     if new.any():
         row = int(new.argmax())
         raise BeelineError(
-            f"{where}, row {row}: the label is {labels[row]}, which the training part does not have "
+            f"{where}, row {row}: the label is {labels[row]}, which the training data do not have "
             f"({', '.join(str(v) for v in np.unique(known)[:12].tolist())}); correct it, or leave the row out"
         )
 
 
 def divide(n: int, held_out: float, where: str) -> tuple[Array, Array]:
-    """Rows for training and rows held out: a fixed random choice that depends on ``n`` alone."""
+    """(training rows, held-out rows), sorted: a random split that depends on ``n`` and ``held_out`` alone."""
     require(
         0 < held_out < 1,
-        f"held_out={held_out}; a share between 0 and 1 is kept back for measuring: 0.1 is usual",
+        f"held_out={held_out}, but it is the fraction of the data held out for evaluation; give a number between 0 and "
+        "1, such as 0.1",
     )
-    require(n >= 2, f"{where} holds {n} datum; one part is learned from and one held out: give at least two data")
+    require(
+        n >= 2, f"{where} holds {n} datum, which cannot be split into training and held-out data; give at least two"
+    )
     order = Rng(0).fork("held-out").permutation(n).numpy()
     count = min(max(1, round(n * held_out)), n - 1)
     return np.sort(order[count:]), np.sort(order[:count])
 
 
 def existing(path: str) -> Path:
-    """The path, or a refusal that names the nearest neighbour."""
+    """The path of a file or directory; ValueError suggests the most similar name."""
     place = Path(path).expanduser()
     if not place.exists():
         folder = place.parent
         names = sorted(p.name for p in folder.iterdir())[:50] if folder.is_dir() else []
-        about = nearest(place.name, names) if names else f"the folder {folder} does not exist or is empty"
-        raise BeelineError(f"{place} does not exist, so no data can be read from it; {about}")
+        about = nearest(place.name, names) if names else f"the directory {folder} does not exist or is empty"
+        raise BeelineError(f"{place} does not exist; {about}")
     require(
         place.is_file() or place.is_dir(),
-        f"{place} is neither a file nor a directory but a pipe, socket or device; save the data as a file first",
+        f"{place} is a pipe, socket or device, which cannot be read twice; save the data as a file first",
     )
     return place
 
@@ -169,7 +176,7 @@ def existing(path: str) -> Path:
 def _label(value: Any, classes: int, names: Sequence[str]) -> int:
     if isinstance(value, float | np.integer) and value % 1 == 0:
         value = int(value)
-    if str(value) in names:  # labels that are values, such as 1 .. 10, are named by their value
+    if str(value) in names:  # labels that are values, such as 1 .. 10
         return list(names).index(str(value))
     require(
         not (names and numeric(names)),

@@ -1,4 +1,4 @@
-"""Defaults of metrics, for everything that their protocol does not leave to each."""
+"""Base class of metrics, with the defaults of their protocol."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Defaults of modalities and of data sets, for everything that their protocols do not leave to each."""
+"""Base classes of modalities and data sets, with the defaults of their protocols."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One encoded picture as an array of pixels."""
+"""Decoding of one image file to an array of pixels."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ import numpy as np
 from beeline.core.errors import BeelineError, require
 from beeline.data.labels import Array
 
-DEEP = ("I;16", "I;16B", "I;16L", "I;16N", "I")  # modes of PIL with more than 8 bits a pixel, in whole numbers
+DEEP = ("I;16", "I;16B", "I;16L", "I;16N", "I")  # integer modes of PIL with more than 8 bits per pixel
 
 
 def pixels_of(where: str, content: Any, background: str = "white") -> Array:
-    """uint8 [H,W,1] (grey) or [H,W,3] (RGB) of an encoded picture; ``where`` names it in every refusal.
+    """An encoded image as uint8 [H,W,1] (grayscale) or [H,W,3] (RGB).
 
-    The orientation that a camera wrote is applied.  Transparent pixels are blended on ``background``.  Pixels of 16
-    bits are scaled to 8.  A picture of several frames is refused.
+    EXIF orientation is applied, transparent pixels are blended on ``background``, and 16-bit pixels are scaled to 8
+    bits.  ValueError names the image by ``where`` if it is damaged or has several frames.
     """
     from PIL import Image, ImageColor, ImageOps, ImageSequence
 
     require(
         isinstance(content, bytes) and content,
-        f"{where}: there is no picture ({type(content).__name__}); every row needs its encoded bytes: remove it",
+        f"{where}: got {type(content).__name__} in place of the bytes of an image; remove the row",
     )
     try:
         with Image.open(io.BytesIO(content)) as opened:
@@ -34,17 +34,17 @@ def pixels_of(where: str, content: Any, background: str = "white") -> Array:
     # PIL's decoders raise whatever their parsers meet in damaged bytes
     except Exception as error:
         raise BeelineError(
-            f"{where} cannot be read as a picture ({error}); it is damaged or no picture: remove or replace it"
+            f"{where} cannot be read as an image ({error}), so it is damaged or of another kind; remove or replace it"
         ) from error
     require(
         frames == 1,
-        f"{where} is an animation of {frames} frames; which of them to learn is not known: save the frames as pictures",
+        f"{where} is an animation of {frames} frames, where one image is needed; save its frames as images",
     )
     if picture.mode in DEEP:
-        return _shallow(where, np.asarray(picture))[..., None]
+        return _to_8_bits(where, np.asarray(picture))[..., None]
     require(
         picture.mode != "F",
-        f"{where} holds floating point pixels (mode F), whose range is not known; scale it to 8 bits and save it again",
+        f"{where} has floating-point pixels (mode F) of unknown range; scale it to 8 bits and save it again",
     )
     grey = picture.mode in ("1", "L", "LA", "La")
     if picture.has_transparency_data:
@@ -55,17 +55,17 @@ def pixels_of(where: str, content: Any, background: str = "white") -> Array:
     return made if made.ndim == 3 else made[..., None]
 
 
-def _shallow(where: str, deep: Array) -> Array:
+def _to_8_bits(where: str, deep: Array) -> Array:
     low, high = int(deep.min()), int(deep.max())
     require(
         0 <= low and high <= 65535,
-        f"{where} holds values from {low} to {high}, beyond 16 bits; scale it to 8 or 16 bits and save it again",
+        f"{where} has values from {low} to {high}, beyond 16 bits; scale it to 8 or 16 bits and save it again",
     )
     return np.rint(deep.astype(np.float64) * (255 / 65535)).astype(np.uint8)
 
 
 def square(tile: Array, side: int) -> Array:
-    """The middle square of a picture [H,W] or [H,W,C], scaled to ``side`` pixels."""
+    """The central square crop of an image [H,W] or [H,W,C], resized to ``side`` pixels."""
     from PIL import Image
 
     least = min(tile.shape[:2])

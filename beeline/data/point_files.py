@@ -1,4 +1,4 @@
-"""Where points come from: .npy and .csv files, and exact laws."""
+"""Data sets of points: .npy and .csv files, and samples of exact distributions."""
 
 from __future__ import annotations
 
@@ -18,28 +18,27 @@ from beeline.data.arrays import read_arrays
 from beeline.data.distributions.distribution import Distribution
 from beeline.data.labels import Array, check_labels, divide, existing
 from beeline.data.modality import DataSetBase
-from beeline.data.points import Points, PointSet, refuse_odd
+from beeline.data.points import Points, PointSet, refuse_nonfinite
 
 
 @dataclass(frozen=True)
 class PointFile(DataSetBase):
     """Points from a .npy file [N,D], or from a .csv file with one point per line.
 
-    columns are named by the first line where it has no number, or the numbers 0 .. D-1 (as pandas writes an array),
-    else x0, x1, ...; a first column without a name that numbers the rows is left out
-    Assumes finite numbers everywhere but in the label column.  Cells are parted by comma, semicolon or tab.
-    Whole numbers from 0 are labels as they are; texts are classes in the order of the alphabet.
-    Source: none.
+    The first line is a header if it has no numbers, or the numbers 0 .. D-1 (as pandas writes an array); else the
+    columns are x0, x1, ...  A first column without a name that counts the rows is dropped.
+    Assumes finite numbers in all columns but the label.  The separator is comma, semicolon or tab.
+    Labels are integers from 0, or text, whose classes are sorted alphabetically.
 
     >>> PointFile("points.csv", label="kind").modality()
     Points(columns=(), mean=(), std=(), classes=0, names=(), standardise=True)
     """
 
     path: str  # a .npy or .csv file
-    label: str | None = None  # the column of the labels, by name (x0, x1, ... where there is no header)
-    columns: tuple[str, ...] | None = None  # the columns to learn; None for all but the label
-    held_out: Inside = 0.1  # share of the points kept back, between 0 and 1
-    standardise: bool = True  # False leaves the numbers as they are: for points of a curved space
+    label: str | None = None  # name of the label column (x0, x1, ... without a header)
+    columns: tuple[str, ...] | None = None  # the columns that are used; None for all but the label
+    held_out: Inside = 0.1  # held-out fraction, between 0 and 1
+    standardise: bool = True  # False leaves values unchanged, as for points on a manifold
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "path", str(self.path))
@@ -49,21 +48,21 @@ class PointFile(DataSetBase):
         return Points(standardise=self.standardise)
 
     def read(self) -> tuple[PointSet, None]:
-        """All points in the order of the file; every refusal names the file, the line or row, and the column."""
+        """(all points in the order of the file, None); ValueError names the file, the line or row, and the column."""
         place = existing(self.path)
         if place.suffix == ".npy":
             cells, names, lines = _array(place)
         elif place.suffix in (".csv", ".tsv", ".txt"):
             cells, names, lines = _lines(place)
         else:
-            raise BeelineError(f"{place} is no file that points can be read from; give a .npy or a .csv file")
+            raise BeelineError(f"{place} is no file of points; give a .npy or a .csv file")
         for name in (*(self.columns or ()), *((self.label,) if self.label is not None else ())):
             require(name in names, f"{place} has no column {name!r}; {nearest(name, names)}")
         kept = self.columns if self.columns is not None else tuple(n for n in names if n != self.label)
         require(
             kept and self.label not in kept,
-            f"{place}: the columns to learn are {', '.join(kept) or 'none'} and the label is {self.label!r}; "
-            "learn at least one column, and not the label",
+            f"{place}: columns is {', '.join(kept) or 'none'} and the label is {self.label!r}; give at least one "
+            "column, and not the label",
         )
         values = _numbers(cells[:, [names.index(n) for n in kept]], kept, lines, place)
         labels: Array | None = None
@@ -81,25 +80,24 @@ class PointFile(DataSetBase):
         raw, place = self.read()[0], self.path
         train, held = divide(len(raw), self.held_out, place)
         if raw.labels is not None:
-            # the classes are those of the whole file, so a rare one may be held out entirely; that is refused
+            # classes come from the whole file, so all rows of a rare one may be held out
             seen = raw.rows(train).labels
             assert seen is not None
             classless = np.setdiff1d(raw.labels, seen)
             require(
                 not len(classless),
-                f"{place}: all rows with the label {classless[:1].tolist()} fell into the held-out part; "
-                "a label has to be seen to be learned: give more rows of it, or a smaller held_out",
+                f"{place}: all rows with the label {classless[:1].tolist()} are held out, so it "
+                "cannot be learned; give more rows with it, or a smaller held_out",
             )
         return raw.rows(train), raw.rows(held)
 
 
 @dataclass(frozen=True)
 class DistributionData(DataSetBase):
-    """Points drawn from an exact law once, so that the data set is finite and the truth behind it known.
+    """A finite sample of an exact distribution: ``n`` training points and ``kept`` held-out points.
 
-    x1 ~ law, n for training and ``kept`` held out, under the seed
-    Assumes nothing.  Numbers are left as they are, so that the law's own density and velocity hold for the flow.
-    Source: none.
+    x1 ~ distribution, with the random key ``seed``
+    Values are not standardised by default, so the density and velocity of the distribution are those of the flow.
 
     >>> from beeline.data.distributions.mixtures import GaussianMixture
     >>> DistributionData(GaussianMixture.ring(), n=100).load()[0].values.shape
@@ -110,19 +108,19 @@ class DistributionData(DataSetBase):
     n: int = 20_000  # training points
     kept: int = 5_000  # held-out points
     seed: int = 0
-    standardise: bool = False  # True brings every column to mean 0 and standard deviation 1
+    standardise: bool = False  # whether columns are standardised to mean 0 and standard deviation 1
 
     def __post_init__(self) -> None:
         require(
             self.n >= 1 and self.kept >= 1,
-            f"DistributionData got n={self.n}, kept={self.kept}; both parts need at least one point",
+            f"DistributionData got n={self.n}, kept={self.kept}, but each of them is at least 1",
         )
 
     def modality(self) -> Points:
         return Points(standardise=self.standardise, classes=self.distribution.classes)
 
     def load(self) -> tuple[PointSet, PointSet]:
-        """(training, held-out) points, with the labels of the law where it has some."""
+        """(training, held-out) points, with labels if the distribution has them."""
         return self._part("train", self.n), self._part("held-out", self.kept)
 
     def _part(self, name: str, n: int) -> PointSet:
@@ -140,42 +138,42 @@ def _array(place: Path) -> tuple[Array, tuple[str, ...], list[int]]:
 
 
 def _lines(place: Path) -> tuple[Array, tuple[str, ...], list[int]]:
-    """The cells of a text file as text [N,D], the names of the columns, and the line of every row (from 1)."""
+    """(cells [N,D] as text, column names, line number of every row) of a text file; lines count from 1."""
     try:
         with place.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.reader(file, delimiter=_separator(place), skipinitialspace=True, strict=True)
             rows = [(reader.line_num, row) for row in reader if any(cell.strip() for cell in row)]
     except (UnicodeDecodeError, csv.Error) as error:
         raise BeelineError(f"{place} cannot be read as text ({error}); save it as CSV in UTF-8") from error
-    require(rows, f"{place} is empty; points need at least two lines of numbers")
+    require(rows, f"{place} is empty; give at least two lines of numbers")
     first = [cell.strip() for cell in rows[0][1]]
     headed = _is_header(first)
     if headed and not first[0] and all(row[:1] == [str(i)] for i, (_, row) in enumerate(rows[1:])):
-        # the numbers of the rows, as pandas writes them, are no data
+        # an index column, as pandas writes it
         rows, first = [(line, row[1:]) for line, row in rows], first[1:]
     names = tuple(first) if headed else tuple(f"x{i}" for i in range(len(first)))
     twice = sorted({name for name in names if names.count(name) > 1})
     require(not twice, f"{place}, line 1: {len(twice)} column name(s) appear twice, first {twice[:1]}; rename one")
     rows = rows[headed:]
-    require(rows, f"{place} has a header and no lines of numbers; there is nothing to learn from")
+    require(rows, f"{place} has a header but no lines of numbers; give at least two")
     for line, row in rows:
         require(
             len(row) == len(names),
             f"{place}, line {line}: there are {len(row)} cells where line {1 if headed else rows[0][0]} has "
-            f"{len(names)}; every line needs the same columns: mend it",
+            f"{len(names)}; correct the line",
         )
     return np.array([row for _, row in rows], dtype=str), names, [line for line, _ in rows]
 
 
 def _separator(place: Path) -> str:
-    """The sign that parts the first lines into most cells, quoted text left whole."""
+    """The separator that splits the first lines into most cells; quotes are respected."""
     with place.open(newline="", encoding="utf-8-sig") as file:
         head = [line for line in itertools.islice(file, 20) if line.strip()]
     return max(",;\t", key=lambda sign: min((len(row) for row in csv.reader(head, delimiter=sign)), default=0))
 
 
 def _is_header(first: list[str]) -> bool:
-    """Whether the first line names columns: by texts alone, or by the numbers 0 .. D-1."""
+    """Whether the first line is a header: text only, or the numbers 0 .. D-1."""
     named = [cell for cell in first if cell]
     return not any(map(_is_number, first)) or (len(first) > 1 and named == [str(i) for i in range(len(named))])
 
@@ -189,9 +187,9 @@ def _is_number(cell: str) -> bool:
 
 
 def _numbers(cells: Array, names: tuple[str, ...], lines: list[int], place: Path) -> Array:
-    """Finite float64 numbers, or a refusal with the line (the row of an array) and the column."""
+    """Finite float64 numbers; ValueError names the line (the row of an array) and the column."""
     if cells.dtype.kind != "U":
-        refuse_odd(cells, str(place), names)
+        refuse_nonfinite(cells, str(place), names)
         return cells.astype(np.float64)
     try:
         values = cells.astype(np.float64)
@@ -203,20 +201,20 @@ def _numbers(cells: Array, names: tuple[str, ...], lines: list[int], place: Path
         for name, cell in zip(names, row, strict=True):
             require(
                 _is_number(cell) and math.isfinite(float(cell)),
-                f"{place}, line {line}, column {name!r}: got {str(cell)!r}; points are finite numbers: remove the "
+                f"{place}, line {line}, column {name!r}: got {str(cell)!r}; points are finite numbers; remove the "
                 "line, fill the gap, or leave the column out with columns=",
             )
     raise AssertionError("a cell is odd, but none was found")
 
 
 def _labels(cells: Array, lines: list[int], where: str) -> tuple[Array, tuple[str, ...]]:
-    """Labels as whole numbers, and the names of the classes where they were texts."""
+    """(labels as integers, class names); names are empty where the labels are numbers."""
     if cells.dtype.kind == "U":
         cells = np.char.strip(cells)
         empty = cells == ""
         require(
             not empty.any(),
-            f"{where}, line {lines[int(empty.argmax())]}: there is no label; every line needs one: remove the line",
+            f"{where}, line {lines[int(empty.argmax())]}: the label is missing; remove the line",
         )
         if not all(_is_number(cell) for cell in cells):
             names = sorted(set(cells.tolist()))
@@ -226,7 +224,7 @@ def _labels(cells: Array, lines: list[int], where: str) -> tuple[Array, tuple[st
     if bad.any():
         row = int(bad.argmax())
         raise BeelineError(
-            f"{where}, line {lines[row]}: the label is {cells[row]:g}; labels are whole numbers from 0, or names: "
-            "number the classes"
+            f"{where}, line {lines[row]}: the label is {cells[row]:g}, but labels are integers from 0, or "
+            "text; number the classes"
         )
     return check_labels(cells, len(cells), None, where), ()

@@ -1,4 +1,4 @@
-"""Point sets: rows of numbers, standardised column by column."""
+"""The modality of points: vectors of numbers, standardised by column."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ from beeline.data.modality import ModalityBase
 
 @dataclass(frozen=True, eq=False)
 class PointSet:
-    """Points as they are: one row each, the columns named, and labels where there are some."""
+    """Points with named columns, and optional labels."""
 
     values: Array  # float64 [N,D], finite
-    columns: tuple[str, ...] = ()  # D names; x0, x1, ... when none are given
+    columns: tuple[str, ...] = ()  # D names; x0, x1, ... by default
     labels: Array | None = None  # int64 [N], from 0
-    names: tuple[str, ...] = ()  # of the classes, in the order of their labels; empty when unknown
+    names: tuple[str, ...] = ()  # of the classes, in the order of their labels; empty if unknown
 
     def __post_init__(self) -> None:
         values = np.asarray(self.values)
@@ -50,9 +50,9 @@ class PointSet:
         columns = tuple(self.columns) or tuple(f"x{i}" for i in range(values.shape[1]))
         require(
             len(columns) == values.shape[1],
-            f"{len(columns)} column names were given for {values.shape[1]} columns; give one for each",
+            f"there are {len(columns)} column names for {values.shape[1]} columns; give one per column",
         )
-        refuse_odd(values, "the points", columns)
+        refuse_nonfinite(values, "the points", columns)
         object.__setattr__(self, "values", values)
         object.__setattr__(self, "columns", columns)
         object.__setattr__(self, "names", tuple(self.names))
@@ -64,18 +64,17 @@ class PointSet:
         return len(self.values)
 
     def rows(self, index: Any) -> PointSet:
-        """The points at ``index``, an array of whole numbers or a slice."""
+        """The points at ``index``, an integer array or a slice."""
         labels = None if self.labels is None else self.labels[index]
         return PointSet(self.values[index], self.columns, labels, self.names)
 
 
 @dataclass(frozen=True)
 class Points(ModalityBase):
-    """Points with every column brought to mean 0 and standard deviation 1.
+    """Points with every column standardised to mean 0 and standard deviation 1.
 
     x = (value - mean) / std, by column;  value = mean + std x
-    Assumes that no column is constant; one that is has no scale, and is refused by name.
-    Source: none; standardisation, in float64, handed on as float32.
+    Assumes that no column is constant.  Computed in float64, encoded in float32.
 
     >>> raw = PointSet(np.array([[0.0, 10.0], [2.0, 30.0]]))
     >>> Points().fit(raw).encode(raw).x1
@@ -83,14 +82,14 @@ class Points(ModalityBase):
             [ 1.,  1.]])
     """
 
-    columns: tuple[str, ...] = ()  # D names, learned by fitting
-    mean: tuple[float, ...] = ()  # of each column, learned by fitting
-    std: tuple[float, ...] = ()  # of each column, above 0, learned by fitting
-    classes: Whole = 0  # labels run from 0 to classes-1; 0 for none; learned by fitting
-    names: tuple[str, ...] = ()  # of the classes; empty when unknown
-    standardise: bool = True  # False leaves the numbers as they are: mean 0, std 1
+    columns: tuple[str, ...] = ()  # D names, set by ``fit``
+    mean: tuple[float, ...] = ()  # of each column, set by ``fit``
+    std: tuple[float, ...] = ()  # of each column, above 0, set by ``fit``
+    classes: Whole = 0  # number of classes, 0 without labels; set by ``fit``
+    names: tuple[str, ...] = ()  # of the classes; empty if unknown
+    standardise: bool = True  # False leaves values unchanged: mean 0, std 1
     preview_type = "image/png"
-    formats = (".csv", ".npy", ".png")  # what ``save`` writes
+    formats = (".csv", ".npy", ".png")  # that ``save`` writes
 
     def __post_init__(self) -> None:
         kept = {"columns": self.columns, "mean": self.mean, "std": self.std, "names": self.names}
@@ -98,8 +97,8 @@ class Points(ModalityBase):
             object.__setattr__(self, name, tuple(values))
         require(
             len(self.mean) == len(self.std) == len(self.columns) and all(s > 0 for s in self.std),
-            f"Points got {len(self.columns)} columns, {len(self.mean)} means and {len(self.std)} deviations (above 0), "
-            "which belong together column by column; leave them out and fit the modality",
+            f"Points got {len(self.columns)} columns, {len(self.mean)} means and {len(self.std)} standard deviations "
+            "(above 0), where there is one of each per column; leave them out and fit the modality",
         )
 
     @property
@@ -119,8 +118,8 @@ class Points(ModalityBase):
             if flat.any():
                 column = int(flat.argmax())
                 raise BeelineError(
-                    f"the column {raw.columns[column]!r} has the one value {raw.values[0, column]:g} in all "
-                    f"{len(raw)} rows; it has no scale to standardise by: leave it out with columns=, or give more rows"
+                    f"the column {raw.columns[column]!r} has the value {raw.values[0, column]:g} in all "
+                    f"{len(raw)} rows, so it cannot be standardised; leave it out with columns=, or give more rows"
                 )
         else:
             mean, std = np.zeros(len(raw.columns)), np.ones(len(raw.columns))
@@ -135,31 +134,31 @@ class Points(ModalityBase):
         )
 
     def encode(self, raw: PointSet, rng: Rng | None = None) -> Batch:
-        """Standardised numbers [N,D] (float32) and labels; ``rng`` is not needed."""
+        """Standardised float32 [N,D] and labels; ``rng`` is not used."""
         require(
             raw.columns == self.columns,
-            f"points with the columns {', '.join(raw.columns)} were given to a modality for "
+            f"the points have the columns {', '.join(raw.columns)}, but the modality has "
             f"{', '.join(self.columns) or 'none yet'}; "
             + ("give the same columns in the same order" if self.columns else "fit it first: modality.fit(raw)"),
         )
         x = torch.from_numpy((raw.values - np.asarray(self.mean)) / np.asarray(self.std)).float()
-        if not self.classes or raw.labels is None:  # points made by a model have no labels
+        if not self.classes or raw.labels is None:  # generated points have no labels
             return Batch(x)
         labels = class_indices(raw.labels, len(raw), raw.names, self.classes, self.names)
         return Batch(x, cond={"label": torch.from_numpy(labels)})
 
     def decode(self, x: Tensor) -> PointSet:
-        """Points from standardised numbers [N,D]."""
+        """Points from standardised [N,D]."""
         require(
             x.shape[1:] == self.shape and bool(x.isfinite().all()),
-            f"numbers of shape {tuple(x.shape)} were to become points of {self.shape or '()'}; give finite [N,D] "
-            "of that size, from a fitted modality",
+            f"a tensor of shape {tuple(x.shape)} cannot be decoded to points of shape {self.shape or '()'}, or is not "
+            "finite; give finite [N,D] of that shape, and fit the modality first",
         )
         values = x.detach().cpu().double().numpy() * np.asarray(self.std) + np.asarray(self.mean)
         return PointSet(values, self.columns)
 
     def condition(self, value: Any, n: int) -> Cond:
-        """{"label": 3}, 3, a class name, one of these per sample, or None for the null label."""
+        """Labels [n] of {"label": 3}, 3, a class name, one of these per sample, or None (the null label)."""
         return label_condition(value, n, self.classes, self.names)
 
     def with_condition(self, raw: PointSet, value: Any) -> PointSet:
@@ -167,7 +166,7 @@ class Points(ModalityBase):
         return PointSet(raw.values, raw.columns, labels, () if labels is None or numeric(self.names) else self.names)
 
     def preview(self, raw: PointSet, most: int = 5000) -> bytes:
-        """A PNG: the first two columns against each other, or a histogram of the only one."""
+        """A PNG: a scatter plot of the first two columns, or a histogram of a single column."""
         from matplotlib.figure import Figure
 
         shown = raw.values[:most]
@@ -187,7 +186,7 @@ class Points(ModalityBase):
         return out.getvalue()
 
     def save(self, raw: PointSet, path: Path) -> None:
-        """A table (.csv), an array (.npy) or a picture (.png)."""
+        """Write a table (.csv), an array (.npy) or the preview (.png)."""
         with replacing(path) as file, open(file, "wb") as out:
             if path.suffix == ".npy":
                 np.save(out, raw.values)
@@ -195,19 +194,19 @@ class Points(ModalityBase):
                 text = io.TextIOWrapper(out, encoding="utf-8", newline="")
                 writer = csv.writer(text, lineterminator="\n")
                 writer.writerow(raw.columns)
-                writer.writerows(raw.values.tolist())  # the shortest digits that give the same numbers back
+                writer.writerows(raw.values.tolist())  # the shortest digits that read back exactly
                 text.flush()
                 text.detach()
             else:
                 out.write(self.preview(raw))
 
 
-def refuse_odd(values: Array, where: str, columns: Sequence[str], first: int = 0) -> None:
-    """Refuse NaN and infinite values, naming the row (counted from ``first``) and the column."""
+def refuse_nonfinite(values: Array, where: str, columns: Sequence[str], first: int = 0) -> None:
+    """Refuse NaN and infinite values; ValueError names the row, counted from ``first``, and the column."""
     bad = ~np.isfinite(values)
     if bad.any():
         row, column = (int(i) for i in np.argwhere(bad)[0])
         raise BeelineError(
             f"{where}, row {row + first}, column {columns[column]!r}: the value is {values[row, column]}; "
-            "points are finite numbers: remove the row, or fill the gap"
+            "points are finite; remove the row, or fill the gap"
         )

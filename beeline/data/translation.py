@@ -1,4 +1,4 @@
-"""From one data set to another: picture to picture, or domain to domain, with the same flow and the same engine."""
+"""Flows between two data sets, such as image-to-image translation."""
 
 from __future__ import annotations
 
@@ -21,11 +21,10 @@ from beeline.training.feed.microbatches import InMemory
 
 @dataclass(frozen=True)
 class DatasetSource:
-    """The rows of a data set as the source of a flow, read when they are first asked for.
+    """The rows of a data set as the source of a flow; they are loaded at first use.
 
-    x0 ~ uniform over the held-out rows of data (or the training rows), encoded by the modality
-    Assumes that the data can be read again where the flow is used; carrying data of your own
-    (``bundle.translate``) does without.
+    x0 ~ uniform over the held-out rows of ``data`` (or the training rows), encoded by ``modality``
+    Assumes that the data can be loaded where the flow is used; ``bundle.translate`` of other data does not need them.
     Source: Liu, Gong and Liu 2022 (arXiv 2209.03003), domain transfer.
 
     >>> from beeline.data.image_files import Digits
@@ -36,12 +35,12 @@ class DatasetSource:
 
     data: DataSet
     modality: Modality  # fitted to its training rows
-    held: bool = True  # draw from the held-out rows; False is the training rows, for reflow
+    held: bool = True  # sample held-out rows; False samples training rows, for reflow
     gaussian = False
 
     @functools.cached_property
     def rows(self) -> Tensor:
-        """All rows that are drawn from [N,*S]."""
+        """The rows that are sampled, [N,*S]."""
         raw, held = self.data.load()
         return self.modality.encode(held if self.held else raw).x1
 
@@ -55,19 +54,19 @@ class DatasetSource:
 
     def log_prob(self, x: Tensor) -> Tensor:
         raise BeelineError(
-            "the density of a source of data was asked for; a finite set of rows has none: likelihoods need a "
-            "Gaussian or Uniform source"
+            "a finite data set has no density, so a flow from it has no likelihood; likelihoods need a Gaussian or "
+            "Uniform source"
         )
 
 
 @dataclass(frozen=True)
 class PairedDataset(DataSetBase):
-    """Two data sets, of which one flows into the other.
+    """A source and a target data set, for a flow from one to the other.
 
-    x0 ~ source, x1 ~ target;  row i of the one belongs to row i of the other where they are ``aligned``
-    Assumes data of one shape on both sides, and a coupling that takes the source points it is given: Paired, Matched,
-    or a transport.  Labels of the target are conditions, those of the source are left out.  Where the paths of aligned
-    pairs cross, a flow keeps the law of the target and not every partner.
+    x0 ~ source, x1 ~ target;  with ``aligned``, row i of the source is the partner of row i of the target
+    Assumes data of one shape, and a coupling that uses given source points: Paired, PairedOrOT or a transport.  Labels
+    of the target are conditions, those of the source are ignored.  Where the paths of aligned pairs cross, the flow
+    reproduces the target distribution, but not every pair.
     Source: Liu, Gong and Liu 2022 (arXiv 2209.03003), domain transfer.
 
     >>> from beeline.data.distributions.mixtures import GaussianMixture, TwoMoons
@@ -78,7 +77,7 @@ class PairedDataset(DataSetBase):
 
     source: DataSet
     target: DataSet
-    aligned: bool = False  # the rows of both belong together, in their order (files: in the order of their names)
+    aligned: bool = False  # whether rows are pairs, in their order (image folders: in the order of the file names)
 
     def modality(self) -> Modality:
         return self.target.modality()
@@ -88,7 +87,7 @@ class PairedDataset(DataSetBase):
         return self.target.load()
 
     def endpoints(self, batch: Batch, held: Batch, rng: Rng) -> Pairs:
-        """The encoded target with the source beside it; an error where they do not fit together."""
+        """Both data sets encoded, with source points for every target row."""
         raw, _ = self.source.load()
         modality = self.source.modality().fit(raw)
         source = DatasetSource(self.source, modality)
@@ -100,30 +99,30 @@ class PairedDataset(DataSetBase):
         for name, mine, theirs in (("training", x0, batch.x1), ("held-out", x0_held, held.x1)):
             require(
                 len(mine) == len(theirs),
-                f"the source has {len(mine)} {name} data and the target {len(theirs)}; aligned data come in equal "
-                "numbers: give every datum its partner, or say aligned=False",
+                f"the source has {len(mine)} {name} data and the target {len(theirs)}, but aligned data are "
+                "pairs; give every datum a partner, or set aligned=False",
             )
         pairs = replace(batch, x0=x0)
         return Pairs(source, pairs, replace(held, x0=x0_held), InMemory(pairs, rng))
 
 
 class Pairs(NamedTuple):
-    """Two data sets as a flow takes them."""
+    """Two data sets with their source points."""
 
     source: DatasetSource
     batch: Batch  # training data with source points
     held: Batch  # held-out data with source points
-    feed: Microbatches  # what is learned from; of data that are not aligned, every epoch joins other rows
+    feed: Microbatches  # what a network is trained on; data that are not aligned are paired anew in every epoch
 
 
 def beside(batch: Batch, x0: Tensor) -> Batch:
-    """The batch with source points, those of a shorter source over again."""
+    """The batch with source points; a shorter source is repeated."""
     return replace(batch, x0=x0[torch.arange(len(batch.x1)) % len(x0)])
 
 
 @dataclass(frozen=True, eq=False)
 class Joined:
-    """Data and source points, each in an order of its own."""
+    """Target and source data, each shuffled independently."""
 
     target: InMemory
     source: InMemory
@@ -135,6 +134,6 @@ class Joined:
 def same_shape(source: tuple[int, ...], target: tuple[int, ...]) -> None:
     require(
         source == target,
-        f"a datum of the source has shape {source} and one of the target {target}; both ends of a flow have one shape: "
-        "bring them to the same size and channels (resize= for pictures, columns= for points)",
+        f"source data have shape {source} and target data {target}, but both ends of a flow have one shape; convert "
+        "them to the same size and channels (resize= for images, columns= for points)",
     )

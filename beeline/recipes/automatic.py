@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from beeline.core.errors import BeelineError, require
-from beeline.data.image_files import PICTURES, ImageFile
+from beeline.data.image_files import EXTENSIONS, ImageFile
 from beeline.recipes.images import images
 from beeline.recipes.points import points
 from beeline.recipes.sequences import sequences
@@ -45,7 +45,7 @@ def recipe_for(path: str, side: int = SIDE) -> Run:
         return images(path) if _is_image_array(place) else points(path)
     if name.endswith(".txt"):
         return sequences(path)
-    if name.endswith(PICTURES):
+    if name.endswith(EXTENSIONS):
         raise BeelineError(f"{path} is a single picture; a model learns from many: give a folder of pictures")
     raise BeelineError(
         f"{path} has the ending {place.suffix!r}, which no recipe reads; give a table ({', '.join(TABLES)}), an array "
@@ -55,7 +55,7 @@ def recipe_for(path: str, side: int = SIDE) -> Run:
 
 def _folder(place: Path, side: int) -> Run:
     files = [file for file in sorted(place.rglob("*")) if file.is_file() and not file.name.startswith(".")]
-    pictures = [file for file in files if file.suffix.lower() in PICTURES]
+    pictures = [file for file in files if file.suffix.lower() in EXTENSIONS]
     if pictures:
         return replace(images(str(place)), data=ImageFile(str(place), resize=_common_side(pictures, side)))
     parquet = [file for file in files if file.suffix.lower() in (".parquet", ".pq")]
@@ -64,7 +64,7 @@ def _folder(place: Path, side: int) -> Run:
     endings = sorted({file.suffix.lower() or file.name for file in files})
     found = f"{len(files)} files ({', '.join(endings[:6])})" if files else "no files"
     raise BeelineError(
-        f"{place} holds {found} and no pictures; give a folder of pictures ({', '.join(PICTURES)}), with one "
+        f"{place} holds {found} and no pictures; give a folder of pictures ({', '.join(EXTENSIONS)}), with one "
         "subfolder per class where there are classes, or name a single file"
     )
 

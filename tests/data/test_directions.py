@@ -25,13 +25,13 @@ def test_the_density_is_that_of_the_draws() -> None:
     even = Sphere().sample(torch.empty(200_000, 3, dtype=torch.float64), Rng(0))
     density = distribution.log_prob(even).exp()
     assert float(density.mean()) * 4 * math.pi == pytest.approx(1, abs=0.01)
-    made = distribution.draw(200_000, Rng(1))
+    made = distribution.sample(200_000, Rng(1))
     assert torch.allclose(made.norm(dim=1), torch.ones(200_000, dtype=torch.float64))
     for moment in (lambda x: x[:, 0], lambda x: x[:, 1] ** 2, lambda x: x[:, 0] * x[:, 2]):
         weighed = float((moment(even) * density).mean() * 4 * math.pi)
         assert float(moment(made).mean()) == pytest.approx(weighed, abs=0.01)
     length = 1 / math.tanh(3.0) - 1 / 3.0  # of the mean around one mode
-    one = Directions(((0.0, 0.0, 2.0),), kappa=3.0).draw(100_000, Rng(2)).mean(0)
+    one = Directions(((0.0, 0.0, 2.0),), kappa=3.0).sample(100_000, Rng(2)).mean(0)
     assert torch.allclose(one, torch.tensor([0.0, 0.0, length], dtype=torch.float64), atol=0.01)
 
 
@@ -45,7 +45,7 @@ def test_a_run_stays_on_the_sphere(tmp_path: Path) -> None:
     assert (made.norm(dim=1) - 1).abs().max() < 1e-5
     distribution = Directions()
     even = Sphere().sample(torch.empty(1000, 3, dtype=torch.float64), Rng(0))
-    real, start = distribution.log_prob(distribution.draw(1000, Rng(3))).mean(), distribution.log_prob(even).mean()
+    real, start = distribution.log_prob(distribution.sample(1000, Rng(3))).mean(), distribution.log_prob(even).mean()
     assert distribution.log_prob(made).mean() > real - 0.2 * (real - start)
 
 
@@ -67,7 +67,7 @@ def test_angles_of_a_file_stay_angles(tmp_path: Path) -> None:
 
 
 def test_what_is_no_direction_is_refused() -> None:
-    with pytest.raises(ValueError, match="direction of three numbers"):
+    with pytest.raises(ValueError, match="a mode is three numbers"):
         Directions(((0.0, 0.0, 0.0),))
     with pytest.raises(ValueError, match="kappa lies in"):
         Directions(kappa=0.0)

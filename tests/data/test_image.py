@@ -179,24 +179,28 @@ def test_refused_arrays(tmp_path):
             ImageFile(tmp_path / "bad.npz").load()
 
     x = pixels(6)
-    refused("array images is float64; images are 8-bit", images=x / 255)
+    refused("array images is float64, but images have 8 bits", images=x / 255)
     bad = x / 255
     bad[2, 1, 0, 1] = np.nan
     refused(r"array images, at \[2, 1, 0, 1\]: the value is nan", images=bad)
     refused(r"has shape \(6, 5\)", images=x[:, 0, :, 0])
     refused("holds the arrays pictures", pictures=x)
     refused(
-        r"array labels, row 1: the label is 0.5, which is not whole", images=x, labels=np.array([0, 0.5, 0, 0, 0, 0])
+        r"array labels, row 1: the label is 0.5, which is no integer", images=x, labels=np.array([0, 0.5, 0, 0, 0, 0])
     )
     refused("row 3: the label is -1, outside its range", images=x, labels=np.array([0, 0, 0, -1, 0, 0]))
-    refused("beside 6 data", images=x, labels=np.zeros(5, int))
+    refused("for 6 data", images=x, labels=np.zeros(5, int))
     refused("holds <U1", images=x, labels=np.array(list("abcabc")))
     refused(
-        "labels of the test part, row 0: the label is 4", x_train=x, y_train=np.zeros(6), x_test=x, y_test=np.full(6, 4)
+        "labels of the test split, row 0: the label is 4",
+        x_train=x,
+        y_train=np.zeros(6),
+        x_test=x,
+        y_test=np.full(6, 4),
     )
-    refused("the test part has none", x_train=x, y_train=np.zeros(6), x_test=x)
+    refused("the test split has none", x_train=x, y_train=np.zeros(6), x_test=x)
     refused("training images are 6x5 .* test images 5x5", x_train=x, x_test=x[:, :5])
-    refused("at least two data", images=x[:1])
+    refused("give at least two", images=x[:1])
     refused("Python objects", images=np.array([{}, {}], dtype=object))
     np.savez(tmp_path / "good.npz", images=x, labels=np.arange(6))
     with pytest.raises(bl.BeelineError, match="row 3: the label is 3, outside its range; labels here are 0 .. 2"):
@@ -209,7 +213,7 @@ def test_refused_arrays(tmp_path):
     with pytest.raises(bl.BeelineError, match="cannot be read as .npz"):
         ImageFile(tmp_path / "cut.npz").load()
     (tmp_path / "a.zip").touch()
-    with pytest.raises(bl.BeelineError, match="no data that images can be read from"):
+    with pytest.raises(bl.BeelineError, match="is no image data set"):
         ImageFile(tmp_path / "a.zip").load()
     with pytest.raises(bl.BeelineError, match="resize=0"):
         ImageFile("x", resize=0)
@@ -221,20 +225,20 @@ def test_refused_folders(tmp_path):
             ImageFile(tmp_path / name).load()
 
     (tmp_path / "empty").mkdir()
-    refused("holds no pictures", "empty")
+    refused("contains no images", "empty")
     png(tmp_path / "sizes" / "a.png", (5, 6))
     png(tmp_path / "sizes" / "b.png", (7, 6))
-    refused("a.png is 6x5 and .*b.png is 6x7; a model has one size: give resize=, for example resize=5", "sizes")
+    refused("a.png is 6x5 and .*b.png is 6x7, but a model has one size; give resize=, for example resize=5", "sizes")
     png(tmp_path / "both" / "a.png")
     png(tmp_path / "both" / "cat" / "a.png")
     refused("beside the class folders cat", "both")
     png(tmp_path / "damaged" / "a.png")
     whole = (tmp_path / "damaged" / "a.png").read_bytes()
     (tmp_path / "damaged" / "b.png").write_bytes(whole[: len(whole) // 2])
-    refused("b.png cannot be read as a picture", "damaged")
+    refused("b.png cannot be read as an image", "damaged")
     (tmp_path / "deep").mkdir()
     Picture.fromarray(np.full((4, 4), 0.5, np.float32)).save(tmp_path / "deep" / "a.tif")
-    refused("floating point pixels", "deep")
+    refused("floating-point pixels", "deep")
     png(tmp_path / "odd" / "train" / "dog" / "a.png")
     png(tmp_path / "odd" / "test" / "dgo" / "a.png")
     refused("did you mean 'dog'", "odd")
@@ -249,20 +253,20 @@ def test_refused_parquet(tmp_path):
             ImageFile(tmp_path / "t.parquet").load()
 
     refused("no column 'image'.*did you mean 'img'", img=[cell], label=[0])
-    refused("t.parquet, row 1, column image: there is no picture", image=[cell, {"bytes": None, "path": "a"}])
-    refused("row 1, column image cannot be read as a picture", image=[cell, {"bytes": b"12345", "path": "a"}])
+    refused("t.parquet, row 1, column image: got NoneType", image=[cell, {"bytes": None, "path": "a"}])
+    refused("row 1, column image cannot be read as an image", image=[cell, {"bytes": b"12345", "path": "a"}])
     refused("column label, row 1: the label is -2", image=[cell, cell], label=[0, -2])
-    refused("row 1, column label: there is no label", image=[cell, cell], label=[0, None])
+    refused("row 1, column label: the label is missing", image=[cell, cell], label=[0, None])
     refused(
         "row 0, column image is 4x4 and .*row 1, column image is 5x4",
         image=[cell, {"bytes": encoded((4, 5)), "path": ""}],
     )
     refused("has no rows", image=[], label=[])
     (tmp_path / "t.parquet").write_bytes((tmp_path / "t.parquet").read_bytes()[:50])
-    with pytest.raises(bl.BeelineError, match="cannot be read as parquet"):
+    with pytest.raises(bl.BeelineError, match="cannot be read as Parquet"):
         ImageFile(tmp_path / "t.parquet").load()
     parquet(tmp_path / "only" / "test-0.parquet", image=[cell])
-    with pytest.raises(bl.BeelineError, match="name the training part"):
+    with pytest.raises(bl.BeelineError, match="name it train-"):
         ImageFile(tmp_path / "only").load()
     parquet(tmp_path / "some" / "train-0.parquet", image=[cell], label=["a"])
     parquet(tmp_path / "some" / "train-1.parquet", image=[cell])
@@ -273,11 +277,11 @@ def test_refused_parquet(tmp_path):
 @pytest.mark.parametrize(
     ("act", "message"),
     [
-        (lambda: Images(np.zeros((2, 3, 3, 1))), "8-bit here"),
+        (lambda: Images(np.zeros((2, 3, 3, 1))), "images have 8 bits"),
         (lambda: Images(np.zeros((0, 3, 3), np.uint8)), "at least one image"),
-        (lambda: Image(levels=1), "from 2 to 256"),
+        (lambda: Image(levels=1), "has 2 to 256"),
         (lambda: Image().encode(Images(pixels(2))), "fit it first"),
-        (lambda: Image().fit(Images(pixels(2))).encode(Images(pixels(2, 4))), "or resize them"),
+        (lambda: Image().fit(Images(pixels(2))).encode(Images(pixels(2, 4))), "resize them"),
         (lambda: Image().fit(Images(pixels(2))).decode(torch.full((1, 3, 6, 5), torch.nan)), "give finite"),
         (lambda: Image().fit(Images(pixels(2))).condition(1, 1), "have no labels"),
         (lambda: Image(levels=17).fit(Images(np.full((1, 2, 2), 3, np.uint8))), "none of the 17 levels"),

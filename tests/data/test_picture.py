@@ -68,7 +68,7 @@ def test_what_cannot_be_one_picture_is_refused() -> None:
     frames = [Picture.new("L", (4, 4), v) for v in (0, 200)]
     with pytest.raises(bl.BeelineError, match="a.gif is an animation of 2 frames"):
         pixels_of("a.gif", encoded(frames[0], "GIF", save_all=True, append_images=frames[1:]))
-    with pytest.raises(bl.BeelineError, match="floating point pixels"):
+    with pytest.raises(bl.BeelineError, match="floating-point pixels"):
         pixels_of("a.tif", encoded(Picture.fromarray(np.ones((2, 2), np.float32)), "TIFF"))
     with pytest.raises(bl.BeelineError, match="beyond 16 bits"):
         pixels_of("a.tif", encoded(Picture.fromarray(np.full((2, 2), 70_000, np.int32)), "TIFF"))
@@ -117,7 +117,7 @@ def test_what_is_passed_over_is_counted(tmp_path: Path) -> None:
     picture(tmp_path / "dog" / "b.png")
     (tmp_path / "dog" / "notes.txt").write_text("no picture")
     shown = ImageFile(tmp_path).summary()
-    assert "2 pictures" in shown and "cat: 1" in shown and "1 files (notes.txt)" in shown
+    assert "2 images" in shown and "cat: 1" in shown and "1 files (notes.txt)" in shown
 
 
 def test_labels_that_are_asked_for_and_missing_are_refused(tmp_path: Path) -> None:
@@ -125,11 +125,11 @@ def test_labels_that_are_asked_for_and_missing_are_refused(tmp_path: Path) -> No
     np.savez(tmp_path / "a.npz", images=pixels, kind=np.array([0, 1, 0, 1]))
     assert ImageFile(tmp_path / "a.npz").load()[0].labels is None
     assert ImageFile(tmp_path / "a.npz", label="kind").load()[0].labels is not None
-    with pytest.raises(bl.BeelineError, match="no array 'kinds' for the labels .*; did you mean 'kind'"):
+    with pytest.raises(bl.BeelineError, match="no array 'kinds' for the labels; did you mean 'kind'"):
         ImageFile(tmp_path / "a.npz", label="kinds").load()
     picture(tmp_path / "flat" / "a.png")
     picture(tmp_path / "flat" / "b.png")
-    with pytest.raises(bl.BeelineError, match="pictures without class folders"):
+    with pytest.raises(bl.BeelineError, match="has no class folders"):
         ImageFile(tmp_path / "flat", label="kind").load()
 
 
@@ -142,10 +142,12 @@ def test_labels_are_values(tmp_path: Path) -> None:
     assert made.condition({"label": 10}, 1)["label"].tolist() == [2] == made.condition("10", 1)["label"].tolist()
     with pytest.raises(bl.BeelineError, match="the label 0 is outside its range"):
         made.condition({"label": 0}, 1)
-    with pytest.raises(bl.BeelineError, match="row 0: the label is 3, which the training part does not have"):
+    with pytest.raises(
+        bl.BeelineError, match="row 0: the label is 3, which the training (split does|data do) not have"
+    ):
         made.encode(Images(pixels[:1], np.array([3])))
     np.savez(tmp_path / "a.npz", x_train=pixels, y_train=raw.labels, x_test=pixels[:1], y_test=np.array([0]))
-    with pytest.raises(bl.BeelineError, match="labels of the test part, row 0: the label is 0, which the training"):
+    with pytest.raises(bl.BeelineError, match="labels of the test split, row 0: the label is 0, which the training"):
         ImageFile(tmp_path / "a.npz").load()
 
 

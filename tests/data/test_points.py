@@ -105,15 +105,15 @@ def test_refused_csv(tmp_path):
     refused("line 2, column 'b': got ''", "a,b\n1,\n2,3\n")
     refused("line 3: there are 3 cells where line 1 has 2", "a,b\n1,2\n1,2,3\n")
     refused("is empty", "\n\n")
-    refused("a header and no lines", "a,b\n")
+    refused("a header but no lines", "a,b\n")
     refused("appear twice", "a,a\n1,2\n")
     refused("did you mean 'kind'", "kind,b\n1,2\n1,3\n", label="kin")
     refused("at least one column", "kind\n1\n0\n", label="kind")
     refused("line 3: the label is 0.5", "kind,b\n1,2\n0.5,3\n", label="kind")
-    refused("line 2: there is no label", "kind,b\n,2\ncat,3\n", label="kind")
-    refused("fell into the held-out part", "kind,b\n" + "".join(f"{i},{i}\n" for i in range(9)), label="kind")
+    refused("line 2: the label is missing", "kind,b\n,2\ncat,3\n", label="kind")
+    refused("are held out, so it", "kind,b\n" + "".join(f"{i},{i}\n" for i in range(9)), label="kind")
     refused("cannot be read as text", b"a,b\n\xff\xfe,1\n")
-    refused("at least two data", "a,b\n1,2\n")
+    refused("give at least two", "a,b\n1,2\n")
 
 
 def test_refused_files(tmp_path):
@@ -131,19 +131,19 @@ def test_refused_files(tmp_path):
     (tmp_path / "cut.npy").write_bytes((tmp_path / "p.npy").read_bytes()[:140])
     refused("cannot be read as .npy", "cut.npy")
     (tmp_path / "p.xls").touch()
-    refused("no file that points can be read from", "p.xls")
+    refused("is no file of points", "p.xls")
 
 
 @pytest.mark.parametrize(
     ("act", "message"),
     [
         (lambda: PointSet(np.zeros(3)), r"give numbers \[N,D\]"),
-        (lambda: PointSet(np.zeros((3, 2)), ("a",)), "1 column names were given for 2"),
+        (lambda: PointSet(np.zeros((3, 2)), ("a",)), "1 column names for 2"),
         (lambda: PointSet(np.array([[1.0, np.inf]]), ("a", "b")), "row 0, column 'b': the value is inf"),
         (lambda: PointSet(np.zeros((2, 1)), labels=np.array([0, 1]), names=("a",)), "outside its range"),
         (
             lambda: Points().fit(PointSet(np.array([[1.0, 2.0], [3.0, 2.0]]), ("a", "b"))),
-            "column 'b' has the one value 2",
+            "column 'b' has the value 2",
         ),
         (lambda: Points().encode(PointSet(cloud())), "fit it first"),
         (
@@ -152,7 +152,7 @@ def test_refused_files(tmp_path):
         ),
         (lambda: Points().fit(PointSet(cloud())).decode(torch.zeros(1, 3)), "give finite"),
         (lambda: Points().fit(PointSet(cloud())).condition({"label": 1}, 1), "no condition 'label'|have no labels"),
-        (lambda: DistributionData(bl.distributions.TwoMoons(), n=0), "at least one point"),
+        (lambda: DistributionData(bl.distributions.TwoMoons(), n=0), "is at least 1"),
     ],
 )
 def test_refused_values(act, message):

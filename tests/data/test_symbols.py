@@ -12,7 +12,7 @@ from torch import Tensor
 from beeline.config import build as config
 from beeline.core.rng import Rng
 from beeline.data.sequence_files import MarkovChain, SequenceFile
-from beeline.data.sequences import Grams, Sequences
+from beeline.data.sequences import NGramDivergence, Sequences
 
 
 def test_texts_come_back() -> None:
@@ -40,14 +40,14 @@ def one_hot(texts: list[str]) -> Tensor:
 def test_divergences_of_known_distributions() -> None:
     same, other = one_hot(["AAB", "ABA"]), one_hot(["CCC"])
     for size in (1, 2):
-        assert Grams(size)(same, same, Rng(0)) == 0.0
-        assert abs(Grams(size)(same, other, Rng(0)) - math.log(2)) < 1e-12  # disjoint
+        assert NGramDivergence(size)(same, same, Rng(0)) == 0.0
+        assert abs(NGramDivergence(size)(same, other, Rng(0)) - math.log(2)) < 1e-12  # disjoint
     # (2/3, 1/3) against (1, 0), by hand
     p, q = 2 / 3, 5 / 6
     entropy = lambda a: -(a * math.log(a) + (1 - a) * math.log(1 - a))  # noqa: E731
-    assert abs(Grams(1)(same, one_hot(["AAA"]), Rng(0)) - (entropy(q) - entropy(p) / 2)) < 1e-12
-    assert Grams(2).law(same).reshape(3, 3)[0, 1] == 0.5 and Grams(2).better == "lower"
-    assert [m.name for m in Sequences("AB", 1).metrics()] == ["divergence of symbols"]
+    assert abs(NGramDivergence(1)(same, one_hot(["AAA"]), Rng(0)) - (entropy(q) - entropy(p) / 2)) < 1e-12
+    assert NGramDivergence(2).frequencies(same).reshape(3, 3)[0, 1] == 0.5 and NGramDivergence(2).better == "lower"
+    assert [m.name for m in Sequences("AB", 1).metrics()] == ["symbol divergence"]
 
 
 def test_the_chain_has_the_statistics_it_says() -> None:
@@ -56,11 +56,11 @@ def test_the_chain_has_the_statistics_it_says() -> None:
     assert raw == chain.load()[0] and len(held) == 10
     x = Sequences().fit(raw).encode(raw).x1
     for size in (1, 2, 3):
-        exact = chain.runs(size)
+        exact = chain.ngrams(size)
         assert abs(float(exact.sum()) - 1) < 1e-12
-        assert float((Grams(size).law(x) - exact).abs().max()) < 0.004
+        assert float((NGramDivergence(size).frequencies(x) - exact).abs().max()) < 0.004
     # runs of the whole length: the distribution of a sequence, by the product of its steps
-    step, whole = chain.step(), chain.runs(5)
+    step, whole = chain.transitions(), chain.ngrams(5)
     path = [2, 0, 1, 1, 2]
     known = math.prod(float(step[a, b]) for a, b in zip(path, path[1:], strict=False)) / 3
     assert abs(float(whole[sum(k * 3**i for i, k in enumerate(reversed(path)))]) - known) < 1e-12
@@ -72,7 +72,7 @@ def test_the_chain_has_the_statistics_it_says() -> None:
         ("AB\nABA\n", "line 2: there are 3 symbols where line 1 has 2"),
         ("AB\n\nBA\n", "line 2: there are 0 symbols"),
         ("AB\n", "give at least two"),
-        ("AB\nAB\nAC\n", "held-out sequences alone"),
+        ("AB\nAB\nAC\n", "held-out sequences only"),
     ],
 )
 def test_files_that_will_not_do(text: str, words: str, tmp_path: Path) -> None:
@@ -95,15 +95,15 @@ def test_refusals() -> None:
     modality = Sequences().fit(["AB", "BA"])
     for call, words in [
         (lambda: Sequences().fit([]), "no sequences"),
-        (lambda: Sequences().fit(["AA"]), "fewer than two"),
+        (lambda: Sequences().fit(["AA"]), "at least two are needed"),
         (lambda: Sequences().fit(["AB", "A"]), "sequence 1 has 1 symbols"),
         (lambda: Sequences().encode(["AB"]), "fit it first"),
         (lambda: modality.encode(["AX"]), "'X' as symbol 1"),
         (lambda: modality.decode(torch.full((1, 2, 2), math.nan)), "give finite"),
-        (lambda: modality.condition(3, 2), "no labels here"),
-        (lambda: Grams(0), "one symbol or more"),
-        (lambda: Grams(3)(torch.zeros(1, 2, 2), torch.zeros(1, 2, 2), Rng(0)), "of that length at least"),
-        (lambda: MarkovChain("AA"), "each once"),
+        (lambda: modality.condition(3, 2), "has no conditions"),
+        (lambda: NGramDivergence(0), "one symbol or more"),
+        (lambda: NGramDivergence(3)(torch.zeros(1, 2, 2), torch.zeros(1, 2, 2), Rng(0)), "L of at least"),
+        (lambda: MarkovChain("AA"), "distinct symbols"),
     ]:
         with pytest.raises(ValueError, match=words):
             call()  # type: ignore[no-untyped-call]

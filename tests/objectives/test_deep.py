@@ -54,10 +54,10 @@ def grown(backbone):
     return Network(backbone).double()
 
 
-PICTURES = (MLP(2, width=16, depth=3), torch.Size([2])), (DiT((1, 5, 5), 2, 16, 3, 2), torch.Size([1, 5, 5]))
+EXTENSIONS = (MLP(2, width=16, depth=3), torch.Size([2])), (DiT((1, 5, 5), 2, 16, 3, 2), torch.Size([1, 5, 5]))
 
 
-@pytest.mark.parametrize(("backbone", "shape"), PICTURES, ids=["MLP", "DiT"])
+@pytest.mark.parametrize(("backbone", "shape"), EXTENSIONS, ids=["MLP", "DiT"])
 def test_deep_branches_start_as_the_network_and_see_their_own_times(backbone, shape):
     net = grown(backbone)
     batch = Batch(Rng(0).normal(torch.empty(6, *shape, dtype=torch.float64)))
@@ -110,7 +110,7 @@ def test_accelerations_are_judged_on_the_same_pair_at_the_time_of_their_branch()
         DeepSupervision(pieces=1)
 
 
-@pytest.mark.parametrize(("backbone", "shape"), PICTURES, ids=["MLP", "DiT"])
+@pytest.mark.parametrize(("backbone", "shape"), EXTENSIONS, ids=["MLP", "DiT"])
 def test_an_early_exit_gives_the_velocity_inside_without_the_blocks_after_it(backbone, shape):
     net = grown(backbone)
     x, t = Rng(1).normal(torch.empty(6, *shape, dtype=torch.float64)), torch.linspace(0.1, 0.9, 6).double()
