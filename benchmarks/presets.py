@@ -80,7 +80,7 @@ def learn(
         for k in chosen:
             field, x0, x1 = learned[k]
             rows = rng.fork("rows", i, k).permutation(SAMPLES)[:384]
-            ((form.walk(field, x0[rows]) - x1[rows]).square().mean().log() / 4).backward()
+            ((form.solve(field, x0[rows]) - x1[rows]).square().mean().log() / 4).backward()
         torch.nn.utils.clip_grad_norm_(form.parts(), 1.0)
         optimizer.step()
     return form, gain(form, problems[mixtures * 3 // 4 :], steps)
@@ -94,7 +94,7 @@ def gain(form: Form, problems: list, steps: int) -> float:
     with torch.no_grad():
         for field, x0, x1 in problems:
             plain = integrate(field, x0, torch.linspace(0, 1, steps + 1, dtype=torch.float64), AdamsBashforth(2))
-            errors = [(y - x1).square().mean().log() / 2 for y in (form.walk(field, x0), plain)]
+            errors = [(y - x1).square().mean().log() / 2 for y in (form.solve(field, x0), plain)]
             logs.append(float(errors[0] - errors[1]))
     return math.exp(sum(logs) / len(logs))
 

@@ -80,8 +80,12 @@ def flow_matching(method: str, per_step: int) -> Sample:
 
 def torchcfm(method: str, per_step: int) -> Sample:
     """torchcfm, whose examples integrate with torchdiffeq."""
-    importlib.import_module("torchcfm")
-    return odeint(method, per_step)
+
+    def sample(f: Field, x: Tensor, evaluations: int) -> Tensor:
+        importlib.import_module("torchcfm")
+        return odeint(method, per_step)(f, x, evaluations)
+
+    return sample
 
 
 def _spread(f: Field, x: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
