@@ -1,4 +1,4 @@
-"""Fitted samplers: better on noises they have not seen, exact where they must be, and refusals."""
+"""Fitted samplers: better on unseen noise, exact for constant fields, and refusals."""
 
 import itertools
 
@@ -46,7 +46,7 @@ def problem(n: int = 128) -> Problem:
     ],
     ids=lambda m: type(m).__name__,
 )
-def test_better_than_euler_on_fresh_noises(method: object, gain: float) -> None:
+def test_fits_are_better_than_euler_on_fresh_noise(method: object, gain: float) -> None:
     schedule, solver = method(problem(256), 5, Rng(0))
     assert error(Sampler(5, schedule, solver)) < gain * error(Sampler(5, solver=EULER))
 
@@ -66,11 +66,11 @@ def test_fit_under_guidance() -> None:
     sampler = fit_solver(flow, 4, like=LIKE, rng=Rng(1), cond=cond, guidance=guide, method=Bespoke(iterations=40))
     assert sampler.guidance == guide and sampler.evaluations == 8
     exact = Sampler(40, solver=RK4, guidance=guide)(flow, FRESH[:256], cond)
-    miss = lambda s: float((s(flow, FRESH[:256], cond) - exact).square().mean())  # noqa: E731
-    assert miss(sampler) < miss(Sampler(4, solver=AdamsBashforth(2), guidance=guide))
+    error = lambda s: float((s(flow, FRESH[:256], cond) - exact).square().mean())  # noqa: E731
+    assert error(sampler) < error(Sampler(4, solver=AdamsBashforth(2), guidance=guide))
 
 
-def test_a_bad_fit_is_not_given_back() -> None:
+def test_a_bad_fit_is_replaced_by_the_plain_solver() -> None:
     sampler = fit_solver(FLOW, 4, like=LIKE, rng=Rng(1), method=Worst(), truth=Sampler(16, solver=RK4))
     assert sampler.solver == AdamsBashforth(2) and sampler.schedule == Uniform()
 
@@ -80,7 +80,7 @@ class Worst:
         return Shifted(50.0), EULER
 
 
-def test_the_form_begins_at_adams_bashforth() -> None:
+def test_the_form_is_initialised_to_adams_bashforth() -> None:
     form = Form(Shifted(2.0)(6), 2, keep=True)
     assert float(form.times()[-1]) == 1 and torch.allclose(form.times(), Shifted(2.0)(6).double(), atol=1e-6)
     plain = integrate(LAW.field(), FRESH[:8], form.times().detach(), AdamsBashforth(2))
@@ -90,7 +90,7 @@ def test_the_form_begins_at_adams_bashforth() -> None:
     assert torch.allclose(walked, plain, atol=1e-6)
 
 
-def test_the_form_takes_a_fitted_solver() -> None:
+def test_the_form_copies_a_fitted_solver() -> None:
     known = Fitted(*PRESETS[4])
     form = Form(Uniform()(4), 2, keep=True)
     form.set(known)

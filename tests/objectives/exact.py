@@ -1,4 +1,4 @@
-"""The referee of objectives: at the exact field no small change lowers the loss."""
+"""Checks of objectives at the exact field, where no small change lowers the loss."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PLAIN = GaussianMixture([[-1.5, 0.5], [1.0, -1.0]], [0.4, 0.6], [0.3, 0.7])
 
 
 class Nudged:
-    """An exact field with five small changes, each of which a learner could make."""
+    """An exact field with five small learnable changes."""
 
     def __init__(self, exact: Callable[..., Tensor]):
         self.exact = exact
@@ -54,7 +54,7 @@ def scores(
 
 
 def assert_minimum(objective: Any, exact: Callable[..., Tensor], data: Callable[[int, Rng], Batch] = plain) -> None:
-    """No change helps at the exact field; beside it, every change is seen (so that the test can fail)."""
+    """The gradient vanishes at the exact field, and not away from it, so that the test can fail."""
     field = Nudged(exact)
     assert float(scores(objective, field, data).abs().max()) < 4.5
     with torch.no_grad():

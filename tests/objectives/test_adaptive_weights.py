@@ -32,7 +32,7 @@ class Field(nn.Module):
 
 
 class Hard(nn.Module):
-    """A field that is off by more the later it is, and cannot learn."""
+    """A field without useful parameters, whose error grows with time."""
 
     def __init__(self):
         super().__init__()
@@ -65,7 +65,7 @@ def test_balanced_weights_are_the_inverse_of_the_loss():
     objective = Balanced(bins=5)
     first = objective(nets, Batch(DATA), Rng(0))
     plain = objective.objective(nets["network"], Batch(DATA), Rng(0))
-    assert torch.equal(first.per_sample, plain.per_sample)  # nothing is known yet
+    assert torch.equal(first.per_sample, plain.per_sample)  # no losses yet
     nets["balance"].settle(lambda v: v)
     for n in range(50):
         objective(nets, Batch(torch.zeros(512, 2)), Rng(1).fork(n))
@@ -78,7 +78,7 @@ def test_balanced_weights_are_the_inverse_of_the_loss():
     assert math.isclose(float(w.mean()), 1, rel_tol=1e-5)
 
 
-def test_importance_draws_where_losses_are_large_and_keeps_their_mean():
+def test_importance_sampling_has_the_same_mean_with_less_variance():
     nets = {"network": Hard(), "importance": BinMeans(10, 30.0)}
     objective = Importance(bins=10, floor=0.1)
     batch = Batch(torch.zeros(512, 2))
@@ -91,7 +91,7 @@ def test_importance_draws_where_losses_are_large_and_keeps_their_mean():
     root = ((m2 + 1) ** 2 + 2 * m2 + 1).reshape(10, 100).mean(1).sqrt()
     mass = torch.tensor(nets["importance"].density(0.1).mass)
     assert torch.allclose(mass, 0.9 * root / root.sum() + 0.01, rtol=0.15)
-    # the same mean as with even times, with a third of the noise
+    # the same mean as with even times, with a third of the standard deviation
     exact = float((m2 + 1).mean())
     measured = objective.objective
     with torch.no_grad():
@@ -102,7 +102,7 @@ def test_importance_draws_where_losses_are_large_and_keeps_their_mean():
 
 
 @pytest.mark.parametrize("objective", [Uncertain(), Balanced(), Importance()])
-def test_they_train_with_fit_and_resume_bit_for_bit(objective, tmp_path):
+def test_adaptive_weights_train_with_fit_and_resume_bit_for_bit(objective, tmp_path):
     def run(name, steps, **more):
         with Rng(0).ambient():
             net = Field()
@@ -122,7 +122,7 @@ def test_they_train_with_fit_and_resume_bit_for_bit(objective, tmp_path):
             assert torch.equal(tensor, b.tensors[group][name]), (group, name)
 
 
-def test_the_held_out_loss_does_not_know_the_weights():
+def test_the_held_out_loss_does_not_depend_on_learned_weights():
     field = lambda x, t, cond=None: -x  # noqa: E731
     batch = Batch(DATA)
     assert HeldOut(Uncertain(), batch)(field) == HeldOut(FlowMatching(), batch)(field)
@@ -152,14 +152,14 @@ def plan(**more):
     )
 
 
-def test_importance_draws_the_times_itself():
+def test_importance_refuses_an_objective_with_other_times():
     with pytest.raises(BeelineError, match="use times=Uniform"):
         Importance(FlowMatching(times=LogitNormal()))
     with pytest.raises(BeelineError, match="floor=0.0"):
         Importance(floor=0.0)
 
 
-def test_pruning_is_unbiased_and_leaves_out_only_easy_data():
+def test_pruning_is_unbiased_and_skips_easy_data_only():
     feed = PrunedFeed(DataPruning(0.5, 0.0), Batch(torch.arange(100.0)[:, None]), Rng(0))
     feed.scores = torch.cat([torch.zeros(60), torch.ones(40)])
     counts, total = torch.zeros(100), torch.zeros(100)
@@ -191,11 +191,11 @@ def test_scores_are_relative_to_the_losses_at_the_same_time(bins):
     if bins == 16:
         assert float(even.max()) < float(odd.min()) and 1.6 < float(odd.mean() / even.mean()) < 2.4
     else:
-        assert float(even.max()) > float(odd.min())  # as they are, the time decides
+        assert float(even.max()) > float(odd.min())  # without bins the time decides
 
 
 class PerDatum:
-    """A loss that is high for odd data, and of which the network learns nothing."""
+    """A loss that is high for odd data, with a zero gradient."""
 
     def __call__(self, net, batch, rng):
         error = batch.x1[:, 0] % 2 + 0 * net.nothing
@@ -207,12 +207,12 @@ class PerDatum:
 seen = []
 
 
-def test_pruning_in_training_skips_half_of_the_easy_ones_and_ends_with_all():
+def test_pruning_in_training_skips_half_of_the_easy_data_and_ends_with_all_data():
     seen.clear()
     data = torch.arange(64.0)[:, None]
     fit(Hard(), PerDatum(), data, plan(steps=80, ema=None), rng=Rng(0), log=lambda e: None)
     x, w = (torch.cat(part) for part in zip(*seen, strict=True))
-    assert sorted(x[:64].tolist()) == list(range(64)) and (w[:64] == 1).all()  # the first epoch has all
+    assert sorted(x[:64].tolist()) == list(range(64)) and (w[:64] == 1).all()  # the first epoch has all data
     pruned = x[64 : 60 * 16]
     assert 0.25 < float((pruned % 2 == 0).float().mean()) < 0.42  # a third instead of a half
     assert set(w[64 : 60 * 16][pruned % 2 == 0].tolist()) == {2.0} and (w[64:][x[64:] % 2 == 1] == 1).all()

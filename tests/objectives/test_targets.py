@@ -1,4 +1,4 @@
-"""The minimum of every objective is the exact field; predictions, paths, times, weights and other targets."""
+"""The minimum of every objective is the exact field, for all predictions, paths, times, weights and targets."""
 
 import math
 
@@ -51,7 +51,7 @@ def test_every_affine_path(path):
     [Mode(1.29), CosMap(), Beta(), UShaped(4.0), Stratified(INSIDE), Antithetic(), Binned((1, 4, 2)), NormalSNR()],
     ids=str,
 )
-def test_every_law_of_times(times):
+def test_every_time_sampler(times):
     assert_minimum(FlowMatching(times=times), PLAIN.field())
 
 
@@ -70,7 +70,7 @@ def test_every_convex_cost_has_the_same_minimum(p):
     assert_minimum(FlowMatching(distance=Bregman(PowerCost(p)), times=INSIDE), PLAIN.field())
 
 
-def test_every_frame_at_a_time_of_its_own():
+def test_every_frame_has_its_own_time():
     def data(n, rng):
         return Batch(PLAIN.sample(3 * n, rng, dtype=torch.float64).reshape(n, 3, 2))
 
@@ -100,7 +100,7 @@ def test_interpolants_and_their_latent_noise(path):
 
 
 @pytest.mark.parametrize("source", [False, True])
-def test_boundary_values_hold_whatever_the_network_says(source):
+def test_boundary_values_hold_for_every_network(source):
     wild = lambda x, t: 7 * torch.sin(5 * x) + t[:, None]  # noqa: E731
     x = Rng(0).normal(torch.empty(6, 2, dtype=torch.float64))
     zero, one = torch.zeros(6, dtype=torch.float64), torch.ones(6, dtype=torch.float64)
@@ -118,7 +118,7 @@ def test_boundary_values_hold_whatever_the_network_says(source):
     assert torch.allclose(PLAIN.field()(x, one), x, atol=1e-9)  # the exact field has this value
 
 
-def test_boundary_refuses_what_makes_it_false():
+def test_boundary_refuses_other_couplings():
     for coupling in (MinibatchOT(), Paired(), Sinkhorn(), Independent(UniformSource())):
         with pytest.raises(BeelineError, match="known only for an"):
             Ends(lambda x, t: x, coupling)
@@ -146,7 +146,7 @@ def test_classifying_finds_the_exact_posterior():
     field = PosteriorNetwork(net, path)
     objective = Classify(path)
     wrapped = type("Wrapped", (), {"__call__": lambda self, *a: field(*a), "logits": field.logits, "by": net.by})()
-    # a constant added to all logits changes nothing, so only the other changes can be seen
+    # the loss is invariant to a constant added to all logits, so only the other changes count
     found = scores(objective, wrapped, data)
     assert float(found[2:].abs().max()) < 4.5
     with torch.no_grad():
@@ -175,18 +175,18 @@ def _gauss(n, rng):
     return Batch(M + S * rng.normal(torch.empty(n, 1, dtype=torch.float64)))
 
 
-def test_hierarchical_learns_the_law_of_the_velocity_and_draws_the_data():
+def test_hierarchical_learns_the_distribution_of_the_velocity_and_samples_the_data():
     assert_minimum(Hierarchical(FlowMatching(times=INSIDE), FlowMatching(times=INSIDE)), _inner, _gauss)
     field = RandomVelocity(_inner, Rng(3), steps=20, solver=RK4)
     x0 = Rng(0).normal(torch.empty(4000, 1, dtype=torch.float64))
-    for outer in (1, 4):  # one outer step is enough: the random velocity at t = 0 goes all the way
+    for outer in (1, 4):  # one outer step is enough: the random velocity at t = 0 leads to the datum
         x = integrate(field, x0, torch.linspace(0, 1, outer + 1, dtype=torch.float64), EULER)
         assert abs(float(x.mean()) - M) < 0.04 and abs(float(x.std()) - S) < 0.03
     with pytest.raises(BeelineError, match="changes their distribution at each state"):
         Hierarchical(FlowMatching(coupling=MinibatchOT()))
 
 
-def test_velocity_transport_keeps_the_law_at_each_state_and_shortens_the_way():
+def test_velocity_transport_preserves_the_distribution_at_each_state_and_shortens_paths():
     n = 400
     state = Rng(1).normal(torch.empty(n, 1, dtype=torch.float64))
     told = {"state": state, "time": torch.full((n, 1), 0.5, dtype=torch.float64)}
@@ -204,7 +204,7 @@ def test_velocity_transport_keeps_the_law_at_each_state_and_shortens_the_way():
 
 
 def test_constant_acceleration_is_exact_on_its_own_pairs():
-    # pairs x1 = 2 x0 + 1: the state says which pair it is, so both heads are known
+    # pairs x1 = 2 x0 + 1: the state determines the pair, so both networks are known
     def ends(x, t, v_share):
         # x = (1-t^2) x0 + t^2 x1 + (t - t^2) h (x1 - x0), x1 - x0 = x0 + 1
         a = t * v_share + (1 - v_share) * t * t
@@ -252,7 +252,7 @@ def test_encoded_source_has_the_right_divergence_and_a_standard_encoder_changes_
         EncodedSource()(Helped(PLAIN.field(), lambda x: x), batch, Rng(0))
 
 
-def test_pyramid_matching_is_zero_at_the_exact_field_of_one_picture():
+def test_pyramid_matching_is_zero_at_the_exact_field_of_one_image():
     picture = torch.arange(64, dtype=torch.float64).reshape(1, 1, 8, 8) / 32 - 1
     pyramid = Pyramid()
 

@@ -1,4 +1,4 @@
-"""Tuning a trained flow: exact teachers are fixed points, and each method trains from a teacher."""
+"""Finetuning: exact teachers are fixed points, and each method trains from a teacher."""
 
 import dataclasses
 import itertools
@@ -75,7 +75,7 @@ def test_a_straight_teacher_is_a_fixed_point_of_windows():
 
 @pytest.mark.parametrize("path", [Linear(), Cosine()], ids=lambda p: type(p).__name__)
 def test_a_teacher_with_constant_ends_is_a_fixed_point_of_windows_on_its_path(path):
-    """x1 = 3 x0 + 2 along every trajectory; an error of 0.1 in the noise that the student predicts counts 0.01."""
+    """x1 = 3 x0 + 2 along every trajectory; an error of 0.1 in the predicted noise has the loss 0.01."""
 
     def start(x, t):
         a, b, da, db = (c[:, None] for c in path.coefficients(t))
@@ -100,8 +100,8 @@ def test_a_teacher_with_constant_ends_is_a_fixed_point_of_windows_on_its_path(pa
 
 
 @pytest.mark.parametrize("path", [Linear(), Cosine()], ids=lambda p: type(p).__name__)
-def test_exact_windows_make_few_steps_exact(path):
-    # the student that follows its teacher in every window ends where the teacher ends, in one step a window
+def test_few_steps_of_exact_windows_are_exact(path):
+    # a student that is exact in every window has the end points of the teacher, with one step per window
     law, k = GaussianMixture([[1.0, -0.5], [-1.0, 0.0]], 0.6), 4
     teacher = law.field(path)
 
@@ -117,7 +117,7 @@ def test_exact_windows_make_few_steps_exact(path):
     assert torch.allclose(sampler(flow, x0), fine, atol=1e-9)
 
 
-def test_contrast_starts_at_the_teacher_and_guidance_says_its_scale():
+def test_contrast_starts_at_the_teacher_and_guidance_has_its_scale():
     flow = Flow(LAW.field())
     loss = ContrastTuned(push=1.0).objective(flow)(flow.field, labelled(50, Rng(0)), Rng(1))
     assert abs(float(loss.terms["attract"]) - 0.6931471805599453) < 1e-9
@@ -125,7 +125,7 @@ def test_contrast_starts_at_the_teacher_and_guidance_says_its_scale():
 
 
 def gaussian_bellman():
-    """The exact field of a narrow Gaussian, whose fine walk is curved, and its grid of three steps."""
+    """The exact field of a narrow Gaussian with curved trajectories, and its grid of three steps."""
     teacher = GaussianMixture([[1.0, -0.5]], 0.05).field()
     x0 = Rng(0).normal(torch.empty(64, 2, dtype=torch.float64))
     flow = Flow(teacher)
@@ -142,7 +142,7 @@ def test_the_steps_of_a_bellman_grid_are_straightened():
     method = PeRFlow(3, 8, schedule=grid, times=At(0.0))
     objective = method.objective(flow)
 
-    def student(x, t):  # the slope of the teacher over the window that begins at t
+    def student(x, t):  # the slope of the teacher over the window from t
         ends = torch.tensor([min(e for e in edges if e > float(v) + 1e-9) for v in t], dtype=x.dtype)
         walk = torch.stack([t + (ends - t) * i / 8 for i in range(9)])
         return (integrate(teacher, x, walk, HEUN) - x) / (ends - t)[:, None]
@@ -168,7 +168,7 @@ def test_a_guided_teacher_gives_guided_window_ends():
         assert torch.allclose(example.v, wanted[:, None].expand(8, 2), atol=1e-12)
 
 
-def test_windows_follow_the_teacher_without_its_dropout():
+def test_windows_evaluate_the_teacher_without_dropout():
     net = nn.Sequential(nn.Linear(2, 2), nn.Dropout(0.5)).double()
     teacher = Flow(Held(net))
     teacher.field.train()
@@ -179,7 +179,7 @@ def test_windows_follow_the_teacher_without_its_dropout():
 
 
 class Held(nn.Module):
-    """A network that does not look at the time."""
+    """A network without time."""
 
     def __init__(self, net):
         super().__init__()

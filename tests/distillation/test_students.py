@@ -28,7 +28,7 @@ from beeline.training.optim.learning_rate import WarmupConstantCooldown
 
 
 class Straight(nn.Module):
-    """x1 = 3 x0 + shift: straight paths, so v depends on the start alone."""
+    """x1 = 3 x0 + shift: straight trajectories, so v depends on x0 only."""
 
     def __init__(self):
         super().__init__()
@@ -65,7 +65,7 @@ def test_an_exact_straight_teacher_is_a_fixed_point(method):
 
 
 class Kept(nn.Module):
-    """The exact noise or velocity of the pairs x1 = 3 x0 + 2, with an error ``off`` of its own output."""
+    """The exact noise or velocity of the pairs x1 = 3 x0 + 2, with an error ``off`` of the output."""
 
     def __init__(self, path, off=0.0, noise=False):
         super().__init__()
@@ -78,7 +78,7 @@ class Kept(nn.Module):
 
 
 @pytest.mark.parametrize("path", [Linear(), Cosine()])
-def test_students_of_curved_paths_are_drawn_without_error_where_both_ends_stay(path):
+def test_students_of_curved_paths_are_sampled_exactly_where_both_ends_are_constant(path):
     x0 = Rng(0).normal(LIKE.new_empty(20, 2))
     pairs = Batch(3 * x0 + 2, x0)
     for method in (Reflow(), OneStep()):
@@ -86,7 +86,7 @@ def test_students_of_curved_paths_are_drawn_without_error_where_both_ends_stay(p
         flow, sampler = method.student(teacher, method.networks(teacher))
         assert torch.allclose(sampler(flow, x0), pairs.x1, atol=1e-9)
         assert method.objective(teacher)(teacher.field, pairs, Rng(0)).value < 1e-20
-    # one step: the error of the datum that is reached, times 1 - t on the straight path and its like elsewhere
+    # one step: the error of the end point, times 1 - t on the straight path and likewise elsewhere
     teacher = Flow(Kept(path, 0.1), path)
     flow, sampler = OneStep().student(teacher, OneStep().networks(teacher))
     reached = (sampler(flow, x0) - pairs.x1).square().mean()
@@ -94,8 +94,8 @@ def test_students_of_curved_paths_are_drawn_without_error_where_both_ends_stay(p
 
 
 @pytest.mark.parametrize("path", [Linear(), Cosine(), VariancePreserving()])
-def test_errors_of_reflow_count_in_the_space_of_the_teacher(path):
-    """A network that predicts noise is regressed on the noise of the pair, on its own path; or on the datum."""
+def test_errors_of_reflow_are_measured_in_the_space_of_the_teacher(path):
+    """A network that predicts noise is regressed on the noise of the pair on its path, or on the datum."""
     teacher = Flow(Network(Kept(path, 0.1, noise=True), path, Noise()), path)
     x0 = Rng(0).normal(LIKE.new_empty(50, 2))
     pairs, times = Batch(3 * x0 + 2, x0), LogitNormal(0.0, 0.5)
@@ -128,7 +128,7 @@ def test_one_step_with_a_perceptual_distance_compares_data():
         Reflow(distance=Huber()).objective(Flow(Network(TabularMLP([[1], [2]], width=16), prediction=Data())))
 
 
-def test_pairs_depend_on_the_key_and_the_row_alone():
+def test_pairs_depend_on_the_key_and_the_row_only():
     flow, sampler = Flow(Straight()), Sampler(2)
     a = reflow_pairs(flow, sampler, 10, Rng(0), like=LIKE, batch_size=10)
     b = reflow_pairs(flow, sampler, 10, Rng(0), like=LIKE, batch_size=3)
@@ -141,7 +141,7 @@ def test_pairs_depend_on_the_key_and_the_row_alone():
     assert reflow_pairs(box, sampler, 5, Rng(0), like=LIKE, batch_size=2).x0.abs().max() <= 1
 
 
-def test_backward_pairs_keep_the_data():
+def test_inverted_pairs_have_the_data():
     x1 = Rng(3).normal(LIKE.new_empty(6, 2))
     pairs = inverted_pairs(Flow(Straight()), Sampler(200, solver=RK4), Batch(x1), batch_size=4)
     assert torch.equal(pairs.x1, x1) and torch.allclose(pairs.x0, (x1 - 2) / 3, atol=1e-8)
@@ -219,14 +219,14 @@ def bending(flow, x0):
         return float(torch.stack([(flow.field(x, t) - (end - x0)).square().sum(1).mean() for x, t in states]).mean())
 
 
-def test_annealing_is_refused_where_mixtures_change_the_law_of_the_source():
+def test_annealing_is_refused_where_mixtures_change_the_distribution_of_the_source():
     teacher, pairs = Flow(Straight(), source=Uniform()), Batch(torch.zeros(2, 2), torch.zeros(2, 2))
     with pytest.raises(BeelineError, match="only if that is Gaussian"):
         Reflow(anneal=2).feed(teacher, pairs, Rng(0))
     assert Reflow().feed(teacher, pairs, Rng(0)) is pairs and OneStep().feed(teacher, pairs, Rng(0)) is pairs
 
 
-def test_two_hops_of_a_straight_teacher_ask_for_nothing_new_and_an_error_counts_once_more():
+def test_two_hops_of_a_straight_teacher_add_no_loss_and_an_error_is_counted_twice():
     teacher = Flow(Straight())
     x0 = Rng(0).normal(LIKE.new_empty(40, 2))
     pairs, off = Batch(3 * x0 + 2, x0), lambda x, t: Straight()(x, t) + 0.3

@@ -1,4 +1,4 @@
-"""The objective of tables against closed forms, and training that ends in time."""
+"""The objective of tables against closed forms, and early stopping."""
 
 import contextlib
 import math
@@ -33,7 +33,7 @@ from beeline.training.optim.learning_rate import Constant, WarmupConstantCooldow
 
 
 class Exact(nn.Module):
-    """The exact field of a finite table, with an error of its own on the numbers or the states."""
+    """The exact field of a finite table, with an error added to the numbers or the categories."""
 
     def __init__(self, groups: list[list[int]], rows: Tensor, number: float = 0.0, state: float = 0.0):
         super().__init__()
@@ -53,8 +53,8 @@ class Exact(nn.Module):
 ROWS = torch.tensor([[0.5, 1.0, -1.0]] * 3 + [[-1.0, -1.0, 1.0]])
 
 
-def test_states_cost_their_entropy_at_the_source() -> None:
-    """At t = 0 nothing is known of the datum: the cross-entropy of the exact field is the entropy of the state."""
+def test_the_loss_of_categories_at_the_source_is_their_entropy() -> None:
+    """At t = 0 the state is independent of the datum: the cross-entropy of the exact field is the entropy."""
     loss = RowMatching(times=At(0.0), known=0.0)(Exact([[1], [2]], ROWS), Batch(ROWS.repeat(100, 1)), Rng(0))
     entropy = -(0.75 * math.log(0.75) + 0.25 * math.log(0.25))
     assert float(loss.terms["states"]) == pytest.approx(entropy, abs=1e-4)
@@ -64,13 +64,13 @@ def test_states_cost_their_entropy_at_the_source() -> None:
 
 
 @pytest.mark.parametrize("error", [(0.2, 0.0), (-0.2, 0.0), (0.0, 0.2), (0.0, -0.2)])
-def test_the_exact_field_has_the_least_loss(error: tuple[float, float]) -> None:
+def test_the_exact_field_has_the_smallest_loss(error: tuple[float, float]) -> None:
     batch, objective = Batch(ROWS.repeat(500, 1)), RowMatching(known=0.0)
     best = objective(Exact([[1], [2]], ROWS), batch, Rng(0)).value
     assert objective(Exact([[1], [2]], ROWS, *error), batch, Rng(0)).value > best + 1e-3
 
 
-def test_known_cells_cost_nothing_and_leave_the_mean() -> None:
+def test_known_cells_are_left_out_of_the_loss() -> None:
     with Rng(0).ambient():
         net = Network(
             TabularMLP([[1], [2]], width=16, conditions={"known": {"size": 3}, "mask": {"size": 2}}), prediction=Data()
@@ -81,25 +81,25 @@ def test_known_cells_cost_nothing_and_leave_the_mean() -> None:
         cond = {"known": ROWS * m[:, [0, 1, 1]], "mask": m}
         loss = RowMatching(coupling=Paired(), times=At(0.0))(net, Batch(ROWS, x0, cond), Rng(0))
         numbers = (ROWS[:, 0] - x0[:, 0]).square() * (1 - m[:, 0])
-        states = math.log(2) * (1 - m[:, 1])  # a new network gives both states the same probability
+        states = math.log(2) * (1 - m[:, 1])  # a new network gives both categories the same probability
         assert torch.allclose(loss.per_sample, (numbers + states) / max(1, blocks), atol=1e-4)
 
 
-def test_masks_hold_every_number_of_cells_and_few_of_them_more_often() -> None:
+def test_masks_have_every_number_of_cells_and_small_numbers_more_often() -> None:
     n, columns = 20_000, 6
     masks = RowMatching(known=0.5).masks(n, columns, torch.empty(0), Rng(0))
     share = masks.sum(1).long().bincount(minlength=columns).div(n)
     rarer = torch.tensor([math.log((k + 1) / k, columns) if k else 0.0 for k in range(columns)])
     assert torch.allclose(share[1:], ((rarer + 1 / columns) / 4)[1:], atol=0.01)
     assert set(masks.unique().tolist()) == {0.0, 1.0}
-    assert torch.allclose(masks.mean(0), masks.mean(), atol=0.01)  # no column more than another
+    assert torch.allclose(masks.mean(0), masks.mean(), atol=0.01)  # all columns equally often
     assert not RowMatching(known=0.0).masks(50, 6, torch.empty(0), Rng(0)).any()
 
 
 @pytest.mark.parametrize("gap", [2.0, 20.0, 200.0])
 @pytest.mark.parametrize("helped", [False, True])
-def test_a_state_that_was_thought_impossible_is_learned(gap: float, helped: bool) -> None:
-    """The gradient by the logits is p - (1 where the state was), however small the probability of that state is."""
+def test_the_gradient_of_a_category_with_tiny_probability_is_not_zero(gap: float, helped: bool) -> None:
+    """The gradient in the logits is p - onehot, for every probability of the category."""
     net = small()
     with torch.no_grad():
         net.backbone.offsets[1:] = torch.tensor([-gap, 0.0])
@@ -113,7 +113,7 @@ def test_a_state_that_was_thought_impossible_is_learned(gap: float, helped: bool
     assert torch.allclose(net.backbone.offsets.grad[1:], known, atol=1e-6)
 
 
-def test_a_network_without_logits_learns_states_of_no_probability_too() -> None:
+def test_a_network_without_logits_has_a_gradient_at_probability_zero() -> None:
     with Rng(0).ambient():
         net = Network(TabularMLP([[1], [2]], width=32, depth=1, sharp=False))
     with torch.no_grad():
@@ -123,19 +123,19 @@ def test_a_network_without_logits_learns_states_of_no_probability_too() -> None:
     assert net.backbone.offsets.grad[1] < -100  # the slope of -log p at 1e-5
 
 
-def test_attributes_make_no_table() -> None:
+def test_an_attribute_named_groups_does_not_declare_a_table() -> None:
     net = Network(nn.Conv1d(4, 4, 1, groups=2))
     net.groups, net.known = [[1], [3]], True
     assert columns_of(net) is None
 
 
-def test_any_other_field_is_learned_as_numbers() -> None:
+def test_coordinates_of_other_fields_are_numbers() -> None:
     net = Network(MLP(3, width=16))
     assert columns_of(net) is None and columns_of(lambda x, t: x) is None
     assert RowMatching()(net, Batch(ROWS), Rng(0)).per_sample.shape == (4,)
 
 
-def test_a_share_is_a_share() -> None:
+def test_a_share_outside_zero_to_one_is_refused() -> None:
     with pytest.raises(BeelineError, match="known=1.5"):
         RowMatching(known=1.5)
     with pytest.raises(BeelineError, match="patience=0"):
@@ -147,7 +147,7 @@ def small(seed: int = 0) -> Network:
         return Network(TabularMLP([[1], [2]], width=32, depth=1), prediction=Data())
 
 
-def test_states_are_made_whole() -> None:
+def test_rows_are_completed_with_one_hot_categories_and_known_cells() -> None:
     groups = [[1], [2, 1], [3]]
     x = torch.tensor([[0.3, 1.0, -1.0, 0.2, -1.0, -1.0, 1.0], [2.0, -1.0, 1.0, -0.5, 1.0, -1.0, -1.0]])
     states = torch.tensor([False, True, True, False, True, True, True])
@@ -156,7 +156,7 @@ def test_states_are_made_whole() -> None:
 
 
 class Prior(nn.Module):
-    """The exact expected datum of one column of three states whose logarithms of shares are the offsets."""
+    """The exact expected datum of one column of three categories with the offsets as their log frequencies."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -172,8 +172,8 @@ class Prior(nn.Module):
         return torch.softmax(self.offsets - far, 1) @ states
 
 
-def test_shares_of_states_are_put_right() -> None:
-    """Offsets that are wrong become the logarithms of the shares, up to a constant, which the softmax drops."""
+def test_category_frequencies_are_calibrated() -> None:
+    """Wrong offsets become the log frequencies, up to a constant, to which the softmax is invariant."""
     known = torch.tensor([0.7, 0.2, 0.1])
     state = torch.multinomial(known, 20_000, True, generator=Rng(1).generator())
     flow = Flow(Network(Prior(), prediction=Data()))
@@ -181,7 +181,7 @@ def test_shares_of_states_are_put_right() -> None:
         flow, Sampler(30, solver=EULER), 2.0 * nn.functional.one_hot(state, 3) - 1, Rng(2), rounds=5
     )
     assert torch.allclose(torch.softmax(made.field.backbone.offsets, 0), known, atol=0.02)
-    assert not flow.field.backbone.offsets.any()  # the flow that was given stays as it is
+    assert not flow.field.backbone.offsets.any()  # the given flow is not changed
     plain = Flow(Network(MLP(3, width=16)))
     assert calibrate_marginals(plain, Sampler(2), ROWS, Rng(0)) is plain
 
@@ -204,8 +204,8 @@ def same(one: Network, other: Network) -> bool:
     return all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
 
 
-def test_training_stops_and_cools_down_as_a_shorter_run_would() -> None:
-    """Four rows are learned by heart at once, so the held-out loss rises; what comes back is the run that was cut."""
+def test_early_stopping_equals_a_shorter_run() -> None:
+    """Four rows are memorised at once, so the held-out loss rises; the result equals that of the shorter run."""
     entries: list[dict[str, Any]] = []
     made = learned(IMPATIENT, -ROWS, log=entries.append)
     said = next(e for e in entries if "steps" in e)
@@ -216,13 +216,13 @@ def test_training_stops_and_cools_down_as_a_shorter_run_would() -> None:
     assert same(made, learned(Training(steps=said["steps"], batch_size=16, lr=RATE), log=lambda e: None))
 
 
-def test_a_run_that_was_killed_while_it_cooled_down_ends_as_if_it_had_not_been(tmp_path: Path) -> None:
+def test_a_run_killed_during_the_cooldown_resumes_bit_for_bit(tmp_path: Path) -> None:
     whole = learned(IMPATIENT, -ROWS, log=lambda e: None, checkpoint_dir=tmp_path / "whole")
 
     class Killed(Exception):  # noqa: N818
         pass
 
-    for nth in (3, 8, 60, 80):  # entries of the log: before patience is over, and after
+    for nth in (3, 8, 60, 80):  # log entries before and after early stopping
         count, keep = 0, tmp_path / str(nth)
 
         def fall(entry: dict[str, Any], nth: int = nth) -> None:
@@ -237,13 +237,13 @@ def test_a_run_that_was_killed_while_it_cooled_down_ends_as_if_it_had_not_been(t
         assert same(whole, learned(IMPATIENT, -ROWS, log=lambda e: None, checkpoint_dir=keep, resume=again))
 
 
-def test_training_that_goes_on_improving_runs_to_its_end() -> None:
+def test_training_that_improves_runs_to_the_last_step() -> None:
     entries: list[dict[str, Any]] = []
     learned(Training(steps=40, batch_size=16, early_stopping=EarlyStopping(3, every=10)), ROWS, log=entries.append)
     assert [e["step"] for e in entries if "heldout" in e] == [10, 20, 30, 40] and entries[-1]["step"] == 40
 
 
-def test_a_rate_that_never_cools_down_ends_at_the_best_step() -> None:
+def test_a_constant_learning_rate_stops_at_the_best_step() -> None:
     entries: list[dict[str, Any]] = []
     training = Training(steps=400, batch_size=16, lr=Constant(3e-2), early_stopping=EarlyStopping(2, every=10))
     made = learned(training, -ROWS, log=entries.append)
@@ -251,12 +251,12 @@ def test_a_rate_that_never_cools_down_ends_at_the_best_step() -> None:
     assert same(made, learned(Training(steps=end, batch_size=16, lr=Constant(3e-2)), log=lambda e: None))
 
 
-def test_patience_needs_something_to_look_at() -> None:
+def test_early_stopping_needs_a_held_out_loss() -> None:
     with pytest.raises(BeelineError, match="early_stopping needs a held-out loss"):
         learned(IMPATIENT, log=lambda e: None)
 
 
-def test_a_run_that_is_stopped_without_a_place_to_keep_says_that_nothing_is_saved() -> None:
+def test_a_run_without_a_checkpoint_directory_says_that_nothing_is_saved() -> None:
     def stop(entry: dict[str, Any]) -> None:
         if entry.get("step") == 12:
             signal.raise_signal(signal.SIGINT)

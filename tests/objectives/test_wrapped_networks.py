@@ -1,4 +1,4 @@
-"""Objectives that put more around a run's network: each is named in a recipe, trained, saved and drawn from."""
+"""Objectives that wrap the network of a run: each is named in a recipe, trained, saved and sampled."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ SMALL = {"training.steps": 2, "training.batch_size": 8, "sampler.steps": 3, "net
 
 
 def quiet(entry: dict[str, Any]) -> None:
-    """A log that says nothing."""
+    """A log without output."""
 
 
 def run_of(recipe: Run, objective: str, **more: Any) -> Run:
@@ -99,7 +99,7 @@ BY_NAME = [
 
 
 @pytest.mark.parametrize(("recipe", "objective", "kind"), BY_NAME)
-def test_named_in_a_recipe_trained_saved_and_drawn_from(recipe: Any, objective: str, kind: str, tmp_path: Path) -> None:
+def test_a_wrapped_network_is_trained_saved_and_sampled(recipe: Any, objective: str, kind: str, tmp_path: Path) -> None:
     run = run_of(recipe(), objective)
     bundle = train(run, tmp_path / "run", log=quiet)
     again = load(tmp_path / "run")
@@ -117,16 +117,16 @@ def test_named_in_a_recipe_trained_saved_and_drawn_from(recipe: Any, objective: 
     assert config.build(config.describe(run)) == run
 
 
-# where moons are not the data that an objective is for; and settings without which it means nothing
+# objectives for other data than moons, and required settings
 SUITS: dict[str, Any] = {"Classify": sequences, "PyramidMatching": convolving}
 DROPPED = {"GuidanceFree", "ModelGuidance", "Anticipating"}
-# they hold a trained network, and are what a distillation trains with: contrast-tuned, feature-tuned, PeRFlow, two hops
+# with a trained network, for distillation: contrastive, perceptual, PeRFlow, two hops
 OF_DISTILLATIONS = {"Contrastive", "SelfPerceptual", "Windowed", "TwoHops"}
 
 
 @pytest.mark.parametrize("name", [n for n in CATALOGUE["objectives"] if n not in OF_DISTILLATIONS])
 def test_every_objective_trains_from_a_recipe_by_its_name(name: str, tmp_path: Path) -> None:
-    """With a look at the held-out loss and its baselines at the end, as every run has."""
+    """With the held-out loss and its baselines at the end, as in every run."""
     recipe = SUITS.get(name, moons)
     more: dict[str, Any] = {"objective.objective.drop": Drop(0.1, null=2)} if name in DROPPED else {}
     more |= {"sampler.guidance": "Temperature(1.5)"} if name == "GuidanceFree" else {}
@@ -139,7 +139,7 @@ def test_every_objective_trains_from_a_recipe_by_its_name(name: str, tmp_path: P
 
 
 def test_the_extra_weights_are_learned(tmp_path: Path) -> None:
-    """A second step of training changes the probe, and the run's seed alone decides where it starts."""
+    """Training changes the probe, and the seed of the run determines its initial weights."""
     nets = [
         train(run_of(images.digits(), "Separable", **{"training.steps": n}), tmp_path / str(n), log=quiet).flow.field
         for n in (1, 3)
@@ -168,21 +168,21 @@ REFUSED: list[tuple[Any, str, dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("recipe", "objective", "more", "words"), REFUSED)
-def test_what_a_recipe_cannot_say_is_refused(
+def test_recipes_that_cannot_work_are_refused(
     recipe: Any, objective: str, more: Any, words: str, tmp_path: Path
 ) -> None:
     with pytest.raises(ValueError, match=words):
         train(run_of(recipe(), objective, **more), tmp_path / "run", log=quiet)
 
 
-def test_features_that_are_pictures_are_refused(tmp_path: Path) -> None:
+def test_feature_maps_are_refused(tmp_path: Path) -> None:
     run = config.change(images.digits(), {"objective": "DeepSupervision", "training.steps": 1})
     run = config.change(run, {"network": {"is": "networks.UNet", "width": 16}})
     with pytest.raises(ValueError, match=r"vectors or tokens"):
         train(run, tmp_path / "run", log=quiet)
 
 
-def test_random_velocities_are_walked_with_euler_alone(tmp_path: Path) -> None:
+def test_random_velocities_are_solved_with_euler_only(tmp_path: Path) -> None:
     bundle = train(run_of(moons(), "Hierarchical"), tmp_path / "run", log=quiet)
     cond = {"label": torch.zeros(3, dtype=torch.int64)}
     assert bundle.sampler.solver == EULER
@@ -195,7 +195,7 @@ def test_random_velocities_are_walked_with_euler_alone(tmp_path: Path) -> None:
     [(moons, "Hierarchical"), (convolving, "PyramidMatching"), (sequences, "Classify")]
     + [(sequences, "Classify(path=TokenMixture())")],
 )
-def test_flows_that_are_no_equations_say_so(recipe: Any, objective: str, tmp_path: Path) -> None:
+def test_operations_on_odes_refuse_other_flows(recipe: Any, objective: str, tmp_path: Path) -> None:
     bundle = train(run_of(recipe(), objective), tmp_path / "run", log=quiet)
     x0, flow = bundle.start(range(8)), bundle.flow
     for ask in (
@@ -219,7 +219,7 @@ def test_a_pyramid_needs_a_step_in_every_stage(tmp_path: Path) -> None:
 
 
 def test_alignment_with_the_features_of_a_bundle(tmp_path: Path) -> None:
-    """A transformer and a U-Net as encoders: as many tokens as the network has, or others, whose means are compared."""
+    """A transformer and a U-Net as encoders: with as many tokens as the network, or others, whose means are compared."""
     train(run_of(patches(), "FlowMatching"), tmp_path / "same", log=quiet)
     train(run_of(convolving(), "FlowMatching"), tmp_path / "other", log=quiet)
     shapes = [(4, 16), (16, 32)]
@@ -252,7 +252,7 @@ def test_alignment_with_a_model_of_the_hub(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("objective", ["Classify", "Classify(path=TokenMixture())"])
-def test_symbols_are_drawn_as_symbols(objective: str, tmp_path: Path) -> None:
+def test_sequences_are_sampled_as_symbols(objective: str, tmp_path: Path) -> None:
     bundle = train(run_of(sequences(), objective), tmp_path / "run", log=quiet)
     x0 = bundle.start(range(6))
     x = bundle.draw(x0)
@@ -261,7 +261,7 @@ def test_symbols_are_drawn_as_symbols(objective: str, tmp_path: Path) -> None:
     if "Token" in objective:
         with pytest.raises(ValueError, match="sampled by jumps"):
             Sampler(2, solver=HEUN)(bundle.flow, x0)
-    else:  # the state is still inside the simplex, and the classifier names the symbol
+    else:  # the state is inside the simplex, and the classifier gives the symbol
         ends: list[torch.Tensor] = []
         bundle.draw(x0, watch=lambda x, t: ends.append(x))
         assert float(ends[-1].max()) < 1
@@ -289,7 +289,7 @@ def test_the_blocks_of_wrapped_networks_are_found(objective: str) -> None:
         assert all("forward" in block.__dict__ for stack in net.stacks.values() for block in stack)
 
 
-def test_a_head_starts_at_zero_and_a_place_needs_blocks() -> None:
+def test_a_head_is_initialised_to_zero_and_block_names_need_blocks() -> None:
     with Rng(0).ambient():
         assert not Head(3, (2,), width=4, still=True)(torch.ones(2, 3)).any()
     assert block_name(None, "named") == "named"
@@ -300,7 +300,7 @@ def test_a_head_starts_at_zero_and_a_place_needs_blocks() -> None:
 DIVIDED = ["EncodedSource", "DeepSupervision", "Aligned", "LatentNoise", "ConstantAccelerationMatching", "Hierarchical"]
 
 
-def test_wrapped_networks_are_divided_part_by_part(tmp_path: Path) -> None:
+def test_wrapped_networks_are_sharded_part_by_part(tmp_path: Path) -> None:
     """FSDP2 in one process: objectives call the parts of a network, and get the same loss and gradient."""
     dist.init_process_group("gloo", init_method=f"file://{tmp_path / 'meet'}", rank=0, world_size=1)
     try:
@@ -325,14 +325,14 @@ def test_wrapped_networks_are_divided_part_by_part(tmp_path: Path) -> None:
         dist.destroy_process_group()
 
 
-def test_a_network_that_is_told_a_state_needs_it() -> None:
+def test_a_network_conditioned_on_a_state_needs_it() -> None:
     with Rng(0).ambient():
         net = Beside(torch.nn.Identity(), "state")
     with pytest.raises(ValueError, match="another state of that shape"):
         net(torch.zeros(2, 2), torch.zeros(2), {"other": torch.zeros(2, 2)})
 
 
-def test_a_second_network_needs_a_shape_and_names_of_its_own() -> None:
+def test_a_second_network_needs_a_shape_and_unused_names() -> None:
     with Rng(0).ambient():
         rows = Network(TabularMLP(((1,), (3,)), width=32))
         taken = Network(MLP(2, width=8, depth=1, conditions={"time": {"size": 1}}))
@@ -358,6 +358,6 @@ def test_couplings_of_a_whole_data_set_and_of_conditions_by_name(tmp_path: Path)
     assert train(again, tmp_path / "reflowed", log=quiet).lineage["made_by"] == "distillations.Reflow"
 
 
-def test_a_path_without_symbols_is_refused_by_the_classifier() -> None:
+def test_a_path_that_does_not_end_at_a_symbol_is_refused_by_classify() -> None:
     with pytest.raises(ValueError, match="does not end at a symbol"):
         Classify(Linear())

@@ -1,4 +1,4 @@
-"""Every recipe of a learning choice trains, and its choices can be set by name alone."""
+"""Every recipe of a training choice trains, and the choices can be set by name."""
 
 import dataclasses
 
@@ -25,7 +25,7 @@ def small(run):
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_a_recipe_trains_and_draws(name):
+def test_a_recipe_trains_and_samples(name):
     run = small(getattr(learning, name)())
     assert config.build(config.describe(run)) == run
     work = prepare(run)
@@ -52,7 +52,7 @@ def test_a_choice_by_name_alone(setting, value):
     run = config.change(small(learning.ring()), {setting: value})
     work = prepare(run)
     name = value.partition(".")[2]
-    if name == "DeepSupervision":  # a plain network, as from Python, is still refused
+    if name == "DeepSupervision":  # a network without heads is refused
         with pytest.raises(BeelineError, match="wrap the network in Deep"):
             work.objective(work.networks.network, work.data, Rng(0))
     fit(work.networks, work.objective, work.data, run.training, rng=Rng(0), log=lambda entry: None)

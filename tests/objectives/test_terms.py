@@ -38,7 +38,7 @@ from beeline.times.samplers import LogitNormal
 from tests.objectives.exact import PLAIN, assert_minimum, plain
 
 INSIDE = LogitNormal(0.0, 0.8)
-ONE = torch.tensor([[0.7, -1.2]], dtype=torch.float64)  # a data set of one datum: every pair is certain
+ONE = torch.tensor([[0.7, -1.2]], dtype=torch.float64)  # a data set of one datum: x1 is known
 
 
 def certain(x, t, cond=None):
@@ -50,7 +50,7 @@ def one(n):
 
 
 class Net(nn.Module):
-    """The exact field of one datum, with a block inside to look at."""
+    """The exact field of one datum, with a block."""
 
     def __init__(self):
         super().__init__()
@@ -89,9 +89,9 @@ def test_the_pseudo_huber_constant_grows_with_the_dimension():
             Huber(scale)
 
 
-def test_power_cost_keeps_fenchel_equality():
+def test_power_cost_satisfies_fenchel_equality():
     u = Rng(0).normal(torch.empty(40, 3, dtype=torch.float64))
-    u = u + 0.05 * u.sign()  # not at the one point where the inverse has an infinite slope
+    u = u + 0.05 * u.sign()  # away from the point where the inverse has an infinite slope
     for p in (1.5, 2.0, 4.0):
         cost, q = PowerCost(p), p / (p - 1)
         y = cost.gradient(u)
@@ -108,8 +108,8 @@ def test_perceptual_distance_with_linear_features_has_the_exact_minimum():
 
 @pytest.mark.parametrize("path", [Linear(), Cosine()])
 @pytest.mark.parametrize("prediction", [Velocity(), Data(), Noise()])
-def test_a_perceptual_distance_sees_data_whatever_is_predicted(path, prediction):
-    """Not the features of velocities or noise; by itself, inside Direction, and in the LPIPS-Huber sum."""
+def test_a_perceptual_distance_compares_data_for_every_prediction(path, prediction):
+    """Not of velocities or noise; alone, inside Direction, and in the LPIPS-Huber sum."""
     seen = Perceptual(lambda x: x**3, 2.0, 0.0)
     objective = FlowMatching(path, prediction=prediction, times=INSIDE, distance=seen)
     field = lambda x, t, c=None: path.velocity(x, t, x1=ONE.expand_as(x)) + torch.sin(x)  # noqa: E731
@@ -143,8 +143,8 @@ def test_a_distance_of_data_is_refused_where_no_datum_is_compared():
         Combined((squared,), (even, even))
 
 
-def test_errors_as_features_feel_them():
-    """By its formula for linear features, and the velocity itself the minimum for curved ones."""
+def test_errors_are_weighted_by_the_jacobian_of_the_features():
+    """The formula for linear features, and the minimum at the velocity for curved ones."""
     turn = torch.tensor([[1.0, 0.5], [-0.3, 2.0]], dtype=torch.float64)
     x, v, u = Rng(0).normal(torch.empty(3, 5, 2, dtype=torch.float64))
     where = Context(x, torch.zeros(5, dtype=x.dtype), Linear(), Velocity())
@@ -159,7 +159,7 @@ def test_errors_as_features_feel_them():
         )
 
 
-def test_features_without_a_gradient_teach_nothing_and_are_refused():
+def test_features_without_a_gradient_are_refused():
     v = torch.zeros(2, 2, requires_grad=True)
     where = Context(torch.ones(2, 2), torch.zeros(2), Linear(), Velocity())
     with pytest.raises(BeelineError, match="gives no gradient"):
@@ -172,7 +172,7 @@ def test_features_without_a_gradient_teach_nothing_and_are_refused():
         FeatureWeighted()(v, v)
 
 
-def test_perceptual_features_that_do_not_fit_are_refused():
+def test_perceptual_features_for_another_shape_are_refused():
     conv = nn.Conv2d(3, 4, 3)
     with pytest.raises(BeelineError, match="failed on data of shape"):
         Perceptual(conv)(torch.zeros(2, 1, 8, 8), torch.zeros(2, 1, 8, 8))
@@ -182,7 +182,7 @@ def test_perceptual_features_that_do_not_fit_are_refused():
         PowerCost(1.0)
 
 
-def test_a_potential_field_has_no_turn_and_a_bad_cost_is_refused():
+def test_a_potential_field_has_no_curl_and_a_bad_cost_is_refused():
     with Rng(0).ambient():
         net = nn.Sequential(nn.Linear(3, 16), nn.SiLU(), nn.Linear(16, 2)).double()
     field = Potential(lambda x, t: net(torch.cat([x, t[:, None]], 1)))
@@ -205,7 +205,7 @@ def test_a_potential_field_has_no_turn_and_a_bad_cost_is_refused():
 
 
 @pytest.mark.parametrize("p", [1.5, 2.0, 4.0])
-def test_a_potential_that_begins_at_zero_learns(p):
+def test_a_potential_initialised_to_zero_learns(p):
     net = nn.Linear(2, 2, bias=False).double()
     nn.init.zeros_(net.weight)
     pairs = Batch(ONE.expand(8, 2), torch.ones(8, 2).double())
@@ -215,7 +215,7 @@ def test_a_potential_that_begins_at_zero_learns(p):
 
 
 def test_gradient_fields_learn_the_exact_gaussian_field():
-    # the exact field of a Gaussian is a gradient, so the constraint costs nothing
+    # the exact field of a Gaussian is a gradient, so the constraint does not change the minimum
     assert_minimum(FlowMatching(distance=Bregman(), times=INSIDE), PLAIN.field())
 
 
@@ -227,7 +227,7 @@ def test_terms_at_zero_strength_change_nothing():
     assert torch.allclose(SelfRectified(base, strength=0.0)(PLAIN.field(), batch, rng).value, value, atol=1e-14)
 
 
-def test_terms_are_zero_where_every_pair_is_certain():
+def test_terms_are_zero_where_pairs_are_deterministic():
     base = FlowMatching(times=INSIDE)
     for objective in (SmoothSteps(base), SelfRectified(base), SelfRectified(base, power=0.0)):
         assert float(objective(certain, one(50), Rng(0)).value) < 1e-20
@@ -239,8 +239,8 @@ def test_terms_are_zero_where_every_pair_is_certain():
 
 
 @pytest.mark.parametrize("path", [Linear(), Cosine()])
-def test_self_rectified_states_hold_the_own_data_estimate_and_the_true_noise(path):
-    """The state of the second pass is a x1_hat + b x0, and its target leads to the true datum (DREAM)."""
+def test_self_rectified_states_combine_the_data_estimate_and_the_true_noise(path):
+    """The state of the second pass is a x1_hat + b x0, and its target is the velocity to the true datum (DREAM)."""
     base, seen = FlowMatching(path, times=INSIDE), []
     nudge = torch.tensor([0.5, -0.2], dtype=torch.float64)
 
@@ -255,7 +255,7 @@ def test_self_rectified_states_hold_the_own_data_estimate_and_the_true_noise(pat
     assert torch.equal(t, again)
     known = path.point(batch.batch.x0, path.data(x, v, t), t).x
     assert torch.allclose(rebuilt, known, atol=1e-12) and not torch.allclose(rebuilt, x, atol=1e-3)
-    wanted = path.velocity(rebuilt, t, x1=ONE.expand_as(x))  # from the rebuilt state to the true datum
+    wanted = path.velocity(rebuilt, t, x1=ONE.expand_as(x))  # from the new state to the true datum
     assert torch.allclose(loss.value, squared(made, wanted).mean(), atol=1e-12)
     # the factor fades with the noise level of the path
     seen.clear()
@@ -294,7 +294,7 @@ def test_alignment_separability_and_dispersion_are_their_formulas():
     assert torch.allclose(got.terms["dispersion"], known, atol=1e-9)
 
 
-def test_terms_refuse_what_does_not_fit():
+def test_terms_refuse_bad_input():
     net, batch = Net(), one(4)
     with pytest.raises(BeelineError, match="no module 'blok'.*did you mean 'block'"):
         Dispersed(FlowMatching(), "blok")(net, batch, Rng(0))
@@ -315,7 +315,7 @@ def test_terms_refuse_what_does_not_fit():
         Dispersed(FlowMatching(), "idle")(idle, batch, Rng(0))
 
 
-def test_annealing_goes_from_independent_to_reflow():
+def test_annealing_interpolates_between_independent_and_reflow():
     x0, x1 = (Rng(i).normal(torch.empty(4000, 2, dtype=torch.float64)) for i in range(2))
     pairs = Batch(x1, x0)
     assert Annealed(0.0)(pairs, Rng(3)).x0 is x0

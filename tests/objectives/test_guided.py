@@ -1,4 +1,4 @@
-"""Guidance inside the target: each minimum is the field that guidance would give, exactly."""
+"""Guidance in the target: each minimum is exactly the field of guidance."""
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ from beeline.sampling.guidance.guide import CFG
 from beeline.times.samplers import LogitNormal
 from tests.objectives.exact import LAW, Nudged, assert_minimum, labelled
 
-NULL = 2  # the null label of the law
+NULL = 2  # the null label
 BASE = FlowMatching(times=LogitNormal(0.0, 0.8), drop=Drop(0.2, NULL))
 EXACT = LAW.field()
 
@@ -33,7 +33,7 @@ def test_guidance_free_is_guidance_of_one_over_beta():
         return weak + (strong - weak) / cond["beta"].clamp(min=1e-3)
 
     assert_minimum(GuidanceFree(BASE), guided, labelled)
-    # which is what sampling with guidance computes
+    # which equals sampling with guidance
     x, t = Rng(0).normal(torch.empty(6, 2, dtype=torch.float64)), torch.full((6,), 0.5, dtype=torch.float64)
     label = torch.tensor([0, 1, 0, 1, 0, 1])
     known = CFG(2.5, null={"label": NULL * torch.ones(6, dtype=torch.long)})(EXACT, {"label": label})(x, t)
@@ -57,7 +57,7 @@ def test_model_guidance_at_scale_one_is_the_objective():
     assert torch.allclose(Anticipating(BASE, share=0.0)(EXACT, batch, Rng(1)).per_sample, plain, atol=1e-12)
 
 
-def test_anticipating_makes_the_guided_field_exact():
+def test_the_guided_field_of_anticipating_is_exact():
     scale = 2.0
 
     def before(x, t, cond):

@@ -1,4 +1,4 @@
-"""What slots owe each other: terms that reach the network, noise apart from every condition, ends that are true."""
+"""Combinations of components: terms with gradients, noise independent of conditions, ends that hold."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ def normal(*shape: int, key: int = 0) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("guided", [ModelGuidance, Anticipating])
-def test_a_term_on_features_reaches_the_network_through_guided_targets(guided: type) -> None:
-    """The weak pass comes second and learns nothing; the term belongs to the pass that learns."""
+def test_a_term_on_features_has_gradients_through_guided_targets(guided: type) -> None:
+    """The weak pass is second and without gradient; the term uses the pass with gradient."""
     with Rng(0).ambient():
         net = Network(MLP(2, width=16, depth=2, conditions={"label": {"classes": 3}}))
     batch = Batch(normal(32, 2), cond={"label": torch.arange(32) % 3})
@@ -55,7 +55,7 @@ def test_a_term_on_features_reaches_the_network_through_guided_targets(guided: t
     assert sizes[100.0] > 1.5 * sizes[0.0]
 
 
-def test_errors_of_a_boundary_network_count_as_velocities() -> None:
+def test_errors_of_a_boundary_network_are_measured_as_velocities() -> None:
     batch = Batch(normal(64, 2))
     wrong = lambda x, t: x + 1  # noqa: E731
     plain, masked = (FlowMatching(prediction=p)(wrong, batch, Rng(1)).value for p in (bl.Velocity(), Boundary()))
@@ -63,7 +63,7 @@ def test_errors_of_a_boundary_network_count_as_velocities() -> None:
     assert isinstance(prepare(boundary()).networks.prediction, Boundary)
 
 
-def test_fixed_ends_are_refused_where_they_are_false() -> None:
+def test_fixed_ends_are_refused_where_they_do_not_hold() -> None:
     for coupling in (MinibatchOT(), bl.couplings.Paired(), Independent(bl.sources.Uniform())):
         with pytest.raises(BeelineError, match="ends that it fixes"):
             FlowMatching(prediction=Boundary(), coupling=coupling)
@@ -71,7 +71,7 @@ def test_fixed_ends_are_refused_where_they_are_false() -> None:
         Reflow().networks(bl.Flow(Network(MLP(2, width=8, depth=1), prediction=Boundary())))
 
 
-def test_no_condition_is_tied_to_the_noise_unseen() -> None:
+def test_couplings_that_tie_conditions_to_noise_are_refused() -> None:
     n = 256
     other = normal(n, 1, key=3)
     cond = {"label": torch.arange(n) % 2, "other": other}
@@ -79,10 +79,10 @@ def test_no_condition_is_tied_to_the_noise_unseen() -> None:
         with pytest.raises(BeelineError, match="other|conditions"):
             coupling(Batch(3 * other, cond=cond), Rng(0))
     tied = MinibatchOT(by="label", biased=True)(Batch(3 * other, cond=cond), Rng(0)).x0
-    assert torch.corrcoef(torch.cat([tied, other], 1).T)[0, 1] > 0.9  # what the refusal is for
+    assert torch.corrcoef(torch.cat([tied, other], 1).T)[0, 1] > 0.9  # the reason of the refusal
 
 
-def test_an_assignment_of_labelled_data_keeps_noise_and_label_apart() -> None:
+def test_an_assignment_of_labelled_data_leaves_noise_and_label_independent() -> None:
     labels = torch.arange(600) % 3
     x1 = normal(600, 2) / 2 + 3 * torch.nn.functional.one_hot(labels, 3)[:, :2]
     stored = Remembered().stored(Batch(x1, cond={"label": labels}), Rng(2))
@@ -120,7 +120,7 @@ def test_a_density_over_levels_has_the_mass_of_the_levels_that_exist(path: objec
     assert float(mass) == pytest.approx(1, abs=5e-3)
 
 
-def test_antipodal_points_are_joined_and_points_go_one_to_one() -> None:
+def test_antipodal_points_have_a_geodesic_and_points_are_matched_one_to_one() -> None:
     x = Sphere().project(normal(5, 3).double())
     x[0] = torch.tensor([0.0, 0.0, 1.0])
     one = torch.ones(5, dtype=torch.float64)
@@ -139,14 +139,14 @@ def test_a_flow_on_another_path_ends_where_its_slope_is_infinite() -> None:
     assert (straight - preserving).abs().max() < 0.02
 
 
-def test_ends_of_the_time_have_no_score_and_finite_weights() -> None:
+def test_the_ends_of_time_have_no_score_and_finite_weights() -> None:
     with pytest.raises(BeelineError, match="where g.t. = 0"):
         Interpolant(latent=SineSquared()).score(torch.ones(1, 2, dtype=torch.float64), torch.ones(1).double())
     for path in (Linear(), Polynomial(2.0)):
         assert MinSNR(path=path)(torch.tensor([0.0, 0.5, 1.0])).isfinite().all()
 
 
-def test_what_does_not_go_together_says_so() -> None:
+def test_combinations_that_cannot_work_are_refused() -> None:
     with pytest.raises(BeelineError, match="defined on affine paths"):
         Network(nn.Identity(), Bridge(0.5), Data())
     guided = ModelGuidance(FlowMatching(drop=Drop(0.1, null=3)))
@@ -163,6 +163,6 @@ def test_what_does_not_go_together_says_so() -> None:
             coupling(Batch(normal(4, 2), x0=normal(3, 2)), Rng(0))
 
 
-def test_a_class_does_not_stand_for_no_label(tmp_path: Path) -> None:
+def test_a_class_as_the_null_label_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BeelineError, match="labels here are 0 .. 9 .* give null=10"):
         prepare(config.change(digits(), {"objective.drop": "Drop(0.1, null=0)"}))

@@ -1,4 +1,4 @@
-"""Deep supervision: its losses on certain pairs, the times of its branches, what reaches them."""
+"""Deep supervision: losses on deterministic pairs, times and inputs of the branches."""
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ from beeline.objectives.deep_supervision import Deep, DeepSupervision, EarlyExit
 from beeline.objectives.losses.basic import squared
 from beeline.objectives.matching import FlowMatching
 from beeline.paths.affine import Cosine
-from tests.objectives.test_slots_terms import INSIDE, ONE, Net, certain, one
+from tests.objectives.test_terms import INSIDE, ONE, Net, certain, one
 
 
 class Zero(nn.Module):
@@ -27,12 +27,12 @@ def test_deep_supervision_on_certain_pairs_is_zero_without_acceleration():
     objective = DeepSupervision(FlowMatching(times=INSIDE), gap=0.0)
     loss = objective(deep, one(30), Rng(0))
     assert float(loss.value) < 1e-20
-    # an acceleration where none is needed costs ((1-t)^2/2 A)^2
+    # the loss of an unneeded acceleration is ((1-t)^2/2 A)^2
     bent = Deep(Net(), ["block"], [nn.Identity()], [nn.Identity()], [Zero()])
     example = objective.objective.examples(one(30), Rng(0))
     known = ((1 - example.t)[:, None] ** 2 / 2 * certain(example.x, example.t)).square().mean()
     assert torch.allclose(objective(bent, one(30), Rng(0)).terms["acceleration 0"], known)
-    # refinement reaches the output
+    # the refiner changes the output
     refined = Deep(Net(), ["block"], [nn.Identity()], [Zero()], [nn.Identity()])
     x, t = torch.zeros(3, 2, dtype=torch.float64), torch.full((3,), 0.5, dtype=torch.float64)
     assert torch.allclose(refined(x, t), 2 * certain(x, t))
@@ -47,34 +47,34 @@ def test_deep_supervision_on_certain_pairs_is_zero_without_acceleration():
 
 
 def grown(backbone):
-    """A network of which no layer is zero, in float64."""
+    """A network without zero layers, in float64."""
     with Rng(3).ambient():
         for weight in backbone.parameters():
             nn.init.normal_(weight, std=0.3)
     return Network(backbone).double()
 
 
-EXTENSIONS = (MLP(2, width=16, depth=3), torch.Size([2])), (DiT((1, 5, 5), 2, 16, 3, 2), torch.Size([1, 5, 5]))
+BACKBONES = (MLP(2, width=16, depth=3), torch.Size([2])), (DiT((1, 5, 5), 2, 16, 3, 2), torch.Size([1, 5, 5]))
 
 
-@pytest.mark.parametrize(("backbone", "shape"), EXTENSIONS, ids=["MLP", "DiT"])
-def test_deep_branches_start_as_the_network_and_see_their_own_times(backbone, shape):
+@pytest.mark.parametrize(("backbone", "shape"), BACKBONES, ids=["MLP", "DiT"])
+def test_deep_branches_are_initialised_to_the_network_and_modulated_by_their_times(backbone, shape):
     net = grown(backbone)
     batch = Batch(Rng(0).normal(torch.empty(6, *shape, dtype=torch.float64)))
     deep = DeepSupervision().wrap(net.float(), Batch(batch.x1.float()), Rng(1)).double()
     assert deep.names == ("backbone.block.0", "backbone.block.1")
     x, t = batch.x1, Rng(2).uniform(6, batch.x1) * 0.8
-    assert torch.equal(deep(x, t), net(x, t))  # the refiners start at zero
+    assert torch.equal(deep(x, t), net(x, t))  # the refiners are initialised to zero
     gaps = [torch.full_like(t, 0.03), torch.full_like(t, 0.05)]
     assert not torch.allclose(deep.branches(x, t, gaps=gaps)[2], net(x, t), atol=1e-6)
     told = [backbone.modulation(t + shift)[k] for k, shift in enumerate((0.0, 0.03, 0.08))]
     hooks = [b.register_forward_pre_hook(lambda _, g, k=k: (g[0], *told[k])) for k, b in enumerate(backbone.block)]
-    by_hand = net(x, t)  # every block told the time of its branch
+    by_hand = net(x, t)  # every block modulated by the time of its branch
     for hook in hooks:
         hook.remove()
     assert torch.allclose(deep.branches(x, t, gaps=gaps)[2], by_hand, atol=1e-12)
     assert not any(m._forward_pre_hooks or m._forward_hooks for m in net.modules())
-    # the parts of the refiner: h, the gap and the state reach the branch after it, h alone the acceleration
+    # h, the gap and the state are inputs of the next branch, and h of the acceleration
     refine = deep.refiners[0]
     with Rng(4).ambient():
         for weight in refine.parameters():
@@ -85,7 +85,7 @@ def test_deep_branches_start_as_the_network_and_see_their_own_times(backbone, sh
     assert [torch.allclose(other[1], base[1], atol=1e-12) for other in moved] == [False, True, True]
 
 
-def test_accelerations_are_judged_on_the_same_pair_at_the_time_of_their_branch():
+def test_accelerations_are_compared_on_the_same_pair_at_the_time_of_their_branch():
     """x_{t_i} + (1 - t_i) v_i + (1 - t_i)^2 / 2 A_i is the datum where v_i is exact at x_{t_i} and A_i is zero."""
     net = grown(MLP(2, width=16, depth=3))
     deep = DeepSupervision().wrap(net.float(), Batch(ONE.float().repeat(4, 1)), Rng(1)).double()
@@ -110,8 +110,8 @@ def test_accelerations_are_judged_on_the_same_pair_at_the_time_of_their_branch()
         DeepSupervision(pieces=1)
 
 
-@pytest.mark.parametrize(("backbone", "shape"), EXTENSIONS, ids=["MLP", "DiT"])
-def test_an_early_exit_gives_the_velocity_inside_without_the_blocks_after_it(backbone, shape):
+@pytest.mark.parametrize(("backbone", "shape"), BACKBONES, ids=["MLP", "DiT"])
+def test_an_early_exit_gives_the_intermediate_velocity_without_later_blocks(backbone, shape):
     net = grown(backbone)
     x, t = Rng(1).normal(torch.empty(6, *shape, dtype=torch.float64)), torch.linspace(0.1, 0.9, 6).double()
     deep = DeepSupervision().wrap(net, Batch(x), Rng(2)).double()
@@ -127,7 +127,7 @@ def test_an_early_exit_gives_the_velocity_inside_without_the_blocks_after_it(bac
         assert torch.equal(EarlyExit(deep, i)(x, t), known[i])
         assert max(ran, default=-1) <= last
     assert not torch.equal(known[0], known[1])
-    assert len(ran) and torch.isfinite(deep(x, t)).all() and ran[-1] == 2  # the whole network runs as before
+    assert len(ran) and torch.isfinite(deep(x, t)).all() and ran[-1] == 2  # the whole network still runs
     with pytest.raises(BeelineError, match="named modules of a Deep"):
         EarlyExit(deep, 2)
     with pytest.raises(BeelineError, match="give a Deep network"):
