@@ -219,7 +219,8 @@ def test_a_pyramid_needs_a_step_in_every_stage(tmp_path: Path) -> None:
 
 
 def test_alignment_with_the_features_of_a_bundle(tmp_path: Path) -> None:
-    """A transformer and a U-Net as encoders: with as many tokens as the network, or others, whose means are compared."""
+    """A transformer and a U-Net as encoders: with as many tokens as the network, or others, whose means are "
+    "compared."""
     train(run_of(patches(), "FlowMatching"), tmp_path / "same", log=quiet)
     train(run_of(convolving(), "FlowMatching"), tmp_path / "other", log=quiet)
     shapes = [(4, 16), (16, 32)]
