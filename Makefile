@@ -1,4 +1,4 @@
-# Two commands on a fresh machine: `make demo` and `make test`.  Every target makes .venv when there is none.
+# On a new machine: `make demo` and `make test`.  Every target creates .venv if it does not exist.
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -31,9 +31,9 @@ check: $(READY)
 	$(MAKE) fresh
 	$(MAKE) test
 
-# generated pages are those that the code gives
+# the generated pages are up to date
 fresh: docs
-	git diff --exit-code --stat -- docs || (echo "generated pages are stale: commit what 'make docs' wrote"; exit 1)
+	git diff --exit-code --stat -- docs || (echo "generated pages are stale; run make docs and commit the result"; exit 1)
 
 docs: $(READY)
 	PYTHONPATH=. $(BIN)/python docs/generate.py

@@ -1,4 +1,4 @@
-"""Write docs/components.md from the catalogue, and docs/claims.md from the claims that were measured."""
+"""Write docs/components.md from the catalogue, and docs/claims.md from the measured claims."""
 
 from pathlib import Path
 
@@ -8,7 +8,8 @@ from benchmarks.claims import page
 
 
 def markdown() -> str:
-    lines = ["# Components", "", "Made from the catalogue by `make docs`; `beeline show NAME` prints the same.", ""]
+    """The page of all components by kind."""
+    lines = ["# Components", "", "Generated from the catalogue by `make docs`; `beeline describe NAME` prints a single component.", ""]
     lines += [f"[{kind}](#{kind})" for kind in sorted(CATALOGUE)]
     for kind in sorted(CATALOGUE):
         lines += ["", f"## {kind}"]
@@ -18,7 +19,7 @@ def markdown() -> str:
             lines += ["```", *page.formula.splitlines(), "```", ""] if page.formula else []
             lines += [part for part in (page.assumes, page.source) if part]
             if page.settings:
-                lines += ["", "| setting | type | default | |", "|---|---|---|---|"]
+                lines += ["", "| setting | type | default | meaning |", "|---|---|---|---|"]
                 lines += ["| " + " | ".join(cell(c) for c in row) + " |" for row in page.settings]
             if page.example:
                 lines += ["", "```python", *page.example.splitlines(), "```"]
@@ -26,6 +27,7 @@ def markdown() -> str:
 
 
 def cell(text: str) -> str:
+    """A text for a cell of a Markdown table."""
     return text.replace("|", "\\|")
 
 
