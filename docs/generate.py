@@ -9,7 +9,12 @@ from benchmarks.claims import page
 
 def markdown() -> str:
     """The page of all components by kind."""
-    lines = ["# Components", "", "Generated from the catalogue by `make docs`; `beeline describe NAME` prints a single component.", ""]
+    lines = [
+        "# Components",
+        "",
+        "Generated from the catalogue by `make docs`; `beeline describe NAME` prints a single component.",
+        "",
+    ]
     lines += [f"[{kind}](#{kind})" for kind in sorted(CATALOGUE)]
     for kind in sorted(CATALOGUE):
         lines += ["", f"## {kind}"]
