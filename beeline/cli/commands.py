@@ -16,8 +16,8 @@ from beeline.cli.conditions import condition
 from beeline.cli.console import cell, console, progress, table, working, write_traceback
 from beeline.config import build as config
 from beeline.config import catalogue
+from beeline.config.translation import read_description
 from beeline.core.errors import BeelineError, nearest, require
-from beeline.core.files import read_plain
 from beeline.core.modes import AUTO, Device
 from beeline.core.protocols.objectives import spec_of
 from beeline.core.rng import Rng
@@ -62,7 +62,7 @@ def recipe(name: str, pairs: Sequence[str] = (), resumed: Path | None = None, bu
             file.is_file(),
             f"there is no file {file}; write one with 'beeline describe digits --yaml > {shlex.quote(str(file))}'",
         )
-        run = config.build(read_plain(file))
+        run = config.build(read_description(file))
         require(isinstance(run, Run | Distilled), f"{file} describes a {type(run).__name__}, not a run")
     elif is_data(name):
         run = recipe_for(name, side_for(budget))

@@ -14,6 +14,7 @@ from beeline.config import build as config
 from beeline.core.errors import BeelineError, require
 from beeline.core.files import PART, load_matching, read_tensors, sweep, write_json, write_tensors
 from beeline.core.modes import AUTO, Device, device_of, moved, resolve_device
+from beeline.core.old_names import FORMAT
 from beeline.core.rng import Rng
 from beeline.core.types import Cond, map_cond
 from beeline.data.modality import check_modality
@@ -178,7 +179,7 @@ class Bundle:
             sweep(directory)
         digest = write_tensors(weights, net.state_dict())
         data = {
-            "format": manifest.FORMAT,
+            "format": FORMAT,
             "field": config.describe(net),
             "path": config.describe(self.flow.path),
             "source": config.describe(self.flow.source),

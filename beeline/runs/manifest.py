@@ -23,14 +23,13 @@ from torch.nn.modules.module import (
 from beeline.config.settings import component, construct, constructing, plain, prefixed
 from beeline.core.errors import BeelineError, require
 from beeline.core.files import match, read_json, sha256
+from beeline.core.old_names import FORMAT, check_format, translate
 from beeline.core.protocols.data import Modality
 from beeline.core.protocols.flows import Path as FlowPath
 from beeline.core.protocols.flows import Source
 from beeline.core.rng import Rng
 from beeline.sampling.sampler import Sampler
 from beeline.spaces.pyramid import Pyramid
-
-FORMAT = 2  # 1 has no hash of its own content
 
 
 @dataclass(frozen=True)
@@ -90,18 +89,15 @@ def read(directory: Path) -> tuple[Manifest, Weights, Callable[[], nn.Module]]:
     """
     file = directory / "flow.json"
     data = read_json(file)
-    require(
-        isinstance(data, dict) and data.get("format") in (1, FORMAT) and not isinstance(data.get("format"), bool),
-        f"{file} has format {str(data.get('format'))[:40] if isinstance(data, dict) else '?'}, this version reads "
-        f"1 to {FORMAT}; update beeline, or save the bundle again with the version that wrote it",
-    )
+    version = check_format(data.get("format") if isinstance(data, dict) else None, file)
     with prefixed(str(file)):
         plain(data, "")
         require(
-            data["format"] == 1 or data.get("content") == content(data),
+            version == 1 or data.get("content") == content(data),
             "its content is not what was written (the hash differs): it was edited or damaged; restore it from a copy, "
             "or load the bundle, change it in Python and save it again",
         )
+        data = data if version == FORMAT else translate(data)
         needed = {f.name: f for f in fields(Manifest)}
         missing = [n for n, f in needed.items() if f.default is MISSING and n not in data]
         require(

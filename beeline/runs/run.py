@@ -21,6 +21,7 @@ import torch
 import yaml
 
 from beeline.config import build as config
+from beeline.config.translation import versioned
 from beeline.core.declared import missing
 from beeline.core.errors import require
 from beeline.core.files import locked, sweep, write_text
@@ -365,4 +366,4 @@ PREVIEWED = 16  # samples in one picture
 
 
 def to_yaml(run: Any) -> str:
-    return yaml.safe_dump(config.describe(run), sort_keys=False, width=110)
+    return yaml.safe_dump(versioned(config.describe(run)), sort_keys=False, width=110)

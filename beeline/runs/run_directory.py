@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from beeline.config import build as config
+from beeline.config.translation import read_description
 from beeline.core.errors import BeelineError, require
-from beeline.core.files import LOCK, PART, read_plain
+from beeline.core.files import LOCK, PART
 from beeline.training import checkpoint
 from beeline.training.loop import CHANGEABLE
 
@@ -23,7 +24,7 @@ def ready(out: Path, run: Any, resume: bool) -> None:
             f"--resume was asked for, but {out} is not a run (it has no run.yaml); give the directory of the run, "
             "or start it without --resume",
         )
-        old, new = flat(read_plain(recipe)), flat(config.describe(run))
+        old, new = flat(read_description(recipe)), flat(config.describe(run))
         changed = [k for k in sorted(set(old) | set(new)) if old.get(k) != new.get(k) and f"{k}:" not in CHANGEABLE]
         require(
             not changed,

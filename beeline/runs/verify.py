@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 
 from beeline.config import build as config
+from beeline.config.translation import read_description
 from beeline.core.declared import is_map
 from beeline.core.errors import BeelineError, require
-from beeline.core.files import read_plain
 from beeline.core.rng import Rng
 from beeline.core.types import Cond, take
 from beeline.evaluation.heldout import HeldOut
@@ -93,7 +93,7 @@ def weights(path: Path) -> Iterator[Finding]:
 
 def convention(path: Path) -> Finding:
     """The recorded direction of time and sign of the velocity fit the data better than any other."""
-    recipe = config.build(read_plain(path / "run.yaml"))
+    recipe = config.build(read_description(path / "run.yaml"))
     work = prepare(recipe) if isinstance(recipe, Run) else prepare_distilled(recipe)
     field = load(path, device="cpu").flow.field
     if work.heldout is None:
@@ -171,7 +171,7 @@ def trials(run: str, folder: str) -> None:
 
 def trial(run: Path, keep: Path, killed: bool) -> None:
     """The first steps of a run, in a process that kills itself when that is asked for."""
-    recipe: Run | Distilled = config.build(read_plain(run / "run.yaml"))
+    recipe: Run | Distilled = config.build(read_description(run / "run.yaml"))
     work = prepare(recipe) if isinstance(recipe, Run) else prepare_distilled(recipe)
     training = dataclasses.replace(recipe.training, steps=STEPS, checkpoint_every=2, watch_every=3, early_stopping=None)
 

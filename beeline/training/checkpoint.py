@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from beeline.core.errors import BeelineError, require
+from beeline.core.old_names import translate_group, translate_state
 from beeline.core.protocols.training import Parallel
 from beeline.training.distributed.parallel import SingleDevice, is_sharded, local_device
 
@@ -222,7 +223,7 @@ def newest(root: Path, warn: Callable[[str], None] = print, allowed: Callable[[i
 def state(path: Path) -> dict[str, Any]:
     """The JSON data of a checkpoint."""
     found: dict[str, Any] = json.loads((path / "state.json").read_text())
-    return found
+    return translate_state(found, path / "state.json")
 
 
 def read(path: Path) -> Checkpoint:
@@ -242,9 +243,9 @@ def contents(path: Path) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
     for file in sorted(path.glob("*.safetensors")):
         with safe_open(file, framework="pt") as opened:
             parts = json.loads((opened.metadata() or {}).get("DCP_SHARDING_INFO", "{}"))
-            for key in opened.keys():  # noqa: SIM118
-                part = opened.get_slice(key)
-                start = parts.get(key, {}).get("saved_offsets") or [0] * len(part.get_shape())
+            for old in opened.keys():  # noqa: SIM118
+                part, key = opened.get_slice(old), translate_group(old)
+                start = parts.get(old, {}).get("saved_offsets") or [0] * len(part.get_shape())
                 end = tuple(a + b for a, b in zip(start, part.get_shape(), strict=True))
                 before = found.get(key, (end, None))[0]
                 shape = tuple(max(a, b) for a, b in zip(before, end, strict=True))
@@ -262,10 +263,13 @@ def fill(path: Path, targets: Mapping[str, Tensor]) -> None:
 
         with _without_warnings():
             reader = dcp.HuggingFaceStorageReader(str(path))
-            dcp.load(dict(targets), storage_reader=reader, no_dist=not sharded)
+            stored = {translate_group(key): key for key in reader.read_metadata().state_dict_metadata}
+            wanted = {stored.get(key, key): target for key, target in targets.items()}
+            dcp.load(wanted, storage_reader=reader, no_dist=not sharded)
         return
     for file in sorted(path.glob("*.safetensors")):
-        for key, tensor in load_file(file).items():
+        for old, tensor in load_file(file).items():
+            key = translate_group(old)
             if key in targets:
                 targets[key].copy_(tensor)
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from beeline.core.declared import fields_of
 from beeline.core.protocols.training import Microbatches
 from beeline.core.types import Batch, leaves
-from beeline.training.feed.microbatches import FromDistribution, InMemory
+from beeline.training.feed.microbatches import FromDistribution, InMemory, Stateless
 
 WHOLE = 64 << 20  # bytes; tensors up to this size are hashed completely
 SUMMED = 4 << 30  # bytes; for tensors up to this size the sum of all bits is included
@@ -152,7 +152,8 @@ def data(microbatches: Microbatches) -> dict[str, Any]:
     """The fingerprint of training data: of all data in memory, else of a first microbatch of ``PROBED`` data."""
     if isinstance(microbatches, InMemory):
         return batch(microbatches.batch)
-    source = microbatches.distribution if isinstance(microbatches, FromDistribution) else microbatches
+    source: Any = microbatches.data if isinstance(microbatches, Stateless) else microbatches
+    source = source.distribution if isinstance(source, FromDistribution) else source
     return {"is": type(source).__name__} | batch(microbatches.microbatch(0, PROBED))
 
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from beeline.core.declared import Declaring
 from beeline.core.errors import require
 from beeline.core.modes import deferred, refuse
+from beeline.core.old_names import FORMAT
 from beeline.core.protocols.objectives import Player
 from beeline.core.protocols.training import Callback, Feed, Log, Parallel
 from beeline.core.rng import Rng
@@ -284,7 +285,7 @@ class Loop:
         """Store the averages and buffers permanently, for post-hoc EMA."""
         if self.checkpoint_dir is None:
             return
-        state = {"step": self.state.step, "profiles": compare.settings(self.training.profiles)}
+        state = {"format": FORMAT, "step": self.state.step, "profiles": compare.settings(self.training.profiles)}
         stored = checkpoint.Checkpoint(self.state.step, self.state.averaged() | self.state.buffers(), state)
         checkpoint.write(self.checkpoint_dir / "snapshots", stored, 10**9, self.engine)
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from beeline.core.errors import require
+from beeline.core.old_names import FORMAT
 from beeline.core.protocols.objectives import Player
 from beeline.training import checkpoint
 from beeline.training.checkpoint import Checkpoint
@@ -58,6 +59,7 @@ class State:
         if self.extras:
             tensors["extras"] = dict(self.extras)
         state = {
+            "format": FORMAT,
             "step": self.step,
             "settings": settings,
             "best": self.best,

@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 import yaml
 
 from beeline.core.errors import BeelineError, nearest, require
+from beeline.core.old_names import translate_columns
 
 
 @dataclass(frozen=True)
@@ -118,7 +119,7 @@ class Datetime(Column):
     unit: str = "s"  # of the finest difference that occurs: D, h, m, s, ms, us or ns
     low: str | None = None  # made values are not before
     high: str | None = None  # nor after
-    kind: ClassVar[str] = "moment"
+    kind: ClassVar[str] = "datetime"
 
     def words(self) -> str:
         written = "" if self.format is None else f", written {self.format}"
@@ -216,7 +217,7 @@ class Schema:
             isinstance(data, Mapping) and all(isinstance(v, Mapping) for v in data.values()),
             "this YAML holds no schema; it gives every column a kind, as in 'age: {kind: number, integer: true}'",
         )
-        return cls.of(data)
+        return cls.of(translate_columns(data))
 
     @classmethod
     def of(cls, data: Mapping[str, Mapping[str, Any]]) -> Schema:

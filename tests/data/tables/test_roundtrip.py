@@ -235,7 +235,7 @@ def test_corrections_come_before_refusals() -> None:
     with pytest.raises(BeelineError, match="rows 8 hold '2021-13-01'"):
         infer(dates)
     swapped = pd.DataFrame({"d": [f"{1 + k % 12}/{1 + k % 9}/2021" for k in I]})
-    day_first = infer(swapped, {"d": {"kind": "moment", "format": "%-d/%-m/%Y"}})["d"]
+    day_first = infer(swapped, {"d": {"kind": "datetime", "format": "%-d/%-m/%Y"}})["d"]
     assert isinstance(day_first, Datetime) and day_first.high == "2021-09-12 00:00:00"
 
 

@@ -202,7 +202,7 @@ def test_a_condition_that_cannot_be_met_is_refused(fitted: Table, condition: obj
         (mixed(), {"pet": {"kind": "number"}}, "no finite number"),
         (
             pd.DataFrame({"a": [1.0, None] * 4, "b": range(8)}),
-            {"b": {"kind": "moment"}},
+            {"b": {"kind": "datetime"}},
             "convert them with pandas.to_datetime",
         ),
     ],
