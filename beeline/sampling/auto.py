@@ -1,4 +1,4 @@
-"""The sampler for a budget: the solver and the steps that the truth benchmark shows best."""
+"""The default sampler for a budget of evaluations, chosen by the solver benchmark."""
 
 from __future__ import annotations
 
@@ -19,21 +19,19 @@ def auto_sampler(
     *,
     path: AffinePath = Linear(),  # noqa: B008 - a frozen value
 ) -> Sampler:
-    """A Sampler of at most ``evaluations`` evaluations, or of as many as a ``tolerance`` needs.
+    """A Sampler with at most ``evaluations`` field evaluations per sample, or with error control by ``tolerance``.
 
-    up to 8 evaluations = Fitted weights and times, learned once on random mixtures for all flows;  beyond = UniPC on
-    even steps, or Adams-Bashforth where ``path``, the flow's, is not straight;  with a tolerance = Adaptive
-    Assumes a flow on the straight path, as it was trained; on a reflowed flow, whose trajectories are straight, the
-    learned weights are worse than Euler, which is exact there.  What was chosen can be read on the Sampler.
-    A fitted choice draws and does not invert; ``fit_solver`` does better for one flow.
-    Source: none; benchmarks/presets.py learns the weights, benchmarks/truth.py compares them.
+    up to 8 evaluations: Fitted weights and times, fitted to random mixtures;  above: UniPC with equal steps, or
+    Adams-Bashforth if ``path``, the path of the flow, is not straight;  with a tolerance: Adaptive
+    Assumes a flow that is not reflowed; on straight trajectories EULER is exact and the fitted weights are not.  A
+    fitted solver cannot invert.  ``fit_solver`` fits the weights to one flow.
 
     >>> auto_sampler(8).evaluations, auto_sampler(tolerance=1e-4).solver.rtol
     (8, 0.0001)
     """
     require(
         isinstance(evaluations, int) and evaluations >= 1,
-        f"auto_sampler got evaluations={evaluations!r}; a sampler takes at least one: give a whole number from 1",
+        f"auto_sampler got evaluations={evaluations!r}; sampling needs at least one evaluation: set an integer from 1",
     )
     if tolerance is not None:
         return Sampler(1, solver=Adaptive(tolerance, tolerance))

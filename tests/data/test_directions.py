@@ -71,5 +71,5 @@ def test_what_is_no_direction_is_refused() -> None:
         Directions(((0.0, 0.0, 0.0),))
     with pytest.raises(ValueError, match="kappa lies in"):
         Directions(kappa=0.0)
-    with pytest.raises(ValueError, match="off the sphere"):
+    with pytest.raises(ValueError, match="not on Sphere"):
         bl.paths.Geodesic().point(torch.ones(1, 3), torch.ones(1, 3), torch.ones(1))

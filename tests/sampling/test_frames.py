@@ -46,7 +46,7 @@ def test_the_inner_guidance_takes_the_null_of_the_flow() -> None:
 
 
 def test_refusals() -> None:
-    with pytest.raises(BeelineError, match="counted from 0"):
+    with pytest.raises(BeelineError, match="indices from 0"):
         GivenFrames(())
-    with pytest.raises(BeelineError, match="places that it has"):
+    with pytest.raises(BeelineError, match="indices below its size"):
         Sampler(1, guidance=GivenFrames((2,)))(Flow(exact), torch.zeros(3, 2, 1, dtype=torch.float64))

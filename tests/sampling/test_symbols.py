@@ -122,9 +122,9 @@ def test_what_cannot_be_guided_is_refused():
         StraightThrough(linear)(lambda x, t: x, None)
     x, t = torch.full((2, 2, 3), 1 / 3, dtype=torch.float64), torch.zeros(2, dtype=torch.float64)
     field = fixed(GumbelSoftmax())
-    with pytest.raises(BeelineError, match="one number for each"):
+    with pytest.raises(BeelineError, match="one log-probability per sequence"):
         StraightThrough(lambda z: z.sum(-1))(field, None)(x, t)
-    with pytest.raises(BeelineError, match="without a gradient"):
+    with pytest.raises(BeelineError, match="without gradient"):
         StraightThrough(lambda z: z.detach().flatten(1).sum(1))(field, None)(x, t)
 
 

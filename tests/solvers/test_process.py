@@ -117,7 +117,7 @@ def test_flows_on_a_sphere_are_drawn_on_it(solver: object) -> None:
 
 
 def test_a_solver_of_another_space_is_refused() -> None:
-    with pytest.raises(ValueError, match="but the flow lives on Sphere"):
+    with pytest.raises(ValueError, match="those of the flow lie on Sphere"):
         Sampler(2, solver=Projected(HEUN, Torus()))(flow_on(Sphere(), 3), torch.eye(3).double())
 
 

@@ -141,8 +141,8 @@ def test_tangent_network_stays_on_the_sphere():
 @pytest.mark.parametrize(
     "space, x, words",
     [
-        (Sphere(), torch.ones(1, 3), "off the sphere"),
-        (Rotations(), torch.ones(1, 4), "off the rotations"),
+        (Sphere(), torch.ones(1, 3), "not on Sphere"),
+        (Rotations(), torch.ones(1, 4), "not on Rotations"),
         (Rotations(), torch.tensor([[1.0, 0.0, 0.0]]), "unit quaternion"),
         (Torus(), torch.full((1, 2), 4.0), "radians"),
     ],

@@ -1,4 +1,4 @@
-"""Guidance that holds some frames as they are given and draws the others."""
+"""Guidance that keeps given frames fixed and samples the others."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from beeline.sampling.guidance.guide import FlowDependent, Plain, guidance_for_f
 
 @dataclass(frozen=True)
 class GivenFrames(FlowDependent):
-    """Some frames are data in the start state already: they keep their place at t = 1 while the others are drawn.
+    """Keeps given frames of the initial state fixed at t = 1 while the others are sampled.
 
-    v_f = 0 for a given frame f;  v_f(x, tau) for the others,  tau_f = 1 where f is given and t elsewhere
-    Assumes states [B, F, ...], a field that takes times [B, F], learned with ``Frames`` and a share of clean ones.
+    v_f = 0 for a given frame f;  v_f(x, tau) for the others,  tau_f = 1 for a given frame and t otherwise
+    Assumes states [B, F, ...] and a field that takes times [B, F], trained with ``Frames(clean > 0)``.
     Source: Le et al. 2024, "One Diffusion to Generate Them All" (arXiv 2411.16318); Chen et al. 2024, "Diffusion
     Forcing" (arXiv 2407.01392).
 
@@ -29,18 +29,18 @@ class GivenFrames(FlowDependent):
     tensor([0.0000, 0.5000])
     """
 
-    frames: tuple[int, ...]  # places along the first dimension, from 0
-    guidance: Guidance = field(default_factory=Plain)  # of the others
+    frames: tuple[int, ...]  # indices of the given frames, from 0
+    guidance: Guidance = field(default_factory=Plain)  # for the others
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "frames", tuple(int(f) for f in self.frames))
         require(
             len(self.frames) > 0 and min(self.frames) >= 0,
-            f"GivenFrames got frames={self.frames}; give the places of one frame or more, counted from 0",
+            f"GivenFrames got frames={self.frames}; it needs at least one frame: pass indices from 0",
         )
 
     def for_flow(self, flow: Flow) -> GivenFrames:
-        """The same with the inner guidance of one flow."""
+        """The guidance with the inner guidance for ``flow``."""
         return replace(self, guidance=guidance_for_flow(self.guidance, flow))
 
     def __call__(self, field: object, cond: Cond) -> Dynamics:
@@ -49,8 +49,8 @@ class GivenFrames(FlowDependent):
         def f(x: Tensor, *times: Tensor) -> Tensor:
             require(
                 x.ndim >= 2 and max(self.frames) < x.shape[1],
-                f"GivenFrames({self.frames}) was used on states of shape {tuple(x.shape)}; the frames are the first "
-                "dimension after the batch: give places that it has",
+                f"GivenFrames({self.frames}) got states of shape {tuple(x.shape)}; frames are the second dimension: "
+                "pass indices below its size",
             )
             own = torch.ones(x.shape[1], dtype=torch.bool, device=x.device)
             own[list(self.frames)] = False

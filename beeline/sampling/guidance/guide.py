@@ -1,4 +1,4 @@
-"""Guidance: a strong prediction, a weak one, a rule between them, and a window in time."""
+"""Guidance: a rule that combines a strong and a weak prediction inside a time window."""
 
 from __future__ import annotations
 
@@ -21,25 +21,23 @@ from beeline.solvers.process import FieldReadout
 
 
 class FlowDependent(ABC):
-    """Base of guidance and references that take something from the flow which is drawn, beside its field."""
+    """Base class of guidance and references that depend on the flow in addition to its field."""
 
     @abstractmethod
     def for_flow(self, flow: Flow) -> Any:
-        """The same, for one flow."""
+        """The guidance or reference for ``flow``."""
 
 
 def guidance_for_flow(guidance: Guidance, flow: Flow) -> Guidance:
-    """The guidance of a sampler for one flow: a sampler calls this before every run."""
+    """The guidance for ``flow``; a Sampler calls this before every run."""
     return guidance.for_flow(flow) if isinstance(guidance, FlowDependent) else guidance
 
 
 @dataclass(frozen=True)
 class Plain:
-    """No guidance: the field as it is.
+    """No guidance.
 
     v = v(x, t, cond)
-    Assumes nothing.
-    Source: none.
 
     >>> Plain()(lambda x, t, cond: cond, torch.ones(1, 1))(torch.zeros(1, 1), torch.zeros(1))
     tensor([[1.]])
@@ -57,44 +55,44 @@ class Unconditional(FlowDependent):
     """The same field under a null condition.
 
     weak = v(x, t, null)
-    Assumes that the null was learned, by dropping conditions while training.
+    Assumes a network trained with condition dropout to this null.
     Source: Ho and Salimans 2022, "Classifier-Free Diffusion Guidance" (arXiv 2207.12598).
 
     >>> Unconditional(10)(None, torch.tensor([3, 4]))[1]
     tensor([10, 10])
     """
 
-    # for the batch or for one sample (then repeated): by name, or a number that fills all labels or all vectors; None
-    # is the one that the flow or its network knows
+    # null conditions by name, for the batch or for one sample (then repeated), or one number for all leaves;
+    # None is the null of the flow or its network
     null: Any = None
 
     def for_flow(self, flow: Flow) -> Reference:
-        """The reference with the null that a flow learned; refused where it learned none, or another."""
+        """The reference with the null of ``flow``; raises ValueError for a flow without one and for another null."""
         learned = flow.null
         require(
             not (isinstance(learned, Mapping) and not learned),
-            "guidance was asked of a flow that never learned a null condition, so that its weak prediction would come "
-            "from weights that were not trained; train with Drop(0.1), or use Plain()",
+            "guidance was requested for a flow that was trained without condition dropout; its unconditional "
+            "prediction is untrained: train with Drop(0.1), or use Plain()",
         )
         require(
             learned is not None or self.null is not None,
-            "guidance was given without a null, and the flow records none; give CFG(scale, null={'label': 10}), or "
-            "Flow(..., null={'label': 10})",
+            "guidance got no null condition, and the flow records none; the weak prediction needs one: use CFG(scale, "
+            "null={'label': 10}), or Flow(..., null={'label': 10})",
         )
         return self if learned is None else LearnedNull(learned, self.null)
 
     def __call__(self, field: Any, cond: Cond) -> tuple[Any, Cond]:
         require(
             cond is not None,
-            "guidance was asked for without a condition; it moves from the null condition to a condition: "
-            "pass cond=, or use Plain()",
+            "guidance got cond=None; it extrapolates from the null condition to a condition: pass cond=, or use "
+            "Plain()",
         )
         return field, null_like(self.null, cond, field)
 
 
 @dataclass(frozen=True)
 class LearnedNull:
-    """The null condition that a flow learned; a null that was given beside it has to be the same one."""
+    """The null condition of a flow; raises ValueError if ``given`` differs from it."""
 
     null: Any
     given: Any = None
@@ -107,18 +105,18 @@ class LearnedNull:
             other = [name for (name, a), (_, b) in pairs if not torch.equal(a, b.to(a))]
             require(
                 not other,
-                f"guidance was given the null {self.given} for {other}, but the flow learned {self.null}; leave the "
-                "null out: CFG(scale)",
+                f"guidance got the null {self.given} for {other}, but the flow was trained with {self.null}; other "
+                "values were not trained as nulls: omit it, as in CFG(scale)",
             )
         return field, null
 
 
 @dataclass(frozen=True)
 class Weak:
-    """Another, weaker field under the same condition (autoguidance).
+    """A weaker field under the same condition (autoguidance).
 
     weak = other(x, t, cond)
-    Assumes that the other field was learned on the same data and path.
+    Assumes a field trained on the same data and path.
     Source: Karras et al. 2024, "Guiding a Diffusion Model with a Bad Version of Itself" (arXiv 2406.02507).
 
     >>> Weak(torch.sin)("field", None)[0] is torch.sin
@@ -130,8 +128,8 @@ class Weak:
     def __post_init__(self) -> None:
         require(
             callable(self.field),
-            f"Weak got {str(self.field)[:80]!r}, which is no field; a text cannot name one: give it in Python, "
-            "as in Weak(load('runs/small').flow.field), or name a bundle: WeakBundle(runs/small)",
+            f"Weak got {str(self.field)[:80]!r}, which is not callable; a field cannot be given as text: pass it in "
+            "Python, as in Weak(load('runs/small').flow.field), or name a bundle: WeakBundle(runs/small)",
         )
 
     def __call__(self, field: Any, cond: Cond) -> tuple[Any, Cond]:
@@ -140,10 +138,9 @@ class Weak:
 
 @dataclass(frozen=True)
 class Extrapolate:
-    """From the weak prediction through the strong one.
+    """Linear extrapolation from the weak through the strong prediction.
 
-    v = weak + scale (strong - weak)
-    Assumes nothing; scale 1 is the strong prediction, 0 the weak one.
+    v = weak + scale (strong - weak);  scale 1 is the strong prediction, 0 the weak one
     Source: Ho and Salimans 2022 (arXiv 2207.12598).
 
     >>> Extrapolate(2.0).for_run()(torch.ones(1, 1), torch.zeros(1, 1), torch.zeros(1, 1), torch.zeros(1))
@@ -158,10 +155,10 @@ class Extrapolate:
 
 @dataclass(frozen=True)
 class Guide(FlowDependent):
-    """Guidance as reference x rule x window.
+    """Guidance by a reference, a rule and a time window.
 
-    v = rule(strong, weak) while t is inside the window, strong elsewhere
-    Assumes what its reference assumes.
+    v = rule(strong, weak) for t inside the window, strong outside
+    Assumes the assumptions of the reference.
     Source: Ho and Salimans 2022 (arXiv 2207.12598); the window is Kynkaanniemi et al. 2024 (arXiv 2404.07724).
 
     >>> Guide(Unconditional(0), Extrapolate(3.0), window=(0.2, 0.9)).calls(0.5)
@@ -170,18 +167,19 @@ class Guide(FlowDependent):
 
     reference: Reference
     rule: Rule
-    window: tuple[float, float] = (0.0, 1.0)  # times at which guidance acts, both ends included
-    together: bool = True  # both predictions in one batch of 2B, where they come from one field
+    window: tuple[float, float] = (0.0, 1.0)  # times with guidance, both ends included
+    together: bool = True  # evaluate both predictions in one batch of 2B if they come from one field
 
     def __post_init__(self) -> None:
         low, high = self.window
         require(
             0 <= low <= high <= 1,
-            f"the guidance window is {self.window}; it has to be (low, high) with 0 <= low <= high <= 1",
+            f"Guide got window={self.window}, which is no interval of times: set (low, high) with "
+            "0 <= low <= high <= 1",
         )
 
     def for_flow(self, flow: Flow) -> Guidance:
-        """The guidance of one flow, whose null it takes."""
+        """The guidance with the reference for ``flow``."""
         return (
             replace(self, reference=self.reference.for_flow(flow))
             if isinstance(self.reference, FlowDependent)
@@ -205,7 +203,7 @@ class Guide(FlowDependent):
             whole = (low, high) == (0.0, 1.0) or bool(inside.all())
             if not whole and not bool(inside.any()):
                 return apart_strong(x, t, *s)
-            if double is not None and len(x) == rows:  # not where a solver asks for many times at once
+            if double is not None and len(x) == rows:  # not for solvers that are parallel in time
                 strong, weak = double(*(torch.cat([part, part]) for part in (x, t, *s))).chunk(2)
             else:
                 strong, weak = apart_strong(x, t, *s), apart_weak(x, t, *s)
@@ -221,8 +219,9 @@ class Guide(FlowDependent):
 def CFG(scale: float, null: Any = None, window: tuple[float, float] = (0.0, 1.0)) -> Guide:  # noqa: N802 - a name of the field
     """Classifier-free guidance: v = weak + scale (strong - weak), weak = v(x, t, null).
 
-    Without ``null`` it is the one that the flow, or its network, knows.  A null is given by name, {"label": 10}, for
-    the batch or for one sample (then repeated), or as a number that fills all labels or all vectors.
+    ``scale`` 1 is no guidance.  ``null`` is a tree of null conditions for the batch or for one sample (then repeated),
+    such as {"label": 10}, or a number for all leaves; by default the null of the flow or its network.  Guidance applies
+    for t inside ``window``.
     Source: Ho and Salimans 2022 (arXiv 2207.12598).
 
     >>> CFG(3.0, null=10).rule

@@ -1,4 +1,4 @@
-"""The null condition: what stands for no condition, as the network was built for it and as it was learned."""
+"""Null conditions for classifier-free guidance."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ from beeline.core.types import Cond, leaves, map_cond
 
 
 def null_like(null: Any, cond: Cond, field: Any = None) -> Cond:
-    """The null condition for a batch, checked against what ``field`` was built for.
+    """The null condition for a batch with the condition ``cond``, checked against the nulls declared by ``field``.
 
-    None is the null that the network knows: the index after the last class of every label; vectors, which have none of
-    their own, stay as they are.  A number fills all labels, or all vectors.  A mapping names the nulls of some
-    conditions; the others stay.  A null for one sample is repeated, one for the batch is taken as it is.
+    None is the null of the network: the index after the last class for every label; vectors, which have no null, are
+    unchanged.  A number is used for all labels or all vectors.  A mapping gives the nulls of some conditions; the
+    others are unchanged.  A null for one sample is repeated.  Raises ValueError for a null that does not fit.
     """
     known = traits_of(field).nulls
     if null is None:
         return _network_null(cond, known)
     if isinstance(null, int | float) and not isinstance(null, bool):
-        made = _constant_null(null, cond)
+        result = _constant_null(null, cond)
     else:
-        made = _named_null(null, cond)
+        result = _named_null(null, cond)
     if known is not None:
-        _check_known(made, cond, known)
-    return made
+        _check_known(result, cond, known)
+    return result
 
 
 def learned_null(drop: Any, conditions: Mapping[str, Mapping[str, Any]]) -> Any:
-    """The null that a drop teaches a network for the described conditions, as plain data; {} where it teaches none."""
+    """The null that condition dropout trains for the described conditions, as plain data; {} without dropout."""
     labels = {name: spec["classes"] for name, spec in conditions.items() if "classes" in spec}
     if not conditions:
         return None
@@ -51,7 +51,7 @@ def learned_null(drop: Any, conditions: Mapping[str, Mapping[str, Any]]) -> Any:
 
 
 def check_null(drop: Any, conditions: Mapping[str, Mapping[str, Any]]) -> None:
-    """Refuse a null label that is a class, which would lose its own meaning."""
+    """Raise ValueError for a null label that is also a class."""
     if drop is None or drop.probability == 0 or drop.null is None:
         return
     for name, spec in conditions.items():
@@ -60,16 +60,16 @@ def check_null(drop: Any, conditions: Mapping[str, Mapping[str, Any]]) -> None:
         if classes is not None and isinstance(null, int | float):
             require(
                 null == classes,
-                f"objective.drop.null={null:g} stands for no {name}, but {name}s here are 0 .. {classes - 1} and the "
-                f"one after them is none; give null={classes}, or leave it out: the network knows it",
+                f"objective.drop.null={null:g} is not the null of the condition {name!r}, whose classes are "
+                f"0 .. {classes - 1}; the null is the index after them: set null={classes}, or omit it",
             )
 
 
 def _network_null(cond: Cond, known: Mapping[str, float | None] | None) -> Cond:
     require(
         known is not None,
-        "a null condition was needed, and neither the flow nor its network says what stands for no condition; name it: "
-        "null={'label': 10}, or Flow(..., null={'label': 10})",
+        "guidance needs a null condition, and neither the flow nor its network declares one; pass null={'label': 10}, "
+        "or use Flow(..., null={'label': 10})",
     )
     assert known is not None
     if isinstance(cond, Tensor):
@@ -90,8 +90,8 @@ def _fill_leaf(leaf: Cond, value: float | None) -> Cond:
 def _require_null(values: list[float | None], names: list[str]) -> None:
     require(
         any(value is not None for value in values),
-        f"a null condition was needed for {names}; a vector has no null of its own, unlike a label: name the vector "
-        "that stands for none, for example null={'age': [0.0]}",
+        f"guidance needs a null condition for {names}; vectors have no default null, unlike labels: pass the vector "
+        "that was used in condition dropout, for example null={'age': [0.0]}",
     )
 
 
@@ -100,13 +100,13 @@ def _constant_null(null: float, cond: Cond) -> Cond:
     floats = {leaf.is_floating_point() for _, leaf in found}
     require(
         len(floats) <= 1,
-        f"the null {null:g} is one number for labels and vectors, {[name for name, _ in found]}; a label's null means "
-        "nothing in a vector: name the nulls, for example null={'label': 10}",
+        f"the null {null:g} is one number for labels and vectors, {[name for name, _ in found]}; their nulls differ: "
+        "pass them by name, for example null={'label': 10}",
     )
     require(
         math.isfinite(null) and (True in floats or float(null).is_integer()),
-        f"the null {null} was given for {'labels, which are whole numbers' if False in floats else 'a condition'}; it "
-        "stands for no condition in the network's input: give a finite number of the condition's kind",
+        f"the null is {null}, but the condition consists of {'integers' if False in floats else 'finite numbers'}; it "
+        "replaces the condition in the network's input: pass a finite number of the same kind",
     )
     return map_cond(lambda leaf: torch.full_like(leaf, null), cond)
 
@@ -115,32 +115,35 @@ def _named_null(null: Any, cond: Cond) -> Cond:
     if isinstance(cond, Mapping):
         require(
             isinstance(null, Mapping),
-            f"the null condition is a {type(null).__name__} beside the conditions {sorted(cond)}; name the condition "
-            "that it is the null of, for example null={'label': 10}",
+            f"the null condition is a {type(null).__name__} for the conditions {sorted(cond)}; its condition is "
+            "ambiguous: pass it by name, for example null={'label': 10}",
         )
         for name in null:
-            require(name in cond, f"the null names {name!r}, which is no condition here; {nearest(str(name), cond)}")
+            require(name in cond, f"the null has the name {name!r}, which is no condition; {nearest(str(name), cond)}")
         return {name: _named_null(null[name], leaf) if name in null else leaf for name, leaf in cond.items()}
     if cond is None:
         return None
     if isinstance(null, Mapping):
-        require(len(null) == 1, f"the null names {sorted(null)} beside one condition without a name; give one null")
+        require(
+            len(null) == 1,
+            f"the null has the names {sorted(null)} for a single condition without a name; pass one null",
+        )
         null = next(iter(null.values()))
     if isinstance(null, int | float) and not isinstance(null, bool):
         return _constant_null(null, cond)
     void = torch.as_tensor(null, device=cond.device).to(cond.dtype)
     if void.shape == cond.shape:
-        return void.clone()  # never the condition itself, which stands for what is kept
+        return void.clone()  # never the condition itself, which marks unchanged leaves
     require(
         void.shape == cond.shape[1:] or (void.shape[:1] == (1,) and void.shape[1:] == cond.shape[1:]),
-        f"the null condition has shape {tuple(void.shape)} beside a condition of {tuple(cond.shape)}; give it for the "
-        "batch, for one sample, or as one number",
+        f"the null condition has shape {tuple(void.shape)} for a condition of shape {tuple(cond.shape)}; pass it for "
+        "the batch, for one sample, or as one number",
     )
     return void.expand(cond.shape).clone()
 
 
 def _check_known(made: Cond, cond: Cond, known: Mapping[str, float | None]) -> None:
-    """Refuse a null that is not the one the network was built with."""
+    """Raise ValueError for a null that differs from that of the network."""
     if isinstance(made, Tensor):
         if len(known) == 1:
             _check_known({name: made for name in known}, {name: cond for name in known}, known)
@@ -155,7 +158,7 @@ def _check_known(made: Cond, cond: Cond, known: Mapping[str, float | None]) -> N
 def _wrong_null_message(name: str, leaf: Tensor, value: float) -> str:
     got = float(leaf[leaf != value].flatten()[0])
     return (
-        f"the null {got:g} was given for the condition {name!r}, but this network was built with the null {value:g}"
+        f"the null of the condition {name!r} is {got:g}, but this network was built with the null {value:g}"
         + ("" if leaf.is_floating_point() else f", and {got:g} is one of its classes")
-        + f"; leave the null out, or give {value:g}"
+        + f"; omit the null, or pass {value:g}"
     )

@@ -1,4 +1,4 @@
-"""Guidance of symbols by a classifier of whole sequences."""
+"""Classifier guidance for symbols by the straight-through estimator."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from beeline.spaces.simplex import InteriorPath, PosteriorNetwork, probabilities
 
 @dataclass(frozen=True)
 class StraightThrough(FlowDependent):
-    """Symbols drawn from the prediction are shown to a classifier, whose gradient there is added to the velocity.
+    """Straight-through classifier guidance: adds the classifier's gradient at symbols sampled from the prediction.
 
     v = sum_k p_k u_k(x, t) + strength x (G - <x, G>),  G = mean_m grad log c(z_m),  z_m ~ p(x1 | x, t) one-hot
-    Assumes a PosteriorNetwork on a path inside the simplex, and a differentiable classifier of clean one-hot
-    sequences.  The gradient stops at the symbols.  x (G - <x, G>) is G in the metric of the simplex, which keeps states
-    on it; the paper subtracts the mean of G over symbols and clips.  All samples share the chance of the draws, so that
-    none depends on its batch.  ``base`` is guidance of the probabilities p.
+    Assumes a PosteriorNetwork on an InteriorPath, and a differentiable classifier of clean one-hot sequences.  The
+    gradient is taken at the symbols.  x (G - <x, G>) is G in the metric of the simplex, which keeps states on it; the
+    paper subtracts the mean of G over symbols and clips.  All samples of a batch share the random numbers, so that none
+    depends on its batch.
     Source: Tang et al. 2025, "Gumbel-Softmax Flow Matching with Straight-Through Guidance" (arXiv 2503.17361).
 
     >>> from beeline.spaces.simplex import GumbelSoftmax
@@ -40,29 +40,29 @@ class StraightThrough(FlowDependent):
     """
 
     classifier: Callable[[Tensor], Tensor]  # log c of one-hot data: [N,*S,K] -> [N]
-    strength: NonNegative = 1.0  # from 0, which is none
-    draws: Count = 10  # sequences at each evaluation
-    base: Guidance = field(default_factory=Plain)
-    rng: Rng = Rng(0)  # of the draws
+    strength: NonNegative = 1.0  # 0 is no guidance
+    draws: Count = 10  # sequences per evaluation
+    base: Guidance = field(default_factory=Plain)  # guidance of the probabilities p
+    rng: Rng = Rng(0)  # of the sequences
 
     def __post_init__(self) -> None:
         require(
             math.isfinite(self.strength) and self.strength >= 0 and self.draws >= 1,
-            f"StraightThrough got strength={self.strength}, draws={self.draws}; give a strength from 0 and at least "
-            "one draw: 1 and 10 are usual",
+            f"StraightThrough got strength={self.strength}, draws={self.draws}; the gradient needs a strength of at "
+            "least 0 and at least one sequence: 1 and 10 are usual",
         )
 
     def for_flow(self, flow: Flow) -> StraightThrough:
         return replace(self, base=guidance_for_flow(self.base, flow))
 
     def __call__(self, field: Any, cond: Cond) -> Dynamics:
-        if isinstance(field, FieldReadout):  # which symbol it is at the end
+        if isinstance(field, FieldReadout):  # the final step to a symbol
             return self.base(field, cond)
         network = unwrapped(field)
         require(
             isinstance(network, PosteriorNetwork) and isinstance(network.path, InteriorPath),
-            f"StraightThrough was given {type(network).__name__}; it needs probabilities of symbols and states inside "
-            "the simplex: PosteriorNetwork(network, Dirichlet()) or GumbelSoftmax()",
+            f"StraightThrough got {type(network).__name__}; it needs probabilities of symbols and states inside the "
+            "simplex: use PosteriorNetwork(network, Dirichlet()) or PosteriorNetwork(network, GumbelSoftmax())",
         )
         posterior, count = self.base(FieldReadout(probabilities, field), cond), 0
 
@@ -77,21 +77,21 @@ class StraightThrough(FlowDependent):
         return f
 
     def gradient(self, p: Tensor, rng: Rng) -> Tensor:
-        """The mean gradient of log c [B,*S,K] at symbols drawn from the probabilities ``p``."""
+        """The mean gradient of log c [B,*S,K] at symbols sampled from the probabilities ``p`` [B,*S,K]."""
         u = rng.fill(p.new_empty(self.draws, *p.shape[1:], dtype=torch.float64)).clamp(min=1e-300)
         gumbel = -torch.log(-torch.log(u))
         best = (p.detach().clamp(min=1e-30).log()[:, None] + gumbel).argmax(-1)
         with torch.enable_grad():
             z = nn.functional.one_hot(best, p.shape[-1]).to(p).flatten(0, 1).requires_grad_()
-            said = self.classifier(z)
+            log_c = self.classifier(z)
             require(
-                said.shape == (len(z),) and said.requires_grad,
-                f"the classifier gave {tuple(said.shape)} for {len(z)} sequences, "
-                f"{'with' if said.requires_grad else 'without'} a gradient; guidance needs one number for each, with "
-                "its gradient",
+                log_c.shape == (len(z),) and log_c.requires_grad,
+                f"the classifier returned shape {tuple(log_c.shape)} {'with' if log_c.requires_grad else 'without'} "
+                f"gradient for {len(z)} sequences; guidance differentiates one log-probability per sequence: return a "
+                "differentiable tensor [N]",
             )
-            (made,) = torch.autograd.grad(said.sum(), z)
-        return made.reshape(len(p), self.draws, *p.shape[1:]).mean(1)
+            (slope,) = torch.autograd.grad(log_c.sum(), z)
+        return slope.reshape(len(p), self.draws, *p.shape[1:]).mean(1)
 
     def calls(self, t: float) -> int:
         return self.base.calls(t)
