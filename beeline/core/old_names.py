@@ -35,6 +35,7 @@ COMPONENTS: Mapping[str, str] = {
     "distances.Felt": "distances.FeatureWeighted",
     "fits.Aligned": "fits.AlignedSteps",
     "latents.Brownian": "latents.BrownianBridge",
+    "metrics.Grams": "metrics.NGramDivergence",
     "modalities.Symbols": "modalities.Sequences",
     "networks.Accelerating": "networks.SecondOrder",
     "networks.Posterior": "networks.PosteriorNetwork",
