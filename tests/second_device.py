@@ -1,8 +1,8 @@
-"""A device that is not there: tensors on it are those of the CPU with a mark, and to mix the two is an error.
+"""A simulated second device: its tensors are marked CPU tensors, and mixing them with others is an error.
 
-Inside ``SecondDevice`` a tensor is marked when it is made with ``device=DEVICE``, moved there, or computed from marked
+Inside ``SecondDevice`` a tensor is marked if it is created with ``device=DEVICE``, moved there, or computed from marked
 ones; ``x.device`` of a marked tensor is DEVICE.  A call that mixes marked tensors with others (of one number or more
-dimensions) raises as it would on a GPU, and so does ``numpy()``.  ``waits`` counts what makes a program wait for the
+dimensions) raises as it would on a GPU, and so does ``numpy()``.  ``waits`` counts calls that synchronise with the
 device: ``item``, ``float``, ``bool``, ``tolist``, ``cpu`` and their like.
 """
 
@@ -19,7 +19,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
-DEVICE = torch.device("mps", 0)  # a type that torch knows, without a word in this package about it
+DEVICE = torch.device("mps", 0)  # a type of torch that this package does not mention
 
 WAITS = {
     "item",
@@ -35,11 +35,11 @@ WAITS = {
     "numpy",
 }
 MOVES = {"to", "cpu", "copy_", "__set__", "_has_compatible_shallow_copy_type"}
-ALONE = {"numpy", "__array__"}  # what a tensor on another device cannot do
+ALONE = {"numpy", "__array__"}  # refused for tensors on another device
 
 
 class MixedDevicesError(RuntimeError):
-    """Tensors of two devices met."""
+    """A call has tensors of two devices."""
 
 
 def _base(tensor: Tensor) -> Tensor:
@@ -54,7 +54,7 @@ class SecondDevice(TorchFunctionMode):
         super().__init__()
         self.marks: dict[int, Any] = {}
         self.waits: Counter[str] = Counter()
-        self.inside = 0  # calls that are being worked, of which marked tensors are a part
+        self.inside = 0  # depth of calls with marked tensors
 
     # ------------------------------------------------------------------------------------------------------- marks
 
@@ -80,16 +80,16 @@ class SecondDevice(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
         name = getattr(func, "__name__", "")
-        what = getattr(getattr(func, "__self__", None), "__name__", "") if name in ("__get__", "__set__") else ""
+        attribute = getattr(getattr(func, "__self__", None), "__name__", "") if name in ("__get__", "__set__") else ""
         tensors = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
         here = [t for t in tensors if self.marked(t)]
         if name == "__get__":
-            if what == "device" and here:
+            if attribute == "device" and here:
                 return DEVICE
             made = func(*args, **kwargs)
             if here:
                 self.mark(made)
-            elif what == "grad":  # a gradient is where its tensor is, whatever the rest of the graph
+            elif attribute == "grad":  # a gradient is on the device of its tensor
                 self.unmark(made)
             return made
         if name == "device":  # torch.device(...)
@@ -97,14 +97,14 @@ class SecondDevice(TorchFunctionMode):
         if name in WAITS and here:
             self.waits[name] += 1
         if name in ALONE and here:
-            raise MixedDevicesError(f"{name}() of a tensor on {DEVICE}; it has to go to the CPU first")
-        asked = self._asked(func, name, args, kwargs)
-        if asked is not None:
+            raise MixedDevicesError(f"{name}() of a tensor on {DEVICE}; move it to the CPU first")
+        target = self._target(func, name, args, kwargs)
+        if target is not None:
             args, kwargs = self._plain(args, kwargs)
-        wants = asked == DEVICE if asked is not None else bool(here) and name not in ("cpu",)
+        wants = target == DEVICE if target is not None else bool(here) and name not in ("cpu",)
         if "generator" in kwargs and kwargs["generator"] is not None and wants:
             raise MixedDevicesError(f"{name} on {DEVICE} was given a generator of the CPU")
-        if asked is not None or name in ("cpu",):
+        if target is not None or name in ("cpu",):
             if name in ("to", "cpu") and isinstance(args[0], Tensor) and self.marked(args[0]) != wants:
                 made = func(*args, **kwargs)
                 made = made.clone() if made.untyped_storage()._cdata == args[0].untyped_storage()._cdata else made
@@ -126,7 +126,7 @@ class SecondDevice(TorchFunctionMode):
             tree_map(lambda t: self.mark(t), made)
         return made
 
-    def _asked(self, func: Any, name: str, args: Any, kwargs: Any) -> torch.device | None:
+    def _target(self, func: Any, name: str, args: Any, kwargs: Any) -> torch.device | None:
         """The device that a call names."""
         if "device" in kwargs and kwargs["device"] is not None:
             return torch.device(kwargs["device"])
@@ -161,7 +161,7 @@ class SecondDevice(TorchFunctionMode):
 
 
 class _Passing(TorchDispatchMode):
-    """Passes marks on where no call of Python sees them: gradients, tangents, factories inside operations."""
+    """Propagates marks below the Python calls: gradients, tangents, factories inside operations."""
 
     def __init__(self, mode: SecondDevice) -> None:
         super().__init__()
@@ -178,6 +178,6 @@ class _Passing(TorchDispatchMode):
 
 @contextlib.contextmanager
 def second_device() -> Any:
-    """The second device, while this lasts."""
+    """Context manager that enables the second device."""
     with SecondDevice() as mode, _Passing(mode):
         yield mode

@@ -64,9 +64,9 @@ def test_signatures(call: object, names: list[str]) -> None:
     assert [n for n in inspect.signature(call).parameters if n in names] == names  # type: ignore[arg-type]
 
 
-def test_every_part_has_its_form() -> None:
+def test_calls_of_the_contract() -> None:
     x0, x1, t = torch.zeros(4, 2), torch.ones(4, 2), torch.full((4,), 0.25)
-    rng, path, law = bl.Rng(0), bl.paths.Linear(), bl.distributions.GaussianMixture([[0.0, 1.0], [2.0, -1.0]], 0.5)
+    rng, path, mixture = bl.Rng(0), bl.paths.Linear(), bl.distributions.GaussianMixture([[0.0, 1.0], [2.0, -1.0]], 0.5)
     assert (
         rng.fork("a", 1) == bl.Rng(0, ("a", 1)) and rng.normal(x0).shape == (4, 2) and rng.uniform(3, x0).shape == (3,)
     )
@@ -79,14 +79,14 @@ def test_every_part_has_its_form() -> None:
     assert bl.schedules.Shifted(3.0)(4, start=0.0, end=1.0).shape == (5,)
     batch = bl.couplings.Independent(source=bl.sources.Gaussian())(bl.Batch(x1), rng)
     assert batch.x0 is not None
-    flow = bl.Flow(law.field(path=path), path=path, source=bl.sources.Gaussian(), independent=True)
-    made = bl.Sampler(steps=4, solver=bl.solvers.HEUN)(flow, law.sample(4, rng))
+    flow = bl.Flow(mixture.field(path=path), path=path, source=bl.sources.Gaussian(), independent=True)
+    made = bl.Sampler(steps=4, solver=bl.solvers.HEUN)(flow, mixture.sample(4, rng))
     assert made.shape == (4, 2) and bl.Sampler(steps=4).invert(flow, made).shape == (4, 2)
     assert bl.Sampler(steps=20).evaluations == 40
     assert bl.log_prob(flow, made, steps=4, solver=bl.solvers.HEUN, divergence=bl.Exact()).shape == (4,)
     assert bl.log_prob(flow, made, steps=4, divergence=bl.Hutchinson(rng, 2)).shape == (4,)
-    assert law.log_prob(made).shape == law.density(made, torch.ones(4)).shape == (4,)
-    assert law.score(made, torch.full((4,), 0.5)).shape == (4, 2)
+    assert mixture.log_prob(made).shape == mixture.density(made, torch.ones(4)).shape == (4,)
+    assert mixture.score(made, torch.full((4,), 0.5)).shape == (4, 2)
     y, memory = bl.solvers.RK4.step(lambda x, t: -x, x1, t, t + 0.1, None)
     assert y.shape == x1.shape and bl.solvers.RK4.order == 4
     loss = bl.objectives.FlowMatching()(lambda x, t, cond=None: -x, bl.Batch(x1), rng)

@@ -1,4 +1,4 @@
-"""Every slot and verb on a second device: one that is pretended everywhere, and CUDA where there is one."""
+"""Every component and command on a second device: a simulated one, and CUDA where it is available."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ CUDA = pytest.param(
 
 @pytest.fixture(params=["second", CUDA])
 def device(request: pytest.FixtureRequest) -> Iterator[torch.device]:
-    """The device to work on; its ``SecondDevice`` while it is pretended."""
+    """The device to run on; a simulated one inside ``second_device``."""
     if request.param == "cuda":
         yield torch.device("cuda", torch.cuda.current_device())
         return
@@ -61,7 +61,7 @@ def of(kind: str, name: str, *args: Any, **more: Any) -> Any:
 
 
 def parts(kind: str, without: tuple[str, ...] = (), **special: Any) -> list[Any]:
-    """Every member of a kind as (maker), by its name; ``special`` makes those that need settings."""
+    """A factory for every member of a kind, by name; ``special`` has factories for members that need settings."""
     names = [n for n in CATALOGUE[kind] if n not in without]
     return [pytest.param(special.get(n, lambda n=n, k=kind: _made(k, n)), id=n) for n in names]
 
@@ -75,10 +75,10 @@ def on(made: Any, device: torch.device) -> None:
     assert made.device == device, f"on {made.device}"
 
 
-# ------------------------------------------------------------------------------------------------------ the pretence
+# ----------------------------------------------------------------------------------------------- the simulated device
 
 
-def test_mixing_devices_is_found() -> None:
+def test_mixing_devices_raises() -> None:
     with second_device():
         x = torch.ones(2, device=DEVICE)
         assert (x * 2).device == x.clone().device == torch.zeros_like(x).device == x.new_ones(1).device == DEVICE
@@ -117,7 +117,7 @@ STARTS = {"TokenMixture": "UniformTokens", "Dirichlet": "Simplex", "GumbelSoftma
 
 
 @pytest.mark.parametrize("name", SIMPLEX)
-def test_symbols(name: str, device: torch.device) -> None:
+def test_simplex_paths(name: str, device: torch.device) -> None:
     path, source = SIMPLEX[name](), of("sources", STARTS[name])
     x1 = torch.eye(3).repeat(2, 1)[:, None].to(device)  # [6, 1, 3]
     x0 = source.sample(x1, Rng(0))
@@ -261,8 +261,8 @@ def test_fields_and_predictions(device: torch.device) -> None:
     on(of("networks", "Converted", net_on(device), linear, cosine)(x_on(device), t), device)
     on(bl.Flow(net_on(device)).score(x_on(device), t), device)
     mixture = bl.distributions.GaussianMixture([[0.0, 1.0], [2.0, -1.0]], 0.5)
-    for law in (mixture, bl.distributions.Checkerboard(), bl.distributions.TwoMoons()):
-        on(law.field()(x_on(device), t), device), on(law.log_prob(x_on(device)), device)
+    for distribution in (mixture, bl.distributions.Checkerboard(), bl.distributions.TwoMoons()):
+        on(distribution.field()(x_on(device), t), device), on(distribution.log_prob(x_on(device)), device)
 
 
 # ----------------------------------------------------------------------------------------------------------- learning
@@ -343,7 +343,7 @@ def test_training_moves_networks_teachers_and_data(name: str, device: torch.devi
     on(next(made.parameters()), device)
 
 
-def test_a_teacher_is_moved_for_training_and_stays_where_it_was(device: torch.device) -> None:
+def test_a_teacher_is_copied_for_training(device: torch.device) -> None:
     teacher = labelled(torch.device("cpu"))
     data = bl.Batch(x_on(torch.device("cpu"), 16), cond={"label": torch.arange(16) % 3})
     objective = of("objectives", "Contrastive", FlowMatching(), teacher)
@@ -355,7 +355,7 @@ def test_a_teacher_is_moved_for_training_and_stays_where_it_was(device: torch.de
 # --------------------------------------------------------------------------------------------------------------- verbs
 
 
-def test_pairs_are_made_on_the_device_of_the_flow_and_kept_with_the_data(device: torch.device) -> None:
+def test_pairs_are_computed_on_the_device_of_the_flow_and_stored_with_the_data(device: torch.device) -> None:
     flow, data = bl.Flow(labelled(device)), bl.Batch(x_on(torch.device("cpu")), cond={"label": torch.arange(6) % 3})
     pairs = bl.reflow_pairs(flow, bl.Sampler(2), data, Rng(0))
     on(pairs.x0, torch.device("cpu")), on(pairs.x1, torch.device("cpu"))
@@ -370,7 +370,7 @@ def test_pairs_are_made_on_the_device_of_the_flow_and_kept_with_the_data(device:
         on(sampler(student, x_on(device), {"label": torch.arange(6) % 3}), device)
 
 
-def test_a_bundle_is_moved_saved_and_drawn_from(device: torch.device, tmp_path: Any) -> None:
+def test_a_bundle_is_moved_saved_and_sampled(device: torch.device, tmp_path: Any) -> None:
     bundle = bl.Bundle(bl.Flow(net_on(torch.device("cpu"))), bl.Sampler(2), lineage={"shape": [2]})
     there = bundle.to(device)
     assert there.device == device and bundle.device == torch.device("cpu")
@@ -382,9 +382,9 @@ def test_a_bundle_is_moved_saved_and_drawn_from(device: torch.device, tmp_path: 
 
 
 def test_evaluation_and_fitting(device: torch.device) -> None:
-    law = bl.distributions.GaussianMixture([[0.0, 1.0], [2.0, -1.0]], 0.5)
+    mixture = bl.distributions.GaussianMixture([[0.0, 1.0], [2.0, -1.0]], 0.5)
     flow = bl.Flow(net_on(torch.device("cpu")))
-    report = bl.evaluate(flow, bl.Sampler(2), None, law.sample(40, Rng(0)).float(), 40, Rng(1), device=device)
+    report = bl.evaluate(flow, bl.Sampler(2), None, mixture.sample(40, Rng(0)).float(), 40, Rng(1), device=device)
     assert report.provenance["device"] == str(device)
     there = bl.Flow(net_on(device))
     on(
@@ -393,7 +393,7 @@ def test_evaluation_and_fitting(device: torch.device) -> None:
     )
 
 
-def test_auto_takes_the_accelerator_of_the_networks(device: torch.device) -> None:
+def test_auto_uses_the_accelerator_of_the_networks(device: torch.device) -> None:
     assert place_for(AUTO, net_on(device)) == device == resolve_device(device)
 
 
@@ -407,7 +407,7 @@ def waits(work: Any) -> int:
 
 
 @pytest.mark.parametrize("solver", ["EULER", "HEUN", "RK4"])
-def test_a_sampling_run_waits_for_the_device_as_often_for_ten_steps_as_for_forty(solver: str) -> None:
+def test_sampling_synchronises_independently_of_the_number_of_steps(solver: str) -> None:
     def work(steps: int) -> Any:
         def run(mode: SecondDevice) -> None:
             flow, x, cond = bl.Flow(labelled(DEVICE)), x_on(DEVICE), {"label": torch.arange(6) % 3}
@@ -420,7 +420,7 @@ def test_a_sampling_run_waits_for_the_device_as_often_for_ten_steps_as_for_forty
 
 
 @pytest.mark.parametrize("path", [bl.paths.Linear(), bl.paths.Cosine()])
-def test_a_training_step_waits_once(path: Any) -> None:
+def test_a_training_step_synchronises_once(path: Any) -> None:
     counts = []
 
     def work(mode: SecondDevice) -> None:
@@ -437,7 +437,7 @@ def test_a_training_step_waits_once(path: Any) -> None:
     assert [b - a for a, b in zip(counts, counts[1:], strict=False)][:-1] == [1] * 4  # after the last it is checked
 
 
-def test_a_bad_step_is_named_although_it_is_found_at_the_end() -> None:
+def test_the_first_non_finite_step_is_reported_after_the_run() -> None:
     with second_device():
         x = torch.ones(2, 1, device=DEVICE)
         field = lambda x, t: torch.where(t[:, None] >= 0.5, torch.nan, 1.0) + 0 * x  # noqa: E731
@@ -446,7 +446,7 @@ def test_a_bad_step_is_named_although_it_is_found_at_the_end() -> None:
         assert torch.allclose(caught.value.x.cpu(), torch.full((2, 1), 1.5)) and caught.value.t == pytest.approx(0.5)
 
 
-def test_a_label_out_of_range_is_refused_although_it_is_read_later() -> None:
+def test_a_label_out_of_range_is_refused_after_the_run() -> None:
     with second_device(), contextlib.ExitStack():
         net, cond = labelled(DEVICE), {"label": torch.tensor([0, 1, 2, 3, 4, 0], device=DEVICE)}
         with pytest.raises(bl.BeelineError, match="holds the label 4, outside its range"):

@@ -1,4 +1,4 @@
-"""The form of the package: which folder imports which, how long a file is, and what no file may do."""
+"""Structure of the package: order of imports, length of files, and constructs that no file may use."""
 
 import ast
 from pathlib import Path
@@ -64,7 +64,7 @@ def imported(node: ast.AST) -> list[str]:
 
 
 def dotted(node: ast.AST) -> str:
-    """torch.random.manual_seed as text; "" for anything that is no plain chain of names."""
+    """torch.random.manual_seed as text; "" for other expressions."""
     if isinstance(node, ast.Attribute):
         inner = dotted(node.value)
         return f"{inner}.{node.attr}" if inner else ""
@@ -72,7 +72,7 @@ def dotted(node: ast.AST) -> str:
 
 
 def annotations(source: ast.Module) -> set[int]:
-    """Imports for annotations alone, which the interpreter never runs."""
+    """Nodes of imports under TYPE_CHECKING."""
     return {
         id(inner)
         for node in ast.walk(source)
@@ -131,10 +131,10 @@ def text_faults(source: ast.Module) -> list[str]:
     return faults
 
 
-def walk_faults(source: ast.Module) -> list[str]:
+def loop_faults(source: ast.Module) -> list[str]:
     """Loops that take a solver's step, or use a time and the next one in their body."""
     faults = []
-    # a solver may repeat another one's step inside its own: an iteration at one time, not a walk
+    # a solver may repeat another one's step inside its own: an iteration at one time, not an integration
     own = {
         id(node)
         for method in ast.walk(source)
@@ -148,19 +148,19 @@ def walk_faults(source: ast.Module) -> list[str]:
         steps = [n for n in inside if isinstance(n, ast.Call) and isinstance(n.func, ast.Attribute)]
         if any(n.func.attr == "step" and len(n.args) + len(n.keywords) >= 4 for n in steps):
             faults.append(f"line {loop.lineno}: takes a solver's steps; call integrate")
-        asks = {dotted(n.func).rpartition(".")[2] for n in inside if isinstance(n, ast.Call)}
-        if not asks & {"f", "field", "flow", "dynamics", "velocity"}:
+        calls = {dotted(n.func).rpartition(".")[2] for n in inside if isinstance(n, ast.Call)}
+        if not calls & {"f", "field", "flow", "dynamics", "velocity"}:
             continue
         now = {(dotted(n.value), ast.dump(n.slice)) for n in inside if isinstance(n, ast.Subscript)}
         for n in inside:
             if isinstance(n, ast.Subscript) and isinstance(n.slice, ast.BinOp) and isinstance(n.slice.op, ast.Add):
                 if "time" in dotted(n.value) and (dotted(n.value), ast.dump(n.slice.left)) in now:
-                    faults.append(f"line {loop.lineno}: walks over {dotted(n.value)}; call integrate")
+                    faults.append(f"line {loop.lineno}: iterates over {dotted(n.value)}; call integrate")
     return faults
 
 
 def random_faults(source: ast.Module) -> list[str]:
-    """Calls that read or set a global random state; making a module's first weights is torch's own way of doing so."""
+    """Calls that read or set a global random state; the initialisation of a Parameter may use torch's."""
     faults = []
     first = {
         id(inner)
@@ -230,8 +230,8 @@ def test_no_choice_by_text(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", [p for p in FILES if name(p) != "beeline/solvers/integrate.py"], ids=name)
-def test_one_walk_over_times(path: Path) -> None:
-    assert not walk_faults(tree(path))
+def test_one_integration_loop(path: Path) -> None:
+    assert not loop_faults(tree(path))
 
 
 @pytest.mark.parametrize("path", [p for p in FILES if name(p) not in RANDOM], ids=name)
@@ -260,9 +260,9 @@ def test_no_leftover_files() -> None:
         (lambda s: import_faults(s, "data"), "from beeline import config", "from beeline.core import rng"),
         (text_faults, "if kind == 'linear': pass", "if kind == '': pass"),
         (text_faults, "match kind:\n    case 'linear': pass", "match kind:\n    case 3: pass"),
-        (walk_faults, "for i in r:\n    x, m = solver.step(f, x, t, s, m)", "for i in r:\n    optimizer.step()"),
+        (loop_faults, "for i in r:\n    x, m = solver.step(f, x, t, s, m)", "for i in r:\n    optimizer.step()"),
         (
-            walk_faults,
+            loop_faults,
             "for i in r:\n    x = x + (times[i + 1] - times[i]) * f(x)",
             "for i in r:\n    w = (times[i + 1] - times[i]) * a[i]",
         ),
@@ -275,6 +275,6 @@ def test_no_leftover_files() -> None:
         (pickle_faults, "np.load('x.npy', allow_pickle=True)", "np.load('x.npy', allow_pickle=False)"),
     ],
 )
-def test_the_checks_see_what_they_look_for(faults, bad, good) -> None:  # type: ignore[no-untyped-def]
+def test_the_checks_find_faults(faults, bad, good) -> None:  # type: ignore[no-untyped-def]
     assert faults(ast.parse(bad))
     assert not faults(ast.parse(good))

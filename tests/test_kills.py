@@ -1,4 +1,4 @@
-"""A run that dies at any file operation, or meets a full disk there, leaves a directory that goes on bit for bit."""
+"""A run that is killed, or that finds the disk full, at any file operation can be resumed bit for bit."""
 
 from __future__ import annotations
 
@@ -32,23 +32,23 @@ def recipe(**more: Any) -> Run:
     training = Training(
         steps=4, batch_size=8, lr=Constant(1e-2), ema=(PowerEMA(0.1), EMA(3.0)), checkpoint_every=2, snapshot_every=2
     )
-    law = DistributionData(GaussianMixture(((2.0, 1.0),), 0.3), n=24, kept=8)
-    run = Run(law, {"is": "networks.MLP", "width": 8, "depth": 1}, training=training)
+    data = DistributionData(GaussianMixture(((2.0, 1.0),), 0.3), n=24, kept=8)
+    run = Run(data, {"is": "networks.MLP", "width": 8, "depth": 1}, training=training)
     return config.change(run, {"sampler.steps": 1, **more})
 
 
 def quiet(entry: dict[str, Any]) -> None:
-    """A log that says nothing."""
+    """A log function that does nothing."""
 
 
 def work(out: Path) -> None:
-    """Start a run, or go on with it where it has begun; then its other averages."""
+    """Start or resume a run, then export its averages."""
     train(recipe(), out, resume=(out / "run.yaml").is_file(), log=quiet)
     export_averages(out)
 
 
 def contents(out: Path) -> dict[str, bytes]:
-    """Every file of a run that does not hold times."""
+    """The contents of all files of a run but those with times of day."""
     found = {str(p.relative_to(out)): p.read_bytes() for p in sorted(out.rglob("*")) if p.is_file()}
     log = [{k: v for k, v in e.items() if k in ("step", "loss", "terms")} for e in read_log(out / "log.jsonl")]
     return {k: v for k, v in found.items() if k != "log.jsonl"} | {"log": json.dumps(log).encode()}
@@ -56,7 +56,7 @@ def contents(out: Path) -> dict[str, bytes]:
 
 @contextlib.contextmanager
 def failing(at: int, fail: Callable[[], None]) -> Iterator[list[int]]:
-    """Count file operations that write; the one of number ``at`` fails before, or half way through, it is done."""
+    """Count file operations that write; operation number ``at`` fails before or during the write."""
     count = [0]
 
     def met() -> bool:
@@ -103,7 +103,7 @@ def failing(at: int, fail: Callable[[], None]) -> Iterator[list[int]]:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, bytes], int]:
-    """What an undisturbed run holds, and its number of file operations."""
+    """The contents of an uninterrupted run, and its number of file operations."""
     out = tmp_path_factory.mktemp("whole") / "run"
     with failing(0, lambda: None) as count:
         work(out)
@@ -133,12 +133,12 @@ def check_kills(whole: tuple[dict[str, bytes], int], where: Path, points: range)
         assert [k for k in wanted if found[k] != wanted[k]] == [], at
 
 
-def test_a_kill_at_some_file_operations_leaves_a_run_that_goes_on(whole, tmp_path):
+def test_a_kill_at_some_file_operations_leaves_a_resumable_run(whole, tmp_path):
     check_kills(whole, tmp_path, range(3, whole[1] + 1, 31))
 
 
 @pytest.mark.slow
-def test_a_kill_at_every_file_operation_leaves_a_run_that_goes_on(whole, tmp_path):
+def test_a_kill_at_every_file_operation_leaves_a_resumable_run(whole, tmp_path):
     check_kills(whole, tmp_path, range(1, whole[1] + 1))
 
 
@@ -146,7 +146,7 @@ def full() -> None:
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-def test_a_full_disk_names_the_file_and_leaves_a_run_that_goes_on(whole, tmp_path):
+def test_a_full_disk_is_reported_with_the_file_and_leaves_a_resumable_run(whole, tmp_path):
     wanted, count = whole
     for at in range(2, count + 1, 43):
         out = tmp_path / str(at) / "run"

@@ -1,4 +1,4 @@
-"""The mistakes: at every setting of every recipe, at every field of flow.json and run.yaml, at every argument."""
+"""Mistakes in every setting of every recipe, every field of flow.json and run.yaml, and every argument."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from beeline.runs import manifest
 from beeline.runs.run_directory import flat
 from tests.mistakes.harness import Case
 
-# texts that no setting takes, whatever its type, unless it holds text
+# texts that are invalid for every setting but text
 NEVER = (
     "{1, 2}",
     "1j",
@@ -35,7 +35,7 @@ NEVER = (
     "LogitNormal(mean=",
     "Sampler(stpes=3)",
 )
-# values that fit here and there
+# values that are valid for some settings
 ODD = (
     "none",
     "true",
@@ -94,7 +94,7 @@ def recipes() -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def settings() -> Iterator[Case]:
-    """Odd values at every setting of every recipe, and names that are no settings."""
+    """Unusual values of every setting of every recipe, and unknown names."""
     for name, known in recipes():
         for dotted, value in known.items():
             if dotted.startswith("network."):
@@ -111,7 +111,7 @@ def settings() -> Iterator[Case]:
 
 
 def ways(data: Any, way: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """The way to everything inside plain data."""
+    """The paths of all entries of nested plain data."""
     items = data.items() if isinstance(data, Mapping) else enumerate(data[:3]) if isinstance(data, list) else ()
     for key, value in items:
         yield (*way, key)
@@ -119,7 +119,7 @@ def ways(data: Any, way: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
 
 
 def mutations(data: Any) -> Iterator[tuple[str, Any, bool]]:
-    """Plain data with one entry removed, renamed or replaced; and whether no reader can take that for sense."""
+    """Plain data with one entry removed, renamed or replaced, and whether the result is certainly invalid."""
     for way in ways(data):
         dotted = ".".join(map(str, way))
         for value in (..., "renamed", *VALUES):
@@ -146,7 +146,7 @@ def mutations(data: Any) -> Iterator[tuple[str, Any, bool]]:
 
 
 def flows(bundle: Path, signed: bool) -> Iterator[Case]:
-    """One field of flow.json changed; ``signed`` with a hash that fits, as whoever edits it on purpose would."""
+    """One field of flow.json changed; ``signed`` with a matching hash."""
     data = json.loads((bundle / "flow.json").read_text())
     for name, made, wrong in mutations(data):
         place = name.partition(" ")[0]
@@ -180,7 +180,7 @@ def runs(recipe: Any) -> Iterator[Case]:
 
 
 def texts() -> Iterator[Case]:
-    """Files that are no run at all."""
+    """Files that are not a run."""
     for i, text in enumerate(
         (
             "",
@@ -284,7 +284,7 @@ def commands(bundle: Path) -> Iterator[Case]:
 
 
 def networks() -> Iterator[Case]:
-    """Odd settings of a network, which its data complete."""
+    """Unusual settings of networks."""
     small = ("--set", "data.n=300", "--set", "data.kept=100", "--set", "training.steps=2")
     for setting in ("width", "depth", "span", "dropout", "scale", "conditions", "frames", "shape", "is", ""):
         for text in (*NEVER, *ODD, "1099511627776"):
@@ -297,7 +297,7 @@ def networks() -> Iterator[Case]:
 
 
 def slice_of(cases: Sequence[Case] | Iterator[Case], count: int, seed: int) -> list[Case]:
-    """Some of the cases, the same ones for a seed."""
+    """A sample of the cases, which depends on the seed."""
     every = list(cases)
     return random.Random(seed).sample(every, min(count, len(every)))
 

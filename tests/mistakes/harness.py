@@ -1,8 +1,8 @@
-"""Mistakes by the thousand: what a wrong command must do, and must not.
+"""Harness for mistakes on the command line.
 
-A case is a command line that is wrong, or that may be.  It is right when the command ends in time with exit code 2
-and one line on stderr and nothing on disk has changed; a command that is only odd may also succeed.  Whoever reads
-files adds damaged ones: a list of Case with ``prepare``, judged by ``judge``.
+A case is an invalid command line, or one that may be invalid.  It passes if the command ends in time with exit code 2
+and one line on stderr, and changes no file; a command that may be valid can also succeed.  Tests of damaged files are
+cases with ``prepare``, checked by ``judge``.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ from beeline.cli.main import run
 
 @dataclass(frozen=True)
 class Case:
-    """A command with a mistake in it."""
+    """A command line that is, or may be, invalid."""
 
     name: str
-    argv: tuple[str, ...]  # "{}" in it stands for the directory of the case
-    nonsense: bool = True  # must be refused; otherwise it may also be carried out
-    prepare: Callable[[Path], None] | None = None  # writes what is damaged into the directory of the case
+    argv: tuple[str, ...]  # "{}" is replaced by the directory of the case
+    nonsense: bool = True  # it must be refused; otherwise it may also succeed
+    prepare: Callable[[Path], None] | None = None  # writes files into the directory of the case
 
 
 class Late(BaseException):
-    """A case that took longer than it may."""
+    """Raised when a case exceeds its time limit."""
 
 
 @contextlib.contextmanager
 def within(seconds: float) -> Iterator[None]:
-    """Stops whatever takes longer."""
+    """Raise Late after a number of seconds."""
 
     def stop(number: int, frame: FrameType | None) -> None:
         raise Late
@@ -51,7 +51,7 @@ def within(seconds: float) -> Iterator[None]:
 
 
 def judge(case: Case, folder: Path, seconds: float = 30.0) -> str | None:
-    """What is wrong with how the command line answers a case; None where it is right."""
+    """The fault of the command line in a case; None if it passes."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     if case.prepare is not None:
@@ -69,27 +69,27 @@ def judge(case: Case, folder: Path, seconds: float = 30.0) -> str | None:
         return f"let {type(fault).__name__} through: {fault}"
     finally:
         os.chdir(home)
-    said = error.getvalue()
+    printed = error.getvalue()
     if code == 0:
         return "was accepted" if case.nonsense else None
     if code == 1:
-        Path(said.partition("with the file ")[2].partition(",")[0]).unlink(missing_ok=True)
+        Path(printed.partition("with the file ")[2].partition(",")[0]).unlink(missing_ok=True)
     if code != 2:
-        return f"ended with exit code {code}: {said[:300]}"
-    if not said.startswith("error: ") or said.count("\n") != 1:
-        return f"said more than one line: {said[:300]!r}"
-    if len(said) < 30:
-        return f"said too little: {said!r}"
+        return f"ended with exit code {code}: {printed[:300]}"
+    if not printed.startswith("error: ") or printed.count("\n") != 1:
+        return f"printed more than one line: {printed[:300]!r}"
+    if len(printed) < 30:
+        return f"printed too little: {printed!r}"
     return None if contents(folder) == before else "left something on disk"
 
 
 def contents(folder: Path) -> dict[str, tuple[int, int]]:
-    """Name, size and time of everything in a directory."""
+    """Name, size and modification time of all files in a directory."""
     stats = {str(p.relative_to(folder)): p.lstat() for p in sorted(folder.rglob("*"))}
     return {name: (stat.st_size, stat.st_mtime_ns) for name, stat in stats.items()}
 
 
 def faults(cases: Iterable[Case], folder: Path, seconds: float = 30.0) -> list[str]:
-    """What is wrong, case by case."""
+    """The faults of all cases."""
     found = ((case.name, judge(case, folder / "case", seconds)) for case in cases)
     return [f"{name}: {fault}" for name, fault in found if fault is not None]

@@ -1,6 +1,6 @@
-"""No mistake ends in a traceback, a hang, nonsense that is accepted, or something left on disk.
+"""No mistake ends in a traceback, a hang, acceptance of nonsense, or files left on disk.
 
-Some of each kind in the usual tests; all of them under the mark ``slow`` (make test-all).
+A sample of each kind is tested by default, all of them under the mark ``slow`` (make test-all).
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ FULL = 4000  # of every kind in all tests; there are more at the settings
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small flow of labelled points."""
+    """A small flow of points with labels."""
     raw = PointSet(np.random.default_rng(0).normal(2.0, 3.0, (50, 2)), labels=np.arange(50) % 2)
     with bl.Rng(0).ambient():
         net = bl.Network(MLP(2, width=8, depth=1, conditions={"label": {"classes": 2}})).eval()
     lineage = {
         "made_by": "train",
-        "data": {"is": "data.DistributionData", "law": {"is": "distributions.TwoMoons"}, "n": 100},
+        "data": {"is": "data.DistributionData", "distribution": {"is": "distributions.TwoMoons"}, "n": 100},
         "seed": 0,
     }
     made = Bundle(bl.Flow(net), bl.Sampler(2), Points().fit(raw), lineage, null=2)
@@ -68,15 +68,15 @@ def test_all_mistakes(kind: str, bundle: Path, tmp_path: Path) -> None:
     assert not found, "\n".join(found)
 
 
-def test_there_are_thousands(bundle: Path) -> None:
-    """At least 5,000, and the same ones every time."""
+def test_number_of_cases(bundle: Path) -> None:
+    """At least 5,000, and the same cases in every run."""
     tried = [[c.name for c in cases.slice_of(kind(bundle), FULL, seed=2)] for kind in KINDS.values()]
     assert sum(map(len, tried)) >= 5000
     assert tried == [[c.name for c in cases.slice_of(kind(bundle), FULL, seed=2)] for kind in KINDS.values()]
 
 
-def test_the_judge_sees_what_it_looks_for(tmp_path: Path) -> None:
-    """Tracebacks, acceptance, files that are left, exit codes and hangs are each found."""
+def test_the_judge_finds_faults(tmp_path: Path) -> None:
+    """Tracebacks, acceptance, leftover files, exit codes and hangs are found."""
     right = Case("right", ("describe", "no-such-thing"))
     assert judge(right, tmp_path / "a") is None
     assert judge(Case("accepted", ("list", "solvers")), tmp_path / "b") == "was accepted"
