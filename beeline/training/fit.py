@@ -59,7 +59,8 @@ def fit(
 
     ``networks``: one network, or a mapping of them; the result has the same form.  Without an EMA the networks
     themselves are returned.
-    ``data``: a tensor or NumPy array [N,*S], a Batch, a distribution, or an object with ``microbatch(number, size)``.
+    ``data``: a tensor or NumPy array [N,*S], a Batch, a torch Dataset or DataLoader, a data set of ``beeline.data``, a
+    distribution, or an object with ``microbatch(number, size)``.
     ``device``: "auto" is the accelerator of the networks if they are on one, else CUDA if available, else the CPU.  The
     networks are moved there, and so are copies of the teachers and references of the objective; data are moved
     microbatch by microbatch.

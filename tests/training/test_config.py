@@ -14,7 +14,7 @@ from beeline.config.build import change, describe
 from beeline.couplings.basic import Paired
 from beeline.evaluation.heldout import HeldOut
 from beeline.recipes.learning import ring
-from beeline.training.feed.microbatches import InMemory
+from beeline.training.feed.microbatches import InMemory, as_microbatches
 from beeline.training.logs.run_log import read_log
 from beeline.training.optim.learning_rate import Constant, WarmupCosine
 from beeline.training.optim.optimizers import AdamW, OptimizerBase
@@ -171,6 +171,67 @@ def test_arrays_are_data():
     assert torch.equal(curve(training, DATA.double().numpy()), curve(training))  # float64 is the default of NumPy
     with pytest.raises(bl.BeelineError, match="int64"):
         curve(training, np.ones((4, 2), dtype=np.int64))
+
+
+class Squares(torch.utils.data.Dataset):
+    """A data set of random transforms of points, with labels."""
+
+    def __init__(self, n=24, label=True):
+        self.n, self.label = n, label
+
+    def __len__(self):
+        return self.n
+
+    def __getitem__(self, i):
+        x = torch.tensor([float(i), float(i) ** 2]) + torch.rand(2)
+        return (x, i % 3) if self.label else x
+
+
+def test_torch_data_sets_and_loaders_are_data():
+    data = as_microbatches(Squares(), bl.Rng(0))
+    first, again = data.microbatch(3, 7), as_microbatches(Squares(), bl.Rng(0)).microbatch(3, 7)
+    assert torch.equal(first.x1, again.x1)  # random transforms are functions of the number
+    assert torch.equal(first.x1[:, 0].floor().long(), data.rows(3, 7))
+    assert torch.equal(first.cond["label"], data.rows(3, 7) % 3)
+    state = torch.get_rng_state()
+    rows = torch.cat([data.rows(n, 6) for n in range(4)])
+    assert sorted(rows.tolist()) == list(range(24))  # every item once per epoch
+    training = bl.Training(steps=3, batch_size=8, microbatches=2)
+    loader = torch.utils.data.DataLoader(Squares(label=False), batch_size=5)
+    assert torch.equal(curve(training, Squares(label=False)), curve(training, loader))
+    assert torch.equal(state, torch.get_rng_state())
+    workers = bl.Training(steps=3, batch_size=8, microbatches=2, workers=1)
+    assert torch.equal(curve(training, loader), curve(workers, loader))
+    named = torch.utils.data.DataLoader(
+        Squares(), collate_fn=lambda items: {"x1": torch.stack([x for x, _ in items]), "weight": torch.ones(len(items))}
+    )
+    assert as_microbatches(named, bl.Rng(0)).microbatch(0, 4).weight.shape == (4,)
+
+
+class Stream(torch.utils.data.IterableDataset):
+    def __iter__(self):
+        return iter([torch.zeros(2)])
+
+
+@pytest.mark.parametrize(
+    ("data", "match"),
+    [
+        (Stream(), "Stream is an IterableDataset"),
+        (Squares(0), "Squares is empty"),
+        (torch.utils.data.TensorDataset(torch.arange(6)), "gives torch.int64 tensors"),
+        (torch.utils.data.TensorDataset(*3 * [torch.zeros(6, 2)]), "gives list.*pairs"),
+    ],
+)
+def test_data_sets_that_cannot_be_used_are_refused(data, match):
+    with pytest.raises(bl.BeelineError, match=match):
+        curve(bl.Training(steps=1, batch_size=2), data)
+
+
+def test_a_data_set_of_beeline_is_encoded_training_data():
+    points = ring().data
+    raw, _ = points.load()
+    encoded = points.modality().fit(raw).encode(raw)
+    assert torch.equal(as_microbatches(points, bl.Rng(0)).batch.x1, encoded.x1)
 
 
 # logs of the first version

@@ -10,8 +10,11 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
+from beeline.core.declared import missing
 from beeline.core.errors import BeelineError, require
+from beeline.core.protocols.data import DataSet
 from beeline.core.protocols.training import Feed, Microbatches
 from beeline.core.rng import Rng
 from beeline.core.types import Batch, leaves, take
@@ -85,16 +88,7 @@ class InMemory(FeedBase):
 
     def rows(self, number: int, size: int) -> Tensor:
         """The indices of the data in a microbatch."""
-        n = len(self)
-        position = number * size
-        rows = []
-        while size > 0:
-            epoch, start = divmod(position, n)
-            part = _order(self.rng, epoch, n)[start : start + size]
-            rows.append(part)
-            position += len(part)
-            size -= len(part)
-        return rows[0] if len(rows) == 1 else torch.cat(rows)
+        return epoch_rows(self.rng, len(self), number, size)
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,6 +120,18 @@ class CanSample(Protocol):
     def sample(self, n: int, rng: Rng) -> Any: ...
 
 
+def epoch_rows(rng: Rng, n: int, number: int, size: int) -> Tensor:
+    """The indices of microbatch ``number`` of ``size`` data, where every epoch is a new permutation of n data."""
+    position, rows = number * size, []
+    while size > 0:
+        epoch, start = divmod(position, n)
+        part = _order(rng, epoch, n)[start : start + size]
+        rows.append(part)
+        position += len(part)
+        size -= len(part)
+    return rows[0] if len(rows) == 1 else torch.cat(rows)
+
+
 @functools.lru_cache(maxsize=4)
 def _order(rng: Rng, epoch: int, n: int) -> Tensor:
     """The permutation of an epoch; cached, because the following microbatches use it too."""
@@ -133,10 +139,12 @@ def _order(rng: Rng, epoch: int, n: int) -> Tensor:
 
 
 def as_microbatches(data: Any, rng: Rng) -> Feed:
-    """The feed of a Batch, a tensor or NumPy array [N,*S], a distribution with ``sample(n, rng)``, or a data source.
+    """The feed of a tensor or NumPy array [N,*S], a Batch, a torch Dataset or DataLoader, a data set of
+    ``beeline.data``, a distribution with ``sample(n, rng)``, or an object with ``microbatch(number, size)``.
 
-    Arrays of float64 are converted to torch's default dtype.  Raises BeelineError for data of other types, and for
-    tensors and arrays that are not floating point.
+    Arrays of float64 are converted to torch's default dtype.  Of a data set of ``beeline.data`` the training data are
+    used, encoded by its modality.  Raises BeelineError for data of other types, and for tensors and arrays that are not
+    floating point.
     """
     if isinstance(data, np.ndarray) and data.dtype.kind in "biuf":
         data = torch.as_tensor(data)
@@ -154,9 +162,20 @@ def as_microbatches(data: Any, rng: Rng) -> Feed:
         return data
     if isinstance(data, Microbatches):
         return Stateless(data)
+    if isinstance(data, Dataset):
+        from beeline.training.feed.datasets import FromDataset
+
+        return FromDataset(data, rng)
+    if isinstance(data, DataLoader):
+        from beeline.training.feed.datasets import from_loader
+
+        return from_loader(data, rng)
+    if not missing(data, DataSet):
+        raw, _ = data.load()
+        return as_microbatches(data.modality().fit(raw).encode(raw), rng)
     if isinstance(data, CanSample):
         return FromDistribution(data, rng)
     raise BeelineError(
         f"data of type {type(data).__name__} have neither microbatch(number, size) nor sample(n, rng); give a "
-        "tensor [N,*S], a Batch, a distribution, or an object with microbatch(number, size)"
+        "tensor [N,*S], a Batch, a torch Dataset, a distribution, or an object with microbatch(number, size)"
     )
