@@ -24,7 +24,7 @@ from beeline.core.types import Batch, to
 from beeline.training import checkpoint, compare
 from beeline.training.checks import Diverged, check_state, check_step, check_synchronized, describe_bad_data
 from beeline.training.distributed.parallel import local, local_device
-from beeline.training.feed.microbatches import as_microbatches
+from beeline.training.feed.sources import as_microbatches
 from beeline.training.feed.workers import Prefetched, microbatch_numbers
 from beeline.training.memory import Peak
 from beeline.training.optim.ema import Average, averaged

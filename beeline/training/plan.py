@@ -16,7 +16,7 @@ from beeline.core.protocols.objectives import spec_of
 from beeline.core.rng import Rng
 from beeline.core.types import to
 from beeline.training.distributed.parallel import SingleDevice
-from beeline.training.feed.microbatches import as_microbatches
+from beeline.training.feed.sources import as_microbatches
 from beeline.training.loop import Loop
 from beeline.training.memory import Tracker, size
 from beeline.training.optim.optimizers import in_use

@@ -14,7 +14,8 @@ from beeline.config.build import change, describe
 from beeline.couplings.basic import Paired
 from beeline.evaluation.heldout import HeldOut
 from beeline.recipes.learning import ring
-from beeline.training.feed.microbatches import InMemory, as_microbatches
+from beeline.training.feed.microbatches import InMemory
+from beeline.training.feed.sources import as_microbatches
 from beeline.training.logs.run_log import read_log
 from beeline.training.optim.learning_rate import Constant, WarmupCosine
 from beeline.training.optim.optimizers import AdamW, OptimizerBase

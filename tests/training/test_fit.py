@@ -20,7 +20,8 @@ from beeline.objectives.matching import FlowMatching
 from beeline.training import checkpoint
 from beeline.training.checks import Diverged, Interrupted
 from beeline.training.config import Training
-from beeline.training.feed.microbatches import FromDistribution, InMemory, as_microbatches
+from beeline.training.feed.microbatches import FromDistribution, InMemory
+from beeline.training.feed.sources import as_microbatches
 from beeline.training.fit import fit
 from beeline.training.optim.ema import EMA, Average
 from beeline.training.optim.learning_rate import Constant, WarmupConstantCooldown

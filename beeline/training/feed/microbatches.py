@@ -5,17 +5,13 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
-from beeline.core.declared import missing
-from beeline.core.errors import BeelineError, require
-from beeline.core.protocols.data import DataSet
-from beeline.core.protocols.training import Feed, Microbatches
+from beeline.core.errors import require
+from beeline.core.protocols.training import Microbatches
 from beeline.core.rng import Rng
 from beeline.core.types import Batch, leaves, take
 
@@ -113,13 +109,6 @@ class FromDistribution(FeedBase):
         return data if isinstance(data, Batch) else Batch(data)
 
 
-@runtime_checkable
-class CanSample(Protocol):
-    """A distribution: ``sample`` returns a tensor or a Batch of n data."""
-
-    def sample(self, n: int, rng: Rng) -> Any: ...
-
-
 def epoch_rows(rng: Rng, n: int, number: int, size: int) -> Tensor:
     """The indices of microbatch ``number`` of ``size`` data, where every epoch is a new permutation of n data."""
     position, rows = number * size, []
@@ -136,46 +125,3 @@ def epoch_rows(rng: Rng, n: int, number: int, size: int) -> Tensor:
 def _order(rng: Rng, epoch: int, n: int) -> Tensor:
     """The permutation of an epoch; cached, because the following microbatches use it too."""
     return rng.fork("epoch", epoch).permutation(n)
-
-
-def as_microbatches(data: Any, rng: Rng) -> Feed:
-    """The feed of a tensor or NumPy array [N,*S], a Batch, a torch Dataset or DataLoader, a data set of
-    ``beeline.data``, a distribution with ``sample(n, rng)``, or an object with ``microbatch(number, size)``.
-
-    Arrays of float64 are converted to torch's default dtype.  Of a data set of ``beeline.data`` the training data are
-    used, encoded by its modality.  Raises BeelineError for data of other types, and for tensors and arrays that are not
-    floating point.
-    """
-    if isinstance(data, np.ndarray) and data.dtype.kind in "biuf":
-        data = torch.as_tensor(data)
-        data = data.to(torch.get_default_dtype()) if data.dtype == torch.float64 else data
-    if isinstance(data, Tensor):
-        require(
-            data.is_floating_point() and data.ndim >= 2,
-            f"the data are {data.dtype} of shape {tuple(data.shape)}, but training needs floating point numbers "
-            "[N,*S]; encode them with a modality, or convert them",
-        )
-        data = Batch(data)
-    if isinstance(data, Batch):
-        return InMemory(data, rng)
-    if isinstance(data, Feed):
-        return data
-    if isinstance(data, Microbatches):
-        return Stateless(data)
-    if isinstance(data, Dataset):
-        from beeline.training.feed.datasets import FromDataset
-
-        return FromDataset(data, rng)
-    if isinstance(data, DataLoader):
-        from beeline.training.feed.datasets import from_loader
-
-        return from_loader(data, rng)
-    if not missing(data, DataSet):
-        raw, _ = data.load()
-        return as_microbatches(data.modality().fit(raw).encode(raw), rng)
-    if isinstance(data, CanSample):
-        return FromDistribution(data, rng)
-    raise BeelineError(
-        f"data of type {type(data).__name__} have neither microbatch(number, size) nor sample(n, rng); give a "
-        "tensor [N,*S], a Batch, a torch Dataset, a distribution, or an object with microbatch(number, size)"
-    )
