@@ -1,4 +1,4 @@
-"""Attention between the tokens of one datum, with normalised queries and keys."""
+"""Self-attention with normalised queries and keys."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from beeline.networks.fp32 import rms_norm
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """softmax(q k' / sqrt(D)) v for [B,H,N,D], also under forward-mode differentiation.
+    """softmax(q k' / sqrt(D)) v for [B,H,N,D], with support for forward-mode differentiation.
 
-    The fused kernels have no forward derivative, so the plain form is taken while one is being computed.  For second
-    derivatives in reverse mode, call the network inside ``sdpa_kernel(SDPBackend.MATH)``.
+    The fused kernels have no forward derivative, so the math backend is used inside forward-mode differentiation.  For
+    second derivatives in reverse mode, call the network inside ``sdpa_kernel(SDPBackend.MATH)``.
     """
-    # the level, not the tangents of q, k and v: inside a gradient they are not visible yet
+    # check the level, not the tangents of q, k and v, which are not visible inside a gradient
     if forward_ad._current_level >= 0:
         with sdpa_kernel(SDPBackend.MATH):
             return F.scaled_dot_product_attention(q, k, v)
@@ -26,11 +26,11 @@ def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 class SelfAttention(nn.Module):
-    """Multi-head self-attention whose queries and keys have unit root mean square.
+    """Multi-head self-attention with RMS-normalised queries and keys.
 
     y = W softmax(norm(q) norm(k)' / sqrt(D)) v, with q, k, v from one linear layer
-    Assumes tokens [B,N,width] with width a multiple of heads.  The normalisation (float32) bounds the logits, which
-    is what keeps training in short dtypes from blowing up.
+    Assumes tokens [B,N,width] with width a multiple of heads.  The normalisation in float32 bounds the logits and
+    stabilises training in half precision.
     Source: Vaswani et al. 2017 (arXiv 1706.03762); QK-norm: Henry et al. 2020 (arXiv 2010.04245).
 
     >>> SelfAttention(8, heads=2)(torch.zeros(1, 3, 8)).shape
@@ -41,8 +41,8 @@ class SelfAttention(nn.Module):
         super().__init__()
         require(
             heads >= 1 and width % heads == 0,
-            f"attention got width={width} and heads={heads}; the heads share the width equally: "
-            "choose a width that is a multiple of heads",
+            f"SelfAttention got width={width} and heads={heads}; the width is divided equally among the heads: set a "
+            "width that is a multiple of heads",
         )
         self.heads = heads
         self.qkv = nn.Linear(width, 3 * width)

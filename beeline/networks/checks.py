@@ -1,4 +1,4 @@
-"""Checks of the sizes that networks are built with."""
+"""Validation of the sizes of networks."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from beeline.core.errors import require
 
 
 def check_image(name: str, shape: Sequence[int]) -> tuple[int, int, int]:
-    """The shape (C, H, W) of one image, or a refusal."""
+    """The shape (C, H, W) of one image; raises ValueError for other shapes."""
     require(
         len(shape) == 3 and all(int(n) == n and n >= 1 for n in shape),
-        f"{name} got shape={tuple(shape)}; it works on images: give (channels, height, width)",
+        f"{name} got shape={tuple(shape)}; it is a network for images: pass (channels, height, width)",
     )
     c, h, w = (int(n) for n in shape)
     return c, h, w

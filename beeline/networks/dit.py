@@ -1,4 +1,4 @@
-"""A plain diffusion transformer."""
+"""Diffusion transformer."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from beeline.networks.patches import from_patches, to_patches
 
 
 class DiTBlock(nn.Module):
-    """Attention and a two-layer network, each normalised, modulated and gated by time and condition.
+    """A transformer block with adaptive layer normalisation and gates (adaLN-zero).
 
     x <- x + gate1 attention(norm(x) (1 + scale1) + shift1);  x <- x + gate2 mlp(norm(x) (1 + scale2) + shift2)
-    The six come from one layer that starts at zero, so that a block starts as the identity.
+    Scales, shifts and gates come from one linear layer initialised to zero, so that a block starts as the identity.
     """
 
     def __init__(self, width: int, heads: int, ratio: float, dropout: float):
@@ -39,11 +39,11 @@ class DiTBlock(nn.Module):
 
 
 class DiT(Declaring):
-    """A transformer over the patches of an image, told time and condition through adaptive normalisation.
+    """A transformer over the patches of an image, modulated by time and condition (adaLN-zero).
 
     tokens = W patches + positions;  depth blocks;  output = unpatch(W (norm(tokens) (1 + scale) + shift))
-    Assumes [B,C,H,W] of the size it was built for; a size that is no multiple of the patch is padded with zeros
-    inside and cropped again.
+    Assumes images [B,C,H,W] of the configured size; a size that is no multiple of the patch is padded with zeros and
+    cropped again.
     Source: Peebles and Xie 2022 (arXiv 2212.09748), adaLN-zero; QK-norm: Esser et al. 2024 (arXiv 2403.03206).
 
     >>> DiT((1, 8, 8), width=32, depth=1)(torch.zeros(2, 1, 8, 8), torch.zeros(2)).shape
@@ -55,15 +55,15 @@ class DiT(Declaring):
     def __init__(
         self,
         shape: Sequence[int],  # (channels, height, width) of one image
-        patch: int = 2,  # side of a patch in pixels; the cost falls with its fourth power at most
+        patch: int = 2,  # side of a patch in pixels; the cost falls with at most its fourth power
         width: int = 128,  # channels of a token; a multiple of 4 and of heads
         depth: int = 3,  # blocks
-        heads: int = 4,  # 32 to 64 channels a head are usual
+        heads: int = 4,  # 32 to 64 channels per head are usual
         conditions: Conditions | None = None,
-        span: bool = False,  # whether it takes the end of a jump as a second time
+        span: bool = False,  # take the end of a jump as a second time, for flow maps
         dropout: float = 0.0,  # 0 to 0.5
         *,
-        ratio: float = 4.0,  # channels inside a block's two-layer network over width
+        ratio: float = 4.0,  # hidden channels of the MLP in a block, relative to width
         scale: float = 1000.0,  # highest frequency of the time embedding, radians per unit of time
     ):
         super().__init__()
@@ -72,8 +72,8 @@ class DiT(Declaring):
         check_dropout("DiT", dropout)
         require(
             width % 4 == 0,
-            f"DiT got width={width}; positions take a quarter of it for each sine and cosine of the two directions: "
-            "choose a multiple of 4",
+            f"DiT got width={width}; position embeddings use a quarter of it for the sines and cosines of each "
+            "direction: set a multiple of 4",
         )
         self.settings: dict[str, Any] = {
             "shape": list(self.shape),
@@ -102,7 +102,7 @@ class DiT(Declaring):
         return Traits(nulls=nulls_of_labels(self.embed.cond.conditions))
 
     def describe(self) -> dict[str, Any]:
-        """The settings from which an equal network is built."""
+        """The constructor's arguments."""
         return {**self.settings, "conditions": self.embed.cond.conditions}
 
     def forward(self, x: Tensor, t: Tensor, cond: Cond = None, s: Tensor | None = None) -> Tensor:
@@ -119,8 +119,8 @@ class DiT(Declaring):
 
 
 def sincos_positions(rows: int, columns: int, width: int) -> Tensor:
-    """[rows * columns, width]: sines and cosines of row and column, half of the width each."""
-    # the rates fall from 1 to 1/10000 radian per patch, as for the words of a sentence
+    """Position embeddings [rows * columns, width]: sines and cosines of row and column, half of the width each."""
+    # frequencies from 1 to 1/10000 radian per patch, as in the original transformer
     row = sinusoidal_features(torch.arange(rows) / 10000, width // 2, 10000.0)
     column = sinusoidal_features(torch.arange(columns) / 10000, width // 2, 10000.0)
     both = row[:, None].expand(-1, columns, -1), column[None].expand(rows, -1, -1)

@@ -1,4 +1,4 @@
-"""Time and condition as vectors: what every block of a network is told besides the state."""
+"""Embeddings of time and conditions."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ from beeline.core.types import Cond
 from beeline.networks.fp32 import WideLinear, zeroed
 
 Conditions = Mapping[str, Mapping[str, Any]]
-"""Plain data: name -> {"classes": K} for labels 0..K-1 (K is the null label), or {"size": D} for D numbers."""
+"""Name -> {"classes": K} for labels 0..K-1 (K is the null label), or {"size": D} for vectors [B,D]."""
 
 
 def sinusoidal_features(t: Tensor, count: int, scale: float) -> Tensor:
-    """Sines and cosines of t [...] -> [..., count] in float32 or better.
+    """Sines and cosines of t [...] as features [..., count] in float32 or float64.
 
-    The count / 2 frequencies rise geometrically from 1 to ``scale`` radians per unit of time.
+    The count / 2 frequencies increase geometrically from 1 to ``scale`` radians per unit of time.
     """
     t = wide(t)
     half = count // 2
-    # computed, not stored: a stored table would be rounded when the network is cast to a short dtype
+    # not a buffer, which would be rounded when the network is cast to half precision
     rates = torch.exp(torch.arange(half, device=t.device, dtype=t.dtype) * (math.log(scale) / max(half - 1, 1)))
     angle = t[..., None] * rates
     return torch.cat([angle.sin(), angle.cos()], -1)
 
 
 def collapse_equal_times(t: Tensor, s: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
-    """One time [1] in place of [B] equal ones, as solvers and one-step students ask for: it is embedded once.
+    """One time [1] in place of [B] equal ones, so that it is embedded once.
 
-    Not in compiled graphs nor on an accelerator, which would wait for the look at the values.
+    Times are unchanged in compiled graphs and on an accelerator, where comparing the values would synchronise.
     """
     waits = torch.compiler.is_compiling() or t.device.type != "cpu"
     if waits or t.ndim != 1 or len(t) < 2:
@@ -46,11 +46,11 @@ def collapse_equal_times(t: Tensor, s: Tensor | None = None) -> tuple[Tensor, Te
 
 
 class TimeEmbedding(nn.Module):
-    """The time of a sample, and the length of the jump from there, as a vector.
+    """Embedding of the time and, with ``span``, of the length of a jump.
 
     e = W2 silu(W1 features(t)) + W4 silu(W3 features(s - t))
-    Assumes t in [0, 1], [B] or (with ``frames``) [B,frames].  The second term exists with ``span`` and starts at
-    zero: a network with the weights of one without it is that network for every jump, until it learns.
+    Assumes t in [0, 1], [B] or (with ``frames``) [B,frames].  The second term exists with ``span`` and is initialised
+    to zero, so that a network with the weights of one without ``span`` computes the same function at first.
     Source: Vaswani et al. 2017 (arXiv 1706.03762); the jump's length: Geng et al. 2025 (arXiv 2505.13447).
 
     >>> TimeEmbedding(8)(torch.tensor([0.0, 0.5])).shape
@@ -61,8 +61,8 @@ class TimeEmbedding(nn.Module):
         super().__init__()
         require(
             scale > 1,
-            f"the time embedding got scale={scale}; it is the highest frequency in radians per unit of time and the "
-            "lowest is 1: choose 10 to 1000",
+            f"TimeEmbedding got scale={scale}; it is the highest frequency in radians per unit of time, and the lowest "
+            "is 1: set 10 to 1000",
         )
         self.frames, self.count, self.scale = frames, count, scale
         self.time = self._tower(width)
@@ -73,13 +73,13 @@ class TimeEmbedding(nn.Module):
     def forward(self, t: Tensor, s: Tensor | None = None) -> Tensor:
         require(
             s is None or self.span is not None,
-            "an end time s was given to a network for one time, which has no place for it; build it with span=True",
+            "a network without span got an end time s; it has no embedding of a second time: build it with span=True",
         )
-        made: Tensor = self.time(self._features(t))
+        e: Tensor = self.time(self._features(t))
         if self.span is not None:
             gap = torch.zeros_like(t) if s is None else s - t
-            made = made + self.span(self._features(gap))
-        return made
+            e = e + self.span(self._features(gap))
+        return e
 
     def _tower(self, width: int) -> nn.Sequential:
         return nn.Sequential(WideLinear(self.count * max(self.frames, 1), width), nn.SiLU(), WideLinear(width, width))
@@ -88,8 +88,8 @@ class TimeEmbedding(nn.Module):
         if not self.frames:
             require(
                 t.ndim == 1,
-                f"time has shape {tuple(t.shape)}; this network takes one time per sample [B]: for a time per frame "
-                "build one that has frames",
+                f"time has shape {tuple(t.shape)}; this network takes one time per sample [B]: pass that shape, or "
+                "build a network with frames for times per frame",
             )
             return sinusoidal_features(t, self.count, self.scale)
         # materialised: forward-mode differentiation rejects expanded views
@@ -102,11 +102,11 @@ class TimeEmbedding(nn.Module):
 
 
 class ConditionEmbedding(nn.Module):
-    """Labels and feature vectors as one vector.
+    """Embedding of class labels and feature vectors.
 
     e = sum over labels of table[label] + sum over vectors of W2 silu(W1 c)
-    Assumes a condition tree of the names in ``conditions``, or a bare tensor when there is exactly one; None stands
-    for the null of every label.  A vector has no null: give zeros if the network learned them as such.
+    Assumes a mapping with the names of ``conditions``, or a tensor if there is exactly one; None is the null of every
+    label.  A vector has no null: pass the vector used in condition dropout, such as zeros.
     Source: Ho and Salimans 2022 (arXiv 2207.12598), the null label.
 
     >>> embed = ConditionEmbedding(8, {"label": {"classes": 10}})
@@ -122,8 +122,8 @@ class ConditionEmbedding(nn.Module):
             kind, number = next(iter(spec.items()), ("", None))
             require(
                 len(spec) == 1 and kind in ("classes", "size") and isinstance(number, int) and number >= 1,
-                f"the condition {name!r} is described as {spec}; a network knows {{'classes': K}} for labels 0..K-1 "
-                "and {'size': D} for D numbers, with a whole number from 1: write one of the two",
+                f"the condition {name!r} is described as {spec}; a network embeds {{'classes': K}} (labels 0..K-1) or "
+                "{'size': D} (vectors of D numbers), with an integer from 1: use one of the two",
             )
             assert isinstance(number, int)
             if kind == "classes":
@@ -132,50 +132,50 @@ class ConditionEmbedding(nn.Module):
                 parts.append(table)
             else:
                 parts.append(nn.Sequential(nn.Linear(number, width), nn.SiLU(), nn.Linear(width, width)))
-        # by number in the order of their names: a name may hold characters that a module's name may not
+        # by index in the order of their names: a name may contain characters that a module name may not
         self.parts = nn.ModuleList(parts)
 
     def forward(self, cond: Cond, like: Tensor) -> Tensor | None:
-        """[B,width] in float32 or better, or None for a network without conditions; ``like`` [B,...] gives B."""
-        values = self.named(cond)
-        made: Tensor | None = None
+        """[B,width] in float32 or float64, or None for a network without conditions; ``like`` [B,...] gives B."""
+        values = self.named_conditions(cond)
+        total: Tensor | None = None
         for (name, spec), part in zip(self.conditions.items(), self.parts, strict=True):
             if "classes" in spec:
                 e = part(self._labels(name, values.get(name), spec["classes"], like))
             else:
                 e = part(self._vector(name, values[name], spec["size"], like, next(part.parameters()).dtype))
-            made = wide(e) if made is None else made + e
-        return made
+            total = wide(e) if total is None else total + e
+        return total
 
-    def named(self, cond: Cond) -> Mapping[str, Any]:
-        """The condition as name -> tensor, checked against what the network was built for."""
+    def named_conditions(self, cond: Cond) -> Mapping[str, Any]:
+        """The condition as name -> tensor; raises ValueError for unknown and missing names."""
         if cond is None:
             missing = [name for name, spec in self.conditions.items() if "size" in spec]
             require(
                 not missing,
-                f"no condition was given to a network with the vector condition {missing[:1]}; only labels have a "
-                "null: pass the vector (zeros if the network learned them as its null)",
+                f"cond is None for a network with the vector condition {missing[:1]}; only labels have a default null: "
+                "pass the vector, or the one used in condition dropout, such as zeros",
             )
             return {}
         if isinstance(cond, Tensor):
             require(
                 len(self.conditions) == 1,
-                f"a bare tensor was given as condition to a network with the conditions {list(self.conditions)}; it "
-                "stands for the only one where there is exactly one: pass a mapping of names to tensors, or nothing "
-                "where there are none",
+                f"cond is a tensor for a network with the conditions {list(self.conditions)}; that is unambiguous for "
+                "exactly one condition only: pass a mapping of names to tensors, or None for a network without "
+                "conditions",
             )
             return {name: cond for name in self.conditions}
         for name in cond:
             require(
                 name in self.conditions,
-                f"the condition {name!r} is unknown to this network, so it cannot act; "
+                f"the condition {name!r} is unknown to this network, which would ignore it; "
                 f"{nearest(name, self.conditions)}",
             )
         for name in self.conditions:
             require(
                 name in cond,
-                f"the condition {name!r} is missing beside {sorted(cond)}; this network was built for it: pass it, or "
-                "None in place of the whole condition for the null of every label",
+                f"the condition {name!r} is missing in {sorted(cond)}; this network has an embedding of it: pass it, "
+                "or cond=None for the null of every label",
             )
         return cond
 
@@ -184,8 +184,8 @@ class ConditionEmbedding(nn.Module):
             return torch.full((len(like),), classes, dtype=torch.int64, device=like.device)
         require(
             isinstance(value, Tensor) and not (value.is_floating_point() or value.is_complex()),
-            f"the condition {name!r} is {getattr(value, 'dtype', type(value).__name__)}; labels are whole numbers: "
-            "convert with .long()",
+            f"the condition {name!r} is {value.dtype if isinstance(value, Tensor) else type(value).__name__}; labels "
+            "are integers: convert it with torch.as_tensor(...).long()",
         )
         self._rows(name, value, (), like)
         if len(value):
@@ -193,19 +193,19 @@ class ConditionEmbedding(nn.Module):
             check_values(
                 (low >= 0) & (high <= classes),
                 lambda: (
-                    f"the condition {name!r} holds the label {int(low if low < 0 else high)}, outside its range; "
-                    f"this network knows the labels 0 to {classes - 1}, and {classes} for none: check the data, or "
-                    "build it with more"
+                    f"the condition {name!r} contains the label {int(low if low < 0 else high)}, outside its range; "
+                    f"this network has the labels 0 to {classes - 1} and the null {classes}: check the data, or build "
+                    "it with more classes"
                 ),
             )
-            if value.device.type != "cpu":  # the check is read later: no kernel may fail before
+            if value.device.type != "cpu":  # the check is evaluated later: no kernel may fail before
                 value = value.clamp(0, classes)
         return value.long()
 
     def _vector(self, name: str, value: Tensor, size: int, like: Tensor, dtype: torch.dtype) -> Tensor:
         require(
             isinstance(value, Tensor),
-            f"the condition {name!r} is {type(value).__name__}; pass a tensor [B, {size}] of numbers",
+            f"the condition {name!r} is a {type(value).__name__}, not a tensor; pass a tensor [B, {size}]",
         )
         value = value[:, None] if value.ndim == 1 and size == 1 else value
         self._rows(name, value, (size,), like)
@@ -216,15 +216,15 @@ class ConditionEmbedding(nn.Module):
         require(
             value.shape == (len(like), *shape),
             f"the condition {name!r} has shape {tuple(value.shape)} for a batch of {len(like)}; "
-            f"this network needs {(len(like), *shape)}: one row per sample",
+            f"this network needs one row per sample: pass shape {(len(like), *shape)}",
         )
 
 
 class Embedding(nn.Module):
-    """Time, jump and conditions as one vector per sample, [B,width] in float32 or better.
+    """Embedding of time, jump and conditions, [B,width] in float32 or float64.
 
     e = silu(time(t, s) + conditions(cond))
-    Assumes what its two parts assume.
+    Assumes the shapes of TimeEmbedding and ConditionEmbedding.
     Source: Peebles and Xie 2022 (arXiv 2212.09748).
 
     >>> Embedding(8, {"label": {"classes": 3}})(torch.zeros(2), torch.tensor([0, 3])).shape
@@ -242,7 +242,8 @@ class Embedding(nn.Module):
     ):
         super().__init__()
         require(
-            frames >= 0, f"got frames={frames}; it counts frames with a time of their own: give 0 for none, or more"
+            frames >= 0,
+            f"Embedding got frames={frames}; it is the number of frames with separate times: set 0 for none, or more",
         )
         self.time = TimeEmbedding(width, span, frames, count, scale)
         self.cond = ConditionEmbedding(width, conditions)
@@ -254,14 +255,14 @@ class Embedding(nn.Module):
 
 
 def check_state(net: nn.Module, x: Tensor, t: Tensor, shape: tuple[int | None, ...]) -> None:
-    """Refuse a state that is not [B, *shape] (None: any size), or times that do not belong to it."""
+    """Raise ValueError for a state that is not [B, *shape] (None: any size), or times of another batch size."""
     name = type(net).__name__
     fits = x.ndim == len(shape) + 1 and all(w is None or w == g for w, g in zip(shape, x.shape[1:], strict=True))
     wanted = ", ".join("any" if w is None else str(w) for w in shape)
     require(
         fits,
-        f"{name} got a state of shape {tuple(x.shape)}, but it was built for [B, {wanted}]; "
-        "pass such a batch, or build it with the shape of the data",
+        f"{name} got a state of shape {tuple(x.shape)}, but was built for [B, {wanted}]; pass that shape, or build it "
+        "with the shape of the data",
     )
     require(
         t.ndim >= 1 and len(t) == len(x),

@@ -1,4 +1,4 @@
-"""Taps: read or replace what a block of a network puts out, by its name."""
+"""Hooks: read or replace the outputs of blocks by name."""
 
 from __future__ import annotations
 
@@ -17,17 +17,16 @@ from beeline.fields.flow import evaluate_field
 
 
 def named_blocks(net: Any) -> dict[str, nn.Module]:
-    """Every repeated block of a network by name: "stack.number"."""
+    """The repeated blocks of a network, by "stack.index"."""
     return {f"{name}.{i}": block for name, stack in stacks_of(net).items() for i, block in enumerate(stack)}
 
 
 @contextlib.contextmanager
 def block_hooks(net: Any, at: Mapping[str, Callable[[Any], Any]]) -> Iterator[None]:
-    """Inside the context, each function sees its block's output and may return another one in its place.
+    """Context manager: forward hooks on named blocks, removed on exit.
 
-    at = {"block.3": f}; f(output) -> None (read) or a replacement
-    Assumes a network with ``stacks``.  The taps are gone when the context ends, also after an error.
-    Source: none.
+    ``at`` maps block names to functions of a block's output, which return None or a replacement of the output.  Assumes
+    a network with ``stacks``.
 
     >>> import torch
     >>> from beeline.networks.mlp import MLP
@@ -42,7 +41,7 @@ def block_hooks(net: Any, at: Mapping[str, Callable[[Any], Any]]) -> Iterator[No
     for name in at:
         require(
             name in known,
-            f"a tap was asked for at {name!r}, but {type(net).__name__} has no such block; {nearest(name, known)}",
+            f"block_hooks got the name {name!r}, but {type(net).__name__} has no such block; {nearest(name, known)}",
         )
     with contextlib.ExitStack() as hooks:
         for name, fn in at.items():
@@ -60,11 +59,11 @@ def _removed(handle: Any) -> Iterator[None]:
 
 @contextlib.contextmanager
 def captured_outputs(net: Any, block: str) -> Iterator[list[Tensor]]:
-    """The outputs of a module of ``net``, by its dotted name, as they are made inside the context."""
+    """Context manager: a list of the outputs of a module of ``net``, given by its dotted name."""
     modules = dict(net.named_modules()) if isinstance(net, nn.Module) else {}
     require(
         block in modules,
-        f"{type(net).__name__} has no module {block!r} to read features from; "
+        f"{type(net).__name__} has no module {block!r}, whose features were requested; "
         + nearest(block, sorted(modules, key=len)[:20] if len(modules) > 20 else modules),
     )
     seen: list[Tensor] = []
@@ -76,16 +75,17 @@ def captured_outputs(net: Any, block: str) -> Iterator[list[Tensor]]:
 
 
 def latest_output(seen: list[Tensor], block: str) -> Tensor:
-    """The newest output of a captured module, of the passes that learn where there are some."""
+    """The last captured output that requires a gradient, or else the last one."""
     require(
         len(seen) > 0 and all(isinstance(out, Tensor) for out in seen),
-        f"the module {block!r} gave no tensor while the loss was computed; name a module that runs in every pass",
+        f"the module {block!r} returned no tensor during the computation of the loss; its features are undefined: name "
+        "a module that is called in every pass",
     )
     return next((out for out in reversed(seen) if out.requires_grad), seen[-1])
 
 
 def block_name(field: Any, block: str = "") -> str:
-    """The name of a module of a field: ``block``, or where it is empty the middle one of its repeated blocks."""
+    """``block``, or if it is empty the name of the middle one of the repeated blocks of a field."""
     if block:
         return block
     modules = dict(field.named_modules()) if isinstance(field, nn.Module) else {}
@@ -93,14 +93,14 @@ def block_name(field: Any, block: str = "") -> str:
     blocks = next((some for some in found if some), [])
     require(
         bool(blocks),
-        f"{type(field).__name__} has no repeated blocks, of which the middle one could be taken; name the module whose "
-        "output is meant: block='...'",
+        f"{type(field).__name__} declares no repeated blocks; the middle one is the default: name a module with "
+        "block='...'",
     )
     return next(name for name, m in modules.items() if m is blocks[(len(blocks) - 1) // 2])
 
 
 def block_features(network: nn.Module, block: str, batch: Batch) -> Tensor:
-    """What a block puts out for one or two samples."""
+    """The output of a block for one or two samples of a batch."""
     from beeline.networks.hooks import captured_outputs, latest_output
 
     few = take(batch, torch.arange(min(2, len(batch.x1))))
@@ -110,12 +110,12 @@ def block_features(network: nn.Module, block: str, batch: Batch) -> Tensor:
 
 
 def block_width(network: nn.Module, block: str, batch: Batch, most: int, whose: object) -> int:
-    """The number of features that a block puts out for one sample; at most ``most`` dimensions with the batch's."""
+    """The number of output features of a block; raises ValueError for outputs of more than ``most`` dimensions."""
     h = block_features(network, block, batch)
     require(
         2 <= h.ndim <= most,
-        f"{type(whose).__name__} was given {block!r}, whose features have the shape {tuple(h.shape)}; from a recipe it "
-        f"reads {'vectors [B,D]' if most == 2 else 'vectors or tokens, the features last'}: use networks.MLP"
+        f"{type(whose).__name__} got the block {block!r}, whose features have the shape {tuple(h.shape)}; in a recipe "
+        f"it takes {'vectors [B,D]' if most == 2 else 'vectors [B,D] or tokens [B,N,D]'}: use networks.MLP"
         f"{'' if most == 2 else ' or networks.DiT'}, or wrap the network in Python",
     )
     return h.shape[-1]

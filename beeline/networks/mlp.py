@@ -19,7 +19,7 @@ from beeline.networks.fp32 import zeroed
 
 
 class MLPBlock(nn.Module):
-    """h + W silu((1 + scale) h + shift), with scale and shift told by time and condition."""
+    """h + W silu((1 + scale) h + shift), with scale and shift from time and condition."""
 
     def __init__(self, width: int, dropout: float):
         super().__init__()
@@ -33,12 +33,12 @@ class MLPBlock(nn.Module):
 
 
 class MLP(Declaring):
-    """A residual network for vectors, whose blocks are modulated by time and condition.
+    """A residual network for vectors with blocks modulated by time and condition (FiLM).
 
     h = W x;  h <- h + W_i silu((1 + scale_i(e)) h + shift_i(e)), depth times;  output = W h
-    Assumes [B,size], or [B,*shape] for a small datum of any shape (flattened inside); with ``frames`` the times may
-    be [B,frames].  All coordinates see all others, so the cost grows with the square of the width only.
-    Source: none; the modulation is Perez et al. 2018 (arXiv 1709.07871).
+    Assumes [B,size], or [B,*shape] for a small datum of any shape, which is flattened; with ``frames`` the times may be
+    [B,frames].
+    Source: the modulation is that of Perez et al. 2018 (arXiv 1709.07871).
 
     >>> MLP(2)(torch.zeros(4, 2), torch.zeros(4)).shape
     torch.Size([4, 2])
@@ -46,15 +46,15 @@ class MLP(Declaring):
 
     def __init__(
         self,
-        size: int | None = None,  # coordinates of one datum; None takes them from ``shape``
+        size: int | None = None,  # coordinates of one datum; None: computed from ``shape``
         width: int = 128,  # 32 to 1024
         depth: int = 3,  # blocks
         conditions: Conditions | None = None,
-        span: bool = False,  # whether it takes the end of a jump as a second time
+        span: bool = False,  # take the end of a jump as a second time, for flow maps
         dropout: float = 0.0,  # 0 to 0.5
         *,
-        shape: Sequence[int] | None = None,  # shape of one datum where it is not a vector
-        frames: int = 0,  # number of frames that may have a time of their own; 0 for one time per sample
+        shape: Sequence[int] | None = None,  # shape of one datum that is not a vector
+        frames: int = 0,  # number of frames with separate times; 0 for one time per sample
         scale: float = 30.0,  # highest frequency of the time embedding, radians per unit of time
     ):
         super().__init__()
@@ -62,8 +62,8 @@ class MLP(Declaring):
         count = math.prod(self.shape)
         require(
             bool(self.shape) and count >= 1 and size in (None, count),
-            f"MLP got size={size} and shape={shape}; it needs the number of coordinates of one datum: "
-            "give size=D, or shape=(...) whose product is the size",
+            f"MLP got size={size} and shape={shape}; it needs the number of coordinates of one datum: set size=D, or a "
+            "shape whose product is the size",
         )
         check_sizes("MLP", width=width, depth=depth)
         check_dropout("MLP", dropout)
@@ -91,7 +91,7 @@ class MLP(Declaring):
         return Traits(nulls=nulls_of_labels(self.embed.cond.conditions))
 
     def describe(self) -> dict[str, Any]:
-        """The settings from which an equal network is built."""
+        """The constructor's arguments."""
         return {**self.settings, "conditions": self.embed.cond.conditions}
 
     def modulation(self, t: Tensor, cond: Cond = None, s: Tensor | None = None) -> list[tuple[Tensor, ...]]:
@@ -103,5 +103,5 @@ class MLP(Declaring):
         h = self.inp(x.flatten(1))
         for block, told in zip(self.block, self.modulation(t, cond, s), strict=True):
             h = block(h, *told)
-        made: Tensor = self.out(h)
-        return made.reshape(x.shape)
+        out: Tensor = self.out(h)
+        return out.reshape(x.shape)

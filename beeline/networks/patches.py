@@ -1,4 +1,4 @@
-"""Pictures as patches, and back."""
+"""Conversion between images and patches."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 def to_patches(x: Tensor, patch: int) -> Tensor:
-    """[B,C,H,W] -> [B, patches, C patch^2], padded with zeros to whole patches."""
+    """[B,C,H,W] -> [B, patches, C patch^2], padded with zeros to a multiple of the patch."""
     _, channels, height, length = x.shape
     rows, columns = -(-height // patch), -(-length // patch)
     if (rows * patch, columns * patch) != (height, length):
@@ -19,7 +19,7 @@ def to_patches(x: Tensor, patch: int) -> Tensor:
 
 
 def from_patches(tokens: Tensor, shape: Sequence[int], patch: int) -> Tensor:
-    """[B, patches, C patch^2] -> [B,C,H,W], the padding cropped."""
+    """[B, patches, C patch^2] -> [B,C,H,W], without the padding."""
     channels, height, length = shape
     rows, columns = -(-height // patch), -(-length // patch)
     x = tokens.reshape(-1, rows, columns, channels, patch, patch).permute(0, 3, 1, 4, 2, 5)

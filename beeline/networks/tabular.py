@@ -1,4 +1,4 @@
-"""Networks for tables: every column has an embedding, and may be known beforehand."""
+"""Networks for tables, with optional conditioning on known cells."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ SIZES = ((10_000, (384, 4, 0.0)), (2_000, (256, 3, 0.1)), (0, (128, 2, 0.4)))  #
 
 
 def default_size(rows: int, width: int | None, depth: int | None, dropout: float | None) -> tuple[int, int, float]:
-    """Width, depth and dropout as given, or where None those that suit a number of rows: few are learned by heart.
+    """Width, depth and dropout as given, or for None the default for the number of training rows (0: unknown).
 
-    Numbers of rows are those of training; 0, which is unknown, stands for many.
+    Smaller tables get smaller networks with more dropout, against overfitting.
     """
     usual = next(size for least, size in SIZES if (rows or math.inf) >= least)
     return (
@@ -36,16 +36,16 @@ def default_size(rows: int, width: int | None, depth: int | None, dropout: float
 
 
 class ColumnLayout(nn.Module):
-    """What the networks for tables share: the groups of coordinates, what is known, and what is put out.
+    """The layout of table rows [B,D], shared by the networks for tables: input features, known cells and output.
 
-    ``groups`` gives per column the widths of its blocks, 1 for a number (or bit) and K for one of K states.  With
-    ``sharp`` the output is the expected datum (of the straight path): a state's coordinates are 2 softmax - 1, numbers
-    are x + (1-t) v, and known cells are themselves, so that a flow with the prediction Data() carries them exactly to
-    their place.  Without, it is a velocity.
+    ``groups`` gives per column the widths of its blocks: 1 for a number (or bit), K for a category with K values.  With
+    ``sharp`` the output is the expected datum on the straight path: 2 softmax - 1 for categories, x + (1-t) v for
+    numbers, and the given values for known cells, which the prediction Data() therefore reproduces exactly.  Without
+    ``sharp`` it is a velocity.
     """
 
-    numbers: Tensor  # coordinates that are numbers
-    column: Tensor  # of every coordinate
+    numbers: Tensor  # indices of the coordinates that are numbers
+    column: Tensor  # [D] column of each coordinate
 
     def __init__(
         self,
@@ -62,15 +62,15 @@ class ColumnLayout(nn.Module):
         size = sum(widths)
         require(
             bool(widths) and min(widths) >= 1 and (shape is None or tuple(shape) == (size,)),
-            f"a network for tables got groups {self.groups} and shape {shape}; the groups give the widths of the "
-            "blocks of every column, and together the size of a row: take both from the fitted table",
+            f"a network for tables got groups={self.groups} and shape={shape}; the block widths of all columns must "
+            "sum to the size of a row: use both from the fitted table",
         )
         known = {"known": {"size": size}, "mask": {"size": len(self.groups)}}
         self.known: Conditions = {k: dict(v) for k, v in (conditions or {}).items()}
         require(
             not self.known or dict(self.known) == known,
-            f"the conditions are described as {dict(self.known)}; this network knows cells of its own table, {known}, "
-            "or none",
+            f"a network for tables got conditions={dict(self.known)}; it supports known cells only: pass {known}, or "
+            "None",
         )
         self.size, self.sharp, self.waves, self.short = size, sharp, waves, half
         starts = [0]
@@ -78,7 +78,7 @@ class ColumnLayout(nn.Module):
             starts.append(starts[-1] + w)
         states = [(a, w) for a, w in zip(starts, widths, strict=False) if w > 1]
         self.starts = {a for a, _ in states}
-        self.blocks: list[tuple[int, int]] = []  # states one by one, and runs of numbers
+        self.blocks: list[tuple[int, int]] = []  # each category, and runs of consecutive numbers
         for a, w in zip(starts, widths, strict=False):
             if w == 1 and self.blocks and self.blocks[-1][0] not in self.starts:
                 self.blocks[-1] = (self.blocks[-1][0], self.blocks[-1][1] + 1)
@@ -91,7 +91,7 @@ class ColumnLayout(nn.Module):
 
     @property
     def width_in(self) -> int:
-        """Features of a row: coordinates, waves of the numbers, the known cells, and which columns are known."""
+        """Number of input features: coordinates, periodic features of numbers, known cells and their mask."""
         return self.size + 2 * self.waves * len(self.numbers) + (self.size + len(self.groups) if self.known else 0)
 
     def settings(self) -> dict[str, Any]:
@@ -99,38 +99,39 @@ class ColumnLayout(nn.Module):
                 "waves": self.waves, "half": self.short}  # fmt: skip
 
     def traits(self, offsets: Tensor) -> Traits:
-        """What a network for this table declares."""
+        """The traits of a network for this table."""
         return Traits({name: 0.0 for name in self.known}, self.groups, offsets, bool(self.known), self.sharp)
 
-    def given(self, x: Tensor, cond: Cond) -> tuple[Tensor | None, Tensor | None]:
-        """Known cells [B,D] and where they are, [B,D] and as columns [B,C]; none of both for None."""
+    def known_cells(self, x: Tensor, cond: Cond) -> tuple[Tensor | None, Tensor | None]:
+        """The values [B,D] of known cells and their mask by column [B,C]; (None, None) without a condition."""
         if cond is None or not self.known:
             require(
                 cond is None,
-                "a condition was given to a network for tables without any; build it with the conditions of the table",
+                "cond was passed to a network for tables without conditions, which would ignore it; build it with the "
+                "conditions of the table",
             )
             return None, None
         found = dict(leaves(cond))
         require(
             set(found) == {"known", "mask"} and found["known"].shape == x.shape,
-            f"the condition holds {sorted(found)} beside rows of {tuple(x.shape)}; "
-            "it is {'known': [B,D], 'mask': [B,columns]}: make it with the table's condition(...)",
+            f"the condition has the names {sorted(found)} for rows of shape {tuple(x.shape)}; it must be "
+            "{'known': [B,D], 'mask': [B,columns]}: create it with the table's condition(...)",
         )
         return found["known"].to(x.dtype), found["mask"].to(x.dtype)
 
     def features(self, x: Tensor, known: Tensor | None, mask: Tensor | None) -> Tensor:
-        """[B,width_in]: the state where it is unknown, waves of numbers, the known cells, and the mask.
+        """Input features [B,width_in]: unknown cells of the state, periodic features, known cells and their mask.
 
-        Without known cells the last two, which would be zero, are left out.
+        Without known cells the last two, which would be zero, are omitted.
         """
         noisy = x
         if known is not None and mask is not None:
             given = mask[:, self.column] > 0
-            # a known cell has no noise, so it has weights of its own; its waves are those of a number like others
+            # a known cell has no noise and separate weights; its periodic features are those of any number
             x, noisy = torch.where(given, known, x), x.masked_fill(given, 0.0)
         parts = [noisy]
         if self.waves and len(self.numbers):
-            # coordinates of numbers are normal; the finest wave resolves about 1/20 of their deviation at 8 waves
+            # numbers are standardised; with 8 waves the highest frequency resolves about 1/20 standard deviation
             turns = torch.arange(1, self.waves + 1, device=x.device, dtype=x.dtype) * (math.pi / 3)
             angle = (x[:, self.numbers, None] * turns).flatten(1)
             parts += [angle.sin(), angle.cos()]
@@ -139,10 +140,10 @@ class ColumnLayout(nn.Module):
         return torch.cat(parts, 1)
 
     def finish(self, out: Tensor, x: Tensor, t: Tensor, known: Tensor | None, mask: Tensor | None) -> Tensor:
-        """The output as an expected datum with ``sharp``, as it is without."""
+        """The output [B,D] converted to an expected datum with ``sharp``, else unchanged."""
         if not self.sharp:
             return out
-        # block by block: a ragged softmax by gathering and scattering takes several times as long
+        # per block: a ragged softmax by gather and scatter takes several times as long
         parts, left = [], (1 - t).to(x.dtype)[:, None]
         for start, width in self.blocks:
             here = out[:, start : start + width]
@@ -154,8 +155,8 @@ class ColumnLayout(nn.Module):
         return out
 
     @contextlib.contextmanager
-    def narrow(self, x: Tensor) -> Iterator[None]:
-        """Products in bfloat16 while learning or drawing; derivatives by the state are taken in full precision."""
+    def autocast_bfloat16(self, x: Tensor) -> Iterator[None]:
+        """Context manager: bfloat16 autocast in training and sampling, not for derivatives in the state."""
         wanted = has_bfloat16(x.device) if self.short is None else self.short
         use = wanted and x.dtype == torch.float32 and (self.training or not torch.is_grad_enabled())
         with torch.autocast(x.device.type, torch.bfloat16, enabled=use):
@@ -163,12 +164,12 @@ class ColumnLayout(nn.Module):
 
 
 def has_bfloat16(device: torch.device) -> bool:
-    """Whether a device multiplies in bfloat16 faster than in float32."""
+    """Whether a device has fast bfloat16 products."""
     return torch.cuda.is_bf16_supported() if device.type == "cuda" else torch.cpu._is_avx512_bf16_supported()
 
 
 class TabularBlock(nn.Module):
-    """h + W2 dropout(silu((1 + scale) norm(h) W1 + shift)), with scale and shift told by the time."""
+    """h + W2 dropout(silu((1 + scale) norm(h) W1 + shift)), with scale and shift from the time."""
 
     def __init__(self, width: int, told: int, dropout: float):
         super().__init__()
@@ -185,7 +186,7 @@ class TabularBlock(nn.Module):
 
 
 class TabularMLP(Declaring):
-    """A residual network for rows of a table, gated by the time.
+    """A residual network for rows of a table, modulated by the time.
 
     h = W features(x, known);  h <- h + W2 silu((1 + scale(t)) W1 norm(h) + shift(t)), depth times;  output = W norm(h)
     Assumes [B,D] rows whose columns are the ``groups``; the first layer holds an embedding of every column.
@@ -203,13 +204,13 @@ class TabularMLP(Declaring):
         depth: int | None = None,  # blocks; None is 2, 3 or 4
         *,
         shape: Sequence[int] | None = None,  # of a row, from the table
-        conditions: Conditions | None = None,  # from the table: cells may be known
-        span: bool = False,  # whether it takes the end of a jump as a second time
+        conditions: Conditions | None = None,  # from the table, for known cells
+        span: bool = False,  # take the end of a jump as a second time, for flow maps
         dropout: float | None = None,  # 0 to 0.5; None is 0.4, 0.1 or 0
-        rows: int = 0,  # of training, from the table; 0 stands for many
-        sharp: bool = True,  # give the expected datum (for the prediction Data) instead of a velocity
+        rows: int = 0,  # number of training rows, from the table; 0: unknown
+        sharp: bool = True,  # output the expected datum (prediction Data) instead of a velocity
         waves: int = 8,  # periodic features per number; 0 for none
-        half: bool | None = False,  # products in bfloat16; None is where the processor has it
+        half: bool | None = False,  # bfloat16 products; None: if the processor supports them
     ):
         super().__init__()
         self.columns = ColumnLayout(groups, shape, conditions, sharp, waves, half)
@@ -232,11 +233,11 @@ class TabularMLP(Declaring):
 
     @property
     def offsets(self) -> Tensor:
-        """[D]: what is added to every output, the logits of states among them."""
+        """Bias [D] of the output, including the logits of categories."""
         return self.out.get_parameter("bias")
 
     def describe(self) -> dict[str, Any]:
-        """The settings from which an equal network is built."""
+        """The constructor's arguments."""
         return {**self.columns.settings(), **self.plain}
 
     @property
@@ -245,9 +246,9 @@ class TabularMLP(Declaring):
 
     def forward(self, x: Tensor, t: Tensor, cond: Cond = None, s: Tensor | None = None, *, logits: bool = False) -> Any:
         check_state(self, x, t, (self.columns.size,))
-        known, mask = self.columns.given(x, cond)
+        known, mask = self.columns.known_cells(x, cond)
         e = F.silu(self.time(*collapse_equal_times(t, s))).to(x.dtype)
-        with self.columns.narrow(x):
+        with self.columns.autocast_bfloat16(x):
             features = self.columns.features(x, known, mask)
             h = F.linear(features, self.inp.weight[:, : features.shape[1]], self.inp.bias)
             for block in self.block:
@@ -258,7 +259,7 @@ class TabularMLP(Declaring):
 
 
 class RowBlock(nn.Module):
-    """Attention between the columns of a row, then a layer for each, both gated by the time."""
+    """A transformer block over the columns of a row, modulated by the time."""
 
     def __init__(self, width: int, heads: int, told: int, dropout: float):
         super().__init__()
@@ -276,7 +277,7 @@ class RowBlock(nn.Module):
 
 
 class TabularTransformer(Declaring):
-    """A transformer over the columns of a row, for wide tables: it grows with the columns, not with their width.
+    """A transformer over the columns of a row, for tables with many columns.
 
     token of a column = W_c features(x_c) + embedding_c;  blocks with adaLN;  output of a column = V_c norm(token)
     Assumes [B,D] rows whose columns are the ``groups``.
@@ -296,13 +297,13 @@ class TabularTransformer(Declaring):
         heads: int = 4,
         *,
         shape: Sequence[int] | None = None,  # of a row, from the table
-        conditions: Conditions | None = None,  # from the table: cells may be known
-        span: bool = False,  # whether it takes the end of a jump as a second time
+        conditions: Conditions | None = None,  # from the table, for known cells
+        span: bool = False,  # take the end of a jump as a second time, for flow maps
         dropout: float | None = None,  # 0 to 0.5; None is 0.4, 0.1 or 0
-        rows: int = 0,  # of training, from the table; 0 stands for many
-        sharp: bool = True,  # give the expected datum (for the prediction Data) instead of a velocity
+        rows: int = 0,  # number of training rows, from the table; 0: unknown
+        sharp: bool = True,  # output the expected datum (prediction Data) instead of a velocity
         waves: int = 8,  # periodic features per number; 0 for none
-        half: bool | None = False,  # products in bfloat16; None is where the processor has it
+        half: bool | None = False,  # bfloat16 products; None: if the processor supports them
     ):
         super().__init__()
         self.columns = ColumnLayout(groups, shape, conditions, sharp, waves, half)
@@ -333,11 +334,11 @@ class TabularTransformer(Declaring):
 
     @property
     def offsets(self) -> Tensor:
-        """[D]: what is added to every output, the logits of states among them."""
+        """Bias [D] of the output, including the logits of categories."""
         return self.bias
 
     def describe(self) -> dict[str, Any]:
-        """The settings from which an equal network is built."""
+        """The constructor's arguments."""
         return {**self.columns.settings(), **self.plain}
 
     @property
@@ -346,9 +347,9 @@ class TabularTransformer(Declaring):
 
     def forward(self, x: Tensor, t: Tensor, cond: Cond = None, s: Tensor | None = None, *, logits: bool = False) -> Any:
         check_state(self, x, t, (self.columns.size,))
-        known, mask = self.columns.given(x, cond)
+        known, mask = self.columns.known_cells(x, cond)
         e = F.silu(self.time(*collapse_equal_times(t, s))).to(x.dtype)
-        with self.columns.narrow(x):
+        with self.columns.autocast_bfloat16(x):
             features = self.columns.features(x, known, mask)
             used = features.shape[1]
             own = features[..., None] * self.inp[:used]

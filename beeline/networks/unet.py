@@ -1,4 +1,4 @@
-"""Small networks: an MLP for vectors and a U-Net for images."""
+"""U-Net for images."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from beeline.networks.fp32 import WideGroupNorm, norm_groups, zeroed
 
 
 class ResBlock(nn.Module):
-    """Two convolutions with a shortcut, modulated between them by time and condition."""
+    """A residual block of two convolutions, modulated in between by time and condition."""
 
     def __init__(self, width_in: int, width: int, told: int, dropout: float):
         super().__init__()
@@ -40,7 +40,7 @@ class ResBlock(nn.Module):
 
 
 class PixelAttention(nn.Module):
-    """Self-attention between the pixels of a feature map, added to it; starts at nothing."""
+    """A residual block of self-attention between pixels, initialised to the identity."""
 
     def __init__(self, width: int, heads: int):
         super().__init__()
@@ -55,10 +55,10 @@ class PixelAttention(nn.Module):
 
 
 class UNet(Declaring):
-    """A convolutional network that works on an image at several sizes, from fine to coarse and back.
+    """A U-Net with residual blocks and attention at the coarsest level.
 
-    level k has width * multipliers[k] channels and half the size of the level before it (rounded up)
-    Assumes [B,C,H,W]; any height and width, odd ones included, also other ones than it was built with.
+    level k has width * multipliers[k] channels and half the size of level k-1 (rounded up)
+    Assumes images [B,C,H,W] of any height and width.
     Source: Ronneberger et al. 2015 (arXiv 1505.04597); blocks after Dhariwal and Nichol 2021 (arXiv 2105.05233).
 
     >>> UNet((1, 7, 9), width=8)(torch.zeros(2, 1, 7, 9), torch.zeros(2)).shape
@@ -69,19 +69,21 @@ class UNet(Declaring):
         self,
         shape: Sequence[int],  # (channels, height, width) of one image
         width: int = 32,  # channels of the finest level; a multiple of 8 is fastest
-        multipliers: Sequence[int] = (1, 2, 2),  # one per level
-        blocks: int = 1,  # blocks per level on the way down, and on the way up
+        multipliers: Sequence[int] = (1, 2, 2),  # channels relative to width, one per level
+        blocks: int = 1,  # blocks per level in the encoder, and in the decoder
         attention: bool = True,  # between the pixels of the coarsest level
         conditions: Conditions | None = None,
-        span: bool = False,  # whether it takes the end of a jump as a second time
+        span: bool = False,  # take the end of a jump as a second time, for flow maps
         dropout: float = 0.0,  # 0 to 0.5
         *,
         scale: float = 1000.0,  # highest frequency of the time embedding, radians per unit of time
-        channels_last: bool = False,  # memory order inside; faster on tensor cores, the same on CPU
+        channels_last: bool = False,  # memory format; faster on tensor cores, equal on CPU
     ):
         super().__init__()
         self.shape = check_image("UNet", shape)
-        require(len(multipliers) >= 1, "UNet got no multipliers; it needs one per level, such as (1, 2, 2)")
+        require(
+            len(multipliers) >= 1, "UNet got no multipliers; it has one level for each: set one or more, as (1, 2, 2)"
+        )
         check_sizes("UNet", width=width, blocks=blocks, multiplier=min(multipliers))
         check_dropout("UNet", dropout)
         self.settings: dict[str, Any] = {
@@ -124,7 +126,7 @@ class UNet(Declaring):
         return Traits(nulls=nulls_of_labels(self.embed.cond.conditions))
 
     def describe(self) -> dict[str, Any]:
-        """The settings from which an equal network is built."""
+        """The constructor's arguments."""
         return {**self.settings, "conditions": self.embed.cond.conditions}
 
     def forward(self, x: Tensor, t: Tensor, cond: Cond = None, s: Tensor | None = None) -> Tensor:
@@ -147,5 +149,5 @@ class UNet(Declaring):
             h = torch.cat([h, skip], 1)
             for block in self.up[i : i + n]:
                 h = block(h, e)
-        made: Tensor = self.out(F.silu(self.norm(h)))
-        return made.contiguous()
+        out: Tensor = self.out(F.silu(self.norm(h)))
+        return out.contiguous()

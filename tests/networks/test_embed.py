@@ -71,19 +71,19 @@ def test_without_conditions_nothing_is_added() -> None:
 
 L, X = torch.tensor([0, 1]), torch.zeros(2, 2)
 REFUSALS: dict[str, tuple[dict[str, Any], Any, str]] = {
-    "outside above": ({"label": {"classes": 3}}, torch.tensor([0, 4]), "'label' holds the label 4.*0 to 2"),
-    "outside below": ({"label": {"classes": 3}}, torch.tensor([-1, 4]), "'label' holds the label -1"),
-    "floating label": ({"label": {"classes": 3}}, torch.zeros(2), "'label' is torch.float32.*whole numbers"),
+    "outside above": ({"label": {"classes": 3}}, torch.tensor([0, 4]), "'label' contains the label 4.*0 to 2"),
+    "outside below": ({"label": {"classes": 3}}, torch.tensor([-1, 4]), "'label' contains the label -1"),
+    "floating label": ({"label": {"classes": 3}}, torch.zeros(2), "'label' is torch.float32.*labels are integers"),
     "one-hot": ({"label": {"classes": 3}}, torch.zeros(2, 3).long(), r"'label' has shape \(2, 3\)"),
     "fewer labels": ({"label": {"classes": 3}}, torch.tensor([1]), "one row per sample"),
     "longer vector": ({"x": {"size": 2}}, torch.zeros(2, 3), r"'x' has shape \(2, 3\).*\(2, 2\)"),
-    "no tensor": ({"x": {"size": 2}}, {"x": [1.0, 2.0]}, "'x' is list"),
+    "no tensor": ({"x": {"size": 2}}, {"x": [1.0, 2.0]}, "'x' is a list"),
     "bare for two": (BOTH, L, "exactly one"),
-    "bare for none": ({}, L, "nothing where there are none"),
+    "bare for none": ({}, L, "None for a network without"),
     "missing": (BOTH, {"x": X}, "'label' is missing"),
     "misspelt": (BOTH, {"x": X, "lable": L}, "did you mean 'label'"),
     "unknown": ({}, {"label": L}, "unknown to this network"),
-    "no vector": (BOTH, None, "only labels have a null"),
+    "no vector": (BOTH, None, "only labels have a default null"),
 }
 
 
@@ -96,7 +96,7 @@ def test_refused_conditions(case: str) -> None:
 
 @pytest.mark.parametrize("spec", [{}, {"classes": 0}, {"kind": 3}, {"size": 2.5}, {"size": 2, "classes": 3}])
 def test_refused_descriptions(spec: dict[str, Any]) -> None:
-    with pytest.raises(BeelineError, match="write one of the two"):
+    with pytest.raises(BeelineError, match="use one of the two"):
         ConditionEmbedding(8, {"label": spec})
 
 

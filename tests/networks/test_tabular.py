@@ -100,16 +100,16 @@ def test_a_jump_has_an_end() -> None:
 
 
 def test_what_is_refused() -> None:
-    with pytest.raises(BeelineError, match="take both from the fitted table"):
+    with pytest.raises(BeelineError, match="use both from the fitted table"):
         TabularMLP(GROUPS, shape=(7,))
-    with pytest.raises(BeelineError, match="take both from the fitted table"):
+    with pytest.raises(BeelineError, match="use both from the fitted table"):
         TabularMLP([])
-    with pytest.raises(BeelineError, match="this network knows cells of its own table"):
+    with pytest.raises(BeelineError, match="supports known cells only"):
         TabularMLP(GROUPS, conditions={"label": {"classes": 3}})
     with pytest.raises(BeelineError, match="whole numbers from 1"):
         TabularMLP(GROUPS, depth=0)
     x, t = row()
-    with pytest.raises(BeelineError, match="a condition was given to a network for tables without any"):
+    with pytest.raises(BeelineError, match="network for tables without conditions"):
         TabularMLP(GROUPS, width=8)(x, t, {"known": x, "mask": x})
-    with pytest.raises(BeelineError, match="make it with the table's condition"):
+    with pytest.raises(BeelineError, match="create it with the table's condition"):
         grown(TabularMLP, {"width": 8, "depth": 1})(x, t, {"mask": x})

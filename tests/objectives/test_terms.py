@@ -311,7 +311,7 @@ def test_terms_refuse_bad_input():
             objective(net, batch, Rng(0))
     idle = nn.ModuleDict({"used": net, "idle": nn.Identity()})
     idle.forward = lambda x, t, cond=None: net(x, t)
-    with pytest.raises(BeelineError, match="gave no tensor"):
+    with pytest.raises(BeelineError, match="returned no tensor"):
         Dispersed(FlowMatching(), "idle")(idle, batch, Rng(0))
 
 

@@ -178,7 +178,7 @@ def test_recipes_that_cannot_work_are_refused(
 def test_feature_maps_are_refused(tmp_path: Path) -> None:
     run = config.change(images.digits(), {"objective": "DeepSupervision", "training.steps": 1})
     run = config.change(run, {"network": {"is": "networks.UNet", "width": 16}})
-    with pytest.raises(ValueError, match=r"vectors or tokens"):
+    with pytest.raises(ValueError, match=r"vectors .B,D. or tokens"):
         train(run, tmp_path / "run", log=quiet)
 
 
