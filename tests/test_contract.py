@@ -53,7 +53,10 @@ def test_namespaces_have_their_names(namespace: str, name: str) -> None:
         (bl.guidance.CFG, ["scale", "null", "window"]),
         (bl.objectives.FlowMatching, ["path", "coupling", "times", "prediction", "weight", "distance", "drop"]),
         (bl.Training, ["steps", "batch_size", "microbatches", "optimizer", "lr", "ema", "clip", "checkpoint_every"]),
-        (bl.fit, ["networks", "objective", "data", "training", "parallel", "rng", "log", "resume"]),
+        (
+            bl.fit,
+            "networks objective data training rng device parallel callbacks checkpoint_dir resume".split(),
+        ),
         (bl.distributions.GaussianMixture, ["means", "stds", "weights"]),
         (bl.distributions.GaussianMixture.sample, ["self", "n", "rng"]),
         (bl.load, ["directory_or_hub_id"]),

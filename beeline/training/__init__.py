@@ -1,1 +1,1 @@
-"""The training engine, which knows no flow."""
+"""The training engine; nothing in it is specific to flows."""
