@@ -321,7 +321,7 @@ def side_by_side(rows: Sequence[dict[str, Any]]) -> Any:
             found = row.get(name)
             if isinstance(found, dict):
                 line[row["model"]] = f"{figure(found['value'])}  ({span(found['interval'])})"
-                floor = figure(found["floor"])
+                floor = figure(found["baseline"])
                 line["score"] = f"{name} {'↓' if found['better'] == 'lower' else '↑'}"
             else:
                 line[row["model"]] = cell(found)

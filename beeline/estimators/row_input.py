@@ -1,4 +1,4 @@
-"""What a user hands to a flow of a table: rows and random states in the ways of scikit-learn."""
+"""Arguments of TabularFlow: rows and random states as in scikit-learn."""
 
 from __future__ import annotations
 
@@ -16,47 +16,47 @@ from beeline.data.tables.table import Table
 
 @runtime_checkable
 class _Array(Protocol):
-    """What numpy takes as an array."""
+    """Anything that numpy converts to an array."""
 
     def __array__(self) -> Any: ...
 
 
 def frame_of(X: Any) -> Any:
-    """A data frame, or an array of rows as one."""
+    """A data frame, or an array of rows converted to one."""
     pd = pandas()
     if isinstance(X, pd.DataFrame):
         return X
     require(
         isinstance(X, _Array) and np.ndim(X) == 2,
-        f"got {type(X).__name__} in place of a table; give a pandas DataFrame, an array of rows, or the path of a file",
+        f"got {type(X).__name__}, which is no table; give a pandas DataFrame, an array of rows, or the path of a file",
     )
     return pd.DataFrame(np.asarray(X), columns=[f"x{i}" for i in range(np.shape(X)[1])])
 
 
 def seed_of(random_state: Any) -> int:
-    """The seed of a state in the ways of scikit-learn: a whole number, None for another one every time."""
+    """The seed of a random state: an integer, or None for a random seed."""
     if random_state is None:
         return secrets.randbits(62)
     require(
         isinstance(random_state, int | np.integer) and not isinstance(random_state, bool),
-        f"random_state={random_state!r} is no whole number; give one, or None for another one every time",
+        f"random_state={random_state!r} is no integer; give an integer, or None for a random seed",
     )
     return int(random_state)
 
 
-def tell_lost(table: Table) -> None:
-    """Say which columns are not learned because they name the rows; an identifier that was asked for is no news."""
+def warn_not_learned(table: Table) -> None:
+    """Warn about identifier columns, which are not learned."""
     lost = [column.name for column in table.columns.columns if isinstance(column, Identifier)]
     if lost:
         warnings.warn(
-            f"not learned, because they name the rows: {', '.join(lost)}; they are replaced by fresh numbers. "
-            "Give schema={name: {'kind': ...}} to learn them, or exclude=[...] to leave them out",
+            f"the columns {', '.join(lost)} identify rows, so they are not learned but replaced by new numbers; give "
+            "schema={name: {'kind': ...}} to learn them, or exclude=[...] to drop them",
             stacklevel=3,
         )
 
 
 def say(entry: dict[str, Any]) -> None:
-    """Print notes and held-out losses of a training."""
+    """Print notes and held-out losses during training."""
     if "note" in entry:
         print(entry["note"])
     elif "heldout" in entry:

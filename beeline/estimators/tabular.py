@@ -1,4 +1,4 @@
-"""Tables in the habit of scikit-learn: fit a data frame, draw rows, fill gaps, score rows, ask what if."""
+"""TabularFlow: a generator of table rows with the interface of scikit-learn."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from beeline.data.tables.writing import save_parts
 from beeline.density.likelihood import Exact, Hutchinson
 from beeline.distillation.students import OneStep
 from beeline.estimators.imputation import fill
-from beeline.estimators.row_input import frame_of, say, seed_of, tell_lost
+from beeline.estimators.row_input import frame_of, say, seed_of, warn_not_learned
 from beeline.estimators.tabular_density import counterfactual, log_prob
 from beeline.evaluation.heldout import HeldOut
 from beeline.fields.flow import Flow, Network
@@ -42,17 +42,17 @@ from beeline.training.fit import fit
 from beeline.training.optim.ema import EMA
 from beeline.training.optim.learning_rate import WarmupConstantCooldown
 
-PORTIONS = ((10_000, (4000, 1024)), (2_000, (3000, 512)), (0, (1500, 256)))  # least rows: steps, rows a step
-LARGE = 2_000_000  # a Parquet file with more rows is learned a row group at a time
-COUNTED = 100_000  # rows that are counted for the shares of states
+SIZES = ((10_000, (4000, 1024)), (2_000, (3000, 512)), (0, (1500, 256)))  # minimum rows: steps, batch size
+LARGE = 2_000_000  # rows above which a Parquet file is streamed by row group
+COUNTED = 100_000  # largest number of rows for category frequencies
 
 
 class TabularFlow(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     """A rectified flow of table rows.
 
-    Give it a data frame (or the path of a CSV or Parquet file) with columns of any kinds; the schema is inferred, and
-    corrected by ``schema``.  ``transform`` fills empty cells and ``score_samples`` is ``log_prob``, so that it stands
-    in a pipeline.  ``None`` in a setting means: chosen from the number of rows and the processor.
+    It is fitted to a data frame, or to the path of a CSV or Parquet file; the schema is inferred, and corrected by
+    ``schema``.  ``transform`` imputes empty cells and ``score_samples`` is ``log_prob``, as pipelines of scikit-learn
+    call them.  Settings that are None are chosen by the number of rows and the processor.
 
     >>> flow = TabularFlow(steps=10)
     >>> flow.get_params()["steps"], flow.set_params(width=64).width
@@ -62,23 +62,23 @@ class TabularFlow(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     def __init__(
         self,
         *,
-        steps: int | None = None,  # of training, at most: it ends earlier when held-out rows say so
-        batch: int | None = None,  # rows per step
+        steps: int | None = None,  # largest number of training steps, before early stopping
+        batch: int | None = None,  # batch size
         width: int | None = None,  # of the network
         depth: int | None = None,  # blocks of the network
         wide: bool = False,  # a transformer over columns, for tables of hundreds of columns
-        dropout: float | None = None,  # few rows need it, or they are learned by heart
+        dropout: float | None = None,  # against memorisation of small tables
         lr: float = 1.5e-3,  # peak learning rate
-        known: float = 0.5,  # share of rows learned with some cells given; 0 gives up conditions and imputation
-        evaluations: int = 16,  # of the network per row when drawing
-        held_out: float | None = None,  # share of rows that judge when to stop
-        patience: int = 5,  # looks at these rows without improvement; there are 20 looks in all
+        known: float = 0.5,  # fraction of rows trained with known cells; 0 disables conditions and imputation
+        evaluations: int = 16,  # network evaluations per sample
+        held_out: float | None = None,  # held-out fraction, for early stopping
+        patience: int = 5,  # evaluations without improvement before training stops; 20 in all
         schema: Mapping[str, Any] | None = None,  # corrections by column, as in YAML
-        exclude: Sequence[str] = (),  # columns that are left out
-        csv: Mapping[str, Any] | None = None,  # how a CSV file is written: sep, decimal, encoding, comment, skip
-        half: bool | None = None,  # products in bfloat16; None is where the processor has it
-        device: Device | None = AUTO,  # CUDA where there is one, else the CPU
-        random_state: int | None = 0,  # None is another one every time
+        exclude: Sequence[str] = (),  # columns that are not used
+        csv: Mapping[str, Any] | None = None,  # CSV settings: sep, decimal, encoding, comment, skip
+        half: bool | None = None,  # matrix products in bfloat16; None if the processor supports it
+        device: Device | None = AUTO,  # "auto" is CUDA if available, else the CPU
+        random_state: int | None = 0,  # None for a random one
         verbose: bool = False,
     ):
         self.steps, self.batch, self.width, self.depth, self.wide = steps, batch, width, depth, wide
@@ -86,10 +86,10 @@ class TabularFlow(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         self.held_out, self.patience, self.schema, self.exclude = held_out, patience, schema, exclude
         self.csv, self.half, self.device, self.random_state, self.verbose = csv, half, device, random_state, verbose
 
-    # -------------------------------------------------------------------------------------------------------- learning
+    # --------------------------------------------------------------------------------------------------------- fitting
 
     def fit(self, X: Any, y: Any = None, *, log: Callable[[dict[str, Any]], None] | None = None) -> TabularFlow:
-        """Learn the rows of a data frame or file; ``y`` is ignored."""
+        """Fit to a data frame or file; ``y`` is ignored."""
         raw, microbatches = self._rows(X)
         self.seed_ = seed_of(self.random_state)
         rng = Rng(self.seed_)
@@ -97,7 +97,7 @@ class TabularFlow(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         written = self._file(X).modality().dialect if isinstance(X, str | Path) else {}
         corrected = infer(raw, self.schema, written.get("decimal", "."))
         table = Table(schema=dict(self.schema or {}), dialect=written).fit(raw)
-        tell_lost(table)
+        warn_not_learned(table)
         if self.verbose:
             print(table.summary())
         train, held = parted(raw, corrected, share, "the table")
@@ -107,20 +107,22 @@ class TabularFlow(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         key = rng.fork("rows")
         feed = table.microbatches(train, key) if microbatches is None else microbatches(table, key)
         encoded, draws = table.encode(held, rng.fork("held")), max(1, 1000 // len(held))
-        look = HeldOut(objective, encoded, rng=rng.fork("look"), every=patience.every, draws=draws, batch_size=2048)
-        looks: list[dict[str, float]] = []
-        tell = log or (say if self.verbose else lambda entry: None)
+        heldout = HeldOut(objective, encoded, rng=rng.fork("look"), every=patience.every, draws=draws, batch_size=2048)
+        history: list[dict[str, float]] = []
+        report = log or (say if self.verbose else lambda entry: None)
 
         def watch(entry: dict[str, Any]) -> None:
-            tell(entry)
+            report(entry)
             if "heldout" in entry:
-                looks.append({"step": entry["step"], "loss": float(entry["heldout"]["ema"]["value"])})
+                history.append({"step": entry["step"], "loss": float(entry["heldout"]["ema"]["value"])})
 
         where = resolve_device(self.device)
         net = Network(backbone, prediction=objective.prediction)
-        made = fit(net, objective, feed, training, device=where, callbacks=(look,), rng=rng.fork("training"), log=watch)
+        made = fit(
+            net, objective, feed, training, device=where, callbacks=(heldout,), rng=rng.fork("training"), log=watch
+        )
         made.requires_grad_(False)
-        self.table_, self.looks_ = table, looks
+        self.table_, self.history_ = table, history
         self.sampler_ = Sampler(self.evaluations, solver=AdamsBashforth(2))
         some = train if len(train) <= COUNTED else train.sample(COUNTED, random_state=self.seed_ % 2**32)
         rows = table.encode(some, rng.fork("margins")).x1
@@ -130,7 +132,7 @@ class TabularFlow(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         return self
 
     def _rows(self, X: Any) -> tuple[Any, Callable[[Table, Rng], Any] | None]:
-        """Rows in memory, and how to read the rest of a file that is larger."""
+        """(rows in memory, microbatches of a file that is larger than memory, or None)."""
         if not isinstance(X, str | Path):
             return leave_out(frame_of(X), tuple(self.exclude), "the table"), None
         if Path(X).suffix in (".parquet", ".pq"):
@@ -140,7 +142,7 @@ class TabularFlow(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         return self._file(X).read(), None
 
     def _file(self, X: str | Path) -> TableFile:
-        """A file of rows, read as the settings say."""
+        """The file as a data set with the settings of the estimator."""
         return TableFile(str(X), exclude=tuple(self.exclude), corrections=dict(self.schema or {}), **(self.csv or {}))
 
     def _network(self, table: Table, rng: Rng) -> Any:
@@ -156,7 +158,7 @@ class TabularFlow(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             return (TabularTransformer if self.wide else TabularMLP)(**more)
 
     def _training(self, rows: int) -> tuple[Training, EarlyStopping]:
-        usual = next(portion for least, portion in PORTIONS if rows >= least)
+        usual = next(portion for least, portion in SIZES if rows >= least)
         steps, batch = self.steps or usual[0], self.batch or usual[1]
         lr = WarmupConstantCooldown(peak=self.lr, warmup=min(200, max(1, steps // 10)), cooldown=0.3)
         ema = EMA(half_life=min(500.0, steps / 15), warmup=0.05)
@@ -164,10 +166,10 @@ class TabularFlow(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         return Training(steps=steps, batch_size=batch, lr=lr, ema=ema, early_stopping=stopping), stopping
 
     def distill(self, steps: int = 4000, pairs: int = 100_000, *, batch: int = 1024, lr: float = 5e-4) -> TabularFlow:
-        """A new flow that draws a row in one evaluation: it learns the whole jump on pairs of this one."""
+        """A new flow that samples rows with one network evaluation, distilled from pairs of this one."""
         flow, rng = self._fitted(), Rng(self.seed_).fork("distill")
         method = OneStep(self.sampler_, count=pairs)
-        # cells to condition on, and shares of states, come from rows of its own
+        # generated rows provide known cells and category frequencies
         rows = Batch(self._draw(min(pairs, 20_000), None, rng.fork("rows"), None))
         made = method.data(flow, rows, rng.fork("pairs"))
         training = Training(steps=steps, batch_size=batch, ema=EMA(min(500.0, steps / 15)),
@@ -182,7 +184,7 @@ class TabularFlow(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         other.sampler_ = sampler
         return other
 
-    # --------------------------------------------------------------------------------------------------------- drawing
+    # -------------------------------------------------------------------------------------------------------- sampling
 
     def sample(
         self,
@@ -192,17 +194,19 @@ class TabularFlow(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         random_state: int | None = None,
         evaluations: int | None = None,
     ) -> Any:
-        """``n`` made rows.  ``conditions`` gives some columns a value, or is a data frame of partial rows."""
+        """``n`` generated rows.  ``conditions`` maps columns to values, or is a data frame of partial rows."""
         if isinstance(conditions, pandas().DataFrame):
             n = len(conditions)
-        require(isinstance(n, int | np.integer) and n >= 1, f"n={n!r} rows were asked for; give a whole number from 1")
+        require(
+            isinstance(n, int | np.integer) and n >= 1, f"n={n!r} is no number of rows; give an integer of 1 or more"
+        )
         rng = self._rng(random_state)
         cond = None if conditions is None else self._condition(conditions, int(n), rng.fork("condition"))
         made = self.table_.decode(self._draw(int(n), cond, rng.fork("sample"), evaluations))
         return made if conditions is None else self.table_.with_condition(made, conditions)
 
     def sample_to(self, path: str | Path, n: int, *, random_state: int | None = None) -> int:
-        """Write ``n`` made rows to a Parquet or CSV file, a block at a time: the memory does not grow with ``n``."""
+        """Write ``n`` generated rows to a Parquet or CSV file in blocks, with constant memory."""
         rng = self._rng(random_state).fork("sample")
 
         def parts() -> Iterator[Any]:
@@ -212,7 +216,8 @@ class TabularFlow(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         return save_parts(parts(), path, self.table_.dialect)
 
     def _draw(self, n: int, cond: Cond, rng: Rng, evaluations: int | None, first: int = 0) -> Tensor:
-        """Coordinates of ``n`` rows from ``first`` on; a block of rows has one key: more rows begin alike."""
+        """Coordinates of the rows first .. first+n-1; every block of rows has its own key, so row i does not depend "
+        "on n."""
         flow = self._fitted()
         where = device_of(flow) or torch.device("cpu")
         sampler = self.sampler_
@@ -228,7 +233,7 @@ class TabularFlow(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             return keyed(flow, x0.to(where), map_cond(lambda leaf: leaf.to(where), here)).cpu()
 
         starts = sorted({first, *range(-(-first // BLOCK) * BLOCK, first + n, BLOCK)})
-        with eval_mode(flow):  # once: blocks may be drawn at the same time
+        with eval_mode(flow):  # once, as blocks are sampled in parallel
             x1 = torch.cat(parallel_map(block, starts) if where.type == "cpu" else [block(i) for i in starts])
         if cond is None:
             return x1
@@ -257,15 +262,15 @@ class TabularFlow(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         return made[0] if draws == 1 else made
 
     def transform(self, X: Any) -> Any:
-        """The rows with empty cells filled: ``impute`` under the name that a pipeline calls."""
+        """``impute``, under the name that pipelines call."""
         return self.impute(X)
 
-    # ---------------------------------------------------------------------------------------------------------- asking
+    # ---------------------------------------------------------------------------------------------------------- density
 
     def log_prob(self, X: Any, *, exact: bool = False, probes: int = 4, steps: int = 40) -> np.ndarray[Any, Any]:
-        """log p of every row in nats; low ones are anomalies.
+        """log p [N] of every row in nats; low values are anomalies.
 
-        Estimated with random probes, or exactly at one derivative per coordinate.  See ``tabular_density.log_prob``.
+        Uses Hutchinson's estimate with ``probes``, or the exact divergence.  See ``tabular_density.log_prob``.
         """
         frame, rng = named(frame_of(X)).reset_index(drop=True), Rng(self.seed_).fork("log_prob")
         flow, parts = self._fitted(), []
@@ -276,15 +281,18 @@ class TabularFlow(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         return np.asarray(torch.cat(parts).numpy())
 
     def score_samples(self, X: Any) -> np.ndarray[Any, Any]:
-        """``log_prob`` under the name that a pipeline calls."""
+        """``log_prob``, under the name that pipelines call."""
         return self.log_prob(X)
 
     def counterfactual(self, X: Any, changes: Mapping[str, Any], *, random_state: int | None = None) -> Any:
-        """The rows as they would have been with other values in some columns, all else that made them being equal."""
+        """The rows with other values in some columns, transported through the noise of the original rows."""
         frame = named(frame_of(X)).reset_index(drop=True)
         changes = {label(name): value for name, value in changes.items()}
         rng, table = self._rng(random_state), self.table_
-        require(self.known > 0, "a counterfactual needs a flow that learned with known cells; fit with known=0.5")
+        require(
+            self.known > 0,
+            "the flow was trained without known cells (known=0), which counterfactuals need; fit with known=0.5",
+        )
         new = self._condition(changes, len(frame), rng.fork("condition"))
         old = self._condition(frame[list(changes)], len(frame), rng.fork("condition"))
         x1 = table.encode(frame, rng.fork("paint")).x1
@@ -300,10 +308,10 @@ class TabularFlow(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     def report(
         self, X: Any, path: str | Path, *, holdout: Any = None, target: str | None = None, n: int | None = None
     ) -> Path:
-        """Write an HTML page on made rows beside the real rows ``X``: figures with floors, histograms, correlations.
+        """Write an HTML report that compares generated rows with the real rows ``X``.
 
-        ``holdout`` are real rows that nothing was trained on: with them privacy is measured, and with a ``target``
-        column what a model trained on made rows predicts of real ones.
+        ``holdout`` are real rows that were not trained on; they are needed for privacy metrics and, with the column
+        ``target``, for the score of a model trained on generated rows and tested on real ones.
         """
         from beeline.estimators.tabular_report import report
 
@@ -313,11 +321,11 @@ class TabularFlow(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         write_text(Path(path), text)
         return Path(path)
 
-    # ---------------------------------------------------------------------------------------------------------- saving
+    # ---------------------------------------------------------------------------------------------------------- storage
 
     @property
     def bundle_(self) -> Bundle:
-        """The flow as a bundle, which the command line and other doors read."""
+        """The flow as a bundle, for the command line and ``beeline.load``."""
         flow = self._fitted()
         return Bundle(
             flow,
@@ -333,26 +341,27 @@ class TabularFlow(TransformerMixin, BaseEstimator):  # type: ignore[misc]
 
     @classmethod
     def load(cls, directory: str | Path, *, device: Device = AUTO) -> TabularFlow:
-        """The flow of a bundle of a table, whichever door made it, on a device."""
+        """The TabularFlow of a table bundle, of ``save`` or of a run, on a device."""
         bundle = load(directory, device=device)
         require(
             isinstance(bundle.modality, Table),
-            f"{directory} holds a flow of {type(bundle.modality).__name__}, not of a table; open it with beeline.load",
+            f"{directory} contains a flow of {type(bundle.modality).__name__}, not of a table; load it with "
+            "beeline.load",
         )
         settings: dict[str, Any] = bundle.lineage.get("settings", {})
         given: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()}
         made = cls(**{k: v for k, v in given.items() if k in cls().get_params()})
         made.device = device
-        made.table_, made.flow_, made.sampler_, made.looks_ = bundle.modality, bundle.flow, bundle.sampler, []
+        made.table_, made.flow_, made.sampler_, made.history_ = bundle.modality, bundle.flow, bundle.sampler, []
         made.seed_ = seed_of(made.random_state)
         made.feature_names_in_ = np.array(made.table_.columns.names, dtype=object)
         made.n_features_in_ = len(made.feature_names_in_)
         return made
 
-    # ------------------------------------------------------------------------------------------------------------ help
+    # --------------------------------------------------------------------------------------------------------- internal
 
     def _fitted(self) -> Flow:
-        require("flow_" in vars(self), "this TabularFlow was not fitted; call fit(frame), or TabularFlow.load(...)")
+        require("flow_" in vars(self), "this TabularFlow is not fitted; call fit(frame), or TabularFlow.load(...)")
         found: Flow = self.flow_
         return found
 
@@ -363,7 +372,8 @@ class TabularFlow(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     def _condition(self, conditions: Any, n: int, rng: Rng) -> Cond:
         require(
             self.known > 0,
-            "conditions were given to a flow that learned without known cells (known=0); fit it with known=0.5",
+            "the flow was trained without known cells (known=0), which conditions and imputation need; fit with "
+            "known=0.5",
         )
         return self.table_.condition(conditions, n, rng)
 

@@ -1,4 +1,4 @@
-"""What the flow of a table says about given rows: their log-probability, and what they would have been otherwise."""
+"""Log-probability and counterfactuals of rows under a flow of a table."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from beeline.solvers.runge_kutta import MIDPOINT
 
 
 def descent(steps: int, early: float) -> Tensor:
-    """Times from 1 - early to 0, the finer the nearer to the data: 1 - t grows by the same factor in every step."""
+    """Times from 1 - early to 0 with 1 - t in geometric progression, so that steps are finest at the data."""
     require(
         steps >= 1 and 0 < early < 1,
-        f"got steps={steps} and early={early}; a walk needs a step, and early is a distance from t = 1 between 0 and 1",
+        f"got steps={steps} and early={early}, but steps is at least 1 and early is in (0, 1); change it",
     )
     left = torch.linspace(1.0, 0.0, steps + 1, dtype=torch.float64)
     return (1 - early**left).float().clamp(min=0)
@@ -43,7 +43,7 @@ def log_prob(
     steps: int = 40,
     early: float = 0.03,
 ) -> Tensor:
-    """log p of rows in nats [B]: probability of states and repeated values, density of other numbers in their own unit.
+    """log p [B] of rows in nats: probability of states and repeated values, density of other numbers in their units.
 
     At t = 1 - early the law of x_t is smooth: a state with probability p is a bump p N((1-early) x1, early^2), and a
     number is hardly blurred; so log p(row) = log p_t((1-early) x1) + sum over states log(early sqrt(2 pi)) per
@@ -89,7 +89,7 @@ def log_prob(
 def counterfactual(
     flow: Flow, x1: Tensor, old: Cond, new: Cond, *, sampler: Sampler, rng: Rng, early: float = 0.03, steps: int = 40
 ) -> Tensor:
-    """The rows [N,D] that the same source points make under another condition.
+    """The rows [N,D] of the same source points under another condition.
 
     x0 = the walk back from (1-early) x1 + early n under ``old``;  x1' = the walk forward from x0 under ``new``
     The same condition gives the same row.  A state says nothing about its source but the cell it fell into, so the

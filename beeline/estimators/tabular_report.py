@@ -1,4 +1,4 @@
-"""The report of a table: made rows beside real ones, column by column and pair by pair, in one HTML file."""
+"""HTML report of a table: generated against real rows, by column and by pair of columns."""
 
 from __future__ import annotations
 
@@ -17,17 +17,18 @@ from beeline.data.tables.metrics.privacy import ClosestRecord
 from beeline.data.tables.metrics.scores import Downstream, ShapeError, TrendError, usual
 from beeline.data.tables.schema import Datetime, Schema
 
-REAL, MADE = "#7a7f87", "#d9822b"  # grey and amber: told apart in print and by most eyes
-SHOWN = 12  # levels of a category that are drawn
+REAL, MADE = "#7a7f87", "#d9822b"  # gray and amber, distinguishable in print and with color blindness
+SHOWN = 12  # largest number of levels in a plot
 
 
 def scores(
     table: Any, real: Any, made: Any, rng: Rng, *, holdout: Any = None, target: str | None = None
 ) -> list[dict[str, Any]]:
-    """Every figure with its floor: the same figure of half of the real rows against the other half.
+    """Every metric with its baseline: the same metric between two halves of the real rows.
 
-    With a ``holdout`` (real rows that nothing was trained on) also the error of the closest records, whose floor is 0,
-    and with a ``target`` training on made rows and testing on the holdout, whose floor is training on real ones.
+    With a ``holdout`` (real rows that were not trained on) also the error of the closest records, whose baseline is 0,
+    and with a ``target`` the score of a model trained on generated rows and tested on the holdout, whose baseline is a
+    model trained on real rows.
     """
     schema = table.columns
     order = rng.fork("floor").permutation(len(real)).numpy()
@@ -35,8 +36,8 @@ def scores(
     one, other = (real.iloc[part].reset_index(drop=True) for part in (order[:half], order[half:]))
     found = []
 
-    def add(metric: TableMetric, value: float, floor: float) -> None:
-        found.append({"name": metric.name, "value": value, "floor": floor, "better": metric.better})
+    def add(metric: TableMetric, value: float, baseline: float) -> None:
+        found.append({"name": metric.name, "value": value, "baseline": baseline, "better": metric.better})
 
     for metric in usual(table):
         add(metric, metric(schema, real, made, rng), metric(schema, one, other, rng))
@@ -57,23 +58,23 @@ def report(
     *,
     holdout: Any = None,
     target: str | None = None,
-    title: str = "Made rows beside real ones",
+    title: str = "Generated rows and real rows",
 ) -> str:
-    """One self-contained HTML page: figures with floors, histograms, pairs, correlations, and the first rows."""
+    """One self-contained HTML page: metrics with baselines, histograms, pairs, correlations, and the first rows."""
     figures = scores(table, real, made, rng, holdout=holdout, target=target)
     rows = "".join(
-        f"<tr><td>{html.escape(f['name'])}</td><td>{f['value']:.4g}</td><td>{f['floor']:.4g}</td><td>{f['better']}</td></tr>"
+        f"<tr><td>{html.escape(f['name'])}</td><td>{f['value']:.4g}</td><td>{f['baseline']:.4g}</td><td>{f['better']}</td></tr>"
         for f in figures
     )
     parts = [
         f"<h1>{html.escape(title)}</h1>",
-        f"<p>{len(made)} made rows, {len(real)} real ones, {len(table.columns.columns)} columns. The floor is the same "
-        "figure of one half of the real rows against the other; no model should be expected to be better.</p>",
-        f"<table><tr><th>figure</th><th>value</th><th>floor</th><th>better</th></tr>{rows}</table>",
+        f"<p>{len(made)} generated rows, {len(real)} real ones, {len(table.columns.columns)} columns. The baseline is "
+        "the same metric of one half of the real rows against the other, which a perfect generator reaches.</p>",
+        f"<table><tr><th>metric</th><th>value</th><th>real vs. real</th><th>better</th></tr>{rows}</table>",
         f"<h2>Columns</h2>{picture(histograms(table.columns, real, made))}",
         f"<h2>Correlations of numbers</h2>{picture(correlations(table.columns, real, made))}",
-        f"<h2>Pairs that are furthest off</h2>{worst_pairs(table.columns, real, made)}",
-        f"<h2>First made rows</h2>{table.preview(made).decode()}",
+        f"<h2>Pairs of columns with the largest errors</h2>{worst_pairs(table.columns, real, made)}",
+        f"<h2>First generated rows</h2>{table.preview(made).decode()}",
         f"<h2>Schema</h2><pre>{html.escape(table.summary())}</pre>",
     ]
     style = (
@@ -89,7 +90,7 @@ def report(
 
 
 def histograms(schema: Schema, real: Any, made: Any) -> Any:
-    """A figure with one panel per column that is learned: real in grey, made as an amber line."""
+    """A figure with one panel per learned column: real in gray, generated as an amber line."""
     figure = extra("matplotlib.figure", "tables").Figure
     columns = columns_of(schema, real, made)
     errors = ShapeError().each(schema, real, made)
@@ -122,7 +123,7 @@ def histograms(schema: Schema, real: Any, made: Any) -> Any:
 
 
 def correlations(schema: Schema, real: Any, made: Any) -> Any:
-    """A figure of three squares: correlations of numbers in real rows, in made rows, and their difference."""
+    """Correlation matrices of real rows, of generated rows, and their difference."""
     figure = extra("matplotlib.figure", "tables").Figure
     columns = {n: (a, b) for n, (a, b, continuous) in columns_of(schema, real, made).items() if continuous}
     names = list(columns)
@@ -144,10 +145,10 @@ def correlations(schema: Schema, real: Any, made: Any) -> Any:
 
 
 def verbatim(page: Any) -> Any:
-    """The figure with its texts as they are: a dollar sign in the name of a column or level begins no formula."""
+    """The figure without math text, so that dollar signs in names are shown as they are."""
     text = extra("matplotlib.text", "tables").Text
     for axes in page.axes:
-        axes.get_xticklabels(), axes.get_yticklabels()  # makes the ticks
+        axes.get_xticklabels(), axes.get_yticklabels()  # creates the ticks
     for found in page.findobj(text):
         found.set_parse_math(False)
     return page
@@ -163,7 +164,7 @@ def worst_pairs(schema: Schema, real: Any, made: Any) -> str:
 
 
 def picture(page: Any) -> str:
-    """A figure as an image inside the page."""
+    """A figure as an embedded image."""
     file = io.BytesIO()
     page.savefig(file, format="png", dpi=110)
     return f'<img alt="" src="data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}">'

@@ -1,4 +1,4 @@
-"""Evaluation: what a flow is worth under one way of drawing, with every figure's provenance."""
+"""Evaluation of a flow with one sampler: scores, cost and provenance."""
 
 from __future__ import annotations
 
@@ -34,26 +34,25 @@ from beeline.sampling.sampler import Sampler
 from beeline.solvers.process import is_ode
 
 FINE = Sampler(steps=50)
-"""How trajectories are solved to measure their straightness: 50 steps of HEUN, with the sampler's own guidance."""
+"""The sampler of the trajectories whose straightness is measured; its guidance is that of the evaluated sampler."""
 
 
 @dataclass(frozen=True)
 class Extras:
-    """What is measured beside the metrics, each None to leave it out.
+    """What is computed beside the metrics; None omits it.
 
-    straightness and transport cost on trajectories solved by ``trajectories``; bits per dimension by ``likelihood``
-    Assumes a flow from noise to data.  A one-step student has velocities at t = 0 only: leave its straightness out.
-    Source: none; settings.
+    straightness and transport cost of ``trajectories``; bits per dimension by ``likelihood``
+    Assumes a flow from noise to data.  One-step students have a velocity at t = 0 only: set ``trajectories`` to None.
 
-    >>> Extras(likelihood=None).walks
+    >>> Extras(likelihood=None).rows
     256
     """
 
-    trajectories: Sampler | None = FINE  # its guidance is replaced by that of the sampler under test
-    walks: int = 256  # trajectories
-    likelihood: Likelihood | None = None  # costs a backward pass a step and probe
-    replicates: int = 40  # parts of the samples for the intervals; 0: none
-    splits: int = 5  # of the real data for the floors; 0: none
+    trajectories: Sampler | None = FINE  # its guidance is replaced by that of the evaluated sampler
+    rows: int = 256  # number of trajectories
+    likelihood: Likelihood | None = None  # costs a backward pass per step and probe
+    replicates: int = 40  # subsets of the samples for intervals; 0: none
+    splits: int = 5  # of the real data for baselines; 0: none
 
 
 def evaluate(
@@ -76,26 +75,25 @@ def evaluate(
     batch_size: int = 256,
     device: Device = AUTO,
 ) -> Report:
-    """Draw ``n`` samples and measure them against ``real`` data, with floor, interval, cost and provenance.
+    """Generate ``n`` samples and compare them with ``real`` data.
 
-    ``real`` is in the user's own form, or an encoded Batch or tensor; with ``modality`` None it has to be the latter.
-    ``metrics`` are those of ``usual`` and of the modality when none are given.  Evaluators that learn
-    (SmallClassifier) learn from ``reference``, in the same forms, by default ``real`` itself: give the training data
-    there and held-out data as ``real``, so that no figure depends on what the evaluator has memorised, and the floor
-    is measured at the same numbers of samples.  They are kept in the directory ``cache``.
-    ``held_out`` measures the held-out loss with its fixed noise and times; the loss by time bin is in the details.
-    ``cond`` [n,...] are the conditions to draw under; by default they are drawn, with a fixed key, from the real
-    data's own, so that their frequencies agree.  A flow whose network takes no condition is given none.
+    ``real`` is in the user's own form (with a ``modality``), or an encoded Batch or tensor.  ``metrics`` default to
+    those of ``usual`` and of the modality.  Evaluators such as SmallClassifier are fitted to ``reference``, in the same
+    forms, by default ``real``: give training data as ``reference`` and held-out data as ``real``, so that scores do
+    not depend on what the evaluator has memorised, and baselines have the same numbers of samples.  Fitted evaluators
+    are stored in the directory ``cache``.  ``held_out`` computes the held-out loss; its values by time bin are in the
+    details of the report.  ``cond`` [n,...] are the conditions of the samples; by default they are sampled from those
+    of the real data with equal frequencies.  A network without conditions is given none.
 
-    It is drawn on ``device``: "auto" is the accelerator that the flow is on, else CUDA where there is one, else the
-    CPU.  The flow stays where it is.
-    The same ``rng`` gives the same noise and conditions to every flow, so that reports compare pair by pair.
+    Samples are generated on ``device``; "auto" is the accelerator of the flow, else CUDA if available, else the CPU.
+    The flow itself is not moved.  The same ``rng`` gives every flow the same noise and conditions, so that reports
+    compare sample by sample.
     ValueError for non-finite or too few samples, missing labels, and data of another shape.
     """
     extras = extras or Extras()
     where, seen = place_for(device, flow), {}  # type: ignore[var-annotated]
     flow, sampler = moved(flow, where, seen), moved(sampler, where, seen)
-    require(isinstance(n, int) and n >= 1, f"n={n!r} samples were asked for; give a whole number from 1")
+    require(isinstance(n, int) and n >= 1, f"n={n!r} is no number of samples; give an integer of 1 or more")
     held = encoded(real, modality, rng.fork("encode"))
     source = held if reference is None else encoded(reference, modality, rng.fork("encode reference"))
     reference_hash = digest({"x": held.x1, **{f"cond.{key}": leaf for key, leaf in leaves(held.cond)}})
@@ -105,13 +103,13 @@ def evaluate(
     for metric in fitted:
         _possible(metric, held, n)
 
-    asked = conditions(flow, held, n, rng.fork("conditions")) if cond is None else cond
+    given = conditions(flow, held, n, rng.fork("conditions")) if cond is None else cond
     x0 = flow.source.sample(
         torch.empty(n, *held.x1.shape[1:], device=where, dtype=precision(flow.field)), rng.fork("noise")
     )
-    asked = map_cond(lambda leaf: leaf.to(where), asked)
-    made, cost = drawn(flow, sampler, x0, asked, batch_size)
-    made = received(modality, made.cpu())
+    given = map_cond(lambda leaf: leaf.to(where), given)
+    made, cost = generated(flow, sampler, x0, given, batch_size)
+    made = reencoded(modality, made.cpu())
 
     scores = measure(
         fitted,
@@ -119,18 +117,18 @@ def evaluate(
         made,
         rng.fork("measure"),
         real_cond=held.cond,
-        cond=map_cond(lambda leaf: leaf.cpu(), asked),
+        cond=map_cond(lambda leaf: leaf.cpu(), given),
         others=None if reference is None else source.x1,
         reference_hash=reference_hash,
         replicates=extras.replicates,
         splits=extras.splits,
     )
-    scores += walked(flow, sampler, x0, asked, extras, batch_size)
+    scores += along_trajectories(flow, sampler, x0, given, extras, batch_size)
     details: dict[str, Any] = {}
     if held_out is not None:
         loss = held_out(flow.field)
         details["held-out loss"] = loss.plain()
-        scores += (lost(loss, reference_hash, len(held_out.data.x1)),)
+        scores += (held_out_score(loss, reference_hash, len(held_out.data.x1)),)
     if extras.likelihood is not None:
         scores += (bits(flow, modality, held, extras.likelihood, rng.fork("likelihood"), reference_hash),)
     return Report(
@@ -149,7 +147,7 @@ def evaluate(
             "guidance": plain(sampler.guidance),
             "evaluations": cost.evaluations,
             "weights": weights,
-            "conditions": sorted(key or "(bare)" for key, _ in leaves(asked)),
+            "conditions": sorted(key or "(bare)" for key, _ in leaves(given)),
             "seed": [rng.seed, *rng.path],
             "batch_size": batch_size,
             "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
@@ -161,10 +159,10 @@ def evaluate(
 
 
 def usual(flow: Flow, modality: Any, real: Batch, n: int) -> tuple[Any, ...]:
-    """Metrics for data of any kind, as far as these data allow them, and those of the modality.
+    """The default metrics: those that the data allow, and those of the modality.
 
-    With labels: Frechet and kernel distance in the features of a small classifier, and label agreement where the flow
-    takes the labels.  Without: both in data space, the Frechet distance where there are enough samples for it.
+    With labels, Frechet and kernel distance use the features of a small classifier, and label agreement is computed if
+    the flow takes labels; without labels they are computed in data space.  The Frechet distance needs enough samples.
     """
     known = {key: leaf for key, leaf in leaves(real.cond) if leaf.ndim == 1 and not leaf.is_floating_point()}
     space: Any = SmallClassifier() if len(known) == 1 else Identity()
@@ -177,7 +175,7 @@ def usual(flow: Flow, modality: Any, real: Batch, n: int) -> tuple[Any, ...]:
 
 
 def takes_conditions(flow: Flow) -> bool:
-    """Whether a flow's network takes a condition; True where it does not say."""
+    """Whether a flow's network takes a condition; True if it declares nothing."""
     nulls = traits_of(flow.field).nulls  # by condition
     return nulls is None or len(nulls) > 0
 
@@ -191,7 +189,7 @@ def encoded(real: Any, modality: Any, rng: Rng) -> Batch:
     else:
         require(
             modality is not None,
-            f"the real data are a {type(real).__name__} and there is no modality to encode them; "
+            f"the real data are {type(real).__name__} and cannot be encoded without a modality; "
             "pass an encoded Batch or tensor, or the modality of the bundle",
         )
         batch = modality.encode(real)
@@ -199,9 +197,9 @@ def encoded(real: Any, modality: Any, rng: Rng) -> Batch:
 
 
 def conditions(flow: Flow, real: Batch, n: int, rng: Rng) -> Cond:
-    """The conditions to draw ``n`` samples under: rows of the real data's own, None for a flow that takes none.
+    """Conditions for ``n`` samples from those of the real data; None for a flow without conditions.
 
-    Every row is used equally often (once, for n = N), in random order, so that the frequencies of labels agree.
+    Every row is used equally often (once for n = N), in random order, so that label frequencies agree.
     """
     if real.cond is None or not takes_conditions(flow):
         return None
@@ -211,13 +209,13 @@ def conditions(flow: Flow, real: Batch, n: int, rng: Rng) -> Cond:
 
 
 def precision(field: Any) -> torch.dtype:
-    """The dtype of the states of a field: float32, or float64 for a network of that."""
+    """The dtype of integration states: float32, or float64 for a network in float64."""
     weight = next(field.parameters(), torch.empty(0)) if isinstance(field, nn.Module) else torch.empty(0)
     return torch.promote_types(weight.dtype, torch.float32)
 
 
-def drawn(flow: Flow, sampler: Sampler, x0: Tensor, cond: Cond, batch_size: int) -> tuple[Tensor, Cost]:
-    """Samples from ``x0`` and what they cost, with field evaluations counted where they happen."""
+def generated(flow: Flow, sampler: Sampler, x0: Tensor, cond: Cond, batch_size: int) -> tuple[Tensor, Cost]:
+    """Samples from ``x0`` and their cost, with counted field evaluations."""
     cuda = x0.device.type == "cuda"
     if cuda:
         torch.cuda.synchronize(x0.device)
@@ -240,7 +238,7 @@ def drawn(flow: Flow, sampler: Sampler, x0: Tensor, cond: Cond, batch_size: int)
 
 
 def peak_resident() -> int | None:
-    """Largest resident size of this process since it began, in bytes; None where the system does not say."""
+    """Peak resident size of this process since it started, in bytes; None where it is not available."""
     try:
         import resource  # not on every system
     except ImportError:
@@ -249,20 +247,22 @@ def peak_resident() -> int | None:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-def received(modality: Any, made: Tensor) -> Tensor:
-    """Made samples as the user receives them, encoded again: a value that decoding rounds or clips is measured so."""
+def reencoded(modality: Any, made: Tensor) -> Tensor:
+    """Generated samples decoded and encoded again, so that rounding and clipping by ``decode`` are included."""
     if modality is None:
         return made
     again: Tensor = modality.encode(modality.decode(made)).x1
     return again
 
 
-def walked(flow: Flow, sampler: Sampler, x0: Tensor, cond: Cond, extras: Extras, batch_size: int) -> tuple[Score, ...]:
-    """Straightness and transport cost."""
-    if extras.trajectories is None or extras.walks < 1 or not is_ode(flow):
+def along_trajectories(
+    flow: Flow, sampler: Sampler, x0: Tensor, cond: Cond, extras: Extras, batch_size: int
+) -> tuple[Score, ...]:
+    """Straightness and transport cost of trajectories."""
+    if extras.trajectories is None or extras.rows < 1 or not is_ode(flow):
         return ()
     fine = replace(extras.trajectories, guidance=sampler.guidance)
-    rows = min(extras.walks, len(x0))
+    rows = min(extras.rows, len(x0))
     found = straightness(flow, x0[:rows], fine, map_cond(lambda leaf: leaf[:rows], cond), batch_size)
     how = f"trajectories of {fine.steps} steps of {type(fine.solver).__name__} of order {fine.solver.order}"
     return (
@@ -273,10 +273,10 @@ def walked(flow: Flow, sampler: Sampler, x0: Tensor, cond: Cond, extras: Extras,
 
 
 def bits(flow: Flow, modality: Any, real: Batch, likelihood: Likelihood, rng: Rng, reference_hash: str) -> Score:
-    """Negative log-likelihood of real data in bits per dimension, of the user's integers where data are such.
+    """Negative log-likelihood of real data in bits per dimension.
 
-    A modality of integer values says so by ``levels``, and encodes them to [-1, 1], spread evenly over each level
-    where it is given a key; without that it is the density of the encoded data itself.
+    For a modality with ``levels`` it is that of the integer values, by uniform dequantisation; else that of the encoded
+    data.
     """
     rows = rng.fork("rows").permutation(len(real.x1))[: likelihood.rows]
     part = take(real, rows)
@@ -294,7 +294,7 @@ def bits(flow: Flow, modality: Any, real: Batch, likelihood: Likelihood, rng: Rn
     return average("bits per dimension", each, evaluator=how, reference_hash=reference_hash, n_real=len(real.x1))
 
 
-def lost(loss: HeldOutLoss, reference_hash: str, n: int) -> Score:
+def held_out_score(loss: HeldOutLoss, reference_hash: str, n: int) -> Score:
     """The held-out loss as a score."""
     half = 1.959964 * loss.error
     interval = (loss.value - half, loss.value + half) if math.isfinite(half) else None
@@ -303,7 +303,7 @@ def lost(loss: HeldOutLoss, reference_hash: str, n: int) -> Score:
 
 
 def plain(part: Any) -> Any:
-    """A component as plain data; in words where it is none of the catalogue's."""
+    """A component as plain data, or its repr if it is not in the catalogue."""
     try:
         return config.describe(part)
     except BeelineError:
@@ -322,16 +322,17 @@ def versions() -> dict[str, str]:
 
 
 def _possible(metric: Any, real: Batch, n: int) -> None:
-    """Refuse before drawing what could not be measured afterwards."""
+    """Refuse metrics that the data do not allow, before samples are generated."""
     if not isinstance(metric, FeatureMetric):
         return
     least = metric.least(metric.view(real.x1[:1]).shape[1])
     require(
         min(n, len(real.x1)) >= least,
-        f"{type(metric).__name__} in {metric.features.name} needs at least {least} samples, and {n} are to be drawn "
-        f"and {len(real.x1)} are real; give more, or take Kernel() or Energy(), which need 2",
+        f"{type(metric).__name__} in {metric.features.name} needs at least {least} samples, but n={n} and there are "
+        f"{len(real.x1)} real ones; give more, or use Kernel() or Energy(), which need 2",
     )
     require(
         not metric.conditional or real.cond is not None,
-        f"{type(metric).__name__} needs conditions, and the real data have none; give labelled data or leave it out",
+        f"{type(metric).__name__} needs conditions, but the real data have none; give labelled data, or leave the "
+        "metric out",
     )

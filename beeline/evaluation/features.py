@@ -1,4 +1,4 @@
-"""Feature spaces: what a metric looks at when it compares two samples."""
+"""Feature spaces in which metrics compare samples."""
 
 from __future__ import annotations
 
@@ -27,8 +27,7 @@ class Identity:
     """Data space itself, flattened.
 
     f(x) = x
-    Assumes that Euclidean distance between encoded data means something, as it does for tables and point sets.
-    Source: none.
+    Assumes that Euclidean distances between encoded data are meaningful, as for tables and points.
 
     >>> Identity()(torch.zeros(2, 3, 4)).shape
     torch.Size([2, 12])
@@ -51,10 +50,10 @@ class Identity:
 
 @dataclass(frozen=True, eq=False)
 class Module:
-    """Any network of the user's as a feature space; its weights are hashed.
+    """The output of a network as features, identified by a hash of its weights.
 
     f(x) = net(x), flattened, without gradients, in evaluation mode
-    Assumes that ``net`` takes encoded data of the modality.  For label agreement its output is read as logits.
+    Assumes that ``net`` takes encoded data.  LabelAgreement interprets its output as logits.
     Source: Heusel et al. 2017 (arXiv 1706.08500), whose network was an Inception.
 
     >>> Module(nn.Flatten(), "pixels")(torch.zeros(2, 1, 4)).shape
@@ -62,8 +61,8 @@ class Module:
     """
 
     net: nn.Module
-    name: str  # what reports call it
-    batch: Count = 512  # rows seen at once
+    name: str  # in reports
+    batch: Count = 512  # batch size
 
     @property
     def hash(self) -> str:
@@ -82,23 +81,23 @@ class Module:
 
 @dataclass(frozen=True)
 class SmallClassifier:
-    """The last hidden layer of a small classifier that is trained on the reference set, once, and kept with its hash.
+    """The last hidden layer of a small classifier that is trained on the reference set.
 
-    f(x) = (h(x) - mean) / std, with h the hidden layer and both moments over the reference set
-    Assumes labels.  Features of a network trained on other data (an Inception on photographs) say little about
-    digits, spectra or tables; these are cheap, and exactly reproducible from the reference set and the settings.
-    Source: Lucic et al. 2018 (arXiv 1711.10337) and others use domain classifiers so; the design here is our own.
+    f(x) = (h(x) - mean) / std, with h the hidden layer, and mean and std over the reference set
+    Assumes labels.  Features of networks for photographs, such as Inception, describe digits, spectra or tables poorly;
+    these are cheap, and reproducible from the reference set and the settings.
+    Source: Lucic et al. 2018 (arXiv 1711.10337), for the use of classifiers of the domain.
 
     >>> SmallClassifier(steps=300).name
     'small classifier'
     """
 
     label: str = ""  # name of the condition that holds the labels; empty: the only integer one
-    width: Count = 16  # channels of the first layer (images) or a quarter of the hidden units (vectors)
+    width: Count = 16  # channels of the first layer (images), or a quarter of the hidden units (vectors)
     size: Count = 64  # features; the Frechet distance needs more samples than this
-    steps: Count = 600  # of training; 600 is enough for digits
-    batch: Count = 128  # rows a step
-    lr: Positive = 2e-3  # peak learning rate of AdamW, decayed by a cosine
+    steps: Count = 600  # training steps; 600 suffices for digits
+    batch: Count = 128  # batch size of training
+    lr: Positive = 2e-3  # peak learning rate of AdamW with cosine decay
     seed: int = 0
 
     @property
@@ -107,18 +106,19 @@ class SmallClassifier:
 
     @property
     def hash(self) -> str:
-        raise BeelineError(self._unfit("its hash was asked for"))
+        raise BeelineError(self._unfit("hash"))
 
     def __call__(self, x: Tensor) -> Tensor:
-        raise BeelineError(self._unfit("features were asked for"))
+        raise BeelineError(self._unfit("features"))
 
     def classify(self, x: Tensor) -> Tensor:
-        raise BeelineError(self._unfit("labels were asked for"))
+        raise BeelineError(self._unfit("labels"))
 
     def fit(self, x: Tensor, cond: Cond = None, *, cache: str | os.PathLike[str] | None = None) -> Trained:
-        """Train on encoded data and their labels, or take the stored one that was trained so.
+        """The classifier trained on encoded data and their labels.
 
-        ``cache`` is a directory; a classifier is found there again when reference set and settings agree.
+        ``cache`` is a directory from which a classifier with the same reference set and settings is loaded, and to
+        which it is saved.
         """
         labels = labels_of(cond, self.label, len(x)).cpu()
         x = x.detach().cpu().float()
@@ -135,7 +135,7 @@ class SmallClassifier:
         return Trained(self, net, classes, reference)
 
     def build(self, shape: tuple[int, ...], classes: int) -> Classifier:
-        """The untrained network for data of ``shape``: convolutions where there are two spatial axes, else layers."""
+        """The untrained network for data of ``shape``: convolutional with two spatial axes, else dense."""
         with Rng(self.seed, ("classifier",)).ambient():
             return Classifier(shape, classes, self.width, self.size)
 
@@ -160,25 +160,25 @@ class SmallClassifier:
         net.eval()
         hidden = through(net.hidden, x, 512)
         net.centre.copy_(hidden.mean(0))
-        # a unit that never moves over the reference set keeps its own scale instead of an exploding one
+        # units that are constant over the reference set are not rescaled
         spread = hidden.std(0)
         net.spread.copy_(torch.where(spread > 1e-4 * spread.max(), spread, torch.ones_like(spread)))
 
     def _unfit(self, what: str) -> str:
         return (
-            f"{what} of SmallClassifier, which has not seen a reference set; it learns from labelled data: "
-            "call .fit(x, cond) first, or pass the metric to evaluate(), which does"
+            f"this SmallClassifier is not fitted, so it has no {what}; call fit(x, cond) with labelled data, or pass "
+            "the metric to evaluate(), which does"
         )
 
 
 @dataclass(frozen=True, eq=False)
 class Trained:
-    """A SmallClassifier that has learned from its reference set."""
+    """A SmallClassifier that is fitted to its reference set."""
 
     settings: SmallClassifier
     net: Classifier
     classes: int
-    reference: str  # hash of the data and labels it learned from
+    reference: str  # hash of its training data and labels
 
     @property
     def name(self) -> str:
@@ -200,7 +200,7 @@ class Trained:
 
 
 class Classifier(nn.Module):
-    """Convolutions down to about 4 x 4 (or two layers for vectors), a hidden layer, and a linear head."""
+    """Convolutions down to about 4 x 4 (two dense layers for vectors), a hidden layer and a linear head."""
 
     shift: Tensor
     scale: Tensor
@@ -238,7 +238,7 @@ class Classifier(nn.Module):
 
 @torch.no_grad()
 def through(net: Callable[[Tensor], Tensor], x: Tensor, batch: int) -> Tensor:
-    """``net`` over the rows of ``x`` in parts, on the network's device, gathered on the CPU; the mode is put back."""
+    """``net(x)`` in batches on the network's device and in evaluation mode, on the CPU; its mode is restored."""
     if not isinstance(net, nn.Module):
         return torch.cat([net(part.float()).cpu() for part in torch.split(x.detach().cpu(), batch)])
     weight = next(net.parameters(), torch.zeros(()))
@@ -252,26 +252,26 @@ def through(net: Callable[[Tensor], Tensor], x: Tensor, batch: int) -> Tensor:
 
 
 def labels_of(cond: Cond, name: str = "", n: int | None = None) -> Tensor:
-    """The integer labels [N] in a condition tree: the leaf ``name``, or the only integer one."""
+    """The labels [N] in a condition tree: the leaf ``name``, or the only integer leaf."""
     found = {key: leaf for key, leaf in leaves(cond) if leaf.ndim == 1 and not leaf.is_floating_point()}
     require(
         found,
-        f"labels are needed, but the conditions are {sorted(key or '(bare)' for key, _ in leaves(cond)) or 'none'}; "
-        "only whole numbers, one per sample, can serve: give labelled data, or a metric that needs none, such as "
-        "Energy() or Frechet(Module(net, name))",
+        "labels are needed, integers with one per sample, but the conditions are "
+        f"{sorted(key or '(bare)' for key, _ in leaves(cond)) or 'none'}; give labelled data, or a metric without labels, "
+        "such as Energy() or Frechet(Module(net, name))",
     )
     require(
         name in found or (not name and len(found) == 1),
-        f"the labels were looked for under {name!r}, but the data have {sorted(found)}; name one of them with label=",
+        f"label={name!r}, but the labels of the data are {sorted(found)}; set label= to one of them",
     )
     labels = found[name] if name in found else next(iter(found.values()))
     require(
         n is None or len(labels) == n,
-        f"{len(labels)} labels came with {n} samples; every sample has one: pass both in one order",
+        f"there are {len(labels)} labels for {n} samples; give one label per sample, in the same order",
     )
     require(
         len(labels) > 0 and int(labels.min()) >= 0,
-        f"a label is {int(labels.min()) if len(labels) else 'missing'}; classes are counted from 0: renumber them",
+        f"a label is {int(labels.min()) if len(labels) else 'missing'}; classes are numbered from 0; renumber them",
     )
     return labels.long()
 
@@ -306,8 +306,8 @@ def _load(net: Classifier, file: Path, key: str) -> Classifier:
         sound = False
     require(
         sound,
-        f"the stored classifier {file} is damaged or was trained otherwise: its contents do not match its hash; "
-        "delete the file, and it will be trained again",
+        f"the stored classifier {file} does not match its hash, so it is damaged or was trained with other settings; "
+        "delete the file to train it again",
     )
     net.load_state_dict(state)
     return net.eval()

@@ -1,4 +1,4 @@
-"""Metrics: one number for how far made data are from real data."""
+"""Metrics: distances between generated and real data."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class FeatureMetric(MetricBase):
     baselines and intervals, which compare many parts of the same samples.
     """
 
-    features: Features = field(default_factory=Identity)  # a feature space; data space unless another is given
+    features: Features = field(default_factory=Identity)  # data space by default
     name: ClassVar[str] = ""
     better: ClassVar[Better] = "lower"
 
@@ -39,14 +39,14 @@ class FeatureMetric(MetricBase):
         return self.features.name, self.features.hash
 
     def fit(self: M, x: Tensor, cond: Cond = None, *, cache: str | os.PathLike[str] | None = None) -> M:
-        """The same metric with a feature space that has learned from the reference set."""
+        """The metric with features fitted to the reference set."""
         return replace(self, features=self.features.fit(x, cond, cache=cache))
 
     def view(self, x: Tensor) -> Tensor:
         return self.features(x)
 
     def least(self, size: int) -> int:
-        """The fewest samples that can be compared in ``size`` features."""
+        """The smallest number of samples for ``size`` features."""
         return 2
 
     def compare(self, real: Tensor, made: Tensor, rng: Rng, cond: Cond = None) -> float:
@@ -61,11 +61,11 @@ class FeatureMetric(MetricBase):
 
 @dataclass(frozen=True)
 class Frechet(FeatureMetric):
-    """Distance between two normal laws with the moments of the two samples, in a feature space.
+    """Frechet distance between Gaussians with the means and covariances of both samples, in a feature space.
 
     |m1 - m2|^2 + tr(S1 + S2 - 2 sqrt(S1 S2)),  tr sqrt(S1 S2) = sum sqrt eig(sqrt(S1) S2 sqrt(S1))
-    Assumes more samples than features.  It is biased upwards by about (features / samples): compare equal numbers,
-    and look at the floor.
+    Assumes more samples than features.  Biased upwards by about (features / samples): compare equal numbers of samples,
+    and the real-vs-real baseline.
     Source: Heusel et al. 2017 (arXiv 1706.08500); Dowson and Landau 1982.
 
     >>> x = Rng(0).normal(torch.empty(100, 2))
@@ -85,10 +85,10 @@ class Frechet(FeatureMetric):
 
 @dataclass(frozen=True)
 class Kernel(FeatureMetric):
-    """Squared maximum mean discrepancy with a cubic polynomial kernel: the kernel distance (KID), unbiased at any n.
+    """Kernel distance (KID): unbiased squared maximum mean discrepancy with a cubic polynomial kernel.
 
-    mean k(x,x') + mean k(y,y') - 2 mean k(x,y) over different pairs,  k(x,y) = (x.y / d + 1)^3
-    Assumes features of order one.  Being unbiased it may be slightly negative where the laws agree.
+    mean k(x,x') + mean k(y,y') - 2 mean k(x,y) over distinct pairs,  k(x,y) = (x.y / d + 1)^3
+    Assumes features of order one.  May be slightly negative where the distributions agree.
     Source: Binkowski et al. 2018, "Demystifying MMD GANs" (arXiv 1801.01401).
 
     >>> x = Rng(0).normal(torch.empty(500, 2))
@@ -96,9 +96,7 @@ class Kernel(FeatureMetric):
     True
     """
 
-    rows: Annotated[int, Range(least=2)] = (
-        4096  # of each sample that are compared at most, drawn at random; cost grows with its square
-    )
+    rows: Annotated[int, Range(least=2)] = 4096  # largest random subset of each sample; the cost is quadratic in it
     name: ClassVar[str] = "kernel distance"
 
     def compare(self, real: Tensor, made: Tensor, rng: Rng, cond: Cond = None) -> float:
@@ -113,10 +111,10 @@ class Kernel(FeatureMetric):
 
 @dataclass(frozen=True)
 class SlicedWasserstein(FeatureMetric):
-    """Optimal transport along random directions, where it is a matter of sorting.
+    """Sliced Wasserstein distance: optimal transport of projections on random directions.
 
-    (mean over directions of W_p(<u, x>, <u, y>)^p)^(1/p), each exact for samples of any two sizes
-    Assumes nothing; it sees every moment, but weakly in many dimensions.  Its bias falls as 1/sqrt(n).
+    (mean over directions of W_p(<u, x>, <u, y>)^p)^(1/p), exact for samples of any sizes
+    The bias decreases as 1/sqrt(n); the sensitivity to differences in few of many dimensions is low.
     Source: Rabin et al. 2011; Bonneel et al. 2015, "Sliced and Radon Wasserstein Barycenters of Measures".
 
     >>> x = Rng(0).normal(torch.empty(50, 1))
@@ -124,15 +122,15 @@ class SlicedWasserstein(FeatureMetric):
     2.0
     """
 
-    projections: int = 128  # directions; the error falls with their square root
+    projections: int = 128  # directions; the error decreases with their square root
     power: float = 2.0  # p, at least 1
     name: ClassVar[str] = "sliced Wasserstein"
 
     def __post_init__(self) -> None:
         require(
             self.projections >= 1 and self.power >= 1,
-            f"SlicedWasserstein got projections={self.projections}, power={self.power}; both are at least 1: "
-            "128 and 2 are usual",
+            f"SlicedWasserstein got projections={self.projections}, power={self.power}, but both are at least 1; "
+            "give for example 128 and 2",
         )
 
     def least(self, size: int) -> int:
@@ -147,10 +145,10 @@ class SlicedWasserstein(FeatureMetric):
 
 @dataclass(frozen=True)
 class Energy(FeatureMetric):
-    """Energy distance: how much farther apart the two samples are than each is within itself; zero only for equal laws.
+    """Energy distance, zero only for equal distributions.
 
-    2 E|x - y| - E|x - x'| - E|y - y'| over different pairs
-    Assumes finite means.  Unbiased, so slightly negative values occur where the laws agree.
+    2 E|x - y| - E|x - x'| - E|y - y'| over distinct pairs
+    Assumes finite means.  Unbiased, so slightly negative values occur where the distributions agree.
     Source: Szekely and Rizzo 2013, "Energy statistics: a class of statistics based on distances".
 
     >>> x = Rng(0).normal(torch.empty(200, 2))
@@ -158,9 +156,7 @@ class Energy(FeatureMetric):
     True
     """
 
-    rows: Annotated[int, Range(least=2)] = (
-        4096  # of each sample that are compared at most, drawn at random; cost grows with its square
-    )
+    rows: Annotated[int, Range(least=2)] = 4096  # largest random subset of each sample; the cost is quadratic in it
     name: ClassVar[str] = "energy distance"
 
     def compare(self, real: Tensor, made: Tensor, rng: Rng, cond: Cond = None) -> float:
@@ -172,11 +168,11 @@ class Energy(FeatureMetric):
 
 @dataclass(frozen=True)
 class LabelAgreement(FeatureMetric):
-    """Share of made samples to which a classifier gives the label that was asked for.
+    """Fraction of generated samples that a classifier assigns to the label of their condition.
 
     mean [classify(y) = label]
-    Assumes a conditional model and a classifier: a small one trained on the reference set unless another is given.
-    Its floor is the share on real data, which no model should be expected to exceed.
+    Assumes a conditional model and a classifier, by default a small one trained on the reference set.  Its baseline is
+    the accuracy on real data.
     Source: Ravuri and Vinyals 2019 (arXiv 1905.10887), whose classification accuracy score is its counterpart.
 
     >>> from torch import nn
@@ -186,7 +182,7 @@ class LabelAgreement(FeatureMetric):
     True
     """
 
-    features: Features = field(default_factory=SmallClassifier)  # anything with classify(x) -> [N]
+    features: Features = field(default_factory=SmallClassifier)  # with classify(x) -> [N]
     label: str = ""  # name of the condition that holds the labels; empty: the only integer one
     name: ClassVar[str] = "label agreement"
     better: ClassVar[Better] = "higher"
@@ -210,7 +206,7 @@ class LabelAgreement(FeatureMetric):
         return float((made[:, 0].long() == labels_of(cond, self.label, len(made)).to(made.device)).double().mean())
 
     def interval(self, value: float, n: int) -> tuple[float, float]:
-        """The Wilson 95% interval of a share, which keeps its width at 0 and 1."""
+        """The 95% Wilson interval of a proportion."""
         z2 = 1.959964**2
         centre, half = (value + z2 / (2 * n)), math.sqrt(z2 * value * (1 - value) / n + (z2 / (2 * n)) ** 2)
         return (centre - half) / (1 + z2 / n), (centre + half) / (1 + z2 / n)
@@ -228,7 +224,7 @@ def moments(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def frechet(m1: Tensor, s1: Tensor, m2: Tensor, s2: Tensor) -> float:
-    """Squared Frechet (2-Wasserstein) distance between two normal laws, through symmetric eigenvalues only."""
+    """Squared Frechet (2-Wasserstein) distance between two Gaussians."""
     values, vectors = torch.linalg.eigh(s1)
     root = (vectors * values.clamp(min=0).sqrt()) @ vectors.T
     cross = torch.linalg.eigvalsh(root @ s2 @ root).clamp(min=0).sqrt().sum()
@@ -241,7 +237,7 @@ def transport(x: Tensor, y: Tensor, power: float = 2.0) -> Tensor:
     x, y = x.sort(dim=0).values, y.sort(dim=0).values
     if n == m:
         return (x - y).abs().pow(power).mean(0)
-    # the two quantile functions are constant between the points i/n and j/m, kept as integers over n m
+    # the quantile functions are constant between the points i/n and j/m, here integers over n m
     cuts = torch.unique(torch.cat([torch.arange(1, n + 1) * m, torch.arange(1, m + 1) * n]))
     weight = torch.cat([cuts[:1], cuts.diff()]).to(x) / (n * m)
     gap = x[(cuts + m - 1) // m - 1] - y[(cuts + n - 1) // n - 1]
@@ -254,13 +250,13 @@ def apart(x: Tensor, y: Tensor) -> Tensor:
 
 
 def between(x: Tensor, y: Tensor, kernel: Callable[[Tensor, Tensor], Tensor], block: int = 1024) -> float:
-    """Mean of kernel(x_i, y_j) over all pairs, a block of rows at a time."""
+    """Mean of kernel(x_i, y_j) over all pairs, computed in blocks of rows."""
     total = sum((float(kernel(part, y).sum()) for part in torch.split(x, block)), 0.0)
     return total / (len(x) * len(y))
 
 
 def within(x: Tensor, kernel: Callable[[Tensor, Tensor], Tensor], block: int = 1024) -> float:
-    """Mean of kernel(x_i, x_j) over pairs of different rows, a block of rows at a time."""
+    """Mean of kernel(x_i, x_j) over pairs of different rows, computed in blocks of rows."""
     total = 0.0
     for start in range(0, len(x), block):
         table = kernel(x[start : start + block], x)
@@ -270,7 +266,7 @@ def within(x: Tensor, kernel: Callable[[Tensor, Tensor], Tensor], block: int = 1
 
 
 def some(x: Tensor, rows: int, rng: Rng) -> Tensor:
-    """At most ``rows`` rows, drawn without replacement."""
+    """At most ``rows`` rows, sampled without replacement."""
     return x if len(x) <= rows else x[rng.permutation(len(x))[:rows]]
 
 
@@ -281,21 +277,21 @@ def sound(real: Tensor, made: Tensor) -> None:
     """Refuse samples of different shapes, or with values that are not finite."""
     require(
         real.shape[1:] == made.shape[1:],
-        f"real data have shape {tuple(real.shape[1:])} and made data {tuple(made.shape[1:])}; only data of one shape "
-        "can be compared: encode both with the same modality",
+        f"real data have shape {tuple(real.shape[1:])} and generated data {tuple(made.shape[1:])}, but a metric "
+        "compares data of one shape; encode both with the same modality",
     )
-    for what, x in (("real", real), ("made", made)):
+    for what, x in (("real", real), ("generated", made)):
         require(
             len(x) > 0 and x.is_floating_point(),
-            f"the {what} data are {x.dtype} of shape {tuple(x.shape)}; metrics compare encoded floating point "
-            "[N,*S] with N > 0: encode them first",
+            f"the {what} data are {x.dtype} of shape {tuple(x.shape)}, but metrics take floating-point tensors "
+            "[N,*S] with N > 0; encode the data first",
         )
         bad = ~x.detach().flatten(1).isfinite().all(1)
         require(
             not bool(bad.any()),
-            f"{int(bad.sum())} of {len(x)} {what} samples hold NaN or infinite values, the first at index "
-            f"{int(bad.int().argmax())}; no distance to them exists: "
-            + ("clean the data" if what == "real" else "check the model, take more steps or lower the guidance"),
+            f"{int(bad.sum())} of {len(x)} {what} samples contain NaN or infinite values, the first at index "
+            f"{int(bad.int().argmax())}, so they have no distance; "
+            + ("remove them" if x is real else "check the model, increase the steps or lower the guidance scale"),
         )
 
 
@@ -305,6 +301,6 @@ def enough(metric: FeatureMetric, real: Tensor, made: Tensor) -> None:
     require(
         n >= least,
         f"{type(metric).__name__} in {metric.features.name} of {real.shape[1]} features got {len(real)} real and "
-        f"{len(made)} made samples; it needs at least {least} of each: give more, or take Kernel() or Energy(), "
+        f"{len(made)} generated samples, but needs at least {least} of each; give more, or use Kernel() or Energy(), "
         "which need 2",
     )

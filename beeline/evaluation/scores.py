@@ -1,4 +1,4 @@
-"""Scores: a figure with its interval, its noise floor, and everything that it depends on."""
+"""Scores with confidence intervals, real-vs-real baselines and the settings that they depend on."""
 
 from __future__ import annotations
 
@@ -22,41 +22,45 @@ from beeline.evaluation.trajectory import rows_of
 
 @dataclass(frozen=True)
 class Score:
-    """One figure, and what has to agree before it may be compared with another."""
+    """A metric's value, and what has to agree before it is compared with another.
+
+    ``baseline`` is the real-vs-real baseline: the same metric between real data and other real data, which a perfect
+    model reaches.
+    """
 
     name: str
     value: float
-    interval: tuple[float, float] | None  # 95%, of the figure at these numbers of samples; None: not measured
-    floor: float | None  # the same figure of real data against real data, mean over splits; None: it has none
+    interval: tuple[float, float] | None  # 95%, at these numbers of samples; None: not computed
+    baseline: float | None  # mean over splits; None: not computed
     better: Better
     n_made: int
     n_real: int
-    evaluator: str  # what measured it
+    evaluator: str  # what computed it
     evaluator_hash: str
     reference_hash: str  # of the real data
-    n_floor: int = 0  # real samples that played the made ones for the floor; fewer than n_made: the floor is too high
+    n_baseline: int = 0  # real samples in place of generated ones; with fewer than n_made the baseline is too high
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What drawing the samples took."""
+    """What sampling cost."""
 
     evaluations: float  # field evaluations per sample, counted
-    expected: int | None  # what the sampler says of itself; None when it depends on the field
+    expected: int | None  # by the sampler; None if it depends on the field
     seconds: float  # for all samples
     samples_per_second: float
     peak_memory: int | None  # bytes
-    memory_of: str  # whose peak: "cuda:0", or "process" for the largest resident size since it began
+    memory_of: str  # "cuda:0", or "process" for the peak resident size since it started
 
 
 @dataclass(frozen=True)
 class Report:
-    """Everything that was measured about a flow under one sampler."""
+    """Scores of a flow with one sampler."""
 
     scores: tuple[Score, ...]
     cost: Cost
     provenance: dict[str, Any] = default(default_factory=dict)  # plain data
-    details: dict[str, Any] = default(default_factory=dict)  # plain data behind a score, such as its loss by time bin
+    details: dict[str, Any] = default(default_factory=dict)  # plain data, such as the held-out loss by time bin
 
     def __getitem__(self, name: str) -> Score:
         found = {score.name: score for score in self.scores}
@@ -64,7 +68,7 @@ class Report:
         return found[name]
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain JSON data, from which ``from_dict`` makes an equal report."""
+        """JSON data, from which ``from_dict`` restores the report."""
         scores = [{**asdict(s), "interval": None if s.interval is None else list(s.interval)} for s in self.scores]
         return {
             "scores": scores,
@@ -76,9 +80,10 @@ class Report:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Report:
         missing = {"scores", "cost", "provenance"} - set(data)
-        require(not missing, f"a report was read that lacks {sorted(missing)}; read what as_dict() gave, as JSON")
+        require(not missing, f"the report lacks {sorted(missing)}; give the result of as_dict()")
         scores = tuple(
-            Score(**{**s, "interval": None if s["interval"] is None else tuple(s["interval"])}) for s in data["scores"]
+            Score(**{**renamed(s), "interval": None if s["interval"] is None else tuple(s["interval"])})
+            for s in data["scores"]
         )
         return cls(scores, Cost(**data["cost"]), dict(data["provenance"]), dict(data.get("details", {})))
 
@@ -89,11 +94,11 @@ class Report:
 
         name = self.provenance.get("name")
         table = Table(title=escape(str(name)) if name else None)
-        for heading in ("score", "value", "95% interval", "floor", "better", "made / real", "evaluator"):
+        for heading in ("score", "value", "95% interval", "real vs. real", "better", "generated / real", "evaluator"):
             table.add_column(heading, justify="left" if heading in ("score", "better", "evaluator") else "right")
         for s in self.scores:
             who = s.evaluator if len(s.evaluator_hash) < 16 else f"{s.evaluator} {s.evaluator_hash[:8]}"
-            table.add_row(escape(s.name), figure(s.value), span(s.interval), figure(s.floor), s.better,
+            table.add_row(escape(s.name), figure(s.value), span(s.interval), figure(s.baseline), s.better,
                           f"{s.n_made} / {s.n_real}", escape(who))  # fmt: skip
         c = self.cost
         table.caption = (
@@ -103,8 +108,14 @@ class Report:
         return table
 
 
+def renamed(score: Mapping[str, Any]) -> dict[str, Any]:
+    """A stored score with the names of this version."""
+    old = {"floor": "baseline", "n_floor": "n_baseline"}
+    return {old.get(key, key): value for key, value in score.items()}
+
+
 def figure(value: float | None) -> str:
-    """Four digits, all of a large number, or a dash.
+    """A number with four digits, a large one in full, None as a dash.
 
     >>> figure(0.123456), figure(42134.2), figure(None)
     ('0.1235', '42,134', '-')
@@ -117,10 +128,9 @@ def span(interval: Sequence[float] | None) -> str:
 
 
 def compare(reports: Mapping[str, Report]) -> list[dict[str, Any]]:
-    """One row of plain data per report: evaluations, seconds, and value, interval and floor of every score.
+    """One row per report: evaluations, seconds, and value, interval and baseline of every score, as plain data.
 
-    Refused when a score that two reports share was measured by different evaluators, against different real data, or
-    with different numbers of samples: such figures cannot be told apart from the difference in how they were measured.
+    ValueError if the evaluator, the real data or the numbers of samples of a score differ between reports.
     """
     first: dict[str, tuple[str, Score]] = {}
     rows = []
@@ -139,12 +149,12 @@ def compare(reports: Mapping[str, Report]) -> list[dict[str, Any]]:
                 require(
                     a == b,
                     f"{s.name} of {other} and of {name} differ in {what.replace('_', ' ')} ({_short(a)} and "
-                    f"{_short(b)}); such figures do not compare: evaluate both in the same way",
+                    f"{_short(b)}), so they are not comparable; evaluate both in the same way",
                 )
             row[s.name] = {
                 "value": s.value,
                 "interval": None if s.interval is None else list(s.interval),
-                "floor": s.floor,
+                "baseline": s.baseline,
                 "better": s.better,
             }
         rows.append(row)
@@ -164,17 +174,17 @@ def measure(
     replicates: int = 40,
     splits: int = 5,
 ) -> tuple[Score, ...]:
-    """Score made data [M,*S] against real data [N,*S] by every (fitted) metric, each with interval and floor.
+    """Scores of generated data [M,*S] against real data [N,*S], by fitted metrics.
 
-    ``cond`` are the conditions that were asked for and ``real_cond`` those of the real data.  ``replicates`` parts of
-    the samples give the interval and ``splits`` of the real data the floor; 0 leaves either out.  For the floor,
-    ``others`` (real data that are not among ``real``) play the made ones where they are as many; else, and for metrics
-    that look at conditions, a part of the real data does.
+    ``cond`` are the conditions of the generated data and ``real_cond`` those of the real data.  Intervals use
+    ``replicates`` subsets of the samples, baselines ``splits`` splits of the real data; 0 omits them.  In the
+    baseline, ``others`` (real data that are not in ``real``) replace the generated data if there are as many; else,
+    and for conditional metrics, a part of the real data does.
     """
     sound(real, made)
     more = others is not None and len(others) >= len(made)
     samples = (real, made, *([others] if more and others is not None and splits else []))
-    seen: dict[str, tuple[Tensor, ...]] = {}  # feature space -> all samples, so that metrics share the look
+    seen: dict[str, tuple[Tensor, ...]] = {}  # feature space -> all samples, shared by metrics
     scores = []
     for metric in map(complete_metric, metrics):
         key = (
@@ -217,24 +227,25 @@ def _score(
         interval = metric.interval(total, len(made))
     elif replicates:
         interval = halves(value, total, real, made, cond, least, replicates, rng.fork("interval"))
-    floor, n_floor = None, 0
+    baseline, n_baseline = None, 0
     if splits and others and not conditional:
-        floor, n_floor = against_others(value, real, others[0], len(made), splits, rng.fork("floor")), len(made)
+        baseline = against_others(value, real, others[0], len(made), splits, rng.fork("floor"))
+        n_baseline = len(made)
     elif splits and (not conditional or real_cond is not None):
-        floor, n_floor = real_against_real(value, real, real_cond, len(made), least, splits, rng.fork("floor"))
+        baseline, n_baseline = real_against_real(value, real, real_cond, len(made), least, splits, rng.fork("floor"))
     evaluator, evaluator_hash = metric.evaluator
     return Score(
         metric.name,
         total,
         interval,
-        floor,
+        baseline,
         metric.better,
         len(made),
         len(real),
         evaluator=evaluator,
         evaluator_hash=evaluator_hash,
         reference_hash=reference_hash,
-        n_floor=n_floor,
+        n_baseline=n_baseline,
     )
 
 
@@ -244,15 +255,14 @@ Value = Callable[[Tensor, Tensor, Cond], float]
 def halves(
     value: Value, total: float, real: Tensor, made: Tensor, cond: Cond, least: int, replicates: int, rng: Rng
 ) -> tuple[float, float] | None:
-    """A 95% interval for a figure from its values on random halves of both samples (delete-half jackknife).
+    """A 95% interval of a metric from its values on random halves of both samples (delete-half jackknife).
 
-    total +- t s,  s^2 = mean (figure of a part - mean over parts)^2 n_part / (n - n_part)
-    Parts are drawn without replacement: a bootstrap repeats rows, which shifts every distance (a row is at distance
-    zero from its copy).  The interval is for the figure at these numbers of samples; its bias shows in the floor.
-    None when the samples are too few to be parted.
+    total +- t s,  s^2 = mean (value of a part - mean over parts)^2 n_part / (n - n_part)
+    Parts are sampled without replacement: a bootstrap repeats rows, at distance 0 from their copies, which biases every
+    distance.  The interval is that of the value at these numbers of samples.  None if there are too few samples.
     Source: Shao and Wu 1989, "A general theory for jackknife variance estimation".
     """
-    from scipy.stats import t as student  # a second of import that most programs need not spend
+    from scipy.stats import t as student  # imported late: it takes a second
 
     parts = [max((len(x) + 1) // 2, least) for x in (real, made)]
     if replicates < 2 or any(part >= len(x) for part, x in zip(parts, (real, made), strict=True)):
@@ -262,7 +272,7 @@ def halves(
         first = rng.fork(k, "real").permutation(len(real))[: parts[0]]
         second = rng.fork(k, "made").permutation(len(made))[: parts[1]]
         figures.append(value(real[first], made[second], rows_of(cond, second)))
-    # the smaller factor belongs to the sample that was parted less; the larger one is the safe choice
+    # the larger factor is the conservative choice
     factor = max(part / (len(x) - part) for part, x in zip(parts, (real, made), strict=True))
     spread = float(torch.tensor(figures, dtype=torch.float64).std()) * math.sqrt(factor)
     half = float(student.ppf(0.975, replicates - 1)) * spread
@@ -270,7 +280,7 @@ def halves(
 
 
 def against_others(value: Value, real: Tensor, others: Tensor, n: int, splits: int, rng: Rng) -> float:
-    """Mean figure of ``n`` other real data, drawn anew each time, against all of the real data."""
+    """Mean value of random subsets of ``n`` other real data against all real data."""
     figures = [value(real, others[rng.fork(k).permutation(len(others))[:n]], None) for k in range(splits)]
     return sum(figures) / splits
 
@@ -278,9 +288,9 @@ def against_others(value: Value, real: Tensor, others: Tensor, n: int, splits: i
 def real_against_real(
     value: Value, real: Tensor, cond: Cond, n: int, least: int, splits: int, rng: Rng
 ) -> tuple[float | None, int]:
-    """Mean figure of real data against the rest of the real data, and how many played the made ones.
+    """(mean value of a part of the real data against the rest, size of the part).
 
-    As many as were made (``n``) where that leaves at least as many; half of the real data where it does not.
+    The part has ``n`` rows, at most half of the real data.
     """
     part = min(n, len(real) // 2)
     if part < least:
@@ -288,8 +298,8 @@ def real_against_real(
     figures = []
     for k in range(splits):
         order = rng.fork(k).permutation(len(real))
-        play, rest = order[:part], order[part:]
-        figures.append(value(real[rest], real[play], rows_of(cond, play)))
+        chosen, rest = order[:part], order[part:]
+        figures.append(value(real[rest], real[chosen], rows_of(cond, chosen)))
     return sum(figures) / splits, part
 
 
@@ -303,7 +313,7 @@ def average(
     n_real: int = 0,
     better: Better = "lower",
 ) -> Score:
-    """The score that is a mean over samples [B], or a ratio of two means, with its normal 95% interval."""
+    """A score that is a mean over samples [B], or a ratio of two means, with its normal 95% interval."""
     n = len(each)
     base = torch.ones_like(each) if over is None else over
     value = float(each.mean() / base.mean()) if float(base.mean()) != 0 else 0.0

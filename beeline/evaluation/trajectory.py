@@ -1,4 +1,4 @@
-"""What a flow does on the way: straightness, transport cost, counted evaluations, likelihood."""
+"""Straightness, transport cost, counted evaluations and likelihood of a flow."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ from beeline.solvers.runge_kutta import HEUN
 
 @dataclass(frozen=True, eq=False)
 class Straightness:
-    """How straight the trajectories of a flow are, and how far they go; one number per sample in each.
+    """Straightness and transport cost of the trajectories of a flow, one value per sample.
 
     S = int_0^1 E|(Z1 - Z0) - v(Z_t, t)|^2 dt, zero if and only if every trajectory is straight at constant speed;
-    relative S / E|Z1 - Z0|^2; transport cost E|Z1 - Z0|^2.  On a curved space S = int E|v|^2 dt - E d(Z0, Z1)^2 with
-    d the geodesic distance (the same number on a flat one), zero on geodesics at constant speed, and d^2 is the cost.
+    relative S / E|Z1 - Z0|^2; transport cost E|Z1 - Z0|^2.  On a manifold S = int E|v|^2 dt - E d(Z0, Z1)^2 with the
+    geodesic distance d, zero on geodesics at constant speed, and the cost is E d(Z0, Z1)^2.
     Source: Liu, Gong and Liu 2022 (arXiv 2209.03003).
     """
 
     bend: Tensor  # [B], the integral of one trajectory, in squared data units summed over coordinates
     length: Tensor  # [B], the squared distance from Z0 to Z1
-    evaluations: int  # field evaluations per sample that measuring took
+    evaluations: int  # field evaluations per sample for the measurement
 
     @property
     def value(self) -> float:
@@ -58,8 +58,8 @@ class Straightness:
 def straightness(flow: Flow, x0: Tensor, sampler: Sampler, cond: Cond = None, batch_size: int = 256) -> Straightness:
     """Straightness and transport cost of the trajectories that ``sampler`` solves from ``x0`` [B,*S].
 
-    The integral is the trapezoidal rule on the sampler's own times, so take a sampler that solves well (50 steps of
-    HEUN, say), whatever the model will be used with.  Velocities are those of the guided field.
+    The integral uses the trapezoidal rule at the times of the sampler, so give an accurate one, such as 50 steps of
+    HEUN.  Velocities are those of the guided field.
     """
     bends, lengths, count = [], [], 0
     space = process_of(flow).space
@@ -72,7 +72,7 @@ def straightness(flow: Flow, x0: Tensor, sampler: Sampler, cond: Cond = None, ba
         end = sampler.for_rows(int(rows[0]), int(rows[-1]) + 1)(flow, part, c, watch=sums)
         along = between(space, part, end)
         length = along.square().sum(1)
-        # the weights of the rule sum to one, so that this is its value for |(Z1 - Z0) - v|^2
+        # the weights sum to one, so this is the trapezoidal rule for |(Z1 - Z0) - v|^2
         flat = length - 2 * (along * sums.velocity.flatten(1)).sum(1) + sums.energy
         bend = flat if space is None else sums.energy - length
         bends.append(bend.clamp(min=0))
@@ -82,17 +82,17 @@ def straightness(flow: Flow, x0: Tensor, sampler: Sampler, cond: Cond = None, ba
 
 
 def between(space: Any, x0: Tensor, x1: Tensor) -> Tensor:
-    """The way from x0 to x1 [B,D] in float64: the difference, or on a curved space the start of the geodesic."""
+    """x1 - x0 as [B,D] in float64, or on a manifold the initial velocity of the geodesic."""
     a, b = x0.double(), x1.double()
     return (b - a if space is None else space.log(a, b)).flatten(1)
 
 
 class _Sums:
-    """Watches a walk: int v dt and int |v|^2 dt by the trapezoidal rule, in float64."""
+    """Accumulates int v dt and int |v|^2 dt by the trapezoidal rule, in float64."""
 
     def __init__(self, f: Dynamics) -> None:
         self.f = f
-        self.last: tuple[Tensor, Tensor] | None = None  # time and velocity at the node before
+        self.last: tuple[Tensor, Tensor] | None = None  # previous time and velocity
 
     def __call__(self, x: Tensor, t: Tensor) -> None:
         v = self.f(x, t).double()
@@ -108,13 +108,13 @@ class _Sums:
 
 
 def transport_cost(flow: Flow, x0: Tensor, sampler: Sampler, cond: Cond = None, batch_size: int = 256) -> Tensor:
-    """Squared distance [B] from each source point to the datum that ``sampler`` makes of it; its mean is the cost."""
+    """Squared distance [B] between each source point and its sample; the mean is the transport cost."""
     made = draw(flow, sampler, x0, cond, batch_size)
     return between(process_of(flow).space, x0, made).square().sum(1).cpu()
 
 
 def draw(flow: Flow, sampler: Sampler, x0: Tensor, cond: Cond = None, batch_size: int = 256) -> Tensor:
-    """Samples from source points, ``batch_size`` at a time."""
+    """Samples from source points, in batches of ``batch_size``."""
     for name, leaf in leaves(cond):
         require(
             len(leaf) == len(x0),
@@ -132,7 +132,7 @@ def rows_of(cond: Cond, rows: Tensor) -> Cond:
 
 
 class Counter:
-    """Rows that a field was asked about; divided by the number of samples, the evaluations that each one cost."""
+    """Counts calls of a field and their rows; rows / samples is the number of evaluations per sample."""
 
     def __init__(self) -> None:
         self.rows = 0
@@ -145,9 +145,9 @@ class Counter:
 
 @contextlib.contextmanager
 def counted(flow: Flow, sampler: Sampler) -> Iterator[tuple[Flow, Sampler, Counter]]:
-    """The same flow and sampler with every evaluation of their fields counted, the weak one of guidance too.
+    """The flow and sampler with all evaluations of their fields counted, including a weak field of guidance.
 
-    Modules are counted by a hook, so that guidance which looks inside a network still finds it; functions are wrapped.
+    Modules are counted by a forward hook, so that guidance can still access their parts; functions are wrapped.
     """
     counter = Counter()
     guidance = sampler.guidance
@@ -188,21 +188,21 @@ def _wrapped(field: Callable[..., Tensor], counter: Counter) -> Callable[..., Te
 
 @dataclass(frozen=True)
 class Likelihood:
-    """How the likelihood of data is measured.
+    """Settings of the log-likelihood of data.
 
-    log p(x1) by walking back; the divergence exact up to ``exact`` coordinates, by Hutchinson's estimate beyond
-    Assumes a source with a density.  Guidance plays no part: it is the likelihood of the field itself.
+    log p(x1) by integration from t = 1 to 0; exact divergence up to ``exact`` coordinates, else Hutchinson's estimate
+    Assumes a source with a density.  Computed for the field without guidance.
     Source: Chen et al. 2018 (arXiv 1806.07366); Grathwohl et al. 2019 (arXiv 1810.01367).
 
     >>> Likelihood().divergence(2, Rng(0))
     Exact()
     """
 
-    rows: int = 64  # data whose likelihood is measured, drawn at random
+    rows: int = 64  # number of data, chosen at random
     steps: int = 40
     solver: Solver = HEUN
-    exact: int = 16  # most coordinates for which every one is differentiated
-    probes: int = 2  # of Hutchinson's estimate; its noise averages out over the data
+    exact: int = 16  # largest number of coordinates with an exact divergence
+    probes: int = 2  # of Hutchinson's estimate
     batch: int = 64
 
     def divergence(self, size: int, rng: Rng) -> Divergence:
@@ -210,7 +210,7 @@ class Likelihood:
 
     def __call__(self, flow: Flow, x1: Tensor, rng: Rng, cond: Cond = None) -> Tensor:
         """log p(x1) in nats, [B], without gradients."""
-        require(len(x1) > 0, "a likelihood of no data was asked for; give at least one datum")
+        require(len(x1) > 0, "x1 is empty, so it has no likelihood; give at least one datum")
         size, parts = math.prod(x1.shape[1:]), []
         with torch.no_grad():
             for k, rows in enumerate(torch.split(torch.arange(len(x1)), self.batch)):

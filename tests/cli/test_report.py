@@ -65,7 +65,7 @@ def page():
     for name, sampler in samplers.items():
         reports[name] = evaluate(
             flow, sampler, None, real, 100, Rng(0), (Frechet(), Energy()), reference_name="ring",
-            extras=Extras(walks=20, replicates=5, splits=2),
+            extras=Extras(rows=20, replicates=5, splits=2),
         )  # fmt: skip
         seen = []
         sampler(flow, x0[:5], watch=lambda x, t, seen=seen: seen.append(x))

@@ -201,7 +201,7 @@ def test_refused_arrays(tmp_path):
     refused("the test split has none", x_train=x, y_train=np.zeros(6), x_test=x)
     refused("training images are 6x5 .* test images 5x5", x_train=x, x_test=x[:, :5])
     refused("give at least two", images=x[:1])
-    refused("Python objects", images=np.array([{}, {}], dtype=object))
+    refused("pickled objects", images=np.array([{}, {}], dtype=object))
     np.savez(tmp_path / "good.npz", images=x, labels=np.arange(6))
     with pytest.raises(bl.BeelineError, match="row 3: the label is 3, outside its range; labels here are 0 .. 2"):
         ImageFile(tmp_path / "good.npz", classes=3).load()

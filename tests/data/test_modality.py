@@ -104,7 +104,7 @@ def test_what_lacks_a_member_is_refused_with_its_signature() -> None:
 def test_a_minimal_metric_works_and_a_partial_one_is_refused() -> None:
     real, made = torch.zeros(40, 1), torch.ones(40, 1)
     (score,) = measure([Gap()], real, made, Rng(0))
-    assert score.value == 1.0 and score.evaluator == "Gap" and score.floor == 0.0 and score.interval is not None
+    assert score.value == 1.0 and score.evaluator == "Gap" and score.baseline == 0.0 and score.interval is not None
 
     class Conditional(Gap):
         conditional = True

@@ -1,4 +1,4 @@
-"""The report of a table: every figure with its floor, and pictures of every column."""
+"""The report of a table: metrics with baselines, and plots of every column."""
 
 import re
 
@@ -12,7 +12,7 @@ from tests.data.tables.test_schema import mixed
 from tests.data.tables.test_tablemetrics import people
 
 
-def test_every_figure_stands_beside_its_floor() -> None:
+def test_every_metric_has_its_baseline() -> None:
     real, made, hold = people(600, 0), people(600, 1), people(300, 2)
     table = Table().fit(real)
     found = {f["name"]: f for f in scores(table, real, made, Rng(0), holdout=hold, target="tall")}
@@ -21,9 +21,9 @@ def test_every_figure_stands_beside_its_floor() -> None:
         "closest record error", "downstream", "missing rate error",
     }  # fmt: skip
     for name in ("shape error", "trend error"):
-        assert 0 < found[name]["value"] < 2 * found[name]["floor"]
-    assert found["closest record error"]["floor"] == 0 and found["closest record error"]["value"] < 0.1
-    assert found["downstream"]["value"] == pytest.approx(found["downstream"]["floor"], abs=0.06)
+        assert 0 < found[name]["value"] < 2 * found[name]["baseline"]
+    assert found["closest record error"]["baseline"] == 0 and found["closest record error"]["value"] < 0.1
+    assert found["downstream"]["value"] == pytest.approx(found["downstream"]["baseline"], abs=0.06)
 
 
 def test_the_page_is_one_file_with_every_column() -> None:

@@ -255,9 +255,9 @@ def test_a_transformer_over_columns(frame: pd.DataFrame) -> None:
 
 
 def test_what_is_refused(flow: TabularFlow, frame: pd.DataFrame) -> None:
-    with pytest.raises(BeelineError, match="was not fitted"):
+    with pytest.raises(BeelineError, match="is not fitted"):
         TabularFlow().sample(3)
-    with pytest.raises(BeelineError, match="n=0 rows"):
+    with pytest.raises(BeelineError, match="n=0 is no number of rows"):
         flow.sample(0)
     with pytest.raises(BeelineError, match="did you mean 'bee'"):
         flow.sample(2, conditions={"kind": "bees"})

@@ -1,4 +1,4 @@
-"""The report: floors, intervals, provenance, and what is refused before any work."""
+"""The report: baselines, intervals, provenance, and what is refused before any work."""
 
 import io
 import json
@@ -48,17 +48,17 @@ def test_an_exact_flow_scores_at_its_floor(report):
         s = report[name]
         low, high = s.interval
         assert low < s.value < high
-        assert s.value - s.floor < 1.5 * (high - low), s
-        assert (s.n_made, s.n_real, s.n_floor) == (300, 600, 300)
-    assert report["label agreement"].value > 0.97 and report["label agreement"].floor > 0.97
+        assert s.value - s.baseline < 1.5 * (high - low), s
+        assert (s.n_made, s.n_real, s.n_baseline) == (300, 600, 300)
+    assert report["label agreement"].value > 0.97 and report["label agreement"].baseline > 0.97
 
 
-def test_a_wrong_flow_is_above_its_floor_and_its_interval_says_so(report):
+def test_a_wrong_flow_is_above_its_baseline_and_its_interval_says_so(report):
     for sampler in (Sampler(steps=20), Sampler(steps=4, solver=EULER)):
         worse = evaluate(NARROW.flow(), sampler, None, RING.batch(600, Rng(1)), 300, Rng(0), METRICS,
                          reference=RING.batch(400, Rng(2)), reference_name="ring")  # fmt: skip
         for name in ("Frechet distance", "kernel distance", "sliced Wasserstein", "energy distance"):
-            assert worse[name].interval[0] > worse[name].floor
+            assert worse[name].interval[0] > worse[name].baseline
             assert worse[name].value > report[name].interval[1]
 
 
@@ -89,17 +89,17 @@ def test_the_same_key_gives_the_same_figures_and_flows_compare(report):
     )  # fmt: skip
     for s in again.scores:
         assert s.value == pytest.approx(report[s.name].value, rel=1e-5)
-        assert s.floor == report[s.name].floor
+        assert s.baseline == report[s.name].baseline
     rows = compare({"a": report, "b": again})
     assert [row["model"] for row in rows] == ["a", "b"]
-    assert rows[1]["energy distance"]["floor"] == report["energy distance"].floor
+    assert rows[1]["energy distance"]["baseline"] == report["energy distance"].baseline
     assert "straightness" not in rows[1]
 
 
 def test_figures_measured_differently_are_not_compared(report):
     for change in ({"reference_hash": "0" * 64}, {"n_made": 5}, {"evaluator_hash": "other"}):
         other = replace(report, scores=(replace(report.scores[0], **change),))
-        with pytest.raises(BeelineError, match="such figures do not compare"):
+        with pytest.raises(BeelineError, match="so they are not comparable"):
             compare({"a": report, "b": other})
 
 
@@ -127,19 +127,19 @@ def test_a_metric_of_ones_own_needs_a_name_and_a_call():
             return float((real.mean(0) - made.mean(0)).norm())
 
     (score,) = measure([Gap()], torch.zeros(20, 1), torch.ones(10, 1), Rng(0))
-    assert score.value == 1 and score.floor == 0 and score.evaluator == "Gap" and score.interval == (1, 1)
+    assert score.value == 1 and score.baseline == 0 and score.evaluator == "Gap" and score.interval == (1, 1)
 
 
-def test_the_floor_is_measured_at_the_same_numbers_where_there_are_other_real_data():
+def test_the_baseline_is_computed_at_the_same_numbers_where_there_are_other_real_data():
     # the Frechet distance of two samples of one distribution in D dimensions is D^2 / (2 n) for each: its bias shows
     distribution = Gaussian((0.0,) * 8)
     real, made, others = (distribution.sample(n, Rng(n)) for n in (200, 201, 600))
     (few,) = measure([Frechet()], real, made, Rng(0))
     (same,) = measure([Frechet()], real, made, Rng(0), others=others)
-    assert (few.n_floor, same.n_floor) == (100, 201) and few.value == same.value
-    assert same.floor == pytest.approx(few.floor / 2, rel=0.25)
+    assert (few.n_baseline, same.n_baseline) == (100, 201) and few.value == same.value
+    assert same.baseline == pytest.approx(few.baseline / 2, rel=0.25)
     (short,) = measure([Frechet()], real, made, Rng(0), others=others[:200])
-    assert short.floor == few.floor
+    assert short.baseline == few.baseline
 
 
 def covered(metric, truth: float, trials: int, n: int, shift: float) -> float:
@@ -177,18 +177,18 @@ def test_the_interval_of_a_mean_is_the_one_of_the_textbook():
 def test_too_few_real_data_for_a_floor_leave_it_out():
     distribution = Gaussian((0.0, 0.0))
     (s,) = measure([Frechet()], distribution.sample(4, Rng(0)), distribution.sample(50, Rng(1)), Rng(2))
-    assert s.floor is None and s.n_floor == 0
+    assert s.baseline is None and s.n_baseline == 0
 
 
 @pytest.mark.parametrize(
     ("flow", "real", "n", "more", "message"),
     [
-        (RING.flow(), torch.zeros(10, 2), 0, {}, "n=0 samples"),
-        (RING.flow(), [[1, 2]], 5, {}, "there is no modality"),
+        (RING.flow(), torch.zeros(10, 2), 0, {}, "n=0 is no number of samples"),
+        (RING.flow(), [[1, 2]], 5, {}, "without a modality"),
         (RING.flow(), torch.full((10, 2), math.nan), 5, {}, "10 of 10 real samples"),
         (RING.flow(), torch.zeros(10, 2), 2, {"metrics": (Frechet(),)}, "needs at least 3 samples"),
         (RING.flow(), torch.zeros(10, 2), 5, {"metrics": (LabelAgreement(QUICK),)}, "labels are needed"),
-        (RING.flow(), torch.zeros(10, 2), 5, {"reference": torch.zeros(10, 3)}, "only data of one shape"),
+        (RING.flow(), torch.zeros(10, 2), 5, {"reference": torch.zeros(10, 3)}, "data of one shape"),
         (RING.flow(), torch.zeros(10, 2), 5, {"reference": RING.batch(20, Rng(0)), "metrics": (LabelAgreement(QUICK),)},
          "the real data have none"),
     ],

@@ -59,7 +59,7 @@ def test_the_cache_is_used_when_reference_and_settings_agree(data, tmp_path):
     SmallClassifier(width=8, size=6, steps=20).fit(data.x1, data.cond, cache=tmp_path)
     assert len(list(tmp_path.iterdir())) == 3
     file.write_bytes(file.read_bytes()[:-10])
-    with pytest.raises(BeelineError, match=f"{file.name} is damaged"):
+    with pytest.raises(BeelineError, match=f"{file.name} does not match"):
         QUICK.fit(data.x1, data.cond, cache=tmp_path)
 
 
@@ -87,9 +87,9 @@ def test_digest_sees_values_shapes_dtypes_and_names():
     [
         (None, "", "the conditions are none"),
         ({"size": torch.ones(2)}, "", r"the conditions are \['size'\]"),
-        ({"a": torch.zeros(2).long(), "b": torch.zeros(2).long()}, "", "name one of them"),
-        ({"a": torch.zeros(2).long()}, "b", "looked for under 'b'"),
-        ({"a": torch.zeros(3).long()}, "", "3 labels came with 2 samples"),
+        ({"a": torch.zeros(2).long(), "b": torch.zeros(2).long()}, "", "set label= to one of them"),
+        ({"a": torch.zeros(2).long()}, "b", "label='b', but"),
+        ({"a": torch.zeros(3).long()}, "", "3 labels for 2 samples"),
         ({"a": torch.tensor([0, -1])}, "", "a label is -1"),
     ],
 )
@@ -100,7 +100,7 @@ def test_labels_are_refused_by_name(cond, name, message):
 
 @pytest.mark.parametrize("use", [lambda s: s.hash, lambda s: s(torch.ones(1, 2)), lambda s: s.classify(torch.ones(1))])
 def test_an_unfit_classifier_says_so(use):
-    with pytest.raises(BeelineError, match="has not seen a reference set"):
+    with pytest.raises(BeelineError, match="is not fitted"):
         use(SmallClassifier())
 
 

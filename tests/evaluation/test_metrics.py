@@ -163,14 +163,14 @@ def test_features_are_used():
     [
         (Frechet(), torch.zeros(9, 8), torch.zeros(8, 8), None, "needs at least 9 of each"),
         (Energy(), torch.zeros(9, 8), torch.zeros(1, 8), None, "needs at least 2"),
-        (Energy(), torch.zeros(9, 8), torch.zeros(9, 7), None, "only data of one shape"),
+        (Energy(), torch.zeros(9, 8), torch.zeros(9, 7), None, "data of one shape"),
         (Energy(), torch.zeros(9, 8), torch.tensor([[0.0], [math.nan], [math.inf]]).expand(3, 8), None,
-         "2 of 3 made samples hold NaN or infinite values, the first at index 1"),
-        (Energy(), torch.full((3, 1), math.nan), torch.zeros(3, 1), None, "clean the data"),
-        (Energy(), torch.zeros(3, 1, dtype=torch.int64), torch.zeros(3, 1), None, "encode them first"),
+         "2 of 3 generated samples contain NaN or infinite values, the first at index 1"),
+        (Energy(), torch.full((3, 1), math.nan), torch.zeros(3, 1), None, "remove them"),
+        (Energy(), torch.zeros(3, 1, dtype=torch.int64), torch.zeros(3, 1), None, "encode the data first"),
         (LabelAgreement(Module(nn.Identity(), "a")), torch.eye(2), torch.eye(2), None, "labels are needed"),
         (LabelAgreement(Module(nn.Identity(), "a")), torch.eye(2), torch.eye(2), torch.zeros(3, dtype=torch.int64),
-         "3 labels came with 2 samples"),
+         "3 labels for 2 samples"),
     ],
 )  # fmt: skip
 def test_refusals(metric, real, made, cond, message):

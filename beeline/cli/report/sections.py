@@ -181,7 +181,7 @@ def _row(name: str, reports: Iterable[Report]) -> dict[str, Any]:
         "arrow": "↑" if known[0].better == "higher" else "↓",
         "scores": found,
         "best": _best(known) if len(known) > 1 else [],
-        "baseline": next((s.floor for s in known if s.floor is not None), None),
+        "baseline": next((s.baseline for s in known if s.baseline is not None), None),
     }
 
 

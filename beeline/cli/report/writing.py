@@ -167,7 +167,7 @@ def quality(results: Results, order: list[str]) -> Iterable[Section]:
         name: [(count, report[score.name].value, report[score.name].interval) for count, report in r.by_count.items()]
         for name, r in results.items()
     }
-    yield sections.quality(curves, score.name, better=score.better, floor=score.floor, order=order)
+    yield sections.quality(curves, score.name, better=score.better, floor=score.baseline, order=order)
 
 
 def trajectories(results: Results, order: list[str]) -> Iterable[Section]:

@@ -19,7 +19,7 @@ from beeline.data.tables.infer import infer
 from beeline.data.tables.schema import Category, Constant, Datetime, Identifier, Number
 from beeline.data.tables.table import Table
 from beeline.data.tables.writing import save_parts
-from beeline.estimators.row_input import seed_of, tell_lost
+from beeline.estimators.row_input import seed_of, warn_not_learned
 
 N = 120
 I = np.arange(N)  # noqa: E741 - the usual index
@@ -268,4 +268,4 @@ def test_random_states_and_the_word_on_columns_that_are_not_learned() -> None:
     with pytest.raises(BeelineError, match="no whole number"):
         seed_of(0.5)
     with pytest.warns(UserWarning, match="not learned.*user_id"):
-        tell_lost(Table().fit(pd.DataFrame({"user_id": I * I, "n": I % 7})))
+        warn_not_learned(Table().fit(pd.DataFrame({"user_id": I * I, "n": I % 7})))
