@@ -66,7 +66,7 @@ def test_a_score_needs_a_gaussian_and_independent_flow() -> None:
     table, flow, raw = exact_table()
     with pytest.raises(BeelineError, match="coupling was not independent"):
         rowlaw.log_prob(Flow(flow.field, independent=False), table, raw, divergence=Exact(), rng=Rng(0))
-    with pytest.raises(BeelineError, match="a walk needs a step"):
+    with pytest.raises(BeelineError, match="steps is at least 1"):
         rowlaw.descent(0, 0.1)
 
 
@@ -267,12 +267,12 @@ def test_what_is_refused(flow: TabularFlow, frame: pd.DataFrame) -> None:
         flow.impute(frame.rename(columns={"size": "sizes"}))
     with pytest.raises(BeelineError, match="it is a number of samples"):
         flow.impute(frame, draws=0)
-    with pytest.raises(BeelineError, match="got str in place of a table"):
+    with pytest.raises(BeelineError, match="got str, which is no table"):
         flow.log_prob("t.csv")
     bare = TabularFlow(steps=2, width=8, depth=1, known=0.0).fit(frame.head(100))
-    with pytest.raises(BeelineError, match="learned without known cells"):
+    with pytest.raises(BeelineError, match="trained without known cells"):
         bare.sample(2, conditions={"kind": "bee"})
-    with pytest.raises(BeelineError, match="a counterfactual needs a flow"):
+    with pytest.raises(BeelineError, match="which counterfactuals need"):
         bare.counterfactual(frame.head(2), {"kind": "bee"})
 
 
