@@ -257,8 +257,8 @@ def labels_of(cond: Cond, name: str = "", n: int | None = None) -> Tensor:
     require(
         found,
         "labels are needed, integers with one per sample, but the conditions are "
-        f"{sorted(key or '(bare)' for key, _ in leaves(cond)) or 'none'}; give labelled data, or a metric without labels, "
-        "such as Energy() or Frechet(Module(net, name))",
+        f"{sorted(key or '(bare)' for key, _ in leaves(cond)) or 'none'}; give labelled data, or a metric without "
+        "labels, such as Energy() or Frechet(Module(net, name))",
     )
     require(
         name in found or (not name and len(found) == 1),
