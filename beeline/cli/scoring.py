@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,10 +48,12 @@ def score(
     sampler: Sampler | None = None,
     name: str = "",
     extras: Extras | None = None,
+    within: Callable[[Extras], Extras] = lambda usual: usual,
 ) -> Report:
     """Scores of a bundle on ``n`` samples against the held-out data; by its own sampler unless another one is given.
 
-    ``extras`` selects costly scores; by default trajectories and likelihood are included where they are defined.
+    ``extras`` selects costly scores; by default trajectories and likelihood are included where they are defined,
+    as far as ``within`` allows.
     """
     raw, held = real.raw, real.held
     held_out = None
@@ -60,6 +62,7 @@ def score(
         likely = has_trajectories(bundle) and bundle.flow.source.gaussian and data_have_conditions(bundle)
         likelihood = Likelihood() if likely else None
         extras = Extras(likelihood=likelihood) if has_trajectories(bundle) else Extras(trajectories=None)
+        extras = within(extras)
     return evaluate(
         bundle.flow,
         sampler or bundle.sampler,

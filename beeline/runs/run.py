@@ -309,7 +309,7 @@ def _train(
         fork=fork is not None and not resume,
         callbacks=(
             *(() if work.heldout is None else (work.heldout,)),
-            *previews(work, out / "samples", run.training.checkpoint_every, engine.rank == 0),
+            *previews(work, out / "samples", run.training.checkpoint_every, engine.rank == 0, engine.world == 1),
         ),
         predicted=predicted,
     )
@@ -334,7 +334,7 @@ def foreseen(work: Prepared, training: Training, rng: Rng) -> int | None:
         return None
 
 
-def previews(work: Prepared, folder: Path, every: int, writes: bool) -> list[Previews]:
+def previews(work: Prepared, folder: Path, every: int, writes: bool, limited: bool) -> list[Previews]:
     """Pictures of the raw and of the averaged network, from fixed noise and held-out conditions."""
     networks = work.networks if isinstance(work.networks, Mapping) else {"network": work.networks}
     if len(networks) > 1 or work.heldout is None:
@@ -359,7 +359,7 @@ def previews(work: Prepared, folder: Path, every: int, writes: bool) -> list[Pre
     two = take(some, torch.arange(min(2, len(some.x1))))
     with eval_mode(shown.flow.field):  # what its sampler cannot draw from is refused now, not after the training
         shown.draw(shown.start(range(len(two.x1))), two.cond)
-    return [Previews(draw, folder, every, kind, writes)]
+    return [Previews(draw, folder, every, kind, writes, limited)]
 
 
 PREVIEWED = 16  # samples in one picture

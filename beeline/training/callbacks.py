@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,8 @@ class Previews(CallbackBase):
     """Writes samples of the raw and of the averaged network to ``folder``.
 
     ``render(network)`` returns the bytes of an image or an HTML page; it has to use the same noise in every call.
+    With ``limited`` previews but the last are left out where they took a tenth of the time so far and ten seconds;
+    several processes have to agree on them, and are not limited.
     """
 
     name = "previews"
@@ -48,14 +51,20 @@ class Previews(CallbackBase):
         every: int = 500,
         suffix: str = "png",
         writes: bool = True,
+        limited: bool = False,
     ):
         require(every >= 1, f"Previews got every={every}; it is a number of steps: give a whole number of 1 or more")
         self.render, self.folder, self.every, self.suffix = render, Path(folder), every, suffix
+        self.limited, self.begin, self.spent = limited, time.perf_counter(), 0.0
         self.writes = writes  # with several processes all render, and one writes
+
+    def due(self, step: int, steps: int) -> bool:
+        costly = self.limited and self.spent > max(10.0, 0.1 * (time.perf_counter() - self.begin))
+        return super().due(step, steps) and (not costly or step == steps)
 
     def evaluate(self, raw: nn.Module, ema: nn.Module | None, step: int) -> dict[str, Any]:
         """Write the previews of this step; the names of the files."""
-        written = {}
+        begin, written = time.perf_counter(), {}
         for kind, network in (("raw", raw), ("ema", ema)):
             if network is not None:
                 with eval_mode(network):
@@ -64,4 +73,5 @@ class Previews(CallbackBase):
                 if self.writes:
                     write_bytes(path, content)
                 written[kind] = path.name
+        self.spent += time.perf_counter() - begin
         return written

@@ -16,9 +16,11 @@ from beeline.cli import arguments, scoring
 from beeline.cli import main as cli
 from beeline.cli.console import console
 from beeline.cli.report import measuring, plots
+from beeline.cli.report.measuring import extras_within
 from beeline.core.rng import Rng
+from beeline.evaluation.evaluate import Extras
 from beeline.evaluation.scores import Cost, Report
-from beeline.evaluation.trajectory import straightness, transport_cost
+from beeline.evaluation.trajectory import Likelihood, straightness, transport_cost
 from beeline.fields.flow import Flow
 from beeline.sampling.sampler import Sampler
 from beeline.solvers.runge_kutta import EULER, HEUN
@@ -181,3 +183,13 @@ def test_geodesics_are_straight_on_their_space(steps: int) -> None:
     assert float(transport_cost(torus, across, Sampler(steps, solver=HEUN))) == pytest.approx(1.0)
     flat = straightness(replace(torus, path=bl.paths.Linear()), across, Sampler(steps))
     assert flat.value == pytest.approx(0.0, abs=1e-12) and flat.transport == pytest.approx(1.0)
+
+
+def test_extras_fit_into_the_time_that_is_left() -> None:
+    usual = Extras(likelihood=Likelihood())
+    assert extras_within(usual, math.inf, 1.0) == usual
+    assert extras_within(usual, 1e6, 1e-3) == usual
+    few = extras_within(usual, seconds=2 * 100 * 20, forward=1.0)  # 20 trajectories of 50 steps of HEUN
+    assert few.walks == 20 and few.trajectories is not None and few.likelihood is None
+    none = extras_within(usual, seconds=1.0, forward=1.0)
+    assert none.trajectories is None and none.likelihood is None

@@ -18,6 +18,7 @@ from beeline.core.types import Batch, Loss
 from beeline.evaluation.heldout import HeldOut
 from beeline.objectives.matching import FlowMatching
 from beeline.training import checkpoint
+from beeline.training.callbacks import Previews
 from beeline.training.checks import Diverged, Interrupted
 from beeline.training.config import Training
 from beeline.training.feed.microbatches import FromDistribution, InMemory
@@ -313,3 +314,12 @@ def test_the_heldout_loss_is_deterministic_and_the_best_is_recorded(tmp_path):
 def test_impossible_settings_are_refused(settings, match):
     with pytest.raises(ValueError, match=match):
         Training(**settings)
+
+
+def test_limited_previews_leave_costly_ones_out(tmp_path):
+    shown = Previews(lambda net: b"x", tmp_path, every=2, limited=True)
+    assert [n for n in range(1, 8) if shown.due(n, 7)] == [2, 4, 6, 7]
+    shown.spent = 1e9
+    assert [n for n in range(1, 8) if shown.due(n, 7)] == [7]
+    shown.limited = False
+    assert [n for n in range(1, 8) if shown.due(n, 7)] == [2, 4, 6, 7]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,7 +18,7 @@ from beeline.core.protocols.flows import Solver
 from beeline.core.rng import Rng
 from beeline.core.types import Cond, map_cond
 from beeline.data.translation import DatasetSource
-from beeline.evaluation.evaluate import Extras
+from beeline.evaluation.evaluate import FINE, Extras
 from beeline.evaluation.scores import Report
 from beeline.evaluation.trajectory import counted
 from beeline.runs.bundle import Bundle
@@ -122,7 +123,8 @@ def measure_model(
                 n = max(min(n, int(budget.left / 4 / each)), min(n, FEWEST))
             if real is not None:
                 extras = None if is_own and budget.left > longest else Extras(trajectories=None)
-                reports[count] = score(bundle, real, n, rng, sampler=sampler, name=name, extras=extras)
+                within = functools.partial(extras_within, seconds=budget.left / 3, forward=each / count)
+                reports[count] = score(bundle, real, n, rng, sampler=sampler, name=name, extras=extras, within=within)
                 own = reports[count] if is_own else own
         longest = max(longest, budget.clock() - begin)
     states: Tensor | None = None
@@ -130,6 +132,25 @@ def measure_model(
         states = trajectories_of(bundle, x0[:8], first(cond, 8))
     by_count, by_evaluations = dict(sorted(reports.items())), dict(sorted(samples.items()))
     return ModelResults(name, bundle, own, by_count, by_evaluations, states, log, missing)
+
+
+def extras_within(usual: Extras, seconds: float, forward: float) -> Extras:
+    """Straightness and likelihood of as many samples as fit into a time, left out below a few of them.
+
+    ``forward`` is the time of one evaluation of the field for one sample.
+    """
+    if forward <= 0 or seconds == math.inf:
+        return usual
+    samples = int(seconds / 2 / (forward * 2 * FINE.steps))
+    likelihood = usual.likelihood
+    if likelihood is not None:  # a backward pass for every probe costs about two forward passes
+        rows = int(seconds / 2 / (forward * 2 * likelihood.steps * (1 + 2 * likelihood.probes)))
+        likelihood = replace(likelihood, rows=min(likelihood.rows, rows)) if rows >= LEAST else None
+    trajectories = usual.trajectories if samples >= LEAST else None
+    return replace(usual, trajectories=trajectories, walks=min(usual.walks, max(1, samples)), likelihood=likelihood)
+
+
+LEAST = 8  # trajectories or likelihoods, below which a mean says nothing
 
 
 @contextmanager

@@ -51,7 +51,7 @@ def report_run(
     relabel(bundle, quality=quality).save(out / "bundle")
     missing: list[str] = []
     with attempt("the preview", missing):
-        write_preview(out, bundle)
+        write_preview(out, bundle, 64 if budget.left > 0 else 16)
     write_json(out / "figures.json", plain(results))
     write_text(out / "report.html", results_page(results, f"Run {name}", [command], missing=missing))
 
@@ -230,12 +230,12 @@ def own_scores(result: ModelResults) -> dict[str, float]:
     return {score.name: score.value for score in own(result).scores}
 
 
-def write_preview(out: Path, bundle: Bundle) -> None:
-    """Write 64 samples of the bundle's own sampler to ``samples/``."""
+def write_preview(out: Path, bundle: Bundle, n: int = 64) -> None:
+    """Write ``n`` samples of the bundle's own sampler to ``samples/``."""
     cond = None
     if "label" in bundle.modality.conditions:
-        cond = [i % bundle.modality.conditions["label"]["classes"] for i in range(64)]
-    preview = bundle.modality.preview(bundle.sample(64, cond=cond))
+        cond = [i % bundle.modality.conditions["label"]["classes"] for i in range(n)]
+    preview = bundle.modality.preview(bundle.sample(n, cond=cond))
     ending = ".html" if bundle.modality.preview_type == "text/html" else ".png"
     write_bytes(out / "samples" / f"final{ending}", preview)
 
