@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from beeline.core.namespaces import Namespace, lazy
 
 if TYPE_CHECKING:  # what the package offers; ``lazy`` imports each name when it is used
+    from beeline.config.registry import register
     from beeline.core.errors import BeelineError, IntegrationError
     from beeline.core.protocols.flows import FlowMap, VelocityField
     from beeline.core.rng import Rng

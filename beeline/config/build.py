@@ -108,7 +108,8 @@ def _describe(part: Any, where: str) -> Any:
     if full is None:
         raise BeelineError(
             f"{at(where)}{getattr(part, '__qualname__', type(part).__name__)} is not in the catalogue; a file can only "
-            "name what every reader of it knows: list it in beeline/config/catalogue.py, or keep this part in code"
+            "name what every reader of it knows: register it with bl.register(kind, name, ...), or "
+            "keep this part in code"
         )
     if not makes(full):
         return {"is": full}

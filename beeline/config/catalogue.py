@@ -160,6 +160,9 @@ CATALOGUE: Mapping[str, Mapping[str, str]] = {
     "runs": _of("runs.run", "Run", "Distilled"),
 }
 
+CUSTOM: dict[str, Any] = {}
+"""Full name -> component that the user registered; see ``registry``."""
+
 SLOTS: Mapping[str, str] = {
     "Path": "paths",
     "AffinePath": "paths",
@@ -238,6 +241,9 @@ def find(name: str, kinds: Iterable[str] = ()) -> str:
     >>> find("logit-normal", ["times"])
     'times.LogitNormal'
     """
+    if ":" in name:  # package.module:Class, of a package that the user trusts
+        member(name)
+        return name
     kind, _, short = name.rpartition(".")
     wanted = [k for k in kinds if k in CATALOGUE]
     if kind:
@@ -249,7 +255,7 @@ def find(name: str, kinds: Iterable[str] = ()) -> str:
         )
         wanted = [kind]
     among = wanted or list(CATALOGUE)
-    found = [f"{k}.{n}" for k in among for n in CATALOGUE[k] if _fold(n) == _fold(short)]
+    found = [f"{k}.{n}" for k in among for n in CATALOGUE[k] if fold(n) == fold(short)]
     found = [f for f in found if f.partition(".")[2] == short] or found  # Digits is a data set, digits a recipe
     if not found:
         hint = nearest(short, {n for k in among for n in CATALOGUE[k]})
@@ -257,7 +263,8 @@ def find(name: str, kinds: Iterable[str] = ()) -> str:
             raise BeelineError(
                 f"there is no component {short!r}; {hint.split('valid names')[0]}'beeline list' shows all"
             )
-        raise BeelineError(f"{short!r} is none of the {' or '.join(wanted)}; {hint}")
+        own = f"; for a component of your own call bl.register({wanted[0]!r}, {short!r}, ...) first" if kind else ""
+        raise BeelineError(f"{short!r} is none of the {' or '.join(wanted)}; {hint}{own}")
     require(
         len(found) == 1,
         f"{name!r} may mean {', '.join(found)}; one name has to mean one component: write it with its kind",
@@ -267,6 +274,12 @@ def find(name: str, kinds: Iterable[str] = ()) -> str:
 
 def member(full: str) -> Any:
     """The class, function or constant of a full name, imported now."""
+    if full in CUSTOM:
+        return CUSTOM[full]
+    if ":" in full:
+        from beeline.config.registry import placed
+
+        return placed(full)
     kind, _, name = full.partition(".")
     module, _, attribute = CATALOGUE[kind][name].removesuffix("()").partition(":")
     return getattr(importlib.import_module(module), attribute)
@@ -275,15 +288,18 @@ def member(full: str) -> Any:
 def makes(full: str) -> bool:
     """Whether a member has settings of its own: a class or a maker, not a constant or a plain function."""
     kind, _, name = full.partition(".")
-    return CATALOGUE[kind][name].endswith("()") or isinstance(member(full), type)
+    if full in CUSTOM:  # a function of a slot, such as a distance, has no settings; one that makes a component has
+        return isinstance(CUSTOM[full], type) or kind == "recipes"
+    return (":" not in full and CATALOGUE[kind][name].endswith("()")) or isinstance(member(full), type)
 
 
 def name_of(part: Any) -> str | None:
     """The full name of a class, a function, or the class or constant of an object; None outside the catalogue."""
     if isinstance(part, type) or inspect.isfunction(part):
         return _places().get(f"{part.__module__}:{part.__qualname__}")
-    full = name_of(type(part))
-    if full is None or not dataclasses.is_dataclass(part):
+    own = next((full for full, target in CUSTOM.items() if target is part), None)
+    full = own or name_of(type(part))
+    if own is not None or full is None or not dataclasses.is_dataclass(part):
         return full
     kind = full.partition(".")[0]
     constants = (f"{kind}.{name}" for name in CATALOGUE[kind] if name.isupper())
@@ -312,15 +328,28 @@ def settings(target: Callable[..., Any]) -> Mapping[str, Setting]:
     return known
 
 
-def _fold(name: str) -> str:
+def fold(name: str) -> str:
     return name.replace("-", "").replace("_", "").lower()
+
+
+def forget() -> None:
+    """Read the catalogue anew, after a component was registered or removed."""
+    _places.cache_clear()
 
 
 @functools.cache
 def _places() -> Mapping[str, str]:
     return {
-        place.removesuffix("()"): f"{kind}.{name}" for kind, names in CATALOGUE.items() for name, place in names.items()
+        place.removesuffix("()"): f"{kind}.{name}"
+        for kind, names in CATALOGUE.items()
+        for name, place in names.items()
+        if not _constant(f"{kind}.{name}")
     }
+
+
+def _constant(full: str) -> bool:
+    """Whether the user registered an object rather than a class or a function."""
+    return full in CUSTOM and not (isinstance(CUSTOM[full], type) or inspect.isroutine(CUSTOM[full]))
 
 
 def _call(target: Callable[..., Any]) -> Callable[..., Any]:

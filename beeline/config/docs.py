@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from beeline.config.catalogue import CATALOGUE, find, makes, member, name_of, settings
+from beeline.config.catalogue import CATALOGUE, CUSTOM, find, makes, member, name_of, settings
 from beeline.core.errors import nearest, require
 
 
@@ -70,7 +70,8 @@ def summary(kind: str, name: str) -> tuple[str, str]:
     'HEUN: an explicit Ru'
     """
     module, _, short = CATALOGUE[kind][name].removesuffix("()").partition(":")
-    documented = _documented(module)[short]
+    custom = CUSTOM.get(f"{kind}.{name}")
+    documented = _documented(module)[short] if custom is None else inspect.getdoc(custom) or ""
     sentence, _, rest = inspect.cleandoc(documented).partition("\n\n")
     _, _, source = rest.partition("Source: ")
     sentence = " ".join(sentence.split())

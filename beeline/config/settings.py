@@ -224,7 +224,7 @@ def component(value: Any, kinds: tuple[str, ...], where: str) -> Any:
         return make(full, {k: v for k, v in value.items() if k != "is"}, where)
     if isinstance(value, str):
         return _from_text(value, kinds, where)
-    kind = (name_of(value) or "").partition(".")[0]
+    kind = (name_of(value) or "").rpartition(".")[0]
     # a class of the user's own is in no kind, and welcome: a protocol asks for no membership
     if isinstance(value, Mapping) or (kinds and kind and kind not in kinds):
         raise _unfit(value, None, kinds, where)

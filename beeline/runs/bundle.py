@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from beeline.config import build as config
+from beeline.config.registry import trusting
 from beeline.core.errors import BeelineError, require
 from beeline.core.files import PART, load_matching, read_tensors, sweep, write_json, write_tensors
 from beeline.core.modes import AUTO, Device, device_of, moved, resolve_device
@@ -198,18 +199,26 @@ class Bundle:
         return f"Bundle({size:,} weights, {self.sampler.steps} steps, {type(self.modality).__name__})"
 
 
-def load(directory_or_hub_id: str | Path, *, device: Device = AUTO, revision: str | None = None) -> Bundle:
+def load(
+    directory_or_hub_id: str | Path,
+    *,
+    device: Device = AUTO,
+    revision: str | None = None,
+    trust: Sequence[str] = (),
+) -> Bundle:
     """A bundle from a directory (a bundle, or a run that holds one) or from a Hugging Face hub id ``hub:owner/name``.
 
     It is loaded to ``device``: "auto" is CUDA where there is one, else the CPU.  ``revision`` is a branch, tag or
     commit of the hub, which may also be written ``hub:owner/name@revision``.
+    ``trust`` names packages whose classes the bundle may name as "package.module:Class"; their code is run.
     ValueError when it is missing, cut, or of a newer format, or when there is no such device; nothing is unpickled.
     """
     where = resolve_device(device)
     directory = find(directory_or_hub_id, revision)
-    said, weights, network = manifest.read(directory)
-    with Rng(0).ambient():
-        net = network()
+    with trusting(trust):
+        said, weights, network = manifest.read(directory)
+        with Rng(0).ambient():
+            net = network()
     load_matching(net, read_tensors(directory / weights.file), str(directory / weights.file))
     net.eval().requires_grad_(False)
     return Bundle(
