@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from beeline.config.places import placed
 from beeline.core.errors import BeelineError, nearest, require
 
 
@@ -277,8 +278,6 @@ def member(full: str) -> Any:
     if full in CUSTOM:
         return CUSTOM[full]
     if ":" in full:
-        from beeline.config.registry import placed
-
         return placed(full)
     kind, _, name = full.partition(".")
     module, _, attribute = CATALOGUE[kind][name].removesuffix("()").partition(":")

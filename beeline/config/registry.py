@@ -1,25 +1,17 @@
-"""Components of the user's own: registered under a name, or named by their place in a package that the user trusts."""
+"""Components of the user's own, registered under a name."""
 
 from __future__ import annotations
 
-import contextlib
-import contextvars
 import dataclasses
-import importlib
 import inspect
-import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from typing import Any, TypeVar, overload
 
 from beeline.config import catalogue
-from beeline.core.errors import BeelineError, nearest, require
+from beeline.config.places import imported
+from beeline.core.errors import nearest, require
 
 Target = TypeVar("Target")
-
-TRUST = "BEELINE_TRUST"
-"""The environment variable that names packages whose classes files may name, separated by commas."""
-
-_trusted: contextvars.ContextVar[tuple[str, ...]] = contextvars.ContextVar("trusted", default=())
 
 
 @overload
@@ -47,7 +39,7 @@ def register(kind: str, name: str | None = None, target: Any = None) -> Any:
     """
     if target is None:
         return lambda found: register(kind, name or found.__name__, found)
-    found = _imported(target, kind, name) if isinstance(target, str) else target
+    found = imported(target, kind, name) if isinstance(target, str) else target
     _check(kind, str(name), found)
     place = target if isinstance(target, str) else _place(found)
     catalogue.CUSTOM[f"{kind}.{name}"] = found
@@ -100,50 +92,3 @@ def _check(kind: str, name: str, target: Any) -> None:
 def _place(target: Any) -> str:
     owner = target if isinstance(target, type) or inspect.isroutine(target) else type(target)
     return f"{owner.__module__}:{owner.__qualname__}"
-
-
-def _imported(place: str, kind: str, name: str | None) -> Any:
-    """The object at "package.module:Class"."""
-    module, sign, attribute = place.partition(":")
-    require(
-        module and sign and attribute.isidentifier(),
-        f"{place!r} names no class in a module; write it as package.module:Class",
-    )
-    try:
-        return vars(importlib.import_module(module))[attribute]
-    except ImportError as error:
-        reason = str(error)
-    except KeyError:
-        reason = f"{module} has no {attribute}"
-    where = f" as {kind}.{name}" if name else ""
-    raise BeelineError(
-        f"{place!r} was to be used{where}, but cannot be imported ({reason}); check the spelling, and that its folder "
-        "is on PYTHONPATH or its package installed"
-    )
-
-
-@contextlib.contextmanager
-def trusting(packages: Sequence[str]) -> Iterator[None]:
-    """Allow files to name classes of these packages as "package.module:Class" inside this block."""
-    require(
-        not isinstance(packages, str),
-        f"trust={packages!r} is text, but several packages may be trusted; give a tuple: trust=({packages!r},)",
-    )
-    token = _trusted.set((*_trusted.get(), *packages))
-    try:
-        yield
-    finally:
-        _trusted.reset(token)
-
-
-def placed(name: str) -> Any:
-    """The class that a file names as "package.module:Class"; ValueError unless its package is trusted."""
-    module = name.partition(":")[0]
-    package = module.partition(".")[0]
-    variable = [p.strip() for p in os.environ.get(TRUST, "").split(",") if p.strip()]
-    require(
-        any(module == p or module.startswith(f"{p}.") for p in (*_trusted.get(), *variable)),
-        f"{name!r} names code of the package {package!r}, and files run no code that was not allowed; if you trust it, "
-        f"load with trust=({package!r},) or set {TRUST}={package}, or register the class under a name",
-    )
-    return _imported(name, "", None)

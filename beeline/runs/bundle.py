@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from beeline.config import build as config
-from beeline.config.registry import trusting
+from beeline.config.places import trusting
 from beeline.core.errors import BeelineError, require
 from beeline.core.files import PART, load_matching, read_tensors, sweep, write_json, write_tensors
 from beeline.core.modes import AUTO, Device, device_of, moved, resolve_device

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import beeline as bl
 from beeline.config import build as config
-from beeline.config import registry
+from beeline.config import places, registry
 from beeline.config.catalogue import CATALOGUE, CUSTOM
 from beeline.core.errors import BeelineError
 from beeline.core.rng import Rng
@@ -225,13 +225,13 @@ def test_a_place_in_a_file_is_refused_unless_its_package_is_trusted(
     with pytest.raises(BeelineError, match=r"no code that was not allowed; if you trust it, load with trust="):
         config.build(data)
     assert "ownpackage" not in sys.modules
-    with registry.trusting(("ownpackage",)):
+    with places.trusting(("ownpackage",)):
         assert type(config.build(data).solver).__name__ == "OwnSolver"
-    with registry.trusting(("own",)), pytest.raises(BeelineError, match="not allowed"):
+    with places.trusting(("own",)), pytest.raises(BeelineError, match="not allowed"):
         config.build(data)
-    monkeypatch.setenv(registry.TRUST, "other, ownpackage")
+    monkeypatch.setenv(places.TRUST, "other, ownpackage")
     assert config.build(data).solver.order == 1
-    with pytest.raises(BeelineError, match="give a tuple"), registry.trusting("ownpackage"):
+    with pytest.raises(BeelineError, match="give a tuple"), places.trusting("ownpackage"):
         pass
 
 
