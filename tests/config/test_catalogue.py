@@ -126,7 +126,7 @@ UNLISTED = {
     "beeline.data.tables.table:TableMicrobatches": "how the engine reads a table",
     "beeline.data.tables.files:StreamMicrobatches": "how the engine reads a table larger than memory",
     "beeline.training.early_stopping:EarlyStopping": "an argument of fit_patiently",
-    "beeline.objectives.windows:AnnealedPairs": "holds the pairs it feeds",
+    "beeline.distillation.pairs:AnnealedPairs": "holds the pairs it feeds",
     "beeline.training.feed.microbatches:InMemory": "how the engine reads a data set",
     "beeline.training.feed.microbatches:FromLaw": "how the engine reads a law",
     "beeline.evaluation.heldout:EvenTimes": "the fixed times of the held-out loss",
