@@ -107,7 +107,9 @@ class TabularFlow(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         key = rng.fork("rows")
         feed = table.microbatches(train, key) if microbatches is None else microbatches(table, key)
         encoded, draws = table.encode(held, rng.fork("held")), max(1, 1000 // len(held))
-        heldout = HeldOut(objective, encoded, rng=rng.fork("look"), every=patience.every, draws=draws, batch_size=2048)
+        heldout = HeldOut(
+            objective, encoded, rng=rng.fork("look"), every=patience.every, repeats=draws, batch_size=2048
+        )
         history: list[dict[str, float]] = []
         report = log or (say if self.verbose else lambda entry: None)
 

@@ -1,4 +1,4 @@
-"""The held-out loss, with fixed noise and fixed times, by time bin, beside two baselines that say what it means."""
+"""Held-out loss with fixed noise and times, by time bin, with two baselines."""
 
 from __future__ import annotations
 
@@ -25,11 +25,10 @@ from beeline.training.callbacks import CallbackBase
 
 @dataclass(frozen=True)
 class EvenTimes:
-    """Times spread evenly and put in a random order, so that every bin gets its share.
+    """Stratified times in a random order, equally many in every bin.
 
     t_i = (p(i) + 1/2) / n, p a permutation
-    Assumes that the times need not be independent: a measurement, not training.
-    Source: none; stratification.
+    They are not independent, which is for evaluation and not for training.
 
     >>> EvenTimes()(2, torch.empty(0), Rng(0)).sort().values
     tensor([0.2500, 0.7500])
@@ -44,11 +43,10 @@ class EvenTimes:
 
 @dataclass(frozen=True)
 class MeanField:
-    """The velocity of a model that knows only the mean of the data.
+    """The velocity of a model that predicts the mean of the data.
 
-    v(x, t) = a'(t) E[x1]     (a source of mean zero)
+    v(x, t) = a'(t) E[x1]
     Assumes an affine path and a source of mean zero.
-    Source: none; the baseline that a useful model has to beat.
 
     >>> MeanField(torch.ones(1))(torch.zeros(2, 1), torch.zeros(2))
     tensor([[1.],
@@ -65,12 +63,11 @@ class MeanField:
 
 @dataclass(frozen=True, eq=False)
 class ExactPosterior:
-    """The exact velocity of a finite set of data: what a model would learn that memorises it.
+    """The exact velocity of a finite data set, which a model learns that memorises it.
 
     v(x, t) = sum_i w_i (a' x1_i + b' (x - a x1_i) / b),  w = softmax_i(-|x - a x1_i|^2 / (2 b^2))
-    Assumes an affine path, a standard Gaussian source and an independent coupling; conditions of whole numbers
-    select the data they are equal to.
-    Source: none; Bayes' rule.
+    Assumes an affine path, a standard Gaussian source and an independent coupling; integer conditions select the data
+    with equal conditions.
 
     >>> ExactPosterior(Batch(torch.ones(1, 1)))(torch.zeros(1, 1), torch.zeros(1))
     tensor([[1.]])
@@ -90,17 +87,17 @@ class ExactPosterior:
             if name in stored and not leaf.is_floating_point():
                 same = leaf.reshape(len(x), 1, -1) == stored[name].to(leaf.device).reshape(1, len(known), -1)
                 score = score.masked_fill(~same.all(-1), -math.inf)
-        weight = torch.softmax(score, dim=1).nan_to_num()  # a condition that no datum has: nothing is known
+        weight = torch.softmax(score, dim=1).nan_to_num()  # zeros where no datum has the condition
         return self.path.velocity(x, t, x1=(weight @ known).reshape(x.shape))
 
 
 class HeldOutLoss(NamedTuple):
-    """Mean loss, and by time bin beside the baselines (None where one cannot be had)."""
+    """The mean loss, the losses by time bin, and those of the baselines (None where they do not apply)."""
 
     value: float
     by_bin: list[float]
-    mean: list[float] | None  # predicting the mean
-    posterior: list[float] | None  # the exact posterior of the training set
+    mean: list[float] | None  # of the mean of the training set
+    posterior: list[float] | None  # of the exact posterior of the training set
     error: float  # standard error of value over the data
 
     def plain(self) -> dict[str, Any]:
@@ -110,48 +107,47 @@ class HeldOutLoss(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class HeldOut(CallbackBase):
-    """Held-out loss of a field under an objective: the same noise and the same times at every call.
+    """Held-out loss of a field under an objective, with the same noise and times in every call.
 
     mean over bins of E[loss | t in bin], times (i + 1/2) / n in a fixed order
-    Assumes an objective of a velocity field; where it, or an objective inside it, has ``times``, ``weight`` and
-    ``drop`` they are replaced by even times, weight one and no dropping, so that losses of recipes can be compared.
-    Source: none.
+    It uses the objective that ``spec.heldout`` declares, with even times, weight one and no dropout, so that losses of
+    recipes can be compared.
 
     >>> from beeline.objectives.matching import FlowMatching
-    >>> look = HeldOut(FlowMatching(), Batch(torch.zeros(64, 2)), bins=4)
-    >>> len(look(lambda x, t, cond=None: -x).by_bin)
+    >>> heldout = HeldOut(FlowMatching(), Batch(torch.zeros(64, 2)), bins=4)
+    >>> len(heldout(lambda x, t, cond=None: -x).by_bin)
     4
     """
 
     objective: Any
     data: Batch
-    train: Batch | None = None  # the training set, for the baselines; None leaves them out
+    train: Batch | None = None  # the training set, for the baselines; None skips them
     rng: Rng = Rng(0)
-    every: int = 500  # steps between two looks
+    every: int = 500  # steps between two evaluations
     bins: int = 10
-    draws: int = 1  # times and noises for every datum
-    batch_size: int = 256  # data at once
-    most: int = 1024  # data looked at, taken by chance; a look should not cost more than the training
-    largest: int = 20000  # the exact posterior is left out for larger training sets
+    repeats: int = 1  # times and noise samples for every datum
+    batch_size: int = 256  # data per forward pass
+    max_data: int = 1024  # data that are evaluated, a random subset
+    max_train: int = 20000  # larger training sets have no posterior baseline
 
     def __post_init__(self) -> None:
         require(
             len(self.data.x1) > 0,
-            "the held-out set is empty; a held-out loss needs data that training does not see: hold some out",
+            "the held-out set is empty; a held-out loss is a mean over data that are not trained on: hold some out",
         )
-        counts = {"every": self.every, "bins": self.bins, "draws": self.draws}
-        for name, count in (counts | {"batch_size": self.batch_size, "most": self.most}).items():
+        counts = {"every": self.every, "bins": self.bins, "repeats": self.repeats}
+        for name, count in (counts | {"batch_size": self.batch_size, "max_data": self.max_data}).items():
             require(count >= 1, f"heldout.{name} is {count}; it is a count: give 1 or more")
 
     name = "heldout"
     scores = True
 
     def score(self, found: Mapping[str, Any]) -> float:
-        """The loss of the averaged weights, where there are some, else of the raw ones."""
+        """The loss of the averaged weights; of the raw ones where there is no average."""
         return float((found.get("ema") or found["raw"])["value"])
 
     def place(self, device: torch.device, seen: dict[int, Any]) -> HeldOut:
-        """The same with what its objective holds on ``device``."""
+        """The same with the tensors of its objective on ``device``."""
         return dataclasses.replace(self, objective=moved(self.objective, device, seen))
 
     def evaluate(self, raw: nn.Module, ema: nn.Module | None, step: int) -> dict[str, Any]:
@@ -173,16 +169,20 @@ class HeldOut(CallbackBase):
 
     @functools.cached_property
     def _rows(self) -> Tensor:
-        """The data looked at: all of them, or as many as is allowed."""
+        """The indices of the data that are evaluated."""
         n = len(self.data.x1)
-        return torch.arange(n) if n <= self.most else self.rng.fork("rows").permutation(n)[: self.most].sort().values
+        return (
+            torch.arange(n)
+            if n <= self.max_data
+            else self.rng.fork("rows").permutation(n)[: self.max_data].sort().values
+        )
 
     @functools.cached_property
     def _measured(self) -> list[tuple[list[float] | None, list[float] | None]]:
         return []
 
     def _baselines(self, field: Any) -> tuple[list[float] | None, list[float] | None]:
-        """The losses of the two baselines in place of a network: fixed, so measured once."""
+        """The losses of the two baselines, which are computed once."""
         if not self._measured:
             self._measured.append(self._baselines_of(field))
         return self._measured[0]
@@ -193,24 +193,24 @@ class HeldOut(CallbackBase):
         if self.train is None or not isinstance(path, AffinePath) or not spec.baselines:
             return None, None
         mean = self._binned(*self._errors(in_place_of(field, MeanField(self.train.x1.mean(0), path))))
-        few = len(self.train.x1) <= self.largest
+        few = len(self.train.x1) <= self.max_train
         discrete = all(not leaf.is_floating_point() for _, leaf in leaves(self.train.cond))
         if not (gaussian_independent(spec.coupling) and few and discrete):
             return mean, None
         return mean, self._binned(*self._errors(in_place_of(field, ExactPosterior(self.train, path))))
 
     def _errors(self, field: Any) -> tuple[Tensor, Tensor]:
-        """The loss and the bin of every datum and draw."""
+        """The loss and the bin of every datum and repeat."""
         where = device_of(field) or self.data.x1.device
         objective = moved(heldout_of(self.objective, EvenTimes()), where)
         losses, bins = [], []
         with eval_mode(field, objective):
-            for draw in range(self.draws):
+            for repeat in range(self.repeats):
                 for start in range(0, len(self._rows), self.batch_size):
                     batch = to(
                         take(self.data, self._rows[start : start + self.batch_size].to(self.data.x1.device)), where
                     )
-                    found = objective(field, batch, self.rng.fork("heldout", draw, start))
+                    found = objective(field, batch, self.rng.fork("heldout", repeat, start))
                     losses.append(found.per_sample.float().cpu())
                     t = found.t.float().cpu()
                     bins.append((t.flatten(1).mean(1) if t.ndim > 1 else t) * self.bins)

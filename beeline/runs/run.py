@@ -1,4 +1,4 @@
-"""A run: from a complete recipe to a directory that holds everything about it.
+"""A run: from a complete recipe to its directory.
 
 run.yaml        the fully resolved recipe, from which the identical run can be started
 bundle/         the flow with averaged weights, loadable by ``load``
@@ -58,11 +58,10 @@ Log = Callable[[dict[str, Any]], None]
 
 @dataclass(frozen=True)
 class Run:
-    """Data, network, objective, training and sampler: a complete run as one value.
+    """A complete run as one value: data, network, objective, training and sampler.
 
-    ``network`` is plain data; shape and conditions come from the data.
-    Assumes that the objective has a path, a coupling and a prediction, as FlowMatching has.
-    Source: none; a value that names its parts.
+    ``network`` is plain data; its shape and conditions come from the data.  Path, coupling and prediction are those of
+    the objective's spec.
 
     >>> from beeline.data.image_files import Digits
     >>> Run(Digits(), {"is": "networks.MLP", "width": 64}).seed
@@ -74,7 +73,7 @@ class Run:
     objective: Objective = field(default_factory=FlowMatching)
     training: Training = field(default_factory=Training)
     sampler: Sampler = field(default_factory=Sampler)
-    seed: int = 0  # of everything random
+    seed: int = 0  # of all random numbers
 
     def __post_init__(self) -> None:
         check_network(self.network)
@@ -84,8 +83,7 @@ class Run:
 class Distilled:
     """A run whose data come from a trained flow: reflow, or distillation to few steps.
 
-    Assumes that the teacher's data can be read again, for their conditions, or that ``data`` replaces them.
-    Source: none; a value that names its parts.
+    Assumes that the data of the teacher can be loaded again, or that ``data`` replaces them.
 
     >>> from beeline.distillation.students import OneStep
     >>> Distilled("runs/digits", OneStep()).seed
@@ -96,15 +94,15 @@ class Distilled:
     method: Distillation
     training: Training = field(default_factory=Training)
     seed: int = 0
-    data: DataSet | None = None  # None is the teacher's own
-    network: Mapping[str, Any] | None = None  # of the student, as in Run; None is a copy of the teacher's
-    start: str | None = None  # a bundle whose network the student copies instead: a first student of this teacher
+    data: DataSet | None = None  # None is that of the teacher
+    network: Mapping[str, Any] | None = None  # of the student, as in Run; None is a copy of that of the teacher
+    start: str | None = None  # a bundle from which the network is copied instead: an earlier student of this teacher
 
     def __post_init__(self) -> None:
         require(
             self.network is None or self.start is None,
-            f"the student got the new network {self.network} and the trained one of {self.start}; it has one: give "
-            "either",
+            f"the student got the new network {self.network} and the trained one of {self.start}; it has one network: "
+            "give network= or start=",
         )
         if self.network is not None:
             check_network(self.network)
@@ -112,18 +110,18 @@ class Distilled:
 
 @dataclass(frozen=True)
 class Prepared:
-    """What a run has in hand before its first step."""
+    """A run before its first step."""
 
     networks: Any  # one network, or a mapping of them
     objective: Any
     data: Any  # a Batch, or microbatches
     heldout: HeldOut | None
     finish: Callable[[Any], Bundle]  # trained networks -> bundle
-    rows: torch.Tensor  # data [N,*S] that were learned, or some of them
+    rows: torch.Tensor  # training data [N,*S], or some of them
 
 
 def prepare(run: Run) -> Prepared:
-    """Load, fit and encode the data of a run and build its network; ValueError for whatever will not do."""
+    """Load, fit and encode the data of a run and build its network; ValueError where they do not fit together."""
     check_objective(run.objective)
     source_data = complete(run.data)
     raw, held = source_data.load()
@@ -172,13 +170,14 @@ def prepare(run: Run) -> Prepared:
 
 
 def prepare_distilled(run: Distilled, device: Device = AUTO) -> Prepared:
-    """Load the teacher to a device, and make there the data that its student learns from."""
+    """Load the teacher to a device, and compute the training data of its student there."""
     teacher = load(run.teacher, device=device)
     source = run.data
     if source is None:
         require(
             "data" in teacher.lineage,
-            f"the bundle {run.teacher} does not say which data it was trained on; name them: --set data='Digits()'",
+            f"the bundle {run.teacher} does not record the data that it was trained on; name them: --set "
+            "data='Digits()'",
         )
         source = config.build(teacher.lineage["data"])
     raw, held = source.load()
@@ -200,19 +199,19 @@ def prepare_distilled(run: Distilled, device: Device = AUTO) -> Prepared:
         teacher.flow, take(other, torch.arange(min(len(other.x1), HELDOUT_PAIRS))), rng.fork("unseen")
     )
     pairs = run.method.data(learned, batch, rng.fork("pairs"))
-    began = teacher.flow  # a method copies the network that its flow holds
+    initial = teacher.flow  # methods copy the network of the flow that they are given
     if run.network is not None:
         made = build_network(run.network, objective, run.seed, teacher.modality, batch)
-        began = dataclasses.replace(began, field=made)
+        initial = dataclasses.replace(initial, field=made)
     elif run.start is not None:
         first = load(run.start, device=device)
-        said = [config.describe((b.flow.path, b.flow.source, b.modality)) for b in (first, teacher)]
+        described = [config.describe((b.flow.path, b.flow.source, b.modality)) for b in (first, teacher)]
         require(
-            said[0] == said[1],
-            f"the student was to start from {run.start}, whose path, source or data are not those of the teacher "
-            f"{run.teacher}; start from a student of this teacher",
+            described[0] == described[1],
+            f"start={run.start} has another path, source or data than the teacher {run.teacher}; its network is for "
+            "another flow: give a student of this teacher",
         )
-        began = dataclasses.replace(began, field=first.flow.field)
+        initial = dataclasses.replace(initial, field=first.flow.field)
 
     def finish(networks: Any) -> Bundle:
         flow, sampler = run.method.student(teacher.flow, networks)
@@ -229,10 +228,10 @@ def prepare_distilled(run: Distilled, device: Device = AUTO) -> Prepared:
 
     heldout = HeldOut(objective, unseen, train=pairs, rng=rng.fork("heldout"))
     feed = run.method.feed(teacher.flow, pairs, rng.fork("feed"))
-    return Prepared(run.method.networks(began), objective, feed, heldout, finish, pairs.x1)
+    return Prepared(run.method.networks(initial), objective, feed, heldout, finish, pairs.x1)
 
 
-HELDOUT_PAIRS = 512  # pairs made from held-out data, on which a student's loss is looked at
+HELDOUT_PAIRS = 512  # pairs of the held-out loss of a student
 
 
 def train(
@@ -245,12 +244,12 @@ def train(
     parallel: Parallel | None = None,
     log: Log | None = None,
 ) -> Bundle:
-    """Work a run in the directory ``out`` and give its bundle.
+    """Train a run in the directory ``out`` and return its bundle.
 
-    ``fork`` is a directory of checkpoints, or one of them: the state from which a new run starts with other settings.
-    ``device`` is where the work is done: "auto" is CUDA where there is one, else the CPU.
-    Under an engine of several processes all of them call this; the first one writes.
-    ValueError, with nothing written, when the data, the settings or the directory will not do; Interrupted after
+    ``fork`` is a directory of checkpoints, or one checkpoint: the initial state of a new run with other settings.
+    ``device`` "auto" is CUDA where it is available, else the CPU.
+    With several processes all of them call this function, and the first one writes.
+    Raises ValueError, with nothing written, for data, settings or a directory that cannot work; Interrupted after
     Ctrl-C, when the state has been saved.
     """
     out, engine = Path(out), parallel or SingleDevice()
@@ -275,26 +274,26 @@ def _train(
     fork: str | Path | None,
     log: Log | None,
 ) -> Bundle:
-    """Work a run in a directory that is held.  It is written to once the first step is done."""
+    """Train a run in a locked directory, to which nothing is written before the first step has succeeded."""
     work = prepare(run) if isinstance(run, Run) else prepare_distilled(run, where)
-    if not engine.shards:  # a divided network need not fit on one device
+    if not engine.shards:  # a sharded network need not fit on one device
         for net in work.networks.values() if isinstance(work.networks, Mapping) else (work.networks,):
             net.to(where)
     rng = Rng(run.seed).fork("training")
     lines = JsonLines(out / "log.jsonl")
-    begun = False
+    started = False
 
     def both(entry: dict[str, Any]) -> None:
-        nonlocal begun
-        if not begun and "loss" in entry:
+        nonlocal started
+        if not started and "loss" in entry:
             (out / "samples").mkdir(parents=True, exist_ok=True)
             write_text(out / "run.yaml", to_yaml(run))
-            begun = True
+            started = True
         lines(entry)
         if log is not None:
             log(entry)
 
-    predicted = None if engine.world > 1 else foreseen(work, run.training, rng)
+    predicted = None if engine.world > 1 else predicted_peak(work, run.training, rng)
     trained = fit(
         work.networks,
         work.objective,
@@ -317,28 +316,28 @@ def _train(
     flow = bundle.flow
     if bundle.modality is not None:
         flow = bundle.modality.finalize(flow, bundle.sampler, work.rows, rng.fork("settle"))
-    kept = run.training.profiles
-    average = config.describe(kept[0]) if kept else None  # which weights these are
+    profiles = run.training.profiles
+    average = config.describe(profiles[0]) if profiles else None  # of the weights in the bundle
     bundle = dataclasses.replace(bundle, flow=flow, lineage={**bundle.lineage, "average": average})
     if engine.rank == 0:
         bundle.save(out / "bundle")
-    engine.total(torch.zeros(1))  # nobody reads before it is written
+    engine.total(torch.zeros(1))  # no process loads the bundle before it is written
     return load(out, device=where)
 
 
-def foreseen(work: Prepared, training: Training, rng: Rng) -> int | None:
-    """The expected peak of memory in bytes; None where a lot of the data cannot be tried beforehand."""
+def predicted_peak(work: Prepared, training: Training, rng: Rng) -> int | None:
+    """The predicted peak of memory in bytes; None where a trial step fails."""
     try:
         return plan(work.networks, work.objective, work.data, training, rng=rng, trial=0).peak
-    except RuntimeError:  # the run itself will say what is wrong
+    except RuntimeError:  # the run itself raises it
         return None
 
 
 def previews(work: Prepared, folder: Path, every: int, writes: bool, limited: bool) -> list[Previews]:
-    """Pictures of the raw and of the averaged network, from fixed noise and held-out conditions."""
+    """Previews of the raw and the averaged network, from fixed noise and held-out conditions."""
     networks = work.networks if isinstance(work.networks, Mapping) else {"network": work.networks}
     if len(networks) > 1 or work.heldout is None:
-        return []  # which of them draws is known when training is over
+        return []  # which of them samples is known after training only
 
     def bundle(net: Any) -> Bundle:
         return work.finish({name: net for name in networks} if isinstance(work.networks, Mapping) else net)
@@ -349,20 +348,19 @@ def previews(work: Prepared, folder: Path, every: int, writes: bool, limited: bo
         return []
     some = take(work.heldout.data, torch.arange(min(PREVIEWED, len(work.heldout.data.x1))))
 
-    def draw(net: Any) -> bytes:
-        drawer = bundle(net)
-        x0 = drawer.start(range(len(some.x1)))
-        x1 = drawer.draw(x0, some.cond)
-        made: bytes = shown.modality.preview(shown.modality.decode(x1.cpu()))
-        return made
+    def render(net: Any) -> bytes:
+        sampled = bundle(net)
+        x1 = sampled.draw(sampled.start(range(len(some.x1))), some.cond)
+        image: bytes = shown.modality.preview(shown.modality.decode(x1.cpu()))
+        return image
 
     two = take(some, torch.arange(min(2, len(some.x1))))
-    with eval_mode(shown.flow.field):  # what its sampler cannot draw from is refused now, not after the training
+    with eval_mode(shown.flow.field):  # a sampler that cannot work is refused before the training
         shown.draw(shown.start(range(len(two.x1))), two.cond)
-    return [Previews(draw, folder, every, kind, writes, limited)]
+    return [Previews(render, folder, every, kind, writes, limited)]
 
 
-PREVIEWED = 16  # samples in one picture
+PREVIEWED = 16  # samples in one preview
 
 
 def to_yaml(run: Any) -> str:

@@ -12,8 +12,7 @@ from beeline.config import build as config
 from beeline.config.catalogue import CATALOGUE, makes
 from beeline.core.errors import BeelineError
 from beeline.core.ranges import Annotated, Count, Range, dataclass
-
-from .test_catalogue import EXAMPLES, IN_CODE
+from tests.config.test_catalogue import EXAMPLES, IN_CODE
 
 # where a negative number means something
 NEGATIVE = {

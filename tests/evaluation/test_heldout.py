@@ -41,7 +41,7 @@ def test_conditions_select_the_data_they_are_equal_to():
 def test_the_posterior_is_the_least_possible_loss_on_its_own_data():
     x = data(40)
     batch = Batch(x)
-    look = HeldOut(FlowMatching(), batch, train=batch, draws=20, bins=5)
+    look = HeldOut(FlowMatching(), batch, train=batch, repeats=20, bins=5)
     least = look(ExactPosterior(batch))
     assert least.by_bin == least.posterior
     for other in (MeanField(x.mean(0)), lambda x, t, cond=None: ExactPosterior(batch)(x, t) + 0.5):

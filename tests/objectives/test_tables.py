@@ -193,7 +193,7 @@ IMPATIENT = Training(
 
 
 def learned(training: Training, held: Tensor | None = None, **more: Any) -> Network:
-    look = None if held is None else HeldOut(RowMatching(known=0.0), Batch(held), every=10, draws=4)
+    look = None if held is None else HeldOut(RowMatching(known=0.0), Batch(held), every=10, repeats=4)
     made: Network = fit(
         small(), RowMatching(known=0.0), ROWS, training, callbacks=() if look is None else (look,), rng=Rng(7), **more
     )

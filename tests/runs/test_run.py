@@ -108,7 +108,7 @@ def test_a_teacher_without_data_is_refused(tmp_path: Path) -> None:
     run = config.change(points.points(point_file(tmp_path)), SMALL)
     bundle = train(run, tmp_path / "teacher", log=quiet)
     bl.Bundle(bundle.flow, bundle.sampler, bundle.modality).save(tmp_path / "bare")
-    with pytest.raises(ValueError, match="does not say which data"):
+    with pytest.raises(ValueError, match="does not record the data"):
         train(Distilled(str(tmp_path / "bare"), Reflow()), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
