@@ -449,5 +449,5 @@ def test_the_first_non_finite_step_is_reported_after_the_run() -> None:
 def test_a_label_out_of_range_is_refused_after_the_run() -> None:
     with second_device(), contextlib.ExitStack():
         net, cond = labelled(DEVICE), {"label": torch.tensor([0, 1, 2, 3, 4, 0], device=DEVICE)}
-        with pytest.raises(bl.BeelineError, match="holds the label 4, outside its range"):
+        with pytest.raises(bl.BeelineError, match="contains the label 4, outside its range"):
             bl.Sampler(2)(bl.Flow(net), x_on(DEVICE), cond)

@@ -11,9 +11,7 @@ from beeline.training.optim.learning_rate import WarmupConstantCooldown
 
 
 def digits() -> Run:
-    """The 8x8 handwritten digits of scikit-learn, conditioned on the label, in a minute on a laptop.
-
-    Source: none; sizes and rates were chosen by the held-out loss.
+    """The 8x8 handwritten digits of scikit-learn, conditioned on the label; about a minute on a laptop.
 
     >>> digits().training.batch_size
     128
@@ -45,9 +43,7 @@ def mnist(path: str = "mnist.npz") -> Run:
 
 
 def images(path: str = "images") -> Run:
-    """Any folder, parquet or .npz of images, with or without labels, with a U-Net.
-
-    Source: none; a place to start from.
+    """Images of a folder, Parquet or .npz file, with or without labels, with a U-Net.
 
     >>> images("photos").data.path
     'photos'
@@ -55,7 +51,7 @@ def images(path: str = "images") -> Run:
     return Run(
         data=ImageFile(path),
         network={"is": "networks.UNet", "width": 64, "multipliers": [1, 2, 2, 2], "blocks": 2},
-        objective=FlowMatching(drop=Drop(0.1)),  # of labels, where the pictures have any
+        objective=FlowMatching(drop=Drop(0.1)),  # of labels, if there are any
         training=Training(steps=50_000, batch_size=64, lr=WarmupConstantCooldown(peak=3e-4, warmup=1000)),
         sampler=Sampler(25),
     )

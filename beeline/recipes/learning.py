@@ -1,4 +1,4 @@
-"""Recipes for choices of training: each is a small run that differs from a plain one in one slot."""
+"""Recipes for training methods: small runs that differ from a plain one in one slot."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from beeline.sampling.sampler import Sampler
 from beeline.times.composed import NormalSNR, Stratified
 from beeline.times.samplers import LogitNormal
 
-BASE = FlowMatching(drop=Drop(0.1, null=10))  # the labels of the digits are 0 to 9, and 10 is none
+BASE = FlowMatching(drop=Drop(0.1, null=10))  # the labels of the digits are 0 to 9, and 10 is the null
 
 
 def ring() -> Run:
-    """Eight Gaussians on a circle, without labels: the small exact case that the others differ from.
+    """Eight Gaussians on a circle, without labels: the baseline of the following recipes.
 
     >>> len(ring().data.distribution.means)
     8
@@ -35,7 +35,7 @@ def ring() -> Run:
 
 
 def transport() -> Run:
-    """The ring with noise assigned to data by optimal transport in the batch: good in few steps.
+    """The ring with minibatch optimal transport, for few steps.
 
     >>> transport().objective.coupling.independent
     False
@@ -44,7 +44,7 @@ def transport() -> Run:
 
 
 def transport_by_label() -> Run:
-    """The digits with optimal transport inside each label, which keeps noise and label independent.
+    """The digits with optimal transport within each label, which keeps noise and label independent.
 
     >>> transport_by_label().objective.coupling.by
     'label'
@@ -54,7 +54,7 @@ def transport_by_label() -> Run:
 
 
 def middle_times() -> Run:
-    """The digits with more middle times, spread evenly over every batch.
+    """The digits with stratified logit-normal training times.
 
     >>> middle_times().objective.times.each
     LogitNormal(mean=0.0, std=1.0)
@@ -63,7 +63,7 @@ def middle_times() -> Run:
 
 
 def cosine() -> Run:
-    """The ring on the cosine path, with times drawn by their signal-to-noise ratio.
+    """The ring on the cosine path, with a normal distribution of the log signal-to-noise ratio.
 
     >>> cosine().objective.path
     Cosine()
@@ -90,7 +90,7 @@ def heavy_tails() -> Run:
 
 
 def guidance_free() -> Run:
-    """The digits trained without guidance, drawn at scale 1.5 in one pass a step.
+    """The digits with guidance-free training, sampled at scale 1.5 with one network pass per evaluation.
 
     >>> guidance_free().sampler.guidance
     Temperature(scale=1.5)
@@ -99,7 +99,7 @@ def guidance_free() -> Run:
 
 
 def model_guidance() -> Run:
-    """The digits with their own guidance of scale 1.5 in the target.
+    """The digits with model guidance of scale 1.5 in the training target.
 
     >>> model_guidance().objective.scale
     1.5
@@ -108,7 +108,7 @@ def model_guidance() -> Run:
 
 
 def anticipating() -> Run:
-    """The digits trained for the guidance of scale 1.5 with which they are drawn.
+    """The digits trained for sampling with guidance of scale 1.5.
 
     >>> anticipating().objective.scale
     1.5
@@ -117,7 +117,7 @@ def anticipating() -> Run:
 
 
 def dispersed() -> Run:
-    """The digits with the features of a middle block pushed apart.
+    """The digits with a dispersive loss on the features of a middle block.
 
     >>> dispersed().objective.block
     'backbone.block.2'
@@ -135,7 +135,7 @@ def smooth() -> Run:
 
 
 def self_rectified() -> Run:
-    """The ring learned on states rebuilt from the model's own estimates.
+    """The ring trained on states reconstructed from the model's own estimates.
 
     >>> self_rectified().objective.strength
     1.0

@@ -17,8 +17,6 @@ from beeline.training.optim.learning_rate import WarmupConstantCooldown
 def points(path: str = "points.csv") -> Run:
     """Points from a .csv or .npy file, each row one datum.
 
-    Source: none; a place to start from.
-
     >>> points("stars.csv").data.path
     'stars.csv'
     """
@@ -31,7 +29,7 @@ def points(path: str = "points.csv") -> Run:
 
 
 def directions() -> Run:
-    """Directions in space on their sphere: geodesic paths from the even law, tangent velocities, steps that stay on it.
+    """Directions on the sphere: geodesic paths from the uniform distribution and tangent velocities.
 
     Source: Chen and Lipman 2024 (arXiv 2302.03660).
 
@@ -48,9 +46,9 @@ def directions() -> Run:
 
 
 def two_moons() -> Run:
-    """Two interleaved half circles in the plane: the smallest run that shows a curved density.
+    """Two interleaved half circles in the plane, a small example of a curved density.
 
-    Source: scikit-learn's make_moons is the usual form of this law.
+    Source: scikit-learn, make_moons.
 
     >>> two_moons().data.n
     20000

@@ -11,7 +11,7 @@ from beeline.training.optim.learning_rate import WarmupConstantCooldown
 
 
 def sequences(path: str = "") -> Run:
-    """Sequences of a text file, one a line, or without one of a Markov chain, by a classifier of every symbol.
+    """Sequences of a text file, one per line, or of a Markov chain without a file, by a classifier of every symbol.
 
     Source: Stark et al. 2024 (arXiv 2402.05841).
 

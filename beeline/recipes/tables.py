@@ -14,9 +14,9 @@ from beeline.training.optim.learning_rate import WarmupConstantCooldown
 
 
 def table(path: str = "table.csv") -> Run:
-    """Rows of a CSV or Parquet file with columns of any kinds; any of them may be known when drawing.
+    """Rows of a CSV or Parquet file with columns of any kind, which sampling can condition on.
 
-    Source: Zhang et al. 2025, "RecTable" (arXiv 2503.20731), and what docs/tables.md measured to be better.
+    Source: Zhang et al. 2025, "RecTable" (arXiv 2503.20731), with the changes measured in docs/tables.md.
 
     >>> table("adult.csv").data.path
     'adult.csv'
@@ -24,7 +24,7 @@ def table(path: str = "table.csv") -> Run:
     lr = WarmupConstantCooldown(peak=1.5e-3, warmup=200, cooldown=0.3)
     return Run(
         data=TableFile(path),
-        network={"is": "networks.TabularMLP", "half": None},  # its size by the number of rows
+        network={"is": "networks.TabularMLP", "half": None},  # size by the number of rows
         objective=RowMatching(),
         training=Training(
             steps=4000, batch_size=1024, lr=lr, ema=EMA(250.0, 0.05), early_stopping=EarlyStopping(5, every=200)

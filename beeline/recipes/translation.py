@@ -16,9 +16,9 @@ from beeline.training.optim.learning_rate import WarmupConstantCooldown
 
 
 def transfer() -> Run:
-    """Two moons into eight Gaussians: one domain into another, without pairs, along short ways.
+    """Two moons to eight Gaussians: unpaired translation by optimal transport.
 
-    Source: Tong et al. 2024 (arXiv 2302.00482), whose figures show this transfer.
+    Source: Tong et al. 2024 (arXiv 2302.00482).
 
     >>> transfer().data.aligned
     False
@@ -33,9 +33,9 @@ def transfer() -> Run:
 
 
 def translation(source: str = "before", target: str = "after") -> Run:
-    """Pictures of one folder into those of another, of which each has its partner there, by the order of their names.
+    """Paired image translation between two folders, paired by the order of file names.
 
-    Source: Liu, Gong and Liu 2022 (arXiv 2209.03003); a place to start from.
+    Source: Liu, Gong and Liu 2022 (arXiv 2209.03003).
 
     >>> translation("maps", "photos").data.target.path
     'photos'
