@@ -39,7 +39,7 @@ def test_marginals() -> None:
     assert cost(matched, X1) < cost(small, X1)
 
 
-def test_the_assignment_is_the_best_one() -> None:
+def test_assignment_is_optimal() -> None:
     import itertools
 
     a, b = Rng(0).normal(torch.empty(6, 2)), Rng(1).normal(torch.empty(6, 2))
@@ -56,7 +56,7 @@ def test_matching_within_labels() -> None:
         assert cost(got[rows], X1[rows]) <= cost(x0[rows], X1[rows])
 
 
-def test_matched_keeps_pairs_and_makes_them_within_labels() -> None:
+def test_paired_or_ot_keeps_pairs_and_matches_within_labels() -> None:
     assert torch.equal(PairedOrOT()(BATCH, Rng(3)).x0, MinibatchOT(by="label")(BATCH, Rng(3)).x0)
     assert torch.equal(PairedOrOT()(Batch(X1), Rng(3)).x0, MinibatchOT()(Batch(X1), Rng(3)).x0)
     pairs = Batch(X1, x0=X1 + 1)
@@ -65,7 +65,7 @@ def test_matched_keeps_pairs_and_makes_them_within_labels() -> None:
         PairedOrOT()(Batch(X1, cond={"size": torch.ones(len(X1), 1)}), Rng(0))
 
 
-def test_empirical_source_draws_its_rows() -> None:
+def test_empirical_source_samples_its_rows() -> None:
     source = Empirical(torch.tensor([[1.0, 1.0], [2.0, 2.0]]))
     got = source.sample(X1, Rng(0))
     assert set(got[:, 0].tolist()) == {1.0, 2.0} and bool((got[:, 0] == got[:, 1]).all())

@@ -34,11 +34,11 @@ def test_every_source_and_datum_is_used_once_and_data_keep_their_order(coupling)
     assert torch.equal(got.x1, batch.x1)
     assert torch.equal(got.x0.sort(0).values, batch.x0.sort(0).values)
     assert not coupling.independent
-    drawn = coupling(Batch(batch.x1), Rng(0)).x0
-    assert torch.equal(drawn, coupling(Batch(batch.x1), Rng(0)).x0)
+    samples = coupling(Batch(batch.x1), Rng(0)).x0
+    assert torch.equal(samples, coupling(Batch(batch.x1), Rng(0)).x0)
 
 
-def test_assignments_are_the_best_of_all_permutations():
+def test_assignments_are_optimal_over_all_permutations():
     batch = pair(6)
     c = squared_cost(batch.x0, batch.x1)
     best = lambda m: min(sum(float(m[p[i], i]) for i in range(6)) for p in itertools.permutations(range(6)))  # noqa: E731
@@ -48,7 +48,7 @@ def test_assignments_are_the_best_of_all_permutations():
     assert abs(float((got - batch.x1).norm(dim=1).sum()) - best(c.sqrt())) < 1e-9
 
 
-def test_stable_matching_has_no_pair_that_would_rather_swap():
+def test_stable_matching_has_no_blocking_pair():
     batch = pair(30)
     got = StableMatching()(batch, Rng(0)).x0
     c = squared_cost(got, batch.x1)
@@ -58,7 +58,7 @@ def test_stable_matching_has_no_pair_that_would_rather_swap():
     assert cost(MinibatchOT()(batch, Rng(0))) <= cost(StableMatching()(batch, Rng(0))) < cost(batch)
 
 
-def test_sinkhorn_plan_has_even_marginals_and_the_right_limits():
+def test_sinkhorn_plan_has_uniform_marginals_and_the_right_limits():
     batch = pair(24)
     c = squared_cost(batch.x0, batch.x1)
     plan = Sinkhorn(epsilon=0.1, iterations=500).plan(c)
@@ -82,12 +82,12 @@ def test_sinkhorn_cost_lies_between_independent_and_optimal():
 
 
 def test_the_source_marginal_stays_the_source():
-    drawn = torch.cat([Sinkhorn()(Batch(RING.sample(64, Rng(i))), Rng(i)).x0 for i in range(200)])
-    assert float(drawn.mean(0).abs().max()) < 0.03
-    assert torch.allclose(drawn.T @ drawn / len(drawn), torch.eye(2), atol=0.04)
+    samples = torch.cat([Sinkhorn()(Batch(RING.sample(64, Rng(i))), Rng(i)).x0 for i in range(200)])
+    assert float(samples.mean(0).abs().max()) < 0.03
+    assert torch.allclose(samples.T @ samples / len(samples), torch.eye(2), atol=0.04)
 
 
-def test_unbalanced_forgets_outliers_and_becomes_sinkhorn():
+def test_unbalanced_downweights_outliers_and_becomes_sinkhorn():
     batch = pair(20)
     c = squared_cost(batch.x0, batch.x1)
     assert torch.allclose(Unbalanced(reach=1e9, iterations=300).plan(c), Sinkhorn(iterations=300).plan(c), atol=1e-6)
@@ -123,7 +123,7 @@ def test_conditional_transport_goes_from_biased_to_within_classes():
     assert cost(ConditionalOT(by="place", strength=10.0)(soft, Rng(2))) < cost(batch)
 
 
-def test_a_remembered_assignment_is_kept_over_epochs():
+def test_remembered_assignment_is_fixed_over_epochs():
     x1 = RING.sample(300, Rng(0))
     kept = assign_dataset(x1, Rng(1), size=150)
     rows = torch.tensor([7, 250, 3])

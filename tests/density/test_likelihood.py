@@ -23,11 +23,11 @@ def linear(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
     return x @ MATRIX.T
 
 
-def test_exact_against_laws() -> None:
-    law = GaussianMixture(((1.0, 0.0), (-2.0, 1.0)), (0.5, 0.8))
-    x = law.sample(32, Rng(0)).double()
-    for flow in (Flow(law.field()), Flow(law.field(Cosine()), Cosine())):
-        assert torch.allclose(log_prob(flow, x, steps=60, solver=RK4), law.log_prob(x), atol=1e-5)
+def test_exact_against_closed_forms() -> None:
+    distribution = GaussianMixture(((1.0, 0.0), (-2.0, 1.0)), (0.5, 0.8))
+    x = distribution.sample(32, Rng(0)).double()
+    for flow in (Flow(distribution.field()), Flow(distribution.field(Cosine()), Cosine())):
+        assert torch.allclose(log_prob(flow, x, steps=60, solver=RK4), distribution.log_prob(x), atol=1e-5)
     gauss = Gaussian((1.0, 2.0), std=(0.5, 2.0))
     x = gauss.sample(16, Rng(0)).double()
     one = log_prob(Flow(gauss.field()), x, steps=1, solver=Adaptive(1e-8, 1e-8))
@@ -44,7 +44,7 @@ def test_estimates_are_unbiased() -> None:
         assert abs(float(got.mean()) - trace) < 4 * float(got.std()) / math.sqrt(600)
 
 
-def test_more_probes_and_the_subspace_quiet_the_estimate() -> None:
+def test_more_probes_and_the_subspace_reduce_the_variance() -> None:
     wide = torch.diag(torch.tensor([9.0, 0.1, 0.1, 0.1, 0.1, 0.1], dtype=torch.float64))
     turn = torch.linalg.qr(Rng(1).normal(torch.empty(6, 6, dtype=torch.float64))).Q
     f = lambda x, t: x @ (turn @ wide @ turn.T)  # noqa: E731
@@ -55,10 +55,12 @@ def test_more_probes_and_the_subspace_quiet_the_estimate() -> None:
 
 
 def test_hutchinson_keeps_its_probes_along_a_trajectory() -> None:
-    law = GaussianMixture(((1.0, 0.0), (-2.0, 1.0)), 0.6)
-    x = law.sample(64, Rng(0)).double()
-    got = torch.stack([log_prob(Flow(law.field()), x, steps=5, divergence=Hutchinson(Rng(k))) for k in range(30)])
-    error = got.mean(0) - log_prob(Flow(law.field()), x, steps=5)
+    distribution = GaussianMixture(((1.0, 0.0), (-2.0, 1.0)), 0.6)
+    x = distribution.sample(64, Rng(0)).double()
+    got = torch.stack(
+        [log_prob(Flow(distribution.field()), x, steps=5, divergence=Hutchinson(Rng(k))) for k in range(30)]
+    )
+    error = got.mean(0) - log_prob(Flow(distribution.field()), x, steps=5)
     assert float((error / (got.std(0) / math.sqrt(30) + 1e-3)).abs().mean()) < 1.5
 
 
@@ -88,7 +90,7 @@ def test_gradient_against_differences() -> None:
     assert torch.autograd.gradcheck(value, torch.tensor([0.5, -0.3], dtype=torch.float64, requires_grad=True))
 
 
-def test_adjoint_of_a_plain_walk() -> None:
+def test_adjoint_of_integrate() -> None:
     x = torch.tensor([[0.5], [2.0]], dtype=torch.float64, requires_grad=True)
     times = torch.linspace(0, 1, 33, dtype=torch.float64)
     f = lambda x, t: -2 * t[:, None] * x**2  # noqa: E731
@@ -97,9 +99,9 @@ def test_adjoint_of_a_plain_walk() -> None:
     assert torch.equal(Checkpointed(3)(f, x, times, RK4), integrate(f, x, times, RK4))
 
 
-def test_no_graph_where_nothing_asks() -> None:
-    law = GaussianMixture(((1.0, 0.0),), 0.6)
-    assert not log_prob(Flow(law.field()), torch.zeros(3, 2), steps=2).requires_grad
+def test_no_graph_without_requires_grad() -> None:
+    distribution = GaussianMixture(((1.0, 0.0),), 0.6)
+    assert not log_prob(Flow(distribution.field()), torch.zeros(3, 2), steps=2).requires_grad
     weight = torch.ones(2, requires_grad=True)
     assert log_prob(scaled(weight), torch.zeros(3, 2), steps=2).requires_grad
     with torch.no_grad():
@@ -112,10 +114,10 @@ def test_bits_per_dimension() -> None:
     values = Rng(0).integers(256, 40).reshape(20, 2)
     there = dequantise(values, Rng(1))
     assert torch.equal(((there + 1) * 128).floor().long(), values)
-    law = Gaussian((0.0, 0.0), std=0.4)
-    flow = Flow(law.field())
+    distribution = Gaussian((0.0, 0.0), std=0.4)
+    flow = Flow(distribution.field())
     one = bits(flow, values[:4], rng=Rng(2), steps=20)
-    exact = bits_per_dimension(law.log_prob(dequantise(values[:4], Rng(2).fork("draw", 0))), 2)
+    exact = bits_per_dimension(distribution.log_prob(dequantise(values[:4], Rng(2).fork("draw", 0))), 2)
     assert torch.allclose(one, exact, atol=1e-2)
     assert float(bits(flow, values[:4], rng=Rng(2), steps=20, draws=4).mean()) <= float(one.mean()) + 0.05
 

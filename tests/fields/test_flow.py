@@ -18,7 +18,7 @@ T = torch.tensor([0.1, 0.4, 0.6, 0.9], dtype=torch.float64)
 
 @pytest.mark.parametrize("path", [Linear(), Cosine(), Polynomial(2.0)], ids=str)
 @pytest.mark.parametrize("prediction", [Velocity(), Data(), Noise()], ids=str)
-def test_predictions_there_and_back(prediction: object, path: object) -> None:
+def test_predictions_are_inverse_to_velocities(prediction: object, path: object) -> None:
     assert torch.allclose(prediction.velocity(prediction.value(X, V, T, path), X, T, path), V, atol=1e-10)
 
 
@@ -29,11 +29,11 @@ def test_predictions_are_finite_at_the_ends() -> None:
 
 
 def test_scores() -> None:
-    law = GaussianMixture(((1.0, 0.0), (-2.0, 1.0)), 0.5)
+    distribution = GaussianMixture(((1.0, 0.0), (-2.0, 1.0)), 0.5)
     x = X[:, :2]
-    flow = Flow(law.field())
-    assert torch.allclose(flow.score(x, T), law.score(x, T), atol=1e-9)
-    assert torch.allclose(flow.score(x, T, v=law.field()(x, T)), law.score(x, T), atol=1e-9)
+    flow = Flow(distribution.field())
+    assert torch.allclose(flow.score(x, T), distribution.score(x, T), atol=1e-9)
+    assert torch.allclose(flow.score(x, T, v=distribution.field()(x, T)), distribution.score(x, T), atol=1e-9)
     gauss = Gaussian((0.5, 1.0), std=2.0)
     s = Flow(gauss.field(Cosine()), Cosine()).score(x, T)
     spread = (4 * Cosine().a(T) ** 2 + Cosine().b(T) ** 2)[:, None]

@@ -1,4 +1,4 @@
-"""What every backbone promises, over the zoo."""
+"""Protocol tests of all backbones."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_no_condition_is_the_null_label(name: str) -> None:
 
 
 @every
-def test_a_sample_does_not_see_its_batch_mates(name: str) -> None:
+def test_a_sample_does_not_depend_on_its_batch(name: str) -> None:
     net, shape = alive(name, conditions=LABEL)
     x, t, label = inputs(shape, 5)
     together = net(x, t, label)
@@ -65,7 +65,7 @@ def test_a_sample_does_not_see_its_batch_mates(name: str) -> None:
 
 
 @every
-def test_every_parameter_learns(name: str) -> None:
+def test_every_parameter_has_a_gradient(name: str) -> None:
     net, shape = alive(name, conditions={**LABEL, "c": {"size": 2}}, span=True)
     x, t, label = inputs(shape, 4)
     net(x, t, {"label": label, "c": x.flatten(1)[:, :2]}, t.sqrt()).square().sum().backward()
@@ -121,7 +121,7 @@ def test_a_jacobian_of_the_transformer() -> None:
 
 
 @every
-def test_a_jump_network_with_the_weights_of_a_field_is_that_field(name: str) -> None:
+def test_a_flow_map_with_the_weights_of_a_field_is_that_field(name: str) -> None:
     net, shape = alive(name, conditions=LABEL)
     make, _ = ZOO[name]
     jumps = make(conditions=LABEL, span=True).eval()
@@ -142,7 +142,7 @@ def test_a_jump_of_no_length_is_the_default(name: str) -> None:
 
 
 @every
-def test_short_parameters_keep_time_and_norms_in_float32(name: str) -> None:
+def test_half_precision_keeps_time_and_norms_in_float32(name: str) -> None:
     net, shape = alive(name, conditions=LABEL)
     x, t, label = inputs(shape, 8)
     t = torch.linspace(0.5, 0.5 + 1e-3, 8)  # in bfloat16 these are one time
@@ -157,7 +157,7 @@ def test_short_parameters_keep_time_and_norms_in_float32(name: str) -> None:
 
 
 @every
-def test_autocast_leaves_the_time_alone(name: str) -> None:
+def test_autocast_does_not_apply_to_the_time(name: str) -> None:
     net, shape = alive(name)
     _, t, _ = inputs(shape, 4)
     plain = net.get_submodule("embed")(t)
@@ -166,7 +166,7 @@ def test_autocast_leaves_the_time_alone(name: str) -> None:
 
 
 @every
-def test_dropout_acts_while_training_only(name: str) -> None:
+def test_dropout_applies_in_training_only(name: str) -> None:
     net, shape = alive(name, dropout=0.5)
     x, t, _ = inputs(shape, 3)
     assert torch.equal(net(x, t), net(x, t))
@@ -221,7 +221,7 @@ def test_a_unet_works_at_sizes_it_was_not_built_for() -> None:
     assert net(x, t).shape == x.shape
 
 
-def test_the_transformer_takes_patches_apart_and_puts_them_together() -> None:
+def test_patches_and_back() -> None:
     for shape, patch in (((2, 6, 4), 2), ((3, 5, 7), 3)):
         net = DiT(shape, patch, width=8, depth=1, heads=1)
         x = inputs(shape, 2)[0]
@@ -230,7 +230,7 @@ def test_the_transformer_takes_patches_apart_and_puts_them_together() -> None:
         assert torch.equal(tokens[0, 1, : patch * patch].reshape(patch, patch), x[0, 0, :patch, patch : 2 * patch])
 
 
-def test_positions_tell_every_patch_apart() -> None:
+def test_positions_are_distinct() -> None:
     table = sincos_positions(5, 7, 16)
     assert table.shape == (35, 16)
     assert torch.cdist(table, table).fill_diagonal_(1).min() > 0.1
@@ -251,7 +251,7 @@ def test_a_small_network_learns_a_known_field_in_seconds() -> None:
     """Data N(m, 0.25), source N(0, 1): v = m + (t/4 - (1 - t)) / (t^2/4 + (1-t)^2) (x - t m)."""
     m = torch.tensor([1.0, -0.5])
 
-    def law(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+    def distribution(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
         t = t[:, None]
         return m + (t / 4 - (1 - t)) / (t * t / 4 + (1 - t) ** 2) * (x - t * m)
 
@@ -275,7 +275,7 @@ def test_a_small_network_learns_a_known_field_in_seconds() -> None:
         rate.step()
     x, t, _ = draw(4000, rng.fork("held out"))
     with torch.no_grad():
-        error = (net(x, t) - law(x, t)).square().mean() / law(x, t).square().mean()
+        error = (net(x, t) - distribution(x, t)).square().mean() / distribution(x, t).square().mean()
     assert error < 0.02  # of the field's energy; what remains is the noise of 300 batches
 
 

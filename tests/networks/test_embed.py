@@ -23,7 +23,7 @@ def test_features_are_sines_and_cosines_from_one_to_the_scale() -> None:
     assert torch.allclose(made, wanted, atol=1e-12)
 
 
-def test_features_of_a_short_time_are_float32() -> None:
+def test_features_of_half_precision_times_are_float32() -> None:
     assert sinusoidal_features(torch.tensor([0.5], dtype=torch.bfloat16), 8, 1000.0).dtype == torch.float32
     exact = sinusoidal_features(torch.linspace(0, 1, 50, dtype=torch.float64), 64, 1000.0)
     close = sinusoidal_features(torch.linspace(0, 1, 50), 64, 1000.0)
@@ -58,7 +58,7 @@ def test_the_null_of_guidance_is_the_null_row() -> None:
     assert torch.equal(embed(null_like(3, label), label), embed(None, label))
 
 
-def test_names_may_hold_any_character() -> None:
+def test_names_may_contain_any_character() -> None:
     embed = ConditionEmbedding(8, {"a.b": {"size": 1}, "keys": {"classes": 2}})
     assert embed({"a.b": torch.zeros(1, 1), "keys": torch.tensor([0])}, torch.zeros(1)).shape == (1, 8)
 
@@ -100,7 +100,7 @@ def test_refused_descriptions(spec: dict[str, Any]) -> None:
         ConditionEmbedding(8, {"label": spec})
 
 
-def test_norms_of_short_numbers_are_those_of_float32() -> None:
+def test_norms_of_half_precision_inputs_use_float32() -> None:
     x = (100 + torch.randn(4, 6, 5, generator=torch.Generator().manual_seed(1))).bfloat16()
     norm = WideGroupNorm(3, 6).bfloat16()
     full = torch.nn.functional.group_norm(x.float(), 3)

@@ -46,7 +46,7 @@ def test_a_sharp_network_gives_probabilities_of_states(kind: type, settings: dic
 
 
 @pytest.mark.parametrize(("kind", "settings"), KINDS)
-def test_known_cells_come_out_as_they_are_and_change_the_rest(kind: type, settings: dict) -> None:
+def test_known_cells_are_reproduced_and_change_the_others(kind: type, settings: dict) -> None:
     net = grown(kind, settings)
     x, t = row()
     mask = torch.tensor([[1.0, 0, 1, 0]] * 5)
@@ -74,7 +74,7 @@ def test_described_and_rebuilt_with_its_stacks(kind: type, settings: dict) -> No
 
 
 @pytest.mark.parametrize(("kind", "settings"), KINDS)
-def test_short_products_stay_near_and_derivatives_are_full(kind: type, settings: dict) -> None:
+def test_bfloat16_products_are_close_and_derivatives_float32(kind: type, settings: dict) -> None:
     net, short = grown(kind, settings), grown(kind, settings, half=True)
     x, t = row()
     with torch.no_grad():
@@ -83,7 +83,7 @@ def test_short_products_stay_near_and_derivatives_are_full(kind: type, settings:
     assert torch.equal(net(x.requires_grad_(), t), short(x, t))
 
 
-def test_the_columns_of_a_transformer_see_their_own_features_only() -> None:
+def test_columns_of_the_transformer_embed_their_own_features() -> None:
     net = grown(TabularTransformer, {"width": 16, "depth": 1, "heads": 2}, sharp=False)
     net.block = torch.nn.ModuleList()  # without attention no column hears of another
     x, t = row()
@@ -99,7 +99,7 @@ def test_a_jump_has_an_end() -> None:
     assert not torch.equal(net(x, t, None, t * 0 + 1), net(x, t, None, t))
 
 
-def test_what_is_refused() -> None:
+def test_refusals() -> None:
     with pytest.raises(BeelineError, match="use both from the fitted table"):
         TabularMLP(GROUPS, shape=(7,))
     with pytest.raises(BeelineError, match="use both from the fitted table"):

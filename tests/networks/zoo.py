@@ -1,4 +1,4 @@
-"""The networks that the protocol tests of this room walk."""
+"""Networks for the protocol tests."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ ZOO: dict[str, tuple[Callable[..., nn.Module], tuple[int, ...]]] = {
 
 
 def alive(name: str, seed: int = 0, **settings: Any) -> tuple[nn.Module, tuple[int, ...]]:
-    """A network of the zoo whose zero-initialised layers are random too, so that every part acts."""
+    """A network of the zoo with random values in its zero-initialised layers."""
     make, shape = ZOO[name]
     with Rng(seed).ambient():
         net = make(**settings)

@@ -1,4 +1,4 @@
-"""Ends, slopes, the any-two identity, and singular times refused only where mathematics has them."""
+"""Ends, slopes, the any-two identity, and singular times."""
 
 import math
 
@@ -29,7 +29,7 @@ def test_ends_and_slopes(path: AffinePath) -> None:
 
 
 @pytest.mark.parametrize("path", PATHS, ids=lambda path: type(path).__name__)
-def test_any_two_give_the_rest(path: AffinePath) -> None:
+def test_any_two_determine_the_others(path: AffinePath) -> None:
     x, v = path.point(X0, X1, T)
     source, data = path.ends(x, v, T)
     assert torch.allclose(source, X0, atol=1e-9) and torch.allclose(data, X1, atol=1e-9)
@@ -45,7 +45,7 @@ def test_times_per_frame_and_scalar() -> None:
     assert torch.allclose(Linear().point(X0, X1, torch.tensor(0.5, dtype=torch.float64)).x, (X0 + X1) / 2)
 
 
-def test_singular_times_only_where_mathematics_has_them() -> None:
+def test_singular_times_raise() -> None:
     zero, one = torch.zeros(1, dtype=torch.float64), torch.ones(1, dtype=torch.float64)
     x = torch.ones(1, 2, dtype=torch.float64)
     for path in (Linear(), Cosine()):

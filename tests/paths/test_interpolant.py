@@ -79,7 +79,7 @@ def test_any_noise_level_has_the_same_marginals(level):
     assert abs(float(x.std()) - 0.3) < 0.02
 
 
-def test_bridge_names_its_times_and_its_noise():
+def test_bridge_refusals():
     one = torch.ones(1, 1)
     with pytest.raises(BeelineError, match="infinite"):
         Bridge().point(one, one, torch.ones(1), Rng(0))
@@ -138,7 +138,7 @@ def test_converted_exact_field_is_the_exact_field(source, target):
     assert flow.path == target
 
 
-def test_conversion_draws_the_same_samples_and_meets_at_the_ends():
+def test_conversion_gives_the_same_samples_and_end_points():
     s, scale = matched_time_and_scale(Linear(), Cosine(), torch.tensor([0.0, 0.5, 1.0], dtype=torch.float64))
     assert torch.allclose(s, torch.tensor([0.0, 0.5, 1.0], dtype=torch.float64), atol=1e-12)
     assert abs(float(scale[1]) - math.sqrt(0.5)) < 1e-12
@@ -160,7 +160,7 @@ def test_student_kernel_is_that_of_pfgm(degrees):
     assert stats.kstest(made[:, 0].numpy(), stats.t(degrees).cdf).statistic < 0.012
 
 
-def test_student_kernel_goes_to_the_gaussian_and_refuses():
+def test_student_kernel_converges_to_the_gaussian():
     x = torch.tensor([[0.3, -1.0]], dtype=torch.float64)
     gauss = -(x**2).sum() / 2 - math.log(2 * math.pi)
     assert abs(float(StudentT(1e8).log_prob(x)[0]) - float(gauss)) < 1e-6

@@ -1,4 +1,4 @@
-"""Given frames: one exact field of a pair with a time for each part draws both conditional laws."""
+"""Given frames: an exact field with a time for each part samples both conditional distributions."""
 
 import pytest
 import torch
@@ -26,7 +26,7 @@ def exact(x: torch.Tensor, t: torch.Tensor, cond: torch.Tensor | None = None) ->
 
 
 @pytest.mark.parametrize("given", [0, 1])
-def test_either_part_is_drawn_given_the_other(given: int) -> None:
+def test_either_part_is_sampled_given_the_other(given: int) -> None:
     free = 1 - given
     x0 = Rng(given).normal(torch.empty(50, 2, 1, dtype=torch.float64))
     made = Sampler(200, guidance=GivenFrames((given,)))(Flow(exact), x0)

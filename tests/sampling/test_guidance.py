@@ -27,7 +27,7 @@ def test_scale_one_is_plain_and_zero_the_null() -> None:
         assert torch.allclose(CFG(0.0, 3)(field, COND)(X, time), field(X, time, torch.full((6,), 3)), atol=1e-6)
 
 
-def test_together_is_apart() -> None:
+def test_joint_and_separate_evaluation_agree() -> None:
     together = Guide(Unconditional(3), Extrapolate(2.5))
     apart = Guide(Unconditional(3), Extrapolate(2.5), together=False)
     sample = lambda g, s: Sampler(8, solver=s, guidance=g)(Flow(field), X, COND)  # noqa: E731

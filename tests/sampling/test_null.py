@@ -42,7 +42,7 @@ def net(conditions: dict[str, Any] | None = None) -> Network:
     return made
 
 
-def test_cfg_alone_takes_the_null_that_the_flow_knows() -> None:
+def test_cfg_without_null_uses_that_of_the_flow() -> None:
     """On the exact mixture: v = weak + scale (strong - weak), weak the field of the whole mixture."""
     wanted = EXACT(X, T) + 3 * (EXACT(X, T, LABEL) - EXACT(X, T))
     for flow in (Flow(EXACT, null={"label": K}), Flow(EXACT, null=K), Bundle(Flow(EXACT), null={"label": K}).flow):
@@ -53,7 +53,7 @@ def test_cfg_alone_takes_the_null_that_the_flow_knows() -> None:
     assert torch.allclose(CFG(3.0)(Knowing(), LABEL)(X, T), wanted, atol=1e-5)
 
 
-def test_guidance_is_refused_where_no_null_was_learned() -> None:
+def test_guidance_without_a_trained_null_is_refused() -> None:
     with pytest.raises(ValueError, match="trained without condition dropout"):
         Sampler(2, guidance=CFG(3.0, null=K))(Flow(EXACT, null={}), X, LABEL)
     with pytest.raises(ValueError, match="the flow records none"):
@@ -84,7 +84,7 @@ def test_a_class_is_no_null(field: Any) -> None:
         FlowMatching(drop=Drop(0.5, null=0))(field, Batch(X, cond=LABEL), Rng(0))
 
 
-def test_a_drop_takes_the_null_of_the_network() -> None:
+def test_drop_uses_the_null_of_the_network() -> None:
     cond = {"label": torch.arange(4000) % K}
     dropped = Drop(0.3)(cond, 4000, Rng(0), torch.empty(0), net())["label"]
     share = float((dropped == K).float().mean())
@@ -100,7 +100,7 @@ def test_a_drop_takes_the_null_of_the_network() -> None:
         Drop(0.3)(cond, 4000, Rng(0), torch.empty(0))
 
 
-def test_a_number_fills_only_what_it_can_mean() -> None:
+def test_a_number_is_a_null_for_one_kind_of_leaf() -> None:
     cond = {"label": torch.tensor([0, 1]), "age": torch.ones(2, 1)}
     both = net({"label": {"classes": K}, "age": {"size": 1}})
     with pytest.raises(ValueError, match="one number for labels and vectors"):
@@ -119,7 +119,7 @@ def test_a_number_fills_only_what_it_can_mean() -> None:
         null_like(None, {"age": torch.ones(2, 1)}, net({"age": {"size": 1}}))
 
 
-def test_conditions_dropped_apart() -> None:
+def test_conditions_dropped_independently() -> None:
     n = 20_000
     cond = {"a": torch.zeros(n, dtype=torch.long), "b": torch.zeros(n, dtype=torch.long)}
     null = {"a": 1, "b": 1}
@@ -132,7 +132,7 @@ def test_conditions_dropped_apart() -> None:
     assert int(only["b"].sum()) == 0 < int(only["a"].sum())
 
 
-def test_what_a_run_records() -> None:
+def test_null_recorded_by_a_run() -> None:
     labels, both = {"label": {"classes": 3}}, {"label": {"classes": 3}, "age": {"size": 1}}
     assert learned_null(Drop(), labels) == {"label": 3} == learned_null(Drop(0.2), both)
     assert learned_null(None, labels) == {} == learned_null(Drop(0.0), labels)

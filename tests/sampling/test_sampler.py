@@ -143,7 +143,7 @@ def test_heun_is_the_default() -> None:
     assert Sampler().solver == HEUN and Sampler().evaluations == 40
 
 
-def test_a_seed_of_its_own_for_every_sample_of_a_stochastic_run() -> None:
+def test_one_seed_per_sample_of_a_stochastic_run() -> None:
     sampler = Sampler(8, solver=EulerMaruyama(White(Rng(0))))
     whole = sampler.seeded(range(6), 1)
     both = whole(FLOW, X0[:6])

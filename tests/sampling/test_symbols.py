@@ -21,7 +21,7 @@ REWARD = torch.tensor([-1.0, 0.5, 2.0], dtype=torch.float64)
 
 
 def fixed(path):
-    """A classifier that says P whatever it sees."""
+    """A classifier with the constant output P."""
     return PosteriorNetwork(lambda x, t, cond=None: P.log().expand_as(x), path)
 
 
@@ -39,7 +39,7 @@ def test_a_linear_reward_moves_logits_along_a_line():
 
 
 def test_a_step_too_long_does_not_leave_the_simplex_for_good():
-    """Cooling pushes rare symbols below zero in long steps; x log x is taken on the simplex there."""
+    """Long steps move rare symbols below zero; x log x is evaluated on the simplex."""
     path = GumbelSoftmax()
     x = torch.tensor([[1.2, -0.1, -0.1]], dtype=torch.float64)
     v = path.mixture(x, torch.ones(1, dtype=torch.float64), P[None])
@@ -65,7 +65,7 @@ def test_the_rewarded_symbol_becomes_more_frequent_with_the_strength():
     path, k = Dirichlet(), 2
     x0 = Simplex().sample(torch.empty(4000, 1, 3, dtype=torch.float64), Rng(0))
 
-    class Exact(nn.Module):  # the posterior of one symbol with the law P: P_k x_k^tau
+    class Exact(nn.Module):  # the posterior of one symbol with the distribution P: P_k x_k^tau
         def forward(self, x, t, cond=None):
             return P.log() + path.top * t[:, None, None] * x.clamp(min=1e-300).log()
 
@@ -75,11 +75,11 @@ def test_the_rewarded_symbol_becomes_more_frequent_with_the_strength():
         x = Sampler(20, guidance=StraightThrough(lambda z: z[..., k].sum(1), strength, draws=2))(flow, x0)
         assert torch.equal(x.sum(-1), torch.ones(4000, 1).double()) and bool(((x == 0) | (x == 1)).all())
         shares.append(float(x[..., k].mean()))
-    assert abs(shares[0] - float(P[k])) < 0.03  # without a reward it is the law
+    assert abs(shares[0] - float(P[k])) < 0.03  # without a reward it is the distribution
     assert shares[1] > shares[0] + 0.08 and shares[2] > shares[1] + 0.2
 
 
-def test_draws_come_from_the_prediction_and_samples_do_not_depend_on_their_batch():
+def test_symbols_follow_the_prediction_and_samples_do_not_depend_on_their_batch():
     # log c(z) = z_0a z_1a has the gradient (z_1a, z_0a), whose mean over draws is p
     path = GumbelSoftmax()
     pair = lambda z: z[:, 0, 0] * z[:, 1, 0]  # noqa: E731
@@ -100,22 +100,22 @@ def test_draws_come_from_the_prediction_and_samples_do_not_depend_on_their_batch
 def test_guidance_of_dirichlet_scores_is_that_of_velocities(scale):
     """Scores (1-w) s_null + w s_cond, solved for probabilities that sum to 1, give the velocity of CFG."""
     path, k = Dirichlet(), 4
-    law = torch.softmax(Rng(3).normal(torch.empty(2, k, dtype=torch.float64)), -1)
-    field = PosteriorNetwork(lambda x, t, cond: law[cond].log(), path)
+    distribution = torch.softmax(Rng(3).normal(torch.empty(2, k, dtype=torch.float64)), -1)
+    field = PosteriorNetwork(lambda x, t, cond: distribution[cond].log(), path)
     x = Simplex().sample(torch.empty(9, k, dtype=torch.float64), Rng(0))
     t, label = torch.full((9,), 0.4, dtype=torch.float64), torch.zeros(9, dtype=torch.long)
     tau = path.top * 0.4
     for row, made in zip(x, CFG(scale, null=1)(field, label)(x, t), strict=True):
         score = tau * torch.diag(1 / row)  # of the conditional laws, by columns
         score = score - score.mean(0)
-        wanted = score @ (scale * law[0] + (1 - scale) * law[1])
+        wanted = score @ (scale * distribution[0] + (1 - scale) * distribution[1])
         solve = torch.cat([score[:-1], torch.ones(1, k, dtype=torch.float64)])
         p = torch.linalg.solve(solve, torch.cat([wanted[:-1], torch.ones(1, dtype=torch.float64)]))
         known = path.mixture(row[None], t[:1], p[None])[0]
         assert torch.allclose(made, known, atol=1e-8)
 
 
-def test_what_cannot_be_guided_is_refused():
+def test_guidance_refusals():
     with pytest.raises(BeelineError, match="draws=0, which is no whole number from 1"):
         StraightThrough(linear, draws=0)
     with pytest.raises(BeelineError, match="inside the simplex"):
@@ -129,8 +129,8 @@ def test_what_cannot_be_guided_is_refused():
 
 
 def test_the_null_of_its_base_is_that_of_the_flow():
-    path, law = Dirichlet(), torch.stack([P, P.flip(0)])
-    flow = Flow(PosteriorNetwork(lambda x, t, cond: law[cond["label"]].log(), path), path, null={"label": 1})
+    path, distribution = Dirichlet(), torch.stack([P, P.flip(0)])
+    flow = Flow(PosteriorNetwork(lambda x, t, cond: distribution[cond["label"]].log(), path), path, null={"label": 1})
     x0 = Simplex().sample(torch.empty(8, 3, dtype=torch.float64), Rng(0))
     label = {"label": torch.zeros(8, dtype=torch.long)}
     states = []

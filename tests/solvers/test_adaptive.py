@@ -44,25 +44,25 @@ def test_order_conditions(table: Embedded) -> None:
 def test_error_follows_the_tolerance(table: Embedded, mode: dict) -> None:
     errors = []
     for tolerance in (1e-4, 1e-7):
-        f, told, worst = Counted(), [], []
+        f, memories, worst = Counted(), [], []
         times = torch.linspace(0, 1, 31, dtype=torch.float64) if "dense" in mode else WHOLE
         watch = lambda x, t, worst=worst: worst.append(float((x - 1 / (1 / X + t[0] ** 2)).abs().max()))  # noqa: E731
-        integrate(f, X, times, Adaptive(tolerance, tolerance, table, **mode), done=told.append, watch=watch)
-        assert told[0].evaluations == f.calls and 0 <= f.times[0] and f.times[1] <= 1
-        assert told[0].accepted >= 2 and max(worst) < 50 * tolerance
+        integrate(f, X, times, Adaptive(tolerance, tolerance, table, **mode), done=memories.append, watch=watch)
+        assert memories[0].evaluations == f.calls and 0 <= f.times[0] and f.times[1] <= 1
+        assert memories[0].accepted >= 2 and max(worst) < 50 * tolerance
         errors.append(max(worst))
     assert errors[1] < errors[0] / 20
 
 
 def test_rejections_are_counted() -> None:
-    told: list = []
+    memories: list = []
     jump = lambda x, t: torch.where(t[:, None] > 0.5, 50 * torch.cos(50 * t[:, None]), 0.01) + 0 * x  # noqa: E731
-    integrate(jump, X, WHOLE, Adaptive(1e-6, 1e-6, per_sample=False), done=told.append)
-    assert told[0].rejected >= 2
-    assert told[0].evaluations == 2 + 6 * (told[0].accepted + told[0].rejected)
+    integrate(jump, X, WHOLE, Adaptive(1e-6, 1e-6, per_sample=False), done=memories.append)
+    assert memories[0].rejected >= 2
+    assert memories[0].evaluations == 2 + 6 * (memories[0].accepted + memories[0].rejected)
 
 
-def test_a_sample_does_not_depend_on_its_neighbours() -> None:
+def test_a_sample_does_not_depend_on_its_batch() -> None:
     solver = Adaptive(1e-5, 1e-5)
     together = integrate(Counted(), X, WHOLE, solver)
     alone = torch.cat([integrate(Counted(), X[i : i + 1], WHOLE, solver) for i in range(3)])

@@ -1,4 +1,4 @@
-"""The one loop: what it hands out, what it refuses, what it costs in memory."""
+"""The integration loop: callbacks, refusals, memory."""
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ X = torch.zeros(3, 2)
 
 def test_watch_after_and_done() -> None:
     seen: list[tuple[float, float]] = []
-    told: list[object] = []
+    memories: list[object] = []
     out = integrate(
         lambda x, t: torch.ones_like(x),
         X,
@@ -20,10 +20,10 @@ def test_watch_after_and_done() -> None:
         EULER,
         after=lambda x, t: x * 2,
         watch=lambda x, t: seen.append((float(t[0]), float(x[0, 0]))),
-        done=told.append,
+        done=memories.append,
     )
     assert seen == [(0.0, 0.0), (0.25, 0.5), (1.0, 2.5)]
-    assert torch.equal(out, torch.full((3, 2), 2.5)) and told == [None]
+    assert torch.equal(out, torch.full((3, 2), 2.5)) and memories == [None]
 
 
 def test_precision_is_float32_or_better() -> None:
@@ -46,7 +46,7 @@ def test_times_reach_the_field_materialised_with_the_batch_or_frame_shape() -> N
 
 
 def test_memory_does_not_grow_with_the_steps() -> None:
-    """Time vectors are made as they are needed: no more than 64 at once."""
+    """Time vectors are created as needed, at most 64 at once."""
     alive: list[int] = []
     import gc
 
@@ -61,7 +61,7 @@ def test_memory_does_not_grow_with_the_steps() -> None:
     assert max(alive) <= 70 * 512
 
 
-def test_gradients_flow_through_the_walk() -> None:
+def test_gradients_through_integrate() -> None:
     x = torch.ones(2, 1, dtype=torch.float64, requires_grad=True)
     times = torch.linspace(0, 1, 5, dtype=torch.float64)
     for solver in (HEUN, AdamsBashforth(2)):
@@ -81,12 +81,12 @@ def test_gradients_flow_through_the_walk() -> None:
         (torch.tensor([[0.0, 0.0], [1.0, 1.0]]), "for a state of shape"),
     ],
 )
-def test_unfit_times(times: torch.Tensor, message: str) -> None:
+def test_invalid_times(times: torch.Tensor, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         integrate(lambda x, t: x, X, times)
 
 
-def test_unfit_state() -> None:
+def test_invalid_state() -> None:
     with pytest.raises(ValueError, match="pass a floating point tensor"):
         integrate(lambda x, t: x, torch.zeros(2, 2, dtype=torch.long), torch.tensor([0.0, 1.0]))
 

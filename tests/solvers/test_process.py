@@ -35,7 +35,7 @@ def pull(d: int) -> torch.Tensor:
 
 
 def flow_on(space: Sphere, d: int, extra: float = 0.0) -> Flow:
-    """v = the tangent part of a constant: z' = c (1 - z^2), so that z1 = tanh(c + artanh z0) from the even law."""
+    """v = the tangent part of a constant: z' = c (1 - z^2), so that z1 = tanh(c + artanh z0) from the uniform one."""
 
     def field(x: torch.Tensor, t: torch.Tensor, cond: object = None) -> torch.Tensor:
         return pull(d) - RATE * x[..., -1:] * x + extra * x  # ``extra`` leads off the sphere
@@ -61,7 +61,7 @@ def test_the_density_of_a_pushforward_on_a_sphere(space: Sphere, d: int) -> None
     assert torch.allclose(geodesic, exact(x, d), atol=0.01)
 
 
-def test_the_even_law_stays_one_over_the_area() -> None:
+def test_uniform_density_is_preserved() -> None:
     """A rotation of the sphere keeps 1/(4 pi); so does a rotation of estimates of the divergence."""
     axis = torch.tensor([0.3, -1.0, 2.0], dtype=torch.float64)
     flow = Flow(lambda x, t: torch.linalg.cross(axis.expand_as(x), x), Geodesic(), UniformOnSpace())
@@ -74,7 +74,7 @@ def test_the_even_law_stays_one_over_the_area() -> None:
     assert float((many - exact(x, 3)).abs().mean()) < 0.1
 
 
-def test_densities_on_curved_spaces_integrate_to_one() -> None:
+def test_densities_on_manifolds_integrate_to_one() -> None:
     z, weight = (torch.from_numpy(v) for v in np.polynomial.legendre.leggauss(40))
     x = torch.stack([(1 - z**2).sqrt(), 0 * z, z], 1)
     total = (log_prob(flow_on(Sphere(), 3), x, solver=RK4).exp() * weight).sum() * 2 * math.pi
@@ -107,7 +107,7 @@ def test_likelihoods_that_do_not_exist_are_refused() -> None:
 
 
 @pytest.mark.parametrize("solver", [EULER, HEUN, RK4, Adaptive(1e-3, 1e-3), GeodesicEuler()])
-def test_flows_on_a_sphere_are_drawn_on_it(solver: object) -> None:
+def test_samples_of_flows_on_a_sphere_lie_on_it(solver: object) -> None:
     x0 = Sphere().sample(torch.empty(100, 3, dtype=torch.float64), Rng(0))
     for extra in (0.9, 0.0):  # with and without a part of the velocity that leads off the sphere
         x1 = Sampler(6, solver=solver)(flow_on(Sphere(), 3, extra), x0)
@@ -154,7 +154,7 @@ def logits(x: torch.Tensor, t: torch.Tensor, cond: torch.Tensor) -> torch.Tensor
 
 
 @pytest.mark.parametrize("path", [Dirichlet(), GumbelSoftmax()])
-def test_guidance_names_the_last_symbol(path: Dirichlet) -> None:
+def test_guidance_applies_to_the_final_symbol(path: Dirichlet) -> None:
     flow = Flow(PosteriorNetwork(logits, path), path, path.sources()[0])
     x0 = path.sources()[0].sample(torch.empty(64, 2), Rng(0))
     label = torch.zeros(64, dtype=torch.long)
@@ -170,7 +170,7 @@ def test_guidance_names_the_last_symbol(path: Dirichlet) -> None:
         Sampler(8, solver=EULER, guidance=other)(flow, x0, label)
 
 
-def test_a_field_that_turns_nan_is_named_at_once() -> None:
+def test_a_field_with_nan_raises_immediately() -> None:
     calls = 0
 
     def field(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
@@ -190,7 +190,7 @@ def test_a_field_that_turns_nan_is_named_at_once() -> None:
 
 @pytest.mark.parametrize("prediction", [Noise(), Score()])
 def test_variance_preserving_noise_works_by_default(prediction: Noise) -> None:
-    """Data N(0, 1): the state keeps that law at all times, E[x0 | x_t] = b x, and nothing moves."""
+    """Data N(0, 1): the state keeps that distribution at all times, E[x0 | x_t] = b x, and nothing moves."""
 
     class Net(torch.nn.Module):
         def forward(self, x: torch.Tensor, t: torch.Tensor, cond: object = None) -> torch.Tensor:
@@ -207,7 +207,7 @@ def test_variance_preserving_noise_works_by_default(prediction: Noise) -> None:
     assert torch.allclose(Noise().velocity(2 * x, x, t, Linear()), -x, atol=1e-12)
 
 
-def test_spread_times_stay_off_the_ends() -> None:
+def test_stratified_times_stay_inside_the_interval() -> None:
     class Zero(Rng):
         def uniform(self, n: int, like: torch.Tensor) -> torch.Tensor:
             return torch.zeros(n, dtype=like.dtype)

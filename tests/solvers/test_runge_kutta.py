@@ -1,4 +1,4 @@
-"""Orders by regression, identities between solvers, and what they refuse."""
+"""Orders by regression, identities between solvers, and refusals."""
 
 import math
 
@@ -132,7 +132,7 @@ def test_order_of_reversible() -> None:
 
 @pytest.mark.parametrize("solver", [s for s, _ in [*FULL.values(), *INSIDE.values()]], ids=[*FULL, *INSIDE])
 def test_backwards(solver: object) -> None:
-    """A falling walk undoes a rising one to the solver's accuracy."""
+    """Integration backwards is the inverse to the accuracy of the solver."""
     if isinstance(solver, Overshoot | Refresh):
         pytest.skip("goes forward only")
     x = torch.tensor([[0.5], [1.0]], dtype=torch.float64)
@@ -159,33 +159,33 @@ def test_uneven_steps_keep_the_order() -> None:
 
 
 def test_times_per_sample_equal_shared_times() -> None:
-    """A batch whose samples walk different times gives what each would alone."""
-    law = GaussianMixture(((2.0, 0.0), (-2.0, 1.0)), 0.5)
+    """A batch with different times per sample gives the same as single samples."""
+    distribution = GaussianMixture(((2.0, 0.0), (-2.0, 1.0)), 0.5)
     x = Rng(0).normal(torch.empty(2, 2, dtype=torch.float64))
     grids = torch.stack([torch.linspace(0.1, 0.8, 7).double(), torch.linspace(0.0, 1.0, 7).double() ** 1.3], 1)
     inside = torch.stack([torch.linspace(0.1, 0.8, 7).double(), torch.linspace(0.05, 0.9, 7).double()], 1)
     solvers = (HEUN, AdamsBashforth(3, ramp=True), DEIS(2), MidpointReuse(), Taylor(), Exponential(), DPMSolver(2))
     for k, solver in enumerate(solvers):
         grids = inside if k > 4 else grids
-        both = integrate(law.field(), x, grids, solver)
-        alone = torch.cat([integrate(law.field(), x[i : i + 1], grids[:, i], solver) for i in range(2)])
+        both = integrate(distribution.field(), x, grids, solver)
+        alone = torch.cat([integrate(distribution.field(), x[i : i + 1], grids[:, i], solver) for i in range(2)])
         assert torch.allclose(both, alone, atol=1e-12), solver
 
 
 def test_one_step_identities() -> None:
-    """With a frozen estimate Euler, DDIM, DPM-1 and DEIS-1 are one step; RF-Solver is the midpoint rule."""
-    law = GaussianMixture(((2.0, 0.0), (-2.0, 1.0)), 0.5)
+    """With a constant estimate Euler, DDIM, DPM-1 and DEIS-1 are one step; RF-Solver is the midpoint rule."""
+    distribution = GaussianMixture(((2.0, 0.0), (-2.0, 1.0)), 0.5)
     x, times = Rng(0).normal(torch.empty(8, 2, dtype=torch.float64)), torch.linspace(0, 1, 9, dtype=torch.float64)
-    walk = lambda solver: integrate(law.field(), x, times, solver)  # noqa: E731
+    solve = lambda solver: integrate(distribution.field(), x, times, solver)  # noqa: E731
     for solver in (DPMSolver(1), DEIS(1), DEIS(1, noise=True), Picard(window=3, tolerance=1e-13)):
-        assert torch.allclose(walk(solver), walk(EULER), atol=1e-12), solver
-    assert torch.allclose(walk(Taylor()), walk(MIDPOINT), atol=1e-12)
-    assert torch.allclose(walk(Taylor(1.0)), walk(HEUN), atol=1e-12)
-    assert torch.allclose(walk(AdamsBashforth(1)), walk(EULER), atol=1e-12)
+        assert torch.allclose(solve(solver), solve(EULER), atol=1e-12), solver
+    assert torch.allclose(solve(Taylor()), solve(MIDPOINT), atol=1e-12)
+    assert torch.allclose(solve(Taylor(1.0)), solve(HEUN), atol=1e-12)
+    assert torch.allclose(solve(AdamsBashforth(1)), solve(EULER), atol=1e-12)
 
 
 @pytest.mark.parametrize("path", [Linear(), Cosine(), VariancePreserving()])
-def test_exact_for_a_frozen_datum(path: object) -> None:
+def test_exact_for_a_constant_datum(path: object) -> None:
     """If every trajectory aims at one datum, solvers of the split are exact in any number of steps."""
     datum = torch.tensor([[1.5, -2.0]], dtype=torch.float64)
     x0 = Rng(0).normal(torch.empty(1, 2, dtype=torch.float64))
@@ -199,7 +199,7 @@ def test_exact_for_a_frozen_datum(path: object) -> None:
     assert torch.allclose(integrate(f, at(start), times, Exponential(HEUN, path)), at(end), atol=1e-10)
 
 
-def test_split_is_exact_for_polynomials() -> None:
+def test_exponential_methods_are_exact_for_polynomials() -> None:
     """A datum estimate that is a polynomial of the clock is integrated exactly once enough of it is known."""
     path, times = Linear(), torch.tensor([0.1, 0.2, 0.35, 0.5, 0.7], dtype=torch.float64)
     for clock, at in (
@@ -218,12 +218,12 @@ def test_split_is_exact_for_polynomials() -> None:
 
 def test_unipc_corrects() -> None:
     """On the ring UniPC beats its own predictor, and both beat Euler, from ten steps on."""
-    law = GaussianMixture.ring()
+    distribution = GaussianMixture.ring()
     x = Rng(0).normal(torch.empty(256, 2, dtype=torch.float64))
-    walk = lambda n, s: integrate(law.field(), x, torch.linspace(0, 1, n + 1, dtype=torch.float64), s)  # noqa: E731
-    exact = walk(200, RK4)
+    solve = lambda n, s: integrate(distribution.field(), x, torch.linspace(0, 1, n + 1, dtype=torch.float64), s)  # noqa: E731
+    exact = solve(200, RK4)
     for n in (10, 20):
-        pc, p, e = (float((walk(n, s) - exact).square().mean()) for s in (UniPC(2), DPMSolver(2), EULER))
+        pc, p, e = (float((solve(n, s) - exact).square().mean()) for s in (UniPC(2), DPMSolver(2), EULER))
         assert pc < p < e
 
 
@@ -239,7 +239,7 @@ def test_keep_noise_is_exact_on_straight_flows_only() -> None:
 
 
 def test_jump_is_exact() -> None:
-    """A flow map walked by FlowMapStep gives the exact map in any number of steps."""
+    """A flow map integrated by FlowMapStep gives the exact map in any number of steps."""
     f = as_map(lambda x, t, s: ((1 / (1 / x + over1(s) - over1(t))) - x) / (over2(s) - over2(t)))
     over1 = lambda t: t[:, None] ** 2  # noqa: E731
     over2 = lambda t: t[:, None]  # noqa: E731
@@ -277,20 +277,20 @@ def test_refusals() -> None:
 
 
 def test_parallel_equals_sequential_in_fewer_rounds() -> None:
-    law = GaussianMixture.ring()
+    distribution = GaussianMixture.ring()
     x = Rng(3).normal(torch.empty(32, 2, dtype=torch.float64))
     times = torch.linspace(0, 1, 65, dtype=torch.float64)
-    exact = integrate(law.field(), x, times, EULER)
+    exact = integrate(distribution.field(), x, times, EULER)
     for solver in (Picard(64, 1e-9), Picard(32, 1e-7), GaussSeidelJacobi(32, 1e-9)):
-        told: list = []
-        got = integrate(law.field(), x, times, solver, done=told.append)
+        memories: list = []
+        got = integrate(distribution.field(), x, times, solver, done=memories.append)
         assert float((got - exact).abs().max()) < 1e-5
-        assert told[0].rounds <= 64 and told[0].evaluations > 64
-        assert told[0].rounds < 45 or isinstance(solver, GaussSeidelJacobi)
+        assert memories[0].rounds <= 64 and memories[0].evaluations > 64
+        assert memories[0].rounds < 45 or isinstance(solver, GaussSeidelJacobi)
 
 
-def test_parallel_follows_a_correction() -> None:
-    """A controller that changes the state restarts the stretch: the answer stays the sequential one."""
+def test_parallel_solvers_apply_corrections() -> None:
+    """A controller that changes the state restarts the window: the answer stays the sequential one."""
     after = lambda x, t: x + 0.1  # noqa: E731
     x, times = torch.ones(2, 1, dtype=torch.float64), torch.linspace(0, 1, 9, dtype=torch.float64)
     exact = integrate(hyperbola, x, times, EULER, after=after)
@@ -299,14 +299,19 @@ def test_parallel_follows_a_correction() -> None:
 
 
 def test_reversible_round_trip_is_exact() -> None:
-    law = GaussianMixture.ring()
-    x = law.sample(64, Rng(0)).double()
+    distribution = GaussianMixture.ring()
+    x = distribution.sample(64, Rng(0)).double()
     falling, rising = torch.linspace(1, 0, 17).double(), torch.linspace(0, 1, 17).double()
     solver = Reversible()
-    back = integrate(law.field(), integrate(law.field(), solver.lift(x), falling, solver), rising, solver)
+    back = integrate(
+        distribution.field(), integrate(distribution.field(), solver.lift(x), falling, solver), rising, solver
+    )
     assert float((solver.lower(back) - x).abs().max()) < 1e-11
     for kind in (FixedPoint(), Symmetric()):
-        noise = integrate(law.field(), x, torch.linspace(1, 0, 33).double(), kind)
-        assert float((integrate(law.field(), noise, torch.linspace(0, 1, 33).double(), kind) - x).abs().max()) < 1e-4
-    plain = integrate(law.field(), integrate(law.field(), x, falling, EULER), rising, EULER)
+        noise = integrate(distribution.field(), x, torch.linspace(1, 0, 33).double(), kind)
+        assert (
+            float((integrate(distribution.field(), noise, torch.linspace(0, 1, 33).double(), kind) - x).abs().max())
+            < 1e-4
+        )
+    plain = integrate(distribution.field(), integrate(distribution.field(), x, falling, EULER), rising, EULER)
     assert float((plain - x).abs().max()) > 0.05

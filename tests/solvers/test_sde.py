@@ -1,4 +1,4 @@
-"""Stochastic steps: the law they keep, the noise they share, the probability they report."""
+"""Stochastic solvers: marginal distributions, shared noise, log-probabilities."""
 
 import math
 
@@ -20,16 +20,16 @@ N = 20_000
 NOISE = White(Rng(7))
 
 
-def walk(
-    law: GaussianMixture, solver: object, steps: int, path: object = None, n: int = N, flow: Flow | None = None
+def solve(
+    distribution: GaussianMixture, solver: object, steps: int, path: object = None, n: int = N, flow: Flow | None = None
 ) -> torch.Tensor:
-    field = flow.field if flow else law.field() if path is None else law.field(path)
-    x0 = Rng(0).normal(torch.empty(n, law.dim, dtype=torch.float64))
+    field = flow.field if flow else distribution.field() if path is None else distribution.field(path)
+    x0 = Rng(0).normal(torch.empty(n, distribution.dim, dtype=torch.float64))
     return integrate(field, x0, torch.linspace(0, 1, steps + 1, dtype=torch.float64), solver)
 
 
-def moments_fit(x: torch.Tensor, law: GaussianMixture, slack: float) -> None:
-    mean, covariance = law.moments()
+def moments_fit(x: torch.Tensor, distribution: GaussianMixture, slack: float) -> None:
+    mean, covariance = distribution.moments()
     assert abs(float(x.mean()) - float(mean)) < slack
     assert abs(float(x.var()) - float(covariance)) < 2 * slack
 
@@ -49,22 +49,22 @@ def moments_fit(x: torch.Tensor, law: GaussianMixture, slack: float) -> None:
     ],
     ids=lambda s: f"{type(s).__name__}-{getattr(s, 'diffusion', getattr(s, 'strength', ''))}",
 )
-def test_the_law_is_kept(solver: object) -> None:
+def test_marginals_are_preserved(solver: object) -> None:
     """0.3 N(-2, 0.3^2) + 0.7 N(1.5, 0.5^2): mean 0.45, variance 2.776."""
-    moments_fit(walk(TWO, solver, 64), TWO, 0.05)
+    moments_fit(solve(TWO, solver, 64), TWO, 0.05)
 
 
 def test_full_refresh_is_biased() -> None:
     """It takes the mean datum for a sample: the variance falls short at any number of steps, as documented."""
     for steps in (20, 100):
-        assert float(walk(TWO, Overshoot(NOISE, full=True), steps).var()) < 2.4
+        assert float(solve(TWO, Overshoot(NOISE, full=True), steps).var()) < 2.4
 
 
 def test_other_paths_and_the_converted_flow() -> None:
-    moments_fit(walk(TWO, EulerMaruyama(NOISE, Fading(1.0), Cosine()), 80, Cosine()), TWO, 0.06)
-    moments_fit(walk(TWO, Refresh(NOISE, Fading(1.0), HEUN, Cosine()), 64, Cosine()), TWO, 0.05)
+    moments_fit(solve(TWO, EulerMaruyama(NOISE, Fading(1.0), Cosine()), 80, Cosine()), TWO, 0.06)
+    moments_fit(solve(TWO, Refresh(NOISE, Fading(1.0), HEUN, Cosine()), 64, Cosine()), TWO, 0.05)
     vp = convert_flow(Flow(TWO.field()), Cosine())
-    moments_fit(walk(TWO, EulerMaruyama(NOISE, Fading(2.0), vp.path), 80, flow=vp), TWO, 0.06)
+    moments_fit(solve(TWO, EulerMaruyama(NOISE, Fading(2.0), vp.path), 80, flow=vp), TWO, 0.06)
 
 
 def test_backwards_reaches_the_source() -> None:
@@ -75,14 +75,18 @@ def test_backwards_reaches_the_source() -> None:
 
 
 def test_noising_is_exact() -> None:
-    law = Gaussian((1.5,), std=0.5)
+    distribution = Gaussian((1.5,), std=0.5)
     t, s = (torch.full((N,), v, dtype=torch.float64) for v in (0.8, 0.5))
-    x = Linear().point(Rng(0).normal(torch.empty(N, 1, dtype=torch.float64)), law.sample(N, Rng(1)).double(), t).x
+    x = (
+        Linear()
+        .point(Rng(0).normal(torch.empty(N, 1, dtype=torch.float64)), distribution.sample(N, Rng(1)).double(), t)
+        .x
+    )
     y = renoise(Linear(), x, t, s, NOISE)
     assert abs(float(y.mean()) - 0.75) < 0.02 and abs(float(y.var()) - (0.25 + 0.0625)) < 0.015
 
 
-def test_brownian_noise_agrees_between_step_counts() -> None:
+def test_brownian_noise_agrees_between_numbers_of_steps() -> None:
     like = torch.empty(3, 2, dtype=torch.float64)
     noise = Brownian(Rng(0))
     ends = [torch.full((3,), v, dtype=torch.float64) for v in (0.1, 0.35, 0.37, 0.9)]
@@ -92,10 +96,10 @@ def test_brownian_noise_agrees_between_step_counts() -> None:
     many = torch.empty(20_000, 1)
     z, w = (noise(a, b, many) for a, b in ((ends[0][:1], ends[1][:1]), (ends[1][:1], ends[3][:1])))
     assert abs(float(z.std()) - 1) < 0.02 and abs(float(w.std()) - 1) < 0.02 and abs(float((z * w).mean())) < 0.03
-    law = GaussianMixture(((1.0, 0.0), (-1.0, 0.5)), 0.6)
+    distribution = GaussianMixture(((1.0, 0.0), (-1.0, 0.5)), 0.6)
 
     def end(noise: object, steps: int) -> torch.Tensor:
-        return walk(law, EulerMaruyama(noise, Fading(1.0)), steps, n=200)
+        return solve(distribution, EulerMaruyama(noise, Fading(1.0)), steps, n=200)
 
     near = float((end(noise, 128) - end(noise, 64)).square().mean().sqrt())
     assert near < 0.05 < 0.3 < float((end(White(Rng(0)), 128) - end(White(Rng(0)), 64)).square().mean().sqrt())
@@ -112,13 +116,13 @@ def test_seeds_make_a_sample_independent_of_its_batch() -> None:
 
 def test_log_probability_of_a_trajectory() -> None:
     """The sum over steps of the log density of the kernels: against torch's own, and against the memory."""
-    solver, path, told = EulerMaruyama(NOISE, Fading(2.0)), [], []
+    solver, path, memories = EulerMaruyama(NOISE, Fading(2.0)), [], []
     x0 = Rng(0).normal(torch.empty(4, 1, dtype=torch.float64))
     times = torch.linspace(0, 1, 6, dtype=torch.float64)
-    integrate(TWO.field(), x0, times, solver, watch=lambda x, t: path.append((x, t)), done=told.append)
+    integrate(TWO.field(), x0, times, solver, watch=lambda x, t: path.append((x, t)), done=memories.append)
     pairs = list(zip(path, path[1:], strict=False))
     each = [solver.log_prob(TWO.field(), x, t, s, y) for (x, t), (y, s) in pairs]
-    assert torch.allclose(sum(each), told[0].log_prob, atol=1e-10) and float(each[-1].abs().max()) == 0
+    assert torch.allclose(sum(each), memories[0].log_prob, atol=1e-10) and float(each[-1].abs().max()) == 0
     (x, t), (y, s) = pairs[2]
     v, score = TWO.field()(x, t), TWO.score(x, t)
     g2 = 4 * (1 - float(t[0]))

@@ -75,7 +75,7 @@ def test_a_seed_is_not_broadcast() -> None:
         Sampler(2, solver=LatentSDE(Interpolant(), lambda x, t: x, seeds=(3,)))(LATENT, X0[:2])
 
 
-def test_times_of_their_own_do_not_mix_noise() -> None:
+def test_times_per_sample_do_not_mix_noise() -> None:
     times = torch.stack([torch.linspace(0, 1, 5), torch.linspace(0, 1, 5) ** 2], 1).double()
     both = integrate(LAW.field(), X0[:2], times, EulerMaruyama(White(Rng(0), (5, 6))))
     alone = integrate(LAW.field(), X0[1:2], times[:, 1], EulerMaruyama(White(Rng(0), (6,))))
@@ -91,7 +91,7 @@ def test_batches_repeat_no_noise() -> None:
     assert not torch.allclose(pairs[0][:2] - pairs[0][2:4], torch.zeros(2, 2).double())
 
 
-def test_wrappers_have_the_traits_of_what_they_hold() -> None:
+def test_wrappers_merge_traits() -> None:
     inside = complete(Projected(EulerMaruyama(BASE, path=Cosine()), Sphere())).traits
     assert inside.score and inside.stochastic and inside.paths == (Cosine(),) and inside.space == Sphere()
     for solver in (
@@ -108,7 +108,7 @@ def test_wrappers_have_the_traits_of_what_they_hold() -> None:
     )
 
 
-def test_a_score_behind_a_wrapper_is_asked_for_before_any_work() -> None:
+def test_score_requirement_behind_a_wrapper_is_checked_first() -> None:
     def never(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
         raise AssertionError("no evaluation before the refusal")
 
@@ -123,7 +123,7 @@ def test_a_score_behind_a_wrapper_is_asked_for_before_any_work() -> None:
         Sampler(2, solver=Projected(DPMSolver(2, Linear())))(Flow(never, Cosine()), X0)
 
 
-def test_what_cannot_be_wrapped_is_refused() -> None:
+def test_unsuitable_inner_solvers_are_refused() -> None:
     for make in (
         lambda: Picard(solver=AdamsBashforth(2)),
         lambda: Picard(solver=MidpointReuse()),

@@ -1,4 +1,4 @@
-"""Curved spaces against scipy, closed forms and orders; everything in float64."""
+"""Manifolds against scipy, closed forms and orders; everything in float64."""
 
 import math
 
@@ -120,7 +120,7 @@ def test_quaternion_log_is_stable_near_half_a_turn():
         assert abs(float(Rotations().angular(q0, Rotations().log(q0, q1))[0, 0]) - (math.pi - delta)) < 1e-6
 
 
-def test_even_laws_are_even():
+def test_uniform_distributions_are_uniform():
     x = UniformOnSpace(Sphere()).sample(torch.empty(20_000, 3, dtype=torch.float64), Rng(0))
     assert float(x.mean(0).abs().max()) < 0.02
     assert torch.allclose(x.T @ x / len(x), torch.eye(3, dtype=torch.float64) / 3, atol=0.01)

@@ -33,7 +33,7 @@ def test_dirichlet_rate_for_two_symbols_is_the_continuity_equation():
 
 
 @pytest.mark.parametrize("k", [4, 20])
-def test_dirichlet_field_makes_the_dirichlet_law(k):
+def test_dirichlet_field_generates_the_dirichlet_distribution(k):
     path, n = Dirichlet(), 4000
     x0 = Simplex().sample(torch.empty(n, k, dtype=torch.float64), Rng(0))
     p = hot(k, n, 1)
@@ -41,8 +41,8 @@ def test_dirichlet_field_makes_the_dirichlet_law(k):
     assert float((x.sum(1) - 1).abs().max()) < 1e-10
     assert abs(float(x[:, 1].mean()) - 8 / (8 + k - 1)) < 0.012
     assert stats.kstest(x[:, 1].numpy(), stats.beta(8, k - 1).cdf).statistic < 0.03
-    drawn = path.point(x0, p, torch.ones(n, dtype=torch.float64), Rng(3)).x
-    assert stats.kstest(drawn[:, 1].numpy(), stats.beta(8, k - 1).cdf).statistic < 0.03
+    samples = path.point(x0, p, torch.ones(n, dtype=torch.float64), Rng(3)).x
+    assert stats.kstest(samples[:, 1].numpy(), stats.beta(8, k - 1).cdf).statistic < 0.03
 
 
 def test_gumbel_softmax_slope_is_its_derivative_and_starts_at_the_source():
@@ -56,7 +56,7 @@ def test_gumbel_softmax_slope_is_its_derivative_and_starts_at_the_source():
     assert float(path.point(x0, x1, t).v.sum(1).abs().max()) < 1e-12
 
 
-def test_gumbel_density_is_a_density_and_its_law_matches():
+def test_gumbel_density_is_normalised_and_matches_samples():
     # K = 2: the log ratio of two Gumbel-softmax entries is logistic with scale 1 / (sharpness top)
     source = GumbelSimplex(1.0, 1.5)
     b = torch.linspace(0.0005, 0.9995, 20_000, dtype=torch.float64)
@@ -81,8 +81,8 @@ def test_posterior_with_the_exact_classifier_flows_to_the_data():
 
 
 @pytest.mark.parametrize("source", [UniformTokens(), MaskTokens()], ids=str)
-def test_token_jumps_reach_the_law_of_two_tied_tokens(source):
-    # two tokens with a known joint law; the posterior of each position given both states is exact
+def test_token_jumps_reach_the_distribution_of_two_equal_tokens(source):
+    # two tokens with a known joint distribution; the posterior of each position given both states is exact
     joint = torch.tensor([[0.3, 0.0, 0.1], [0.0, 0.4, 0.0], [0.1, 0.0, 0.1]], dtype=torch.float64)
     masked = isinstance(source, MaskTokens)
     path, n, k = TokenMixture(), 20_000, 4 if masked else 3
@@ -109,7 +109,7 @@ def test_token_jumps_reach_the_law_of_two_tied_tokens(source):
     assert float((got.reshape(3, 3) / n - joint).abs().max()) < 0.015
 
 
-def test_token_mixture_keeps_the_share_that_its_clock_says():
+def test_token_mixture_has_the_probability_kappa():
     path = TokenMixture(2.0)
     x0, x1 = hot(2, 20_000, 0), hot(2, 20_000, 1)
     t = torch.full((20_000,), 0.5, dtype=torch.float64)
@@ -140,7 +140,7 @@ def test_pyramid_jump_restores_white_noise(g):
         assert abs(pyramid.start(1) - 1.2 / 1.6) < 1e-12 and abs(pyramid.gain(1) - 0.625) < 1e-12
 
 
-def test_pyramid_with_the_exact_field_draws_the_picture():
+def test_pyramid_with_the_exact_field_gives_the_image():
     # one known picture: E[noise | x] follows from x, so the exact field is known in every stage
     picture = torch.arange(64, dtype=torch.float64).reshape(1, 1, 8, 8) / 32 - 1
     pyramid = Pyramid()
@@ -214,8 +214,8 @@ def test_incomplete_beta_rate_is_finite_everywhere():
 
 
 @pytest.mark.parametrize("g", [1 / 3, 0.2])
-def test_a_pyramid_is_walked_from_one_full_size_noise_as_from_fresh_ones(g):
-    """Both ways of drawing have the same law: that of a linear field, by its mean and covariance."""
+def test_pyramid_from_one_full_size_noise_has_the_same_distribution(g):
+    """Both ways of drawing have the same distribution: that of a linear field, by its mean and covariance."""
     pyramid, n = Pyramid((1.0, 0.5, 0.0), g), 20_000
     f = lambda x, t: 0.5 - x * (0.5 + t)[:, None, None, None] + 0.3 * x.mean((2, 3), keepdim=True)  # noqa: E731
     like = torch.zeros(n, 1, 4, 4, dtype=torch.float64)
@@ -241,7 +241,7 @@ def test_what_enters_at_a_jump_completes_the_noise_of_the_finer_stage():
         assert torch.allclose(made, pyramid.start(k) * high, atol=1e-12)
 
 
-def test_a_walk_on_symbols_ends_where_its_path_says():
+def test_final_step_to_symbols_depends_on_the_path():
     x, t = torch.tensor([[0.6, 0.4]]), torch.ones(1)
     net = lambda x, t: torch.stack([x[:, 1] - x[:, 0], x[:, 0]], 1).flip(1) * 5  # noqa: E731
     field = PosteriorNetwork(net, Dirichlet())

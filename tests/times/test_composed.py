@@ -21,7 +21,7 @@ ALL = [
 
 
 @pytest.mark.parametrize("times", ALL, ids=str)
-def test_density_is_that_of_the_draws(times):
+def test_density_matches_the_samples(times):
     n = 60_000
     t = times(n, LIKE, Rng(1))
     assert t.dtype == torch.float64 and bool(((t >= 0) & (t <= 1)).all())
@@ -45,7 +45,7 @@ def test_quantile_is_the_inverse_of_the_integral(times):
         assert abs(float(got - want)) < 1e-3
 
 
-def test_bifocal_with_equal_foci_is_ushaped():
+def test_bifocal_with_equal_rates_is_ushaped():
     t = torch.linspace(0, 1, 11, dtype=torch.float64)
     assert torch.allclose(Bifocal(4.0, 4.0).log_prob(t), UShaped(4.0).log_prob(t), atol=1e-12)
 
@@ -70,7 +70,7 @@ def test_snr_density_integrates_to_one_and_has_the_known_form():
     assert float(log_snr(Linear(), torch.tensor(0.5))[0]) == 0
 
 
-def test_stratified_hits_every_share_once_and_antithetic_mirrors():
+def test_stratified_covers_every_interval_and_antithetic_is_symmetric():
     t = Stratified(Uniform())(64, LIKE, Rng(0))
     assert (t * 64).long().sort().values.tolist() == list(range(64))
     t = Antithetic(LogitNormal())(8, LIKE, Rng(0))
@@ -78,7 +78,7 @@ def test_stratified_hits_every_share_once_and_antithetic_mirrors():
     assert len(Antithetic(Uniform())(7, LIKE, Rng(0))) == 7
 
 
-def test_frames_have_times_of_their_own():
+def test_frames_have_independent_times():
     frames = Frames(LogitNormal(), 3, clean=0.25)
     t = frames(4000, LIKE, Rng(2))
     assert t.shape == (4000, 3)
@@ -112,7 +112,7 @@ def test_refined_bins_follow_the_loss_and_lower_the_variance():
     assert float(weighted.var()) < 0.01 * float(loss.var())
 
 
-def test_weights_say_what_they_weigh():
+def test_weights_match_their_formulas():
     t = torch.linspace(0.05, 0.95, 7, dtype=torch.float64)
     uniform = torch.ones_like(t)
     assert torch.allclose(ByDensity(CosMap())(t), CosMap().log_prob(t).exp())

@@ -22,24 +22,24 @@ LAWS = [
 ]
 
 
-@pytest.mark.parametrize("law", LAWS, ids=str)
-def test_density_is_that_of_the_draws(law: TimeSampler) -> None:
+@pytest.mark.parametrize("distribution", LAWS, ids=str)
+def test_density_matches_the_samples(distribution: TimeSampler) -> None:
     cells = 2_000
     middle = (torch.arange(cells, dtype=torch.float64) + 0.5) / cells
-    density = law.log_prob(middle).exp()
+    density = distribution.log_prob(middle).exp()
     assert float(density.mean()) == pytest.approx(1.0, abs=6e-3)
-    drawn = law(60_000, torch.empty(0, dtype=torch.float64), Rng(0))
-    assert 0 <= float(drawn.min()) and float(drawn.max()) <= 1
-    counts = torch.histc(drawn, 20, 0, 1) / len(drawn)
+    samples = distribution(60_000, torch.empty(0, dtype=torch.float64), Rng(0))
+    assert 0 <= float(samples.min()) and float(samples.max()) <= 1
+    counts = torch.histc(samples, 20, 0, 1) / len(samples)
     expected = density.reshape(20, -1).mean(1) / 20
-    assert float(((counts - expected).abs() / (expected / len(drawn)).sqrt().clamp(min=1e-4)).max()) < 6
+    assert float(((counts - expected).abs() / (expected / len(samples)).sqrt().clamp(min=1e-4)).max()) < 6
 
 
-def test_outside_is_impossible_and_dtype_follows() -> None:
-    for law in LAWS:
-        assert bool((law.log_prob(torch.tensor([-0.5, 1.5])) == -math.inf).all())
-        assert law(3, torch.empty(0, dtype=torch.float64), Rng(0)).dtype == torch.float64
-        assert torch.equal(law(5, torch.empty(0), Rng(1)), law(5, torch.empty(0), Rng(1)))
+def test_log_prob_outside_and_dtype() -> None:
+    for distribution in LAWS:
+        assert bool((distribution.log_prob(torch.tensor([-0.5, 1.5])) == -math.inf).all())
+        assert distribution(3, torch.empty(0, dtype=torch.float64), Rng(0)).dtype == torch.float64
+        assert torch.equal(distribution(5, torch.empty(0), Rng(1)), distribution(5, torch.empty(0), Rng(1)))
 
 
 def test_at_is_a_point_mass() -> None:

@@ -1,4 +1,4 @@
-"""Schedules: monotone, exact ends, the same nodes backwards, parts of the walk, refusals."""
+"""Schedules: monotone, exact ends, the same nodes backwards, partial intervals, refusals."""
 
 import pytest
 import torch
@@ -35,7 +35,7 @@ SCHEDULES = [
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=str)
-def test_walks(schedule: Schedule) -> None:
+def test_times_from_start_to_end(schedule: Schedule) -> None:
     for steps in (2, 8, 40):
         times = schedule(steps)
         assert times.shape == (steps + 1,) and float(times[0]) == 0 and float(times[-1]) == 1
@@ -46,7 +46,7 @@ def test_walks(schedule: Schedule) -> None:
 
 
 @pytest.mark.parametrize("schedule", [s for s in SCHEDULES if not isinstance(s, Windows | Karras)], ids=str)
-def test_a_part_keeps_the_density_of_the_whole(schedule: Schedule) -> None:
+def test_a_partial_schedule_keeps_the_step_density(schedule: Schedule) -> None:
     whole = schedule(12)
     assert torch.allclose(schedule(6, float(whole[3]), float(whole[9])), whole[3:10], atol=2e-5)
 
