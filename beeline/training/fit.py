@@ -14,6 +14,7 @@ from typing import Any
 from torch import nn
 
 from beeline.core.declared import check_members
+from beeline.core.errors import require
 from beeline.core.files import locked
 from beeline.core.modes import AUTO, Device, moved
 from beeline.core.protocols.objectives import spec_of
@@ -73,7 +74,12 @@ def fit(
     Raises Diverged, which names the first non-finite tensor, and Interrupted after Ctrl-C or SIGTERM, once the state
     has been saved.
     """
+    require(
+        isinstance(training, Training),
+        f"fit got {type(training).__name__} as its fourth argument, training; give bl.Training(steps=..., ...)",
+    )
     engine = parallel or SingleDevice()
+    check_members(engine, Parallel, "give one of 'beeline list parallel', such as DDP()")
     single = isinstance(networks, nn.Module)
     nets = {"network": networks} if isinstance(networks, nn.Module) else dict(networks)
     extra = spec_of(objective).networks

@@ -166,6 +166,21 @@ def test_fit_takes_its_documented_arguments(tmp_path):
     assert isinstance(made, Field) and not made.training
 
 
+@pytest.mark.parametrize(
+    ("arguments", "match"),
+    [
+        ({"training": {"steps": 2}}, "fit got dict as its fourth argument"),
+        ({"parallel": "ddp"}, "str has no norm.*Parallel needs; give one of"),
+        ({"callbacks": [print]}, "has no due.*CallbackBase"),
+        ({"data": "text"}, "data of type str"),
+    ],
+)
+def test_fit_refuses_wrong_arguments(arguments, match):
+    given = {"data": DATA, "training": bl.Training(steps=1, batch_size=2), **arguments}
+    with pytest.raises(bl.BeelineError, match=match):
+        bl.fit(field(), bl.objectives.FlowMatching(), **given)
+
+
 def test_arrays_are_data():
     training = bl.Training(steps=2, batch_size=8)
     assert torch.equal(curve(training, DATA.numpy()), curve(training))

@@ -1,4 +1,4 @@
-"""Protocols of what a flow is trained, evaluated and fed with: one class for each slot."""
+"""Protocols of training: callbacks, optimizers, learning rates, data sources, parallel engines and distillations."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Cost(Protocol):
 
 
 Log = Callable[[dict[str, Any]], None]
-"""Takes one dict a step; a dict with ``note`` instead of ``loss`` is a message."""
+"""Called with one dict per step; a dict with ``note`` instead of ``loss`` is a message."""
 
 
 @runtime_checkable
@@ -53,12 +53,12 @@ class Callback(Protocol):
         ...
 
     def evaluate(self, raw: nn.Module, ema: nn.Module | None, step: int) -> dict[str, Any]:
-        """What the log gets; the networks are in evaluation mode only if the callback sets it."""
+        """Plain data for the log; the callback sets evaluation mode itself where it needs it."""
         ...
 
     @property
     def scores(self) -> bool:
-        """Whether ``score`` gives a loss, by which early stopping decides."""
+        """Whether ``score`` returns a loss, which early stopping uses."""
         ...
 
     def score(self, found: Mapping[str, Any]) -> float:
@@ -66,24 +66,24 @@ class Callback(Protocol):
         ...
 
     def place(self, device: torch.device, seen: dict[int, Any]) -> Callback:
-        """The callback with its tensors on ``device``; ``seen`` holds what was moved already, by identity."""
+        """The callback with its tensors on ``device``; ``seen`` maps the identity of moved objects to their copies."""
         ...
 
 
 class Optimizer(Protocol):
-    """Makes a torch optimizer; the engine sets its learning rate at every step.
+    """Creates a torch optimizer; the engine sets its learning rate in every step.
 
     Inherit ``optimizers.OptimizerBase``, which has defaults for all but ``build``.
     """
 
     @property
     def lr_free(self) -> bool:
-        """Whether it finds its own learning rate, which the schedule multiplies."""
+        """Whether it estimates its own learning rate, which the schedule multiplies."""
         ...
 
     @property
     def averages(self) -> bool:
-        """Whether it averages weights itself; the torch optimizer then has ``train()`` and ``eval()``."""
+        """Whether it averages its weights itself; the torch optimizer then has ``train()`` and ``eval()``."""
         ...
 
     def build(
@@ -91,8 +91,8 @@ class Optimizer(Protocol):
     ) -> torch.optim.Optimizer:
         """The torch optimizer.
 
-        ``matrices`` are the identities of the parameters that weight decay and orthogonal updates act on, as
-        ``parameter_groups.matrices`` finds them in the networks; None takes all with two or more dimensions.
+        ``matrices``: identities of the parameters with weight decay and orthogonalised updates, as
+        ``parameter_groups.matrices`` returns them; None means all with two or more dimensions.
         """
         ...
 
@@ -116,7 +116,7 @@ class LRSchedule(Protocol):
 
 
 class Profile(Protocol):
-    """How much of an average survives step ``step`` (1, 2, ...)."""
+    """Weight of the old average in the update after step ``step`` (1, 2, ...)."""
 
     def decay(self, step: int) -> float: ...
 
@@ -130,7 +130,7 @@ class Microbatches(Protocol):
 
 @runtime_checkable
 class Feed(Microbatches, Protocol):
-    """All that the engine asks of a data source; inherit ``microbatches.FeedBase``, which has defaults."""
+    """A data source with all members that the engine uses; inherit ``microbatches.FeedBase``, which has defaults."""
 
     @property
     def origin(self) -> Feed:
@@ -138,7 +138,7 @@ class Feed(Microbatches, Protocol):
         ...
 
     def rows(self, number: int, size: int) -> Tensor | None:
-        """The indices of the data of a microbatch, where data have indices."""
+        """The indices of the data of a microbatch; None if the data have no indices."""
         ...
 
     def begin(self, step: int, training: Training) -> None:
@@ -156,16 +156,16 @@ class Feed(Microbatches, Protocol):
         ...
 
     def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        """What a checkpoint has to hold, as plain data and tensors."""
+        """The state for checkpoints, as JSON data and tensors."""
         ...
 
     def load_state(self, plain: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
-        """Continue from a state."""
+        """Restore a state."""
         ...
 
 
 class Parallel(Protocol):
-    """Process ``rank`` of ``world`` works the microbatches rank, rank + world, ... of every step."""
+    """Process ``rank`` of ``world`` computes the microbatches rank, rank + world, ... of every step."""
 
     @property
     def rank(self) -> int: ...
@@ -175,20 +175,28 @@ class Parallel(Protocol):
 
     @property
     def shards(self) -> bool:
-        """Whether parameters are divided among processes, so that every process has to take part in a save."""
+        """Whether parameters are sharded, so that all processes take part in writing a checkpoint."""
         ...
 
     def place(self, device: Device | None, networks: Mapping[str, nn.Module]) -> torch.device:
-        """The device on which this process works, when ``device`` is asked for."""
+        """The device of this process for the setting ``device``."""
         ...
 
-    def wrap(self, network: nn.Module, device: torch.device) -> nn.Module: ...
+    def wrap(self, network: nn.Module, device: torch.device) -> nn.Module:
+        """The network on its device, sharded if the engine shards."""
+        ...
 
-    def work(self, player: Player, networks: Mapping[str, nn.Module]) -> Work: ...
+    def work(self, player: Player, networks: Mapping[str, nn.Module]) -> Work:
+        """The forward and backward pass of a microbatch for a player."""
+        ...
 
-    def total(self, value: Tensor) -> Tensor: ...
+    def total(self, value: Tensor) -> Tensor:
+        """The sum of a tensor over processes."""
+        ...
 
-    def norm(self, tensors: Sequence[Tensor]) -> Tensor: ...
+    def norm(self, tensors: Sequence[Tensor]) -> Tensor:
+        """Euclidean norm of all tensors together, over all processes if they are sharded."""
+        ...
 
 
 @runtime_checkable
@@ -211,7 +219,7 @@ class Distillation(Protocol):
         return self.data(teacher, batch, rng)
 
     def feed(self, teacher: Flow, data: Batch, rng: Rng) -> Batch | Microbatches:
-        """What ``fit`` is given: the training data, or microbatches of them."""
+        """The data for ``fit``: the training data, or microbatches of them."""
         return data
 
     def objective(self, teacher: Flow) -> Any:
