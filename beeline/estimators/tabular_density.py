@@ -52,7 +52,7 @@ def log_prob(
     """
     flow.require_score()
     cells = table.cells(raw)
-    x1 = cells.paint(rng.fork("paint"))
+    x1 = cells.coordinates(rng.fork("paint"))
     where, size = device_of(flow) or x1.device, x1.shape[1]
     f = bind(flow.field, None)
 

@@ -210,7 +210,7 @@ class StreamMicrobatches:
         parts = []
         for k, (epoch, group, start, stop) in enumerate(self._pieces(number * size, size)):
             cells = _cells(self, epoch, group).take(torch.arange(start, stop))
-            parts.append(Batch(cells.paint(self.rng.fork("paint", number, size, k))))
+            parts.append(Batch(cells.coordinates(self.rng.fork("paint", number, size, k))))
         return parts[0] if len(parts) == 1 else stack(parts)
 
     def _pieces(self, position: int, size: int) -> Iterator[tuple[int, int, int, int]]:

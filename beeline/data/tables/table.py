@@ -1,4 +1,4 @@
-"""The modality of tables: data frames in, data frames out, coordinates between."""
+"""The modality of tables: data frames, encoded as coordinates."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ Raw = Any
 
 @dataclass(frozen=True)
 class Table(ModalityBase):
-    """Rows of a table with columns of any kinds: numbers, categories, booleans, dates, empty cells.
+    """Rows of a table with numbers, categories, booleans, datetimes and empty cells.
 
     x1 = per column [one-hot state in {-1, 1}, Phi^-1(rank)];  decode: argmax, and the quantile of Phi(x)
-    Assumes rows that are independent draws of one law.  An empty cell is a state of its own; a column that another
-    one determines (education and its number) takes no coordinates and is written from the other.  Names and types of
-    columns come back as they came.  Decoding what was encoded in float64 gives categories, whole numbers and moments
-    back exactly as long as at most 10^12 of their units lie between neighbouring quantiles (2^53 in all), and other
-    numbers to 10 digits; in float32, in which networks learn, numbers of many different values come back to 6 digits.
+    Assumes independent, identically distributed rows.  An empty cell is a state of its own.  A column that is
+    determined by another one has no coordinates and is derived from it.  Column names and types are preserved.  In
+    float64, decode(encode(x)) is exact for categories, integers and datetimes with at most 10^12 units between
+    neighbouring quantiles (2^53 in all), and accurate to 10 digits for other numbers; in float32, in which networks
+    are trained, numbers with many distinct values are accurate to 6 digits.
     Source: Zhang et al. 2025, "RecTable" (arXiv 2503.20731), with ranks that are exact for repeated values.
 
     >>> import pandas as pd
@@ -52,11 +52,13 @@ class Table(ModalityBase):
     ((3,), True)
     """
 
-    schema: Mapping[str, Any] = field(default_factory=dict)  # corrections by column, as in YAML; after fit all of it
-    codes: Mapping[str, Any] = field(default_factory=dict)  # what fit learned: levels and quantiles, as plain data
-    rows: Whole = 0  # that fit saw
+    schema: Mapping[str, Any] = field(
+        default_factory=dict
+    )  # corrections by column, as in YAML; the full schema after fitting
+    codes: Mapping[str, Any] = field(default_factory=dict)  # levels and quantiles, as plain data; set by ``fit``
+    rows: Whole = 0  # number of training rows; set by ``fit``
     dialect: Mapping[str, str] = field(default_factory=dict)  # how CSV files are written: encoding, sep, decimal
-    labels: Mapping[str, Any] = field(default_factory=dict)  # names of columns that are no text, in their order
+    labels: Mapping[str, Any] = field(default_factory=dict)  # column names that are not text, in their order
     preview_type: ClassVar[str] = "text/html"
     continuous: ClassVar[bool] = False  # coordinates hold states
     formats: ClassVar[tuple[str, ...]] = (".csv", ".tsv", ".parquet", ".html")  # what ``save`` writes
@@ -64,19 +66,19 @@ class Table(ModalityBase):
     # ------------------------------------------------------------------------------------------------------- fitting
 
     def fit(self, raw: Raw) -> Table:
-        """The table fitted to a data frame: schema inferred and corrected, levels and quantiles learned."""
+        """A new modality with the schema, levels and quantiles of a data frame."""
         schema, labels = infer(raw, self.schema, self.dialect.get("decimal", ".")), _labels(raw)
         raw = named(raw)
         require(
             len(raw) >= len(schema.columns),
-            f"the table has {len(raw)} rows but {len(schema.columns)} columns; fewer rows than columns cannot show how "
-            "the columns hang together: give more rows, or leave columns out",
+            f"the table has {len(raw)} rows but {len(schema.columns)} columns, too few rows to learn "
+            "their joint distribution; give more rows, or leave columns out",
         )
         refused = [c.name for c in schema.columns if isinstance(c, Identifier) and not c.replace]
         require(
             not refused,
-            f"column {listed(map(repr, refused))} names the rows themselves, and a generator must not copy it; leave "
-            "it out, or have it replaced by fresh numbers: replace: true in the schema",
+            f"column {listed(map(repr, refused))} identifies the rows, so it must not be learned; leave it out, "
+            "or set replace: true in the schema to generate new numbers",
         )
         made, codes = [], {}
         for column in schema.columns:
@@ -88,26 +90,26 @@ class Table(ModalityBase):
         fitted = replace(self, schema=Schema(tuple(made)).plain(), codes=codes, rows=len(raw), labels=labels)
         require(
             fitted.shape[0] > 0,
-            f"every column of the table is constant or names the row ({listed(schema.names)}); there is nothing to "
-            "learn: check the file, or correct the schema",
+            f"every column of the table is constant or identifies the rows ({listed(schema.names)}), so nothing can be "
+            "learned; check the file, or correct the schema",
         )
         return fitted
 
     @cached_property
     def columns(self) -> Schema:
-        """The schema as columns."""
-        require(self.codes, "this table was not fitted; call fit(frame) first, or load it from a bundle")
+        """The columns of the schema."""
+        require(self.codes, "the table is not fitted; call fit(frame) first, or load it from a bundle")
         return Schema.of(self.schema)
 
     @cached_property
     def coded(self) -> dict[str, Code]:
-        """The columns that have coordinates, in their order, with their codes."""
+        """The codes of the columns with coordinates, in their order."""
         all_codes = {c.name: Code.of(self.codes[c.name]) for c in self.columns.columns}
         return {name: code for name, code in all_codes.items() if code.width}
 
     @cached_property
     def functional_dependencies(self) -> dict[str, tuple[str, list[list[Any]]]]:
-        """Columns that another one determines: name -> (the other, pairs of values [other, own])."""
+        """Columns that are determined by another one: name -> (other column, pairs of values [other, own])."""
         return {name: (c["twin"], c["pairs"]) for name, c in self.codes.items() if "twin" in c}
 
     @property
@@ -116,24 +118,24 @@ class Table(ModalityBase):
 
     @property
     def groups(self) -> list[list[int]]:
-        """Per column the widths of its blocks of coordinates: 1 for a number or bit, K for one of K states."""
+        """The widths of the coordinate blocks of every column: 1 for a number or bit, K for one of K states."""
         return [list(code.blocks) for code in self.coded.values()]
 
     @property
     def conditions(self) -> dict[str, dict[str, int]]:
-        """The coordinates of known cells (zero elsewhere), and which columns are known."""
+        """The coordinates of known cells (zero elsewhere), and the mask of known columns."""
         return {"known": {"size": self.shape[0]}, "mask": {"size": len(self.coded)}}
 
     @property
     def offers(self) -> dict[str, Any]:
-        """What a network for tables needs besides shape and conditions."""
+        """Further settings of networks for tables."""
         return {"groups": self.groups, "rows": self.rows}
 
     def summary(self) -> str:
         """The schema as text, one column a line."""
         lines = self.columns.summary()
         notes = [
-            f"{name} is determined by {other} and written from it"
+            f"{name} is determined by {other} and derived from it"
             for name, (other, _) in self.functional_dependencies.items()
         ]
         return "\n".join([lines, *notes])
@@ -141,8 +143,8 @@ class Table(ModalityBase):
     # ------------------------------------------------------------------------------------------------------ encoding
 
     def cells(self, raw: Raw, known: Raw = None) -> Cells:
-        """States and ranks of the rows of a data frame, without the cells where ``known`` (booleans) is false."""
-        # numbers beyond the bounds of training take the outermost rank
+        """States and ranks of the rows of a data frame; cells where ``known`` is false are ignored."""
+        # numbers beyond the bounds of the training data have the outermost rank
         raw = named(raw)
         lacking = [name for name in self.coded if name not in raw.columns]
         require(
@@ -161,17 +163,17 @@ class Table(ModalityBase):
         return Cells(tuple(self.coded.values()), torch.stack(states, 1), torch.stack(spans, 1))
 
     def encode(self, raw: Raw, rng: Rng | None = None, dtype: torch.dtype = torch.float32) -> Batch:
-        """Coordinates [N,D] of a data frame; the spread within ranks is drawn from ``rng`` (a fixed key without)."""
-        return Batch(self.cells(raw).paint(rng or Rng(0).fork("table"), dtype))
+        """Coordinates [N,D] of a data frame, with uniform noise within ranks from ``rng`` (by default a fixed key)."""
+        return Batch(self.cells(raw).coordinates(rng or Rng(0).fork("table"), dtype))
 
     def microbatches(self, raw: Raw, rng: Rng) -> TableMicrobatches:
-        """The rows as numbered microbatches for learning, painted anew each time."""
+        """Training data with new noise within ranks in every microbatch."""
         return TableMicrobatches(self.cells(raw), rng)
 
     def decode(self, x: Tensor, full: bool = False) -> Raw:
-        """A data frame of coordinates [N,D], with the columns, types and marks of the one that was fitted.
+        """A data frame from coordinates [N,D], with the columns and types of the training data.
 
-        With ``full`` no cell is empty: it gets the likeliest of its other states.
+        With ``full`` no cell is empty; empty ones take their most likely other state.
         """
         x = x.detach().cpu()
         x = x if x.dtype == torch.float64 else x.float()
@@ -188,7 +190,7 @@ class Table(ModalityBase):
         return self._labelled(pandas().DataFrame({name: made[name] for name in self.columns.names}))
 
     def _labelled(self, frame: Raw) -> Raw:
-        """A data frame with the names of columns as they came."""
+        """A data frame with the original column names."""
         if not self.labels:
             return frame
         found = [tuple(name) if isinstance(name, list | tuple) else name for name in self.labels["names"]]
@@ -203,18 +205,18 @@ class Table(ModalityBase):
 
         In a mapping, None means an empty cell; in a data frame, an empty cell means one that is not known.
         """
-        frame, known = self._filled(*self._asked(value, n))
+        frame, known = self._filled(*self._condition_frame(value, n))
         cells = self.cells(frame, known)
         if len(frame) == 1 < n:
             cells, known = cells.take(torch.zeros(n, dtype=torch.int64)), known.iloc[[0] * n]
         mask = torch.from_numpy(known[list(self.coded)].to_numpy(dtype=np.float32, copy=True))
         wide = mask.repeat_interleave(torch.tensor([code.width for code in self.coded.values()]), 1)
-        return {"known": cells.paint(rng or Rng(0).fork("condition")) * wide, "mask": mask}
+        return {"known": cells.coordinates(rng or Rng(0).fork("condition")) * wide, "mask": mask}
 
     def with_condition(self, raw: Raw, value: Any) -> Raw:
-        """The rows with the cells that a condition gives, exactly as given, in the types of their columns."""
+        """The rows with the exact values of the condition, in the types of their columns."""
         made = named(raw).copy()
-        frame, known = self._filled(*self._asked(value, len(raw)))
+        frame, known = self._filled(*self._condition_frame(value, len(raw)))
         for name, code in self.coded.items():
             use = known[name].to_numpy()
             if use.any():
@@ -226,7 +228,7 @@ class Table(ModalityBase):
 
     @staticmethod
     def _put(rows: Raw, name: str, cells: Any, use: np.ndarray[Any, Any]) -> None:
-        """Put cells where ``use`` is true: one for all rows, or one for each of these."""
+        """Assign cells where ``use`` is true: one for all rows, or one for each of them."""
         if len(use) == 1 < len(rows):
             cells, use = cells.repeat(len(rows)), np.ones(len(rows), dtype=bool)
         if use.all():
@@ -237,8 +239,8 @@ class Table(ModalityBase):
         mixed[use] = cells.astype(object).to_numpy()
         rows[name] = mixed.astype(dtype if cells.notna().all() or cells.dtype == dtype else cells.dtype)
 
-    def _asked(self, value: Any, n: int) -> tuple[Raw, Raw]:
-        """The columns that a condition names, and which of their cells are known: one row for all, or n rows."""
+    def _condition_frame(self, value: Any, n: int) -> tuple[Raw, Raw]:
+        """(columns of a condition, mask of their known cells): one row for all samples, or ``n`` rows."""
         pd = pandas()
         if isinstance(value, pd.DataFrame):
             frame, known = named(value).reset_index(drop=True), None
@@ -246,10 +248,11 @@ class Table(ModalityBase):
         else:
             require(
                 isinstance(value, Mapping) and value,
-                f"the condition is {value!r}; give columns and their values, as in {{'income': '>50K'}}",
+                f"the condition is {value!r}, which names no columns; give columns and their values, as in "
+                f"{{'income': '>50K'}}",
             )
             given = {label(k): v for k, v in value.items()}
-            given = {k: kinds.asked(self.columns[k], v) if k in self.codes else v for k, v in given.items()}
+            given = {k: kinds.condition_value(self.columns[k], v) if k in self.codes else v for k, v in given.items()}
             frame = pd.DataFrame({k: pd.Series([v], dtype=object) for k, v in given.items()})
             known = pd.DataFrame(True, index=frame.index, columns=frame.columns)
             for name in frame.columns:
@@ -258,37 +261,37 @@ class Table(ModalityBase):
         for name in frame.columns:
             require(
                 str(name) in self.codes,
-                f"a condition names the column {str(name)!r}, which is unknown; {nearest(str(name), self.codes)}",
+                f"the condition has the unknown column {str(name)!r}; {nearest(str(name), self.codes)}",
             )
         return frame, frame.notna() if known is None else known
 
     def _filled(self, frame: Raw, known: Raw) -> tuple[Raw, Raw]:
-        """All coded columns, what functional_dependencies tell about each other included."""
+        """All columns with coordinates, including values that follow by functional dependencies."""
         pd = pandas()
         frame, known = frame.copy(), known.copy()
         for name, (other, pairs) in self.functional_dependencies.items():
             if name not in frame.columns:
                 continue
-            told = kinds.follow(self.columns[other], frame[name], [[own, of] for of, own in pairs], known[name])
+            implied = kinds.follow(self.columns[other], frame[name], [[own, of] for of, own in pairs], known[name])
             if other not in frame.columns:
-                frame[other], known[other] = told, known[name]
+                frame[other], known[other] = implied, known[name]
                 continue
             at = known[name] & known[other]
-            clash = at & (told != frame[other])
+            clash = at & (implied != frame[other])
             require(
                 not clash.any(),
-                f"the condition asks for {name}={frame[name][clash].iloc[0] if clash.any() else ''!r} beside "
+                f"the condition has {name}={frame[name][clash].iloc[0] if clash.any() else ''!r} with "
                 f"{other}={frame[other][clash].iloc[0] if clash.any() else ''!r}, which never occur together: each "
                 "determines the other; give one of them",
             )
-            frame[other] = frame[other].astype(object).where(known[other], told)
+            frame[other] = frame[other].astype(object).where(known[other], implied)
             known[other] = known[other] | known[name]
         for name in self.coded:
             if name not in frame.columns:
                 frame[name], known[name] = pd.Series([None] * len(frame), dtype=object), False
         return frame, known
 
-    # ---------------------------------------------------------------------------------------------- looks and scores
+    # -------------------------------------------------------------------------------- previews and metrics
 
     def preview(self, raw: Raw) -> bytes:
         """The first rows as an HTML table."""
@@ -318,7 +321,7 @@ class Table(ModalityBase):
 
 
 def _labels(raw: Raw) -> dict[str, Any]:
-    """Names of columns that are no text, as plain data; {} where all are text."""
+    """Column names that are not text, as plain data; {} if all are text."""
     if all(isinstance(name, str) for name in raw.columns) and raw.columns.name is None:
         return {}
     plain = [[bare(p) for p in name] if isinstance(name, tuple) else bare(name) for name in raw.columns]
@@ -333,11 +336,10 @@ def _labels(raw: Raw) -> dict[str, Any]:
 
 @dataclass(frozen=True, eq=False)
 class TableMicrobatches:
-    """A table as numbered microbatches: a new order every epoch, and fresh noise within ranks for every microbatch.
+    """Microbatches of a table, shuffled in every epoch, with new noise within ranks in every microbatch.
 
     microbatch n holds rows n size ... (n+1) size - 1 of the orders of the epochs, one after another
     Assumes a table in memory.
-    Source: none.
     """
 
     rows: Cells
@@ -353,4 +355,4 @@ class TableMicrobatches:
             epoch, start = divmod(position, n)
             parts.append(self.rng.fork("epoch", epoch).permutation(n)[start : start + left])
             position, left = position + len(parts[-1]), left - len(parts[-1])
-        return Batch(self.rows.take(torch.cat(parts)).paint(self.rng.fork("paint", number, size)))
+        return Batch(self.rows.take(torch.cat(parts)).coordinates(self.rng.fork("paint", number, size)))

@@ -181,7 +181,7 @@ def test_partial_rows_are_conditions_of_their_own(fitted: Table) -> None:
         ({"pet": "cta"}, "did you mean 'cat'"),
         ({"age": 500}, "outside the bounds 20 to 69"),
         ({"born": "1800-01-01"}, "outside the bounds"),
-        ({"born": "yesterday"}, "no moment written as %Y-%m-%d"),
+        ({"born": "yesterday"}, "no datetime written as %Y-%m-%d"),
         ({"age": "old"}, "no finite number"),
         ({"age": None}, "empty in row 1, but was not in training"),
         ({}, "give columns and their values"),
@@ -198,7 +198,7 @@ def test_a_condition_that_cannot_be_met_is_refused(fitted: Table, condition: obj
     [
         (pd.DataFrame({"a": [1, 1], "b": ["x", "x"]}), {}, "every column of the table is constant"),
         (pd.DataFrame({str(k): [1, 2] for k in range(3)}), {}, "2 rows but 3 columns"),
-        (mixed(), {"row_id": {"replace": False}}, "'row_id' names the rows themselves"),
+        (mixed(), {"row_id": {"replace": False}}, "'row_id' identifies the rows"),
         (mixed(), {"pet": {"kind": "number"}}, "no finite number"),
         (
             pd.DataFrame({"a": [1.0, None] * 4, "b": range(8)}),
@@ -225,7 +225,7 @@ def test_rows_that_training_never_saw(fitted: Table) -> None:
 
 
 def test_a_table_must_be_fitted() -> None:
-    with pytest.raises(BeelineError, match="was not fitted"):
+    with pytest.raises(BeelineError, match="is not fitted"):
         Table().shape  # noqa: B018
 
 
@@ -277,7 +277,7 @@ def test_numbers_that_are_mostly_one_value_are_states() -> None:
 @pytest.mark.parametrize("bits", [False, True])
 def test_a_cell_that_must_not_be_empty_gets_the_likeliest_other_state(bits: bool) -> None:
     code = Code(("a", "b", "c", None), bits=bits)
-    empty = code.paint(torch.full((2,), 3), torch.zeros(2, 2), torch.zeros(2))
+    empty = code.coordinates(torch.full((2,), 3), torch.zeros(2, 2), torch.zeros(2))
     near = empty + (torch.tensor([0.0, -2.5]) if bits else torch.tensor([0.0, 0.5, 0.0, 0.0]))  # next is "b"
     assert code.read(empty)[0].tolist() == [3, 3] and code.read(near, full=True)[0].tolist() == [1, 1]
 

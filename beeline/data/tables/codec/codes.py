@@ -1,4 +1,4 @@
-"""Codes of columns: cells as states (one of K) and ranks (intervals of a quantile), painted as coordinates."""
+"""Codes of columns: cells as states (one of K) and intervals of ranks, sampled as coordinates."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from beeline.core.rng import Rng
 
 Array = np.ndarray[Any, Any]
 
-EXACT = 300  # as many different values are kept one by one; of more, quantiles
-KNOTS = 512  # quantiles that are kept
-ATOM = 0.005  # share of rows from which a value among many is kept with its exact share
-EDGE = 1e-6  # ranks keep this distance from 0 and 1, so coordinates stay within 4.8
-FINE = 1e-15  # the same in float64, whose coordinates give back whole numbers and moments exactly
-PAD = 5e-8  # and this one from the ends of their interval, which float32 cannot tell from the next
-ONE_HOT = 64  # a category with more levels is coded in bits
-SPIKES = 128  # numbers with at most so many different values ...
-SPIKE = 0.3  # ... of which one has at least this share of the rows, are coded as states: nearness says little there
+EXACT = 300  # most distinct values that are stored; beyond, quantiles
+KNOTS = 512  # number of stored quantiles
+ATOM = 0.005  # frequency from which a value is stored with its exact frequency
+EDGE = 1e-6  # smallest distance of ranks from 0 and 1: coordinates are within 4.8
+FINE = 1e-15  # the same in float64, in which integers and datetimes are decoded exactly
+PAD = 5e-8  # smallest distance from the ends of an interval, for rounding to float32
+ONE_HOT = 64  # a category with more levels is encoded in bits
+SPIKES = 128  # numbers with at most so many distinct values ...
+SPIKE = 0.3  # ... one of which has at least this frequency, are encoded as states
 
 
 @dataclass(frozen=True)
 class Quantile:
-    """Numbers by their rank: every value owns the interval of ranks that it has in the data.
+    """Numbers by their rank: every value has the interval of ranks that it has in the data.
 
     z = Phi^-1(u), u uniform in [F(v-), F(v)];  v = F^-1(Phi(z))
-    Assumes nothing about the law: z is exactly normal whatever repeats (zeros, rounded values) or tails there are.
-    Values between knots are interpolated; the spread within an interval is fresh noise, which decoding drops.
+    z is exactly normal for any distribution, with repeated values and heavy tails.  Values between knots are
+    interpolated; the position within an interval is noise, which decoding drops.
     Source: Brockwell 2007, "Universal residuals: a multivariate transformation" (randomised quantiles).
 
     >>> q = Quantile.fit(np.array([0.0, 0.0, 0.0, 5.0]))
@@ -85,7 +85,7 @@ class Quantile:
         first, last = (right - 8).clip(0, len(v) - 1), (right + 7).clip(0, len(v) - 1)  # one gap alone is noise
         rise, run = u[last] - u[first], v[last] - v[first]
         slope = np.where(run > 0, rise / np.where(run > 0, run, 1), 0)
-        floor = 1 / max(len(u), 2) ** 2  # outside the data nothing is known: as rare as a value seen never
+        floor = 1 / max(len(u), 2) ** 2  # outside the data: as rare as an unseen value
         return np.log(np.maximum(np.where(share > 0, share, slope), floor))
 
 
@@ -94,8 +94,7 @@ class Standard:
     """Numbers less their mean, over their deviation.
 
     z = (v - mean) / deviation
-    Assumes a law without heavy tails or many repeats; unlike quantiles it goes on beyond the data.
-    Source: none.
+    Assumes a distribution without heavy tails or many repeated values; unlike quantiles it extends beyond the data.
 
     >>> Standard.fit(np.array([1.0, 3.0])).value(np.array([0.0]))
     array([2.])
@@ -136,7 +135,7 @@ class Code:
     def width(self) -> int:
         return sum(self.blocks)
 
-    def paint(self, state: Tensor, span: Tensor, draw: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    def coordinates(self, state: Tensor, span: Tensor, draw: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
         """Coordinates [N,width] of states [N] and intervals [N,2], with numbers ``draw`` [N] in [0,1)."""
         parts = []
         if self.levels:
@@ -203,7 +202,7 @@ class Code:
 
 @dataclass(frozen=True, eq=False)
 class Cells:
-    """A table as states and ranks: small, exact, and painted anew for every batch."""
+    """A table as states and intervals of ranks, from which coordinates are sampled."""
 
     codes: tuple[Code, ...]
     states: Tensor  # [N,C] int64
@@ -215,14 +214,14 @@ class Cells:
     def take(self, rows: Tensor) -> Cells:
         return Cells(self.codes, self.states[rows], self.spans[rows])
 
-    def paint(self, rng: Rng, dtype: torch.dtype = torch.float32) -> Tensor:
-        """Coordinates [N,D]: the spread within an interval, and what stands in empty cells, is drawn from ``rng``."""
+    def coordinates(self, rng: Rng, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Coordinates [N,D]; positions within intervals, and numbers of empty cells, are sampled with ``rng``."""
         numbered = [i for i, code in enumerate(self.codes) if code.number is not None]
         draws = rng.fill(self.spans.new_empty(len(self), len(numbered)))
         where = {i: k for k, i in enumerate(numbered)}
         nothing = self.spans.new_zeros(len(self))
         parts = [
-            code.paint(self.states[:, i], self.spans[:, i], draws[:, where[i]] if i in where else nothing, dtype)
+            code.coordinates(self.states[:, i], self.spans[:, i], draws[:, where[i]] if i in where else nothing, dtype)
             for i, code in enumerate(self.codes)
         ]
         return torch.cat(parts, 1)

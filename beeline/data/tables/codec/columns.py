@@ -1,4 +1,4 @@
-"""Cells of a column: from what stands in a data frame to values that can be coded, and back."""
+"""Cells of a column as values that can be encoded, and back."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ GIVEN, EMPTY = "given", None
 
 
 def values(column: Column, raw: Any) -> tuple[Column, Array, Array]:
-    """A column completed from its data, its values where it is not empty, and where it is empty [N]."""
+    """(column completed from its data, values of its non-empty cells, mask [N] of empty cells)."""
     if isinstance(column, Constant | Identifier):
         return column, np.zeros(0), np.zeros(len(raw), dtype=bool)
     full, empty = full_cells(column, raw)
@@ -43,7 +43,7 @@ def values(column: Column, raw: Any) -> tuple[Column, Array, Array]:
 
 
 def full_cells(column: Column, raw: Any) -> tuple[Any, Array]:
-    """The cells that are not empty, and where they are empty [N]."""
+    """(non-empty cells, mask [N] of empty cells)."""
     raw = loose(raw)
     empty = raw.isna().to_numpy(dtype=bool)
     if column.na_token is not None:
@@ -52,7 +52,7 @@ def full_cells(column: Column, raw: Any) -> tuple[Any, Array]:
 
 
 def plain(column: Column, full: Any) -> Array:
-    """Values as numbers: numbers themselves, the units that moments count, the places of levels (-1: unknown)."""
+    """Values as numbers: numbers unchanged, datetimes as counts of units, categories as level indices (-1: unknown)."""
     if isinstance(column, Number):
         return _numbers(column, full)
     if isinstance(column, Datetime):
@@ -63,7 +63,7 @@ def plain(column: Column, full: Any) -> Array:
 
 
 def _numbers(column: Number, full: Any) -> Array:
-    """Numbers as float64, whole ones of more than 53 bits less the origin of their column."""
+    """Numbers as float64; integers of more than 53 bits relative to the origin of their column."""
     pd = pandas()
     words = np.array([isinstance(v, str) for v in full], dtype=bool) if full.dtype == object else np.zeros(0, bool)
     if words.any():  # numbers among text are as they are: 5.5 in a column that writes 5,5
@@ -117,7 +117,7 @@ def learn(column: Column, made: Array, empty: Array, one_hot: int) -> Code:
 
 
 def spiked(values: Array) -> bool:
-    """Whether numbers are few different ones, one of which is frequent: amounts that are mostly zero, hours of work."""
+    """Whether numbers have few distinct values, one of them frequent, such as amounts that are mostly zero."""
     different, counts = np.unique(values, return_counts=True)
     return 1 < len(different) <= min(SPIKES, len(values) / 20) and counts.max() >= SPIKE * len(values)
 
@@ -132,7 +132,7 @@ def place(column: Column, code: Code, raw: Any) -> tuple[Array, Array]:
     )
     state, span = np.zeros(len(raw), dtype=np.int64), np.tile([0.0, 1.0], (len(raw), 1))
     made = plain(column, full)
-    if code.number is None and isinstance(column, Number):  # a value that training never saw is the nearest that it saw
+    if code.number is None and isinstance(column, Number):  # an unseen value is mapped to the nearest known one
         known = np.array([level for level in code.levels if level is not EMPTY])
         state[~empty] = np.abs(made[:, None] - known).argmin(1) if len(known) else 0
         state[empty] = len(code.levels) - 1
@@ -157,8 +157,8 @@ def place(column: Column, code: Code, raw: Any) -> tuple[Array, Array]:
     return state, span
 
 
-def asked(column: Column, value: Any) -> Any:
-    """A value of a condition as the column holds it: text, as a command line gives it, is read by the column's kind."""
+def condition_value(column: Column, value: Any) -> Any:
+    """A value of a condition in the type of the column; text of a command line is parsed by the column's kind."""
     if isinstance(column, Category | Boolean):
         known = {str(level): level for level in _levels(column)}
         if isinstance(column, Boolean) and isinstance(value, str):
@@ -179,7 +179,7 @@ def _words(column: Column) -> tuple[Any, ...]:
 
 
 def within(column: Column, raw: Any) -> None:
-    """Refuse numbers and moments beyond the bounds of their column, and broken numbers where they are whole."""
+    """Refuse numbers and datetimes beyond the bounds of their column, and fractions in integer columns."""
     if not isinstance(column, Number | Datetime):
         return
     full, _ = full_cells(column, raw)
@@ -188,19 +188,19 @@ def within(column: Column, raw: Any) -> None:
     beyond = (made < low) | (made > high)
     if beyond.any():
         raise BeelineError(
-            f"{column.name}={full.iloc[int(np.argmax(beyond))]} was asked for, outside the bounds {column.low} to "
-            f"{column.high} of the table; nothing was learned there: ask within the bounds, or train on more data"
+            f"{column.name}={full.iloc[int(np.argmax(beyond))]} is outside the bounds {column.low} to "
+            f"{column.high} of the training data; give a value within the bounds, or train on more data"
         )
     broken = made != np.rint(made)
     if isinstance(column, Number) and column.integer and broken.any():
         raise BeelineError(
-            f"{column.name}={full.iloc[int(np.argmax(broken))]} was asked for, but the column holds whole numbers; ask "
-            "for a whole number"
+            f"{column.name}={full.iloc[int(np.argmax(broken))]} is no integer, but the column holds whole numbers; "
+            "give a whole number"
         )
 
 
 def write(column: Column, code: Code, state: Array, numbers: Array) -> Any:
-    """A series in the user's own form."""
+    """Decoded cells as a series in the type of the column."""
     pd = pandas()
     empty = np.array([level is EMPTY for level in code.levels] or [False])[state]
     if isinstance(column, Category | Boolean):
@@ -233,7 +233,7 @@ def write(column: Column, code: Code, state: Array, numbers: Array) -> Any:
 
 
 def exact(column: Column, code: Code, given: Any) -> Any:
-    """Given cells in the user's own form: the values themselves, not those that coordinates give back."""
+    """Given cells in the type of the column, with their exact values."""
     if not isinstance(column, Number | Datetime):
         return write(column, code, place(column, code, given)[0], np.zeros(0))
     full, empty = full_cells(column, given)
@@ -243,7 +243,7 @@ def exact(column: Column, code: Code, given: Any) -> Any:
 
 
 def _shown(column: Number, value: float) -> str:
-    """A number as the cells of text write it."""
+    """A number in the text format of the column."""
     if column.decimals is None:
         text = repr(float(value))
     else:
@@ -256,7 +256,7 @@ def _shown(column: Number, value: float) -> str:
 
 
 def _numeric(column: Number, cells: Any, empty: Array) -> Any:
-    """Numbers in the type of their column, with gaps."""
+    """Numbers in the type of their column, with missing values."""
     if not empty.any():
         return restored(cells, column.dtype) if column.dtype not in ("", "object") else cells
     if column.dtype in ("", "object") or column.dtype.startswith("float"):
@@ -266,7 +266,7 @@ def _numeric(column: Number, cells: Any, empty: Array) -> Any:
 
 
 def fixed(column: Column, n: int) -> Any:
-    """A column that is not learned: a constant, or fresh numbers."""
+    """A column that is not learned: a constant, or new identifiers."""
     pd = pandas()
     if isinstance(column, Identifier):
         numbers = pd.Series(np.arange(1, n + 1))
@@ -283,7 +283,7 @@ def _text_type(dtype: str) -> str:
 
 
 def functional_dependencies(columns: Sequence[Column], raw: Any) -> dict[str, tuple[str, list[list[Any]]]]:
-    """Columns that are another name of an earlier one: one-to-one in every row, with three values or more."""
+    """Columns in one-to-one correspondence with another one, with three or more values."""
     pd = pandas()
     candidates = []
     for column in columns:
@@ -297,9 +297,9 @@ def functional_dependencies(columns: Sequence[Column], raw: Any) -> dict[str, tu
             if other.name in found or len(known) != len(different):
                 continue
             pairs = np.unique(np.stack([others, codes], 1), axis=0)
-            # words may stand for numbers; two columns of numbers that agree by chance are left alone
+            # not for two columns of numbers, which may agree by chance
             if len(pairs) == len(different) and isinstance(other, Category) | isinstance(column, Category):
-                if isinstance(other, Number):  # the category stays, the number is written from it
+                if isinstance(other, Number):  # the number is derived from the category
                     found[other.name] = (column.name, [[bare(different[b]), bare(known[a])] for a, b in pairs])
                 else:
                     found[column.name] = (other.name, [[bare(known[a]), bare(different[b])] for a, b in pairs])
@@ -310,15 +310,15 @@ def functional_dependencies(columns: Sequence[Column], raw: Any) -> dict[str, tu
 def follow(column: Column, given: Any, pairs: list[list[Any]], known: Any = None) -> Any:
     """The values of a column that another one determines."""
     table = {a: b for a, b in pairs}
-    asked = loose(given if known is None else given[known])
-    told = asked.map(bare).astype(object).map(table)
-    if told.isna().any():
-        odd = str(asked[told.isna()].iloc[0])
+    values = loose(given if known is None else given[known])
+    found = values.map(bare).astype(object).map(table)
+    if found.isna().any():
+        odd = str(values[found.isna()].iloc[0])
         raise BeelineError(
             f"{odd!r} was given for a column that determines {column.name!r}, but never occurred in training; "
             f"{nearest(odd, map(str, table))}"
         )
-    series = told.reindex(given.index).astype(object)
+    series = found.reindex(given.index).astype(object)
     plain_cells = known is not None or not column.dtype
     return series if plain_cells else _typed(column, series, np.zeros(len(series), dtype=bool))
 
@@ -336,7 +336,7 @@ def _bounds(column: Column) -> tuple[float, float]:
 
 
 def _typed(column: Column, series: Any, empty: Array) -> Any:
-    """A series of objects in the type of its column, with its mark where it is empty."""
+    """A series of objects in the type of its column, with its na_token in empty cells."""
     pd = pandas()
     if empty.any():
         series = series.where(~empty, column.na_token)
@@ -353,7 +353,7 @@ def _typed(column: Column, series: Any, empty: Array) -> Any:
 
 
 def _some(names: Any, near: str, most: int = 12) -> list[str]:
-    """The names that are shown for a column of many levels: those nearest to what was asked for."""
+    """At most ``most`` level names, the most similar ones first."""
     import difflib
 
     every = list(names)

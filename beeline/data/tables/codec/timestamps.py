@@ -1,4 +1,4 @@
-"""Moments as whole numbers of a unit since the first one, exact for any year from 1 to 9999, and back."""
+"""Datetimes as integer counts of a unit since the earliest one, exact for the years 1 to 9999."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from beeline.data.tables.schema import UNITS, Datetime, listed
 Array = np.ndarray[Any, Any]
 
 FIRST, LAST = -62_135_596_800_000_000, 253_402_300_799_999_999
-"""Microseconds since 1970 of the first and the last moment of the years 1 to 9999."""
+"""The first and last microsecond since 1970 in the years 1 to 9999."""
 ZONES = ("Europe/Berlin", "America/New_York", "Europe/London", "America/Chicago", "America/Los_Angeles", "UTC")
-"""Zones that are tried first where text holds offsets that change."""
+"""Time zones that are tried first for text with varying offsets."""
 
 
-def ticks(moments: Any, name: str) -> tuple[Array, bool]:
-    """Microseconds since 1970 in UTC (int64) of a series of moments without gaps, or nanoseconds with True."""
-    if moments.dt.tz is not None:
-        moments = moments.dt.tz_convert("UTC").dt.tz_localize(None)
-    array = moments.to_numpy()
+def ticks(datetimes: Any, name: str) -> tuple[Array, bool]:
+    """Microseconds since 1970 in UTC (int64) of a series of datetimes without gaps, or (nanoseconds, True)."""
+    if datetimes.dt.tz is not None:
+        datetimes = datetimes.dt.tz_convert("UTC").dt.tz_localize(None)
+    array = datetimes.to_numpy()
     if array.dtype == np.dtype("datetime64[ns]"):
         count = array.astype(np.int64)
         fine = bool((count % 1000).any())
@@ -35,14 +35,14 @@ def ticks(moments: Any, name: str) -> tuple[Array, bool]:
     bad = np.flatnonzero((years < 1) | (years > 9999))
     require(
         not len(bad),
-        f"column {name!r} holds years outside 1 to 9999 in row {listed(int(moments.index[i]) + 1 for i in bad)}; "
+        f"column {name!r} holds years outside 1 to 9999 in row {listed(int(datetimes.index[i]) + 1 for i in bad)}; "
         "correct these cells, or write them as empty",
     )
     return array.astype("datetime64[us]").astype(np.int64), False
 
 
 def texts(column: Datetime, full: Any) -> tuple[Array, Array]:
-    """Nanoseconds since 1970 (Python integers, None for what is no moment) and offsets of cells of text."""
+    """Nanoseconds since 1970 (Python integers, None where a cell is no datetime) and UTC offsets of text cells."""
     pd = pandas()
     codes, different = pd.factorize(full)
     form = Form(column.format or "%Y-%m-%d", column.months)
@@ -53,7 +53,7 @@ def texts(column: Datetime, full: Any) -> tuple[Array, Array]:
 
 
 def counts(column: Datetime, full: Any) -> Array:
-    """How many units lie between the lower bound and the cells [N], as float64."""
+    """The number of units between the lower bound and each cell, [N] in float64."""
     full = loose(full)
     pd = pandas()
     fine = column.unit in ("ns",)
@@ -63,7 +63,7 @@ def counts(column: Datetime, full: Any) -> Array:
     else:
         require(
             not pd.api.types.is_numeric_dtype(full.dtype) and not any(isinstance(v, int | float) for v in full),
-            f"column {column.name!r} was to hold moments, but holds numbers; convert them with pandas.to_datetime, "
+            f"column {column.name!r} has the kind datetime, but holds numbers; convert them with pandas.to_datetime, "
             "which knows their unit, or keep it a number",
         )
         raw, _ = texts(column, full)
@@ -71,7 +71,7 @@ def counts(column: Datetime, full: Any) -> Array:
         require(
             not len(bad),
             f"column {column.name!r} holds {listed(repr(full.iloc[i]) for i in bad[:3])} in row "
-            f"{listed(int(full.index[i]) + 1 for i in bad)}, which is no moment written as "
+            f"{listed(int(full.index[i]) + 1 for i in bad)}, which is no datetime written as "
             f"{column.format or 'YYYY-MM-DD'}; correct these cells, or give the format in the schema",
         )
         stamps = np.array([s if fine else s // 1000 for s in raw], dtype=np.int64)
@@ -80,7 +80,7 @@ def counts(column: Datetime, full: Any) -> Array:
 
 
 def _less(stamps: Array, low: int) -> Array:
-    """stamps - low, exact where both are far apart."""
+    """stamps - low, exact for any distance."""
     if len(stamps) and max(abs(int(stamps.min()) - low), abs(int(stamps.max()) - low)) >= 2**63:
         return np.array([int(s) - low for s in stamps], dtype=object)
     return stamps - low
@@ -96,7 +96,7 @@ def bound(column: Datetime, text: str | None) -> int:
     stamp = _iso(str(text), True)
     require(
         stamp is not None,
-        f"column {column.name!r} has the bound {text!r}, which is no moment; write it as 2024-12-31 or "
+        f"column {column.name!r} has the bound {text!r}, which is no datetime; write it as 2024-12-31 or "
         "2024-12-31 13:00:00",
     )
     assert stamp is not None
@@ -104,7 +104,7 @@ def bound(column: Datetime, text: str | None) -> int:
 
 
 def described(stamps: Array, nano: bool, zone: str = "") -> dict[str, Any]:
-    """Unit and bounds of a column of moments."""
+    """Unit and bounds of a datetime column."""
     step = 1 if nano else 1000
     unit = next(u for u, (_, size) in UNITS.items() if size < step or not (stamps % (size // step)).any())
     low, high = (_shown(int(end), nano, zone) for end in (stamps.min(), stamps.max()))
@@ -112,7 +112,7 @@ def described(stamps: Array, nano: bool, zone: str = "") -> dict[str, Any]:
 
 
 def written(column: Datetime, numbers: Array, empty: Array) -> Any:
-    """A series of numbers of units in the form and type of a column."""
+    """Counts of units as a series in the format and type of the column."""
     pd = pandas()
     low, high = bound(column, column.low), bound(column, column.high)
     most = (high - low) // length(column)
@@ -138,7 +138,7 @@ def written(column: Datetime, numbers: Array, empty: Array) -> Any:
 
 
 def zone_of(stamps: Sequence[int], offsets: Sequence[int]) -> str:
-    """A zone that has given offsets (minutes) at given moments (nanoseconds since 1970); UTC where none has."""
+    """A time zone with the given offsets (minutes) at the given times (nanoseconds since 1970); else UTC."""
     micros, wanted = np.array([s // 1000 for s in stamps], dtype=np.int64), np.array(offsets, dtype=np.int64)
     if (wanted == wanted[0]).all():
         return "UTC" if wanted[0] == 0 else next((z for z in _all_zones() if _has(z, micros, wanted)), "UTC")
@@ -146,15 +146,13 @@ def zone_of(stamps: Sequence[int], offsets: Sequence[int]) -> str:
 
 
 def offsets_of(micros: Array, zone: str) -> Any:
-    """Minutes that the clocks of a zone are ahead of UTC at given microseconds since 1970; None without a zone."""
+    """The UTC offsets in minutes of a time zone at given microseconds since 1970; None without a zone."""
     if not zone:
         return None
     try:
         there = zoneinfo.ZoneInfo(zone)
     except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):
-        raise BeelineError(
-            f"zone={zone!r} is no time zone that is known here; give one such as Europe/Berlin"
-        ) from None
+        raise BeelineError(f"zone={zone!r} is not a known time zone; give one such as Europe/Berlin") from None
     series = pandas().Series(micros.astype("datetime64[us]"))
     local = series.dt.tz_localize("UTC").dt.tz_convert(there).dt.tz_localize(None)
     return ((local - series).to_numpy().astype("timedelta64[s]").astype(np.int64) // 60).tolist()
@@ -170,7 +168,7 @@ def _has(zone: str, micros: Array, wanted: Array) -> bool:
 
 
 def _iso(text: str, zoned: bool) -> int | None:
-    """Nanoseconds since 1970 of a moment in the ISO form; None where it is none."""
+    """Nanoseconds since 1970 of an ISO datetime; None for other text."""
     try:
         stamp = pandas().Timestamp(text.strip())
         if stamp is pandas().NaT:
