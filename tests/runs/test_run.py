@@ -180,7 +180,7 @@ def test_a_second_stage_goes_on_from_a_student_on_the_pairs_of_the_first_teacher
     assert again.lineage["start"] == str(tmp_path / "first") and again.lineage["parent_weights"] == teacher.weights
     other = config.change(points.points(point_file(tmp_path)), {**SMALL, "objective.path": "Cosine"})
     train(other, tmp_path / "other", log=quiet)
-    with pytest.raises(ValueError, match="path, source or data are not those of the teacher"):
+    with pytest.raises(ValueError, match="has another path, source or data"):
         prepare_distilled(config.change(second, {"start": str(tmp_path / "other")}))
     with pytest.raises(ValueError, match="it has one: give either"):
         config.change(second, {"network": {"is": "networks.MLP", "width": 4}})
