@@ -182,7 +182,7 @@ def test_a_second_stage_goes_on_from_a_student_on_the_pairs_of_the_first_teacher
     train(other, tmp_path / "other", log=quiet)
     with pytest.raises(ValueError, match="has another path, source or data"):
         prepare_distilled(config.change(second, {"start": str(tmp_path / "other")}))
-    with pytest.raises(ValueError, match="it has one: give either"):
+    with pytest.raises(ValueError, match="it has one network"):
         config.change(second, {"network": {"is": "networks.MLP", "width": 4}})
 
 
