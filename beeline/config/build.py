@@ -32,6 +32,7 @@ from beeline.config.settings import (
     read,
     shown,
 )
+from beeline.core.declared import Describing
 from beeline.core.errors import BeelineError, nearest, require
 
 LARGEST = 10_000  # numbers of a tensor that still count as a setting; more is data and belongs in a file of its own
@@ -134,7 +135,7 @@ def _numbers(tensor: Tensor, where: str) -> Any:
 
 def _settings_of(part: Any) -> dict[str, Any]:
     """The settings with which a part was made."""
-    if hasattr(part, "describe"):
+    if isinstance(part, Describing):
         return dict(part.describe())
     kind: Any = type(part)
     return {name: getattr(part, name) for name in settings(kind)}

@@ -318,7 +318,7 @@ def settings(target: Callable[..., Any]) -> Mapping[str, Setting]:
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
             continue
         default, note = parameter.default, parameter.annotation
-        factory = getattr(made.get(name), "default_factory", dataclasses.MISSING)
+        factory = made[name].default_factory if name in made else dataclasses.MISSING
         if factory is not dataclasses.MISSING:
             default = factory()
         text = note if isinstance(note, str) else inspect.formatannotation(note)

@@ -121,9 +121,10 @@ def cast(value: Any, hint: Any, kinds: tuple[str, ...], where: str) -> Any:
         return _tensor(value, where)
     if hint is pathlib.Path and isinstance(value, str):
         return pathlib.Path(value)
-    if origin is tuple or hint is tuple or getattr(origin or hint, "__name__", "") in ("list", "Sequence"):
+    kind = getattr(origin or hint, "__name__", "")
+    if origin is tuple or hint is tuple or kind in ("list", "Sequence"):
         return _row(value, origin or hint, inside, kinds, where)
-    if getattr(origin or hint, "__name__", "") in ("dict", "Mapping"):
+    if kind in ("dict", "Mapping"):
         if not isinstance(value, Mapping):
             raise _unfit(value, hint, kinds, where)
         return dict(value)  # plain data stay plain, also where they describe a component

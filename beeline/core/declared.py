@@ -94,12 +94,32 @@ class Holding(Declaring):
     @property
     def stacks(self) -> Mapping[str, nn.ModuleList]:
         """The repeated blocks of the parts, by "part.stack"."""
-        held = {name: stacks_of(getattr(self, name)) for name in self.parts}
+        held = {name: stacks_of(part) for name, part in self.held().items()}
         return {f"{name}.{k}": stack for name, stacks in held.items() for k, stack in stacks.items()}
 
     @property
     def traits(self) -> Traits:
-        return traits_of(getattr(self, self.parts[0]))
+        return traits_of(self.held()[self.parts[0]])
+
+    def held(self) -> dict[str, Any]:
+        """The parts by name."""
+        return {name: getattr(self, name) for name in self.parts}
+
+
+@runtime_checkable
+class DeclaresTraits(Protocol):
+    """A field that declares its traits."""
+
+    @property
+    def traits(self) -> Traits: ...
+
+
+@runtime_checkable
+class DeclaresStacks(Protocol):
+    """A network that declares its repeated blocks."""
+
+    @property
+    def stacks(self) -> Mapping[str, nn.ModuleList]: ...
 
 
 @runtime_checkable
@@ -142,23 +162,25 @@ def is_map(field: Any) -> bool:
 
 def traits_of(field: Any) -> Traits:
     """The traits that a field declares; the defaults where it declares none."""
-    traits = getattr(unwrapped(field), "traits", None)
+    inner = unwrapped(field)
+    traits = inner.traits if isinstance(inner, DeclaresTraits) else None
     return traits if isinstance(traits, Traits) else Traits()
 
 
 def stacks_of(network: Any) -> Mapping[str, nn.ModuleList]:
     """The repeated blocks that a network declares, by name; none where it declares none."""
-    stacks = getattr(unwrapped(network), "stacks", None)
+    inner = unwrapped(network)
+    stacks = inner.stacks if isinstance(inner, DeclaresStacks) else None
     return stacks if isinstance(stacks, Mapping) else {}
 
 
 def fields_of(part: Any) -> dict[str, Any]:
-    """The fields of a dataclass by name, not copied.
+    """The fields of a dataclass by name, not copied; fields that are not set yet are left out.
 
     >>> fields_of(Traits())["cells"]
     False
     """
-    return {f.name: getattr(part, f.name) for f in dataclasses.fields(part)}
+    return {f.name: getattr(part, f.name) for f in dataclasses.fields(part) if hasattr(part, f.name)}
 
 
 def missing(part: object, protocol: type) -> list[str]:
@@ -210,7 +232,7 @@ def unwrapped(field: Any) -> Any:
 def parts_of(network: Any) -> list[nn.Module]:
     """The modules with weights that are called by themselves: a network, or what it holds."""
     if isinstance(network, Holding):
-        return [m for name in network.parts for m in parts_of(getattr(network, name))]
+        return [m for part in network.held().values() for m in parts_of(part)]
     if isinstance(network, nn.ModuleList):
         return [m for part in network for m in parts_of(part)]
     return [network] if isinstance(network, nn.Module) and next(network.parameters(), None) is not None else []

@@ -61,7 +61,7 @@ LOCK = ".lock"  # the file that says which process works in a directory
 
 def unwritten(path: Path, error: Exception) -> BeelineError:
     """The refusal of a file that could not be written."""
-    reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+    reason = (error.strerror if isinstance(error, OSError) else None) or str(error).splitlines()[0]
     return BeelineError(
         f"{path} could not be written ({reason}); what was there before is as it was: free some space, check the "
         "rights of the folder, or give another path"
@@ -179,8 +179,8 @@ def read_plain(path: Path) -> Any:
     try:
         data = _named(yaml.safe_load(path.read_text(encoding="utf-8")))
     except (yaml.YAMLError, ValueError, RecursionError, TypeError, AttributeError) as error:  # of dates, numbers, depth
-        where = getattr(getattr(error, "problem_mark", None), "line", None)
-        at = "" if where is None else f", line {where + 1}"
+        mark = error.problem_mark if isinstance(error, yaml.MarkedYAMLError) else None
+        at = "" if mark is None else f", line {mark.line + 1}"
         raise BeelineError(
             f"{path}{at} is not YAML; write one with 'beeline describe digits --yaml' and edit it"
         ) from None

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from beeline.core.declared import fields_of
 from beeline.core.errors import BeelineError, require
 from beeline.core.types import Batch
 
@@ -114,7 +115,7 @@ def _held(module: nn.Module) -> dict[str, Any]:
 
 def _children(part: Any) -> Iterator[Any]:
     if dataclasses.is_dataclass(part):
-        yield from (getattr(part, f.name, None) for f in dataclasses.fields(part))
+        yield from fields_of(part).values()
     elif isinstance(part, Mapping):
         yield from part.values()
     elif isinstance(part, list | tuple | set | frozenset):
@@ -155,7 +156,7 @@ def _moved_once(part: Any, device: torch.device, memo: dict[int, Any]) -> Any:
     if isinstance(part, Tensor):
         return part.to(device)
     if dataclasses.is_dataclass(part):
-        before = {f.name: getattr(part, f.name) for f in dataclasses.fields(part) if hasattr(part, f.name)}
+        before = fields_of(part)
         after = {name: _moved(value, device, memo) for name, value in before.items()}
         if all(after[name] is before[name] for name in before):
             return part

@@ -87,13 +87,12 @@ Edge: TypeAlias = Annotated[float, Range(above=0, below=0.5)]  # a distance kept
 def check(part: Any, cls: type) -> None:
     """Refuse numbers of ``part`` that the annotations of ``cls``, its class or a base, do not allow."""
     for name, allowed in _numbers(cls):
-        reason = allowed(getattr(part, name))
+        value = getattr(part, name)
+        reason = allowed(value)
         if reason:
             default = cls.__dataclass_fields__[name].default  # type: ignore[attr-defined]
             usual = f", such as the default {default!r}" if isinstance(default, int | float) else ""
-            raise BeelineError(
-                f"{type(part).__name__} got {name}={getattr(part, name)!r}, which is no {reason}; give one{usual}"
-            )
+            raise BeelineError(f"{type(part).__name__} got {name}={value!r}, which is no {reason}; give one{usual}")
 
 
 @functools.cache
