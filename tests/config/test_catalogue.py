@@ -1,14 +1,11 @@
 """The protocol of a component: every member of the catalogue keeps it."""
 
 import ast
-import contextlib
 import dataclasses
 import importlib
 import inspect
-import random
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -21,6 +18,7 @@ from beeline.core.errors import BeelineError
 from beeline.core.rng import Rng
 from beeline.fields.flow import MapNetwork, Network
 from beeline.paths.affine import Affine
+from beeline.testing import check_component, unchanged_random_state
 
 MEMBERS = [f"{kind}.{name}" for kind, names in CATALOGUE.items() for name in names]
 CLASSES = [full for full in MEMBERS if isinstance(member(full), type)]
@@ -48,9 +46,9 @@ EXAMPLES = {
     "networks.Ends": "Ends(Network(MLP(2, width=8, depth=1)), couplings.Independent())",
     "networks.Converted": "Converted(Network(MLP(2, width=8, depth=1)), Linear(), paths.Cosine())",
     "networks.Tangent": "Tangent(Network(MLP(2, width=8, depth=1)), Sphere())",
-    "networks.PosteriorNetwork": "Posterior(Network(MLP(2, width=8, depth=1)), Dirichlet())",
+    "networks.PosteriorNetwork": "PosteriorNetwork(Network(MLP(2, width=8, depth=1)), Dirichlet())",
     "networks.Potential": "Potential(Network(MLP(2, width=8, depth=1)), PowerCost(3.0))",
-    "networks.SecondOrder": "Accelerating(Network(MLP(2, width=8, depth=1)), Network(MLP(2, width=8, depth=1)))",
+    "networks.SecondOrder": "SecondOrder(Network(MLP(2, width=8, depth=1)), Network(MLP(2, width=8, depth=1)))",
     "networks.Helped": "Helped(Network(MLP(2, width=8, depth=1)), Network(MLP(2, width=8, depth=1)))",
     "networks.Deep": "Deep(Network(MLP(2, width=8, depth=1)), ['backbone.block.0'], "
     "[Head(8, [2])], [Head(8, [2])], [Head(8, [8])])",
@@ -66,7 +64,7 @@ EXAMPLES = {
     "references.WeakBundle": "WeakBundle('runs/digits/averages/1-power')",
     "encoders.OfBundle": "OfBundle('runs/digits', 'backbone.block.1')",
     "encoders.HubVision": "HubVision('owner/name', skip=5)",
-    "data.SequenceFile": "SymbolFile('peptides.txt', held_out=0.2)",
+    "data.SequenceFile": "SequenceFile('peptides.txt', held_out=0.2)",
     "objectives.Separable": "Separable(FlowMatching(), 'field.backbone.block.0')",
     "objectives.Dispersed": "Dispersed(FlowMatching(), 'backbone.block.0')",
     "schedules.FluxShifted": "FluxShifted(256)",
@@ -146,23 +144,6 @@ def example(full: str) -> object:
         return config.parse(text if "." in text.partition("(")[0] else f"{full.partition('.')[0]}.{text}")
 
 
-@contextlib.contextmanager
-def untouched():  # type: ignore[no-untyped-def]
-    before = torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()
-    yield
-    assert torch.equal(before[0], torch.get_rng_state()), "torch's global random state was changed"
-    assert (before[1] == np.random.get_state()[1]).all(), "numpy's global random state was changed"
-    assert before[2] == random.getstate(), "Python's global random state was changed"
-
-
-def same(a: object, b: object) -> bool:
-    """Equality; of networks, equality of what describes them, of their names and of their shapes."""
-    if isinstance(a, nn.Module) and isinstance(b, nn.Module):
-        shapes = [{k: v.shape for k, v in n.state_dict().items()} for n in (a, b)]
-        return type(a) is type(b) and shapes[0] == shapes[1]
-    return a == b
-
-
 @pytest.mark.parametrize("full", MEMBERS)
 def test_round_trip(full: str) -> None:
     if full in IN_CODE:
@@ -170,15 +151,11 @@ def test_round_trip(full: str) -> None:
         with pytest.raises(BeelineError, match="keep"):
             config.describe(part)
         return
-    with untouched():
+    with unchanged_random_state():
         part = example(full)
-        data = config.describe(part)
-        with Rng(0).ambient():
-            again = config.build(data)
-    assert same(again, part)
-    assert config.describe(again) == data
+    check_component(part)
     if isinstance(member(full), type):  # a maker gives a part of another name
-        assert data["is"] == full
+        assert config.describe(part)["is"] == full
 
 
 @pytest.mark.parametrize("full", MEMBERS)

@@ -29,6 +29,7 @@ from beeline.solvers.runge_kutta import (
     Taylor,
 )
 from beeline.solvers.sde import EulerMaruyama, Overshoot, Refresh
+from beeline.testing import check_solver_order, measured_order
 
 X0 = torch.tensor([[0.5], [1.0], [2.0]], dtype=torch.float64)
 
@@ -54,14 +55,6 @@ def turning_error(solver: object, steps: int, start: float, end: float) -> float
     angle = (math.sin(3 * end) - math.sin(3 * start)) / 3
     c, s = math.cos(angle), math.sin(angle)
     return float((got - torch.stack([c * x[:, 0] - s * x[:, 1], s * x[:, 0] + c * x[:, 1]], 1)).abs().max())
-
-
-def measured_order(error: object, solver: object, start: float, end: float, steps: tuple[int, ...]) -> float:
-    """Minus the slope of log error against log steps, by least squares."""
-    x = torch.tensor([math.log(n) for n in steps], dtype=torch.float64)
-    y = torch.tensor([math.log(error(solver, n, start, end)) for n in steps], dtype=torch.float64)
-    x = x - x.mean()
-    return -float((x * y).sum() / (x * x).sum())
 
 
 FULL = {  # solver -> order on the whole of [0, 1]
@@ -107,15 +100,15 @@ INSIDE = {  # away from the ends, where the log signal-to-noise ratio is infinit
 def test_order(name: str) -> None:
     solver, order = FULL[name]
     steps = (32, 48, 64, 96) if order < 4 else (24, 32, 48, 64)
-    assert abs(measured_order(hyperbola_error, solver, 0.0, 1.0, steps) - order) < 0.15
-    assert measured_order(turning_error, solver, 0.0, 1.0, steps) > order - 0.15
+    check_solver_order(solver, order, steps=steps)
+    assert measured_order(lambda n: turning_error(solver, n, 0.0, 1.0), steps) > order - 0.15
 
 
 @pytest.mark.parametrize("name", INSIDE)
 def test_order_inside(name: str) -> None:
     solver, order = INSIDE[name]
     steps = (64, 96, 128, 192) if order < 4 else (32, 48, 64)
-    assert abs(measured_order(hyperbola_error, solver, 0.2, 0.8, steps) - order) < 0.15
+    check_solver_order(solver, order, start=0.2, end=0.8, steps=steps)
 
 
 def test_order_of_reversible() -> None:
@@ -127,7 +120,7 @@ def test_order_of_reversible() -> None:
         got = solver.lower(integrate(hyperbola, solver.lift(x), times, solver))
         return float((got - 1 / (1 / x + end**2)).abs().max())
 
-    assert abs(measured_order(error, lift, 0.0, 1.0, (32, 48, 64, 96)) - 2) < 0.15
+    assert abs(measured_order(lambda n: error(lift, n, 0.0, 1.0), (32, 48, 64, 96)) - 2) < 0.15
 
 
 @pytest.mark.parametrize("solver", [s for s, _ in [*FULL.values(), *INSIDE.values()]], ids=[*FULL, *INSIDE])
@@ -143,7 +136,8 @@ def test_backwards(solver: object) -> None:
 
 def test_log_clock_has_its_order() -> None:
     """DPM-3 with a proper start; the third-order term is small here, so that the order is approached from above."""
-    assert measured_order(hyperbola_error, DEIS(3, clock=LogSNR(), ramp=False), 0.2, 0.8, (128, 192, 256)) > 2.85
+    solver = DEIS(3, clock=LogSNR(), ramp=False)
+    assert measured_order(lambda n: hyperbola_error(solver, n, 0.2, 0.8), (128, 192, 256)) > 2.85
 
 
 def test_uneven_steps_keep_the_order() -> None:
