@@ -113,10 +113,10 @@ def test_yaml_that_no_schema_can_be(tmp_path: Path, text: str) -> None:
         ('a,b\n1,"2" x\n3,4\n', {}, "line 2"),
         ("# made by hand\na,b\n1,2\n", {"comment": "%"}, "comment='#'"),
         ("a,b\n1,2\n", {"sep": ",,"}, "it is one character"),
-        ("a,b\n1,2\n", {"sep": ",", "decimal": ","}, "one character has one meaning"),
-        ("a,b\n1,2\n", {"skip": -1}, "whole number from 0"),
-        ("a,b\n1,2\n", {"encoding": "utf-9"}, "none that Python knows"),
-        ("a,b\n1,ä\n", {"encoding": "ascii"}, "not text in ascii"),
+        ("a,b\n1,2\n", {"sep": ",", "decimal": ","}, "the comment character; change"),
+        ("a,b\n1,2\n", {"skip": -1}, "integer of 0 or more"),
+        ("a,b\n1,2\n", {"encoding": "utf-9"}, "'utf-9' is unknown"),
+        ("a,b\n1,ä\n", {"encoding": "ascii"}, "bytes are not ascii"),
     ],
 )
 def test_a_csv_file_with_broken_rows_is_refused_with_its_line(

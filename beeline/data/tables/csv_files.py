@@ -1,4 +1,4 @@
-"""CSV files: how one is written, whether its rows are whole, and its columns in the types that its cells say."""
+"""Reading of CSV files: detection of their settings, validation of their rows, types of their columns."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from beeline.data.tables.dtypes import pandas
 from beeline.data.tables.schema import listed
 
 MARKS = {b"\xef\xbb\xbf": "utf-8-sig", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
-"""What files begin with that say how they are encoded; others are UTF-8, or else of an old Windows."""
+"""Byte order marks of encodings; other files are UTF-8, or else cp1252."""
 Array = np.ndarray[Any, Any]
 SEPARATORS = ",;\t|"
-SNIFFED = 200  # records from which the separator is told
+SNIFFED = 200  # records from which the separator is detected
 BLOCK = 1000  # rows that are held as Python objects at a time; larger blocks cost more in garbage collection
 WHOLE = re.compile(r"(?:0|-?[1-9]\d*)", re.ASCII)
 BROKEN = r"[+-]?(?:(?:0|[1-9]\d*)(?:{point}\d*)?|{point}\d+)(?:[eE][+-]?\d+)?"
@@ -28,61 +28,61 @@ BROKEN = r"[+-]?(?:(?:0|[1-9]\d*)(?:{point}\d*)?|{point}\d+)(?:[eE][+-]?\d+)?"
 
 @dataclass(frozen=True)
 class Dialect:
-    """How a CSV file is written; what is None is told from the file."""
+    """Settings of a CSV file; None is detected."""
 
-    sep: str | None = None  # what parts the cells of a row, one character
-    decimal: str | None = None  # the decimal sign of numbers
-    encoding: str | None = None  # as Python names it
-    comment: str | None = None  # the character with which lines begin that are no rows
-    skip: int = 0  # lines before the header
+    sep: str | None = None  # separator of cells, one character
+    decimal: str | None = None  # decimal sign of numbers
+    encoding: str | None = None  # Python name of the encoding
+    comment: str | None = None  # first character of comment lines
+    skip: int = 0  # number of lines before the header
 
     def __post_init__(self) -> None:
         for name, value in (("sep", self.sep), ("decimal", self.decimal), ("comment", self.comment)):
             require(
                 value is None or (isinstance(value, str) and len(value) == 1 and value not in '"\r\n'),
-                f"{name}={value!r} was given for a CSV file; it is one character and no quote: give for example ';'",
+                f"{name}={value!r} was given for a CSV file; it is one character and no quote; give for example ';'",
             )
         require(
             self.sep is None or self.sep not in (self.decimal, self.comment),
-            f"sep={self.sep!r} is also the decimal sign or begins comments; one character has one meaning: change one",
+            f"sep={self.sep!r} is also the decimal sign or the comment character; change one of them",
         )
         require(
             isinstance(self.skip, int) and not isinstance(self.skip, bool) and self.skip >= 0,
-            f"skip={self.skip!r} lines were to be left out before the header; give a whole number from 0",
+            f"skip={self.skip!r} is no number of lines before the header; give an integer of 0 or more",
         )
         if self.encoding is not None:
             try:
                 codecs.lookup(self.encoding)
             except (LookupError, TypeError, ValueError):
                 raise BeelineError(
-                    f"encoding={self.encoding!r} is none that Python knows; give utf-8, cp1252 or utf-16"
+                    f"encoding={self.encoding!r} is unknown; give for example utf-8, cp1252 or utf-16"
                 ) from None
 
     @property
     def written(self) -> dict[str, str]:
-        """The words of pandas for writing such a file."""
+        """Arguments of pandas for writing such a file."""
         return {k: v for k, v in asdict(self).items() if k in ("sep", "decimal", "encoding") and v is not None}
 
     def of(self, path: Path) -> Dialect:
-        """The dialect of a file, with nothing left open."""
+        """The settings of a file, with None replaced by detected values."""
         encoding = self.encoding or _encoding(path)
         with _Lines(path, encoding, self) as lines:
             start = [line for _, line in zip(range(20 * SNIFFED), lines, strict=False)]
         require(
             any(line.strip() for line in start),
-            f"{path} is empty; a table needs a header and rows: check that it was written",
+            f"{path} is empty; check that it was written",
         )
         sep = self.sep or ("\t" if path.suffix.lower() in (".tsv",) else _separator(start))
         cells = {cell for row in _records(start, sep)[1:] for cell in row}
         comma = any(re.fullmatch(r"-?\d{1,3}(\.\d{3})*,\d+|-?\d+,\d+", cell) for cell in cells)
         point = any(re.fullmatch(r"-?\d{1,3}(,\d{3})*\.\d+|-?\d+\.\d+", cell) for cell in cells)
-        # 1,234 may be thousands: where a column has points, commas are no decimal sign
+        # 1,234 may have a thousands separator: with decimal points, a comma is no decimal sign
         decimal = self.decimal or ("," if comma and not point and sep not in (",",) else ".")
         return Dialect(sep, decimal, encoding, self.comment, self.skip)
 
 
 class _Lines:
-    """The lines of a text file without those before the header and the comments; its line numbers in ``at``."""
+    """The lines of a text file after ``skip`` lines and without comments; ``at`` is the current line number."""
 
     def __init__(self, path: Path, encoding: str, dialect: Dialect):
         self.path, self.encoding, self.dialect, self.at = path, encoding, dialect, 0
@@ -103,15 +103,15 @@ class _Lines:
                 self.at += 1
                 if "\0" in line:
                     raise BeelineError(
-                        f"{self.path}, line {self.at}: there is a zero byte, which no text holds; it is no CSV file, "
-                        "or it is damaged: write it again"
+                        f"{self.path}, line {self.at}: there is a zero byte, so it is no CSV file, or "
+                        "damaged; write it again"
                     )
                 comment = self.dialect.comment is not None and line.startswith(self.dialect.comment)
                 if self.at > self.dialect.skip and not comment:
                     yield line
         except UnicodeError:
             raise BeelineError(
-                f"{self.path}, line {self.at + 1}: this is not text in {self.encoding}; give its encoding"
+                f"{self.path}, line {self.at + 1}: the bytes are not {self.encoding}; give the encoding of the file"
             ) from None
 
 
@@ -177,8 +177,8 @@ def _parsed(path: Path, dialect: Dialect, rows: int | None) -> tuple[list[str], 
         "row.names=FALSE, or name the first column in the header",
     )
     require(not longer, first)
-    require(header, f"{path} is empty; a table needs a header and rows: check that it was written")
-    require(count > 0, f"{path} has a header but no rows; a table is learned from rows: check that it was written")
+    require(header, f"{path} is empty; check that it was written")
+    require(count > 0, f"{path} has a header but no rows; check that it was written")
     return header, [pa.chunked_array(part, pa.large_string()).slice(0, rows) for part in parts]
 
 
@@ -187,8 +187,8 @@ def names(header: Sequence[Any], what: str = "the table") -> None:
     unnamed = [i + 1 for i, name in enumerate(header) if not str(name).strip()]
     require(
         not unnamed,
-        f"column {listed(unnamed)} of {what} has no name; every column is asked for by its name: name it in the header "
-        "(an index that was written along is dropped with index=False)",
+        f"column {listed(unnamed)} of {what} has no name; give it one in the header "
+        "(pandas writes no index column with index=False)",
     )
     seen: dict[str, int] = {}
     for name in header:
@@ -196,7 +196,7 @@ def names(header: Sequence[Any], what: str = "the table") -> None:
     twice = sorted(name for name, times in seen.items() if times > 1)
     require(
         not twice,
-        f"{what} has more than one column named {listed(map(repr, twice))}; one name means one column: rename them",
+        f"{what} has more than one column named {listed(map(repr, twice))}; rename them",
     )
 
 
@@ -274,7 +274,7 @@ def _records(lines: Sequence[str], sep: str) -> list[list[str]]:
     try:
         for row in csv.reader(lines, delimiter=sep):
             found.append(row)
-    except csv.Error:  # told with its line when the file is checked
+    except csv.Error:  # reported with its line number when the file is read
         pass
     return found
 

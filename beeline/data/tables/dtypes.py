@@ -1,4 +1,4 @@
-"""Column types of pandas and Arrow: a series in one of a few plain forms, and back in the type in which it came."""
+"""Column types of pandas and Arrow: conversion to a few plain types, and back."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ def called(cells: Any) -> str:
 
 
 def loose(cells: Any) -> Any:
-    """A series as numbers of numpy, nullable whole numbers and booleans, moments, or Python objects.
+    """A series as numbers of numpy, nullable integers and booleans, datetimes, or Python objects.
 
-    Dates are moments at midnight, times of day are moments of 1970-01-01; durations and periods are whole numbers of
+    Dates are datetimes at midnight, times of day are datetimes of 1970-01-01; durations and periods are integers in
     their unit.
     """
     pd = pandas()
@@ -68,7 +68,7 @@ def bare(value: Any) -> Any:
 
 
 def restored(cells: Any, dtype: str) -> Any:
-    """A series of plain values (moments or None among them) in a type by its name."""
+    """A series of plain values, datetimes or None in the type with the given name."""
     pd = pandas()
     if dtype in ("", "object"):
         return cells.astype(object)
@@ -180,21 +180,23 @@ def _whole(cells: Any, dtype: str) -> Any:
 
 
 def _datetimes(cells: Any) -> Any:
-    """Objects of date and time as a series of moments, in UTC where they have a zone."""
+    """Date and time objects as a series of datetimes, in UTC if they have a time zone."""
     pd = pandas()
     zones = {v.tzinfo is not None for v in cells.dropna()}
     require(
         len(zones) == 1,
-        f"column {cells.name!r} holds moments with a time zone and without one; give all of them a zone, or none",
+        f"column {cells.name!r} mixes datetimes with and without a time zone; give all of them a zone, or none",
     )
     try:
         return pd.to_datetime(cells, utc=zones == {True})
     except (ValueError, TypeError, OverflowError) as error:
-        raise BeelineError(f"column {cells.name!r} holds moments that cannot be read ({error}); convert them") from None
+        raise BeelineError(
+            f"column {cells.name!r} holds datetimes that cannot be read ({error}); convert them with pandas.to_datetime"
+        ) from None
 
 
 def _stamps(cells: Any, kind: str) -> Any:
-    """Dates as moments at midnight; times of day as moments of 1970-01-01."""
+    """Dates as datetimes at midnight; times of day as datetimes of 1970-01-01."""
     pd = pandas()
     day = datetime.date(1970, 1, 1)
     made = [

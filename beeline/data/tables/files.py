@@ -1,4 +1,4 @@
-"""Where tables come from, and where they go: CSV and Parquet files, whole or a row group at a time."""
+"""Data sets of tables: CSV and Parquet files in memory, and Parquet files read by row group."""
 
 from __future__ import annotations
 
@@ -26,27 +26,26 @@ from beeline.data.tables.table import Raw, Table
 
 @dataclass(frozen=True)
 class TableFile(DataSetBase):
-    """A table from a CSV or Parquet file; its schema is inferred, shown, and corrected where that is asked for.
+    """A table from a CSV or Parquet file; its schema is inferred, and corrected by ``schema`` and ``corrections``.
 
     (training, held-out) rows, with 1 - held_out and held_out of the file
-    Assumes that the rows are in no order that matters.  Rows held out are drawn with a fixed key; a row that holds the
-    only cells of some category stays in training, because a model cannot judge a level that it never saw.
-    Source: none.
+    Assumes that the order of the rows is irrelevant.  Held-out rows are a fixed random choice; rows with the only
+    cells of some level remain in training.
 
     >>> TableFile("adult.csv", corrections={"zip": {"kind": "category"}}).modality().schema
     {'zip': {'kind': 'category'}}
     """
 
     path: str  # a .csv, .tsv or .parquet file
-    held_out: Inside = 0.1  # share of the rows kept back, between 0 and 1
-    exclude: tuple[str, ...] = ()  # columns that are left out
-    schema: str | None = None  # a YAML file of corrections, as 'beeline.data.tables.infer' or Table.show gives
-    corrections: Mapping[str, Any] = field(default_factory=dict)  # column -> settings; they win over the file's
-    sep: str | None = None  # of a CSV file: what parts cells; None is told from the file, as are the next two
-    decimal: str | None = None  # its decimal sign
-    encoding: str | None = None  # as Python names it
-    comment: str | None = None  # with which lines begin that are no rows
-    skip: int = 0  # lines before the header
+    held_out: Inside = 0.1  # held-out fraction, between 0 and 1
+    exclude: tuple[str, ...] = ()  # columns that are not used
+    schema: str | None = None  # a YAML file of corrections, as Schema.yaml writes it
+    corrections: Mapping[str, Any] = field(default_factory=dict)  # column -> settings; they override the file
+    sep: str | None = None  # CSV separator; None is detected, as are the next two
+    decimal: str | None = None  # CSV decimal sign
+    encoding: str | None = None  # CSV encoding, by its Python name
+    comment: str | None = None  # first character of comment lines
+    skip: int = 0  # number of lines before the header
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "path", str(self.path))
@@ -55,12 +54,12 @@ class TableFile(DataSetBase):
 
     @property
     def csv(self) -> Dialect:
-        """How the file is written, as far as that was given."""
+        """The given CSV settings."""
         return Dialect(self.sep, self.decimal, self.encoding, self.comment, self.skip)
 
     @property
-    def told(self) -> Dialect | None:
-        """How the file is written, told from it; None for a Parquet file."""
+    def detected(self) -> Dialect | None:
+        """The CSV settings with undetermined ones detected; None for a Parquet file."""
         if Path(self.path).suffix.lower() in (".parquet", ".pq"):
             return None
         return self.csv.of(regular(self.path))
@@ -86,66 +85,65 @@ class TableFile(DataSetBase):
 
     def modality(self) -> Table:
         exists = Path(self.path).is_file()
-        dialect = self.told if exists else None
+        dialect = self.detected if exists else None
         return Table(schema=self.given, dialect={} if dialect is None else dialect.written)
 
     def read(self) -> Raw:
-        """All rows, without the columns that are left out."""
+        """All rows, without excluded columns."""
         return leave_out(read(self.path, dialect=self.csv, text=as_text(self.given)), self.exclude, self.path)
 
     def read_file(self, path: str) -> Raw:
         return replace(self, path=path).read()
 
     def summary(self) -> str:
-        """The schema for people: how the file is written, and what every column is taken for."""
-        raw, dialect = self.read(), self.told
+        """The inferred schema and the CSV settings as text."""
+        raw, dialect = self.read(), self.detected
         lines = self._schema(raw, dialect).summary()
         return lines if dialect is None else f"{lines}\n{described(dialect)}"
 
     def load(self) -> tuple[Raw, Raw]:
-        """(training, held-out) rows; every refusal names the file or the column, and the rows."""
+        """(training, held-out) rows; ValueError names the file or the column, and the rows."""
         raw = self.read()
-        return parted(raw, self._schema(raw, self.told), self.held_out, self.path)
+        return parted(raw, self._schema(raw, self.detected), self.held_out, self.path)
 
     def _schema(self, raw: Raw, dialect: Dialect | None) -> Schema:
         return infer(raw, self.given, (dialect.decimal if dialect else None) or ".")
 
 
 def as_text(given: Mapping[str, Any]) -> tuple[str, ...]:
-    """Columns whose kind was given as one that keeps text as it is written."""
+    """Columns whose given kind needs the original text."""
     kept = {kind.kind for kind in (Category, Identifier, Datetime)}
     return tuple(str(name) for name, settings in given.items() if settings.get("kind") in kept)
 
 
 def described(dialect: Dialect) -> str:
-    """How a CSV file is written, in words."""
+    """CSV settings as text."""
     parts = [f"{name} {value!r}" for name, value in dialect.written.items()]
-    return f"read as CSV with {', '.join(parts)} (to be set by these names)"
+    return f"read as CSV with {', '.join(parts)} (settings of these names change it)"
 
 
 @dataclass(frozen=True)
 class TableStream(DataSetBase):
-    """A Parquet file larger than memory: its schema from a part of it, its rows a row group at a time.
+    """A Parquet file larger than memory: the schema is inferred from a part, rows are read by row group.
 
     microbatch n holds rows n size ... of an order that shuffles the row groups, and the rows within each
-    Assumes row groups that fit into memory (two are held), and that ``first`` rows spread over the groups show every
-    level of every category; another level is refused when it is met.
-    Source: none.
+    Assumes that two row groups fit into memory, and that ``first`` rows, from all row groups, have every level of every
+    category; other levels raise ValueError when they are read.
 
     >>> TableStream("logs.parquet").first
     100000
     """
 
     path: str  # a .parquet file
-    first: int = 100_000  # rows from which schema and quantiles are learned, and some held out
-    held_out: Inside = 0.1  # share of these that is held out
-    exclude: tuple[str, ...] = ()  # columns that are left out
+    first: int = 100_000  # rows for the schema, the quantiles and the held-out rows
+    held_out: Inside = 0.1  # held-out fraction of these
+    exclude: tuple[str, ...] = ()  # columns that are not used
     corrections: Mapping[str, Any] = field(default_factory=dict)  # column -> settings
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "path", str(self.path))
         object.__setattr__(self, "exclude", tuple(self.exclude))
-        require(self.first >= 1, f"TableStream got first={self.first}; it is a number of rows: give 1 or more")
+        require(self.first >= 1, f"TableStream got first={self.first}, but it is a number of rows; give 1 or more")
 
     def modality(self) -> Table:
         return Table(schema=dict(self.corrections))
@@ -155,17 +153,17 @@ class TableStream(DataSetBase):
         path = regular(self.path)
         require(
             path.suffix in (".parquet", ".pq"),
-            f"{self.path} is no Parquet file by its name; only Parquet can be read in parts: convert it, or read it "
-            "whole with TableFile",
+            f"{self.path} has no Parquet extension, but only Parquet can be read in parts; convert it, or use "
+            "TableFile",
         )
         parquet = extra("pyarrow.parquet", "tables")
         with damaged(path):
             return parquet.ParquetFile(path)
 
     def load(self) -> tuple[Raw, Raw]:
-        """(training, held-out) rows of a part of the file, the same number from every row group."""
+        """(training, held-out) rows of a part of the file, with equally many rows of every row group."""
         groups = self.file.num_row_groups
-        require(groups > 0, f"{self.path} has no rows; a table is learned from rows: check that it was written")
+        require(groups > 0, f"{self.path} has no rows; check that it was written")
         each = max(1, -(-self.first // groups))
         parts = []
         for g in range(groups):
@@ -176,7 +174,7 @@ class TableStream(DataSetBase):
         return parted(raw, infer(raw, self.corrections), self.held_out, self.path)
 
     def summary(self) -> str:
-        """The schema for people, of the part from which it is learned."""
+        """The schema as text, inferred from the first rows."""
         return infer(pandas().concat(self.load(), ignore_index=True), self.corrections).summary()
 
     def group(self, number: int) -> Raw:
@@ -186,17 +184,16 @@ class TableStream(DataSetBase):
         return leave_out(rows, self.exclude, self.path)
 
     def microbatches(self, table: Table, rng: Rng) -> StreamMicrobatches:
-        """The whole file as numbered microbatches for learning."""
+        """Microbatches of the whole file."""
         return StreamMicrobatches(self, table, rng)
 
 
 @dataclass(frozen=True, eq=False)
 class StreamMicrobatches:
-    """The rows of a stream as numbered microbatches: the number alone decides what a lot holds.
+    """Microbatches of a Parquet file, shuffled by row group and within row groups.
 
     position p = n size + i runs through the row groups of epoch p div N in their shuffled order
     Assumes a fitted table.
-    Source: none.
     """
 
     stream: TableStream
@@ -214,7 +211,7 @@ class StreamMicrobatches:
         return parts[0] if len(parts) == 1 else stack(parts)
 
     def _pieces(self, position: int, size: int) -> Iterator[tuple[int, int, int, int]]:
-        """(epoch, row group, first, last row) of what a lot takes, in order."""
+        """(epoch, row group, first row, end) of the rows of a microbatch, in order."""
         meta = self.stream.file.metadata
         while size > 0:
             epoch, at = divmod(position, len(self))
@@ -225,7 +222,7 @@ class StreamMicrobatches:
                     yield epoch, group, at, stop
                     position, size, at = position + stop - at, size - (stop - at), stop
                 at -= length
-            # what is left begins the next epoch
+            # remaining rows are from the next epoch
 
 
 @lru_cache(maxsize=2)
@@ -235,7 +232,7 @@ def _cells(microbatches: StreamMicrobatches, epoch: int, group: int) -> Any:
 
 
 def leave_out(raw: Raw, names: tuple[str, ...], what: str) -> Raw:
-    """A table without some columns; refused when it lacks one of them."""
+    """A table without some columns; ValueError if it lacks one of them."""
     known = {label(name): name for name in raw.columns}
     for name in map(label, names):
         require(name in known, f"{what} has no column {name!r} to leave out; {nearest(name, known)}")
@@ -243,7 +240,7 @@ def leave_out(raw: Raw, names: tuple[str, ...], what: str) -> Raw:
 
 
 def parted(raw: Raw, schema: Schema, share: float, what: str) -> tuple[Raw, Raw]:
-    """(training, held-out) rows; a row with the only cells of some level stays in training."""
+    """(training, held-out) rows; rows with the only cells of some level remain in training."""
     train, held = divide(len(raw), share, what)
     columns, raw = raw.columns, named(raw)
     some, other = raw.iloc[train], raw.iloc[held]

@@ -1,4 +1,4 @@
-"""From a file or a data frame to a schema; whatever cannot be learned is refused with its rows and columns named."""
+"""Inference of the schema of a data frame; ValueError names the rows and columns that cannot be learned."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from beeline.core.errors import BeelineError, nearest, require
-from beeline.data.tables.codec import datetime_formats as moments
+from beeline.data.tables.codec import datetime_formats
 from beeline.data.tables.codec.timestamps import described, ticks, zone_of
 from beeline.data.tables.csv_files import names
 from beeline.data.tables.distinct import DistinctCells
@@ -33,39 +33,39 @@ from beeline.data.tables.schema import (  # fmt: skip
 )
 
 MARKERS = ("?", "", "na", "n/a", "nan", "null", "none", "-", "--", ".", "unknown", "missing")
-"""Texts that stand for an empty cell in a column of numbers or moments; in a category they are levels like others."""
+"""Texts of empty cells in columns of numbers or datetimes; in categories they are levels."""
 LEVELS = 20_000  # a category with more levels is refused
-FEW = 20  # so few different values mean codes, even where most of them are numbers
+FEW = 20  # with at most so many distinct values, text is a category even if most values are numbers
 STYLES = (("", "."), (",", "."), ("", ","), (".", ","), (" ", ","), ("\u00a0", ","), ("\u202f", ","), ("'", "."),
           ("\u2019", "."), (" ", "."))  # fmt: skip
-"""Signs between thousands and before decimals, in the order in which they are tried."""
+"""(thousands separator, decimal sign), in the order in which they are tried."""
 
 
 def label(name: Any) -> str:
-    """The name of a column as text; the levels of a name are joined by points."""
+    """The name of a column as text; levels of a multi-index are joined by points."""
     return ".".join(str(part) for part in name if str(part)) if isinstance(name, tuple) else str(name)
 
 
 def named(frame: Any) -> Any:
-    """A data frame whose columns are named by text."""
+    """A data frame whose column names are text."""
     if all(isinstance(name, str) for name in frame.columns):
         return frame
     return frame.set_axis([label(name) for name in frame.columns], axis=1)
 
 
 def infer(frame: Any, corrections: Mapping[Any, Any] | None = None, decimal: str = ".") -> Schema:
-    """The schema of a data frame, as far as its cells tell it; ``corrections`` come before anything is refused.
+    """The schema of a data frame; ``corrections`` apply before columns are refused.
 
-    ``decimal`` is the decimal sign of the file, which decides what 1,234 in a cell of text means.
+    ``decimal`` is the decimal sign of the file, which determines the value of the text 1,234.
     """
     pd = pandas()
     require(
         isinstance(frame, pd.DataFrame),
-        f"got {type(frame).__name__} in place of a table; give a pandas DataFrame, or a .csv or .parquet file",
+        f"got {type(frame).__name__}, which is no table; give a pandas DataFrame, or a .csv or .parquet file",
     )
-    require(frame.shape[1] > 0, "the table has no columns; nothing can be learned from it: check how it was read")
+    require(frame.shape[1] > 0, "the table has no columns; check how it was read")
     names([label(name) for name in frame.columns])
-    require(len(frame) > 0, "the table has no rows; it is learned from rows: check how it was read")
+    require(len(frame) > 0, "the table has no rows; check how it was read")
     frame = named(frame).reset_index(drop=True)
     given = {label(name): settings for name, settings in (corrections or {}).items()}
     for name in given:
@@ -82,7 +82,7 @@ def infer(frame: Any, corrections: Mapping[Any, Any] | None = None, decimal: str
 def column(
     name: str, cells: Any, kind: str | None = None, decimal: str = ".", given: Mapping[str, Any] | None = None
 ) -> Column:
-    """The kind of one column, or what a given kind is in it; rows in messages count from 1, without the header."""
+    """The inferred column, of the given kind if there is one; rows in messages count from 1, without the header."""
     pd = pandas()
     common: dict[str, Any] = {"name": name, "dtype": called(cells), "missing": bool(cells.isna().any())}
     levelled: dict[str, Any] = {}
@@ -102,7 +102,7 @@ def column(
         varied = full.nunique() > 1 or common["missing"]
         return Boolean(**common) if varied else Constant(name, common["dtype"], value=bool(full.iloc[0]))
     if pd.api.types.is_datetime64_any_dtype(full.dtype):
-        return _moment(common, full)
+        return _datetimes(common, full)
     if pd.api.types.is_numeric_dtype(full.dtype):
         return _number(common, full)
     return _text(common, full, decimal)
@@ -111,7 +111,7 @@ def column(
 def _forced(
     common: dict[str, Any], full: Any, kind: str, decimal: str, levelled: dict[str, Any], given: Mapping[str, Any]
 ) -> Column:
-    """A column of a kind that was given, with what its cells tell about it."""
+    """A column of the given kind, with settings inferred from its cells."""
     pd = pandas()
     name, text = common["name"], not full.empty and all(isinstance(v, str) for v in full)
     if kind == Category.kind:
@@ -124,10 +124,14 @@ def _forced(
         return KINDS[kind](**common)
     if kind == Datetime.kind:
         if pd.api.types.is_datetime64_any_dtype(full.dtype):
-            found: Column | None = _moment(common, full, alone=True)
+            found: Column | None = _datetimes(common, full, alone=True)
         else:
-            form = moments.Form(str(given["format"]), tuple(given.get("months", ()))) if "format" in given else None
-            found = _moments_in_text(common, full, form, strict=True) if text else None
+            form = (
+                datetime_formats.Form(str(given["format"]), tuple(given.get("months", ())))
+                if "format" in given
+                else None
+            )
+            found = _datetimes_in_text(common, full, form, strict=True) if text else None
         return found or Datetime(**common)
     if kind == Number.kind:
         found = None
@@ -144,7 +148,7 @@ def _forced(
 
 
 def _number(common: dict[str, Any], full: Any, alone: bool = False) -> Column:
-    """A column of numbers; with ``alone`` it is one whatever its name and values look like."""
+    """A column of numbers; with ``alone`` always a Number, else perhaps a constant, category or identifier."""
     pd = pandas()
     name = common["name"]
     require(
@@ -171,8 +175,7 @@ def _number(common: dict[str, Any], full: Any, alone: bool = False) -> Column:
     bad = [int(full.index[i]) + 1 for i in np.flatnonzero(np.isinf(values))]
     require(
         not bad,
-        f"column {name!r} holds infinite numbers in rows {listed(bad)}; no law covers them: "
-        "remove these rows, or write the cells as empty",
+        f"column {name!r} holds infinite numbers in rows {listed(bad)}; remove these rows, or leave the cells empty",
     )
     different = np.unique(values)
     if len(different) == 1 and not common["missing"] and not alone:
@@ -205,7 +208,7 @@ def _text(common: dict[str, Any], full: Any, decimal: str) -> Column:
         "convert them to numbers, text or dates",
     )
     return (
-        _numbers_in_text(common, full, decimal) or _moments_in_text(common, full, None) or _category(common, full, {})
+        _numbers_in_text(common, full, decimal) or _datetimes_in_text(common, full, None) or _category(common, full, {})
     )
 
 
@@ -227,20 +230,20 @@ def _marked(common: dict[str, Any], cells: DistinctCells) -> dict[str, Any]:
 
 
 def digits(texts: Any, before: str, after: str, thousands: str, decimal: str) -> Any:
-    """Cells of text as numbers in the plain way, without what stands beside and between their digits."""
+    """Text cells as plain numbers, without prefix, suffix and thousands separators."""
     made = texts.str.removeprefix(before).str.removesuffix(after)
     made = made.str.replace(thousands, "", regex=False) if thousands else made
     return made if decimal in (".",) else made.str.replace(decimal, ".", regex=False)
 
 
 def _numbers_in_text(common: dict[str, Any], full: Any, decimal: str, strict: bool = False) -> Column | None:
-    """Numbers with signs beside and between their digits, or None; a column that is neither is refused by its rows."""
+    """A column of numbers in text, or None; ValueError names the rows of a column that mixes numbers and text."""
     name = common["name"]
     cells = DistinctCells.of(full)
     shown = cells.where(~_is_marker(cells))
     if not len(shown.codes) or (len(shown.distinct) <= FEW and len(shown.codes) < 0.5 * len(full)) and not strict:
         return None
-    if shown.distinct.str.fullmatch(r"0\d+").any() and not strict:  # a zero at the front says that it is a name
+    if shown.distinct.str.fullmatch(r"0\d+").any() and not strict:  # leading zeros mean text
         return None
     style, share = _style(shown, decimal)
     if style is None or share < 0.5:
@@ -301,10 +304,10 @@ def _style(shown: DistinctCells, decimal: str) -> tuple[tuple[str, str, str, str
     return best
 
 
-def _moments_in_text(
-    common: dict[str, Any], full: Any, form: moments.Form | None, strict: bool = False
+def _datetimes_in_text(
+    common: dict[str, Any], full: Any, form: datetime_formats.Form | None, strict: bool = False
 ) -> Column | None:
-    """Moments that are written alike, or None; a column of moments and other text is refused by its rows."""
+    """A column of datetimes in text, or None; ValueError names the rows of other text."""
     name = common["name"]
     cells = DistinctCells.of(full)
     shown = cells.where(~_is_marker(cells))
@@ -313,7 +316,7 @@ def _moments_in_text(
         return None
     texts = shown.distinct.tolist()
     if form is None:
-        form, bad = moments.find(texts)
+        form, bad = datetime_formats.find(texts)
     else:
         bad = np.array([s is None for s in form.parse(texts)[0]])
     if form is None or (bad.any() and len(cells.distinct) <= FEW and not strict):
@@ -321,7 +324,7 @@ def _moments_in_text(
     strange = shown.where(bad)
     require(
         not len(strange.codes),
-        f"column {name!r} mixes moments written as {form.format} with others: rows "
+        f"column {name!r} mixes datetimes written as {form.format} with others: rows "
         f"{listed(i + 1 for i in strange.index)} hold {listed(map(repr, strange.distinct))}; correct these "
         "cells, write them as empty, or make the column a category in the schema",
     )
@@ -340,7 +343,7 @@ def _moments_in_text(
     return Datetime(**common, format=form.format, months=form.months, zone=zone, **described(stamps, nano, zone))
 
 
-def _moment(common: dict[str, Any], full: Any, alone: bool = False) -> Column:
+def _datetimes(common: dict[str, Any], full: Any, alone: bool = False) -> Column:
     stamps, nano = ticks(full, common["name"])
     if len(np.unique(stamps)) == 1 and not common["missing"] and not alone:
         return Constant(common["name"], common["dtype"], value=str(full.iloc[0]))
@@ -356,23 +359,22 @@ def _category(common: dict[str, Any], full: Any, levelled: dict[str, Any]) -> Co
         return Identifier(**common, text=isinstance(full.iloc[0], str))
     require(
         count <= LEVELS and (len(full) < 100 or count <= 0.5 * len(full)),
-        f"column {name!r} holds {count} different values in {len(full)} rows, most of them seen once; a law of such "
-        "values cannot be learned from a table: leave the column out (without), group its values, or say what it is in "
-        f"the schema: {{{name}: {{kind: identifier}}}} replaces it by fresh numbers; numbers, dates, and category are "
-        "other kinds",
+        f"column {name!r} holds {count} different values in {len(full)} rows, too many for a category; exclude the "
+        f"column, group its values, or set its kind in the schema: {{{name}: {{kind: identifier}}}} replaces it by new "
+        "numbers; other kinds are number, datetime and category",
     )
     return Category(**common, levels=levels(full), **levelled)
 
 
 def levels(full: Any) -> tuple[Any, ...]:
-    """The different values of a column, most frequent first, equals in order of their text."""
+    """The distinct values of a column, most frequent first, ties in alphabetical order."""
     counts = full.value_counts()
     pairs = sorted(((bare(v), int(n)) for v, n in counts.items()), key=lambda p: (-p[1], str(p[0])))
     return tuple(value for value, _ in pairs)
 
 
 def _decimals(different: np.ndarray[Any, Any]) -> int | None:
-    """How many digits after the point all values have; None when they have more than 9."""
+    """The number of decimal places of the values; None for more than 9."""
     for places in range(1, 10):
         if np.allclose(np.round(different, places), different, rtol=1e-12, atol=0):
             return places

@@ -1,4 +1,4 @@
-"""CSV and Parquet files as data frames; what is damaged or no such file is refused."""
+"""Reading of CSV and Parquet files as data frames, with errors that name the file."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from beeline.data.tables.dtypes import pandas
 def read(
     path: str | Path, rows: int | None = None, *, dialect: Dialect | None = None, text: tuple[str, ...] = ()
 ) -> Any:
-    """A CSV (.csv, .tsv) or Parquet file as a data frame; refused when it is empty, damaged or its header is unfit.
+    """A CSV (.csv, .tsv) or Parquet file as a data frame; ValueError if it is empty, damaged or has an invalid header.
 
     Columns of a CSV file that are named in ``text`` stay text.
     """
@@ -53,7 +53,7 @@ def whole_parquet(path: Path) -> Any:
 
 @contextlib.contextmanager
 def damaged(path: Path) -> Iterator[None]:
-    """Says which file cannot be read, whatever Arrow says of it."""
+    """Convert errors of Arrow to a ValueError that names the file."""
     try:
         yield
     except BeelineError:

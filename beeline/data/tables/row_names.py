@@ -1,4 +1,4 @@
-"""Columns that name the rows themselves: told by a word in their name, or by a pattern in all of their cells."""
+"""Detection of identifier columns, by their name or by a pattern in all cells."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 NAMING = re.compile(r"(^|_|\b)(id|uuid|guid|key|index|rowid|number|no|ssn|iban|email|e-mail|phone)$", re.IGNORECASE)
-"""Names of columns that name the rows."""
+"""Names of identifier columns."""
 PATTERNS = tuple(
     map(
         re.compile,
@@ -18,22 +18,22 @@ PATTERNS = tuple(
         ),
     )
 )
-"""Texts that name a row: UUIDs, digests, addresses of mail and of pages."""
+"""Patterns of identifiers: UUIDs, digests, e-mail addresses and URLs."""
 
 
 def names_rows(name: str, full: Any) -> bool:
-    """Whether different texts or large numbers name the rows: by the name of the column, or by a pattern in all."""
+    """Whether distinct texts or large numbers are identifiers, by the name of the column or a pattern in all cells."""
     if NAMING.search(name.strip()) or name.endswith(("Id", "ID")):
         return True
     if not isinstance(full.iloc[0], str):
-        return bool(min(len(str(abs(v))) for v in full) >= 16)  # so many digits name things
+        return bool(min(len(str(abs(v))) for v in full) >= 16)  # numbers of so many digits are identifiers
     parts = full.str.extract(r"^(\D*)\d+(\D*)$")
     counted = not parts.isna().any(axis=None) and len(parts.drop_duplicates()) == 1
     return counted or any(bool(full.str.fullmatch(pattern).all()) for pattern in PATTERNS)
 
 
 def counts_rows(name: str, full: Any, different: int) -> bool:
-    """Whether whole numbers count the rows: all different, and from 0 or 1 in steps of one, or by their name."""
+    """Whether distinct integers are identifiers: 0 or 1 upwards in steps of one, or by the name of the column."""
     if len(full) < 20 or different < len(full):
         return False
     if NAMING.search(name.strip()) or name.endswith(("Id", "ID")):

@@ -1,4 +1,4 @@
-"""Schemas: what the columns of a table are, shown before training and corrected in YAML."""
+"""Schemas: the kinds and settings of the columns of a table; they can be corrected in YAML."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from beeline.core.old_names import translate_columns
 
 @dataclass(frozen=True)
 class Column:
-    """What every column has.  ``missing`` is a state of its own: such cells are made again, never filled silently."""
+    """Settings of every column.  Empty cells are a state of their own, which is generated like any other."""
 
     name: str
-    dtype: str = ""  # of the data frame, given back on the way out
+    dtype: str = ""  # of the data frame; decoded cells have it
     missing: bool = False  # whether cells may be empty
-    na_token: Any = None  # how an empty cell is written in this column ("?", "NA"); None for an empty one
+    na_token: Any = None  # the text of an empty cell ("?", "NA"); None for an empty cell
     kind: ClassVar[str] = ""
     note: ClassVar[str] = ""
 
@@ -39,25 +39,25 @@ class Column:
         return {"kind": self.kind, **kept}
 
     def words(self) -> str:
-        """What a person wants to check, in a few words."""
+        """A short description for ``summary``."""
         return self.note
 
 
 @dataclass(frozen=True)
 class Number(Column):
-    """Numbers: whole or broken, with bounds that made values respect."""
+    """Numbers, with bounds that generated values respect."""
 
-    integer: bool = False  # whole numbers stay whole
-    decimals: int | None = None  # digits after the point that are kept; None keeps all
-    low: float | int | None = None  # made values are not below
-    high: float | int | None = None  # nor above
+    integer: bool = False  # whether all are integers
+    decimals: int | None = None  # decimal places; None for any
+    low: float | int | None = None  # lower bound of generated values
+    high: float | int | None = None  # upper bound
     text: bool = False  # cells are text
-    thousands: str = ""  # what parts groups of three digits in a cell of text, as in 52,515
-    decimal: str = "."  # the decimal sign in a cell of text
-    least: int = 0  # digits after the point that every cell of text has
-    before: str = ""  # what stands before the number in a cell of text, as in $5
-    after: str = ""  # what stands after it, as in 29 %
-    standard: bool = False  # scale to mean 0 and deviation 1 instead of mapping quantiles to a normal law
+    thousands: str = ""  # thousands separator of text cells, as in 52,515
+    decimal: str = "."  # decimal sign of text cells
+    least: int = 0  # smallest number of decimal places of text cells
+    before: str = ""  # prefix of text cells, as in $5
+    after: str = ""  # suffix of text cells, as in 29 %
+    standard: bool = False  # standardise, instead of mapping quantiles to a normal distribution
     kind: ClassVar[str] = "number"
 
     def words(self) -> str:
@@ -73,14 +73,14 @@ class Number(Column):
 
     @property
     def written(self) -> str:
-        """How the cells write a number, by an example where more than units stand beside it."""
+        """The text format of a number, as an example; empty for plain numbers."""
         if not self.thousands and self.decimal in (".",):
             return f"{self.before}...{self.after}" if self.before or self.after else ""
         return f"{self.before}1{self.thousands}234{'' if self.integer else self.decimal + '5'}{self.after}"
 
     @property
     def origin(self) -> int:
-        """What is taken from whole numbers before they pass through float64, which holds 53 bits."""
+        """Offset that is subtracted from integers of more than 53 bits before conversion to float64."""
         low, high = self.low, self.high
         exact = self.integer and isinstance(low, int) and isinstance(high, int)
         return int(low) if exact and max(abs(low), abs(high)) > EXACT else 0  # type: ignore[arg-type]
@@ -88,12 +88,12 @@ class Number(Column):
 
 @dataclass(frozen=True)
 class Category(Column):
-    """One of a set of levels, of any type that a file can hold."""
+    """One of a set of levels."""
 
-    levels: tuple[Any, ...] = ()  # all that may occur, most frequent first
-    order: tuple[Any, ...] = ()  # the categories of a data frame in their order, those that do not occur included
-    ordered: bool = False  # whether that order means something
-    of: str = ""  # the type of these categories, given back on the way out
+    levels: tuple[Any, ...] = ()  # most frequent first
+    order: tuple[Any, ...] = ()  # categories of a data frame in their order, including unused ones
+    ordered: bool = False  # whether they are ordered
+    of: str = ""  # dtype of the categories
     kind: ClassVar[str] = "category"
 
     def words(self) -> str:
@@ -113,12 +113,12 @@ class Boolean(Column):
 class Datetime(Column):
     """Dates and times."""
 
-    format: str | None = None  # of the text in the file; None where the data frame holds moments
-    months: tuple[str, ...] = ()  # the names of the months in the text; () is Jan, Feb, ...
-    zone: str = ""  # of the text, where its offset from UTC changes; "UTC" where no zone has these offsets
-    unit: str = "s"  # of the finest difference that occurs: D, h, m, s, ms, us or ns
-    low: str | None = None  # made values are not before
-    high: str | None = None  # nor after
+    format: str | None = None  # strftime format of text cells; None for datetimes in the data frame
+    months: tuple[str, ...] = ()  # month names in the text; () for Jan, Feb, ...
+    zone: str = ""  # time zone of text with varying UTC offsets; "UTC" if no zone has them
+    unit: str = "s"  # resolution: D, h, m, s, ms, us or ns
+    low: str | None = None  # lower bound of generated values
+    high: str | None = None  # upper bound
     kind: ClassVar[str] = "datetime"
 
     def words(self) -> str:
@@ -128,7 +128,7 @@ class Datetime(Column):
 
 @dataclass(frozen=True)
 class Constant(Column):
-    """The same value in every row: kept as it is, nothing is learned."""
+    """The same value in every row."""
 
     value: Any = None
     kind: ClassVar[str] = "constant"
@@ -139,9 +139,9 @@ class Constant(Column):
 
 @dataclass(frozen=True)
 class Identifier(Column):
-    """A name of the row itself, which says nothing and must not be copied: replaced by fresh numbers."""
+    """An identifier of the row, which is not learned but replaced by new numbers."""
 
-    replace: bool = True  # false refuses the table instead
+    replace: bool = True  # False refuses the table
     text: bool = False  # written as text with a prefix
     kind: ClassVar[str] = "identifier"
     note: ClassVar[str] = (
@@ -150,7 +150,7 @@ class Identifier(Column):
 
 
 EXACT = 2**53
-"""Whole numbers up to here are exact in float64."""
+"""Largest integer up to which all integers are exact in float64."""
 
 UNITS: Mapping[str, tuple[str, int]] = {
     "D": ("days", 86_400_000_000_000),
@@ -161,10 +161,10 @@ UNITS: Mapping[str, tuple[str, int]] = {
     "us": ("microseconds", 1_000),
     "ns": ("nanoseconds", 1),
 }
-"""Unit of a moment -> its name and its length in nanoseconds, coarsest first."""
+"""Unit of a datetime -> (name, length in nanoseconds), coarsest first."""
 
 KINDS: Mapping[str, type[Column]] = {c.kind: c for c in (Number, Category, Boolean, Datetime, Constant, Identifier)}
-"""What a file calls the kinds of column."""
+"""The kinds of column by their names in files."""
 
 
 @dataclass(frozen=True)
@@ -202,7 +202,7 @@ class Schema:
         return {c.name: c.plain() for c in self.columns}
 
     def yaml(self) -> str:
-        """The schema as a YAML file, to be corrected and given back."""
+        """The schema as YAML."""
         return yaml.safe_dump(self.plain(), sort_keys=False, width=110, allow_unicode=True)
 
     @classmethod
@@ -212,10 +212,12 @@ class Schema:
             data = yaml.safe_load(text)
         except (yaml.YAMLError, ValueError, RecursionError, TypeError) as error:
             reason = str(error).splitlines()[0][:100] if str(error) else type(error).__name__
-            raise BeelineError(f"the schema is not YAML ({reason}); correct it, or write one with Table.show") from None
+            raise BeelineError(
+                f"the schema is not YAML ({reason}); correct it, or write one with Schema.yaml"
+            ) from None
         require(
             isinstance(data, Mapping) and all(isinstance(v, Mapping) for v in data.values()),
-            "this YAML holds no schema; it gives every column a kind, as in 'age: {kind: number, integer: true}'",
+            "the YAML is no schema; give every column a kind, as in 'age: {kind: number, integer: true}'",
         )
         return cls.of(translate_columns(data))
 
@@ -225,8 +227,8 @@ class Schema:
         return cls(tuple(_column(str(name), given) for name, given in data.items()))
 
     def summary(self) -> str:
-        """A table for people: name, kind, empty cells, and what made values will respect."""
-        rows = [("column", "kind", "empty", "what it holds")]
+        """The schema as text: name, kind, empty cells and settings of every column."""
+        rows = [("column", "kind", "empty", "values")]
         for c in self.columns:
             empty = "" if not c.missing else f"yes, as {c.na_token!r}" if c.na_token is not None else "yes"
             rows.append((c.name, c.kind, empty, c.words()))
@@ -238,7 +240,7 @@ class Schema:
 
 def _column(name: str, given: Mapping[str, Any]) -> Column:
     kind = str(given.get("kind", ""))
-    require(kind in KINDS, f"column {name!r} has kind {kind!r}, which is none; {nearest(kind, KINDS)}")
+    require(kind in KINDS, f"column {name!r} has kind {kind!r}, which is unknown; {nearest(kind, KINDS)}")
     return KINDS[kind](
         **_settings(name, KINDS[kind], {"name": name, **{k: v for k, v in given.items() if k != "kind"}})
     )
@@ -250,7 +252,7 @@ def corrected(column: Column, given: Mapping[str, Any]) -> Column:
         f"the correction of column {column.name!r} is {given!r}; give settings, as in {{kind: category}}",
     )
     kind = str(given.get("kind", column.kind))
-    require(kind in KINDS, f"column {column.name!r} has kind {kind!r}, which is none; {nearest(kind, KINDS)}")
+    require(kind in KINDS, f"column {column.name!r} has kind {kind!r}, which is unknown; {nearest(kind, KINDS)}")
     rest = _settings(column.name, KINDS[kind], {k: v for k, v in given.items() if k != "kind"})
     if kind == column.kind:
         return replace(column, **rest)
@@ -293,6 +295,6 @@ def _short(value: Any) -> str:
 
 
 def listed(items: Iterable[Any], most: int = 5) -> str:
-    """The first few of a list, for a message."""
+    """The first ``most`` items of a list, for a message."""
     some = list(items)
     return ", ".join(map(str, some[:most])) + (f" and {len(some) - most} more" if len(some) > most else "")

@@ -1,4 +1,4 @@
-"""Moments as text: the form in which all cells of a column write them, and the way there and back."""
+"""Datetimes as text: detection of their format, parsing and formatting."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ MONTHS: tuple[tuple[str, ...], ...] = (
     tuple(_SPANISH.split()),
     tuple("Jan Feb Mar Apr May Jun Jul Aug Sept Oct Nov Dec".split()),
 )
-"""Names of the twelve months that are known without being given."""
+"""Known names of the months."""
 DAYS = "Monday Tuesday Wednesday Thursday Friday Saturday Sunday".split()
 
 TOKENS = {
@@ -49,7 +49,7 @@ TIME = re.compile(
 
 
 def _dates() -> tuple[str, ...]:
-    """Forms of dates, day before month unless a slash parts them."""
+    """Formats of dates, with the day before the month unless separated by slashes."""
     found = []
     for s in "-/. ":
         short = ["%d{s}%m{s}%Y", "%m{s}%d{s}%Y", "%d{s}%m{s}%y", "%m{s}%d{s}%y"]
@@ -62,7 +62,7 @@ def _dates() -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class Form:
-    """How a column writes its moments."""
+    """The format of the datetimes of a column."""
 
     format: str
     months: tuple[str, ...] = ()  # their names, as written; () is English
@@ -72,7 +72,7 @@ class Form:
         return self.months or (MONTHS[1] if "%B" in self.format else MONTHS[0])
 
     def parse(self, texts: Iterable[str]) -> tuple[Array, Array]:
-        """Nanoseconds (Python integers) since 1970 in UTC and the offsets in minutes; None for what is no moment."""
+        """Nanoseconds (Python integers) since 1970 in UTC and the offsets in minutes; None for other text."""
         pattern, tokens = compiled(self.format)
         months = {name.casefold(): i + 1 for i, name in enumerate(self.names)}
         stamps, offsets = [], []
@@ -112,7 +112,7 @@ def compiled(form: str) -> tuple[re.Pattern[str], tuple[str, ...]]:
 
 
 def _instant(part: dict[str, str], months: dict[str, int]) -> tuple[int, int | None] | None:
-    """(nanoseconds since 1970 in UTC, offset in minutes) of the parts of a text; None where there is no such moment."""
+    """(nanoseconds since 1970 in UTC, offset in minutes) of the parts of a text; None for invalid ones."""
     year = int(part["Y"]) if "Y" in part else 1970
     if "y" in part:
         year = int(part["y"]) + (1900 if int(part["y"]) >= 69 else 2000)
@@ -175,8 +175,8 @@ def _piece(piece: str, stamp: int, offset: int, months: tuple[str, ...]) -> str:
 
 
 def find(texts: Sequence[str]) -> tuple[Form | None, Array]:
-    """The form in which most of some different texts write moments, and which of them are none; (None, ...) where
-    fewer than half do."""
+    """(the format of most of the distinct texts, mask of those that do not have it); (None, mask) if fewer than half
+    are datetimes."""
     nothing = np.ones(len(texts), dtype=bool)
     best: tuple[Form | None, Array] = (None, nothing)
     shapes = list(dict.fromkeys(re.sub(r"\d", "0", t) for t in texts[:2000]))
@@ -271,6 +271,6 @@ def _polished(form: Form, texts: Sequence[str]) -> Form:
                 raw = raw.replace(f"%{word}", f"%-{word}")
     if "z" in tokens:
         zones = {g[tokens.index("z")] for g in groups_of}
-        if len(zones) == 1:  # the same everywhere: part of the text, and moments are in it
+        if len(zones) == 1:  # a constant offset is part of the text
             raw = re.sub("%:?z", zones.pop(), raw)
     return Form(raw, form.months)

@@ -1,10 +1,12 @@
-"""Two samples of a table side by side: their columns as numbers, and what figures compare."""
+"""The columns of two tables as numbers, for metrics that compare them."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import numpy as np
+import torch
+from torch.nn.functional import one_hot
 
 from beeline.core.errors import extra
 from beeline.data.tables.codec import columns as cells
@@ -15,7 +17,8 @@ from beeline.data.tables.schema import Boolean, Category, Datetime, Number, Sche
 
 
 def columns_of(schema: Schema, real: Any, made: Any) -> dict[str, tuple[Array, Array, bool]]:
-    """Per column that is learned: values of both samples, as numbers (NaN where empty) or as places in one list."""
+    """For every learned column, the values of both samples: numbers (NaN if empty) or level indices, and which of "
+    "them."""
     real, made = named(real), named(made)
     found: dict[str, tuple[Array, Array, bool]] = {}
     for column in schema.columns:
@@ -32,14 +35,14 @@ def columns_of(schema: Schema, real: Any, made: Any) -> dict[str, tuple[Array, A
 
 
 def _factorised(real: Any, made: Any) -> tuple[Array, Any]:
-    """Places of the cells of both samples in the list of different values, of which an empty cell is one."""
+    """Indices of the cells of both samples in their distinct values, one of which is the empty cell."""
     pd = pandas()
     codes, different = pd.factorize(pd.concat([real, made]).astype(object), use_na_sentinel=False)
     return codes, different
 
 
 def levels_of(real: Any, made: Any) -> list[str]:
-    """The values of a category in both samples, in the order of the places that ``columns_of`` gives."""
+    """The values of a category in both samples, in the order of the indices of ``columns_of``."""
     return sorted(map(_word, _factorised(real, made)[1]))
 
 
@@ -55,7 +58,7 @@ def numbers_of(column: Number | Datetime, raw: Any) -> Array:
 
 
 def variation(a: Array, b: Array) -> float:
-    """Half the sum of differences of two laws on whole numbers, given by samples."""
+    """Total variation distance between two samples of integers."""
     both, place = np.unique(np.concatenate([a, b]), return_inverse=True)
     p, q = (np.bincount(part, minlength=len(both)) / len(part) for part in (place[: len(a)], place[len(a) :]))
     return float(np.abs(p - q).sum() / 2)
@@ -75,9 +78,9 @@ def correlation(a: Array, b: Array) -> float:
 
 
 def features(schema: Schema, real: Any, made: Any, scaled: bool = True) -> tuple[Array, Array]:
-    """Both samples as numbers: categories one-hot (of length 1 apart where scaled), numbers over their range."""
+    """Both samples as numbers: one-hot categories (at distance 1 if scaled), numbers divided by their range."""
     parts: list[tuple[Array, Array]] = []
-    # numbers first: a classifier that stops early depends on the order of its features, and this one is usual
+    # numbers first: a classifier with early stopping depends on the order of its features
     for a, b, continuous in sorted(columns_of(schema, real, made).values(), key=lambda part: not part[2]):
         if continuous:
             middle = np.nanmean(a) if not np.isnan(a).all() else 0.0
@@ -85,13 +88,14 @@ def features(schema: Schema, real: Any, made: Any, scaled: bool = True) -> tuple
             low, wide = (pair[0].min(), np.ptp(pair[0]) or 1.0) if scaled else (0.0, 1.0)
             parts.append(((pair[0][:, None] - low) / wide, (pair[1][:, None] - low) / wide))
         else:
-            eye = np.eye(int(max(a.max(), b.max())) + 1) * (0.5**0.5 if scaled else 1.0)
-            parts.append((eye[a], eye[b]))
+            levels = int(max(a.max(), b.max())) + 1
+            one, other = (one_hot(torch.from_numpy(v), levels).double().numpy() for v in (a, b))
+            parts.append((one * 0.5**0.5, other * 0.5**0.5) if scaled else (one, other))
     return np.concatenate([p for p, _ in parts], 1), np.concatenate([q for _, q in parts], 1)
 
 
 def ordinal(schema: Schema, reference: Any, rows: Any) -> Array:
-    """Rows as numbers for trees: places of levels, and numbers as they are."""
+    """Rows as numbers for decision trees: level indices, and numbers unchanged."""
     return np.stack([b if cont else b.astype(float) for _, b, cont in columns_of(schema, reference, rows).values()], 1)
 
 

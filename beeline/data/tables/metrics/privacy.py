@@ -1,4 +1,4 @@
-"""Whether made rows repeat those of training."""
+"""Privacy metrics: whether generated rows copy training rows."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from beeline.data.tables.schema import Identifier, Schema
 
 @dataclass(frozen=True, eq=False)
 class ClosestRecord:
-    """Privacy: how far the share of made rows that are closer to training rows than to as many others is from 1/2.
+    """Privacy: fraction of generated rows that are closer to training rows than to as many held-out rows, minus 1/2.
 
-    |P(min |y - train| < min |y - holdout|) - 1/2|, ties counted half; 0 where nothing was copied
-    Assumes that ``real`` are the rows of training and the holdout has the same distribution; the larger is cut.
+    |P(min |y - train| < min |y - holdout|) - 1/2|, ties counted half; 0 if nothing is copied
+    Assumes that ``real`` are the training rows and the holdout has the same distribution; the larger is truncated.
     Source: Platzer and Reutterer 2021 (arXiv 2104.00635).
     """
 
-    holdout: Any  # data frame of real rows that nothing was trained on
+    holdout: Any  # data frame of real rows that were not trained on
     name: ClassVar[str] = "closest record error"
     better: ClassVar[Better] = "lower"
 
@@ -31,7 +31,7 @@ class ClosestRecord:
         return abs(self.share(schema, real, made, rng) - 0.5)
 
     def share(self, schema: Schema, real: Any, made: Any, rng: Rng) -> float:
-        """The share itself: near 1 for copies of training rows, near 0 for copies of the holdout."""
+        """The fraction: near 1 for copies of training rows, near 0 for copies of the holdout."""
         every = pandas().concat([real, self.holdout])
         train, hold = (features(schema, every, part)[1] for part in (real, self.holdout))
         rows = features(schema, every, made)[1]
@@ -45,11 +45,10 @@ class ClosestRecord:
 
 @dataclass(frozen=True)
 class Duplicates:
-    """The share of made rows that stand in the real table as they are.
+    """Fraction of generated rows that occur in the real table.
 
     P(y in real)
-    Assumes nothing; a table of few levels has honest duplicates, as its floor shows.
-    Source: none.
+    A table of few levels has duplicates by chance; compare the real-vs-real baseline.
 
     >>> import pandas as pd
     >>> from beeline.data.tables.schema import Number

@@ -1,4 +1,4 @@
-"""Figures of made tables beside real ones, on data frames; each has its floor, real rows against other real rows."""
+"""Metrics of generated tables against real ones, on data frames."""
 
 from __future__ import annotations
 
@@ -37,11 +37,10 @@ from beeline.data.tables.schema import Boolean, Category, Constant, Datetime, Id
 
 @dataclass(frozen=True)
 class OnTable(MetricBase):
-    """A figure of data frames as one of coordinates: both samples are decoded first.
+    """A table metric as a metric of coordinates, which are decoded first.
 
     value = metric(schema, decode(x), decode(y))
     Assumes a fitted table.
-    Source: none.
     """
 
     metric: Any  # a TableMetric
@@ -63,10 +62,10 @@ class OnTable(MetricBase):
 
 @dataclass(frozen=True)
 class ShapeError:
-    """How far the columns are off, each for itself.
+    """Mean distance between the marginal distributions of columns.
 
-    mean over columns of sup |F - G| for numbers and dates, of sum |p - q| / 2 for categories; an empty cell counts as
-    a value of its own, above all numbers
+    mean over columns of sup |F - G| for numbers and dates, of sum |p - q| / 2 for categories; an empty cell is a
+    value of its own, above all numbers
     Without empty cells in numbers it is 1 minus the "Column Shapes" score of sdmetrics, which leaves them out.
     Source: Kolmogorov and Smirnov; SDMetrics (DataCebo), Quality Report.
 
@@ -99,9 +98,9 @@ class ShapeError:
 
 @dataclass(frozen=True)
 class MissingError:
-    """How far the rates of empty cells are off.
+    """Mean difference of the frequencies of empty cells.
 
-    mean over columns of |P(empty, real) - P(empty, made)|
+    mean over columns of |P(empty, real) - P(empty, generated)|
     Assumes cells that pandas reads as missing, or the na_token that stands for them in the schema.
     Source: SDMetrics (DataCebo), "Missing Value Similarity", of which it is 1 minus the mean.
 
@@ -128,11 +127,11 @@ class MissingError:
 
 @dataclass(frozen=True)
 class TrendError:
-    """How far pairs of columns are off.
+    """Mean distance between the joint distributions of pairs of columns.
 
     mean over pairs of |correlation difference| / 2 for two numbers, of sum |p - q| / 2 over the joint table otherwise;
-    beside a category, numbers count in ten equal bins between the ends of their own sample
-    Assumes nothing; it is 1 less the "Column Pair Trends" score of sdmetrics, without its thresholds.
+    with a category, numbers are counted in ten equal bins of their sample's range
+    It is 1 minus the "Column Pair Trends" score of sdmetrics, without its thresholds.
     Source: SDMetrics (DataCebo), Quality Report.
 
     >>> import pandas as pd
@@ -166,10 +165,10 @@ class TrendError:
 
 @dataclass(frozen=True)
 class TwoSample:
-    """How well a logistic classifier tells made rows from real ones, as a score: 1 when it cannot.
+    """Classifier two-sample test: 1 if a logistic classifier cannot distinguish generated from real rows.
 
-    1 - (2 max(AUC, 1/2) - 1), mean over three parts held out in turn; categories one-hot, numbers scaled by quartiles
-    Assumes enough rows of both; it is the form of "LogisticDetection" in sdmetrics.
+    1 - (2 max(AUC, 1/2) - 1), mean over three cross-validation folds; categories one-hot, numbers scaled by quartiles
+    Assumes enough rows of both.  The same form as "LogisticDetection" in sdmetrics.
     Source: Lopez-Paz and Oquab 2017 (arXiv 1610.06545).
 
     >>> TwoSample().better
@@ -178,7 +177,7 @@ class TwoSample:
 
     name: ClassVar[str] = "c2st score"
     better: ClassVar[Better] = "higher"
-    folds: Annotated[int, Range(least=2)] = 3  # parts
+    folds: Annotated[int, Range(least=2)] = 3  # cross-validation folds
 
     def __call__(self, schema: Schema, real: Any, made: Any, rng: Rng) -> float:
         linear, metrics = extra("sklearn.linear_model", "tables"), extra("sklearn.metrics", "tables")
@@ -198,15 +197,15 @@ class TwoSample:
 
 @dataclass(frozen=True, eq=False)
 class Downstream:
-    """Train on made rows, test on real ones: how well gradient-boosted trees predict a column (TSTR).
+    """Train on synthetic, test on real (TSTR): score of gradient-boosted trees that predict a column.
 
-    AUC of a category (mean over levels, one against the rest), R^2 of a number, on rows that nobody trained on
-    Assumes a holdout; beside it, the same after training on real rows, which is its floor.
+    AUC of a category (mean over levels, one against the rest), R^2 of a number, on held-out rows
+    Assumes a holdout; the baseline is the same after training on real rows.
     Source: Esteban, Hyland and Raetsch 2017 (arXiv 1706.02633); trees: scikit-learn's histogram boosting.
     """
 
     target: str  # the column to predict
-    holdout: Any  # data frame of real rows that nothing was trained on
+    holdout: Any  # data frame of real rows that were not trained on
     name: ClassVar[str] = "downstream"
     better: ClassVar[Better] = "higher"
 
@@ -228,7 +227,7 @@ class Downstream:
         levels = pandas().factorize(reference[self.target])[1]
         y, z = (np.asarray(levels.get_indexer(part[self.target])) for part in (made, self.holdout))
         if len(np.unique(y)) < 2:
-            return 0.5  # a table of one answer teaches nothing
+            return 0.5  # a single class cannot be learned
         model = ensemble.HistGradientBoostingClassifier(random_state=seed, categorical_features=coarse).fit(rows[0], y)
         sure = np.zeros((len(z), len(levels)))
         sure[:, model.classes_] = model.predict_proba(rows[1])
@@ -238,10 +237,10 @@ class Downstream:
 
 @dataclass(frozen=True)
 class Precision:
-    """Whether made rows are as typical as real ones (alpha-precision, integrated): 1 at best.
+    """Integrated alpha-precision: whether generated rows are as typical as real ones; 1 at best.
 
     1 - 2 integral |P(|y - c| <= r_alpha) - alpha| d alpha,  r_alpha the radius of the share alpha of real rows
-    Assumes that distance from the middle c of the scaled rows tells typical from rare.
+    Assumes that typical rows are close to the mean c of the scaled rows.
     Source: Alaa et al. 2022, "How faithful is your synthetic data?" (arXiv 2102.08921), in data space.
 
     >>> import pandas as pd
@@ -264,18 +263,18 @@ class Precision:
 
 @dataclass(frozen=True)
 class Recall:
-    """Whether made rows reach everything that real ones do (beta-recall, integrated): 1 at best.
+    """Integrated beta-recall: whether generated rows cover the real ones; 1 at best.
 
-    1 - 2 integral |P(a typical made row is nearer to x than k real ones) - c beta| d beta,  c = the same of real rows
-    Assumes as many made rows as real ones are compared; both are cut to ``rows``.
-    Source: Alaa et al. 2022 (arXiv 2102.08921), in data space, calibrated by real rows in place of their limit law.
+    1 - 2 integral |P(a typical generated row is closer to x than its k-th real neighbour) - c beta| d beta,  c = the
+    same of real rows Both samples are truncated to equal size, at most ``rows``.
+    Source: Alaa et al. 2022 (arXiv 2102.08921), in data space, calibrated with real rows.
 
     >>> Recall(rows=1000).near
     5
     """
 
-    rows: Annotated[int, Range(least=2)] = 4000  # of each sample at most
-    near: Count = 5  # neighbours that make the radius of a real row
+    rows: Annotated[int, Range(least=2)] = 4000  # largest number of rows of each sample
+    near: Count = 5  # neighbours that define the radius of a real row
     name: ClassVar[str] = "beta-recall"
     better: ClassVar[Better] = "higher"
 
@@ -285,7 +284,7 @@ class Recall:
         order = rng.fork("real").permutation(len(x)).numpy()
         x, other = x[order[:n]], x[order[n : 2 * n]]
         y = y[rng.fork("made").permutation(len(y)).numpy()[:n]]
-        require(n > self.near, f"{n} rows are too few for the {self.near} neighbours of beta-recall; compare more rows")
+        require(n > self.near, f"{n} rows are too few for the {self.near} neighbours of beta-recall; give more rows")
         radius = closest(x, x, self.near + 1)
         grid = np.linspace(0, 1, 21)[1:]
 
@@ -298,11 +297,10 @@ class Recall:
 
 @dataclass(frozen=True)
 class Violations:
-    """The share of made rows that break a rule: bounds, whole numbers, levels, and conditions of one's own.
+    """Fraction of generated rows that violate the bounds, integers and levels of the schema, or further rules.
 
     P(a cell lies outside its schema, or a rule is false)
     Assumes rules of comparisons and arithmetic, such as "capital_gain == 0 or capital_loss == 0".
-    Source: none.
 
     >>> import pandas as pd
     >>> frame = pd.DataFrame({"a": [1.0, 9.0]})
@@ -310,7 +308,7 @@ class Violations:
     0.5
     """
 
-    rules: tuple[str, ...] = field(default=())  # each true for a row that is in order
+    rules: tuple[str, ...] = field(default=())  # each is true for valid rows
     name: ClassVar[str] = "violations"
     better: ClassVar[Better] = "lower"
 
@@ -333,13 +331,13 @@ class Violations:
 
 
 def usual(table: Any) -> Sequence[TableMetric]:
-    """The figures that need nothing but the real and the made table."""
+    """The metrics that need only the real and the generated table."""
     return (ShapeError(), TrendError(), MissingError(), TwoSample(), Precision(), Recall(), Duplicates(), Violations())
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the remark that a classifier took all its steps, which is no matter here."""
+    """Suppress convergence warnings of the classifier."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
