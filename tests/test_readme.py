@@ -1,5 +1,6 @@
 """The code and the commands in README and CONTRIBUTING, run as printed."""
 
+import ast
 import re
 import shlex
 from pathlib import Path
@@ -10,8 +11,10 @@ import pytest
 import torch
 from PIL import Image
 
-import beeline as bl
 from beeline.cli.main import run as cli
+from beeline.config import build as config
+from beeline.config.catalogue import CUSTOM
+from beeline.config.registry import register, unregister
 from beeline.core.rng import Rng
 from beeline.core.types import Batch
 
@@ -83,24 +86,66 @@ def contributed() -> dict[str, Any]:
     return run("CONTRIBUTING.md")
 
 
-def test_the_contributed_path_keeps_its_identities(contributed: dict[str, Any]) -> None:
+KINDS = {
+    "Smooth": "paths",
+    "KUTTA3": "solvers",
+    "TwoStep": "solvers",
+    "Mirrored": "couplings",
+    "Clipped": "rules",
+    "AbsoluteError": "objectives",
+    "Angles": "modalities",
+    "ring_smooth": "recipes",
+}
+
+
+def test_the_contributed_path_has_the_slope_of_its_formula(contributed: dict[str, Any]) -> None:
     path, t = contributed["Smooth"](), torch.linspace(0.1, 0.9, 5, dtype=torch.float64)
     x0, x1 = torch.zeros(5, 2, dtype=torch.float64), torch.ones(5, 2, dtype=torch.float64)
-    point = path.point(x0, x1, t)
-    torch.testing.assert_close(point.v, (6 * t * (1 - t))[:, None].expand(5, 2))
-    torch.testing.assert_close(torch.stack(path.ends(point.x, point.v, t)), torch.stack([x0, x1]))
+    torch.testing.assert_close(path.point(x0, x1, t).v, (6 * t * (1 - t))[:, None].expand(5, 2))
 
 
-@pytest.mark.parametrize(("name", "order"), [("KUTTA3", 3), ("TwoStep", 2)])
-def test_the_contributed_solvers_have_their_order(contributed: dict[str, Any], name: str, order: int) -> None:
-    solver = contributed[name]() if isinstance(contributed[name], type) else contributed[name]
-    assert solver.order == order
-    start, errors = torch.ones(1, 1, dtype=torch.float64), []
-    for steps in (40, 80):
-        times = torch.linspace(0, 1, steps + 1, dtype=torch.float64)
-        end = bl.integrate(lambda x, t: -2 * t[:, None] * x * x, start, times, solver)
-        errors.append(abs(float(end) - 0.5))  # x = 1 / (1/x0 + t^2)
-    assert errors[0] / errors[1] > 2 ** (order - 0.3)
+def test_the_contributed_rule_limits_the_change(contributed: dict[str, Any]) -> None:
+    strong, weak = torch.tensor([[1.0, 3.0]]), torch.tensor([[0.5, 0.0]])
+    found = contributed["Clipped"](2.0, 1.0).for_run()(strong, weak, strong, torch.zeros(1))
+    assert found.tolist() == [[1.5, 4.0]]
+
+
+def test_the_contributed_components_are_registered_and_described(contributed: dict[str, Any]) -> None:
+    try:
+        for name, kind in KINDS.items():
+            register(kind, name, contributed[name])
+        assert contributed["ring_smooth"]().objective.path == contributed["Smooth"]()
+        assert config.lookup("recipes", "ring_smooth") is contributed["ring_smooth"]
+        for name, kind in KINDS.items():
+            part = contributed[name]
+            part = part() if isinstance(part, type) else part
+            if kind != "recipes":
+                assert config.describe(part)["is"] == f"{kind}.{name}"
+                assert config.build(config.describe(part)) == part
+        described = config.describe(contributed["ring_smooth"]())
+        assert described["objective"]["path"] == {"is": "paths.Smooth"}
+        assert config.build(described) == contributed["ring_smooth"]()
+    finally:
+        for name, kind in KINDS.items():
+            if f"{kind}.{name}" in CUSTOM:
+                unregister(kind, name)
+
+
+def test_the_table_of_lines_is_counted() -> None:
+    """Lines of code of every example, without docstrings, comments and empty lines."""
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    stated = dict(re.findall(r"^\| .+? \| `(\w+)` \| (\d+) \|", text, re.M))
+    assert set(stated) == set(KINDS)
+    counted = {}
+    for node in ast.parse("\n".join(blocks("CONTRIBUTING.md"))).body:
+        name = node.targets[0].id if isinstance(node, ast.Assign) else getattr(node, "name", "")  # type: ignore[attr-defined]
+        body = [n for n in ast.walk(node) if isinstance(n, ast.ClassDef | ast.FunctionDef)]
+        for owner in body:  # an unparsed node has no comments
+            if ast.get_docstring(owner):
+                owner.body = owner.body[1:]
+        lines = [line for line in ast.unparse(node).splitlines() if line.strip()]
+        counted[name] = len(lines)
+    assert {name: counted[name] for name in stated} == {name: int(n) for name, n in stated.items()}
 
 
 def test_the_contributed_coupling_keeps_data_and_source(contributed: dict[str, Any]) -> None:
