@@ -78,19 +78,19 @@ def place_for(device: Device | None, *parts: Any) -> torch.device:
 
 def tensors_of(*parts: Any) -> Iterator[Tensor]:
     """The tensors in networks, dataclasses, mappings, sequences and partial functions; others hold none."""
-    for part in _walk(parts, set()):
+    for part in _parts_in(parts, set()):
         if isinstance(part, Tensor):
             yield part
 
 
 def modules_of(*parts: Any) -> Iterator[nn.Module]:
     """The networks in ``parts``, found as ``tensors_of`` finds tensors, with all their submodules."""
-    for part in _walk(parts, set()):
+    for part in _parts_in(parts, set()):
         if isinstance(part, nn.Module):
             yield part
 
 
-def _walk(part: Any, seen: set[int]) -> Iterator[Any]:
+def _parts_in(part: Any, seen: set[int]) -> Iterator[Any]:
     if isinstance(part, Tensor):
         yield part
         return
@@ -102,10 +102,10 @@ def _walk(part: Any, seen: set[int]) -> Iterator[Any]:
         yield from part._parameters.values()
         yield from part._buffers.values()
         for child in (*part._modules.values(), *_held(part).values()):
-            yield from _walk(child, seen)
+            yield from _parts_in(child, seen)
         return
     for child in _children(part):
-        yield from _walk(child, seen)
+        yield from _parts_in(child, seen)
 
 
 def _held(module: nn.Module) -> dict[str, Any]:

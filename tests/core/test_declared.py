@@ -96,7 +96,7 @@ def test_a_map_under_ddp_is_a_map(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", [Cosine(), VariancePreserving()], ids=str)
-def test_a_converted_map_jumps_as_the_converted_field_walks(path: Any) -> None:
+def test_a_converted_map_agrees_with_the_converted_field(path: Any) -> None:
     """The map of the exact field of N(0, 2^2), x_t proportional to its deviation, on another path."""
     std = lambda p, t: torch.sqrt(4 * p.a(t) ** 2 + p.b(t) ** 2)  # noqa: E731 - of x_t
 

@@ -30,7 +30,7 @@ from beeline.times.samplers import At
 from beeline.times.schedules import Explicit
 from beeline.training.config import Training
 from beeline.training.fit import fit
-from tests.objectives.exact import LAW, labelled
+from tests.objectives.exact import MIXTURE, labelled
 
 METHODS = [
     PeRFlow(2, 2),
@@ -50,7 +50,7 @@ def teacher():
 def test_each_trains_a_copy_and_leaves_the_teacher(method):
     flow = teacher()
     before = [w.clone() for w in flow.field.parameters()]
-    batch = LAW.batch(200, Rng(1), dtype=torch.float32)
+    batch = MIXTURE.batch(200, Rng(1), dtype=torch.float32)
     data = method.data(flow, batch, Rng(2))
     nets = method.networks(flow)
     made = fit(nets["student"], method.objective(flow), data, Training(steps=2, batch_size=16, ema=None), rng=Rng(3),
@@ -102,8 +102,8 @@ def test_a_teacher_with_constant_ends_is_a_fixed_point_of_windows_on_its_path(pa
 @pytest.mark.parametrize("path", [Linear(), Cosine()], ids=lambda p: type(p).__name__)
 def test_few_steps_of_exact_windows_are_exact(path):
     # a student that is exact in every window has the end points of the teacher, with one step per window
-    law, k = GaussianMixture([[1.0, -0.5], [-1.0, 0.0]], 0.6), 4
-    teacher = law.field(path)
+    mixture, k = GaussianMixture([[1.0, -0.5], [-1.0, 0.0]], 0.6), 4
+    teacher = mixture.field(path)
 
     def exact(x, t):
         begin = (t * k).floor().clamp(max=k - 1) / k
@@ -118,7 +118,7 @@ def test_few_steps_of_exact_windows_are_exact(path):
 
 
 def test_contrast_starts_at_the_teacher_and_guidance_has_its_scale():
-    flow = Flow(LAW.field())
+    flow = Flow(MIXTURE.field())
     loss = ContrastTuned(push=1.0).objective(flow)(flow.field, labelled(50, Rng(0)), Rng(1))
     assert abs(float(loss.terms["attract"]) - 0.6931471805599453) < 1e-9
     assert GuidanceTuned(2.0, null=2).objective(flow).scale == 2.0
@@ -144,8 +144,8 @@ def test_the_steps_of_a_bellman_grid_are_straightened():
 
     def student(x, t):  # the slope of the teacher over the window from t
         ends = torch.tensor([min(e for e in edges if e > float(v) + 1e-9) for v in t], dtype=x.dtype)
-        walk = torch.stack([t + (ends - t) * i / 8 for i in range(9)])
-        return (integrate(teacher, x, walk, HEUN) - x) / (ends - t)[:, None]
+        times = torch.stack([t + (ends - t) * i / 8 for i in range(9)])
+        return (integrate(teacher, x, times, HEUN) - x) / (ends - t)[:, None]
 
     batch = Batch(1 + 0.05 * Rng(2).normal(torch.empty(60, 2, dtype=torch.float64)))
     loss = objective(student, batch, Rng(3))

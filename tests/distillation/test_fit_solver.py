@@ -19,11 +19,11 @@ from beeline.solvers.presets import PRESETS
 from beeline.solvers.runge_kutta import EULER, RK4
 from beeline.times.schedules import Shifted, Uniform
 
-LAW = GaussianMixture.ring()
-FLOW = Flow(LAW.field())
+MIXTURE = GaussianMixture.ring()
+FLOW = Flow(MIXTURE.field())
 LIKE = torch.empty(256, 2, dtype=torch.float64)
 FRESH = Rng(99).normal(torch.empty(512, 2, dtype=torch.float64))
-EXACT = integrate(LAW.field(), FRESH, torch.linspace(0, 1, 101, dtype=torch.float64), RK4)
+EXACT = integrate(MIXTURE.field(), FRESH, torch.linspace(0, 1, 101, dtype=torch.float64), RK4)
 
 
 def error(sampler: Sampler) -> float:
@@ -60,9 +60,9 @@ def test_fit_solver_beats_the_plain_multistep_solver() -> None:
 
 
 def test_fit_under_guidance() -> None:
-    law = GaussianMixture(((2.0, 0.0), (-2.0, 0.0)), 0.5, labels=(0, 1))
-    flow, cond = Flow(law.field()), torch.arange(256) % 2
-    guide = CFG(2.0, law.classes)
+    mixture = GaussianMixture(((2.0, 0.0), (-2.0, 0.0)), 0.5, labels=(0, 1))
+    flow, cond = Flow(mixture.field()), torch.arange(256) % 2
+    guide = CFG(2.0, mixture.classes)
     sampler = fit_solver(flow, 4, like=LIKE, rng=Rng(1), cond=cond, guidance=guide, method=Bespoke(iterations=40))
     assert sampler.guidance == guide and sampler.evaluations == 8
     exact = Sampler(40, solver=RK4, guidance=guide)(flow, FRESH[:256], cond)
@@ -83,11 +83,11 @@ class Worst:
 def test_the_form_is_initialised_to_adams_bashforth() -> None:
     form = Form(Shifted(2.0)(6), 2, keep=True)
     assert float(form.times()[-1]) == 1 and torch.allclose(form.times(), Shifted(2.0)(6).double(), atol=1e-6)
-    plain = integrate(LAW.field(), FRESH[:8], form.times().detach(), AdamsBashforth(2))
-    assert torch.allclose(form.solve(LAW.field(), FRESH[:8]).detach(), plain, atol=1e-6)
+    plain = integrate(MIXTURE.field(), FRESH[:8], form.times().detach(), AdamsBashforth(2))
+    assert torch.allclose(form.solve(MIXTURE.field(), FRESH[:8]).detach(), plain, atol=1e-6)
     solver = form.solver()
-    walked = integrate(LAW.field(), FRESH[:8], torch.tensor(solver.times, dtype=torch.float64), solver)
-    assert torch.allclose(walked, plain, atol=1e-6)
+    states = integrate(MIXTURE.field(), FRESH[:8], torch.tensor(solver.times, dtype=torch.float64), solver)
+    assert torch.allclose(states, plain, atol=1e-6)
 
 
 def test_the_form_copies_a_fitted_solver() -> None:
@@ -95,8 +95,8 @@ def test_the_form_copies_a_fitted_solver() -> None:
     form = Form(Uniform()(4), 2, keep=True)
     form.set(known)
     times = torch.tensor(known.times, dtype=torch.float64)
-    exact = integrate(LAW.field(), FRESH[:8], times, known)
-    assert torch.allclose(form.solve(LAW.field(), FRESH[:8]).detach(), exact, atol=1e-5)
+    exact = integrate(MIXTURE.field(), FRESH[:8], times, known)
+    assert torch.allclose(form.solve(MIXTURE.field(), FRESH[:8]).detach(), exact, atol=1e-5)
 
 
 def test_adams_weights_are_exact_and_differentiable() -> None:

@@ -12,7 +12,7 @@ from beeline.core.rng import Rng
 from beeline.core.types import Batch, Cond
 from beeline.data.distributions.mixtures import GaussianMixture
 
-LAW = GaussianMixture([[-1.5, 0.5], [1.0, -1.0], [0.5, 1.5]], [0.4, 0.6, 0.5], [0.3, 0.4, 0.3], labels=[0, 1, 1])
+MIXTURE = GaussianMixture([[-1.5, 0.5], [1.0, -1.0], [0.5, 1.5]], [0.4, 0.6, 0.5], [0.3, 0.4, 0.3], labels=[0, 1, 1])
 PLAIN = GaussianMixture([[-1.5, 0.5], [1.0, -1.0]], [0.4, 0.6], [0.3, 0.7])
 
 
@@ -36,7 +36,7 @@ def plain(n: int, rng: Rng) -> Batch:
 
 
 def labelled(n: int, rng: Rng) -> Batch:
-    batch = LAW.batch(n, rng, dtype=torch.float64)
+    batch = MIXTURE.batch(n, rng, dtype=torch.float64)
     return Batch(batch.x1, cond={"label": batch.cond["label"]})  # type: ignore[index, call-overload]
 
 

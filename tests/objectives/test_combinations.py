@@ -132,8 +132,8 @@ def test_antipodal_points_have_a_geodesic_and_points_are_matched_one_to_one() ->
 
 
 def test_a_flow_on_another_path_ends_where_its_slope_is_infinite() -> None:
-    law = GaussianMixture([[-1.0, 0.0], [1.0, 0.5]], 0.4)
-    flow = bl.Flow(law.field(Linear()))
+    mixture = GaussianMixture([[-1.0, 0.0], [1.0, 0.5]], 0.4)
+    flow = bl.Flow(mixture.field(Linear()))
     x0 = normal(200, 2).double()
     straight, preserving = (bl.Sampler(200)(f, x0) for f in (flow, convert_flow(flow, VariancePreserving())))
     assert (straight - preserving).abs().max() < 0.02

@@ -11,11 +11,11 @@ from beeline.objectives.guided import Anticipating, Contrastive, GuidanceFree, M
 from beeline.objectives.matching import Drop, FlowMatching
 from beeline.sampling.guidance.guide import CFG
 from beeline.times.samplers import LogitNormal
-from tests.objectives.exact import LAW, Nudged, assert_minimum, labelled
+from tests.objectives.exact import MIXTURE, Nudged, assert_minimum, labelled
 
 NULL = 2  # the null label
 BASE = FlowMatching(times=LogitNormal(0.0, 0.8), drop=Drop(0.2, NULL))
-EXACT = LAW.field()
+EXACT = MIXTURE.field()
 
 
 def only(cond):

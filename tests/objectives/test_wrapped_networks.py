@@ -274,8 +274,8 @@ def test_the_denoiser_of_an_interpolant_is_in_the_bundle(tmp_path: Path) -> None
     flow = train(run_of(moons(), "LatentNoise"), tmp_path / "run", log=quiet).flow
     cond = {"label": torch.zeros(2, dtype=torch.int64)}
     path: Any = flow.path
-    walk = LatentSDE(path, bind(flow.field.helper, cond), 1.0, Rng(0))
-    made = Sampler(4, solver=walk)(flow, torch.zeros(2, 2), cond)
+    solver = LatentSDE(path, bind(flow.field.helper, cond), 1.0, Rng(0))
+    made = Sampler(4, solver=solver)(flow, torch.zeros(2, 2), cond)
     assert torch.isfinite(made).all() and not torch.equal(made[0], made[1])
 
 

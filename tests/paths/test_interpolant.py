@@ -27,7 +27,7 @@ from beeline.solvers.integrate import integrate
 from beeline.solvers.latent_sde import LatentSDE
 from beeline.solvers.runge_kutta import RK4
 
-LAW = GaussianMixture([[-2.0, 0.5], [1.0, -1.0]], [0.4, 0.7], [0.3, 0.7])
+MIXTURE = GaussianMixture([[-2.0, 0.5], [1.0, -1.0]], [0.4, 0.7], [0.3, 0.7])
 
 
 @pytest.mark.parametrize("latent", [BrownianBridge(0.7), Parabola(2.0), SineSquared(0.5)], ids=str)
@@ -131,10 +131,10 @@ TARGETS = [Linear(), Cosine(), VariancePreserving(), Polynomial(2.0), VarianceEx
 @pytest.mark.parametrize("target", TARGETS, ids=str)
 @pytest.mark.parametrize("source", [Linear(), Cosine(), VariancePreserving()], ids=str)
 def test_converted_exact_field_is_the_exact_field(source, target):
-    flow = convert_flow(Flow(LAW.field(source), source), target)
+    flow = convert_flow(Flow(MIXTURE.field(source), source), target)
     t = torch.linspace(0.12, 0.97, 24, dtype=torch.float64)
     x = 2 * Rng(0).normal(torch.empty(24, 2, dtype=torch.float64))
-    assert torch.allclose(flow.field(x, t), LAW.field(target)(x, t), atol=1e-7, rtol=1e-7)
+    assert torch.allclose(flow.field(x, t), MIXTURE.field(target)(x, t), atol=1e-7, rtol=1e-7)
     assert flow.path == target
 
 
@@ -144,8 +144,8 @@ def test_conversion_gives_the_same_samples_and_end_points():
     assert abs(float(scale[1]) - math.sqrt(0.5)) < 1e-12
     x0 = Rng(0).normal(torch.empty(10, 2, dtype=torch.float64))
     times = torch.linspace(0, 1, 61, dtype=torch.float64)
-    there = integrate(LAW.field(), x0, times, RK4)
-    via = integrate(convert_flow(Flow(LAW.field()), Cosine()).field, x0, times, RK4)
+    there = integrate(MIXTURE.field(), x0, times, RK4)
+    via = integrate(convert_flow(Flow(MIXTURE.field()), Cosine()).field, x0, times, RK4)
     assert float((there - via).abs().max()) < 1e-4
     with pytest.raises(BeelineError, match="affine"):
         convert_flow(Flow(None, Bridge()), Linear())

@@ -194,7 +194,7 @@ def test_deep_and_huge_json(bundle: Bundle, tmp_path: Path) -> None:
 
 
 def test_the_hub_is_asked_by_its_prefix_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A missing runs/digits must not become a stranger's model of that name."""
+    """A missing runs/digits is not looked up as a model of the hub."""
     import huggingface_hub
 
     asked = []

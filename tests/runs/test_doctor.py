@@ -41,8 +41,8 @@ def recipe(**more: object) -> Run:
         snapshot_every=20,
         early_stopping=EarlyStopping(50, every=40),  # never over here
     )
-    law = DistributionData(GaussianMixture(((2.0, 1.0),), 0.3), n=300, kept=64)
-    return Run(law, {"is": "networks.MLP", "width": 32, "depth": 2}, training=dataclasses.replace(training, **more))
+    data = DistributionData(GaussianMixture(((2.0, 1.0),), 0.3), n=300, kept=64)
+    return Run(data, {"is": "networks.MLP", "width": 32, "depth": 2}, training=dataclasses.replace(training, **more))
 
 
 @pytest.fixture(scope="module")

@@ -27,9 +27,9 @@ from beeline.training.optim.learning_rate import Constant
 
 
 def recipe(**more: object) -> Run:
-    law = DistributionData(GaussianMixture(((2.0, 1.0),), 0.3), n=24, kept=8)
+    data = DistributionData(GaussianMixture(((2.0, 1.0),), 0.3), n=24, kept=8)
     training = Training(steps=4, batch_size=8, lr=Constant(1e-2), checkpoint_every=2)
-    return config.change(Run(law, {"is": "networks.MLP", "width": 8, "depth": 1}, training=training),
+    return config.change(Run(data, {"is": "networks.MLP", "width": 8, "depth": 1}, training=training),
                          {"sampler.steps": 1, **more})  # fmt: skip
 
 
@@ -112,7 +112,7 @@ def test_a_run_without_a_checkpoint_starts_anew_with_any_settings(tmp_path: Path
     with pytest.raises(BeelineError, match="already holds a run"):
         train(other, out, log=quiet)
     (tmp_path / "mine" / "samples").mkdir(parents=True)
-    with pytest.raises(BeelineError, match="exists and is not a run"):  # a folder of somebody's own
+    with pytest.raises(BeelineError, match="exists and is not a run"):  # a folder of the user
         train(other, tmp_path / "mine", log=quiet)
 
 

@@ -21,8 +21,8 @@ from beeline.sampling.guidance.guide import CFG, Extrapolate, Guide, Weak, guida
 from beeline.sampling.guidance.null import learned_null, null_like
 from beeline.sampling.sampler import Sampler
 
-LAW = GaussianMixture(((1.0, 0.0), (-1.0, 0.5), (0.0, -2.0)), 0.5, labels=(0, 1, 2))
-EXACT, K = LAW.field(), 3
+MIXTURE = GaussianMixture(((1.0, 0.0), (-1.0, 0.5), (0.0, -2.0)), 0.5, labels=(0, 1, 2))
+EXACT, K = MIXTURE.field(), 3
 X, T = Rng(0).normal(torch.empty(6, 2)), torch.linspace(0.1, 0.9, 6)
 LABEL = {"label": torch.tensor([0, 1, 2, 0, 1, 2])}
 

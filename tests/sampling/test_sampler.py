@@ -21,8 +21,8 @@ from beeline.solvers.sde import EulerMaruyama
 from beeline.spaces.pyramid import Pyramid
 from beeline.times.schedules import Explicit, Shifted
 
-LAW = GaussianMixture(((2.0, 0.0), (-2.0, 1.0)), 0.4)
-FLOW = Flow(LAW.field())
+MIXTURE = GaussianMixture(((2.0, 0.0), (-2.0, 1.0)), 0.4)
+FLOW = Flow(MIXTURE.field())
 X0 = Rng(0).normal(torch.empty(32, 2, dtype=torch.float64))
 
 
@@ -51,7 +51,7 @@ def test_evaluations(sampler: Sampler, count: int | None) -> None:
         def field(x: torch.Tensor, t: torch.Tensor, cond: object = None) -> torch.Tensor:
             nonlocal calls
             calls += 1
-            return LAW.field()(x, t)
+            return MIXTURE.field()(x, t)
 
         sampler(Flow(field), X0)
         assert calls == count
@@ -67,7 +67,7 @@ def test_inversion_returns_to_the_source() -> None:
 
 
 def test_round_trips_that_are_exact() -> None:
-    x1 = LAW.sample(16, Rng(2)).double()
+    x1 = MIXTURE.sample(16, Rng(2)).double()
     reversible = Sampler(8, solver=Reversible())
     noise = reversible.invert(FLOW, Reversible().lift(x1), augmented=True)
     assert noise.shape == (16, 2, 2)
@@ -82,7 +82,7 @@ def test_round_trips_that_are_exact() -> None:
 def test_partial_trajectories_integrate_over_the_same_times(solver: object, start: float, end: float) -> None:
     sampler, seen = Sampler(6, Shifted(3.0), solver), []
     times = Shifted(3.0)(6, start, end)
-    exact = integrate(LAW.field(), X0, times, solver)
+    exact = integrate(MIXTURE.field(), X0, times, solver)
     out = sampler(FLOW, X0, start=start, end=end, watch=lambda x, t: seen.append(float(t[0])))
     assert torch.equal(out, exact) and seen == pytest.approx(times.tolist())
     if end < start:
@@ -116,9 +116,9 @@ def test_refusals() -> None:
     with pytest.raises(ValueError, match="for a batch of 32"):
         Sampler(2)(Flow(lambda x, t, cond=None: x), X0, {"label": torch.zeros(3)})
     with pytest.raises(ValueError, match="the flow was trained on Cosine"):
-        Sampler(2, solver=DPMSolver())(Flow(LAW.field(Cosine()), Cosine()), X0)
+        Sampler(2, solver=DPMSolver())(Flow(MIXTURE.field(Cosine()), Cosine()), X0)
     with pytest.raises(ValueError, match="coupling was not independent"):
-        Sampler(2, solver=EulerMaruyama(White(Rng(0))))(Flow(LAW.field(), independent=False), X0)
+        Sampler(2, solver=EulerMaruyama(White(Rng(0))))(Flow(MIXTURE.field(), independent=False), X0)
     with pytest.raises(ValueError, match="changes one copy of it only"):
         Sampler(2, solver=Reversible(), controllers=(Still(),))(FLOW, X0)
     with pytest.raises(ValueError, match="it was fitted for the times"):

@@ -26,8 +26,8 @@ from beeline.solvers.wrappers import CompletedSolver, complete
 from beeline.spaces.manifold import Geodesic, Projected, Sphere, Torus, UniformOnSpace
 from beeline.spaces.tokens import TokenJumps, TokenMixture, UniformTokens
 
-LAW = GaussianMixture(((2.0, 0.0), (-2.0, 1.0)), 0.4)
-FLOW = Flow(LAW.field())
+MIXTURE = GaussianMixture(((2.0, 0.0), (-2.0, 1.0)), 0.4)
+FLOW = Flow(MIXTURE.field())
 LATENT = Flow(lambda x, t: torch.ones_like(x), Interpolant())
 TOKENS = Flow(
     lambda x, t: TokenMixture().mixture(x, t, torch.full_like(x, 1 / x.shape[-1])), TokenMixture(), UniformTokens()
@@ -77,8 +77,8 @@ def test_a_seed_is_not_broadcast() -> None:
 
 def test_times_per_sample_do_not_mix_noise() -> None:
     times = torch.stack([torch.linspace(0, 1, 5), torch.linspace(0, 1, 5) ** 2], 1).double()
-    both = integrate(LAW.field(), X0[:2], times, EulerMaruyama(White(Rng(0), (5, 6))))
-    alone = integrate(LAW.field(), X0[1:2], times[:, 1], EulerMaruyama(White(Rng(0), (6,))))
+    both = integrate(MIXTURE.field(), X0[:2], times, EulerMaruyama(White(Rng(0), (5, 6))))
+    alone = integrate(MIXTURE.field(), X0[1:2], times[:, 1], EulerMaruyama(White(Rng(0), (6,))))
     assert torch.allclose(both[1:], alone, atol=1e-12)
 
 
@@ -147,8 +147,8 @@ def test_unsuitable_inner_solvers_are_refused() -> None:
 def test_parallel_steps_of_any_one_step_method_are_the_sequential_ones() -> None:
     times = torch.linspace(0, 1, 9, dtype=torch.float64)
     for inner in (HEUN, Projected(HEUN, Torus())):
-        exact = integrate(LAW.field(), X0[:8], times, inner)
-        made = integrate(LAW.field(), X0[:8], times, GaussSeidelJacobi(8, 1e-12, inner))
+        exact = integrate(MIXTURE.field(), X0[:8], times, inner)
+        made = integrate(MIXTURE.field(), X0[:8], times, GaussSeidelJacobi(8, 1e-12, inner))
         assert torch.allclose(made, exact, atol=1e-9)
 
 
