@@ -190,6 +190,6 @@ def test_extras_fit_into_the_time_that_is_left() -> None:
     assert extras_within(usual, math.inf, 1.0) == usual
     assert extras_within(usual, 1e6, 1e-3) == usual
     few = extras_within(usual, seconds=2 * 100 * 20, forward=1.0)  # 20 trajectories of 50 steps of HEUN
-    assert few.walks == 20 and few.trajectories is not None and few.likelihood is None
+    assert few.rows == 20 and few.trajectories is not None and few.likelihood is None
     none = extras_within(usual, seconds=1.0, forward=1.0)
     assert none.trajectories is None and none.likelihood is None

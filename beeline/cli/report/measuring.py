@@ -147,7 +147,7 @@ def extras_within(usual: Extras, seconds: float, forward: float) -> Extras:
         rows = int(seconds / 2 / (forward * 2 * likelihood.steps * (1 + 2 * likelihood.probes)))
         likelihood = replace(likelihood, rows=min(likelihood.rows, rows)) if rows >= LEAST else None
     trajectories = usual.trajectories if samples >= LEAST else None
-    return replace(usual, trajectories=trajectories, walks=min(usual.walks, max(1, samples)), likelihood=likelihood)
+    return replace(usual, trajectories=trajectories, rows=min(usual.rows, max(1, samples)), likelihood=likelihood)
 
 
 LEAST = 8  # trajectories or likelihoods, below which a mean says nothing
