@@ -20,13 +20,13 @@ from beeline.core.protocols.flows import (
     TimeSampler,
     gaussian_independent,
 )
-from beeline.core.protocols.objectives import ObjectiveSpec, SpecifiedObjective, heldout_of, spec_of
+from beeline.core.protocols.objectives import DistanceInContext, ObjectiveSpec, SpecifiedObjective, heldout_of, spec_of
 from beeline.core.ranges import dataclass
 from beeline.core.rng import Rng
 from beeline.core.types import Batch, Cond, Loss, map_cond
 from beeline.couplings.basic import Independent
 from beeline.fields.flow import Velocity, evaluate_field
-from beeline.objectives.losses.basic import Context, ContextDistance, Distance, Weight, distance_at, one, squared
+from beeline.objectives.losses.basic import Context, Distance, Weight, distance_at, one, squared
 from beeline.paths.affine import AffinePath, Linear
 from beeline.sampling.guidance.null import null_like
 from beeline.times.samplers import At, Uniform
@@ -201,7 +201,7 @@ class FlowMatching(ObjectiveBase):
     def reduce(self, predicted: Tensor, target: Tensor, t: Tensor, batch: Batch) -> Loss:
         """The loss of two values [B,*S] that are not velocities of this path, weighted as in ``compare``."""
         require(
-            not (isinstance(self.distance, ContextDistance) and self.distance.contextual),
+            not (isinstance(self.distance, DistanceInContext) and self.distance.contextual),
             f"{type(self.distance).__name__} needs states or data, and this objective compares values that imply none; "
             "use it in FlowMatching(), and squared, Huber or Direction here",
         )

@@ -198,6 +198,27 @@ def test_the_error_space_of_a_prediction_is_used() -> None:
     assert losses[0] == losses[1]
 
 
+class Late:
+    """A distance of a user that uses the times, without a base class."""
+
+    contextual = True
+
+    def at(self, where: Any) -> Any:
+        return lambda predicted, target: where.t * (predicted - target).square().mean(1)
+
+    def __call__(self, predicted: Tensor, target: Tensor) -> Tensor:
+        raise AssertionError("it is given a context")
+
+
+def test_a_distance_with_a_context_needs_no_base_class() -> None:
+    batch = Batch(torch.ones(64, 2))
+    loss = FlowMatching(distance=Late())(lambda x, t: 0 * x, batch, Rng(0))
+    plain = FlowMatching()(lambda x, t: 0 * x, batch, Rng(0))
+    assert torch.allclose(loss.per_sample, loss.t * plain.per_sample)
+    with pytest.raises(BeelineError, match="Late needs states or data"):
+        FlowMatching(distance=Late()).reduce(batch.x1, batch.x1, loss.t, batch)
+
+
 def test_a_distillation_that_lacks_a_member_is_refused_by_its_name(tmp_path: Any) -> None:
     class Half:
         def networks(self, teacher: Any) -> Any: ...

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
-from torch import nn
+from torch import Tensor, nn
 
 from beeline.core.errors import require
 from beeline.core.protocols.flows import Coupling, Guidance, Path, Prediction, Solver, TimeSampler
@@ -75,6 +75,23 @@ def spec_of(objective: Objective) -> ObjectiveSpec:
         "``spec`` -> ObjectiveSpec(path=self.path, ...)",
     )
     return ObjectiveSpec()
+
+
+@runtime_checkable
+class DistanceInContext(Protocol):
+    """A distance that takes the states, times and path at which it compares two values.
+
+    Inherit ``objectives.losses.basic.ContextDistance``, which has a default for ``contextual``.
+    """
+
+    def at(self, where: Any) -> Callable[[Tensor, Tensor], Tensor]:
+        """The distance (predicted [B,*S], target [B,*S]) -> [B] in a context, ``objectives.losses.basic.Context``."""
+        ...
+
+    @property
+    def contextual(self) -> bool:
+        """Whether it raises without a context."""
+        ...
 
 
 def heldout_of(objective: Any, times: TimeSampler) -> Any:

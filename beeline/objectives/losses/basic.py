@@ -11,6 +11,7 @@ from torch import Tensor
 
 from beeline.core.errors import require
 from beeline.core.protocols.flows import Path, Prediction
+from beeline.core.protocols.objectives import DistanceInContext
 from beeline.core.ranges import dataclass
 from beeline.fields.flow import Data
 from beeline.paths.affine import AffinePath
@@ -58,7 +59,7 @@ class ContextDistance:
 
 def distance_at(distance: Distance, where: Context) -> Distance:
     """The distance in a context; other distances are returned as they are."""
-    return distance.at(where) if isinstance(distance, ContextDistance) else distance
+    return distance.at(where) if isinstance(distance, DistanceInContext) else distance
 
 
 def one(t: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from beeline.core.errors import BeelineError, require
+from beeline.core.protocols.objectives import DistanceInContext
 from beeline.core.protocols.training import Cost
 from beeline.core.ranges import NonNegative, dataclass
 from beeline.objectives.losses.basic import Context, ContextDistance, Distance, Huber, Weight, distance_at, one, squared
@@ -41,7 +42,7 @@ class Direction(ContextDistance):
 
     @property
     def contextual(self) -> bool:
-        return isinstance(self.base, ContextDistance) and self.base.contextual
+        return isinstance(self.base, DistanceInContext) and self.base.contextual
 
 
 @dataclass(frozen=True)
