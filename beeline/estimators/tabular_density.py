@@ -45,8 +45,8 @@ def log_prob(
 ) -> Tensor:
     """log p [B] of rows in nats: probability of states and repeated values, density of other numbers in their units.
 
-    At t = 1 - early the law of x_t is smooth: a state with probability p is a bump p N((1-early) x1, early^2), and a
-    number is hardly blurred; so log p(row) = log p_t((1-early) x1) + sum over states log(early sqrt(2 pi)) per
+    At t = 1 - early the distribution of x_t is smooth: a state with probability p is a bump p N((1-early) x1, early^2),
+    and a number is hardly blurred; so log p(row) = log p_t((1-early) x1) + sum over states log(early sqrt(2 pi)) per
     coordinate + sum over numbers [log(1-early) - log phi(z) + log dF/dv].
     Assumes an independent Gaussian coupling on the straight path, and bumps that do not overlap (early below 0.1).
     """
@@ -91,7 +91,7 @@ def counterfactual(
 ) -> Tensor:
     """The rows [N,D] of the same source points under another condition.
 
-    x0 = the walk back from (1-early) x1 + early n under ``old``;  x1' = the walk forward from x0 under ``new``
+    x0 = integration of (1-early) x1 + early n to t = 0 under ``old``;  x1' = integration of x0 to t = 1 under ``new``
     The same condition gives the same row.  A state says nothing about its source but the cell it fell into, so the
     noise n draws one of the source points that make this very row.
     Source: Pawlowski, Castro and Glocker 2020 (arXiv 2006.06485): abduction, action, prediction.

@@ -89,7 +89,7 @@ def test_a_stream_is_learned_in_parts(tmp_path) -> None:
     [
         ("", "is empty"),
         ("a,a\n1,2\n", "more than one column named 'a'"),
-        ("a,b\n1,2\n", "fewer rows than columns|one part is learned from|held out"),
+        ("a,b\n1,2\n", "too few rows to learn|cannot be split|held out"),
     ],
 )
 def test_bad_files_are_refused_before_anything_is_written(tmp_path, text: str, message: str) -> None:

@@ -1,6 +1,6 @@
-"""Rules about the rows of a table: comparisons and arithmetic of columns, parsed and worked out here.
+"""Rules about the rows of a table: comparisons and arithmetic of columns.
 
-Nothing is evaluated as a program: what is not in the grammar below cannot be called, however it is written.
+Rules are parsed, not executed as Python; only the following grammar is accepted.
 
     rule = comparisons (== != < <= > >= in, not in), joined by and, or, not, & and |
     value = column | `column name` | number | text | true | false | value + - * / // % value
@@ -107,7 +107,10 @@ class _Rule:
             if not isinstance(right, ast.List | ast.Tuple | ast.Set):
                 raise self.refused(right)
             some = [self.value(item) for item in right.elts if isinstance(item, ast.Constant | ast.UnaryOp)]
-            require(len(some) == len(right.elts), f"the rule {self.rule!r} has a list of more than numbers and texts")
+            require(
+                len(some) == len(right.elts),
+                f"the rule {self.rule!r} has a list with other items than numbers and text; give constants",
+            )
             found = pandas().Series(self.value(left), index=self.frame.index).isin(some).to_numpy(dtype=bool)
             return ~found if isinstance(sign, ast.NotIn) else found
         if type(sign) not in COMPARISONS:
@@ -134,17 +137,17 @@ class _Rule:
         raise self.refused(node)
 
     def number(self, node: ast.expr) -> Any:
-        """A value that can be reckoned with: a text times a number would be a longer text."""
+        """A numeric value; arithmetic with text is refused."""
         value = self.value(node)
         kind = value.dtype.kind if isinstance(value, pandas().Series) else np.asarray(value).dtype.kind
         require(
             kind in "iufbmM",
-            f"the rule {self.rule!r} reckons with {ast.unparse(node)!r}, which holds no numbers; compare it instead",
+            f"the rule {self.rule!r} has arithmetic with {ast.unparse(node)!r}, which is no number; compare it instead",
         )
         return value
 
     def refused(self, node: ast.expr) -> BeelineError:
         return BeelineError(
-            f"the rule {self.rule[:200]!r} has {ast.unparse(node)[:80]!r}, which rules do not know; they compare "
-            "columns, numbers and texts, as in 'age >= 18 and (gain == 0 or loss == 0)'"
+            f"the rule {self.rule[:200]!r} has {ast.unparse(node)[:80]!r}, which is not in the grammar of rules; "
+            "compare columns, numbers and text, as in 'age >= 18 and (gain == 0 or loss == 0)'"
         )

@@ -1,4 +1,4 @@
-"""Tables to CSV and Parquet files."""
+"""Writing of tables to CSV and Parquet files."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from beeline.data.tables.schema import EXACT
 
 
 def save(raw: Any, path: str | Path, written: Mapping[str, str] | None = None) -> None:
-    """Write a data frame as CSV, TSV or Parquet, by the ending of the path; whole numbers are written whole.
+    """Write a data frame as CSV, TSV or Parquet, by the extension of the path; integers are written as integers.
 
     ``written`` is the dialect of a CSV file: encoding, sep and decimal, in the words of pandas.
     """
@@ -27,7 +27,7 @@ def save(raw: Any, path: str | Path, written: Mapping[str, str] | None = None) -
         return
     require(
         path.suffix in (".csv", ".tsv"),
-        f"{path} is neither .csv, .tsv nor .parquet by its name; choose one of these endings",
+        f"{path} is neither .csv, .tsv nor .parquet; choose one of these extensions",
     )
     tabs = {"sep": "\t"} if path.suffix in (".tsv",) else {}
     with replacing(path) as temporary:
@@ -35,7 +35,7 @@ def save(raw: Any, path: str | Path, written: Mapping[str, str] | None = None) -
 
 
 def plain(raw: Any) -> Any:
-    """The rows with whole numbers as such, which gaps had made broken ones."""
+    """The rows with integer columns as integers, which missing values had converted to float."""
     made = named(raw).copy(deep=False)
     for name in made.columns:
         cells = made[name]
@@ -48,12 +48,13 @@ def plain(raw: Any) -> Any:
 
 
 def save_parts(parts: Iterator[Any], path: str | Path, written: Mapping[str, str] | None = None) -> int:
-    """Write data frames to one Parquet or CSV file as they come, a row group each: constant memory.  Gives the rows."""
+    """Write data frames to one Parquet (a row group each) or CSV file, in constant memory; returns the number of "
+    "rows."""
     path, count = Path(path), 0
     arrow, parquet = extra("pyarrow", "tables"), extra("pyarrow.parquet", "tables")
     require(
         path.suffix in (".parquet", ".pq", ".csv"),
-        f"{path} is neither .parquet nor .csv by its name; choose one of these endings",
+        f"{path} is neither .parquet nor .csv; choose one of these extensions",
     )
     with replacing(path) as temporary, contextlib.ExitStack() as opened:
         writer: Any = None
