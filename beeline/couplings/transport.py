@@ -208,8 +208,8 @@ class Remembered:
     created by ``stored``, as in a run.
     Source: Li et al. 2024, "Immiscible Diffusion" (arXiv 2406.12303), with a fixed assignment.
 
-    >>> kept = Remembered(torch.tensor([[5.0], [6.0]]))
-    >>> kept(Batch(torch.zeros(1, 1), cond={"index": torch.tensor([1])}), Rng(0))
+    >>> coupling = Remembered(torch.tensor([[5.0], [6.0]]))
+    >>> coupling(Batch(torch.zeros(1, 1), cond={"index": torch.tensor([1])}), Rng(0))
     Batch(x1=tensor([[0.]]), x0=tensor([[6.]]), cond=None, weight=None)
     """
 

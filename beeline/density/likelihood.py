@@ -36,7 +36,7 @@ class Exact:
 
     def __call__(self, f: Dynamics, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         x, v, keep = _velocity(f, x, t)
-        with torch.enable_grad():  # the sums belong to the graph even where the caller keeps none
+        with torch.enable_grad():  # the sums need a graph even under no_grad
             columns = v.flatten(1).sum(0).unbind()
         total = torch.zeros_like(v.flatten(1)[:, 0])
         for i, column in enumerate(columns):
@@ -73,7 +73,7 @@ class Hutchinson:
         for k in range(self.probes):
             probe = _signs(self.rng.fork(k), x.detach())
             last = k == self.probes - 1 and not keep
-            with torch.enable_grad():  # the sum belongs to the graph even where the caller keeps none
+            with torch.enable_grad():  # the sum needs a graph even under no_grad
                 product = (v * probe).sum()
             (slope,) = torch.autograd.grad(product, x, retain_graph=not last, create_graph=keep, materialize_grads=True)
             total = total + (slope * probe).flatten(1).sum(1)
@@ -114,7 +114,7 @@ class HutchPlusPlus:
             """J^T applied to every column of [B,D,n]."""
             out = []
             for column in directions.unbind(2):
-                with torch.enable_grad():  # the sum belongs to the graph even where the caller keeps none
+                with torch.enable_grad():  # the sum needs a graph even under no_grad
                     product = (v.flatten(1) * column).sum()
                 (slope,) = torch.autograd.grad(product, x, retain_graph=True, create_graph=keep, materialize_grads=True)
                 out.append(slope.flatten(1))

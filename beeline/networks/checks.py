@@ -18,7 +18,7 @@ def check_image(name: str, shape: Sequence[int]) -> tuple[int, int, int]:
 
 
 def check_sizes(name: str, **sizes: int) -> None:
-    """Refuse a size that is not a whole number from 1."""
+    """Raise ValueError for a size that is not an integer from 1."""
     for key, value in sizes.items():
         require(
             isinstance(value, int) and value >= 1,
@@ -27,8 +27,8 @@ def check_sizes(name: str, **sizes: int) -> None:
 
 
 def check_dropout(name: str, dropout: float) -> None:
-    """Refuse a dropout probability outside [0, 1)."""
+    """Raise ValueError for a dropout probability outside [0, 1)."""
     require(
         0 <= dropout < 1,
-        f"{name} got dropout={dropout!r}; it is a probability below 1: give a number from 0 to 0.5",
+        f"{name} got dropout={dropout!r}; it must be a probability below 1: set a number from 0 to 0.5",
     )

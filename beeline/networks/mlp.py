@@ -67,7 +67,7 @@ class MLP(Declaring):
         )
         check_sizes("MLP", width=width, depth=depth)
         check_dropout("MLP", dropout)
-        told = max(32, width // 4)
+        embed_width = max(32, width // 4)
         self.settings: dict[str, Any] = {
             "size": count,
             "width": width,
@@ -76,9 +76,11 @@ class MLP(Declaring):
             "dropout": dropout,
         }
         self.settings |= {"shape": list(self.shape), "frames": frames, "scale": scale}
-        self.embed = Embedding(told, conditions, span, frames, count=32, scale=scale)
+        self.embed = Embedding(embed_width, conditions, span, frames, count=32, scale=scale)
         self.inp = nn.Linear(count, width)
-        self.tell = nn.Linear(told, 2 * depth * width)  # one layer for all blocks: one large product for many small
+        self.tell = nn.Linear(
+            embed_width, 2 * depth * width
+        )  # one layer for all blocks: one large product for many small
         self.block = nn.ModuleList(MLPBlock(width, dropout) for _ in range(depth))
         self.out = zeroed(nn.Linear(width, count))
 
@@ -95,13 +97,13 @@ class MLP(Declaring):
         return {**self.settings, "conditions": self.embed.cond.conditions}
 
     def modulation(self, t: Tensor, cond: Cond = None, s: Tensor | None = None) -> list[tuple[Tensor, ...]]:
-        told = self.tell(self.embed(t, cond, s).to(self.tell.weight.dtype))
-        return [part.unbind(1) for part in told.unflatten(-1, (len(self.block), 2, -1)).unbind(1)]
+        scales_shifts = self.tell(self.embed(t, cond, s).to(self.tell.weight.dtype))
+        return [part.unbind(1) for part in scales_shifts.unflatten(-1, (len(self.block), 2, -1)).unbind(1)]
 
     def forward(self, x: Tensor, t: Tensor, cond: Cond = None, s: Tensor | None = None) -> Tensor:
         check_state(self, x, t, self.shape)
         h = self.inp(x.flatten(1))
-        for block, told in zip(self.block, self.modulation(t, cond, s), strict=True):
-            h = block(h, *told)
+        for block, modulation in zip(self.block, self.modulation(t, cond, s), strict=True):
+            h = block(h, *modulation)
         out: Tensor = self.out(h)
         return out.reshape(x.shape)

@@ -171,9 +171,9 @@ def has_bfloat16(device: torch.device) -> bool:
 class TabularBlock(nn.Module):
     """h + W2 dropout(silu((1 + scale) norm(h) W1 + shift)), with scale and shift from the time."""
 
-    def __init__(self, width: int, told: int, dropout: float):
+    def __init__(self, width: int, embed_width: int, dropout: float):
         super().__init__()
-        self.tell = zeroed(nn.Linear(told, 2 * width))
+        self.tell = zeroed(nn.Linear(embed_width, 2 * width))
         self.inp = nn.Linear(width, width)
         self.out = zeroed(nn.Linear(width, width))
         self.dropout = nn.Dropout(dropout)
@@ -181,8 +181,8 @@ class TabularBlock(nn.Module):
     def forward(self, h: Tensor, e: Tensor) -> Tensor:
         scale, shift = self.tell(e).chunk(2, -1)
         u = F.silu(torch.addcmul(shift, self.inp(layer_norm(h)), 1 + scale))
-        made: Tensor = h + self.out(self.dropout(u))
-        return made
+        result: Tensor = h + self.out(self.dropout(u))
+        return result
 
 
 class TabularMLP(Declaring):
@@ -220,11 +220,11 @@ class TabularMLP(Declaring):
             width >= 1 and depth >= 1,
             f"TabularMLP got width={width} and depth={depth}; both are whole numbers from 1: 384 and 4 are usual",
         )
-        told = 128
+        embed_width = 128
         self.plain: dict[str, Any] = {"width": width, "depth": depth, "span": span, "dropout": dropout}
-        self.time = TimeEmbedding(told, span, scale=200.0)
+        self.time = TimeEmbedding(embed_width, span, scale=200.0)
         self.inp = nn.Linear(self.columns.width_in, width)
-        self.block = nn.ModuleList(TabularBlock(width, told, dropout) for _ in range(depth))
+        self.block = nn.ModuleList(TabularBlock(width, embed_width, dropout) for _ in range(depth))
         self.out = zeroed(nn.Linear(width, self.columns.size))
 
     @property
@@ -254,16 +254,16 @@ class TabularMLP(Declaring):
             for block in self.block:
                 h = block(h, e)
             out = self.out(layer_norm(h))
-        made = self.columns.finish(out.to(x.dtype), x, t, known, mask)
-        return (made, out) if logits else made
+        result = self.columns.finish(out.to(x.dtype), x, t, known, mask)
+        return (result, out) if logits else result
 
 
 class RowBlock(nn.Module):
     """A transformer block over the columns of a row, modulated by the time."""
 
-    def __init__(self, width: int, heads: int, told: int, dropout: float):
+    def __init__(self, width: int, heads: int, embed_width: int, dropout: float):
         super().__init__()
-        self.tell = zeroed(nn.Linear(told, 6 * width))
+        self.tell = zeroed(nn.Linear(embed_width, 6 * width))
         self.mix = SelfAttention(width, heads)
         self.layer = nn.Sequential(
             nn.Linear(width, 4 * width), nn.SiLU(), nn.Dropout(dropout), nn.Linear(4 * width, width)
@@ -272,8 +272,8 @@ class RowBlock(nn.Module):
     def forward(self, h: Tensor, e: Tensor) -> Tensor:
         a, b, c, d, f, g = self.tell(e)[:, None].chunk(6, -1)
         h = h + c * self.mix(torch.addcmul(b, layer_norm(h), 1 + a))
-        made: Tensor = h + g * self.layer(torch.addcmul(f, layer_norm(h), 1 + d))
-        return made
+        result: Tensor = h + g * self.layer(torch.addcmul(f, layer_norm(h), 1 + d))
+        return result
 
 
 class TabularTransformer(Declaring):
@@ -309,9 +309,9 @@ class TabularTransformer(Declaring):
         self.columns = ColumnLayout(groups, shape, conditions, sharp, waves, half)
         width, depth, dropout = default_size(rows, width, depth, dropout)
         check_dropout(type(self).__name__, dropout)
-        told = 128
+        embed_width = 128
         self.plain: dict[str, Any] = {"width": width, "depth": depth, "heads": heads, "span": span, "dropout": dropout}
-        self.time = TimeEmbedding(told, span, scale=200.0)
+        self.time = TimeEmbedding(embed_width, span, scale=200.0)
         owner = self._owners()
         count = len(self.columns.groups)
         # one layer for all columns, of which each token sees the rows of its own features only
@@ -320,7 +320,7 @@ class TabularTransformer(Declaring):
         self.out = nn.Parameter(torch.zeros(self.columns.size, width))
         self.bias = nn.Parameter(torch.zeros(self.columns.size))
         self.register_buffer("owner", torch.tensor(owner), persistent=False)
-        self.block = nn.ModuleList(RowBlock(width, heads, told, dropout) for _ in range(depth))
+        self.block = nn.ModuleList(RowBlock(width, heads, embed_width, dropout) for _ in range(depth))
 
     def _owners(self) -> list[int]:
         column = self.columns.column.tolist()
@@ -357,5 +357,5 @@ class TabularTransformer(Declaring):
             for block in self.block:
                 tokens = block(tokens, e)
             out = (layer_norm(tokens)[:, self.columns.column] * self.out).sum(-1) + self.bias
-        made = self.columns.finish(out.to(x.dtype), x, t, known, mask)
-        return (made, out) if logits else made
+        result = self.columns.finish(out.to(x.dtype), x, t, known, mask)
+        return (result, out) if logits else result

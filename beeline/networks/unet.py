@@ -21,11 +21,11 @@ from beeline.networks.fp32 import WideGroupNorm, norm_groups, zeroed
 class ResBlock(nn.Module):
     """A residual block of two convolutions, modulated in between by time and condition."""
 
-    def __init__(self, width_in: int, width: int, told: int, dropout: float):
+    def __init__(self, width_in: int, width: int, embed_width: int, dropout: float):
         super().__init__()
         self.norm1 = WideGroupNorm(norm_groups(width_in), width_in)
         self.conv1 = nn.Conv2d(width_in, width, 3, padding=1)
-        self.tell = nn.Linear(told, 2 * width)
+        self.tell = nn.Linear(embed_width, 2 * width)
         self.norm2 = WideGroupNorm(norm_groups(width), width)
         self.dropout = nn.Dropout(dropout)
         self.conv2 = zeroed(nn.Conv2d(width, width, 3, padding=1))
@@ -95,21 +95,21 @@ class UNet(Declaring):
         self.settings |= {"attention": attention, "span": span, "dropout": dropout, "scale": scale}
         self.settings |= {"channels_last": channels_last}
         self.blocks, self.channels_last = blocks, channels_last
-        told = 4 * width
+        embed_width = 4 * width
         widths = [width * m for m in multipliers]
         low = widths[-1]
 
         def level(width_in: int, width: int) -> list[nn.Module]:
-            return [ResBlock(width_in if i == 0 else width, width, told, dropout) for i in range(blocks)]
+            return [ResBlock(width_in if i == 0 else width, width, embed_width, dropout) for i in range(blocks)]
 
         befores = [width, *widths[:-1]]
-        self.embed = Embedding(told, conditions, span, scale=scale)
+        self.embed = Embedding(embed_width, conditions, span, scale=scale)
         self.inp = nn.Conv2d(self.shape[0], width, 3, padding=1)
         self.down = nn.ModuleList(b for before, w in zip(befores, widths, strict=True) for b in level(before, w))
         self.shrink = nn.ModuleList(nn.Conv2d(w, w, 3, stride=2, padding=1) for w in widths[:-1])
-        middle: list[nn.Module] = [ResBlock(low, low, told, dropout)]
+        middle: list[nn.Module] = [ResBlock(low, low, embed_width, dropout)]
         if attention:
-            middle += [PixelAttention(low, max(1, low // 32)), ResBlock(low, low, told, dropout)]
+            middle += [PixelAttention(low, max(1, low // 32)), ResBlock(low, low, embed_width, dropout)]
         self.middle = nn.ModuleList(middle)
         aboves = [*widths[1:], low]
         rising = reversed(list(zip(aboves, widths, strict=True)))
@@ -133,17 +133,17 @@ class UNet(Declaring):
         check_state(self, x, t, (self.shape[0], None, None))
         e = self.embed(t, cond, s).to(x.dtype)
         h = self.inp(x.contiguous(memory_format=torch.channels_last) if self.channels_last else x)
-        n, kept = self.blocks, []
+        n, skips = self.blocks, []
         for i in range(0, len(self.down), n):
             for block in self.down[i : i + n]:
                 h = block(h, e)
-            kept.append(h)
+            skips.append(h)
             if i // n < len(self.shrink):
                 h = self.shrink[i // n](h)
         for block in self.middle:
             h = block(h, e)
         for i in range(0, len(self.up), n):
-            skip = kept.pop()
+            skip = skips.pop()
             if h.shape[2:] != skip.shape[2:]:
                 h = F.interpolate(h, size=skip.shape[2:], mode="nearest")
             h = torch.cat([h, skip], 1)

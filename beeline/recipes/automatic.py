@@ -1,4 +1,4 @@
-"""The recipe that follows from a path: a table, pictures, points or sequences."""
+"""Recipe selection by the kind of a data file or folder."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from beeline.runs.run import Run
 
 TABLES = (".csv", ".tsv", ".csv.gz", ".tsv.gz", ".parquet", ".pq")
 ARRAYS = (".npy", ".npz")
-LOOKED_AT = 300  # pictures of a folder whose sizes are read
-SIDE = 64  # pixels per side to which pictures of several sizes, or larger ones, are scaled
+SIZES_READ = 300  # images of a folder whose sizes are read
+SIDE = 64  # pixels per side to which images of several sizes, or larger ones, are scaled
 
 
 def recipe_for(path: str, side: int = SIDE) -> Run:
-    """The recipe for a file or a folder.
+    """The recipe for a data file or folder.
 
-    A CSV, TSV or Parquet file is a table; a Parquet file of the hub with encoded images, a folder of pictures, and
-    arrays [N,H,W] or [N,H,W,C] of uint8 are images; other arrays are points; a text file holds sequences.
-    Pictures of several sizes, or larger than ``side`` pixels, are cut to their middle square and scaled.
+    A CSV, TSV or Parquet file is a table.  A Parquet file with encoded images, a folder of images, and uint8 arrays
+    [N,H,W] or [N,H,W,C] are images.  Other arrays are points, and a text file contains sequences.  Images of several
+    sizes, or larger than ``side`` pixels, are cropped to their central square and scaled.
 
-    Raises BeelineError for a path that is missing, empty or of no known kind.
+    Raises BeelineError for a path that is missing, empty or of an unknown kind.
     """
     place = Path(path)
     require(
@@ -70,17 +70,17 @@ def _folder(place: Path, side: int) -> Run:
 
 
 def _common_side(pictures: list[Path], side: int) -> int | None:
-    """None where the pictures have one small size, which is kept; else the side to which all are scaled."""
+    """The side to which all images are scaled, or None for images of one small size."""
     from PIL import Image
 
-    step = max(1, len(pictures) // LOOKED_AT)
+    step = max(1, len(pictures) // SIZES_READ)
     sizes = set()
     for file in pictures[::step]:
         try:
             with Image.open(file) as opened:
                 sizes.add(opened.size)
         except OSError:
-            continue  # refused by name when the pictures are read
+            continue  # reading the images raises an error with its name
     if len(sizes) == 1 and max(next(iter(sizes))) <= side:
         return None
     least = min((min(size) for size in sizes), default=side)
@@ -88,7 +88,7 @@ def _common_side(pictures: list[Path], side: int) -> int | None:
 
 
 def _holds_images(file: Path) -> bool:
-    """Whether a Parquet file has a column of encoded images, as the hub's data sets do."""
+    """Whether a Parquet file has a column of encoded images."""
     from beeline.core.errors import extra
 
     parquet = extra("pyarrow.parquet", "tables")
@@ -100,7 +100,7 @@ def _holds_images(file: Path) -> bool:
 
 
 def _is_image_array(file: Path) -> bool:
-    """Whether an array file holds uint8 pictures; the headers alone are read."""
+    """Whether an array file contains uint8 images; reads the headers only."""
     if file.suffix.lower() in ARRAYS[1:]:
         with np.load(file, allow_pickle=False) as data:
             names = data.files

@@ -6,7 +6,7 @@ Written by ``python -m benchmarks.presets``.  Error relative to Adams-Bashforth 
 
 Preset = tuple[tuple[float, ...], tuple[tuple[float, ...], ...], tuple[float, ...]]
 
-PRESETS: dict[int, Preset] = {  # evaluations -> times, rows, keep of a Fitted solver
+PRESETS: dict[int, Preset] = {  # by evaluations: times, rows, keep of Fitted
     4: (
         (0.0, 0.162399, 0.461045, 0.753664, 1.0),
         ((0.158653,), (-0.131629, 0.585906), (0.122065, 0.087622, 0.547571), (0.083883, 0.235136, 0.36973, 0.314811)),

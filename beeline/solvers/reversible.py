@@ -36,7 +36,7 @@ class Reversible(SolverBase):
 
     table: RungeKutta = MIDPOINT
     coupling: float = (
-        0.999  # k, in (0, 1]; below 1 it keeps the copies together, and k^-N scales rounding on the way back
+        0.999  # k, in (0, 1]; below 1 it keeps the copies together, and k^-N scales rounding errors of the inverse
     )
 
     def __post_init__(self) -> None:

@@ -59,8 +59,8 @@ class Dirichlet(InteriorPath):
         check_times(t)
         check_simplex(x1, "the datum")
         tau = expand_time(self.top * t, x1)
-        draws = torch._standard_gamma((1 + tau * x1).double().cpu(), generator=required_rng(rng, self).generator())
-        return (draws / draws.sum(-1, keepdim=True)).to(x1.device, x1.dtype)
+        gamma = torch._standard_gamma((1 + tau * x1).double().cpu(), generator=required_rng(rng, self).generator())
+        return (gamma / gamma.sum(-1, keepdim=True)).to(x1.device, x1.dtype)
 
     def mixture(self, x: Tensor, t: Tensor, p: Tensor) -> Tensor:
         """The velocity [B,*S,K] at x when symbol k has probability p_k."""
@@ -74,14 +74,14 @@ class Dirichlet(InteriorPath):
             return _rate(b, tau, b.shape[-1])
         # few levels, as in sampling: interpolation in the cube root of b, in which C is smooth
         grid = torch.linspace(0, 1, _TABLE, dtype=torch.float64, device=b.device)
-        made = torch.zeros_like(b, dtype=torch.float64)
+        rates = torch.zeros_like(b, dtype=torch.float64)
         place = b.detach().double().clamp(0, 1) ** (1 / 3) * (_TABLE - 1)
         low = place.long().clamp(max=_TABLE - 2)
         for level in levels:
             table = _rate(grid**3, torch.full_like(grid, float(level)), b.shape[-1])
             here = torch.lerp(table[low], table[low + 1], place - low)
-            made = torch.where(tau == level, here, made)
-        return made.to(b.dtype)
+            rates = torch.where(tau == level, here, rates)
+        return rates.to(b.dtype)
 
 
 @dataclass(frozen=True)

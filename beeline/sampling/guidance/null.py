@@ -142,15 +142,15 @@ def _named_null(null: Any, cond: Cond) -> Cond:
     return void.expand(cond.shape).clone()
 
 
-def _check_known(made: Cond, cond: Cond, known: Mapping[str, float | None]) -> None:
+def _check_known(result: Cond, cond: Cond, known: Mapping[str, float | None]) -> None:
     """Raise ValueError for a null that differs from that of the network."""
-    if isinstance(made, Tensor):
+    if isinstance(result, Tensor):
         if len(known) == 1:
-            _check_known({name: made for name in known}, {name: cond for name in known}, known)
+            _check_known({name: result for name in known}, {name: cond for name in known}, known)
         return
-    assert isinstance(made, Mapping) and isinstance(cond, Mapping)
+    assert isinstance(result, Mapping) and isinstance(cond, Mapping)
     for name, value in known.items():
-        leaf, own = made.get(name), cond.get(name)
+        leaf, own = result.get(name), cond.get(name)
         if value is not None and isinstance(leaf, Tensor) and leaf is not own:
             check_values((leaf == value).all(), partial(_wrong_null_message, name, leaf, value))
 
