@@ -164,5 +164,5 @@ def test_combinations_that_cannot_work_are_refused() -> None:
 
 
 def test_a_class_as_the_null_label_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(BeelineError, match="labels here are 0 .. 9 .* give null=10"):
+    with pytest.raises(BeelineError, match="classes are 0 .. 9; .* set null=10"):
         prepare(config.change(digits(), {"objective.drop": "Drop(0.1, null=0)"}))
