@@ -88,7 +88,7 @@ class ObjectiveBase:
 
     @property
     def spec(self) -> ObjectiveSpec:
-        """What it declares beside its loss."""
+        """Path, networks and defaults of the objective."""
         return ObjectiveSpec(heldout=self.heldout)
 
     def heldout(self, times: TimeSampler) -> Any:

@@ -27,7 +27,7 @@ class Objective(Protocol):
 
 @dataclass(frozen=True)
 class ObjectiveSpec:
-    """What an objective declares beside its loss; the defaults are those of a plain function.
+    """The declaration of an objective; the defaults are those of a plain function.
 
     >>> ObjectiveSpec().baselines
     True
