@@ -126,7 +126,7 @@ UNLISTED = {
     "beeline.training.early_stopping:EarlyStopping": "an argument of fit_patiently",
     "beeline.distillation.pairs:AnnealedPairs": "holds the pairs it feeds",
     "beeline.training.feed.microbatches:InMemory": "how the engine reads a data set",
-    "beeline.training.feed.microbatches:FromLaw": "how the engine reads a law",
+    "beeline.training.feed.microbatches:FromDistribution": "how the engine reads a distribution",
     "beeline.evaluation.heldout:EvenTimes": "the fixed times of the held-out loss",
     "beeline.evaluation.heldout:MeanField": "a baseline of the held-out loss",
     "beeline.evaluation.heldout:ExactPosterior": "a baseline of the held-out loss",

@@ -198,7 +198,7 @@ def test_one_evaluation_after_distillation(flow: TabularFlow, frame: pd.DataFram
         student.log_prob(frame.head(2))
 
 
-def test_saved_and_loaded_through_either_door(flow: TabularFlow, tmp_path) -> None:
+def test_saved_and_loaded_as_estimator_and_as_bundle(flow: TabularFlow, tmp_path) -> None:
     flow.save(tmp_path / "b")
     again = TabularFlow.load(tmp_path / "b")
     assert again.sample(30).equals(flow.sample(30)) and again.get_params() == flow.get_params()

@@ -106,7 +106,7 @@ def test_guidance_of_dirichlet_scores_is_that_of_velocities(scale):
     t, label = torch.full((9,), 0.4, dtype=torch.float64), torch.zeros(9, dtype=torch.long)
     tau = path.top * 0.4
     for row, made in zip(x, CFG(scale, null=1)(field, label)(x, t), strict=True):
-        score = tau * torch.diag(1 / row)  # of the conditional laws, by columns
+        score = tau * torch.diag(1 / row)  # of the conditional distributions, by columns
         score = score - score.mean(0)
         wanted = score @ (scale * distribution[0] + (1 - scale) * distribution[1])
         solve = torch.cat([score[:-1], torch.ones(1, k, dtype=torch.float64)])

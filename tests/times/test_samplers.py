@@ -1,4 +1,4 @@
-"""Laws of training times: density against histogram, integral one, limits."""
+"""Distributions of training times: density against histogram, integral one, limits."""
 
 import math
 
@@ -9,7 +9,7 @@ from beeline.core.protocols.flows import TimeSampler
 from beeline.core.rng import Rng
 from beeline.times.samplers import At, Beta, Bifocal, CosMap, LogitNormal, Mode, Uniform, UShaped
 
-LAWS = [
+DISTRIBUTIONS = [
     Uniform(),
     LogitNormal(),
     LogitNormal(-0.5, 1.4),
@@ -22,7 +22,7 @@ LAWS = [
 ]
 
 
-@pytest.mark.parametrize("distribution", LAWS, ids=str)
+@pytest.mark.parametrize("distribution", DISTRIBUTIONS, ids=str)
 def test_density_matches_the_samples(distribution: TimeSampler) -> None:
     cells = 2_000
     middle = (torch.arange(cells, dtype=torch.float64) + 0.5) / cells
@@ -36,7 +36,7 @@ def test_density_matches_the_samples(distribution: TimeSampler) -> None:
 
 
 def test_log_prob_outside_and_dtype() -> None:
-    for distribution in LAWS:
+    for distribution in DISTRIBUTIONS:
         assert bool((distribution.log_prob(torch.tensor([-0.5, 1.5])) == -math.inf).all())
         assert distribution(3, torch.empty(0, dtype=torch.float64), Rng(0)).dtype == torch.float64
         assert torch.equal(distribution(5, torch.empty(0), Rng(1)), distribution(5, torch.empty(0), Rng(1)))

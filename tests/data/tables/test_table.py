@@ -239,7 +239,7 @@ def test_a_column_that_is_empty_everywhere_is_constant() -> None:
     assert same(Table().fit(raw).decode(Table().fit(raw).encode(raw).x1), raw)
 
 
-def test_lots_hold_every_row_once_an_epoch() -> None:
+def test_microbatches_hold_every_row_once_per_epoch() -> None:
     raw = mixed(50).drop(columns=["row_id"])
     table = Table().fit(raw)
     microbatches = table.microbatches(raw, Rng(0))

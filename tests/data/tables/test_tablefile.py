@@ -100,7 +100,7 @@ def test_a_stream_gives_every_row_once_an_epoch(tmp_path) -> None:
     assert torch.equal(microbatches.microbatch(3, 40).x1, stream.microbatches(table, Rng(0)).microbatch(3, 40).x1), (
         "the number alone decides"
     )
-    assert len(microbatches.microbatch(1, 250).x1) == 250, "a lot may hold more than an epoch"
+    assert len(microbatches.microbatch(1, 250).x1) == 250, "a microbatch may be larger than an epoch"
 
 
 def test_a_stream_learns_its_schema_from_a_part_of_every_group(tmp_path) -> None:
