@@ -1,4 +1,4 @@
-"""Components <-> plain data: what stands in files and on the command line becomes objects here, and nowhere else.
+"""Conversion between components and the plain data of files and of the command line.
 
     describe(LogitNormal(0.5))  ->  {"is": "times.LogitNormal", "mean": 0.5, "std": 1.0}   and build back
     change(sampler, {"steps": 8, "schedule": "Shifted(3)"})                                 a new, changed sampler
@@ -35,11 +35,11 @@ from beeline.config.settings import (
 from beeline.core.declared import Describing
 from beeline.core.errors import BeelineError, nearest, require
 
-LARGEST = 10_000  # numbers of a tensor that still count as a setting; more is data and belongs in a file of its own
+LARGEST = 10_000  # largest number of elements of a tensor that is written as a setting
 
 
 def describe(part: Any) -> Any:
-    """Plain data (dict, list, str, int, float, bool, None) from which ``build`` makes an equal part.
+    """Plain data (dict, list, str, int, float, bool, None) from which ``build`` creates an equal component.
 
     A network is described by its architecture; its weights are not plain data.
 
@@ -51,7 +51,7 @@ def describe(part: Any) -> Any:
 
 
 def build(data: Any) -> Any:
-    """The part that plain data describe; ValueError names the setting that is unknown, missing or unfit.
+    """The component of a description; ValueError names the setting that is unknown, missing or of a wrong type.
 
     Networks are initialised from torch's global state: build them under ``with rng.ambient():``.
 
@@ -63,7 +63,7 @@ def build(data: Any) -> Any:
 
 
 def parse(text: str, kind: str | None = None) -> Any:
-    """What a text on the command line means: a number, true, none, or a component with its settings.
+    """The value of text on the command line: a number, true, none, or a component with its settings.
 
     >>> parse("LogitNormal(mean=0.5)"), parse("1e-3"), parse("schedules.uniform")
     (LogitNormal(mean=0.5, std=1.0), 0.001, Uniform())
@@ -134,7 +134,7 @@ def _numbers(tensor: Tensor, where: str) -> Any:
 
 
 def _settings_of(part: Any) -> dict[str, Any]:
-    """The settings with which a part was made."""
+    """The settings of a component."""
     if isinstance(part, Describing):
         return dict(part.describe())
     kind: Any = type(part)
@@ -179,7 +179,7 @@ def _change(part: Any, changes: Mapping[str, Any], where: str) -> Any:
     if isinstance(part, Mapping):
         return now | new
     with constructing(owner, join(where, next(iter(new))) if len(new) == 1 else where):
-        return dataclasses.replace(part, **new) if hasattr(kind, "__dataclass_fields__") else kind(**(now | new))
+        return dataclasses.replace(part, **new) if dataclasses.is_dataclass(kind) else kind(**(now | new))
 
 
 def callable_only(part: Any) -> bool:

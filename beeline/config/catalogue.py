@@ -1,7 +1,7 @@
-"""The catalogue: the only list of components, and what is known about each.
+"""The catalogue of components: the one list that command line, recipes, documentation and tests read.
 
 Command line, recipes, documentation, web page and tests read it; nothing outside it can be built from a file.  An
-entry is the place of its definition, imported when it is asked for; one that ends in () is a function that makes a
+entry is the place of its definition, imported when it is used; one that ends in () is a function that creates a
 component (a recipe, CFG) rather than a component itself.
 """
 
@@ -287,7 +287,7 @@ def member(full: str) -> Any:
 def makes(full: str) -> bool:
     """Whether a member has settings of its own: a class or a maker, not a constant or a plain function."""
     kind, _, name = full.partition(".")
-    if full in CUSTOM:  # a function of a slot, such as a distance, has no settings; one that makes a component has
+    if full in CUSTOM:  # a function of a slot, such as a distance, has no settings; a recipe has
         return isinstance(CUSTOM[full], type) or kind == "recipes"
     return (":" not in full and CATALOGUE[kind][name].endswith("()")) or isinstance(member(full), type)
 
@@ -312,13 +312,13 @@ def settings(target: Callable[..., Any]) -> Mapping[str, Setting]:
         hints = typing.get_type_hints(target if dataclasses.is_dataclass(target) else _call(target))
     except (NameError, TypeError):  # an annotation that exists for the type checker only
         hints = {}
-    made = {f.name: f for f in dataclasses.fields(target)} if dataclasses.is_dataclass(target) else {}
+    own = {f.name: f for f in dataclasses.fields(target)} if dataclasses.is_dataclass(target) else {}
     known = {}
     for name, parameter in inspect.signature(target).parameters.items():
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
             continue
         default, note = parameter.default, parameter.annotation
-        factory = made[name].default_factory if name in made else dataclasses.MISSING
+        factory = own[name].default_factory if name in own else dataclasses.MISSING
         if factory is not dataclasses.MISSING:
             default = factory()
         text = note if isinstance(note, str) else inspect.formatannotation(note)

@@ -1,6 +1,6 @@
-"""What is known about a component, from its docstring and the comments beside its settings.
+"""Documentation of a component, from its docstring and the comments beside its settings.
 
-Command line, documentation and web page print these pages; nothing is written about a component anywhere else.
+The command line, the documentation and the web page print these pages.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from beeline.core.errors import nearest, require
 
 @dataclass(frozen=True)
 class Page:
-    """What the documentation of a component says, part by part."""
+    """The parts of the documentation of a component."""
 
     kind: str
     name: str
@@ -36,7 +36,7 @@ class Page:
 
 
 def explain(kind: str, name: str) -> Page:
-    """What a member is, from its docstring and the comments beside its settings.
+    """The documentation of a component.
 
     >>> explain("times", "LogitNormal").settings[0]
     ('mean', 'float', '0.0', 'of the logit; -1 to 1 is usual')
@@ -90,8 +90,8 @@ def _documented(module: str) -> dict[str, str]:
         if isinstance(node, ast.ClassDef | ast.FunctionDef):
             found[node.name] = ast.get_docstring(node) or ""
         elif isinstance(node, ast.Assign) and isinstance(node.value, ast.Call):
-            made = ast.unparse(node.value.func)
-            found |= {ast.unparse(target): found.get(made, "") for target in node.targets}
+            cls = ast.unparse(node.value.func)
+            found |= {ast.unparse(target): found.get(cls, "") for target in node.targets}
     return found
 
 

@@ -23,7 +23,7 @@ def register(kind: str, name: str, target: Target) -> Target: ...
 def register(kind: str, name: str | None = None, target: Any = None) -> Any:
     """Give a component a name, so that files and the command line can name it and bundles that hold it can be saved.
 
-    ``kind`` is a kind of the catalogue, such as "solvers"; ``target`` a class, a function that makes a component, a
+    ``kind`` is a kind of the catalogue, such as "solvers"; ``target`` a class, a function that creates a component, a
     constant, or text "package.module:Class".  Without a target it is a decorator, and the name may be left out.
     Returns the target.  The registration lasts as long as the process; a program that loads the file registers first.
     ValueError where the kind is unknown, the name is in use, or the target cannot be imported, described or compared.

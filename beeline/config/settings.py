@@ -1,4 +1,4 @@
-"""What a setting accepts: plain data and text become the value that a component's signature asks for.
+"""Conversion of plain data and text to the types of a component's settings.
 
 Text is read as Python literals and as calls of catalogue names; nothing is evaluated and no path is imported.
 Every refusal begins with the dotted path of its setting.
@@ -22,7 +22,7 @@ from torch import Tensor
 from beeline.config.catalogue import CATALOGUE, WORDS, Setting, find, makes, member, name_of, settings
 from beeline.core.errors import BeelineError, nearest, require
 
-DEEPEST = 40  # levels of nested values that are read; deeper ones are no settings, and would exhaust the stack
+DEEPEST = 40  # deepest nesting of values that is read, so that the stack is not exhausted
 WHOLE = 2**63 - 1  # the largest whole number that a tensor holds
 
 
@@ -30,11 +30,11 @@ _EXPONENT = re.compile(r"[-+]?[0-9]+[eE][-+]?[0-9]+")
 
 
 class Text(str):
-    """Source text of a value that is read when the setting it is for is known."""
+    """Text of a value that is parsed once the setting it belongs to is known."""
 
 
 class UnfitError(BeelineError):
-    """A value of the wrong type, where another type of a union may still fit."""
+    """A value of the wrong type; another type of a union may fit."""
 
 
 def make(full: str, given: Mapping[str, Any], where: str) -> Any:
@@ -77,7 +77,7 @@ def fit(value: Any, slot: Setting, where: str, present: Any = None) -> Any:
 
 
 def free(value: Any, where: str, kinds: tuple[str, ...] = (), strict: bool = False) -> Any:
-    """A value of no declared type: described parts are built, text is read, the rest stays."""
+    """A value without a declared type: descriptions are built, text is parsed, the rest is returned as it is."""
     if isinstance(value, Text):
         if strict or kinds or "(" in value or "." in value:
             return component(value, kinds, where)
@@ -162,7 +162,7 @@ def small(value: Any, where: str) -> Any:
 
 
 def plain(data: Any, where: str, depth: int = 0) -> None:
-    """Refuse what no file may hold: values of other types, names that are no text, endless nesting."""
+    """Refuse values that are not plain data: other types, keys that are not text, deep nesting."""
     require(
         depth <= DEEPEST,
         f"{at(where)}is nested more than {DEEPEST} levels deep, which no setting is; remove the superfluous brackets",
@@ -202,19 +202,19 @@ def _tensor(value: Any, where: str) -> Any:
     raise UnfitError(f"{at(where)}got {shown(value)}, which is no array; give numbers in lists of equal length")
 
 
-def _row(value: Any, made: Any, inside: tuple[Any, ...], kinds: tuple[str, ...], where: str) -> Any:
+def _row(value: Any, kind: Any, inside: tuple[Any, ...], kinds: tuple[str, ...], where: str) -> Any:
     if isinstance(value, str):
         value = read(value)
     if not isinstance(value, list | tuple):
-        raise _unfit(value, made, kinds, where)
-    many = made is not tuple or not inside or inside[-1] is Ellipsis
+        raise _unfit(value, kind, kinds, where)
+    many = kind is not tuple or not inside or inside[-1] is Ellipsis
     require(
         many or len(inside) == len(value),
         f"{at(where)}got {len(value)} values, but it takes {len(inside)}; give as many, for example as (a, b)",
     )
     hints = [inside[0] if inside else Any] * len(value) if many else inside
     row = [cast(v, h, kinds, join(where, str(i))) for i, (v, h) in enumerate(zip(value, hints, strict=True))]
-    return tuple(row) if made is tuple else row
+    return tuple(row) if kind is tuple else row
 
 
 def component(value: Any, kinds: tuple[str, ...], where: str) -> Any:
@@ -226,7 +226,7 @@ def component(value: Any, kinds: tuple[str, ...], where: str) -> Any:
     if isinstance(value, str):
         return _from_text(value, kinds, where)
     kind = (name_of(value) or "").rpartition(".")[0]
-    # a class of the user's own is in no kind, and welcome: a protocol asks for no membership
+    # an unregistered class of the user has no kind and is accepted
     if isinstance(value, Mapping) or (kinds and kind and kind not in kinds):
         raise _unfit(value, None, kinds, where)
     return value
@@ -332,7 +332,7 @@ def at(where: str) -> str:
 
 
 class prefixed:  # noqa: N801 - read as a verb
-    """Puts the dotted path of a setting before the message of a component that refuses it."""
+    """Adds the dotted path of a setting in front of the message of an error."""
 
     def __init__(self, where: str):
         self.where = where
@@ -346,7 +346,7 @@ class prefixed:  # noqa: N801 - read as a verb
 
 
 class constructing(prefixed):  # noqa: N801 - read as a verb
-    """Makes one line of whatever the constructor of a component raises, which here was given a user's values."""
+    """Turns an exception of a component's constructor into a BeelineError of one line with the dotted path."""
 
     def __init__(self, owner: str, where: str):
         super().__init__(where)
@@ -356,7 +356,7 @@ class constructing(prefixed):  # noqa: N801 - read as a verb
         super().__exit__(kind, error, trace)
         if isinstance(error, TypeError | ArithmeticError | LookupError | AttributeError | RuntimeError | MemoryError):
             raise BeelineError(
-                f"{at(self.where)}{self.owner} cannot be made of these settings ({type(error).__name__}: "
+                f"{at(self.where)}{self.owner} cannot be created from these settings ({type(error).__name__}: "
                 f"{shown(str(error))}); see 'beeline describe {self.owner}' for what it takes"
             ) from error
 

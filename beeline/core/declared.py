@@ -48,7 +48,7 @@ class Declaring(nn.Module):
         return Traits()
 
     def modulation(self, t: Any, cond: Any = None) -> Sequence[tuple[Tensor, ...]] | None:
-        """What every repeated block is told at the times ``t`` beside its features; None where blocks have no times."""
+        """The modulation of every repeated block at the times ``t``; None if the blocks take no times."""
         return None
 
     def settle(self, total: Callable[[Tensor], Tensor]) -> None:
@@ -58,8 +58,8 @@ class Declaring(nn.Module):
 class Wrapping(Declaring):
     """Base of a network around one other network: what it does not change is that of the network inside.
 
-    Blocks keep their names, so that recomputation, taps and sharding by block work through it.  A flow map inside makes
-    a flow map; a subclass whose formula does not hold for one refuses it.
+    Blocks keep their names, so that recomputation, taps and sharding by block work through it.  A network around a
+    flow map is a flow map; a subclass whose formula does not hold for one refuses it.
     """
 
     inside: ClassVar[str] = "field"  # the name of the attribute that holds the network
@@ -131,7 +131,7 @@ class Describing(Protocol):
 
 @dataclass(frozen=True)
 class Declared:
-    """A function as a field that declares what it is; made by ``as_map`` and ``in_place_of``."""
+    """A function with the declarations of a field; created by ``as_map`` and ``in_place_of``."""
 
     function: Callable[..., Tensor]
     is_flow_map: bool = False
@@ -151,7 +151,7 @@ def as_map(function: Callable[..., Tensor]) -> Declared:
 
 
 def in_place_of(field: Any, function: Callable[..., Tensor]) -> Declared:
-    """A velocity (x, t, cond) made from a field, with the traits of that field."""
+    """A velocity (x, t, cond) computed from a field, with the traits of that field."""
     return Declared(function, False, traits_of(field))
 
 

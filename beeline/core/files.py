@@ -89,10 +89,10 @@ def sweep(folder: Path) -> None:
 def locked(folder: Path) -> Iterator[None]:
     """Hold a folder for this process; BeelineError, which names the holder, when another process has it.
 
-    The lock ends with the process, however it ends.  A folder that is missing is made, and removed again when nothing
-    was put into it.  On systems without file locks nothing is held.
+    The lock ends with the process, however it ends.  A missing folder is created, and removed again if it stays
+    empty.  On systems without file locks nothing is held.
     """
-    made = [p for p in (folder, *folder.parents) if not p.exists()]
+    created = [p for p in (folder, *folder.parents) if not p.exists()]
     path = folder / LOCK
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -107,7 +107,7 @@ def locked(folder: Path) -> Iterator[None]:
         _held.discard(file)
         os.close(file)
         with contextlib.suppress(OSError):  # not empty
-            for one in made:
+            for one in created:
                 one.rmdir()
 
 

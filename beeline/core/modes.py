@@ -68,7 +68,7 @@ def device_of(*parts: Any) -> torch.device | None:
 
 
 def place_for(device: Device | None, *parts: Any) -> torch.device:
-    """Where work with ``parts`` runs: the device that is asked for; by "auto" an accelerator they are on already."""
+    """Where work with ``parts`` runs: the given device; for "auto" the accelerator that holds them, if any."""
     if device in (None, AUTO):
         here = device_of(*parts)
         if here is not None and here.type not in ("cpu", "meta"):
@@ -125,7 +125,7 @@ def _children(part: Any) -> Iterator[Any]:
 
 
 def moved(part: Any, device: Device, memo: dict[int, Any] | None = None) -> Any:
-    """``part`` with every tensor in it on ``device``; what is there already is given back as it is.
+    """``part`` with every tensor in it on ``device``; a part that is there already is returned as it is.
 
     Nothing is changed in place: networks that have to move are copied, so that the caller's stay where they are.
     Networks, dataclasses, mappings, sequences and partial functions are searched; functions and other objects are
@@ -142,9 +142,9 @@ def _moved(part: Any, device: torch.device, memo: dict[int, Any]) -> Any:
     if isinstance(part, str | bytes | int | float | type | None):
         return part
     if id(part) not in memo:
-        memo[id(part)] = made = _moved_once(part, device, memo)
+        memo[id(part)] = moved_part = _moved_once(part, device, memo)
         memo.setdefault(id(memo), []).append(part)  # keeps the id from being used again
-        memo.setdefault(id(made), made)
+        memo.setdefault(id(moved_part), moved_part)
     return memo[id(part)]
 
 
@@ -192,7 +192,7 @@ def _moved_module(module: nn.Module, device: torch.device, memo: dict[int, Any])
 
 @contextlib.contextmanager
 def eval_mode(*parts: Any, grad: bool = False) -> Iterator[None]:
-    """Evaluation mode for the networks in ``parts``, put back for each module afterwards; no graph unless ``grad``.
+    """Evaluation mode for the networks in ``parts``, restored for each module on exit; no graph unless ``grad``.
 
     With ``grad`` the graph is kept where the caller keeps one.
 
@@ -237,7 +237,7 @@ _pending: contextvars.ContextVar[list[Check] | None] = contextvars.ContextVar("p
 
 
 def check_values(good: Tensor, message: Callable[[], str]) -> None:
-    """Refuse what the numbers in a tensor say: ``good`` is a boolean scalar, ``message`` is made on failure alone.
+    """Raise ValueError unless the boolean scalar ``good`` holds; ``message`` is called on failure only.
 
     On an accelerator, inside ``deferred``, the test is read later, with others, so that nothing waits for the device.
     """

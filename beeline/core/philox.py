@@ -1,7 +1,7 @@
 """Philox4x64-10: random words as a function of a key and a counter, the same on every device.
 
 Salmon, Moraes, Dror and Shaw 2011, "Parallel Random Numbers: As Easy as 1, 2, 3" (doi 10.1145/2063384.2063405).
-Words are int64 tensors that hold the bits of unsigned numbers.  On the CPU numpy's generator makes long streams;
+Words are int64 tensors that hold the bits of unsigned numbers.  On the CPU numpy's generator computes long streams;
 everywhere else, and for many short streams, the rounds are tensor operations on the device.
 """
 
@@ -22,7 +22,7 @@ _MULTIPLIERS = (0xD2E7470EE14C6C93, 0xCA5A826395121157)
 _WEYL = (0x9E3779B97F4A7C15, 0xBB67AE8584CAA73B)
 _LOW, _WORD = 0xFFFFFFFF, 0xFFFFFFFFFFFFFFFF
 _LONG, _FEW = 512, 64  # words of a row from which, and rows up to which, numpy is faster than tensor operations
-_CHUNK = 1 << 16  # numbers made at once on a CPU, so that intermediate values stay in its cache
+_CHUNK = 1 << 16  # numbers computed at once on a CPU, so that intermediate values stay in its cache
 
 
 def words(key: Key, rows: Tensor | None, n: int, device: torch.device) -> Pieces:

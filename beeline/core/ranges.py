@@ -104,7 +104,7 @@ def _numbers(cls: type) -> Sequence[tuple[str, Callable[[Any], str]]]:
 
 
 def _check(hint: Any) -> Callable[[Any], str] | None:
-    """What tells why a value does not fit a hint ("" where it does); None for hints without numbers."""
+    """A function that says why a value does not fit a hint ("" if it fits); None for hints without numbers."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if hint in (int, float):
         return functools.partial(_number, hint, Range())

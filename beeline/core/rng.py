@@ -19,9 +19,9 @@ from beeline.core.errors import BeelineError, require
 
 @dataclass(frozen=True)
 class Rng:
-    """A key, not a generator: reading it twice gives the same numbers; ``fork`` makes an independent one.
+    """A key, not a generator: reading it twice gives the same numbers; ``fork`` returns an independent one.
 
-    Numbers are drawn on the device of ``like``.  One key means one set of numbers on every device, in every dtype (to
+    Numbers are computed on the device of ``like``.  A key gives the same numbers on every device, in every dtype (to
     rounding) and on any number of processes.  The global random state of torch, numpy and Python is neither read nor
     changed.
 
@@ -153,5 +153,8 @@ def keys_of(x: Tensor) -> list[int]:
 
 
 def _working(dtype: torch.dtype) -> torch.dtype:
-    require(dtype.is_floating_point, f"random numbers were asked for as {dtype}; ask with a floating point tensor")
+    require(
+        dtype.is_floating_point,
+        f"random numbers were requested as {dtype}, which is no floating-point type; give a floating-point tensor",
+    )
     return torch.float64 if dtype == torch.float64 else torch.float32

@@ -45,7 +45,7 @@ class Loss(NamedTuple):
     value: Tensor  # scalar, with a graph
     terms: dict[str, Tensor]  # scalars, detached
     per_sample: Tensor  # [B], detached
-    t: Tensor  # [B] (or [B,F]), the times that were drawn
+    t: Tensor  # [B] (or [B,F]), the sampled times
 
 
 def expand_time(t: Tensor, x: Tensor) -> Tensor:
@@ -105,7 +105,7 @@ def stack(batches: Iterable[Batch]) -> Batch:
 
 
 def to(batch: Batch, *args: object, **kwargs: object) -> Batch:
-    """A batch moved to a device (conditions keep their dtype unless one is asked for)."""
+    """A batch moved to a device (conditions keep their dtype unless one is given)."""
     move = lambda leaf: leaf.to(*args, **kwargs)  # noqa: E731
     return Batch(
         move(batch.x1),

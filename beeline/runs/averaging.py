@@ -1,4 +1,4 @@
-"""Bundles from the averages of a run: those that were kept beside the first, and lengths made afterwards."""
+"""Bundles of the averages of a run: those beside the first, and averages of any length from its snapshots."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def export_averages(run: Path) -> list[Path]:
 
 
 def synthesised(run: Path, length: float, step: int | None = None, out: Path | None = None) -> tuple[Path, Synthesis]:
-    """The average of a run with a memory of any length, made from its snapshots, as a bundle."""
+    """The average of a run with a memory of any length, computed from its snapshots, as a bundle."""
     require((run / "checkpoints").is_dir(), f"{run} has no checkpoints, so it is not a run; give the directory of one")
     name = network_of(run)
     found = synthesise(run / "checkpoints", length, name, step)

@@ -32,7 +32,7 @@ HUB = "hub:"  # what stands before the id of a bundle on the hub, so that no mis
 
 @dataclass(frozen=True)
 class Bundle:
-    """A flow with how to draw from it, what its numbers mean, and where it came from.
+    """A flow with its sampler, its modality and its lineage.
 
     ``null`` is that of the flow, the condition that stands for "none" where one was learned; drawing without a
     condition uses it.  One that is given to the bundle alone is recorded in its flow.
@@ -63,12 +63,15 @@ class Bundle:
         batch_size: int | None = None,
         watch: Callable[[Tensor, Tensor], None] | None = None,
     ) -> Any:
-        """Draw ``n`` data in the user's own form (tensors [n,*S] when there is no modality).
+        """``n`` samples in the user's own form (tensors [n,*S] when there is no modality).
 
         ``cond`` is in the user's own form too, one for all or one per sample.  ``seeds`` gives every sample a seed of
         its own (default 0 .. n-1 under ``seed``): the same seed gives the same sample in any batch.
         """
-        require(isinstance(n, int) and n >= 1, f"n={n!r} samples were asked for; give a whole number from 1")
+        require(
+            isinstance(n, int) and n >= 1,
+            f"n={n!r} samples were requested, which is no count; give a whole number from 1",
+        )
         keys = list(range(n)) if seeds is None else [Rng(s).seed for s in seeds]  # whole numbers
         require(len(keys) == n, f"{len(keys)} seeds were given for {n} samples; give one seed per sample")
         x0 = self.start(keys, seed)
@@ -144,7 +147,7 @@ class Bundle:
     ) -> Tensor:
         """Encoded data from source points, in batches, on the flow's device.
 
-        The batch size follows from the size of a datum unless it is given.  Small data are drawn in batches on all
+        The batch size follows from the size of a datum unless it is given.  Small data are sampled in batches on all
         cores of a processor at once; ``watch`` sees one batch after another.
         """
         how, where = sampler or self.sampler, self.device
@@ -256,7 +259,7 @@ def _download(name: str, revision: str | None) -> Path:
     name, sign, said = name.partition("@")
     require(
         not (sign and revision is not None and said != revision),
-        f"{name}@{said} was asked for at revision={revision!r} too; give one revision",
+        f"{name}@{said} was given with revision={revision!r}, but only one can be loaded; give one revision",
     )
     files = [f"{folder}{file}" for folder in ("", "bundle/") for file in ("flow.json", "*.safetensors")]
     try:

@@ -74,7 +74,7 @@ class HubVision:
     def __call__(self, x: Tensor) -> Tensor:
         require(
             x.ndim == 4 and x.shape[1] in (1, 3),
-            f"HubVision was given data of shape {tuple(x.shape)}; it looks at pictures [B,C,H,W] of one or three "
+            f"HubVision was given data of shape {tuple(x.shape)}; it takes pictures [B,C,H,W] of one or three "
             "channels: use RandomFeatures or OfBundle for others",
         )
         net = _hub(self.name, self.revision).to(x.device)
@@ -105,7 +105,7 @@ def _hub(name: str, revision: str | None) -> Any:
         ) from None
     require(
         hasattr(net.config, "image_size"),
-        f"{name} is a {type(net).__name__}, which does not look at pictures; name a vision model, such as "
+        f"{name} is a {type(net).__name__}, which takes no pictures; name a vision model, such as "
         "facebook/dinov2-small",
     )
     return net.eval().requires_grad_(False)

@@ -1,4 +1,4 @@
-"""What ``flow.json`` holds, checked as a whole: types and ranges, names that stay in its folder, sizes of weights."""
+"""The content of ``flow.json``, validated as a whole: types, ranges, file names and sizes of weights."""
 
 from __future__ import annotations
 
@@ -167,7 +167,7 @@ def agree(described: Manifest) -> None:
 
 
 def outlined(network: Callable[[], nn.Module], tensors: Mapping[str, tuple[int, ...]]) -> nn.Module:
-    """The network without memory for its weights; with it where numbers are asked for while it is made."""
+    """The network on the meta device, or on the CPU if its constructor reads numbers."""
     try:
         with torch.device("meta"), rationed(tensors, "field"):
             return network()
@@ -183,11 +183,11 @@ def outlined(network: Callable[[], nn.Module], tensors: Mapping[str, tuple[int, 
 
 @contextlib.contextmanager
 def rationed(tensors: Mapping[str, tuple[int, ...]], where: str) -> Iterator[None]:
-    """Stop the making of a network as soon as it is larger than its weights can be."""
+    """Stop the construction of a network that is larger than its weights can be."""
     most, numbers = 4 * len(tensors) + 1000, 4 * sum(math.prod(s) for s in tensors.values()) + 10**7
     seen = [0, 0]
 
-    def look(module: nn.Module, name: str, tensor: Any) -> None:
+    def count(module: nn.Module, name: str, tensor: Any) -> None:
         seen[0] += 1
         seen[1] += tensor.numel() if isinstance(tensor, torch.Tensor) else 0
         if seen[0] > most or seen[1] > numbers:
@@ -196,7 +196,7 @@ def rationed(tensors: Mapping[str, tuple[int, ...]], where: str) -> Iterator[Non
                 "restore flow.json from a copy"
             )
 
-    hooks = [register_module_parameter_registration_hook(look), register_module_buffer_registration_hook(look)]
+    hooks = [register_module_parameter_registration_hook(count), register_module_buffer_registration_hook(count)]
     try:
         yield
     finally:

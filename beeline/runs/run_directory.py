@@ -1,4 +1,4 @@
-"""The directory of a run: whether it is free, may be gone on with, or was left by a run that learned nothing."""
+"""The directory of a run: whether it is free, can be resumed, or holds no checkpoint yet."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def ready(out: Path, run: Any, resume: bool) -> None:
     if resume:
         require(
             recipe.is_file(),
-            f"--resume was asked for, but {out} is not a run (it has no run.yaml); give the directory of the run, "
+            f"--resume was given, but {out} is not a run (it has no run.yaml); give the directory of the run, "
             "or start it without --resume",
         )
         old, new = flat(read_description(recipe)), flat(config.describe(run))
@@ -41,7 +41,7 @@ def ready(out: Path, run: Any, resume: bool) -> None:
 
 
 def unstarted(out: Path) -> bool:
-    """Whether a directory holds nothing but the beginnings of a run that died before its first checkpoint."""
+    """Whether a directory holds only the files of a run that ended before its first checkpoint."""
     own = {"run.yaml", "log.jsonl", "samples", "checkpoints", "tensorboard", LOCK}
     return (
         out.is_dir()

@@ -43,7 +43,7 @@ class Finding:
 
 
 def examine(run: str | Path, trial: bool = True) -> Iterator[Finding]:
-    """Look at the files of a run, at its numbers and its convention, and prove exact resume; one finding at a time."""
+    """Check the files, numbers and convention of a run and its exact resume; yields one finding at a time."""
     path = Path(run)
     require(
         (path / "run.yaml").is_file(),
@@ -99,7 +99,7 @@ def convention(path: Path) -> Finding:
     if work.heldout is None:
         return Finding("convention", True, "there is no held-out set to compare conventions on")
     some = take(work.heldout.data, torch.arange(min(256, len(work.heldout.data.x1))))
-    look = HeldOut(work.objective, some, rng=Rng(0))
+    heldout = HeldOut(work.objective, some, rng=Rng(0))
 
     def candidate(sign: float, turned: bool) -> Any:
         def v(x: Tensor, t: Tensor, cond: Cond = None) -> Tensor:
@@ -114,10 +114,10 @@ def convention(path: Path) -> Finding:
         return Finding("convention", True, "a flow map; its convention is that of its teacher")
     with torch.no_grad():
         losses = {
-            "as recorded": look(candidate(1, False)).value,
-            "with the other sign": look(candidate(-1, False)).value,
-            "with time reversed": look(candidate(1, True)).value,
-            "with both": look(candidate(-1, True)).value,
+            "as recorded": heldout(candidate(1, False)).value,
+            "with the other sign": heldout(candidate(-1, False)).value,
+            "with time reversed": heldout(candidate(1, True)).value,
+            "with both": heldout(candidate(-1, True)).value,
         }
     best = min(losses, key=lambda name: losses[name])
     text = ", ".join(f"{name} {value:.4g}" for name, value in losses.items())
@@ -170,7 +170,7 @@ def trials(run: str, folder: str) -> None:
 
 
 def trial(run: Path, keep: Path, killed: bool) -> None:
-    """The first steps of a run, in a process that kills itself when that is asked for."""
+    """The first steps of a run, in a process that kills itself if required."""
     recipe: Run | Distilled = config.build(read_description(run / "run.yaml"))
     work = prepare(recipe) if isinstance(recipe, Run) else prepare_distilled(recipe)
     training = dataclasses.replace(recipe.training, steps=STEPS, checkpoint_every=2, watch_every=3, early_stopping=None)

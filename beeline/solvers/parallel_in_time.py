@@ -59,7 +59,7 @@ class Picard(ParallelInTime):
     solver: Solver = EULER  # a one-step method with a fixed number of evaluations and no noise
 
     def __post_init__(self) -> None:
-        _check_inner_solver(self, self.window, self.tolerance)
+        _check_inner_solver(self, "window", self.window, self.tolerance)
         require(
             complete(self.solver).traits.space is None,
             f"Picard got the inner solver {type(self.solver).__name__}, whose states stay on a manifold; sums of steps "
@@ -103,7 +103,7 @@ class GaussSeidelJacobi(ParallelInTime):
     solver: Solver = EULER  # a one-step method with a fixed number of evaluations and no noise
 
     def __post_init__(self) -> None:
-        _check_inner_solver(self, self.stretch, self.tolerance)
+        _check_inner_solver(self, "stretch", self.stretch, self.tolerance)
 
     def step(self, f: Dynamics, x: Tensor, t: Tensor, s: Tensor, memory: Any) -> tuple[Tensor, Any]:
         m = _current_state(memory, x)
@@ -152,17 +152,17 @@ class CountedField:
         return self.f(x, t)
 
 
-def _check_inner_solver(solver: ParallelInTime, length: int, tolerance: float) -> None:
+def _check_inner_solver(solver: ParallelInTime, name: str, length: int, tolerance: float) -> None:
     require(
         length >= 1 and tolerance > 0,
-        f"{type(solver).__name__} got a length of {length} steps and tolerance={tolerance}; the iteration could not "
-        "end: set a length of at least 1 and a tolerance above 0",
+        f"{type(solver).__name__} got {name}={length} and tolerance={tolerance}; the iteration could not end: "
+        f"set {name} to at least 1 and tolerance above 0",
     )
     solver.check_inner(one_step=True)
-    inner, name = complete(solver.solver).traits, type(solver.solver).__name__
+    inner, inside = complete(solver.solver).traits, type(solver.solver).__name__
     require(
         not inner.adaptive and not inner.stochastic,
-        f"{type(solver).__name__} got the inner solver {name}, which "
+        f"{type(solver).__name__} got the inner solver {inside}, which "
         f"{'adds noise' if inner.stochastic else 'has no fixed number of evaluations'}; many steps are solved in one "
         "batch, which changes its result: use EULER, HEUN or another deterministic one-step method",
     )

@@ -155,7 +155,7 @@ def test_generators_are_seeded_whole_and_uniform() -> None:
 def test_refusals() -> None:
     with pytest.raises(ValueError, match="got no seeds"):
         Rng(0).rows([], torch.empty(1, 2))
-    with pytest.raises(ValueError, match="ask with a floating point tensor"):
+    with pytest.raises(ValueError, match="give a floating-point tensor"):
         Rng(0).normal(torch.empty(2, dtype=torch.long))
     with pytest.raises(ValueError, match="the seed of an Rng is 0.5, which is not a whole number"):
         Rng(0.5)  # type: ignore[arg-type]

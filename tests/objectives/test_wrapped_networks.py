@@ -248,7 +248,7 @@ def test_alignment_with_a_model_of_the_hub(tmp_path: Path) -> None:
     assert bundle.flow.field.helper(torch.zeros(1, 16)).shape == (1, 16)
     with pytest.raises(ValueError, match="nor is it a directory"):
         HubVision(str(tmp_path / "none"))(torch.zeros(1, 1, 8, 8))
-    with pytest.raises(ValueError, match="looks at pictures"):
+    with pytest.raises(ValueError, match="it takes pictures"):
         encoder(torch.zeros(1, 2))
 
 

@@ -193,25 +193,25 @@ def test_deep_and_huge_json(bundle: Bundle, tmp_path: Path) -> None:
             load(tmp_path / "b")
 
 
-def test_the_hub_is_asked_by_its_prefix_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_names_with_the_prefix_are_loaded_from_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A missing runs/digits is not looked up as a model of the hub."""
     import huggingface_hub
 
-    asked = []
+    requested = []
 
     def snapshot(name: str, revision: str | None, allow_patterns: list[str]) -> str:
-        asked.append((name, revision, allow_patterns))
+        requested.append((name, revision, allow_patterns))
         raise OSError("no network here")
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
     with pytest.raises(ValueError, match="holds no bundle.*hub:runs/digits for one of the hub"):
         load("runs/digits")
-    assert asked == []
+    assert requested == []
     for name, revision in (("hub:owner/name", "v1"), ("hub:owner/name@v1", None)):
         with pytest.raises(ValueError, match="hub gave no bundle 'owner/name'"):
             load(name, revision=revision)
-    assert [a[:2] for a in asked] == [("owner/name", "v1")] * 2
-    assert all(name.endswith(("flow.json", ".safetensors")) for a in asked for name in a[2])
+    assert [a[:2] for a in requested] == [("owner/name", "v1")] * 2
+    assert all(name.endswith(("flow.json", ".safetensors")) for a in requested for name in a[2])
     with pytest.raises(ValueError, match="give one revision"):
         load("hub:owner/name@v2", revision="v1")
     with pytest.raises(ValueError, match="only the hub has revisions"):
