@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import base64
-import html
 import io
 from typing import Any
 
 import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from beeline.core.errors import extra
 from beeline.core.protocols.data import TableMetric
@@ -61,32 +61,28 @@ def report(
     title: str = "Generated rows and real rows",
 ) -> str:
     """One self-contained HTML page: metrics with baselines, histograms, pairs, correlations, and the first rows."""
-    figures = scores(table, real, made, rng, holdout=holdout, target=target)
-    rows = "".join(
-        f"<tr><td>{html.escape(f['name'])}</td><td>{f['value']:.4g}</td><td>{f['baseline']:.4g}</td><td>{f['better']}</td></tr>"
-        for f in figures
+    return render(
+        "table_report",
+        title=title,
+        generated=len(made),
+        real=len(real),
+        columns=len(table.columns.columns),
+        scores=scores(table, real, made, rng, holdout=holdout, target=target),
+        parts={
+            "Columns": picture(histograms(table.columns, real, made)),
+            "Correlations of numbers": picture(correlations(table.columns, real, made)),
+            "Pairs of columns with the largest errors": worst_pairs(table.columns, real, made),
+            "First generated rows": table.preview(made).decode(),
+        },
+        schema=table.summary(),
     )
-    parts = [
-        f"<h1>{html.escape(title)}</h1>",
-        f"<p>{len(made)} generated rows, {len(real)} real ones, {len(table.columns.columns)} columns. The baseline is "
-        "the same metric of one half of the real rows against the other, which a perfect generator reaches.</p>",
-        f"<table><tr><th>metric</th><th>value</th><th>real vs. real</th><th>better</th></tr>{rows}</table>",
-        f"<h2>Columns</h2>{picture(histograms(table.columns, real, made))}",
-        f"<h2>Correlations of numbers</h2>{picture(correlations(table.columns, real, made))}",
-        f"<h2>Pairs of columns with the largest errors</h2>{worst_pairs(table.columns, real, made)}",
-        f"<h2>First generated rows</h2>{table.preview(made).decode()}",
-        f"<h2>Schema</h2><pre>{html.escape(table.summary())}</pre>",
-    ]
-    style = (
-        "body{font:15px/1.5 sans-serif;max-width:72em;margin:2em auto;padding:0 1em;color:#222}"
-        "table{border-collapse:collapse;display:block;overflow-x:auto}"
-        "td,th{padding:.2em .7em;border-bottom:1px solid #ddd;text-align:left}"
-        "img{max-width:100%}pre{background:#f6f6f6;padding:1em;overflow-x:auto}"
-    )
-    return (
-        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{html.escape(title)}</title>'
-        f"<style>{style}</style><body>{''.join(parts)}</body></html>"
-    )
+
+
+def render(template: str, **values: Any) -> str:
+    """A template of ``beeline/estimators/templates`` with its values, which are escaped, as HTML."""
+    found = Environment(loader=PackageLoader("beeline.estimators"), autoescape=True, undefined=StrictUndefined,
+                        trim_blocks=True)  # fmt: skip
+    return found.get_template(f"{template}.html.j2").render(**values)
 
 
 def histograms(schema: Schema, real: Any, made: Any) -> Any:
@@ -158,9 +154,7 @@ def worst_pairs(schema: Schema, real: Any, made: Any) -> str:
     """The pairs of columns with the largest trend error, as an HTML table."""
     found = TrendError().each(schema, real, made)
     worst = sorted(((v, p) for p, v in found.items() if not np.isnan(v)), reverse=True)[:8]
-    cells = [(html.escape(a), html.escape(b), f"{v:.3f}") for v, (a, b) in worst]
-    rows = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in cells)
-    return f"<table><tr><th>column</th><th>column</th><th>error</th></tr>{rows}</table>"
+    return render("worst_pairs", pairs=worst)
 
 
 def picture(page: Any) -> str:
