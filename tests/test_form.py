@@ -26,12 +26,17 @@ TEXTS = {
     "params": "an entry of torch's optimizer groups",
     "classes": "the kind of a condition, as a network describes it in its file",
     "TabularFlow": "a lazy attribute of the package",
+    "DataFrame": "pandas is optional, so its class is known by name",
     "cpu": "the type of a torch device is a text",
     "cuda": "the type of a torch device is a text",
 }
 
 DRAWS = {"rand", "randn", "randint", "randperm", "rand_like", "randn_like", "normal", "bernoulli", "multinomial"}
-RANDOM = {"beeline/core/rng.py", "beeline/core/philox.py"}  # where generators are made from keys
+RANDOM = {  # where generators are created from keys, and where the global state is compared
+    "beeline/core/rng.py",
+    "beeline/core/philox.py",
+    "beeline/testing/components.py",
+}
 SEEDS = {"manual_seed", "seed", "set_rng_state", "random_seed"}
 
 
