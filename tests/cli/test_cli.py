@@ -291,7 +291,7 @@ def test_data_of_another_modality_are_refused(moons: Path, capsys: pytest.Captur
         assert "give one of the data" in refused(capsys, "evaluate", str(moons), data)
     guide = "sampler.guidance=Guide(Weak(runs/x), Extrapolate(2))"
     words = ("sample", str(moons), "--condition", "label=0", "--out", "x.npy", "--set")
-    assert "Weak got 'runs/x', which is no field" in refused(capsys, *words, guide)
+    assert "Weak got 'runs/x', which is not callable" in refused(capsys, *words, guide)
 
 
 def test_a_yaml_key_null(tmp_path: Path) -> None:
