@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import csv
+import gzip
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -72,7 +73,7 @@ class Dialect:
             any(line.strip() for line in start),
             f"{path} is empty; check that it was written",
         )
-        sep = self.sep or ("\t" if path.suffix.lower() in (".tsv",) else _separator(start))
+        sep = self.sep or ("\t" if plain_name(path).endswith(".tsv") else _separator(start))
         cells = {cell for row in _records(start, sep)[1:] for cell in row}
         comma = any(re.fullmatch(r"-?\d{1,3}(\.\d{3})*,\d+|-?\d+,\d+", cell) for cell in cells)
         point = any(re.fullmatch(r"-?\d{1,3}(,\d{3})*\.\d+|-?\d+\.\d+", cell) for cell in cells)
@@ -89,7 +90,7 @@ class _Lines:
         self.file: IO[str] | None = None
 
     def __enter__(self) -> _Lines:
-        self.file = open(self.path, newline="", encoding=self.encoding)
+        self.file = opened(self.path, newline="", encoding=self.encoding)
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -279,8 +280,20 @@ def _records(lines: Sequence[str], sep: str) -> list[list[str]]:
     return found
 
 
+def plain_name(path: Path) -> str:
+    """The name of a file in lower case, without the ending of its compression."""
+    return path.name.lower().removesuffix(".gz")
+
+
+def opened(path: Path, mode: str = "rt", **how: Any) -> IO[Any]:
+    """A file as text or bytes, decompressed where its name ends with .gz."""
+    open_file: Any = gzip.open if path.suffix.lower() == ".gz" else open
+    file: IO[Any] = open_file(path, mode, **how)
+    return file
+
+
 def _encoding(path: Path) -> str:
-    with open(path, "rb") as raw:
+    with opened(path, "rb") as raw:
         head = raw.read(4)
     marked = next((name for mark, name in MARKS.items() if head.startswith(mark)), "utf-8")
     return next((name for name in (marked, "cp1252") if _decodes(path, name)), "latin-1")
@@ -288,7 +301,7 @@ def _encoding(path: Path) -> str:
 
 def _decodes(path: Path, encoding: str) -> bool:
     try:
-        with open(path, newline="", encoding=encoding) as file:
+        with opened(path, newline="", encoding=encoding) as file:
             while file.read(1 << 20):
                 pass
     except UnicodeError:

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import gzip
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from beeline.core.errors import BeelineError, extra, require
-from beeline.data.tables.csv_files import Dialect, read_csv
+from beeline.data.tables.csv_files import Dialect, plain_name, read_csv
 from beeline.data.tables.dtypes import pandas
 
 
 def read(
     path: str | Path, rows: int | None = None, *, dialect: Dialect | None = None, text: tuple[str, ...] = ()
 ) -> Any:
-    """A CSV (.csv, .tsv) or Parquet file as a data frame; ValueError if it is empty, damaged or has an invalid header.
+    """A CSV (.csv, .tsv, also as .gz) or Parquet file as a data frame; ValueError if it is empty or damaged.
 
     Columns of a CSV file that are named in ``text`` stay text.
     """
@@ -26,10 +28,13 @@ def read(
             frame = arrow_frame(table)
         return frame if rows is None else frame.head(rows)
     require(
-        path.suffix.lower() in (".csv", ".tsv", ".txt"),
-        f"{path} is neither CSV nor Parquet by its name; give a .csv, .tsv or .parquet file",
+        plain_name(path).endswith((".csv", ".tsv", ".txt")),
+        f"{path} is neither CSV nor Parquet by its name; give a .csv, .tsv, .csv.gz or .parquet file",
     )
-    return read_csv(path, dialect or Dialect(), text, rows)
+    try:
+        return read_csv(path, dialect or Dialect(), text, rows)
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise BeelineError(f"{path} cannot be decompressed ({error}); it is damaged: restore it from a copy") from error
 
 
 def regular(path: str | Path) -> Path:

@@ -1,5 +1,8 @@
 """Tables from files, a row group at a time, and back to files."""
 
+import gzip
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pyarrow.parquet as parquet
@@ -140,3 +143,18 @@ def test_a_file_comes_out_in_the_dialect_in_which_it_went_in(tmp_path, sep: str,
     assert (tmp_path / "out.csv").read_bytes() == (tmp_path / "in.csv").read_bytes()
     save_parts(iter([raw.head(25), raw.tail(15)]), tmp_path / "parts.csv", table.dialect)
     assert (tmp_path / "parts.csv").read_bytes() == (tmp_path / "in.csv").read_bytes()
+
+
+def test_a_compressed_csv_is_the_same_table(tmp_path: Path) -> None:
+    text = "age,city\n3,Bern\n4,Oslo\n5,Bern\n"
+    (tmp_path / "a.csv").write_text(text)
+    (tmp_path / "a.csv.gz").write_bytes(gzip.compress(text.encode()))
+    (tmp_path / "b.tsv.gz").write_bytes(gzip.compress(text.replace(",", "\t").encode()))
+    plain = TableFile(str(tmp_path / "a.csv")).read()
+    pd.testing.assert_frame_equal(TableFile(str(tmp_path / "a.csv.gz")).read(), plain)
+    pd.testing.assert_frame_equal(TableFile(str(tmp_path / "b.tsv.gz")).read(), plain)
+    (tmp_path / "cut.csv.gz").write_bytes(gzip.compress(text.encode())[:-9])
+    (tmp_path / "no.csv.gz").write_text(text)
+    for name in ("cut.csv.gz", "no.csv.gz"):
+        with pytest.raises(ValueError, match="cannot be decompressed"):
+            TableFile(str(tmp_path / name)).read()
