@@ -20,10 +20,13 @@ from beeline.data.labels import Array, check_labels, divide, existing
 from beeline.data.modality import DataSetBase
 from beeline.data.points import Points, PointSet, refuse_nonfinite
 
+LABEL_ARRAYS = ("label", "labels", "y")
+"""Names of an array of labels in an .npz file."""
+
 
 @dataclass(frozen=True)
 class PointFile(DataSetBase):
-    """Points from a .npy file [N,D], or from a .csv file with one point per line.
+    """Points from a .npy file [N] or [N,D], an .npz file with labels beside them, or a .csv file with one point a line.
 
     The first line is a header if it has no numbers, or the numbers 0 .. D-1 (as pandas writes an array); else the
     columns are x0, x1, ...  A first column without a name that counts the rows is dropped.
@@ -34,7 +37,7 @@ class PointFile(DataSetBase):
     Points(columns=(), mean=(), std=(), classes=0, names=(), standardise=True)
     """
 
-    path: str  # a .npy or .csv file
+    path: str  # a .npy, .npz or .csv file
     label: str | None = None  # name of the label column (x0, x1, ... without a header)
     columns: tuple[str, ...] | None = None  # the columns that are used; None for all but the label
     held_out: Inside = 0.1  # held-out fraction, between 0 and 1
@@ -50,15 +53,16 @@ class PointFile(DataSetBase):
     def read(self) -> tuple[PointSet, None]:
         """(all points in the order of the file, None); ValueError names the file, the line or row, and the column."""
         place = existing(self.path)
-        if place.suffix == ".npy":
+        if place.suffix in (".npy", ".npz"):
             cells, names, lines = _array(place)
         elif place.suffix in (".csv", ".tsv", ".txt"):
             cells, names, lines = _lines(place)
         else:
-            raise BeelineError(f"{place} is no file of points; give a .npy or a .csv file")
+            raise BeelineError(f"{place} is no file of points; give a .npy, .npz or .csv file")
         for name in (*(self.columns or ()), *((self.label,) if self.label is not None else ())):
             require(name in names, f"{place} has no column {name!r}; {nearest(name, names)}")
-        kept = self.columns if self.columns is not None else tuple(n for n in names if n != self.label)
+        unused = {self.label} | (set(LABEL_ARRAYS) if place.suffix == ".npz" else set())
+        kept = self.columns if self.columns is not None else tuple(n for n in names if n not in unused)
         require(
             kept and self.label not in kept,
             f"{place}: columns is {', '.join(kept) or 'none'} and the label is {self.label!r}; give at least one "
@@ -129,12 +133,29 @@ class DistributionData(DataSetBase):
 
 
 def _array(place: Path) -> tuple[Array, tuple[str, ...], list[int]]:
-    values = read_arrays(place)["array"]
+    arrays = read_arrays(place)
+    labels = {name: array for name, array in arrays.items() if name in LABEL_ARRAYS}
+    others = {name: array for name, array in arrays.items() if name not in labels}
+    require(
+        len(others) == 1,
+        f"{place} holds the arrays {', '.join(arrays) or 'none'}; a file of points has one array of points, and may "
+        f"have one of labels ({', '.join(LABEL_ARRAYS)})",
+    )
+    values = next(iter(others.values()))
+    values = values[:, None] if values.ndim == 1 else values
     require(
         values.ndim == 2 and 0 not in values.shape and values.dtype.kind in "iuf",
-        f"{place} holds {values.dtype} of shape {values.shape}; points are numbers [N,D], one row per point",
+        f"{place} holds {values.dtype} of shape {values.shape}; points are numbers [N] or [N,D], one row per point",
     )
-    return values, tuple(f"x{i}" for i in range(values.shape[1])), list(range(len(values)))
+    names = [f"x{i}" for i in range(values.shape[1])]
+    for name, array in labels.items():
+        require(
+            array.shape == (len(values),) and array.dtype.kind in "iuf",
+            f"{place} holds {name!r} of {array.dtype} and shape {array.shape}; labels are whole numbers [N]",
+        )
+        values = np.concatenate([values.astype(np.float64), array[:, None].astype(np.float64)], 1)
+        names.append(name)
+    return values, tuple(names), list(range(len(values)))
 
 
 def _lines(place: Path) -> tuple[Array, tuple[str, ...], list[int]]:

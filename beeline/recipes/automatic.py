@@ -9,6 +9,8 @@ import numpy as np
 
 from beeline.core.errors import BeelineError, require
 from beeline.data.image_files import EXTENSIONS, ImageFile
+from beeline.data.point_files import LABEL_ARRAYS, PointFile
+from beeline.objectives.matching import Drop, FlowMatching
 from beeline.recipes.images import images
 from beeline.recipes.points import points
 from beeline.recipes.sequences import sequences
@@ -42,7 +44,7 @@ def recipe_for(path: str, side: int = SIDE) -> Run:
     if name.endswith(TABLES):
         return table(path)
     if name.endswith(ARRAYS):
-        return images(path) if _is_image_array(place) else points(path)
+        return images(path) if _is_image_array(place) else _points(path)
     if name.endswith(".txt"):
         return sequences(path)
     if name.endswith(EXTENSIONS):
@@ -51,6 +53,17 @@ def recipe_for(path: str, side: int = SIDE) -> Run:
         f"{path} has the ending {place.suffix!r}, which no recipe reads; give a table ({', '.join(TABLES)}), an array "
         f"({', '.join(ARRAYS)}), a text file of sequences (.txt), or a folder of pictures"
     )
+
+
+def _points(path: str) -> Run:
+    run = points(path)
+    if not path.lower().endswith(ARRAYS[1:]):
+        return run
+    with np.load(path, allow_pickle=False) as data:
+        label = next((name for name in LABEL_ARRAYS if name in data.files), None)
+    if label is None:
+        return run
+    return replace(run, data=PointFile(path, label=label), objective=FlowMatching(drop=Drop(0.1)))
 
 
 def _folder(place: Path, side: int) -> Run:

@@ -131,3 +131,18 @@ def test_train_refuses_a_missing_file(capsys: pytest.CaptureFixture[str]) -> Non
     assert "there is no file or folder nowhere/people.csv" in capsys.readouterr().err
     assert run(["train", "digits", "--budget", "soon"]) == 2
     assert "is no duration" in capsys.readouterr().err
+
+
+def test_labels_beside_points_are_conditions(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    np.savez(tmp_path / "p.npz", x=rng.normal(size=(60, 2)), labels=np.arange(60) % 3)
+    made = recipe_for(str(tmp_path / "p.npz"))
+    assert made.data.label == "labels" and made.objective.drop is not None
+    train, held = made.data.load()
+    assert train.values.shape[1] == 2 and set(train.labels) == {0, 1, 2} and len(train) + len(held) == 60
+    np.savez(tmp_path / "plain.npz", rng.normal(size=30))
+    plain = recipe_for(str(tmp_path / "plain.npz")).data.load()[0]
+    assert plain.labels is None and plain.values.shape[1] == 1
+    np.savez(tmp_path / "two.npz", a=np.zeros((3, 2)), b=np.zeros((3, 2)))
+    with pytest.raises(ValueError, match="holds the arrays a, b"):
+        recipe_for(str(tmp_path / "two.npz")).data.load()
