@@ -38,10 +38,10 @@ if TYPE_CHECKING:  # what the package offers; ``lazy`` imports each name when it
     from beeline.fields.flow import Network as Network
     from beeline.fields.flow import Velocity as Velocity
     from beeline.objectives.matching import Drop as Drop
+    from beeline.recipes.training import train as train
     from beeline.runs.bundle import Bundle as Bundle
     from beeline.runs.bundle import load as load
     from beeline.runs.run import Run as Run
-    from beeline.runs.run import train as train
     from beeline.sampling.auto import auto_sampler as auto_sampler
     from beeline.sampling.guidance.guide import CFG as CFG
     from beeline.sampling.guidance.guide import Guide as Guide

@@ -62,16 +62,23 @@ class Bundle:
         sampler: Sampler | None = None,
         batch_size: int | None = None,
         watch: Callable[[Tensor, Tensor], None] | None = None,
+        **conditions: Any,
     ) -> Any:
         """``n`` samples in the user's own form (tensors [n,*S] when there is no modality).
 
-        ``cond`` is in the user's own form too, one for all or one per sample.  ``seeds`` gives every sample a seed of
+        ``cond`` is in the user's own form too, one for all or one per sample; ``label=3`` is short for
+        ``cond={"label": 3}``.  ``seeds`` gives every sample a seed of
         its own (default 0 .. n-1 under ``seed``): the same seed gives the same sample in any batch.
         """
         require(
             isinstance(n, int) and n >= 1,
             f"n={n!r} samples were requested, which is no count; give a whole number from 1",
         )
+        require(
+            cond is None or not conditions,
+            f"sample was given cond= and {', '.join(conditions)}=; give the conditions in one way",
+        )
+        cond = conditions or cond
         keys = list(range(n)) if seeds is None else [Rng(s).seed for s in seeds]  # whole numbers
         require(len(keys) == n, f"{len(keys)} seeds were given for {n} samples; give one seed per sample")
         x0 = self.start(keys, seed)
