@@ -1,0 +1,1 @@
+"""Bundles and runs on disk."""
