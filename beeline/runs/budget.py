@@ -18,7 +18,7 @@ from beeline.training.optim.learning_rate import WarmupConstantCooldown
 from beeline.training.plan import step_seconds
 
 UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-SHARE = 0.7  # of the budget for training steps; the rest is held-out losses, averages, samples and the report
+SHARE = 0.6  # of the budget for training steps; the rest is held-out losses, averages, samples and the report
 LEAST_STEPS = 20
 LEAST_BATCH = 8
 
