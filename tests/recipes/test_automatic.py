@@ -94,11 +94,11 @@ def a_step(net: torch.nn.Module, *rest: object, limit: float) -> float:
 
 def test_a_budget_decides_steps_and_network() -> None:
     device = torch.device("cpu")
-    short, middle, long = (fit_budget(two_moons(), s, device, measure=a_step) for s in (600, 1800, 3e5))
+    short, middle, long = (fit_budget(two_moons(), s, device, measure=a_step) for s in (600, 2400, 3e5))
     widths = [size["width"] for size in SIZES["networks.MLP"]]
     assert [fitted.run.network["width"] for fitted in (short, middle, long)] == sorted(widths)
     assert long.run.training.steps == 20_000  # more are not worth taking
-    for seconds, fitted in ((600, short), (1800, middle)):
+    for seconds, fitted in ((600, short), (2400, middle)):
         assert 0.5 * seconds < fitted.seconds <= SHARE * seconds
         assert fitted.step_seconds == pytest.approx(1e-6 * fitted.parameters)
     fixed = fit_budget(two_moons(), 60, device, network=False, measure=a_step)
