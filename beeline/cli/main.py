@@ -110,12 +110,14 @@ def train(
     from beeline.cli import commands, planning
 
     check_device(device)  # before any work
-    run = commands.recipe(recipe, set_ or [], out if resume else None, budget)
-    run = planning.budgeted(run, recipe, set_ or [], budget, resume, device, quiet=json_)
+    where = out or commands.default_out(recipe)
+    run = commands.recipe(recipe, set_ or [], where if resume else None, budget)
+    if not resume:
+        free = None if plan else where
+        run = planning.budgeted(run, recipe, set_ or [], budget, device, out=free, parallel=parallel, quiet=json_)
     if plan:
         planning.plan(run, json_, device)
         return
-    where = out or commands.default_out(recipe)
     run, start = planning.branch(run, recipe, where, fork, branch_cooldown, at)
     with planning.processes(parallel) as engine, planning.tracker(track, where, run) as tracker:
         more: dict[str, Any] = {

@@ -17,6 +17,7 @@ from beeline.core.protocols.training import Log, Parallel
 from beeline.core.rng import Rng
 from beeline.runs.budget import duration, fit_budget
 from beeline.runs.run import Run, prepare, prepare_distilled
+from beeline.runs.run_directory import ready
 from beeline.training import checkpoint
 from beeline.training import plan as plans
 from beeline.training.config import branched
@@ -43,17 +44,33 @@ USUAL = "30m"  # the budget of a run on data where none is given
 
 
 def budgeted(
-    run: Any, name: str, pairs: Sequence[str], budget: str | None, resume: bool, device: Device, quiet: bool
+    run: Any,
+    name: str,
+    pairs: Sequence[str],
+    budget: str | None,
+    device: Device,
+    *,
+    out: Path | None,
+    parallel: str | None,
+    quiet: bool,
 ) -> Any:
-    """The run fitted to a budget, with a line on what was chosen; itself where no budget is given and none applies."""
+    """The run fitted to a budget, with a line on what was chosen; itself where no budget is given and none applies.
+
+    ``out`` is checked before any time is spent on it.
+    """
     from beeline.cli.commands import is_data, settings
 
     given = settings(pairs)
     if budget is None and (not is_data(name) or "training.steps" in given):
         return run
     require(isinstance(run, Run), f"--budget was given for {name}, which is a distillation; set training.steps instead")
-    if resume:
-        return run
+    require(
+        parallel is None,
+        f"--parallel {parallel} was given for a run with a time budget, which every process would measure otherwise; "
+        "set the length of the run by --set training.steps=N",
+    )
+    if out is not None:
+        ready(out, run, resume=False)
     seconds = duration(budget or USUAL)
     report = (lambda text: None) if quiet else (lambda text: print(text, file=sys.stderr))
     report(f"fitting network and steps to {budget or USUAL}" + ("" if budget else " (--budget changes it)"))

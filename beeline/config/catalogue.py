@@ -25,7 +25,7 @@ def _of(module: str, *names: str) -> dict[str, str]:
     return {name.removesuffix("()"): f"beeline.{module}:{name}" for name in names}
 
 
-CATALOGUE: Mapping[str, Mapping[str, str]] = {
+CATALOGUE: dict[str, dict[str, str]] = {
     # what a flow is
     "paths": _of("paths.affine", "Linear", "Cosine", "VariancePreserving", "Polynomial", "Affine")
     | _of("paths.interpolant", "VarianceExploding", "ConstantAcceleration", "Interpolant", "Bridge", "EncodeDecode")

@@ -43,7 +43,7 @@ def register(kind: str, name: str | None = None, target: Any = None) -> Any:
     _check(kind, str(name), found)
     place = target if isinstance(target, str) else _place(found)
     catalogue.CUSTOM[f"{kind}.{name}"] = found
-    catalogue.CATALOGUE[kind][str(name)] = place  # type: ignore[index]
+    catalogue.CATALOGUE[kind][str(name)] = place
     catalogue.forget()
     return found
 
@@ -54,7 +54,7 @@ def unregister(kind: str, name: str) -> None:
         f"{kind}.{name}" in catalogue.CUSTOM,
         f"{kind}.{name} was not registered, so it cannot be removed; {nearest(f'{kind}.{name}', catalogue.CUSTOM)}",
     )
-    del catalogue.CUSTOM[f"{kind}.{name}"], catalogue.CATALOGUE[kind][name]  # type: ignore[attr-defined]
+    del catalogue.CUSTOM[f"{kind}.{name}"], catalogue.CATALOGUE[kind][name]
     catalogue.forget()
 
 

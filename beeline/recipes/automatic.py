@@ -7,8 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from beeline.core.errors import BeelineError, require
+from beeline.core.errors import BeelineError
+from beeline.data.arrays import SINGLE, array_headers
 from beeline.data.image_files import EXTENSIONS, ImageFile
+from beeline.data.labels import existing
 from beeline.data.point_files import LABEL_ARRAYS, PointFile
 from beeline.objectives.matching import Drop, FlowMatching
 from beeline.recipes.images import images
@@ -32,10 +34,7 @@ def recipe_for(path: str, side: int = SIDE) -> Run:
 
     Raises BeelineError for a path that is missing, empty or of an unknown kind.
     """
-    place = Path(path)
-    require(
-        place.exists(), f"there is no file or folder {path}; check the path, or name a recipe ('beeline list recipes')"
-    )
+    place = existing(path)
     if place.is_dir():
         return _folder(place, side)
     name = place.name.lower()
@@ -44,7 +43,7 @@ def recipe_for(path: str, side: int = SIDE) -> Run:
     if name.endswith(TABLES):
         return table(path)
     if name.endswith(ARRAYS):
-        return images(path) if _is_image_array(place) else _points(path)
+        return _array(path, side)
     if name.endswith(".txt"):
         return sequences(path)
     if name.endswith(EXTENSIONS):
@@ -55,15 +54,20 @@ def recipe_for(path: str, side: int = SIDE) -> Run:
     )
 
 
-def _points(path: str) -> Run:
-    run = points(path)
-    if not path.lower().endswith(ARRAYS[1:]):
-        return run
-    with np.load(path, allow_pickle=False) as data:
-        label = next((name for name in LABEL_ARRAYS if name in data.files), None)
+def _array(path: str, side: int) -> Run:
+    """The recipe of an array file, from the headers of its arrays."""
+    arrays = array_headers(Path(path))
+    pictures = [arrays[name] for name in ("x_train", "images") if name in arrays]
+    single = arrays.get(SINGLE)
+    if single is not None and single.dtype == np.uint8 and len(single.shape) in (3, 4):
+        pictures.append(single)
+    if pictures:
+        large = max(pictures[0].shape[1:3], default=0) > side
+        return replace(images(path), data=ImageFile(path, resize=side if large else None))
+    label = next((name for name in LABEL_ARRAYS if name in arrays), None)
     if label is None:
-        return run
-    return replace(run, data=PointFile(path, label=label), objective=FlowMatching(drop=Drop(0.1)))
+        return points(path)
+    return replace(points(path), data=PointFile(path, label=label), objective=FlowMatching(drop=Drop(0.1)))
 
 
 def _folder(place: Path, side: int) -> Run:
@@ -110,13 +114,3 @@ def _holds_images(file: Path) -> bool:
     except (OSError, ValueError) as error:  # ArrowInvalid is a ValueError
         raise BeelineError(f"{file} is no Parquet file ({error}); it is damaged or has another format") from error
     return any(str(field.type).startswith("struct<bytes: binary") for field in fields)
-
-
-def _is_image_array(file: Path) -> bool:
-    """Whether an array file contains uint8 images; reads the headers only."""
-    if file.suffix.lower() in ARRAYS[1:]:
-        with np.load(file, allow_pickle=False) as data:
-            names = data.files
-        return any(name in names for name in ("x_train", "images"))
-    array = np.load(file, mmap_mode="r", allow_pickle=False)
-    return array.dtype == np.uint8 and array.ndim in (3, 4)

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from beeline.config import build as config
+from beeline.config.translation import read_description
 from beeline.core.errors import require
 from beeline.core.files import replacing
 from beeline.core.modes import AUTO, Device, resolve_device
@@ -17,6 +19,7 @@ from beeline.runs import run as runs
 from beeline.runs.budget import duration, fit_budget, side_for
 from beeline.runs.bundle import Bundle
 from beeline.runs.run import Distilled, Run
+from beeline.runs.run_directory import ready
 from beeline.training.plan import step_seconds
 
 
@@ -41,7 +44,7 @@ def train(
     are stored beside it, so that the run can be resumed, distilled and evaluated.
     ``budget``: time for all of it, such as "5m"; 30 minutes by default for data.  A Run is fitted to one if given.
     ``say`` is called with a line about each network that is tried, whose steps ``measure`` times.
-    ``more``: ``resume``, ``fork``, ``parallel`` and ``log`` of ``runs.run.train``.
+    ``more``: ``resume``, ``fork``, ``parallel`` and ``log`` of ``runs.run.train``; a resumed run is read from ``out``.
 
     Raises BeelineError for data that no recipe learns from, and for a budget that is too short.
 
@@ -50,20 +53,24 @@ def train(
     BeelineError: list is no data to train on
     """
     place = _free() if out is None else Path(out)
-    if isinstance(what, str | Path):
-        require(
-            labels is None, "labels were given beside a path; they are part of the file or the folder: leave them out"
-        )
-        run: Run | Distilled = recipe_for(str(what), side_for(budget))
-    elif isinstance(what, Run | Distilled):
+    require(
+        labels is None or not isinstance(what, str | Path | Run | Distilled),
+        f"labels were given beside {type(what).__name__}; they are part of its data: leave them out, and name the "
+        "directory of the run by out=",
+    )
+    if isinstance(what, Distilled):
+        require(budget is None, "a budget was given for a distillation; set training.steps instead")
+        return runs.train(what, place, device=device, **more)
+    if more.get("resume") and (place / "run.yaml").is_file():  # another trial might choose another run
+        return runs.train(config.build(read_description(place / "run.yaml")), place, device=device, **more)
+    ready(place, None, resume=False)  # before any data are stored and any time is spent
+    if isinstance(what, Run):
         run = what
     else:
-        run = recipe_for(str(_stored(what, labels, place)), side_for(budget))
-    if budget is not None or not isinstance(what, Run | Distilled):
-        require(isinstance(run, Run), "a budget was given for a distillation; set training.steps instead")
-        assert isinstance(run, Run)
-        if not more.get("resume"):
-            run = fit_budget(run, duration(budget or "30m"), resolve_device(device), say=say, measure=measure).run
+        path = what if isinstance(what, str | Path) else _stored(what, labels, place)
+        run, budget = recipe_for(str(path), side_for(budget)), budget or "30m"
+    if budget is not None:
+        run = fit_budget(run, duration(budget), resolve_device(device), say=say, measure=measure).run
     return runs.train(run, place, device=device, **more)
 
 
@@ -75,10 +82,10 @@ def _free() -> Path:
 
 def _stored(data: Any, labels: Any, out: Path) -> Path:
     """Data in memory as a file beside the directory of the run."""
-    out.parent.mkdir(parents=True, exist_ok=True)
     if type(data).__module__.partition(".")[0] in ("pandas",):
         require(labels is None, "labels were given beside a data frame; make them a column of it")
         path = out.parent / f"{out.name}-data.parquet"
+        path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as temporary:
             data.to_parquet(temporary, index=False)
         return path
@@ -104,6 +111,7 @@ def _stored(data: Any, labels: Any, out: Path) -> Path:
         )
         arrays["labels"] = given
     path = out.parent / f"{out.name}-data.npz"
+    path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as temporary, open(temporary, "wb") as file:
         np.savez(file, **arrays)  # type: ignore[arg-type]
     return path

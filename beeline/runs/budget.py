@@ -83,7 +83,7 @@ def fit_budget(
     """The run with the largest network that gets enough steps within ``seconds``, all included.
 
     Networks are tried for a few steps each by ``measure``, the smallest first.  ``network`` and ``steps`` say which of
-    the two may be chosen; what a user has set stays.
+    the two may be chosen; what a user has set stays, and the network is then the largest with which all steps fit.
 
     Raises BeelineError for a budget that not even the smallest network can use, with the least that would do.
     """
@@ -95,7 +95,7 @@ def fit_budget(
         run.training, batch_size=batch_size, microbatches=1 if batch_size % 2 else run.training.microbatches
     )
     cls = str(run.network["is"])
-    least, most = WANTED.get(cls, (1000, 20_000))
+    least, most = WANTED.get(cls, (1000, 20_000)) if steps else (run.training.steps, run.training.steps)
     sizes = SIZES.get(cls, ({},)) if network else ({},)
     rng = Rng(run.seed).fork("budget")
     best: tuple[Run, float, int, int] | None = None  # run, seconds of a step, steps that fit, parameters
@@ -112,7 +112,7 @@ def fit_budget(
         if best is not None and count < least:
             break
         best = chosen, step, count, sum(p.numel() for p in nets.parameters())
-        if steps and count < 2 * least:
+        if count < 2 * least:
             break
     assert best is not None
     chosen, step, count, parameters = best
@@ -139,7 +139,7 @@ def _network(run: Run, work: Prepared) -> Any:
 
 
 def _with_steps(training: Any, steps: int) -> Any:
-    """A training of so many steps: warm-up, averages and checkpoints in proportion."""
+    """A training of so many steps, with at most a tenth of them for warm-up, and at least four checkpoints."""
     lr = training.lr
     if isinstance(lr, WarmupConstantCooldown):
         lr = replace(lr, warmup=min(lr.warmup, max(1, steps // 10)))

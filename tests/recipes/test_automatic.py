@@ -1,6 +1,7 @@
 """The recipe that follows from a path, and runs fitted to a time."""
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -61,7 +62,7 @@ def test_pictures_of_several_sizes_are_scaled(tmp_path: Path, sides: list, resiz
 @pytest.mark.parametrize(
     ("name", "match"),
     [
-        ("nothing", "no file or folder"),
+        ("nothing", "does not exist"),
         ("empty", "holds no files and no pictures"),
         ("words", r"holds 1 files \(.docx\) and no pictures"),
         ("one.png", "single picture"),
@@ -128,7 +129,7 @@ def test_train_on_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
 
 def test_train_refuses_a_missing_file(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["train", "nowhere/people.csv", "--budget", "1m"]) == 2
-    assert "there is no file or folder nowhere/people.csv" in capsys.readouterr().err
+    assert "nowhere/people.csv does not exist" in capsys.readouterr().err
     assert run(["train", "digits", "--budget", "soon"]) == 2
     assert "is no duration" in capsys.readouterr().err
 
@@ -146,3 +147,52 @@ def test_labels_beside_points_are_conditions(tmp_path: Path) -> None:
     np.savez(tmp_path / "two.npz", a=np.zeros((3, 2)), b=np.zeros((3, 2)))
     with pytest.raises(ValueError, match="holds the arrays a, b"):
         recipe_for(str(tmp_path / "two.npz")).data.load()
+
+
+@pytest.mark.parametrize("name", ["broken.npz", "broken.npy"])
+def test_a_damaged_array_is_named(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes((b"PK" if name.endswith("z") else b"\x93NUMPY") + b"\x00" * 40)
+    with pytest.raises(ValueError, match=f"{name} cannot be read"):
+        recipe_for(str(tmp_path / name))
+
+
+def test_a_pipe_is_refused_before_it_is_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "p.npy")
+    with pytest.raises(ValueError, match="is a pipe"):
+        recipe_for(str(tmp_path / "p.npy"))
+
+
+def test_large_images_of_an_array_are_scaled(tmp_path: Path) -> None:
+    np.savez(tmp_path / "large.npz", images=np.zeros((4, 80, 70), np.uint8))
+    np.savez(tmp_path / "small.npz", images=np.zeros((4, 28, 28), np.uint8))
+    assert recipe_for(str(tmp_path / "large.npz")).data.resize == 64
+    assert recipe_for(str(tmp_path / "small.npz")).data.resize is None
+
+
+def test_steps_that_a_user_sets_decide_the_network() -> None:
+    steps = two_moons().training.steps
+    sizes = [fit_budget(two_moons(), s, torch.device("cpu"), steps=False, measure=a_step) for s in (300, 3e5)]
+    assert [fitted.run.training.steps for fitted in sizes] == [steps, steps]
+    assert sizes[0].parameters < sizes[1].parameters and sizes[1].seconds <= 3e5
+
+
+def test_a_budget_is_not_fitted_in_several_processes_or_over_a_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "p.npy"
+    np.save(file, np.zeros((20, 2)))
+    assert run(["train", str(file), "--parallel", "ddp", "--out", str(tmp_path / "a")]) == 2
+    assert "--set training.steps=N" in capsys.readouterr().err
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "notes.txt").write_text("mine")
+    assert run(["train", str(file), "--out", str(tmp_path / "b")]) == 2
+    said = capsys.readouterr().err
+    assert "nothing is overwritten" in said and "trying" not in said
+
+
+def test_a_run_on_data_resumes_in_its_usual_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    np.save("p.npy", np.random.default_rng(0).normal(size=(200, 2)))
+    words = ["train", "p.npy", "--no-report", "--json"]
+    assert run([*words, "--set", "training.steps=20"]) == 0
+    assert run([*words, "--resume"]) == 0

@@ -63,9 +63,31 @@ def test_a_run_and_a_path() -> None:
         (np.zeros((4, 2)), np.zeros(3, int), "beside 4 data"),
         (np.zeros((4, 2)), ["a", "b", "c", "d"], "one whole number for each"),
         (pd.DataFrame({"a": [1]}), [0], "make them a column"),
-        ("nowhere.csv", None, "no file or folder"),
+        ("nowhere.csv", None, "does not exist"),
     ],
 )
 def test_refusals(data: object, labels: object, match: str) -> None:
     with pytest.raises(ValueError, match=match):
         bl.train(data, labels)
+
+
+def test_a_resumed_run_is_the_same_run() -> None:
+    x = np.random.default_rng(0).normal(size=(60, 2))
+    first = train(x, out="a").sample(3).values
+    again = bl.train(x, out="a", resume=True, measure=None)  # no trial: the run is read from its directory
+    np.testing.assert_array_equal(again.sample(3).values, first)
+
+
+def test_the_data_of_a_run_are_not_overwritten() -> None:
+    train(np.random.default_rng(0).normal(size=(60, 2)), out="a")
+    before = Path("a-data.npz").read_bytes()
+    with pytest.raises(ValueError, match="already holds a run"):
+        train(np.zeros((9, 2)), out="a")
+    assert Path("a-data.npz").read_bytes() == before
+
+
+def test_a_directory_is_no_label() -> None:
+    run = replace(two_moons(), training=Training(steps=3, batch_size=8))
+    with pytest.raises(ValueError, match="name the directory of the run by out="):
+        bl.train(run, "r")
+    assert not Path("r").exists() and not Path("runs").exists()
