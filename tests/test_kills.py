@@ -104,6 +104,7 @@ def failing(at: int, fail: Callable[[], None]) -> Iterator[list[int]]:
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, bytes], int]:
     """The contents of an uninterrupted run, and its number of file operations."""
+    work(tmp_path_factory.mktemp("first") / "run")  # modules that are imported late write their bytecode now
     out = tmp_path_factory.mktemp("whole") / "run"
     with failing(0, lambda: None) as count:
         work(out)
