@@ -6,6 +6,7 @@ READY := .venv/ready
 WORKERS ?= 2
 # one thread per process: small kernels slow down several-fold with two
 export OMP_NUM_THREADS ?= 1
+export NO_MKDOCS_2_WARNING ?= 1
 
 .PHONY: demo test test-all check fresh docs format
 .DEFAULT_GOAL := test
@@ -29,14 +30,18 @@ check: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(MAKE) fresh
+	$(MAKE) docs
 	$(MAKE) test
 
-# the generated pages are up to date
-fresh: docs
-	git diff --exit-code --stat -- docs || (echo "generated pages are stale; run make docs and commit the result"; exit 1)
+# docs/claims.md is up to date with the results of the claims
+fresh: $(READY)
+	$(BIN)/python -m benchmarks.claims --page
+	git diff --exit-code --stat -- docs || (echo "docs/claims.md is stale; commit the new one"; exit 1)
 
+# the documentation site, in site/; nothing is fetched, and a broken link is an error
 docs: $(READY)
-	PYTHONPATH=. $(BIN)/python docs/generate.py
+	$(BIN)/python -m mkdocs build --quiet --strict
+	@echo "open site/index.html, or serve it with search: python -m http.server --directory site"
 
 format: $(READY)
 	$(BIN)/ruff format .
