@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import shlex
 import sys
 from collections.abc import Iterator, Sequence
@@ -13,17 +12,15 @@ from typing import Any
 
 from beeline.cli import tuning
 from beeline.cli.conditions import condition
-from beeline.cli.console import cell, console, progress, table, working, write_traceback
+from beeline.cli.console import progress, working, write_traceback
 from beeline.config import build as config
 from beeline.config import catalogue
 from beeline.config.translation import read_description
-from beeline.core.errors import BeelineError, nearest, require
+from beeline.core.errors import nearest, require
 from beeline.core.modes import AUTO, Device
 from beeline.core.protocols.objectives import spec_of
-from beeline.core.rng import Rng
 from beeline.data.modality import complete
 from beeline.data.translation import DatasetSource
-from beeline.evaluation.scores import compare, figure, span
 from beeline.objectives.matching import ObjectiveWrapper
 from beeline.recipes.automatic import recipe_for
 from beeline.runs.averaging import export_averages
@@ -241,89 +238,3 @@ def check_format(modality: Any, out: Path) -> None:
         + (f"use one of {', '.join(k or 'a directory' for k in kinds)}" if kinds else "it has no file format"),
     )
     require(not out.is_dir() or "" in kinds, f"--out {out} is a directory; name a file in it")
-
-
-def data_set(text: str | None, bundle: Bundle) -> Any:
-    """The data to evaluate on: those of the bundle, of a recipe, a data set by name, or a file of the same format."""
-    own = bundle.lineage.get("data")
-    if text is None:
-        require(own is not None, "this bundle does not record the data it was trained on; name a data set or file")
-        return config.build(own)
-    if text in catalogue.CATALOGUE["recipes"] or text.replace("-", "_") in catalogue.CATALOGUE["recipes"]:
-        return config.lookup("recipes", text)().data
-    if Path(text).exists():
-        require(
-            own is not None and "path" in own,
-            f"{text} is a file, but the bundle was not trained on a file; name a data set, such as 'Digits()'",
-        )
-        return config.build({**own, "path": text})  # type: ignore[dict-item]
-    try:
-        return config.parse(text, "data")
-    except BeelineError as error:
-        raise BeelineError(f"{text!r} is neither a file, a recipe nor a data set ({error})") from None
-
-
-def evaluate(
-    names: Sequence[str],
-    data: str | None,
-    n: int,
-    seed: int,
-    pairs: Sequence[str],
-    as_json: bool,
-    device: Device = AUTO,
-) -> None:
-    """Evaluate bundles on the same data and noise, each with its own sampler and the settings of ``pairs``."""
-    from beeline.cli.scoring import RealData, labels_of, score
-
-    bundles = dict(zip(labels_of(list(names)), (load(name, device=device) for name in names), strict=True))
-    source = data_set(data, next(iter(bundles.values())))
-    for label, bundle in bundles.items():
-        comparable(source, bundle, label)
-    real = RealData.of(source)
-    shapes = {label: tuple(bundle.modality.shape) for label, bundle in bundles.items()}
-    given = tuple(next(iter(bundles.values())).modality.encode(real.held).x1.shape[1:])
-    for label, shape in shapes.items():
-        require(
-            shape == given,
-            f"{label} generates data of shape {shape}, but the data set has shape {given}, so they cannot be compared; "
-            "give data of the same shape, or leave this bundle out",
-        )
-    reports = {
-        label: score(bundle, real, n, Rng(seed), sampler=sampler_of(bundle, pairs), name=label)
-        for label, bundle in bundles.items()
-    }
-    if as_json:
-        print(json.dumps([report.as_dict() for report in reports.values()], indent=2))
-        return
-    if len(reports) > 1:
-        console.print(side_by_side(compare(reports)))
-        return
-    for report in reports.values():
-        console.print(report.table())
-
-
-def comparable(source: Any, bundle: Bundle, label: str) -> None:
-    """Refuse data of another modality than the bundle."""
-    ours, theirs = type(bundle.modality).__name__, type(source.modality()).__name__
-    require(
-        ours == theirs,
-        f"{label} generates {ours} data, but {type(source).__name__} holds {theirs} data, so they cannot be compared; "
-        "give data of the same modality",
-    )
-
-
-def side_by_side(rows: Sequence[dict[str, Any]]) -> Any:
-    """A table with one row per score and one column per model."""
-    lines = []
-    for name in dict.fromkeys(key for row in rows for key in row if key != "model"):
-        line, floor = {"score": name}, ""
-        for row in rows:
-            found = row.get(name)
-            if isinstance(found, dict):
-                line[row["model"]] = f"{figure(found['value'])}  ({span(found['interval'])})"
-                floor = figure(found["baseline"])
-                line["score"] = f"{name} {'↓' if found['better'] == 'lower' else '↑'}"
-            else:
-                line[row["model"]] = cell(found)
-        lines.append({**line, "real vs. real": floor})
-    return table(lines)

@@ -275,9 +275,9 @@ def evaluate(
     json_: Json = False,
 ) -> None:
     """Evaluate a flow: scores with intervals and real-vs-real baselines, and the cost in evaluations of the network."""
-    from beeline.cli import commands
+    from beeline.cli import evaluating
 
-    commands.evaluate([bundle], data, n, seed, set_ or [], json_, device)
+    evaluating.evaluate([bundle], data, n, seed, set_ or [], json_, device)
 
 
 @app.command(epilog="Example: beeline compare demo/teacher demo/reflowed demo/distilled")
@@ -293,9 +293,9 @@ def compare(
     json_: Json = False,
 ) -> None:
     """Evaluate several flows on the same data and noise."""
-    from beeline.cli import commands
+    from beeline.cli import evaluating
 
-    commands.evaluate(bundles, data, n, seed, set_ or [], json_, device)
+    evaluating.evaluate(bundles, data, n, seed, set_ or [], json_, device)
 
 
 @app.command("list", epilog="Example: beeline list solvers")

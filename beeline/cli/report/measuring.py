@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from beeline.cli.scoring import RealData, one_step, score
 from beeline.core.protocols.flows import Solver
 from beeline.core.rng import Rng
 from beeline.core.types import Cond, map_cond
@@ -22,6 +21,7 @@ from beeline.evaluation.evaluate import FINE, Extras
 from beeline.evaluation.scores import Report
 from beeline.evaluation.trajectory import counted
 from beeline.runs.bundle import Bundle
+from beeline.runs.scoring import RealData, one_step, score
 from beeline.sampling.sampler import Sampler
 from beeline.solvers.process import is_ode
 from beeline.solvers.runge_kutta import EULER, HEUN

@@ -8,9 +8,9 @@ from markupsafe import Markup
 
 from beeline.cli.report.measuring import ModelResults
 from beeline.cli.report.page import Section, section
-from beeline.cli.scoring import data_of
 from beeline.data.tables.table import Table
 from beeline.estimators.tabular_report import correlations, histograms, picture, worst_pairs
+from beeline.runs.scoring import data_of
 
 ROWS = 5000  # generated rows, and real rows beside them
 

@@ -14,12 +14,12 @@ from beeline.cli.report import sections
 from beeline.cli.report.measuring import COUNTS, Budget, ModelResults, Status, attempt, measure_model, silent
 from beeline.cli.report.page import Section, page
 from beeline.cli.report.tables import table_sections
-from beeline.cli.scoring import RealData, data_of, has_trajectories, labels_of
 from beeline.core.errors import BeelineError
 from beeline.core.files import write_bytes, write_json, write_text
 from beeline.core.rng import Rng
 from beeline.evaluation.scores import Report
 from beeline.runs.bundle import Bundle, load, relabel
+from beeline.runs.scoring import RealData, data_of, has_trajectories, labels_of
 from beeline.training.logs.run_log import read_log
 
 SAMPLES = 500  # generated for the scores of a run
