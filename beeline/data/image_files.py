@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import collections
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from beeline.core.errors import BeelineError, extra, nearest, require
 from beeline.core.ranges import Count, Inside, dataclass
 from beeline.data.arrays import read_arrays
 from beeline.data.images import Image, Images
-from beeline.data.labels import Array, check_labels, divide, existing, refuse_unseen
+from beeline.data.labels import Array, check_labels, divide, existing, numbered, refuse_unseen
 from beeline.data.modality import DataSetBase
 from beeline.data.picture import pixels_of, square
 
@@ -64,7 +64,8 @@ class Digits(DataSetBase):
 class ImageFile(DataSetBase):
     """Images from a file or a folder, with labels if it has any.
 
-    .npz with x_train, y_train, x_test, y_test, or with images, labels;  .npy of uint8 [N,H,W] or [N,H,W,C];
+    .npz with x_train, y_train, x_test, y_test, or with images, labels (integers with ``names`` of the classes if there
+    are some, or text);  .npy of uint8 [N,H,W] or [N,H,W,C];
     a folder of images, of one subfolder per class (searched recursively), or of train/ and test/ with such subfolders
     and no other subfolders;
     .parquet of the hub (image: {bytes, path}, label), or a folder with train-*.parquet and test-*.parquet
@@ -158,17 +159,18 @@ class ImageFile(DataSetBase):
     def _arrays(self, place: Path) -> tuple[Images, Images | None]:
         data = read_arrays(place)
         data = {"images": data["array"]} if place.suffix == ".npy" else data
+        names = data["names"].tolist() if "names" in data else ()
         if "x_train" in data:
-            train = self._array(place, data, "x_train", self.label or "y_train")
-            return train, self._array(place, data, "x_test", "y_test") if "x_test" in data else None
+            train = self._array(place, data, "x_train", self.label or "y_train", names)
+            return train, self._array(place, data, "x_test", "y_test", train.names) if "x_test" in data else None
         require(
             "images" in data,
             f"{place} holds the arrays {', '.join(sorted(data)) or 'none'}; images are read from x_train, y_train, "
             "x_test and y_test, or from images and labels: rename them",
         )
-        return self._array(place, data, "images", self.label or "labels"), None
+        return self._array(place, data, "images", self.label or "labels", names), None
 
-    def _array(self, place: Path, data: dict[str, Array], image: str, label: str) -> Images:
+    def _array(self, place: Path, data: dict[str, Array], image: str, label: str, names: Sequence[str]) -> Images:
         pixels, where = data[image], f"{place}, array {image}"
         if pixels.dtype.kind == "f" and not np.isfinite(pixels).all():
             first = tuple(int(i) for i in np.argwhere(~np.isfinite(pixels))[0])
@@ -187,10 +189,11 @@ class ImageFile(DataSetBase):
             not self.labels or self.label is None or label in data,
             f"{place} has no array {label!r} for the labels; {nearest(label, data)}",
         )
-        labels = data.get(label) if self.labels else None
-        return Images(
-            pixels, None if labels is None else check_labels(labels, len(pixels), None, f"{place}, array {label}")
-        )
+        if not self.labels or label not in data:
+            return Images(pixels)
+        where = f"{place}, array {label}"
+        labels, known = numbered(data[label], [str(name) for name in names], where)
+        return Images(pixels, check_labels(labels, len(pixels), len(known) or None, where), known)
 
     def _folder(self, place: Path) -> tuple[Images, Images | None]:
         tables = sorted(p for p in place.rglob("*.parquet") if not p.name.startswith("."))

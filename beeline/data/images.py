@@ -26,6 +26,7 @@ from beeline.data.labels import (
     label_conditions,
     labels_of,
     numeric,
+    stored_labels,
 )
 from beeline.data.modality import ModalityBase
 
@@ -159,7 +160,7 @@ class Image(ModalityBase):
         return out.getvalue()
 
     def save(self, raw: Images, path: Path) -> None:
-        """Write a grid (.png), arrays (.npz with images and labels, .npy), or a directory with one .png per image."""
+        """Write a grid (.png), arrays (.npy, or .npz with images, labels and names), or a directory of .png files."""
         from PIL import Image as Picture
 
         if path.suffix == "":
@@ -171,8 +172,7 @@ class Image(ModalityBase):
             if path.suffix == ".npy":
                 np.save(out, raw.pixels)
             elif path.suffix == ".npz":
-                labels: Any = {} if raw.labels is None else {"labels": raw.labels}
-                np.savez_compressed(out, images=raw.pixels, **labels)
+                np.savez_compressed(out, images=raw.pixels, **stored_labels(raw.labels, raw.names))
             else:
                 out.write(self.preview(raw, most=len(raw)))
 

@@ -115,6 +115,30 @@ def classes_of(labels: Array | None, names: Sequence[str], known: int = 0) -> tu
     return len(values), () if plain else tuple(str(value) for value in values.tolist())
 
 
+def stored_labels(labels: Array | None, names: Sequence[str]) -> dict[str, Array]:
+    """Labels as arrays of an .npz file: ``labels``, and the ``names`` of the classes where they have some."""
+    if labels is None:
+        return {}
+    return {"labels": labels} | ({"names": np.array(names, dtype=str)} if names else {})
+
+
+def numbered(labels: Array, names: Sequence[str] = (), where: str = "labels") -> tuple[Array, tuple[str, ...]]:
+    """Labels as they are stored as (integers, names of the classes).
+
+    Text is numbered by its place in ``names``, or in alphabetical order without them.
+
+    >>> numbered(np.array(["dog", "cat", "dog"]))
+    (array([1, 0, 1]), ('cat', 'dog'))
+    """
+    if labels.dtype.kind not in "U":
+        return labels, tuple(names)
+    known = list(names) or sorted(set(labels.tolist()))
+    for label in set(labels.tolist()) - set(known):
+        raise BeelineError(f"{where}: {label!r} is a label that the other data do not have; {nearest(label, known)}")
+    place = {label: k for k, label in enumerate(known)}
+    return np.array([place[label] for label in labels.tolist()]), tuple(known)
+
+
 def class_indices(labels: Any, rows: int, own: Sequence[str], classes: int, names: Sequence[str]) -> Array:
     """Labels as class indices, int64 [rows] in 0 .. classes-1.
 

@@ -22,6 +22,7 @@ from beeline.data.points import Points, PointSet, refuse_nonfinite
 
 LABEL_ARRAYS = ("label", "labels", "y")
 """Names of an array of labels in an .npz file."""
+CLASS_NAMES = "names"  # of an array with the names of the classes in an .npz file
 
 
 @dataclass(frozen=True)
@@ -54,11 +55,12 @@ class PointFile(DataSetBase):
         """(all points in the order of the file, None); ValueError names the file, the line or row, and the column."""
         place = existing(self.path)
         if place.suffix in (".npy", ".npz"):
-            cells, names, lines = _array(place)
+            columns, lines = _array(place)
         elif place.suffix in (".csv", ".tsv", ".txt"):
-            cells, names, lines = _lines(place)
+            columns, lines = _lines(place)
         else:
             raise BeelineError(f"{place} is no file of points; give a .npy, .npz or .csv file")
+        names = tuple(columns)
         for name in (*(self.columns or ()), *((self.label,) if self.label is not None else ())):
             require(name in names, f"{place} has no column {name!r}; {nearest(name, names)}")
         unused = {self.label} | (set(LABEL_ARRAYS) if place.suffix == ".npz" else set())
@@ -68,12 +70,12 @@ class PointFile(DataSetBase):
             f"{place}: columns is {', '.join(kept) or 'none'} and the label is {self.label!r}; give at least one "
             "column, and not the label",
         )
-        values = _numbers(cells[:, [names.index(n) for n in kept]], kept, lines, place)
+        values = _numbers(np.stack([columns[name] for name in kept], 1), kept, lines, place)
         labels: Array | None = None
         classes: tuple[str, ...] = ()
         if self.label is not None:
             where = f"{place}, column {self.label!r}"
-            labels, classes = _labels(cells[:, names.index(self.label)], lines, where)
+            labels, classes = _labels(columns[self.label], lines, where)
         return PointSet(values, kept, labels, classes), None
 
     def read_file(self, path: str) -> PointSet:
@@ -132,14 +134,17 @@ class DistributionData(DataSetBase):
         return PointSet(x.to(torch.float64).numpy(), labels=None if labels is None else labels.numpy())
 
 
-def _array(place: Path) -> tuple[Array, tuple[str, ...], list[int]]:
+def _array(place: Path) -> tuple[dict[str, Array], list[int]]:
+    """(columns [N] by name, row numbers) of an array of points and its labels."""
     arrays = read_arrays(place)
     labels = {name: array for name, array in arrays.items() if name in LABEL_ARRAYS}
-    others = {name: array for name, array in arrays.items() if name not in labels}
+    names = arrays.get(CLASS_NAMES)
+    names = None if names is None or names.dtype.kind not in "U" else names
+    others = {k: array for k, array in arrays.items() if k not in labels and (names is None or k != CLASS_NAMES)}
     require(
         len(others) == 1,
         f"{place} holds the arrays {', '.join(arrays) or 'none'}; a file of points has one array of points, and may "
-        f"have one of labels ({', '.join(LABEL_ARRAYS)})",
+        f"have one of labels ({', '.join(LABEL_ARRAYS)}) and one of the {CLASS_NAMES} of their classes",
     )
     values = next(iter(others.values()))
     values = values[:, None] if values.ndim == 1 else values
@@ -147,19 +152,18 @@ def _array(place: Path) -> tuple[Array, tuple[str, ...], list[int]]:
         values.ndim == 2 and 0 not in values.shape and values.dtype.kind in "iuf",
         f"{place} holds {values.dtype} of shape {values.shape}; points are numbers [N] or [N,D], one row per point",
     )
-    names = [f"x{i}" for i in range(values.shape[1])]
     for name, array in labels.items():
         require(
-            array.shape == (len(values),) and array.dtype.kind in "iuf",
-            f"{place} holds {name!r} of {array.dtype} and shape {array.shape}; labels are whole numbers [N]",
+            array.shape == (len(values),) and array.dtype.kind in "iufU",
+            f"{place} holds {name!r} of {array.dtype} and shape {array.shape}; labels are whole numbers or text [N]",
         )
-        values = np.concatenate([values.astype(np.float64), array[:, None].astype(np.float64)], 1)
-        names.append(name)
-    return values, tuple(names), list(range(len(values)))
+        if names is not None and array.dtype.kind in "iu":
+            labels[name] = names[check_labels(array, len(values), len(names), f"{place}, array {name!r}")]
+    return {f"x{i}": values[:, i] for i in range(values.shape[1])} | labels, list(range(len(values)))
 
 
-def _lines(place: Path) -> tuple[Array, tuple[str, ...], list[int]]:
-    """(cells [N,D] as text, column names, line number of every row) of a text file; lines count from 1."""
+def _lines(place: Path) -> tuple[dict[str, Array], list[int]]:
+    """(columns [N] of cells as text by name, line number of every row) of a text file; lines count from 1."""
     try:
         with place.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.reader(file, delimiter=_separator(place), skipinitialspace=True, strict=True)
@@ -183,7 +187,8 @@ def _lines(place: Path) -> tuple[Array, tuple[str, ...], list[int]]:
             f"{place}, line {line}: there are {len(row)} cells where line {1 if headed else rows[0][0]} has "
             f"{len(names)}; correct the line",
         )
-    return np.array([row for _, row in rows], dtype=str), names, [line for line, _ in rows]
+    cells = np.array([row for _, row in rows], dtype=str)
+    return dict(zip(names, cells.T, strict=True)), [line for line, _ in rows]
 
 
 def _separator(place: Path) -> str:

@@ -7,7 +7,7 @@ import io
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -27,6 +27,7 @@ from beeline.data.labels import (
     label_conditions,
     labels_of,
     numeric,
+    stored_labels,
 )
 from beeline.data.modality import ModalityBase
 
@@ -89,7 +90,7 @@ class Points(ModalityBase):
     names: tuple[str, ...] = ()  # of the classes; empty if unknown
     standardise: bool = True  # False leaves values unchanged: mean 0, std 1
     preview_type = "image/png"
-    formats = (".csv", ".npy", ".png")  # that ``save`` writes
+    formats = (".csv", ".npz", ".npy", ".png", "")  # that ``save`` writes; the last is a directory
 
     def __post_init__(self) -> None:
         kept = {"columns": self.columns, "mean": self.mean, "std": self.std, "names": self.names}
@@ -186,19 +187,40 @@ class Points(ModalityBase):
         return out.getvalue()
 
     def save(self, raw: PointSet, path: Path) -> None:
-        """Write a table (.csv), an array (.npy) or the preview (.png)."""
+        """Write points and their labels (.csv, .npz), points alone (.npy) or the preview (.png).
+
+        A directory gets ``points.csv`` and ``preview.png``.  The column ``label`` of a .csv file holds the names of
+        the classes where they have some.
+        """
+        if path.suffix == "":
+            self.save(raw, path / "points.csv")
+            self.save(raw, path / "preview.png")
+            return
         with replacing(path) as file, open(file, "wb") as out:
             if path.suffix == ".npy":
                 np.save(out, raw.values)
+            elif path.suffix == ".npz":
+                np.savez_compressed(out, points=raw.values, **stored_labels(raw.labels, raw.names))
             elif path.suffix == ".csv":
-                text = io.TextIOWrapper(out, encoding="utf-8", newline="")
-                writer = csv.writer(text, lineterminator="\n")
-                writer.writerow(raw.columns)
-                writer.writerows(raw.values.tolist())  # the shortest digits that read back exactly
-                text.flush()
-                text.detach()
+                _write_csv(out, raw)
             else:
                 out.write(self.preview(raw))
+
+
+def _write_csv(out: BinaryIO, raw: PointSet) -> None:
+    """Write a line per point, with the column ``label`` where there are labels."""
+    text = io.TextIOWrapper(out, encoding="utf-8", newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    rows = raw.values.tolist()  # the shortest digits that read back exactly
+    if raw.labels is None:
+        writer.writerow(raw.columns)
+        writer.writerows(rows)
+    else:
+        labels = [raw.names[k] if raw.names else k for k in raw.labels.tolist()]
+        writer.writerow([*raw.columns, "label"])
+        writer.writerows([*row, label] for row, label in zip(rows, labels, strict=True))
+    text.flush()
+    text.detach()
 
 
 def refuse_nonfinite(values: Array, where: str, columns: Sequence[str], first: int = 0) -> None:

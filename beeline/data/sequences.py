@@ -8,11 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from beeline.core.errors import BeelineError, nearest, require
-from beeline.core.files import write_text
+from beeline.core.files import replacing, write_text
 from beeline.core.ranges import Whole, dataclass
 from beeline.core.rng import Rng
 from beeline.core.types import Batch
@@ -36,7 +37,7 @@ class Sequences(ModalityBase):
     length: Whole = 0  # characters per text; set by ``fit``
     preview_type = "text/html"
     continuous = False
-    formats = (".txt",)  # that ``save`` writes
+    formats = (".txt", ".npz", "")  # that ``save`` writes; the last is a directory
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -75,8 +76,16 @@ class Sequences(ModalityBase):
         return f"<pre>{lines}</pre>\n".encode()
 
     def save(self, raw: Sequence[str], path: Path) -> None:
-        """Write a text file (.txt), one sequence per line."""
-        write_text(path, "".join(f"{text}\n" for text in raw))
+        """Write a text file with one sequence per line (.txt), or the array ``sequences`` (.npz).
+
+        A directory gets ``sequences.txt``.
+        """
+        if path.suffix == ".npz":
+            with replacing(path) as file, open(file, "wb") as out:
+                np.savez_compressed(out, sequences=np.array(raw, dtype=str))
+            return
+        place = path if path.suffix else path / "sequences.txt"
+        write_text(place, "".join(f"{text}\n" for text in raw))
 
     def metrics(self) -> Sequence[Any]:
         """Divergences of symbol and bigram frequencies."""

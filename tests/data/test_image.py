@@ -190,7 +190,8 @@ def test_refused_arrays(tmp_path):
     )
     refused("row 3: the label is -1, outside its range", images=x, labels=np.array([0, 0, 0, -1, 0, 0]))
     refused("for 6 data", images=x, labels=np.zeros(5, int))
-    refused("holds <U1", images=x, labels=np.array(list("abcabc")))
+    refused("holds complex128", images=x, labels=np.zeros(6, complex))
+    refused("'d' is a label that", x_train=x, y_train=np.array(list("abcabc")), x_test=x[:1], y_test=np.array(["d"]))
     refused(
         "labels of the test split, row 0: the label is 4",
         x_train=x,
@@ -290,3 +291,16 @@ def test_refused_parquet(tmp_path):
 def test_refused_values(act, message):
     with pytest.raises(bl.BeelineError, match=message):
         act()
+
+
+def test_images_of_named_classes_are_written_and_read_again(tmp_path):
+    raw = Images(np.arange(48, dtype=np.uint8).reshape(3, 4, 4), np.array([1, 0, 1]), ("cat", "dog"))
+    Image().fit(raw).save(raw, tmp_path / "r.npz")
+    again, _ = ImageFile(str(tmp_path / "r.npz")).read()
+    assert again.names == raw.names and again.labels.tolist() == [1, 0, 1]
+    np.savez(tmp_path / "text.npz", images=raw.pixels, labels=np.array(["b", "a", "b"]))
+    again, _ = ImageFile(str(tmp_path / "text.npz")).read()
+    assert again.names == ("a", "b") and again.labels.tolist() == [1, 0, 1]
+    split = {"x_train": raw.pixels, "y_train": np.array(["b", "a", "b"]), "x_test": raw.pixels[:1]}
+    np.savez(tmp_path / "split.npz", **split, y_test=np.array(["b"]))
+    assert ImageFile(str(tmp_path / "split.npz")).load()[1].labels.tolist() == [1]

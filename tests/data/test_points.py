@@ -1,6 +1,7 @@
 """Points: round trips, files, distributions as data sets, and every refusal."""
 
 import io
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -158,3 +159,29 @@ def test_refused_files(tmp_path):
 def test_refused_values(act, message):
     with pytest.raises(bl.BeelineError, match=message):
         act()
+
+
+def test_points_are_written_with_labels_and_read_again(tmp_path: Path) -> None:
+    raw = PointSet(np.array([[1.5, 2.0], [0.1, -3.0], [4.0, 5.0]]), ("a", "b"), np.array([1, 0, 1]), ("cat", "dog"))
+    m = Points().fit(raw)
+    m.save(raw, tmp_path / "p.npz")
+    with np.load(tmp_path / "p.npz") as stored:
+        assert sorted(stored) == ["labels", "names", "points"]
+        np.testing.assert_array_equal(stored["points"], raw.values)
+    m.save(raw, tmp_path / "folder")
+    assert (tmp_path / "folder" / "points.csv").read_text().splitlines() == [
+        "a,b,label",
+        "1.5,2.0,dog",
+        "0.1,-3.0,cat",
+        "4.0,5.0,dog",
+    ]
+    assert (tmp_path / "folder" / "preview.png").read_bytes().startswith(b"\x89PNG")
+    for file, label in (("p.npz", "labels"), ("folder/points.csv", "label")):
+        again, _ = PointFile(tmp_path / file, label=label).read()
+        np.testing.assert_array_equal(again.values, raw.values)
+        assert [again.names[k] for k in again.labels] == ["dog", "cat", "dog"]
+    np.savez(tmp_path / "text.npz", points=raw.values, labels=np.array(["x", "y", "x"]))
+    assert PointFile(tmp_path / "text.npz", label="labels").read()[0].names == ("x", "y")
+    np.savez(tmp_path / "bad.npz", points=raw.values, labels=np.array([0, 1, 2]), names=np.array(["x", "y"]))
+    with pytest.raises(bl.BeelineError, match="outside its range"):
+        PointFile(tmp_path / "bad.npz", label="labels").read()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -107,3 +108,13 @@ def test_refusals() -> None:
     ]:
         with pytest.raises(ValueError, match=words):
             call()  # type: ignore[no-untyped-call]
+
+
+def test_sequences_are_written_as_an_array_and_into_a_directory(tmp_path):
+    texts = ["AB", "BB"]
+    m = Sequences().fit(texts)
+    m.save(texts, tmp_path / "s.npz")
+    with np.load(tmp_path / "s.npz") as stored:
+        assert stored["sequences"].tolist() == texts
+    m.save(texts, tmp_path / "folder")
+    assert (tmp_path / "folder" / "sequences.txt").read_text() == "AB\nBB\n"

@@ -61,7 +61,7 @@ class Table(ModalityBase):
     labels: Mapping[str, Any] = field(default_factory=dict)  # column names that are not text, in their order
     preview_type: ClassVar[str] = "text/html"
     continuous: ClassVar[bool] = False  # coordinates hold states
-    formats: ClassVar[tuple[str, ...]] = (".csv", ".tsv", ".parquet", ".html")  # what ``save`` writes
+    formats: ClassVar[tuple[str, ...]] = (".csv", ".tsv", ".parquet", ".npz", ".html", "")  # that ``save`` writes
 
     # ------------------------------------------------------------------------------------------------------- fitting
 
@@ -303,11 +303,15 @@ class Table(ModalityBase):
         return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>".encode()
 
     def save(self, raw: Raw, path: Path) -> None:
-        """Write rows as .csv (in the dialect of the training file), .tsv or .parquet, or the first ones as .html."""
+        """Write rows as .csv (in the dialect of the training file), .tsv, .parquet or .npz, or the first ones as .html.
+
+        A directory gets ``rows.csv``.  An .npz file has one array per column; text and dates are text in it, and an
+        empty cell is NaN or the empty text.
+        """
         if path.suffix in (".html",):
             write_bytes(path, self.preview(raw))
         else:
-            save(raw, path, self.dialect)
+            save(raw, path if path.suffix else path / "rows.csv", self.dialect)
 
     def finalize(self, flow: Flow, sampler: Sampler, x1: Tensor, rng: Rng) -> Flow:
         """The flow with category frequencies calibrated to those of the training data."""

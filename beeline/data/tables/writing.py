@@ -16,7 +16,7 @@ from beeline.data.tables.schema import EXACT
 
 
 def save(raw: Any, path: str | Path, written: Mapping[str, str] | None = None) -> None:
-    """Write a data frame as CSV, TSV or Parquet, by the extension of the path; integers are written as integers.
+    """Write a data frame as CSV, TSV, Parquet or NPZ, by the extension of the path; integers are written as integers.
 
     ``written`` is the dialect of a CSV file: encoding, sep and decimal, in the words of pandas.
     """
@@ -25,13 +25,31 @@ def save(raw: Any, path: str | Path, written: Mapping[str, str] | None = None) -
         with replacing(path) as temporary:
             named(raw).to_parquet(temporary, index=False)
         return
+    if path.suffix in (".npz",):
+        with replacing(path) as temporary, open(temporary, "wb") as out:
+            np.savez_compressed(out, **arrays(raw))
+        return
     require(
         path.suffix in (".csv", ".tsv"),
-        f"{path} is neither .csv, .tsv nor .parquet; choose one of these extensions",
+        f"{path} is neither .csv, .tsv, .parquet nor .npz; choose one of these extensions",
     )
     tabs = {"sep": "\t"} if path.suffix in (".tsv",) else {}
     with replacing(path) as temporary:
         plain(raw).to_csv(temporary, index=False, **{"encoding": "utf-8", **(written or {}), **tabs})
+
+
+def arrays(raw: Any) -> dict[str, np.ndarray[Any, Any]]:
+    """The columns of a data frame as arrays of numbers, booleans or text, none of which need pickling."""
+    made = {}
+    for name, cells in named(raw).items():
+        numbers = cells.dtype.kind in "biuf" and not cells.isna().any()
+        if cells.dtype.kind in "iuf":
+            made[str(name)] = cells.to_numpy() if numbers else cells.to_numpy(dtype=float, na_value=np.nan)
+        elif numbers:
+            made[str(name)] = cells.to_numpy(dtype=bool)
+        else:
+            made[str(name)] = cells.astype(object).where(cells.notna(), "").astype(str).to_numpy(dtype=str)
+    return made
 
 
 def plain(raw: Any) -> Any:

@@ -269,3 +269,27 @@ def test_random_states_and_the_word_on_columns_that_are_not_learned() -> None:
         seed_of(0.5)
     with pytest.warns(UserWarning, match="user_id.*not learned"):
         warn_not_learned(Table().fit(pd.DataFrame({"user_id": I * I, "n": I % 7})))
+
+
+def test_a_table_is_written_as_arrays_without_pickles_and_into_a_directory(tmp_path) -> None:
+    frame = pd.DataFrame(
+        {
+            "n": [1, 2, 3],
+            "gaps": [1.5, None, 2.5],
+            "whole": pd.array([1, None, 3], dtype="Int64"),
+            "who": pd.Categorical(["a", None, "b"]),
+            "day": pd.to_datetime(["2024-01-02", None, "2024-03-04"]),
+            "sure": [True, False, True],
+        }
+    )
+    table = Table()
+    table.save(frame, tmp_path / "t.npz")
+    with np.load(tmp_path / "t.npz", allow_pickle=False) as stored:
+        found = {name: stored[name] for name in stored}
+    assert found["n"].tolist() == [1, 2, 3] and found["who"].tolist() == ["a", "", "b"]
+    assert found["sure"].tolist() == [True, False, True] and found["day"].tolist()[0].startswith("2024-01-02")
+    assert found["day"].tolist()[1] == ""
+    np.testing.assert_array_equal(found["gaps"], [1.5, np.nan, 2.5])
+    np.testing.assert_array_equal(found["whole"], [1, np.nan, 3])
+    table.save(frame, tmp_path / "folder")
+    assert len((tmp_path / "folder" / "rows.csv").read_text().splitlines()) == 4
