@@ -136,6 +136,7 @@ CATALOGUE: dict[str, dict[str, str]] = {
     | _of("data.sequence_files", "SequenceFile", "MarkovChain")
     | _of("data.directions", "Directions")
     | _of("data.translation", "PairedDataset"),
+    "augmentations": _of("data.pictures.augmentations", "Flip", "RandomCrop"),
     "modalities": _of("data.images", "Image")
     | _of("data.points", "Points")
     | _of("data.tables.table", "Table")
@@ -200,6 +201,7 @@ SLOTS: Mapping[str, str] = {
     "Parallel": "parallel",
     "Features": "features",
     "Encoder": "encoders",
+    "Augmentation": "augmentations",
     "Distillation": "distillations",
     "Backbone": "networks",
     "Module": "networks",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import collections
+import functools
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -12,25 +12,21 @@ from typing import Any
 import numpy as np
 from PIL import ImageColor
 
+from beeline.core.declared import check_members
 from beeline.core.errors import BeelineError, extra, nearest, require
+from beeline.core.protocols.data import Augmentation
 from beeline.core.ranges import Count, Inside, dataclass
 from beeline.data.arrays import read_arrays
 from beeline.data.images import Image, Images
 from beeline.data.labels import Array, check_labels, divide, existing, numbered, refuse_unseen
 from beeline.data.modality import DataSetBase
-from beeline.data.picture import pixels_of, square
+from beeline.data.picture import square
+from beeline.data.pictures.augmentations import Flip
+from beeline.data.pictures.decoding import Decoder, OneSize, cache_folder, check_size, decoded
+from beeline.data.pictures.folders import HELD_OUT, Labelled, described, labelled, splits
+from beeline.data.pictures.listing import EXTENSIONS, Listing, listing
 
-EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
-HELD_OUT = (
-    "test",
-    "testing",
-    "validation",
-    "valid",
-    "val",
-    "dev",
-    "eval",
-)  # names of held-out splits, the preferred one first
-TRAINING = ("train", "training")
+CACHED = 256  # images of a folder from which on they are decoded to a file
 
 
 @dataclass(frozen=True)
@@ -71,7 +67,8 @@ class ImageFile(DataSetBase):
     .parquet of the hub (image: {bytes, path}, label), or a folder with train-*.parquet and test-*.parquet
     Assumes images of one size, unless ``resize`` is given.  If all images are grayscale they have one channel, else
     all become RGB.  EXIF orientation is applied, transparent pixels are blended on ``background``, and 16-bit pixels
-    become 8-bit.  Without a test split, a fixed random fraction is held out.
+    become 8-bit.  Without a test split, a fixed random fraction is held out.  The images of a folder of 256 or more are
+    decoded once, into a memory-mapped file in ``cache``; changed files are decoded again.
 
     >>> ImageFile("mnist.npz", resize=16).modality()
     Image(shape=(), classes=0, names=(), levels=256)
@@ -79,19 +76,29 @@ class ImageFile(DataSetBase):
 
     path: str  # a file or a folder
     resize: int | None = None  # pixels per side of the central square crop
-    flip: bool = False  # add the horizontal mirror image of every training image
+    flip: bool = False  # mirror half of the training images, chosen anew in every microbatch: augment=Flip()
     held_out: Inside = 0.1  # held-out fraction of data without a test split
     classes: Count | None = None  # number of classes; None infers it from the training split
     image: str = "image"  # the column of the images in a Parquet file
     label: str | None = None  # the array or column of the labels; None for the usual names, if present
     labels: bool = True  # False ignores labels
     background: str = "white"  # colour behind transparent pixels: a name, or #rrggbb
+    augment: Augmentation | tuple[Augmentation, ...] = ()  # of training images: Flip(), RandomCrop(4), or both
+    cache: str | None = None  # folder for decoded images; None for beeline/images in the cache folder of the user
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "path", str(self.path))
         require(
             self.resize is None or (isinstance(self.resize, int) and self.resize >= 1),
             f"ImageFile got resize={self.resize!r}; but a side has at least one pixel; give an integer, or None",
+        )
+        object.__setattr__(self, "augment", tuple(self.augment) if isinstance(self.augment, list) else self.augment)
+        for augmentation in self.augmentations:
+            check_members(augmentation, Augmentation, "give one of 'beeline list augmentations', such as Flip()")
+        require(
+            not self._margin or self.resize,
+            f"ImageFile got {self.augment} and no resize, so images have no margin to crop; give resize=, the side of "
+            "a crop in pixels",
         )
         try:
             ImageColor.getrgb(self.background)
@@ -106,9 +113,11 @@ class ImageFile(DataSetBase):
 
     def read(self) -> tuple[Images, Images | None]:
         """(images, test images or None where there is no test split), in the order of the file or of the file names."""
-        place = existing(self.path)
+        return self._read(existing(self.path), divided=False)
+
+    def _read(self, place: Path, divided: bool) -> tuple[Images, Images | None]:
         if place.is_dir():
-            return self._folder(place)
+            return self._folder(place, divided)
         if place.suffix == ".parquet":
             return self._parquet([place], []), None
         if place.suffix in (".npz", ".npy"):
@@ -125,7 +134,7 @@ class ImageFile(DataSetBase):
     def load(self) -> tuple[Images, Images]:
         """(training, held-out) images; ValueError names the file, and the row or the image in it."""
         place = existing(self.path)
-        train, held = self.read()
+        train, held = self._read(place, divided=True)
         self._ranges(train, held, place)
         if held is None:
             learn, keep = divide(len(train), self.held_out, str(place))
@@ -135,10 +144,7 @@ class ImageFile(DataSetBase):
             f"{place}: the training images are {_size(train)} and the test images {_size(held)}, but a model has "
             "one shape; give resize=, or convert them to the same channels",
         )
-        if self.flip:
-            labels = None if train.labels is None else np.concatenate([train.labels, train.labels])
-            train = Images(np.concatenate([train.pixels, train.pixels[:, :, ::-1]]), labels, train.names)
-        return train, held
+        return replace(train, augment=self.augmentations), Images(held.pixels, held.labels, held.names)
 
     def _ranges(self, train: Images, held: Images | None, place: Path) -> None:
         """Refuse labels outside the given range, or outside that of the training split."""
@@ -183,20 +189,23 @@ class ImageFile(DataSetBase):
             pixels.ndim in (3, 4) and 0 not in pixels.shape and (pixels.ndim == 3 or pixels.shape[3] <= 4),
             f"{where} has shape {pixels.shape}; give [N,H,W], or [N,H,W,C], with at least one image",
         )
-        if self.resize:
-            pixels = np.stack([square(tile, self.resize) for tile in pixels])
+        if self._side is not None:
+            pixels = np.stack([square(tile, self._side) for tile in pixels])
         require(
             not self.labels or self.label is None or label in data,
             f"{place} has no array {label!r} for the labels; {nearest(label, data)}",
         )
         if not self.labels or label not in data:
-            return Images(pixels)
+            return Images.inside(pixels, self._margin)
         where = f"{place}, array {label}"
         labels, known = numbered(data[label], [str(name) for name in names], where)
-        return Images(pixels, check_labels(labels, len(pixels), len(known) or None, where), known)
+        labels = check_labels(labels, len(pixels), len(known) or None, where)
+        return Images.inside(pixels, self._margin, labels, known)
 
-    def _folder(self, place: Path) -> tuple[Images, Images | None]:
-        tables = sorted(p for p in place.rglob("*.parquet") if not p.name.startswith("."))
+    def _folder(self, place: Path, divided: bool) -> tuple[Images, Images | None]:
+        """The splits of a folder; with ``divided``, a fraction is held out where there is no test split."""
+        files = listing(place)
+        tables = [place / name for name in sorted(files.skipped) if name.endswith(".parquet")]
         if tables:
             held = next((f for w in HELD_OUT if (f := [p for p in tables if p.name.startswith(w)])), [])
             train = [p for p in tables if p.name.startswith("train")]
@@ -207,61 +216,52 @@ class ImageFile(DataSetBase):
                 "split; name it train-*.parquet",
             )
             return self._parquet(train, []), self._parquet(held, []) if held else None
-        inside = _folders_in(place)
-        named = {p.name.lower(): p for p in inside}
-        # train and test are names of splits only if there are no other folders
-        if set(named) <= {*TRAINING, *HELD_OUT} and (first := next((named[w] for w in TRAINING if w in named), None)):
-            train_set = self._images(first)
-            rest = next((named[w] for w in HELD_OUT if w in named), None)
-            return train_set, None if rest is None else self._images(rest, train_set.names)
-        return self._images(place), None
+        parts = splits(place)
+        if parts is None:
+            every = self._labelled(files)
+            return self._divided(every, place) if divided else (self._decoded(every), None)
+        learned = self._labelled(listing(parts[0]))
+        if parts[1] is None and divided:
+            return self._divided(learned, place)
+        unseen = None if parts[1] is None else self._labelled(listing(parts[1]), learned.names)
+        return self._decoded(learned), None if unseen is None else self._decoded(unseen)
 
     def summary(self) -> str:
-        """Number of images in every class folder, and the files that are skipped; "" for a single file."""
+        """What a folder contains, and the disk space of its decoded images; "" for a single file."""
         place = existing(self.path)
         if not place.is_dir():
             return ""
-        every = [p for p in sorted(place.rglob("*")) if p.is_file() and not _hidden(p, place)]
-        images = [p for p in every if _is_image(p)]
-        if not images:
-            return ""
-        counts = collections.Counter(str(p.parent.relative_to(place)) for p in images)
-        lines = [f"{place}: {len(images):,} images"]
-        lines += [f"  {name}: {count:,}" for name, count in list(counts.items())[:20]]
-        lines += [f"  and {len(counts) - 20} more folders"] if len(counts) > 20 else []
-        other = [p.name for p in every if not _is_image(p)]
-        lines += [f"  skipped, no image extension: {len(other):,} files ({', '.join(other[:5])})"] * bool(other)
+        files = listing(place)
+        lines = described(files)
+        if self.resize and len(files) >= CACHED:
+            size, folder = len(files) * 3 * self._side**2, self.cache or cache_folder()
+            lines.append(f"  decoded once to {self._side}x{self._side}, at most {size / 2**20:,.0f} MiB in {folder}")
         return "\n".join(lines)
 
-    def _images(self, place: Path, names: tuple[str, ...] = ()) -> Images:
-        loose = [p for p in sorted(place.iterdir()) if _is_image(p)]
-        found = {p.name: files for p in _folders_in(place) if (files := _below(p))}
-        require(
-            loose or found,
-            f"{place} contains no images ({', '.join(EXTENSIONS)}) and no .parquet files; give the folder of the "
-            "images, or of their class folders",
-        )
-        require(
-            not (loose and found),
-            f"{place} contains images ({loose[0].name if loose else ''}) beside the class folders {', '.join(found)}, "
-            "and their class is unknown; move them into a class folder, or remove them",
-        )
-        require(
-            not (loose and self.label and self.labels),
-            f"label={self.label!r}, but {place} has no class folders; move the images into one folder per "
-            "class, or leave label out",
-        )
-        if loose or not self.labels:
-            every = loose or [p for files in found.values() for p in files]
-            return self._join((str(p), p.read_bytes()) for p in every)
-        names = names or tuple(found)
-        for name in found:
-            require(
-                name in names,
-                f"{place / name} is a class that the training split does not have; {nearest(name, names)}",
-            )
-        labels = [names.index(name) for name, files in found.items() for _ in files]
-        return self._join(((str(p), p.read_bytes()) for files in found.values() for p in files), labels, names)
+    def _labelled(self, files: Listing, names: tuple[str, ...] = ()) -> Labelled:
+        return labelled(files, names, classes=self.labels, required=self.label or "")
+
+    def _divided(self, files: Labelled, place: Path) -> tuple[Images, Images]:
+        """(training, held-out) images of files in one folder."""
+        learn, keep = divide(len(files), self.held_out, str(place))
+        if len(files) < CACHED:
+            whole = self._decoded(files)
+            return whole.rows(learn), whole.rows(keep)
+        # both parts are views of one file
+        whole = self._decoded(files.rows(np.concatenate([learn, keep])), self.held_out)
+        train = replace(whole.rows(slice(len(learn))), digest=f"{whole.digest}[:{len(learn)}]")
+        return train, whole.rows(slice(len(learn), None))
+
+    def _decoded(self, files: Labelled, held_out: float = 0.0) -> Images:
+        """The images of files, from the cache if there are many; ``held_out`` identifies their order."""
+        paths = files.files
+        if len(paths) < CACHED:
+            sources = ((paths.path(i), Path(paths.path(i)).read_bytes()) for i in range(len(paths)))
+            return self._join(sources, files.labels, files.names)
+        settings = {"version": 1, "side": self._side, "background": self.background, "held_out": held_out}
+        cache = None if self.cache is None else Path(self.cache).expanduser()
+        pixels, digest = decoded(paths, self._decoder, settings, cache)
+        return replace(Images.inside(pixels, self._margin, files.labels, files.names), digest=digest)
 
     def _parquet(self, files: list[Path], names: Iterable[str]) -> Images:
         parquet = extra("pyarrow.parquet", "data")
@@ -303,41 +303,34 @@ class ImageFile(DataSetBase):
     def _join(self, sources: Iterable[tuple[str, Any]], labels: Any = None, names: tuple[str, ...] = ()) -> Images:
         """Decode encoded images of one size into one array."""
         tiles: list[Array] = []
-        first = ""
+        size: OneSize | None = None
         for where, content in sources:
-            tile = self._open(where, content)
-            first = first or where
-            require(
-                not tiles or tile.shape[:2] == tiles[0].shape[:2],
-                f"{first} is {_plane(tiles[0]) if tiles else ''} and {where} is {_plane(tile)}, "
-                "but a model has one size; give resize=, for example "
-                f"resize={min(min(t.shape[:2]) for t in [*tiles[:1], tile])}",
-            )
+            tile = self._decoder(where, content)
+            size = size or OneSize(*tile.shape[:2], where)
+            check_size(tile, where, size)
             tiles.append(tile)
         if any(tile.shape[2] == 3 for tile in tiles):
             tiles = [tile if tile.shape[2] == 3 else tile.repeat(3, 2) for tile in tiles]
-        return Images(np.stack(tiles), None if labels is None else np.asarray(labels), names)
+        return Images.inside(np.stack(tiles), self._margin, None if labels is None else np.asarray(labels), names)
 
-    def _open(self, where: str, content: Any) -> Array:
-        tile = pixels_of(where, content, self.background)
-        return square(tile, self.resize) if self.resize else tile
+    @property
+    def augmentations(self) -> tuple[Augmentation, ...]:
+        """All augmentations of training images."""
+        given = self.augment if isinstance(self.augment, tuple) else (self.augment,)
+        return (*given, Flip()) if self.flip else given
 
+    @property
+    def _margin(self) -> int:
+        return sum(augmentation.margin for augmentation in self.augmentations)
 
-def _is_image(path: Path) -> bool:
-    return path.suffix.lower() in EXTENSIONS and not path.name.startswith(".") and path.is_file()
+    @property
+    def _side(self) -> int | None:
+        """Pixels per side of stored images: those of the model, and a margin for crops."""
+        return None if self.resize is None else self.resize + 2 * self._margin
 
-
-def _hidden(path: Path, root: Path) -> bool:
-    return any(part.startswith(".") for part in path.relative_to(root).parts)
-
-
-def _below(folder: Path) -> list[Path]:
-    """All images in a folder and its subfolders."""
-    return [p for p in sorted(folder.rglob("*")) if _is_image(p) and not _hidden(p, folder)]
-
-
-def _folders_in(place: Path) -> list[Path]:
-    return [p for p in sorted(place.iterdir()) if p.is_dir() and not p.name.startswith(".")]
+    @property
+    def _decoder(self) -> Decoder:
+        return Decoder(self.background, None if self._side is None else functools.partial(square, side=self._side))
 
 
 def _class_names(table: Any, label: str) -> tuple[str, ...]:
@@ -372,10 +365,6 @@ def _number(labels: list[tuple[Path, list[Any]]], column: str, names: tuple[str,
     classes = len(names) or None
     parts = [check_labels(cells, len(cells), classes, f"{file}, column {column}") for file, cells in labels]
     return np.concatenate(parts), names
-
-
-def _plane(tile: Array) -> str:
-    return f"{tile.shape[0]}x{tile.shape[1]}"
 
 
 def _size(raw: Images) -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,9 +16,11 @@ from torch import Tensor
 
 from beeline.core.errors import BeelineError, require
 from beeline.core.files import replacing
+from beeline.core.protocols.data import Augmentation
+from beeline.core.protocols.training import Feed
 from beeline.core.ranges import Whole, dataclass
 from beeline.core.rng import Rng
-from beeline.core.types import Batch, Cond
+from beeline.core.types import Batch, Cond, map_cond
 from beeline.data.labels import (
     Array,
     check_labels,
@@ -29,15 +33,26 @@ from beeline.data.labels import (
     stored_labels,
 )
 from beeline.data.modality import ModalityBase
+from beeline.training.compare import fingerprint, settings
+from beeline.training.feed.microbatches import FeedBase, epoch_rows
+
+MOST = 2**26  # encoded numbers that are held in memory at once (256 MiB); more are encoded by microbatch
 
 
 @dataclass(frozen=True, eq=False)
 class Images:
-    """Images of one size, with optional labels."""
+    """Images of one size, with optional labels.
+
+    ``pixels`` may be a memory map.  ``margin`` pixels on every side surround the images in ``wide``, for augmentations
+    that crop; ``pixels`` is then its centre.
+    """
 
     pixels: Array  # uint8 [N,H,W,C]; [N,H,W] is one channel
     labels: Array | None = None  # int64 [N], from 0
     names: tuple[str, ...] = ()  # of the classes, in the order of their labels; empty if unknown
+    augment: tuple[Augmentation, ...] = ()  # applied to the images of a microbatch, in this order
+    wide: Array | None = None  # uint8 [N,H+2m,W+2m,C]; None without a margin
+    digest: str = ""  # a hash of the pixels, if one is known
 
     def __post_init__(self) -> None:
         pixels = self.pixels.numpy() if isinstance(self.pixels, Tensor) else np.asarray(self.pixels)
@@ -61,7 +76,22 @@ class Images:
 
     def rows(self, index: Any) -> Images:
         """The images at ``index``, an integer array or a slice."""
-        return Images(self.pixels[index], None if self.labels is None else self.labels[index], self.names)
+        labels = None if self.labels is None else self.labels[index]
+        if self.wide is None:
+            return replace(self, pixels=self.pixels[index], labels=labels, digest="")
+        return replace(Images.inside(self.wide[index], self.margin, labels, self.names), augment=self.augment)
+
+    @property
+    def margin(self) -> int:
+        """Pixels around the images in ``wide``."""
+        return 0 if self.wide is None else (self.wide.shape[1] - self.pixels.shape[1]) // 2
+
+    @staticmethod
+    def inside(wide: Array, margin: int, labels: Array | None = None, names: Sequence[str] = ()) -> Images:
+        """The images in the centre of larger ones."""
+        if not margin:
+            return Images(wide, labels, tuple(names))
+        return Images(wide[:, margin:-margin, margin:-margin], labels, tuple(names), wide=wide)
 
 
 @dataclass(frozen=True)
@@ -100,25 +130,45 @@ class Image(ModalityBase):
     def fit(self, raw: Images) -> Image:
         """A new modality for the size, channels and classes of ``raw``."""
         n, h, w, c = raw.pixels.shape
-        self._steps(raw)
+        self._steps(raw.pixels)
         classes, names = classes_of(raw.labels, raw.names or self.names, self.classes)
         return replace(self, shape=(c, h, w), classes=classes, names=names if classes == len(names) else ())
 
     def encode(self, raw: Images, rng: Rng | None = None) -> Batch:
         """Float32 [N,C,H,W] in [-1, 1] and labels; with ``rng``, uniform within each level (dequantisation)."""
-        n, h, w, c = raw.pixels.shape
+        _, h, w, c = raw.pixels.shape
         require(
             (c, h, w) == self.shape,
             f"the images are {h}x{w} with {c} channel(s), but the modality has shape {self.shape or '()'}; "
             + ("resize them to that shape" if self.shape else "fit it first: modality.fit(raw)"),
         )
-        x = torch.from_numpy(self._steps(raw).astype(np.float32)).permute(0, 3, 1, 2).contiguous()
+        return Batch(self.scaled(self.steps(raw.pixels), rng), cond=self.label_condition_of(raw))
+
+    def scaled(self, steps: Tensor, rng: Rng | None = None) -> Tensor:
+        """Float32 in [-1, 1] for levels of pixels, uint8 of any shape and device."""
+        x = steps.float()
         if rng is None:
             x.add_(0.5)
         else:
             edge = 2.0**-14  # rounding to float32 must not reach the next level
             x.add_(rng.fork("dequantise").fill(x).mul_(1 - 2 * edge).add_(edge))
-        return Batch(x.mul_(2 / self.levels).sub_(1), cond=self._labels(raw))
+        return x.mul_(2 / self.levels).sub_(1)
+
+    def steps(self, pixels: Array) -> Tensor:
+        """The levels of pixels [N,H,W,C] as uint8 [N,C,H,W]."""
+        return torch.from_numpy(np.ascontiguousarray(self._steps(pixels).transpose(0, 3, 1, 2)))
+
+    def subset(self, raw: Images) -> Images:
+        """A random subset with at most ``MOST`` pixels, fixed for a number of images; all of them if they are fewer."""
+        count = max(1, MOST // raw.pixels[0].size)
+        if len(raw) <= count:
+            return raw
+        rows = Rng(0).fork("subset").permutation(len(raw))[:count].sort().values.numpy()
+        return Images(raw.pixels[rows], None if raw.labels is None else raw.labels[rows], raw.names)
+
+    def microbatches(self, raw: Images, rng: Rng) -> Feed | None:
+        """A feed that encodes every microbatch by itself, for many or augmented images."""
+        return ImageFeed(self, raw, rng) if raw.augment or raw.pixels.size > MOST else None
 
     def decode(self, x: Tensor) -> Images:
         """Images from float tensors [N,C,H,W], clamped to [-1, 1]."""
@@ -176,24 +226,74 @@ class Image(ModalityBase):
             else:
                 out.write(self.preview(raw, most=len(raw)))
 
-    def _steps(self, raw: Images) -> Array:
+    def _steps(self, pixels: Array) -> Array:
         """The level of every pixel."""
         if self.levels == 256:
-            return raw.pixels
+            return pixels
         steps = np.rint(np.arange(256) * ((self.levels - 1) / 255)).astype(np.uint8)
         back = np.rint(np.arange(self.levels) * (255 / (self.levels - 1))).astype(np.uint8)
         wrong = back[steps] != np.arange(256)
-        bad = wrong[raw.pixels]
+        bad = wrong[pixels]
         if bad.any():
             row, y, x, c = (int(i) for i in np.argwhere(bad)[0])
             raise BeelineError(
-                f"image {row} has the value {raw.pixels[row, y, x, c]} at row {y}, column {x}, which is none of the "
+                f"image {row} has the value {pixels[row, y, x, c]} at row {y}, column {x}, which is none of the "
                 f"{self.levels} levels of this modality; use levels=256, or quantise the images"
             )
-        made: Array = steps[raw.pixels]
+        made: Array = steps[pixels]
         return made
 
-    def _labels(self, raw: Images) -> Cond:
+    def label_condition_of(self, raw: Images) -> Cond:
+        """The labels of images as a condition; None without labels."""
         if not self.classes or raw.labels is None:  # generated images have no labels
             return None
         return {"label": torch.from_numpy(class_indices(raw.labels, len(raw), raw.names, self.classes, self.names))}
+
+
+@dataclass(frozen=True, eq=False)
+class ImageFeed(FeedBase):
+    """Images as training data, encoded by microbatch.
+
+    Images are taken and augmented as 8-bit pixels, in worker processes if there are any, and converted to floating
+    point on the device of the networks.  Microbatch n is augmented with the random key of n.
+
+    >>> raw = Images(np.zeros((6, 4, 4, 3), np.uint8))
+    >>> ImageFeed(Image().fit(raw), raw, Rng(0)).load(0, 2).x1.dtype
+    torch.uint8
+    """
+
+    modality: Image
+    raw: Images
+    rng: Rng
+
+    def __len__(self) -> int:
+        return len(self.raw)
+
+    def rows(self, number: int, size: int) -> Tensor:
+        return epoch_rows(self.rng, len(self), number, size)
+
+    def load(self, number: int, size: int) -> Batch:
+        rows = self.rows(number, size)
+        pixels = self.raw.pixels if self.raw.wide is None else self.raw.wide
+        x = self.modality.steps(pixels[rows.numpy()])
+        for i, augmentation in enumerate(self.raw.augment):
+            x = augmentation(x, self.rng.fork("augment", number, i))
+        return Batch(x, cond=map_cond(lambda leaf: leaf[rows], self.labels))
+
+    def encode(self, batch: Batch) -> Batch:
+        return replace(batch, x1=self.modality.scaled(batch.x1))
+
+    def microbatch(self, number: int, size: int) -> Batch:
+        return self.encode(self.load(number, size))
+
+    @functools.cached_property
+    def labels(self) -> Cond:
+        """The labels of all images as a condition."""
+        return self.modality.label_condition_of(self.raw)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        pixels = self.raw.pixels if self.raw.wide is None else self.raw.wide
+        found = {"pixels": self.raw.digest or fingerprint(torch.from_numpy(pixels))}
+        found |= {} if self.raw.labels is None else {"labels": fingerprint(torch.from_numpy(self.raw.labels))}
+        return found | {"augment": settings(self.raw.augment)}

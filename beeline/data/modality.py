@@ -66,6 +66,9 @@ class ModalityBase:
     def microbatches(self, raw: Any, rng: Rng) -> Microbatches | None:
         return None
 
+    def subset(self, raw: Any) -> Any:
+        return raw
+
     def finalize(self, flow: Flow, sampler: Sampler, x1: Tensor, rng: Rng) -> Flow:
         return flow
 
@@ -75,6 +78,8 @@ class DataSetBase:
 
     A subclass gives ``load`` and ``modality``.
     """
+
+    paired: ClassVar[bool] = False
 
     def summary(self) -> str:
         return ""

@@ -73,6 +73,8 @@ def square(tile: Array, side: int) -> Array:
     cut = np.ascontiguousarray(tile[top : top + least, left : left + least])
     if least == side:
         return cut
+    if tile.ndim == 3 and tile.shape[2] == 3:
+        return np.asarray(Image.fromarray(cut).resize((side, side), Image.Resampling.LANCZOS))
     flat = cut.reshape(least, least, -1)
     planes = [
         Image.fromarray(flat[..., c]).resize((side, side), Image.Resampling.LANCZOS) for c in range(flat.shape[2])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -78,6 +78,7 @@ class PairedDataset(DataSetBase):
     source: DataSet
     target: DataSet
     aligned: bool = False  # whether rows are pairs, in their order (image folders: in the order of the file names)
+    paired: ClassVar[bool] = True
 
     def modality(self) -> Modality:
         return self.target.modality()

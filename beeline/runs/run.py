@@ -126,11 +126,17 @@ def prepare(run: Run) -> Prepared:
     source_data = complete(run.data)
     raw, held = source_data.load()
     modality = check_modality(source_data.modality()).fit(raw)
-    batch, other = modality.encode(raw), modality.encode(held)
     objective, spec = run.objective, spec_of(run.objective)
     coupling = spec.coupling or Independent()
     check_null(spec.drop, modality.conditions)
     rng = Rng(run.seed).fork("rows")
+    streamed = source_data.microbatches(modality, rng)  # data larger than memory, or encoded anew for every microbatch
+    in_memory = source_data.paired or isinstance(coupling, StoredCoupling)
+    if streamed is None and not in_memory:
+        streamed = modality.microbatches(raw, rng)
+    some = raw if streamed is None else modality.subset(raw)
+    partial = len(some) < len(raw)
+    batch, other = modality.encode(some), modality.encode(modality.subset(held))
     source: Any = None
     feed: Any = None
     ends = source_data.endpoints(batch, other, rng)
@@ -160,9 +166,8 @@ def prepare(run: Run) -> Prepared:
 
     every = 500 if run.training.early_stopping is None else run.training.early_stopping.every
     heldout = HeldOut(objective, other, train=batch, rng=Rng(run.seed).fork("heldout"), every=every)
-    # data larger than memory, or encoded anew for every microbatch
-    streamed = source_data.microbatches(modality, rng)
-    streamed = modality.microbatches(raw, rng) if streamed is None else streamed
+    if partial:  # the posterior of some of the data is no baseline
+        heldout = dataclasses.replace(heldout, max_train=0)
     data = next(found for found in (streamed, feed, batch) if found is not None)
     return Prepared(
         build_network(run.network, run.objective, run.seed, modality, batch), objective, data, heldout, finish, batch.x1
@@ -182,7 +187,7 @@ def prepare_distilled(run: Distilled, device: Device = AUTO) -> Prepared:
         source = config.build(teacher.lineage["data"])
     raw, held = source.load()
     assert teacher.modality is not None
-    batch, other = teacher.modality.encode(raw), teacher.modality.encode(held)
+    batch, other = (teacher.modality.encode(teacher.modality.subset(part)) for part in (raw, held))
     rng = Rng(run.seed)
     require(
         isinstance(run.method, Distillation),

@@ -12,6 +12,7 @@ from beeline.config import build as config
 from beeline.core.declared import is_map
 from beeline.core.rng import Rng
 from beeline.couplings.basic import Independent
+from beeline.data.modality import complete
 from beeline.evaluation.evaluate import Extras, evaluate
 from beeline.evaluation.heldout import HeldOut
 from beeline.evaluation.metrics import Energy, SlicedWasserstein
@@ -34,8 +35,9 @@ class RealData:
 
     @staticmethod
     def of(source: Any) -> RealData:
-        """Both parts of a data set."""
-        raw, held = source.load()
+        """Both parts of a data set, or as many of the data as are encoded at once."""
+        modality = complete(source).modality()
+        raw, held = (modality.subset(part) for part in source.load())
         return RealData(f"held-out part of {source!r}", raw, held)
 
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from beeline.core.declared import fields_of
-from beeline.core.protocols.training import Microbatches
+from beeline.core.protocols.training import Feed, Microbatches
 from beeline.core.types import Batch, leaves
 from beeline.training.feed.microbatches import FromDistribution, InMemory, Stateless
 
@@ -149,9 +149,11 @@ def _sum(part: Tensor) -> int:
 
 
 def data(microbatches: Microbatches) -> dict[str, Any]:
-    """The fingerprint of training data: of all data in memory, else of a first microbatch of ``PROBED`` data."""
+    """The fingerprint of training data: of all data in memory, their identity, or a microbatch of ``PROBED`` data."""
     if isinstance(microbatches, InMemory):
         return batch(microbatches.batch)
+    if isinstance(microbatches, Feed) and microbatches.identity:
+        return {"is": type(microbatches).__name__, **microbatches.identity}
     source: Any = microbatches.data if isinstance(microbatches, Stateless) else microbatches
     source = source.distribution if isinstance(source, FromDistribution) else source
     return {"is": type(source).__name__} | batch(microbatches.microbatch(0, PROBED))

@@ -154,9 +154,10 @@ class Loop:
 
     def microbatch(self, n: int, k: int) -> Batch:
         """Microbatch k of step n, on the device and in the memory format of the networks."""
-        batch = self.feed.microbatch(n * self.training.microbatches + k, self.training.microbatch_size)
+        batch = self.feed.load(n * self.training.microbatches + k, self.training.microbatch_size)
         if batch.x1.device != self.device:
             batch = to(batch, self.device, non_blocking=True)
+        batch = self.feed.encode(batch)
         if self.training.compute.channels_last:
             batch = replace(batch, x1=self.training.compute.layout(batch.x1))
         return batch

@@ -100,8 +100,28 @@ class Modality(Protocol):
         """Training data that are encoded anew for every microbatch; None to train on ``encode(raw)``."""
         ...
 
+    def subset(self, raw: Any) -> Any:
+        """As many of the data as are encoded at once, for baselines and scores, where there are too many of them."""
+        ...
+
     def finalize(self, flow: Flow, sampler: Sampler, x1: Tensor, rng: Rng) -> Flow:
         """The flow after training, adapted to the training data ``x1`` [N,*S]; most modalities return it unchanged."""
+        ...
+
+
+class Augmentation(Protocol):
+    """A random change of images that keeps their distribution; applied to every microbatch of training data.
+
+    Inherit ``data.pictures.augmentations.AugmentationBase``, which has a default for ``margin``.
+    """
+
+    @property
+    def margin(self) -> int:
+        """Pixels by which it makes an image smaller on every side."""
+        ...
+
+    def __call__(self, x: Tensor, rng: Rng) -> Tensor:
+        """uint8 [B,C,H+2m,W+2m] -> uint8 [B,C,H,W], with m the margin."""
         ...
 
 
@@ -130,6 +150,11 @@ class FullDataSet(DataSet, Protocol):
 
     def microbatches(self, modality: Any, rng: Rng) -> Microbatches | None:
         """Training data that do not fit into memory; None to train on what ``load`` gives."""
+        ...
+
+    @property
+    def paired(self) -> bool:
+        """Whether ``endpoints`` gives source points, for which all data have to be in memory."""
         ...
 
     def endpoints(self, batch: Batch, held: Batch, rng: Rng) -> Endpoints | None:

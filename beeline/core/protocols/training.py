@@ -137,8 +137,21 @@ class Feed(Microbatches, Protocol):
         """The feed without worker processes."""
         ...
 
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        """Plain data that have to be the same when a run is resumed; {} stands for a hash of a first microbatch."""
+        ...
+
     def rows(self, number: int, size: int) -> Tensor | None:
         """The indices of the data of a microbatch; None if the data have no indices."""
+        ...
+
+    def load(self, number: int, size: int) -> Batch:
+        """A microbatch in the form that is cheapest to store and to move; ``encode`` completes it."""
+        ...
+
+    def encode(self, batch: Batch) -> Batch:
+        """What ``load`` returned, on any device, as the microbatch: encode(load(number, size)) = microbatch(...)."""
         ...
 
     def begin(self, step: int, training: Training) -> None:

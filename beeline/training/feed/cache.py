@@ -40,7 +40,7 @@ def encoded(
     root = Path(folder)
     entry = root / address(inputs)
     root.mkdir(parents=True, exist_ok=True)
-    with _locked(root / f"{entry.name}.lock"):
+    with waiting_lock(root / f"{entry.name}.lock"):
         if entry.is_dir():
             wrong = flaw(entry)
             if wrong is None:
@@ -71,8 +71,8 @@ def _fingerprint(part: Any) -> Any:
 
 
 @contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Context manager: one process at a time; the lock of a dead process is released."""
+def waiting_lock(path: Path) -> Iterator[None]:
+    """Context manager: one process at a time, others wait; the lock of a dead process is released."""
     try:
         import fcntl
     except ImportError:  # no file locks on this system; the rename at the end is still atomic

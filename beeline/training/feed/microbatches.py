@@ -17,11 +17,27 @@ from beeline.core.types import Batch, leaves, take
 
 
 class FeedBase:
-    """Defaults of the Feed protocol: data without indices, feed without state."""
+    """Defaults of the Feed protocol: data without indices, loaded as they are, feed without state.
+
+    A subclass gives ``microbatch``.
+    """
 
     @property
     def origin(self) -> Any:
         return self
+
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        return {}
+
+    def microbatch(self, number: int, size: int) -> Batch:
+        raise NotImplementedError
+
+    def load(self, number: int, size: int) -> Batch:
+        return self.microbatch(number, size)
+
+    def encode(self, batch: Batch) -> Batch:
+        return batch
 
     def rows(self, number: int, size: int) -> Tensor | None:
         return None

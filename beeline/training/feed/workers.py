@@ -39,8 +39,14 @@ class Prefetched(FeedBase):
         self._ahead: deque[tuple[int, Future[Batch]]] = deque()
 
     def microbatch(self, number: int, size: int) -> Batch:
+        return self.encode(self.load(number, size))
+
+    def encode(self, batch: Batch) -> Batch:
+        return self.microbatches.encode(batch)
+
+    def load(self, number: int, size: int) -> Batch:
         if size != self.size:
-            return self.microbatches.microbatch(number, size)
+            return self.microbatches.load(number, size)
         if not self._ahead or self._ahead[0][0] != number:  # the first one, or after a recovery
             self._start(number)
         future = self._ahead.popleft()[1]
@@ -88,6 +94,11 @@ def _initialize(microbatches: Feed, size: int) -> None:
     """Initialise a worker process."""
     global _microbatches, _size
     _microbatches, _size = microbatches, size
+    initialize_worker()
+
+
+def initialize_worker() -> None:
+    """One thread, no reaction to Ctrl-C, and an end with the parent: what every worker process needs."""
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the main process stops the workers
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # not the handler of the main process
@@ -102,7 +113,7 @@ def _exit_with_parent() -> None:
 
 
 def _microbatch(number: int) -> Batch:
-    return _microbatches.microbatch(number, _size)
+    return _microbatches.load(number, _size)
 
 
 def microbatch_numbers(microbatches: int, rank: int, world: int) -> Callable[[int], Iterator[int]]:

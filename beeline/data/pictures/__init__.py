@@ -1,0 +1,1 @@
+"""Large sets of images: listings of folders, decoded caches, augmentation and buckets of aspect ratios."""
