@@ -233,9 +233,10 @@ class ImageFile(DataSetBase):
             return ""
         files = listing(place)
         lines = described(files)
-        if self.resize and len(files) >= CACHED:
-            size, folder = len(files) * 3 * self._side**2, self.cache or cache_folder()
-            lines.append(f"  decoded once to {self._side}x{self._side}, at most {size / 2**20:,.0f} MiB in {folder}")
+        side = self._side
+        if side is not None and len(files) >= CACHED:
+            size, folder = len(files) * 3 * side**2, self.cache or cache_folder()
+            lines.append(f"  decoded once to {side}x{side}, at most {size / 2**20:,.0f} MiB in {folder}")
         return "\n".join(lines)
 
     def _labelled(self, files: Listing, names: tuple[str, ...] = ()) -> Labelled:
@@ -243,9 +244,9 @@ class ImageFile(DataSetBase):
 
     def _divided(self, files: Labelled, place: Path) -> tuple[Images, Images]:
         """(training, held-out) images of files in one folder."""
+        whole = self._decoded(files) if len(files) < CACHED else None
         learn, keep = divide(len(files), self.held_out, str(place))
-        if len(files) < CACHED:
-            whole = self._decoded(files)
+        if whole is not None:
             return whole.rows(learn), whole.rows(keep)
         # both parts are views of one file
         whole = self._decoded(files.rows(np.concatenate([learn, keep])), self.held_out)
@@ -306,7 +307,7 @@ class ImageFile(DataSetBase):
         size: OneSize | None = None
         for where, content in sources:
             tile = self._decoder(where, content)
-            size = size or OneSize(*tile.shape[:2], where)
+            size = size or OneSize(tile.shape[0], tile.shape[1], where)
             check_size(tile, where, size)
             tiles.append(tile)
         if any(tile.shape[2] == 3 for tile in tiles):

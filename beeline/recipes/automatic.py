@@ -9,8 +9,9 @@ import numpy as np
 
 from beeline.core.errors import BeelineError
 from beeline.data.arrays import SINGLE, array_headers
-from beeline.data.image_files import EXTENSIONS, ImageFile
+from beeline.data.image_files import ImageFile
 from beeline.data.labels import existing
+from beeline.data.pictures.listing import EXTENSIONS, Listing, listing
 from beeline.data.point_files import LABEL_ARRAYS, PointFile
 from beeline.objectives.matching import Drop, FlowMatching
 from beeline.recipes.images import images
@@ -71,10 +72,10 @@ def _array(path: str, side: int) -> Run:
 
 
 def _folder(place: Path, side: int) -> Run:
-    files = [file for file in sorted(place.rglob("*")) if file.is_file() and not file.name.startswith(".")]
-    pictures = [file for file in files if file.suffix.lower() in EXTENSIONS]
-    if pictures:
+    pictures = listing(place)
+    if len(pictures):
         return replace(images(str(place)), data=ImageFile(str(place), resize=_common_side(pictures, side)))
+    files = [place / name for name in pictures.skipped]
     parquet = [file for file in files if file.suffix.lower() in (".parquet", ".pq")]
     if parquet and _holds_images(parquet[0]):
         return replace(images(str(place)), data=ImageFile(str(place), resize=side))
@@ -86,15 +87,15 @@ def _folder(place: Path, side: int) -> Run:
     )
 
 
-def _common_side(pictures: list[Path], side: int) -> int | None:
+def _common_side(pictures: Listing, side: int) -> int | None:
     """The side to which all images are scaled, or None for images of one small size."""
     from PIL import Image
 
     step = max(1, len(pictures) // SIZES_READ)
     sizes = set()
-    for file in pictures[::step]:
+    for i in range(0, len(pictures), step):
         try:
-            with Image.open(file) as opened:
+            with Image.open(pictures.path(i)) as opened:
                 sizes.add(opened.size)
         except OSError:
             continue  # reading the images raises an error with its name

@@ -81,7 +81,7 @@ EXAMPLES = {
     "distillations.FeatureTuned": "FeatureTuned('backbone.block.0')",
     "distillations.Reflow": "Reflow(count=5, reverse=0.25)",
     "modalities.Table": "Table({'age': {'kind': 'number'}})",
-    "data.ImageFile": "ImageFile('pictures', resize=16)",
+    "data.ImageFile": "ImageFile('pictures', resize=16, augment=(Flip(0.25), RandomCrop(2)))",
     "data.PointFile": "PointFile('points.csv', label='kind', columns=('x', 'y'))",
     "data.TableFile": "TableFile('people.csv', exclude=('name',), corrections={'age': {'high': 99}})",
     "data.TableStream": "TableStream('people.parquet', first=1000)",

@@ -218,7 +218,7 @@ def check_size(tile: Array, where: str, size: OneSize) -> None:
 
 
 def space(folder: Path, size: int, count: int) -> None:
-    """Refuse to decode where the disk has no room for the pixels."""
+    """Refuse to decode where the disk has too little space for the pixels."""
     free = shutil.disk_usage(folder).free
     require(
         size <= free,
