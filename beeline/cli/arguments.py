@@ -32,17 +32,29 @@ Set = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Dev = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:1; auto is the GPU if there is one.")]
-Report = Annotated[bool, typer.Option("--report/--no-report", help="Write an HTML report after training.")]
+Report = Annotated[
+    bool, typer.Option("--report/--no-report", help="Write live.html during training, and report.html after it.")
+]
+TrackLog = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--log",
+        "--track",
+        metavar="TRACKER",
+        help="Also log to tensorboard, wandb or mlflow, with settings as 'wandb(project=p,entity=e)'; repeatable.",
+    ),
+]
 Seed = Annotated[int, typer.Option(help="Seed of all random numbers.")]
 
 
-def command_line(*parts: Any, **options: Any) -> str:
+def command_line(*parts: Any, log: list[str] | None = None, **options: Any) -> str:
     """A command as a line for the shell: words, a list of --set, the output directory, and the options that are set."""
     *words, sets, out = parts
     given = [
         w for key, v in options.items() if v not in (None, False) for w in ((key,) if v is True else (key, str(v)))
     ]
     pairs = [w for pair in sets or [] for w in ("--set", pair)]
+    given += [w for tracker in log or () for w in ("--log", tracker)]
     return shlex.join(["beeline", *words, *pairs, "--out", str(out), *given])
 
 

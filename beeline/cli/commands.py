@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import shlex
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,6 @@ from beeline.runs.run import train as train_run
 from beeline.runs.run_directory import ready
 from beeline.sampling.sampler import Sampler
 from beeline.training.checks import Interrupted
-from beeline.training.logs.trackers import combined
 
 
 def settings(pairs: Sequence[str]) -> dict[str, str]:
@@ -122,7 +121,7 @@ def train(
     device: Device = AUTO,
     parallel: Any = None,
     fork: Path | None = None,
-    track: Any = None,
+    log: Sequence[str] = (),
     report: bool = True,
 ) -> Bundle:
     """Train a run with a progress bar and write its report; after Ctrl-C, print the command that resumes it."""
@@ -131,17 +130,42 @@ def train(
     if first and not quiet and not resume and run.data is not None and (text := complete(run.data).summary()):
         print(text, file=sys.stderr)  # such as the inferred schema of a table, before any work
     again = shlex.join(["beeline", "train", str(out), "--resume"])
-    with resume_hint(again), progress(out.name, run.training.steps, quiet or not first) as log:
-        both = log if track is None else combined(log, track)
-        bundle = train_run(run, out, resume=resume, fork=fork, device=device, parallel=parallel, log=both)
-    if first:
-        export_averages(out)
-        if report:
-            with report_errors(command), working(quiet) as status:
-                from beeline.cli.report.writing import report_run
+    scores: dict[str, float] = {}
+    with tracked(log if first else (), out, run, scores) as trackers:
+        with resume_hint(again), progress(out.name, run.training.steps, out, quiet or not first) as shown:
+            bundle = train_run(
+                run,
+                out,
+                resume=resume,
+                fork=fork,
+                device=device,
+                parallel=parallel,
+                log=shown,
+                callbacks=trackers,
+                live=report,
+            )
+        if first:
+            export_averages(out)
+            if report:
+                with report_errors(command), working(quiet) as status:
+                    from beeline.cli.report.writing import report_run
 
-                report_run(out, bundle, command=command, batch_size=run.training.batch_size, status=status)
+                    size = run.training.batch_size
+                    scores |= report_run(out, bundle, command=command, batch_size=size, status=status)
     return bundle
+
+
+@contextmanager
+def tracked(names: Sequence[str], out: Path, run: Any, scores: Mapping[str, float]) -> Iterator[list[Any]]:
+    """The trackers of ``--log``; they get ``scores`` when the block ends, and are closed."""
+    from beeline.cli.planning import trackers
+
+    opened = trackers(names, out, run)
+    try:
+        yield opened
+    finally:
+        for tracker in opened:
+            tracker.finish(scores)
 
 
 @contextmanager

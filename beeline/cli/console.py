@@ -6,11 +6,12 @@ import tempfile
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 console = Console(highlight=False)
@@ -18,32 +19,14 @@ errors = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 @contextmanager
-def progress(title: str, steps: int, quiet: bool = False) -> Iterator[Any]:
-    """A progress bar with loss, samples per second and remaining time; yields a log function for ``fit``."""
+def progress(title: str, steps: int, folder: Path | None = None, quiet: bool = False) -> Iterator[Any]:
+    """The progress of a training; yields a log function for ``fit``, or None if ``quiet``."""
+    from beeline.runs.live.terminal import progress as shown
+
     if quiet:
         yield None
         return
-    columns = (
-        TextColumn("[bold]{task.description}"),
-        BarColumn(bar_width=28),
-        TextColumn("{task.completed:.0f}/{task.total:.0f}"),
-        TextColumn("{task.fields[note]}"),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console, refresh_per_second=4) as bar:
-        task = bar.add_task(escape(title), total=steps, note="")
-
-        def log(entry: Mapping[str, Any]) -> None:
-            if "steps" in entry:  # the run is now shorter
-                bar.update(task, completed=int(entry["step"]), total=int(entry["steps"]))
-                bar.console.print(entry["note"], markup=False)
-            if "loss" not in entry:
-                return
-            note = f"loss {float(entry['loss']):.4f}  {float(entry['samples_per_second']):,.0f} samples/s"
-            bar.update(task, completed=int(entry["step"]), note=note)
-
+    with shown(title, steps, console, folder) as log:
         yield log
 
 

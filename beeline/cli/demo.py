@@ -89,7 +89,7 @@ def stage(name: str, run: Any, out: Path, device: Device = AUTO) -> Bundle:
     resume = (out / "checkpoints").is_dir() and any((out / "checkpoints").iterdir())
     with (
         resume_hint(shlex.join(["beeline", "demo", "--out", str(out.parent)])),
-        progress(name, run.training.steps) as log,
+        progress(name, run.training.steps, out) as log,
     ):
         return train(run, out, resume=resume, device=device, log=log)
 

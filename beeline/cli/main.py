@@ -19,6 +19,7 @@ from beeline.cli.arguments import (
     Report,
     Seed,
     Set,
+    TrackLog,
     check_device,
     command_line,
     named,
@@ -101,7 +102,7 @@ def train(
     at: Annotated[
         int | None, typer.Option(metavar="STEP", help="Step of the checkpoint for --fork and --branch-cooldown.")
     ] = None,
-    track: Annotated[str | None, typer.Option(help="Also log to tensorboard or wandb.")] = None,
+    log: TrackLog = None,
     device: Dev = AUTO,
     report: Report = True,
     json_: Json = False,
@@ -119,15 +120,15 @@ def train(
         planning.plan(run, json_, device)
         return
     run, start = planning.branch(run, recipe, where, fork, branch_cooldown, at)
-    with planning.processes(parallel) as engine, planning.tracker(track, where, run) as tracker:
+    with planning.processes(parallel) as engine:
         more: dict[str, Any] = {
             "--parallel": parallel,
             "--fork": fork,
             "--branch-cooldown": branch_cooldown,
             "--at": at,
         }
-        more |= {"--budget": budget, "--track": track, "--device": named(device)}
-        command = command_line("train", recipe, set_, where, **more)
+        more |= {"--budget": budget, "--device": named(device)}
+        command = command_line("train", recipe, set_, where, log=log, **more)
         commands.train(
             run,
             where,
@@ -137,7 +138,7 @@ def train(
             device=device,
             parallel=engine,
             fork=start,
-            track=tracker,
+            log=log or (),
             report=report,
         )
         if engine.rank == 0:
@@ -192,6 +193,7 @@ def distill(
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue the run in --out from its last checkpoint.")
     ] = False,
+    log: TrackLog = None,
     device: Dev = AUTO,
     report: Report = True,
     json_: Json = False,
@@ -201,8 +203,8 @@ def distill(
 
     check_device(device)  # before any work
     run = commands.distillation(bundle, method, set_ or [])
-    command = command_line("distill", bundle, method, set_, out, **{"--device": named(device)})
-    commands.train(run, out, resume=resume, quiet=json_, command=command, device=device, report=report)
+    command = command_line("distill", bundle, method, set_, out, log=log, **{"--device": named(device)})
+    commands.train(run, out, resume=resume, quiet=json_, command=command, device=device, report=report, log=log or ())
     print_result(run_files(out), json_)
 
 

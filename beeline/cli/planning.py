@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from beeline.config import build as config
+from beeline.config.catalogue import fold
 from beeline.core.errors import nearest, require
 from beeline.core.modes import AUTO, Device, resolve_device
-from beeline.core.protocols.training import Log, Parallel
+from beeline.core.protocols.training import Parallel
 from beeline.core.rng import Rng
 from beeline.runs.budget import duration, fit_budget
 from beeline.runs.run import Run, prepare, prepare_distilled
@@ -22,6 +23,7 @@ from beeline.training import checkpoint
 from beeline.training import plan as plans
 from beeline.training.config import branched
 from beeline.training.distributed import parallel
+from beeline.training.logs.tracking import Tracked
 
 
 @contextlib.contextmanager
@@ -135,17 +137,16 @@ def branch(
     return run, start
 
 
-@contextlib.contextmanager
-def tracker(name: str | None, out: Path, run: Any) -> Iterator[Log | None]:
-    """The log of the tracker ``name``; None without a name."""
-    from beeline.training.logs.trackers import TensorBoard, WeightsAndBiases
-
-    if name is None:
-        yield None
-        return
-    known = ("tensorboard", "wandb")
-    require(name in known, f"--track got {name!r}; {nearest(name, known)}")
-    if name == known[0]:
-        yield TensorBoard(out / "tensorboard")
-    else:
-        yield WeightsAndBiases(project="beeline", name=out.name, config=config.describe(run))
+def trackers(names: Sequence[str], out: Path, run: Any) -> list[Tracked]:
+    """The trackers of ``--log``, such as wandb or wandb(project=digits); refused before any work if one cannot work."""
+    known = config.CATALOGUE["trackers"]
+    found = []
+    for name in names:
+        word = name.partition("(")[0].strip()
+        require(
+            any(fold(word) == fold(one) for one in known),
+            f"--log got {name!r}, which is no tracker; {nearest(word, [one.lower() for one in known])}",
+        )
+        tracker = config.parse(name if "(" in name else f"{name}()", "trackers")
+        found.append(Tracked(tracker, out.name, out, config.describe(run)))
+    return found

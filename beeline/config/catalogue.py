@@ -128,6 +128,9 @@ CATALOGUE: dict[str, dict[str, str]] = {
     | _of("training.optim.learning_rate", "Cooldown", "RangeTest"),
     "averages": _of("training.optim.ema", "EMA", "PowerEMA", "UniformAverage"),
     "parallel": _of("training.distributed.parallel", "SingleDevice", "DDP", "FSDP"),
+    "trackers": _of("training.logs.tensorboard", "TensorBoard")
+    | _of("training.logs.weights_and_biases", "WandB")
+    | _of("training.logs.mlflow_runs", "MLflow"),
     "random": _of("core.rng", "Rng"),
     # data and figures
     "data": _of("data.image_files", "Digits", "ImageFile")

@@ -29,6 +29,7 @@ class ModalityBase:
     continuous: ClassVar[bool] = True
     preview_type: ClassVar[str] = "text/html"
     formats: ClassVar[tuple[str, ...]] = ()
+    previewed: ClassVar[int] = 16
 
     @property
     def conditions(self) -> dict[str, dict[str, int]]:
@@ -54,6 +55,9 @@ class ModalityBase:
 
     def preview(self, raw: Any) -> bytes:
         return f"<pre>{html.escape(str(raw)[:2000])}</pre>\n".encode()
+
+    def preview_beside(self, made: Any, real: Any) -> bytes:
+        return self.preview(made)
 
     def save(self, raw: Any, path: Path) -> None:
         raise BeelineError(

@@ -91,6 +91,7 @@ class Points(ModalityBase):
     standardise: bool = True  # False leaves values unchanged: mean 0, std 1
     preview_type = "image/png"
     formats = (".csv", ".npz", ".npy", ".png", "")  # that ``save`` writes; the last is a directory
+    previewed = 1000
 
     def __post_init__(self) -> None:
         kept = {"columns": self.columns, "mean": self.mean, "std": self.std, "names": self.names}
@@ -168,14 +169,26 @@ class Points(ModalityBase):
 
     def preview(self, raw: PointSet, most: int = 5000) -> bytes:
         """A PNG: a scatter plot of the first two columns, or a histogram of a single column."""
+        return self._plot(raw, None, most)
+
+    def preview_beside(self, made: PointSet, real: PointSet) -> bytes:
+        """A PNG like ``preview``, with real data in grey behind the generated ones."""
+        return self._plot(made, real.values, 5000)
+
+    def _plot(self, raw: PointSet, behind: Array | None, most: int) -> bytes:
         from matplotlib.figure import Figure
 
         shown = raw.values[:most]
         figure = Figure(figsize=(4, 4), layout="constrained")
         axes = figure.add_subplot()
         if shown.shape[1] == 1:
-            axes.hist(shown[:, 0], bins=60)
+            bins = np.histogram_bin_edges(shown[:, 0] if behind is None else behind[:, 0], 60)
+            if behind is not None:
+                axes.hist(behind[:, 0], bins, density=True, color="0.8")
+            axes.hist(shown[:, 0], bins, density=behind is not None, histtype="step" if behind is not None else "bar")
         else:
+            if behind is not None:
+                axes.scatter(behind[:most, 0], behind[:most, 1], s=3, c="0.75", linewidths=0)
             colour = None if raw.labels is None else raw.labels[:most]
             axes.scatter(
                 shown[:, 0], shown[:, 1], s=3, c=colour, cmap=None if colour is None else "tab10", linewidths=0

@@ -4,6 +4,7 @@ run.yaml        the fully resolved recipe, from which the identical run can be s
 bundle/         the flow with averaged weights, loadable by ``load``
 checkpoints/    exact resume
 log.jsonl       one object a step
+live.html       progress of the training
 samples/        what it draws
 report.html     what to look at
 """
@@ -12,7 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import field
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ from beeline.core.modes import AUTO, Device, eval_mode
 from beeline.core.protocols.data import DataSet
 from beeline.core.protocols.flows import SplitSource, StoredCoupling, source_of
 from beeline.core.protocols.objectives import Objective, spec_of
-from beeline.core.protocols.training import Distillation, Parallel
+from beeline.core.protocols.training import Callback, Distillation, Parallel
 from beeline.core.ranges import dataclass
 from beeline.core.rng import Rng
 from beeline.core.types import take
@@ -42,8 +43,9 @@ from beeline.objectives.heads import run_sampler
 from beeline.objectives.matching import FlowMatching, check_objective
 from beeline.paths.affine import Linear
 from beeline.runs.bundle import Bundle, load
+from beeline.runs.live.page import LivePage
 from beeline.runs.networks import build_network, check_network
-from beeline.runs.run_directory import ready, unstarted
+from beeline.runs.run_directory import how_to_continue, ready, unstarted
 from beeline.sampling.guidance.null import check_null, learned_null
 from beeline.sampling.sampler import Sampler
 from beeline.training.callbacks import Previews
@@ -164,7 +166,8 @@ def prepare(run: Run) -> Prepared:
             lineage={"made_by": "train", "data": config.describe(run.data), "seed": run.seed},
         )
 
-    every = 500 if run.training.early_stopping is None else run.training.early_stopping.every
+    stopping = run.training.early_stopping
+    every = min(500, run.training.checkpoint_every) if stopping is None else stopping.every
     heldout = HeldOut(objective, other, train=batch, rng=Rng(run.seed).fork("heldout"), every=every)
     if partial:  # the posterior of some of the data is no baseline
         heldout = dataclasses.replace(heldout, max_train=0)
@@ -248,11 +251,15 @@ def train(
     device: Device = AUTO,
     parallel: Parallel | None = None,
     log: Log | None = None,
+    callbacks: Sequence[Callback] = (),
+    live: bool = True,
 ) -> Bundle:
     """Train a run in the directory ``out`` and return its bundle.
 
     ``fork`` is a directory of checkpoints, or one checkpoint: the initial state of a new run with other settings.
     ``device`` "auto" is CUDA where it is available, else the CPU.
+    ``callbacks`` are called beside the held-out loss and the previews.  ``live`` writes live.html, a page that shows
+    the progress and refreshes itself.
     With several processes all of them call this function, and the first one writes.
     Raises ValueError, with nothing written, for data, settings or a directory that cannot work; Interrupted after
     Ctrl-C, when the state has been saved.
@@ -267,7 +274,11 @@ def train(
             sweep(out)
 
         on_rank_zero(engine, enter)
-        return _train(run, out, engine, where, resume and not unstarted(out), fork, log)
+        page = (LivePage(out, where),) if live and engine.rank == 0 else ()
+        for one in page:
+            held.enter_context(one.until_the_end())
+        held.enter_context(how_to_continue(out))
+        return _train(run, out, engine, where, resume and not unstarted(out), fork, log, (*callbacks, *page))
 
 
 def _train(
@@ -278,6 +289,7 @@ def _train(
     resume: bool,
     fork: str | Path | None,
     log: Log | None,
+    callbacks: Sequence[Callback],
 ) -> Bundle:
     """Train a run in a locked directory, to which nothing is written before the first step has succeeded."""
     work = prepare(run) if isinstance(run, Run) else prepare_distilled(run, where)
@@ -314,6 +326,7 @@ def _train(
         callbacks=(
             *(() if work.heldout is None else (work.heldout,)),
             *previews(work, out / "samples", run.training.checkpoint_every, engine.rank == 0, engine.world == 1),
+            *callbacks,
         ),
         predicted=predicted,
     )
@@ -351,21 +364,21 @@ def previews(work: Prepared, folder: Path, every: int, writes: bool, limited: bo
     kind = {"image/png": "png", "text/html": "html"}.get("" if shown.modality is None else shown.modality.preview_type)
     if kind is None:
         return []
-    some = take(work.heldout.data, torch.arange(min(PREVIEWED, len(work.heldout.data.x1))))
+    modality = shown.modality
+    assert modality is not None
+    some = take(work.heldout.data, torch.arange(min(modality.previewed, len(work.heldout.data.x1))))
+    real = modality.decode(work.rows[: modality.previewed].cpu())
 
     def render(net: Any) -> bytes:
         sampled = bundle(net)
         x1 = sampled.draw(sampled.start(range(len(some.x1))), some.cond)
-        image: bytes = shown.modality.preview(shown.modality.decode(x1.cpu()))
+        image: bytes = modality.preview_beside(modality.decode(x1.cpu()), real)
         return image
 
     two = take(some, torch.arange(min(2, len(some.x1))))
     with eval_mode(shown.flow.field):  # a sampler that cannot work is refused before the training
         shown.draw(shown.start(range(len(two.x1))), two.cond)
     return [Previews(render, folder, every, kind, writes, limited)]
-
-
-PREVIEWED = 16  # samples in one preview
 
 
 def to_yaml(run: Any) -> str:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import shlex
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +13,7 @@ from beeline.config.translation import read_description
 from beeline.core.errors import BeelineError, require
 from beeline.core.files import LOCK, PART
 from beeline.training import checkpoint
+from beeline.training.checks import Interrupted
 from beeline.training.loop import CHANGEABLE
 
 
@@ -40,9 +44,33 @@ def ready(out: Path, run: Any, resume: bool) -> None:
         raise BeelineError(f"{out} {what}, and nothing is overwritten; {mend}")
 
 
+@contextlib.contextmanager
+def how_to_continue(out: Path) -> Iterator[None]:
+    """Add to the message of an interrupted run how it is continued."""
+    try:
+        yield
+    except Interrupted as stop:
+        done = f"after step {stop.step}; the checkpoint is saved" if stop.step else "before the first checkpoint"
+        command = shlex.join(["beeline", "train", str(out), "--resume"])
+        raise Interrupted(
+            f"stopped {done}: continue with bl.train(..., out={str(out)!r}, resume=True), or with '{command}'",
+            stop.step,
+        ) from stop
+
+
 def unstarted(out: Path) -> bool:
     """Whether a directory holds only the files of a run that ended before its first checkpoint."""
-    own = {"run.yaml", "log.jsonl", "samples", "checkpoints", "tensorboard", LOCK}
+    own = {
+        "run.yaml",
+        "log.jsonl",
+        "samples",
+        "checkpoints",
+        "live.html",
+        "trackers.json",
+        "tensorboard",
+        "wandb",
+        LOCK,
+    }
     return (
         out.is_dir()
         and all(p.name in own or p.suffix == PART for p in out.iterdir())

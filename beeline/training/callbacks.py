@@ -33,6 +33,9 @@ class CallbackBase:
     def place(self, device: torch.device, seen: dict[int, Any]) -> Any:
         return self
 
+    def record(self, entry: Mapping[str, Any]) -> None:
+        return None
+
 
 class Previews(CallbackBase):
     """Writes samples of the raw and of the averaged network to ``folder``.

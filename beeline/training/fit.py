@@ -20,10 +20,12 @@ from beeline.core.modes import AUTO, Device, moved
 from beeline.core.protocols.objectives import spec_of
 from beeline.core.protocols.training import Callback, Log, Parallel
 from beeline.core.rng import Rng
+from beeline.training import checkpoint
 from beeline.training.checks import Diverged, Interrupted
 from beeline.training.config import Training
 from beeline.training.distributed.heartbeat import heartbeat
 from beeline.training.distributed.parallel import SingleDevice, on_rank_zero
+from beeline.training.logs.run_log import combined
 from beeline.training.loop import Loop
 from beeline.training.optim.parameter_groups import describe_groups
 
@@ -68,11 +70,11 @@ def fit(
     ``checkpoint_dir``: the directory for checkpoints; none are written without it.
     ``resume``: such a directory, or one checkpoint in it, from which training continues; with ``fork`` it is the start
     of a new run, which may have other settings.
-    ``callbacks``: called with the raw and the averaged network when they are due.
+    ``callbacks``: called with the raw and the averaged network when they are due, and with every entry of the log.
     ``predicted``: estimated peak memory in bytes, logged with the measured peak in the last entry.
 
-    Raises Diverged, which names the first non-finite tensor, and Interrupted after Ctrl-C or SIGTERM, once the state
-    has been saved.
+    Raises Diverged, which names the first non-finite tensor, and Interrupted after Ctrl-C, SIGTERM, an interrupt of a
+    notebook's kernel, or KeyboardInterrupt in a callback, once the state has been saved.
     """
     require(
         isinstance(training, Training),
@@ -94,6 +96,7 @@ def fit(
     for callback in callbacks:
         check_members(callback, Callback, "inherit beeline.training.callbacks.CallbackBase, which has defaults")
     callbacks = [callback.place(device, seen) for callback in callbacks]  # parts shared with the objective move once
+    log = combined(log, *(callback.record for callback in callbacks))
     with contextlib.ExitStack() as stack:
         temporary = checkpoint_dir is None and training.early_stopping is not None and engine.world == 1
         if temporary:  # early stopping returns to the checkpoint of the best step
@@ -113,8 +116,11 @@ def fit(
         loop.progress = stack.enter_context(heartbeat(engine))
         with training.compute.prepared(loop.state.networks):
             while loop.state.step < loop.steps:
+                before = loop.state.step
                 try:
                     stop = loop.step(bool(requests))
+                except KeyboardInterrupt as interrupt:  # raised in a callback, or by a second signal
+                    raise _interrupted(loop, before, saved=not temporary) from interrupt
                 except Diverged as error:
                     if not loop.recover(error):
                         raise
@@ -126,11 +132,35 @@ def fit(
                 if stop or done in (loop.steps, loop.branch, loop.best) or done % training.checkpoint_every == 0:
                     loop.save()
                 if stop and done < loop.steps:
-                    raise Interrupted(loop.stop_message(saved=not temporary), done)
+                    raise _stopped(loop, saved=not temporary)
                 if loop.stop_early:
                     loop.return_to_best()
         result = loop.result()
     return result["network"] if single else {name: result[name] for name in nets}
+
+
+def _stopped(loop: Loop, saved: bool) -> Interrupted:
+    """The end of a run that was stopped after a step; ``saved`` is False if the checkpoints are temporary."""
+    step, folder = loop.state.step, loop.checkpoint_dir
+    if folder is None or not saved:
+        return Interrupted(f"stopped after step {step}; nothing was saved, because no checkpoint_dir was given", step)
+    text = f"stopped after step {step} and saved a checkpoint; continue with fit(..., resume={str(folder)!r})"
+    return Interrupted(text, step)
+
+
+def _interrupted(loop: Loop, before: int, saved: bool) -> Interrupted:
+    """The end of a run by KeyboardInterrupt in the step after ``before``; a complete state is saved.
+
+    With early stopping a step is complete only after its evaluations, so the last checkpoint remains.
+    """
+    if loop.state.step > before and loop.engine.world == 1 and loop.training.early_stopping is None:
+        loop.in_use(False)
+        loop.save()
+        return _stopped(loop, saved)
+    folder = loop.checkpoint_dir if saved else None
+    last = 0 if folder is None or not checkpoint.steps(folder) else checkpoint.number(checkpoint.newest(folder))
+    text = f"the last checkpoint is of step {last} in {folder}" if last else "there is no checkpoint yet"
+    return Interrupted(f"stopped within step {before + 1}; {text}", last)
 
 
 @contextlib.contextmanager

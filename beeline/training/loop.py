@@ -28,7 +28,7 @@ from beeline.training.feed.sources import as_microbatches
 from beeline.training.feed.workers import Prefetched, microbatch_numbers
 from beeline.training.memory import Peak
 from beeline.training.optim.ema import Average, averaged
-from beeline.training.optim.optimizers import in_use
+from beeline.training.optim.optimizers import in_use as switch
 from beeline.training.optim.parameter_groups import matrices
 from beeline.training.players import players
 from beeline.training.state import State
@@ -95,7 +95,7 @@ class Loop:
         self.branch = training.lr_schedule.branch(training.steps)  # a longer run continues from this step
         for net in nets.values():
             net.train()
-        self._in_use(False)
+        self.in_use(False)
         self.predicted: int | None = None  # estimated peak memory in bytes, for the log
         self.progress: Callable[[int], None] = lambda step: None  # called before every microbatch
         self.stop_early = False  # set by early stopping
@@ -134,12 +134,12 @@ class Loop:
             if i == 0 and player.every > 1:  # logged again in the steps that it skips
                 self.state.notes["last"] = {k: values[k] for k in ("loss", "grad_norm")}
             terms |= own_terms if i == 0 else {f"{player.name}.{k}": v for k, v in own_terms.items()}
-        self.state.step = n + 1
         for name, network in self.state.networks.items():
             if isinstance(network, Declaring):
                 network.settle(self.engine.total)
             for average in self.state.averages[name]:
                 average.update(n + 1)
+        self.state.step = n + 1  # last: a state with this number is complete
         entry["terms"] = terms
         now = time.perf_counter()
         if now > self._clock:  # else the clock stands still or runs backwards: the last speed is logged
@@ -230,7 +230,7 @@ class Loop:
         self.peak.pause()
         name, raw = next(iter(self.state.networks.items()))
         ema = self.averaged(name)
-        self._in_use(True)
+        self.in_use(True)
         for callback in due:
             found = callback.evaluate(raw, ema, entry["step"])
             scores = {k: v["value"] for k, v in found.items() if isinstance(v, Mapping) and "value" in v}
@@ -243,14 +243,14 @@ class Loop:
                 loss = self.engine.total(loss.to(local_device()))  # the loss of rank 0, on all processes
                 best = self.state.notes.setdefault("early_stopping", {})
                 self.stop_early = stopping.update(best, entry["step"], float(loss)) and entry["step"] < self.steps
-        self._in_use(False)
+        self.in_use(False)
         self.peak.resume()
         self._clock = time.perf_counter()  # the speed excludes callbacks
 
-    def _in_use(self, use: bool) -> None:
+    def in_use(self, use: bool) -> None:
         """Switch optimizers that average their weights between evaluation and training."""
         for optimizer in self.state.optimizers.values() if self.training.optimizer.averages else ():
-            in_use(optimizer, use)
+            switch(optimizer, use)
 
     def averaged(self, name: str, which: int = 0) -> nn.Module | None:
         """A full copy of a network with averaged weights and current buffers; None if there is no average."""
@@ -262,7 +262,7 @@ class Loop:
 
     def result(self) -> dict[str, nn.Module]:
         """The return value of ``fit``: networks with averaged weights, unsharded."""
-        self._in_use(True)
+        self.in_use(True)
         result: dict[str, nn.Module] = {}
         for name, net in self.state.networks.items():
             average = self.averaged(name)
@@ -388,11 +388,3 @@ class Loop:
         self.save()
         note = f"early stopping: the held-out loss is lowest after step {best}; continuing from there to step {end}"
         self.log({"step": best, "steps": end, "note": note})
-
-    def stop_message(self, saved: bool = True) -> str:
-        """The message of Interrupted; ``saved`` is False if the checkpoints are temporary."""
-        if self.checkpoint_dir is None or not saved:
-            return f"stopped after step {self.state.step}; nothing was saved, because no checkpoint_dir was given"
-        return (
-            f"stopped after step {self.state.step} and saved a checkpoint to {self.checkpoint_dir}; resume from there"
-        )

@@ -84,6 +84,11 @@ class Peak:
         return max(self._most, _status("VmHWM") - self._before)
 
 
+def resident() -> int:
+    """Bytes of memory that the process holds now; 0 where the system does not report it."""
+    return _status("VmRSS")
+
+
 def _status(name: str) -> int:
     with contextlib.suppress(OSError):
         for line in Path("/proc/self/status").read_text().splitlines():

@@ -155,7 +155,7 @@ def test_plans_engines_and_trackers_by_name(capsys: pytest.CaptureFixture[str], 
         assert one == SingleDevice()
     with pytest.raises(BeelineError, match="valid names: ddp, fsdp"), engine.processes("shard"):
         pass
-    with engine.tracker(None, tmp_path, None) as none:
-        assert none is None
-    with pytest.raises(BeelineError, match="did you mean 'wandb'"), engine.tracker("wand", tmp_path, None):
-        pass
+    run = recipe()
+    assert engine.trackers([], tmp_path, run) == []
+    with pytest.raises(BeelineError, match="did you mean 'wandb'"):
+        engine.trackers(["wand"], tmp_path, run)

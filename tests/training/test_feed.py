@@ -1,4 +1,4 @@
-"""Workers, cache of encoded data, trackers and previews."""
+"""Workers, cache of encoded data, and previews."""
 
 import json
 import os
@@ -23,7 +23,6 @@ from beeline.training.config import Training
 from beeline.training.feed import cache
 from beeline.training.feed.workers import Prefetched, microbatch_numbers
 from beeline.training.fit import fit
-from beeline.training.logs.trackers import TensorBoard, WeightsAndBiases, combined
 from beeline.training.optim.ema import EMA
 from beeline.training.optim.learning_rate import Constant
 
@@ -213,27 +212,7 @@ def test_a_failed_build_leaves_no_entry(tmp_path):
     assert torch.equal(cache.encoded(tmp_path, {"a": 1}, batch).x1, batch().x1)
 
 
-# trackers and previews
-
-
-def test_tensorboard_gets_every_number(tmp_path):
-    pytest.importorskip("tensorboard")
-    log, entries = TensorBoard(tmp_path), []
-    both = combined(log, entries.append)
-    both({"step": 1, "loss": 0.5, "terms": {"a": 2.0}, "bins": [1.0, None, 3.0], "flag": True})
-    both({"step": 2, "note": "hello"})
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    seen = EventAccumulator(str(tmp_path)).Reload()
-    assert set(seen.Tags()["scalars"]) == {"loss", "terms/a", "bins/0", "bins/2"}
-    assert seen.Scalars("loss")[0].value == 0.5 and len(entries) == 2
-
-
-def test_a_missing_tracker_names_its_extra(monkeypatch, tmp_path):
-    for module, make in (("tensorboard", lambda: TensorBoard(tmp_path)), ("wandb", lambda: WeightsAndBiases())):
-        monkeypatch.setitem(sys.modules, module, None)
-        with pytest.raises(BeelineError, match=r"pip install 'beeline\[trackers\]'"):
-            make()
+# previews
 
 
 def test_previews_are_written_for_raw_and_averaged_weights(tmp_path):

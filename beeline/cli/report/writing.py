@@ -29,8 +29,10 @@ Results = Mapping[str, ModelResults]
 
 def report_run(
     out: Path, bundle: Bundle, *, command: str, n: int = SAMPLES, batch_size: int = 1, status: Status = silent
-) -> None:
+) -> dict[str, float]:
     """Write the report of a run, with the results of its teacher if it has one, and add the scores to the bundle.
+
+    Returns the scores of the run by name.
 
     It takes at most a tenth of the training time, or a few seconds where that was shorter; ``batch_size`` is that of
     the training.
@@ -54,6 +56,7 @@ def report_run(
         write_preview(out, bundle, 64 if budget.left > 0 else 16)
     write_json(out / "figures.json", plain(results))
     write_text(out / "report.html", results_page(results, f"Run {name}", [command], missing=missing))
+    return quality.get(name, {})
 
 
 def report_demo(

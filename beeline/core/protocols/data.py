@@ -88,6 +88,15 @@ class Modality(Protocol):
         """Some of the data as a file of type ``preview_type``."""
         ...
 
+    @property
+    def previewed(self) -> int:
+        """The number of samples that a preview during training shows."""
+        ...
+
+    def preview_beside(self, made: Any, real: Any) -> bytes:
+        """A preview of generated data that also shows their distribution beside that of ``real`` data."""
+        ...
+
     def save(self, raw: Any, path: Path) -> None:
         """Write data in the format that the ending of ``path`` names."""
         ...

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -68,6 +69,58 @@ class Callback(Protocol):
     def place(self, device: torch.device, seen: dict[int, Any]) -> Callback:
         """The callback with its tensors on ``device``; ``seen`` maps the identity of moved objects to their copies."""
         ...
+
+    def record(self, entry: Mapping[str, Any]) -> None:
+        """Called on the first process with every entry of the log: one per step, and messages."""
+        ...
+
+
+class TrackedRun(NamedTuple):
+    """What a tracker is told about a run when it is opened."""
+
+    name: str
+    folder: Path  # of the run
+    settings: Mapping[str, Any]  # plain data
+    step: int  # of the first entry; above 1 in a resumed run
+    identity: str | None  # of the tracker's own run, where it is continued
+
+
+class TrackerRun(Protocol):
+    """An open run of an experiment tracker; names are the same for all trackers (``training.logs.tracking``)."""
+
+    @property
+    def identity(self) -> str | None:
+        """The name under which a resumed run finds it again."""
+        ...
+
+    def scalars(self, values: Mapping[str, float], step: int) -> None: ...
+
+    def preview(self, name: str, file: Path, step: int) -> None:
+        """An image (.png) or a page (.html)."""
+        ...
+
+    def text(self, text: str, step: int) -> None: ...
+
+    def scores(self, values: Mapping[str, float]) -> None:
+        """The final scores of the run."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class Tracker(Protocol):
+    """An experiment tracker with its settings, such as the project."""
+
+    @property
+    def every(self) -> int:
+        """Steps between two entries that are sent; evaluations, messages and the last step are always sent."""
+        ...
+
+    def check(self) -> None:
+        """Raise BeelineError if it cannot be used: called before any work."""
+        ...
+
+    def open(self, run: TrackedRun) -> TrackerRun: ...
 
 
 class Optimizer(Protocol):

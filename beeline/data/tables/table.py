@@ -62,6 +62,7 @@ class Table(ModalityBase):
     preview_type: ClassVar[str] = "text/html"
     continuous: ClassVar[bool] = False  # coordinates hold states
     formats: ClassVar[tuple[str, ...]] = (".csv", ".tsv", ".parquet", ".npz", ".html", "")  # that ``save`` writes
+    previewed: ClassVar[int] = 512
 
     # ------------------------------------------------------------------------------------------------------- fitting
 
@@ -295,7 +296,18 @@ class Table(ModalityBase):
 
     def preview(self, raw: Raw) -> bytes:
         """The first rows as an HTML table."""
-        head = "".join(f"<th>{html.escape(str(name))}</th>" for name in raw.columns)
+        return self._rows(raw, {})
+
+    def preview_beside(self, made: Raw, real: Raw) -> bytes:
+        """The first rows as an HTML table, below histograms of the columns of generated and real rows."""
+        from beeline.data.tables.metrics.marginals import marginals
+
+        return self._rows(made, marginals(self.columns, real, made))
+
+    def _rows(self, raw: Raw, above: Mapping[str, str]) -> bytes:
+        head = "".join(
+            f"<th>{f'{above[name]}<br>' if name in above else ''}{html.escape(str(name))}</th>" for name in raw.columns
+        )
         rows = (
             "<tr>" + "".join(f"<td>{'' if v is None or v != v else html.escape(str(v))}</td>" for v in row) + "</tr>"
             for row in raw.head(20).itertuples(index=False)

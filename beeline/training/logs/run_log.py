@@ -9,6 +9,17 @@ from typing import Any
 import torch
 
 from beeline.core.files import unwritten, write_text
+from beeline.core.protocols.training import Log
+
+
+def combined(*logs: Log) -> Log:
+    """A log that passes every entry to all ``logs``."""
+
+    def log(entry: dict[str, Any]) -> None:
+        for one in logs:
+            one(entry)
+
+    return log
 
 
 class JsonLines:

@@ -1,0 +1,1 @@
+"""Progress of a training: on the terminal, in a notebook, and as an HTML page."""
