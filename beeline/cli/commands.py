@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import shlex
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from beeline.runs.bundle import Bundle, load
 from beeline.runs.run import Distilled, Run
 from beeline.runs.run import train as train_run
 from beeline.runs.run_directory import ready
+from beeline.runs.tracking import tracked
 from beeline.sampling.sampler import Sampler
 from beeline.training.checks import Interrupted
 
@@ -153,19 +154,6 @@ def train(
                     size = run.training.batch_size
                     scores |= report_run(out, bundle, command=command, batch_size=size, status=status)
     return bundle
-
-
-@contextmanager
-def tracked(names: Sequence[str], out: Path, run: Any, scores: Mapping[str, float]) -> Iterator[list[Any]]:
-    """The trackers of ``--log``; they get ``scores`` when the block ends, and are closed."""
-    from beeline.cli.planning import trackers
-
-    opened = trackers(names, out, run)
-    try:
-        yield opened
-    finally:
-        for tracker in opened:
-            tracker.finish(scores)
 
 
 @contextmanager

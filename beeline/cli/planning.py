@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from beeline.config import build as config
-from beeline.config.catalogue import fold
 from beeline.core.errors import nearest, require
 from beeline.core.modes import AUTO, Device, resolve_device
 from beeline.core.protocols.training import Parallel
@@ -23,7 +22,6 @@ from beeline.training import checkpoint
 from beeline.training import plan as plans
 from beeline.training.config import branched
 from beeline.training.distributed import parallel
-from beeline.training.logs.tracking import Tracked
 
 
 @contextlib.contextmanager
@@ -135,18 +133,3 @@ def branch(
         f"give --set training.steps={step + 1000}, or --branch-cooldown STEPS",
     )
     return run, start
-
-
-def trackers(names: Sequence[str], out: Path, run: Any) -> list[Tracked]:
-    """The trackers of ``--log``, such as wandb or wandb(project=digits); refused before any work if one cannot work."""
-    known = config.CATALOGUE["trackers"]
-    found = []
-    for name in names:
-        word = name.partition("(")[0].strip()
-        require(
-            any(fold(word) == fold(one) for one in known),
-            f"--log got {name!r}, which is no tracker; {nearest(word, [one.lower() for one in known])}",
-        )
-        tracker = config.parse(name if "(" in name else f"{name}()", "trackers")
-        found.append(Tracked(tracker, out.name, out, config.describe(run)))
-    return found

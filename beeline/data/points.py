@@ -182,7 +182,7 @@ class Points(ModalityBase):
         figure = Figure(figsize=(4, 4), layout="constrained")
         axes = figure.add_subplot()
         if shown.shape[1] == 1:
-            bins = np.histogram_bin_edges(shown[:, 0] if behind is None else behind[:, 0], 60)
+            bins = np.histogram_bin_edges(shown[:, 0] if behind is None else behind[:, 0], 60).tolist()
             if behind is not None:
                 axes.hist(behind[:, 0], bins, density=True, color="0.8")
             axes.hist(shown[:, 0], bins, density=behind is not None, histtype="step" if behind is not None else "bar")

@@ -18,6 +18,7 @@ from beeline.paths.affine import Cosine
 from beeline.runs.averaging import export_averages, network_of, synthesised, with_weights
 from beeline.runs.bundle import load
 from beeline.runs.run import Run, train
+from beeline.runs.tracking import trackers
 from beeline.runs.verify import examine, report
 from beeline.runs.weak_bundle import WeakBundle
 from beeline.sampling.guidance.guide import Extrapolate, Guide, Weak
@@ -156,6 +157,6 @@ def test_plans_engines_and_trackers_by_name(capsys: pytest.CaptureFixture[str], 
     with pytest.raises(BeelineError, match="valid names: ddp, fsdp"), engine.processes("shard"):
         pass
     run = recipe()
-    assert engine.trackers([], tmp_path, run) == []
+    assert trackers([], tmp_path, run) == []
     with pytest.raises(BeelineError, match="did you mean 'wandb'"):
-        engine.trackers(["wand"], tmp_path, run)
+        trackers(["wand"], tmp_path, run)
