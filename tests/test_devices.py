@@ -406,17 +406,28 @@ def waits(work: Any) -> int:
         return sum(mode.waits.values())
 
 
-@pytest.mark.parametrize("solver", ["EULER", "HEUN", "RK4"])
-def test_sampling_synchronises_independently_of_the_number_of_steps(solver: str) -> None:
-    def work(steps: int) -> Any:
-        def run(mode: SecondDevice) -> None:
-            flow, x, cond = bl.Flow(labelled(DEVICE)), x_on(DEVICE), {"label": torch.arange(6) % 3}
-            mode.waits.clear()
-            bl.Sampler(steps, solver=_made("solvers", solver))(flow, x, cond)
+ITERATIVE = ("Adaptive", "FixedPoint", "Symmetric", "Picard", "GaussSeidelJacobi")  # decide by values of the state
 
-        return run
 
-    assert waits(work(10)) == waits(work(40)) <= 2
+@pytest.mark.parametrize("solver", parts("solvers", (*ELSEWHERE, *ITERATIVE), **SPECIAL))
+@pytest.mark.parametrize("guidance", [bl.guidance.Plain(), bl.guidance.CFG(2.0, 3, window=(0.2, 0.7))])
+def test_a_sampling_run_synchronises_once(solver: Any, guidance: Any) -> None:
+    def run(mode: SecondDevice) -> None:
+        flow, x, cond = bl.Flow(labelled(DEVICE)), x_on(DEVICE), {"label": torch.arange(6) % 3}
+        made = solver()
+        mode.waits.clear()
+        bl.Sampler(2 if type(made).__name__ == "Fitted" else 5, solver=made, guidance=guidance)(flow, x, cond)
+
+    assert waits(run) == 1
+
+
+def test_labels_are_checked_once_in_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls, aminmax = [], torch.aminmax
+    monkeypatch.setattr(torch, "aminmax", lambda x: calls.append(x) or aminmax(x))
+    device = torch.device("cpu")
+    for _ in range(2):
+        bl.Sampler(10)(bl.Flow(labelled(device)), x_on(device), {"label": torch.arange(6) % 3})
+    assert len(calls) == 2
 
 
 @pytest.mark.parametrize("path", [bl.paths.Linear(), bl.paths.Cosine()])

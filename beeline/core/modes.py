@@ -19,8 +19,8 @@ from beeline.core.types import Batch
 
 AUTO = "auto"
 
-Check = tuple[Tensor, Callable[[], str]]
-"""A boolean scalar on a device, and the message where it is false."""
+Check = tuple[Tensor, Callable[[], Exception]]
+"""A boolean scalar on a device, and the error to raise where it is false."""
 
 Device = torch.device | str
 """A device, its name, or "auto": the GPU where torch sees one, else the CPU."""
@@ -233,7 +233,27 @@ def full_precision(device: torch.device) -> contextlib.AbstractContextManager[An
     return torch.autocast(device.type, enabled=False)
 
 
-_pending: contextvars.ContextVar[list[Check] | None] = contextvars.ContextVar("pending checks", default=None)
+class Checks(list[Check]):
+    """The checks of a run that are read later, and the tensors that were checked in it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: dict[tuple[Any, ...], Tensor] = {}  # the tensors are referenced, so that no identity is used again
+
+
+_pending: contextvars.ContextVar[Checks | None] = contextvars.ContextVar("pending checks", default=None)
+
+
+def needs_check(value: Tensor, *limits: Any) -> bool:
+    """Whether ``value`` has not been checked against ``limits`` yet in this run; True outside ``deferred``."""
+    if torch.compiler.is_compiling():
+        return False
+    pending, key = _pending.get(), (id(value), *limits)
+    if pending is None or key not in pending.seen:
+        if pending is not None:
+            pending.seen[key] = value
+        return True
+    return False
 
 
 def check_values(good: Tensor, message: Callable[[], str]) -> None:
@@ -241,25 +261,30 @@ def check_values(good: Tensor, message: Callable[[], str]) -> None:
 
     On an accelerator, inside ``deferred``, the test is read later, with others, so that nothing waits for the device.
     """
+    check_later(good, lambda: BeelineError(message()))
+
+
+def check_later(good: Tensor, error: Callable[[], Exception]) -> None:
+    """``check_values`` with an error of any class."""
     if torch.compiler.is_compiling():
         return
     pending = _pending.get()
     inside = torch._C._functorch.peek_interpreter_stack() is not None  # a tensor of a transform does not outlive it
     if pending is None or good.device.type == "cpu" or inside:
         if not bool(good):
-            raise BeelineError(message())
+            raise error()
         return
-    pending.append((good, message))
+    pending.append((good, error))
 
 
 @contextlib.contextmanager
-def deferred() -> Iterator[list[Check]]:
+def deferred() -> Iterator[Checks]:
     """Collect the checks of values on accelerators; the outermost one that is left reads them, if nobody has."""
     outer = _pending.get()
     if outer is not None:
         yield outer
         return
-    checks: list[Check] = []
+    checks = Checks()
     token = _pending.set(checks)
     try:
         yield checks
@@ -270,9 +295,10 @@ def deferred() -> Iterator[list[Check]]:
 
 
 def refuse(checks: list[Check]) -> None:
-    """Raise what the first failed check says."""
-    for good, message in checks:
-        require(bool(good), message() if not bool(good) else "")
+    """Raise the error of the first failed check."""
+    for good, error in checks:
+        if not bool(good):
+            raise error()
 
 
 def check_together(what: str, x: Tensor, *parts: Any) -> None:

@@ -10,10 +10,10 @@ from torch import Tensor
 
 from beeline.core.declared import Wrapping, is_map
 from beeline.core.errors import require
+from beeline.core.host_times import host_times
 from beeline.core.types import Cond, expand_time
 from beeline.fields.flow import Flow, bind
 from beeline.paths.affine import AffinePath
-from beeline.times.samplers import bisect_increasing
 
 
 class Converted(Wrapping):
@@ -40,7 +40,7 @@ class Converted(Wrapping):
         return {"field": self.field, "source": self.source, "target": self.target}
 
     def forward(self, x: Tensor, t: Tensor, cond: Cond = None, s: Tensor | None = None) -> Tensor:
-        if s is not None and is_map(self.field) and bool((s != t).any()):
+        if s is not None and is_map(self.field) and bool((host_times(s) != host_times(t)).any()):
             return self._jump(x, t, s, cond)
         return self._velocity(x, t, cond)
 
@@ -50,7 +50,8 @@ class Converted(Wrapping):
         there = state + expand_time(end - start, x) * bind(self.field, cond)(state, start, end)
         still = expand_time(s == t, x)
         mean = (there / expand_time(after, x) - x) / torch.where(still, 1.0, expand_time(s - t, x))
-        return torch.where(still, self._velocity(x, t, cond), mean) if bool(still.any()) else mean
+        same = bool((host_times(s) == host_times(t)).any())
+        return torch.where(still, self._velocity(x, t, cond), mean) if same else mean
 
     def _velocity(self, x: Tensor, t: Tensor, cond: Cond) -> Tensor:
         _, _, da, db = self.target.coefficients(t)
@@ -65,8 +66,8 @@ class Converted(Wrapping):
 
 def matched_time_and_scale(source: AffinePath, target: AffinePath, t: Tensor) -> tuple[Tensor, Tensor]:
     """(s, scale): the time on ``source`` with the noise level that ``target`` has at ``t``, and x_s / x_t."""
-    angle = lambda path, u: torch.atan2(path.a(u), path.b(u))  # noqa: E731 - rises from 0 to pi/2 on every path
-    s = bisect_increasing(lambda u: angle(source, u), angle(target, t.double()).double()).to(t.dtype)
+    exact = t.double()
+    s = source.time_of_ratio(target.a(exact), target.b(exact)).to(t.dtype)
     s = torch.where(t == 0, torch.zeros_like(t), torch.where(t == 1, torch.ones_like(t), s))
     size = lambda path, u: torch.hypot(path.a(u), path.b(u))  # noqa: E731
     return s, size(source, s) / size(target, t)

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from beeline.core.errors import nearest, require
-from beeline.core.modes import check_values, wide
+from beeline.core.modes import check_values, needs_check, wide
 from beeline.core.types import Cond
 from beeline.networks.fp32 import WideLinear, zeroed
 
@@ -188,7 +188,7 @@ class ConditionEmbedding(nn.Module):
             "are integers: convert it with torch.as_tensor(...).long()",
         )
         self._rows(name, value, (), like)
-        if len(value):
+        if len(value) and needs_check(value, classes):
             low, high = torch.aminmax(value)
             check_values(
                 (low >= 0) & (high <= classes),
@@ -198,8 +198,8 @@ class ConditionEmbedding(nn.Module):
                     "it with more classes"
                 ),
             )
-            if value.device.type != "cpu":  # the check is evaluated later: no kernel may fail before
-                value = value.clamp(0, classes)
+        if value.device.type != "cpu":  # the check is evaluated later: no kernel may fail before
+            value = value.clamp(0, classes)
         return value.long()
 
     def _vector(self, name: str, value: Tensor, size: int, like: Tensor, dtype: torch.dtype) -> Tensor:

@@ -45,6 +45,10 @@ class AffinePath:
         (a, da), (b, db) = pairs
         return a, b, da, db
 
+    def time_of_ratio(self, a: Tensor, b: Tensor) -> Tensor:
+        """The time t with a(t) : b(t) = a : b, by bisection; the nearest end if the path does not reach the ratio."""
+        return bisect_increasing(lambda t: torch.atan2(self.a(t), self.b(t)), torch.atan2(a.double(), b)).to(a.dtype)
+
     def half_variance_slope(self, t: Tensor) -> Tensor:
         """b(t) b'(t), half the slope of the noise variance; finite even if b' is not."""
         _, b, _, db = self.coefficients(t)
@@ -133,6 +137,9 @@ class Linear(AffinePath):
         one = torch.ones_like(t)
         return t, 1 - t, one, -one
 
+    def time_of_ratio(self, a: Tensor, b: Tensor) -> Tensor:
+        return a / (a + b)
+
     def noise(self, x: Tensor, v: Tensor, t: Tensor) -> Tensor:
         return x - expand_time(t, x) * v
 
@@ -160,6 +167,9 @@ class Cosine(AffinePath):
     def coefficients(self, t: Tensor) -> Coefficients:
         a, b, half = self.a(t), self.b(t), math.pi / 2
         return a, b, half * b, -half * a
+
+    def time_of_ratio(self, a: Tensor, b: Tensor) -> Tensor:
+        return torch.atan2(a, b) / (math.pi / 2)
 
 
 @dataclass(frozen=True)
@@ -200,6 +210,12 @@ class VariancePreserving(AffinePath):
         da = a * (self.beta_min + (self.beta_max - self.beta_min) * (1 - t)) / 2
         return a, b, da, -a * da / b
 
+    def time_of_ratio(self, a: Tensor, b: Tensor) -> Tensor:
+        total = torch.log1p((b.double() / a) ** 2)  # T = -ln a^2 with a^2 + b^2 = 1
+        span = self.beta_max - self.beta_min
+        s = 2 * total / (self.beta_min + (self.beta_min**2 + 2 * span * total).sqrt())  # the root without cancellation
+        return (1 - s.nan_to_num(nan=1.0).clamp(max=1.0)).to(a.dtype)
+
     def finite_slope_time(self, t: Tensor, clip: float) -> Tensor:
         return t.clamp(max=1 - clip)
 
@@ -235,6 +251,9 @@ class Polynomial(AffinePath):
         a, da = t**self.n, self.n * t ** (self.n - 1)
         return a, 1 - a, da, -da
 
+    def time_of_ratio(self, a: Tensor, b: Tensor) -> Tensor:
+        return (a / (a + b)) ** (1 / self.n)
+
     def noise(self, x: Tensor, v: Tensor, t: Tensor) -> Tensor:
         return x - expand_time(t, x) * v / self.n  # the common factor t^(n-1) cancels: no singular time
 
@@ -268,6 +287,17 @@ class Affine(AffinePath):
 
     def b(self, t: Tensor) -> Tensor:
         return self.fall(t)
+
+
+def bisect_increasing(function: Callable[[Tensor], Tensor], value: Tensor, rounds: int = 60) -> Tensor:
+    """u in [0, 1] with function(u) = value for an increasing function, elementwise, by bisection in float64."""
+    wanted = value.double()
+    low, high = torch.zeros_like(wanted), torch.ones_like(wanted)
+    for _ in range(rounds):
+        middle = (low + high) / 2
+        below = function(middle) < wanted
+        low, high = torch.where(below, middle, low), torch.where(below, high, middle)
+    return ((low + high) / 2).to(value.dtype)
 
 
 def check_times(t: Tensor) -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from beeline.core.errors import require
-from beeline.core.modes import check_together, eval_mode
+from beeline.core.modes import check_together, deferred, eval_mode
 from beeline.core.protocols.flows import Controller, FullSolver, Guidance, Schedule, Solver
 from beeline.core.ranges import dataclass
 from beeline.core.types import Cond, leaves, map_cond
@@ -131,7 +131,7 @@ class Sampler:
         parts = (flow, self.guidance, self.controllers)
         check_together("the state", x, *parts)
         cond = map_cond(lambda leaf: leaf.to(x.device), cond)
-        with eval_mode(*parts):
+        with eval_mode(*parts), deferred():
             return self._run(flow, process, solver, x, cond, times, watch, done, augmented)
 
     def _run(

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from beeline.core.errors import require
+from beeline.core.host_times import host_times
 from beeline.core.ranges import Count, dataclass
 from beeline.core.rng import Rng
 
@@ -54,6 +55,7 @@ class White(SeededNoise):
     seeds: tuple[int, ...] = ()  # one per sample, or none
 
     def __call__(self, t: Tensor, s: Tensor, like: Tensor, name: str | int = "step") -> Tensor:
+        t, s = host_times(t), host_times(s)
         if self.seeds and not _equal(t, s):  # times per sample: a row must not depend on those of the first
             rows = zip(self.seeds, t, s, like, strict=True)
             return torch.cat([self._fork(name, a, b).rows([seed], row[None]) for seed, a, b, row in rows])
@@ -83,6 +85,7 @@ class Brownian(SeededNoise):
     depth: Count = 14  # bisections before the last bridge
 
     def __call__(self, t: Tensor, s: Tensor, like: Tensor, name: str | int = "step") -> Tensor:
+        t, s = host_times(t), host_times(s)
         start, end = float(t.flatten()[0]), float(s.flatten()[0])
         require(
             _equal(t, s),

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from beeline.core.errors import require
+from beeline.core.host_times import host_times, map_times
 from beeline.core.protocols.flows import SolverTraits
 from beeline.core.ranges import dataclass
 from beeline.core.types import Dynamics
@@ -58,14 +60,15 @@ class Fitted(SolverBase):
     def step(self, f: Dynamics, x: Tensor, t: Tensor, s: Tensor, memory: Any) -> tuple[Tensor, Any]:
         start, seen = memory or (x, ())
         i = len(seen)
-        ends = [float(v.flatten()[0]) for v in (t, s)]
+        ends = [float(host_times(v).flatten()[0]) for v in (t, s)]
         require(
             i < len(self.rows) and all(abs(e - w) < 1e-5 for e, w in zip(ends, self.times[i : i + 2], strict=True)),
             f"Fitted got step {i} from t = {ends[0]:.6g} to {ends[1]:.6g}, but it was fitted for the times "
             f"{[round(v, 4) for v in self.times]}; use them (schedule=Explicit(solver.times)), or a solver that is not "
             "fitted, for example to invert",
         )
-        seen = (*seen, f(x, torch.full_like(t, self.asked[i]) if self.asked else t))
+        at = map_times(lambda t: torch.full_like(t, self.asked[i]), t) if self.asked else t
+        seen = (*seen, f(x, at))
         keep = self.keep[i] if self.keep else 1.0
         return linear_combination([(keep, start), *zip(self.rows[i], seen, strict=True)]), (start, seen)
 
@@ -75,9 +78,10 @@ def adams_rows(times: tuple[float, ...], order: int = 2) -> tuple[tuple[float, .
     from beeline.solvers.exponential import polynomial_weights
 
     total, rows = [0.0] * (len(times) - 1), []
+    nodes = [np.asarray(t) for t in times]
     for i in range(len(times) - 1):
         used = [i - k for k in range(min(order, i + 1))]
-        weights = polynomial_weights([times[j] for j in used], times[i], times[i + 1])
+        weights = polynomial_weights([nodes[j] for j in used], nodes[i], nodes[i + 1])
         for j, w in zip(used, weights, strict=True):
             total[j] += float(w)
         rows.append(tuple(total[: i + 1]))

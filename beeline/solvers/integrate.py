@@ -11,7 +11,8 @@ from torch import Tensor
 
 from beeline.core.declared import as_map, is_map
 from beeline.core.errors import IntegrationError, require
-from beeline.core.modes import deferred
+from beeline.core.host_times import host_times, set_host_times
+from beeline.core.modes import check_later, deferred
 from beeline.core.protocols.flows import Solver
 from beeline.core.types import Dynamics
 from beeline.solvers.runge_kutta import HEUN
@@ -41,7 +42,7 @@ def integrate(
 
     Raises ValueError for invalid times, and IntegrationError, which has the last good state, if the field returns
     another shape, another dtype or non-finite values; the message names the step and its time.  On an accelerator,
-    finiteness is checked once, at the end.
+    finiteness is checked once, at the end, with the other checks of values (``deferred``).
     """
     times, dtype = _checked_times(x, times)
     x = x.to(dtype)
@@ -64,7 +65,7 @@ def integrate(
     field: Dynamics = as_map(lambda y, at, s=None: checked(y, at, s=at if s is None else s)) if is_map(f) else checked
 
     def broken(step: int, last: Tensor) -> IntegrationError:
-        start, end = _first_value(times[step]), _first_value(times[step + 1])
+        start, end = (_first_value(time) for time in host_times(times)[step : step + 2])
         return IntegrationError(
             f"the state became non-finite in step {step}, from t = {start:.6g} to {end:.6g}; the field returned NaN or "
             "infinite values: check it at that time, use more steps, or lower the guidance scale (the last good state "
@@ -92,22 +93,26 @@ def integrate(
             i, t = i + 1, s
             if watch is not None:
                 watch(x, t)
-        if waits and (whole := int(steps)) < i:
-            raise broken(whole, last)
+        if waits:
+            check_later(good, lambda: broken(int(steps), last))
     if done is not None:
         done(memory)
     return x
 
 
 def _first_value(t: Tensor) -> float:
-    return float(t.flatten()[0])
+    return float(host_times(t).flatten()[0])
 
 
 def _time_vectors(times: Tensor, batch: int) -> Iterator[Tensor]:
     """The times of each step, [B] or [B,F]; materialised, since forward-mode differentiation rejects views."""
+    known, waits = host_times(times), times.device.type != "cpu"
     for start in range(0, len(times), _AHEAD):
-        part = times[start : start + _AHEAD]
-        yield from (part[:, None].repeat(1, batch) if times.ndim == 1 else part.clone()).unbind(0)
+        part, values = times[start : start + _AHEAD], known[start : start + _AHEAD]
+        vectors = (part[:, None].repeat(1, batch) if times.ndim == 1 else part.clone()).unbind(0)
+        for t, value in zip(vectors, values, strict=True) if waits else ():
+            set_host_times(t, value if times.ndim > 1 else value.expand(batch))
+        yield from vectors
 
 
 def _checked_times(x: Tensor, times: Tensor) -> tuple[Tensor, torch.dtype]:
@@ -122,13 +127,14 @@ def _checked_times(x: Tensor, times: Tensor) -> tuple[Tensor, torch.dtype]:
         f"times have shape {tuple(times.shape)} and dtype {times.dtype}; a step needs two times: pass floating point "
         "times [steps+1] with at least one step",
     )
-    steps = times.diff(dim=0)
+    values = host_times(times).detach()
+    steps = values.diff(dim=0)
     require(
         bool((steps > 0).all() or (steps < 0).all()),
-        f"times are not strictly monotone: {times.flatten()[:6].tolist()}...; a step has a positive length: pass times "
-        "that increase (sampling) or decrease (inversion) at every step",
+        f"times are not strictly monotone: {values.flatten()[:6].tolist()}...; a step has a positive length: pass "
+        "times that increase (sampling) or decrease (inversion) at every step",
     )
-    ends = times.detach()[[0, -1]]
+    ends = values[[0, -1]]
     require(
         bool(((ends >= 0) & (ends <= 1)).all()),
         f"times run from {float(ends[0].flatten()[0]):.6g} to {float(ends[-1].flatten()[0]):.6g}, outside [0, 1]; "
@@ -140,4 +146,4 @@ def _checked_times(x: Tensor, times: Tensor) -> tuple[Tensor, torch.dtype]:
         "must be those of the state: pass [steps+1], [steps+1, B] or [steps+1, B, F]",
     )
     dtype = torch.promote_types(x.dtype, torch.float32)
-    return times.to(x.device, dtype), dtype
+    return set_host_times(times.to(x.device, dtype), values.to(dtype)), dtype

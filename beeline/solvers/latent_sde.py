@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from beeline.core.errors import require
+from beeline.core.host_times import host_times
 from beeline.core.protocols.flows import SolverTraits
 from beeline.core.ranges import Edge, NonNegative, dataclass
 from beeline.core.rng import Rng
@@ -56,7 +57,7 @@ class LatentSDE(SolverBase):
     def step(self, f: Dynamics, x: Tensor, t: Tensor, s: Tensor, memory: Any) -> tuple[Tensor, Any]:
         h = expand_time(s - t, x)
         require(
-            bool((h > 0).all()),
+            bool((host_times(s) > host_times(t)).all()),
             "LatentSDE got a step towards the source; its noise term is defined towards the data only: invert with an "
             "ODE solver",
         )

@@ -2,38 +2,80 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Sequence
 from dataclasses import field
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from beeline.core.errors import require
-from beeline.core.protocols.flows import Clock, Number, SolverTraits
+from beeline.core.host_times import host_times, map_times
+from beeline.core.protocols.flows import Array, Clock, Number, SolverTraits
 from beeline.core.ranges import dataclass
 from beeline.core.types import Dynamics, expand_time
 from beeline.paths.affine import AffinePath, Linear
 from beeline.solvers.exponential import (
     LogSNR,
     Time,
+    coefficient_rows,
+    correction_weights,
+    ddim_weights,
+    earlier,
+    end_weights,
     linear_combination,
     path_coefficients,
     polynomial_weights,
-    scale_by,
-    shared_time,
+    run_times,
 )
 from beeline.solvers.runge_kutta import EULER, HEUN, RK3, RungeKutta
 from beeline.solvers.wrappers import SolverBase
 
 
 class History(NamedTuple):
-    """The memory of a multistep solver: times and values, newest first."""
+    """The memory of a multistep run: the coefficients of its steps, the steps done, and the last values."""
 
-    times: tuple[Number, ...] = ()
-    values: tuple[Tensor, ...] = ()
+    times: Array  # [N+1,...] in float64
+    rows: Sequence[tuple[Number, ...]]  # coefficients of each step
+    done: int = 0
+    values: tuple[Tensor, ...] = ()  # newest first
+    start: Tensor | None = None  # the state before the last step, where a later step corrects it
 
-    def push(self, t: Number, value: Tensor, length: int) -> History:
-        return History((t, *self.times)[:length], (value, *self.values)[:length])
+    @property
+    def row(self) -> tuple[Number, ...]:
+        """The coefficients of the next step."""
+        return self.rows[self.done]
+
+    def push(self, value: Tensor, length: int, start: Tensor | None = None) -> History:
+        """The memory after a step with the estimate ``value``."""
+        return self._replace(done=self.done + 1, values=(value, *self.values)[:length], start=start)
+
+
+class Multistep(SolverBase):
+    """Base class of multistep solvers, whose coefficients are computed once for a run."""
+
+    def coefficients(self, times: Array) -> list[Array]:
+        """The coefficients [N,...] of the steps between ``times`` [N+1,...]."""
+        raise NotImplementedError
+
+    def init_memory(self, times: Tensor) -> History:
+        return self._history(run_times(times), times)
+
+    def _history(self, known: Array, like: Tensor) -> History:
+        with np.errstate(all="ignore"):  # NaN stands for a time before the run, or an infinite clock
+            return History(known, coefficient_rows(self.coefficients(known), like))
+
+    def memory(self, memory: History | None, t: Tensor, s: Tensor) -> History:
+        """The memory of a step from t to s; without a run, or beyond its end, its coefficients are computed."""
+        if memory is not None and memory.done < len(memory.rows):
+            return memory
+        step = run_times(torch.stack([host_times(t), host_times(s)]))
+        if memory is None:
+            return self._history(step, t)
+        known = np.concatenate([memory.times, step[1:]])
+        return self._history(known, t)._replace(done=memory.done, values=memory.values, start=memory.start)
 
 
 def _starting_method(order: int) -> RungeKutta:
@@ -49,7 +91,7 @@ def _check_order(solver: object, order: int, highest: int) -> None:
 
 
 @dataclass(frozen=True)
-class AdamsBashforth(SolverBase):
+class AdamsBashforth(Multistep):
     """Adams-Bashforth: integrates the polynomial through the last velocities, for any step lengths.
 
     x_s = x + sum_j w_j v_j,  w_j the integral over [t, s] of the j-th Lagrange polynomial in time
@@ -71,18 +113,28 @@ class AdamsBashforth(SolverBase):
     def traits(self) -> SolverTraits:
         return SolverTraits(multistep=self.order > 1)
 
+    def coefficients(self, times: Array) -> list[Array]:
+        t, s = times[:-1], times[1:]
+        nodes, weights = earlier(t, self.order), [np.zeros_like(t)] * self.order
+        for count in range(1, self.order + 1):  # the most values that exist
+            more = polynomial_weights(nodes[:count], t, s)
+            weights = [
+                *(np.where(np.isfinite(more[-1]), a, b) for a, b in zip(more, weights, strict=False)),
+                *weights[count:],
+            ]
+        return weights
+
     def step(self, f: Dynamics, x: Tensor, t: Tensor, s: Tensor, memory: Any) -> tuple[Tensor, Any]:
-        past = memory or History()
+        run = self.memory(memory, t, s)
         v = f(x, t)
-        now = past.push(shared_time(t), v, self.order)
-        if len(now.times) < self.order and not self.ramp:
+        now = run.push(v, self.order)
+        if len(now.values) < self.order and not self.ramp:
             return _starting_method(self.order).step(_with_first_value(f, v), x, t, s, None)[0], now
-        weights = polynomial_weights(now.times, now.times[0], shared_time(s))
-        return linear_combination([(1.0, x), *zip(weights, now.values, strict=True)]), now
+        return linear_combination([(1.0, x), *zip(run.row, now.values, strict=False)]), now
 
 
 @dataclass(frozen=True)
-class DEIS(SolverBase):
+class DEIS(Multistep):
     """DEIS, an exponential multistep method: the linear part exactly, a polynomial in the clock for the estimate.
 
     x_s = (b_s/b_t) x + b_s integral of D d(a/b), D ~ polynomial through the last data estimates (or, with ``noise``,
@@ -107,21 +159,23 @@ class DEIS(SolverBase):
     def traits(self) -> SolverTraits:
         return SolverTraits(paths=(self.path,), multistep=self.order > 1)
 
-    def step(self, f: Dynamics, x: Tensor, t: Tensor, s: Tensor, memory: Any) -> tuple[Tensor, Any]:
-        past = memory or History()
-        v = f(x, t)
-        now = past.push(shared_time(t), self._estimate(x, v, t), self.order)
-        if len(now.times) < self.order and not self.ramp:
-            return _starting_method(self.order).step(_with_first_value(f, v), x, t, s, None)[0], now
-        new = ddim_step(self.path, x, v, t, s)
-        return add_polynomial_correction(self.path, self.clock, self.noise, new, now, shared_time(s)), now
+    def coefficients(self, times: Array) -> list[Array]:
+        t, s = times[:-1], times[1:]
+        change = correction_weights(self.path, self.clock, self.noise, t, s, earlier(t, self.order))
+        return [*end_weights(self.path, t, self.noise), *ddim_weights(self.path, t, s), *change]
 
-    def _estimate(self, x: Tensor, v: Tensor, t: Tensor) -> Tensor:
-        return self.path.noise(x, v, t) if self.noise else self.path.data(x, v, t)
+    def step(self, f: Dynamics, x: Tensor, t: Tensor, s: Tensor, memory: Any) -> tuple[Tensor, Any]:
+        run = self.memory(memory, t, s)
+        v = f(x, t)
+        (p, q, *row) = run.row
+        now = run.push(linear_combination([(p, x), (q, v)]), self.order)
+        if len(now.values) < self.order and not self.ramp:
+            return _starting_method(self.order).step(_with_first_value(f, v), x, t, s, None)[0], now
+        return linear_combination(list(zip(row, (x, v, *now.values), strict=False))), now
 
 
 @dataclass(frozen=True)
-class DPMSolver(SolverBase):
+class DPMSolver(Multistep):
     """DPM-Solver++ in multistep form (1, 2M, 3M): a polynomial in the log signal-to-noise ratio for the datum.
 
     2M: D' = D + (D - D_before) h / (2 h_before) constant over the step, h in ln(a/b);  3M: the integrated quadratic
@@ -142,18 +196,21 @@ class DPMSolver(SolverBase):
     def traits(self) -> SolverTraits:
         return SolverTraits(paths=(self.path,), multistep=self.order > 1)
 
+    def coefficients(self, times: Array) -> list[Array]:
+        t, s = times[:-1], times[1:]
+        change = data_correction_weights(self.path, t, s, earlier(t, self.order))
+        return [*end_weights(self.path, t, False), *ddim_weights(self.path, t, s), *change]
+
     def step(self, f: Dynamics, x: Tensor, t: Tensor, s: Tensor, memory: Any) -> tuple[Tensor, Any]:
-        past = memory or History()
+        run = self.memory(memory, t, s)
         v = f(x, t)
-        now = past.push(shared_time(t), self.path.data(x, v, t), self.order)
-        new, end = ddim_step(self.path, x, v, t, s), shared_time(s)
-        if self.order == 2:
-            return add_second_order_correction(self.path, new, now, end), now
-        return add_polynomial_correction(self.path, LogSNR(), False, new, now, end), now
+        p, q, *row = run.row
+        now = run.push(linear_combination([(p, x), (q, v)]), self.order)
+        return linear_combination(list(zip(row, (x, v, *now.values), strict=False))), now
 
 
 @dataclass(frozen=True)
-class UniPC(SolverBase):
+class UniPC(Multistep):
     """UniPC, a predictor-corrector method with one evaluation per step: each estimate also corrects the previous step.
 
     the predictor of DPM-Solver++;  then x_s = (b_s/b_t) x + b_s integral of D d(a/b) again, with D through D_s as well
@@ -174,42 +231,48 @@ class UniPC(SolverBase):
     def traits(self) -> SolverTraits:
         return SolverTraits(paths=(self.path,), multistep=True)
 
-    def step(self, f: Dynamics, x: Tensor, t: Tensor, s: Tensor, memory: Any) -> tuple[Tensor, Any]:
-        v, here, end = f(x, t), shared_time(t), shared_time(s)
-        data = self.path.data(x, v, t)
-        past, before = memory or (History(), None)
-        if before is not None:
-            x = self._correct(before, past, data, here)
-        now = past.push(here, data, self.order)
+    def coefficients(self, times: Array) -> list[Array]:
+        t, s = times[:-1], times[1:]
+        (a, b), (a_s, b_s) = path_coefficients(self.path, t), path_coefficients(self.path, s)
+        ratio, gain, none = b_s / b, a_s - b_s / b * a, np.zeros_like(t)
+        nodes = earlier(t, self.order)
+        change = data_correction_weights(self.path, t, s, nodes)
         # from the corrected state, with the estimate at the predicted one, which saves an evaluation
-        (a, b), (a_s, b_s) = path_coefficients(self.path, here), path_coefficients(self.path, end)
-        if _positive(b):
-            new = linear_combination([(b_s / b, x), (a_s - b_s / b * a, data)])
-        else:
-            new = ddim_step(self.path, x, v, t, s)
-        new = (
-            add_second_order_correction(self.path, new, now, end)
-            if self.order == 2
-            else add_polynomial_correction(self.path, LogSNR(), False, new, now, end)
-        )
-        return new, (now, x)
+        predictor = [ratio, none, gain + change[0]]
+        ddim = [*ddim_weights(self.path, t, s), change[0]]  # at the end where b is zero
+        predictor = [*(np.where(b > 0, u, w) for u, w in zip(predictor, ddim, strict=True)), *change[1:]]
+        corrector = [none, ratio, *self._corrector(gain, t, s, nodes)]
+        keep = [none + 1, *[none] * (self.order + 2)]
+        corrector = [np.where(b > 0, u, w) for u, w in zip(corrector, keep, strict=True)]
+        # the corrector of a step is used in the next one
+        corrector = [np.concatenate([w[:1], w[:-1]]) for w in corrector]
+        return [*end_weights(self.path, t, False), *corrector, *predictor]
 
-    def _correct(self, x: Tensor, past: History, data: Tensor, t: Number) -> Tensor:
-        """The step to ``t`` recomputed with the estimate at ``t``."""
-        (a, b), (a_t, b_t) = path_coefficients(self.path, past.times[0]), path_coefficients(self.path, t)
-        if not _positive(b):
-            return linear_combination([(b_t, x)])  # unreachable for increasing times: b is positive before t = 1
-        base = linear_combination([(b_t / b, x), (a_t - b_t / b * a, past.values[0])])
-        if len(past.times) == 1:  # the trapezium, as published
-            return linear_combination([(1.0, base), (0.5 * (a_t - b_t / b * a), data - past.values[0])])
-        nodes = (t, *past.times[: self.order])
-        weights = LogSNR().weights(self.path, False, past.times[0], t, nodes)
-        if weights is None:
-            return linear_combination([(1.0, base), (0.5 * (a_t - b_t / b * a), data - past.values[0])])
-        values = (data, *past.values[: self.order])
-        return linear_combination(
-            [(1.0, base), *((w, d - past.values[0]) for w, d in zip(weights, values, strict=True))]
-        )
+    def _corrector(self, gain: Array, t: Array, s: Array, nodes: Sequence[Array]) -> list[Array]:
+        """Weights of the estimate at the end of each step, and of those at ``nodes``.
+
+        The weights of the polynomial in the log signal-to-noise ratio; those of the trapezium, as published, where that
+        is infinite or no estimate before the start is known.
+        """
+        none = np.zeros_like(t)
+        trapezium = weights = [gain / 2, gain / 2, *[none] * (self.order - 1)]
+        for count in range(2, self.order + 1):  # as many as are known
+            new = LogSNR().weights(self.path, False, t, s, [s, *nodes[:count]])
+            new = [new[0], gain - new[0] - np.sum(new[2:], 0), *new[2:], *[none] * (self.order - count)]
+            good, known = np.isfinite(new).all(0), np.isfinite(nodes[count - 1])
+            new = [np.where(good, u, w) for u, w in zip(new, trapezium, strict=True)]
+            weights = [np.where(known, u, w) for u, w in zip(new, weights, strict=True)]
+        return weights
+
+    def step(self, f: Dynamics, x: Tensor, t: Tensor, s: Tensor, memory: Any) -> tuple[Tensor, Any]:
+        run = self.memory(memory, t, s)
+        v = f(x, t)
+        (p, q, *row), count = run.row, self.order + 3
+        data = linear_combination([(p, x), (q, v)])
+        if run.start is not None:
+            x = linear_combination(list(zip(row[:count], (x, run.start, data, *run.values), strict=False)))
+        now = run.push(data, self.order, start=x)
+        return linear_combination(list(zip(row[count:], (x, v, *now.values), strict=False))), now
 
 
 @dataclass(frozen=True)
@@ -234,7 +297,7 @@ class KeepNoise(SolverBase):
         return SolverTraits(paths=(self.path,), multistep=True)
 
     def step(self, f: Dynamics, x: Tensor, t: Tensor, s: Tensor, memory: Any) -> tuple[Tensor, Any]:
-        forward = bool((s > t).all())
+        forward = bool((host_times(s) > host_times(t)).all())
         far, near = (self.path.data, self.path.noise) if forward else (self.path.noise, self.path.data)
         v = f(x, t)
         start = near(x, v, t) if memory is None else memory
@@ -276,64 +339,37 @@ class Exponential(SolverBase):
 
     def step(self, f: Dynamics, x: Tensor, t: Tensor, s: Tensor, memory: Any) -> tuple[Tensor, Any]:
         (a, b), (a_s, b_s) = (self.path.a(t), self.path.b(t)), (self.path.a(s), self.path.b(s))
-        if bool((a == 0).any() | (a_s == 0).any()):
+        if any(bool((self.path.a(host_times(at)) == 0).any()) for at in (t, s)):
             return self.table.step(f, x, t, s, None)
         # u = (sigma - sigma_t) / (sigma_s - sigma_t) runs over [0, 1]; the time of a stage is computed from u
-        sigma, span = b / a, b_s / a_s - b / a
-        wide = expand_time(span, x)
+        wide = expand_time(b_s / a_s - b / a, x)
         y, slopes = x / expand_time(a, x), [self.path.noise(x, f(x, t), t)]
         for row in self.table.a:
-            c = sum(row)
-            at = s if abs(c - 1) < 1e-12 else self._time(sigma + c * span, t, s)
+            at = map_times(functools.partial(self._stage, sum(row)), t, s)
             state = expand_time(self.path.a(at), x) * (y + wide * _weighted_sum(row, slopes))
             slopes.append(self.path.noise(state, f(state, at), at))
         return expand_time(a_s, x) * (y + wide * _weighted_sum(self.table.b, slopes)), None
 
-    def _time(self, sigma: Tensor, t: Tensor, s: Tensor) -> Tensor:
-        """The time between t and s with b/a = ``sigma``: in closed form on the straight path, else by bisection."""
-        if isinstance(self.path, Linear):
-            return 1 / (1 + sigma)
-        low, high = torch.minimum(t, s).double(), torch.maximum(t, s).double()
-        for _ in range(50):
-            middle = (low + high) / 2
-            late = self.path.b(middle) / self.path.a(middle) < sigma
-            low, high = torch.where(late, low, middle), torch.where(late, middle, high)
-        return ((low + high) / 2).to(t.dtype)
+    def _stage(self, share: float, t: Tensor, s: Tensor) -> Tensor:
+        """The time at which b/a has covered ``share`` of its way from t to s."""
+        if abs(share - 1) < 1e-12:
+            return s
+        sigma, end = (self.path.b(at) / self.path.a(at) for at in (t, s))
+        return self.path.time_of_ratio(torch.ones_like(sigma), sigma + share * (end - sigma))
 
 
-def ddim_step(path: AffinePath, x: Tensor, v: Tensor, t: Tensor, s: Tensor) -> Tensor:
-    """x_s for the ends estimated at t: the step of DDIM, which is Euler's on the straight path."""
-    if isinstance(path, Linear):
-        return torch.addcmul(x, expand_time(s - t, x), v)
-    source, data = path.ends(x, v, t)
-    return expand_time(path.a(s), x) * data + expand_time(path.b(s), x) * source
+def data_correction_weights(path: AffinePath, t: Array, s: Array, nodes: Sequence[Array]) -> list[Array]:
+    """The correction of DPM-Solver++ for data estimates.
 
-
-def add_polynomial_correction(
-    path: AffinePath, clock: Clock, noise: bool, new: Tensor, now: History, s: Number
-) -> Tensor:
-    """Add the change of the estimate, interpolated from its past values, to a step with a constant estimate."""
-    if len(now.times) == 1:
-        return new
-    weights = clock.weights(path, noise, now.times[0], s, now.times)
-    if weights is None:  # the clock is infinite at a node: with fewer values it may be finite
-        return add_polynomial_correction(path, clock, noise, new, History(now.times[:-1], now.values[:-1]), s)
-    newest = now.values[0]
-    return linear_combination(
-        [(1.0, new), *((w, d - newest) for w, d in zip(weights[1:], now.values[1:], strict=True))]
-    )
-
-
-def add_second_order_correction(path: AffinePath, new: Tensor, now: History, s: Number) -> Tensor:
-    """The correction of 2M: half the last change of the estimate, times the ratio of the steps in ln(a/b)."""
-    if len(now.times) == 1:
-        return new
-    clock = LogSNR()
-    end, here, before = (clock.at(path, time) for time in (s, *now.times))
-    ratio = (end - here) / (here - before) if all(map(_finite, (end, here, before))) else 0.0
-    (a, b), (a_s, b_s) = path_coefficients(path, now.times[0]), path_coefficients(path, s)
-    gain = (a_s - b_s / b * a) * ratio / 2 if _positive(b) else 0.0
-    return new + scale_by(gain, now.values[0] - now.values[1])
+    With two nodes, 2M: half the last change of the estimate, times the ratio of the steps in ln(a/b).
+    """
+    if len(nodes) != 2:
+        return correction_weights(path, LogSNR(), False, t, s, nodes)
+    end, here, before = (LogSNR().at(path, time) for time in (s, *nodes))
+    (a, b), (a_s, b_s) = path_coefficients(path, t), path_coefficients(path, s)
+    gain = (a_s - b_s / b * a) * (end - here) / (here - before) / 2
+    gain = np.where(np.isfinite([end, here, before]).all(0) & (b > 0), gain, 0.0)
+    return [gain, -gain]
 
 
 def _weighted_sum(weights: tuple[float, ...], slopes: list[Tensor]) -> Tensor:
@@ -344,11 +380,3 @@ def _with_first_value(f: Dynamics, v: Tensor) -> Dynamics:
     """The dynamics ``f`` whose first evaluation returns the known value ``v``."""
     first = [v]
     return lambda x, t: first.pop() if first else f(x, t)
-
-
-def _positive(b: Number) -> bool:
-    return b > 0 if isinstance(b, float) else bool((b > 0).all())
-
-
-def _finite(x: Number) -> bool:
-    return abs(x) < float("inf") if isinstance(x, float) else bool(x.isfinite().all())

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from beeline.core.errors import BeelineError, require
+from beeline.core.host_times import host_times
 from beeline.core.protocols.flows import Solver, SolverTraits
 from beeline.core.ranges import dataclass
 from beeline.core.types import Dynamics, expand_time
@@ -70,7 +71,7 @@ class Reversible(SolverBase):
         )
         y, z = x.unbind(1)
         k = self.coupling
-        if bool((s > t).all()):
+        if bool((host_times(s) > host_times(t)).all()):
             y = k * y + (1 - k) * z + self._increment(f, z, t, s)
             z = z - self._increment(f, y, s, t)
         else:  # the inverse of the step from s to t
@@ -118,7 +119,7 @@ class FixedPoint(SolverWrapper):
         return None
 
     def step(self, f: Dynamics, x: Tensor, t: Tensor, s: Tensor, memory: Any) -> tuple[Tensor, Any]:
-        if bool((s > t).all()):
+        if bool((host_times(s) > host_times(t)).all()):
             return self.solver.step(f, x, t, s, None)[0], None
         guess = self.solver.step(f, x, t, s, None)[0]
 

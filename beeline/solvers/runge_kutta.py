@@ -9,6 +9,7 @@ from torch import Tensor
 
 from beeline.core.declared import is_map
 from beeline.core.errors import require
+from beeline.core.host_times import time_between
 from beeline.core.protocols.flows import SolverTraits
 from beeline.core.ranges import Count, dataclass
 from beeline.core.types import Dynamics, expand_time
@@ -39,13 +40,10 @@ class RungeKutta(SolverBase):
         )
 
     def step(self, f: Dynamics, x: Tensor, t: Tensor, s: Tensor, memory: Any) -> tuple[Tensor, Any]:
-        h = s - t
-        wide = expand_time(h, x)
+        wide = expand_time(s - t, x)
         slopes = [f(x, t)]
         for row in self.a:
-            c = sum(row)
-            # use s itself: t + h may round to a value outside [0, 1]
-            slopes.append(f(advance(x, wide, row, slopes), s if abs(c - 1) < 1e-12 else t + c * h))
+            slopes.append(f(advance(x, wide, row, slopes), time_between(t, s, sum(row))))
         return advance(x, wide, self.b, slopes), None
 
 
@@ -80,10 +78,9 @@ class Taylor(SolverBase):
         )
 
     def step(self, f: Dynamics, x: Tensor, t: Tensor, s: Tensor, memory: Any) -> tuple[Tensor, Any]:
-        h = s - t
-        wide = expand_time(h, x)
+        wide = expand_time(s - t, x)
         v = f(x, t)
-        ahead = f(torch.addcmul(x, wide, v, value=self.reach), s if self.reach == 1 else t + self.reach * h)
+        ahead = f(torch.addcmul(x, wide, v, value=self.reach), time_between(t, s, self.reach))
         share = 0.5 / self.reach
         return torch.addcmul(x, wide, (1 - share) * v + share * ahead), None
 
@@ -108,10 +105,9 @@ class MidpointReuse(SolverBase):
         return SolverTraits(multistep=True)
 
     def step(self, f: Dynamics, x: Tensor, t: Tensor, s: Tensor, memory: Any) -> tuple[Tensor, Any]:
-        h = s - t
-        wide = expand_time(h, x)
+        wide = expand_time(s - t, x)
         known = f(x, t) if memory is None else memory
-        middle = f(torch.addcmul(x, wide, known, value=0.5), t + 0.5 * h)
+        middle = f(torch.addcmul(x, wide, known, value=0.5), time_between(t, s, 0.5))
         return torch.addcmul(x, wide, middle), middle
 
 

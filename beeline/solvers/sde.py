@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from beeline.core.errors import require
+from beeline.core.host_times import host_times, map_times
 from beeline.core.protocols.flows import Diffusion, NoiseProcess, Solver, SolverTraits
 from beeline.core.ranges import dataclass
 from beeline.core.types import Dynamics, expand_time
@@ -88,16 +89,14 @@ class EulerMaruyama(SolverBase):
         return replace(self, noise=self.noise.for_rows(start, end))
 
     def step(self, f: Dynamics, x: Tensor, t: Tensor, s: Tensor, memory: Any) -> tuple[Tensor, Any]:
-        sign = torch.sign(expand_time(s - t, x))
-        live = self._live(t) & self._live(s)
-        drift = self._drift(f, x, t, live, sign)
+        drift = self._drift(f, x, t, t, s)
         spread = self._spread(x, t, s)
         push = spread * self.noise(t, s, x)
         mean = torch.addcmul(x, expand_time(s - t, x), drift)
         log_prob = torch.zeros_like(t.flatten(1)[:, 0] if t.ndim > 1 else t) if memory is None else memory.log_prob
         new = mean + push
-        if self.heun and bool((spread > 0).all()):
-            new = torch.addcmul(x, expand_time(s - t, x), (drift + self._drift(f, new, s, live, sign)) / 2) + push
+        if self.heun and bool((self._variance(*map(host_times, (t, t, s))) > 0).all()):
+            new = torch.addcmul(x, expand_time(s - t, x), (drift + self._drift(f, new, s, t, s)) / 2) + push
         return new, Trace(log_prob + _log_normal(push, spread))
 
     def log_prob(self, f: Dynamics, x: Tensor, t: Tensor, s: Tensor, x_s: Tensor) -> Tensor:
@@ -107,25 +106,29 @@ class EulerMaruyama(SolverBase):
             "log_prob was called on EulerMaruyama(heun=True); the density of its steps is not normal: use heun=False "
             "for sampling and log_prob",
         )
-        drift = self._drift(f, x, t, self._live(t) & self._live(s), torch.sign(expand_time(s - t, x)))
+        drift = self._drift(f, x, t, t, s)
         mean = torch.addcmul(x, expand_time(s - t, x), drift)
         return _log_normal(x_s - mean, self._spread(x, t, s))
 
-    def _drift(self, f: Dynamics, x: Tensor, t: Tensor, live: Tensor, sign: Tensor) -> Tensor:
-        v = f(x, t)
-        strength = torch.where(live, self.diffusion(t) / 2, torch.zeros_like(t))
-        if not bool((strength > 0).any()):
+    def _drift(self, f: Dynamics, x: Tensor, at: Tensor, t: Tensor, s: Tensor) -> Tensor:
+        """The drift at ``at``, an end of the step from t to s."""
+        v = f(x, at)
+        if not bool((self._variance(*map(host_times, (at, t, s))) > 0).any()):
             return v
-        at = torch.where(live, t, torch.full_like(t, 0.5))  # a dummy time where the score has weight zero
-        return v + sign * expand_time(strength, x) * self.path.score(x, v, at)
+        half = torch.sign(s - t) * self._variance(at, t, s) / 2
+        inside = torch.where(self._noisy(t, s), at, 0.5)  # any time where the score has weight zero
+        return v + expand_time(half, x) * self.path.score(x, v, inside)
 
     def _spread(self, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
         """Standard deviation of the noise of a step, broadcastable to x."""
-        live = self._live(t) & self._live(s)
-        return expand_time((self.diffusion(t) * (s - t).abs() * live).sqrt(), x)
+        return expand_time((self._variance(t, t, s) * (s - t).abs()).sqrt(), x)
 
-    def _live(self, t: Tensor) -> Tensor:
-        return self.path.b(t) > 0
+    def _variance(self, at: Tensor, t: Tensor, s: Tensor) -> Tensor:
+        """g(at)^2, or zero for a step from t to s without noise."""
+        return torch.where(self._noisy(t, s), self.diffusion(at), 0.0)
+
+    def _noisy(self, t: Tensor, s: Tensor) -> Tensor:
+        return (self.path.b(t) > 0) & (self.path.b(s) > 0)
 
 
 @dataclass(frozen=True)
@@ -160,12 +163,16 @@ class Overshoot(MemorylessInner):
 
     def step(self, f: Dynamics, x: Tensor, t: Tensor, s: Tensor, memory: Any) -> tuple[Tensor, Any]:
         require(
-            bool((s > t).all()),
+            bool((host_times(s) > host_times(t)).all()),
             "Overshoot got a step towards the source; it is defined towards the data only: invert with an ODE solver",
         )
-        aim = torch.ones_like(s) if self.full else (s + self.strength * (s - t) * self.path.b(s)).clamp(max=1.0)
+        aim = map_times(self._aim, t, s)
         x = self.solver.step(f, x, t, aim, None)[0]
         return renoise(self.path, x, aim, s, self.noise), None
+
+    def _aim(self, t: Tensor, s: Tensor) -> Tensor:
+        """The time beyond s at which the step ends."""
+        return torch.ones_like(s) if self.full else (s + self.strength * (s - t) * self.path.b(s)).clamp(max=1.0)
 
 
 @dataclass(frozen=True)
@@ -194,10 +201,10 @@ class Refresh(MemorylessInner):
 
     def step(self, f: Dynamics, x: Tensor, t: Tensor, s: Tensor, memory: Any) -> tuple[Tensor, Any]:
         require(
-            bool((s > t).all()),
+            bool((host_times(s) > host_times(t)).all()),
             "Refresh got a step towards the source; it is defined towards the data only: invert with an ODE solver",
         )
-        back = self._earlier(t, s)
+        back = map_times(self._earlier, t, s)
         x = renoise(self.path, x, t, back, self.noise)
         return self.solver.step(f, x, back, s, None)[0], None
 
@@ -240,10 +247,9 @@ class Langevin(StochasticWrapper):
 
     def step(self, f: Dynamics, x: Tensor, t: Tensor, s: Tensor, memory: Any) -> tuple[Tensor, Any]:
         x, memory = self.solver.step(f, x, t, s, memory)
-        b = self.path.b(s)
-        if not bool((b > 0).all()):
+        if not bool((self.path.b(host_times(s)) > 0).all()):
             return x, memory
-        wide = expand_time(self.size * b**2, x)
+        wide = expand_time(self.size * self.path.b(s) ** 2, x)
         for k in range(self.repeats):
             score = self.path.score(x, f(x, s), s)
             x = x + wide * score + (2 * wide).sqrt() * self.noise(t, s, x, k)
@@ -252,7 +258,7 @@ class Langevin(StochasticWrapper):
 
 def renoise(path: AffinePath, x: Tensor, t: Tensor, s: Tensor, noise: NoiseProcess) -> Tensor:
     """Noise a state of time t to an earlier time s, exactly: x_s = (a_s/a_t) x + sqrt(b_s^2 - (a_s b_t/a_t)^2) z."""
-    if bool((s == t).all()):
+    if bool((host_times(s) == host_times(t)).all()):
         return x
     a, b, a_s, b_s = path.a(t), path.b(t), path.a(s), path.b(s)
     ratio = torch.where(s == t, torch.ones_like(s), a_s / a.clamp(min=1e-30))

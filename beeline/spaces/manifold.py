@@ -11,6 +11,7 @@ from torch import Tensor
 
 from beeline.core.declared import Wrapping, is_map
 from beeline.core.errors import require
+from beeline.core.modes import check_values
 from beeline.core.protocols.flows import Solver, SolverTraits, Space
 from beeline.core.ranges import Positive, dataclass
 from beeline.core.rng import Rng
@@ -73,10 +74,12 @@ class Sphere:
 
     def check(self, x: Tensor, name: str) -> None:
         far = (_length(x.detach()) - 1).abs().max()
-        require(
-            bool(far <= self.tolerance),
-            f"{name} is not on {type(self).__name__}: a length differs from 1 by {float(far):.3g}; its points have "
-            "length 1 along the last dimension: divide by the length (project)",
+        check_values(
+            far <= self.tolerance,
+            lambda: (
+                f"{name} is not on {type(self).__name__}: a length differs from 1 by {float(far):.3g}; its points have "
+                "length 1 along the last dimension: divide by the length (project)"
+            ),
         )
 
 
@@ -172,9 +175,9 @@ class Torus:
 
     def check(self, x: Tensor, name: str) -> None:
         far = x.detach().abs().max()
-        require(
-            bool(far <= math.pi + 1e-4),
-            f"{name} has the angle {float(far):.4g}; angles lie in [-pi, pi): use radians, and wrap them (project)",
+        check_values(
+            far <= math.pi + 1e-4,
+            lambda: f"{name} has the angle {float(far):.4g}; angles lie in [-pi, pi): use radians, and wrap (project)",
         )
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from beeline.core.declared import Holding, unwrapped
 from beeline.core.errors import require
+from beeline.core.modes import check_values
 from beeline.core.protocols.flows import Source, SymbolPath
 from beeline.core.ranges import Positive, dataclass
 from beeline.core.rng import Rng
@@ -270,11 +271,14 @@ def check_simplex(x: Tensor, name: str, tolerance: float = 1e-3) -> None:
     if torch.compiler.is_compiling() or not x.numel():
         return
     far = (x.detach().sum(-1) - 1).abs().max()
-    require(
-        x.shape[-1] >= 2 and bool(far <= tolerance) and bool((x >= -tolerance).all()),
-        f"{name} is not on the simplex: over {x.shape[-1]} symbols its probabilities sum to 1 with an error of "
-        f"{float(far):.3g} (lowest {float(x.min()):.3g}); symbols are one-hot along the last dimension, at least two: "
-        "encode with torch.nn.functional.one_hot(...).float()",
+    good = (far <= tolerance) & (x >= -tolerance).all()
+    check_values(
+        good if x.shape[-1] >= 2 else torch.zeros_like(good),
+        lambda: (
+            f"{name} is not on the simplex: over {x.shape[-1]} symbols its probabilities sum to 1 with an error of "
+            f"{float(far):.3g} (lowest {float(x.min()):.3g}); symbols are one-hot along the last dimension, at least "
+            "two: encode with torch.nn.functional.one_hot(...).float()"
+        ),
     )
 
 

@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 
 from beeline.core.errors import require
+from beeline.core.host_times import host_times
+from beeline.core.modes import check_values
 from beeline.core.protocols.flows import NoiseProcess, Solver, SolverTraits, Source
 from beeline.core.ranges import dataclass
 from beeline.core.rng import Rng
@@ -167,7 +169,7 @@ class TokenJumps(SolverBase):
     def step(self, f: Dynamics, x: Tensor, t: Tensor, s: Tensor, memory: Any) -> tuple[Tensor, Any]:
         now, then = self.path.kappa(t), self.path.kappa(s)
         require(
-            bool((then > now).all()),
+            bool((host_times(s) > host_times(t)).all()),
             "TokenJumps got a step towards the source; tokens jump towards the data only, so that a datum has no "
             "inverse: integrate towards the data",
         )
@@ -206,8 +208,11 @@ def normal_to_uniform(z: Tensor) -> Tensor:
 def check_tokens(x: Tensor, name: str) -> None:
     """Raise ValueError for values that are not one-hot along the last dimension."""
     check_simplex(x, name)
-    require(
-        torch.compiler.is_compiling() or bool(((x == 0) | (x == 1)).all()),
-        f"{name} contains probabilities between 0 and 1 (for example {float(x.flatten()[0]):.3g}); a token is one-hot: "
-        "encode with torch.nn.functional.one_hot(...).float(), or use a path on the simplex, such as Dirichlet()",
+    check_values(
+        ((x == 0) | (x == 1)).all(),
+        lambda: (
+            f"{name} contains probabilities between 0 and 1 (for example {float(x.flatten()[0]):.3g}); a token is "
+            "one-hot: encode with torch.nn.functional.one_hot(...).float(), or use a path on the simplex, such as "
+            "Dirichlet()"
+        ),
     )

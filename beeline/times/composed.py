@@ -14,7 +14,7 @@ from beeline.core.protocols.flows import QuantileSampler, TimeSampler
 from beeline.core.ranges import dataclass
 from beeline.core.rng import Rng
 from beeline.paths.affine import AffinePath, Linear
-from beeline.times.samplers import Uniform, bisect_increasing, clamp_to_open_interval
+from beeline.times.samplers import Uniform, clamp_to_open_interval
 
 
 @dataclass(frozen=True)
@@ -245,8 +245,7 @@ def snr_log_prob(times: TimeSampler, path: AffinePath, lam: Tensor) -> Tensor:
 
 def time_of_snr(path: AffinePath, lam: Tensor) -> Tensor:
     """The time in (0, 1) at which log(a^2/b^2) is ``lam``, or the nearest end if the path does not reach it."""
-    t = bisect_increasing(lambda u: 2 * (path.a(u).log() - path.b(u).log()), lam)
-    return clamp_to_open_interval(t)
+    return clamp_to_open_interval(path.time_of_ratio(torch.sigmoid(lam).sqrt(), torch.sigmoid(-lam).sqrt()))
 
 
 def _quantile(each: TimeSampler, whose: object) -> Callable[[Tensor], Tensor]:

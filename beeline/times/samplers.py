@@ -7,7 +7,6 @@ the log density in nats, with the shape of ``t``; ``quantile(u)`` maps u in [0, 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -15,6 +14,7 @@ from torch import Tensor
 from beeline.core.errors import require
 from beeline.core.ranges import dataclass
 from beeline.core.rng import Rng
+from beeline.paths.affine import bisect_increasing
 
 
 @dataclass(frozen=True)
@@ -269,14 +269,3 @@ def clamp_to_open_interval(t: Tensor) -> Tensor:
 
 def _inside(t: Tensor, value: Tensor) -> Tensor:
     return torch.where((t >= 0) & (t <= 1), value, torch.full_like(t, -math.inf))
-
-
-def bisect_increasing(function: Callable[[Tensor], Tensor], value: Tensor, rounds: int = 60) -> Tensor:
-    """u in [0, 1] with function(u) = value for an increasing function, elementwise, by bisection in float64."""
-    wanted = value.double()
-    low, high = torch.zeros_like(wanted), torch.ones_like(wanted)
-    for _ in range(rounds):
-        middle = (low + high) / 2
-        below = function(middle) < wanted
-        low, high = torch.where(below, middle, low), torch.where(below, high, middle)
-    return ((low + high) / 2).to(value.dtype)

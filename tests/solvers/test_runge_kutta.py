@@ -1,6 +1,7 @@
 """Orders by regression, identities between solvers, and refusals."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -158,12 +159,33 @@ def test_times_per_sample_equal_shared_times() -> None:
     x = Rng(0).normal(torch.empty(2, 2, dtype=torch.float64))
     grids = torch.stack([torch.linspace(0.1, 0.8, 7).double(), torch.linspace(0.0, 1.0, 7).double() ** 1.3], 1)
     inside = torch.stack([torch.linspace(0.1, 0.8, 7).double(), torch.linspace(0.05, 0.9, 7).double()], 1)
-    solvers = (HEUN, AdamsBashforth(3, ramp=True), DEIS(2), MidpointReuse(), Taylor(), Exponential(), DPMSolver(2))
-    for k, solver in enumerate(solvers):
-        grids = inside if k > 4 else grids
-        both = integrate(distribution.field(), x, grids, solver)
-        alone = torch.cat([integrate(distribution.field(), x[i : i + 1], grids[:, i], solver) for i in range(2)])
+    clocks = [DEIS(3, clock=clock, noise=noise) for clock in (Time(), LogSNR(), Ratio()) for noise in (False, True)]
+    multistep = (*clocks, AdamsBashforth(3, ramp=True), DPMSolver(2), DPMSolver(3), UniPC(1), UniPC(2), UniPC(3))
+    runs = [(s, times) for s in (HEUN, MidpointReuse(), Taylor(), *multistep) for times in (grids, grids.flip(0))]
+    for solver, times in [*runs, (Exponential(), inside)]:
+        both = integrate(distribution.field(), x, times, solver)
+        alone = torch.cat([integrate(distribution.field(), x[i : i + 1], times[:, i], solver) for i in range(2)])
         assert torch.allclose(both, alone, atol=1e-12), solver
+
+
+@pytest.mark.parametrize("solver", [AdamsBashforth(3), DEIS(3), DPMSolver(3), UniPC(3)])
+def test_steps_without_a_run_are_those_of_the_run(solver: Any) -> None:
+    """Coefficients are computed once for a run; a loop of steps computes them step by step, with the same results."""
+    distribution = GaussianMixture(((2.0, 0.0), (-2.0, 1.0)), 0.5)
+    x, times = Rng(0).normal(torch.empty(2, 2, dtype=torch.float64)), torch.linspace(0, 1, 8, dtype=torch.float64)
+    at, y, memory = [t.repeat(2) for t in times], x, None
+    for t, s in zip(at, at[1:], strict=False):
+        y, memory = solver.step(distribution.field(), y, t, s, memory)
+    assert torch.allclose(y, integrate(distribution.field(), x, times, solver), atol=1e-12)
+
+
+def test_unipc_inverts_from_the_data() -> None:
+    """No log signal-to-noise ratio exists at t = 1, so the first step backwards is not corrected."""
+    distribution = GaussianMixture(((2.0, 0.0), (-2.0, 1.0)), 0.5)
+    x, times = distribution.sample(64, Rng(0)).double(), torch.linspace(1, 0, 33, dtype=torch.float64)
+    exact = integrate(distribution.field(), x, torch.linspace(1, 0, 401, dtype=torch.float64), RK4)
+    errors = [float((integrate(distribution.field(), x, times, s) - exact).square().mean()) for s in (UniPC(2), EULER)]
+    assert errors[0] < 0.2 * errors[1]
 
 
 def test_one_step_identities() -> None:

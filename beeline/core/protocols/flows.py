@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias, runtime_checkable
 
+import numpy as np
 from torch import Tensor, nn
 
 from beeline.core.ranges import dataclass
@@ -20,7 +21,10 @@ if TYPE_CHECKING:  # needed by annotations only
     from beeline.paths.affine import AffinePath
 
 Number: TypeAlias = "float | Tensor"
-"""A coefficient of a step: a float if all samples share one time, else float64 with the shape of the time."""
+"""A coefficient of a step: a float if all samples share one time, else a tensor with the shape of the time."""
+
+Array: TypeAlias = "np.ndarray[Any, Any]"
+"""Times or coefficients in float64 on the CPU."""
 
 
 class Path(Protocol):
@@ -236,7 +240,11 @@ class FullSolver(Solver, Protocol):
     def traits(self) -> SolverTraits: ...
 
     def init_memory(self, times: Tensor) -> Any:
-        """The memory at the start of a run over ``times`` [N+1,...]."""
+        """The memory at the start of a run over ``times`` [N+1,...], whose steps follow in this order.
+
+        ``times`` is on the device of the state; ``core.host_times.host_times`` returns the values without waiting.
+        Coefficients that depend on the times alone are computed here, once for the run.
+        """
 
     def with_seeds(self, seeds: Sequence[int], *names: int | str | float) -> Solver:
         """The solver with noise keyed by one seed per sample, or by none; ``names`` distinguish runs."""
@@ -255,12 +263,11 @@ class Clock(Protocol):
     """The variable in which a multistep method interpolates its past values by a polynomial.
 
     ``weights`` returns, for values at the times ``nodes``, their weights in b_s integral D d(a/b) over [t, s] (or in
-    a_s integral E d(b/a) with ``noise``), or None if the clock is infinite and the step must be of first order.
+    a_s integral E d(b/a) with ``noise``); they are not finite where the clock is infinite at one of these times or a
+    node is NaN.  Times are float64 arrays of one shape, which hold all steps of a run.
     """
 
-    def weights(
-        self, path: AffinePath, noise: bool, t: Number, s: Number, nodes: Sequence[Number]
-    ) -> list[Number] | None: ...
+    def weights(self, path: AffinePath, noise: bool, t: Array, s: Array, nodes: Sequence[Array]) -> list[Array]: ...
 
 
 class NoiseProcess(Protocol):
@@ -276,7 +283,10 @@ class NoiseProcess(Protocol):
 
 
 class Diffusion(Protocol):
-    """g(t)^2, the noise variance that a stochastic step adds per unit of time; 0 gives the ODE."""
+    """g(t)^2, the noise variance that a stochastic step adds per unit of time; 0 gives the ODE.
+
+    It is also called with times on the CPU, for decisions that would synchronise with the device.
+    """
 
     def __call__(self, t: Tensor) -> Tensor: ...
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from beeline.core.declared import as_map, is_map
 from beeline.core.errors import require
+from beeline.core.host_times import host_times
 from beeline.core.protocols.flows import Guidance, Reference, Rule
 from beeline.core.ranges import dataclass
 from beeline.core.types import Cond, Dynamics, expand_time, leaves, map_cond
@@ -198,17 +199,19 @@ class Guide(FlowDependent):
         double = bind(field, pair) if joined else None
         rows = min((len(leaf) for _, leaf in leaves(cond) if leaf.ndim), default=0)
 
+        def within(t: Tensor) -> Tensor:
+            return (t >= low) & (t <= high)
+
         def f(x: Tensor, t: Tensor, *s: Tensor) -> Tensor:
-            inside = (t >= low) & (t <= high)
-            whole = (low, high) == (0.0, 1.0) or bool(inside.all())
-            if not whole and not bool(inside.any()):
+            whole = (low, high) == (0.0, 1.0) or bool(within(host_times(t)).all())
+            if not whole and not bool(within(host_times(t)).any()):
                 return apart_strong(x, t, *s)
             if double is not None and len(x) == rows:  # not for solvers that are parallel in time
                 strong, weak = double(*(torch.cat([part, part]) for part in (x, t, *s))).chunk(2)
             else:
                 strong, weak = apart_strong(x, t, *s), apart_weak(x, t, *s)
             guided = combine(strong, weak, x, t)
-            return guided if whole else torch.where(expand_time(inside, x), guided, strong)
+            return guided if whole else torch.where(expand_time(within(t), x), guided, strong)
 
         return as_map(lambda x, t, s=None: f(x, t, t if s is None else s)) if is_map(field) else f
 
