@@ -138,10 +138,15 @@ CATALOGUE: dict[str, dict[str, str]] = {
     | _of("data.tables.files", "TableFile", "TableStream")
     | _of("data.sequence_files", "SequenceFile", "MarkovChain")
     | _of("data.directions", "Directions")
+    | _of("data.signals.array_files", "ArrayFile")
+    | _of("data.records.tar_shards", "TarShards")
+    | _of("data.hub.hub_images", "HubImages")
+    | _of("data.hub.hub_arrays", "HubArrays")
     | _of("data.translation", "PairedDataset"),
     "augmentations": _of("data.pictures.augmentations", "Flip", "RandomCrop"),
     "modalities": _of("data.images", "Image")
     | _of("data.points", "Points")
+    | _of("data.signals.arrays", "Arrays")
     | _of("data.tables.table", "Table")
     | _of("data.sequences", "Sequences"),
     "distributions": _of("data.distributions.mixtures", "Gaussian", "GaussianMixture", "TwoMoons")
@@ -158,6 +163,7 @@ CATALOGUE: dict[str, dict[str, str]] = {
     | _of("recipes.translation", "transfer()", "translation()")
     | _of("recipes.points", "points()", "two_moons()", "directions()")
     | _of("recipes.tables", "table()")
+    | _of("recipes.signals", "arrays()")
     | _of("recipes.sequences", "sequences()")
     | _of("recipes.learning", "transport()", "transport_by_label()", "middle_times()", "cosine()", "boundary()")
     | _of("recipes.learning", "heavy_tails()", "guidance_free()", "model_guidance()", "anticipating()", "dispersed()")

@@ -63,10 +63,10 @@ def test_pictures_of_several_sizes_are_scaled(tmp_path: Path, sides: list, resiz
     ("name", "match"),
     [
         ("nothing", "does not exist"),
-        ("empty", "holds no files and no pictures"),
-        ("words", r"holds 1 files \(.docx\) and no pictures"),
+        ("empty", "holds no files and nothing that a recipe reads"),
+        ("words", r"holds 1 files \(1 .docx\) and nothing that a recipe reads"),
         ("one.png", "single picture"),
-        ("talk.wav", "ending '.wav', which no recipe reads"),
+        ("talk.wav", "is a recording, and no recipe reads audio; cut the recordings"),
         ("broken.parquet", "is no Parquet file"),
     ],
 )

@@ -6,6 +6,7 @@ import codecs
 import csv
 import gzip
 import re
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -116,21 +117,51 @@ class _Lines:
             ) from None
 
 
-def read_csv(path: Path, dialect: Dialect, text: Sequence[str] = (), rows: int | None = None) -> Any:
-    """A CSV file as a data frame, of its first ``rows`` rows where given; malformed rows are refused with their line.
+def read_csv(paths: Sequence[Path], dialect: Dialect, text: Sequence[str] = (), rows: int | None = None) -> Any:
+    """CSV files with the same columns as one data frame, of the first ``rows`` rows of each where given.
 
+    Malformed rows are refused with their line, and a file with other columns than the first one by its name.
     Columns named in ``text`` stay text.  Others are integers, floats or booleans where all of their cells are
     written as such; numbers with leading zeros, such as 01034, are text.
     """
-    dialect = dialect.of(path)
-    header, columns = _parsed(path, dialect, rows)
-    assert dialect.decimal is not None
+    pa = extra("pyarrow", "tables")
+    header: list[str] = []
+    parts: dict[str, list[Any]] = {}
+    decimals = []
+    for path in paths:
+        try:
+            settings = dialect.of(path)
+            found, columns = _parsed(path, settings, rows)
+        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+            raise BeelineError(
+                f"{path} cannot be decompressed ({error}); it is damaged: restore it from a copy"
+            ) from error
+        header = header or found
+        agree(header, found, paths[0], path)
+        decimals.append(settings.decimal)
+        for name, cells in zip(found, columns, strict=True):
+            parts.setdefault(name, []).extend(cells.chunks)
+    decimal = "," if "," in decimals else "."  # a part without fractions shows none
     made = {}
-    for name, cells in zip(header, columns, strict=True):
+    for name in header:
+        cells = pa.chunked_array(parts[name], pa.large_string())
         coded = cells.combine_chunks().dictionary_encode()  # types follow from the distinct cells alone
         distinct, codes = coded.dictionary.to_pylist(), coded.indices.to_numpy(zero_copy_only=False)
-        made[name] = _as_text(distinct, codes) if name in text else typed(distinct, codes, dialect.decimal)
+        made[name] = _as_text(distinct, codes) if name in text else typed(distinct, codes, decimal)
     return pandas().DataFrame(made)
+
+
+def agree(ours: Sequence[str], theirs: Sequence[str], first: Path, file: Path) -> None:
+    """Refuse a part of a table whose columns are not those of the first part; their order may differ."""
+    lacks = [name for name in ours if name not in theirs]
+    more = [name for name in theirs if name not in ours]
+    require(
+        not lacks and not more,
+        f"{file} has other columns than {first}"
+        + (f"; it lacks {listed(map(repr, lacks))}" if lacks else "")
+        + (f"; it also has {listed(map(repr, more))}" if more else "")
+        + "; the parts of a table have the same columns: correct it, move it away, or give one file, not the folder",
+    )
 
 
 def _parsed(path: Path, dialect: Dialect, rows: int | None) -> tuple[list[str], list[Any]]:

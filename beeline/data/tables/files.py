@@ -14,21 +14,24 @@ from beeline.core.errors import BeelineError, extra, nearest, require
 from beeline.core.ranges import Inside, dataclass
 from beeline.core.rng import Rng
 from beeline.core.types import Batch, stack
+from beeline.data.hub.opening import splits
 from beeline.data.labels import divide
 from beeline.data.modality import DataSetBase
 from beeline.data.tables.csv_files import Dialect
 from beeline.data.tables.dtypes import pandas
 from beeline.data.tables.infer import infer, label, named
-from beeline.data.tables.reading import arrow_frame, damaged, read, regular
+from beeline.data.tables.reading import PARQUET, arrow_frame, damaged, hub_frame, is_hub, read, regular, table_files
 from beeline.data.tables.schema import Boolean, Category, Datetime, Identifier, Schema
 from beeline.data.tables.table import Raw, Table
 
 
 @dataclass(frozen=True)
 class TableFile(DataSetBase):
-    """A table from a CSV or Parquet file; its schema is inferred, and corrected by ``schema`` and ``corrections``.
+    """A table from CSV or Parquet files; its schema is inferred, and corrected by ``schema`` and ``corrections``.
 
     (training, held-out) rows, with 1 - held_out and held_out of the file
+    A folder is the table of all CSV, or all Parquet files in it, which have the same columns.  A Hugging Face data set,
+    saved with save_to_disk or hf:owner/name of the hub, gives its split test or validation as held-out rows.
     Assumes that the order of the rows is irrelevant.  Held-out rows are a fixed random choice; rows with the only
     cells of some level remain in training.
 
@@ -36,7 +39,7 @@ class TableFile(DataSetBase):
     {'zip': {'kind': 'category'}}
     """
 
-    path: str  # a .csv, .tsv or .parquet file
+    path: str  # a .csv, .tsv or .parquet file, a folder of them, or a Hugging Face data set
     held_out: Inside = 0.1  # held-out fraction, between 0 and 1
     exclude: tuple[str, ...] = ()  # columns that are not used
     schema: str | None = None  # a YAML file of corrections, as Schema.yaml writes it
@@ -59,10 +62,11 @@ class TableFile(DataSetBase):
 
     @property
     def detected(self) -> Dialect | None:
-        """The CSV settings with undetermined ones detected; None for a Parquet file."""
-        if Path(self.path).suffix.lower() in (".parquet", ".pq"):
+        """The CSV settings with undetermined ones detected, of the first file; None for Parquet and Arrow."""
+        if is_hub(self.path):
             return None
-        return self.csv.of(regular(self.path))
+        file = table_files(self.path)[0]
+        return None if file.suffix.lower() in PARQUET else self.csv.of(file)
 
     @property
     def given(self) -> dict[str, Any]:
@@ -84,7 +88,7 @@ class TableFile(DataSetBase):
         return given
 
     def modality(self) -> Table:
-        exists = Path(self.path).is_file()
+        exists = Path(self.path).exists()
         dialect = self.detected if exists else None
         return Table(schema=self.given, dialect={} if dialect is None else dialect.written)
 
@@ -104,6 +108,9 @@ class TableFile(DataSetBase):
     def load(self) -> tuple[Raw, Raw]:
         """(training, held-out) rows; ValueError names the file or the column, and the rows."""
         raw = self.read()
+        held = splits(self.path)[1] if is_hub(self.path) else None
+        if held is not None and set(raw.columns) <= set(held.column_names):
+            return raw, leave_out(hub_frame(held, self.path), self.exclude, self.path)[list(raw.columns)]
         return parted(raw, self._schema(raw, self.detected), self.held_out, self.path)
 
     def _schema(self, raw: Raw, dialect: Dialect | None) -> Schema:

@@ -1,0 +1,1 @@
+"""Images that are read one by one: from the library of the hub, and from tar shards."""

@@ -1,0 +1,1 @@
+"""Arrays of numbers: signals and images of any channels."""
