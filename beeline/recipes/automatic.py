@@ -141,9 +141,9 @@ def parquet(place: Place) -> Run | None:
     if columns.images or encoded:
         image = (columns.images or tuple(encoded))[0]
         label = columns.label()
-        named = {} if label is None or label not in columns.classes else {"label": label}
+        label = label if label in columns.classes else None  # ImageFile knows the usual names
         sizes = sizes_in(_first_rows(found[0], image))
-        data = ImageFile(place.name, resize=common_side(sizes, place.side), image=image, **named)
+        data = ImageFile(place.name, resize=common_side(sizes, place.side), image=image, label=label)
         return replace(images(place.name), data=data)
     if columns.arrays:
         return signals(place.name, HubArrays(place.name), features[columns.arrays[0]]["shape"])

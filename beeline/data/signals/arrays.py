@@ -226,7 +226,7 @@ def refuse_nonfinite(values: Array, first: int) -> None:
     if bad.any():
         row, *at = (int(i) for i in np.argwhere(bad)[0])
         raise BeelineError(
-            f"array {row + first} has the value {values[(row, *at)]} at {at}; arrays are finite: leave it out, or "
+            f"array {row + first} has the value {values[row][tuple(at)]} at {at}; arrays are finite: leave it out, or "
             "fill the gap"
         )
 
