@@ -190,7 +190,8 @@ class Arrays(ModalityBase):
             if path.suffix == ".npy":
                 np.save(out, values)
             elif path.suffix == ".npz":
-                np.savez(out, arrays=values, **stored_labels(raw.labels, raw.names))
+                more: dict[str, Any] = dict(stored_labels(raw.labels, raw.names))
+                np.savez(out, arrays=values, **more)
             else:
                 out.write(self.preview(raw))
 
