@@ -26,10 +26,10 @@ from beeline.recipes.automatic import recipe_for
 from beeline.runs.averaging import export_averages
 from beeline.runs.budget import side_for
 from beeline.runs.bundle import Bundle, load
+from beeline.runs.live.tracking import tracked
 from beeline.runs.run import Distilled, Run
 from beeline.runs.run import train as train_run
 from beeline.runs.run_directory import ready
-from beeline.runs.tracking import tracked
 from beeline.sampling.sampler import Sampler
 from beeline.training.checks import Interrupted
 

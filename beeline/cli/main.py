@@ -29,6 +29,7 @@ from beeline.cli.arguments import (
 )
 from beeline.cli.errors import OUT_OF_MEMORY, fail, internal_error
 from beeline.cli.memory import keep_memory
+from beeline.cli.runs.commands import app as runs_app
 from beeline.core.errors import BeelineError, nearest, require
 
 app = typer.Typer(
@@ -323,6 +324,9 @@ def describe(
     from beeline.cli import describing
 
     describing.describe(name, yaml, set_ or [], json_)
+
+
+app.add_typer(runs_app, name="runs")
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -11,15 +11,16 @@ import socket
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 import yaml
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import Tensor
 
 from beeline.core.errors import BeelineError, require
+
+if TYPE_CHECKING:  # the commands that list files start without torch
+    import torch
+    from torch import Tensor
 
 fcntl: Any
 try:
@@ -109,6 +110,22 @@ def locked(folder: Path) -> Iterator[None]:
         with contextlib.suppress(OSError):  # not empty
             for one in created:
                 one.rmdir()
+
+
+def in_use(folder: Path) -> bool:
+    """Whether a process holds the lock of a folder; False on systems without file locks."""
+    try:
+        file = os.open(folder / LOCK, os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        if fcntl is not None:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        return False
+    except OSError:
+        return True
+    finally:
+        os.close(file)
 
 
 def _opened(path: Path) -> int:
@@ -205,6 +222,8 @@ DEEPEST = 100  # levels of nesting that are read; far more than any setting has,
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> str:
     """Write a safetensors file atomically and give its SHA-256."""
+    from safetensors.torch import save_file
+
     flat = {name: t.detach().to("cpu").contiguous() for name, t in tensors.items()}
     with replacing(path) as temporary:
         save_file(flat, temporary)
@@ -212,6 +231,8 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> str:
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
+    from safetensors.torch import load_file
+
     try:
         return dict(load_file(path))
     except FileNotFoundError:

@@ -17,8 +17,8 @@ from beeline.data.point_files import DistributionData
 from beeline.paths.affine import Cosine
 from beeline.runs.averaging import export_averages, network_of, synthesised, with_weights
 from beeline.runs.bundle import load
+from beeline.runs.live.tracking import trackers
 from beeline.runs.run import Run, train
-from beeline.runs.tracking import trackers
 from beeline.runs.verify import examine, report
 from beeline.runs.weak_bundle import WeakBundle
 from beeline.sampling.guidance.guide import Extrapolate, Guide, Weak

@@ -1,0 +1,1 @@
+"""The command ``beeline runs``: list, compare, open and delete runs."""
