@@ -38,6 +38,7 @@ if TYPE_CHECKING:  # what the package offers; ``lazy`` imports each name when it
     from beeline.fields.flow import Network as Network
     from beeline.fields.flow import Velocity as Velocity
     from beeline.objectives.matching import Drop as Drop
+    from beeline.recipes.distilling import distill as distill
     from beeline.recipes.training import train as train
     from beeline.runs.bundle import Bundle as Bundle
     from beeline.runs.bundle import load as load

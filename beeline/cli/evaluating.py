@@ -4,39 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from beeline.cli.commands import sampler_of
 from beeline.cli.console import cell, console, table
-from beeline.config import build as config
-from beeline.config import catalogue
-from beeline.core.errors import BeelineError, require
+from beeline.core.errors import require
 from beeline.core.modes import AUTO, Device
 from beeline.core.rng import Rng
 from beeline.evaluation.scores import compare, figure, span
-from beeline.runs.bundle import Bundle, load
+from beeline.runs.bundle import load
+from beeline.runs.reference_data import comparable, data_set
 from beeline.runs.scoring import RealData, labels_of, score
-
-
-def data_set(text: str | None, bundle: Bundle) -> Any:
-    """The data to evaluate on: those of the bundle, of a recipe, a data set by name, or a file of the same format."""
-    own = bundle.lineage.get("data")
-    if text is None:
-        require(own is not None, "this bundle does not record the data it was trained on; name a data set or file")
-        return config.build(own)
-    if text in catalogue.CATALOGUE["recipes"] or text.replace("-", "_") in catalogue.CATALOGUE["recipes"]:
-        return config.lookup("recipes", text)().data
-    if Path(text).exists():
-        require(
-            own is not None and "path" in own,
-            f"{text} is a file, but the bundle was not trained on a file; name a data set, such as 'Digits()'",
-        )
-        return config.build({**own, "path": text})  # type: ignore[dict-item]
-    try:
-        return config.parse(text, "data")
-    except BeelineError as error:
-        raise BeelineError(f"{text!r} is neither a file, a recipe nor a data set ({error})") from None
 
 
 def evaluate(
@@ -74,16 +52,6 @@ def evaluate(
         return
     for report in reports.values():
         console.print(report.table())
-
-
-def comparable(source: Any, bundle: Bundle, label: str) -> None:
-    """Refuse data of another modality than the bundle."""
-    ours, theirs = type(bundle.modality).__name__, type(source.modality()).__name__
-    require(
-        ours == theirs,
-        f"{label} generates {ours} data, but {type(source).__name__} holds {theirs} data, so they cannot be compared; "
-        "give data of the same modality",
-    )
 
 
 def side_by_side(rows: Sequence[dict[str, Any]]) -> Any:

@@ -21,6 +21,7 @@ from beeline.core.protocols.training import Feed
 from beeline.core.ranges import Whole, dataclass
 from beeline.core.rng import Rng
 from beeline.core.types import Batch, Cond, map_cond
+from beeline.data.in_memory import as_array, as_pictures, coded, no_labels
 from beeline.data.labels import (
     Array,
     check_labels,
@@ -33,6 +34,7 @@ from beeline.data.labels import (
     stored_labels,
 )
 from beeline.data.modality import ModalityBase
+from beeline.data.picture import square
 from beeline.training.compare import fingerprint, settings
 from beeline.training.feed.microbatches import FeedBase, epoch_rows
 
@@ -133,6 +135,22 @@ class Image(ModalityBase):
         self._steps(raw.pixels)
         classes, names = classes_of(raw.labels, raw.names or self.names, self.classes)
         return replace(self, shape=(c, h, w), classes=classes, names=names if classes == len(names) else ())
+
+    def raw(self, values: Any, labels: Any = None) -> Images:
+        """Images from an array or tensor and their labels; those of another size are cropped and scaled to a square."""
+        if isinstance(values, Images):
+            no_labels(labels, "Images, which hold their own")
+            return values
+        array = as_array(values)
+        require(array is not None, f"the images are {type(values).__name__}; give an array or a tensor [N,H,W,C]")
+        assert array is not None
+        pixels = as_pictures(array)
+        side = self.shape[1] if self.shape and self.shape[1] == self.shape[2] else 0
+        if side and pixels.dtype == np.uint8 and pixels.ndim in (3, 4) and pixels.shape[1:3] != (side, side):
+            pixels = np.stack([square(tile, side) for tile in pixels])
+        if labels is None:
+            return Images(pixels)
+        return Images(pixels, *coded(labels, len(pixels), self.names))
 
     def encode(self, raw: Images, rng: Rng | None = None) -> Batch:
         """Float32 [N,C,H,W] in [-1, 1] and labels; with ``rng``, uniform within each level (dequantisation)."""

@@ -16,6 +16,7 @@ from beeline.core.protocols.data import DataSet, Endpoints, FullDataSet, Modalit
 from beeline.core.protocols.training import Microbatches
 from beeline.core.rng import Rng
 from beeline.core.types import Batch, Cond
+from beeline.data.in_memory import no_labels
 from beeline.fields.flow import Flow
 from beeline.sampling.sampler import Sampler
 
@@ -42,6 +43,10 @@ class ModalityBase:
     @property
     def levels(self) -> int | None:
         return None
+
+    def raw(self, values: Any, labels: Any = None) -> Any:
+        no_labels(labels, type(self).__name__)
+        return values
 
     def condition(self, value: Any, n: int) -> Cond:
         require(

@@ -18,6 +18,7 @@ from beeline.core.files import replacing
 from beeline.core.ranges import Whole, dataclass
 from beeline.core.rng import Rng
 from beeline.core.types import Batch, Cond
+from beeline.data.in_memory import as_array, as_frame, coded, no_labels
 from beeline.data.labels import (
     Array,
     check_labels,
@@ -134,6 +135,23 @@ class Points(ModalityBase):
             classes=classes,
             names=names,
         )
+
+    def raw(self, values: Any, labels: Any = None) -> PointSet:
+        """Points from [N], [N,D] or a data frame with the columns of the model, and their labels."""
+        if isinstance(values, PointSet):
+            no_labels(labels, "PointSet, which holds its own")
+            return values
+        frame = as_frame(values)
+        array = as_array(values) if frame is None else frame[list(self.columns)].to_numpy()
+        require(
+            array is not None,
+            f"the points are {type(values).__name__}; give an array, a tensor [N,D] or a data frame",
+        )
+        assert array is not None
+        array = array[:, None] if array.ndim == 1 else array
+        if labels is None:
+            return PointSet(array, self.columns)
+        return PointSet(array, self.columns, *coded(labels, len(array), self.names))
 
     def encode(self, raw: PointSet, rng: Rng | None = None) -> Batch:
         """Standardised float32 [N,D] and labels; ``rng`` is not used."""

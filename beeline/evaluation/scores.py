@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -86,6 +87,18 @@ class Report:
             for s in data["scores"]
         )
         return cls(scores, Cost(**data["cost"]), dict(data["provenance"]), dict(data.get("details", {})))
+
+    def __repr__(self) -> str:
+        rows = (f"{s.name} {figure(s.value)} (real vs. real {figure(s.baseline)})" for s in self.scores)
+        return f"Report({', '.join(rows)}; {self.cost.evaluations:g} evaluations per sample)"
+
+    def _repr_html_(self) -> str:
+        """The table of ``table`` for a notebook."""
+        from rich.console import Console
+
+        console = Console(record=True, file=io.StringIO(), width=160)
+        console.print(self.table())
+        return console.export_html(inline_styles=True, code_format='<pre style="line-height:1.2">{code}</pre>')
 
     def table(self) -> Any:
         """For the terminal: a rich Table."""

@@ -6,15 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from torch import Tensor
-
 from beeline.config import build as config
 from beeline.config.translation import read_description
-from beeline.core.errors import require
-from beeline.core.files import replacing
+from beeline.core.errors import BeelineError, require
 from beeline.core.modes import AUTO, Device, resolve_device
 from beeline.recipes.automatic import recipe_for
+from beeline.recipes.in_memory import stored
+from beeline.recipes.places import free
 from beeline.runs import run as runs
 from beeline.runs.budget import duration, fit_budget, side_for
 from beeline.runs.bundle import Bundle
@@ -36,10 +34,12 @@ def train(
 ) -> Bundle:
     """Train a flow on data, on a path or by a run, and return its bundle.
 
-    ``what``: points [N] or [N,D], uint8 images [N,H,W] or [N,H,W,C] as an array or tensor, a pandas data frame, the
-    path of a file or folder, or a Run.
-    ``labels``: whole numbers [N] beside an array: the condition ``label``, dropped in a tenth of the data so that
-    guidance and unconditional sampling work.
+    ``what``: points [N] or [N,D], images [N,H,W], [N,H,W,C] or [N,C,H,W] of 8 bits (uint8, or floats of the same 256
+    levels in [0, 1] or [-1, 1]), or other arrays of numbers, as an array or tensor; a data frame of pandas, polars or
+    Arrow; a finite Dataset or DataLoader of torch, whose items are read once; the path of a file or folder; or a Run.
+    A pair (data, labels) is the same as two arguments.
+    ``labels``: whole numbers or text [N] beside an array: the condition ``label``, dropped in a tenth of the data so
+    that guidance and unconditional sampling work.  Beside a data frame they become a column.
     ``out``: directory of the run, by default the first free one of ``runs/data``, ``runs/data-2``, ...  Data in memory
     are stored beside it, so that the run can be resumed, distilled and evaluated.
     ``budget``: time for all of it, such as "5m"; 30 minutes by default for data.  A Run is fitted to one if given.
@@ -52,7 +52,7 @@ def train(
     Traceback (most recent call last):
     BeelineError: list is no data to train on
     """
-    place = _free() if out is None else Path(out)
+    place = free("data") if out is None else Path(out)
     require(
         labels is None or not isinstance(what, str | Path | Run | Distilled),
         f"labels were given beside {type(what).__name__}; they are part of its data: leave them out, and name the "
@@ -64,54 +64,14 @@ def train(
     if more.get("resume") and (place / "run.yaml").is_file():  # another trial might choose another run
         return runs.train(config.build(read_description(place / "run.yaml")), place, device=device, **more)
     ready(place, None, resume=False)  # before any data are stored and any time is spent
-    if isinstance(what, Run):
-        run = what
-    else:
-        path = what if isinstance(what, str | Path) else _stored(what, labels, place)
-        run, budget = recipe_for(str(path), side_for(budget)), budget or "30m"
-    if budget is not None:
-        run = fit_budget(run, duration(budget), resolve_device(device), say=say, measure=measure).run
+    own = None if isinstance(what, str | Path | Run) else stored(what, labels, place)
+    try:
+        run = what if isinstance(what, Run) else recipe_for(str(own or what), side_for(budget))
+        budget = budget if isinstance(what, Run) else budget or "30m"
+        if budget is not None:
+            run = fit_budget(run, duration(budget), resolve_device(device), say=say, measure=measure).run
+    except BeelineError:
+        if own is not None:
+            own.unlink(missing_ok=True)  # of no use
+        raise
     return runs.train(run, place, device=device, **more)
-
-
-def _free() -> Path:
-    """The first directory of its kind that does not exist."""
-    names = (Path("runs") / ("data" if k == 1 else f"data-{k}") for k in range(1, 10_000))
-    return next(path for path in names if not path.exists())
-
-
-def _stored(data: Any, labels: Any, out: Path) -> Path:
-    """Data in memory as a file beside the directory of the run."""
-    if type(data).__module__.partition(".")[0] in ("pandas",):
-        require(labels is None, "labels were given beside a data frame; make them a column of it")
-        path = out.parent / f"{out.name}-data.parquet"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as temporary:
-            data.to_parquet(temporary, index=False)
-        return path
-    require(
-        isinstance(data, np.ndarray | Tensor),
-        f"{type(data).__name__} is no data to train on; give an array or a tensor [N,D], uint8 images [N,H,W] or "
-        "[N,H,W,C], a pandas data frame, or the path of a file or folder",
-    )
-    array = data.detach().cpu().numpy() if isinstance(data, Tensor) else data
-    pictures = array.dtype == np.uint8 and array.ndim in (3, 4)
-    require(
-        pictures or array.ndim in (1, 2),
-        f"the data are {array.dtype} of shape {array.shape}; points are [N] or [N,D], and images uint8 [N,H,W] or "
-        "[N,H,W,C]: reshape or convert them",
-    )
-    arrays = {"images" if pictures else "points": array}
-    if labels is not None:
-        given = np.asarray(labels.detach().cpu() if isinstance(labels, Tensor) else labels)
-        require(
-            given.shape == (len(array),) and given.dtype.kind in "iu",
-            f"the labels are {given.dtype} of shape {given.shape} beside {len(array)} data; give one whole number for "
-            "each, such as the codes of pandas.factorize",
-        )
-        arrays["labels"] = given
-    path = out.parent / f"{out.name}-data.npz"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as temporary, open(temporary, "wb") as file:
-        np.savez(file, **arrays)  # type: ignore[arg-type]
-    return path

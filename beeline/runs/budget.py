@@ -13,7 +13,7 @@ import torch
 from beeline.core.errors import BeelineError, require
 from beeline.core.rng import Rng
 from beeline.runs.networks import build_network
-from beeline.runs.run import Prepared, Run, prepare
+from beeline.runs.run import Distilled, Prepared, Run, prepare, prepare_distilled
 from beeline.training.optim.learning_rate import WarmupConstantCooldown
 from beeline.training.plan import step_seconds
 
@@ -21,6 +21,7 @@ UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 SHARE = 0.6  # of the budget for training steps; the rest is held-out losses, averages, samples and the report
 LEAST_STEPS = 20
 LEAST_BATCH = 8
+DISTILLED = (1000, 20_000)  # steps that a student has to get before smaller batches are taken, and the most
 
 SIZES: Mapping[str, Sequence[Mapping[str, Any]]] = {
     "networks.UNet": (
@@ -42,7 +43,7 @@ WANTED = {"networks.UNet": (2000, 50_000), "networks.MLP": (3000, 20_000), "netw
 class Fitted:
     """A run fitted to a budget, and what was measured for it."""
 
-    run: Run
+    run: Any  # a Run, or a Distilled
     step_seconds: float
     parameters: int
 
@@ -116,9 +117,8 @@ def fit_budget(
             break
     assert best is not None
     chosen, step, count, parameters = best
-    while steps and count < least and training.batch_size > LEAST_BATCH:  # smaller batches, about as much faster
-        training = replace(training, batch_size=max(LEAST_BATCH, training.batch_size // 2), microbatches=1)
-        step, count = 0.6 * step, int(count / 0.6)
+    if steps:
+        training, step, count = _with_smaller_batches(training, step, count, least)
     chosen = replace(chosen, training=training)
     require(
         count >= LEAST_STEPS or not steps,
@@ -129,6 +129,51 @@ def fit_budget(
     if steps:
         training = _with_steps(training, max(1, min(most, count)))
     return Fitted(replace(chosen, training=training), step, parameters)
+
+
+def fit_distillation(
+    run: Distilled,
+    seconds: float,
+    device: torch.device,
+    *,
+    measure: Callable[..., float] = step_seconds,
+) -> Fitted:
+    """The distillation with as many steps as fit into ``seconds``, all included.
+
+    The pairs of the teacher are computed for the trial and again for the run, which takes from the time of the steps.
+
+    Raises BeelineError for a budget without time for ``LEAST_STEPS`` steps, with the least that would do.
+    """
+    begun = time.perf_counter()
+    work = prepare_distilled(run, device)
+    taken = time.perf_counter() - begun
+    nets = work.networks if isinstance(work.networks, Mapping) else {"network": work.networks}
+    for net in nets.values():
+        net.to(device)
+    batch_size = min(run.training.batch_size, max(1, len(work.rows)))
+    training = replace(run.training, batch_size=batch_size, microbatches=1)
+    rng = Rng(run.seed).fork("budget")
+    step = measure(work.networks, work.objective, work.data, training, rng, 6, limit=0.03 * seconds)
+    spent = time.perf_counter() - begun
+    count = max(0, int((SHARE * seconds - spent - taken) / step))
+    training, step, count = _with_smaller_batches(training, step, count, DISTILLED[0])
+    require(
+        count >= LEAST_STEPS,
+        f"a budget of {seconds:.0f} s is too short: a step takes {step:.2g} s, and the pairs of the teacher take "
+        f"{taken:.0f} s, once for the trial and once for the run; give at least "
+        f"{(LEAST_STEPS * step + spent + taken) / SHARE + 5:.0f} s, or fewer pairs by the setting count of the method",
+    )
+    training = _with_steps(training, min(DISTILLED[1], count))
+    parameters = sum(p.numel() for net in nets.values() for p in net.parameters())
+    return Fitted(replace(run, training=training), step, parameters)
+
+
+def _with_smaller_batches(training: Any, step: float, count: int, least: int) -> tuple[Any, float, int]:
+    """The training, the time of a step and the number of steps with batches small enough for ``least`` steps."""
+    while count < least and training.batch_size > LEAST_BATCH:  # half of a batch takes about 0.6 of its time
+        training = replace(training, batch_size=max(LEAST_BATCH, training.batch_size // 2), microbatches=1)
+        step, count = 0.6 * step, int(count / 0.6)
+    return training, step, count
 
 
 def _network(run: Run, work: Prepared) -> Any:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import html
+import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +29,10 @@ from beeline.sampling.sampler import Sampler
 from beeline.sampling.spread import parallel_map
 
 NUMBERS = 2**19  # in a batch of small data, so that its features stay in the cache of a processor
+if TYPE_CHECKING:  # imported when a bundle is evaluated
+    from beeline.evaluation.scores import Report
+
+SAMPLES = 500  # generated for an evaluation
 HUB = "hub:"  # what stands before the id of a bundle on the hub, so that no missing directory is looked for there
 
 
@@ -57,7 +63,7 @@ class Bundle:
         n: int,
         *,
         cond: Any = None,
-        seed: int = 0,
+        seed: int | None = 0,
         seeds: Sequence[int] | None = None,
         sampler: Sampler | None = None,
         batch_size: int | None = None,
@@ -67,9 +73,11 @@ class Bundle:
         """``n`` samples in the user's own form (tensors [n,*S] when there is no modality).
 
         ``cond`` is in the user's own form too, one for all or one per sample; ``label=3`` is short for
-        ``cond={"label": 3}``.  ``seeds`` gives every sample a seed of
-        its own (default 0 .. n-1 under ``seed``): the same seed gives the same sample in any batch.
+        ``cond={"label": 3}``.  The same ``seed`` gives the same samples, also by default; ``seed=None`` gives new ones
+        in every call.  ``seeds`` gives every sample a seed of its own (default 0 .. n-1 under ``seed``): the same seed
+        gives the same sample in any batch.
         """
+        seed = secrets.randbits(62) if seed is None else seed
         require(
             isinstance(n, int) and n >= 1,
             f"n={n!r} samples were requested, which is no count; give a whole number from 1",
@@ -204,9 +212,71 @@ class Bundle:
         write_json(directory / "flow.json", {**data, "content": manifest.content(data)})
         return directory
 
+    def evaluate(
+        self,
+        X_test: Any = None,
+        y_test: Any = None,
+        *,
+        n: int = SAMPLES,
+        seed: int = 0,
+        sampler: Sampler | None = None,
+        name: str = "",
+    ) -> Report:
+        """Scores of ``n`` samples against real data, with intervals, counts and real-vs-real baselines.
+
+        ``X_test``: an array, a tensor or a data frame, all of which is used; the path of a file, a recipe or a data set
+        by name, of which the held-out part is used, as ``beeline evaluate`` does; by default the training data, of
+        which the held-out part is used.
+        ``y_test``: labels [N] beside an array, as in training.
+
+        Raises BeelineError for data of another kind, shape or other columns than those of the flow.
+        """
+        from beeline.runs.reference_data import evaluated
+
+        return evaluated(self, X_test, y_test, n, seed, sampler, name)
+
+    def distill(self, method: Any = "one-step", *, out: str | Path | None = None, **settings: Any) -> Bundle:
+        """A student of this flow that samples in fewer evaluations; ``beeline.distill`` with this teacher."""
+        import beeline  # the function is in a higher layer: it trains a run
+
+        return beeline.distill(self, method, out=out, **settings)
+
+    def push_to_hub(self, name: str, **settings: Any) -> str:
+        """Upload the bundle with a model card to ``owner/name`` of the Hugging Face hub; returns its address.
+
+        ``settings`` are those of ``beeline.runs.publishing.push``: ``private``, ``token``, ``license``, ``message``,
+        ``scores``.  It loads again by ``beeline.load("hub:owner/name")``.
+        """
+        from beeline.runs.publishing import push
+
+        return push(self, name, **settings)
+
+    @property
+    def parameters(self) -> int:
+        """Number of weights of the network."""
+        return sum(p.numel() for p in self.flow.field.parameters()) if isinstance(self.flow.field, nn.Module) else 0
+
+    def facts(self) -> dict[str, str]:
+        """What the bundle is, as short texts by name: its data, conditions, network and sampler."""
+        modality = self.modality
+        kind = "tensors" if modality is None else type(modality).__name__
+        shape = None if modality is None else tuple(modality.shape)
+        found = {
+            "data": kind if shape is None else f"{kind} of shape {shape}",
+            "conditions": ", ".join(sorted(modality.conditions)) if modality is not None else "",
+            "network": f"{type(self.flow.field).__name__}, {self.parameters:,} weights",
+            "sampler": f"{type(self.sampler.solver).__name__}, {self.sampler.steps} steps",
+            "made by": str(self.lineage.get("made_by", "")),
+        }
+        return {name: text for name, text in found.items() if text}
+
     def __repr__(self) -> str:
-        size = sum(p.numel() for p in self.flow.field.parameters()) if isinstance(self.flow.field, nn.Module) else 0
-        return f"Bundle({size:,} weights, {self.sampler.steps} steps, {type(self.modality).__name__})"
+        return f"Bundle({self.parameters:,} weights, {self.sampler.steps} steps, {type(self.modality).__name__})"
+
+    def _repr_html_(self) -> str:
+        """The facts as a small table for a notebook."""
+        rows = "".join(f"<tr><th>{html.escape(k)}</th><td>{html.escape(v)}</td></tr>" for k, v in self.facts().items())
+        return f"<table><caption>beeline Bundle</caption>{rows}</table>"
 
 
 def load(

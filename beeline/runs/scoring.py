@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from beeline.config import build as config
 from beeline.core.declared import is_map
@@ -20,9 +20,11 @@ from beeline.evaluation.scores import Report
 from beeline.evaluation.trajectory import Likelihood
 from beeline.objectives.heads import settings_of
 from beeline.objectives.matching import FlowMatching
-from beeline.runs.bundle import Bundle
 from beeline.sampling.sampler import Sampler
 from beeline.solvers.process import is_ode
+
+if TYPE_CHECKING:  # a bundle imports this module to evaluate itself
+    from beeline.runs.bundle import Bundle
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,7 @@ class RealData:
     """The data set that flows are compared with, read once."""
 
     name: str
-    raw: Any  # training part; evaluators are fitted to it
+    raw: Any  # training part, to which evaluators are fitted; None fits them to the held-out part
     held: Any  # the held-out part
 
     @staticmethod
@@ -146,7 +148,8 @@ def held_out_loss(bundle: Bundle, raw: Any, held: Any) -> HeldOut | None:
     ):
         return None
     objective = FlowMatching(flow.path, Independent(flow.source))
-    return HeldOut(objective, modality.encode(held), train=modality.encode(raw), rng=Rng(0).fork("held-out"))
+    train = None if raw is None else modality.encode(raw)
+    return HeldOut(objective, modality.encode(held), train=train, rng=Rng(0).fork("held-out"))
 
 
 def cache() -> Path:

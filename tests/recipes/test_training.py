@@ -59,16 +59,25 @@ def test_a_run_and_a_path() -> None:
     ("data", "labels", "match"),
     [
         ([[1.0, 2.0]], None, "list is no data to train on"),
-        (np.zeros((4, 2, 3)), None, r"shape \(4, 2, 3\)"),
+        (np.zeros((4, 2, 3, 2, 2)), None, r"\(4, 2, 3, 2, 2\)"),
         (np.zeros((4, 2)), np.zeros(3, int), "beside 4 data"),
-        (np.zeros((4, 2)), ["a", "b", "c", "d"], "one whole number for each"),
-        (pd.DataFrame({"a": [1]}), [0], "make them a column"),
+        (np.zeros((4, 2)), [0.5, 1.0, 2.0, 3.0], "one whole number or text for each"),
+        (np.zeros((4, 2)), ["a", None, "b", "c"], "the labels hold NoneType"),
+        (np.zeros((4, 2, 3), complex), None, "are no numbers to learn"),
+        (np.array([["a"], ["b"]]), None, "as a data frame"),
+        (pd.DataFrame({"label": [1]}), [0], "has a column 'label' already"),
+        (pd.DataFrame({"a": [1]}), [0, 1], "2 labels were given beside 1 rows"),
+        ((np.zeros((4, 2)), [0] * 4), [0] * 4, "give them once"),
+        (torch.utils.data.TensorDataset(torch.zeros(3, 2)), [0] * 3, "pairs .datum, label."),
+        (torch.utils.data.TensorDataset(*[torch.zeros(3, 2)] * 3), None, "items of 3 parts"),
+        ([torch.zeros(2)], None, "list is no data to train on"),
         ("nowhere.csv", None, "does not exist"),
     ],
 )
 def test_refusals(data: object, labels: object, match: str) -> None:
     with pytest.raises(ValueError, match=match):
         bl.train(data, labels)
+    assert not list(Path().rglob("*.*"))  # nothing is left
 
 
 def test_a_resumed_run_is_the_same_run() -> None:

@@ -68,6 +68,10 @@ class Modality(Protocol):
         """A new modality with the sizes, scales and classes of ``raw``; ValueError names what cannot be encoded."""
         ...
 
+    def raw(self, values: Any, labels: Any = None) -> Any:
+        """Data in memory (arrays, tensors, data frames) with their labels as ``encode`` takes them."""
+        ...
+
     def encode(self, raw: Any, rng: Rng | None = None) -> Batch:
         """Data as tensors [N,*S] with their conditions; ``rng`` is for encodings that add noise."""
         ...

@@ -18,6 +18,7 @@ from beeline.core.files import write_bytes
 from beeline.core.ranges import Whole, dataclass
 from beeline.core.rng import Rng
 from beeline.core.types import Batch, Cond
+from beeline.data.in_memory import as_array, as_frame, with_labels
 from beeline.data.modality import ModalityBase
 from beeline.data.tables.codec import columns as kinds
 from beeline.data.tables.codec.codes import ONE_HOT, Cells, Code, split
@@ -162,6 +163,22 @@ class Table(ModalityBase):
             states.append(torch.from_numpy(state))
             spans.append(torch.from_numpy(span))
         return Cells(tuple(self.coded.values()), torch.stack(states, 1), torch.stack(spans, 1))
+
+    def raw(self, values: Any, labels: Any = None) -> Raw:
+        """A data frame from one of pandas, polars or Arrow, or from an array [N,columns]; labels are a column of it."""
+        frame = as_frame(values)
+        if frame is None:
+            array, names = as_array(values), self.columns.names
+            require(array is not None, f"the table is {type(values).__name__}; give a data frame or an array of rows")
+            assert array is not None
+            names = names[: len(names) - (labels is not None)]
+            require(
+                array.shape[1:] == (len(names),),
+                f"the table is an array of shape {array.shape} where the model has the columns {listed(names)}; give "
+                "one column for each, or a data frame",
+            )
+            frame = pandas().DataFrame(array, columns=list(names))
+        return frame if labels is None else with_labels(frame, labels)
 
     def encode(self, raw: Raw, rng: Rng | None = None, dtype: torch.dtype = torch.float32) -> Batch:
         """Coordinates [N,D] of a data frame, with uniform noise within ranks from ``rng`` (by default a fixed key)."""

@@ -1,0 +1,82 @@
+"""Distillation by one call: a student flow from a bundle, a run or a bundle of the hub."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from beeline.config import build as config
+from beeline.core.errors import require
+from beeline.core.modes import AUTO, Device, resolve_device
+from beeline.core.protocols.training import Distillation
+from beeline.recipes.places import free
+from beeline.runs import run as runs
+from beeline.runs.budget import duration, fit_distillation
+from beeline.runs.bundle import Bundle
+from beeline.runs.run import Distilled
+from beeline.runs.run_directory import ready
+from beeline.training.config import Training
+from beeline.training.plan import step_seconds
+
+
+def distill(
+    teacher: Bundle | str | Path,
+    method: str | Distillation = "one-step",
+    *,
+    budget: str | None = None,
+    out: str | Path | None = None,
+    device: Device = AUTO,
+    training: Training | None = None,
+    data: Any = None,
+    seed: int = 0,
+    say: Callable[[str], None] = lambda text: None,
+    measure: Callable[..., float] = step_seconds,
+    **more: Any,
+) -> Bundle:
+    """Train a student of a flow that samples in fewer evaluations, and return its bundle.
+
+    ``teacher``: a bundle, which is saved beside ``out``, or the directory of one, of a run, or hub:owner/name.
+    ``method``: the name of a distillation of ``beeline list distillations``, with settings if wanted
+    ("reflow", "OneStep(count=5000)"), or such an object.
+    ``budget``: time for all of it, such as "5m", which sets the number of steps; without it ``training`` does, by
+    default 2,000 steps.
+    ``out``: directory of the run, by default the first free one of ``runs/distilled``, ``runs/distilled-2``, ...
+    ``data``: a data set, where that of the teacher cannot be loaded any more.
+    ``say`` is called with a line about what was chosen.  ``more``: ``resume``, ``fork``, ``parallel`` and ``log`` of
+    ``runs.run.train``.
+
+    Raises BeelineError for an unknown method, a teacher whose data are not known, and a budget that is too short.
+    """
+    how = method_of(method)
+    require(
+        budget is None or training is None,
+        "budget= and training= were given, but both set the number of steps; give one of them",
+    )
+    place = free("distilled") if out is None else Path(out)
+    resume = bool(more.get("resume"))
+    where = str(teacher) if not isinstance(teacher, Bundle) else str(place.parent / f"{place.name}-teacher")
+    run = Distilled(where, how, training or Training(), seed, data)
+    if not resume:
+        ready(place, run, resume=False)  # before anything is written and any time is spent
+    if isinstance(teacher, Bundle) and not resume:
+        require(
+            data is not None or "data" in teacher.lineage,
+            "the bundle does not record the data that it was trained on, whose conditions and shape a student needs; "
+            "give them by data=, for example data=Digits()",
+        )
+        teacher.save(where)
+    if budget is not None:
+        fitted = fit_distillation(run, duration(budget), resolve_device(device), measure=measure)
+        run = fitted.run
+        say(f"{run.training.steps:,} steps of {run.training.batch_size} data, {fitted.step_seconds:.3g} s each")
+    return runs.train(run, place, device=device, **more)
+
+
+def method_of(method: str | Distillation) -> Distillation:
+    """A distillation by its name, with settings if wanted, or as it is."""
+    if not isinstance(method, str):
+        return method
+    text = method if "(" in method else config.lookup("distillations", method).__name__
+    found: Distillation = config.parse(text, "distillations")
+    return found
