@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from beeline.cli import tuning
 from beeline.cli.conditions import condition
@@ -23,15 +23,20 @@ from beeline.data.modality import complete
 from beeline.data.translation import DatasetSource
 from beeline.objectives.matching import ObjectiveWrapper
 from beeline.recipes.automatic import recipe_for
+from beeline.recipes.distilling import method_of
 from beeline.runs.averaging import export_averages
-from beeline.runs.budget import side_for
+from beeline.runs.budget import duration, fit_distillation, side_for
 from beeline.runs.bundle import Bundle, load
 from beeline.runs.live.tracking import tracked
+from beeline.runs.publishing import push as publish
 from beeline.runs.run import Distilled, Run
 from beeline.runs.run import train as train_run
 from beeline.runs.run_directory import ready
 from beeline.sampling.sampler import Sampler
 from beeline.training.checks import Interrupted
+
+if TYPE_CHECKING:  # for annotations alone
+    import torch
 
 
 def settings(pairs: Sequence[str]) -> dict[str, str]:
@@ -107,9 +112,34 @@ def default_out(name: str) -> Path:
 def distillation(bundle: str, method: str, pairs: Sequence[str]) -> Distilled:
     """A distillation run with settings of the method, the training or the seed changed."""
     load(bundle, device="cpu")  # refused before any work
-    parsed = config.parse(method if "(" in method else config.lookup("distillations", method).__name__, "distillations")
-    run = Distilled(str(bundle), parsed)
+    run = Distilled(str(bundle), method_of(method))
     return config.change(run, settings(pairs)) if pairs else run
+
+
+def budgeted_distillation(
+    run: Distilled, out: Path, budget: str, pairs: Sequence[str], resume: bool, device: torch.device
+) -> Distilled:
+    """The distillation with as many steps as fit into a budget, with a line on what was chosen."""
+    require(
+        not resume and "training.steps" not in settings(pairs),
+        f"--budget {budget} was given beside {'--resume' if resume else '--set training.steps'}, which sets the steps "
+        "already; leave one of them out",
+    )
+    ready(out, run, resume=False)
+    fitted = fit_distillation(run, duration(budget), device)
+    training = fitted.run.training
+    print(
+        f"{training.steps:,} steps of {training.batch_size} data, {fitted.step_seconds:.3g} s each, about "
+        f"{fitted.seconds / 60:.1f} min",
+        file=sys.stderr,
+    )
+    return fitted.run
+
+
+def push(name: str, repository: str, private: bool | None, license: str | None) -> dict[str, str]:
+    """Upload the bundle of a directory to the hub."""
+    bundle = load(name, device="cpu")
+    return {"bundle": name, "address": publish(bundle, repository, private=private, license=license)}
 
 
 def train(

@@ -194,6 +194,9 @@ def distill(
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue the run in --out from its last checkpoint.")
     ] = False,
+    budget: Annotated[
+        str | None, typer.Option(metavar="TIME", help="Time for all of it, as 90s, 20m or 2h: sets the steps.")
+    ] = None,
     log: TrackLog = None,
     device: Dev = AUTO,
     report: Report = True,
@@ -202,9 +205,12 @@ def distill(
     """Straighten a flow, or distil it to few steps."""
     from beeline.cli import commands
 
-    check_device(device)  # before any work
+    where = check_device(device)  # before any work
     run = commands.distillation(bundle, method, set_ or [])
-    command = command_line("distill", bundle, method, set_, out, log=log, **{"--device": named(device)})
+    if budget is not None:
+        run = commands.budgeted_distillation(run, out, budget, set_ or [], resume, where)
+    options = {"--device": named(device), "--budget": budget}
+    command = command_line("distill", bundle, method, set_, out, log=log, **options)
     commands.train(run, out, resume=resume, quiet=json_, command=command, device=device, report=report, log=log or ())
     print_result(run_files(out), json_)
 
@@ -299,6 +305,24 @@ def compare(
     from beeline.cli import evaluating
 
     evaluating.evaluate(bundles, data, n, seed, set_ or [], json_, device)
+
+
+@app.command(epilog="Example: beeline push runs/digits ada/digits --private")
+def push(
+    bundle: Annotated[str, typer.Argument(help="Directory of a bundle or run.")],
+    name: Annotated[str, typer.Argument(metavar="OWNER/NAME", help="Repository of the Hugging Face hub.")],
+    private: Annotated[
+        bool | None, typer.Option("--private/--public", help="Who may read a new repository; default that of the hub.")
+    ] = None,
+    license_: Annotated[
+        str | None, typer.Option("--license", help="License of the model, as the hub names it, such as mit.")
+    ] = None,
+    json_: Json = False,
+) -> None:
+    """Upload a bundle with a model card to the Hugging Face hub, with the login of 'hf auth login' or HF_TOKEN."""
+    from beeline.cli import commands
+
+    print_result(commands.push(bundle, name, private, license_), json_)
 
 
 @app.command("list", epilog="Example: beeline list solvers")

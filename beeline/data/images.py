@@ -240,7 +240,8 @@ class Image(ModalityBase):
             if path.suffix == ".npy":
                 np.save(out, raw.pixels)
             elif path.suffix == ".npz":
-                np.savez_compressed(out, images=raw.pixels, **stored_labels(raw.labels, raw.names))
+                labels: Any = stored_labels(raw.labels, raw.names)
+                np.savez_compressed(out, images=raw.pixels, **labels)
             else:
                 out.write(self.preview(raw, most=len(raw)))
 

@@ -231,7 +231,8 @@ class Points(ModalityBase):
             if path.suffix == ".npy":
                 np.save(out, raw.values)
             elif path.suffix == ".npz":
-                np.savez_compressed(out, points=raw.values, **stored_labels(raw.labels, raw.names))
+                labels: Any = stored_labels(raw.labels, raw.names)
+                np.savez_compressed(out, points=raw.values, **labels)
             elif path.suffix == ".csv":
                 _write_csv(out, raw)
             else:

@@ -53,7 +53,8 @@ def push(
     permission or no network.
     """
     from huggingface_hub import HfApi
-    from huggingface_hub.utils import HFValidationError, validate_repo_id
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
     try:
         require(name.count("/") == 1 and not name.startswith("hub:"), f"{name!r} has not one slash")
@@ -63,13 +64,13 @@ def push(
             f"{name!r} is no name on the hub ({error}); give owner/name, such as 'ada/digits', with letters, digits, "
             "'-', '_' and '.'"
         ) from None
-    api = HfApi(token=token) if api is None else api
+    hub: HubApi = HfApi(token=token) if api is None else api  # type: ignore[assignment]
     with tempfile.TemporaryDirectory() as folder:
         publishable(bundle).save(folder)
         (Path(folder) / "README.md").write_text(card(bundle, name, license, scores), encoding="utf-8")
         with hub_errors(name):
-            address = api.create_repo(name, private=private, repo_type="model", exist_ok=True, token=token)
-            api.upload_folder(repo_id=name, folder_path=folder, repo_type="model", commit_message=message, token=token)
+            address = hub.create_repo(name, private=private, repo_type="model", exist_ok=True, token=token)
+            hub.upload_folder(repo_id=name, folder_path=folder, repo_type="model", commit_message=message, token=token)
     return str(address)
 
 

@@ -27,7 +27,7 @@ def save(raw: Any, path: str | Path, written: Mapping[str, str] | None = None) -
         return
     if path.suffix in (".npz",):
         with replacing(path) as temporary, open(temporary, "wb") as out:
-            np.savez_compressed(out, **arrays(raw))
+            np.savez_compressed(out, **arrays(raw))  # type: ignore[arg-type]
         return
     require(
         path.suffix in (".csv", ".tsv"),
