@@ -116,7 +116,8 @@ def test_sample_writes_files_and_is_reproducible(moons: Path, tmp_path: Path) ->
         )
     first, second = np.load(tmp_path / "a.npy"), np.load(tmp_path / "b.npy")
     assert first.shape == (5, 2) and np.array_equal(first, second)
-    assert np.allclose(np.loadtxt(tmp_path / "c.csv", delimiter=",", skiprows=1), first, atol=1e-6)
+    rows = np.loadtxt(tmp_path / "c.csv", delimiter=",", skiprows=1)
+    assert np.allclose(rows[:, :2], first, atol=1e-6) and set(rows[:, 2]) == {1}  # with the label
 
 
 def test_evaluate_reports_the_cost(moons: Path, capsys: pytest.CaptureFixture[str]) -> None:
