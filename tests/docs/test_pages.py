@@ -23,7 +23,8 @@ from beeline.runs.budget import SIZES, Fitted
 
 DOCS = Path(__file__).parent.parent.parent / "docs"
 BLOCK = re.compile(
-    r"(?P<not_run>^ *<!-- not run: [^\n]+ -->\n+)?^(?P<indent> *)```(?P<kind>python|sh)\n(?P<code>.*?)^ *```", re.M | re.S
+    r"(?P<not_run>^ *<!-- not run: [^\n]+ -->\n+)?^(?P<indent> *)```(?P<kind>python|sh)\n(?P<code>.*?)^ *```",
+    re.M | re.S,
 )
 PAGES = sorted(path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*.md") if BLOCK.search(path.read_text()))
 
