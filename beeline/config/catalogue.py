@@ -39,7 +39,8 @@ CATALOGUE: dict[str, dict[str, str]] = {
     "schedules": _of(
         "times.schedules", "Uniform", "Shifted", "FluxShifted", "ResolutionShifted", "Power", "Cosine", "Karras"
     )
-    | _of("times.schedules", "Quantiles", "Windows", "Explicit"),
+    | _of("times.schedules", "Quantiles", "Windows", "Explicit")
+    | _of("networks.hub.scheduling", "CheckpointSchedule"),
     "sources": _of("couplings.sources", "Gaussian", "Uniform", "Empirical")
     | _of("couplings.heavy_tailed", "StudentT")
     | _of("spaces.manifold", "UniformOnSpace")
@@ -90,8 +91,11 @@ CATALOGUE: dict[str, dict[str, str]] = {
     | _of("sampling.guidance.temperature", "Temperature")
     | _of("sampling.guidance.straight_through", "StraightThrough")
     | _of("sampling.guidance.frames", "GivenFrames"),
-    "references": _of("sampling.guidance.guide", "Unconditional", "Weak") | _of("runs.weak_bundle", "WeakBundle"),
-    "rules": _of("sampling.guidance.guide", "Extrapolate"),
+    "references": _of("sampling.guidance.guide", "Unconditional", "Weak")
+    | _of("runs.weak_bundle", "WeakBundle")
+    | _of("sampling.guidance.negative", "Negative"),
+    "rules": _of("sampling.guidance.guide", "Extrapolate") | _of("sampling.guidance.norms", "NormRestored"),
+    "norms": _of("sampling.guidance.norms", "PerToken", "PerRow"),
     "samplers": _of("sampling.sampler", "Sampler") | _of("sampling.auto", "auto_sampler()"),
     "fits": _of("distillation.fit_solver", "Bespoke")
     | _of("distillation.fit_steps", "Searched", "Improved", "AlignedSteps", "Bellman", "Evolved"),
@@ -195,6 +199,7 @@ SLOTS: Mapping[str, str] = {
     "Guidance": "guidance",
     "Reference": "references",
     "Rule": "rules",
+    "Norm": "norms",
     "Controller": "controllers",
     "Edit": "edits",
     "Weight": "weights",

@@ -17,6 +17,7 @@ from beeline.core.protocols.flows import Guidance, Reference, Rule
 from beeline.core.ranges import dataclass
 from beeline.core.types import Cond, Dynamics, expand_time, leaves, map_cond
 from beeline.fields.flow import Flow, bind
+from beeline.sampling.guidance.negative import Negative
 from beeline.sampling.guidance.null import null_like as null_like
 from beeline.solvers.process import FieldReadout
 
@@ -70,6 +71,8 @@ class Unconditional(FlowDependent):
     def for_flow(self, flow: Flow) -> Reference:
         """The reference with the null of ``flow``; raises ValueError for a flow without one and for another null."""
         learned = flow.null
+        if isinstance(learned, Negative):
+            return learned if self.null is None else self
         require(
             not (isinstance(learned, Mapping) and not learned),
             "guidance was requested for a flow that was trained without condition dropout; its unconditional "
@@ -194,7 +197,7 @@ class Guide(FlowDependent):
         apart_strong, apart_weak = bind(field, cond, repeat=True), bind(other, null, repeat=True)
         combine = self.rule.for_run()
         low, high = self.window
-        joined = self.together and other is field and cond is not None and null is not None
+        joined = self.together and other is field and _stackable(cond, null)
         pair = map_cond(lambda a, b: torch.cat([a, b]), cond, null) if joined else None
         double = bind(field, pair) if joined else None
         rows = min((len(leaf) for _, leaf in leaves(cond) if leaf.ndim), default=0)
@@ -231,3 +234,9 @@ def CFG(scale: float, null: Any = None, window: tuple[float, float] = (0.0, 1.0)
     Extrapolate(scale=3.0)
     """
     return Guide(Unconditional(null), Extrapolate(scale), window)
+
+
+def _stackable(cond: Cond, null: Cond) -> bool:
+    """Whether two conditions can form one batch: the same leaves with the same shapes."""
+    shapes = [{name: leaf.shape[1:] for name, leaf in leaves(tree)} for tree in (cond, null)]
+    return cond is not None and null is not None and shapes[0] == shapes[1]

@@ -1,0 +1,1 @@
+"""Pretrained flow networks of other libraries."""

@@ -1,0 +1,151 @@
+"""The description of a family of pretrained flow networks: how they are called, and what their output is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, Protocol, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from beeline.core.errors import require
+from beeline.core.types import Cond
+
+Settings: TypeAlias = Mapping[str, Any]
+"""What a call needs beside state, time and condition, such as the scale of rotary positions; from the pipeline."""
+
+
+class Call(Protocol):
+    """(network, x [B,*S], tau [B], condition, settings) -> the network's output [B,*S].
+
+    ``tau`` is the time in the network's own scale.  Tokens, position ids and shapes follow from the shape of ``x``.
+    """
+
+    def __call__(self, net: Any, x: Tensor, tau: Tensor, c: Any, settings: Settings) -> Tensor: ...
+
+
+class NetworkTime(Protocol):
+    """(t [B], x [B,*S]) -> the noise level or time [B] in [0, 1] that the network takes, before its scale."""
+
+    def __call__(self, t: Tensor, x: Tensor) -> Tensor: ...
+
+
+class Statistics(Protocol):
+    """The affine map between the latents of an autoencoder and those of the flow."""
+
+    def to_flow(self, vae: Any, z: Tensor) -> Tensor: ...
+
+    def to_vae(self, vae: Any, x: Tensor) -> Tensor: ...
+
+
+def noise_level(t: Tensor, x: Tensor) -> Tensor:
+    """sigma = 1 - t."""
+    return 1 - t
+
+
+def time(t: Tensor, x: Tensor) -> Tensor:
+    """t itself, for networks that take the time of the data."""
+    return t
+
+
+def whole_noise_level(t: Tensor, x: Tensor) -> Tensor:
+    """floor(1000 sigma) / 1000, which the multistep schedulers of diffusers pass to the network."""
+    return torch.floor(1000 * (1 - t.double()) + 1e-4).to(t.dtype) / 1000
+
+
+EXTRAPOLATE: Mapping[str, Any] = MappingProxyType({"is": "rules.Extrapolate"})
+
+
+def no_settings(pipeline: Any) -> Settings:
+    return {}
+
+
+@dataclass(frozen=True)
+class Family:
+    """One family of pretrained networks.
+
+    v = sign * call(net, x, scale * clock(t, x), cond)
+    """
+
+    name: str
+    transformers: tuple[str, ...]  # classes of diffusers
+    pipelines: tuple[str, ...]  # classes of diffusers, the default one first
+    call: Call
+    statistics: Statistics
+    set_times: Callable[[Any, int, int], None]  # (scheduler, steps, tokens): sets the scheduler as the pipeline does
+    prompt: Callable[..., dict[str, Any]]  # (pipeline, texts, **arguments) -> condition
+    clock: NetworkTime = noise_level
+    scale: float = 1000.0  # of the time that the network takes
+    sign: float = -1.0  # -1 for networks that predict noise - data, +1 for data - noise
+    patch: int = 2  # side of the patch of a token, in the state
+    packed: int = 1  # side of patches that the pipeline moves into channels and ``call`` undoes
+    compressed: int = 1  # side of patches that are channels of the state itself
+    spatial: str = "vae_scale_factor"  # attribute of the pipeline: pixels per latent
+    temporal: str = ""  # attribute of the pipeline: frames per latent frame; "" for images
+    rule: Mapping[str, Any] | None = field(
+        default_factory=lambda: EXTRAPOLATE
+    )  # of guidance, as a description; None: no unconditional prediction
+    scale_argument: str = "guidance_scale"  # of the pipeline, the scale of ``rule``
+    scale_offset: float = 0.0  # 1 for pipelines that compute c + s (c - u), whose scale is s = ours - 1
+    embedded: float | None = None  # factor of the embedded guidance scale in the condition; None: it takes none
+    settings: Callable[[Any], Settings] = no_settings
+
+    def latent_shape(self, pipeline: Any, height: int, width: int, num_frames: int = 1) -> tuple[int, ...]:
+        """The shape [C,H,W] or [C,F,H,W] of a state for a size in pixels; raises ValueError for an impossible size."""
+        side = getattr(pipeline, self.spatial) * self.packed * self.compressed
+        step = side * (1 if self.packed * self.compressed > 1 else self.patch)
+        for name, value in (("height", height), ("width", width)):
+            low = max(step, value // step * step)
+            require(
+                value >= step and value % step == 0,
+                f"{name}={value} pixels were requested of {self.name}, whose tokens have a side of {step} pixels; set "
+                f"a multiple of it, such as {low} or {low + step}",
+            )
+        channels = pipeline.transformer.config.in_channels // self.packed**2
+        plane = (height // side * self.packed, width // side * self.packed)
+        if not self.temporal:
+            return (channels, *plane)
+        ratio = getattr(pipeline, self.temporal)
+        low = max(0, num_frames - 1) // ratio * ratio + 1
+        require(
+            num_frames >= 1 and (num_frames - 1) % ratio == 0,
+            f"num_frames={num_frames} were requested of {self.name}, whose latent frames hold {ratio} frames after the "
+            f"first; set a multiple of {ratio} plus 1, such as {low} or {low + ratio}",
+        )
+        return (channels, (num_frames - 1) // ratio + 1, *plane)
+
+    def tokens(self, shape: tuple[int, ...]) -> int:
+        """Number of tokens of a state of shape [C,H,W] or [C,F,H,W]."""
+        *frames, h, w = shape[1:]
+        return (h // self.patch) * (w // self.patch) * (frames[0] if frames else 1)
+
+
+class Pretrained(nn.Module):
+    """A pretrained network of another library as a velocity field.
+
+    v(x, t, cond) = sign * call(net, x, scale * clock(t), cond)
+    Takes and returns [B,*S] in the dtype of the state; the network is called in the dtype of its parameters, with a
+    time in float32.
+    """
+
+    def __init__(
+        self, net: nn.Module, family: Family, settings: Settings | None = None, clock: NetworkTime | None = None
+    ):
+        super().__init__()
+        self.net, self.family = net, family
+        self.settings, self.clock = dict(settings or {}), clock or family.clock
+
+    def forward(self, x: Tensor, t: Tensor, cond: Cond = None) -> Tensor:
+        weight = next(self.net.parameters(), x)
+        tau = self.family.scale * self.clock(t, x)
+        out = self.family.call(self.net, x.to(weight.dtype), tau, cast(cond, weight.dtype), self.settings)
+        return self.family.sign * out.to(x.dtype)
+
+
+def cast(cond: Any, dtype: torch.dtype) -> Any:
+    """The condition with its floating point leaves in ``dtype``; masks and token numbers are unchanged."""
+    if isinstance(cond, Tensor):
+        return cond.to(dtype) if cond.is_floating_point() else cond
+    return {name: cast(leaf, dtype) for name, leaf in cond.items()} if isinstance(cond, Mapping) else cond

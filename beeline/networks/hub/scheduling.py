@@ -1,0 +1,128 @@
+"""Step schedules of pretrained checkpoints, read from the configuration of their scheduler."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from beeline.core.errors import require
+from beeline.core.ranges import dataclass
+from beeline.times.schedules import _interpolate as interpolate
+from beeline.times.schedules import check_interval, check_monotone
+
+
+def linear_mu(scheduler: Any, tokens: int) -> float:
+    """The logarithm of the shift, linear in the number of tokens, with the constants of the configuration."""
+    c = scheduler.config
+    low, high = c.get("base_image_seq_len", 256), c.get("max_image_seq_len", 4096)
+    base, top = c.get("base_shift", 0.5), c.get("max_shift", 1.15)
+    return float(base + (top - base) * (tokens - low) / (high - low))
+
+
+def own_grid(scheduler: Any, steps: int, tokens: int) -> None:
+    """The scheduler's own grid; a multistep scheduler has no other."""
+    dynamic = scheduler.config.get("use_dynamic_shifting", False)
+    scheduler.set_timesteps(steps, **({"mu": linear_mu(scheduler, tokens)} if dynamic else {}))
+
+
+def grid_to_last_step(scheduler: Any, steps: int, tokens: int) -> None:
+    """Equal steps from sigma = 1 to 1 / steps, before the shift."""
+    with_mu(linear_mu)(scheduler, steps, tokens)
+
+
+def with_mu(mu: Callable[[Any, int], float]) -> Callable[[Any, int, int], None]:
+    """As ``grid_to_last_step``, with another logarithm of the shift."""
+
+    def set_times(scheduler: Any, steps: int, tokens: int) -> None:
+        dynamic = {"mu": mu(scheduler, tokens)} if scheduler.config.get("use_dynamic_shifting", False) else {}
+        if scheduler.config.get("use_flow_sigmas", False):
+            scheduler.set_timesteps(steps, **dynamic)  # multistep schedulers take no sigmas
+        else:
+            scheduler.set_timesteps(sigmas=np.linspace(1.0, 1 / steps, steps), **dynamic)
+
+    return set_times
+
+
+def flux2_grid(scheduler: Any, steps: int, tokens: int) -> None:
+    """Equal steps, with a shift that depends on tokens and steps (FLUX.2)."""
+    slow = 0.00016927 * tokens + 0.45666666
+    fast = 8.73809524e-05 * tokens + 1.89833333
+    mu = slow if tokens > 4300 else slow + (slow - fast) / 190 * (steps - 200)
+    with_mu(lambda scheduler, tokens: mu)(scheduler, steps, tokens)
+
+
+def cogview4_mu(scheduler: Any, tokens: int) -> float:
+    """The shift of CogView4, linear in the square root of the number of tokens."""
+    c = scheduler.config
+    share = math.sqrt(tokens / c.get("base_image_seq_len", 256))
+    return float(share * c.get("max_shift", 0.75) + c.get("base_shift", 0.25))
+
+
+def cogview4_grid(scheduler: Any, steps: int, tokens: int) -> None:
+    """Whole-number times for the network, and shifted noise levels for the solver (CogView4)."""
+    times = np.linspace(scheduler.config.num_train_timesteps, 1.0, steps).astype(np.int64).astype(np.float32)
+    levels = times / scheduler.config.num_train_timesteps
+    scheduler.set_timesteps(sigmas=levels, timesteps=times, mu=cogview4_mu(scheduler, tokens))
+
+
+def linear_quadratic(scheduler: Any, steps: int, tokens: int, noise: float = 0.025) -> None:
+    """Half of the steps linear down to 1 - ``noise``, the rest quadratic (Mochi)."""
+    half = steps // 2
+    first = [i * noise / half for i in range(half)]
+    difference, rest = half - noise * steps, steps - half
+    a = difference / (half * rest**2)
+    b = noise / half - 2 * difference / rest**2
+    second = [a * i * i + b * i + a * half * half for i in range(half, steps)]
+    scheduler.set_timesteps(sigmas=np.array([1.0 - v for v in first + second]))
+
+
+@dataclass(frozen=True)
+class CheckpointSchedule:
+    """The times at which the scheduler of a pretrained checkpoint evaluates its network.
+
+    t_i = 1 - sigma_i,  with the noise levels sigma_i of the scheduler of diffusers, and t = 1 at the end
+    The whole schedule is that of the scheduler.  On a part of [0, 1] the density of steps is that of the whole.
+    Source: the checkpoint's ``scheduler_config.json``.
+
+    >>> CheckpointSchedule("sd3", "FlowMatchEulerDiscreteScheduler", {"shift": 3.0}, 64)(2)  # doctest: +SKIP
+    tensor([0.0000, 0.9911, 1.0000])
+    """
+
+    family: str  # name of the family, which sets the scheduler as its pipeline does
+    scheduler: str  # class of diffusers
+    config: Mapping[str, Any] = field(default_factory=dict)  # the scheduler's configuration
+    tokens: int = 4096  # tokens of one sample, on which a resolution-dependent shift depends
+
+    def __call__(self, steps: int, start: float = 0.0, end: float = 1.0) -> Tensor:
+        check_interval(steps, start, end)
+        times = self._times(steps)
+        if (start, end) != (0.0, 1.0):
+            grid = torch.linspace(0, 1, len(times), dtype=torch.float64)
+            inside = times.clone()
+            inside[0], inside[-1] = 0.0, 1.0
+            low, high = interpolate(inside, grid, torch.tensor([start, end], dtype=torch.float64))
+            times = interpolate(grid, inside, low + (high - low) * torch.linspace(0, 1, steps + 1, dtype=torch.float64))
+            times[0], times[-1] = start, end
+        return check_monotone(times.to(torch.get_default_dtype()), self)
+
+    def _times(self, steps: int) -> Tensor:
+        from beeline.networks.hub.families import family_named
+        from beeline.networks.hub.imports import diffusers
+
+        library = diffusers("a schedule of a pretrained checkpoint")
+        scheduler = getattr(library, self.scheduler).from_config(dict(self.config))
+        family_named(self.family).set_times(scheduler, steps, self.tokens)
+        levels = scheduler.sigmas.double()
+        times = levels if scheduler.config.get("invert_sigmas", False) else 1 - levels
+        require(
+            len(times) == steps + 1,
+            f"the scheduler {self.scheduler} gives {len(times) - 1} steps for {steps}; its grid cannot be followed: "
+            "set another schedule, such as Shifted(3.0)",
+        )
+        return times

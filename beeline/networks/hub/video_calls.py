@@ -1,0 +1,46 @@
+"""Calls of pretrained video transformers: from a state [B,C,F,H,W] to the arguments of the network and back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from beeline.networks.hub.family import Settings
+
+
+def wan(net: Any, x: Tensor, tau: Tensor, c: Any, settings: Settings) -> Tensor:
+    if settings.get("expand_timesteps", False):  # one time for each token
+        tau = tau[:, None].repeat(1, x.shape[2] * (x.shape[3] // 2) * (x.shape[4] // 2))
+    out: Tensor = net(hidden_states=x, timestep=tau, encoder_hidden_states=c["text"], return_dict=False)[0]
+    return out
+
+
+def ltx(net: Any, x: Tensor, tau: Tensor, c: Any, settings: Settings) -> Tensor:
+    f, h, w = x.shape[2:]
+    out = net(
+        hidden_states=x.flatten(2).mT,
+        encoder_hidden_states=c["text"],
+        timestep=tau,
+        encoder_attention_mask=c["mask"],
+        num_frames=f,
+        height=h,
+        width=w,
+        rope_interpolation_scale=settings["rope_interpolation_scale"],
+        return_dict=False,
+    )[0]
+    result: Tensor = out.mT.unflatten(2, (f, h, w))
+    return result
+
+
+def hunyuan_video(net: Any, x: Tensor, tau: Tensor, c: Any, settings: Settings) -> Tensor:
+    out: Tensor = net(
+        hidden_states=x,
+        timestep=tau,
+        encoder_hidden_states=c["text"],
+        encoder_attention_mask=c["mask"],
+        pooled_projections=c["pooled"],
+        guidance=c["guidance"] if net.config.guidance_embeds else None,
+        return_dict=False,
+    )[0]
+    return out

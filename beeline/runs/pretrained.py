@@ -1,0 +1,98 @@
+"""Bundles of pretrained pipelines of diffusers."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import replace
+from typing import Any
+
+from beeline.config import build
+from beeline.core.errors import require
+from beeline.core.protocols.flows import Solver
+from beeline.data.pretrained import Prompted
+from beeline.fields.flow import Flow
+from beeline.networks.hub.families import family_of
+from beeline.networks.hub.family import Family, Pretrained, whole_noise_level
+from beeline.networks.hub.scheduling import CheckpointSchedule
+from beeline.runs.bundle import Bundle
+from beeline.sampling.guidance.guide import Guide, Plain, Unconditional
+from beeline.sampling.guidance.negative import Negative
+from beeline.sampling.sampler import Sampler
+from beeline.solvers.multistep import DPMSolver, UniPC
+from beeline.solvers.runge_kutta import EULER
+
+SOLVERS: dict[str, tuple[Solver, bool]] = {
+    "FlowMatchEulerDiscreteScheduler": (EULER, False),
+    "DPMSolverMultistepScheduler": (DPMSolver(2), True),
+    "UniPCMultistepScheduler": (UniPC(2), True),
+}
+"""Class of scheduler -> its solver, and whether it passes whole-number times to the network."""
+
+
+def from_pipeline(
+    pipeline: Any,
+    *,
+    height: int | None = None,
+    width: int | None = None,
+    num_frames: int | None = None,
+    family: Family | None = None,
+) -> Bundle:
+    """A pipeline of diffusers as a bundle: its network as a flow, its schedule, solver and guidance as the sampler.
+
+    ``height`` and ``width`` are in pixels, ``num_frames`` in frames; the defaults are those of the pipeline.  The
+    components are shared with the pipeline, not copied.
+
+    Raises ValueError for a pipeline of an unknown family, an unknown scheduler, or a size that the network cannot take.
+    """
+    family = family or family_of(pipeline)
+    defaults = call_defaults(pipeline)
+    net = pipeline.transformer.eval()
+    size = size_of(family, pipeline, height, width, num_frames, defaults)
+    name = type(pipeline.scheduler).__name__
+    require(
+        name in SOLVERS,
+        f"the pipeline has the scheduler {name}, whose solver is unknown; set one of {', '.join(SOLVERS)} with "
+        "pipeline.scheduler = ...",
+    )
+    solver, whole = SOLVERS[name]
+    field = Pretrained(net, family, family.settings(pipeline), whole_noise_level if whole else None)
+    scale = (defaults.get(family.scale_argument) or 1.0) + family.scale_offset
+    guidance: Any = Plain()
+    if family.rule is not None and scale != 1.0:
+        guidance = Guide(Unconditional(), build.build({**family.rule, "scale": scale}))
+    tokens = family.tokens(size)
+    schedule = CheckpointSchedule(family.name, name, dict(pipeline.scheduler.config), tokens)
+    sampler = Sampler(defaults["num_inference_steps"], schedule, solver, guidance)
+    embedded = defaults.get("guidance_scale") if family.embedded is not None else None
+    modality = Prompted(pipeline, family, size, isinstance(guidance, Guide), embedded)
+    flow = Flow(field, null=Negative() if family.rule else {})
+    return Bundle(flow, sampler, modality, {"pipeline": type(pipeline).__name__, "family": family.name})
+
+
+def call_defaults(pipeline: Any) -> dict[str, Any]:
+    """The defaults of the arguments of a pipeline's call, by name."""
+    parameters = inspect.signature(type(pipeline).__call__).parameters
+    return {name: p.default for name, p in parameters.items() if p.default is not p.empty}
+
+
+def resized(bundle: Bundle, height: int, width: int, num_frames: int | None = None) -> Bundle:
+    """The bundle for samples of another size, with the schedule for that size."""
+    assert isinstance(bundle.modality, Prompted)
+    made = from_pipeline(bundle.modality.pipeline, height=height, width=width, num_frames=num_frames)
+    return replace(bundle, modality=made.modality, sampler=replace(bundle.sampler, schedule=made.sampler.schedule))
+
+
+def size_of(
+    family: Family,
+    pipeline: Any,
+    height: int | None,
+    width: int | None,
+    num_frames: int | None,
+    defaults: dict[str, Any],
+) -> tuple[int, ...]:
+    """The shape of one latent for a size in pixels, or for the pipeline's default size."""
+    height, width = (
+        given or defaults.get(name) or pipeline.default_sample_size * getattr(pipeline, family.spatial)
+        for name, given in (("height", height), ("width", width))
+    )
+    return family.latent_shape(pipeline, height, width, num_frames or defaults.get("num_frames") or 1)

@@ -1,0 +1,74 @@
+"""Guidance rules that restore the norm of the strong prediction, and the parts over which the norm is taken."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from torch import Tensor
+
+from beeline.core.ranges import Count, dataclass
+
+
+class Norm(Protocol):
+    """v [B,*S] -> Euclidean norms of its parts, broadcastable to v."""
+
+    def __call__(self, v: Tensor) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class PerToken:
+    """Norms of patches: all channels of patch x patch pixels.
+
+    Assumes images [B,C,H,W] with sides divisible by the patch.
+
+    >>> import torch
+    >>> PerToken(2)(torch.ones(1, 4, 2, 2))[0, 0]
+    tensor([[4., 4.],
+            [4., 4.]])
+    """
+
+    patch: Count = 2  # side of a patch
+
+    def __call__(self, v: Tensor) -> Tensor:
+        b, c, h, w = v.shape
+        p = self.patch
+        parts = v.view(b, c, h // p, p, w // p, p)
+        norms = parts.square().sum((1, 3, 5), keepdim=True).sqrt()
+        return norms.expand(b, 1, h // p, p, w // p, p).reshape(b, 1, h, w)
+
+
+@dataclass(frozen=True)
+class PerRow:
+    """Norms over the last axis: of a row of pixels of each channel.
+
+    >>> import torch
+    >>> PerRow()(torch.ones(1, 1, 1, 4))
+    tensor([[[[2.]]]])
+    """
+
+    def __call__(self, v: Tensor) -> Tensor:
+        return v.square().sum(-1, keepdim=True).sqrt()
+
+
+@dataclass(frozen=True)
+class NormRestored:
+    """Extrapolation, scaled to the norm of the strong prediction in every part.
+
+    v = w |strong| / |w|,  w = weak + scale (strong - weak)
+    Source: Qwen-Image technical report, 2025 (arXiv 2508.02324); Lumina-Image 2.0, 2025 (arXiv 2503.21758).
+
+    >>> import torch
+    >>> NormRestored(2.0, PerRow()).for_run()(torch.tensor([[3.0]]), torch.tensor([[1.0]]), None, None)
+    tensor([[3.]])
+    """
+
+    scale: float  # 1 is no guidance
+    norm: Norm  # the parts
+
+    def for_run(self) -> Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]:
+        def rule(strong: Tensor, weak: Tensor, x: Tensor, t: Tensor) -> Tensor:
+            v = weak + self.scale * (strong - weak)
+            return v * (self.norm(strong) / self.norm(v).clamp(min=1e-12))
+
+        return rule

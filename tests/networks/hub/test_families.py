@@ -1,0 +1,114 @@
+"""Every family samples the latents of its own pipeline, conditional and guided, with its own schedule."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from beeline.networks.hub.families import FAMILIES, family_of
+from beeline.networks.hub.family import Pretrained
+from beeline.runs.pretrained import from_pipeline
+from beeline.sampling.guidance.guide import CFG, Guide, Plain
+from tests.networks.hub import tiny_images, tiny_more_images, tiny_videos
+from tests.networks.hub.tiny import SCALE, df
+
+CASES = {
+    "sd3": tiny_images.sd3,
+    "flux": tiny_images.flux,
+    "flux2": tiny_images.flux2,
+    "flux2-klein": tiny_images.flux2_klein,
+    "chroma": tiny_images.chroma,
+    "qwen-image": tiny_images.qwen_image,
+    "z-image": tiny_images.z_image,
+    "lumina2": tiny_images.lumina2,
+    "sana": tiny_images.sana,
+    "auraflow": tiny_more_images.auraflow,
+    "cogview4": tiny_more_images.cogview4,
+    "prx": tiny_more_images.prx,
+    "hidream": tiny_more_images.hidream,
+    "wan": tiny_videos.wan,
+    "wan, a time per token": tiny_videos.wan_per_token,
+    "ltx": tiny_videos.ltx,
+    "hunyuan-video": tiny_videos.hunyuan_video,
+    "mochi": tiny_videos.mochi,
+}
+STEPS = 6
+
+
+@pytest.fixture(autouse=True)
+def silent():
+    df.utils.logging.set_verbosity_error()
+    torch.manual_seed(0)
+
+
+def ours(case, guided, bundle=None, steps=STEPS):
+    bundle = bundle or from_pipeline(case.pipe, **case.size)
+    guide = bundle.sampler.guidance if isinstance(bundle.sampler.guidance, Guide) else CFG(SCALE)
+    guidance = replace(guide, rule=replace(guide.rule, scale=SCALE)) if guided else Plain()
+    cond = {**case.cond, "negative": case.null} if guided else case.cond
+    return replace(bundle.sampler, steps=steps, guidance=guidance)(bundle.flow, case.x0, cond)
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("guided", [False, True], ids=["conditional", "guided"])
+def test_a_family_gives_the_latents_of_its_pipeline(name, guided):
+    case = CASES[name]()
+    case.pipe.set_progress_bar_config(disable=True)
+    if guided and case.null is None:
+        assert family_of(case.pipe).rule is None
+        return
+    with torch.no_grad():
+        wanted = case.theirs(STEPS, guided)
+        found = ours(case, guided)
+    assert found.shape == wanted.shape
+    assert (wanted - case.x0).abs().max() > 0.1
+    assert (found - wanted).abs().max() <= 1e-5 * max(1.0, float(wanted.abs().max()))
+
+
+def test_every_family_has_a_case():
+    tested = {family_of(make().pipe).name for make in CASES.values()}
+    assert tested == {family.name for family in FAMILIES}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_comparison_finds_a_wrong_sign_and_a_wrong_time(name):
+    case = CASES[name]()
+    bundle = from_pipeline(case.pipe, **case.size)
+    field = bundle.flow.field
+    right = ours(case, False, bundle)
+    for wrong in (
+        Pretrained(field.net, replace(field.family, sign=-field.family.sign), field.settings, field.clock),
+        Pretrained(field.net, field.family, field.settings, lambda t, x: field.clock(1 - t, x)),
+    ):
+        changed = ours(case, False, replace(bundle, flow=replace(bundle.flow, field=wrong)))
+        assert (changed - right).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("name", ["flux", "chroma", "qwen-image", "z-image", "lumina2"])
+def test_latents_are_equal_where_float32_holds_the_noise_levels(name):
+    case = CASES[name]()
+    case.pipe.scheduler = df.FlowMatchEulerDiscreteScheduler(shift=1.0)
+    with torch.no_grad():
+        wanted = case.theirs(8, False)
+    assert (ours(case, False, steps=8) - wanted).abs().max() <= 2e-6
+
+
+def flow_prediction(kind, shift):
+    return kind(flow_shift=shift, use_flow_sigmas=True, prediction_type="flow_prediction")
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: tiny_images.sana(flow_prediction(df.DPMSolverMultistepScheduler, 3.0)),
+        lambda: tiny_videos.wan(flow_prediction(df.UniPCMultistepScheduler, 5.0)),
+    ],
+    ids=["sana", "wan"],
+)
+def test_the_multistep_solver_of_a_checkpoint_is_followed(make):
+    case = make()
+    with torch.no_grad():
+        wanted = case.theirs(8, True)
+    assert (ours(case, True, steps=8) - wanted).abs().max() <= 1e-5 * max(1.0, float(wanted.abs().max()))

@@ -1,0 +1,73 @@
+"""Tiny randomly initialised pipelines of diffusers, and what their own loops give."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+df = pytest.importorskip("diffusers", reason="diffusers is not installed")
+
+SCALE = 4.0  # guidance scale
+
+
+@dataclass
+class Case:
+    pipe: Any
+    x0: Tensor  # noise in the space of the flow
+    cond: dict[str, Any]
+    null: dict[str, Any] | None  # None: the pipeline has no unconditional prediction
+    theirs: Callable[[int, bool], Tensor]  # (steps, guided) -> the pipeline's latents in the space of the flow
+    size: dict[str, int]  # height, width, num_frames
+
+
+def awake(net: nn.Module, seed: int = 0, amount: float = 0.08) -> Any:
+    """A random network in which nothing is zero: zero gates would hide mistakes."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for p in net.parameters():
+            p.add_(amount * torch.randn(p.shape, generator=generator))
+    return net.eval()
+
+
+def rand(*shape: int, seed: int) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def kl(**more: Any) -> Any:
+    settings = dict(sample_size=32, block_out_channels=(4,), layers_per_block=1, norm_num_groups=1, latent_channels=4)
+    settings |= dict(use_quant_conv=False, use_post_quant_conv=False, shift_factor=0.0609, scaling_factor=1.5035)
+    return df.AutoencoderKL(**(settings | more))
+
+
+def masks(batch: int, dtype: torch.dtype = torch.long, length: int = 7) -> Tensor:
+    m = torch.ones(batch, length, dtype=dtype)
+    m[-1, 5:] = 0
+    return m
+
+
+def masked(width: int, batch: int = 2, dtype: torch.dtype = torch.long) -> tuple[dict[str, Any], dict[str, Any]]:
+    m = masks(batch, dtype)
+    return dict(text=rand(batch, 7, width, seed=2), mask=m), dict(text=rand(batch, 7, width, seed=4), mask=m.flip(0))
+
+
+def plain(width: int, batch: int = 2, length: int = 7) -> tuple[dict[str, Any], dict[str, Any]]:
+    return dict(text=rand(batch, length, width, seed=2)), dict(text=rand(batch, length, width, seed=4))
+
+
+def embeds(c: dict[str, Any], n: dict[str, Any], mask: str = "prompt_attention_mask") -> dict[str, Any]:
+    """The arguments of a pipeline for masked embeddings."""
+    made = dict(prompt_embeds=c["text"], negative_prompt_embeds=n["text"])
+    return made | ({mask: c["mask"], f"negative_{mask}": n["mask"]} if "mask" in c else {})
+
+
+def static(shift: float) -> Any:
+    return df.FlowMatchEulerDiscreteScheduler(shift=shift)
+
+
+def dynamic(**more: Any) -> Any:
+    return df.FlowMatchEulerDiscreteScheduler(**(dict(shift=3.0, use_dynamic_shifting=True) | more))

@@ -1,0 +1,199 @@
+"""Tiny video pipelines."""
+
+from __future__ import annotations
+
+import torch
+
+from tests.networks.hub.tiny import SCALE, Case, awake, df, dynamic, embeds, masked, masks, plain, rand, static
+
+
+def wan_net(seed=0):
+    return awake(
+        df.WanTransformer3DModel(
+            patch_size=(1, 2, 2),
+            num_attention_heads=2,
+            attention_head_dim=12,
+            in_channels=16,
+            out_channels=16,
+            text_dim=32,
+            freq_dim=256,
+            ffn_dim=32,
+            num_layers=2,
+            cross_attn_norm=True,
+            qk_norm="rms_norm_across_heads",
+            rope_max_seq_len=32,
+        ),
+        seed,
+    )
+
+
+def wan_vae():
+    return df.AutoencoderKLWan(
+        base_dim=3, z_dim=16, dim_mult=[1, 1, 1, 1], num_res_blocks=1, temperal_downsample=[False, True, True]
+    )
+
+
+def wan(scheduler=None, expand=False) -> Case:
+    pipe = df.WanPipeline(None, None, wan_vae(), scheduler or static(5.0), wan_net(), expand_timesteps=expand)
+    x0 = rand(2, 16, 3, 4, 4, seed=1)
+    c, n = plain(32)
+
+    def theirs(steps, guided):
+        return pipe(
+            **embeds(c, n),
+            guidance_scale=SCALE if guided else 1.0,
+            height=32,
+            width=32,
+            num_frames=9,
+            latents=x0.clone(),
+            num_inference_steps=steps,
+            output_type="latent",
+        ).frames
+
+    return Case(pipe, x0, c, n, theirs, dict(height=32, width=32, num_frames=9))
+
+
+def wan_per_token() -> Case:
+    return wan(expand=True)
+
+
+def ltx() -> Case:
+    net = awake(
+        df.LTXVideoTransformer3DModel(
+            in_channels=8,
+            out_channels=8,
+            patch_size=1,
+            patch_size_t=1,
+            num_attention_heads=4,
+            attention_head_dim=8,
+            cross_attention_dim=32,
+            num_layers=2,
+            caption_channels=32,
+        )
+    )
+    vae = df.AutoencoderKLLTXVideo(
+        in_channels=3,
+        out_channels=3,
+        latent_channels=8,
+        block_out_channels=(8, 8, 8, 8),
+        decoder_block_out_channels=(8, 8, 8, 8),
+        layers_per_block=(1, 1, 1, 1, 1),
+        decoder_layers_per_block=(1, 1, 1, 1, 1),
+        spatio_temporal_scaling=(True, True, False, False),
+        decoder_spatio_temporal_scaling=(True, True, False, False),
+        patch_size=1,
+        patch_size_t=1,
+    )
+    scheduler = dynamic(shift=1.0, base_shift=0.95, max_shift=2.05, base_image_seq_len=1024, shift_terminal=0.1)
+    pipe = df.LTXPipeline(scheduler, vae, None, None, net)
+    space, frames = pipe.vae_spatial_compression_ratio, pipe.vae_temporal_compression_ratio
+    x0 = rand(2, 8, 3, 8, 16, seed=1)
+    c, n = masked(32)
+    size = dict(height=8 * space, width=16 * space, num_frames=2 * frames + 1)
+
+    def theirs(steps, guided):
+        out = pipe(
+            **embeds(c, n),
+            guidance_scale=SCALE if guided else 1.0,
+            **size,
+            frame_rate=25,
+            latents=x0.flatten(2).mT.clone(),
+            num_inference_steps=steps,
+            output_type="latent",
+        ).frames
+        return out.mT.unflatten(2, (3, 8, 16))
+
+    return Case(pipe, x0, c, n, theirs, size)
+
+
+def hunyuan_video() -> Case:
+    net = awake(
+        df.HunyuanVideoTransformer3DModel(
+            in_channels=4,
+            out_channels=4,
+            num_attention_heads=2,
+            attention_head_dim=10,
+            num_layers=1,
+            num_single_layers=1,
+            num_refiner_layers=1,
+            patch_size=1,
+            patch_size_t=1,
+            guidance_embeds=True,
+            text_embed_dim=16,
+            pooled_projection_dim=8,
+            rope_axes_dim=(2, 4, 4),
+        )
+    )
+    vae = df.AutoencoderKLHunyuanVideo(
+        latent_channels=4,
+        down_block_types=("HunyuanVideoDownBlock3D",) * 4,
+        up_block_types=("HunyuanVideoUpBlock3D",) * 4,
+        block_out_channels=(8, 8, 8, 8),
+        layers_per_block=1,
+        norm_num_groups=4,
+        scaling_factor=0.476986,
+        spatial_compression_ratio=8,
+        temporal_compression_ratio=4,
+    )
+    pipe = df.HunyuanVideoPipeline(None, None, net, vae, static(7.0), None, None)
+    x0, g, m = rand(2, 4, 3, 4, 4, seed=1), torch.full((2,), 6000.0), masks(2)
+    c = dict(text=rand(2, 7, 16, seed=2), mask=m, pooled=rand(2, 8, seed=3), guidance=g)
+    n = dict(text=rand(2, 7, 16, seed=4), mask=m.flip(0), pooled=rand(2, 8, seed=5), guidance=g)
+
+    def theirs(steps, guided):
+        return pipe(
+            **embeds(c, n),
+            pooled_prompt_embeds=c["pooled"],
+            negative_pooled_prompt_embeds=n["pooled"],
+            true_cfg_scale=SCALE if guided else 1.0,
+            guidance_scale=6.0,
+            height=32,
+            width=32,
+            num_frames=9,
+            latents=x0.clone(),
+            num_inference_steps=steps,
+            output_type="latent",
+        ).frames
+
+    return Case(pipe, x0, c, n, theirs, dict(height=32, width=32, num_frames=9))
+
+
+def mochi() -> Case:
+    net = df.MochiTransformer3DModel(
+        patch_size=2,
+        num_attention_heads=2,
+        attention_head_dim=8,
+        num_layers=2,
+        pooled_projection_dim=16,
+        in_channels=12,
+        qk_norm="rms_norm",
+        text_embed_dim=32,
+        time_embed_dim=4,
+        activation_fn="swiglu",
+        max_sequence_length=16,
+    )
+    net.pos_frequencies.data.zero_()  # not initialised by the class
+    vae = df.AutoencoderKLMochi(
+        latent_channels=12,
+        out_channels=3,
+        encoder_block_out_channels=(32,) * 4,
+        decoder_block_out_channels=(32,) * 4,
+        layers_per_block=(1,) * 5,
+    )
+    pipe = df.MochiPipeline(df.FlowMatchEulerDiscreteScheduler(invert_sigmas=True), vae, None, None, awake(net))
+    x0 = rand(2, 12, 2, 4, 4, seed=1)
+    c, n = masked(32, dtype=torch.bool)
+
+    def theirs(steps, guided):
+        return pipe(
+            **embeds(c, n),
+            guidance_scale=SCALE if guided else 1.0,
+            height=32,
+            width=32,
+            num_frames=7,
+            latents=x0.clone(),
+            num_inference_steps=steps,
+            output_type="latent",
+        ).frames
+
+    return Case(pipe, x0, c, n, theirs, dict(height=32, width=32, num_frames=7))
