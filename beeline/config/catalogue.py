@@ -40,7 +40,7 @@ CATALOGUE: dict[str, dict[str, str]] = {
         "times.schedules", "Uniform", "Shifted", "FluxShifted", "ResolutionShifted", "Power", "Cosine", "Karras"
     )
     | _of("times.schedules", "Quantiles", "Windows", "Explicit")
-    | _of("networks.hub.scheduling", "CheckpointSchedule"),
+    | _of("networks.hub.checkpoint_schedule", "CheckpointSchedule"),
     "sources": _of("couplings.sources", "Gaussian", "Uniform", "Empirical")
     | _of("couplings.heavy_tailed", "StudentT")
     | _of("spaces.manifold", "UniformOnSpace")

@@ -11,9 +11,9 @@ from beeline.core.errors import require
 from beeline.core.protocols.flows import Solver
 from beeline.data.pretrained import Prompted
 from beeline.fields.flow import Flow
+from beeline.networks.hub.checkpoint_schedule import CheckpointSchedule
 from beeline.networks.hub.families import family_of
 from beeline.networks.hub.family import Family, Pretrained, whole_noise_level
-from beeline.networks.hub.scheduling import CheckpointSchedule
 from beeline.runs.bundle import Bundle
 from beeline.sampling.guidance.guide import Guide, Plain, Unconditional
 from beeline.sampling.guidance.negative import Negative

@@ -234,11 +234,11 @@ class Quantiles(Warped):
 
     def warp(self, u: Tensor) -> Tensor:
         grid, mass = self._table()
-        return _interpolate(mass, grid, u)
+        return interpolate(mass, grid, u)
 
     def unwarp(self, t: Tensor) -> Tensor:
         grid, mass = self._table()
-        return _interpolate(grid, mass, t)
+        return interpolate(grid, mass, t)
 
     def _table(self) -> tuple[Tensor, Tensor]:
         cells = 4096
@@ -352,7 +352,7 @@ def check_monotone(times: Tensor, schedule: object) -> Tensor:
     return times
 
 
-def _interpolate(x: Tensor, y: Tensor, at: Tensor) -> Tensor:
+def interpolate(x: Tensor, y: Tensor, at: Tensor) -> Tensor:
     """Piecewise linear interpolation of (x, y), with increasing x, at ``at``."""
     at = at.to(x.dtype)
     right = torch.searchsorted(x, at.contiguous()).clamp(1, len(x) - 1)

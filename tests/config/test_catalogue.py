@@ -68,6 +68,8 @@ EXAMPLES = {
     "objectives.Separable": "Separable(FlowMatching(), 'field.backbone.block.0')",
     "objectives.Dispersed": "Dispersed(FlowMatching(), 'backbone.block.0')",
     "schedules.FluxShifted": "FluxShifted(256)",
+    "rules.NormRestored": "NormRestored(2.0, norms.PerRow())",
+    "schedules.CheckpointSchedule": "CheckpointSchedule('sd3', 'FlowMatchEulerDiscreteScheduler', {'shift': 3.0})",
     "schedules.ResolutionShifted": "ResolutionShifted(262144)",
     "schedules.Quantiles": "Quantiles(LogitNormal(0.5))",
     "solvers.EulerMaruyama": "EulerMaruyama(White(Rng(0)), diffusion=Hump(0.5))",

@@ -1,20 +1,12 @@
-"""Step schedules of pretrained checkpoints, read from the configuration of their scheduler."""
+"""Grids of pretrained pipelines: how each sets the scheduler of its checkpoint."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import field
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
-
-from beeline.core.errors import require
-from beeline.core.ranges import dataclass
-from beeline.times.schedules import _interpolate as interpolate
-from beeline.times.schedules import check_interval, check_monotone
 
 
 def linear_mu(scheduler: Any, tokens: int) -> float:
@@ -80,49 +72,3 @@ def linear_quadratic(scheduler: Any, steps: int, tokens: int, noise: float = 0.0
     b = noise / half - 2 * difference / rest**2
     second = [a * i * i + b * i + a * half * half for i in range(half, steps)]
     scheduler.set_timesteps(sigmas=np.array([1.0 - v for v in first + second]))
-
-
-@dataclass(frozen=True)
-class CheckpointSchedule:
-    """The times at which the scheduler of a pretrained checkpoint evaluates its network.
-
-    t_i = 1 - sigma_i,  with the noise levels sigma_i of the scheduler of diffusers, and t = 1 at the end
-    The whole schedule is that of the scheduler.  On a part of [0, 1] the density of steps is that of the whole.
-    Source: the checkpoint's ``scheduler_config.json``.
-
-    >>> CheckpointSchedule("sd3", "FlowMatchEulerDiscreteScheduler", {"shift": 3.0}, 64)(2)  # doctest: +SKIP
-    tensor([0.0000, 0.9911, 1.0000])
-    """
-
-    family: str  # name of the family, which sets the scheduler as its pipeline does
-    scheduler: str  # class of diffusers
-    config: Mapping[str, Any] = field(default_factory=dict)  # the scheduler's configuration
-    tokens: int = 4096  # tokens of one sample, on which a resolution-dependent shift depends
-
-    def __call__(self, steps: int, start: float = 0.0, end: float = 1.0) -> Tensor:
-        check_interval(steps, start, end)
-        times = self._times(steps)
-        if (start, end) != (0.0, 1.0):
-            grid = torch.linspace(0, 1, len(times), dtype=torch.float64)
-            inside = times.clone()
-            inside[0], inside[-1] = 0.0, 1.0
-            low, high = interpolate(inside, grid, torch.tensor([start, end], dtype=torch.float64))
-            times = interpolate(grid, inside, low + (high - low) * torch.linspace(0, 1, steps + 1, dtype=torch.float64))
-            times[0], times[-1] = start, end
-        return check_monotone(times.to(torch.get_default_dtype()), self)
-
-    def _times(self, steps: int) -> Tensor:
-        from beeline.networks.hub.families import family_named
-        from beeline.networks.hub.imports import diffusers
-
-        library = diffusers("a schedule of a pretrained checkpoint")
-        scheduler = getattr(library, self.scheduler).from_config(dict(self.config))
-        family_named(self.family).set_times(scheduler, steps, self.tokens)
-        levels = scheduler.sigmas.double()
-        times = levels if scheduler.config.get("invert_sigmas", False) else 1 - levels
-        require(
-            len(times) == steps + 1,
-            f"the scheduler {self.scheduler} gives {len(times) - 1} steps for {steps}; its grid cannot be followed: "
-            "set another schedule, such as Shifted(3.0)",
-        )
-        return times

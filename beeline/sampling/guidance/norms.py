@@ -20,6 +20,7 @@ class Norm(Protocol):
 class PerToken:
     """Norms of patches: all channels of patch x patch pixels.
 
+    n = sqrt(sum v^2) over a patch
     Assumes images [B,C,H,W] with sides divisible by the patch.
 
     >>> import torch
@@ -42,6 +43,7 @@ class PerToken:
 class PerRow:
     """Norms over the last axis: of a row of pixels of each channel.
 
+    n = sqrt(sum v^2) over the last axis
     >>> import torch
     >>> PerRow()(torch.ones(1, 1, 1, 4))
     tensor([[[[2.]]]])
@@ -53,7 +55,7 @@ class PerRow:
 
 @dataclass(frozen=True)
 class NormRestored:
-    """Extrapolation, scaled to the norm of the strong prediction in every part.
+    """Extrapolation that keeps the norm of the strong prediction in every part.
 
     v = w |strong| / |w|,  w = weak + scale (strong - weak)
     Source: Qwen-Image technical report, 2025 (arXiv 2508.02324); Lumina-Image 2.0, 2025 (arXiv 2503.21758).
