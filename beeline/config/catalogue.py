@@ -138,6 +138,7 @@ CATALOGUE: dict[str, dict[str, str]] = {
     "random": _of("core.rng", "Rng"),
     # data and figures
     "data": _of("data.image_files", "Digits", "ImageFile")
+    | _of("data.pictures.buckets", "ImageBuckets")
     | _of("data.point_files", "PointFile", "DistributionData")
     | _of("data.tables.files", "TableFile", "TableStream")
     | _of("data.sequence_files", "SequenceFile", "MarkovChain")

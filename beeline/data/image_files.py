@@ -22,11 +22,9 @@ from beeline.data.labels import Array, check_labels, divide, existing, numbered,
 from beeline.data.modality import DataSetBase
 from beeline.data.picture import square
 from beeline.data.pictures.augmentations import Flip
-from beeline.data.pictures.decoding import Decoder, OneSize, cache_folder, check_size, decoded
+from beeline.data.pictures.decoding import CACHED, Decoder, cache_folder, decoded, in_memory
 from beeline.data.pictures.folders import HELD_OUT, Labelled, described, labelled, splits
 from beeline.data.pictures.listing import EXTENSIONS, Listing, listing
-
-CACHED = 256  # images of a folder from which on they are decoded to a file
 
 
 @dataclass(frozen=True)
@@ -71,7 +69,7 @@ class ImageFile(DataSetBase):
     decoded once, into a memory-mapped file in ``cache``; changed files are decoded again.
 
     >>> ImageFile("mnist.npz", resize=16).modality()
-    Image(shape=(), classes=0, names=(), levels=256)
+    Image(shape=(), classes=0, names=(), levels=256, sizes=())
     """
 
     path: str  # a file or a folder
@@ -244,10 +242,11 @@ class ImageFile(DataSetBase):
 
     def _divided(self, files: Labelled, place: Path) -> tuple[Images, Images]:
         """(training, held-out) images of files in one folder."""
-        whole = self._decoded(files) if len(files) < CACHED else None
-        learn, keep = divide(len(files), self.held_out, str(place))
-        if whole is not None:
+        if len(files) < CACHED:
+            whole = self._decoded(files)
+            learn, keep = divide(len(files), self.held_out, str(place))
             return whole.rows(learn), whole.rows(keep)
+        learn, keep = divide(len(files), self.held_out, str(place))
         # both parts are views of one file
         whole = self._decoded(files.rows(np.concatenate([learn, keep])), self.held_out)
         train = replace(whole.rows(slice(len(learn))), digest=f"{whole.digest}[:{len(learn)}]")
@@ -255,13 +254,8 @@ class ImageFile(DataSetBase):
 
     def _decoded(self, files: Labelled, held_out: float = 0.0) -> Images:
         """The images of files, from the cache if there are many; ``held_out`` identifies their order."""
-        paths = files.files
-        if len(paths) < CACHED:
-            sources = ((paths.path(i), Path(paths.path(i)).read_bytes()) for i in range(len(paths)))
-            return self._join(sources, files.labels, files.names)
-        settings = {"version": 1, "side": self._side, "background": self.background, "held_out": held_out}
-        cache = None if self.cache is None else Path(self.cache).expanduser()
-        pixels, digest = decoded(paths, self._decoder, settings, cache)
+        settings = {"side": self._side, "background": self.background, "held_out": held_out}
+        pixels, digest = decoded(files.files, self._decoder, settings, self.cache)
         return replace(Images.inside(pixels, self._margin, files.labels, files.names), digest=digest)
 
     def _parquet(self, files: list[Path], names: Iterable[str]) -> Images:
@@ -303,16 +297,8 @@ class ImageFile(DataSetBase):
 
     def _join(self, sources: Iterable[tuple[str, Any]], labels: Any = None, names: tuple[str, ...] = ()) -> Images:
         """Decode encoded images of one size into one array."""
-        tiles: list[Array] = []
-        size: OneSize | None = None
-        for where, content in sources:
-            tile = self._decoder(where, content)
-            size = size or OneSize(tile.shape[0], tile.shape[1], where)
-            check_size(tile, where, size)
-            tiles.append(tile)
-        if any(tile.shape[2] == 3 for tile in tiles):
-            tiles = [tile if tile.shape[2] == 3 else tile.repeat(3, 2) for tile in tiles]
-        return Images.inside(np.stack(tiles), self._margin, None if labels is None else np.asarray(labels), names)
+        pixels = in_memory(sources, self._decoder)
+        return Images.inside(pixels, self._margin, None if labels is None else np.asarray(labels), names)
 
     @property
     def augmentations(self) -> tuple[Augmentation, ...]:

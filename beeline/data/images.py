@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import functools
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,13 +13,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from beeline.core.errors import BeelineError, require
+from beeline.core.errors import BeelineError, nearest, require
 from beeline.core.files import replacing
 from beeline.core.protocols.data import Augmentation
 from beeline.core.protocols.training import Feed
 from beeline.core.ranges import Whole, dataclass
 from beeline.core.rng import Rng
-from beeline.core.types import Batch, Cond, map_cond
+from beeline.core.types import Batch, Cond
 from beeline.data.in_memory import as_array, as_pictures, coded, no_labels
 from beeline.data.labels import (
     Array,
@@ -35,9 +34,9 @@ from beeline.data.labels import (
 )
 from beeline.data.modality import ModalityBase
 from beeline.data.picture import square
-from beeline.training.compare import fingerprint, settings
-from beeline.training.feed.microbatches import FeedBase, epoch_rows
+from beeline.data.pictures.feeds import BucketFeed, ImageFeed
 
+SIZE = "size"  # the condition that chooses a bucket
 MOST = 2**26  # encoded numbers that are held in memory at once (256 MiB); more are encoded by microbatch
 
 
@@ -54,6 +53,7 @@ class Images:
     names: tuple[str, ...] = ()  # of the classes, in the order of their labels; empty if unknown
     augment: tuple[Augmentation, ...] = ()  # applied to the images of a microbatch, in this order
     wide: Array | None = None  # uint8 [N,H+2m,W+2m,C]; None without a margin
+    buckets: tuple[Images, ...] = ()  # training images of other sizes, and the same classes
     digest: str = ""  # a hash of the pixels, if one is known
 
     def __post_init__(self) -> None:
@@ -80,7 +80,7 @@ class Images:
         """The images at ``index``, an integer array or a slice."""
         labels = None if self.labels is None else self.labels[index]
         if self.wide is None:
-            return replace(self, pixels=self.pixels[index], labels=labels, digest="")
+            return replace(self, pixels=self.pixels[index], labels=labels, digest="", buckets=())
         return replace(Images.inside(self.wide[index], self.margin, labels, self.names), augment=self.augment)
 
     @property
@@ -114,12 +114,14 @@ class Image(ModalityBase):
     classes: Whole = 0  # number of classes, 0 without labels; set by ``fit``
     names: tuple[str, ...] = ()  # of the classes; empty if unknown
     levels: int = 256  # distinct values of a pixel, 2 to 256
+    sizes: tuple[tuple[int, int], ...] = ()  # (H,W) of all buckets; empty for images of one size
     preview_type = "image/png"
     formats = (".png", ".npz", ".npy", "")  # that ``save`` writes; the last is a directory of single images
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "shape", tuple(self.shape))
         object.__setattr__(self, "names", tuple(self.names))
+        object.__setattr__(self, "sizes", tuple((int(height), int(width)) for height, width in self.sizes))
         require(
             isinstance(self.levels, int) and 2 <= self.levels <= 256,
             f"Image got levels={self.levels!r}, but an 8-bit pixel has 2 to 256 levels; give 256 for photographs",
@@ -131,10 +133,34 @@ class Image(ModalityBase):
 
     def fit(self, raw: Images) -> Image:
         """A new modality for the size, channels and classes of ``raw``."""
-        n, h, w, c = raw.pixels.shape
+        _, h, w, c = raw.pixels.shape
         self._steps(raw.pixels)
         classes, names = classes_of(raw.labels, raw.names or self.names, self.classes)
-        return replace(self, shape=(c, h, w), classes=classes, names=names if classes == len(names) else ())
+        sizes = tuple(sorted(part.pixels.shape[1:3] for part in (raw, *raw.buckets))) if raw.buckets else ()
+        return replace(
+            self, shape=(c, h, w), classes=classes, names=names if classes == len(names) else (), sizes=sizes
+        )
+
+    @property
+    def fixed_size(self) -> bool:
+        return not self.sizes
+
+    @property
+    def offers(self) -> Mapping[str, Any]:
+        return {"any_size": True} if self.sizes else {}
+
+    def of_condition(self, value: Any) -> tuple[Image, Any]:
+        """The modality of the bucket that the condition ``size`` names, and the rest of the condition.
+
+        A size is (height, width), or text such as "48x80".
+        """
+        if not self.sizes or not isinstance(value, Mapping) or SIZE not in value:
+            return self, value
+        given, rest = value[SIZE], {name: part for name, part in value.items() if name != SIZE}
+        known = {f"{height}x{width}": (height, width) for height, width in self.sizes}
+        text = given if isinstance(given, str) else "x".join(str(side) for side in np.atleast_1d(given).tolist())
+        require(text in known, f"there is no bucket of the size {given!r} (height x width); {nearest(text, known)}")
+        return replace(self, shape=(self.shape[0], *known[text])), rest or None
 
     def raw(self, values: Any, labels: Any = None) -> Images:
         """Images from an array or tensor and their labels; those of another size are cropped and scaled to a square."""
@@ -185,7 +211,10 @@ class Image(ModalityBase):
         return Images(raw.pixels[rows], None if raw.labels is None else raw.labels[rows], raw.names)
 
     def microbatches(self, raw: Images, rng: Rng) -> Feed | None:
-        """A feed that encodes every microbatch by itself, for many or augmented images."""
+        """A feed that encodes every microbatch by itself, for many or augmented images, or several buckets."""
+        if raw.buckets:
+            parts = (raw, *raw.buckets)
+            return BucketFeed(tuple(ImageFeed(self, part, rng.fork("bucket", i)) for i, part in enumerate(parts)), rng)
         return ImageFeed(self, raw, rng) if raw.augment or raw.pixels.size > MOST else None
 
     def decode(self, x: Tensor) -> Images:
@@ -267,52 +296,3 @@ class Image(ModalityBase):
         if not self.classes or raw.labels is None:  # generated images have no labels
             return None
         return {"label": torch.from_numpy(class_indices(raw.labels, len(raw), raw.names, self.classes, self.names))}
-
-
-@dataclass(frozen=True, eq=False)
-class ImageFeed(FeedBase):
-    """Images as training data, encoded by microbatch.
-
-    Images are taken and augmented as 8-bit pixels, in worker processes if there are any, and converted to floating
-    point on the device of the networks.  Microbatch n is augmented with the random key of n.
-
-    >>> raw = Images(np.zeros((6, 4, 4, 3), np.uint8))
-    >>> ImageFeed(Image().fit(raw), raw, Rng(0)).load(0, 2).x1.dtype
-    torch.uint8
-    """
-
-    modality: Image
-    raw: Images
-    rng: Rng
-
-    def __len__(self) -> int:
-        return len(self.raw)
-
-    def rows(self, number: int, size: int) -> Tensor:
-        return epoch_rows(self.rng, len(self), number, size)
-
-    def load(self, number: int, size: int) -> Batch:
-        rows = self.rows(number, size)
-        pixels = self.raw.pixels if self.raw.wide is None else self.raw.wide
-        x = self.modality.steps(pixels[rows.numpy()])
-        for i, augmentation in enumerate(self.raw.augment):
-            x = augmentation(x, self.rng.fork("augment", number, i))
-        return Batch(x, cond=map_cond(lambda leaf: leaf[rows], self.labels))
-
-    def encode(self, batch: Batch) -> Batch:
-        return replace(batch, x1=self.modality.scaled(batch.x1))
-
-    def microbatch(self, number: int, size: int) -> Batch:
-        return self.encode(self.load(number, size))
-
-    @functools.cached_property
-    def labels(self) -> Cond:
-        """The labels of all images as a condition."""
-        return self.modality.label_condition_of(self.raw)
-
-    @property
-    def identity(self) -> dict[str, Any]:
-        pixels = self.raw.pixels if self.raw.wide is None else self.raw.wide
-        found = {"pixels": self.raw.digest or fingerprint(torch.from_numpy(pixels))}
-        found |= {} if self.raw.labels is None else {"labels": fingerprint(torch.from_numpy(self.raw.labels))}
-        return found | {"augment": settings(self.raw.augment)}

@@ -28,6 +28,7 @@ class ModalityBase:
     """
 
     continuous: ClassVar[bool] = True
+    fixed_size: ClassVar[bool] = True
     preview_type: ClassVar[str] = "text/html"
     formats: ClassVar[tuple[str, ...]] = ()
     previewed: ClassVar[int] = 16
@@ -54,6 +55,9 @@ class ModalityBase:
             f"the condition {value!r} was given, but {type(self).__name__} has no conditions; leave it out",
         )
         return None
+
+    def of_condition(self, value: Any) -> tuple[Any, Any]:
+        return self, value
 
     def with_condition(self, raw: Any, value: Any) -> Any:
         return raw

@@ -66,18 +66,24 @@ def _to_8_bits(where: str, deep: Array) -> Array:
 
 def square(tile: Array, side: int) -> Array:
     """The central square crop of an image [H,W] or [H,W,C], resized to ``side`` pixels."""
+    return cropped(tile, side, side)
+
+
+def cropped(tile: Array, height: int, width: int) -> Array:
+    """The largest central window of an aspect ratio of an image [H,W] or [H,W,C], resized to ``height`` x ``width``."""
     from PIL import Image
 
-    least = min(tile.shape[:2])
-    top, left = (tile.shape[0] - least) // 2, (tile.shape[1] - least) // 2
-    cut = np.ascontiguousarray(tile[top : top + least, left : left + least])
-    if least == side:
+    rows, columns = tile.shape[:2]
+    tall, wide = min(rows, round(columns * height / width)), min(columns, round(rows * width / height))
+    tall, wide = max(1, tall), max(1, wide)
+    top, left = (rows - tall) // 2, (columns - wide) // 2
+    cut = np.ascontiguousarray(tile[top : top + tall, left : left + wide])
+    if (tall, wide) == (height, width):
         return cut
+    size, how = (width, height), Image.Resampling.LANCZOS
     if tile.ndim == 3 and tile.shape[2] == 3:
-        return np.asarray(Image.fromarray(cut).resize((side, side), Image.Resampling.LANCZOS))
-    flat = cut.reshape(least, least, -1)
-    planes = [
-        Image.fromarray(flat[..., c]).resize((side, side), Image.Resampling.LANCZOS) for c in range(flat.shape[2])
-    ]
+        return np.asarray(Image.fromarray(cut).resize(size, how))
+    flat = cut.reshape(tall, wide, -1)
+    planes = [Image.fromarray(flat[..., c]).resize(size, how) for c in range(flat.shape[2])]
     made = np.stack([np.asarray(plane) for plane in planes], -1)
     return made if cut.ndim == 3 else made[..., 0]

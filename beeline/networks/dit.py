@@ -42,8 +42,8 @@ class DiT(Declaring):
     """A transformer over the patches of an image, modulated by time and condition (adaLN-zero).
 
     tokens = W patches + positions;  depth blocks;  output = unpatch(W (norm(tokens) (1 + scale) + shift))
-    Assumes images [B,C,H,W] of the configured size; a size that is no multiple of the patch is padded with zeros and
-    cropped again.
+    Assumes images [B,C,H,W] of the configured size, or of any with ``any_size``; a size that is no multiple of the
+    patch is padded with zeros and cropped again.
     Source: Peebles and Xie 2022 (arXiv 2212.09748), adaLN-zero; QK-norm: Esser et al. 2024 (arXiv 2403.03206).
 
     >>> DiT((1, 8, 8), width=32, depth=1)(torch.zeros(2, 1, 8, 8), torch.zeros(2)).shape
@@ -64,6 +64,7 @@ class DiT(Declaring):
         dropout: float = 0.0,  # 0 to 0.5
         *,
         ratio: float = 4.0,  # hidden channels of the MLP in a block, relative to width
+        any_size: bool = False,  # take other heights and widths, with positions of their own
         scale: float = 1000.0,  # highest frequency of the time embedding, radians per unit of time
     ):
         super().__init__()
@@ -82,7 +83,8 @@ class DiT(Declaring):
             "depth": depth,
             "heads": heads,
         }
-        self.settings |= {"span": span, "dropout": dropout, "ratio": ratio, "scale": scale}
+        self.settings |= {"span": span, "dropout": dropout, "ratio": ratio, "scale": scale, "any_size": any_size}
+        self.any_size = any_size
         channels, height, length = self.shape
         self.patch = patch
         self.grid = (-(-height // patch), -(-length // patch))
@@ -99,20 +101,27 @@ class DiT(Declaring):
 
     @property
     def traits(self) -> Traits:
-        return Traits(nulls=nulls_of_labels(self.embed.cond.conditions))
+        return Traits(nulls=nulls_of_labels(self.embed.cond.conditions), any_size=self.any_size)
 
     def describe(self) -> dict[str, Any]:
         """The constructor's arguments."""
         return {**self.settings, "conditions": self.embed.cond.conditions}
 
     def forward(self, x: Tensor, t: Tensor, cond: Cond = None, s: Tensor | None = None) -> Tensor:
-        check_state(self, x, t, self.shape)
+        check_state(self, x, t, (self.shape[0], None, None) if self.any_size else self.shape)
         e = self.embed(t, cond, s).to(x.dtype)
-        h = self.inp(to_patches(x, self.patch)) + self.positions.to(x.dtype)
+        h = self.inp(to_patches(x, self.patch)) + self._positions(x).to(x.dtype)
         for block in self.block:
             h = block(h, e)
         shift, scale = self.tell(e)[:, None].chunk(2, -1)
-        return from_patches(self.out(torch.addcmul(shift, layer_norm(h), 1 + scale)), self.shape, self.patch)
+        return from_patches(self.out(torch.addcmul(shift, layer_norm(h), 1 + scale)), x.shape[1:], self.patch)
+
+    def _positions(self, x: Tensor) -> Tensor:
+        """The position embeddings of the patches of ``x``."""
+        rows, columns = (-(-side // self.patch) for side in x.shape[2:])
+        if (rows, columns) == self.grid:
+            return self.positions
+        return sincos_positions(rows, columns, self.positions.shape[1]).to(x.device)
 
     def modulation(self, t: Tensor, cond: Cond = None) -> list[tuple[Tensor, ...]]:
         return [(self.embed(t, cond).to(self.inp.weight.dtype),)] * len(self.block)

@@ -123,7 +123,7 @@ class UNet(Declaring):
 
     @property
     def traits(self) -> Traits:
-        return Traits(nulls=nulls_of_labels(self.embed.cond.conditions))
+        return Traits(nulls=nulls_of_labels(self.embed.cond.conditions), any_size=True)
 
     def describe(self) -> dict[str, Any]:
         """The constructor's arguments."""

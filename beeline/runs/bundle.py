@@ -87,6 +87,10 @@ class Bundle:
             f"sample was given cond= and {', '.join(conditions)}=; give the conditions in one way",
         )
         cond = conditions or cond
+        if self.modality is not None:
+            modality, cond = self.modality.of_condition(cond)
+            if modality is not self.modality:  # samples of another shape
+                self = replace(self, modality=modality)
         keys = list(range(n)) if seeds is None else [Rng(s).seed for s in seeds]  # whole numbers
         require(len(keys) == n, f"{len(keys)} seeds were given for {n} samples; give one seed per sample")
         x0 = self.start(keys, seed)

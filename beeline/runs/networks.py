@@ -10,6 +10,7 @@ from torch import nn
 from beeline.config import build as config
 from beeline.config.catalogue import settings
 from beeline.config.settings import construct
+from beeline.core.declared import traits_of
 from beeline.core.errors import nearest, require
 from beeline.core.protocols.objectives import Objective, spec_of
 from beeline.core.rng import Rng
@@ -49,6 +50,11 @@ def build_network(
     given.update({k: v for k, v in offered.items() if k in known})
     with Rng(seed).fork("network").ambient():
         backbone = construct(cls, cls.__name__, given, "network")
+    require(
+        modality.fixed_size or traits_of(backbone).any_size,
+        f"the data have several sizes, but {network['is']} takes one; set network=UNet or network=DiT, or use data of "
+        "one size",
+    )
     path: Any = spec.path
     process = Process() if path is None else process_of(Flow(None, path))
     path = None if process.resizes else path  # a path through several sizes has no convention for networks

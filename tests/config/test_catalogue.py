@@ -88,6 +88,7 @@ EXAMPLES = {
     "data.TarShards": "TarShards('shards/{000..099}.tar', resize=64)",
     "data.HubImages": "HubImages('hf:owner/name', image='img')",
     "data.HubArrays": "HubArrays('hf:owner/name')",
+    "data.ImageBuckets": "ImageBuckets('pictures', side=32, augment=Flip())",
     "data.PointFile": "PointFile('points.csv', label='kind', columns=('x', 'y'))",
     "data.TableFile": "TableFile('people.csv', exclude=('name',), corrections={'age': {'high': 99}})",
     "data.TableStream": "TableStream('people.parquet', first=1000)",

@@ -55,6 +55,11 @@ class Modality(Protocol):
         ...
 
     @property
+    def fixed_size(self) -> bool:
+        """Whether all data have the shape ``shape``; false where a network has to take several sizes."""
+        ...
+
+    @property
     def preview_type(self) -> str:
         """The MIME type of ``preview``: image/png or text/html."""
         ...
@@ -82,6 +87,10 @@ class Modality(Protocol):
 
     def condition(self, value: Any, n: int) -> Cond:
         """A condition in the user's form as tensors for a batch of ``n``."""
+        ...
+
+    def of_condition(self: M, value: Any) -> tuple[M, Any]:
+        """The modality of samples with a condition, and the rest of the condition: a condition may give the shape."""
         ...
 
     def with_condition(self, raw: Any, value: Any) -> Any:

@@ -10,13 +10,13 @@ import shutil
 import sys
 import tempfile
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -28,15 +28,18 @@ from beeline.data.pictures.listing import Listing
 from beeline.training.feed.cache import waiting_lock
 from beeline.training.feed.workers import initialize_worker
 
+CACHED = 256  # images from which on they are decoded to a file
 CHUNK = 128  # images of one task
 FEW = 300  # images whose headers are read to see whether the set is grayscale
 PIXELS, META = "pixels.npy", "meta.json"
+VERSION = 1  # of the decoder; another one decodes again
+R = TypeVar("R")
 
 
 class Decoded(NamedTuple):
     """Decoded images and the hash of their pixels."""
 
-    pixels: Array  # uint8 [N,H,W,C], a read-only memory map
+    pixels: Array  # uint8 [N,H,W,C], a read-only memory map if there are many
     digest: str
 
 
@@ -74,17 +77,34 @@ def cache_folder() -> Path:
     return Path(home) / "beeline" / "images"
 
 
-def decoded(files: Listing, decoder: Decoder, settings: Any, cache: Path | None = None) -> Decoded:
+def in_memory(sources: Iterable[tuple[str, Any]], decoder: Decoder) -> Array:
+    """The pixels [N,H,W,C] of encoded images of one size, (where, bytes); grayscale ones are RGB beside others."""
+    tiles: list[Array] = []
+    size: OneSize | None = None
+    for where, content in sources:
+        tile = decoder(where, content)
+        size = size or OneSize(tile.shape[0], tile.shape[1], where)
+        check_size(tile, where, size)
+        tiles.append(tile)
+    if any(tile.shape[2] == 3 for tile in tiles):
+        tiles = [tile if tile.shape[2] == 3 else tile.repeat(3, 2) for tile in tiles]
+    return np.stack(tiles)
+
+
+def decoded(files: Listing, decoder: Decoder, settings: Any, cache: str | None = None) -> Decoded:
     """The pixels of image files in the order of ``files``, from the cache where they are there already.
 
-    An entry of the cache is replaced when names, sizes or times of the files have changed.  ``settings`` are plain
-    data that identify the decoder.  ``cache`` is its folder, by default that of the user; if that one cannot be
-    written, the pixels are in a temporary file, which no later run uses.
+    Fewer than ``CACHED`` images are decoded in memory.  An entry of the cache is replaced when names, sizes or times of
+    the files have changed.  ``settings`` are plain data that identify the decoder.  ``cache`` is its folder, by default
+    that of the user; if that one cannot be written, the pixels are in a temporary file, which no later run uses.
 
     Raises BeelineError, which names the file, for an image that cannot be decoded, or for a full disk.
     """
-    folder = cache or cache_folder()
-    key = json.dumps([str(files.root.resolve()), settings], sort_keys=True)
+    if len(files) < CACHED:
+        pixels = in_memory(((p, Path(p).read_bytes()) for p in map(files.path, range(len(files)))), decoder)
+        return Decoded(pixels, "")
+    folder = cache_folder() if cache is None else Path(cache).expanduser()
+    key = json.dumps([VERSION, str(files.root.resolve()), settings], sort_keys=True)
     entry = folder / hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()[:24]
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -165,10 +185,8 @@ def _decode(staged: Path, files: Listing, decoder: Decoder, size: OneSize, chann
         if sys.platform.startswith("linux"):
             os.posix_fallocate(file.fileno(), 0, start + int(np.prod(shape)))  # fails now, not in the middle
     task = Task(str(path), start, decoder, size, channels)
-    starts = range(0, len(files), CHUNK)
     hashes, coloured = [], False
-    chunks = ((at, [files.path(i) for i in range(at, min(at + CHUNK, len(files)))]) for at in starts)
-    for digest, colours in _results(task, chunks, len(starts)):
+    for digest, colours in by_chunks(task, files, "decoding images"):
         hashes.append(digest)
         coloured = coloured or colours
         if coloured and channels == 1:
@@ -227,18 +245,23 @@ def space(folder: Path, size: int, count: int) -> None:
     )
 
 
-def _results(task: Task, chunks: Iterator[tuple[int, Sequence[str]]], count: int) -> Iterator[tuple[str, bool]]:
-    """The results of all chunks in their order, with a progress bar on a terminal."""
+def by_chunks(task: Callable[[tuple[int, Sequence[str]]], R], files: Listing, title: str) -> Iterator[R]:
+    """The results of ``task`` for (first index, paths) of all chunks, computed by processes, in their order.
+
+    A progress bar is shown on a terminal.  Raises BeelineError if a process dies.
+    """
     from rich.console import Console
     from rich.progress import track
 
+    starts = range(0, len(files), CHUNK)
+    chunks = ((at, [files.path(i) for i in range(at, min(at + CHUNK, len(files)))]) for at in starts)
     cores = len(os.sched_getaffinity(0)) if sys.platform.startswith("linux") else os.cpu_count() or 1
-    workers = min(cores, 16, count)
+    workers = min(cores, 16, len(starts))
     with _pool(workers) as pool:
         console = Console(stderr=True)
         waiting: list[Any] = []
         try:
-            for chunk in track(chunks, "decoding images", count, console=console, disable=not console.is_terminal):
+            for chunk in track(chunks, title, len(starts), console=console, disable=not console.is_terminal):
                 waiting.append(pool.submit(task, chunk))
                 if len(waiting) >= 4 * workers:  # the paths of all images would take memory
                     yield waiting.pop(0).result()

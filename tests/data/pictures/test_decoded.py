@@ -14,10 +14,11 @@ import beeline as bl
 from beeline.core.types import to
 from beeline.data import image_files
 from beeline.data.image_files import ImageFile
-from beeline.data.images import Image, ImageFeed, Images
+from beeline.data.images import Image, Images
 from beeline.data.picture import pixels_of, square
 from beeline.data.pictures import decoding
 from beeline.data.pictures.augmentations import Flip, RandomCrop
+from beeline.data.pictures.feeds import ImageFeed
 from beeline.data.pictures.listing import listing
 from beeline.runs.run import Run, prepare, train
 from beeline.training import compare
@@ -29,7 +30,8 @@ RNG = np.random.default_rng(5)
 @pytest.fixture
 def photos(tmp_path, monkeypatch):
     """Forty pictures of several sizes in two classes, one of them grayscale."""
-    monkeypatch.setattr(image_files, "CACHED", 8)
+    for module in (image_files, decoding):
+        monkeypatch.setattr(module, "CACHED", 8)
     monkeypatch.setattr(decoding, "CHUNK", 5)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     for i in range(40):
@@ -69,7 +71,8 @@ def test_the_cache_equals_the_direct_decode(photos):
 
 def test_in_memory_and_cached_images_are_the_same(photos, monkeypatch):
     cached = ImageFile(photos, resize=8).load()
-    monkeypatch.setattr(image_files, "CACHED", 1000)
+    for module in (image_files, decoding):
+        monkeypatch.setattr(module, "CACHED", 1000)
     for a, b in zip(cached, ImageFile(photos, resize=8).load(), strict=True):
         assert np.array_equal(a.pixels, b.pixels) and np.array_equal(a.labels, b.labels) and a.names == b.names
 

@@ -1,0 +1,110 @@
+"""Training data from images in 8-bit pixels, encoded by microbatch."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from beeline.core.rng import Rng
+from beeline.core.types import Batch, Cond, map_cond
+from beeline.training.compare import fingerprint, settings
+from beeline.training.feed.microbatches import FeedBase, epoch_rows
+
+if TYPE_CHECKING:  # annotations alone: images import this module
+    from beeline.data.images import Image, Images
+
+
+@dataclass(frozen=True, eq=False)
+class ImageFeed(FeedBase):
+    """Images as training data, encoded by microbatch.
+
+    Images are taken and augmented as 8-bit pixels, in worker processes if there are any, and converted to floating
+    point on the device of the networks.  Microbatch n is augmented with the random key of n.
+
+    >>> import numpy as np
+    >>> from beeline.data.images import Image, Images
+    >>> raw = Images(np.zeros((6, 4, 4, 3), np.uint8))
+    >>> ImageFeed(Image().fit(raw), raw, Rng(0)).load(0, 2).x1.dtype
+    torch.uint8
+    """
+
+    modality: Image
+    raw: Images
+    rng: Rng
+
+    def __len__(self) -> int:
+        return len(self.raw)
+
+    def rows(self, number: int, size: int) -> Tensor:
+        return epoch_rows(self.rng, len(self), number, size)
+
+    def load(self, number: int, size: int) -> Batch:
+        rows = self.rows(number, size)
+        pixels = self.raw.pixels if self.raw.wide is None else self.raw.wide
+        x = self.modality.steps(pixels[rows.numpy()])
+        for i, augmentation in enumerate(self.raw.augment):
+            x = augmentation(x, self.rng.fork("augment", number, i))
+        return Batch(x, cond=map_cond(lambda leaf: leaf[rows], self.labels))
+
+    def encode(self, batch: Batch) -> Batch:
+        return replace(batch, x1=self.modality.scaled(batch.x1))
+
+    def microbatch(self, number: int, size: int) -> Batch:
+        return self.encode(self.load(number, size))
+
+    @functools.cached_property
+    def labels(self) -> Cond:
+        """The labels of all images as a condition."""
+        return self.modality.label_condition_of(self.raw)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        pixels = self.raw.pixels if self.raw.wide is None else self.raw.wide
+        found = {"pixels": self.raw.digest or fingerprint(torch.from_numpy(pixels))}
+        found |= {} if self.raw.labels is None else {"labels": fingerprint(torch.from_numpy(self.raw.labels))}
+        return found | {"augment": settings(self.raw.augment)}
+
+
+@dataclass(frozen=True, eq=False)
+class BucketFeed(FeedBase):
+    """Images of several sizes: every microbatch is of one size.
+
+    An epoch has ceil(N_b / size) microbatches of bucket b, in random order.  The images of a bucket are shuffled every
+    time that all of them were used.
+
+    >>> BucketFeed((), Rng(0)).identity
+    {'buckets': []}
+    """
+
+    parts: tuple[ImageFeed, ...]  # one for each bucket
+    rng: Rng
+
+    def __len__(self) -> int:
+        return sum(len(part) for part in self.parts)
+
+    def load(self, number: int, size: int) -> Batch:
+        bucket, index = self.place(number, size)
+        return self.parts[bucket].load(index, size)
+
+    def encode(self, batch: Batch) -> Batch:
+        return self.parts[0].encode(batch)
+
+    def microbatch(self, number: int, size: int) -> Batch:
+        return self.encode(self.load(number, size))
+
+    def place(self, number: int, size: int) -> tuple[int, int]:
+        """The bucket of a microbatch, and its number among those of the bucket."""
+        counts = [-(-len(part) // size) for part in self.parts]
+        epoch, k = divmod(number, sum(counts))
+        buckets = torch.repeat_interleave(torch.tensor(counts))
+        order = buckets[self.rng.fork("buckets", epoch).permutation(len(buckets))]
+        bucket = int(order[k])
+        return bucket, epoch * counts[bucket] + int((order[:k] == bucket).sum())
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        return {"buckets": [part.identity for part in self.parts]}
