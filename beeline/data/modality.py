@@ -28,7 +28,6 @@ class ModalityBase:
     """
 
     continuous: ClassVar[bool] = True
-    fixed_size: ClassVar[bool] = True
     preview_type: ClassVar[str] = "text/html"
     formats: ClassVar[tuple[str, ...]] = ()
     previewed: ClassVar[int] = 16
@@ -44,6 +43,10 @@ class ModalityBase:
     @property
     def levels(self) -> int | None:
         return None
+
+    @property
+    def fixed_size(self) -> bool:
+        return True
 
     def raw(self, values: Any, labels: Any = None) -> Any:
         no_labels(labels, type(self).__name__)
