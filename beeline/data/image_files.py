@@ -20,11 +20,11 @@ from beeline.data.arrays import read_arrays
 from beeline.data.images import Image, Images
 from beeline.data.labels import Array, check_labels, divide, existing, numbered, refuse_unseen
 from beeline.data.modality import DataSetBase
-from beeline.data.picture import square
 from beeline.data.pictures.augmentations import Flip
 from beeline.data.pictures.decoding import CACHED, Decoder, cache_folder, decoded, in_memory
 from beeline.data.pictures.folders import HELD_OUT, Labelled, described, labelled, splits
 from beeline.data.pictures.listing import EXTENSIONS, Listing, listing
+from beeline.data.pictures.pixels import square
 
 
 @dataclass(frozen=True)

@@ -33,8 +33,8 @@ from beeline.data.labels import (
     stored_labels,
 )
 from beeline.data.modality import ModalityBase
-from beeline.data.picture import square
 from beeline.data.pictures.feeds import BucketFeed, ImageFeed
+from beeline.data.pictures.pixels import square
 
 SIZE = "size"  # the condition that chooses a bucket
 MOST = 2**26  # encoded numbers that are held in memory at once (256 MiB); more are encoded by microbatch

@@ -22,10 +22,10 @@ from beeline.core.ranges import Count, Inside, Range, dataclass
 from beeline.data.images import Image, Images
 from beeline.data.labels import Array, divide, existing
 from beeline.data.modality import DataSetBase
-from beeline.data.picture import cropped
 from beeline.data.pictures.decoding import CACHED, Decoder, by_chunks, cache_folder, decoded
 from beeline.data.pictures.folders import Labelled, described, labelled, splits
 from beeline.data.pictures.listing import Listing, listing
+from beeline.data.pictures.pixels import cropped
 
 Size = tuple[int, int]
 """(height, width) in pixels."""

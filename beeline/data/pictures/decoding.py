@@ -23,8 +23,8 @@ import numpy as np
 from beeline.core.errors import BeelineError, require
 from beeline.core.files import flush_folder, read_json, unwritten, write_json
 from beeline.data.labels import Array
-from beeline.data.picture import pixels_of
 from beeline.data.pictures.listing import Listing
+from beeline.data.pictures.pixels import pixels_of
 from beeline.training.feed.cache import waiting_lock
 from beeline.training.feed.workers import initialize_worker
 

@@ -20,7 +20,7 @@ from beeline.core.types import Batch
 from beeline.data.images import Image, Images
 from beeline.data.labels import Array, divide
 from beeline.data.modality import DataSetBase
-from beeline.data.picture import pixels_of, square
+from beeline.data.pictures.pixels import pixels_of, square
 from beeline.training.feed.blocks import BlockOrder
 from beeline.training.feed.microbatches import FeedBase
 

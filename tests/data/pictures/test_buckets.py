@@ -8,12 +8,12 @@ import torch
 from PIL import Image as Picture
 
 import beeline as bl
-from beeline.data.picture import cropped, pixels_of, square
 from beeline.data.pictures import buckets, decoding
 from beeline.data.pictures.augmentations import Flip, RandomCrop
 from beeline.data.pictures.buckets import ImageBuckets, bucket_sizes, nearest_buckets, sizes_of
 from beeline.data.pictures.feeds import BucketFeed
 from beeline.data.pictures.listing import listing
+from beeline.data.pictures.pixels import cropped, pixels_of, square
 from beeline.networks.dit import DiT
 from beeline.objectives.matching import Drop, FlowMatching
 from beeline.runs.run import Run, prepare, train

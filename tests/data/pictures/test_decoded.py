@@ -15,11 +15,11 @@ from beeline.core.types import to
 from beeline.data import image_files
 from beeline.data.image_files import ImageFile
 from beeline.data.images import Image, Images
-from beeline.data.picture import pixels_of, square
 from beeline.data.pictures import decoding
 from beeline.data.pictures.augmentations import Flip, RandomCrop
 from beeline.data.pictures.feeds import ImageFeed
 from beeline.data.pictures.listing import listing
+from beeline.data.pictures.pixels import pixels_of, square
 from beeline.runs.run import Run, prepare, train
 from beeline.training import compare
 from beeline.training.feed.microbatches import InMemory

@@ -11,7 +11,7 @@ from PIL import Image as Picture
 import beeline as bl
 from beeline.data.image_files import ImageFile
 from beeline.data.images import Image, Images
-from beeline.data.picture import pixels_of
+from beeline.data.pictures.pixels import pixels_of
 
 
 def encoded(picture: Picture.Image, kind: str = "PNG", **more: Any) -> bytes:
