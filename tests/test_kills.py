@@ -21,8 +21,8 @@ from beeline.data.distributions.mixtures import GaussianMixture
 from beeline.data.point_files import DistributionData
 from beeline.runs.averaging import export_averages
 from beeline.runs.run import Run, train
-from beeline.training import checkpoint
 from beeline.training.config import Training
+from beeline.training.distributed import writer
 from beeline.training.logs.run_log import read_log
 from beeline.training.optim.ema import EMA, PowerEMA
 from beeline.training.optim.learning_rate import Constant
@@ -51,7 +51,7 @@ def contents(out: Path) -> dict[str, bytes]:
     """The contents of all files of a run but those with times of day."""
     found = {str(p.relative_to(out)): p.read_bytes() for p in sorted(out.rglob("*")) if p.is_file()}
     log = [{k: v for k, v in e.items() if k in ("step", "loss", "terms")} for e in read_log(out / "log.jsonl")]
-    return {k: v for k, v in found.items() if k != "log.jsonl"} | {"log": json.dumps(log).encode()}
+    return {k: v for k, v in found.items() if k not in ("log.jsonl", "live.html")} | {"log": json.dumps(log).encode()}
 
 
 @contextlib.contextmanager
@@ -90,14 +90,14 @@ def failing(at: int, fail: Callable[[], None]) -> Iterator[list[int]]:
     import io
 
     every += [wrapped(io, "open", opened)]
-    for module in (files, checkpoint):
+    for module in (files, writer):
         module.save_file = save  # type: ignore[attr-defined]
     try:
         yield count
     finally:
         for module, name, real in every:
             setattr(module, name, real)
-        for module in (files, checkpoint):
+        for module in (files, writer):
             module.save_file = real_save  # type: ignore[attr-defined]
 
 

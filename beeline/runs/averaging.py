@@ -61,7 +61,7 @@ def export_averages(run: Path) -> list[Path]:
     if len(profiles) < 2:  # none beside the one in the bundle
         return []
     name, bundle = network_of(run), load(run, device="cpu")
-    whole = stored(path, name)
+    whole = dict(bundle.flow.field.named_parameters()) | stored(path, name)  # checkpoints lack frozen parameters
     written = []
     for i, profile in enumerate(profiles):
         state = stored(path, f"{name}.ema{i}")
@@ -78,10 +78,11 @@ def synthesised(run: Path, length: float, step: int | None = None, out: Path | N
     require((run / "checkpoints").is_dir(), f"{run} has no checkpoints, so it is not a run; give the directory of one")
     name = network_of(run)
     found = synthesise(run / "checkpoints", length, name, step)
-    whole = stored(checkpoint.newest(run / "checkpoints"), name)
+    bundle = load(run, device="cpu")
+    whole = dict(bundle.flow.field.named_parameters()) | stored(checkpoint.newest(run / "checkpoints"), name)
     how: dict[str, object] = {"average": {"is": "Power", "length": length, "synthesised": True}}
     out = out or run / "averages" / f"length-{length:g}"
-    with_weights(load(run, device="cpu"), whole | found.state, how).save(out)
+    with_weights(bundle, whole | found.state, how).save(out)
     return out, found
 
 

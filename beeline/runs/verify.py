@@ -78,7 +78,8 @@ def weights(path: Path) -> Iterator[Finding]:
         every = [(f"{group}.{k}", v) for group, tensors in saved.tensors.items() for k, v in tensors.items()]
         bad = first_bad((name, v) for name, v in every if not name.startswith("extras."))
         yield Finding("numbers", bad is None, bad or f"all {len(every)} tensors of {good[0].name} are finite")
-        names = {k for group in ("network", "student") for k in saved.tensors.get(group, {})}
+        parts = (saved.tensors, saved.state.get("frozen", {}))
+        names = {k for part in parts for group in ("network", "student") for k in part.get(group, {})}
     if (path / "bundle").is_dir():
         try:
             bundle = load(path, device="cpu")

@@ -16,17 +16,16 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from beeline.core.errors import BeelineError, require
 from beeline.core.old_names import translate_group, translate_state
-from beeline.core.protocols.training import Parallel
-from beeline.training.distributed.parallel import SingleDevice, is_sharded, local_device
+from beeline.training.distributed.parallel import is_sharded
 
 MANIFEST = "manifest.json"
 _STEP = re.compile(r"step-(\d{8,})")
-_STAGED = ".writing-"
+STAGED = ".writing-"
 
 
 @dataclass(frozen=True)
@@ -38,91 +37,11 @@ class Checkpoint:
     state: Mapping[str, Any]
 
 
-def write(root: Path, checkpoint: Checkpoint, keep: int = 3, engine: Parallel | None = None, protect: int = 0) -> Path:
-    """Write a checkpoint, and delete all but the newest ``keep``, permanent ones and that of step ``protect``.
-
-    The files are written to a staging directory, the manifest with their hashes last, and flushed to disk before one
-    rename.  A process that dies at any moment leaves the earlier checkpoints intact.  With several processes all of
-    them have to call this; where parameters are sharded, each writes its shards.
-
-    Raises BeelineError if the files cannot be written.
-    """
-    engine = engine or SingleDevice()
-    name = f"step-{checkpoint.step:08d}"
-    staged, rank_zero = root / f"{_STAGED}{name}", engine.rank == 0
-    with _collective(engine, checkpoint.step, root, staged):
-        if rank_zero:
-            root.mkdir(parents=True, exist_ok=True)
-            clean_up(root)
-            staged.mkdir()
-            if not engine.shards:
-                for group, tensors in checkpoint.tensors.items():
-                    _save(staged / f"{group}.safetensors", group, tensors)
-    if engine.shards:
-        with _collective(engine, checkpoint.step, root, staged):
-            _save_shards(staged, checkpoint)
-    with _collective(engine, checkpoint.step, root, staged):
-        if rank_zero:
-            (staged / "state.json").write_text(json.dumps(checkpoint.state, indent=1))
-            hashes = {path.name: flush(path) for path in sorted(staged.iterdir())}
-            path = staged / MANIFEST
-            path.write_text(json.dumps({"format": 1, "step": checkpoint.step, "sha256": hashes}, indent=1))
-            flush(path)
-            flush(staged)
-            publish(root, staged, name, keep, protect)
-    return root / name
-
-
-@contextlib.contextmanager
-def _collective(engine: Parallel, step: int, root: Path, staged: Path) -> Iterator[None]:
-    """A phase of a save: an error in one process is raised in all of them, and the staging directory is removed."""
-    error: Exception | None = None
-    try:
-        yield
-    except Exception as caught:
-        error = caught
-    failed = error is not None
-    if engine.world > 1:
-        failed = bool(engine.total(torch.tensor(float(failed), device=local_device())) > 0)
-    if not failed:
-        return
-    if engine.rank == 0:
-        shutil.rmtree(staged, ignore_errors=True)
-    if error is not None and not isinstance(error, OSError) and "o space left" not in str(error):
-        known = "SafetensorError" in type(error).__name__ or "CheckpointException" in type(error).__name__
-        if not known:
-            raise error
-    reason = (error.strerror if isinstance(error, OSError) else None) or error or "another process failed to write"
-    raise BeelineError(
-        f"the checkpoint of step {step} could not be written to {root} ({reason}); the earlier checkpoints are intact: "
-        "free disk space, or give another directory, and resume"
-    ) from error
-
-
-def _save(path: Path, group: str, tensors: Mapping[str, Tensor]) -> None:
-    save_file({f"{group}/{k}": v.detach().contiguous().cpu() for k, v in tensors.items()}, path)
-
-
-def _save_shards(staged: Path, checkpoint: Checkpoint) -> None:
-    """Every process writes its shards as safetensors with their offsets (the format of torch)."""
-    import torch.distributed.checkpoint as dcp
-
-    tensors = {f"{group}/{k}": v.detach() for group, named in checkpoint.tensors.items() for k, v in named.items()}
-    require(
-        "HuggingFaceStorageWriter" in dir(dcp),
-        f"torch {torch.__version__} cannot write sharded checkpoints as safetensors; use torch 2.8 or later for FSDP, "
-        "or train with DDP",
-    )
-    writer = dcp.HuggingFaceStorageWriter(str(staged), save_distributed=True)
-    with _without_warnings():
-        dcp.save(tensors, storage_writer=writer)
-
-
 def publish(root: Path, staged: Path, name: str, keep: int, protect: int = 0) -> Path:
     """Rename a staging directory to its final name and delete the oldest checkpoints."""
     final = root / name
     if final.exists():  # from before the run was resumed at an earlier step
-        old = root / f"{_STAGED}old-{name}"
+        old = root / f"{STAGED}old-{name}"
         os.rename(final, old)
     os.rename(staged, final)
     flush(root)
@@ -167,9 +86,9 @@ def number(path: Path) -> int:
 
 def clean_up(root: Path) -> None:
     """Remove the staging directories of an interrupted writer, and restore a checkpoint that it was replacing."""
-    for left in root.glob(f"{_STAGED}*"):
-        final = root / left.name.removeprefix(f"{_STAGED}old-")
-        if left.name.startswith(f"{_STAGED}old-") and not final.exists():
+    for left in root.glob(f"{STAGED}*"):
+        final = root / left.name.removeprefix(f"{STAGED}old-")
+        if left.name.startswith(f"{STAGED}old-") and not final.exists():
             os.rename(left, final)  # its replacement was never renamed
         else:
             shutil.rmtree(left, ignore_errors=True)

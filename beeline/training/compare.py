@@ -9,6 +9,7 @@ import json
 import sys
 import types
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from beeline.core.declared import fields_of
+from beeline.core.errors import require
 from beeline.core.protocols.training import Feed, Microbatches
 from beeline.core.types import Batch, leaves
 from beeline.training.feed.microbatches import FromDistribution, InMemory, Stateless
@@ -174,3 +176,33 @@ def difference(old: Any, new: Any, name: str = "") -> list[str]:
         keys = sorted(set(old) | set(new))
         return [d for k in keys for d in difference(old.get(k), new.get(k), f"{name}.{k}" if name else k)]
     return [] if old == new else [f"{name}: {json.dumps(old)} -> {json.dumps(new)}"]
+
+
+CHANGEABLE = tuple(
+    f"training.{name}:"
+    for name in ("steps", "checkpoint_every", "checkpoint_keep", "watch_every", "max_recoveries", "workers")
+)
+"""Settings that may change when a run is resumed."""
+
+
+def check_resumable(root: Path, saved: Mapping[str, Any], settings: Mapping[str, Any], fork: bool) -> list[str]:
+    """The settings that differ from those of a checkpoint's state; raises ValueError if it cannot be resumed."""
+    changed = [line for line in difference(saved["settings"], settings) if not line.startswith(CHANGEABLE)]
+    others = [line for line in changed if line.startswith("data.")]
+    require(
+        fork or not others,
+        f"the data differ from those of the run in {root} ({'; '.join(others)}), so it cannot be resumed; give the "
+        "same data, or fork a new run from its checkpoint",
+    )
+    require(
+        fork or not changed,
+        f"the run in {root} has other settings ({'; '.join(changed)}), so it cannot be resumed; give the same "
+        "settings, or fork a new run from its checkpoint",
+    )
+    steps = int(settings["training"]["steps"])
+    require(
+        steps >= saved["step"],
+        f"the run in {root} has {saved['step']} steps already, training.steps is {steps}; "
+        "raise training.steps to continue",
+    )
+    return changed

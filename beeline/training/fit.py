@@ -106,6 +106,7 @@ def fit(
             lock = locked(folder)
             on_rank_zero(engine, lambda: stack.enter_context(lock))
         loop = Loop(nets, objective, data, training, engine, rng, log, folder, callbacks, device)
+        stack.callback(loop.writer.close)
         loop.predicted = predicted
         if resume is not None:
             loop.resume(Path(resume), fork=fork)
@@ -135,12 +136,14 @@ def fit(
                     raise _stopped(loop, saved=not temporary)
                 if loop.stop_early:
                     loop.return_to_best()
+        loop.writer.wait()
         result = loop.result()
     return result["network"] if single else {name: result[name] for name in nets}
 
 
 def _stopped(loop: Loop, saved: bool) -> Interrupted:
     """The end of a run that was stopped after a step; ``saved`` is False if the checkpoints are temporary."""
+    loop.writer.wait()
     step, folder = loop.state.step, loop.checkpoint_dir
     if folder is None or not saved:
         return Interrupted(f"stopped after step {step}; nothing was saved, because no checkpoint_dir was given", step)
@@ -157,6 +160,7 @@ def _interrupted(loop: Loop, before: int, saved: bool) -> Interrupted:
         loop.in_use(False)
         loop.save()
         return _stopped(loop, saved)
+    loop.writer.close()
     folder = loop.checkpoint_dir if saved else None
     last = 0 if folder is None or not checkpoint.steps(folder) else checkpoint.number(checkpoint.newest(folder))
     text = f"the last checkpoint is of step {last} in {folder}" if last else "there is no checkpoint yet"

@@ -24,10 +24,11 @@ from beeline.core.types import Batch, to
 from beeline.training import checkpoint, compare
 from beeline.training.checks import Diverged, check_state, check_step, check_synchronized, describe_bad_data
 from beeline.training.distributed.parallel import local, local_device
+from beeline.training.distributed.writer import Writer
 from beeline.training.feed.sources import as_microbatches
 from beeline.training.feed.workers import Prefetched, microbatch_numbers
 from beeline.training.memory import Peak
-from beeline.training.optim.ema import Average, averaged
+from beeline.training.optim.ema import Average, averaged, averaged_view
 from beeline.training.optim.optimizers import in_use as switch
 from beeline.training.optim.parameter_groups import matrices
 from beeline.training.players import players
@@ -35,12 +36,6 @@ from beeline.training.state import State
 
 if TYPE_CHECKING:
     from beeline.training.config import Training
-
-CHANGEABLE = tuple(
-    f"training.{name}:"
-    for name in ("steps", "checkpoint_every", "checkpoint_keep", "watch_every", "max_recoveries", "workers")
-)
-"""Settings that may change when a run is resumed."""
 
 
 class Loop:
@@ -61,6 +56,7 @@ class Loop:
     ):
         self.training, self.engine, self.rng = training, engine, rng
         self.checkpoint_dir, self.callbacks = checkpoint_dir, callbacks
+        self.writer = Writer(engine)
         self.log: Log = log if engine.rank == 0 else lambda entry: None
         require(
             training.microbatches % engine.world == 0,
@@ -191,15 +187,17 @@ class Loop:
             gradients = [local(p.grad) for p in player.parameters if p.grad is not None]
             norm = engine.norm(gradients)
             failed = torch.stack([~passed for passed, _ in checks]).sum() if checks else torch.zeros_like(norm)
-            stop_request = torch.full_like(norm, float(stop))
-            sums = torch.stack([*(v.detach().float() for v in terms.values()), stop_request.float()])
+            flags = [torch.full_like(norm, float(flag)) for flag in (stop, self.writer.failed())]
+            sums = torch.stack([v.detach().float() for v in (*terms.values(), *flags)])
             # the only synchronisation with the device in a step
-            *values, stops, grad_norm, failures = torch.cat(
+            *values, stops, unwritten, grad_norm, failures = torch.cat(
                 [engine.total(sums), norm.float()[None], failed[None]]
             ).tolist()
             if failures:
                 refuse(checks)
             checks.clear()
+        if unwritten:
+            self.writer.wait()  # raises the error
         values = [v / training.microbatches for v in values]
         check_step(
             values[0], grad_norm, n + 1, self.state.networks, lambda: describe_bad_data(self.feed, n, training, mine)
@@ -229,7 +227,7 @@ class Loop:
             return
         self.peak.pause()
         name, raw = next(iter(self.state.networks.items()))
-        ema = self.averaged(name)
+        ema = self.averaged(name, view=True)
         self.in_use(True)
         for callback in due:
             found = callback.evaluate(raw, ema, entry["step"])
@@ -252,10 +250,15 @@ class Loop:
         for optimizer in self.state.optimizers.values() if self.training.optimizer.averages else ():
             switch(optimizer, use)
 
-    def averaged(self, name: str, which: int = 0) -> nn.Module | None:
-        """A full copy of a network with averaged weights and current buffers; None if there is no average."""
-        averages = self.state.averages[name]
-        return self._copy(name, averages[which].state()) if averages else None
+    def averaged(self, name: str, view: bool = False) -> nn.Module | None:
+        """A full copy of a network with averaged weights and current buffers; None if there is no average.
+
+        A ``view``, of networks that are not sharded, does not copy the average.
+        """
+        if not self.state.averages[name]:
+            return None
+        state, network = self.state.averages[name][0].state(), self.state.networks[name]
+        return averaged_view(network, state) if view and not self.engine.shards else self._copy(name, state)
 
     def _copy(self, name: str, state: Mapping[str, Tensor]) -> nn.Module:
         return averaged(self._full[name], state, self.device, live=self.state.networks[name])
@@ -280,7 +283,7 @@ class Loop:
         more = {"permanent": self.state.step == self.branch < self.training.steps, "world": self.engine.world}
         more["profiles"] = compare.settings(self.training.profiles)
         saved = self.state.save(self.settings, more)
-        checkpoint.write(self.checkpoint_dir, saved, self.training.checkpoint_keep, self.engine, protect=self.best)
+        self.writer.submit(self.checkpoint_dir, saved, self.training.checkpoint_keep, protect=self.best)
 
     def snapshot(self) -> None:
         """Store the averages and buffers permanently, for post-hoc EMA."""
@@ -288,10 +291,11 @@ class Loop:
             return
         state = {"format": FORMAT, "step": self.state.step, "profiles": compare.settings(self.training.profiles)}
         stored = checkpoint.Checkpoint(self.state.step, self.state.averaged() | self.state.buffers(), state)
-        checkpoint.write(self.checkpoint_dir / "snapshots", stored, 10**9, self.engine)
+        self.writer.submit(self.checkpoint_dir / "snapshots", stored, 10**9)
 
     def resume(self, root: Path, fork: bool = False) -> None:
-        """Continue from the newest valid checkpoint; refuse if settings other than CHANGEABLE changed, unless ``fork``.
+        """Continue from the newest valid checkpoint; refuse if other settings than those of ``compare.CHANGEABLE``
+        changed, unless ``fork``.
 
         If the number of steps was raised, the newest checkpoint is used up to which both runs have the same learning
         rates, so the result is identical to an uninterrupted run of that length; if there is none, a note is logged.
@@ -302,25 +306,8 @@ class Loop:
 
         path = checkpoint.newest(root, note)
         saved = checkpoint.state(path)
-        changed = compare.difference(saved["settings"], self.settings)
-        changed = [line for line in changed if not line.startswith(CHANGEABLE)]
-        others = [line for line in changed if line.startswith("data.")]
-        require(
-            fork or not others,
-            f"the data differ from those of the run in {root} ({'; '.join(others)}), so it cannot be resumed; give the "
-            "same data, or fork a new run from its checkpoint",
-        )
-        require(
-            fork or not changed,
-            f"the run in {root} has other settings ({'; '.join(changed)}), so it cannot be resumed; give the same "
-            "settings, or fork a new run from its checkpoint",
-        )
         steps, old = self.training.steps, int(saved["settings"]["training"]["steps"])
-        require(
-            steps >= saved["step"],
-            f"the run in {root} has {saved['step']} steps already, training.steps is {steps}; "
-            "raise training.steps to continue",
-        )
+        changed = compare.check_resumable(root, saved, self.settings, fork)
         if not fork and steps != old and not self._same_lr(saved["step"], old):
             try:
                 path = checkpoint.newest(root, lambda text: None, lambda step: self._same_lr(step, old))
@@ -360,6 +347,7 @@ class Loop:
 
     def recover(self, error: Diverged) -> bool:
         """Return to the last checkpoint with half the learning rate; False if ``max_recoveries`` is used up."""
+        self.writer.wait()
         count = self.state.notes.get("recoveries", 0) + 1
         if (
             self.checkpoint_dir is None
@@ -378,6 +366,7 @@ class Loop:
         """Early stopping: return to the best step, delete later checkpoints, and cool down from there."""
         assert self.checkpoint_dir is not None and self.training.early_stopping is not None
         best, self.stop_early = self.best, False
+        self.writer.wait()
         self._load(self.checkpoint_dir / f"step-{best:08d}")
         end = self.training.early_stopping.shortened(best, self.training.steps, self.training.lr_schedule)
         self.state.notes["steps"] = end

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +16,8 @@ from beeline.core.old_names import FORMAT
 from beeline.core.protocols.objectives import Player
 from beeline.training import checkpoint
 from beeline.training.checkpoint import Checkpoint
-from beeline.training.distributed.parallel import local
+from beeline.training.compare import fingerprint
+from beeline.training.distributed.parallel import full_tensor, local
 from beeline.training.optim.ema import Average
 
 
@@ -31,6 +33,28 @@ class State:
     best: dict[str, float] = field(default_factory=dict)  # lowest held-out losses so far
     notes: dict[str, Any] = field(default_factory=dict)  # JSON state of the loop and of the feed
     extras: dict[str, Tensor] = field(default_factory=dict)  # tensors of the feed
+
+    def __post_init__(self) -> None:
+        fixed = [p for net in self.networks.values() for p in net.parameters() if not p.requires_grad]
+        self._fixed = {id(p): (p, _version(p)) for p in fixed}
+
+    @functools.cached_property
+    def frozen(self) -> dict[str, dict[str, str]]:
+        """Fingerprints of the frozen parameters by network; checkpoints hold them instead of the values."""
+        found = {
+            name: {k: fingerprint(full_tensor(p)) for k, p in net.named_parameters() if self._is_frozen(p)}
+            for name, net in self.networks.items()
+        }
+        return {name: prints for name, prints in found.items() if prints}
+
+    def _is_frozen(self, tensor: Tensor) -> bool:
+        """Whether a tensor is a parameter without gradient that was not changed in place since the start."""
+        known = self._fixed.get(id(tensor))
+        return known is not None and known[1] == _version(tensor)
+
+    def learned(self, name: str) -> dict[str, Tensor]:
+        """Parameters and persistent buffers of a network without the frozen ones, by name."""
+        return {k: v.detach() for k, v in named(self.networks[name]).items() if not self._is_frozen(v)}
 
     def names(self) -> dict[int, str]:
         """The name of every parameter, ``network.layer.weight``, by identity."""
@@ -48,10 +72,7 @@ class State:
 
     def save(self, settings: Any, more: Mapping[str, Any] | None = None) -> Checkpoint:
         """The state as a checkpoint of tensors and JSON data; ``more`` is added to the JSON data."""
-        tensors: dict[str, dict[str, Tensor]] = {}
-        for name, net in self.networks.items():
-            tensors[name] = {k: v.detach() for k, v in named(net).items()}
-        tensors |= self.averaged()
+        tensors = {name: self.learned(name) for name in self.networks} | self.averaged()
         plain: dict[str, Any] = {}
         names = self.names()
         for player, optimizer in self.optimizers.items():
@@ -66,12 +87,13 @@ class State:
             "notes": self.notes,
             "optimizers": plain,
             "groups": sorted(tensors),
+            "frozen": self.frozen,
         } | dict(more or {})
         return Checkpoint(self.step, tensors, state)
 
     @torch.no_grad()
     def load(self, path: Path, optimizers: bool = True, averages: bool = True) -> None:
-        """Load a checkpoint; every tensor has to match by name and shape.
+        """Load a checkpoint; every tensor has to match by name and shape, and frozen parameters by content.
 
         Without ``optimizers`` their state is not loaded.  Without ``averages`` the checkpoint may lack averages, which
         are then initialised with its weights.
@@ -79,7 +101,9 @@ class State:
         saved, found = checkpoint.state(path), checkpoint.contents(path)
         expected: dict[str, dict[str, Tensor]] = {}
         for name, net in self.networks.items():
-            expected[name] = {k: v.detach() for k, v in named(net).items()}
+            stored = {k.split("/", 1)[1] for k in found if k.startswith(f"{name}/")}
+            expected[name] = self.learned(name) | {k: v.detach() for k, v in named(net).items() if k in stored}
+            _match_frozen(name, self.frozen.get(name, {}), saved.get("frozen", {}).get(name, {}))
         groups = {k.split("/")[0] for k in found}
         own = self.averaged()
         new = [group for group in own if not averages and group not in groups]
@@ -114,6 +138,16 @@ def buffers_of(net: nn.Module) -> dict[str, Tensor]:
     """The persistent buffers of a network, by name."""
     persistent = set(net.state_dict(keep_vars=True))
     return {k: v.detach() for k, v in net.named_buffers() if k in persistent}
+
+
+def _match_frozen(name: str, own: Mapping[str, str], saved: Mapping[str, str]) -> None:
+    """Refuse a checkpoint of a network with other frozen parameters, which it does not hold."""
+    other = [key for key, value in saved.items() if own.get(key) != value]
+    require(
+        not other,
+        f"{len(other)} frozen parameters of {name} differ from those of the run, {other[:3]}; a checkpoint holds the "
+        "fingerprints of parameters that do not learn, not their values: resume with the same frozen parameters",
+    )
 
 
 def _match(group: str, expected: Mapping[str, Tensor], found: Mapping[str, tuple[int, ...]]) -> None:
@@ -178,6 +212,12 @@ def _optimizer_load(
     for part, group_settings in zip(optimizer.param_groups, plain.get("groups", []), strict=True):
         part.update({k: tuple(v) if isinstance(v, list) else v for k, v in group_settings.items()})
     return targets
+
+
+def _version(tensor: Tensor) -> int:
+    """The number of changes in place of a tensor."""
+    shard = local(tensor.detach())
+    return 0 if shard.is_inference() else shard._version
 
 
 def _plain(value: Any) -> bool:

@@ -8,11 +8,12 @@ import torch
 from beeline.core.errors import BeelineError
 from beeline.training import checkpoint, compare
 from beeline.training.checkpoint import Checkpoint
+from beeline.training.distributed.writer import write
 
 
 def save(root, step, value=0.0, keep=3, **state):
     tensors = {"network": {"w": torch.full((4, 3), value), "step": torch.tensor(7.0)}, "empty": {}}
-    return checkpoint.write(root, Checkpoint(step, tensors, {"step": step, **state}), keep)
+    return write(root, Checkpoint(step, tensors, {"step": step, **state}), keep)
 
 
 def test_a_checkpoint_is_read_back_and_consists_of_safetensors_and_json(tmp_path):

@@ -1,6 +1,10 @@
 """Resume: only with the same data and code, including buffers, from any step."""
 
+import errno
 import math
+import os
+import threading
+import time
 
 import pytest
 import torch
@@ -13,8 +17,9 @@ from beeline.objectives.matching import FlowMatching
 from beeline.paths.affine import Affine
 from beeline.training import checkpoint, compare
 from beeline.training.config import Training
+from beeline.training.distributed import writer
 from beeline.training.fit import fit
-from beeline.training.optim.ema import EMA, Average, averaged
+from beeline.training.optim.ema import EMA, Average, averaged, averaged_view
 from beeline.training.optim.learning_rate import Constant
 
 DATA = Rng(1).normal(torch.empty(40, 2))
@@ -46,10 +51,10 @@ def settings(**more):
     )
 
 
-def run(where, data=DATA, objective=None, training=None, **more):
+def run(where, data=DATA, objective=None, training=None, net=None, **more):
     entries = []
-    made = fit(network(), objective or FlowMatching(), data, training or settings(), rng=Rng(4), log=entries.append,
-               checkpoint_dir=where, **more)  # fmt: skip
+    made = fit(net or network(), objective or FlowMatching(), data, training or settings(), rng=Rng(4),
+               log=entries.append, checkpoint_dir=where, **more)  # fmt: skip
     return made, entries
 
 
@@ -77,6 +82,108 @@ def test_an_averaged_copy_gets_buffers_and_frozen_parameters_of_the_trained_netw
     made = averaged(copied, average.state(), live=live)
     assert int(made.seen) == 7 and torch.equal(made.frozen.weight, live.frozen.weight)
     assert torch.equal(made.out.weight, copied.out.weight)  # the average was not updated after the change
+
+
+def test_a_view_of_the_average_does_not_copy_it():
+    live = network()
+    average = Average(live, EMA(5.0))
+    view = averaged_view(live, average.state())
+    assert view.out.weight.data_ptr() == average.state()["out.weight"].data_ptr()
+    assert view.frozen.weight is live.frozen.weight and view.seen is not live.seen
+    with torch.no_grad():
+        live.out.weight.fill_(3.0)
+    average.update(1)
+    assert torch.equal(view.out.weight, average.state()["out.weight"]) and not torch.equal(
+        view.out.weight, live.out.weight
+    )
+
+
+def test_checkpoints_hold_what_learns_and_the_fingerprints_of_the_rest(tmp_path):
+    run(tmp_path)
+    saved = checkpoint.read(checkpoint.newest(tmp_path))
+    assert set(saved.tensors["network"]) == {"out.weight", "out.bias", "seen"}
+    assert list(saved.state["frozen"]["network"]) == ["frozen.weight", "frozen.bias"]
+    whole, _ = run(None, training=settings(steps=9))
+    resumed, _ = run(tmp_path, resume=tmp_path, training=settings(steps=9))
+    assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), resumed.parameters(), strict=True))
+    other = network()
+    with torch.no_grad():
+        other.frozen.weight.add_(1.0)
+    with pytest.raises(BeelineError, match=r"1 frozen parameters of network differ .*'frozen.weight'"):
+        run(tmp_path, net=other, resume=tmp_path, training=settings(steps=12))
+
+
+def test_a_parameter_without_gradient_that_changes_is_saved(tmp_path):
+    """Such as the target network of an objective, which follows another one."""
+
+    class Moving(FlowMatching):
+        def __call__(self, field, batch, rng):
+            with torch.no_grad():
+                field.frozen.weight.mul_(0.5)
+            return super().__call__(field, batch, rng)
+
+    run(tmp_path, objective=Moving())
+    saved = checkpoint.read(checkpoint.newest(tmp_path))
+    assert "frozen.weight" in saved.tensors["network"] and list(saved.state["frozen"]["network"]) == ["frozen.bias"]
+
+
+def test_training_continues_while_a_checkpoint_is_written(tmp_path, monkeypatch):
+    """The files hold the state at the step of the checkpoint, however long their writing takes."""
+    free, steps = threading.Event(), []
+    real = writer.save_file
+
+    def slow(tensors, path):
+        assert free.wait(60)
+        real(tensors, path)
+
+    def log(entry):
+        steps.append(entry.get("step"))
+        if entry.get("step") == 5:
+            assert not checkpoint.steps(tmp_path / "slow")
+            free.set()
+
+    monkeypatch.setattr(writer, "save_file", slow)
+    fit(
+        network(),
+        FlowMatching(),
+        DATA,
+        settings(checkpoint_every=3),
+        rng=Rng(4),
+        log=log,
+        checkpoint_dir=tmp_path / "slow",
+    )
+    monkeypatch.undo()
+    run(tmp_path / "plain", training=settings(checkpoint_every=3))
+    for step in (3, 6):
+        a, b = (checkpoint.read(tmp_path / name / f"step-{step:08d}") for name in ("slow", "plain"))
+        assert all(torch.equal(v, b.tensors[g][k]) for g, named in a.tensors.items() for k, v in named.items())
+
+
+def test_a_checkpoint_that_cannot_be_written_is_reported_at_the_next_step(tmp_path, monkeypatch):
+    steps, real = [], writer.save_file
+
+    def full(tensors, path):
+        if "step-00000004" in str(path):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        real(tensors, path)
+
+    def log(entry):
+        steps.append(entry.get("step"))
+        time.sleep(0.2)
+
+    monkeypatch.setattr(writer, "save_file", full)
+    with pytest.raises(BeelineError, match=r"checkpoint of step 4 could not be written .*No space left.*earlier"):
+        fit(
+            network(),
+            FlowMatching(),
+            DATA,
+            settings(steps=50, checkpoint_every=2),
+            rng=Rng(4),
+            log=log,
+            checkpoint_dir=tmp_path,
+        )
+    assert steps[-1] < 10 and checkpoint.number(checkpoint.newest(tmp_path)) == 2
+    assert not list(tmp_path.glob(".writing*"))
 
 
 # other data, other code

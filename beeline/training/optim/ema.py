@@ -1,9 +1,10 @@
-"""Weight averages, stored separately from the network and never swapped into it."""
+"""Weight averages, stored separately from the network."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -129,6 +130,19 @@ class Average:
     def state(self) -> dict[str, Tensor]:
         """The averaged parameters by name."""
         return dict(zip(self.names, self.tensors, strict=True))
+
+
+def averaged_view(network: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
+    """``network`` with the averaged parameters of ``state``, which are not copied unless they have another dtype.
+
+    Parameters that are not in ``state`` are those of ``network`` itself; buffers are copied.  The view is valid until
+    the next update of the average.
+    """
+    memo: dict[int, Any] = {
+        id(p): nn.Parameter(state[name].to(p.dtype), p.requires_grad) if name in state else p
+        for name, p in network.named_parameters()
+    }
+    return copy.deepcopy(network, memo)
 
 
 def averaged(
