@@ -14,7 +14,7 @@ from beeline.core.errors import BeelineError, require
 from beeline.core.files import LOCK, PART
 from beeline.training import checkpoint
 from beeline.training.checks import Interrupted
-from beeline.training.loop import CHANGEABLE
+from beeline.training.compare import CHANGEABLE
 
 
 def ready(out: Path, run: Any, resume: bool) -> None:
