@@ -157,9 +157,12 @@ CATALOGUE: dict[str, dict[str, str]] = {
     "distributions": _of("data.distributions.mixtures", "Gaussian", "GaussianMixture", "TwoMoons")
     | _of("data.distributions.checkerboard", "Checkerboard"),
     "encoders": _of("objectives.losses.encoders", "RandomFeatures")
+    | _of("evaluation.inception", "Inception")
     | _of("runs.bundle_encoders", "OfBundle", "HubVision"),
-    "features": _of("evaluation.features", "Identity", "SmallClassifier", "Module"),
-    "metrics": _of("evaluation.metrics", "Frechet", "Kernel", "SlicedWasserstein", "Energy", "LabelAgreement")
+    "features": _of("evaluation.features", "Identity", "SmallClassifier", "Module")
+    | _of("evaluation.encoded", "Encoded", "EncodedPictures"),
+    "metrics": _of("evaluation.metrics", "Frechet", "Kernel", "KID", "SlicedWasserstein", "Energy", "LabelAgreement")
+    | _of("evaluation.neighbours", "Precision", "Recall", "Density", "Coverage")
     | _of("data.sequences", "NGramDivergence"),
     "tablemetrics": _of("data.tables.metrics.scores", "ShapeError", "TrendError", "TwoSample", "Precision", "Recall")
     | _of("data.tables.metrics.scores", "MissingError", "Violations")
@@ -217,6 +220,7 @@ SLOTS: Mapping[str, str] = {
     "Features": "features",
     "Encoder": "encoders",
     "Augmentation": "augmentations",
+    "FullEncoder": "encoders",
     "Distillation": "distillations",
     "Backbone": "networks",
     "Module": "networks",

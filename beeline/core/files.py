@@ -246,11 +246,23 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def sha256(path: Path) -> str:
-    digest = hashlib.sha256()
+    total = hashlib.sha256()
     with open(path, "rb") as file:
         while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+            total.update(block)
+    return total.hexdigest()
+
+
+def digest(tensors: Mapping[str, Tensor], *texts: str) -> str:
+    """SHA-256 over texts, and over names, dtypes, shapes and bytes of tensors."""
+    total = hashlib.sha256()
+    for text in texts:
+        total.update(text.encode() + b"\0")
+    for name in sorted(tensors):
+        part = tensors[name].detach().cpu().contiguous()
+        total.update(f"{name}:{part.dtype}:{tuple(part.shape)}".encode())
+        total.update(part.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return total.hexdigest()
 
 
 def load_matching(module: torch.nn.Module, tensors: Mapping[str, Tensor], name: str) -> None:

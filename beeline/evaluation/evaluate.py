@@ -19,15 +19,17 @@ from torch import Tensor, nn
 from beeline.config import build as config
 from beeline.core.declared import traits_of
 from beeline.core.errors import BeelineError, require
+from beeline.core.files import digest
 from beeline.core.modes import AUTO, Device, device_of, moved, place_for
 from beeline.core.rng import Rng
 from beeline.core.types import Batch, Cond, leaves, map_cond, take
 from beeline.data.metric import complete_metric
 from beeline.density.likelihood import bits_per_dimension
-from beeline.evaluation.features import Identity, SmallClassifier, digest
+from beeline.evaluation.features import Identity, SmallClassifier
 from beeline.evaluation.heldout import HeldOut, HeldOutLoss
+from beeline.evaluation.memorisation import Memorisation
 from beeline.evaluation.metrics import Energy, FeatureMetric, Frechet, Kernel, LabelAgreement, SlicedWasserstein, sound
-from beeline.evaluation.scores import Cost, Report, Score, average, measure
+from beeline.evaluation.scores import Cost, Report, Score, Seen, average, measure
 from beeline.evaluation.trajectory import Likelihood, counted, draw, straightness
 from beeline.fields.flow import Flow
 from beeline.sampling.sampler import Sampler
@@ -70,6 +72,8 @@ def evaluate(
     cache: str | os.PathLike[str] | None = None,
     extras: Extras | None = None,
     held_out: HeldOut | None = None,
+    memorisation: Memorisation | None = None,
+    seen: Seen | None = None,
     weights: str = "as given",
     name: str = "",
     batch_size: int = 256,
@@ -91,11 +95,12 @@ def evaluate(
     ValueError for non-finite or too few samples, missing labels, and data of another shape.
     """
     extras = extras or Extras()
-    where, seen = place_for(device, flow), {}  # type: ignore[var-annotated]
-    flow, sampler = moved(flow, where, seen), moved(sampler, where, seen)
+    where, copies = place_for(device, flow), {}  # type: ignore[var-annotated]
+    flow, sampler = moved(flow, where, copies), moved(sampler, where, copies)
     require(isinstance(n, int) and n >= 1, f"n={n!r} is no number of samples; give an integer of 1 or more")
     held = encoded(real, modality, rng.fork("encode"))
     source = held if reference is None else encoded(reference, modality, rng.fork("encode reference"))
+    source_hash = "" if reference is None else digest({"x": source.x1})
     reference_hash = digest({"x": held.x1, **{f"cond.{key}": leaf for key, leaf in leaves(held.cond)}})
     sound(held.x1, source.x1)
     chosen = tuple(metrics) or usual(flow, modality, held, n)
@@ -120,11 +125,17 @@ def evaluate(
         cond=map_cond(lambda leaf: leaf.cpu(), given),
         others=None if reference is None else source.x1,
         reference_hash=reference_hash,
+        others_hash=source_hash,
         replicates=extras.replicates,
         splits=extras.splits,
+        seen=seen,
     )
     scores += along_trajectories(flow, sampler, x0, given, extras, batch_size)
     details: dict[str, Any] = {}
+    shown: dict[str, Tensor] = {}
+    if memorisation is not None:
+        found = memorisation(made, rng.fork("memorisation"), seen)
+        scores, shown, details["memorisation"] = (*scores, *found.scores), found.shown, found.details
     if held_out is not None:
         loss = held_out(flow.field)
         details["held-out loss"] = loss.plain()
@@ -138,7 +149,7 @@ def evaluate(
             "name": name,
             "reference": reference_name,
             "reference_hash": reference_hash,
-            "evaluators_learned_from": "the real data themselves" if reference is None else digest({"x": source.x1}),
+            "evaluators_learned_from": source_hash or "the real data themselves",
             "n": n,
             "n_real": len(held.x1),
             "sampler": plain(sampler),
@@ -155,6 +166,7 @@ def evaluate(
             "versions": versions(),
         },
         details,
+        shown,
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import os
@@ -17,6 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from beeline.core.errors import BeelineError, require
+from beeline.core.files import digest
 from beeline.core.ranges import Count, Positive, dataclass
 from beeline.core.rng import Rng
 from beeline.core.types import Cond, leaves
@@ -274,18 +274,6 @@ def labels_of(cond: Cond, name: str = "", n: int | None = None) -> Tensor:
         f"a label is {int(labels.min()) if len(labels) else 'missing'}; classes are numbered from 0; renumber them",
     )
     return labels.long()
-
-
-def digest(tensors: dict[str, Tensor], *texts: str) -> str:
-    """sha256 over names, dtypes, shapes and bytes of tensors, and over texts."""
-    total = hashlib.sha256()
-    for text in texts:
-        total.update(text.encode() + b"\0")
-    for name in sorted(tensors):
-        part = tensors[name].detach().cpu().contiguous()
-        total.update(f"{name}:{part.dtype}:{tuple(part.shape)}".encode())
-        total.update(part.reshape(-1).view(torch.uint8).numpy().tobytes())
-    return total.hexdigest()
 
 
 def _save(net: Classifier, file: Path, key: str) -> None:

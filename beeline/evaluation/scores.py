@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import asdict, dataclass
 from dataclasses import field as default
 from typing import Any, cast
@@ -17,7 +17,7 @@ from beeline.core.protocols.data import Better, FullMetric
 from beeline.core.rng import Rng
 from beeline.core.types import Cond
 from beeline.data.metric import complete_metric
-from beeline.evaluation.metrics import FeatureMetric, enough, sound
+from beeline.evaluation.metrics import Estimate, FeatureMetric, enough, sound
 from beeline.evaluation.trajectory import rows_of
 
 
@@ -40,6 +40,7 @@ class Score:
     evaluator_hash: str
     reference_hash: str  # of the real data
     n_baseline: int = 0  # real samples in place of generated ones; with fewer than n_made the baseline is too high
+    note: str = ""  # what has to be known of the value
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,7 @@ class Report:
     cost: Cost
     provenance: dict[str, Any] = default(default_factory=dict)  # plain data
     details: dict[str, Any] = default(default_factory=dict)  # plain data, such as the held-out loss by time bin
+    shown: dict[str, Tensor] = default(default_factory=dict, compare=False, repr=False)  # encoded data, not stored
 
     def __getitem__(self, name: str) -> Score:
         found = {score.name: score for score in self.scores}
@@ -118,6 +120,10 @@ class Report:
             f"{c.evaluations:g} field evaluations per sample (counted), {c.seconds:.2f} s, "
             f"{figure(c.samples_per_second)} samples a second"
         )
+        for s in self.scores:
+            if s.note:
+                table.caption += f"\n{escape(s.name)}: {escape(s.note)}"
+        table.caption_justify = "left"
         return table
 
 
@@ -184,31 +190,47 @@ def measure(
     cond: Cond = None,
     others: Tensor | None = None,
     reference_hash: str = "",
+    others_hash: str = "",
     replicates: int = 40,
     splits: int = 5,
+    seen: Seen | None = None,
 ) -> tuple[Score, ...]:
     """Scores of generated data [M,*S] against real data [N,*S], by fitted metrics.
 
     ``cond`` are the conditions of the generated data and ``real_cond`` those of the real data.  Intervals use
     ``replicates`` subsets of the samples, baselines ``splits`` splits of the real data; 0 omits them.  In the
     baseline, ``others`` (real data that are not in ``real``) replace the generated data if there are as many; else,
-    and for conditional metrics, a part of the real data does.
+    and for conditional metrics, a part of the real data does.  ``seen`` holds features of data with a hash, and is
+    extended.
     """
     sound(real, made)
     more = others is not None and len(others) >= len(made)
-    samples = (real, made, *([others] if more and others is not None and splits else []))
-    seen: dict[str, tuple[Tensor, ...]] = {}  # feature space -> all samples, shared by metrics
+    samples = {reference_hash or "real": real, "made": made}
+    if more and others is not None and splits:
+        samples[others_hash or "others"] = others
+    stored: dict[tuple[str, str], Tensor] = {}  # of these samples alone
     scores = []
     for metric in map(complete_metric, metrics):
-        key = (
-            f"{type(metric).view.__qualname__}:{metric.features.hash}" if isinstance(metric, FeatureMetric) else "data"
-        )
-        if key not in seen:
-            seen[key] = tuple(map(metric.view, samples)) if isinstance(metric, FeatureMetric) else samples
-        scores.append(
-            _score(metric, seen[key], rng.fork(metric.name), real_cond, cond, reference_hash, replicates, splits)
-        )
+        views = tuple(samples.values())
+        if isinstance(metric, FeatureMetric):
+            space = f"{type(metric).view.__qualname__}:{metric.features.hash}"
+            views = tuple(
+                viewed(metric, x, (space, key), stored if seen is None or key in ("made", "real", "others") else seen)
+                for key, x in samples.items()
+            )
+        scores.append(_score(metric, views, rng.fork(metric.name), real_cond, cond, reference_hash, replicates, splits))
     return tuple(scores)
+
+
+Seen = MutableMapping[tuple[str, str], Tensor]
+"""Features by their space and the hash of the data, which evaluations of several models share."""
+
+
+def viewed(metric: Any, x: Tensor, key: tuple[str, str], seen: Seen) -> Tensor:
+    """The features of data, computed once."""
+    if key not in seen:
+        seen[key] = metric.view(x)
+    return seen[key]
 
 
 def _score(
@@ -234,11 +256,15 @@ def _score(
     if isinstance(metric, FeatureMetric):
         enough(metric, real, made)
         least = metric.least(real.shape[1])
-    total = value(real, made, cond)
-    interval = None
-    if not metric.resampled:
+    estimate = (
+        metric.estimate(real, made, rng.fork("value"), cond)
+        if isinstance(metric, FeatureMetric)
+        else Estimate(value(real, made, cond))
+    )
+    total, interval = estimate.value, estimate.interval
+    if interval is None and not metric.resampled:
         interval = metric.interval(total, len(made))
-    elif replicates:
+    elif interval is None and replicates:
         interval = halves(value, total, real, made, cond, least, replicates, rng.fork("interval"))
     baseline, n_baseline = None, 0
     if splits and others and not conditional:
@@ -247,6 +273,7 @@ def _score(
     elif splits and (not conditional or real_cond is not None):
         baseline, n_baseline = real_against_real(value, real, real_cond, len(made), least, splits, rng.fork("floor"))
     evaluator, evaluator_hash = metric.evaluator
+    reference_hash, n_real = estimate.reference or (reference_hash, len(real))
     return Score(
         metric.name,
         total,
@@ -254,11 +281,12 @@ def _score(
         baseline,
         metric.better,
         len(made),
-        len(real),
+        n_real,
         evaluator=evaluator,
         evaluator_hash=evaluator_hash,
         reference_hash=reference_hash,
         n_baseline=n_baseline,
+        note=estimate.note,
     )
 
 

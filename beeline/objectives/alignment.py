@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from beeline.core.errors import nearest, require
 from beeline.core.modes import eval_mode
+from beeline.core.protocols.data import Encoder
 from beeline.core.protocols.flows import TimeSampler
 from beeline.core.protocols.objectives import Objective, ObjectiveSpec, heldout_of
 from beeline.core.ranges import NonNegative, Positive, dataclass
@@ -21,7 +22,7 @@ from beeline.fields.flow import evaluate_field
 from beeline.networks.hooks import block_features, block_name, block_width, captured_outputs, latest_output
 from beeline.objectives.heads import Head, settings_of
 from beeline.objectives.losses.basic import squared
-from beeline.objectives.losses.encoders import Encoder, RandomFeatures, tokens
+from beeline.objectives.losses.encoders import RandomFeatures, tokens
 from beeline.objectives.matching import FlowMatching, ObjectiveWrapper
 from beeline.objectives.second_order import Helped
 from beeline.paths.affine import AffinePath

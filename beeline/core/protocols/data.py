@@ -224,6 +224,34 @@ class TableMetric(Protocol):
     def __call__(self, schema: Schema, real: Any, made: Any, rng: Rng) -> float: ...
 
 
+class Encoder(Protocol):
+    """A frozen map from clean data [B,*S] to features [B,d] or [B,tokens,d].
+
+    That is all that an objective needs.  The other members of FullEncoder have defaults: inherit
+    ``objectives.losses.encoders.EncoderBase`` to set some of them.
+    """
+
+    def __call__(self, x: Tensor) -> Tensor: ...
+
+
+class FullEncoder(Encoder, Protocol):
+    """An encoder with every member that evaluation uses."""
+
+    @property
+    def name(self) -> str:
+        """For reports."""
+        ...
+
+    @property
+    def hash(self) -> str:
+        """Identifies the map and its weights."""
+        ...
+
+    def pooled(self, x: Tensor) -> Tensor:
+        """One vector per datum, [B,d]; ValueError for data of a shape that the encoder does not take."""
+        ...
+
+
 class Features(Protocol):
     """A map from encoded data [N,*S] to features [N,d]; ``hash`` identifies the map and its weights."""
 

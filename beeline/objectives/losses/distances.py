@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 
 from beeline.core.errors import BeelineError, require
+from beeline.core.protocols.data import Encoder
 from beeline.core.protocols.objectives import DistanceInContext
 from beeline.core.protocols.training import Cost
 from beeline.core.ranges import NonNegative, dataclass
 from beeline.objectives.losses.basic import Context, ContextDistance, Distance, Huber, Weight, distance_at, one, squared
-from beeline.objectives.losses.encoders import Encoder, RandomFeatures
+from beeline.objectives.losses.encoders import RandomFeatures
 from beeline.objectives.losses.weights import PowerWeight
 
 

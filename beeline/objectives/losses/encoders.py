@@ -4,21 +4,36 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
 from beeline.core.errors import require
+from beeline.core.files import digest
 from beeline.core.ranges import dataclass
 from beeline.core.rng import Rng
 
-Encoder = Callable[[Tensor], Tensor]
-"""Clean data [B,*S] -> features [B,d], or [B,tokens,d]; frozen."""
+
+class EncoderBase:
+    """Defaults of the FullEncoder protocol: identified by its settings, pooled by the mean over tokens.
+
+    A subclass gives ``name`` and ``__call__``.
+    """
+
+    def __call__(self, x: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    @property
+    def hash(self) -> str:
+        return digest({}, repr(self))
+
+    def pooled(self, x: Tensor) -> Tensor:
+        h = self(x)
+        return h.flatten(1, -2).mean(1) if h.ndim > 2 else h
 
 
 @dataclass(frozen=True)
-class RandomFeatures:
+class RandomFeatures(EncoderBase):
     """Features of a frozen network with random weights, given by a seed.
 
     images: two 3 x 3 convolutions of stride 2, averaged over positions; other data: W2 silu(W1 x)
@@ -31,6 +46,10 @@ class RandomFeatures:
 
     size: int = 64  # features, 16 to 512
     seed: int = 0
+
+    @property
+    def name(self) -> str:
+        return f"{self.size} random features"
 
     def __post_init__(self) -> None:
         require(
