@@ -44,6 +44,10 @@ TrackLog = Annotated[
         help="Also log to tensorboard, wandb or mlflow, with settings as 'wandb(project=p,entity=e)'; repeatable.",
     ),
 ]
+Samples = Annotated[
+    int | None,
+    typer.Option("-n", "--samples", help="Number of samples; default 500, or as many as the features need."),
+]
 Seed = Annotated[int, typer.Option(help="Seed of all random numbers.")]
 
 

@@ -17,6 +17,7 @@ from beeline.cli.arguments import (
     Dev,
     Json,
     Report,
+    Samples,
     Seed,
     Set,
     TrackLog,
@@ -271,13 +272,24 @@ def fit_solver(
     print_result(tuning.fit(bundle, evaluations, condition(cond), noises, seed, out, device=device), json_)
 
 
-@app.command(epilog="Example: beeline evaluate runs/digits digits -n 500")
+@app.command(epilog="Example: beeline evaluate runs/digits digits -n 500 --features classifier --out scores.html")
 def evaluate(
     bundle: Annotated[str, typer.Argument(help="A bundle: a directory or hub:owner/name.")],
     data: Annotated[
         str | None, typer.Argument(help="Recipe, data set or file; default the training data of the bundle.")
     ] = None,
-    n: Annotated[int, typer.Option("-n", help="Number of samples.")] = 500,
+    n: Samples = None,
+    features: Annotated[
+        str | None,
+        typer.Option(help="Compare in features: inception, dinov2, clip, classifier, a bundle or a vision model."),
+    ] = None,
+    weights: Annotated[str | None, typer.Option(help="File or directory of the weights of the features.")] = None,
+    reference: Annotated[
+        str | None,
+        typer.Option(help="train, held-out, pictures, or statistics (.npz, .safetensors); default as is usual."),
+    ] = None,
+    save_reference: Annotated[Path | None, typer.Option(help="File for the statistics of the reference.")] = None,
+    out: Annotated[Path | None, typer.Option(parser=output_path, metavar="PATH", help="HTML report to write.")] = None,
     seed: Seed = 0,
     set_: Set = None,
     device: Dev = AUTO,
@@ -286,7 +298,8 @@ def evaluate(
     """Evaluate a flow: scores with intervals and real-vs-real baselines, and the cost in evaluations of the network."""
     from beeline.cli import evaluating
 
-    evaluating.evaluate([bundle], data, n, seed, set_ or [], json_, device)
+    by = evaluating.FeatureOptions(features, weights, reference, save_reference)
+    evaluating.evaluate([bundle], data, n, seed, set_ or [], json_, device, by=by, out=out)
 
 
 @app.command(epilog="Example: beeline compare demo/teacher demo/reflowed demo/distilled")
@@ -295,7 +308,7 @@ def compare(
     data: Annotated[
         str | None, typer.Option(help="Recipe, data set or file; default the data of the first bundle.")
     ] = None,
-    n: Annotated[int, typer.Option("-n", help="Number of samples.")] = 500,
+    n: Samples = None,
     seed: Seed = 0,
     set_: Set = None,
     device: Dev = AUTO,

@@ -255,6 +255,8 @@ def sha256(path: Path) -> str:
 
 def digest(tensors: Mapping[str, Tensor], *texts: str) -> str:
     """SHA-256 over texts, and over names, dtypes, shapes and bytes of tensors."""
+    import torch  # late: the commands that list files start without it
+
     total = hashlib.sha256()
     for text in texts:
         total.update(text.encode() + b"\0")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import sys
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -34,6 +34,7 @@ class Encoded:
     encoder: FullEncoder
     batch: Count = 64  # batch size
     device: Device = AUTO  # where the encoder runs
+    learned: ClassVar[bool] = False
 
     @property
     def name(self) -> str:

@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -32,6 +32,8 @@ class Identity:
     >>> Identity()(torch.zeros(2, 3, 4)).shape
     torch.Size([2, 12])
     """
+
+    learned: ClassVar[bool] = False
 
     @property
     def name(self) -> str:
@@ -63,6 +65,7 @@ class Module:
     net: nn.Module
     name: str  # in reports
     batch: Count = 512  # batch size
+    learned: ClassVar[bool] = False
 
     @property
     def hash(self) -> str:
@@ -99,6 +102,7 @@ class SmallClassifier:
     batch: Count = 128  # batch size of training
     lr: Positive = 2e-3  # peak learning rate of AdamW with cosine decay
     seed: int = 0
+    learned: ClassVar[bool] = True
 
     @property
     def name(self) -> str:
@@ -179,6 +183,7 @@ class Trained:
     net: Classifier
     classes: int
     reference: str  # hash of its training data and labels
+    learned: ClassVar[bool] = True
 
     @property
     def name(self) -> str:

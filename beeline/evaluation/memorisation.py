@@ -82,7 +82,7 @@ class Memorisation:
             ranks[name] = (base[None] < near[name][0][:, None]).double().mean(1)
             scores.append(
                 Score(
-                    f"nearer to training than held-out ({name})",
+                    f"memorisation ({name})",
                     share,
                     interval,
                     0.5,

@@ -124,7 +124,17 @@ def measure_model(
             if real is not None:
                 extras = None if is_own and budget.left > longest else Extras(trajectories=None)
                 within = functools.partial(extras_within, seconds=budget.left / 3, forward=each / count)
-                reports[count] = score(bundle, real, n, rng, sampler=sampler, name=name, extras=extras, within=within)
+                reports[count] = score(
+                    bundle,
+                    real,
+                    n,
+                    rng,
+                    sampler=sampler,
+                    name=name,
+                    extras=extras,
+                    within=within,
+                    memorisation=is_own and pictures(bundle) and comparable(bundle, real, n),
+                )
                 own = reports[count] if is_own else own
         longest = max(longest, budget.clock() - begin)
     states: Tensor | None = None
@@ -150,6 +160,18 @@ def extras_within(usual: Extras, seconds: float, forward: float) -> Extras:
     return replace(usual, trajectories=trajectories, rows=min(usual.rows, max(1, samples)), likelihood=likelihood)
 
 
+def pictures(bundle: Bundle) -> bool:
+    """Whether the data of a bundle are pictures, which can be shown beside their nearest neighbours."""
+    return ".png" in bundle.modality.formats and len(bundle.modality.shape) == 3
+
+
+def comparable(bundle: Bundle, real: RealData, n: int) -> bool:
+    """Whether the nearest training data of samples and held-out data are found in a few seconds."""
+    train, held = real.encoded(bundle.modality)
+    return (n + min(n, len(held.x1))) * train.x1.numel() < MOST and len(held.x1) > 0
+
+
+MOST = 2e11  # products of numbers for nearest neighbours in a report, a few seconds on a laptop
 LEAST = 8  # trajectories or likelihoods, below which a mean says nothing
 
 

@@ -142,6 +142,18 @@ def scores(reports: Mapping[str, Report], order: Sequence[str] = ()) -> Section:
     )
 
 
+def memorisation(models: Mapping[str, Report], order: Sequence[str] = ()) -> Section:
+    """Samples beside their nearest training data, and the share that is nearer to them than held-out data are."""
+    known = {name: report for name, report in models.items() if report.shown}
+    require(known, "no report has pairs to show; evaluate with a Memorisation")
+    return section(
+        "Memorisation",
+        "memorisation",
+        order=list(order) or list(models),
+        models={name: _pairs(report) for name, report in known.items()},
+    )
+
+
 def lineage(chain: Sequence[Mapping[str, Any]]) -> Section:
     """The origin of the models: one mapping per model, with its ``name``, in the order of training."""
     return section("Lineage", "lineage", chain=[{"name": "", **link} for link in chain])
@@ -170,6 +182,33 @@ def _cell(
         return {"svg": plots.svg(plots.cloud(shown, colour, limits), name, about=about)}
     data = shown if isinstance(shown, bytes) else plots.tiles(shown, columns)
     return {"svg": "", "html": "", "about": about, "png": base64.b64encode(data).decode()}
+
+
+def _pairs(report: Report) -> dict[str, Any]:
+    """The values of the template of the pairs of one model."""
+    found, spaces = report.details["memorisation"], [key for key in report.shown if key != "samples"]
+    columns = {key: [_tile(x, f"{key} {i + 1}") for i, x in enumerate(data)] for key, data in report.shown.items()}
+    rows = [
+        {
+            "sample": columns["samples"][i],
+            "nearest": [{**pair[space], "tile": columns[space][i], "nearer": _nearer(pair[space])} for space in spaces],
+        }
+        for i, pair in enumerate(found["pairs"])
+    ]
+    scores = [score for score in report.scores if score.name.startswith("memorisation")]
+    return {"spaces": spaces, "rows": rows, "scores": scores, "copies": found["copies"], "of": found["of"]}
+
+
+def _nearer(pair: Mapping[str, Any]) -> str:
+    """How many held-out data are nearer to a training datum than a sample is."""
+    return f"{100 * pair['held-out data that are nearer']:.3g}%"
+
+
+def _tile(x: Tensor, about: str) -> dict[str, Any]:
+    """One picture for the page, at least 128 pixels wide."""
+    zoom = max(1, 128 // x.shape[-1])
+    large = x.repeat_interleave(zoom, 1).repeat_interleave(zoom, 2)
+    return {"svg": "", "html": "", "about": about, "png": base64.b64encode(plots.tiles(large[None], 1)).decode()}
 
 
 def _row(name: str, reports: Iterable[Report]) -> dict[str, Any]:

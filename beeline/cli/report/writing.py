@@ -124,6 +124,9 @@ def results_page(results: Results, title: str, commands: list[str], lead: str = 
     add("tables", lambda: table_sections(results))
     if scored:
         add("quality", lambda: quality(scored, order))
+    compared = {k: own(v) for k, v in scored.items() if own(v).shown}
+    if compared:
+        add("memorisation", lambda: [sections.memorisation(compared, order)])
     add("trajectories", lambda: trajectories(results, order))
     add("losses", lambda: losses(results, order))
     if scored:

@@ -261,6 +261,11 @@ class Features(Protocol):
     @property
     def hash(self) -> str: ...
 
+    @property
+    def learned(self) -> bool:
+        """Whether they are fitted to the training data, so that samples are compared with held-out data."""
+        ...
+
     def fit(self, x: Tensor, cond: Cond = None, *, cache: str | os.PathLike[str] | None = None) -> Features:
         """The features fitted to a reference set; itself where nothing is learned."""
         ...
