@@ -197,7 +197,10 @@ def pickle_faults(source: ast.Module) -> list[str]:
             if module.split(".")[0] in {"pickle", "dill", "joblib", "shelve", "cloudpickle", "marshal"}:
                 faults.append(f"line {node.lineno}: imports {module}")
         if isinstance(node, ast.Call):
-            if dotted(node.func) in {"torch.load", "torch.save"}:
+            tensors = any(k.arg == "weights_only" and getattr(k.value, "value", False) is True for k in node.keywords)
+            if (
+                dotted(node.func) in {"torch.load", "torch.save"} and not tensors
+            ):  # published weights are read as tensors
                 faults.append(f"line {node.lineno}: {dotted(node.func)} pickles; use safetensors and JSON")
             if any(k.arg == "allow_pickle" and getattr(k.value, "value", True) for k in node.keywords):
                 faults.append(f"line {node.lineno}: allow_pickle")

@@ -18,7 +18,7 @@ from beeline.core.types import Cond
 from beeline.data.images import Images
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class Encoded:
     """The pooled features of a frozen encoder, which takes encoded data.
 
@@ -73,7 +73,7 @@ class Encoded:
         return features
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class EncodedPictures(Encoded):
     """The pooled features of an encoder of pictures, which is given decoded pictures in [-1, 1].
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import os
-import pickle
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -81,12 +80,15 @@ def resized(x: Tensor, side: int) -> Tensor:
 # ------------------------------------------------------------------------------------------------------------ network
 
 
+Kernel = int | tuple[int, int]  # height and width in pixels
+
+
 class Step(NamedTuple):
     """One convolution of a branch, by the name of its weights in the published file."""
 
     name: str
     width: int  # channels of its output
-    kernel: int | tuple[int, int] = 1
+    kernel: Kernel = 1
     stride: int = 1
 
 
@@ -96,7 +98,7 @@ Branch = Sequence[Step | nn.Module | tuple[Step, ...]]  # a tuple of steps at th
 class Convolution(nn.Module):
     """A convolution without bias, batch normalisation and a ReLU."""
 
-    def __init__(self, width: int, out: int, kernel: int | tuple[int, int], stride: int = 1, padded: bool = True):
+    def __init__(self, width: int, out: int, kernel: Kernel, stride: int = 1, padded: bool = True):
         super().__init__()
         high, wide = (kernel, kernel) if isinstance(kernel, int) else kernel
         padding = (high // 2, wide // 2) if padded else 0
@@ -182,11 +184,11 @@ def _blocks() -> dict[str, list[Branch]]:
 
     def second(c: int) -> list[Branch]:
         wide, high = (1, 7), (7, 1)
-        chain = enumerate(((c, 1), (c, high), (c, wide), (c, high), (192, wide)), start=1)
+        chain: list[tuple[int, Kernel]] = [(c, 1), (c, high), (c, wide), (c, high), (192, wide)]
         return [
             [Step("branch1x1", 192)],
             [Step("branch7x7_1", c), Step("branch7x7_2", c, wide), Step("branch7x7_3", 192, high)],
-            [Step(f"branch7x7dbl_{i}", width, kernel) for i, (width, kernel) in chain],
+            [Step(f"branch7x7dbl_{i}", width, kernel) for i, (width, kernel) in enumerate(chain, 1)],
             [mean(), Step("branch_pool", 192)],
         ]
 
@@ -201,7 +203,7 @@ def _blocks() -> dict[str, list[Branch]]:
             [pool, Step("branch_pool", 192)],
         ]
 
-    ways = [(192, 1), (192, (1, 7)), (192, (7, 1))]
+    ways: list[tuple[int, Kernel]] = [(192, 1), (192, (1, 7)), (192, (7, 1))]
     return {
         "Mixed_5b": first(32),
         "Mixed_5c": first(64),
@@ -256,7 +258,7 @@ def _network(file: Path, changed: float) -> InceptionNetwork:
     else:
         try:
             tensors = torch.load(file, map_location="cpu", weights_only=True)
-        except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
+        except Exception as error:  # whatever the reader meets in a damaged file
             raise BeelineError(
                 f"{file} cannot be read as a file of tensors ({str(error).splitlines()[0][:80]}); it is damaged or "
                 f"holds something else: download {URL} again"

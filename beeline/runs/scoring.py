@@ -89,6 +89,7 @@ class Comparison:
         return others if n_real <= size else (Frechet(f), *others)
 
 
+FEW = Extras(trajectories=None, replicates=8, splits=1)
 LARGE = 512  # features, from which on a Frechet distance takes seconds, so that it is computed for fewer subsets
 
 
@@ -177,7 +178,7 @@ def score_by_features(
         reference=rest,
         reference_name=comparison.name,
         cache=cache(),
-        extras=Extras(trajectories=None, **({"replicates": 8, "splits": 1} if size > LARGE else {})),
+        extras=FEW if size > LARGE else Extras(trajectories=None),
         memorisation=None if train is None else Memorisation(train.x1, held.x1, features),
         seen=real.seen,
         weights=weights_of(bundle),
