@@ -286,7 +286,9 @@ def evaluate(
     weights: Annotated[str | None, typer.Option(help="File or directory of the weights of the features.")] = None,
     reference: Annotated[
         str | None,
-        typer.Option(help="train, held-out, pictures, or statistics (.npz, .safetensors); default as is usual."),
+        typer.Option(
+            help="train (default), held-out (default of classifier), pictures, or statistics (.npz, .safetensors)."
+        ),
     ] = None,
     save_reference: Annotated[Path | None, typer.Option(help="File for the statistics of the reference.")] = None,
     out: Annotated[Path | None, typer.Option(parser=output_path, metavar="PATH", help="HTML report to write.")] = None,
