@@ -25,7 +25,7 @@ from beeline.evaluation.statistics import ENDINGS, Statistics, known
 from beeline.runs.bundle import Bundle, load
 from beeline.runs.feature_names import features_named
 from beeline.runs.reference_data import comparable, data_set
-from beeline.runs.scoring import Comparison, RealData, labels_of, score, score_by_features, statistics_of
+from beeline.runs.scoring import SAMPLES, Comparison, RealData, labels_of, score, score_by_features, statistics_of
 
 
 def evaluate(
@@ -89,7 +89,6 @@ def evaluate(
         console.print(f"report  {out}", markup=False)
 
 
-SAMPLES = 500
 TRAIN, HELD_OUT = "train", "held-out"
 
 

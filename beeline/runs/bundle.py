@@ -32,7 +32,6 @@ NUMBERS = 2**19  # in a batch of small data, so that its features stay in the ca
 if TYPE_CHECKING:  # imported when a bundle is evaluated
     from beeline.evaluation.scores import Report
 
-SAMPLES = 500  # generated for an evaluation
 HUB = "hub:"  # what stands before the id of a bundle on the hub, so that no missing directory is looked for there
 
 
@@ -221,7 +220,8 @@ class Bundle:
         X_test: Any = None,
         y_test: Any = None,
         *,
-        n: int = SAMPLES,
+        n: int | None = None,
+        features: Any = None,
         seed: int = 0,
         sampler: Sampler | None = None,
         name: str = "",
@@ -232,12 +232,18 @@ class Bundle:
         by name, of which the held-out part is used, as ``beeline evaluate`` does; by default the training data, of
         which the held-out part is used.
         ``y_test``: labels [N] beside an array, as in training.
+        ``n``: number of samples; by default 500, or as many as the Frechet distance in ``features`` needs.
+        ``features``: "inception", "dinov2", "clip", "classifier", the directory of a bundle or of a vision model, or
+        features of ``beeline.metrics``, in which samples are compared, as ``beeline evaluate --features`` does.
 
         Raises BeelineError for data of another kind, shape or other columns than those of the flow.
         """
+        import beeline  # features may be those of a bundle
         from beeline.runs.reference_data import evaluated
 
-        return evaluated(self, X_test, y_test, n, seed, sampler, name)
+        if isinstance(features, str | Path):
+            features = beeline.features_named(str(features), self.modality)
+        return evaluated(self, X_test, y_test, n, seed, sampler, name, features)
 
     def distill(self, method: Any = "one-step", *, out: str | Path | None = None, **settings: Any) -> Bundle:
         """A student of this flow that samples in fewer evaluations; ``beeline.distill`` with this teacher."""

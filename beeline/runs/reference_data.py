@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 from beeline.config import build as config
 from beeline.config import catalogue
 from beeline.core.errors import BeelineError, require
+from beeline.core.protocols.data import Features
 from beeline.core.rng import Rng
 from beeline.data.modality import complete
 from beeline.evaluation.scores import Report
-from beeline.runs.scoring import RealData, score
+from beeline.runs.scoring import SAMPLES, Comparison, RealData, score, score_by_features
 from beeline.sampling.sampler import Sampler
 
 if TYPE_CHECKING:  # a bundle imports this module to evaluate itself
@@ -77,13 +78,26 @@ def real_data(bundle: Bundle, data: Any, labels: Any) -> RealData:
     return RealData("the given data", train, held)
 
 
-def evaluated(bundle: Bundle, data: Any, labels: Any, n: int, seed: int, sampler: Sampler | None, name: str) -> Report:
-    """Scores of a bundle on ``n`` samples against real data."""
+def evaluated(
+    bundle: Bundle,
+    data: Any,
+    labels: Any,
+    n: int | None,
+    seed: int,
+    sampler: Sampler | None,
+    name: str,
+    features: Features | None = None,
+) -> Report:
+    """Scores of a bundle on ``n`` samples against real data; in a feature space where ``features`` are given."""
     real = real_data(bundle, data, labels)
-    given = tuple(bundle.modality.encode(real.held).x1.shape[1:])
+    given = tuple(real.encoded(bundle.modality)[1].x1.shape[1:])
     require(
         given == tuple(bundle.modality.shape),
         f"the flow generates data of shape {tuple(bundle.modality.shape)}, but the given data have shape {given}; give "
         "data of the same shape",
     )
-    return score(bundle, real, n, Rng(seed), sampler=sampler, name=name)
+    if features is None:
+        return score(bundle, real, SAMPLES if n is None else n, Rng(seed), sampler=sampler, name=name)
+    stored = data is None or isinstance(data, str | Path)
+    comparison = Comparison(features, train=stored and not features.learned, name=real.name)
+    return score_by_features(bundle, real, comparison, n, Rng(seed), sampler=sampler, name=name)

@@ -89,6 +89,7 @@ class Comparison:
         return others if n_real <= size else (Frechet(f), *others)
 
 
+SAMPLES = 500  # generated for an evaluation
 FEW = Extras(trajectories=None, replicates=8, splits=1)
 LARGE = 512  # features, from which on a Frechet distance takes seconds, so that it is computed for fewer subsets
 
@@ -195,7 +196,7 @@ def score_by_features(
 
 def samples_for(size: int) -> int:
     """How many samples are enough for a Frechet distance in ``size`` features and its interval; 500 at least."""
-    return max(500, math.ceil(2.2 * size / 100) * 100)
+    return max(SAMPLES, math.ceil(2.2 * size / 100) * 100)
 
 
 def statistics_of(real: RealData, bundle: Bundle, comparison: Comparison) -> Statistics:

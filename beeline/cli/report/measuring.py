@@ -133,7 +133,7 @@ def measure_model(
                     name=name,
                     extras=extras,
                     within=within,
-                    memorisation=is_own and pictures(bundle) and comparable(bundle, real, n),
+                    memorisation=is_own and quickly_compared(bundle, real, n),
                 )
                 own = reports[count] if is_own else own
         longest = max(longest, budget.clock() - begin)
@@ -160,15 +160,12 @@ def extras_within(usual: Extras, seconds: float, forward: float) -> Extras:
     return replace(usual, trajectories=trajectories, rows=min(usual.rows, max(1, samples)), likelihood=likelihood)
 
 
-def pictures(bundle: Bundle) -> bool:
-    """Whether the data of a bundle are pictures, which can be shown beside their nearest neighbours."""
-    return ".png" in bundle.modality.formats and len(bundle.modality.shape) == 3
-
-
-def comparable(bundle: Bundle, real: RealData, n: int) -> bool:
-    """Whether the nearest training data of samples and held-out data are found in a few seconds."""
+def quickly_compared(bundle: Bundle, real: RealData, n: int) -> bool:
+    """Whether the data are pictures, and the nearest training data of samples are found in a few seconds."""
+    if ".png" not in bundle.modality.formats or len(bundle.modality.shape) != 3:
+        return False
     train, held = real.encoded(bundle.modality)
-    return (n + min(n, len(held.x1))) * train.x1.numel() < MOST and len(held.x1) > 0
+    return train is not None and len(held.x1) > 0 and 2 * n * train.x1.numel() < MOST
 
 
 MOST = 2e11  # products of numbers for nearest neighbours in a report, a few seconds on a laptop
