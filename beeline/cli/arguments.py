@@ -48,6 +48,27 @@ Samples = Annotated[
     int | None,
     typer.Option("-n", "--samples", help="Number of samples; default 500, or as many as the features need."),
 ]
+FeatureName = Annotated[
+    str | None,
+    typer.Option(
+        "--features",
+        help="Compare in features: inception, dinov2, clip, classifier, a bundle or a vision model.",
+    ),
+]
+FeatureWeights = Annotated[
+    str | None, typer.Option("--weights", help="File or directory of the weights of the features.")
+]
+Reference = Annotated[
+    str | None,
+    typer.Option(help="train (default), held-out (default of classifier), pictures, or statistics (.npz)."),
+]
+SaveReference = Annotated[
+    Path | None,
+    typer.Option(parser=output_path, metavar="PATH", help="File (.npz, .safetensors) for statistics of the reference."),
+]
+ReportFile = Annotated[
+    Path | None, typer.Option("--out", parser=output_path, metavar="PATH", help="HTML report to write.")
+]
 Seed = Annotated[int, typer.Option(help="Seed of all random numbers.")]
 
 

@@ -15,9 +15,14 @@ from beeline import __version__
 from beeline.cli.arguments import (
     AUTO,
     Dev,
+    FeatureName,
+    FeatureWeights,
     Json,
+    Reference,
     Report,
+    ReportFile,
     Samples,
+    SaveReference,
     Seed,
     Set,
     TrackLog,
@@ -279,19 +284,11 @@ def evaluate(
         str | None, typer.Argument(help="Recipe, data set or file; default the training data of the bundle.")
     ] = None,
     n: Samples = None,
-    features: Annotated[
-        str | None,
-        typer.Option(help="Compare in features: inception, dinov2, clip, classifier, a bundle or a vision model."),
-    ] = None,
-    weights: Annotated[str | None, typer.Option(help="File or directory of the weights of the features.")] = None,
-    reference: Annotated[
-        str | None,
-        typer.Option(
-            help="train (default), held-out (default of classifier), pictures, or statistics (.npz, .safetensors)."
-        ),
-    ] = None,
-    save_reference: Annotated[Path | None, typer.Option(help="File for the statistics of the reference.")] = None,
-    out: Annotated[Path | None, typer.Option(parser=output_path, metavar="PATH", help="HTML report to write.")] = None,
+    features: FeatureName = None,
+    weights: FeatureWeights = None,
+    reference: Reference = None,
+    save_reference: SaveReference = None,
+    out: ReportFile = None,
     seed: Seed = 0,
     set_: Set = None,
     device: Dev = AUTO,
