@@ -42,7 +42,7 @@ if TYPE_CHECKING:  # what the package offers; ``lazy`` imports each name when it
     from beeline.recipes.training import train as train
     from beeline.runs.bundle import Bundle as Bundle
     from beeline.runs.bundle import load as load
-    from beeline.runs.feature_names import features_named as features_named
+    from beeline.runs.features.names import features_named as features_named
     from beeline.runs.run import Run as Run
     from beeline.sampling.auto import auto_sampler as auto_sampler
     from beeline.sampling.guidance.guide import CFG as CFG

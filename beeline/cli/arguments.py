@@ -48,6 +48,9 @@ Samples = Annotated[
     int | None,
     typer.Option("-n", "--samples", help="Number of samples; default 500, or as many as the features need."),
 ]
+EvaluationData = Annotated[
+    str | None, typer.Argument(help="Recipe, data set or file; default the training data of the bundle.")
+]
 FeatureName = Annotated[
     str | None,
     typer.Option(

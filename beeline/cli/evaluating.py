@@ -23,7 +23,7 @@ from beeline.data.images import Images
 from beeline.evaluation.scores import Report, compare, figure, span
 from beeline.evaluation.statistics import ENDINGS, Statistics, known
 from beeline.runs.bundle import Bundle, load
-from beeline.runs.feature_names import features_named
+from beeline.runs.features.names import features_named
 from beeline.runs.reference_data import comparable, data_set
 from beeline.runs.scoring import SAMPLES, Comparison, RealData, labels_of, score, score_by_features, statistics_of
 

@@ -15,6 +15,7 @@ from beeline import __version__
 from beeline.cli.arguments import (
     AUTO,
     Dev,
+    EvaluationData,
     FeatureName,
     FeatureWeights,
     Json,
@@ -280,9 +281,7 @@ def fit_solver(
 @app.command(epilog="Example: beeline evaluate runs/digits digits -n 500 --features classifier --out scores.html")
 def evaluate(
     bundle: Annotated[str, typer.Argument(help="A bundle: a directory or hub:owner/name.")],
-    data: Annotated[
-        str | None, typer.Argument(help="Recipe, data set or file; default the training data of the bundle.")
-    ] = None,
+    data: EvaluationData = None,
     n: Samples = None,
     features: FeatureName = None,
     weights: FeatureWeights = None,

@@ -158,7 +158,8 @@ CATALOGUE: dict[str, dict[str, str]] = {
     | _of("data.distributions.checkerboard", "Checkerboard"),
     "encoders": _of("objectives.losses.encoders", "RandomFeatures")
     | _of("evaluation.inception", "Inception")
-    | _of("runs.bundle_encoders", "OfBundle", "HubVision"),
+    | _of("runs.features.bundles", "OfBundle")
+    | _of("runs.features.hub", "HubVision"),
     "features": _of("evaluation.features", "Identity", "SmallClassifier", "Module")
     | _of("evaluation.encoded", "Encoded", "EncodedPictures"),
     "metrics": _of("evaluation.metrics", "Frechet", "Kernel", "KID", "SlicedWasserstein", "Energy", "LabelAgreement")

@@ -9,7 +9,7 @@ from beeline.core.errors import require
 from beeline.core.modes import device_of
 from beeline.core.types import Cond
 from beeline.fields.flow import Flow
-from beeline.runs.bundle_encoders import bundled
+from beeline.runs.features.bundles import bundled
 from beeline.sampling.guidance.guide import FlowDependent, Weak
 
 

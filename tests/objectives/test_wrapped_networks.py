@@ -27,7 +27,8 @@ from beeline.paths.affine import Linear
 from beeline.recipes import images, points
 from beeline.recipes import sequences as recipe_sequences
 from beeline.runs.bundle import load
-from beeline.runs.bundle_encoders import HubVision, OfBundle
+from beeline.runs.features.bundles import OfBundle
+from beeline.runs.features.hub import HubVision
 from beeline.runs.networks import build_network
 from beeline.runs.run import Distilled, Run, prepare, train
 from beeline.sampling.sampler import Sampler

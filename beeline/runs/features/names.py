@@ -14,7 +14,8 @@ from beeline.core.protocols.data import Features, FullEncoder
 from beeline.evaluation.encoded import Encoded, EncodedPictures
 from beeline.evaluation.features import SmallClassifier
 from beeline.evaluation.inception import Inception
-from beeline.runs.bundle_encoders import HubVision, OfBundle
+from beeline.runs.features.bundles import OfBundle
+from beeline.runs.features.hub import HubVision
 
 PUBLISHED: Mapping[str, Callable[[str], FullEncoder]] = {
     "inception": Inception,

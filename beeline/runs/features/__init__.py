@@ -1,0 +1,1 @@
+"""Features of trained bundles and of vision models, and their names."""
