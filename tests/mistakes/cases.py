@@ -85,6 +85,7 @@ VALUES = (
     {"is": "os.system"},
     {"a": {"b": []}},
 )
+NUMBER_OR_PART = ("lr",)  # settings that take a number or a component
 
 
 def recipes() -> Iterator[tuple[str, dict[str, Any]]]:
@@ -142,6 +143,7 @@ def mutations(data: Any) -> Iterator[tuple[str, Any, bool]]:
             wrong = (number and isinstance(value, str | list | dict)) or (
                 part and (isinstance(value, int | float | list) or value in ("x", "", "[/b]"))
             )
+            wrong = wrong and not (way[-1] in NUMBER_OR_PART and isinstance(value, int | float))
             yield f"{dotted} = {str(value)[:40]}", made, wrong
 
 
