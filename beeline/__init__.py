@@ -37,11 +37,11 @@ if TYPE_CHECKING:  # what the package offers; ``lazy`` imports each name when it
     from beeline.fields.flow import MapNetwork as MapNetwork
     from beeline.fields.flow import Network as Network
     from beeline.fields.flow import Velocity as Velocity
+    from beeline.hub.loading import load as load
     from beeline.objectives.matching import Drop as Drop
     from beeline.recipes.distilling import distill as distill
     from beeline.recipes.training import train as train
     from beeline.runs.bundle import Bundle as Bundle
-    from beeline.runs.bundle import load as load
     from beeline.runs.features.names import features_named as features_named
     from beeline.runs.run import Run as Run
     from beeline.sampling.auto import auto_sampler as auto_sampler

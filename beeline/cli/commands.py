@@ -21,12 +21,13 @@ from beeline.core.modes import AUTO, Device
 from beeline.core.protocols.objectives import spec_of
 from beeline.data.modality import complete
 from beeline.data.translation import DatasetSource
+from beeline.hub.loading import load
 from beeline.objectives.matching import ObjectiveWrapper
 from beeline.recipes.automatic import recipe_for
 from beeline.recipes.distilling import method_of
 from beeline.runs.averaging import export_averages
 from beeline.runs.budget import duration, fit_distillation, side_for
-from beeline.runs.bundle import Bundle, load
+from beeline.runs.bundle import Bundle
 from beeline.runs.live.tracking import tracked
 from beeline.runs.publishing import push as publish
 from beeline.runs.run import Distilled, Run

@@ -53,11 +53,14 @@ def _value(text: str) -> Any:
 
 
 def _split(text: str) -> list[str]:
-    """Parts at commas outside brackets."""
+    """Parts at commas outside brackets; a part without "=" continues the one before, as in a prompt with commas."""
     parts, depth, start = [], 0, 0
     for i, sign in enumerate(text):
         depth += (sign in "[{(") - (sign in "]})")
         if sign == "," and depth == 0:
             parts.append(text[start:i])
             start = i + 1
-    return [*parts, text[start:]]
+    joined: list[str] = []
+    for part in (*parts, text[start:]):
+        joined[-1:] = [f"{joined[-1]},{part}"] if joined and "=" not in part and part.strip() else [*joined[-1:], part]
+    return joined

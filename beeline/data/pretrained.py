@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import io
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from beeline.core.errors import require
+from beeline.core.files import write_bytes
 from beeline.core.rng import Rng
 from beeline.core.types import Batch, Cond
 from beeline.data.modality import ModalityBase
@@ -31,6 +35,9 @@ class Prompted(ModalityBase):
     size: tuple[int, ...] = ()  # shape of one latent
     guided: bool = False  # whether the default sampler needs a negative prompt
     embedded_scale: float | None = None  # default embedded guidance scale
+
+    formats = ("", ".png")  # a directory of images or animations, or one grid of images
+    preview_type = "image/png"
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -61,15 +68,15 @@ class Prompted(ModalityBase):
     def condition(self, value: Any, n: int) -> Cond:
         """A prompt, or a mapping with prompts or embeddings, as a condition for ``n`` samples."""
         value = {PROMPT: value} if isinstance(value, str) else dict(value)
-        made = self._encoded(value.pop(PROMPT, None), n)
         negative = value.pop(NEGATIVE, "" if self.guided and PROMPT in value else None)
+        made = self._encoded(value.pop(PROMPT, None), n)
         scale = value.pop(EMBEDDED, self.embedded_scale)
         given = {name: leaf for name, leaf in value.items() if leaf is not None}
         made = {**made, **given}
         require(
             bool(made),
-            f"a condition was given without {PROMPT!r} and without embeddings; give a prompt, or the leaves "
-            f"{', '.join(sorted(getattr(self.family.prompt, 'outputs', ())))}",
+            f"a condition was given without {PROMPT!r} and without embeddings; give a prompt, such as "
+            'prompt="a lighthouse", or embeddings by the names of the family',
         )
         if negative is not None:
             made["negative"] = self._encoded(negative, n)
@@ -77,9 +84,36 @@ class Prompted(ModalityBase):
             made[EMBEDDED] = torch.full((n,), float(scale) * self.family.embedded)
         return made
 
+    def save(self, raw: Any, path: Path) -> None:
+        """Images as PNG files in a directory, or as a grid in one file; videos as GIF files in a directory."""
+        if path.suffix == ".png":
+            require(
+                not isinstance(raw[0], list),
+                f"{path} was requested for videos; give a directory, which gets one GIF file for each",
+            )
+            write_bytes(path, self.preview(raw))
+            return
+        path.mkdir(parents=True, exist_ok=True)
+        width = max(3, len(str(len(raw) - 1)))
+        for i, one in enumerate(raw):
+            kind = "gif" if isinstance(one, list) else "png"
+            write_bytes(path / f"{i:0{width}d}.{kind}", encoded(one))
+
+    def preview(self, raw: Any) -> bytes:
+        """A grid of the images, or of the first frames of videos, as PNG."""
+        from PIL import Image
+
+        tiles = [one[0] if isinstance(one, list) else one for one in raw[: self.previewed]]
+        columns = math.ceil(math.sqrt(len(tiles)))
+        w, h = tiles[0].size
+        sheet = Image.new("RGB", (columns * w, math.ceil(len(tiles) / columns) * h), "white")
+        for i, tile in enumerate(tiles):
+            sheet.paste(tile, (i % columns * w, i // columns * h))
+        return encoded(sheet)
+
     @property
     def _processor(self) -> Any:
-        return self.pipeline.image_processor
+        return self.pipeline.video_processor if self.family.temporal else self.pipeline.image_processor
 
     def _encoded(self, texts: str | Sequence[str] | None, n: int) -> dict[str, Any]:
         if texts is None:
@@ -91,3 +125,13 @@ class Prompted(ModalityBase):
         )
         with torch.no_grad():
             return self.family.prompt(self.pipeline, rows)
+
+
+def encoded(picture: Any) -> bytes:
+    """An image of PIL as PNG, or a list of frames as GIF."""
+    buffer = io.BytesIO()
+    if isinstance(picture, list):
+        picture[0].save(buffer, "GIF", save_all=True, append_images=picture[1:], duration=1000 // 16, loop=0)
+    else:
+        picture.save(buffer, "PNG")
+    return buffer.getvalue()

@@ -138,6 +138,11 @@ class Pretrained(nn.Module):
         self.settings, self.clock = dict(settings or {}), clock or family.clock
 
     def forward(self, x: Tensor, t: Tensor, cond: Cond = None) -> Tensor:
+        require(
+            cond is not None,
+            f"a network of the family {self.family.name} was called without a condition; it needs a prompt: sample "
+            'with prompt="...", or pass the embeddings as cond',
+        )
         weight = next(self.net.parameters(), x)
         tau = self.family.scale * self.clock(t, x)
         out = self.family.call(self.net, x.to(weight.dtype), tau, cast(cond, weight.dtype), self.settings)

@@ -28,8 +28,8 @@ class Negative:
     def __call__(self, field: Any, cond: Cond) -> tuple[Any, Cond]:
         require(
             isinstance(cond, Mapping) and isinstance(cond.get(self.name), Mapping),
-            f"guidance got a condition without {self.name!r}; its weak prediction needs one: give a negative prompt, "
-            f'for example negative_prompt="", or embeddings as cond[{self.name!r}]',
+            f"guidance got {'no condition' if cond is None else f'a condition without {self.name!r}'}; it needs a "
+            f'prompt and a negative one: give prompt="...", negative_prompt="", or embeddings as cond[{self.name!r}]',
         )
         assert isinstance(cond, Mapping)
         weak = cond[self.name]

@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 import torch
 
+from beeline.hub.pipelines import from_pipeline
 from beeline.networks.hub.families import FAMILIES, family_of
 from beeline.networks.hub.family import Pretrained
-from beeline.runs.pretrained import from_pipeline
 from beeline.sampling.guidance.guide import CFG, Guide, Plain
 from tests.networks.hub import tiny_images, tiny_more_images, tiny_videos
 from tests.networks.hub.tiny import SCALE, df

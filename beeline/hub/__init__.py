@@ -1,0 +1,14 @@
+"""Pretrained pipelines of diffusers as bundles."""
+
+from typing import TYPE_CHECKING
+
+from beeline.core.namespaces import lazy
+
+if TYPE_CHECKING:
+    from beeline.hub.loading import from_single_file as from_single_file
+    from beeline.hub.loading import load as load
+    from beeline.hub.pipelines import from_pipeline as from_pipeline
+    from beeline.hub.pipelines import resized as resized
+    from beeline.networks.hub.families import FAMILIES as FAMILIES
+
+__getattr__, __dir__ = lazy(__name__)

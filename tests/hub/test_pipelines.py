@@ -1,0 +1,114 @@
+"""Pretrained pipelines as bundles: prompts in, pictures out, equal to the pipelines' own."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+import beeline as bl
+from beeline.core.errors import BeelineError
+from beeline.hub.loading import pipeline_index
+from beeline.hub.pipelines import from_pipeline, resized
+from tests.networks.hub import tiny_text
+
+PROMPTS = ["a lighthouse", "two birds"]
+
+
+def pixels(pictures):
+    return np.stack([np.asarray(one) for one in pictures]).astype(int)
+
+
+def four_steps(bundle):
+    return replace(bundle, sampler=replace(bundle.sampler, steps=4))
+
+
+@pytest.fixture(scope="module")
+def sd3(tmp_path_factory):
+    return tiny_text.sd3(tmp_path_factory.mktemp("sd3"))
+
+
+@pytest.fixture(scope="module")
+def flux(tmp_path_factory):
+    return tiny_text.flux(tmp_path_factory.mktemp("flux"))
+
+
+def test_prompts_give_the_pictures_of_the_pipeline(sd3):
+    bundle = four_steps(from_pipeline(sd3, height=8, width=8))
+    x0 = bundle.start([3, 4])
+    wanted = sd3(PROMPTS, negative_prompt="dark", height=8, width=8, latents=x0.clone(), num_inference_steps=4).images
+    cond = {"prompt": PROMPTS, "negative_prompt": "dark"}
+    found = bundle.sample(2, cond=cond, seeds=[3, 4])
+    assert np.abs(pixels(found) - pixels(wanted)).max() <= 1
+
+
+def test_embedded_guidance_is_that_of_the_pipeline(flux):
+    bundle = four_steps(from_pipeline(flux, height=8, width=8))
+    from beeline.networks.hub.layout import pack
+
+    x0 = bundle.start([3, 4])
+    more = dict(height=8, width=8, num_inference_steps=4, guidance_scale=2.0)
+    wanted = flux(PROMPTS, latents=pack(x0), **more).images
+    found = bundle.sample(2, prompt=PROMPTS, guidance=2.0, seeds=[3, 4])
+    other = bundle.sample(2, prompt=PROMPTS, seeds=[3, 4])
+    assert np.abs(pixels(found) - pixels(wanted)).max() <= 1
+    assert np.abs(pixels(other) - pixels(wanted)).max() > 1
+
+
+def test_a_saved_pipeline_loads_by_its_directory(sd3, tmp_path):
+    sd3.save_pretrained(tmp_path / "model")
+    bundle = four_steps(
+        bl.load(tmp_path / "model", device="cpu", height=8, width=8, text_encoder_3=None, tokenizer_3=None)
+    )
+    a = bundle.sample(1, prompt="a bird", seeds=[1])
+    b = four_steps(from_pipeline(sd3, height=8, width=8)).sample(1, prompt="a bird", seeds=[1])
+    assert (pixels(a) == pixels(b)).all()
+
+
+def test_pictures_are_encoded_and_inverted(sd3):
+    bundle = four_steps(from_pipeline(sd3, height=8, width=8))
+    picture = bundle.sample(1, prompt="a bird", seeds=[1])
+    x1 = bundle.modality.encode(picture).x1
+    assert x1.shape == (1, 4, 8, 8)
+    cond = bundle.condition({"prompt": "a bird"}, 1)
+    sampler = bl.Sampler(steps=20, solver=bl.solvers.RK4)
+    x0 = sampler.invert(bundle.flow, x1, cond)
+    assert (sampler(bundle.flow, x0, cond) - x1).abs().max() < 1e-3
+
+
+def test_another_size_has_its_own_schedule(flux):
+    bundle = four_steps(from_pipeline(flux, height=8, width=8))
+    larger = resized(bundle, 64, 32)
+    assert larger.modality.shape == (4, 64, 32)
+    assert not torch.equal(larger.sampler.times(), bundle.sampler.times())
+
+
+def test_impossible_sizes_name_the_nearest(flux):
+    with pytest.raises(BeelineError, match="height=9 pixels.*multiple of it, such as 8 or 10"):
+        from_pipeline(flux, height=9, width=8)
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_the_number_of_prompts_is_checked(sd3, count):
+    with pytest.raises(BeelineError, match=f"{count} prompts were given for 2 samples"):
+        from_pipeline(sd3, height=8, width=8).sample(2, prompt=["x"] * count)
+
+
+def test_sampling_without_a_prompt_is_refused(sd3):
+    with pytest.raises(BeelineError, match="needs a prompt and a negative one"):
+        from_pipeline(sd3, height=8, width=8).sample(2)
+
+
+def test_an_unknown_family_is_refused_before_weights_are_read(tmp_path):
+    (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": "SomeOtherPipeline"}))
+    with pytest.raises(BeelineError, match="SomeOtherPipeline.*families are auraflow"):
+        bl.load(tmp_path)
+
+
+def test_a_name_without_network_says_what_is_cached(monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(BeelineError, match="the hub cannot be reached"):
+        pipeline_index("owner/surely-not-there")
