@@ -39,7 +39,7 @@ def load(
     device: Device = AUTO,
     revision: str | None = None,
     trust: Sequence[str] = (),
-    dtype: str = "auto",
+    dtype: str | None = None,
     offload: str | None = None,
     height: int | None = None,
     width: int | None = None,
@@ -50,8 +50,8 @@ def load(
 
     ``directory_or_hub_id`` is a bundle, a run, or a saved pipeline; ``owner/name`` is one of the hub, as is
     ``hub:owner/name@revision``.  ``device`` is "auto" for CUDA where there is one, else the CPU.  ``trust`` names
-    packages whose classes a bundle may name.  The other arguments are for pipelines: ``dtype`` float32, bfloat16,
-    float16 or "auto" (bfloat16 on an accelerator, else float32); ``offload`` model, sequential or group, which keeps
+    packages whose classes a bundle may name.  The other arguments are for pipelines: ``dtype`` float32, bfloat16 or
+    float16 (default bfloat16 on an accelerator, float32 on a CPU); ``offload`` model, sequential or group, which keeps
     components on the CPU until they are used; the size in pixels and frames; ``components`` in place of those that are
     stored, as in ``from_pretrained``.
 
@@ -62,13 +62,11 @@ def load(
     if index is None:
         return bundles.load(directory_or_hub_id, device=device, revision=revision, trust=trust)
     check_family(name, index)
-    require(
-        dtype == "auto" or dtype in DTYPES,
-        f"dtype={dtype!r} was given; {nearest(dtype, {'auto': 0, **DTYPES})}",
-    )
+    require(dtype is None or dtype in DTYPES, f"dtype={dtype!r} was given; {nearest(str(dtype), DTYPES)}")
     require(offload is None or offload in OFFLOADS, f"offload={offload!r} was given; {nearest(str(offload), OFFLOADS)}")
     where = resolve_device(device)
-    kind = DTYPES.get(dtype) or (torch.float32 if where.type == "cpu" else torch.bfloat16)
+    usual = torch.float32 if where.type == "cpu" else torch.bfloat16
+    kind = usual if dtype is None else DTYPES[dtype]
     library = diffusers(f"the pipeline {name}")
     try:
         pipeline = library.DiffusionPipeline.from_pretrained(name, revision=at, dtype=kind, **components)
