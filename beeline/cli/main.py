@@ -110,30 +110,47 @@ def train(
     at: Annotated[
         int | None, typer.Option(metavar="STEP", help="Step of the checkpoint for --fork and --branch-cooldown.")
     ] = None,
+    more: Annotated[
+        str | None,
+        typer.Option(metavar="STEPS|TIME", help="Make the run in the directory RECIPE longer: 2000 (steps) or 10m."),
+    ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="With --more: continue on other data of the same form, in a new directory."),
+    ] = None,
     log: TrackLog = None,
     device: Dev = AUTO,
     report: Report = True,
     json_: Json = False,
 ) -> None:
     """Train a flow.  Ctrl-C saves a checkpoint, from which --resume continues."""
-    from beeline.cli import commands, planning
+    from beeline.cli import commands, continuing, planning
 
     check_device(device)  # before any work
     where = out or commands.default_out(recipe)
-    run = commands.recipe(recipe, set_ or [], where if resume else None, budget)
-    if not resume:
+    longer = None
+    if more is not None or data is not None:
+        others = {"--budget": budget, "--fork": fork, "--branch-cooldown": branch_cooldown, "--at": at, "--set": set_}
+        longer = continuing.longer(recipe, more, data, out, device, others, parallel)
+        run, where, resume = longer.run, longer.out, longer.resume
+    else:
+        run = commands.recipe(recipe, set_ or [], where if resume else None, budget)
+    if not resume and longer is None:
         free = None if plan else where
         run = planning.budgeted(run, recipe, set_ or [], budget, device, out=free, parallel=parallel, quiet=json_)
     if plan:
         planning.plan(run, json_, device)
         return
     run, start = planning.branch(run, recipe, where, fork, branch_cooldown, at)
+    start = start if longer is None else longer.fork
     with planning.processes(parallel) as engine:
         more: dict[str, Any] = {
             "--parallel": parallel,
             "--fork": fork,
             "--branch-cooldown": branch_cooldown,
             "--at": at,
+            "--more": more,
+            "--data": data,
         }
         more |= {"--budget": budget, "--device": named(device)}
         command = command_line("train", recipe, set_, where, log=log, **more)

@@ -144,3 +144,13 @@ def check_modality(modality: Any) -> Modality:
     check_members(modality, Modality, "inherit beeline.data.modality.ModalityBase, which has defaults for most of them")
     found: Modality = modality
     return found
+
+
+def same_modality(modality: Any, own: Any) -> Any:
+    """The fitted modality of an earlier run, for data whose own modality is ``own``; another one is refused."""
+    require(
+        type(modality) is type(own),
+        f"the run continues with {type(modality).__name__} data, but the new data are {type(own).__name__}; give data "
+        "of the same modality, or start a new run",
+    )
+    return modality

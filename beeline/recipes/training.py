@@ -11,6 +11,7 @@ from beeline.config.translation import read_description
 from beeline.core.errors import BeelineError, require
 from beeline.core.modes import AUTO, Device, resolve_device
 from beeline.recipes.automatic import recipe_for
+from beeline.recipes.continuing import continuation
 from beeline.recipes.in_memory import stored
 from beeline.recipes.places import free
 from beeline.runs import run as runs
@@ -30,7 +31,9 @@ def train(
     device: Device = AUTO,
     say: Callable[[str], None] = lambda text: None,
     measure: Callable[..., float] = step_seconds,
-    **more: Any,
+    more: str | int | None = None,
+    data: str | Path | None = None,
+    **options: Any,
 ) -> Bundle:
     """Train a flow on data, on a path or by a run, and return its bundle.
 
@@ -44,7 +47,10 @@ def train(
     are stored beside it, so that the run can be resumed, distilled and evaluated.
     ``budget``: time for all of it, such as "5m"; 30 minutes by default for data.  A Run is fitted to one if given.
     ``say`` is called with a line about each network that is tried, whose steps ``measure`` times.
-    ``more``: ``resume``, ``fork``, ``parallel`` and ``log`` of ``runs.run.train``; a resumed run is read from ``out``.
+    ``more``: steps, or a time such as "10m", by which the run in the directory ``what`` (or ``out``) is made longer,
+    and ``data``: a file or data set that replaces its data.  See ``recipes.continuing.continuation``.
+    ``options``: ``resume``, ``fork``, ``parallel`` and ``log`` of ``runs.run.train``; a resumed run is read from
+    ``out``.
 
     Raises BeelineError for data that no recipe learns from, and for a budget that is too short.
 
@@ -52,6 +58,8 @@ def train(
     Traceback (most recent call last):
     BeelineError: list is no data to train on
     """
+    if more is not None or data is not None:
+        return _longer(what, labels, more, data, out, budget, device, say, measure, options)
     place = free("data") if out is None else Path(out)
     require(
         labels is None or not isinstance(what, str | Path | Run | Distilled),
@@ -60,9 +68,9 @@ def train(
     )
     if isinstance(what, Distilled):
         require(budget is None, "a budget was given for a distillation; set training.steps instead")
-        return runs.train(what, place, device=device, **more)
-    if more.get("resume") and (place / "run.yaml").is_file():  # another trial might choose another run
-        return runs.train(config.build(read_description(place / "run.yaml")), place, device=device, **more)
+        return runs.train(what, place, device=device, **options)
+    if options.get("resume") and (place / "run.yaml").is_file():  # another trial might choose another run
+        return runs.train(config.build(read_description(place / "run.yaml")), place, device=device, **options)
     ready(place, None, resume=False)  # before any data are stored and any time is spent
     own = None if isinstance(what, str | Path | Run) else stored(what, labels, place)
     try:
@@ -74,4 +82,30 @@ def train(
         if own is not None:
             own.unlink(missing_ok=True)  # of no use
         raise
-    return runs.train(run, place, device=device, **more)
+    return runs.train(run, place, device=device, **options)
+
+
+def _longer(
+    directory: Any,
+    labels: Any,
+    more: str | int | None,
+    data: str | Path | None,
+    out: str | Path | None,
+    budget: str | None,
+    device: Device,
+    say: Callable[[str], None],
+    measure: Callable[..., float],
+    options: dict[str, Any],
+) -> Bundle:
+    """The run in a directory, continued."""
+    require(
+        isinstance(directory, str | Path) and labels is None and budget is None,
+        "more= and data= continue the run in a directory; give its path alone, as in train('runs/data', more='10m'), "
+        "without labels and budget",
+    )
+    require(more is not None, f"data={data} was given without more=; say for how many steps or how long, as more='10m'")
+    assert more is not None
+    found = continuation(directory, more, data=data, out=out, device=device, measure=measure)
+    say(found.summary())
+    options = {**options, "resume": found.resume, "fork": found.fork}
+    return runs.train(found.run, found.out, device=device, **options)

@@ -36,7 +36,7 @@ from beeline.core.rng import Rng
 from beeline.core.types import take
 from beeline.couplings.basic import Independent, check_coupling
 from beeline.couplings.sources import Gaussian
-from beeline.data.modality import check_modality, complete
+from beeline.data.modality import check_modality, complete, same_modality
 from beeline.evaluation.heldout import HeldOut
 from beeline.fields.flow import Flow
 from beeline.objectives.heads import run_sampler
@@ -76,9 +76,12 @@ class Run:
     training: Training = field(default_factory=Training)
     sampler: Sampler = field(default_factory=Sampler)
     seed: int = 0  # of all random numbers
+    modality: Any = None  # a fitted Modality, of a run that continues on other data; None is fitted to the data
 
     def __post_init__(self) -> None:
         check_network(self.network)
+        if self.modality is not None:
+            check_modality(self.modality)
 
 
 @dataclass(frozen=True)
@@ -127,7 +130,8 @@ def prepare(run: Run) -> Prepared:
     check_objective(run.objective)
     source_data = complete(run.data)
     raw, held = source_data.load()
-    modality = check_modality(source_data.modality()).fit(raw)
+    own = check_modality(source_data.modality())
+    modality = own.fit(raw) if run.modality is None else same_modality(run.modality, own)
     objective, spec = run.objective, spec_of(run.objective)
     coupling = spec.coupling or Independent()
     check_null(spec.drop, modality.conditions)

@@ -40,7 +40,11 @@ def ready(out: Path, run: Any, resume: bool) -> None:
     require(not out.exists() or out.is_dir(), f"{out} is a file; a run needs a directory: choose another --out")
     if out.is_dir() and any(out.iterdir()):
         what = "already holds a run" if recipe.is_file() else "exists and is not a run"
-        mend = "continue it with --resume, or choose another --out" if recipe.is_file() else "choose another --out"
+        mend = (
+            "continue it with --resume, make it longer with --more 10m, or choose another --out"
+            if recipe.is_file()
+            else "choose another --out"
+        )
         raise BeelineError(f"{out} {what}, and nothing is overwritten; {mend}")
 
 

@@ -61,6 +61,13 @@ def is_permanent(path: Path) -> bool:
         return False
 
 
+def remove_later(root: Path, step: int) -> None:
+    """Delete the checkpoints and snapshots after ``step``, of a run that returns to it with other learning rates."""
+    for path in (*steps(root), *steps(root / "snapshots")):
+        if number(path) > step:
+            remove(path)
+
+
 def remove(path: Path) -> None:
     """Delete a checkpoint, the manifest first, so that a partly deleted one is never valid."""
     (path / MANIFEST).unlink(missing_ok=True)

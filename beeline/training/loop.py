@@ -25,6 +25,7 @@ from beeline.training import checkpoint, compare
 from beeline.training.checks import Diverged, check_state, check_step, check_synchronized, describe_bad_data
 from beeline.training.distributed.parallel import local, local_device
 from beeline.training.distributed.writer import Writer
+from beeline.training.extend import planned, start
 from beeline.training.feed.sources import as_microbatches
 from beeline.training.feed.workers import Prefetched, microbatch_numbers
 from beeline.training.memory import Peak
@@ -306,13 +307,12 @@ class Loop:
 
         path = checkpoint.newest(root, note)
         saved = checkpoint.state(path)
-        steps, old = self.training.steps, int(saved["settings"]["training"]["steps"])
+        steps, old = self.training.steps, planned(saved)
         changed = compare.check_resumable(root, saved, self.settings, fork)
-        if not fork and steps != old and not self._same_lr(saved["step"], old):
-            try:
-                path = checkpoint.newest(root, lambda text: None, lambda step: self._same_lr(step, old))
-                saved = checkpoint.state(path)
-            except ValueError:
+        extended = not fork and steps != int(saved["settings"]["training"]["steps"])
+        if extended:
+            path, exact = start(root, self.training.lr_schedule, steps)
+            if not exact:
                 note(
                     f"training.steps={steps} instead of {old} changes the learning rates of completed steps, and no "
                     "checkpoint is early enough; the result will differ from an uninterrupted run of that length"
@@ -325,6 +325,11 @@ class Loop:
             self.save()  # a run that dies before its next checkpoint can be resumed
         else:
             note(f"resumed from {path}")
+        if extended:
+            for name in ("steps", "early_stopping"):
+                self.state.notes.pop(name, None)
+            if self.engine.rank == 0:
+                checkpoint.remove_later(root, self.state.step)
 
     def _load(self, path: Path, changed: Sequence[str] = ()) -> None:
         """Load a checkpoint; components whose settings were ``changed`` in a fork start from their initial state."""
@@ -340,10 +345,6 @@ class Loop:
         self.state.extras = {}
         if new_optimizer:
             self.log({"step": self.state.step, "note": "the optimizer has other settings and starts without state"})
-
-    def _same_lr(self, step: int, old: int) -> bool:
-        lr, new = self.training.lr_schedule, self.training.steps
-        return all(lr(n, old) == lr(n, new) for n in range(step))
 
     def recover(self, error: Diverged) -> bool:
         """Return to the last checkpoint with half the learning rate; False if ``max_recoveries`` is used up."""
@@ -371,9 +372,7 @@ class Loop:
         end = self.training.early_stopping.shortened(best, self.training.steps, self.training.lr_schedule)
         self.state.notes["steps"] = end
         if self.engine.rank == 0:
-            for path in (*checkpoint.steps(self.checkpoint_dir), *checkpoint.steps(self.checkpoint_dir / "snapshots")):
-                if checkpoint.number(path) > best:
-                    checkpoint.remove(path)
+            checkpoint.remove_later(self.checkpoint_dir, best)
         self.save()
         note = f"early stopping: the held-out loss is lowest after step {best}; continuing from there to step {end}"
         self.log({"step": best, "steps": end, "note": note})
