@@ -72,6 +72,20 @@ SaveReference = Annotated[
 ReportFile = Annotated[
     Path | None, typer.Option("--out", parser=output_path, metavar="PATH", help="HTML report to write.")
 ]
+More = Annotated[
+    str | None,
+    typer.Option(metavar="STEPS|TIME", help="Make the run in the directory RECIPE longer: 2000 (steps) or 10m."),
+]
+OtherData = Annotated[
+    str | None,
+    typer.Option(metavar="FILE", help="With --more: continue on other data of the same form, in a new directory."),
+]
+Private = Annotated[
+    bool | None, typer.Option("--private/--public", help="Who may read a new repository; default that of the hub.")
+]
+License = Annotated[
+    str | None, typer.Option("--license", help="License of the model, as the hub names it, such as mit.")
+]
 Seed = Annotated[int, typer.Option(help="Seed of all random numbers.")]
 
 

@@ -19,6 +19,10 @@ from beeline.cli.arguments import (
     FeatureName,
     FeatureWeights,
     Json,
+    License,
+    More,
+    OtherData,
+    Private,
     Reference,
     Report,
     ReportFile,
@@ -110,14 +114,8 @@ def train(
     at: Annotated[
         int | None, typer.Option(metavar="STEP", help="Step of the checkpoint for --fork and --branch-cooldown.")
     ] = None,
-    more: Annotated[
-        str | None,
-        typer.Option(metavar="STEPS|TIME", help="Make the run in the directory RECIPE longer: 2000 (steps) or 10m."),
-    ] = None,
-    data: Annotated[
-        str | None,
-        typer.Option(metavar="FILE", help="With --more: continue on other data of the same form, in a new directory."),
-    ] = None,
+    more: More = None,
+    data: OtherData = None,
     log: TrackLog = None,
     device: Dev = AUTO,
     report: Report = True,
@@ -144,16 +142,9 @@ def train(
     run, start = planning.branch(run, recipe, where, fork, branch_cooldown, at)
     start = start if longer is None else longer.fork
     with planning.processes(parallel) as engine:
-        more: dict[str, Any] = {
-            "--parallel": parallel,
-            "--fork": fork,
-            "--branch-cooldown": branch_cooldown,
-            "--at": at,
-            "--more": more,
-            "--data": data,
-        }
-        more |= {"--budget": budget, "--device": named(device)}
-        command = command_line("train", recipe, set_, where, log=log, **more)
+        given: dict[str, Any] = {"--parallel": parallel, "--fork": fork, "--branch-cooldown": branch_cooldown}
+        given |= {"--at": at, "--more": more, "--data": data, "--budget": budget, "--device": named(device)}
+        command = command_line("train", recipe, set_, where, log=log, **given)
         commands.train(
             run,
             where,
@@ -339,12 +330,8 @@ def compare(
 def push(
     bundle: Annotated[str, typer.Argument(help="Directory of a bundle or run.")],
     name: Annotated[str, typer.Argument(metavar="OWNER/NAME", help="Repository of the Hugging Face hub.")],
-    private: Annotated[
-        bool | None, typer.Option("--private/--public", help="Who may read a new repository; default that of the hub.")
-    ] = None,
-    license_: Annotated[
-        str | None, typer.Option("--license", help="License of the model, as the hub names it, such as mit.")
-    ] = None,
+    private: Private = None,
+    license_: License = None,
     json_: Json = False,
 ) -> None:
     """Upload a bundle with a model card to the Hugging Face hub, with the login of 'hf auth login' or HF_TOKEN."""

@@ -16,7 +16,7 @@ from beeline.core.protocols.data import DataSet, Endpoints, FullDataSet, Modalit
 from beeline.core.protocols.training import Microbatches
 from beeline.core.rng import Rng
 from beeline.core.types import Batch, Cond
-from beeline.data.in_memory import no_labels
+from beeline.data.arrays import no_labels
 from beeline.fields.flow import Flow
 from beeline.sampling.sampler import Sampler
 

@@ -18,7 +18,7 @@ from beeline.core.files import replacing
 from beeline.core.ranges import Whole, dataclass
 from beeline.core.rng import Rng
 from beeline.core.types import Batch, Cond
-from beeline.data.in_memory import as_array, as_frame, coded, no_labels
+from beeline.data.arrays import as_array, as_frame, coded, no_labels
 from beeline.data.labels import (
     Array,
     check_labels,

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 from beeline.core.errors import BeelineError, require
 from beeline.core.files import replacing
 from beeline.core.rng import Rng
-from beeline.data.in_memory import as_array, as_frame, as_labels, as_pictures, with_labels
+from beeline.data.arrays import as_array, as_frame, as_labels, as_pictures, with_labels
 
 LIMIT = 8 << 30  # bytes of items that are collected from a data set of torch
 

@@ -13,7 +13,7 @@ from PIL import Image as Picture
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 import beeline as bl
-from beeline.data.in_memory import as_frame, as_labels, as_pictures
+from beeline.data.arrays import as_frame, as_labels, as_pictures
 from beeline.recipes import in_memory
 from beeline.recipes.in_memory import collected, stored
 

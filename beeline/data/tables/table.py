@@ -18,7 +18,7 @@ from beeline.core.files import write_bytes
 from beeline.core.ranges import Whole, dataclass
 from beeline.core.rng import Rng
 from beeline.core.types import Batch, Cond
-from beeline.data.in_memory import as_array, as_frame, with_labels
+from beeline.data.arrays import as_array, as_frame, with_labels
 from beeline.data.modality import ModalityBase
 from beeline.data.tables.codec import columns as kinds
 from beeline.data.tables.codec.codes import ONE_HOT, Cells, Code, split
