@@ -72,6 +72,17 @@ SaveReference = Annotated[
 ReportFile = Annotated[
     Path | None, typer.Option("--out", parser=output_path, metavar="PATH", help="HTML report to write.")
 ]
+BranchCooldown = Annotated[
+    int | None,
+    typer.Option(metavar="STEPS", help="Like --fork, with a learning rate that falls to zero in STEPS steps."),
+]
+At = Annotated[
+    int | None, typer.Option(metavar="STEP", help="Step of the checkpoint for --fork and --branch-cooldown.")
+]
+DistillBudget = Annotated[
+    str | None,
+    typer.Option("--budget", metavar="TIME", help="Time for all of it, as 90s, 20m or 2h: sets the steps."),
+]
 More = Annotated[
     str | None,
     typer.Option(metavar="STEPS|TIME", help="Make the run in the directory RECIPE longer: 2000 (steps) or 10m."),

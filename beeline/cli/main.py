@@ -14,7 +14,10 @@ import typer
 from beeline import __version__
 from beeline.cli.arguments import (
     AUTO,
+    At,
+    BranchCooldown,
     Dev,
+    DistillBudget,
     EvaluationData,
     FeatureName,
     FeatureWeights,
@@ -107,13 +110,8 @@ def train(
     fork: Annotated[
         bool, typer.Option("--fork", help="RECIPE is a run: start a new run in --out from its checkpoint.")
     ] = False,
-    branch_cooldown: Annotated[
-        int | None,
-        typer.Option(metavar="STEPS", help="Like --fork, with a learning rate that falls to zero in STEPS steps."),
-    ] = None,
-    at: Annotated[
-        int | None, typer.Option(metavar="STEP", help="Step of the checkpoint for --fork and --branch-cooldown.")
-    ] = None,
+    branch_cooldown: BranchCooldown = None,
+    at: At = None,
     more: More = None,
     data: OtherData = None,
     log: TrackLog = None,
@@ -209,9 +207,7 @@ def distill(
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue the run in --out from its last checkpoint.")
     ] = False,
-    budget: Annotated[
-        str | None, typer.Option(metavar="TIME", help="Time for all of it, as 90s, 20m or 2h: sets the steps.")
-    ] = None,
+    budget: DistillBudget = None,
     log: TrackLog = None,
     device: Dev = AUTO,
     report: Report = True,
