@@ -85,14 +85,17 @@ def render(template: str, **values: Any) -> str:
     return found.get_template(f"{template}.html.j2").render(**values)
 
 
-def histograms(schema: Schema, real: Any, made: Any) -> Any:
-    """A figure with one panel per learned column: real in gray, generated as an amber line."""
+def histograms(schema: Schema, real: Any, made: Any, *, wide: int = 4, each: tuple[float, float] = (3.4, 2.5)) -> Any:
+    """A figure with one panel per learned column: real in gray, generated as an amber line.
+
+    ``wide`` panels are in a row, each of the size ``each`` in inches.
+    """
     figure = extra("matplotlib.figure", "tables").Figure
     columns = columns_of(schema, real, made)
     errors = ShapeError().each(schema, real, made)
-    wide = min(4, max(1, len(columns)))
+    wide = min(wide, max(1, len(columns)))
     tall = -(-len(columns) // wide)
-    page = figure(figsize=(3.4 * wide, 2.5 * tall), layout="constrained")
+    page = figure(figsize=(each[0] * wide, each[1] * tall), layout="constrained")
     for i, (name, (a, b, continuous)) in enumerate(columns.items()):
         axes = page.add_subplot(tall, wide, i + 1)
         axes.set_title(f"{name}   {errors[name]:.3f}", fontsize=9)
@@ -118,12 +121,12 @@ def histograms(schema: Schema, real: Any, made: Any) -> Any:
     return verbatim(page)
 
 
-def correlations(schema: Schema, real: Any, made: Any) -> Any:
-    """Correlation matrices of real rows, of generated rows, and their difference."""
+def correlations(schema: Schema, real: Any, made: Any, *, size: tuple[float, float] = (12, 3.6)) -> Any:
+    """Correlation matrices of real rows, of generated rows, and their difference; ``size`` in inches."""
     figure = extra("matplotlib.figure", "tables").Figure
     columns = {n: (a, b) for n, (a, b, continuous) in columns_of(schema, real, made).items() if continuous}
     names = list(columns)
-    page = figure(figsize=(12, 3.6), layout="constrained")
+    page = figure(figsize=size, layout="constrained")
     squares = [
         np.array([[correlation(columns[p][k], columns[q][k]) for q in names] for p in names] or [[np.nan]])
         for k in (0, 1)

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import beeline as bl
-from beeline.cli import arguments, scoring
+from beeline.cli import arguments
 from beeline.cli import main as cli
 from beeline.cli.console import console
 from beeline.cli.report import measuring, plots
@@ -22,6 +22,7 @@ from beeline.evaluation.evaluate import Extras
 from beeline.evaluation.scores import Cost, Report
 from beeline.evaluation.trajectory import Likelihood, straightness, transport_cost
 from beeline.fields.flow import Flow
+from beeline.runs import scoring
 from beeline.sampling.sampler import Sampler
 from beeline.solvers.runge_kutta import EULER, HEUN
 from beeline.spaces.manifold import Geodesic, Sphere, Torus, UniformOnSpace

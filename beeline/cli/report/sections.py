@@ -30,22 +30,35 @@ def samples(
     columns: int = 4,
     order: Sequence[str] = (),
     limits: tuple[float, float] | None = None,
+    own: Mapping[str, float] | None = None,
 ) -> Section:
-    """Samples of every model at several numbers of evaluations, from the same noise."""
+    """Samples of every model, large and beside real data, and at several numbers of evaluations, from the same noise.
+
+    ``own`` has the number of evaluations of the large samples of a model; by default its largest one.
+    """
     require(len(grids) > 0, "there are no samples to show; give {model: {evaluations: samples}}")
     order = list(order) or list(grids)
     counts = sorted({count for grid in grids.values() for count in grid})
+
+    def cell(name: str, count: float, place: str) -> dict[str, Any]:
+        about = f"{name}, {count:g} evaluations"
+        return _cell(grids[name][count], about, columns, plots.colour(name, order), limits, place)
+
     rows = {
-        name: [
-            _cell(grid[count], f"{name}, {count:g} evaluations", columns, plots.colour(name, order), limits, f"s{i}")
-            if count in grid
-            else None
-            for i, count in enumerate(counts, start=100 * order.index(name))
-        ]
+        name: [cell(name, c, f"s{order.index(name)}-{i}") if c in grid else None for i, c in enumerate(counts)]
         for name, grid in grids.items()
     }
-    shown = None if real is None else _cell(real, "real data", columns, plots.FAINT, limits, "s-real")
-    return section("Samples", "samples", order=order, counts=counts, rows=rows, real=shown)
+    best = {name: (own or {}).get(name, max(grid)) for name, grid in grids.items()}
+    return section(
+        "Samples",
+        "samples",
+        order=order,
+        counts=counts,
+        rows=rows,
+        large={name: (count, cell(name, count, f"large-{order.index(name)}")) for name, count in best.items()},
+        real=None if real is None else _cell(real, "real data", columns, plots.FAINT, limits, "s-real"),
+        table=any(isinstance(shown, str) for grid in grids.values() for shown in grid.values()),
+    )
 
 
 def quality(
@@ -115,7 +128,9 @@ def loss_by_time(
 def training(curves: Mapping[str, plots.Curve], *, label: str = "training loss", order: Sequence[str] = ()) -> Section:
     """Loss against steps for every model: points (step, loss)."""
     plotted = plots.training(curves, label, order=order or list(curves))
-    return section("Training", "training", svg=plots.svg(plotted, "training"), label=capitalised(label))
+    return section(
+        "Training", "training", svg=plots.svg(plotted, "training"), label=capitalised(label), several=len(curves) > 1
+    )
 
 
 def scores(reports: Mapping[str, Report], order: Sequence[str] = ()) -> Section:

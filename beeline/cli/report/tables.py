@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
 
 from markupsafe import Markup
+from matplotlib import rc_context
 
+from beeline.cli.report import plots
 from beeline.cli.report.measuring import ModelResults
-from beeline.cli.report.page import Section, section
+from beeline.cli.report.page import Section, section, slug
 from beeline.data.tables.table import Table
-from beeline.estimators.tabular_report import correlations, histograms, picture, worst_pairs
+from beeline.estimators.tabular_report import correlations, histograms, worst_pairs
 from beeline.runs.scoring import data_of
 
 ROWS = 5000  # generated rows, and real rows beside them
@@ -28,15 +32,34 @@ def table_sections(results: Mapping[str, ModelResults]) -> list[Section]:
         parts = (
             (
                 "Columns",
-                picture(histograms(table.columns, real, made)),
+                figure(partial(histograms, table.columns, real, made, wide=3, each=(2.6, 2.0)), f"columns-{name}"),
                 "Real rows are grey, generated rows an amber line. The number is the distance between the two.",
             ),
             (
                 "Correlations",
-                picture(correlations(table.columns, real, made)),
+                figure(partial(correlations, table.columns, real, made, size=(8.4, 2.6)), f"correlations-{name}"),
                 "Correlations of numbers and dates: in real rows, in generated rows, and the difference.",
             ),
             ("Pairs", worst_pairs(table.columns, real, made), "The pairs of columns with the largest trend error."),
         )
         found += [section(f"{t} of {name}", "table", picture=Markup(html), prose=text) for t, html, text in parts]
     return found
+
+
+INKS = {
+    "text.color": plots.INK,
+    "axes.titlecolor": plots.INK,
+    "axes.labelcolor": plots.FAINT,
+    "axes.edgecolor": plots.GRID,
+    "xtick.color": plots.FAINT,
+    "ytick.color": plots.FAINT,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+}
+"""The colours of a figure that follows the theme of the page."""
+
+
+def figure(build: Callable[[], Any], name: str) -> str:
+    """A figure as inline SVG, in the colours of the page."""
+    with rc_context(INKS):
+        return f'<figure class="full">{plots.svg(build(), slug(name), about=name.replace("-", " of ", 1))}</figure>'

@@ -17,7 +17,7 @@ from beeline.cli.report.tables import table_sections
 from beeline.core.errors import BeelineError
 from beeline.core.files import write_bytes, write_json, write_text
 from beeline.core.rng import Rng
-from beeline.evaluation.scores import Report
+from beeline.evaluation.scores import Report, figure
 from beeline.runs.bundle import Bundle, load, relabel
 from beeline.runs.scoring import RealData, data_of, has_trajectories, labels_of
 from beeline.training.logs.run_log import read_log
@@ -48,14 +48,18 @@ def report_run(
     models = dict(zip(names, [*models.values(), bundle], strict=True))
     name, log = names[-1], out / "log.jsonl"
     budget = Budget.of_log(read_log(log) if log.is_file() else [], batch_size)
-    results = measure(models, {name: out}, n, budget=budget, status=status)
+    missing: list[str] = []
+    data = read_data(models, missing, status)
+    results = measure(models, {name: out}, n, budget=budget, status=status, real=data)
     quality = {k: own_scores(result) for k, result in results.items() if result.own is not None}
     relabel(bundle, quality=quality).save(out / "bundle")
-    missing: list[str] = []
     with attempt("the preview", missing):
         write_preview(out, bundle, 64 if budget.left > 0 else 16)
     write_json(out / "figures.json", plain(results))
-    write_text(out / "report.html", results_page(results, f"Run {name}", [command], missing=missing))
+    write_text(
+        out / "report.html",
+        results_page(results, f"Run {name}", [command], "", missing, real_rows(data, bundle, missing)),
+    )
     return quality.get(name, {})
 
 
@@ -63,7 +67,10 @@ def report_demo(
     out: Path, bundles: Mapping[str, Bundle], *, n: int, counts: Sequence[int] = COUNTS, status: Status = silent
 ) -> dict[str, Any]:
     """Write the report of the demo and one of each run; returns the scores by model and number of evaluations."""
-    results = measure(bundles, {name: out / name for name in bundles}, n, counts, status=status)
+    missing: list[str] = []
+    data = read_data(bundles, missing, status)
+    results = measure(bundles, {name: out / name for name in bundles}, n, counts, status=status, real=data)
+    real = real_rows(data, next(iter(bundles.values())), missing)
     first = [shlex.join(["beeline", "demo", "--out", str(out)])]
     quality: dict[str, Any] = {}
     for name, bundle in bundles.items():
@@ -71,15 +78,28 @@ def report_demo(
         relabel(bundle, quality=dict(quality)).save(out / name / "bundle")
         write_preview(out / name, bundle)
         write_json(out / name / "figures.json", plain({name: results[name]}))
-        write_text(out / name / "report.html", results_page({name: results[name]}, f"Run {name}", first))
+        write_text(
+            out / name / "report.html", results_page({name: results[name]}, f"Run {name}", first, "", missing, real)
+        )
     lines = [
         *first,
         shlex.join(["beeline", "compare", *(str(out / name) for name in bundles)]),
         f"beeline sample {shlex.quote(str(out / list(bundles)[-1]))} -n 64 --condition label=3 --out threes.png",
     ]
     lead = "Handwritten digits, 8 by 8 pixels: a flow is trained, straightened and distilled to one step."
-    write_text(out / "report.html", results_page(results, "From noise to digits in one step", lines, lead))
+    write_text(
+        out / "report.html", results_page(results, "From noise to digits in one step", lines, lead, missing, real)
+    )
     return plain(results)
+
+
+def read_data(models: Mapping[str, Bundle], missing: list[str], status: Status) -> RealData | None:
+    """The data of the first model; None, with a sentence in ``missing``, where they cannot be read."""
+    status("reading the data")
+    found: RealData | None = None
+    with attempt("the scores", missing):
+        found = RealData.of(data_of(next(iter(models.values()))))
+    return found
 
 
 def measure(
@@ -89,16 +109,13 @@ def measure(
     counts: Sequence[int] = COUNTS,
     budget: Budget | None = None,
     status: Status = silent,
+    *,
+    real: RealData | None = None,
 ) -> dict[str, ModelResults]:
     """Measure models on the same data, noise and conditions.
 
     The last model is that of the run itself; it is measured first, because time may run out.
     """
-    real: RealData | None = None
-    missing: list[str] = []
-    status("reading the data")
-    with attempt("the scores", missing):
-        real = RealData.of(data_of(next(iter(models.values()))))
     results: dict[str, ModelResults] = {}
     for name, bundle in reversed(list(models.items())):
         file = runs[name] / "log.jsonl" if name in runs else None
@@ -106,44 +123,87 @@ def measure(
         rng = Rng(0).fork("report")
         result = measure_model(name, bundle, log, real, n, rng, counts, budget, status, exact=bool(results))
         n = n if result.own is None else int(result.own.provenance["n"])  # scores compare at equal sample sizes
-        results[name] = replace(result, missing=(*missing, *result.missing))
+        results[name] = result
     return {name: results[name] for name in models}
 
 
-def results_page(results: Results, title: str, commands: list[str], lead: str = "", missing: Sequence[str] = ()) -> str:
-    """The report as HTML.  A section that fails is left out, and the section "Not measured" says why."""
+def results_page(
+    results: Results,
+    title: str,
+    commands: list[str],
+    lead: str = "",
+    missing: Sequence[str] = (),
+    real: torch.Tensor | None = None,
+) -> str:
+    """The report as HTML: samples, quality against cost, details.
+
+    ``real`` are encoded held-out data, shown beside the samples.  A section that fails is left out, and the section
+    "Not measured" says why.
+    """
     order, gone = list(results), [*missing, *(text for result in results.values() for text in result.missing)]
-    parts = [sections.introduction()]
+    parts: list[Section] = []
     scored = {k: v for k, v in results.items() if v.own is not None}
 
     def add(part: str, build: Callable[[], Iterable[Section]]) -> None:
         with attempt(part, gone):
             parts.extend(build())
 
-    add("samples", lambda: samples(results, order))
+    add("samples", lambda: samples(results, order, real))
     add("tables", lambda: table_sections(results))
     if scored:
         add("quality", lambda: quality(scored, order))
+        add("scores", lambda: [sections.scores({k: own(v) for k, v in scored.items()}, order=order)])
     compared = {k: own(v) for k, v in scored.items() if own(v).shown}
     if compared:
         add("memorisation", lambda: [sections.memorisation(compared, order)])
     add("trajectories", lambda: trajectories(results, order))
     add("losses", lambda: losses(results, order))
-    if scored:
-        add("scores", lambda: [sections.scores({k: own(v) for k, v in scored.items()}, order=order)])
     add("lineage", lambda: [sections.lineage([origin(k, v.bundle) for k, v in results.items()])])
     if gone:
         parts.append(sections.not_measured(dict.fromkeys(gone)))
-    parts.append(sections.commands(commands))
-    return page(parts, title, lead)
+    parts += [sections.commands(commands), sections.introduction()]
+    return page(parts, title, lead, facts=facts(results))
+
+
+def facts(results: Results) -> dict[str, str]:
+    """Key figures of the last model, for the head of the page."""
+    result = list(results.values())[-1]
+    found: dict[str, str] = {}
+    if result.own is not None:
+        score = result.own.scores[0]
+        found[f"{score.name} ({score.better} is better)"] = figure(score.value)
+        if score.baseline is not None:
+            found["real vs. real"] = figure(score.baseline)
+        found["evaluations per sample"] = f"{result.own.cost.evaluations:g}"
+    if result.log:
+        found["training steps"] = f"{result.log[-1]['step']:,}"
+    found["weights of the network"] = f"{sum(p.numel() for p in result.bundle.flow.field.parameters()):,}"
+    return found
+
+
+def real_rows(data: RealData | None, bundle: Bundle, missing: list[str]) -> torch.Tensor | None:
+    """Some held-out data as tensors, for the page."""
+    if data is None or bundle.modality.preview_type not in ("image/png",):
+        return None
+    found: torch.Tensor | None = None
+    with attempt("real data beside the samples", missing):
+        found = bundle.modality.encode(data.held).x1[:400]
+    return found
 
 
 # ----------------------------------------------------------------------------------------------------------- sections
 
 
-def samples(results: Results, order: list[str]) -> Iterable[Section]:
+def samples(results: Results, order: list[str], real: torch.Tensor | None) -> Iterable[Section]:
     shown = {k: grid(v) for k, v in results.items() if v.samples}
-    yield sections.samples(shown, columns=5, order=order, limits=limits(results))
+    beside: Any = None
+    if real is not None and shown:
+        first = next(iter(results.values()))
+        n = len(next(iter(first.samples.values())))
+        beside = grid(replace(first, samples={0.0: real[:n]}))[0.0]
+    counts = {k: float(v.own.cost.evaluations) for k, v in results.items() if v.own is not None}
+    chosen = {k: count for k, count in counts.items() if count in shown.get(k, {})}
+    yield sections.samples(shown, real=beside, columns=5, order=order, limits=limits(results), own=chosen)
 
 
 def grid(result: ModelResults) -> dict[float, Any]:
@@ -152,7 +212,7 @@ def grid(result: ModelResults) -> dict[float, Any]:
     if len(modality.shape) == 3 or modality.shape == (2,):
         return dict(result.samples)
     html = modality.preview_type == "text/html"
-    counts = {min(result.samples), max(result.samples)} if html else set(result.samples)  # tables are wide
+    counts = {max(result.samples)} if html else set(result.samples)  # tables are wide
     shown = {count: modality.preview(modality.decode(x)) for count, x in result.samples.items() if count in counts}
     return {count: bytes(preview).decode() if html else preview for count, preview in shown.items()}
 
@@ -173,7 +233,8 @@ def quality(results: Results, order: list[str]) -> Iterable[Section]:
         name: [(count, report[score.name].value, report[score.name].interval) for count, report in r.by_count.items()]
         for name, r in results.items()
     }
-    yield sections.quality(curves, score.name, better=score.better, floor=score.baseline, order=order)
+    if max(map(len, curves.values())) > 1:  # else there is no curve, and the scores say it all
+        yield sections.quality(curves, score.name, better=score.better, floor=score.baseline, order=order)
 
 
 def trajectories(results: Results, order: list[str]) -> Iterable[Section]:

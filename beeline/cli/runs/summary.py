@@ -86,7 +86,7 @@ def recipe(described: Mapping[str, Any]) -> str:
 
 def data(described: Mapping[str, Any]) -> str:
     """The path of the data, or the name of the data set."""
-    found = described.get("data") or {}
+    found: Mapping[str, Any] = described.get("data") or {}
     return str(found.get("path") or short(found)) if found else "of the teacher"
 
 
