@@ -4,6 +4,7 @@ import ast
 import dataclasses
 import re
 import shlex
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,11 @@ import torch
 from PIL import Image
 
 import beeline as bl
-from beeline.cli import planning
+from beeline.cli import planning, tuning
 from beeline.cli.main import run as cli
 from beeline.config.catalogue import CUSTOM
 from beeline.config.registry import unregister
+from beeline.distillation.fit_solver import Bespoke
 from beeline.recipes import training
 from beeline.runs.budget import SIZES, Fitted
 
@@ -26,7 +28,8 @@ BLOCK = re.compile(
     r"(?P<not_run>^ *<!-- not run: [^\n]+ -->\n+)?^(?P<indent> *)```(?P<kind>python|sh)\n(?P<code>.*?)^ *```",
     re.M | re.S,
 )
-PAGES = sorted(path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*.md") if BLOCK.search(path.read_text()))
+PAGES = ["../README.md", *sorted(path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*.md"))]
+PAGES = [page for page in PAGES if BLOCK.search((DOCS / page).read_text(encoding="utf-8"))]
 
 # numbers in the code of the pages that make a run long, and what is run instead
 SMALL = (
@@ -48,6 +51,7 @@ OPTIONS = {
     "fit-solver": "--noises 8",
     "evaluate": "-n 40",
     "compare": "-n 40",
+    "sample": "-n 20",
     "demo": "--quick --no-report",
     "verify": "--quick",
 }
@@ -86,6 +90,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("COLUMNS", "100")
     monkeypatch.setattr(training, "fit_budget", tiny)
     monkeypatch.setattr(planning, "fit_budget", tiny)
+    monkeypatch.setattr(tuning, "fit_solver", partial(tuning.fit_solver, method=Bespoke(iterations=2)))
     rng = np.random.default_rng(0)
     for label in ("cat", "dog"):
         (tmp_path / "photos" / label).mkdir(parents=True)
