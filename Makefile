@@ -40,7 +40,7 @@ fresh: $(READY)
 
 # the documentation site, in site/; nothing is fetched, and a broken link is an error
 docs: $(READY)
-	$(BIN)/python -m mkdocs build --quiet --strict
+	$(BIN)/python -m mkdocs build --strict
 	@echo "open site/index.html, or serve it with search: python -m http.server --directory site"
 
 format: $(READY)
