@@ -142,9 +142,14 @@ def test_the_page_runs(page: str, folder: Path, register_nothing: None, capsys: 
 def quick(words: list[str]) -> list[str]:
     """The arguments of a command, with options that make it short."""
     verb, *rest = words[1:]
-    if verb == "train" and {"--resume", "--fork"} & set(rest):  # most settings stay as they were
+    if verb == "train" and {"--resume", "--fork", "--more"} & set(rest):  # most settings stay as they were
         steps = f"training.steps={5 if '--resume' in rest else 6}"
-        return [verb, *(re.sub(r"training\.steps=\d+", steps, word) for word in rest), "--no-report"]
+        words = [re.sub(r"training\.steps=\d+", steps, word) for word in rest]
+        return [
+            verb,
+            *("2" if before == "--more" else w for before, w in zip(["", *words], words, strict=False)),
+            "--no-report",
+        ]
     network = ["--set", "network.width=16"] if rest[0] == "digits" and verb == "train" else []
     return [verb, *rest, *OPTIONS.get(verb, "").split(), *network]
 
