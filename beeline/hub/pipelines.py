@@ -7,22 +7,24 @@ from dataclasses import replace
 from typing import Any
 
 from beeline.config import build
+from beeline.core.declared import is_map
 from beeline.core.errors import require
 from beeline.core.protocols.flows import Solver
 from beeline.data.pretrained import Prompted
 from beeline.fields.flow import Flow
 from beeline.networks.hub.checkpoint_schedule import CheckpointSchedule
 from beeline.networks.hub.families import family_of
-from beeline.networks.hub.family import Family, Pretrained, whole_noise_level
+from beeline.networks.hub.family import Family, field_of, whole_noise_level
 from beeline.runs.bundle import Bundle
 from beeline.sampling.guidance.guide import Guide, Plain, Unconditional
 from beeline.sampling.guidance.negative import Negative
 from beeline.sampling.sampler import Sampler
 from beeline.solvers.multistep import DPMSolver, UniPC
-from beeline.solvers.runge_kutta import EULER
+from beeline.solvers.runge_kutta import EULER, FlowMapStep
 
 SOLVERS: dict[str, tuple[Solver, bool]] = {
     "FlowMatchEulerDiscreteScheduler": (EULER, False),
+    "FlowMapEulerDiscreteScheduler": (EULER, False),
     "DPMSolverMultistepScheduler": (DPMSolver(2), True),
     "UniPCMultistepScheduler": (UniPC(2), True),
 }
@@ -46,7 +48,6 @@ def from_pipeline(
     """
     family = family or family_of(pipeline)
     defaults = call_defaults(pipeline)
-    net = pipeline.transformer.eval()
     size = size_of(family, pipeline, height, width, num_frames, defaults)
     name = type(pipeline.scheduler).__name__
     require(
@@ -55,7 +56,8 @@ def from_pipeline(
         "pipeline.scheduler = ...",
     )
     solver, whole = SOLVERS[name]
-    field = Pretrained(net, family, family.settings(pipeline), whole_noise_level if whole else None)
+    field = field_of(pipeline, family, whole_noise_level if whole else None)
+    solver = FlowMapStep() if is_map(field) else solver
     scale = (defaults.get(family.scale_argument) or 1.0) + family.scale_offset
     guidance: Any = Plain()
     if family.rule is not None and scale != 1.0:
@@ -63,7 +65,7 @@ def from_pipeline(
     tokens = family.tokens(size)
     schedule = CheckpointSchedule(family.name, name, dict(pipeline.scheduler.config), tokens)
     sampler = Sampler(defaults["num_inference_steps"], schedule, solver, guidance)
-    embedded = defaults.get("guidance_scale") if family.embedded is not None else None
+    embedded = defaults.get(family.embedded_argument) if family.embedded is not None else None
     modality = Prompted(pipeline, family, size, isinstance(guidance, Guide), embedded)
     flow = Flow(field, null=Negative() if family.rule else {})
     return Bundle(flow, sampler, modality, {"pipeline": type(pipeline).__name__, "family": family.name})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -48,6 +48,21 @@ def rope_scale(pipeline: Any, frame_rate: float = 25.0) -> Settings:
 
 def expanded_times(pipeline: Any) -> Settings:
     return {"expand_timesteps": bool(pipeline.config.expand_timesteps)}
+
+
+def experts(pipeline: Any) -> tuple[Any, float] | None:
+    """The network of low noise of Wan 2.2 A14B, and the noise level from which the other one is used."""
+    if pipeline.transformer_2 is None or pipeline.config.boundary_ratio is None:
+        return None
+    return pipeline.transformer_2, float(pipeline.config.boundary_ratio)
+
+
+def uses_meanflow(net: Any) -> bool:
+    return bool(net.config.use_meanflow)
+
+
+def always(net: Any) -> bool:
+    return True
 
 
 def unshifted(t: Tensor, x: Tensor) -> Tensor:
@@ -222,6 +237,7 @@ FAMILIES: tuple[Family, ...] = (
         settings=expanded_times,
         spatial="vae_scale_factor_spatial",
         temporal="vae_scale_factor_temporal",
+        second=experts,
     ),
     Family(
         "ltx",
@@ -262,6 +278,44 @@ FAMILIES: tuple[Family, ...] = (
         spatial="vae_spatial_scale_factor",
         temporal="vae_temporal_scale_factor",
     ),
+    Family(
+        "hunyuan-image",
+        ("HunyuanImageTransformer2DModel",),
+        ("HunyuanImagePipeline",),
+        image.hunyuan_image,
+        ScaleShift(),
+        grids.grid_to_last_step,
+        Prompt({"text": 0, "mask": 1, "glyphs": 2, "glyph_mask": 3}, {}),
+        patch=1,
+        scale_argument="true_cfg_scale",  # the pipeline has a guider instead, so that sampling is not guided by default
+        embedded=1000.0,
+        embedded_argument="distilled_guidance_scale",
+        map_call=image.hunyuan_image_map,
+        is_map=uses_meanflow,
+    ),
+    Family(
+        "anyflow",
+        ("AnyFlowTransformer3DModel",),
+        ("AnyFlowPipeline",),
+        video.anyflow,
+        ChannelMeanStd(),
+        grids.own_grid,
+        Prompt({"text": 0}, ALONE),
+        spatial="vae_scale_factor_spatial",
+        temporal="vae_scale_factor_temporal",
+        map_call=video.anyflow_map,
+        is_map=always,
+    ),
+)
+FAMILIES += tuple(
+    replace(family, name=name, pipelines=(pipeline,))
+    for family in FAMILIES
+    if family.name == "flux"
+    for name, pipeline in (
+        ("flux-kontext", "FluxKontextPipeline"),
+        ("flux-fill", "FluxFillPipeline"),
+        ("flux-control", "FluxControlPipeline"),
+    )
 )
 
 

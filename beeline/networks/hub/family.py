@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from beeline.core.errors import require
-from beeline.core.types import Cond
+from beeline.core.types import Cond, map_cond
 
 Settings: TypeAlias = Mapping[str, Any]
 """What a call needs beside state, time and condition, such as the scale of rotary positions; from the pipeline."""
@@ -24,6 +24,12 @@ class Call(Protocol):
     """
 
     def __call__(self, net: Any, x: Tensor, tau: Tensor, c: Any, settings: Settings) -> Tensor: ...
+
+
+class MapCall(Protocol):
+    """As Call, with the time ``tau_s`` [B] at the end of a jump, in the network's own scale."""
+
+    def __call__(self, net: Any, x: Tensor, tau: Tensor, tau_s: Tensor, c: Any, settings: Settings) -> Tensor: ...
 
 
 class NetworkTime(Protocol):
@@ -62,6 +68,14 @@ def no_settings(pipeline: Any) -> Settings:
     return {}
 
 
+def never(net: Any) -> bool:
+    return False
+
+
+def none(pipeline: Any) -> None:
+    return None
+
+
 @dataclass(frozen=True)
 class Family:
     """One family of pretrained networks.
@@ -90,7 +104,11 @@ class Family:
     scale_argument: str = "guidance_scale"  # of the pipeline, the scale of ``rule``
     scale_offset: float = 0.0  # 1 for pipelines that compute c + s (c - u), whose scale is s = ours - 1
     embedded: float | None = None  # factor of the embedded guidance scale in the condition; None: it takes none
+    embedded_argument: str = "guidance_scale"  # of the pipeline, the embedded scale
     settings: Callable[[Any], Settings] = no_settings
+    map_call: MapCall | None = None  # of checkpoints that are flow maps
+    is_map: Callable[[Any], bool] = never  # (network) -> whether it is a flow map
+    second: Callable[[Any], tuple[Any, float] | None] = none  # (pipeline) -> the network of low noise, and the boundary
 
     def latent_shape(self, pipeline: Any, height: int, width: int, num_frames: int = 1) -> tuple[int, ...]:
         """The shape [C,H,W] or [C,F,H,W] of a state for a size in pixels; raises ValueError for an impossible size."""
@@ -122,6 +140,21 @@ class Family:
         return (h // self.patch) * (w // self.patch) * (frames[0] if frames else 1)
 
 
+def field_of(pipeline: Any, family: Family, clock: NetworkTime | None = None) -> nn.Module:
+    """The velocity field or flow map of a pipeline; ``clock`` replaces that of the family."""
+    settings = family.settings(pipeline)
+
+    def made(net: Any) -> nn.Module:
+        return (PretrainedMap if family.is_map(net) else Pretrained)(net.eval(), family, settings, clock)
+
+    second = family.second(pipeline)
+    return (
+        made(pipeline.transformer)
+        if second is None
+        else Experts(made(pipeline.transformer), made(second[0]), second[1])
+    )
+
+
 class Pretrained(nn.Module):
     """A pretrained network of another library as a velocity field.
 
@@ -138,15 +171,60 @@ class Pretrained(nn.Module):
         self.settings, self.clock = dict(settings or {}), clock or family.clock
 
     def forward(self, x: Tensor, t: Tensor, cond: Cond = None) -> Tensor:
+        y, cond = self._inputs(x, cond)
+        out = self.family.call(self.net, y, self._tau(t, x), cond, self.settings)
+        return self.family.sign * out.to(x.dtype)
+
+    def _inputs(self, x: Tensor, cond: Cond) -> tuple[Tensor, Any]:
         require(
             cond is not None,
             f"a network of the family {self.family.name} was called without a condition; it needs a prompt: sample "
             'with prompt="...", or pass the embeddings as cond',
         )
-        weight = next(self.net.parameters(), x)
-        tau = self.family.scale * self.clock(t, x)
-        out = self.family.call(self.net, x.to(weight.dtype), tau, cast(cond, weight.dtype), self.settings)
+        dtype = next(self.net.parameters(), x).dtype
+        return x.to(dtype), cast(cond, dtype)
+
+    def _tau(self, t: Tensor, x: Tensor) -> Tensor:
+        return self.family.scale * self.clock(t, x)
+
+
+class PretrainedMap(Pretrained):
+    """A pretrained network with two times as a flow map.
+
+    u(x, t, cond, s) = sign * map_call(net, x, scale * clock(t), scale * clock(s), cond)
+    """
+
+    is_flow_map = True
+
+    def forward(self, x: Tensor, t: Tensor, cond: Cond = None, s: Tensor | None = None) -> Tensor:
+        y, cond = self._inputs(x, cond)
+        assert self.family.map_call is not None
+        end = self._tau(t if s is None else s, x)
+        out = self.family.map_call(self.net, y, self._tau(t, x), end, cond, self.settings)
         return self.family.sign * out.to(x.dtype)
+
+
+class Experts(nn.Module):
+    """Two fields, one for each side of a noise level: ``high`` where sigma >= boundary, ``low`` elsewhere.
+
+    Rows of one batch may have times on both sides.  Source: Wan 2.2 A14B, 2025.
+    """
+
+    def __init__(self, high: nn.Module, low: nn.Module, boundary: float):
+        super().__init__()
+        self.high, self.low, self.boundary = high, low, boundary
+
+    def forward(self, x: Tensor, t: Tensor, cond: Cond = None) -> Tensor:
+        early = 1 - t >= self.boundary - 1e-7
+        if bool(early.all()) or not bool(early.any()):
+            field = self.high if bool(early[0]) else self.low
+            out: Tensor = field(x, t, cond)
+            return out
+        result = torch.empty_like(x)
+        for rows, field in ((early, self.high), (~early, self.low)):
+            here = map_cond(lambda leaf, rows=rows: leaf[rows], cond)
+            result[rows] = field(x[rows], t[rows], here)
+        return result
 
 
 def cast(cond: Any, dtype: torch.dtype) -> Any:

@@ -20,17 +20,25 @@ def sd3(net: Any, x: Tensor, tau: Tensor, c: Any, settings: Settings) -> Tensor:
 
 def flux(net: Any, x: Tensor, tau: Tensor, c: Any, settings: Settings) -> Tensor:
     h, w = x.shape[2:]
+    tokens, ids = pack(x), positions(h // 2, w // 2, before=1, like=x)
+    n = tokens.shape[1]
+    if "channels" in c:  # of a masked image or a control image, beside those of the state
+        tokens = torch.cat([tokens, c["channels"]], 2)
+    if "reference" in c:  # latents of an image, as further tokens
+        reference = positions(c["reference"].shape[2] // 2, c["reference"].shape[3] // 2, before=1, like=x)
+        reference[:, 0] = 1
+        tokens, ids = torch.cat([tokens, pack(c["reference"])], 1), torch.cat([ids, reference])
     out = net(
-        hidden_states=pack(x),
+        hidden_states=tokens,
         timestep=tau,
         guidance=c["guidance"] if net.config.guidance_embeds else None,
         pooled_projections=c["pooled"],
         encoder_hidden_states=c["text"],
         txt_ids=x.new_zeros(c["text"].shape[1], 3),
-        img_ids=positions(h // 2, w // 2, before=1, like=x),
+        img_ids=ids,
         return_dict=False,
     )[0]
-    return unpack(out, h, w)
+    return unpack(out[:, :n], h, w)
 
 
 def chroma(net: Any, x: Tensor, tau: Tensor, c: Any, settings: Settings) -> Tensor:
@@ -143,6 +151,25 @@ def hidream(net: Any, x: Tensor, tau: Tensor, c: Any, settings: Settings) -> Ten
         encoder_hidden_states_t5=c["t5"],
         encoder_hidden_states_llama3=c["llama"].transpose(0, 1),  # layers come before the batch there
         pooled_embeds=c["pooled"],
+        return_dict=False,
+    )[0]
+    return out
+
+
+def hunyuan_image(net: Any, x: Tensor, tau: Tensor, c: Any, settings: Settings) -> Tensor:
+    return hunyuan_image_map(net, x, tau, None, c, settings)
+
+
+def hunyuan_image_map(net: Any, x: Tensor, tau: Tensor, tau_s: Tensor | None, c: Any, settings: Settings) -> Tensor:
+    out: Tensor = net(
+        hidden_states=x,
+        timestep=tau,
+        timestep_r=tau_s,
+        encoder_hidden_states=c["text"],
+        encoder_attention_mask=c["mask"],
+        encoder_hidden_states_2=c["glyphs"],
+        encoder_attention_mask_2=c["glyph_mask"],
+        guidance=c["guidance"] if net.config.guidance_embeds else None,
         return_dict=False,
     )[0]
     return out

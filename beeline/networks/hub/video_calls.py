@@ -44,3 +44,19 @@ def hunyuan_video(net: Any, x: Tensor, tau: Tensor, c: Any, settings: Settings) 
         return_dict=False,
     )[0]
     return out
+
+
+def anyflow(net: Any, x: Tensor, tau: Tensor, c: Any, settings: Settings) -> Tensor:
+    return anyflow_map(net, x, tau, tau, c, settings)
+
+
+def anyflow_map(net: Any, x: Tensor, tau: Tensor, tau_s: Tensor, c: Any, settings: Settings) -> Tensor:
+    frames = x.shape[2]  # [B,F,C,H,W] there, with a time for each frame
+    out: Tensor = net(
+        hidden_states=x.transpose(1, 2),
+        timestep=tau[:, None].repeat(1, frames),
+        r_timestep=tau_s[:, None].repeat(1, frames),
+        encoder_hidden_states=c["text"],
+        return_dict=False,
+    )[0]
+    return out.transpose(1, 2)

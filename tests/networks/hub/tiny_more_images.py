@@ -155,3 +155,58 @@ def hidream() -> Case:
         ).images
 
     return Case(pipe, x0, c, n, theirs, dict(height=side, width=side))
+
+
+def hunyuan_image(use_meanflow=True) -> Case:
+    net = awake(
+        df.HunyuanImageTransformer2DModel(
+            in_channels=4,
+            out_channels=4,
+            num_attention_heads=4,
+            attention_head_dim=8,
+            num_layers=1,
+            num_single_layers=1,
+            num_refiner_layers=1,
+            patch_size=(1, 1),
+            guidance_embeds=True,
+            text_embed_dim=32,
+            text_embed_2_dim=32,
+            rope_axes_dim=(4, 4),
+            use_meanflow=use_meanflow,
+        )
+    )
+    vae = df.AutoencoderKLHunyuanImage(
+        in_channels=3,
+        out_channels=3,
+        latent_channels=4,
+        block_out_channels=(32,) * 4,
+        layers_per_block=1,
+        scaling_factor=0.476986,
+        spatial_compression_ratio=8,
+        sample_size=128,
+    )
+    pipe = df.HunyuanImagePipeline(static(5.0), vae, None, None, None, None, net)
+    side = 4 * pipe.vae_scale_factor
+    x0, m = rand(2, 4, 4, 4, seed=1), torch.ones(2, 7, dtype=torch.long)
+    c = dict(text=rand(2, 7, 32, seed=2), mask=m, glyphs=rand(2, 5, 32, seed=3), glyph_mask=m[:, :5])
+    c["guidance"] = torch.full((2,), 3250.0)
+
+    def theirs(steps, guided):
+        return pipe(
+            prompt_embeds=c["text"],
+            prompt_embeds_mask=m,
+            prompt_embeds_2=c["glyphs"],
+            prompt_embeds_mask_2=m[:, :5],
+            distilled_guidance_scale=3.25,
+            height=side,
+            width=side,
+            latents=x0.clone(),
+            num_inference_steps=steps,
+            output_type="latent",
+        ).images
+
+    return Case(pipe, x0, c, None, theirs, dict(height=side, width=side))
+
+
+def hunyuan_image_field() -> Case:
+    return hunyuan_image(use_meanflow=False)

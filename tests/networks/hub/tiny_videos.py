@@ -57,6 +57,67 @@ def wan_per_token() -> Case:
     return wan(expand=True)
 
 
+def wan_experts() -> Case:
+    case = wan()
+    pipe = df.WanPipeline(
+        None, None, case.pipe.vae, case.pipe.scheduler, case.pipe.transformer, wan_net(9), boundary_ratio=0.875
+    )
+
+    def theirs(steps, guided):
+        return pipe(
+            **embeds(case.cond, case.null),
+            guidance_scale=SCALE if guided else 1.0,
+            height=32,
+            width=32,
+            num_frames=9,
+            latents=case.x0.clone(),
+            num_inference_steps=steps,
+            output_type="latent",
+        ).frames
+
+    return Case(pipe, case.x0, case.cond, case.null, theirs, case.size)
+
+
+def anyflow() -> Case:
+    net = awake(
+        df.AnyFlowTransformer3DModel(
+            patch_size=(1, 2, 2),
+            num_attention_heads=2,
+            attention_head_dim=12,
+            in_channels=16,
+            out_channels=16,
+            text_dim=32,
+            freq_dim=256,
+            ffn_dim=32,
+            num_layers=2,
+            cross_attn_norm=True,
+            rope_max_seq_len=32,
+            gate_value=0.25,
+            deltatime_type="r",
+        )
+    )
+    pipe = df.AnyFlowPipeline(None, None, net, wan_vae(), df.FlowMapEulerDiscreteScheduler(shift=5.0))
+    x0 = rand(2, 16, 3, 4, 4, seed=1)
+    c, n = plain(32)
+
+    def theirs(steps, guided):
+        negative = dict(negative_prompt_embeds=n["text"]) if guided else {}  # given unguided, it fails there
+        out = pipe(
+            prompt_embeds=c["text"],
+            **negative,
+            guidance_scale=SCALE if guided else 1.0,
+            height=32,
+            width=32,
+            num_frames=9,
+            latents=x0.clone(),
+            num_inference_steps=steps,
+            output_type="latent",
+        ).frames
+        return out if out.shape == x0.shape else out.transpose(1, 2)
+
+    return Case(pipe, x0, c, n, theirs, dict(height=32, width=32, num_frames=9))
+
+
 def ltx() -> Case:
     net = awake(
         df.LTXVideoTransformer3DModel(
