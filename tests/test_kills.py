@@ -6,6 +6,7 @@ import builtins
 import contextlib
 import errno
 import json
+import math
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,12 +21,21 @@ from beeline.core.errors import BeelineError
 from beeline.data.distributions.mixtures import GaussianMixture
 from beeline.data.point_files import DistributionData
 from beeline.runs.averaging import export_averages
+from beeline.runs.live import page
 from beeline.runs.run import Run, train
 from beeline.training.config import Training
 from beeline.training.distributed import writer
 from beeline.training.logs.run_log import read_log
 from beeline.training.optim.ema import EMA, PowerEMA
 from beeline.training.optim.learning_rate import Constant
+
+
+@pytest.fixture(scope="module", autouse=True)
+def two_versions_of_the_live_page():
+    """The first and the last one, so that the number of file operations does not depend on the speed."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(page, "OFTEN", math.inf)
+        yield
 
 
 def recipe(**more: Any) -> Run:

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
+
 from beeline.config import build as config
 from beeline.config.translation import read_description
 from beeline.core.errors import BeelineError, require
@@ -17,6 +19,7 @@ from beeline.recipes.places import free
 from beeline.runs import run as runs
 from beeline.runs.budget import duration, fit_budget, side_for
 from beeline.runs.bundle import Bundle
+from beeline.runs.live.terminal import progress
 from beeline.runs.run import Distilled, Run
 from beeline.runs.run_directory import ready
 from beeline.training.plan import step_seconds
@@ -49,8 +52,9 @@ def train(
     ``say`` is called with a line about each network that is tried, whose steps ``measure`` times.
     ``more``: steps, or a time such as "10m", by which the run in the directory ``what`` (or ``out``) is made longer,
     and ``data``: a file or data set that replaces its data.  See ``recipes.continuing.continuation``.
-    ``options``: ``resume``, ``fork``, ``parallel`` and ``log`` of ``runs.run.train``; a resumed run is read from
-    ``out``.
+    ``options``: ``resume``, ``fork``, ``parallel``, ``log``, ``callbacks`` and ``live`` of ``runs.run.train``; a
+    resumed run is read from ``out``.  Without ``log`` a progress bar is shown, on stderr or in the notebook; log=None
+    shows nothing.
 
     Raises BeelineError for data that no recipe learns from, and for a budget that is too short.
 
@@ -68,9 +72,9 @@ def train(
     )
     if isinstance(what, Distilled):
         require(budget is None, "a budget was given for a distillation; set training.steps instead")
-        return runs.train(what, place, device=device, **options)
+        return _train(what, place, device, options)
     if options.get("resume") and (place / "run.yaml").is_file():  # another trial might choose another run
-        return runs.train(config.build(read_description(place / "run.yaml")), place, device=device, **options)
+        return _train(config.build(read_description(place / "run.yaml")), place, device, options)
     ready(place, None, resume=False)  # before any data are stored and any time is spent
     own = None if isinstance(what, str | Path | Run) else stored(what, labels, place)
     try:
@@ -82,7 +86,16 @@ def train(
         if own is not None:
             own.unlink(missing_ok=True)  # of no use
         raise
-    return runs.train(run, place, device=device, **options)
+    return _train(run, place, device, options)
+
+
+def _train(run: Run | Distilled, out: Path, device: Device, options: dict[str, Any]) -> Bundle:
+    """Train a run with a progress bar on stderr or in the notebook, unless ``options`` have a log."""
+    engine = options.get("parallel")
+    if "log" in options or (engine is not None and engine.rank):
+        return runs.train(run, out, device=device, **options)
+    with progress(out.name, run.training.steps, Console(stderr=True, highlight=False), out) as log:
+        return runs.train(run, out, device=device, log=log, **options)
 
 
 def _longer(
@@ -108,4 +121,4 @@ def _longer(
     found = continuation(directory, more, data=data, out=out, device=device, measure=measure)
     say(found.summary())
     options = {**options, "resume": found.resume, "fork": found.fork}
-    return runs.train(found.run, found.out, device=device, **options)
+    return _train(found.run, found.out, device, options)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import math
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -50,7 +51,7 @@ class LivePage(CallbackBase):
         self.spent = 0.0  # seconds
         self._cost = 0.0  # of the last version
         self._begin: float | None = None
-        self._last = -OFTEN
+        self._last = -math.inf
         self._failed = False
 
     def due(self, step: int, steps: int) -> bool:
