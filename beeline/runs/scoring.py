@@ -158,14 +158,15 @@ def score_by_features(
     """
     train, held = real.encoded(bundle.modality)
     known = held if train is None else train
+    against: Batch
+    rest: Batch | None
     features = comparison.features.fit(known.x1, known.cond, cache=cache())
     size = features(known.x1[:1]).shape[1]  # refuses data of another kind
     n = samples_for(size) if n is None else n
     given = comparison.reference
+    against, rest = (known, held) if comparison.train and train is not None else (held, train)
     if isinstance(given, Batch):
         against, rest = given, held
-    else:
-        against, rest = (known, held) if comparison.train and train is not None else (held, train)
     metrics = replace(comparison, features=features).metrics(n, len(against.x1), size)
     report = evaluate(
         bundle.flow,
