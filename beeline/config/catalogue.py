@@ -147,6 +147,7 @@ CATALOGUE: dict[str, dict[str, str]] = {
     | _of("data.records.tar_shards", "TarShards")
     | _of("data.hub.hub_images", "HubImages")
     | _of("data.hub.hub_arrays", "HubArrays")
+    | _of("data.hub.hub_stream", "HubStream")
     | _of("data.translation", "PairedDataset"),
     "augmentations": _of("data.pictures.augmentations", "Flip", "RandomCrop"),
     "modalities": _of("data.images", "Image")

@@ -72,7 +72,7 @@ class Loop:
         )
         self.data = as_microbatches(data, rng.fork("data"))
         self.feed: Feed = self.data if training.data_pruning is None else training.data_pruning.feed(self.data)
-        if training.workers:
+        if training.workers and not self.data.sequential:
             order = microbatch_numbers(training.microbatches, engine.rank, engine.world)
             self.feed = Prefetched(self.data, training.microbatch_size, training.workers, order)
         weights = [p for net in networks.values() for p in net.parameters()]

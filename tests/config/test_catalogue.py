@@ -89,6 +89,7 @@ EXAMPLES = {
     "data.ArrayFile": "ArrayFile('a.npz', label='kind')",
     "data.TarShards": "TarShards('shards/{000..099}.tar', resize=64)",
     "data.HubImages": "HubImages('hf:owner/name', image='img')",
+    "data.HubStream": "HubStream('hf:owner/name', parts=2)",
     "data.HubArrays": "HubArrays('hf:owner/name')",
     "data.ImageBuckets": "ImageBuckets('pictures', side=32, augment=Flip())",
     "data.PointFile": "PointFile('points.csv', label='kind', columns=('x', 'y'))",

@@ -191,6 +191,11 @@ class Feed(Microbatches, Protocol):
         ...
 
     @property
+    def sequential(self) -> bool:
+        """Whether data are read in order, so that worker processes would each read all of them."""
+        ...
+
+    @property
     def identity(self) -> Mapping[str, Any]:
         """Plain data that have to be the same when a run is resumed; {} stands for a hash of a first microbatch."""
         ...

@@ -56,7 +56,7 @@ def features_of(path: str) -> Mapping[str, Any]:
     if not is_name(path):
         return splits(path)[0].features
     name, config = hub_name(path)
-    with _reachable(path):
+    with reachable(path):
         found = library().load_dataset_builder(name, config).info.features
     return found if found is not None else splits(path)[0].features
 
@@ -66,7 +66,7 @@ def splits(path: str) -> tuple[Any, Any | None]:
     datasets = library()
     if is_name(path):
         name, config = hub_name(path)
-        with _reachable(path):
+        with reachable(path):
             return chosen(datasets.load_dataset(name, config), path)
     place = Path(path).expanduser()
     try:
@@ -113,7 +113,7 @@ def parquet_files(place: Path) -> dict[str, list[str]]:
 
 
 @contextlib.contextmanager
-def _reachable(path: str) -> Iterator[None]:
+def reachable(path: str) -> Iterator[None]:
     """Context manager: errors of the hub become one that says what to do without a network."""
     try:
         yield

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -23,6 +23,15 @@ from beeline.data.modality import DataSetBase
 from beeline.data.pictures.pixels import pixels_of, square
 from beeline.training.feed.blocks import BlockOrder
 from beeline.training.feed.microbatches import FeedBase
+
+Each = Callable[..., Sequence[Any]]
+"""(function, inputs, ...) -> the results, in order."""
+
+
+def plain_map(function: Callable[..., Any], *inputs: Sequence[Any]) -> list[Any]:
+    """The results of a function for some inputs, one after the other."""
+    return list(map(function, *inputs))
+
 
 IN_MEMORY = 256 * 2**20  # bytes of pixels up to which all images are decoded before training
 
@@ -70,22 +79,16 @@ class Subset:
 
 
 @dataclass(frozen=True)
-class RecordImages(DataSetBase):
-    """Settings and defaults of data sets of images that are read one by one; a subclass gives ``records``.
-
-    Images that need at most ``IN_MEMORY`` bytes are decoded before training; of more images a part is decoded for the
-    sizes, the classes and the baselines of the held-out loss, and the others when a microbatch needs them.
-    """
+class DecodedImages(DataSetBase):
+    """Settings of data sets of encoded images, and their decoding."""
 
     path: str
     resize: int | None = None  # pixels per side of the central square crop; None keeps the size, one for all images
     label: str | None = None  # where the labels are; None for the usual names, if present
     labels: bool = True  # False ignores labels
     augment: Augmentation | tuple[Augmentation, ...] = ()  # of training images: Flip(), RandomCrop(4), or both
-    held_out: Inside = 0.1  # held-out fraction of data without a test split, of at most ``held``
     held: Count = 1000  # most held-out images
-    first: Count = 2000  # images that are decoded before training where not all fit in memory
-    buffer: Count = 8192  # images that are shuffled together; more are more random and less sequential on the disk
+    first: Count = 2000  # images that are decoded before training where not all are
     channels: int | None = None  # 1 for grayscale, 3 for RGB; None takes 1 where the first images are all grayscale
     background: str = "white"  # colour behind transparent pixels: a name, or #rrggbb
 
@@ -110,6 +113,9 @@ class RecordImages(DataSetBase):
             "the side of a crop in pixels",
         )
 
+    def modality(self) -> Image:
+        return Image()
+
     @property
     def augmentations(self) -> tuple[Augmentation, ...]:
         """All augmentations of training images."""
@@ -119,12 +125,71 @@ class RecordImages(DataSetBase):
     def _margin(self) -> int:
         return sum(augmentation.margin for augmentation in self.augmentations)
 
+    def images(
+        self, records: Records, channels: int | None, rows: Sequence[int] | None = None, each: Each = plain_map
+    ) -> Images:
+        """Decoded images of some records with ``channels`` channels; None takes 1 where all are grayscale.
+
+        ``each`` is map, or that of a pool of threads.
+        """
+        rows = range(len(records)) if rows is None else rows
+        found = records.contents(rows)
+        names = [where for where, _ in found]
+        tiles = each(self.tile, names, [content for _, content in found])
+        odd = next((i for i, tile in enumerate(tiles) if tile.shape[:2] != tiles[0].shape[:2]), None)
+        if odd is not None:
+            a, b = (f"{tiles[i].shape[0]}x{tiles[i].shape[1]}" for i in (0, odd))
+            raise BeelineError(
+                f"{names[0]} is {a} and {names[odd]} is {b}, but a model has one size; give resize=, for example "
+                f"--set data.resize={max(8, min(min(t.shape[:2]) for t in tiles) // 8 * 8)}"
+            )
+        coloured = next((i for i, tile in enumerate(tiles) if tile.shape[2] == 3), None)
+        channels = channels or (1 if coloured is None else 3)
+        require(
+            channels == 3 or coloured is None,
+            f"{names[coloured or 0]} has colours, while the first images have none, and a model has one number of "
+            "channels; give channels=3",
+        )
+        pixels = np.stack([tile if tile.shape[2] == channels else tile.repeat(channels, 2) for tile in tiles])
+        if not self.labels or records.labels is None:
+            return Images.inside(pixels, self._margin)
+        return Images.inside(pixels, self._margin, records.labels[np.asarray(rows)], records.names)
+
+    def tile(self, where: str, content: Any) -> Array:
+        """One record as uint8 [H,W,1] or [H,W,3], cropped and scaled."""
+        pixels = content if isinstance(content, np.ndarray) else pixels_of(where, content, self.background)
+        pixels = pixels[..., None] if pixels.ndim == 2 else pixels
+        return pixels if self.resize is None else square(pixels, self.resize + 2 * self._margin)
+
+    def encoded(self, raw: Images, modality: Image, rng: Rng) -> Batch:
+        """Augmented levels of pixels as uint8, with labels; the form in which feeds load images."""
+        x = modality.steps(raw.pixels if raw.wide is None else raw.wide)
+        for i, augmentation in enumerate(self.augmentations):
+            x = augmentation(x, rng.fork(i))
+        return Batch(x, cond=modality.label_condition_of(raw))
+
+    def described(self, labels: Any, names: Sequence[str]) -> list[str]:
+        """Lines of a summary about labels and sizes."""
+        shown = f": {', '.join(names[:10])}" + ", ..." * (len(names) > 10)
+        lines = [f"  labels of {len(names)} classes{shown}"] if self.labels and labels is not None else ["  no labels"]
+        size = "images in their own size" if self.resize is None else f"central squares of {self.resize} pixels"
+        return [*lines, f"  {size}"]
+
+
+@dataclass(frozen=True)
+class RecordImages(DecodedImages):
+    """Data sets of images with random access; a subclass gives ``records``.
+
+    Images that need at most ``IN_MEMORY`` bytes are decoded before training; of more images a part is decoded for the
+    baselines of the held-out loss, and the others when a microbatch needs them.
+    """
+
+    held_out: Inside = 0.1  # held-out fraction of data without a test split, of at most ``held``
+    buffer: Count = 8192  # images that are shuffled together; more are more random and less sequential on the disk
+
     def records(self) -> tuple[Records, Records | None]:
         """(training records, held-out records or None where there is no such split)."""
         raise NotImplementedError
-
-    def modality(self) -> Image:
-        return Image()
 
     def parts(self) -> tuple[Records, Records]:
         """(training, held-out) records."""
@@ -149,51 +214,12 @@ class RecordImages(DataSetBase):
         train, _ = self.parts()
         return None if self._fits(train) else RecordFeed(self, train, modality, rng)
 
-    def images(self, records: Records, channels: int | None, rows: Sequence[int] | None = None) -> Images:
-        """Decoded images of some records with ``channels`` channels; None takes 1 where all are grayscale."""
-        rows = range(len(records)) if rows is None else rows
-        tiles = [self.tile(where, content) for where, content in records.contents(rows)]
-        names = [where for where, _ in ([] if _one_size(tiles) else records.contents(rows))]
-        odd = next((i for i, tile in enumerate(tiles) if names and tile.shape[:2] != tiles[0].shape[:2]), None)
-        if odd is not None:
-            a, b = (f"{tiles[i].shape[0]}x{tiles[i].shape[1]}" for i in (0, odd))
-            raise BeelineError(
-                f"{names[0]} is {a} and {names[odd]} is {b}, but a model has one size; give resize=, for example "
-                f"--set data.resize={max(8, min(min(t.shape[:2]) for t in tiles) // 8 * 8)}"
-            )
-        grey = all(tile.shape[2] == 1 for tile in tiles)
-        channels = channels or (1 if grey else 3)
-        if channels == 1 and not grey:
-            at = next(i for i, tile in enumerate(tiles) if tile.shape[2] == 3)
-            raise BeelineError(
-                f"{records.contents([list(rows)[at]])[0][0]} has colours, while the first images have none, and a "
-                "model has one number of channels; give channels=3"
-            )
-        pixels = np.stack([tile if tile.shape[2] == channels else tile.repeat(channels, 2) for tile in tiles])
-        labels = records.labels if self.labels else None
-        return Images.inside(
-            pixels,
-            self._margin,
-            None if labels is None else labels[np.asarray(rows)],
-            records.names if labels is not None else (),
-        )
-
-    def tile(self, where: str, content: Any) -> Array:
-        """One record as uint8 [H,W,1] or [H,W,3], cropped and scaled."""
-        pixels = content if isinstance(content, np.ndarray) else pixels_of(where, content, self.background)
-        pixels = pixels[..., None] if pixels.ndim == 2 else pixels
-        return pixels if self.resize is None else square(pixels, self.resize + 2 * self._margin)
-
     def summary(self) -> str:
         """Number of images and classes, sizes, and whether they are decoded before training."""
         train, held = self.parts()
         lines = [f"{self.path}: {len(train):,} images to learn from, {len(held):,} held out"]
-        if self.labels and train.labels is not None:
-            classes = len(train.names) or len(np.unique(train.labels))
-            named = f": {', '.join(train.names[:10])}" + ", ..." * (classes > 10) if train.names else ""
-            lines.append(f"  labels of {classes} classes{named}")
-        size = f"central squares of {self.resize} pixels" if self.resize else "in their own size"
-        lines.append(f"  {size}; " + ("decoded before training" if self._fits(train) else "decoded when needed"))
+        lines += self.described(train.labels, train.names)
+        lines[-1] += ", decoded before training" if self._fits(train) else ", decoded when needed"
         return "\n".join(lines + self.notes())
 
     def notes(self) -> list[str]:
@@ -224,10 +250,7 @@ class RecordFeed(FeedBase):
 
     def load(self, number: int, size: int) -> Batch:
         raw = self.data.images(self.records, self.modality.shape[0], self.rows(number, size).tolist())
-        x = self.modality.steps(raw.pixels if raw.wide is None else raw.wide)
-        for i, augmentation in enumerate(self.data.augmentations):
-            x = augmentation(x, self.rng.fork("augment", number, i))
-        return Batch(x, cond=self.modality.label_condition_of(raw))
+        return self.data.encoded(raw, self.modality, self.rng.fork("augment", number))
 
     def encode(self, batch: Batch) -> Batch:
         return replace(batch, x1=self.modality.scaled(batch.x1))
@@ -257,10 +280,6 @@ def sizes_in(contents: Sequence[Any]) -> set[tuple[int, int]]:
             with contextlib.suppress(OSError, SyntaxError, ValueError), Picture.open(io.BytesIO(content)) as opened:
                 found.add(opened.size)
     return found
-
-
-def _one_size(tiles: Sequence[Array]) -> bool:
-    return len({tile.shape[:2] for tile in tiles}) == 1
 
 
 def classified(labels: Array) -> tuple[Array, tuple[str, ...]]:

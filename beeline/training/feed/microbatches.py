@@ -22,6 +22,8 @@ class FeedBase:
     A subclass gives ``microbatch``.
     """
 
+    sequential = False
+
     @property
     def origin(self) -> Any:
         return self
