@@ -17,8 +17,10 @@ import numpy as np
 from beeline.core.errors import BeelineError, extra, require
 from beeline.data.arrays import SINGLE, array_headers
 from beeline.data.hub.features import columns_of, refuse_unknown, stored_features
+from beeline.data.hub.given import is_given
 from beeline.data.hub.hub_arrays import HubArrays
 from beeline.data.hub.hub_images import HubImages, pictured
+from beeline.data.hub.hub_stream import HubStream
 from beeline.data.hub.opening import features_of, is_name, is_saved
 from beeline.data.image_files import ImageFile
 from beeline.data.labels import existing
@@ -82,12 +84,21 @@ def recipe_for(path: str, side: int = SIDE) -> Run:
     Raises BeelineError for a path that is missing, empty or of an unknown kind.
     """
     place = Place(path, side)
-    if not is_name(path) and not is_shards(path):
+    if not is_name(path) and not is_shards(path) and not is_given(path):
         existing(path)
     found = next((run for kind in KINDS if (run := kind(place)) is not None), None)
     if found is not None:
         return found
     raise refused(place)
+
+
+def stream(place: Place) -> Run | None:
+    """A stream of images that was given in Python."""
+    if not is_given(place.name):
+        return None
+    data = HubStream(place.name)
+    side = common_side(sizes_of(data.some()), place.side)
+    return replace(images(place.name), data=replace(data, resize=side))
 
 
 def hub(place: Place) -> Run | None:
@@ -185,7 +196,7 @@ def text(place: Place) -> Run | None:
     return sequences(place.name) if place.path.is_file() and place.name.lower().endswith(".txt") else None
 
 
-KINDS: tuple[Callable[[Place], Run | None], ...] = (hub, shards, pictures, parquet, tables, array, text)
+KINDS: tuple[Callable[[Place], Run | None], ...] = (stream, hub, shards, pictures, parquet, tables, array, text)
 """What a path may be, in the order in which it is tried."""
 
 

@@ -14,6 +14,7 @@ from beeline.core.errors import BeelineError, require
 from beeline.core.modes import AUTO, Device, resolve_device
 from beeline.recipes.automatic import recipe_for
 from beeline.recipes.continuing import continuation
+from beeline.recipes.hub_objects import hub_path
 from beeline.recipes.in_memory import stored
 from beeline.recipes.places import free
 from beeline.runs import run as runs
@@ -42,7 +43,8 @@ def train(
 
     ``what``: points [N] or [N,D], images [N,H,W], [N,H,W,C] or [N,C,H,W] of 8 bits (uint8, or floats of the same 256
     levels in [0, 1] or [-1, 1]), or other arrays of numbers, as an array or tensor; a data frame of pandas, polars or
-    Arrow; a finite Dataset or DataLoader of torch, whose items are read once; the path of a file or folder; or a Run.
+    Arrow; a finite Dataset or DataLoader of torch, whose items are read once; a Dataset, DatasetDict or IterableDataset
+    of the library ``datasets``; the path of a file or folder, or the name of a data set of the hub; or a Run.
     A pair (data, labels) is the same as two arguments.
     ``labels``: whole numbers or text [N] beside an array: the condition ``label``, dropped in a tenth of the data so
     that guidance and unconditional sampling work.  Beside a data frame they become a column.
@@ -74,11 +76,13 @@ def train(
         require(budget is None, "a budget was given for a distillation; set training.steps instead")
         return _train(what, place, device, options)
     if options.get("resume") and (place / "run.yaml").is_file():  # another trial might choose another run
+        hub_path(what, labels, place, stored=True)  # a stream is not stored, so it is given again
         return _train(config.build(read_description(place / "run.yaml")), place, device, options)
     ready(place, None, resume=False)  # before any data are stored and any time is spent
-    own = None if isinstance(what, str | Path | Run) else stored(what, labels, place)
+    hub = hub_path(what, labels, place)
+    own = None if hub is not None or isinstance(what, str | Path | Run) else stored(what, labels, place)
     try:
-        run = what if isinstance(what, Run) else recipe_for(str(own or what), side_for(budget))
+        run = what if isinstance(what, Run) else recipe_for(str(own or hub or what), side_for(budget))
         budget = budget if isinstance(what, Run) else budget or "30m"
         if budget is not None:
             run = fit_budget(run, duration(budget), resolve_device(device), say=say, measure=measure).run

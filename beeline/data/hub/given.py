@@ -16,6 +16,11 @@ def give(name: str, stream: Any) -> str:
     return PREFIX + name
 
 
+def is_given(path: str) -> bool:
+    """Whether a path stands for a stream."""
+    return path.startswith(PREFIX)
+
+
 def given(path: str) -> Any:
     """The stream of a path; BeelineError in a process that did not give it."""
     if path in _GIVEN:

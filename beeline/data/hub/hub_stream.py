@@ -13,16 +13,16 @@ from typing import Any
 
 import numpy as np
 
-from beeline.core.errors import BeelineError, nearest, require
+from beeline.core.errors import BeelineError, extra, nearest, require
 from beeline.core.ranges import Count, dataclass
 from beeline.core.rng import Rng
 from beeline.core.types import Batch
 from beeline.data.hub.features import Columns, columns_of
-from beeline.data.hub.given import PREFIX, given
+from beeline.data.hub.given import given, is_given
 from beeline.data.hub.opening import hub_name, is_name, library, parquet_files, reachable
 from beeline.data.images import Image, Images
 from beeline.data.labels import Array
-from beeline.data.records.record_images import DecodedImages
+from beeline.data.records.record_images import SIZES_READ, DecodedImages
 from beeline.training.feed.streams import Stream, StreamFeed
 
 
@@ -63,19 +63,25 @@ class HubStream(DecodedImages):
         image, label = self._columns()
         lines = [f"{self.path}, streamed: {len(held):,} images held out, images in column {image!r}"]
         lines += self.described(None if label is None else some, names)
-        return "\n".join([*lines, *columns_of(_features(self._stream)).lines([image] + [label] * (label is not None))])
+        return "\n".join(
+            [*lines, *columns_of(features(self._stream)).lines([image, *([] if label is None else [label])])]
+        )
+
+    def some(self) -> Listed:
+        """Some of the images, without labels."""
+        records = itertools.islice(iter(copy.deepcopy(self._stream)), SIZES_READ)
+        return Listed(self.path, list(records), self._columns()[0], None, ())
 
     def streams(self) -> list[Stream]:
         """The parts of the stream."""
-        from datasets.distributed import split_dataset_by_node
-
         image, label = self._columns()
         kept = self._stream.select_columns([image, label] if label is not None else [image])
         if image in columns_of(kept.features or {}).images:
             kept = kept.cast_column(image, library().Image(decode=False))
         if self.parts == 1:
             return [copy.deepcopy(kept)]
-        return [copy.deepcopy(split_dataset_by_node(kept, i, self.parts)) for i in range(self.parts)]
+        split = extra("datasets.distributed", "datasets").split_dataset_by_node
+        return [copy.deepcopy(split(kept, i, self.parts)) for i in range(self.parts)]
 
     @property
     def each(self) -> int:
@@ -88,7 +94,7 @@ class HubStream(DecodedImages):
 
     def _columns(self) -> tuple[str, str | None]:
         """The columns of the images and of the labels."""
-        columns = columns_of(_features(self._stream))
+        columns = columns_of(features(self._stream))
         known = list(columns.images)
         require(known, f"{self.path} has no column of images; stream Parquet tables with TableStream, or save the data")
         image = known[0] if self.image is None else self.image
@@ -97,7 +103,7 @@ class HubStream(DecodedImages):
 
     def _label(self, columns: Columns) -> str | None:
         found = columns.label(self.label) if self.labels else None
-        feature = _described(_features(self._stream).get(found or ""))
+        feature = _described(features(self._stream).get(found or ""))
         plain = feature.startswith(("int", "uint", "string", "large_string"))
         return found if found is None or self.label or found in columns.classes or plain else None
 
@@ -121,7 +127,7 @@ class HubStream(DecodedImages):
         _, label = self._columns()
         if label is None:
             return ()
-        names = columns_of(_features(self._stream)).classes.get(label)
+        names = columns_of(features(self._stream)).classes.get(label)
         if names:
             return names
         found = {record[label] for record in records}
@@ -183,7 +189,7 @@ class ImageStreamFeed(StreamFeed):
 @functools.lru_cache(maxsize=2)
 def _opened(path: str, split: str) -> Any:
     """A data set of the library, streamed."""
-    if path.startswith(PREFIX):
+    if is_given(path):
         return given(path)
     datasets = library()
     if is_name(path):
@@ -195,12 +201,12 @@ def _opened(path: str, split: str) -> Any:
     return datasets.load_dataset("parquet", data_files=files["train"], split="train", streaming=True)
 
 
-def _features(stream: Any) -> Mapping[str, Any]:
+def features(stream: Any) -> Mapping[str, Any]:
     """The features of a stream; where it declares none, those of its first record."""
     if stream.features is not None:
         found: Mapping[str, Any] = stream.features
         return found
-    record = next(iter(copy.deepcopy(stream)), {})
+    record: Mapping[str, Any] = next(iter(copy.deepcopy(stream)), {})
     return {name: {"_type": _type(value), "dtype": _dtype(value)} for name, value in record.items()}
 
 

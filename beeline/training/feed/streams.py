@@ -38,7 +38,7 @@ class Mark(NamedTuple):
     """The place in a part where a block begins."""
 
     epoch: int
-    count: int  # records of the epoch before it
+    used: int  # records of the epoch before it
     start: int  # records of all epochs before it
     state: dict[str, Any] | None  # of the stream; None at the start of an epoch, and where counting takes its place
 
@@ -109,7 +109,7 @@ class Part:
         self.stream.load_state_dict(json.loads(state))  # a copy, because the stream writes to it
         self._records = iter(self.stream)
         if mark.state is None:
-            for _ in itertools.islice(self._records, self.skip + mark.count):
+            for _ in itertools.islice(self._records, self.skip + mark.used):
                 pass
         self._next = mark
 
@@ -126,15 +126,15 @@ class Part:
         records = list(itertools.islice(self._records, self.buffer))
         if not records:
             require(
-                mark.count > 0,
+                mark.used > 0,
                 f"the stream has no records beyond the first {self.skip}, which are held out; check its source, or "
                 "hold out fewer",
             )
             self._open(Mark(mark.epoch + 1, 0, mark.start, None))
             return self._read()
         state = dict(self.stream.state_dict()) if self._exact else None
-        self._next = Mark(mark.epoch, mark.count + len(records), mark.start + len(records), state)
-        order = self.rng.fork("block", mark.epoch, mark.count).permutation(len(records)).tolist()
+        self._next = Mark(mark.epoch, mark.used + len(records), mark.start + len(records), state)
+        order = self.rng.fork("block", mark.epoch, mark.used).permutation(len(records)).tolist()
         return Block(mark, [records[i] for i in order])
 
 
