@@ -33,7 +33,7 @@ def hub_path(data: Any, labels: Any, out: Path, stored: bool = False) -> str | N
         f"labels were given beside a {type(data).__name__}, whose labels are a column of it; add them with add_column",
     )
     if isinstance(data, _streams(datasets)):
-        stream = _training(data) if isinstance(data, Mapping) else data
+        stream: Any = _training(data) if isinstance(data, Mapping) else data
         if columns_of(features(stream)).images:
             return give(str(out), stream)
         path = out.parent / f"{out.name}-data.parquet"
