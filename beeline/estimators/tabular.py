@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from sklearn.base import BaseEstimator, TransformerMixin
 from torch import Tensor
 
 from beeline.core.errors import require
@@ -27,6 +26,7 @@ from beeline.density.likelihood import Exact, Hutchinson
 from beeline.distillation.students import OneStep
 from beeline.estimators.imputation import fill
 from beeline.estimators.row_input import frame_of, say, seed_of, warn_not_learned
+from beeline.estimators.sklearn_interface import TableEstimator
 from beeline.estimators.tabular_density import counterfactual, log_prob
 from beeline.evaluation.heldout import HeldOut
 from beeline.fields.flow import Flow, Network
@@ -47,12 +47,13 @@ LARGE = 2_000_000  # rows above which a Parquet file is streamed by row group
 COUNTED = 100_000  # largest number of rows for category frequencies
 
 
-class TabularFlow(TransformerMixin, BaseEstimator):  # type: ignore[misc]
+class TabularFlow(TableEstimator):
     """A rectified flow of table rows.
 
     It is fitted to a data frame, or to the path of a CSV or Parquet file; the schema is inferred, and corrected by
-    ``schema``.  ``transform`` imputes empty cells and ``score_samples`` is ``log_prob``, as pipelines of scikit-learn
-    call them.  Settings that are None are chosen by the number of rows and the processor.
+    ``schema``.  ``transform`` imputes empty cells, ``score_samples`` is ``log_prob`` and ``score`` its mean, as
+    scikit-learn calls them.  ``sample`` gives new rows in every call, unless it gets a ``random_state``.  Settings that
+    are None are chosen by the number of rows and the processor.
 
     >>> flow = TabularFlow(steps=10)
     >>> flow.get_params()["steps"], flow.set_params(width=64).width
@@ -196,20 +197,23 @@ class TabularFlow(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         random_state: int | None = None,
         evaluations: int | None = None,
     ) -> Any:
-        """``n`` generated rows.  ``conditions`` maps columns to values, or is a data frame of partial rows."""
+        """``n`` generated rows: new ones in every call, or the same ones for the same ``random_state``.
+
+        ``conditions`` maps columns to values, or is a data frame of partial rows, one for each sample.
+        """
         if isinstance(conditions, pandas().DataFrame):
             n = len(conditions)
         require(
             isinstance(n, int | np.integer) and n >= 1, f"n={n!r} is no number of rows; give an integer of 1 or more"
         )
-        rng = self._rng(random_state)
+        rng = self._rng(seed_of(random_state))
         cond = None if conditions is None else self._condition(conditions, int(n), rng.fork("condition"))
         made = self.table_.decode(self._draw(int(n), cond, rng.fork("sample"), evaluations))
         return made if conditions is None else self.table_.with_condition(made, conditions)
 
     def sample_to(self, path: str | Path, n: int, *, random_state: int | None = None) -> int:
-        """Write ``n`` generated rows to a Parquet or CSV file in blocks, with constant memory."""
-        rng = self._rng(random_state).fork("sample")
+        """Write ``n`` generated rows, as those of ``sample``, to a Parquet or CSV file in constant memory."""
+        rng = self._rng(seed_of(random_state)).fork("sample")
 
         def parts() -> Iterator[Any]:
             for k in range(0, n, BLOCK * 32):
@@ -263,10 +267,6 @@ class TabularFlow(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         made = [rows.set_axis(given.columns, axis=1) for rows in made]
         return made[0] if draws == 1 else made
 
-    def transform(self, X: Any) -> Any:
-        """``impute``, under the name that pipelines call."""
-        return self.impute(X)
-
     # ---------------------------------------------------------------------------------------------------------- density
 
     def log_prob(self, X: Any, *, exact: bool = False, probes: int = 4, steps: int = 40) -> np.ndarray[Any, Any]:
@@ -274,17 +274,13 @@ class TabularFlow(TransformerMixin, BaseEstimator):  # type: ignore[misc]
 
         Uses Hutchinson's estimate with ``probes``, or the exact divergence.  See ``tabular_density.log_prob``.
         """
-        frame, rng = named(frame_of(X)).reset_index(drop=True), Rng(self.seed_).fork("log_prob")
         flow, parts = self._fitted(), []
+        frame, rng = named(frame_of(X)).reset_index(drop=True), Rng(self.seed_).fork("log_prob")
         for i in range(0, len(frame), 1024):
             way = Exact() if exact else Hutchinson(rng.fork("probe", i), probes)
             rows = frame.iloc[i : i + 1024].reset_index(drop=True)
             parts.append(log_prob(flow, self.table_, rows, divergence=way, rng=rng.fork(i), steps=steps))
         return np.asarray(torch.cat(parts).numpy())
-
-    def score_samples(self, X: Any) -> np.ndarray[Any, Any]:
-        """``log_prob``, under the name that pipelines call."""
-        return self.log_prob(X)
 
     def counterfactual(self, X: Any, changes: Mapping[str, Any], *, random_state: int | None = None) -> Any:
         """The rows with other values in some columns, transported through the noise of the original rows."""
@@ -318,7 +314,7 @@ class TabularFlow(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         from beeline.estimators.tabular_report import report
 
         real = named(frame_of(X)).reset_index(drop=True)
-        made = named(self.sample(n or len(real)))
+        made = named(self.sample(n or len(real), random_state=self.seed_))
         text = report(self.table_, real, made, self._rng(None).fork("report"), holdout=holdout, target=target)
         write_text(Path(path), text)
         return Path(path)
@@ -363,7 +359,7 @@ class TabularFlow(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     # --------------------------------------------------------------------------------------------------------- internal
 
     def _fitted(self) -> Flow:
-        require("flow_" in vars(self), "this TabularFlow is not fitted; call fit(frame), or TabularFlow.load(...)")
+        self.check_fitted()
         found: Flow = self.flow_
         return found
 
