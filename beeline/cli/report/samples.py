@@ -10,10 +10,13 @@ from markupsafe import Markup
 
 
 def picture_of(run: Path) -> dict[str, Any] | None:
-    """The latest samples of a run as values of the macro ``sample``; None if there are none."""
+    """The latest samples of a run as values of the macro ``sample``; None if there are none.
+
+    Previews of the training are preferred: they start from the same noise in all runs.
+    """
     folder = run / "samples"
-    final = [file for file in (folder / "final.png", folder / "final.html") if file.is_file()]
-    files = final or sorted(folder.glob("step-*-ema.*")) or sorted(folder.glob("step-*-raw.*"))
+    kinds = ("step-*-ema.*", "step-*-raw.*", "final.*")
+    files = next((found for kind in kinds if (found := sorted(folder.glob(kind)))), [])
     if not files:
         return None
     file = files[-1]

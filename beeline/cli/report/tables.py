@@ -46,7 +46,7 @@ def table_sections(results: Mapping[str, ModelResults]) -> list[Section]:
     return found
 
 
-INKS = {
+INKS: dict[Any, Any] = {
     "text.color": plots.INK,
     "axes.titlecolor": plots.INK,
     "axes.labelcolor": plots.FAINT,

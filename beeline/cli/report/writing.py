@@ -298,8 +298,8 @@ def own_scores(result: ModelResults) -> dict[str, float]:
 
 
 def write_preview(out: Path, bundle: Bundle, n: int = 64) -> None:
-    """Write ``n`` samples of the bundle's own sampler to ``samples/``."""
-    cond = None
+    """Write ``n`` samples of the bundle's own sampler, or as many as a preview shows, to ``samples/``."""
+    n, cond = max(n, bundle.modality.previewed), None
     if "label" in bundle.modality.conditions:
         cond = [i % bundle.modality.conditions["label"]["classes"] for i in range(n)]
     preview = bundle.modality.preview(bundle.sample(n, cond=cond))

@@ -86,7 +86,7 @@ def recipe(described: Mapping[str, Any]) -> str:
 
 def data(described: Mapping[str, Any]) -> str:
     """The path of the data, or the name of the data set."""
-    found: Mapping[str, Any] = described.get("data") or {}
+    found = described.get("data") or {}
     return str(found.get("path") or short(found)) if found else "of the teacher"
 
 
@@ -131,7 +131,7 @@ def scores(folder: Path) -> dict[str, float]:
     try:
         bundle = json.loads((folder / "bundle" / "flow.json").read_text(encoding="utf-8"))
         quality = (bundle.get("lineage") or {}).get("quality") or {}
-        found = quality.get(folder.name) or next(reversed(quality.values()), {})
+        found: Mapping[str, float] = quality.get(folder.name) or next(reversed(quality.values()), {})
         return {str(name): float(value) for name, value in found.items()}
     except (OSError, ValueError, AttributeError, TypeError):
         return {}
