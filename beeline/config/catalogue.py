@@ -139,6 +139,7 @@ CATALOGUE: dict[str, dict[str, str]] = {
     # data and figures
     "data": _of("data.image_files", "Digits", "ImageFile")
     | _of("data.pictures.buckets", "ImageBuckets")
+    | _of("runs.latents.encoding", "Latents")
     | _of("data.point_files", "PointFile", "DistributionData")
     | _of("data.tables.files", "TableFile", "TableStream")
     | _of("data.sequence_files", "SequenceFile", "MarkovChain")
@@ -149,8 +150,10 @@ CATALOGUE: dict[str, dict[str, str]] = {
     | _of("data.hub.hub_arrays", "HubArrays")
     | _of("data.hub.hub_stream", "HubStream")
     | _of("data.translation", "PairedDataset"),
+    "autoencoders": _of("data.latents.autoencoders", "PatchChannels", "DiffusersVAE"),
     "augmentations": _of("data.pictures.augmentations", "Flip", "RandomCrop"),
     "modalities": _of("data.images", "Image")
+    | _of("data.latents.modality", "LatentImage")
     | _of("data.points", "Points")
     | _of("data.signals.arrays", "Arrays")
     | _of("data.tables.table", "Table")
@@ -223,6 +226,7 @@ SLOTS: Mapping[str, str] = {
     "Encoder": "encoders",
     "Augmentation": "augmentations",
     "FullEncoder": "encoders",
+    "Autoencoder": "autoencoders",
     "Distillation": "distillations",
     "Backbone": "networks",
     "Module": "networks",

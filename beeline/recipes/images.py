@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from beeline.data.image_files import Digits, ImageFile
 from beeline.objectives.matching import Drop, FlowMatching
+from beeline.runs.latents.encoding import Latents
 from beeline.runs.run import Run
 from beeline.sampling.sampler import Sampler
 from beeline.training.config import Training
@@ -39,6 +42,19 @@ def mnist(path: str = "mnist.npz") -> Run:
         objective=FlowMatching(drop=Drop(0.1, null=10)),
         training=Training(steps=10_000, batch_size=128, lr=WarmupConstantCooldown(peak=1e-3, warmup=200)),
         sampler=Sampler(20),
+    )
+
+
+def latents(path: str = "latents") -> Run:
+    """Latents of images that beeline encode has written, with a transformer.
+
+    >>> latents("latents").network["is"]
+    'networks.DiT'
+    """
+    return replace(
+        images(path),
+        data=Latents(path),
+        network={"is": "networks.DiT", "patch": 2, "width": 256, "depth": 6, "heads": 8},
     )
 
 

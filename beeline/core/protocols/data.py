@@ -131,6 +131,22 @@ class Modality(Protocol):
         ...
 
 
+class Autoencoder(Protocol):
+    """A frozen map from images to latents and back; it runs on the device of its input."""
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Images [B,C,H,W] in [-1, 1] -> latents [B,c,h,w]."""
+        ...
+
+    def decode(self, z: Tensor) -> Tensor:
+        """Latents [B,c,h,w] -> images [B,C,H,W], about in [-1, 1]."""
+        ...
+
+    def digest(self) -> str:
+        """A hash of its weights; "" without weights."""
+        ...
+
+
 class Augmentation(Protocol):
     """A random change of images that keeps their distribution; applied to every microbatch of training data.
 

@@ -1,0 +1,1 @@
+"""Latents of images: autoencoders, the modality, and shards on disk."""
