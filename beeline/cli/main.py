@@ -41,6 +41,7 @@ from beeline.cli.arguments import (
     print_result,
     run_files,
 )
+from beeline.cli.encoding import encode
 from beeline.cli.errors import OUT_OF_MEMORY, fail, internal_error
 from beeline.cli.memory import keep_memory
 from beeline.cli.runs.commands import app as runs_app
@@ -362,6 +363,7 @@ def describe(
 
 
 app.add_typer(runs_app, name="runs")
+app.command(epilog="Example: beeline encode photos --encoder hub:stabilityai/sd-vae-ft-mse --out latents")(encode)
 
 
 def main(argv: list[str] | None = None) -> None:

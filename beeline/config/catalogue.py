@@ -172,7 +172,7 @@ CATALOGUE: dict[str, dict[str, str]] = {
     "tablemetrics": _of("data.tables.metrics.scores", "ShapeError", "TrendError", "TwoSample", "Precision", "Recall")
     | _of("data.tables.metrics.scores", "MissingError", "Violations")
     | _of("data.tables.metrics.privacy", "Duplicates"),
-    "recipes": _of("recipes.images", "digits()", "mnist()", "images()")
+    "recipes": _of("recipes.images", "digits()", "mnist()", "images()", "latents()")
     | _of("recipes.translation", "transfer()", "translation()")
     | _of("recipes.points", "points()", "two_moons()", "directions()")
     | _of("recipes.tables", "table()")

@@ -142,7 +142,9 @@ class ImageFile(DataSetBase):
             f"{place}: the training images are {_size(train)} and the test images {_size(held)}, but a model has "
             "one shape; give resize=, or convert them to the same channels",
         )
-        return replace(train, augment=self.augmentations), Images(held.pixels, held.labels, held.names)
+        return replace(train, augment=self.augmentations), Images(
+            held.pixels, held.labels, held.names, digest=held.digest
+        )
 
     def _ranges(self, train: Images, held: Images | None, place: Path) -> None:
         """Refuse labels outside the given range, or outside that of the training split."""
@@ -250,7 +252,8 @@ class ImageFile(DataSetBase):
         # both parts are views of one file
         whole = self._decoded(files.rows(np.concatenate([learn, keep])), self.held_out)
         train = replace(whole.rows(slice(len(learn))), digest=f"{whole.digest}[:{len(learn)}]")
-        return train, whole.rows(slice(len(learn), None))
+        held = replace(whole.rows(slice(len(learn), None)), digest=f"{whole.digest}[{len(learn)}:]")
+        return train, held
 
     def _decoded(self, files: Labelled, held_out: float = 0.0) -> Images:
         """The images of files, from the cache if there are many; ``held_out`` identifies their order."""

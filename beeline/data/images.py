@@ -35,6 +35,7 @@ from beeline.data.labels import (
 from beeline.data.modality import ModalityBase
 from beeline.data.pictures.feeds import BucketFeed, ImageFeed
 from beeline.data.pictures.pixels import square
+from beeline.training.compare import fingerprint
 
 SIZE = "size"  # the condition that chooses a bucket
 MOST = 2**26  # encoded numbers that are held in memory at once (256 MiB); more are encoded by microbatch
@@ -82,6 +83,11 @@ class Images:
         if self.wide is None:
             return replace(self, pixels=self.pixels[index], labels=labels, digest="", buckets=())
         return replace(Images.inside(self.wide[index], self.margin, labels, self.names), augment=self.augment)
+
+    def fingerprint(self) -> str:
+        """The hash of the pixels, computed where it is not known."""
+        pixels = self.pixels if self.wide is None else self.wide
+        return self.digest or fingerprint(torch.from_numpy(np.require(pixels, requirements="W")))
 
     @property
     def margin(self) -> int:
@@ -200,7 +206,7 @@ class Image(ModalityBase):
 
     def steps(self, pixels: Array) -> Tensor:
         """The levels of pixels [N,H,W,C] as uint8 [N,C,H,W]."""
-        return torch.from_numpy(np.ascontiguousarray(self._steps(pixels).transpose(0, 3, 1, 2)))
+        return torch.from_numpy(np.require(self._steps(pixels).transpose(0, 3, 1, 2), requirements=["C", "W"]))
 
     def subset(self, raw: Images) -> Images:
         """A random subset with at most ``MOST`` pixels, fixed for a number of images; all of them if they are fewer."""

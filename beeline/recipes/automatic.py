@@ -24,6 +24,7 @@ from beeline.data.hub.hub_stream import HubStream
 from beeline.data.hub.opening import features_of, is_name, is_saved
 from beeline.data.image_files import ImageFile
 from beeline.data.labels import existing
+from beeline.data.latents.shards import MANIFEST
 from beeline.data.pictures.listing import Listing, is_image, listing
 from beeline.data.point_files import CLASS_NAMES, LABEL_ARRAYS, PointFile
 from beeline.data.records.record_images import SIZES_READ, RecordImages, sizes_in, sizes_of
@@ -31,7 +32,7 @@ from beeline.data.records.tar_index import is_shards, shard_files
 from beeline.data.records.tar_shards import TarShards
 from beeline.data.tables.reading import PARQUET, TEXTS
 from beeline.objectives.matching import Drop, FlowMatching
-from beeline.recipes.images import images
+from beeline.recipes.images import images, latents
 from beeline.recipes.points import points
 from beeline.recipes.sequences import sequences
 from beeline.recipes.signals import arrays, attends
@@ -79,7 +80,8 @@ def recipe_for(path: str, side: int = SIDE) -> Run:
     images, tar shards of images, and uint8 arrays [N,H,W] or [N,H,W,C] are images.  Other arrays [N] and [N,D] are
     points, and [N,C,L] and [N,C,H,W] signals and images in any range.  A text file contains sequences.  A data set of
     the Hugging Face library, saved with ``save_to_disk`` or hf:owner/name of the hub, is one of these by its features.
-    Images of several sizes, or larger than ``side`` pixels, are cropped to their central square and scaled.
+    A folder written by ``beeline encode`` holds latents.  Images of several sizes, or larger than ``side`` pixels, are
+    cropped to their central square and scaled.
 
     Raises BeelineError for a path that is missing, empty or of an unknown kind.
     """
@@ -136,6 +138,11 @@ def pictures(place: Place) -> Run | None:
         return None
     data = ImageFile(place.name, resize=common_side(_file_sizes(place.listing), place.side))
     return replace(images(place.name), data=data)
+
+
+def encoded(place: Place) -> Run | None:
+    """A folder of latents."""
+    return latents(place.name) if (place.path / MANIFEST).is_file() else None
 
 
 def parquet(place: Place) -> Run | None:
@@ -196,7 +203,7 @@ def text(place: Place) -> Run | None:
     return sequences(place.name) if place.path.is_file() and place.name.lower().endswith(".txt") else None
 
 
-KINDS: tuple[Callable[[Place], Run | None], ...] = (stream, hub, shards, pictures, parquet, tables, array, text)
+KINDS: tuple[Callable[[Place], Run | None], ...] = (stream, hub, encoded, shards, pictures, parquet, tables, array, text)
 """What a path may be, in the order in which it is tried."""
 
 

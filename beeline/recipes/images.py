@@ -46,16 +46,12 @@ def mnist(path: str = "mnist.npz") -> Run:
 
 
 def latents(path: str = "latents") -> Run:
-    """Latents of images that beeline encode has written, with a transformer.
+    """Latents of images that ``beeline encode`` has written, with a U-Net.
 
-    >>> latents("latents").network["is"]
-    'networks.DiT'
+    >>> latents("photos-latents").data.path
+    'photos-latents'
     """
-    return replace(
-        images(path),
-        data=Latents(path),
-        network={"is": "networks.DiT", "patch": 2, "width": 256, "depth": 6, "heads": 8},
-    )
+    return replace(images(path), data=Latents(path))
 
 
 def images(path: str = "images") -> Run:

@@ -64,6 +64,7 @@ class LatentImage(ModalityBase):
     data are refused.
     Source: Rombach et al. 2022 (arXiv 2112.10752), latent diffusion.
 
+    >>> from beeline.data.latents.autoencoders import PatchChannels
     >>> raw = Images(np.zeros((4, 8, 8, 3), np.uint8))
     >>> LatentImage(PatchChannels(2), Image()).fit(raw).shape
     (12, 4, 4)
@@ -196,6 +197,7 @@ class LatentImage(ModalityBase):
 class LatentFeed(FeedBase):
     """Latents as training data, read by microbatch and normalised on the device of the networks.
 
+    >>> from beeline.data.latents.autoencoders import PatchChannels
     >>> raw = LatentImages((torch.zeros(4, 1, 2, 2, dtype=torch.float16),))
     >>> modality = LatentImage(PatchChannels(1), shape=(1, 2, 2), mean=(0.0,), std=(1.0,))
     >>> LatentFeed(modality, raw, Rng(0)).microbatch(0, 2).x1.dtype

@@ -63,8 +63,7 @@ class ImageFeed(FeedBase):
 
     @property
     def identity(self) -> dict[str, Any]:
-        pixels = self.raw.pixels if self.raw.wide is None else self.raw.wide
-        found = {"pixels": self.raw.digest or fingerprint(torch.from_numpy(pixels))}
+        found = {"pixels": self.raw.fingerprint()}
         found |= {} if self.raw.labels is None else {"labels": fingerprint(torch.from_numpy(self.raw.labels))}
         return found | {"augment": settings(self.raw.augment)}
 
