@@ -41,6 +41,7 @@ from beeline.cli.arguments import (
     print_result,
     run_files,
 )
+from beeline.cli.averaging import average
 from beeline.cli.encoding import encode
 from beeline.cli.errors import OUT_OF_MEMORY, fail, internal_error
 from beeline.cli.memory import keep_memory
@@ -176,25 +177,8 @@ def verify(
         raise typer.Exit(2)
 
 
-@app.command("ema", hidden=True)
-@app.command(epilog="Example: beeline average runs/digits --length 0.05")
-def average(
-    run: Annotated[Path, typer.Argument(help="Directory of a run with power-function averages of the weights.")],
-    length: Annotated[
-        float, typer.Option(help="Standard deviation of the averaging window relative to the run, 0.01 to 0.28.")
-    ],
-    at: Annotated[int | None, typer.Option(metavar="STEP", help="End of the window; default the last step.")] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(parser=output_path, metavar="PATH", help="Directory of the bundle; default RUN/averages/..."),
-    ] = None,
-    json_: Json = False,
-) -> None:
-    """Compute an average of the weights of a run for any window length, after training."""
-    from beeline.runs.averaging import synthesised
-
-    where, found = synthesised(run, length, at, out)
-    print_result({"bundle": str(where), "snapshots": len(found.used), "mismatch": round(found.mismatch, 4)}, json_)
+app.command("ema", hidden=True)(average)
+app.command(epilog="Example: beeline average runs/digits --length 0.05")(average)
 
 
 @app.command(epilog="Example: beeline distill runs/digits reflow --out runs/reflowed")

@@ -118,7 +118,9 @@ def encode_data(
         f"{type(data).__name__} augments images by {raw.augment}, but latents are encoded once; leave the augmentation "
         "out",
     )
-    modality = LatentImage(autoencoder, data.modality().fit(raw), weights=autoencoder.digest())
+    image = data.modality().fit(raw)
+    assert isinstance(image, Image)
+    modality = LatentImage(autoencoder, image, weights=autoencoder.digest())
     shape = tuple(modality.latents(raw.rows(slice(1)), where).shape[1:])
     settings = {
         "autoencoder": config.describe(autoencoder),
