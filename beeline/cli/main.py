@@ -41,11 +41,11 @@ from beeline.cli.arguments import (
     print_result,
     run_files,
 )
-from beeline.cli.averaging import average
-from beeline.cli.encoding import encode
 from beeline.cli.errors import OUT_OF_MEMORY, fail, internal_error
 from beeline.cli.memory import keep_memory
 from beeline.cli.runs.commands import app as runs_app
+from beeline.cli.verbs.averaging import average
+from beeline.cli.verbs.encoding import encode
 from beeline.core.errors import BeelineError, nearest, require
 
 app = typer.Typer(

@@ -203,7 +203,17 @@ def text(place: Place) -> Run | None:
     return sequences(place.name) if place.path.is_file() and place.name.lower().endswith(".txt") else None
 
 
-KINDS: tuple[Callable[[Place], Run | None], ...] = (stream, hub, encoded, shards, pictures, parquet, tables, array, text)
+KINDS: tuple[Callable[[Place], Run | None], ...] = (
+    stream,
+    hub,
+    encoded,
+    shards,
+    pictures,
+    parquet,
+    tables,
+    array,
+    text,
+)
 """What a path may be, in the order in which it is tried."""
 
 
