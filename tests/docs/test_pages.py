@@ -106,14 +106,17 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def names() -> dict[str, Any]:
     """What the pages take as given."""
-    frame = pd.read_csv("people.csv")
-    gaps = frame.astype({"age": float}).mask(np.random.default_rng(1).random(frame.shape) < 0.2)
+    rng = np.random.default_rng(1)
+    age, sex = rng.integers(18, 80, 160), np.array(["Female", "Male"])[rng.integers(0, 2, 160)]
+    income = np.where(age + 10 * (sex == "Male") + rng.normal(0, 8, 160) > 55, ">50K", "<=50K")
+    frame = pd.DataFrame({"age": age, "sex": sex, "income": income})
+    gaps = frame.astype({"age": float}).mask(rng.random(frame.shape) < 0.2)
     return {
         "__name__": "page",
         "torch": torch,
         "frame": frame,
         "frame_with_gaps": gaps,
-        "test": frame.head(40),
+        "test": frame.tail(40),
         "transformer": lambda x, timestep: x,
     }
 
