@@ -19,7 +19,7 @@ from beeline.config.catalogue import CATALOGUE  # noqa: E402
 from beeline.config.docs import explain  # noqa: E402
 
 FOLDERS = ("core", "paths", "times", "couplings", "fields", "solvers", "density", "sampling", "objectives", "training",
-           "distillation", "data", "config", "evaluation", "runs", "estimators", "recipes")  # fmt: skip
+           "distillation", "data", "config", "evaluation", "runs", "hub", "estimators", "recipes")  # fmt: skip
 # what the API pages have beside the names of `import beeline as bl`
 MORE = {
     "core": [f"beeline.core.protocols.{name}" for name in ("flows", "objectives", "training", "data")],

@@ -153,8 +153,6 @@ def quick(words: list[str]) -> list[str]:
             *("2" if before == "--more" else w for before, w in zip(["", *words], words, strict=False)),
             "--no-report",
         ]
-    if words[1:3] == ["runs", "open"]:
-        return [verb, *rest, "--no-browser"]
     network = ["--set", "network.width=16"] if verb == "train" and rest[0] == "digits" else []
     return [verb, *rest, *OPTIONS.get(verb, "").split(), *network]
 
