@@ -51,7 +51,6 @@ OPTIONS = {
     "fit-solver": "--noises 8",
     "evaluate": "-n 40",
     "compare": "-n 40",
-    "sample": "-n 20",
     "demo": "--quick --no-report",
     "verify": "--quick",
 }
@@ -144,7 +143,7 @@ def test_the_page_runs(page: str, folder: Path, register_nothing: None, capsys: 
 
 def quick(words: list[str]) -> list[str]:
     """The arguments of a command, with options that make it short."""
-    verb, *rest = words[1:]
+    verb, *rest = (re.sub(r"^\d{3,}$", "20", word) for word in words[1:])  # numbers of samples
     if verb == "train" and {"--resume", "--fork", "--more"} & set(rest):  # most settings stay as they were
         steps = f"training.steps={5 if '--resume' in rest else 6}"
         words = [re.sub(r"training\.steps=\d+", steps, word) for word in rest]
