@@ -30,6 +30,7 @@ SHARD = 1024  # latents of one file
 class Latents(DataSetBase):
     """Latents of images that ``beeline encode`` has written to a folder, with the labels of the images.
 
+    datum i = encode(image i) in half precision, in shards of 1,024; training and held-out images as they were divided
     Assumes that the autoencoder of the folder can be loaded; samples are decoded by it.
 
     >>> Latents("latents").path
