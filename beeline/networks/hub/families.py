@@ -75,6 +75,20 @@ PER_TOKEN = {"is": "rules.NormRestored", "norm": {"is": "norms.PerToken", "patch
 PER_ROW = {"is": "rules.NormRestored", "norm": {"is": "norms.PerRow"}}
 MASKED = {"text": 0, "mask": 1}
 
+FLUX = Family(
+    "flux",
+    ("FluxTransformer2DModel",),
+    ("FluxPipeline",),
+    image.flux,
+    ScaleShift(),
+    grids.grid_to_last_step,
+    Prompt({"text": 0, "pooled": 1}, {"prompt_2": None}),
+    scale=1.0,
+    scale_argument="true_cfg_scale",
+    embedded=1.0,
+    packed=2,
+)
+
 FAMILIES: tuple[Family, ...] = (
     Family(
         "sd3",
@@ -86,19 +100,10 @@ FAMILIES: tuple[Family, ...] = (
         Prompt({"text": 0, "pooled": 2}, {"prompt_2": None, "prompt_3": None, **ALONE}),
         patch=1,
     ),
-    Family(
-        "flux",
-        ("FluxTransformer2DModel",),
-        ("FluxPipeline",),
-        image.flux,
-        ScaleShift(),
-        grids.grid_to_last_step,
-        Prompt({"text": 0, "pooled": 1}, {"prompt_2": None}),
-        scale=1.0,
-        scale_argument="true_cfg_scale",
-        embedded=1.0,
-        packed=2,
-    ),
+    FLUX,
+    replace(FLUX, name="flux-kontext", pipelines=("FluxKontextPipeline",)),
+    replace(FLUX, name="flux-fill", pipelines=("FluxFillPipeline",)),
+    replace(FLUX, name="flux-control", pipelines=("FluxControlPipeline",)),
     Family(
         "flux2",
         ("Flux2Transformer2DModel",),
@@ -306,16 +311,6 @@ FAMILIES: tuple[Family, ...] = (
         map_call=video.anyflow_map,
         is_map=always,
     ),
-)
-FAMILIES += tuple(
-    replace(family, name=name, pipelines=(pipeline,))
-    for family in FAMILIES
-    if family.name == "flux"
-    for name, pipeline in (
-        ("flux-kontext", "FluxKontextPipeline"),
-        ("flux-fill", "FluxFillPipeline"),
-        ("flux-control", "FluxControlPipeline"),
-    )
 )
 
 
