@@ -143,7 +143,7 @@ def inversion(where: str, data: str, n: int = 64) -> dict[str, float | str]:
         ("midpoint", Sampler(4, solver=MIDPOINT)),
         ("Heun", Sampler(4, solver=HEUN)),
         ("Adams-Bashforth 2", Sampler(8, solver=AdamsBashforth(2))),
-        ("auto", auto_sampler(8)),
+        ("auto", auto_sampler(8, independent=flow.independent)),
     ):
         out[f"sampling with 8 evaluations against 200: {name}"] = miss(sampler(flow, x0, cond), exact)
     return out

@@ -30,6 +30,7 @@ from beeline.distillation.fit_solver import Bespoke, fit_solver
 from beeline.fields.flow import Flow
 from beeline.paths.affine import AffinePath, Cosine, Linear, Polynomial
 from beeline.sampling.auto import auto_sampler
+from beeline.sampling.sampler import Sampler
 from beeline.solvers.adaptive import DORMAND_PRINCE, TSITOURAS, Adaptive
 from beeline.solvers.exponential import Ratio
 from beeline.solvers.integrate import integrate
@@ -43,6 +44,7 @@ from benchmarks.presets import isotropic
 from benchmarks.rivals import rivals
 
 SEED = 7
+FIT_SAMPLES = 16384
 PACKAGES = ("diffusers", "flow_matching", "torchdiffeq", "torchcfm")
 DENSE = Quantiles(LogitNormal(-0.5, 2.0))
 
@@ -54,10 +56,11 @@ class Exact:
     field: Callable[[Tensor, Tensor], Tensor]
     dim: int
     path: AffinePath = Linear()
+    independent: bool = True
 
     @property
     def flow(self) -> Flow:
-        return Flow(lambda x, t, cond=None: self.field(x, t), self.path)
+        return Flow(lambda x, t, cond=None: self.field(x, t), self.path, independent=self.independent)
 
 
 def mixture(seed: int, modes: int, dim: int, width: float, stds: float | Tensor) -> Exact:
@@ -92,7 +95,7 @@ def reflowed(dim: int = 16) -> Exact:
         slope = goals - grid
         return slope[at - 1] + share * (slope[at] - slope[at - 1])
 
-    return Exact(field, dim)
+    return Exact(field, dim, independent=False)
 
 
 def distributions() -> dict[str, Exact]:
@@ -203,24 +206,40 @@ def measure(
             got_or_none = solve(target, x0, solver, per, budget, Uniform())
             if got_or_none is not None:
                 out["ours"].setdefault(title, {})[budget] = errors(got_or_none, exact)
-        for kind, schedule in (
-            schedules().items() if target.dim <= 2 else ()
-        ):  # small distributions only: nine schedules
+        for kind, schedule in schedules().items() if target.dim <= 2 else ():
             got_or_none = solve(target, x0, solver, per, 8, schedule)
             if got_or_none is not None:
                 out["schedules at 8"].setdefault(title, {})[kind] = errors(got_or_none, exact)["rmse"]
     for budget in budgets:
-        sampler = auto_sampler(budget, path=target.path)
+        sampler = auto_sampler(budget, path=target.path, independent=target.independent)
         assert (sampler.evaluations or 0) <= budget
         out["auto"][budget] = errors(sampler(target.flow, x0), exact)
         if fit and budget in fitted_at:
-            like = torch.empty(4096, target.dim, dtype=torch.float64)
-            method = Bespoke(iterations, batch=1024, lr=0.01 if target.dim < 32 else 0.005, order=3)
-            fitted = fit_solver(target.flow, budget, like=like, rng=Rng(11), method=method)
-            out["fitted"][budget] = errors(fitted(target.flow, x0), exact)
+            out["fitted"][budget] = errors(fitted_sampler(target, budget, iterations, out)(target.flow, x0), exact)
     out["seconds"] = round(time.perf_counter() - begin, 1)
     print(f"{name}: {out['seconds']} s\n{table({name: out}, 8)}" if 8 in budgets else name, flush=True)
     return out
+
+
+def fitted_sampler(target: Exact, budget: int, iterations: int, out: dict[str, Any]) -> Sampler:
+    """A sampler fitted on noise of its own; ``out`` gets the cost of the fit, the solution of its end points included.
+
+    The evaluations are those of single states; a backward pass costs about two more.
+    """
+    rows = 0
+
+    def counted(x: Tensor, t: Tensor) -> Tensor:
+        nonlocal rows
+        rows += len(x)
+        return target.field(x, t)
+
+    begin, like = time.perf_counter(), torch.empty(FIT_SAMPLES, target.dim, dtype=torch.float64)
+    method = Bespoke(iterations, batch=1024, lr=0.005, order=3)
+    fitted = fit_solver(Exact(counted, target.dim, target.path).flow, budget, like=like, rng=Rng(11), method=method)
+    seconds = round(time.perf_counter() - begin, 1)
+    out["cost of the fit"] = {"evaluations of one state": rows, "of them with gradient": iterations * 1024 * budget}
+    out["cost of the fit"] |= {"seconds": seconds, "kind": type(fitted.solver).__name__}
+    return fitted
 
 
 def adaptive(target: Exact, n: int = 256) -> dict[str, list[tuple[float, int, float]]]:
@@ -275,11 +294,8 @@ def table(results: dict[str, Any], budget: int) -> str:
 
 def full_table(found: dict[str, Any], budgets: list[int]) -> str:
     rows = ["| | " + " | ".join(map(str, budgets)) + " |", "|---" * (len(budgets) + 1) + "|"]
-    sections = (
-        ("", found["rivals"]),
-        ("ours: ", found["ours"]),
-        ("", {"auto": found["auto"], "fitted": found["fitted"]}),
-    )
+    last = {"auto": found["auto"], "fitted": found["fitted"]}
+    sections = (("", found["rivals"]), ("ours: ", found["ours"]), ("", last))
     for mark, part in sections:
         for name, values in part.items():
             cells = [f"{values[b]['rmse']:.4f}" if "rmse" in values.get(b, {}) else "" for b in budgets]
@@ -341,8 +357,13 @@ def main() -> None:
     parser.add_argument("--nfe", type=int, nargs="+", default=[4, 8, 16, 32], help="numbers of evaluations")
     parser.add_argument("--samples", type=int, default=1024)
     parser.add_argument("--fit", action="store_true", help="also fit solvers")
-    parser.add_argument("--iterations", type=int, default=400, help="iterations of each fit")
-    parser.add_argument("--only", nargs="+", metavar="NAME", help="distributions whose names contain one of these")
+    parser.add_argument("--iterations", type=int, default=600, help="iterations of each fit")
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        metavar="NAME",
+        help="only distributions whose names contain one of these; others stay in FILE",
+    )
     parser.add_argument("--plots", type=Path, default=Path("docs/figures"), metavar="DIR")
     parser.add_argument("--plot-only", type=Path, metavar="FILE", help="print and plot a result file without a run")
     given = parser.parse_args()
@@ -357,21 +378,17 @@ def main() -> None:
             for name, target in group.items()
             if not given.only or any(part in name for part in given.only)
         }
-        results = {}
+        old = _numbered(report.read(given.output or report.RESULTS / "truth.json").get("figures", {}))
+        figures: dict[str, Any] = old if given.only and old else {"distributions": {}}
+        results = figures["distributions"]
         for name, (target, main_one) in chosen.items():
+            share = 1 if target.dim <= 64 else 2  # 256-D costs as much as all others together
             with torch.set_grad_enabled(given.fit):
                 fit = given.fit and main_one
-                # the distribution in 256-D costs as much as all others together, so it gets half of both
-                share = 1 if target.dim <= 64 else 2
                 results[name] = measure(name, target, given.samples // share, given.nfe, fit, given.iterations // share)
-                report.write(
-                    "truth", {"distributions": results}, [SEED, 11], given.output, packages=PACKAGES, **settings
-                )
-        figures: dict[str, Any] = {"distributions": results}
+            report.write("truth", figures, [SEED, 11], given.output, packages=PACKAGES, **settings)
         if not given.only:
-            figures["adaptive"] = {
-                name: adaptive(target) for name, target in distributions().items() if target.dim <= 2
-            }
+            figures["adaptive"] = {n: adaptive(d) for n, d in distributions().items() if d.dim <= 2}
     output = report.write("truth", figures, [SEED, 11], given.output, packages=PACKAGES, **settings)
     show(results, given.plots)
     for name, rows in figures.get("adaptive", {}).items():

@@ -221,7 +221,7 @@ def sampler_of(bundle: Bundle, pairs: Sequence[str]) -> Any:
         )
     current = bundle.sampler
     if changes.get("sampler") == tuning.AUTO:
-        current, changes = tuning.automatic(current, changes)
+        current, changes = tuning.automatic(current, changes, bundle.flow)
     return config.change({"sampler": current}, changes)["sampler"] if changes else current
 
 

@@ -264,7 +264,8 @@ def fit_solver(
     from beeline.cli import tuning
     from beeline.cli.conditions import condition
 
-    print_result(tuning.fit(bundle, evaluations, condition(cond), noises, seed, out, device=device), json_)
+    found = tuning.fit(bundle, evaluations, condition(cond), noises, seed, out, device=device, quiet=json_)
+    print_result(found, json_)
 
 
 @app.command(epilog="Example: beeline evaluate runs/digits digits -n 500 --features classifier --out scores.html")

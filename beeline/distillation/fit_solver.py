@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -11,21 +13,24 @@ from torch import Tensor
 
 from beeline.core.errors import require
 from beeline.core.protocols.flows import Guidance, Schedule, Solver
-from beeline.core.protocols.training import Fit
+from beeline.core.protocols.training import Fit, Log
 from beeline.core.ranges import dataclass
 from beeline.core.rng import Rng
 from beeline.core.types import Cond, Dynamics, map_cond
 from beeline.fields.flow import Flow
+from beeline.paths.affine import AffinePath, Linear
 from beeline.sampling.guidance.guide import Plain, guidance_for_flow
 from beeline.sampling.sampler import Sampler
-from beeline.solvers.fitted import Fitted
+from beeline.solvers.fitted import Fitted, linear_form
 from beeline.solvers.integrate import integrate
-from beeline.solvers.multistep import AdamsBashforth
-from beeline.solvers.presets import PRESETS
+from beeline.solvers.multistep import AdamsBashforth, DPMSolver, UniPC
+from beeline.solvers.presets import CURVED, PRESETS
 from beeline.solvers.process import require_ode
 from beeline.solvers.runge_kutta import RK4
 from beeline.solvers.wrappers import SolverBase
 from beeline.times.schedules import Explicit, Shifted, Uniform
+
+STARTING_SCHEDULES: tuple[Schedule, ...] = (Uniform(), Shifted(0.6), Shifted(1.6), Shifted(2.5))
 
 
 @dataclass(frozen=True)
@@ -37,11 +42,12 @@ class Problem:
     x0: Tensor  # [n,*S]
     x1: Tensor  # [n,*S], from a fine solver
     cond: Cond = None
+    log: Log | None = None  # called after every iteration with its number, loss and speed
 
     def rows(self, index: Tensor) -> Problem:
         """The problem restricted to some source points."""
         cond = map_cond(lambda leaf: leaf[index.to(leaf.device)], self.cond)
-        return Problem(self.flow, self.guidance, self.x0[index], self.x1[index], cond)
+        return replace(self, x0=self.x0[index], x1=self.x1[index], cond=cond)
 
     def dynamics(self) -> Dynamics:
         """The guided dynamics of a new run."""
@@ -58,9 +64,10 @@ class Problem:
 class Bespoke:
     """Bespoke solver: times and all multistep weights, by gradient descent on the error of the end points.
 
-    x_i+1 = x_i + keep_i x_0 + h_i sum_j (Adams_ij + change_ij) v_j;  minimise log E|x_N - x_1|^2
-    Assumes a field that is differentiable in state and time.  It is initialised to Adams-Bashforth on the best of a few
-    schedules, or to the preset for all flows if that is better.  The steps are a softmax, so times stay in [0, 1].
+    x_i = keep_i x_0 + sum over j < i of (Adams_ij + change_ij) v_j;  minimise log E|x_N - x_1|^2
+    Assumes a field that is differentiable in state and time.  It starts from the coefficients of the best of Adams-
+    Bashforth, DPM-Solver++ and UniPC on a few schedules, or of the preset for all flows if that is better.  The steps
+    are a softmax, so times stay in [0, 1].
     Source: Shaul et al. 2024, "Bespoke Non-Stationary Solvers" (arXiv 2403.01329); CaloDREAM, Favaro et al. 2024.
 
     >>> Bespoke(iterations=100).order
@@ -82,12 +89,13 @@ class Bespoke:
 
     def __call__(self, problem: Problem, steps: int, rng: Rng) -> tuple[Schedule, Solver]:
         form = self._start(problem, steps)
-        optimizer = torch.optim.Adam(form.parts(), lr=self.lr)
+        optimizer = torch.optim.Adam(form.parts(), lr=self.lr, betas=(0.9, 0.99))  # gradients have heavy tails
         n = len(problem.x0)
 
         def loss(part: Problem) -> Tensor:
             return (form.solve(part.dynamics(), part.x0) - part.x1).square().mean().log()
 
+        begin = time.perf_counter()
         for i in range(self.iterations):
             for group in optimizer.param_groups:
                 group["lr"] = self.lr * (1 + math.cos(math.pi * i / self.iterations)) / 2
@@ -104,45 +112,50 @@ class Bespoke:
             value.backward()
             torch.nn.utils.clip_grad_norm_(form.parts(), 1.0)
             optimizer.step()
+            if problem.log is not None:
+                speed = (i + 1) * len(chosen) / (time.perf_counter() - begin)
+                problem.log({"step": i + 1, "loss": math.exp(float(value) / 2), "samples_per_second": speed})
         solver = form.solver()
         return Explicit(solver.times), solver
 
     def _start(self, problem: Problem, steps: int) -> Form:
-        """Adams-Bashforth on the best of a few schedules, or the preset for all flows if that is better."""
-        plain = AdamsBashforth(self.order, ramp=True)
-        schedule = best_schedule(problem, plain, steps)
-        form = Form(schedule(steps), self.order, self.keep)
-        if steps in PRESETS:
-            known = Fitted(*PRESETS[steps])
-            if problem.error(Explicit(known.times), known, steps) < problem.error(schedule, plain, steps):
-                form.set(known)
+        """The form with the coefficients of the best of ``starting_solvers``."""
+        few = problem.rows(torch.arange(min(len(problem.x0), 512), device=problem.x0.device))
+        schedule, solver = min(starting_solvers(problem.flow.path, steps), key=lambda s: few.error(*s, steps))
+        known = linear_form(solver, schedule(steps))
+        assert known is not None  # one evaluation per step, at its start
+        form = Form(torch.tensor(known.times, dtype=torch.float64), self.order, self.keep)
+        form.set(known)
         return form
 
 
 class Form:
-    """The parameters of a bespoke solver (float64, on the CPU)."""
+    """The parameters of a bespoke solver (float64, on the CPU).
 
-    def __init__(self, times: Tensor, order: int, keep: bool):
+    x_i = (1 + keep_i) x_0 + sum_j (Adams_ij + change_ij) v_j, with the Adams weights summed over all steps so far
+    The change of one state leaves the weights of the later ones, which makes the fit faster than changes of steps.
+    A ``consistent`` form is exact for a velocity that is constant along the trajectory: the changes sum to zero in
+    every state, and ``keep`` is zero.
+    """
+
+    def __init__(self, times: Tensor, order: int, keep: bool, consistent: bool = False):
         steps = times.double().diff()
         n = len(steps)
-        self.order = order
+        self.order, self.consistent = order, consistent
         self.logits = steps.log().requires_grad_()
         self.change = torch.zeros(n, n, dtype=torch.float64).requires_grad_()
-        self.keep = torch.zeros(n, dtype=torch.float64).requires_grad_(keep)
+        self.keep = torch.zeros(n, dtype=torch.float64).requires_grad_(keep and not consistent)
 
     def set(self, solver: Fitted) -> None:
         """Copy the parameters of a fitted solver, except weights of the first state that are not learned."""
         with torch.no_grad():
             self.logits.copy_(torch.tensor(solver.times, dtype=torch.float64).diff().log())
-            times, before = self.times(), torch.zeros_like(self.keep)
-            for i, (row, adams) in enumerate(zip(solver.rows, self.rows(times), strict=True)):
-                now = torch.tensor(row, dtype=torch.float64)
-                own = adams - (times[i + 1] - times[i]) * self.change[i, : i + 1]
-                self.change[i, : i + 1] = (now - before[: i + 1] - own) / (times[i + 1] - times[i])
-                before[: i + 1] = now
+            self.change.zero_()
+            n = len(solver.rows)
+            known = torch.tensor([[*row, *[0.0] * (n - len(row))] for row in solver.rows], dtype=torch.float64)
+            self.change.copy_(known - self.rows(self.times()))
             if self.keep.requires_grad and solver.keep:
-                keep = torch.tensor((1.0, *solver.keep), dtype=torch.float64)
-                self.keep.copy_(keep.diff())
+                self.keep.copy_(torch.tensor(solver.keep, dtype=torch.float64) - 1)
 
     def parts(self) -> list[Tensor]:
         return [part for part in (self.logits, self.change, self.keep) if part.requires_grad]
@@ -152,43 +165,33 @@ class Form:
         inner = torch.softmax(self.logits, 0).cumsum(0)[:-1]
         return torch.cat([inner.new_zeros(1), inner, inner.new_ones(1)])
 
-    def rows(self, times: Tensor, sums_to_one: bool = False) -> list[Tensor]:
-        """The weights of the velocities in every step; with ``sums_to_one`` their changes sum to zero in every step."""
-        out = []
-        for i in range(len(times) - 1):
+    def rows(self, times: Tensor) -> Tensor:
+        """The weights [N,N] of the velocities in every state after the first."""
+        n, steps = len(times) - 1, []
+        for i in range(n):
             used = [i - k for k in range(min(self.order, i + 1))]
             adams = adams_weights([times[j] for j in used], times[i], times[i + 1])
-            change = self.change[i, : i + 1]
-            if sums_to_one:
-                change = torch.cat([change[:-1], -change[:-1].sum()[None]])
-            out.append(((times[i + 1] - times[i]) * change).index_add(0, torch.tensor(used), adams))
-        return out
+            steps.append(times.new_zeros(n).index_add(0, torch.tensor(used), adams))
+        change = self.change.tril()
+        if self.consistent:
+            change = change - torch.diag(change.sum(1))
+        return torch.stack(steps).cumsum(0) + change
 
-    def solve(
-        self,
-        f: Dynamics,
-        x0: Tensor,
-        *,
-        watch: Callable[[Tensor, Tensor], None] | None = None,
-        sums_to_one: bool = False,
-    ) -> Tensor:
+    def solve(self, f: Dynamics, x0: Tensor, *, watch: Callable[[Tensor, Tensor], None] | None = None) -> Tensor:
         """The end points, with a graph to all parameters.
 
         ``integrate`` is given the numbers of the steps as its times; the form has the real ones.
         """
         counted = torch.linspace(0, 1, len(self.logits) + 1)
-        return integrate(f, x0, counted, _Learning(self, sums_to_one), watch=watch)
+        return integrate(f, x0, counted, _Learning(self), watch=watch)
 
-    def solver(self, sums_to_one: bool = False) -> Fitted:
+    def solver(self) -> Fitted:
         """The current parameters as a solver."""
         with torch.no_grad():
             times = self.times()
-            total, sums = torch.zeros(len(self.logits), dtype=torch.float64), []
-            for i, row in enumerate(self.rows(times, sums_to_one)):
-                total[: i + 1] += row
-                sums.append(tuple(total[: i + 1].tolist()))
-            keep = tuple((1 + self.keep.cumsum(0)).tolist()) if self.keep.requires_grad else ()
-            return Fitted(tuple(times.tolist()), tuple(sums), keep)
+            rows = tuple(tuple(row[: i + 1]) for i, row in enumerate(self.rows(times).tolist()))
+            keep = tuple((1 + self.keep).tolist()) if self.keep.requires_grad else ()
+            return Fitted(tuple(times.tolist()), rows, keep)
 
 
 class _Learning(SolverBase):
@@ -196,20 +199,20 @@ class _Learning(SolverBase):
 
     order = 1
 
-    def __init__(self, form: Form, sums_to_one: bool):
-        self.form, self.sums_to_one = form, sums_to_one
+    def __init__(self, form: Form):
+        self.form = form
 
     def init_memory(self, times: Tensor) -> Any:
         nodes = self.form.times()
-        return [], [], self.form.rows(nodes, self.sums_to_one), list(nodes)
+        return [], [], self.form.rows(nodes), list(nodes)
 
     def step(self, f: Dynamics, x: Tensor, t: Tensor, s: Tensor, memory: Any) -> tuple[Tensor, Any]:
         start, past, rows, nodes = memory
         i, start = len(past), start or [x]
         past = [*past, f(x, nodes[i].to(x.device, x.dtype).expand(len(x)).clone())]
-        moved = x + self.form.keep[i].to(x.device, x.dtype) * start[0]
-        for weight, v in zip(rows[i].to(x.device, x.dtype), past, strict=True):
-            moved = moved + weight * v
+        moved = (1 + self.form.keep[i]).to(x.device, x.dtype) * start[0]
+        for weight, v in zip(rows[i, : i + 1].to(x.device, x.dtype), past, strict=True):
+            moved = torch.addcmul(moved, v, weight)
         return moved, (start, past, rows, nodes)
 
 
@@ -223,12 +226,15 @@ def fit_solver(
     guidance: Guidance | None = None,
     method: Fit | None = None,
     truth: Sampler | None = None,
+    log: Log | None = None,
 ) -> Sampler:
     """Fit a Sampler of ``evaluations`` steps to a flow, on as many source points as ``like`` [n,*S] has rows.
 
     ``cond`` has one condition for each source point.  ``guidance`` is used in the fit and in the Sampler; guided steps
-    cost two evaluations of the network.  ``truth`` computes the exact end points.  A quarter of the source points is
-    held out: if AdamsBashforth(2) has a smaller error on them, the Sampler has that solver.
+    cost two evaluations of the network.  ``truth`` computes the exact end points.  ``log`` is called after every
+    iteration of Bespoke with a mapping of step, loss (the root mean square error of the batch) and samples_per_second.
+    A quarter of the source points is held out, and the Sampler is the best on them of the fitted solver and
+    ``starting_solvers``.
 
     >>> flow = Flow(lambda x, t, cond=None: -t[:, None] * x)
     >>> fit_solver(flow, 2, like=torch.empty(64, 1), rng=Rng(0), method=Bespoke(iterations=5)).steps
@@ -250,21 +256,29 @@ def fit_solver(
         x1 = integrate(
             guidance_for_flow(guidance, flow)(flow.field, cond), x0, truth.times().to(x0.dtype), truth.solver
         )
-    problem = Problem(flow, guidance, x0, x1, cond)
+    problem = Problem(flow, guidance, x0, x1, cond, log)
     order = rng.fork("split").permutation(len(x0)).to(x0.device)
     held, learned = order[: len(x0) // 4], order[len(x0) // 4 :]
     schedule, solver = method(problem.rows(learned), evaluations, rng.fork("fit"))
-    test, plain = problem.rows(held), AdamsBashforth(2)
-    if test.error(Uniform(), plain, evaluations) < test.error(schedule, solver, evaluations):
-        schedule, solver = Uniform(), plain
+    test, starts = problem.rows(held), starting_solvers(flow.path, evaluations)
+    schedule, solver = min([(schedule, solver), *starts], key=lambda s: test.error(*s, evaluations))
     return Sampler(evaluations, schedule, solver, guidance)
+
+
+def starting_solvers(path: object, steps: int) -> list[tuple[Schedule, Solver]]:
+    """Multistep solvers of the literature on several schedules, and the presets: starts of a fit."""
+    path = path if isinstance(path, AffinePath) else Linear()
+    known: tuple[Solver, ...] = (AdamsBashforth(2), AdamsBashforth(3, ramp=True), DPMSolver(2, path), UniPC(2, path))
+    starts: list[tuple[Schedule, Solver]] = [(s, k) for k in known for s in STARTING_SCHEDULES]
+    presets = [Fitted(*known[steps]) for known in (PRESETS, CURVED) if steps in known]
+    return [*starts, *((Explicit(preset.times), preset) for preset in presets)]
 
 
 def best_schedule(
     problem: Problem,
     solver: Solver,
     steps: int,
-    schedules: tuple[Schedule, ...] = (Uniform(), Shifted(0.6), Shifted(1.6), Shifted(2.5)),
+    schedules: tuple[Schedule, ...] = STARTING_SCHEDULES,
 ) -> Schedule:
     """The schedule with the smallest error of the end points."""
     return min(schedules, key=lambda schedule: problem.error(schedule, solver, steps))
@@ -272,16 +286,12 @@ def best_schedule(
 
 def adams_weights(nodes: list[Tensor], t: Tensor, s: Tensor) -> Tensor:
     """Adams weights of ``nodes`` over [t, s], differentiable in all times: Gauss-Legendre with three points."""
-    shift = math.sqrt(0.6) / 2
-    points = [(0.5 - shift, 5 / 18), (0.5, 8 / 18), (0.5 + shift, 5 / 18)]
-    out = []
-    for j, node in enumerate(nodes):
-        total = torch.zeros_like(t)
-        for z, w in points:
-            at, value = t + z * (s - t), torch.ones_like(t)
-            for k, other in enumerate(nodes):
-                if k != j:
-                    value = value * (at - other) / (node - other)
-            total = total + w * value
-        out.append((s - t) * total)
-    return torch.stack(out)
+    if len(nodes) == 1:
+        return (s - t)[None]
+    shift, node = math.sqrt(0.6) / 2, torch.stack(nodes)
+    points, weights = node.new_tensor([0.5 - shift, 0.5, 0.5 + shift]), node.new_tensor([5.0, 8.0, 5.0]) / 18
+    same = torch.eye(len(nodes), dtype=torch.bool)
+    gaps = (node[:, None] - node).masked_fill(same, 1.0)  # [j,k]
+    factors = ((t + points * (s - t))[:, None, None] - node) / gaps  # [point,j,k]
+    lagrange = math.prod(factors.masked_fill(same, 1.0).unbind(2))
+    return (s - t) * (weights @ lagrange)

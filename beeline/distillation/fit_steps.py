@@ -221,7 +221,7 @@ class Searched:
         with torch.no_grad():
             integrate(problem.dynamics(), problem.x0, grid, MIDPOINT, watch=lambda x, t: states.append(x))
         trajectory = torch.stack(states, 1)  # [n,K+1,*S]
-        form = Form(Uniform()(steps), 1, keep=False)
+        form = Form(Uniform()(steps), 1, keep=False, consistent=True)
         optimizer = torch.optim.Adam(form.parts(), lr=self.lr)
         for i in range(self.iterations):
             for group in optimizer.param_groups:
@@ -233,7 +233,7 @@ class Searched:
             def record(x: Tensor, t: Tensor, nodes: list[Tensor] = nodes) -> None:
                 nodes.append(x)
 
-            form.solve(part.dynamics(), part.x0, watch=record, sums_to_one=True)
+            form.solve(part.dynamics(), part.x0, watch=record)
             follow = sum((x - trajectory[rows, k]).square().mean() for x, k in zip(nodes[1:], near[1:], strict=True))
             off = nodes[-1] - part.x1
             huber = ((off.square() + 1e-6).sqrt() - 1e-3).mean()
@@ -241,7 +241,7 @@ class Searched:
             (follow + self.ends * huber).backward()
             torch.nn.utils.clip_grad_norm_(form.parts(), 1.0)
             optimizer.step()
-        solver = form.solver(sums_to_one=True)
+        solver = form.solver()
         return Explicit(solver.times), solver
 
 

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from beeline.core.errors import require
 from beeline.core.host_times import host_times, map_times
-from beeline.core.protocols.flows import SolverTraits
+from beeline.core.protocols.flows import Solver, SolverTraits
 from beeline.core.ranges import dataclass
 from beeline.core.types import Dynamics
 from beeline.solvers.exponential import linear_combination
+from beeline.solvers.integrate import integrate
 from beeline.solvers.wrappers import SolverBase
 
 
@@ -73,21 +73,32 @@ class Fitted(SolverBase):
         return linear_combination([(keep, start), *zip(self.rows[i], seen, strict=True)]), (start, seen)
 
 
-def adams_rows(times: tuple[float, ...], order: int = 2) -> tuple[tuple[float, ...], ...]:
-    """The rows of Adams-Bashforth on given times, with lower orders in the first steps: initial values of a fit."""
-    from beeline.solvers.exponential import polynomial_weights
+def linear_form(solver: Solver, times: Tensor) -> Fitted | None:
+    """The coefficients of a linear solver on ``times`` [steps+1] from 0 to 1, as a Fitted with the same end points.
 
-    total, rows = [0.0] * (len(times) - 1), []
-    nodes = [np.asarray(t) for t in times]
-    for i in range(len(times) - 1):
-        used = [i - k for k in range(min(order, i + 1))]
-        weights = polynomial_weights([nodes[j] for j in used], nodes[i], nodes[i + 1])
-        for j, w in zip(used, weights, strict=True):
-            total[j] += float(w)
-        rows.append(tuple(total[: i + 1]))
-    return tuple(rows)
+    The solver runs on coordinate vectors: every evaluation returns a new one, so that a state is the list of its
+    weights.  None for a solver that asks for a time twice or for the time 1 (Heun, RK4), which Fitted cannot represent,
+    and for a solver with no first step on its path.
 
+    >>> from beeline.solvers.runge_kutta import EULER
+    >>> linear_form(EULER, torch.tensor([0.0, 0.25, 1.0])).rows
+    ((0.25,), (0.25, 0.75))
+    """
+    most = 8 * len(times)
+    states: list[Tensor] = []
+    asked: list[float] = []
 
-def explicit_times(solver: Fitted) -> Tensor:
-    """The nodes [N+1] as a tensor."""
-    return torch.tensor(solver.times)
+    def unit(x: Tensor, t: Tensor) -> Tensor:
+        states.append(x[0])
+        asked.append(float(t[0]))
+        return torch.nn.functional.one_hot(torch.tensor([len(states)]), most).double()
+
+    start = torch.nn.functional.one_hot(torch.tensor([0]), most).double()
+    end = integrate(unit, start, times.double(), solver)[0]
+    nodes = [*asked, 1.0]
+    if nodes[0] != 0 or any(s <= t for t, s in zip(nodes, nodes[1:], strict=False)):
+        return None
+    later = [*states[1:], end]
+    rows = tuple(tuple(state[1 : i + 2].tolist()) for i, state in enumerate(later))
+    keep = tuple(float(state[0]) for state in later)
+    return Fitted(tuple(nodes), rows, () if all(abs(k - 1) < 1e-12 for k in keep) else keep)

@@ -12,7 +12,6 @@ from beeline.cli.main import run
 from beeline.core.rng import Rng
 from beeline.distillation import fit_solver as fitting
 from beeline.runs.bundle import load
-from beeline.solvers.fitted import Fitted
 
 SMALL = [
     "--set",
@@ -51,7 +50,7 @@ def test_fit_solver_stores_the_sampler(moons: Path, tmp_path: Path, capsys: pyte
     bundle = load(tmp_path / "tuned")
     assert bundle.sampler.steps == 3 and bundle.lineage["tuned"]["evaluations"] == 3
     assert printed["fitted"] == bundle.lineage["tuned"]["end point rmse"]["fitted"]
-    assert isinstance(bundle.sampler.solver, Fitted) or printed["solver"] == "AdamsBashforth"
+    assert printed["solver"] == type(bundle.sampler.solver).__name__
     assert len(bundle.sample(5, cond={"label": 0})) == 5
 
 

@@ -7,14 +7,15 @@ import torch
 
 from beeline.core.rng import Rng
 from beeline.data.distributions.mixtures import GaussianMixture
-from beeline.distillation.fit_solver import Bespoke, Form, Problem, adams_weights, fit_solver
+from beeline.distillation.fit_solver import Bespoke, Form, Problem, adams_weights, fit_solver, starting_solvers
 from beeline.distillation.fit_steps import AlignedSteps, Bellman, Evolved, Improved, Searched, jump_costs, shortest
 from beeline.fields.flow import Flow
+from beeline.paths.affine import Linear
 from beeline.sampling.guidance.guide import CFG, Plain
 from beeline.sampling.sampler import Sampler
-from beeline.solvers.fitted import Fitted
+from beeline.solvers.fitted import Fitted, linear_form
 from beeline.solvers.integrate import integrate
-from beeline.solvers.multistep import AdamsBashforth
+from beeline.solvers.multistep import AdamsBashforth, DPMSolver, UniPC
 from beeline.solvers.presets import PRESETS
 from beeline.solvers.runge_kutta import EULER, RK4
 from beeline.times.schedules import Shifted, Uniform
@@ -70,9 +71,40 @@ def test_fit_under_guidance() -> None:
     assert error(sampler) < error(Sampler(4, solver=AdamsBashforth(2), guidance=guide))
 
 
-def test_a_bad_fit_is_replaced_by_the_plain_solver() -> None:
+def test_a_bad_fit_is_replaced_by_the_best_start() -> None:
     sampler = fit_solver(FLOW, 4, like=LIKE, rng=Rng(1), method=Worst(), truth=Sampler(16, solver=RK4))
-    assert sampler.solver == AdamsBashforth(2) and sampler.schedule == Uniform()
+    assert (sampler.schedule, sampler.solver) in starting_solvers(Linear(), 4)
+
+
+@pytest.mark.parametrize("steps", [3, 4])
+def test_the_result_is_never_worse_than_a_start_on_the_held_out_noise(steps: int) -> None:
+    rng, truth = Rng(1), Sampler(16, solver=RK4)
+    sampler = fit_solver(FLOW, steps, like=LIKE, rng=rng, method=Bespoke(iterations=2, lr=0.3), truth=truth)
+    x0 = FLOW.source.sample(LIKE, rng.fork("noise"))[rng.fork("split").permutation(len(LIKE))[: len(LIKE) // 4]]
+    held = Problem(FLOW, Plain(), x0, truth(FLOW, x0))
+    best = min(held.error(*start, steps) for start in starting_solvers(Linear(), steps))
+    assert held.error(sampler.schedule, sampler.solver, steps) <= best * (1 + 1e-9)
+
+
+@pytest.mark.parametrize("solver", [AdamsBashforth(2), DPMSolver(2), UniPC(2), UniPC(3)], ids=str)
+def test_an_untouched_form_is_its_start(solver: object) -> None:
+    """The fit begins exactly at the solver from which it starts."""
+    schedule = Shifted(1.6)
+    known = linear_form(solver, schedule(5))
+    for consistent in (False, True):
+        form = Form(torch.tensor(known.times, dtype=torch.float64), 3, keep=True, consistent=consistent)
+        form.set(known)
+        plain = integrate(MIXTURE.field(), FRESH[:32], schedule(5).double(), solver)
+        assert torch.allclose(form.solve(MIXTURE.field(), FRESH[:32]).detach(), plain, atol=1e-9)
+
+
+def test_a_consistent_form_stays_exact_for_straight_trajectories() -> None:
+    form = Form(Shifted(2.0)(4), 2, keep=True, consistent=True)
+    with torch.no_grad():
+        form.change += Rng(0).normal(form.change)
+    velocity = Rng(1).normal(FRESH[:32])
+    made = form.solve(lambda x, t: velocity, FRESH[:32])
+    assert torch.allclose(made.detach(), FRESH[:32] + velocity, atol=1e-12)
 
 
 class Worst:
