@@ -72,7 +72,7 @@ def fit(
         parameter.requires_grad_(False)
     given = {"like": like, "rng": rng, "cond": known, "guidance": current.guidance, "method": method}
     begin = time.perf_counter()
-    with progress(f"fit of {evaluations} evaluations", method.iterations, quiet) as log:
+    with progress(f"fit of {evaluations} evaluations", method.iterations * method.starts, quiet) as log:
         fitted = fit_solver(bundle.flow, evaluations, **given, log=log)
     seconds = round(time.perf_counter() - begin, 1)
     errors = end_errors(bundle, current, known, bundle.flow.source.sample(like, rng.fork("test")), {

@@ -98,7 +98,7 @@ CATALOGUE: dict[str, dict[str, str]] = {
     "norms": _of("sampling.guidance.norms", "PerToken", "PerRow"),
     "samplers": _of("sampling.sampler", "Sampler") | _of("sampling.auto", "auto_sampler()"),
     "fits": _of("distillation.fit_solver", "Bespoke")
-    | _of("distillation.fit_steps", "Searched", "Improved", "AlignedSteps", "Bellman", "Evolved"),
+    | _of("distillation.fit_steps", "Chosen", "Searched", "Improved", "AlignedSteps", "Bellman", "Evolved"),
     # learning one
     "objectives": _of("objectives.matching", "FlowMatching")
     | _of("objectives.latent_noise", "LatentNoise")

@@ -49,6 +49,10 @@ class Problem:
         cond = map_cond(lambda leaf: leaf[index.to(leaf.device)], self.cond)
         return replace(self, x0=self.x0[index], x1=self.x1[index], cond=cond)
 
+    def first(self, n: int) -> Problem:
+        """The problem restricted to at most ``n`` source points."""
+        return self.rows(torch.arange(min(len(self.x0), n), device=self.x0.device))
+
     def dynamics(self) -> Dynamics:
         """The guided dynamics of a new run."""
         return guidance_for_flow(self.guidance, self.flow)(self.flow.field, self.cond)
@@ -66,8 +70,8 @@ class Bespoke:
 
     x_i = keep_i x_0 + sum over j < i of (Adams_ij + change_ij) v_j;  minimise log E|x_N - x_1|^2
     Assumes a field that is differentiable in state and time.  It starts from the coefficients of the best of Adams-
-    Bashforth, DPM-Solver++ and UniPC on a few schedules, or of the preset for all flows if that is better.  The steps
-    are a softmax, so times stay in [0, 1].
+    Bashforth, DPM-Solver++ and UniPC on a few schedules and of the presets for all flows.  The steps are a softmax, so
+    times stay in [0, 1].
     Source: Shaul et al. 2024, "Bespoke Non-Stationary Solvers" (arXiv 2403.01329); CaloDREAM, Favaro et al. 2024.
 
     >>> Bespoke(iterations=100).order
@@ -76,34 +80,37 @@ class Bespoke:
 
     iterations: int = 400  # gradient steps
     batch: int = 512  # source points per gradient step
-    lr: float = 0.01  # of Adam, with cosine decay to zero
+    lr: float = 0.01  # of Adam, after 40 iterations of warm-up, with cosine decay to zero
     order: int = 2  # of the initial Adams-Bashforth method, 1 to 4
     keep: bool = True  # whether the weights of the first state are learned too
+    starts: int = 1  # fits from so many different solvers, of which the best is returned, 1 to 4
 
     def __post_init__(self) -> None:
         require(
-            self.iterations >= 1 and self.batch >= 1 and self.lr > 0 and 1 <= self.order <= 4,
-            f"{self} has nothing to fit with; give at least one iteration, a batch of at least 1, a lr above 0 and an "
-            "order from 1 to 4",
+            self.iterations >= 1 and self.batch >= 1 and self.lr > 0 and 1 <= self.order <= 4 and 1 <= self.starts <= 4,
+            f"{self} has nothing to fit with; give at least one iteration, a batch of at least 1, a lr above 0, an "
+            "order from 1 to 4 and 1 to 4 starts",
         )
 
     def __call__(self, problem: Problem, steps: int, rng: Rng) -> tuple[Schedule, Solver]:
-        form = self._start(problem, steps)
+        found = [
+            self._fit(problem, form, k * self.iterations, rng) for k, form in enumerate(self._starts(problem, steps))
+        ]
+        return min(found, key=lambda fitted: problem.error(*fitted, steps))
+
+    def _fit(self, problem: Problem, form: Form, before: int, rng: Rng) -> tuple[Schedule, Solver]:
+        """The fit from one start: the best of ten states of it; ``before`` iterations were made from others."""
         optimizer = torch.optim.Adam(form.parts(), lr=self.lr, betas=(0.9, 0.99))  # gradients have heavy tails
-        n = len(problem.x0)
-
-        def loss(part: Problem) -> Tensor:
-            return (form.solve(part.dynamics(), part.x0) - part.x1).square().mean().log()
-
-        begin = time.perf_counter()
+        n, begin, seen, few = len(problem.x0), time.perf_counter(), [form.solver()], problem.first(2048)
         for i in range(self.iterations):
             for group in optimizer.param_groups:
-                group["lr"] = self.lr * (1 + math.cos(math.pi * i / self.iterations)) / 2
+                group["lr"] = self.lr * (1 + math.cos(math.pi * i / self.iterations)) / 2 * min(1.0, (i + 1) / 40)
             order = rng.fork("batch", i * self.batch // n).permutation(n)
             at = i * self.batch % n
             chosen = order[at : at + self.batch] if self.batch < n else torch.arange(n)
+            part = problem.rows(chosen.to(problem.x0.device))
             optimizer.zero_grad()
-            value = loss(problem.rows(chosen.to(problem.x0.device)))
+            value = (form.solve(part.dynamics(), part.x0) - part.x1).square().mean().log()
             require(
                 bool(value.isfinite()),
                 f"the loss of the fit is not finite in iteration {i}; the field gives NaN or infinite values, or the "
@@ -114,19 +121,29 @@ class Bespoke:
             optimizer.step()
             if problem.log is not None:
                 speed = (i + 1) * len(chosen) / (time.perf_counter() - begin)
-                problem.log({"step": i + 1, "loss": math.exp(float(value) / 2), "samples_per_second": speed})
-        solver = form.solver()
+                problem.log(
+                    {"step": before + i + 1, "loss": math.exp(float(value.detach()) / 2), "samples_per_second": speed}
+                )
+            if (i + 1) % max(1, self.iterations // 10) == 0:
+                seen.append(form.solver())
+        solver = min(seen, key=lambda s: few.error(Explicit(s.times), s, len(s.rows)))
         return Explicit(solver.times), solver
 
-    def _start(self, problem: Problem, steps: int) -> Form:
-        """The form with the coefficients of the best of ``starting_solvers``."""
-        few = problem.rows(torch.arange(min(len(problem.x0), 512), device=problem.x0.device))
-        schedule, solver = min(starting_solvers(problem.flow.path, steps), key=lambda s: few.error(*s, steps))
-        known = linear_form(solver, schedule(steps))
-        assert known is not None  # one evaluation per step, at its start
-        form = Form(torch.tensor(known.times, dtype=torch.float64), self.order, self.keep)
-        form.set(known)
-        return form
+    def _starts(self, problem: Problem, steps: int) -> list[Form]:
+        """The forms of the best of ``starting_solvers``, each solver on its best schedule."""
+        few = problem.first(2048)
+        chosen: list[tuple[Schedule, Solver]] = []
+        for start in sorted(starting_solvers(problem.flow.path, steps), key=lambda start: few.error(*start, steps)):
+            if len(chosen) < self.starts and all(start[1] != solver for _, solver in chosen):
+                chosen.append(start)
+        forms = []
+        for schedule, solver in chosen:
+            known = linear_form(solver, schedule(steps))
+            assert known is not None  # one evaluation per step, at its start
+            form = Form(torch.tensor(known.times, dtype=torch.float64), self.order, self.keep)
+            form.set(known)
+            forms.append(form)
+        return forms
 
 
 class Form:

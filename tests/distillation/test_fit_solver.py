@@ -8,7 +8,7 @@ import torch
 from beeline.core.rng import Rng
 from beeline.data.distributions.mixtures import GaussianMixture
 from beeline.distillation.fit_solver import Bespoke, Form, Problem, adams_weights, fit_solver, starting_solvers
-from beeline.distillation.fit_steps import AlignedSteps, Bellman, Evolved, Improved, Searched, jump_costs, shortest
+from beeline.distillation.fit_steps import AlignedSteps, Bellman, Chosen, Evolved, Improved, Searched, jump_costs, shortest
 from beeline.fields.flow import Flow
 from beeline.paths.affine import Linear
 from beeline.sampling.guidance.guide import CFG, Plain
@@ -105,6 +105,13 @@ def test_a_consistent_form_stays_exact_for_straight_trajectories() -> None:
     velocity = Rng(1).normal(FRESH[:32])
     made = form.solve(lambda x, t: velocity, FRESH[:32])
     assert torch.allclose(made.detach(), FRESH[:32] + velocity, atol=1e-12)
+
+
+def test_the_choice_by_measurement_is_never_worse_than_a_known_solver() -> None:
+    flat = problem(64)
+    schedule, solver = Chosen()(flat, 6, Rng(0))
+    assert flat.error(schedule, solver, 6) == min(flat.error(*start, 6) for start in starting_solvers(Linear(), 6))
+    assert flat.error(schedule, solver, 6) <= flat.error(Uniform(), UniPC(2), 6)
 
 
 class Worst:
