@@ -8,7 +8,16 @@ import torch
 from beeline.core.rng import Rng
 from beeline.data.distributions.mixtures import GaussianMixture
 from beeline.distillation.fit_solver import Bespoke, Form, Problem, adams_weights, fit_solver, starting_solvers
-from beeline.distillation.fit_steps import AlignedSteps, Bellman, Chosen, Evolved, Improved, Searched, jump_costs, shortest
+from beeline.distillation.fit_steps import (
+    AlignedSteps,
+    Bellman,
+    Chosen,
+    Evolved,
+    Improved,
+    Searched,
+    jump_costs,
+    shortest,
+)
 from beeline.fields.flow import Flow
 from beeline.paths.affine import Linear
 from beeline.sampling.guidance.guide import CFG, Plain
