@@ -70,10 +70,18 @@ def fit(
     known = map_cond(lambda leaf: leaf.to(bundle.device), conditions(bundle, cond, noises, rng.fork("conditions")))
     for parameter in bundle.flow.field.parameters():
         parameter.requires_grad_(False)
-    given = {"like": like, "rng": rng, "cond": known, "guidance": current.guidance, "method": method}
     begin = time.perf_counter()
-    with progress(f"fit of {evaluations} evaluations", method.iterations * method.starts, quiet) as log:
-        fitted = fit_solver(bundle.flow, evaluations, **given, log=log)
+    with progress(f"fit of {evaluations} evaluations", method.iterations * method.starts, quiet=quiet) as log:
+        fitted = fit_solver(
+            bundle.flow,
+            evaluations,
+            like=like,
+            rng=rng,
+            cond=known,
+            guidance=current.guidance,
+            method=method,
+            log=log,
+        )
     seconds = round(time.perf_counter() - begin, 1)
     errors = end_errors(bundle, current, known, bundle.flow.source.sample(like, rng.fork("test")), {
         "fitted": fitted,

@@ -96,7 +96,7 @@ class Bespoke:
         found = [
             self._fit(problem, form, k * self.iterations, rng) for k, form in enumerate(self._starts(problem, steps))
         ]
-        return min(found, key=lambda fitted: problem.error(*fitted, steps))
+        return min(found, key=lambda fitted: problem.error(fitted[0], fitted[1], steps))
 
     def _fit(self, problem: Problem, form: Form, before: int, rng: Rng) -> tuple[Schedule, Solver]:
         """The fit from one start: the best of ten states of it; ``before`` iterations were made from others."""
@@ -133,7 +133,9 @@ class Bespoke:
         """The forms of the best of ``starting_solvers``, each solver on its best schedule."""
         few = problem.first(2048)
         chosen: list[tuple[Schedule, Solver]] = []
-        for start in sorted(starting_solvers(problem.flow.path, steps), key=lambda start: few.error(*start, steps)):
+        for start in sorted(
+            starting_solvers(problem.flow.path, steps), key=lambda start: few.error(start[0], start[1], steps)
+        ):
             if len(chosen) < self.starts and all(start[1] != solver for _, solver in chosen):
                 chosen.append(start)
         forms = []
@@ -278,7 +280,7 @@ def fit_solver(
     held, learned = order[: len(x0) // 4], order[len(x0) // 4 :]
     schedule, solver = method(problem.rows(learned), evaluations, rng.fork("fit"))
     test, starts = problem.rows(held), starting_solvers(flow.path, evaluations)
-    schedule, solver = min([(schedule, solver), *starts], key=lambda s: test.error(*s, evaluations))
+    schedule, solver = min([(schedule, solver), *starts], key=lambda s: test.error(s[0], s[1], evaluations))
     return Sampler(evaluations, schedule, solver, guidance)
 
 

@@ -34,7 +34,9 @@ class Chosen:
     """
 
     def __call__(self, problem: Problem, steps: int, rng: Rng) -> tuple[Schedule, Solver]:
-        return min(starting_solvers(problem.flow.path, steps), key=lambda start: problem.error(*start, steps))
+        return min(
+            starting_solvers(problem.flow.path, steps), key=lambda start: problem.error(start[0], start[1], steps)
+        )
 
 
 @dataclass(frozen=True)
