@@ -147,7 +147,8 @@ class FlowMatching(ObjectiveBase):
     @property
     def spec(self) -> ObjectiveSpec:
         """Its path, coupling, prediction and dropout."""
-        return replace(super().spec, path=self.path, coupling=self.coupling, prediction=self.prediction, drop=self.drop)
+        common = replace(super().spec, path=self.path, coupling=self.coupling, prediction=self.prediction)
+        return replace(common, drop=self.drop, static_graph=True)
 
     def __call__(self, field: Any, batch: Batch, rng: Rng) -> Loss:
         """The loss of a velocity field on data ``batch.x1`` [B,*S], in squared data units."""
@@ -238,7 +239,7 @@ class ObjectiveWrapper(ObjectiveBase):
     @property
     def spec(self) -> ObjectiveSpec:
         """The spec of the objective inside."""
-        return replace(spec_of(self.objective), heldout=self.heldout, wrap=None, networks=None)
+        return replace(spec_of(self.objective), heldout=self.heldout, wrap=None, networks=None, static_graph=False)
 
     @property
     def inner(self) -> FlowMatching:

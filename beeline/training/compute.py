@@ -48,11 +48,16 @@ class Compute:
             f"{nearest(str(self.compile), known)}",
         )
 
+    @property
+    def dtype(self) -> torch.dtype | None:
+        """The dtype of matrix products; None for that of the weights."""
+        return torch.bfloat16 if self.bf16 else None
+
     def autocast(self, device: torch.device) -> contextlib.AbstractContextManager[Any]:
         """Context manager: the precision of forward passes on a device."""
-        if not self.bf16:
+        if self.dtype is None:
             return contextlib.nullcontext()
-        return torch.autocast(device.type, dtype=torch.bfloat16)
+        return torch.autocast(device.type, dtype=self.dtype)
 
     def place(self, networks: Mapping[str, nn.Module]) -> None:
         """Convert networks to the memory format; to be called before optimizers and averages are created."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -29,7 +28,7 @@ from beeline.training.extend import planned, start
 from beeline.training.feed.sources import as_microbatches
 from beeline.training.feed.workers import Prefetched, microbatch_numbers
 from beeline.training.memory import Peak
-from beeline.training.optim.ema import Average, averaged, averaged_view
+from beeline.training.optim.ema import Average, averaged, averaged_view, replaced
 from beeline.training.optim.optimizers import in_use as switch
 from beeline.training.optim.parameter_groups import matrices
 from beeline.training.players import players
@@ -79,9 +78,13 @@ class Loop:
         self.device = device
         self.peak = Peak(device, sum(p.numel() * p.element_size() for p in weights))
         training.compute.place(networks)
-        # a sharded network cannot be copied, so an unsharded copy is stored for the results
-        self._full = {name: copy.deepcopy(net).cpu() for name, net in networks.items()} if engine.shards else networks
-        nets = {name: engine.wrap(net, device) for name, net in networks.items()}
+        # a sharded network cannot be copied, so its unsharded structure is stored for the results
+        self._full = (
+            {name: replaced(net, lambda t: t.to("meta")) for name, net in networks.items()}
+            if engine.shards
+            else networks
+        )
+        nets = {name: engine.wrap(net, device, training.compute.dtype) for name, net in networks.items()}
         all_players = players(objective, nets)
         lr, decayed = training.lr_schedule(0, training.steps), matrices(nets)
         optimizers = {p.name: training.optimizer.build(p.parameters, lr, decayed) for p in all_players}

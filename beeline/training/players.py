@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from beeline.core.errors import require
-from beeline.core.protocols.objectives import AdversarialObjective, Player
+from beeline.core.protocols.objectives import AdversarialObjective, Player, spec_of
 
 
 def players(objective: Any, networks: Mapping[str, nn.Module]) -> list[Player]:
@@ -26,7 +26,8 @@ def players(objective: Any, networks: Mapping[str, nn.Module]) -> list[Player]:
     else:
         field = next(iter(networks.values())) if len(networks) == 1 else networks
         trainable = [p for net in networks.values() for p in net.parameters() if p.requires_grad]
-        found = [Player("loss", lambda batch, rng: objective(field, batch, rng), trainable)]
+        static = spec_of(objective).static_graph
+        found = [Player("loss", lambda batch, rng: objective(field, batch, rng), trainable, static_graph=static)]
     for player in found:
         require(
             player.parameters,

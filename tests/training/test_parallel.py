@@ -67,6 +67,21 @@ def test_the_loss_is_the_same_with_every_engine(runs, engine):
     assert abs(one["loss"][0] - one["loss"][-1]) > 0.1  # the loss decreases
 
 
+@pytest.mark.parametrize("what", ["used", "bf16"])
+@pytest.mark.parametrize("engine", ["ddp", "fsdp"])
+def test_other_networks_and_precisions_have_the_losses_of_one_process(runs, engine, what):
+    one = workers.curve(SingleDevice(), "flow", **{k: make() for k, make in workers.SPECIAL[what].items()})
+    many = runs[1][f"{engine} {what} 2"]
+    bound = 1e-5 if what == "used" else 2e-2  # gains of norms are rounded with the blocks
+    assert max(abs(a - b) for a, b in zip(one["loss"], many["loss"], strict=True)) <= bound
+    if engine == "ddp":  # unused parameters are searched for where there are some
+        assert many["search"] == [what == "bf16"]
+
+
+def test_a_network_on_the_meta_device_gets_the_values_of_rank_zero(runs):
+    assert runs[1]["fsdp meta 2"] == runs[1]["fsdp whole 2"]
+
+
 @pytest.mark.parametrize("engine", ["ddp resumed 2", "fsdp resumed 2"])
 def test_a_run_of_one_process_is_resumed_by_several(runs, engine):
     out, found = runs

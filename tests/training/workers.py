@@ -15,6 +15,7 @@ from torch import nn
 from beeline.core.rng import Rng
 from beeline.core.types import Batch, Loss
 from beeline.objectives.matching import FlowMatching
+from beeline.training.compute import Compute
 from beeline.training.config import Training
 from beeline.training.distributed import parallel
 from beeline.training.distributed.heartbeat import RankLost
@@ -29,18 +30,19 @@ STEPS = 25
 class Blocks(nn.Module):
     """A small network with stacked blocks, dropout, and an unused parameter."""
 
-    def __init__(self, width=24):
+    def __init__(self, width=24, unused=True):
         super().__init__()
         self.first = nn.Linear(4, width)
         self.stack = nn.ModuleList(
             [nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Dropout(0.1)) for _ in range(3)]
         )
         self.last = nn.Linear(width, 3)
-        self.unused = nn.Parameter(torch.zeros(5))
+        self.unused = nn.Parameter(torch.zeros(5)) if unused else None
+        self.register_buffer("scale", torch.tensor(1.0), persistent=False)
         self.stacks = {"stack": self.stack}
 
     def forward(self, x, t, cond=None):
-        h = self.first(torch.cat([x, t[:, None]], 1))
+        h = self.scale * self.first(torch.cat([x, t[:, None]], 1))
         for block in self.stack:
             h = h + block(h)
         return self.last(h)
@@ -63,9 +65,9 @@ class Jvp:
 OBJECTIVES = {"flow": FlowMatching(), "jvp": Jvp()}
 
 
-def network():
+def network(unused=True):
     with Rng(0).ambient():
-        return Blocks()
+        return Blocks(unused=unused)
 
 
 def data():
@@ -75,7 +77,8 @@ def data():
 
 def train(engine, objective, log, **more):
     training = more.pop("training", None) or settings()
-    return fit(network(), OBJECTIVES[objective], data(), training, parallel=engine, rng=Rng(4), log=log, **more)
+    net = more.pop("net", None) or network()
+    return fit(net, OBJECTIVES[objective], data(), training, parallel=engine, rng=Rng(4), log=log, **more)
 
 
 def settings(**more):
@@ -117,8 +120,37 @@ def equal(out, engines):
         for objective in OBJECTIVES if world == 2 else ("flow",):
             folder = out / f"{name}{world}" if objective == "flow" else None
             found[f"{name} {objective}"] = curve(engine, objective, checkpoint_dir=folder)
+        if world == 2:
+            found |= special(name, engine)
         if world == 2:  # resume the run of one process
             found[f"{name} resumed"] = curve(engine, "flow", resume=out / "single" / "step-00000010")
+    return found
+
+
+SHORT = {"steps": 6, "checkpoint_every": 100}
+SPECIAL = {
+    "used": {"net": lambda: network(unused=False), "training": lambda: settings(**SHORT)},
+    "bf16": {"training": lambda: settings(compute=Compute(bf16=True), **SHORT)},
+}
+
+
+def special(name, engine):
+    """Runs of a network without unused parameters, in bfloat16, and of one that is on "meta" in other ranks."""
+    found, searches, real = {}, [], parallel.DDP._wrapped
+
+    def wrapped(self, player, search):
+        searches.append(search)
+        return real(self, player, search)
+
+    parallel.DDP._wrapped = wrapped
+    for what, more in SPECIAL.items():
+        searches.clear()
+        found[f"{name} {what}"] = curve(engine, "flow", **{k: make() for k, make in more.items()})
+        found[f"{name} {what}"]["search"] = list(searches)
+    parallel.DDP._wrapped = real
+    if engine.shards:
+        for kind, device in (("whole", "cpu"), ("meta", "meta" if engine.rank else "cpu")):
+            found[f"{name} {kind}"] = curve(engine, "flow", net=network().to(device), training=settings(**SHORT))
     return found
 
 

@@ -46,6 +46,7 @@ class ObjectiveSpec:
     solver: Solver | None = None  # of samplers that name none
     baselines: bool = True  # whether its losses compare with those of the mean and of the exact posterior of the data
     heldout: Callable[[TimeSampler], Objective] | None = None  # the objective of held-out losses; None is itself
+    static_graph: bool = False  # whether every microbatch uses the same parameters: DDP then need not search for others
 
 
 @runtime_checkable
@@ -107,6 +108,7 @@ class Player(NamedTuple):
     loss: Callable[[Batch, Rng], Loss]
     parameters: list[nn.Parameter]
     every: int = 1  # is trained at steps 0, every, 2 every, ...
+    static_graph: bool = False  # as in ObjectiveSpec
 
 
 @runtime_checkable

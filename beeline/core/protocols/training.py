@@ -253,8 +253,8 @@ class Parallel(Protocol):
         """The device of this process for the setting ``device``."""
         ...
 
-    def wrap(self, network: nn.Module, device: torch.device) -> nn.Module:
-        """The network on its device, sharded if the engine shards."""
+    def wrap(self, network: nn.Module, device: torch.device, dtype: torch.dtype | None = None) -> nn.Module:
+        """The network on its device, sharded if the engine shards; ``dtype`` is that of the forward pass, if lower."""
         ...
 
     def work(self, player: Player, networks: Mapping[str, nn.Module]) -> Work:

@@ -48,7 +48,7 @@ class SingleDevice:
     def place(self, device: Device | None, networks: Mapping[str, nn.Module]) -> torch.device:
         return place_for(device, networks)
 
-    def wrap(self, network: nn.Module, device: torch.device) -> nn.Module:
+    def wrap(self, network: nn.Module, device: torch.device, dtype: torch.dtype | None = None) -> nn.Module:
         return network.to(device)
 
     def work(self, player: Player, networks: Mapping[str, nn.Module]) -> Work:
@@ -90,29 +90,55 @@ class DDP(DistributedBase):
 
     gradient = mean over processes of the sum over their microbatches, rescaled to the sum over all microbatches
     Assumes that the networks fit on one device.  DDP wraps the objective as its forward pass, so forward-mode
-    derivatives, several passes and unused parameters are supported.
+    derivatives, several passes and unused parameters are supported.  Unused parameters are searched for in every step
+    unless the objective declares a static graph and the first step uses all of them.
     Source: Li et al. 2020, "PyTorch Distributed" (arXiv 2006.15704).
 
     >>> DDP().shards
     False
     """
 
+    search: bool = False  # search for unused parameters in every step: for networks that skip some in some steps
     shards = False
 
-    def wrap(self, network: nn.Module, device: torch.device) -> nn.Module:
+    def wrap(self, network: nn.Module, device: torch.device, dtype: torch.dtype | None = None) -> nn.Module:
         check_initialized()
         return network.to(device)
 
     def work(self, player: Player, networks: Mapping[str, nn.Module]) -> Work:
+        if self.search or not player.static_graph:
+            return self._wrapped(player, search=True)
+        later: list[Work] = []
+
+        def work(batch: Batch, key: Rng, weight: float, last: bool) -> Loss:
+            if later:
+                return later[0](batch, key, weight, last)
+            loss = player.loss(batch, key)  # the first step shows which parameters are used
+            (loss.value * weight).backward()  # type: ignore[no-untyped-call]
+            if last:
+                later.append(self._wrapped(player, search=not sum_gradients(player.parameters)))
+            return loss
+
+        return work
+
+    def _wrapped(self, player: Player, search: bool) -> Work:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)
             wrapped = nn.parallel.DistributedDataParallel(
-                _Objective(player), broadcast_buffers=False, find_unused_parameters=True
+                _Objective(player), broadcast_buffers=False, find_unused_parameters=search
             )
 
         def work(batch: Batch, key: Rng, weight: float, last: bool) -> Loss:
             with contextlib.nullcontext() if last else wrapped.no_sync():
-                loss: Loss = wrapped(batch, key)
+                try:
+                    loss: Loss = wrapped(batch, key)
+                except RuntimeError as error:
+                    require(
+                        "finished reduction in the prior iteration" not in str(error),
+                        "a step did not use all parameters that the first step used, so their gradients were not "
+                        "summed over processes; train with --parallel 'DDP(search=True)'",
+                    )
+                    raise
                 (loss.value * (weight * self.world)).backward()  # type: ignore[no-untyped-call]
             return loss
 
@@ -129,9 +155,11 @@ class DDP(DistributedBase):
 class FSDP(DistributedBase):
     """Fully sharded data parallel (FSDP2): parameters, gradients, averages and optimizer state are sharded by block.
 
-    every block of ``stacks`` is all-gathered before use and resharded afterwards
+    every block of ``stacks`` is all-gathered before use and resharded afterwards;  with ``compute.bf16`` blocks are
+    gathered in bfloat16 and gradients summed in float32
     Assumes that networks, or the parts of container networks, are called as modules, not through their inner layers.
-    Networks without ``stacks`` are gathered as one unit.
+    Networks without ``stacks`` are gathered as one unit.  A network of rank 0 may be on the meta device in the other
+    processes, which then receive their shards of its values.
     Source: Zhao et al. 2023, "PyTorch FSDP" (arXiv 2304.11277); Rajbhandari et al. 2020, ZeRO (arXiv 1910.02054).
 
     >>> FSDP().shards
@@ -141,21 +169,26 @@ class FSDP(DistributedBase):
     offload: bool = False  # parameters and optimizer state on the CPU between uses; slower, CUDA only
     shards = True
 
-    def wrap(self, network: nn.Module, device: torch.device) -> nn.Module:
-        from torch.distributed.fsdp import CPUOffloadPolicy, OffloadPolicy, fully_shard
+    def wrap(self, network: nn.Module, device: torch.device, dtype: torch.dtype | None = None) -> nn.Module:
+        from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, OffloadPolicy, fully_shard
 
         check_initialized()
         if next(network.parameters(), None) is None:  # nothing to shard
             return network.to(device)
         mesh = dist.init_device_mesh(device.type, (self.world,))
         policy = CPUOffloadPolicy() if self.offload and device.type == "cuda" else OffloadPolicy()
-        if not self.offload:
+        whole = _from_rank_zero(network, device)
+        if not self.offload and whole is None:
             network = network.to(device)
+        # inputs are not cast: times need float32; the rest of the network, such as time embeddings, stays in float32
+        narrow = MixedPrecisionPolicy(dtype, torch.float32 if dtype else None, cast_forward_inputs=False)
         for part in parts_of(network):
             for blocks in stacks_of(part).values():
                 for block in blocks:
-                    fully_shard(block, mesh=mesh, offload_policy=policy)
+                    fully_shard(block, mesh=mesh, offload_policy=policy, mp_policy=narrow)
             fully_shard(part, mesh=mesh, offload_policy=policy)
+        if whole is not None:
+            whole(network)
         return network
 
     def work(self, player: Player, networks: Mapping[str, nn.Module]) -> Work:
@@ -189,6 +222,40 @@ class _Objective(nn.Module):
 
     def forward(self, batch: Batch, key: Rng) -> Loss:
         return self._loss(batch, key)
+
+
+def _from_rank_zero(network: nn.Module, device: torch.device) -> Callable[[nn.Module], None] | None:
+    """A function that fills the sharded network with the values of rank 0; None if no process has it on "meta"."""
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
+
+    tensors = dict(network.named_parameters()) | dict(network.named_buffers())
+    if float(all_reduce_sum(torch.tensor(float(any(t.is_meta for t in tensors.values())), device=local_device()))) == 0:
+        return None
+    state = network.state_dict() if dist.get_rank() == 0 else {}
+    buffers = {k: b if dist.get_rank() == 0 else torch.empty_like(b, device="cpu") for k, b in network.named_buffers()}
+    network.to("meta")
+
+    def fill(sharded: nn.Module) -> None:
+        sharded.to_empty(device=device)
+        options = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True)
+        set_model_state_dict(sharded, state, options=options)
+        for name, buffer in sharded.named_buffers():
+            value = buffers[name].detach().to(device)
+            dist.broadcast(value, 0)
+            buffer.copy_(value)
+
+    return fill
+
+
+def sum_gradients(parameters: Sequence[nn.Parameter]) -> bool:
+    """Sum the gradients over processes, in place; whether every process has used every parameter."""
+    used = torch.tensor([float(p.grad is not None) for p in parameters], device=local_device())
+    counts = all_reduce_sum(used).tolist()
+    for p, count in zip(parameters, counts, strict=True):
+        if count:
+            p.grad = torch.zeros_like(p) if p.grad is None else p.grad
+            dist.all_reduce(p.grad)
+    return bool(min(counts) == dist.get_world_size())
 
 
 def init_process_group(timeout: float = 600.0) -> None:

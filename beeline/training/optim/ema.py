@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -145,19 +145,25 @@ def averaged_view(network: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
     return copy.deepcopy(network, memo)
 
 
+def replaced(network: nn.Module, make: Callable[[Tensor], Tensor]) -> nn.Module:
+    """A copy of a network with ``make(tensor)`` in place of every parameter and buffer."""
+    memo: dict[int, Any] = {id(b): make(b.detach()) for b in network.buffers()}
+    memo |= {id(p): nn.Parameter(make(p.detach()), p.requires_grad) for p in network.parameters()}
+    return copy.deepcopy(network, memo)
+
+
 def averaged(
     network: nn.Module,
     state: Mapping[str, Tensor],
     device: torch.device | None = None,
     live: nn.Module | None = None,
 ) -> nn.Module:
-    """A copy of ``network`` with the averaged parameters of ``state``.
+    """A copy of ``network``, which may be on the meta device, with the averaged parameters of ``state``.
 
     Buffers, and parameters that are not in ``state``, are copied from ``live``, the network in training (by default
     ``network``), because buffers change during training.
     """
-    copied = copy.deepcopy(network)
-    copied.zero_grad(set_to_none=True)
+    copied = replaced(network, lambda t: torch.empty_like(t, device="cpu" if t.is_meta else None))
     source = network if live is None else live
     weights, buffers = dict(source.named_parameters()), dict(source.named_buffers())
     with torch.no_grad():
