@@ -21,6 +21,7 @@ from beeline.objectives.matching import FlowMatching
 from beeline.training.callbacks import Previews
 from beeline.training.config import Training
 from beeline.training.feed import cache
+from beeline.training.feed.microbatches import FeedBase
 from beeline.training.feed.workers import Prefetched, microbatch_numbers
 from beeline.training.fit import fit
 from beeline.training.optim.ema import EMA
@@ -60,7 +61,7 @@ def test_microbatch_numbers_of_a_process_and_access_out_of_order():
     numbers = microbatch_numbers(4, 1, 2)(9)
     assert [next(numbers) for _ in range(5)] == [9, 11, 13, 15, 17]
 
-    class Numbers:
+    class Numbers(FeedBase):
         def microbatch(self, number, size):
             return Batch(torch.full((size, 1), float(number)))
 
@@ -110,8 +111,9 @@ import os, sys
 from pathlib import Path
 import torch
 from beeline.core.types import Batch
+from beeline.training.feed.microbatches import FeedBase
 from beeline.training.feed.workers import Prefetched, microbatch_numbers
-class Named:
+class Named(FeedBase):
     def microbatch(self, number, size):
         Path(sys.argv[1], str(os.getpid())).touch()
         return Batch(torch.zeros(size, 2))
