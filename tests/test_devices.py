@@ -220,7 +220,9 @@ def test_other_solvers(device: torch.device) -> None:
         on(bl.Sampler(3, solver=solver)(flow, start), device)
 
 
-@pytest.mark.parametrize("make", parts("schedules", FluxShifted=lambda: of("schedules", "FluxShifted", 64),
+@pytest.mark.parametrize("make", parts("schedules", CheckpointSchedule=lambda: of("schedules", "CheckpointSchedule",
+        "sd3", "FlowMatchEulerDiscreteScheduler", {"shift": 3.0}),
+    FluxShifted=lambda: of("schedules", "FluxShifted", 64),
     ResolutionShifted=lambda: of("schedules", "ResolutionShifted", 64),
     Explicit=lambda: of("schedules", "Explicit", (0.0, 0.2, 0.6, 1.0)),
     Quantiles=lambda: of("schedules", "Quantiles", of("times", "LogitNormal"))))  # fmt: skip

@@ -29,8 +29,8 @@ class Traits:
     columns: Sequence[Sequence[int]] | None = None  # of a table: the widths of the blocks of every column
     offsets: Tensor | None = None  # of a table: [D], the bias of its output
     cells: bool = False  # of a table: whether it takes known cells as a condition
-    any_size: bool = False  # of images: whether it takes heights and widths other than those it was built for
     logits: bool = False  # of a table: whether forward(..., logits=True) gives (output, logits [B,D]) as well
+    any_size: bool = False  # of images: whether it takes heights and widths other than those it was built for
 
 
 class Declaring(nn.Module):

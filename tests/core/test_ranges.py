@@ -22,6 +22,7 @@ NEGATIVE = {
     "predictions.Boundary.mean": "of the data",
     "sources.Uniform.low": "an end of an interval",
     "rules.Extrapolate.scale": "below 1 it turns the guidance around",
+    "rules.NormRestored.scale": "below 1 it turns the guidance around",
     "weights.ByDensity.power": "-1 undoes the weight of the sampler",
     "weights.PowerWeight.data": "an exponent",
     "weights.PowerWeight.source": "an exponent",

@@ -104,7 +104,7 @@ def test_sampling_without_a_prompt_is_refused(sd3):
 
 def test_an_unknown_family_is_refused_before_weights_are_read(tmp_path):
     (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": "SomeOtherPipeline"}))
-    with pytest.raises(BeelineError, match="SomeOtherPipeline.*families are auraflow"):
+    with pytest.raises(BeelineError, match="SomeOtherPipeline.*families are anyflow"):
         bl.load(tmp_path)
 
 

@@ -87,5 +87,5 @@ def test_a_bundle_in_a_notebook_and_fresh_samples(flow: bl.Bundle) -> None:
 
 
 def test_a_name_of_the_hub_without_its_prefix() -> None:
-    with pytest.raises(bl.BeelineError, match="hub:ada/moons for one of the hub"):
+    with pytest.raises(bl.BeelineError, match="there is no directory ada/moons"):
         bl.load("ada/moons")

@@ -42,7 +42,7 @@ class HubStream(DecodedImages):
 
     split: str = "train"
     image: str | None = None  # the column of the images; None for the only one, or the first
-    classes: int | None = None  # number of classes of labels that are numbers; None infers it from the first images
+    classes: Count | None = None  # number of classes of labels that are numbers; None infers it from the first images
     buffer: Count = 1000  # images in memory, encoded, that are shuffled together
     parts: Count = 1
 

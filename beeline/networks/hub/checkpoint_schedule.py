@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from beeline.core.errors import require
-from beeline.core.ranges import dataclass
+from beeline.core.ranges import Count, dataclass
 from beeline.networks.hub.families import family_named
 from beeline.networks.hub.imports import diffusers
 from beeline.times.schedules import check_interval, check_monotone, interpolate
@@ -31,7 +31,7 @@ class CheckpointSchedule:
     family: str  # name of the family, which sets the scheduler as its pipeline does
     scheduler: str  # class of diffusers
     config: Mapping[str, Any] = field(default_factory=dict)  # the scheduler's configuration
-    tokens: int = 4096  # tokens of one sample, on which a resolution-dependent shift depends
+    tokens: Count = 4096  # tokens of one sample, on which a resolution-dependent shift depends
 
     def __call__(self, steps: int, start: float = 0.0, end: float = 1.0) -> Tensor:
         check_interval(steps, start, end)

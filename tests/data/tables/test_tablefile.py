@@ -74,7 +74,7 @@ def test_rows_are_saved_by_their_ending(tmp_path) -> None:
         table.save(raw, tmp_path / name)
         assert (tmp_path / name).stat().st_size > 100
     assert pd.read_parquet(tmp_path / "t.parquet").equals(raw)
-    with pytest.raises(BeelineError, match="neither .csv, .tsv nor .parquet"):
+    with pytest.raises(BeelineError, match="neither .csv, .tsv, .parquet nor .npz"):
         save(raw, tmp_path / "t.xls")
 
 
