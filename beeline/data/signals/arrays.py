@@ -16,6 +16,7 @@ from beeline.core.files import replacing
 from beeline.core.ranges import Whole, dataclass
 from beeline.core.rng import Rng
 from beeline.core.types import Batch, Cond
+from beeline.data.arrays import as_array, coded, no_labels
 from beeline.data.images import Image, Images
 from beeline.data.labels import (
     Array,
@@ -127,6 +128,17 @@ class Arrays(ModalityBase):
             classes=classes,
             names=names,
         )
+
+    def raw(self, values: Any, labels: Any = None) -> ArraySet:
+        """Arrays from an array or a tensor, with the channels where the files have them, and their labels."""
+        if isinstance(values, ArraySet):
+            no_labels(labels, "ArraySet, which holds its own")
+            return values
+        array = as_array(values)
+        require(array is not None, f"the arrays are {type(values).__name__}; give an array or a tensor [N,C,L]")
+        assert array is not None
+        array = np.moveaxis(array, -1, 1) if self.last else array
+        return ArraySet(array) if labels is None else ArraySet(array, *coded(labels, len(array), self.names))
 
     def encode(self, raw: ArraySet, rng: Rng | None = None) -> Batch:
         """Standardised float32 [N,C,1,L] or [N,C,H,W] and labels; ``rng`` is not used."""

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from beeline.core.errors import BeelineError
 from beeline.data.signals.array_files import ArrayFile
 from beeline.data.signals.arrays import Arrays, ArraySet, channel_scales
 
@@ -103,3 +104,15 @@ def test_channels_in_the_last_axis_are_recognised_and_written_back(tmp_path: Pat
 @pytest.mark.parametrize("shape", [(5, 3, 40), (5, 1, 6, 6), (5, 3, 6, 6), (5, 7, 6, 6)])
 def test_previews_are_pictures(shape: tuple[int, ...]) -> None:
     assert Arrays().preview(ArraySet(RNG.normal(size=shape))).startswith(b"\x89PNG")
+
+
+def test_arrays_in_memory_as_the_modality_takes_them():
+    values = np.random.default_rng(0).normal(size=(4, 2, 8))
+    m = Arrays(classes=2, names=("down", "up"))
+    raw = m.raw(torch.tensor(values), ["up", "down", "up", "up"])
+    assert raw.labels.tolist() == [1, 0, 1, 1] and raw.names == m.names
+    np.testing.assert_array_equal(raw.values, values)
+    np.testing.assert_array_equal(Arrays(last=True).raw(values.transpose(0, 2, 1)).values, values)
+    assert m.raw(raw) is raw
+    with pytest.raises(BeelineError, match="'left' is a label that the model does not have"):
+        m.raw(values, ["left"] * 4)
