@@ -1,6 +1,6 @@
 """Errors of solvers of Beeline and of other libraries against exact end points, by number of evaluations.
 
-    python -m benchmarks.truth [--fit] [--nfe 4 8 16 32] [--samples 8192] [--plots DIR] [--output FILE]
+    python -m benchmarks.truth [--fit] [--nfe 4 8 16 32] [--samples 1024] [--plots DIR] [--output FILE]
 
 The distributions are mixtures with a known velocity; the end points are computed by an adaptive solver at 1e-7 in
 float64.  The figures are the root mean square error per coordinate and its median over samples, since a few samples
@@ -358,7 +358,7 @@ def main() -> None:
     logging.disable(logging.WARNING)
     parser = report.parser("truth", __doc__)
     parser.add_argument("--nfe", type=int, nargs="+", default=[4, 8, 16, 32], help="numbers of evaluations")
-    parser.add_argument("--samples", type=int, default=8192)
+    parser.add_argument("--samples", type=int, default=1024)
     parser.add_argument("--fit", action="store_true", help="also fit solvers")
     parser.add_argument("--iterations", type=int, default=1000, help="iterations of each fit")
     parser.add_argument("--only", nargs="+", metavar="NAME", help="distributions to measure; others stay in FILE")
@@ -381,9 +381,11 @@ def main() -> None:
         results = figures["distributions"]
         for name, (target, main_one) in chosen.items():
             share = 1 if target.dim <= 64 else 2  # 256-D costs as much as all others together
-            n, iterations = given.samples // share**2, given.iterations // share
             with torch.set_grad_enabled(given.fit):
-                results[name] = measure(name, target, n, given.nfe, given.fit and main_one, iterations)
+                fit = given.fit and main_one
+                results[name] = measure(
+                    name, target, given.samples // share, given.nfe, fit, given.iterations // share**2
+                )
             report.write("truth", figures, [SEED, 11], given.output, packages=PACKAGES, **settings)
         if not given.only:
             figures["adaptive"] = {n: adaptive(d) for n, d in distributions().items() if d.dim <= 2}

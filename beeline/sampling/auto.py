@@ -22,9 +22,9 @@ def auto_sampler(
 ) -> Sampler:
     """A Sampler with at most ``evaluations`` field evaluations per sample, or with error control by ``tolerance``.
 
-    up to 16 evaluations: Fitted weights and times, fitted to random mixtures;  above: UniPC with equal steps, or
+    up to 11 evaluations: Fitted weights and times, fitted to random mixtures;  above: UniPC with equal steps, or
     Adams-Bashforth if ``path``, the path of the flow, is not straight;  with a tolerance: Adaptive
-    The fitted weights are those for the largest of 4, 6, 8, 12 and 16 evaluations within the budget; they are exact on
+    The fitted weights are those for the larger of 4 and 8 evaluations within the budget; they are exact on
     straight trajectories.  ``independent`` is that of the flow: at 4 and 8 evaluations a flow of independent pairs,
     whose trajectories are curved, takes weights that are usually better on such a flow and not exact on a straight one.
     A fitted solver cannot invert.  ``fit_solver`` fits the weights to one flow.
@@ -38,7 +38,7 @@ def auto_sampler(
     )
     if tolerance is not None:
         return Sampler(1, solver=Adaptive(tolerance, tolerance))
-    if evaluations > max(PRESETS):
+    if evaluations > 11:
         return Sampler(evaluations, solver=UniPC(2) if isinstance(path, Linear) else AdamsBashforth(2))
     known = {n: p for n, p in (PRESETS | (CURVED if independent else {})).items() if n <= evaluations}
     if not known:
