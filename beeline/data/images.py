@@ -216,6 +216,13 @@ class Image(ModalityBase):
         rows = Rng(0).fork("subset").permutation(len(raw))[:count].sort().values.numpy()
         return Images(raw.pixels[rows], None if raw.labels is None else raw.labels[rows], raw.names)
 
+    def check_unchanging(self, raw: Images) -> None:
+        require(
+            not raw.augment and not raw.buckets,
+            "the images are augmented or of several sizes, but a coupling or a second data set pairs each of them "
+            "before training; leave out augment, flip and buckets, or use a coupling within the batch",
+        )
+
     def microbatches(self, raw: Images, rng: Rng) -> Feed | None:
         """A feed that encodes every microbatch by itself, for many or augmented images, or several buckets."""
         if raw.buckets:

@@ -82,6 +82,9 @@ class ModalityBase:
     def microbatches(self, raw: Any, rng: Rng) -> Microbatches | None:
         return None
 
+    def check_unchanging(self, raw: Any) -> None:
+        pass
+
     def subset(self, raw: Any) -> Any:
         return raw
 

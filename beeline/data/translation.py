@@ -91,6 +91,7 @@ class PairedDataset(DataSetBase):
         """Both data sets encoded, with source points for every target row."""
         raw, _ = self.source.load()
         modality = self.source.modality().fit(raw)
+        modality.check_unchanging(raw)
         source = DatasetSource(self.source, modality)
         x0, x0_held = modality.encode(raw).x1, source.rows
         same_shape(tuple(x0.shape[1:]), tuple(batch.x1.shape[1:]))

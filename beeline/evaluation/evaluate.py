@@ -135,7 +135,8 @@ def evaluate(
     shown: dict[str, Tensor] = {}
     if memorisation is not None:
         found = memorisation(made, rng.fork("memorisation"), seen)
-        scores, shown, details["memorisation"] = (*scores, *found.scores), found.shown, found.details
+        scores, details["memorisation"] = (*scores, *found.scores), found.details
+        shown = found.shown if modality.levels is not None else {}  # other data are no pictures
     if held_out is not None:
         loss = held_out(flow.field)
         details["held-out loss"] = loss.plain()

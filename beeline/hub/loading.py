@@ -25,7 +25,6 @@ DTYPES: Mapping[str, torch.dtype] = {
 }
 OFFLOADS: Mapping[str, Callable[[Any, torch.device], None]] = {
     "model": lambda pipeline, device: pipeline.enable_model_cpu_offload(device=device),
-    "sequential": lambda pipeline, device: pipeline.enable_sequential_cpu_offload(device=device),
     "group": lambda pipeline, device: pipeline.enable_group_offload(
         onload_device=device, offload_device=torch.device("cpu"), offload_type="leaf_level"
     ),
@@ -51,7 +50,7 @@ def load(
     ``directory_or_hub_id`` is a bundle, a run, or a saved pipeline; ``owner/name`` is one of the hub, as is
     ``hub:owner/name@revision``.  ``device`` is "auto" for CUDA where there is one, else the CPU.  ``trust`` names
     packages whose classes a bundle may name.  The other arguments are for pipelines: ``dtype`` float32, bfloat16 or
-    float16 (default bfloat16 on an accelerator, float32 on a CPU); ``offload`` model, sequential or group, which keeps
+    float16 (default bfloat16 on an accelerator, float32 on a CPU); ``offload`` model or group, which keeps
     components on the CPU until they are used; the size in pixels and frames; ``components`` in place of those that are
     stored, as in ``from_pretrained``.
 
@@ -65,6 +64,11 @@ def load(
     require(dtype is None or dtype in DTYPES, f"dtype={dtype!r} was given; {nearest(str(dtype), DTYPES)}")
     require(offload is None or offload in OFFLOADS, f"offload={offload!r} was given; {nearest(str(offload), OFFLOADS)}")
     where = resolve_device(device)
+    require(
+        offload is None or where.type != "cpu",
+        f"offload={offload!r} was given with the device {where}; it moves components from the CPU to an accelerator: "
+        "leave it out",
+    )
     usual = torch.float32 if where.type == "cpu" else torch.bfloat16
     kind = usual if dtype is None else DTYPES[dtype]
     library = diffusers(f"the pipeline {name}")
@@ -81,22 +85,6 @@ def load(
         OFFLOADS[offload](pipeline, where)
     made = from_pipeline(pipeline, height=height, width=width, num_frames=num_frames)
     return bundles.relabel(made, made_from=str(directory_or_hub_id))
-
-
-def from_single_file(path: str | Path, family: str, **components: Any) -> Bundle:
-    """A checkpoint in one file, in the original layout of its family, as a bundle.
-
-    ``family`` is a name of the table of families; ``components`` are arguments of ``from_single_file`` of diffusers,
-    such as ``config`` for a directory with the configuration, without which it is loaded from the hub.
-
-    Raises ValueError if there is no such file or family.
-    """
-    known = {entry.name: entry for entry in FAMILIES}
-    require(family in known, f"family={family!r} is unknown; {nearest(family, known)}")
-    require(Path(path).is_file(), f"there is no file {path}; give a .safetensors or .gguf file")
-    library = diffusers(f"the checkpoint {path}")
-    kind = getattr(library, known[family].pipelines[0])
-    return from_pipeline(kind.from_single_file(str(path), **components))
 
 
 def pipeline_index(name: str, revision: str | None = None) -> dict[str, Any] | None:

@@ -197,10 +197,7 @@ class Bundle:
             not others or (directory / "flow.json").exists(),
             f"{directory} exists and is not a bundle; nothing was written: choose another directory",
         )
-        if directory.exists():
-            sweep(directory)
-        digest = write_tensors(weights, net.state_dict())
-        data = {
+        data: dict[str, Any] = {  # complete before anything is written: a part may have no description
             "format": FORMAT,
             "field": config.describe(net),
             "path": config.describe(self.flow.path),
@@ -210,8 +207,11 @@ class Bundle:
             "modality": None if self.modality is None else config.describe(self.modality),
             "null": config.describe(self.null),
             "lineage": self.lineage,
-            "weights": {"file": weights.name, "bytes": weights.stat().st_size, "sha256": digest},
         }
+        if directory.exists():
+            sweep(directory)
+        digest = write_tensors(weights, net.state_dict())
+        data["weights"] = {"file": weights.name, "bytes": weights.stat().st_size, "sha256": digest}
         write_json(directory / "flow.json", {**data, "content": manifest.content(data)})
         return directory
 

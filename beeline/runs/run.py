@@ -138,7 +138,9 @@ def prepare(run: Run) -> Prepared:
     rng = Rng(run.seed).fork("rows")
     streamed = source_data.microbatches(modality, rng)  # data larger than memory, or encoded anew for every microbatch
     in_memory = source_data.paired or isinstance(coupling, StoredCoupling)
-    if streamed is None and not in_memory:
+    if in_memory:
+        modality.check_unchanging(raw)
+    elif streamed is None:
         streamed = modality.microbatches(raw, rng)
     some = raw if streamed is None else modality.subset(raw)
     partial = len(some) < len(raw)

@@ -24,7 +24,7 @@ def auto_sampler(
 
     up to 11 evaluations: Fitted weights and times, fitted to random mixtures;  above: UniPC with equal steps, or
     Adams-Bashforth if ``path``, the path of the flow, is not straight;  with a tolerance: Adaptive
-    The fitted weights are those for the larger of 4 and 8 evaluations within the budget; they are exact on
+    The fitted weights are those for the largest of 4, 6 and 8 evaluations within the budget; they are exact on
     straight trajectories.  ``independent`` is that of the flow: at 4 and 8 evaluations a flow of independent pairs,
     whose trajectories are curved, takes weights that are usually better on such a flow and not exact on a straight one.
     A fitted solver cannot invert.  ``fit_solver`` fits the weights to one flow.

@@ -112,3 +112,28 @@ def test_a_name_without_network_says_what_is_cached(monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(BeelineError, match="the hub cannot be reached"):
         pipeline_index("owner/surely-not-there")
+
+
+def test_offloaded_components_give_the_same_pictures(sd3, tmp_path):
+    """Group offload with the CPU on both sides: the hooks work under the loop of the package."""
+    from beeline.hub.loading import OFFLOADS
+
+    wanted = four_steps(from_pipeline(sd3, height=8, width=8)).sample(1, prompt="a", seeds=[1])
+    other = tiny_text.sd3(tmp_path)
+    OFFLOADS["group"](other, torch.device("cpu"))
+    found = four_steps(from_pipeline(other, height=8, width=8)).sample(1, prompt="a", seeds=[1])
+    assert (pixels(found) == pixels(wanted)).all()
+
+
+def test_offload_needs_an_accelerator(sd3, tmp_path):
+    sd3.save_pretrained(tmp_path / "model")
+    with pytest.raises(BeelineError, match="offload='model' was given with the device cpu"):
+        bl.load(tmp_path / "model", device="cpu", offload="model")
+    with pytest.raises(BeelineError, match="offload='x' was given"):
+        bl.load(tmp_path / "model", device="cpu", offload="x")
+
+
+def test_saving_a_pretrained_bundle_is_refused_before_anything_is_written(sd3, tmp_path):
+    with pytest.raises(BeelineError, match="not in the catalogue"):
+        from_pipeline(sd3, height=8, width=8).save(tmp_path / "saved")
+    assert not (tmp_path / "saved").exists()

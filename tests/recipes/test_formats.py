@@ -126,3 +126,14 @@ def test_train_and_sample(
         assert list(pd.read_csv(to).columns) == ["x", "kind"]
     else:
         assert np.load(to / "00003.npy").dtype == np.int16
+
+
+@pytest.mark.parametrize("shape", [(40, 2, 10), (40, 5, 6, 6)])
+def test_a_report_shows_arrays_by_their_previews(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], shape: tuple[int, ...]
+) -> None:
+    data, place = array(shape)(tmp_path / "data"), tmp_path / "run"
+    assert run(["train", data, *UNET, "--set", "sampler.steps=2", "--out", str(place), "--json"]) == 0
+    capsys.readouterr()
+    page = (place / "report.html").read_text(encoding="utf-8")
+    assert "<h2>Samples" in page and "were to be shown" not in page

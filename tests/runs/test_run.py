@@ -15,6 +15,7 @@ from beeline.data.image_files import ImageFile
 from beeline.data.point_files import PointFile
 from beeline.distillation.students import OneStep, Reflow
 from beeline.recipes import images, points
+from beeline.recipes.translation import transfer
 from beeline.runs.run import Distilled, Run, prepare_distilled, train
 from beeline.training.logs.run_log import JsonLines, read_log
 
@@ -210,3 +211,13 @@ def test_students_of_a_flow_on_a_sphere_stay_on_it(method: Reflow, tmp_path: Pat
         assert float((made.norm(dim=-1) - 1).abs().max()) < 1e-6
         plain = bundle.draw(bundle.start(range(32)), sampler=bl.Sampler(3))  # a solver of flat space is projected
         assert float((plain.norm(dim=-1) - 1).abs().max()) < 1e-6
+
+
+@pytest.mark.parametrize("changed", [0, 1])
+def test_augmented_images_are_refused_where_they_are_paired(tmp_path: Path, changed: int) -> None:
+    path = image_file(tmp_path)
+    pair = [ImageFile(path, flip=i == changed) for i in range(2)]
+    run = config.change(transfer(), {"data.source": pair[0], "data.target": pair[1], **SMALL})
+    with pytest.raises(ValueError, match="the images are augmented"):
+        train(run, tmp_path / "run", log=quiet)
+    assert not (tmp_path / "run").exists()

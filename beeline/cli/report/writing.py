@@ -209,7 +209,8 @@ def samples(results: Results, order: list[str], real: torch.Tensor | None) -> It
 def grid(result: ModelResults) -> dict[float, Any]:
     """Samples for the page: images and points in the plane as tensors, other data as previews of their modality."""
     modality = result.bundle.modality
-    if len(modality.shape) == 3 or modality.shape == (2,):
+    pictures = len(modality.shape) == 3 and modality.levels is not None  # encoded in [-1, 1]
+    if pictures or modality.shape == (2,):
         return dict(result.samples)
     html = modality.preview_type == "text/html"
     counts = {max(result.samples)} if html else set(result.samples)  # tables are wide

@@ -122,6 +122,10 @@ class Modality(Protocol):
         """Training data that are encoded anew for every microbatch; None to train on ``encode(raw)``."""
         ...
 
+    def check_unchanging(self, raw: Any) -> None:
+        """Raise ValueError for data that are augmented anew for every microbatch; pairs of data have to stay equal."""
+        ...
+
     def subset(self, raw: Any) -> Any:
         """As many of the data as are encoded at once, for baselines and scores, where there are too many of them."""
         ...

@@ -76,7 +76,7 @@ class Callback(Protocol):
 
 
 class TrackedRun(NamedTuple):
-    """What a tracker is told about a run when it is opened."""
+    """The description of a run that a tracker is opened with."""
 
     name: str
     folder: Path  # of the run

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -75,20 +75,6 @@ PER_TOKEN = {"is": "rules.NormRestored", "norm": {"is": "norms.PerToken", "patch
 PER_ROW = {"is": "rules.NormRestored", "norm": {"is": "norms.PerRow"}}
 MASKED = {"text": 0, "mask": 1}
 
-FLUX = Family(
-    "flux",
-    ("FluxTransformer2DModel",),
-    ("FluxPipeline",),
-    image.flux,
-    ScaleShift(),
-    grids.grid_to_last_step,
-    Prompt({"text": 0, "pooled": 1}, {"prompt_2": None}),
-    scale=1.0,
-    scale_argument="true_cfg_scale",
-    embedded=1.0,
-    packed=2,
-)
-
 FAMILIES: tuple[Family, ...] = (
     Family(
         "sd3",
@@ -100,10 +86,19 @@ FAMILIES: tuple[Family, ...] = (
         Prompt({"text": 0, "pooled": 2}, {"prompt_2": None, "prompt_3": None, **ALONE}),
         patch=1,
     ),
-    FLUX,
-    replace(FLUX, name="flux-kontext", pipelines=("FluxKontextPipeline",)),
-    replace(FLUX, name="flux-fill", pipelines=("FluxFillPipeline",)),
-    replace(FLUX, name="flux-control", pipelines=("FluxControlPipeline",)),
+    Family(
+        "flux",
+        ("FluxTransformer2DModel",),
+        ("FluxPipeline",),
+        image.flux,
+        ScaleShift(),
+        grids.grid_to_last_step,
+        Prompt({"text": 0, "pooled": 1}, {"prompt_2": None}),
+        scale=1.0,
+        scale_argument="true_cfg_scale",
+        embedded=1.0,
+        packed=2,
+    ),
     Family(
         "flux2",
         ("Flux2Transformer2DModel",),

@@ -173,7 +173,7 @@ class Pretrained(nn.Module):
     def forward(self, x: Tensor, t: Tensor, cond: Cond = None) -> Tensor:
         y, cond = self._inputs(x, cond)
         out = self.family.call(self.net, y, self._tau(t, x), cond, self.settings)
-        return self.family.sign * out.to(x.dtype)
+        return self.family.sign * out.to(x)  # an offloaded network answers on another device
 
     def _inputs(self, x: Tensor, cond: Cond) -> tuple[Tensor, Any]:
         require(
@@ -201,7 +201,7 @@ class PretrainedMap(Pretrained):
         assert self.family.map_call is not None
         end = self._tau(t if s is None else s, x)
         out = self.family.map_call(self.net, y, self._tau(t, x), end, cond, self.settings)
-        return self.family.sign * out.to(x.dtype)
+        return self.family.sign * out.to(x)  # an offloaded network answers on another device
 
 
 class Experts(nn.Module):

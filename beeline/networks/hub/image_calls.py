@@ -20,25 +20,17 @@ def sd3(net: Any, x: Tensor, tau: Tensor, c: Any, settings: Settings) -> Tensor:
 
 def flux(net: Any, x: Tensor, tau: Tensor, c: Any, settings: Settings) -> Tensor:
     h, w = x.shape[2:]
-    tokens, ids = pack(x), positions(h // 2, w // 2, before=1, like=x)
-    n = tokens.shape[1]
-    if "channels" in c:  # of a masked image or a control image, beside those of the state
-        tokens = torch.cat([tokens, c["channels"]], 2)
-    if "reference" in c:  # latents of an image, as further tokens
-        reference = positions(c["reference"].shape[2] // 2, c["reference"].shape[3] // 2, before=1, like=x)
-        reference[:, 0] = 1
-        tokens, ids = torch.cat([tokens, pack(c["reference"])], 1), torch.cat([ids, reference])
     out = net(
-        hidden_states=tokens,
+        hidden_states=pack(x),
         timestep=tau,
         guidance=c["guidance"] if net.config.guidance_embeds else None,
         pooled_projections=c["pooled"],
         encoder_hidden_states=c["text"],
         txt_ids=x.new_zeros(c["text"].shape[1], 3),
-        img_ids=ids,
+        img_ids=positions(h // 2, w // 2, before=1, like=x),
         return_dict=False,
     )[0]
-    return unpack(out[:, :n], h, w)
+    return unpack(out, h, w)
 
 
 def chroma(net: Any, x: Tensor, tau: Tensor, c: Any, settings: Settings) -> Tensor:
