@@ -92,8 +92,8 @@ def pipeline_index(name: str, revision: str | None = None) -> dict[str, Any] | N
     if Path(name).exists():
         file = Path(name) / INDEX
         return read_plain(file) if file.is_file() else None  # type: ignore[return-value]
-    if name.count("/") != 1 or name.startswith((".", "/")):
-        return None
+    if name.count("/") != 1 or name.startswith((".", "/")) or Path(name).parent.is_dir():
+        return None  # a misspelt path below a directory that exists is no name of the hub
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import (
         EntryNotFoundError,

@@ -109,7 +109,7 @@ def test_an_unknown_family_is_refused_before_weights_are_read(tmp_path):
 
 
 def test_a_name_without_network_says_what_is_cached(monkeypatch):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(BeelineError, match="the hub cannot be reached"):
         pipeline_index("owner/surely-not-there")
 
@@ -137,3 +137,11 @@ def test_saving_a_pretrained_bundle_is_refused_before_anything_is_written(sd3, t
     with pytest.raises(BeelineError, match="not in the catalogue"):
         from_pipeline(sd3, height=8, width=8).save(tmp_path / "saved")
     assert not (tmp_path / "saved").exists()
+
+
+def test_a_misspelt_run_is_not_looked_up_on_the_hub(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").mkdir()
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda *a, **k: pytest.fail("the hub was asked"))
+    with pytest.raises(BeelineError, match="runs/nope holds no bundle"):
+        bl.load("runs/nope")

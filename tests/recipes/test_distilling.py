@@ -86,6 +86,7 @@ def test_a_bundle_in_a_notebook_and_fresh_samples(flow: bl.Bundle) -> None:
     np.testing.assert_array_equal(flow.sample(3).values, flow.sample(3, seed=0).values)
 
 
-def test_a_name_of_the_hub_without_its_prefix() -> None:
+def test_a_name_of_the_hub_without_its_prefix(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(bl.BeelineError, match="there is no directory ada/moons"):
         bl.load("ada/moons")
