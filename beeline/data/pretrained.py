@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from beeline.core.errors import require
+from beeline.core.errors import BeelineError, nearest, require
 from beeline.core.files import write_bytes
 from beeline.core.rng import Rng
 from beeline.core.types import Batch, Cond
@@ -68,11 +68,11 @@ class Prompted(ModalityBase):
     def condition(self, value: Any, n: int) -> Cond:
         """A prompt, or a mapping with prompts or embeddings, as a condition for ``n`` samples."""
         value = {PROMPT: value} if isinstance(value, str) else dict(value)
+        self._check(value)
         negative = value.pop(NEGATIVE, "" if self.guided and PROMPT in value else None)
         made = self._encoded(value.pop(PROMPT, None), n)
         scale = value.pop(EMBEDDED, self.embedded_scale)
-        given = {name: leaf for name, leaf in value.items() if leaf is not None}
-        made = {**made, **given}
+        made |= value
         require(
             bool(made),
             f"a condition was given without {PROMPT!r} and without embeddings; give a prompt, such as "
@@ -83,6 +83,32 @@ class Prompted(ModalityBase):
         if self.family.embedded is not None and scale is not None:
             made[EMBEDDED] = torch.full((n,), float(scale) * self.family.embedded)
         return made
+
+    def _check(self, value: Mapping[str, Any]) -> None:
+        """Raise ValueError for names that the family does not have, and for values of another kind."""
+        known = [PROMPT, *self.family.prompt.outputs, "mask"]
+        known += [NEGATIVE, "negative"] if self.family.rule is not None else []
+        known += [EMBEDDED] if self.family.embedded is not None else []
+        for name, given in value.items():
+            require(
+                name in known,
+                f"the condition {name!r} was given to a model of the family {self.family.name}, which has no such "
+                f"condition; {nearest(name, known)}",
+            )
+            text = isinstance(given, str) or (
+                isinstance(given, list | tuple) and all(isinstance(t, str) for t in given)
+            )
+            if name in (PROMPT, NEGATIVE):
+                require(text, f"{name} is {type(given).__name__}; give a text, or one for each sample")
+            elif name != EMBEDDED:
+                require(
+                    isinstance(given, Tensor | Mapping),
+                    f"the embeddings {name!r} are {type(given).__name__}; give a tensor with one row per sample",
+                )
+        try:
+            float(value.get(EMBEDDED) or 0.0)
+        except (TypeError, ValueError):
+            raise BeelineError(f"{EMBEDDED}={value[EMBEDDED]!r} is no number; give one, 3.5 is usual") from None
 
     def save(self, raw: Any, path: Path) -> None:
         """Images as PNG files in a directory, or as a grid in one file; videos as GIF files in a directory."""

@@ -13,6 +13,7 @@ import beeline as bl
 from beeline.core.errors import BeelineError
 from beeline.hub.loading import pipeline_index
 from beeline.hub.pipelines import from_pipeline, resized
+from beeline.networks.hub.families import Prompt
 from tests.networks.hub import tiny_text
 
 PROMPTS = ["a lighthouse", "two birds"]
@@ -145,3 +146,38 @@ def test_a_misspelt_run_is_not_looked_up_on_the_hub(monkeypatch, tmp_path):
     monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda *a, **k: pytest.fail("the hub was asked"))
     with pytest.raises(BeelineError, match="runs/nope holds no bundle"):
         bl.load("runs/nope")
+
+
+@pytest.mark.parametrize(
+    "cond, message",
+    [
+        ({"promt": "a"}, "no such condition; did you mean 'prompt'"),
+        ({"prompt": "a", "guidance": 3.5}, "'guidance' was given to a model of the family sd3"),
+        ({"prompt": 3}, "prompt is int; give a text"),
+        ({"prompt": "a", "text": "b"}, "the embeddings 'text' are str"),
+    ],
+)
+def test_conditions_that_a_family_does_not_have_are_refused(sd3, cond, message):
+    with pytest.raises(BeelineError, match=message):
+        from_pipeline(sd3, height=8, width=8).sample(2, cond=cond)
+
+
+def test_an_embedded_scale_is_a_number(flux):
+    with pytest.raises(BeelineError, match="guidance='much' is no number"):
+        from_pipeline(flux, height=8, width=8).sample(1, prompt="a", guidance="much")
+
+
+class Ragged:
+    """A pipeline whose prompts have lengths of their own, and another default length in its call."""
+
+    def __call__(self, max_sequence_length=5):
+        raise AssertionError("not called")
+
+    def encode_prompt(self, prompt, max_sequence_length=2, device=None):
+        return ([torch.ones(min(len(text), max_sequence_length), 3) for text in prompt],)
+
+
+def test_prompts_have_the_length_of_the_call_and_are_padded_with_a_mask():
+    found = Prompt({"text": 0}, {})(Ragged(), ["abcd", "abcdefgh"])
+    assert found["text"].shape == (2, 5, 3) and found["mask"].sum(1).tolist() == [4, 5]
+    assert float(found["text"][0, 4:].abs().max()) == 0

@@ -38,6 +38,15 @@ class NetworkTime(Protocol):
     def __call__(self, t: Tensor, x: Tensor) -> Tensor: ...
 
 
+class PromptEncoder(Protocol):
+    """(pipeline, texts) -> the condition of the texts, by the names of ``outputs``."""
+
+    @property
+    def outputs(self) -> Mapping[str, int]: ...
+
+    def __call__(self, pipeline: Any, texts: list[str]) -> dict[str, Any]: ...
+
+
 class Statistics(Protocol):
     """The affine map between the latents of an autoencoder and those of the flow."""
 
@@ -89,7 +98,7 @@ class Family:
     call: Call
     statistics: Statistics
     set_times: Callable[[Any, int, int], None]  # (scheduler, steps, tokens): sets the scheduler as the pipeline does
-    prompt: Callable[..., dict[str, Any]]  # (pipeline, texts, **arguments) -> condition
+    prompt: PromptEncoder
     clock: NetworkTime = noise_level
     scale: float = 1000.0  # of the time that the network takes
     sign: float = -1.0  # -1 for networks that predict noise - data, +1 for data - noise
