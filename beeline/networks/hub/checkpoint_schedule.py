@@ -9,11 +9,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from beeline.core.errors import require
+from beeline.core.errors import nearest, require
 from beeline.core.ranges import Count, dataclass
 from beeline.networks.hub.families import family_named
 from beeline.networks.hub.imports import diffusers
 from beeline.times.schedules import check_interval, check_monotone, interpolate
+
+SCHEDULERS = (
+    "FlowMatchEulerDiscreteScheduler",
+    "FlowMapEulerDiscreteScheduler",
+    "DPMSolverMultistepScheduler",
+    "UniPCMultistepScheduler",
+)
+"""Classes of diffusers whose noise levels are those of a straight path."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +40,14 @@ class CheckpointSchedule:
     scheduler: str  # class of diffusers
     config: Mapping[str, Any] = field(default_factory=dict)  # the scheduler's configuration
     tokens: Count = 4096  # tokens of one sample, on which a resolution-dependent shift depends
+
+    def __post_init__(self) -> None:
+        family_named(self.family)
+        require(
+            self.scheduler in SCHEDULERS,
+            f"CheckpointSchedule got scheduler={self.scheduler!r}, whose times are not known; "
+            f"{nearest(self.scheduler, SCHEDULERS)}",
+        )
 
     def __call__(self, steps: int, start: float = 0.0, end: float = 1.0) -> Tensor:
         check_interval(steps, start, end)

@@ -7,7 +7,9 @@ from dataclasses import replace
 import pytest
 import torch
 
+from beeline.core.errors import BeelineError
 from beeline.hub.pipelines import from_pipeline
+from beeline.networks.hub.checkpoint_schedule import CheckpointSchedule
 from beeline.networks.hub.families import FAMILIES, family_of
 from beeline.sampling.guidance.guide import CFG, Guide, Plain
 from tests.networks.hub import tiny_images, tiny_more_images, tiny_videos
@@ -125,3 +127,24 @@ def test_the_multistep_solver_of_a_checkpoint_is_followed(make):
     with torch.no_grad():
         wanted = case.theirs(8, True)
     assert (ours(case, True, steps=8) - wanted).abs().max() <= 1e-5 * max(1.0, float(wanted.abs().max()))
+
+
+@pytest.mark.parametrize(
+    "given, message", [(("sd4", "FlowMatchEulerDiscreteScheduler"), "no family"), (("sd3", "Nothing"), "not known")]
+)
+def test_an_unknown_schedule_is_refused(given, message):
+    with pytest.raises(BeelineError, match=message):
+        CheckpointSchedule(*given)
+
+
+def test_a_falling_schedule_has_the_nodes_of_the_rising_one():
+    schedule = CheckpointSchedule("sd3", "FlowMatchEulerDiscreteScheduler", {"shift": 3.0})
+    assert torch.allclose(schedule(40, 1.0, 0.0), schedule(40).flip(0), atol=1e-6)
+
+
+@pytest.mark.parametrize("first, last", [(0, 20), (20, 40), (8, 28)])
+def test_a_part_between_two_nodes_has_the_density_of_the_whole(first, last):
+    schedule = CheckpointSchedule("sd3", "FlowMatchEulerDiscreteScheduler", {"shift": 3.0})
+    whole = schedule(40)
+    part = schedule(40, float(whole[first]), float(whole[last]))  # two steps for each step of the whole
+    assert torch.allclose(part[::2], whole[first : last + 1], atol=1e-5)
