@@ -18,6 +18,9 @@ if TYPE_CHECKING:  # a bundle imports this module to publish itself
 TAGS = ("flow-matching", "rectified-flow", "generative-model")
 TEMPLATE = Path(__file__).parent / "templates" / "model_card.md.j2"
 
+HTTP = ("httpx", "httpx2", "httpcore", "httpcore2", "requests")
+"""Libraries with which versions of huggingface_hub connect; their errors have no common base."""
+
 
 class HubApi(Protocol):
     """The members of ``huggingface_hub.HfApi`` that an upload uses."""
@@ -103,7 +106,7 @@ def hub_errors(name: str) -> Iterator[None]:
     except OSError as error:  # connections of the libraries for HTTP
         raise _unreachable(name, error) from None
     except Exception as error:
-        if type(error).__module__.partition(".")[0] in ("httpx", "httpcore", "requests"):
+        if type(error).__module__.partition(".")[0] in HTTP:
             raise _unreachable(name, error) from None
         raise
 

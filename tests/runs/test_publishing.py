@@ -1,9 +1,9 @@
 """Upload to the hub, with a stand-in for its API."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
-import httpx
 import numpy as np
 import pytest
 import yaml
@@ -84,16 +84,14 @@ def test_a_name_that_is_not_on_the_hub_is_refused(bundle: bl.Bundle, name: str) 
     assert not api.calls
 
 
-class ConnectError(Exception):
-    """As libraries for HTTP raise it."""
-
-
-ConnectError.__module__ = "httpx"
+def unconnected(library: str) -> Exception:
+    """As a library for HTTP raises it; which one is installed depends on the version of huggingface_hub."""
+    return type("ConnectError", (Exception,), {"__module__": library})("slow")
 
 
 def refused(status: int) -> HfHubHTTPError:
-    request = httpx.Request("POST", "https://hub/api/repos/create")
-    return HfHubHTTPError(f"status {status}", response=httpx.Response(status, request=request))
+    response: Any = SimpleNamespace(status_code=status, headers={}, request=None)
+    return HfHubHTTPError(f"status {status}", response=response)
 
 
 @pytest.mark.parametrize(
@@ -104,7 +102,8 @@ def refused(status: int) -> HfHubHTTPError:
         (refused(401), "run 'hf auth login' with a token of the scope 'write'"),
         (refused(500), "the hub did not take ada/moons"),
         (ConnectionError("refused"), "cannot be reached .ConnectionError.; check the network"),
-        (ConnectError("slow"), "cannot be reached .ConnectError.; check the network"),
+        (unconnected("httpx"), "cannot be reached .ConnectError.; check the network"),
+        (unconnected("httpx2"), "cannot be reached .ConnectError.; check the network"),
     ],
 )
 def test_no_login_and_no_network_are_explained(bundle: bl.Bundle, error: Exception, message: str) -> None:
