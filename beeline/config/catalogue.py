@@ -1,8 +1,7 @@
 """The catalogue of components: the one list that command line, recipes, documentation and tests read.
 
-Command line, recipes, documentation, web page and tests read it; nothing outside it can be built from a file.  An
-entry is the place of its definition, imported when it is used; one that ends in () is a function that creates a
-component (a recipe, CFG) rather than a component itself.
+Nothing outside it can be built from a file.  An entry is the place of its definition, imported when it is used; one
+that ends in () is a function that creates a component (a recipe, CFG) rather than a component itself.
 """
 
 from __future__ import annotations
@@ -125,7 +124,8 @@ CATALOGUE: dict[str, dict[str, str]] = {
     "compute": _of("training.compute", "Compute"),
     "data_pruning": _of("training.feed.data_pruning", "DataPruning"),
     "early_stopping": _of("training.early_stopping", "EarlyStopping"),
-    "optimizers": _of("training.optim.optimizers", "AdamW", "Muon", "ScheduleFree", "Prodigy", "DoG", "DAdaptSGD"),
+    "optimizers": _of("training.optim.optimizers", "AdamW", "Muon", "ScheduleFree", "Prodigy", "DoG")
+    | _of("training.optim.optimizers", "DAdaptSGD", "DAdaptAdam"),
     "lr_schedules": _of(
         "training.optim.learning_rate", "Constant", "WarmupCosine", "WarmupConstantCooldown", "OneCycle", "InverseRoot"
     )

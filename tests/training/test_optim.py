@@ -14,14 +14,14 @@ from beeline.training.config import Training
 from beeline.training.fit import fit
 from beeline.training.optim.ema import EMA
 from beeline.training.optim.learning_rate import Constant, WarmupConstantCooldown
-from beeline.training.optim.optimizers import AdamW, DAdaptSGD, DoG, Muon, Prodigy, ScheduleFree
+from beeline.training.optim.optimizers import AdamW, DAdaptAdam, DAdaptSGD, DoG, Muon, Prodigy, ScheduleFree
 from beeline.training.optim.steppers import orthogonal
 
 LIBRARIES = {"Prodigy": "prodigyopt", "ScheduleFree": "schedulefree"}
 
 
 @pytest.fixture(params=[AdamW(weight_decay=0.1), Muon(weight_decay=0.1), DoG(first=1e-2), DoG(1e-2, layers=True),
-                        DAdaptSGD(1e-2), Prodigy(), ScheduleFree()],
+                        DAdaptSGD(1e-2), DAdaptAdam(first=1e-3), Prodigy(), ScheduleFree()],
                 ids=lambda o: type(o).__name__)  # fmt: skip
 def optimizer(request):
     """Every optimizer whose library is installed."""
@@ -201,6 +201,44 @@ def test_d_adaptation_follows_its_formula_and_never_exceeds_the_distance():
     seen, stepper = iterate(DAdaptSGD(1e-3), [x0], gradient, 150)
     assert torch.allclose(seen[-1][0], x, rtol=1e-9) and math.isclose(stepper.param_groups[0]["d"], d, rel_tol=1e-9)
     assert bounds == sorted(bounds) and 1 < bounds[-1] <= 13  # from a thousandth towards |x0 - x*| = 13
+
+
+def test_d_adaptation_of_adam_follows_its_formula_and_the_library():
+    target = torch.tensor([3.0, -4.0, 12.0], dtype=torch.float64)
+    scale = torch.tensor([1.0, 10.0, 0.1], dtype=torch.float64)
+
+    def gradient(parts):
+        return [scale * torch.sign(p - target[: len(p)])[: len(p)] for p in parts]
+
+    b1, b2, eps = 0.9, 0.99, 1e-8
+    b3, x, d, sums = math.sqrt(b2), torch.zeros(3, dtype=torch.float64), 1e-3, []
+    gradients, weights, bounds = [], [], []
+    for n in range(200):  # the moving averages written as sums over all steps
+        gradients.append(gradient([x])[0])
+        weights.append(d)
+        q = sum((1 - b2) * b2 ** (n - i) * g**2 for i, g in enumerate(gradients))
+        m = sum((1 - b1) * b1 ** (n - i) * w * g for i, (w, g) in enumerate(zip(weights, gradients, strict=True)))
+        s = sum((1 - b3) * b3 ** (n - i) * w * g for i, (w, g) in enumerate(zip(weights, gradients, strict=True)))
+        last_s, last_q = sums[-1] if sums else (torch.zeros(3, dtype=torch.float64), torch.zeros(3).double())
+        sums.append((s, q))
+        inner = float((gradients[-1] * last_s / (last_q.sqrt() + eps)).sum())
+        bounds.append(d * inner)
+        r = sum((1 - b3) * b3 ** (n - i) * v for i, v in enumerate(bounds))
+        d = max(d, r / ((1 - b3) * float(s.abs().sum())))
+        x = x - m / (q.sqrt() + eps)
+    seen, stepper = iterate(DAdaptAdam(first=1e-3), [torch.zeros(3).double()], gradient, 200)
+    assert torch.allclose(seen[-1][0], x, rtol=1e-9) and math.isclose(stepper.param_groups[0]["d"], d, rel_tol=1e-9)
+    assert 1 < d < 1.05 * 12 and weights == sorted(weights)  # from a thousandth to the largest distance
+    library = pytest.importorskip("dadaptation")
+    p = nn.Parameter(torch.zeros(3).double())
+    theirs = library.DAdaptAdam([p], betas=(b1, b2), d0=1e-3, weight_decay=0.1, decouple=True)
+    q = nn.Parameter(torch.zeros(3, 1).double())  # a matrix, so that it decays
+    mine = DAdaptAdam(first=1e-3, weight_decay=0.1).build([q], 1.0)
+    for _ in range(200):
+        p.grad, q.grad = gradient([p.detach()])[0], gradient([q.detach()[:, 0]])[0][:, None]
+        theirs.step()
+        mine.step()
+    assert torch.allclose(p, q[:, 0], rtol=1e-9)
 
 
 def test_layerwise_dog_equals_dog_on_each_tensor():

@@ -149,6 +149,39 @@ class DAdaptSGD(OptimizerBase):
 
 
 @dataclass(frozen=True)
+class DAdaptAdam(OptimizerBase):
+    """Adam with an estimated step size (D-Adaptation).
+
+    m <- b1 m + (1-b1) d g,  q <- b2 q + (1-b2) g^2,  w <- w - m / (sqrt(q) + eps) - weight_decay d w,
+    s <- b3 s + (1-b3) d g,  r <- b3 r + (1-b3) d g . s / (sqrt(q) + eps),  b3 = sqrt(b2),
+    d <- max(d, r / ((1-b3) |s|_1)),  where r takes s and q of the step before
+    Assumes a learning rate of 1 (with warm-up and cooldown, or constant), which multiplies d.
+    Source: Defazio and Mishchenko 2023 (arXiv 2301.07733), its Adam form.
+
+    >>> DAdaptAdam().lr_free
+    True
+    """
+
+    betas: tuple[float, float] = (0.9, 0.99)
+    weight_decay: NonNegative = 0.0
+    eps: Positive = 1e-8
+    first: Positive = 1e-6  # initial estimate of the distance
+    lr_free: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "betas", tuple(float(b) for b in self.betas))
+        check_betas(self.betas)
+
+    def build(
+        self, parameters: Sequence[nn.Parameter], lr: float, matrices: Collection[int] | None = None
+    ) -> torch.optim.Optimizer:
+        from beeline.training.optim.steppers import DAdaptAdamStepper
+
+        groups = decayed(parameters, self.weight_decay, matrices)
+        return DAdaptAdamStepper(groups, lr, self.betas, self.eps, self.first)
+
+
+@dataclass(frozen=True)
 class Prodigy(OptimizerBase):
     """Adam with an estimated step size (Prodigy).
 

@@ -150,7 +150,43 @@ class DAdaptStepper(torch.optim.Optimizer):
             group["d"] = max(group["d"], (scale * norm**2 - group["weighted_squares"]) / (2 * norm))
 
 
+class DAdaptAdamStepper(torch.optim.Optimizer):
+    """Adam whose learning rate is multiplied by a non-decreasing estimate ``d`` of the distance to the solution."""
+
+    def __init__(self, groups: list[dict[str, Any]], lr: float, betas: tuple[float, float], eps: float, first: float):
+        super().__init__(groups, dict(lr=lr, betas=betas, eps=eps, d=first, products=0.0))
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        group = self.param_groups[0]  # the numbers that all groups share are stored in the first one
+        (b1, b2), eps, weight = group["betas"], group["eps"], group["d"] * group["lr"]
+        b3 = math.sqrt(b2)
+        used = [(p, g["weight_decay"]) for g in self.param_groups for p in g["params"] if p.grad is not None]
+        for p, _ in used:
+            if not self.state[p]:
+                self.state[p].update({name: torch.zeros_like(p) for name in ("mean", "square", "sum")})
+        states = [(p.grad, self.state[p]) for p, _ in used]
+        products = _total([g * m["sum"] / (m["square"].sqrt() + eps) for g, m in states])
+        for grad, m in states:
+            g = local(grad)
+            local(m["mean"]).mul_(b1).add_(g, alpha=weight * (1 - b1))
+            local(m["square"]).lerp_(g.square(), 1 - b2)
+            local(m["sum"]).mul_(b3).add_(g, alpha=weight * (1 - b3))
+        length = _total([m["sum"].abs() for _, m in states])
+        group["products"] = b3 * group["products"] + (1 - b3) * weight * products
+        if length > 0:
+            group["d"] = max(group["d"], group["products"] / ((1 - b3) * length))
+        for p, decay in used:
+            m = self.state[p]
+            local(p).mul_(1 - weight * decay).sub_(local(m["mean"]) / (local(m["square"]).sqrt() + eps))
+
+
 def _norm(tensors: Sequence[Tensor]) -> float:
     """Euclidean norm of all tensors together, over all processes."""
-    squares = [full_tensor((t.detach() * t.detach()).sum()).double() for t in tensors]
-    return math.sqrt(float(torch.stack(squares).sum())) if squares else 0.0
+    return math.sqrt(_total([t.detach() * t.detach() for t in tensors]))
+
+
+def _total(tensors: Sequence[Tensor]) -> float:
+    """Sum of the elements of all tensors together, over all processes."""
+    sums = [full_tensor(t.detach().sum()).double() for t in tensors]
+    return float(torch.stack(sums).sum()) if sums else 0.0
