@@ -149,7 +149,7 @@ def check_family(name: str, index: Mapping[str, Any]) -> None:
         given in known,
         f"{name} holds a {given}, which is no pipeline of a known family of flows; the families are "
         f"{', '.join(sorted(set(known.values())))}: use one of them, or add an entry to "
-        "beeline/networks/hub/families.py",
+        "a module of beeline/networks/hub/table",
     )
 
 

@@ -13,7 +13,7 @@ import beeline as bl
 from beeline.core.errors import BeelineError
 from beeline.hub.loading import pipeline_index
 from beeline.hub.pipelines import from_pipeline, resized
-from beeline.networks.hub.families import Prompt
+from beeline.networks.hub.prompts import Prompt
 from tests.networks.hub import tiny_text
 
 PROMPTS = ["a lighthouse", "two birds"]

@@ -1,0 +1,43 @@
+"""Prompts of pretrained pipelines as conditions."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.nn.utils.rnn import pad_sequence
+
+SHARED = ("max_sequence_length", "complex_human_instruction", "clean_caption", "text_encoder_out_layers")
+"""Arguments of ``encode_prompt`` for which a pipeline's call has defaults of its own."""
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """The condition of texts, by the public ``encode_prompt`` of a pipeline, with the defaults of the pipeline's call.
+
+    ``outputs`` gives the position of every leaf in its result.  ``arguments`` are passed in addition to the texts.
+    Embeddings of different lengths are padded with zeros, with a leaf "mask" that is one for words.
+    """
+
+    outputs: Mapping[str, int]
+    arguments: Mapping[str, Any]
+
+    def __call__(self, pipeline: Any, texts: list[str]) -> dict[str, Any]:
+        called, encoding = (inspect.signature(f).parameters for f in (type(pipeline).__call__, pipeline.encode_prompt))
+        defaults = {name: called[name].default for name in SHARED if name in called and name in encoding}
+        made = pipeline.encode_prompt(prompt=texts, **defaults, **self.arguments)
+        found = {name: made[i] for name, i in self.outputs.items() if made[i] is not None}
+        for name, leaf in list(found.items()):
+            if isinstance(leaf, list):
+                found[name] = pad_sequence(leaf, batch_first=True)
+                found["mask"] = pad_sequence(
+                    [torch.ones(len(row), device=row.device) for row in leaf], batch_first=True
+                )
+        return found
+
+
+ALONE = {"do_classifier_free_guidance": False}  # a negative prompt is encoded by a call of its own
+MASKED = {"text": 0, "mask": 1}  # outputs of most encoders with a mask

@@ -1,0 +1,1 @@
+"""Entries of the table of families."""

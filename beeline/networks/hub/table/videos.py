@@ -1,0 +1,102 @@
+"""Families that make videos from text."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from beeline.networks.hub import scheduling as grids
+from beeline.networks.hub.calls import images as image
+from beeline.networks.hub.calls import videos as video
+from beeline.networks.hub.family import Family, Settings, time
+from beeline.networks.hub.prompts import ALONE, MASKED, Prompt
+from beeline.networks.hub.statistics import BufferMeanStd, ChannelMeanStd, ScaleShift
+
+
+def rope_scale(pipeline: Any, frame_rate: float = 25.0) -> Settings:
+    """Rotary positions of LTX in seconds and pixels, for ``frame_rate`` frames per second."""
+    space, frames = pipeline.vae_spatial_compression_ratio, pipeline.vae_temporal_compression_ratio
+    return {"rope_interpolation_scale": (frames / frame_rate, space, space)}
+
+
+def expanded_times(pipeline: Any) -> Settings:
+    return {"expand_timesteps": bool(pipeline.config.expand_timesteps)}
+
+
+def experts(pipeline: Any) -> tuple[Any, float] | None:
+    """The network of low noise of Wan 2.2 A14B, and the noise level from which the other one is used."""
+    if pipeline.transformer_2 is None or pipeline.config.boundary_ratio is None:
+        return None
+    return pipeline.transformer_2, float(pipeline.config.boundary_ratio)
+
+
+def always(net: Any) -> bool:
+    return True
+
+
+VIDEOS: tuple[Family, ...] = (
+    Family(
+        "wan",
+        ("WanTransformer3DModel",),
+        ("WanPipeline",),
+        video.wan,
+        ChannelMeanStd(),
+        grids.own_grid,
+        Prompt({"text": 0}, ALONE),
+        settings=expanded_times,
+        spatial="vae_scale_factor_spatial",
+        temporal="vae_scale_factor_temporal",
+        second=experts,
+    ),
+    Family(
+        "ltx",
+        ("LTXVideoTransformer3DModel",),
+        ("LTXPipeline",),
+        video.ltx,
+        BufferMeanStd(),
+        grids.grid_to_last_step,
+        Prompt(MASKED, ALONE),
+        patch=1,
+        settings=rope_scale,
+        spatial="vae_spatial_compression_ratio",
+        temporal="vae_temporal_compression_ratio",
+    ),
+    Family(
+        "hunyuan-video",
+        ("HunyuanVideoTransformer3DModel",),
+        ("HunyuanVideoPipeline",),
+        video.hunyuan_video,
+        ScaleShift(),
+        grids.grid_to_last_step,
+        Prompt({"text": 0, "pooled": 1, "mask": 2}, {"prompt_2": None}),
+        scale_argument="true_cfg_scale",
+        embedded=1000.0,
+        spatial="vae_scale_factor_spatial",
+        temporal="vae_scale_factor_temporal",
+    ),
+    Family(
+        "mochi",
+        ("MochiTransformer3DModel",),
+        ("MochiPipeline",),
+        image.masked,
+        ChannelMeanStd(scaled=True),
+        grids.linear_quadratic,
+        Prompt(MASKED, ALONE),
+        clock=time,
+        sign=1.0,
+        spatial="vae_spatial_scale_factor",
+        temporal="vae_temporal_scale_factor",
+    ),
+    Family(
+        "anyflow",
+        ("AnyFlowTransformer3DModel",),
+        ("AnyFlowPipeline",),
+        video.anyflow,
+        ChannelMeanStd(),
+        grids.own_grid,
+        Prompt({"text": 0}, ALONE),
+        spatial="vae_scale_factor_spatial",
+        temporal="vae_scale_factor_temporal",
+        map_call=video.anyflow_map,
+        is_map=always,
+    ),
+)
