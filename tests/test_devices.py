@@ -274,6 +274,14 @@ def labelled(device: torch.device) -> nn.Module:
     return net_on(device, conditions={"label": {"classes": 3}})
 
 
+def causal_on(device: torch.device) -> nn.Module:
+    with Rng(0).ambient():
+        net = of(
+            "networks", "CausalFlow", (2,), width=8, blocks=2, depth=1, heads=2, conditions={"label": {"classes": 3}}
+        )
+    return net.to(device)
+
+
 DROP = Drop(0.3, 3)
 OBJECTIVES = {
     "FlowMatching": lambda d: (FlowMatching(drop=DROP), labelled(d)),
@@ -289,6 +297,7 @@ OBJECTIVES = {
         labelled(d),
     ),
     "Windowed": lambda d: (of("objectives", "Windowed", bl.Flow(labelled(d))), labelled(d)),
+    "CausalLikelihood": lambda d: (of("objectives", "CausalLikelihood"), causal_on(d)),
     "MinibatchOT": lambda d: (FlowMatching(coupling=bl.couplings.MinibatchOT(by="label")), labelled(d)),
     "VelocityOT": lambda d: (FlowMatching(coupling=of("couplings", "VelocityOT", labelled(d))), labelled(d)),
 }
@@ -304,6 +313,13 @@ def test_objectives(name: str, device: torch.device) -> None:
     on(loss.value, device), on(loss.per_sample, device), on(loss.t, device)
     loss.value.backward()
     on(next(p.grad for p in net.parameters() if p.grad is not None), device)
+
+
+def test_causal_flows_are_inverted(device: torch.device) -> None:
+    flow = causal_on(device)
+    flow.choose_plan(x_on(device), tough=0.5, segments=2)
+    with torch.no_grad():
+        on(bl.Sampler(1, solver=bl.solvers.EULER)(bl.Flow(flow), x_on(device)), device)
 
 
 WEIGHTS = {n: None for n in CATALOGUE["weights"]}

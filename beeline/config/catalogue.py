@@ -56,6 +56,7 @@ CATALOGUE: dict[str, dict[str, str]] = {
     "networks": _of("networks.mlp", "MLP")
     | _of("networks.unet", "UNet")
     | _of("networks.dit", "DiT")
+    | _of("networks.causal_flow", "CausalFlow")
     | _of("networks.tabular", "TabularMLP", "TabularTransformer")
     | _of("fields.flow", "Network", "MapNetwork")
     | _of("fields.prediction", "Ends")
@@ -101,7 +102,7 @@ CATALOGUE: dict[str, dict[str, str]] = {
     # learning one
     "objectives": _of("objectives.matching", "FlowMatching")
     | _of("objectives.latent_noise", "LatentNoise")
-    | _of("objectives.classify", "Classify")
+    | _of("objectives.classify", "Classify", "CausalLikelihood")
     | _of("objectives.hierarchical", "Hierarchical")
     | _of("objectives.pyramid", "PyramidMatching")
     | _of("objectives.guided", "GuidanceFree", "ModelGuidance", "Anticipating", "Contrastive")

@@ -1,4 +1,4 @@
-"""Cross-entropy training of posteriors over symbols."""
+"""Maximum likelihood: posteriors over symbols by cross-entropy, and causal flows by their density."""
 
 from __future__ import annotations
 
@@ -8,15 +8,18 @@ from typing import Any
 import torch
 from torch import nn
 
+from beeline.core.declared import Wrapping
 from beeline.core.errors import require
 from beeline.core.protocols.flows import Coupling, SymbolClassifier, SymbolPath, TimeSampler, source_of
 from beeline.core.protocols.objectives import ObjectiveSpec
-from beeline.core.ranges import dataclass
+from beeline.core.ranges import NonNegative, dataclass
 from beeline.core.rng import Rng
 from beeline.core.types import Batch, Loss
 from beeline.couplings.basic import Independent
+from beeline.networks.causal_flow import CausalFlow
 from beeline.objectives.losses.basic import Weight, one
 from beeline.objectives.matching import Drop, FlowMatching, ObjectiveBase
+from beeline.solvers.runge_kutta import EULER
 from beeline.spaces.simplex import Dirichlet, GumbelSoftmax, PosteriorNetwork, check_simplex
 from beeline.spaces.tokens import TokenMixture
 from beeline.times.samplers import Uniform
@@ -94,3 +97,41 @@ class Classify(ObjectiveBase):
             per_sample = per_sample * batch.weight
         value = per_sample.mean()
         return Loss(value, {"loss": value.detach(), "error": error.detach().mean()}, per_sample.detach(), t)
+
+
+@dataclass(frozen=True)
+class CausalLikelihood(ObjectiveBase):
+    """Negative log-likelihood of a causal flow, on data with a little noise.
+
+    E -log p(x1 + noise x0 | cond) / D, in nats per number
+    Assumes a CausalFlow, sampled in one Euler step.  The noise keeps the density of discrete or degenerate data finite.
+    Source: Zhai et al. 2024, TarFlow (arXiv 2412.06329).
+
+    >>> flow = CausalFlow((2,), width=8, blocks=1, depth=1, heads=1)
+    >>> CausalLikelihood(noise=0.0)(flow, Batch(torch.zeros(4, 2)), Rng(0)).value.detach()
+    tensor(0.9189)
+    """
+
+    noise: NonNegative = 0.05  # standard deviation, in units of the data; 0.05 to 0.15 for images
+    drop: Drop | None = None
+
+    @property
+    def spec(self) -> ObjectiveSpec:
+        return replace(super().spec, drop=self.drop, solver=EULER, baselines=False, static_graph=True)
+
+    def __call__(self, field: Any, batch: Batch, rng: Rng) -> Loss:
+        flow = field
+        while isinstance(flow, Wrapping):
+            flow = flow.wrapped
+        require(
+            isinstance(flow, CausalFlow),
+            f"CausalLikelihood got a {type(flow).__name__}, which has no density in one pass; use networks.CausalFlow",
+        )
+        batch = FlowMatching(drop=self.drop).pairs(batch, rng, field)
+        assert batch.x0 is not None
+        x = batch.x1 + self.noise * batch.x0
+        each = -flow.log_prob(x.to(next(flow.parameters()).dtype), batch.cond).to(x.dtype) / x[0].numel()
+        per_sample = each if batch.weight is None else each * batch.weight
+        value = per_sample.mean()
+        terms = {"loss": value.detach(), "error": each.detach().mean()}
+        return Loss(value, terms, per_sample.detach(), torch.zeros_like(each))
