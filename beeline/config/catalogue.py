@@ -64,7 +64,8 @@ CATALOGUE: dict[str, dict[str, str]] = {
     | _of("spaces.manifold", "Tangent")
     | _of("spaces.simplex", "PosteriorNetwork")
     | _of("objectives.second_order", "Potential", "SecondOrder", "Helped")
-    | _of("objectives.deep_supervision", "Deep", "EarlyExit", "Refiner", "PatchHead")
+    | _of("objectives.deep_supervision.network", "Deep", "EarlyExit", "SampleExit")
+    | _of("objectives.deep_supervision.heads", "Refiner", "PatchHead", "TimedHead")
     | _of("objectives.heads", "Head", "Beside")
     | _of("objectives.coupled", "FromStart")
     | _of("objectives.hierarchical", "RandomVelocity"),
@@ -110,7 +111,7 @@ CATALOGUE: dict[str, dict[str, str]] = {
     | _of("objectives.second_order", "ConstantAccelerationMatching", "EncodedSource")
     | _of("objectives.coupled", "Augmented")
     | _of("objectives.windows", "Windowed", "TwoHops")
-    | _of("objectives.deep_supervision", "DeepSupervision")
+    | _of("objectives.deep_supervision.objective", "DeepSupervision")
     | _of("objectives.tables", "RowMatching")
     | _of("objectives.losses.adaptive_weights", "Uncertain", "Balanced", "Importance"),
     "weights": _of("objectives.losses.basic", "one")
@@ -238,14 +239,8 @@ SLOTS: Mapping[str, str] = {
 }
 """The protocol that a setting is annotated with -> the kind of component that fills it."""
 
-WORDS: Mapping[str, Any] = {
-    "true": True,
-    "false": False,
-    "none": None,
-    "null": None,
-    "inf": float("inf"),
-    "nan": float("nan"),
-}
+WORDS: Mapping[str, Any] = {"true": True, "false": False, "none": None, "null": None}
+WORDS = {**WORDS, "inf": float("inf"), "nan": float("nan")}
 """Words that stand for plain values where a file or a command line gives text."""
 
 

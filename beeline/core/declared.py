@@ -6,7 +6,7 @@ import dataclasses
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
@@ -33,6 +33,14 @@ class Traits:
     any_size: bool = False  # of images: whether it takes heights and widths other than those it was built for
 
 
+class Stages(NamedTuple):
+    """A forward pass in parts: output = out(h after all blocks, *told[-1]), with h <- block_k(h, *told[k])."""
+
+    h: Tensor  # features before the first repeated block
+    told: Sequence[tuple[Tensor, ...]]  # modulations of every block, [B,...] or [1,...], and last those of ``out``
+    out: Callable[..., Tensor]
+
+
 class Declaring(nn.Module):
     """Base of networks, with the default of every member that a network may declare."""
 
@@ -50,6 +58,10 @@ class Declaring(nn.Module):
 
     def modulation(self, t: Any, cond: Any = None) -> Sequence[tuple[Tensor, ...]] | None:
         """The modulation of every repeated block at the times ``t``; None if the blocks take no times."""
+        return None
+
+    def stages(self, x: Tensor, t: Tensor, cond: Any = None) -> Stages | None:
+        """The parts of a forward pass; None where it cannot be divided."""
         return None
 
     def settle(self, total: Callable[[Tensor], Tensor]) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from beeline.core.declared import Declaring, Traits, nulls_of_labels
+from beeline.core.declared import Declaring, Stages, Traits, nulls_of_labels
 from beeline.core.errors import require
 from beeline.core.types import Cond
 from beeline.networks.attention import SelfAttention
@@ -108,13 +108,21 @@ class DiT(Declaring):
         return {**self.settings, "conditions": self.embed.cond.conditions}
 
     def forward(self, x: Tensor, t: Tensor, cond: Cond = None, s: Tensor | None = None) -> Tensor:
+        h, told, out = self.stages(x, t, cond, s)
+        for block, modulation in zip(self.block, told, strict=False):
+            h = block(h, *modulation)
+        return out(h, *told[-1])
+
+    def stages(self, x: Tensor, t: Tensor, cond: Cond = None, s: Tensor | None = None) -> Stages:
         check_state(self, x, t, (self.shape[0], None, None) if self.any_size else self.shape)
         e = self.embed(t, cond, s).to(x.dtype)
         h = self.inp(to_patches(x, self.patch)) + self._positions(x).to(x.dtype)
-        for block in self.block:
-            h = block(h, e)
-        shift, scale = self.tell(e)[:, None].chunk(2, -1)
-        return from_patches(self.out(torch.addcmul(shift, layer_norm(h), 1 + scale)), x.shape[1:], self.patch)
+
+        def out(h: Tensor, e: Tensor) -> Tensor:
+            shift, scale = self.tell(e)[:, None].chunk(2, -1)
+            return from_patches(self.out(torch.addcmul(shift, layer_norm(h), 1 + scale)), x.shape[1:], self.patch)
+
+        return Stages(h, [(e,)] * (len(self.block) + 1), out)
 
     def _positions(self, x: Tensor) -> Tensor:
         """The position embeddings of the patches of ``x``."""

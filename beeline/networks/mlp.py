@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from beeline.core.declared import Declaring, Traits, nulls_of_labels
+from beeline.core.declared import Declaring, Stages, Traits, nulls_of_labels
 from beeline.core.errors import require
 from beeline.core.types import Cond
 from beeline.networks.checks import check_dropout, check_sizes
@@ -101,9 +101,12 @@ class MLP(Declaring):
         return [part.unbind(1) for part in scales_shifts.unflatten(-1, (len(self.block), 2, -1)).unbind(1)]
 
     def forward(self, x: Tensor, t: Tensor, cond: Cond = None, s: Tensor | None = None) -> Tensor:
-        check_state(self, x, t, self.shape)
-        h = self.inp(x.flatten(1))
-        for block, modulation in zip(self.block, self.modulation(t, cond, s), strict=True):
+        h, told, out = self.stages(x, t, cond, s)
+        for block, modulation in zip(self.block, told, strict=False):
             h = block(h, *modulation)
-        out: Tensor = self.out(h)
-        return out.reshape(x.shape)
+        return out(h)
+
+    def stages(self, x: Tensor, t: Tensor, cond: Cond = None, s: Tensor | None = None) -> Stages:
+        check_state(self, x, t, self.shape)
+        told = [*self.modulation(t, cond, s), ()]
+        return Stages(self.inp(x.flatten(1)), told, lambda h: self.out(h).reshape(len(h), *x.shape[1:]))

@@ -55,6 +55,9 @@ EXAMPLES = {
     "[Head(8, [2])], [Head(8, [2])], [Head(8, [8])])",
     "networks.EarlyExit": "EarlyExit(Deep(Network(MLP(2, width=8, depth=1)), ['backbone.block.0'], "
     "[Head(8, [2])], [Head(8, [2])], [Head(8, [8])]))",
+    "networks.SampleExit": "SampleExit(Deep(Network(MLP(2, width=8, depth=1)), ['backbone.block.0'], "
+    "[Head(8, [2])], [Head(8, [2])], [Head(8, [8])]), 0.1)",
+    "networks.TimedHead": "TimedHead(8, [2])",
     "networks.Refiner": "Refiner(8, [2])",
     "networks.PatchHead": "PatchHead(8, [1, 4, 4], 2)",
     "networks.Head": "Head(4, [2])",

@@ -10,7 +10,8 @@ from beeline.core.types import Batch
 from beeline.fields.flow import Network
 from beeline.networks.dit import DiT
 from beeline.networks.mlp import MLP
-from beeline.objectives.deep_supervision import Deep, DeepSupervision, EarlyExit
+from beeline.objectives.deep_supervision.network import Deep, EarlyExit, SampleExit
+from beeline.objectives.deep_supervision.objective import DeepSupervision
 from beeline.objectives.losses.basic import squared
 from beeline.objectives.matching import FlowMatching
 from beeline.paths.affine import Cosine
@@ -132,3 +133,37 @@ def test_an_early_exit_gives_the_intermediate_velocity_without_later_blocks(back
         EarlyExit(deep, 2)
     with pytest.raises(BeelineError, match="give a Deep network"):
         EarlyExit(net)
+
+
+@pytest.mark.parametrize(("backbone", "shape"), BACKBONES, ids=["MLP", "DiT"])
+def test_samples_exit_where_velocities_agree_and_do_not_depend_on_their_batch(backbone, shape):
+    net = grown(backbone)
+    x, t = Rng(1).normal(torch.empty(12, *shape, dtype=torch.float64)), torch.linspace(0.1, 0.9, 12).double()
+    deep = DeepSupervision().wrap(net, Batch(x), Rng(2)).double()
+    assert len(deep.velocities) == 1 and torch.equal(deep.branches(x, t)[0][0], torch.zeros_like(x))  # starts at zero
+    with Rng(4).ambient():
+        for weight in deep.parameters():
+            nn.init.normal_(weight, std=0.3)
+    (first, second), _, last = deep.branches(x, t)
+    assert torch.allclose(SampleExit(deep, 0.0)(x, t), last, atol=1e-12)
+    change = (second - first).detach().flatten(1).norm(dim=1) / second.flatten(1).norm(dim=1)
+    middle = float(change.detach().median()) + 1e-9
+    stops = (change < middle).reshape(-1, *(1,) * len(shape))
+    ran = []
+    hook = net.backbone.block[2].register_forward_hook(lambda m, i, out: ran.append(len(out)))
+    exited = SampleExit(deep, middle)(x, t)
+    assert torch.allclose(exited, torch.where(stops, second, last), atol=1e-12) and ran == [6]
+    alone = torch.cat([SampleExit(deep, middle)(x[i : i + 1], t[i : i + 1]) for i in range(12)])
+    assert torch.allclose(alone, exited, atol=1e-12)
+    assert torch.allclose(SampleExit(deep, 1e9)(x, t), second) and ran[-1] == 1  # no block after the second branch
+    hook.remove()
+    # the velocity head is modulated by the time of its branch
+    gaps = [torch.full_like(t, 0.05), torch.zeros_like(t)]
+    h = Rng(5).normal(torch.empty(12, *((9, 16) if len(shape) == 3 else (16,)), dtype=torch.float64))
+    assert not torch.allclose(deep.velocity(0, h, t), deep.velocity(0, h, t + 0.05), atol=1e-6)
+    assert torch.allclose(deep.branches(x, t, gaps=gaps)[0][0], first, atol=1e-12)
+    assert not torch.allclose(deep.branches(x, t, gaps=gaps)[0][1], second, atol=1e-6)
+    with pytest.raises(BeelineError, match="around a Network"):
+        SampleExit(net)
+    with pytest.raises(BeelineError, match="not divided"):
+        SampleExit(Deep(Network(nn.Identity()), [], [], [], []))(x, t)

@@ -1,0 +1,1 @@
+"""Deep supervision: intermediate velocities, refined by accelerations, and early exits."""
