@@ -46,6 +46,7 @@ from beeline.cli.memory import keep_memory
 from beeline.cli.runs.commands import app as runs_app
 from beeline.cli.verbs.averaging import average
 from beeline.cli.verbs.encoding import encode
+from beeline.cli.verbs.probing import probe
 from beeline.core.errors import BeelineError, nearest, require
 
 app = typer.Typer(
@@ -349,6 +350,7 @@ def describe(
 
 app.add_typer(runs_app, name="runs")
 app.command(epilog="Example: beeline encode photos --encoder hub:stabilityai/sd-vae-ft-mse --out latents")(encode)
+app.command(epilog="Example: beeline probe model/transformer --data latents.npz --out convention.py")(probe)
 
 
 def main(argv: list[str] | None = None) -> None:
