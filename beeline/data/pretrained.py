@@ -17,7 +17,7 @@ from beeline.core.files import write_bytes
 from beeline.core.rng import Rng
 from beeline.core.types import Batch, Cond
 from beeline.data.modality import ModalityBase
-from beeline.networks.hub.family import Family
+from beeline.networks.hub.family import Family, latents_of, pixels_of
 
 PROMPT, NEGATIVE, EMBEDDED = "prompt", "negative_prompt", "guidance"
 
@@ -27,7 +27,8 @@ class Prompted(ModalityBase):
     """Images [C,H,W] or videos [C,F,H,W] in the latents of a pipeline, under prompts.
 
     A condition is given as ``prompt`` (a text, or one for each sample), ``negative_prompt``, ``guidance`` (the embedded
-    guidance scale of distilled models) and precomputed embeddings under the names of the family's leaves.
+    guidance scale of distilled models), the images of the family (paths, or pictures of PIL, which are resized) and
+    precomputed embeddings under the names of the family's leaves.
     """
 
     pipeline: Any  # of diffusers: autoencoder, text encoders, processors
@@ -47,20 +48,14 @@ class Prompted(ModalityBase):
         return self
 
     def encode(self, raw: Any, rng: Rng | None = None) -> Batch:
-        """Images in the user's form as latents [N,*S]: the mean of the autoencoder's posterior, normalised."""
-        vae = self.pipeline.vae
-        with torch.no_grad():
-            pixels = self._processor.preprocess(raw).to(vae.device, vae.dtype)
-            z = vae.encode(pixels)
-            mean = z.latent_dist.mode() if "latent_dist" in z else z.latent
-        return Batch(self.family.statistics.to_flow(vae, mean.float()))
+        """Images or videos in the user's form as latents [N,*S]: the mean of the posterior, normalised."""
+        processor = self._processor
+        pixels = processor.preprocess_video(raw) if self.family.temporal else processor.preprocess(raw)
+        return Batch(latents_of(self.pipeline.vae, self.family, pixels))
 
     def decode(self, x: Tensor) -> Any:
         """Latents [N,*S] as images of PIL, or as lists of frames."""
-        vae = self.pipeline.vae
-        z = self.family.statistics.to_vae(vae, x.to(vae.device).float()).to(vae.dtype)
-        with torch.no_grad():
-            pixels = vae.decode(z, return_dict=False)[0]
+        pixels = pixels_of(self.pipeline.vae, self.family, x)
         if pixels.ndim == 5:
             return self.pipeline.video_processor.postprocess_video(pixels, output_type="pil")
         return self._processor.postprocess(pixels, output_type="pil")
@@ -70,25 +65,50 @@ class Prompted(ModalityBase):
         value = {PROMPT: value} if isinstance(value, str) else dict(value)
         self._check(value)
         negative = value.pop(NEGATIVE, "" if self.guided and PROMPT in value else None)
-        made = self._encoded(value.pop(PROMPT, None), n)
+        shared = self._images(value, n)
         scale = value.pop(EMBEDDED, self.embedded_scale)
-        made |= value
+        if self.family.embedded is not None and scale is not None:
+            shared[EMBEDDED] = torch.full((n,), float(scale) * self.family.embedded)
+        made = self._encoded(value.pop(PROMPT, None), n) | value
         require(
             bool(made),
             f"a condition was given without {PROMPT!r} and without embeddings; give a prompt, such as "
             'prompt="a lighthouse", or embeddings by the names of the family',
         )
         if negative is not None:
-            made["negative"] = self._encoded(negative, n)
-        if self.family.embedded is not None and scale is not None:
-            made[EMBEDDED] = torch.full((n,), float(scale) * self.family.embedded)
-        return made
+            made["negative"] = self._encoded(negative, n) | shared
+        return made | shared
+
+    def _images(self, value: dict[str, Any], n: int) -> dict[str, Tensor]:
+        """Leaves of the images in ``value``, which are taken out of it, for ``n`` samples."""
+        inputs = self.family.inputs
+        if inputs is None:
+            return {}
+        given = {leaf: value.pop(leaf) for leaf in inputs.leaves if leaf in value}
+        if not any(name in value for name in inputs.names):
+            return given
+        missing = [name for name in inputs.names if name not in value]
+        require(
+            not missing,
+            f"the condition lacks {' and '.join(missing)}; the family {self.family.name} makes samples from "
+            f"{' and '.join(inputs.names)}: give all of them",
+        )
+        images = {name: value.pop(name) for name in inputs.names}
+        made = inputs(self.pipeline, self.family, images, self.size)
+        rows = len(next(iter(made.values())))
+        require(
+            rows in (1, n),
+            f"{rows} images were given for {n} samples; give one image, or one for each sample",
+        )
+        return {name: leaf.expand(n, *leaf.shape[1:]) for name, leaf in made.items()}
 
     def _check(self, value: Mapping[str, Any]) -> None:
         """Raise ValueError for names that the family does not have, and for values of another kind."""
         known = [PROMPT, *self.family.prompt.outputs, "mask"]
         known += [NEGATIVE, "negative"] if self.family.rule is not None else []
         known += [EMBEDDED] if self.family.embedded is not None else []
+        images = () if self.family.inputs is None else self.family.inputs.names
+        known += [*images, *(self.family.inputs.leaves if self.family.inputs else ())]
         for name, given in value.items():
             require(
                 name in known,
@@ -100,7 +120,7 @@ class Prompted(ModalityBase):
             )
             if name in (PROMPT, NEGATIVE):
                 require(text, f"{name} is {type(given).__name__}; give a text, or one for each sample")
-            elif name != EMBEDDED:
+            elif name != EMBEDDED and name not in images:
                 require(
                     isinstance(given, Tensor | Mapping),
                     f"the embeddings {name!r} are {type(given).__name__}; give a tensor with one row per sample",
@@ -139,7 +159,7 @@ class Prompted(ModalityBase):
 
     @property
     def _processor(self) -> Any:
-        return self.pipeline.video_processor if self.family.temporal else self.pipeline.image_processor
+        return self.family.processor(self.pipeline)
 
     def _encoded(self, texts: str | Sequence[str] | None, n: int) -> dict[str, Any]:
         if texts is None:

@@ -13,8 +13,11 @@ import beeline as bl
 from beeline.core.errors import BeelineError
 from beeline.hub.loading import pipeline_index
 from beeline.hub.pipelines import from_pipeline, resized
+from beeline.networks.hub.layout import pack
 from beeline.networks.hub.prompts import Prompt
-from tests.networks.hub import tiny_text
+from tests.networks.hub import tiny_editing, tiny_text
+from tests.networks.hub.tiny import df
+from tests.networks.hub.tiny_editing import picture
 
 PROMPTS = ["a lighthouse", "two birds"]
 
@@ -48,8 +51,6 @@ def test_prompts_give_the_pictures_of_the_pipeline(sd3):
 
 def test_embedded_guidance_is_that_of_the_pipeline(flux):
     bundle = four_steps(from_pipeline(flux, height=8, width=8))
-    from beeline.networks.hub.layout import pack
-
     x0 = bundle.start([3, 4])
     more = dict(height=8, width=8, num_inference_steps=4, guidance_scale=2.0)
     wanted = flux(PROMPTS, latents=pack(x0), **more).images
@@ -57,6 +58,51 @@ def test_embedded_guidance_is_that_of_the_pipeline(flux):
     other = bundle.sample(2, prompt=PROMPTS, seeds=[3, 4])
     assert np.abs(pixels(found) - pixels(wanted)).max() <= 1
     assert np.abs(pixels(other) - pixels(wanted)).max() > 1
+
+
+def test_a_negative_prompt_has_the_embedded_guidance_of_the_prompt(flux):
+    bundle = four_steps(from_pipeline(flux, height=8, width=8))
+    x0 = bundle.start([3, 4])
+    more = dict(height=8, width=8, num_inference_steps=4, guidance_scale=2.0, true_cfg_scale=3.0)
+    wanted = flux(PROMPTS, negative_prompt=["dark", "red"], latents=pack(x0), **more).images
+    guided = replace(bundle.sampler, guidance=bl.CFG(3.0))
+    cond = dict(prompt=PROMPTS, negative_prompt=["dark", "red"], guidance=2.0)
+    found = bundle.sample(2, cond=cond, seeds=[3, 4], sampler=guided)
+    assert np.abs(pixels(found) - pixels(wanted)).max() <= 1
+
+
+@pytest.fixture(scope="module")
+def kontext(flux):
+    return df.FluxKontextPipeline(**flux.components)
+
+
+def test_a_picture_in_a_file_is_edited_as_by_the_pipeline(kontext, tmp_path):
+    kontext.set_progress_bar_config(disable=True)
+    picture(8, 8).save(tmp_path / "one.png")
+    bundle = four_steps(from_pipeline(kontext, height=8, width=8))
+    more = dict(height=8, width=8, num_inference_steps=4, max_area=64, _auto_resize=False)
+    wanted = kontext(picture(8, 8), PROMPTS, latents=pack(bundle.start([3, 4])), **more).images
+    found = bundle.sample(2, prompt=PROMPTS, image=str(tmp_path / "one.png"), seeds=[3, 4])
+    assert np.abs(pixels(found) - pixels(wanted)).max() <= 1
+
+
+@pytest.mark.parametrize(
+    "image, message",
+    [
+        ("nowhere.png", "nowhere.png cannot be read as an image"),
+        (3, "is int, which the pipeline's processor refuses"),
+        ([picture(8, 8)] * 3, "3 images were given for 2 samples"),
+    ],
+)
+def test_an_image_that_cannot_be_used_is_refused(kontext, image, message):
+    with pytest.raises(BeelineError, match=message):
+        from_pipeline(kontext, height=8, width=8).sample(2, prompt=PROMPTS, image=image)
+
+
+def test_images_of_a_condition_are_given_together(flux):
+    pipe = tiny_editing.flux_fill().pipe
+    with pytest.raises(BeelineError, match="lacks mask_image; the family flux-fill"):
+        from_pipeline(pipe, height=8, width=8).condition({"image": picture(8, 8)}, 1)
 
 
 def test_a_saved_pipeline_loads_by_its_directory(sd3, tmp_path):

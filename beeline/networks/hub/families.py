@@ -6,10 +6,11 @@ from typing import Any
 
 from beeline.core.errors import BeelineError, nearest
 from beeline.networks.hub.family import Family
+from beeline.networks.hub.table.editing import EDITING
 from beeline.networks.hub.table.images import IMAGES
 from beeline.networks.hub.table.videos import VIDEOS
 
-FAMILIES: tuple[Family, ...] = IMAGES + VIDEOS
+FAMILIES: tuple[Family, ...] = IMAGES + EDITING + VIDEOS
 
 
 def family_named(name: str) -> Family:

@@ -47,6 +47,26 @@ class PromptEncoder(Protocol):
     def __call__(self, pipeline: Any, texts: list[str]) -> dict[str, Any]: ...
 
 
+class ImageInputs(Protocol):
+    """(pipeline, family, images by name, shape of a sample) -> leaves of the condition, with a row for each image."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the images."""
+
+    @property
+    def leaves(self) -> tuple[str, ...]:
+        """Of the condition."""
+
+    @property
+    def required(self) -> bool:
+        """Whether the network needs them."""
+
+    def __call__(
+        self, pipeline: Any, family: Family, images: Mapping[str, Any], size: tuple[int, ...]
+    ) -> dict[str, Tensor]: ...
+
+
 class Statistics(Protocol):
     """The affine map between the latents of an autoencoder and those of the flow."""
 
@@ -85,6 +105,11 @@ def none(pipeline: Any) -> None:
     return None
 
 
+def state_channels(pipeline: Any) -> int:
+    """Channels of the network's input, in its tokens."""
+    return int(pipeline.transformer.config.in_channels)
+
+
 @dataclass(frozen=True)
 class Family:
     """One family of pretrained networks.
@@ -115,6 +140,9 @@ class Family:
     embedded: float | None = None  # factor of the embedded guidance scale in the condition; None: it takes none
     embedded_argument: str = "guidance_scale"  # of the pipeline, the embedded scale
     settings: Callable[[Any], Settings] = no_settings
+    inputs: ImageInputs | None = None  # images that are part of a condition
+    channels: Callable[[Any], int] = state_channels  # (pipeline) -> channels of the state in tokens
+    frame_axis: bool = False  # whether the autoencoder of images has an axis of frames
     map_call: MapCall | None = None  # of checkpoints that are flow maps
     is_map: Callable[[Any], bool] = never  # (network) -> whether it is a flow map
     second: Callable[[Any], tuple[Any, float] | None] = none  # (pipeline) -> the network of low noise, and the boundary
@@ -130,7 +158,7 @@ class Family:
                 f"{name}={value} pixels were requested of {self.name}, whose tokens have a side of {step} pixels; set "
                 f"a multiple of it, such as {low} or {low + step}",
             )
-        channels = pipeline.transformer.config.in_channels // self.packed**2
+        channels = self.channels(pipeline) // self.packed**2
         plane = (height // side * self.packed, width // side * self.packed)
         if not self.temporal:
             return (channels, *plane)
@@ -142,6 +170,31 @@ class Family:
             f"first; set a multiple of {ratio} plus 1, such as {low} or {low + ratio}",
         )
         return (channels, (num_frames - 1) // ratio + 1, *plane)
+
+    def pixels(self, pipeline: Any, shape: tuple[int, ...]) -> tuple[int, int]:
+        """Height and width in pixels of a state of shape [C,H,W] or [C,F,H,W]."""
+        side = getattr(pipeline, self.spatial) * self.compressed
+        return shape[-2] * side, shape[-1] * side
+
+    def check(self, cond: Any) -> None:
+        """Raise ValueError for a condition without what the network needs."""
+        require(
+            cond is not None,
+            f"a network of the family {self.name} was called without a condition; it needs a prompt: sample "
+            'with prompt="...", or pass the embeddings as cond',
+        )
+        if self.inputs is None or not self.inputs.required:
+            return
+        missing = [leaf for leaf in self.inputs.leaves if leaf not in cond]
+        require(
+            not missing,
+            f"a network of the family {self.name} was called without {' and '.join(missing)}, which it makes samples "
+            f"from; give {' and '.join(self.inputs.names)} in the condition, or the latents under the former names",
+        )
+
+    def processor(self, pipeline: Any) -> Any:
+        """The pipeline's processor of images or videos."""
+        return pipeline.video_processor if self.temporal else pipeline.image_processor
 
     def tokens(self, shape: tuple[int, ...]) -> int:
         """Number of tokens of a state of shape [C,H,W] or [C,F,H,W]."""
@@ -185,11 +238,7 @@ class Pretrained(nn.Module):
         return self.family.sign * out.to(x)  # an offloaded network answers on another device
 
     def _inputs(self, x: Tensor, cond: Cond) -> tuple[Tensor, Any]:
-        require(
-            cond is not None,
-            f"a network of the family {self.family.name} was called without a condition; it needs a prompt: sample "
-            'with prompt="...", or pass the embeddings as cond',
-        )
+        self.family.check(cond)
         dtype = next(self.net.parameters(), x).dtype
         return x.to(dtype), cast(cond, dtype)
 
@@ -234,6 +283,23 @@ class Experts(nn.Module):
             here = map_cond(lambda leaf, rows=rows: leaf[rows], cond)
             result[rows] = field(x[rows], t[rows], here)
         return result
+
+
+def latents_of(vae: Any, family: Family, pixels: Tensor) -> Tensor:
+    """Pixels [N,C,H,W] or [N,C,F,H,W] as latents of the flow: the mean of the autoencoder's posterior, normalised."""
+    pixels = pixels[:, :, None] if pixels.ndim == 4 and (family.temporal or family.frame_axis) else pixels
+    with torch.no_grad():
+        z = vae.encode(pixels.to(vae.device, vae.dtype))
+        mean = (z.latent_dist.mode() if "latent_dist" in z else z.latent).float()
+    return family.statistics.to_flow(vae, mean[:, :, 0] if family.frame_axis else mean)
+
+
+def pixels_of(vae: Any, family: Family, x: Tensor) -> Tensor:
+    """Latents of the flow as pixels [N,C,H,W] or [N,C,F,H,W] of the autoencoder."""
+    z = family.statistics.to_vae(vae, x.to(vae.device).float()).to(vae.dtype)
+    with torch.no_grad():
+        pixels: Tensor = vae.decode(z[:, :, None] if family.frame_axis else z, return_dict=False)[0]
+    return pixels[:, :, 0] if family.frame_axis else pixels
 
 
 def cast(cond: Any, dtype: torch.dtype) -> Any:

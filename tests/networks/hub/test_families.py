@@ -12,12 +12,15 @@ from beeline.hub.pipelines import from_pipeline
 from beeline.networks.hub.checkpoint_schedule import CheckpointSchedule
 from beeline.networks.hub.families import FAMILIES, family_of
 from beeline.sampling.guidance.guide import CFG, Guide, Plain
-from tests.networks.hub import tiny_images, tiny_more_images, tiny_videos
+from tests.networks.hub import tiny_editing, tiny_images, tiny_more_images, tiny_videos
 from tests.networks.hub.tiny import SCALE, df
 
 CASES = {
     "sd3": tiny_images.sd3,
     "flux": tiny_images.flux,
+    "flux-kontext": tiny_editing.flux_kontext,
+    "flux-fill": tiny_editing.flux_fill,
+    "flux-control": tiny_editing.flux_control,
     "flux2": tiny_images.flux2,
     "flux2-klein": tiny_images.flux2_klein,
     "chroma": tiny_images.chroma,
@@ -99,6 +102,29 @@ def test_the_comparison_finds_a_wrong_sign_and_a_wrong_time(name):
     ):
         changed = ours(case, False, replace(bundle, flow=replace(bundle.flow, field=wrong)))
         assert (changed - right).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_latents_are_decoded_to_the_size_and_encoded_to_latents(name):
+    case = CASES[name]()
+    modality = from_pipeline(case.pipe, **case.size).modality
+    pictures = modality.decode(case.x0[:1])
+    first = pictures[0][0] if isinstance(pictures[0], list) else pictures[0]
+    assert first.size == (case.size["width"], case.size["height"])
+    assert modality.encode(pictures).x1.shape == case.x0[:1].shape
+
+
+@pytest.mark.parametrize("name", [name for name, make in CASES.items() if make.__module__ == tiny_editing.__name__])
+def test_images_of_the_condition_are_used_and_needed(name):
+    case = CASES[name]()
+    inputs = family_of(case.pipe).inputs
+    right = ours(case, False)
+    flipped = {leaf: case.cond[leaf].flip(-1) for leaf in inputs.leaves}
+    assert (ours(replace(case, cond=case.cond | flipped), False) - right).abs().max() > 1e-3
+    if inputs.required:
+        without = {leaf: value for leaf, value in case.cond.items() if leaf not in inputs.leaves}
+        with pytest.raises(BeelineError, match=f"without {inputs.leaves[0]}.*give {inputs.names[0]}"):
+            ours(replace(case, cond=without), False)
 
 
 @pytest.mark.parametrize("name", ["flux", "chroma", "qwen-image", "z-image", "lumina2"])

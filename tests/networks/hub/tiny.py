@@ -44,6 +44,21 @@ def kl(**more: Any) -> Any:
     return df.AutoencoderKL(**(settings | more))
 
 
+def kl8(**more: Any) -> Any:
+    """As ``kl``, with 8 x 8 pixels per latent."""
+    blocks = dict(down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4)
+    return kl(block_out_channels=(4,) * 4, **(blocks | more))
+
+
+def certain(vae: Any) -> Any:
+    """An autoencoder whose posterior has no variance, so that a sample of it is its mean."""
+    with torch.no_grad():
+        n = vae.config.latent_channels
+        vae.encoder.conv_out.weight[n:] = 0
+        vae.encoder.conv_out.bias[n:] = -100.0
+    return vae
+
+
 def masks(batch: int, dtype: torch.dtype = torch.long, length: int = 7) -> Tensor:
     m = torch.ones(batch, length, dtype=dtype)
     m[-1, 5:] = 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from beeline.networks.hub.layout import pack, unpack
-from tests.networks.hub.tiny import SCALE, Case, awake, df, dynamic, embeds, kl, masked, plain, rand, static
+from tests.networks.hub.tiny import SCALE, Case, awake, df, dynamic, embeds, kl, kl8, masked, plain, rand, static
 
 
 def sd3(scheduler=None) -> Case:
@@ -44,11 +44,12 @@ def sd3(scheduler=None) -> Case:
     return Case(pipe, x0, c, n, theirs, dict(height=8, width=8))
 
 
-def flux(guidance_embeds=True) -> Case:
-    net = awake(
+def flux_net(guidance_embeds=True, in_channels=16, out_channels=None):
+    return awake(
         df.FluxTransformer2DModel(
             patch_size=1,
-            in_channels=16,
+            in_channels=in_channels,
+            out_channels=out_channels,
             num_layers=1,
             num_single_layers=2,
             attention_head_dim=16,
@@ -59,7 +60,10 @@ def flux(guidance_embeds=True) -> Case:
             guidance_embeds=guidance_embeds,
         )
     )
-    pipe = df.FluxPipeline(dynamic(), kl(), None, None, None, None, net)
+
+
+def flux(guidance_embeds=True) -> Case:
+    pipe = df.FluxPipeline(dynamic(), kl(), None, None, None, None, flux_net(guidance_embeds))
     x0, g = rand(2, 4, 12, 8, seed=1), torch.full((2,), 3.5)
     c = dict(text=rand(2, 7, 32, seed=2), pooled=rand(2, 32, seed=3), guidance=g)
     n = dict(text=rand(2, 7, 32, seed=4), pooled=rand(2, 32, seed=5), guidance=g)
@@ -307,7 +311,7 @@ def lumina2() -> Case:
             cap_feat_dim=8,
         )
     )
-    pipe = df.Lumina2Pipeline(net, static(6.0), kl(), None, None)
+    pipe = df.Lumina2Pipeline(net, static(6.0), kl8(), None, None)
     x0 = rand(2, 4, 8, 8, seed=1)
     c, n = masked(8, dtype=torch.bool)
     side = 8 * pipe.vae_scale_factor

@@ -20,17 +20,22 @@ def sd3(net: Any, x: Tensor, tau: Tensor, c: Any, settings: Settings) -> Tensor:
 
 def flux(net: Any, x: Tensor, tau: Tensor, c: Any, settings: Settings) -> Tensor:
     h, w = x.shape[2:]
-    out = net(
-        hidden_states=pack(x),
+    tokens, ids = pack(x), positions(h // 2, w // 2, before=1, like=x)
+    return unpack(flux_tokens(net, tokens, ids, tau, c), h, w)
+
+
+def flux_tokens(net: Any, tokens: Tensor, ids: Tensor, tau: Tensor, c: Any) -> Tensor:
+    out: Tensor = net(
+        hidden_states=tokens,
         timestep=tau,
         guidance=c["guidance"] if net.config.guidance_embeds else None,
         pooled_projections=c["pooled"],
         encoder_hidden_states=c["text"],
-        txt_ids=x.new_zeros(c["text"].shape[1], 3),
-        img_ids=positions(h // 2, w // 2, before=1, like=x),
+        txt_ids=ids.new_zeros(c["text"].shape[1], 3),
+        img_ids=ids,
         return_dict=False,
     )[0]
-    return unpack(out, h, w)
+    return out
 
 
 def chroma(net: Any, x: Tensor, tau: Tensor, c: Any, settings: Settings) -> Tensor:

@@ -32,6 +32,20 @@ def unshifted(t: Tensor, x: Tensor) -> Tensor:
     return torch.round(1000 * (1 - t) / (mu - (mu - 1) * (1 - t))) / 1000
 
 
+FLUX = Family(
+    "flux",
+    ("FluxTransformer2DModel",),
+    ("FluxPipeline",),
+    image.flux,
+    ScaleShift(),
+    grids.grid_to_last_step,
+    Prompt({"text": 0, "pooled": 1}, {"prompt_2": None}),
+    scale=1.0,
+    scale_argument="true_cfg_scale",
+    embedded=1.0,
+    packed=2,
+)
+
 IMAGES: tuple[Family, ...] = (
     Family(
         "sd3",
@@ -43,19 +57,7 @@ IMAGES: tuple[Family, ...] = (
         Prompt({"text": 0, "pooled": 2}, {"prompt_2": None, "prompt_3": None, **ALONE}),
         patch=1,
     ),
-    Family(
-        "flux",
-        ("FluxTransformer2DModel",),
-        ("FluxPipeline",),
-        image.flux,
-        ScaleShift(),
-        grids.grid_to_last_step,
-        Prompt({"text": 0, "pooled": 1}, {"prompt_2": None}),
-        scale=1.0,
-        scale_argument="true_cfg_scale",
-        embedded=1.0,
-        packed=2,
-    ),
+    FLUX,
     Family(
         "flux2",
         ("Flux2Transformer2DModel",),
@@ -102,6 +104,7 @@ IMAGES: tuple[Family, ...] = (
         grids.grid_to_last_step,
         Prompt(MASKED, {}),
         scale=1.0,
+        frame_axis=True,
         rule=PER_TOKEN,
         scale_argument="true_cfg_scale",
         packed=2,
