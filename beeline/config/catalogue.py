@@ -34,7 +34,7 @@ CATALOGUE: dict[str, dict[str, str]] = {
     "latents": _of("paths.interpolant", "BrownianBridge", "Parabola", "SineSquared"),
     "spaces": _of("spaces.manifold", "Sphere", "Rotations", "Torus"),
     "times": _of("times.samplers", "Uniform", "LogitNormal", "Mode", "CosMap", "UShaped", "Bifocal", "Beta", "At")
-    | _of("times.composed", "Stratified", "Antithetic", "Frames", "Pairs", "Binned", "NormalSNR"),
+    | _of("times.composed", "Stratified", "Antithetic", "Frames", "Continued", "Pairs", "Binned", "NormalSNR"),
     "schedules": _of(
         "times.schedules", "Uniform", "Shifted", "FluxShifted", "ResolutionShifted", "Power", "Cosine", "Karras"
     )
@@ -113,6 +113,7 @@ CATALOGUE: dict[str, dict[str, str]] = {
     | _of("objectives.windows", "Windowed", "TwoHops")
     | _of("objectives.deep_supervision.objective", "DeepSupervision")
     | _of("objectives.tables", "RowMatching")
+    | _of("objectives.regression", "Regression")
     | _of("objectives.losses.adaptive_weights", "Uncertain", "Balanced", "Importance"),
     "weights": _of("objectives.losses.basic", "one")
     | _of("objectives.losses.weights", "ByDensity", "PowerWeight", "MinSNR", "SigmoidSNR"),

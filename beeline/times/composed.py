@@ -11,7 +11,7 @@ from torch import Tensor
 
 from beeline.core.errors import BeelineError, require
 from beeline.core.protocols.flows import QuantileSampler, TimeSampler
-from beeline.core.ranges import dataclass
+from beeline.core.ranges import Count, dataclass
 from beeline.core.rng import Rng
 from beeline.paths.affine import AffinePath, Linear
 from beeline.times.samplers import Uniform, clamp_to_open_interval
@@ -103,6 +103,38 @@ class Frames:
         if self.clean:
             free = torch.where(t == 1, math.log(self.clean), free)
         return free.sum(-1)
+
+
+@dataclass(frozen=True)
+class Continued:
+    """One time for all frames but the first ones, which are given: training of continuations and plans.
+
+    t [n, F],  1 for the first frames and one time from ``each`` for all others
+    Assumes data [B, F, ...] and a network that takes times [B, F].
+    Source: Ajay et al. 2022 (arXiv 2211.15657), the first state of a plan.
+
+    >>> Continued(Uniform(), 3)(2, torch.empty(0), Rng(0))[:, 0]
+    tensor([1., 1.])
+    """
+
+    each: TimeSampler = field(default_factory=Uniform)
+    count: Count = 2  # number of frames F
+    given: Count = 1  # frames at the start, fewer than all
+
+    def __post_init__(self) -> None:
+        require(
+            self.given < self.count,
+            f"Continued got count={self.count}, given={self.given}; no frame would be left to learn: give fewer",
+        )
+
+    def __call__(self, n: int, like: Tensor, rng: Rng) -> Tensor:
+        t = self.each(n, like, rng)[:, None].repeat(1, self.count)
+        t[:, : self.given] = 1
+        return t
+
+    def log_prob(self, t: Tensor) -> Tensor:
+        """[n]: log density of the time of the frames that are not given."""
+        return self.each.log_prob(t[:, -1])
 
 
 @dataclass(frozen=True)

@@ -140,6 +140,7 @@ UNLISTED = {
     "beeline.data.tables.metrics.privacy": "metrics of tables that need held-out rows",
     "beeline.data.tables.table:TableMicrobatches": "how the engine reads a table",
     "beeline.data.tables.files:StreamMicrobatches": "how the engine reads a table larger than memory",
+    "beeline.sampling.planner:Planner": "holds a flow and a network",
     "beeline.training.early_stopping:EarlyStopping": "an argument of fit_patiently",
     "beeline.distillation.pairs:AnnealedPairs": "holds the pairs it feeds",
     "beeline.training.feed.microbatches:InMemory": "how the engine reads a data set",
