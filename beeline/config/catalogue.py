@@ -57,6 +57,7 @@ CATALOGUE: dict[str, dict[str, str]] = {
     | _of("networks.unet", "UNet")
     | _of("networks.dit", "DiT")
     | _of("networks.causal_flow", "CausalFlow")
+    | _of("networks.dense", "DenseHead")
     | _of("networks.tabular", "TabularMLP", "TabularTransformer")
     | _of("fields.flow", "Network", "MapNetwork")
     | _of("fields.prediction", "Ends")
@@ -118,7 +119,8 @@ CATALOGUE: dict[str, dict[str, str]] = {
     "weights": _of("objectives.losses.basic", "one")
     | _of("objectives.losses.weights", "ByDensity", "PowerWeight", "MinSNR", "SigmoidSNR"),
     "distances": _of("objectives.losses.basic", "squared", "Huber")
-    | _of("objectives.losses.distances", "Direction", "Perceptual", "Combined", "FeatureWeighted", "Bregman"),
+    | _of("objectives.losses.distances", "Direction", "Perceptual", "Combined", "FeatureWeighted", "Bregman")
+    | _of("objectives.losses.distances", "AffineInvariant"),
     "costs": _of("objectives.losses.distances", "PowerCost"),
     "drops": _of("objectives.matching", "Drop"),
     "distillations": _of("distillation.students", "Reflow", "OneStep")

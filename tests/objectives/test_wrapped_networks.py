@@ -228,6 +228,7 @@ def test_alignment_with_the_features_of_a_bundle(tmp_path: Path) -> None:
     for name, shape in zip(("same", "other"), shapes, strict=True):
         encoder = OfBundle(str(tmp_path / name))
         assert encoder(torch.zeros(2, 1, 8, 8)).shape == (2, *shape)
+        assert encoder.dense(torch.zeros(2, 1, 8, 8), noises=1).shape[2:] == (8, 8)
         bundle = train(
             run_of(patches(), "Aligned", **{"objective.encoder": encoder}), tmp_path / f"to {name}", log=quiet
         )

@@ -13,7 +13,7 @@ from beeline.core.errors import BeelineError, require
 from beeline.core.protocols.data import Encoder
 from beeline.core.protocols.objectives import DistanceInContext
 from beeline.core.protocols.training import Cost
-from beeline.core.ranges import NonNegative, dataclass
+from beeline.core.ranges import NonNegative, Positive, dataclass
 from beeline.objectives.losses.basic import Context, ContextDistance, Distance, Huber, Weight, distance_at, one, squared
 from beeline.objectives.losses.encoders import RandomFeatures
 from beeline.objectives.losses.weights import PowerWeight
@@ -150,6 +150,29 @@ class FeatureWeighted(ContextDistance):
             "FeatureWeighted was called without states, at which it takes the Jacobian of the features; use it in "
             "FlowMatching(), and Perceptual, squared or Huber elsewhere"
         )
+
+
+@dataclass(frozen=True)
+class AffineInvariant:
+    """Mean absolute difference after each of two values is shifted to median 0 and scaled to mean deviation 1.
+
+    mean |(y_hat - med y_hat) / s(y_hat) - (y - med y) / s(y)|,  s(y) = mean |y - med y|,  over the places of a datum
+    For depth maps, which are known up to shift and scale.  ``eps`` keeps the scale of constant values above 0.
+    Source: Ranftl et al. 2022, MiDaS (arXiv 1907.01341).
+
+    >>> AffineInvariant()(torch.tensor([[1.0, 2.0, 3.0]]), torch.tensor([[10.0, 30.0, 50.0]])) < 1e-4
+    tensor([True])
+    """
+
+    eps: Positive = 1e-6
+
+    def __call__(self, predicted: Tensor, target: Tensor) -> Tensor:
+        return (self._normal(predicted) - self._normal(target)).abs().mean(1)
+
+    def _normal(self, y: Tensor) -> Tensor:
+        y = y.flatten(1)
+        y = y - y.median(1, keepdim=True).values
+        return y / (y.abs().mean(1, keepdim=True) + self.eps)
 
 
 def features_of(features: Callable[[Tensor], Tensor | Sequence[Tensor]], x: Tensor) -> list[Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -12,6 +13,7 @@ from beeline.core.files import digest
 from beeline.core.modes import eval_mode
 from beeline.core.ranges import dataclass
 from beeline.fields.flow import Flow, evaluate_field
+from beeline.networks.dense import dense_features
 from beeline.networks.hooks import block_name, captured_outputs, latest_output
 from beeline.objectives.losses.encoders import EncoderBase, tokens
 from beeline.runs.bundle import Bundle, load
@@ -47,6 +49,23 @@ class OfBundle(EncoderBase):
         return digest({}, bundle_of(self.path).weights, self.block, repr(self.t))
 
     def __call__(self, x: Tensor) -> Tensor:
+        bundle = self._bundle(x)
+        field = bundle.flow.field.to(x.device)
+        block = block_name(field, self.block)
+        with eval_mode(field), captured_outputs(field, block) as seen:
+            evaluate_field(field, x, torch.full((len(x),), self.t, device=x.device))
+        return tokens(latest_output(seen, block)).to(x.dtype)
+
+    def dense(self, x: Tensor, blocks: Sequence[str] = (), *, maps: bool = False, noises: int = 0) -> Tensor:
+        """Features [B,d,H,W] of several blocks for every place of images [B,C,H,W], in one pass.
+
+        The other arguments are those of ``networks.dense.dense_features``.
+        """
+        flow = self._bundle(x).flow
+        return dense_features(flow.field.to(x.device), x, blocks, t=self.t, maps=maps, noises=noises, path=flow.path)
+
+    def _bundle(self, x: Tensor) -> Bundle:
+        """The bundle; ValueError for data of another shape than its own."""
         bundle = bundle_of(self.path)
         known = tuple(bundle.modality.shape) if bundle.modality is not None else tuple(x.shape[1:])
         require(
@@ -54,11 +73,7 @@ class OfBundle(EncoderBase):
             f"{self.path} is a flow for data of shape {known}, but was given data of shape {tuple(x.shape[1:])}, for "
             "which it has no features; use a bundle for data of the same shape",
         )
-        field = bundle.flow.field.to(x.device)
-        block = block_name(field, self.block)
-        with eval_mode(field), captured_outputs(field, block) as seen:
-            evaluate_field(field, x, torch.full((len(x),), self.t, device=x.device))
-        return tokens(latest_output(seen, block)).to(x.dtype)
+        return bundle
 
 
 @functools.lru_cache(maxsize=2)
