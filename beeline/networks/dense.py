@@ -67,7 +67,9 @@ def dense_features(
             seen = {name: hooks.enter_context(captured_outputs(field, name)) for name in names}
             attended: list[Tensor] = []
             for name in inner if maps else ():
-                hook = modules[name].register_forward_hook(lambda m, given, _: attended.append(_map(m, given[0])))
+                hook = modules[name].register_forward_hook(
+                    lambda m, given, _, to=attended: to.append(_map(m, given[0]))
+                )
                 hooks.callback(hook.remove)
             evaluate_field(field, state, times, cond)
         found = [latest_output(outputs, name) for name, outputs in seen.items()] + attended
