@@ -43,6 +43,7 @@ def load(
     height: int | None = None,
     width: int | None = None,
     num_frames: int | None = None,
+    max_sequence_length: int | None = None,
     **components: Any,
 ) -> Bundle:
     """A bundle from a directory or the hub; a pipeline of diffusers becomes a bundle too.
@@ -51,8 +52,8 @@ def load(
     ``hub:owner/name@revision``.  ``device`` is "auto" for CUDA where there is one, else the CPU.  ``trust`` names
     packages whose classes a bundle may name.  The other arguments are for pipelines: ``dtype`` float32, bfloat16 or
     float16 (default bfloat16 on an accelerator, float32 on a CPU); ``offload`` model or group, which keeps
-    components on the CPU until they are used; the size in pixels and frames; ``components`` in place of those that are
-    stored, as in ``from_pretrained``.
+    components on the CPU until they are used; the size in pixels and frames; ``max_sequence_length`` of a prompt in
+    tokens; ``components`` in place of those that are stored, as in ``from_pretrained``.
 
     Raises ValueError if there is no such bundle, pipeline, family or device; nothing is unpickled.
     """
@@ -83,7 +84,9 @@ def load(
         pipeline.to(where)
     else:
         OFFLOADS[offload](pipeline, where)
-    made = from_pipeline(pipeline, height=height, width=width, num_frames=num_frames)
+    made = from_pipeline(
+        pipeline, height=height, width=width, num_frames=num_frames, max_sequence_length=max_sequence_length
+    )
     return bundles.relabel(made, made_from=str(directory_or_hub_id))
 
 

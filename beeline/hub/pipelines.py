@@ -37,16 +37,19 @@ def from_pipeline(
     height: int | None = None,
     width: int | None = None,
     num_frames: int | None = None,
+    max_sequence_length: int | None = None,
     family: Family | None = None,
 ) -> Bundle:
     """A pipeline of diffusers as a bundle: its network as a flow, its schedule, solver and guidance as the sampler.
 
-    ``height`` and ``width`` are in pixels, ``num_frames`` in frames; the defaults are those of the pipeline.  The
-    components are shared with the pipeline, not copied.
+    ``height`` and ``width`` are in pixels, ``num_frames`` in frames, ``max_sequence_length`` of a prompt in tokens; the
+    defaults are those of the pipeline.  The components are shared with the pipeline, not copied.
 
     Raises ValueError for a pipeline of an unknown family, an unknown scheduler, or a size that the network cannot take.
     """
     family = family or family_of(pipeline)
+    if max_sequence_length is not None:
+        family = replace(family, prompt=family.prompt.with_length(pipeline, max_sequence_length))
     defaults = call_defaults(pipeline)
     size = size_of(family, pipeline, height, width, num_frames, defaults)
     name = type(pipeline.scheduler).__name__
@@ -80,7 +83,8 @@ def call_defaults(pipeline: Any) -> dict[str, Any]:
 def resized(bundle: Bundle, height: int, width: int, num_frames: int | None = None) -> Bundle:
     """The bundle for samples of another size, with the schedule for that size."""
     assert isinstance(bundle.modality, Prompted)
-    made = from_pipeline(bundle.modality.pipeline, height=height, width=width, num_frames=num_frames)
+    pipeline, family = bundle.modality.pipeline, bundle.modality.family
+    made = from_pipeline(pipeline, height=height, width=width, num_frames=num_frames, family=family)
     return replace(bundle, modality=made.modality, sampler=replace(bundle.sampler, schedule=made.sampler.schedule))
 
 

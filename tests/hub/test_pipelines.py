@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from dataclasses import replace
 
@@ -227,3 +228,34 @@ def test_prompts_have_the_length_of_the_call_and_are_padded_with_a_mask():
     found = Prompt({"text": 0}, {})(Ragged(), ["abcd", "abcdefgh"])
     assert found["text"].shape == (2, 5, 3) and found["mask"].sum(1).tolist() == [4, 5]
     assert float(found["text"][0, 4:].abs().max()) == 0
+
+
+def test_the_length_of_prompts_is_that_of_the_call_with_the_same_argument(flux):
+    from beeline.networks.hub.layout import pack
+
+    bundle = four_steps(from_pipeline(flux, height=8, width=8, max_sequence_length=6))
+    assert bundle.condition({"prompt": PROMPTS}, 2)["text"].shape[1] == 6
+    x0 = bundle.start([3, 4])
+    call = dict(height=8, width=8, num_inference_steps=4, max_sequence_length=6)
+    wanted = flux(PROMPTS, latents=pack(x0), **call).images
+    found = bundle.sample(2, prompt=PROMPTS, seeds=[3, 4])
+    assert np.abs(pixels(found) - pixels(wanted)).max() <= 1
+    assert resized(bundle, 16, 16).condition({"prompt": PROMPTS}, 2)["text"].shape[1] == 6
+
+
+def test_a_length_of_prompts_that_cannot_work_is_refused(flux):
+    with pytest.raises(BeelineError, match="max_sequence_length is 0"):
+        from_pipeline(flux, height=8, width=8, max_sequence_length=0)
+    with pytest.raises(BeelineError, match="a Fixed, whose prompts have a length of their own"):
+        Prompt({"text": 0}, {}).with_length(Fixed(), 4)
+
+
+class Fixed:
+    def encode_prompt(self, prompt):
+        raise AssertionError("not called")
+
+
+def test_a_pretrained_field_can_be_copied(flux):
+    """As averages and students need it."""
+    field = from_pipeline(flux, height=8, width=8).flow.field
+    assert copy.deepcopy(field).family.name == field.family.name

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import Any, Protocol, TypeAlias
 
 import torch
@@ -45,6 +44,8 @@ class PromptEncoder(Protocol):
     def outputs(self) -> Mapping[str, int]: ...
 
     def __call__(self, pipeline: Any, texts: list[str]) -> dict[str, Any]: ...
+
+    def with_length(self, pipeline: Any, length: int) -> PromptEncoder: ...
 
 
 class ImageInputs(Protocol):
@@ -90,7 +91,7 @@ def whole_noise_level(t: Tensor, x: Tensor) -> Tensor:
     return torch.floor(1000 * (1 - t.double()) + 1e-4).to(t.dtype) / 1000
 
 
-EXTRAPOLATE: Mapping[str, Any] = MappingProxyType({"is": "rules.Extrapolate"})
+EXTRAPOLATE: Mapping[str, Any] = {"is": "rules.Extrapolate"}
 
 
 def no_settings(pipeline: Any) -> Settings:

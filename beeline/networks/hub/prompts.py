@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
-SHARED = ("max_sequence_length", "complex_human_instruction", "clean_caption", "text_encoder_out_layers")
+from beeline.core.errors import require
+
+LENGTH = "max_sequence_length"
+SHARED = (LENGTH, "complex_human_instruction", "clean_caption", "text_encoder_out_layers")
 """Arguments of ``encode_prompt`` for which a pipeline's call has defaults of its own."""
 
 
@@ -28,7 +31,7 @@ class Prompt:
     def __call__(self, pipeline: Any, texts: list[str]) -> dict[str, Any]:
         called, encoding = (inspect.signature(f).parameters for f in (type(pipeline).__call__, pipeline.encode_prompt))
         defaults = {name: called[name].default for name in SHARED if name in called and name in encoding}
-        made = pipeline.encode_prompt(prompt=texts, **defaults, **self.arguments)
+        made = pipeline.encode_prompt(**{"prompt": texts, **defaults, **self.arguments})
         found = {name: made[i] for name, i in self.outputs.items() if made[i] is not None}
         for name, leaf in list(found.items()):
             if isinstance(leaf, list):
@@ -37,6 +40,16 @@ class Prompt:
                     [torch.ones(len(row), device=row.device) for row in leaf], batch_first=True
                 )
         return found
+
+    def with_length(self, pipeline: Any, length: int) -> Prompt:
+        """The same for prompts of ``length`` tokens; raises ValueError where the pipeline has one length."""
+        require(
+            LENGTH in inspect.signature(pipeline.encode_prompt).parameters,
+            f"{LENGTH}={length} was given to a {type(pipeline).__name__}, whose prompts have a length of their own; "
+            "leave it out",
+        )
+        require(length >= 1, f"{LENGTH} is {length}; a prompt has at least one token: give 1 or more")
+        return replace(self, arguments={**self.arguments, LENGTH: length})
 
 
 ALONE = {"do_classifier_free_guidance": False}  # a negative prompt is encoded by a call of its own
