@@ -109,7 +109,8 @@ class Frames:
 class Continued:
     """One time for all frames but the first ones, which are given: training of continuations and plans.
 
-    t [n, F],  1 for the first frames and one time from ``each`` for all others
+    t [n, F],  1 for the first ``given`` frames and one time from ``each`` for all others;  with ``single`` one
+    frame k <= given is learned at a time, 1 before it, 0 behind it, k uniform
     Assumes data [B, F, ...] and a network that takes times [B, F].
     Source: Ajay et al. 2022 (arXiv 2211.15657), the first state of a plan.
 
@@ -120,6 +121,7 @@ class Continued:
     each: TimeSampler = field(default_factory=Uniform)
     count: Count = 2  # number of frames F
     given: Count = 1  # frames at the start, fewer than all
+    single: bool = False  # for Autoregressive, which samples one frame after another
 
     def __post_init__(self) -> None:
         require(
@@ -129,12 +131,18 @@ class Continued:
 
     def __call__(self, n: int, like: Tensor, rng: Rng) -> Tensor:
         t = self.each(n, like, rng)[:, None].repeat(1, self.count)
-        t[:, : self.given] = 1
-        return t
+        place = torch.arange(self.count, device=t.device)
+        if not self.single:
+            return torch.where(place < self.given, 1.0, t)
+        k = rng.fork("frame").integers(self.given + 1, n).to(t.device)[:, None]
+        return torch.where(place == k, t, (place < k).to(t.dtype))
 
     def log_prob(self, t: Tensor) -> Tensor:
-        """[n]: log density of the time of the frames that are not given."""
-        return self.each.log_prob(t[:, -1])
+        """[n]: log density of the time of the frames that are learned, and log probability of their place."""
+        if not self.single:
+            return self.each.log_prob(t[:, -1])
+        learned = t.gather(1, (t == 1).sum(1, keepdim=True).clamp(max=self.count - 1))[:, 0]
+        return self.each.log_prob(learned) - math.log(self.given + 1)
 
 
 @dataclass(frozen=True)

@@ -142,6 +142,8 @@ UNLISTED = {
     "beeline.data.tables.table:TableMicrobatches": "how the engine reads a table",
     "beeline.data.tables.files:StreamMicrobatches": "how the engine reads a table larger than memory",
     "beeline.sampling.planner:Planner": "holds a flow and a network",
+    "beeline.sampling.cascade": "hold flows, or stand for a Sampler in a cascade",
+    "beeline.data.showers:ShowerCodec": "what was learned of one set of showers",
     "beeline.training.early_stopping:EarlyStopping": "an argument of fit_patiently",
     "beeline.distillation.pairs:AnnealedPairs": "holds the pairs it feeds",
     "beeline.training.feed.microbatches:InMemory": "how the engine reads a data set",

@@ -48,5 +48,7 @@ def test_the_inner_guidance_takes_the_null_of_the_flow() -> None:
 def test_refusals() -> None:
     with pytest.raises(BeelineError, match="indices from 0"):
         GivenFrames(())
+    with pytest.raises(BeelineError, match="none twice"):
+        GivenFrames((0,), waiting=(0, 1))
     with pytest.raises(BeelineError, match="indices below its size"):
         Sampler(1, guidance=GivenFrames((2,)))(Flow(exact), torch.zeros(3, 2, 1, dtype=torch.float64))

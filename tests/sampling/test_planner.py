@@ -68,11 +68,11 @@ def test_inverse_dynamics_are_learned_by_regression():
     actions = step(pairs) @ torch.linalg.inv(matrix).T  # s' = s + M a
     with Rng(1).ambient():
         head = Head(4, (2,))
-    training = Training(steps=300, batch_size=100, lr=WarmupCosine(3e-2, 10), ema=None)
+    training = Training(steps=150, batch_size=100, lr=WarmupCosine(3e-2, 5), ema=None)
     data = Batch(actions, cond={"input": pairs})
     made = fit(head, Regression(), data, training, rng=Rng(0), log=lambda entry: None)
     weights = made.layers[0].weight.detach()
-    assert torch.allclose(weights, torch.cat([-torch.linalg.inv(matrix), torch.linalg.inv(matrix)], 1), atol=2e-2)
+    assert torch.allclose(weights, torch.cat([-torch.linalg.inv(matrix), torch.linalg.inv(matrix)], 1), atol=5e-2)
     with pytest.raises(BeelineError, match="its input is the condition 'input'"):
         Regression()(head, Batch(actions), Rng(0))
     with pytest.raises(BeelineError, match="the shape of its target"):

@@ -19,7 +19,8 @@ from beeline.sampling.guidance.guide import FlowDependent, Plain, guidance_for_f
 class GivenFrames(FlowDependent):
     """Keeps given frames of the initial state fixed at t = 1 while the others are sampled.
 
-    v_f = 0 for a given frame f;  v_f(x, tau) for the others,  tau_f = 1 for a given frame and t otherwise
+    v_f = 0 for a given frame f;  v_f(x, tau) for the others,  tau_f = 1 for a given frame and t otherwise;  a waiting
+    frame stays noise: v_f = 0 and tau_f = 0
     Assumes states [B, F, ...] and a field that takes times [B, F], trained with ``Frames(clean > 0)``.
     Source: Le et al. 2024, "One Diffusion to Generate Them All" (arXiv 2411.16318); Chen et al. 2024, "Diffusion
     Forcing" (arXiv 2407.01392).
@@ -31,12 +32,15 @@ class GivenFrames(FlowDependent):
 
     frames: tuple[int, ...]  # indices of the given frames, from 0
     guidance: Guidance = field(default_factory=Plain)  # for the others
+    waiting: tuple[int, ...] = ()  # indices of frames that are sampled later
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "frames", tuple(int(f) for f in self.frames))
+        object.__setattr__(self, "waiting", tuple(int(f) for f in self.waiting))
         require(
-            len(self.frames) > 0 and min(self.frames) >= 0,
-            f"GivenFrames got frames={self.frames}; it needs at least one frame: pass indices from 0",
+            min((*self.frames, *self.waiting), default=-1) >= 0 and not set(self.frames) & set(self.waiting),
+            f"GivenFrames got frames={self.frames} and waiting={self.waiting}; it needs at least one frame, and none "
+            "twice: pass indices from 0",
         )
 
     def for_flow(self, flow: Flow) -> GivenFrames:
@@ -48,13 +52,15 @@ class GivenFrames(FlowDependent):
 
         def f(x: Tensor, *times: Tensor) -> Tensor:
             require(
-                x.ndim >= 2 and max(self.frames) < x.shape[1],
-                f"GivenFrames({self.frames}) got states of shape {tuple(x.shape)}; frames are the second dimension: "
-                "pass indices below its size",
+                x.ndim >= 2 and max((*self.frames, *self.waiting)) < x.shape[1],
+                f"GivenFrames({self.frames}, waiting={self.waiting}) got states of shape {tuple(x.shape)}; frames are "
+                "the second dimension: pass indices below its size",
             )
             own = torch.ones(x.shape[1], dtype=torch.bool, device=x.device)
-            own[list(self.frames)] = False
-            each = (torch.where(own, t[:, None] if t.ndim == 1 else t, 1.0) for t in times)
+            own[[*self.frames, *self.waiting]] = False
+            fixed = torch.ones(x.shape[1], dtype=x.dtype, device=x.device)
+            fixed[list(self.waiting)] = 0
+            each = (torch.where(own, t[:, None] if t.ndim == 1 else t, fixed.to(t.dtype)) for t in times)
             return inner(x, *each) * expand_time(own.expand(x.shape[:2]), x)
 
         return as_map(lambda x, t, s=None: f(x, t, t if s is None else s)) if is_map(field) else f
