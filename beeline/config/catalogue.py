@@ -98,6 +98,7 @@ CATALOGUE: dict[str, dict[str, str]] = {
     | _of("sampling.guidance.negative", "Negative"),
     "rules": _of("sampling.guidance.guide", "Extrapolate") | _of("sampling.guidance.norms", "NormRestored"),
     "norms": _of("sampling.guidance.norms", "PerToken", "PerRow"),
+    "caches": _of("networks.hub.caches", "FirstBlock", "MagCache", "TaylorSeer", "AttentionBroadcast"),
     "samplers": _of("sampling.sampler", "Sampler") | _of("sampling.auto", "auto_sampler()"),
     "fits": _of("distillation.fit_solver", "Bespoke")
     | _of("distillation.fit_steps", "Chosen", "Searched", "Improved", "AlignedSteps", "Bellman", "Evolved"),
@@ -214,6 +215,7 @@ SLOTS: Mapping[str, str] = {
     "Reference": "references",
     "Rule": "rules",
     "Norm": "norms",
+    "Cache": "caches",
     "Controller": "controllers",
     "Edit": "edits",
     "Weight": "weights",

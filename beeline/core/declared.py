@@ -136,6 +136,15 @@ class DeclaresStacks(Protocol):
 
 
 @runtime_checkable
+class Remembering(Protocol):
+    """A field with a memory of its earlier evaluations, such as a cache."""
+
+    def for_branch(self) -> Any:
+        """The field for one condition of one run, with an empty memory that ends with it."""
+        ...
+
+
+@runtime_checkable
 class Describing(Protocol):
     """A module that can be saved: ``describe()`` gives the settings from which an equal one is built."""
 
@@ -178,6 +187,12 @@ def traits_of(field: Any) -> Traits:
     inner = unwrapped(field)
     traits = inner.traits if isinstance(inner, DeclaresTraits) else None
     return traits if isinstance(traits, Traits) else Traits()
+
+
+def for_branch(field: Any) -> Any:
+    """The field for one condition of one run; itself where it has no memory of earlier evaluations."""
+    inner = unwrapped(field)
+    return inner.for_branch() if isinstance(inner, Remembering) else field
 
 
 def stacks_of(network: Any) -> Mapping[str, nn.ModuleList]:

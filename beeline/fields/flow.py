@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from beeline.core.declared import Holding as Holding
-from beeline.core.declared import Wrapping, as_map
+from beeline.core.declared import Wrapping, as_map, for_branch
 from beeline.core.declared import is_map as is_map
 from beeline.core.declared import parts_of as parts_of
 from beeline.core.errors import BeelineError, require
@@ -199,9 +199,9 @@ def bind(field: Any, cond: Cond = None, *, repeat: bool = False) -> Dynamics:
 
     ``s`` is the end of the jump; without it the diagonal is evaluated.  The rows of the condition are those of the
     state; with ``repeat`` the condition is repeated for states with a multiple of its rows, as solvers that are
-    parallel in time pass them.
+    parallel in time pass them.  A field with a memory, such as a cache, starts with an empty one.
     """
-    maps, field = is_map(field), _at_border(field)
+    maps, field = is_map(field), _at_border(for_branch(field))
     if maps:
         return as_map(lambda x, t, s=None: field(x, t, _for_rows(cond, len(x), repeat), t if s is None else s))
     if cond is None:

@@ -75,6 +75,7 @@ EXAMPLES = {
     "objectives.Separable": "Separable(FlowMatching(), 'field.backbone.block.0')",
     "objectives.Dispersed": "Dispersed(FlowMatching(), 'backbone.block.0')",
     "schedules.FluxShifted": "FluxShifted(256)",
+    "caches.MagCache": "MagCache((1.0, 1.1, 0.9), 8)",
     "rules.NormRestored": "NormRestored(2.0, norms.PerRow())",
     "schedules.CheckpointSchedule": "CheckpointSchedule('sd3', 'FlowMatchEulerDiscreteScheduler', {'shift': 3.0})",
     "schedules.ResolutionShifted": "ResolutionShifted(262144)",

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from beeline.core.declared import as_map, is_map
+from beeline.core.declared import Remembering, as_map, is_map, unwrapped
 from beeline.core.errors import require
 from beeline.core.host_times import host_times
 from beeline.core.protocols.flows import Guidance, Reference, Rule
@@ -197,7 +197,8 @@ class Guide(FlowDependent):
         apart_strong, apart_weak = bind(field, cond, repeat=True), bind(other, null, repeat=True)
         combine = self.rule.for_run()
         low, high = self.window
-        joined = self.together and other is field and _stackable(cond, null)
+        apart = isinstance(unwrapped(field), Remembering)  # each prediction has its own memory
+        joined = self.together and not apart and other is field and _stackable(cond, null)
         pair = map_cond(lambda a, b: torch.cat([a, b]), cond, null) if joined else None
         double = bind(field, pair) if joined else None
         rows = min((len(leaf) for _, leaf in leaves(cond) if leaf.ndim), default=0)
