@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import types
 import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from beeline.core.declared import Wrapping
+from beeline.core.declared import Wrapping, for_branch
 from beeline.core.errors import require
 from beeline.core.host_times import host_times
 from beeline.core.types import Cond, map_cond
@@ -103,7 +104,7 @@ class CachedExperts(Experts):
 
     def for_branch(self) -> nn.Module:
         """The fields for one condition of one run."""
-        return Experts(self.high.for_branch(), self.low.for_branch(), self.boundary)
+        return Experts(for_branch(self.high), for_branch(self.low), self.boundary)
 
 
 class Copy:
@@ -111,7 +112,8 @@ class Copy:
 
     def __init__(self, field: Pretrained, cache: Cache, listeners: list[Counts]):
         self.field, self.cache, self.listeners = field, cache, listeners
-        self.computed, self.time, self.inputs = 0, torch.zeros(1), ()
+        self.computed, self.time = 0, torch.zeros(1)
+        self.inputs: tuple[Any, ...] = ()  # shape, precision and device of the states of the branch
         witness = cache.witness(field.net)
         witness.forward = self._counted(witness.forward)
         net: Any = field.net
@@ -126,7 +128,7 @@ class Copy:
         inputs = (x.shape, x.dtype, x.device)
         if inputs != self.inputs:  # such as of solvers that are parallel in time
             self.reset()
-            self.inputs = inputs  # type: ignore[assignment]
+            self.inputs = inputs
         self.time = t
         if not self.cache.per_sample:
             return self._evaluate("batch", x, t, cond, *end)
@@ -188,7 +190,7 @@ def copied(field: Pretrained | Compiled) -> Pretrained:
 def check_plain(field: Any) -> None:
     """Raise ValueError for a network with hooks of its own, which a copy would share with it."""
     net = field.field.net if isinstance(field, Compiled) else field.net
-    hooked = next((type(m).__name__ for m in net.modules() if "forward" in vars(m)), None)
+    hooked = next((type(m).__name__ for m in net.modules() if not isinstance(m.forward, types.MethodType)), None)
     require(
         hooked is None,
         f"the {hooked} of the network has hooks already, as offloading and other caches leave them; they would act on "

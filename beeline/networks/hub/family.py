@@ -148,6 +148,9 @@ class Family:
     is_map: Callable[[Any], bool] = never  # (network) -> whether it is a flow map
     second: Callable[[Any], tuple[Any, float] | None] = none  # (pipeline) -> the network of low noise, and the boundary
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Family:
+        return self  # frozen, and with mappings that cannot be copied
+
     def latent_shape(self, pipeline: Any, height: int, width: int, num_frames: int = 1) -> tuple[int, ...]:
         """The shape [C,H,W] or [C,F,H,W] of a state for a size in pixels; raises ValueError for an impossible size."""
         side = getattr(pipeline, self.spatial) * self.packed * self.compressed
