@@ -9,7 +9,6 @@ if TYPE_CHECKING:
     from beeline.hub.pipelines import from_pipeline as from_pipeline
     from beeline.hub.pipelines import resized as resized
     from beeline.hub.probing import probe as probe
-    from beeline.networks.hub.convention import Convention as Convention
     from beeline.hub.speed import cached as cached
     from beeline.hub.speed import compiled as compiled
     from beeline.hub.speed import counting as counting
@@ -17,6 +16,7 @@ if TYPE_CHECKING:
     from beeline.networks.hub.caches import FirstBlock as FirstBlock
     from beeline.networks.hub.caches import MagCache as MagCache
     from beeline.networks.hub.caches import TaylorSeer as TaylorSeer
+    from beeline.networks.hub.convention import Convention as Convention
     from beeline.networks.hub.families import FAMILIES as FAMILIES
 
 __getattr__, __dir__ = lazy(__name__)
