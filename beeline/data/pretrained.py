@@ -18,6 +18,7 @@ from beeline.core.rng import Rng
 from beeline.core.types import Batch, Cond
 from beeline.data.modality import ModalityBase
 from beeline.networks.hub.family import Family, latents_of, pixels_of
+from beeline.networks.hub.inputs import opened
 
 PROMPT, NEGATIVE, EMBEDDED = "prompt", "negative_prompt", "guidance"
 
@@ -65,42 +66,45 @@ class Prompted(ModalityBase):
         value = {PROMPT: value} if isinstance(value, str) else dict(value)
         self._check(value)
         negative = value.pop(NEGATIVE, "" if self.guided and PROMPT in value else None)
-        shared = self._images(value, n)
+        images = self._taken(value)
+        shared = self._image_leaves(images, value, n)
         scale = value.pop(EMBEDDED, self.embedded_scale)
         if self.family.embedded is not None and scale is not None:
             shared[EMBEDDED] = torch.full((n,), float(scale) * self.family.embedded)
-        made = self._encoded(value.pop(PROMPT, None), n) | value
+        made = self._encoded(value.pop(PROMPT, None), n, images) | value
         require(
             bool(made),
             f"a condition was given without {PROMPT!r} and without embeddings; give a prompt, such as "
             'prompt="a lighthouse", or embeddings by the names of the family',
         )
         if negative is not None:
-            made["negative"] = self._encoded(negative, n) | shared
+            made["negative"] = self._encoded(negative, n, images) | shared
         return made | shared
 
-    def _images(self, value: dict[str, Any], n: int) -> dict[str, Tensor]:
-        """Leaves of the images in ``value``, which are taken out of it, for ``n`` samples."""
+    def _taken(self, value: dict[str, Any]) -> dict[str, Any]:
+        """The images of a condition, taken out of it; raises ValueError if some are missing."""
+        names = () if self.family.inputs is None else self.family.inputs.names
+        missing = [name for name in names if name not in value]
+        require(
+            len(missing) in (0, len(names)),
+            f"the condition lacks {' and '.join(missing)}; the family {self.family.name} makes samples from "
+            f"{' and '.join(names)}: give all of them",
+        )
+        return {name: opened(value.pop(name)) for name in names if name in value}
+
+    def _image_leaves(self, images: Mapping[str, Any], value: dict[str, Any], n: int) -> dict[str, Tensor]:
+        """Leaves of images for ``n`` samples, and those that were given as such, which are taken out of ``value``."""
         inputs = self.family.inputs
         if inputs is None:
             return {}
+        made = inputs(self.pipeline, self.family, images, self.size) if images else {}
+        for leaf in made.values():
+            require(
+                len(leaf) in (1, n),
+                f"{len(leaf)} images were given for {n} samples; give one image, or one for each sample",
+            )
         given = {leaf: value.pop(leaf) for leaf in inputs.leaves if leaf in value}
-        if not any(name in value for name in inputs.names):
-            return given
-        missing = [name for name in inputs.names if name not in value]
-        require(
-            not missing,
-            f"the condition lacks {' and '.join(missing)}; the family {self.family.name} makes samples from "
-            f"{' and '.join(inputs.names)}: give all of them",
-        )
-        images = {name: value.pop(name) for name in inputs.names}
-        made = inputs(self.pipeline, self.family, images, self.size)
-        rows = len(next(iter(made.values())))
-        require(
-            rows in (1, n),
-            f"{rows} images were given for {n} samples; give one image, or one for each sample",
-        )
-        return {name: leaf.expand(n, *leaf.shape[1:]) for name, leaf in made.items()}
+        return given | {name: leaf.expand(n, *leaf.shape[1:]) for name, leaf in made.items()}
 
     def _check(self, value: Mapping[str, Any]) -> None:
         """Raise ValueError for names that the family does not have, and for values of another kind."""
@@ -161,7 +165,7 @@ class Prompted(ModalityBase):
     def _processor(self) -> Any:
         return self.family.processor(self.pipeline)
 
-    def _encoded(self, texts: str | Sequence[str] | None, n: int) -> dict[str, Any]:
+    def _encoded(self, texts: str | Sequence[str] | None, n: int, images: Mapping[str, Any]) -> dict[str, Any]:
         if texts is None:
             return {}
         rows = [texts] * n if isinstance(texts, str) else list(texts)
@@ -170,7 +174,7 @@ class Prompted(ModalityBase):
             f"{len(rows)} prompts were given for {n} samples; give one prompt, or one for each sample",
         )
         with torch.no_grad():
-            return self.family.prompt(self.pipeline, rows)
+            return self.family.prompt(self.pipeline, rows, images)
 
 
 def encoded(picture: Any) -> bytes:

@@ -66,7 +66,9 @@ def from_pipeline(
     if family.rule is not None and scale != 1.0:
         guidance = Guide(Unconditional(), build.build({**family.rule, "scale": scale}))
     tokens = family.tokens(size)
-    schedule = CheckpointSchedule(family.name, name, dict(pipeline.scheduler.config), tokens)
+    schedule = CheckpointSchedule(
+        family.name, name, {**pipeline.scheduler.config, **family.schedule_config(pipeline)}, tokens
+    )
     sampler = Sampler(defaults["num_inference_steps"], schedule, solver, guidance)
     embedded = defaults.get(family.embedded_argument) if family.embedded is not None else None
     modality = Prompted(pipeline, family, size, isinstance(guidance, Guide), embedded)
@@ -101,4 +103,6 @@ def size_of(
         given or defaults.get(name) or pipeline.default_sample_size * getattr(pipeline, family.spatial)
         for name, given in (("height", height), ("width", width))
     )
-    return family.latent_shape(pipeline, height, width, num_frames or defaults.get("num_frames") or 1)
+    return family.latent_shape(
+        pipeline, height, width, num_frames or defaults.get("num_frames") or defaults.get("frames") or 1
+    )

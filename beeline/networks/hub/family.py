@@ -38,12 +38,12 @@ class NetworkTime(Protocol):
 
 
 class PromptEncoder(Protocol):
-    """(pipeline, texts) -> the condition of the texts, by the names of ``outputs``."""
+    """(pipeline, texts, images by name) -> the condition of the texts, by the names of ``outputs``."""
 
     @property
     def outputs(self) -> Mapping[str, int]: ...
 
-    def __call__(self, pipeline: Any, texts: list[str]) -> dict[str, Any]: ...
+    def __call__(self, pipeline: Any, texts: list[str], images: Mapping[str, Any]) -> dict[str, Any]: ...
 
     def with_length(self, pipeline: Any, length: int) -> PromptEncoder: ...
 
@@ -60,8 +60,8 @@ class ImageInputs(Protocol):
         """Of the condition."""
 
     @property
-    def required(self) -> bool:
-        """Whether the network needs them."""
+    def required(self) -> tuple[str, ...]:
+        """Leaves that the network cannot do without."""
 
     def __call__(
         self, pipeline: Any, family: Family, images: Mapping[str, Any], size: tuple[int, ...]
@@ -125,6 +125,7 @@ class Family:
     statistics: Statistics
     set_times: Callable[[Any, int, int], None]  # (scheduler, steps, tokens): sets the scheduler as the pipeline does
     prompt: PromptEncoder
+    schedule_config: Callable[[Any], Settings] = no_settings  # (pipeline) -> entries that replace the scheduler's own
     clock: NetworkTime = noise_level
     scale: float = 1000.0  # of the time that the network takes
     sign: float = -1.0  # -1 for networks that predict noise - data, +1 for data - noise
@@ -132,6 +133,7 @@ class Family:
     packed: int = 1  # side of patches that the pipeline moves into channels and ``call`` undoes
     compressed: int = 1  # side of patches that are channels of the state itself
     spatial: str = "vae_scale_factor"  # attribute of the pipeline: pixels per latent
+    included: int = 1  # side of patches that ``spatial`` counts already
     temporal: str = ""  # attribute of the pipeline: frames per latent frame; "" for images
     rule: Mapping[str, Any] | None = field(
         default_factory=lambda: EXTRAPOLATE
@@ -153,7 +155,7 @@ class Family:
 
     def latent_shape(self, pipeline: Any, height: int, width: int, num_frames: int = 1) -> tuple[int, ...]:
         """The shape [C,H,W] or [C,F,H,W] of a state for a size in pixels; raises ValueError for an impossible size."""
-        side = getattr(pipeline, self.spatial) * self.packed * self.compressed
+        side = getattr(pipeline, self.spatial) * self.packed * self.compressed // self.included
         step = side * (1 if self.packed * self.compressed > 1 else self.patch)
         for name, value in (("height", height), ("width", width)):
             low = max(step, value // step * step)
@@ -177,7 +179,7 @@ class Family:
 
     def pixels(self, pipeline: Any, shape: tuple[int, ...]) -> tuple[int, int]:
         """Height and width in pixels of a state of shape [C,H,W] or [C,F,H,W]."""
-        side = getattr(pipeline, self.spatial) * self.compressed
+        side = getattr(pipeline, self.spatial) * self.compressed // self.included
         return shape[-2] * side, shape[-1] * side
 
     def check(self, cond: Any) -> None:
@@ -187,9 +189,9 @@ class Family:
             f"a network of the family {self.name} was called without a condition; it needs a prompt: sample "
             'with prompt="...", or pass the embeddings as cond',
         )
-        if self.inputs is None or not self.inputs.required:
+        if self.inputs is None:
             return
-        missing = [leaf for leaf in self.inputs.leaves if leaf not in cond]
+        missing = [leaf for leaf in self.inputs.required if leaf not in cond]
         require(
             not missing,
             f"a network of the family {self.name} was called without {' and '.join(missing)}, which it makes samples "

@@ -50,7 +50,7 @@ class ImageLatents:
 
     name: str  # of the image in the condition
     leaf: str  # of the condition that the network takes
-    required: bool = True
+    optional: bool = False  # whether the network makes samples without it too
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -59,6 +59,10 @@ class ImageLatents:
     @property
     def leaves(self) -> tuple[str, ...]:
         return (self.leaf,)
+
+    @property
+    def required(self) -> tuple[str, ...]:
+        return () if self.optional else (self.leaf,)
 
     def __call__(
         self, pipeline: Any, family: Family, images: Mapping[str, Any], size: tuple[int, ...]
@@ -76,8 +80,7 @@ class MaskedImage:
     """
 
     names = ("image", "mask_image")
-    leaves = ("channels",)
-    required = True
+    leaves = required = ("channels",)
 
     def __call__(
         self, pipeline: Any, family: Family, images: Mapping[str, Any], size: tuple[int, ...]
@@ -88,3 +91,31 @@ class MaskedImage:
         latents = latents_of(pipeline.vae, family, pixels * (1 - mask))
         blocks = torch.nn.functional.pixel_unshuffle(mask[:, :1], sides[0] // size[-2]).to(latents)
         return {"channels": torch.cat([latents, blocks.expand(len(latents), -1, -1, -1)], 1)}
+
+
+@dataclass(frozen=True)
+class FirstFrame:
+    """The first frame of a video (Wan).
+
+    known = [mask, latents of the video whose other frames are grey], mask 1 in the first frame; or only the latents of
+    the first frame, for networks with a time for each token.  clip = features of the image, for networks that take them
+    """
+
+    names = ("image",)
+    leaves = ("known", "clip")
+    required = ("known",)
+
+    def __call__(
+        self, pipeline: Any, family: Family, images: Mapping[str, Any], size: tuple[int, ...]
+    ) -> dict[str, Tensor]:
+        pixels = prepared(pipeline.video_processor, images["image"], family.pixels(pipeline, size))
+        features = pipeline.transformer.config.image_dim is not None
+        made = {"clip": pipeline.encode_image(opened(images["image"]), pipeline.device)} if features else {}
+        if pipeline.config.expand_timesteps:
+            return made | {"known": latents_of(pipeline.vae, family, pixels)}
+        ratio = getattr(pipeline, family.temporal)
+        video = torch.nn.functional.pad(pixels[:, :, None], (0, 0, 0, 0, 0, (size[1] - 1) * ratio))
+        latents = latents_of(pipeline.vae, family, video)
+        mask = latents.new_zeros(len(latents), ratio, *latents.shape[2:])
+        mask[:, :, 0] = 1
+        return made | {"known": torch.cat([mask, latents], 1)}

@@ -27,11 +27,16 @@ class Prompt:
 
     outputs: Mapping[str, int]
     arguments: Mapping[str, Any]
+    images: tuple[str, ...] = ()  # names of images that the text encoder sees, one for each text
 
-    def __call__(self, pipeline: Any, texts: list[str]) -> dict[str, Any]:
+    def __call__(self, pipeline: Any, texts: list[str], images: Mapping[str, Any] | None = None) -> dict[str, Any]:
         called, encoding = (inspect.signature(f).parameters for f in (type(pipeline).__call__, pipeline.encode_prompt))
         defaults = {name: called[name].default for name in SHARED if name in called and name in encoding}
+        if "device" in encoding and encoding["device"].default is inspect.Parameter.empty:
+            defaults["device"] = pipeline.device
+        defaults |= {name: [images[name]] * len(texts) for name in self.images if images and name in images}
         made = pipeline.encode_prompt(**{"prompt": texts, **defaults, **self.arguments})
+        made = (made,) if isinstance(made, list) else made  # one result, a row for each text
         found = {name: made[i] for name, i in self.outputs.items() if made[i] is not None}
         for name, leaf in list(found.items()):
             if isinstance(leaf, list):
@@ -50,6 +55,25 @@ class Prompt:
         )
         require(length >= 1, f"{LENGTH} is {length}; a prompt has at least one token: give 1 or more")
         return replace(self, arguments={**self.arguments, LENGTH: length})
+
+
+@dataclass(frozen=True)
+class EmptyIsZero:
+    """As the inner encoder, with zeros for empty texts, which stand for no negative prompt."""
+
+    inner: Prompt
+
+    @property
+    def outputs(self) -> Mapping[str, int]:
+        return self.inner.outputs
+
+    def with_length(self, pipeline: Any, length: int) -> EmptyIsZero:
+        return EmptyIsZero(self.inner.with_length(pipeline, length))
+
+    def __call__(self, pipeline: Any, texts: list[str], images: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        found = self.inner(pipeline, texts, images)
+        said = torch.tensor([bool(text) for text in texts])
+        return {name: leaf * said.to(leaf).view(-1, *[1] * (leaf.ndim - 1)) for name, leaf in found.items()}
 
 
 ALONE = {"do_classifier_free_guidance": False}  # a negative prompt is encoded by a call of its own

@@ -41,6 +41,16 @@ def with_mu(mu: Callable[[Any, int], float]) -> Callable[[Any, int, int], None]:
     return set_times
 
 
+def trained_grid(scheduler: Any, steps: int, tokens: int) -> None:
+    """Steps of the training grid from sigma = 1 to its lowest noise level, or the shifted ones if set (Bria)."""
+    if scheduler.config.get("use_dynamic_shifting", False):
+        grid_to_last_step(scheduler, steps, tokens)
+        return
+    n = scheduler.config.num_train_timesteps
+    levels = np.linspace(1, n, n, dtype=np.float32)[::-1] / n
+    scheduler.set_timesteps(sigmas=levels[np.linspace(0, n - 1, steps).astype(int)])
+
+
 def flux2_grid(scheduler: Any, steps: int, tokens: int) -> None:
     """Equal steps, with a shift that depends on tokens and steps (FLUX.2)."""
     slow = 0.00016927 * tokens + 0.45666666

@@ -48,10 +48,12 @@ class ChannelMeanStd:
 class BufferMeanStd:
     """As ChannelMeanStd, with the statistics in buffers of the autoencoder (LTX)."""
 
+    scaled: bool = True  # whether the configuration's scaling_factor is applied as well
+
     def _of(self, vae: Any, like: Tensor) -> tuple[Tensor, Tensor, float]:
         shape = (1, -1, *[1] * (like.ndim - 2))
         mean, std = (b.view(shape).to(like.device, like.dtype) for b in (vae.latents_mean, vae.latents_std))
-        return mean, std, float(vae.config.scaling_factor)
+        return mean, std, float(vae.config.scaling_factor) if self.scaled else 1.0
 
     def to_flow(self, vae: Any, z: Tensor) -> Tensor:
         mean, std, scale = self._of(vae, z)
@@ -60,6 +62,35 @@ class BufferMeanStd:
     def to_vae(self, vae: Any, x: Tensor) -> Tensor:
         mean, std, scale = self._of(vae, x)
         return x * std / scale + mean
+
+
+@dataclass(frozen=True)
+class AnyMeanStd:
+    """As ChannelMeanStd or BufferMeanStd, whichever an autoencoder has; the latents themselves if it has neither."""
+
+    def _of(self, vae: Any) -> Any:
+        if vae.config.get("latents_mean") is not None:
+            return ChannelMeanStd()
+        return BufferMeanStd(scaled=False) if "latents_mean" in dict(vae.named_buffers()) else Unchanged()
+
+    def to_flow(self, vae: Any, z: Tensor) -> Tensor:
+        x: Tensor = self._of(vae).to_flow(vae, z)
+        return x
+
+    def to_vae(self, vae: Any, x: Tensor) -> Tensor:
+        z: Tensor = self._of(vae).to_vae(vae, x)
+        return z
+
+
+@dataclass(frozen=True)
+class Unchanged:
+    """The latents of the autoencoder."""
+
+    def to_flow(self, vae: Any, z: Tensor) -> Tensor:
+        return z
+
+    def to_vae(self, vae: Any, x: Tensor) -> Tensor:
+        return x
 
 
 @dataclass(frozen=True)

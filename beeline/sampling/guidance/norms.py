@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from typing import Protocol
+from typing import Annotated, Protocol
 
 from torch import Tensor
 
-from beeline.core.ranges import Count, dataclass
+from beeline.core.ranges import Count, Range, dataclass
 
 
 class Norm(Protocol):
@@ -57,7 +58,7 @@ class PerRow:
 class NormRestored:
     """Extrapolation that keeps the norm of the strong prediction in every part.
 
-    v = w |strong| / |w|,  w = weak + scale (strong - weak)
+    v = w min(|strong| / |w|, most),  w = weak + scale (strong - weak)
     Source: Qwen-Image technical report, 2025 (arXiv 2508.02324); Lumina-Image 2.0, 2025 (arXiv 2503.21758).
 
     >>> import torch
@@ -67,10 +68,11 @@ class NormRestored:
 
     scale: float  # 1 is no guidance
     norm: Norm  # the parts
+    most: Annotated[float, Range(above=0, inf=True)] = math.inf  # bound of the factor; 1 only shortens
 
     def for_run(self) -> Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]:
         def rule(strong: Tensor, weak: Tensor, x: Tensor, t: Tensor) -> Tensor:
             v = weak + self.scale * (strong - weak)
-            return v * (self.norm(strong) / self.norm(v).clamp(min=1e-12))
+            return v * (self.norm(strong) / self.norm(v).clamp(min=1e-12)).clamp(max=self.most)
 
         return rule

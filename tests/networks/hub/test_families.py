@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,8 +14,8 @@ from beeline.hub.pipelines import from_pipeline
 from beeline.networks.hub.checkpoint_schedule import CheckpointSchedule
 from beeline.networks.hub.families import FAMILIES, family_of
 from beeline.sampling.guidance.guide import CFG, Guide, Plain
-from tests.networks.hub import tiny_editing, tiny_images, tiny_more_images, tiny_videos
-from tests.networks.hub.tiny import SCALE, df
+from tests.networks.hub import tiny_editing, tiny_further, tiny_images, tiny_more_images, tiny_videos
+from tests.networks.hub.tiny import SCALE, df, flow_prediction
 
 CASES = {
     "sd3": tiny_images.sd3,
@@ -41,6 +43,23 @@ CASES = {
     "ltx": tiny_videos.ltx,
     "hunyuan-video": tiny_videos.hunyuan_video,
     "mochi": tiny_videos.mochi,
+    "ovis-image": tiny_further.ovis,
+    "longcat-image": tiny_further.longcat,
+    "bria": tiny_further.bria,
+    "bria, another shift": tiny_further.bria_dynamic,
+    "nucleus-image": tiny_further.nucleus,
+    "krea2": tiny_further.krea2,
+    "krea2, distilled": tiny_further.krea2_distilled,
+    "ernie-image": tiny_further.ernie,
+    "kandinsky5": tiny_further.kandinsky5,
+    "kandinsky5-video": tiny_videos.kandinsky5_video,
+    "kandinsky5-video, known frames": tiny_videos.kandinsky5_video_known_frames,
+    "skyreels-v2": tiny_videos.skyreels,
+    "sana-video": tiny_videos.sana_video,
+    "qwen-image-edit": tiny_editing.qwen_edit,
+    "wan-image-to-video": tiny_editing.wan_frames,
+    "wan-image-to-video, a time per token": tiny_editing.wan_frames_per_token,
+    "ltx-image-to-video": tiny_editing.ltx_frames,
 }
 STEPS = 6
 
@@ -77,6 +96,12 @@ def test_a_family_gives_the_latents_of_its_pipeline(name, guided):
 def test_every_family_has_a_case():
     tested = {family_of(make().pipe).name for make in CASES.values()}
     assert tested == {family.name for family in FAMILIES}
+
+
+def test_the_page_names_every_family():
+    page = (Path(__file__).parents[3] / "docs/guides/pretrained.md").read_text(encoding="utf-8")
+    rows = "".join(line for line in page.splitlines() if line.startswith("|"))
+    assert set(re.findall("`([^`]+)`", rows)) == {family.name for family in FAMILIES}
 
 
 def test_rows_on_both_sides_of_the_boundary_have_their_own_expert():
@@ -119,11 +144,11 @@ def test_images_of_the_condition_are_used_and_needed(name):
     case = CASES[name]()
     inputs = family_of(case.pipe).inputs
     right = ours(case, False)
-    flipped = {leaf: case.cond[leaf].flip(-1) for leaf in inputs.leaves}
+    flipped = {leaf: case.cond[leaf].flip(-1) for leaf in inputs.leaves if leaf in case.cond}
     assert (ours(replace(case, cond=case.cond | flipped), False) - right).abs().max() > 1e-3
     if inputs.required:
-        without = {leaf: value for leaf, value in case.cond.items() if leaf not in inputs.leaves}
-        with pytest.raises(BeelineError, match=f"without {inputs.leaves[0]}.*give {inputs.names[0]}"):
+        without = {leaf: value for leaf, value in case.cond.items() if leaf not in inputs.required}
+        with pytest.raises(BeelineError, match=f"without {inputs.required[0]}.*give {inputs.names[0]}"):
             ours(replace(case, cond=without), False)
 
 
@@ -134,10 +159,6 @@ def test_latents_are_equal_where_float32_holds_the_noise_levels(name):
     with torch.no_grad():
         wanted = case.theirs(8, False)
     assert (ours(case, False, steps=8) - wanted).abs().max() <= 2e-6
-
-
-def flow_prediction(kind, shift):
-    return kind(flow_shift=shift, use_flow_sigmas=True, prediction_type="flow_prediction")
 
 
 @pytest.mark.parametrize(

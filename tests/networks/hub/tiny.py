@@ -25,6 +25,28 @@ class Case:
     size: dict[str, int]  # height, width, num_frames
 
 
+def looped(
+    pipe: Any,
+    x0: Tensor,
+    size: dict[str, int],
+    prompts: dict[str, Any],
+    given: Callable[[Tensor], Tensor] = lambda x: x,
+    taken: Callable[[Tensor], Tensor] = lambda x: x,
+    scale: str = "guidance_scale",
+    offset: float = 0.0,
+    result: str = "images",
+    **more: Any,
+) -> Callable[[int, bool], Tensor]:
+    """The pipeline's own loop; ``given`` and ``taken`` translate its latents, ``offset`` its scale."""
+
+    def theirs(steps: int, guided: bool) -> Tensor:
+        call = {**prompts, **size, **more, scale: (SCALE if guided else 1.0) - offset}
+        out = pipe(**call, latents=given(x0.clone()), num_inference_steps=steps, output_type="latent")
+        return taken(getattr(out, result))
+
+    return theirs
+
+
 def awake(net: nn.Module, seed: int = 0, amount: float = 0.08) -> Any:
     """A random network in which nothing is zero: zero gates would hide mistakes."""
     generator = torch.Generator().manual_seed(seed)
@@ -86,3 +108,7 @@ def static(shift: float) -> Any:
 
 def dynamic(**more: Any) -> Any:
     return df.FlowMatchEulerDiscreteScheduler(**(dict(shift=3.0, use_dynamic_shifting=True) | more))
+
+
+def flow_prediction(kind: Any, shift: float) -> Any:
+    return kind(flow_shift=shift, use_flow_sigmas=True, prediction_type="flow_prediction")

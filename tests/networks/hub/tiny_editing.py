@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from unittest import mock
+
 import numpy as np
 import torch
+from diffusers.pipelines.qwenimage import pipeline_qwenimage_edit as edit
 from PIL import Image
 
 from beeline.networks.hub.families import family_of
 from beeline.networks.hub.layout import pack, unpack
-from tests.networks.hub.tiny import SCALE, Case, certain, df, dynamic, embeds, kl, rand
-from tests.networks.hub.tiny_images import flux_net
+from tests.networks.hub.tiny import SCALE, Case, certain, df, dynamic, embeds, kl, looped, masked, plain, rand, static
+from tests.networks.hub.tiny_images import flux_net, qwen_net, qwen_vae
+from tests.networks.hub.tiny_videos import ltx_parts, wan_net, wan_vae
 
 
 def picture(height: int, width: int, seed: int = 0) -> Image.Image:
@@ -68,3 +72,51 @@ def flux_control() -> Case:
     net = flux_net(in_channels=32, out_channels=16)
     pipe = df.FluxControlPipeline(dynamic(), certain(kl()), None, None, None, None, net)
     return flux_case(pipe, dict(control_image=picture(12, 8)))
+
+
+def qwen_edit() -> Case:
+    scheduler = dynamic(base_shift=0.5, max_shift=0.9, max_image_seq_len=8192, shift_terminal=0.02)
+    pipe = df.QwenImageEditPipeline(scheduler, qwen_vae(), None, None, None, qwen_net(zero_cond_t=True))
+    k = pipe.vae_scale_factor
+    size, image = dict(height=8 * k, width=6 * k), picture(8 * k, 6 * k)
+    x0, extra = rand(2, 4, 8, 6, seed=1), inputs(pipe, (4, 8, 6), image=image)
+    c, n = (part | extra for part in masked(16))
+    prompts = embeds(c, n, "prompt_embeds_mask") | dict(image=image)
+    loop = looped(pipe, x0, size, prompts, given=pack, taken=lambda out: unpack(out, 8, 6), scale="true_cfg_scale")
+
+    def theirs(steps, guided):  # the pipeline resizes every picture to an area of 1024 x 1024
+        with mock.patch.object(edit, "calculate_dimensions", lambda area, ratio: (6 * k, 8 * k, None)):
+            return loop(steps, guided)
+
+    return Case(pipe, x0, c, n, theirs, size)
+
+
+def wan_frames(expand=False) -> Case:
+    net = wan_net(in_channels=16 if expand else 36, image_dim=None if expand else 12, added_kv_proj_dim=24)
+    pipe = df.WanImageToVideoPipeline(None, None, wan_vae(), static(5.0), transformer=net, expand_timesteps=expand)
+    pipe.encode_image = lambda image, device: rand(1, 5, 12, seed=8)
+    size, image = dict(height=32, width=48, num_frames=9), picture(32, 48)
+    x0, extra = rand(2, 16, 3, 4, 6, seed=1), inputs(pipe, (16, 3, 4, 6), image=image)
+    c, n = (part | extra for part in plain(32))
+    return Case(pipe, x0, c, n, looped(pipe, x0, size, embeds(c, n) | dict(image=image), result="frames"), size)
+
+
+def wan_frames_per_token() -> Case:
+    return wan_frames(expand=True)
+
+
+def ltx_frames() -> Case:
+    scheduler, vae, net = ltx_parts()
+    pipe = df.LTXImageToVideoPipeline(scheduler, vae, None, None, net)
+    space, frames = pipe.vae_spatial_compression_ratio, pipe.vae_temporal_compression_ratio
+    size = dict(height=8 * space, width=16 * space, num_frames=2 * frames + 1)
+    x0, extra = rand(2, 8, 3, 8, 16, seed=1), inputs(pipe, (8, 3, 8, 16), image=picture(8 * space, 16 * space))
+    c, n = (part | extra for part in masked(32))
+
+    def given(x):  # latents that are given hold the first frame
+        return torch.cat([extra["known"], x[:, :, 1:]], 2).flatten(2).mT
+
+    theirs = looped(
+        pipe, x0, size, embeds(c, n), result="frames", given=given, taken=lambda o: o.mT.unflatten(2, (3, 8, 16))
+    )
+    return Case(pipe, x0, c, n, theirs, size)

@@ -252,8 +252,20 @@ def sana(scheduler=None) -> Case:
     return Case(pipe, x0, c, n, theirs, dict(height=side, width=side))
 
 
-def qwen_image() -> Case:
-    net = awake(
+def qwen_vae():
+    return df.AutoencoderKLQwenImage(
+        base_dim=24,
+        z_dim=4,
+        dim_mult=[1, 2, 4],
+        num_res_blocks=1,
+        temperal_downsample=[False, True],
+        latents_mean=[0.0] * 4,
+        latents_std=[1.0] * 4,
+    )
+
+
+def qwen_net(**more):
+    return awake(
         df.QwenImageTransformer2DModel(
             patch_size=2,
             in_channels=16,
@@ -264,19 +276,14 @@ def qwen_image() -> Case:
             joint_attention_dim=16,
             guidance_embeds=False,
             axes_dims_rope=(8, 4, 4),
+            **more,
         )
     )
-    vae = df.AutoencoderKLQwenImage(
-        base_dim=24,
-        z_dim=4,
-        dim_mult=[1, 2, 4],
-        num_res_blocks=1,
-        temperal_downsample=[False, True],
-        latents_mean=[0.0] * 4,
-        latents_std=[1.0] * 4,
-    )
+
+
+def qwen_image() -> Case:
     scheduler = dynamic(base_shift=0.5, max_shift=0.9, max_image_seq_len=8192, shift_terminal=0.02)
-    pipe = df.QwenImagePipeline(scheduler, vae, None, None, net)
+    pipe = df.QwenImagePipeline(scheduler, qwen_vae(), None, None, qwen_net())
     k = pipe.vae_scale_factor
     x0 = rand(2, 4, 8, 6, seed=1)
     c, n = masked(16)

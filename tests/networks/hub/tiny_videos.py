@@ -4,16 +4,31 @@ from __future__ import annotations
 
 import torch
 
-from tests.networks.hub.tiny import SCALE, Case, awake, df, dynamic, embeds, masked, masks, plain, rand, static
+from tests.networks.hub.tiny import (
+    SCALE,
+    Case,
+    awake,
+    df,
+    dynamic,
+    embeds,
+    flow_prediction,
+    looped,
+    masked,
+    masks,
+    plain,
+    rand,
+    static,
+)
+from tests.networks.hub.tiny_further import kandinsky5_embeds, kandinsky5_net
 
 
-def wan_net(seed=0):
+def wan_net(seed=0, kind=None, **more):
     return awake(
-        df.WanTransformer3DModel(
+        (kind or df.WanTransformer3DModel)(
             patch_size=(1, 2, 2),
             num_attention_heads=2,
             attention_head_dim=12,
-            in_channels=16,
+            **(dict(in_channels=16) | more),
             out_channels=16,
             text_dim=32,
             freq_dim=256,
@@ -118,7 +133,7 @@ def anyflow() -> Case:
     return Case(pipe, x0, c, n, theirs, dict(height=32, width=32, num_frames=9))
 
 
-def ltx() -> Case:
+def ltx_parts():
     net = awake(
         df.LTXVideoTransformer3DModel(
             in_channels=8,
@@ -146,6 +161,11 @@ def ltx() -> Case:
         patch_size_t=1,
     )
     scheduler = dynamic(shift=1.0, base_shift=0.95, max_shift=2.05, base_image_seq_len=1024, shift_terminal=0.1)
+    return scheduler, vae, net
+
+
+def ltx() -> Case:
+    scheduler, vae, net = ltx_parts()
     pipe = df.LTXPipeline(scheduler, vae, None, None, net)
     space, frames = pipe.vae_spatial_compression_ratio, pipe.vae_temporal_compression_ratio
     x0 = rand(2, 8, 3, 8, 16, seed=1)
@@ -167,6 +187,70 @@ def ltx() -> Case:
     return Case(pipe, x0, c, n, theirs, size)
 
 
+def hunyuan_video_vae():
+    return df.AutoencoderKLHunyuanVideo(
+        latent_channels=4,
+        down_block_types=("HunyuanVideoDownBlock3D",) * 4,
+        up_block_types=("HunyuanVideoUpBlock3D",) * 4,
+        block_out_channels=(8, 8, 8, 8),
+        layers_per_block=1,
+        norm_num_groups=4,
+        scaling_factor=0.476986,
+        spatial_compression_ratio=8,
+        temporal_compression_ratio=4,
+    )
+
+
+def skyreels() -> Case:
+    net = wan_net(kind=df.SkyReelsV2Transformer3DModel)
+    pipe = df.SkyReelsV2Pipeline(None, None, net, wan_vae(), flow_prediction(df.UniPCMultistepScheduler, 8.0))
+    x0, size = rand(2, 16, 3, 4, 4, seed=1), dict(height=32, width=32, num_frames=9)
+    c, n = plain(32)
+    return Case(pipe, x0, c, n, looped(pipe, x0, size, embeds(c, n), result="frames"), size)
+
+
+def sana_video() -> Case:
+    net = awake(
+        df.SanaVideoTransformer3DModel(
+            num_attention_heads=2,
+            attention_head_dim=12,
+            num_layers=2,
+            num_cross_attention_heads=2,
+            cross_attention_head_dim=12,
+            cross_attention_dim=24,
+            caption_channels=16,
+            rope_max_seq_len=32,
+        )
+    )
+    pipe = df.SanaVideoPipeline(None, None, wan_vae(), net, flow_prediction(df.DPMSolverMultistepScheduler, 8.0))
+    x0, size = rand(2, 16, 3, 4, 4, seed=1), dict(height=32, width=32)
+    c, n = masked(16)
+    theirs = looped(
+        pipe, x0, size, embeds(c, n), result="frames", frames=9, use_resolution_binning=False, negative_prompt=None
+    )
+    return Case(pipe, x0, c, n, theirs, dict(num_frames=9, **size))
+
+
+def kandinsky5_video(visual_cond=False) -> Case:
+    net = kandinsky5_net(in_visual_dim=4, out_visual_dim=4, visual_cond=visual_cond)
+    pipe = df.Kandinsky5T2VPipeline(net, hunyuan_video_vae(), None, None, None, None, static(5.0))
+    x0, size = rand(2, 4, 3, 4, 6, seed=1), dict(height=32, width=48, num_frames=9)
+    c, n = (dict(text=rand(2, 7, 16, seed=s), pooled=rand(2, 8, seed=s + 1)) for s in (2, 4))
+
+    def given(x):
+        last = x.permute(0, 2, 3, 4, 1)
+        return torch.cat([last, torch.zeros_like(last), last[..., :1] * 0], -1) if visual_cond else last.clone()
+
+    theirs = looped(
+        pipe, x0, size, kandinsky5_embeds(c, n), result="frames", given=given, taken=lambda o: o.permute(0, 4, 1, 2, 3)
+    )
+    return Case(pipe, x0, c, n, theirs, size)
+
+
+def kandinsky5_video_known_frames() -> Case:
+    return kandinsky5_video(visual_cond=True)
+
+
 def hunyuan_video() -> Case:
     net = awake(
         df.HunyuanVideoTransformer3DModel(
@@ -185,18 +269,7 @@ def hunyuan_video() -> Case:
             rope_axes_dim=(2, 4, 4),
         )
     )
-    vae = df.AutoencoderKLHunyuanVideo(
-        latent_channels=4,
-        down_block_types=("HunyuanVideoDownBlock3D",) * 4,
-        up_block_types=("HunyuanVideoUpBlock3D",) * 4,
-        block_out_channels=(8, 8, 8, 8),
-        layers_per_block=1,
-        norm_num_groups=4,
-        scaling_factor=0.476986,
-        spatial_compression_ratio=8,
-        temporal_compression_ratio=4,
-    )
-    pipe = df.HunyuanVideoPipeline(None, None, net, vae, static(7.0), None, None)
+    pipe = df.HunyuanVideoPipeline(None, None, net, hunyuan_video_vae(), static(7.0), None, None)
     x0, g, m = rand(2, 4, 3, 4, 4, seed=1), torch.full((2,), 6000.0), masks(2)
     c = dict(text=rand(2, 7, 16, seed=2), mask=m, pooled=rand(2, 8, seed=3), guidance=g)
     n = dict(text=rand(2, 7, 16, seed=4), mask=m.flip(0), pooled=rand(2, 8, seed=5), guidance=g)

@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
+from beeline.networks.hub.calls.more_images import kandinsky5_frames
 from beeline.networks.hub.family import Settings
 
 
@@ -60,3 +61,18 @@ def anyflow_map(net: Any, x: Tensor, tau: Tensor, tau_s: Tensor, c: Any, setting
         return_dict=False,
     )[0]
     return out.transpose(1, 2)
+
+
+def sana_video(net: Any, x: Tensor, tau: Tensor, c: Any, settings: Settings) -> Tensor:
+    out: Tensor = net(
+        x, encoder_hidden_states=c["text"], encoder_attention_mask=c["mask"], timestep=tau, return_dict=False
+    )[0]
+    return out[:, : x.shape[1]]  # without a learned variance
+
+
+def kandinsky5_video(net: Any, x: Tensor, tau: Tensor, c: Any, settings: Settings) -> Tensor:
+    """Positions are spread more where a side is outside of 480 to 854 pixels."""
+    usual = all(480 <= side * settings["pixels_per_latent"] <= 854 for side in x.shape[3:])
+    spread = (1.0, 2.0, 2.0) if usual else (1.0, 3.16, 3.16)
+    sparse = settings["sparse"](x.permute(0, 2, 3, 4, 1), x.device)
+    return kandinsky5_frames(net, x, tau, c, spread, sparse)

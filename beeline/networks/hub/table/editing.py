@@ -7,8 +7,10 @@ from typing import Any
 
 from beeline.networks.hub.calls import editing
 from beeline.networks.hub.family import Family
-from beeline.networks.hub.inputs import ImageLatents, MaskedImage
-from beeline.networks.hub.table.images import FLUX
+from beeline.networks.hub.inputs import FirstFrame, ImageLatents, MaskedImage
+from beeline.networks.hub.prompts import MASKED, Prompt
+from beeline.networks.hub.table.images import FLUX, QWEN_IMAGE
+from beeline.networks.hub.table.videos import LTX, WAN
 
 
 def output_channels(pipeline: Any) -> int:
@@ -22,7 +24,7 @@ EDITING: tuple[Family, ...] = (
         name="flux-kontext",
         pipelines=("FluxKontextPipeline",),
         call=editing.flux_reference,
-        inputs=ImageLatents("image", "reference", required=False),
+        inputs=ImageLatents("image", "reference", optional=True),
     ),
     replace(
         FLUX,
@@ -41,5 +43,28 @@ EDITING: tuple[Family, ...] = (
         inputs=ImageLatents("control_image", "channels"),
         channels=output_channels,
         rule=None,
+    ),
+    replace(
+        QWEN_IMAGE,
+        name="qwen-image-edit",
+        pipelines=("QwenImageEditPipeline",),
+        call=editing.qwen_reference,
+        inputs=ImageLatents("image", "reference"),
+        prompt=Prompt(MASKED, {}, images=("image",)),
+    ),
+    replace(
+        WAN,
+        name="wan-image-to-video",
+        pipelines=("WanImageToVideoPipeline",),
+        call=editing.wan_frames,
+        inputs=FirstFrame(),
+        channels=output_channels,
+    ),
+    replace(
+        LTX,
+        name="ltx-image-to-video",
+        pipelines=("LTXImageToVideoPipeline",),
+        call=editing.ltx_frames,
+        inputs=ImageLatents("image", "known"),
     ),
 )

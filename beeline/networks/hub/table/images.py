@@ -46,6 +46,21 @@ FLUX = Family(
     packed=2,
 )
 
+QWEN_IMAGE = Family(
+    "qwen-image",
+    ("QwenImageTransformer2DModel",),
+    ("QwenImagePipeline",),
+    image.qwen,
+    ChannelMeanStd(),
+    grids.grid_to_last_step,
+    Prompt(MASKED, {}),
+    scale=1.0,
+    frame_axis=True,
+    rule=PER_TOKEN,
+    scale_argument="true_cfg_scale",
+    packed=2,
+)
+
 IMAGES: tuple[Family, ...] = (
     Family(
         "sd3",
@@ -95,20 +110,7 @@ IMAGES: tuple[Family, ...] = (
         scale=1.0,
         packed=2,
     ),
-    Family(
-        "qwen-image",
-        ("QwenImageTransformer2DModel",),
-        ("QwenImagePipeline",),
-        image.qwen,
-        ChannelMeanStd(),
-        grids.grid_to_last_step,
-        Prompt(MASKED, {}),
-        scale=1.0,
-        frame_axis=True,
-        rule=PER_TOKEN,
-        scale_argument="true_cfg_scale",
-        packed=2,
-    ),
+    QWEN_IMAGE,
     Family(
         "z-image",
         ("ZImageTransformer2DModel",),

@@ -9,7 +9,8 @@ from beeline.networks.hub.calls import images as image
 from beeline.networks.hub.calls import videos as video
 from beeline.networks.hub.family import Family, Settings, time
 from beeline.networks.hub.prompts import ALONE, MASKED, Prompt
-from beeline.networks.hub.statistics import BufferMeanStd, ChannelMeanStd, ScaleShift
+from beeline.networks.hub.statistics import AnyMeanStd, BufferMeanStd, ChannelMeanStd, ScaleShift
+from beeline.networks.hub.table.more_images import visual_channels
 
 
 def rope_scale(pipeline: Any, frame_rate: float = 25.0) -> Settings:
@@ -33,33 +34,41 @@ def always(net: Any) -> bool:
     return True
 
 
+def sparse_attention(pipeline: Any) -> Settings:
+    return {"sparse": pipeline.get_sparse_params, "pixels_per_latent": pipeline.vae_scale_factor_spatial}
+
+
+WAN = Family(
+    "wan",
+    ("WanTransformer3DModel",),
+    ("WanPipeline",),
+    video.wan,
+    ChannelMeanStd(),
+    grids.own_grid,
+    Prompt({"text": 0}, ALONE),
+    settings=expanded_times,
+    spatial="vae_scale_factor_spatial",
+    temporal="vae_scale_factor_temporal",
+    second=experts,
+)
+
+LTX = Family(
+    "ltx",
+    ("LTXVideoTransformer3DModel",),
+    ("LTXPipeline",),
+    video.ltx,
+    BufferMeanStd(),
+    grids.grid_to_last_step,
+    Prompt(MASKED, ALONE),
+    patch=1,
+    settings=rope_scale,
+    spatial="vae_spatial_compression_ratio",
+    temporal="vae_temporal_compression_ratio",
+)
+
 VIDEOS: tuple[Family, ...] = (
-    Family(
-        "wan",
-        ("WanTransformer3DModel",),
-        ("WanPipeline",),
-        video.wan,
-        ChannelMeanStd(),
-        grids.own_grid,
-        Prompt({"text": 0}, ALONE),
-        settings=expanded_times,
-        spatial="vae_scale_factor_spatial",
-        temporal="vae_scale_factor_temporal",
-        second=experts,
-    ),
-    Family(
-        "ltx",
-        ("LTXVideoTransformer3DModel",),
-        ("LTXPipeline",),
-        video.ltx,
-        BufferMeanStd(),
-        grids.grid_to_last_step,
-        Prompt(MASKED, ALONE),
-        patch=1,
-        settings=rope_scale,
-        spatial="vae_spatial_compression_ratio",
-        temporal="vae_temporal_compression_ratio",
-    ),
+    WAN,
+    LTX,
     Family(
         "hunyuan-video",
         ("HunyuanVideoTransformer3DModel",),
@@ -98,5 +107,40 @@ VIDEOS: tuple[Family, ...] = (
         temporal="vae_scale_factor_temporal",
         map_call=video.anyflow_map,
         is_map=always,
+    ),
+    Family(
+        "skyreels-v2",
+        ("SkyReelsV2Transformer3DModel",),
+        ("SkyReelsV2Pipeline",),
+        video.wan,
+        ChannelMeanStd(),
+        grids.own_grid,
+        Prompt({"text": 0}, ALONE),
+        spatial="vae_scale_factor_spatial",
+        temporal="vae_scale_factor_temporal",
+    ),
+    Family(
+        "sana-video",
+        ("SanaVideoTransformer3DModel",),
+        ("SanaVideoPipeline",),
+        video.sana_video,
+        AnyMeanStd(),
+        grids.own_grid,
+        Prompt(MASKED, ALONE),
+        spatial="vae_scale_factor_spatial",
+        temporal="vae_scale_factor_temporal",
+    ),
+    Family(
+        "kandinsky5-video",
+        ("Kandinsky5Transformer3DModel",),
+        ("Kandinsky5T2VPipeline",),
+        video.kandinsky5_video,
+        ScaleShift(),
+        grids.own_grid,
+        Prompt({"text": 0, "pooled": 1}, {}),
+        settings=sparse_attention,
+        channels=visual_channels,
+        spatial="vae_scale_factor_spatial",
+        temporal="vae_scale_factor_temporal",
     ),
 )

@@ -1,0 +1,117 @@
+"""Further families that make images from text."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from beeline.networks.hub import scheduling as grids
+from beeline.networks.hub.calls import more_images as image
+from beeline.networks.hub.family import Family, Settings
+from beeline.networks.hub.prompts import ALONE, MASKED, EmptyIsZero, Prompt
+from beeline.networks.hub.statistics import ChannelMeanStd, PatchedBatchNorm, ScaleShift
+from beeline.networks.hub.table.images import PER_TOKEN
+
+
+def words_before_the_picture(pipeline: Any) -> Settings:
+    return {"words": pipeline.tokenizer_max_length}
+
+
+def distilled_shift(pipeline: Any) -> Settings:
+    """One shift for every number of tokens, if the checkpoint is distilled."""
+    if not pipeline.config.is_distilled:
+        return {}
+    return {"base_shift": 1.15, "max_shift": 1.15, "_use_default_values": []}  # listed names would lose their values
+
+
+def visual_channels(pipeline: Any) -> int:
+    return int(pipeline.transformer.config.in_visual_dim)
+
+
+MORE_IMAGES: tuple[Family, ...] = (
+    Family(
+        "ovis-image",
+        ("OvisImageTransformer2DModel",),
+        ("OvisImagePipeline",),
+        image.ovis,
+        ScaleShift(),
+        grids.grid_to_last_step,
+        Prompt({"text": 0}, ALONE),
+        scale=1.0,
+        packed=2,
+    ),
+    Family(
+        "longcat-image",
+        ("LongCatImageTransformer2DModel",),
+        ("LongCatImagePipeline",),
+        image.longcat,
+        ScaleShift(),
+        grids.grid_to_last_step,
+        Prompt({"text": 0}, {}),
+        scale=1.0,
+        rule={**PER_TOKEN, "most": 1.0},
+        packed=2,
+        settings=words_before_the_picture,
+    ),
+    Family(
+        "bria",
+        ("BriaTransformer2DModel",),
+        ("BriaPipeline",),
+        image.bria,
+        ScaleShift(),
+        grids.trained_grid,
+        EmptyIsZero(Prompt({"text": 0}, ALONE)),
+        packed=2,
+        included=2,
+    ),
+    Family(
+        "nucleus-image",
+        ("NucleusMoEImageTransformer2DModel",),
+        ("NucleusMoEImagePipeline",),
+        image.nucleus,
+        ChannelMeanStd(),
+        grids.grid_to_last_step,
+        Prompt(MASKED, {}),
+        scale=1.0,
+        sign=1.0,
+        rule=PER_TOKEN,
+        packed=2,
+        frame_axis=True,
+    ),
+    Family(
+        "krea2",
+        ("Krea2Transformer2DModel",),
+        ("Krea2Pipeline",),
+        image.krea2,
+        ChannelMeanStd(),
+        grids.grid_to_last_step,
+        Prompt(MASKED, {}),
+        schedule_config=distilled_shift,
+        scale=1.0,
+        scale_offset=1.0,
+        packed=2,
+        frame_axis=True,
+    ),
+    Family(
+        "ernie-image",
+        ("ErnieImageTransformer2DModel",),
+        ("ErnieImagePipeline",),
+        image.ernie,
+        PatchedBatchNorm(eps=1e-5),
+        grids.grid_to_last_step,
+        Prompt({"text": 0}, {}),
+        patch=1,
+        compressed=2,
+        included=2,
+    ),
+    Family(
+        "kandinsky5",
+        ("Kandinsky5Transformer3DModel",),
+        ("Kandinsky5T2IPipeline",),
+        image.kandinsky5,
+        ScaleShift(),
+        grids.own_grid,
+        Prompt({"text": 0, "pooled": 1}, {}),
+        spatial="vae_scale_factor_spatial",
+        channels=visual_channels,
+    ),
+)
