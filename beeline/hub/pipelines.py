@@ -100,7 +100,7 @@ def size_of(
 ) -> tuple[int, ...]:
     """The shape of one latent for a size in pixels, or for the pipeline's default size."""
     height, width = (
-        given or defaults.get(name) or pipeline.default_sample_size * getattr(pipeline, family.spatial)
+        given or defaults.get(name) or family.side(pipeline) * getattr(pipeline, family.spatial)
         for name, given in (("height", height), ("width", width))
     )
     return family.latent_shape(

@@ -29,7 +29,10 @@ NEGATIVE = {
     "weights.SigmoidSNR.bias": "nats",
 }
 # where infinity means something
-ENDLESS = {"couplings.Unbalanced.reach": "no mass is left behind: Sinkhorn"}
+ENDLESS = {
+    "couplings.Unbalanced.reach": "no mass is left behind: Sinkhorn",
+    "rules.NormRestored.most": "no bound",
+}
 UNIONS = (typing.Union, types.UnionType)
 EVERY = [f"{kind}.{name}" for kind, names in CATALOGUE.items() for name in names if makes(f"{kind}.{name}")]
 

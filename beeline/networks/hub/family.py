@@ -106,6 +106,10 @@ def none(pipeline: Any) -> None:
     return None
 
 
+def default_side(pipeline: Any) -> int:
+    return int(pipeline.default_sample_size)
+
+
 def state_channels(pipeline: Any) -> int:
     """Channels of the network's input, in its tokens."""
     return int(pipeline.transformer.config.in_channels)
@@ -133,6 +137,7 @@ class Family:
     packed: int = 1  # side of patches that the pipeline moves into channels and ``call`` undoes
     compressed: int = 1  # side of patches that are channels of the state itself
     spatial: str = "vae_scale_factor"  # attribute of the pipeline: pixels per latent
+    side: Callable[[Any], int] = default_side  # (pipeline) -> its default height and width, in units of ``spatial``
     included: int = 1  # side of patches that ``spatial`` counts already
     temporal: str = ""  # attribute of the pipeline: frames per latent frame; "" for images
     rule: Mapping[str, Any] | None = field(

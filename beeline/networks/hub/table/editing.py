@@ -18,6 +18,10 @@ def output_channels(pipeline: Any) -> int:
     return int(pipeline.transformer.config.out_channels)
 
 
+def megapixel(pipeline: Any) -> int:
+    return 1024 // int(pipeline.vae_scale_factor)
+
+
 EDITING: tuple[Family, ...] = (
     replace(
         FLUX,
@@ -51,6 +55,7 @@ EDITING: tuple[Family, ...] = (
         call=editing.qwen_reference,
         inputs=ImageLatents("image", "reference"),
         prompt=Prompt(MASKED, {}, images=("image",)),
+        side=megapixel,
     ),
     replace(
         WAN,
