@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import torch
 from torch import Tensor
 
 from beeline.core.errors import require
-from beeline.core.ranges import Annotated, NonNegative, Positive, Range, dataclass
+from beeline.core.ranges import NonNegative, Positive, Range, dataclass
 
 
 class EncodedShowers(NamedTuple):

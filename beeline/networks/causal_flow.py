@@ -77,7 +77,7 @@ class CausalBlock(nn.Module):
         count, done, past, rounds = z.shape[1], [torch.zeros_like(z[:, :1])], None, 0
         length = -(-count // min(plan.segments, count))
         for place in range(0, count, length):
-            part, seen = z[:, place : place + length], []
+            part, seen = z[:, place : place + length], list[Any]()
             left = done[-1][:, -1:]
 
             def sweep(guess: Tensor, part: Tensor = part, left: Tensor = left, place: int = place) -> Tensor:

@@ -61,7 +61,7 @@ def dense_features(
     times = torch.full((len(x),), t, device=x.device)
     noise = [(rng or Rng(0)).fork("noise", k).normal(x) for k in range(noises)]
     states = [(path or Linear()).point(n, x, times).x for n in noise] or [x]
-    total, target = 0.0, tuple(size or x.shape[2:])
+    made, target = [], tuple(size or x.shape[2:])
     for state in states:
         with eval_mode(field), contextlib.ExitStack() as hooks:
             seen = {name: hooks.enter_context(captured_outputs(field, name)) for name in names}
@@ -74,9 +74,8 @@ def dense_features(
             evaluate_field(field, state, times, cond)
         found = [latest_output(outputs, name) for name, outputs in seen.items()] + attended
         grids = [as_grid(h, x.shape[2] / x.shape[3]).to(x.dtype) for h in found]
-        total = total + torch.cat([_resized(grid, target) for grid in grids], 1) / len(states)
-    assert isinstance(total, Tensor)
-    return total
+        made.append(torch.cat([_resized(grid, target) for grid in grids], 1))
+    return torch.stack(made).mean(0)
 
 
 class DenseHead(nn.Module):

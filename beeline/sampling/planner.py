@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import field, replace
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
 from beeline.core.errors import require
-from beeline.core.ranges import Annotated, Range, dataclass
+from beeline.core.ranges import Range, dataclass
 from beeline.core.rng import Rng
 from beeline.core.types import Cond
 from beeline.fields.flow import Flow

@@ -203,15 +203,16 @@ class SampleExit(Wrapping):
         return {"field": self.field, "tolerance": self.tolerance}
 
     def forward(self, x: Tensor, t: Tensor, cond: Cond = None) -> Tensor:
-        deep, network = self.field, self.field.network
-        weight = next(network.parameters(), x)
-        declares = isinstance(network.backbone, Declaring)
-        stages = network.backbone.stages(x.to(weight.dtype), t, cond) if declares else None
+        deep: Deep = self.field
+        network: Any = deep.network
+        weight, backbone = next(network.parameters(), x), network.backbone
+        stages = backbone.stages(x.to(weight.dtype), t, cond) if isinstance(backbone, Declaring) else None
         require(
             stages is not None,
-            f"SampleExit got the backbone {type(network.backbone).__name__}, whose forward pass is not divided; use "
+            f"SampleExit got the backbone {type(backbone).__name__}, whose forward pass is not divided; use "
             "networks.MLP or networks.DiT, or EarlyExit",
         )
+        assert stages is not None
         blocks = [block for stack in stacks_of(network).values() for block in stack]
         modules = dict(network.named_modules())
         places = {next(k for k, b in enumerate(blocks) if b is modules[name]): i for i, name in enumerate(deep.names)}
