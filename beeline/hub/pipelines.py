@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import inspect
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
+
+from torch import nn
 
 from beeline.config import build
 from beeline.core.declared import is_map
 from beeline.core.errors import require
-from beeline.core.protocols.flows import Solver
+from beeline.core.protocols.flows import Schedule, Solver
 from beeline.data.pretrained import Prompted
 from beeline.fields.flow import Flow
 from beeline.networks.hub.checkpoint_schedule import CheckpointSchedule
+from beeline.networks.hub.diffusion import Diffused, DiffusionSchedule
 from beeline.networks.hub.families import family_of
 from beeline.networks.hub.family import Family, field_of, whole_noise_level
+from beeline.paths.affine import AffinePath, Linear
 from beeline.runs.bundle import Bundle
 from beeline.sampling.guidance.guide import Guide, Plain, Unconditional
 from beeline.sampling.guidance.negative import Negative
@@ -52,6 +56,29 @@ def from_pipeline(
         family = replace(family, prompt=family.prompt.with_length(pipeline, max_sequence_length))
     defaults = call_defaults(pipeline)
     size = size_of(family, pipeline, height, width, num_frames, defaults)
+    made = (as_diffusion if family.diffusion else as_flow)(pipeline, family, family.tokens(size))
+    scale = (defaults.get(family.scale_argument) or 1.0) + family.scale_offset
+    guidance: Any = Plain()
+    if family.rule is not None and scale != 1.0:
+        guidance = Guide(Unconditional(), build.build({**family.rule, "scale": scale}))
+    sampler = Sampler(defaults["num_inference_steps"], made.schedule, made.solver, guidance)
+    embedded = defaults.get(family.embedded_argument) if family.embedded is not None else None
+    modality = Prompted(pipeline, family, size, isinstance(guidance, Guide), embedded)
+    flow = Flow(made.field, made.path, null=Negative() if family.rule else {})
+    return Bundle(flow, sampler, modality, {"pipeline": type(pipeline).__name__, "family": family.name})
+
+
+class Scheme(NamedTuple):
+    """What the network and the scheduler of a pipeline are here."""
+
+    field: nn.Module
+    path: AffinePath
+    schedule: Schedule
+    solver: Solver
+
+
+def as_flow(pipeline: Any, family: Family, tokens: int) -> Scheme:
+    """The scheme of a network that was trained on the straight path."""
     name = type(pipeline.scheduler).__name__
     require(
         name in SOLVERS,
@@ -60,20 +87,16 @@ def from_pipeline(
     )
     solver, whole = SOLVERS[name]
     field = field_of(pipeline, family, whole_noise_level if whole else None)
-    solver = FlowMapStep() if is_map(field) else solver
-    scale = (defaults.get(family.scale_argument) or 1.0) + family.scale_offset
-    guidance: Any = Plain()
-    if family.rule is not None and scale != 1.0:
-        guidance = Guide(Unconditional(), build.build({**family.rule, "scale": scale}))
-    tokens = family.tokens(size)
-    schedule = CheckpointSchedule(
-        family.name, name, {**pipeline.scheduler.config, **family.schedule_config(pipeline)}, tokens
-    )
-    sampler = Sampler(defaults["num_inference_steps"], schedule, solver, guidance)
-    embedded = defaults.get(family.embedded_argument) if family.embedded is not None else None
-    modality = Prompted(pipeline, family, size, isinstance(guidance, Guide), embedded)
-    flow = Flow(field, null=Negative() if family.rule else {})
-    return Bundle(flow, sampler, modality, {"pipeline": type(pipeline).__name__, "family": family.name})
+    config = {**pipeline.scheduler.config, **family.schedule_config(pipeline)}
+    schedule = CheckpointSchedule(family.name, name, config, tokens)
+    return Scheme(field, Linear(), schedule, FlowMapStep() if is_map(field) else solver)
+
+
+def as_diffusion(pipeline: Any, family: Family, tokens: int) -> Scheme:
+    """The scheme of a network that was trained as a diffusion with discrete times."""
+    schedule = DiffusionSchedule(type(pipeline.scheduler).__name__, dict(pipeline.scheduler.config))
+    field = Diffused(family.network(pipeline).eval(), family, family.settings(pipeline), pipeline.scheduler)
+    return Scheme(field, field.path, schedule, DPMSolver(schedule.order, field.path))
 
 
 def call_defaults(pipeline: Any) -> dict[str, Any]:
@@ -100,8 +123,7 @@ def size_of(
 ) -> tuple[int, ...]:
     """The shape of one latent for a size in pixels, or for the pipeline's default size."""
     height, width = (
-        given or defaults.get(name) or family.side(pipeline) * getattr(pipeline, family.spatial)
-        for name, given in (("height", height), ("width", width))
+        given or defaults.get(name) or family.side(pipeline) for name, given in (("height", height), ("width", width))
     )
     return family.latent_shape(
         pipeline, height, width, num_frames or defaults.get("num_frames") or defaults.get("frames") or 1

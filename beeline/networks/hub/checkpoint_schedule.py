@@ -51,15 +51,7 @@ class CheckpointSchedule:
 
     def __call__(self, steps: int, start: float = 0.0, end: float = 1.0) -> Tensor:
         check_interval(steps, start, end)
-        times = self._times(steps)
-        if (start, end) != (0.0, 1.0):
-            grid = torch.linspace(0, 1, len(times), dtype=torch.float64)
-            inside = times.clone()
-            inside[0], inside[-1] = 0.0, 1.0
-            low, high = interpolate(inside, grid, torch.tensor([start, end], dtype=torch.float64))
-            times = interpolate(grid, inside, low + (high - low) * torch.linspace(0, 1, steps + 1, dtype=torch.float64))
-            times[0], times[-1] = start, end
-        return check_monotone(times.to(torch.get_default_dtype()), self)
+        return check_monotone(between(self._times(steps), start, end), self)
 
     def _times(self, steps: int) -> Tensor:
         library = diffusers("a schedule of a pretrained checkpoint")
@@ -67,9 +59,26 @@ class CheckpointSchedule:
         family_named(self.family).set_times(scheduler, steps, self.tokens)
         levels = scheduler.sigmas.double()
         times = levels if scheduler.config.get("invert_sigmas", False) else 1 - levels
-        require(
-            len(times) == steps + 1,
-            f"the scheduler {self.scheduler} gives {len(times) - 1} steps for {steps}; its grid cannot be followed: "
-            "set another schedule, such as Shifted(3.0)",
-        )
-        return times
+        return checked(times, steps, self.scheduler)
+
+
+def checked(times: Tensor, steps: int, scheduler: str) -> Tensor:
+    """``times``; raises ValueError if they are not those of ``steps`` steps."""
+    require(
+        len(times) == steps + 1,
+        f"the scheduler {scheduler} gives {len(times) - 1} steps for {steps}; its grid cannot be followed: set another "
+        "schedule, such as Shifted(3.0)",
+    )
+    return times
+
+
+def between(times: Tensor, start: float, end: float) -> Tensor:
+    """The times of a whole run, or as many between ``start`` and ``end`` with the density of the whole."""
+    if (start, end) != (0.0, 1.0):
+        grid = torch.linspace(0, 1, len(times), dtype=torch.float64)
+        inside = times.clone()
+        inside[0], inside[-1] = 0.0, 1.0
+        low, high = interpolate(inside, grid, torch.tensor([start, end], dtype=torch.float64))
+        times = interpolate(grid, inside, low + (high - low) * grid)
+        times[0], times[-1] = start, end
+    return times.to(torch.get_default_dtype())

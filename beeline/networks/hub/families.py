@@ -6,12 +6,13 @@ from typing import Any
 
 from beeline.core.errors import BeelineError, nearest
 from beeline.networks.hub.family import Family
+from beeline.networks.hub.table.diffusions import DIFFUSIONS
 from beeline.networks.hub.table.editing import EDITING
 from beeline.networks.hub.table.images import IMAGES
 from beeline.networks.hub.table.more_images import MORE_IMAGES
 from beeline.networks.hub.table.videos import VIDEOS
 
-FAMILIES: tuple[Family, ...] = IMAGES + MORE_IMAGES + EDITING + VIDEOS
+FAMILIES: tuple[Family, ...] = IMAGES + MORE_IMAGES + EDITING + VIDEOS + DIFFUSIONS
 
 
 def family_named(name: str) -> Family:

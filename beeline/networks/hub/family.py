@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import Any, Protocol, TypeAlias
 
 import torch
@@ -43,7 +44,7 @@ class PromptEncoder(Protocol):
     @property
     def outputs(self) -> Mapping[str, int]: ...
 
-    def __call__(self, pipeline: Any, texts: list[str], images: Mapping[str, Any]) -> dict[str, Any]: ...
+    def __call__(self, pipeline: Any, texts: list[str], images: Mapping[str, Any] = ...) -> dict[str, Any]: ...
 
     def with_length(self, pipeline: Any, length: int) -> PromptEncoder: ...
 
@@ -107,7 +108,7 @@ def none(pipeline: Any) -> None:
 
 
 def default_side(pipeline: Any) -> int:
-    return int(pipeline.default_sample_size)
+    return int(pipeline.default_sample_size) * int(pipeline.vae_scale_factor)
 
 
 def state_channels(pipeline: Any) -> int:
@@ -136,9 +137,9 @@ class Family:
     patch: int = 2  # side of the patch of a token, in the state
     packed: int = 1  # side of patches that the pipeline moves into channels and ``call`` undoes
     compressed: int = 1  # side of patches that are channels of the state itself
-    spatial: str = "vae_scale_factor"  # attribute of the pipeline: pixels per latent
-    side: Callable[[Any], int] = default_side  # (pipeline) -> its default height and width, in units of ``spatial``
-    included: int = 1  # side of patches that ``spatial`` counts already
+    spatial: Callable[[Any], int] = attrgetter("vae_scale_factor")  # (pipeline) -> pixels per latent
+    side: Callable[[Any], int] = default_side  # (pipeline) -> its default height and width in pixels
+    pictures: Callable[[Any], Any] = attrgetter("image_processor")  # (pipeline) -> its processor of images
     temporal: str = ""  # attribute of the pipeline: frames per latent frame; "" for images
     rule: Mapping[str, Any] | None = field(
         default_factory=lambda: EXTRAPOLATE
@@ -151,6 +152,8 @@ class Family:
     inputs: ImageInputs | None = None  # images that are part of a condition
     channels: Callable[[Any], int] = state_channels  # (pipeline) -> channels of the state in tokens
     frame_axis: bool = False  # whether the autoencoder of images has an axis of frames
+    network: Callable[[Any], Any] = attrgetter("transformer")  # (pipeline) -> its network
+    diffusion: bool = False  # whether the network is that of a variance-preserving diffusion with discrete times
     map_call: MapCall | None = None  # of checkpoints that are flow maps
     is_map: Callable[[Any], bool] = never  # (network) -> whether it is a flow map
     second: Callable[[Any], tuple[Any, float] | None] = none  # (pipeline) -> the network of low noise, and the boundary
@@ -160,7 +163,7 @@ class Family:
 
     def latent_shape(self, pipeline: Any, height: int, width: int, num_frames: int = 1) -> tuple[int, ...]:
         """The shape [C,H,W] or [C,F,H,W] of a state for a size in pixels; raises ValueError for an impossible size."""
-        side = getattr(pipeline, self.spatial) * self.packed * self.compressed // self.included
+        side = self.spatial(pipeline) * self.packed * self.compressed
         step = side * (1 if self.packed * self.compressed > 1 else self.patch)
         for name, value in (("height", height), ("width", width)):
             low = max(step, value // step * step)
@@ -184,7 +187,7 @@ class Family:
 
     def pixels(self, pipeline: Any, shape: tuple[int, ...]) -> tuple[int, int]:
         """Height and width in pixels of a state of shape [C,H,W] or [C,F,H,W]."""
-        side = getattr(pipeline, self.spatial) * self.compressed // self.included
+        side = self.spatial(pipeline) * self.compressed
         return shape[-2] * side, shape[-1] * side
 
     def check(self, cond: Any) -> None:
@@ -205,7 +208,7 @@ class Family:
 
     def processor(self, pipeline: Any) -> Any:
         """The pipeline's processor of images or videos."""
-        return pipeline.video_processor if self.temporal else pipeline.image_processor
+        return pipeline.video_processor if self.temporal else self.pictures(pipeline)
 
     def tokens(self, shape: tuple[int, ...]) -> int:
         """Number of tokens of a state of shape [C,H,W] or [C,F,H,W]."""
@@ -222,9 +225,9 @@ def field_of(pipeline: Any, family: Family, clock: NetworkTime | None = None) ->
 
     second = family.second(pipeline)
     return (
-        made(pipeline.transformer)
+        made(family.network(pipeline))
         if second is None
-        else Experts(made(pipeline.transformer), made(second[0]), second[1])
+        else Experts(made(family.network(pipeline)), made(second[0]), second[1])
     )
 
 

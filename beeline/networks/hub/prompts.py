@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -57,21 +57,28 @@ class Prompt:
         return replace(self, arguments={**self.arguments, LENGTH: length})
 
 
+def always(pipeline: Any) -> bool:
+    return True
+
+
 @dataclass(frozen=True)
 class EmptyIsZero:
     """As the inner encoder, with zeros for empty texts, which stand for no negative prompt."""
 
     inner: Prompt
+    when: Callable[[Any], bool] = always  # (pipeline) -> whether it has zeros there
 
     @property
     def outputs(self) -> Mapping[str, int]:
         return self.inner.outputs
 
     def with_length(self, pipeline: Any, length: int) -> EmptyIsZero:
-        return EmptyIsZero(self.inner.with_length(pipeline, length))
+        return replace(self, inner=self.inner.with_length(pipeline, length))
 
     def __call__(self, pipeline: Any, texts: list[str], images: Mapping[str, Any] | None = None) -> dict[str, Any]:
         found = self.inner(pipeline, texts, images)
+        if not self.when(pipeline):
+            return found
         said = torch.tensor([bool(text) for text in texts])
         return {name: leaf * said.to(leaf).view(-1, *[1] * (leaf.ndim - 1)) for name, leaf in found.items()}
 

@@ -14,10 +14,10 @@ from beeline.hub.pipelines import from_pipeline
 from beeline.networks.hub.checkpoint_schedule import CheckpointSchedule
 from beeline.networks.hub.families import FAMILIES, family_of
 from beeline.sampling.guidance.guide import CFG, Guide, Plain
-from tests.networks.hub import tiny_editing, tiny_further, tiny_images, tiny_more_images, tiny_videos
+from tests.networks.hub import tiny_diffusions, tiny_editing, tiny_further, tiny_images, tiny_more_images, tiny_videos
 from tests.networks.hub.tiny import SCALE, df, flow_prediction
 
-CASES = {
+FLOWS = {
     "sd3": tiny_images.sd3,
     "flux": tiny_images.flux,
     "flux-kontext": tiny_editing.flux_kontext,
@@ -61,6 +61,7 @@ CASES = {
     "wan-image-to-video, a time per token": tiny_editing.wan_frames_per_token,
     "ltx-image-to-video": tiny_editing.ltx_frames,
 }
+CASES = FLOWS | tiny_diffusions.CASES
 STEPS = 6
 
 
@@ -100,7 +101,8 @@ def test_every_family_has_a_case():
 
 def test_the_page_names_every_family():
     page = (Path(__file__).parents[3] / "docs/guides/pretrained.md").read_text(encoding="utf-8")
-    rows = "".join(line for line in page.splitlines() if line.startswith("|"))
+    part = page.partition("The families, with")[2].partition("A condition is")[0]
+    rows = "".join(line for line in part.splitlines() if line.startswith("|"))
     assert set(re.findall("`([^`]+)`", rows)) == {family.name for family in FAMILIES}
 
 
@@ -114,7 +116,7 @@ def test_rows_on_both_sides_of_the_boundary_have_their_own_expert():
         assert torch.equal(v[i : i + 1], row)
 
 
-@pytest.mark.parametrize("name", [name for name in CASES if name != "wan, two experts"])  # the same calls as wan
+@pytest.mark.parametrize("name", [name for name in FLOWS if name != "wan, two experts"])  # the same calls as wan
 def test_the_comparison_finds_a_wrong_sign_and_a_wrong_time(name):
     case = CASES[name]()
     bundle = from_pipeline(case.pipe, **case.size)

@@ -19,7 +19,7 @@ def output_channels(pipeline: Any) -> int:
 
 
 def megapixel(pipeline: Any) -> int:
-    return 1024 // int(pipeline.vae_scale_factor)
+    return 1024
 
 
 EDITING: tuple[Family, ...] = (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from operator import attrgetter
 from typing import Any
 
 from beeline.networks.hub import scheduling as grids
@@ -21,6 +22,11 @@ def distilled_shift(pipeline: Any) -> Settings:
     if not pipeline.config.is_distilled:
         return {}
     return {"base_shift": 1.15, "max_shift": 1.15, "_use_default_values": []}  # listed names would lose their values
+
+
+def pixels_without_patches(pipeline: Any) -> int:
+    """Pixels per latent of pipelines whose factor counts 2 x 2 patches already."""
+    return int(pipeline.vae_scale_factor) // 2
 
 
 def visual_channels(pipeline: Any) -> int:
@@ -61,7 +67,7 @@ MORE_IMAGES: tuple[Family, ...] = (
         grids.trained_grid,
         EmptyIsZero(Prompt({"text": 0}, ALONE)),
         packed=2,
-        included=2,
+        spatial=pixels_without_patches,
     ),
     Family(
         "nucleus-image",
@@ -101,7 +107,7 @@ MORE_IMAGES: tuple[Family, ...] = (
         Prompt({"text": 0}, {}),
         patch=1,
         compressed=2,
-        included=2,
+        spatial=pixels_without_patches,
     ),
     Family(
         "kandinsky5",
@@ -111,7 +117,7 @@ MORE_IMAGES: tuple[Family, ...] = (
         ScaleShift(),
         grids.own_grid,
         Prompt({"text": 0, "pooled": 1}, {}),
-        spatial="vae_scale_factor_spatial",
+        spatial=attrgetter("vae_scale_factor_spatial"),
         channels=visual_channels,
     ),
 )

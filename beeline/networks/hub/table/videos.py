@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from operator import attrgetter
 from typing import Any
 
 from beeline.networks.hub import scheduling as grids
@@ -47,7 +48,7 @@ WAN = Family(
     grids.own_grid,
     Prompt({"text": 0}, ALONE),
     settings=expanded_times,
-    spatial="vae_scale_factor_spatial",
+    spatial=attrgetter("vae_scale_factor_spatial"),
     temporal="vae_scale_factor_temporal",
     second=experts,
 )
@@ -62,7 +63,7 @@ LTX = Family(
     Prompt(MASKED, ALONE),
     patch=1,
     settings=rope_scale,
-    spatial="vae_spatial_compression_ratio",
+    spatial=attrgetter("vae_spatial_compression_ratio"),
     temporal="vae_temporal_compression_ratio",
 )
 
@@ -79,7 +80,7 @@ VIDEOS: tuple[Family, ...] = (
         Prompt({"text": 0, "pooled": 1, "mask": 2}, {"prompt_2": None}),
         scale_argument="true_cfg_scale",
         embedded=1000.0,
-        spatial="vae_scale_factor_spatial",
+        spatial=attrgetter("vae_scale_factor_spatial"),
         temporal="vae_scale_factor_temporal",
     ),
     Family(
@@ -92,7 +93,7 @@ VIDEOS: tuple[Family, ...] = (
         Prompt(MASKED, ALONE),
         clock=time,
         sign=1.0,
-        spatial="vae_spatial_scale_factor",
+        spatial=attrgetter("vae_spatial_scale_factor"),
         temporal="vae_temporal_scale_factor",
     ),
     Family(
@@ -103,7 +104,7 @@ VIDEOS: tuple[Family, ...] = (
         ChannelMeanStd(),
         grids.own_grid,
         Prompt({"text": 0}, ALONE),
-        spatial="vae_scale_factor_spatial",
+        spatial=attrgetter("vae_scale_factor_spatial"),
         temporal="vae_scale_factor_temporal",
         map_call=video.anyflow_map,
         is_map=always,
@@ -116,7 +117,7 @@ VIDEOS: tuple[Family, ...] = (
         ChannelMeanStd(),
         grids.own_grid,
         Prompt({"text": 0}, ALONE),
-        spatial="vae_scale_factor_spatial",
+        spatial=attrgetter("vae_scale_factor_spatial"),
         temporal="vae_scale_factor_temporal",
     ),
     Family(
@@ -127,7 +128,7 @@ VIDEOS: tuple[Family, ...] = (
         AnyMeanStd(),
         grids.own_grid,
         Prompt(MASKED, ALONE),
-        spatial="vae_scale_factor_spatial",
+        spatial=attrgetter("vae_scale_factor_spatial"),
         temporal="vae_scale_factor_temporal",
     ),
     Family(
@@ -140,7 +141,7 @@ VIDEOS: tuple[Family, ...] = (
         Prompt({"text": 0, "pooled": 1}, {}),
         settings=sparse_attention,
         channels=visual_channels,
-        spatial="vae_scale_factor_spatial",
+        spatial=attrgetter("vae_scale_factor_spatial"),
         temporal="vae_scale_factor_temporal",
     ),
 )
