@@ -15,7 +15,7 @@ from torch import Tensor
 
 from beeline.core.errors import BeelineError, nearest, require
 from beeline.core.files import replacing
-from beeline.core.protocols.data import Augmentation
+from beeline.core.protocols.data import ENCODED, Augmentation
 from beeline.core.protocols.training import Feed
 from beeline.core.ranges import Whole, dataclass
 from beeline.core.rng import Rng
@@ -38,7 +38,6 @@ from beeline.data.pictures.pixels import square
 from beeline.training.compare import fingerprint
 
 SIZE = "size"  # the condition that chooses a bucket
-MOST = 2**26  # encoded numbers that are held in memory at once (256 MiB); more are encoded by microbatch
 
 
 @dataclass(frozen=True, eq=False)
@@ -208,9 +207,9 @@ class Image(ModalityBase):
         """The levels of pixels [N,H,W,C] as uint8 [N,C,H,W]."""
         return torch.from_numpy(np.require(self._steps(pixels).transpose(0, 3, 1, 2), requirements=["C", "W"]))
 
-    def subset(self, raw: Images) -> Images:
-        """A random subset with at most ``MOST`` pixels, fixed for a number of images; all of them if they are fewer."""
-        count = max(1, MOST // raw.pixels[0].size)
+    def subset(self, raw: Images, most: int = ENCODED) -> Images:
+        """A random subset with at most ``most`` pixels, fixed for a number of images; all of them if they are fewer."""
+        count = max(1, most // raw.pixels[0].size)
         if len(raw) <= count:
             return raw
         rows = Rng(0).fork("subset").permutation(len(raw))[:count].sort().values.numpy()
@@ -228,7 +227,7 @@ class Image(ModalityBase):
         if raw.buckets:
             parts = (raw, *raw.buckets)
             return BucketFeed(tuple(ImageFeed(self, part, rng.fork("bucket", i)) for i, part in enumerate(parts)), rng)
-        return ImageFeed(self, raw, rng) if raw.augment or raw.pixels.size > MOST else None
+        return ImageFeed(self, raw, rng) if raw.augment or raw.pixels.size > ENCODED else None
 
     def decode(self, x: Tensor) -> Images:
         """Images from float tensors [N,C,H,W], clamped to [-1, 1]."""

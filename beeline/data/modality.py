@@ -12,7 +12,7 @@ from torch import Tensor
 
 from beeline.core.declared import check_members, missing
 from beeline.core.errors import BeelineError, require
-from beeline.core.protocols.data import DataSet, Endpoints, FullDataSet, Modality
+from beeline.core.protocols.data import ENCODED, DataSet, Endpoints, FullDataSet, Modality
 from beeline.core.protocols.training import Microbatches
 from beeline.core.rng import Rng
 from beeline.core.types import Batch, Cond
@@ -85,7 +85,7 @@ class ModalityBase:
     def check_unchanging(self, raw: Any) -> None:
         pass
 
-    def subset(self, raw: Any) -> Any:
+    def subset(self, raw: Any, most: int = ENCODED) -> Any:
         return raw
 
     def finalize(self, flow: Flow, sampler: Sampler, x1: Tensor, rng: Rng) -> Flow:

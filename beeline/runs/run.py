@@ -56,6 +56,7 @@ from beeline.training.logs.run_log import JsonLines
 from beeline.training.plan import plan
 
 Log = Callable[[dict[str, Any]], None]
+COMPARED = 2**24  # encoded numbers of held-out data, and of training data for baselines, where these are many
 
 
 @dataclass(frozen=True)
@@ -142,9 +143,9 @@ def prepare(run: Run) -> Prepared:
         modality.check_unchanging(raw)
     elif streamed is None:
         streamed = modality.microbatches(raw, rng)
-    some = raw if streamed is None else modality.subset(raw)
+    some = raw if streamed is None else modality.subset(raw, COMPARED)
     partial = len(some) < len(raw)
-    batch, other = modality.encode(some), modality.encode(modality.subset(held))
+    batch, other = modality.encode(some), modality.encode(modality.subset(held, COMPARED))
     source: Any = None
     feed: Any = None
     ends = source_data.endpoints(batch, other, rng)

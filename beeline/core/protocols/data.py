@@ -20,6 +20,7 @@ if TYPE_CHECKING:  # annotations alone: nothing here needs them to run
 
 Better = Literal["lower", "higher"]
 M = TypeVar("M", bound="Modality")
+ENCODED = 2**26  # encoded numbers that are held in memory at once (256 MiB); more are encoded by microbatch
 
 
 class Modality(Protocol):
@@ -126,8 +127,8 @@ class Modality(Protocol):
         """Raise ValueError for data that are augmented anew for every microbatch; pairs of data have to stay equal."""
         ...
 
-    def subset(self, raw: Any) -> Any:
-        """As many of the data as are encoded at once, for baselines and scores, where there are too many of them."""
+    def subset(self, raw: Any, most: int = ENCODED) -> Any:
+        """A fixed subset of data that are too many to be encoded at once, of at most ``most`` encoded numbers."""
         ...
 
     def finalize(self, flow: Flow, sampler: Sampler, x1: Tensor, rng: Rng) -> Flow:

@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 
 from beeline.core.errors import require
-from beeline.core.protocols.data import Autoencoder
+from beeline.core.protocols.data import ENCODED, Autoencoder
 from beeline.core.protocols.training import Feed
 from beeline.core.ranges import dataclass
 from beeline.core.rng import Rng
 from beeline.core.types import Batch, Cond, map_cond
-from beeline.data.images import MOST, Image, Images
+from beeline.data.images import Image, Images
 from beeline.data.labels import Array
 from beeline.data.modality import ModalityBase
 from beeline.training.compare import fingerprint
@@ -160,18 +160,18 @@ class LatentImage(ModalityBase):
     def save(self, raw: Images, path: Path) -> None:
         self.image.save(raw, path)
 
-    def subset(self, raw: Any) -> Any:
-        """A random subset with at most ``MOST`` numbers, fixed for a number of latents; all of them if fewer."""
+    def subset(self, raw: Any, most: int = ENCODED) -> Any:
+        """A random subset with at most ``most`` numbers, fixed for a number of latents; all of them if fewer."""
         if isinstance(raw, Images):
-            return self.image.subset(raw)
-        count = max(1, MOST // raw.parts[0][0].numel())
+            return self.image.subset(raw, most)
+        count = max(1, most // raw.parts[0][0].numel())
         if len(raw) <= count:
             return raw
         return raw.rows(Rng(0).fork("subset").permutation(len(raw))[:count].sort().values.numpy())
 
     def microbatches(self, raw: Any, rng: Rng) -> Feed | None:
         """A feed that reads every microbatch from the disk, for many latents."""
-        if isinstance(raw, Images) or len(raw) * raw.parts[0][0].numel() <= MOST:
+        if isinstance(raw, Images) or len(raw) * raw.parts[0][0].numel() <= ENCODED:
             return None
         return LatentFeed(self, raw, rng)
 

@@ -3,19 +3,35 @@
 from __future__ import annotations
 
 import functools
+import mmap
+import sys
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from beeline.core.rng import Rng
 from beeline.core.types import Batch, Cond, map_cond
+from beeline.data.labels import Array
 from beeline.training.compare import fingerprint, settings
 from beeline.training.feed.microbatches import FeedBase, epoch_rows
 
 if TYPE_CHECKING:  # annotations alone: images import this module
     from beeline.data.images import Image, Images
+
+
+def release(array: Array) -> None:
+    """Return the pages of a memory-mapped array to the operating system, which may still hold them in its cache.
+
+    Otherwise all pages that were ever read count as memory of the process.  Other arrays are left alone.
+    """
+    base: Any = array
+    while isinstance(base, np.ndarray):
+        base = base.base
+    if isinstance(base, mmap.mmap) and sys.platform.startswith("linux"):
+        base.madvise(mmap.MADV_DONTNEED)
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,6 +62,7 @@ class ImageFeed(FeedBase):
         rows = self.rows(number, size)
         pixels = self.raw.pixels if self.raw.wide is None else self.raw.wide
         x = self.modality.steps(pixels[rows.numpy()])
+        release(pixels)
         for i, augmentation in enumerate(self.raw.augment):
             x = augmentation(x, self.rng.fork("augment", number, i))
         return Batch(x, cond=map_cond(lambda leaf: leaf[rows], self.labels))

@@ -2,8 +2,11 @@
 
 import dataclasses
 import os
+import re
 import shutil
+import sys
 from collections import namedtuple
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,13 +14,14 @@ import torch
 from PIL import Image as Picture
 
 import beeline as bl
+from beeline.core.rng import Rng
 from beeline.core.types import to
 from beeline.data import image_files
 from beeline.data.image_files import ImageFile
 from beeline.data.images import Image, Images
 from beeline.data.pictures import decoding
 from beeline.data.pictures.augmentations import Flip, RandomCrop
-from beeline.data.pictures.feeds import ImageFeed
+from beeline.data.pictures.feeds import ImageFeed, release
 from beeline.data.pictures.listing import listing
 from beeline.data.pictures.pixels import pixels_of, square
 from beeline.runs.run import Run, prepare, train
@@ -250,9 +254,29 @@ def test_augmented_runs_resume_bit_for_bit_with_workers(photos, tmp_path):
 def test_large_sets_are_encoded_by_microbatch_and_small_ones_in_memory(photos, monkeypatch):
     run = dataclasses.replace(a_run(photos, 4), data=ImageFile(photos, resize=8))
     assert isinstance(prepare(run).data, bl.Batch)
-    monkeypatch.setattr("beeline.data.images.MOST", 12 * 8 * 8 * 3)
+    monkeypatch.setattr("beeline.data.images.ENCODED", 30 * 8 * 8 * 3)
+    monkeypatch.setattr("beeline.runs.run.COMPARED", 12 * 8 * 8 * 3)
     work = prepare(run)
     assert isinstance(work.data, ImageFeed) and len(work.rows) == 12 and len(work.data) == 36
     assert compare.data(work.data)["pixels"] == work.data.raw.digest
     loss = work.heldout(work.networks)
     assert loss.mean is not None and loss.posterior is None, "the posterior of some of the data is no baseline"
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the memory of a mapping is read from /proc")
+def test_pixels_of_a_memory_map_do_not_stay_in_the_memory_of_the_process(tmp_path):
+    path, value = tmp_path / "pixels.npy", np.random.default_rng(0).integers(0, 256, (512, 32, 32, 3), np.uint8)
+    np.save(path, value)
+    raw = Images(np.load(path, mmap_mode="r"))
+
+    def resident() -> int:
+        """Bytes of the file that count as memory of the process."""
+        parts = Path("/proc/self/smaps").read_text().split(str(path))[1:]
+        return sum(int(re.search(r"Rss:\s+(\d+) kB", part)[1]) * 1024 for part in parts)
+
+    assert (raw.pixels == value).all() and resident() >= value.nbytes // 2
+    feed = ImageFeed(Image().fit(raw), raw, Rng(0))
+    first = feed.load(0, 64).x1
+    assert resident() == 0 and torch.equal(feed.load(0, 64).x1, first)
+    release(value)  # an array in memory is left alone
+    assert feed.load(8, 64).x1.shape == (64, 3, 32, 32)
