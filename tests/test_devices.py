@@ -192,18 +192,28 @@ SPECIAL = {
     "Refresh": lambda: of("solvers", "Refresh", of("noises", "White", Rng(0), seeds=tuple(range(6)))),
     "Langevin": lambda: of("solvers", "Langevin", WHITE()),
     "Fitted": lambda: of("solvers", "Fitted", (0, 0.5, 1), ((1,), (0.2, 0.8))),
+    "StateWeights": lambda: state_weights(),
     "RungeKutta": lambda: of("solvers", "RungeKutta", 2, ((0.5,),), (0.0, 1.0)),
 }
+FITTED = ("Fitted", "StateWeights")  # for two steps, on their own times
 ELSEWHERE = ("GeodesicEuler", "Projected", "TokenJumps", "LatentSDE", "FlowMapStep")  # flows of other kinds, below
+
+
+def state_weights() -> Any:
+    """Two steps of two hidden units, with 3 and 6 invariants."""
+    base = of("solvers", "Fitted", (0, 0.5, 1), ((1,), (0.2, 0.8)))
+    inner = tuple(((0.1,) * (k + 1),) * 2 for k in (3, 6))
+    outer = (((0.1, 0.2),) * 2, ((0.1, 0.2),) * 3)
+    return of("solvers", "StateWeights", base, ((0,) * 3, (0,) * 6), ((1,) * 3, (1,) * 6), inner, outer)
 
 
 @pytest.mark.parametrize("make", parts("solvers", ELSEWHERE, **SPECIAL))
 def test_solvers_of_one_time_and_of_times_per_sample(make: Any, device: torch.device) -> None:
     solver, flow = make(), bl.Flow(net_on(device))
-    steps = 2 if type(solver).__name__ == "Fitted" else 4
+    steps = 2 if type(solver).__name__ in FITTED else 4
     on(bl.Sampler(steps, solver=solver)(flow, x_on(device)), device)
     times = torch.linspace(0.1, 0.9, steps + 1, device=device)[:, None].repeat(1, 6)
-    if type(solver).__name__ not in ("Adaptive", "Fitted", "Picard", "GaussSeidelJacobi", "Brownian", "Refresh"):
+    if type(solver).__name__ not in ("Adaptive", *FITTED, "Picard", "GaussSeidelJacobi", "Brownian", "Refresh"):
         x = x_on(device)
         state = solver.lift(x) if hasattr(solver, "lift") else x
         if not hasattr(solver, "score"):
@@ -434,7 +444,7 @@ def test_a_sampling_run_synchronises_once(solver: Any, guidance: Any) -> None:
         flow, x, cond = bl.Flow(labelled(DEVICE)), x_on(DEVICE), {"label": torch.arange(6) % 3}
         made = solver()
         mode.waits.clear()
-        bl.Sampler(2 if type(made).__name__ == "Fitted" else 5, solver=made, guidance=guidance)(flow, x, cond)
+        bl.Sampler(2 if type(made).__name__ in FITTED else 5, solver=made, guidance=guidance)(flow, x, cond)
 
     assert waits(run) == 1
 

@@ -251,6 +251,10 @@ def fit_solver(
         typer.Option("--condition", "-c", help="Condition of the intended use; default random labels."),
     ] = None,
     noises: Annotated[int, typer.Option(help="Number of noise samples to fit on.")] = 512,
+    method: Annotated[
+        str,
+        typer.Option(help="A component of 'beeline list fits', such as 'StateDependent()', with --noises 8192."),
+    ] = "Bespoke()",
     seed: Seed = 0,
     out: Annotated[
         Path | None,
@@ -265,7 +269,9 @@ def fit_solver(
     from beeline.cli import tuning
     from beeline.cli.conditions import condition
 
-    found = tuning.fit(bundle, evaluations, condition(cond), noises, seed, out, device=device, quiet=json_)
+    found = tuning.fit(
+        bundle, evaluations, condition(cond), noises, seed, out, device=device, quiet=json_, method=method
+    )
     print_result(found, json_)
 
 

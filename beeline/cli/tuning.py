@@ -11,12 +11,14 @@ from typing import Any
 from torch import Tensor
 
 from beeline.cli.console import progress
+from beeline.config import build as config
 from beeline.core import modes
 from beeline.core.errors import require
 from beeline.core.modes import Device
+from beeline.core.protocols.training import Fit
 from beeline.core.rng import Rng
 from beeline.core.types import Cond, map_cond
-from beeline.distillation.fit_solver import Bespoke, fit_solver
+from beeline.distillation.fit_solver import fit_solver
 from beeline.fields.flow import Flow
 from beeline.paths.affine import AffinePath, Linear
 from beeline.runs.bundle import Bundle, find, load, relabel
@@ -57,21 +59,23 @@ def fit(
     sampler: Sampler | None = None,
     device: Device = modes.AUTO,
     quiet: bool = True,
+    method: str = "Bespoke()",
 ) -> dict[str, Any]:
     """Fit a sampler to a bundle under its own guidance, and store it in the bundle or in a new one.
 
-    The result has the errors of the end points on new noise, for the fitted sampler, ``auto`` and Euler with as many
+    ``method`` is the text of a component of ``fits``.  The result has the errors of the end points on new noise, for the fitted sampler, ``auto`` and Euler with as many
     evaluations.
     """
     require(noises >= 8, f"--noises {noises} is too few to fit a solver; give a few hundred")
+    how: Fit = config.parse(method, "fits")
     bundle = load(name, device=device)
-    rng, current, method = Rng(seed).fork("tune"), sampler or bundle.sampler, Bespoke()
+    rng, current = Rng(seed).fork("tune"), sampler or bundle.sampler
     like = bundle.start(range(1))[:1].expand(noises, *([-1] * (bundle.start(range(1)).ndim - 1)))
     known = map_cond(lambda leaf: leaf.to(bundle.device), conditions(bundle, cond, noises, rng.fork("conditions")))
     for parameter in bundle.flow.field.parameters():
         parameter.requires_grad_(False)
     begin = time.perf_counter()
-    with progress(f"fit of {evaluations} evaluations", method.iterations * method.starts, quiet=quiet) as log:
+    with progress(f"fit of {evaluations} evaluations", how.logged, quiet=quiet or how.logged == 0) as log:
         fitted = fit_solver(
             bundle.flow,
             evaluations,
@@ -79,7 +83,7 @@ def fit(
             rng=rng,
             cond=known,
             guidance=current.guidance,
-            method=method,
+            method=how,
             log=log,
         )
     seconds = round(time.perf_counter() - begin, 1)

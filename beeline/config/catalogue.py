@@ -80,6 +80,7 @@ CATALOGUE: dict[str, dict[str, str]] = {
     | _of("solvers.reversible", "Reversible", "FixedPoint", "Symmetric")
     | _of("solvers.parallel_in_time", "Picard", "GaussSeidelJacobi")
     | _of("solvers.fitted", "Fitted")
+    | _of("solvers.state_weights", "StateWeights")
     | _of("solvers.latent_sde", "LatentSDE")
     | _of("spaces.manifold", "GeodesicEuler", "Projected")
     | _of("spaces.tokens", "TokenJumps"),
@@ -101,6 +102,7 @@ CATALOGUE: dict[str, dict[str, str]] = {
     "caches": _of("networks.hub.caches", "FirstBlock", "MagCache", "TaylorSeer", "AttentionBroadcast"),
     "samplers": _of("sampling.sampler", "Sampler") | _of("sampling.auto", "auto_sampler()"),
     "fits": _of("distillation.fit_solver", "Bespoke")
+    | _of("distillation.fit_weights", "StateDependent")
     | _of("distillation.fit_steps", "Chosen", "Searched", "Improved", "AlignedSteps", "Bellman", "Evolved"),
     # learning one
     "objectives": _of("objectives.matching", "FlowMatching")

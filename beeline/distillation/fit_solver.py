@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -64,8 +64,16 @@ class Problem:
             return float((integrate(self.dynamics(), self.x0, times, solver) - self.x1).square().mean().sqrt())
 
 
+class FitBase:
+    """Defaults of the Fit protocol: nothing is logged."""
+
+    @property
+    def logged(self) -> int:
+        return 0
+
+
 @dataclass(frozen=True)
-class Bespoke:
+class Bespoke(FitBase):
     """Bespoke solver: times and all multistep weights, by gradient descent on the error of the end points.
 
     x_i = keep_i x_0 + sum over j < i of (Adams_ij + change_ij) v_j;  minimise log E|x_N - x_1|^2
@@ -92,6 +100,10 @@ class Bespoke:
             "order from 1 to 4 and 1 to 4 starts",
         )
 
+    @property
+    def logged(self) -> int:
+        return self.iterations * self.starts
+
     def __call__(self, problem: Problem, steps: int, rng: Rng) -> tuple[Schedule, Solver]:
         found = [
             self._fit(problem, form, k * self.iterations, rng) for k, form in enumerate(self._starts(problem, steps))
@@ -100,30 +112,9 @@ class Bespoke:
 
     def _fit(self, problem: Problem, form: Form, before: int, rng: Rng) -> tuple[Schedule, Solver]:
         """The fit from one start: the best of ten states of it; ``before`` iterations were made from others."""
-        optimizer = torch.optim.Adam(form.parts(), lr=self.lr, betas=(0.9, 0.99))  # gradients have heavy tails
-        n, begin, seen, few = len(problem.x0), time.perf_counter(), [form.solver()], problem.first(2048)
-        for i in range(self.iterations):
-            for group in optimizer.param_groups:
-                group["lr"] = self.lr * (1 + math.cos(math.pi * i / self.iterations)) / 2 * min(1.0, (i + 1) / 40)
-            order = rng.fork("batch", i * self.batch // n).permutation(n)
-            at = i * self.batch % n
-            chosen = order[at : at + self.batch] if self.batch < n else torch.arange(n)
-            part = problem.rows(chosen.to(problem.x0.device))
-            optimizer.zero_grad()
-            value = (form.solve(part.dynamics(), part.x0) - part.x1).square().mean().log()
-            require(
-                bool(value.isfinite()),
-                f"the loss of the fit is not finite in iteration {i}; the field gives NaN or infinite values, or the "
-                f"lr {self.lr} is too high: check the field at times in [0, 1], or lower the lr",
-            )
-            value.backward()
-            torch.nn.utils.clip_grad_norm_(form.parts(), 1.0)
-            optimizer.step()
-            if problem.log is not None:
-                speed = (i + 1) * len(chosen) / (time.perf_counter() - begin)
-                problem.log(
-                    {"step": before + i + 1, "loss": math.exp(float(value.detach()) / 2), "samples_per_second": speed}
-                )
+        seen, few = [form.solver()], problem.first(2048)
+        groups = [Group(form.parts(), self.lr)]
+        for i in descend(problem, form.solve, groups, self.iterations, self.batch, rng, before):
             if (i + 1) % max(1, self.iterations // 10) == 0:
                 seen.append(form.solver())
         solver = min(seen, key=lambda s: few.error(Explicit(s.times), s, len(s.rows)))
@@ -146,6 +137,55 @@ class Bespoke:
             form.set(known)
             forms.append(form)
         return forms
+
+
+class Group(NamedTuple):
+    """Parameters with one learning rate."""
+
+    parts: list[Tensor]
+    lr: float
+
+
+def descend(
+    problem: Problem,
+    solve: Callable[[Dynamics, Tensor], Tensor],
+    groups: Sequence[Group],
+    iterations: int,
+    batch: int,
+    rng: Rng,
+    before: int = 0,
+) -> Iterator[int]:
+    """Minimise log E|solve(x_0) - x_1|^2 by Adam, with cosine decay to zero; gives the number of every iteration.
+
+    ``before`` iterations were made by other fits, for the log.
+    """
+    parts = [part for group in groups for part in group.parts]
+    optimizer = torch.optim.Adam(
+        [{"params": group.parts, "lr": group.lr} for group in groups], betas=(0.9, 0.99)
+    )  # gradients have heavy tails
+    n, begin = len(problem.x0), time.perf_counter()
+    for i in range(iterations):
+        for chosen_group, group in zip(optimizer.param_groups, groups, strict=True):
+            chosen_group["lr"] = group.lr * (1 + math.cos(math.pi * i / iterations)) / 2 * min(1.0, (i + 1) / 40)
+        order = rng.fork("batch", i * batch // n).permutation(n)
+        at = i * batch % n
+        chosen = order[at : at + batch] if batch < n else torch.arange(n)
+        part = problem.rows(chosen.to(problem.x0.device))
+        optimizer.zero_grad()
+        value = (solve(part.dynamics(), part.x0) - part.x1).square().mean().log()
+        require(
+            bool(value.isfinite()),
+            f"the loss of the fit is not finite in iteration {i}; the field gives NaN or infinite values, or the lr "
+            f"{groups[0].lr} is too high: check the field at times in [0, 1], or lower the lr",
+        )
+        value.backward()
+        torch.nn.utils.clip_grad_norm_(parts, 1.0)
+        optimizer.step()
+        if problem.log is not None:
+            speed = (i + 1) * len(chosen) / (time.perf_counter() - begin)
+            found = math.exp(float(value.detach()) / 2)
+            problem.log({"step": before + i + 1, "loss": found, "samples_per_second": speed})
+        yield i
 
 
 class Form:

@@ -15,7 +15,7 @@ from beeline.core.protocols.flows import Schedule, Solver
 from beeline.core.ranges import Count, NonNegative, Positive, Range, Whole, dataclass
 from beeline.core.rng import Rng
 from beeline.core.types import Dynamics
-from beeline.distillation.fit_solver import Form, Problem, starting_solvers
+from beeline.distillation.fit_solver import FitBase, Form, Problem, starting_solvers
 from beeline.solvers.fitted import Fitted
 from beeline.solvers.integrate import integrate
 from beeline.solvers.runge_kutta import EULER, MIDPOINT
@@ -23,7 +23,7 @@ from beeline.times.schedules import Explicit, Shifted, Uniform
 
 
 @dataclass(frozen=True)
-class Chosen:
+class Chosen(FitBase):
     """The best of known solvers on a few schedules, measured on the flow, without a fit.
 
     argmin over ``starting_solvers`` of E|x_N - x_1|^2
@@ -40,7 +40,7 @@ class Chosen:
 
 
 @dataclass(frozen=True)
-class Bellman:
+class Bellman(FitBase):
     """The grid with the smallest sum of one-step errors along a fine trajectory, by dynamic programming.
 
     cost_ij = E|x_i + (t_j - t_i) v_i - x_j|^2,  V_k(i) = min over j > i of cost_ij + V_k-1(j)
@@ -101,7 +101,7 @@ def shortest(cost: Tensor, steps: int) -> list[int]:
 
 
 @dataclass(frozen=True)
-class AlignedSteps:
+class AlignedSteps(FitBase):
     """Euler steps with the velocity at fitted times, which differ from those of the grid.
 
     x_i+1 = x_i + h v(x_i, tau_i),  tau_i = argmin E|x_i + h v(x_i, tau) - fine solution from x_i|^2
@@ -158,7 +158,7 @@ def golden(function: object, low: float, high: float, rounds: int = 16) -> float
 
 
 @dataclass(frozen=True)
-class Improved:
+class Improved(FitBase):
     """Improved integration approximation: the weights of the last velocities in every step, by least squares.
 
     gamma_i = argmin E|h sum_k gamma_k d_k - (fine solution from x_i - x_i)|^2,  d = v_i, v_i - v_i-1, ...
@@ -214,7 +214,7 @@ def least_squares(parts: Sequence[Tensor], target: Tensor, ridge: float) -> list
 
 
 @dataclass(frozen=True)
-class Searched:
+class Searched(FitBase):
     """Differentiable solver search: times and multistep weights that follow a fine trajectory.
 
     h = softmax(logits),  x_i+1 = x_i + h_i (v_i + sum over j < i of C_ij (v_j - v_i));  minimise the squared distance
@@ -263,7 +263,7 @@ class Searched:
 
 
 @dataclass(frozen=True)
-class Evolved:
+class Evolved(FitBase):
     """The grid with the best end points, by evolutionary search with common source points.
 
     children = half the times of one parent and half of another, one time moved;  the best of each generation survive

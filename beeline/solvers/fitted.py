@@ -60,6 +60,14 @@ class Fitted(SolverBase):
     def step(self, f: Dynamics, x: Tensor, t: Tensor, s: Tensor, memory: Any) -> tuple[Tensor, Any]:
         start, seen = memory or (x, ())
         i = len(seen)
+        self.check(i, t, s)
+        at = map_times(lambda t: torch.full_like(t, self.asked[i]), t) if self.asked else t
+        seen = (*seen, f(x, at))
+        keep = self.keep[i] if self.keep else 1.0
+        return linear_combination([(keep, start), *zip(self.rows[i], seen, strict=True)]), (start, seen)
+
+    def check(self, i: int, t: Tensor, s: Tensor) -> None:
+        """Refuse a step from ``t`` to ``s`` that is not the fitted step ``i``."""
         ends = [float(host_times(v).flatten()[0]) for v in (t, s)]
         require(
             i < len(self.rows) and all(abs(e - w) < 1e-5 for e, w in zip(ends, self.times[i : i + 2], strict=True)),
@@ -67,10 +75,6 @@ class Fitted(SolverBase):
             f"{[round(v, 4) for v in self.times]}; use them (schedule=Explicit(solver.times)), or a solver that is not "
             "fitted, for example to invert",
         )
-        at = map_times(lambda t: torch.full_like(t, self.asked[i]), t) if self.asked else t
-        seen = (*seen, f(x, at))
-        keep = self.keep[i] if self.keep else 1.0
-        return linear_combination([(keep, start), *zip(self.rows[i], seen, strict=True)]), (start, seen)
 
 
 def linear_form(solver: Solver, times: Tensor) -> Fitted | None:

@@ -54,6 +54,15 @@ def test_fit_solver_stores_the_sampler(moons: Path, tmp_path: Path, capsys: pyte
     assert len(bundle.sample(5, cond={"label": 0})) == 5
 
 
+def test_fit_solver_by_another_method(moons: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["fit-solver", str(moons), "--nfe", "2", "--noises", "64", "--out", str(tmp_path / "tuned"), "--json"]
+    small = "StateDependent(Bespoke(iterations=4), hidden=2, iterations=4)"
+    assert run([*words, "--method", small]) == 0
+    assert load(tmp_path / "tuned").sampler.evaluations == 2
+    assert run([*words, "--method", "StateDependant()"]) == 2
+    assert "StateDependent" in capsys.readouterr().err
+
+
 def test_auto(moons: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     capsys.readouterr()
     out = tmp_path / "points.csv"

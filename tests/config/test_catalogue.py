@@ -85,6 +85,9 @@ EXAMPLES = {
     "solvers.Refresh": "Refresh(White(Rng(0), seeds=(1, 2)))",
     "solvers.Langevin": "Langevin(White(Rng(0)))",
     "solvers.Fitted": "Fitted((0, 1), ((1,),))",
+    "solvers.StateWeights": (
+        "StateWeights(Fitted((0, 1), ((1,),)), ((0, 0, 0),), ((1, 1, 1),), (((0, 0, 0, 0),),), (((0,), (0,)),))"
+    ),
     "noises.White": "White(Rng(0))",
     "noises.Brownian": "noises.Brownian(Rng(0))",
     "tableaus.Embedded": "Embedded(2, ((1.0,), (0.5, 0.5)), (-0.5, 0.0, 0.5), 1)",

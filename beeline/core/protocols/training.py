@@ -303,6 +303,11 @@ class Distillation(Protocol):
 
 
 class Fit(Protocol):
-    """Finds (schedule, solver) for a number of steps on a problem."""
+    """Finds (schedule, solver) for a number of steps on a problem.  Inherit ``FitBase`` for the default of ``logged``."""
+
+    @property
+    def logged(self) -> int:
+        """How often ``problem.log`` is called, for a progress bar; 0 if never."""
+        ...
 
     def __call__(self, problem: Problem, steps: int, rng: Rng) -> tuple[Schedule, Solver]: ...
