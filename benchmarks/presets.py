@@ -1,4 +1,4 @@
-"""Fits the coefficients of the multistep solver in ``beeline/solvers/presets.py`` to random mixtures.
+"""Fits the coefficients of the multistep solver in ``beeline/solvers/fitted/presets.py`` to random mixtures.
 
     python -m benchmarks.presets [--steps 4 6 8 ...] [--iterations 600] [--lr 0.005] [--output FILE] [--write FILE]
 
@@ -23,7 +23,7 @@ from beeline.core.protocols.flows import Solver
 from beeline.core.rng import Rng
 from beeline.distillation.fit_solver import Form, starting_solvers
 from beeline.paths.affine import Linear
-from beeline.solvers.fitted import Fitted, linear_form
+from beeline.solvers.fitted.linear import Fitted, linear_form
 from beeline.solvers.integrate import integrate
 from beeline.solvers.multistep import AdamsBashforth, UniPC
 from beeline.solvers.runge_kutta import MIDPOINT, RK4

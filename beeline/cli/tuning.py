@@ -63,8 +63,8 @@ def fit(
 ) -> dict[str, Any]:
     """Fit a sampler to a bundle under its own guidance, and store it in the bundle or in a new one.
 
-    ``method`` is the text of a component of ``fits``.  The result has the errors of the end points on new noise, for the fitted sampler, ``auto`` and Euler with as many
-    evaluations.
+    ``method`` is the text of a component of ``fits``.  The result has the errors of the end points on new noise, for
+    the fitted sampler, ``auto`` and Euler with as many evaluations.
     """
     require(noises >= 8, f"--noises {noises} is too few to fit a solver; give a few hundred")
     how: Fit = config.parse(method, "fits")

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from beeline.config.places import placed
+from beeline.config.slots import SLOTS
 from beeline.core.errors import BeelineError, nearest, require
 
 
@@ -79,8 +80,8 @@ CATALOGUE: dict[str, dict[str, str]] = {
     | _of("solvers.sde", "EulerMaruyama", "Overshoot", "Refresh", "Langevin")
     | _of("solvers.reversible", "Reversible", "FixedPoint", "Symmetric")
     | _of("solvers.parallel_in_time", "Picard", "GaussSeidelJacobi")
-    | _of("solvers.fitted", "Fitted")
-    | _of("solvers.state_weights", "StateWeights")
+    | _of("solvers.fitted.linear", "Fitted")
+    | _of("solvers.fitted.state_weights", "StateWeights")
     | _of("solvers.latent_sde", "LatentSDE")
     | _of("spaces.manifold", "GeodesicEuler", "Projected")
     | _of("spaces.tokens", "TokenJumps"),
@@ -195,56 +196,6 @@ CATALOGUE: dict[str, dict[str, str]] = {
 CUSTOM: dict[str, Any] = {}
 """Full name -> component that the user registered; see ``registry``."""
 
-SLOTS: Mapping[str, str] = {
-    "Path": "paths",
-    "AffinePath": "paths",
-    "SymbolPath": "paths",
-    "Latent": "latents",
-    "Space": "spaces",
-    "Clock": "clocks",
-    "NoiseProcess": "noises",
-    "Diffusion": "diffusions",
-    "TimeSampler": "times",
-    "Schedule": "schedules",
-    "Source": "sources",
-    "Coupling": "couplings",
-    "Prediction": "predictions",
-    "Solver": "solvers",
-    "Divergence": "divergences",
-    "Gradient": "gradients",
-    "Fit": "fits",
-    "Guidance": "guidance",
-    "Reference": "references",
-    "Rule": "rules",
-    "Norm": "norms",
-    "Cache": "caches",
-    "Controller": "controllers",
-    "Edit": "edits",
-    "Weight": "weights",
-    "Distance": "distances",
-    "Cost": "costs",
-    "Pyramid": "pyramids",
-    "Objective": "objectives",
-    "Optimizer": "optimizers",
-    "Rate": "lr_schedules",
-    "Profile": "averages",
-    "DataPruning": "data_pruning",
-    "EarlyStopping": "early_stopping",
-    "Parallel": "parallel",
-    "Features": "features",
-    "Encoder": "encoders",
-    "Augmentation": "augmentations",
-    "FullEncoder": "encoders",
-    "Autoencoder": "autoencoders",
-    "Distillation": "distillations",
-    "Backbone": "networks",
-    "Module": "networks",
-    "DataSet": "data",
-    "Modality": "modalities",
-    "Distribution": "distributions",
-    "Metric": "metrics",
-}
-"""The protocol that a setting is annotated with -> the kind of component that fills it."""
 
 WORDS: Mapping[str, Any] = {"true": True, "false": False, "none": None, "null": None}
 WORDS = {**WORDS, "inf": float("inf"), "nan": float("nan")}

@@ -21,10 +21,10 @@ from beeline.fields.flow import Flow
 from beeline.paths.affine import AffinePath, Linear
 from beeline.sampling.guidance.guide import Plain, guidance_for_flow
 from beeline.sampling.sampler import Sampler
-from beeline.solvers.fitted import Fitted, linear_form
+from beeline.solvers.fitted.linear import Fitted, linear_form
+from beeline.solvers.fitted.presets import CURVED, PRESETS
 from beeline.solvers.integrate import integrate
 from beeline.solvers.multistep import AdamsBashforth, DPMSolver, UniPC
-from beeline.solvers.presets import CURVED, PRESETS
 from beeline.solvers.process import require_ode
 from beeline.solvers.runge_kutta import RK4
 from beeline.solvers.wrappers import SolverBase

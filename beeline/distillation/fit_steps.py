@@ -16,7 +16,7 @@ from beeline.core.ranges import Count, NonNegative, Positive, Range, Whole, data
 from beeline.core.rng import Rng
 from beeline.core.types import Dynamics
 from beeline.distillation.fit_solver import FitBase, Form, Problem, starting_solvers
-from beeline.solvers.fitted import Fitted
+from beeline.solvers.fitted.linear import Fitted
 from beeline.solvers.integrate import integrate
 from beeline.solvers.runge_kutta import EULER, MIDPOINT
 from beeline.times.schedules import Explicit, Shifted, Uniform

@@ -15,9 +15,9 @@ from beeline.core.ranges import Count, Positive, dataclass
 from beeline.core.rng import Rng
 from beeline.core.types import Dynamics
 from beeline.distillation.fit_solver import Bespoke, FitBase, Form, Group, Problem, descend
-from beeline.solvers.fitted import Fitted, linear_form
+from beeline.solvers.fitted.linear import Fitted, linear_form
+from beeline.solvers.fitted.state_weights import StateWeights, changes, combine, count_invariants, invariants
 from beeline.solvers.integrate import integrate
-from beeline.solvers.state_weights import StateWeights, changes, combine, count_invariants, invariants
 from beeline.solvers.wrappers import SolverBase
 from beeline.times.schedules import Explicit
 

@@ -6,9 +6,9 @@ from beeline.core.errors import require
 from beeline.paths.affine import AffinePath, Linear
 from beeline.sampling.sampler import Sampler
 from beeline.solvers.adaptive import Adaptive
-from beeline.solvers.fitted import Fitted
+from beeline.solvers.fitted.linear import Fitted
+from beeline.solvers.fitted.presets import CURVED, PRESETS
 from beeline.solvers.multistep import AdamsBashforth, UniPC
-from beeline.solvers.presets import CURVED, PRESETS
 from beeline.solvers.runge_kutta import EULER, MIDPOINT
 from beeline.times.schedules import Explicit
 

@@ -12,8 +12,9 @@ from torch import nn
 
 import beeline
 from beeline.config import build as config
-from beeline.config.catalogue import CATALOGUE, SLOTS, find, makes, member, name_of, settings
+from beeline.config.catalogue import CATALOGUE, find, makes, member, name_of, settings
 from beeline.config.docs import explain
+from beeline.config.slots import SLOTS
 from beeline.core.errors import BeelineError
 from beeline.core.rng import Rng
 from beeline.fields.flow import MapNetwork, Network

@@ -22,10 +22,10 @@ from beeline.fields.flow import Flow
 from beeline.paths.affine import Linear
 from beeline.sampling.guidance.guide import CFG, Plain
 from beeline.sampling.sampler import Sampler
-from beeline.solvers.fitted import Fitted, linear_form
+from beeline.solvers.fitted.linear import Fitted, linear_form
+from beeline.solvers.fitted.presets import PRESETS
 from beeline.solvers.integrate import integrate
 from beeline.solvers.multistep import AdamsBashforth, DPMSolver, UniPC
-from beeline.solvers.presets import PRESETS
 from beeline.solvers.runge_kutta import EULER, RK4
 from beeline.times.schedules import Shifted, Uniform
 

@@ -11,11 +11,11 @@ from beeline.distillation.fit_weights import StateDependent, StateForm
 from beeline.fields.flow import Flow
 from beeline.sampling.guidance.guide import Plain
 from beeline.sampling.sampler import Sampler
-from beeline.solvers.fitted import linear_form
+from beeline.solvers.fitted.linear import linear_form
+from beeline.solvers.fitted.state_weights import StateWeights
 from beeline.solvers.integrate import integrate
 from beeline.solvers.multistep import UniPC
 from beeline.solvers.runge_kutta import HEUN, RK4
-from beeline.solvers.state_weights import StateWeights
 from beeline.times.schedules import Uniform
 
 FIELD = GaussianMixture.ring().field()
@@ -30,9 +30,9 @@ def error(sampler: Sampler) -> float:
 
 def test_weights_by_state_are_better_than_fixed_ones_on_fresh_noise() -> None:
     """Both have the same source points, and the fixed weights have as many iterations."""
-    like, truth = torch.empty(2048, 2, dtype=torch.float64), Sampler(16, solver=RK4)
-    fixed = fit_solver(FLOW, 4, like=like, rng=Rng(1), method=Bespoke(iterations=160), truth=truth)
-    method = StateDependent(Bespoke(iterations=60), iterations=100, batch=512, lr=0.01)
+    like, truth = torch.empty(4096, 2, dtype=torch.float64), Sampler(16, solver=RK4)
+    fixed = fit_solver(FLOW, 4, like=like, rng=Rng(1), method=Bespoke(iterations=250), truth=truth)
+    method = StateDependent(Bespoke(iterations=100), iterations=150, batch=512, lr=0.01)
     found = fit_solver(FLOW, 4, like=like, rng=Rng(1), method=method, truth=truth)
     assert isinstance(found.solver, StateWeights) and found.evaluations == 4
     assert error(found) < 0.8 * error(fixed)

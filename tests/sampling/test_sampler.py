@@ -11,7 +11,7 @@ from beeline.sampling.guidance.guide import CFG
 from beeline.sampling.sampler import Sampler
 from beeline.solvers.adaptive import Adaptive
 from beeline.solvers.diffusions import White
-from beeline.solvers.fitted import Fitted
+from beeline.solvers.fitted.linear import Fitted
 from beeline.solvers.integrate import integrate
 from beeline.solvers.multistep import AdamsBashforth, DPMSolver
 from beeline.solvers.parallel_in_time import Picard

@@ -13,7 +13,7 @@ from beeline.paths.interpolant import Interpolant
 from beeline.sampling.sampler import Sampler
 from beeline.solvers.adaptive import Adaptive
 from beeline.solvers.diffusions import Brownian, Fading, White
-from beeline.solvers.fitted import Fitted
+from beeline.solvers.fitted.linear import Fitted
 from beeline.solvers.integrate import integrate
 from beeline.solvers.latent_sde import LatentSDE
 from beeline.solvers.multistep import AdamsBashforth, DPMSolver

@@ -303,7 +303,7 @@ class Distillation(Protocol):
 
 
 class Fit(Protocol):
-    """Finds (schedule, solver) for a number of steps on a problem.  Inherit ``FitBase`` for the default of ``logged``."""
+    """Finds (schedule, solver) for a number of steps on a problem.  ``FitBase`` has the default of ``logged``."""
 
     @property
     def logged(self) -> int:

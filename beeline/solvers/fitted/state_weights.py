@@ -13,7 +13,7 @@ from beeline.core.errors import require
 from beeline.core.protocols.flows import SolverTraits
 from beeline.core.ranges import dataclass
 from beeline.core.types import Dynamics, expand_time
-from beeline.solvers.fitted import Fitted
+from beeline.solvers.fitted.linear import Fitted
 from beeline.solvers.wrappers import SolverBase
 
 Rows = tuple[tuple[float, ...], ...]

@@ -11,9 +11,9 @@ from beeline.core.errors import BeelineError
 from beeline.core.rng import Rng
 from beeline.data.distributions.mixtures import GaussianMixture
 from beeline.sampling.sampler import Sampler
-from beeline.solvers.fitted import Fitted
-from beeline.solvers.presets import PRESETS
-from beeline.solvers.state_weights import StateWeights, count_invariants, invariants
+from beeline.solvers.fitted.linear import Fitted
+from beeline.solvers.fitted.presets import PRESETS
+from beeline.solvers.fitted.state_weights import StateWeights, count_invariants, invariants
 from beeline.times.schedules import Explicit
 
 BASE = Fitted(*PRESETS[4])

@@ -7,10 +7,10 @@ from beeline.core.protocols.flows import Solver
 from beeline.core.rng import Rng
 from beeline.data.distributions.mixtures import GaussianMixture
 from beeline.paths.affine import Cosine
-from beeline.solvers.fitted import Fitted, linear_form
+from beeline.solvers.fitted.linear import Fitted, linear_form
+from beeline.solvers.fitted.presets import PRESETS
 from beeline.solvers.integrate import integrate
 from beeline.solvers.multistep import DEIS, AdamsBashforth, DPMSolver, UniPC
-from beeline.solvers.presets import PRESETS
 from beeline.solvers.runge_kutta import EULER, HEUN, MIDPOINT, RK4, MidpointReuse
 from beeline.times.schedules import Shifted
 

@@ -1,0 +1,1 @@
+"""Solvers whose times and weights are fitted to flows."""
