@@ -304,6 +304,10 @@ def compare(
         str | None, typer.Option(help="Recipe, data set or file; default the data of the first bundle.")
     ] = None,
     n: Samples = None,
+    features: FeatureName = None,
+    weights: FeatureWeights = None,
+    reference: Reference = None,
+    out: ReportFile = None,
     seed: Seed = 0,
     set_: Set = None,
     device: Dev = AUTO,
@@ -312,7 +316,8 @@ def compare(
     """Evaluate several flows on the same data and noise."""
     from beeline.cli import evaluating
 
-    evaluating.evaluate(bundles, data, n, seed, set_ or [], json_, device)
+    by = evaluating.FeatureOptions(features, weights, reference)
+    evaluating.evaluate(bundles, data, n, seed, set_ or [], json_, device, by=by, out=out)
 
 
 @app.command(epilog="Example: beeline push runs/digits ada/digits --private")

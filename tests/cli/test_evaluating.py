@@ -62,6 +62,18 @@ def test_scores_report_and_statistics(place, capsys):
     assert other["scores"][0]["n_real"] == 200
 
 
+def test_several_runs_are_compared_by_features(place, capsys):
+    bundle, page = str(place / "run"), place / "compared.html"
+    common = ["-n", "30", "--features", "RandomFeatures(8)", "--json"]
+    assert run(["compare", bundle, bundle, *common, "--out", str(page)]) == 0
+    reports = json.loads(capsys.readouterr().out)
+    values = [{score["name"]: score["value"] for score in report["scores"]} for report in reports]
+    assert len(values) == 2 and values[0] == values[1] and "KID" in values[0], "the same noise gives the same scores"
+    assert page.read_text(encoding="utf-8").count("run") > 2
+    assert run(["compare", bundle, bundle, "-n", "30", "--weights", "no.pth"]) == 2
+    assert "without --features" in capsys.readouterr().err
+
+
 def test_the_table_names_features_and_numbers(place, capsys):
     assert run(["evaluate", str(place / "run"), "-n", "30", "--features", "RandomFeatures(8)"]) == 0
     shown = " ".join(capsys.readouterr().out.split())
