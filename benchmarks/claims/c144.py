@@ -64,9 +64,9 @@ def planning(rng: bl.Rng) -> list[Finding]:
     drop, vp, times = bl.objectives.Drop(0.15, UNKNOWN), bl.paths.Cosine(), Continued(count=LONG + 1)
     ends = {"conditions": {"far": {"size": 1}}, "shape": (LONG + 1, 2), "frames": LONG + 1}
     new = lambda path=None, kind=None: bl.Network(network(rng, None, 96, **ends).backbone, path, kind)  # noqa: E731
-    flow = learn(new(), bl.objectives.FlowMatching(times=times, drop=drop), data, rng.fork("plan"), steps=500)
+    flow = learn(new(), bl.objectives.FlowMatching(times=times, drop=drop), data, rng.fork("plan"), steps=350)
     objective = bl.objectives.FlowMatching(vp, times=times, drop=drop, prediction=bl.predictions.Noise())
-    diffusion = learn(new(vp, bl.predictions.Noise()), objective, data, rng.fork("plan"), steps=500)
+    diffusion = learn(new(vp, bl.predictions.Noise()), objective, data, rng.fork("plan"), steps=350)
 
     def reached(field: Any, scale: float, sampler: bl.Sampler, path: Any = None, actor: Any = inverse) -> float:
         guided = replace(sampler, guidance=bl.CFG(scale, UNKNOWN))

@@ -40,7 +40,7 @@ def three(plain: Any, data: bl.Batch, rng: bl.Rng, **more: Any) -> list[Any]:
 def ring(rng: bl.Rng) -> list[Finding]:
     data, rows = points(rng), []
     first = velocity_error(network(rng), RING, rng)
-    for steps in (250, 600):
+    for steps in (300,):
         plain, same, figure = (
             velocity_error(net, RING, rng) for net in three(lambda: network(rng), data, rng, steps=steps)
         )
