@@ -73,9 +73,9 @@ def cascade(rng: bl.Rng) -> list[Finding]:
 
     first, second, single = nets(rng)
     cond = {"energy": y.energy}
-    learn(first, bl.objectives.FlowMatching(times=times), bl.Batch(y.layers, cond=cond), rng.fork("u"), steps=400)
-    learn(second, loss, bl.Batch(y.voxels, cond={**cond, "u": y.layers.flatten(1)}), rng.fork("v"), steps=400)
-    learn(single, loss, bl.Batch((whole - centre) / spread, cond=cond), rng.fork("w"), steps=800)
+    learn(first, bl.objectives.FlowMatching(times=times), bl.Batch(y.layers, cond=cond), rng.fork("u"), steps=600)
+    learn(second, loss, bl.Batch(y.voxels, cond={**cond, "u": y.layers.flatten(1)}), rng.fork("v"), steps=600)
+    learn(single, loss, bl.Batch((whole - centre) / spread, cond=cond), rng.fork("w"), steps=1200)
     real, energy = deposits(rng.fork("test"), 512)
     given = {"energy": codec.encode(real, energy).energy}
     ten = bl.Sampler(10, solver=MIDPOINT)
