@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import shlex
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -238,9 +238,13 @@ def sample(
     out: Path,
     start: Path | None = None,
     device: Device = AUTO,
+    how: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Sample and write a file: from the source of the flow, or from the data of the file ``start``."""
-    bundle = load(name, device=device)
+    """Sample and write a file: from the source of the flow, or from the data of the file ``start``.
+
+    ``how`` are the arguments of ``bl.load`` for a pretrained pipeline.
+    """
+    bundle = load(name, device=device, **(how or {}))
     require(
         bundle.modality is not None,
         f"{name} has no modality, so its samples have no file format; use Python: bl.load({name!r}).sample({n})",

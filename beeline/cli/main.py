@@ -218,11 +218,11 @@ def distill(
 def sample(
     bundle: Annotated[str, typer.Argument(help="A bundle: a directory or hub:owner/name.")],
     out: Annotated[
-        Path,
+        Path | None,
         typer.Option(
             parser=output_path, metavar="PATH", help="File (.png, .npz, .npy, .csv, ...) or directory to write."
         ),
-    ],
+    ] = None,
     n: Annotated[int, typer.Option("-n", help="Number of samples.")] = 64,
     cond: Annotated[
         str | None, typer.Option("--condition", "-c", help="Condition: NAME=VALUE, or a JSON or YAML file.")
@@ -232,13 +232,23 @@ def sample(
     ] = None,
     seed: Seed = 0,
     set_: Set = None,
+    plan: Annotated[
+        bool,
+        typer.Option("--dry-run", "--plan", help="Print the expected memory and time of a pretrained model, and exit."),
+    ] = False,
     device: Dev = AUTO,
     json_: Json = False,
 ) -> None:
     """Sample from a flow."""
-    from beeline.cli import commands
+    from beeline.cli import commands, planning
 
-    print_result(commands.sample(bundle, n, cond, seed, set_ or [], out, source, device), json_)
+    if plan:
+        planning.plan_sampling(bundle, n, set_ or [], json_, device)
+        return
+    require(out is not None, "no place was given for the samples, which are written to a file; add --out samples.png")
+    assert out is not None
+    how, rest = planning.loading(set_ or [])
+    print_result(commands.sample(bundle, n, cond, seed, rest, out, source, device, how), json_)
 
 
 @app.command("tune", hidden=True)

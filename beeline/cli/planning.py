@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from beeline.config import build as config
+from beeline.core.declared import fields_of
 from beeline.core.errors import nearest, require
 from beeline.core.modes import AUTO, Device, resolve_device
 from beeline.core.protocols.training import Parallel
+from beeline.core.ranges import Count, dataclass
 from beeline.core.rng import Rng
 from beeline.runs.budget import duration, fit_budget
 from beeline.runs.run import Run, prepare, prepare_distilled
@@ -98,6 +100,39 @@ def plan(run: Any, as_json: bool, device: Device = AUTO) -> None:
         net.to(where)
     rng = Rng(run.seed).fork("training")
     result = plans.plan(work.networks, work.objective, work.data, run.training, rng=rng)
+    print(json.dumps(result.plain(), indent=2) if as_json else "\n".join(result.lines()))
+
+
+@dataclass(frozen=True)
+class Loading:
+    """How a pretrained pipeline is loaded: arguments of ``bl.load``."""
+
+    dtype: str | None = None  # float32, bfloat16 or float16
+    offload: str | None = None  # model, group or sequential
+    tiling: bool = False  # decode a part of a picture at a time
+    slicing: bool = False  # decode one picture at a time
+    height: Count | None = None  # in pixels
+    width: Count | None = None  # in pixels
+    num_frames: Count | None = None
+    max_sequence_length: Count | None = None  # of a prompt, in tokens
+
+
+def loading(pairs: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
+    """The settings ``load.NAME=VALUE`` with their values, and all other settings."""
+    from beeline.cli.commands import settings
+
+    chosen = [pair for pair in pairs if pair.startswith("load.")]
+    made = config.change({"load": Loading()}, settings(chosen))["load"] if chosen else Loading()
+    return {k: v for k, v in fields_of(made).items() if v}, [pair for pair in pairs if pair not in chosen]
+
+
+def plan_sampling(name: str, n: int, pairs: Sequence[str], as_json: bool, device: Device = AUTO) -> None:
+    """Print the expected memory and time of samples of a pretrained pipeline, without loading its weights."""
+    from beeline.cli.commands import sampler_of
+    from beeline.hub.planning import plan as plan_of
+
+    how, rest = loading(pairs)
+    result = plan_of(name, n, device=device, sampler=lambda bundle: sampler_of(bundle, rest), **how)
     print(json.dumps(result.plain(), indent=2) if as_json else "\n".join(result.lines()))
 
 

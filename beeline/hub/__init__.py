@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from beeline.hub.loading import load as load
     from beeline.hub.pipelines import from_pipeline as from_pipeline
     from beeline.hub.pipelines import resized as resized
+    from beeline.hub.planning import plan as plan
     from beeline.hub.probing import probe as probe
     from beeline.hub.speed import cached as cached
     from beeline.hub.speed import compiled as compiled

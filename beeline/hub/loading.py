@@ -28,6 +28,7 @@ OFFLOADS: Mapping[str, Callable[[Any, torch.device], None]] = {
     "group": lambda pipeline, device: pipeline.enable_group_offload(
         onload_device=device, offload_device=torch.device("cpu"), offload_type="leaf_level"
     ),
+    "sequential": lambda pipeline, device: pipeline.enable_sequential_cpu_offload(device=device),
 }
 """Name -> the function of diffusers that places the components of a pipeline on a device when they are used."""
 
@@ -38,8 +39,10 @@ def load(
     device: Device = AUTO,
     revision: str | None = None,
     trust: Sequence[str] = (),
-    dtype: str | None = None,
+    dtype: str | Mapping[str, str] | None = None,
     offload: str | None = None,
+    tiling: bool = False,
+    slicing: bool = False,
     height: int | None = None,
     width: int | None = None,
     num_frames: int | None = None,
@@ -51,35 +54,44 @@ def load(
     ``directory_or_hub_id`` is a bundle, a run, or a saved pipeline; ``owner/name`` is one of the hub, as is
     ``hub:owner/name@revision``.  ``device`` is "auto" for CUDA where there is one, else the CPU.  ``trust`` names
     packages whose classes a bundle may name.  The other arguments are for pipelines: ``dtype`` float32, bfloat16 or
-    float16 (default bfloat16 on an accelerator, float32 on a CPU); ``offload`` model or group, which keeps
-    components on the CPU until they are used; the size in pixels and frames; ``max_sequence_length`` of a prompt in
-    tokens; ``components`` in place of those that are stored, as in ``from_pretrained``.
+    float16 (default bfloat16 on an accelerator, float32 on a CPU), or a mapping from components, and "default", to
+    these; ``offload`` model, group or sequential, which keeps components or layers on the CPU until they are used;
+    ``tiling`` and ``slicing``, with which the autoencoder decodes a part of a picture, or one picture, at a time; the
+    size in pixels and frames; ``max_sequence_length`` of a prompt in tokens; ``components`` in place of those that are
+    stored, as in ``from_pretrained``.
 
     Raises ValueError if there is no such bundle, pipeline, family or device; nothing is unpickled.
     """
-    name, at = _split(str(directory_or_hub_id), revision)
+    name, at = split(str(directory_or_hub_id), revision)
     index = pipeline_index(name, at)
     if index is None:
+        more = {"dtype": dtype, "offload": offload, "tiling": tiling, "slicing": slicing, "height": height}
+        more |= {"width": width, "num_frames": num_frames, "max_sequence_length": max_sequence_length, **components}
+        given = [name for name, value in more.items() if value]
+        require(
+            not given,
+            f"{', '.join(given)} was given for {directory_or_hub_id}, which is no pipeline of diffusers but a bundle; "
+            "it has one network and its own size: leave it out",
+        )
         return bundles.load(directory_or_hub_id, device=device, revision=revision, trust=trust)
     check_family(name, index)
-    require(dtype is None or dtype in DTYPES, f"dtype={dtype!r} was given; {nearest(str(dtype), DTYPES)}")
-    require(offload is None or offload in OFFLOADS, f"offload={offload!r} was given; {nearest(str(offload), OFFLOADS)}")
+    check_offload(offload)
     where = resolve_device(device)
+    kinds = dtypes(dtype, where, index)
     require(
         offload is None or where.type != "cpu",
         f"offload={offload!r} was given with the device {where}; it moves components from the CPU to an accelerator: "
         "leave it out",
     )
-    usual = torch.float32 if where.type == "cpu" else torch.bfloat16
-    kind = usual if dtype is None else DTYPES[dtype]
     library = diffusers(f"the pipeline {name}")
     try:
-        pipeline = library.DiffusionPipeline.from_pretrained(name, revision=at, dtype=kind, **components)
+        pipeline = library.DiffusionPipeline.from_pretrained(name, revision=at, dtype=kinds, **components)
     except (OSError, ValueError, ImportError, RuntimeError) as error:
         raise BeelineError(
             f"the pipeline {name} cannot be loaded ({type(error).__name__}: {str(error)[:300]}); check that its files "
             "are complete, and that the packages of its components are installed"
         ) from error
+    decode_in_parts(pipeline.vae, tiling, slicing)
     if offload is None:
         pipeline.to(where)
     else:
@@ -88,6 +100,41 @@ def load(
         pipeline, height=height, width=width, num_frames=num_frames, max_sequence_length=max_sequence_length
     )
     return bundles.relabel(made, made_from=str(directory_or_hub_id))
+
+
+def dtypes(
+    dtype: str | Mapping[str, str] | None, device: torch.device, index: Mapping[str, Any]
+) -> dict[str, torch.dtype]:
+    """The precision of the components of a pipeline by name; "default" is that of all others."""
+    given = {"default": dtype} if dtype is None or isinstance(dtype, str) else {"default": None, **dtype}
+    usual = torch.float32 if device.type == "cpu" else torch.bfloat16
+    known = ["default", *(name for name, value in index.items() if isinstance(value, list))]
+    for part, kind in given.items():
+        require(kind is None or kind in DTYPES, f"dtype={kind!r} was given; {nearest(str(kind), DTYPES)}")
+        require(
+            part in known,
+            f"a dtype was given for {part!r}, which is no component of this pipeline; {nearest(part, known)}",
+        )
+    return {part: usual if kind is None else DTYPES[kind] for part, kind in given.items()}
+
+
+def check_offload(offload: str | None) -> None:
+    """Raise ValueError for an unknown offload mode."""
+    require(offload is None or offload in OFFLOADS, f"offload={offload!r} was given; {nearest(str(offload), OFFLOADS)}")
+
+
+def decode_in_parts(vae: Any, tiling: bool, slicing: bool) -> None:
+    """Switch on tiling and slicing of an autoencoder; raises ValueError for one that does not have them."""
+    try:
+        if tiling:
+            vae.enable_tiling()
+        if slicing:
+            vae.enable_slicing()
+    except NotImplementedError:
+        raise BeelineError(
+            f"tiling or slicing was requested of {type(vae).__name__}, which cannot decode in parts; leave it out, or "
+            "sample fewer pictures at a time with batch_size"
+        ) from None
 
 
 def pipeline_index(name: str, revision: str | None = None) -> dict[str, Any] | None:
@@ -156,7 +203,7 @@ def check_family(name: str, index: Mapping[str, Any]) -> None:
     )
 
 
-def _split(name: str, revision: str | None) -> tuple[str, str | None]:
+def split(name: str, revision: str | None) -> tuple[str, str | None]:
     """The name without ``hub:`` and ``@revision``, and the revision."""
     if not name.startswith(HUB):
         return name, revision

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from beeline.core.declared import as_map
 from beeline.core.errors import require
 from beeline.core.modes import check_together, deferred, eval_mode
 from beeline.core.protocols.flows import Controller, FullSolver, Guidance, Schedule, Solver
@@ -194,5 +195,5 @@ class Sampler:
             count += self.guidance.calls(round(float(t[0]), 6))  # float32 0.6 is not 0.6
             return torch.zeros_like(x)
 
-        integrate(f, solver.lift(torch.zeros(1, 1)), self.times(), solver)
+        integrate(as_map(f), solver.lift(torch.zeros(1, 1)), self.times(), solver)
         return count

@@ -16,7 +16,7 @@ from beeline.solvers.integrate import integrate
 from beeline.solvers.multistep import AdamsBashforth, DPMSolver
 from beeline.solvers.parallel_in_time import Picard
 from beeline.solvers.reversible import FixedPoint, Reversible
-from beeline.solvers.runge_kutta import EULER, HEUN, RK4, MidpointReuse
+from beeline.solvers.runge_kutta import EULER, HEUN, RK4, FlowMapStep, MidpointReuse
 from beeline.solvers.sde import EulerMaruyama
 from beeline.spaces.pyramid import Pyramid
 from beeline.times.schedules import Explicit, Shifted
@@ -24,6 +24,10 @@ from beeline.times.schedules import Explicit, Shifted
 MIXTURE = GaussianMixture(((2.0, 0.0), (-2.0, 1.0)), 0.4)
 FLOW = Flow(MIXTURE.field())
 X0 = Rng(0).normal(torch.empty(32, 2, dtype=torch.float64))
+
+
+def test_evaluations_of_a_flow_map() -> None:
+    assert Sampler(7, solver=FlowMapStep()).evaluations == 7
 
 
 @pytest.mark.parametrize(

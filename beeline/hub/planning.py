@@ -1,0 +1,352 @@
+"""Estimates of memory and time of sampling from a pretrained pipeline, before its weights are loaded."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import json
+import struct
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from beeline.core.errors import require
+from beeline.core.modes import AUTO, Device, resolve_device
+from beeline.core.types import map_cond
+from beeline.hub.loading import OFFLOADS, check_family, check_offload, decode_in_parts, dtypes, pipeline_index, split
+from beeline.hub.pipelines import call_defaults, from_pipeline
+from beeline.networks.hub.family import Experts, Family, pixels_of
+from beeline.networks.hub.imports import diffusers
+from beeline.runs.bundle import Bundle
+from beeline.sampling.guidance.guide import Plain, guidance_for_flow
+from beeline.sampling.sampler import Sampler
+from beeline.training.memory import Tracker, size
+
+WORDS = 512  # tokens of a prompt where the pipeline's call has no default
+WIDTHS: Mapping[str, tuple[str, ...]] = {
+    "text": ("joint_attention_dim", "text_embed_dim", "caption_channels", "text_dim", "cap_feat_dim", "context_in_dim"),
+    "pooled": ("pooled_projection_dim",),
+    "glyphs": ("text_embed_2_dim",),
+}
+"""Leaf of a condition -> the names under which configurations of transformers give its width."""
+
+RATE_SIDE, RATE_SECONDS = 1024, 0.2  # of the matrix product that measures the speed of a device
+
+
+@dataclass(frozen=True)
+class Component:
+    """A component of a pipeline with weights."""
+
+    name: str
+    kind: str  # class
+    parameters: int
+    weights: int  # bytes in memory
+    largest: int  # bytes of its largest tensor
+    activations: int | None  # bytes beside the weights when it is used; None: not predicted
+
+
+@dataclass(frozen=True)
+class SamplingPlan:
+    """Estimated memory in bytes and time in seconds of one call of ``sample``.
+
+    Text encoders are counted by their weights.  ``seconds`` is that of the operations of the network at the speed of
+    a matrix product on the device: a lower bound.
+    """
+
+    components: tuple[Component, ...]
+    samples: int
+    shape: tuple[int, ...]  # of one latent
+    offload: str | None  # mode of ``bl.load`` that is planned
+    evaluations: int  # of the guided network
+    operations: float | None  # of one of them
+    seconds: float | None
+    device: str
+    free: int | None  # bytes of the device that are free
+
+    @property
+    def peaks(self) -> dict[str, int]:
+        """Estimated peak memory of the device for every offload mode, and for none."""
+        return {name: of(self) for name, of in PEAKS.items()}
+
+    @property
+    def peak(self) -> int:
+        """Estimated peak memory of the device for the planned mode."""
+        return self.peaks[self.offload or NONE]
+
+    def plain(self) -> dict[str, Any]:
+        """The estimate as plain data."""
+        return asdict(self) | {"peak": self.peak, "peaks": self.peaks}
+
+    def lines(self) -> list[str]:
+        """The estimate as lines of text."""
+        predicted = self.seconds is not None and self.operations is not None
+        duration = (
+            f"at least {self.seconds:.3g} s: {self.evaluations} evaluations of {self.operations:.3g} operations"
+            if predicted
+            else f"not predicted for this family; {self.evaluations} evaluations"
+        )
+        lines = [f"samples       {self.samples} of shape {self.shape}, on {self.device}"]
+        for c in self.components:
+            more = "" if not c.activations else f", and {size(c.activations)} when it is used"
+            lines.append(f"{c.name:<13} {c.kind}, {c.parameters:,} parameters, {size(c.weights)}{more}")
+        if any(c.activations is None for c in self.components):
+            lines.append("activations   of the network are not predicted for this family; the peaks are without them")
+        lines.append(f"peak memory   {size(self.peak)} estimated{self._fits(self.peak)}")
+        lines += [f"  offload={name:<11} {size(peak)}" for name, peak in self.peaks.items() if name in OFFLOADS]
+        if self.free is not None:
+            lines.append(f"free memory   {size(self.free)}")
+        return [*lines, f"time          {duration}"]
+
+    def _fits(self, peak: int) -> str:
+        return "" if self.free is None else ", which fits" if peak <= self.free else ", which does not fit"
+
+
+def _all_at_once(plan: SamplingPlan) -> int:
+    return sum(c.weights for c in plan.components) + max(c.activations or 0 for c in plan.components)
+
+
+def _one_at_a_time(plan: SamplingPlan) -> int:
+    return max(c.weights + (c.activations or 0) for c in plan.components)
+
+
+def _layer_at_a_time(plan: SamplingPlan) -> int:
+    return max(c.largest + (c.activations or 0) for c in plan.components)
+
+
+NONE = "none"
+PEAKS: Mapping[str, Callable[[SamplingPlan], int]] = {
+    NONE: _all_at_once,
+    "model": _one_at_a_time,
+    "group": _layer_at_a_time,
+    "sequential": _layer_at_a_time,
+}
+"""Offload mode -> peak memory of a plan."""
+
+
+def plan(
+    directory_or_hub_id: str | Path,
+    n: int = 1,
+    *,
+    device: Device = AUTO,
+    revision: str | None = None,
+    dtype: str | Mapping[str, str] | None = None,
+    height: int | None = None,
+    width: int | None = None,
+    num_frames: int | None = None,
+    max_sequence_length: int | None = None,
+    offload: str | None = None,
+    tiling: bool = False,
+    slicing: bool = False,
+    sampler: Callable[[Bundle], Sampler] | None = None,
+    **components: Any,
+) -> SamplingPlan:
+    """Estimate memory and time of ``n`` samples of a pipeline, from its configurations and the headers of its weights.
+
+    ``sampler`` returns the sampler to use for the bundle, by default its own.  The other arguments are those of
+    ``bl.load``; ``components`` that are given there are not counted.  Networks are built without memory, and the
+    tensors and operations of one evaluation and one decoding are counted; no weights are read.
+
+    Raises ValueError if there is no such pipeline, family, device or size, or if weights are not safetensors.
+    """
+    name, at = split(str(directory_or_hub_id), revision)
+    index = pipeline_index(name, at)
+    require(
+        index is not None,
+        f"{directory_or_hub_id} is no pipeline of diffusers, and its memory cannot be predicted from configurations; "
+        "give a saved pipeline or owner/name of the hub",
+    )
+    assert index is not None
+    check_family(name, index)
+    check_offload(offload)
+    where = resolve_device(device)
+    kinds = dtypes(dtype, where, index)
+    files = _Files(name, at)
+    listed = {part: value[1] for part, value in index.items() if isinstance(value, list) and value[1] is not None}
+    parts = {part: kind for part, kind in listed.items() if part not in components}
+    tensors = {part: counts for part in parts if (counts := files.tensors(part))}
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    shapes_alone = FakeTensorMode()  # tensors that are made in this mode have no memory
+    with shapes_alone:
+        nets = _networks(parts, files, kinds)
+    pipeline = _ghost(index, parts, files, nets)
+    bundle = from_pipeline(pipeline, height=height, width=width, num_frames=num_frames)
+    decode_in_parts(pipeline.vae, tiling, slicing)
+    how = sampler(bundle) if sampler else bundle.sampler
+    with shapes_alone, torch.no_grad():
+        denoising, operations = _denoising(replace(bundle, sampler=how), n, max_sequence_length)
+        used = {"transformer": denoising, "transformer_2": denoising, "vae": _decoding(bundle, n)}
+    widths = {part: kinds.get(part, kinds["default"]).itemsize for part in tensors}
+    made = tuple(
+        Component(
+            part, parts[part], sum(counts), sum(counts) * widths[part], max(counts) * widths[part], used.get(part, 0)
+        )
+        for part, counts in tensors.items()
+    )
+    evaluations = replace(how, guidance=Plain()).evaluations or how.steps
+    speed = rate(where, kinds.get("transformer", kinds["default"]))
+    seconds = None if operations is None else evaluations * operations / speed
+    return SamplingPlan(
+        made, n, bundle.modality.shape, offload, evaluations, operations, seconds, str(where), free_memory(where)
+    )
+
+
+class _Files:
+    """The configurations and headers of a saved pipeline, in a directory or on the hub."""
+
+    def __init__(self, name: str, revision: str | None):
+        from fsspec.implementations.local import LocalFileSystem  # type: ignore[import-untyped]
+        from huggingface_hub import HfFileSystem
+
+        local = Path(name).exists()
+        self.name = str(Path(name).resolve()) if local else name + (f"@{revision}" if revision else "")
+        self.system: Any = LocalFileSystem() if local else HfFileSystem()
+
+    def config(self, part: str, file: str = "config.json") -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(self.system.cat_file(f"{self.name}/{part}/{file}"))
+        return found
+
+    def tensors(self, part: str) -> list[int] | None:
+        """The number of elements of every tensor of a component; None for one without weights."""
+        folder = f"{self.name}/{part}"
+        if not self.system.exists(folder):
+            return None
+        names = sorted(str(path).rpartition("/")[2] for path in self.system.ls(folder, detail=False))
+        indices = [file for file in names if file.endswith(".safetensors.index.json")]
+        single = [f for f in ("diffusion_pytorch_model.safetensors", "model.safetensors") if f in names]
+        if not indices and not single:
+            require(
+                not any(file.endswith(".bin") for file in names),
+                f"the weights of {part} are no safetensors, so that their sizes cannot be read without loading them; "
+                "convert them with save_pretrained",
+            )
+            return None
+        shards = sorted(set(self.config(part, indices[0])["weight_map"].values())) if indices else single[:1]
+        return [count for shard in shards for count in self._counts(f"{folder}/{shard}")]
+
+    def _counts(self, path: str) -> list[int]:
+        """The number of elements of every tensor of a safetensors file, from its header."""
+        with self.system.open(path, "rb") as file:
+            (length,) = struct.unpack("<Q", file.read(8))
+            header = json.loads(file.read(length))
+        shapes = [value["shape"] for key, value in header.items() if key != "__metadata__"]
+        return [torch.Size(shape).numel() for shape in shapes]
+
+
+def _networks(parts: Mapping[str, str], files: _Files, kinds: Mapping[str, torch.dtype]) -> dict[str, nn.Module]:
+    """The transformers and the autoencoder of a pipeline, from their configurations."""
+    library = diffusers("a plan of a pipeline")
+    made = {}
+    for part in ("transformer", "transformer_2", "vae"):
+        if part in parts:
+            net = getattr(library, parts[part]).from_config(files.config(part)).eval()
+            made[part] = _in_precision(net, kinds.get(part, kinds["default"]))
+    return made
+
+
+def _ghost(index: Mapping[str, Any], parts: Mapping[str, str], files: _Files, nets: Mapping[str, nn.Module]) -> Any:
+    """The pipeline with the given networks and its scheduler, without text encoders."""
+    library = diffusers("a plan of a pipeline")
+    config = files.config("scheduler", "scheduler_config.json")
+    made: dict[str, Any] = {**nets, "scheduler": getattr(library, parts["scheduler"]).from_config(config)}
+    kind = getattr(library, str(index["_class_name"]))
+    known = inspect.signature(kind.__init__).parameters
+    made |= {name: value for name, value in index.items() if name in known and not isinstance(value, list)}
+    missing = [name for name, p in known.items() if name not in (*made, "self") and p.default is p.empty]
+    return kind(**made, **dict.fromkeys(missing))
+
+
+def _in_precision(net: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """The network with its weights in ``dtype``; ``to`` cannot exchange weights without memory."""
+    for module in net.modules():
+        for name, p in module._parameters.items():
+            if p is not None and p.is_floating_point():
+                module._parameters[name] = nn.Parameter(p.to(dtype), requires_grad=False)
+    return net
+
+
+def condition(family: Family, pipeline: Any, n: int, words: int | None = None) -> dict[str, Any] | None:
+    """A condition with the shapes of encoded prompts; None if the configuration does not give them."""
+    config = pipeline.transformer.config
+    words = words or call_defaults(pipeline).get("max_sequence_length", WORDS)
+    if family.inputs is not None and family.inputs.required:
+        return None
+    found: dict[str, Tensor] = {"mask": torch.ones(n, words, dtype=torch.long)}
+    for leaf in family.prompt.outputs:
+        if leaf.endswith("mask"):
+            found[leaf] = torch.ones(n, words, dtype=torch.long)
+            continue
+        width = next((config[key] for key in WIDTHS.get(leaf, ()) if isinstance(config.get(key), int)), None)
+        if width is None:
+            return None
+        found[leaf] = torch.zeros(n, width) if leaf == "pooled" else torch.zeros(n, words, width)
+    if family.embedded is not None:
+        found["guidance"] = torch.ones(n)
+    return found
+
+
+def _denoising(bundle: Bundle, n: int, words: int | None) -> tuple[int | None, float | None]:
+    """Bytes and operations of one guided evaluation; None if the family's call depends on values."""
+    from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException
+
+    modality: Any = bundle.modality
+    cond = condition(modality.family, modality.pipeline, n, words)
+    if cond is None:
+        return None, None
+    if modality.family.rule is not None:
+        cond["negative"] = map_cond(torch.clone, cond)
+    field = bundle.flow.field
+    flow = replace(bundle.flow, field=field.high if isinstance(field, Experts) else field)
+    x, t = torch.zeros(n, *modality.shape), torch.full((n,), 0.5)
+    f = guidance_for_flow(bundle.sampler.guidance, flow)(flow.field, cond)
+    try:
+        with counter() as operations, Tracker() as tracker:
+            f(x, t)
+    except (DataDependentOutputException, DynamicOutputShapeException):
+        return None, None
+    return tracker.peak, float(operations.get_total_flops())
+
+
+def _decoding(bundle: Bundle, n: int) -> int:
+    """Bytes of the decoding of ``n`` latents."""
+    modality: Any = bundle.modality
+    with Tracker() as tracker:
+        pixels_of(modality.pipeline.vae, modality.family, torch.zeros(n, *modality.shape))
+    return tracker.peak
+
+
+def counter() -> Any:
+    """A counter of operations that knows the attention of processors."""
+    from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
+
+    def attention(query: Any, key: Any, value: Any, *settings: Any, **more: Any) -> int:
+        return sdpa_flop_count(query, key, value)  # of shapes
+
+    fused = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    return FlopCounterMode(display=False, custom_mapping={fused: attention})
+
+
+def rate(device: torch.device, dtype: torch.dtype) -> float:
+    """Operations per second of a matrix product on a device, measured for a fraction of a second."""
+    a = torch.ones(RATE_SIDE, RATE_SIDE, device=device, dtype=dtype)
+    (a @ a).sum().item()
+    count, start = 0, time.perf_counter()
+    while (spent := time.perf_counter() - start) < RATE_SECONDS:
+        (a @ a).sum().item()
+        count += 1
+    return 2.0 * RATE_SIDE**3 * count / spent
+
+
+def free_memory(device: torch.device) -> int | None:
+    """Free bytes of a device; None where the system does not say."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    with contextlib.suppress(OSError, StopIteration):
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        return 1024 * int(next(line for line in lines if line.startswith("MemAvailable")).split()[1])
+    return None
