@@ -35,6 +35,8 @@ WIDTHS: Mapping[str, tuple[str, ...]] = {
 }
 """Leaf of a condition -> the names under which configurations of transformers give its width."""
 
+VECTORS = {"pooled"}  # leaves with one vector for each prompt
+
 RATE_SIDE, RATE_SECONDS = 1024, 0.2  # of the matrix product that measures the speed of a device
 
 
@@ -234,8 +236,8 @@ class _Files:
         with self.system.open(path, "rb") as file:
             (length,) = struct.unpack("<Q", file.read(8))
             header = json.loads(file.read(length))
-        shapes = [value["shape"] for key, value in header.items() if key != "__metadata__"]
-        return [torch.Size(shape).numel() for shape in shapes]
+        header.pop("__metadata__", None)
+        return [torch.Size(entry["shape"]).numel() for entry in header.values()]
 
 
 def _networks(parts: Mapping[str, str], files: _Files, kinds: Mapping[str, torch.dtype]) -> dict[str, nn.Module]:
@@ -284,7 +286,7 @@ def condition(family: Family, pipeline: Any, n: int, words: int | None = None) -
         width = next((config[key] for key in WIDTHS.get(leaf, ()) if isinstance(config.get(key), int)), None)
         if width is None:
             return None
-        found[leaf] = torch.zeros(n, width) if leaf == "pooled" else torch.zeros(n, words, width)
+        found[leaf] = torch.zeros(n, width) if leaf in VECTORS else torch.zeros(n, words, width)
     if family.embedded is not None:
         found["guidance"] = torch.ones(n)
     return found
