@@ -47,6 +47,7 @@ from beeline.cli.runs.commands import app as runs_app
 from beeline.cli.verbs.averaging import average
 from beeline.cli.verbs.encoding import encode
 from beeline.cli.verbs.probing import probe
+from beeline.cli.verbs.sampling import sample
 from beeline.core.errors import BeelineError, nearest, require
 
 app = typer.Typer(
@@ -212,43 +213,9 @@ def distill(
     print_result(run_files(out), json_)
 
 
-@app.command(
+app.command(
     epilog="Example: beeline sample runs/digits -n 64 --condition label=3 --set sampler.steps=8 --out threes.png"
-)
-def sample(
-    bundle: Annotated[str, typer.Argument(help="A bundle: a directory or hub:owner/name.")],
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            parser=output_path, metavar="PATH", help="File (.png, .npz, .npy, .csv, ...) or directory to write."
-        ),
-    ] = None,
-    n: Annotated[int, typer.Option("-n", help="Number of samples.")] = 64,
-    cond: Annotated[
-        str | None, typer.Option("--condition", "-c", help="Condition: NAME=VALUE, or a JSON or YAML file.")
-    ] = None,
-    source: Annotated[
-        Path | None, typer.Option("--input", help="File of source data, for a flow between two data sets.")
-    ] = None,
-    seed: Seed = 0,
-    set_: Set = None,
-    plan: Annotated[
-        bool,
-        typer.Option("--dry-run", "--plan", help="Print the expected memory and time of a pretrained model, and exit."),
-    ] = False,
-    device: Dev = AUTO,
-    json_: Json = False,
-) -> None:
-    """Sample from a flow."""
-    from beeline.cli import commands, planning
-
-    if plan:
-        planning.plan_sampling(bundle, n, set_ or [], json_, device)
-        return
-    require(out is not None, "no place was given for the samples, which are written to a file; add --out samples.png")
-    assert out is not None
-    how, rest = planning.loading(set_ or [])
-    print_result(commands.sample(bundle, n, cond, seed, rest, out, source, device, how), json_)
+)(sample)
 
 
 @app.command("tune", hidden=True)

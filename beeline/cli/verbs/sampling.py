@@ -1,0 +1,49 @@
+"""The command that samples from a flow, or prints what that takes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from beeline.cli.arguments import AUTO, Dev, Json, Seed, Set, output_path, print_result
+from beeline.core.errors import require
+
+
+def sample(
+    bundle: Annotated[str, typer.Argument(help="A bundle: a directory or hub:owner/name.")],
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            parser=output_path, metavar="PATH", help="File (.png, .npz, .npy, .csv, ...) or directory to write."
+        ),
+    ] = None,
+    n: Annotated[int, typer.Option("-n", help="Number of samples.")] = 64,
+    cond: Annotated[
+        str | None, typer.Option("--condition", "-c", help="Condition: NAME=VALUE, or a JSON or YAML file.")
+    ] = None,
+    source: Annotated[
+        Path | None, typer.Option("--input", help="File of source data, for a flow between two data sets.")
+    ] = None,
+    seed: Seed = 0,
+    set_: Set = None,
+    plan: Annotated[
+        bool,
+        typer.Option("--dry-run", "--plan", help="Print the expected memory and time of a pretrained model, and exit."),
+    ] = False,
+    device: Dev = AUTO,
+    json_: Json = False,
+) -> None:
+    """Sample from a flow."""
+    require(
+        plan or out is not None,
+        "no place was given for the samples, which are written to a file; add --out samples.png",
+    )
+    from beeline.cli import commands, planning
+
+    if out is None or plan:
+        planning.plan_sampling(bundle, n, set_ or [], json_, device)
+        return
+    how, rest = planning.loading(set_ or [])
+    print_result(commands.sample(bundle, n, cond, seed, rest, out, source, device, how), json_)
