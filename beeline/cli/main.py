@@ -46,6 +46,7 @@ from beeline.cli.memory import keep_memory
 from beeline.cli.runs.commands import app as runs_app
 from beeline.cli.verbs.averaging import average
 from beeline.cli.verbs.encoding import encode
+from beeline.cli.verbs.exporting import export
 from beeline.cli.verbs.probing import probe
 from beeline.cli.verbs.sampling import sample
 from beeline.core.errors import BeelineError, nearest, require
@@ -338,6 +339,7 @@ def describe(
 
 app.add_typer(runs_app, name="runs")
 app.command(epilog="Example: beeline encode photos --encoder hub:stabilityai/sd-vae-ft-mse --out latents")(encode)
+app.command(epilog="Example: beeline export runs/student --to onnx --out student")(export)
 app.command(epilog="Example: beeline probe model/transformer --data latents.npz --out convention.py")(probe)
 
 

@@ -57,6 +57,7 @@ CATALOGUE: dict[str, dict[str, str]] = {
     "networks": _of("networks.mlp", "MLP")
     | _of("networks.unet", "UNet")
     | _of("networks.dit", "DiT")
+    | _of("networks.hub.dit", "DiffusersDiT")
     | _of("networks.causal_flow", "CausalFlow")
     | _of("networks.dense", "DenseHead")
     | _of("networks.tabular", "TabularMLP", "TabularTransformer")

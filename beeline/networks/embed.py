@@ -181,14 +181,14 @@ class ConditionEmbedding(nn.Module):
 
     def _labels(self, name: str, value: Tensor | None, classes: int, like: Tensor) -> Tensor:
         if value is None:
-            return torch.full((len(like),), classes, dtype=torch.int64, device=like.device)
+            return torch.full((like.shape[0],), classes, dtype=torch.int64, device=like.device)
         require(
             isinstance(value, Tensor) and not (value.is_floating_point() or value.is_complex()),
             f"the condition {name!r} is {value.dtype if isinstance(value, Tensor) else type(value).__name__}; labels "
             "are integers: convert it with torch.as_tensor(...).long()",
         )
         self._rows(name, value, (), like)
-        if len(value) and needs_check(value, classes):
+        if needs_check(value, classes) and len(value):
             low, high = torch.aminmax(value)
             check_values(
                 (low >= 0) & (high <= classes),
@@ -214,9 +214,9 @@ class ConditionEmbedding(nn.Module):
     @staticmethod
     def _rows(name: str, value: Tensor, shape: tuple[int, ...], like: Tensor) -> None:
         require(
-            value.shape == (len(like), *shape),
-            f"the condition {name!r} has shape {tuple(value.shape)} for a batch of {len(like)}; "
-            f"this network needs one row per sample: pass shape {(len(like), *shape)}",
+            value.shape == (like.shape[0], *shape),
+            f"the condition {name!r} has shape {tuple(value.shape)} for a batch of {like.shape[0]}; "
+            f"this network needs one row per sample: pass shape {(like.shape[0], *shape)}",
         )
 
 
@@ -265,6 +265,6 @@ def check_state(net: nn.Module, x: Tensor, t: Tensor, shape: tuple[int | None, .
         "with the shape of the data",
     )
     require(
-        t.ndim >= 1 and len(t) == len(x),
-        f"{name} got times of shape {tuple(t.shape)} for a batch of {len(x)}; pass one time per sample, [B]",
+        t.ndim >= 1 and t.shape[0] == x.shape[0],
+        f"{name} got times of shape {tuple(t.shape)} for a batch of {x.shape[0]}; pass one time per sample, [B]",
     )

@@ -109,4 +109,4 @@ class MLP(Declaring):
     def stages(self, x: Tensor, t: Tensor, cond: Cond = None, s: Tensor | None = None) -> Stages:
         check_state(self, x, t, self.shape)
         told = [*self.modulation(t, cond, s), ()]
-        return Stages(self.inp(x.flatten(1)), told, lambda h: self.out(h).reshape(len(h), *x.shape[1:]))
+        return Stages(self.inp(x.flatten(1)), told, lambda h: self.out(h).reshape(h.shape[0], *x.shape[1:]))

@@ -17,6 +17,7 @@ if TYPE_CHECKING:  # a bundle imports this module to publish itself
 
 TAGS = ("flow-matching", "rectified-flow", "generative-model")
 TEMPLATE = Path(__file__).parent / "templates" / "model_card.md.j2"
+EXPORT = TEMPLATE.with_name("export_card.md.j2")
 
 HTTP = ("httpx", "httpx2", "httpcore", "httpcore2", "requests")
 """Libraries with which versions of huggingface_hub connect; their errors have no common base."""
@@ -159,6 +160,33 @@ def card(bundle: Bundle, name: str, license: str | None = None, scores: Report |
         scores=[] if scores is None else rows(scores),
         provenance={} if scores is None else scores.provenance,
         quality={} if scores is not None or not quality else dict(list(quality.values())[-1]),
+        version=__version__,
+    )
+    return str(made)
+
+
+def export_card(bundle: Bundle, name: str, said: Mapping[str, Any], license: str | None = None) -> str:
+    """The model card of an export; ``said`` holds what was written, by name."""
+    from huggingface_hub import ModelCard, ModelCardData
+
+    from beeline import __version__
+
+    library = "diffusers" if "scheduler" in said else "onnx"
+    modality, conditions = bundle.modality, {} if bundle.modality is None else dict(bundle.modality.conditions)
+    labels = [spec["classes"] for spec in conditions.values() if "classes" in spec]
+    made = ModelCard.from_template(
+        ModelCardData(license=license, library_name=library, tags=list(TAGS)),
+        template_str=EXPORT.read_text(encoding="utf-8"),
+        name=name,
+        facts={**bundle.facts(), **{k: str(v) for k, v in said.items()}},
+        pipeline=said.get("pipeline"),
+        transformer=said.get("transformer"),
+        scheduler=said.get("scheduler"),
+        graph=said.get("graph"),
+        inputs=sorted(conditions),
+        classes=labels[0] if labels else 0,
+        shape=list(bundle.lineage.get("shape", ()) if modality is None else modality.shape),
+        settings=settings(publishable(bundle).lineage),
         version=__version__,
     )
     return str(made)

@@ -40,6 +40,7 @@ EXAMPLES = {
     "networks.MLP": "MLP(2, width=8, depth=1, conditions={'label': {'classes': 3}})",
     "networks.UNet": "UNet((1, 8, 8), width=8)",
     "networks.DiT": "DiT((1, 8, 8), width=16, depth=1, heads=2)",
+    "networks.DiffusersDiT": "DiffusersDiT((1, 8, 8), width=16, depth=1, heads=2)",
     "networks.CausalFlow": "CausalFlow((1, 4, 4), width=16, blocks=2, depth=1, heads=2, plan=[[2, 3, 0], [1, 0, 1]])",
     "networks.DenseHead": "DenseHead(8, 2)",
     "networks.TabularMLP": "TabularMLP(((1,), (3,)), width=32)",
