@@ -250,6 +250,9 @@ def test_guidance(device: torch.device) -> None:
     guide = bl.Guide(of("references", "Weak", net), of("rules", "Extrapolate", 2.0))
     on(bl.Sampler(4, guidance=guide)(flow, x_on(device), cond), device)
     on(bl.Sampler(4).invert(flow, x_on(device), cond), device)
+    images = x_on(device, 6, 1, 4, 4)
+    still = bl.Flow(lambda x, t, cond=None: 0 * x)
+    on(bl.Sampler(4, guidance=of("guidance", "ProjectedFlow"))(still, images, {"guide": images.cpu()}), device)
 
 
 @pytest.mark.parametrize("gradient", ["Stored", "Checkpointed", "Adjoint"])

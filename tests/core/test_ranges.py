@@ -32,6 +32,7 @@ NEGATIVE = {
 ENDLESS = {
     "couplings.Unbalanced.reach": "no mass is left behind: Sinkhorn",
     "rules.NormRestored.most": "no bound",
+    "guidance.ProjectedFlow.until": "a constant weight",
 }
 UNIONS = (typing.Union, types.UnionType)
 EVERY = [f"{kind}.{name}" for kind, names in CATALOGUE.items() for name in names if makes(f"{kind}.{name}")]
