@@ -31,6 +31,9 @@ class Estimate(NamedTuple):
     reference: tuple[str, int] | None = None  # hash and number of the real data, where they are not those given
 
 
+PRODUCTS = 2**31  # of an energy distance, a fraction of a second; its interval and baseline take about fifty of them
+
+
 @dataclass(frozen=True)
 class FeatureMetric(MetricBase):
     """Base of metrics that compare the features of both samples.
@@ -217,11 +220,12 @@ class Energy(FeatureMetric):
     True
     """
 
-    rows: Annotated[int, Range(least=2)] = 4096  # largest random subset of each sample; the cost is quadratic in it
+    rows: Annotated[int, Range(least=2)] = 4096  # largest random subset; fewer where rows^2 x dimension is above 2^31
     name: ClassVar[str] = "energy distance"
 
     def compare(self, real: Tensor, made: Tensor, rng: Rng, cond: Cond = None) -> float:
-        a, b = some(real, self.rows, rng.fork("real")), some(made, self.rows, rng.fork("made"))
+        rows = min(self.rows, max(2, math.isqrt(PRODUCTS // real.shape[1])))
+        a, b = some(real, rows, rng.fork("real")), some(made, rows, rng.fork("made"))
         centre = a.mean(0)  # distances do not change, and large offsets cancel without loss
         a, b = a - centre, b - centre
         return 2 * between(a, b, apart) - within(a, apart) - within(b, apart)

@@ -9,6 +9,7 @@ from torch import nn
 
 from beeline.core.errors import BeelineError
 from beeline.core.rng import Rng
+from beeline.evaluation import metrics
 from beeline.evaluation.features import Identity, Module
 from beeline.evaluation.metrics import (
     Energy,
@@ -137,6 +138,14 @@ def test_rows_bound_the_cost_and_keep_the_value():
     for whole, part in ((Energy(), Energy(rows=500)), (Kernel(), Kernel(rows=500))):
         a, parts = whole(x, y, R), [part(x, y, Rng(k)) for k in range(20)]
         assert len(set(parts)) == 20 and sum(parts) / 20 == pytest.approx(a, rel=0.1)
+
+
+def test_the_rows_of_an_energy_distance_are_bounded_by_its_cost(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, y = normal(100, 4, "x"), normal(100, 4, "y", mean=1.0)
+    whole = Energy()(x, y, R)
+    monkeypatch.setattr(metrics, "PRODUCTS", 50 * 50 * 4)
+    assert Energy()(x, y, R) == Energy(rows=50)(x, y, R) != whole
+    assert Energy(rows=49)(x, y, R) != Energy()(x, y, R)
 
 
 def test_label_agreement_counts():
