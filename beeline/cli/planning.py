@@ -108,7 +108,7 @@ class Loading:
     """How a pretrained pipeline is loaded: arguments of ``bl.load``."""
 
     dtype: str | None = None  # float32, bfloat16 or float16
-    offload: str | None = None  # model, group or sequential
+    offload: str | None = None  # model or group
     tiling: bool = False  # decode a part of a picture at a time
     slicing: bool = False  # decode one picture at a time
     height: Count | None = None  # in pixels

@@ -28,7 +28,6 @@ OFFLOADS: Mapping[str, Callable[[Any, torch.device], None]] = {
     "group": lambda pipeline, device: pipeline.enable_group_offload(
         onload_device=device, offload_device=torch.device("cpu"), offload_type="leaf_level"
     ),
-    "sequential": lambda pipeline, device: pipeline.enable_sequential_cpu_offload(device=device),
 }
 """Name -> the function of diffusers that places the components of a pipeline on a device when they are used."""
 
@@ -55,7 +54,7 @@ def load(
     ``hub:owner/name@revision``.  ``device`` is "auto" for CUDA where there is one, else the CPU.  ``trust`` names
     packages whose classes a bundle may name.  The other arguments are for pipelines: ``dtype`` float32, bfloat16 or
     float16 (default bfloat16 on an accelerator, float32 on a CPU), or a mapping from components, and "default", to
-    these; ``offload`` model, group or sequential, which keeps components or layers on the CPU until they are used;
+    these; ``offload`` model or group, which keeps components or layers on the CPU until they are used;
     ``tiling`` and ``slicing``, with which the autoencoder decodes a part of a picture, or one picture, at a time; the
     size in pixels and frames; ``max_sequence_length`` of a prompt in tokens; ``components`` in place of those that are
     stored, as in ``from_pretrained``.

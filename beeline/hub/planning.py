@@ -37,6 +37,9 @@ WIDTHS: Mapping[str, tuple[str, ...]] = {
 
 VECTORS = {"pooled"}  # leaves with one vector for each prompt
 
+UNPREDICTED = (RuntimeError, KeyError, TypeError, ValueError)
+"""Errors of networks that need values, or a condition of another form."""
+
 RATE_SIDE, RATE_SECONDS = 1024, 0.2  # of the matrix product that measures the speed of a device
 
 
@@ -125,7 +128,6 @@ PEAKS: Mapping[str, Callable[[SamplingPlan], int]] = {
     NONE: _all_at_once,
     "model": _one_at_a_time,
     "group": _layer_at_a_time,
-    "sequential": _layer_at_a_time,
 }
 """Offload mode -> peak memory of a plan."""
 
@@ -294,8 +296,6 @@ def condition(family: Family, pipeline: Any, n: int, words: int | None = None) -
 
 def _denoising(bundle: Bundle, n: int, words: int | None) -> tuple[int | None, float | None]:
     """Bytes and operations of one guided evaluation; None if the family's call depends on values."""
-    from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException
-
     modality: Any = bundle.modality
     cond = condition(modality.family, modality.pipeline, n, words)
     if cond is None:
@@ -309,16 +309,19 @@ def _denoising(bundle: Bundle, n: int, words: int | None) -> tuple[int | None, f
     try:
         with counter() as operations, Tracker() as tracker:
             f(x, t)
-    except (DataDependentOutputException, DynamicOutputShapeException):
+    except UNPREDICTED:
         return None, None
     return tracker.peak, float(operations.get_total_flops())
 
 
-def _decoding(bundle: Bundle, n: int) -> int:
-    """Bytes of the decoding of ``n`` latents."""
+def _decoding(bundle: Bundle, n: int) -> int | None:
+    """Bytes of the decoding of ``n`` latents; None if it depends on values."""
     modality: Any = bundle.modality
-    with Tracker() as tracker:
-        pixels_of(modality.pipeline.vae, modality.family, torch.zeros(n, *modality.shape))
+    try:
+        with Tracker() as tracker:
+            pixels_of(modality.pipeline.vae, modality.family, torch.zeros(n, *modality.shape))
+    except UNPREDICTED:
+        return None
     return tracker.peak
 
 
