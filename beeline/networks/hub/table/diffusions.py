@@ -30,10 +30,12 @@ class Labels:
 
     def __call__(self, pipeline: Any, texts: list[str], images: Mapping[str, Any] | None = None) -> dict[str, Any]:
         count = int(pipeline.transformer.config.num_embeds_ada_norm)
-        known = {str(n): n for n in range(count)} | dict(pipeline.labels or {}) | {"": count}
+        names = dict(pipeline.labels or {})
+        known = {str(n): n for n in range(count)} | names | {"": count}
         for text in texts:
             if text not in known:
-                raise BeelineError(f"{text!r} is no class of the model; {nearest(text, known)}, or its number")
+                hint = f"{nearest(text, names)}, or " if names else ""
+                raise BeelineError(f"{text!r} is no class of the model; {hint}give a number from 0 to {count - 1}")
         return {name: torch.tensor([known[text] for text in texts]) for name in self.outputs}
 
 
