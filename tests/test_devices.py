@@ -232,6 +232,7 @@ def test_other_solvers(device: torch.device) -> None:
 
 @pytest.mark.parametrize("make", parts("schedules", CheckpointSchedule=lambda: of("schedules", "CheckpointSchedule",
         "sd3", "FlowMatchEulerDiscreteScheduler", {"shift": 3.0}),
+    DiffusionSchedule=lambda: of("schedules", "DiffusionSchedule", "DDIMScheduler", {"beta_schedule": "linear"}),
     FluxShifted=lambda: of("schedules", "FluxShifted", 64),
     ResolutionShifted=lambda: of("schedules", "ResolutionShifted", 64),
     Explicit=lambda: of("schedules", "Explicit", (0.0, 0.2, 0.6, 1.0)),

@@ -27,7 +27,7 @@ def _of(module: str, *names: str) -> dict[str, str]:
 
 CATALOGUE: dict[str, dict[str, str]] = {
     # what a flow is
-    "paths": _of("paths.affine", "Linear", "Cosine", "VariancePreserving", "Polynomial", "Affine")
+    "paths": _of("paths.affine", "Linear", "Cosine", "VariancePreserving", "Rotation", "Polynomial", "Affine")
     | _of("paths.interpolant", "VarianceExploding", "ConstantAcceleration", "Interpolant", "Bridge", "EncodeDecode")
     | _of("spaces.manifold", "Geodesic")
     | _of("spaces.tokens", "TokenMixture")
@@ -40,7 +40,8 @@ CATALOGUE: dict[str, dict[str, str]] = {
         "times.schedules", "Uniform", "Shifted", "FluxShifted", "ResolutionShifted", "Power", "Cosine", "Karras"
     )
     | _of("times.schedules", "Quantiles", "Windows", "Explicit")
-    | _of("networks.hub.checkpoint_schedule", "CheckpointSchedule"),
+    | _of("networks.hub.checkpoint_schedule", "CheckpointSchedule")
+    | _of("networks.hub.diffusion", "DiffusionSchedule"),
     "sources": _of("couplings.sources", "Gaussian", "Uniform", "Empirical")
     | _of("couplings.heavy_tailed", "StudentT")
     | _of("spaces.manifold", "UniformOnSpace")

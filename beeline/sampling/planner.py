@@ -29,8 +29,8 @@ class Planner:
     Source: Zheng et al. 2023, "Guided Flows for Generative Modeling and Decision Making" (arXiv 2311.13443); inverse
     dynamics: Ajay et al. 2022 (arXiv 2211.15657).
 
-    >>> walk = Flow(lambda x, t: x[:, :1] - x)
-    >>> planner = Planner(walk, lambda pair: pair[:, 1] - pair[:, 0], 3)
+    >>> plans = Flow(lambda x, t: x[:, :1] - x)
+    >>> planner = Planner(plans, lambda pair: pair[:, 1] - pair[:, 0], 3)
     >>> planner.plan(torch.ones(2, 1), None, Rng(0))[:, 0].flatten()
     tensor([1., 1.])
     """

@@ -79,6 +79,7 @@ EXAMPLES = {
     "schedules.FluxShifted": "FluxShifted(256)",
     "caches.MagCache": "MagCache((1.0, 1.1, 0.9), 8)",
     "rules.NormRestored": "NormRestored(2.0, norms.PerRow())",
+    "schedules.DiffusionSchedule": "DiffusionSchedule('DDIMScheduler', {'beta_schedule': 'scaled_linear'})",
     "schedules.CheckpointSchedule": "CheckpointSchedule('sd3', 'FlowMatchEulerDiscreteScheduler', {'shift': 3.0})",
     "schedules.ResolutionShifted": "ResolutionShifted(262144)",
     "schedules.Quantiles": "Quantiles(LogitNormal(0.5))",

@@ -1,4 +1,4 @@
-"""Planning: plans of random walks have their exact law, and actions follow the inverse dynamics."""
+"""Planning: plans of sums of steps have their exact distribution, and actions follow the inverse dynamics."""
 
 import pytest
 import torch
@@ -19,16 +19,16 @@ from beeline.training.fit import fit
 from beeline.training.optim.learning_rate import WarmupCosine
 
 STATES = 5
-WALK = torch.minimum(*torch.meshgrid(torch.arange(1.0, STATES), torch.arange(1.0, STATES), indexing="ij")).double()
+SUMS = torch.minimum(*torch.meshgrid(torch.arange(1.0, STATES), torch.arange(1.0, STATES), indexing="ij")).double()
 
 
-def walk(x, t, cond=None):
-    """The exact velocity of random walks from a given first state, of drift cond["return"] (0 for none); x [B,5,2]."""
+def sums(x, t, cond=None):
+    """The exact velocity of sums of steps from a given state, of drift cond["return"] (0 for none); x [B,5,2]."""
     assert bool((t[:, 0] == 1).all()) and bool((t[:, 1:] == t[:, 1:2]).all())
     at, drift = t[0, 1], 0.0 if cond is None else cond["return"][:, None]
     mean = x[:, :1] + drift * torch.arange(1.0, STATES).double()[:, None]
-    joint = at**2 * WALK + (1 - at) ** 2 * torch.eye(STATES - 1).double()
-    slope = at * WALK - (1 - at) * torch.eye(STATES - 1).double()
+    joint = at**2 * SUMS + (1 - at) ** 2 * torch.eye(STATES - 1).double()
+    slope = at * SUMS - (1 - at) * torch.eye(STATES - 1).double()
     v = mean + torch.einsum("ij,bjd->bid", slope @ torch.linalg.inv(joint), x[:, 1:] - at * mean)
     return torch.cat([torch.full_like(x[:, :1], 7.0), v], 1)  # the velocity of the first state is not used
 
@@ -38,20 +38,20 @@ def step(pair):
 
 
 @pytest.mark.parametrize("spread", [1.0, 0.5])
-def test_plans_start_at_the_state_and_have_the_law_of_the_walk(spread):
+def test_plans_start_at_the_state_and_have_the_distribution_of_the_sums(spread):
     state = torch.tensor([[2.0, -3.0]]).double().expand(4000, 2)
-    planner = Planner(Flow(walk), step, STATES, Sampler(40), spread)
+    planner = Planner(Flow(sums), step, STATES, Sampler(40), spread)
     made = planner.plan(state, None, Rng(0))
     assert torch.equal(made[:, 0], state)
     assert torch.allclose(made[:, 1:].mean(0), state[:1].expand(STATES - 1, 2), atol=0.08)
     for axis in (0, 1):  # the exact flow is linear, so the source scales the covariance
-        assert torch.allclose(torch.cov(made[:, 1:, axis].T), spread**2 * WALK, atol=0.25 * spread**2)
+        assert torch.allclose(torch.cov(made[:, 1:, axis].T), spread**2 * SUMS, atol=0.25 * spread**2)
     assert torch.equal(planner.act(state, None, Rng(0)), made[:, 1] - made[:, 0])
 
 
 def test_guidance_raises_the_drift_of_the_first_action():
     state, wanted = torch.zeros(10, 2).double(), {"return": torch.full((10, 1), 0.5).double()}
-    planner = Planner(Flow(walk, null={"return": torch.zeros(1).double()}), step, STATES, Sampler(40), 0.0)
+    planner = Planner(Flow(sums, null={"return": torch.zeros(1).double()}), step, STATES, Sampler(40), 0.0)
     plain = planner.act(state, wanted, Rng(0))
     guided = Planner(planner.flow, step, STATES, Sampler(40, guidance=CFG(3.0)), 0.0).act(state, wanted, Rng(0))
     assert torch.allclose(plain, torch.full((10, 2), 0.5).double(), atol=1e-3)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import field
 from typing import Any
@@ -16,41 +15,10 @@ from beeline.core.types import Cond, expand_time
 from beeline.networks.hub.checkpoint_schedule import between, checked
 from beeline.networks.hub.family import Family, Pretrained, Settings
 from beeline.networks.hub.imports import diffusers
-from beeline.paths.affine import AffinePath
+from beeline.paths.affine import Rotation
 from beeline.times.schedules import check_interval, check_monotone
 
 WHOLE = 0.02  # distance within which a time is rounded to the whole one that the network was trained with
-
-
-@dataclass(frozen=True)
-class Rotation(AffinePath):
-    """The path of a variance-preserving diffusion, with a time proportional to the angle.
-
-    x_t = cos(phi) x1 + sin(phi) x0,  phi = start (1 - t)
-    At t = 0 a share cos(start) of the data is left, as in training; for start = pi/2 it is Cosine.
-    Source: Salimans and Ho 2022 (arXiv 2202.00512), angular parameterisation.
-
-    >>> float(Rotation(1.5).b(torch.zeros(())).asin())
-    1.5
-    """
-
-    start: float = math.pi / 2  # angle at the source, above 0 and up to pi/2
-
-    def angle(self, t: Tensor) -> Tensor:
-        return self.start * (1 - t)
-
-    def a(self, t: Tensor) -> Tensor:
-        return torch.cos(self.angle(t))
-
-    def b(self, t: Tensor) -> Tensor:
-        return torch.sin(self.angle(t))
-
-    def coefficients(self, t: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        a, b = self.a(t), self.b(t)
-        return a, b, self.start * b, -self.start * a
-
-    def time_of_ratio(self, a: Tensor, b: Tensor) -> Tensor:
-        return (1 - torch.atan2(b, a) / self.start).clamp(0, 1)
 
 
 Rotate = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
