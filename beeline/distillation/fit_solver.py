@@ -325,10 +325,15 @@ def fit_solver(
 
 
 def starting_solvers(path: object, steps: int) -> list[tuple[Schedule, Solver]]:
-    """Multistep solvers of the literature on several schedules, and the presets: starts of a fit."""
+    """Multistep solvers of the literature on several schedules, and the presets: starts of a fit.
+
+    Solvers without a first step on the path are left out, such as DPM-Solver++ on Polynomial(2).
+    """
     path = path if isinstance(path, AffinePath) else Linear()
     known: tuple[Solver, ...] = (AdamsBashforth(2), AdamsBashforth(3, ramp=True), DPMSolver(2, path), UniPC(2, path))
-    starts: list[tuple[Schedule, Solver]] = [(s, k) for k in known for s in STARTING_SCHEDULES]
+    starts: list[tuple[Schedule, Solver]] = [
+        (s, k) for k in known for s in STARTING_SCHEDULES if linear_form(k, s(steps)) is not None
+    ]
     presets = [Fitted(*known[steps]) for known in (PRESETS, CURVED) if steps in known]
     return [*starts, *((Explicit(preset.times), preset) for preset in presets)]
 

@@ -19,7 +19,7 @@ from beeline.distillation.fit_steps import (
     shortest,
 )
 from beeline.fields.flow import Flow
-from beeline.paths.affine import Linear
+from beeline.paths.affine import Linear, Polynomial
 from beeline.sampling.guidance.guide import CFG, Plain
 from beeline.sampling.sampler import Sampler
 from beeline.solvers.fitted.linear import Fitted, linear_form
@@ -114,6 +114,15 @@ def test_a_consistent_form_stays_exact_for_straight_trajectories() -> None:
     velocity = Rng(1).normal(FRESH[:32])
     made = form.solve(lambda x, t: velocity, FRESH[:32])
     assert torch.allclose(made.detach(), FRESH[:32] + velocity, atol=1e-12)
+
+
+def test_solvers_without_a_first_step_on_the_path_are_no_starts() -> None:
+    starts = starting_solvers(Polynomial(2.0), 4)
+    assert starts and not any(isinstance(solver, (DPMSolver, UniPC)) for _, solver in starts)
+    assert any(isinstance(solver, UniPC) for _, solver in starting_solvers(Linear(), 4))
+    flow = Flow(MIXTURE.field(Polynomial(2.0)), Polynomial(2.0))
+    sampler = fit_solver(flow, 4, like=LIKE, rng=Rng(1), method=Chosen(), truth=Sampler(16, solver=RK4))
+    assert bool(sampler(flow, FRESH).isfinite().all()) and sampler.evaluations == 4
 
 
 def test_the_choice_by_measurement_is_never_worse_than_a_known_solver() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from beeline.core.errors import require
+from beeline.core.errors import BeelineError, require
 from beeline.core.host_times import host_times, map_times
 from beeline.core.protocols.flows import Solver, SolverTraits
 from beeline.core.ranges import dataclass
@@ -98,7 +98,10 @@ def linear_form(solver: Solver, times: Tensor) -> Fitted | None:
         return torch.nn.functional.one_hot(torch.tensor([len(states)]), most).double()
 
     start = torch.nn.functional.one_hot(torch.tensor([0]), most).double()
-    end = integrate(unit, start, times.double(), solver)[0]
+    try:
+        end = integrate(unit, start, times.double(), solver)[0]
+    except BeelineError:  # the formula of the solver has no first step on its path
+        return None
     nodes = [*asked, 1.0]
     if nodes[0] != 0 or any(s <= t for t, s in zip(nodes, nodes[1:], strict=False)):
         return None
