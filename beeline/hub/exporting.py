@@ -19,8 +19,9 @@ from beeline.fields.flow import Network, Velocity
 from beeline.hub.onnx_graphs import to_onnx
 from beeline.hub.pipelines import from_pipeline
 from beeline.networks.hub.checkpoint_schedule import CheckpointSchedule
+from beeline.networks.hub.diffusion import DiffusionSchedule
 from beeline.networks.hub.dit import DiffusersDiT
-from beeline.networks.hub.family import Experts, Pretrained
+from beeline.networks.hub.family import Experts, Family, Pretrained
 from beeline.networks.hub.imports import diffusers
 from beeline.paths.affine import Linear
 from beeline.runs.bundle import Bundle
@@ -95,13 +96,13 @@ def component_to(net: Any, out: Path) -> dict[str, Any]:
 def pipeline_to(bundle: Bundle, out: Path) -> dict[str, Any]:
     """Write a pipeline with the networks of the flow."""
     pipeline, family = bundle.modality.pipeline, bundle.modality.family
-    factor = getattr(pipeline, family.spatial) * family.compressed
+    factor = family.spatial(pipeline) * family.compressed
     height, width = (factor * side for side in bundle.modality.shape[-2:])
     usual = from_pipeline(pipeline, height=height, width=width, family=family).sampler
-    with holding(pipeline, networks(bundle.flow.field)):
+    with holding(pipeline, networks(bundle.flow.field, pipeline, family)):
         pipeline.save_pretrained(str(out), safe_serialization=True)
     # a schedule of the checkpoint is that of the scheduler, which is written
-    same = isinstance(bundle.sampler.schedule, CheckpointSchedule)
+    same = isinstance(bundle.sampler.schedule, (CheckpointSchedule, DiffusionSchedule))
     changed = [
         f.name
         for f in fields(usual)
@@ -114,7 +115,7 @@ def pipeline_to(bundle: Bundle, out: Path) -> dict[str, Any]:
     return said | ({"not written, of the sampler": ", ".join(changed)} if changed else {})
 
 
-def networks(field: Any) -> dict[str, nn.Module]:
+def networks(field: Any, pipeline: Any, family: Family) -> dict[str, nn.Module]:
     """The networks of a field by the names of their components."""
     if isinstance(field, Experts):
         return {"transformer": field.high.net, "transformer_2": field.low.net}  # type: ignore[dict-item]
@@ -122,7 +123,8 @@ def networks(field: Any) -> dict[str, nn.Module]:
         isinstance(field, Pretrained),
         f"the field of this bundle is a {type(field).__name__} around a pipeline; {FITS}",
     )
-    return {"transformer": field.net}
+    stored = family.network(pipeline)
+    return {next(name for name, part in pipeline.components.items() if part is stored): field.net}
 
 
 @contextmanager

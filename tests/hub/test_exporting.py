@@ -16,7 +16,7 @@ from beeline.data.images import Image
 from beeline.hub.exporting import export
 from beeline.hub.pipelines import from_pipeline
 from beeline.networks.hub.dit import DiffusersDiT
-from tests.networks.hub import tiny_text
+from tests.networks.hub import tiny_diffusions, tiny_text
 from tests.networks.hub.tiny import awake
 
 df = pytest.importorskip("diffusers", reason="diffusers is not installed")
@@ -163,6 +163,17 @@ def test_what_a_pipeline_does_not_hold_is_said(pipeline, tmp_path):
     bundle = from_pipeline(pipeline, height=8, width=8)
     changed = replace(bundle, sampler=replace(bundle.sampler, steps=3, solver=bl.solvers.HEUN))
     assert export(changed, tmp_path / "out")["not written, of the sampler"] == "steps, solver"
+
+
+def test_a_diffusion_has_its_network_in_the_component_of_the_pipeline(tmp_path):
+    case = tiny_diffusions.stable_diffusion()
+    bundle = from_pipeline(case.pipe, **case.size)
+    field = copy.deepcopy(bundle.flow.field)
+    awake(field.net, seed=5)
+    said = export(replace(bundle, flow=replace(bundle.flow, field=field)), tmp_path / "out")
+    assert said["pipeline"] == "StableDiffusionPipeline" and "not written, of the sampler" not in said
+    stored = df.UNet2DConditionModel.from_pretrained(tmp_path / "out" / "unet").state_dict()
+    assert all(torch.equal(stored[name], value) for name, value in field.net.state_dict().items())
 
 
 def evaluated(file, inputs):
