@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
 
 from beeline.core.errors import require
 from beeline.core.modes import check_values
-from beeline.core.ranges import dataclass
+from beeline.core.ranges import Range, dataclass
 from beeline.core.rng import Rng
 from beeline.core.types import Point, expand_time
 
@@ -232,11 +232,11 @@ class Rotation(AffinePath):
     At t = 0 a share cos(start) of the data is left, as in training; for start = pi/2 it is Cosine.
     Source: Salimans and Ho 2022 (arXiv 2202.00512), angular parameterisation.
 
-    >>> float(Rotation(1.5).b(torch.zeros(())).asin())
+    >>> round(float(Rotation(1.5).b(torch.zeros(())).asin()), 4)
     1.5
     """
 
-    start: float = math.pi / 2  # angle at the source, above 0 and up to pi/2
+    start: Annotated[float, Range(above=0, most=1.5708)] = math.pi / 2  # angle at the source, up to pi/2
 
     def angle(self, t: Tensor) -> Tensor:
         return self.start * (1 - t)

@@ -68,6 +68,12 @@ def patches() -> Run:
     return made
 
 
+def causal() -> Run:
+    """Points with a causal flow, which is sampled by one step."""
+    made: Run = config.change(moons(), {"network": {"is": "networks.CausalFlow", "blocks": 2, "heads": 2}})
+    return made
+
+
 def sequences() -> Run:
     """Symbols of a Markov chain."""
     made: Run = config.change(recipe_sequences.sequences(), {"data.n": 100, "data.kept": 50, "data.length": 5})
@@ -119,18 +125,20 @@ def test_a_wrapped_network_is_trained_saved_and_sampled(recipe: Any, objective: 
 
 
 # objectives for other data than moons, and required settings
-SUITS: dict[str, Any] = {"Classify": sequences, "PyramidMatching": convolving}
+SUITS: dict[str, Any] = {"Classify": sequences, "PyramidMatching": convolving, "CausalLikelihood": causal}
 DROPPED = {"GuidanceFree", "ModelGuidance", "Anticipating"}
 # with a trained network, for distillation: contrastive, perceptual, PeRFlow, two hops
 OF_DISTILLATIONS = {"Contrastive", "SelfPerceptual", "Windowed", "TwoHops"}
+OF_OTHER_NETWORKS = {"Regression"}  # those that are no fields, in the tests of the planner
 
 
-@pytest.mark.parametrize("name", [n for n in CATALOGUE["objectives"] if n not in OF_DISTILLATIONS])
+@pytest.mark.parametrize("name", [n for n in CATALOGUE["objectives"] if n not in OF_DISTILLATIONS | OF_OTHER_NETWORKS])
 def test_every_objective_trains_from_a_recipe_by_its_name(name: str, tmp_path: Path) -> None:
     """With the held-out loss and its baselines at the end, as in every run."""
     recipe = SUITS.get(name, moons)
     more: dict[str, Any] = {"objective.objective.drop": Drop(0.1, null=2)} if name in DROPPED else {}
     more |= {"sampler.guidance": "Temperature(1.5)"} if name == "GuidanceFree" else {}
+    more |= {"sampler.steps": 1, "sampler.solver": "EULER"} if name == "CausalLikelihood" else {}
     run = run_of(recipe(), name, **more)
     seen: list[dict[str, Any]] = []
     bundle = train(run, tmp_path / "run", log=seen.append)

@@ -14,6 +14,7 @@ def numbers(folder: Path, world: int) -> list[str]:
     return sorted(line for file in folder.glob(f"numbers-{world}-*.txt") for line in file.read_text().split())
 
 
+@pytest.mark.slow
 def test_four_then_two_then_three_processes_have_the_losses_and_random_numbers_of_one(tmp_path: Path) -> None:
     found = c060.runs(tmp_path, 3, "chain", "one")
     for what, count in (("weights", -1), ("loss", 8)):  # the last part has the losses of steps 17 to 24

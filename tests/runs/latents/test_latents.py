@@ -149,10 +149,10 @@ def test_many_latents_are_read_by_microbatch(photos, monkeypatch):
     raw = data.load()[0]
     modality = data.modality().fit(raw)
     assert modality.microbatches(raw, bl.Rng(0)) is None
-    monkeypatch.setattr(modalities, "MOST", 10 * 12 * 4 * 4)
+    monkeypatch.setattr(modalities, "ENCODED", 10 * 12 * 4 * 4)
     feed = modality.microbatches(raw, bl.Rng(0))
     whole = InMemory(modality.encode(raw), bl.Rng(0))
-    assert isinstance(feed, LatentFeed) and len(modality.subset(raw)) == 10
+    assert isinstance(feed, LatentFeed) and len(modality.subset(raw, 10 * 12 * 4 * 4)) == 10
     for number in (0, 5):
         a, b = feed.microbatch(number, 8), whole.microbatch(number, 8)
         assert torch.equal(a.x1, b.x1) and torch.equal(a.cond["label"], b.cond["label"])
