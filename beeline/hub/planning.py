@@ -27,9 +27,11 @@ from beeline.sampling.guidance.guide import Plain, guidance_for_flow
 from beeline.sampling.sampler import Sampler
 from beeline.training.memory import Tracker, size
 
+NETWORKS = ("transformer", "transformer_2", "unet")  # components that are evaluated in every step
 WORDS = 512  # tokens of a prompt where the pipeline's call has no default
 WIDTHS: Mapping[str, tuple[str, ...]] = {
-    "text": ("joint_attention_dim", "text_embed_dim", "caption_channels", "text_dim", "cap_feat_dim", "context_in_dim"),
+    "text": ("joint_attention_dim", "text_embed_dim", "caption_channels", "text_dim", "cap_feat_dim", "context_in_dim")
+    + ("cross_attention_dim",),
     "pooled": ("pooled_projection_dim",),
     "glyphs": ("text_embed_2_dim",),
 }
@@ -161,8 +163,8 @@ def plan(
     index = pipeline_index(name, at)
     require(
         index is not None,
-        f"{directory_or_hub_id} is no pipeline of diffusers, and its memory cannot be predicted from configurations; "
-        "give a saved pipeline or owner/name of the hub",
+        f"{directory_or_hub_id} is no pipeline of diffusers, or does not exist, so that there are no configurations to "
+        "predict from; give a saved pipeline or owner/name of the hub",
     )
     assert index is not None
     check_family(name, index)
@@ -175,7 +177,7 @@ def plan(
     tensors = {part: counts for part in parts if (counts := files.tensors(part))}
     from torch._subclasses.fake_tensor import FakeTensorMode
 
-    shapes_alone = FakeTensorMode()  # tensors that are made in this mode have no memory
+    shapes_alone = FakeTensorMode(allow_non_fake_inputs=True)  # tensors made in this mode have no memory
     with shapes_alone:
         nets = _networks(parts, files, kinds)
     pipeline = _ghost(index, parts, files, nets)
@@ -184,7 +186,7 @@ def plan(
     how = sampler(bundle) if sampler else bundle.sampler
     with shapes_alone, torch.no_grad():
         denoising, operations = _denoising(replace(bundle, sampler=how), n, max_sequence_length)
-        used = {"transformer": denoising, "transformer_2": denoising, "vae": _decoding(bundle, n)}
+        used = dict.fromkeys(NETWORKS, denoising) | {"vae": _decoding(bundle, n)}
     widths = {part: kinds.get(part, kinds["default"]).itemsize for part in tensors}
     made = tuple(
         Component(
@@ -193,7 +195,7 @@ def plan(
         for part, counts in tensors.items()
     )
     evaluations = replace(how, guidance=Plain()).evaluations or how.steps
-    speed = rate(where, kinds.get("transformer", kinds["default"]))
+    speed = rate(where, next((kinds[name] for name in NETWORKS if name in kinds and name in nets), kinds["default"]))
     seconds = None if operations is None else evaluations * operations / speed
     return SamplingPlan(
         made, n, bundle.modality.shape, offload, evaluations, operations, seconds, str(where), free_memory(where)
@@ -243,10 +245,10 @@ class _Files:
 
 
 def _networks(parts: Mapping[str, str], files: _Files, kinds: Mapping[str, torch.dtype]) -> dict[str, nn.Module]:
-    """The transformers and the autoencoder of a pipeline, from their configurations."""
+    """The networks of the velocity and the autoencoder of a pipeline, from their configurations."""
     library = diffusers("a plan of a pipeline")
     made = {}
-    for part in ("transformer", "transformer_2", "vae"):
+    for part in (*NETWORKS, "vae"):
         if part in parts:
             net = getattr(library, parts[part]).from_config(files.config(part)).eval()
             made[part] = _in_precision(net, kinds.get(part, kinds["default"]))
@@ -276,7 +278,7 @@ def _in_precision(net: nn.Module, dtype: torch.dtype) -> nn.Module:
 
 def condition(family: Family, pipeline: Any, n: int, words: int | None = None) -> dict[str, Any] | None:
     """A condition with the shapes of encoded prompts; None if the configuration does not give them."""
-    config = pipeline.transformer.config
+    config = family.network(pipeline).config
     words = words or call_defaults(pipeline).get("max_sequence_length", WORDS)
     if family.inputs is not None and family.inputs.required:
         return None

@@ -100,7 +100,7 @@ class Finding:
         return [{"reading": str(c), "error": loss, "standard errors behind": lead} for c, loss, lead in found]
 
     def as_dict(self) -> dict[str, Any]:
-        """The finding as plain data, for JSON."""
+        """The finding as plain data for JSON, which has no infinity: None stands for it."""
         best = self.readings[0]
         return {
             "decided": self.decided,
@@ -110,13 +110,18 @@ class Finding:
             "latent_scale": best.latent_scale,
             "latent_shift": best.latent_shift,
             "path": type(best.path).__name__,
-            "margin": self.margin,
-            "margins": self.margins,
+            "margin": finite(self.margin),
+            "margins": {name: finite(margin) for name, margin in self.margins.items()},
             "error": self.losses[0],
             "error of a linear estimate": self.linear,
             "data": self.n,
-            "readings": self.rows(),
+            "readings": [{name: finite(value) for name, value in row.items()} for row in self.rows()],
         }
+
+
+def finite(value: Any) -> Any:
+    """The value, or None for an infinite number."""
+    return None if isinstance(value, float) and math.isinf(value) else value
 
 
 def candidates(

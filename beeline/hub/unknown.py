@@ -49,8 +49,9 @@ def unknown(network: Any, data: Any, cond: Cond = None) -> Unknown:
     if isinstance(network, str | Path):
         folder = component_folder(Path(network))
         if folder is not None:
+            batch = tensors(data, cond)  # before the weights are loaded
             net = Component(component(folder))
-            return Unknown(net, net.checked(tensors(data, cond)), autoencoder_scale(folder))
+            return Unknown(net, net.checked(batch), autoencoder_scale(folder))
         network = load(network, device="cpu")
     if isinstance(network, Bundle):
         return of_bundle(network, data, cond)
@@ -72,6 +73,11 @@ def of_bundle(bundle: Bundle, data: Any, cond: Cond) -> Unknown:
 
 def tensors(data: Any, cond: Cond = None) -> Batch:
     """Data as a batch: a tensor or array [N,*S], a Batch, or a file with arrays."""
+    require(
+        data is not None,
+        "no data were given, on which the readings of a network are compared; give held-out data that it takes as they "
+        "are: --data FILE, or data=, a tensor [N,*S] or a file (.npy, or .npz with the data as x1)",
+    )
     if isinstance(data, str | Path):
         data, cond = from_file(Path(data), cond)
     if isinstance(data, Batch):

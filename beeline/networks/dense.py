@@ -18,6 +18,7 @@ from beeline.core.types import Cond
 from beeline.fields.flow import evaluate_field
 from beeline.networks.attention import SelfAttention
 from beeline.networks.checks import check_sizes
+from beeline.networks.fp32 import zeroed
 from beeline.networks.hooks import captured_outputs, latest_output, named_blocks
 from beeline.paths.affine import Linear
 
@@ -93,9 +94,7 @@ class DenseHead(nn.Module):
         super().__init__()
         check_sizes("DenseHead", channels=channels, out=out, width=width)
         self.settings = {"channels": channels, "out": out, "width": width}
-        last = nn.Conv2d(width, out, 3, padding=1)
-        nn.init.zeros_(last.weight)
-        nn.init.zeros_(last.bias)  # type: ignore[arg-type]
+        last = zeroed(nn.Conv2d(width, out, 3, padding=1))
         first, middle = nn.Conv2d(channels, width, 3, padding=1), nn.Conv2d(width, width, 3, padding=1)
         self.layers = nn.Sequential(first, nn.SiLU(), middle, nn.SiLU(), last)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import runpy
 
 import numpy as np
@@ -12,7 +13,7 @@ import torch
 import beeline as bl
 from beeline.cli.main import run
 from beeline.core.errors import BeelineError
-from beeline.hub.probing import candidates, probe, write_entry
+from beeline.hub.probing import candidates, finding, probe, write_entry
 from beeline.hub.unknown import unknown
 from beeline.networks.hub.convention import Convention
 from beeline.networks.hub.family import noise_level
@@ -289,3 +290,19 @@ def test_a_learned_variance_is_left_out(data):
         return torch.cat([out, 5 * torch.ones_like(out)], 1)[..., None, None]
 
     assert probe(network, wide).convention == truth
+
+
+def test_infinite_errors_are_missing_in_json():
+    readings = candidates()[:3]
+    errors = torch.tensor([[1.0, 2.0, 3.0], [2.0, 2.0, 4.0], [math.inf] * 3], dtype=torch.float64)
+    found = finding(readings, errors, torch.tensor([5.0, 6.0, 7.5], dtype=torch.float64))
+    assert found.readings[0] == readings[0] and found.leads[2] == math.inf
+    said = json.loads(json.dumps(found.as_dict(), allow_nan=False))
+    assert said["readings"][2]["error"] is None and said["readings"][1]["error"] == found.losses[1]
+
+
+def test_missing_data_are_refused_before_weights_are_read(tmp_path, monkeypatch):
+    (tmp_path / "config.json").write_text(json.dumps({"_class_name": "DiTTransformer2DModel"}))
+    monkeypatch.setattr("beeline.hub.unknown.component", lambda folder: pytest.fail("the weights were read"))
+    with pytest.raises(BeelineError, match="--data FILE"):
+        bl.hub.probe(str(tmp_path))

@@ -184,7 +184,7 @@ def copied(field: Pretrained | Compiled) -> Pretrained:
     if isinstance(field, Compiled):
         return field.copied()
     shared = {id(t): t for t in (*field.net.parameters(), *field.net.buffers())}
-    return type(field)(copy.deepcopy(field.net, shared), field.family, field.settings, field.clock)  # type: ignore[arg-type]
+    return field.on(copy.deepcopy(field.net, shared))  # type: ignore[arg-type]
 
 
 def check_plain(field: Any) -> None:

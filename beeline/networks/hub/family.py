@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from operator import attrgetter
@@ -250,6 +251,12 @@ class Pretrained(nn.Module):
         y, cond = self._inputs(x, cond)
         out = self.family.call(self.net, y, self._tau(t, x), cond, self.settings)
         return self.family.sign * out.to(x)  # an offloaded network answers on another device
+
+    def on(self, net: nn.Module) -> Pretrained:
+        """The same field of another network."""
+        made = copy.copy(self)
+        made._modules = {**self._modules, "net": net}
+        return made
 
     def _inputs(self, x: Tensor, cond: Cond) -> tuple[Tensor, Any]:
         self.family.check(cond)

@@ -25,6 +25,7 @@ from beeline.networks.hub.family import Pretrained
 from beeline.runs.bundle import Bundle
 from beeline.sampling.guidance.guide import CFG
 from beeline.solvers.runge_kutta import HEUN
+from tests.networks.hub import tiny_diffusions
 from tests.networks.hub.test_families import CASES, ours
 from tests.networks.hub.tiny import df
 
@@ -209,6 +210,17 @@ def test_both_experts_have_a_cache(made):
         net.disable_cache()
     assert (found - wanted).abs().max() <= 1e-5 * float(wanted.abs().max())
     assert counts.full + counts.reused == 2 * 12 * 2
+
+
+@pytest.mark.parametrize("make", [tiny_diffusions.dit, tiny_diffusions.stable_diffusion])
+def test_diffusions_are_compiled(make):
+    case = make()
+    bundle = from_pipeline(case.pipe, **case.size)
+    torch._dynamo.reset()
+    fast = compiled(bundle, backend="eager")
+    assert torch.equal(ours(case, False, fast, 2), ours(case, False, bundle, 2))
+    with pytest.raises(BeelineError, match="fewer steps, because no cache is tested"):
+        cached(bundle, FirstBlock())
 
 
 def test_a_network_with_hooks_is_refused(made):
