@@ -67,8 +67,7 @@ class Deep(Holding):
     def branches(
         self, x: Tensor, t: Tensor, cond: Cond = None, gaps: Sequence[Tensor] | None = None
     ) -> tuple[list[Tensor], list[Tensor], Tensor]:
-        """(intermediate velocities, intermediate accelerations, velocity); ``gaps`` [B] are the times between "
-        "branches."""
+        """(intermediate velocities, intermediate accelerations, velocity); ``gaps`` [B] are times between branches."""
         steps = [torch.zeros_like(t) for _ in self.names] if gaps is None else list(gaps)
         inside: list[Tensor] = []
         accelerated: list[Tensor] = []
