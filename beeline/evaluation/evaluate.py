@@ -177,14 +177,20 @@ def usual(flow: Flow, modality: Any, real: Batch, n: int) -> tuple[Any, ...]:
     With labels, Frechet and kernel distance use the features of a small classifier, and label agreement is computed if
     the flow takes labels; without labels they are computed in data space.  The Frechet distance needs enough samples.
     """
-    known = {key: leaf for key, leaf in leaves(real.cond) if leaf.ndim == 1 and not leaf.is_floating_point()}
-    space: Any = SmallClassifier() if len(known) == 1 else Identity()
-    size = space.size if len(known) == 1 else real.x1[0].numel()
+    space = usual_features(real)
+    labelled = isinstance(space, SmallClassifier)
+    size = space.size if isinstance(space, SmallClassifier) else real.x1[0].numel()
     chosen: list[Any] = [Frechet(space)] if min(n, len(real.x1)) > size else []
     chosen += [Kernel(space), SlicedWasserstein(), Energy()]
-    if len(known) == 1 and takes_conditions(flow):
+    if labelled and takes_conditions(flow):
         chosen.append(LabelAgreement(space))
     return (*chosen, *(modality.metrics() if modality is not None else ()))
+
+
+def usual_features(real: Batch) -> SmallClassifier | Identity:
+    """The features of the default metrics: those of a small classifier for data with one label, else the data."""
+    known = [leaf for _, leaf in leaves(real.cond) if leaf.ndim == 1 and not leaf.is_floating_point()]
+    return SmallClassifier() if len(known) == 1 else Identity()
 
 
 def takes_conditions(flow: Flow) -> bool:

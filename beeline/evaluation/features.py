@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import time
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -82,6 +83,9 @@ class Module:
         return self(x).argmax(1)
 
 
+TRIED = 4  # training steps from which the time of a classifier is estimated
+
+
 @dataclass(frozen=True)
 class SmallClassifier:
     """The last hidden layer of a small classifier that is trained on the reference set.
@@ -127,9 +131,7 @@ class SmallClassifier:
         labels = labels_of(cond, self.label, len(x)).cpu()
         x = x.detach().cpu().float()
         classes = int(labels.max()) + 1
-        reference = digest({"x": x, "label": labels})
-        key = digest({}, json.dumps(asdict(self), sort_keys=True), reference)
-        file = None if cache is None else Path(cache) / f"classifier-{key[:16]}.safetensors"
+        reference, key, file = self._place(x, labels, cache)
         net = self.build(tuple(x.shape[1:]), classes)
         if file is not None and file.exists():
             return Trained(self, _load(net, file, key), classes, reference)
@@ -138,12 +140,47 @@ class SmallClassifier:
             _save(net, file, key)
         return Trained(self, net, classes, reference)
 
+    def seconds(
+        self,
+        x: Tensor,
+        cond: Cond = None,
+        *,
+        cache: str | os.PathLike[str] | None = None,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> float:
+        """The expected time of ``fit``, from a few training steps; 0 where the classifier is in the cache."""
+        labels = labels_of(cond, self.label, len(x)).cpu()
+        x = x.detach().cpu().float()
+        file = self._place(x, labels, cache)[2]
+        if file is not None and file.exists():
+            return 0.0
+        net = self.build(tuple(x.shape[1:]), int(labels.max()) + 1)
+        self._steps(net, x, labels, 1)  # the first one takes longer
+        begin = clock()
+        self._steps(net, x, labels, TRIED)
+        return (clock() - begin) / TRIED * self.steps
+
+    def _place(self, x: Tensor, labels: Tensor, cache: str | os.PathLike[str] | None) -> tuple[str, str, Path | None]:
+        """The hash of the reference set, that of reference set and settings, and the file in the cache."""
+        reference = digest({"x": x, "label": labels})
+        key = digest({}, json.dumps(asdict(self), sort_keys=True), reference)
+        return reference, key, None if cache is None else Path(cache) / f"classifier-{key[:16]}.safetensors"
+
     def build(self, shape: tuple[int, ...], classes: int) -> Classifier:
         """The untrained network for data of ``shape``: convolutional with two spatial axes, else dense."""
         with Rng(self.seed, ("classifier",)).ambient():
             return Classifier(shape, classes, self.width, self.size)
 
     def _train(self, net: Classifier, x: Tensor, labels: Tensor) -> None:
+        self._steps(net, x, labels, self.steps)
+        hidden = through(net.hidden, x, 512)
+        net.centre.copy_(hidden.mean(0))
+        # units that are constant over the reference set are not rescaled
+        spread = hidden.std(0)
+        net.spread.copy_(torch.where(spread > 1e-4 * spread.max(), spread, torch.ones_like(spread)))
+
+    def _steps(self, net: Classifier, x: Tensor, labels: Tensor, count: int) -> None:
+        """The first ``count`` training steps."""
         rng = Rng(self.seed, ("classifier", "order"))
         batch = min(self.batch, len(x))
         mean, std = x.mean(), x.std().clamp(min=1e-6)
@@ -153,7 +190,7 @@ class SmallClassifier:
         lr = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, self.steps)
         net.train()
         with torch.enable_grad():
-            for step in range(self.steps):
+            for step in range(count):
                 rows = rng.fork(step).integers(len(x), batch)
                 logits = net.head(net.hidden(x[rows]))
                 loss = nn.functional.cross_entropy(logits, labels[rows], label_smoothing=0.05)
@@ -162,11 +199,6 @@ class SmallClassifier:
                 optimizer.step()
                 lr.step()
         net.eval()
-        hidden = through(net.hidden, x, 512)
-        net.centre.copy_(hidden.mean(0))
-        # units that are constant over the reference set are not rescaled
-        spread = hidden.std(0)
-        net.spread.copy_(torch.where(spread > 1e-4 * spread.max(), spread, torch.ones_like(spread)))
 
     def _unfit(self, what: str) -> str:
         return (

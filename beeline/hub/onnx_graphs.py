@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,7 @@ def to_onnx(bundle: Bundle, out: Path) -> dict[str, Any]:
     for library in ("onnx", "onnxscript"):
         extra(library, "onnx")
     examples = {name: example(spec) for name, spec in sorted(known.items())}
-    module = OneStep(field, tuple(examples)).float().cpu().eval()
+    module = OneStep(copy.deepcopy(field), tuple(examples)).float().cpu()  # the bundle stays where it is
     batch = torch.export.Dim("batch", min=1)
     axes: tuple[Any, ...] = ({0: batch}, tuple({0: batch} for _ in examples)) if examples else ({0: batch},)
     out.mkdir(parents=True, exist_ok=True)

@@ -20,7 +20,8 @@ from beeline.core.rng import Rng
 from beeline.core.types import Batch
 from beeline.couplings.basic import Independent
 from beeline.data.modality import complete
-from beeline.evaluation.evaluate import Extras, conditions, encoded, evaluate
+from beeline.evaluation.evaluate import Extras, conditions, encoded, evaluate, usual_features
+from beeline.evaluation.features import SmallClassifier
 from beeline.evaluation.heldout import HeldOut
 from beeline.evaluation.memorisation import Memorisation
 from beeline.evaluation.metrics import KID, Energy, Frechet, SlicedWasserstein
@@ -90,6 +91,7 @@ class Comparison:
 
 
 SAMPLES = 500  # generated for an evaluation
+PLAIN = (SlicedWasserstein(), Energy())  # metrics in the space of the data
 FEW = Extras(trajectories=None, replicates=8, splits=1)
 LARGE = 512  # features, from which on a Frechet distance takes seconds, so that it is computed for fewer subsets
 
@@ -105,11 +107,13 @@ def score(
     extras: Extras | None = None,
     within: Callable[[Extras], Extras] = lambda usual: usual,
     memorisation: bool = False,
+    metrics: Sequence[Any] = (),
 ) -> Report:
     """Scores of a bundle on ``n`` samples against the held-out data; by its own sampler unless another one is given.
 
     ``extras`` selects costly scores; by default trajectories and likelihood are included where they are defined,
-    as far as ``within`` allows.  ``memorisation`` compares the samples with the training data.
+    as far as ``within`` allows.  ``memorisation`` compares the samples with the training data.  ``metrics`` replace
+    the usual ones.
     """
     train, held = real.encoded(bundle.modality)
     held_out = None
@@ -126,7 +130,7 @@ def score(
         held,
         n,
         rng,
-        metrics_of(bundle),
+        tuple(metrics) or metrics_of(bundle),
         reference=train,
         reference_name=real.name,
         cache=cache(),
@@ -220,7 +224,16 @@ def metrics_of(bundle: Bundle) -> tuple[Any, ...]:
     own = tuple(bundle.modality.metrics())
     if own or "label" in bundle.modality.conditions:
         return own
-    return SlicedWasserstein(), Energy()
+    return PLAIN
+
+
+def classifier_seconds(bundle: Bundle, real: RealData, clock: Callable[[], float]) -> float:
+    """The expected time of training the classifier of the usual metrics; 0 where they need none, or it is stored."""
+    train, held = real.encoded(bundle.modality)
+    known = held if train is None else train
+    if metrics_of(bundle) or not isinstance(usual_features(known), SmallClassifier):
+        return 0.0
+    return SmallClassifier().seconds(known.x1, known.cond, cache=cache(), clock=clock)
 
 
 def one_step(bundle: Bundle) -> bool:

@@ -135,6 +135,24 @@ def test_a_report_keeps_to_its_budget(runs: Path) -> None:
     assert measuring.Budget.of_log([], 32).limit == measuring.SHORTEST
 
 
+@pytest.mark.parametrize(
+    ("needed", "limit", "measured"), [(29.0, 10.0, True), (31.0, 10.0, False), (31.0, math.inf, True)]
+)
+def test_a_classifier_that_takes_too_long_is_left_out(
+    runs: Path, monkeypatch: pytest.MonkeyPatch, needed: float, limit: float, measured: bool
+) -> None:
+    bundle = bl.load(runs)
+    monkeypatch.setattr(measuring, "classifier_seconds", lambda *given: needed)
+    real = scoring.RealData.of(scoring.data_of(bundle))
+    seen = measuring.measure_model(
+        "run", bundle, [], real, 80, Rng(0), counts=(1,), budget=measuring.Budget(limit, lambda: 0.0), exact=True
+    )
+    assert seen.own is not None
+    names = {score.name for score in seen.own.scores}
+    assert ("Frechet distance" in names) == measured and {"sliced Wasserstein", "energy distance"} <= names
+    assert any("takes about 31 s" in text and "beeline evaluate" in text for text in seen.missing) == (not measured)
+
+
 def test_dollars_and_brackets_in_names_are_literal() -> None:
     name = "$x_{$ a_b"
     drawn = [plots.training({name: [(0, 1.0), (1, 0.5)]}), plots.quality({name: [(1, 2.0), (2, 1.0)]}, "$y_{$"),

@@ -63,6 +63,16 @@ def test_the_cache_is_used_when_reference_and_settings_agree(data, tmp_path):
         QUICK.fit(data.x1, data.cond, cache=tmp_path)
 
 
+def test_the_time_of_a_classifier_is_estimated_unless_it_is_stored(data, tmp_path):
+    """A clock that advances by one second with every training step, of which an estimate takes four."""
+    seconds = iter([0.0, 4.0])
+    assert QUICK.seconds(data.x1, data.cond, cache=tmp_path, clock=lambda: next(seconds)) == QUICK.steps
+    assert list(tmp_path.iterdir()) == [], "a trial is not stored"
+    before = QUICK.fit(data.x1, data.cond)
+    assert QUICK.fit(data.x1, data.cond, cache=tmp_path).hash == before.hash, "a trial does not change the classifier"
+    assert QUICK.seconds(data.x1, data.cond, cache=tmp_path, clock=lambda: next(seconds)) == 0
+
+
 def test_a_module_keeps_its_mode_and_is_known_by_its_weights():
     with Rng(0).ambient():
         net = nn.Sequential(nn.Linear(3, 2), nn.Dropout(0.5))

@@ -216,6 +216,15 @@ def test_graphs_of_one_step_students_give_their_samples(name, tmp_path):
     assert 'InferenceSession("out/model.onnx")' in (tmp_path / "out" / "README.md").read_text()
 
 
+def test_the_exported_bundle_is_unchanged(tmp_path):
+    pytest.importorskip("onnx", reason="onnx is not installed")
+    pytest.importorskip("onnxscript", reason="onnxscript is not installed")
+    bundle = STUDENTS["MLP"]()
+    bundle.flow.field.double().train()
+    export(bundle, tmp_path / "out", "onnx")
+    assert {p.dtype for p in bundle.flow.field.parameters()} == {torch.float64} and bundle.flow.field.training
+
+
 def test_a_missing_library_is_named(tmp_path, monkeypatch):
     import sys
 

@@ -21,7 +21,7 @@ from beeline.evaluation.evaluate import FINE, Extras
 from beeline.evaluation.scores import Report
 from beeline.evaluation.trajectory import counted
 from beeline.runs.bundle import Bundle
-from beeline.runs.scoring import RealData, one_step, score
+from beeline.runs.scoring import PLAIN, RealData, classifier_seconds, one_step, score
 from beeline.sampling.sampler import Sampler
 from beeline.solvers.process import is_ode
 from beeline.solvers.runge_kutta import EULER, HEUN
@@ -29,6 +29,7 @@ from beeline.spaces.manifold import Projected
 
 COUNTS = (1, 2, 4, 8, 16, 32)  # evaluations per sample
 SHORTEST = 5.0  # seconds that a report may always take
+CLASSIFIER = 3.0  # times the limit of a report that training a classifier may take, once for a data set
 FEWEST = 64  # samples; a report never uses fewer to save time
 
 Status = Callable[[str], None]
@@ -105,6 +106,18 @@ def measure_model(
     cond = every_label(bundle, shown)
     if isinstance(bundle.flow.source, DatasetSource):  # the source is data, shown beside what they become
         samples[0] = x0
+    metrics: Sequence[Any] = ()
+    if real is not None and budget.limit < math.inf:
+        status(f"{name}: time of the classifier")
+        with attempt(f"{name}, the classifier", missing):
+            needed = classifier_seconds(bundle, real, budget.clock)
+            if needed > CLASSIFIER * budget.limit:
+                metrics = PLAIN
+                missing.append(
+                    f"{name}, Frechet distance, kernel distance and label agreement: training their classifier takes "
+                    f"about {needed:.0f} s, too long for a training of this length; they are measured by "
+                    "'beeline evaluate'"
+                )
     longest = 0.0  # time of the slowest sampler so far
     for kind, sampler in samplers.items():
         is_own = kind == "own"
@@ -134,6 +147,7 @@ def measure_model(
                     extras=extras,
                     within=within,
                     memorisation=is_own and quickly_compared(bundle, real, n),
+                    metrics=metrics,
                 )
                 own = reports[count] if is_own else own
         longest = max(longest, budget.clock() - begin)
