@@ -119,6 +119,9 @@ def fit_budget(
     chosen, step, count, parameters = best
     if steps:
         training, step, count = _with_smaller_batches(training, step, count, least)
+    if training.batch_size < batch_size:  # only the smallest network, which was tried last, gets smaller batches
+        guessed, step = step, measure(nets, work.objective, work.data, training, rng, 6, limit=0.03 * seconds)
+        count = int(count * guessed / step)
     chosen = replace(chosen, training=training)
     require(
         count >= LEAST_STEPS or not steps,
@@ -157,6 +160,9 @@ def fit_distillation(
     spent = time.perf_counter() - begun
     count = max(0, int((SHARE * seconds - spent - taken) / step))
     training, step, count = _with_smaller_batches(training, step, count, DISTILLED[0])
+    if training.batch_size < batch_size:
+        guessed, step = step, measure(work.networks, work.objective, work.data, training, rng, 6, limit=0.03 * seconds)
+        count = int(count * guessed / step)
     require(
         count >= LEAST_STEPS,
         f"a budget of {seconds:.0f} s is too short: a step takes {step:.2g} s, and the pairs of the teacher take "

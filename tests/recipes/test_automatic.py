@@ -3,6 +3,7 @@
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -109,6 +110,19 @@ def test_a_budget_decides_steps_and_network() -> None:
 def test_few_steps_take_smaller_batches() -> None:
     fitted = fit_budget(two_moons(), 60, torch.device("cpu"), measure=a_step)
     assert fitted.run.training.batch_size < two_moons().training.batch_size
+
+
+def test_smaller_batches_are_measured() -> None:
+    """A step that takes the same time for any batch: the steps are those that fit, not those that were expected."""
+    tried: list[int] = []
+
+    def constant(net: object, objective: object, data: object, training: Any, *rest: object, limit: float) -> float:
+        tried.append(training.batch_size)
+        return 0.1
+
+    fitted = fit_budget(two_moons(), 60, torch.device("cpu"), measure=constant)
+    assert tried == [two_moons().training.batch_size, fitted.run.training.batch_size] and tried[1] < tried[0]
+    assert fitted.step_seconds == 0.1 and 0.8 * SHARE * 60 < fitted.seconds <= SHARE * 60
 
 
 def test_a_budget_too_short_names_the_least() -> None:
