@@ -127,7 +127,7 @@ def test_samples_have_the_columns_types_and_distribution_of_real_rows(flow: Tabu
     assert ShapeError()(schema, frame, made, Rng(0)) < 0.04
     columns = {name: frame[name].sample(frac=1, random_state=k).to_numpy() for k, name in enumerate(frame)}
     assert TrendError()(schema, frame, pd.DataFrame(columns), Rng(0)) > 0.25, "independent columns"
-    assert TrendError()(schema, frame, made, Rng(0)) < 0.12, "3,000 new rows of the same law give up to 0.08"
+    assert TrendError()(schema, frame, made, Rng(0)) < 0.12, "3,000 new rows of the same distribution give up to 0.08"
     assert (made["flies"] == (made["kind"] == "bee")).mean() > 0.97
     assert made["gift"].isna().mean() == pytest.approx(0.2, abs=0.05)
     assert made["size"].between(frame["size"].min(), frame["size"].max()).all()
