@@ -1,14 +1,17 @@
 """The sampler on a pretrained pipeline against the pipeline's own call, and the gain of caches and compilation.
 
-    python -m benchmarks.hub_loop [loop] [speed] [--rounds 3] [--output FILE]
+    python -m benchmarks.hub_loop [loop] [speed] [plan] [--rounds 3] [--device cuda] [--output FILE]
 
 loop   seconds and peak memory of Beeline's sampler over those of the pipeline's call, for the same noise, conditions
-       and schedule, conditional and guided: a tiny FLUX and one of 300 million parameters, with random weights
-speed  seconds without cache and compilation over those with them, at equal evaluations, on the larger network; the
+       and schedule, conditional and guided: a tiny FLUX and one of 300 million parameters, with random weights; on
+       CUDA also one of 12 billion in bfloat16 with images of 1024x1024 pixels
+speed  seconds without cache and compilation over those with them, at equal evaluations, on the largest network; the
        relative change of the output; and the evaluations that reuse something
+plan   memory and seconds that ``beeline sample --plan`` predicts for the largest network, over those measured
 
-Runs alternate, and the median of the ratios of adjacent runs is reported.  Seconds are those of the process.  Peak
-memory is that of allocated tensors without the weights.  Text encoders and autoencoder are not part of it.
+Runs alternate, and the median of the ratios of adjacent runs is reported.  Seconds are those of the process, on CUDA
+those of the clock.  Peak memory is that of allocated tensors without the weights.  Text encoders and autoencoder are
+not part of it.
 """
 
 from __future__ import annotations
@@ -16,9 +19,11 @@ from __future__ import annotations
 import contextlib
 import json
 import statistics
+import tempfile
 import time
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -26,6 +31,7 @@ from torch import Tensor
 
 from beeline.core.rng import Rng
 from beeline.hub.pipelines import from_pipeline
+from beeline.hub.planning import plan
 from beeline.hub.speed import cached, compiled, counting
 from beeline.networks.hub.caches import Cache, FirstBlock, TaylorSeer
 from beeline.networks.hub.copies import Counts
@@ -36,45 +42,65 @@ from beeline.training.memory import Tracker
 from benchmarks import report
 
 SCALE = 4.0  # of guidance
-SIDE = 96  # pixels
-WORDS = 16  # tokens of the prompt
-# name: attention heads and their width, blocks of two streams and of one, width of the text
-NETWORKS = {"tiny": (2, 16, 1, 2, 32), "300M": (8, 128, 4, 9, 512)}
+
+
+@dataclass(frozen=True)
+class Size:
+    """A FLUX: attention heads and their width, blocks of two streams and of one, widths of text; and the work."""
+
+    heads: int
+    width: int
+    double: int
+    single: int
+    text: int
+    pooled: int
+    steps: int  # of a run of the sampler
+    times: int = 1  # runs of one measurement
+    side: int = 96  # pixels of an image
+    words: int = 16  # tokens of a prompt
+    dtype: torch.dtype = torch.float32
+
+
+SIZES = {
+    "tiny": Size(2, 16, 1, 2, 32, 32, 20, 10),
+    "300M": Size(8, 128, 4, 9, 512, 512, 4),
+    "12B": Size(24, 128, 19, 38, 4096, 768, 10, side=1024, words=512, dtype=torch.bfloat16),
+}
 CACHES: dict[str, Cache] = {"FirstBlock(0.1)": FirstBlock(0.1), "TaylorSeer(every=3)": TaylorSeer(every=3)}
 
 
 class Setup:
     """A FLUX pipeline with random weights, its bundle, noise and conditions."""
 
-    def __init__(self, name: str):
+    def __init__(self, name: str, device: torch.device):
         import diffusers as df
 
-        heads, width, double, single, text = NETWORKS[name]
-        rotary = width * 7 // 32 * 2  # of rows and of columns
-        with Rng(0).ambient():
-            net = df.FluxTransformer2DModel(
-                patch_size=1,
-                in_channels=64,
-                num_layers=double,
-                num_single_layers=single,
-                attention_head_dim=width,
-                num_attention_heads=heads,
-                joint_attention_dim=text,
-                pooled_projection_dim=text,
-                axes_dims_rope=[width - 2 * rotary, rotary, rotary],
-                guidance_embeds=False,
-            )
+        self.size = size = SIZES[name]
+        self.device = device
+        rotary = size.width * 7 // 32 * 2  # of rows and of columns
+        self.config = {
+            "patch_size": 1,
+            "in_channels": 64,
+            "num_layers": size.double,
+            "num_single_layers": size.single,
+            "attention_head_dim": size.width,
+            "num_attention_heads": size.heads,
+            "joint_attention_dim": size.text,
+            "pooled_projection_dim": size.pooled,
+            "axes_dims_rope": [size.width - 2 * rotary, rotary, rotary],
+            "guidance_embeds": False,
+        }
+        with Rng(0).ambient(), device, default_dtype(size.dtype):
+            net = df.FluxTransformer2DModel(**self.config)
         scheduler = df.FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True)
         self.pipe = df.FluxPipeline(scheduler, None, None, None, None, None, net.eval())
         self.pipe.set_progress_bar_config(disable=True)
         self.parameters = sum(p.numel() for p in net.parameters())
-        self.bundle = from_pipeline(self.pipe, height=SIDE, width=SIDE)
-        self.x0 = Rng(1).normal(torch.empty(1, *self.bundle.modality.shape))
+        self.bundle = from_pipeline(self.pipe, height=size.side, width=size.side)
+        self.x0 = Rng(1).normal(torch.empty(1, *self.bundle.modality.shape, device=device))
+        like = torch.empty(1, size.words, size.text, device=device, dtype=size.dtype)
         self.cond, self.null = (
-            {
-                "text": Rng(seed).normal(torch.empty(1, WORDS, text)),
-                "pooled": Rng(seed).fork("p").normal(torch.empty(1, text)),
-            }
+            {"text": Rng(seed).normal(like), "pooled": Rng(seed).fork("p").normal(like[:, 0, : size.pooled])}
             for seed in (2, 3)
         )
 
@@ -86,13 +112,13 @@ class Setup:
             latents = self.pipe(
                 **embeds,
                 true_cfg_scale=SCALE if guided else 1.0,
-                height=SIDE,
-                width=SIDE,
-                latents=pack(self.x0),
+                height=self.size.side,
+                width=self.size.side,
+                latents=pack(self.x0).to(self.size.dtype),
                 num_inference_steps=steps,
                 output_type="latent",
             ).images
-        return unpack(latents, *self.x0.shape[2:])
+        return unpack(latents, *self.x0.shape[2:]).float()
 
     def ours(self, steps: int, guided: bool, bundle: Bundle | None = None) -> Tensor:
         """The latents of Beeline's sampler."""
@@ -102,24 +128,48 @@ class Setup:
         return sampler(bundle.flow, self.x0, {**self.cond, "negative": self.null} if guided else self.cond)
 
 
+@contextlib.contextmanager
+def default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    """New tensors have this dtype."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+def clock() -> float:
+    """Seconds of the process; on CUDA of the wall clock, after all work is done."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+        return time.perf_counter()
+    return time.process_time()
+
+
 def seconds(run: Callable[[], Any], times: int) -> float:
-    """Seconds of the process for one of ``times`` calls."""
-    start = time.process_time()
+    """Seconds of one of ``times`` calls."""
+    start = clock()
     for _ in range(times):
         run()
-    return (time.process_time() - start) / times
+    return (clock() - start) / times
 
 
-def peak(run: Callable[[], Any]) -> int:
+def peak(run: Callable[[], Any], device: torch.device) -> int:
     """Largest number of bytes of the tensors that ``run`` allocates."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        run()
+        return torch.cuda.max_memory_allocated() - before
     with Tracker() as tracker:
         run()
     return tracker.peak
 
 
-def loop(name: str, steps: int, guided: bool, rounds: int, times: int) -> dict[str, Any]:
+def loop(setup: Setup, name: str, guided: bool, rounds: int) -> dict[str, Any]:
     """Seconds and memory of the sampler over those of the pipeline's call."""
-    setup = Setup(name)
+    steps, times = setup.size.steps, setup.size.times
     runs = [lambda: setup.theirs(steps, guided), lambda: setup.ours(steps, guided)]
     theirs, ours = (run() for run in runs)
     pairs = []
@@ -127,7 +177,7 @@ def loop(name: str, steps: int, guided: bool, rounds: int, times: int) -> dict[s
         found = {k: seconds(runs[k], times) for k in ((0, 1) if i % 2 == 0 else (1, 0))}
         pairs.append((found[0], found[1]))
     ratios = [b / a for a, b in pairs]
-    memory = [peak(run) for run in runs]
+    memory = [peak(run, setup.device) for run in runs]
     return {
         "network": name,
         "parameters": setup.parameters,
@@ -141,9 +191,51 @@ def loop(name: str, steps: int, guided: bool, rounds: int, times: int) -> dict[s
     }
 
 
-def speed(steps: int, rounds: int) -> list[dict[str, Any]]:
+def planned(setup: Setup) -> dict[str, Any]:
+    """Predicted and measured peak memory and seconds of one run."""
+    with tempfile.TemporaryDirectory() as folder:
+        write_configurations(setup, Path(folder))
+        side = setup.size.side
+        found = plan(
+            folder,
+            device=setup.device,
+            dtype=str(setup.size.dtype).removeprefix("torch."),
+            height=side,
+            width=side,
+            max_sequence_length=setup.size.words,
+            sampler=lambda bundle: replace(bundle.sampler, steps=setup.size.steps, guidance=Plain()),
+        )
+    weights = sum(p.numel() * p.element_size() for p in setup.pipe.transformer.parameters())
+    measured = {
+        "peak": weights + peak(lambda: setup.ours(setup.size.steps, False), setup.device),
+        "seconds": seconds(lambda: setup.ours(setup.size.steps, False), 1),
+    }
+    return {"parameters": setup.parameters, "predicted": {k: getattr(found, k) for k in measured}, "measured": measured}
+
+
+def write_configurations(setup: Setup, folder: Path) -> None:
+    """A saved pipeline without the values of its weights, which a plan does not read."""
+    setup.pipe.scheduler.save_pretrained(folder / "scheduler")
+    index = {"_class_name": "FluxPipeline", "transformer": ["diffusers", "FluxTransformer2DModel"]}
+    index["scheduler"] = ["diffusers", type(setup.pipe.scheduler).__name__]
+    (folder / "model_index.json").write_text(json.dumps(index))
+    (folder / "transformer").mkdir()
+    (folder / "transformer" / "config.json").write_text(
+        json.dumps({"_class_name": "FluxTransformer2DModel"} | setup.config)
+    )
+    header, end = {}, 0
+    for name, tensor in setup.pipe.transformer.state_dict().items():
+        size = tensor.numel() * 2
+        header[name] = {"dtype": "BF16", "shape": list(tensor.shape), "data_offsets": [end, end + size]}
+        end += size
+    text = json.dumps(header).encode()
+    with open(folder / "transformer" / "diffusion_pytorch_model.safetensors", "wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        file.truncate(8 + len(text) + end)  # holes, which take no space on disk
+
+
+def speed(setup: Setup, steps: int, rounds: int) -> list[dict[str, Any]]:
     """Seconds without cache and compilation over those with them, in one series of alternating runs."""
-    setup = Setup("300M")
     fast = compiled(setup.bundle)
     bundles = {"compiled": fast}
     bundles |= {name: cached(setup.bundle, cache) for name, cache in CACHES.items()}
@@ -151,10 +243,10 @@ def speed(steps: int, rounds: int) -> list[dict[str, Any]]:
     plain = setup.ours(steps, False)
     figures: dict[str, dict[str, Any]] = {}
     for name, bundle in bundles.items():
-        start = time.process_time()
+        start = clock()
         with contextlib.nullcontext(Counts(steps)) if bundle is fast else counting(bundle) as counted:
             found = setup.ours(steps, False, bundle)  # compiles
-        first = time.process_time() - start
+        first = clock() - start
         counts = {"full": counted.full, "reused": counted.reused}
         change = float((found - plain).square().mean().sqrt() / plain.square().mean().sqrt())
         figures[name] = {"first_seconds": round(first, 2), "relative_change": change, "evaluations": counts}
@@ -178,33 +270,38 @@ def speed(steps: int, rounds: int) -> list[dict[str, Any]]:
 
 
 def main() -> None:
-    parts = ("loop", "speed")
+    parts = ("loop", "speed", "plan")
     parser = report.parser("hub_loop", __doc__)
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"any of {', '.join(parts)}; default: all")
     parser.add_argument("--rounds", type=int, default=3, help="pairs of measurements")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     options = parser.parse_args()
     chosen = options.parts or parts
     if unknown := sorted(set(chosen) - set(parts)):
         parser.error(f"unknown part {', '.join(unknown)}; choose from {', '.join(parts)}")
     torch.set_num_threads(1)
-    found: dict[str, Any] = {}
-    if "loop" in chosen:
-        sizes = (("tiny", 20, 10), ("300M", 4, 1))
-        found["loop"] = [
-            loop(name, steps, guided, options.rounds, times) for name, steps, times in sizes for guided in (False, True)
-        ]
+    device = torch.device(options.device)
+    on_cpu = device.type == "cpu"
+    sizes = ("tiny", "300M") if on_cpu else tuple(SIZES)
+    found: dict[str, Any] = {part: [] for part in chosen}
+    for name in sizes:
+        setup = Setup(name, device)
+        if "loop" in chosen:
+            found["loop"] += [loop(setup, name, guided, options.rounds) for guided in (False, True)]
+    if "plan" in chosen:  # of the largest network
+        found["plan"] = planned(setup)
     if "speed" in chosen:
-        found["speed"] = speed(12, options.rounds)
+        found["speed"] = speed(setup, 12, options.rounds)
     print(json.dumps(found, indent=2))
     report.write(
-        "hub_loop",
+        "hub_loop" if on_cpu else f"hub_loop-{device.type}",
         found,
         [0, 1, 2, 3],
         options.output,
+        device=options.device,
         packages=["diffusers"],
         rounds=options.rounds,
-        side=SIDE,
-        words=WORDS,
+        sizes={name: {k: str(v) for k, v in asdict(SIZES[name]).items()} for name in sizes},
     )
 
 

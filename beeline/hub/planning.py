@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from beeline.core.errors import require
 from beeline.core.modes import AUTO, Device, resolve_device
+from beeline.core.rng import Rng
 from beeline.core.types import map_cond
 from beeline.hub.loading import OFFLOADS, check_family, check_offload, decode_in_parts, dtypes, pipeline_index, split
 from beeline.hub.pipelines import call_defaults, from_pipeline
@@ -42,7 +43,8 @@ VECTORS = {"pooled"}  # leaves with one vector for each prompt
 UNPREDICTED = (RuntimeError, KeyError, TypeError, ValueError)
 """Errors of networks that need values, or a condition of another form."""
 
-RATE_SIDE, RATE_SECONDS = 1024, 0.2  # of the matrix product that measures the speed of a device
+RATE_SIDES = {"cpu": 1024}  # of the matrix product that measures the speed of a device
+RATE_SIDE, RATE_SECONDS = 8192, 0.2  # of an accelerator: a smaller product takes as long as its launch
 
 
 @dataclass(frozen=True)
@@ -319,6 +321,8 @@ def _denoising(bundle: Bundle, n: int, words: int | None) -> tuple[int | None, f
 def _decoding(bundle: Bundle, n: int) -> int | None:
     """Bytes of the decoding of ``n`` latents; None if it depends on values."""
     modality: Any = bundle.modality
+    if modality.pipeline.vae is None:
+        return 0
     try:
         with Tracker() as tracker:
             pixels_of(modality.pipeline.vae, modality.family, torch.zeros(n, *modality.shape))
@@ -340,13 +344,14 @@ def counter() -> Any:
 
 def rate(device: torch.device, dtype: torch.dtype) -> float:
     """Operations per second of a matrix product on a device, measured for a fraction of a second."""
-    a = torch.ones(RATE_SIDE, RATE_SIDE, device=device, dtype=dtype)
+    side = RATE_SIDES.get(device.type, RATE_SIDE)
+    a = Rng(0).normal(torch.empty(side, side, device=device, dtype=dtype))  # products of equal numbers are faster
     (a @ a).sum().item()
     count, start = 0, time.perf_counter()
     while (spent := time.perf_counter() - start) < RATE_SECONDS:
-        (a @ a).sum().item()
+        (a @ a)[0, 0].item()
         count += 1
-    return 2.0 * RATE_SIDE**3 * count / spent
+    return 2.0 * side**3 * count / spent
 
 
 def free_memory(device: torch.device) -> int | None:

@@ -94,6 +94,21 @@ def test_a_family_gives_the_latents_of_its_pipeline(name, guided):
     assert (found - wanted).abs().max() <= 1e-5 * max(1.0, float(wanted.abs().max()))
 
 
+ON_GPU = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device here")]
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=ON_GPU) for name in CASES])
+def test_a_family_gives_the_same_latents_on_a_gpu_and_close_ones_in_bfloat16(name):
+    case = CASES[name]()
+    guided = case.null is not None
+    wanted = ours(case, guided)
+    there, size = replace(case, x0=case.x0.cuda()), float(wanted.abs().max())
+    found = ours(there, guided, from_pipeline(case.pipe, **case.size).to("cuda"))
+    assert found.is_cuda and (found.cpu() - wanted).abs().max() <= 2e-3 * size
+    half = ours(there, guided, from_pipeline(case.pipe.to("cuda", torch.bfloat16), **case.size))
+    assert half.dtype == torch.float32 and (half.cpu() - wanted).abs().mean() <= 0.1 * size
+
+
 def test_every_family_has_a_case():
     tested = {family_of(make().pipe).name for make in CASES.values()}
     assert tested == {family.name for family in FAMILIES}
