@@ -164,7 +164,7 @@ def test_sources(make: Any, device: torch.device) -> None:
     parts(
         "couplings",
         Remembered=lambda: of("couplings", "Remembered", x_on(torch.device("cpu"), 9)),
-        VelocityOT=lambda: of("couplings", "VelocityOT", net_on(DEVICE)),
+        VelocityOT=lambda: of("couplings", "VelocityOT", net_on(torch.device("cpu"))),
         ConditionalOT=lambda: of("couplings", "ConditionalOT"),
         Annealed=lambda: of("couplings", "Annealed"),
     ),

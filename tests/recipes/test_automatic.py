@@ -16,7 +16,7 @@ from beeline.data.point_files import PointFile
 from beeline.data.tables.files import TableFile
 from beeline.recipes.automatic import recipe_for
 from beeline.recipes.points import two_moons
-from beeline.runs.budget import SHARE, SIZES, duration, fit_budget
+from beeline.runs.budget import LEAST_BATCH, SHARE, SIZES, duration, fit_budget
 
 
 def picture(path: Path, side: tuple[int, int] = (12, 12)) -> None:
@@ -107,22 +107,40 @@ def test_a_budget_decides_steps_and_network() -> None:
     assert fixed.run.network == two_moons().network
 
 
-def test_few_steps_take_smaller_batches() -> None:
-    fitted = fit_budget(two_moons(), 60, torch.device("cpu"), measure=a_step)
-    assert fitted.run.training.batch_size < two_moons().training.batch_size
-
-
-def test_smaller_batches_are_measured() -> None:
-    """A step that takes the same time for any batch: the steps are those that fit, not those that were expected."""
+def by_batch(fixed: float) -> Any:
+    """Seconds of a step of ``fixed`` and one millisecond for every datum, and the batch sizes that were tried."""
     tried: list[int] = []
 
-    def constant(net: object, objective: object, data: object, training: Any, *rest: object, limit: float) -> float:
+    def measure(net: object, objective: object, data: object, training: Any, *rest: object, limit: float) -> float:
         tried.append(training.batch_size)
-        return 0.1
+        return fixed + 1e-3 * training.batch_size
 
-    fitted = fit_budget(two_moons(), 60, torch.device("cpu"), measure=constant)
-    assert tried == [two_moons().training.batch_size, fitted.run.training.batch_size] and tried[1] < tried[0]
-    assert fitted.step_seconds == 0.1 and 0.8 * SHARE * 60 < fitted.seconds <= SHARE * 60
+    return measure, tried
+
+
+def test_few_steps_take_smaller_batches() -> None:
+    measure, tried = by_batch(fixed=0.01)
+    fitted = fit_budget(two_moons(), 60, torch.device("cpu"), measure=measure)
+    size = fitted.run.training.batch_size
+    assert tried == [two_moons().training.batch_size, LEAST_BATCH, size] and size < tried[0]
+    assert fitted.step_seconds == pytest.approx(0.01 + 1e-3 * size)
+    assert 0.8 * SHARE * 60 < fitted.seconds <= SHARE * 60
+
+
+def test_a_batch_is_kept_where_a_smaller_one_is_not_faster() -> None:
+    """As on an accelerator, which takes as long for 8 data as for a few hundred."""
+    measure, tried = by_batch(fixed=two_moons().training.batch_size * 1e-3)
+    fitted = fit_budget(two_moons(), 60, torch.device("cpu"), measure=measure)
+    assert fitted.run.training.batch_size == two_moons().training.batch_size and tried[-1] == LEAST_BATCH
+
+
+def test_an_accelerator_takes_the_largest_network_that_is_as_fast() -> None:
+    def constant(*rest: object, limit: float) -> float:
+        return 0.02
+
+    small, large = (fit_budget(two_moons(), 60, torch.device(d), measure=constant) for d in ("cpu", "meta"))
+    widths = sorted(size["width"] for size in SIZES["networks.MLP"])
+    assert (small.run.network["width"], large.run.network["width"]) == (widths[0], widths[-1])
 
 
 def test_a_budget_too_short_names_the_least() -> None:
