@@ -21,7 +21,7 @@ import json
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,7 @@ from beeline.core.rng import Rng
 from beeline.hub.pipelines import from_pipeline
 from beeline.hub.planning import plan
 from beeline.hub.speed import cached, compiled, counting
-from beeline.networks.hub.caches import Cache, FirstBlock, TaylorSeer
+from beeline.networks.hub.caches import FirstBlock, TaylorSeer
 from beeline.networks.hub.copies import Counts
 from beeline.networks.hub.layout import pack, unpack
 from beeline.runs.bundle import Bundle
@@ -66,7 +66,7 @@ SIZES = {
     "300M": Size(8, 128, 4, 9, 512, 512, 4),
     "12B": Size(24, 128, 19, 38, 4096, 768, 10, side=1024, words=512, dtype=torch.bfloat16),
 }
-CACHES: dict[str, Cache] = {"FirstBlock(0.1)": FirstBlock(0.1), "TaylorSeer(every=3)": TaylorSeer(every=3)}
+CHANGES = ("compiled", "FirstBlock", "TaylorSeer", "FirstBlock, compiled", "TaylorSeer, compiled")
 
 
 class Setup:
@@ -234,12 +234,17 @@ def write_configurations(setup: Setup, folder: Path) -> None:
         file.truncate(8 + len(text) + end)  # holes, which take no space on disk
 
 
-def speed(setup: Setup, steps: int, rounds: int) -> list[dict[str, Any]]:
+def speed(setup: Setup, changes: Sequence[str], steps: int, rounds: int) -> list[dict[str, Any]]:
     """Seconds without cache and compilation over those with them, in one series of alternating runs."""
     fast = compiled(setup.bundle)
-    bundles = {"compiled": fast}
-    bundles |= {name: cached(setup.bundle, cache) for name, cache in CACHES.items()}
-    bundles |= {f"{name}, compiled": cached(fast, cache) for name, cache in CACHES.items()}
+    made = {
+        "compiled": lambda: fast,
+        "FirstBlock": lambda: cached(setup.bundle, FirstBlock(0.1)),
+        "TaylorSeer": lambda: cached(setup.bundle, TaylorSeer(every=3)),
+        "FirstBlock, compiled": lambda: cached(fast, FirstBlock(0.1)),
+        "TaylorSeer, compiled": lambda: cached(fast, TaylorSeer(every=3)),
+    }
+    bundles = {name: made[name]() for name in changes}
     plain = setup.ours(steps, False)
     figures: dict[str, dict[str, Any]] = {}
     for name, bundle in bundles.items():
@@ -275,6 +280,7 @@ def main() -> None:
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"any of {', '.join(parts)}; default: all")
     parser.add_argument("--rounds", type=int, default=3, help="pairs of measurements")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--changes", nargs="+", choices=CHANGES, default=CHANGES, help="those of the part speed")
     options = parser.parse_args()
     chosen = options.parts or parts
     if unknown := sorted(set(chosen) - set(parts)):
@@ -283,26 +289,31 @@ def main() -> None:
     device = torch.device(options.device)
     on_cpu = device.type == "cpu"
     sizes = ("tiny", "300M") if on_cpu else tuple(SIZES)
-    found: dict[str, Any] = {part: [] for part in chosen}
+    found: dict[str, Any] = {}
+
+    def keep(part: str, figures: Any) -> None:
+        found[part] = figures
+        print(json.dumps(figures, indent=2), flush=True)
+        report.write(
+            "hub_loop" if on_cpu else f"hub_loop-{device.type}",
+            found,
+            [0, 1, 2, 3],
+            options.output,
+            device=options.device,
+            packages=["diffusers"],
+            rounds=options.rounds,
+            sizes={name: {k: str(v) for k, v in asdict(SIZES[name]).items()} for name in sizes},
+        )
+
     for name in sizes:
         setup = Setup(name, device)
         if "loop" in chosen:
-            found["loop"] += [loop(setup, name, guided, options.rounds) for guided in (False, True)]
+            rows = [loop(setup, name, guided, options.rounds) for guided in (False, True)]
+            keep("loop", [*found.get("loop", []), *rows])
     if "plan" in chosen:  # of the largest network
-        found["plan"] = planned(setup)
+        keep("plan", planned(setup))
     if "speed" in chosen:
-        found["speed"] = speed(setup, 12, options.rounds)
-    print(json.dumps(found, indent=2))
-    report.write(
-        "hub_loop" if on_cpu else f"hub_loop-{device.type}",
-        found,
-        [0, 1, 2, 3],
-        options.output,
-        device=options.device,
-        packages=["diffusers"],
-        rounds=options.rounds,
-        sizes={name: {k: str(v) for k, v in asdict(SIZES[name]).items()} for name in sizes},
-    )
+        keep("speed", speed(setup, options.changes, 12, options.rounds))
 
 
 if __name__ == "__main__":

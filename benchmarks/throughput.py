@@ -239,20 +239,22 @@ def main() -> None:
     name_of_result = "throughput" if device.type == "cpu" else f"throughput-{device.type}"
     settings = {"rounds": options.rounds, "training_steps": 10 if device.type == "cpu" else 40, "sampling_steps": 5}
     figures: dict[str, Any] = {}
-    for name, setup in chosen.items():
-        if name in ("DiT", *LARGE):
-            figures[f"sampling {name}"] = sampling(name, setup, options.rounds, settings["sampling_steps"])
-        figures[f"training {name}"] = training(name, setup, options.rounds, settings["training_steps"])
-    for name, row in figures.items():
+
+    def keep(name: str, row: dict[str, Any]) -> None:
+        figures[name] = row
         wall, cpu = row["wall"], row["cpu"]
         print(
-            f"{name:16} ratio {wall['ratio']:.3f} ({wall['low']:.3f} to {wall['high']:.3f}), "
+            f"{name:17} ratio {wall['ratio']:.3f} ({wall['low']:.3f} to {wall['high']:.3f}), "
             f"processor {cpu['ratio']:.3f} ({cpu['low']:.3f} to {cpu['high']:.3f}), best {wall['best']:.3f}, "
-            f"aim {row['aim']}"
+            f"aim {row['aim']}" + (f", inside {row['inside']:.4f}" if "inside" in row else ""),
+            flush=True,
         )
-        if "inside" in row:
-            print(f"{'':16} inside {row['inside']:.4f}")
-    print(report.write(name_of_result, figures, [SEED], options.output, device=options.device, **settings))
+        report.write(name_of_result, figures, [SEED], options.output, device=options.device, **settings)
+
+    for name, setup in chosen.items():
+        if name in ("DiT", *LARGE):
+            keep(f"sampling {name}", sampling(name, setup, options.rounds, settings["sampling_steps"]))
+        keep(f"training {name}", training(name, setup, options.rounds, settings["training_steps"]))
 
 
 if __name__ == "__main__":
