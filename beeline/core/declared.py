@@ -31,6 +31,7 @@ class Traits:
     cells: bool = False  # of a table: whether it takes known cells as a condition
     logits: bool = False  # of a table: whether forward(..., logits=True) gives (output, logits [B,D]) as well
     any_size: bool = False  # of images: whether it takes heights and widths other than those it was built for
+    casts: bool = False  # whether it converts state and condition to the dtype of its weights, and needs no autocast
 
 
 class Stages(NamedTuple):

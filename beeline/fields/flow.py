@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from beeline.core.declared import Holding as Holding
-from beeline.core.declared import Wrapping, as_map, for_branch
+from beeline.core.declared import Wrapping, as_map, for_branch, traits_of
 from beeline.core.declared import is_map as is_map
 from beeline.core.declared import parts_of as parts_of
 from beeline.core.errors import BeelineError, require
@@ -212,9 +212,9 @@ def bind(field: Any, cond: Cond = None, *, repeat: bool = False) -> Dynamics:
 def _at_border(field: Any) -> Any:
     """A half-precision module called under autocast, with input and output in the dtype of the state.
 
-    A Network does this itself and is returned unchanged.
+    A Network, and a field that declares so, converts its inputs itself and is returned unchanged.
     """
-    if not isinstance(field, nn.Module) or isinstance(field, Network):
+    if not isinstance(field, nn.Module) or isinstance(field, Network) or traits_of(field).casts:
         return field
     narrow = next((p.dtype for p in field.parameters() if p.is_floating_point() and p.itemsize < 4), None)
 

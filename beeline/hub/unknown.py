@@ -18,7 +18,7 @@ from beeline.core.modes import moved
 from beeline.core.types import Batch, Cond, leaves
 from beeline.data.arrays import SINGLE, read_arrays
 from beeline.networks.hub.families import FAMILIES
-from beeline.networks.hub.family import Family, cast, no_settings
+from beeline.networks.hub.family import Family, cast, dtype_of, no_settings
 from beeline.networks.hub.imports import diffusers
 from beeline.paths.affine import AffinePath
 from beeline.runs.bundle import Bundle, load
@@ -186,7 +186,7 @@ class Component(nn.Module):
         return batch
 
     def forward(self, x: Tensor, tau: Tensor, cond: Cond = None) -> Tensor:
-        dtype = next(self.net.parameters(), x).dtype
+        dtype = dtype_of(self.net, x)
         y, cond = x.to(dtype), cast(cond, dtype)
         if self.family is not None:
             return self.family.call(self.net, y, tau, cond, {})

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from beeline.core.declared import Wrapping, for_branch
+from beeline.core.declared import Traits, Wrapping, for_branch
 from beeline.core.errors import require
 from beeline.core.host_times import host_times
 from beeline.core.types import Cond, map_cond
@@ -163,6 +163,8 @@ class Copy:
 
 class Branch(nn.Module):
     """A field that reuses parts of its earlier evaluations; its copy of the network is given back with it."""
+
+    traits = Traits(casts=True)
 
     def __init__(self, taken: Copy, free: list[Copy]):
         super().__init__()

@@ -6,11 +6,12 @@ import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from operator import attrgetter
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
+from beeline.core.declared import Traits
 from beeline.core.errors import require
 from beeline.core.types import Cond, map_cond
 
@@ -232,13 +233,28 @@ def field_of(pipeline: Any, family: Family, clock: NetworkTime | None = None) ->
     )
 
 
+@runtime_checkable
+class Precise(Protocol):
+    """A network that knows the dtype of its inputs, as those of diffusers, which keep some parts in float32."""
+
+    @property
+    def dtype(self) -> torch.dtype: ...
+
+
+def dtype_of(net: Any, x: Tensor) -> torch.dtype:
+    """The dtype in which a network takes a state ``x``."""
+    return net.dtype if isinstance(net, Precise) else next(net.parameters(), x).dtype
+
+
 class Pretrained(nn.Module):
     """A pretrained network of another library as a velocity field.
 
     v(x, t, cond) = sign * call(net, x, scale * clock(t), cond)
-    Takes and returns [B,*S] in the dtype of the state; the network is called in the dtype of its parameters, with a
-    time in float32.
+    Takes and returns [B,*S] in the dtype of the state; the network is called in its own dtype, with a time in
+    float32, and without autocast, as by its pipeline.
     """
+
+    traits = Traits(casts=True)
 
     def __init__(
         self, net: nn.Module, family: Family, settings: Settings | None = None, clock: NetworkTime | None = None
@@ -260,7 +276,7 @@ class Pretrained(nn.Module):
 
     def _inputs(self, x: Tensor, cond: Cond) -> tuple[Tensor, Any]:
         self.family.check(cond)
-        dtype = next(self.net.parameters(), x).dtype
+        dtype = dtype_of(self.net, x)
         return x.to(dtype), cast(cond, dtype)
 
     def _tau(self, t: Tensor, x: Tensor) -> Tensor:
@@ -288,6 +304,8 @@ class Experts(nn.Module):
 
     Rows of one batch may have times on both sides.  Source: Wan 2.2 A14B, 2025.
     """
+
+    traits = Traits(casts=True)
 
     def __init__(self, high: nn.Module, low: nn.Module, boundary: float):
         super().__init__()

@@ -10,9 +10,11 @@ import pytest
 import torch
 
 from beeline.core.errors import BeelineError
+from beeline.fields.flow import bind
 from beeline.hub.pipelines import from_pipeline
 from beeline.networks.hub.checkpoint_schedule import CheckpointSchedule
 from beeline.networks.hub.families import FAMILIES, family_of
+from beeline.networks.hub.family import Experts
 from beeline.sampling.guidance.guide import CFG, Guide, Plain
 from tests.networks.hub import tiny_diffusions, tiny_editing, tiny_further, tiny_images, tiny_more_images, tiny_videos
 from tests.networks.hub.tiny import SCALE, df, flow_prediction
@@ -92,6 +94,21 @@ def test_a_family_gives_the_latents_of_its_pipeline(name, guided):
     assert found.shape == wanted.shape
     assert (wanted - case.x0).abs().max() > 0.1
     assert (found - wanted).abs().max() <= 1e-5 * max(1.0, float(wanted.abs().max()))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_network_in_bfloat16_is_called_without_autocast(name, tmp_path):
+    """Autocast would compute norms in float32, which its pipeline does not, and take time for conversions."""
+    case = CASES[name]()
+    family = family_of(case.pipe)
+    field = from_pipeline(case.pipe, **case.size).flow.field
+    t, one = torch.full((len(case.x0),), 0.5), field.high if isinstance(field, Experts) else field
+    family.network(case.pipe).save_pretrained(tmp_path)
+    half = one.on(type(one.net).from_pretrained(tmp_path, torch_dtype=torch.bfloat16))  # keeps some parts in float32
+    with torch.no_grad():
+        full, alone, bound = one(case.x0, t, case.cond), half(case.x0, t, case.cond), bind(half, case.cond)(case.x0, t)
+    assert torch.equal(alone, bound) and bound.dtype == torch.float32
+    assert (bound - full).abs().mean() <= 0.1 * full.abs().max(), "embedded guidance scales are rounded, too"
 
 
 ON_GPU = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device here")]

@@ -160,8 +160,8 @@ def hunyuan_image(net: Any, x: Tensor, tau: Tensor, c: Any, settings: Settings) 
 def hunyuan_image_map(net: Any, x: Tensor, tau: Tensor, tau_s: Tensor | None, c: Any, settings: Settings) -> Tensor:
     out: Tensor = net(
         hidden_states=x,
-        timestep=tau,
-        timestep_r=tau_s,
+        timestep=tau.to(x.dtype),
+        timestep_r=None if tau_s is None else tau_s.to(x.dtype),
         encoder_hidden_states=c["text"],
         encoder_attention_mask=c["mask"],
         encoder_hidden_states_2=c["glyphs"],
