@@ -248,6 +248,8 @@ def test_guidance(device: torch.device) -> None:
     for null in (3, {"label": torch.full((6,), 3)}):
         for window in ((0.0, 1.0), (0.2, 0.6)):
             on(bl.Sampler(4, guidance=bl.CFG(2.0, null, window))(flow, x_on(device), cond), device)
+    skipped = of("guidance", "SkippedWeak", bl.CFG(2.0, 3), times=(0.25, 0.5))
+    on(bl.Sampler(4, guidance=skipped)(flow, x_on(device), cond), device)
     guide = bl.Guide(of("references", "Weak", net), of("rules", "Extrapolate", 2.0))
     on(bl.Sampler(4, guidance=guide)(flow, x_on(device), cond), device)
     on(bl.Sampler(4).invert(flow, x_on(device), cond), device)

@@ -191,17 +191,9 @@ class Guide(FlowDependent):
         )
 
     def __call__(self, field: Any, cond: Cond) -> Dynamics:
-        strong = field.field if isinstance(field, FieldReadout) else field
-        other, null = self.reference(strong, cond)
-        other = field.with_field(other) if isinstance(field, FieldReadout) else other
-        apart_strong, apart_weak = bind(field, cond, repeat=True), bind(other, null, repeat=True)
+        alone, both = self.predictions(field, cond)
         combine = self.rule.for_run()
         low, high = self.window
-        apart = isinstance(unwrapped(field), Remembering)  # each prediction has its own memory
-        joined = self.together and not apart and other is field and _stackable(cond, null)
-        pair = map_cond(lambda a, b: torch.cat([a, b]), cond, null) if joined else None
-        double = bind(field, pair) if joined else None
-        rows = min((len(leaf) for _, leaf in leaves(cond) if leaf.ndim), default=0)
 
         def within(t: Tensor) -> Tensor:
             return (t >= low) & (t <= high)
@@ -209,15 +201,32 @@ class Guide(FlowDependent):
         def f(x: Tensor, t: Tensor, *s: Tensor) -> Tensor:
             whole = (low, high) == (0.0, 1.0) or bool(within(host_times(t)).all())
             if not whole and not bool(within(host_times(t)).any()):
-                return apart_strong(x, t, *s)
-            if double is not None and len(x) == rows:  # not for solvers that are parallel in time
-                strong, weak = double(*(torch.cat([part, part]) for part in (x, t, *s))).chunk(2)
-            else:
-                strong, weak = apart_strong(x, t, *s), apart_weak(x, t, *s)
+                return alone(x, t, *s)
+            strong, weak = both(x, t, *s)
             guided = combine(strong, weak, x, t)
             return guided if whole else torch.where(expand_time(within(t), x), guided, strong)
 
         return as_map(lambda x, t, s=None: f(x, t, t if s is None else s)) if is_map(field) else f
+
+    def predictions(self, field: Any, cond: Cond) -> tuple[Dynamics, Callable[..., tuple[Tensor, Tensor]]]:
+        """The strong prediction alone, and the function (x, t, *s) -> (strong, weak), for one run."""
+        strong = field.field if isinstance(field, FieldReadout) else field
+        other, null = self.reference(strong, cond)
+        other = field.with_field(other) if isinstance(field, FieldReadout) else other
+        apart_strong, apart_weak = bind(field, cond, repeat=True), bind(other, null, repeat=True)
+        apart = isinstance(unwrapped(field), Remembering)  # each prediction has its own memory
+        joined = self.together and not apart and other is field and _stackable(cond, null)
+        pair = map_cond(lambda a, b: torch.cat([a, b]), cond, null) if joined else None
+        double = bind(field, pair) if joined else None
+        rows = min((len(leaf) for _, leaf in leaves(cond) if leaf.ndim), default=0)
+
+        def both(x: Tensor, t: Tensor, *s: Tensor) -> tuple[Tensor, Tensor]:
+            if double is not None and len(x) == rows:  # not for solvers that are parallel in time
+                strong, weak = double(*(torch.cat([part, part]) for part in (x, t, *s))).chunk(2)
+                return strong, weak
+            return apart_strong(x, t, *s), apart_weak(x, t, *s)
+
+        return apart_strong, both
 
     def calls(self, t: float) -> int:
         return 2 if self.window[0] <= t <= self.window[1] else 1
