@@ -1,6 +1,6 @@
-"""The ring with overlapping classes, a small network with label dropout, Euler steps with guidance of scale 2. The error
-is the distance of end points to those of 200 steps with full guidance from the same noise. Times and weights of the
-estimates are fitted on other noise."""
+"""The ring with overlapping classes, a small network with label dropout, Euler steps with guidance of scale 2. The
+error is the distance of end points to those of 200 steps with full guidance from the same noise. Times and weights of
+the estimates are fitted on other noise."""
 
 from __future__ import annotations
 
