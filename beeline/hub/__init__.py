@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from beeline.hub.pipelines import resized as resized
     from beeline.hub.planning import plan as plan
     from beeline.hub.probing import probe as probe
+    from beeline.hub.sizes import extended as extended
     from beeline.hub.speed import cached as cached
     from beeline.hub.speed import compiled as compiled
     from beeline.hub.speed import counting as counting
@@ -20,5 +21,9 @@ if TYPE_CHECKING:
     from beeline.networks.hub.caches import TaylorSeer as TaylorSeer
     from beeline.networks.hub.convention import Convention as Convention
     from beeline.networks.hub.families import FAMILIES as FAMILIES
+    from beeline.networks.hub.sizes.rotary import NTKAware as NTKAware
+    from beeline.networks.hub.sizes.rotary import PositionInterpolation as PositionInterpolation
+    from beeline.networks.hub.sizes.rotary import YaRN as YaRN
+    from beeline.networks.hub.sizes.rotary import proportional as proportional
 
 __getattr__, __dir__ = lazy(__name__)

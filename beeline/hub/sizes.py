@@ -1,0 +1,33 @@
+"""Pretrained bundles at sizes that their networks were not trained for."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from beeline.core.errors import require
+from beeline.networks.hub.family import Experts, Pretrained
+from beeline.networks.hub.sizes.positions import with_rotary
+from beeline.networks.hub.sizes.rotary import Rotary
+from beeline.runs.bundle import Bundle, relabel
+
+
+def extended(bundle: Bundle, rotary: Rotary) -> Bundle:
+    """The bundle with other rotary position embeddings of rows and columns in its network, whose weights are shared.
+
+    The size of the samples is that of ``bl.load``, ``from_pipeline`` or ``resized``.  Another extension is replaced.
+
+    Raises ValueError for a family without rotary embeddings or for which they are not tested, and for a bundle with a
+    cache or compiled blocks, which are added afterwards.
+    """
+    field: Any = bundle.flow.field
+    require(
+        isinstance(field, Pretrained | Experts),
+        f"the field of this bundle is {type(field).__name__}; rotary embeddings are changed in pipelines of diffusers "
+        "before a cache or compilation is added: load one with bl.load or bl.hub.from_pipeline",
+    )
+    if isinstance(field, Experts):
+        made: Any = Experts(with_rotary(field.high, rotary), with_rotary(field.low, rotary), field.boundary)  # type: ignore[arg-type]
+    else:
+        made = with_rotary(field, rotary)
+    return relabel(replace(bundle, flow=replace(bundle.flow, field=made)), rotary=repr(rotary))

@@ -1,0 +1,1 @@
+"""Pretrained networks at sizes that they were not trained for."""
