@@ -108,7 +108,9 @@ class Loading:
     """How a pretrained pipeline is loaded: arguments of ``bl.load``."""
 
     dtype: str | None = None  # float32, bfloat16 or float16
-    offload: str | None = None  # model or group
+    offload: str | None = None  # model, group or sequential
+    device_map: str | None = None  # balanced
+    quantization_config: str | None = None  # torchao-int8, torchao-float8, bitsandbytes-8bit or bitsandbytes-4bit
     tiling: bool = False  # decode a part of a picture at a time
     slicing: bool = False  # decode one picture at a time
     height: Count | None = None  # in pixels

@@ -6,6 +6,7 @@ from beeline.core.namespaces import lazy
 
 if TYPE_CHECKING:
     from beeline.hub.exporting import export as export
+    from beeline.hub.loading import from_single_file as from_single_file
     from beeline.hub.loading import load as load
     from beeline.hub.pipelines import from_pipeline as from_pipeline
     from beeline.hub.pipelines import resized as resized

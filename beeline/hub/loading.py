@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,15 @@ from beeline.core.errors import BeelineError, nearest, require
 from beeline.core.files import read_plain
 from beeline.core.modes import AUTO, Device, resolve_device
 from beeline.hub.pipelines import from_pipeline
+from beeline.hub.placement import (
+    NETWORKS,
+    OFFLOADS,
+    check_device,
+    check_offload,
+    check_quantization,
+    importable,
+    quantization,
+)
 from beeline.networks.hub.families import FAMILIES
 from beeline.networks.hub.imports import diffusers
 from beeline.runs import bundle as bundles
@@ -23,13 +32,6 @@ DTYPES: Mapping[str, torch.dtype] = {
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
 }
-OFFLOADS: Mapping[str, Callable[[Any, torch.device], None]] = {
-    "model": lambda pipeline, device: pipeline.enable_model_cpu_offload(device=device),
-    "group": lambda pipeline, device: pipeline.enable_group_offload(
-        onload_device=device, offload_device=torch.device("cpu"), offload_type="leaf_level"
-    ),
-}
-"""Name -> the function of diffusers that places the components of a pipeline on a device when they are used."""
 
 
 def load(
@@ -40,6 +42,8 @@ def load(
     trust: Sequence[str] = (),
     dtype: str | Mapping[str, str] | None = None,
     offload: str | None = None,
+    device_map: str | None = None,
+    quantization_config: Any = None,
     tiling: bool = False,
     slicing: bool = False,
     height: int | None = None,
@@ -54,7 +58,10 @@ def load(
     ``hub:owner/name@revision``.  ``device`` is "auto" for CUDA where there is one, else the CPU.  ``trust`` names
     packages whose classes a bundle may name.  The other arguments are for pipelines: ``dtype`` float32, bfloat16 or
     float16 (default bfloat16 on an accelerator, float32 on a CPU), or a mapping from components, and "default", to
-    these; ``offload`` model or group, which keeps components or layers on the CPU until they are used;
+    these; ``offload`` model, group or sequential, which keeps components or layers on the CPU until they are used;
+    ``device_map`` balanced, which distributes the components over several accelerators; ``quantization_config``
+    torchao-int8, torchao-float8, bitsandbytes-8bit or bitsandbytes-4bit for the weights of the networks that are
+    evaluated in every step, or a ``PipelineQuantizationConfig`` of diffusers;
     ``tiling`` and ``slicing``, with which the autoencoder decodes a part of a picture, or one picture, at a time; the
     size in pixels and frames; ``max_sequence_length`` of a prompt in tokens; ``components`` in place of those that are
     stored, as in ``from_pretrained``.
@@ -65,6 +72,7 @@ def load(
     index = pipeline_index(name, at)
     if index is None:
         more = {"dtype": dtype, "offload": offload, "tiling": tiling, "slicing": slicing, "height": height}
+        more |= {"device_map": device_map, "quantization_config": quantization_config}
         more |= {"width": width, "num_frames": num_frames, "max_sequence_length": max_sequence_length, **components}
         given = [name for name, value in more.items() if value]
         require(
@@ -74,31 +82,85 @@ def load(
         )
         return bundles.load(directory_or_hub_id, device=device, revision=revision, trust=trust)
     check_family(name, index)
-    check_offload(offload)
+    check_offload(offload, device_map)
     where = resolve_device(device)
     kinds = dtypes(dtype, where, index)
-    require(
-        offload is None or where.type != "cpu",
-        f"offload={offload!r} was given with the device {where}; it moves components from the CPU to an accelerator: "
-        "leave it out",
-    )
+    check_device(offload, device_map, where)
+    check_quantization(quantization_config, where)
+    more = {"device_map": device_map, "quantization_config": quantization(quantization_config, index)}
+    more = {name: value for name, value in more.items() if value is not None} | components
     library = diffusers(f"the pipeline {name}")
     try:
-        pipeline = library.DiffusionPipeline.from_pretrained(name, revision=at, dtype=kinds, **components)
+        pipeline = library.DiffusionPipeline.from_pretrained(name, revision=at, dtype=kinds, **more)
     except (OSError, ValueError, ImportError, RuntimeError) as error:
         raise BeelineError(
             f"the pipeline {name} cannot be loaded ({type(error).__name__}: {str(error)[:300]}); check that its files "
             "are complete, and that the packages of its components are installed"
         ) from error
     decode_in_parts(pipeline.vae, tiling, slicing)
-    if offload is None:
-        pipeline.to(where)
-    else:
+    if offload is not None:
         OFFLOADS[offload](pipeline, where)
+    elif device_map is None:
+        pipeline.to(where)
     made = from_pipeline(
         pipeline, height=height, width=width, num_frames=num_frames, max_sequence_length=max_sequence_length
     )
     return bundles.relabel(made, made_from=str(directory_or_hub_id))
+
+
+def from_single_file(
+    path: str | Path,
+    directory_or_hub_id: str | Path,
+    *,
+    component: str = "transformer",
+    device: Device = AUTO,
+    revision: str | None = None,
+    dtype: str | Mapping[str, str] | None = None,
+    **arguments: Any,
+) -> Bundle:
+    """A pipeline whose network is in one file, in the original layout or that of diffusers, as a bundle.
+
+    ``path`` is a .safetensors or .gguf file with the weights of ``component``.  The configuration of the network and
+    all other components are those of the saved pipeline ``directory_or_hub_id``.  GGUF weights stay quantized, and
+    need the library gguf.  ``arguments`` are the other ones of ``bl.load``.
+
+    Raises ValueError if there is no such file, pipeline or component, or if the file does not hold its weights.
+    """
+    file = Path(path)
+    require(file.is_file(), f"there is no file {path}; give a .safetensors or .gguf file of a network")
+    name, at = split(str(directory_or_hub_id), revision)
+    index = pipeline_index(name, at)
+    require(
+        index is not None,
+        f"{directory_or_hub_id} is no pipeline of diffusers, so that the network of {path} has no configuration; give "
+        "a saved pipeline or owner/name of the hub",
+    )
+    assert index is not None
+    check_family(name, index)
+    known = [part for part in NETWORKS if isinstance(index.get(part), list)]
+    require(component in known, f"component={component!r} was given; {nearest(component, known)}")
+    kinds = dtypes(dtype, resolve_device(device), index)
+    kind = kinds.get(component, kinds["default"])
+    library = diffusers(f"the network of {path}")
+    quantized = {}
+    if file.suffix == ".gguf":
+        importable("gguf", f"the file {path}")
+        quantized = {"quantization_config": library.GGUFQuantizationConfig(compute_dtype=kind)}
+    made = getattr(library, index[component][1])
+    require(
+        issubclass(made, library.loaders.FromOriginalModelMixin),
+        f"{made.__name__} of {directory_or_hub_id} is not loaded from one file by diffusers; give a saved pipeline",
+    )
+    try:
+        net = made.from_single_file(
+            str(file), config=name, config_revision=at, subfolder=component, dtype=kind, **quantized
+        )
+    except (OSError, ValueError, ImportError, RuntimeError, LookupError, AttributeError) as error:
+        raise BeelineError(
+            f"{path} cannot be loaded as {made.__name__} ({type(error).__name__}: {str(error)[:300]}); check that the "
+            f"file is complete, and that it holds the {component} of {directory_or_hub_id}"
+        ) from error
+    return load(directory_or_hub_id, device=device, revision=revision, dtype=dtype, **{component: net}, **arguments)
 
 
 def dtypes(
@@ -115,11 +177,6 @@ def dtypes(
             f"a dtype was given for {part!r}, which is no component of this pipeline; {nearest(part, known)}",
         )
     return {part: usual if kind is None else DTYPES[kind] for part, kind in given.items()}
-
-
-def check_offload(offload: str | None) -> None:
-    """Raise ValueError for an unknown offload mode."""
-    require(offload is None or offload in OFFLOADS, f"offload={offload!r} was given; {nearest(str(offload), OFFLOADS)}")
 
 
 def decode_in_parts(vae: Any, tiling: bool, slicing: bool) -> None:

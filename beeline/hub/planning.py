@@ -19,8 +19,15 @@ from beeline.core.errors import require
 from beeline.core.modes import AUTO, Device, resolve_device
 from beeline.core.rng import Rng
 from beeline.core.types import map_cond
-from beeline.hub.loading import OFFLOADS, check_family, check_offload, decode_in_parts, dtypes, pipeline_index, split
+from beeline.hub.loading import check_family, decode_in_parts, dtypes, pipeline_index, split
 from beeline.hub.pipelines import call_defaults, from_pipeline
+from beeline.hub.placement import (
+    NETWORKS,
+    OFFLOADS,
+    QUANTIZATIONS,
+    check_offload,
+    check_quantization,
+)
 from beeline.networks.hub.family import Experts, Family, pixels_of
 from beeline.networks.hub.imports import diffusers
 from beeline.runs.bundle import Bundle
@@ -28,7 +35,6 @@ from beeline.sampling.guidance.guide import Plain, guidance_for_flow
 from beeline.sampling.sampler import Sampler
 from beeline.training.memory import Tracker, size
 
-NETWORKS = ("transformer", "transformer_2", "unet")  # components that are evaluated in every step
 WORDS = 512  # tokens of a prompt where the pipeline's call has no default
 WIDTHS: Mapping[str, tuple[str, ...]] = {
     "text": ("joint_attention_dim", "text_embed_dim", "caption_channels", "text_dim", "cap_feat_dim", "context_in_dim")
@@ -65,6 +71,7 @@ class SamplingPlan:
 
     Text encoders are counted by their weights.  ``seconds`` is that of the operations of the network at the speed of
     a matrix product on the device: a lower bound.
+    Quantized are matrices; other weights keep their dtype.
     """
 
     components: tuple[Component, ...]
@@ -76,16 +83,18 @@ class SamplingPlan:
     seconds: float | None
     device: str
     free: int | None  # bytes of the device that are free
+    device_map: str | None = None  # of ``bl.load`` that is planned
+    devices: int = 1  # accelerators over which a device map distributes
 
     @property
     def peaks(self) -> dict[str, int]:
-        """Estimated peak memory of the device for every offload mode, and for none."""
+        """Estimated peak memory of the device for every offload mode, for none, and for a device map."""
         return {name: of(self) for name, of in PEAKS.items()}
 
     @property
     def peak(self) -> int:
         """Estimated peak memory of the device for the planned mode."""
-        return self.peaks[self.offload or NONE]
+        return self.peaks[self.offload or self.device_map or NONE]
 
     def plain(self) -> dict[str, Any]:
         """The estimate as plain data."""
@@ -127,13 +136,23 @@ def _layer_at_a_time(plan: SamplingPlan) -> int:
     return max(c.largest + (c.activations or 0) for c in plan.components)
 
 
+def _balanced(plan: SamplingPlan) -> int:
+    """Of the fullest device: the largest components come first, in turn over the devices and back, as in diffusers."""
+    parts = sorted(plan.components, key=lambda c: c.weights, reverse=True)
+    turns = [*range(plan.devices), *reversed(range(plan.devices))]
+    placed = [[c for i, c in enumerate(parts) if turns[i % len(turns)] == device] for device in range(plan.devices)]
+    return max(sum(c.weights for c in here) + max((c.activations or 0 for c in here), default=0) for here in placed)
+
+
 NONE = "none"
 PEAKS: Mapping[str, Callable[[SamplingPlan], int]] = {
     NONE: _all_at_once,
     "model": _one_at_a_time,
+    "sequential": _layer_at_a_time,
     "group": _layer_at_a_time,
+    "balanced": _balanced,
 }
-"""Offload mode -> peak memory of a plan."""
+"""Offload mode or device map -> peak memory of a plan."""
 
 
 def plan(
@@ -148,6 +167,8 @@ def plan(
     num_frames: int | None = None,
     max_sequence_length: int | None = None,
     offload: str | None = None,
+    device_map: str | None = None,
+    quantization_config: str | None = None,
     tiling: bool = False,
     slicing: bool = False,
     sampler: Callable[[Bundle], Sampler] | None = None,
@@ -170,13 +191,14 @@ def plan(
     )
     assert index is not None
     check_family(name, index)
-    check_offload(offload)
+    check_offload(offload, device_map)
     where = resolve_device(device)
+    _check_quantized(quantization_config, where)
     kinds = dtypes(dtype, where, index)
     files = _Files(name, at)
     listed = {part: value[1] for part, value in index.items() if isinstance(value, list) and value[1] is not None}
     parts = {part: kind for part, kind in listed.items() if part not in components}
-    tensors = {part: counts for part in parts if (counts := files.tensors(part))}
+    tensors = {part: shapes for part in parts if (shapes := files.tensors(part))}
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     shapes_alone = FakeTensorMode(allow_non_fake_inputs=True)  # tensors made in this mode have no memory
@@ -189,19 +211,32 @@ def plan(
     with shapes_alone, torch.no_grad():
         denoising, operations = _denoising(replace(bundle, sampler=how), n, max_sequence_length)
         used = dict.fromkeys(NETWORKS, denoising) | {"vae": _decoding(bundle, n)}
-    widths = {part: kinds.get(part, kinds["default"]).itemsize for part in tensors}
-    made = tuple(
-        Component(
-            part, parts[part], sum(counts), sum(counts) * widths[part], max(counts) * widths[part], used.get(part, 0)
+    made = []
+    for part, shapes in tensors.items():
+        bits = 8 * kinds.get(part, kinds["default"]).itemsize
+        linear = (
+            bits if quantization_config is None or part not in NETWORKS else QUANTIZATIONS[quantization_config].bits
         )
-        for part, counts in tensors.items()
-    )
+        sizes = [shape.numel() * (linear if len(shape) == 2 else bits) // 8 for shape in shapes]
+        count = sum(shape.numel() for shape in shapes)
+        made.append(Component(part, parts[part], count, sum(sizes), max(sizes), used.get(part, 0)))
     evaluations = replace(how, guidance=Plain()).evaluations or how.steps
     speed = rate(where, next((kinds[name] for name in NETWORKS if name in kinds and name in nets), kinds["default"]))
     seconds = None if operations is None else evaluations * operations / speed
     return SamplingPlan(
-        made, n, bundle.modality.shape, offload, evaluations, operations, seconds, str(where), free_memory(where)
+        tuple(made), n, bundle.modality.shape, offload, evaluations, operations, seconds, str(where),
+        free_memory(where), device_map, max(1, torch.cuda.device_count()),
+    )  # fmt: skip
+
+
+def _check_quantized(quantization_config: Any, device: torch.device) -> None:
+    """Raise ValueError for a quantization whose bits are not known, or that the device does not have."""
+    require(
+        quantization_config is None or isinstance(quantization_config, str),
+        f"a {type(quantization_config).__name__} was given to a plan, whose weights have unknown sizes; name one of "
+        f"{', '.join(QUANTIZATIONS)}",
     )
+    check_quantization(quantization_config, device)
 
 
 class _Files:
@@ -219,8 +254,8 @@ class _Files:
         found: dict[str, Any] = json.loads(self.system.cat_file(f"{self.name}/{part}/{file}"))
         return found
 
-    def tensors(self, part: str) -> list[int] | None:
-        """The number of elements of every tensor of a component; None for one without weights."""
+    def tensors(self, part: str) -> list[torch.Size] | None:
+        """The shape of every tensor of a component; None for one without weights."""
         folder = f"{self.name}/{part}"
         if not self.system.exists(folder):
             return None
@@ -235,15 +270,15 @@ class _Files:
             )
             return None
         shards = sorted(set(self.config(part, indices[0])["weight_map"].values())) if indices else single[:1]
-        return [count for shard in shards for count in self._counts(f"{folder}/{shard}")]
+        return [shape for shard in shards for shape in self._shapes(f"{folder}/{shard}")]
 
-    def _counts(self, path: str) -> list[int]:
-        """The number of elements of every tensor of a safetensors file, from its header."""
+    def _shapes(self, path: str) -> list[torch.Size]:
+        """The shape of every tensor of a safetensors file, from its header."""
         with self.system.open(path, "rb") as file:
             (length,) = struct.unpack("<Q", file.read(8))
             header = json.loads(file.read(length))
         header.pop("__metadata__", None)
-        return [torch.Size(entry["shape"]).numel() for entry in header.values()]
+        return [torch.Size(entry["shape"]) for entry in header.values()]
 
 
 def _networks(parts: Mapping[str, str], files: _Files, kinds: Mapping[str, torch.dtype]) -> dict[str, nn.Module]:

@@ -163,8 +163,8 @@ def test_a_name_without_network_says_what_is_cached(monkeypatch):
 
 
 def test_offloaded_components_give_the_same_pictures(sd3, tmp_path):
-    """Group offload with the CPU on both sides: the hooks work under the loop of the package."""
-    from beeline.hub.loading import OFFLOADS
+    """Offload with the CPU on both sides: the hooks work under the loop of the package."""
+    from beeline.hub.placement import OFFLOADS
 
     wanted = four_steps(from_pipeline(sd3, height=8, width=8)).sample(1, prompt="a", seeds=[1])
     other = tiny_text.sd3(tmp_path)

@@ -260,7 +260,11 @@ class Pretrained(nn.Module):
         self, net: nn.Module, family: Family, settings: Settings | None = None, clock: NetworkTime | None = None
     ):
         super().__init__()
-        self.net, self.family = net, family
+        if any(p.is_meta for p in net.parameters()):
+            self.__dict__["net"] = net  # its hooks hold the weights: they are not on a device of this module
+        else:
+            self.net = net
+        self.family = family
         self.settings, self.clock = dict(settings or {}), clock or family.clock
 
     def forward(self, x: Tensor, t: Tensor, cond: Cond = None) -> Tensor:
@@ -324,18 +328,23 @@ class Experts(nn.Module):
         return result
 
 
+def where(net: Any, x: Tensor) -> Tensor:
+    """``x`` on the device of a network; unchanged for one whose weights are offloaded, which moves its inputs."""
+    return x if net.device.type == "meta" else x.to(net.device)
+
+
 def latents_of(vae: Any, family: Family, pixels: Tensor) -> Tensor:
     """Pixels [N,C,H,W] or [N,C,F,H,W] as latents of the flow: the mean of the autoencoder's posterior, normalised."""
     pixels = pixels[:, :, None] if pixels.ndim == 4 and (family.temporal or family.frame_axis) else pixels
     with torch.no_grad():
-        z = vae.encode(pixels.to(vae.device, vae.dtype))
+        z = vae.encode(where(vae, pixels).to(vae.dtype))
         mean = (z.latent_dist.mode() if "latent_dist" in z else z.latent).float()
     return family.statistics.to_flow(vae, mean[:, :, 0] if family.frame_axis else mean)
 
 
 def pixels_of(vae: Any, family: Family, x: Tensor) -> Tensor:
     """Latents of the flow as pixels [N,C,H,W] or [N,C,F,H,W] of the autoencoder."""
-    z = family.statistics.to_vae(vae, x.to(vae.device).float()).to(vae.dtype)
+    z = family.statistics.to_vae(vae, where(vae, x).float()).to(vae.dtype)
     with torch.no_grad():
         pixels: Tensor = vae.decode(z[:, :, None] if family.frame_axis else z, return_dict=False)[0]
     return pixels[:, :, 0] if family.frame_axis else pixels

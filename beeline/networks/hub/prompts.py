@@ -33,7 +33,7 @@ class Prompt:
         called, encoding = (inspect.signature(f).parameters for f in (type(pipeline).__call__, pipeline.encode_prompt))
         defaults = {name: called[name].default for name in SHARED if name in called and name in encoding}
         if "device" in encoding and encoding["device"].default is inspect.Parameter.empty:
-            defaults["device"] = pipeline.device
+            defaults["device"] = pipeline._execution_device
         defaults |= {name: [images[name]] * len(texts) for name in self.images if images and name in images}
         made = pipeline.encode_prompt(**{"prompt": texts, **defaults, **self.arguments})
         made = (made,) if isinstance(made, list) else made  # one result, a row for each text
