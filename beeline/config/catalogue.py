@@ -105,7 +105,11 @@ CATALOGUE: dict[str, dict[str, str]] = {
     "rules": _of("sampling.guidance.guide", "Extrapolate") | _of("sampling.guidance.norms", "NormRestored"),
     "norms": _of("sampling.guidance.norms", "PerToken", "PerRow"),
     "caches": _of("networks.hub.caches", "FirstBlock", "MagCache", "TaylorSeer", "AttentionBroadcast"),
-    "samplers": _of("sampling.sampler", "Sampler") | _of("sampling.auto", "auto_sampler()"),
+    "rotaries": _of("networks.hub.sizes.rotary", "PositionInterpolation", "NTKAware", "YaRN"),
+    "samplers": _of("sampling.sampler", "Sampler")
+    | _of("sampling.enlarging", "Enlarging")
+    | _of("sampling.auto", "auto_sampler()"),
+    "resizes": _of("sampling.enlarging", "Bicubic"),
     "fits": _of("distillation.fit_solver", "Bespoke")
     | _of("distillation.fit_weights", "StateDependent")
     | _of("distillation.fit_steps", "Chosen", "Searched", "Improved", "AlignedSteps", "Bellman", "Evolved"),

@@ -25,6 +25,8 @@ SLOTS: Mapping[str, str] = {
     "Rule": "rules",
     "Norm": "norms",
     "Cache": "caches",
+    "Resize": "resizes",
+    "Rotary": "rotaries",
     "Controller": "controllers",
     "Edit": "edits",
     "Weight": "weights",

@@ -5,11 +5,15 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from torch import Tensor
+
 from beeline.core.errors import require
-from beeline.networks.hub.family import Experts, Pretrained
+from beeline.data.pretrained import Prompted
+from beeline.networks.hub.family import Experts, Pretrained, latents_of, pixels_of
 from beeline.networks.hub.sizes.positions import with_rotary
 from beeline.networks.hub.sizes.rotary import Rotary
 from beeline.runs.bundle import Bundle, relabel
+from beeline.sampling.enlarging import Bicubic, Resize
 
 
 def extended(bundle: Bundle, rotary: Rotary) -> Bundle:
@@ -31,3 +35,25 @@ def extended(bundle: Bundle, rotary: Rotary) -> Bundle:
     else:
         made = with_rotary(field, rotary)
     return relabel(replace(bundle, flow=replace(bundle.flow, field=made)), rotary=repr(rotary))
+
+
+def through_pixels(bundle: Bundle) -> Resize:
+    """The ``resize`` of an Enlarging sampler that decodes latents, resizes pixels by cubic interpolation, and encodes.
+
+    Interpolated latents are no latents of interpolated pictures; this takes a decoding and an encoding, and their
+    errors.  Raises ValueError for a bundle that is no pipeline of diffusers.
+    """
+    modality = bundle.modality
+    require(
+        isinstance(modality, Prompted),
+        f"the data of this bundle are {type(modality).__name__}, which have no autoencoder of a pipeline; resize the "
+        "states themselves with Bicubic, the default",
+    )
+    vae, family = modality.pipeline.vae, modality.family
+
+    def resize(x: Tensor, size: tuple[int, int]) -> Tensor:
+        pixels = pixels_of(vae, family, x)
+        h, w = (new * old // part for new, old, part in zip(size, pixels.shape[-2:], x.shape[-2:], strict=True))
+        return latents_of(vae, family, Bicubic()(pixels, (h, w))).to(x)
+
+    return resize

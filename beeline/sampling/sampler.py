@@ -185,15 +185,20 @@ class Sampler:
     @property
     def evaluations(self) -> int | None:
         """Number of field evaluations per sample from t = 0 to 1, or None if it depends on the field."""
-        solver = complete(complete(self.solver).with_seeds(()))  # seeds fit a batch of their number only
-        if solver.traits.adaptive:
-            return None
-        count = 0
+        return count_evaluations(self.solver, self.guidance, self.times())
 
-        def f(x: Tensor, t: Tensor, s: Any = None) -> Tensor:
-            nonlocal count
-            count += self.guidance.calls(round(float(t[0]), 6))  # float32 0.6 is not 0.6
-            return torch.zeros_like(x)
 
-        integrate(as_map(f), solver.lift(torch.zeros(1, 1)), self.times(), solver)
-        return count
+def count_evaluations(solver: Solver, guidance: Guidance, times: Tensor) -> int | None:
+    """Number of field evaluations per sample over ``times``, or None if it depends on the field."""
+    whole = complete(complete(solver).with_seeds(()))  # seeds fit a batch of their number only
+    if whole.traits.adaptive:
+        return None
+    count = 0
+
+    def f(x: Tensor, t: Tensor, s: Any = None) -> Tensor:
+        nonlocal count
+        count += guidance.calls(round(float(t[0]), 6))  # float32 0.6 is not 0.6
+        return torch.zeros_like(x)
+
+    integrate(as_map(f), whole.lift(torch.zeros(1, 1)), times, whole)
+    return count

@@ -108,11 +108,11 @@ def usual_frequencies(width: int, theta: float, like: Tensor) -> Tensor:
 def proportional(tokens: int, trained: int) -> float:
     """The factor of the logits for which the entropy of attention does not grow with the number of tokens.
 
-    log(tokens) / log(trained)
+    sqrt(log(tokens) / log(trained))
     Source: Jin et al. 2023, "Training-free Diffusion Model Adaptation for Variable-Sized Text-to-Image Synthesis"
-    (arXiv 2306.08645), with the square root of this factor.
+    (arXiv 2306.08645).
 
-    >>> proportional(64, 8)
+    >>> proportional(16, 2)
     2.0
     """
     require(
@@ -120,4 +120,4 @@ def proportional(tokens: int, trained: int) -> float:
         f"proportional got {tokens} tokens and {trained} trained ones; the factor is a ratio of their logarithms: give "
         "numbers from 2",
     )
-    return math.log(tokens) / math.log(trained)
+    return math.sqrt(math.log(tokens) / math.log(trained))

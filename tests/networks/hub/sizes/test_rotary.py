@@ -55,7 +55,7 @@ def test_frequencies_are_those_of_the_closed_forms():
 
 def test_the_attention_scale_is_that_of_the_formulas():
     assert YaRN(4.0, 64).scale == 1 + 0.1 * math.log(4)
-    assert math.isclose(NTKAware(2.0, proportional(8192, 4096)).scale ** 2, 13 / 12)
+    assert math.isclose(NTKAware(2.0, proportional(8192, 4096)).scale ** 4, 13 / 12)
     assert NTKAware(2.0).scale == 1.0
 
 
