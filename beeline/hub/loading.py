@@ -13,12 +13,12 @@ from beeline.core.files import read_plain
 from beeline.core.modes import AUTO, Device, resolve_device
 from beeline.hub.pipelines import from_pipeline
 from beeline.hub.placement import (
+    FILE_QUANTIZATIONS,
     NETWORKS,
     OFFLOADS,
     check_device,
     check_offload,
     check_quantization,
-    importable,
     quantization,
 )
 from beeline.networks.hub.families import FAMILIES
@@ -142,10 +142,7 @@ def from_single_file(
     kinds = dtypes(dtype, resolve_device(device), index)
     kind = kinds.get(component, kinds["default"])
     library = diffusers(f"the network of {path}")
-    quantized = {}
-    if file.suffix == ".gguf":
-        importable("gguf", f"the file {path}")
-        quantized = {"quantization_config": library.GGUFQuantizationConfig(compute_dtype=kind)}
+    quantized = FILE_QUANTIZATIONS[file.suffix](library, kind) if file.suffix in FILE_QUANTIZATIONS else {}
     made = getattr(library, index[component][1])
     require(
         issubclass(made, library.loaders.FromOriginalModelMixin),

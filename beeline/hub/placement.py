@@ -57,6 +57,7 @@ class Quantization:
     library: str
     bits: int  # of a weight
     config: Callable[[Any, Any], Any]  # (diffusers, the library) -> the configuration of one component
+    cpu: bool = True  # whether it runs on a CPU
 
 
 def torchao(kind: str) -> Callable[[Any, Any], Any]:
@@ -67,7 +68,7 @@ QUANTIZATIONS: Mapping[str, Quantization] = {
     "torchao-int8": Quantization("torchao.quantization", 8, torchao("Int8WeightOnlyConfig")),
     "torchao-float8": Quantization("torchao.quantization", 8, torchao("Float8WeightOnlyConfig")),
     "bitsandbytes-8bit": Quantization(
-        "bitsandbytes", 8, lambda library, _: library.BitsAndBytesConfig(load_in_8bit=True)
+        "bitsandbytes", 8, lambda library, _: library.BitsAndBytesConfig(load_in_8bit=True), cpu=False
     ),
     "bitsandbytes-4bit": Quantization(
         "bitsandbytes",
@@ -75,6 +76,7 @@ QUANTIZATIONS: Mapping[str, Quantization] = {
         lambda library, _: library.BitsAndBytesConfig(
             load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16
         ),
+        cpu=False,
     ),
 }
 """Name -> a quantization of the networks that are evaluated in every step."""
@@ -86,7 +88,7 @@ def check_quantization(given: Any, device: torch.device | None = None) -> None:
         return
     require(given in QUANTIZATIONS, f"quantization_config={given!r} was given; {nearest(given, QUANTIZATIONS)}")
     require(
-        device is None or device.type != "cpu" or QUANTIZATIONS[given].library != "bitsandbytes",
+        device is None or device.type != "cpu" or QUANTIZATIONS[given].cpu,
         f"quantization_config={given!r} was given with the device cpu; bitsandbytes needs an accelerator: leave it "
         "out, or use one of torchao",
     )
@@ -114,3 +116,12 @@ def importable(module: str, purpose: str) -> Any:
     except ImportError:
         name = module.partition(".")[0]
         raise BeelineError(f"{purpose} needs the library {name}, which is not installed; pip install {name}") from None
+
+
+def gguf(library: Any, dtype: torch.dtype) -> dict[str, Any]:
+    importable("gguf", "a file of GGUF")
+    return {"quantization_config": library.GGUFQuantizationConfig(compute_dtype=dtype)}
+
+
+FILE_QUANTIZATIONS: Mapping[str, Callable[[Any, torch.dtype], dict[str, Any]]] = {".gguf": gguf}
+"""Suffix of a file -> (diffusers, dtype) -> arguments of ``from_single_file`` for its quantized weights."""

@@ -330,7 +330,7 @@ class Experts(nn.Module):
 
 def where(net: Any, x: Tensor) -> Tensor:
     """``x`` on the device of a network; unchanged for one whose weights are offloaded, which moves its inputs."""
-    return x if net.device.type == "meta" else x.to(net.device)
+    return x if net.device == torch.device("meta") else x.to(net.device)
 
 
 def latents_of(vae: Any, family: Family, pixels: Tensor) -> Tensor:

@@ -110,7 +110,7 @@ class FirstFrame:
     ) -> dict[str, Tensor]:
         pixels = prepared(pipeline.video_processor, images["image"], family.pixels(pipeline, size))
         features = pipeline.transformer.config.image_dim is not None
-        made = {"clip": pipeline.encode_image(opened(images["image"]))} if features else {}
+        made = {"clip": pipeline.encode_image(opened(images["image"]), pipeline._execution_device)} if features else {}
         if pipeline.config.expand_timesteps:
             return made | {"known": latents_of(pipeline.vae, family, pixels)}
         ratio = getattr(pipeline, family.temporal)
