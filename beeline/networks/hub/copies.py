@@ -19,6 +19,7 @@ from beeline.core.host_times import host_times
 from beeline.core.types import Cond, map_cond
 from beeline.networks.hub.caches import CACHES, Cache, blocks_of
 from beeline.networks.hub.family import Experts, Family, Pretrained
+from beeline.networks.skipping import sharing_copy
 
 
 @dataclass
@@ -185,8 +186,7 @@ def copied(field: Pretrained | Compiled) -> Pretrained:
     """The field on a copy of its network with the same parameters and buffers; hooks of one do not act on the other."""
     if isinstance(field, Compiled):
         return field.copied()
-    shared = {id(t): t for t in (*field.net.parameters(), *field.net.buffers())}
-    return field.on(copy.deepcopy(field.net, shared))  # type: ignore[arg-type]
+    return field.on(sharing_copy(field.net))
 
 
 def check_plain(field: Any) -> None:

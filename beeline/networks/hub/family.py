@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import Any, Protocol, TypeAlias, runtime_checkable
@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from beeline.core.declared import Traits
 from beeline.core.errors import require
 from beeline.core.types import Cond, map_cond
+from beeline.networks.hub.skips import returns_inputs
+from beeline.networks.skipping import sharing_copy
 
 Settings: TypeAlias = Mapping[str, Any]
 """What a call needs beside state, time and condition, such as the scale of rotary positions; from the pipeline."""
@@ -277,6 +279,25 @@ class Pretrained(nn.Module):
         made = copy.copy(self)
         made._modules = {**self._modules, "net": net}
         return made
+
+    @property
+    def block_names(self) -> tuple[str, ...]:
+        """The names of the repeated blocks, in the order of their evaluation."""
+        stacks = {name: child for name, child in self.net.named_children() if isinstance(child, nn.ModuleList)}
+        return tuple(
+            f"{name}.{i}"
+            for name, stack in stacks.items()
+            for i, b in enumerate(stack)
+            if any(True for _ in b.children())
+        )
+
+    def without_blocks(self, names: Sequence[str]) -> Pretrained:
+        """The field of a copy of its network with the same weights, in which the named blocks return their inputs."""
+        net = sharing_copy(self.net)
+        for name in names:
+            block = net.get_submodule(name)
+            block.forward = returns_inputs(block)
+        return self.on(net)
 
     def _inputs(self, x: Tensor, cond: Cond) -> tuple[Tensor, Any]:
         self.family.check(cond)

@@ -1,0 +1,80 @@
+"""Networks without some of their blocks, on copies that share all weights."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any, Protocol, TypeVar, runtime_checkable
+
+from torch import nn
+
+from beeline.core.declared import Remembering, unwrapped
+from beeline.core.errors import nearest, require
+from beeline.networks.hooks import named_blocks
+
+N = TypeVar("N", bound=nn.Module)
+
+
+@runtime_checkable
+class Shortens(Protocol):
+    """A field that leaves out blocks itself, as those of other libraries."""
+
+    @property
+    def block_names(self) -> tuple[str, ...]:
+        """Of its repeated blocks, in the order of their evaluation."""
+
+    def without_blocks(self, names: Sequence[str]) -> Any:
+        """A copy with the same weights in which the named blocks return their input."""
+
+
+def block_names(field: Any) -> tuple[str, ...]:
+    """The names of the repeated blocks of a field, in the order of their evaluation; raises ValueError without any."""
+    inner = unwrapped(field)
+    require(
+        not isinstance(inner, Remembering),
+        f"blocks of a {type(inner).__name__} field were to be skipped; a cache decides that itself, and would reuse "
+        "outputs of skipped blocks: use the bundle without a cache",
+    )
+    names = inner.block_names if isinstance(inner, Shortens) else tuple(named_blocks(inner))
+    require(
+        len(names) > 0,
+        f"{type(inner).__name__} declares no repeated blocks that could be skipped; use a network with stacks, such "
+        "as networks.DiT, or a pretrained bundle without compilation",
+    )
+    return names
+
+
+def without_blocks(field: Any, names: Sequence[str]) -> Any:
+    """A field with the same weights in which the named blocks return their input; ``field`` is not changed.
+
+    Assumes residual blocks, whose input and output have one shape and whose first argument is that input.  Raises
+    ValueError for an unknown name.
+
+    >>> import torch
+    >>> from beeline.networks.mlp import MLP
+    >>> net = MLP(2, width=8, depth=2)
+    >>> short = without_blocks(net, ["block.1"])
+    >>> next(short.parameters()) is next(net.parameters())
+    True
+    """
+    known = block_names(field)
+    for name in names:
+        require(name in known, f"there is no block {name!r} to skip in {type(field).__name__}; {nearest(name, known)}")
+    inner = unwrapped(field)
+    if isinstance(inner, Shortens):
+        return inner.without_blocks(names)
+    made = sharing_copy(inner)
+    blocks = named_blocks(made)
+    for name in names:
+        blocks[name].forward = _first
+    return made
+
+
+def sharing_copy(net: N) -> N:
+    """A copy of a network with the same parameters and buffers; hooks of one do not act on the other."""
+    shared = {id(t): t for t in (*net.parameters(), *net.buffers())}
+    return copy.deepcopy(net, shared)  # type: ignore[arg-type]
+
+
+def _first(h: Any, *rest: Any, **more: Any) -> Any:
+    return h
