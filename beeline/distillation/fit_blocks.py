@@ -33,6 +33,10 @@ class Genome:
     grid: tuple[int, ...]
     skipped: tuple[tuple[int, ...], ...]  # indices of blocks, one tuple for each step
 
+    def row_near(self, t: int) -> tuple[int, ...]:
+        """The skipped blocks of the step that starts nearest to a fine time."""
+        return min((abs(start - t), row) for start, row in zip(self.grid, self.skipped, strict=False))[1]
+
 
 @dataclass(frozen=True)
 class BlockSearch:
@@ -78,9 +82,7 @@ class BlockSearch:
         pick = rng.fork("pick").permutation(len(pool))[: count - 1].tolist()
         grid = (0, *sorted(pool[i] for i in pick), self.fine)
         chosen = [(a, b)[i] for i in rng.fork("parents").integers(2, count).tolist()]
-        rows = []
-        for t, parent in zip(grid, chosen, strict=False):
-            rows.append(min(zip(parent.grid, parent.skipped, strict=False), key=lambda p, t=t: abs(p[0] - t))[1])
+        rows = [parent.row_near(t) for t, parent in zip(grid, chosen, strict=False)]
         return Genome(grid, tuple(rows))
 
     def mutated(self, genome: Genome, steps: int, depth: int, rng: Rng) -> Genome:

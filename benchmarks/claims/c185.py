@@ -1,6 +1,6 @@
-"""End points on the ring on new noises: an evolutionary search over time steps with the exact velocity, and one over time
-steps and skipped blocks of a trained network of six blocks, at the cost of four evaluations of all blocks. For the network
-the error is the distance to its own end points under a fine solver."""
+"""End points on the ring on new noises: an evolutionary search over time steps with the exact velocity, and one over
+time steps and skipped blocks of a trained network of six blocks, at the cost of four evaluations of all blocks. For the
+network the error is the distance to its own end points under a fine solver."""
 
 from __future__ import annotations
 

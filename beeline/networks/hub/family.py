@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from beeline.core.declared import Traits
 from beeline.core.errors import require
 from beeline.core.types import Cond, map_cond
-from beeline.networks.hub.skips import returns_inputs
+from beeline.networks.hub.calls.skips import returns_inputs
 from beeline.networks.skipping import sharing_copy
 
 Settings: TypeAlias = Mapping[str, Any]

@@ -40,7 +40,7 @@ def returns_inputs(block: nn.Module) -> Callable[..., Any]:
     require(
         kind.__name__ in RESULTS,
         f"blocks of the class {kind.__name__} were to be skipped; what they return is known for "
-        f"{', '.join(sorted(RESULTS))}: skip none of this model, or add the class to networks.hub.skips.RESULTS",
+        f"{', '.join(sorted(RESULTS))}: skip none of this model, or add the class to networks.hub.calls.skips.RESULTS",
     )
     names, signature = RESULTS[kind.__name__], inspect.signature(kind.forward)
 
