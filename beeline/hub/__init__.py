@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from beeline.hub.planning import plan as plan
     from beeline.hub.probing import probe as probe
     from beeline.hub.sizes import extended as extended
+    from beeline.hub.sizes import scale_fused as scale_fused
     from beeline.hub.sizes import through_pixels as through_pixels
     from beeline.hub.speed import cached as cached
     from beeline.hub.speed import compiled as compiled

@@ -14,6 +14,10 @@ from beeline.networks.hub.sizes.positions import with_rotary
 from beeline.networks.hub.sizes.rotary import Rotary
 from beeline.runs.bundle import Bundle, relabel
 from beeline.sampling.enlarging import Bicubic, Resize
+from beeline.sampling.scale_fusion import ScaleFused
+
+FUSED = {"flux": False, "sd3": True, "qwen-image": False}
+"""Families for which scale fusion is tested -> whether image tokens come before those of the text."""
 
 
 def extended(bundle: Bundle, rotary: Rotary) -> Bundle:
@@ -57,3 +61,24 @@ def through_pixels(bundle: Bundle) -> Resize:
         return latents_of(vae, family, Bicubic()(pixels, (h, w))).to(x)
 
     return resize
+
+
+def scale_fused(bundle: Bundle, height: int, width: int) -> Bundle:
+    """The bundle with self-attention that takes low frequencies from windows of the trained size (ScaleFused).
+
+    ``height`` and ``width`` are the trained size in pixels.  Up to it nothing changes.
+
+    Raises ValueError for a family for which it is not tested, and for a bundle with a cache or compiled blocks.
+    """
+    field: Any = bundle.flow.field
+    name = field.family.name if isinstance(field, Pretrained) else type(field).__name__
+    require(
+        name in FUSED,
+        f"scale fusion was requested of {name}; it is tested for pipelines of {', '.join(FUSED)} without caches and "
+        "compilation: use ProjectedFlow or Enlarging",
+    )
+    modality: Any = bundle.modality
+    _, rows, columns = field.family.latent_shape(modality.pipeline, height, width)
+    patch = field.family.patch
+    made = ScaleFused(field, (rows // patch, columns // patch), patch, FUSED[name])
+    return relabel(replace(bundle, flow=replace(bundle.flow, field=made)), scale_fused=[height, width])

@@ -19,7 +19,11 @@ from tests.networks.hub.test_families import CASES, ours
 from tests.networks.hub.tiny import df
 
 LIKE = torch.empty(0, dtype=torch.float64)
-NAMES = [*CHANGES, "wan, two experts"]
+SLOW = ("flux-kontext", "flux-fill", "flux-control", "flux2-klein", "longcat-image", "wan-image-to-video")
+NAMES = [
+    pytest.param(name, marks=[pytest.mark.slow] if name in (*SLOW, "wan, two experts") else [])
+    for name in (*CHANGES, "wan, two experts")
+]
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +82,7 @@ def test_a_factor_of_one_gives_the_plain_network_and_another_one_does_not(made, 
     assert other.lineage["rotary"] == "PositionInterpolation(factor=3.0, logits=1.0)"
 
 
-@pytest.mark.parametrize("name", [name for name in CHANGES if "flux" in name])
+@pytest.mark.parametrize("name", ["flux", "flux2", "chroma"])
 def test_interpolated_positions_are_those_of_divided_ids(made, name):
     case, bundle = made(name)
     net, found = bundle.flow.field.net, extended(bundle, PositionInterpolation(2.0)).flow.field.net
