@@ -182,7 +182,7 @@ def _with_smaller_batches(
 ) -> tuple[Any, float, int]:
     """The training, seconds of a step and number of steps with batches small enough for ``least`` steps.
 
-    A step takes fixed + slope * batch_size seconds.  A batch is halved while that saves more than a quarter of the
+    A step takes fixed + slope * batch_size seconds.  A batch is halved while that saves more than a tenth of the
     time: on an accelerator small batches take as long as larger ones.
     """
     size = training.batch_size
@@ -191,7 +191,7 @@ def _with_smaller_batches(
     low = trial(replace(training, batch_size=LEAST_BATCH, microbatches=1))
     slope = max(0.0, step - low) / (size - LEAST_BATCH)
     fixed = max(0.0, low - slope * LEAST_BATCH)
-    while size > LEAST_BATCH and count * step < least * (fixed + slope * size) and slope * size > fixed:
+    while size > LEAST_BATCH and count * step < least * (fixed + slope * size) and slope * size > fixed / 4:
         size = max(LEAST_BATCH, size // 2)
     if size == training.batch_size:
         return training, step, count
