@@ -257,6 +257,9 @@ def test_guidance(device: torch.device) -> None:
     on(bl.Sampler(4, guidance=guide)(flow, x_on(device), cond), device)
     on(bl.Sampler(4).invert(flow, x_on(device), cond), device)
     images = x_on(device, 6, 1, 4, 4)
+    dit = bl.Network(bl.networks.DiT((1, 4, 4), width=16, depth=1, heads=2, conditions={"label": {"classes": 3}}))
+    merging = of("guidance", "MergedTokens", bl.CFG(2.0, 3), 0.5)
+    on(bl.Sampler(4, guidance=merging)(bl.Flow(dit.to(device)), images, cond), device)
     still = bl.Flow(lambda x, t, cond=None: 0 * x)
     on(bl.Sampler(4, guidance=of("guidance", "ProjectedFlow"))(still, images, {"guide": images.cpu()}), device)
 

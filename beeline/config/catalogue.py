@@ -99,7 +99,8 @@ CATALOGUE: dict[str, dict[str, str]] = {
     | _of("sampling.guidance.frames", "GivenFrames")
     | _of("sampling.guidance.projected", "ProjectedFlow")
     | _of("sampling.guidance.skipping", "SkippedWeak")
-    | _of("sampling.guidance.block_skips", "SkippedBlocks"),
+    | _of("sampling.guidance.block_skips", "SkippedBlocks")
+    | _of("sampling.guidance.merging", "MergedTokens"),
     "references": _of("sampling.guidance.guide", "Unconditional", "Weak")
     | _of("runs.weak_bundle", "WeakBundle")
     | _of("sampling.guidance.negative", "Negative"),

@@ -13,6 +13,14 @@ from torch import Tensor, nn
 from beeline.core.errors import require
 
 
+class TokenGrid(NamedTuple):
+    """The tokens of an image in the sequences of a transformer, row by row."""
+
+    rows: int
+    columns: int
+    first: bool = True  # whether they stand before other tokens, such as those of a text
+
+
 @dataclass(frozen=True)
 class Traits:
     """What a network knows about itself beside its output; networks give it as their member ``traits``.
@@ -31,6 +39,7 @@ class Traits:
     cells: bool = False  # of a table: whether it takes known cells as a condition
     logits: bool = False  # of a table: whether forward(..., logits=True) gives (output, logits [B,D]) as well
     any_size: bool = False  # of images: whether it takes heights and widths other than those it was built for
+    tokens: Callable[[Sequence[int]], TokenGrid] | None = None  # of transformers: those of an image [C,H,W]
     casts: bool = False  # whether it converts state and condition to the dtype of its weights, and needs no autocast
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from beeline.core.declared import Declaring, Stages, Traits, nulls_of_labels
+from beeline.core.declared import Declaring, Stages, TokenGrid, Traits, nulls_of_labels
 from beeline.core.errors import require
 from beeline.core.types import Cond
 from beeline.networks.attention import SelfAttention
@@ -101,7 +101,12 @@ class DiT(Declaring):
 
     @property
     def traits(self) -> Traits:
-        return Traits(nulls=nulls_of_labels(self.embed.cond.conditions), any_size=self.any_size)
+        nulls = nulls_of_labels(self.embed.cond.conditions)
+        return Traits(nulls=nulls, any_size=self.any_size, tokens=self.token_grid)
+
+    def token_grid(self, shape: Sequence[int]) -> TokenGrid:
+        """The tokens of an image [C,H,W]."""
+        return TokenGrid(-(-shape[-2] // self.patch), -(-shape[-1] // self.patch))
 
     def describe(self) -> dict[str, Any]:
         """The constructor's arguments."""

@@ -33,6 +33,7 @@ EXAMPLES = {
     "guidance.Guide": "Guide(Unconditional({'label': 10}), Extrapolate(3.0), window=(0.2, 0.9))",
     "guidance.CFG": "CFG(3, null=10)",
     "guidance.SkippedWeak": "SkippedWeak(CFG(3.0, null=10), (0.5, 0.75), ((1, -1, 1),))",
+    "guidance.MergedTokens": "MergedTokens(CFG(3.0, null=10), 0.25)",
     "guidance.GivenFrames": "GivenFrames((0,), CFG(3.0, null=10))",
     "references.Unconditional": "Unconditional(10)",
     "rules.Extrapolate": "Extrapolate(2)",

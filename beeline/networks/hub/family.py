@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import attrgetter
@@ -11,7 +12,7 @@ from typing import Any, Protocol, TypeAlias, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from beeline.core.declared import Traits
+from beeline.core.declared import TokenGrid, Traits
 from beeline.core.errors import require
 from beeline.core.types import Cond, map_cond
 from beeline.networks.hub.calls.skips import returns_inputs
@@ -160,6 +161,7 @@ class Family:
     diffusion: bool = False  # whether the network is that of a variance-preserving diffusion with discrete times
     map_call: MapCall | None = None  # of checkpoints that are flow maps
     is_map: Callable[[Any], bool] = never  # (network) -> whether it is a flow map
+    tokens_of: Callable[[Any, Sequence[int]], TokenGrid] | None = None  # (network, shape of a state) -> its tokens
     second: Callable[[Any], tuple[Any, float] | None] = none  # (pipeline) -> the network of low noise, and the boundary
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Family:
@@ -256,8 +258,6 @@ class Pretrained(nn.Module):
     float32, and without autocast, as by its pipeline.
     """
 
-    traits = Traits(casts=True)
-
     def __init__(
         self, net: nn.Module, family: Family, settings: Settings | None = None, clock: NetworkTime | None = None
     ):
@@ -273,6 +273,12 @@ class Pretrained(nn.Module):
         y, cond = self._inputs(x, cond)
         out = self.family.call(self.net, y, self._tau(t, x), cond, self.settings)
         return self.family.sign * out.to(x)  # an offloaded network answers on another device
+
+    @property
+    def traits(self) -> Traits:
+        """What it knows about itself."""
+        grid = self.family.tokens_of
+        return Traits(casts=True, tokens=None if grid is None else functools.partial(grid, self.net))
 
     def on(self, net: nn.Module) -> Pretrained:
         """The same field of another network."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from beeline.core.declared import TokenGrid
 from beeline.networks.hub.family import Settings
 from beeline.networks.hub.layout import pack, positions, unpack
 
@@ -16,6 +18,17 @@ def sd3(net: Any, x: Tensor, tau: Tensor, c: Any, settings: Settings) -> Tensor:
         x, timestep=tau, encoder_hidden_states=c["text"], pooled_projections=c["pooled"], return_dict=False
     )[0]
     return out
+
+
+def sd3_grid(net: Any, shape: Sequence[int]) -> TokenGrid:
+    """The tokens of an image, which stand before those of the text."""
+    patch = net.config.patch_size
+    return TokenGrid(shape[-2] // patch, shape[-1] // patch)
+
+
+def flux_grid(net: Any, shape: Sequence[int]) -> TokenGrid:
+    """The tokens of an image, which stand after those of the text."""
+    return TokenGrid(shape[-2] // 2, shape[-1] // 2, first=False)
 
 
 def flux(net: Any, x: Tensor, tau: Tensor, c: Any, settings: Settings) -> Tensor:

@@ -29,6 +29,7 @@ EDITING: tuple[Family, ...] = (
         pipelines=("FluxKontextPipeline",),
         call=editing.flux_reference,
         inputs=ImageLatents("image", "reference", optional=True),
+        tokens_of=None,  # those of the reference stand behind them
     ),
     replace(
         FLUX,

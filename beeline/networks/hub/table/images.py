@@ -44,6 +44,7 @@ FLUX = Family(
     scale_argument="true_cfg_scale",
     embedded=1.0,
     packed=2,
+    tokens_of=image.flux_grid,
 )
 
 QWEN_IMAGE = Family(
@@ -71,6 +72,7 @@ IMAGES: tuple[Family, ...] = (
         grids.own_grid,
         Prompt({"text": 0, "pooled": 2}, {"prompt_2": None, "prompt_3": None, **ALONE}),
         patch=1,
+        tokens_of=image.sd3_grid,
     ),
     FLUX,
     Family(
