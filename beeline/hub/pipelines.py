@@ -57,7 +57,7 @@ def from_pipeline(
     defaults = call_defaults(pipeline)
     size = size_of(family, pipeline, height, width, num_frames, defaults)
     made = (as_diffusion if family.diffusion else as_flow)(pipeline, family, family.tokens(size))
-    scale = (defaults.get(family.scale_argument) or 1.0) + family.scale_offset
+    scale = (family.own_scale(pipeline) or defaults.get(family.scale_argument) or 1.0) + family.scale_offset
     guidance: Any = Plain()
     if family.rule is not None and scale != 1.0:
         guidance = Guide(Unconditional(), build.build({**family.rule, "scale": scale}))

@@ -150,6 +150,7 @@ class Family:
         default_factory=lambda: EXTRAPOLATE
     )  # of guidance, as a description; None: no unconditional prediction
     scale_argument: str = "guidance_scale"  # of the pipeline, the scale of ``rule``
+    own_scale: Callable[[Any], float | None] = none  # (pipeline) -> the scale of its guider, if it has one
     scale_offset: float = 0.0  # 1 for pipelines that compute c + s (c - u), whose scale is s = ours - 1
     embedded: float | None = None  # factor of the embedded guidance scale in the condition; None: it takes none
     embedded_argument: str = "guidance_scale"  # of the pipeline, the embedded scale

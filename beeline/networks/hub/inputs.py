@@ -111,7 +111,7 @@ class FirstFrame:
         pixels = prepared(pipeline.video_processor, images["image"], family.pixels(pipeline, size))
         features = pipeline.transformer.config.image_dim is not None
         made = {"clip": pipeline.encode_image(opened(images["image"]), pipeline._execution_device)} if features else {}
-        if pipeline.config.expand_timesteps:
+        if pipeline.config.get("expand_timesteps", False):
             return made | {"known": latents_of(pipeline.vae, family, pixels)}
         ratio = getattr(pipeline, family.temporal)
         video = torch.nn.functional.pad(pixels[:, :, None], (0, 0, 0, 0, 0, (size[1] - 1) * ratio))

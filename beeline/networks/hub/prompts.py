@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -28,16 +29,23 @@ class Prompt:
     outputs: Mapping[str, int]
     arguments: Mapping[str, Any]
     images: tuple[str, ...] = ()  # names of images that the text encoder sees, one for each text
+    layers: str = ""  # leaf whose result is a list of one [B,L,D] for each layer, which is stacked to [B,layers,L,D]
+    side: int | None = None  # of the square whose area these images are brought to; None: they are as they were given
 
     def __call__(self, pipeline: Any, texts: list[str], images: Mapping[str, Any] | None = None) -> dict[str, Any]:
         called, encoding = (inspect.signature(f).parameters for f in (type(pipeline).__call__, pipeline.encode_prompt))
         defaults = {name: called[name].default for name in SHARED if name in called and name in encoding}
         if "device" in encoding and encoding["device"].default is inspect.Parameter.empty:
             defaults["device"] = pipeline._execution_device
-        defaults |= {name: [images[name]] * len(texts) for name in self.images if images and name in images}
+        if "batch_size" in encoding:
+            defaults["batch_size"] = len(texts)
+        seen = {name: images[name] for name in self.images if images and name in images}
+        defaults |= {name: [of_area(pipeline, image, self.side)] * len(texts) for name, image in seen.items()}
         made = pipeline.encode_prompt(**{"prompt": texts, **defaults, **self.arguments})
         made = (made,) if isinstance(made, list) else made  # one result, a row for each text
         found = {name: made[i] for name, i in self.outputs.items() if made[i] is not None}
+        if self.layers:
+            found[self.layers] = torch.stack(found[self.layers], 1)
         for name, leaf in list(found.items()):
             if isinstance(leaf, list):
                 found[name] = pad_sequence(leaf, batch_first=True)
@@ -55,6 +63,39 @@ class Prompt:
         )
         require(length >= 1, f"{LENGTH} is {length}; a prompt has at least one token: give 1 or more")
         return replace(self, arguments={**self.arguments, LENGTH: length})
+
+
+def of_area(pipeline: Any, image: Any, side: int | None) -> Any:
+    """A picture of PIL with the area of a square and sides that are multiples of 32; others as they are."""
+    from PIL import Image
+
+    if side is None or not isinstance(image, Image.Image):
+        return image
+    width = side * math.sqrt(image.width / image.height)
+    height = width * image.height / image.width
+    return pipeline.image_processor.resize(image, round(height / 32) * 32, round(width / 32) * 32)
+
+
+@dataclass(frozen=True)
+class OneByOne:
+    """As the inner encoder, of one text at a time, for pipelines that take one; padded with zeros and a mask."""
+
+    inner: Prompt
+
+    @property
+    def outputs(self) -> Mapping[str, int]:
+        return self.inner.outputs
+
+    def with_length(self, pipeline: Any, length: int) -> OneByOne:
+        return replace(self, inner=self.inner.with_length(pipeline, length))
+
+    def __call__(self, pipeline: Any, texts: list[str], images: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        made = [self.inner(pipeline, [text], images) for text in texts]
+        found = {}
+        for name in self.outputs:
+            rows = [row[name][0] if name in row else torch.ones(len(row["text"][0])) for row in made]
+            found[name] = pad_sequence(rows, batch_first=True)
+        return found
 
 
 def always(pipeline: Any) -> bool:

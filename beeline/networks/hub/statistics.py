@@ -14,11 +14,16 @@ from torch.nn import functional as F
 class ScaleShift:
     """One scale and one shift: x = (z - shift) * scale, with shift 0 if the configuration has none."""
 
+    shifted: bool = True  # whether the pipeline applies the configuration's shift_factor
+
+    def _shift(self, vae: Any) -> float:
+        return (vae.config.get("shift_factor") or 0.0) if self.shifted else 0.0
+
     def to_flow(self, vae: Any, z: Tensor) -> Tensor:
-        return (z - (vae.config.get("shift_factor") or 0.0)) * vae.config.scaling_factor
+        return (z - self._shift(vae)) * vae.config.scaling_factor
 
     def to_vae(self, vae: Any, x: Tensor) -> Tensor:
-        return x / vae.config.scaling_factor + (vae.config.get("shift_factor") or 0.0)
+        return x / vae.config.scaling_factor + self._shift(vae)
 
 
 @dataclass(frozen=True)

@@ -6,14 +6,33 @@ from unittest import mock
 
 import numpy as np
 import torch
+from diffusers.pipelines.longcat_image import pipeline_longcat_image_edit as longcat
 from diffusers.pipelines.qwenimage import pipeline_qwenimage_edit as edit
+from diffusers.pipelines.qwenimage import pipeline_qwenimage_edit_plus as edit_plus
 from PIL import Image
 
 from beeline.networks.hub.families import family_of
 from beeline.networks.hub.layout import pack, unpack
-from tests.networks.hub.tiny import SCALE, Case, certain, df, dynamic, embeds, kl, looped, masked, plain, rand, static
-from tests.networks.hub.tiny_images import flux_net, qwen_net, qwen_vae
-from tests.networks.hub.tiny_videos import ltx_parts, wan_net, wan_vae
+from tests.networks.hub.tiny import (
+    SCALE,
+    Case,
+    awake,
+    certain,
+    df,
+    dynamic,
+    embeds,
+    flow_prediction,
+    kl,
+    kl8,
+    looped,
+    masked,
+    plain,
+    rand,
+    static,
+)
+from tests.networks.hub.tiny_further import FLUX_LIKE, kandinsky5_embeds, kandinsky5_net
+from tests.networks.hub.tiny_images import flux_net, qwen_net, qwen_vae, wan_vae
+from tests.networks.hub.tiny_videos import ltx_parts, wan_net
 
 
 def picture(height: int, width: int, seed: int = 0) -> Image.Image:
@@ -89,6 +108,79 @@ def qwen_edit() -> Case:
             return loop(steps, guided)
 
     return Case(pipe, x0, c, n, theirs, size)
+
+
+def qwen_edit_plus() -> Case:
+    """The pipeline takes one prompt at a time."""
+    scheduler = dynamic(base_shift=0.5, max_shift=0.9, max_image_seq_len=8192, shift_terminal=0.02)
+    pipe = df.QwenImageEditPlusPipeline(scheduler, qwen_vae(), None, None, None, qwen_net(zero_cond_t=True))
+    k = pipe.vae_scale_factor
+    size, image = dict(height=8 * k, width=6 * k), picture(8 * k, 6 * k)
+    x0, extra = rand(2, 4, 8, 6, seed=1), inputs(pipe, (4, 8, 6), image=image)
+    c, n = (part | extra for part in masked(16))
+
+    def one(i):
+        prompts = embeds(*({k: v[i : i + 1] for k, v in part.items()} for part in (c, n)), "prompt_embeds_mask")
+        return looped(pipe, x0[i : i + 1], size, prompts | dict(image=image), given=pack,
+                      taken=lambda out: unpack(out, 8, 6), scale="true_cfg_scale")  # fmt: skip
+
+    def theirs(steps, guided):
+        with mock.patch.object(edit_plus, "calculate_dimensions", lambda area, ratio: (6 * k, 8 * k)):
+            return torch.cat([one(i)(steps, guided) for i in range(2)])
+
+    return Case(pipe, x0, c, n, theirs, size)
+
+
+def longcat_edit() -> Case:
+    """The pipeline takes one prompt at a time, and has 16 channels and the size of the picture."""
+    net = awake(df.LongCatImageTransformer2DModel(pooled_projection_dim=32, **FLUX_LIKE | dict(in_channels=64)))
+    vae, processor = certain(kl(latent_channels=16)), mock.Mock()
+    pipe = df.LongCatImageEditPipeline(dynamic(), vae, None, None, processor, net)
+    pipe.register_modules(text_processor=None)
+    size, image = dict(height=12, width=8), picture(12, 8)
+    x0, extra = rand(2, 16, 12, 8, seed=1), inputs(pipe, (16, 12, 8), image=image)
+    c, n = (part | extra for part in plain(32))
+
+    def theirs(steps, guided):
+        made, prompts = [], dict(prompt=["a"], image=image, negative_prompt=[""])
+        with mock.patch.object(longcat, "calculate_dimensions", lambda area, ratio: (8, 12)):
+            for i in range(2):
+                pipe._encode_prompt = lambda text, image, i=i: (c if text[0] else n)["text"][i : i + 1]
+                loop = looped(pipe, x0[i : i + 1], {}, prompts, given=pack, taken=lambda out: unpack(out, 12, 8))
+                made.append(loop(steps, guided))
+        return torch.cat(made)
+
+    return Case(pipe, x0, c, n, theirs, size)
+
+
+def kandinsky5_image() -> Case:
+    net = kandinsky5_net(in_visual_dim=4, out_visual_dim=4, visual_cond=True)
+    pipe = df.Kandinsky5I2IPipeline(net, certain(kl8()), None, None, None, None, static(3.0))
+    pipe.resolutions = [(48, 64)]  # of which the pipeline takes the nearest
+    x0, size, image = rand(2, 4, 8, 6, seed=1), dict(height=64, width=48), picture(64, 48)
+    extra = inputs(pipe, (4, 8, 6), image=image)
+    c, n = (dict(text=rand(2, 7, 16, seed=s), pooled=rand(2, 8, seed=s + 1)) | extra for s in (2, 4))
+
+    def given(x):  # latents that are given hold the picture
+        full = torch.cat([x, extra["reference"], torch.ones_like(x[:, :1])], 1)
+        return full.permute(0, 2, 3, 1)[:, None]
+
+    theirs = looped(
+        pipe, x0, size, kandinsky5_embeds(c, n) | dict(image=image), result="image", given=given,
+        taken=lambda out: out[:, 0].permute(0, 3, 1, 2),
+    )  # fmt: skip
+    return Case(pipe, x0, c, n, theirs, size)
+
+
+def skyreels_frames() -> Case:
+    net = wan_net(kind=df.SkyReelsV2Transformer3DModel, in_channels=36, image_dim=12, added_kv_proj_dim=24)
+    scheduler = flow_prediction(df.UniPCMultistepScheduler, 5.0)
+    pipe = df.SkyReelsV2ImageToVideoPipeline(None, None, None, None, net, wan_vae(), scheduler)
+    pipe.encode_image = lambda image, device: rand(1, 5, 12, seed=8)
+    size, image = dict(height=32, width=48, num_frames=9), picture(32, 48)
+    x0, extra = rand(2, 16, 3, 4, 6, seed=1), inputs(pipe, (16, 3, 4, 6), image=image)
+    c, n = (part | extra for part in plain(32))
+    return Case(pipe, x0, c, n, looped(pipe, x0, size, embeds(c, n) | dict(image=image), result="frames"), size)
 
 
 def wan_frames(expand=False) -> Case:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import torch
 
 from beeline.networks.hub.layout import pack, unpack
 from tests.networks.hub.tiny import Case, awake, df, dynamic, embeds, kl, kl8, looped, masked, plain, rand, static
-from tests.networks.hub.tiny_images import flux2_parts, qwen_vae
+from tests.networks.hub.tiny_images import flux2_parts, qwen_vae, wan_vae
 
 FLUX_LIKE = dict(patch_size=1, in_channels=16, num_layers=1, num_single_layers=1, attention_head_dim=16)
 FLUX_LIKE |= dict(num_attention_heads=2, joint_attention_dim=32, axes_dims_rope=[4, 4, 8])
@@ -156,5 +158,27 @@ def kandinsky5() -> Case:
         result="image",
         given=lambda x: x.permute(0, 2, 3, 1)[:, None],
         taken=lambda out: out[:, 0].permute(0, 3, 1, 2),
+    )
+    return Case(pipe, x0, c, n, theirs, size)
+
+
+def fibo() -> Case:
+    settings = FLUX_LIKE | dict(in_channels=16, num_single_layers=2, text_encoder_dim=16, joint_attention_dim=16)
+    pipe = df.BriaFiboPipeline(awake(df.BriaFiboTransformer2DModel(**settings)), dynamic(), wan_vae(), None, None)
+    pipe.text_encoder, pipe.vae_scale_factor = SimpleNamespace(dtype=torch.float32), 8  # that of the tiny autoencoder
+    c, n = masked(16)
+    for part, seed in ((c, 6), (n, 7)):
+        part["layers"] = rand(2, 2, 7, 16, seed=seed)  # fewer layers than blocks: the last one is repeated
+    parts = {"a": c, "": n}
+
+    def embedded(prompt, **more):
+        part = parts[prompt[0]]
+        return part["text"], list(part["layers"].unbind(1)), part["mask"]
+
+    pipe.get_prompt_embeds = embedded  # it takes no embeddings
+    x0, size = rand(2, 16, 4, 8, seed=1), dict(height=32, width=64)
+    prompts = dict(prompt=["a", "a"], negative_prompt=["", ""])
+    theirs = looped(
+        pipe, x0, size, prompts, given=lambda x: x.flatten(2).mT, taken=lambda out: out.mT.unflatten(2, (4, 8))
     )
     return Case(pipe, x0, c, n, theirs, size)

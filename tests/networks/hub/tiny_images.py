@@ -264,6 +264,12 @@ def qwen_vae():
     )
 
 
+def wan_vae():
+    return df.AutoencoderKLWan(
+        base_dim=3, z_dim=16, dim_mult=[1, 1, 1, 1], num_res_blocks=1, temperal_downsample=[False, True, True]
+    )
+
+
 def qwen_net(**more):
     return awake(
         df.QwenImageTransformer2DModel(

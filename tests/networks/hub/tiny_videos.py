@@ -20,6 +20,7 @@ from tests.networks.hub.tiny import (
     static,
 )
 from tests.networks.hub.tiny_further import kandinsky5_embeds, kandinsky5_net
+from tests.networks.hub.tiny_images import wan_vae
 
 
 def wan_net(seed=0, kind=None, **more):
@@ -39,12 +40,6 @@ def wan_net(seed=0, kind=None, **more):
             rope_max_seq_len=32,
         ),
         seed,
-    )
-
-
-def wan_vae():
-    return df.AutoencoderKLWan(
-        base_dim=3, z_dim=16, dim_mult=[1, 1, 1, 1], num_res_blocks=1, temperal_downsample=[False, True, True]
     )
 
 
@@ -290,6 +285,44 @@ def hunyuan_video() -> Case:
         ).frames
 
     return Case(pipe, x0, c, n, theirs, dict(height=32, width=32, num_frames=9))
+
+
+def hunyuan_video15() -> Case:
+    net = awake(
+        df.HunyuanVideo15Transformer3DModel(
+            in_channels=9,
+            out_channels=4,
+            num_attention_heads=2,
+            attention_head_dim=10,
+            num_layers=2,
+            num_refiner_layers=1,
+            text_embed_dim=16,
+            text_embed_2_dim=12,
+            image_embed_dim=8,
+            rope_axes_dim=(2, 4, 4),
+            target_size=32,
+            task_type="t2v",
+        )
+    )
+    vae = df.AutoencoderKLHunyuanVideo15(
+        latent_channels=4, block_out_channels=(8, 8, 8, 8), layers_per_block=1, spatial_compression_ratio=8
+    )
+    pipe = df.HunyuanVideo15Pipeline(None, None, net, vae, static(5.0), None, None, df.ClassifierFreeGuidance(6.0))
+    pipe.vision_num_semantic_tokens = 5
+    x0, size = rand(2, 4, 3, 4, 6, seed=1), dict(height=32, width=48, num_frames=9)
+    c, n = masked(16)
+    for part, seed in ((c, 6), (n, 7)):
+        part |= dict(glyphs=rand(2, 5, 12, seed=seed), glyph_mask=masks(2, length=5).roll(seed, 0))
+    prompts = embeds(c, n, "prompt_embeds_mask")
+    for start, part in (("", c), ("negative_", n)):
+        prompts |= {f"{start}prompt_embeds_2": part["glyphs"], f"{start}prompt_embeds_mask_2": part["glyph_mask"]}
+
+    def theirs(steps, guided):
+        pipe.guider = df.ClassifierFreeGuidance(guidance_scale=SCALE if guided else 1.0)
+        call = dict(latents=x0.clone(), num_inference_steps=steps, output_type="latent")
+        return pipe(**prompts, **size, **call).frames
+
+    return Case(pipe, x0, c, n, theirs, size)
 
 
 def mochi() -> Case:

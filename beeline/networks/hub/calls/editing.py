@@ -47,6 +47,23 @@ def qwen_reference(net: Any, x: Tensor, tau: Tensor, c: Any, settings: Settings)
     return unpack(out[:, : tokens.shape[1]], h, w)
 
 
+def longcat_reference(net: Any, x: Tensor, tau: Tensor, c: Any, settings: Settings) -> Tensor:
+    """Tokens of the reference follow those of the state, with a first coordinate of two (LongCat-Image-Edit)."""
+    h, w = x.shape[2:]
+    words = positions(c["text"].shape[1], before=1, like=x)
+    ids = positions(h // 2, w // 2, before=1, like=x) + x.new_tensor([1, len(words), len(words)])
+    tokens = pack(x)
+    out = net(
+        hidden_states=torch.cat([tokens, pack(c["reference"])], 1),
+        timestep=tau,
+        encoder_hidden_states=c["text"],
+        txt_ids=torch.cat([words, words[:, 1:]], 1),
+        img_ids=torch.cat([ids, ids + x.new_tensor([1, 0, 0])]),
+        return_dict=False,
+    )[0]
+    return unpack(out[:, : tokens.shape[1]], h, w)
+
+
 def hold_first(out: Tensor, x: Tensor, known: Tensor, sigma: Tensor) -> Tensor:
     """``out``, with noise - data of the first frame for a straight path that ends at the ``known`` one."""
     first = (x[:, :, :1] - known) / sigma.clamp(min=1e-6).view(-1, 1, 1, 1, 1)
@@ -56,7 +73,7 @@ def hold_first(out: Tensor, x: Tensor, known: Tensor, sigma: Tensor) -> Tensor:
 def wan_frames(net: Any, x: Tensor, tau: Tensor, c: Any, settings: Settings) -> Tensor:
     """A first frame, as channels of every frame beside the state, or in the state with a time of zero (TI2V 5B)."""
     more = dict(encoder_hidden_states=c["text"], encoder_hidden_states_image=c.get("clip"), return_dict=False)
-    if not settings["expand_timesteps"]:
+    if not settings.get("expand_timesteps", False):
         out: Tensor = net(hidden_states=torch.cat([x, c["known"]], 1), timestep=tau, **more)[0]
         return out
     f, h, w = x.shape[2:]

@@ -99,13 +99,26 @@ def kandinsky5(net: Any, x: Tensor, tau: Tensor, c: Any, settings: Settings) -> 
     return kandinsky5_frames(net, x[:, :, None], tau, c, (1.0, 1.0, 1.0), None)[:, :, 0]
 
 
+def kandinsky5_reference(net: Any, x: Tensor, tau: Tensor, c: Any, settings: Settings) -> Tensor:
+    """The channels of known frames are those of the reference."""
+    known = torch.cat([c["reference"], torch.ones_like(x[:, :1])], 1)[:, :, None]
+    return kandinsky5_frames(net, x[:, :, None], tau, c, (1.0, 1.0, 1.0), None, known)[:, :, 0]
+
+
 def kandinsky5_frames(
-    net: Any, x: Tensor, tau: Tensor, c: Any, spread: tuple[float, float, float], sparse: Any
+    net: Any,
+    x: Tensor,
+    tau: Tensor,
+    c: Any,
+    spread: tuple[float, float, float],
+    sparse: Any,
+    known: Tensor | None = None,
 ) -> Tensor:
-    """Frames [B,C,F,H,W]; channels are last there, followed by those of known frames, of which there are none."""
-    last = x.permute(0, 2, 3, 4, 1)
+    """Frames [B,C,F,H,W]; channels are last there, followed by those of known frames and a mask, or zeros."""
     if net.config.visual_cond:
-        last = torch.cat([last, torch.zeros_like(last), torch.zeros_like(last[..., :1])], -1)
+        known = torch.cat([torch.zeros_like(x), torch.zeros_like(x[:, :1])], 1) if known is None else known
+        x = torch.cat([x, known], 1)
+    last = x.permute(0, 2, 3, 4, 1)
     f, h, w = x.shape[2:]
     out: Tensor = net(
         hidden_states=last,
@@ -119,3 +132,24 @@ def kandinsky5_frames(
         return_dict=False,
     )
     return out.permute(0, 4, 1, 2, 3)
+
+
+def fibo(net: Any, x: Tensor, tau: Tensor, c: Any, settings: Settings) -> Tensor:
+    """Every block takes the words of one layer of the text encoder; the last layers, or the last one repeatedly."""
+    h, w = x.shape[2:]
+    blocks = len(net.transformer_blocks) + len(net.single_transformer_blocks)
+    layers = list(c["layers"].unbind(1))[-blocks:]
+    layers += [layers[-1]] * (blocks - len(layers))
+    image = torch.ones(len(x), h * w, dtype=torch.bool, device=x.device)
+    out = net(
+        hidden_states=x.flatten(2).mT,
+        timestep=tau,
+        encoder_hidden_states=c["text"],
+        text_encoder_layers=layers,
+        joint_attention_kwargs={"attention_mask": torch.cat([c["mask"].bool(), image], 1)[:, None, None]},
+        txt_ids=x.new_zeros(c["text"].shape[1], 3),
+        img_ids=positions(h, w, before=1, like=x),
+        return_dict=False,
+    )[0]
+    result: Tensor = out.mT.unflatten(2, (h, w))
+    return result

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from beeline.networks.hub.calls.more_images import kandinsky5_frames
@@ -42,6 +43,21 @@ def hunyuan_video(net: Any, x: Tensor, tau: Tensor, c: Any, settings: Settings) 
         encoder_attention_mask=c["mask"],
         pooled_projections=c["pooled"],
         guidance=c["guidance"] if net.config.guidance_embeds else None,
+        return_dict=False,
+    )[0]
+    return out
+
+
+def hunyuan_video15(net: Any, x: Tensor, tau: Tensor, c: Any, settings: Settings) -> Tensor:
+    """Channels of known frames, their mask, and features of an image are zero: videos from text."""
+    out: Tensor = net(
+        hidden_states=torch.cat([x, torch.zeros_like(x), torch.zeros_like(x[:, :1])], 1),
+        timestep=tau.to(x.dtype),
+        encoder_hidden_states=c["text"],
+        encoder_attention_mask=c["mask"].to(x.dtype),
+        encoder_hidden_states_2=c["glyphs"],
+        encoder_attention_mask_2=c["glyph_mask"].to(x.dtype),
+        image_embeds=x.new_zeros(len(x), settings["image_tokens"], net.config.image_embed_dim),
         return_dict=False,
     )[0]
     return out

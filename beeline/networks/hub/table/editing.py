@@ -6,21 +6,20 @@ from dataclasses import replace
 from typing import Any
 
 from beeline.networks.hub.calls import editing
-from beeline.networks.hub.family import Family
+from beeline.networks.hub.calls.more_images import kandinsky5_reference
+from beeline.networks.hub.family import EXTRAPOLATE, Family
 from beeline.networks.hub.inputs import FirstFrame, ImageLatents, MaskedImage
-from beeline.networks.hub.prompts import MASKED, Prompt
+from beeline.networks.hub.prompts import MASKED, OneByOne, Prompt
 from beeline.networks.hub.table.images import FLUX, QWEN_IMAGE
-from beeline.networks.hub.table.videos import LTX, WAN
-
-
-def output_channels(pipeline: Any) -> int:
-    """Channels of the network's output, in its tokens."""
-    return int(pipeline.transformer.config.out_channels)
+from beeline.networks.hub.table.more_images import MORE_IMAGES
+from beeline.networks.hub.table.videos import LTX, SKYREELS, WAN, output_channels
 
 
 def megapixel(pipeline: Any) -> int:
     return 1024
 
+
+OTHERS = {family.name: family for family in MORE_IMAGES}
 
 EDITING: tuple[Family, ...] = (
     replace(
@@ -55,13 +54,49 @@ EDITING: tuple[Family, ...] = (
         pipelines=("QwenImageEditPipeline",),
         call=editing.qwen_reference,
         inputs=ImageLatents("image", "reference"),
-        prompt=Prompt(MASKED, {}, images=("image",)),
+        prompt=Prompt(MASKED, {}, images=("image",), side=1024),
+        side=megapixel,
+    ),
+    replace(
+        QWEN_IMAGE,
+        name="qwen-image-edit-plus",
+        pipelines=("QwenImageEditPlusPipeline",),
+        call=editing.qwen_reference,
+        inputs=ImageLatents("image", "reference"),
+        prompt=OneByOne(Prompt(MASKED, {}, images=("image",), side=384)),
+        side=megapixel,
+    ),
+    replace(
+        OTHERS["longcat-image"],
+        name="longcat-image-edit",
+        pipelines=("LongCatImageEditPipeline",),
+        call=editing.longcat_reference,
+        inputs=ImageLatents("image", "reference"),
+        prompt=OneByOne(Prompt({"text": 0}, {}, images=("image",), side=512)),
+        rule=EXTRAPOLATE,
+        side=megapixel,
+    ),
+    replace(
+        OTHERS["kandinsky5"],
+        name="kandinsky5-image-to-image",
+        pipelines=("Kandinsky5I2IPipeline",),
+        call=kandinsky5_reference,
+        inputs=ImageLatents("image", "reference"),
+        prompt=Prompt({"text": 0, "pooled": 1}, {}, images=("image",)),
         side=megapixel,
     ),
     replace(
         WAN,
         name="wan-image-to-video",
         pipelines=("WanImageToVideoPipeline",),
+        call=editing.wan_frames,
+        inputs=FirstFrame(),
+        channels=output_channels,
+    ),
+    replace(
+        SKYREELS,
+        name="skyreels-v2-image-to-video",
+        pipelines=("SkyReelsV2ImageToVideoPipeline",),
         call=editing.wan_frames,
         inputs=FirstFrame(),
         channels=output_channels,

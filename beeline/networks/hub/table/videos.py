@@ -35,6 +35,23 @@ def always(net: Any) -> bool:
     return True
 
 
+def image_tokens(pipeline: Any) -> Settings:
+    return {"image_tokens": pipeline.vision_num_semantic_tokens}
+
+
+def guider_scale(pipeline: Any) -> float | None:
+    return float(pipeline.guider.guidance_scale)
+
+
+def target_size(pipeline: Any) -> int:
+    return int(pipeline.target_size)
+
+
+def output_channels(pipeline: Any) -> int:
+    """Channels of the network's output, in its tokens."""
+    return int(pipeline.transformer.config.out_channels)
+
+
 def sparse_attention(pipeline: Any) -> Settings:
     return {"sparse": pipeline.get_sparse_params, "pixels_per_latent": pipeline.vae_scale_factor_spatial}
 
@@ -67,6 +84,18 @@ LTX = Family(
     temporal="vae_temporal_compression_ratio",
 )
 
+SKYREELS = Family(
+    "skyreels-v2",
+    ("SkyReelsV2Transformer3DModel",),
+    ("SkyReelsV2Pipeline",),
+    video.wan,
+    ChannelMeanStd(),
+    grids.own_grid,
+    Prompt({"text": 0}, ALONE),
+    spatial=attrgetter("vae_scale_factor_spatial"),
+    temporal="vae_scale_factor_temporal",
+)
+
 VIDEOS: tuple[Family, ...] = (
     WAN,
     LTX,
@@ -80,6 +109,22 @@ VIDEOS: tuple[Family, ...] = (
         Prompt({"text": 0, "pooled": 1, "mask": 2}, {"prompt_2": None}),
         scale_argument="true_cfg_scale",
         embedded=1000.0,
+        spatial=attrgetter("vae_scale_factor_spatial"),
+        temporal="vae_scale_factor_temporal",
+    ),
+    Family(
+        "hunyuan-video-1.5",
+        ("HunyuanVideo15Transformer3DModel",),
+        ("HunyuanVideo15Pipeline",),
+        video.hunyuan_video15,
+        ScaleShift(),
+        grids.grid_to_last_step,
+        Prompt({"text": 0, "mask": 1, "glyphs": 2, "glyph_mask": 3}, {}),
+        patch=1,
+        own_scale=guider_scale,
+        settings=image_tokens,
+        channels=output_channels,
+        side=target_size,
         spatial=attrgetter("vae_scale_factor_spatial"),
         temporal="vae_scale_factor_temporal",
     ),
@@ -109,17 +154,7 @@ VIDEOS: tuple[Family, ...] = (
         map_call=video.anyflow_map,
         is_map=always,
     ),
-    Family(
-        "skyreels-v2",
-        ("SkyReelsV2Transformer3DModel",),
-        ("SkyReelsV2Pipeline",),
-        video.wan,
-        ChannelMeanStd(),
-        grids.own_grid,
-        Prompt({"text": 0}, ALONE),
-        spatial=attrgetter("vae_scale_factor_spatial"),
-        temporal="vae_scale_factor_temporal",
-    ),
+    SKYREELS,
     Family(
         "sana-video",
         ("SanaVideoTransformer3DModel",),
@@ -136,7 +171,7 @@ VIDEOS: tuple[Family, ...] = (
         ("Kandinsky5Transformer3DModel",),
         ("Kandinsky5T2VPipeline",),
         video.kandinsky5_video,
-        ScaleShift(),
+        ScaleShift(shifted=False),
         grids.own_grid,
         Prompt({"text": 0, "pooled": 1}, {}),
         settings=sparse_attention,
