@@ -72,7 +72,8 @@ CATALOGUE: dict[str, dict[str, str]] = {
     | _of("objectives.deep_supervision.heads", "Refiner", "PatchHead", "TimedHead")
     | _of("objectives.heads", "Head", "Beside")
     | _of("objectives.coupled", "FromStart")
-    | _of("objectives.hierarchical", "RandomVelocity"),
+    | _of("objectives.hierarchical", "RandomVelocity")
+    | _of("distillation.inner_loop", "InnerLoop"),
     "pyramids": _of("spaces.pyramid", "Pyramid"),
     # using one
     "solvers": _of("solvers.runge_kutta", "EULER", "MIDPOINT", "HEUN", "RALSTON", "RK3", "RK4", "RungeKutta")
@@ -126,6 +127,7 @@ CATALOGUE: dict[str, dict[str, str]] = {
     | _of("objectives.second_order", "ConstantAccelerationMatching", "EncodedSource")
     | _of("objectives.coupled", "Augmented")
     | _of("objectives.windows", "Windowed", "TwoHops")
+    | _of("distillation.inner_loop", "InnerLoopMatching")
     | _of("objectives.deep_supervision.objective", "DeepSupervision")
     | _of("objectives.tables", "RowMatching")
     | _of("objectives.regression", "Regression")
@@ -138,6 +140,7 @@ CATALOGUE: dict[str, dict[str, str]] = {
     "costs": _of("objectives.losses.distances", "PowerCost"),
     "drops": _of("objectives.matching", "Drop"),
     "distillations": _of("distillation.students", "Reflow", "OneStep")
+    | _of("distillation.inner_loop", "InnerLoopFeedback")
     | _of("distillation.finetune", "PeRFlow", "ContrastTuned", "FeatureTuned", "GuidanceTuned"),
     "training": _of("training.config", "Training"),
     "compute": _of("training.compute", "Compute"),

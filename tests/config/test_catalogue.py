@@ -56,6 +56,7 @@ EXAMPLES = {
     "networks.Potential": "Potential(Network(MLP(2, width=8, depth=1)), PowerCost(3.0))",
     "networks.SecondOrder": "SecondOrder(Network(MLP(2, width=8, depth=1)), Network(MLP(2, width=8, depth=1)))",
     "networks.Helped": "Helped(Network(MLP(2, width=8, depth=1)), Network(MLP(2, width=8, depth=1)))",
+    "networks.InnerLoop": "InnerLoop(Network(MLP(2, width=8, depth=2)), 1)",
     "networks.Deep": "Deep(Network(MLP(2, width=8, depth=1)), ['backbone.block.0'], "
     "[Head(8, [2])], [Head(8, [2])], [Head(8, [8])])",
     "networks.EarlyExit": "EarlyExit(Deep(Network(MLP(2, width=8, depth=1)), ['backbone.block.0'], "
