@@ -255,6 +255,13 @@ def test_guidance(device: torch.device) -> None:
     on(bl.Sampler(4, solver=bl.solvers.EULER, guidance=short)(flow, x_on(device), cond), device)
     guide = bl.Guide(of("references", "Weak", net), of("rules", "Extrapolate", 2.0))
     on(bl.Sampler(4, guidance=guide)(flow, x_on(device), cond), device)
+    for rule in (
+        of("rules", "OverTime", 2.0, of("scale_shapes", "RaisedCosine")),
+        of("rules", "ZeroStar", 2.0, start=0.1),
+        of("rules", "Rescaled", of("rules", "Projected", 2.0, radius=1.0, momentum=-0.5)),
+    ):
+        reference = of("references", "PerturbedTime")
+        on(bl.Sampler(4, guidance=bl.Guide(reference, rule))(flow, x_on(device), cond), device)
     on(bl.Sampler(4).invert(flow, x_on(device), cond), device)
     images = x_on(device, 6, 1, 4, 4)
     dit = bl.Network(bl.networks.DiT((1, 4, 4), width=16, depth=1, heads=2, conditions={"label": {"classes": 3}}))

@@ -104,8 +104,12 @@ CATALOGUE: dict[str, dict[str, str]] = {
     | _of("sampling.guidance.merging", "MergedTokens"),
     "references": _of("sampling.guidance.guide", "Unconditional", "Weak")
     | _of("runs.weak_bundle", "WeakBundle")
-    | _of("sampling.guidance.negative", "Negative"),
-    "rules": _of("sampling.guidance.guide", "Extrapolate") | _of("sampling.guidance.norms", "NormRestored"),
+    | _of("sampling.guidance.negative", "Negative")
+    | _of("sampling.guidance.perturbed_time", "PerturbedTime"),
+    "rules": _of("sampling.guidance.guide", "Extrapolate")
+    | _of("sampling.guidance.norms", "NormRestored")
+    | _of("sampling.guidance.rules", "OverTime", "ZeroStar", "Projected", "Rescaled"),
+    "scale_shapes": _of("sampling.guidance.rules", "Rising", "Falling", "RaisedCosine", "Tent"),
     "norms": _of("sampling.guidance.norms", "PerToken", "PerRow"),
     "caches": _of("networks.hub.caches", "FirstBlock", "MagCache", "TaylorSeer", "AttentionBroadcast"),
     "rotaries": _of("networks.hub.sizes.rotary", "PositionInterpolation", "NTKAware", "YaRN"),

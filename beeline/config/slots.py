@@ -23,6 +23,7 @@ SLOTS: Mapping[str, str] = {
     "Guidance": "guidance",
     "Reference": "references",
     "Rule": "rules",
+    "ScaleShape": "scale_shapes",
     "Norm": "norms",
     "Cache": "caches",
     "Resize": "resizes",

@@ -23,6 +23,7 @@ NEGATIVE = {
     "sources.Uniform.low": "an end of an interval",
     "rules.Extrapolate.scale": "below 1 it turns the guidance around",
     "rules.NormRestored.scale": "below 1 it turns the guidance around",
+    "rules.Projected.momentum": "against earlier differences",
     "weights.ByDensity.power": "-1 undoes the weight of the sampler",
     "weights.PowerWeight.data": "an exponent",
     "weights.PowerWeight.source": "an exponent",
@@ -32,6 +33,7 @@ NEGATIVE = {
 ENDLESS = {
     "couplings.Unbalanced.reach": "no mass is left behind: Sinkhorn",
     "rules.NormRestored.most": "no bound",
+    "rules.Projected.radius": "no bound",
     "guidance.ProjectedFlow.until": "a constant weight",
 }
 UNIONS = (typing.Union, types.UnionType)
