@@ -162,6 +162,7 @@ UNLISTED = {
     "beeline.sampling.cascade": "hold flows, or stand for a Sampler in a cascade",
     "beeline.data.showers:ShowerCodec": "what was learned of one set of showers",
     "beeline.training.early_stopping:EarlyStopping": "an argument of fit_patiently",
+    "beeline.distillation.fit_blocks:BlockSearch": "an argument of the search for skipped blocks",
     "beeline.distillation.pairs:AnnealedPairs": "holds the pairs it feeds",
     "beeline.training.feed.microbatches:InMemory": "how the engine reads a data set",
     "beeline.training.feed.microbatches:FromDistribution": "how the engine reads a distribution",
