@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
+import beeline as bl
 from beeline.core.errors import BeelineError
 from beeline.hub.pipelines import from_pipeline
-from beeline.hub.speed import cached
+from beeline.hub.speed import cached, counting
 from beeline.networks.hub.caches import FirstBlock
 from beeline.networks.skipping import block_names, without_blocks
+from beeline.sampling.guidance.block_skips import SkippedBlocks
+from beeline.sampling.guidance.skipping import SkippedWeak
 from tests.networks.hub.test_families import CASES
-from tests.networks.hub.tiny import df
+from tests.networks.hub.tiny import SCALE, df
 
 FAMILIES = ("flux", "sd3", "flux2", "chroma", "qwen-image", "cogview4", "wan", "ltx", "hunyuan-video", "mochi")
 
@@ -46,6 +51,32 @@ def test_a_skipped_block_returns_its_inputs(name):
                 hook.remove()
             assert torch.equal(found, wanted) and (found - full).abs().max() > 1e-3
         assert torch.equal(field(case.x0, t, case.cond), full)
+
+
+@pytest.mark.parametrize("name", ["flux", "sd3"])
+def test_skipped_predictions_and_blocks_of_a_guided_run(name):
+    case = CASES[name]()
+    bundle = from_pipeline(case.pipe, **case.size)
+    guide, cond, times = bl.CFG(SCALE), {**case.cond, "negative": case.null}, bundle.sampler.schedule(4).tolist()
+    first = block_names(bundle.flow.field)[:1]
+    plain = replace(bundle.sampler, steps=4, guidance=guide)
+    full = plain(bundle.flow, case.x0, cond)
+
+    def changed(guidance, flow=bundle.flow):
+        return replace(plain, guidance=guidance)(flow, case.x0, cond)
+
+    assert torch.equal(changed(SkippedWeak(guide)), full) and torch.equal(changed(SkippedBlocks((), guide)), full)
+    skipped = SkippedWeak(guide, tuple(times[1:3]))
+    assert replace(plain, guidance=skipped).evaluations == 6
+    assert (changed(skipped) - full).abs().max() > 1e-4
+    short = changed(SkippedBlocks(tuple((t, first) for t in times[:-1]), guide))
+    always = replace(bundle.flow, field=without_blocks(bundle.flow.field, first))
+    assert (short - changed(guide, always)).abs().max() <= 1e-6 * short.abs().max()
+    if name in FirstBlock.families:
+        quick = cached(bundle, FirstBlock(0.0))
+        with counting(quick) as counts:
+            assert (changed(skipped, quick.flow) - changed(skipped)).abs().max() <= 1e-5 * full.abs().max()
+        assert counts.full == 6 * len(case.x0)
 
 
 def test_blocks_of_other_classes_and_cached_bundles_are_refused():
