@@ -25,7 +25,8 @@ class Cache(Protocol):
 
     ``families`` names the families for which it is tested.  With ``per_sample`` every sample decides for itself, and
     the samples of a batch are evaluated one by one.  ``config`` gives the configuration of diffusers, ``witness`` a
-    module that is computed in an evaluation exactly if nothing is reused.
+    module that is computed in an evaluation exactly if nothing is reused, and ``inner`` those modules inside of blocks
+    that may get hooks.
     """
 
     families: ClassVar[tuple[str, ...]]
@@ -36,6 +37,8 @@ class Cache(Protocol):
     def config(self, timestep: Timestep) -> Any: ...
 
     def witness(self, net: nn.Module) -> nn.Module: ...
+
+    def inner(self, net: nn.Module) -> list[nn.Module]: ...
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,10 @@ class FirstBlock:
         return diffusers("a cache").FirstBlockCacheConfig(threshold=self.threshold)
 
     def witness(self, net: nn.Module) -> nn.Module:
-        return last_block(net)
+        return blocks_of(net)[-1]
+
+    def inner(self, net: nn.Module) -> list[nn.Module]:
+        return []
 
 
 @dataclass(frozen=True)
@@ -101,7 +107,10 @@ class MagCache:
         )
 
     def witness(self, net: nn.Module) -> nn.Module:
-        return last_block(net)
+        return blocks_of(net)[-1]
+
+    def inner(self, net: nn.Module) -> list[nn.Module]:
+        return []
 
 
 @dataclass(frozen=True)
@@ -136,7 +145,10 @@ class TaylorSeer:
         )
 
     def witness(self, net: nn.Module) -> nn.Module:
-        return first_attention(net)
+        return attentions(net)[0]
+
+    def inner(self, net: nn.Module) -> list[nn.Module]:
+        return attentions(net)
 
 
 @dataclass(frozen=True)
@@ -173,7 +185,10 @@ class AttentionBroadcast:
         )
 
     def witness(self, net: nn.Module) -> nn.Module:
-        return first_attention(net)
+        return attentions(net)[0]
+
+    def inner(self, net: nn.Module) -> list[nn.Module]:
+        return attentions(net)
 
 
 CACHES = (FirstBlock, MagCache, TaylorSeer, AttentionBroadcast)
@@ -185,9 +200,6 @@ def blocks_of(net: nn.Module) -> list[nn.Module]:
     return [block for blocks in lists for block in blocks if any(True for _ in block.children())]
 
 
-def last_block(net: nn.Module) -> nn.Module:
-    return blocks_of(net)[-1]
-
-
-def first_attention(net: nn.Module) -> nn.Module:
-    return next(module for name, module in net.named_modules() if re.fullmatch(ATTENTION, name))
+def attentions(net: nn.Module) -> list[nn.Module]:
+    """The attention modules of the repeated blocks."""
+    return [module for name, module in net.named_modules() if re.fullmatch(ATTENTION, name)]

@@ -89,7 +89,7 @@ class Cached(Wrapping):
 
     def for_branch(self) -> nn.Module:
         """The field for one condition of one run, with an empty cache that ends with it."""
-        taken = self._free.pop() if self._free else Copy(copied(self.field), self.cache, self.listeners)
+        taken = self._free.pop() if self._free else Copy(self.field, self.cache, self.listeners)
         return Branch(taken, self._free)
 
     def forward(self, x: Tensor, t: Tensor, cond: Cond = None, *end: Tensor) -> Tensor:
@@ -111,14 +111,19 @@ class CachedExperts(Experts):
 class Copy:
     """A network with the hooks of a cache, which one branch uses at a time."""
 
-    def __init__(self, field: Pretrained, cache: Cache, listeners: list[Counts]):
-        self.field, self.cache, self.listeners = field, cache, listeners
+    def __init__(self, field: Pretrained | Compiled, cache: Cache, listeners: list[Counts]):
+        self.field, self.cache, self.listeners = copied(field), cache, listeners
         self.computed, self.time = 0, torch.zeros(1)
         self.inputs: tuple[Any, ...] = ()  # shape, precision and device of the states of the branch
-        witness = cache.witness(field.net)
+        net: Any = self.field.net
+        inner = cache.inner(net) if isinstance(field, Compiled) else []
+        for module in inner:  # compiled below the hook, which is not part of a graph
+            module.forward = torch.compile(module.forward, **field.options)
+        witness = cache.witness(net)
         witness.forward = self._counted(witness.forward)
-        net: Any = field.net
         net.enable_cache(cache.config(lambda: 1000 * (1 - float(host_times(self.time).flatten()[0]))))
+        for module in inner:
+            leave_graph(module)
 
     def reset(self) -> None:
         net: Any = self.field.net
@@ -174,6 +179,28 @@ class Branch(nn.Module):
 
     def forward(self, x: Tensor, t: Tensor, cond: Cond = None, *end: Tensor) -> Tensor:
         return self.taken(x, t, cond, *end)
+
+
+def leave_graph(module: nn.Module) -> None:
+    """Let a compiled block call ``module.forward`` outside of its graph.
+
+    The function that the block sees is that of the class: one of the instance, such as a hook, would be compiled again
+    for every block.
+    """
+    module.hooked = module.forward  # type: ignore[assignment]
+    del module.forward
+    module.__class__ = outside(type(module))
+
+
+@functools.cache
+def outside(kind: type[nn.Module]) -> type[nn.Module]:
+    """A subclass whose ``forward`` is not compiled and calls ``hooked`` of the module."""
+
+    @torch.compiler.disable
+    def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return self.hooked(*args, **kwargs)
+
+    return type(kind.__name__, (kind,), {"forward": forward})
 
 
 def give_back(taken: Copy, free: list[Copy]) -> None:

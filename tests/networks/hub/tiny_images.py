@@ -44,14 +44,14 @@ def sd3(scheduler=None) -> Case:
     return Case(pipe, x0, c, n, theirs, dict(height=8, width=8))
 
 
-def flux_net(guidance_embeds=True, in_channels=16, out_channels=None):
+def flux_net(guidance_embeds=True, in_channels=16, out_channels=None, num_single_layers=2):
     return awake(
         df.FluxTransformer2DModel(
             patch_size=1,
             in_channels=in_channels,
             out_channels=out_channels,
             num_layers=1,
-            num_single_layers=2,
+            num_single_layers=num_single_layers,
             attention_head_dim=16,
             num_attention_heads=2,
             joint_attention_dim=32,
