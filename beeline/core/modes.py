@@ -7,6 +7,7 @@ import contextvars
 import copy
 import dataclasses
 import functools
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from beeline.core.declared import fields_of
-from beeline.core.errors import BeelineError, require
+from beeline.core.errors import BeelineError
 from beeline.core.types import Batch
 
 AUTO = "auto"
@@ -90,27 +91,38 @@ def modules_of(*parts: Any) -> Iterator[nn.Module]:
             yield part
 
 
-def _parts_in(part: Any, seen: set[int]) -> Iterator[Any]:
-    if isinstance(part, Tensor):
-        yield part
-        return
-    if isinstance(part, str | bytes | int | float | type | None) or id(part) in seen:
-        return
-    seen.add(id(part))
-    if isinstance(part, nn.Module):
-        yield part
-        yield from part._parameters.values()
-        yield from part._buffers.values()
-        for child in (*part._modules.values(), *_held(part).values()):
-            yield from _parts_in(child, seen)
-        return
-    for child in _children(part):
-        yield from _parts_in(child, seen)
+_SINGLE = (str, bytes, int, float, type, type(None))  # hold no tensors
+_USUAL = {bool, int, float, str, dict, list, tuple, set, OrderedDict, type(None)}  # of attributes; no dataclasses
+
+
+def _parts_in(parts: Any, seen: set[int]) -> Iterator[Any]:
+    """Tensors and networks in the order of a depth-first search; a run starts with several, so no recursion."""
+    rest = [parts]
+    while rest:
+        part = rest.pop()
+        if isinstance(part, Tensor):
+            yield part
+            continue
+        if isinstance(part, _SINGLE) or id(part) in seen:
+            continue
+        seen.add(id(part))
+        if isinstance(part, nn.Module):
+            yield part
+            yield from part._parameters.values()
+            yield from part._buffers.values()
+            inside = [*part._modules.values(), *_held(part).values()]
+        else:
+            inside = list(_children(part))
+        rest.extend(reversed(inside))
 
 
 def _held(module: nn.Module) -> dict[str, Any]:
     """The components of a network that are no modules: its path, its prediction."""
-    return {k: v for k, v in module.__dict__.items() if dataclasses.is_dataclass(v) and not isinstance(v, type)}
+    return {
+        k: v
+        for k, v in module.__dict__.items()
+        if type(v) not in _USUAL and dataclasses.is_dataclass(v) and not isinstance(v, type)
+    }
 
 
 def _children(part: Any) -> Iterator[Any]:
@@ -139,7 +151,7 @@ def moved(part: Any, device: Device, memo: dict[int, Any] | None = None) -> Any:
 
 
 def _moved(part: Any, device: torch.device, memo: dict[int, Any]) -> Any:
-    if isinstance(part, str | bytes | int | float | type | None):
+    if isinstance(part, _SINGLE):
         return part
     if id(part) not in memo:
         memo[id(part)] = moved_part = _moved_once(part, device, memo)
@@ -305,8 +317,8 @@ def check_together(what: str, x: Tensor, *parts: Any) -> None:
     """Refuse a state that is on another device than the networks that are to take it."""
     for module in modules_of(*parts):
         for weight in module._parameters.values():
-            require(
-                weight is None or weight.device == x.device,
-                f"{what} is on {x.device}, and {type(module).__name__} on {weight.device if weight is not None else ''}"
-                "; a flow runs on one device: move the state with .to(device), or the network",
-            )
+            if weight is not None and weight.device != x.device:  # not require(): its message costs more than the check
+                raise BeelineError(
+                    f"{what} is on {x.device}, and {type(module).__name__} on {weight.device}; a flow runs on one "
+                    "device: move the state with .to(device), or the network"
+                )

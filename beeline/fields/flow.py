@@ -202,11 +202,16 @@ def bind(field: Any, cond: Cond = None, *, repeat: bool = False) -> Dynamics:
     parallel in time pass them.  A field with a memory, such as a cache, starts with an empty one.
     """
     maps, field = is_map(field), _at_border(for_branch(field))
+    given = [leaf.shape[0] for _, leaf in leaves(cond) if leaf.ndim]
+
+    def fitting(x: Tensor) -> Cond:
+        return cond if all(n == x.shape[0] for n in given) else _for_rows(cond, x.shape[0], repeat)
+
     if maps:
-        return as_map(lambda x, t, s=None: field(x, t, _for_rows(cond, len(x), repeat), t if s is None else s))
+        return as_map(lambda x, t, s=None: field(x, t, fitting(x), t if s is None else s))
     if cond is None:
         return lambda x, t: field(x, t)
-    return lambda x, t: field(x, t, _for_rows(cond, len(x), repeat))
+    return lambda x, t: field(x, t, fitting(x))
 
 
 def _at_border(field: Any) -> Any:
@@ -227,10 +232,8 @@ def _at_border(field: Any) -> Any:
 
 
 def _for_rows(cond: Cond, rows: int, repeat: bool) -> Cond:
-    """The condition for ``rows`` samples, repeated if ``repeat`` is set; raises ValueError if the rows do not fit."""
+    """A condition of other rows for ``rows`` samples: repeated if ``repeat`` is set; raises ValueError else."""
     found = [(name, len(leaf)) for name, leaf in leaves(cond) if leaf.ndim]
-    if all(n == rows for _, n in found):
-        return cond
     name, n = next((name, n) for name, n in found if n != rows)
     if not (repeat and n > 0 and rows % n == 0 and all(m == n for _, m in found)):
         raise BeelineError(

@@ -85,7 +85,7 @@ def integrate(
                 good = good & new.detach().isfinite().all()
                 steps = steps + good
             # a sum is the cheapest check; its overflow alone is not an error
-            elif not math.isfinite(new.detach().sum().item()) and not bool(new.isfinite().all()):
+            elif not math.isfinite(new.sum().item()) and not bool(new.isfinite().all()):
                 raise broken(i, x)
             x = new if after is None else after(new, s)
             if waits:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import field
 from typing import Any
@@ -53,7 +54,17 @@ class CheckpointSchedule:
         check_interval(steps, start, end)
         return check_monotone(between(self._times(steps), start, end), self)
 
+    @functools.cached_property
+    def _known(self) -> dict[int, list[float]]:
+        """Times by number of steps; a scheduler takes longer to make than a step of a small network."""
+        return {}
+
     def _times(self, steps: int) -> Tensor:
+        if steps not in self._known:
+            self._known[steps] = self._computed(steps).tolist()
+        return torch.tensor(self._known[steps], dtype=torch.float64)
+
+    def _computed(self, steps: int) -> Tensor:
         library = diffusers("a schedule of a pretrained checkpoint")
         scheduler = getattr(library, self.scheduler).from_config(dict(self.config))
         family_named(self.family).set_times(scheduler, steps, self.tokens)

@@ -116,9 +116,11 @@ class Copy:
         self.computed, self.time = 0, torch.zeros(1)
         self.inputs: tuple[Any, ...] = ()  # shape, precision and device of the states of the branch
         net: Any = self.field.net
-        inner = cache.inner(net) if isinstance(field, Compiled) else []
-        for module in inner:  # compiled below the hook, which is not part of a graph
-            module.forward = torch.compile(module.forward, **field.options)
+        inner: list[nn.Module] = []
+        if isinstance(field, Compiled):
+            inner = cache.inner(net)
+            for module in inner:  # compiled below the hook, which is not part of a graph
+                module.forward = torch.compile(module.forward, **field.options)
         witness = cache.witness(net)
         witness.forward = self._counted(witness.forward)
         net.enable_cache(cache.config(lambda: 1000 * (1 - float(host_times(self.time).flatten()[0]))))
@@ -189,14 +191,14 @@ def leave_graph(module: nn.Module) -> None:
     """
     module.hooked = module.forward  # type: ignore[assignment]
     del module.forward
-    module.__class__ = outside(type(module))
+    module.__class__ = outside(type(module))  # type: ignore[arg-type]
 
 
 @functools.cache
 def outside(kind: type[nn.Module]) -> type[nn.Module]:
     """A subclass whose ``forward`` is not compiled and calls ``hooked`` of the module."""
 
-    @torch.compiler.disable
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
         return self.hooked(*args, **kwargs)
 

@@ -251,6 +251,32 @@ def dtype_of(net: Any, x: Tensor) -> torch.dtype:
     return net.dtype if isinstance(net, Precise) else next(net.parameters(), x).dtype
 
 
+@dataclass(frozen=True)
+class Known:
+    """The dtype of a network's inputs, which holds until its largest parameter has another dtype.
+
+    To find it, a network of diffusers goes through all of its modules, which takes as long as many launches.
+    """
+
+    net: nn.Module
+    inputs: torch.dtype
+    owner: nn.Module
+    name: str  # of the largest parameter in its owner
+    largest: torch.dtype
+
+    @classmethod
+    def of(cls, net: nn.Module) -> Known | None:
+        """None for a network without parameters."""
+        found = [(p.numel(), m, name) for m in net.modules() for name, p in m.named_parameters(recurse=False)]
+        if not found:
+            return None
+        _, owner, name = max(found, key=lambda entry: entry[0])
+        return cls(net, dtype_of(net, torch.empty(0)), owner, name, getattr(owner, name).dtype)
+
+    def holds(self, net: nn.Module) -> bool:
+        return self.net is net and getattr(self.owner, self.name).dtype == self.largest
+
+
 class Pretrained(nn.Module):
     """A pretrained network of another library as a velocity field.
 
@@ -269,6 +295,7 @@ class Pretrained(nn.Module):
             self.net = net
         self.family = family
         self.settings, self.clock = dict(settings or {}), clock or family.clock
+        self._known: list[Known] = []  # at most one; in a list, because its modules are not those of the field
 
     def forward(self, x: Tensor, t: Tensor, cond: Cond = None) -> Tensor:
         y, cond = self._inputs(x, cond)
@@ -284,7 +311,7 @@ class Pretrained(nn.Module):
     def on(self, net: nn.Module) -> Pretrained:
         """The same field of another network."""
         made = copy.copy(self)
-        made._modules = {**self._modules, "net": net}
+        made._modules, made._known = {**self._modules, "net": net}, []
         return made
 
     @property
@@ -308,8 +335,14 @@ class Pretrained(nn.Module):
 
     def _inputs(self, x: Tensor, cond: Cond) -> tuple[Tensor, Any]:
         self.family.check(cond)
-        dtype = dtype_of(self.net, x)
+        dtype = self._dtype(x)
         return x.to(dtype), cast(cond, dtype)
+
+    def _dtype(self, x: Tensor) -> torch.dtype:
+        if not (self._known and self._known[0].holds(self.net)):
+            found = Known.of(self.net)
+            self._known = [found] if found else []
+        return self._known[0].inputs if self._known else dtype_of(self.net, x)
 
     def _tau(self, t: Tensor, x: Tensor) -> Tensor:
         return self.family.scale * self.clock(t, x)
@@ -381,5 +414,5 @@ def pixels_of(vae: Any, family: Family, x: Tensor) -> Tensor:
 def cast(cond: Any, dtype: torch.dtype) -> Any:
     """The condition with its floating point leaves in ``dtype``; masks and token numbers are unchanged."""
     if isinstance(cond, Tensor):
-        return cond.to(dtype) if cond.is_floating_point() else cond
+        return cond.to(dtype) if cond.dtype != dtype and cond.is_floating_point() else cond
     return {name: cast(leaf, dtype) for name, leaf in cond.items()} if isinstance(cond, Mapping) else cond

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Hashable
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -20,6 +23,44 @@ def unpack(tokens: Tensor, h: int, w: int, p: int = 2) -> Tensor:
 
 
 def positions(*sizes: int, before: int = 0, after: int = 0, like: Tensor) -> Tensor:
-    """Integer coordinates [prod(sizes), before + len(sizes) + after] of a grid, with zeros before and after them."""
-    grid = torch.cartesian_prod(*[torch.arange(n, device=like.device) for n in sizes]).reshape(-1, len(sizes))
-    return torch.nn.functional.pad(grid.to(like.dtype), (before, after))
+    """Integer coordinates [prod(sizes), before + len(sizes) + after] of a grid, with zeros before and after them.
+
+    The result is shared by later calls and must not be changed in place.
+    """
+    return constant(_positions, sizes, before, after, like=like)
+
+
+def zeros(*sizes: int, like: Tensor) -> Tensor:
+    """Zeros [*sizes], which later calls share and which must not be changed in place."""
+    return constant(torch.zeros, sizes, like=like)
+
+
+def _positions(sizes: tuple[int, ...], before: int, after: int, device: torch.device) -> Tensor:
+    grid = torch.cartesian_prod(*[torch.arange(n, device=device) for n in sizes]).reshape(-1, len(sizes))
+    return torch.nn.functional.pad(grid, (before, after))
+
+
+_MOST = 64  # constants that are stored
+_constants: dict[tuple[Any, ...], Tensor] = {}
+
+
+def constant(make: Callable[..., Tensor], *arguments: Hashable, like: Tensor) -> Tensor:
+    """make(*arguments, device) in the dtype and on the device of ``like``, made once for every dtype and device.
+
+    Tensors of a trace or without values, such as those of FakeTensorMode, are neither stored nor replaced by stored
+    ones.
+    """
+    plain = type(like) is Tensor and not torch.compiler.is_compiling()
+    key = (make, *arguments, like.dtype, like.device)
+    found = _constants.get(key) if plain else None
+    if found is not None:
+        return found
+    with torch.inference_mode(False):
+        made = make(*arguments, device=like.device).to(like.dtype)
+    if plain and type(made) is Tensor and not (made.is_cuda and torch.cuda.is_current_stream_capturing()):
+        if made.is_cuda:
+            torch.cuda.synchronize(made.device)  # other streams may read it
+        if len(_constants) >= _MOST:
+            _constants.clear()
+        _constants[key] = made
+    return made

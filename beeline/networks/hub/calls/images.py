@@ -10,7 +10,7 @@ from torch import Tensor
 
 from beeline.core.declared import TokenGrid
 from beeline.networks.hub.family import Settings
-from beeline.networks.hub.layout import pack, positions, unpack
+from beeline.networks.hub.layout import pack, positions, unpack, zeros
 
 
 def sd3(net: Any, x: Tensor, tau: Tensor, c: Any, settings: Settings) -> Tensor:
@@ -44,7 +44,7 @@ def flux_tokens(net: Any, tokens: Tensor, ids: Tensor, tau: Tensor, c: Any) -> T
         guidance=c["guidance"] if net.config.guidance_embeds else None,
         pooled_projections=c["pooled"],
         encoder_hidden_states=c["text"],
-        txt_ids=ids.new_zeros(c["text"].shape[1], 3),
+        txt_ids=zeros(c["text"].shape[1], 3, like=ids),
         img_ids=ids,
         return_dict=False,
     )[0]
@@ -60,7 +60,7 @@ def chroma(net: Any, x: Tensor, tau: Tensor, c: Any, settings: Settings) -> Tens
         timestep=tau,
         encoder_hidden_states=c["text"],
         attention_mask=torch.cat([c["mask"].bool(), image], 1),  # a float mask would be added to the logits
-        txt_ids=x.new_zeros(c["text"].shape[1], 3),
+        txt_ids=zeros(c["text"].shape[1], 3, like=x),
         img_ids=positions(h // 2, w // 2, before=1, like=x),
         return_dict=False,
     )[0]
