@@ -18,8 +18,9 @@ from beeline.core.modes import moved
 from beeline.core.types import Batch, Cond, leaves
 from beeline.data.arrays import SINGLE, read_arrays
 from beeline.networks.hub.families import FAMILIES
-from beeline.networks.hub.family import Family, cast, dtype_of, no_settings
+from beeline.networks.hub.family import Family, no_settings
 from beeline.networks.hub.imports import diffusers
+from beeline.networks.hub.layout import cast, dtype_of
 from beeline.paths.affine import AffinePath
 from beeline.runs.bundle import Bundle, load
 from beeline.runs.reference_data import real_data

@@ -12,7 +12,7 @@ import beeline as bl
 from beeline.core.errors import BeelineError
 from beeline.hub import loading, placement, planning
 from beeline.hub.pipelines import from_pipeline
-from beeline.networks.hub.family import dtype_of
+from beeline.networks.hub.layout import dtype_of
 from tests.networks.hub import tiny_images
 from tests.networks.hub.tiny import df
 

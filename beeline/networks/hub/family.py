@@ -7,7 +7,7 @@ import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import attrgetter
-from typing import Any, Protocol, TypeAlias, runtime_checkable
+from typing import Any, Protocol, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,7 @@ from beeline.core.declared import TokenGrid, Traits
 from beeline.core.errors import require
 from beeline.core.types import Cond, map_cond
 from beeline.networks.hub.calls.skips import returns_inputs
+from beeline.networks.hub.layout import Known, cast, dtype_of
 from beeline.networks.skipping import sharing_copy
 
 Settings: TypeAlias = Mapping[str, Any]
@@ -238,45 +239,6 @@ def field_of(pipeline: Any, family: Family, clock: NetworkTime | None = None) ->
     )
 
 
-@runtime_checkable
-class Precise(Protocol):
-    """A network that knows the dtype of its inputs, as those of diffusers, which keep some parts in float32."""
-
-    @property
-    def dtype(self) -> torch.dtype: ...
-
-
-def dtype_of(net: Any, x: Tensor) -> torch.dtype:
-    """The dtype in which a network takes a state ``x``."""
-    return net.dtype if isinstance(net, Precise) else next(net.parameters(), x).dtype
-
-
-@dataclass(frozen=True)
-class Known:
-    """The dtype of a network's inputs, which holds until its largest parameter has another dtype.
-
-    To find it, a network of diffusers goes through all of its modules, which takes as long as many launches.
-    """
-
-    net: nn.Module
-    inputs: torch.dtype
-    owner: nn.Module
-    name: str  # of the largest parameter in its owner
-    largest: torch.dtype
-
-    @classmethod
-    def of(cls, net: nn.Module) -> Known | None:
-        """None for a network without parameters."""
-        found = [(p.numel(), m, name) for m in net.modules() for name, p in m.named_parameters(recurse=False)]
-        if not found:
-            return None
-        _, owner, name = max(found, key=lambda entry: entry[0])
-        return cls(net, dtype_of(net, torch.empty(0)), owner, name, getattr(owner, name).dtype)
-
-    def holds(self, net: nn.Module) -> bool:
-        return self.net is net and getattr(self.owner, self.name).dtype == self.largest
-
-
 class Pretrained(nn.Module):
     """A pretrained network of another library as a velocity field.
 
@@ -409,10 +371,3 @@ def pixels_of(vae: Any, family: Family, x: Tensor) -> Tensor:
     with torch.no_grad():
         pixels: Tensor = vae.decode(z[:, :, None] if family.frame_axis else z, return_dict=False)[0]
     return pixels[:, :, 0] if family.frame_axis else pixels
-
-
-def cast(cond: Any, dtype: torch.dtype) -> Any:
-    """The condition with its floating point leaves in ``dtype``; masks and token numbers are unchanged."""
-    if isinstance(cond, Tensor):
-        return cond.to(dtype) if cond.dtype != dtype and cond.is_floating_point() else cond
-    return {name: cast(leaf, dtype) for name, leaf in cond.items()} if isinstance(cond, Mapping) else cond

@@ -1,12 +1,13 @@
-"""Layouts of latents: tokens of patches, and integer positions."""
+"""Inputs of networks: tokens of patches, integer positions, and precisions."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
-from typing import Any
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def pack(x: Tensor, p: int = 2) -> Tensor:
@@ -64,3 +65,49 @@ def constant(make: Callable[..., Tensor], *arguments: Hashable, like: Tensor) ->
             _constants.clear()
         _constants[key] = made
     return made
+
+
+@runtime_checkable
+class Precise(Protocol):
+    """A network that knows the dtype of its inputs, as those of diffusers, which keep some parts in float32."""
+
+    @property
+    def dtype(self) -> torch.dtype: ...
+
+
+def dtype_of(net: Any, x: Tensor) -> torch.dtype:
+    """The dtype in which a network takes a state ``x``."""
+    return net.dtype if isinstance(net, Precise) else next(net.parameters(), x).dtype
+
+
+@dataclass(frozen=True)
+class Known:
+    """The dtype of a network's inputs, which holds until its largest parameter has another dtype.
+
+    To find it, a network of diffusers goes through all of its modules, which takes as long as many launches.
+    """
+
+    net: nn.Module
+    inputs: torch.dtype
+    owner: nn.Module
+    name: str  # of the largest parameter in its owner
+    largest: torch.dtype
+
+    @classmethod
+    def of(cls, net: nn.Module) -> Known | None:
+        """None for a network without parameters."""
+        found = [(p.numel(), m, name) for m in net.modules() for name, p in m.named_parameters(recurse=False)]
+        if not found:
+            return None
+        _, owner, name = max(found, key=lambda entry: entry[0])
+        return cls(net, dtype_of(net, torch.empty(0)), owner, name, getattr(owner, name).dtype)
+
+    def holds(self, net: nn.Module) -> bool:
+        return self.net is net and getattr(self.owner, self.name).dtype == self.largest
+
+
+def cast(cond: Any, dtype: torch.dtype) -> Any:
+    """The condition with its floating point leaves in ``dtype``; masks and token numbers are unchanged."""
+    if isinstance(cond, Tensor):
+        return cond.to(dtype) if cond.dtype != dtype and cond.is_floating_point() else cond
+    return {name: cast(leaf, dtype) for name, leaf in cond.items()} if isinstance(cond, Mapping) else cond

@@ -9,8 +9,8 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from beeline.networks.hub import layout
-from beeline.networks.hub.family import Pretrained, dtype_of
-from beeline.networks.hub.layout import positions, zeros
+from beeline.networks.hub.family import Pretrained
+from beeline.networks.hub.layout import dtype_of, positions, zeros
 from tests.networks.hub.tiny_images import flux_net
 
 X = torch.zeros(1, 4, 4, 4)
