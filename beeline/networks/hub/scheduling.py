@@ -51,6 +51,12 @@ def trained_grid(scheduler: Any, steps: int, tokens: int) -> None:
     scheduler.set_timesteps(sigmas=levels[np.linspace(0, n - 1, steps).astype(int)])
 
 
+def shifted_by_e(scheduler: Any, steps: int, tokens: int) -> None:
+    """The scheduler's own grid, with a shift of e where it depends on the size (EasyAnimate)."""
+    dynamic = scheduler.config.get("use_dynamic_shifting", False)
+    scheduler.set_timesteps(steps, **({"mu": 1} if dynamic else {}))
+
+
 def flux2_grid(scheduler: Any, steps: int, tokens: int) -> None:
     """Equal steps, with a shift that depends on tokens and steps (FLUX.2)."""
     slow = 0.00016927 * tokens + 0.45666666

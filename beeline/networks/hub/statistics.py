@@ -103,6 +103,7 @@ class PatchedBatchNorm:
     """2x2 patches as channels, normalised by the running statistics of a batch norm (FLUX.2)."""
 
     eps: float | None = None  # of the batch norm; None: batch_norm_eps of the configuration
+    patched: bool = True  # whether the flow has these channels; otherwise the patches are undone again (Bria FIBO 2)
 
     def _of(self, vae: Any, like: Tensor) -> tuple[Tensor, Tensor]:
         eps = vae.config.batch_norm_eps if self.eps is None else self.eps
@@ -112,8 +113,10 @@ class PatchedBatchNorm:
     def to_flow(self, vae: Any, z: Tensor) -> Tensor:
         x = F.pixel_unshuffle(z, 2)
         mean, std = self._of(vae, x)
-        return (x - mean) / std
+        x = (x - mean) / std
+        return x if self.patched else F.pixel_shuffle(x, 2)
 
     def to_vae(self, vae: Any, x: Tensor) -> Tensor:
+        x = x if self.patched else F.pixel_unshuffle(x, 2)
         mean, std = self._of(vae, x)
         return F.pixel_shuffle(x * std + mean, 2)

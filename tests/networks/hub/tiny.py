@@ -76,8 +76,9 @@ def certain(vae: Any) -> Any:
     """An autoencoder whose posterior has no variance, so that a sample of it is its mean."""
     with torch.no_grad():
         n = vae.config.latent_channels
-        vae.encoder.conv_out.weight[n:] = 0
-        vae.encoder.conv_out.bias[n:] = -100.0
+        last = getattr(vae, "quant_conv", None) or vae.encoder.conv_out
+        last.weight[n:] = 0
+        last.bias[n:] = -100.0
     return vae
 
 

@@ -32,7 +32,7 @@ from tests.networks.hub.tiny import (
 )
 from tests.networks.hub.tiny_further import FLUX_LIKE, kandinsky5_embeds, kandinsky5_net
 from tests.networks.hub.tiny_images import flux_net, qwen_net, qwen_vae, wan_vae
-from tests.networks.hub.tiny_videos import ltx_parts, wan_net
+from tests.networks.hub.tiny_videos import hunyuan_video_net, hunyuan_video_vae, ltx_parts, wan_net
 
 
 def picture(height: int, width: int, seed: int = 0) -> Image.Image:
@@ -170,6 +170,20 @@ def kandinsky5_image() -> Case:
         taken=lambda out: out[:, 0].permute(0, 3, 1, 2),
     )  # fmt: skip
     return Case(pipe, x0, c, n, theirs, size)
+
+
+def hunyuan_frames() -> Case:
+    net = hunyuan_video_net(in_channels=8)
+    pipe = df.HunyuanSkyreelsImageToVideoPipeline(
+        None, None, net, certain(hunyuan_video_vae()), static(7.0), None, None
+    )
+    size, image = dict(height=32, width=48, num_frames=9), picture(32, 48)
+    x0, g = rand(2, 4, 3, 4, 6, seed=1), torch.full((2,), 1000.0)
+    extra = inputs(pipe, (4, 3, 4, 6), image=image) | dict(guidance=g)
+    c, n = (part | extra | dict(pooled=rand(2, 8, seed=s)) for s, part in zip((3, 5), masked(16), strict=True))
+    prompts = embeds(c, n) | dict(image=[image] * 2, guidance_scale=1.0)
+    prompts |= dict(pooled_prompt_embeds=c["pooled"], negative_pooled_prompt_embeds=n["pooled"])
+    return Case(pipe, x0, c, n, looped(pipe, x0, size, prompts, result="frames", scale="true_cfg_scale"), size)
 
 
 def skyreels_frames() -> Case:

@@ -182,3 +182,31 @@ def fibo() -> Case:
         pipe, x0, size, prompts, given=lambda x: x.flatten(2).mT, taken=lambda out: out.mT.unflatten(2, (4, 8))
     )
     return Case(pipe, x0, c, n, theirs, size)
+
+
+def fibo2() -> Case:
+    net = awake(
+        df.BriaFibo2Transformer2DModel(
+            in_channels=4,
+            dim=32,
+            n_layers=2,
+            n_refiner_layers=1,
+            n_heads=2,
+            cap_feat_dim=16,
+            injection_layer_ids=(1,),
+            perceiver_num_layers=1,
+            min_num_gist_tokens=2,
+            max_num_gist_tokens=4,
+            gist_step=1,
+            gist_min_text_len=2,
+            gist_max_text_len=8,
+            axes_dims=(4, 6, 6),
+            axes_lens=(32, 32, 32),
+        )
+    )
+    pipe = df.BriaFibo2Pipeline(net, dynamic(), flux2_parts()[1], None, None)
+    c, n = masked(16, dtype=torch.bool)
+    for part, seed in ((c, 6), (n, 7)):
+        part["text"] = rand(2, 2, 7, 16, seed=seed)
+    x0, size = rand(2, 4, 12, 8, seed=1), dict(height=12, width=8)
+    return Case(pipe, x0, c, n, looped(pipe, x0, size, embeds(c, n, "prompt_embeds_mask")), size)

@@ -246,24 +246,15 @@ def kandinsky5_video_known_frames() -> Case:
     return kandinsky5_video(visual_cond=True)
 
 
+def hunyuan_video_net(**more):
+    settings = dict(in_channels=4, out_channels=4, num_attention_heads=2, attention_head_dim=10, num_layers=1)
+    settings |= dict(num_single_layers=1, num_refiner_layers=1, patch_size=1, patch_size_t=1, guidance_embeds=True)
+    settings |= dict(text_embed_dim=16, pooled_projection_dim=8, rope_axes_dim=(2, 4, 4))
+    return awake(df.HunyuanVideoTransformer3DModel(**(settings | more)))
+
+
 def hunyuan_video() -> Case:
-    net = awake(
-        df.HunyuanVideoTransformer3DModel(
-            in_channels=4,
-            out_channels=4,
-            num_attention_heads=2,
-            attention_head_dim=10,
-            num_layers=1,
-            num_single_layers=1,
-            num_refiner_layers=1,
-            patch_size=1,
-            patch_size_t=1,
-            guidance_embeds=True,
-            text_embed_dim=16,
-            pooled_projection_dim=8,
-            rope_axes_dim=(2, 4, 4),
-        )
-    )
+    net = hunyuan_video_net()
     pipe = df.HunyuanVideoPipeline(None, None, net, hunyuan_video_vae(), static(7.0), None, None)
     x0, g, m = rand(2, 4, 3, 4, 4, seed=1), torch.full((2,), 6000.0), masks(2)
     c = dict(text=rand(2, 7, 16, seed=2), mask=m, pooled=rand(2, 8, seed=3), guidance=g)
@@ -285,6 +276,30 @@ def hunyuan_video() -> Case:
         ).frames
 
     return Case(pipe, x0, c, n, theirs, dict(height=32, width=32, num_frames=9))
+
+
+def easyanimate() -> Case:
+    net = awake(
+        df.EasyAnimateTransformer3DModel(
+            num_attention_heads=2,
+            attention_head_dim=16,
+            in_channels=4,
+            out_channels=4,
+            patch_size=2,
+            num_layers=2,
+            mmdit_layers=1,
+            time_embed_dim=16,
+            text_embed_dim=16,
+        )
+    )
+    vae = df.AutoencoderKLMagvit(
+        latent_channels=4, block_out_channels=[8] * 4, layers_per_block=1, norm_num_groups=4, spatial_group_norm=False
+    )
+    pipe = df.EasyAnimatePipeline(vae, None, None, net, dynamic())
+    x0, size = rand(2, 4, 3, 4, 6, seed=1), dict(height=32, width=48, num_frames=9)
+    c, n = plain(16)
+    ones = dict.fromkeys(("prompt_attention_mask", "negative_prompt_attention_mask"), torch.ones(2, 7))
+    return Case(pipe, x0, c, n, looped(pipe, x0, size, embeds(c, n) | ones, result="frames"), size)
 
 
 def hunyuan_video15() -> Case:

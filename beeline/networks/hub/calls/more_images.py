@@ -153,3 +153,15 @@ def fibo(net: Any, x: Tensor, tau: Tensor, c: Any, settings: Settings) -> Tensor
     )[0]
     result: Tensor = out.mT.unflatten(2, (h, w))
     return result
+
+
+def fibo2(net: Any, x: Tensor, tau: Tensor, c: Any, settings: Settings) -> Tensor:
+    """Embeddings [B,parts,L,D] of several groups of layers; their mask has the dtype bool there."""
+    out: Tensor = net(
+        hidden_states=x,
+        timestep=tau,
+        encoder_hidden_states=c["text"],
+        encoder_attention_mask=c["mask"].bool(),
+        return_dict=False,
+    )[0]
+    return out

@@ -48,6 +48,17 @@ def hunyuan_video(net: Any, x: Tensor, tau: Tensor, c: Any, settings: Settings) 
     return out
 
 
+def hunyuan_frames(net: Any, x: Tensor, tau: Tensor, c: Any, settings: Settings) -> Tensor:
+    """Channels of a first frame beside the state, with zeros for all other frames (SkyReels V1)."""
+    rest = torch.zeros_like(x[:, :, 1:])
+    return hunyuan_video(net, torch.cat([x, torch.cat([c["known"], rest], 2)], 1), tau, c, settings)
+
+
+def easyanimate(net: Any, x: Tensor, tau: Tensor, c: Any, settings: Settings) -> Tensor:
+    out: Tensor = net(x, tau, encoder_hidden_states=c["text"], return_dict=False)[0]
+    return out[:, : x.shape[1]]  # without a learned variance
+
+
 def hunyuan_video15(net: Any, x: Tensor, tau: Tensor, c: Any, settings: Settings) -> Tensor:
     """Channels of known frames, their mask, and features of an image are zero: videos from text."""
     out: Tensor = net(

@@ -7,12 +7,13 @@ from typing import Any
 
 from beeline.networks.hub.calls import editing
 from beeline.networks.hub.calls.more_images import kandinsky5_reference
+from beeline.networks.hub.calls.videos import hunyuan_frames
 from beeline.networks.hub.family import EXTRAPOLATE, Family
 from beeline.networks.hub.inputs import FirstFrame, ImageLatents, MaskedImage
 from beeline.networks.hub.prompts import MASKED, OneByOne, Prompt
 from beeline.networks.hub.table.images import FLUX, QWEN_IMAGE
 from beeline.networks.hub.table.more_images import MORE_IMAGES
-from beeline.networks.hub.table.videos import LTX, SKYREELS, WAN, output_channels
+from beeline.networks.hub.table.videos import HUNYUAN_VIDEO, LTX, SKYREELS, WAN, output_channels
 
 
 def megapixel(pipeline: Any) -> int:
@@ -107,5 +108,13 @@ EDITING: tuple[Family, ...] = (
         pipelines=("LTXImageToVideoPipeline",),
         call=editing.ltx_frames,
         inputs=ImageLatents("image", "known"),
+    ),
+    replace(
+        HUNYUAN_VIDEO,
+        name="skyreels-image-to-video",
+        pipelines=("HunyuanSkyreelsImageToVideoPipeline",),
+        call=hunyuan_frames,
+        inputs=ImageLatents("image", "known"),
+        channels=output_channels,
     ),
 )

@@ -8,6 +8,7 @@ from typing import Any
 from beeline.networks.hub import scheduling as grids
 from beeline.networks.hub.calls import more_images as image
 from beeline.networks.hub.family import Family, Settings
+from beeline.networks.hub.imports import diffusers
 from beeline.networks.hub.prompts import ALONE, MASKED, EmptyIsZero, Prompt
 from beeline.networks.hub.statistics import ChannelMeanStd, PatchedBatchNorm, ScaleShift
 from beeline.networks.hub.table.images import PER_TOKEN
@@ -22,6 +23,11 @@ def distilled_shift(pipeline: Any) -> Settings:
     if not pipeline.config.is_distilled:
         return {}
     return {"base_shift": 1.15, "max_shift": 1.15, "_use_default_values": []}  # listed names would lose their values
+
+
+def plain_pictures(pipeline: Any) -> Any:
+    """A processor of images for pipelines whose own one makes several of each."""
+    return diffusers("images").image_processor.VaeImageProcessor(vae_scale_factor=2 * pipeline.vae_scale_factor)
 
 
 def pixels_without_patches(pipeline: Any) -> int:
@@ -130,5 +136,16 @@ MORE_IMAGES: tuple[Family, ...] = (
         Prompt({"text": 0, "mask": 3, "layers": 5}, {"guidance_scale": 1.0}, layers="layers"),
         patch=1,
         frame_axis=True,
+    ),
+    Family(
+        "bria-fibo2",
+        ("BriaFibo2Transformer2DModel",),
+        ("BriaFibo2Pipeline",),
+        image.fibo2,
+        PatchedBatchNorm(patched=False),
+        grids.grid_to_last_step,
+        Prompt(MASKED, {}),
+        scale=1.0,
+        pictures=plain_pictures,
     ),
 )

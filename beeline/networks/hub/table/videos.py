@@ -47,6 +47,10 @@ def target_size(pipeline: Any) -> int:
     return int(pipeline.target_size)
 
 
+def half_megapixel(pipeline: Any) -> int:
+    return 512
+
+
 def output_channels(pipeline: Any) -> int:
     """Channels of the network's output, in its tokens."""
     return int(pipeline.transformer.config.out_channels)
@@ -84,6 +88,20 @@ LTX = Family(
     temporal="vae_temporal_compression_ratio",
 )
 
+HUNYUAN_VIDEO = Family(
+    "hunyuan-video",
+    ("HunyuanVideoTransformer3DModel",),
+    ("HunyuanVideoPipeline",),
+    video.hunyuan_video,
+    ScaleShift(),
+    grids.grid_to_last_step,
+    Prompt({"text": 0, "pooled": 1, "mask": 2}, {"prompt_2": None}),
+    scale_argument="true_cfg_scale",
+    embedded=1000.0,
+    spatial=attrgetter("vae_scale_factor_spatial"),
+    temporal="vae_scale_factor_temporal",
+)
+
 SKYREELS = Family(
     "skyreels-v2",
     ("SkyReelsV2Transformer3DModel",),
@@ -99,19 +117,7 @@ SKYREELS = Family(
 VIDEOS: tuple[Family, ...] = (
     WAN,
     LTX,
-    Family(
-        "hunyuan-video",
-        ("HunyuanVideoTransformer3DModel",),
-        ("HunyuanVideoPipeline",),
-        video.hunyuan_video,
-        ScaleShift(),
-        grids.grid_to_last_step,
-        Prompt({"text": 0, "pooled": 1, "mask": 2}, {"prompt_2": None}),
-        scale_argument="true_cfg_scale",
-        embedded=1000.0,
-        spatial=attrgetter("vae_scale_factor_spatial"),
-        temporal="vae_scale_factor_temporal",
-    ),
+    HUNYUAN_VIDEO,
     Family(
         "hunyuan-video-1.5",
         ("HunyuanVideo15Transformer3DModel",),
@@ -127,6 +133,18 @@ VIDEOS: tuple[Family, ...] = (
         side=target_size,
         spatial=attrgetter("vae_scale_factor_spatial"),
         temporal="vae_scale_factor_temporal",
+    ),
+    Family(
+        "easyanimate",
+        ("EasyAnimateTransformer3DModel",),
+        ("EasyAnimatePipeline",),
+        video.easyanimate,
+        ScaleShift(),
+        grids.shifted_by_e,
+        Prompt({"text": 0}, ALONE),
+        spatial=attrgetter("vae_spatial_compression_ratio"),
+        side=half_megapixel,
+        temporal="vae_temporal_compression_ratio",
     ),
     Family(
         "mochi",
