@@ -16,6 +16,7 @@ from beeline.core.modes import AUTO, place_for, resolve_device
 from beeline.distillation.fit_solver import Bespoke
 from beeline.evaluation.heldout import HeldOut
 from beeline.objectives.matching import Drop, FlowMatching
+from beeline.sampling.scale_fusion import ScaleFused
 from beeline.training.config import Training
 from beeline.training.fit import fit
 from beeline.training.optim.ema import EMA
@@ -269,6 +270,10 @@ def test_guidance(device: torch.device) -> None:
     on(bl.Sampler(4, guidance=merging)(bl.Flow(dit.to(device)), images, cond), device)
     still = bl.Flow(lambda x, t, cond=None: 0 * x)
     on(bl.Sampler(4, guidance=of("guidance", "ProjectedFlow"))(still, images, {"guide": images.cpu()}), device)
+    on(of("samplers", "Enlarging", 4)(still, images), device)
+    on(of("rotaries", "YaRN", 2.0, 8).frequencies(8, 100.0, images), device)
+    net = of("networks", "DiT", (1, 2, 2), width=16, depth=1, heads=2, any_size=True).to(device)
+    on(ScaleFused(net, (1, 1))(images, torch.zeros(6, device=device)), device)
 
 
 @pytest.mark.parametrize("gradient", ["Stored", "Checkpointed", "Adjoint"])
