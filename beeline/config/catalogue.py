@@ -111,7 +111,7 @@ CATALOGUE: dict[str, dict[str, str]] = {
     | _of("sampling.guidance.rules", "OverTime", "ZeroStar", "Projected", "Rescaled"),
     "scale_shapes": _of("sampling.guidance.rules", "Rising", "Falling", "RaisedCosine", "Tent"),
     "norms": _of("sampling.guidance.norms", "PerToken", "PerRow"),
-    "caches": _of("networks.hub.caches", "FirstBlock", "MagCache", "TaylorSeer", "AttentionBroadcast"),
+    "caches": _of("networks.hub.caches", "FirstBlock", "MagCache", "TaylorSeer", "AttentionBroadcast", "FasterCache"),
     "rotaries": _of("networks.hub.sizes.rotary", "PositionInterpolation", "NTKAware", "YaRN"),
     "samplers": _of("sampling.sampler", "Sampler")
     | _of("sampling.enlarging", "Enlarging")

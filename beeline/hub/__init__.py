@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from beeline.hub.speed import compiled as compiled
     from beeline.hub.speed import counting as counting
     from beeline.networks.hub.caches import AttentionBroadcast as AttentionBroadcast
+    from beeline.networks.hub.caches import FasterCache as FasterCache
     from beeline.networks.hub.caches import FirstBlock as FirstBlock
     from beeline.networks.hub.caches import MagCache as MagCache
     from beeline.networks.hub.caches import TaylorSeer as TaylorSeer

@@ -17,7 +17,7 @@ ATTENTION = r"(single_)?(transformer_)?blocks\.\d+\.attn\d?"
 """Names of the attention modules of repeated blocks."""
 
 Timestep = Callable[[], float]
-"""Returns 1000 (1 - t) of the present evaluation."""
+"""Returns 1000 (1 - t) of the present evaluation; infinity in the first of a run, in which nothing can be reused."""
 
 
 class Cache(Protocol):
@@ -169,18 +169,12 @@ class AttentionBroadcast:
     window: tuple[float, float] = (0.2, 0.9)  # times between which attention is reused
 
     def __post_init__(self) -> None:
-        low, high = self.window
-        require(
-            0 <= low < high <= 1,
-            f"AttentionBroadcast got window={self.window}, which is no interval of times: set (low, high) with "
-            "0 <= low < high <= 1",
-        )
+        check_window(self)
 
     def config(self, timestep: Timestep) -> Any:
-        low, high = self.window
         return diffusers("a cache").PyramidAttentionBroadcastConfig(
             spatial_attention_block_skip_range=self.every,
-            spatial_attention_timestep_skip_range=(1000 * (1 - high), 1000 * (1 - low)),
+            spatial_attention_timestep_skip_range=timesteps(self.window),
             current_timestep_callback=timestep,
         )
 
@@ -191,7 +185,61 @@ class AttentionBroadcast:
         return attentions(net)
 
 
-CACHES = (FirstBlock, MagCache, TaylorSeer, AttentionBroadcast)
+@dataclass(frozen=True)
+class FasterCache:
+    """Linear extrapolation of the outputs of self-attention in all but every n-th evaluation, inside a window of times.
+
+    a_k = a_(k-1) + weight (a_(k-1) - a_(k-2)), with outputs of earlier evaluations, computed or extrapolated
+    Only attention is extrapolated: the unconditional prediction of guidance is evaluated.
+    Source: Lv et al. 2024, "FasterCache" (arXiv 2410.19355).
+
+    >>> FasterCache(every=3).weight
+    0.5
+    """
+
+    families: ClassVar[tuple[str, ...]] = TaylorSeer.families
+    per_sample: ClassVar[bool] = False  # the decision does not depend on the sample
+
+    every: Count = 2  # evaluations from one that is computed to the next
+    weight: NonNegative = 0.5  # of the change from one evaluation to the next; 0 repeats the last output
+    window: tuple[float, float] = (0.32, 1.0)  # times between which attention is extrapolated
+
+    def __post_init__(self) -> None:
+        check_window(self)
+
+    def config(self, timestep: Timestep) -> Any:
+        return diffusers("a cache").FasterCacheConfig(
+            spatial_attention_block_skip_range=self.every,
+            spatial_attention_timestep_skip_range=timesteps(self.window),
+            attention_weight_callback=lambda module: self.weight,
+            is_guidance_distilled=True,  # every prediction has a copy of its own
+            current_timestep_callback=timestep,
+        )
+
+    def witness(self, net: nn.Module) -> nn.Module:
+        return attentions(net)[0]
+
+    def inner(self, net: nn.Module) -> list[nn.Module]:
+        return attentions(net)
+
+
+CACHES = (FirstBlock, MagCache, TaylorSeer, AttentionBroadcast, FasterCache)
+
+
+def check_window(cache: AttentionBroadcast | FasterCache) -> None:
+    """Raise ValueError for a window that is no interval of times."""
+    low, high = cache.window
+    require(
+        0 <= low < high <= 1,
+        f"{type(cache).__name__} got window={cache.window}, which is no interval of times: set (low, high) with "
+        "0 <= low < high <= 1",
+    )
+
+
+def timesteps(window: tuple[float, float]) -> tuple[float, float]:
+    """The values of 1000 (1 - t) for a window of t."""
+    low, high = window
+    return 1000 * (1 - high), 1000 * (1 - low)
 
 
 def blocks_of(net: nn.Module) -> list[nn.Module]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import math
 import types
 import weakref
 from collections.abc import Callable, Mapping
@@ -113,7 +114,7 @@ class Copy:
 
     def __init__(self, field: Pretrained | Compiled, cache: Cache, listeners: list[Counts]):
         self.field, self.cache, self.listeners = copied(field), cache, listeners
-        self.computed, self.time = 0, torch.zeros(1)
+        self.computed, self.time, self.first = 0, torch.zeros(1), True
         self.inputs: tuple[Any, ...] = ()  # shape, precision and device of the states of the branch
         net: Any = self.field.net
         inner: list[nn.Module] = []
@@ -123,14 +124,17 @@ class Copy:
                 module.forward = torch.compile(module.forward, **field.options)
         witness = cache.witness(net)
         witness.forward = self._counted(witness.forward)
-        net.enable_cache(cache.config(lambda: 1000 * (1 - float(host_times(self.time).flatten()[0]))))
+        net.enable_cache(cache.config(self._timestep))
         for module in inner:
             leave_graph(module)
+
+    def _timestep(self) -> float:
+        return math.inf if self.first else 1000 * (1 - float(host_times(self.time).flatten()[0]))
 
     def reset(self) -> None:
         net: Any = self.field.net
         net._reset_stateful_cache()  # diffusers has no other name for it
-        self.inputs = ()
+        self.inputs, self.first = (), True
 
     def __call__(self, x: Tensor, t: Tensor, cond: Cond, *end: Tensor) -> Tensor:
         inputs = (x.shape, x.dtype, x.device)
@@ -139,7 +143,9 @@ class Copy:
             self.inputs = inputs
         self.time = t
         if not self.cache.per_sample:
-            return self._evaluate("batch", x, t, cond, *end)
+            out = self._evaluate("batch", x, t, cond, *end)
+            self.first = False
+            return out
         rows = [slice(i, i + 1) for i in range(len(x))]
         parts = [
             self._evaluate(

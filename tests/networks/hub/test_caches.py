@@ -19,7 +19,15 @@ from beeline.core.modes import moved
 from beeline.fields.flow import Flow, bind
 from beeline.hub.pipelines import from_pipeline
 from beeline.hub.speed import cached, compiled, counting
-from beeline.networks.hub.caches import CACHES, AttentionBroadcast, FirstBlock, MagCache, TaylorSeer, blocks_of
+from beeline.networks.hub.caches import (
+    CACHES,
+    AttentionBroadcast,
+    FasterCache,
+    FirstBlock,
+    MagCache,
+    TaylorSeer,
+    blocks_of,
+)
 from beeline.networks.hub.copies import Cached
 from beeline.networks.hub.families import FAMILIES
 from beeline.networks.hub.family import Pretrained
@@ -38,12 +46,14 @@ REUSING = {
     MagCache: MagCache(RATIOS, STEPS, threshold=0.3),
     TaylorSeer: TaylorSeer(every=2, warmup=2),
     AttentionBroadcast: AttentionBroadcast(every=2, window=(0.0, 0.95)),
+    FasterCache: FasterCache(every=2, window=(0.0, 0.95)),
 }
 NEVER = {
     FirstBlock: FirstBlock(0.0, per_sample=False),
     MagCache: MagCache(RATIOS, STEPS, full=1.0),
     TaylorSeer: TaylorSeer(every=1),
     AttentionBroadcast: AttentionBroadcast(every=1),
+    FasterCache: FasterCache(every=1, window=(0.0, 1.0)),
 }
 PAIRS = [(family, kind) for kind in CACHES for family in kind.families]
 JOINED = ("ltx", "mochi")  # their pipelines evaluate both predictions in one batch
@@ -88,7 +98,7 @@ def of_pipeline(case, family, cache, guided):
 def test_a_cache_gives_the_latents_of_the_pipeline_with_it(made, family, kind):
     case, bundle = made(family)
     apart = kind is FirstBlock and family in JOINED  # a decision for both predictions there, one for each here
-    shared = kind is AttentionBroadcast and family not in JOINED  # one cache for both predictions there
+    shared = kind in (AttentionBroadcast, FasterCache) and family not in JOINED  # one cache for both predictions there
     guided = case.null is not None and family not in WITHOUT_CONTEXT and not apart and not shared
     quick = cached(bundle, REUSING[kind])
     with counting(quick) as counts:
@@ -233,6 +243,14 @@ def test_a_network_with_hooks_is_refused(made):
             change(from_pipeline(case.pipe, **case.size))
 
 
+@pytest.mark.parametrize("kind", [AttentionBroadcast, FasterCache])
+def test_a_run_may_start_inside_the_window(made, kind):
+    case, bundle = made("flux")
+    quick = cached(bundle, kind(every=2, window=(0.1, 0.9)))
+    back = replace(bundle.sampler, steps=4).invert(quick.flow, case.x0, case.cond, start=0.8, end=0.3)
+    assert back.isfinite().all()
+
+
 def test_counting_needs_a_cache_and_caching_a_pipeline(made):
     with pytest.raises(BeelineError, match="without a cache"), counting(made("flux")[1]):
         pass
@@ -242,7 +260,11 @@ def test_counting_needs_a_cache_and_caching_a_pipeline(made):
 
 @pytest.mark.parametrize(
     "make, message",
-    [(lambda: MagCache((), 4), "no ratios"), (lambda: AttentionBroadcast(window=(0.9, 0.2)), "interval")],
+    [
+        (lambda: MagCache((), 4), "no ratios"),
+        (lambda: AttentionBroadcast(window=(0.9, 0.2)), "interval"),
+        (lambda: FasterCache(window=(0.5, 2.0)), "interval"),
+    ],
 )
 def test_settings_of_caches_are_checked(make, message):
     with pytest.raises(BeelineError, match=message):
