@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from beeline.hub.speed import cached as cached
     from beeline.hub.speed import compiled as compiled
     from beeline.hub.speed import counting as counting
+    from beeline.hub.trading import choose_cache as choose_cache
     from beeline.networks.hub.caches import AttentionBroadcast as AttentionBroadcast
     from beeline.networks.hub.caches import FasterCache as FasterCache
     from beeline.networks.hub.caches import FirstBlock as FirstBlock

@@ -1,0 +1,77 @@
+"""The choice of a cache by its change of the samples and its seconds."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from beeline.core.errors import BeelineError
+from beeline.fields.flow import Flow
+from beeline.hub import trading
+from beeline.hub.pipelines import from_pipeline
+from beeline.networks.hub.caches import AttentionBroadcast, FirstBlock, TaylorSeer
+from beeline.runs.bundle import Bundle
+from tests.networks.hub.tiny_images import flux
+
+CHOICES = (FirstBlock(0.0), FirstBlock(1e6), TaylorSeer(every=2, warmup=2))
+
+
+@pytest.fixture(scope="module")
+def case():
+    return flux()
+
+
+@pytest.fixture(scope="module")
+def bundle(case):
+    made = from_pipeline(case.pipe, **case.size)
+    return replace(made, sampler=replace(made.sampler, steps=5, guidance=trading.Sampler().guidance))
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """Seconds that depend on the cache alone."""
+
+    def seconds(run, bundle, x0, cond):
+        return {"FirstBlock(threshold=0.0": 1.1, "FirstBlock(threshold=1000000.0": 0.2}.get(
+            bundle.lineage.get("cache", "none").split(",")[0], 0.7 if "cache" in bundle.lineage else 1.0
+        )
+
+    monkeypatch.setattr(trading, "seconds", seconds)
+
+
+def test_the_fastest_cache_within_the_limit_is_chosen(case, bundle, clock):
+    plain = bundle.sampler(bundle.flow, case.x0, case.cond)
+    made, rows = trading.choose_cache(bundle, case.x0, case.cond, change=1e9, candidates=CHOICES)
+    assert [row.seconds for row in rows] == [1.0, 1.1, 0.2, 0.7]
+    assert [row.chosen for row in rows] == [False, False, True, False]
+    assert rows[0].change == 0 and rows[1].change < 1e-6  # samples are evaluated one by one
+    assert rows[0].reused == rows[1].reused == 0
+    assert rows[2].reused == len(case.x0) * 4 and rows[3].reused > 0
+    off = made.sampler(made.flow, case.x0, case.cond) - plain
+    assert rows[2].change == pytest.approx(float(off.square().mean().sqrt() / plain.square().mean().sqrt()), rel=1e-5)
+    assert made.lineage["caches"][2]["chosen"] and "1000000" in made.lineage["cache"]
+    between = (rows[2].change + rows[3].change) / 2
+    assert rows[3].change < between < rows[2].change
+    made, rows = trading.choose_cache(bundle, case.x0, case.cond, change=between, candidates=CHOICES)
+    assert rows[3].chosen and made.lineage["cache"].startswith("TaylorSeer")
+
+
+def test_without_a_faster_cache_within_the_limit_the_bundle_stays(case, bundle, clock):
+    made, rows = trading.choose_cache(bundle, case.x0, case.cond, change=0.0, candidates=CHOICES)
+    assert rows[0].chosen and made.flow is bundle.flow
+
+
+def test_the_usual_candidates_are_those_of_the_family(case, bundle):
+    assert trading.tested(bundle) == list(trading.CANDIDATES)
+    _, rows = trading.choose_cache(bundle, case.x0, case.cond, rounds=1, candidates=[AttentionBroadcast()])
+    assert all(row.seconds > 0 for row in rows) and len(rows) == 2
+
+
+def test_impossible_choices_are_refused(case, bundle):
+    with pytest.raises(BeelineError, match="set change >= 0"):
+        trading.choose_cache(bundle, case.x0, case.cond, change=-1.0)
+    with pytest.raises(BeelineError, match="for pipelines of"):
+        trading.choose_cache(Bundle(Flow(nn.Linear(1, 1))), torch.zeros(1, 1), candidates=CHOICES)
