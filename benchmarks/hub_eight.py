@@ -105,7 +105,7 @@ def wan(steps: int) -> Subject:
     scheduler = library.UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0)
     pipeline = library.WanPipeline(None, None, vae, scheduler, net.eval())
     pipeline.set_progress_bar_config(disable=True)
-    size = {"height": 32, "width": 32, "num_frames": 5}
+    size: dict[str, Any] = {"height": 32, "width": 32, "num_frames": 5}
     bundle = from_pipeline(pipeline, **size)
     text, negative = (rng.fork(name).normal(torch.empty(SAMPLES, 7, 32)) for name in ("text", "negative"))
     call = {"prompt_embeds": text, "negative_prompt_embeds": negative, **size, "output_type": "latent"}
