@@ -5,6 +5,7 @@ import dataclasses
 import re
 import shlex
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,9 @@ SMALL = (
 QUICK = "--set training.steps=3 --set training.batch_size=8"
 OPTIONS = {
     "train": QUICK + " --no-report",
-    "distill": QUICK + " --set method.count=16 --no-report",
+    "distill": QUICK + " --no-report",
+    "reflow": "--set method.count=16",  # of distill
+    "one-step": "--set method.count=16",
     "fit-solver": "--noises 8",
     "evaluate": "-n 40",
     "compare": "-n 40",
@@ -153,7 +156,8 @@ def quick(words: list[str]) -> list[str]:
             "--no-report",
         ]
     network = ["--set", "network.width=16"] if verb == "train" and rest[0] == "digits" else []
-    return [verb, *rest, *OPTIONS.get(verb, "").split(), *network]
+    more = (OPTIONS.get(word, "").split() for word in (verb, *rest))
+    return [verb, *rest, *chain.from_iterable(more), *network]
 
 
 def literals() -> str:
