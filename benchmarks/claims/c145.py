@@ -25,7 +25,7 @@ def measure(rng: bl.Rng) -> list[Finding]:
     with rng.fork("network").ambient():
         net = bl.Network(DiT((1, 8, 8), patch=1, width=48, depth=3, heads=3, conditions={"label": {"classes": 10}}))
     objective = bl.objectives.FlowMatching(drop=bl.objectives.Drop(0.1, NULL))
-    net = learn(net, objective, data, rng, steps=250, batch_size=64, peak=2e-3)
+    net = learn(net, objective, data, rng, steps=200, batch_size=64, peak=2e-3)
     x0 = rng.fork("test").normal(torch.empty(100, 1, 8, 8))
     cond = {"label": torch.arange(100) % 10}
     full = sample(net, x0, 10, cond, guidance=bl.CFG(2.0, NULL))
