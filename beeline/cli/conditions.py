@@ -26,7 +26,7 @@ def condition(text: str | None) -> Any:
                 require(
                     name.strip() and sign and value.strip(),
                     f"--condition got {text!r}, where {name + sign + value!r} is not a condition; give NAME=VALUE, "
-                    "for example label=3",
+                    'for example label=3; an empty text is NAME=""',
                 )
                 require(name.strip() not in values, f"--condition got {text!r}, with two values of {name!r}; give one")
                 values[name.strip()] = _value(value)
