@@ -17,6 +17,7 @@ import logging
 import os
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -28,7 +29,7 @@ from beeline.fields.flow import Flow
 from beeline.sampling.sampler import Sampler
 from beeline.solvers.runge_kutta import EULER
 from benchmarks import report, rivals
-from benchmarks.throughput import BACKBONES, SEED, data, engine, network, versus
+from benchmarks.throughput import SEED, SMALL, engine, versus
 
 STEPS, EVALUATIONS = 40, 20
 
@@ -102,14 +103,15 @@ SAMPLING = {
 
 def training(name: str, backbone: str, rounds: int, size: int) -> dict[str, Any]:
     """``fit`` beside the loop of a library."""
-    batch, net = data(2048), network(backbone)
+    setup = replace(SMALL[backbone], batch_size=size)
+    batch, net = setup.data(), setup.network()
     ours, theirs = copy.deepcopy(net), copy.deepcopy(net)
-    return versus(lambda: engine(ours, batch, size, STEPS), lambda: TRAINING[name](theirs, batch, size), rounds)
+    return versus(lambda: engine(ours, batch, setup, STEPS), lambda: TRAINING[name](theirs, batch, size), rounds)
 
 
 def sampling(name: str, rounds: int, size: int) -> dict[str, Any]:
     """The sampler beside that of a library, with the difference of the samples."""
-    net, batch = network("DiT").eval(), data(size)
+    net, batch = SMALL["DiT"].network().eval(), SMALL["DiT"].data(size)
     label = batch.cond["label"] if isinstance(batch.cond, dict) else None
     field = lambda x, t: net(x, t, {"label": label})  # noqa: E731
     sampler, flow = Sampler(EVALUATIONS, solver=EULER), Flow(net)
@@ -137,7 +139,7 @@ def main() -> None:
         if importlib.util.find_spec(name) is None:
             print(f"{name} is not installed: pip install {name}")
         elif name in TRAINING:
-            for backbone in BACKBONES:
+            for backbone in SMALL:
                 figures[f"training {backbone}, {name}"] = training(name, backbone, given.rounds, given.batch_size)
         else:
             figures[f"sampling DiT, {name}"] = sampling(name, given.rounds, given.batch_size)
