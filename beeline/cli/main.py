@@ -233,6 +233,15 @@ def fit_solver(
         str,
         typer.Option(help="A component of 'beeline list fits', such as 'StateDependent()', with --noises 8192."),
     ] = "Bespoke()",
+    caches: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SHARE",
+            help="Instead of a solver, choose the fastest cache of a pretrained model whose samples change by at most "
+            "this share, such as 0.05.",
+        ),
+    ] = None,
+    set_: Set = None,
     seed: Seed = 0,
     out: Annotated[
         Path | None,
@@ -247,6 +256,9 @@ def fit_solver(
     from beeline.cli import tuning
     from beeline.cli.conditions import condition
 
+    if caches is not None:
+        return print_result(tuning.choose(bundle, caches, condition(cond), seed, set_ or (), device), json_)
+    require(not set_, "--set is for --caches; a solver is fitted under the settings of its bundle: leave --set out")
     found = tuning.fit(
         bundle, evaluations, condition(cond), noises, seed, out, device=device, quiet=json_, method=method
     )

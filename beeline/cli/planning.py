@@ -17,6 +17,7 @@ from beeline.core.modes import AUTO, Device, resolve_device
 from beeline.core.protocols.training import Parallel
 from beeline.core.ranges import Count, dataclass
 from beeline.core.rng import Rng
+from beeline.networks.hub.caches import Cache
 from beeline.runs.budget import duration, fit_budget
 from beeline.runs.run import Run, prepare, prepare_distilled
 from beeline.runs.run_directory import ready
@@ -117,6 +118,8 @@ class Loading:
     width: Count | None = None  # in pixels
     num_frames: Count | None = None
     max_sequence_length: Count | None = None  # of a prompt, in tokens
+    cache: Cache | None = None  # reuses parts of earlier evaluations
+    compile_blocks: bool = False  # compile the repeated blocks of the network
 
 
 def loading(pairs: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
@@ -134,6 +137,7 @@ def plan_sampling(name: str, n: int, pairs: Sequence[str], as_json: bool, device
     from beeline.hub.planning import plan as plan_of
 
     how, rest = loading(pairs)
+    how = {k: v for k, v in how.items() if k not in ("cache", "compile_blocks")}  # the time is that of full evaluations
     result = plan_of(name, n, device=device, sampler=lambda bundle: sampler_of(bundle, rest), **how)
     print(json.dumps(result.plain(), indent=2) if as_json else "\n".join(result.lines()))
 

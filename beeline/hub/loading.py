@@ -21,6 +21,8 @@ from beeline.hub.placement import (
     check_quantization,
     quantization,
 )
+from beeline.hub.speed import cached, compiled
+from beeline.networks.hub.caches import Cache
 from beeline.networks.hub.families import FAMILIES
 from beeline.networks.hub.imports import diffusers
 from beeline.runs import bundle as bundles
@@ -50,6 +52,8 @@ def load(
     width: int | None = None,
     num_frames: int | None = None,
     max_sequence_length: int | None = None,
+    cache: Cache | None = None,
+    compile_blocks: bool = False,
     **components: Any,
 ) -> Bundle:
     """A bundle from a directory or the hub; a pipeline of diffusers becomes a bundle too.
@@ -63,7 +67,8 @@ def load(
     torchao-int8, torchao-float8, bitsandbytes-8bit or bitsandbytes-4bit for the weights of the networks that are
     evaluated in every step, or a ``PipelineQuantizationConfig`` of diffusers;
     ``tiling`` and ``slicing``, with which the autoencoder decodes a part of a picture, or one picture, at a time; the
-    size in pixels and frames; ``max_sequence_length`` of a prompt in tokens; ``components`` in place of those that are
+    size in pixels and frames; ``max_sequence_length`` of a prompt in tokens; ``cache`` and ``compile_blocks``, as by
+    ``bl.hub.cached`` and ``bl.hub.compiled``; ``components`` in place of those that are
     stored, as in ``from_pretrained``.
 
     Raises ValueError if there is no such bundle, pipeline, family or device; nothing is unpickled.
@@ -74,6 +79,7 @@ def load(
         more = {"dtype": dtype, "offload": offload, "tiling": tiling, "slicing": slicing, "height": height}
         more |= {"device_map": device_map, "quantization_config": quantization_config}
         more |= {"width": width, "num_frames": num_frames, "max_sequence_length": max_sequence_length, **components}
+        more |= {"cache": cache, "compile_blocks": compile_blocks}
         given = [name for name, value in more.items() if value]
         require(
             not given,
@@ -105,6 +111,8 @@ def load(
     made = from_pipeline(
         pipeline, height=height, width=width, num_frames=num_frames, max_sequence_length=max_sequence_length
     )
+    made = compiled(made) if compile_blocks else made
+    made = made if cache is None else cached(made, cache)
     return bundles.relabel(made, made_from=str(directory_or_hub_id))
 
 

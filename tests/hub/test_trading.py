@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import pytest
 import torch
 from torch import nn
+from typer.testing import CliRunner
 
+import beeline as bl
+from beeline.cli.main import app
+from beeline.cli.main import run as cli
 from beeline.core.errors import BeelineError
 from beeline.fields.flow import Flow
 from beeline.hub import trading
 from beeline.hub.pipelines import from_pipeline
 from beeline.networks.hub.caches import AttentionBroadcast, FirstBlock, TaylorSeer
 from beeline.runs.bundle import Bundle
+from tests.networks.hub import tiny_text
 from tests.networks.hub.tiny_images import flux
 
 CHOICES = (FirstBlock(0.0), FirstBlock(1e6), TaylorSeer(every=2, warmup=2))
@@ -75,3 +81,42 @@ def test_impossible_choices_are_refused(case, bundle):
         trading.choose_cache(bundle, case.x0, case.cond, change=-1.0)
     with pytest.raises(BeelineError, match="for pipelines of"):
         trading.choose_cache(Bundle(Flow(nn.Linear(1, 1))), torch.zeros(1, 1), candidates=CHOICES)
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("saved")
+    tiny_text.flux(folder / "tokenizers").save_pretrained(folder / "model")
+    return folder / "model"
+
+
+def test_a_cache_is_chosen_and_used_from_the_command_line(saved, monkeypatch, tmp_path):
+    monkeypatch.setattr(trading, "CANDIDATES", (FirstBlock(0.0), TaylorSeer(every=2, warmup=2)))
+    monkeypatch.setattr(
+        trading, "seconds", lambda run, bundle, x0, cond: 0.5 if "Taylor" in str(bundle.lineage.get("cache")) else 1.0
+    )
+    size = ("--set", "load.height=8", "--set", "load.width=8", "--set", "sampler.steps=4")
+    asked = ("fit-solver", str(saved), "-c", "prompt=cat", *size, "--json")
+    found = CliRunner().invoke(app, [*asked, "--caches", "1e9"])
+    assert found.exit_code == 0, found.output
+    rows = json.loads(found.stdout[found.stdout.index("{") :])
+    assert rows["use"] == "--set 'load.cache=TaylorSeer(every=2, order=1, warmup=2)'" and len(rows) == 4
+    none = CliRunner().invoke(app, [*asked, "--caches", "0"])
+    assert json.loads(none.stdout[none.stdout.index("{") :])["use"] == "no cache"
+    setting = rows["use"].removeprefix("--set ").strip("'")
+    out = ("sample", str(saved), "-n", "1", "-c", "prompt=cat", *size, "--set", setting, "--out", str(tmp_path / "s"))
+    assert CliRunner().invoke(app, list(out)).exit_code == 0 and list((tmp_path / "s").glob("*.png"))
+
+
+def test_caches_and_compilation_of_loading_are_those_of_the_hub(saved, tmp_path):
+    cache = TaylorSeer(every=2, warmup=2)
+    made = bl.load(saved, device="cpu", height=8, width=8, cache=cache, compile_blocks=True)
+    assert made.lineage["cache"] == repr(cache) and made.lineage["compiled"] is True
+    bl.Bundle(Flow(bl.networks.Network(bl.networks.MLP(2))), bl.Sampler(2)).save(tmp_path / "own")
+    with pytest.raises(BeelineError, match="cache was given for .*own, which is no pipeline"):
+        bl.load(tmp_path / "own", cache=cache)
+
+
+def test_settings_of_loading_are_refused_where_a_solver_is_fitted(capsys):
+    assert cli(["fit-solver", "runs/x", "--set", "load.height=8"]) == 2
+    assert "--set is for --caches" in capsys.readouterr().err
