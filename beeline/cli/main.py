@@ -257,7 +257,9 @@ def fit_solver(
     from beeline.cli.conditions import condition
 
     if caches is not None:
-        return print_result(tuning.choose(bundle, caches, condition(cond), seed, set_ or (), device), json_)
+        from beeline.cli.verbs import caching
+
+        return print_result(caching.choose(bundle, caches, condition(cond), seed, set_ or (), device), json_)
     require(not set_, "--set is for --caches; a solver is fitted under the settings of its bundle: leave --set out")
     found = tuning.fit(
         bundle, evaluations, condition(cond), noises, seed, out, device=device, quiet=json_, method=method

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,6 @@ from beeline.sampling.auto import auto_sampler
 from beeline.sampling.sampler import Sampler
 from beeline.solvers.runge_kutta import EULER, RK4
 
-COMPARED = 2  # samples on which caches are compared
 AUTO = "auto"  # the value of ``--set sampler=auto``
 
 
@@ -99,28 +98,6 @@ def fit(
     relabel(replace(bundle, sampler=chosen), tuned=figures).save(where)
     solver = type(chosen.solver).__name__
     return {"bundle": str(where), "evaluations": chosen.evaluations, "solver": solver, "seconds": seconds, **errors}
-
-
-def choose(
-    name: str, limit: float, cond: Any, seed: int, pairs: Sequence[str], device: Device = modes.AUTO
-) -> dict[str, Any]:
-    """Measure the caches of a pretrained model on ``COMPARED`` samples; ``use`` is the setting of the fastest one."""
-    from beeline.cli.commands import sampler_of
-    from beeline.cli.planning import loading
-    from beeline.hub.loading import load as load_pretrained
-    from beeline.hub.trading import choose_cache
-
-    how, rest = loading(pairs)
-    bundle = load_pretrained(name, device=device, **how)
-    x0 = bundle.flow.source.sample(bundle.start(range(COMPARED)), Rng(seed).fork("caches"))
-    known = map_cond(lambda leaf: leaf.to(bundle.device), bundle.condition(cond, COMPARED))
-    _, rows = choose_cache(bundle, x0, known, change=limit, sampler=sampler_of(bundle, rest))
-    best = next(row.cache for row in rows if row.chosen)
-    found: dict[str, Any] = {
-        row.cache: f"{row.seconds:.3g} s, change {row.change:.2g}, {row.reused} evaluations reuse something"
-        for row in rows
-    }
-    return found | {"use": "no cache" if best == rows[0].cache else f"--set 'load.cache={best}'"}
 
 
 def end_errors(

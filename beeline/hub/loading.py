@@ -76,7 +76,13 @@ def load(
     name, at = split(str(directory_or_hub_id), revision)
     index = pipeline_index(name, at)
     if index is None:
-        more = {"dtype": dtype, "offload": offload, "tiling": tiling, "slicing": slicing, "height": height}
+        more: dict[str, Any] = {
+            "dtype": dtype,
+            "offload": offload,
+            "tiling": tiling,
+            "slicing": slicing,
+            "height": height,
+        }
         more |= {"device_map": device_map, "quantization_config": quantization_config}
         more |= {"width": width, "num_frames": num_frames, "max_sequence_length": max_sequence_length, **components}
         more |= {"cache": cache, "compile_blocks": compile_blocks}
