@@ -134,7 +134,13 @@ class InnerLoopMatching(ObjectiveBase):
         return replace(super().spec, baselines=False)
 
     def __call__(self, field: Any, batch: Batch, rng: Rng) -> Loss:
-        network: Network = unwrapped(field).field
+        inner = unwrapped(field)
+        require(
+            isinstance(inner, InnerLoop),
+            f"InnerLoopMatching got a {type(inner).__name__}; it trains the block of an InnerLoop beside its teacher: "
+            "use beeline distill BUNDLE InnerLoopFeedback",
+        )
+        network: Network = inner.field
         batch = FlowMatching(network.path).pairs(batch, rng, field)
         assert batch.x0 is not None
         last = max(1, self.steps - 1)

@@ -37,6 +37,7 @@ class Bicubic:
 
     y(p) = sum_q k(p - q) x(q),  with the piecewise cubic kernel k of torch; x itself at the same size
 
+    >>> import torch
     >>> Bicubic()(torch.ones(1, 3, 2, 2), (4, 6)).shape
     torch.Size([1, 3, 4, 6])
     """
@@ -60,6 +61,7 @@ class Enlarging(Sampler):
     Assumes a Gaussian source, an affine path, and a field that takes images of any size.
     Source: Yang et al. 2025, "RectifiedHR" (arXiv 2503.02537).
 
+    >>> import torch
     >>> flow = Flow(lambda x, t: 1 + 0 * x)
     >>> Enlarging(4)(flow, torch.zeros(1, 1, 8, 8)).shape
     torch.Size([1, 1, 8, 8])

@@ -90,3 +90,9 @@ def test_networks_without_blocks_are_refused():
     with pytest.raises(BeelineError, match="one sequence of repeated blocks"):
         InnerLoop(torch.nn.Linear(2, 2), 1)
     assert not InnerLoopMatching(20).spec.baselines
+
+
+def test_another_network_is_refused():
+    net = bl.networks.Network(bl.networks.MLP(2))
+    with pytest.raises(BeelineError, match="InnerLoopMatching got a Network"):
+        InnerLoopMatching(4)(net, bl.Batch(torch.zeros(3, 2)), bl.Rng(0))

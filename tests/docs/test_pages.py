@@ -49,14 +49,13 @@ QUICK = "--set training.steps=3 --set training.batch_size=8"
 OPTIONS = {
     "train": QUICK + " --no-report",
     "distill": QUICK + " --no-report",
-    "reflow": "--set method.count=16",  # of distill
-    "one-step": "--set method.count=16",
     "fit-solver": "--noises 8",
     "evaluate": "-n 40",
     "compare": "-n 40",
     "demo": "--quick --no-report",
     "verify": "--quick",
 }
+METHODS = {"reflow": "--set method.count=16", "one-step": "--set method.count=16"}  # of distillation
 
 
 def blocks(text: str) -> list[tuple[str, str]]:
@@ -156,8 +155,8 @@ def quick(words: list[str]) -> list[str]:
             "--no-report",
         ]
     network = ["--set", "network.width=16"] if verb == "train" and rest[0] == "digits" else []
-    more = (OPTIONS.get(word, "").split() for word in (verb, *rest))
-    return [verb, *rest, *chain.from_iterable(more), *network]
+    more = chain(OPTIONS.get(verb, "").split(), *(METHODS.get(word, "").split() for word in rest))
+    return [verb, *rest, *more, *network]
 
 
 def literals() -> str:
