@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from beeline.core.errors import require
-from beeline.core.types import Cond
+from beeline.core.types import Cond, Dynamics
 from beeline.fields.flow import Flow
 from beeline.sampling.guidance.guide import Guide
 from beeline.sampling.guidance.skipping import SkippedWeak, one_time
 from beeline.sampling.sampler import Sampler
-from beeline.solvers.integrate import integrate
 
 RIDGE = 1e-10  # of least squares, relative to the mean square of the predictions
 NONE = (1.0, 0.0, 0.0)  # the weights that omit guidance
@@ -48,22 +48,10 @@ def fit_skipping(
         "predictions of guidance in every n-th evaluation: give a sampler with CFG(scale), and every of at least 1",
     )
     assert isinstance(sampler.guidance, Guide)
-    seen: dict[float, list[tuple[Tensor, Tensor]]] = {}
     guide = sampler.guidance.for_flow(flow)
     assert isinstance(guide, Guide)
-    alone, both = guide.predictions(flow.field, cond)
-    combine = guide.rule.for_run()
-
-    def f(x: Tensor, t: Tensor) -> Tensor:
-        time = one_time(t, "fit_skipping")
-        if not guide.window[0] <= time <= guide.window[1]:
-            return alone(x, t)
-        strong, weak = both(x, t)
-        seen.setdefault(time, []).append((strong, weak))
-        return combine(strong, weak, x, t)
-
-    with torch.no_grad():
-        integrate(f, x0, sampler.times().to(x0), sampler.solver)
+    seen: dict[float, list[tuple[Tensor, Tensor]]] = {}
+    replace(sampler, guidance=_Recording(guide, seen))(flow, x0, cond)
     plan: dict[float, tuple[float, float, float]] = {}
     last: tuple[Tensor, Tensor] | None = None
     stopped = False
@@ -77,6 +65,31 @@ def fit_skipping(
             rows = [(strong, *last) for strong, _ in pairs]
             plan[time] = least_squares(rows, [weak for _, weak in pairs])
     return replace(sampler, guidance=SkippedWeak(sampler.guidance, tuple(plan), tuple(plan.values()) or (NONE,)))
+
+
+@dataclass(frozen=True)
+class _Recording:
+    """Guidance that stores both predictions of every evaluation by its time."""
+
+    guide: Guide
+    seen: dict[float, list[tuple[Tensor, Tensor]]]
+
+    def __call__(self, field: Any, cond: Cond) -> Dynamics:
+        alone, both = self.guide.predictions(field, cond)
+        combine = self.guide.rule.for_run()
+
+        def f(x: Tensor, t: Tensor) -> Tensor:
+            time = one_time(t, "fit_skipping")
+            if not self.guide.window[0] <= time <= self.guide.window[1]:
+                return alone(x, t)
+            strong, weak = both(x, t)
+            self.seen.setdefault(time, []).append((strong, weak))
+            return combine(strong, weak, x, t)
+
+        return f
+
+    def calls(self, t: float) -> int:
+        return self.guide.calls(t)
 
 
 def cosine(a: Tensor, b: Tensor) -> float:

@@ -110,3 +110,14 @@ def test_skipping_is_stored_with_a_sampler():
 def test_refusals(make, message):
     with pytest.raises(BeelineError, match=message):
         make()
+
+
+def test_a_fit_evaluates_networks_without_dropout_and_leaves_their_mode():
+    with bl.Rng(0).ambient():
+        net = bl.networks.Network(bl.networks.MLP(1, width=16, conditions={"label": {"classes": 1}}, dropout=0.5))
+        for p in net.parameters():
+            torch.nn.init.normal_(p, std=0.3)
+    flow, full = bl.Flow(net.train()), bl.Sampler(8, solver=EULER, guidance=bl.CFG(2.0, 1))
+    cond = {"label": torch.zeros(16, dtype=torch.int64)}
+    a, b = (fit_skipping(flow, full, X0[:16].float(), cond, aligned=2.0) for _ in range(2))
+    assert a == b and net.training
