@@ -6,6 +6,8 @@ import math
 
 import pytest
 import torch
+from scipy.integrate import solve_ivp
+from torch import nn
 
 from beeline.core.errors import BeelineError
 from beeline.core.rng import Rng
@@ -99,18 +101,20 @@ def gaussian(mean: float, deviation: float):
     return field
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_a_scale_over_time_on_gaussians_has_the_mean_of_the_linear_equation(seed):
-    """Both predictions are affine, so that mean and deviation of the samples are those of one solved equation."""
-    strong, weak = gaussian(1.5, 1.0), gaussian(0.0, 2.0)
-    sampler = Sampler(200, guidance=Guide(Weak(weak), OverTime(2.0, Rising())))
-    x0 = Rng(seed).normal(torch.empty(4000, 1))
-    found = sampler(Flow(strong), x0)
-    ends = sampler(Flow(strong), torch.tensor([[0.0], [1.0]]))  # the map of an affine equation, from two points
-    shift, slope = float(ends[0]), float(ends[1] - ends[0])
-    assert torch.allclose(found, shift + slope * x0, atol=1e-4)
-    plain = Sampler(200, guidance=Guide(Weak(weak), Extrapolate(2.0)))(Flow(strong), x0)
-    assert (found - plain).abs().mean() > 0.01
+@pytest.mark.parametrize("shape, share", [(Rising(), lambda t: 2 * t), (Tent(), lambda t: 2 - 4 * abs(t - 0.5))])
+def test_samples_of_gaussians_are_those_of_the_equation_solved_by_scipy(shape, share):
+    """Both predictions are affine in the state, with the coefficients of N(1.5, 1) and N(0, 4) written out here."""
+
+    def equation(t, x):
+        strong = 1.5 + (t - (1 - t)) / (t * t + (1 - t) ** 2) * (x - 1.5 * t)
+        weak = (4 * t - (1 - t)) / (4 * t * t + (1 - t) ** 2) * x
+        return weak + (1 + share(t)) * (strong - weak)
+
+    x0 = Rng(0).normal(torch.empty(8, 1, dtype=torch.float64))
+    guidance = Guide(Weak(gaussian(0.0, 2.0)), OverTime(2.0, shape))
+    found = Sampler(400, guidance=guidance)(Flow(gaussian(1.5, 1.0)), x0)
+    wanted = solve_ivp(equation, (0, 1), x0[:, 0].numpy(), rtol=1e-9, atol=1e-9).y[:, -1]
+    assert found[:, 0].tolist() == pytest.approx(wanted.tolist(), abs=1e-4)
 
 
 def test_time_is_perturbed_between_noise_and_data():
@@ -127,6 +131,23 @@ def test_perturbed_time_applies_to_flows_without_a_condition():
     guided = Sampler(20, guidance=Guide(PerturbedTime(0.2), Extrapolate(2.0)))
     assert guided.evaluations == 2 * Sampler(20).evaluations
     assert (guided(flow, x0) - Sampler(20)(flow, x0)).abs().max() > 1e-3
+
+
+class Half(nn.Module):
+    """A network of a user with weights in bfloat16, which takes no other inputs."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Linear(2, 2, dtype=torch.bfloat16)
+
+    def forward(self, x, t, cond=None):
+        return self.net(x)
+
+
+def test_perturbed_time_calls_a_network_as_the_sampler_does():
+    guidance = Guide(PerturbedTime(0.2), Extrapolate(2.0))
+    made = Sampler(2, guidance=guidance)(Flow(Half()), torch.zeros(3, 2))
+    assert made.dtype == torch.float32 and made.isfinite().all()
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from beeline.core.declared import in_place_of, is_map
 from beeline.core.errors import require
 from beeline.core.ranges import Range, Share, dataclass
 from beeline.core.types import Cond
+from beeline.fields.flow import bind
 
 
 @dataclass(frozen=True)
@@ -36,8 +37,9 @@ class PerturbedTime:
             "PerturbedTime got a flow map, whose two times belong together; use another reference",
         )
 
+        strong = bind(field, cond, repeat=True)
+
         def weak(x: Tensor, t: Tensor, cond: Cond = None) -> Tensor:
-            out: Tensor = field(x, t * (1 - self.amount * (1 - t) ** self.power), *(() if cond is None else (cond,)))
-            return out
+            return strong(x, t * (1 - self.amount * (1 - t) ** self.power))
 
         return in_place_of(field, weak), cond
