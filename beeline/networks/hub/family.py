@@ -251,13 +251,9 @@ class Pretrained(nn.Module):
         self, net: nn.Module, family: Family, settings: Settings | None = None, clock: NetworkTime | None = None
     ):
         super().__init__()
-        if any(p.is_meta for p in net.parameters()):
-            self.__dict__["net"] = net  # its hooks hold the weights: they are not on a device of this module
-        else:
-            self.net = net
+        self._hold(net)
         self.family = family
         self.settings, self.clock = dict(settings or {}), clock or family.clock
-        self._known: list[Known] = []  # at most one; in a list, because its modules are not those of the field
 
     def forward(self, x: Tensor, t: Tensor, cond: Cond = None) -> Tensor:
         y, cond = self._inputs(x, cond)
@@ -273,8 +269,17 @@ class Pretrained(nn.Module):
     def on(self, net: nn.Module) -> Pretrained:
         """The same field of another network."""
         made = copy.copy(self)
-        made._modules, made._known = {**self._modules, "net": net}, []
+        made._modules = {name: module for name, module in self._modules.items() if name != "net"}
+        made.__dict__.pop("net", None)
+        made._hold(net)
         return made
+
+    def _hold(self, net: nn.Module) -> None:
+        if any(p.is_meta for p in net.parameters()):
+            self.__dict__["net"] = net  # its hooks hold the weights: they are not on a device of this module
+        else:
+            self.net = net
+        self._known: list[Known] = []  # at most one; in a list, because its modules are not those of the field
 
     @property
     def block_names(self) -> tuple[str, ...]:

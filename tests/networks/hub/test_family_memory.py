@@ -63,3 +63,12 @@ def test_positions_are_stored_by_size_dtype_and_device_and_without_fake_tensors(
     for i in range(200):
         positions(i + 1, like=X)
     assert len(layout._constants) <= 64
+
+
+def test_the_field_of_another_network_has_that_network_also_if_weights_are_offloaded():
+    first, second = flux_net(), flux_net()
+    for a, b in ((first, second), (copy.deepcopy(first).to("meta"), second), (first, copy.deepcopy(second).to("meta"))):
+        made = Pretrained(a, None, {}, lambda t, x: t).on(b)
+        assert made.net is b and len(list(made.parameters())) == (
+            0 if b.device.type == "meta" else len(list(b.parameters()))
+        )

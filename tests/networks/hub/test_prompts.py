@@ -15,7 +15,7 @@ Image = pytest.importorskip("PIL.Image", reason="PIL is not installed")
 
 
 class Counted:
-    """A pipeline that reshapes its embeddings by the number of texts that it is told."""
+    """A pipeline that reshapes its embeddings by the argument ``batch_size``."""
 
     def __call__(self):
         raise AssertionError("not called")
