@@ -259,6 +259,11 @@ def fit_solver(
     if caches is not None:
         from beeline.cli.verbs import caching
 
+        require(
+            out is None and (evaluations, noises, method) == (8, 512, "Bespoke()"),
+            "--caches fits no solver, so that --nfe, --noises, --method and --out have no effect: leave them out, and "
+            "set the steps with --set sampler.steps=20",
+        )
         return print_result(caching.choose(bundle, caches, condition(cond), seed, set_ or (), device), json_)
     require(not set_, "--set is for --caches; a solver is fitted under the settings of its bundle: leave --set out")
     found = tuning.fit(

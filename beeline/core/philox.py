@@ -89,7 +89,8 @@ def _compiled() -> Callable[..., Any]:
         made = torch.cuda.jiterator._create_multi_output_jit_fn(_KERNEL, 4, kind=0, key0=0, key1=0)
 
         def kernel(block: Tensor, row: Tensor, kind: int, key0: int, key1: int) -> Any:
-            return made(block, row, kind=kind, key0=key0, key1=key1)
+            with torch.cuda.device(block.device):
+                return made(block, row, kind=kind, key0=key0, key1=key1)
 
         block, row = torch.arange(1, 4, device="cuda")[None], torch.tensor([[-5], [7]], device="cuda")
         tried = [rounds(block, row, 1, -3, 1 << 62) for rounds in (kernel, _rounds)]

@@ -157,10 +157,11 @@ def from_single_file(
     kind = kinds.get(component, kinds["default"])
     library = diffusers(f"the network of {path}")
     quantized = FILE_QUANTIZATIONS[file.suffix](library, kind) if file.suffix in FILE_QUANTIZATIONS else {}
-    made = getattr(library, index[component][1])
+    made: Any = getattr(library, index[component][1], None)
     require(
-        issubclass(made, library.loaders.FromOriginalModelMixin),
-        f"{made.__name__} of {directory_or_hub_id} is not loaded from one file by diffusers; give a saved pipeline",
+        isinstance(made, type) and issubclass(made, library.loaders.FromOriginalModelMixin),
+        f"{index[component][1]} of {directory_or_hub_id} is not loaded from one file by diffusers; give a saved "
+        "pipeline",
     )
     try:
         net = made.from_single_file(

@@ -117,6 +117,15 @@ def test_caches_and_compilation_of_loading_are_those_of_the_hub(saved, tmp_path)
         bl.load(tmp_path / "own", cache=cache)
 
 
-def test_settings_of_loading_are_refused_where_a_solver_is_fitted(capsys):
-    assert cli(["fit-solver", "runs/x", "--set", "load.height=8"]) == 2
-    assert "--set is for --caches" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    "given, message",
+    [
+        (["--set", "load.height=8"], "--set is for --caches"),
+        (["--caches", "0.1", "--nfe", "4"], "--nfe, --noises, --method and --out have no effect"),
+        (["--caches", "0.1", "--out", "somewhere"], "--nfe, --noises, --method and --out have no effect"),
+        (["--caches", "0.1", "--set", "load.cache=FirstBlock(0.1)"], "which compares caches with the model without"),
+    ],
+)
+def test_settings_without_effect_are_refused(given, message, capsys):
+    assert cli(["fit-solver", "runs/x", *given]) == 2
+    assert message in " ".join(capsys.readouterr().err.split())
