@@ -65,6 +65,11 @@ def choose_cache(
     )
     run = sampler or bundle.sampler
     given = tested(bundle) if candidates is None else list(candidates)
+    require(
+        bool(given),
+        "a cache was to be chosen for a bundle for which none is tested; caches are for pipelines of the families in "
+        "the documentation of each cache: leave the choice out",
+    )
     bundles = [cached(bundle, cache) for cache in given]
     plain = run(bundle.flow, x0, cond)
     changes, reused = [0.0], [0]

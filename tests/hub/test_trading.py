@@ -129,3 +129,9 @@ def test_caches_and_compilation_of_loading_are_those_of_the_hub(saved, tmp_path)
 def test_settings_without_effect_are_refused(given, message, capsys):
     assert cli(["fit-solver", "runs/x", *given]) == 2
     assert message in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_bundle_without_tested_caches_is_refused():
+    own = bl.Bundle(Flow(bl.networks.Network(bl.networks.MLP(2))), bl.Sampler(2))
+    with pytest.raises(BeelineError, match="for which none is tested"):
+        trading.choose_cache(own, torch.zeros(2, 2))
