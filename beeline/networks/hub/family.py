@@ -247,10 +247,14 @@ class Pretrained(nn.Module):
     float32, and without autocast, as by its pipeline.
     """
 
+    net: Any  # a module
+
     def __init__(
         self, net: nn.Module, family: Family, settings: Settings | None = None, clock: NetworkTime | None = None
     ):
         super().__init__()
+        # the hooks of an offloaded network hold its weights: they are not on a device of this module
+        self._apart = any(p.is_meta for p in net.parameters())
         self._hold(net)
         self.family = family
         self.settings, self.clock = dict(settings or {}), clock or family.clock
@@ -269,16 +273,13 @@ class Pretrained(nn.Module):
     def on(self, net: nn.Module) -> Pretrained:
         """The same field of another network."""
         made = copy.copy(self)
-        made._modules = {name: module for name, module in self._modules.items() if name != "net"}
-        made.__dict__.pop("net", None)
+        made._modules = dict(self._modules)
         made._hold(net)
         return made
 
     def _hold(self, net: nn.Module) -> None:
-        if any(p.is_meta for p in net.parameters()):
-            self.__dict__["net"] = net  # its hooks hold the weights: they are not on a device of this module
-        else:
-            self.net = net
+        holder: dict[str, Any] = self.__dict__ if self._apart else self._modules
+        holder["net"] = net
         self._known: list[Known] = []  # at most one; in a list, because its modules are not those of the field
 
     @property
