@@ -94,7 +94,7 @@ CATALOGUE: dict[str, dict[str, str]] = {
     "clocks": _of("solvers.exponential", "LogSNR", "Time", "Ratio"),
     "divergences": _of("density.likelihood", "Exact", "Hutchinson", "HutchPlusPlus"),
     "gradients": _of("density.adjoint", "Stored", "Checkpointed", "Adjoint"),
-    "guidance": _of("sampling.guidance.guide", "Plain", "Guide", "CFG()")
+    "guidance": _of("sampling.guidance.guide", "Plain", "Guide", "Guides", "CFG()")
     | _of("sampling.guidance.temperature", "Temperature")
     | _of("sampling.guidance.straight_through", "StraightThrough")
     | _of("sampling.guidance.frames", "GivenFrames")
@@ -104,13 +104,16 @@ CATALOGUE: dict[str, dict[str, str]] = {
     | _of("sampling.guidance.merging", "MergedTokens"),
     "references": _of("sampling.guidance.guide", "Unconditional", "Weak")
     | _of("runs.weak_bundle", "WeakBundle")
-    | _of("sampling.guidance.negative", "Negative")
-    | _of("sampling.guidance.perturbed_time", "PerturbedTime"),
+    | _of("sampling.guidance.references.negative", "Negative")
+    | _of("sampling.guidance.references.perturbed_time", "PerturbedTime"),
     "rules": _of("sampling.guidance.guide", "Extrapolate")
-    | _of("sampling.guidance.norms", "NormRestored")
-    | _of("sampling.guidance.rules", "OverTime", "ZeroStar", "Projected", "Rescaled"),
-    "scale_shapes": _of("sampling.guidance.rules", "Rising", "Falling", "RaisedCosine", "Tent"),
-    "norms": _of("sampling.guidance.norms", "PerToken", "PerRow"),
+    | _of("sampling.guidance.rules.norms", "NormRestored")
+    | _of("sampling.guidance.rules.scales", "OverTime")
+    | _of("sampling.guidance.rules.projections", "ZeroStar", "Projected", "Rescaled"),
+    "scale_shapes": _of("sampling.guidance.rules.scales", "Rising", "Falling", "RaisedCosine", "Tent"),
+    "norms": _of("sampling.guidance.rules.norms", "PerToken", "PerRow"),
+    "controllers": _of("sampling.steering.descending", "EnergyGuidance"),
+    "energies": _of("sampling.steering.energies.squared", "Near"),
     "caches": _of("networks.hub.caches", "FirstBlock", "MagCache", "TaylorSeer", "AttentionBroadcast", "FasterCache"),
     "rotaries": _of("networks.hub.sizes.rotary", "PositionInterpolation", "NTKAware", "YaRN"),
     "samplers": _of("sampling.sampler", "Sampler")

@@ -29,6 +29,7 @@ SLOTS: Mapping[str, str] = {
     "Resize": "resizes",
     "Rotary": "rotaries",
     "Controller": "controllers",
+    "Energy": "energies",
     "Edit": "edits",
     "Weight": "weights",
     "Distance": "distances",

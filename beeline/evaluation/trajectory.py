@@ -14,12 +14,14 @@ from torch import Tensor, nn
 from beeline.core.declared import Declared, in_place_of, is_map, traits_of
 from beeline.core.errors import require
 from beeline.core.protocols.flows import Divergence, Solver
+from beeline.core.protocols.steering import Run
 from beeline.core.rng import Rng
 from beeline.core.types import Cond, Dynamics, expand_time, leaves, map_cond
 from beeline.density.likelihood import Exact, Hutchinson, log_prob
 from beeline.fields.flow import Flow
 from beeline.sampling.guidance.guide import Guide, Weak, guidance_for_flow
 from beeline.sampling.sampler import Sampler
+from beeline.sampling.steering.controller import complete_controller
 from beeline.solvers.process import process_of, velocity_on
 from beeline.solvers.runge_kutta import HEUN
 
@@ -67,7 +69,7 @@ def straightness(flow: Flow, x0: Tensor, sampler: Sampler, cond: Cond = None, ba
         part, c = x0[rows], rows_of(cond, rows)
         f = guidance_for_flow(sampler.guidance, flow)(flow.field, c)
         for controller in sampler.controllers:
-            f = controller.steer(f, flow)
+            f = complete_controller(controller).for_run(Run(flow, c, sampler.times())).steer(f, flow)
         sums = _Sums(f if space is None else velocity_on(space, f))
         end = sampler.for_rows(int(rows[0]), int(rows[-1]) + 1)(flow, part, c, watch=sums)
         along = between(space, part, end)

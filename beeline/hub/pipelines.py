@@ -21,7 +21,7 @@ from beeline.networks.hub.family import Family, field_of, whole_noise_level
 from beeline.paths.affine import AffinePath, Linear
 from beeline.runs.bundle import Bundle
 from beeline.sampling.guidance.guide import Guide, Plain, Unconditional
-from beeline.sampling.guidance.negative import Negative
+from beeline.sampling.guidance.references.negative import Negative
 from beeline.sampling.sampler import Sampler
 from beeline.solvers.multistep import DPMSolver, UniPC
 from beeline.solvers.runge_kutta import EULER, FlowMapStep

@@ -94,10 +94,10 @@ class Enlarging(Sampler):
 
     def seeded(self, seeds: Sequence[int], *names: int | str | float) -> Enlarging:
         noise = self.noise.with_seeds(seeds, *names)
-        return replace(self, solver=super().seeded(seeds, *names).solver, noise=noise)
+        return replace(super().seeded(seeds, *names), noise=noise)
 
     def for_rows(self, start: int, end: int) -> Enlarging:
-        return replace(self, solver=super().for_rows(start, end).solver, noise=self.noise.for_rows(start, end))
+        return replace(super().for_rows(start, end), noise=self.noise.for_rows(start, end))
 
     def __call__(
         self,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import field, replace
 from typing import Any
@@ -12,11 +13,13 @@ from torch import Tensor
 from beeline.core.declared import as_map
 from beeline.core.errors import require
 from beeline.core.modes import check_together, deferred, eval_mode
-from beeline.core.protocols.flows import Controller, FullSolver, Guidance, Schedule, Solver
+from beeline.core.protocols.flows import FullSolver, Guidance, Schedule, Solver
+from beeline.core.protocols.steering import Controller, Run
 from beeline.core.ranges import dataclass
 from beeline.core.types import Cond, leaves, map_cond
 from beeline.fields.flow import Flow
 from beeline.sampling.guidance.guide import Plain, guidance_for_flow
+from beeline.sampling.steering.controller import complete_controller
 from beeline.solvers.integrate import integrate
 from beeline.solvers.process import Process, process_of, require_ode
 from beeline.solvers.runge_kutta import HEUN
@@ -60,13 +63,15 @@ class Sampler:
     def seeded(self, seeds: Sequence[int], *names: int | str | float) -> Sampler:
         """The sampler with one noise seed per sample, so that samples do not depend on their batch.
 
-        A solver without noise is unchanged.  ``names`` distinguish runs with the same seeds.
+        A solver or controller without noise is unchanged.  ``names`` distinguish runs with the same seeds.
         """
-        return replace(self, solver=complete(self.solver).with_seeds(seeds, *names))
+        steering = tuple(complete_controller(c).with_seeds(seeds, *names) for c in self.controllers)
+        return replace(self, solver=complete(self.solver).with_seeds(seeds, *names), controllers=steering)
 
     def for_rows(self, start: int, end: int) -> Sampler:
         """The sampler for rows start .. end-1 of a batch: with their seeds, or without seeds with a key of its own."""
-        return replace(self, solver=complete(self.solver).for_rows(start, end))
+        steering = tuple(complete_controller(c).for_rows(start, end) for c in self.controllers)
+        return replace(self, solver=complete(self.solver).for_rows(start, end), controllers=steering)
 
     def __call__(
         self,
@@ -154,11 +159,12 @@ class Sampler:
                 "the first dimension of every leaf is the batch: pass one row per sample",
             )
         f = guidance_for_flow(self.guidance, flow)(process.field_for_run(flow.field, x, times), cond)
-        for controller in self.controllers:
+        steering = [complete_controller(c).for_run(Run(flow, cond, times)) for c in self.controllers]
+        for controller in steering:
             f = controller.steer(f, flow)
 
         def correct(x: Tensor, t: Tensor) -> Tensor:
-            for controller in self.controllers:
+            for controller in steering:
                 x = controller.correct(x, t)
             return x
 
@@ -185,11 +191,14 @@ class Sampler:
     @property
     def evaluations(self) -> int | None:
         """Number of field evaluations per sample from t = 0 to 1, or None if it depends on the field."""
-        return count_evaluations(self.solver, self.guidance, self.times())
+        return count_evaluations(self.solver, self.guidance, self.times(), self.controllers)
 
 
-def count_evaluations(solver: Solver, guidance: Guidance, times: Tensor) -> int | None:
+def count_evaluations(
+    solver: Solver, guidance: Guidance, times: Tensor, controllers: Sequence[Controller] = ()
+) -> int | None:
     """Number of field evaluations per sample over ``times``, or None if it depends on the field."""
+    steering = [complete_controller(controller) for controller in controllers]
     whole = complete(complete(solver).with_seeds(()))  # seeds fit a batch of their number only
     if whole.traits.adaptive:
         return None
@@ -197,8 +206,18 @@ def count_evaluations(solver: Solver, guidance: Guidance, times: Tensor) -> int 
 
     def f(x: Tensor, t: Tensor, s: Any = None) -> Tensor:
         nonlocal count
-        count += guidance.calls(round(float(t[0]), 6))  # float32 0.6 is not 0.6
+        time = round(float(t[0]), 6)  # float32 0.6 is not 0.6
+        count += guidance.calls(time) * math.prod(controller.calls(time) for controller in steering)
         return torch.zeros_like(x)
 
-    integrate(as_map(f), whole.lift(torch.zeros(1, 1)), times, whole)
+    def after(x: Tensor, t: Tensor) -> Tensor:
+        nonlocal count
+        time = round(float(t[0]), 6)
+        inner = guidance.calls(time)
+        for controller in steering:  # a correction evaluates the drift as the earlier ones and itself steer it
+            inner *= controller.calls(time)
+            count += controller.correction_calls(time) * inner
+        return x
+
+    integrate(as_map(f), whole.lift(torch.zeros(1, 1)), times, whole, after=after)
     return count

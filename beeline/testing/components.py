@@ -16,18 +16,20 @@ from torch import Tensor, nn
 from beeline.config import build as config
 from beeline.config.catalogue import name_of
 from beeline.core.declared import check_members
-from beeline.core.protocols import data, flows, objectives, training
+from beeline.core.protocols import data, flows, objectives, steering, training
 from beeline.core.rng import Rng
 from beeline.core.types import Batch
 
 PROTOCOLS: Mapping[str, type] = {
     "averages": training.Profile,
     "clocks": flows.Clock,
+    "controllers": steering.Controller,
     "couplings": flows.Coupling,
     "data": data.DataSet,
     "diffusions": flows.Diffusion,
     "distillations": training.Distillation,
     "divergences": flows.Divergence,
+    "energies": steering.Energy,
     "gradients": flows.Gradient,
     "guidance": flows.Guidance,
     "latents": flows.Latent,

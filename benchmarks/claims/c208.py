@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import beeline as bl
 from beeline.sampling.guidance.guide import Guide, Unconditional
-from beeline.sampling.guidance.rules import Projected
+from beeline.sampling.guidance.rules.projections import Projected
 from benchmarks.claims.c142 import LABEL, guided, trained
 from benchmarks.claims.c226 import faithful
 from benchmarks.claims.toys import CLASSES, even, finding, network, noise, sample, w2

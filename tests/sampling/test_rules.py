@@ -13,8 +13,9 @@ from beeline.core.errors import BeelineError
 from beeline.core.rng import Rng
 from beeline.fields.flow import Flow
 from beeline.sampling.guidance.guide import CFG, Extrapolate, Guide, Unconditional, Weak
-from beeline.sampling.guidance.perturbed_time import PerturbedTime
-from beeline.sampling.guidance.rules import Falling, OverTime, Projected, RaisedCosine, Rescaled, Rising, Tent, ZeroStar
+from beeline.sampling.guidance.references.perturbed_time import PerturbedTime
+from beeline.sampling.guidance.rules.projections import Projected, Rescaled, ZeroStar
+from beeline.sampling.guidance.rules.scales import Falling, OverTime, RaisedCosine, Rising, Tent
 from beeline.sampling.sampler import Sampler
 
 SHAPES = (Rising(), Falling(), RaisedCosine(), Tent())

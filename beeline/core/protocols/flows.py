@@ -17,7 +17,6 @@ from beeline.core.rng import Rng
 from beeline.core.types import Batch, Cond, Dynamics, Point
 
 if TYPE_CHECKING:  # needed by annotations only
-    from beeline.fields.flow import Flow
     from beeline.paths.affine import AffinePath
 
 Number: TypeAlias = "float | Tensor"
@@ -346,14 +345,6 @@ class SymbolClassifier(Protocol):
     def logits(self, x: Tensor, t: Tensor, cond: Cond = None) -> Tensor: ...
 
 
-class Controller(Protocol):
-    """Steers a run: ``steer`` changes the drift, ``correct`` the state [B,*S] after each step."""
-
-    def steer(self, f: Dynamics, flow: Flow) -> Dynamics: ...
-
-    def correct(self, x: Tensor, t: Tensor) -> Tensor: ...
-
-
 class Guidance(Protocol):
     """Returns the dynamics of one run for a field and a condition; memory of the run is created in this call."""
 
@@ -370,7 +361,11 @@ class Reference(Protocol):
     def __call__(self, field: Any, cond: Cond) -> tuple[Any, Cond]: ...
 
 
+Combination: TypeAlias = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+"""(strong, weak, x, t) -> velocity."""
+
+
 class Rule(Protocol):
     """Combines a strong and a weak prediction; ``for_run()`` returns the function (strong, weak, x, t) -> v."""
 
-    def for_run(self) -> Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]: ...
+    def for_run(self) -> Combination: ...

@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from beeline.core.declared import Remembering, as_map, is_map, unwrapped
+from beeline.core.declared import as_map, is_map
 from beeline.core.errors import require
 from beeline.core.host_times import host_times
-from beeline.core.protocols.flows import Guidance, Reference, Rule
+from beeline.core.protocols.flows import Combination, Guidance, Reference, Rule
 from beeline.core.ranges import dataclass
-from beeline.core.types import Cond, Dynamics, expand_time, leaves, map_cond
+from beeline.core.types import Cond, Dynamics, expand_time, leaves
 from beeline.fields.flow import Flow, bind
-from beeline.sampling.guidance.negative import Negative
 from beeline.sampling.guidance.null import null_like as null_like
-from beeline.solvers.process import FieldReadout
+from beeline.sampling.guidance.predictions import Predictions
+from beeline.sampling.guidance.references.negative import Negative
 
 
 class FlowDependent(ABC):
@@ -153,7 +153,7 @@ class Extrapolate:
 
     scale: float  # 1 is no guidance; 1.5 to 7 is usual
 
-    def for_run(self) -> Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]:
+    def for_run(self) -> Combination:
         return lambda strong, weak, x, t: torch.add(strong, strong - weak, alpha=self.scale - 1)
 
 
@@ -195,41 +195,76 @@ class Guide(FlowDependent):
         combine = self.rule.for_run()
         low, high = self.window
 
-        def within(t: Tensor) -> Tensor:
-            return (t >= low) & (t <= high)
-
         def f(x: Tensor, t: Tensor, *s: Tensor) -> Tensor:
-            whole = (low, high) == (0.0, 1.0) or bool(within(host_times(t)).all())
-            if not whole and not bool(within(host_times(t)).any()):
+            whole = (low, high) == (0.0, 1.0) or bool(self.within(host_times(t)).all())
+            if not whole and not bool(self.within(host_times(t)).any()):
                 return alone(x, t, *s)
             strong, weak = both(x, t, *s)
             guided = combine(strong, weak, x, t)
-            return guided if whole else torch.where(expand_time(within(t), x), guided, strong)
+            return guided if whole else torch.where(expand_time(self.within(t), x), guided, strong)
 
-        return as_map(lambda x, t, s=None: f(x, t, t if s is None else s)) if is_map(field) else f
+        return like_field(field, f)
 
-    def predictions(self, field: Any, cond: Cond) -> tuple[Dynamics, Callable[..., tuple[Tensor, Tensor]]]:
+    def within(self, t: Tensor) -> Tensor:
+        """Whether guidance applies, for every time."""
+        low, high = self.window
+        return (t >= low) & (t <= high)
+
+    def predictions(self, field: Any, cond: Cond) -> tuple[Dynamics, Callable[..., Sequence[Tensor]]]:
         """The strong prediction alone, and the function (x, t, *s) -> (strong, weak), for one run."""
-        strong = field.field if isinstance(field, FieldReadout) else field
-        other, null = self.reference(strong, cond)
-        other = field.with_field(other) if isinstance(field, FieldReadout) else other
-        apart_strong, apart_weak = bind(field, cond, repeat=True), bind(other, null, repeat=True)
-        apart = isinstance(unwrapped(field), Remembering)  # each prediction has its own memory
-        joined = self.together and not apart and other is field and _stackable(cond, null)
-        pair = map_cond(lambda a, b: torch.cat([a, b]), cond, null) if joined else None
-        double = bind(field, pair) if joined else None
-        rows = min((len(leaf) for _, leaf in leaves(cond) if leaf.ndim), default=0)
-
-        def both(x: Tensor, t: Tensor, *s: Tensor) -> tuple[Tensor, Tensor]:
-            if double is not None and len(x) == rows:  # not for solvers that are parallel in time
-                strong, weak = double(*(torch.cat([part, part]) for part in (x, t, *s))).chunk(2)
-                return strong, weak
-            return apart_strong(x, t, *s), apart_weak(x, t, *s)
-
-        return apart_strong, both
+        made = Predictions(field, cond, [self.reference], self.together)
+        return made.strong, made
 
     def calls(self, t: float) -> int:
         return 2 if self.window[0] <= t <= self.window[1] else 1
+
+
+@dataclass(frozen=True)
+class Guides(FlowDependent):
+    """Several kinds of guidance at once, each with its own reference, rule and window.
+
+    v = strong + sum_k (v_k - strong),  v_k = rule_k(strong, weak_k) inside window k, strong outside
+    With one member this is that member.  The strong prediction is evaluated once.
+    Assumes the assumptions of the references.
+    Source: Karras et al. 2024 (arXiv 2406.02507), who add autoguidance and classifier-free guidance.
+
+    >>> Guides((CFG(3.0, null=10), CFG(2.0, null=0, window=(0.5, 1)))).calls(0.2)
+    2
+    """
+
+    guides: tuple[Guide, ...]
+    together: bool = True  # evaluate predictions of one field in one batch
+
+    def __post_init__(self) -> None:
+        require(
+            len(self.guides) > 0 and all(isinstance(guide, Guide) for guide in self.guides),
+            f"Guides got {[type(guide).__name__ for guide in self.guides]}; it adds differences of Guides: give at "
+            "least one Guide, such as CFG(3.0)",
+        )
+
+    def for_flow(self, flow: Flow) -> Guides:
+        """The guidance with the references for ``flow``."""
+        return replace(self, guides=tuple(guidance_for_flow(guide, flow) for guide in self.guides))
+
+    def __call__(self, field: Any, cond: Cond) -> Dynamics:
+        predictions = Predictions(field, cond, [guide.reference for guide in self.guides], self.together)
+        rules = [guide.rule.for_run() for guide in self.guides]
+
+        def f(x: Tensor, t: Tensor, *s: Tensor) -> Tensor:
+            active = [k for k, guide in enumerate(self.guides) if bool(guide.within(host_times(t)).any())]
+            strong, *weak = predictions(x, t, *s, which=active)
+            v = strong
+            for k, prediction in zip(active, weak, strict=True):
+                change = rules[k](strong, prediction, x, t) - strong
+                whole = bool(self.guides[k].within(host_times(t)).all())
+                inside = expand_time(self.guides[k].within(t), x)
+                v = v + (change if whole else torch.where(inside, change, torch.zeros_like(change)))
+            return v
+
+        return like_field(field, f)
+
+    def calls(self, t: float) -> int:
+        return 1 + sum(guide.calls(t) - 1 for guide in self.guides)
 
 
 def CFG(scale: float, null: Any = None, window: tuple[float, float] = (0.0, 1.0)) -> Guide:  # noqa: N802 - a name of the field
@@ -246,7 +281,6 @@ def CFG(scale: float, null: Any = None, window: tuple[float, float] = (0.0, 1.0)
     return Guide(Unconditional(null), Extrapolate(scale), window)
 
 
-def _stackable(cond: Cond, null: Cond) -> bool:
-    """Whether two conditions can form one batch: the same leaves with the same shapes."""
-    shapes = [{name: leaf.shape[1:] for name, leaf in leaves(tree)} for tree in (cond, null)]
-    return cond is not None and null is not None and shapes[0] == shapes[1]
+def like_field(field: Any, f: Callable[..., Tensor]) -> Dynamics:
+    """The function f(x, t), or f(x, t, s) for a flow map, as dynamics of the kind of ``field``."""
+    return as_map(lambda x, t, s=None: f(x, t, t if s is None else s)) if is_map(field) else f

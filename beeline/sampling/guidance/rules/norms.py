@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Annotated, Protocol
 
 from torch import Tensor
 
+from beeline.core.protocols.flows import Combination
 from beeline.core.ranges import Count, Range, dataclass
 
 
@@ -70,7 +70,7 @@ class NormRestored:
     norm: Norm  # the parts
     most: Annotated[float, Range(above=0, inf=True)] = math.inf  # bound of the factor; 1 only shortens
 
-    def for_run(self) -> Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]:
+    def for_run(self) -> Combination:
         def rule(strong: Tensor, weak: Tensor, x: Tensor, t: Tensor) -> Tensor:
             v = weak + self.scale * (strong - weak)
             return v * (self.norm(strong) / self.norm(v).clamp(min=1e-12)).clamp(max=self.most)

@@ -1,0 +1,1 @@
+"""References: where the weak prediction of guidance comes from."""

@@ -1,0 +1,1 @@
+"""Rules: how guidance combines a strong and a weak prediction."""

@@ -1,0 +1,1 @@
+"""Controllers, which lead a run towards samples with a low energy."""

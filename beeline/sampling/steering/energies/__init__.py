@@ -1,0 +1,1 @@
+"""Energies: what is wanted of samples."""
