@@ -94,10 +94,12 @@ class Enlarging(Sampler):
 
     def seeded(self, seeds: Sequence[int], *names: int | str | float) -> Enlarging:
         noise = self.noise.with_seeds(seeds, *names)
-        return replace(super().seeded(seeds, *names), noise=noise)
+        made = super().seeded(seeds, *names)
+        return replace(self, solver=made.solver, controllers=made.controllers, noise=noise)
 
     def for_rows(self, start: int, end: int) -> Enlarging:
-        return replace(super().for_rows(start, end), noise=self.noise.for_rows(start, end))
+        made, noise = super().for_rows(start, end), self.noise.for_rows(start, end)
+        return replace(self, solver=made.solver, controllers=made.controllers, noise=noise)
 
     def __call__(
         self,

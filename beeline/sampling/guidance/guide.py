@@ -182,7 +182,7 @@ class Guide(FlowDependent):
             "0 <= low <= high <= 1",
         )
 
-    def for_flow(self, flow: Flow) -> Guidance:
+    def for_flow(self, flow: Flow) -> Guide:
         """The guidance with the reference for ``flow``."""
         return (
             replace(self, reference=self.reference.for_flow(flow))
@@ -244,7 +244,7 @@ class Guides(FlowDependent):
 
     def for_flow(self, flow: Flow) -> Guides:
         """The guidance with the references for ``flow``."""
-        return replace(self, guides=tuple(guidance_for_flow(guide, flow) for guide in self.guides))
+        return replace(self, guides=tuple(guide.for_flow(flow) for guide in self.guides))
 
     def __call__(self, field: Any, cond: Cond) -> Dynamics:
         predictions = Predictions(field, cond, [guide.reference for guide in self.guides], self.together)
