@@ -5,9 +5,9 @@
 loop   seconds and peak memory of Beeline's sampler over those of the pipeline's call, for the same noise, conditions
        and schedule, conditional and guided: a tiny FLUX and one of 300 million parameters, with random weights; on
        CUDA also one of 12 billion in bfloat16 with images of 1024x1024 pixels
-speed  seconds without cache and compilation over those with them, at equal evaluations, on the largest network; the
-       relative change of the output; and the evaluations that reuse something
-plan   memory and seconds that ``beeline sample --plan`` predicts for the largest network, over those measured
+speed  seconds without cache and compilation over those with them, at equal evaluations, on the largest network (on the
+       CPU with images of 256 tokens); the relative change of the output; and the evaluations that reuse something
+plan   memory and seconds that ``beeline sample --plan`` predicts for that network, over those measured
 
 Runs alternate, and the median of the ratios of adjacent runs is reported.  Seconds are those of the process, on CUDA
 those of the clock.  Peak memory is that of allocated tensors without the weights.  Text encoders and autoencoder are
@@ -64,9 +64,13 @@ class Size:
 SIZES = {
     "tiny": Size(2, 16, 1, 2, 32, 32, 20, 10),
     "300M": Size(8, 128, 4, 9, 512, 512, 4),
+    "300M, 256 tokens": Size(8, 128, 4, 9, 512, 512, 12, side=256),
     "12B": Size(24, 128, 19, 38, 4096, 768, 10, side=1024, words=512, dtype=torch.bfloat16),
 }
-CHANGES = ("compiled", "FirstBlock", "TaylorSeer", "FirstBlock, compiled", "TaylorSeer, compiled")
+CHANGES = (
+    *("compiled", "FirstBlock", "TaylorSeer", "TaylorSeer, whole"),
+    *("FirstBlock, compiled", "TaylorSeer, compiled", "TaylorSeer, whole, compiled"),
+)
 
 
 class Setup:
@@ -241,6 +245,8 @@ def speed(setup: Setup, changes: Sequence[str], steps: int, rounds: int) -> list
         "compiled": lambda: fast,
         "FirstBlock": lambda: cached(setup.bundle, FirstBlock(0.1)),
         "TaylorSeer": lambda: cached(setup.bundle, TaylorSeer(every=3)),
+        "TaylorSeer, whole": lambda: cached(setup.bundle, TaylorSeer(every=3, whole=True)),
+        "TaylorSeer, whole, compiled": lambda: cached(fast, TaylorSeer(every=3, whole=True)),
         "FirstBlock, compiled": lambda: cached(fast, FirstBlock(0.1)),
         "TaylorSeer, compiled": lambda: cached(fast, TaylorSeer(every=3)),
     }
@@ -288,7 +294,7 @@ def main() -> None:
     torch.set_num_threads(1)
     device = torch.device(options.device)
     on_cpu = device.type == "cpu"
-    sizes = ("tiny", "300M") if on_cpu else tuple(SIZES)
+    sizes = ("tiny", "300M", "300M, 256 tokens") if on_cpu else ("tiny", "300M", "12B")
     found: dict[str, Any] = {}
 
     def keep(part: str, figures: Any) -> None:
@@ -305,9 +311,9 @@ def main() -> None:
             sizes={name: {k: str(v) for k, v in asdict(SIZES[name]).items()} for name in sizes},
         )
 
-    for name in sizes:
+    for name in sizes if "loop" in chosen else sizes[-1:]:
         setup = Setup(name, device)
-        if "loop" in chosen:
+        if "loop" in chosen and name != "300M, 256 tokens":
             rows = [loop(setup, name, guided, options.rounds) for guided in (False, True)]
             keep("loop", [*found.get("loop", []), *rows])
     if "plan" in chosen:  # of the largest network

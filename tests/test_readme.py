@@ -13,6 +13,11 @@ from beeline.config.catalogue import CUSTOM
 from beeline.config.registry import register, unregister
 from beeline.core.rng import Rng
 from beeline.core.types import Batch
+from beeline.fields.flow import Flow
+from beeline.sampling.guidance.guide import Extrapolate, Guide
+from beeline.sampling.sampler import Sampler
+from beeline.sampling.steering.descending import EnergyGuidance
+from beeline.solvers.runge_kutta import EULER
 
 ROOT = Path(__file__).parent.parent
 
@@ -69,6 +74,9 @@ KINDS = {
     "TwoStep": "solvers",
     "Mirrored": "couplings",
     "Clipped": "rules",
+    "Scaled": "references",
+    "Bounded": "controllers",
+    "Bright": "energies",
     "AbsoluteError": "objectives",
     "Angles": "modalities",
     "ring_smooth": "recipes",
@@ -85,6 +93,17 @@ def test_the_contributed_rule_limits_the_change(contributed: dict[str, Any]) -> 
     strong, weak = torch.tensor([[1.0, 3.0]]), torch.tensor([[0.5, 0.0]])
     found = contributed["Clipped"](2.0, 1.0).for_run()(strong, weak, strong, torch.zeros(1))
     assert found.tolist() == [[1.5, 4.0]]
+
+
+def test_the_contributed_parts_of_guidance_steer_a_run(contributed: dict[str, Any]) -> None:
+    flow = Flow(lambda x, t, cond=None: 2 - x)
+    scaled, bright = contributed["Scaled"](0.5), contributed["Bright"](0.7)
+    guided = Guide(scaled, Extrapolate(3.0))(flow.field, None)
+    assert guided(torch.ones(1, 1), torch.zeros(1)).tolist() == [[0.0]]  # 1.5 + 3 (1 - 1.5)
+    bounded = Sampler(8, solver=EULER, controllers=(contributed["Bounded"](0.5),))
+    assert bounded(flow, torch.zeros(1, 1)).tolist() == [[0.5]]
+    means = Sampler(50, controllers=(EnergyGuidance(bright),))(flow, torch.zeros(2, 4)).mean(1)
+    assert (means - 0.7).abs().max() < (Sampler(50)(flow, torch.zeros(2, 4)).mean(1) - 0.7).abs().max() / 2
 
 
 def test_the_contributed_components_are_registered_and_described(contributed: dict[str, Any]) -> None:

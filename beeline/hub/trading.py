@@ -21,7 +21,7 @@ from beeline.sampling.sampler import Sampler
 
 CANDIDATES: tuple[Cache, ...] = (
     *(FirstBlock(threshold) for threshold in (0.05, 0.1, 0.2)),
-    *(TaylorSeer(every) for every in (2, 3, 5)),
+    *(TaylorSeer(every, whole=whole) for every in (2, 3, 5) for whole in (False, True)),
     *(AttentionBroadcast(every) for every in (2, 3)),
     *(FasterCache(every) for every in (2, 3)),
 )

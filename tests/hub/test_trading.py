@@ -100,7 +100,7 @@ def test_a_cache_is_chosen_and_used_from_the_command_line(saved, monkeypatch, tm
     found = CliRunner().invoke(app, [*asked, "--caches", "1e9"])
     assert found.exit_code == 0, found.output
     rows = json.loads(found.stdout[found.stdout.index("{") :])
-    assert rows["use"] == "--set 'load.cache=TaylorSeer(every=2, order=1, warmup=2)'" and len(rows) == 4
+    assert rows["use"] == "--set 'load.cache=TaylorSeer(every=2, order=1, warmup=2, whole=False)'" and len(rows) == 4
     none = CliRunner().invoke(app, [*asked, "--caches", "0"])
     assert json.loads(none.stdout[none.stdout.index("{") :])["use"] == "no cache"
     setting = rows["use"].removeprefix("--set ").strip("'")

@@ -16,6 +16,9 @@ from beeline.networks.hub.imports import diffusers
 ATTENTION = r"(single_)?(transformer_)?blocks\.\d+\.attn\d?"
 """Names of the attention modules of repeated blocks."""
 
+BLOCK = r"[^.]*blocks\.\d+"
+"""Names of repeated blocks."""
+
 Timestep = Callable[[], float]
 """Returns 1000 (1 - t) of the present evaluation; infinity in the first of a run, in which nothing can be reused."""
 
@@ -118,7 +121,8 @@ class TaylorSeer:
     """Extrapolation of the outputs of attention, by differences of the evaluations in which it was computed.
 
     a_(k+n) = sum_j n^j / j! D^j a_k,  D^j a_k the j-th divided difference
-    The evaluations are taken as equally spaced.
+    With ``whole``, the output of the last layer takes the place of those of attention, and no block is evaluated; the
+    error is larger.  The evaluations are taken as equally spaced.
     Source: Liu et al. 2025, "From Reusing to Forecasting" (arXiv 2503.06923).
 
     >>> TaylorSeer(every=3).order
@@ -134,6 +138,7 @@ class TaylorSeer:
     every: Count = 5  # evaluations from one that is computed to the next
     order: Count = 1  # of the extrapolation
     warmup: Count = 3  # first evaluations, which are computed
+    whole: bool = False  # extrapolate the output of the network, so that reuse costs next to nothing
 
     def config(self, timestep: Timestep) -> Any:
         return diffusers("a cache").TaylorSeerCacheConfig(
@@ -141,14 +146,15 @@ class TaylorSeer:
             disable_cache_before_step=self.warmup,
             max_order=self.order,
             taylor_factors_dtype=torch.float32,
-            cache_identifiers=[ATTENTION],
+            cache_identifiers=["proj_out" if self.whole else ATTENTION],
+            skip_predict_identifiers=[BLOCK] if self.whole else None,
         )
 
     def witness(self, net: nn.Module) -> nn.Module:
         return attentions(net)[0]
 
     def inner(self, net: nn.Module) -> list[nn.Module]:
-        return attentions(net)
+        return [] if self.whole else attentions(net)
 
 
 @dataclass(frozen=True)

@@ -110,6 +110,23 @@ def test_a_cache_gives_the_latents_of_the_pipeline_with_it(made, family, kind):
     assert torch.equal(ours(case, guided, quick, STEPS), found)
 
 
+@pytest.mark.parametrize("family", TaylorSeer.families)
+def test_the_whole_network_is_extrapolated(made, family):
+    """The same latents as in the pipeline; reuse evaluates no block and continues the outputs linearly."""
+    case, bundle = made(family)
+    cache = TaylorSeer(every=3, warmup=2, whole=True)
+    quick = cached(bundle, cache)
+    with counting(quick) as counts:
+        found = ours(case, False, quick, STEPS)
+    assert (found - of_pipeline(case, family, cache, False)).abs().max() <= 1e-5 * max(1.0, float(found.abs().max()))
+    assert counts.full == 3 * len(case.x0) and counts.reused == 3 * len(case.x0)  # computed: 0, 1, 3
+    field, values = bind(quick.flow.field, case.cond), []
+    with torch.no_grad():
+        for t in bundle.sampler.schedule(STEPS)[:3]:
+            values.append(field(case.x0, t.expand(len(case.x0))))
+    assert torch.allclose(values[2], 2 * values[1] - values[0], atol=1e-5 * float(values[2].abs().max()))
+
+
 @pytest.mark.parametrize("family, kind", PAIRS, ids=[f"{family}-{kind.__name__}" for family, kind in PAIRS])
 def test_a_cache_that_reuses_nothing_changes_nothing(made, family, kind):
     case, bundle = made(family)
