@@ -258,6 +258,8 @@ def test_guidance(device: torch.device) -> None:
     on(bl.Sampler(4, guidance=guide)(flow, x_on(device), cond), device)
     for rule in (
         of("rules", "OverTime", 2.0, of("scale_shapes", "RaisedCosine")),
+        of("rules", "OverTime", 2.0, of("scale_shapes", "PowerCosine"), over_steps=True),
+        of("rules", "CFGPlusPlus"),
         of("rules", "ZeroStar", 2.0, start=0.1),
         of("rules", "Rescaled", of("rules", "Projected", 2.0, radius=1.0, momentum=-0.5)),
     ):

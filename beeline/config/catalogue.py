@@ -107,11 +107,14 @@ CATALOGUE: dict[str, dict[str, str]] = {
     | _of("sampling.guidance.references.negative", "Negative")
     | _of("sampling.guidance.references.perturbed_time", "PerturbedTime"),
     "rules": _of("sampling.guidance.guide", "Extrapolate")
+    | _of("sampling.guidance.rules.steps", "CFGPlusPlus")
     | _of("sampling.guidance.rules.norms", "NormRestored")
     | _of("sampling.guidance.rules.scales", "OverTime")
     | _of("sampling.guidance.rules.projections", "ZeroStar", "Projected", "Rescaled"),
-    "scale_shapes": _of("sampling.guidance.rules.scales", "Rising", "Falling", "RaisedCosine", "Tent"),
-    "norms": _of("sampling.guidance.rules.norms", "PerToken", "PerRow"),
+    "scale_shapes": _of(
+        "sampling.guidance.rules.scales", "Rising", "Falling", "RaisedCosine", "Sine", "PowerCosine", "Tent"
+    ),
+    "norms": _of("sampling.guidance.rules.norms", "PerToken", "PerRow", "PerChannel"),
     "controllers": _of("sampling.steering.descending", "EnergyGuidance"),
     "energies": _of("sampling.steering.energies.squared", "Near"),
     "caches": _of("networks.hub.caches", "FirstBlock", "MagCache", "TaylorSeer", "AttentionBroadcast", "FasterCache"),

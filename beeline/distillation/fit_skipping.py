@@ -11,6 +11,7 @@ from torch import Tensor
 from beeline.core.errors import require
 from beeline.core.types import Cond, Dynamics
 from beeline.fields.flow import Flow
+from beeline.sampling.guidance.dependence import Containing
 from beeline.sampling.guidance.guide import Guide
 from beeline.sampling.guidance.skipping import SkippedWeak, one_time
 from beeline.sampling.sampler import Sampler
@@ -48,10 +49,8 @@ def fit_skipping(
         "predictions of guidance in every n-th evaluation: give a sampler with CFG(scale), and every of at least 1",
     )
     assert isinstance(sampler.guidance, Guide)
-    guide = sampler.guidance.for_flow(flow)
-    assert isinstance(guide, Guide)
     seen: dict[float, list[tuple[Tensor, Tensor]]] = {}
-    replace(sampler, guidance=_Recording(guide, seen))(flow, x0, cond)
+    replace(sampler, guidance=_Recording(sampler.guidance, seen))(flow, x0, cond)
     plan: dict[float, tuple[float, float, float]] = {}
     last: tuple[Tensor, Tensor] | None = None
     stopped = False
@@ -68,7 +67,7 @@ def fit_skipping(
 
 
 @dataclass(frozen=True)
-class _Recording:
+class _Recording(Containing):
     """Guidance that stores both predictions of every evaluation by its time."""
 
     guide: Guide

@@ -53,15 +53,15 @@ class Problem:
         """The problem restricted to at most ``n`` source points."""
         return self.rows(torch.arange(min(len(self.x0), n), device=self.x0.device))
 
-    def dynamics(self) -> Dynamics:
-        """The guided dynamics of a new run."""
-        return guidance_for_flow(self.guidance, self.flow)(self.flow.field, self.cond)
+    def dynamics(self, times: Tensor | None = None) -> Dynamics:
+        """The guided dynamics of a new run over ``times``."""
+        return guidance_for_flow(self.guidance, self.flow, times)(self.flow.field, self.cond)
 
     def error(self, schedule: Schedule, solver: Solver, steps: int) -> float:
         """The root mean square error of the end points, per coordinate."""
         with torch.no_grad():
             times = schedule(steps).to(self.x0.dtype)
-            return float((integrate(self.dynamics(), self.x0, times, solver) - self.x1).square().mean().sqrt())
+            return float((integrate(self.dynamics(times), self.x0, times, solver) - self.x1).square().mean().sqrt())
 
 
 class FitBase:
@@ -312,9 +312,8 @@ def fit_solver(
     guidance, method, truth = guidance or Plain(), method or Bespoke(), truth or Sampler(32, solver=RK4)
     x0 = flow.source.sample(like, rng.fork("noise"))
     with torch.no_grad():
-        x1 = integrate(
-            guidance_for_flow(guidance, flow)(flow.field, cond), x0, truth.times().to(x0.dtype), truth.solver
-        )
+        times = truth.times().to(x0.dtype)
+        x1 = integrate(guidance_for_flow(guidance, flow, times)(flow.field, cond), x0, times, truth.solver)
     problem = Problem(flow, guidance, x0, x1, cond, log)
     order = rng.fork("split").permutation(len(x0)).to(x0.device)
     held, learned = order[: len(x0) // 4], order[len(x0) // 4 :]

@@ -67,7 +67,7 @@ def straightness(flow: Flow, x0: Tensor, sampler: Sampler, cond: Cond = None, ba
     space = process_of(flow).space
     for rows in torch.split(torch.arange(len(x0)), batch_size):
         part, c = x0[rows], rows_of(cond, rows)
-        f = guidance_for_flow(sampler.guidance, flow)(flow.field, c)
+        f = guidance_for_flow(sampler.guidance, flow, sampler.times())(flow.field, c)
         for controller in sampler.controllers:
             f = complete_controller(controller).for_run(Run(flow, c, sampler.times())).steer(f, flow)
         sums = _Sums(f if space is None else velocity_on(space, f))

@@ -344,7 +344,7 @@ def _denoising(bundle: Bundle, n: int, words: int | None) -> tuple[int | None, f
     field = bundle.flow.field
     flow = replace(bundle.flow, field=field.high if isinstance(field, Experts) else field)
     x, t = torch.zeros(n, *modality.shape), torch.full((n,), 0.5)
-    f = guidance_for_flow(bundle.sampler.guidance, flow)(flow.field, cond)
+    f = guidance_for_flow(bundle.sampler.guidance, flow, bundle.sampler.times())(flow.field, cond)
     try:
         with counter() as operations, Tracker() as tracker:
             f(x, t)

@@ -163,7 +163,7 @@ class Enlarging(Sampler):
         t = times[-1].to(x).expand(len(x))
         with eval_mode(flow, guidance), deferred():
             here = map_cond(lambda leaf: leaf.to(x.device), cond)
-            v = guidance_for_flow(guidance, flow)(flow.field, here)(x, t)
+            v = guidance_for_flow(guidance, flow, times)(flow.field, here)(x, t)
             assert isinstance(flow.path, AffinePath)
             data = self.resize(flow.path.data(x, v, t), size)
             return flow.path.point(self.noise(t, t, data, "enlarge"), data, t).x

@@ -158,7 +158,8 @@ class Sampler:
                 f"the condition{f' {name!r}' if name else ''} has shape {tuple(leaf.shape)} for a batch of {len(x)}; "
                 "the first dimension of every leaf is the batch: pass one row per sample",
             )
-        f = guidance_for_flow(self.guidance, flow)(process.field_for_run(flow.field, x, times), cond)
+        guidance = guidance_for_flow(self.guidance, flow, times)
+        f = guidance(process.field_for_run(flow.field, x, times), cond)
         steering = [complete_controller(c).for_run(Run(flow, cond, times)) for c in self.controllers]
         for controller in steering:
             f = controller.steer(f, flow)
@@ -186,7 +187,7 @@ class Sampler:
         result = solver.lower(state)
         if times[-1] != 1:
             return result
-        return process.finish(flow.field, lambda field: guidance_for_flow(self.guidance, flow)(field, cond), result)
+        return process.finish(flow.field, lambda field: guidance(field, cond), result)
 
     @property
     def evaluations(self) -> int | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import field, replace
+from dataclasses import field
 from typing import Any
 
 from torch import Tensor
@@ -13,15 +13,16 @@ from beeline.core.errors import require
 from beeline.core.protocols.flows import Guidance
 from beeline.core.ranges import dataclass
 from beeline.core.types import Cond, Dynamics
-from beeline.fields.flow import Flow, bind
+from beeline.fields.flow import bind
 from beeline.networks.skipping import without_blocks
-from beeline.sampling.guidance.guide import FlowDependent, Plain, guidance_for_flow
+from beeline.sampling.guidance.dependence import Containing
+from beeline.sampling.guidance.guide import Plain
 from beeline.sampling.guidance.skipping import SAME, one_time
 from beeline.solvers.process import FieldReadout
 
 
 @dataclass(frozen=True)
-class SkippedBlocks(FlowDependent):
+class SkippedBlocks(Containing):
     """A plan of the blocks of the network that are not evaluated, for every time of evaluation.
 
     h_(k+1) = h_k for a skipped block k, block_k(h_k) otherwise
@@ -43,10 +44,6 @@ class SkippedBlocks(FlowDependent):
             "skipped there: give ((0.5, ('block.1',)),)",
         )
         object.__setattr__(self, "plan", tuple((float(t), tuple(names)) for t, names in self.plan))
-
-    def for_flow(self, flow: Flow) -> SkippedBlocks:
-        """The plan with the inner guidance for ``flow``."""
-        return replace(self, guidance=guidance_for_flow(self.guidance, flow))
 
     def __call__(self, field: Any, cond: Cond) -> Dynamics:
         if isinstance(field, FieldReadout) or not any(names for _, names in self.plan):  # also the step to a symbol

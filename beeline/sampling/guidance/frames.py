@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -11,12 +11,12 @@ from beeline.core.declared import as_map, is_map
 from beeline.core.errors import require
 from beeline.core.protocols.flows import Guidance
 from beeline.core.types import Cond, Dynamics, expand_time
-from beeline.fields.flow import Flow
-from beeline.sampling.guidance.guide import FlowDependent, Plain, guidance_for_flow
+from beeline.sampling.guidance.dependence import Containing
+from beeline.sampling.guidance.guide import Plain
 
 
 @dataclass(frozen=True)
-class GivenFrames(FlowDependent):
+class GivenFrames(Containing):
     """Keeps given frames of the initial state fixed at t = 1 while the others are sampled.
 
     v_f = 0 for a given frame f;  v_f(x, tau) for the others,  tau_f = 1 for a given frame and t otherwise;  a waiting
@@ -42,10 +42,6 @@ class GivenFrames(FlowDependent):
             f"GivenFrames got frames={self.frames} and waiting={self.waiting}; it needs at least one frame, and none "
             "twice: pass indices from 0",
         )
-
-    def for_flow(self, flow: Flow) -> GivenFrames:
-        """The guidance with the inner guidance for ``flow``."""
-        return replace(self, guidance=guidance_for_flow(self.guidance, flow))
 
     def __call__(self, field: object, cond: Cond) -> Dynamics:
         inner = self.guidance(field, cond)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -17,22 +15,18 @@ from beeline.core.protocols.flows import Combination, Guidance, Reference, Rule
 from beeline.core.ranges import dataclass
 from beeline.core.types import Cond, Dynamics, expand_time, leaves
 from beeline.fields.flow import Flow, bind
+from beeline.sampling.guidance.dependence import Containing, TimesDependent
+from beeline.sampling.guidance.dependence import FlowDependent as FlowDependent
 from beeline.sampling.guidance.null import null_like as null_like
 from beeline.sampling.guidance.predictions import Predictions
 from beeline.sampling.guidance.references.negative import Negative
 
 
-class FlowDependent(ABC):
-    """Base class of guidance and references that depend on the flow in addition to its field."""
-
-    @abstractmethod
-    def for_flow(self, flow: Flow) -> Any:
-        """The guidance or reference for ``flow``."""
-
-
-def guidance_for_flow(guidance: Guidance, flow: Flow) -> Guidance:
-    """The guidance for ``flow``; a Sampler calls this before every run."""
-    return guidance.for_flow(flow) if isinstance(guidance, FlowDependent) else guidance
+def guidance_for_flow(guidance: Guidance, flow: Flow, times: Tensor | None = None) -> Guidance:
+    """The guidance for ``flow`` and for a run over ``times`` [steps+1]; a Sampler calls this before every run."""
+    if isinstance(guidance, FlowDependent):
+        guidance = guidance.for_flow(flow)
+    return guidance.for_times(times) if times is not None and isinstance(guidance, TimesDependent) else guidance
 
 
 @dataclass(frozen=True)
@@ -158,7 +152,7 @@ class Extrapolate:
 
 
 @dataclass(frozen=True)
-class Guide(FlowDependent):
+class Guide(Containing):
     """Guidance by a reference, a rule and a time window.
 
     v = rule(strong, weak) for t inside the window, strong outside
@@ -180,14 +174,6 @@ class Guide(FlowDependent):
             0 <= low <= high <= 1,
             f"Guide got window={self.window}, which is no interval of times: set (low, high) with "
             "0 <= low <= high <= 1",
-        )
-
-    def for_flow(self, flow: Flow) -> Guide:
-        """The guidance with the reference for ``flow``."""
-        return (
-            replace(self, reference=self.reference.for_flow(flow))
-            if isinstance(self.reference, FlowDependent)
-            else self
         )
 
     def __call__(self, field: Any, cond: Cond) -> Dynamics:
@@ -220,7 +206,7 @@ class Guide(FlowDependent):
 
 
 @dataclass(frozen=True)
-class Guides(FlowDependent):
+class Guides(Containing):
     """Several kinds of guidance at once, each with its own reference, rule and window.
 
     v = strong + sum_k (v_k - strong),  v_k = rule_k(strong, weak_k) inside window k, strong outside
@@ -241,10 +227,6 @@ class Guides(FlowDependent):
             f"Guides got {[type(guide).__name__ for guide in self.guides]}; it adds differences of Guides: give at "
             "least one Guide, such as CFG(3.0)",
         )
-
-    def for_flow(self, flow: Flow) -> Guides:
-        """The guidance with the references for ``flow``."""
-        return replace(self, guides=tuple(guide.for_flow(flow) for guide in self.guides))
 
     def __call__(self, field: Any, cond: Cond) -> Dynamics:
         predictions = Predictions(field, cond, [guide.reference for guide in self.guides], self.together)

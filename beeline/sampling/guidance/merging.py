@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -21,12 +20,13 @@ from beeline.fields.flow import Flow
 from beeline.networks.merging import Groups, MergedAttention, grouped
 from beeline.networks.skipping import block_names
 from beeline.paths.affine import Linear
-from beeline.sampling.guidance.guide import FlowDependent, Guide
+from beeline.sampling.guidance.dependence import Containing
+from beeline.sampling.guidance.guide import Guide
 from beeline.solvers.process import FieldReadout
 
 
 @dataclass(frozen=True)
-class MergedTokens(FlowDependent):
+class MergedTokens(Containing):
     """Guidance in whose attention similar tokens are merged, with those that guidance changes most as destinations.
 
     importance_i = |strong - weak| at token i;  destinations: chosen at random among the ``pool`` most important tokens
@@ -68,14 +68,14 @@ class MergedTokens(FlowDependent):
         assert isinstance(self.guidance, Guide)
         return self.guidance
 
-    def for_flow(self, flow: Flow) -> MergedTokens:
+    def for_flow(self, flow: Flow) -> Any:
         """The guidance with the inner one for ``flow``; raises ValueError for another path than the straight one."""
         require(
             isinstance(flow.path, Linear),
             f"MergedTokens got a flow on {type(flow.path).__name__}; its data estimate is that of the straight path: "
             "convert the flow with convert_flow(flow, Linear())",
         )
-        return replace(self, guidance=self.guide.for_flow(flow))
+        return super().for_flow(flow)
 
     def __call__(self, field: Any, cond: Cond) -> Dynamics:
         if isinstance(field, FieldReadout):

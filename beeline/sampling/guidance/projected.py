@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import field, replace
+from dataclasses import field
 from typing import Annotated, Any
 
 import torch
@@ -17,11 +17,12 @@ from beeline.core.ranges import Count, Range, Share, dataclass
 from beeline.core.types import Cond, Dynamics, expand_time
 from beeline.fields.flow import Flow
 from beeline.paths.affine import Linear
-from beeline.sampling.guidance.guide import FlowDependent, Plain, guidance_for_flow
+from beeline.sampling.guidance.dependence import Containing
+from beeline.sampling.guidance.guide import Plain
 
 
 @dataclass(frozen=True)
-class ProjectedFlow(FlowDependent):
+class ProjectedFlow(Containing):
     """Directs the low frequencies of a sample to those of a guide, such as an enlarged sample of the trained size.
 
     v' = v + c(t) P((y - x) / (1 - t) - v),  c = strength (1 + cos(pi min(t / until, 1))) / 2,  P: means of blocks
@@ -42,14 +43,14 @@ class ProjectedFlow(FlowDependent):
     until: Annotated[float, Range(above=0, inf=True)] = 1.0  # time at which the guide has no weight left
     name: str = "guide"  # the leaf of the condition that holds the guide
 
-    def for_flow(self, flow: Flow) -> ProjectedFlow:
+    def for_flow(self, flow: Flow) -> Any:
         """The guidance with the inner one for ``flow``; raises ValueError for another path than the straight one."""
         require(
             isinstance(flow.path, Linear),
             f"ProjectedFlow got a flow on {type(flow.path).__name__}; its velocity to the guide is that of the "
             "straight path: convert the flow with convert_flow(flow, Linear())",
         )
-        return replace(self, guidance=guidance_for_flow(self.guidance, flow))
+        return super().for_flow(flow)
 
     def __call__(self, field: Any, cond: Cond) -> Dynamics:
         require(

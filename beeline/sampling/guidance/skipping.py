@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
@@ -13,14 +12,14 @@ from beeline.core.host_times import host_times
 from beeline.core.protocols.flows import Guidance
 from beeline.core.ranges import dataclass
 from beeline.core.types import Cond, Dynamics
-from beeline.fields.flow import Flow
-from beeline.sampling.guidance.guide import FlowDependent, Guide
+from beeline.sampling.guidance.dependence import Containing
+from beeline.sampling.guidance.guide import Guide
 
 SAME = 1e-5  # times closer than this are one time
 
 
 @dataclass(frozen=True)
-class SkippedWeak(FlowDependent):
+class SkippedWeak(Containing):
     """Guidance whose weak prediction is computed at some times, and estimated from earlier predictions at others.
 
     v = rule(strong, weak),  at ``times``: weak = a strong + b strong_j + c weak_j,  (a, b, c) = weights of that time
@@ -62,10 +61,6 @@ class SkippedWeak(FlowDependent):
         """The guidance with two evaluations."""
         assert isinstance(self.guidance, Guide)
         return self.guidance
-
-    def for_flow(self, flow: Flow) -> SkippedWeak:
-        """The guidance with the inner one for ``flow``."""
-        return replace(self, guidance=self.guide.for_flow(flow))
 
     def __call__(self, field: Any, cond: Cond) -> Dynamics:
         require(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import field, replace
+from dataclasses import field
 from typing import Any
 
 import torch
@@ -16,14 +16,14 @@ from beeline.core.protocols.flows import Guidance
 from beeline.core.ranges import Count, NonNegative, dataclass
 from beeline.core.rng import Rng
 from beeline.core.types import Cond, Dynamics
-from beeline.fields.flow import Flow
-from beeline.sampling.guidance.guide import FlowDependent, Plain, guidance_for_flow
+from beeline.sampling.guidance.dependence import Containing
+from beeline.sampling.guidance.guide import Plain
 from beeline.solvers.process import FieldReadout
 from beeline.spaces.simplex import InteriorPath, PosteriorNetwork, probabilities, project_to_simplex
 
 
 @dataclass(frozen=True)
-class StraightThrough(FlowDependent):
+class StraightThrough(Containing):
     """Straight-through classifier guidance: adds the classifier's gradient at symbols sampled from the prediction.
 
     v = sum_k p_k u_k(x, t) + strength x (G - <x, G>),  G = mean_m grad log c(z_m),  z_m ~ p(x1 | x, t) one-hot
@@ -51,9 +51,6 @@ class StraightThrough(FlowDependent):
             f"StraightThrough got strength={self.strength}, draws={self.draws}; the gradient needs a strength of at "
             "least 0 and at least one sequence: 1 and 10 are usual",
         )
-
-    def for_flow(self, flow: Flow) -> StraightThrough:
-        return replace(self, base=guidance_for_flow(self.base, flow))
 
     def __call__(self, field: Any, cond: Cond) -> Dynamics:
         if isinstance(field, FieldReadout):  # the final step to a symbol

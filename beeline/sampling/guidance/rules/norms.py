@@ -55,10 +55,26 @@ class PerRow:
 
 
 @dataclass(frozen=True)
+class PerChannel:
+    """Norms of channels: over all axes after the first two.
+
+    n = sqrt(sum v^2) over the positions of a channel
+    >>> import torch
+    >>> PerChannel()(torch.ones(1, 2, 3, 3)).flatten()
+    tensor([3., 3.])
+    """
+
+    def __call__(self, v: Tensor) -> Tensor:
+        return v.square().sum(tuple(range(2, v.ndim)), keepdim=True).sqrt()
+
+
+@dataclass(frozen=True)
 class NormRestored:
     """Extrapolation that keeps the norm of the strong prediction in every part.
 
     v = w min(|strong| / |w|, most),  w = weak + scale (strong - weak)
+    With ``most=1`` it is a limit of the norm.  The limit of the difference itself is ``Projected(scale, parallel=1.0,
+    radius=r)``.
     Source: Qwen-Image technical report, 2025 (arXiv 2508.02324); Lumina-Image 2.0, 2025 (arXiv 2503.21758).
 
     >>> import torch

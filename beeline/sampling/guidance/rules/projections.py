@@ -11,6 +11,7 @@ from torch import Tensor
 from beeline.core.protocols.flows import Combination, Rule
 from beeline.core.ranges import Range, Share, dataclass
 from beeline.core.types import expand_time
+from beeline.sampling.guidance.dependence import Containing
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ class Projected:
 
 
 @dataclass(frozen=True)
-class Rescaled:
+class Rescaled(Containing):
     """Another rule whose predicted data are scaled back to the deviation of the strong prediction's.
 
     D = x + (1 - t) v;  D <- (1 - share) D + share D std(D_strong) / std(D), for every sample

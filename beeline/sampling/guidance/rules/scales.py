@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
+from functools import cache
 from typing import Annotated, Protocol
 
 import torch
+from scipy.integrate import quad
 from torch import Tensor
 
+from beeline.core.errors import require
+from beeline.core.host_times import host_times
 from beeline.core.protocols.flows import Combination
-from beeline.core.ranges import Range, dataclass
+from beeline.core.ranges import Positive, Range, dataclass
 from beeline.core.types import expand_time
+from beeline.sampling.guidance.dependence import TimesDependent, needs_times
 
 
 class ScaleShape(Protocol):
@@ -65,6 +71,43 @@ class RaisedCosine:
 
 
 @dataclass(frozen=True)
+class Sine:
+    """Guidance that grows from the noise to the data, fast at first.
+
+    share = pi/2 sin(pi t / 2)
+    Source: Wang et al. 2024 (arXiv 2404.13040).
+
+    >>> Sine()(torch.tensor([1.0]))
+    tensor([1.5708])
+    """
+
+    def __call__(self, t: Tensor) -> Tensor:
+        return math.pi / 2 * torch.sin(math.pi / 2 * t)
+
+
+@dataclass(frozen=True)
+class PowerCosine:
+    """Guidance that grows as a raised cosine of a power of time.
+
+    share = (1 - cos(pi t^power)) / m,  m the mean of the numerator over t
+    Source: Wang et al. 2024 (arXiv 2404.13040).
+
+    >>> PowerCosine(1.0)(torch.tensor([0.5, 1.0]))
+    tensor([1.0000, 2.0000])
+    """
+
+    power: Positive = 4.0  # above 1 it grows late, below 1 early
+
+    def __call__(self, t: Tensor) -> Tensor:
+        return (1 - torch.cos(math.pi * t**self.power)) / _mean_of_power_cosine(self.power)
+
+
+@cache
+def _mean_of_power_cosine(power: float) -> float:
+    return float(quad(lambda t: 1 - math.cos(math.pi * t**power), 0, 1, epsabs=1e-12)[0])
+
+
+@dataclass(frozen=True)
 class Tent:
     """Guidance with its maximum in the middle.
 
@@ -80,12 +123,12 @@ class Tent:
 
 
 @dataclass(frozen=True)
-class OverTime:
+class OverTime(TimesDependent):
     """Extrapolation with a scale that depends on time.
 
     v = weak + w(t) (strong - weak),  w(t) = max(1 + (scale - 1) shape(t), least)
-    The shapes have mean 1 over uniform times, so that scales of different shapes are comparable; on a shifted schedule
-    the mean over the steps differs.
+    The shapes have mean 1 over uniform times, so that scales of different shapes are comparable.  On a shifted schedule
+    their mean over the steps differs; ``over_steps`` divides by it, that of the times at which steps begin.
     Source: Wang et al. 2024, "Analysis of Classifier-Free Guidance Weight Schedulers" (arXiv 2404.13040).
 
     >>> rule = OverTime(3.0, Rising()).for_run()
@@ -96,10 +139,37 @@ class OverTime:
     scale: Annotated[float, Range(least=1)]  # its mean over time; 1 is no guidance
     shape: ScaleShape
     least: Annotated[float, Range(least=1)] = 1.0  # scale that is always applied
+    over_steps: bool = False  # whether ``scale`` is the mean over the steps of the run
+
+    def for_times(self, times: Tensor) -> OverTime:
+        """The rule for a run over ``times`` [steps+1]."""
+        if not self.over_steps:
+            return self
+        mean = float(self.shape(host_times(times)[:-1].double()).mean())
+        require(
+            mean > 1e-6,
+            f"OverTime got {type(self.shape).__name__}, which is 0 at all times at which steps begin; it cannot be "
+            "normalised over them: use more steps, or over_steps=False",
+        )
+        return replace(self, shape=_Divided(self.shape, mean), over_steps=False)
 
     def for_run(self) -> Combination:
+        if self.over_steps:
+            needs_times("OverTime(over_steps=True)")
+
         def rule(strong: Tensor, weak: Tensor, x: Tensor, t: Tensor) -> Tensor:
             scale = (1 + (self.scale - 1) * self.shape(t)).clamp(min=self.least)
             return weak + expand_time(scale, x).to(x) * (strong - weak)
 
         return rule
+
+
+@dataclass(frozen=True)
+class _Divided:
+    """A shape divided by a number."""
+
+    shape: ScaleShape
+    by: float
+
+    def __call__(self, t: Tensor) -> Tensor:
+        return self.shape(t) / self.by

@@ -1,0 +1,96 @@
+"""Guidance that depends on the flow or on the times of a run, and parts that hold such guidance."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from beeline.core.declared import fields_of
+from beeline.core.errors import require
+from beeline.core.host_times import host_times
+from beeline.fields.flow import Flow
+
+
+class FlowDependent(ABC):
+    """Base class of guidance, references and rules that depend on the flow in addition to its field."""
+
+    @abstractmethod
+    def for_flow(self, flow: Flow) -> Any:
+        """The guidance, reference or rule for ``flow``."""
+
+
+class TimesDependent(ABC):
+    """Base class of guidance, references and rules that depend on the steps of a run."""
+
+    @abstractmethod
+    def for_times(self, times: Tensor) -> Any:
+        """The guidance, reference or rule for a run over ``times`` [steps+1], on any device."""
+
+
+class Containing(FlowDependent, TimesDependent):
+    """Base of frozen dataclasses that hold guidance, references or rules, alone or in tuples.
+
+    The flow and the times of a run are passed on to all of them.
+    """
+
+    def for_flow(self, flow: Flow) -> Any:
+        """The same with its parts for ``flow``."""
+        return _with_parts(self, lambda part: part.for_flow(flow) if isinstance(part, FlowDependent) else part)
+
+    def for_times(self, times: Tensor) -> Any:
+        """The same with its parts for a run over ``times`` [steps+1]."""
+        return _with_parts(self, lambda part: part.for_times(times) if isinstance(part, TimesDependent) else part)
+
+
+def _with_parts(whole: Any, change: Callable[[Any], Any]) -> Any:
+    """A frozen dataclass with changed fields and elements of tuples; itself where nothing changes."""
+    changed = {}
+    for name, value in fields_of(whole).items():
+        new = tuple(change(part) for part in value) if type(value) is tuple else change(value)
+        same = new is value or (type(value) is tuple and all(a is b for a, b in zip(new, value, strict=True)))
+        if not same:
+            changed[name] = new
+    return replace(whole, **changed) if changed else whole
+
+
+class RunSteps:
+    """The steps of one run, found by a time of evaluation inside them.
+
+    >>> start, end = RunSteps(torch.tensor([0.0, 0.5, 1.0]), "an example").around(torch.tensor([0.5, 0.7, 1.0]))
+    >>> start.tolist(), end.tolist()
+    ([0.5, 0.5, 0.5], [1.0, 1.0, 1.0])
+    """
+
+    def __init__(self, times: Tensor, whose: str):
+        require(
+            times.ndim == 1 and len(times) > 1,
+            f"{whose} got times of shape {tuple(times.shape)}; its weights depend on the steps, which are the same for "
+            "all samples: give times [steps+1]",
+        )
+        self.times = host_times(times).double()
+        sign = 1.0 if self.times[-1] > self.times[0] else -1.0
+        shortest = float(self.times.diff().abs().min())
+        self._sign, self._edges = sign, sign * self.times[1:-1] - 1e-3 * shortest  # times are rounded to float32
+        self._on: dict[torch.device, tuple[Tensor, Tensor]] = {}
+
+    def around(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """Start and end of the step of every time in ``t``, in its shape and dtype; the last step includes its end."""
+        if t.device not in self._on:
+            self._on[t.device] = (self._edges.to(t.device), self.times.to(t.device))
+        edges, times = self._on[t.device]
+        index = torch.searchsorted(edges, (self._sign * t.double()).contiguous(), right=True)
+        return times[index].to(t), times[index + 1].to(t)
+
+
+def needs_times(whose: str) -> None:
+    """Raise ValueError for guidance that was called without the times of its run."""
+    require(
+        False,
+        f"{whose} was used without the times of a run; its weights depend on the steps: use it in a Sampler, or call "
+        f"guidance_for_flow(guidance, flow, times) first",
+    )
