@@ -115,8 +115,16 @@ CATALOGUE: dict[str, dict[str, str]] = {
         "sampling.guidance.rules.scales", "Rising", "Falling", "RaisedCosine", "Sine", "PowerCosine", "Tent"
     ),
     "norms": _of("sampling.guidance.rules.norms", "PerToken", "PerRow", "PerChannel"),
-    "controllers": _of("sampling.steering.descending", "EnergyGuidance"),
-    "energies": _of("sampling.steering.energies.squared", "Near"),
+    "controllers": _of("sampling.steering.descending", "EnergyGuidance")
+    | _of("sampling.steering.inverse.moments", "MomentMatching")
+    | _of("sampling.steering.inverse.pulls", "PseudoInverse", "Pull", "Replacement"),
+    "energies": _of("sampling.steering.energies.squared", "Near")
+    | _of("sampling.steering.energies.measured", "Measured"),
+    "operators": _of("sampling.steering.operators.operator", "Identity", "Magnitudes")
+    | _of("sampling.steering.operators.masks", "Mask", "Columns", "Beginning")
+    | _of("sampling.steering.operators.axes", "BlockMean", "GaussianBlur", "MotionBlur")
+    | _of("sampling.steering.operators.channels", "Grey")
+    | _of("sampling.steering.operators.projections", "Matrix", "Projections"),
     "caches": _of("networks.hub.caches", "FirstBlock", "MagCache", "TaylorSeer", "AttentionBroadcast", "FasterCache"),
     "rotaries": _of("networks.hub.sizes.rotary", "PositionInterpolation", "NTKAware", "YaRN"),
     "samplers": _of("sampling.sampler", "Sampler")

@@ -30,6 +30,8 @@ SLOTS: Mapping[str, str] = {
     "Rotary": "rotaries",
     "Controller": "controllers",
     "Energy": "energies",
+    "Measured": "energies",
+    "Operator": "operators",
     "Edit": "edits",
     "Weight": "weights",
     "Distance": "distances",

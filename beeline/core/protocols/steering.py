@@ -24,6 +24,47 @@ class Energy(Protocol):
     def __call__(self, x1: Tensor, t: Tensor, cond: Cond = None) -> Tensor: ...
 
 
+class Operator(Protocol):
+    """What is measured of data [B,*S]: ``apply`` gives the measured values [B,*M].
+
+    A linear operator also has the ``adjoint``, from [B,*M] to [B,*S], with <A x, y> = <x, A' y>.
+    """
+
+    def apply(self, x: Tensor) -> Tensor: ...
+
+
+class LinearOperator(Operator, Protocol):
+    """A linear operator."""
+
+    def adjoint(self, y: Tensor) -> Tensor: ...
+
+
+class FullOperator(LinearOperator, Protocol):
+    """An operator with every member that the package uses; ``complete_operator`` adds the missing ones to any."""
+
+    @property
+    def linear(self) -> bool:
+        """Whether it is linear, so that it has an adjoint."""
+        ...
+
+    @property
+    def orthogonal(self) -> bool:
+        """Whether A A' is a multiple of the identity on the values that A takes."""
+        ...
+
+    def prepared(self, like: Tensor) -> FullOperator:
+        """The operator for data of the shape, type and device of ``like`` [B,*S]; ValueError where it does not fit."""
+        ...
+
+    def measured(self, y: Tensor) -> Tensor:
+        """The values ``y`` [B,*M] with zeros where nothing was measured."""
+        ...
+
+    def for_rows(self, start: int, end: int) -> FullOperator:
+        """The operator for rows start .. end-1 of a batch."""
+        ...
+
+
 @dataclass(frozen=True)
 class Run:
     """What is known of a run before its first step."""

@@ -1,0 +1,1 @@
+"""Controllers for linear inverse problems."""

@@ -1,0 +1,1 @@
+"""Operators: what is measured of data."""
