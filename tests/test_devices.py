@@ -278,6 +278,25 @@ def test_guidance(device: torch.device) -> None:
     on(ScaleFused(net, (1, 1))(images, torch.zeros(6, device=device)), device)
 
 
+def near() -> Any:
+    return of("energies", "Near", (0.5, 1.0))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: of("controllers", "EnergyGuidance", near()),
+        lambda: of("controllers", "TFG", near(), gamma=0.1, estimate=of("estimates", "SeveralSteps", 2)),
+        lambda: of("controllers", "TFG", near(), kept=of("placements", "StateKept"), clip=0.5),
+        lambda: of("controllers", "TFG", near(), rho=0.0, kept=of("placements", "VelocityKept")),
+        lambda: of("controllers", "PeriodicOptimisation", near(), every=2, iterations=2),
+    ],
+)
+def test_controllers_of_gradients(make: Any, device: torch.device) -> None:
+    for solver in (bl.solvers.HEUN, of("solvers", "TimeTravel")):
+        on(bl.Sampler(3, solver=solver, controllers=(make(),))(bl.Flow(net_on(device)), x_on(device)), device)
+
+
 @pytest.mark.parametrize("gradient", ["Stored", "Checkpointed", "Adjoint"])
 @pytest.mark.parametrize("name", ["Exact", "Hutchinson", "HutchPlusPlus"])
 def test_likelihood(name: str, gradient: str, device: torch.device) -> None:

@@ -86,6 +86,7 @@ CATALOGUE: dict[str, dict[str, str]] = {
     | _of("solvers.fitted.linear", "Fitted")
     | _of("solvers.fitted.state_weights", "StateWeights")
     | _of("solvers.latent_sde", "LatentSDE")
+    | _of("solvers.time_travel", "TimeTravel")
     | _of("spaces.manifold", "GeodesicEuler", "Projected")
     | _of("spaces.tokens", "TokenJumps"),
     "tableaus": _of("solvers.adaptive", "BOGACKI_SHAMPINE", "DORMAND_PRINCE", "TSITOURAS", "Embedded"),
@@ -117,8 +118,13 @@ CATALOGUE: dict[str, dict[str, str]] = {
     "norms": _of("sampling.guidance.rules.norms", "PerToken", "PerRow", "PerChannel"),
     "controllers": _of("sampling.steering.descending", "EnergyGuidance")
     | _of("sampling.steering.inverse.moments", "MomentMatching")
-    | _of("sampling.steering.inverse.pulls", "PseudoInverse", "Pull", "Replacement"),
+    | _of("sampling.steering.inverse.pulls", "PseudoInverse", "Pull", "Replacement")
+    | _of("sampling.steering.gradients.training_free", "TFG")
+    | _of("sampling.steering.gradients.optimised", "PeriodicOptimisation"),
+    "estimates": _of("sampling.steering.gradients.estimates", "OneStep", "SeveralSteps"),
+    "placements": _of("sampling.steering.gradients.placements", "NoiseKept", "StateKept", "VelocityKept"),
     "energies": _of("sampling.steering.energies.squared", "Near")
+    | _of("sampling.steering.energies.combined", "Sum", "Scheduled", "Smoothed")
     | _of("sampling.steering.energies.measured", "Measured"),
     "operators": _of("sampling.steering.operators.operator", "Identity", "Magnitudes")
     | _of("sampling.steering.operators.masks", "Mask", "Columns", "Beginning")

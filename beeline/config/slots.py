@@ -32,6 +32,8 @@ SLOTS: Mapping[str, str] = {
     "Energy": "energies",
     "Measured": "energies",
     "Operator": "operators",
+    "Estimate": "estimates",
+    "Placement": "placements",
     "Edit": "edits",
     "Weight": "weights",
     "Distance": "distances",

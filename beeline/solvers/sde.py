@@ -256,14 +256,15 @@ class Langevin(StochasticWrapper):
         return x, memory
 
 
-def renoise(path: AffinePath, x: Tensor, t: Tensor, s: Tensor, noise: NoiseProcess) -> Tensor:
+def renoise(path: AffinePath, x: Tensor, t: Tensor, s: Tensor, noise: NoiseProcess, name: str | int = "step") -> Tensor:
     """Noise a state of time t to an earlier time s, exactly: x_s = (a_s/a_t) x + sqrt(b_s^2 - (a_s b_t/a_t)^2) z."""
     if bool((host_times(s) == host_times(t)).all()):
         return x
     a, b, a_s, b_s = path.a(t), path.b(t), path.a(s), path.b(s)
     ratio = torch.where(s == t, torch.ones_like(s), a_s / a.clamp(min=1e-30))
     spread = (b_s**2 - (ratio * b) ** 2).clamp(min=0.0).sqrt()
-    return expand_time(ratio, x) * x + expand_time(torch.where(s == t, torch.zeros_like(s), spread), x) * noise(t, s, x)
+    wide = torch.where(s == t, torch.zeros_like(s), spread)
+    return expand_time(ratio, x) * x + expand_time(wide, x) * noise(t, s, x, name)
 
 
 def _log_normal(x: Tensor, spread: Tensor) -> Tensor:

@@ -32,6 +32,7 @@ NEGATIVE = {
 # where infinity means something
 ENDLESS = {
     "couplings.Unbalanced.reach": "no mass is left behind: Sinkhorn",
+    "controllers.TFG.clip": "no bound",
     "rules.NormRestored.most": "no bound",
     "rules.Projected.radius": "no bound",
     "guidance.ProjectedFlow.until": "a constant weight",

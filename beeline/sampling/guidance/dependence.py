@@ -86,6 +86,10 @@ class RunSteps:
         index = torch.searchsorted(edges, (self._sign * t.double()).contiguous(), right=True)
         return times[index].to(t), times[index + 1].to(t)
 
+    def index(self, t: Tensor) -> int:
+        """The number of the step, from 0, of the first time in ``t``."""
+        return int(torch.searchsorted(self._edges, self._sign * host_times(t).double().flatten()[:1], right=True))
+
 
 def needs_times(whose: str) -> None:
     """Raise ValueError for guidance that was called without the times of its run."""

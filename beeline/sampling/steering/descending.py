@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import field
+
 from torch import Tensor
 
 from beeline.core.protocols.steering import Controller, Energy, Run
 from beeline.core.ranges import NonNegative, dataclass
 from beeline.core.types import Cond, Dynamics, expand_time
 from beeline.fields.flow import Flow
-from beeline.sampling.steering.controller import ControllerBase, OfRun, affine_path, descent, score_weight
+from beeline.sampling.steering.controller import ControllerBase, OfRun, affine_path, score_weight
+from beeline.sampling.steering.gradients.estimates import Estimate, OneStep
 
 
 @dataclass(frozen=True)
@@ -31,12 +34,16 @@ class EnergyGuidance(ControllerBase):
 
     energy: Energy
     strength: NonNegative = 1.0  # 0 is no guidance
+    estimate: Estimate = field(default_factory=OneStep)  # the datum whose energy counts
 
     def for_run(self, run: Run) -> Controller:
         return OfRun(lambda f, flow: self.dynamics(f, flow, run.cond))
 
     def steer(self, f: Dynamics, flow: Flow) -> Dynamics:
         return self.dynamics(f, flow, None)
+
+    def calls(self, t: float) -> int:
+        return self.estimate.calls if self.strength else 1
 
     def dynamics(self, f: Dynamics, flow: Flow, cond: Cond) -> Dynamics:
         """The steered drift of one run."""
@@ -45,13 +52,7 @@ class EnergyGuidance(ControllerBase):
             return f
 
         def steered(x: Tensor, t: Tensor) -> Tensor:
-            found: list[Tensor] = []
-
-            def data(state: Tensor) -> Tensor:
-                found[:] = [f(state, t)]
-                return path.data(state, found[0], t)
-
-            _, slope, _ = descent(self.energy, data, x, t, cond)
-            return found[0].detach() - self.strength * expand_time(score_weight(path, t), x).to(x) * slope
+            v, _, slope = self.estimate(self.energy, f, path, x, t, cond)
+            return v - self.strength * expand_time(score_weight(path, t), x).to(x) * slope
 
         return steered

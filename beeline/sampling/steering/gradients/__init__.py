@@ -1,0 +1,1 @@
+"""Controllers that follow the gradient of an energy."""
