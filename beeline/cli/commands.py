@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from beeline.cli import tuning
 from beeline.cli.conditions import condition
 from beeline.cli.console import progress, working, write_traceback
+from beeline.cli.steering import steered
 from beeline.config import build as config
 from beeline.config import catalogue
 from beeline.config.translation import read_description
@@ -33,7 +34,6 @@ from beeline.runs.publishing import push as publish
 from beeline.runs.run import Distilled, Run
 from beeline.runs.run import train as train_run
 from beeline.runs.run_directory import ready
-from beeline.sampling.sampler import Sampler
 from beeline.training.checks import Interrupted
 
 if TYPE_CHECKING:  # for annotations alone
@@ -239,20 +239,18 @@ def sample(
     start: Path | None = None,
     device: Device = AUTO,
     how: Mapping[str, Any] | None = None,
+    steer: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Sample and write a file: from the source of the flow, or from the data of the file ``start``.
 
-    ``how`` are the arguments of ``bl.load`` for a pretrained pipeline.
+    ``how`` are the arguments of ``bl.load`` for a pretrained pipeline, ``steer`` energies and controllers as text.
     """
     bundle = load(name, device=device, **(how or {}))
     require(
         bundle.modality is not None,
         f"{name} has no modality, so its samples have no file format; use Python: bl.load({name!r}).sample({n})",
     )
-    sampler = sampler_of(bundle, pairs)
-    require(
-        isinstance(sampler, Sampler), f"--set sampler={sampler!r} is not a sampler; give, for example, Sampler(steps=8)"
-    )
+    sampler = steered(sampler_of(bundle, pairs), steer)
     check_format(bundle.modality, out)
     if start is None:
         samples = bundle.sample(n, cond=condition(cond), seed=seed, sampler=sampler)

@@ -26,6 +26,14 @@ def sample(
     source: Annotated[
         Path | None, typer.Option("--input", help="File of source data, for a flow between two data sets.")
     ] = None,
+    steer: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="ENERGY",
+            help="Lead samples to a low energy, such as 'Near((0.5, 1.0))', or by a controller; see 'beeline list "
+            "energies' and 'beeline list controllers'; repeatable.",
+        ),
+    ] = None,
     seed: Seed = 0,
     set_: Set = None,
     plan: Annotated[
@@ -46,4 +54,4 @@ def sample(
         planning.plan_sampling(bundle, n, set_ or [], json_, device)
         return
     how, rest = planning.loading(set_ or [])
-    print_result(commands.sample(bundle, n, cond, seed, rest, out, source, device, how), json_)
+    print_result(commands.sample(bundle, n, cond, seed, rest, out, source, device, how, steer or ()), json_)
