@@ -102,11 +102,14 @@ CATALOGUE: dict[str, dict[str, str]] = {
     | _of("sampling.guidance.projected", "ProjectedFlow")
     | _of("sampling.guidance.skipping", "SkippedWeak")
     | _of("sampling.guidance.block_skips", "SkippedBlocks")
-    | _of("sampling.guidance.merging", "MergedTokens"),
+    | _of("sampling.guidance.merging", "MergedTokens")
+    | _of("sampling.guidance.substituted", "Substituted"),
     "references": _of("sampling.guidance.guide", "Unconditional", "Weak")
     | _of("runs.weak_bundle", "WeakBundle")
     | _of("sampling.guidance.references.negative", "Negative")
-    | _of("sampling.guidance.references.perturbed_time", "PerturbedTime"),
+    | _of("sampling.guidance.references.perturbed_time", "PerturbedTime")
+    | _of("sampling.guidance.references.skipped_layers", "SkippedLayers")
+    | _of("sampling.guidance.references.attention", "PerturbedAttention", "SmoothedAttention", "SparseAttention"),
     "rules": _of("sampling.guidance.guide", "Extrapolate")
     | _of("sampling.guidance.rules.steps", "CFGPlusPlus")
     | _of("sampling.guidance.rules.norms", "NormRestored")

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - its usual name
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 
 from beeline.core.declared import TokenGrid
 from beeline.core.errors import require
+from beeline.networks.attending.mode import AttentionMode, ImageAttention
 
 
 class Groups(NamedTuple):
@@ -80,28 +81,17 @@ def merged_attention(q: Tensor, k: Tensor, v: Tensor, groups: Groups, first: int
     return torch.cat([y[:, :, :first], unmerge(inner, groups), y[:, :, first + inner.shape[2] :]], 2)
 
 
-class MergedAttention(TorchFunctionMode):
-    """Merges tokens in every attention over all tokens of an image, inside its context and thread.
-
-    Attention with other tokens as keys, and over fewer tokens than those of the image, is unchanged.
-    """
+class MergedAttention(AttentionMode):
+    """Merges tokens in every attention over all tokens of an image, inside its context and thread."""
 
     def __init__(self, groups: Groups, grid: TokenGrid):
-        super().__init__()
-        self.groups, self.grid = groups, grid
+        super().__init__(functools.partial(_merged, groups), grid)
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if func is not F.scaled_dot_product_attention:
-            return func(*args, **kwargs)
-        given = {**dict(zip(("query", "key", "value", "attn_mask"), args, strict=False)), **kwargs}
-        q, k, v, mask = (given.pop(name, None) for name in ("query", "key", "value", "attn_mask"))
-        n, length = self.groups.owner.shape[1], q.shape[2]
-        if k.shape[2] != length or length < n:
-            return func(*args, **kwargs)
-        require(
-            mask is None,
-            "tokens were to be merged in attention with a mask, whose merged form is undefined; use a network without "
-            "masks, or no merging",
-        )
-        return merged_attention(q, k, v, self.groups.of_rows(len(q)), 0 if self.grid.first else length - n, **given)
+
+def _merged(groups: Groups, a: ImageAttention) -> Tensor:
+    require(
+        a.mask is None,
+        "tokens were to be merged in attention with a mask, whose merged form is undefined; use a network without "
+        "masks, or no merging",
+    )
+    return merged_attention(a.q, a.k, a.v, groups.of_rows(len(a.q)), a.image.start, **a.options)

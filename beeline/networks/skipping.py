@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 from torch import nn
 
@@ -14,10 +14,13 @@ from beeline.networks.hooks import named_blocks
 
 N = TypeVar("N", bound=nn.Module)
 
+Change: TypeAlias = Callable[[str, nn.Module], Callable[..., Any]]
+"""(name, block) -> the function in place of the block's ``forward``."""
+
 
 @runtime_checkable
 class Shortens(Protocol):
-    """A field that leaves out blocks itself, as those of other libraries."""
+    """A field that leaves out and changes blocks itself, as those of other libraries."""
 
     @property
     def block_names(self) -> tuple[str, ...]:
@@ -26,20 +29,23 @@ class Shortens(Protocol):
     def without_blocks(self, names: Sequence[str]) -> Any:
         """A copy with the same weights in which the named blocks return their input."""
 
+    def with_forward(self, names: Sequence[str], change: Change) -> Any:
+        """A copy with the same weights in which the named blocks are evaluated by other functions."""
+
 
 def block_names(field: Any) -> tuple[str, ...]:
     """The names of the repeated blocks of a field, in the order of their evaluation; raises ValueError without any."""
     inner = unwrapped(field)
     require(
         not isinstance(inner, Remembering),
-        f"blocks of a {type(inner).__name__} field were to be skipped; a cache decides that itself, and would reuse "
-        "outputs of skipped blocks: use the bundle without a cache",
+        f"blocks of a {type(inner).__name__} field were to be skipped or changed; a cache decides itself what is "
+        "evaluated, and would reuse outputs of such blocks: use the bundle without a cache",
     )
     names = inner.block_names if isinstance(inner, Shortens) else tuple(named_blocks(inner))
     require(
         len(names) > 0,
-        f"{type(inner).__name__} declares no repeated blocks that could be skipped; use a network with stacks, such "
-        "as networks.DiT, or a pretrained bundle without compilation",
+        f"{type(inner).__name__} declares no repeated blocks that could be skipped or changed; use a network with "
+        "stacks, such as networks.DiT, or a pretrained bundle without compilation",
     )
     return names
 
@@ -57,17 +63,36 @@ def without_blocks(field: Any, names: Sequence[str]) -> Any:
     >>> next(short.parameters()) is next(net.parameters())
     True
     """
-    known = block_names(field)
-    for name in names:
-        require(name in known, f"there is no block {name!r} to skip in {type(field).__name__}; {nearest(name, known)}")
+    check_names(field, names)
     inner = unwrapped(field)
     if isinstance(inner, Shortens):
         return inner.without_blocks(names)
+    return with_forward(field, names, lambda name, block: _first)
+
+
+def with_forward(field: Any, names: Sequence[str], change: Change) -> Any:
+    """A field with the same weights in which the named blocks are evaluated by ``change(name, block)``.
+
+    ``field`` is not changed.  Raises ValueError for an unknown name.
+    """
+    check_names(field, names)
+    inner = unwrapped(field)
+    if isinstance(inner, Shortens):
+        return inner.with_forward(names, change)
     made = sharing_copy(inner)
     blocks = named_blocks(made)
     for name in names:
-        blocks[name].forward = _first
+        blocks[name].forward = change(name, blocks[name])
     return made
+
+
+def check_names(field: Any, names: Sequence[str]) -> None:
+    """Raise ValueError for names that are no blocks of a field."""
+    known = block_names(field)
+    for name in names:
+        require(
+            name in known, f"there is no block {name!r} in {type(unwrapped(field)).__name__}; {nearest(name, known)}"
+        )
 
 
 def sharing_copy(net: N) -> N:

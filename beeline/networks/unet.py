@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from beeline.core.declared import Declaring, Traits, nulls_of_labels
+from beeline.core.declared import Declaring, TokenGrid, Traits, nulls_of_labels
 from beeline.core.errors import require
 from beeline.core.types import Cond
 from beeline.networks.attention import SelfAttention
@@ -94,7 +94,7 @@ class UNet(Declaring):
         }
         self.settings |= {"attention": attention, "span": span, "dropout": dropout, "scale": scale}
         self.settings |= {"channels_last": channels_last}
-        self.blocks, self.channels_last = blocks, channels_last
+        self.blocks, self.channels_last, self.attention = blocks, channels_last, attention
         embed_width = 4 * width
         widths = [width * m for m in multipliers]
         low = widths[-1]
@@ -123,7 +123,15 @@ class UNet(Declaring):
 
     @property
     def traits(self) -> Traits:
-        return Traits(nulls=nulls_of_labels(self.embed.cond.conditions), any_size=True)
+        nulls, tokens = nulls_of_labels(self.embed.cond.conditions), self.token_grid if self.attention else None
+        return Traits(nulls=nulls, any_size=True, tokens=tokens)
+
+    def token_grid(self, shape: Sequence[int]) -> TokenGrid:
+        """The pixels of the coarsest level of an image [C,H,W], between which there is attention."""
+        rows, columns = shape[-2:]
+        for _ in self.shrink:
+            rows, columns = -(-rows // 2), -(-columns // 2)
+        return TokenGrid(rows, columns)
 
     def describe(self) -> dict[str, Any]:
         """The constructor's arguments."""

@@ -54,6 +54,7 @@ EXAMPLES = {
     "guidance.SkippedWeak": "SkippedWeak(CFG(3.0, null=10), (0.5, 0.75), ((1, -1, 1),))",
     "guidance.MergedTokens": "MergedTokens(CFG(3.0, null=10), 0.25)",
     "guidance.GivenFrames": "GivenFrames((0,), CFG(3.0, null=10))",
+    "guidance.Substituted": "Substituted(SparseAttention(scale=2.0), CFG(3.0, null=10))",
     "references.Unconditional": "Unconditional(10)",
     "rules.Extrapolate": "Extrapolate(2)",
     "drops.Drop": "Drop(0.1, null={'label': [3.0]})",

@@ -36,6 +36,7 @@ ENDLESS = {
     "rules.NormRestored.most": "no bound",
     "rules.Projected.radius": "no bound",
     "guidance.ProjectedFlow.until": "a constant weight",
+    "references.SmoothedAttention.sigma": "the mean",
 }
 UNIONS = (typing.Union, types.UnionType)
 EVERY = [f"{kind}.{name}" for kind, names in CATALOGUE.items() for name in names if makes(f"{kind}.{name}")]

@@ -17,7 +17,7 @@ from beeline.core.errors import require
 from beeline.core.types import Cond, map_cond
 from beeline.networks.hub.calls.skips import returns_inputs
 from beeline.networks.hub.layout import Known, cast, dtype_of
-from beeline.networks.skipping import sharing_copy
+from beeline.networks.skipping import Change, sharing_copy
 
 Settings: TypeAlias = Mapping[str, Any]
 """What a call needs beside state, time and condition, such as the scale of rotary positions; from the pipeline."""
@@ -295,10 +295,14 @@ class Pretrained(nn.Module):
 
     def without_blocks(self, names: Sequence[str]) -> Pretrained:
         """The field of a copy of its network with the same weights, in which the named blocks return their inputs."""
+        return self.with_forward(names, lambda name, block: returns_inputs(block))
+
+    def with_forward(self, names: Sequence[str], change: Change) -> Pretrained:
+        """The field of a copy of its network with the same weights, in which the named blocks are changed."""
         net = sharing_copy(self.net)
         for name in names:
             block = net.get_submodule(name)
-            block.forward = returns_inputs(block)
+            block.forward = change(name, block)
         return self.on(net)
 
     def _inputs(self, x: Tensor, cond: Cond) -> tuple[Tensor, Any]:

@@ -1,0 +1,1 @@
+"""Attention of transformers computed by other functions."""

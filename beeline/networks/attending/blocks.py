@@ -1,0 +1,90 @@
+"""Networks with another attention in some of their blocks, on copies that share all weights."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from beeline.core.declared import Traits, is_map, traits_of, unwrapped
+from beeline.core.errors import require
+from beeline.core.types import Cond
+from beeline.fields.flow import bind
+from beeline.networks.attending.mode import Attention, AttentionMode
+from beeline.networks.attention import SelfAttention
+from beeline.networks.hooks import named_blocks
+from beeline.networks.skipping import Change, Shortens, block_names, with_forward, without_blocks
+
+
+def with_attention(field: Any, blocks: Sequence[str], attention: Attention) -> Attending:
+    """A field with the same weights in whose named blocks ``attention`` is called; ``field`` is not changed.
+
+    Without names it is the middle one of the blocks with attention.  Raises ValueError for a field that does not
+    declare the tokens of an image, for an unknown name, and in an evaluation for a block without such attention.
+    """
+    known = block_names(field)
+    require(
+        traits_of(field).tokens is not None,
+        f"attention of {type(unwrapped(field)).__name__} was to be changed, and it does not declare which tokens are "
+        "those of an image; use networks.DiT, networks.UNet with attention, or a bundle of FLUX or Stable Diffusion 3",
+    )
+    inner = unwrapped(field)
+    if not blocks and not isinstance(inner, Shortens):
+        parts = named_blocks(inner)
+        known = tuple(k for k in known if any(isinstance(m, SelfAttention) for m in parts[k].modules()))
+    mode = AttentionMode(attention)
+    names = tuple(blocks) or known[(len(known) - 1) // 2 :][:1]
+    return Attending(with_forward(field, names, lambda name, block: attending(name, block, mode)), mode)
+
+
+def attending(name: str, block: nn.Module, mode: AttentionMode) -> Callable[..., Any]:
+    """The function ``forward`` of a block inside a mode; raises ValueError for a call without attention."""
+    inner = block.forward
+
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        before = mode.count
+        with mode:
+            out = inner(*args, **kwargs)
+        require(
+            mode.count > before,
+            f"attention of the block {name!r} was to be changed, and no attention among the tokens of an image took "
+            "place in it; name blocks with attention, and use the attention backend of PyTorch",
+        )
+        return out
+
+    return forward
+
+
+class Attending(nn.Module):
+    """A field with another attention in some of its blocks."""
+
+    def __init__(self, field: Any, mode: AttentionMode):
+        super().__init__()
+        self.field, self.mode = field, mode
+
+    @property
+    def is_flow_map(self) -> bool:
+        return is_map(self.field)
+
+    @property
+    def traits(self) -> Traits:
+        """Those of the field; dtypes are converted inside."""
+        return dataclasses.replace(traits_of(self.field), casts=True)
+
+    @property
+    def block_names(self) -> tuple[str, ...]:
+        return block_names(self.field)
+
+    def without_blocks(self, names: Sequence[str]) -> Attending:
+        return Attending(without_blocks(self.field, names), self.mode)
+
+    def with_forward(self, names: Sequence[str], change: Change) -> Attending:
+        return Attending(with_forward(self.field, names, change), self.mode)
+
+    def forward(self, x: Tensor, t: Tensor, cond: Cond = None, *s: Tensor) -> Tensor:
+        tokens = traits_of(self.field).tokens
+        assert tokens is not None
+        self.mode.grid = tokens(tuple(x.shape[1:]))
+        return bind(self.field, cond)(x, t, *s)
