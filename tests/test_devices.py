@@ -482,6 +482,37 @@ def waits(work: Any) -> int:
 ITERATIVE = ("Adaptive", "FixedPoint", "Symmetric", "Picard", "GaussSeidelJacobi")  # decide by values of the state
 
 
+REFERENCES = (
+    *("RandomCondition", "PerturbedTime", "SkippedLayers", "PerturbedAttention", "SmoothedAttention"),
+    *("SparseAttention", "History"),
+)
+
+
+def referred(name: str, device: torch.device) -> Any:
+    """A sampler with a reference, and its arguments."""
+    dit = bl.Network(bl.networks.DiT((1, 4, 4), width=16, depth=1, heads=2, conditions={"label": {"classes": 3}}))
+    guide = bl.Guide(of("references", name), of("rules", "Extrapolate", 2.0))
+    given = (bl.Flow(dit.to(device)), x_on(device, 6, 1, 4, 4), {"label": torch.arange(6) % 3})
+    return bl.Sampler(3, solver=bl.solvers.EULER, guidance=guide).seeded(range(6)), given
+
+
+@pytest.mark.parametrize("name", REFERENCES)
+def test_references(name: str, device: torch.device) -> None:
+    sampler, given = referred(name, device)
+    on(sampler(*given), device)
+    on(bl.Sampler(2, guidance=of("guidance", "Substituted", of("references", name)))(*given), device)
+
+
+@pytest.mark.parametrize("name", REFERENCES)
+def test_a_run_with_a_reference_synchronises_once(name: str) -> None:
+    def run(mode: SecondDevice) -> None:
+        sampler, given = referred(name, DEVICE)
+        mode.waits.clear()
+        sampler(*given)
+
+    assert waits(run) == 1
+
+
 @pytest.mark.parametrize("solver", parts("solvers", (*ELSEWHERE, *ITERATIVE), **SPECIAL))
 @pytest.mark.parametrize("guidance", [bl.guidance.Plain(), bl.guidance.CFG(2.0, 3, window=(0.2, 0.7))])
 def test_a_sampling_run_synchronises_once(solver: Any, guidance: Any) -> None:

@@ -103,12 +103,14 @@ CATALOGUE: dict[str, dict[str, str]] = {
     | _of("sampling.guidance.skipping", "SkippedWeak")
     | _of("sampling.guidance.block_skips", "SkippedBlocks")
     | _of("sampling.guidance.merging", "MergedTokens")
-    | _of("sampling.guidance.substituted", "Substituted"),
+    | _of("sampling.guidance.references.substituted", "Substituted"),
     "references": _of("sampling.guidance.guide", "Unconditional", "Weak")
     | _of("runs.weak_bundle", "WeakBundle")
     | _of("sampling.guidance.references.negative", "Negative")
     | _of("sampling.guidance.references.perturbed_time", "PerturbedTime")
     | _of("sampling.guidance.references.skipped_layers", "SkippedLayers")
+    | _of("sampling.guidance.references.random_condition", "RandomCondition")
+    | _of("sampling.guidance.references.history", "History")
     | _of("sampling.guidance.references.attention", "PerturbedAttention", "SmoothedAttention", "SparseAttention"),
     "rules": _of("sampling.guidance.guide", "Extrapolate")
     | _of("sampling.guidance.rules.steps", "CFGPlusPlus")

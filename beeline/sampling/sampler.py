@@ -18,6 +18,7 @@ from beeline.core.protocols.steering import Controller, Run
 from beeline.core.ranges import dataclass
 from beeline.core.types import Cond, leaves, map_cond
 from beeline.fields.flow import Flow
+from beeline.sampling.guidance.dependence import for_rows, with_seeds
 from beeline.sampling.guidance.guide import Plain, guidance_for_flow
 from beeline.sampling.steering.controller import complete_controller
 from beeline.solvers.integrate import integrate
@@ -63,15 +64,17 @@ class Sampler:
     def seeded(self, seeds: Sequence[int], *names: int | str | float) -> Sampler:
         """The sampler with one noise seed per sample, so that samples do not depend on their batch.
 
-        A solver or controller without noise is unchanged.  ``names`` distinguish runs with the same seeds.
+        A solver, guidance or controller without noise is unchanged.  ``names`` distinguish runs with the same seeds.
         """
         steering = tuple(complete_controller(c).with_seeds(seeds, *names) for c in self.controllers)
-        return replace(self, solver=complete(self.solver).with_seeds(seeds, *names), controllers=steering)
+        solver, guidance = complete(self.solver).with_seeds(seeds, *names), with_seeds(self.guidance, seeds, *names)
+        return replace(self, solver=solver, guidance=guidance, controllers=steering)
 
     def for_rows(self, start: int, end: int) -> Sampler:
         """The sampler for rows start .. end-1 of a batch: with their seeds, or without seeds with a key of its own."""
         steering = tuple(complete_controller(c).for_rows(start, end) for c in self.controllers)
-        return replace(self, solver=complete(self.solver).for_rows(start, end), controllers=steering)
+        solver, guidance = complete(self.solver).for_rows(start, end), for_rows(self.guidance, start, end)
+        return replace(self, solver=solver, guidance=guidance, controllers=steering)
 
     def __call__(
         self,

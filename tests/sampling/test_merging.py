@@ -117,7 +117,10 @@ def test_tokens_of_pretrained_images_are_merged(name, tokens):
         (lambda: MergedTokens(bl.guidance.Plain()), "got Plain"),
         (lambda: MergedTokens(GUIDE, merged=0.9), "merged <= 1 - destinations"),
         (lambda: sampled(replace(bl.Flow(network()), path=bl.paths.Cosine()), MergedTokens(GUIDE)), "flow on Cosine"),
-        (lambda: MergedTokens(GUIDE)(bl.Network(bl.networks.UNet((1, 8, 8), attention=False)), COND), "does not declare which ones"),
+        (
+            lambda: MergedTokens(GUIDE)(bl.Network(bl.networks.UNet((1, 8, 8), attention=False)), COND),
+            "does not declare which ones",
+        ),
     ],
 )
 def test_refusals(make, message):

@@ -361,6 +361,20 @@ class Reference(Protocol):
     def __call__(self, field: Any, cond: Cond) -> tuple[Any, Cond]: ...
 
 
+@runtime_checkable
+class Recalling(Reference, Protocol):
+    """A reference whose weak prediction follows from the strong ones of a run, and needs no evaluation."""
+
+    def recall(self) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+        """The function (strong, x, t) -> weak of one run; it is called for every strong prediction, in their order."""
+        ...
+
+
+def reference_calls(reference: Reference) -> int:
+    """Evaluations of a field for one weak prediction."""
+    return 0 if isinstance(reference, Recalling) else 1
+
+
 Combination: TypeAlias = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 """(strong, weak, x, t) -> velocity."""
 

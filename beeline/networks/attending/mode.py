@@ -42,10 +42,10 @@ class ImageAttention:
         given = self.options.get("scale")
         return float(self.q.shape[-1] ** -0.5 if given is None else given)
 
-    def softmax(self, **changed: Tensor | None) -> Tensor:
-        """Plain attention [B,H,L,D], with some of ``q``, ``k``, ``v`` and ``mask`` replaced."""
-        given = {"q": self.q, "k": self.k, "v": self.v, "mask": self.mask} | changed
-        return F.scaled_dot_product_attention(given["q"], given["k"], given["v"], given["mask"], **self.options)
+    def softmax(self, q: Tensor | None = None, v: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+        """Plain attention [B,H,L,D], with some of the inputs replaced."""
+        q, v = self.q if q is None else q, self.v if v is None else v
+        return F.scaled_dot_product_attention(q, self.k, v, self.mask if mask is None else mask, **self.options)
 
 
 Attention: TypeAlias = Callable[[ImageAttention], Tensor]

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -32,10 +32,23 @@ class TimesDependent(ABC):
         """The guidance, reference or rule for a run over ``times`` [steps+1], on any device."""
 
 
+@runtime_checkable
+class SeedsDependent(Protocol):
+    """Guidance, references and rules with random numbers."""
+
+    def with_seeds(self, seeds: Sequence[int], *names: int | str | float) -> Any:
+        """The same with one seed per sample, so that samples do not depend on their batch."""
+        ...
+
+    def for_rows(self, start: int, end: int) -> Any:
+        """The same for rows start .. end-1 of a batch: with their seeds, or without seeds with a key of its own."""
+        ...
+
+
 class Containing(FlowDependent, TimesDependent):
     """Base of frozen dataclasses that hold guidance, references or rules, alone or in tuples.
 
-    The flow and the times of a run are passed on to all of them.
+    The flow, the times of a run and the seeds of its samples are passed on to all of them.
     """
 
     def for_flow(self, flow: Flow) -> Any:
@@ -45,6 +58,24 @@ class Containing(FlowDependent, TimesDependent):
     def for_times(self, times: Tensor) -> Any:
         """The same with its parts for a run over ``times`` [steps+1]."""
         return _with_parts(self, lambda part: part.for_times(times) if isinstance(part, TimesDependent) else part)
+
+    def with_seeds(self, seeds: Sequence[int], *names: int | str | float) -> Any:
+        """The same with its parts for one seed per sample."""
+        return _with_parts(self, lambda part: with_seeds(part, seeds, *names))
+
+    def for_rows(self, start: int, end: int) -> Any:
+        """The same with its parts for rows start .. end-1 of a batch."""
+        return _with_parts(self, lambda part: for_rows(part, start, end))
+
+
+def with_seeds(part: Any, seeds: Sequence[int], *names: int | str | float) -> Any:
+    """Guidance or a part of it with one seed per sample; itself where it has no random numbers."""
+    return part.with_seeds(seeds, *names) if isinstance(part, SeedsDependent) else part
+
+
+def for_rows(part: Any, start: int, end: int) -> Any:
+    """Guidance or a part of it for rows start .. end-1 of a batch; itself where it has no random numbers."""
+    return part.for_rows(start, end) if isinstance(part, SeedsDependent) else part
 
 
 def _with_parts(whole: Any, change: Callable[[Any], Any]) -> Any:

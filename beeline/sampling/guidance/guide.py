@@ -11,7 +11,7 @@ from torch import Tensor
 from beeline.core.declared import as_map, is_map
 from beeline.core.errors import require
 from beeline.core.host_times import host_times
-from beeline.core.protocols.flows import Combination, Guidance, Reference, Rule
+from beeline.core.protocols.flows import Combination, Guidance, Reference, Rule, reference_calls
 from beeline.core.ranges import dataclass
 from beeline.core.types import Cond, Dynamics, expand_time, leaves
 from beeline.fields.flow import Flow, bind
@@ -202,7 +202,7 @@ class Guide(Containing):
         return made.strong, made
 
     def calls(self, t: float) -> int:
-        return 2 if self.window[0] <= t <= self.window[1] else 1
+        return 1 + (reference_calls(self.reference) if self.window[0] <= t <= self.window[1] else 0)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from beeline.core.declared import Remembering, unwrapped
-from beeline.core.protocols.flows import Reference
+from beeline.core.protocols.flows import Recalling, Reference
 from beeline.core.types import Cond, Dynamics, leaves, map_cond
 from beeline.fields.flow import bind
 from beeline.solvers.process import FieldReadout
@@ -18,7 +18,8 @@ from beeline.solvers.process import FieldReadout
 class Predictions:
     """The strong prediction of one run, and a weak one for every reference.
 
-    With ``together``, predictions of the field itself under conditions of one shape are evaluated as one batch.
+    With ``together``, predictions of the field itself under conditions of one shape are evaluated as one batch.  Those
+    that follow from earlier ones are not evaluated.
     """
 
     def __init__(self, field: Any, cond: Cond, references: Sequence[Reference], together: bool = True):
@@ -32,8 +33,10 @@ class Predictions:
         ]
         apart = isinstance(unwrapped(field), Remembering)  # each prediction has its own memory
         joins = together and not apart
+        self.recalls = [reference.recall() if isinstance(reference, Recalling) else None for reference in references]
         self.joined = [
-            joins and o is field and _stackable(cond, c) for o, c in zip(others, self.conds[1:], strict=True)
+            joins and r is None and o is field and _stackable(cond, c)
+            for o, c, r in zip(others, self.conds[1:], self.recalls, strict=True)
         ]
         self.batches: dict[tuple[int, ...], Dynamics] = {}
         self.rows = min((len(leaf) for _, leaf in leaves(cond) if leaf.ndim), default=0)
@@ -41,7 +44,7 @@ class Predictions:
     @property
     def strong(self) -> Dynamics:
         """The strong prediction alone."""
-        return self.apart[0]
+        return lambda x, t, *s: self(x, t, *s, which=())[0]
 
     def __call__(self, x: Tensor, t: Tensor, *s: Tensor, which: Sequence[int] | None = None) -> list[Tensor]:
         """The strong prediction and those of the references with the indices ``which``, by default all."""
@@ -52,7 +55,16 @@ class Predictions:
             n = len(joined) + 1
             outputs = self._batch((0, *joined))(*(torch.cat([part] * n) for part in (x, t, *s))).chunk(n)
             found = dict(zip((0, *joined), outputs, strict=True))
-        return [found[k] if k in found else self.apart[k](x, t, *s) for k in (0, *(k + 1 for k in chosen))]
+        strong = found[0] if found else self.apart[0](x, t, *s)
+        recalled = [None if recall is None else recall(strong, x, t) for recall in self.recalls]
+
+        def weak(k: int) -> Tensor:
+            known = recalled[k]
+            if known is not None:
+                return known
+            return found[k + 1] if k + 1 in found else self.apart[k + 1](x, t, *s)
+
+        return [strong, *(weak(k) for k in chosen)]
 
     def _batch(self, members: tuple[int, ...]) -> Dynamics:
         """The dynamics of a batch with the conditions of several predictions."""

@@ -3,37 +3,32 @@
 from __future__ import annotations
 
 from dataclasses import field as default
-from dataclasses import replace
 from typing import Any
 
 from beeline.core.protocols.flows import Guidance, Reference
 from beeline.core.ranges import dataclass
 from beeline.core.types import Cond, Dynamics
-from beeline.fields.flow import Flow
-from beeline.sampling.guidance.guide import FlowDependent, Plain, guidance_for_flow
+from beeline.sampling.guidance.dependence import Containing
+from beeline.sampling.guidance.guide import Plain
 from beeline.solvers.process import FieldReadout
 
 
 @dataclass(frozen=True)
-class Substituted(FlowDependent):
+class Substituted(Containing):
     """Guidance of the field and the condition of a reference, in place of those that are sampled.
 
     v = guidance(field', cond'),  (field', cond') = reference(field, cond)
     Assumes a reference whose field is meant to be sampled from, such as SparseAttention.
     Source: Kim and Ye 2025, PLADIS (arXiv 2503.07677), with SparseAttention as the reference.
 
-    >>> from beeline.sampling.guidance.guide import CFG, Weak
-    >>> Substituted(Weak(torch.sin), CFG(3.0, null=10)).calls(0.5)
+    >>> from beeline.sampling.guidance.guide import CFG
+    >>> from beeline.sampling.guidance.references.attention import SparseAttention
+    >>> Substituted(SparseAttention(scale=2.0), CFG(3.0, null=10)).calls(0.5)
     2
     """
 
     reference: Reference
     guidance: Guidance = default(default_factory=Plain)
-
-    def for_flow(self, flow: Flow) -> Substituted:
-        """The guidance with the reference and the inner guidance for ``flow``."""
-        reference = self.reference.for_flow(flow) if isinstance(self.reference, FlowDependent) else self.reference
-        return replace(self, reference=reference, guidance=guidance_for_flow(self.guidance, flow))
 
     def __call__(self, field: Any, cond: Cond) -> Dynamics:
         if isinstance(field, FieldReadout):
