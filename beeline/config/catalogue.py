@@ -97,6 +97,7 @@ CATALOGUE: dict[str, dict[str, str]] = {
     "gradients": _of("density.adjoint", "Stored", "Checkpointed", "Adjoint"),
     "guidance": _of("sampling.guidance.guide", "Plain", "Guide", "Guides", "CFG()")
     | _of("sampling.guidance.temperature", "Temperature")
+    | _of("sampling.guidance.confused", "ConfusedClass")
     | _of("sampling.guidance.straight_through", "StraightThrough")
     | _of("sampling.guidance.frames", "GivenFrames")
     | _of("sampling.guidance.projected", "ProjectedFlow")
@@ -140,6 +141,7 @@ CATALOGUE: dict[str, dict[str, str]] = {
     "rotaries": _of("networks.hub.sizes.rotary", "PositionInterpolation", "NTKAware", "YaRN"),
     "samplers": _of("sampling.sampler", "Sampler")
     | _of("sampling.enlarging", "Enlarging")
+    | _of("sampling.anchored", "Anchored")
     | _of("sampling.auto", "auto_sampler()"),
     "resizes": _of("sampling.enlarging", "Bicubic"),
     "fits": _of("distillation.fit_solver", "Bespoke")

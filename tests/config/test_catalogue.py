@@ -34,6 +34,7 @@ EXAMPLES = {
     "guidance.CFG": "CFG(3, null=10)",
     "guidance.Guides": "Guides((CFG(3.0, null=10), CFG(2.0, null=10, window=(0.5, 1.0))))",
     "controllers.EnergyGuidance": "EnergyGuidance(Near((0.5, 1.0)), strength=2.0)",
+    "samplers.Anchored": "Anchored(4, energy=Near((0.5, 1.0)), strength=2.0)",
     "controllers.TFG": "TFG(Near((0.5, 1.0)), rho_shape=Rising(), kept=VelocityKept(), estimate=SeveralSteps(2))",
     "controllers.PeriodicOptimisation": "PeriodicOptimisation(Near((0.5, 1.0)), every=2)",
     "energies.Sum": "energies.Sum((Near((0.5, 1.0)), Near((0.0, 1.0))), weights=(1.0, -0.5))",
@@ -153,6 +154,7 @@ EXAMPLES = {
 IN_CODE = {
     "paths.Affine": lambda: Affine(lambda t: t**2, lambda t: 1 - t),
     "references.Weak": lambda: beeline.guidance.Weak(nn.Linear(1, 1)),
+    "guidance.ConfusedClass": lambda: beeline.guidance.ConfusedClass(nn.Linear(1, 1)),
     "guidance.StraightThrough": lambda: beeline.guidance.StraightThrough(nn.Linear(1, 1)),
     "sources.Empirical": lambda: beeline.sources.Empirical(torch.zeros(20_000, 1)),
     "couplings.Remembered": lambda: member("couplings.Remembered")(torch.zeros(20_000, 1)),

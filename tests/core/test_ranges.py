@@ -33,6 +33,7 @@ NEGATIVE = {
 ENDLESS = {
     "couplings.Unbalanced.reach": "no mass is left behind: Sinkhorn",
     "controllers.TFG.clip": "no bound",
+    "samplers.Anchored.strength": "no anchor",
     "rules.NormRestored.most": "no bound",
     "rules.Projected.radius": "no bound",
     "guidance.ProjectedFlow.until": "a constant weight",
