@@ -93,7 +93,7 @@ class PowerCosine:
     Source: Wang et al. 2024 (arXiv 2404.13040).
 
     >>> PowerCosine(1.0)(torch.tensor([0.5, 1.0]))
-    tensor([1.0000, 2.0000])
+    tensor([1., 2.])
     """
 
     power: Positive = 4.0  # above 1 it grows late, below 1 early

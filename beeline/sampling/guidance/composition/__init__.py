@@ -1,0 +1,1 @@
+"""Guidance by several conditions and several fields."""
