@@ -270,6 +270,25 @@ def test_guidance(device: torch.device) -> None:
     dit = bl.Network(bl.networks.DiT((1, 4, 4), width=16, depth=1, heads=2, conditions={"label": {"classes": 3}}))
     merging = of("guidance", "MergedTokens", bl.CFG(2.0, 3), 0.5)
     on(bl.Sampler(4, guidance=merging)(bl.Flow(dit.to(device)), images, cond), device)
+    null = bl.guidance.Unconditional(3)
+    for guidance in (
+        of("guidance", "AdaptiveWeak", bl.CFG(2.0, 3), -1.0),
+        of("guidance", "RectifiedCFGPlusPlus", 2.0, reference=null),
+        of("guidance", "Nested", (of("references", "Without", ("label",), null),), (2.0,), ((0.2, 0.6),)),
+        of("guidance", "Conjunction", (of("references", "OtherCondition", {"label": 1}),), (2.0, -1.0)),
+        of("guidance", "Disjunction", (of("references", "OtherCondition", {"label": 1}),), (2.0, 1.0)),
+    ):
+        on(bl.Sampler(3, guidance=guidance)(flow, x_on(device), cond), device)
+    labelled = bl.Flow(dit)
+    weak, bands = (
+        of("references", "Weak", dit),
+        bl.Guide(bl.guidance.Unconditional(3), of("rules", "PerFrequency", (2.0, 1.0))),
+    )
+    regions = {**cond, "regions": (images[:, 0] > 0).long()}
+    for guidance in (bands, of("guidance", "SaliencyFusion", bands, weak)):
+        on(bl.Sampler(2, guidance=guidance)(labelled, images, cond), device)
+    regional = of("guidance", "Regional", 2.0, of("regions", "GivenRegions"), null)
+    on(bl.Sampler(2, guidance=regional)(labelled, images, regions), device)
     still = bl.Flow(lambda x, t, cond=None: 0 * x)
     on(bl.Sampler(4, guidance=of("guidance", "ProjectedFlow"))(still, images, {"guide": images.cpu()}), device)
     on(of("samplers", "Enlarging", 4)(still, images), device)

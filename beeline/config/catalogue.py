@@ -104,10 +104,18 @@ CATALOGUE: dict[str, dict[str, str]] = {
     | _of("sampling.guidance.skipping", "SkippedWeak")
     | _of("sampling.guidance.block_skips", "SkippedBlocks")
     | _of("sampling.guidance.merging", "MergedTokens")
-    | _of("sampling.guidance.references.substituted", "Substituted"),
+    | _of("sampling.guidance.references.substituted", "Substituted")
+    | _of("sampling.guidance.corrected", "RectifiedCFGPlusPlus")
+    | _of("sampling.guidance.adaptive", "AdaptiveWeak")
+    | _of("sampling.guidance.composition.linear", "Nested", "Conjunction")
+    | _of("sampling.guidance.composition.mixture", "Disjunction")
+    | _of("sampling.guidance.composition.fusion", "SaliencyFusion")
+    | _of("sampling.guidance.composition.spatial", "Regional"),
+    "regions": _of("sampling.guidance.composition.spatial", "GivenRegions", "AttentionRegions"),
     "references": _of("sampling.guidance.guide", "Unconditional", "Weak")
     | _of("runs.weak_bundle", "WeakBundle")
     | _of("sampling.guidance.references.negative", "Negative")
+    | _of("sampling.guidance.references.conditions", "Without", "OtherCondition")
     | _of("sampling.guidance.references.perturbed_time", "PerturbedTime")
     | _of("sampling.guidance.references.skipped_layers", "SkippedLayers")
     | _of("sampling.guidance.references.random_condition", "RandomCondition")
@@ -115,6 +123,7 @@ CATALOGUE: dict[str, dict[str, str]] = {
     | _of("sampling.guidance.references.attention", "PerturbedAttention", "SmoothedAttention", "SparseAttention"),
     "rules": _of("sampling.guidance.guide", "Extrapolate")
     | _of("sampling.guidance.rules.steps", "CFGPlusPlus")
+    | _of("sampling.guidance.rules.frequencies", "PerFrequency")
     | _of("sampling.guidance.rules.norms", "NormRestored")
     | _of("sampling.guidance.rules.scales", "OverTime")
     | _of("sampling.guidance.rules.projections", "ZeroStar", "Projected", "Rescaled"),

@@ -14,6 +14,7 @@ from torch.overrides import TorchFunctionMode
 from beeline.core.declared import Wrapping
 from beeline.core.errors import require
 from beeline.core.types import Cond
+from beeline.sampling.blur import gaussian_blur
 
 
 class ScaleFused(Wrapping):
@@ -126,13 +127,4 @@ def blurred(x: Tensor, side: int) -> Tensor:
     >>> bool(torch.allclose(blurred(torch.ones(4, 4, 2), 2), torch.ones(4, 4, 2)))
     True
     """
-    at = torch.arange(1 - side, side, device=x.device, dtype=torch.float32)
-    kernel = torch.softmax(-at.square() / 2, 0).to(x.dtype)
-    flat = x.movedim(-1, -3).reshape(-1, 1, *x.shape[-3:-1])
-    for axis in (2, 3):
-        reach = min(side - 1, flat.shape[axis] - 1)
-        inner = kernel[side - 1 - reach : side + reach]
-        pad = [0, 0, reach, reach] if axis == 2 else [reach, reach, 0, 0]
-        weight = (inner / inner.sum()).view(1, 1, *((-1, 1) if axis == 2 else (1, -1)))
-        flat = F.conv2d(F.pad(flat, pad, mode="reflect"), weight)
-    return flat.view(*x.shape[:-3], x.shape[-1], *x.shape[-3:-1]).movedim(-3, -1)
+    return gaussian_blur(x.movedim(-1, -3), 1.0, side - 1).movedim(-3, -1)

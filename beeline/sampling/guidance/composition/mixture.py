@@ -38,8 +38,8 @@ class Disjunction(Containing):
 
     >>> from beeline.sampling.guidance.guide import Weak
     >>> guidance = Disjunction((Weak(lambda x, t: 2 - x),), (1.0, 1.0))
-    >>> guidance(lambda x, t: -2 - x, None)(torch.zeros(1, 1), torch.zeros(1))
-    tensor([[0.]])
+    >>> float(guidance(lambda x, t: -2 - x, None)(torch.zeros(1, 1), torch.zeros(1)).detach())
+    0.0
     """
 
     references: tuple[Reference, ...]  # the other members

@@ -7,6 +7,7 @@ from typing import Annotated, Protocol
 
 from torch import Tensor
 
+from beeline.core.errors import require
 from beeline.core.protocols.flows import Combination
 from beeline.core.ranges import Count, Range, dataclass
 
@@ -59,12 +60,19 @@ class PerChannel:
     """Norms of channels: over all axes after the first two.
 
     n = sqrt(sum v^2) over the positions of a channel
+    Assumes states [B,C,...] with positions.
+
     >>> import torch
     >>> PerChannel()(torch.ones(1, 2, 3, 3)).flatten()
     tensor([3., 3.])
     """
 
     def __call__(self, v: Tensor) -> Tensor:
+        require(
+            v.ndim > 2,
+            f"PerChannel got states of shape {tuple(v.shape)}, which have no positions; its norms are over those of a "
+            "channel: use PerRow",
+        )
         return v.square().sum(tuple(range(2, v.ndim)), keepdim=True).sqrt()
 
 
