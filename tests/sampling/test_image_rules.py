@@ -12,8 +12,8 @@ from beeline.core.declared import Declared, TokenGrid, Traits
 from beeline.core.errors import BeelineError
 from beeline.core.rng import Rng
 from beeline.fields.flow import Flow
-from beeline.networks.attention_maps import RecordedAttention
 from beeline.sampling.blur import gaussian_blur
+from beeline.sampling.guidance.composition.attention_maps import RecordedAttention
 from beeline.sampling.guidance.composition.fusion import SaliencyFusion
 from beeline.sampling.guidance.composition.spatial import AttentionRegions, GivenRegions, Regional, region_factors
 from beeline.sampling.guidance.guide import CFG, Extrapolate, Unconditional, Weak

@@ -17,8 +17,8 @@ from beeline.core.modes import check_values
 from beeline.core.protocols.flows import Reference
 from beeline.core.ranges import Count, NonNegative, Range, dataclass
 from beeline.core.types import Cond, Dynamics
-from beeline.networks.attention_maps import RecordedAttention
 from beeline.sampling.blur import gaussian_blur
+from beeline.sampling.guidance.composition.attention_maps import RecordedAttention
 from beeline.sampling.guidance.dependence import Containing
 from beeline.sampling.guidance.guide import Unconditional
 from beeline.sampling.guidance.predictions import Predictions
