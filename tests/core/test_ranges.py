@@ -24,6 +24,7 @@ NEGATIVE = {
     "rules.Extrapolate.scale": "below 1 it turns the guidance around",
     "rules.NormRestored.scale": "below 1 it turns the guidance around",
     "rules.Projected.momentum": "against earlier differences",
+    "guidance.AdaptiveWeak.aligned": "a cosine; -1 ends guidance after one evaluation",
     "weights.ByDensity.power": "-1 undoes the weight of the sampler",
     "weights.PowerWeight.data": "an exponent",
     "weights.PowerWeight.source": "an exponent",

@@ -15,7 +15,7 @@ from beeline.core.errors import require
 from beeline.core.host_times import host_times
 from beeline.core.modes import check_values
 from beeline.core.protocols.flows import Reference
-from beeline.core.ranges import Count, NonNegative, Range, dataclass
+from beeline.core.ranges import Count, NonNegative, Range, Whole, dataclass
 from beeline.core.types import Cond, Dynamics
 from beeline.sampling.blur import gaussian_blur
 from beeline.sampling.guidance.composition.attention_maps import RecordedAttention
@@ -94,7 +94,7 @@ class AttentionRegions:
     """
 
     tokens: tuple[int, ...] = ()  # indices of other tokens from 0; none is all of them
-    background: int | None = None  # index in ``tokens`` of that of the background
+    background: Whole | None = None  # index in ``tokens`` of that of the background
     deviation: NonNegative = 0.5  # of the blur, in tokens
 
     def for_run(self, field: Any, cond: Cond) -> RegionsOfRun:
