@@ -9,8 +9,10 @@ from beeline.core.errors import BeelineError
 from beeline.core.rng import Rng
 from beeline.fields.flow import Flow
 from beeline.sampling.guidance.adaptive import AdaptiveWeak
+from beeline.sampling.guidance.composition.spatial import GivenRegions, Regional
 from beeline.sampling.guidance.corrected import RectifiedCFGPlusPlus
 from beeline.sampling.guidance.guide import CFG, Extrapolate, Guide, Plain, Unconditional, Weak
+from beeline.sampling.guidance.references.history import History
 from beeline.sampling.guidance.rules.projections import Projected
 from beeline.sampling.guidance.rules.steps import CFGPlusPlus
 from beeline.sampling.sampler import Sampler
@@ -122,3 +124,16 @@ def test_refusals(make, message):
 def test_weak_fields_can_be_the_reference():
     weaker = RectifiedCFGPlusPlus(1.0, reference=Weak(lambda x, t, cond: 0 * x))
     assert sampled(weaker).isfinite().all()
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: AdaptiveWeak(Guide(History(), Extrapolate(2.0))),
+        lambda: RectifiedCFGPlusPlus(1.0, reference=History()),
+        lambda: Regional(2.0, GivenRegions(), History()),
+    ],
+)
+def test_references_that_recall_predictions_are_refused(make):
+    with pytest.raises(BeelineError, match="recalls earlier predictions"):
+        make()

@@ -142,17 +142,20 @@ def test_attention_is_recorded(first):
     with RecordedAttention(TokenGrid(2, 2, first)) as recorded:
         network(X, at(0.5), LABEL)
         network(X, at(0.5), LABEL)
-    assert torch.allclose(recorded.others, (TO_TEXT / math.sqrt(7)).softmax(1).expand(2, -1, -1), atol=1e-5)
+    assert torch.allclose(recorded.text, (TO_TEXT / math.sqrt(7)).softmax(1).expand(2, -1, -1), atol=1e-5)
     assert torch.allclose(recorded.image, (40 / math.sqrt(7) * torch.eye(4)).softmax(1).expand(2, -1, -1), atol=1e-6)
 
 
-def test_masks_scales_and_cross_attention_are_recorded():
-    q, k = images("q", 1, 2, 4, 8).float(), images("k", 1, 2, 5, 8).float()
-    mask = torch.tensor([True, True, False, True, False])[None, None, None]
+def test_masks_and_scales_are_those_of_the_attention():
+    q, k = images("q", 1, 2, 6, 8).float(), images("k", 1, 2, 6, 8).float()
+    mask = torch.tensor([True, True, False, True, False, True])[None, None, None]
     with RecordedAttention(TokenGrid(2, 2)) as recorded:
-        F.scaled_dot_product_attention(q, k, k, attn_mask=mask, scale=0.3)
-    expected = (0.3 * q @ k.mT).masked_fill(~mask, -torch.inf).softmax(-1).mean(1)
-    assert torch.allclose(recorded.others, expected, atol=1e-6) and recorded.image is None
+        made = F.scaled_dot_product_attention(q, k, k, attn_mask=mask, scale=0.3)
+    p = (0.3 * q @ k.mT).masked_fill(~mask, -torch.inf).softmax(-1)
+    assert torch.allclose(made, p @ k, atol=1e-6)
+    for found, part in ((recorded.image, slice(0, 4)), (recorded.text, slice(4, 6))):
+        expected = p.mean(1)[:, :4, part]
+        assert torch.allclose(found, expected / expected.sum(-1, keepdim=True), atol=1e-6)
 
 
 def test_regions_follow_the_tokens_that_are_attended_to():
@@ -189,7 +192,7 @@ def test_regions_of_tiny_pipelines(name, texts):
     with torch.no_grad(), regions.recording(case.x0) as recorded:
         bundle.flow.field(case.x0, torch.full((len(case.x0),), 0.5), case.cond)
     labels, count = regions.labels(recorded, case.x0)
-    assert recorded.others.shape[2] == texts and count == 4
+    assert recorded.text.shape[2] == texts and count == 4
     assert labels.shape == (len(case.x0), *case.x0.shape[2:]) and {1, 2, 3} >= set(labels.flatten().tolist())
     cond = {**case.cond, "negative": case.null}
     made = Sampler(2, solver=EULER, guidance=Regional(3.0, AttentionRegions()))(bundle.flow, case.x0, cond)
@@ -233,7 +236,7 @@ def test_fusion_takes_the_field_that_reacts_more():
             lambda: Regional(2.0, AttentionRegions(), Unconditional({"label": 0}))(
                 Declared(field, traits=Traits(tokens=lambda shape: TokenGrid(2, 2))), LABEL
             )(X, at(0.5)),
-            "no attention",
+            "no joint attention",
         ),
         (lambda: Regional(2.0, GivenRegions(), bounds=(2.0, 1.0)), "bounds"),
         (lambda: SaliencyFusion(CFG(2.0, 0, (0.0, 0.5)), Weak(field)), "without a window"),

@@ -13,8 +13,11 @@ from beeline.core.host_times import host_times
 from beeline.core.protocols.flows import Guidance
 from beeline.core.ranges import dataclass
 from beeline.core.types import Cond, Dynamics, leaves, map_cond
-from beeline.sampling.guidance.dependence import Containing
+from beeline.fields.flow import bind
+from beeline.sampling.guidance.dependence import Containing, needs_evaluation
 from beeline.sampling.guidance.guide import Guide
+from beeline.sampling.guidance.predictions import Predictions
+from beeline.solvers.process import FieldReadout
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,7 @@ class AdaptiveWeak(Containing):
             f"AdaptiveWeak got {type(self.guidance).__name__}; it compares the two predictions of a rule: give a "
             "Guide, such as CFG(3.0)",
         )
+        needs_evaluation(self.guide.reference, "AdaptiveWeak")
 
     @property
     def guide(self) -> Guide:
@@ -58,15 +62,18 @@ class AdaptiveWeak(Containing):
         )
         rows = next((len(leaf) for _, leaf in leaves(cond) if leaf.ndim), None)
         guide, combine = self.guide, self.guide.rule.for_run()
-        alone = guide.predictions(field, cond)[0]
+        inner = field.field if isinstance(field, FieldReadout) else field
+        weak_field, weak_cond = guide.reference(inner, cond)
+        alone = bind(field, cond, repeat=True)
         parts: dict[bool, Any] = {}  # by whether guided: dynamics of these rows
         guided: list[Tensor] = []  # the rows with guidance, from the first evaluation on
 
         def divide(active: Tensor, n: int) -> None:
             guided[:] = [active]
             rest = torch.ones(n, dtype=torch.bool, device=active.device).index_fill(0, active, False).nonzero()[:, 0]
-            some, others = (map_cond(lambda leaf, at=at: leaf[at.to(leaf.device)], cond) for at in (active, rest))
-            parts[True], parts[False] = guide.predictions(field, some)[1], guide.predictions(field, others)[0]
+            taken = _rows(weak_cond, active)
+            parts[True] = Predictions(field, _rows(cond, active), [lambda f, c: (weak_field, taken)], guide.together)
+            parts[False] = bind(field, _rows(cond, rest))
             guided.append(rest)
 
         def f(x: Tensor, t: Tensor) -> Tensor:
@@ -98,6 +105,11 @@ class AdaptiveWeak(Containing):
 
     def calls(self, t: float) -> int:
         return self.guide.calls(t)
+
+
+def _rows(cond: Cond, rows: Tensor) -> Cond:
+    """The condition of some samples."""
+    return map_cond(lambda leaf: leaf[rows.to(leaf.device)], cond)
 
 
 def _cosine(a: Tensor, b: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from beeline.core.protocols.flows import Guidance, Reference
 from beeline.core.ranges import NonNegative, dataclass
 from beeline.core.types import Cond, Dynamics, expand_time
 from beeline.fields.flow import bind
-from beeline.sampling.guidance.dependence import Containing, RunSteps, needs_times
+from beeline.sampling.guidance.dependence import Containing, RunSteps, needs_evaluation, needs_times
 from beeline.sampling.guidance.guide import Unconditional
 from beeline.sampling.guidance.predictions import Predictions
 from beeline.solvers.process import FieldReadout
@@ -50,6 +50,7 @@ class RectifiedCFGPlusPlus(Containing):
             f"RectifiedCFGPlusPlus got window={self.window}, which is no interval of times: set (low, high) with "
             "0 <= low <= high <= 1",
         )
+        needs_evaluation(self.reference, "RectifiedCFGPlusPlus")
 
     def for_times(self, times: Tensor) -> Guidance:
         """The guidance for a run over ``times`` [steps+1]."""

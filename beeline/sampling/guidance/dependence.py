@@ -13,6 +13,7 @@ from torch import Tensor
 from beeline.core.declared import fields_of
 from beeline.core.errors import require
 from beeline.core.host_times import host_times
+from beeline.core.protocols.flows import Reference, reference_calls
 from beeline.fields.flow import Flow
 
 
@@ -122,10 +123,19 @@ class RunSteps:
         return int(torch.searchsorted(self._edges, self._sign * host_times(t).double().flatten()[:1], right=True))
 
 
+def needs_evaluation(reference: Reference, whose: str) -> None:
+    """Raise ValueError for a reference that recalls earlier predictions in place of an evaluation."""
+    require(
+        reference_calls(reference) > 0,
+        f"{whose} got the reference {type(reference).__name__}, which recalls earlier predictions; it evaluates the "
+        "weak prediction at states of its own or leaves it out: use Guide(reference, rule)",
+    )
+
+
 def needs_times(whose: str) -> None:
     """Raise ValueError for guidance that was called without the times of its run."""
     require(
         False,
         f"{whose} was used without the times of a run; its weights depend on the steps: use it in a Sampler, or call "
-        f"guidance_for_flow(guidance, flow, times) first",
+        "guidance_for_flow(guidance, flow, times) first",
     )

@@ -2,75 +2,54 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
-import torch.nn.functional as F  # noqa: N812 - its usual name
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 
 from beeline.core.declared import TokenGrid
+from beeline.networks.attending.mode import AttentionMode, ImageAttention
 
 
-class RecordedAttention(TorchFunctionMode):
+class RecordedAttention(AttentionMode):
     """Records the mean attention of image tokens over heads and layers, inside its context and thread.
 
-    ``image`` [B,N,N] is that to other image tokens, ``others`` [B,N,L] that to the other tokens, such as those of a
-    text; rows of each have the sum 1.  Attention over fewer tokens than those of the image is not recorded, and of
-    layers with different numbers of other tokens those with the number of the first.  The network's own result is not
-    changed; the probabilities are computed a second time, in float32.
+    ``image`` [B,N,N] is that to other image tokens, ``text`` [B,N,L] that to the tokens of a text in joint attention;
+    the rows of each have the sum 1.  Of layers with different numbers of tokens of a text those with the number of the
+    first are recorded.  The network's own result is not changed; the probabilities are computed a second time, in
+    float32.
     """
 
     def __init__(self, grid: TokenGrid):
-        super().__init__()
-        self.grid = grid
-        self.sums: dict[str, tuple[Tensor, int]] = {}
+        super().__init__(self._record, grid)
+        self.sums: dict[bool, tuple[Tensor, int]] = {}  # by whether they are those of the text
 
     @property
     def image(self) -> Tensor | None:
         """Attention to image tokens [B,N,N]; None if none was recorded."""
-        return self._mean("image")
+        return self._mean(False)
 
     @property
-    def others(self) -> Tensor | None:
-        """Attention to other tokens [B,N,L]; None if none was recorded."""
-        return self._mean("others")
+    def text(self) -> Tensor | None:
+        """Attention to tokens of the text [B,N,L]; None if none was recorded."""
+        return self._mean(True)
 
-    def _mean(self, name: str) -> Tensor | None:
-        found = self.sums.get(name)
+    def _mean(self, text: bool) -> Tensor | None:
+        found = self.sums.get(text)
         return None if found is None else found[0] / found[1]
 
-    def _add(self, name: str, p: Tensor) -> None:
+    def _record(self, a: ImageAttention) -> Tensor:
+        with torch.no_grad():
+            logits = a.q[:, :, a.image].float() @ a.k.float().mT * a.scale
+            if a.mask is not None:
+                mask = a.mask if a.mask.shape[-2] == 1 else a.mask[..., a.image, :]
+                logits = logits.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else logits + mask
+            p = logits.softmax(-1).mean(1)
+            self._add(False, p[..., a.image])
+            if a.text.stop > a.text.start:
+                self._add(True, p[..., a.text])
+        return a.softmax()
+
+    def _add(self, text: bool, p: Tensor) -> None:
         p = p / p.sum(-1, keepdim=True).clamp(min=1e-12)
-        total, count = self.sums.get(name, (torch.zeros_like(p), 0))
+        total, count = self.sums.get(text, (torch.zeros_like(p), 0))
         if total.shape == p.shape:
-            self.sums[name] = (total + p, count + 1)
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if func is F.scaled_dot_product_attention:
-            given = {**dict(zip(("query", "key", "value", "attn_mask"), args, strict=False)), **kwargs}
-            self.record(given["query"], given["key"], given.get("attn_mask"), given.get("scale"))
-        return func(*args, **kwargs)
-
-    @torch.no_grad()
-    def record(self, q: Tensor, k: Tensor, mask: Tensor | None, scale: float | None) -> None:
-        """Add the attention of queries [B,H,L,D] to keys [B,H,M,D]."""
-        n, length, keys = self.grid.rows * self.grid.columns, q.shape[2], k.shape[2]
-        cross = length == n and keys != n
-        if length < n or not (cross or keys == length):
-            return
-        first = 0 if self.grid.first else length - n
-        q = q[:, :, first : first + n].float()
-        k = k.repeat_interleave(q.shape[1] // k.shape[1], 1).float()  # grouped queries
-        logits = q @ k.mT * (q.shape[-1] ** -0.5 if scale is None else scale)
-        if mask is not None:
-            mask = mask if mask.shape[-2] == 1 else mask[..., first : first + n, :]
-            logits = logits.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else logits + mask
-        p = logits.softmax(-1).mean(1)
-        if cross:
-            self._add("others", p)
-            return
-        self._add("image", p[..., first : first + n])
-        if length > n:
-            self._add("others", torch.cat([p[..., :first], p[..., first + n :]], -1))
+            self.sums[text] = (total + p, count + 1)

@@ -73,4 +73,5 @@ class SaliencyFusion(Containing):
         return f
 
     def calls(self, t: float) -> int:
-        return 4
+        assert isinstance(self.guidance, Guide)
+        return 2 * self.guidance.calls(t)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from beeline.core.errors import require
 from beeline.core.host_times import host_times
-from beeline.core.protocols.flows import Reference
+from beeline.core.protocols.flows import Reference, reference_calls
 from beeline.core.ranges import dataclass
 from beeline.core.types import Cond, Dynamics, expand_time
 from beeline.sampling.guidance.dependence import Containing
@@ -91,7 +91,8 @@ class Nested(Containing):
         return [scales[-1], *(a - b for a, b in zip(before, scales, strict=True))]
 
     def calls(self, t: float) -> int:
-        return 1 + sum(float(w) != 0 for w in self.weights(torch.tensor(t, dtype=torch.float64))[1:])
+        weights = self.weights(torch.tensor(t, dtype=torch.float64))[1:]
+        return 1 + sum(reference_calls(r) for r, w in zip(self.references, weights, strict=True) if float(w) != 0)
 
 
 @dataclass(frozen=True)
@@ -141,5 +142,6 @@ class Conjunction(Containing):
         return summed(field, cond, (*self.references, *base), weights, self.together)
 
     def calls(self, t: float) -> int:
-        others = sum(w != 0 for w in self.weights[1:])
-        return 1 + others + (self.base is not None and sum(self.weights) != 1)
+        base = () if self.base is None else ((self.base, 1 - sum(self.weights)),)
+        others = (*zip(self.references, self.weights[1:], strict=True), *base)
+        return 1 + sum(reference_calls(reference) for reference, w in others if w != 0)

@@ -19,7 +19,7 @@ from beeline.core.ranges import Count, NonNegative, Range, Whole, dataclass
 from beeline.core.types import Cond, Dynamics
 from beeline.sampling.blur import gaussian_blur
 from beeline.sampling.guidance.composition.attention_maps import RecordedAttention
-from beeline.sampling.guidance.dependence import Containing
+from beeline.sampling.guidance.dependence import Containing, needs_evaluation
 from beeline.sampling.guidance.guide import Unconditional
 from beeline.sampling.guidance.predictions import Predictions
 from beeline.solvers.process import FieldReadout
@@ -82,18 +82,18 @@ class GivenRegions:
 class AttentionRegions:
     """Regions by the token of the text to which every image token attends most, relative to its mean.
 
-    S = attention image -> image, C = image -> other tokens, means over heads and layers;  S' = (S + 3 S^2) / 4
+    S = attention image -> image, C = image -> text, means over heads and layers;  S' = (S + 3 S^2) / 4
     M = blur(S' C);  region at i = argmax_k M_ik / mean_i M_ik over ``tokens``
     The region of the token ``background`` is the background; without it, no region is.
-    Assumes a transformer that declares its image tokens (``Traits.tokens``) and attends from them to others, as FLUX
-    and Stable Diffusion 3 do.  Special and padding tokens attract attention: leave them out of ``tokens``.
+    Assumes a transformer with joint attention that declares its image tokens (``Traits.tokens``), such as FLUX and
+    Stable Diffusion 3.  Special and padding tokens attract attention: leave them out of ``tokens``.
     Source: Shen et al. 2024 (arXiv 2404.05384), with a mean over all layers.
 
     >>> AttentionRegions(tokens=(1, 2, 3)).tokens
     (1, 2, 3)
     """
 
-    tokens: tuple[int, ...] = ()  # indices of other tokens from 0; none is all of them
+    tokens: tuple[int, ...] = ()  # indices of tokens of the text, from 0; none is all of them
     background: Whole | None = None  # index in ``tokens`` of that of the background
     deviation: NonNegative = 0.5  # of the blur, in tokens
 
@@ -107,20 +107,20 @@ class AttentionRegions:
         assert tokens is not None
 
         def labels(recorded: RecordedAttention, x: Tensor) -> tuple[Tensor, int]:
-            others, image, grid = recorded.others, recorded.image, recorded.grid
+            text, image = recorded.text, recorded.image
+            grid = tokens(tuple(x.shape[1:]))
             require(
-                others is not None,
-                f"AttentionRegions found no attention from image tokens to others in {type(field).__name__}; its "
+                text is not None and image is not None,
+                f"AttentionRegions found no joint attention with the tokens of a text in {type(field).__name__}; its "
                 "conditions are no tokens: use GivenRegions",
             )
-            assert others is not None
+            assert text is not None and image is not None
             require(
-                not self.tokens or max(self.tokens) < others.shape[2],
-                f"AttentionRegions got tokens={self.tokens}, but there are {others.shape[2]}: give indices below it",
+                not self.tokens or max(self.tokens) < text.shape[2],
+                f"AttentionRegions got tokens={self.tokens}, but there are {text.shape[2]}: give indices below it",
             )
-            if image is not None:
-                others = (image @ others + 3 * image @ (image @ others)) / 4
-            chosen = others[:, :, list(self.tokens)] if self.tokens else others
+            text = (image @ text + 3 * image @ (image @ text)) / 4
+            chosen = text[:, :, list(self.tokens)] if self.tokens else text
             maps = gaussian_blur(chosen.mT.unflatten(2, (grid.rows, grid.columns)), self.deviation)
             maps = maps / maps.mean((2, 3), keepdim=True).clamp(min=1e-12)
             if self.background is not None:  # the background is region 0
@@ -162,6 +162,7 @@ class Regional(Containing):
             f"Regional got window={self.window} and bounds={self.bounds}; both are (low, high), the window inside "
             "[0, 1] and the bounds above 0",
         )
+        needs_evaluation(self.reference, "Regional")
 
     def __call__(self, field: Any, cond: Cond) -> Dynamics:
         require(
