@@ -16,14 +16,11 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from beeline.config.entries import GUIDANCE
+from beeline.config.entries import of as _of
 from beeline.config.places import placed
 from beeline.config.slots import SLOTS
 from beeline.core.errors import BeelineError, nearest, require
-
-
-def _of(module: str, *names: str) -> dict[str, str]:
-    return {name.removesuffix("()"): f"beeline.{module}:{name}" for name in names}
-
 
 CATALOGUE: dict[str, dict[str, str]] = {
     # what a flow is
@@ -95,57 +92,7 @@ CATALOGUE: dict[str, dict[str, str]] = {
     "clocks": _of("solvers.exponential", "LogSNR", "Time", "Ratio"),
     "divergences": _of("density.likelihood", "Exact", "Hutchinson", "HutchPlusPlus"),
     "gradients": _of("density.adjoint", "Stored", "Checkpointed", "Adjoint"),
-    "guidance": _of("sampling.guidance.guide", "Plain", "Guide", "Guides", "CFG()")
-    | _of("sampling.guidance.temperature", "Temperature")
-    | _of("sampling.guidance.confused", "ConfusedClass")
-    | _of("sampling.guidance.straight_through", "StraightThrough")
-    | _of("sampling.guidance.frames", "GivenFrames")
-    | _of("sampling.guidance.projected", "ProjectedFlow")
-    | _of("sampling.guidance.skipping", "SkippedWeak")
-    | _of("sampling.guidance.block_skips", "SkippedBlocks")
-    | _of("sampling.guidance.merging", "MergedTokens")
-    | _of("sampling.guidance.references.substituted", "Substituted")
-    | _of("sampling.guidance.corrected", "RectifiedCFGPlusPlus")
-    | _of("sampling.guidance.adaptive", "AdaptiveWeak")
-    | _of("sampling.guidance.composition.linear", "Nested", "Conjunction")
-    | _of("sampling.guidance.composition.mixture", "Disjunction")
-    | _of("sampling.guidance.composition.fusion", "SaliencyFusion")
-    | _of("sampling.guidance.composition.spatial", "Regional"),
-    "regions": _of("sampling.guidance.composition.spatial", "GivenRegions", "AttentionRegions"),
-    "references": _of("sampling.guidance.guide", "Unconditional", "Weak")
-    | _of("runs.weak_bundle", "WeakBundle")
-    | _of("sampling.guidance.references.negative", "Negative")
-    | _of("sampling.guidance.references.conditions", "Without", "OtherCondition")
-    | _of("sampling.guidance.references.perturbed_time", "PerturbedTime")
-    | _of("sampling.guidance.references.skipped_layers", "SkippedLayers")
-    | _of("sampling.guidance.references.random_condition", "RandomCondition")
-    | _of("sampling.guidance.references.history", "History")
-    | _of("sampling.guidance.references.attention", "PerturbedAttention", "SmoothedAttention", "SparseAttention"),
-    "rules": _of("sampling.guidance.guide", "Extrapolate")
-    | _of("sampling.guidance.rules.steps", "CFGPlusPlus")
-    | _of("sampling.guidance.rules.frequencies", "PerFrequency")
-    | _of("sampling.guidance.rules.norms", "NormRestored")
-    | _of("sampling.guidance.rules.scales", "OverTime")
-    | _of("sampling.guidance.rules.projections", "ZeroStar", "Projected", "Rescaled"),
-    "scale_shapes": _of(
-        "sampling.guidance.rules.scales", "Rising", "Falling", "RaisedCosine", "Sine", "PowerCosine", "Tent"
-    ),
-    "norms": _of("sampling.guidance.rules.norms", "PerToken", "PerRow", "PerChannel"),
-    "controllers": _of("sampling.steering.descending", "EnergyGuidance")
-    | _of("sampling.steering.inverse.moments", "MomentMatching")
-    | _of("sampling.steering.inverse.pulls", "PseudoInverse", "Pull", "Replacement")
-    | _of("sampling.steering.gradients.training_free", "TFG")
-    | _of("sampling.steering.gradients.optimised", "PeriodicOptimisation"),
-    "estimates": _of("sampling.steering.gradients.estimates", "OneStep", "SeveralSteps"),
-    "placements": _of("sampling.steering.gradients.placements", "NoiseKept", "StateKept", "VelocityKept"),
-    "energies": _of("sampling.steering.energies.squared", "Near")
-    | _of("sampling.steering.energies.combined", "Sum", "Scheduled", "Smoothed")
-    | _of("sampling.steering.energies.measured", "Measured"),
-    "operators": _of("sampling.steering.operators.operator", "Identity", "Magnitudes")
-    | _of("sampling.steering.operators.masks", "Mask", "Columns", "Beginning")
-    | _of("sampling.steering.operators.axes", "BlockMean", "GaussianBlur", "MotionBlur")
-    | _of("sampling.steering.operators.channels", "Grey")
-    | _of("sampling.steering.operators.projections", "Matrix", "Projections"),
+    **GUIDANCE,
     "caches": _of("networks.hub.caches", "FirstBlock", "MagCache", "TaylorSeer", "AttentionBroadcast", "FasterCache"),
     "rotaries": _of("networks.hub.sizes.rotary", "PositionInterpolation", "NTKAware", "YaRN"),
     "samplers": _of("sampling.sampler", "Sampler")

@@ -1,0 +1,64 @@
+"""Entries of the catalogue, and those of guidance and steering."""
+
+from __future__ import annotations
+
+
+def of(module: str, *names: str) -> dict[str, str]:
+    """Entries of components of one module of the package, by name."""
+    return {name.removesuffix("()"): f"beeline.{module}:{name}" for name in names}
+
+
+GUIDANCE: dict[str, dict[str, str]] = {
+    "guidance": of("sampling.guidance.guide", "Plain", "Guide", "Guides", "CFG()")
+    | of("sampling.guidance.temperature", "Temperature")
+    | of("sampling.guidance.confused", "ConfusedClass")
+    | of("sampling.guidance.straight_through", "StraightThrough")
+    | of("sampling.guidance.frames", "GivenFrames")
+    | of("sampling.guidance.projected", "ProjectedFlow")
+    | of("sampling.guidance.skipping", "SkippedWeak")
+    | of("sampling.guidance.block_skips", "SkippedBlocks")
+    | of("sampling.guidance.merging", "MergedTokens")
+    | of("sampling.guidance.references.substituted", "Substituted")
+    | of("sampling.guidance.corrected", "RectifiedCFGPlusPlus")
+    | of("sampling.guidance.adaptive", "AdaptiveWeak")
+    | of("sampling.guidance.composition.linear", "Nested", "Conjunction")
+    | of("sampling.guidance.composition.mixture", "Disjunction")
+    | of("sampling.guidance.composition.fusion", "SaliencyFusion")
+    | of("sampling.guidance.composition.spatial", "Regional"),
+    "regions": of("sampling.guidance.composition.spatial", "GivenRegions", "AttentionRegions"),
+    "references": of("sampling.guidance.guide", "Unconditional", "Weak")
+    | of("runs.weak_bundle", "WeakBundle")
+    | of("sampling.guidance.references.negative", "Negative")
+    | of("sampling.guidance.references.conditions", "Without", "OtherCondition")
+    | of("sampling.guidance.references.perturbed_time", "PerturbedTime")
+    | of("sampling.guidance.references.skipped_layers", "SkippedLayers")
+    | of("sampling.guidance.references.random_condition", "RandomCondition")
+    | of("sampling.guidance.references.history", "History")
+    | of("sampling.guidance.references.attention", "PerturbedAttention", "SmoothedAttention", "SparseAttention"),
+    "rules": of("sampling.guidance.guide", "Extrapolate")
+    | of("sampling.guidance.rules.steps", "CFGPlusPlus")
+    | of("sampling.guidance.rules.frequencies", "PerFrequency")
+    | of("sampling.guidance.rules.norms", "NormRestored")
+    | of("sampling.guidance.rules.scales", "OverTime")
+    | of("sampling.guidance.rules.projections", "ZeroStar", "Projected", "Rescaled"),
+    "scale_shapes": of(
+        "sampling.guidance.rules.scales", "Rising", "Falling", "RaisedCosine", "Sine", "PowerCosine", "Tent"
+    ),
+    "norms": of("sampling.guidance.rules.norms", "PerToken", "PerRow", "PerChannel"),
+    "controllers": of("sampling.steering.descending", "EnergyGuidance")
+    | of("sampling.steering.inverse.moments", "MomentMatching")
+    | of("sampling.steering.inverse.pulls", "PseudoInverse", "Pull", "Replacement")
+    | of("sampling.steering.gradients.training_free", "TFG")
+    | of("sampling.steering.gradients.optimised", "PeriodicOptimisation"),
+    "estimates": of("sampling.steering.gradients.estimates", "OneStep", "SeveralSteps"),
+    "placements": of("sampling.steering.gradients.placements", "NoiseKept", "StateKept", "VelocityKept"),
+    "energies": of("sampling.steering.energies.squared", "Near")
+    | of("sampling.steering.energies.combined", "Sum", "Scheduled", "Smoothed")
+    | of("sampling.steering.energies.measured", "Measured"),
+    "operators": of("sampling.steering.operators.operator", "Identity", "Magnitudes")
+    | of("sampling.steering.operators.masks", "Mask", "Columns", "Beginning")
+    | of("sampling.steering.operators.axes", "BlockMean", "GaussianBlur", "MotionBlur")
+    | of("sampling.steering.operators.channels", "Grey")
+    | of("sampling.steering.operators.projections", "Matrix", "Projections"),
+}
+"""How a trained flow is guided and steered."""
