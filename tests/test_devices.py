@@ -320,6 +320,35 @@ def test_controllers_of_gradients(make: Any, device: torch.device) -> None:
         on(bl.Sampler(3, solver=solver, controllers=(make(),))(bl.Flow(net_on(device)), x_on(device)), device)
 
 
+def searches() -> list[Any]:
+    near = tuple(of("energies", "Near", (end, 1.0)) for end in (0.0, 1.0))
+    wanted = of("energies", "Chebyshev", near, (1.0, 2.0))
+    pull = of("controllers", "EnergyGuidance", wanted)
+    return [
+        of("samplers", "BestOf", 4, energy=wanted, candidates=2),
+        of("samplers", "ParetoBest", 4, energies=near, candidates=2),
+        of("samplers", "GreedySearch", 4, energy=wanted, candidates=2),
+        of("samplers", "PathIntegral", 4, energy=wanted, candidates=2),
+        of("samplers", "RolloverBudget", 4, energy=wanted, candidates=2, budget=12),
+        of("samplers", "Particles", 4, energy=wanted, candidates=4, controllers=(pull,)),
+        of(
+            "samplers",
+            "FeynmanKac",
+            4,
+            powers=(2.0, -0.5),
+            candidates=4,
+            references=(of("references", "Unconditional", 3),),
+        ),
+    ]
+
+
+@pytest.mark.parametrize("search", searches(), ids=lambda search: type(search).__name__)
+def test_searches(search: Any, device: torch.device) -> None:
+    flow, cond = bl.Flow(labelled(device)), {"label": torch.arange(6) % 3}
+    for how in (search, search.seeded(range(6), 0)):
+        on(how(flow, x_on(device), cond), device)
+
+
 @pytest.mark.parametrize("gradient", ["Stored", "Checkpointed", "Adjoint"])
 @pytest.mark.parametrize("name", ["Exact", "Hutchinson", "HutchPlusPlus"])
 def test_likelihood(name: str, gradient: str, device: torch.device) -> None:

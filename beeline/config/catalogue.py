@@ -98,6 +98,10 @@ CATALOGUE: dict[str, dict[str, str]] = {
     "samplers": _of("sampling.sampler", "Sampler")
     | _of("sampling.enlarging", "Enlarging")
     | _of("sampling.anchored", "Anchored")
+    | _of("sampling.search.best_of", "BestOf", "ParetoBest")
+    | _of("sampling.search.stepwise", "GreedySearch", "PathIntegral")
+    | _of("sampling.search.rollover", "RolloverBudget")
+    | _of("sampling.search.particles", "Particles", "FeynmanKac")
     | _of("sampling.auto", "auto_sampler()"),
     "resizes": _of("sampling.enlarging", "Bicubic"),
     "fits": _of("distillation.fit_solver", "Bespoke")

@@ -53,6 +53,7 @@ GUIDANCE: dict[str, dict[str, str]] = {
     "estimates": of("sampling.steering.gradients.estimates", "OneStep", "SeveralSteps"),
     "placements": of("sampling.steering.gradients.placements", "NoiseKept", "StateKept", "VelocityKept"),
     "energies": of("sampling.steering.energies.squared", "Near")
+    | of("sampling.steering.energies.chebyshev", "Chebyshev")
     | of("sampling.steering.energies.combined", "Sum", "Scheduled", "Smoothed")
     | of("sampling.steering.energies.measured", "Measured"),
     "operators": of("sampling.steering.operators.operator", "Identity", "Magnitudes")

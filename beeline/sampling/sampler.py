@@ -16,7 +16,7 @@ from beeline.core.modes import check_together, deferred, eval_mode
 from beeline.core.protocols.flows import FullSolver, Guidance, Schedule, Solver
 from beeline.core.protocols.steering import Controller, Run
 from beeline.core.ranges import dataclass
-from beeline.core.types import Cond, leaves, map_cond
+from beeline.core.types import Cond, Dynamics, leaves, map_cond
 from beeline.fields.flow import Flow
 from beeline.sampling.guidance.dependence import for_rows, with_seeds
 from beeline.sampling.guidance.guide import Plain, guidance_for_flow
@@ -155,17 +155,7 @@ class Sampler:
         done: Callable[[Any], None] | None,
         augmented: bool,
     ) -> Tensor:
-        for name, leaf in leaves(cond):
-            require(
-                leaf.ndim > 0 and len(leaf) == len(x),
-                f"the condition{f' {name!r}' if name else ''} has shape {tuple(leaf.shape)} for a batch of {len(x)}; "
-                "the first dimension of every leaf is the batch: pass one row per sample",
-            )
-        guidance = guidance_for_flow(self.guidance, flow, times)
-        f = guidance(process.field_for_run(flow.field, x, times), cond)
-        steering = [complete_controller(c).for_run(Run(flow, cond, times)) for c in self.controllers]
-        for controller in steering:
-            f = controller.steer(f, flow)
+        f, steering = self._steered(flow, process, x, cond, times)
 
         def correct(x: Tensor, t: Tensor) -> Tensor:
             for controller in steering:
@@ -190,12 +180,35 @@ class Sampler:
         result = solver.lower(state)
         if times[-1] != 1:
             return result
+        guidance = guidance_for_flow(self.guidance, flow, times)
         return process.finish(flow.field, lambda field: guidance(field, cond), result)
+
+    def _steered(
+        self, flow: Flow, process: Process, x: Tensor, cond: Cond, times: Tensor
+    ) -> tuple[Dynamics, list[Controller]]:
+        """The guided and steered drift of one run from ``x`` [B,*S], and its controllers."""
+        check_rows(cond, x)
+        guidance = guidance_for_flow(self.guidance, flow, times)
+        f = guidance(process.field_for_run(flow.field, x, times), cond)
+        steering = [complete_controller(c).for_run(Run(flow, cond, times)) for c in self.controllers]
+        for controller in steering:
+            f = controller.steer(f, flow)
+        return f, steering
 
     @property
     def evaluations(self) -> int | None:
         """Number of field evaluations per sample from t = 0 to 1, or None if it depends on the field."""
         return count_evaluations(self.solver, self.guidance, self.times(), self.controllers)
+
+
+def check_rows(cond: Cond, x: Tensor) -> None:
+    """Raise ValueError for a condition without one row for every state of ``x`` [B,*S]."""
+    for name, leaf in leaves(cond):
+        require(
+            leaf.ndim > 0 and len(leaf) == len(x),
+            f"the condition{f' {name!r}' if name else ''} has shape {tuple(leaf.shape)} for a batch of {len(x)}; "
+            "the first dimension of every leaf is the batch: pass one row per sample",
+        )
 
 
 def count_evaluations(

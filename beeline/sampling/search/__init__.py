@@ -1,0 +1,1 @@
+"""Samplers that compare several candidates for every sample."""
