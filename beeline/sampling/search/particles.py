@@ -53,7 +53,7 @@ class Move(NamedTuple):
 
     mean: Tensor  # [n*B,*S] of the next state
     spread: Tensor  # standard deviation of its noise, [n*B,1,...]
-    potential: Tensor  # [n*B] logarithm of the intermediate target over the law of the moves, before the step
+    potential: Tensor  # [n*B] logarithm of the weight at the start of the step
     gain: Tensor  # [n*B] growth of the log-weight in the step
     shift: Tensor  # [n*B,*S] (mean - mean of the unsteered step) / spread
 
@@ -118,7 +118,7 @@ class WeightedParticles(StochasticSearch):
         return torch.special.ndtr(self.normal(x0.new_empty(len(x0)), 1, *names)).clamp(max=1 - 1e-6)
 
     def _resampled(self, log_w: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
-        """The particles [n,B] that go on and their log-weights, for those of the present ones."""
+        """The particles [n,B] that continue and their log-weights, for those of the present ones."""
         n, log_w = len(log_w), log_w.log_softmax(0)
         poor = (2 * log_w).logsumexp(0) > -torch.log(torch.as_tensor(max(self.threshold, 1e-9) * n)).to(log_w)
         same = torch.arange(n, device=log_w.device)[:, None].expand_as(log_w)
@@ -134,11 +134,11 @@ class Particles(WeightedParticles):
     """Particles whose weights make samples follow p(x1) exp(-E(x1)), a posterior for E = -log p(y | x1).
 
     potential phi_t = -E(D(x_t, t), t);  log W += phi_s - phi_t in every step, and with controllers
-    += log N(x_s; plain step) - log N(x_s; steered step);  p is the law of the stochastic sampler
+    += log N(x_s; plain step) - log N(x_s; steered step);  p is the distribution of the stochastic sampler
     Exact in the limit of particles for any potential before t = 1, which changes the variance alone; the bias is of
     order 1/n, and that of the sampler's step.  Controllers such as EnergyGuidance lead particles to low energies and
     thereby need fewer of them; their last step, which adds no noise, is not steered.  Without controllers the energy
-    needs no gradient.  With guidance, p is the law of guided sampling.
+    needs no gradient.  With guidance, p is that of guided sampling.
     Assumes a Gaussian source, an independent coupling, the affine path of the flow, and guidance and controllers that
     have no memory of single samples and do not correct states.
     Source: Wu et al. 2023, "Practical and Asymptotically Exact Conditional Sampling in Diffusion Models"

@@ -28,9 +28,9 @@ def moments(search, flow, size=1):
     return mean[0], covariance[0]
 
 
-def exact(law, energy):
+def exact(target, energy):
     """Mean and covariance of p exp(-E) on a grid of the plane."""
-    weights = (law.log_prob(PLANE) - energy(PLANE, torch.ones(len(PLANE)))).softmax(0)
+    weights = (target.log_prob(PLANE) - energy(PLANE, torch.ones(len(PLANE)))).softmax(0)
     mean = weights @ PLANE
     return mean, (PLANE - mean).T @ ((PLANE - mean) * weights[:, None])
 
@@ -73,12 +73,12 @@ def test_annealing_products_and_means_of_gaussians(powers, references):
 
 
 def test_annealing_of_a_mixture_weighs_its_modes_again():
-    law = GaussianMixture([[-2.0], [1.5]], (0.3, 0.5), (0.3, 0.7))
+    target = GaussianMixture([[-2.0], [1.5]], (0.3, 0.5), (0.3, 0.7))
     x = GRID[:, None]
-    weights = (0.5 * law.log_prob(x)).softmax(0)
+    weights = (0.5 * target.log_prob(x)).softmax(0)
     wanted = weights @ x
     search = many(FeynmanKac, 100, 8000, powers=(0.5,), deviation=1.67)
-    mean, covariance = moments(search, law.flow())
+    mean, covariance = moments(search, target.flow())
     assert float((mean - wanted).abs()) < 0.06
     assert float(covariance / (weights @ (x - wanted).square())) == pytest.approx(1, abs=0.05)
 
@@ -99,13 +99,13 @@ NEAR = Near((1.2, 0.3), 0.7)
 @pytest.mark.slow
 @pytest.mark.parametrize("steered", [False, True])
 @pytest.mark.parametrize(
-    ("law", "energy"), [(GAUSSIAN, NEAR), (TWO, Near((0.4, 0.3), 0.8))], ids=["Gaussian", "mixture"]
+    ("target", "energy"), [(GAUSSIAN, NEAR), (TWO, Near((0.4, 0.3), 0.8))], ids=["Gaussian", "mixture"]
 )
-def test_posteriors_are_exact_with_many_particles(law, energy, steered):
+def test_posteriors_are_exact_with_many_particles(target, energy, steered):
     controllers = (EnergyGuidance(energy, 0.7),) if steered else ()
     search = many(Particles, 100, 60_000, energy=energy, controllers=controllers)
-    mean, covariance = moments(search, law.flow(), 2)
-    wanted, spread = exact(law, energy)
+    mean, covariance = moments(search, target.flow(), 2)
+    wanted, spread = exact(target, energy)
     assert float((mean - wanted).norm() / wanted.norm()) < 0.02
     assert float((covariance - spread).norm() / spread.norm()) < 0.05
 

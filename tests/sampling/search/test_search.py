@@ -23,8 +23,8 @@ from beeline.sampling.steering.energies.squared import Near
 from beeline.solvers.diffusions import Fading, White
 from beeline.solvers.sde import EulerMaruyama
 
-LAW = GaussianMixture.ring(labelled=True)
-RING = bl.Flow(LAW.field(), null={"label": 8})
+MODES = GaussianMixture.ring(labelled=True)
+RING = bl.Flow(MODES.field(), null={"label": 8})
 TARGET = Near((4.2, 0.6), deviation=0.5**0.5)  # E = |x - target|^2
 COND = {"label": torch.tensor([0, 3, 8, 5, 8])}
 X0 = bl.Rng(5).normal(torch.empty(5, 2, dtype=torch.float64))
@@ -47,7 +47,7 @@ class Counting:
     """A field that counts the states it is given."""
 
     def __init__(self):
-        self.states, self.field = 0, LAW.field()
+        self.states, self.field = 0, MODES.field()
 
     def __call__(self, x, t, cond=None):
         self.states += len(x)
@@ -94,7 +94,7 @@ def test_best_of_returns_the_best_of_its_samples():
     assert torch.allclose(kept[-1][:5], bl.Sampler(8)(RING, X0, COND))
 
 
-def test_greedy_search_goes_on_from_the_child_with_the_lowest_predicted_energy():
+def test_greedy_search_continues_from_the_child_with_the_lowest_predicted_energy():
     seen = []
 
     def energy(x1, t, cond=None):
@@ -110,7 +110,7 @@ def test_greedy_search_goes_on_from_the_child_with_the_lowest_predicted_energy()
     )
     for (t, x1, value), (at, x) in zip(seen, states[1:-1], strict=True):
         time = torch.full((5,), at, dtype=x.dtype)
-        data = x + (1 - at) * LAW.field()(x, time, COND)
+        data = x + (1 - at) * MODES.field()(x, time, COND)
         assert at == pytest.approx(t)
         assert torch.allclose(data, x1.reshape(3, 5, 2)[value.reshape(3, 5).argmin(0), torch.arange(5)])
 
@@ -118,7 +118,7 @@ def test_greedy_search_goes_on_from_the_child_with_the_lowest_predicted_energy()
 def test_search_lowers_energies_and_the_ones_of_steps_more_than_best_of():
     x0 = bl.Rng(0).normal(torch.empty(60, 2, dtype=torch.float64))
     t, solver = torch.ones(60), EulerMaruyama(White(bl.Rng(0)), Fading(2.0))
-    ring = bl.Flow(LAW.field())
+    ring = bl.Flow(MODES.field())
     energy = {
         type(search).__name__: float(TARGET(search(ring, x0), t).mean())
         for search in (
@@ -214,11 +214,11 @@ def test_pareto_samples_have_their_own_preferences_and_cover_the_front():
     weights = search.preferences(x0)
     assert bool((weights >= 0).all()) and torch.allclose(weights.sum(1), torch.ones(100, dtype=x0.dtype))
     assert abs(float(weights[:, 0].mean()) - 0.5) < 0.12 and abs(float(weights[:, 0].var()) - 1 / 12) < 0.03
-    made = search(bl.Flow(LAW.field()), x0)
+    made = search(bl.Flow(MODES.field()), x0)
     values = torch.stack([energy(made, torch.ones(100)) for energy in BOTH], 1)
     first = values[:, 0].argsort()
     assert float(weights[first[:30], 0].mean()) > float(weights[first[-30:], 0].mean()) + 0.2
-    single = BestOf(6, energy=Chebyshev(BOTH, (0.5, 0.5)), candidates=16)(bl.Flow(LAW.field()), x0)
+    single = BestOf(6, energy=Chebyshev(BOTH, (0.5, 0.5)), candidates=16)(bl.Flow(MODES.field()), x0)
     one = torch.stack([energy(single, torch.ones(100)) for energy in BOTH], 1)
     reference = torch.tensor([40.0, 40.0], dtype=values.dtype)
     assert hypervolume(values, reference) > hypervolume(one, reference)
