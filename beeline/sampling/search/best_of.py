@@ -12,7 +12,6 @@ from beeline.core.protocols.steering import Energy
 from beeline.core.ranges import dataclass
 from beeline.core.types import Cond
 from beeline.fields.flow import Flow
-from beeline.sampling.sampler import Sampler
 from beeline.sampling.search.candidates import Done, Search, Watch, lowest, picked, tiled_cond
 from beeline.sampling.steering.controller import energies_of
 
@@ -22,11 +21,8 @@ class Finished(Search):
     """Base of searches that compare finished samples; a subclass gives ``_chosen``."""
 
     def _search(self, flow: Flow, x0: Tensor, cond: Cond, watch: Watch | None, done: Done | None) -> Tensor:
-        n = self.candidates
-        own = self._own(n)
-        plain = Sampler(own.steps, own.schedule, own.solver, own.guidance, own.controllers)
-        wide = tiled_cond(cond, n)
-        x1 = plain(flow, self.starts(flow, x0), wide, watch=watch, done=done)
+        wide = tiled_cond(cond, self.candidates)
+        x1 = self._own(self.candidates)(flow, self.starts(flow, x0), wide, watch=watch, done=done)
         return picked(x1, self._chosen(x1, wide, x0))
 
     def _chosen(self, x1: Tensor, cond: Cond, x0: Tensor) -> Tensor:
@@ -44,12 +40,12 @@ class BestOf(Finished):
     """Best of n: the candidate with the lowest energy among n samples from different noise.
 
     x1 = argmin_k E(sampler(flow, x0_k)),  k = 1 .. n
-    The energy needs no gradient.  With any energy the samples are those of the flow, and their distribution is the
-    target only where the energy says so: a low energy alone is no posterior.
+    The energy needs no gradient.  The results are samples of the flow with a low energy, not a posterior: with more
+    candidates they concentrate where the energy is lowest.
     Source: Ma et al. 2025, "Inference-Time Scaling for Diffusion Models beyond Scaling Denoising Steps"
     (arXiv 2501.09732), random search.
 
-    >>> search = BestOf(1, energy=lambda x1, t, cond=None: x1.sum(1), candidates=4)
+    >>> search = BestOf(1, energy=lambda x1, t, cond=None: x1.sum(1), candidates=16)
     >>> bool(search(Flow(lambda x, t: 0 * x), torch.zeros(1, 2)).sum() < 0)
     True
     """

@@ -27,7 +27,6 @@ from beeline.sampling.steering.controller import affine_path, complete_controlle
 from beeline.solvers.diffusions import White
 from beeline.solvers.process import process_of, require_ode
 from beeline.solvers.sde import EulerMaruyama
-from beeline.solvers.wrappers import complete
 
 Watch = Callable[[Tensor, Tensor], None]
 Done = Callable[[Any], None]
@@ -53,7 +52,8 @@ class Search(Sampler):
         if self.seeds:
             return replace(self, seeds=self.seeds[start:end])
         made = super().for_rows(start, end)
-        return replace(self, solver=made.solver, controllers=made.controllers, rng=self.rng.fork("rows", start))
+        fresh = self.rng.fork("rows", start)
+        return replace(self, solver=made.solver, guidance=made.guidance, controllers=made.controllers, rng=fresh)
 
     def __call__(
         self,
@@ -113,12 +113,13 @@ class Search(Sampler):
         return (rng.rows(self.seeds, whole) if self.seeds else rng.normal(whole)).transpose(0, 1).flatten(0, 1)
 
     def _own(self, n: int) -> Sampler:
-        """This sampler with solver and controllers for ``n`` candidates of every sample, with a seed each."""
-        if not self.seeds:
-            return self
-        keys = [self.rng.fork("candidate", k, seed).key() for k in range(n) for seed in self.seeds]
-        steering = tuple(complete_controller(c).with_seeds(keys) for c in self.controllers)
-        return replace(self, solver=complete(self.solver).with_seeds(keys), controllers=steering)
+        """The settings for ``n`` candidates of every sample: those of a Sampler, with a seed for each candidate."""
+        plain = Sampler(self.steps, self.schedule, self.solver, self.guidance, self.controllers)
+        return plain.seeded(self.keys(n)) if self.seeds else plain
+
+    def keys(self, n: int) -> list[int]:
+        """A seed for every one of ``n`` candidates of every sample; none without seeds."""
+        return [self.rng.fork("candidate", k, seed).key() for k in range(n) for seed in self.seeds]
 
     def starts(self, flow: Flow, x0: Tensor, n: int | None = None) -> Tensor:
         """Initial states [n*B,*S]: ``x0`` [B,*S], and further samples of the source."""

@@ -10,6 +10,7 @@ from beeline.core.errors import require
 def nondominated(energies: Tensor) -> Tensor:
     """Whether no other row of ``energies`` [N,M] is as low in every energy and lower in one: [N].
 
+    >>> import torch
     >>> nondominated(torch.tensor([[0.0, 1.0], [1.0, 0.0], [1.0, 1.0]]))
     tensor([ True,  True, False])
     """
@@ -20,6 +21,7 @@ def nondominated(energies: Tensor) -> Tensor:
 def hypervolume(energies: Tensor, reference: Tensor) -> float:
     """The area between a front of two energies [N,2] and the ``reference`` [2], which is above the front.
 
+    >>> import torch
     >>> hypervolume(torch.tensor([[0.0, 1.0], [1.0, 0.0]]), torch.tensor([2.0, 2.0]))
     3.0
     """

@@ -19,7 +19,8 @@ from beeline.core.ranges import Positive, Share, dataclass
 from beeline.core.types import Cond, Dynamics, expand_time
 from beeline.fields.flow import Flow
 from beeline.paths.affine import AffinePath
-from beeline.sampling.guidance.guide import FlowDependent, Plain
+from beeline.sampling.guidance.dependence import FlowDependent, with_seeds
+from beeline.sampling.guidance.guide import Plain
 from beeline.sampling.guidance.predictions import Predictions
 from beeline.sampling.search.candidates import (
     Done,
@@ -242,7 +243,9 @@ class FeynmanKac(WeightedParticles):
         return x0 / sum(self.powers) ** 0.5
 
     def _moves(self, flow: Flow, path: AffinePath, x: Tensor, cond: Cond) -> Moves:
-        references = [r.for_flow(flow) if isinstance(r, FlowDependent) else r for r in self.references]
+        keys = self.keys(self.candidates)
+        own = [r.for_flow(flow) if isinstance(r, FlowDependent) else r for r in self.references]
+        references = [with_seeds(reference, keys) if keys else reference for reference in own]
         field = process_of(flow).field_for_run(flow.field, x, self.times())
         predictions = Predictions(field, cond, references)
         total, centre = sum(self.powers), torch.zeros_like(x)

@@ -29,7 +29,7 @@ class RolloverBudget(StochasticSearch):
     """Rollover budget forcing: a step ends as soon as a child improves, and leaves its unused evaluations to the next.
 
     quota = (budget - n) // steps for each step;  child = mean(x_t) + g sqrt(s - t) z, one at a time;
-    E(D(child)) < best so far: continue from it, quota of the next step += unused;  quota used: continue from the best child
+    E(D(child)) < best so far: continue from it, quota of the next step += unused;  quota used: from the best child
     The first of n initial states is that with the lowest energy.  The last step with noise takes the rest of the
     budget, and the result is the datum that its best child predicts.  Every sample takes ``budget`` evaluations of the
     guided field, neither more nor fewer.  The energy needs no gradient; that of early predictions, which are blurred,
