@@ -27,10 +27,15 @@ from beeline.evaluation.metrics import Frechet
 from beeline.networks.dit import DiT
 from beeline.runs.bundle import Bundle
 from beeline.sampling.guidance.guide import Extrapolate, Guide, Plain, Unconditional, Weak
+from beeline.sampling.guidance.references.attention import PerturbedAttention, SmoothedAttention
+from beeline.sampling.guidance.references.history import History
 from beeline.sampling.guidance.references.perturbed_time import PerturbedTime
+from beeline.sampling.guidance.references.random_condition import RandomCondition
+from beeline.sampling.guidance.references.skipped_layers import SkippedLayers
 from beeline.sampling.guidance.rules.norms import NormRestored, PerRow
 from beeline.sampling.guidance.rules.projections import Projected, Rescaled, ZeroStar
 from beeline.sampling.guidance.rules.scales import OverTime, RaisedCosine, Rising
+from beeline.sampling.guidance.rules.steps import CFGPlusPlus
 from beeline.solvers.runge_kutta import EULER, HEUN
 from beeline.training.config import Training
 from beeline.training.fit import fit
@@ -90,7 +95,12 @@ def references(weak: Bundle) -> Mapping[str, Reference]:
     return {
         "unconditional": Unconditional(),
         "weak network": Weak(weak.flow.field),
+        "random condition": RandomCondition(),
         "perturbed time": PerturbedTime(0.2),
+        "skipped block": SkippedLayers(),
+        "perturbed attention": PerturbedAttention(),
+        "smoothed attention": SmoothedAttention(),
+        "earlier prediction": History(),
     }
 
 
@@ -99,6 +109,7 @@ def rules(scale: float) -> Mapping[str, Rule]:
         "extrapolation": Extrapolate(scale),
         "rising": OverTime(scale, Rising()),
         "raised cosine": OverTime(scale, RaisedCosine()),
+        "CFG++": CFGPlusPlus(scale / 3),
         "optimised scale": ZeroStar(scale),
         "projected": Projected(scale),
         "norm restored": NormRestored(scale, PerRow()),
