@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from beeline.cli import tuning
 from beeline.cli.conditions import condition
 from beeline.cli.console import progress, working, write_traceback
-from beeline.cli.steering import steered
+from beeline.cli.verbs.steering import steered
 from beeline.config import build as config
 from beeline.config import catalogue
 from beeline.config.translation import read_description

@@ -45,10 +45,12 @@ from beeline.cli.errors import OUT_OF_MEMORY, fail, internal_error
 from beeline.cli.memory import keep_memory
 from beeline.cli.runs.commands import app as runs_app
 from beeline.cli.verbs.averaging import average
+from beeline.cli.verbs.describing import describe, list_
 from beeline.cli.verbs.encoding import encode
 from beeline.cli.verbs.exporting import export
 from beeline.cli.verbs.probing import probe
 from beeline.cli.verbs.sampling import sample
+from beeline.cli.verbs.solving import solve
 from beeline.core.errors import BeelineError, nearest, require
 
 app = typer.Typer(
@@ -331,34 +333,13 @@ def push(
     print_result(commands.push(bundle, name, private, license_), json_)
 
 
-@app.command("list", epilog="Example: beeline list solvers")
-def list_(
-    kind: Annotated[str | None, typer.Argument(help="A kind of component; default all kinds.")] = None,
-    json_: Json = False,
-) -> None:
-    """List components by kind, one line each."""
-    from beeline.cli import listing
-
-    listing.list_components(kind, json_)
-
-
-@app.command("show", hidden=True)
-@app.command(epilog="Example: beeline describe digits --yaml > mine.yaml && beeline train mine.yaml")
-def describe(
-    name: Annotated[str, typer.Argument(help="A component or a recipe.")],
-    yaml: Annotated[bool, typer.Option("--yaml", help="Print a recipe as YAML.")] = False,
-    set_: Set = None,
-    json_: Json = False,
-) -> None:
-    """Describe a component (formula, assumptions, settings, source) or a recipe."""
-    from beeline.cli import describing
-
-    describing.describe(name, yaml, set_ or [], json_)
-
-
+app.command("list", epilog="Example: beeline list solvers")(list_)
+app.command("show", hidden=True)(describe)
+app.command(epilog="Example: beeline describe digits --yaml > mine.yaml && beeline train mine.yaml")(describe)
 app.add_typer(runs_app, name="runs")
 app.command(epilog="Example: beeline encode photos --encoder hub:stabilityai/sd-vae-ft-mse --out latents")(encode)
 app.command(epilog="Example: beeline export runs/student --to onnx --out student")(export)
+app.command(epilog="Example: beeline solve runs/mnist inpaint cut.png --mask mask.png -n 4 --out filled.png")(solve)
 app.command(epilog="Example: beeline probe model/transformer --data latents.npz --out convention.py")(probe)
 
 

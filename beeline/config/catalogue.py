@@ -195,6 +195,7 @@ CATALOGUE: dict[str, dict[str, str]] = {
     | _of("recipes.learning", "heavy_tails()", "guidance_free()", "model_guidance()", "anticipating()", "dispersed()")
     | _of("recipes.learning", "smooth()", "self_rectified()", "ring()"),
     "runs": _of("runs.run", "Run", "Distilled"),
+    "tasks": _of("runs.solving.tasks", "Inpaint", "Impute", "Forecast", "Upscale", "Deblur", "Denoise", "Colourise"),
 }
 
 CUSTOM: dict[str, Any] = {}

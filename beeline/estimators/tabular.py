@@ -16,15 +16,15 @@ from beeline.core.errors import require
 from beeline.core.files import write_text
 from beeline.core.modes import AUTO, Device, device_of, eval_mode, resolve_device
 from beeline.core.rng import Rng
-from beeline.core.types import Batch, Cond, leaves, map_cond
+from beeline.core.types import Batch, Cond, map_cond
 from beeline.data.tables.dtypes import pandas
 from beeline.data.tables.files import TableFile, TableStream, leave_out, parted
+from beeline.data.tables.imputation import fill, held
 from beeline.data.tables.infer import infer, label, named
 from beeline.data.tables.table import Table
 from beeline.data.tables.writing import save_parts
 from beeline.density.likelihood import Exact, Hutchinson
 from beeline.distillation.students import OneStep
-from beeline.estimators.imputation import fill
 from beeline.estimators.row_input import frame_of, say, seed_of, warn_not_learned
 from beeline.estimators.sklearn_interface import TableEstimator
 from beeline.estimators.tabular_density import counterfactual, log_prob
@@ -241,11 +241,7 @@ class TabularFlow(TableEstimator):
         starts = sorted({first, *range(-(-first // BLOCK) * BLOCK, first + n, BLOCK)})
         with eval_mode(flow):  # once, as blocks are sampled in parallel
             x1 = torch.cat(parallel_map(block, starts) if where.type == "cpu" else [block(i) for i in starts])
-        if cond is None:
-            return x1
-        given: dict[str, Tensor] = dict(leaves(cond))
-        wide = torch.tensor([code.width for code in self.table_.coded.values()])
-        return torch.where(given["mask"].repeat_interleave(wide, 1) > 0, given["known"], x1)
+        return x1 if cond is None else held(self.table_, cond, x1)
 
     def impute(self, X: Any, *, draws: int = 1, random_state: int | None = None) -> Any:
         """The rows with empty cells sampled from their distribution given the other cells.

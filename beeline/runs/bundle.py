@@ -30,7 +30,10 @@ from beeline.sampling.spread import parallel_map
 
 NUMBERS = 2**19  # in a batch of small data, so that its features stay in the cache of a processor
 if TYPE_CHECKING:  # imported when a bundle is evaluated
+    from beeline.core.protocols.steering import Controller
     from beeline.evaluation.scores import Report
+    from beeline.runs.solving.solve import Solution
+    from beeline.runs.solving.tasks import Task
 
 HUB = "hub:"  # what stands before the id of a bundle on the hub, so that no missing directory is looked for there
 
@@ -122,6 +125,35 @@ class Bundle:
         made = self.draw(x0, self.condition(cond, len(x0)), sampler=how, batch_size=batch_size)
         assert self.modality is not None
         return self.modality.decode(made)
+
+    def solve(
+        self,
+        task: Task | str,
+        given: Any,
+        *,
+        draws: int = 1,
+        noise: float | None = None,
+        cond: Any = None,
+        seed: int = 0,
+        sampler: Sampler | None = None,
+        controller: Callable[[Any], Controller] | None = None,
+    ) -> Solution:
+        """Data sampled given what was observed of them: a task such as "inpaint" or Upscale(), and incomplete data.
+
+        ``given``: a file, or data in the user's own form, with NaN, empty cells or transparent pixels where something
+        is missing.  ``draws``: samples for every datum, whose deviation says how certain they are.
+        ``noise``: standard deviation of the noise of the measurement in the units of encoded data (1 is half the range
+        of pixels); by default what was observed is kept exactly where the task fills a part.
+        ``controller``: one for linear problems, such as MomentMatching (the default), PseudoInverse or Pull.
+
+        Raises BeelineError for data that do not fit the task, and for an unknown task.
+        """
+        from beeline.runs.solving.solve import Settings, solve
+        from beeline.sampling.steering.inverse.moments import MomentMatching
+
+        made = config.parse(task, "tasks") if isinstance(task, str) else task
+        how = Settings(draws, noise, cond, seed, sampler or self.sampler, controller or MomentMatching)
+        return solve(self, made, given, how)
 
     def start(self, seeds: Sequence[int], seed: int = 0) -> Tensor:
         """Source points [len(seeds), *S]; row i depends on ``seed`` and seeds[i] alone."""

@@ -10,7 +10,7 @@ import pytest
 
 import beeline as bl
 from beeline.cli.main import run
-from beeline.cli.steering import controller, steered
+from beeline.cli.verbs.steering import controller, steered
 from beeline.data.points import Points
 from beeline.sampling.steering.descending import EnergyGuidance
 from beeline.sampling.steering.energies.measured import Measured

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from beeline.core.types import Cond, leaves
 from beeline.data.tables.infer import named
 from beeline.data.tables.table import Table
 
@@ -16,6 +17,13 @@ ATTEMPTS = 20  # samples of a cell that comes back empty
 
 Draw = Callable[[Any, int], Tensor]
 """(partial rows, attempt) -> coordinates [N,D] of complete rows."""
+
+
+def held(table: Table, cond: Cond, x1: Tensor) -> Tensor:
+    """Coordinates [N,D] with those of known cells, whose condition is ``cond``."""
+    given: dict[str, Tensor] = dict(leaves(cond))
+    wide = torch.tensor([code.width for code in table.coded.values()])
+    return torch.where(given["mask"].repeat_interleave(wide, 1) > 0, given["known"], x1)
 
 
 def fill(table: Table, frame: Any, draw: Draw) -> Any:

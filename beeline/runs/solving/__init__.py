@@ -1,0 +1,1 @@
+"""Inverse problems of a bundle: what is missing in data is sampled given the rest."""
