@@ -13,6 +13,7 @@ from torch import Tensor, nn
 import beeline as bl
 from beeline.config.catalogue import CATALOGUE, member
 from beeline.core.modes import AUTO, place_for, resolve_device
+from beeline.data.energies.tables import Reader
 from beeline.distillation.fit_solver import Bespoke
 from beeline.evaluation.heldout import HeldOut
 from beeline.objectives.matching import Drop, FlowMatching
@@ -347,6 +348,25 @@ def test_searches(search: Any, device: torch.device) -> None:
     flow, cond = bl.Flow(labelled(device)), {"label": torch.arange(6) % 3}
     for how in (search, search.seeded(range(6), 0)):
         on(how(flow, x_on(device), cond), device)
+
+
+def test_energies(device: torch.device) -> None:
+    x, t = x_on(device, 6, 3, 8, 8), torch.linspace(0, 1, 6, device=device)
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3)).to(device)
+    labels = of("energies", "Label", nn.Sequential(nn.Flatten(), nn.Linear(192, 3)).to(device))
+    colour, zero = of("energies", "MeanColour", (1.0, 0.5, 0.0)), torch.zeros(3, 8, 8)
+    for energy in (
+        of("energies", "Sum", (colour, of("energies", "Scheduled", colour, shape=of("scale_shapes", "Rising")))),
+        of("energies", "Smoothed", colour),
+        of("energies", "FeatureDistance", of("encoders", "RandomFeatures", 4), zero),
+        of("energies", "PerceptualDistance", net, ("0", "1"), zero),
+        labels,
+    ):
+        on(energy(x, t, (torch.arange(6) % 3).to(device)), device)
+    on(of("energies", "Motif", (0, 1))(x_on(device, 6, 5, 3).softmax(-1), t), device)
+    rows = Reader(1, (-1.0, 0.0, 1.0), (0.0, 1.0, 5.0))
+    on(of("energies", "ColumnSum", ("a",), 3.0, readers=(rows,))(x_on(device, 6, 3), t), device)
+    on(of("energies", "ColumnRange", "a", 3.0, readers=(rows,))(x_on(device, 6, 3), t), device)
 
 
 @pytest.mark.parametrize("gradient", ["Stored", "Checkpointed", "Adjoint"])

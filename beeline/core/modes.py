@@ -226,6 +226,11 @@ def eval_mode(*parts: Any, grad: bool = False) -> Iterator[None]:
             module.training = True
 
 
+def graph_of(x: Tensor) -> contextlib.AbstractContextManager[Any]:
+    """Context manager: a graph is recorded only where one is recorded for ``x``, as networks that are frozen need."""
+    return torch.set_grad_enabled(torch.is_grad_enabled() and x.requires_grad)
+
+
 def wide(x: Tensor) -> Tensor:
     """``x`` in float32, or in its own dtype where that is better: integration states, times, norms and losses."""
     return x.to(torch.promote_types(x.dtype, torch.float32))

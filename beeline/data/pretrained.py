@@ -54,9 +54,13 @@ class Prompted(ModalityBase):
         pixels = processor.preprocess_video(raw) if self.family.temporal else processor.preprocess(raw)
         return Batch(latents_of(self.pipeline.vae, self.family, pixels))
 
+    def pixels(self, x: Tensor) -> Tensor:
+        """Latents [N,*S] as images [N,C,H,W] or videos [N,C,F,H,W], about in [-1, 1]; differentiable."""
+        return pixels_of(self.pipeline.vae, self.family, x)
+
     def decode(self, x: Tensor) -> Any:
         """Latents [N,*S] as images of PIL, or as lists of frames."""
-        pixels = pixels_of(self.pipeline.vae, self.family, x)
+        pixels = self.pixels(x.detach())
         if pixels.ndim == 5:
             return self.pipeline.video_processor.postprocess_video(pixels, output_type="pil")
         return self._processor.postprocess(pixels, output_type="pil")

@@ -49,9 +49,8 @@ class Inception(EncoderBase):
     def hash(self) -> str:
         return _hash(*_state(self.weights))
 
-    @torch.no_grad()
     def __call__(self, x: Tensor) -> Tensor:
-        """Features [B,2048] in float32."""
+        """Features [B,2048] in float32; with a graph where ``x`` has one."""
         require(
             x.ndim == 4 and x.shape[1] in (1, 3) and min(x.shape[2:]) > 0,
             f"Inception was given data of shape {tuple(x.shape)}; it takes pictures [B,C,H,W] of one or three "

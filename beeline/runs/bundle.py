@@ -27,6 +27,7 @@ from beeline.fields.flow import Flow
 from beeline.runs import manifest
 from beeline.sampling.sampler import Sampler
 from beeline.sampling.spread import parallel_map
+from beeline.sampling.steering.modalities import for_modality
 
 NUMBERS = 2**19  # in a batch of small data, so that its features stay in the cache of a processor
 if TYPE_CHECKING:  # imported when a bundle is evaluated
@@ -200,7 +201,7 @@ class Bundle:
         The batch size follows from the size of a datum unless it is given.  Small data are sampled in batches on all
         cores of a processor at once; ``watch`` sees one batch after another.
         """
-        how, where = sampler or self.sampler, self.device
+        how, where = for_modality(sampler or self.sampler, self.modality), self.device
         size = batch_size or min(2048, max(256, NUMBERS // max(1, x0[0].numel())))
         require(size >= 1, f"batch_size={size}; a batch holds at least one sample")
 

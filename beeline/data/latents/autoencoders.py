@@ -79,7 +79,6 @@ class DiffusersVAE:
         latents: Tensor = net.encode(shown).latent_dist.mode()
         return latents
 
-    @torch.no_grad()
     def decode(self, z: Tensor) -> Tensor:
         images: Tensor = self._network(z).decode(z.float()).sample
         return images

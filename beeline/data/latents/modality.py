@@ -114,13 +114,17 @@ class LatentImage(ModalityBase):
             f"a tensor of shape {tuple(x.shape)} cannot be decoded to images, because latents have shape "
             f"{self.shape or '()'}; give [N,C,H,W] of that shape, and fit the modality first",
         )
+        with torch.no_grad():
+            return self.image.decode(torch.cat([self.pixels(part).cpu() for part in x.split(AT_ONCE)]))
+
+    def pixels(self, x: Tensor) -> Tensor:
+        """Images [N,C,H,W], about in [-1, 1], of normalised latents [N,*S]; differentiable."""
         self._check_weights()
         mean, std = self._statistics(x)
-        made = [self.autoencoder.decode(z).cpu() for z in (x.float() * std + mean).split(AT_ONCE)]
-        images = torch.cat(made)
+        images = self.autoencoder.decode(x.float() * std + mean)
         if self.image.shape[0] == 1 and images.shape[1] > 1:  # a grayscale image was encoded as RGB
             images = images.mean(1, keepdim=True)
-        return self.image.decode(images)
+        return images
 
     def latents(self, raw: Images, device: torch.device | None = None) -> Tensor:
         """The latents of images, not normalised, [N,C,H,W] on the CPU."""

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from beeline.core.declared import TokenGrid, Traits
 from beeline.core.errors import require
+from beeline.core.modes import graph_of
 from beeline.core.types import Cond, map_cond
 from beeline.networks.hub.calls.skips import returns_inputs
 from beeline.networks.hub.layout import Known, cast, dtype_of
@@ -376,8 +377,8 @@ def latents_of(vae: Any, family: Family, pixels: Tensor) -> Tensor:
 
 
 def pixels_of(vae: Any, family: Family, x: Tensor) -> Tensor:
-    """Latents of the flow as pixels [N,C,H,W] or [N,C,F,H,W] of the autoencoder."""
+    """Latents of the flow as pixels [N,C,H,W] or [N,C,F,H,W] of the autoencoder; differentiable."""
     z = family.statistics.to_vae(vae, where(vae, x).float()).to(vae.dtype)
-    with torch.no_grad():
+    with graph_of(z):
         pixels: Tensor = vae.decode(z[:, :, None] if family.frame_axis else z, return_dict=False)[0]
     return pixels[:, :, 0] if family.frame_axis else pixels

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from beeline.core.errors import require
 from beeline.core.files import digest
-from beeline.core.modes import eval_mode
+from beeline.core.modes import eval_mode, graph_of
 from beeline.core.ranges import dataclass
 from beeline.fields.flow import Flow, evaluate_field
 from beeline.networks.dense import dense_features
@@ -52,7 +52,7 @@ class OfBundle(EncoderBase):
         bundle = self._bundle(x)
         field = bundle.flow.field.to(x.device)
         block = block_name(field, self.block)
-        with eval_mode(field), captured_outputs(field, block) as seen:
+        with eval_mode(field, grad=True), graph_of(x), captured_outputs(field, block) as seen:
             evaluate_field(field, x, torch.full((len(x),), self.t, device=x.device))
         return tokens(latest_output(seen, block)).to(x.dtype)
 

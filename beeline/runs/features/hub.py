@@ -9,7 +9,6 @@ from dataclasses import dataclass as plain_dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 import torch.nn.functional as F  # noqa: N812 - its usual name
 from torch import Tensor
 
@@ -60,7 +59,6 @@ class HubVision(EncoderBase):
         hidden: Tensor = found.last_hidden_state
         return hidden[:, 0] if self.skip and hidden.ndim == 3 else tokens(hidden).mean(1)
 
-    @torch.no_grad()
     def _outputs(self, x: Tensor) -> Any:
         require(
             x.ndim == 4 and x.shape[1] in (1, 3),
@@ -98,7 +96,8 @@ class VisionModel:
             return x
         smooth = {} if self.mode == MODES[0] else {"antialias": True}
         made = F.interpolate(x, size=self.size, mode=self.mode, **smooth)  # type: ignore[arg-type]
-        return (made * 255).round_().clamp_(0, 255) / 255
+        rounded = (made.detach() * 255).round_().clamp_(0, 255) / 255
+        return made + (rounded - made.detach()) if made.requires_grad else rounded
 
 
 @functools.lru_cache(maxsize=2)

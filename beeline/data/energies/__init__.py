@@ -1,0 +1,1 @@
+"""Energies in the units of a modality: columns, letters, pixels."""
