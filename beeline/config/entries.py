@@ -55,6 +55,12 @@ GUIDANCE: dict[str, dict[str, str]] = {
     "energies": of("sampling.steering.energies.squared", "Near")
     | of("sampling.steering.energies.chebyshev", "Chebyshev")
     | of("sampling.steering.energies.combined", "Sum", "Scheduled", "Smoothed")
+    | of("sampling.steering.energies.labels", "Label")
+    | of("sampling.steering.energies.pictures", "MeanColour", "FeatureDistance", "PerceptualDistance")
+    | of("sampling.steering.energies.text", "TextSimilarity")
+    | of("data.energies.symbols", "Motif")
+    | of("data.energies.tables", "ColumnSum", "ColumnRange")
+    | of("data.energies.latents", "Decoded")
     | of("sampling.steering.energies.measured", "Measured"),
     "operators": of("sampling.steering.operators.operator", "Identity", "Magnitudes")
     | of("sampling.steering.operators.masks", "Mask", "Columns", "Beginning")
