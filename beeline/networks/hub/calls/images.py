@@ -31,6 +31,11 @@ def flux_grid(net: Any, shape: Sequence[int]) -> TokenGrid:
     return TokenGrid(shape[-2] // 2, shape[-1] // 2, first=False)
 
 
+def flux2_grid(net: Any, shape: Sequence[int]) -> TokenGrid:
+    """The tokens of an image whose patches are channels of the state, which stand after those of the text."""
+    return TokenGrid(shape[-2], shape[-1], first=False)
+
+
 def flux(net: Any, x: Tensor, tau: Tensor, c: Any, settings: Settings) -> Tensor:
     h, w = x.shape[2:]
     tokens, ids = pack(x), positions(h // 2, w // 2, before=1, like=x)

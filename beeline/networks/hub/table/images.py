@@ -60,6 +60,7 @@ QWEN_IMAGE = Family(
     rule=PER_TOKEN,
     scale_argument="true_cfg_scale",
     packed=2,
+    tokens_of=image.flux_grid,
 )
 
 IMAGES: tuple[Family, ...] = (
@@ -88,6 +89,7 @@ IMAGES: tuple[Family, ...] = (
         rule=None,
         embedded=1.0,
         compressed=2,
+        tokens_of=image.flux2_grid,
     ),
     Family(
         "flux2-klein",
@@ -100,6 +102,7 @@ IMAGES: tuple[Family, ...] = (
         scale=1.0,
         patch=1,
         compressed=2,
+        tokens_of=image.flux2_grid,
     ),
     Family(
         "chroma",
@@ -111,6 +114,7 @@ IMAGES: tuple[Family, ...] = (
         Prompt({"text": 0, "mask": 2}, ALONE),
         scale=1.0,
         packed=2,
+        tokens_of=image.flux_grid,
     ),
     QWEN_IMAGE,
     Family(
@@ -169,6 +173,7 @@ IMAGES: tuple[Family, ...] = (
         Prompt({"text": 0}, ALONE),
         clock=unshifted,
         settings=pixels_per_latent,
+        tokens_of=image.flux_grid,
     ),
     Family(
         "prx",
