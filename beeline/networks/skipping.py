@@ -8,7 +8,7 @@ from typing import Any, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 from torch import nn
 
-from beeline.core.declared import Remembering, unwrapped
+from beeline.core.declared import Remembering, Wrapping, unwrapped
 from beeline.core.errors import nearest, require
 from beeline.networks.hooks import named_blocks
 
@@ -90,9 +90,15 @@ def check_names(field: Any, names: Sequence[str]) -> None:
     """Raise ValueError for names that are no blocks of a field."""
     known = block_names(field)
     for name in names:
-        require(
-            name in known, f"there is no block {name!r} in {type(unwrapped(field)).__name__}; {nearest(name, known)}"
-        )
+        require(name in known, f"there is no block {name!r} in {kind_of(field)}; {nearest(name, known)}")
+
+
+def kind_of(field: Any) -> str:
+    """The name of the class of a network, inside those that wrap it."""
+    inner = unwrapped(field)
+    while isinstance(inner, Wrapping):
+        inner = unwrapped(inner.wrapped)
+    return type(inner).__name__
 
 
 def sharing_copy(net: N) -> N:

@@ -44,7 +44,7 @@ class WeakBundle(FlowDependent):
         require(
             self.average is None or self.average in stored,
             f"WeakBundle got average={self.average!r}, which is no stored average of the run {self.path}; stored are "
-            f"{', '.join(stored) or 'none'}: name one of them, or store another with 'beeline average {self.path} "
+            f"{', '.join(stored) or 'none'}: name a stored one, or make one with 'beeline average {self.path} "
             "--length 0.05'",
         )
         return bundled(self.directory)

@@ -103,7 +103,7 @@ def test_an_average_of_a_run_guides_it_by_name(run: Path, tmp_path: Path) -> Non
     of_run = dataclasses.replace(named.guidance, reference=WeakBundle(str(run), average=weak.name))
     assert torch.equal(bundle.draw(x0, sampler=dataclasses.replace(named, guidance=of_run)), wanted)
     missing = Guide(WeakBundle(str(run), average="3-ema"), Extrapolate(3.0))
-    with pytest.raises(BeelineError, match=r"average='3-ema'.* stored are 1-powerema, 2-ema.*: name one of them"):
+    with pytest.raises(BeelineError, match=r"average='3-ema'.* stored are 1-powerema, 2-ema.*: name a stored one"):
         Sampler(4, guidance=missing)(bundle.flow, x0)
     dataclasses.replace(bundle, sampler=named).save(tmp_path / "guided")  # the name is stored, and found again
     assert torch.equal(load(tmp_path / "guided", device="cpu").draw(x0), wanted)

@@ -15,7 +15,7 @@ from beeline.fields.flow import bind
 from beeline.networks.attending.mode import Attention, AttentionMode
 from beeline.networks.attention import SelfAttention
 from beeline.networks.hooks import named_blocks
-from beeline.networks.skipping import Change, Shortens, block_names, with_forward, without_blocks
+from beeline.networks.skipping import Change, Shortens, block_names, kind_of, with_forward, without_blocks
 
 
 def with_attention(field: Any, blocks: Sequence[str], attention: Attention) -> Attending:
@@ -27,8 +27,8 @@ def with_attention(field: Any, blocks: Sequence[str], attention: Attention) -> A
     known = block_names(field)
     require(
         traits_of(field).tokens is not None,
-        f"attention of {type(unwrapped(field)).__name__} was to be changed, and it does not declare which tokens are "
-        "those of an image; use networks.DiT, networks.UNet with attention, or a bundle of FLUX or Stable Diffusion 3",
+        f"attention of {kind_of(field)} was to be changed, and it does not declare which tokens are "
+        "those of an image; use networks.DiT, networks.UNet with attention, or a bundle such as of FLUX or Stable Diffusion 3",
     )
     inner = unwrapped(field)
     if not blocks and not isinstance(inner, Shortens):

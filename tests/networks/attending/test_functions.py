@@ -176,7 +176,7 @@ def test_changes_can_be_nested():
 
 
 def test_refusals():
-    with pytest.raises(BeelineError, match=r"no block 'block.9' in Network; .*block.0"):
+    with pytest.raises(BeelineError, match=r"no block 'block.9' in DiT; .*block.0"):
         with_attention(network(), ["block.9"], identity_attention)
     with pytest.raises(BeelineError, match="does not declare which tokens"):
         with_attention(bl.Network(bl.networks.MLP(2, width=8)), [], identity_attention)

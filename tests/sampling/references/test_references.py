@@ -198,7 +198,7 @@ def test_conditions_of_other_rows_and_noise():
 @pytest.mark.parametrize(
     "make, message",
     [
-        (lambda: SkippedLayers(("block.9",))(network(), COND), r"no block 'block.9' in Network; .*block.2"),
+        (lambda: SkippedLayers(("block.9",))(network(), COND), r"no block 'block.9' in DiT; .*block.2"),
         (lambda: PerturbedAttention(("nothing",))(network(), COND), r"no block 'nothing' .*block.0"),
         (lambda: SmoothedAttention()(bl.Network(bl.networks.MLP(2)), None), "does not declare which tokens"),
         (lambda: SkippedLayers()(lambda x, t, cond=None: x, None), "declares no repeated blocks"),

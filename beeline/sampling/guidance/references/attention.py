@@ -18,7 +18,7 @@ from beeline.networks.attending.mode import ImageAttention
 class ChangedAttention(ABC):
     """Base of references with another attention among the tokens of an image, in some blocks; all else is equal."""
 
-    blocks: tuple[str, ...]  # as "block.1"
+    blocks: tuple[str, ...]
 
     @abstractmethod
     def attend(self, a: ImageAttention) -> Tensor:
@@ -43,7 +43,7 @@ class PerturbedAttention(ChangedAttention):
     2
     """
 
-    blocks: tuple[str, ...] = ()  # their names; none is the middle one of those with attention
+    blocks: tuple[str, ...] = ()  # names, as "block.1"; none is the middle one with attention
 
     def attend(self, a: ImageAttention) -> Tensor:
         return identity_attention(a)
@@ -63,7 +63,7 @@ class SmoothedAttention(ChangedAttention):
     """
 
     sigma: Annotated[float, Range(above=0, inf=True)] = math.inf  # of the blur, in tokens; infinite is the mean
-    blocks: tuple[str, ...] = ()  # their names; none is the middle one of those with attention
+    blocks: tuple[str, ...] = ()  # names, as "block.1"; none is the middle one with attention
 
     def attend(self, a: ImageAttention) -> Tensor:
         return smoothed_attention(a, self.sigma)
@@ -78,7 +78,7 @@ class SparseAttention(ChangedAttention):
     and m_i = 1.  It is the stronger of both attentions: ``Substituted(SparseAttention(scale=2.0), CFG(3.0))`` samples
     with it at no further cost (PLADIS); as a reference it goes with a scale below 1.
     Assumes a network that declares the tokens of an image (``Traits.tokens``), and no cache.
-    Source: Kim and Ye 2025, "PLADIS: Pushing the Limits of Attention in Diffusion Models at Inference Time by
+    Source: Kim and Sim 2025, "PLADIS: Pushing the Limits of Attention in Diffusion Models at Inference Time by
     Leveraging Sparsity" (arXiv 2503.07677), in attention to a text.
 
     >>> SparseAttention(alpha=2.0).scale
@@ -87,7 +87,7 @@ class SparseAttention(ChangedAttention):
 
     alpha: Annotated[float, Range(least=1, most=2)] = 1.5  # of entmax: 1 is softmax, 2 the sparsest
     scale: Annotated[float, Range(least=0)] = 1.0  # 0 is softmax, 1 entmax; 2 is usual for sampling with it
-    blocks: tuple[str, ...] = ()  # their names; none is the middle one of those with attention
+    blocks: tuple[str, ...] = ()  # names, as "block.1"; none is the middle one with attention
 
     def attend(self, a: ImageAttention) -> Tensor:
         return sparse_attention(a, self.alpha, self.scale)

@@ -23,7 +23,7 @@ class SkippedLayers:
     1
     """
 
-    blocks: tuple[str, ...] = ()  # their names, as "block.1"; none is the middle one
+    blocks: tuple[str, ...] = ()  # names, as "block.1"; none is the middle one
 
     def __call__(self, field: Any, cond: Cond) -> tuple[Any, Cond]:
         known = block_names(field)

@@ -19,7 +19,7 @@ class Substituted(Containing):
 
     v = guidance(field', cond'),  (field', cond') = reference(field, cond)
     Assumes a reference whose field is meant to be sampled from, such as SparseAttention.
-    Source: Kim and Ye 2025, PLADIS (arXiv 2503.07677), with SparseAttention as the reference.
+    Source: Kim and Sim 2025, PLADIS (arXiv 2503.07677), with SparseAttention as the reference.
 
     >>> from beeline.sampling.guidance.guide import CFG
     >>> from beeline.sampling.guidance.references.attention import SparseAttention
