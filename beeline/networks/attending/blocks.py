@@ -27,8 +27,9 @@ def with_attention(field: Any, blocks: Sequence[str], attention: Attention) -> A
     known = block_names(field)
     require(
         traits_of(field).tokens is not None,
-        f"attention of {kind_of(field)} was to be changed, and it does not declare which tokens are "
-        "those of an image; use networks.DiT, networks.UNet with attention, or a bundle such as of FLUX or Stable Diffusion 3",
+        f"attention of {kind_of(field)} was to be changed, and it does not declare which tokens are those "
+        "of an image; use networks.DiT, networks.UNet with attention, or a bundle such as of FLUX or Stable Diffusion "
+        "3",
     )
     inner = unwrapped(field)
     if not blocks and not isinstance(inner, Shortens):
