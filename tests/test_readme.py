@@ -14,6 +14,7 @@ from beeline.config.registry import register, unregister
 from beeline.core.rng import Rng
 from beeline.core.types import Batch
 from beeline.fields.flow import Flow
+from beeline.networks.dit import DiT
 from beeline.sampling.guidance.guide import Extrapolate, Guide
 from beeline.sampling.sampler import Sampler
 from beeline.sampling.steering.descending import EnergyGuidance
@@ -75,6 +76,7 @@ KINDS = {
     "Mirrored": "couplings",
     "Clipped": "rules",
     "Scaled": "references",
+    "Flat": "references",
     "Bounded": "controllers",
     "Bright": "energies",
     "AbsoluteError": "objectives",
@@ -93,6 +95,19 @@ def test_the_contributed_rule_limits_the_change(contributed: dict[str, Any]) -> 
     strong, weak = torch.tensor([[1.0, 3.0]]), torch.tensor([[0.5, 0.0]])
     found = contributed["Clipped"](2.0, 1.0).for_run()(strong, weak, strong, torch.zeros(1))
     assert found.tolist() == [[1.5, 4.0]]
+
+
+def test_the_contributed_attention_is_a_mean(contributed: dict[str, Any]) -> None:
+    flat, seen = contributed["Flat"](), []
+    with Rng(0).ambient():
+        net = DiT((1, 4, 4), width=16, depth=3, heads=2)
+        for p in net.parameters():
+            torch.nn.init.normal_(p, std=0.3)
+    x, t = Rng(1).normal(torch.empty(2, 1, 4, 4)), torch.full((2,), 0.5)
+    weak, _ = flat(net, None)
+    net.block[1].mix.divided = lambda h, inner=net.block[1].mix.divided: seen.append(inner(h)) or seen[0]
+    net.block[1].mix.joined = lambda y, inner=net.block[1].mix.joined: inner(seen[0][2].mean(2, True).expand_as(y))
+    torch.testing.assert_close(weak(x, t), net(x, t), atol=1e-5, rtol=1e-4)
 
 
 def test_the_contributed_parts_of_guidance_steer_a_run(contributed: dict[str, Any]) -> None:

@@ -11,8 +11,9 @@ import torch.nn.functional as F
 from torch import nn
 
 import beeline as bl
-from beeline.core.declared import TokenGrid, traits_of
+from beeline.core.declared import TokenGrid, is_map, traits_of
 from beeline.core.errors import BeelineError
+from beeline.fields.flow import bind
 from beeline.networks.attending.blocks import with_attention
 from beeline.networks.attending.functions import (
     entmax,
@@ -166,6 +167,18 @@ def test_the_default_is_the_middle_block_with_attention():
     assert (changed - net(x, t)).abs().max() > 1e-4
     with pytest.raises(BeelineError, match=r"'middle.0' was to be changed, and no attention among"):
         with_attention(net, ["middle.0"], identity_attention)(x, t)
+
+
+def test_flow_maps_stay_flow_maps():
+    with bl.Rng(0).ambient():
+        net = bl.networks.MapNetwork(bl.networks.DiT((1, 8, 8), width=16, heads=2, span=True))
+        for p in net.parameters():
+            nn.init.normal_(p, std=0.3)
+    changed, s = with_attention(net, [], identity_attention), (1 + T) / 2
+    assert is_map(changed) and traits_of(changed).tokens is not None
+    same = with_attention(net, [], lambda a: a.softmax())
+    assert torch.equal(bind(same)(X, T, s), net(X, T, None, s)) and torch.equal(same(X, T), net(X, T))
+    assert (bind(changed)(X, T, s) - net(X, T, None, s)).abs().max() > 1e-3
 
 
 def test_changes_can_be_nested():

@@ -203,6 +203,7 @@ def test_conditions_of_other_rows_and_noise():
         (lambda: SmoothedAttention()(bl.Network(bl.networks.MLP(2)), None), "does not declare which tokens"),
         (lambda: SkippedLayers()(lambda x, t, cond=None: x, None), "declares no repeated blocks"),
         (lambda: RandomCondition()(network(), None), "got cond=None"),
+        (lambda: History()(bl.networks.MapNetwork(bl.networks.MLP(2, span=True)), None), "History got a flow map"),
         (lambda: RandomCondition()(None, torch.ones(1, 2)), "got one sample"),
         (lambda: RandomCondition()(None, torch.ones(3, 2)), "found no other condition"),
         (lambda: RandomCondition(noise=True)(None, torch.tensor([1, 2])), "found no other condition"),

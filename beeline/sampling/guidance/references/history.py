@@ -7,6 +7,8 @@ from typing import Annotated, Any
 
 from torch import Tensor
 
+from beeline.core.declared import is_map
+from beeline.core.errors import require
 from beeline.core.ranges import Range, dataclass
 from beeline.core.types import Cond
 from beeline.sampling.guidance.skipping import one_time
@@ -32,6 +34,11 @@ class History:
     memory: Annotated[float, Range(least=0, below=1)] = 0.5  # 0 is the evaluation before alone
 
     def __call__(self, field: Any, cond: Cond) -> tuple[Any, Cond]:
+        require(
+            not is_map(field),
+            "History got a flow map; its jumps differ in length, so that earlier predictions are no weaker ones: use "
+            "another reference",
+        )
         return field, cond
 
     def recall(self) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
