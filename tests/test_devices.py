@@ -198,7 +198,14 @@ SPECIAL = {
     "RungeKutta": lambda: of("solvers", "RungeKutta", 2, ((0.5,),), (0.0, 1.0)),
 }
 FITTED = ("Fitted", "StateWeights")  # for two steps, on their own times
-ELSEWHERE = ("GeodesicEuler", "Projected", "TokenJumps", "LatentSDE", "FlowMapStep")  # flows of other kinds, below
+ELSEWHERE = (
+    "GeodesicEuler",
+    "Projected",
+    "TokenJumps",
+    "ConfidentJumps",
+    "LatentSDE",
+    "FlowMapStep",
+)  # flows of other kinds, below
 
 
 def state_weights() -> Any:
@@ -225,6 +232,10 @@ def test_solvers_of_one_time_and_of_times_per_sample(make: Any, device: torch.de
 def test_other_solvers(device: torch.device) -> None:
     jump = bl.networks.MapNetwork(bl.networks.MLP(2, width=8, depth=1, span=True)).to(device)
     on(bl.Sampler(2, solver=bl.solvers.FlowMapStep())(bl.Flow(jump), x_on(device)), device)
+    tokens, source = of("paths", "TokenMixture"), of("sources", "MaskTokens")
+    even = bl.Flow(lambda x, t: tokens.mixture(x, t, torch.full_like(x, 1 / 3)), tokens, source)
+    masked = source.sample(torch.empty(6, 2, 4, device=device), Rng(0))
+    on(bl.Sampler(2, solver=of("solvers", "ConfidentJumps", temperature=1.0))(even, masked), device)
     space = of("spaces", "Sphere")
     flow = bl.Flow(of("networks", "Tangent", net_on(device), space), of("paths", "Geodesic", space))
     start = space.sample(x_on(device), Rng(0))

@@ -85,7 +85,8 @@ CATALOGUE: dict[str, dict[str, str]] = {
     | _of("solvers.latent_sde", "LatentSDE")
     | _of("solvers.time_travel", "TimeTravel")
     | _of("spaces.manifold", "GeodesicEuler", "Projected")
-    | _of("spaces.tokens", "TokenJumps"),
+    | _of("spaces.tokens", "TokenJumps")
+    | _of("spaces.confident_tokens", "ConfidentJumps"),
     "tableaus": _of("solvers.adaptive", "BOGACKI_SHAMPINE", "DORMAND_PRINCE", "TSITOURAS", "Embedded"),
     "noises": _of("solvers.diffusions", "White", "Brownian"),
     "diffusions": _of("solvers.diffusions", "Fading", "Hump", "Rectified"),
