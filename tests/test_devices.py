@@ -266,6 +266,9 @@ def test_guidance(device: torch.device) -> None:
     blocks = tuple(f"{name}.{i}" for name, stack in net.stacks.items() for i in range(len(stack)))
     short = of("guidance", "SkippedBlocks", ((0.25, blocks[:1]),), bl.CFG(2.0, 3))
     on(bl.Sampler(4, solver=bl.solvers.EULER, guidance=short)(flow, x_on(device), cond), device)
+    frames = bl.Guide(of("references", "NoisedFrames", (0,)), of("rules", "Extrapolate", 2.0))
+    still = bl.Flow(lambda x, t, cond=None: 0 * x)
+    on(bl.Sampler(2, guidance=of("guidance", "GivenFrames", (0,), frames))(still, x_on(device, 6, 2, 3)), device)
     guide = bl.Guide(of("references", "Weak", net), of("rules", "Extrapolate", 2.0))
     on(bl.Sampler(4, guidance=guide)(flow, x_on(device), cond), device)
     for rule in (

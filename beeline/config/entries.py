@@ -34,6 +34,7 @@ GUIDANCE: dict[str, dict[str, str]] = {
     | of("sampling.guidance.references.skipped_layers", "SkippedLayers")
     | of("sampling.guidance.references.random_condition", "RandomCondition")
     | of("sampling.guidance.references.history", "History")
+    | of("sampling.guidance.references.noised_frames", "NoisedFrames")
     | of("sampling.guidance.references.attention", "PerturbedAttention", "SmoothedAttention", "SparseAttention"),
     "rules": of("sampling.guidance.guide", "Extrapolate")
     | of("sampling.guidance.rules.steps", "CFGPlusPlus")

@@ -123,6 +123,7 @@ EXAMPLES = {
     "rules.NormRestored": "NormRestored(2.0, norms.PerRow())",
     "rules.OverTime": "OverTime(2.0, scale_shapes.Rising())",
     "rules.PerFrequency": "PerFrequency((1.0, 3.0))",
+    "references.NoisedFrames": "NoisedFrames((0, 1), level=0.2)",
     "references.Without": "Without(('text',), Unconditional({'text': 10}))",
     "references.OtherCondition": "OtherCondition({'label': 3})",
     "guidance.AdaptiveWeak": "AdaptiveWeak(CFG(3.0, null=10))",
