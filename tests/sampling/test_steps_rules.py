@@ -35,16 +35,17 @@ def guide(scale=0.6):
     return Guide(Unconditional(0), CFGPlusPlus(scale))
 
 
-@pytest.mark.parametrize("start, end", [(0.0, 1.0), (0.2, 0.9), (1.0, 0.1)])
+@pytest.mark.parametrize("start, end", [(0.0, 1.0), (0.2, 0.9), (1.0, 0.0), (0.8, 0.1)])
 def test_cfg_plus_plus_mixes_guided_data_and_unguided_noise(start, end):
-    """x_b = b D_l + (1 - b) E_u on a shifted schedule, in both directions."""
+    """x_b = b D_l + (1 - b) E_u on a shifted schedule, and backwards x_a = a D_u + (1 - a) E_l."""
     sampler = Sampler(7, Shifted(3.0), EULER, guide())
     x, times = X0, sampler.times(start, end).double()
     for a, b in zip(times[:-1], times[1:], strict=True):
         t = a.expand(len(x))
         weak, strong = field(x, t, 0 * COND), field(x, t, COND)
-        data = x + (1 - a) * (weak + 0.6 * (strong - weak))
-        x = b * data + (1 - b) * (x - a * weak)
+        mixed = weak + 0.6 * (strong - weak)
+        data, noise = (mixed, weak) if end > start else (weak, mixed)
+        x = b * (x + (1 - a) * data) + (1 - b) * (x - a * noise)
     assert (sampler(Flow(field), X0, COND, start=start, end=end) - x).abs().max() < 1e-6
 
 

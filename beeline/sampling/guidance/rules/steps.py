@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from beeline.core.errors import require
@@ -19,14 +20,14 @@ class CFGPlusPlus(FlowDependent, TimesDependent):
 
     x_b = b D + (1 - b) E,  D = D_weak + scale (D_strong - D_weak),  E = E_weak,  in the step from a to b
     Here D = x + (1 - t) v is the data and E = x - t v the noise that a velocity predicts.  The step is that of
-    extrapolation with the scale w = scale b (1 - a) / (b - a), so that in falling times the same rule inverts a run.
+    extrapolation with the scale w = scale b (1 - a) / (b - a).  In falling times, from b to a, w is the same, so that a
+    run is inverted; there it is x_a = a D_weak + (1 - a) E, with the guided noise E.
     w grows with the number of steps: for a fixed scale the limit of many steps is no guided flow, and samples collapse
     to a point.  Reduce the scale in proportion when the number of steps rises; above about 64 steps use Extrapolate.
     Assumes the straight path and the solver EULER.  Evaluations of other solvers inside a step get the w of that step.
     Source: Chung et al. 2024, "CFG++: Manifold-constrained Classifier Free Guidance for Diffusion Models" (arXiv
     2406.08070), for the straight path.
 
-    >>> import torch
     >>> rule = CFGPlusPlus(0.6).for_times(torch.tensor([0.0, 0.5, 1.0])).for_run()
     >>> rule(torch.ones(1, 1), torch.zeros(1, 1), torch.zeros(1, 1), torch.tensor([0.5]))
     tensor([[0.6000]])
@@ -60,7 +61,7 @@ class _OfSteps:
 
     def for_run(self) -> Combination:
         def rule(strong: Tensor, weak: Tensor, x: Tensor, t: Tensor) -> Tensor:
-            a, b = self.steps.around(t)
+            a, b = (edge(*self.steps.around(t)) for edge in (torch.minimum, torch.maximum))
             w = self.scale * b * (1 - a) / (b - a)
             return weak + expand_time(w, x).to(x) * (strong - weak)
 
