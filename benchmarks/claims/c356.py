@@ -1,5 +1,5 @@
 """Two digits side by side, the right one with a third of the contrast, so that guidance is weaker there; a small
-transformer that was trained with both labels dropped together or apart; 12 Euler steps. The regions are the two halves,
+network that was trained with both labels dropped together or apart; 12 Euler steps. The regions are the two halves,
 given in the condition. The share of halves with the wanted label is that of a logistic regression."""
 
 from __future__ import annotations
