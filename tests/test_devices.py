@@ -294,6 +294,11 @@ def test_guidance(device: torch.device) -> None:
         of("guidance", "Disjunction", (of("references", "OtherCondition", {"label": 1}),), (2.0, 1.0)),
     ):
         on(bl.Sampler(3, guidance=guidance)(flow, x_on(device), cond), device)
+    zero = bl.guidance.Unconditional({"text": [0.0, 0.0]})
+    tuned = of("guidance", "AnchoredNull", 2.0, rounds=2, reference=zero)
+    towards = bl.Flow(lambda x, t, cond: cond["text"] - x)
+    euler = bl.Sampler(2, solver=bl.solvers.EULER, guidance=tuned)
+    on(euler(towards, x_on(device), {"text": x_on(device).cpu()}), device)
     labelled = bl.Flow(dit)
     weak, bands = (
         of("references", "Weak", dit),

@@ -10,11 +10,11 @@ from beeline.core.rng import Rng
 from beeline.fields.flow import Flow
 from beeline.sampling.guidance.adaptive import AdaptiveWeak
 from beeline.sampling.guidance.composition.spatial import GivenRegions, Regional
-from beeline.sampling.guidance.corrected import RectifiedCFGPlusPlus
 from beeline.sampling.guidance.guide import CFG, Extrapolate, Guide, Plain, Unconditional, Weak
 from beeline.sampling.guidance.references.history import History
 from beeline.sampling.guidance.rules.projections import Projected
 from beeline.sampling.guidance.rules.steps import CFGPlusPlus
+from beeline.sampling.guidance.stepwise.corrected import RectifiedCFGPlusPlus
 from beeline.sampling.sampler import Sampler
 from beeline.solvers.parallel_in_time import Picard
 from beeline.solvers.runge_kutta import EULER, HEUN

@@ -1,0 +1,1 @@
+"""Guidance that depends on the steps of a run."""
