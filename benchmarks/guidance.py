@@ -32,6 +32,7 @@ from beeline.sampling.guidance.references.history import History
 from beeline.sampling.guidance.references.perturbed_time import PerturbedTime
 from beeline.sampling.guidance.references.random_condition import RandomCondition
 from beeline.sampling.guidance.references.skipped_layers import SkippedLayers
+from beeline.sampling.guidance.rules.frequencies import PerFrequency
 from beeline.sampling.guidance.rules.norms import NormRestored, PerRow
 from beeline.sampling.guidance.rules.projections import Projected, Rescaled, ZeroStar
 from beeline.sampling.guidance.rules.scales import OverTime, RaisedCosine, Rising
@@ -44,8 +45,7 @@ from beeline.training.optim.learning_rate import WarmupCosine
 from benchmarks import report
 
 EVALUATIONS = 16
-SCALES = (1.5, 2.5)
-WINDOW = (0.15, 0.8)
+WINDOWS = {"unconditional": ((0.0, 1.0), (0.15, 0.8)), "weak network": ((0.0, 1.0), (0.15, 0.8))}  # others: the run
 
 
 @dataclass(frozen=True)
@@ -114,6 +114,7 @@ def rules(scale: float) -> Mapping[str, Rule]:
         "projected": Projected(scale),
         "norm restored": NormRestored(scale, PerRow()),
         "rescaled": Rescaled(Extrapolate(scale)),
+        "half for low frequencies": PerFrequency(((1 + scale) / 2, scale)),
     }
 
 
@@ -154,7 +155,8 @@ def main() -> None:
     parser.add_argument("--mnist", type=Path, metavar="FILE", help="MNIST as an .npz file; default: small digits")
     parser.add_argument("--models", type=Path, default=Path("models/guidance"), metavar="DIR", help="trained flows")
     parser.add_argument("--steps", type=int, default=2000, help="training steps of the larger flow")
-    parser.add_argument("--samples", type=int, default=500)
+    parser.add_argument("--samples", type=int, default=300)
+    parser.add_argument("--scales", type=float, nargs="+", default=[2.5])
     parser.add_argument("--only", nargs="*", metavar="REFERENCE", help="measure these and update the result file")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -166,7 +168,7 @@ def main() -> None:
     )
     measured = Measured(data, strong, features, options.samples)
     settings = {"data": "MNIST" if options.mnist else "scikit-learn digits", "steps": options.steps}
-    settings |= {"samples": options.samples, "evaluations": EVALUATIONS, "window": list(WINDOW)}
+    settings |= {"samples": options.samples, "evaluations": EVALUATIONS, "scales": options.scales}
     out = options.output or report.RESULTS / "guidance.json"
     found: dict[str, Any] = report.read(out)["figures"] if options.only and out.exists() else {}
 
@@ -180,9 +182,9 @@ def main() -> None:
         if options.only and name not in options.only:
             continue
         rows = []
-        for scale in SCALES:
+        for scale in options.scales:
             for rule_name, rule in rules(scale).items():
-                for window in ((0.0, 1.0), WINDOW):
+                for window in WINDOWS.get(name, ((0.0, 1.0),)):
                     figures = measured(sampler(Guide(reference, rule, window)))
                     rows.append({"rule": rule_name, "scale": scale, "window": list(window), **figures})
                     print(f"{name:16s} {rule_name:16s} {scale:4g} {window!s:12s} {figures}", flush=True)
