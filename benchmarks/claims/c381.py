@@ -1,5 +1,5 @@
 """Digits of 8 x 8 pixels under texts of seven tokens, one of which names the digit: a small transformer of the kind of
-Stable Diffusion 3 after 900 training steps, whose attention joins image and text; 12 Euler steps. Entmax with alpha 1.5
+Stable Diffusion 3 after 500 training steps, whose attention joins image and text; 12 Euler steps. Entmax with alpha 1.5
 for the attention of the image to the text in all blocks, at strength 2, with and without classifier-free guidance.
 Agreement is the share of samples that a classifier gives the digit of their text; distance is the Frechet distance in
 its features."""
@@ -26,7 +26,7 @@ from benchmarks.claims.verdict import Finding
 
 METHOD = "PLADIS: sparse attention beyond dense attention"
 CLAIM = "Attention to the text beyond its sparse form follows the text better, at no further evaluations."
-TOKENS, WIDTH, NULL = 7, 32, written.CLASSES
+TOKENS, WIDTH, NULL, TESTED = 7, 32, written.CLASSES, 300
 
 
 def network(rng: bl.Rng) -> Labelled:
@@ -55,8 +55,8 @@ def network(rng: bl.Rng) -> Labelled:
 def measure(rng: bl.Rng) -> list[Finding]:
     data, net = written.digits()[0], network(rng)
     objective = bl.objectives.FlowMatching(drop=bl.objectives.Drop(0.1, NULL))
-    net = learn(net, objective, data, rng.fork("fit"), steps=900, batch_size=64, peak=2e-3)
-    x0, label = written.start(rng)
+    net = learn(net, objective, data, rng.fork("fit"), steps=500, batch_size=64, peak=2e-3)
+    x0, label = (part[:TESTED] for part in written.start(rng))
 
     def figures(one: nn.Module, sparse: float, scale: float) -> tuple[float, float]:
         field: Any = one.field
@@ -67,10 +67,10 @@ def measure(rng: bl.Rng) -> list[Finding]:
         made: Tensor = sample(field, x0, 12, cond, guidance=Substituted(attention, inner))
         return written.agreement(made, label), written.distance(made)
 
-    untrained, rows = network(rng).eval(), []
+    control, rows = figures(network(rng).eval(), 2.0, 1.0), []
     for scale, name in ((1.0, "without guidance"), (2.0, "at guidance scale 2")):
-        plain, beyond, raw_ = figures(net, 0.0, scale), figures(net, 2.0, scale), figures(untrained, 2.0, scale)
+        plain, beyond = figures(net, 0.0, scale), figures(net, 2.0, scale)
         for k, (what, better) in enumerate((("agreement", "higher"), ("distance", "lower"))):
             compares = f"{what} {name}: attention at strength 2 (figure) against plain"
-            rows.append(finding(compares, plain[k], beyond[k], raw_[k], better=better))
+            rows.append(finding(compares, plain[k], beyond[k], control[k], better=better))
     return rows
