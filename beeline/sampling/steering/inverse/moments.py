@@ -34,10 +34,10 @@ class MomentMatching(LinearSolver):
     >>> from beeline.sampling.steering.energies.measured import Measured
     >>> from beeline.sampling.steering.operators.masks import Mask
     >>> MomentMatching(Measured(Mask((1, 0)), (0.5, 0.0), noise=0.1)).iterations
-    5
+    3
     """
 
-    iterations: Count = 5  # of conjugate gradients, a backward pass each; 1 to 10
+    iterations: Count = 3  # of conjugate gradients, a backward pass each; more than 5 amplify errors of a network
     least: Inside = 0.05  # least time of the covariance; for networks in 16 bits 0.05 or more
 
     def calls(self, t: float) -> int:
