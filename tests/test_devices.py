@@ -235,6 +235,8 @@ def test_other_solvers(device: torch.device) -> None:
     tokens, source = of("paths", "TokenMixture"), of("sources", "MaskTokens")
     even = bl.Flow(lambda x, t: tokens.mixture(x, t, torch.full_like(x, 1 / 3)), tokens, source)
     masked = source.sample(torch.empty(6, 2, 4, device=device), Rng(0))
+    refined = of("samplers", "RefinedNoise", 2, refiner=net_on(device))
+    on(refined(bl.Flow(net_on(device)), x_on(device)), device)
     on(bl.Sampler(2, solver=of("solvers", "ConfidentJumps", temperature=1.0))(even, masked), device)
     space = of("spaces", "Sphere")
     flow = bl.Flow(of("networks", "Tangent", net_on(device), space), of("paths", "Geodesic", space))
@@ -441,6 +443,10 @@ OBJECTIVES = {
     "SelfPerceptual": lambda d: (
         of("objectives", "SelfPerceptual", FlowMatching(), labelled(d), "backbone.block.0"),
         labelled(d),
+    ),
+    "GuidanceDistilled": lambda d: (
+        of("objectives", "GuidanceDistilled", bl.Flow(labelled(d), null={"label": 3})),
+        net_on(d, conditions={"label": {"classes": 3}, "beta": {"size": 1}}),
     ),
     "Windowed": lambda d: (of("objectives", "Windowed", bl.Flow(labelled(d))), labelled(d)),
     "CausalLikelihood": lambda d: (of("objectives", "CausalLikelihood"), causal_on(d)),

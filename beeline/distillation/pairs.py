@@ -114,5 +114,25 @@ def inverted_pairs(flow: Flow, sampler: Sampler, batch: Batch, *, batch_size: in
     return stack(pairs)
 
 
+def refined_pairs(
+    flow: Flow,
+    guided: Sampler,
+    plain: Sampler,
+    wanted: int | Batch | Cond,
+    rng: Rng,
+    *,
+    like: Tensor | None = None,
+    batch_size: int = 256,
+) -> Batch:
+    """Pairs (x0, x0') of noise with the noise from which ``plain`` gives the sample of ``guided``; see RefinedNoise.
+
+    x0' = plain^-1(guided(x0)),  as ``x1`` of the batch;  the other arguments are those of ``reflow_pairs``
+    """
+    pairs = reflow_pairs(flow, guided, wanted, rng, like=like, batch_size=batch_size)
+    ends = inverted_pairs(flow, plain, pairs, batch_size=batch_size)
+    assert ends.x0 is not None
+    return Batch(ends.x0.to(pairs.x1), pairs.x0, pairs.cond)
+
+
 def _rows(cond: Cond, start: int, end: int, device: torch.device) -> Cond:
     return map_cond(lambda leaf: leaf[start:end].to(device), cond)

@@ -13,12 +13,14 @@ from torch.nn import functional as F
 from beeline.core.declared import in_place_of
 from beeline.core.errors import require
 from beeline.core.modes import eval_mode, wide
+from beeline.core.protocols.flows import Reference
 from beeline.core.protocols.objectives import ObjectiveSpec, spec_of
 from beeline.core.ranges import NonNegative, dataclass
 from beeline.core.rng import Rng
 from beeline.core.types import Batch, Cond, Loss, expand_time, leaves, map_cond
-from beeline.fields.flow import evaluate_field
+from beeline.fields.flow import Flow, evaluate_field
 from beeline.objectives.matching import FlowMatching, ObjectiveWrapper
+from beeline.sampling.guidance.guide import Extrapolate, Guide, Unconditional, guidance_for_flow
 from beeline.sampling.guidance.null import null_like
 from beeline.sampling.guidance.temperature import Temperature
 
@@ -196,6 +198,55 @@ class Contrastive(ObjectiveWrapper):
         value = per_sample.mean()
         terms = {"loss": value.detach(), "attract": attract.detach().mean(), "repel": repel.detach().mean()}
         return Loss(value, terms, per_sample.detach(), example.t)
+
+
+@dataclass(frozen=True)
+class GuidanceDistilled(ObjectiveWrapper):
+    """Distillation of guidance: one network learns the guided velocities of a teacher for a range of scales.
+
+    E |v(x_t, t, c, beta) - (weak + scale (strong - weak))|^2,  beta = 1/scale,  scale ~ U(scales)
+    Sample with Temperature(scale), which takes one network pass per evaluation.  States are noised data, not those of
+    guided sampling, which is the first stage of the paper; the second, fewer steps, is PeRFlow or OneStep.
+    Assumes named conditions, a network with the extra condition ``beta`` (a vector of size 1), a trained teacher and
+    an objective without condition dropout.  Costs two network passes of the teacher per step.
+    Source: Meng et al. 2023, "On Distillation of Guided Diffusion Models" (arXiv 2210.03142).
+
+    >>> teacher = Flow(lambda x, t, cond: x, null={"label": 10})
+    >>> batch = Batch(torch.zeros(4, 2), cond={"label": torch.arange(4)})
+    >>> GuidanceDistilled(teacher)(lambda x, t, cond: x * cond["beta"], batch, Rng(0)).per_sample.shape
+    torch.Size([4])
+    """
+
+    teacher: Flow
+    objective: FlowMatching = field(default_factory=FlowMatching)
+    reference: Reference = field(default_factory=Unconditional)  # of the weak prediction
+    scales: tuple[float, float] = (1.0, 4.0)  # from 1 to 10, the range of Temperature
+
+    def __post_init__(self) -> None:
+        low, high = self.scales
+        require(
+            1 <= low <= high <= 10,
+            f"GuidanceDistilled got scales={self.scales}; the student is sampled by Temperature at scales from 1 to "
+            "10: give (low, high) inside, such as (1, 4)",
+        )
+
+    @property
+    def spec(self) -> ObjectiveSpec:
+        return replace(super().spec, conditions={"beta": {"size": 1}}, guidance=Temperature(1.5))
+
+    def __call__(self, field: Any, batch: Batch, rng: Rng) -> Loss:
+        check_named(batch.cond, self)
+        example = self.inner.examples(batch, rng, field)
+        _, t, x, _ = example
+        low, high = self.scales
+        scale = low + (high - low) * rng.fork("scale").uniform(len(x), x)
+        guide = guidance_for_flow(Guide(self.reference, Extrapolate(0.0)), self.teacher)
+        assert isinstance(guide, Guide)
+        with eval_mode(self.teacher.field, self.reference):
+            strong, weak = guide.predictions(self.teacher.field, example.batch.cond)[1](x, t)
+        target = weak + expand_time(scale, x) * (strong - weak)
+        predicted = evaluate_field(field, x, t, with_beta(example.batch.cond, 1 / scale))
+        return self.inner.compare(predicted, example._replace(v=target))
 
 
 def equal(cond: Cond, other: Cond) -> Tensor:

@@ -192,6 +192,8 @@ IN_CODE = {
     "objectives.SelfPerceptual": lambda: member("objectives.SelfPerceptual")(
         beeline.objectives.FlowMatching(), nn.Linear(1, 1), ""
     ),
+    "objectives.GuidanceDistilled": lambda: member("objectives.GuidanceDistilled")(beeline.Flow(nn.Linear(1, 1))),
+    "samplers.RefinedNoise": lambda: member("samplers.RefinedNoise")(refiner=nn.Linear(1, 1)),
     "objectives.Windowed": lambda: member("objectives.Windowed")(beeline.Flow(nn.Linear(1, 1))),
     "objectives.TwoHops": lambda: member("objectives.TwoHops")(beeline.Flow(nn.Linear(1, 1))),
     "distances.Perceptual": lambda: member("distances.Perceptual")(nn.Linear(1, 1)),
