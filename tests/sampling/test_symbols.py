@@ -38,6 +38,26 @@ def test_a_linear_reward_moves_logits_along_a_line():
     assert torch.allclose(x, torch.softmax(x0.log() + 2 * P + strength * REWARD, -1), atol=1e-7)
 
 
+def test_an_energy_is_minus_the_logarithm_of_a_classifier_and_gets_the_conditions():
+    path = GumbelSoftmax()
+    x0 = path.sources()[0].sample(torch.empty(6, 2, 3, dtype=torch.float64), Rng(0))
+    flow, seen = Flow(fixed(path), path), []
+
+    def energy(z, t, cond=None):
+        seen.append(cond["c"])
+        assert bool((t == 1).all()) and len(cond["c"]) == len(z)
+        return -linear(z) * cond["c"]
+
+    cond = {"c": torch.tensor([1.0, 1.0, 1.0, 2.0, 2.0, 2.0], dtype=torch.float64)}
+    made = Sampler(4, guidance=StraightThrough(energy=energy, draws=3))(flow, x0, cond)
+    one = Sampler(4, guidance=StraightThrough(linear, draws=3))(flow, x0[:3])
+    two = Sampler(4, guidance=StraightThrough(linear, 2.0, draws=3))(flow, x0[3:])
+    assert torch.equal(made, torch.cat([one, two])) and seen[0].tolist() == [1.0] * 9 + [2.0] * 9
+    for wrong in ({}, {"classifier": linear, "energy": energy}):
+        with pytest.raises(BeelineError, match="give classifier= or energy="):
+            StraightThrough(**wrong)
+
+
 def test_a_step_too_long_does_not_leave_the_simplex_for_good():
     """Long steps move rare symbols below zero; x log x is evaluated on the simplex."""
     path = GumbelSoftmax()
