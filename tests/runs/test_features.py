@@ -15,9 +15,12 @@ from beeline.evaluation.features import SmallClassifier
 from beeline.fields.flow import Flow, Network
 from beeline.networks.unet import UNet
 from beeline.runs.bundle import Bundle
+from beeline.runs.features.bundles import OfBundle
 from beeline.runs.features.hub import HubVision
 from beeline.runs.features.names import features_named
 from beeline.sampling.sampler import Sampler
+from beeline.sampling.steering.controller import descent
+from beeline.sampling.steering.energies.pictures import FeatureDistance
 
 SIZES = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
 PIXELS = Rng(0).integers(256, 60 * 12 * 12 * 3).reshape(60, 12, 12, 3).to(torch.uint8).numpy()
@@ -93,6 +96,20 @@ def test_models_without_all_weights_are_refused(models, tmp_path):
     config.save_pretrained(tmp_path / "wrong")  # weights of another architecture
     with pytest.raises(BeelineError, match="would be random"):
         HubVision(str(tmp_path / "wrong"))(torch.zeros(1, 3, 8, 8))
+
+
+@pytest.mark.parametrize("name", ["dinov2", "clip", "bundle"])
+def test_features_are_differentiable_and_leave_no_graph_without_need(models, bundle, tmp_path, name):
+    if name == "bundle":
+        bundle.save(tmp_path / "run")
+    encoder = OfBundle(str(tmp_path / "run")) if name == "bundle" else HubVision(str(models / name))
+    x = MODALITY.encode(RAW).x1[:3]
+    plain = encoder.pooled(x)
+    energy = FeatureDistance(encoder, x[0])
+    value, slope, _ = descent(energy, lambda x: x, x, torch.ones(3))
+    assert not plain.requires_grad and not encoder(x).requires_grad
+    assert torch.allclose(value, energy(x, torch.ones(3))) and float(value[0]) == pytest.approx(0, abs=1e-4)
+    assert bool((slope[1:].flatten(1).norm(dim=1) > 0).all())
 
 
 def test_a_bundle_gives_features(bundle, tmp_path):
