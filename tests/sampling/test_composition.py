@@ -19,6 +19,7 @@ from beeline.sampling.guidance.references.conditions import OtherCondition, With
 from beeline.sampling.guidance.references.negative import Negative
 from beeline.sampling.sampler import Sampler
 from beeline.solvers.diffusions import White
+from beeline.solvers.parallel_in_time import Picard
 from beeline.solvers.runge_kutta import EULER, HEUN, RK4
 from beeline.solvers.sde import Langevin
 
@@ -189,6 +190,10 @@ def test_a_disjunction_of_one_is_itself_and_images_work():
         (lambda: Conjunction((), (1.0, 2.0)), "for 0 references"),
         (lambda: Conjunction((LEVELS[0],), (1.0, 2.0)), "no base"),
         (lambda: Disjunction((), (-1.0,)), "positive weight"),
+        (
+            lambda: Sampler(4, solver=Picard(4, 1e-6), guidance=Disjunction((), (1.0,)))(Flow(gaussian(0.0, 1.0)), X),
+            "parallel in time|start at t = 0",
+        ),
         (
             lambda: Sampler(2, guidance=Disjunction((), (1.0,)))(Flow(gaussian(0.0, 1.0)), X, start=0.5),
             "does not start at t = 0",

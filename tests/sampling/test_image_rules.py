@@ -239,6 +239,14 @@ def test_fusion_takes_the_field_that_reacts_more():
             "no joint attention",
         ),
         (lambda: Regional(2.0, GivenRegions(), bounds=(2.0, 1.0)), "bounds"),
+        (lambda: AttentionRegions(tokens=(-1,)), "counted from 0"),
+        (lambda: AttentionRegions(tokens=(1, 2), background=2), "one of them"),
+        (
+            lambda: Regional(2.0, AttentionRegions(background=3), Unconditional({"label": 0}))(Attending(True), LABEL)(
+                X, at(0.5)
+            ),
+            "the text has 3 tokens",
+        ),
         (lambda: SaliencyFusion(CFG(2.0, 0, (0.0, 0.5)), Weak(field)), "without a window"),
     ],
 )

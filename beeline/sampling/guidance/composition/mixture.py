@@ -79,6 +79,11 @@ class Disjunction(Containing):
             score = (expand_time(t, x) * v - x) / expand_time((1 - t).clamp(min=END), x)
             rate = -torch.stack([div for _, div in made]) - (v * score).flatten(2).sum(2)
             if last:
+                require(
+                    x.shape == last[0][0].shape,
+                    f"Disjunction got states of shape {tuple(x.shape)} after {tuple(last[0][0].shape)}; it follows the "
+                    "densities of every sample: use a solver that is not parallel in time, such as HEUN",
+                )
                 x_, t_, score_, rate_, log_p = last[0]
                 step = (t - t_) * (rate + rate_) / 2 + ((score + score_) / 2 * (x - x_)).flatten(2).sum(2)
                 log_p = torch.where(t < 1 - END, log_p + step, log_p)

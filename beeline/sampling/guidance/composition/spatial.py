@@ -97,6 +97,13 @@ class AttentionRegions:
     background: Whole | None = None  # index in ``tokens`` of that of the background
     deviation: NonNegative = 0.5  # of the blur, in tokens
 
+    def __post_init__(self) -> None:
+        require(
+            min(self.tokens, default=0) >= 0 and (not self.tokens or (self.background or 0) < len(self.tokens)),
+            f"AttentionRegions got tokens={self.tokens} and background={self.background}; tokens are counted from 0, "
+            "and the background is one of them: give its place in tokens",
+        )
+
     def for_run(self, field: Any, cond: Cond) -> RegionsOfRun:
         tokens = traits_of(field).tokens
         require(
@@ -116,8 +123,9 @@ class AttentionRegions:
             )
             assert text is not None and image is not None
             require(
-                not self.tokens or max(self.tokens) < text.shape[2],
-                f"AttentionRegions got tokens={self.tokens}, but there are {text.shape[2]}: give indices below it",
+                max((*self.tokens, self.background or 0)) < text.shape[2],
+                f"AttentionRegions got tokens={self.tokens} and background={self.background}, but the text has "
+                f"{text.shape[2]} tokens: give indices below it",
             )
             text = (image @ text + 3 * image @ (image @ text)) / 4
             chosen = text[:, :, list(self.tokens)] if self.tokens else text
