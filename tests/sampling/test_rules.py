@@ -14,6 +14,8 @@ from beeline.core.rng import Rng
 from beeline.fields.flow import Flow
 from beeline.sampling.guidance.guide import CFG, Extrapolate, Guide, Unconditional, Weak
 from beeline.sampling.guidance.references.perturbed_time import PerturbedTime
+from beeline.sampling.guidance.rules.frequencies import PerFrequency
+from beeline.sampling.guidance.rules.norms import NormRestored, PerChannel
 from beeline.sampling.guidance.rules.projections import Projected, Rescaled, ZeroStar
 from beeline.sampling.guidance.rules.scales import Falling, OverTime, PowerCosine, RaisedCosine, Rising, Sine, Tent
 from beeline.sampling.sampler import Sampler
@@ -25,6 +27,8 @@ ONES = (
     ZeroStar(1.0),
     Projected(1.0),
     Rescaled(Extrapolate(1.0)),
+    PerFrequency((1.0, 1.0)),
+    NormRestored(1.0, PerChannel()),
 )
 
 
