@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import field
+from dataclasses import field, replace
 from typing import Annotated, Any
 
 import torch
@@ -19,6 +19,7 @@ from beeline.fields.flow import Flow
 from beeline.sampling.guidance.guide import guidance_for_flow
 from beeline.sampling.sampler import Sampler
 from beeline.sampling.steering.controller import affine_path, energies_of
+from beeline.sampling.steering.modalities import for_rows
 from beeline.solvers.integrate import integrate
 
 
@@ -47,6 +48,10 @@ class Anchored(Sampler):
     strength: Annotated[float, Range(above=0, inf=True)] = math.inf  # inf has no anchor
     rate: Positive = 1.0  # step size; below 2 / (curvature of the energy + 1 / strength)
     iterations: Count = 50
+
+    def for_rows(self, start: int, end: int) -> Anchored:
+        made = super().for_rows(start, end)
+        return replace(self, solver=made.solver, guidance=made.guidance, energy=for_rows(self.energy, start, end))
 
     def __call__(
         self,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -22,6 +22,15 @@ class Energy(Protocol):
     """
 
     def __call__(self, x1: Tensor, t: Tensor, cond: Cond = None) -> Tensor: ...
+
+
+@runtime_checkable
+class RowEnergy(Energy, Protocol):
+    """An energy with values of its own for every sample of a batch."""
+
+    def for_rows(self, start: int, end: int) -> Energy:
+        """The energy of rows start .. end-1 of a batch."""
+        ...
 
 
 class Operator(Protocol):

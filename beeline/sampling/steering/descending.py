@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import field
+from dataclasses import field, replace
 
 from torch import Tensor
 
@@ -12,6 +12,7 @@ from beeline.core.types import Cond, Dynamics, expand_time
 from beeline.fields.flow import Flow
 from beeline.sampling.steering.controller import ControllerBase, OfRun, affine_path, score_weight
 from beeline.sampling.steering.gradients.estimates import Estimate, OneStep
+from beeline.sampling.steering.modalities import for_rows
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,9 @@ class EnergyGuidance(ControllerBase):
 
     def calls(self, t: float) -> int:
         return self.estimate.calls if self.strength else 1
+
+    def for_rows(self, start: int, end: int) -> Controller:
+        return replace(self, energy=for_rows(self.energy, start, end))
 
     def dynamics(self, f: Dynamics, flow: Flow, cond: Cond) -> Dynamics:
         """The steered drift of one run."""

@@ -1,13 +1,15 @@
-"""Energies in the units of the user: of columns, of letters, of pixels."""
+"""Energies for a modality, whose units are those of the user, and for rows of a batch."""
 
 from __future__ import annotations
 
 import dataclasses
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Any, NoReturn, TypeVar
 
 from beeline.core.declared import fields_of
 from beeline.core.errors import BeelineError
+from beeline.core.protocols.steering import RowEnergy
 
 P = TypeVar("P")
 
@@ -33,16 +35,27 @@ def for_modality(part: P, modality: Any) -> P:
 
     Dataclasses and tuples are searched; what holds no such energy, and what has no modality (None), stays as it is.
     """
-    found: Any = part
     if modality is None:
         return part
-    if isinstance(part, ModalityDependent):
-        found = part.for_modality(modality)
+    return _changed(part, ModalityDependent, lambda energy: energy.for_modality(modality))
+
+
+def for_rows(energy: P, start: int, end: int) -> P:
+    """An energy with every energy in it for rows start .. end-1 of a batch."""
+    return _changed(energy, RowEnergy, lambda inside: inside.for_rows(start, end))
+
+
+def _changed(part: P, kind: type, change: Callable[[Any], Any]) -> P:
+    """A part with the changed parts of a kind in it, through dataclasses and tuples; itself where none changes."""
+    found: Any = part
+    if isinstance(part, kind):
+        found = change(part)
     elif isinstance(part, tuple):
-        made = tuple(for_modality(one, modality) for one in part)
+        made = tuple(_changed(one, kind, change) for one in part)
         found = part if all(a is b for a, b in zip(made, part, strict=True)) else made
     elif dataclasses.is_dataclass(part) and not isinstance(part, type):
-        changed = {name: for_modality(value, modality) for name, value in fields_of(part).items()}
-        changed = {name: value for name, value in changed.items() if value is not fields_of(part)[name]}
-        found = dataclasses.replace(part, **changed) if changed else part
+        before = fields_of(part)
+        after = {name: _changed(value, kind, change) for name, value in before.items()}
+        after = {name: value for name, value in after.items() if value is not before[name]}
+        found = dataclasses.replace(part, **after) if after else part
     return found  # type: ignore[no-any-return]

@@ -10,11 +10,17 @@ from beeline.core.errors import BeelineError
 from beeline.core.rng import Rng
 from beeline.data.distributions.mixtures import GaussianMixture
 from beeline.fields.flow import Flow
+from beeline.runs.bundle import Bundle
 from beeline.sampling.guidance.guide import CFG
 from beeline.sampling.sampler import Sampler
 from beeline.sampling.steering.controller import ControllerBase, OfRun, descent, energies_of
 from beeline.sampling.steering.descending import EnergyGuidance
+from beeline.sampling.steering.energies.combined import Scheduled, Sum
+from beeline.sampling.steering.energies.measured import Measured
 from beeline.sampling.steering.energies.squared import Near
+from beeline.sampling.steering.gradients.optimised import PeriodicOptimisation
+from beeline.sampling.steering.gradients.training_free import TFG
+from beeline.sampling.steering.operators.operator import Identity
 from beeline.solvers.runge_kutta import EULER, HEUN
 
 STANDARD = Flow(GaussianMixture(torch.zeros(1, 2, dtype=torch.float64), 1.0).field())
@@ -126,3 +132,11 @@ def test_wrong_energies_are_refused(energy, message):
 
 def test_energies_that_need_no_gradient_are_taken_as_they_are():
     assert energies_of(lambda x1, t, cond=None: x1.detach().sum(1), torch.ones(2, 3), torch.zeros(2)).tolist() == [3, 3]
+
+
+@pytest.mark.parametrize("kind", [EnergyGuidance, TFG, PeriodicOptimisation])
+def test_targets_of_every_sample_follow_their_samples_into_smaller_batches(kind):
+    targets = Rng(1).normal(torch.empty(5, 2, dtype=torch.float64))
+    energy = Sum((Scheduled(Near(targets)), Measured(Identity(), targets, noise=1.0)))
+    bundle = Bundle(STANDARD, Sampler(4, controllers=(kind(energy),)), lineage={"shape": (2,)})
+    assert torch.allclose(bundle.sample(5, batch_size=2), bundle.sample(5), atol=1e-6)

@@ -81,7 +81,7 @@ class PerceptualDistance:
 
     network: nn.Module
     layers: tuple[str, ...]
-    target: Any  # an encoded datum [*S], or one for each sample: a tensor or nested lists
+    target: Any  # an encoded datum [*S]: a tensor or nested lists
     weight: Positive = 10.0
 
     def __post_init__(self) -> None:
@@ -89,7 +89,7 @@ class PerceptualDistance:
         require(len(self.layers) > 0, "PerceptualDistance got no layers; name at least one module of the network")
 
     def __call__(self, x1: Tensor, t: Tensor, cond: Cond = None) -> Tensor:
-        target = batch_of(self.target, x1, "PerceptualDistance")
+        target = batch_of(self.target, x1, "PerceptualDistance")[:1]
         with torch.no_grad():
             wanted = self._features(target)
         parts = [

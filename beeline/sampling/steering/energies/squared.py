@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -24,9 +25,17 @@ class Near:
 
     target: Any  # numbers of the shape of a sample, or of a batch of samples: a tensor or nested lists
     deviation: Positive = 1.0  # in the units of the data of the flow
+    rows: tuple[int, int] | None = None  # rows of a batch of targets that are used; None for all
+
+    def for_rows(self, start: int, end: int) -> Near:
+        """The energy of rows start .. end-1 of a batch."""
+        first = 0 if self.rows is None else self.rows[0]
+        return replace(self, rows=(first + start, first + end))
 
     def __call__(self, x1: Tensor, t: Tensor, cond: Cond = None) -> Tensor:
         target = torch.as_tensor(self.target, dtype=x1.dtype, device=x1.device)
+        if self.rows is not None and target.ndim == x1.ndim:
+            target = target[slice(*self.rows)]
         require(
             target.shape in (x1.shape, x1.shape[1:]),
             f"Near got a target of shape {tuple(target.shape)} for samples of shape {tuple(x1.shape)}; the distance is "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import field
+from dataclasses import field, replace
 
 import torch
 from torch import Tensor
@@ -14,6 +14,7 @@ from beeline.fields.flow import Flow
 from beeline.sampling.guidance.dependence import RunSteps, needs_times
 from beeline.sampling.steering.controller import ControllerBase, OfRun, affine_path, descent
 from beeline.sampling.steering.gradients.placements import NoiseKept, Placement, Step
+from beeline.sampling.steering.modalities import for_rows
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,9 @@ class PeriodicOptimisation(ControllerBase):
         """Raises ValueError: the steps to change are those of a run."""
         needs_times("PeriodicOptimisation")
         return f
+
+    def for_rows(self, start: int, end: int) -> Controller:
+        return replace(self, energy=for_rows(self.energy, start, end))
 
     def dynamics(self, f: Dynamics, flow: Flow, cond: Cond, steps: RunSteps) -> Dynamics:
         """The steered drift of one run."""

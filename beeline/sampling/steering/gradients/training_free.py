@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import field
+from dataclasses import field, replace
 from typing import Annotated
 
 import torch
@@ -20,6 +20,7 @@ from beeline.sampling.steering.controller import ControllerBase, OfRun, affine_p
 from beeline.sampling.steering.energies.combined import Smoothed
 from beeline.sampling.steering.gradients.estimates import Estimate, OneStep
 from beeline.sampling.steering.gradients.placements import NoiseKept, Placement, Step
+from beeline.sampling.steering.modalities import for_rows
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,9 @@ class TFG(ControllerBase):
 
     def calls(self, t: float) -> int:
         return self.estimate.calls if self.rho else 1
+
+    def for_rows(self, start: int, end: int) -> Controller:
+        return replace(self, energy=for_rows(self.energy, start, end))
 
     def dynamics(self, f: Dynamics, flow: Flow, cond: Cond, steps: RunSteps | None) -> Dynamics:
         """The steered drift of one run."""
