@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import field, replace
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,7 +15,7 @@ from beeline.core.host_times import host_times
 from beeline.core.modes import check_values
 from beeline.core.protocols.flows import Reference
 from beeline.core.protocols.steering import Energy, Run
-from beeline.core.ranges import Positive, Share, dataclass
+from beeline.core.ranges import Positive, Range, Share, dataclass
 from beeline.core.types import Cond, Dynamics, expand_time
 from beeline.fields.flow import Flow
 from beeline.paths.affine import AffinePath
@@ -74,7 +74,7 @@ class WeightedParticles(StochasticSearch):
     Population, whose weighted moments have less variance than single samples.
     """
 
-    candidates: int = 64  # particles of every sample, from 2
+    candidates: Annotated[int, Range(least=2)] = 64  # particles of every sample
     threshold: Share = 0.5  # 1 resamples in every step, 0 never
 
     def _search(self, flow: Flow, x0: Tensor, cond: Cond, watch: Watch | None, done: Done | None) -> Tensor:
