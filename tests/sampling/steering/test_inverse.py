@@ -16,9 +16,9 @@ from beeline.paths.affine import Cosine, Linear
 from beeline.sampling.sampler import Sampler
 from beeline.sampling.steering.descending import EnergyGuidance
 from beeline.sampling.steering.energies.measured import Measured
-from beeline.sampling.steering.inverse.conjugate import pulled
 from beeline.sampling.steering.inverse.moments import MomentMatching
 from beeline.sampling.steering.inverse.pulls import PseudoInverse, Pull, Replacement
+from beeline.sampling.steering.inverse.residuals import pulled
 from beeline.sampling.steering.operators.masks import Mask
 from beeline.sampling.steering.operators.operator import Identity, Magnitudes
 from beeline.sampling.steering.operators.projections import Matrix
@@ -138,13 +138,25 @@ def test_one_forward_pass_serves_the_prediction_and_all_products():
     assert len(calls) == sampler.evaluations == 8 + 1  # t = 0 takes a second one
 
 
-def test_the_system_is_solved_by_conjugate_gradients():
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_systems_are_solved_in_as_many_iterations_as_values(symmetric):
     root = Rng(0).normal(torch.empty(4, 4, dtype=torch.float64))
     matrix, right = root @ root.T, Rng(1).normal(torch.empty(3, 4, dtype=torch.float64))
-    found = pulled(lambda p: (2 * p, p @ matrix), right, 0.1, 4)
-    assert torch.allclose(found, 2 * right @ torch.linalg.inv(matrix + 0.1 * torch.eye(4)), atol=1e-8)
-    negative = pulled(lambda p: (p, -p), right, 0.1, 2)
-    assert torch.equal(negative, torch.zeros_like(right))
+    matrix = matrix if symmetric else matrix + root / 4
+    found = pulled(lambda p: (2 * p, p @ matrix.T), right, 0.1, 4)
+    assert torch.allclose(found, 2 * right @ torch.linalg.inv(matrix.T + 0.1 * torch.eye(4)), atol=1e-8)
+    zero = torch.zeros_like(right)
+    assert torch.equal(pulled(lambda p: (p, 0 * p), right, 0.0, 2), zero)
+    assert torch.equal(pulled(lambda p: (p, p), zero, 0.1, 2), zero)
+
+
+def test_the_residual_never_grows():
+    """A derivative with errors, under which conjugate gradients grow without bound."""
+    matrix = Rng(0).normal(torch.empty(6, 6, dtype=torch.float64))
+    right = Rng(1).normal(torch.empty(8, 6, dtype=torch.float64))
+    left = [right - pulled(lambda p: (p @ matrix.T, p @ matrix.T), right, 0.0, k) for k in range(1, 7)]
+    sizes = torch.stack([right.norm(dim=1), *(rest.norm(dim=1) for rest in left)])
+    assert bool((sizes[1:] <= sizes[:-1] + 1e-9).all()) and float(sizes[-1].max()) < 1e-6
 
 
 def detached(x, t, cond=None):

@@ -11,8 +11,8 @@ from beeline.core.modes import wide
 from beeline.core.ranges import Count, Inside, dataclass
 from beeline.core.types import Dynamics
 from beeline.paths.affine import AffinePath
-from beeline.sampling.steering.inverse.conjugate import pulled
 from beeline.sampling.steering.inverse.problem import LinearSolver, Problem, predicted, product, scaled, weights
+from beeline.sampling.steering.inverse.residuals import pulled
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class MomentMatching(LinearSolver):
 
     v' = v + (1 / (1 - t)) (D_y - D),  D_y = D + C A' (A C A' + noise^2)^-1 (y - A D),
     C = Cov[x1 | x_t] = ((1 - t)^2 / t) dD/dx,  on the straight path
-    The system is solved by conjugate gradients, each iteration with one product with dD/dx, a backward pass; the
+    The system is solved by conjugate residuals, each iteration with one product with dD/dx, a backward pass; the
     prediction is evaluated once for all of them.  Where t is below ``least``, C is that of ``least``, which takes a
     second evaluation and differs by the order of least^2 for a Gaussian.
     Exact for Gaussian data and enough iterations (one for each value of M).  For others p(x1 | x_t) is replaced by a
@@ -34,10 +34,10 @@ class MomentMatching(LinearSolver):
     >>> from beeline.sampling.steering.energies.measured import Measured
     >>> from beeline.sampling.steering.operators.masks import Mask
     >>> MomentMatching(Measured(Mask((1, 0)), (0.5, 0.0), noise=0.1)).iterations
-    3
+    5
     """
 
-    iterations: Count = 3  # of conjugate gradients, a backward pass each; more than 5 amplify errors of a network
+    iterations: Count = 5  # of conjugate residuals, a backward pass each; 1 to 8
     least: Inside = 0.05  # least time of the covariance; for networks in 16 bits 0.05 or more
 
     def calls(self, t: float) -> int:

@@ -17,7 +17,7 @@ from beeline.fields.flow import Flow
 from beeline.paths.affine import AffinePath
 from beeline.sampling.steering.controller import ControllerBase, OfRun, affine_path
 from beeline.sampling.steering.energies.measured import Measured
-from beeline.sampling.steering.inverse.conjugate import pulled
+from beeline.sampling.steering.inverse.residuals import pulled
 
 Problem = Callable[[Tensor], tuple[FullOperator, Tensor]]
 """The operator and the measured values for data like a state, prepared once in a run."""

@@ -19,7 +19,6 @@ from beeline.core.types import Dynamics, expand_time
 from beeline.fields.flow import Flow
 from beeline.paths.affine import AffinePath, Linear
 from beeline.sampling.steering.controller import OfRun, affine_path
-from beeline.sampling.steering.inverse.conjugate import pulled
 from beeline.sampling.steering.inverse.problem import (
     LinearSolver,
     Problem,
@@ -30,6 +29,7 @@ from beeline.sampling.steering.inverse.problem import (
     scaled,
     weights,
 )
+from beeline.sampling.steering.inverse.residuals import pulled
 from beeline.solvers.diffusions import White
 
 
@@ -52,7 +52,7 @@ class Pull(LinearSolver):
     """
 
     deviation: Positive = 1.0  # standard deviation of the data, in their units
-    iterations: Count = 10  # of conjugate gradients without the network, for operators whose rows are not orthogonal
+    iterations: Count = 10  # of conjugate residuals without the network, for operators whose rows are not orthogonal
 
     def dynamics(self, f: Dynamics, path: AffinePath, problem: Problem) -> Dynamics:
         def steered(x: Tensor, t: Tensor) -> Tensor:
@@ -90,7 +90,7 @@ class PseudoInverse(LinearSolver):
     """
 
     deviation: Positive = 1.0  # standard deviation of the data, in their units
-    iterations: Count = 10  # of conjugate gradients without the network, for operators whose rows are not orthogonal
+    iterations: Count = 10  # of conjugate residuals without the network, for operators whose rows are not orthogonal
     least: Inside = 0.05  # least time of a backward pass
 
     def dynamics(self, f: Dynamics, path: AffinePath, problem: Problem) -> Dynamics:
@@ -130,7 +130,7 @@ class Replacement(LinearSolver):
     """
 
     process: NoiseProcess = field(default_factory=lambda: White(Rng(0)))
-    iterations: Count = 10  # of conjugate gradients, for operators whose rows are not orthogonal
+    iterations: Count = 10  # of conjugate residuals, for operators whose rows are not orthogonal
 
     def with_seeds(self, seeds: Sequence[int], *names: int | str | float) -> Any:
         return replace(self, process=self.process.with_seeds(seeds, *names))
