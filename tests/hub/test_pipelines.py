@@ -72,6 +72,18 @@ def test_a_negative_prompt_has_the_embedded_guidance_of_the_prompt(flux):
     assert np.abs(pixels(found) - pixels(wanted)).max() <= 1
 
 
+@pytest.mark.parametrize("family", ["sd3", "flux"])
+def test_a_colour_of_pictures_leads_latents_through_the_decoder(family, request):
+    bundle = four_steps(from_pipeline(request.getfixturevalue(family), height=8, width=8))
+    red = bl.steering.Decoded(bl.steering.MeanColour((1.0, 0.0, 0.0), deviation=0.1))
+    steered = replace(bundle.sampler, controllers=(bl.steering.TFG(red, rho=0.0, mu=20.0, clip=5.0),))
+    found, plain = (
+        pixels(bundle.sample(2, prompt=PROMPTS, seeds=[3, 4], sampler=how)).mean((0, 1, 2))
+        for how in (steered, bundle.sampler)
+    )
+    assert found[0] - found[1] - found[2] > plain[0] - plain[1] - plain[2] + 20
+
+
 @pytest.fixture(scope="module")
 def kontext(flux):
     return df.FluxKontextPipeline(**flux.components)
