@@ -66,27 +66,26 @@ class AdaptiveWeak(Containing):
         weak_field, weak_cond = guide.reference(inner, cond)
         alone = bind(field, cond, repeat=True)
         parts: dict[bool, Any] = {}  # by whether guided: dynamics of these rows
-        guided: list[Tensor] = []  # the rows with guidance, from the first evaluation on
+        divided: list[Tensor] = []  # the rows with guidance and those without, from the first evaluation on
 
         def divide(active: Tensor, n: int) -> None:
-            guided[:] = [active]
             rest = torch.ones(n, dtype=torch.bool, device=active.device).index_fill(0, active, False).nonzero()[:, 0]
             taken = _rows(weak_cond, active)
             parts[True] = Predictions(field, _rows(cond, active), [lambda f, c: (weak_field, taken)], guide.together)
             parts[False] = bind(field, _rows(cond, rest))
-            guided.append(rest)
+            divided[:] = [active, rest]
 
         def f(x: Tensor, t: Tensor) -> Tensor:
             require(
-                rows in (None, len(x)) and (not guided or len(guided[0]) + len(guided[1]) == len(x)),
+                rows in (None, len(x)) and (not divided or sum(map(len, divided)) == len(x)),
                 f"AdaptiveWeak got {len(x)} states for a run of {rows}; it remembers which sample has guidance: use a "
                 "solver that is not parallel in time, such as EULER",
             )
-            if not guided:
+            if not divided:
                 divide(torch.arange(len(x), device=x.device), len(x))
             inside = host_times(t)
             inside = (inside >= guide.window[0]) & (inside <= guide.window[1])
-            active, rest = guided
+            active, rest = divided
             if not len(active) or not bool(inside.any()):
                 return alone(x, t)
             strong, weak = parts[True](x[active], t[active])

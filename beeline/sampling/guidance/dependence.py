@@ -5,13 +5,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NoReturn, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from beeline.core.declared import fields_of
-from beeline.core.errors import require
+from beeline.core.errors import BeelineError, require
 from beeline.core.host_times import host_times
 from beeline.core.protocols.flows import Reference, reference_calls
 from beeline.fields.flow import Flow
@@ -132,10 +132,9 @@ def needs_evaluation(reference: Reference, whose: str) -> None:
     )
 
 
-def needs_times(whose: str) -> None:
+def needs_times(whose: str) -> NoReturn:
     """Raise ValueError for guidance that was called without the times of its run."""
-    require(
-        False,
+    raise BeelineError(
         f"{whose} was used without the times of a run; its weights depend on the steps: use it in a Sampler, or call "
-        "guidance_for_flow(guidance, flow, times) first",
+        "guidance_for_flow(guidance, flow, times) first"
     )
