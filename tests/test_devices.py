@@ -622,6 +622,16 @@ def test_a_sampling_run_synchronises_once(solver: Any, guidance: Any) -> None:
     assert waits(run) == 1
 
 
+@pytest.mark.parametrize("search", searches(), ids=lambda search: type(search).__name__)
+def test_a_search_synchronises_once(search: Any) -> None:
+    def work(mode: SecondDevice) -> None:
+        flow, x, cond = bl.Flow(labelled(DEVICE)), x_on(DEVICE), {"label": torch.arange(6) % 3}
+        mode.waits.clear()
+        search.seeded(range(6), 0)(flow, x, cond)
+
+    assert waits(work) == 1
+
+
 def test_labels_are_checked_once_in_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
     calls, aminmax = [], torch.aminmax
     monkeypatch.setattr(torch, "aminmax", lambda x: calls.append(x) or aminmax(x))

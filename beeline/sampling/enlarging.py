@@ -20,6 +20,7 @@ from beeline.core.types import Cond, map_cond
 from beeline.couplings.sources import Gaussian
 from beeline.fields.flow import Flow
 from beeline.paths.affine import AffinePath
+from beeline.sampling.guidance.dependence import for_rows, with_seeds
 from beeline.sampling.guidance.guide import Guide, guidance_for_flow
 from beeline.sampling.sampler import Sampler, count_evaluations
 from beeline.solvers.diffusions import White
@@ -94,12 +95,15 @@ class Enlarging(Sampler):
 
     def seeded(self, seeds: Sequence[int], *names: int | str | float) -> Enlarging:
         noise = self.noise.with_seeds(seeds, *names)
+        later = tuple(with_seeds(guidance, seeds, *names) for guidance in self.guidances)
         made = super().seeded(seeds, *names)
-        return replace(self, solver=made.solver, controllers=made.controllers, noise=noise)
+        own = replace(self, guidances=later, noise=noise)
+        return replace(own, solver=made.solver, guidance=made.guidance, controllers=made.controllers)
 
     def for_rows(self, start: int, end: int) -> Enlarging:
         made, noise = super().for_rows(start, end), self.noise.for_rows(start, end)
-        return replace(self, solver=made.solver, controllers=made.controllers, noise=noise)
+        own = replace(self, guidances=tuple(for_rows(g, start, end) for g in self.guidances), noise=noise)
+        return replace(own, solver=made.solver, guidance=made.guidance, controllers=made.controllers)
 
     def __call__(
         self,

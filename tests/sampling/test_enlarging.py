@@ -12,6 +12,7 @@ import beeline as bl
 from beeline.core.errors import BeelineError
 from beeline.couplings.sources import Uniform
 from beeline.sampling.enlarging import Bicubic, Enlarging, energy_rectified
+from beeline.sampling.guidance.references.noised_frames import NoisedFrames
 from beeline.solvers.diffusions import White
 
 STD = 0.7
@@ -149,3 +150,11 @@ def test_evaluations_are_counted():
 def test_what_cannot_be_enlarged_is_refused(make, message):
     with pytest.raises(BeelineError, match=message):
         make()
+
+
+def test_seeds_reach_the_guidance_of_all_stages():
+    guide = bl.Guide(NoisedFrames((0,)), bl.guidance.Extrapolate(2.0))
+    keyed = Enlarging(5, guidance=guide, guidances=(guide,)).seeded([4, 5, 6], "run")
+    assert [g.reference.noise.seeds for g in (keyed.guidance, *keyed.guidances)] == [(4, 5, 6)] * 2
+    part = keyed.for_rows(1, 3)
+    assert [g.reference.noise.seeds for g in (part.guidance, *part.guidances)] == [(5, 6)] * 2
