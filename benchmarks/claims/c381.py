@@ -1,8 +1,9 @@
 """Digits of 8 x 8 pixels under texts of seven tokens, one of which names the digit: a small transformer of the kind of
-Stable Diffusion 3 after 500 training steps, whose attention joins image and text; 12 Euler steps. Entmax with alpha 1.5
+Stable Diffusion 3 after 900 training steps, whose attention joins image and text; 12 Euler steps. Entmax with alpha 1.5
 for the attention of the image to the text in all blocks, at strength 2, with and without classifier-free guidance.
 Agreement is the share of samples that a classifier gives the digit of their text; distance is the Frechet distance in
-its features."""
+its features. After 500 steps instead, 3 seeds: agreement 0.54 against 0.62 without guidance, which holds; the rest is
+undecided."""
 
 from __future__ import annotations
 
@@ -26,6 +27,7 @@ from benchmarks.claims.verdict import Finding
 
 METHOD = "PLADIS: sparse attention beyond dense attention"
 CLAIM = "Attention to the text beyond its sparse form follows the text better, at no further evaluations."
+SLOW = "900 training steps, as a model after fewer follows the text in every second sample only"
 TOKENS, WIDTH, NULL, TESTED = 7, 32, written.CLASSES, 300
 
 
@@ -55,7 +57,7 @@ def network(rng: bl.Rng) -> Labelled:
 def measure(rng: bl.Rng) -> list[Finding]:
     data, net = written.digits()[0], network(rng)
     objective = bl.objectives.FlowMatching(drop=bl.objectives.Drop(0.1, NULL))
-    net = learn(net, objective, data, rng.fork("fit"), steps=500, batch_size=64, peak=2e-3)
+    net = learn(net, objective, data, rng.fork("fit"), steps=900, batch_size=64, peak=2e-3)
     x0, label = (part[:TESTED] for part in written.start(rng))
 
     def figures(one: nn.Module, sparse: float, scale: float) -> tuple[float, float]:
