@@ -10,7 +10,8 @@ from torch import nn
 import beeline as bl
 from beeline.sampling.steering.descending import EnergyGuidance
 from beeline.sampling.steering.energies.labels import Label, calibrated, calibration_error, softened
-from benchmarks.claims.toys import CLASSES, even, finding, labelled_w2, noise, points, sample
+from benchmarks.claims.labelled import labelled_w2
+from benchmarks.claims.toys import CLASSES, even, finding, noise, points, sample
 from benchmarks.claims.verdict import Finding
 
 METHOD = "Classifier guidance with calibration"

@@ -11,7 +11,8 @@ import beeline as bl
 from beeline.sampling.guidance.confused import ConfusedClass
 from benchmarks.claims.c142 import guided, trained
 from benchmarks.claims.c226 import faithful
-from benchmarks.claims.toys import CLASSES, even, finding, labelled_w2, noise, sample
+from benchmarks.claims.labelled import labelled_w2
+from benchmarks.claims.toys import CLASSES, even, finding, noise, sample
 from benchmarks.claims.verdict import Finding
 
 METHOD = "Gradient-free classifier guidance"

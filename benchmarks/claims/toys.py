@@ -95,11 +95,6 @@ def w2(made: Tensor, real: Tensor) -> float:
     return float(cost[rows, columns].mean().sqrt())
 
 
-def labelled_w2(made: Tensor, real: Tensor, label: Tensor) -> float:
-    """The exact Wasserstein-2 distance between two samples of one size with the same labels, within the labels."""
-    return w2(*(torch.cat([x, 1000.0 * label[:, None].to(x)], 1) for x in (made, real)))
-
-
 def rmse(made: Tensor, wanted: Tensor) -> float:
     """Root mean square distance of paired points."""
     return float((made - wanted).square().sum(1).mean().sqrt())
