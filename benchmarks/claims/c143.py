@@ -14,7 +14,6 @@ METHOD = "TFG: unified training-free guidance"
 CLAIM = "One algorithm with five parameters, found by a search, is better than the methods that it contains."
 SINGLE = {
     "DPS": (TFG(MEASURED, mu=0.0), ("rho",)),
-    "LGD": (TFG(MEASURED, mu=0.0), ("rho", "gamma")),
     "MPGD": (TFG(MEASURED, rho=0.0, iterations=1), ("mu",)),
     "FlowChef": (TFG(MEASURED, rho=0.0, iterations=1, kept=VelocityKept()), ("mu",)),
 }
@@ -22,10 +21,10 @@ SINGLE = {
 
 def measure(rng: bl.Rng) -> list[Finding]:
     x0, real = noise(rng), posterior(rng)
-    made = w2(steered(x0, searched(TFG(MEASURED, iterations=4), ("rho", "mu", "gamma"), rng)), real)
+    made = w2(steered(x0, searched(TFG(MEASURED, iterations=4), ("rho", "mu", "gamma"), rng, rounds=7)), real)
     first = w2(steered(x0), real)
     return [
         finding(f"W2 to the posterior: unified (figure) against {name}",
-                w2(steered(x0, searched(controller, names, rng)), real), made, first, "no guidance")
+                w2(steered(x0, searched(controller, names, rng, rounds=7)), real), made, first, "no guidance")
         for name, (controller, names) in SINGLE.items()
     ]  # fmt: skip

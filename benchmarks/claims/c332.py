@@ -1,6 +1,6 @@
-"""The ring with a measured coordinate: W2 distance to the exact posterior. Forward guidance goes through the network,
-backward guidance takes five gradient steps at the predicted datum; sizes are searched, equally long for each. The
-control follows the energy of another measurement."""
+"""The ring with a measured coordinate: W2 distance to the exact posterior after 50 evaluations. Forward guidance goes
+through the network, backward guidance takes five gradient steps at the predicted datum; sizes are searched by doubling.
+The control follows the energy of another measurement."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def backward(size: float, energy: Any = MEASURED) -> TFG:
 def both(rng: bl.Rng, **how: Any) -> tuple[float, float]:
     """The sizes of forward and backward guidance, searched together."""
     rng = rng.fork("search")
-    x0, real = noise(rng, 256), posterior(rng, 256)
+    x0, real = noise(rng, 128), posterior(rng, 128)
 
     def score(sizes: TFG) -> float:
         try:
@@ -43,16 +43,16 @@ def both(rng: bl.Rng, **how: Any) -> tuple[float, float]:
             return float("inf")
 
     start = {"rho": START, "mu": START / 10}
-    best = fit_guidance(score, TFG(MEASURED), ("rho", "mu"), rounds=9, beam=3, start=start).best
+    best = fit_guidance(score, TFG(MEASURED), ("rho", "mu"), rounds=8, beam=3, start=start).best
     return best.rho, best.mu
 
 
 def measure(rng: bl.Rng) -> list[Finding]:
     x0, real = noise(rng), posterior(rng)
-    rho, mu = both(rng, steps=100)
-    strength, size = both(rng, steps=50, solver=TRAVEL)
-    alone = searched(EnergyGuidance(MEASURED), ("strength",), rng, steps=100)
-    plain, travelled = {"steps": 100}, {"steps": 50, "solver": TRAVEL}
+    rho, mu = both(rng, steps=50)
+    strength, size = both(rng, steps=25, solver=TRAVEL)
+    alone = searched(EnergyGuidance(MEASURED), ("strength",), rng, steps=50)
+    plain, travelled = {"steps": 50}, {"steps": 25, "solver": TRAVEL}
     made = w2(steered(x0, forward(rho), backward(mu), **plain), real)
     wrong = w2(steered(x0, forward(rho, OPPOSITE), backward(mu, OPPOSITE), **plain), real)
     twice = w2(steered(x0, forward(strength), backward(size), **travelled), real)
