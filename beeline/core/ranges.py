@@ -24,7 +24,7 @@ import typing
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
-from beeline.core.errors import BeelineError
+from beeline.core.errors import BeelineError, require
 
 if TYPE_CHECKING:
     from dataclasses import dataclass as dataclass
@@ -146,3 +146,15 @@ def _each(kinds: Sequence[Callable[[Any], str]], value: Any) -> str:
         if reason:
             return f"tuple of numbers that fit: entry {at} has to be a {reason}"
     return ""
+
+
+def check_window(whose: str, window: tuple[float, float]) -> None:
+    """Raise ValueError for a window (low, high) that is no interval of times.
+
+    >>> check_window("Guide", (0.2, 0.8))
+    """
+    low, high = window
+    require(
+        0 <= low <= high <= 1,
+        f"{whose} got window={window}, which is no interval of times: set (low, high) with 0 <= low <= high <= 1",
+    )

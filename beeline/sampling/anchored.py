@@ -17,7 +17,7 @@ from beeline.core.ranges import Count, Positive, Range, dataclass
 from beeline.core.types import Cond, Dynamics, expand_time, map_cond
 from beeline.fields.flow import Flow
 from beeline.sampling.guidance.guide import guidance_for_flow
-from beeline.sampling.sampler import Sampler
+from beeline.sampling.sampler import Call, Sampler
 from beeline.sampling.steering.controller import affine_path, energies_of
 from beeline.sampling.steering.modalities import for_rows
 from beeline.solvers.integrate import integrate
@@ -53,23 +53,11 @@ class Anchored(Sampler):
         made = super().for_rows(start, end)
         return replace(self, solver=made.solver, guidance=made.guidance, energy=for_rows(self.energy, start, end))
 
-    def __call__(
-        self,
-        flow: Flow,
-        x0: Tensor,
-        cond: Cond = None,
-        *,
-        start: float = 0.0,
-        end: float = 1.0,
-        watch: Callable[[Tensor, Tensor], None] | None = None,
-        done: Callable[[Any], None] | None = None,
-        augmented: bool = False,
-    ) -> Tensor:
-        """Samples [B,*S] from states ``x0`` [B,*S]; see Sampler.  Raises ValueError for falling times."""
+    def _sample(self, flow: Flow, x0: Tensor, cond: Cond, call: Call) -> Tensor:
         require(
-            start < end and not augmented,
-            f"Anchored got start={start}, end={end}, augmented={augmented}; it moves data towards a low energy: use a "
-            "Sampler for inversion",
+            call.start < call.end and not call.augmented,
+            f"Anchored got start={call.start}, end={call.end}, augmented={call.augmented}; it moves "
+            "data towards a low energy: use a Sampler for inversion",
         )
         require(
             not self.controllers,
@@ -77,7 +65,7 @@ class Anchored(Sampler):
             "to Anchored, or the controllers to a Sampler",
         )
         affine_path(flow, "Anchored")
-        times = self.times(start, end)
+        times = self.times(call.start, call.end)
         cond = map_cond(lambda leaf: leaf.to(x0.device), cond)
 
         def run(moves: Tensor, **more: Any) -> Tensor:
@@ -91,7 +79,7 @@ class Anchored(Sampler):
             for _ in range(self.iterations):
                 moves = self._improved(moves, run, times, cond)
             with torch.no_grad():
-                return run(moves, watch=watch, done=done)
+                return run(moves, watch=call.watch, done=call.done)
 
     def _improved(self, moves: Tensor, run: Callable[[Tensor], Tensor], times: Tensor, cond: Cond) -> Tensor:
         """The changes [steps,B,*S] of the velocity after one iteration."""

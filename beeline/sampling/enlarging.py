@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import field, replace
 from typing import Any, Protocol
 
@@ -22,7 +22,7 @@ from beeline.fields.flow import Flow
 from beeline.paths.affine import AffinePath
 from beeline.sampling.guidance.dependence import for_rows, with_seeds
 from beeline.sampling.guidance.guide import Guide, guidance_for_flow
-from beeline.sampling.sampler import Sampler, count_evaluations
+from beeline.sampling.sampler import Call, Sampler, count_evaluations
 from beeline.solvers.diffusions import White
 
 
@@ -105,24 +105,8 @@ class Enlarging(Sampler):
         own = replace(self, guidances=tuple(for_rows(g, start, end) for g in self.guidances), noise=noise)
         return replace(own, solver=made.solver, guidance=made.guidance, controllers=made.controllers)
 
-    def __call__(
-        self,
-        flow: Flow,
-        x0: Tensor,
-        cond: Cond = None,
-        *,
-        start: float = 0.0,
-        end: float = 1.0,
-        watch: Callable[[Tensor, Tensor], None] | None = None,
-        done: Callable[[Any], None] | None = None,
-        augmented: bool = False,
-    ) -> Tensor:
-        """Samples [B,*S] from noise ``x0`` [B,*S]; see Sampler.  Raises ValueError for another interval than [0, 1]."""
-        require(
-            (start, end, augmented) == (0.0, 1.0, False),
-            f"Enlarging got start={start}, end={end}, augmented={augmented}; its size changes in a run from noise to "
-            "data: use a Sampler for a part of a run, and for inversion",
-        )
+    def _sample(self, flow: Flow, x0: Tensor, cond: Cond, call: Call) -> Tensor:
+        call.check_whole("Enlarging", "its size changes")
         require(
             not is_map(flow.field) and isinstance(flow.path, AffinePath) and isinstance(flow.source, Gaussian),
             f"Enlarging got a flow from {type(flow.source).__name__} on {type(flow.path).__name__}; it takes data "
@@ -136,9 +120,9 @@ class Enlarging(Sampler):
         for k, (guidance, times) in enumerate(stages):
             size = self.size(k, x0)
             x = x0[..., : size[0], : size[1]] if k == 0 else self.refreshed(flow, x, cond, stages[k - 1], size)
-            last = done if k == len(stages) - 1 else None
+            done = call.done if k == len(stages) - 1 else None
             plain = Sampler(self.steps, self.schedule, self.solver, guidance, self.controllers)
-            x = plain._solve(flow, x, cond, times, watch, last, False)
+            x = plain._solve(flow, x, cond, times, call._replace(done=done))
         return x
 
     def stages(self) -> list[tuple[Guidance, Tensor]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import field
 from typing import Any
 
@@ -15,7 +14,7 @@ from beeline.core.modes import check_together, deferred, eval_mode
 from beeline.core.ranges import dataclass
 from beeline.core.types import Cond, map_cond
 from beeline.fields.flow import Flow, bind
-from beeline.sampling.sampler import Sampler, check_rows
+from beeline.sampling.sampler import Call, Sampler, check_rows
 
 
 @dataclass(frozen=True)
@@ -46,25 +45,13 @@ class RefinedNoise(Sampler):
             "pass a network in Python",
         )
 
-    def __call__(
-        self,
-        flow: Flow,
-        x0: Tensor,
-        cond: Cond = None,
-        *,
-        start: float = 0.0,
-        end: float = 1.0,
-        watch: Callable[[Tensor, Tensor], None] | None = None,
-        done: Callable[[Any], None] | None = None,
-        augmented: bool = False,
-    ) -> Tensor:
-        """Samples [B,*S] from noise ``x0`` [B,*S]; see Sampler.  Raises ValueError for a run that starts elsewhere."""
+    def _sample(self, flow: Flow, x0: Tensor, cond: Cond, call: Call) -> Tensor:
         require(
-            start == 0 and end > 0 and not augmented,
-            f"RefinedNoise got start={start}, end={end}, augmented={augmented}; it refines noise at t = 0: use a "
-            "Sampler for the rest of a run, and for inversion",
+            call.start == 0 and call.end > 0 and not call.augmented,
+            f"RefinedNoise got start={call.start}, end={call.end}, augmented={call.augmented}; it "
+            "refines noise at t = 0: use a Sampler for the rest of a run, and for inversion",
         )
-        return super().__call__(flow, self.refined(x0, cond), cond, start=start, end=end, watch=watch, done=done)
+        return super()._sample(flow, self.refined(x0, cond), cond, call)
 
     def refined(self, x0: Tensor, cond: Cond = None) -> Tensor:
         """The refined noise [B,*S] of noise ``x0`` [B,*S]."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -28,6 +28,24 @@ from beeline.solvers.wrappers import complete
 from beeline.times.schedules import Uniform
 
 MOST_STEPS = 1_000_000  # more are a mistake, and their times would fill the memory
+
+
+class Call(NamedTuple):
+    """The options of a call of a sampler."""
+
+    start: float = 0.0
+    end: float = 1.0
+    watch: Callable[[Tensor, Tensor], None] | None = None
+    done: Callable[[Any], None] | None = None
+    augmented: bool = False
+
+    def check_whole(self, whose: str, why: str) -> None:
+        """Raise ValueError for another interval than [0, 1]."""
+        require(
+            (self.start, self.end, self.augmented) == (0.0, 1.0, False),
+            f"{whose} got start={self.start}, end={self.end}, augmented={self.augmented}; {why} in a run from noise to "
+            "data: use a Sampler for a part of a run, and for inversion",
+        )
 
 
 @dataclass(frozen=True)
@@ -97,9 +115,13 @@ class Sampler:
 
         Raises ValueError for a solver that does not fit the flow, and IntegrationError for a non-finite state.
         """
-        if end < start:
+        return self._sample(flow, x0, cond, Call(start, end, watch, done, augmented))
+
+    def _sample(self, flow: Flow, x0: Tensor, cond: Cond, call: Call) -> Tensor:
+        """What a call returns; samplers that do more than one integration replace it."""
+        if call.end < call.start:
             require_ode(flow, "integration towards the source")
-        return self._solve(flow, x0, cond, self.times(start, end), watch, done, augmented)
+        return self._solve(flow, x0, cond, self.times(call.start, call.end), call)
 
     def invert(
         self,
@@ -124,16 +146,7 @@ class Sampler:
         )
         return self(flow, x1, cond, start=start, end=end, watch=watch, done=done, augmented=augmented)
 
-    def _solve(
-        self,
-        flow: Flow,
-        x: Tensor,
-        cond: Cond,
-        times: Tensor,
-        watch: Callable[[Tensor, Tensor], None] | None,
-        done: Callable[[Any], None] | None,
-        augmented: bool,
-    ) -> Tensor:
+    def _solve(self, flow: Flow, x: Tensor, cond: Cond, times: Tensor, call: Call) -> Tensor:
         process = process_of(flow)
         solver = complete(process.adapt_solver(self.solver))
         process.check(flow, solver, times)
@@ -141,7 +154,7 @@ class Sampler:
         check_together("the state", x, *parts)
         cond = map_cond(lambda leaf: leaf.to(x.device), cond)
         with eval_mode(*parts), deferred():
-            return self._run(flow, process, solver, x, cond, times, watch, done, augmented)
+            return self._run(flow, process, solver, x, cond, times, call)
 
     def _run(
         self,
@@ -151,9 +164,7 @@ class Sampler:
         x: Tensor,
         cond: Cond,
         times: Tensor,
-        watch: Callable[[Tensor, Tensor], None] | None,
-        done: Callable[[Any], None] | None,
-        augmented: bool,
+        call: Call,
     ) -> Tensor:
         f, steering = self._steered(flow, process, x, cond, times)
 
@@ -173,9 +184,9 @@ class Sampler:
             f"Sampler got controllers and {type(self.solver).__name__}, which has an augmented state; a controller "
             "changes one copy of it only: use another solver, such as HEUN",
         )
-        state = x if augmented else solver.lift(x)
-        state = process.run(f, state, times, solver, after=after, watch=watch, done=done)
-        if augmented and solver.traits.augmented_state:
+        state = x if call.augmented else solver.lift(x)
+        state = process.run(f, state, times, solver, after=after, watch=call.watch, done=call.done)
+        if call.augmented and solver.traits.augmented_state:
             return state
         result = solver.lower(state)
         if times[-1] != 1:

@@ -10,7 +10,7 @@ from torch import Tensor
 from beeline.core.errors import require
 from beeline.core.host_times import host_times
 from beeline.core.protocols.flows import NoiseProcess, Solver
-from beeline.core.ranges import Count, dataclass
+from beeline.core.ranges import Count, check_window, dataclass
 from beeline.core.rng import Rng
 from beeline.core.types import Dynamics
 from beeline.paths.affine import AffinePath, Linear
@@ -42,12 +42,7 @@ class TimeTravel(MemorylessInner):
     path: AffinePath = field(default_factory=Linear)  # the flow's
 
     def __post_init__(self) -> None:
-        low, high = self.window
-        require(
-            0 <= low <= high <= 1,
-            f"TimeTravel got window={self.window}, which is no interval of times: set (low, high) with 0 <= low <= "
-            "high <= 1",
-        )
+        check_window("TimeTravel", self.window)
         self.check_inner(one_step=True)
 
     def step(self, f: Dynamics, x: Tensor, t: Tensor, s: Tensor, memory: Any) -> tuple[Tensor, Any]:

@@ -12,7 +12,7 @@ from torch import Tensor
 from beeline.core.declared import is_map
 from beeline.core.errors import require
 from beeline.core.host_times import host_times
-from beeline.core.ranges import NonNegative, dataclass
+from beeline.core.ranges import NonNegative, check_window, dataclass
 from beeline.core.types import Cond, Dynamics, expand_time
 from beeline.fields.flow import Flow, bind
 from beeline.paths.affine import AffinePath, Linear
@@ -46,12 +46,7 @@ class ConfusedClass(FlowDependent):
     path: AffinePath = field(default_factory=Linear)  # the flow's; a Sampler sets it
 
     def __post_init__(self) -> None:
-        low, high = self.window
-        require(
-            0 <= low <= high <= 1,
-            f"ConfusedClass got window={self.window}, which is no interval of times: set (low, high) with 0 <= low <= "
-            "high <= 1",
-        )
+        check_window("ConfusedClass", self.window)
 
     def for_flow(self, flow: Flow) -> ConfusedClass:
         """The guidance with the path of a flow."""

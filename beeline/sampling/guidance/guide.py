@@ -12,7 +12,7 @@ from beeline.core.declared import as_map, is_map
 from beeline.core.errors import require
 from beeline.core.host_times import host_times
 from beeline.core.protocols.flows import Combination, Guidance, Reference, Rule, reference_calls
-from beeline.core.ranges import dataclass
+from beeline.core.ranges import check_window, dataclass
 from beeline.core.types import Cond, Dynamics, expand_time, leaves
 from beeline.fields.flow import Flow, bind
 from beeline.sampling.guidance.dependence import Containing, TimesDependent
@@ -169,12 +169,7 @@ class Guide(Containing):
     together: bool = True  # evaluate both predictions in one batch of 2B if they come from one field
 
     def __post_init__(self) -> None:
-        low, high = self.window
-        require(
-            0 <= low <= high <= 1,
-            f"Guide got window={self.window}, which is no interval of times: set (low, high) with "
-            "0 <= low <= high <= 1",
-        )
+        check_window("Guide", self.window)
 
     def __call__(self, field: Any, cond: Cond) -> Dynamics:
         alone, both = self.predictions(field, cond)

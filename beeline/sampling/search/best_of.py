@@ -12,7 +12,8 @@ from beeline.core.protocols.steering import Energy
 from beeline.core.ranges import dataclass
 from beeline.core.types import Cond
 from beeline.fields.flow import Flow
-from beeline.sampling.search.candidates import Done, Search, Watch, lowest, picked, tiled_cond
+from beeline.sampling.sampler import Call
+from beeline.sampling.search.candidates import Search, lowest, picked, tiled_cond
 from beeline.sampling.steering.controller import energies_of
 
 
@@ -20,9 +21,9 @@ from beeline.sampling.steering.controller import energies_of
 class Finished(Search):
     """Base of searches that compare finished samples; a subclass gives ``_chosen``."""
 
-    def _search(self, flow: Flow, x0: Tensor, cond: Cond, watch: Watch | None, done: Done | None) -> Tensor:
+    def _search(self, flow: Flow, x0: Tensor, cond: Cond, call: Call) -> Tensor:
         wide = tiled_cond(cond, self.candidates)
-        x1 = self._own(self.candidates)(flow, self.starts(flow, x0), wide, watch=watch, done=done)
+        x1 = self._own(self.candidates)(flow, self.starts(flow, x0), wide, watch=call.watch, done=call.done)
         return picked(x1, self._chosen(x1, wide, x0))
 
     def _chosen(self, x1: Tensor, cond: Cond, x0: Tensor) -> Tensor:

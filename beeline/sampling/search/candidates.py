@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import field, replace
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, NamedTuple
 
 import torch
 from torch import Tensor
@@ -22,22 +22,20 @@ from beeline.core.types import Cond, Dynamics, expand_time, map_cond
 from beeline.couplings.sources import Gaussian
 from beeline.fields.flow import Flow
 from beeline.paths.affine import AffinePath
-from beeline.sampling.sampler import Sampler, check_rows
+from beeline.sampling.sampler import Call, Sampler, check_rows
 from beeline.sampling.steering.controller import affine_path, complete_controller
 from beeline.solvers.diffusions import White
 from beeline.solvers.process import process_of, require_ode
 from beeline.solvers.sde import EulerMaruyama
-
-Watch = Callable[[Tensor, Tensor], None]
-Done = Callable[[Any], None]
 
 
 @dataclass(frozen=True)
 class Search(Sampler):
     """Base of samplers that run several candidates for every sample and return one of them.
 
-    A subclass gives ``_search``.  The states of a run are [n*B,*S]; row k B + i is candidate k of sample i.  With seeds
-    a sample depends on its own seed alone.  Candidates are compared within a sample, never across samples.
+    A subclass gives ``_search``.  The states of a run are [n*B,*S]; row k B + i is candidate k of sample i, and the
+    noise of a call is the first candidate of each.  ``watch`` gets the states of all candidates.  With seeds a sample
+    depends on its own seed alone.  Candidates are compared within a sample, never across samples.
     """
 
     candidates: Annotated[int, Range(least=2)] = 8  # for every sample
@@ -55,28 +53,9 @@ class Search(Sampler):
         fresh = self.rng.fork("rows", start)
         return replace(self, solver=made.solver, guidance=made.guidance, controllers=made.controllers, rng=fresh)
 
-    def __call__(
-        self,
-        flow: Flow,
-        x0: Tensor,
-        cond: Cond = None,
-        *,
-        start: float = 0.0,
-        end: float = 1.0,
-        watch: Watch | None = None,
-        done: Done | None = None,
-        augmented: bool = False,
-    ) -> Tensor:
-        """Samples [B,*S] from noise ``x0`` [B,*S], which is the first candidate of each; see Sampler.
-
-        ``watch`` gets the states of all candidates.  Raises ValueError for another interval than [0, 1].
-        """
+    def _sample(self, flow: Flow, x0: Tensor, cond: Cond, call: Call) -> Tensor:
         name = type(self).__name__
-        require(
-            (start, end, augmented) == (0.0, 1.0, False),
-            f"{name} got start={start}, end={end}, augmented={augmented}; it compares candidates of a run from noise "
-            "to data: use a Sampler for a part of a run, and for inversion",
-        )
+        call.check_whole(name, "it compares candidates")
         require(
             not self.seeds or len(self.seeds) == len(x0),
             f"{name} has {len(self.seeds)} seeds for a batch of {len(x0)}; every sample needs its own seed: use "
@@ -92,7 +71,7 @@ class Search(Sampler):
                 own = self if len(x0) <= size else self.for_rows(i, i + size)
                 here = map_cond(lambda leaf, i=i: leaf[i : i + size], cond)  # type: ignore[misc]
                 x = x0[i : i + size]
-                parts.append(own._search(flow, x.to(torch.promote_types(x.dtype, torch.float32)), here, watch, done))
+                parts.append(own._search(flow, x.to(torch.promote_types(x.dtype, torch.float32)), here, call))
             made = torch.cat(parts)
             check_values(
                 made.isfinite().all(),
@@ -104,7 +83,7 @@ class Search(Sampler):
         return made
 
     @abstractmethod
-    def _search(self, flow: Flow, x0: Tensor, cond: Cond, watch: Watch | None, done: Done | None) -> Tensor:
+    def _search(self, flow: Flow, x0: Tensor, cond: Cond, call: Call) -> Tensor:
         """The chosen samples [B,*S] for initial noise ``x0`` [B,*S]."""
 
     def normal(self, like: Tensor, n: int, *names: int | str | float) -> Tensor:

@@ -22,10 +22,9 @@ from beeline.paths.affine import AffinePath
 from beeline.sampling.guidance.dependence import FlowDependent, with_seeds
 from beeline.sampling.guidance.guide import Plain
 from beeline.sampling.guidance.predictions import Predictions
+from beeline.sampling.sampler import Call
 from beeline.sampling.search.candidates import (
-    Done,
     StochasticSearch,
-    Watch,
     at,
     pairs,
     picked,
@@ -77,15 +76,15 @@ class WeightedParticles(StochasticSearch):
     candidates: Annotated[int, Range(least=2)] = 64  # particles of every sample
     threshold: Share = 0.5  # 1 resamples in every step, 0 never
 
-    def _search(self, flow: Flow, x0: Tensor, cond: Cond, watch: Watch | None, done: Done | None) -> Tensor:
+    def _search(self, flow: Flow, x0: Tensor, cond: Cond, call: Call) -> Tensor:
         path, n = self._checked(flow), self.candidates
         wide = tiled_cond(cond, n)
         x = self.first(self.starts(flow, x0))
         moves = self._moves(flow, path, x, wide)
         log_w, before = x.new_zeros(n, len(x0)), x.new_zeros(len(x))
         for i, t, s in pairs(self.times().tolist()):
-            if watch is not None:
-                watch(x, at(t, x))
+            if call.watch is not None:
+                call.watch(x, at(t, x))
             move = moves(x, at(t, x), at(s, x))
             log_w = log_w + (move.potential - before).view_as(log_w)
             index, log_w = self._resampled(log_w, self._uniform(x0, "resample", i))
@@ -95,11 +94,11 @@ class WeightedParticles(StochasticSearch):
             ratio = (z * move.shift + move.shift.square() / 2).flatten(1).sum(1)
             log_w, before = log_w + (move.gain - ratio).view_as(log_w), move.potential
         log_w = log_w + (self._end(x, wide) - before).view_as(log_w)
-        if watch is not None:
-            watch(x, at(1.0, x))
+        if call.watch is not None:
+            call.watch(x, at(1.0, x))
         log_w = log_w.log_softmax(0)
-        if done is not None:
-            done(Population(x.unflatten(0, (n, -1)), log_w))
+        if call.done is not None:
+            call.done(Population(x.unflatten(0, (n, -1)), log_w))
         return picked(x, systematic(log_w, self._uniform(x0, "choice"), 1)[0])
 
     def first(self, x0: Tensor) -> Tensor:

@@ -12,10 +12,9 @@ from beeline.core.protocols.steering import Energy
 from beeline.core.ranges import Count, dataclass
 from beeline.core.types import Cond
 from beeline.fields.flow import Flow
+from beeline.sampling.sampler import Call
 from beeline.sampling.search.candidates import (
-    Done,
     StochasticSearch,
-    Watch,
     at,
     lowest,
     picked,
@@ -55,7 +54,7 @@ class RolloverBudget(StochasticSearch):
             "of at least candidates + steps",
         )
 
-    def _search(self, flow: Flow, x0: Tensor, cond: Cond, watch: Watch | None, done: Done | None) -> Tensor:
+    def _search(self, flow: Flow, x0: Tensor, cond: Cond, call: Call) -> Tensor:
         run = self._steps(flow, x0, cond)
         grid, final = torch.tensor(run.times, dtype=x0.dtype).to(x0.device), self.steps - 2
         first = self.starts(flow, x0)
@@ -70,8 +69,8 @@ class RolloverBudget(StochasticSearch):
         child, child_v, lead = x, v, torch.full_like(best, torch.inf)
         for number in range(self.budget - self.candidates):
             t, s = grid[step], grid[step + 1]
-            if watch is not None:
-                watch(x, t)
+            if call.watch is not None:
+                call.watch(x, t)
             mean, spread = transition(self.solver, x, v, t, s)
             y = mean + spread * self.normal(x, 1, "child", number)
             y, w = run.one(y, s)
@@ -87,10 +86,10 @@ class RolloverBudget(StochasticSearch):
             lead = torch.where(ahead, torch.inf, lead)
         made = run.path.data(child, child_v, grid[step + 1])
         made = run.one.correct(made, torch.ones_like(best))
-        if watch is not None:
-            watch(made, torch.ones_like(best))
-        if done is not None:
-            done(None)
+        if call.watch is not None:
+            call.watch(made, torch.ones_like(best))
+        if call.done is not None:
+            call.done(None)
         return made
 
     @property

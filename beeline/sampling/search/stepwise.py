@@ -11,11 +11,10 @@ from beeline.core.protocols.steering import Energy
 from beeline.core.ranges import NonNegative, Share, dataclass
 from beeline.core.types import Cond
 from beeline.fields.flow import Flow
+from beeline.sampling.sampler import Call
 from beeline.sampling.search.candidates import (
-    Done,
     Steps,
     StochasticSearch,
-    Watch,
     at,
     lowest,
     pairs,
@@ -45,12 +44,12 @@ class GreedySearch(StochasticSearch):
     energy: Energy = field(kw_only=True)
     until: Share = 1.0  # time of the last guided step; later steps have one candidate
 
-    def _search(self, flow: Flow, x0: Tensor, cond: Cond, watch: Watch | None, done: Done | None) -> Tensor:
+    def _search(self, flow: Flow, x0: Tensor, cond: Cond, call: Call) -> Tensor:
         run, x = self._steps(flow, x0, cond), x0
         v = run.one.drift(x, at(0.0, x))
         for i, t, s in pairs(run.times):
-            if watch is not None:
-                watch(x, at(t, x))
+            if call.watch is not None:
+                call.watch(x, at(t, x))
             n = self.candidates if self.compares(i) else 1
             mean, spread = transition(self.solver, x, v, at(t, x), at(s, x))
             z = self.normal(x, n, "step", i)
@@ -61,10 +60,10 @@ class GreedySearch(StochasticSearch):
             if i < self.steps - 1:
                 x, v = run.one(x, at(s, x))
         x = run.one.correct(x, at(1.0, x))
-        if watch is not None:
-            watch(x, at(1.0, x))
-        if done is not None:
-            done(None)
+        if call.watch is not None:
+            call.watch(x, at(1.0, x))
+        if call.done is not None:
+            call.done(None)
         return x
 
     def compares(self, step: int) -> bool:

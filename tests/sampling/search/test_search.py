@@ -276,7 +276,7 @@ def test_a_bundle_samples_by_search(tmp_path):
             lambda: Particles(4, energy=TARGET, solver=EulerMaruyama(White(bl.Rng(0)), Fading(0.0)))(RING, X0, COND),
             "zero at all times",
         ),
-        (lambda: BestOf(4, energy=TARGET).invert(RING, X0, COND), "compares candidates of a run from noise"),
+        (lambda: BestOf(4, energy=TARGET).invert(RING, X0, COND), "compares candidates in a run from noise"),
         (lambda: BestOf(4, energy=TARGET).seeded([1, 2])(RING, X0, COND), "2 seeds for a batch of 5"),
         (lambda: GreedySearch(4, energy=TARGET)(RING, X0, {"label": COND["label"][:2]}), "one row per sample"),
         (lambda: BestOf(4, energy=lambda x1, t, cond=None: x1.mean())(RING, X0, COND), "one number for each"),

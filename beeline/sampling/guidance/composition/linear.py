@@ -12,7 +12,7 @@ from torch import Tensor
 from beeline.core.errors import require
 from beeline.core.host_times import host_times
 from beeline.core.protocols.flows import Reference, reference_calls
-from beeline.core.ranges import dataclass
+from beeline.core.ranges import check_window, dataclass
 from beeline.core.types import Cond, Dynamics, expand_time
 from beeline.sampling.guidance.dependence import Containing
 from beeline.sampling.guidance.guide import like_field
@@ -70,12 +70,8 @@ class Nested(Containing):
             f"Nested got {n} references, scales={self.scales} and {len(self.windows)} windows; every level has one "
             "reference and one finite scale: give as many of each, and windows for all levels or for none",
         )
-        for low, high in self.windows:
-            require(
-                0 <= low <= high <= 1,
-                f"Nested got the window {(low, high)}, which is no interval of times: set (low, high) with "
-                "0 <= low <= high <= 1",
-            )
+        for window in self.windows:
+            check_window("Nested", window)
 
     def __call__(self, field: Any, cond: Cond) -> Dynamics:
         return summed(field, cond, self.references, self.weights, self.together)

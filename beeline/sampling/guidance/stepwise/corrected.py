@@ -12,7 +12,7 @@ from beeline.core.declared import is_map
 from beeline.core.errors import require
 from beeline.core.host_times import host_times
 from beeline.core.protocols.flows import Guidance, Reference
-from beeline.core.ranges import NonNegative, dataclass
+from beeline.core.ranges import NonNegative, check_window, dataclass
 from beeline.core.types import Cond, Dynamics, expand_time
 from beeline.fields.flow import bind
 from beeline.sampling.guidance.dependence import Containing, RunSteps, needs_evaluation, needs_times
@@ -44,12 +44,7 @@ class RectifiedCFGPlusPlus(Containing):
     together: bool = True  # evaluate both predictions of the correction in one batch
 
     def __post_init__(self) -> None:
-        low, high = self.window
-        require(
-            0 <= low <= high <= 1,
-            f"RectifiedCFGPlusPlus got window={self.window}, which is no interval of times: set (low, high) with "
-            "0 <= low <= high <= 1",
-        )
+        check_window("RectifiedCFGPlusPlus", self.window)
         needs_evaluation(self.reference, "RectifiedCFGPlusPlus")
 
     def for_times(self, times: Tensor) -> Guidance:

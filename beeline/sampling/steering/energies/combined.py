@@ -10,7 +10,7 @@ from torch import Tensor
 
 from beeline.core.errors import require
 from beeline.core.protocols.steering import Energy
-from beeline.core.ranges import Count, NonNegative, Range, dataclass
+from beeline.core.ranges import Count, NonNegative, Range, check_window, dataclass
 from beeline.core.rng import Rng
 from beeline.core.types import Cond, expand_time, map_cond
 from beeline.sampling.guidance.rules.scales import ScaleShape
@@ -65,12 +65,7 @@ class Scheduled:
     window: tuple[float, float] = (0.0, 1.0)  # times with the energy, both ends included
 
     def __post_init__(self) -> None:
-        low, high = self.window
-        require(
-            0 <= low <= high <= 1,
-            f"Scheduled got window={self.window}, which is no interval of times: set (low, high) with 0 <= low <= high "
-            "<= 1",
-        )
+        check_window("Scheduled", self.window)
 
     def __call__(self, x1: Tensor, t: Tensor, cond: Cond = None) -> Tensor:
         low, high = self.window
