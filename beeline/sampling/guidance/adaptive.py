@@ -14,14 +14,14 @@ from beeline.core.protocols.flows import Guidance
 from beeline.core.ranges import dataclass
 from beeline.core.types import Cond, Dynamics, leaves, map_cond
 from beeline.fields.flow import bind
-from beeline.sampling.guidance.dependence import Containing, needs_evaluation
-from beeline.sampling.guidance.guide import Guide
+from beeline.sampling.guidance.dependence import needs_evaluation
+from beeline.sampling.guidance.guide import Guide, OfGuide
 from beeline.sampling.guidance.predictions import Predictions
 from beeline.solvers.process import FieldReadout
 
 
 @dataclass(frozen=True)
-class AdaptiveWeak(Containing):
+class AdaptiveWeak(OfGuide):
     """Guidance that ends, for every sample, when both predictions point in nearly the same direction.
 
     v = rule(strong, weak) until cos(strong, weak) >= aligned, strong in all later evaluations of this sample
@@ -47,12 +47,6 @@ class AdaptiveWeak(Containing):
             "Guide, such as CFG(3.0)",
         )
         needs_evaluation(self.guide.reference, "AdaptiveWeak")
-
-    @property
-    def guide(self) -> Guide:
-        """The guidance with two evaluations."""
-        assert isinstance(self.guidance, Guide)
-        return self.guidance
 
     def __call__(self, field: Any, cond: Cond) -> Dynamics:
         require(

@@ -200,6 +200,18 @@ class Guide(Containing):
         return 1 + (reference_calls(self.reference) if self.window[0] <= t <= self.window[1] else 0)
 
 
+class OfGuide(Containing):
+    """Base of guidance whose member ``guidance`` is a Guide, as its checks make sure."""
+
+    guidance: Guidance
+
+    @property
+    def guide(self) -> Guide:
+        """The guidance inside."""
+        assert isinstance(self.guidance, Guide)
+        return self.guidance
+
+
 @dataclass(frozen=True)
 class Guides(Containing):
     """Several kinds of guidance at once, each with its own reference, rule and window.

@@ -20,13 +20,12 @@ from beeline.fields.flow import Flow
 from beeline.networks.merging import Groups, MergedAttention, grouped
 from beeline.networks.skipping import block_names
 from beeline.paths.affine import Linear
-from beeline.sampling.guidance.dependence import Containing
-from beeline.sampling.guidance.guide import Guide
+from beeline.sampling.guidance.guide import Guide, OfGuide
 from beeline.solvers.process import FieldReadout
 
 
 @dataclass(frozen=True)
-class MergedTokens(Containing):
+class MergedTokens(OfGuide):
     """Guidance in whose attention similar tokens are merged, with those that guidance changes most as destinations.
 
     importance_i = |strong - weak| at token i;  destinations: chosen at random among the ``pool`` most important tokens
@@ -61,12 +60,6 @@ class MergedTokens(Containing):
             "destinations are chosen from the pool and are not merged themselves: set 0 < destinations <= pool and "
             "merged <= 1 - destinations",
         )
-
-    @property
-    def guide(self) -> Guide:
-        """The guidance without merging."""
-        assert isinstance(self.guidance, Guide)
-        return self.guidance
 
     def for_flow(self, flow: Flow) -> Any:
         """The guidance with the inner one for ``flow``; raises ValueError for another path than the straight one."""

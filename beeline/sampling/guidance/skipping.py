@@ -12,14 +12,13 @@ from beeline.core.host_times import host_times
 from beeline.core.protocols.flows import Guidance
 from beeline.core.ranges import dataclass
 from beeline.core.types import Cond, Dynamics
-from beeline.sampling.guidance.dependence import Containing
-from beeline.sampling.guidance.guide import Guide
+from beeline.sampling.guidance.guide import Guide, OfGuide
 
 SAME = 1e-5  # times closer than this are one time
 
 
 @dataclass(frozen=True)
-class SkippedWeak(Containing):
+class SkippedWeak(OfGuide):
     """Guidance whose weak prediction is computed at some times, and estimated from earlier predictions at others.
 
     v = rule(strong, weak),  at ``times``: weak = a strong + b strong_j + c weak_j,  (a, b, c) = weights of that time
@@ -55,12 +54,6 @@ class SkippedWeak(Containing):
             f"SkippedWeak got {len(self.weights)} weights for {len(self.times)} times; every time has three numbers: "
             "give one triple for each time, or one for all",
         )
-
-    @property
-    def guide(self) -> Guide:
-        """The guidance with two evaluations."""
-        assert isinstance(self.guidance, Guide)
-        return self.guidance
 
     def __call__(self, field: Any, cond: Cond) -> Dynamics:
         require(

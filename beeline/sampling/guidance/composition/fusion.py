@@ -13,12 +13,11 @@ from beeline.core.protocols.flows import Guidance, Reference
 from beeline.core.ranges import NonNegative, Positive, dataclass
 from beeline.core.types import Cond, Dynamics
 from beeline.sampling.blur import gaussian_blur
-from beeline.sampling.guidance.dependence import Containing
-from beeline.sampling.guidance.guide import Guide
+from beeline.sampling.guidance.guide import Guide, OfGuide
 
 
 @dataclass(frozen=True)
-class SaliencyFusion(Containing):
+class SaliencyFusion(OfGuide):
     """At every position the guided velocity of the field that reacts more to the condition there (MagicFusion).
 
     v = v_1 where softmax(weight S_1) >= softmax(S_2), v_2 elsewhere;  S = blur(mean over channels |strong - weak|)
@@ -45,8 +44,7 @@ class SaliencyFusion(Containing):
         )
 
     def __call__(self, field: Any, cond: Cond) -> Dynamics:
-        guide = self.guidance
-        assert isinstance(guide, Guide)
+        guide = self.guide
         pairs = [(field, cond), self.other(field, cond)]
         require(
             not any(is_map(one) for one, _ in pairs),
@@ -73,5 +71,4 @@ class SaliencyFusion(Containing):
         return f
 
     def calls(self, t: float) -> int:
-        assert isinstance(self.guidance, Guide)
-        return 2 * self.guidance.calls(t)
+        return 2 * self.guide.calls(t)
