@@ -208,8 +208,9 @@ def plan(
     bundle = from_pipeline(pipeline, height=height, width=width, num_frames=num_frames)
     decode_in_parts(pipeline.vae, tiling, slicing)
     how = sampler(bundle) if sampler else bundle.sampler
+    times = how.times()  # their values are read
     with shapes_alone, torch.no_grad():
-        denoising, operations = _denoising(replace(bundle, sampler=how), n, max_sequence_length)
+        denoising, operations = _denoising(replace(bundle, sampler=how), times, n, max_sequence_length)
         used = dict.fromkeys(NETWORKS, denoising) | {"vae": _decoding(bundle, n)}
     made = []
     for part, shapes in tensors.items():
@@ -333,7 +334,7 @@ def condition(family: Family, pipeline: Any, n: int, words: int | None = None) -
     return found
 
 
-def _denoising(bundle: Bundle, n: int, words: int | None) -> tuple[int | None, float | None]:
+def _denoising(bundle: Bundle, times: Tensor, n: int, words: int | None) -> tuple[int | None, float | None]:
     """Bytes and operations of one guided evaluation; None if the family's call depends on values."""
     modality: Any = bundle.modality
     cond = condition(modality.family, modality.pipeline, n, words)
@@ -344,7 +345,7 @@ def _denoising(bundle: Bundle, n: int, words: int | None) -> tuple[int | None, f
     field = bundle.flow.field
     flow = replace(bundle.flow, field=field.high if isinstance(field, Experts) else field)
     x, t = torch.zeros(n, *modality.shape), torch.full((n,), 0.5)
-    f = guidance_for_flow(bundle.sampler.guidance, flow, bundle.sampler.times())(flow.field, cond)
+    f = guidance_for_flow(bundle.sampler.guidance, flow, times)(flow.field, cond)
     try:
         with counter() as operations, Tracker() as tracker:
             f(x, t)

@@ -128,7 +128,7 @@ def test_a_wrapped_network_is_trained_saved_and_sampled(recipe: Any, objective: 
 SUITS: dict[str, Any] = {"Classify": sequences, "PyramidMatching": convolving, "CausalLikelihood": causal}
 DROPPED = {"GuidanceFree", "ModelGuidance", "Anticipating"}
 # with a trained network, for distillation: contrastive, perceptual, PeRFlow, two hops
-OF_DISTILLATIONS = {"Contrastive", "SelfPerceptual", "Windowed", "TwoHops", "InnerLoopMatching"}
+OF_DISTILLATIONS = {"Contrastive", "SelfPerceptual", "Windowed", "TwoHops", "InnerLoopMatching", "GuidanceDistilled"}
 OF_OTHER_NETWORKS = {"Regression"}  # those that are no fields, in the tests of the planner
 
 
