@@ -21,8 +21,6 @@ NEGATIVE = {
     "times.Mode.scale": "middle times less often",
     "predictions.Boundary.mean": "of the data",
     "sources.Uniform.low": "an end of an interval",
-    "rules.Extrapolate.scale": "below 1 it turns the guidance around",
-    "rules.NormRestored.scale": "below 1 it turns the guidance around",
     "rules.Projected.momentum": "against earlier differences",
     "guidance.AdaptiveWeak.aligned": "a cosine; -1 ends guidance after one evaluation",
     "energies.ColumnSum.total": "in the units of the columns",

@@ -12,7 +12,7 @@ from beeline.core.declared import as_map, is_map
 from beeline.core.errors import require
 from beeline.core.host_times import host_times
 from beeline.core.protocols.flows import Combination, Guidance, Reference, Rule, reference_calls
-from beeline.core.ranges import check_window, dataclass
+from beeline.core.ranges import NonNegative, check_window, dataclass
 from beeline.core.types import Cond, Dynamics, expand_time, leaves
 from beeline.fields.flow import Flow, bind
 from beeline.sampling.guidance.dependence import Containing, TimesDependent
@@ -145,7 +145,7 @@ class Extrapolate:
     tensor([[2.]])
     """
 
-    scale: float  # 1 is no guidance; 1.5 to 7 is usual
+    scale: NonNegative  # 1 is no guidance; 1.5 to 7 is usual
 
     def for_run(self) -> Combination:
         return lambda strong, weak, x, t: torch.add(strong, strong - weak, alpha=self.scale - 1)

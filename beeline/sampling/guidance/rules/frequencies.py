@@ -35,9 +35,9 @@ class PerFrequency:
 
     def __post_init__(self) -> None:
         require(
-            len(self.scales) >= 2 and all(math.isfinite(s) for s in self.scales),
-            f"PerFrequency got scales={self.scales}; every band has a finite one, and there are at least two: give "
-            "(low, high)",
+            len(self.scales) >= 2 and all(0 <= s < math.inf for s in self.scales),
+            f"PerFrequency got scales={self.scales}; every band has a finite one from 0, and there are at least two: "
+            "give (low, high)",
         )
 
     def for_run(self) -> Combination:

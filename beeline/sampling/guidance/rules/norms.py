@@ -9,7 +9,7 @@ from torch import Tensor
 
 from beeline.core.errors import require
 from beeline.core.protocols.flows import Combination
-from beeline.core.ranges import Count, Range, dataclass
+from beeline.core.ranges import Count, NonNegative, Range, dataclass
 
 
 class Norm(Protocol):
@@ -90,7 +90,7 @@ class NormRestored:
     tensor([[3.]])
     """
 
-    scale: float  # 1 is no guidance
+    scale: NonNegative  # 1 is no guidance
     norm: Norm  # the parts
     most: Annotated[float, Range(above=0, inf=True)] = math.inf  # bound of the factor; 1 only shortens
 
