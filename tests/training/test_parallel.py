@@ -21,13 +21,13 @@ from beeline.training.distributed import parallel  # noqa: E402
 from beeline.training.distributed.parallel import DDP, FSDP, SingleDevice  # noqa: E402
 
 
-def launch(out, *scenarios):
-    """Run scenarios, such as "equal:2" for two processes; each has its own timeout."""
+def launch(out, *scenarios, timeout=20):
+    """Run scenarios, such as "equal:2" for two processes; a lost rank is noticed after ``timeout`` seconds."""
     here = Path(__file__).parent
     path = os.pathsep.join([str(here.parent.parent), os.environ.get("PYTHONPATH", "")])
     return subprocess.run(
         [sys.executable, str(here / "workers.py"), str(out), *scenarios],
-        env=os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
+        env=os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1", "LOST_RANK_TIMEOUT": str(timeout)},
         capture_output=True,
         text=True,
         timeout=240,
@@ -44,8 +44,9 @@ def runs(tmp_path_factory):
     }
     done = launch(out, "equal:2", "equal:4", "die:2", "hang:2")
     for how in ("die", "hang"):  # on a busy machine the processes may not start within the short timeout
-        if not (out / f"{how}-2.json").exists():
-            done = launch(out, f"{how}:2")
+        for timeout in (30, 60):
+            if not (out / f"{how}-2.json").exists():
+                done = launch(out, f"{how}:2", timeout=timeout)
     for world in (2, 4):
         assert (out / f"equal-{world}.json").exists(), done.stderr
         more = json.loads((out / f"equal-{world}.json").read_text())
