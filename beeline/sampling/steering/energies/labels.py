@@ -45,11 +45,11 @@ class Label:
             f"the classifier returned shape {tuple(logits.shape)} for {len(x1)} samples; Label needs a logit for every "
             "class: return [B,K]",
         )
-        wanted = self._wanted(len(x1), logits.shape[1], cond).to(logits.device)
+        wanted = self._wanted(len(x1), logits.shape[1], cond, logits.device)
         scaled = logits / self.temperature
         return self.marginal * scaled.logsumexp(1) - scaled.gather(1, wanted[:, None])[:, 0]
 
-    def _wanted(self, n: int, classes: int, cond: Cond) -> Tensor:
+    def _wanted(self, n: int, classes: int, cond: Cond, device: torch.device) -> Tensor:
         """The labels [n]."""
         if self.label is not None:
             require(
@@ -57,7 +57,7 @@ class Label:
                 f"Label got label={self.label} and a classifier of {classes} classes; give a label from 0 to "
                 f"{classes - 1}",
             )
-            return torch.full((n,), self.label)
+            return torch.full((n,), self.label, device=device)
         found: Any = cond.get(self.name) if isinstance(cond, Mapping) else cond
         require(
             isinstance(found, Tensor) and found.shape == (n,) and not found.is_floating_point(),
@@ -65,7 +65,7 @@ class Label:
             "condition of one whole number for each sample",
         )
         assert isinstance(found, Tensor)
-        return found
+        return found.to(device)
 
 
 def calibrated(energy: Label, x: Tensor, labels: Tensor) -> Label:
@@ -105,8 +105,8 @@ def softened(classifier: nn.Module, beta: float = 3.0) -> nn.Module:
     """
     require(beta > 0, f"softened got beta={beta}; the sharpness of a softplus is above 0: 3 to 5 is usual")
     made = copy.deepcopy(classifier)
-    for module in [made, *made.modules()]:
-        for name, part in list(module.named_children()):
+    for module in list(made.modules()):
+        for name, part in list(module._modules.items()):  # named_children() leaves out what has a second name
             if isinstance(part, nn.ReLU):
                 setattr(module, name, nn.Softplus(beta=beta))
     return made

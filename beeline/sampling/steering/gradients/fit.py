@@ -58,7 +58,7 @@ def fit_guidance(
         f"fit_guidance got the names {lacking}, which are no numbers of {type(controller).__name__}; give some of "
         f"{[name for name, value in have.items() if isinstance(value, float | int)]}",
     )
-    first = tuple(float((start or {}).get(name, have[name])) for name in names)
+    first = tuple((start or {}).get(name, have[name]) for name in names)  # counts stay whole numbers
     scores: dict[tuple[float, ...], float] = {}
 
     def made(sizes: tuple[float, ...]) -> C:

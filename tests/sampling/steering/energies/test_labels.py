@@ -55,6 +55,12 @@ def test_a_softened_classifier_has_gradients_where_relu_has_none():
     assert isinstance(net[1], nn.ReLU) and float(soft(3 + x).detach()) == pytest.approx(2, abs=1e-3)
 
 
+def test_an_activation_that_is_used_several_times_is_softened_everywhere():
+    act = nn.ReLU()
+    soft = softened(nn.Sequential(nn.Sequential(nn.Linear(1, 1), act, nn.Linear(1, 1), act), act))
+    assert not any(isinstance(part, nn.ReLU) for part in soft.modules())
+
+
 @pytest.mark.parametrize(
     ("energy", "cond", "message"),
     [

@@ -34,6 +34,10 @@ def test_rounds_bound_the_search():
     assert fit_guidance(distance, START, rounds=1).best.rho == 0.5
 
 
+def test_counts_stay_whole_numbers():
+    assert fit_guidance(lambda tfg: abs(tfg.iterations - 16), START, ("iterations",)).best.iterations == 16
+
+
 def test_a_score_that_is_no_number_counts_as_bad():
     found = fit_guidance(lambda tfg: math.nan if tfg.rho > 0.3 else distance(tfg), START)
     assert found.best.rho == 0.25 and found.best.mu == 0.5
