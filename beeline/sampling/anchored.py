@@ -11,16 +11,18 @@ import torch
 from torch import Tensor
 
 from beeline.core.errors import require
-from beeline.core.modes import deferred, eval_mode
+from beeline.core.modes import check_together, deferred, eval_mode
 from beeline.core.protocols.steering import Energy
 from beeline.core.ranges import Count, Positive, Range, dataclass
 from beeline.core.types import Cond, Dynamics, expand_time, map_cond
 from beeline.fields.flow import Flow
 from beeline.sampling.guidance.guide import guidance_for_flow
-from beeline.sampling.sampler import Call, Sampler
+from beeline.sampling.sampler import Call, Sampler, check_rows
 from beeline.sampling.steering.controller import affine_path, energies_of
 from beeline.sampling.steering.modalities import for_rows
 from beeline.solvers.integrate import integrate
+from beeline.solvers.process import process_of
+from beeline.solvers.wrappers import complete
 
 
 @dataclass(frozen=True)
@@ -65,14 +67,23 @@ class Anchored(Sampler):
             "to Anchored, or the controllers to a Sampler",
         )
         affine_path(flow, "Anchored")
-        times = self.times(call.start, call.end)
+        times, process = self.times(call.start, call.end), process_of(flow)
+        solver = complete(process.adapt_solver(self.solver))
+        process.check(flow, solver, times)
+        require(
+            not solver.traits.augmented_state,
+            f"Anchored got {type(self.solver).__name__}, which has an augmented state; a change of the velocity moves "
+            "one copy of it only: use another solver, such as HEUN",
+        )
+        check_rows(cond, x0)
+        check_together("the state", x0, flow, self.guidance, self.energy)
         cond = map_cond(lambda leaf: leaf.to(x0.device), cond)
 
         def run(moves: Tensor, **more: Any) -> Tensor:
             f: Dynamics = guidance_for_flow(self.guidance, flow, times)(flow.field, cond)
             rest = iter((*(moves[1:] * expand_time(times.diff()[1:].to(moves), moves[1:])), 0))
             first = x0 + moves[0] * float(times[1] - times[0])
-            return integrate(f, first, times, self.solver, after=lambda x, t: x + next(rest), **more)
+            return integrate(f, first, times, solver, after=lambda x, t: x + next(rest), **more)
 
         moves = x0.new_zeros(self.steps, *x0.shape)
         with eval_mode(flow, self.guidance, self.energy, grad=True), deferred():

@@ -14,7 +14,9 @@ from beeline.sampling.anchored import Anchored
 from beeline.sampling.sampler import Sampler
 from beeline.sampling.steering.energies.squared import Near
 from beeline.sampling.steering.gradients.training_free import TFG
+from beeline.solvers.reversible import Reversible
 from beeline.solvers.runge_kutta import EULER
+from beeline.spaces.tokens import TokenJumps
 
 STRAIGHT = Flow(lambda x, t, cond=None: torch.ones_like(x))
 RING = GaussianMixture.ring()
@@ -88,6 +90,9 @@ def test_evaluations_are_those_of_the_field():
     [
         ({"controllers": (TFG(Near((1.0, 1.0))),)}, {}, "controllers; it differentiates"),
         ({}, {"start": 1.0, "end": 0.0}, "use a Sampler for inversion"),
+        ({"solver": Reversible()}, {}, "one copy of it only"),
+        ({"solver": TokenJumps()}, {}, "TokenJumps"),
+        ({}, {"cond": torch.zeros(3)}, "for a batch of 4"),
         ({"energy": lambda x1, t, cond=None: x1.detach().sum(1)}, {}, "without gradient"),
     ],
 )
