@@ -158,7 +158,9 @@ class Enlarging(Sampler):
 
     @property
     def evaluations(self) -> int | None:
-        counts = [count_evaluations(self.solver, guidance, times) for guidance, times in self.stages()]
+        counts = [
+            count_evaluations(self.solver, guidance, times, self.controllers) for guidance, times in self.stages()
+        ]
         between = [guidance.calls(round(float(times[-1]), 6)) for guidance, times in self.stages()[:-1]]
         known = [count for count in counts if count is not None]
         return sum(known) + sum(between) if len(known) == len(counts) else None

@@ -13,6 +13,9 @@ from beeline.core.errors import BeelineError
 from beeline.couplings.sources import Uniform
 from beeline.sampling.enlarging import Bicubic, Enlarging, energy_rectified
 from beeline.sampling.guidance.references.noised_frames import NoisedFrames
+from beeline.sampling.steering.descending import EnergyGuidance
+from beeline.sampling.steering.energies.pictures import MeanColour
+from beeline.sampling.steering.gradients.estimates import SeveralSteps
 from beeline.solvers.diffusions import White
 
 STD = 0.7
@@ -133,6 +136,12 @@ def test_evaluations_are_counted():
     flow = bl.Flow(lambda x, t, cond=None: calls.append(len(x)) or 0 * x, null={"y": 0.0})
     sampler(flow, torch.zeros(1, 1, 4, 4), {"y": torch.zeros(1)})
     assert sum(calls) == sampler.evaluations == 3 * 2 * 2 + 2 + 2 * 2 + 1 + 2
+    calls.clear()
+    steered = Enlarging(
+        4, solver=bl.solvers.EULER, controllers=(EnergyGuidance(MeanColour((1.0,)), 0.1, SeveralSteps(3)),)
+    )
+    steered(flow, torch.zeros(1, 1, 4, 4), {"y": torch.zeros(1)})
+    assert sum(calls) == steered.evaluations == 4 * 5 + 1
 
 
 @pytest.mark.parametrize(
