@@ -104,7 +104,7 @@ class RunSteps:
             f"{whose} got times of shape {tuple(times.shape)}; its weights depend on the steps, which are the same for "
             "all samples: give times [steps+1]",
         )
-        self.times = host_times(times).double()
+        self.times, self._whose = host_times(times).double(), whose
         sign = 1.0 if self.times[-1] > self.times[0] else -1.0
         shortest = float(self.times.diff().abs().min())
         self._sign, self._edges = sign, sign * self.times[1:-1] - 1e-3 * shortest  # times are rounded to float32
@@ -119,8 +119,14 @@ class RunSteps:
         return times[index].to(t), times[index + 1].to(t)
 
     def index(self, t: Tensor) -> int:
-        """The number of the step, from 0, of the first time in ``t``."""
-        return int(torch.searchsorted(self._edges, self._sign * host_times(t).double().flatten()[:1], right=True))
+        """The number of the step, from 0, of the times ``t``; ValueError where samples are in different steps."""
+        found = torch.searchsorted(self._edges, self._sign * host_times(t).double().flatten(), right=True)
+        require(
+            bool((found == found[0]).all()),
+            f"{self._whose} got a batch whose samples are in different steps; it acts in a step on all samples: "
+            "use it in a Sampler with a solver such as EULER, or in GreedySearch in place of RolloverBudget",
+        )
+        return int(found[0])
 
 
 def needs_evaluation(reference: Reference, whose: str) -> None:

@@ -11,7 +11,7 @@ from typing import Annotated, NamedTuple
 import torch
 from torch import Tensor
 
-from beeline.core.declared import Remembering, unwrapped
+from beeline.core.declared import Remembering, fields_of, unwrapped
 from beeline.core.errors import require
 from beeline.core.host_times import set_host_times
 from beeline.core.modes import check_together, check_values, deferred, eval_mode
@@ -24,6 +24,7 @@ from beeline.fields.flow import Flow
 from beeline.paths.affine import AffinePath
 from beeline.sampling.sampler import Call, Sampler, check_rows
 from beeline.sampling.steering.controller import affine_path, complete_controller
+from beeline.sampling.steering.modalities import for_rows as rows_of_energies
 from beeline.solvers.diffusions import White
 from beeline.solvers.process import process_of, require_ode
 from beeline.solvers.sde import EulerMaruyama
@@ -47,11 +48,13 @@ class Search(Sampler):
         return replace(self, rng=self.rng.fork(*names), seeds=tuple(int(seed) for seed in seeds))
 
     def for_rows(self, start: int, end: int) -> Search:
+        plain = Sampler(self.steps, self.schedule, self.solver, self.guidance, self.controllers)
+        own = {k: rows_of_energies(v, start, end) for k, v in fields_of(self).items() if k not in fields_of(plain)}
+        made = replace(self, **own)
         if self.seeds:
-            return replace(self, seeds=self.seeds[start:end])
-        made = super().for_rows(start, end)
-        fresh = self.rng.fork("rows", start)
-        return replace(self, solver=made.solver, guidance=made.guidance, controllers=made.controllers, rng=fresh)
+            return replace(made, seeds=self.seeds[start:end])
+        part, fresh = plain.for_rows(start, end), self.rng.fork("rows", start)
+        return replace(made, solver=part.solver, guidance=part.guidance, controllers=part.controllers, rng=fresh)
 
     def _sample(self, flow: Flow, x0: Tensor, cond: Cond, call: Call) -> Tensor:
         name = type(self).__name__
@@ -62,11 +65,11 @@ class Search(Sampler):
             "seeded, and for_rows for a part of a batch",
         )
         check_rows(cond, x0)
-        check_together("the state", x0, flow, self.guidance, self.controllers)
+        check_together("the state", x0, flow, self)  # with the networks of its energies and references
         cond = map_cond(lambda leaf: leaf.to(x0.device), cond)
         size = max(1, self.rows // self.candidates)
         parts = []
-        with eval_mode(flow, self.guidance, self.controllers), deferred():
+        with eval_mode(flow, self), deferred():
             for i in range(0, len(x0), size):
                 own = self if len(x0) <= size else self.for_rows(i, i + size)
                 here = map_cond(lambda leaf, i=i: leaf[i : i + size], cond)  # type: ignore[misc]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import field, replace
@@ -120,7 +121,7 @@ class WeightedParticles(StochasticSearch):
     def _resampled(self, log_w: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
         """The particles [n,B] that continue and their log-weights, for those of the present ones."""
         n, log_w = len(log_w), log_w.log_softmax(0)
-        poor = (2 * log_w).logsumexp(0) > -torch.log(torch.as_tensor(max(self.threshold, 1e-9) * n)).to(log_w)
+        poor = (2 * log_w).logsumexp(0) > -math.log(max(self.threshold, 1e-9) * n)
         same = torch.arange(n, device=log_w.device)[:, None].expand_as(log_w)
         return torch.where(poor, systematic(log_w, u, n), same), torch.where(poor, torch.zeros_like(log_w), log_w)
 

@@ -10,7 +10,7 @@ import torch
 import beeline as bl
 from beeline.core.errors import BeelineError
 from beeline.data.distributions.mixtures import GaussianMixture
-from beeline.sampling.guidance.guide import Unconditional
+from beeline.sampling.guidance.guide import Unconditional, Weak
 from beeline.sampling.search.best_of import BestOf, ParetoBest
 from beeline.sampling.search.candidates import lowest, picked, tiled
 from beeline.sampling.search.fronts import hypervolume, nondominated
@@ -19,7 +19,11 @@ from beeline.sampling.search.rollover import RolloverBudget
 from beeline.sampling.search.stepwise import GreedySearch, PathIntegral
 from beeline.sampling.steering.descending import EnergyGuidance
 from beeline.sampling.steering.energies.chebyshev import Chebyshev
+from beeline.sampling.steering.energies.labels import Label
+from beeline.sampling.steering.energies.measured import Measured
 from beeline.sampling.steering.energies.squared import Near
+from beeline.sampling.steering.gradients.optimised import PeriodicOptimisation
+from beeline.sampling.steering.operators.operator import Identity
 from beeline.solvers.diffusions import Fading, White
 from beeline.solvers.sde import EulerMaruyama
 
@@ -92,6 +96,44 @@ def test_best_of_returns_the_best_of_its_samples():
     assert torch.allclose(TARGET(best, torch.ones(5)), energies.min(0).values)
     assert torch.equal(kept[0][:5], X0), "the given noise is the first candidate"
     assert torch.allclose(kept[-1][:5], bl.Sampler(8)(RING, X0, COND))
+
+
+class Watched(torch.nn.Module):
+    """A classifier of states, and a field of states and times, that records whether it is in training mode."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = set()
+
+    def forward(self, x, *rest):
+        self.seen.add(self.training)
+        return MODES.field()(x, *rest) if rest else x
+
+
+def test_networks_of_energies_and_references_are_in_evaluation_mode():
+    classifier, weak = Watched(), Watched()
+    BestOf(3, energy=Label(classifier, 0), candidates=2)(RING, X0, COND)
+    FeynmanKac(3, references=(Weak(weak),), candidates=2)(RING, X0, COND)
+    assert classifier.seen == weak.seen == {False} and classifier.training and weak.training
+
+
+@pytest.mark.parametrize("seeds", [None, range(5)])
+def test_energies_of_rows_are_never_those_of_other_rows(seeds):
+    """One sample in a part, so that its two candidates have as many rows as two samples."""
+    energy = Measured(Identity(), MODES.means[:5], noise=0.5)
+    search = BestOf(4, energy=energy, candidates=2, rows=2)
+    search = search if seeds is None else search.seeded(seeds)
+    made = search(RING, X0, COND)
+    one = [search.for_rows(i, i + 1)(RING, X0[i : i + 1], {"label": COND["label"][i : i + 1]}) for i in range(5)]
+    assert torch.allclose(torch.cat(one), made, atol=1e-9)
+    with pytest.raises(BeelineError, match="samples of shape"):
+        BestOf(4, energy=Near(X0[:4]), candidates=2, rows=4)(RING, X0[:4], {"label": COND["label"][:4]})
+
+
+def test_a_controller_of_whole_steps_is_refused_where_samples_are_in_different_steps():
+    steering = (PeriodicOptimisation(TARGET, every=2),)
+    with pytest.raises(BeelineError, match="samples are in different steps"):
+        RolloverBudget(6, energy=TARGET, budget=40, candidates=4, controllers=steering)(RING, X0, COND)
 
 
 def test_greedy_search_continues_from_the_child_with_the_lowest_predicted_energy():
