@@ -21,8 +21,9 @@ from beeline.networks.skipping import Change, Shortens, block_names, kind_of, wi
 def with_attention(field: Any, blocks: Sequence[str], attention: Attention) -> Attending:
     """A field with the same weights in whose named blocks ``attention`` is called; ``field`` is not changed.
 
-    Without names it is the middle one of the blocks with attention.  Raises ValueError for a field that does not
-    declare the tokens of an image, for an unknown name, and in an evaluation for a block without such attention.
+    Without names it is the middle one of the blocks with ``SelfAttention``, or of all blocks where none has it.  Raises
+    ValueError for a field that does not declare the tokens of an image, for an unknown name, and in an evaluation for
+    a block without such attention.
     """
     known = block_names(field)
     require(
@@ -34,7 +35,7 @@ def with_attention(field: Any, blocks: Sequence[str], attention: Attention) -> A
     inner = unwrapped(field)
     if not blocks and not isinstance(inner, Shortens):
         parts = named_blocks(inner)
-        known = tuple(k for k in known if any(isinstance(m, SelfAttention) for m in parts[k].modules()))
+        known = tuple(k for k in known if any(isinstance(m, SelfAttention) for m in parts[k].modules())) or known
     mode = AttentionMode(attention)
     names = tuple(blocks) or known[(len(known) - 1) // 2 :][:1]
     return Attending(with_forward(field, names, lambda name, block: attending(name, block, mode)), mode)

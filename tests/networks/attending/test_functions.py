@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import beeline as bl
-from beeline.core.declared import TokenGrid, is_map, traits_of
+from beeline.core.declared import TokenGrid, Traits, is_map, traits_of
 from beeline.core.errors import BeelineError
 from beeline.fields.flow import bind
 from beeline.networks.attending.blocks import with_attention
@@ -167,6 +167,34 @@ def test_the_default_is_the_middle_block_with_attention():
     assert (changed - net(x, t)).abs().max() > 1e-4
     with pytest.raises(BeelineError, match=r"'middle.0' was to be changed, and no attention among"):
         with_attention(net, ["middle.0"], identity_attention)(x, t)
+
+
+class Plain(nn.Module):
+    """A network of a user, whose blocks call the attention of PyTorch themselves."""
+
+    class Block(nn.Linear):
+        def forward(self, h):
+            q, k, v = super().forward(h)[:, None].chunk(3, -1)
+            return h + F.scaled_dot_product_attention(q, k, v)[:, 0]
+
+    def __init__(self):
+        super().__init__()
+        self.block = nn.ModuleList(self.Block(4, 12) for _ in range(3))
+        self.stacks, self.traits = {"block": self.block}, Traits(tokens=lambda shape: TokenGrid(*shape[-2:]))
+
+    def forward(self, x, t, cond=None):
+        h = x.flatten(2).mT
+        for block in self.block:
+            h = block(h)
+        return h.mT.view_as(x)
+
+
+def test_the_default_of_a_network_with_attention_of_its_own_is_the_middle_block():
+    with bl.Rng(0).ambient():
+        net, x = Plain(), torch.randn(2, 4, 3, 3)
+    found = with_attention(net, [], identity_attention)(x, T[:2])
+    assert torch.equal(found, with_attention(net, ["block.1"], identity_attention)(x, T[:2]))
+    assert (found - net(x, T[:2])).abs().max() > 1e-3
 
 
 def test_flow_maps_stay_flow_maps():
