@@ -7,12 +7,11 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from beeline.core.declared import as_map, is_map
 from beeline.core.errors import require
 from beeline.core.protocols.flows import Guidance
 from beeline.core.types import Cond, Dynamics, expand_time
 from beeline.sampling.guidance.dependence import Containing
-from beeline.sampling.guidance.guide import Plain
+from beeline.sampling.guidance.guide import Plain, like_field
 
 
 @dataclass(frozen=True)
@@ -59,7 +58,7 @@ class GivenFrames(Containing):
             each = (torch.where(own, t[:, None] if t.ndim == 1 else t, fixed.to(t.dtype)) for t in times)
             return inner(x, *each) * expand_time(own.expand(x.shape[:2]), x)
 
-        return as_map(lambda x, t, s=None: f(x, t, t if s is None else s)) if is_map(field) else f
+        return like_field(field, f)
 
     def calls(self, t: float) -> int:
         return self.guidance.calls(t)

@@ -10,7 +10,6 @@ from typing import Annotated, Any
 import torch
 from torch import Tensor
 
-from beeline.core.declared import as_map, is_map
 from beeline.core.errors import require
 from beeline.core.protocols.flows import Guidance
 from beeline.core.ranges import Count, Range, Share, dataclass
@@ -18,7 +17,7 @@ from beeline.core.types import Cond, Dynamics, expand_time
 from beeline.fields.flow import Flow
 from beeline.paths.affine import Linear
 from beeline.sampling.guidance.dependence import Containing
-from beeline.sampling.guidance.guide import Plain
+from beeline.sampling.guidance.guide import Plain, like_field
 
 
 @dataclass(frozen=True)
@@ -75,7 +74,7 @@ class ProjectedFlow(Containing):
             share = self.strength * (1 + torch.cos(math.pi * (t / self.until).clamp(max=1))) / 2
             return v + expand_time(torch.where(t < 1, share, 0), x) * block_means(there - v, self.block)
 
-        return as_map(lambda x, t, s=None: f(x, t, t if s is None else s)) if is_map(field) else f
+        return like_field(field, f)
 
     def calls(self, t: float) -> int:
         return self.guidance.calls(t)
