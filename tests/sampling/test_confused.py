@@ -45,6 +45,17 @@ def test_the_other_class_is_never_the_wanted_one():
     assert bool((ConfusedClass(logits).confusion(4 * x, label)[1] != label).all())
 
 
+def test_frames_have_the_weight_of_their_sample():
+    """As many frames as samples, each with a time of its own."""
+    field = lambda x, t, cond: cond["label"][:, None, None].to(x) + 0 * x  # noqa: E731
+    guidance = ConfusedClass(lambda x1: x1[:, 0] * torch.tensor([3.0, 1.0]), window=(0.2, 0.9))
+    x = torch.tensor([[[1.0, 2.0]] * 2, [[0.5, 4.0]] * 2])
+    label = {"label": torch.tensor([0, 1])}
+    made = guidance(field, label)(x, torch.tensor([[0.5, 1.0], [0.5, 0.0]]))
+    same = guidance(field, label)(x, torch.tensor([0.5, 0.5]))
+    assert torch.equal(made[:, 0], same[:, 0]) and torch.equal(made[:, 1], field(x, None, label)[:, 1])
+
+
 def test_samples_that_are_surely_right_are_not_guided():
     x, label = points()
     sure = ConfusedClass(lambda x1: 1e4 * torch.nn.functional.one_hot(label, 8).double(), gain=5.0)

@@ -75,7 +75,7 @@ class ConfusedClass(FlowDependent):
             changed: Cond = {**cond, self.label: other} if isinstance(cond, Mapping) else other
             weak = bind(field, changed)(x, t)
             inside = (t >= low) & (t <= high)
-            extra = torch.where(inside, weight - 1, torch.zeros_like(weight))
+            extra = torch.where(inside, expand_time(weight - 1, inside), 0)
             return v + expand_time(extra, x).to(x) * (v - weak)
 
         return f
