@@ -12,6 +12,7 @@ from beeline.sampling.guidance.adaptive import AdaptiveWeak
 from beeline.sampling.guidance.composition.spatial import GivenRegions, Regional
 from beeline.sampling.guidance.guide import CFG, Extrapolate, Guide, Plain, Unconditional, Weak
 from beeline.sampling.guidance.references.history import History
+from beeline.sampling.guidance.references.perturbed_time import PerturbedTime
 from beeline.sampling.guidance.rules.projections import Projected
 from beeline.sampling.guidance.rules.steps import CFGPlusPlus
 from beeline.sampling.guidance.stepwise.corrected import RectifiedCFGPlusPlus
@@ -82,6 +83,23 @@ def test_windows_and_rules_with_memory_and_of_steps():
         assert sampled(AdaptiveWeak(guide, 0.93)).isfinite().all()
 
 
+@pytest.mark.parametrize(
+    "guide",
+    [
+        Guide(Unconditional(0), Projected(2.0, momentum=-0.5)),
+        Guide(PerturbedTime(0.5), Extrapolate(2.0), window=(0.2, 1.0)),
+    ],
+    ids=["memory", "time"],
+)
+def test_samples_that_end_do_not_change_the_others(guide):
+    """Rules keep the earlier differences of the others, and references their conditions."""
+    guidance, field = AdaptiveWeak(guide, 0.93 if guide.window[0] == 0 else 0.999), Gaussians()
+    made = sampled(guidance, field=field)
+    assert len(set(field.rows)) > 2, "samples end at different times"
+    for i in range(32):
+        assert (sampled(guidance, x=X0[i : i + 1]) - made[i]).abs().max() < 1e-12
+
+
 @pytest.mark.parametrize("together", [True, False])
 def test_rectified_cfg_plus_plus_in_closed_form(together):
     guidance = RectifiedCFGPlusPlus(1.5, 2.0, Unconditional(0), window=(0.0, 0.6), together=together)
@@ -111,6 +129,7 @@ def test_rectified_cfg_plus_plus_without_a_scale_and_with_many_steps():
     [
         (lambda: AdaptiveWeak(Plain()), "got Plain"),
         (lambda: sampled(AdaptiveWeak(CFG(2.0, 0)), Picard(8, 1e-6)), "states for a run"),
+        (lambda: AdaptiveWeak(CFG(2.0, 0))(Gaussians(), COND)(X0, torch.zeros(32, 8)), "one for every frame"),
         (lambda: RectifiedCFGPlusPlus(1.0)(Gaussians(), COND), "without the times"),
         (lambda: RectifiedCFGPlusPlus(1.0, window=(0.5, 0.1)), "no interval"),
         (lambda: RectifiedCFGPlusPlus(-1.0), "scale=-1"),

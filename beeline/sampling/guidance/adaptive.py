@@ -12,7 +12,7 @@ from beeline.core.errors import require
 from beeline.core.host_times import host_times
 from beeline.core.protocols.flows import Guidance
 from beeline.core.ranges import dataclass
-from beeline.core.types import Cond, Dynamics, leaves, map_cond
+from beeline.core.types import Cond, Dynamics, expand_time, leaves, map_cond
 from beeline.fields.flow import bind
 from beeline.sampling.guidance.dependence import needs_evaluation
 from beeline.sampling.guidance.guide import Guide, OfGuide
@@ -71,6 +71,11 @@ class AdaptiveWeak(OfGuide):
 
         def f(x: Tensor, t: Tensor) -> Tensor:
             require(
+                t.ndim == 1,
+                f"AdaptiveWeak got times of shape {tuple(t.shape)}, one for every frame; its directions are those of "
+                "whole samples: use the guidance inside without it",
+            )
+            require(
                 rows in (None, len(x)) and (not divided or sum(map(len, divided)) == len(x)),
                 f"AdaptiveWeak got {len(x)} states for a run of {rows}; it remembers which sample has guidance: use a "
                 "solver that is not parallel in time, such as EULER",
@@ -82,17 +87,17 @@ class AdaptiveWeak(OfGuide):
             active, rest = divided
             if not len(active) or not bool(inside.any()):
                 return alone(x, t)
-            strong, weak = parts[True](x[active], t[active])
-            v = combine(strong, weak, x[active], t[active])
-            within = guide.within(t[active])
-            v = torch.where(within.reshape(-1, *[1] * (x.ndim - 1)), v, strong)
-            going = ((_cosine(strong, weak) < self.aligned) | ~within).nonzero()[:, 0]
-            result = torch.empty_like(x).index_copy(0, active, v)
+            first, second = parts[True](x[active], t[active])
+            strong = torch.empty_like(x).index_copy(0, active, first)
             if len(rest):
-                result = result.index_copy(0, rest, parts[False](x[rest], t[rest]))
+                strong = strong.index_copy(0, rest, parts[False](x[rest], t[rest]))
+            weak = strong.index_copy(0, active, second)
+            v = combine(strong, weak, x, t)  # of all samples, for rules that remember those of earlier evaluations
+            guided = guide.within(t) & torch.zeros_like(t, dtype=torch.bool).index_fill(0, active, True)
+            going = ((_cosine(first, second) < self.aligned) | ~guide.within(t[active])).nonzero()[:, 0]
             if len(going) < len(active):
                 divide(active[going], len(x))
-            return result
+            return torch.where(expand_time(guided, x), v, strong)
 
         return f
 

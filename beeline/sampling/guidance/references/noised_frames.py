@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from beeline.core.declared import in_place_of, is_map
+from beeline.core.declared import for_branch, in_place_of, is_map
 from beeline.core.errors import require
 from beeline.core.protocols.flows import NoiseProcess
 from beeline.core.ranges import Share, dataclass
@@ -66,7 +66,7 @@ class NoisedFrames(FlowDependent):
         return replace(self, noise=self.noise.for_rows(start, end))
 
     def __call__(self, field: Any, cond: Cond) -> tuple[Any, Cond]:
-        strong, frames = bind(field, cond, repeat=True), list(self.frames)
+        own, frames = for_branch(field), list(self.frames)
 
         def weak(x: Tensor, t: Tensor, cond: Cond = None) -> Tensor:
             require(
@@ -82,6 +82,6 @@ class NoisedFrames(FlowDependent):
             now = torch.full_like(times, self.level)
             hidden = expand_time(self.path.a(now), x) * x + expand_time(self.path.b(now), x) * z
             chosen = expand_time(past.expand(x.shape[:2]), x)
-            return strong(torch.where(chosen, hidden, x), torch.where(past, now, times))
+            return bind(own, cond)(torch.where(chosen, hidden, x), torch.where(past, now, times))
 
         return in_place_of(field, weak), cond

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from torch import Tensor
 
-from beeline.core.declared import in_place_of, is_map
+from beeline.core.declared import for_branch, in_place_of, is_map
 from beeline.core.errors import require
 from beeline.core.ranges import Range, Share, dataclass
 from beeline.core.types import Cond
@@ -36,10 +36,9 @@ class PerturbedTime:
             not is_map(field),
             "PerturbedTime got a flow map, whose two times belong together; use another reference",
         )
-
-        strong = bind(field, cond, repeat=True)
+        own = for_branch(field)
 
         def weak(x: Tensor, t: Tensor, cond: Cond = None) -> Tensor:
-            return strong(x, t * (1 - self.amount * (1 - t) ** self.power))
+            return bind(own, cond)(x, t * (1 - self.amount * (1 - t) ** self.power))
 
         return in_place_of(field, weak), cond
