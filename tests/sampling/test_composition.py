@@ -95,7 +95,7 @@ def test_nested_guidance_in_closed_form(together):
 
 def test_nested_guidance_with_scales_of_one_is_the_condition_itself():
     assert torch.equal(Nested(LEVELS, (1.0, 1.0))(Two(), conditions())(X, at(0.4)), under(0.4))
-    one, cfg = Nested(LEVELS[:1], (3.0,)), CFG(3.0, NULL)
+    one, cfg = Nested(LEVELS[:1], (3.1,)), CFG(3.1, NULL)
     a, b = (guidance(Two(), conditions())(X, at(0.4)) for guidance in (one, cfg))
     assert torch.allclose(a, b, atol=1e-12)
 

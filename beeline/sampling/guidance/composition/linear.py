@@ -80,7 +80,7 @@ class Nested(Containing):
         """The weights of the full condition and of every reference, in the shape of ``t``."""
         windows = self.windows or ((0.0, 1.0),) * len(self.scales)
         scales = [
-            torch.where((t >= low) & (t <= high), scale, 1.0)
+            torch.full_like(t, scale).masked_fill((t < low) | (t > high), 1.0)
             for scale, (low, high) in zip(self.scales, windows, strict=True)
         ]
         before = [torch.ones_like(scales[0]), *scales[:-1]]
