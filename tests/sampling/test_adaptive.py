@@ -9,10 +9,14 @@ from beeline.core.errors import BeelineError
 from beeline.core.rng import Rng
 from beeline.fields.flow import Flow
 from beeline.sampling.guidance.adaptive import AdaptiveWeak
+from beeline.sampling.guidance.composition.fusion import SaliencyFusion
+from beeline.sampling.guidance.composition.mixture import Disjunction
 from beeline.sampling.guidance.composition.spatial import GivenRegions, Regional
 from beeline.sampling.guidance.guide import CFG, Extrapolate, Guide, Plain, Unconditional, Weak
+from beeline.sampling.guidance.references.conditions import Without
 from beeline.sampling.guidance.references.history import History
 from beeline.sampling.guidance.references.perturbed_time import PerturbedTime
+from beeline.sampling.guidance.references.substituted import Substituted
 from beeline.sampling.guidance.rules.projections import Projected
 from beeline.sampling.guidance.rules.steps import CFGPlusPlus
 from beeline.sampling.guidance.stepwise.corrected import RectifiedCFGPlusPlus
@@ -151,6 +155,10 @@ def test_weak_fields_can_be_the_reference():
         lambda: AdaptiveWeak(Guide(History(), Extrapolate(2.0))),
         lambda: RectifiedCFGPlusPlus(1.0, reference=History()),
         lambda: Regional(2.0, GivenRegions(), History()),
+        lambda: Disjunction((History(),), (1.0, 1.0)),
+        lambda: SaliencyFusion(CFG(2.0), History()),
+        lambda: Substituted(History()),
+        lambda: Without(("text",), History()),
     ],
 )
 def test_references_that_recall_predictions_are_refused(make):

@@ -133,8 +133,8 @@ def needs_evaluation(reference: Reference, whose: str) -> None:
     """Raise ValueError for a reference that recalls earlier predictions in place of an evaluation."""
     require(
         reference_calls(reference) > 0,
-        f"{whose} got the reference {type(reference).__name__}, which recalls earlier predictions; it evaluates the "
-        "weak prediction at states of its own or leaves it out: use Guide(reference, rule)",
+        f"{whose} got the reference {type(reference).__name__}, which recalls earlier predictions and is not "
+        f"evaluated; {whose} evaluates its references itself: use Guide(reference, rule)",
     )
 
 

@@ -13,6 +13,7 @@ from beeline.core.protocols.flows import Guidance, Reference
 from beeline.core.ranges import NonNegative, Positive, dataclass
 from beeline.core.types import Cond, Dynamics
 from beeline.sampling.blur import gaussian_blur
+from beeline.sampling.guidance.dependence import needs_evaluation
 from beeline.sampling.guidance.guide import Guide, OfGuide
 
 
@@ -42,6 +43,7 @@ class SaliencyFusion(OfGuide):
             f"SaliencyFusion got {self.guidance}; saliency is the difference of the two predictions of a Guide at "
             "every time: give one without a window, such as CFG(3.0)",
         )
+        needs_evaluation(self.other, "SaliencyFusion")
 
     def __call__(self, field: Any, cond: Cond) -> Dynamics:
         guide = self.guide

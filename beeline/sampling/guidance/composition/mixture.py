@@ -17,7 +17,7 @@ from beeline.core.types import Cond, Dynamics, expand_time
 from beeline.density.likelihood import Exact
 from beeline.fields.flow import Flow, bind
 from beeline.paths.affine import Linear
-from beeline.sampling.guidance.dependence import Containing
+from beeline.sampling.guidance.dependence import Containing, needs_evaluation
 from beeline.solvers.process import FieldReadout
 
 END = 1e-3  # distance from t = 1 within which densities are no longer updated, because scores have no limit there
@@ -52,6 +52,8 @@ class Disjunction(Containing):
             f"Disjunction got weights={self.weights} for {len(self.references)} references; the condition of the run "
             "and every reference have one positive weight: give one more than references",
         )
+        for reference in self.references:
+            needs_evaluation(reference, "Disjunction")
 
     def for_flow(self, flow: Flow) -> Any:
         """The guidance with its parts for ``flow``; raises ValueError for a flow without a score or a straight path."""

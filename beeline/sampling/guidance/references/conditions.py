@@ -10,7 +10,7 @@ from beeline.core.errors import nearest, require
 from beeline.core.protocols.flows import Reference
 from beeline.core.ranges import dataclass
 from beeline.core.types import Cond
-from beeline.sampling.guidance.dependence import Containing
+from beeline.sampling.guidance.dependence import Containing, needs_evaluation
 from beeline.sampling.guidance.guide import Unconditional
 from beeline.sampling.guidance.null import null_like
 
@@ -38,6 +38,7 @@ class Without(Containing):
         names = (self.names,) if isinstance(self.names, str) else tuple(self.names)
         object.__setattr__(self, "names", names)
         require(len(names) > 0, "Without got no names; it replaces conditions by their nulls: give ('text',)")
+        needs_evaluation(self.null, "Without")
 
     def __call__(self, field: Any, cond: Cond) -> tuple[Any, Cond]:
         require(

@@ -8,7 +8,7 @@ from typing import Any
 from beeline.core.protocols.flows import Guidance, Reference
 from beeline.core.ranges import dataclass
 from beeline.core.types import Cond, Dynamics
-from beeline.sampling.guidance.dependence import Containing
+from beeline.sampling.guidance.dependence import Containing, needs_evaluation
 from beeline.sampling.guidance.guide import Plain
 from beeline.solvers.process import FieldReadout
 
@@ -29,6 +29,9 @@ class Substituted(Containing):
 
     reference: Reference
     guidance: Guidance = default(default_factory=Plain)
+
+    def __post_init__(self) -> None:
+        needs_evaluation(self.reference, "Substituted")
 
     def __call__(self, field: Any, cond: Cond) -> Dynamics:
         if isinstance(field, FieldReadout):
