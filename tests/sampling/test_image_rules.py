@@ -18,7 +18,7 @@ from beeline.sampling.guidance.composition.fusion import SaliencyFusion
 from beeline.sampling.guidance.composition.spatial import AttentionRegions, GivenRegions, Regional, region_factors
 from beeline.sampling.guidance.guide import CFG, Extrapolate, Unconditional, Weak
 from beeline.sampling.guidance.rules.frequencies import PerFrequency
-from beeline.sampling.guidance.rules.norms import NormRestored, PerChannel
+from beeline.sampling.guidance.rules.norms import NormRestored, PerChannel, PerToken
 from beeline.sampling.sampler import Sampler
 from beeline.solvers.runge_kutta import EULER
 
@@ -223,6 +223,8 @@ def test_fusion_takes_the_field_that_reacts_more():
     [
         (lambda: PerFrequency((1.0,)), "at least two"),
         (lambda: PerFrequency((1.0, 2.0)).for_run()(torch.ones(1, 2), torch.ones(1, 2), None, None), "images"),
+        (lambda: PerToken(2)(torch.ones(1, 4)), "images"),
+        (lambda: PerToken(2)(torch.ones(1, 1, 4, 5)), "divisor of both sides"),
         (lambda: Regional(2.0, GivenRegions())(field, LABEL), "without 'regions'"),
         (lambda: GivenRegions(2).for_run(field, {"regions": torch.full((1, 2, 2), 5)}), "outside 0 .. 1"),
         (

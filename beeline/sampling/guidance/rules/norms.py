@@ -34,8 +34,13 @@ class PerToken:
     patch: Count = 2  # side of a patch
 
     def __call__(self, v: Tensor) -> Tensor:
-        b, c, h, w = v.shape
         p = self.patch
+        require(
+            v.ndim == 4 and v.shape[2] % p == 0 and v.shape[3] % p == 0,
+            f"PerToken({p}) got states of shape {tuple(v.shape)}; its norms are over patches of {p} x {p} pixels of "
+            "images [B,C,H,W]: set patch to a divisor of both sides, or use PerRow",
+        )
+        b, c, h, w = v.shape
         parts = v.view(b, c, h // p, p, w // p, p)
         norms = parts.square().sum((1, 3, 5), keepdim=True).sqrt()
         return norms.expand(b, 1, h // p, p, w // p, p).reshape(b, 1, h, w)
