@@ -10,6 +10,7 @@ from beeline.data.distributions.mixtures import GaussianMixture
 from beeline.fields.flow import Flow
 from beeline.sampling.guidance.confused import ConfusedClass
 from beeline.sampling.sampler import Sampler
+from beeline.solvers.parallel_in_time import Picard
 from beeline.solvers.runge_kutta import EULER
 
 RING = GaussianMixture.ring(labelled=True, std=0.6)
@@ -84,11 +85,18 @@ def test_evaluations_are_those_of_the_field_and_a_bare_condition_is_the_same():
         (ConfusedClass(logits), None, "found no classes"),
         (ConfusedClass(logits, label="kind"), {"label": torch.arange(16) % 8}, "found no classes under"),
         (ConfusedClass(lambda x1: x1[:, 0]), {"label": torch.arange(16) % 8}, "logits of two or more classes"),
+        (ConfusedClass(lambda x1: x1), {"label": torch.arange(16) % 3}, "label outside 0 .. 1, the classes of the"),
     ],
 )
 def test_wrong_conditions_and_classifiers_are_refused(guidance, cond, message):
     with pytest.raises(ValueError, match=message):
         Sampler(4, guidance=guidance)(Flow(lambda x, t, cond=None: 0 * x), points()[0], cond)
+
+
+def test_solvers_that_are_parallel_in_time_are_refused():
+    x, label = points()
+    with pytest.raises(ValueError, match="got 64 states for 16 labels"):
+        Sampler(4, solver=Picard(4, 1e-6), guidance=ConfusedClass(logits))(Flow(FIELD), x, {"label": label})
 
 
 def test_a_window_outside_the_unit_interval_is_refused():

@@ -12,6 +12,7 @@ from torch import Tensor
 from beeline.core.declared import is_map
 from beeline.core.errors import require
 from beeline.core.host_times import host_times
+from beeline.core.modes import check_values
 from beeline.core.ranges import NonNegative, check_window, dataclass
 from beeline.core.types import Cond, Dynamics, expand_time
 from beeline.fields.flow import Flow, bind
@@ -83,13 +84,26 @@ class ConfusedClass(FlowDependent):
     @torch.no_grad()
     def confusion(self, x1: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """The weights [B] and the classes [B] to lead away from, for data [B,*S] of the classes ``labels`` [B]."""
+        require(
+            len(x1) == len(labels),
+            f"ConfusedClass got {len(x1)} states for {len(labels)} labels; every state has a label: use a solver that "
+            "is not parallel in time, such as EULER",
+        )
         logits = self.classifier(x1.detach())
         require(
-            logits.ndim == 2 and len(logits) == len(x1) == len(labels) and logits.shape[1] > 1,
-            f"the classifier returned shape {tuple(logits.shape)} for {len(x1)} samples with {len(labels)} labels; "
-            "ConfusedClass needs logits of two or more classes: return [B,K]",
+            logits.ndim == 2 and len(logits) == len(x1) and logits.shape[1] > 1,
+            f"the classifier returned shape {tuple(logits.shape)} for {len(x1)} samples; ConfusedClass needs logits of "
+            "two or more classes: return [B,K]",
         )
-        own = labels.to(logits.device)[:, None]
+        given, most = labels.to(logits.device)[:, None], logits.shape[1] - 1
+        own = given.clamp(0, most)
+        check_values(
+            (own == given).all(),
+            lambda: (
+                f"ConfusedClass got a label outside 0 .. {most}, the classes of the classifier; both have the same "
+                "numbers: give labels of these classes, or a classifier of all"
+            ),
+        )
         p = logits.float().softmax(1)
         weight = 1 + self.gain * (1 - p.gather(1, own)[:, 0])
         other = logits.float().scatter(1, own, -torch.inf).argmax(1)
