@@ -36,7 +36,7 @@ class TimeTravel(MemorylessInner):
     """
 
     noise: NoiseProcess = field(default_factory=lambda: White(Rng(0)))
-    repeats: Count = 2  # evaluations of a step; 1 is the inner solver
+    repeats: Count = 2  # times that a step is taken; 1 is the inner solver
     window: tuple[float, float] = (0.0, 1.0)  # starts of the repeated steps; (0.3, 0.7) is usual for images
     solver: Solver = EULER  # a one-step method
     path: AffinePath = field(default_factory=Linear)  # the flow's

@@ -91,6 +91,7 @@ class Controller(Protocol):
     def correct(self, x: Tensor, t: Tensor) -> Tensor: ...
 
 
+@runtime_checkable
 class FullController(Controller, Protocol):
     """A controller with every member that the package uses; ``complete_controller`` adds the missing ones to any."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -74,9 +74,8 @@ class _Completed(ControllerBase):
 
 
 def complete_controller(controller: Controller) -> FullController:
-    """The controller with all members of a FullController."""
-    whole = isinstance(controller, ControllerBase)
-    return cast(FullController, controller if whole else _Completed(controller))
+    """The controller with all members of a FullController; one that has them all is returned unchanged."""
+    return controller if isinstance(controller, FullController) else _Completed(controller)
 
 
 def affine_path(flow: Flow, whose: str) -> AffinePath:

@@ -64,6 +64,13 @@ def test_a_controller_of_two_members_steers_and_corrects():
     assert float(x) == 3.0  # (0 + 0.5) 2 = 1, (1 + 0.5) 2 = 3
 
 
+def test_a_controller_with_all_members_needs_no_base():
+    members = {name: value for name, value in vars(ControllerBase).items() if not name.startswith("__")}
+    whole = type("Whole", (), {**members, "for_run": lambda self, run: Drifting(), "calls": lambda self, t: 5})()
+    sampler = Sampler(2, solver=EULER, controllers=(whole,))
+    assert float(sampler(Flow(lambda x, t, cond=None: 0 * x), torch.zeros(1, 1))) == 3.0 and sampler.evaluations == 10
+
+
 def test_memory_of_a_controller_begins_with_the_run():
     counting = Counting()
     for _ in range(2):
