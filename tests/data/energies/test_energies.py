@@ -159,3 +159,12 @@ def test_energies_are_found_inside_samplers_and_other_parts_stay():
 def test_wrong_settings_are_refused(make, message):
     with pytest.raises(BeelineError, match=message):
         make()
+
+
+def test_columns_are_read_in_16_bits() -> None:
+    knots = torch.linspace(-3, 3, 1001, dtype=torch.float64)
+    reader = Reader(0, tuple(knots.tolist()), tuple((10 * knots).tolist()))
+    x = torch.linspace(-2, 2, 257).bfloat16()[:, None].requires_grad_()
+    (slope,) = torch.autograd.grad(reader(x).sum(), x)
+    torch.testing.assert_close(reader(x).float(), 10 * x[:, 0].float(), rtol=1e-4, atol=1e-3)
+    torch.testing.assert_close(slope, torch.full_like(x, 10))
