@@ -147,13 +147,13 @@ class Bundle:
         of pixels); by default what was observed is kept exactly where the task fills a part.
         ``controller``: one for linear problems, such as MomentMatching (the default), PseudoInverse or Pull.
 
-        Raises BeelineError for data that do not fit the task, and for an unknown task.
+        Raises BeelineError for data that do not fit the task, for an unknown task, and for ``noise`` or
+        ``controller`` with tables and sequences of symbols, which keep what is known.
         """
         from beeline.runs.solving.solve import Settings, solve
-        from beeline.sampling.steering.inverse.moments import MomentMatching
 
         made = config.parse(task, "tasks") if isinstance(task, str) else task
-        how = Settings(draws, noise, cond, seed, sampler or self.sampler, controller or MomentMatching)
+        how = Settings(draws, noise, cond, seed, sampler or self.sampler, controller)
         return solve(self, made, given, how)
 
     def start(self, seeds: Sequence[int], seed: int = 0) -> Tensor:

@@ -106,10 +106,16 @@ def _controller(given: Mapping[str, str]) -> Any:
 
     if not given:
         return None
-    kind = config.lookup("controllers", given.get("controller", "MomentMatching"))
+    name = given.get("controller", "MomentMatching")
+    require(
+        "(" not in name,
+        f"--set controller={name} has settings in brackets, and the measurement is still to come; give the name, and "
+        "each setting by itself: --set controller=Pull --set controller.deviation=0.5",
+    )
+    kind = config.lookup("controllers", name)
     require(
         isinstance(kind, type) and issubclass(kind, LinearSolver),
-        f"--set controller={given.get('controller')} does not solve linear problems; give MomentMatching, "
+        f"--set controller={name} does not solve linear problems; give MomentMatching, "
         "PseudoInverse, Pull or Replacement",
     )
     more = {key.partition(".")[2]: read(value) for key, value in given.items() if "." in key}

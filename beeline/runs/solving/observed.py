@@ -149,8 +149,7 @@ def read_rows(place: Path, columns: Sequence[str]) -> Array:
     if place.suffix in (".npy", ".npz"):
         found = next(iter(read_arrays(place).values()))
         return found[None] if found.ndim == 1 else found
-    with open(place, encoding="utf-8-sig", newline="") as file:
-        lines = [line for line in csv.reader(file) if line]
+    lines = [line for line in csv.reader(io.StringIO(text_of(place), newline="")) if line]
     header = [name.strip() for name in lines[0]] if lines else []
     lacking = [name for name in columns if name not in header]
     require(
@@ -171,10 +170,22 @@ def read_rows(place: Path, columns: Sequence[str]) -> Array:
     return np.asarray(rows)
 
 
+def text_of(place: Path) -> str:
+    """The text of a file in UTF-8; ValueError for one of another kind."""
+    require(not place.is_dir(), f"{place} is a directory; give one file of text")
+    try:
+        return place.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise BeelineError(
+            f"{place} is no text in UTF-8 (byte {error.start}), which this model reads; give a text file, or save it "
+            "in this encoding"
+        ) from None
+
+
 @observed.register(Sequences)
 def of_sequences(modality: Sequences, given: Any) -> Observed:
     """Texts, one-hot, with symbols outside the alphabet where one is missing; the ends of shorter ones are missing."""
-    texts = existing(str(given)).read_text(encoding="utf-8-sig").rstrip().splitlines() if is_path(given) else given
+    texts = text_of(existing(str(given))).rstrip().splitlines() if is_path(given) else given
     require(
         len(texts) > 0 and all(isinstance(text, str) and 0 < len(text) <= modality.length for text in texts),
         f"the sequences have the lengths {sorted({len(text) for text in texts})}; give at least one sequence of 1 to "

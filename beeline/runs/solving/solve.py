@@ -31,6 +31,7 @@ from beeline.runs.solving.symbols import KnownSymbols
 from beeline.runs.solving.tasks import Task
 from beeline.sampling.sampler import Sampler
 from beeline.sampling.steering.energies.measured import Measured
+from beeline.sampling.steering.inverse.moments import MomentMatching
 from beeline.spaces.tokens import MaskTokens
 
 if TYPE_CHECKING:  # a bundle imports this module to solve problems
@@ -46,7 +47,7 @@ class Settings:
     cond: Any
     seed: int
     sampler: Sampler
-    controller: Callable[[Measured], Controller]
+    controller: Callable[[Measured], Controller] | None  # None is MomentMatching
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,7 @@ def solved(modality: Any, bundle: Bundle, task: Task, given: Any, how: Settings)
         "such as --noise 0.3, in the units of encoded data: half of the range of pixels is 1",
     )
     measured = Measured(operator, y, float(noise))  # type: ignore[arg-type]
-    made = drawn(bundle, how, how.controller(measured), bundle.start(range(len(y)), how.seed))
+    made = drawn(bundle, how, (how.controller or MomentMatching)(measured), bundle.start(range(len(y)), how.seed))
     if task.fills and how.noise is None:
         made = torch.where(operator.apply(torch.ones_like(made)) > 0, y.to(made), made)
     if how.draws == 1:
@@ -119,7 +120,7 @@ def repeated(seen: Observed, draws: int) -> Observed:
 @solved.register(Sequences)
 def of_sequences(modality: Sequences, bundle: Bundle, task: Task, given: Any, how: Settings) -> Solution:
     """Sequences with known symbols."""
-    filling_only(task, "sequences of symbols")
+    filling_only(task, how, "sequences of symbols")
     seen = repeated(observed(modality, given), how.draws)
     task.problem(seen, tuple(modality.shape))
     x0 = bundle.start(range(len(seen.values)), how.seed)
@@ -139,7 +140,7 @@ def of_sequences(modality: Sequences, bundle: Bundle, task: Task, given: Any, ho
 @solved.register(Table)
 def of_tables(modality: Table, bundle: Bundle, task: Task, given: Any, how: Settings) -> Solution:
     """Rows with empty cells, by the condition on known cells that the network has learned."""
-    filling_only(task, "tables")
+    filling_only(task, how, "tables")
     require(
         traits_of(bundle.flow.field).cells,
         "this model was trained without known cells, which imputation needs; train it with known cells: the recipe "
@@ -186,13 +187,19 @@ def _by_column(parts: list[Any], gaps: Any) -> dict[str, Any]:
     return found
 
 
-def filling_only(task: Task, kind: str) -> None:
-    """Refuse a task for data of numbers."""
+def filling_only(task: Task, how: Settings, kind: str) -> None:
+    """Refuse a task and settings for data of numbers."""
     require(
         task.fills,
         f"{type(task).__name__.lower()} measures numbers, and {kind} have states; fill what is missing: use 'impute', "
         "or 'forecast' for the end of sequences",
     )
+    for name, value in (("noise", how.noise), ("controller", how.controller)):
+        require(
+            value is None,
+            f"a {name} was given, which is for measured numbers; known cells and symbols are kept as they are in "
+            f"{kind}: leave it out",
+        )
 
 
 @singledispatch

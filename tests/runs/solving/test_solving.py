@@ -187,13 +187,20 @@ def test_mistakes(task: object, given: object, more: dict[str, object], message:
         images().solve(task, given, **more)
 
 
-def test_other_bundles_are_refused() -> None:
+def test_other_bundles_are_refused(tmp_path: Path) -> None:
     bundle = images()
     with pytest.raises(BeelineError, match="has no modality"):
         replace(bundle, modality=None).solve("impute", ZEROS)
     sequences = bl.Bundle(bundle.flow, modality=Sequences("AB", 3))
     with pytest.raises(BeelineError, match="have states"):
         sequences.solve("denoise", ["AB?"])
+    with pytest.raises(BeelineError, match="a noise was given"):
+        sequences.solve("impute", ["AB?"], noise=0.1)
+    with pytest.raises(BeelineError, match="a controller was given"):
+        sequences.solve("impute", ["AB?"], controller=Pull)
+    (tmp_path / "picture").write_bytes(b"\x89PNG")
+    with pytest.raises(BeelineError, match="no text in UTF-8"):
+        sequences.solve("impute", str(tmp_path / "picture"))
     with pytest.raises(BeelineError, match="lengths"):
         sequences.solve("impute", ["AB?A"])
     with pytest.raises(BeelineError, match="path of symbols"):
@@ -248,6 +255,7 @@ def test_the_command_writes_pictures_and_deviations(
         (["deblur", "IN", "--out", "OUT", "--set", "task.blur=Grey()"], "over the channels"),
         (["denoise", "IN", "--out", "OUT", "--noise", "-1"], "above 0"),
         (["denoise", "IN", "--out", "OUT", "-n", "0"], "whole number"),
+        (["deblur", "IN", "--out", "OUT", "--set", "controller=Pull(deviation=0.5)"], "each setting by itself"),
         (["denoise", "OUT/flow.json", "--out", "OUT"], "there is no file"),
     ],
 )
