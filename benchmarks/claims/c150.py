@@ -45,7 +45,7 @@ def measure(rng: bl.Rng) -> list[Finding]:
     smooth = calibrated(Label(softened(net)), predicted, truth)
 
     def distance(energy: Label, strength: float = 1.0) -> float:
-        guided = (EnergyGuidance(energy, strength),)
+        guided = (EnergyGuidance(energy, strength, damped=False),)
         made = sample(lambda x, t, cond=None: field(x, t), x0, 50, {"label": label}, controllers=guided)
         return labelled_w2(made, real, label)
 

@@ -23,7 +23,7 @@ TRAVEL = TimeTravel(repeats=2)
 
 def forward(strength: float, energy: Any = MEASURED) -> EnergyGuidance:
     """Guidance through the network."""
-    return EnergyGuidance(energy, strength)
+    return EnergyGuidance(energy, strength, damped=False)
 
 
 def backward(size: float, energy: Any = MEASURED) -> TFG:
@@ -51,7 +51,7 @@ def measure(rng: bl.Rng) -> list[Finding]:
     x0, real = noise(rng), posterior(rng)
     rho, mu = both(rng, steps=50)
     strength, size = both(rng, steps=25, solver=TRAVEL)
-    alone = searched(EnergyGuidance(MEASURED), ("strength",), rng, steps=50)
+    alone = searched(EnergyGuidance(MEASURED, damped=False), ("strength",), rng, steps=50)
     plain, travelled = {"steps": 50}, {"steps": 25, "solver": TRAVEL}
     made = w2(steered(x0, forward(rho), backward(mu), **plain), real)
     wrong = w2(steered(x0, forward(rho, OPPOSITE), backward(mu, OPPOSITE), **plain), real)

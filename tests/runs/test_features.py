@@ -106,7 +106,7 @@ def test_features_are_differentiable_and_leave_no_graph_without_need(models, bun
     x = MODALITY.encode(RAW).x1[:3]
     plain = encoder.pooled(x)
     energy = FeatureDistance(encoder, x[0])
-    value, slope, _ = descent(energy, lambda x: x, x, torch.ones(3))
+    value, slope, *_ = descent(energy, lambda x: x, x, torch.ones(3))
     assert not plain.requires_grad and not encoder(x).requires_grad
     assert torch.allclose(value, energy(x, torch.ones(3))) and float(value[0]) == pytest.approx(0, abs=1e-4)
     assert bool((slope[1:].flatten(1).norm(dim=1) > 0).all())

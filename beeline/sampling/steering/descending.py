@@ -4,13 +4,22 @@ from __future__ import annotations
 
 from dataclasses import field, replace
 
+import torch
 from torch import Tensor
 
 from beeline.core.protocols.steering import Controller, Energy, Run
 from beeline.core.ranges import NonNegative, dataclass
 from beeline.core.types import Cond, Dynamics, expand_time
 from beeline.fields.flow import Flow
-from beeline.sampling.steering.controller import ControllerBase, OfRun, affine_path, score_weight
+from beeline.paths.affine import AffinePath
+from beeline.sampling.steering.controller import (
+    ControllerBase,
+    Descent,
+    OfRun,
+    affine_path,
+    growth,
+    score_weight,
+)
 from beeline.sampling.steering.gradients.estimates import Estimate, OneStep
 from beeline.sampling.steering.modalities import for_rows
 
@@ -19,15 +28,19 @@ from beeline.sampling.steering.modalities import for_rows
 class EnergyGuidance(ControllerBase):
     """Follows the gradient of the energy of the predicted datum, through the network.
 
-    v' = v - strength w(t) grad_x E(D(x, t)),  w(t) = (1 - t) / t on the straight path,  D = x + (1 - t) v
-    The weight is that of a conditional flow for E = -log p(y | x1), strength 1 and an energy that is linear in x1.  The
-    energy of the mean D is not the mean energy, so that for other energies the result is biased: on a Gaussian with a
-    quadratic energy its variance is too small.
-    Assumes an affine path and a differentiable energy.
-    Source: Chung et al. 2022, "Diffusion Posterior Sampling for General Noisy Inverse Problems" (arXiv 2209.14687).
+    v' = v - strength w(t) grad_x E(D(x, t)) / (1 + c s^2),  w(t) = (1 - t) / t on the straight path,
+    D = x + (1 - t) v,  c the second derivative of E along its gradient g,  s^2 = (1 - t)^2 / t g' (dD/dx) g / |g|^2
+    the variance of the datum along g, which costs one more gradient of the energy and no evaluation of the network.
+    With strength 1 and E = -log p(y | x1) samples follow the posterior for energies that are linear in the datum, and
+    on Gaussian data for one linear measurement with Gaussian noise; for others it is an approximation.  Without
+    ``damped`` the factor is left out (DPS): the energy of the mean D is taken for the mean energy, so that variances
+    are too small, and energies that grow fast need many steps or diverge.
+    Assumes an affine path and a differentiable energy; the variance a Gaussian source and an independent coupling.
+    Source: Chung et al. 2022, "Diffusion Posterior Sampling for General Noisy Inverse Problems" (arXiv 2209.14687);
+    the variance: Boys et al. 2023, "Tweedie Moment Projected Diffusions" (arXiv 2310.06721).
 
     >>> import torch
-    >>> pull = EnergyGuidance(lambda x1, t, cond=None: x1.square().sum(1) / 2)
+    >>> pull = EnergyGuidance(lambda x1, t, cond=None: x1.square().sum(1) / 2, damped=False)
     >>> f = pull.steer(lambda x, t: 0 * x, Flow(lambda x, t, cond=None: 0 * x))
     >>> f(torch.ones(1, 1), torch.full((1,), 0.5))
     tensor([[-1.]])
@@ -36,6 +49,7 @@ class EnergyGuidance(ControllerBase):
     energy: Energy
     strength: NonNegative = 1.0  # 0 is no guidance
     estimate: Estimate = field(default_factory=OneStep)  # the datum whose energy counts
+    damped: bool = True  # account for the variance of the datum
 
     def for_run(self, run: Run) -> Controller:
         return OfRun(lambda f, flow: self.dynamics(f, flow, run.cond))
@@ -56,7 +70,18 @@ class EnergyGuidance(ControllerBase):
             return f
 
         def steered(x: Tensor, t: Tensor) -> Tensor:
-            v, _, slope = self.estimate(self.energy, f, path, x, t, cond)
-            return v - self.strength * expand_time(score_weight(path, t), x).to(x) * slope
+            v, found = self.estimate(self.energy, f, path, x, t, cond)
+            weight = self.strength * score_weight(path, t)
+            if self.damped:
+                weight = weight / (1 + self._variance(path, found, t) * growth(self.energy, found, t, cond))
+            return v - expand_time(weight, x).to(x) * found.slope
 
         return steered
+
+    def _variance(self, path: AffinePath, found: Descent, t: Tensor) -> Tensor:
+        """The variance [B] of the datum along the gradient of its energy, not negative."""
+        wide = torch.promote_types(found.slope.dtype, torch.float32)
+        g, slope = found.at_data.flatten(1).to(wide), found.slope.flatten(1).to(wide)
+        along = (g * slope).sum(1) / g.square().sum(1).clamp(min=1e-30)
+        a, b = path.a(t), path.b(t)
+        return (b**2 / a.clamp(min=1e-2) * along).clamp(min=0)

@@ -105,7 +105,7 @@ def test_energy_guidance_of_a_gaussian_follows_its_equation_and_is_no_posterior(
     assert mean > 1.3 and spread < 0.4  # the posterior has the mean 1.2 and the deviation 0.447
     energy = Near(torch.full((2,), 1.5), deviation=0.5)
     x0 = Rng(seed).normal(torch.empty(4000, 2, dtype=torch.float64))
-    x = Sampler(200, controllers=(EnergyGuidance(energy),))(STANDARD, x0)
+    x = Sampler(200, controllers=(EnergyGuidance(energy, damped=False),))(STANDARD, x0)
     assert float((x - (mean + spread * x0)).abs().max()) < 2e-3
 
 
@@ -118,8 +118,9 @@ def test_strength_zero_is_plain_sampling():
 def test_descent_is_the_gradient_through_the_data():
     x = Rng(0).normal(torch.empty(3, 2, dtype=torch.float64))
     with torch.no_grad():
-        value, slope, data = descent(Near(torch.zeros(2)), lambda x: 3 * x, x, torch.zeros(3))
-    assert torch.allclose(slope, 9 * x) and torch.allclose(data, 3 * x) and not value.requires_grad
+        value, slope, data, at_data = descent(Near(torch.zeros(2)), lambda x: 3 * x, x, torch.zeros(3))
+    assert torch.allclose(slope, 9 * x) and torch.allclose(data, 3 * x) and torch.allclose(at_data, 3 * x)
+    assert not value.requires_grad
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from beeline.core.errors import BeelineError
+from beeline.core.errors import BeelineError, IntegrationError
 from beeline.core.rng import Rng
 from beeline.data.distributions.mixtures import Gaussian, GaussianMixture
 from beeline.fields.flow import Flow, Network
@@ -57,6 +57,23 @@ def test_moment_matching_samples_the_posterior_of_a_correlated_gaussian(path, no
     solver = MomentMatching(Measured(Matrix(matrix), y, noise), iterations=2)
     mean, covariance = moments_of(Flow(CORRELATED.field(path), path), solver)
     assert far(mean, want) < 0.02 and far(covariance, spread) < 0.05
+
+
+@pytest.mark.parametrize("path", [Linear(), Cosine()])
+@pytest.mark.parametrize("noise", [0.1, 0.5])
+def test_energy_guidance_is_exact_for_one_measurement_of_correlated_data(path, noise):
+    """With the variance of the datum along the measurement; without it the variance vanishes, or 40 steps diverge."""
+    matrix, y = torch.tensor([[1.0, -0.5, 0.3]]).double(), torch.tensor([1.3]).double()
+    energy = Measured(Matrix(matrix), y, noise)
+    want, spread = posterior(MEAN, COVARIANCE, matrix, y, noise)
+    flow = Flow(CORRELATED.field(path), path)
+    mean, covariance = moments_of(flow, EnergyGuidance(energy))
+    assert far(mean, want) < 0.03 and far(covariance, spread) < 0.05
+    try:
+        _, covariance = moments_of(flow, EnergyGuidance(energy, damped=False))
+    except IntegrationError:
+        return
+    assert far(covariance, spread) > 0.1
 
 
 @pytest.mark.parametrize("kind", [Pull, PseudoInverse])

@@ -12,15 +12,14 @@ from beeline.core.protocols.steering import Energy
 from beeline.core.ranges import Count, dataclass
 from beeline.core.types import Cond, Dynamics, expand_time
 from beeline.paths.affine import AffinePath
-from beeline.sampling.steering.controller import descent
+from beeline.sampling.steering.controller import Descent, descent
 
 
 class Slope(NamedTuple):
-    """A velocity, a prediction of the datum, and the gradient of its energy in the state; all [B,*S], without graph."""
+    """A velocity [B,*S], and the energy of the datum that it predicts, with its gradients; without graph."""
 
     velocity: Tensor
-    data: Tensor
-    gradient: Tensor
+    found: Descent
 
 
 class Estimate(Protocol):
@@ -53,8 +52,8 @@ class OneStep:
             found[:] = [f(state, t)]
             return path.data(state, found[0], t)
 
-        _, gradient, x1 = descent(energy, data, x, t, cond)
-        return Slope(found[0].detach(), x1, gradient)
+        made = descent(energy, data, x, t, cond)
+        return Slope(found[0].detach(), made)
 
 
 @dataclass(frozen=True)
@@ -92,9 +91,10 @@ class SeveralSteps:
         with torch.no_grad():
             for k in range(self.steps - 1):
                 states.append(moved(k, states[k]))
-        _, gradient, x1 = descent(energy, lambda y: moved(self.steps - 1, y), states[-1], t, cond)
+        made = descent(energy, lambda y: moved(self.steps - 1, y), states[-1], t, cond)
+        gradient = made.slope
         for k in reversed(range(self.steps - 1)):
             with torch.enable_grad():
                 y = states[k].requires_grad_()
                 (gradient,) = torch.autograd.grad(moved(k, y), y, gradient)
-        return Slope(velocities[0], x1, gradient)
+        return Slope(velocities[0], made._replace(slope=gradient))

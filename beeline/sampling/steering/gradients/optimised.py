@@ -73,6 +73,6 @@ class PeriodicOptimisation(ControllerBase):
         data = x1.detach().clone()
         optimizer = torch.optim.Adam([data], lr=self.lr)
         for _ in range(self.iterations):
-            data.grad = descent(self.energy, lambda x1: x1, data, t, cond)[1]
+            data.grad = descent(self.energy, lambda x1: x1, data, t, cond).slope
             optimizer.step()
         return data

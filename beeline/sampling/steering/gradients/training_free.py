@@ -82,9 +82,9 @@ class TFG(ControllerBase):
 
         def steered(x: Tensor, t: Tensor) -> Tensor:
             if self.rho:
-                v, x1, slope = self.estimate(energy, f, path, x, t, cond)
-                change = -self.rho * _share(self.rho_shape, t, x) * self._clipped(slope)
-                x1 = x1 if self.estimate.calls == 1 else path.data(x, v, t)
+                v, found = self.estimate(energy, f, path, x, t, cond)
+                change = -self.rho * _share(self.rho_shape, t, x) * self._clipped(found.slope)
+                x1 = found.data if self.estimate.calls == 1 else path.data(x, v, t)
             else:
                 with torch.no_grad():
                     v = f(x, t)
@@ -102,7 +102,7 @@ class TFG(ControllerBase):
         """The sum of the gradients [B,*S] of gradient steps of a size from the data ``x1``."""
         total = torch.zeros_like(x1)
         for _ in range(self.iterations):
-            slope = self._clipped(descent(energy, lambda x1: x1, x1 - size * total, t, cond)[1])
+            slope = self._clipped(descent(energy, lambda x1: x1, x1 - size * total, t, cond).slope)
             total = total + slope
         return total
 

@@ -99,7 +99,7 @@ def test_text_similarity_is_that_of_the_model_and_has_a_gradient(clip):
     with torch.no_grad():
         found = net(pixel_values=((image + 1) / 2 - mean) / std, **words)
     cosine = found.logits_per_image[:, 0] / net.logit_scale.exp()
-    value, slope, _ = descent(energy, lambda x: x, image, torch.ones(2))
+    value, slope, *_ = descent(energy, lambda x: x, image, torch.ones(2))
     assert torch.allclose(value, 10 * (1 - cosine), atol=1e-4)
     assert bool((slope.flatten(1).norm(dim=1) > 0).all())
     assert energy(image[:, :1].repeat(1, 1, 2, 2), torch.ones(2)).shape == (2,)  # grey, of another size

@@ -34,8 +34,8 @@ def test_the_gradient_is_that_of_automatic_differentiation(steps):
     for k in range(steps):
         y = y + h[:, None] * field(y, t + k * h)
     energy(y, t).sum().backward()
-    assert torch.allclose(found.gradient, whole.grad, rtol=0, atol=1e-12 * float(whole.grad.abs().max()))
-    assert torch.allclose(found.data, y) and torch.equal(found.velocity, field(x, t))
+    assert torch.allclose(found.found.slope, whole.grad, rtol=0, atol=1e-12 * float(whole.grad.abs().max()))
+    assert torch.allclose(found.found.data, y) and torch.equal(found.velocity, field(x, t))
 
 
 def test_one_of_several_steps_is_the_mean_datum():
@@ -73,5 +73,5 @@ def test_the_memory_does_not_grow_with_the_steps():
 def test_more_steps_estimate_the_end_better():
     x, _ = points()
     t = torch.full((7,), 0.2, dtype=torch.float64)
-    ends = [SeveralSteps(n)(energy, field, Linear(), x, t, None).data for n in (1, 4, 200)]
+    ends = [SeveralSteps(n)(energy, field, Linear(), x, t, None).found.data for n in (1, 4, 200)]
     assert (ends[1] - ends[2]).norm() < 0.25 * (ends[0] - ends[2]).norm()

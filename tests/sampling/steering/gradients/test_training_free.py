@@ -117,7 +117,7 @@ def test_manifold_preserving_guided_diffusion():
 
 def test_universal_guidance():
     backward = TFG(energy, rho=0.0, mu=0.2, iterations=3, kept=StateKept())
-    made = steered(EnergyGuidance(energy, strength=0.5), backward, start=0.1)
+    made = steered(EnergyGuidance(energy, strength=0.5, damped=False), backward, start=0.1)
 
     def step(x, a, b):
         noise = x - a * velocity(x, a) + 0.5 * (1 - a) * through(x, a)
