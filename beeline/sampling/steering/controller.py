@@ -13,7 +13,7 @@ from beeline.core.declared import is_map
 from beeline.core.errors import require
 from beeline.core.modes import check_values
 from beeline.core.protocols.steering import Controller, Energy, FullController, Run
-from beeline.core.types import Cond, Dynamics, expand_time
+from beeline.core.types import Cond, Dynamics
 from beeline.fields.flow import Flow
 from beeline.paths.affine import AffinePath
 
@@ -129,9 +129,7 @@ class Descent(NamedTuple):
     at_data: Tensor  # [B,*S] gradient in the data
 
 
-def descent(
-    energy: Energy, data: Callable[[Tensor], Tensor], x: Tensor, t: Tensor, cond: Cond = None
-) -> Descent:
+def descent(energy: Energy, data: Callable[[Tensor], Tensor], x: Tensor, t: Tensor, cond: Cond = None) -> Descent:
     """The energies of ``data(x)`` [B,*S] and their gradients with respect to ``x`` [B,*S].
 
     A gradient is taken inside, whatever the mode of the caller; none of the results has a graph.  Raises ValueError
@@ -153,18 +151,6 @@ def descent(
         f"the energy {_name(energy)} does not depend on the predicted data; compute it from x1",
     )
     return Descent(value.detach(), slope, x1.detach(), at_data)
-
-
-def growth(energy: Energy, found: Descent, t: Tensor, cond: Cond = None, step: float = 1e-2) -> Tensor:
-    """The second derivative [B] of an energy along its gradient at the data of ``found``, not negative.
-
-    c = u' H u, u = g / |g|, by the difference of two gradients at points that are ``step`` apart in every number
-    """
-    g = found.at_data.to(torch.promote_types(found.at_data.dtype, torch.float32))
-    unit = g / expand_time(g.flatten(1).norm(dim=1).clamp(min=1e-30), g)
-    length = step * found.data[0].numel() ** 0.5
-    there = descent(energy, lambda x1: x1, found.data - length * unit.to(found.data), t, cond).at_data
-    return ((g - there) * unit).flatten(1).sum(1).clamp(min=0) / length
 
 
 def _name(energy: Any) -> str:

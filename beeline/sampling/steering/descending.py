@@ -17,7 +17,6 @@ from beeline.sampling.steering.controller import (
     Descent,
     OfRun,
     affine_path,
-    growth,
     score_weight,
 )
 from beeline.sampling.steering.gradients.estimates import Estimate, OneStep
@@ -29,12 +28,13 @@ class EnergyGuidance(ControllerBase):
     """Follows the gradient of the energy of the predicted datum, through the network.
 
     v' = v - strength w(t) grad_x E(D(x, t)) / (1 + c s^2),  w(t) = (1 - t) / t on the straight path,
-    D = x + (1 - t) v,  c the second derivative of E along its gradient g,  s^2 = (1 - t)^2 / t g' (dD/dx) g / |g|^2
-    the variance of the datum along g, which costs one more gradient of the energy and no evaluation of the network.
-    With strength 1 and E = -log p(y | x1) samples follow the posterior for energies that are linear in the datum, and
-    on Gaussian data for one linear measurement with Gaussian noise; for others it is an approximation.  Without
-    ``damped`` the factor is left out (DPS): the energy of the mean D is taken for the mean energy, so that variances
-    are too small, and energies that grow fast need many steps or diverge.
+    D = x + (1 - t) v,  g = grad E(D),  c = |g|^2 / (2 E) where E > 0 and 0 elsewhere,
+    s^2 = (1 - t)^2 / t g' (dD/dx) g / |g|^2, the variance of the datum along g
+    c is the second derivative of a square with the value and the slope of E, so that no step leads far beyond E = 0.
+    With E = -log p(y | x1) and strength 1, samples of Gaussian data follow the posterior of one linear measurement with
+    Gaussian noise; for other energies and data it is an approximation.  Without ``damped``, c is 0 (DPS): that is exact
+    for energies that are linear in the datum.  For others the energy of the mean D is taken for the mean energy, so
+    that variances are too small, and energies that grow fast need many steps or diverge.
     Assumes an affine path and a differentiable energy; the variance a Gaussian source and an independent coupling.
     Source: Chung et al. 2022, "Diffusion Posterior Sampling for General Noisy Inverse Problems" (arXiv 2209.14687);
     the variance: Boys et al. 2023, "Tweedie Moment Projected Diffusions" (arXiv 2310.06721).
@@ -73,15 +73,17 @@ class EnergyGuidance(ControllerBase):
             v, found = self.estimate(self.energy, f, path, x, t, cond)
             weight = self.strength * score_weight(path, t)
             if self.damped:
-                weight = weight / (1 + self._variance(path, found, t) * growth(self.energy, found, t, cond))
+                weight = weight / (1 + _damping(path, found, t))
             return v - expand_time(weight, x).to(x) * found.slope
 
         return steered
 
-    def _variance(self, path: AffinePath, found: Descent, t: Tensor) -> Tensor:
-        """The variance [B] of the datum along the gradient of its energy, not negative."""
-        wide = torch.promote_types(found.slope.dtype, torch.float32)
-        g, slope = found.at_data.flatten(1).to(wide), found.slope.flatten(1).to(wide)
-        along = (g * slope).sum(1) / g.square().sum(1).clamp(min=1e-30)
-        a, b = path.a(t), path.b(t)
-        return (b**2 / a.clamp(min=1e-2) * along).clamp(min=0)
+
+def _damping(path: AffinePath, found: Descent, t: Tensor) -> Tensor:
+    """The variance of the datum along the gradient of its energy, times the second derivative of the energy, [B]."""
+    wide = torch.promote_types(found.slope.dtype, torch.float32)
+    g, slope, value = (part.flatten(1).to(wide) for part in (found.at_data, found.slope, found.value[:, None]))
+    value = value[:, 0]
+    a, b = path.a(t), path.b(t)
+    along = (b**2 / a.clamp(min=1e-2)).to(wide) * (g * slope).sum(1).clamp(min=0)
+    return torch.where(value > 0, along / (2 * value.clamp(min=torch.finfo(wide).tiny)), 0.0)

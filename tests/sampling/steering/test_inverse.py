@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from beeline.core.errors import BeelineError, IntegrationError
+from beeline.core.errors import BeelineError
 from beeline.core.rng import Rng
 from beeline.data.distributions.mixtures import Gaussian, GaussianMixture
 from beeline.fields.flow import Flow, Network
@@ -62,17 +62,14 @@ def test_moment_matching_samples_the_posterior_of_a_correlated_gaussian(path, no
 @pytest.mark.parametrize("path", [Linear(), Cosine()])
 @pytest.mark.parametrize("noise", [0.1, 0.5])
 def test_energy_guidance_is_exact_for_one_measurement_of_correlated_data(path, noise):
-    """With the variance of the datum along the measurement; without it the variance vanishes, or 40 steps diverge."""
+    """With the variance of the datum along the measurement; without it, that of the samples is too small."""
     matrix, y = torch.tensor([[1.0, -0.5, 0.3]]).double(), torch.tensor([1.3]).double()
     energy = Measured(Matrix(matrix), y, noise)
     want, spread = posterior(MEAN, COVARIANCE, matrix, y, noise)
     flow = Flow(CORRELATED.field(path), path)
     mean, covariance = moments_of(flow, EnergyGuidance(energy))
-    assert far(mean, want) < 0.03 and far(covariance, spread) < 0.05
-    try:
-        _, covariance = moments_of(flow, EnergyGuidance(energy, damped=False))
-    except IntegrationError:
-        return
+    assert far(mean, want) < 0.002 and far(covariance, spread) < 0.005
+    _, covariance = moments_of(flow, EnergyGuidance(energy, damped=False))
     assert far(covariance, spread) > 0.1
 
 
