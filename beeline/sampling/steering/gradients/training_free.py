@@ -34,7 +34,7 @@ class TFG(ControllerBase):
     so that the number of steps matters little.  The fifth parameter, the number of repeats of a step, is that of the
     solver TimeTravel.  With ``rho=0`` the network is not differentiated.  Settings give published methods:
     DPS mu=0;  LGD mu=0, gamma > 0;  FreeDoM mu=0 and TimeTravel;  MPGD rho=0, iterations=1;  FlowChef rho=0 and
-    ``kept=VelocityKept()``;  universal guidance: EnergyGuidance without damping, and after it rho=0 and ``kept=StateKept()``.
+    ``kept=VelocityKept()``;  universal guidance: EnergyGuidance without damping, then rho=0 and ``kept=StateKept()``.
     Biased: the energy of the mean datum is not the mean energy.  On a Gaussian with a quadratic energy the samples are
     Gaussian; at sizes that lead their mean to that of the posterior, their variance is too small.
     Assumes an affine path, and a solver whose steps are those of the run.
