@@ -597,7 +597,8 @@ def referred(name: str, device: torch.device) -> Any:
 def test_references(name: str, device: torch.device) -> None:
     sampler, given = referred(name, device)
     on(sampler(*given), device)
-    on(bl.Sampler(2, guidance=of("guidance", "Substituted", of("references", name)))(*given), device)
+    if name != "History":  # it is not evaluated, so that Substituted refuses it
+        on(bl.Sampler(2, guidance=of("guidance", "Substituted", of("references", name)))(*given), device)
 
 
 @pytest.mark.parametrize("name", REFERENCES)
