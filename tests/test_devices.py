@@ -390,6 +390,13 @@ def test_energies(device: torch.device) -> None:
     on(of("energies", "ColumnRange", "a", 3.0, readers=(rows,))(x_on(device, 6, 3), t), device)
 
 
+@pytest.mark.parametrize("make", parts("derivatives"))
+def test_derivatives(make: Any, device: torch.device) -> None:
+    net, x, t = net_on(device), x_on(device), torch.linspace(0, 1, 6, device=device)
+    for part in make()(net, (x, t), (x_on(device, key=1), torch.ones_like(t))):
+        on(part, device)
+
+
 @pytest.mark.parametrize("gradient", ["Stored", "Checkpointed", "Adjoint"])
 @pytest.mark.parametrize("name", ["Exact", "Hutchinson", "HutchPlusPlus"])
 def test_likelihood(name: str, gradient: str, device: torch.device) -> None:

@@ -130,6 +130,7 @@ CATALOGUE: dict[str, dict[str, str]] = {
     "distances": _of("objectives.losses.basic", "squared", "Huber")
     | _of("objectives.losses.distances", "Direction", "Perceptual", "Combined", "FeatureWeighted", "Bregman")
     | _of("objectives.losses.distances", "AffineInvariant"),
+    "derivatives": _of("objectives.maps.derivatives", "ForwardMode", "FiniteDifference"),
     "costs": _of("objectives.losses.distances", "PowerCost"),
     "drops": _of("objectives.matching", "Drop"),
     "distillations": _of("distillation.students", "Reflow", "OneStep")

@@ -37,6 +37,7 @@ SLOTS: Mapping[str, str] = {
     "Edit": "edits",
     "Weight": "weights",
     "Distance": "distances",
+    "Derivative": "derivatives",
     "Cost": "costs",
     "Pyramid": "pyramids",
     "Objective": "objectives",

@@ -26,6 +26,7 @@ PROTOCOLS: Mapping[str, type] = {
     "controllers": steering.Controller,
     "couplings": flows.Coupling,
     "data": data.DataSet,
+    "derivatives": objectives.Derivative,
     "diffusions": flows.Diffusion,
     "distillations": training.Distillation,
     "divergences": flows.Divergence,

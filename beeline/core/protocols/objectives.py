@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 from torch import Tensor, nn
 
@@ -99,6 +99,16 @@ def heldout_of(objective: Any, times: TimeSampler) -> Any:
     """The objective of held-out losses that an objective declares; itself where it declares none."""
     change = objective.spec.heldout if isinstance(objective, SpecifiedObjective) else None
     return objective if change is None else change(times)
+
+
+Function: TypeAlias = Callable[..., Tensor]
+"""A function of tensors [B,...] with one output [B,...], such as a network with its condition."""
+
+
+class Derivative(Protocol):
+    """(f, inputs, tangents) -> (f(inputs), derivative of f along the tangents), both with the shape of the output."""
+
+    def __call__(self, f: Function, inputs: Sequence[Tensor], tangents: Sequence[Tensor]) -> tuple[Tensor, Tensor]: ...
 
 
 class Player(NamedTuple):

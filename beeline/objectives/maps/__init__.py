@@ -1,0 +1,1 @@
+"""Objectives of flow maps, whose networks take two times."""
