@@ -456,6 +456,10 @@ OBJECTIVES = {
         net_on(d, conditions={"label": {"classes": 3}, "beta": {"size": 1}}),
     ),
     "Windowed": lambda d: (of("objectives", "Windowed", bl.Flow(labelled(d))), labelled(d)),
+    "DecodingMatching": lambda d: (
+        of("objectives", "DecodingMatching", bl.Flow(labelled(d)), 8, 4, data_free=True),
+        of("networks", "HeadBank", labelled(d), 8, 2),
+    ),
     "CausalLikelihood": lambda d: (of("objectives", "CausalLikelihood"), causal_on(d)),
     "MinibatchOT": lambda d: (FlowMatching(coupling=bl.couplings.MinibatchOT(by="label")), labelled(d)),
     "VelocityOT": lambda d: (FlowMatching(coupling=of("couplings", "VelocityOT", labelled(d))), labelled(d)),

@@ -110,11 +110,12 @@ def default_out(name: str) -> Path:
     return path if (path / "run.yaml").is_file() else Path("runs") / path.stem
 
 
-def distillation(bundle: str, method: str, pairs: Sequence[str]) -> Distilled:
+def distillation(bundle: str, method: str, pairs: Sequence[str], evaluations: int | None = None) -> Distilled:
     """A distillation run with settings of the method, the training or the seed changed."""
     load(bundle, device="cpu")  # refused before any work
     run = Distilled(str(bundle), method_of(method))
-    return config.change(run, settings(pairs)) if pairs else run
+    run = config.change(run, settings(pairs)) if pairs else run
+    return run if evaluations is None else dataclasses.replace(run, method=run.method.for_evaluations(evaluations))
 
 
 def budgeted_distillation(

@@ -193,6 +193,9 @@ def distill(
         str, typer.Argument(help="A distillation method, such as reflow or one-step; see 'beeline list distillations'.")
     ],
     out: Annotated[Path, typer.Option(parser=output_path, metavar="PATH", help="Directory of the run.")],
+    evaluations: Annotated[
+        int | None, typer.Option(min=1, help="Evaluations of the student's network for a sample.")
+    ] = None,
     set_: Set = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue the run in --out from its last checkpoint.")
@@ -207,10 +210,10 @@ def distill(
     from beeline.cli import commands
 
     where = check_device(device)  # before any work
-    run = commands.distillation(bundle, method, set_ or [])
+    run = commands.distillation(bundle, method, set_ or [], evaluations)
     if budget is not None:
         run = commands.budgeted_distillation(run, out, budget, set_ or [], resume, where)
-    options = {"--device": named(device), "--budget": budget}
+    options = {"--evaluations": evaluations, "--device": named(device), "--budget": budget}
     command = command_line("distill", bundle, method, set_, out, log=log, **options)
     commands.train(run, out, resume=resume, quiet=json_, command=command, device=device, report=report, log=log or ())
     print_result(run_files(out), json_)

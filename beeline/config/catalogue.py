@@ -70,7 +70,8 @@ CATALOGUE: dict[str, dict[str, str]] = {
     | _of("objectives.heads", "Head", "Beside")
     | _of("objectives.coupled", "FromStart")
     | _of("objectives.hierarchical", "RandomVelocity")
-    | _of("distillation.inner_loop", "InnerLoop"),
+    | _of("distillation.inner_loop", "InnerLoop")
+    | _of("networks.head_bank", "HeadBank"),
     "pyramids": _of("spaces.pyramid", "Pyramid"),
     # using one
     "solvers": _of("solvers.runge_kutta", "EULER", "MIDPOINT", "HEUN", "RALSTON", "RK3", "RK4", "RungeKutta")
@@ -120,6 +121,7 @@ CATALOGUE: dict[str, dict[str, str]] = {
     | _of("objectives.second_order", "ConstantAccelerationMatching", "EncodedSource")
     | _of("objectives.coupled", "Augmented")
     | _of("objectives.windows", "Windowed", "TwoHops")
+    | _of("objectives.maps.decoding", "DecodingMatching")
     | _of("distillation.inner_loop", "InnerLoopMatching")
     | _of("objectives.deep_supervision.objective", "DeepSupervision")
     | _of("objectives.tables", "RowMatching")
@@ -135,6 +137,7 @@ CATALOGUE: dict[str, dict[str, str]] = {
     "drops": _of("objectives.matching", "Drop"),
     "distillations": _of("distillation.students", "Reflow", "OneStep")
     | _of("distillation.inner_loop", "InnerLoopFeedback")
+    | _of("distillation.decoding", "ParallelDecoding")
     | _of("distillation.finetune", "PeRFlow", "ContrastTuned", "FeatureTuned", "GuidanceTuned"),
     "training": _of("training.config", "Training"),
     "compute": _of("training.compute", "Compute"),

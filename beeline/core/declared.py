@@ -66,6 +66,11 @@ class Declaring(nn.Module):
         """What it knows about itself."""
         return Traits()
 
+    @property
+    def last_layer(self) -> nn.Module | None:
+        """The layer whose output, reshaped row by row, is that of the network; None where there is none."""
+        return None
+
     def modulation(self, t: Any, cond: Any = None) -> Sequence[tuple[Tensor, ...]] | None:
         """The modulation of every repeated block at the times ``t``; None if the blocks take no times."""
         return None
@@ -103,6 +108,10 @@ class Wrapping(Declaring):
     @property
     def traits(self) -> Traits:
         return traits_of(self.wrapped)
+
+    @property
+    def last_layer(self) -> nn.Module | None:
+        return last_layer_of(self.wrapped)
 
 
 class Holding(Declaring):
@@ -143,6 +152,14 @@ class DeclaresStacks(Protocol):
 
     @property
     def stacks(self) -> Mapping[str, nn.ModuleList]: ...
+
+
+@runtime_checkable
+class DeclaresLastLayer(Protocol):
+    """A network that declares its last layer."""
+
+    @property
+    def last_layer(self) -> nn.Module | None: ...
 
 
 @runtime_checkable
@@ -210,6 +227,12 @@ def stacks_of(network: Any) -> Mapping[str, nn.ModuleList]:
     inner = unwrapped(network)
     stacks = inner.stacks if isinstance(inner, DeclaresStacks) else None
     return stacks if isinstance(stacks, Mapping) else {}
+
+
+def last_layer_of(network: Any) -> nn.Module | None:
+    """The last layer that a network declares; None where it declares none."""
+    inner = unwrapped(network)
+    return inner.last_layer if isinstance(inner, DeclaresLastLayer) else None
 
 
 def fields_of(part: Any) -> dict[str, Any]:

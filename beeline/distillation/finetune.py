@@ -39,6 +39,22 @@ class OnData(Distillation):
         return batch
 
 
+class Tuned(OnData):
+    """Base of methods whose student samples in ``steps`` steps of the default solver."""
+
+    steps: int
+
+    def for_evaluations(self, evaluations: int) -> Any:
+        each = Sampler(1).evaluations
+        assert each is not None
+        require(
+            evaluations >= each and evaluations % each == 0,
+            f"{type(self).__name__} got {evaluations} evaluations; its student takes steps of {each} evaluations: give "
+            f"a multiple of {each}",
+        )
+        return replace(self, steps=evaluations // each)  # type: ignore[type-var]
+
+
 @dataclass(frozen=True)
 class PeRFlow(OnData):
     """Piecewise rectified flow: reflow in windows of time, without stored pairs.
@@ -81,9 +97,12 @@ class PeRFlow(OnData):
         solver = process_of(flow).adapt_solver(straight_solver(teacher.path))
         return flow, Sampler(self.windows, schedule=self.schedule, solver=solver)
 
+    def for_evaluations(self, evaluations: int) -> PeRFlow:
+        return replace(self, windows=evaluations)
+
 
 @dataclass(frozen=True)
-class ContrastTuned(OnData):
+class ContrastTuned(Tuned):
     """Contrastive finetuning of a conditional model, so that it needs no guidance.
 
     the objective Contrastive with the teacher as reference
@@ -106,7 +125,7 @@ class ContrastTuned(OnData):
 
 
 @dataclass(frozen=True)
-class FeatureTuned(OnData):
+class FeatureTuned(Tuned):
     """Finetuning with a perceptual loss on the features of a frozen copy of the model.
 
     the objective SelfPerceptual with the teacher as the frozen copy
@@ -129,7 +148,7 @@ class FeatureTuned(OnData):
 
 
 @dataclass(frozen=True)
-class GuidanceTuned(OnData):
+class GuidanceTuned(Tuned):
     """Finetuning of a conditional model to its own guidance, so that sampling needs one network pass per evaluation.
 
     the objective ModelGuidance, started from the teacher

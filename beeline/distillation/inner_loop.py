@@ -187,3 +187,6 @@ class InnerLoopFeedback(Distillation):
 
     def student(self, teacher: Flow, networks: Mapping[str, nn.Module]) -> tuple[Flow, Sampler]:
         return replace(teacher, field=networks["student"]), Sampler(self.steps, solver=EULER)
+
+    def for_evaluations(self, evaluations: int) -> InnerLoopFeedback:
+        return replace(self, steps=evaluations)

@@ -21,6 +21,7 @@ from beeline.couplings.sources import Gaussian
 from beeline.distillation.pairs import AnnealedPairs, inverted_pairs, reflow_pairs
 from beeline.fields.flow import Data, Flow, Network, Velocity
 from beeline.fields.prediction import Boundary
+from beeline.networks.spans import spanned
 from beeline.objectives.losses.basic import Distance, squared
 from beeline.objectives.matching import FlowMatching
 from beeline.objectives.tables import RowMatching, columns_of, completed_rows
@@ -103,6 +104,9 @@ class Reflow(Distillation):
         flow = replace(teacher, field=networks["student"], independent=False)
         return flow, Sampler(self.steps, solver=process_of(flow).adapt_solver(straight_solver(teacher.path)))
 
+    def for_evaluations(self, evaluations: int) -> Reflow:
+        return replace(self, steps=evaluations)
+
 
 @dataclass(frozen=True)
 class OneStep(Distillation):
@@ -153,6 +157,18 @@ class OneStep(Distillation):
     def student(self, teacher: Flow, networks: Mapping[str, nn.Module]) -> tuple[Flow, Sampler]:
         flow = replace(teacher, field=networks["student"], independent=False)
         return flow, Sampler(1, solver=process_of(flow).adapt_solver(straight_solver(teacher.path)))
+
+    def for_evaluations(self, evaluations: int) -> OneStep:
+        require(
+            evaluations == 1,
+            f"OneStep got {evaluations} evaluations; its student has one: use ParallelDecoding, PeRFlow or Reflow",
+        )
+        return self
+
+
+def as_student_map(teacher: Flow) -> nn.Module:
+    """The network of a teacher as a flow map, for a student; equal to the teacher for every jump at first."""
+    return spanned(copied(teacher)).requires_grad_(True)
 
 
 def copied(teacher: Flow) -> nn.Module:

@@ -113,10 +113,11 @@ class Network(Wrapping):
             weight = next(self.backbone.parameters(), x)
             output, raw = self.backbone(x.to(weight.dtype), t, cond, logits=True)
             return self.prediction.velocity(output.to(x.dtype), x, t, self.path), raw
-        output = self._output(x, t, cond)
+        output = self.output(x, t, cond)
         return self.prediction.velocity(output, x, t, self.path)
 
-    def _output(self, x: Tensor, t: Tensor, cond: Cond, s: Tensor | None = None) -> Tensor:
+    def output(self, x: Tensor, t: Tensor, cond: Cond, s: Tensor | None = None) -> Tensor:
+        """What the backbone returns, in the dtype of the state."""
         weight = next(self.backbone.parameters(), x)
         more = {} if s is None else {"s": s.to(torch.promote_types(s.dtype, torch.float32))}
         return self.backbone(x.to(weight.dtype), t, cond, **more).to(x.dtype)
@@ -146,7 +147,7 @@ class MapNetwork(Network):
     def forward(  # type: ignore[override]
         self, x: Tensor, t: Tensor, cond: Cond = None, s: Tensor | None = None
     ) -> Tensor:
-        return self._output(x, t, cond, t if s is None else s)
+        return self.output(x, t, cond, t if s is None else s)
 
 
 @dataclass(frozen=True)

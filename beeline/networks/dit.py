@@ -100,6 +100,10 @@ class DiT(Declaring):
         return {"block": self.block}
 
     @property
+    def last_layer(self) -> nn.Module:
+        return self.out
+
+    @property
     def traits(self) -> Traits:
         nulls = nulls_of_labels(self.embed.cond.conditions)
         return Traits(nulls=nulls, any_size=self.any_size, tokens=self.token_grid)

@@ -89,6 +89,10 @@ class MLP(Declaring):
         return {"block": self.block}
 
     @property
+    def last_layer(self) -> nn.Module:
+        return self.out
+
+    @property
     def traits(self) -> Traits:
         return Traits(nulls=nulls_of_labels(self.embed.cond.conditions))
 
@@ -109,4 +113,4 @@ class MLP(Declaring):
     def stages(self, x: Tensor, t: Tensor, cond: Cond = None, s: Tensor | None = None) -> Stages:
         check_state(self, x, t, self.shape)
         told = [*self.modulation(t, cond, s), ()]
-        return Stages(self.inp(x.flatten(1)), told, lambda h: self.out(h).reshape(h.shape[0], *x.shape[1:]))
+        return Stages(self.inp(x.flatten(1)), told, lambda h: self.out(h).reshape(-1, *x.shape[1:]))

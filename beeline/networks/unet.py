@@ -122,6 +122,10 @@ class UNet(Declaring):
         return {"down": self.down, "middle": self.middle, "up": self.up}
 
     @property
+    def last_layer(self) -> nn.Module:
+        return self.out
+
+    @property
     def traits(self) -> Traits:
         nulls, tokens = nulls_of_labels(self.embed.cond.conditions), self.token_grid if self.attention else None
         return Traits(nulls=nulls, any_size=True, tokens=tokens)

@@ -24,6 +24,7 @@ def distill(
     teacher: Bundle | str | Path,
     method: str | Distillation = "one-step",
     *,
+    evaluations: int | None = None,
     budget: str | None = None,
     out: str | Path | None = None,
     device: Device = AUTO,
@@ -39,6 +40,7 @@ def distill(
     ``teacher``: a bundle, which is saved beside ``out``, or the directory of one, of a run, or hub:owner/name.
     ``method``: the name of a distillation of ``beeline list distillations``, with settings if wanted
     ("reflow", "OneStep(count=5000)"), or such an object.
+    ``evaluations``: of the student's network for a sample; None is the default of the method.
     ``budget``: time for all of it, such as "5m", which sets the number of steps; without it ``training`` does, by
     default 2,000 steps.
     ``out``: directory of the run, by default the first free one of ``runs/distilled``, ``runs/distilled-2``, ...
@@ -49,6 +51,8 @@ def distill(
     Raises BeelineError for an unknown method, a teacher whose data are not known, and a budget that is too short.
     """
     how = method_of(method)
+    if evaluations is not None:
+        how = how.for_evaluations(evaluations)
     require(
         budget is None or training is None,
         "budget= and training= were given, but both set the number of steps; give one of them",

@@ -16,7 +16,8 @@ from beeline.core.declared import Declaring
 from beeline.core.errors import require
 from beeline.core.modes import deferred, refuse
 from beeline.core.old_names import FORMAT
-from beeline.core.protocols.objectives import Player
+from beeline.core.progress import at_progress
+from beeline.core.protocols.objectives import Player, spec_of
 from beeline.core.protocols.training import Callback, Feed, Log, Parallel
 from beeline.core.rng import Rng
 from beeline.core.types import Batch, to
@@ -91,6 +92,7 @@ class Loop:
         averages = {name: [Average(net, profile) for profile in training.profiles] for name, net in nets.items()}
         self.state = State(nets, all_players, optimizers, averages)
         self.work = {p.name: engine.work(p, nets) for p in all_players}
+        self.evolves = spec_of(objective).evolves
         self._parts = {"training": training, "objective": objective, "seed": rng}
         self.branch = training.lr_schedule.branch(training.steps)  # a longer run continues from this step
         for net in nets.values():
@@ -183,7 +185,8 @@ class Loop:
                     key = key.fork(player.name)
                 batch = self.microbatch(n, k)
                 self.progress(n)
-                with key.fork("ambient").ambient(), training.compute.autocast(self.device):
+                share = at_progress(n / self.training.steps)
+                with key.fork("ambient").ambient(), share, training.compute.autocast(self.device):
                     loss = self.work[player.name](batch, key, 1 / training.microbatches, k == mine[-1])
                 for name, value in {"": loss.value.detach(), **loss.terms}.items():
                     terms[name] = terms[name] + value if name in terms else value
@@ -315,6 +318,11 @@ class Loop:
         extended = not fork and steps != int(saved["settings"]["training"]["steps"])
         if extended:
             path, exact = start(root, self.training.lr_schedule, steps)
+            if self.evolves:
+                note(
+                    f"training.steps={steps} instead of {old} changes the objective of completed steps, which depends "
+                    "on their share of the run; the result will differ from an uninterrupted run of that length"
+                )
             if not exact:
                 note(
                     f"training.steps={steps} instead of {old} changes the learning rates of completed steps, and no "

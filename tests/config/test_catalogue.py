@@ -92,6 +92,7 @@ EXAMPLES = {
     "networks.Potential": "Potential(Network(MLP(2, width=8, depth=1)), PowerCost(3.0))",
     "networks.SecondOrder": "SecondOrder(Network(MLP(2, width=8, depth=1)), Network(MLP(2, width=8, depth=1)))",
     "networks.Helped": "Helped(Network(MLP(2, width=8, depth=1)), Network(MLP(2, width=8, depth=1)))",
+    "networks.HeadBank": "HeadBank(Network(MLP(2, width=8, depth=1)), 4)",
     "networks.InnerLoop": "InnerLoop(Network(MLP(2, width=8, depth=2)), 1)",
     "networks.Deep": "Deep(Network(MLP(2, width=8, depth=1)), ['backbone.block.0'], "
     "[Head(8, [2])], [Head(8, [2])], [Head(8, [8])])",
@@ -195,6 +196,7 @@ IN_CODE = {
     "objectives.GuidanceDistilled": lambda: member("objectives.GuidanceDistilled")(beeline.Flow(nn.Linear(1, 1))),
     "samplers.RefinedNoise": lambda: member("samplers.RefinedNoise")(refiner=nn.Linear(1, 1)),
     "objectives.Windowed": lambda: member("objectives.Windowed")(beeline.Flow(nn.Linear(1, 1))),
+    "objectives.DecodingMatching": lambda: member("objectives.DecodingMatching")(beeline.Flow(nn.Linear(1, 1))),
     "objectives.TwoHops": lambda: member("objectives.TwoHops")(beeline.Flow(nn.Linear(1, 1))),
     "distances.Perceptual": lambda: member("distances.Perceptual")(nn.Linear(1, 1)),
     "features.Module": lambda: member("features.Module")(nn.Linear(1, 1), "mine"),

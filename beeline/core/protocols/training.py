@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
+from beeline.core.errors import BeelineError
 from beeline.core.modes import Device
 from beeline.core.protocols.flows import Schedule, Solver
 from beeline.core.protocols.objectives import Player
@@ -274,7 +275,7 @@ class Parallel(Protocol):
 class Distillation(Protocol):
     """A student flow from a teacher flow: its networks, its data, its objective, and how it samples.
 
-    Inherit this class: ``heldout`` and ``feed`` have defaults.
+    Inherit this class: ``heldout``, ``feed`` and ``for_evaluations`` have defaults.
     """
 
     def networks(self, teacher: Flow) -> dict[str, nn.Module]:
@@ -300,6 +301,13 @@ class Distillation(Protocol):
     def student(self, teacher: Flow, networks: Mapping[str, nn.Module]) -> tuple[Flow, Sampler]:
         """The flow of the trained networks, with its sampler."""
         ...
+
+    def for_evaluations(self, evaluations: int) -> Distillation:
+        """The method whose student samples with so many evaluations; ValueError for a number that it cannot have."""
+        raise BeelineError(
+            f"{type(self).__name__} has no number of evaluations to choose; leave evaluations out, or use a method for "
+            "few evaluations such as ParallelDecoding"
+        )
 
 
 class Fit(Protocol):
