@@ -33,7 +33,7 @@ class Bank(nn.Module):
             "Conv2d without groups: use a network with such a last layer",
         )
         assert isinstance(layer, nn.Linear | nn.Conv2d)
-        self.conv: Any = None if isinstance(layer, nn.Linear) else (layer.stride, layer.padding, layer.dilation)
+        self.conv: Any = (layer.stride, layer.padding, layer.dilation) if isinstance(layer, nn.Conv2d) else None
         bias = layer.weight.new_zeros(len(layer.weight)) if layer.bias is None else layer.bias.detach()
         self.weight = nn.Parameter(layer.weight.detach().repeat(count, *[1] * layer.weight.ndim))
         self.bias = nn.Parameter(bias.repeat(count, 1))
@@ -69,7 +69,8 @@ class Bank(nn.Module):
 
     def _convolved(self, h: Tensor, weight: Tensor, bias: Tensor, groups: int = 1) -> Tensor:
         assert self.conv is not None
-        return F.conv2d(h, weight.flatten(0, -4), bias, *self.conv, groups)
+        stride, padding, dilation = self.conv
+        return F.conv2d(h, weight.flatten(0, -4), bias, stride, padding, dilation, groups)
 
 
 class HeadBank(Wrapping):
