@@ -71,7 +71,7 @@ CATALOGUE: dict[str, dict[str, str]] = {
     | _of("objectives.coupled", "FromStart")
     | _of("objectives.hierarchical", "RandomVelocity")
     | _of("distillation.inner_loop", "InnerLoop")
-    | _of("networks.head_bank", "HeadBank"),
+    | _of("networks.maps.head_bank", "HeadBank"),
     "pyramids": _of("spaces.pyramid", "Pyramid"),
     # using one
     "solvers": _of("solvers.runge_kutta", "EULER", "MIDPOINT", "HEUN", "RALSTON", "RK3", "RK4", "RungeKutta")

@@ -13,7 +13,7 @@ from beeline.core.ranges import Count, dataclass
 from beeline.distillation.finetune import OnData
 from beeline.distillation.students import copied
 from beeline.fields.flow import Flow
-from beeline.networks.head_bank import HeadBank
+from beeline.networks.maps.head_bank import HeadBank
 from beeline.objectives.losses.basic import Distance, squared
 from beeline.objectives.maps.decoding import DecodingMatching
 from beeline.sampling.guidance.guide import Plain

@@ -21,7 +21,7 @@ from beeline.couplings.sources import Gaussian
 from beeline.distillation.pairs import AnnealedPairs, inverted_pairs, reflow_pairs
 from beeline.fields.flow import Data, Flow, Network, Velocity
 from beeline.fields.prediction import Boundary
-from beeline.networks.spans import spanned
+from beeline.networks.maps.spans import spanned
 from beeline.objectives.losses.basic import Distance, squared
 from beeline.objectives.matching import FlowMatching
 from beeline.objectives.tables import RowMatching, columns_of, completed_rows

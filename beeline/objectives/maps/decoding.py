@@ -16,7 +16,7 @@ from beeline.core.ranges import Count, dataclass
 from beeline.core.rng import Rng
 from beeline.core.types import Batch, Loss, expand_time
 from beeline.fields.flow import Flow
-from beeline.networks.head_bank import head_mixture
+from beeline.networks.maps.head_bank import head_mixture
 from beeline.objectives.losses.basic import Distance, squared
 from beeline.objectives.matching import FlowMatching, ObjectiveBase
 from beeline.sampling.guidance.guide import Plain, guidance_for_flow
@@ -38,7 +38,7 @@ class DecodingMatching(ObjectiveBase):
     Costs one evaluation of the student and one step of the teacher.
     Source: NVIDIA 2026, parallel decoding distillation (arXiv 2607.26004).
 
-    >>> from beeline.networks.head_bank import HeadBank
+    >>> from beeline.networks.maps.head_bank import HeadBank
     >>> from beeline.networks.mlp import MLP
     >>> from beeline.fields.flow import Network
     >>> objective = DecodingMatching(Flow(lambda x, t, cond=None: -x), intervals=8)

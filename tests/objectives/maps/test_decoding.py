@@ -16,7 +16,7 @@ from beeline.core.rng import Rng
 from beeline.core.types import Batch
 from beeline.distillation.decoding import ParallelDecoding
 from beeline.fields.flow import Flow, Network
-from beeline.networks.head_bank import HeadBank
+from beeline.networks.maps.head_bank import HeadBank
 from beeline.objectives.maps.decoding import DecodingMatching
 from beeline.recipes import images
 from beeline.runs.bundle import load

@@ -12,8 +12,8 @@ import beeline as bl
 from beeline.core.errors import BeelineError
 from beeline.core.rng import Rng
 from beeline.fields.flow import Data, Network, Noise
-from beeline.networks.head_bank import HeadBank, head_mixture
-from beeline.networks.spans import spanned
+from beeline.networks.maps.head_bank import HeadBank, head_mixture
+from beeline.networks.maps.spans import spanned
 from beeline.paths.affine import Cosine
 from beeline.solvers.runge_kutta import FlowMapStep
 from beeline.times.schedules import Shifted
