@@ -45,7 +45,7 @@ def spanned(network: Any) -> MapNetwork:
     settings = dict(backbone.describe()) if isinstance(backbone, Describing) else {}
     require("span" in settings, f"spanned got a {type(backbone).__name__}, which takes no second time; {ADVICE}")
     weight = next(backbone.parameters())
-    twin = type(backbone)(**{**settings, "span": True}).to(weight.device, weight.dtype)
-    missing, unexpected = twin.load_state_dict(backbone.state_dict(), strict=False)
+    wider = type(backbone)(**{**settings, "span": True}).to(weight.device, weight.dtype)
+    missing, unexpected = wider.load_state_dict(backbone.state_dict(), strict=False)
     assert not unexpected and all("span" in name for name in missing), (missing, unexpected)
-    return MapNetwork(twin, inner.path).train(network.training)
+    return MapNetwork(wider, inner.path).train(network.training)
