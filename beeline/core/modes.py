@@ -79,14 +79,14 @@ def place_for(device: Device | None, *parts: Any) -> torch.device:
 
 def tensors_of(*parts: Any) -> Iterator[Tensor]:
     """The tensors in networks, dataclasses, mappings, sequences and partial functions; others hold none."""
-    for part in _parts_in(parts, set()):
+    for part in parts_in(parts):
         if isinstance(part, Tensor):
             yield part
 
 
 def modules_of(*parts: Any) -> Iterator[nn.Module]:
     """The networks in ``parts``, found as ``tensors_of`` finds tensors, with all their submodules."""
-    for part in _parts_in(parts, set()):
+    for part in parts_in(parts):
         if isinstance(part, nn.Module):
             yield part
 
@@ -95,9 +95,9 @@ _SINGLE = (str, bytes, int, float, type, type(None))  # hold no tensors
 _USUAL = {bool, int, float, str, dict, list, tuple, set, OrderedDict, type(None)}  # of attributes; no dataclasses
 
 
-def _parts_in(parts: Any, seen: set[int]) -> Iterator[Any]:
-    """Tensors and networks in the order of a depth-first search; a run starts with several, so no recursion."""
-    rest = [parts]
+def parts_in(parts: Any) -> Iterator[Any]:
+    """All parts of a part, itself included: tensors, networks, components, containers, depth first; no recursion."""
+    rest, seen = [parts], set[int]()
     while rest:
         part = rest.pop()
         if isinstance(part, Tensor):
@@ -112,6 +112,7 @@ def _parts_in(parts: Any, seen: set[int]) -> Iterator[Any]:
             yield from part._buffers.values()
             inside = [*part._modules.values(), *_held(part).values()]
         else:
+            yield part
             inside = list(_children(part))
         rest.extend(reversed(inside))
 
@@ -248,6 +249,24 @@ def full_precision(device: torch.device) -> contextlib.AbstractContextManager[An
     if not torch.amp.is_autocast_available(device.type) or not torch.is_autocast_enabled(device.type):
         return contextlib.nullcontext()
     return torch.autocast(device.type, enabled=False)
+
+
+_narrow: contextvars.ContextVar[bool] = contextvars.ContextVar("weights in half precision", default=False)
+
+
+@contextlib.contextmanager
+def narrow_weights(narrow: bool) -> Iterator[None]:
+    """Context manager: whether an engine gathers weights in half precision, so that only autocast can use them."""
+    token = _narrow.set(narrow)
+    try:
+        yield
+    finally:
+        _narrow.reset(token)
+
+
+def has_narrow_weights() -> bool:
+    """Whether it is called inside ``narrow_weights(True)``."""
+    return _narrow.get()
 
 
 class Checks(list[Check]):

@@ -25,6 +25,7 @@ from beeline.training.checks import Diverged, Interrupted
 from beeline.training.config import Training
 from beeline.training.distributed.heartbeat import heartbeat
 from beeline.training.distributed.parallel import SingleDevice, on_rank_zero
+from beeline.training.distributed.teachers import frozen, shard, shared_names
 from beeline.training.logs.run_log import combined
 from beeline.training.loop import Loop
 from beeline.training.optim.parameter_groups import describe_groups
@@ -67,6 +68,8 @@ def fit(
     ``device``: "auto" is the accelerator of the networks if they are on one, else CUDA if available, else the CPU.  The
     networks are moved there, and so are copies of the teachers and references of the objective; data are moved
     microbatch by microbatch.
+    Teachers and references are frozen while it runs: in evaluation mode, their weights without gradients; their flags
+    are restored afterwards.  An engine that shards networks shards copies of them.  They are in no checkpoint.
     ``checkpoint_dir``: the directory for checkpoints; none are written without it.
     ``resume``: such a directory, or one checkpoint in it, from which training continues; with ``fork`` it is the start
     of a new run, which may have other settings.
@@ -92,6 +95,8 @@ def fit(
     if not engine.shards:  # a network that will be sharded need not fit on one device
         nets = {name: net.to(device) for name, net in nets.items()}
     seen: dict[int, Any] = {id(m): m for net in nets.values() for m in net.modules()}  # trained, so never copied
+    if engine.shards:
+        shard(objective, nets, engine, device, training.compute.dtype, seen)
     objective = moved(objective, device, seen)
     for callback in callbacks:
         check_members(callback, Callback, "inherit beeline.training.callbacks.CallbackBase, which has defaults")
@@ -105,11 +110,15 @@ def fit(
         if folder is not None:
             lock = locked(folder)
             on_rank_zero(engine, lambda: stack.enter_context(lock))
+        stack.enter_context(frozen(objective, nets))
         loop = Loop(nets, objective, data, training, engine, rng, log, folder, callbacks, device)
         stack.callback(loop.writer.close)
         loop.predicted = predicted
         if resume is not None:
             loop.resume(Path(resume), fork=fork)
+        if shared := shared_names(objective, loop.state.networks):
+            text = "its targets change with it; give a copy (copy.deepcopy) for a teacher that stays as it is"
+            loop.log({"step": loop.state.step, "note": f"the objective holds weights of {shared}, which learn: {text}"})
         groups = [group for optimizer in loop.state.optimizers.values() for group in optimizer.param_groups]
         if any(group.get("weight_decay") or group.get("matrices") for group in groups):
             loop.log({"step": loop.state.step, "note": describe_groups(loop.state.networks)})

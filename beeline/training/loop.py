@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from beeline.core.declared import Declaring
 from beeline.core.errors import require
-from beeline.core.modes import deferred, refuse
+from beeline.core.modes import deferred, narrow_weights, refuse
 from beeline.core.old_names import FORMAT
 from beeline.core.progress import at_progress
 from beeline.core.protocols.objectives import Player, spec_of
@@ -24,6 +24,7 @@ from beeline.core.types import Batch, to
 from beeline.training import checkpoint, compare
 from beeline.training.checks import Diverged, check_state, check_step, check_synchronized, describe_bad_data
 from beeline.training.distributed.parallel import local, local_device
+from beeline.training.distributed.teachers import frozen_bytes
 from beeline.training.distributed.writer import Writer
 from beeline.training.extend import planned, start
 from beeline.training.feed.sources import as_microbatches
@@ -77,7 +78,8 @@ class Loop:
             self.feed = Prefetched(self.data, training.microbatch_size, training.workers, order)
         weights = [p for net in networks.values() for p in net.parameters()]
         self.device = device
-        self.peak = Peak(device, sum(p.numel() * p.element_size() for p in weights))
+        held = sum(p.numel() * p.element_size() for p in weights) + frozen_bytes(objective, networks)
+        self.peak = Peak(device, held)
         training.compute.place(networks)
         # a sharded network cannot be copied, so its unsharded structure is stored for the results
         self._full = (
@@ -186,7 +188,8 @@ class Loop:
                 batch = self.microbatch(n, k)
                 self.progress(n)
                 share = at_progress(n / self.training.steps)
-                with key.fork("ambient").ambient(), share, training.compute.autocast(self.device):
+                narrow = narrow_weights(engine.shards and training.compute.bf16)
+                with key.fork("ambient").ambient(), share, narrow, training.compute.autocast(self.device):
                     loss = self.work[player.name](batch, key, 1 / training.microbatches, k == mine[-1])
                 for name, value in {"": loss.value.detach(), **loss.terms}.items():
                     terms[name] = terms[name] + value if name in terms else value

@@ -16,6 +16,7 @@ from beeline.core.protocols.objectives import spec_of
 from beeline.core.rng import Rng
 from beeline.core.types import to
 from beeline.training.distributed.parallel import SingleDevice
+from beeline.training.distributed.teachers import frozen, frozen_bytes
 from beeline.training.feed.sources import as_microbatches
 from beeline.training.loop import Loop
 from beeline.training.memory import Tracker, size
@@ -46,11 +47,12 @@ class Plan:
     disk: int  # bytes of all stored checkpoints, including the one being written
     step_seconds: float | None
     seconds: float | None  # all steps
+    teacher: int = 0  # bytes of the networks that the objective holds and does not train
 
     @property
     def peak(self) -> int:
         """Estimated peak memory without the data: persistent tensors, and the larger of a pass and of the copies."""
-        persistent = self.weights + self.optimizer + self.averages
+        persistent = self.weights + self.optimizer + self.averages + self.teacher
         return persistent + max(self.activations, self.gradients + self.extra)
 
     def plain(self) -> dict[str, Any]:
@@ -69,6 +71,7 @@ class Plan:
             f"  gradients   {size(self.gradients)}",
             f"  optimizer   {size(self.optimizer)}",
             f"  averages    {size(self.averages)}",
+            *([f"  teacher     {size(self.teacher)}, frozen"] if self.teacher else []),
             f"  activations {size(self.activations)} of one microbatch, with gradients",
             f"checkpoints   {size(self.checkpoint)} each, {size(self.disk)} in total",
             f"time          {duration}",
@@ -104,7 +107,8 @@ def plan(
     averages = sum(p.numel() * max(4, p.element_size()) for p in parameters) * len(training.profiles)
     optimizer = round(_bytes(trainable) * _state_ratio(training.optimizer))
     few, more = max(1, min(PROBE, training.microbatch_size) // 2), max(2, min(PROBE, training.microbatch_size))
-    small, large = (_pass_bytes(nets, objective, data, training, rng, count) for count in (few, more))
+    with frozen(objective, nets):
+        small, large = (_pass_bytes(nets, objective, data, training, rng, count) for count in (few, more))
     slope = (large - small) / (more - few)
     copies = 2 * _bytes(trainable) if training.watch_every <= training.steps else 0
     one = weights + averages + optimizer
@@ -122,6 +126,7 @@ def plan(
         + (averages * (training.steps // training.snapshot_every) if training.snapshot_every else 0),
         step_seconds=seconds,
         seconds=None if seconds is None else seconds * training.steps,
+        teacher=frozen_bytes(objective, nets),
     )
 
 
@@ -183,7 +188,7 @@ def step_seconds(
     device = device_of(copies) or torch.device("cpu")
     loop = Loop(copies, objective, data, training, SingleDevice(), rng, lambda entry: None, None, (), device)
     seconds = []
-    with training.compute.prepared(copies):
+    with frozen(objective, nets), training.compute.prepared(copies):
         for _ in range(min(steps, training.steps)):
             start = time.perf_counter()
             loop.step()

@@ -40,7 +40,7 @@ def runs(tmp_path_factory):
     out = tmp_path_factory.mktemp("parallel")
     found = {
         f"single {o}": workers.curve(SingleDevice(), o, checkpoint_dir=out / "single" if o == "flow" else None)
-        for o in ("flow", "jvp")
+        for o in workers.OBJECTIVES
     }
     done = launch(out, "equal:2", "equal:4", "die:2", "hang:2")
     for how in ("die", "hang"):  # on a busy machine the processes may not start within the short timeout
@@ -56,7 +56,7 @@ def runs(tmp_path_factory):
 
 @pytest.mark.parametrize(
     "engine",
-    ["ddp flow 2", "ddp jvp 2", "fsdp flow 2", "fsdp jvp 2", "fsdp flow 4"],
+    [*(f"{engine} {o} 2" for engine in ("ddp", "fsdp") for o in workers.OBJECTIVES), "fsdp flow 4"],
 )
 def test_the_loss_is_the_same_with_every_engine(runs, engine):
     out, found = runs
@@ -68,15 +68,25 @@ def test_the_loss_is_the_same_with_every_engine(runs, engine):
     assert abs(one["loss"][0] - one["loss"][-1]) > 0.1  # the loss decreases
 
 
-@pytest.mark.parametrize("what", ["used", "bf16"])
+def test_a_teacher_is_sharded_where_networks_are(runs):
+    found = {engine: runs[1][f"{engine}through{world}"]["sharded"] for engine, world in ENGINES}
+    assert found == {"single ": [False], "ddp ": [False], "fsdp ": [True]}
+
+
+ENGINES = (("single ", ""), ("ddp ", " 2"), ("fsdp ", " 2"))
+
+
+@pytest.mark.parametrize("what", ["used", "bf16", "mixed"])
 @pytest.mark.parametrize("engine", ["ddp", "fsdp"])
 def test_other_networks_and_precisions_have_the_losses_of_one_process(runs, engine, what):
-    one = workers.curve(SingleDevice(), "flow", **{k: make() for k, make in workers.SPECIAL[what].items()})
+    one = workers.curve(
+        SingleDevice(), workers.OF.get(what, "flow"), **{k: make() for k, make in workers.SPECIAL[what].items()}
+    )
     many = runs[1][f"{engine} {what} 2"]
     bound = 1e-5 if what == "used" else 2e-2  # gains of norms are rounded with the blocks
     assert max(abs(a - b) for a, b in zip(one["loss"], many["loss"], strict=True)) <= bound
     if engine == "ddp":  # unused parameters are searched for where there are some
-        assert many["search"] == [what == "bf16"]
+        assert many["search"] == [what != "used"]
 
 
 def test_a_network_on_the_meta_device_gets_the_values_of_rank_zero(runs):

@@ -7,14 +7,19 @@ import socket
 import sys
 import time
 import traceback
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
 from beeline.core.rng import Rng
 from beeline.core.types import Batch, Loss
+from beeline.fields.flow import Flow
+from beeline.objectives.maps.derivatives import FiniteDifference, ForwardMode
 from beeline.objectives.matching import FlowMatching
+from beeline.objectives.windows import Windowed
 from beeline.training.compute import Compute
 from beeline.training.config import Training
 from beeline.training.distributed import parallel
@@ -25,6 +30,8 @@ from beeline.training.optim.learning_rate import Constant
 from beeline.training.optim.optimizers import AdamW
 
 STEPS = 25
+SHORT = {"steps": 6, "checkpoint_every": 100}
+LONG = ("flow", "jvp")  # objectives with all steps
 
 
 class Blocks(nn.Module):
@@ -62,12 +69,61 @@ class Jvp:
         return Loss(error.mean(), {"loss": error.detach().mean()}, error.detach(), t)
 
 
-OBJECTIVES = {"flow": FlowMatching(), "jvp": Jvp()}
+@dataclass(frozen=True)
+class Map:
+    """A target with a derivative of the network itself, without gradients, as in flow maps."""
+
+    derivative: Any = ForwardMode()
+
+    def __call__(self, field, batch, rng):
+        x0 = rng.normal(batch.x1)
+        t = rng.fork("t").uniform(len(x0), x0)
+        x = (1 - t[:, None]) * x0 + t[:, None] * batch.x1
+        v = batch.x1 - x0
+        with torch.no_grad(), rng.fork("dropout").ambient():
+            du = self.derivative(field, (x, t), (v, torch.ones_like(t)))[1]
+        with rng.fork("dropout").ambient():  # the same mask
+            u = field(x, t)
+        error = (u - v + 0.1 * (1 - t[:, None]) * du).square().mean(1)
+        return Loss(error.mean(), {"loss": error.detach().mean()}, error.detach(), t)
 
 
-def network(unused=True):
-    with Rng(0).ambient():
+@dataclass(frozen=True)
+class Through:
+    """A loss with a frozen teacher, also with a gradient through it to its input, as in score games."""
+
+    teacher: Flow
+
+    def __call__(self, field, batch, rng):
+        t = rng.fork("t").uniform(len(batch.x1), batch.x1)
+        x = t[:, None] * batch.x1 + (1 - t[:, None]) * rng.normal(batch.x1)
+        assert not any(m.training for m in self.teacher.field.modules())
+        weights = list(self.teacher.field.parameters())
+        assert not any(p.requires_grad for p in weights)
+        SHARDED.append([parallel.is_sharded(p) for p in weights])
+        with torch.no_grad():
+            target = self.teacher.field(x, t)
+        u = field(x, t)
+        error = (u - target).square().mean(1) + 0.1 * (self.teacher.field(x + u, t) - 1).square().mean(1)
+        return Loss(error.mean(), {"loss": error.detach().mean()}, error.detach(), t)
+
+
+SHARDED: list[list[bool]] = []  # by call of Through: whether the weights of the teacher are sharded
+
+
+def network(unused=True, seed=0):
+    with Rng(seed).ambient():
         return Blocks(unused=unused)
+
+
+OBJECTIVES = {
+    "flow": FlowMatching(),
+    "jvp": Jvp(),
+    "map": Map(),
+    "difference": Map(FiniteDifference(0.03)),  # a smaller step would enlarge rounding
+    "windows": Windowed(Flow(network(seed=3)), 2, 1),
+    "through": Through(Flow(network(seed=3))),
+}
 
 
 def data():
@@ -76,7 +132,7 @@ def data():
 
 
 def train(engine, objective, log, **more):
-    training = more.pop("training", None) or settings()
+    training = more.pop("training", None) or settings(**({} if objective in LONG else SHORT))
     net = more.pop("net", None) or network()
     return fit(net, OBJECTIVES[objective], data(), training, parallel=engine, rng=Rng(4), log=log, **more)
 
@@ -100,6 +156,7 @@ def settings(**more):
 def curve(engine, objective, **more):
     """The log and the final weights of a run, as plain data."""
     entries = []
+    SHARDED.clear()
     made = train(engine, objective, entries.append, **more)
     entries = [e for e in entries if "loss" in e]
     weights = torch.cat([p.detach().flatten() for p in made.parameters()])
@@ -108,6 +165,7 @@ def curve(engine, objective, **more):
         "grad_norm": [e["grad_norm"] for e in entries],
         "update_norm": [e["update_norm"] for e in entries if "update_norm" in e],
         "weights": weights.tolist(),
+        "sharded": sorted({all(call) for call in SHARDED}),
     }
 
 
@@ -127,11 +185,12 @@ def equal(out, engines):
     return found
 
 
-SHORT = {"steps": 6, "checkpoint_every": 100}
 SPECIAL = {
     "used": {"net": lambda: network(unused=False), "training": lambda: settings(**SHORT)},
     "bf16": {"training": lambda: settings(compute=Compute(bf16=True), **SHORT)},
+    "mixed": {"training": lambda: settings(compute=Compute(bf16=True), **SHORT)},
 }
+OF = {"mixed": "map"}  # the objective, where it is not "flow"
 
 
 def special(name, engine):
@@ -145,7 +204,7 @@ def special(name, engine):
     parallel.DDP._wrapped = wrapped
     for what, more in SPECIAL.items():
         searches.clear()
-        found[f"{name} {what}"] = curve(engine, "flow", **{k: make() for k, make in more.items()})
+        found[f"{name} {what}"] = curve(engine, OF.get(what, "flow"), **{k: make() for k, make in more.items()})
         found[f"{name} {what}"]["search"] = list(searches)
     parallel.DDP._wrapped = real
     if engine.shards:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from beeline.core.errors import BeelineError
-from beeline.core.modes import check_later, full_precision, wide
+from beeline.core.errors import BeelineError, require
+from beeline.core.modes import check_later, full_precision, has_narrow_weights, wide
 from beeline.core.protocols.objectives import Derivative, Function
 from beeline.core.ranges import Positive, dataclass
 
@@ -19,8 +21,8 @@ class ForwardMode:
 
     (f(x), J_f(x) v),  x the inputs, v their tangents;  about twice the cost of f
     Assumes operations with a forward derivative; ``networks.attention`` chooses a kernel that has one.  Inputs are in
-    float32 or better, without autocast.  Gradients flow as outside of it: call it inside ``torch.no_grad()`` for a
-    target, which sharded networks (FSDP) require.
+    float32 or better, without autocast (FSDP with compute.bf16 keeps it, because weights are gathered in bfloat16).
+    Gradients flow as outside of it: call it inside ``torch.no_grad()`` for a target, as sharded networks require.
     Source: Baydin et al. 2018, "Automatic differentiation in machine learning: a survey" (arXiv 1502.05767).
 
     >>> ForwardMode()(lambda x: x**2, (torch.full((1, 1), 3.0),), (torch.ones(1, 1),))
@@ -29,7 +31,7 @@ class ForwardMode:
 
     def __call__(self, f: Function, inputs: Sequence[Tensor], tangents: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         points, directions = _floats(inputs, tangents)
-        with full_precision(points[0].device):
+        with _precision(points[0].device):
             try:
                 value, slope = torch.func.jvp(f, points, directions)[:2]
             except (NotImplementedError, RuntimeError) as error:
@@ -60,6 +62,11 @@ class FiniteDifference:
     h: Positive = 1e-4  # step along the tangents; time embeddings have frequencies up to 1000 radians
 
     def __call__(self, f: Function, inputs: Sequence[Tensor], tangents: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        require(
+            not has_narrow_weights(),
+            "FiniteDifference got a network whose weights are gathered in bfloat16, whose rounding is larger than the "
+            "difference: use derivative=ForwardMode(), or set compute.bf16=false",
+        )
         points, directions = _floats(inputs, tangents)
         device = points[0].device
         after, before = _steps(self.h, points, directions)
@@ -100,9 +107,12 @@ def check_derivative(
     the second term is the uncertainty of the difference itself, so that rounding raises no error.
     ``inputs`` and ``tangents`` are those of the derivative, rows [B,...] of one batch.
     Raises BeelineError with the worst relative error of a sample where it is above ``tolerance``.  On an accelerator
-    the comparison is read later, as other checks of a training step.  An objective calls it at the start of a training,
-    where ``core.progress.progress()`` is 0.
+    the comparison is read later, as other checks of a training step.  Nothing is compared where an engine gathers
+    weights in bfloat16, because differences would be rounding.  An objective calls it at the start of a training, where
+    ``core.progress.progress()`` is 0.
     """
+    if has_narrow_weights():  # a difference would be rounding
+        return
     derivative = ForwardMode() if derivative is None else derivative
     value, slope = derivative(f, inputs, tangents)
     fine, coarse = (FiniteDifference(step)(f, inputs, tangents)[1] for step in (h, 2 * h))
@@ -119,6 +129,11 @@ def check_derivative(
         )
 
     check_later((worst <= tolerance) | ~finite, refused)
+
+
+def _precision(device: torch.device) -> contextlib.AbstractContextManager[Any]:
+    """No autocast, except for weights that an engine gathers in half precision."""
+    return contextlib.nullcontext() if has_narrow_weights() else full_precision(device)
 
 
 def _floats(inputs: Sequence[Tensor], tangents: Sequence[Tensor]) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
