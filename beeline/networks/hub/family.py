@@ -165,6 +165,7 @@ class Family:
     map_call: MapCall | None = None  # of checkpoints that are flow maps
     is_map: Callable[[Any], bool] = never  # (network) -> whether it is a flow map
     tokens_of: Callable[[Any, Sequence[int]], TokenGrid] | None = None  # (network, shape of a state) -> its tokens
+    last: str = "proj_out"  # name of the last layer, after which the output is only moved and reshaped
     second: Callable[[Any], tuple[Any, float] | None] = none  # (pipeline) -> the network of low noise, and the boundary
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Family:
@@ -270,6 +271,11 @@ class Pretrained(nn.Module):
         """What it knows about itself."""
         grid = self.family.tokens_of
         return Traits(casts=True, tokens=None if grid is None else functools.partial(grid, self.net))
+
+    @property
+    def last_layer(self) -> nn.Module | None:
+        """The layer of ``last``; None for a checkpoint without it."""
+        return dict(self.net.named_modules()).get(self.family.last)
 
     def on(self, net: nn.Module) -> Pretrained:
         """The same field of another network."""

@@ -57,6 +57,11 @@ class Bank(nn.Module):
             return (
                 F.linear(h, weight[0, 0], bias[0, 0]) if self.conv is None else self._convolved(h, weight, bias[0, 0])
             )
+        require(
+            len(h) == c.shape[1] or c.shape[1] == 1,
+            f"the last layer of the network was called with {len(h)} rows for a batch of {c.shape[1]}; jumps that "
+            "differ between samples need one row for each: train it with batches of one datum",
+        )
         if self.conv is None:
             rows = h.flatten(1, -2) if h.ndim > 2 else h[:, None]
             y = rows[None] @ weight.transpose(-1, -2) + bias[:, :, None]

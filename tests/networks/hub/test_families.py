@@ -10,11 +10,12 @@ import pytest
 import torch
 
 from beeline.core.errors import BeelineError
-from beeline.fields.flow import bind
+from beeline.fields.flow import bind, is_map
 from beeline.hub.pipelines import from_pipeline
 from beeline.networks.hub.checkpoint_schedule import CheckpointSchedule
 from beeline.networks.hub.families import FAMILIES, family_of
 from beeline.networks.hub.family import Experts
+from beeline.networks.maps.head_bank import HeadBank
 from beeline.sampling.guidance.guide import CFG, Guide, Plain
 from tests.networks.hub import tiny_diffusions, tiny_editing, tiny_further, tiny_images, tiny_more_images, tiny_videos
 from tests.networks.hub.tiny import SCALE, df, flow_prediction
@@ -238,3 +239,37 @@ def test_a_part_between_two_nodes_has_the_density_of_the_whole(first, last):
     whole = schedule(40)
     part = schedule(40, float(whole[first]), float(whole[last]))  # two steps for each step of the whole
     assert torch.allclose(part[::2], whole[first : last + 1], atol=1e-5)
+
+
+OTHER_ROWS = {"ernie-image"}  # tokens before samples: jumps that differ between samples are refused
+
+
+SOME = {"sd3", "flux", "z-image", "lumina2", "wan", "ernie-image", "prx", "kandinsky5", "anyflow"}
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[] if n in SOME else [pytest.mark.slow]) for n in FLOWS])
+def test_heads_of_a_family_start_as_its_last_layer(name):
+    case = CASES[name]()
+    family = family_of(case.pipe).name
+    field = from_pipeline(case.pipe, **case.size).flow.field
+    field = field.high if isinstance(field, Experts) else field
+    t = torch.full((len(case.x0),), 0.5)
+    with torch.no_grad():
+        wanted = field(case.x0, t, case.cond)
+        if is_map(field):
+            with pytest.raises(BeelineError, match="is a flow map"):
+                HeadBank(field)
+            return
+        student = HeadBank(field, 4, 2)
+        found = student(case.x0, t, case.cond, torch.ones_like(t))
+        assert (found - wanted).abs().max() <= 1e-5 * max(1.0, float(wanted.abs().max()))
+        student.bank.bias += torch.arange(4.0)[:, None]
+        moved = student(case.x0, t, case.cond, torch.ones_like(t))
+        assert (moved - found).abs().mean() > 0.1, "the heads of the second half are used"
+        mixtures = torch.eye(4)[torch.arange(len(t)) % 2 + 2][None]
+        if family in OTHER_ROWS:
+            with pytest.raises(BeelineError, match="rows for a batch of"):
+                student(case.x0, t, case.cond, mixtures=mixtures)
+            return
+        each = student(case.x0, t, case.cond, mixtures=mixtures)[0]
+    assert (each - found).abs().mean() > 0.1

@@ -129,6 +129,7 @@ IMAGES: tuple[Family, ...] = (
         scale=1.0,
         sign=1.0,
         scale_offset=1.0,
+        last="all_final_layer.2-1.linear",
     ),
     Family(
         "lumina2",
@@ -142,6 +143,7 @@ IMAGES: tuple[Family, ...] = (
         scale=1.0,
         sign=1.0,
         rule=PER_ROW,
+        last="norm_out.linear_2",
     ),
     Family(
         "auraflow",
@@ -184,6 +186,7 @@ IMAGES: tuple[Family, ...] = (
         grids.own_grid,
         Prompt(MASKED, ALONE),
         scale=1.0,
+        last="final_layer.linear",
     ),
     Family(
         "hidream",
@@ -194,6 +197,7 @@ IMAGES: tuple[Family, ...] = (
         grids.own_grid,
         Prompt({"t5": 0, "llama": 2, "pooled": 4}, {"prompt_2": None, "prompt_3": None, "prompt_4": None, **ALONE}),
         sign=1.0,
+        last="final_layer.linear",
     ),
     Family(
         "hunyuan-image",

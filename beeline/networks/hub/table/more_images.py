@@ -102,6 +102,7 @@ MORE_IMAGES: tuple[Family, ...] = (
         scale_offset=1.0,
         packed=2,
         frame_axis=True,
+        last="final_layer.linear",
     ),
     Family(
         "ernie-image",
@@ -114,6 +115,7 @@ MORE_IMAGES: tuple[Family, ...] = (
         patch=1,
         compressed=2,
         spatial=pixels_without_patches,
+        last="final_linear",
     ),
     Family(
         "kandinsky5",
@@ -125,6 +127,7 @@ MORE_IMAGES: tuple[Family, ...] = (
         Prompt({"text": 0, "pooled": 1}, {}),
         spatial=attrgetter("vae_scale_factor_spatial"),
         channels=visual_channels,
+        last="out_layer.out_layer",
     ),
     Family(
         "bria-fibo",
@@ -147,5 +150,6 @@ MORE_IMAGES: tuple[Family, ...] = (
         Prompt(MASKED, {}),
         scale=1.0,
         pictures=plain_pictures,
+        last="final_layer.linear",
     ),
 )

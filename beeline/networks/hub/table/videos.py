@@ -196,5 +196,6 @@ VIDEOS: tuple[Family, ...] = (
         channels=visual_channels,
         spatial=attrgetter("vae_scale_factor_spatial"),
         temporal="vae_scale_factor_temporal",
+        last="out_layer.out_layer",
     ),
 )
