@@ -1,0 +1,127 @@
+"""The objective of flow maps: an identity, a source of velocities, a distribution of jumps and a distance."""
+
+from __future__ import annotations
+
+from dataclasses import field, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from beeline.core.declared import is_map
+from beeline.core.errors import require
+from beeline.core.progress import progress
+from beeline.core.protocols.flows import Coupling, Path, TimeSampler
+from beeline.core.protocols.maps import Identity, Spans, VelocitySource
+from beeline.core.protocols.objectives import Derivative, ObjectiveSpec
+from beeline.core.ranges import Share, dataclass
+from beeline.core.rng import Rng
+from beeline.core.types import Batch, Loss
+from beeline.couplings.basic import Independent
+from beeline.networks.spans import spanned
+from beeline.objectives.losses.basic import Distance, Weight, one, squared
+from beeline.objectives.maps.derivatives import ForwardMode
+from beeline.objectives.maps.identities import Eulerian
+from beeline.objectives.maps.jumps import Jumps
+from beeline.objectives.maps.spans import Ordered
+from beeline.objectives.maps.velocities import OfPair
+from beeline.objectives.matching import Drop, FlowMatching, ObjectiveBase
+from beeline.paths.affine import AffinePath, Linear
+from beeline.solvers.runge_kutta import FlowMapStep
+
+
+@dataclass(frozen=True)
+class FlowMapMatching(ObjectiveBase):
+    """Regression of a flow map on an identity that average velocities satisfy.
+
+    E over pairs and (t, s) of weight(t) distance(u(x_t, t, s), target of the identity);  v(x_t, t) where s = t
+    Targets have no gradient.  At the exact map of the velocities the error vanishes; with velocities of pairs its mean
+    does.  The derivative terms of the identity have the factor min(1, p / warmup), p the share of the training that is
+    done.  MeanFlow, consistency models, shortcut models and others are settings of it (see the presets).
+    Assumes an affine path and a flow map; a recipe gives a network without a second time one by ``spanned``.  Sample
+    with FlowMapStep(), which is the default of recipes.
+    Source: Boffi, Albergo and Vanden-Eijnden 2024, "Flow Map Matching" (arXiv 2406.07507); Geng et al. 2025, MeanFlow
+    (arXiv 2505.13447).
+
+    >>> from beeline.core.declared import as_map
+    >>> net = as_map(lambda x, t, cond=None, s=None: -x)
+    >>> FlowMapMatching()(net, Batch(torch.zeros(4, 2)), Rng(0)).per_sample.shape
+    torch.Size([4])
+    """
+
+    path: Path = field(default_factory=Linear)
+    coupling: Coupling = field(default_factory=Independent)
+    identity: Identity = field(default_factory=Eulerian)
+    velocity: VelocitySource = field(default_factory=OfPair)
+    spans: Spans = field(default_factory=Ordered)
+    distance: Distance = squared
+    weight: Weight = one  # over the start of the jump
+    warmup: Share = 0.0  # share of the training in which the derivative terms rise to their full size
+    derivative: Derivative = field(default_factory=ForwardMode)
+    drop: Drop | None = None
+
+    def __post_init__(self) -> None:
+        require(
+            isinstance(self.path, AffinePath),
+            f"FlowMapMatching got the path {type(self.path).__name__}; its states have to be functions of the pair and "
+            "the time: use an affine path such as Linear()",
+        )
+        require(
+            self.warmup == 0 or self.identity.warms,
+            f"FlowMapMatching got warmup={self.warmup} and {type(self.identity).__name__}, whose target has no "
+            "derivative term: leave warmup at 0",
+        )
+        self.identity.check(self.velocity)
+
+    @property
+    def spec(self) -> ObjectiveSpec:
+        """Its diagonal, where it is trained, is the velocity field of the path."""
+        declared = replace(super().spec, coupling=self.coupling, drop=self.drop, solver=FlowMapStep())
+        declared = replace(declared, wrap=self.wrap, baselines=False, evolves=self.warmup > 0 or self.identity.evolves)
+        return replace(declared, path=self.path) if self.spans.diagonal else declared
+
+    def heldout(self, times: TimeSampler) -> Any:
+        """The squared error of the jumps, with weight one and no dropout."""
+        drop = None if self.drop is None else replace(self.drop, probability=0.0)
+        return replace(self, distance=squared, weight=one, drop=drop)
+
+    def wrap(self, network: Any, batch: Batch, rng: Rng) -> nn.Module:
+        """The network, with a second time if it has none."""
+        if is_map(network):
+            made: nn.Module = network
+            return made
+        with rng.ambient():
+            return spanned(network)
+
+    def __call__(self, field: Any, batch: Batch, rng: Rng) -> Loss:
+        """The loss of a flow map on data ``batch.x1`` [B,*S]."""
+        require(
+            is_map(field),
+            f"FlowMapMatching got the velocity field {type(field).__name__}; it trains a network with a second time: "
+            "build it with span=True, or turn a trained one into a map with beeline.networks.spans.spanned(network)",
+        )
+        plain = FlowMatching(self.path, self.coupling, weight=self.weight, distance=self.distance, drop=self.drop)
+        batch = plain.pairs(batch, rng, field)
+        jumps, diagonal = self.jumps(field, batch, rng)
+        predicted, u = self.identity.predict(jumps)
+        with torch.no_grad():
+            target = self.target(jumps, u.detach(), diagonal)
+        return plain.reduce(predicted, target, jumps.t, batch)
+
+    def jumps(self, field: Any, batch: Batch, rng: Rng) -> tuple[Jumps, int]:
+        """The jumps of a batch with source points, and how many of them, which come first, have t = s."""
+        assert batch.x0 is not None and isinstance(self.path, AffinePath)
+        t, s, diagonal = self.spans(len(batch.x1), batch.x1, rng.fork("spans"))
+        x = self.path.point(batch.x0, batch.x1, t).x
+        warmed = min(1.0, progress() / self.warmup) if self.warmup else 1.0
+        return Jumps(field, batch, self.path, x, t, s, self.derivative, rng.fork("jumps"), warmed), diagonal
+
+    def target(self, jumps: Jumps, u: Tensor, diagonal: int) -> Tensor:
+        """The targets [B,*S]: velocities on the diagonal, those of the identity elsewhere."""
+        parts = []
+        if diagonal:
+            some = jumps.rows(0, diagonal)
+            parts.append(self.velocity(some, some.x, some.t))
+        if diagonal < len(u):
+            parts.append(self.identity.target(jumps.rows(diagonal, len(u)), u[diagonal:], self.velocity))
+        return torch.cat([part.to(u.dtype) for part in parts])
