@@ -390,6 +390,14 @@ def test_energies(device: torch.device) -> None:
     on(of("energies", "ColumnRange", "a", 3.0, readers=(rows,))(x_on(device, 6, 3), t), device)
 
 
+@pytest.mark.parametrize("make", parts("spans"))
+def test_spans_and_splits(make: Any, device: torch.device) -> None:
+    t, s, _ = make()(6, x_on(device), Rng(0))
+    on(t, device), on(s, device)
+    for name in CATALOGUE["splits"]:
+        on(of("splits", name)(t, s, Rng(0)), device)
+
+
 @pytest.mark.parametrize("make", parts("derivatives"))
 def test_derivatives(make: Any, device: torch.device) -> None:
     net, x, t = net_on(device), x_on(device), torch.linspace(0, 1, 6, device=device)
@@ -438,6 +446,26 @@ def causal_on(device: torch.device) -> nn.Module:
 
 
 DROP = Drop(0.3, 3)
+
+
+def maps_on(identity: str, device: torch.device) -> tuple[Any, nn.Module]:
+    """An objective of flow maps with guidance in its target, and a network with two times."""
+    with Rng(0).ambient():
+        net = bl.networks.MapNetwork(
+            bl.networks.MLP(2, width=8, depth=1, span=True, conditions={"label": {"classes": 3}})
+        )
+    teacher = of("velocities", "OfTeacher", bl.Flow(labelled(device)))
+    return of(
+        "objectives",
+        "FlowMapMatching",
+        identity=of("identities", identity),
+        velocity=of("velocities", "GuidedTarget", teacher, window=(0.2, 0.9)),
+        distance=of("distances", "NormalisedTangent"),
+        spans=of("spans", "Ordered", backward=0.5),
+        drop=DROP,
+    ), net.to(device)
+
+
 OBJECTIVES = {
     "FlowMatching": lambda d: (FlowMatching(drop=DROP), labelled(d)),
     "Score": lambda d: (FlowMatching(prediction=of("predictions", "Score")), labelled(d)),
@@ -460,6 +488,7 @@ OBJECTIVES = {
         of("objectives", "DecodingMatching", bl.Flow(labelled(d)), 8, 4, data_free=True),
         of("networks", "HeadBank", labelled(d), 8, 2),
     ),
+    **{name: lambda d, name=name: maps_on(name, d) for name in CATALOGUE["identities"]},
     "CausalLikelihood": lambda d: (of("objectives", "CausalLikelihood"), causal_on(d)),
     "MinibatchOT": lambda d: (FlowMatching(coupling=bl.couplings.MinibatchOT(by="label")), labelled(d)),
     "VelocityOT": lambda d: (FlowMatching(coupling=of("couplings", "VelocityOT", labelled(d))), labelled(d)),

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from beeline.config.entries import GUIDANCE
+from beeline.config.entries import GUIDANCE, MAP_DISTILLATIONS, MAP_OBJECTIVES, MAPS
 from beeline.config.entries import of as _of
 from beeline.config.places import placed
 from beeline.config.slots import SLOTS
@@ -122,6 +122,7 @@ CATALOGUE: dict[str, dict[str, str]] = {
     | _of("objectives.coupled", "Augmented")
     | _of("objectives.windows", "Windowed", "TwoHops")
     | _of("objectives.maps.decoding", "DecodingMatching")
+    | MAP_OBJECTIVES
     | _of("distillation.inner_loop", "InnerLoopMatching")
     | _of("objectives.deep_supervision.objective", "DeepSupervision")
     | _of("objectives.tables", "RowMatching")
@@ -131,13 +132,16 @@ CATALOGUE: dict[str, dict[str, str]] = {
     | _of("objectives.losses.weights", "ByDensity", "PowerWeight", "MinSNR", "SigmoidSNR"),
     "distances": _of("objectives.losses.basic", "squared", "Huber")
     | _of("objectives.losses.distances", "Direction", "Perceptual", "Combined", "FeatureWeighted", "Bregman")
-    | _of("objectives.losses.distances", "AffineInvariant"),
+    | _of("objectives.losses.distances", "AffineInvariant")
+    | _of("objectives.losses.residuals", "AdaptivePower", "NormalisedTangent"),
+    **MAPS,
     "derivatives": _of("objectives.maps.derivatives", "ForwardMode", "FiniteDifference"),
     "costs": _of("objectives.losses.distances", "PowerCost"),
     "drops": _of("objectives.matching", "Drop"),
     "distillations": _of("distillation.students", "Reflow", "OneStep")
     | _of("distillation.inner_loop", "InnerLoopFeedback")
     | _of("distillation.decoding", "ParallelDecoding")
+    | MAP_DISTILLATIONS
     | _of("distillation.finetune", "PeRFlow", "ContrastTuned", "FeatureTuned", "GuidanceTuned"),
     "training": _of("training.config", "Training"),
     "compute": _of("training.compute", "Compute"),

@@ -1,4 +1,4 @@
-"""Entries of the catalogue, and those of guidance and steering."""
+"""Entries of the catalogue: those of guidance and steering, and those of flow maps."""
 
 from __future__ import annotations
 
@@ -71,3 +71,26 @@ GUIDANCE: dict[str, dict[str, str]] = {
     | of("sampling.steering.operators.projections", "Matrix", "Projections"),
 }
 """How a trained flow is guided and steered."""
+
+MAPS: dict[str, dict[str, str]] = {
+    "spans": of("objectives.maps.spans", "Ordered", "Gapped", "FromStarts", "ToEnd", "FromNoise", "Dyadic"),
+    "splits": of("objectives.maps.splits", "Between", "Falling", "SigmoidFalling", "NoiseRatio"),
+    "velocities": of("objectives.maps.velocities", "OfPair", "OfTeacher", "OwnDiagonal", "GuidedTarget"),
+    "identities": of("objectives.maps.identities", "Eulerian", "Lagrangian", "Semigroup", "Stepped"),
+}
+"""The parts of an objective of flow maps."""
+
+MAP_OBJECTIVES = (
+    of("objectives.maps.matching", "FlowMapMatching")
+    | of("objectives.maps.presets", "MeanFlow", "ImprovedMeanFlow", "RectifiedMeanFlow", "AlphaFlow", "SoFlow")
+    | of("objectives.maps.presets", "SplitMeanFlow", "Shortcut", "Progressive", "AlignYourFlow")
+    | of("objectives.maps.presets", "LagrangianSelfDistillation", "TerminalVelocity")
+    | of("objectives.maps.consistency", "Consistency", "ContinuousConsistency", "Bootstrapping")
+)
+
+MAP_DISTILLATIONS = (
+    of("distillation.maps.flow_maps", "FlowMapDistillation")
+    | of("distillation.maps.presets", "MeanFlow", "ImprovedMeanFlow", "AlphaFlow", "SoFlow", "SplitMeanFlow")
+    | of("distillation.maps.presets", "Shortcut", "Progressive", "AlignYourFlow", "AlignYourFlowLagrangian")
+    | of("distillation.maps.presets", "LagrangianSelfDistillation", "TerminalVelocity", "Bootstrapping")
+)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from beeline.config import build as config
 from beeline.config.catalogue import name_of
 from beeline.core.declared import check_members
-from beeline.core.protocols import data, flows, objectives, steering, training
+from beeline.core.protocols import data, flows, maps, objectives, steering, training
 from beeline.core.rng import Rng
 from beeline.core.types import Batch
 
@@ -32,6 +32,7 @@ PROTOCOLS: Mapping[str, type] = {
     "divergences": flows.Divergence,
     "energies": steering.Energy,
     "gradients": flows.Gradient,
+    "identities": maps.Identity,
     "guidance": flows.Guidance,
     "latents": flows.Latent,
     "lr_schedules": training.LRSchedule,
@@ -47,7 +48,10 @@ PROTOCOLS: Mapping[str, type] = {
     "solvers": flows.Solver,
     "sources": flows.Source,
     "spaces": flows.Space,
+    "spans": maps.Spans,
+    "splits": maps.Split,
     "times": flows.TimeSampler,
+    "velocities": maps.VelocitySource,
 }
 """Kind of component -> the minimal protocol that its members have."""
 

@@ -197,6 +197,7 @@ IN_CODE = {
     "samplers.RefinedNoise": lambda: member("samplers.RefinedNoise")(refiner=nn.Linear(1, 1)),
     "objectives.Windowed": lambda: member("objectives.Windowed")(beeline.Flow(nn.Linear(1, 1))),
     "objectives.DecodingMatching": lambda: member("objectives.DecodingMatching")(beeline.Flow(nn.Linear(1, 1))),
+    "velocities.OfTeacher": lambda: member("velocities.OfTeacher")(beeline.Flow(nn.Linear(1, 1))),
     "objectives.TwoHops": lambda: member("objectives.TwoHops")(beeline.Flow(nn.Linear(1, 1))),
     "distances.Perceptual": lambda: member("distances.Perceptual")(nn.Linear(1, 1)),
     "features.Module": lambda: member("features.Module")(nn.Linear(1, 1), "mine"),

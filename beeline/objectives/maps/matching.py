@@ -18,7 +18,7 @@ from beeline.core.ranges import Share, dataclass
 from beeline.core.rng import Rng
 from beeline.core.types import Batch, Loss
 from beeline.couplings.basic import Independent
-from beeline.networks.spans import spanned
+from beeline.networks.maps.spans import spanned
 from beeline.objectives.losses.basic import Distance, Weight, one, squared
 from beeline.objectives.maps.derivatives import ForwardMode
 from beeline.objectives.maps.identities import Eulerian
@@ -52,7 +52,7 @@ class FlowMapMatching(ObjectiveBase):
     path: Path = field(default_factory=Linear)
     coupling: Coupling = field(default_factory=Independent)
     identity: Identity = field(default_factory=Eulerian)
-    velocity: VelocitySource = field(default_factory=OfPair)
+    velocity: VelocitySource | None = None  # None is OfPair(); a distillation fills in its teacher
     spans: Spans = field(default_factory=Ordered)
     distance: Distance = squared
     weight: Weight = one  # over the start of the jump
@@ -71,7 +71,13 @@ class FlowMapMatching(ObjectiveBase):
             f"FlowMapMatching got warmup={self.warmup} and {type(self.identity).__name__}, whose target has no "
             "derivative term: leave warmup at 0",
         )
-        self.identity.check(self.velocity)
+        if self.velocity is not None:
+            self.identity.check(self.velocity)
+
+    @property
+    def source(self) -> VelocitySource:
+        """The source of velocities."""
+        return OfPair() if self.velocity is None else self.velocity
 
     @property
     def spec(self) -> ObjectiveSpec:
@@ -87,6 +93,7 @@ class FlowMapMatching(ObjectiveBase):
 
     def wrap(self, network: Any, batch: Batch, rng: Rng) -> nn.Module:
         """The network, with a second time if it has none."""
+        self.identity.check(self.source)  # before any work
         if is_map(network):
             made: nn.Module = network
             return made
@@ -98,10 +105,12 @@ class FlowMapMatching(ObjectiveBase):
         require(
             is_map(field),
             f"FlowMapMatching got the velocity field {type(field).__name__}; it trains a network with a second time: "
-            "build it with span=True, or turn a trained one into a map with beeline.networks.spans.spanned(network)",
+            "build it with span=True, or turn a trained one into a map with spanned(network) of "
+            "beeline.networks.maps.spans",
         )
         plain = FlowMatching(self.path, self.coupling, weight=self.weight, distance=self.distance, drop=self.drop)
         batch = plain.pairs(batch, rng, field)
+        self.identity.check(self.source)
         jumps, diagonal = self.jumps(field, batch, rng)
         predicted, u = self.identity.predict(jumps)
         with torch.no_grad():
@@ -121,7 +130,7 @@ class FlowMapMatching(ObjectiveBase):
         parts = []
         if diagonal:
             some = jumps.rows(0, diagonal)
-            parts.append(self.velocity(some, some.x, some.t))
+            parts.append(self.source(some, some.x, some.t))
         if diagonal < len(u):
-            parts.append(self.identity.target(jumps.rows(diagonal, len(u)), u[diagonal:], self.velocity))
+            parts.append(self.identity.target(jumps.rows(diagonal, len(u)), u[diagonal:], self.source))
         return torch.cat([part.to(u.dtype) for part in parts])

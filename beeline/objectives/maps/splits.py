@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
 from beeline.core.errors import require
 from beeline.core.progress import progress
-from beeline.core.ranges import Annotated, Count, NonNegative, Positive, Range, dataclass
+from beeline.core.ranges import Count, NonNegative, Positive, Range, dataclass
 from beeline.core.rng import Rng
 
 Part = Annotated[float, Range(above=0, most=1)]

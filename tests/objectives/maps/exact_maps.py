@@ -60,5 +60,5 @@ class NudgedMap:
 EXACT = as_map(lambda x, t, cond=None, s=None: mixture_average(x, t, t if s is None else s))
 
 
-def data(n: int, rng: Rng, law: GaussianMixture = MIXTURE) -> Batch:
-    return Batch(law.sample(n, rng, dtype=torch.float64))
+def data(n: int, rng: Rng, distribution: GaussianMixture = MIXTURE) -> Batch:
+    return Batch(distribution.sample(n, rng, dtype=torch.float64))

@@ -21,7 +21,7 @@ from beeline.objectives.maps.identities import Eulerian, Lagrangian, Semigroup, 
 from beeline.objectives.maps.matching import FlowMapMatching
 from beeline.objectives.maps.spans import Dyadic, FromNoise, FromStarts, Gapped, Ordered, ToEnd
 from beeline.objectives.maps.splits import Between, Falling, NoiseRatio, SigmoidFalling
-from beeline.objectives.maps.velocities import GuidedTarget, OfTeacher, OwnDiagonal
+from beeline.objectives.maps.velocities import GuidedTarget, OfPair, OfTeacher, OwnDiagonal
 from beeline.solvers.runge_kutta import RK4
 from beeline.testing.components import check_objective
 from tests.objectives.maps.exact_maps import EXACT, FLOW, GAUSSIAN, NudgedMap, data
@@ -169,7 +169,7 @@ def test_guidance_in_the_target_is_that_of_the_scale() -> None:
     jumps, _ = objective.jumps(net, batch, Rng(3))
     weak = net(jumps.x, jumps.t, {"label": torch.full((8,), 2)})
     own = net(jumps.x, jumps.t, cond)
-    assert torch.allclose(objective.velocity(jumps, jumps.x, jumps.t), 3 * jumps.x - 2 * weak)
+    assert torch.allclose(objective.source(jumps, jumps.x, jumps.t), 3 * jumps.x - 2 * weak)
     same = GuidedTarget(OfTeacher(bl.Flow(lambda x, t, cond=None: x)), scale=3.0, mixing=1 - 1 / 3)
     assert torch.allclose(same(jumps, jumps.x, jumps.t), jumps.x + (1 - 1 / 3) * (own - weak))
     late = replace(same, window=(2 / 3, 1.0))
@@ -223,7 +223,9 @@ def test_what_cannot_work_is_refused() -> None:
     with pytest.raises(ValueError, match=r"a second time: build it with span=True.*spanned"):
         FlowMapMatching()(bl.Network(MLP(2)), batch, Rng(0))
     with pytest.raises(ValueError, match="where no pair passes; use terminal=OwnDiagonal"):
-        FlowMapMatching(identity=Lagrangian())
+        FlowMapMatching(identity=Lagrangian(), velocity=OfPair())
+    with pytest.raises(ValueError, match="where no pair passes"):
+        FlowMapMatching(identity=Lagrangian())(small_map(), batch, Rng(0))
     with pytest.raises(ValueError, match="leave warmup at 0"):
         FlowMapMatching(identity=Semigroup(), warmup=0.1)
     with pytest.raises(ValueError, match="use an affine path"):

@@ -1,0 +1,1 @@
+"""Distillations to flow maps."""
