@@ -227,6 +227,28 @@ def eval_mode(*parts: Any, grad: bool = False) -> Iterator[None]:
             module.training = True
 
 
+@contextlib.contextmanager
+def frozen(*parts: Any) -> Iterator[None]:
+    """The weights of the networks in ``parts`` take no gradients inside; a graph goes through them to their inputs.
+
+    >>> net = nn.Linear(1, 1)
+    >>> with frozen(net):
+    ...     net.weight.requires_grad
+    False
+    >>> net.weight.requires_grad
+    True
+    """
+    weights = [p for module in modules_of(*parts) for p in module._parameters.values() if p is not None]
+    changed = [p for p in dict.fromkeys(weights) if p.requires_grad]
+    for p in changed:
+        p.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for p in changed:
+            p.requires_grad_(True)
+
+
 def graph_of(x: Tensor) -> contextlib.AbstractContextManager[Any]:
     """Context manager: a graph is recorded only where one is recorded for ``x``, as networks that are frozen need."""
     return torch.set_grad_enabled(torch.is_grad_enabled() and x.requires_grad)

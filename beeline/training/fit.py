@@ -17,7 +17,6 @@ from beeline.core.declared import check_members
 from beeline.core.errors import require
 from beeline.core.files import locked
 from beeline.core.modes import AUTO, Device, moved
-from beeline.core.protocols.objectives import spec_of
 from beeline.core.protocols.training import Callback, Log, Parallel
 from beeline.core.rng import Rng
 from beeline.training import checkpoint
@@ -29,6 +28,7 @@ from beeline.training.distributed.teachers import frozen, shard, shared_names
 from beeline.training.logs.run_log import combined
 from beeline.training.loop import Loop
 from beeline.training.optim.parameter_groups import describe_groups
+from beeline.training.players import all_networks
 
 SEED = Rng(0)
 """The default random key of a training."""
@@ -86,11 +86,7 @@ def fit(
     engine = parallel or SingleDevice()
     check_members(engine, Parallel, "give one of 'beeline list parallel', such as DDP()")
     single = isinstance(networks, nn.Module)
-    nets = {"network": networks} if isinstance(networks, nn.Module) else dict(networks)
-    extra = spec_of(objective).networks
-    if extra is not None:  # an objective with networks of its own, such as a learned weight over time
-        with rng.fork("networks").ambient():
-            nets |= extra()
+    nets = all_networks(networks, objective, rng)  # an objective may have its own, such as a learned weight over time
     device = engine.place(device, nets)
     if not engine.shards:  # a network that will be sharded need not fit on one device
         nets = {name: net.to(device) for name, net in nets.items()}

@@ -33,7 +33,7 @@ from beeline.training.memory import Peak
 from beeline.training.optim.ema import Average, averaged, averaged_view, replaced
 from beeline.training.optim.optimizers import in_use as switch
 from beeline.training.optim.parameter_groups import matrices
-from beeline.training.players import players
+from beeline.training.players import moving, players
 from beeline.training.state import State
 
 if TYPE_CHECKING:
@@ -180,7 +180,7 @@ class Loop:
         mine = range(engine.rank, training.microbatches, engine.world)
         terms: dict[str, Tensor] = {}  # the loss under "", and its terms
         errors: dict[int, tuple[Tensor, Tensor]] = {}  # by microbatch: losses and times of its data
-        with deferred() as checks:
+        with deferred() as checks, moving(player, self.state.players):
             for k in mine:
                 key = self.key(n, k)
                 if len(self.state.players) > 1:

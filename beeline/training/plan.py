@@ -12,7 +12,6 @@ import torch
 from torch import nn
 
 from beeline.core.modes import device_of, moved
-from beeline.core.protocols.objectives import spec_of
 from beeline.core.rng import Rng
 from beeline.core.types import to
 from beeline.training.distributed.parallel import SingleDevice
@@ -21,7 +20,7 @@ from beeline.training.feed.sources import as_microbatches
 from beeline.training.loop import Loop
 from beeline.training.memory import Tracker, size
 from beeline.training.optim.optimizers import in_use
-from beeline.training.players import players
+from beeline.training.players import all_networks, moving, players
 
 if TYPE_CHECKING:
     from beeline.core.protocols.training import Optimizer
@@ -93,11 +92,7 @@ def plan(
     64 data, and extrapolated linearly.  Time: the median of ``trial`` steps on a copy, without the first two; 0 skips
     the trial.
     """
-    nets = {"network": networks} if isinstance(networks, nn.Module) else dict(networks)
-    extra = spec_of(objective).networks
-    if extra is not None:
-        with rng.fork("networks").ambient():
-            nets |= extra()
+    nets = all_networks(networks, objective, rng)
     device = device_of(nets) or torch.device("cpu")
     nets = {name: net.to(device) for name, net in nets.items()}
     objective = moved(objective, device, {id(m): m for net in nets.values() for m in net.modules()})
@@ -112,7 +107,7 @@ def plan(
     slope = (large - small) / (more - few)
     copies = 2 * _bytes(trainable) if training.watch_every <= training.steps else 0
     one = weights + averages + optimizer
-    seconds = step_seconds(nets, objective, data, training, rng, trial) if trial else None
+    seconds = step_seconds(networks, objective, data, training, rng, trial) if trial else None
     return Plan(
         parameters=sum(p.numel() for p in parameters),
         weights=weights,
@@ -156,11 +151,13 @@ def _pass_bytes(
     peak = 0
     buffers = [(b, b.detach().clone()) for net in nets.values() for b in net.buffers()]
     with compute.prepared(nets):
-        for player in players(objective, nets):
+        everyone = players(objective, nets)
+        for player in everyone:
             gradients = [p.grad for p in player.parameters]
             for p in player.parameters:
                 p.grad = None
-            with Tracker() as tracker, rng.fork("plan").ambient(), compute.autocast(first.device):
+            ambient = rng.fork("plan").ambient()
+            with Tracker() as tracker, ambient, compute.autocast(first.device), moving(player, everyone):
                 loss = player.loss(batch, rng)
                 loss.value.backward()  # type: ignore[no-untyped-call]
                 peak = max(peak, tracker.peak)
@@ -182,10 +179,9 @@ def step_seconds(
     limit: float = float("inf"),
 ) -> float:
     """Seconds of one step: the median of a trial of ``steps`` steps on a copy, or fewer after ``limit`` seconds."""
-    nets = {"network": networks} if isinstance(networks, nn.Module) else networks
-    copies = {name: copy.deepcopy(net) for name, net in nets.items()}
+    device = device_of(networks) or torch.device("cpu")
+    copies = {name: copy.deepcopy(net).to(device) for name, net in all_networks(networks, objective, rng).items()}
     training = replace(training, early_stopping=None)  # no held-out data here
-    device = device_of(copies) or torch.device("cpu")
     loop = Loop(copies, objective, data, training, SingleDevice(), rng, lambda entry: None, None, (), device)
     seconds = []
     with frozen(objective, nets), training.compute.prepared(copies):
@@ -196,6 +192,8 @@ def step_seconds(
             if len(seconds) > 1 and sum(seconds) > limit:  # the first step pays for what later ones find ready
                 break
     steady = sorted(seconds[2:] or seconds[-1:])
+    if any(player.every > 1 for player in loop.state.players):  # steps differ in what they train
+        return sum(steady) / len(steady)
     return steady[len(steady) // 2]
 
 

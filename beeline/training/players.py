@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from torch import nn
 
 from beeline.core.errors import require
 from beeline.core.protocols.objectives import AdversarialObjective, Player, spec_of
+from beeline.core.rng import Rng
 
 
 def players(objective: Any, networks: Mapping[str, nn.Module]) -> list[Player]:
@@ -39,3 +41,27 @@ def players(objective: Any, networks: Mapping[str, nn.Module]) -> list[Player]:
             f"the player {player.name!r} has every={player.every}; it is a number of steps: give 1 or more",
         )
     return found
+
+
+def all_networks(networks: nn.Module | Mapping[str, nn.Module], objective: Any, rng: Rng) -> dict[str, nn.Module]:
+    """The networks of a run by name, with those that its objective trains beside them."""
+    nets = {"network": networks} if isinstance(networks, nn.Module) else dict(networks)
+    extra = spec_of(objective).networks
+    if extra is not None:
+        with rng.fork("networks").ambient():
+            nets |= extra()
+    return nets
+
+
+@contextlib.contextmanager
+def moving(player: Player, everyone: Sequence[Player]) -> Iterator[None]:
+    """Context manager: the parameters of the other players take no gradients, which saves their memory."""
+    mine = {id(p) for p in player.parameters}
+    others = {id(p): p for one in everyone for p in one.parameters if id(p) not in mine and p.requires_grad}
+    for p in others.values():
+        p.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for p in others.values():
+            p.requires_grad_(True)

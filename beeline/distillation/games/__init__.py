@@ -1,0 +1,1 @@
+"""Distillations by score games."""

@@ -1,0 +1,1 @@
+"""Score games: a student against networks that follow its samples."""
