@@ -102,6 +102,7 @@ def test_mixing_devices_raises() -> None:
     parts(
         "paths",
         ("Geodesic", "TokenMixture", "Dirichlet", "GumbelSoftmax"),
+        PartOfPath=lambda: of("paths", "PartOfPath", 0.9),
         Affine=lambda: of("paths", "Affine", lambda t: t**2, lambda t: 1 - t),
     ),
 )
@@ -505,6 +506,47 @@ def test_objectives(name: str, device: torch.device) -> None:
     on(loss.value, device), on(loss.per_sample, device), on(loss.t, device)
     loss.value.backward()
     on(next(p.grad for p in net.parameters() if p.grad is not None), device)
+
+
+SCORES = member("score_weights.NoiseUnits")
+GAMES = {
+    "AllTerms": lambda: {
+        "term": of("student_terms", "TermSum", tuple(make.values[0]() for make in TERMS), (1.0,) * len(TERMS)),
+        "adversarial": of("adversarial", "Adversarial", r1=0.1),
+    },
+    **{
+        name: lambda name=name: {
+            "term": of(
+                "student_terms", "ScoreDifference", of("f_divergences", name), of("score_weights", "NoiseUnits")
+            ),
+            "adversarial": of("adversarial", "Adversarial", loss=of("adversarial_losses", "Hinge"), on_fake=True),
+        }
+        for name in ("ForwardKL", "JensenShannon", "SoftenedReverseKL", "SquaredHellinger", "Jeffreys", "Neyman")
+    },
+    **{
+        name: lambda name=name: {
+            "generation": of("generations", name, 2),
+            "noising": of("noisings", "SharedTimes" if name == "BackwardSimulation" else "Fresh"),
+            "adversarial": of("adversarial", "Adversarial", real=of("real_samples", "OwnCleaner")),
+            "term": of("student_terms", "ScoreDifference", weight=of("score_weights", "ScoreUnits")),
+        }
+        for name in ("FromNoisedData", "BackwardSimulation", "Phases")
+    },
+}
+TERMS = parts("student_terms", ("TermSum",))
+
+
+@pytest.mark.parametrize("name", GAMES)
+def test_score_games(name: str, device: torch.device) -> None:
+    game = of("objectives", "ScoreGame", bl.Flow(labelled(device), null={"label": 3}), **GAMES[name]())
+    nets = {k: net.to(device) for k, net in game.networks().items()}
+    batch = batch_on(device, n=8, cond=True)
+    for player in game.players(student=labelled(device), **nets):
+        loss = player.loss(batch, Rng(0))
+        on(loss.value, device), on(loss.per_sample, device), on(loss.t, device)
+        loss.value.backward()
+        on(next(p.grad for p in player.parameters if p.grad is not None), device)
+    on(game(labelled(device), batch, Rng(0)).per_sample, device)
 
 
 def test_causal_flows_are_inverted(device: torch.device) -> None:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from beeline.config.entries import GUIDANCE, MAP_DISTILLATIONS, MAP_OBJECTIVES, MAPS
+from beeline.config.entries import GAME_DISTILLATIONS, GAMES, GUIDANCE, MAP_DISTILLATIONS, MAP_OBJECTIVES, MAPS
 from beeline.config.entries import of as _of
 from beeline.config.places import placed
 from beeline.config.slots import SLOTS
@@ -26,6 +26,7 @@ CATALOGUE: dict[str, dict[str, str]] = {
     # what a flow is
     "paths": _of("paths.affine", "Linear", "Cosine", "VariancePreserving", "Rotation", "Polynomial", "Affine")
     | _of("paths.interpolant", "VarianceExploding", "ConstantAcceleration", "Interpolant", "Bridge", "EncodeDecode")
+    | _of("paths.part", "PartOfPath")
     | _of("spaces.manifold", "Geodesic")
     | _of("spaces.tokens", "TokenMixture")
     | _of("spaces.simplex", "Dirichlet", "GumbelSoftmax"),
@@ -95,6 +96,7 @@ CATALOGUE: dict[str, dict[str, str]] = {
     "divergences": _of("density.likelihood", "Exact", "Hutchinson", "HutchPlusPlus"),
     "gradients": _of("density.adjoint", "Stored", "Checkpointed", "Adjoint"),
     **GUIDANCE,
+    **GAMES,
     "caches": _of("networks.hub.caches", "FirstBlock", "MagCache", "TaylorSeer", "AttentionBroadcast", "FasterCache"),
     "rotaries": _of("networks.hub.sizes.rotary", "PositionInterpolation", "NTKAware", "YaRN"),
     "samplers": _of("sampling.sampler", "Sampler")
@@ -123,6 +125,8 @@ CATALOGUE: dict[str, dict[str, str]] = {
     | _of("objectives.windows", "Windowed", "TwoHops")
     | _of("objectives.maps.decoding", "DecodingMatching")
     | MAP_OBJECTIVES
+    | _of("objectives.games.game", "ScoreGame")
+    | _of("objectives.games.distance", "SampleDistance")
     | _of("distillation.inner_loop", "InnerLoopMatching")
     | _of("objectives.deep_supervision.objective", "DeepSupervision")
     | _of("objectives.tables", "RowMatching")
@@ -142,6 +146,7 @@ CATALOGUE: dict[str, dict[str, str]] = {
     | _of("distillation.inner_loop", "InnerLoopFeedback")
     | _of("distillation.decoding", "ParallelDecoding")
     | MAP_DISTILLATIONS
+    | GAME_DISTILLATIONS
     | _of("distillation.finetune", "PeRFlow", "ContrastTuned", "FeatureTuned", "GuidanceTuned"),
     "training": _of("training.config", "Training"),
     "compute": _of("training.compute", "Compute"),

@@ -94,3 +94,23 @@ MAP_DISTILLATIONS = (
     | of("distillation.maps.presets", "Shortcut", "Progressive", "AlignYourFlow", "AlignYourFlowLagrangian")
     | of("distillation.maps.presets", "LagrangianSelfDistillation", "TerminalVelocity", "Bootstrapping")
 )
+GAMES: dict[str, dict[str, str]] = {
+    "generations": of(
+        "objectives.games.generation", "OneJump", "FromNoisedData", "BackwardSimulation", "Phases", "MapRollout"
+    ),
+    "noisings": of("objectives.games.generation", "Fresh", "SharedTimes"),
+    "student_terms": of("objectives.games.terms", "ScoreDifference", "ScoreIdentity", "ScoreImplicit", "Fisher")
+    | of("objectives.games.terms", "GuidanceAugmentation", "TermSum"),
+    "f_divergences": of("objectives.games.divergences", "ReverseKL", "ForwardKL", "JensenShannon", "SoftenedReverseKL")
+    | of("objectives.games.divergences", "SquaredHellinger", "Jeffreys", "Neyman"),
+    "score_weights": of("objectives.games.terms", "Normalised", "NoiseUnits", "ScoreUnits"),
+    "adversarial": of("objectives.games.adversarial", "Adversarial"),
+    "adversarial_losses": of("objectives.games.adversarial", "Softplus", "Hinge"),
+    "real_samples": of("objectives.games.adversarial", "GivenData", "OwnCleaner"),
+}
+"""The parts of score games."""
+
+GAME_DISTILLATIONS: dict[str, str] = of(
+    "distillation.games.matching", "DMD", "DMD2", "FDistill", "SharedDMD", "PhasedDMD", "SiD", "ScoreImplicitMatching"
+) | of("distillation.games.matching", "FisherDistill", "VariationalScore", "GuidanceAugmented")
+"""Distillations by score games."""

@@ -16,11 +16,12 @@ from torch import Tensor, nn
 from beeline.config import build as config
 from beeline.config.catalogue import name_of
 from beeline.core.declared import check_members
-from beeline.core.protocols import data, flows, maps, objectives, steering, training
+from beeline.core.protocols import data, flows, games, maps, objectives, steering, training
 from beeline.core.rng import Rng
 from beeline.core.types import Batch
 
 PROTOCOLS: Mapping[str, type] = {
+    "adversarial_losses": games.AdversarialLoss,
     "averages": training.Profile,
     "clocks": flows.Clock,
     "controllers": steering.Controller,
@@ -31,6 +32,8 @@ PROTOCOLS: Mapping[str, type] = {
     "distillations": training.Distillation,
     "divergences": flows.Divergence,
     "energies": steering.Energy,
+    "f_divergences": games.FDivergence,
+    "generations": games.Generation,
     "gradients": flows.Gradient,
     "identities": maps.Identity,
     "guidance": flows.Guidance,
@@ -38,18 +41,22 @@ PROTOCOLS: Mapping[str, type] = {
     "lr_schedules": training.LRSchedule,
     "modalities": data.Modality,
     "noises": flows.NoiseProcess,
+    "noisings": games.Noising,
     "objectives": objectives.Objective,
     "optimizers": training.Optimizer,
     "paths": flows.Path,
     "predictions": flows.Prediction,
+    "real_samples": games.RealSamples,
     "references": flows.Reference,
     "rules": flows.Rule,
     "schedules": flows.Schedule,
+    "score_weights": games.ScoreWeight,
     "solvers": flows.Solver,
     "sources": flows.Source,
     "spaces": flows.Space,
     "spans": maps.Spans,
     "splits": maps.Split,
+    "student_terms": games.StudentTerm,
     "times": flows.TimeSampler,
     "velocities": maps.VelocitySource,
 }

@@ -198,6 +198,8 @@ IN_CODE = {
     "objectives.Windowed": lambda: member("objectives.Windowed")(beeline.Flow(nn.Linear(1, 1))),
     "objectives.DecodingMatching": lambda: member("objectives.DecodingMatching")(beeline.Flow(nn.Linear(1, 1))),
     "velocities.OfTeacher": lambda: member("velocities.OfTeacher")(beeline.Flow(nn.Linear(1, 1))),
+    "objectives.ScoreGame": lambda: member("objectives.ScoreGame")(beeline.Flow(nn.Linear(1, 1))),
+    "objectives.SampleDistance": lambda: member("objectives.SampleDistance")(beeline.Flow(nn.Linear(1, 1))),
     "objectives.TwoHops": lambda: member("objectives.TwoHops")(beeline.Flow(nn.Linear(1, 1))),
     "distances.Perceptual": lambda: member("distances.Perceptual")(nn.Linear(1, 1)),
     "features.Module": lambda: member("features.Module")(nn.Linear(1, 1), "mine"),

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from beeline.core.declared import Declaring
 from beeline.core.errors import nearest, require
-from beeline.core.modes import eval_mode
+from beeline.core.modes import eval_mode, wide
 from beeline.core.protocols.flows import TimeSampler
 from beeline.core.protocols.games import AdversarialLoss, RealSamples
-from beeline.core.ranges import Inside, NonNegative, Positive, dataclass
+from beeline.core.ranges import Count, Inside, NonNegative, Positive, dataclass
 from beeline.core.rng import Rng
 from beeline.core.types import Batch, Cond, expand_time
 from beeline.fields.flow import Flow, bind, evaluate_field
@@ -123,7 +123,7 @@ class Adversarial:
     deviation: Positive = 0.1  # of the noise in the penalty, in data units
     times: TimeSampler = field(default_factory=Uniform)  # of the noised samples
     same_noise: bool = True  # real samples and those of the student get the same noise and times
-    width: int = 64  # of the hidden layer of a head
+    width: Count = 64  # of the hidden layer of a head
 
     def heads(self, network: nn.Module) -> Heads:
         """The critic for the features of a network."""
@@ -144,9 +144,7 @@ class Heads(Declaring):
     def __init__(self, channels: Sequence[int], width: int = 64):
         super().__init__()
         self.settings: dict[str, Any] = {"channels": list(channels), "width": width}
-        self.parts = nn.ModuleList(
-            nn.Sequential(nn.Linear(n, width), nn.SiLU(), nn.Linear(width, 1)) for n in channels
-        )
+        self.parts = nn.ModuleList(nn.Sequential(nn.Linear(n, width), nn.SiLU(), nn.Linear(width, 1)) for n in channels)
 
     def describe(self) -> Mapping[str, Any]:
         """The constructor's arguments."""
@@ -170,7 +168,7 @@ def logits(critic: Any, network: Any, names: Sequence[str], x: Tensor, t: Tensor
     with captured(network, names) as seen:
         evaluate_field(network, x, t, cond)
     found: Tensor = critic([seen[name] for name in names])
-    return found
+    return wide(found)
 
 
 @contextlib.contextmanager

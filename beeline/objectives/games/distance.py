@@ -45,9 +45,7 @@ class SampleDistance(ObjectiveBase):
             made = wide(self.sampler(flow, x0, batch.cond))
             real = wide(batch.x1)
             per_sample = 2 * distances(made, real).mean(1) - own(made) - own(real)
-        return Loss(
-            per_sample.mean(), {"loss": per_sample.mean()}, per_sample, torch.ones_like(per_sample)
-        )
+        return Loss(per_sample.mean(), {"loss": per_sample.mean()}, per_sample, torch.ones_like(per_sample))
 
 
 def distances(x: Tensor, y: Tensor) -> Tensor:

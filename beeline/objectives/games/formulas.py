@@ -131,7 +131,7 @@ def score_implicit(made: Tensor, d_fake: Tensor, d_teacher: Tensor, scale: float
 
 
 def augmentation(strong: Tensor, weak: Tensor, scale: float) -> Tensor:
-    """The direction -(scale - 1) (D_T(c) - D_T(null)) [B,*S]: the part of a guided gradient that needs no fake score."""
+    """-(scale - 1) (D_T(c) - D_T(null)) [B,*S]: the part of a guided gradient that needs no fake network."""
     return -(scale - 1) * (strong - weak)
 
 

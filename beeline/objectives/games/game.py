@@ -178,8 +178,9 @@ class ScoreGame(ObjectiveBase):
         guided = guidance_for_flow(self.guidance, self.teacher)(self.teacher.field, cond)
 
         def strong_and_weak(x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-            net, void = guidance_for_flow(Unconditional(), self.teacher)(self.teacher.field, cond)  # type: ignore[arg-type]
-            return tuple(path.data(x, bind(f, c)(x, t), t) for f, c in ((self.teacher.field, cond), (net, void)))  # type: ignore[return-value]
+            net, void = Unconditional().for_flow(self.teacher)(self.teacher.field, cond)
+            strong, weak = bind(self.teacher.field, cond)(x, t), bind(net, void)(x, t)
+            return path.data(x, strong, t), path.data(x, weak, t)
 
         return Situation(
             made,
@@ -190,4 +191,3 @@ class ScoreGame(ObjectiveBase):
             lambda x, t: self.judged(fake, critic, x, t, cond),
             strong_and_weak,
         )
-

@@ -265,9 +265,7 @@ class SharedTimes:
         s = torch.where(inner, made.s, torch.full_like(made.s, 0.5))
         x, v = path.point(noise, made.x1, s)
         inside = expand_time(inner, x)
-        return Noised(
-            torch.where(inside, x, fresh.x), torch.where(inner, s, fresh.t), torch.where(inside, v, fresh.v)
-        )
+        return Noised(torch.where(inside, x, fresh.x), torch.where(inner, s, fresh.t), torch.where(inside, v, fresh.v))
 
 
 def with_steps(generation: Any, steps: int) -> Any:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from beeline.core.errors import require
-from beeline.core.protocols.games import FDivergence, ScoreWeight, Situation
+from beeline.core.protocols.games import FDivergence, ScoreWeight, Situation, StudentTerm
 from beeline.core.ranges import NonNegative, Positive, dataclass
 from beeline.core.types import expand_time
 from beeline.objectives.games import formulas
@@ -208,7 +208,7 @@ class TermSum(TermBase):
     True
     """
 
-    terms: tuple[TermBase, ...] = (ScoreDifference(), GuidanceAugmentation())
+    terms: tuple[StudentTerm, ...] = (ScoreDifference(), GuidanceAugmentation())
     weights: tuple[float, ...] = (1.0, 1.0)
 
     def __post_init__(self) -> None:

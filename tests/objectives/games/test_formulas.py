@@ -9,8 +9,8 @@ import torch
 from beeline.objectives.games import divergences, formulas
 from beeline.objectives.games.divergences import (
     ForwardKL,
-    JensenShannon,
     Jeffreys,
+    JensenShannon,
     Neyman,
     ReverseKL,
     SoftenedReverseKL,
@@ -127,9 +127,7 @@ def test_differences_of_data_noise_and_scores_agree():
     noises = [(x - T * d) / (1 - T) for d in (fake, teacher)]
     a, b = torch.tensor(T, dtype=torch.float64), torch.tensor(1 - T, dtype=torch.float64)
     assert torch.allclose(formulas.noise_difference(fake, teacher, a, b), noises[1] - noises[0])
-    known = torch.autograd.functional.jacobian(
-        lambda y: (log_density(y, *STUDENT) - log_density(y, *TEACHER)).sum(), x
-    )
+    known = torch.autograd.functional.jacobian(lambda y: (log_density(y, *STUDENT) - log_density(y, *TEACHER)).sum(), x)
     assert torch.allclose(formulas.score_difference(fake, teacher, t), known)
 
 
@@ -159,6 +157,14 @@ def test_guidance_augmentation_is_the_guided_part_of_the_gradient():
 
 
 def test_every_divergence_is_at_its_minimum_for_equal_densities():
-    for name in ("ReverseKL", "ForwardKL", "JensenShannon", "SoftenedReverseKL", "SquaredHellinger", "Jeffreys", "Neyman"):
+    for name in (
+        "ReverseKL",
+        "ForwardKL",
+        "JensenShannon",
+        "SoftenedReverseKL",
+        "SquaredHellinger",
+        "Jeffreys",
+        "Neyman",
+    ):
         h = getattr(divergences, name)().weight(torch.ones(1))
         assert 0 < h <= 2

@@ -20,8 +20,8 @@ from beeline.objectives.games.distance import SampleDistance
 from beeline.objectives.games.game import ScoreGame
 from beeline.objectives.games.generation import (
     BackwardSimulation,
-    FromNoisedData,
     Fresh,
+    FromNoisedData,
     MapRollout,
     OneJump,
     Phases,
@@ -214,7 +214,8 @@ def test_states_of_backward_simulation_are_those_of_the_sampler():
     jump = OneJump()(student, teacher, data, Rng(5))
     assert torch.allclose(jump.x1, z + student(z, torch.zeros(40)), atol=1e-6)
     noised = FromNoisedData(4)(student, teacher, data, Rng(5))
-    assert torch.allclose(noised.x, Linear().point(z, data.x1, noised.t).x) and set(noised.t.tolist()) <= {0, 0.25, 0.5, 0.75}  # fmt: skip
+    assert torch.allclose(noised.x, Linear().point(z, data.x1, noised.t).x)
+    assert set(noised.t.tolist()) <= {0, 0.25, 0.5, 0.75}
 
 
 @pytest.mark.parametrize("path", [Linear(), Cosine()])
@@ -304,7 +305,8 @@ def test_a_rollout_of_an_exact_map_ends_at_its_datum():
 def test_the_critic_takes_features_of_the_named_network():
     teacher, student, fake = Flow(net()), net(1), net(2)
     data = batch(16)
-    for term in (Adversarial(weight=1.0), Adversarial(1.0, on_fake=True, blocks=("backbone.block.0", "backbone.block.1")),
+    blocks = ("backbone.block.0", "backbone.block.1")
+    for term in (Adversarial(weight=1.0), Adversarial(1.0, on_fake=True, blocks=blocks),
                  Adversarial(1.0, Hinge(), OwnCleaner(), r1=0.5, same_noise=False)):  # fmt: skip
         game = ScoreGame(teacher, term=None, adversarial=term, ratio=1)
         nets = game.networks()
@@ -372,9 +374,23 @@ def test_the_fake_network_learns_the_student(tmp_path):
     """With a frozen student, the minimum of the fake network is the velocity of its samples."""
     game = ScoreGame(Flow(net()), ratio=10**6)
     student = Affine().float()
-    nets = fit({"student": student}, game, batch().x1, Training(steps=400, batch_size=256), rng=Rng(0), log=quiet)
+    nets = fit({"student": student}, game, batch().x1, Training(steps=250, batch_size=128), rng=Rng(0), log=quiet)
     exact = Gaussian(tuple(student.mean.tolist()), std=tuple(student.std.tolist()))
     x, t = 0.7 * Rng(2).normal(torch.empty(500, 2)), Rng(3).uniform(500, torch.empty(0))
     error = (evaluate_field(nets["fake"], x, t) - exact.field()(x, t)).square().mean().sqrt()
     start = (evaluate_field(net(), x, t) - exact.field()(x, t)).square().mean().sqrt()
-    assert error < 0.3 * start
+    assert error < 0.4 * start
+
+
+def test_bfloat16_on_the_cpu():
+    """Under autocast, and with data in bfloat16: losses are in float32, and gradients finite."""
+    teacher = Flow(net())
+    for term in (ScoreDifference(), ScoreIdentity(), ScoreImplicit()):
+        game = ScoreGame(teacher, term=term, adversarial=Adversarial())
+        narrow = Batch(batch(16).x1.bfloat16())
+        with torch.autocast("cpu", torch.bfloat16):
+            for player in game.players(student=net(1), **game.networks()):
+                loss = player.loss(narrow, Rng(0))
+                assert loss.value.dtype == torch.float32
+                loss.value.backward()
+                assert all(torch.isfinite(p.grad).all() for p in player.parameters if p.grad is not None)
