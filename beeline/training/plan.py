@@ -184,7 +184,7 @@ def step_seconds(
     training = replace(training, early_stopping=None)  # no held-out data here
     loop = Loop(copies, objective, data, training, SingleDevice(), rng, lambda entry: None, None, (), device)
     seconds = []
-    with frozen(objective, nets), training.compute.prepared(copies):
+    with frozen(objective, copies), training.compute.prepared(copies):
         for _ in range(min(steps, training.steps)):
             start = time.perf_counter()
             loop.step()
