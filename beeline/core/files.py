@@ -112,6 +112,28 @@ def locked(folder: Path) -> Iterator[None]:
                 one.rmdir()
 
 
+@contextlib.contextmanager
+def claimed(path: Path) -> Iterator[bool]:
+    """Whether this process holds the file ``path`` in the block; False where another one does.
+
+    The claim ends with the process, however it ends.  On systems without file locks every process holds it.
+    """
+    try:
+        file = _opened(path)
+    except BeelineError:
+        yield False
+        return
+    except OSError as error:
+        raise unwritten(path, error) from error
+    try:
+        yield True
+    finally:
+        with contextlib.suppress(OSError):
+            path.unlink(missing_ok=True)
+        _held.discard(file)
+        os.close(file)
+
+
 def in_use(folder: Path) -> bool:
     """Whether a process holds the lock of a folder; False on systems without file locks."""
     try:

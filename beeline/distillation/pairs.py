@@ -9,6 +9,8 @@ from torch import Tensor
 
 from beeline.core.errors import require
 from beeline.core.modes import device_of, eval_mode
+from beeline.core.protocols.flows import Source
+from beeline.core.protocols.training import Microbatches
 from beeline.core.ranges import dataclass
 from beeline.core.rng import Rng
 from beeline.core.types import Batch, Cond, leaves, map_cond, stack, to
@@ -32,19 +34,21 @@ class AnnealedPairs:
     tensor([[0., 0.]])
     """
 
-    batch: Batch
+    pairs: Batch | Microbatches
     rng: Rng
     until: int  # microbatches with fresh noise: steps x microbatches of a step
 
     def __post_init__(self) -> None:
+        unpaired = isinstance(self.pairs, Batch) and self.pairs.x0 is None
         require(
-            self.until >= 1 and self.batch.x0 is not None,
-            f"AnnealedPairs got until={self.until} and {'no ' if self.batch.x0 is None else ''}source points; it "
-            "anneals the sources of stored pairs: give pairs (reflow_pairs) and a number of microbatches from 1",
+            self.until >= 1 and not unpaired,
+            f"AnnealedPairs got until={self.until} and {'no ' if unpaired else ''}source points; it anneals the sources "
+            "of stored pairs: give pairs (reflow_pairs) and a number of microbatches from 1",
         )
 
     def microbatch(self, number: int, size: int) -> Batch:
-        batch = InMemory(self.batch, self.rng.fork("order")).microbatch(number, size)
+        pairs = InMemory(self.pairs, self.rng.fork("order")) if isinstance(self.pairs, Batch) else self.pairs
+        batch = pairs.microbatch(number, size)
         return Annealed(max(0.0, 1 - number / self.until))(batch, self.rng.fork("lot", number))
 
 
@@ -96,9 +100,14 @@ def reflow_pairs(
 def starts(flow: Flow, seeds: Sequence[int], rng: Rng, like: Tensor) -> Tensor:
     """Source points [len(seeds), *S], each from its own seed."""
     like = like.new_empty((1, *like.shape[1:]), device=device_of(flow.field) or like.device)
-    if isinstance(flow.source, Gaussian):
+    return source_points(flow.source, seeds, rng, like)
+
+
+def source_points(source: Source, seeds: Sequence[int], rng: Rng, like: Tensor) -> Tensor:
+    """Source points [len(seeds), *S] on the device of ``like`` [1, *S], each from its own seed."""
+    if isinstance(source, Gaussian):
         return rng.rows(seeds, like)
-    return torch.cat([flow.source.sample(like, rng.fork("row", int(seed))) for seed in seeds])
+    return torch.cat([source.sample(like, rng.fork("row", int(seed))) for seed in seeds])
 
 
 def inverted_pairs(flow: Flow, sampler: Sampler, batch: Batch, *, batch_size: int = 256) -> Batch:

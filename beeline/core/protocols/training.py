@@ -275,8 +275,18 @@ class Parallel(Protocol):
 class Distillation(Protocol):
     """A student flow from a teacher flow: its networks, its data, its objective, and how it samples.
 
-    Inherit this class: ``heldout``, ``feed`` and ``for_evaluations`` have defaults.
+    Inherit this class: ``heldout``, ``feed``, ``supply``, ``store``, ``rounds`` and ``for_evaluations`` have defaults.
     """
+
+    @property
+    def store(self) -> str | None:
+        """The folder of stored pairs of the teacher from which it learns; None where it generates its data."""
+        return None
+
+    @property
+    def rounds(self) -> int:
+        """How often it is repeated, with the student of a round as the teacher of the next."""
+        return 1
 
     def networks(self, teacher: Flow) -> dict[str, nn.Module]:
         """The networks that are trained, by name."""
@@ -293,6 +303,13 @@ class Distillation(Protocol):
     def feed(self, teacher: Flow, data: Batch, rng: Rng) -> Batch | Microbatches:
         """The data for ``fit``: the training data, or microbatches of them."""
         return data
+
+    def supply(self, teacher: Flow, data: Any, batch: Batch, rng: Rng) -> Batch | Microbatches:
+        """The data for ``fit`` where they also depend on the data ``batch`` of the teacher.
+
+        ``data``: the training data, or a source of stored ones.
+        """
+        return self.feed(teacher, data, rng)
 
     def objective(self, teacher: Flow) -> Any:
         """The objective of the student."""

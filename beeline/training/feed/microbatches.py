@@ -129,7 +129,12 @@ class FromDistribution(FeedBase):
 
 def epoch_rows(rng: Rng, n: int, number: int, size: int) -> Tensor:
     """The indices of microbatch ``number`` of ``size`` data, where every epoch is a new permutation of n data."""
-    position, rows = number * size, []
+    return rows_from(rng, n, number * size, size)
+
+
+def rows_from(rng: Rng, n: int, position: int, size: int) -> Tensor:
+    """The indices of ``size`` data from ``position`` on, where every epoch is a new permutation of n data."""
+    rows = []
     while size > 0:
         epoch, start = divmod(position, n)
         part = _order(rng, epoch, n)[start : start + size]

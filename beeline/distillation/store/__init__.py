@@ -1,0 +1,1 @@
+"""Stored pairs of a teacher: shards on disk that any number of processes fill and a training reads."""
