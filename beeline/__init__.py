@@ -43,6 +43,8 @@ if TYPE_CHECKING:  # what the package offers; ``lazy`` imports each name when it
     from beeline.recipes.training import train as train
     from beeline.runs.bundle import Bundle as Bundle
     from beeline.runs.features.names import features_named as features_named
+    from beeline.runs.pairs.job import pairs as pairs
+    from beeline.runs.pairs.opening import open_pairs as open_pairs
     from beeline.runs.run import Run as Run
     from beeline.sampling.auto import auto_sampler as auto_sampler
     from beeline.sampling.guidance.guide import CFG as CFG
@@ -67,6 +69,7 @@ averages = Namespace("beeline.averages", "averages")
 fits = Namespace("beeline.fits", "fits")
 gradients = Namespace("beeline.gradients", "gradients")
 distillations = Namespace("beeline.distillations", "distillations")
+pair_filters = Namespace("beeline.pair_filters", "pair_filters")
 distributions = Namespace("beeline.distributions", "distributions")
 metrics = Namespace("beeline.metrics", "features", "metrics")
 

@@ -48,6 +48,7 @@ from beeline.cli.verbs.averaging import average
 from beeline.cli.verbs.describing import describe, list_
 from beeline.cli.verbs.encoding import encode
 from beeline.cli.verbs.exporting import export
+from beeline.cli.verbs.pairs import pairs
 from beeline.cli.verbs.probing import probe
 from beeline.cli.verbs.sampling import sample
 from beeline.cli.verbs.solving import solve
@@ -219,6 +220,7 @@ def distill(
     print_result(run_files(out), json_)
 
 
+app.command(epilog="Example: beeline pairs runs/digits -n 100000 --out pairs")(pairs)
 app.command(
     epilog="Example: beeline sample runs/digits -n 64 --condition label=3 --set sampler.steps=8 --out threes.png"
 )(sample)

@@ -148,6 +148,8 @@ CATALOGUE: dict[str, dict[str, str]] = {
     | MAP_DISTILLATIONS
     | GAME_DISTILLATIONS
     | _of("distillation.finetune", "PeRFlow", "ContrastTuned", "FeatureTuned", "GuidanceTuned"),
+    "pair_filters": _of("distillation.store.filters", "Nearest", "LowestEnergy")
+    | _of("runs.pairs.agreeing", "Agreeing"),
     "training": _of("training.config", "Training"),
     "compute": _of("training.compute", "Compute"),
     "data_pruning": _of("training.feed.data_pruning", "DataPruning"),

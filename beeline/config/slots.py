@@ -64,6 +64,7 @@ SLOTS: Mapping[str, str] = {
     "FullEncoder": "encoders",
     "Autoencoder": "autoencoders",
     "Distillation": "distillations",
+    "PairFilter": "pair_filters",
     "Backbone": "networks",
     "Module": "networks",
     "DataSet": "data",

@@ -100,7 +100,7 @@ class Mixed(FeedBase):
     def __post_init__(self) -> None:
         require(
             0 <= self.share < 1,
-            f"a share of {self.share} of the second source was given; the first one keeps a part: give 0 to 1 without 1",
+            f"a share of {self.share} of the second source was given; the first one keeps a part: give 0 to below 1",
         )
 
     def microbatch(self, number: int, size: int) -> Batch:
@@ -112,4 +112,3 @@ class Mixed(FeedBase):
             return first
         second = take(self.second.microbatch(number, max(count, math.ceil(exact - 1e-9))), torch.arange(count))
         return stack([first, to(second, first.x1.device)])  # online pairs are on the device of the teacher
-

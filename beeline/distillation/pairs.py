@@ -42,8 +42,8 @@ class AnnealedPairs:
         unpaired = isinstance(self.pairs, Batch) and self.pairs.x0 is None
         require(
             self.until >= 1 and not unpaired,
-            f"AnnealedPairs got until={self.until} and {'no ' if unpaired else ''}source points; it anneals the sources "
-            "of stored pairs: give pairs (reflow_pairs) and a number of microbatches from 1",
+            f"AnnealedPairs got until={self.until} and {'no ' if unpaired else ''}source points; it anneals the "
+            "sources of stored pairs: give pairs (reflow_pairs) and a number of microbatches from 1",
         )
 
     def microbatch(self, number: int, size: int) -> Batch:

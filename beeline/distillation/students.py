@@ -5,26 +5,27 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from dataclasses import field, replace
+from typing import Any
 
 import torch
 from torch import nn
 
-from beeline.core.declared import traits_of
 from beeline.core.errors import require
 from beeline.core.protocols.flows import Coupling, Path, Prediction, Solver, TimeSampler
-from beeline.core.protocols.training import Distillation, Microbatches
+from beeline.core.protocols.training import Microbatches
 from beeline.core.ranges import Count, NonNegative, dataclass
 from beeline.core.rng import Rng
-from beeline.core.types import Batch, stack, take
+from beeline.core.types import Batch
 from beeline.couplings.basic import Paired
 from beeline.couplings.sources import Gaussian
-from beeline.distillation.pairs import AnnealedPairs, inverted_pairs, reflow_pairs
+from beeline.distillation.paired import PairMethod
+from beeline.distillation.pairs import AnnealedPairs
 from beeline.fields.flow import Data, Flow, Network, Velocity
 from beeline.fields.prediction import Boundary
 from beeline.networks.maps.spans import spanned
 from beeline.objectives.losses.basic import Distance, squared
 from beeline.objectives.matching import FlowMatching
-from beeline.objectives.tables import RowMatching, columns_of, completed_rows
+from beeline.objectives.tables import RowMatching, columns_of
 from beeline.objectives.windows import TwoHops
 from beeline.paths.affine import AffinePath, Linear
 from beeline.sampling.sampler import Sampler
@@ -35,7 +36,7 @@ from beeline.times.samplers import At, Uniform
 
 
 @dataclass(frozen=True)
-class Reflow(Distillation):
+class Reflow(PairMethod):
     """Reflow: flow matching on pairs of the teacher, whose trajectories become straight.
 
     x0 ~ source, x1 = sampler(teacher, x0);  min E |v(x_t, t, cond) - (x1 - x0)|^2 on stored pairs
@@ -54,41 +55,29 @@ class Reflow(Distillation):
     False
     """
 
-    sampler: Sampler = field(default_factory=lambda: Sampler(50))  # of the pairs; its guidance is learned too
-    count: int | None = None  # pairs; None is one for every datum, with its condition
     coupling: Coupling = field(
         default_factory=Paired
     )  # of the pairs; Annealed(0.5) mixes fresh noise into their sources
     times: TimeSampler = field(default_factory=Uniform)  # UShaped has more at both ends, where reflow is hardest
     distance: Distance = squared
-    reverse: float = 0.0  # share of pairs by inversion of real data, which anchor the student to the data
     steps: Count = 4  # of the sampler of the student
     space: Prediction | None = None  # of the errors; None is that of the teacher
     anneal: int = 0  # microbatches over which fresh noise is replaced by the sources of the pairs; 0 for none
+    rounds: Count = field(default=1, kw_only=True)  # each with the student of the one before as its teacher
 
     def __post_init__(self) -> None:
         require(
             self.anneal >= 0,
             f"Reflow got anneal={self.anneal}; it is a number of microbatches: give 0 for none, or half of the run",
         )
-        require(0 <= self.reverse <= 1, f"Reflow got reverse={self.reverse}; it is a share of the pairs: give 0 to 1")
-        require(
-            self.count is None or self.count >= 1,
-            f"Reflow got count={self.count}; it is a number of pairs: give 1 or more, or none for one per datum",
-        )
+        super().__post_init__()
 
     def networks(self, teacher: Flow) -> dict[str, nn.Module]:
         return {"student": copied(teacher)}
 
-    def data(self, teacher: Flow, batch: Batch, rng: Rng) -> Batch:
-        return teacher_pairs(self.sampler, self.count, self.reverse, teacher, batch, rng)
-
-    def heldout(self, teacher: Flow, batch: Batch, rng: Rng) -> Batch:
-        return teacher_pairs(self.sampler, None, self.reverse, teacher, batch, rng)
-
-    def feed(self, teacher: Flow, data: Batch, rng: Rng) -> Batch | Microbatches:
+    def feed(self, teacher: Flow, data: Any, rng: Rng) -> Batch | Microbatches:
         if not self.anneal:
-            return data
+            return data  # type: ignore[no-any-return]
         require(
             isinstance(teacher.source, Gaussian),
             f"Reflow got anneal={self.anneal} and a teacher from {type(teacher.source).__name__}; a mixture with fresh "
@@ -109,7 +98,7 @@ class Reflow(Distillation):
 
 
 @dataclass(frozen=True)
-class OneStep(Distillation):
+class OneStep(PairMethod):
     """One-step distillation: one evaluation maps a source point to a datum.
 
     min E |x0 + v(x0, 0, cond) - x1|^2 on pairs of the teacher: reflow with all times at 0, errors of the datum
@@ -122,27 +111,11 @@ class OneStep(Distillation):
     1
     """
 
-    sampler: Sampler = field(default_factory=lambda: Sampler(50))  # of the pairs; its guidance is learned too
-    count: int | None = None  # pairs; None is one for every datum
     distance: Distance = squared
-    reverse: float = 0.0  # share of pairs by inversion of real data
     hops: NonNegative = 0.0  # weight of two steps of the teacher from fresh noise, as in TwoHops; 1 is usual
-
-    def __post_init__(self) -> None:
-        require(0 <= self.reverse <= 1, f"OneStep got reverse={self.reverse}; it is a share of the pairs: give 0 to 1")
-        require(
-            self.count is None or self.count >= 1,
-            f"OneStep got count={self.count}; it is a number of pairs: give 1 or more, or none for one per datum",
-        )
 
     def networks(self, teacher: Flow) -> dict[str, nn.Module]:
         return {"student": copied(teacher)}
-
-    def data(self, teacher: Flow, batch: Batch, rng: Rng) -> Batch:
-        return teacher_pairs(self.sampler, self.count, self.reverse, teacher, batch, rng)
-
-    def heldout(self, teacher: Flow, batch: Batch, rng: Rng) -> Batch:
-        return teacher_pairs(self.sampler, None, self.reverse, teacher, batch, rng)
 
     def objective(self, teacher: Flow) -> FlowMatching | TwoHops:
         require(
@@ -225,24 +198,3 @@ def pair_objective(
     return RowMatching(
         teacher.path, coupling, times, distance=distance, known=0.0
     )  # the pairs have known cells already
-
-
-def teacher_pairs(sampler: Sampler, count: int | None, reverse: float, teacher: Flow, batch: Batch, rng: Rng) -> Batch:
-    """Pairs for a student: from the source by sampling, and a share from the data by inversion."""
-    groups = columns_of(teacher.field)
-    if groups is not None and batch.cond is None and traits_of(teacher.field).cells:
-        batch = RowMatching().reveal(batch, groups, rng.fork("known"))
-    total = len(batch.x1) if count is None else count
-    back = round(reverse * total)
-    parts = []
-    if total > back:
-        some = batch
-        if total - back != len(batch.x1):
-            some = take(batch, rng.fork("conditions").integers(len(batch.x1), total - back).to(batch.x1.device))
-        size = max(256, 2**18 // batch.x1[0].numel())
-        pairs = reflow_pairs(teacher, sampler, some, rng.fork("pairs"), batch_size=size)
-        parts.append(pairs if groups is None else completed_rows(pairs, groups))
-    if back:
-        chosen = rng.fork("anchors").integers(len(batch.x1), back).to(batch.x1.device)
-        parts.append(inverted_pairs(teacher, sampler, take(batch, chosen)))
-    return replace(stack(parts), weight=None)

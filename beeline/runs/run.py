@@ -15,6 +15,7 @@ import contextlib
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from beeline.config.translation import versioned
 from beeline.core.declared import missing
 from beeline.core.errors import require
 from beeline.core.files import locked, sweep, write_text
-from beeline.core.modes import AUTO, Device, eval_mode
+from beeline.core.modes import AUTO, Device
 from beeline.core.protocols.data import DataSet
 from beeline.core.protocols.flows import SplitSource, StoredCoupling, source_of
 from beeline.core.protocols.objectives import Objective, spec_of
@@ -45,15 +46,16 @@ from beeline.paths.affine import Linear
 from beeline.runs.bundle import Bundle, load
 from beeline.runs.live.page import LivePage
 from beeline.runs.networks import build_network, check_network
+from beeline.runs.pairs.opening import of_method
+from beeline.runs.pairs.rounds import after_rounds, measured_round
+from beeline.runs.previews import predicted_peak, previews
 from beeline.runs.run_directory import how_to_continue, ready, unstarted
 from beeline.sampling.guidance.null import check_null, learned_null
 from beeline.sampling.sampler import Sampler
-from beeline.training.callbacks import Previews
 from beeline.training.config import Training
 from beeline.training.distributed.parallel import SingleDevice, on_rank_zero
 from beeline.training.fit import fit
 from beeline.training.logs.run_log import JsonLines
-from beeline.training.plan import plan
 
 Log = Callable[[dict[str, Any]], None]
 COMPARED = 2**24  # encoded numbers of held-out data, and of training data for baselines, where these are many
@@ -124,6 +126,7 @@ class Prepared:
     heldout: HeldOut | None
     finish: Callable[[Any], Bundle]  # trained networks -> bundle
     rows: torch.Tensor  # training data [N,*S], or some of them
+    measure: Callable[[Bundle], dict[str, Any]] = lambda bundle: {}  # trained bundle -> what its lineage records
 
 
 def prepare(run: Run) -> Prepared:
@@ -210,10 +213,11 @@ def prepare_distilled(run: Distilled, device: Device = AUTO) -> Prepared:
     if isinstance(source_points, SplitSource):
         source_points = source_points.training()
     learned = dataclasses.replace(teacher.flow, source=source_points)
-    unseen = run.method.heldout(
+    store, method = of_method(run.method, learned)
+    unseen = method.heldout(
         teacher.flow, take(other, torch.arange(min(len(other.x1), HELDOUT_PAIRS))), rng.fork("unseen")
     )
-    pairs = run.method.data(learned, batch, rng.fork("pairs"))
+    pairs = method.data(learned, batch, rng.fork("pairs")) if store is None else store.head(SHOWN)
     initial = teacher.flow  # methods copy the network of the flow that they are given
     if run.network is not None:
         made = build_network(run.network, objective, run.seed, teacher.modality, batch)
@@ -241,12 +245,17 @@ def prepare_distilled(run: Distilled, device: Device = AUTO) -> Prepared:
             lineage["start"] = str(run.start)
         return dataclasses.replace(teacher, flow=flow, sampler=sampler, lineage=lineage)
 
+    def measure(bundle: Bundle) -> dict[str, Any]:
+        return measured_round(teacher, bundle, pairs, batch, other, rng.fork("measure"))
+
     heldout = HeldOut(objective, unseen, train=pairs, rng=rng.fork("heldout"))
-    feed = run.method.feed(teacher.flow, pairs, rng.fork("feed"))
-    return Prepared(run.method.networks(initial), objective, feed, heldout, finish, pairs.x1)
+    stored = pairs if store is None else store.ordered(rng.fork("stored"))
+    feed = method.supply(learned, stored, batch, rng.fork("feed"))
+    return Prepared(method.networks(initial), objective, feed, heldout, finish, pairs.x1, measure)
 
 
 HELDOUT_PAIRS = 512  # pairs of the held-out loss of a student
+SHOWN = 4096  # stored pairs with which a student's samples are compared
 
 
 def train(
@@ -299,6 +308,9 @@ def _train(
     callbacks: Sequence[Callback],
 ) -> Bundle:
     """Train a run in a locked directory, to which nothing is written before the first step has succeeded."""
+    recipe = to_yaml(run)
+    if isinstance(run, Distilled):
+        run = after_rounds(run, out, recipe, partial(train, device=where, parallel=engine, log=log, live=False))
     work = prepare(run) if isinstance(run, Run) else prepare_distilled(run, where)
     if not engine.shards:  # a sharded network need not fit on one device
         for net in work.networks.values() if isinstance(work.networks, Mapping) else (work.networks,):
@@ -311,7 +323,7 @@ def _train(
         nonlocal started
         if not started and "loss" in entry:
             (out / "samples").mkdir(parents=True, exist_ok=True)
-            write_text(out / "run.yaml", to_yaml(run))
+            write_text(out / "run.yaml", recipe)
             started = True
         lines(entry)
         if log is not None:
@@ -344,48 +356,11 @@ def _train(
     profiles = run.training.profiles
     average = config.describe(profiles[0]) if profiles else None  # of the weights in the bundle
     bundle = dataclasses.replace(bundle, flow=flow, lineage={**bundle.lineage, "average": average})
+    bundle = dataclasses.replace(bundle, lineage={**bundle.lineage, **work.measure(bundle)})
     if engine.rank == 0:
         bundle.save(out / "bundle")
     engine.total(torch.zeros(1))  # no process loads the bundle before it is written
     return load(out, device=where)
-
-
-def predicted_peak(work: Prepared, training: Training, rng: Rng) -> int | None:
-    """The predicted peak of memory in bytes; None where a trial step fails."""
-    try:
-        return plan(work.networks, work.objective, work.data, training, rng=rng, trial=0).peak
-    except RuntimeError:  # the run itself raises it
-        return None
-
-
-def previews(work: Prepared, folder: Path, every: int, writes: bool, limited: bool) -> list[Previews]:
-    """Previews of the raw and the averaged network, from fixed noise and held-out conditions."""
-    networks = work.networks if isinstance(work.networks, Mapping) else {"network": work.networks}
-    if len(networks) > 1 or work.heldout is None:
-        return []  # which of them samples is known after training only
-
-    def bundle(net: Any) -> Bundle:
-        return work.finish({name: net for name in networks} if isinstance(work.networks, Mapping) else net)
-
-    shown = bundle(next(iter(networks.values())))
-    kind = {"image/png": "png", "text/html": "html"}.get("" if shown.modality is None else shown.modality.preview_type)
-    if kind is None:
-        return []
-    modality = shown.modality
-    assert modality is not None
-    some = take(work.heldout.data, torch.arange(min(modality.previewed, len(work.heldout.data.x1))))
-    real = modality.decode(work.rows[: modality.previewed].cpu())
-
-    def render(net: Any) -> bytes:
-        sampled = bundle(net)
-        x1 = sampled.draw(sampled.start(range(len(some.x1))), some.cond)
-        image: bytes = modality.preview_beside(modality.decode(x1.cpu()), real)
-        return image
-
-    two = take(some, torch.arange(min(2, len(some.x1))))
-    with eval_mode(shown.flow.field):  # a sampler that cannot work is refused before the training
-        shown.draw(shown.start(range(len(two.x1))), two.cond)
-    return [Previews(render, folder, every, kind, writes, limited)]
 
 
 def to_yaml(run: Any) -> str:

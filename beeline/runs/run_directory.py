@@ -73,6 +73,7 @@ def unstarted(out: Path) -> bool:
         "trackers.json",
         "tensorboard",
         "wandb",
+        "rounds",  # those before the last, which continue
         LOCK,
     }
     return (

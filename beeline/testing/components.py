@@ -44,6 +44,7 @@ PROTOCOLS: Mapping[str, type] = {
     "noisings": games.Noising,
     "objectives": objectives.Objective,
     "optimizers": training.Optimizer,
+    "pair_filters": training.PairFilter,
     "paths": flows.Path,
     "predictions": flows.Prediction,
     "real_samples": games.RealSamples,

@@ -173,6 +173,7 @@ EXAMPLES = {
     "sources.DatasetSource": "DatasetSource(Digits(), Image((1, 8, 8), levels=17))",
     "runs.Run": "Run(Digits(), {'is': 'networks.DiT', 'width': 16}, training=Training(10, lr=OneCycle()))",
     "runs.Distilled": "Distilled('demo/teacher', Reflow())",
+    "pair_filters.LowestEnergy": "LowestEnergy(Near((0.5, 1.0)), 0.25)",
     "distributions.Gaussian": "distributions.Gaussian((0.0, 1.0), (1.0, 2.0))",
     "distributions.GaussianMixture": "GaussianMixture(((0.0, 1.0), (2.0, 2.0)), (0.5, 1.0))",
 }

@@ -327,6 +327,18 @@ class Distillation(Protocol):
         )
 
 
+class PairFilter(Protocol):
+    """Chooses among the pairs of a teacher.  Inherit this class: ``fit`` has a default."""
+
+    def fit(self, data: Batch | None) -> PairFilter:
+        """The filter fitted to the teacher's training data, where it needs them."""
+        return self
+
+    def __call__(self, pairs: Batch) -> Tensor:
+        """[B] bool, True for the pairs (x0, x1, cond) that are kept."""
+        ...
+
+
 class Fit(Protocol):
     """Finds (schedule, solver) for a number of steps on a problem.  ``FitBase`` has the default of ``logged``."""
 

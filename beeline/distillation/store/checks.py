@@ -117,4 +117,4 @@ def is_noise(x: Tensor) -> bool:
     each = (rows.square().mean(1) - 1) * math.sqrt(size / 2)  # mean 0 and variance 1
     square = float(each.mean()) * math.sqrt(count)
     spread = (float(each.square().mean()) - 1) / math.sqrt((2 + 12 / size) / count)
-    return max(abs(mean), abs(square), spread) <= SURE
+    return max(abs(mean), abs(square), abs(spread)) <= SURE

@@ -10,14 +10,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from beeline.core.errors import require
 from beeline.core.files import PART, claimed, write_tensors
 from beeline.core.modes import device_of, eval_mode
+from beeline.core.protocols.training import PairFilter
 from beeline.core.rng import Rng
 from beeline.core.types import Batch, map_cond, stack, take
 from beeline.distillation.pairs import starts
 from beeline.distillation.store.conditions import Conditions
-from beeline.distillation.store.filters import PairFilter
 from beeline.distillation.store.manifest import DTYPES, Manifest
 from beeline.fields.flow import Flow
 from beeline.objectives.tables import columns_of, completed_rows
@@ -61,13 +60,7 @@ class Maker:
         keyed = self.sampler.seeded(rows, "pairs", self.rng.seed, *self.rng.path)
         pairs = Batch(keyed(self.flow, x0, cond).to(x0.dtype), x0, cond)
         groups = columns_of(self.flow.field)
-        pairs = pairs if groups is None else completed_rows(pairs, groups)
-        require(
-            bool(torch.isfinite(pairs.x1).all()),
-            f"the teacher gave data that are not finite for the pairs {rows[0]} to {rows[-1]}; check it with beeline "
-            "sample, or give a sampler with more steps",
-        )
-        return pairs
+        return pairs if groups is None else completed_rows(pairs, groups)
 
     def tensors(self, rows: range, dtype: torch.dtype) -> dict[str, Tensor]:
         """A shard: end points, the numbers of kept pairs where filters removed some, and entries of the conditions."""

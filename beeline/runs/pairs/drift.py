@@ -36,7 +36,7 @@ class Drift(NamedTuple):
 
 
 def drift(made: Tensor, data: Tensor, held: Tensor | None, rng: Rng) -> Drift:
-    """The drift of generated data [N,*S] from real ones, on at most ``ROWS`` of each."""
+    """The drift of generated data [N,*S] from real ones, on at most ``ROWS`` of each; at least 2 of each."""
     few = lambda x, name: take(Batch(x), rng.fork(name).permutation(len(x))[:ROWS].to(x.device)).x1.cpu()  # noqa: E731
     energy, real = Energy(rows=ROWS), few(data, "data")
     distance = energy(real, few(made, "made"), rng.fork("energy"))

@@ -13,15 +13,15 @@ import torch
 from beeline.config import build as config
 from beeline.core.declared import traits_of
 from beeline.core.errors import BeelineError, require
-from beeline.core.files import PART, write_tensors
-from beeline.core.modes import AUTO, Device, device_of
+from beeline.core.files import PART, digest, write_tensors
+from beeline.core.modes import AUTO, Device, device_of, tensors_of
 from beeline.core.protocols.flows import SplitSource
+from beeline.core.protocols.training import PairFilter
 from beeline.core.rng import Rng
 from beeline.core.types import Batch
 from beeline.data.modality import complete
 from beeline.distillation.store.checks import teacher_digest
 from beeline.distillation.store.conditions import Conditions
-from beeline.distillation.store.filters import PairFilter
 from beeline.distillation.store.making import Maker, absent, fill, pair_bytes, usual_shard
 from beeline.distillation.store.manifest import DTYPES, MANIFEST, Manifest, read_manifest
 from beeline.distillation.store.reading import CONDITIONS, PairStore, kept, opened, pair_key
@@ -29,6 +29,8 @@ from beeline.evaluation.evaluate import takes_conditions
 from beeline.objectives.tables import RowMatching, columns_of
 from beeline.runs.bundle import NUMBERS, Bundle, load
 from beeline.runs.pairs.drift import ROWS, drift
+from beeline.runs.pairs.planning import PairPlan
+from beeline.runs.run_directory import flat
 from beeline.sampling.guidance.guide import Plain
 from beeline.sampling.sampler import Sampler
 from beeline.sampling.steering.modalities import for_modality
@@ -37,30 +39,7 @@ from beeline.solvers.wrappers import complete as complete_solver
 from beeline.training.feed.cache import waiting_lock
 from beeline.training.memory import Tracker, size
 
-LONG = 30.0  # seconds of a trial, above which a larger one is not made
-
-
-@dataclass(frozen=True)
-class PairPlan:
-    """What the pairs that are missing take: bytes on disk and in memory, and seconds of one process."""
-
-    pairs: int
-    shards: int
-    disk: int  # bytes
-    free: int  # bytes on the disk
-    memory: int  # bytes of one process
-    seconds: float | None  # None where it was not measured
-    sampler: str = ""
-
-    def lines(self) -> list[str]:
-        """The plan as lines of text."""
-        text = "not measured" if self.seconds is None else _duration(self.seconds) + " in one process"
-        return [
-            f"pairs     {self.pairs:,} in {self.shards:,} shards, {self.sampler}",
-            f"disk      {size(self.disk)}, of which {size(self.free)} are free",
-            f"memory    {size(self.memory)} in every process",
-            f"time      {text}",
-        ]
+SHORT = 2.0  # seconds of a trial, below which a larger one is made
 
 
 @dataclass(frozen=True)
@@ -95,16 +74,16 @@ class Job:
         return PairPlan(left, len(missing), disk, free, weights + shard + used, seconds, steps)
 
     def _trial(self, left: int) -> tuple[float, int]:
-        """(expected seconds, bytes of a batch), from two pairs and from a full batch where that does not take long."""
+        """(expected seconds, bytes of a batch), from two pairs, or from up to a full batch where that is short."""
         make, batch = self.make, min(left, self.make.batch_size)
         with Tracker() as tracker:
             make.trial(1)
         threads = torch.get_num_threads() if self._on_cpu else 1
         count = min(2, left)
         taken = make.trial(count)
-        full = min(left, batch * threads)
-        if full > count and taken * full / count < LONG * threads:
-            count, taken = full, make.trial(full)
+        while taken < SHORT and count < min(left, batch * threads):
+            count = min(8 * count, left, batch * threads)
+            taken = make.trial(count)
         return taken * left / count, tracker.peak * batch * threads
 
     @property
@@ -134,7 +113,7 @@ class Job:
         return replace(store, manifest=read_manifest(self.folder))
 
     def _drift(self, store: PairStore) -> dict[str, Any]:
-        if self.data is None:
+        if self.data is None or min(len(self.data.x1), len(store)) < 2:
             return {}
         held = None if self.held is None else self.held.x1
         return {"drift": drift(store.head(ROWS).x1, self.data.x1, held, Rng(0).fork("drift"))._asdict()}
@@ -154,6 +133,7 @@ def pairs(
     filters: Sequence[PairFilter] = (),
     data: Any = None,
     batch_size: int | None = None,
+    name: str = "",
     device: Device = AUTO,
     trial: bool = True,
     say: Callable[[str], None] = lambda text: None,
@@ -169,7 +149,8 @@ def pairs(
     "float16" or "float64".
     ``filters``: components of ``beeline list pair-filters``; ``n`` counts the pairs before they are filtered.
     ``data``: a data set in the place of the flow's training data.
-    ``trial``: whether the time is measured first.  ``say`` is called with lines of text: the plan and the progress.
+    ``name``: of the bundle, for the manifest.  ``trial``: whether the time is measured first.  ``say`` is called with
+    lines of text: the plan and the progress.
 
     Raises BeelineError before any work for a disk that is too small, for other files or pairs in ``out``, for guidance
     without conditions, for a sampler with noise, and for conditions that are not known.
@@ -187,6 +168,7 @@ def pairs(
         filters=filters,
         data=data,
         batch_size=batch_size,
+        name=name,
         device=device,
     )
     for line in job.plan(trial).lines():
@@ -211,10 +193,11 @@ def prepared(
     filters: Sequence[PairFilter] = (),
     data: Any = None,
     batch_size: int | None = None,
+    name: str = "",
     device: Device = AUTO,
 ) -> Job:
     """The job of ``pairs`` with the same arguments, before anything is written."""
-    name = "" if isinstance(bundle, Bundle) else str(bundle)
+    name = name or ("" if isinstance(bundle, Bundle) else str(bundle))
     bundle = bundle if isinstance(bundle, Bundle) else load(bundle, device=device)
     require(n >= 1, f"n={n} pairs were requested, which is no count; give a whole number from 1")
     require(dtype in DTYPES, f"the dtype of pairs is one of {', '.join(DTYPES)}, and {dtype!r} was given; give one")
@@ -230,6 +213,7 @@ def prepared(
     require(shape is not None, "the bundle does not know the shape of a datum; save it with a modality")
     train, held = _data(bundle, data, needed=cond is None and takes_conditions(flow))
     conditions = _conditions(bundle, cond, train, balanced, Rng(seed).fork("conditions"))
+    chosen_filters = tuple(chosen.fit(train) for chosen in filters)
     numel = torch.Size(shape).numel()
     batch = batch_size or min(n, 2048, max(256, NUMBERS // max(1, numel)))
     manifest = Manifest(
@@ -247,12 +231,12 @@ def prepared(
         conditions={}
         if conditions is None
         else {"different": len(conditions), "balanced": balanced, "digest": conditions.digest()},
-        filters=tuple(config.describe(chosen) for chosen in filters),
+        filters=tuple(_described(chosen) for chosen in chosen_filters),
         notes={"bundle": name} if name else {},
     )
     like = torch.empty(0, *manifest.shape, dtype=DTYPES[dtype] if dtype == "float64" else torch.float32)
     make = Maker(
-        flow, for_modality(how, bundle.modality), pair_key(seed), like, conditions, tuple(filters), min(n, batch)
+        flow, for_modality(how, bundle.modality), pair_key(seed), like, conditions, chosen_filters, min(n, batch)
     )
     if folder.exists():
         free_for(folder, manifest)
@@ -263,12 +247,12 @@ def free_for(folder: Path, manifest: Manifest) -> bool:
     """Whether a folder holds pairs with these settings; BeelineError for other pairs, and for other files."""
     require(not folder.is_file(), f"{folder} is a file; pairs need a directory: choose another one")
     if (folder / MANIFEST).is_file():
-        old, new = read_manifest(folder).settings(), manifest.settings()
-        changed = [name for name in new if old.get(name) != new[name]]
+        old, new = flat(read_manifest(folder).settings()), flat(manifest.settings())
+        changed = [name for name in {**old, **new} if old.get(name) != new.get(name)]
         require(
             not changed,
             f"{folder} holds pairs with other settings: "
-            + "; ".join(f"{name} was {_short(old.get(name))}, is now {_short(new[name])}" for name in changed[:4])
+            + "; ".join(f"{name} was {_short(old.get(name))}, is now {_short(new.get(name))}" for name in changed[:4])
             + "; nothing is overwritten: give the settings that it was begun with, or another folder",
         )
         for shard in set(range(manifest.shards)) - set(absent(folder, manifest)):
@@ -277,6 +261,15 @@ def free_for(folder: Path, manifest: Manifest) -> bool:
     own = sorted(p.name for p in folder.iterdir() if not p.name.startswith(".") and p.name != CONDITIONS)
     require(not own, f"{folder} holds other files ({', '.join(own[:3])}); give an empty or a new folder")
     return False
+
+
+def _described(chosen: PairFilter) -> Any:
+    """A filter as plain data: by its settings, or by its name and weights where it holds a network."""
+    try:
+        return config.describe(chosen)
+    except BeelineError:
+        tensors = {str(i): tensor for i, tensor in enumerate(tensors_of(chosen))}
+        return {"is": type(chosen).__name__, "tensors": digest(tensors)}
 
 
 def _short(value: Any) -> str:
@@ -352,9 +345,3 @@ def most(cond: Any) -> int:
 
 def _existing(folder: Path) -> Path:
     return next(p for p in (folder, *folder.resolve().parents) if p.exists())
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 120:
-        return f"about {seconds:.3g} s"
-    return f"about {seconds / 60:.0f} min" if seconds < 7200 else f"about {seconds / 3600:.1f} h"

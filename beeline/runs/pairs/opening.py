@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from beeline.config import build as config
+from beeline.core.protocols.training import Distillation
 from beeline.core.rng import Rng
 from beeline.distillation.store.checks import check_store
 from beeline.distillation.store.manifest import read_manifest
@@ -28,3 +30,11 @@ def open_pairs(folder: str | Path, teacher: Bundle | Flow | None = None, *, seed
     if teacher is not None:
         check_store(store, teacher.flow if isinstance(teacher, Bundle) else teacher)
     return store.ordered(Rng(seed).fork("order"))
+
+
+def of_method(method: Distillation, teacher: Flow) -> tuple[PairStore | None, Distillation]:
+    """The stored pairs that a method names, checked, and the method with their sampler; (None, method) without any."""
+    if method.store is None:
+        return None, method
+    store = open_pairs(method.store, teacher)
+    return store, replace(method, sampler=store.sampler)  # type: ignore[type-var]
