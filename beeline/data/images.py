@@ -76,6 +76,10 @@ class Images:
     def __len__(self) -> int:
         return len(self.pixels)
 
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
+        """The pixels [N,H,W,C], so that NumPy functions take images."""
+        return np.array(self.pixels, dtype) if copy else np.asarray(self.pixels, dtype)
+
     def rows(self, index: Any) -> Images:
         """The images at ``index``, an integer array or a slice."""
         labels = None if self.labels is None else self.labels[index]

@@ -65,6 +65,10 @@ class PointSet:
     def __len__(self) -> int:
         return len(self.values)
 
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
+        """The values [N,D], so that NumPy functions take points."""
+        return np.array(self.values, dtype) if copy else np.asarray(self.values, dtype)
+
     def rows(self, index: Any) -> PointSet:
         """The points at ``index``, an integer array or a slice."""
         labels = None if self.labels is None else self.labels[index]

@@ -16,6 +16,9 @@ from beeline.core.errors import BeelineError, require
 from beeline.core.files import replacing
 from beeline.core.rng import Rng
 from beeline.data.arrays import as_array, as_frame, as_labels, as_pictures, with_labels
+from beeline.data.images import Images
+from beeline.data.points import PointSet
+from beeline.data.signals.arrays import ArraySet
 
 LIMIT = 8 << 30  # bytes of items that are collected from a data set of torch
 
@@ -63,6 +66,10 @@ def collected(data: Any, labels: Any) -> tuple[Any, Any]:
     if isinstance(data, tuple) and len(data) == 2:
         require(labels is None, "labels were given beside a pair (data, labels); give them once")
         return data
+    if isinstance(data, Images | PointSet | ArraySet):  # samples of a flow, with their own labels
+        require(labels is None, f"labels were given beside {type(data).__name__}, which hold their own")
+        own_labels = data.labels if data.labels is None or not data.names else np.asarray(data.names)[data.labels]
+        return np.asarray(data), own_labels
     if not isinstance(data, Dataset | DataLoader):
         return data, labels
     kind = type(data).__name__

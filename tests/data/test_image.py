@@ -11,6 +11,8 @@ import beeline as bl
 from beeline.data.image_files import Digits, ImageFile
 from beeline.data.images import Image, Images
 from beeline.data.pictures.augmentations import Flip
+from beeline.data.points import PointSet
+from beeline.data.signals.arrays import ArraySet
 
 NOISE = np.random.default_rng(0)
 
@@ -305,3 +307,11 @@ def test_images_of_named_classes_are_written_and_read_again(tmp_path):
     split = {"x_train": raw.pixels, "y_train": np.array(["b", "a", "b"]), "x_test": raw.pixels[:1]}
     np.savez(tmp_path / "split.npz", **split, y_test=np.array(["b"]))
     assert ImageFile(str(tmp_path / "split.npz")).load()[1].labels.tolist() == [1]
+
+
+def test_numpy_takes_images_points_and_arrays() -> None:
+    pixels = np.arange(32, dtype=np.uint8).reshape(2, 4, 4, 1)
+    assert np.array_equal(np.asarray(Images(pixels)), pixels) and np.asarray(Images(pixels), float).dtype == float
+    assert np.array(Images(pixels)) is not pixels and np.array(Images(pixels)).shape == (2, 4, 4, 1)
+    assert np.asarray(PointSet(np.ones((3, 2)))).shape == (3, 2)
+    assert np.asarray(ArraySet(np.ones((3, 2, 5)))).shape == (3, 2, 5)

@@ -13,7 +13,9 @@ from PIL import Image as Picture
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 import beeline as bl
+from beeline.core.errors import BeelineError
 from beeline.data.arrays import as_frame, as_labels, as_pictures
+from beeline.data.images import Images
 from beeline.recipes import in_memory
 from beeline.recipes.in_memory import collected, stored
 
@@ -102,3 +104,14 @@ def test_a_frame_of_polars() -> None:
 def test_half_precision_and_devices(tmp_path: Path) -> None:
     with np.load(stored(X.bfloat16().requires_grad_(), None, tmp_path / "run")) as arrays:
         np.testing.assert_array_equal(arrays["points"], X.numpy())
+
+
+def test_samples_of_a_flow_keep_their_labels(tmp_path: Path) -> None:
+    pixels = np.arange(3 * 16, dtype=np.uint8).reshape(3, 4, 4, 1)
+    made = Images(pixels, np.array([1, 0, 1]), ("cat", "dog"))
+    with np.load(stored(made, None, tmp_path / "run")) as arrays:
+        found = {name: arrays[name] for name in arrays.files}
+    assert any(np.array_equal(np.squeeze(a), np.squeeze(pixels)) for a in found.values())
+    with pytest.raises(BeelineError, match="hold their own"):
+        stored(made, [0, 1, 0], tmp_path / "other")
+    assert [a.tolist() for a in found.values() if len(a) == 3 and a.ndim == 1][0] in ([1, 0, 1], ["dog", "cat", "dog"])

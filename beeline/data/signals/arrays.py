@@ -57,6 +57,10 @@ class ArraySet:
     def __len__(self) -> int:
         return len(self.values)
 
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
+        """The values, so that NumPy functions take them."""
+        return np.array(self.values, dtype) if copy else np.asarray(self.values, dtype)
+
     def rows(self, index: Any) -> ArraySet:
         """The arrays at ``index``, an integer array or a slice."""
         return ArraySet(self.values[index], None if self.labels is None else self.labels[index], self.names)
