@@ -25,14 +25,20 @@ LONGEST = 120.0  # seconds for all seeds of one id on one core
 
 
 def ids() -> list[str]:
-    """The ids of all methods that have a claim file."""
-    return sorted(m.name[1:] for m in pkgutil.iter_modules(__path__) if m.name[0] == "c" and m.name[1:].isdigit())
+    """The ids of all methods that have a claim file: a number, or a name."""
+    names = (m.name[1:] for m in pkgutil.iter_modules(__path__) if m.name[0] == "c")
+    return sorted(name.removeprefix("_") for name in names if name.isdigit() or name.startswith("_"))
+
+
+def file_of(method: str) -> str:
+    """The name of the module of a method: c109, or c_pdd."""
+    return f"c{method}" if method.isdigit() else f"c_{method}"
 
 
 def claim(method: str) -> Any:
     """The module with the claims of one method."""
     require(method in ids(), f"there is no claim file for {method!r}; {nearest(method, ids())}")
-    return importlib.import_module(f"benchmarks.claims.c{method}")
+    return importlib.import_module(f"benchmarks.claims.{file_of(method)}")
 
 
 def run(method: str, seeds: int | None = None, started: Callable[[int], None] = lambda seed: None) -> dict[str, Any]:

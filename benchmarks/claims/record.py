@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import report
+from benchmarks.claims import file_of
 
 FOLDER = Path(__file__).parent
 PACKAGE = FOLDER.parent.parent / "beeline"
@@ -35,7 +36,7 @@ def add(method: str, entry: dict[str, Any], path: Path = FILE) -> None:
 
 def code(method: str) -> dict[str, str]:
     """Hashes of the present code of the claim (its file and those it imports) and of the package."""
-    return {"claim_code": _digest(_files(f"c{method}")), "package_code": _digest(sorted(PACKAGE.rglob("*.py")))}
+    return {"claim_code": _digest(_files(file_of(method))), "package_code": _digest(sorted(PACKAGE.rglob("*.py")))}
 
 
 def current(method: str, entry: dict[str, Any] | None, seeds: int | None, *, claim_only: bool = False) -> bool:
