@@ -63,6 +63,9 @@ class ParallelDecoding(OnData):
         flow = replace(teacher, field=networks["student"], independent=False)
         return flow, Sampler(self.evaluations, schedule=self.schedule, solver=FlowMapStep())
 
+    def taught(self, sampler: Sampler) -> Sampler:
+        return replace(sampler, guidance=self.guidance)
+
     def for_evaluations(self, evaluations: int) -> ParallelDecoding:
         require(
             evaluations >= 1 and self.intervals % evaluations == 0,

@@ -97,6 +97,9 @@ class PeRFlow(OnData):
         solver = process_of(flow).adapt_solver(straight_solver(teacher.path))
         return flow, Sampler(self.windows, schedule=self.schedule, solver=solver)
 
+    def taught(self, sampler: Sampler) -> Sampler:
+        return replace(sampler, guidance=self.guidance)
+
     def for_evaluations(self, evaluations: int) -> PeRFlow:
         return replace(self, windows=evaluations)
 

@@ -93,6 +93,9 @@ class Reflow(PairMethod):
         flow = replace(teacher, field=networks["student"], independent=False)
         return flow, Sampler(self.steps, solver=process_of(flow).adapt_solver(straight_solver(teacher.path)))
 
+    def taught(self, sampler: Sampler) -> Sampler:
+        return replace(sampler, guidance=self.sampler.guidance)
+
     def for_evaluations(self, evaluations: int) -> Reflow:
         return replace(self, steps=evaluations)
 
@@ -130,6 +133,9 @@ class OneStep(PairMethod):
     def student(self, teacher: Flow, networks: Mapping[str, nn.Module]) -> tuple[Flow, Sampler]:
         flow = replace(teacher, field=networks["student"], independent=False)
         return flow, Sampler(1, solver=process_of(flow).adapt_solver(straight_solver(teacher.path)))
+
+    def taught(self, sampler: Sampler) -> Sampler:
+        return replace(sampler, guidance=self.sampler.guidance)
 
     def for_evaluations(self, evaluations: int) -> OneStep:
         require(

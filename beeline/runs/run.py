@@ -236,10 +236,14 @@ def prepare_distilled(run: Distilled, device: Device = AUTO) -> Prepared:
         flow, sampler = run.method.student(teacher.flow, networks)
         lineage = {
             "made_by": config.describe(run.method)["is"],
+            "method": config.describe(run.method),
             "data": config.describe(source),
             "seed": run.seed,
             "parent": str(run.teacher),
             "parent_weights": teacher.weights,
+            "evaluations": sampler.evaluations,
+            "grid": sampler.times().tolist(),
+            "guidance": config.describe(run.method.taught(teacher.sampler).guidance),  # that the student has learned
         }
         if run.start is not None:
             lineage["start"] = str(run.start)

@@ -12,6 +12,7 @@ from torch import Tensor
 from beeline.cli.report import plots
 from beeline.cli.report.page import Section, capitalised, component, section, slug
 from beeline.core.errors import require
+from beeline.evaluation.likeness import Likeness
 from beeline.evaluation.scores import Report, Score, compare, figure
 
 Samples = Tensor | bytes | str
@@ -167,6 +168,22 @@ def memorisation(models: Mapping[str, Report], order: Sequence[str] = ()) -> Sec
         order=list(order) or list(models),
         models={name: _pairs(report) for name, report in known.items()},
     )
+
+
+def student(
+    shown: Mapping[str, Samples],
+    found: Likeness,
+    *,
+    limits: tuple[float, float] | None = None,
+    order: Sequence[str] = (),
+) -> Section:
+    """A student beside its teacher: samples of both from the same noise, the teacher's first, and their likeness."""
+    order = list(order) or list(shown)
+    cells = {
+        name: _cell(x, f"{name}, from the same noise", 5, plots.colour(name, order), limits, f"pair-{i}")
+        for i, (name, x) in enumerate(shown.items())
+    }
+    return section("Student and teacher", "student", order=order, cells=cells, found=found)
 
 
 def lineage(chain: Sequence[Mapping[str, Any]]) -> Section:

@@ -13,6 +13,7 @@ import torch
 from beeline.cli.report import sections
 from beeline.cli.report.measuring import COUNTS, Budget, ModelResults, Status, attempt, measure_model, silent
 from beeline.cli.report.page import Section, page
+from beeline.cli.report.students import Comparison, compared
 from beeline.cli.report.tables import table_sections
 from beeline.core.errors import BeelineError
 from beeline.core.files import write_bytes, write_json, write_text
@@ -52,13 +53,19 @@ def report_run(
     data = read_data(models, missing, status)
     results = measure(models, {name: out}, n, budget=budget, status=status, real=data)
     quality = {k: own_scores(result) for k, result in results.items() if result.own is not None}
-    relabel(bundle, quality=quality).save(out / "bundle")
+    comparison: Comparison | None = None
+    if len(models) > 1:
+        status("comparing with the teacher")
+        with attempt("student and teacher", missing):
+            comparison = compared(bundle, next(iter(models.values())), budget)
+    known = {} if comparison is None else {"likeness": comparison.found.plain()}
+    relabel(bundle, quality=quality, **known).save(out / "bundle")
     with attempt("the preview", missing):
         write_preview(out, bundle, 64 if budget.left > 0 else 16)
     write_json(out / "figures.json", plain(results))
     write_text(
         out / "report.html",
-        results_page(results, f"Run {name}", [command], "", missing, real_rows(data, bundle, missing)),
+        results_page(results, f"Run {name}", [command], "", missing, real_rows(data, bundle, missing), comparison),
     )
     return quality.get(name, {})
 
@@ -134,10 +141,12 @@ def results_page(
     lead: str = "",
     missing: Sequence[str] = (),
     real: torch.Tensor | None = None,
+    comparison: Comparison | None = None,
 ) -> str:
     """The report as HTML: samples, quality against cost, details.
 
-    ``real`` are encoded held-out data, shown beside the samples.  A section that fails is left out, and the section
+    ``real`` are encoded held-out data, shown beside the samples; ``comparison`` is that of a student with its teacher,
+    which is the first model.  A section that fails is left out, and the section
     "Not measured" says why.
     """
     order, gone = list(results), [*missing, *(text for result in results.values() for text in result.missing)]
@@ -149,6 +158,8 @@ def results_page(
             parts.extend(build())
 
     add("samples", lambda: samples(results, order, real))
+    if comparison is not None:
+        add("student and teacher", lambda: [student(results, order, comparison)])
     add("tables", lambda: table_sections(results))
     if scored:
         add("quality", lambda: quality(scored, order))
@@ -206,6 +217,16 @@ def samples(results: Results, order: list[str], real: torch.Tensor | None) -> It
     yield sections.samples(shown, real=beside, columns=5, order=order, limits=limits(results), own=chosen)
 
 
+def student(results: Results, order: list[str], comparison: Comparison) -> Section:
+    """A student beside its teacher; data that are neither pictures nor points in the plane are not shown."""
+    (teacher, first), (name, _) = list(results.items())[0], list(results.items())[-1]
+    shape = tuple(first.bundle.modality.shape)
+    pictures = len(shape) == 3 and first.bundle.modality.levels is not None
+    many = {teacher: comparison.teacher, name: comparison.student}
+    shown = {k: x[: 20 if pictures else 300] for k, x in many.items()} if pictures or shape == (2,) else {}
+    return sections.student(shown, comparison.found, limits=None if pictures else plotted(many.values()), order=order)
+
+
 def grid(result: ModelResults) -> dict[float, Any]:
     """Samples for the page: images and points in the plane as tensors, other data as previews of their modality."""
     modality = result.bundle.modality
@@ -220,7 +241,12 @@ def grid(result: ModelResults) -> dict[float, Any]:
 
 def limits(results: Results) -> tuple[float, float] | None:
     """The same axis limits for all scatter plots; None if there are none."""
-    points = [x.flatten() for r in results.values() for x in r.samples.values() if x.ndim == 2 and x.shape[1] == 2]
+    return plotted(x for r in results.values() for x in r.samples.values())
+
+
+def plotted(samples: Iterable[torch.Tensor]) -> tuple[float, float] | None:
+    """The axis limits for points in the plane; None if there are none."""
+    points = [x.flatten() for x in samples if x.ndim == 2 and x.shape[1] == 2]
     if not points:
         return None
     low, high = torch.cat(points).quantile(torch.tensor([0.002, 0.998])).tolist()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -275,8 +275,11 @@ class Parallel(Protocol):
 class Distillation(Protocol):
     """A student flow from a teacher flow: its networks, its data, its objective, and how it samples.
 
-    Inherit this class: ``heldout``, ``feed``, ``supply``, ``store``, ``rounds`` and ``for_evaluations`` have defaults.
+    Inherit this class: ``heldout``, ``feed``, ``supply``, ``store``, ``rounds``, ``taught`` and ``for_evaluations`` have
+    defaults.
     """
+
+    automatic: ClassVar[bool] = False  # whether ``distill auto`` tries it with its default settings
 
     @property
     def store(self) -> str | None:
@@ -318,6 +321,10 @@ class Distillation(Protocol):
     def student(self, teacher: Flow, networks: Mapping[str, nn.Module]) -> tuple[Flow, Sampler]:
         """The flow of the trained networks, with its sampler."""
         ...
+
+    def taught(self, sampler: Sampler) -> Sampler:
+        """The sampler of the teacher whose samples the student learns, from the teacher's own: its guidance."""
+        return sampler
 
     def for_evaluations(self, evaluations: int) -> Distillation:
         """The method whose student samples with so many evaluations; ValueError for a number that it cannot have."""
