@@ -13,6 +13,7 @@ from beeline.core.ranges import Count, dataclass
 from beeline.distillation.finetune import OnData
 from beeline.distillation.students import copied
 from beeline.fields.flow import Flow
+from beeline.fields.trained import Trained
 from beeline.networks.maps.head_bank import HeadBank
 from beeline.objectives.losses.basic import Distance, squared
 from beeline.objectives.maps.decoding import DecodingMatching
@@ -62,6 +63,10 @@ class ParallelDecoding(OnData):
     def student(self, teacher: Flow, networks: Mapping[str, nn.Module]) -> tuple[Flow, Sampler]:
         flow = replace(teacher, field=networks["student"], independent=False)
         return flow, Sampler(self.evaluations, schedule=self.schedule, solver=FlowMapStep())
+
+    def trained(self, sampler: Sampler) -> Trained | None:
+        starts = self.schedule(self.intervals)[:: self.intervals // self.most]
+        return Trained(tuple(starts.tolist()))
 
     def taught(self, sampler: Sampler) -> Sampler:
         return replace(sampler, guidance=self.guidance)

@@ -16,6 +16,7 @@ from beeline.core.rng import Rng
 from beeline.core.types import Batch
 from beeline.distillation.students import copied, determines_end, error_space, straight_solver
 from beeline.fields.flow import Flow
+from beeline.fields.trained import Trained
 from beeline.objectives.alignment import SelfPerceptual
 from beeline.objectives.guided import Contrastive, ModelGuidance
 from beeline.objectives.losses.basic import Distance, squared
@@ -96,6 +97,9 @@ class PeRFlow(OnData):
         flow = replace(teacher, field=networks["student"], independent=False)
         solver = process_of(flow).adapt_solver(straight_solver(teacher.path))
         return flow, Sampler(self.windows, schedule=self.schedule, solver=solver)
+
+    def trained(self, sampler: Sampler) -> Trained | None:
+        return Trained(tuple(sampler.times().tolist()), inside=isinstance(self.times, Anywhere))
 
     def taught(self, sampler: Sampler) -> Sampler:
         return replace(sampler, guidance=self.guidance)

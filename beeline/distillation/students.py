@@ -22,6 +22,7 @@ from beeline.distillation.paired import PairMethod
 from beeline.distillation.pairs import AnnealedPairs
 from beeline.fields.flow import Data, Flow, Network, Velocity
 from beeline.fields.prediction import Boundary
+from beeline.fields.trained import Trained
 from beeline.networks.maps.spans import spanned
 from beeline.objectives.losses.basic import Distance, squared
 from beeline.objectives.matching import FlowMatching
@@ -133,6 +134,9 @@ class OneStep(PairMethod):
     def student(self, teacher: Flow, networks: Mapping[str, nn.Module]) -> tuple[Flow, Sampler]:
         flow = replace(teacher, field=networks["student"], independent=False)
         return flow, Sampler(1, solver=process_of(flow).adapt_solver(straight_solver(teacher.path)))
+
+    def trained(self, sampler: Sampler) -> Trained | None:
+        return Trained(tuple(sampler.times().tolist()))
 
     def taught(self, sampler: Sampler) -> Sampler:
         return replace(sampler, guidance=self.sampler.guidance)

@@ -18,6 +18,7 @@ from beeline.core.protocols.flows import Path, Prediction, Source
 from beeline.core.ranges import Edge, Inside, dataclass
 from beeline.core.types import Cond, Dynamics, expand_time, leaves, map_cond
 from beeline.couplings.sources import Gaussian
+from beeline.fields.trained import Trained
 from beeline.paths.affine import AffinePath, Linear
 
 
@@ -164,6 +165,7 @@ class Flow:
     source: Source = default(default_factory=Gaussian)
     independent: bool = True
     null: Any = None
+    trained: Trained | None = None  # what its method fixed about the sampling of a student; None is nothing
 
     def score(self, x: Tensor, t: Tensor, cond: Cond = None, *, v: Tensor | None = None) -> Tensor:
         """The score grad log p_t(x) [B,*S] at ``x`` [B,*S] and ``t`` [B]; pass a known velocity as ``v``.

@@ -24,6 +24,7 @@ from beeline.data.modality import check_modality
 from beeline.data.translation import DatasetSource
 from beeline.distillation.pairs import starts
 from beeline.fields.flow import Flow
+from beeline.fields.trained import trained_of
 from beeline.runs import manifest
 from beeline.sampling.sampler import Sampler
 from beeline.sampling.spread import parallel_map
@@ -239,6 +240,7 @@ class Bundle:
             "sampler": config.describe(self.sampler),
             "modality": None if self.modality is None else config.describe(self.modality),
             "null": config.describe(self.null),
+            **({} if self.flow.trained is None else {"trained": self.flow.trained.plain()}),
             "lineage": self.lineage,
         }
         if directory.exists():
@@ -345,7 +347,7 @@ def load(
     load_matching(net, read_tensors(directory / weights.file), str(directory / weights.file))
     net.eval().requires_grad_(False)
     return Bundle(
-        flow=Flow(net.to(where), cast(Any, said.path), said.source, said.independent),
+        flow=Flow(net.to(where), cast(Any, said.path), said.source, said.independent, trained=trained_of(said.trained)),
         sampler=said.sampler,
         modality=said.modality,
         lineage=dict(said.lineage or {}),

@@ -67,6 +67,7 @@ class Manifest:
     weights: Mapping[str, Any]
     null: Any = None
     lineage: Mapping[str, Any] | None = None
+    trained: Mapping[str, Any] | None = None  # what the method of a student fixed about its sampling
     content: str = ""  # SHA-256 of the other entries
 
     def __post_init__(self) -> None:

@@ -40,6 +40,7 @@ from beeline.couplings.sources import Gaussian
 from beeline.data.modality import check_modality, complete, same_modality
 from beeline.evaluation.heldout import HeldOut
 from beeline.fields.flow import Flow
+from beeline.fields.trained import Trained
 from beeline.objectives.heads import run_sampler
 from beeline.objectives.matching import FlowMatching, check_objective
 from beeline.paths.affine import Linear
@@ -50,6 +51,7 @@ from beeline.runs.pairs.opening import of_method
 from beeline.runs.pairs.rounds import after_rounds, measured_round
 from beeline.runs.previews import predicted_peak, previews
 from beeline.runs.run_directory import how_to_continue, ready, unstarted
+from beeline.sampling.guidance.guide import Plain
 from beeline.sampling.guidance.null import check_null, learned_null
 from beeline.sampling.sampler import Sampler
 from beeline.training.config import Training
@@ -234,6 +236,7 @@ def prepare_distilled(run: Distilled, device: Device = AUTO) -> Prepared:
 
     def finish(networks: Any) -> Bundle:
         flow, sampler = run.method.student(teacher.flow, networks)
+        flow = dataclasses.replace(flow, trained=trained_for(run.method, sampler))
         lineage = {
             "made_by": config.describe(run.method)["is"],
             "method": config.describe(run.method),
@@ -256,6 +259,12 @@ def prepare_distilled(run: Distilled, device: Device = AUTO) -> Prepared:
     stored = pairs if store is None else store.ordered(rng.fork("stored"))
     feed = method.supply(learned, stored, batch, rng.fork("feed"))
     return Prepared(method.networks(initial), objective, feed, heldout, finish, pairs.x1, measure)
+
+
+def trained_for(method: Distillation, sampler: Sampler) -> Trained | None:
+    """What a method fixes about the sampling of its student, with the guidance that the student has learned."""
+    found, guided = method.trained(sampler), not isinstance(method.taught(Sampler()).guidance, Plain)
+    return dataclasses.replace(found or Trained(), guided=True) if guided else found
 
 
 HELDOUT_PAIRS = 512  # pairs of the held-out loss of a student

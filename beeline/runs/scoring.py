@@ -241,9 +241,14 @@ def one_step(bundle: Bundle) -> bool:
     return bundle.sampler.evaluations == 1
 
 
+def fixed(bundle: Bundle) -> bool:
+    """Whether a bundle holds a student that can only be evaluated at the times of its sampler."""
+    return bundle.flow.trained is not None and bundle.flow.trained.fixed
+
+
 def has_trajectories(bundle: Bundle) -> bool:
     """Whether trajectories of a flow are curves in the space of the data, not of codes of states."""
-    return is_ode(bundle.flow) and not one_step(bundle) and bundle.modality.continuous
+    return is_ode(bundle.flow) and not one_step(bundle) and not fixed(bundle) and bundle.modality.continuous
 
 
 def weights_of(bundle: Bundle) -> str:

@@ -150,6 +150,9 @@ class Sampler:
         process = process_of(flow)
         solver = complete(process.adapt_solver(self.solver))
         process.check(flow, solver, times)
+        if flow.trained is not None:
+            count = count_evaluations(solver, Plain(), times) if flow.trained.fixed else None
+            flow.trained.check(times, count, not isinstance(self.guidance, Plain))
         parts = (flow, self.guidance, self.controllers)
         check_together("the state", x, *parts)
         cond = map_cond(lambda leaf: leaf.to(x.device), cond)

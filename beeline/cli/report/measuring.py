@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from beeline.core.declared import is_map
 from beeline.core.protocols.flows import Solver
 from beeline.core.rng import Rng
 from beeline.core.types import Cond, map_cond
@@ -21,7 +22,7 @@ from beeline.evaluation.evaluate import FINE, Extras
 from beeline.evaluation.scores import Report
 from beeline.evaluation.trajectory import counted
 from beeline.runs.bundle import Bundle
-from beeline.runs.scoring import PLAIN, RealData, classifier_seconds, one_step, score
+from beeline.runs.scoring import PLAIN, RealData, classifier_seconds, fixed, one_step, score
 from beeline.sampling.sampler import Sampler
 from beeline.solvers.process import is_ode
 from beeline.solvers.runge_kutta import EULER, HEUN
@@ -94,9 +95,10 @@ def measure_model(
     """
     budget = budget or Budget()
     samplers: dict[str, Sampler] = {"own": bundle.sampler}
-    if is_ode(bundle.flow) and not one_step(bundle):  # other models have no sampler but their own
+    maps = is_map(bundle.flow.field)
+    if is_ode(bundle.flow) and (maps or not one_step(bundle)) and not fixed(bundle):  # others have no other sampler
         spread = sorted(counts, key=lambda c: (c not in (min(counts), max(counts)), c))
-        samplers |= {str(c): sampler_for(c, bundle.sampler) for c in spread if c != bundle.sampler.evaluations}
+        samplers |= {str(c): sampler_for(c, bundle.sampler, maps) for c in spread if c != bundle.sampler.evaluations}
     own: Report | None = None
     reports: dict[float, Report] = {}
     samples: dict[float, Tensor] = {}
@@ -195,8 +197,13 @@ def attempt(part: str, missing: list[str]) -> Iterator[None]:
         missing.append(f"{part}: {' '.join(str(error).split()) or type(error).__name__}")
 
 
-def sampler_for(evaluations: int, like: Sampler) -> Sampler:
-    """A sampler for a number of evaluations, with the guidance of ``like``: EULER up to 3 evaluations, HEUN beyond."""
+def sampler_for(evaluations: int, like: Sampler, maps: bool = False) -> Sampler:
+    """A sampler for a number of evaluations, with the guidance of ``like``: EULER up to 3 evaluations, HEUN beyond.
+
+    That of a flow map takes so many of its own steps.
+    """
+    if maps:
+        return replace(like, steps=evaluations)
     few = evaluations < 4
     solver: Solver = EULER if few else HEUN
     steps = evaluations if few else evaluations // 2
@@ -210,7 +217,11 @@ def trajectories_of(bundle: Bundle, x0: Tensor, cond: Cond) -> Tensor:
     if not is_ode(bundle.flow):
         return x0[None]
     states: list[Tensor] = []
-    sampler = Sampler(1, solver=EULER) if one_step(bundle) else Sampler(24, guidance=bundle.sampler.guidance)
+    sampler = Sampler(24, guidance=bundle.sampler.guidance)
+    if one_step(bundle) or fixed(bundle):
+        sampler = bundle.sampler
+    elif is_map(bundle.flow.field):
+        sampler = replace(bundle.sampler, steps=24)
     sampler(bundle.flow, x0, cond, watch=lambda x, t: states.append(x.clone()))
     return torch.stack(states)
 

@@ -19,6 +19,7 @@ from beeline.core.types import Batch
 if TYPE_CHECKING:  # annotations alone: nothing here needs them to run
     from beeline.distillation.fit_solver import Problem
     from beeline.fields.flow import Flow
+    from beeline.fields.trained import Trained
     from beeline.sampling.sampler import Sampler
     from beeline.training.config import Training
     from beeline.training.distributed.parallel import Work
@@ -275,8 +276,7 @@ class Parallel(Protocol):
 class Distillation(Protocol):
     """A student flow from a teacher flow: its networks, its data, its objective, and how it samples.
 
-    Inherit this class: ``heldout``, ``feed``, ``supply``, ``store``, ``rounds``, ``taught`` and ``for_evaluations`` have
-    defaults.
+    Inherit this class: only ``networks``, ``data``, ``objective`` and ``student`` have no defaults.
     """
 
     automatic: ClassVar[bool] = False  # whether ``distill auto`` tries it with its default settings
@@ -321,6 +321,13 @@ class Distillation(Protocol):
     def student(self, teacher: Flow, networks: Mapping[str, nn.Module]) -> tuple[Flow, Sampler]:
         """The flow of the trained networks, with its sampler."""
         ...
+
+    def trained(self, sampler: Sampler) -> Trained | None:
+        """What it fixes about the sampling of its student, whose sampler is given; None fixes nothing.
+
+        The guidance of ``taught`` is added to it.
+        """
+        return None
 
     def taught(self, sampler: Sampler) -> Sampler:
         """The sampler of the teacher whose samples the student learns, from the teacher's own: its guidance."""

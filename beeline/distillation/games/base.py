@@ -16,6 +16,7 @@ from beeline.core.rng import Rng
 from beeline.core.types import Batch
 from beeline.distillation.students import copied, determines_end, error_space
 from beeline.fields.flow import Flow
+from beeline.fields.trained import Trained
 from beeline.objectives.games.game import ScoreGame
 from beeline.objectives.games.generation import affine
 from beeline.objectives.matching import FlowMatching
@@ -55,6 +56,12 @@ class GameBase(Distillation):
         # the condition was never dropped, and the coupling of noise and datum is the student's own
         flow = replace(teacher, field=networks["student"], independent=False, null={})
         return flow, self.game(teacher).generation.sampler(teacher)
+
+    def trained(self, sampler: Sampler) -> Trained | None:
+        return Trained(tuple(sampler.times().tolist()))
+
+    def taught(self, sampler: Sampler) -> Sampler:
+        return replace(sampler, guidance=self.guidance)
 
     def for_evaluations(self, evaluations: int) -> Any:
         """The method for a student of so many evaluations."""

@@ -14,6 +14,7 @@ from beeline.core.ranges import Count, dataclass
 from beeline.distillation.finetune import OnData
 from beeline.distillation.students import as_student_map
 from beeline.fields.flow import Flow
+from beeline.fields.trained import Trained
 from beeline.objectives.maps.matching import FlowMapMatching
 from beeline.objectives.maps.velocities import OfTeacher
 from beeline.sampling.guidance.guide import Plain
@@ -56,12 +57,18 @@ class FlowMapDistillation(OnData):
         """The step of the student."""
         return FlowMapStep()
 
+    def taught(self, sampler: Sampler) -> Sampler:
+        return replace(sampler, guidance=self.guidance)
+
     def for_evaluations(self, evaluations: int) -> Any:
         return replace(self, evaluations=evaluations)
 
 
 class OneJump(FlowMapDistillation):
     """Base of methods whose map has the source as its only start, so that its students take one step."""
+
+    def trained(self, sampler: Sampler) -> Trained | None:
+        return Trained(tuple(sampler.times().tolist()))
 
     def for_evaluations(self, evaluations: int) -> Any:
         require(
