@@ -127,6 +127,7 @@ CATALOGUE: dict[str, dict[str, str]] = {
     | MAP_OBJECTIVES
     | _of("objectives.games.game", "ScoreGame")
     | _of("objectives.games.distance", "SampleDistance")
+    | _of("objectives.games.composed", "WithGame", "SplitGame")
     | _of("distillation.inner_loop", "InnerLoopMatching")
     | _of("objectives.deep_supervision.objective", "DeepSupervision")
     | _of("objectives.tables", "RowMatching")

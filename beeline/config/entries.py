@@ -112,5 +112,9 @@ GAMES: dict[str, dict[str, str]] = {
 
 GAME_DISTILLATIONS: dict[str, str] = of(
     "distillation.games.matching", "DMD", "DMD2", "FDistill", "SharedDMD", "PhasedDMD", "SiD", "ScoreImplicitMatching"
-) | of("distillation.games.matching", "FisherDistill", "VariationalScore", "GuidanceAugmented")
+)
+GAME_DISTILLATIONS |= of("distillation.games.matching", "FisherDistill", "VariationalScore", "RandomGuidance")
+GAME_DISTILLATIONS |= of("distillation.games.matching", "GuidanceAugmented")
+GAME_DISTILLATIONS |= of("distillation.games.adversarial", "LADD", "SelfCooperative")
+GAME_DISTILLATIONS |= of("distillation.games.composed", "RCM", "AnyFlow", "SplitTimes")
 """Distillations by score games."""

@@ -88,6 +88,12 @@ def block_name(field: Any, block: str = "") -> str:
     """``block``, or if it is empty the name of the middle one of the repeated blocks of a field."""
     if block:
         return block
+    paths = block_paths(field)
+    return paths[(len(paths) - 1) // 2]
+
+
+def block_paths(field: Any) -> list[str]:
+    """The names of the repeated blocks of a field as modules ("backbone.block.0"); ValueError where there are none."""
     modules = dict(field.named_modules()) if isinstance(field, nn.Module) else {}
     found = ([block for stack in stacks_of(m).values() for block in stack] for m in modules.values())
     blocks = next((some for some in found if some), [])
@@ -96,7 +102,8 @@ def block_name(field: Any, block: str = "") -> str:
         f"{type(field).__name__} declares no repeated blocks; the middle one is the default: name a module with "
         "block='...'",
     )
-    return next(name for name, m in modules.items() if m is blocks[(len(blocks) - 1) // 2])
+    names = {id(m): name for name, m in modules.items()}
+    return [names[id(block)] for block in blocks]
 
 
 def block_features(network: nn.Module, block: str, batch: Batch) -> Tensor:

@@ -178,6 +178,11 @@ EXAMPLES = {
     "distributions.GaussianMixture": "GaussianMixture(((0.0, 1.0), (2.0, 2.0)), (0.5, 1.0))",
 }
 
+
+def GAME() -> object:  # noqa: N802 - as the entries of IN_CODE
+    return member("objectives.ScoreGame")(beeline.Flow(nn.Linear(1, 1)))
+
+
 # parts that hold what no file can hold: a function, a network, a data set
 IN_CODE = {
     "paths.Affine": lambda: Affine(lambda t: t**2, lambda t: 1 - t),
@@ -201,6 +206,8 @@ IN_CODE = {
     "velocities.OfTeacher": lambda: member("velocities.OfTeacher")(beeline.Flow(nn.Linear(1, 1))),
     "objectives.ScoreGame": lambda: member("objectives.ScoreGame")(beeline.Flow(nn.Linear(1, 1))),
     "objectives.SampleDistance": lambda: member("objectives.SampleDistance")(beeline.Flow(nn.Linear(1, 1))),
+    "objectives.WithGame": lambda: member("objectives.WithGame")(beeline.objectives.FlowMatching(), GAME()),
+    "objectives.SplitGame": lambda: member("objectives.SplitGame")(GAME(), GAME()),
     "objectives.TwoHops": lambda: member("objectives.TwoHops")(beeline.Flow(nn.Linear(1, 1))),
     "distances.Perceptual": lambda: member("distances.Perceptual")(nn.Linear(1, 1)),
     "features.Module": lambda: member("features.Module")(nn.Linear(1, 1), "mine"),

@@ -130,7 +130,7 @@ DROPPED = {"GuidanceFree", "ModelGuidance", "Anticipating"}
 # with a trained network, for distillation: contrastive, perceptual, PeRFlow, two hops
 OF_DISTILLATIONS = {"Contrastive", "SelfPerceptual", "Windowed", "TwoHops", "InnerLoopMatching", "GuidanceDistilled"}
 OF_DISTILLATIONS |= {"DecodingMatching", "Bootstrapping"}
-OF_DISTILLATIONS |= {"ScoreGame", "SampleDistance"}
+OF_DISTILLATIONS |= {"ScoreGame", "SampleDistance", "WithGame", "SplitGame"}
 OF_OTHER_NETWORKS = {"Regression"}  # those that are no fields, in the tests of the planner
 
 

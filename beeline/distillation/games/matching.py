@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import field, replace
 
-from beeline.core.protocols.flows import Schedule, TimeSampler
+from beeline.core.protocols.flows import Reference, Schedule, TimeSampler
 from beeline.core.protocols.games import FDivergence
 from beeline.core.ranges import Count, NonNegative, Positive, dataclass
 from beeline.distillation.games.base import GameBase, SteppedBase, matching_of
@@ -21,6 +21,7 @@ from beeline.objectives.games.terms import (
     ScoreIdentity,
     ScoreImplicit,
 )
+from beeline.sampling.guidance.guide import Unconditional
 from beeline.times.samplers import Uniform as Anywhere
 from beeline.times.schedules import Uniform
 
@@ -233,6 +234,25 @@ class VariationalScore(GameBase):
             guidance=self.guidance,
             matching=matching_of(teacher),
         )
+
+
+@dataclass(frozen=True)
+class RandomGuidance(VariationalScore):
+    """Variational score distillation with a guidance scale of the teacher that is drawn for every sample.
+
+    the objective ScoreGame with scales and a reference, which is a negative prompt where it is OtherCondition
+    Assumes a conditional teacher with a null condition, or the reference.
+    Source: Nguyen et al. 2024, SNOOPI (arXiv 2412.02687), proper guidance; the negative prompt is in training here.
+
+    >>> RandomGuidance().scales
+    (1.0, 4.0)
+    """
+
+    scales: tuple[float, float] = (1.0, 4.0)  # the lowest and the highest
+    reference: Reference = field(default_factory=Unconditional)
+
+    def game(self, teacher: Flow) -> ScoreGame:
+        return replace(super().game(teacher), scales=self.scales, reference=self.reference)
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,10 @@ from beeline.core.protocols.objectives import ObjectiveSpec
 from beeline.core.ranges import dataclass
 from beeline.core.rng import Rng
 from beeline.core.types import Batch, Loss
-from beeline.fields.flow import Flow
+from beeline.fields.flow import Flow, is_map
 from beeline.objectives.matching import ObjectiveBase
 from beeline.sampling.sampler import Sampler
+from beeline.solvers.runge_kutta import FlowMapStep
 
 
 @dataclass(frozen=True)
@@ -40,9 +41,10 @@ class SampleDistance(ObjectiveBase):
 
     def __call__(self, field: Any, batch: Batch, rng: Rng) -> Loss:
         flow = replace(self.flow, field=field, independent=False)
+        sampler = replace(self.sampler, solver=FlowMapStep()) if is_map(field) else self.sampler
         x0 = self.flow.source.sample(batch.x1, rng.fork("source"))
         with torch.no_grad(), full_precision(batch.x1.device):
-            made = wide(self.sampler(flow, x0, batch.cond))
+            made = wide(sampler(flow, x0, batch.cond))
             real = wide(batch.x1)
             per_sample = 2 * distances(made, real).mean(1) - own(made) - own(real)
         return Loss(per_sample.mean(), {"loss": per_sample.mean()}, per_sample, torch.ones_like(per_sample))

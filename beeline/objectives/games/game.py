@@ -11,12 +11,12 @@ from torch import Tensor, nn
 
 from beeline.core.errors import require
 from beeline.core.modes import eval_mode, frozen, wide_batch
-from beeline.core.protocols.flows import Guidance
-from beeline.core.protocols.games import Generation, Noising, Situation, StudentTerm
+from beeline.core.protocols.flows import Guidance, Reference
+from beeline.core.protocols.games import Generated, Generation, Noised, Noising, Situation, StudentTerm
 from beeline.core.protocols.objectives import ObjectiveSpec, Player
 from beeline.core.ranges import Count, dataclass
 from beeline.core.rng import Rng
-from beeline.core.types import Batch, Cond, Loss
+from beeline.core.types import Batch, Cond, Loss, expand_time
 from beeline.fields.flow import Flow, bind, evaluate_field
 from beeline.objectives.games import formulas
 from beeline.objectives.games.adversarial import Adversarial, logits, noised
@@ -24,7 +24,7 @@ from beeline.objectives.games.distance import SampleDistance
 from beeline.objectives.games.generation import Fresh, OneJump, affine
 from beeline.objectives.games.terms import ScoreDifference
 from beeline.objectives.matching import Example, FlowMatching, ObjectiveBase
-from beeline.sampling.guidance.guide import Plain, Unconditional, guidance_for_flow
+from beeline.sampling.guidance.guide import Extrapolate, Guide, Plain, Unconditional, guidance_for_flow
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,8 @@ class ScoreGame(ObjectiveBase):
     adversarial: Adversarial | None = None
     ratio: Count = 5  # moves of the others per move of the student
     guidance: Guidance = field(default_factory=Plain)  # of the teacher
+    scales: tuple[float, float] | None = None  # of a guidance that is drawn for every sample, in place of ``guidance``
+    reference: Reference = field(default_factory=Unconditional)  # of its weak prediction, such as a negative prompt
     matching: FlowMatching | None = None  # of the fake network; None is that of velocities on the teacher's path
 
     def __post_init__(self) -> None:
@@ -61,6 +63,12 @@ class ScoreGame(ObjectiveBase):
             self.term is None or not self.term.ratio or self.adversarial is not None,
             f"ScoreGame got {self.term} and no adversarial term; the density ratio of its divergence comes from a "
             "critic: add adversarial=Adversarial()",
+        )
+        low, high = self.scales or (1.0, 1.0)
+        require(
+            0 <= low <= high and (self.scales is None or isinstance(self.guidance, Plain)),
+            f"ScoreGame got scales={self.scales} and guidance={self.guidance}; scales are a range (low, high) of a "
+            "random guidance, which stands for another: give one of them",
         )
 
     @property
@@ -124,7 +132,7 @@ class ScoreGame(ObjectiveBase):
             total = made.x1.new_zeros(len(made.x1))
             terms: dict[str, Tensor] = {}
             if self.term is not None:
-                value = self.term(self.situation(made, at, fake, critic, batch.cond))
+                value = self.term(self.situation(made, at, fake, critic, batch.cond, rng.fork("scale")))
                 total, terms["score"] = total + value, value.detach().mean()
             if self.adversarial is not None:
                 x, t, _ = noised(self.adversarial, self.teacher, made.x1, rng, "made")
@@ -172,21 +180,29 @@ class ScoreGame(ObjectiveBase):
         network = fake if self.adversarial.on_fake else self.teacher.field
         return logits(critic, network, self.adversarial.names(network), x, t, cond)
 
-    def situation(self, made: Any, at: Any, fake: Any, critic: Any, cond: Cond) -> Situation:
+    def situation(self, made: Generated, at: Noised, fake: Any, critic: Any, cond: Cond, rng: Rng) -> Situation:
         """What the term of the student takes."""
         path = affine(self.teacher)
-        guided = guidance_for_flow(self.guidance, self.teacher)(self.teacher.field, cond)
 
         def strong_and_weak(x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-            net, void = Unconditional().for_flow(self.teacher)(self.teacher.field, cond)
-            strong, weak = bind(self.teacher.field, cond)(x, t), bind(net, void)(x, t)
+            guide = guidance_for_flow(Guide(self.reference, Extrapolate(0.0)), self.teacher)
+            assert isinstance(guide, Guide)
+            strong, weak = guide.predictions(self.teacher.field, cond)[1](x, t)
             return path.data(x, strong, t), path.data(x, weak, t)
+
+        def guided(x: Tensor, t: Tensor) -> Tensor:
+            if self.scales is None:
+                return path.data(x, guidance_for_flow(self.guidance, self.teacher)(self.teacher.field, cond)(x, t), t)
+            strong, weak = strong_and_weak(x, t)
+            low, high = self.scales
+            scale = low + (high - low) * rng.uniform(len(x), x.detach())
+            return weak + expand_time(scale, x) * (strong - weak)
 
         return Situation(
             made,
             at,
             path,
-            lambda x, t: path.data(x, guided(x, t), t),
+            guided,
             lambda x, t: path.data(x, bind(fake, cond)(x, t), t),
             lambda x, t: self.judged(fake, critic, x, t, cond),
             strong_and_weak,

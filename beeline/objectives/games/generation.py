@@ -12,7 +12,7 @@ from beeline.core.errors import require
 from beeline.core.modes import eval_mode
 from beeline.core.protocols.flows import Schedule, Solver, Source, TimeSampler
 from beeline.core.protocols.games import Generated, Noised
-from beeline.core.ranges import Count, Edge, dataclass
+from beeline.core.ranges import Count, Edge, Share, dataclass
 from beeline.core.rng import Rng
 from beeline.core.types import Batch, Cond, expand_time
 from beeline.fields.flow import Flow, bind, is_map
@@ -98,10 +98,11 @@ class OneJump(OnGrid):
 
 @dataclass(frozen=True)
 class FromNoisedData(OnGrid):
-    """Samples of a student by one evaluation from a noised datum, at a time of its grid.
+    """Samples of a student by one evaluation from a noised datum, at a time of its grid or at random times.
 
-    x = D(x_t),  x_t of a real datum,  t a time of the grid
-    Source: Yin et al. 2024, DMD2 (arXiv 2405.14867), the inputs that backward simulation replaces.
+    x = D(x_t),  x_t of a real datum,  t a time of the grid, or from ``times``;  t = 0 for a share ``pure``
+    Source: Yin et al. 2024, DMD2 (arXiv 2405.14867), the inputs that backward simulation replaces; Sauer et al. 2024,
+    LADD (arXiv 2403.12015).
 
     >>> FromNoisedData(4).sampler(Flow(None)).evaluations
     4
@@ -109,13 +110,19 @@ class FromNoisedData(OnGrid):
 
     steps: Count = 4  # of the sampler
     schedule: Schedule = field(default_factory=Uniform)
+    times: TimeSampler | None = None  # in place of the times of the grid
+    pure: Share = 0.0  # share of samples from noise alone, beside those that the times give
 
     def __call__(self, field: Any, teacher: Flow, batch: Batch, rng: Rng) -> Generated:
         z, path = start_of(teacher, batch, rng), affine(teacher)
         grid, j = self.grid(z), rng.fork("step").integers(self.steps, len(z)).to(z.device)
         t, s = grid[j], grid[j + 1]
+        if self.times is not None:
+            t, s = self.times(len(z), z, rng.fork("times")).clamp(max=0.999), torch.ones_like(s)
+        alone = rng.fork("pure").uniform(len(z), z) < self.pure
+        t, s = torch.where(alone, torch.zeros_like(t), t), torch.where(alone, grid[1], s)
         x = path.point(z, batch.x1.to(z.dtype), t).x
-        data = step(field, path, x, t, s.new_ones(len(s)) if is_map(field) else s, batch.cond)[1]
+        data = step(field, path, x, t, torch.ones_like(s) if is_map(field) else s, batch.cond)[1]
         return Generated(data, x, t, s, path)
 
 
@@ -133,10 +140,21 @@ class BackwardSimulation(OnGrid):
 
     steps: Count = 4  # of the sampler
     schedule: Schedule = field(default_factory=Uniform)
+    part: tuple[float, float] = (0.0, 1.0)  # of the grid: the steps whose starts lie in this interval are trained
+
+    def __post_init__(self) -> None:
+        starts = self.schedule(self.steps)[:-1]
+        require(
+            bool(((starts >= self.part[0]) & (starts < self.part[1])).any()),
+            f"{type(self).__name__} got part={self.part} and steps that start at {starts.tolist()}; none of them is in "
+            "it: give an interval with one of these times, its end not included",
+        )
 
     def __call__(self, field: Any, teacher: Flow, batch: Batch, rng: Rng) -> Generated:
         z, path = start_of(teacher, batch, rng), affine(teacher)
-        grid, j = self.grid(z), rng.fork("step").integers(self.steps, len(z)).to(z.device)
+        starts = self.schedule(self.steps)[:-1]
+        chosen = ((starts >= self.part[0]) & (starts < self.part[1])).nonzero().flatten()
+        grid, j = self.grid(z), chosen[rng.fork("step").integers(len(chosen), len(z))].to(z.device)
         x, t, s = self.simulated(field, path, z, grid, j, batch.cond)
         data = step(field, path, x, t, torch.ones_like(s) if is_map(field) else s, batch.cond)[1]
         return Generated(data, x, t, s, path)

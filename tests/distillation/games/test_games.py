@@ -12,8 +12,10 @@ from beeline.config.entries import GAME_DISTILLATIONS
 from beeline.core.errors import BeelineError
 from beeline.core.rng import Rng
 from beeline.core.types import Batch
+from beeline.distillation.games.composed import RCM, SplitTimes, merged
 from beeline.fields.flow import Flow, Network
 from beeline.networks.mlp import MLP
+from beeline.objectives.games.generation import BackwardSimulation
 from beeline.paths.affine import Polynomial
 from beeline.recipes import images
 from beeline.runs.bundle import load
@@ -48,15 +50,54 @@ def test_every_game_trains_a_student_whose_bundle_holds_it_alone(name, teacher, 
     again = load(tmp_path / "student")
     assert student.sampler.evaluations == again.sampler.evaluations <= 4
     known, mine = (sum(p.numel() for p in load(b).flow.field.parameters()) for b in (teacher, tmp_path / "student"))
-    assert known == mine
+    assert mine == known or (again.flow.field.is_flow_map and mine < 1.5 * known)  # with a second time
     labels = {"label": torch.arange(4)}
     made = again.draw(again.start(range(4)), labels)
     assert torch.isfinite(made).all()
     log = [json.loads(line) for line in (tmp_path / "student/log.jsonl").read_text().splitlines()]
     assert "heldout" in log[-1] and log[-1]["heldout"]["ema"]["value"] > 0
-    assert list((tmp_path / "student/samples").glob("*.png"))  # previews of the student
+    assert list((tmp_path / "student/samples").glob("*.png")) or len(how.networks(again.flow)) > 1  # previews
     with pytest.raises(BeelineError, match="not independent"):
         again.flow.score(made, torch.full((4,), 0.5), labels)
+
+
+def test_two_copies_are_merged_by_their_weights():
+    with Rng(0).ambient():
+        a, b = (Network(MLP(2, width=8, depth=1)) for _ in range(2))
+    made = merged(a, b, 0.3)
+    for name, p in made.named_parameters():
+        assert torch.allclose(p, 0.3 * dict(a.named_parameters())[name] + 0.7 * dict(b.named_parameters())[name])
+    assert all(torch.equal(p, q) for p, q in zip(merged(a, a, 0.3).parameters(), a.parameters(), strict=True))
+    game = SplitTimes(steps=4).objective(Flow(a))
+    parts = [
+        p.generation(b, Flow(a), Batch(torch.zeros(64, 2)), Rng(0)).t.unique().tolist()
+        for p in (game.noisy, game.clean)
+    ]
+    assert parts == [[0.0, 0.25], [0.5, 0.75]]
+    with pytest.raises(BeelineError, match="2 or more"):
+        SplitTimes(steps=1)
+    with pytest.raises(BeelineError, match="none of them"):
+        BackwardSimulation(2, part=(0.6, 0.9))
+
+
+def test_a_map_with_a_game_adds_their_gradients():
+    with Rng(0).ambient():
+        teacher = Flow(Network(MLP(2, width=8, depth=1)))
+    how = RCM(ratio=2)
+    objective, student = how.objective(teacher), how.networks(teacher)["student"]
+    with torch.no_grad():
+        for i, p in enumerate(student.parameters()):
+            p += 0.1 * Rng(1).fork(i).normal(p)
+    data, fake = Batch(Rng(2).normal(torch.empty(16, 2))), objective.spec.networks()["fake"]
+    first, second = objective.players(student=student, fake=fake)
+    assert (first.every, second.every, second.name) == (2, 1, "fake")
+    both = torch.autograd.grad(first.loss(data, Rng(3)).value, list(student.parameters()), allow_unused=True)
+    own = objective.objective(student, data, Rng(3).fork("objective")).value
+    game = objective.game.student_loss(student, fake, None, data, Rng(3)).value
+    parts = [torch.autograd.grad(v, list(student.parameters()), allow_unused=True) for v in (own, game)]
+    for total, a, b in zip(both, *parts, strict=True):
+        a, b = (torch.zeros_like(total) if g is None else g for g in (a, b))
+        assert torch.allclose(total, a + 0.01 * b, atol=1e-6)
 
 
 def test_the_whole_command(teacher, tmp_path, capsys):
