@@ -72,6 +72,7 @@ CATALOGUE: dict[str, dict[str, str]] = {
     | _of("objectives.coupled", "FromStart")
     | _of("objectives.hierarchical", "RandomVelocity")
     | _of("distillation.inner_loop", "InnerLoop")
+    | _of("networks.guided.adapters", "BlockAdapters", "SideNetwork")
     | _of("networks.maps.head_bank", "HeadBank"),
     "pyramids": _of("spaces.pyramid", "Pyramid"),
     # using one

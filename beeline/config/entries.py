@@ -106,6 +106,7 @@ GAMES: dict[str, dict[str, str]] = {
     "score_weights": of("objectives.games.terms", "Normalised", "NoiseUnits", "ScoreUnits"),
     "adversarial": of("objectives.games.adversarial", "Adversarial"),
     "adversarial_losses": of("objectives.games.adversarial", "Softplus", "Hinge"),
+    "guided_students": of("distillation.guided.students", "IntoNetwork", "IntoAdapters", "IntoSide", "IntoLoRA"),
     "real_samples": of("objectives.games.adversarial", "GivenData", "OwnCleaner"),
 }
 """The parts of score games."""
@@ -116,5 +117,6 @@ GAME_DISTILLATIONS: dict[str, str] = of(
 GAME_DISTILLATIONS |= of("distillation.games.matching", "FisherDistill", "VariationalScore", "RandomGuidance")
 GAME_DISTILLATIONS |= of("distillation.games.matching", "GuidanceAugmented")
 GAME_DISTILLATIONS |= of("distillation.games.adversarial", "LADD", "SelfCooperative")
+GAME_DISTILLATIONS |= of("distillation.guided.distilled", "GuidanceDistillation")
 GAME_DISTILLATIONS |= of("distillation.games.composed", "RCM", "AnyFlow", "SplitTimes")
 """Distillations by score games."""

@@ -49,6 +49,7 @@ SLOTS: Mapping[str, str] = {
     "ScoreWeight": "score_weights",
     "AdversarialLoss": "adversarial_losses",
     "RealSamples": "real_samples",
+    "GuidedStudent": "guided_students",
     "Cost": "costs",
     "Pyramid": "pyramids",
     "Objective": "objectives",

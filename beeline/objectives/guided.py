@@ -15,14 +15,16 @@ from beeline.core.errors import require
 from beeline.core.modes import eval_mode, wide
 from beeline.core.protocols.flows import Reference
 from beeline.core.protocols.objectives import ObjectiveSpec, spec_of
-from beeline.core.ranges import NonNegative, dataclass
+from beeline.core.ranges import NonNegative, Whole, dataclass
 from beeline.core.rng import Rng
-from beeline.core.types import Batch, Cond, Loss, expand_time, leaves, map_cond
+from beeline.core.types import Batch, Cond, Dynamics, Loss, expand_time, leaves, map_cond
 from beeline.fields.flow import Flow, evaluate_field
-from beeline.objectives.matching import FlowMatching, ObjectiveWrapper
+from beeline.objectives.matching import Example, FlowMatching, ObjectiveWrapper
 from beeline.sampling.guidance.guide import Extrapolate, Guide, Unconditional, guidance_for_flow
 from beeline.sampling.guidance.null import null_like
 from beeline.sampling.guidance.temperature import Temperature
+from beeline.solvers.integrate import integrate
+from beeline.solvers.runge_kutta import EULER
 
 
 @dataclass(frozen=True)
@@ -205,11 +207,14 @@ class GuidanceDistilled(ObjectiveWrapper):
     """Distillation of guidance: one network learns the guided velocities of a teacher for a range of scales.
 
     E |v(x_t, t, c, beta) - (weak + scale (strong - weak))|^2,  beta = 1/scale,  scale ~ U(scales)
-    Sample with Temperature(scale), which takes one network pass per evaluation.  States are noised data, not those of
-    guided sampling, which is the first stage of the paper; the second, fewer steps, is PeRFlow or OneStep.
+    Sample with Temperature(scale), which takes one network pass per evaluation.  States are noised data, which is the
+    first stage of the paper (the second, fewer steps, is PeRFlow or OneStep), or with ``rollout`` those of guided
+    sampling, where the student is used.
     Assumes named conditions, a network with the extra condition ``beta`` (a vector of size 1), a trained teacher and
-    an objective without condition dropout.  Costs two network passes of the teacher per step.
-    Source: Meng et al. 2023, "On Distillation of Guided Diffusion Models" (arXiv 2210.03142).
+    an objective without condition dropout.  Costs two network passes of the teacher per step, and with ``rollout`` as
+    many more for each of half of its steps.
+    Source: Meng et al. 2023, "On Distillation of Guided Diffusion Models" (arXiv 2210.03142); states of guided
+    sampling: Jensen and Sadat 2025 (arXiv 2503.07274).
 
     >>> teacher = Flow(lambda x, t, cond: x, null={"label": 10})
     >>> batch = Batch(torch.zeros(4, 2), cond={"label": torch.arange(4)})
@@ -221,9 +226,16 @@ class GuidanceDistilled(ObjectiveWrapper):
     objective: FlowMatching = field(default_factory=FlowMatching)
     reference: Reference = field(default_factory=Unconditional)  # of the weak prediction
     scales: tuple[float, float] = (1.0, 4.0)  # from 1 to 10, the range of Temperature
+    given: bool = True  # whether the student takes the scale as its condition ``beta``; else there is one scale alone
+    rollout: Whole = 0  # steps of guided sampling by the teacher whose states are trained on; 0 takes noised data
 
     def __post_init__(self) -> None:
         low, high = self.scales
+        require(
+            self.given or low == high,
+            f"GuidanceDistilled got scales={self.scales} and given=False; a student that does not take the scale "
+            f"learns one: give scales=({high}, {high})",
+        )
         require(
             1 <= low <= high <= 10,
             f"GuidanceDistilled got scales={self.scales}; the student is sampled by Temperature at scales from 1 to "
@@ -232,21 +244,40 @@ class GuidanceDistilled(ObjectiveWrapper):
 
     @property
     def spec(self) -> ObjectiveSpec:
+        if not self.given:
+            return super().spec
         return replace(super().spec, conditions={"beta": {"size": 1}}, guidance=Temperature(1.5))
 
     def __call__(self, field: Any, batch: Batch, rng: Rng) -> Loss:
-        check_named(batch.cond, self)
+        if self.given:
+            check_named(batch.cond, self)
         example = self.inner.examples(batch, rng, field)
-        _, t, x, _ = example
         low, high = self.scales
-        scale = low + (high - low) * rng.fork("scale").uniform(len(x), x)
+        scale = low + (high - low) * rng.fork("scale").uniform(len(example.x), example.x)
         guide = guidance_for_flow(Guide(self.reference, Extrapolate(0.0)), self.teacher)
         assert isinstance(guide, Guide)
+        both = guide.predictions(self.teacher.field, example.batch.cond)[1]
+
+        def guided(x: Tensor, t: Tensor) -> Tensor:
+            strong, weak = both(x, t)
+            return weak + expand_time(scale, x) * (strong - weak)
+
         with eval_mode(self.teacher.field, self.reference):
-            strong, weak = guide.predictions(self.teacher.field, example.batch.cond)[1](x, t)
-        target = weak + expand_time(scale, x) * (strong - weak)
-        predicted = evaluate_field(field, x, t, with_beta(example.batch.cond, 1 / scale))
-        return self.inner.compare(predicted, example._replace(v=target))
+            if self.rollout:
+                example = self.on_trajectory(example, guided, rng.fork("rollout"))
+            target = guided(example.x, example.t)
+        cond = with_beta(example.batch.cond, 1 / scale) if self.given else example.batch.cond
+        return self.inner.compare(evaluate_field(field, example.x, example.t, cond), example._replace(v=target))
+
+    def on_trajectory(self, example: Example, guided: Dynamics, rng: Rng) -> Example:
+        """States of Euler steps of the guided teacher from the source points, one time for the batch, in a step."""
+        grid = torch.linspace(0, 1, self.rollout + 1, dtype=example.x.dtype, device=example.x.device)
+        k = int(rng.fork("step").integers(self.rollout, 1))  # on the CPU
+        x = example.batch.x0
+        assert x is not None
+        if k:
+            x = integrate(guided, x, grid[: k + 1], EULER).to(x.dtype)
+        return example._replace(x=x, t=grid[k].expand(len(x)).clone())
 
 
 def equal(cond: Cond, other: Cond) -> Tensor:

@@ -37,6 +37,7 @@ PROTOCOLS: Mapping[str, type] = {
     "gradients": flows.Gradient,
     "identities": maps.Identity,
     "guidance": flows.Guidance,
+    "guided_students": games.GuidedStudent,
     "latents": flows.Latent,
     "lr_schedules": training.LRSchedule,
     "modalities": data.Modality,

@@ -92,6 +92,9 @@ EXAMPLES = {
     "networks.Potential": "Potential(Network(MLP(2, width=8, depth=1)), PowerCost(3.0))",
     "networks.SecondOrder": "SecondOrder(Network(MLP(2, width=8, depth=1)), Network(MLP(2, width=8, depth=1)))",
     "networks.Helped": "Helped(Network(MLP(2, width=8, depth=1)), Network(MLP(2, width=8, depth=1)))",
+    "networks.BlockAdapters": "BlockAdapters(Network(MLP(2, width=8, depth=1)), [8], width=4)",
+    "networks.SideNetwork": "SideNetwork(Network(MLP(2, width=8, depth=1)), "
+    "Network(MLP(2, width=4, depth=1, conditions={'beta': {'size': 1}})))",
     "networks.HeadBank": "HeadBank(Network(MLP(2, width=8, depth=1)), 4)",
     "networks.InnerLoop": "InnerLoop(Network(MLP(2, width=8, depth=2)), 1)",
     "networks.Deep": "Deep(Network(MLP(2, width=8, depth=1)), ['backbone.block.0'], "

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from beeline.core.protocols.flows import Source
 from beeline.core.rng import Rng
@@ -117,4 +117,21 @@ class RealSamples(Protocol):
 
     def __call__(self, field: Any, teacher: Flow, batch: Batch, rng: Rng) -> tuple[Tensor, Cond]:
         """Samples [B,*S] without a graph, and their conditions."""
+        ...
+
+
+class GuidedStudent(Protocol):
+    """What learns guided velocities; ``distillation.guided.students.GuidedBase`` has defaults but for ``build``."""
+
+    @property
+    def scaled(self) -> bool:
+        """Whether it takes the guidance scale as the condition ``beta``."""
+        ...
+
+    def build(self, teacher: Flow) -> nn.Module:
+        """The network that is trained, from a copy of that of the teacher."""
+        ...
+
+    def finished(self, network: nn.Module) -> nn.Module:
+        """The network of the student from the trained one, which is not changed."""
         ...

@@ -128,7 +128,7 @@ class Adversarial:
     def heads(self, network: nn.Module) -> Heads:
         """The critic for the features of a network."""
         names = self.names(network)
-        return Heads([_channels(network, name) for name in names], self.width)
+        return Heads([channels_of(network, name) for name in names], self.width)
 
     def names(self, network: Any) -> tuple[str, ...]:
         """The blocks whose outputs are taken."""
@@ -191,7 +191,7 @@ def captured(network: Any, names: Sequence[str]) -> Any:
         yield seen
 
 
-def _channels(network: nn.Module, name: str) -> int:
+def channels_of(network: nn.Module, name: str) -> int:
     """The number of channels of the output of a module, by one evaluation of a template."""
     template = template_of(network)
     with eval_mode(network), captured(network, [name]) as seen:

@@ -1,0 +1,1 @@
+"""Distillation of guidance, so that sampling takes one pass of the network per evaluation."""

@@ -1,0 +1,1 @@
+"""Networks that take the guidance scale as an input, built from trained ones."""

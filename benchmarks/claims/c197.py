@@ -1,0 +1,28 @@
+"""The ring, a trained teacher, one-step students after 500 steps of training without data; W2 distance to the
+distribution, against the teacher in one and in eight Euler steps. Score identity distillation with alpha = 1 against
+distribution matching (DMD) with the same number of moves of the student."""
+
+from __future__ import annotations
+
+import beeline as bl
+from beeline.distillation.games.matching import DMD, SiD
+from benchmarks.claims.games import drawn, student, teacher
+from benchmarks.claims.toys import RING, even, finding, network, noise, sample, w2
+from benchmarks.claims.verdict import Finding
+
+METHOD = "Score identity distillation (SiD)"
+CLAIM = "One step without data comes near to the teacher, and improves fast."
+SEEDS = 3
+
+
+def measure(rng: bl.Rng) -> list[Finding]:
+    flow, x0, (real, _) = teacher(rng), noise(rng), even(RING, rng)
+    raw = w2(sample(network(rng), x0, 1), real)
+    once, eight = (w2(sample(flow.field, x0, n), real) for n in (1, 8))
+    sid = w2(drawn(student(SiD(), flow, rng, 500), x0), real)
+    dmd = w2(drawn(student(DMD(ratio=1), flow, rng, 500), x0), real)
+    return [
+        finding("W2: one-step student (figure) against the teacher in one step", once, sid, raw),
+        finding("W2: one-step student (figure) against the teacher in 8 steps", eight, sid, raw),
+        finding("W2: SiD (figure) against DMD, equal moves of the student", dmd, sid, raw),
+    ]
