@@ -41,7 +41,7 @@ def velocity_error(teacher, field, scale):
     cond = DATA.cond | {"beta": torch.full((512, 1), 1 / scale)}
     with torch.no_grad():
         found = field(x, t, cond)
-    return float((found - wanted).square().mean().sqrt())
+    return float((found - wanted.detach()).square().mean().sqrt())
 
 
 @pytest.mark.parametrize("into", [IntoNetwork(), IntoAdapters(8), IntoSide(16)])

@@ -128,7 +128,7 @@ class SideNetwork(Beta):
 def side_network(network: Any, width: int) -> Network:
     """A smaller network of the class of a trained one, with the condition ``beta``; its output is zero at first."""
     backbone = network.backbone if isinstance(network, Network) else None
-    settings = dict(backbone.describe()) if isinstance(backbone, Describing) else {}
+    settings: dict[str, Any] = dict(backbone.describe()) if isinstance(backbone, Describing) else {}
     require(
         {"width", "conditions"} <= set(settings),
         f"a side network was to be made like a {type(backbone).__name__}, which has no settings width and conditions; "

@@ -29,7 +29,7 @@ def with_scale_input(network: Any) -> Network:
     """
     inner = unwrapped(network)
     backbone = inner.backbone if isinstance(inner, Network) else None
-    settings = dict(backbone.describe()) if isinstance(backbone, Describing) else {}
+    settings: dict[str, Any] = dict(backbone.describe()) if isinstance(backbone, Describing) else {}
     require(
         "conditions" in settings,
         f"with_scale_input got a {type(inner).__name__} of {type(backbone).__name__}, which takes no further "

@@ -23,6 +23,8 @@ class WithGame(ObjectiveBase):
     student: objective + weight game;  the fake network and the critic: as in the game
     Source: Zheng et al. 2025, rCM (arXiv 2510.08431), for a consistency objective and a weight of 0.01.
 
+    >>> from beeline.fields.flow import Flow
+    >>> from beeline.objectives.matching import FlowMatching
     >>> WithGame(FlowMatching(), ScoreGame(Flow(nn.Linear(1, 1)))).weight
     0.01
     """
@@ -61,6 +63,7 @@ class SplitGame(ObjectiveBase):
     Their weights are merged after the training, which assumes that both started from one network.
     Source: SD3.5-Flash (arXiv 2509.21318), split-timestep finetuning.
 
+    >>> from beeline.fields.flow import Flow
     >>> SplitGame(ScoreGame(Flow(nn.Linear(1, 1))), ScoreGame(Flow(nn.Linear(1, 1)))).noisy.ratio
     5
     """
