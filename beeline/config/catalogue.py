@@ -63,6 +63,7 @@ CATALOGUE: dict[str, dict[str, str]] = {
     | _of("fields.flow", "Network", "MapNetwork")
     | _of("fields.prediction", "Ends")
     | _of("fields.conversion", "Converted")
+    | _of("fields.trigflow", "FromTrigFlow", "ToTrigFlow")
     | _of("spaces.manifold", "Tangent")
     | _of("spaces.simplex", "PosteriorNetwork")
     | _of("objectives.second_order", "Potential", "SecondOrder", "Helped")
@@ -73,7 +74,8 @@ CATALOGUE: dict[str, dict[str, str]] = {
     | _of("objectives.hierarchical", "RandomVelocity")
     | _of("distillation.inner_loop", "InnerLoop")
     | _of("networks.guided.adapters", "BlockAdapters", "SideNetwork")
-    | _of("networks.maps.head_bank", "HeadBank"),
+    | _of("networks.maps.head_bank", "HeadBank")
+    | _of("networks.maps.decoupled", "DecoupledTimes"),
     "pyramids": _of("spaces.pyramid", "Pyramid"),
     # using one
     "solvers": _of("solvers.runge_kutta", "EULER", "MIDPOINT", "HEUN", "RALSTON", "RK3", "RK4", "RungeKutta")
@@ -82,6 +84,7 @@ CATALOGUE: dict[str, dict[str, str]] = {
     | _of("solvers.adaptive", "Adaptive")
     | _of("solvers.sde", "EulerMaruyama", "Overshoot", "Refresh", "Langevin")
     | _of("solvers.reversible", "Reversible", "FixedPoint", "Symmetric")
+    | _of("solvers.consistency", "ConsistencyStep")
     | _of("solvers.parallel_in_time", "Picard", "GaussSeidelJacobi")
     | _of("solvers.fitted.linear", "Fitted")
     | _of("solvers.fitted.state_weights", "StateWeights")

@@ -76,7 +76,7 @@ MAPS: dict[str, dict[str, str]] = {
     "spans": of("objectives.maps.spans", "Ordered", "Gapped", "FromStarts", "ToEnd", "FromNoise", "Dyadic"),
     "splits": of("objectives.maps.splits", "Between", "Falling", "SigmoidFalling", "NoiseRatio"),
     "velocities": of("objectives.maps.velocities", "OfPair", "OfTeacher", "OwnDiagonal", "GuidedTarget"),
-    "identities": of("objectives.maps.identities", "Eulerian", "Lagrangian", "Semigroup", "Stepped"),
+    "identities": of("objectives.maps.identities", "Eulerian", "Lagrangian", "Semigroup", "Stepped", "Truncated"),
 }
 """The parts of an objective of flow maps."""
 
@@ -86,6 +86,9 @@ MAP_OBJECTIVES = (
     | of("objectives.maps.presets", "SplitMeanFlow", "Shortcut", "Progressive", "AlignYourFlow")
     | of("objectives.maps.presets", "LagrangianSelfDistillation", "TerminalVelocity")
     | of("objectives.maps.consistency", "Consistency", "ContinuousConsistency", "Bootstrapping")
+    | of("objectives.maps.trajectory", "TrajectoryConsistency")
+    | of("objectives.maps.moments", "InductiveMoments")
+    | of("objectives.maps.transport", "MarginalTransport")
 )
 
 MAP_DISTILLATIONS = (
@@ -93,6 +96,9 @@ MAP_DISTILLATIONS = (
     | of("distillation.maps.presets", "MeanFlow", "ImprovedMeanFlow", "AlphaFlow", "SoFlow", "SplitMeanFlow")
     | of("distillation.maps.presets", "Shortcut", "Progressive", "AlignYourFlow", "AlignYourFlowLagrangian")
     | of("distillation.maps.presets", "LagrangianSelfDistillation", "TerminalVelocity", "Bootstrapping")
+    | of("distillation.maps.consistency", "Consistency", "ContinuousConsistency", "TruncatedConsistency", "TraFlow")
+    | of("distillation.maps.others", "RectifiedMeanFlow", "DecoupledMeanFlow", "InductiveMomentMatching")
+    | of("distillation.maps.others", "MarginalDataTransport")
 )
 GAMES: dict[str, dict[str, str]] = {
     "generations": of(

@@ -13,7 +13,7 @@ from beeline.core.declared import Holding, Wrapping, is_map
 from beeline.core.errors import require
 from beeline.core.modes import full_precision, wide_batch
 from beeline.core.protocols.flows import Coupling, TimeSampler
-from beeline.core.protocols.objectives import ObjectiveSpec
+from beeline.core.protocols.objectives import Objective, ObjectiveSpec, spec_of
 from beeline.core.protocols.training import Cost
 from beeline.core.ranges import NonNegative, Positive, dataclass
 from beeline.core.rng import Rng
@@ -210,6 +210,8 @@ class EncodedSource(ObjectiveWrapper):
     """Variational noise coupling: x0 is sampled from a learned encoder of x1, regularised towards the Gaussian.
 
     x0 = m(x1) + s(x1) n,  (m, log s) = helper(x1);  loss + strength KL(N(m, s^2) || N(0, I)) / D
+    ``objective`` is FlowMatching, or one of flow maps such as Consistency(coupling=Paired()), whose sampler in several
+    steps is ConsistencyStep with the helper as its encoder.
     Assumes a Helped network whose helper gives two numbers per coordinate, [B, 2, *S], and a Gaussian source.  With a
     small strength parts of the Gaussian are never seen in training.
     Source: Silvestri et al. 2025, "Variational Noise Coupling" (arXiv 2502.18197).
@@ -219,7 +221,7 @@ class EncodedSource(ObjectiveWrapper):
     tensor(0.)
     """
 
-    objective: FlowMatching = field(default_factory=lambda: FlowMatching(coupling=Paired()))
+    objective: Objective = field(default_factory=lambda: FlowMatching(coupling=Paired()))
     strength: NonNegative = 1.0  # of the KL, in nats per coordinate; 0.3 to 30
 
     @property
@@ -234,9 +236,9 @@ class EncodedSource(ObjectiveWrapper):
 
     def __post_init__(self) -> None:
         require(
-            isinstance(self.inner.coupling, Paired),
-            f"EncodedSource got an objective with {type(self.inner.coupling).__name__}, which samples x0 itself; here "
-            "x0 comes from the encoder: use FlowMatching(coupling=Paired())",
+            isinstance(spec_of(self.objective).coupling, Paired),
+            f"EncodedSource got an objective with {type(spec_of(self.objective).coupling).__name__}, which samples x0 "
+            "itself; here x0 comes from the encoder: use FlowMatching(coupling=Paired())",
         )
 
     def __call__(self, field: Any, batch: Batch, rng: Rng) -> Loss:

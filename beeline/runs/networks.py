@@ -48,6 +48,13 @@ def build_network(
     offered = {"shape": tuple(modality.shape), "conditions": dict(modality.conditions) | dict(spec.conditions)}
     offered |= modality.offers
     given.update({k: v for k, v in offered.items() if k in known})
+    if spec.span:
+        require(
+            "span" in known,
+            f"{type(objective).__name__} trains a flow map, and {network['is']} takes no second time; use network=MLP, "
+            "network=UNet or network=DiT",
+        )
+        given["span"] = True
     with Rng(seed).fork("network").ambient():
         backbone = construct(cls, cls.__name__, given, "network")
     require(

@@ -96,6 +96,9 @@ EXAMPLES = {
     "networks.SideNetwork": "SideNetwork(Network(MLP(2, width=8, depth=1)), "
     "Network(MLP(2, width=4, depth=1, conditions={'beta': {'size': 1}})))",
     "networks.HeadBank": "HeadBank(Network(MLP(2, width=8, depth=1)), 4)",
+    "networks.FromTrigFlow": "FromTrigFlow(Network(MLP(2, width=8, depth=1)), 0.5)",
+    "networks.ToTrigFlow": "ToTrigFlow(Network(MLP(2, width=8, depth=1)), 0.5)",
+    "networks.DecoupledTimes": "DecoupledTimes(MLP(2, width=8, depth=2), first=1)",
     "networks.InnerLoop": "InnerLoop(Network(MLP(2, width=8, depth=2)), 1)",
     "networks.Deep": "Deep(Network(MLP(2, width=8, depth=1)), ['backbone.block.0'], "
     "[Head(8, [2])], [Head(8, [2])], [Head(8, [8])])",
@@ -211,6 +214,8 @@ IN_CODE = {
     "objectives.SampleDistance": lambda: member("objectives.SampleDistance")(beeline.Flow(nn.Linear(1, 1))),
     "objectives.WithGame": lambda: member("objectives.WithGame")(beeline.objectives.FlowMatching(), GAME()),
     "objectives.SplitGame": lambda: member("objectives.SplitGame")(GAME(), GAME()),
+    "objectives.MarginalTransport": lambda: member("objectives.MarginalTransport")(beeline.Flow(nn.Linear(1, 1))),
+    "identities.Truncated": lambda: member("identities.Truncated")(nn.Linear(1, 1)),
     "objectives.TwoHops": lambda: member("objectives.TwoHops")(beeline.Flow(nn.Linear(1, 1))),
     "distances.Perceptual": lambda: member("distances.Perceptual")(nn.Linear(1, 1)),
     "features.Module": lambda: member("features.Module")(nn.Linear(1, 1), "mine"),

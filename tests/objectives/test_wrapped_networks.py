@@ -129,7 +129,7 @@ SUITS: dict[str, Any] = {"Classify": sequences, "PyramidMatching": convolving, "
 DROPPED = {"GuidanceFree", "ModelGuidance", "Anticipating"}
 # with a trained network, for distillation: contrastive, perceptual, PeRFlow, two hops
 OF_DISTILLATIONS = {"Contrastive", "SelfPerceptual", "Windowed", "TwoHops", "InnerLoopMatching", "GuidanceDistilled"}
-OF_DISTILLATIONS |= {"DecodingMatching", "Bootstrapping"}
+OF_DISTILLATIONS |= {"DecodingMatching", "Bootstrapping", "MarginalTransport"}
 OF_DISTILLATIONS |= {"ScoreGame", "SampleDistance", "WithGame", "SplitGame"}
 OF_OTHER_NETWORKS = {"Regression"}  # those that are no fields, in the tests of the planner
 

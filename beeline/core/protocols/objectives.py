@@ -47,6 +47,7 @@ class ObjectiveSpec:
     baselines: bool = True  # whether its losses compare with those of the mean and of the exact posterior of the data
     heldout: Callable[[TimeSampler], Objective] | None = None  # the objective of held-out losses; None is itself
     static_graph: bool = False  # whether every microbatch uses the same parameters: DDP then need not search for others
+    span: bool = False  # whether the network takes a second time, the end of a jump, as flow maps do
     evolves: bool = False  # whether it depends on the progress of the training (core.progress)
 
 

@@ -9,13 +9,15 @@ from beeline.distillation.maps.flow_maps import FlowMapDistillation, OneJump
 from beeline.objectives.maps import consistency, presets
 from beeline.objectives.maps.identities import Lagrangian
 from beeline.objectives.maps.matching import FlowMapMatching
+from beeline.objectives.maps.spans import Gapped
+from beeline.times.samplers import Uniform
 
 
 @dataclass(frozen=True)
 class MeanFlow(FlowMapDistillation):
     """Distillation by the identity of MeanFlow, with the velocities of the teacher.
 
-    the objective MeanFlow;  sampled with FlowMapStep
+    the objective MeanFlow with jumps of all lengths equally often;  sampled with FlowMapStep
     Source: Geng et al. 2025, "Mean Flows for One-step Generative Modeling" (arXiv 2505.13447); from a teacher: Sabour,
     Fidler and Kreis 2025, Align Your Flow (arXiv 2506.14603).
 
@@ -23,7 +25,9 @@ class MeanFlow(FlowMapDistillation):
     1
     """
 
-    matching: FlowMapMatching = field(default_factory=presets.MeanFlow)
+    matching: FlowMapMatching = field(
+        default_factory=lambda: presets.MeanFlow(spans=Gapped(gap=Uniform(), diagonal=0.25))
+    )
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ class Consistency(FlowMapMatching):
     (arXiv 2406.14548).
 
     >>> Consistency().spans
-    ToEnd(times=LogitNormal(mean=0.4, std=1.6), diagonal=0.0, backward=0.0)
+    ToEnd(times=LogitNormal(mean=0.4, std=1.6), most=1.0, diagonal=0.0, backward=0.0)
     """
 
     identity: Identity = field(default_factory=lambda: Stepped(NoiseRatio()))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import field
+from dataclasses import field, replace
 from typing import Any
 
 import torch
@@ -12,7 +12,7 @@ from beeline.core.errors import require
 from beeline.core.modes import eval_mode, full_precision
 from beeline.core.protocols.flows import Solver
 from beeline.core.protocols.maps import Split, VelocitySource
-from beeline.core.ranges import dataclass
+from beeline.core.ranges import Inside, Share, dataclass
 from beeline.core.types import expand_time
 from beeline.objectives.maps.jumps import Jumps
 from beeline.objectives.maps.splits import Between, Falling
@@ -174,6 +174,44 @@ class Stepped(IdentityBase):
         again = differs(jumps.field, u)
         with eval_mode(jumps.field), full_precision(u.device):
             last = jumps.map(jumps.x + expand_time(m - jumps.t, v) * v, m)
+            u = jumps.map() if again else u
+        return v + (1 - share) / share * (last - u)
+
+
+@dataclass(frozen=True)
+class Truncated(IdentityBase):
+    """The identity Stepped of truncated consistency training: from the time ``seam`` on the map is a trained one.
+
+    target = v~ + (1 - a)/a (w - u(x, t, s)),  w = u(X, m, s) for m < seam and that of the trained map else;
+    a share ``boundary`` of the jumps is divided at the seam itself, where the trained map is the target
+    Assumes starts before the seam, and a trained consistency function.
+    Source: Lee et al. 2024, "Truncated Consistency Models" (arXiv 2410.14895).
+
+    >>> Truncated(lambda x, t, cond=None, s=None: x).seam
+    0.5
+    """
+
+    trained: Any  # the flow map that holds from the seam on
+    seam: Inside = 0.5
+    boundary: Share = 0.25
+    stepped: Stepped = field(default_factory=Stepped)
+
+    @property
+    def evolves(self) -> bool:
+        return self.stepped.evolves
+
+    def target(self, jumps: Jumps, u: Tensor, velocity: VelocitySource) -> Tensor:
+        m, share = divided(jumps, self.stepped.split)
+        whole = (self.seam - jumps.t) / (jumps.s - jumps.t)
+        at_seam = (jumps.rng.fork("boundary").uniform(len(m), m) < self.boundary) & (whole > 0)
+        share = torch.where(expand_time(at_seam, u), expand_time(whole, u), share)
+        m = torch.where(at_seam, self.seam, m)
+        v = velocity.average(jumps, m, self.stepped.solver)
+        again = differs(jumps.field, u)
+        x = jumps.x + expand_time(m - jumps.t, v) * v
+        with eval_mode(jumps.field, self.trained), full_precision(u.device):
+            known = replace(jumps, field=self.trained).map(x, m)
+            last = torch.where(expand_time(m >= self.seam, u), known, jumps.map(x, m))
             u = jumps.map() if again else u
         return v + (1 - share) / share * (last - u)
 

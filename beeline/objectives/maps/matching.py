@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from beeline.core.declared import is_map
 from beeline.core.errors import require
@@ -18,7 +18,6 @@ from beeline.core.ranges import Share, dataclass
 from beeline.core.rng import Rng
 from beeline.core.types import Batch, Loss
 from beeline.couplings.basic import Independent
-from beeline.networks.maps.spans import spanned
 from beeline.objectives.losses.basic import Distance, Weight, one, squared
 from beeline.objectives.maps.derivatives import ForwardMode
 from beeline.objectives.maps.identities import Eulerian
@@ -30,6 +29,15 @@ from beeline.paths.affine import AffinePath, Linear
 from beeline.solvers.runge_kutta import FlowMapStep
 
 
+class Compared(NamedTuple):
+    """Jumps, and what the map predicts for them."""
+
+    jumps: Jumps
+    u: Tensor  # [B,*S], average velocities, with their graph
+    predicted: Tensor  # [B,*S], what is regressed
+    target: Tensor  # [B,*S]
+
+
 @dataclass(frozen=True)
 class FlowMapMatching(ObjectiveBase):
     """Regression of a flow map on an identity that average velocities satisfy.
@@ -38,8 +46,8 @@ class FlowMapMatching(ObjectiveBase):
     Targets have no gradient.  At the exact map of the velocities the error vanishes; with velocities of pairs its mean
     does.  The derivative terms of the identity have the factor min(1, p / warmup), p the share of the training that is
     done.  MeanFlow, consistency models, shortcut models and others are settings of it (see the presets).
-    Assumes an affine path and a flow map; a recipe gives a network without a second time one by ``spanned``.  Sample
-    with FlowMapStep(), which is the default of recipes.
+    Assumes an affine path and a flow map; recipes build their network with one.  Sample with FlowMapStep(),
+    which is the default of recipes.
     Source: Boffi, Albergo and Vanden-Eijnden 2024, "Flow Map Matching" (arXiv 2406.07507); Geng et al. 2025, MeanFlow
     (arXiv 2505.13447).
 
@@ -83,7 +91,7 @@ class FlowMapMatching(ObjectiveBase):
     def spec(self) -> ObjectiveSpec:
         """Its diagonal, where it is trained, is the velocity field of the path."""
         declared = replace(super().spec, coupling=self.coupling, drop=self.drop, solver=FlowMapStep())
-        declared = replace(declared, wrap=self.wrap, baselines=False, evolves=self.warmup > 0 or self.identity.evolves)
+        declared = replace(declared, span=True, baselines=False, evolves=self.warmup > 0 or self.identity.evolves)
         return replace(declared, path=self.path) if self.spans.diagonal else declared
 
     def heldout(self, times: TimeSampler) -> Any:
@@ -91,31 +99,33 @@ class FlowMapMatching(ObjectiveBase):
         drop = None if self.drop is None else replace(self.drop, probability=0.0)
         return replace(self, distance=squared, weight=one, drop=drop)
 
-    def wrap(self, network: Any, batch: Batch, rng: Rng) -> nn.Module:
-        """The network, with a second time if it has none."""
-        self.identity.check(self.source)  # before any work
-        if is_map(network):
-            made: nn.Module = network
-            return made
-        with rng.ambient():
-            return spanned(network)
-
     def __call__(self, field: Any, batch: Batch, rng: Rng) -> Loss:
         """The loss of a flow map on data ``batch.x1`` [B,*S]."""
+        return self.compare(self.examples(field, batch, rng))
+
+    def compare(self, made: Compared) -> Loss:
+        """The loss of examples."""
+        return self._plain.reduce(made.predicted, made.target, made.jumps.t, made.jumps.batch)
+
+    def examples(self, field: Any, batch: Batch, rng: Rng) -> Compared:
+        """Sample pairs and jumps, and compute predictions and targets."""
         require(
             is_map(field),
             f"FlowMapMatching got the velocity field {type(field).__name__}; it trains a network with a second time: "
             "build it with span=True, or turn a trained one into a map with spanned(network) of "
             "beeline.networks.maps.spans",
         )
-        plain = FlowMatching(self.path, self.coupling, weight=self.weight, distance=self.distance, drop=self.drop)
-        batch = plain.pairs(batch, rng, field)
         self.identity.check(self.source)
-        jumps, diagonal = self.jumps(field, batch, rng)
+        jumps, diagonal = self.jumps(field, self._plain.pairs(batch, rng, field), rng)
         predicted, u = self.identity.predict(jumps)
         with torch.no_grad():
             target = self.target(jumps, u.detach(), diagonal)
-        return plain.reduce(predicted, target, jumps.t, batch)
+        return Compared(jumps, u, predicted, target)
+
+    @property
+    def _plain(self) -> FlowMatching:
+        """The objective of the pairs and of the mean over a batch."""
+        return FlowMatching(self.path, self.coupling, weight=self.weight, distance=self.distance, drop=self.drop)
 
     def jumps(self, field: Any, batch: Batch, rng: Rng) -> tuple[Jumps, int]:
         """The jumps of a batch with source points, and how many of them, which come first, have t = s."""

@@ -13,6 +13,7 @@ from beeline.core.protocols.flows import TimeSampler
 from beeline.core.protocols.maps import Span
 from beeline.core.ranges import Count, Share, dataclass
 from beeline.core.rng import Rng
+from beeline.objectives.maps.splits import Part
 from beeline.times.samplers import LogitNormal, Uniform
 
 
@@ -117,7 +118,7 @@ class FromStarts(SpansBase):
 class ToEnd(SpansBase):
     """Jumps to the data end: the map is a consistency function.
 
-    s = 1,  t ~ times
+    s = 1,  t = most q,  q ~ times
     Source: Song et al. 2023, "Consistency Models" (arXiv 2303.01469).
 
     >>> ToEnd()(2, torch.empty(0), Rng(0)).s
@@ -125,11 +126,12 @@ class ToEnd(SpansBase):
     """
 
     times: TimeSampler = field(default_factory=Uniform)
+    most: Part = 1.0  # the latest start
     diagonal: Share = 0.0  # share of jumps with t = s
     backward: Share = 0.0  # share of jumps from the data to the time t
 
     def pairs(self, n: int, like: Tensor, rng: Rng) -> tuple[Tensor, Tensor]:
-        t = self.times(n, like, rng.fork("times"))
+        t = self.most * self.times(n, like, rng.fork("times"))
         return t, torch.ones_like(t)
 
 
