@@ -258,7 +258,9 @@ def prepare_distilled(run: Distilled, device: Device = AUTO) -> Prepared:
     heldout = HeldOut(objective, unseen, train=pairs, rng=rng.fork("heldout"))
     stored = pairs if store is None else store.ordered(rng.fork("stored"))
     feed = method.supply(learned, stored, batch, rng.fork("feed"))
-    return Prepared(method.networks(initial), objective, feed, heldout, finish, pairs.x1, measure)
+    with rng.fork("student").ambient():  # new weights, such as those of a second time
+        networks = method.networks(initial)
+    return Prepared(networks, objective, feed, heldout, finish, pairs.x1, measure)
 
 
 def trained_for(method: Distillation, sampler: Sampler) -> Trained | None:

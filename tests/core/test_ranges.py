@@ -30,6 +30,7 @@ NEGATIVE = {
     "weights.PowerWeight.data": "an exponent",
     "weights.PowerWeight.source": "an exponent",
     "weights.SigmoidSNR.bias": "nats",
+    "objectives.InductiveMoments.bias": "nats",
 }
 # where infinity means something
 ENDLESS = {
