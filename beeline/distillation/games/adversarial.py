@@ -9,7 +9,7 @@ from beeline.core.ranges import Count, NonNegative, Share, dataclass
 from beeline.core.rng import Rng
 from beeline.core.types import Batch
 from beeline.distillation.games.base import GameBase, SteppedBase
-from beeline.distillation.students import teacher_pairs
+from beeline.distillation.paired import teacher_pairs
 from beeline.fields.flow import Flow
 from beeline.networks.hooks import block_paths
 from beeline.objectives.games.adversarial import Adversarial, OwnCleaner
