@@ -30,6 +30,7 @@ from beeline.runs.averaging import export_averages
 from beeline.runs.budget import duration, fit_distillation, side_for
 from beeline.runs.bundle import Bundle
 from beeline.runs.live.tracking import tracked
+from beeline.runs.networks import architecture_of
 from beeline.runs.publishing import push as publish
 from beeline.runs.run import Distilled, Run
 from beeline.runs.run import train as train_run
@@ -112,8 +113,10 @@ def default_out(name: str) -> Path:
 
 def distillation(bundle: str, method: str, pairs: Sequence[str], evaluations: int | None = None) -> Distilled:
     """A distillation run with settings of the method, the training or the seed changed."""
-    load(bundle, device="cpu")  # refused before any work
-    run = Distilled(str(bundle), method_of(method))
+    teacher = load(bundle, device="cpu")  # refused before any work
+    names = {name.partition(".")[0] for name in settings(pairs) if "." in name}
+    own = architecture_of(teacher.flow.field) if "network" in names else None  # with some settings changed
+    run = Distilled(str(bundle), method_of(method), network=own)
     run = config.change(run, settings(pairs)) if pairs else run
     return run if evaluations is None else dataclasses.replace(run, method=run.method.for_evaluations(evaluations))
 

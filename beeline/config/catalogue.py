@@ -148,6 +148,7 @@ CATALOGUE: dict[str, dict[str, str]] = {
     "costs": _of("objectives.losses.distances", "PowerCost"),
     "drops": _of("objectives.matching", "Drop"),
     "distillations": _of("distillation.students", "Reflow", "OneStep")
+    | _of("distillation.presets", "ImprovedReflow()", "BellmanReflow()")
     | _of("distillation.inner_loop", "InnerLoopFeedback")
     | _of("distillation.decoding", "ParallelDecoding")
     | MAP_DISTILLATIONS

@@ -9,11 +9,14 @@ from typing import Any
 from torch import nn
 
 from beeline.core.errors import require
+from beeline.core.modes import eval_mode
 from beeline.core.protocols.flows import Guidance, Prediction, Schedule, TimeSampler
-from beeline.core.protocols.training import Distillation
+from beeline.core.protocols.training import Distillation, Fit
 from beeline.core.ranges import Count, NonNegative, Share, dataclass
 from beeline.core.rng import Rng
-from beeline.core.types import Batch
+from beeline.core.types import Batch, map_cond, take
+from beeline.distillation.fit_solver import Problem
+from beeline.distillation.pairs import starts
 from beeline.distillation.students import copied, determines_end, error_space, straight_solver
 from beeline.fields.flow import Flow
 from beeline.fields.trained import Trained
@@ -28,6 +31,8 @@ from beeline.sampling.sampler import Sampler
 from beeline.solvers.process import process_of
 from beeline.times.samplers import Uniform as Anywhere
 from beeline.times.schedules import Uniform
+
+FITTED, FINE = 128, 50  # source points, and steps to their ends, for a fit of the edges of windows
 
 
 class OnData(Distillation):
@@ -63,8 +68,8 @@ class PeRFlow(OnData):
     the objective Windowed with the teacher, on its path;  sampled with one step in each window, by Euler on the
     straight path and by DDIM on curved ones
     Assumes an affine path whose slope at t = 0 depends on the datum; one window is reflow.  Errors are measured as in
-    Reflow.  With the edges of the fit Bellman as ``schedule`` and ``times=At(0.0)`` it straightens the steps of that
-    grid only.  The student of a guided teacher samples without guidance.
+    Reflow.  With ``fit=Bellman()`` and ``times=At(0.0)`` it straightens only the steps of the grid that the fit finds
+    for the teacher; BellmanReflow is that preset.  The student of a guided teacher samples without guidance.
     Source: Yan et al. 2024, PeRFlow (arXiv 2405.07510); curved paths: Wang et al. 2024, "Rectified Diffusion" (arXiv
     2410.07303), phased, with space=Data() and distance=Huber(0.001, each=True); the grid: Nguyen et al. 2024, "Bellman
     Optimal Stepsize Straightening of Flow-Matching Models" (arXiv 2312.16414), here from noised data.
@@ -80,6 +85,19 @@ class PeRFlow(OnData):
     guidance: Guidance = field(default_factory=Plain)  # of the teacher, which the student learns with its flow
     schedule: Schedule = field(default_factory=Uniform)  # the edges of the windows
     times: TimeSampler = field(default_factory=Anywhere)  # positions in a window, 0 to 1; At(0.0) is its start
+    fit: Fit | None = None  # finds the edges for the teacher before the training, such as Bellman()
+
+    def fitted(self, teacher: Flow, batch: Batch, rng: Rng) -> PeRFlow:
+        if self.fit is None:
+            return self
+        some = take(batch, rng.fork("rows").permutation(len(batch.x1))[:FITTED].to(batch.x1.device))
+        x0 = starts(teacher, range(len(some.x1)), rng.fork("noise"), some.x1[:1])
+        cond = map_cond(lambda leaf: leaf.to(x0.device), some.cond)
+        with eval_mode(teacher.field):
+            x1 = Sampler(FINE, guidance=self.guidance)(teacher, x0, cond)
+            problem = Problem(teacher, self.guidance, x0, x1, cond)
+            schedule, _ = self.fit(problem, self.windows, rng.fork("fit"))
+        return replace(self, schedule=schedule, fit=None)
 
     def objective(self, teacher: Flow) -> Windowed:
         require(

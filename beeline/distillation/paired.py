@@ -5,16 +5,20 @@ from __future__ import annotations
 from dataclasses import field, replace
 from typing import Any
 
+import torch
+
 from beeline.core.declared import traits_of
-from beeline.core.errors import require
+from beeline.core.errors import BeelineError, require
+from beeline.core.modes import eval_mode
 from beeline.core.protocols.training import Distillation, Microbatches
 from beeline.core.ranges import Share, dataclass
 from beeline.core.rng import Rng
 from beeline.core.types import Batch, stack, take
 from beeline.distillation.feeds import Mixed, OnlinePairs, WithNoise
-from beeline.distillation.pairs import inverted_pairs, reflow_pairs
+from beeline.distillation.pairs import inverted_pairs, reflow_pairs, starts
 from beeline.fields.flow import Flow
 from beeline.objectives.tables import RowMatching, columns_of, completed_rows
+from beeline.sampling.guidance.guide import Plain
 from beeline.sampling.sampler import Sampler
 from beeline.training.feed.microbatches import InMemory
 from beeline.training.feed.sources import as_microbatches
@@ -60,6 +64,17 @@ class PairMethod(Distillation):
             "take the rest: give less than 1",
         )
 
+    def next_round(self) -> PairMethod:
+        # the stored pairs are of the teacher of this round, whose guidance its student has learned
+        return replace(self, store=None, sampler=replace(self.sampler, guidance=Plain()))
+
+    def fitted(self, teacher: Flow, batch: Batch, rng: Rng) -> PairMethod:
+        check_guidance(self.sampler, teacher, batch)
+        return self
+
+    def taught(self, sampler: Sampler) -> Sampler:
+        return replace(sampler, guidance=self.sampler.guidance)
+
     def data(self, teacher: Flow, batch: Batch, rng: Rng) -> Batch:
         count = min(SHOWN, len(batch.x1)) if self.online else self.count
         return teacher_pairs(self.sampler, count, self.reverse, teacher, batch, rng)
@@ -84,6 +99,30 @@ class PairMethod(Distillation):
             noised = WithNoise(InMemory(batch, rng.fork("real order")), teacher.source, rng.fork("real noise"))
             feed = Mixed(pairs, noised, self.real)
         return feed
+
+
+def check_guidance(sampler: Sampler, flow: Flow, batch: Batch) -> None:
+    """BeelineError for guidance that changes nothing, as that towards a condition of a flow without conditions.
+
+    Two data are sampled with it and without it.
+    """
+    if isinstance(sampler.guidance, Plain) or batch.cond is not None:
+        return
+    x0 = starts(flow, range(2), Rng(0).fork("guidance"), batch.x1[:1])
+    same, why = True, "has nothing to be guided by"
+    with eval_mode(flow.field):
+        try:
+            guided, plain = (
+                replace(sampler, guidance=how).seeded(range(2))(flow, x0) for how in (sampler.guidance, Plain())
+            )
+            same = torch.equal(guided, plain)
+        except BeelineError as error:
+            why += f" ({str(error).partition(';')[0]})"
+    require(
+        not same,
+        f"pairs were requested with the guidance {type(sampler.guidance).__name__} of a teacher without conditions, "
+        f"which {why}; leave the guidance out: set the sampler's guidance to Plain",
+    )
 
 
 def teacher_pairs(sampler: Sampler, count: int | None, reverse: float, teacher: Flow, batch: Batch, rng: Rng) -> Batch:

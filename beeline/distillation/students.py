@@ -12,7 +12,7 @@ from torch import nn
 
 from beeline.core.errors import require
 from beeline.core.protocols.flows import Coupling, Path, Prediction, Solver, TimeSampler
-from beeline.core.protocols.training import Microbatches
+from beeline.core.protocols.training import Cost, Microbatches
 from beeline.core.ranges import Count, NonNegative, dataclass
 from beeline.core.rng import Rng
 from beeline.core.types import Batch
@@ -25,7 +25,9 @@ from beeline.fields.prediction import Boundary
 from beeline.fields.trained import Trained
 from beeline.networks.maps.spans import spanned
 from beeline.objectives.losses.basic import Distance, squared
+from beeline.objectives.losses.distances import Bregman
 from beeline.objectives.matching import FlowMatching
+from beeline.objectives.second_order import Potential
 from beeline.objectives.tables import RowMatching, columns_of
 from beeline.objectives.windows import TwoHops
 from beeline.paths.affine import AffinePath, Linear
@@ -45,12 +47,13 @@ class Reflow(PairMethod):
     errors are measured in the space of the prediction (of the datum for a velocity on a curved path), and the student
     samples with DDIM, which is exact for a flow with constant noise and datum along its trajectories.  With ``anneal``
     the sources of microbatch n are sqrt(1 - blend^2) x0 + blend noise, blend = max(0, 1 - n / anneal), so that a new
-    network first learns the flow itself.
+    network first learns the flow itself.  With a convex ``cost`` the student is the gradient of a potential: its rounds
+    decrease E cost(x1 - x0), and converge to the optimal transport for it.
     Assumes pairs of an ODE from a fine sampler, whose errors are learned.  The student has no score, because its
     coupling is not independent.
     Source: Liu, Gong and Liu 2022 (arXiv 2209.03003); curved paths and noise: Wang et al. 2024, "Rectified Diffusion"
     (arXiv 2410.07303), with space=Data() and distance=Huber(0.001, each=True); annealing, for smaller students: Zhu et
-    al. 2024, SlimFlow (arXiv 2407.12718).
+    al. 2024, SlimFlow (arXiv 2407.12718); costs: Liu 2022 (arXiv 2209.14577).
 
     >>> Reflow(Sampler(8)).student(Flow(None), {"student": nn.Identity()})[0].independent
     False
@@ -65,6 +68,8 @@ class Reflow(PairMethod):
     space: Prediction | None = None  # of the errors; None is that of the teacher
     anneal: int = 0  # microbatches over which fresh noise is replaced by the sources of the pairs; 0 for none
     rounds: Count = field(default=1, kw_only=True)  # each with the student of the one before as its teacher
+    solver: Solver | None = field(default=None, kw_only=True)  # of the student; None is exact for constant ends
+    cost: Cost | None = field(default=None, kw_only=True)  # for a field that is the gradient of a potential
 
     def __post_init__(self) -> None:
         require(
@@ -73,8 +78,13 @@ class Reflow(PairMethod):
         )
         super().__post_init__()
 
+    def next_round(self) -> PairMethod:
+        return replace(super().next_round(), anneal=0)  # type: ignore[call-arg]  # its network is a trained one
+
     def networks(self, teacher: Flow) -> dict[str, nn.Module]:
-        return {"student": copied(teacher)}
+        student = copied(teacher)
+        bound = self.cost is None or isinstance(student, Potential)
+        return {"student": student if bound else Potential(student, self.cost)}
 
     def feed(self, teacher: Flow, data: Any, rng: Rng) -> Batch | Microbatches:
         if not self.anneal:
@@ -87,15 +97,21 @@ class Reflow(PairMethod):
         return AnnealedPairs(data, rng, self.anneal)
 
     def objective(self, teacher: Flow) -> FlowMatching:
+        if self.cost is not None:
+            require(
+                isinstance(teacher.path, Linear) and self.distance is squared,
+                f"Reflow got the cost {self.cost}, a teacher on {teacher.path} and the distance {self.distance}; the "
+                "velocity is the gradient of a potential on the straight path only, with the distance of the cost: "
+                "leave the distance out, and convert the teacher with convert_flow(flow, Linear())",
+            )
+            return pair_objective(teacher, self.coupling, self.times, Bregman(self.cost), Velocity())
         space = self.space or error_space(teacher)
         return pair_objective(teacher, self.coupling, self.times, self.distance, space)
 
     def student(self, teacher: Flow, networks: Mapping[str, nn.Module]) -> tuple[Flow, Sampler]:
         flow = replace(teacher, field=networks["student"], independent=False)
-        return flow, Sampler(self.steps, solver=process_of(flow).adapt_solver(straight_solver(teacher.path)))
-
-    def taught(self, sampler: Sampler) -> Sampler:
-        return replace(sampler, guidance=self.sampler.guidance)
+        solver = self.solver or straight_solver(teacher.path)
+        return flow, Sampler(self.steps, solver=process_of(flow).adapt_solver(solver))
 
     def for_evaluations(self, evaluations: int) -> Reflow:
         return replace(self, steps=evaluations)
@@ -137,9 +153,6 @@ class OneStep(PairMethod):
 
     def trained(self, sampler: Sampler) -> Trained | None:
         return Trained(tuple(sampler.times().tolist()))
-
-    def taught(self, sampler: Sampler) -> Sampler:
-        return replace(sampler, guidance=self.sampler.guidance)
 
     def for_evaluations(self, evaluations: int) -> OneStep:
         require(

@@ -38,6 +38,20 @@ def check_network(network: Mapping[str, Any]) -> None:
         require(setting in known, f"{network['is']} has no setting {setting!r} here; {nearest(setting, known)}")
 
 
+def architecture_of(field: Any) -> dict[str, Any]:
+    """The network of a flow as plain data without what comes from the data, as ``build_network`` takes it.
+
+    ValueError for a network that is not one of the package inside a Network.
+    """
+    require(
+        isinstance(field, Network),
+        f"the network of the teacher is a {type(field).__name__}, whose settings cannot be changed one by one; give a "
+        "whole one, such as --set \"network={'is': 'networks.MLP', 'width': 64}\"",
+    )
+    plain: dict[str, Any] = config.describe(field.backbone)
+    return {name: value for name, value in plain.items() if name not in FROM_DATA}
+
+
 def build_network(
     network: Mapping[str, Any], objective: Objective, seed: int, modality: Any, batch: Batch
 ) -> nn.Module:

@@ -48,7 +48,7 @@ from beeline.runs.bundle import Bundle, load
 from beeline.runs.live.page import LivePage
 from beeline.runs.networks import build_network, check_network
 from beeline.runs.pairs.opening import of_method
-from beeline.runs.pairs.rounds import after_rounds, measured_round
+from beeline.runs.pairs.rounds import after_rounds, in_words, measured_round
 from beeline.runs.previews import predicted_peak, previews
 from beeline.runs.run_directory import how_to_continue, ready, unstarted
 from beeline.sampling.guidance.guide import Plain
@@ -210,12 +210,13 @@ def prepare_distilled(run: Distilled, device: Device = AUTO) -> Prepared:
         f"{', '.join(missing(run.method, Distillation))}; inherit beeline.core.protocols.training.Distillation, and "
         "write ``networks``, ``data``, ``objective`` and ``student``",
     )
-    objective = run.method.objective(teacher.flow)
     source_points = teacher.flow.source
     if isinstance(source_points, SplitSource):
         source_points = source_points.training()
     learned = dataclasses.replace(teacher.flow, source=source_points)
     store, method = of_method(run.method, learned)
+    method = method.fitted(learned, batch, rng.fork("fitted"))
+    objective = method.objective(teacher.flow)
     unseen = method.heldout(
         teacher.flow, take(other, torch.arange(min(len(other.x1), HELDOUT_PAIRS))), rng.fork("unseen")
     )
@@ -235,8 +236,8 @@ def prepare_distilled(run: Distilled, device: Device = AUTO) -> Prepared:
         initial = dataclasses.replace(initial, field=first.flow.field)
 
     def finish(networks: Any) -> Bundle:
-        flow, sampler = run.method.student(teacher.flow, networks)
-        flow = dataclasses.replace(flow, trained=trained_for(run.method, sampler))
+        flow, sampler = method.student(teacher.flow, networks)
+        flow = dataclasses.replace(flow, trained=trained_for(method, sampler, teacher.flow.trained))
         lineage = {
             "made_by": config.describe(run.method)["is"],
             "method": config.describe(run.method),
@@ -263,9 +264,10 @@ def prepare_distilled(run: Distilled, device: Device = AUTO) -> Prepared:
     return Prepared(networks, objective, feed, heldout, finish, pairs.x1, measure)
 
 
-def trained_for(method: Distillation, sampler: Sampler) -> Trained | None:
-    """What a method fixes about the sampling of its student, with the guidance that the student has learned."""
+def trained_for(method: Distillation, sampler: Sampler, teacher: Trained | None) -> Trained | None:
+    """What a method fixes about the sampling of its student, with the guidance that it or its teacher has learned."""
     found, guided = method.trained(sampler), not isinstance(method.taught(Sampler()).guidance, Plain)
+    guided = guided or (teacher is not None and teacher.guided)
     return dataclasses.replace(found or Trained(), guided=True) if guided else found
 
 
@@ -371,7 +373,10 @@ def _train(
     profiles = run.training.profiles
     average = config.describe(profiles[0]) if profiles else None  # of the weights in the bundle
     bundle = dataclasses.replace(bundle, flow=flow, lineage={**bundle.lineage, "average": average})
-    bundle = dataclasses.replace(bundle, lineage={**bundle.lineage, **work.measure(bundle)})
+    found = work.measure(bundle)
+    bundle = dataclasses.replace(bundle, lineage={**bundle.lineage, **found})
+    if found and engine.rank == 0:
+        both({"step": run.training.steps, "note": in_words(found)})
     if engine.rank == 0:
         bundle.save(out / "bundle")
     engine.total(torch.zeros(1))  # no process loads the bundle before it is written

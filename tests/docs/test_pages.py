@@ -155,7 +155,8 @@ def quick(words: list[str]) -> list[str]:
             "--no-report",
         ]
     network = ["--set", "network.width=16"] if verb == "train" and rest[0] == "digits" else []
-    more = chain(OPTIONS.get(verb, "").split(), *(METHODS.get(word, "").split() for word in rest))
+    stored = any(word.startswith("method.store=") for word in rest)  # these have their number of pairs
+    more = chain(OPTIONS.get(verb, "").split(), *(METHODS.get(word, "").split() for word in rest if not stored))
     return [verb, *rest, *more, *network]
 
 

@@ -291,6 +291,14 @@ class Distillation(Protocol):
         """How often it is repeated, with the student of a round as the teacher of the next."""
         return 1
 
+    def next_round(self) -> Distillation:
+        """The method of one more round, whose teacher is the student of this one and whose network is a copy."""
+        return self
+
+    def fitted(self, teacher: Flow, batch: Batch, rng: Rng) -> Distillation:
+        """The method with what it finds of the teacher, by its data [N,*S], before anything else."""
+        return self
+
     def networks(self, teacher: Flow) -> dict[str, nn.Module]:
         """The networks that are trained, by name."""
         ...

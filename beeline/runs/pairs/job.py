@@ -20,6 +20,7 @@ from beeline.core.protocols.training import PairFilter
 from beeline.core.rng import Rng
 from beeline.core.types import Batch
 from beeline.data.modality import complete
+from beeline.distillation.paired import check_guidance
 from beeline.distillation.store.checks import teacher_digest
 from beeline.distillation.store.conditions import Conditions
 from beeline.distillation.store.making import Maker, absent, fill, pair_bytes, usual_shard
@@ -31,7 +32,6 @@ from beeline.runs.bundle import NUMBERS, Bundle, load
 from beeline.runs.pairs.drift import ROWS, drift
 from beeline.runs.pairs.planning import PairPlan
 from beeline.runs.run_directory import flat
-from beeline.sampling.guidance.guide import Plain
 from beeline.sampling.sampler import Sampler
 from beeline.sampling.steering.modalities import for_modality
 from beeline.solvers.process import require_ode
@@ -213,6 +213,8 @@ def prepared(
     require(shape is not None, "the bundle does not know the shape of a datum; save it with a modality")
     train, held = _data(bundle, data, needed=cond is None and takes_conditions(flow))
     conditions = _conditions(bundle, cond, train, balanced, Rng(seed).fork("conditions"))
+    known = None if conditions is None else conditions.table
+    check_guidance(how, flow, Batch(torch.empty(1, *shape), cond=known))
     chosen_filters = tuple(chosen.fit(train) for chosen in filters)
     numel = torch.Size(shape).numel()
     batch = batch_size or min(n, 2048, max(256, NUMBERS // max(1, numel)))
@@ -278,18 +280,12 @@ def _short(value: Any) -> str:
 
 
 def _check_sampler(sampler: Sampler, bundle: Bundle) -> None:
-    """BeelineError for a sampler whose ends are no function of the noise, and for guidance without conditions."""
+    """BeelineError for a sampler whose ends are no function of the noise."""
     require_ode(bundle.flow, "pairs")
     require(
         not complete_solver(sampler.solver).traits.stochastic,
         f"pairs got the solver {type(sampler.solver).__name__}, which adds noise, so that a datum is no function "
         "of its source point; give one of an ODE, such as --set sampler.solver=HEUN",
-    )
-    plain = isinstance(sampler.guidance, Plain)
-    require(
-        plain or takes_conditions(bundle.flow) and (bundle.modality is None or bool(bundle.modality.conditions)),
-        f"pairs got the guidance {type(sampler.guidance).__name__} and a teacher without conditions, which has nothing "
-        "to be guided by; leave the guidance out: --set sampler.guidance=Plain",
     )
 
 

@@ -11,7 +11,7 @@ from beeline.core.files import write_text
 from beeline.core.rng import Rng
 from beeline.core.types import Batch
 from beeline.runs.bundle import Bundle
-from beeline.runs.pairs.drift import drift, measured
+from beeline.runs.pairs.drift import Drift, drift, measured
 from beeline.runs.run_directory import ready, unstarted
 
 if TYPE_CHECKING:  # a run imports this module
@@ -30,18 +30,16 @@ def after_rounds(run: Distilled, out: Path, recipe: str, train: Callable[..., Bu
         return run
     write_text(out / "run.yaml", recipe)  # by which an interrupted run is known
     one: Any = method
-    one = replace(one, rounds=1)
-    teacher = run.teacher
+    last = replace(run, method=replace(one, rounds=1))
     for number in range(1, rounds):
         folder = out / ROUNDS / str(number)
-        before = replace(run, method=one, teacher=teacher)
         if (folder / "bundle" / "flow.json").is_file():
-            ready(folder, before, resume=True)  # whether it is this round
+            ready(folder, last, resume=True)  # whether it is this round
         else:
-            train(before, folder, resume=(folder / "run.yaml").is_file() and not unstarted(folder))
-        teacher = str(folder)
-        one = replace(one, store=None) if one.store else one  # the stored pairs are those of the first teacher
-    return replace(run, method=one, teacher=teacher)
+            train(last, folder, resume=(folder / "run.yaml").is_file() and not unstarted(folder))
+        following = last.method.next_round()
+        last = replace(last, teacher=str(folder), method=following, network=None, start=None)
+    return last
 
 
 def measured_round(
@@ -54,6 +52,13 @@ def measured_round(
     if pairs.x0 is None or min(len(pairs.x1), len(data.x1)) < 2:
         return {}
     found = drift(pairs.x1, data.x1, held.x1, rng)
-    trained = student.sampler.evaluations != 1  # at all times, so that it has trajectories
-    entry = (measured(student.flow, held, rng) if trained else {}) | {"drift": found._asdict()}
+    fixed = student.flow.trained is not None and student.flow.trained.fixed  # at some times alone
+    entry = ({} if fixed else measured(student.flow, held, rng)) | {"drift": found._asdict()}
     return {ROUNDS: [*teacher.lineage.get(ROUNDS, []), entry]}
+
+
+def in_words(found: dict[str, Any]) -> str:
+    """One line on the last of the recorded rounds."""
+    entry, number = found[ROUNDS][-1], len(found[ROUNDS])
+    bend = f"relative straightness {entry['relative_straightness']:.3g}; " if "relative_straightness" in entry else ""
+    return f"round {number}: {bend}{Drift(**entry['drift']).text()}"

@@ -79,7 +79,7 @@ def test_what_cannot_work_is_refused_before_anything_is_written(teachers, tmp_pa
     labelled, plain = bl.load(teachers / "labelled"), bl.load(teachers / "plain")
     out = tmp_path / "p"
     for message, bundle, more in (
-        ("without conditions", plain, {"sampler": bl.Sampler(2, guidance=bl.CFG(2.0))}),
+        ("nothing to be guided by", plain, {"sampler": bl.Sampler(2, guidance=bl.CFG(2.0))}),
         ("nothing to balance", plain, {"balanced": True}),
         (
             "adds noise",
