@@ -264,7 +264,7 @@ def prepare_distilled(run: Distilled, device: Device = AUTO) -> Prepared:
     return Prepared(networks, objective, feed, heldout, finish, pairs.x1, measure)
 
 
-def trained_for(method: Distillation, sampler: Sampler, teacher: Trained | None) -> Trained | None:
+def trained_for(method: Distillation, sampler: Sampler, teacher: Trained | None = None) -> Trained | None:
     """What a method fixes about the sampling of its student, with the guidance that it or its teacher has learned."""
     found, guided = method.trained(sampler), not isinstance(method.taught(Sampler()).guidance, Plain)
     guided = guided or (teacher is not None and teacher.guided)
