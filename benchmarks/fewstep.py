@@ -1,0 +1,148 @@
+"""The few-step benchmark: every distillation on one teacher, with the same network and number of network passes.
+
+    python -m benchmarks.fewstep law [--seeds 3]                  a ring of eight modes, known exactly
+    python -m benchmarks.fewstep mnist --mnist FILE               MNIST, from an .npz file
+    python -m benchmarks.fewstep cifar10 --cifar10 FOLDER         CIFAR-10 in grey at 14 x 14, from parquet files
+    python -m benchmarks.fewstep adult --tables FOLDER            one evaluation for the table Adult
+    python -m benchmarks.fewstep costs                            the cost of a step of every method
+    python -m benchmarks.fewstep --page                           write docs/few-steps-benchmark.md, measure nothing
+
+A method is a distillation of the registry with its settings, such as "ParallelDecoding(most=4)"; without --method those
+of benchmarks/fewstep_parts/methods.py are measured.  Every row is written as soon as it is done and skipped the next
+time; a stopped training continues.  A pass is one evaluation of the teacher's network for one datum; the backward pass
+of a network counts two.  Students get the number of passes of --budget, of which at most half are spent on pairs.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+import traceback
+from argparse import ArgumentParser, Namespace
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from beeline.core.errors import BeelineError, require
+from benchmarks import report
+from benchmarks.fewstep_parts import adult, costs, page, store, students, worlds
+from benchmarks.fewstep_parts.methods import METHODS, NARROW
+from benchmarks.fewstep_parts.worlds import Size, World
+
+TEACHER = "teacher"
+
+
+def law(options: Namespace, seed: int) -> World:
+    return worlds.law(seed, options.models / "law", sized(worlds.LAW, options))
+
+
+def mnist(options: Namespace, seed: int) -> World:
+    require(options.mnist is not None, "the world mnist needs its data; give --mnist FILE, an .npz file of MNIST")
+    size = sized(worlds.MNIST, options)
+    return worlds.images("mnist", worlds.mnist(options.mnist), seed, options.models / "mnist", size)
+
+
+def cifar10(options: Namespace, seed: int) -> World:
+    require(options.cifar10 is not None, "the world cifar10 needs its data; give --cifar10 FOLDER with parquet files")
+    size = sized(worlds.CIFAR, options)
+    return worlds.images("cifar10", worlds.cifar10(options.cifar10), seed, options.models / "cifar10", size)
+
+
+def digits(options: Namespace, seed: int) -> World:
+    size = sized(worlds.DIGITS, options)
+    return worlds.images("digits", worlds.digits(), seed, options.models / "digits", size)
+
+
+WORLDS: Mapping[str, Callable[[Namespace, int], World]] = {
+    "law": law,
+    "mnist": mnist,
+    "cifar10": cifar10,
+    "digits": digits,
+}
+OTHERS: Mapping[str, Callable[[Namespace], None]] = {"adult": adult.run, "costs": costs.run}
+
+
+def sized(size: Size, options: Namespace) -> Size:
+    changed = {"budget": options.budget, "samples": options.samples, "teacher_steps": options.teacher_steps}
+    return replace(size, **{name: value for name, value in changed.items() if value is not None})
+
+
+def rows(options: Namespace) -> list[tuple[str, str, bool]]:
+    """Name, method and whether the student has half of the width, for every row."""
+    if options.method is None:
+        found = [(text, text, False) for text in METHODS]
+        return found + [(f"{text}, half width", text, True) for text in NARROW]
+    suffix = ", half width" if options.half_width else ""
+    return [(f"{text}{suffix}", text, options.half_width) for text in options.method]
+
+
+def measure(options: Namespace) -> None:
+    """Measure the rows of a world that are missing."""
+    wanted = rows(options)
+    for _, text, _ in wanted:
+        students.method_of(text)  # refuses a wrong name before any work
+    out, name = options.output or store.FILE, options.world
+    for seed in range(options.seeds):
+        world = WORLDS[name](options, seed)
+        if not store.current(name, TEACHER, seed, world.described, out):
+            store.add(name, TEACHER, seed, {"settings": world.described, **students.teacher_figures(world)}, out)
+        for row, text, narrow in wanted:
+            if store.current(name, row, seed, world.described, out) and not options.again:
+                continue
+            folder = options.models / name / f"{re.sub('[^A-Za-z0-9.=]+', '-', row)}-{seed}"
+            try:
+                found = students.measure(text, world, seed, folder, narrow)
+            except KeyboardInterrupt:
+                raise
+            except Exception as error:  # continue with the other methods
+                traceback.print_exc()
+                found = {"error": f"{type(error).__name__}: {error}".splitlines()[0]}
+            store.add(name, row, seed, {"settings": world.described, **found}, out)
+            print(f"{name} seed {seed}: {row}: {brief(found)}", flush=True)
+
+
+def brief(found: Mapping[str, Any]) -> str:
+    """One line about a row."""
+    if "error" in found:
+        return str(found["error"])
+    at = {k: v.get("distance", "-") for k, v in found["evaluations"].items()}
+    return f"distances {at}, {found['steps']:,} steps, {found['seconds']:.0f} s"
+
+
+def parser() -> ArgumentParser:
+    made = report.parser("fewstep", __doc__)
+    made.add_argument("world", nargs="?", choices=[*WORLDS, *OTHERS], help="what is measured")
+    made.add_argument("--method", nargs="+", metavar="NAME", help="distillations, with settings if wanted")
+    made.add_argument("--half-width", action="store_true", help="the students of --method are new, half as wide")
+    made.add_argument("--seeds", type=int, default=1, help="number of seeds; the law has three on the page")
+    made.add_argument("--models", type=Path, default=Path("models/fewstep"), metavar="DIR", help="teachers, checkpoints")
+    made.add_argument("--budget", type=int, metavar="N", help="passes of the networks for a student")
+    made.add_argument("--samples", type=int, metavar="N", help="samples of every figure")
+    made.add_argument("--teacher-steps", type=int, metavar="N", help="training steps of the teacher")
+    made.add_argument("--again", action="store_true", help="measure rows that are stored")
+    made.add_argument("--mnist", type=Path, metavar="FILE", help="MNIST as an .npz file")
+    made.add_argument("--cifar10", type=Path, metavar="FOLDER", help="CIFAR-10 as parquet files")
+    made.add_argument("--tables", type=Path, metavar="FOLDER", help="folder with adult-train.csv")
+    made.add_argument("--page", action="store_true", help="write the documentation page, measure nothing")
+    return made
+
+
+def main() -> None:
+    options = parser().parse_args()
+    torch.set_num_threads(1)
+    try:
+        if options.page:
+            return page.write()
+        require(options.world is not None, f"nothing was named to measure; give one of {[*WORLDS, *OTHERS]}, or --page")
+        if options.world in OTHERS:
+            return OTHERS[options.world](options)
+        measure(options)
+    except BeelineError as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()

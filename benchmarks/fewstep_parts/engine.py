@@ -1,0 +1,44 @@
+"""The training of a student by the engine, one step at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from beeline.core.modes import moved
+from beeline.core.protocols.objectives import spec_of
+from beeline.core.protocols.training import Distillation
+from beeline.core.rng import Rng
+from beeline.core.types import Batch
+from beeline.fields.flow import Flow
+from beeline.training.config import Training
+from beeline.training.distributed.parallel import SingleDevice
+from beeline.training.loop import Loop
+
+CPU = torch.device("cpu")
+
+
+def loop_of(networks: Mapping[str, nn.Module], objective: Any, data: Any, training: Training, rng: Rng) -> Loop:
+    """The training that ``fit`` does, before its first step."""
+    nets = dict(networks)
+    extra = spec_of(objective).networks
+    if extra is not None:
+        with rng.fork("networks").ambient():
+            nets |= extra()
+    seen: dict[int, Any] = {id(m): m for net in nets.values() for m in net.modules()}
+    return Loop(nets, moved(objective, CPU, seen), data, training, SingleDevice(), rng, _silent, None, [], CPU)
+
+
+def student_loop(
+    method: Distillation, teacher: Flow, initial: Flow, data: Batch, training: Training, rng: Rng
+) -> Loop:
+    """The training of a student, which starts from the network of ``initial``, on data that the method has made."""
+    feed = method.feed(teacher, data, rng.fork("feed"))
+    return loop_of(method.networks(initial), method.objective(teacher), feed, training, rng.fork("training"))
+
+
+def _silent(entry: Any) -> None:
+    return None
