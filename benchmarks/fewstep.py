@@ -29,7 +29,7 @@ import torch
 from beeline.core.errors import BeelineError, require
 from benchmarks import report
 from benchmarks.fewstep_parts import adult, costs, page, store, students, worlds
-from benchmarks.fewstep_parts.methods import METHODS, NARROW
+from benchmarks.fewstep_parts.methods import NARROW, methods
 from benchmarks.fewstep_parts.worlds import Size, World
 
 TEACHER = "teacher"
@@ -73,7 +73,7 @@ def sized(size: Size, options: Namespace) -> Size:
 def rows(options: Namespace) -> list[tuple[str, str, bool]]:
     """Name, method and whether the student has half of the width, for every row."""
     if options.method is None:
-        found = [(text, text, False) for text in METHODS]
+        found = [(text, text, False) for text in methods()]
         return found + [(f"{text}, half width", text, True) for text in NARROW]
     suffix = ", half width" if options.half_width else ""
     return [(f"{text}{suffix}", text, options.half_width) for text in options.method]
@@ -118,7 +118,9 @@ def parser() -> ArgumentParser:
     made.add_argument("--method", nargs="+", metavar="NAME", help="distillations, with settings if wanted")
     made.add_argument("--half-width", action="store_true", help="the students of --method are new, half as wide")
     made.add_argument("--seeds", type=int, default=1, help="number of seeds; the law has three on the page")
-    made.add_argument("--models", type=Path, default=Path("models/fewstep"), metavar="DIR", help="teachers, checkpoints")
+    made.add_argument(
+        "--models", type=Path, default=Path("models/fewstep"), metavar="DIR", help="teachers, checkpoints"
+    )
     made.add_argument("--budget", type=int, metavar="N", help="passes of the networks for a student")
     made.add_argument("--samples", type=int, metavar="N", help="samples of every figure")
     made.add_argument("--teacher-steps", type=int, metavar="N", help="training steps of the teacher")

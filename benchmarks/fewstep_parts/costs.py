@@ -15,7 +15,7 @@ from beeline.networks.dit import DiT
 from beeline.training.loop import Loop
 from benchmarks.fewstep_parts import store, students
 from benchmarks.fewstep_parts.engine import loop_of, student_loop
-from benchmarks.fewstep_parts.methods import METHODS
+from benchmarks.fewstep_parts.methods import methods
 from benchmarks.fewstep_parts.passes import Passes
 
 SHAPE, BATCH, STEPS, ROUNDS = (1, 28, 28), 16, 5, 7  # an untrained network: its weights change no time
@@ -35,7 +35,7 @@ def run(options: Namespace) -> None:
     """Measure the methods that are missing, or those that are named."""
     out = options.output or store.FILE
     settings = {"batch": BATCH, "steps": STEPS, "rounds": ROUNDS}
-    for text in options.method or METHODS:
+    for text in options.method or methods():
         if store.current("costs", text, 0, settings, out) and not options.again:
             continue
         try:

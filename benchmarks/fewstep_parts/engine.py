@@ -32,9 +32,7 @@ def loop_of(networks: Mapping[str, nn.Module], objective: Any, data: Any, traini
     return Loop(nets, moved(objective, CPU, seen), data, training, SingleDevice(), rng, _silent, None, [], CPU)
 
 
-def student_loop(
-    method: Distillation, teacher: Flow, initial: Flow, data: Batch, training: Training, rng: Rng
-) -> Loop:
+def student_loop(method: Distillation, teacher: Flow, initial: Flow, data: Batch, training: Training, rng: Rng) -> Loop:
     """The training of a student, which starts from the network of ``initial``, on data that the method has made."""
     feed = method.feed(teacher, data, rng.fork("feed"))
     return loop_of(method.networks(initial), method.objective(teacher), feed, training, rng.fork("training"))

@@ -97,7 +97,7 @@ def _rmse(a: Tensor, b: Tensor) -> float:
     return float((a - b).double().square().flatten(1).sum(1).mean().sqrt())
 
 
-LAW = Size(teacher_steps=5000, batch=256, lr=1e-3, budget=1_500_000, samples=4000)
+LAW = Size(teacher_steps=5000, batch=256, lr=1e-3, budget=800_000, samples=4000)
 RING, SPREAD = GaussianMixture.ring(8, 2.0, 0.15), 0.15
 
 
