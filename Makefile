@@ -33,10 +33,11 @@ check: $(READY)
 	$(MAKE) docs
 	$(MAKE) test
 
-# docs/claims.md is up to date with the results of the claims
+# the generated pages are up to date with the results of the claims and of the few-step benchmark
 fresh: $(READY)
 	$(BIN)/python -m benchmarks.claims --page
-	git diff --exit-code --stat -- docs || (echo "docs/claims.md is stale; commit the new one"; exit 1)
+	$(BIN)/python -m benchmarks.fewstep --page
+	git diff --exit-code --stat -- docs || (echo "docs/claims.md or docs/few-steps-benchmark.md is stale; commit the new one"; exit 1)
 
 # the documentation site, in site/; nothing is fetched, and a broken link is an error
 docs: $(READY)

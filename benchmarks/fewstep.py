@@ -1,6 +1,6 @@
 """The few-step benchmark: every distillation on one teacher, with the same network and number of network passes.
 
-    python -m benchmarks.fewstep law [--seeds 3]                  a ring of eight modes, known exactly
+    python -m benchmarks.fewstep ring [--seeds 3]                 a ring of eight modes, known exactly
     python -m benchmarks.fewstep mnist --mnist FILE               MNIST, from an .npz file
     python -m benchmarks.fewstep cifar10 --cifar10 FOLDER         CIFAR-10 in grey at 14 x 14, from parquet files
     python -m benchmarks.fewstep adult --tables FOLDER            one evaluation for the table Adult
@@ -35,8 +35,8 @@ from benchmarks.fewstep_parts.worlds import Size, World
 TEACHER = "teacher"
 
 
-def law(options: Namespace, seed: int) -> World:
-    return worlds.law(seed, options.models / "law", sized(worlds.LAW, options))
+def ring(options: Namespace, seed: int) -> World:
+    return worlds.ring(seed, options.models / "ring", sized(worlds.RING, options))
 
 
 def mnist(options: Namespace, seed: int) -> World:
@@ -57,7 +57,7 @@ def digits(options: Namespace, seed: int) -> World:
 
 
 WORLDS: Mapping[str, Callable[[Namespace, int], World]] = {
-    "law": law,
+    "ring": ring,
     "mnist": mnist,
     "cifar10": cifar10,
     "digits": digits,
@@ -117,7 +117,7 @@ def parser() -> ArgumentParser:
     made.add_argument("world", nargs="?", choices=[*WORLDS, *OTHERS], help="what is measured")
     made.add_argument("--method", nargs="+", metavar="NAME", help="distillations, with settings if wanted")
     made.add_argument("--half-width", action="store_true", help="the students of --method are new, half as wide")
-    made.add_argument("--seeds", type=int, default=1, help="number of seeds; the law has three on the page")
+    made.add_argument("--seeds", type=int, default=1, help="number of seeds; the ring has three on the page")
     made.add_argument(
         "--models", type=Path, default=Path("models/fewstep"), metavar="DIR", help="teachers, checkpoints"
     )

@@ -1,1 +1,211 @@
-def write(): ...
+"""Generates docs/few-steps-benchmark.md from the result file of the few-step benchmark."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.fewstep_parts import store
+from benchmarks.fewstep_parts.methods import LEFT_OUT
+from benchmarks.fewstep_parts.students import EVALUATIONS
+
+DOCS = Path(__file__).parent.parent.parent / "docs"
+PAGE, PICTURE = DOCS / "few-steps-benchmark.md", DOCS / "figures" / "few-steps-mnist.png"
+TEACHER, STRAIGHT = "teacher", "Reflow(Sampler(8))"
+HEAD = """# Few-step benchmark
+
+Every method for few steps on the same teacher, with the same network and the same number of network passes. A pass is
+one evaluation of the teacher's network for one datum: a forward pass counts one, its backward pass two, a forward-mode
+derivative two more. The passes of the teacher and of the generation of pairs are included; at most half of them are
+spent on pairs. Passes are counted from the operations of matrix products, convolutions and attention, those of a step
+over {probed} steps before the training. Students start from the weights of the teacher, and no setting was tuned for
+this page: methods have their defaults where a row names no other, and the same batch size and learning rate.
+
+The columns 1 to 32 are evaluations of the network for a sample. A dash means that the student has no sampler with this
+number: its heads, windows or steps are for others. A row is one training, so the student of `PeRFlow(4)` was not
+trained for one evaluation.
+
+- *recall* and *coverage*: the share of real data near samples, at the fewest evaluations of the student
+- *pairing*: the distance of samples to the teacher's ends of their noise, over that to the ends of other noise. It is 0
+  where a seed gives the same sample as the teacher, and about 1 where the pairing is lost; seeds, inversion and editing
+  of the teacher then do not carry over.
+- *MiB*: peak memory of the training, above what the process held before it
+"""
+RING = (
+    "Eight modes on a ring (spread 0.15, radius 2), whose flow is known exactly; the teacher is an MLP that was "
+    "trained on samples. Energy distance to {samples:,} exact samples; *exact*: RMSE to the end of the exact flow from "
+    "the same noise; *modes*: the share of modes with at least half of their samples."
+)
+PICTURES = (
+    "The teacher is a transformer with {parameters:,} parameters, without guidance. Frechet distance in the features "
+    "of a classifier of the training set, {samples:,} samples against all test images; *agreement*: the share of "
+    "samples that the classifier assigns to their label."
+)
+COSTS = (
+    "Processor seconds of a training step over those of a plain flow-matching step with the same network and batch "
+    "(median of alternating rounds), and the passes counted for one datum. Making the data of a method (pairs) is not "
+    "part of a step. What exceeds 2 does so because of its passes; where the time exceeds the share of the passes, the "
+    "rest is in operations that are not matrix products."
+)
+REDUCED = (
+    "`TabularFlow` with reduced training ({teacher_steps:,} steps at most), and its `distill` ({student_steps:,} "
+    "steps, {pairs:,} pairs). Errors against the training rows; aim: at most 1.1 times those of the teacher."
+)
+
+
+def write(path: Path = PAGE, results: Path = store.FILE) -> None:
+    path.write_text(page(store.read(results)), encoding="utf-8")
+
+
+def page(figures: Mapping[str, Any]) -> str:
+    """The page as Markdown; the same figures give the same text."""
+    lines = [HEAD.format(probed=10)]
+    lines += world(figures, "ring", "A distribution in the plane", RING, ("exact", "modes", "recall", "coverage"))
+    lines += world(figures, "mnist", "MNIST", PICTURES, ("agreement", "recall", "coverage"))
+    lines += world(figures, "cifar10", "CIFAR-10 in grey at 14 x 14", PICTURES, ("agreement", "recall", "coverage"))
+    lines += adult(figures.get("adult", {}))
+    lines += costs(figures.get("costs", {}))
+    lines += ["## Left out", "", *(f"- `{name}`: {why}" for name, why in LEFT_OUT.items()), ""]
+    return "\n".join(lines).rstrip("\n") + "\n"
+
+
+def world(figures: Mapping[str, Any], name: str, title: str, about: str, columns: Sequence[str]) -> list[str]:
+    """The section of a world."""
+    lines, rows = [f"## {title}", ""], dict(figures.get(name, {}))
+    if TEACHER not in rows:
+        return [*lines, f"Not measured yet: `python -m benchmarks.fewstep {name}`.", ""]
+    teacher = rows.pop(TEACHER)
+    settings = next(iter(teacher.values()))["settings"]
+    lines += [about.format(**{"parameters": 0, **next(iter(teacher.values())), **settings}), ""]
+    lines += [f"Budget: {settings['budget']:,} passes, batches of {settings['batch']}; seeds: {len(teacher)}.", ""]
+    head = ["method", *map(str, EVALUATIONS), *columns, "pairing", "steps", "passes per step and datum", "CPU s", "MiB"]
+    lines += [_row(head), _row(["---"] * len(head))]
+    for kind in ("Euler", "Heun"):
+        found = [seed[kind] for seed in teacher.values()]
+        rest = [mean(found, lambda r, c=c: _fewest(r)[c]) for c in (*columns, "pairing")]
+        lines.append(_row([f"teacher, {kind}", *_distances(found), *rest, "", "", "", ""]))
+    sound = {row: [s for s in seeds.values() if "error" not in s] for row, seeds in rows.items()}
+    for row, found in sorted(((r, f) for r, f in sound.items() if f), key=lambda item: _order(item[1])):
+        at = [seed["evaluations"] for seed in found]
+        rest = [mean(at, lambda r, c=c: _fewest(r)[c]) for c in (*columns, "pairing")]
+        spent = [
+            f"{statistics.mean(s['steps'] for s in found):,.0f}",
+            f"{statistics.mean(s['passes_per_step_and_datum'] for s in found):.1f}",
+            f"{statistics.mean(s['cpu_seconds'] for s in found):.0f}",
+            f"{max(s['memory_bytes'] for s in found) / 2**20:.0f}",
+        ]
+        missing = "" if len(found) == len(teacher) else f" ({len(found)} of {len(teacher)} seeds)"
+        lines.append(
+            _row([f"`{row}`{missing}".replace("`, half width", ", half width"), *_distances(at), *rest, *spent])
+        )
+    failed = {row: seeds for row, seeds in rows.items() if not sound[row]}
+    lines += ["", *(f"- `{row}` failed: {next(iter(seeds.values()))['error']}" for row, seeds in failed.items()), ""]
+    return [*lines, *targets(teacher, sound)] if name == "mnist" else lines
+
+
+def targets(teacher: Mapping[str, Any], sound: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
+    """The aims of the MNIST comparison and what was reached."""
+    first = next(iter(teacher.values()))
+    best = min(first[kind]["32"]["distance"] for kind in ("Euler", "Heun"))
+    lines = [f"The teacher at 32 evaluations has {best:.3g} (the better of both solvers).", ""]
+    lines += [_row(["aim", "reached", "by"]), _row(["---"] * 3)]
+    wide = {row: found[0]["evaluations"] for row, found in sound.items() if found and "half width" not in row}
+    narrow = {row: found[0]["evaluations"] for row, found in sound.items() if found and "half width" in row}
+    for k, limit, group, what in (
+        ("1", 1.15, wide, "one evaluation"),
+        ("2", 1.05, wide, "two evaluations"),
+        ("1", 1.6, narrow, "half of the width, one evaluation"),
+    ):
+        known = {row: at[k]["distance"] for row, at in group.items() if "distance" in at[k]}
+        row = min(known, key=lambda name: known[name], default=None)
+        reached = ["not measured", ""] if row is None else [f"{known[row] / best:.2f} times", f"`{row}`"]
+        lines.append(_row([f"{what}: at most {limit} times the teacher at 32", *reached]))
+    straight = wide.get(STRAIGHT, {}).get("1", {}).get("distance")
+    start = first["Euler"]["1"]["distance"]
+    reached = ["not measured", ""] if straight is None else [f"{straight / start:.3f} times", f"`{STRAIGHT}`"]
+    lines.append(_row(["reflow alone, one evaluation: at most 0.25 times the teacher at one", *reached]))
+    if PICTURE.exists():
+        lines += [
+            "",
+            "One evaluation, the same noise and labels 0 to 9 in every row; the first row is the teacher at 64.",
+            "",
+        ]
+        lines += [f"![samples of the students]({PICTURE.relative_to(DOCS).as_posix()})"]
+    return [*lines, ""]
+
+
+def adult(rows: Mapping[str, Any]) -> list[str]:
+    """The section of the table Adult."""
+    lines = ["## The table Adult", ""]
+    if not rows:
+        return [*lines, "Not measured yet: `python -m benchmarks.fewstep adult`.", ""]
+    settings = next(iter(rows[TEACHER].values()))["settings"]
+    lines += [
+        REDUCED.format(**settings),
+        "",
+        _row(["", "evaluations", "shape error", "trend error", "CPU s"]),
+        _row(["---"] * 5),
+    ]
+    for name, seeds in rows.items():
+        found = list(seeds.values())
+        cells = [mean(found, lambda s, c=c: s[c]) for c in ("evaluations", "shape error", "trend error", "cpu_seconds")]
+        lines.append(_row([name, *cells]))
+    ratios = []
+    for error in ("shape error", "trend error"):
+        both = [(rows["OneStep"][s][error], rows[TEACHER][s][error]) for s in rows["OneStep"]]
+        ratios.append(f"{statistics.mean(a / b for a, b in both):.2f}")
+    lines.append(_row(["student over teacher", "", *ratios, ""]))
+    return [*lines, ""]
+
+
+def costs(rows: Mapping[str, Any]) -> list[str]:
+    """The section of the costs of a step."""
+    lines = ["## Cost of a step", ""]
+    sound = {name: seeds["0"] for name, seeds in rows.items() if "error" not in seeds["0"]}
+    if not sound:
+        return [*lines, "Not measured yet: `python -m benchmarks.fewstep costs`.", ""]
+    lines += [
+        COSTS,
+        "",
+        _row(["method", "objective", "time", "passes", "passes over plain", "reason above 2"]),
+        _row(["---"] * 6),
+    ]
+    for name, found in sorted(sound.items(), key=lambda item: float(item[1]["ratio"])):
+        extra = found["passes"] - found["plain_passes"]
+        reason = (
+            "" if found["ratio"] <= 2 else f"{extra:.1f} passes beyond the {found['plain_passes']:.1f} of a plain step"
+        )
+        cells = [f"`{name}`", found["objective"], f"{found['ratio']:.2f}", f"{found['passes']:.1f}"]
+        lines.append(_row([*cells, f"{found['ratio_of_passes']:.2f}", reason]))
+    return [*lines, ""]
+
+
+def mean(found: Sequence[Any], value: Callable[[Any], Any]) -> str:
+    """The mean over seeds, with the standard deviation of two or more; a dash where there is no figure."""
+    try:
+        values = [float(value(one)) for one in found]
+    except KeyError:
+        return "-"
+    text = f"{statistics.mean(values):.3g}"
+    return text if len(values) < 2 else f"{text} ± {statistics.stdev(values):.1g}"
+
+
+def _distances(found: Sequence[Mapping[str, Any]]) -> list[str]:
+    return [mean(found, lambda row, k=k: row[str(k)]["distance"]) for k in EVALUATIONS]
+
+
+def _fewest(row: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The figures at the fewest evaluations that the student has."""
+    known = [row[str(k)] for k in EVALUATIONS if "distance" in row.get(str(k), {})]
+    none: Mapping[str, Any] = {}
+    return known[0] if known else none
+
+
+def _order(found: Sequence[Mapping[str, Any]]) -> float:
+    return float(_fewest(found[0]["evaluations"]).get("distance", float("inf")))
+
+
+def _row(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cells) + " |"

@@ -136,7 +136,8 @@ def at(method: Distillation, world: World, trained: Any, evaluations: int, folde
 
 def teacher_figures(world: World) -> dict[str, Any]:
     """The figures of the teacher with Euler and Heun steps, and those of its fine ends."""
-    found: dict[str, Any] = {"fine": world.figures(world.ends)}
+    count = sum(p.numel() for p in world.teacher.field.parameters())
+    found: dict[str, Any] = {"parameters": count, "fine": world.figures(world.ends)}
     for name, solver in (("Euler", EULER), ("Heun", HEUN)):
         rows = {}
         for k in EVALUATIONS:

@@ -22,7 +22,6 @@ from beeline.evaluation.metrics import Energy, Frechet
 from beeline.evaluation.neighbours import Coverage, Recall
 from beeline.networks.dit import DiT
 from beeline.networks.mlp import MLP
-from beeline.runs.bundle import Bundle
 from beeline.solvers.runge_kutta import HEUN, RK4
 from beeline.training.optim.ema import EMA
 from beeline.training.optim.learning_rate import WarmupCosine
@@ -97,23 +96,23 @@ def _rmse(a: Tensor, b: Tensor) -> float:
     return float((a - b).double().square().flatten(1).sum(1).mean().sqrt())
 
 
-LAW = Size(teacher_steps=5000, batch=256, lr=1e-3, budget=800_000, samples=4000)
-RING, SPREAD = GaussianMixture.ring(8, 2.0, 0.15), 0.15
+RING = Size(teacher_steps=5000, batch=256, lr=1e-3, budget=800_000, samples=4000)
+MODES, SPREAD = GaussianMixture.ring(8, 2.0, 0.15), 0.15
 
 
-def law(seed: int, folder: Path, size: Size = LAW) -> World:
+def ring(seed: int, folder: Path, size: Size = RING) -> World:
     """Eight modes on a ring, known exactly, and a network that has learned their flow."""
     rng = bl.Rng(seed).fork("law")
-    data = RING.batch(20_000, rng.fork("data"), dtype=torch.float32)
+    data = MODES.batch(20_000, rng.fork("data"), dtype=torch.float32)
 
     def network(width: int = 128) -> nn.Module:
         return bl.Network(MLP(2, width=width))
 
     teacher = _teacher(folder / f"teacher-{seed}", network, data, size, rng, drop=0.0)
     x0 = rng.fork("noise").normal(torch.empty(size.samples, 2))
-    exact = ends_of(bl.Sampler(60, solver=RK4), bl.Flow(RING.field()), x0.double(), None).float()
-    real = RING.sample(size.samples, rng.fork("real")).float()
-    means = torch.tensor(RING.means)
+    exact = ends_of(bl.Sampler(60, solver=RK4), bl.Flow(MODES.field()), x0.double(), None).float()
+    real = MODES.sample(size.samples, rng.fork("real")).float()
+    means = torch.tensor(MODES.means)
 
     def score(made: Tensor) -> dict[str, float]:
         distance, mode = torch.cdist(made, means).min(1)
@@ -128,7 +127,7 @@ def law(seed: int, folder: Path, size: Size = LAW) -> World:
         }
 
     ends = ends_of(bl.Sampler(FINE, solver=HEUN), teacher, x0, None)
-    return World("law", size, teacher, data, x0, None, ends, score, lambda: network(64))
+    return World("ring", size, teacher, data, x0, None, ends, score, lambda: network(64))
 
 
 MNIST = Size(teacher_steps=3600, batch=64, lr=2e-3, budget=250_000, samples=2000)
@@ -173,8 +172,10 @@ def images(name: str, pictures: Pictures, seed: int, folder: Path, size: Size) -
 
 def mnist(path: Path) -> Pictures:
     """MNIST from an .npz file with x_train, y_train, x_test and y_test."""
-    require(path.exists(), f"the file {path} of MNIST does not exist; give --mnist the .npz file with x_train, y_train, "
-            "x_test and y_test")  # fmt: skip
+    require(
+        path.exists(),
+        f"the file {path} of MNIST does not exist; give --mnist the .npz file with x_train, y_train, x_test and y_test",
+    )
     with np.load(path) as arrays:
         x, test = (torch.as_tensor(arrays[name]).float()[:, None] / 127.5 - 1 for name in ("x_train", "x_test"))
         label, test_label = (torch.as_tensor(arrays[name]).long() for name in ("y_train", "y_test"))
