@@ -61,7 +61,9 @@ def planned(method: Distillation, world: World, initial: bl.Flow, rng: bl.Rng) -
     """The data and steps with which a method takes the passes of the world."""
     budget, total = world.size.budget, len(world.data.x1)
     with counter(world) as counted:
-        few = method.data(world.teacher, take(world.data, torch.arange(min(64, total))), rng.fork("probe"))
+        few = method.data(
+            world.teacher, take(world.data, torch.arange(min(64, world.size.batch, total))), rng.fork("probe")
+        )
     each = counted.count / len(few.x1)
     rows = max(1, min(total, int(PAIRS * budget / each))) if each else total
     training = training_of(world, PROBED)

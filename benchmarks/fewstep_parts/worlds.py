@@ -39,6 +39,8 @@ class Size:
     lr: float  # peak, of teacher and students
     budget: int  # passes of networks for a student, with its pairs
     samples: int  # for every figure
+    classifier: int = 1500  # training steps of the classifier of images
+    features: int = 64  # of the classifier
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,9 +132,9 @@ def ring(seed: int, folder: Path, size: Size = RING) -> World:
     return World("ring", size, teacher, data, x0, None, ends, score, lambda: network(64))
 
 
-MNIST = Size(teacher_steps=3600, batch=64, lr=2e-3, budget=250_000, samples=2000)
+MNIST = Size(teacher_steps=3600, batch=64, lr=2e-3, budget=150_000, samples=1000)
 DIGITS = Size(teacher_steps=1000, batch=64, lr=2e-3, budget=100_000, samples=360)
-CIFAR = Size(teacher_steps=3600, batch=64, lr=2e-3, budget=250_000, samples=2000)
+CIFAR = Size(teacher_steps=3600, batch=64, lr=2e-3, budget=150_000, samples=1000)
 
 
 @dataclass(frozen=True)
@@ -148,15 +150,16 @@ class Pictures:
 def images(name: str, pictures: Pictures, seed: int, folder: Path, size: Size) -> World:
     """A small conditional transformer on images, and a classifier of the training set for the distance."""
     rng, shape = bl.Rng(0), tuple(pictures.x.shape[1:])
+    patch = shape[-1] // 7 if shape[-1] % 7 == 0 else shape[-1] // 4
 
     def network(width: int = 64) -> nn.Module:
         conditions = {"label": {"classes": 10}}
-        net = DiT(shape, patch=shape[-1] // 7, width=width, depth=4, heads=4, conditions=conditions, scale=30.0)
+        net = DiT(shape, patch=patch, width=width, depth=4, heads=4, conditions=conditions, scale=30.0)
         return bl.Network(net)
 
     data = bl.Batch(pictures.x, cond={"label": pictures.label})
     teacher = _teacher(folder / "teacher", network, data, size, rng, drop=0.1)
-    features = SmallClassifier(steps=1500).fit(data.x1, data.cond, cache=folder)
+    features = SmallClassifier(steps=size.classifier, size=size.features).fit(data.x1, data.cond, cache=folder)
     x0 = bl.Rng(seed).fork(name, "noise").normal(torch.empty(size.samples, *shape))
     cond = {"label": torch.arange(size.samples) % 10}
     real = pictures.test

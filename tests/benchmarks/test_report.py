@@ -13,7 +13,7 @@ from benchmarks import report
 
 KEYS = ["benchmark", "command", "date", "commit", "machine", "device", "versions", "seeds", "settings", "figures"]
 NAMES = [
-    "ablation", "cells", "claims.__main__", "demo", "engine", "foreign_demo", "kills", "presets", "slots",
+    "ablation", "cells", "claims.__main__", "demo", "engine", "fewstep", "foreign_demo", "kills", "presets", "slots",
     "solvers", "tables",
     "throughput", "truth",
 ]  # fmt: skip
