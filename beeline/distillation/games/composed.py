@@ -16,6 +16,7 @@ from beeline.core.ranges import Count, NonNegative, Share, dataclass
 from beeline.distillation.games.base import SteppedBase, matching_of
 from beeline.distillation.students import as_student_map, copied
 from beeline.fields.flow import Flow
+from beeline.fields.trained import Trained
 from beeline.objectives.games.composed import SplitGame, WithGame
 from beeline.objectives.games.game import ScoreGame
 from beeline.objectives.games.generation import BackwardSimulation, MapRollout
@@ -89,6 +90,9 @@ class AnyFlow(MapWithGame):
     def game(self, teacher: Flow) -> ScoreGame:
         made = MapRollout(self.most, self.steps, self.schedule)
         return ScoreGame(teacher, made, ratio=self.ratio, guidance=self.guidance, matching=matching_of(teacher))
+
+    def trained(self, sampler: Sampler) -> Trained | None:
+        return None  # for any times
 
 
 @dataclass(frozen=True)
