@@ -83,6 +83,9 @@ DistillBudget = Annotated[
     str | None,
     typer.Option("--budget", metavar="TIME", help="Time for all of it, as 90s, 20m or 2h: sets the steps."),
 ]
+Rehearse = Annotated[
+    bool, typer.Option("--rehearse", help="Do all of it at toy size first; a failure stops before the real run.")
+]
 More = Annotated[
     str | None,
     typer.Option(metavar="STEPS|TIME", help="Make the run in the directory RECIPE longer: 2000 (steps) or 10m."),

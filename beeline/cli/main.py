@@ -27,6 +27,7 @@ from beeline.cli.arguments import (
     OtherData,
     Private,
     Reference,
+    Rehearse,
     Report,
     ReportFile,
     Samples,
@@ -202,21 +203,21 @@ def distill(
         bool, typer.Option("--resume", help="Continue the run in --out from its last checkpoint.")
     ] = False,
     budget: DistillBudget = None,
+    rehearse: Rehearse = False,
     log: TrackLog = None,
     device: Dev = AUTO,
     report: Report = True,
     json_: Json = False,
 ) -> None:
-    """Straighten a flow, or distil it to few steps."""
-    from beeline.cli import commands
+    """Straighten a flow, or distil it to few steps; the method auto tries several and continues the best."""
+    from beeline.cli.verbs import distilling
 
     where = check_device(device)  # before any work
-    run = commands.distillation(bundle, method, set_ or [], evaluations)
-    if budget is not None:
-        run = commands.budgeted_distillation(run, out, budget, set_ or [], resume, where)
-    options = {"--evaluations": evaluations, "--device": named(device), "--budget": budget}
-    command = command_line("distill", bundle, method, set_, out, log=log, **options)
-    commands.train(run, out, resume=resume, quiet=json_, command=command, device=device, report=report, log=log or ())
+    options = {"--evaluations": evaluations, "--device": named(device), "--budget": budget, "--rehearse": rehearse}
+    how = distilling.How(
+        command_line("distill", bundle, method, set_, out, log=log, **options), where, resume, json_, report, log or ()
+    )
+    distilling.distill(bundle, method, evaluations, budget, set_ or [], out, rehearse, how)
     print_result(run_files(out), json_)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import field, replace
+from typing import ClassVar
 
 from torch import nn
 
@@ -35,6 +36,8 @@ class ParallelDecoding(OnData):
     >>> ParallelDecoding(intervals=12).for_evaluations(3).most
     3
     """
+
+    automatic: ClassVar[bool] = True
 
     evaluations: Count = 1  # of the sampler of the student
     most: Count = 1  # largest number of evaluations that is trained; its divisors are trained too

@@ -23,6 +23,7 @@ from beeline.sampling.sampler import Sampler
 from beeline.training.feed.microbatches import InMemory
 from beeline.training.feed.sources import as_microbatches
 
+FEW = 64  # pairs of a rehearsal
 SHOWN = 1024  # pairs that stand for those generated during the training
 
 
@@ -78,6 +79,12 @@ class PairMethod(Distillation):
     def data(self, teacher: Flow, batch: Batch, rng: Rng) -> Batch:
         count = min(SHOWN, len(batch.x1)) if self.online else self.count
         return teacher_pairs(self.sampler, count, self.reverse, teacher, batch, rng)
+
+    def with_pairs(self, count: int) -> Any:
+        return self if self.store or self.online else replace(self, count=count)
+
+    def rehearsal(self) -> Any:
+        return replace(self.with_pairs(FEW), sampler=replace(self.sampler, steps=2))
 
     def heldout(self, teacher: Flow, batch: Batch, rng: Rng) -> Batch:
         return teacher_pairs(self.sampler, None, self.reverse, teacher, batch, rng)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from dataclasses import field, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -58,6 +58,8 @@ class Reflow(PairMethod):
     >>> Reflow(Sampler(8)).student(Flow(None), {"student": nn.Identity()})[0].independent
     False
     """
+
+    automatic: ClassVar[bool] = True
 
     coupling: Coupling = field(
         default_factory=Paired
@@ -130,6 +132,8 @@ class OneStep(PairMethod):
     >>> OneStep().student(Flow(None), {"student": nn.Identity()})[1].evaluations
     1
     """
+
+    automatic: ClassVar[bool] = True
 
     distance: Distance = squared
     hops: NonNegative = 0.0  # weight of two steps of the teacher from fresh noise, as in TwoHops; 1 is usual

@@ -51,6 +51,7 @@ from beeline.runs.pairs.opening import of_method
 from beeline.runs.pairs.rounds import after_rounds, in_words, measured_round
 from beeline.runs.previews import predicted_peak, previews
 from beeline.runs.run_directory import how_to_continue, ready, unstarted
+from beeline.runs.teachers import check_teacher
 from beeline.sampling.guidance.guide import Plain
 from beeline.sampling.guidance.null import check_null, learned_null
 from beeline.sampling.sampler import Sampler
@@ -210,6 +211,7 @@ def prepare_distilled(run: Distilled, device: Device = AUTO) -> Prepared:
         f"{', '.join(missing(run.method, Distillation))}; inherit beeline.core.protocols.training.Distillation, and "
         "write ``networks``, ``data``, ``objective`` and ``student``",
     )
+    check_teacher(teacher, run.method, other, str(run.teacher))
     source_points = teacher.flow.source
     if isinstance(source_points, SplitSource):
         source_points = source_points.training()
@@ -217,10 +219,6 @@ def prepare_distilled(run: Distilled, device: Device = AUTO) -> Prepared:
     store, method = of_method(run.method, learned)
     method = method.fitted(learned, batch, rng.fork("fitted"))
     objective = method.objective(teacher.flow)
-    unseen = method.heldout(
-        teacher.flow, take(other, torch.arange(min(len(other.x1), HELDOUT_PAIRS))), rng.fork("unseen")
-    )
-    pairs = method.data(learned, batch, rng.fork("pairs")) if store is None else store.head(SHOWN)
     initial = teacher.flow  # methods copy the network of the flow that they are given
     if run.network is not None:
         made = build_network(run.network, objective, run.seed, teacher.modality, batch)
@@ -234,6 +232,12 @@ def prepare_distilled(run: Distilled, device: Device = AUTO) -> Prepared:
             "another flow: give a student of this teacher",
         )
         initial = dataclasses.replace(initial, field=first.flow.field)
+    with rng.fork("student").ambient():  # new weights, such as those of a second time
+        networks = method.networks(initial)  # refused before any data are computed
+    unseen = method.heldout(
+        teacher.flow, take(other, torch.arange(min(len(other.x1), HELDOUT_PAIRS))), rng.fork("unseen")
+    )
+    pairs = method.data(learned, batch, rng.fork("pairs")) if store is None else store.head(SHOWN)
 
     def finish(networks: Any) -> Bundle:
         flow, sampler = method.student(teacher.flow, networks)
@@ -259,8 +263,6 @@ def prepare_distilled(run: Distilled, device: Device = AUTO) -> Prepared:
     heldout = HeldOut(objective, unseen, train=pairs, rng=rng.fork("heldout"))
     stored = pairs if store is None else store.ordered(rng.fork("stored"))
     feed = method.supply(learned, stored, batch, rng.fork("feed"))
-    with rng.fork("student").ambient():  # new weights, such as those of a second time
-        networks = method.networks(initial)
     return Prepared(networks, objective, feed, heldout, finish, pairs.x1, measure)
 
 

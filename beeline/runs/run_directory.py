@@ -16,11 +16,14 @@ from beeline.training import checkpoint
 from beeline.training.checks import Interrupted
 from beeline.training.compare import CHANGEABLE
 
+TRIALS = "trials"  # the folder of the methods that were tried, of a run that continues the best of them
+
 
 def ready(out: Path, run: Any, resume: bool) -> None:
     """Refuse an output directory that is not free, or a resume that is not the same run."""
     recipe = out / "run.yaml"
-    if (recipe.is_file() or (not resume and (out / LOCK).is_file())) and unstarted(out):
+    begun = (out / LOCK).is_file() or (out / TRIALS).is_dir()
+    if (recipe.is_file() or (not resume and begun)) and unstarted(out):
         return  # nothing was learned, so nothing can be lost
     if resume:
         require(
@@ -74,6 +77,7 @@ def unstarted(out: Path) -> bool:
         "tensorboard",
         "wandb",
         "rounds",  # those before the last, which continue
+        TRIALS,
         LOCK,
     }
     return (

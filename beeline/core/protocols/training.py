@@ -330,6 +330,14 @@ class Distillation(Protocol):
         """The flow of the trained networks, with its sampler."""
         ...
 
+    def with_pairs(self, count: int) -> Distillation:
+        """The method with so many pairs, where it generates a number of them before the training; else itself."""
+        return self
+
+    def rehearsal(self) -> Distillation:
+        """The method with as little preparation as exercises all of it, for a rehearsal."""
+        return self
+
     def trained(self, sampler: Sampler) -> Trained | None:
         """What it fixes about the sampling of its student, whose sampler is given; None fixes nothing.
 

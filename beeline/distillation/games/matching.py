@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import field, replace
+from typing import ClassVar
 
 from beeline.core.protocols.flows import Reference, Schedule, TimeSampler
 from beeline.core.protocols.games import FDivergence
@@ -62,6 +63,8 @@ class DMD2(SteppedBase):
     2
     """
 
+    automatic: ClassVar[bool] = True
+
     schedule: Schedule = field(default_factory=Uniform)  # the steps of the student
     times: TimeSampler = field(default_factory=Anywhere)  # of the comparison
     adversarial: Adversarial | None = field(default_factory=lambda: Adversarial(weight=1e-3))  # None needs no data
@@ -89,6 +92,8 @@ class FDistill(DMD2):
     >>> FDistill().divergence
     JensenShannon()
     """
+
+    automatic: ClassVar[bool] = False
 
     divergence: FDivergence = field(default_factory=JensenShannon)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import field
+from typing import ClassVar
 
 from beeline.core.ranges import dataclass
 from beeline.distillation.maps.flow_maps import FlowMapDistillation, OneJump
@@ -24,6 +25,8 @@ class MeanFlow(FlowMapDistillation):
     >>> MeanFlow().evaluations
     1
     """
+
+    automatic: ClassVar[bool] = True
 
     matching: FlowMapMatching = field(
         default_factory=lambda: presets.MeanFlow(spans=Gapped(gap=Uniform(), diagonal=0.25))
@@ -126,6 +129,8 @@ class AlignYourFlow(FlowMapDistillation):
     >>> AlignYourFlow().evaluations
     1
     """
+
+    automatic: ClassVar[bool] = True
 
     matching: FlowMapMatching = field(default_factory=presets.AlignYourFlow)
 
