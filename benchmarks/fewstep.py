@@ -6,6 +6,7 @@
     python -m benchmarks.fewstep adult --tables FOLDER            one evaluation for the table Adult
     python -m benchmarks.fewstep costs                            the cost of a step of every method
     python -m benchmarks.fewstep --page                           write docs/few-steps-benchmark.md, measure nothing
+    python -m benchmarks.fewstep --picture                        write the samples of MNIST in --models as a picture
 
 A method is a distillation of the registry with its settings, such as "ParallelDecoding(most=4)"; without --method those
 of benchmarks/fewstep_parts/methods.py are measured.  Every row is written as soon as it is done and skipped the next
@@ -29,6 +30,7 @@ import torch
 from beeline.core.errors import BeelineError, require
 from benchmarks import report
 from benchmarks.fewstep_parts import adult, costs, page, store, students, worlds
+from benchmarks.fewstep_parts import picture as drawing
 from benchmarks.fewstep_parts.methods import NARROW, methods
 from benchmarks.fewstep_parts.worlds import Size, World
 
@@ -88,11 +90,12 @@ def measure(options: Namespace) -> None:
     for seed in range(options.seeds):
         world = WORLDS[name](options, seed)
         if not store.current(name, TEACHER, seed, world.described, out):
-            store.add(name, TEACHER, seed, {"settings": world.described, **students.teacher_figures(world)}, out)
+            found = students.teacher_figures(world, place(options, name, TEACHER, seed))
+            store.add(name, TEACHER, seed, {"settings": world.described, **found}, out)
         for row, text, narrow in wanted:
             if store.current(name, row, seed, world.described, out) and not options.again:
                 continue
-            folder = options.models / name / f"{re.sub('[^A-Za-z0-9.=]+', '-', row)}-{seed}"
+            folder = place(options, name, row, seed)
             try:
                 found = students.measure(text, world, seed, folder, narrow)
             except KeyboardInterrupt:
@@ -102,6 +105,20 @@ def measure(options: Namespace) -> None:
                 found = {"error": f"{type(error).__name__}: {error}".splitlines()[0]}
             store.add(name, row, seed, {"settings": world.described, **found}, out)
             print(f"{name} seed {seed}: {row}: {brief(found)}", flush=True)
+
+
+def place(options: Namespace, world: str, row: str, seed: int) -> Path:
+    """The folder of the checkpoints of a row."""
+    folder: Path = options.models / world / f"{re.sub('[^A-Za-z0-9.=]+', '-', row)}-{seed}"
+    return folder
+
+
+def picture(options: Namespace) -> None:
+    """Write the picture of the page, of all students of MNIST with one evaluation."""
+    folders = {row: place(options, "mnist", row, 0) for row in store.read(options.output or store.FILE)["mnist"]}
+    names = {row: folder.with_name(f"{folder.name}-1.npy") for row, folder in folders.items() if row != TEACHER}
+    ends = options.models / "mnist" / f"{TEACHER}-0-32.npy"
+    drawing.write({"teacher, 32 evaluations": ends, **names}, page.PICTURE)
 
 
 def brief(found: Mapping[str, Any]) -> str:
@@ -129,6 +146,7 @@ def parser() -> ArgumentParser:
     made.add_argument("--cifar10", type=Path, metavar="FOLDER", help="CIFAR-10 as parquet files")
     made.add_argument("--tables", type=Path, metavar="FOLDER", help="folder with adult-train.csv")
     made.add_argument("--page", action="store_true", help="write the documentation page, measure nothing")
+    made.add_argument("--picture", action="store_true", help="write the picture of the page, measure nothing")
     return made
 
 
@@ -138,6 +156,8 @@ def main() -> None:
     try:
         if options.page:
             return page.write()
+        if options.picture:
+            return picture(options)
         require(options.world is not None, f"nothing was named to measure; give one of {[*WORLDS, *OTHERS]}, or --page")
         if options.world in OTHERS:
             return OTHERS[options.world](options)

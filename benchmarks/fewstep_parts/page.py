@@ -13,6 +13,7 @@ from benchmarks.fewstep_parts.students import EVALUATIONS
 
 DOCS = Path(__file__).parent.parent.parent / "docs"
 PAGE, PICTURE = DOCS / "few-steps-benchmark.md", DOCS / "figures" / "few-steps-mnist.png"
+WORLDS = ("ring", "mnist", "cifar10")
 TEACHER, STRAIGHT = "teacher", "Reflow(Sampler(8))"
 HEAD = """# Few-step benchmark
 
@@ -96,12 +97,13 @@ def world(figures: Mapping[str, Any], name: str, title: str, about: str, columns
             f"{statistics.mean(s['cpu_seconds'] for s in found):.0f}",
             f"{max(s['memory_bytes'] for s in found) / 2**20:.0f}",
         ]
-        missing = "" if len(found) == len(teacher) else f" ({len(found)} of {len(teacher)} seeds)"
-        lines.append(
-            _row([f"`{row}`{missing}".replace("`, half width", ", half width"), *_distances(at), *rest, *spent])
-        )
+        few = "" if len(found) == len(teacher) else f" ({len(found)} of {len(teacher)} seeds)"
+        lines.append(_row([f"`{row}`{few}".replace("`, half width", ", half width"), *_distances(at), *rest, *spent]))
     failed = {row: seeds for row, seeds in rows.items() if not sound[row]}
-    lines += ["", *(f"- `{row}` failed: {next(iter(seeds.values()))['error']}" for row, seeds in failed.items()), ""]
+    lines += ["", *(f"- `{row}` failed: {next(iter(seeds.values()))['error']}" for row, seeds in failed.items())]
+    everywhere = {row for world in WORLDS for row in figures.get(world, {}) if row != TEACHER}
+    missing = [f"`{row}`" for row in sorted(everywhere) if row not in rows]
+    lines += ["", f"Not measured here: {', '.join(missing)}.", ""] if missing else [""]
     return [*lines, *targets(teacher, sound)] if name == "mnist" else lines
 
 
@@ -129,7 +131,7 @@ def targets(teacher: Mapping[str, Any], sound: Mapping[str, Sequence[Mapping[str
     if PICTURE.exists():
         lines += [
             "",
-            "One evaluation, the same noise and labels 0 to 9 in every row; the first row is the teacher at 64.",
+            "One evaluation, the same noise and labels 0 to 9 in every row; the first row is the teacher at 32.",
             "",
         ]
         lines += [f"![samples of the students]({PICTURE.relative_to(DOCS).as_posix()})"]

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 import beeline as bl
 from beeline.config import build as config
@@ -28,7 +28,6 @@ EVALUATIONS = (1, 2, 4, 8, 32)
 PROBED = 10  # steps from which the passes of a step are estimated
 PAIRS = 0.5  # largest share of the passes that is spent on the data of a method
 SHOWN = 10  # samples in the picture of a method
-Note = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -132,19 +131,25 @@ def at(method: Distillation, world: World, trained: Any, evaluations: int, folde
         made = world.sample(sampler, flow)
     except BeelineError as error:
         return {"refused": str(error)}
-    np.save(folder.parent / f"{folder.name}-{evaluations}.npy", made[:SHOWN].numpy())
+    shown(made, folder, evaluations)
     return world.figures(made)
 
 
-def teacher_figures(world: World) -> dict[str, Any]:
+def teacher_figures(world: World, folder: Path) -> dict[str, Any]:
     """The figures of the teacher with Euler and Heun steps, and those of its fine ends."""
     count = sum(p.numel() for p in world.teacher.field.parameters())
     found: dict[str, Any] = {"parameters": count, "fine": world.figures(world.ends)}
     for name, solver in (("Euler", EULER), ("Heun", HEUN)):
-        rows = {}
-        for k in EVALUATIONS:
-            each = bl.Sampler(1, solver=solver).evaluations or 1
-            if k % each == 0:
-                rows[str(k)] = world.figures(world.sample(bl.Sampler(k // each, solver=solver), world.teacher))
-        found[name] = rows
+        each = bl.Sampler(1, solver=solver).evaluations or 1
+        found[name] = {}
+        for k in (k for k in EVALUATIONS if k % each == 0):
+            made = world.sample(bl.Sampler(k // each, solver=solver), world.teacher)
+            shown(made, folder, k)
+            found[name][str(k)] = world.figures(made)
     return found
+
+
+def shown(made: Tensor, folder: Path, evaluations: int) -> None:
+    """Store the first samples for the picture, beside the folder of checkpoints."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    np.save(folder.parent / f"{folder.name}-{evaluations}.npy", made[:SHOWN].numpy())

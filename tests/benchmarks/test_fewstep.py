@@ -9,13 +9,14 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 import beeline as bl
 from beeline.core.errors import BeelineError
 from beeline.core.types import take
 from beeline.distillation.finetune import PeRFlow
 from benchmarks import fewstep
-from benchmarks.fewstep_parts import costs, page, store, students, worlds
+from benchmarks.fewstep_parts import costs, page, picture, store, students, worlds
 from benchmarks.fewstep_parts.methods import methods
 from benchmarks.fewstep_parts.passes import Passes
 from benchmarks.fewstep_parts.worlds import Size, World
@@ -114,6 +115,12 @@ def test_rows_are_written_one_by_one_and_skipped_the_next_time(
         p.numel() for p in bl.load(tmp_path / "digits" / "teacher").flow.field.parameters()
     )
     capsys.readouterr()
+    made = {name: tmp_path / "digits" / f"{name}-0-2.npy" for name in ("teacher", "PeRFlow-2-half-width", "none")}
+    picture.write(made, tmp_path / "picture.png")
+    with Image.open(tmp_path / "picture.png") as drawn:
+        assert drawn.size == (picture.LABEL + 10 * (picture.SIDE + 2), 2 * (picture.SIDE + 2))
+    with pytest.raises(BeelineError, match="measure mnist"):
+        picture.write({"none": made["none"]}, tmp_path / "picture.png")
 
 
 def test_a_wrong_method_or_missing_data_is_refused_before_any_work(
