@@ -16,10 +16,12 @@ from beeline.distillation.students import as_student_map
 from beeline.fields.flow import Flow
 from beeline.fields.trained import Trained
 from beeline.objectives.maps.matching import FlowMapMatching
+from beeline.objectives.maps.spans import Gapped
 from beeline.objectives.maps.velocities import OfTeacher
 from beeline.sampling.guidance.guide import Plain
 from beeline.sampling.sampler import Sampler
 from beeline.solvers.runge_kutta import FlowMapStep
+from beeline.times.samplers import Uniform as Anywhere
 from beeline.times.schedules import Uniform
 
 
@@ -62,6 +64,11 @@ class FlowMapDistillation(OnData):
 
     def for_evaluations(self, evaluations: int) -> Any:
         return replace(self, evaluations=evaluations)
+
+
+def even() -> Gapped:
+    """Jumps of all lengths equally often, and a quarter of them on the diagonal."""
+    return Gapped(gap=Anywhere(), diagonal=0.25)
 
 
 class OneJump(FlowMapDistillation):

@@ -12,7 +12,7 @@ from beeline.core.protocols.flows import Guidance
 from beeline.core.ranges import Count, NonNegative, Share, dataclass
 from beeline.couplings.basic import Paired
 from beeline.distillation.finetune import OnData
-from beeline.distillation.maps.flow_maps import FlowMapDistillation
+from beeline.distillation.maps.flow_maps import FlowMapDistillation, even
 from beeline.distillation.paired import PairMethod
 from beeline.distillation.students import as_student_map, copied
 from beeline.fields.flow import Flow
@@ -20,13 +20,11 @@ from beeline.networks.maps.decoupled import decoupled
 from beeline.objectives.maps import presets
 from beeline.objectives.maps.matching import FlowMapMatching
 from beeline.objectives.maps.moments import InductiveMoments
-from beeline.objectives.maps.spans import Gapped
 from beeline.objectives.maps.transport import MarginalTransport
 from beeline.objectives.maps.velocities import OfPair
 from beeline.sampling.guidance.guide import Plain
 from beeline.sampling.sampler import Sampler
 from beeline.solvers.runge_kutta import EULER, FlowMapStep
-from beeline.times.samplers import Uniform
 
 
 @dataclass(frozen=True)
@@ -71,9 +69,7 @@ class DecoupledMeanFlow(FlowMapDistillation):
     True
     """
 
-    matching: FlowMapMatching = field(
-        default_factory=lambda: presets.MeanFlow(spans=Gapped(gap=Uniform(), diagonal=0.25))
-    )
+    matching: FlowMapMatching = field(default_factory=lambda: presets.MeanFlow(spans=even()))
     share: Share = 2 / 3  # share of the blocks that take the start of a jump; the others take its end
 
     def networks(self, teacher: Flow) -> dict[str, nn.Module]:
