@@ -385,6 +385,13 @@ def test_energies(device: torch.device) -> None:
         labels,
     ):
         on(energy(x, t, (torch.arange(6) % 3).to(device)), device)
+    flow = bl.Flow(labelled(device), null={"label": 3})
+    distilled = of("energies", "ScoreDistillation", flow)
+    on(distilled(x_on(device), t, {"label": (torch.arange(6) % 3).to(device)}), device)
+    net = of("networks", "Equilibrium", 2, width=8).to(device)
+    made = net(x_on(device), t)
+    made.sum().backward()
+    on(made, device), on(next(net.parameters()).grad, device)
     on(of("energies", "Motif", (0, 1))(x_on(device, 6, 5, 3).softmax(-1), t), device)
     rows = Reader(1, (-1.0, 0.0, 1.0), (0.0, 1.0, 5.0))
     on(of("energies", "ColumnSum", ("a",), 3.0, readers=(rows,))(x_on(device, 6, 3), t), device)

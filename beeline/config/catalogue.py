@@ -54,6 +54,7 @@ CATALOGUE: dict[str, dict[str, str]] = {
     | _of("objectives.velocity_ot", "VelocityOT"),
     "predictions": _of("fields.flow", "Velocity", "Data", "Noise") | _of("fields.prediction", "Score", "Boundary"),
     "networks": _of("networks.mlp", "MLP")
+    | _of("networks.equilibrium", "Equilibrium")
     | _of("networks.unet", "UNet")
     | _of("networks.dit", "DiT")
     | _of("networks.hub.dit", "DiffusersDiT")
@@ -106,6 +107,7 @@ CATALOGUE: dict[str, dict[str, str]] = {
     "samplers": _of("sampling.sampler", "Sampler")
     | _of("sampling.enlarging", "Enlarging")
     | _of("sampling.anchored", "Anchored")
+    | _of("sampling.frame_by_frame", "FrameByFrame")
     | _of("sampling.refined", "RefinedNoise")
     | _of("sampling.search.best_of", "BestOf", "ParetoBest")
     | _of("sampling.search.stepwise", "GreedySearch", "PathIntegral")

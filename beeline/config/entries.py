@@ -60,6 +60,7 @@ GUIDANCE: dict[str, dict[str, str]] = {
     | of("sampling.steering.energies.labels", "Label")
     | of("sampling.steering.energies.pictures", "MeanColour", "FeatureDistance", "PerceptualDistance")
     | of("sampling.steering.energies.text", "TextSimilarity")
+    | of("sampling.steering.energies.distilled", "ScoreDistillation")
     | of("data.energies.symbols", "Motif")
     | of("data.energies.tables", "ColumnSum", "ColumnRange")
     | of("data.energies.latents", "Decoded")
@@ -103,7 +104,8 @@ MAP_DISTILLATIONS = (
 GAMES: dict[str, dict[str, str]] = {
     "generations": of(
         "objectives.games.generation", "OneJump", "FromNoisedData", "BackwardSimulation", "Phases", "MapRollout"
-    ),
+    )
+    | of("objectives.games.generation", "CausalRollout"),
     "noisings": of("objectives.games.generation", "Fresh", "SharedTimes"),
     "student_terms": of("objectives.games.terms", "ScoreDifference", "ScoreIdentity", "ScoreImplicit", "Fisher")
     | of("objectives.games.terms", "GuidanceAugmentation", "TermSum"),
@@ -124,5 +126,5 @@ GAME_DISTILLATIONS |= of("distillation.games.matching", "FisherDistill", "Variat
 GAME_DISTILLATIONS |= of("distillation.games.matching", "GuidanceAugmented")
 GAME_DISTILLATIONS |= of("distillation.games.adversarial", "LADD", "SelfCooperative")
 GAME_DISTILLATIONS |= of("distillation.guided.distilled", "GuidanceDistillation")
-GAME_DISTILLATIONS |= of("distillation.games.composed", "RCM", "AnyFlow", "SplitTimes")
+GAME_DISTILLATIONS |= of("distillation.games.composed", "RCM", "AnyFlow", "SplitTimes", "SelfForcing")
 """Distillations by score games."""

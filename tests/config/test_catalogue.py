@@ -95,6 +95,7 @@ EXAMPLES = {
     "networks.BlockAdapters": "BlockAdapters(Network(MLP(2, width=8, depth=1)), [8], width=4)",
     "networks.SideNetwork": "SideNetwork(Network(MLP(2, width=8, depth=1)), "
     "Network(MLP(2, width=4, depth=1, conditions={'beta': {'size': 1}})))",
+    "networks.Equilibrium": "Equilibrium(2, width=8, conditions={'label': {'classes': 3}})",
     "networks.HeadBank": "HeadBank(Network(MLP(2, width=8, depth=1)), 4)",
     "networks.FromTrigFlow": "FromTrigFlow(Network(MLP(2, width=8, depth=1)), 0.5)",
     "networks.ToTrigFlow": "ToTrigFlow(Network(MLP(2, width=8, depth=1)), 0.5)",
@@ -194,6 +195,7 @@ IN_CODE = {
     "paths.Affine": lambda: Affine(lambda t: t**2, lambda t: 1 - t),
     "references.Weak": lambda: beeline.guidance.Weak(nn.Linear(1, 1)),
     "guidance.ConfusedClass": lambda: beeline.guidance.ConfusedClass(nn.Linear(1, 1)),
+    "energies.ScoreDistillation": lambda: member("energies.ScoreDistillation")(beeline.Flow(nn.Linear(1, 1))),
     "energies.Label": lambda: beeline.steering.Label(nn.Linear(1, 2)),
     "energies.PerceptualDistance": lambda: beeline.steering.PerceptualDistance(nn.Linear(1, 1), ("0",), (0.5,)),
     "guidance.StraightThrough": lambda: beeline.guidance.StraightThrough(nn.Linear(1, 1)),

@@ -19,7 +19,7 @@ from beeline.fields.flow import Flow
 from beeline.fields.trained import Trained
 from beeline.objectives.games.composed import SplitGame, WithGame
 from beeline.objectives.games.game import ScoreGame
-from beeline.objectives.games.generation import BackwardSimulation, MapRollout
+from beeline.objectives.games.generation import BackwardSimulation, CausalRollout, MapRollout
 from beeline.objectives.maps import consistency, presets
 from beeline.objectives.maps.matching import FlowMapMatching
 from beeline.objectives.maps.velocities import OfTeacher
@@ -136,6 +136,27 @@ class SplitTimes(SteppedBase):
 
     def student(self, teacher: Flow, networks: Mapping[str, nn.Module]) -> tuple[Flow, Sampler]:
         return super().student(teacher, {"student": merged(networks["noisy"], networks["clean"], self.share)})
+
+
+@dataclass(frozen=True)
+class SelfForcing(SteppedBase):
+    """A causal student of sequences, trained on its own rollouts by a teacher that sees all frames.
+
+    the objective ScoreGame with CausalRollout;  sampled with FrameByFrame
+    Assumes data [B,F,*S] and a network with a time for every frame, such as MLP(frames=F), trained with the times
+    Frames.  The evaluations are those of a group of frames.
+    Source: Huang et al. 2025, "Self Forcing" (arXiv 2506.08009).
+
+    >>> SelfForcing().for_evaluations(2).steps
+    2
+    """
+
+    group: Count = 1  # frames that are made together
+    schedule: Schedule = field(default_factory=Uniform)
+
+    def game(self, teacher: Flow) -> ScoreGame:
+        made = CausalRollout(self.steps, self.group, self.schedule)
+        return ScoreGame(teacher, made, ratio=self.ratio, guidance=self.guidance, matching=matching_of(teacher))
 
 
 def merged(a: nn.Module, b: nn.Module, share: float) -> nn.Module:

@@ -40,7 +40,7 @@ class SampleDistance(ObjectiveBase):
         return ObjectiveSpec(path=self.flow.path, baselines=False)
 
     def __call__(self, field: Any, batch: Batch, rng: Rng) -> Loss:
-        flow = replace(self.flow, field=field, independent=False)
+        flow = replace(self.flow, field=field, independent=False, trained=None)
         sampler = replace(self.sampler, solver=FlowMapStep()) if is_map(field) else self.sampler
         x0 = self.flow.source.sample(batch.x1, rng.fork("source"))
         with torch.no_grad(), full_precision(batch.x1.device):

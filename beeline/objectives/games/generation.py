@@ -18,6 +18,7 @@ from beeline.core.types import Batch, Cond, expand_time
 from beeline.fields.flow import Flow, bind, is_map
 from beeline.paths.affine import AffinePath, Linear
 from beeline.paths.part import PartOfPath
+from beeline.sampling.frame_by_frame import FrameByFrame
 from beeline.sampling.sampler import Sampler
 from beeline.solvers.multistep import DPMSolver
 from beeline.solvers.process import process_of
@@ -235,6 +236,53 @@ class MapRollout(OnGrid):
 
     def sampler(self, teacher: Flow) -> Sampler:
         return Sampler(self.steps, schedule=self.schedule, solver=FlowMapStep())
+
+
+@dataclass(frozen=True)
+class CausalRollout(OnGrid):
+    """Samples of sequences by the student's own rollout: every group of frames given its own samples before it.
+
+    group g:  steps of the grid without a graph up to a random one, and one evaluation with a graph, which gives x_g;
+    the frames before it are the student's samples at t = 1, without a graph, and those after it noise at t = 0
+    Assumes data [B,F,*S] and a network with a time for every frame.  The exit step is drawn for every group.
+    Source: Huang et al. 2025, "Self Forcing" (arXiv 2506.08009), without a cache.
+
+    >>> CausalRollout(2).sampler(Flow(None)).group
+    1
+    """
+
+    steps: Count = 4  # of a group
+    group: Count = 1  # frames that are made together
+    schedule: Schedule = field(default_factory=Uniform)
+
+    def __call__(self, field: Any, teacher: Flow, batch: Batch, rng: Rng) -> Generated:
+        z, path = start_of(teacher, batch, rng), affine(teacher)
+        require(
+            z.ndim >= 3,
+            f"CausalRollout got data of shape {tuple(z.shape)}; it makes frames, the second dimension: use "
+            "BackwardSimulation for single data",
+        )
+        edges, made = self.schedule(self.steps).tolist(), z
+        frames = torch.arange(z.shape[1], device=z.device)
+        ends: list[Tensor] = []
+        for low in range(0, z.shape[1], self.group):
+            exit_step = int(rng.fork("exit", low).integers(self.steps, 1))  # on the CPU
+            mine, before = (frames >= low) & (frames < low + self.group), frames < low
+            own = expand_time(mine.expand(z.shape[:2]), z)
+            for k in range(exit_step + 1):
+                t, s = (torch.where(mine, e, before.to(z.dtype)).expand(z.shape[:2]) for e in (edges[k], edges[k + 1]))
+                with torch.set_grad_enabled(torch.is_grad_enabled() and k == exit_step):
+                    noise, data = path.ends(made, bind(field, batch.cond)(made, t), t)
+                if k < exit_step:
+                    a, b = (expand_time(c, z) for c in path.coefficients(s)[:2])
+                    made = torch.where(own, a * data + b * noise, made)
+            ends.append(torch.where(own, data, torch.zeros_like(data)))
+            made = torch.where(own, data.detach(), made)
+        last = z.new_full((len(z),), edges[-2])
+        return Generated(torch.stack(ends).sum(0), made, last, torch.ones_like(last), path)
+
+    def sampler(self, teacher: Flow) -> Sampler:
+        return FrameByFrame(self.steps, self.schedule, step_solver(teacher), group=self.group)
 
 
 # where samples are noised
