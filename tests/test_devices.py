@@ -206,6 +206,7 @@ ELSEWHERE = (
     "ConfidentJumps",
     "LatentSDE",
     "FlowMapStep",
+    "ConsistencyStep",
 )  # flows of other kinds, below
 
 
@@ -232,7 +233,12 @@ def test_solvers_of_one_time_and_of_times_per_sample(make: Any, device: torch.de
 
 def test_other_solvers(device: torch.device) -> None:
     jump = bl.networks.MapNetwork(bl.networks.MLP(2, width=8, depth=1, span=True)).to(device)
-    on(bl.Sampler(2, solver=bl.solvers.FlowMapStep())(bl.Flow(jump), x_on(device)), device)
+    for step in (bl.solvers.FlowMapStep(), of("solvers", "ConsistencyStep")):
+        on(bl.Sampler(2, solver=step)(bl.Flow(jump), x_on(device)), device)
+    halves = of("networks", "DecoupledTimes", bl.networks.MLP(2, width=8, depth=2), first=1).to(device)
+    on(bl.Sampler(2, solver=bl.solvers.FlowMapStep())(bl.Flow(halves), x_on(device)), device)
+    angles = of("networks", "FromTrigFlow", of("networks", "ToTrigFlow", net_on(device), 0.5), 0.5)
+    on(angles(x_on(device), torch.linspace(0, 1, 6, device=device)), device)
     tokens, source = of("paths", "TokenMixture"), of("sources", "MaskTokens")
     even = bl.Flow(lambda x, t: tokens.mixture(x, t, torch.full_like(x, 1 / 3)), tokens, source)
     masked = source.sample(torch.empty(6, 2, 4, device=device), Rng(0))
@@ -496,7 +502,10 @@ OBJECTIVES = {
         of("objectives", "DecodingMatching", bl.Flow(labelled(d)), 8, 4, data_free=True),
         of("networks", "HeadBank", labelled(d), 8, 2),
     ),
-    **{name: lambda d, name=name: maps_on(name, d) for name in CATALOGUE["identities"]},
+    **{name: lambda d, name=name: maps_on(name, d) for name in CATALOGUE["identities"] if name != "Truncated"},
+    "TrajectoryConsistency": lambda d: (of("objectives", "TrajectoryConsistency"), maps_on("Eulerian", d)[1]),
+    "InductiveMoments": lambda d: (of("objectives", "InductiveMoments"), maps_on("Eulerian", d)[1]),
+    "MarginalTransport": lambda d: (of("objectives", "MarginalTransport", bl.Flow(labelled(d))), labelled(d)),
     "CausalLikelihood": lambda d: (of("objectives", "CausalLikelihood"), causal_on(d)),
     "MinibatchOT": lambda d: (FlowMatching(coupling=bl.couplings.MinibatchOT(by="label")), labelled(d)),
     "VelocityOT": lambda d: (FlowMatching(coupling=of("couplings", "VelocityOT", labelled(d))), labelled(d)),
