@@ -38,6 +38,7 @@ from beeline.core.types import take
 from beeline.couplings.basic import Independent, check_coupling
 from beeline.couplings.sources import Gaussian
 from beeline.data.modality import check_modality, complete, same_modality
+from beeline.distillation.games.monitor import monitors
 from beeline.evaluation.heldout import HeldOut
 from beeline.fields.flow import Flow
 from beeline.fields.trained import Trained
@@ -51,7 +52,7 @@ from beeline.runs.pairs.opening import of_method
 from beeline.runs.pairs.rounds import after_rounds, in_words, measured_round
 from beeline.runs.previews import predicted_peak, previews
 from beeline.runs.run_directory import how_to_continue, ready, unstarted
-from beeline.runs.teachers import check_teacher
+from beeline.runs.teachers import HELDOUT, check_teacher, heldout_of_student
 from beeline.sampling.guidance.guide import Plain
 from beeline.sampling.guidance.null import check_null, learned_null
 from beeline.sampling.sampler import Sampler
@@ -108,6 +109,7 @@ class Distilled:
     data: DataSet | None = None  # None is that of the teacher
     network: Mapping[str, Any] | None = None  # of the student, as in Run; None is a copy of that of the teacher
     start: str | None = None  # a bundle from which the network is copied instead: an earlier student of this teacher
+    by_samples: bool | None = None  # judge by the distance of samples in place of a loss; None is that of the method
 
     def __post_init__(self) -> None:
         require(
@@ -130,6 +132,7 @@ class Prepared:
     finish: Callable[[Any], Bundle]  # trained networks -> bundle
     rows: torch.Tensor  # training data [N,*S], or some of them
     measure: Callable[[Bundle], dict[str, Any]] = lambda bundle: {}  # trained bundle -> what its lineage records
+    monitors: Sequence[Callback] = ()  # checks of the training beside the held-out loss, in one process
 
 
 def prepare(run: Run) -> Prepared:
@@ -234,9 +237,7 @@ def prepare_distilled(run: Distilled, device: Device = AUTO) -> Prepared:
         initial = dataclasses.replace(initial, field=first.flow.field)
     with rng.fork("student").ambient():  # new weights, such as those of a second time
         networks = method.networks(initial)  # refused before any data are computed
-    unseen = method.heldout(
-        teacher.flow, take(other, torch.arange(min(len(other.x1), HELDOUT_PAIRS))), rng.fork("unseen")
-    )
+    unseen = method.heldout(teacher.flow, take(other, torch.arange(min(len(other.x1), HELDOUT))), rng.fork("unseen"))
     pairs = method.data(learned, batch, rng.fork("pairs")) if store is None else store.head(SHOWN)
 
     def finish(networks: Any) -> Bundle:
@@ -260,10 +261,11 @@ def prepare_distilled(run: Distilled, device: Device = AUTO) -> Prepared:
     def measure(bundle: Bundle) -> dict[str, Any]:
         return measured_round(teacher, bundle, pairs, batch, other, rng.fork("measure"))
 
-    heldout = HeldOut(objective, unseen, train=pairs, rng=rng.fork("heldout"))
+    parts = (teacher, objective, unseen, other, pairs)
+    heldout = heldout_of_student(run, method, networks, parts, rng.fork("heldout"))
     stored = pairs if store is None else store.ordered(rng.fork("stored"))
     feed = method.supply(learned, stored, batch, rng.fork("feed"))
-    return Prepared(networks, objective, feed, heldout, finish, pairs.x1, measure)
+    return Prepared(networks, objective, feed, heldout, finish, pairs.x1, measure, monitors(objective, unseen, rng))
 
 
 def trained_for(method: Distillation, sampler: Sampler, teacher: Trained | None = None) -> Trained | None:
@@ -273,7 +275,6 @@ def trained_for(method: Distillation, sampler: Sampler, teacher: Trained | None 
     return dataclasses.replace(found or Trained(), guided=True) if guided else found
 
 
-HELDOUT_PAIRS = 512  # pairs of the held-out loss of a student
 SHOWN = 4096  # stored pairs with which a student's samples are compared
 
 
@@ -364,6 +365,7 @@ def _train(
         callbacks=(
             *(() if work.heldout is None else (work.heldout,)),
             *previews(work, out / "samples", run.training.checkpoint_every, engine.rank == 0, engine.world == 1),
+            *(work.monitors if engine.world == 1 else ()),
             *callbacks,
         ),
         predicted=predicted,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 import torch
 
 from beeline.core.declared import is_map
@@ -12,6 +14,7 @@ from beeline.core.rng import Rng
 from beeline.core.types import Batch, take, to
 from beeline.distillation.paired import PairMethod
 from beeline.evaluation.heldout import HeldOut
+from beeline.objectives.games.distance import SampleDistance
 from beeline.objectives.matching import FlowMatching
 from beeline.paths.affine import AffinePath
 from beeline.runs.bundle import Bundle
@@ -19,7 +22,11 @@ from beeline.sampling.guidance.guide import Plain, guidance_for_flow
 from beeline.sampling.sampler import Sampler
 from beeline.solvers.process import is_ode
 
+if TYPE_CHECKING:  # a run imports this module
+    from beeline.runs.run import Distilled
+
 PROBED = 256  # held-out data
+HELDOUT = 512  # data of the held-out loss of a student
 
 
 def check_teacher(teacher: Bundle, method: Distillation, held: Batch, name: str) -> None:
@@ -46,6 +53,22 @@ def check_teacher(teacher: Bundle, method: Distillation, held: Batch, name: str)
             raise BeelineError(f"{kind} asks the teacher {name} for guidance that it does not have: {error}") from error
     if "made_by" not in teacher.lineage:
         check_convention(teacher, held, name)
+
+
+def heldout_of_student(
+    run: Distilled, method: Distillation, networks: Any, parts: tuple[Bundle, Any, Batch, Batch, Batch], rng: Rng
+) -> HeldOut:
+    """The held-out loss of a student, or the distance of its samples from held-out data where that decides.
+
+    ``parts``: the teacher, the objective, the data of the held-out loss, the held-out data and the training data.
+    """
+    teacher, objective, unseen, held, train = parts
+    stopping = run.training.early_stopping
+    every = 500 if stopping is None else stopping.every
+    if run.by_samples or (run.by_samples is None and method.by_samples):
+        flow, sampler = method.student(teacher.flow, networks)
+        objective, unseen = SampleDistance(flow, sampler), take(held, torch.arange(min(len(held.x1), HELDOUT)))
+    return HeldOut(objective, unseen, train=train, rng=rng, every=every)
 
 
 def check_convention(teacher: Bundle, held: Batch, name: str) -> None:

@@ -30,6 +30,9 @@ class CallbackBase:
     def score(self, found: Mapping[str, Any]) -> float:
         raise NotImplementedError(f"{type(self).__name__} has no score; override ``scores`` and ``score`` together")
 
+    def watch(self, networks: Mapping[str, nn.Module]) -> None:
+        return None
+
     def place(self, device: torch.device, seen: dict[int, Any]) -> Any:
         return self
 

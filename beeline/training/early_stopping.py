@@ -14,6 +14,8 @@ class EarlyStopping:
     """Stop when the held-out loss of the averaged weights stops improving, and cool down from the best step.
 
     best step b = argmin of the losses; stop after ``patience`` evaluations without improvement; return to b, cool down
+    With patience=None nothing is stopped, and the run ends with the weights of the best step, if that is not the last:
+    for losses that fall and rise again, such as those of score games.
     Assumes a held-out loss.  With a learning-rate schedule that ends in a cooldown, the result is identical to an
     uninterrupted run of that length; with a schedule without cooldown, training ends at b.
     Source: Prechelt 1998, "Early stopping - but when?".
@@ -22,13 +24,13 @@ class EarlyStopping:
     3
     """
 
-    patience: int = 5  # evaluations without improvement before training stops
+    patience: int | None = 5  # evaluations without improvement before training stops; None never stops
     every: int = 200  # steps between two evaluations
     min_delta: float = 1e-4  # smallest relative decrease of the loss that counts as an improvement
 
     def __post_init__(self) -> None:
         require(
-            self.patience >= 1 and self.every >= 1 and 0 <= self.min_delta < 1,
+            (self.patience is None or self.patience >= 1) and self.every >= 1 and 0 <= self.min_delta < 1,
             f"EarlyStopping got patience={self.patience}, every={self.every}, min_delta={self.min_delta}; "
             "patience and every have to be at least 1, and 0 <= min_delta < 1",
         )
@@ -39,7 +41,7 @@ class EarlyStopping:
             state.update(step=step, loss=loss, stale=0)
         else:
             state["stale"] += 1
-        return bool(state["stale"] >= self.patience)
+        return self.patience is not None and bool(state["stale"] >= self.patience)
 
     def shortened(self, best: int, steps: int, lr: LRSchedule) -> int:
         """The number of steps, at most ``steps``, of a run whose cooldown starts at step ``best``."""

@@ -109,6 +109,8 @@ def fit(
         stack.enter_context(frozen(objective, nets))
         loop = Loop(nets, objective, data, training, engine, rng, log, folder, callbacks, device)
         stack.callback(loop.writer.close)
+        for callback in callbacks:
+            callback.watch(loop.state.networks)
         loop.predicted = predicted
         if resume is not None:
             loop.resume(Path(resume), fork=fork)
@@ -142,8 +144,19 @@ def fit(
                 if loop.stop_early:
                     loop.return_to_best()
         loop.writer.wait()
+        _keep_best(loop)
         result = loop.result()
     return result["network"] if single else {name: result[name] for name in nets}
+
+
+def _keep_best(loop: Loop) -> None:
+    """Early stopping without patience: take the weights of the best step at the end of the run."""
+    stopping, best = loop.training.early_stopping, loop.best
+    if stopping is None or stopping.patience is not None or not 0 < best < loop.state.step:
+        return
+    assert loop.checkpoint_dir is not None
+    loop.load(loop.checkpoint_dir / f"step-{best:08d}")
+    loop.log({"step": best, "note": f"the held-out loss is lowest after step {best}, whose weights are kept"})
 
 
 def _stopped(loop: Loop, saved: bool) -> Interrupted:

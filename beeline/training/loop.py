@@ -241,6 +241,8 @@ class Loop:
         self.in_use(True)
         for callback in due:
             found = callback.evaluate(raw, ema, entry["step"])
+            if "note" in found:
+                self.log({"step": entry["step"], "note": found["note"]})
             scores = {k: v["value"] for k, v in found.items() if isinstance(v, Mapping) and "value" in v}
             for kind, value in scores.items():
                 self.state.best[kind] = min(value, self.state.best.get(kind, float("inf")))
@@ -331,7 +333,7 @@ class Loop:
                     f"training.steps={steps} instead of {old} changes the learning rates of completed steps, and no "
                     "checkpoint is early enough; the result will differ from an uninterrupted run of that length"
                 )
-        self._load(path, changed)
+        self.load(path, changed)
         if fork:
             for name in ("recoveries", "steps", "early_stopping"):
                 self.state.notes.pop(name, None)
@@ -345,7 +347,7 @@ class Loop:
             if self.engine.rank == 0:
                 checkpoint.remove_later(root, self.state.step)
 
-    def _load(self, path: Path, changed: Sequence[str] = ()) -> None:
+    def load(self, path: Path, changed: Sequence[str] = ()) -> None:
         """Load a checkpoint; components whose settings were ``changed`` in a fork start from their initial state."""
         new_optimizer = any(line.startswith("training.optimizer") for line in changed)
         self.state.load(path, optimizers=not new_optimizer, averages=not changed)
@@ -370,7 +372,7 @@ class Loop:
             or not checkpoint.steps(self.checkpoint_dir)
         ):
             return False
-        self._load(checkpoint.newest(self.checkpoint_dir, lambda text: None))
+        self.load(checkpoint.newest(self.checkpoint_dir, lambda text: None))
         self.state.notes["recoveries"] = count
         step = self.state.step
         note = f"{error}; returned to step {step}, the learning rate is now {0.5**count:g} times its schedule"
@@ -382,7 +384,7 @@ class Loop:
         assert self.checkpoint_dir is not None and self.training.early_stopping is not None
         best, self.stop_early = self.best, False
         self.writer.wait()
-        self._load(self.checkpoint_dir / f"step-{best:08d}")
+        self.load(self.checkpoint_dir / f"step-{best:08d}")
         end = self.training.early_stopping.shortened(best, self.training.steps, self.training.lr_schedule)
         self.state.notes["steps"] = end
         if self.engine.rank == 0:

@@ -11,16 +11,21 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
+from beeline.core.progress import progress
+from beeline.core.protocols.objectives import Player
 from beeline.core.rng import Rng
 from beeline.core.types import Batch, Loss
 from beeline.fields.flow import Flow, Network
 from beeline.networks.mlp import MLP
 from beeline.objectives.matching import FlowMatching
 from beeline.objectives.windows import TwoHops, Windowed
+from beeline.training.callbacks import CallbackBase
 from beeline.training.checks import Diverged
 from beeline.training.config import Training
 from beeline.training.distributed.teachers import frozen, frozen_bytes
+from beeline.training.early_stopping import EarlyStopping
 from beeline.training.fit import fit
+from beeline.training.optim.ema import EMA
 from beeline.training.plan import plan
 
 DATA = Batch(Rng(1).normal(torch.empty(64, 2)) + 1)
@@ -129,3 +134,83 @@ def test_a_plan_counts_the_teacher_and_its_activations() -> None:
     assert made[large].activations > made[small].activations + 8 * 256 * 4  # of a microbatch of 8 data
     assert plan(student, FlowMatching(), DATA, settings(), rng=Rng(0), trial=0).teacher == 0
     assert all(p.requires_grad for p in large.field.parameters())
+
+
+def test_without_patience_the_weights_of_the_best_step_are_kept(tmp_path: Any) -> None:
+    @dataclass(frozen=True)
+    class Rising(CallbackBase):
+        """A score that is best after step 4."""
+
+        every = 2
+        name = "score"
+        scores = True
+
+        def evaluate(self, raw: nn.Module, ema: nn.Module | None, step: int) -> dict[str, Any]:
+            return {"distance": abs(step - 4)}
+
+        def score(self, found: Any) -> float:
+            return float(found["distance"])
+
+    def run(steps: int, **more: Any) -> Tensor:
+        notes: list[Any] = []
+        stopping = {"early_stopping": EarlyStopping(None, every=2)} if more else {}
+        training = settings(steps=steps, lr=1e-2, **stopping)
+        made = fit(network(), FlowMatching(), DATA, training, rng=Rng(3), log=notes.append, **more)
+        assert bool(more) == any("whose weights are kept" in str(entry.get("note")) for entry in notes)
+        return torch.cat([p.detach().flatten() for p in made.parameters()])
+
+    four = run(4)
+    assert torch.equal(run(8, callbacks=[Rising()], checkpoint_dir=tmp_path), four)
+    assert torch.equal(run(8, callbacks=[Rising()], checkpoint_dir=tmp_path, resume=tmp_path), four)
+    assert torch.equal(run(8, callbacks=[Rising()]), four)  # in a temporary directory
+
+
+class Pair(nn.Module):
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        with Rng(seed).ambient():
+            self.layer = nn.Linear(2, 2)
+
+
+@dataclass(frozen=True)
+class Duel:
+    """Two players, of which the second breaks at step 7 until the run has returned."""
+
+    broken: list[bool]
+    seen: list[Tensor]  # weights of the first player before its move in that step
+
+    def players(self, **networks: nn.Module) -> list[Player]:
+        def loss(name: str) -> Any:
+            def value(batch: Batch, rng: Rng) -> Loss:
+                net = networks[name]
+                error = (net.layer(batch.x1) - rng.normal(batch.x1)).square().mean(1)  # type: ignore[operator,union-attr]
+                done = round(progress() * 10)
+                if name == "a" and done == 6:
+                    self.seen.append(net.layer.weight.detach().clone())  # type: ignore[operator,union-attr]
+                if name == "b" and done == 6 and not self.broken:
+                    self.broken.append(True)
+                    error = error * torch.nan
+                return Loss(error.mean(), {"loss": error.detach().mean()}, error.detach(), error.detach())
+
+            return value
+
+        every = {"a": 2, "b": 1}
+        return [Player(name, loss(name), list(net.parameters()), every[name]) for name, net in networks.items()]
+
+
+def test_several_players_return_to_the_last_good_state(tmp_path: Any) -> None:
+    notes: list[Any] = []
+    training = settings(steps=10, max_recoveries=1, ema=EMA(5.0), lr=1e-2)
+    nets = {"a": Pair(0), "b": Pair(1)}
+    broken: list[bool] = []
+    seen: list[Tensor] = []
+    made = fit(nets, Duel(broken, seen), DATA, training, rng=Rng(3), log=notes.append, checkpoint_dir=tmp_path)
+    assert broken == [True] and any("returned to step 6" in str(e.get("note")) for e in notes)
+    steps = [e["step"] for e in notes if "loss" in e]
+    assert steps == [1, 2, 3, 4, 5, 6, 7, 8, 9, 10] and all(torch.isfinite(p).all() for p in made["b"].parameters())
+    rates = {e["step"]: e["lr"] for e in notes if "loss" in e}
+    assert rates[6] == 1e-2 and rates[7] == 5e-3
+    # the first player moved in the broken step, and starts from the checkpoint again
+    assert len(seen) == 2 and torch.equal(*seen)
+    with pytest.raises(Diverged):
+        fit({"a": Pair(0), "b": Pair(1)}, Duel([], []), DATA, settings(steps=10, max_recoveries=0), log=lambda e: None)

@@ -56,7 +56,10 @@ class Callback(Protocol):
         ...
 
     def evaluate(self, raw: nn.Module, ema: nn.Module | None, step: int) -> dict[str, Any]:
-        """Plain data for the log; the callback sets evaluation mode itself where it needs it."""
+        """Plain data for the log; an entry "note" is logged as a message.
+
+        The callback sets evaluation mode itself where it needs it.
+        """
         ...
 
     @property
@@ -66,6 +69,10 @@ class Callback(Protocol):
 
     def score(self, found: Mapping[str, Any]) -> float:
         """The loss of an evaluation; lower is better."""
+        ...
+
+    def watch(self, networks: Mapping[str, nn.Module]) -> None:
+        """Called before the first step with all networks of the run by name, which are trained in place."""
         ...
 
     def place(self, device: torch.device, seen: dict[int, Any]) -> Callback:
@@ -279,6 +286,7 @@ class Distillation(Protocol):
     Inherit this class: only ``networks``, ``data``, ``objective`` and ``student`` have no defaults.
     """
 
+    by_samples: ClassVar[bool] = False  # whether its loss says nothing, and samples are compared with data instead
     automatic: ClassVar[bool] = False  # whether ``distill auto`` tries it with its default settings
 
     @property

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import field, replace
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import nn
 
@@ -38,6 +38,8 @@ class FlowMapDistillation(OnData):
     >>> FlowMapDistillation().for_evaluations(4).evaluations
     4
     """
+
+    by_samples: ClassVar[bool] = True  # its targets move with the network
 
     matching: FlowMapMatching = field(default_factory=FlowMapMatching)
     evaluations: Count = 1  # of the sampler of the student

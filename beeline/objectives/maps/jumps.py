@@ -7,11 +7,13 @@ from typing import Any
 
 from torch import Tensor
 
+from beeline.core.progress import progress
 from beeline.core.protocols.objectives import Derivative
 from beeline.core.ranges import dataclass
 from beeline.core.rng import Rng
 from beeline.core.types import Batch, Cond, map_cond
 from beeline.fields.flow import bind
+from beeline.objectives.maps.derivatives import check_derivative
 from beeline.paths.affine import AffinePath
 
 
@@ -65,4 +67,10 @@ class Jumps:
         """u(x, t, s), and its derivative along the tangents of x, t and s."""
         net = bind(self.field, self.cond)
         inputs = (self.x, self.t, self.s)
-        return self.derivative(lambda x, t, s: net(x, t, s=s), inputs, tangents)
+
+        def function(x: Tensor, t: Tensor, s: Tensor) -> Tensor:
+            return net(x, t, s=s)  # type: ignore[no-any-return]
+
+        if progress() == 0:  # the first step of a training
+            check_derivative(function, inputs, tangents, self.derivative)
+        return self.derivative(function, inputs, tangents)
