@@ -15,6 +15,10 @@ from beeline.config.catalogue import CATALOGUE, member
 from beeline.core.modes import AUTO, place_for, resolve_device
 from beeline.data.energies.tables import Reader
 from beeline.distillation.fit_solver import Bespoke
+from beeline.distillation.store.checks import check_pairs
+from beeline.distillation.store.conditions import Conditions
+from beeline.distillation.store.filters import LowestEnergy, Nearest
+from beeline.distillation.store.making import Maker
 from beeline.evaluation.heldout import HeldOut
 from beeline.objectives.matching import Drop, FlowMatching
 from beeline.sampling.scale_fusion import ScaleFused
@@ -563,6 +567,21 @@ def test_score_games(name: str, device: torch.device) -> None:
         loss.value.backward()
         on(next(p.grad for p in player.parameters if p.grad is not None), device)
     on(game(labelled(device), batch, Rng(0)).per_sample, device)
+
+
+def test_pairs_for_students(device: torch.device) -> None:
+    flow, batch = bl.Flow(labelled(device), null={"label": 3}), batch_on(device, n=8, cond=True)
+    method = bl.Reflow(bl.Sampler(2), online=True, real=0.25, reverse=0.25).fitted(flow, batch, Rng(0))
+    made = method.supply(flow, method.data(flow, batch, Rng(0)), batch, Rng(0)).microbatch(1, 8)
+    on(made.x0, device), on(made.x1, device), on(made.cond["label"], device)
+    maker = Maker(flow, bl.Sampler(2), Rng(0), torch.empty(0, 2), Conditions.of(batch.cond, Rng(0)), (Nearest(0.5),))
+    stored = maker.tensors(range(6), torch.bfloat16)
+    assert len(stored["x1"]) == 3 and stored["x1"].dtype == torch.bfloat16
+    pairs = maker.batch(range(6))
+    on(pairs.x1, device)
+    check_pairs(flow, bl.Sampler(2), pairs)
+    on(Nearest()(pairs), device)
+    on(LowestEnergy(of("energies", "Near", (0.5, 1.0)))(pairs), device)
 
 
 def test_causal_flows_are_inverted(device: torch.device) -> None:

@@ -14,7 +14,7 @@ from beeline.config import build as config
 from beeline.core.declared import traits_of
 from beeline.core.errors import BeelineError, require
 from beeline.core.files import PART, digest, write_tensors
-from beeline.core.modes import AUTO, Device, device_of, tensors_of
+from beeline.core.modes import AUTO, Device, device_of, moved, tensors_of
 from beeline.core.protocols.flows import SplitSource
 from beeline.core.protocols.training import PairFilter
 from beeline.core.rng import Rng
@@ -215,7 +215,7 @@ def prepared(
     conditions = _conditions(bundle, cond, train, balanced, Rng(seed).fork("conditions"))
     known = None if conditions is None else conditions.table
     check_guidance(how, flow, Batch(torch.empty(1, *shape), cond=known))
-    chosen_filters = tuple(chosen.fit(train) for chosen in filters)
+    chosen_filters = tuple(moved(chosen.fit(train), bundle.device) for chosen in filters)
     numel = torch.Size(shape).numel()
     batch = batch_size or min(n, 2048, max(256, NUMBERS // max(1, numel)))
     manifest = Manifest(

@@ -22,7 +22,8 @@ from beeline.runs.run import Distilled, Run, train
 from beeline.training.checks import Interrupted
 from beeline.training.config import Training
 
-FEW = Training(steps=4, batch_size=8, checkpoint_every=2)
+FEW = Training(steps=2, batch_size=8, checkpoint_every=2)
+MORE = Training(steps=4, batch_size=8, checkpoint_every=2)
 SAMPLER = bl.Sampler(2)
 
 
@@ -145,7 +146,7 @@ def equal(a, b):
 
 def test_a_student_of_stored_pairs_resumes_exactly(teachers, stored, tmp_path):
     method = bl.Reflow(store=stored, real=0.25, reverse=0.2, anneal=2)
-    run = Distilled(str(teachers / "labelled"), method, FEW)
+    run = Distilled(str(teachers / "labelled"), method, MORE)
     train(run, tmp_path / "whole", log=quiet, live=False)
 
     def stop(entry):
@@ -192,13 +193,13 @@ def test_rounds_are_those_of_as_many_runs(teachers, tmp_path):
 @pytest.mark.slow
 def test_rounds_continue_where_they_were_interrupted(teachers, tmp_path):
     method = bl.Reflow(SAMPLER, rounds=2)
-    train(Distilled(str(teachers / "plain"), method, FEW), tmp_path / "twice", log=quiet, live=False)
+    train(Distilled(str(teachers / "plain"), method, MORE), tmp_path / "twice", log=quiet, live=False)
 
     def stop(entry):
         if entry.get("step") == 2 and "loss" in entry:
             raise KeyboardInterrupt
 
-    run = Distilled(str(teachers / "plain"), method, FEW)
+    run = Distilled(str(teachers / "plain"), method, MORE)
     with pytest.raises((Interrupted, KeyboardInterrupt)):
         train(run, tmp_path / "cut", log=stop, live=False)
     train(run, tmp_path / "cut", log=quiet, live=False)
