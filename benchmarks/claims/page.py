@@ -27,7 +27,6 @@ statement about these small problems, not about the method at its original scale
 """
 
 WITHOUT = {
-    "109 (fine-tuning)": "Pairs between the chosen steps cannot be trained on; the choice of steps is measured above.",
     "144 (speech)": "Zero-shot speech needs a large model; guidance and plans are measured above.",
     "230 (one-step students)": "Students that predict symbols are not measured; path and guidance are, above.",
     "340 (consistency)": "The package has no consistency training; the learned coupling is measured above with flows.",
