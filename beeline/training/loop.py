@@ -94,6 +94,8 @@ class Loop:
         averages = {name: [Average(net, profile) for profile in training.profiles] for name, net in nets.items()}
         self.state = State(nets, all_players, optimizers, averages)
         self.work = {p.name: engine.work(p, nets) for p in all_players}
+        # FSDP2 does not unshard a root anew, so that a change of the flags of its parameters would not reach it
+        self.alone = () if engine.shards else all_players  # whose parameters take gradients in their own turn only
         self.evolves = spec_of(objective).evolves
         self._parts = {"training": training, "objective": objective, "seed": rng}
         self.branch = training.lr_schedule.branch(training.steps)  # a longer run continues from this step
@@ -180,7 +182,7 @@ class Loop:
         mine = range(engine.rank, training.microbatches, engine.world)
         terms: dict[str, Tensor] = {}  # the loss under "", and its terms
         errors: dict[int, tuple[Tensor, Tensor]] = {}  # by microbatch: losses and times of its data
-        with deferred() as checks, moving(player, self.state.players):
+        with deferred() as checks, moving(player, self.alone):
             for k in mine:
                 key = self.key(n, k)
                 if len(self.state.players) > 1:

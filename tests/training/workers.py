@@ -16,7 +16,10 @@ from torch import nn
 
 from beeline.core.rng import Rng
 from beeline.core.types import Batch, Loss
-from beeline.fields.flow import Flow
+from beeline.fields.flow import Flow, Network
+from beeline.networks.mlp import MLP
+from beeline.objectives.games.adversarial import Adversarial
+from beeline.objectives.games.game import ScoreGame
 from beeline.objectives.maps.derivatives import FiniteDifference, ForwardMode
 from beeline.objectives.matching import FlowMatching
 from beeline.objectives.windows import Windowed
@@ -126,6 +129,15 @@ OBJECTIVES = {
 }
 
 
+def perceptron(seed):
+    with Rng(seed).ambient():
+        return Network(MLP(3, width=16, depth=2))
+
+
+# several players: a student every second step, a fake network, and a critic on features of the fake network
+GAME = ScoreGame(Flow(perceptron(3)), adversarial=Adversarial(0.1, on_fake=True, r1=0.1), ratio=2)
+
+
 def data():
     x = Rng(1).normal(torch.empty(50, 3))
     return Batch(0.3 * x + torch.tensor([1.0, -1.0, 0.5]))
@@ -134,7 +146,9 @@ def data():
 def train(engine, objective, log, **more):
     training = more.pop("training", None) or settings(**({} if objective in LONG else SHORT))
     net = more.pop("net", None) or network()
-    return fit(net, OBJECTIVES[objective], data(), training, parallel=engine, rng=Rng(4), log=log, **more)
+    return fit(
+        net, (OBJECTIVES | {"game": GAME})[objective], data(), training, parallel=engine, rng=Rng(4), log=log, **more
+    )
 
 
 def settings(**more):
@@ -189,8 +203,9 @@ SPECIAL = {
     "used": {"net": lambda: network(unused=False), "training": lambda: settings(**SHORT)},
     "bf16": {"training": lambda: settings(compute=Compute(bf16=True), **SHORT)},
     "mixed": {"training": lambda: settings(compute=Compute(bf16=True), **SHORT)},
+    "game": {"net": lambda: perceptron(0), "training": lambda: settings(**SHORT)},
 }
-OF = {"mixed": "map"}  # the objective, where it is not "flow"
+OF = {"mixed": "map", "game": "game"}  # the objective, where it is not "flow"
 
 
 def special(name, engine):
