@@ -203,7 +203,7 @@ class Truncated(IdentityBase):
     def target(self, jumps: Jumps, u: Tensor, velocity: VelocitySource) -> Tensor:
         m, share = divided(jumps, self.stepped.split)
         whole = (self.seam - jumps.t) / (jumps.s - jumps.t)
-        at_seam = (jumps.rng.fork("boundary").uniform(len(m), m) < self.boundary) & (whole > 0)
+        at_seam = (jumps.rng.fork("boundary").uniform(len(m), m) < self.boundary) & (whole > 0) & (whole <= 1)
         share = torch.where(expand_time(at_seam, u), expand_time(whole, u), share)
         m = torch.where(at_seam, self.seam, m)
         v = velocity.average(jumps, m, self.stepped.solver)

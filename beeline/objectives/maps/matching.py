@@ -44,8 +44,9 @@ class FlowMapMatching(ObjectiveBase):
 
     E over pairs and (t, s) of weight(t) distance(u(x_t, t, s), target of the identity);  v(x_t, t) where s = t
     Targets have no gradient.  At the exact map of the velocities the error vanishes; with velocities of pairs its mean
-    does.  The derivative terms of the identity have the factor min(1, p / warmup), p the share of the training that is
-    done.  MeanFlow, consistency models, shortcut models and others are settings of it (see the presets).
+    does.  The derivative terms of the identity have the factor min(1, p / warmup), and jumps the length
+    min(1, p / growth) (s - t), p the share of the training that is done.  MeanFlow, consistency models, shortcut models
+    and others are settings of it (see the presets).
     Assumes an affine path and a flow map; recipes build their network with one.  Sample with FlowMapStep(),
     which is the default of recipes.
     Source: Boffi, Albergo and Vanden-Eijnden 2024, "Flow Map Matching" (arXiv 2406.07507); Geng et al. 2025, MeanFlow
@@ -65,6 +66,7 @@ class FlowMapMatching(ObjectiveBase):
     distance: Distance = squared
     weight: Weight = one  # over the start of the jump
     warmup: Share = 0.0  # share of the training in which the derivative terms rise to their full size
+    growth: Share = 0.0  # share of the training in which jumps grow to their full length
     derivative: Derivative = field(default_factory=ForwardMode)
     drop: Drop | None = None
 
@@ -91,8 +93,13 @@ class FlowMapMatching(ObjectiveBase):
     def spec(self) -> ObjectiveSpec:
         """Its diagonal, where it is trained, is the velocity field of the path."""
         declared = replace(super().spec, coupling=self.coupling, drop=self.drop, solver=FlowMapStep())
-        declared = replace(declared, span=True, baselines=False, evolves=self.warmup > 0 or self.identity.evolves)
+        declared = replace(declared, span=True, baselines=False, evolves=self.evolves)
         return replace(declared, path=self.path) if self.spans.diagonal else declared
+
+    @property
+    def evolves(self) -> bool:
+        """Whether it depends on the progress of the training."""
+        return self.warmup > 0 or self.growth > 0 or self.identity.evolves
 
     def heldout(self, times: TimeSampler) -> Any:
         """The squared error of the jumps, with weight one and no dropout."""
@@ -131,8 +138,9 @@ class FlowMapMatching(ObjectiveBase):
         """The jumps of a batch with source points, and how many of them, which come first, have t = s."""
         assert batch.x0 is not None and isinstance(self.path, AffinePath)
         t, s, diagonal = self.spans(len(batch.x1), batch.x1, rng.fork("spans"))
+        grown, warmed = (min(1.0, progress() / part) if part else 1.0 for part in (self.growth, self.warmup))
+        s = s if grown == 1 else t + grown * (s - t)
         x = self.path.point(batch.x0, batch.x1, t).x
-        warmed = min(1.0, progress() / self.warmup) if self.warmup else 1.0
         return Jumps(field, batch, self.path, x, t, s, self.derivative, rng.fork("jumps"), warmed), diagonal
 
     def target(self, jumps: Jumps, u: Tensor, diagonal: int) -> Tensor:

@@ -166,7 +166,8 @@ class LagrangianSelfDistillation(FlowMapMatching):
     """Lagrangian self-distillation: the end of a jump moves with the velocity that the diagonal has learned.
 
     E |d/ds X(x_t, t, s) - sg u(X, s, s)|^2,  X = x + (s - t) u(x, t, s),  and flow matching on the diagonal
-    The gradient passes through the derivative.
+    The gradient passes through the derivative.  Jumps grow during the first half of the training, because a diagonal
+    that is not trained yet may lead long ones ever further away.
     Source: Boffi, Albergo and Vanden-Eijnden 2025, "How to Build a Consistency Model" (arXiv 2505.18825).
 
     >>> LagrangianSelfDistillation().identity.through
@@ -175,6 +176,7 @@ class LagrangianSelfDistillation(FlowMapMatching):
 
     identity: Identity = field(default_factory=lambda: Lagrangian(OwnDiagonal(), through=True))
     spans: Spans = field(default_factory=lambda: Ordered(diagonal=0.5))
+    growth: Share = 0.5
 
 
 @dataclass(frozen=True)

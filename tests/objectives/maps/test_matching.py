@@ -128,6 +128,19 @@ def test_warm_up_multiplies_the_derivative_term() -> None:
     assert torch.allclose(none, FLOW.field(jumps.x, jumps.t)) and objective.spec.evolves
 
 
+def test_jumps_grow_with_the_training() -> None:
+    objective = FlowMapMatching(growth=0.5, spans=Ordered(diagonal=0.25))
+    lengths = []
+    for share in (0.0, 0.25, 0.5, 1.0):
+        with at_progress(share):
+            jumps, _ = objective.jumps(small_map(), objective_batch(32), Rng(3))
+            made = objective(small_map(), objective_batch(32), Rng(3))
+        lengths.append(jumps.s - jumps.t)
+        assert torch.isfinite(made.value)
+    assert not lengths[0].any() and torch.allclose(2 * lengths[1], lengths[2]) and torch.equal(lengths[2], lengths[3])
+    assert objective.spec.evolves
+
+
 def at(share: float, *rest: Any) -> torch.Tensor:
     with at_progress(share):
         return targets(*rest)
