@@ -14,10 +14,9 @@ from torch import Tensor, nn
 
 import beeline as bl
 from beeline.core.errors import require
-from beeline.core.protocols.data import Features
 from beeline.core.types import Cond, take
 from beeline.data.distributions.mixtures import GaussianMixture
-from beeline.evaluation.features import Identity, SmallClassifier
+from beeline.evaluation.features import SmallClassifier
 from beeline.evaluation.metrics import Energy, Frechet
 from beeline.evaluation.neighbours import Coverage, Recall
 from beeline.networks.dit import DiT
@@ -125,7 +124,7 @@ def ring(seed: int, folder: Path, size: Size = RING) -> World:
             "exact": _rmse(made, exact),
             "on_modes": float(on.double().mean()),
             "modes": float((counts > 0.5 * len(made) / len(means)).double().mean()),
-            **_diversity(Identity(), real, made),
+            **_diversity(real.double(), made.double()),
         }
 
     ends = ends_of(bl.Sampler(FINE, solver=HEUN), teacher, x0, None)
@@ -162,12 +161,13 @@ def images(name: str, pictures: Pictures, seed: int, folder: Path, size: Size) -
     features = SmallClassifier(steps=size.classifier, size=size.features).fit(data.x1, data.cond, cache=folder)
     x0 = bl.Rng(seed).fork(name, "noise").normal(torch.empty(size.samples, *shape))
     cond = {"label": torch.arange(size.samples) % 10}
-    real = pictures.test
+    real = features(pictures.test)
 
     def score(made: Tensor) -> dict[str, float]:
         agreement = (features.classify(made) == cond["label"]).double().mean()
-        found = {"distance": Frechet(features)(real, made, rng), "agreement": float(agreement)}
-        return {**found, **_diversity(features, real[: size.samples], made)}
+        seen = features(made)
+        found = {"distance": Frechet().compare(real, seen, rng), "agreement": float(agreement)}
+        return {**found, **_diversity(real[: size.samples], seen)}
 
     ends = ends_of(bl.Sampler(FINE, solver=HEUN), teacher, x0, cond)
     return World(name, size, teacher, data, x0, cond, ends, score, lambda: network(32))
@@ -239,6 +239,7 @@ def _teacher(
     return bl.load(folder, device="cpu").flow
 
 
-def _diversity(features: Features, real: Tensor, made: Tensor) -> dict[str, float]:
+def _diversity(real: Tensor, made: Tensor) -> dict[str, float]:
+    """Recall and coverage of features [N,d]."""
     rng = bl.Rng(0)
-    return {"recall": Recall(features)(real, made, rng), "coverage": Coverage(features)(real, made, rng)}
+    return {"recall": Recall().compare(real, made, rng), "coverage": Coverage().compare(real, made, rng)}
