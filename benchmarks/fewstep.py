@@ -98,8 +98,6 @@ def measure(options: Namespace) -> None:
             folder = place(options, name, row, seed)
             try:
                 found = students.measure(text, world, seed, folder, narrow)
-            except KeyboardInterrupt:
-                raise
             except Exception as error:  # continue with the other methods
                 traceback.print_exc()
                 found = {"error": f"{type(error).__name__}: {error}".splitlines()[0]}
@@ -164,6 +162,8 @@ def main() -> None:
         measure(options)
     except BeelineError as error:
         sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit("stopped; the same command continues where it was")
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from beeline.core.errors import BeelineError, require
 from beeline.core.protocols.training import Distillation
 from beeline.core.types import take
 from beeline.solvers.runge_kutta import EULER, HEUN
+from beeline.training import checkpoint
 from beeline.training.optim.ema import EMA
 from beeline.training.optim.learning_rate import WarmupCosine
 from benchmarks.fewstep_parts.engine import student_loop
@@ -93,6 +94,7 @@ def measure(text: str, world: World, seed: int, folder: Path, narrow: bool = Fal
     data = method.data(world.teacher, take(world.data, chosen), rng.fork("data"))
     last: dict[str, Any] = {}
     networks = method.networks(initial)
+    states = folder.with_name(f"{folder.name}-{world.size.budget}")
     trained = bl.fit(
         networks,
         method.objective(world.teacher),
@@ -100,8 +102,8 @@ def measure(text: str, world: World, seed: int, folder: Path, narrow: bool = Fal
         training_of(world, plan.steps),
         rng=rng.fork("training"),
         log=last.update,
-        checkpoint_dir=folder,
-        resume=folder if folder.exists() else None,
+        checkpoint_dir=states,
+        resume=states if checkpoint.steps(states) else None,
     )
     passes = plan.for_data + plan.steps * plan.for_step
     found: dict[str, Any] = {
@@ -116,7 +118,7 @@ def measure(text: str, world: World, seed: int, folder: Path, narrow: bool = Fal
         "memory_bytes": int(last.get("peak_bytes", 0)),
     }
     found["evaluations"] = {str(k): at(method, world, trained, k, folder) for k in EVALUATIONS}
-    shutil.rmtree(folder, ignore_errors=True)
+    shutil.rmtree(states, ignore_errors=True)
     return found
 
 

@@ -22,6 +22,7 @@ from beeline.evaluation.neighbours import Coverage, Recall
 from beeline.networks.dit import DiT
 from beeline.networks.mlp import MLP
 from beeline.solvers.runge_kutta import HEUN, RK4
+from beeline.training import checkpoint
 from beeline.training.optim.ema import EMA
 from beeline.training.optim.learning_rate import WarmupCosine
 
@@ -232,7 +233,7 @@ def _teacher(
         training,
         rng=rng.fork("training"),
         checkpoint_dir=places,
-        resume=places if places.exists() else None,
+        resume=places if checkpoint.steps(places) else None,
     )
     null = {"label": 10} if drop else {}
     bl.Bundle(bl.Flow(net, null=null), bl.Sampler(FINE)).save(folder)

@@ -15,6 +15,7 @@ import beeline as bl
 from beeline.core.errors import BeelineError
 from beeline.core.types import take
 from beeline.distillation.finetune import PeRFlow
+from beeline.training import checkpoint
 from benchmarks import fewstep
 from benchmarks.fewstep_parts import costs, page, picture, store, students, worlds
 from benchmarks.fewstep_parts.methods import methods
@@ -75,6 +76,31 @@ def test_pairing_is_zero_for_the_ends_of_the_teacher_and_one_for_others(world: W
         rows = torch.nonzero(world.cond["label"] == label)[:, 0]
         others[rows] = world.ends[rows.roll(2)]
     assert world.pairing(others) == pytest.approx(1)  # of three samples a label, all differences are compared
+
+
+def test_a_stopped_student_continues_to_the_same_figures(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(students, "EVALUATIONS", (1,))
+    text = "OneStep(Sampler(1))"
+    whole = students.measure(text, world, 0, tmp_path / "whole")
+
+    def stopping(*args: Any, **more: Any) -> Any:
+        def log(entry: dict[str, Any]) -> None:
+            if entry["step"] == 3 and "loss" in entry:
+                raise KeyboardInterrupt
+
+        return bl.training.fit.fit(*args, **{**more, "log": log})
+
+    with monkeypatch.context() as patched:
+        patched.setattr(students.bl, "fit", stopping)
+        with pytest.raises(KeyboardInterrupt):
+            students.measure(text, world, 0, tmp_path / "stopped")
+    (left,) = tmp_path.glob("stopped-*")
+    assert [checkpoint.number(path) for path in checkpoint.steps(left)] == [3]
+    again = students.measure(text, world, 0, tmp_path / "stopped")
+    assert again["evaluations"] == whole["evaluations"] and again["steps"] == whole["steps"] > 3
+    assert not list(tmp_path.glob("*-*/"))
 
 
 def run(monkeypatch: pytest.MonkeyPatch, folder: Path, *more: str) -> dict[str, Any]:
