@@ -3,7 +3,6 @@
     python -m benchmarks.fewstep ring [--seeds 3]                 a ring of eight modes, known exactly
     python -m benchmarks.fewstep mnist --mnist FILE               MNIST, from an .npz file
     python -m benchmarks.fewstep cifar10 --cifar10 FOLDER         CIFAR-10 in grey at 14 x 14, from parquet files
-    python -m benchmarks.fewstep adult --tables FOLDER            one evaluation for the table Adult
     python -m benchmarks.fewstep costs                            the cost of a step of every method
     python -m benchmarks.fewstep --page                           write docs/few-steps-benchmark.md, measure nothing
     python -m benchmarks.fewstep --picture                        write the samples of MNIST in --models as a picture
@@ -29,9 +28,9 @@ import torch
 
 from beeline.core.errors import BeelineError, require
 from benchmarks import report
-from benchmarks.fewstep_parts import adult, costs, page, store, students, worlds
+from benchmarks.fewstep_parts import costs, methods, page, store, students, worlds
 from benchmarks.fewstep_parts import picture as drawing
-from benchmarks.fewstep_parts.methods import NARROW, methods
+from benchmarks.fewstep_parts.methods import Row
 from benchmarks.fewstep_parts.worlds import Size, World
 
 TEACHER = "teacher"
@@ -64,7 +63,7 @@ WORLDS: Mapping[str, Callable[[Namespace, int], World]] = {
     "cifar10": cifar10,
     "digits": digits,
 }
-OTHERS: Mapping[str, Callable[[Namespace], None]] = {"adult": adult.run, "costs": costs.run}
+OTHERS: Mapping[str, Callable[[Namespace], None]] = {"costs": costs.run}
 
 
 def sized(size: Size, options: Namespace) -> Size:
@@ -72,37 +71,33 @@ def sized(size: Size, options: Namespace) -> Size:
     return replace(size, **{name: value for name, value in changed.items() if value is not None})
 
 
-def rows(options: Namespace) -> list[tuple[str, str, bool]]:
-    """Name, method and whether the student has half of the width, for every row."""
+def rows(options: Namespace) -> list[Row]:
     if options.method is None:
-        found = [(text, text, False) for text in methods()]
-        return found + [(f"{text}, half width", text, True) for text in NARROW]
-    suffix = ", half width" if options.half_width else ""
-    return [(f"{text}{suffix}", text, options.half_width) for text in options.method]
+        return methods.rows()
+    return [Row(text, options.evaluations, options.half_width) for text in options.method]
 
 
 def measure(options: Namespace) -> None:
     """Measure the rows of a world that are missing."""
     wanted = rows(options)
-    for _, text, _ in wanted:
-        students.method_of(text)  # refuses a wrong name before any work
+    for row in wanted:
+        row.build()  # refuses a wrong name before any work
     out, name = options.output or store.FILE, options.world
     for seed in range(options.seeds):
         world = WORLDS[name](options, seed)
         if not store.current(name, TEACHER, seed, world.described, out):
             found = students.teacher_figures(world, place(options, name, TEACHER, seed))
             store.add(name, TEACHER, seed, {"settings": world.described, **found}, out)
-        for row, text, narrow in wanted:
-            if store.current(name, row, seed, world.described, out) and not options.again:
+        for row in wanted:
+            if store.current(name, row.name, seed, world.described, out) and not options.again:
                 continue
-            folder = place(options, name, row, seed)
             try:
-                found = students.measure(text, world, seed, folder, narrow)
+                found = students.measure(row, world, seed, place(options, name, row.name, seed))
             except Exception as error:  # continue with the other methods
                 traceback.print_exc()
                 found = {"error": f"{type(error).__name__}: {error}".splitlines()[0]}
-            store.add(name, row, seed, {"settings": world.described, **found}, out)
-            print(f"{name} seed {seed}: {row}: {brief(found)}", flush=True)
+            store.add(name, row.name, seed, {"settings": world.described, **found}, out)
+            print(f"{name} seed {seed}: {row.name}: {brief(found)}", flush=True)
 
 
 def place(options: Namespace, world: str, row: str, seed: int) -> Path:
@@ -131,6 +126,7 @@ def parser() -> ArgumentParser:
     made = report.parser("fewstep", __doc__)
     made.add_argument("world", nargs="?", choices=[*WORLDS, *OTHERS], help="what is measured")
     made.add_argument("--method", nargs="+", metavar="NAME", help="distillations, with settings if wanted")
+    made.add_argument("--evaluations", type=int, metavar="K", help="train the students of --method for K evaluations")
     made.add_argument("--half-width", action="store_true", help="the students of --method are new, half as wide")
     made.add_argument("--seeds", type=int, default=1, help="number of seeds; the ring has three on the page")
     made.add_argument(
@@ -142,7 +138,6 @@ def parser() -> ArgumentParser:
     made.add_argument("--again", action="store_true", help="measure rows that are stored")
     made.add_argument("--mnist", type=Path, metavar="FILE", help="MNIST as an .npz file")
     made.add_argument("--cifar10", type=Path, metavar="FOLDER", help="CIFAR-10 as parquet files")
-    made.add_argument("--tables", type=Path, metavar="FOLDER", help="folder with adult-train.csv")
     made.add_argument("--page", action="store_true", help="write the documentation page, measure nothing")
     made.add_argument("--picture", action="store_true", help="write the picture of the page, measure nothing")
     return made

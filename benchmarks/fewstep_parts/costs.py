@@ -13,9 +13,9 @@ import torch
 import beeline as bl
 from beeline.networks.dit import DiT
 from beeline.training.loop import Loop
-from benchmarks.fewstep_parts import store, students
+from benchmarks.fewstep_parts import store
 from benchmarks.fewstep_parts.engine import loop_of, student_loop
-from benchmarks.fewstep_parts.methods import methods
+from benchmarks.fewstep_parts.methods import Row, rows
 from benchmarks.fewstep_parts.passes import Passes
 
 SHAPE, BATCH, STEPS, ROUNDS = (1, 28, 28), 8, 5, 5  # an untrained network: its weights change no time
@@ -35,11 +35,14 @@ def run(options: Namespace) -> None:
     """Measure the methods that are missing, or those that are named."""
     out = options.output or store.FILE
     settings = {"batch": BATCH, "steps": STEPS, "rounds": ROUNDS}
-    for text in options.method or methods():
+    for row in [Row(text) for text in options.method] if options.method else rows():
+        text = row.name
+        if row.narrow:
+            continue
         if store.current("costs", text, 0, settings, out) and not options.again:
             continue
         try:
-            found = cost(text)
+            found = cost(row)
         except Exception as error:  # continue with the other methods
             traceback.print_exc()
             found = {"error": f"{type(error).__name__}: {error}".splitlines()[0]}
@@ -47,9 +50,9 @@ def run(options: Namespace) -> None:
         print(f"costs: {text}: {found}", flush=True)
 
 
-def cost(text: str) -> dict[str, Any]:
+def cost(row: Row) -> dict[str, Any]:
     """Seconds of a step over those of a plain step (medians of alternating rounds), and passes for one datum."""
-    method, flow, batch, rng = students.method_of(text), teacher(), data(), bl.Rng(2)
+    method, flow, batch, rng = row.build(), teacher(), data(), bl.Rng(2)
     training = bl.Training(steps=2 * (1 + ROUNDS) * STEPS, batch_size=BATCH)
     own = student_loop(method, flow, flow, method.data(flow, batch, rng), training, rng)
     objective = bl.objectives.FlowMatching(drop=bl.Drop(0.1))

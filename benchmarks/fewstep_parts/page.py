@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks import report
 from benchmarks.fewstep_parts import store
 from benchmarks.fewstep_parts.methods import LEFT_OUT
 from benchmarks.fewstep_parts.students import EVALUATIONS
 
 DOCS = Path(__file__).parent.parent.parent / "docs"
 PAGE, PICTURE = DOCS / "few-steps-benchmark.md", DOCS / "figures" / "few-steps-mnist.png"
+ERRORS = ("shape error", "trend error")
 WORLDS = ("ring", "mnist", "cifar10")
 TEACHER, STRAIGHT = "teacher", "Reflow(Sampler(8))"
 HEAD = """# Few-step benchmark
@@ -50,23 +52,24 @@ COSTS = (
     "part of a step. What exceeds 2 does so because of its passes; where the time exceeds the share of the passes, the "
     "rest is in operations that are not matrix products."
 )
-REDUCED = (
-    "`TabularFlow` with reduced training ({teacher_steps:,} steps at most), and its `distill` ({student_steps:,} "
-    "steps, {pairs:,} pairs). Errors against the training rows; aim: at most 1.1 times those of the teacher."
+TABLES = (
+    "`TabularFlow` with its defaults, and its `distill` (`OneStep`), measured by `python -m benchmarks.tables` at "
+    "{date}, {count} seeds. Errors against the training rows; aim: at most 1.1 times those of the teacher."
 )
 
 
 def write(path: Path = PAGE, results: Path = store.FILE) -> None:
-    path.write_text(page(store.read(results)), encoding="utf-8")
+    tables = report.read(report.RESULTS / "tables.json")
+    path.write_text(page(store.read(results), tables), encoding="utf-8")
 
 
-def page(figures: Mapping[str, Any]) -> str:
+def page(figures: Mapping[str, Any], tables: Mapping[str, Any]) -> str:
     """The page as Markdown; the same figures give the same text."""
     lines = [HEAD.format(probed=10)]
     lines += world(figures, "ring", "A distribution in the plane", RING, ("exact", "modes", "recall", "coverage"))
     lines += world(figures, "mnist", "MNIST", PICTURES, ("agreement", "recall", "coverage"))
     lines += world(figures, "cifar10", "CIFAR-10 in grey at 14 x 14", PICTURES, ("agreement", "recall", "coverage"))
-    lines += adult(figures.get("adult", {}))
+    lines += adult(tables)
     lines += costs(figures.get("costs", {}))
     lines += ["## Left out", "", *(f"- `{name}`: {why}" for name, why in LEFT_OUT.items()), ""]
     return "\n".join(lines).rstrip("\n") + "\n"
@@ -85,12 +88,12 @@ def world(figures: Mapping[str, Any], name: str, title: str, about: str, columns
     lines += [_row(head), _row(["---"] * len(head))]
     for kind in ("Euler", "Heun"):
         found = [seed[kind] for seed in teacher.values()]
-        rest = [mean(found, lambda r, c=c: _fewest(r)[c]) for c in (*columns, "pairing")]
+        rest = [mean([_fewest(row) for row in found], c) for c in (*columns, "pairing")]
         lines.append(_row([f"teacher, {kind}", *_distances(found), *rest, "", "", "", ""]))
     sound = {row: [s for s in seeds.values() if "error" not in s] for row, seeds in rows.items()}
     for row, found in sorted(((r, f) for r, f in sound.items() if f), key=lambda item: _order(item[1])):
         at = [seed["evaluations"] for seed in found]
-        rest = [mean(at, lambda r, c=c: _fewest(r)[c]) for c in (*columns, "pairing")]
+        rest = [mean([_fewest(row) for row in at], c) for c in (*columns, "pairing")]
         spent = [
             f"{statistics.mean(s['steps'] for s in found):,.0f}",
             f"{statistics.mean(s['passes_per_step_and_datum'] for s in found):.1f}",
@@ -138,28 +141,21 @@ def targets(teacher: Mapping[str, Any], sound: Mapping[str, Sequence[Mapping[str
     return [*lines, ""]
 
 
-def adult(rows: Mapping[str, Any]) -> list[str]:
-    """The section of the table Adult."""
+def adult(found: Mapping[str, Any]) -> list[str]:
+    """The section of the table Adult, from the results of the table benchmark."""
+    runs = [run for run in found.get("figures", {}).get("runs", []) if run["set"] == "adult"]
+    both = {name: [run for run in runs if run["model"] == name] for name in ("beeline", "one-step")}
     lines = ["## The table Adult", ""]
-    if not rows:
-        return [*lines, "Not measured yet: `python -m benchmarks.fewstep adult`.", ""]
-    settings = next(iter(rows[TEACHER].values()))["settings"]
-    lines += [
-        REDUCED.format(**settings),
-        "",
-        _row(["", "evaluations", "shape error", "trend error", "CPU s"]),
-        _row(["---"] * 5),
+    if not all(both.values()):
+        return [*lines, "Not measured yet: `python -m benchmarks.tables`.", ""]
+    about = TABLES.format(date=found["date"][:10], count=len(both["beeline"]))
+    lines += [about, "", _row(["", "evaluations", "shape error", "trend error"]), _row(["---"] * 4)]
+    for kind, name, evaluations in (("teacher", "beeline", "16"), ("student", "one-step", "1")):
+        lines.append(_row([kind, evaluations, *(mean(both[name], error) for error in ERRORS)]))
+    ratios = [
+        statistics.mean(r[e] for r in both["one-step"]) / statistics.mean(r[e] for r in both["beeline"]) for e in ERRORS
     ]
-    for name, seeds in rows.items():
-        found = list(seeds.values())
-        cells = [mean(found, lambda s, c=c: s[c]) for c in ("evaluations", "shape error", "trend error", "cpu_seconds")]
-        lines.append(_row([name, *cells]))
-    ratios = []
-    for error in ("shape error", "trend error"):
-        both = [(rows["OneStep"][s][error], rows[TEACHER][s][error]) for s in rows["OneStep"]]
-        ratios.append(f"{statistics.mean(a / b for a, b in both):.2f}")
-    lines.append(_row(["student over teacher", "", *ratios, ""]))
-    return [*lines, ""]
+    return [*lines, _row(["student over teacher", "", *(f"{ratio:.2f}" for ratio in ratios)]), ""]
 
 
 def costs(rows: Mapping[str, Any]) -> list[str]:
@@ -184,18 +180,17 @@ def costs(rows: Mapping[str, Any]) -> list[str]:
     return [*lines, ""]
 
 
-def mean(found: Sequence[Any], value: Callable[[Any], Any]) -> str:
+def mean(found: Sequence[Mapping[str, Any]], name: str) -> str:
     """The mean over seeds, with the standard deviation of two or more; a dash where there is no figure."""
-    try:
-        values = [float(value(one)) for one in found]
-    except KeyError:
+    if not all(name in one for one in found):
         return "-"
+    values = [float(one[name]) for one in found]
     text = f"{statistics.mean(values):.3g}"
     return text if len(values) < 2 else f"{text} ± {statistics.stdev(values):.1g}"
 
 
 def _distances(found: Sequence[Mapping[str, Any]]) -> list[str]:
-    return [mean(found, lambda row, k=k: row[str(k)]["distance"]) for k in EVALUATIONS]
+    return [mean([row.get(str(k), {}) for row in found], "distance") for k in EVALUATIONS]
 
 
 def _fewest(row: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 import beeline as bl
-from beeline.config import build as config
 from beeline.core.errors import BeelineError, require
 from beeline.core.protocols.training import Distillation
 from beeline.core.types import take
@@ -22,6 +21,7 @@ from beeline.training import checkpoint
 from beeline.training.optim.ema import EMA
 from beeline.training.optim.learning_rate import WarmupCosine
 from benchmarks.fewstep_parts.engine import student_loop
+from benchmarks.fewstep_parts.methods import Row
 from benchmarks.fewstep_parts.passes import Passes
 from benchmarks.fewstep_parts.worlds import World
 
@@ -39,12 +39,6 @@ class Plan:
     steps: int
     for_data: float  # passes
     for_step: float  # passes of one step
-
-
-def method_of(text: str) -> Distillation:
-    """A distillation of the registry by its name, with settings if wanted."""
-    found: Distillation = config.parse(text, "distillations")
-    return found
 
 
 def training_of(world: World, steps: int) -> bl.Training:
@@ -81,13 +75,10 @@ def planned(method: Distillation, world: World, initial: bl.Flow, rng: bl.Rng) -
     return Plan(rows, steps, rows * each, step)
 
 
-def measure(text: str, world: World, seed: int, folder: Path, narrow: bool = False) -> dict[str, Any]:
-    """Train the student of a method and measure it; a stopped training continues from ``folder``.
-
-    With ``narrow`` the student is a new network of half the width.
-    """
-    method, rng = method_of(text), bl.Rng(seed).fork("student")
-    initial = replace(world.teacher, field=world.narrow(rng)) if narrow else world.teacher
+def measure(row: Row, world: World, seed: int, folder: Path) -> dict[str, Any]:
+    """Train a student and measure it; a stopped training continues from ``folder``."""
+    method, rng = row.build(), bl.Rng(seed).fork("student")
+    initial = replace(world.teacher, field=world.narrow(rng)) if row.narrow else world.teacher
     plan = planned(method, world, initial, rng)
     wall, cpu = time.perf_counter(), time.process_time()
     chosen = rng.fork("rows").permutation(len(world.data.x1))[: plan.rows]

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 import beeline as bl
 from beeline.core.errors import require
+from beeline.core.files import replacing
 from beeline.core.types import Cond, take
 from beeline.data.distributions.mixtures import GaussianMixture
 from beeline.evaluation.features import SmallClassifier
@@ -72,8 +73,10 @@ class World:
         other = torch.roll(self.ends, 1, 0)
         if isinstance(self.cond, Mapping):  # among those with the same label
             other = self.ends.clone()
-            for label in self.cond["label"].unique():
-                rows = torch.nonzero(self.cond["label"] == label)[:, 0]
+            labels = self.cond["label"]
+            assert isinstance(labels, Tensor)
+            for label in labels.unique():
+                rows = torch.nonzero(labels == label)[:, 0]
                 other[rows] = self.ends[rows.roll(1)]
         return _rmse(made, self.ends) / _rmse(made, other)
 
@@ -128,7 +131,7 @@ def ring(seed: int, folder: Path, size: Size = RING) -> World:
             **_diversity(real.double(), made.double()),
         }
 
-    ends = ends_of(bl.Sampler(FINE, solver=HEUN), teacher, x0, None)
+    ends = _ends(folder / f"ends-{seed}-{size.samples}-{FINE}.npy", teacher, x0, None)
     return World("ring", size, teacher, data, x0, None, ends, score, lambda: network(64))
 
 
@@ -170,7 +173,7 @@ def images(name: str, pictures: Pictures, seed: int, folder: Path, size: Size) -
         found = {"distance": Frechet().compare(real, seen, rng), "agreement": float(agreement)}
         return {**found, **_diversity(real[: size.samples], seen)}
 
-    ends = ends_of(bl.Sampler(FINE, solver=HEUN), teacher, x0, cond)
+    ends = _ends(folder / f"ends-{seed}-{size.samples}-{FINE}.npy", teacher, x0, cond)
     return World(name, size, teacher, data, x0, cond, ends, score, lambda: network(32))
 
 
@@ -238,6 +241,15 @@ def _teacher(
     null = {"label": 10} if drop else {}
     bl.Bundle(bl.Flow(net, null=null), bl.Sampler(FINE)).save(folder)
     return bl.load(folder, device="cpu").flow
+
+
+def _ends(file: Path, teacher: bl.Flow, x0: Tensor, cond: Cond) -> Tensor:
+    """The ends of the teacher in fine steps, from the file if it is there."""
+    if not file.exists():
+        ends = ends_of(bl.Sampler(FINE, solver=HEUN), teacher, x0, cond).numpy()
+        with replacing(file) as draft, draft.open("wb") as opened:
+            np.save(opened, ends)
+    return torch.as_tensor(np.load(file))
 
 
 def _diversity(real: Tensor, made: Tensor) -> dict[str, float]:

@@ -13,12 +13,13 @@ from PIL import Image
 
 import beeline as bl
 from beeline.core.errors import BeelineError
+from beeline.core.protocols.training import Distillation
 from beeline.core.types import take
 from beeline.distillation.finetune import PeRFlow
 from beeline.training import checkpoint
 from benchmarks import fewstep
 from benchmarks.fewstep_parts import costs, page, picture, store, students, worlds
-from benchmarks.fewstep_parts.methods import methods
+from benchmarks.fewstep_parts.methods import Row, rows
 from benchmarks.fewstep_parts.passes import Passes
 from benchmarks.fewstep_parts.worlds import Size, World
 
@@ -82,7 +83,7 @@ def test_a_stopped_student_continues_to_the_same_figures(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(students, "EVALUATIONS", (1,))
-    text = "OneStep(Sampler(1))"
+    text = Row("OneStep(Sampler(1))")
     whole = students.measure(text, world, 0, tmp_path / "whole")
 
     def stopping(*args: Any, **more: Any) -> Any:
@@ -157,7 +158,6 @@ def test_a_wrong_method_or_missing_data_is_refused_before_any_work(
         (["mnist"], "give --mnist FILE"),
         (["mnist", "--mnist", str(tmp_path / "none.npz")], "does not exist"),
         (["cifar10", "--cifar10", str(tmp_path)], "has no train-"),
-        (["adult"], "give --tables FOLDER"),
         ([], "nothing was named"),
     ):
         monkeypatch.setattr(sys, "argv", ["fewstep", *words, "--models", str(tmp_path / "models")])
@@ -167,17 +167,18 @@ def test_a_wrong_method_or_missing_data_is_refused_before_any_work(
 
 
 def test_every_row_names_a_distillation_of_the_registry() -> None:
-    rows = methods()
-    assert len(rows) == len(set(rows)) and {"ParallelDecoding(most=4)", "MeanFlow()"} <= set(rows)
-    for text in rows:
-        students.method_of(text)
+    found = [row.name for row in rows()]
+    assert len(found) == len(set(found))
+    assert {"ParallelDecoding(most=4)", "MeanFlow()", "DMD2() for 1", "OneStep(Sampler(8)), half width"} <= set(found)
+    assert all(isinstance(row.build(), Distillation) for row in rows())
+    assert Row("PeRFlow()", 1).build() == PeRFlow(1)
 
 
 def test_the_page_is_that_of_the_results(tmp_path: Path) -> None:
     target = tmp_path / "page.md"
     page.write(target)
     assert target.read_text(encoding="utf-8") == page.PAGE.read_text(encoding="utf-8")
-    empty = page.page({})
+    empty = page.page({}, {})
     assert empty.count("Not measured yet") == 5
     at = {"1": {"distance": 2.0, "recall": 0.5, "coverage": 0.5, "agreement": 0.9, "pairing": 0.1}}
     settings = {"budget": 100, "batch": 4, "samples": 10}
