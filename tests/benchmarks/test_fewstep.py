@@ -186,9 +186,8 @@ def test_the_page_is_that_of_the_results(tmp_path: Path) -> None:
     teacher = {"settings": settings, "parameters": 5, "Euler": ends, "Heun": {"32": {**at["1"], "distance": 2.0}}}
     row = {"evaluations": {**at, "2": {"refused": "no"}}, "steps": 7, "passes_per_step_and_datum": 3.0}
     row |= {"cpu_seconds": 1.0, "memory_bytes": 2**20}
-    found = page.page(
-        {"mnist": {"teacher": {"0": teacher}, "OneStep()": {"0": row}, "Bad()": {"0": {"error": "E: x"}}}}
-    )
+    measured = {"mnist": {"teacher": {"0": teacher}, "OneStep()": {"0": row}, "Bad()": {"0": {"error": "E: x"}}}}
+    found = page.page(measured, {})
     assert "| `OneStep()` | 2 | - | - | - | - |" in found and "- `Bad()` failed: E: x" in found
     assert (
         "1.25 times | `OneStep()`" in found
