@@ -1,5 +1,6 @@
-"""The ring with a learned coupling: W2 distance of few Euler steps from the Gaussian. The transport cost of the pairs
-is not compared: an encoder that copies the datum would have zero cost."""
+"""The ring with a learned coupling: W2 distance of few Euler steps of a flow from the Gaussian, and of one and two
+steps of a consistency model, whose second noise is that of the encoder. The transport cost of the pairs is not compared: an
+encoder that copies the datum would have zero cost."""
 
 from __future__ import annotations
 
@@ -9,6 +10,10 @@ import torch
 from torch import nn
 
 import beeline as bl
+from beeline.couplings.basic import Paired
+from beeline.objectives.maps.consistency import Consistency
+from beeline.solvers.consistency import ConsistencyStep
+from benchmarks.claims.maps import LONG, fresh
 from benchmarks.claims.toys import RING, even, finding, learn, network, noise, points, sample, w2
 from benchmarks.claims.verdict import Finding
 
@@ -37,8 +42,25 @@ def measure(rng: bl.Rng) -> list[Finding]:
 
     plain = learn(network(rng), bl.objectives.FlowMatching(), data, rng.fork("net"))
     coupled = learn(both(), bl.objectives.EncodedSource(strength=3.0), data, rng.fork("net"))
+    with rng.fork("encoder").ambient():
+        maps = [fresh(rng), bl.networks.Helped(fresh(rng), Encoder()), bl.networks.Helped(fresh(rng), Encoder())]
+    objectives = (Consistency(), bl.objectives.EncodedSource(Consistency(coupling=Paired()), 3.0))
+    learned = [learn(net, o, data, rng.fork("map"), steps=LONG) for net, o in zip(maps, objectives, strict=False)]
+    learned.append(maps[2])
+
+    def jumped(net: Any, n: int) -> Any:
+        encoder = net.helper if isinstance(net, bl.networks.Helped) else None
+        return sample(net, x0, n, solver=ConsistencyStep(encoder=encoder))
+
     return [
+        *(
+            finding(f"{n} steps of a consistency model: encoder (figure) against independent pairs",
+                    *(w2(jumped(f, n), real) for f in learned))
+            for n in (1, 2)
+        ),
+        *[
         finding(f"{n} Euler steps: encoder with KL weight 3 (figure) against independent pairs",
                 *(w2(sample(f, x0, n), real) for f in (plain, coupled, both())))
         for n in (2, 4)
+        ],
     ]  # fmt: skip

@@ -29,7 +29,6 @@ statement about these small problems, not about the method at its original scale
 WITHOUT = {
     "144 (speech)": "Zero-shot speech needs a large model; guidance and plans are measured above.",
     "230 (one-step students)": "Students that predict symbols are not measured; path and guidance are, above.",
-    "340 (consistency)": "The package has no consistency training; the learned coupling is measured above with flows.",
 }
 LEFT = "## Rows without a claim\n\nThe claims of these methods are not measured, or only in part."
 
