@@ -1,6 +1,6 @@
 """The ring with a learned coupling: W2 distance of few Euler steps of a flow from the Gaussian, and of one and two
-steps of a consistency model, whose second noise is that of the encoder. The transport cost of the pairs is not compared: an
-encoder that copies the datum would have zero cost."""
+steps of a consistency model, whose second noise is that of the encoder. The transport cost of the pairs is not
+compared: an encoder that copies the datum would have zero cost."""
 
 from __future__ import annotations
 
