@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import beeline as bl
 from beeline.config.catalogue import CATALOGUE, member
-from beeline.core.modes import AUTO, place_for, resolve_device
+from beeline.core.modes import AUTO, deferred, place_for, resolve_device
 from beeline.data.energies.tables import Reader
 from beeline.distillation.fit_solver import Bespoke
 from beeline.distillation.store.checks import check_pairs
@@ -694,6 +694,20 @@ def waits(work: Any) -> int:
 
 
 ITERATIVE = ("Adaptive", "FixedPoint", "Symmetric", "Picard", "GaussSeidelJacobi")  # decide by values of the state
+
+
+@pytest.mark.parametrize("name", [n for n in CATALOGUE["identities"] if n != "Truncated"])
+def test_objectives_of_flow_maps_do_not_wait(name: str) -> None:
+    """All checks of values of a step are read together; without classes there are none."""
+
+    def run(mode: SecondDevice) -> None:
+        objective, net = maps_on(name, DEVICE)
+        batch = batch_on(DEVICE, n=8, cond=True)
+        mode.waits.clear()
+        with deferred():
+            objective(net, batch, Rng(0)).value.backward()
+
+    assert waits(run) <= 1
 
 
 REFERENCES = (
