@@ -43,6 +43,8 @@ def measure(rng: bl.Rng) -> list[Finding]:
 
 def _width(count: int) -> int:
     """The width of a residual network of three blocks with about so many weights."""
-    return min(
-        range(8, 200, 2), key=lambda w: abs(sum(p.numel() for p in network(bl.Rng(0), width=w).parameters()) - count)
-    )
+
+    def off(width: int) -> int:
+        return abs(sum(p.numel() for p in network(bl.Rng(0), width=width).parameters()) - count)
+
+    return min(range(8, 200, 2), key=off)

@@ -46,7 +46,7 @@ def measure(rng: bl.Rng) -> list[Finding]:
     control = "the noise itself"
     return [
         finding("W2 by class, scale 2: noise-free (figure) against plain", distances[1], distances[0], far, control),
-        finding("W2 by class: noise-free at scale 2 (figure) against plain at 20", distances[2], distances[0], far, control),
+        finding("W2 by class: noise-free at 2 (figure) against plain at 20", distances[2], distances[0], far, control),
         finding("error of the spread, scale 2: noise-free (figure) against plain", smooth[1], smooth[0],
                 abs(spread(x0, label) / apart - 1), control),
     ]  # fmt: skip

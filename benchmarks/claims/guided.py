@@ -35,8 +35,8 @@ def teacher(rng: bl.Rng) -> bl.Flow:
 def train(how: Any, flow: bl.Flow, rng: bl.Rng, steps: int = STEPS, peak: float = 3e-3) -> nn.Module:
     """The network of the student of a distillation."""
     training = Training(steps=steps, batch_size=128, lr=WarmupCosine(peak, 30), ema=None)
-    nets = fit(how.networks(flow), how.objective(flow), how.data(flow, points(rng, CLASSES), rng.fork("data")), training,
-               rng=rng.fork("student"), log=lambda entry: None)  # fmt: skip
+    data = how.data(flow, points(rng, CLASSES), rng.fork("data"))
+    nets = fit(how.networks(flow), how.objective(flow), data, training, rng=rng.fork("student"), log=lambda entry: None)
     net: nn.Module = how.student(flow, nets)[0].field
     return net
 
