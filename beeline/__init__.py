@@ -69,6 +69,18 @@ averages = Namespace("beeline.averages", "averages")
 fits = Namespace("beeline.fits", "fits")
 gradients = Namespace("beeline.gradients", "gradients")
 distillations = Namespace("beeline.distillations", "distillations")
+games = Namespace(
+    "beeline.games",
+    "generations",
+    "noisings",
+    "student_terms",
+    "f_divergences",
+    "score_weights",
+    "adversarial",
+    "adversarial_losses",
+    "real_samples",
+    "guided_students",
+)
 pair_filters = Namespace("beeline.pair_filters", "pair_filters")
 distributions = Namespace("beeline.distributions", "distributions")
 metrics = Namespace("beeline.metrics", "features", "metrics")
