@@ -552,6 +552,7 @@ GAMES = {
         }
         for name in ("FromNoisedData", "BackwardSimulation", "Phases")
     },
+    "RandomScale": lambda: {"scales": (1.0, 3.0), "adversarial": None},
 }
 TERMS = parts("student_terms", ("TermSum",))
 
@@ -582,6 +583,26 @@ def test_pairs_for_students(device: torch.device) -> None:
     check_pairs(flow, bl.Sampler(2), pairs)
     on(Nearest()(pairs), device)
     on(LowestEnergy(of("energies", "Near", (0.5, 1.0)))(pairs), device)
+
+
+def test_networks_for_distilled_guidance(device: torch.device) -> None:
+    net, flow = labelled(device), bl.Flow(labelled(device), null={"label": 3})
+    batch, how = batch_on(device, n=8, cond=True), member("distillations.GuidanceDistillation")
+    for name in ("IntoNetwork", "IntoAdapters", "IntoSide"):
+        method = how(of("guided_students", name), rollout=3)
+        student = method.networks(bl.Flow(net))["student"]
+        loss = method.objective(flow)(student, batch, Rng(0))
+        loss.value.backward()
+        on(loss.value, device), on(next(p.grad for p in student.parameters() if p.grad is not None), device)
+
+
+def test_a_causal_rollout(device: torch.device) -> None:
+    with Rng(0).ambient():
+        net = of("networks", "Network", of("networks", "MLP", shape=(3, 2), width=8, depth=1, frames=3)).to(device)
+    game = of("objectives", "ScoreGame", bl.Flow(net), of("generations", "CausalRollout", 2))
+    loss = game.student_loss(net, net, None, bl.Batch(x_on(device, 6, 3, 2)), Rng(0))
+    on(loss.value, device)
+    on(game(net, bl.Batch(x_on(device, 6, 3, 2)), Rng(0)).per_sample, device)
 
 
 def test_causal_flows_are_inverted(device: torch.device) -> None:

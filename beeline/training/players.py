@@ -49,7 +49,7 @@ def all_networks(networks: nn.Module | Mapping[str, nn.Module], objective: Any, 
     extra = spec_of(objective).networks
     if extra is not None:
         with rng.fork("networks").ambient():
-            nets |= extra()
+            nets = nets | {name: net for name, net in extra().items() if name not in nets}
     return nets
 
 

@@ -66,6 +66,9 @@ class BlockAdapters(Beta):
         for up in self.up:
             nn.init.zeros_(up.weight)  # type: ignore[arg-type]
             nn.init.zeros_(up.bias)  # type: ignore[arg-type]
+        weight = next(field.parameters(), None)
+        for parts in (self.down, self.told, self.up):
+            parts.to(None if weight is None else weight.device)
 
     def describe(self) -> dict[str, Any]:
         """The constructor's arguments."""

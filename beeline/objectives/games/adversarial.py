@@ -185,7 +185,7 @@ def captured(network: Any, names: Sequence[str]) -> Any:
             require(
                 name in modules,
                 f"{type(network).__name__} has no module {name!r}, whose features the critic takes; "
-                + nearest(name, sorted(modules, key=len)[:20]),
+                + nearest(name, sorted(filter(None, modules), key=len)[:20]),
             )
             hooks.callback(modules[name].register_forward_hook(keep(name)).remove)
         yield seen
@@ -211,7 +211,7 @@ def template_of(network: nn.Module) -> Batch:
     require(
         bool(known),
         f"{type(network).__name__} does not describe the shape of its data, from which the critic's heads get their "
-        "size; use a network of 'beeline list networks', or pass critic= to fit",
+        "size; use a network of 'beeline list networks'",
     )
     weight = next(network.parameters())
     x = weight.new_zeros((1, *known["shape"]))
@@ -226,12 +226,12 @@ def template_of(network: nn.Module) -> Batch:
 
 
 def noised(
-    game: Adversarial, teacher: Flow, x: Tensor, rng: Rng, which: str
+    term: Adversarial, teacher: Flow, x: Tensor, rng: Rng, which: str
 ) -> tuple[Tensor, Tensor, Callable[[Tensor], Tensor]]:
     """Samples with noise, their times, and the function that noises other samples equally."""
-    key = rng.fork("critic") if game.same_noise else rng.fork("critic", which)
+    key = rng.fork("critic") if term.same_noise else rng.fork("critic", which)
     like, path = x.detach(), affine(teacher)
-    t = 0.02 + 0.96 * game.times(len(like), like, key.fork("times"))
+    t = 0.02 + 0.96 * term.times(len(like), like, key.fork("times"))
     noise = teacher.source.sample(like, key.fork("noise"))
     a, b = (expand_time(c, like) for c in path.coefficients(t)[:2])
     return a * x + b * noise, t, lambda other: a * other + b * noise
