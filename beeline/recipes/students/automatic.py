@@ -85,7 +85,7 @@ def candidates(evaluations: int) -> tuple[dict[str, Distillation], list[Trial]]:
     others: list[Trial] = []
     for name in catalogue.CATALOGUE["distillations"]:
         cls = config.lookup("distillations", name)
-        if cls.automatic:
+        if isinstance(cls, type) and issubclass(cls, Distillation) and cls.automatic:  # not a preset function
             try:
                 found[name] = cls().for_evaluations(evaluations).with_pairs(PAIRS)
             except BeelineError as error:
