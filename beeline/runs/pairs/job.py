@@ -39,6 +39,7 @@ from beeline.solvers.wrappers import complete as complete_solver
 from beeline.training.feed.cache import waiting_lock
 from beeline.training.memory import Tracker, size
 
+LINES = 20  # of progress, about
 SHORT = 2.0  # seconds of a trial, below which a larger one is made
 
 
@@ -175,7 +176,12 @@ def pairs(
         say(line)
     job.begin()
     total = job.manifest.shards
-    fill(job.folder, job.manifest, job.make, lambda done: say(f"{done:,} of {total:,} shards"))
+
+    def progress(done: int) -> None:
+        if done == total or done % max(1, total // LINES) == 0:
+            say(f"{done:,} of {total:,} shards")
+
+    fill(job.folder, job.manifest, job.make, progress)
     return job.finish()
 
 
