@@ -150,7 +150,7 @@ def fit_distillation(
 
     Raises BeelineError for a budget without time for ``LEAST_STEPS`` steps, with the least that would do.
     """
-    begun = time.perf_counter()
+    begun, seconds = time.perf_counter(), seconds / run.method.rounds  # of one round
     work = prepare_distilled(run, device)
     taken = time.perf_counter() - begun
     nets = work.networks if isinstance(work.networks, Mapping) else {"network": work.networks}

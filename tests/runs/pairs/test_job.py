@@ -15,6 +15,7 @@ from beeline.data.point_files import DistributionData
 from beeline.distillation.pairs import reflow_pairs
 from beeline.distillation.store.filters import Nearest
 from beeline.distillation.store.reading import pair_key
+from beeline.runs.budget import fit_distillation
 from beeline.runs.pairs.agreeing import Agreeing
 from beeline.runs.pairs.job import pairs, prepared
 from beeline.runs.pairs.opening import open_pairs
@@ -188,6 +189,16 @@ def test_rounds_are_those_of_as_many_runs(teachers, tmp_path):
     train(Distilled(str(tmp_path / "one"), one, FEW), tmp_path / "two", log=quiet, live=False)
     assert equal(tmp_path / "twice" / "rounds" / "1", tmp_path / "one") and equal(tmp_path / "twice", tmp_path / "two")
     assert len(twice.lineage["rounds"]) == 2 and twice.lineage["parent"] == str(tmp_path / "twice" / "rounds" / "1")
+
+
+def test_rounds_share_a_budget(teachers):
+    run = Distilled(str(teachers / "plain"), bl.Reflow(SAMPLER), MORE)
+    twice = replace(run, method=bl.Reflow(SAMPLER, rounds=3))
+    one, three = (
+        fit_distillation(r, 600.0, torch.device("cpu"), measure=lambda *a, **k: 0.1).run.training.steps
+        for r in (run, twice)
+    )
+    assert 0.2 < three / one < 0.35
 
 
 @pytest.mark.slow
