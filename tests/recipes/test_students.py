@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 from typing import Any
 
@@ -90,13 +91,20 @@ def test_an_interrupted_choice_goes_on(teacher: Path, two: None, tmp_path: Path)
 
 
 def test_candidates_are_declared_and_fit_the_number_of_evaluations() -> None:
-    every = {n: getattr(bl.distillations, n) for n in catalogue.CATALOGUE["distillations"]}
-    known = {n for n, cls in every.items() if isinstance(cls, type) and cls.automatic}
+    every: dict[str, Any] = {n: getattr(bl.distillations, n) for n in catalogue.CATALOGUE["distillations"]}
+    known = {n for n, cls in every.items() if not inspect.isfunction(cls) and cls.automatic}
     one, none = candidates(1)
     three, others = candidates(3)
     assert set(one) <= known and "ParallelDecoding" in one and not none
     assert {trial.method for trial in others} >= {"OneStep", "ParallelDecoding"} and "Reflow" in three
     assert three["Reflow"].count == PAIRS  # type: ignore[attr-defined]
+
+
+def test_a_time_without_any_trial_leaves_nothing(teacher: Path, tmp_path: Path) -> None:
+    run = Distilled(str(teacher), Reflow())
+    with pytest.raises(BeelineError, match="no method could be tried within 10s: Reflow: a budget of 1 s is too short"):
+        choose(run, 1, "10s", tmp_path / "out", train, device="cpu", measure=steady)
+    assert not (tmp_path / "out").exists()
 
 
 def test_auto_needs_a_time(teacher: Path) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import inspect
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -84,8 +86,9 @@ def candidates(evaluations: int) -> tuple[dict[str, Distillation], list[Trial]]:
     found: dict[str, Distillation] = {}
     others: list[Trial] = []
     for name in catalogue.CATALOGUE["distillations"]:
-        cls = config.lookup("distillations", name)
-        if isinstance(cls, type) and issubclass(cls, Distillation) and cls.automatic:  # not a preset function
+        cls: Any = config.lookup("distillations", name)
+        own = not inspect.isfunction(cls) and Distillation in inspect.getmro(cls)  # not a preset
+        if own and cls.automatic:
             try:
                 found[name] = cls().for_evaluations(evaluations).with_pairs(PAIRS)
             except BeelineError as error:
@@ -144,6 +147,8 @@ def choose(
         trials.append(known[name])
         say(f"{name}: {known[name].problem or f'{base.name} {known[name].quality:.4g}'}")
     able = [(trial.quality, trial) for trial in trials if trial.quality is not None]
+    if not able:
+        forget(notes)
     require(able, f"no method could be tried within {budget}: {_reasons(trials)}")
     order = {"lower": min, "higher": max}[base.better]
     chosen = order(able, key=lambda pair: pair[0])[1]
@@ -153,6 +158,14 @@ def choose(
     auto = {"chosen": chosen.method, "budget": budget, "trials": result.rows()}
     relabel(result.bundle, auto=auto).save(out / "bundle")
     return dataclasses.replace(result, bundle=load(out, device=where))
+
+
+def forget(notes: Path) -> None:
+    """Remove the file of the trials and its folder, where no method was trained."""
+    notes.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # a run that failed is kept
+        notes.parent.rmdir()
+        notes.parent.parent.rmdir()
 
 
 def metrics_for(teacher: Bundle, real: RealData, seconds: float) -> Sequence[Any]:
