@@ -44,11 +44,14 @@ def teacher(tmp_path_factory):
     return out
 
 
+OTHERS = {"SelfForcing", "GuidanceDistillation"}  # of frames; of twenty steps
+
+
 def method(name):
     return config.parse(name, "distillations")
 
 
-@pytest.mark.parametrize("name", [n for n in GAME_DISTILLATIONS if n != "SelfForcing"])
+@pytest.mark.parametrize("name", [n for n in GAME_DISTILLATIONS if n not in OTHERS])
 def test_every_game_trains_a_student_whose_bundle_holds_it_alone(name, teacher, tmp_path):
     how = method(name)
     student = train(Distilled(str(teacher), how, SHORT), tmp_path / "student", log=quiet)
@@ -152,6 +155,15 @@ def test_a_map_with_a_game_adds_their_gradients():
     for total, a, b in zip(both, *parts, strict=True):
         a, b = (torch.zeros_like(total) if g is None else g for g in (a, b))
         assert torch.allclose(total, a + 0.01 * b, atol=1e-6)
+
+
+def test_distilled_guidance_in_a_run(teacher, tmp_path):
+    how = method("GuidanceDistillation(into=IntoAdapters(2), rollout=2, steps=2)")
+    made = train(Distilled(str(teacher), how, SHORT), tmp_path / "student", log=quiet)
+    labels = {"label": torch.arange(4)}
+    again = load(tmp_path / "student")
+    assert torch.equal(again.draw(again.start(range(4)), labels), made.draw(made.start(range(4)), labels))
+    assert again.sampler.guidance.scale == 1.5
 
 
 def test_the_whole_command(teacher, tmp_path, capsys):
