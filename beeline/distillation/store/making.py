@@ -46,10 +46,12 @@ class Maker:
 
     def batch(self, rows: Sequence[int]) -> Batch:
         """The pairs ``rows``, which follow each other, on the CPU; in batches, on all cores of a processor at once."""
-        parts = [rows[i : i + self.batch_size] for i in range(0, len(rows), self.batch_size)]
-        here = (device_of(self.flow.field) or torch.device("cpu")).type
+        on_cpu = (device_of(self.flow.field) or torch.device("cpu")).type == "cpu"
+        # a batch for every thread is faster than several threads for a batch
+        size = min(self.batch_size, -(-len(rows) // torch.get_num_threads())) if on_cpu else self.batch_size
+        parts = [rows[i : i + size] for i in range(0, len(rows), size)]
         with eval_mode(self.flow.field):
-            made = [self._part(part) for part in parts] if here != "cpu" else parallel_map(self._part, parts)
+            made = parallel_map(self._part, parts) if on_cpu else [self._part(part) for part in parts]
         return stack(made)
 
     def _part(self, rows: Sequence[int]) -> Batch:
