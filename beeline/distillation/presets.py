@@ -51,7 +51,7 @@ def BellmanReflow(  # noqa: N802 - a name of the field
 
     the grid of Bellman(fine);  v(x_t, t) at the nodes t of the grid is regressed on (x_s - x_t) / (s - t), with the
     teacher's ``inner`` steps from node t to node s
-    Assumes the data of the teacher: states at the nodes are noised data, which have the law of the teacher's own.
+    Assumes the data of the teacher: states at the nodes are noised data, distributed as those of the teacher.
     Source: Nguyen et al. 2024, "Bellman Optimal Stepsize Straightening of Flow-Matching Models" (arXiv 2312.16414).
 
     >>> BellmanReflow(4).windows

@@ -110,13 +110,13 @@ def test_the_improved_recipe():
 
 
 def test_windows_end_where_the_fit_puts_them_for_the_teacher():
-    law = GaussianMixture.ring()
+    ring = GaussianMixture.ring()
 
     class Exact(Straight):
         def forward(self, x, t, cond=None):
-            return law.field()(x, t) + 0 * self.scale
+            return ring.field()(x, t) + 0 * self.scale
 
-    teacher, batch = Flow(Exact()), law.batch(200, Rng(0), dtype=torch.float64)
+    teacher, batch = Flow(Exact()), ring.batch(200, Rng(0), dtype=torch.float64)
     method = BellmanReflow(4, fine=12)
     assert method.fit == Bellman(12) and method.student(teacher, {"student": teacher.field})[1].steps == 4
     found = method.fitted(teacher, batch, Rng(0))
