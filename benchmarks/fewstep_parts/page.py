@@ -90,27 +90,29 @@ def world(figures: Mapping[str, Any], name: str, title: str, about: str, columns
     teacher = rows.pop(TEACHER)
     settings = next(iter(teacher.values()))["settings"]
     lines += [about.format(**{"parameters": 0, **next(iter(teacher.values())), **settings}), ""]
-    lines += [f"Budget: {settings['budget']:,} passes, batches of {settings['batch']}; seeds: {len(teacher)}.", ""]
+    lines += [f"Budget: {settings['budget']:,} passes, batches of {settings['batch']}.", ""]
     quality = [[f"teacher, {kind}", *_distances([one[kind] for one in teacher.values()])] for kind in SOLVERS]
     others = []
     for kind in SOLVERS:
         found = [_fewest(one[kind]) for one in teacher.values()]
-        others.append([f"teacher, {kind}", *(mean(found, c) for c in (*columns, "pairing")), *[""] * 4])
+        others.append(
+            [f"teacher, {kind}", *(mean(found, c) for c in (*columns, "pairing")), str(len(teacher)), *[""] * 4]
+        )
     sound = {row: [s for s in seeds.values() if "error" not in s] for row, seeds in rows.items()}
     for row, found in sorted(((r, f) for r, f in sound.items() if f), key=lambda item: _order(item[1])):
-        at, few = [seed["evaluations"] for seed in found], f" ({len(found)} of {len(teacher)} seeds)"
-        called = shown(row) + (few if len(found) < len(teacher) else "")
-        quality.append([called, *_distances(at)])
+        at = [seed["evaluations"] for seed in found]
+        quality.append([shown(row), *_distances(at)])
         spent = [
+            str(len(found)),
             f"{statistics.mean(s['steps'] for s in found):,.0f}",
             f"{statistics.mean(s['passes_per_step_and_datum'] for s in found):.1f}",
             f"{statistics.mean(s['cpu_seconds'] for s in found):.0f}",
             f"{max(s['memory_bytes'] for s in found) / 2**20:.0f}",
         ]
-        others.append([called, *(mean([_fewest(one) for one in at], c) for c in (*columns, "pairing")), *spent])
+        others.append([shown(row), *(mean([_fewest(one) for one in at], c) for c in (*columns, "pairing")), *spent])
     lines += [*_table(["distance at", *map(str, EVALUATIONS)], quality), ""]
     lines += _table(
-        ["at the fewest evaluations", *columns, "pairing", "steps", "passes a step", "CPU s", "MiB"], others
+        ["at the fewest evaluations", *columns, "pairing", "seeds", "steps", "passes a step", "CPU s", "MiB"], others
     )
     failed = {row: seeds for row, seeds in rows.items() if not sound[row]}
     lines += ["", *(f"- {shown(row)} failed: {next(iter(seeds.values()))['error']}" for row, seeds in failed.items())]
