@@ -8,7 +8,7 @@ from beeline.core.protocols.flows import Schedule
 from beeline.core.ranges import Count, NonNegative, Share, dataclass
 from beeline.core.rng import Rng
 from beeline.core.types import Batch
-from beeline.distillation.games.base import GameBase, SteppedBase
+from beeline.distillation.games.methods import GameBase, SteppedBase
 from beeline.distillation.paired import teacher_pairs
 from beeline.fields.flow import Flow
 from beeline.networks.hooks import block_paths

@@ -13,7 +13,7 @@ from torch import nn
 from beeline.core.errors import require
 from beeline.core.protocols.flows import Schedule
 from beeline.core.ranges import Count, NonNegative, Share, dataclass
-from beeline.distillation.games.base import SteppedBase, matching_of
+from beeline.distillation.games.methods import SteppedBase, matching_of
 from beeline.distillation.students import as_student_map, copied
 from beeline.fields.flow import Flow
 from beeline.fields.trained import Trained

@@ -8,7 +8,7 @@ from typing import ClassVar
 from beeline.core.protocols.flows import Reference, Schedule, TimeSampler
 from beeline.core.protocols.games import FDivergence
 from beeline.core.ranges import Count, NonNegative, Positive, dataclass
-from beeline.distillation.games.base import GameBase, SteppedBase, matching_of
+from beeline.distillation.games.methods import GameBase, SteppedBase, matching_of
 from beeline.fields.flow import Flow
 from beeline.objectives.games.adversarial import Adversarial
 from beeline.objectives.games.divergences import JensenShannon
