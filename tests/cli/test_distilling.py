@@ -23,6 +23,7 @@ from beeline.runs.bundle import load, relabel
 from beeline.runs.run import train as train_run
 from beeline.runs.teachers import check_teacher
 from beeline.sampling.guidance.guide import CFG, Plain
+from beeline.training.checks import Interrupted
 
 TINY = ["training.steps=2", "training.batch_size=16"]
 
@@ -172,3 +173,15 @@ def test_a_network_of_another_origin_has_to_fit_its_data() -> None:
     with pytest.raises(bl.BeelineError, match="its velocities do not fit its data"):
         check_teacher(bl.Bundle(wrong), MeanFlow(), held, "it")
     check_teacher(bl.Bundle(wrong, lineage={"made_by": "train"}), MeanFlow(), held, "it")
+
+
+def test_an_interrupted_choice_says_how_to_continue(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stops(*given: Any, **more: Any) -> Any:
+        raise Interrupted("stopped after step 3", 3)
+
+    monkeypatch.setattr(distilling, "choose", stops)
+    words = ["distill", str(place / "teacher"), "auto", "--budget", "5m", "--out", str(tmp_path / "out")]
+    assert cli.run(words) == 130
+    assert "--budget 5m --resume" in capsys.readouterr().err

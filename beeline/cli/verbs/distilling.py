@@ -21,6 +21,7 @@ from beeline.recipes.students.automatic import choose
 from beeline.runs.bundle import Bundle
 from beeline.runs.run import Distilled
 from beeline.runs.run import train as train_run
+from beeline.training.checks import Interrupted
 from beeline.training.config import Training
 
 STEPS = 4  # of a rehearsal, before it is resumed
@@ -96,7 +97,11 @@ def best(teacher: str, evaluations: int, budget: str | None, pairs: Sequence[str
         if not how.quiet:
             print(text, file=sys.stderr)
 
-    found = choose(run, evaluations, budget, out, train, device=how.device, resume=how.resume, say=say)
+    try:
+        found = choose(run, evaluations, budget, out, train, device=how.device, resume=how.resume, say=say)
+    except Interrupted:
+        print(f"stopped; what is complete is kept. Continue with: {how.command} --resume", file=sys.stderr)
+        raise
     if not how.quiet:
         console.print(table(found.rows()))
     if how.report:
