@@ -1,6 +1,6 @@
 """Pairs of a teacher as a job: its speed beside bare sampling, two processes beside two threads, and kills.
 
-    python -m benchmarks.pairs [--pairs 2048] [--repeats 3] [--kills 20] [--output FILE]
+    python -m benchmarks.pairs [--pairs 1024] [--repeats 3] [--kills 20] [--output FILE]
 
 The teacher is an untrained small transformer for digits of 8 x 8 pixels, whose cost is that of a trained one, with 10
 steps of Heun.  Runs that are compared alternate, so that the load of other programs falls on both; ratios are those of
@@ -52,10 +52,10 @@ def teacher() -> Bundle:
     return Bundle(Flow(Network(net), null={"label": 10}), Sampler(10), Image(SHAPE, classes=10))
 
 
-def job(bundle: Bundle, count: int, folder: Path, shards: int = 8) -> Job:
-    """The job of so many pairs with labels in turn."""
+def job(bundle: Bundle, count: int, folder: Path, shard_size: int = BATCH) -> Job:
+    """The job of so many pairs with labels in turn; a shard is a batch."""
     labels = list(range(10))
-    return prepared(bundle, count, folder, cond={"label": labels}, shard_size=-(-count // shards), batch_size=BATCH)
+    return prepared(bundle, count, folder, cond={"label": labels}, shard_size=shard_size, batch_size=BATCH)
 
 
 def clocks(work: Callable[[], Any]) -> tuple[float, float]:
@@ -158,7 +158,7 @@ def kills(number: int, seed: int) -> dict[str, Any]:
         whole, folder = Path(root) / "whole", Path(root) / "killed"
 
         def work(where: Path) -> None:
-            made = job(bundle, count, where, shards=64)
+            made = job(bundle, count, where, shard_size=count // 64)
             made.begin()
             fill(made.folder, made.manifest, made.make, wait=0.02)
 
@@ -201,7 +201,7 @@ def stored(folder: Path) -> list[bytes]:
 
 def main() -> None:
     parser = report.parser("pairs", __doc__)
-    parser.add_argument("--pairs", type=int, default=2048, help="pairs of a run")
+    parser.add_argument("--pairs", type=int, default=1024, help="pairs of a run")
     parser.add_argument("--repeats", type=int, default=3, help="runs of each kind")
     parser.add_argument("--kills", type=int, default=20, help="number of kills of each of two processes")
     parser.add_argument("--seed", type=int, default=0, help="seed of the times of the kills")
