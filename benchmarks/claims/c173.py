@@ -1,6 +1,6 @@
-"""The ring with overlapping classes and a trained teacher at guidance scale two. Adapters with 7% of the weights behind
-the blocks of the frozen network, trained on states of guided sampling or on noised data; error of the velocity at
-states of guided sampling, and W2 distance to exactly guided samples at eight evaluations."""
+"""The ring with overlapping classes and a trained teacher at guidance scale two. Adapters with 12% of the weights
+behind the blocks of the frozen network, trained on states of guided sampling or on noised data; error of the
+velocity at states of guided sampling, and W2 distance to exactly guided samples at eight evaluations."""
 
 from __future__ import annotations
 

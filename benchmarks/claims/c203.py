@@ -1,5 +1,5 @@
 """The ring: 4,000 exact pairs of the flow, and students of one evaluation by regression on them, 600 steps. An
-equilibrium network (7,000 weights, 20 iterations of its block) against a residual network with five times as many
+equilibrium network (8,600 weights, 20 iterations of its block) against a residual network with five times as many
 weights, and against one with as many; rmse to the paired end point. The paper's blocks are transformers."""
 
 from __future__ import annotations
