@@ -54,7 +54,7 @@ CATALOGUE: dict[str, dict[str, str]] = {
     | _of("objectives.velocity_ot", "VelocityOT"),
     "predictions": _of("fields.flow", "Velocity", "Data", "Noise") | _of("fields.prediction", "Score", "Boundary"),
     "networks": _of("networks.mlp", "MLP")
-    | _of("networks.equilibrium", "Equilibrium")
+    | _of("networks.maps.equilibrium", "Equilibrium")
     | _of("networks.unet", "UNet")
     | _of("networks.dit", "DiT")
     | _of("networks.hub.dit", "DiffusersDiT")

@@ -7,7 +7,7 @@ from __future__ import annotations
 from typing import Any
 
 import beeline as bl
-from beeline.networks.equilibrium import Equilibrium
+from beeline.networks.maps.equilibrium import Equilibrium
 from benchmarks.claims.games import shared
 from benchmarks.claims.toys import RING, exact_end, finding, learn, network, noise, rmse, sample
 from benchmarks.claims.verdict import Finding

@@ -1,1 +1,1 @@
-"""Networks of flow maps."""
+"""Networks of students: flow maps, heads for several steps, and equilibrium blocks."""

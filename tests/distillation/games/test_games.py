@@ -101,7 +101,7 @@ def test_a_causal_rollout_is_the_sampling_of_frames(steps):
 
 
 def test_self_forcing_of_short_sequences(tmp_path):
-    """A random walk of four steps: a teacher with times per frame, a student in two steps a frame."""
+    """Sums of four random steps: a teacher with times per frame, a student in two steps a frame."""
     steps = Rng(0).normal(torch.empty(256, 4, 1))
     data = Batch(steps.cumsum(1))
     with Rng(0).ambient():

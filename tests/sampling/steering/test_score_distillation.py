@@ -9,11 +9,15 @@ from beeline.fields.flow import Flow
 from beeline.sampling.guidance.references.conditions import OtherCondition
 from beeline.sampling.steering.energies.distilled import ScoreDistillation
 
-LAWS = [Gaussian((1.0,), std=0.5), Gaussian((0.0,), std=1.5), Gaussian((-2.0,), std=1.0)]  # the datum, null, poor
+DISTRIBUTIONS = [
+    Gaussian((1.0,), std=0.5),
+    Gaussian((0.0,), std=1.5),
+    Gaussian((-2.0,), std=1.0),
+]  # the datum, null, poor
 
 
 def field(x, t, cond):
-    parts = torch.stack([law.field()(x, t) for law in LAWS], 1)
+    parts = torch.stack([distribution.field()(x, t) for distribution in DISTRIBUTIONS], 1)
     return torch.take_along_dim(parts, cond["label"][:, None, None], 1)[:, 0]
 
 
@@ -23,9 +27,9 @@ X1 = torch.tensor([[-1.0], [0.3], [2.0]], dtype=torch.float64)
 T = torch.ones(3)
 
 
-def noise(law, x, t):
+def noise(distribution, x, t):
     """The expected noise of a Gaussian."""
-    mean, std = law.mean[0], law.std
+    mean, std = distribution.mean[0], distribution.std
     return (1 - t) * (x - t * mean) / (t**2 * std**2 + (1 - t) ** 2)
 
 
@@ -36,7 +40,7 @@ def test_the_mean_gradient_is_the_exact_one(noise_free):
     t = torch.linspace(0.02, 0.98, 40_001, dtype=torch.float64)
     exact = []
     for x1 in X1[:, 0]:
-        strong, weak, poor = (noise(law, t * x1, t) for law in LAWS)
+        strong, weak, poor = (noise(distribution, t * x1, t) for distribution in DISTRIBUTIONS)
         early = torch.where(t >= 0.8, weak, weak - poor) if noise_free else weak
         exact.append((t * (3.0 * (strong - weak) + early)).mean())
     assert torch.allclose(energy.gradient(X1, COND)[:, 0], torch.stack(exact), atol=0.02)

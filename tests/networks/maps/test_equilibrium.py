@@ -5,7 +5,7 @@ import torch
 
 from beeline.core.errors import BeelineError
 from beeline.core.rng import Rng
-from beeline.networks.equilibrium import Equilibrium, fixed_point
+from beeline.networks.maps.equilibrium import Equilibrium, fixed_point
 
 
 def test_a_linear_block_has_the_closed_form_and_its_gradients():
