@@ -228,7 +228,7 @@ def test_a_distillation_that_lacks_a_member_is_refused_by_its_name(tmp_path: Any
 
     run = run_with(FlowMatching())
     train(run, tmp_path / "run", log=lambda entry: None)
-    with pytest.raises(BeelineError, match="Half was given as a distillation, but lacks feed, heldout, objective"):
+    with pytest.raises(BeelineError, match="Half was given as a distillation, but lacks .*feed, .*objective"):
         prepare_distilled(Distilled(str(tmp_path / "run"), Half()))  # type: ignore[arg-type]
     work = prepare_distilled(Distilled(str(tmp_path / "run"), OneStep(count=10)))
     assert len(work.data.x1) == 10 and work.heldout is not None and len(work.heldout.data.x1) > 10

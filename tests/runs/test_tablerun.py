@@ -68,7 +68,7 @@ def test_a_run_is_distilled_to_one_evaluation_and_still_knows_its_cells(tmp_path
     one = load(tmp_path / "one")
     assert one.sampler.evaluations == 1 and isinstance(OneStep().objective(one.flow), RowMatching)
     assert (one.sample(5, cond={"pet": "eel"})["pet"] == "eel").all()
-    pairs = OneStep(Sampler(2)).data(one.flow, Batch(one.modality.encode(mixed(120)).x1), Rng(0))
+    pairs = OneStep(one.sampler).data(one.flow, Batch(one.modality.encode(mixed(120)).x1), Rng(0))
     mask = pairs.cond["mask"]
     assert 0 < mask.mean() < 1 and set(pairs.cond) == {"known", "mask"}
     wide = mask.repeat_interleave(torch.tensor([sum(group) for group in one.modality.groups]), 1) > 0
