@@ -114,6 +114,7 @@ def run(monkeypatch: pytest.MonkeyPatch, folder: Path, *more: str) -> dict[str, 
     return store.read(folder / "out.json")["digits"]
 
 
+@pytest.mark.slow
 def test_rows_are_written_one_by_one_and_skipped_the_next_time(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
