@@ -105,7 +105,8 @@ def check_derivative(
 
     error of a sample = |derivative - difference| - |difference(h) - difference(2 h)|, over |difference| + |f| / 100;
     the second term is the uncertainty of the difference itself, so that rounding raises no error.
-    ``inputs`` and ``tangents`` are those of the derivative, rows [B,...] of one batch.
+    ``inputs`` and ``tangents`` are those of the derivative, rows [B,...] of one batch.  Random numbers of ``f``
+    (dropout) are the same for both, and are left as they were.
     Raises BeelineError with the worst relative error of a sample where it is above ``tolerance``.  On an accelerator
     the comparison is read later, as other checks of a training step.  Nothing is compared where an engine gathers
     weights in bfloat16, because differences would be rounding.  An objective calls it at the start of a training, where
@@ -114,8 +115,14 @@ def check_derivative(
     if has_narrow_weights():  # a difference would be rounding
         return
     derivative = ForwardMode() if derivative is None else derivative
-    value, slope = derivative(f, inputs, tangents)
-    fine, coarse = (FiniteDifference(step)(f, inputs, tangents)[1] for step in (h, 2 * h))
+    devices = [inputs[0].device] if inputs[0].device.type == "cuda" else []
+
+    def same(how: Derivative) -> tuple[Tensor, Tensor]:
+        with torch.random.fork_rng(devices=devices):  # restores the state, so that all have the same dropout
+            return how(f, inputs, tangents)
+
+    value, slope = same(derivative)
+    fine, coarse = (same(FiniteDifference(step))[1] for step in (h, 2 * h))
     norms = [_norm(part) for part in (slope - fine, fine - coarse, fine, value)]
     error = (norms[0] - norms[1]) / (norms[2] + norms[3] / 100 + 1e-12)
     worst = torch.where(error.isnan(), torch.inf, error).amax()  # of the samples

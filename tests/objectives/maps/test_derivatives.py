@@ -161,3 +161,12 @@ def test_operation_without_forward_derivative_is_named() -> None:
 def test_other_errors_are_not_changed() -> None:
     with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
         ForwardMode()(nn.Linear(2, 2), (torch.ones(1, 3),), (torch.ones(1, 3),))
+
+
+def test_check_passes_with_dropout_and_leaves_the_random_numbers() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(3, 32), nn.SiLU(), nn.Dropout(0.3), nn.Linear(32, 3))
+    x, _, v, _ = sample(torch.float32)
+    state = torch.get_rng_state()
+    check_derivative(net, (x,), (v,))
+    assert torch.equal(torch.get_rng_state(), state)
