@@ -51,6 +51,11 @@ def likeness(student: Tensor, teacher: Tensor, groups: Tensor | None = None, rng
     )
     s, t = (x.detach().cpu().double().flatten(1) for x in (student, teacher))
     labels = torch.zeros(len(s), dtype=torch.long) if groups is None else groups.cpu()
+    require(
+        len(labels) == len(s) and int(labels.unique(return_counts=True)[1].max()) > 1,
+        f"likeness got {len(labels)} labels for {len(s)} samples, {len(labels.unique())} of them different; distances "
+        "are compared within groups: give every sample a label, and several samples the same",
+    )
     together, apart, inner = 0.0, 0.0, [0.0, 0.0]
     for label in labels.unique():
         a, b = s[labels == label], t[labels == label]

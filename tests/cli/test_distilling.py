@@ -12,8 +12,9 @@ import torch
 import beeline as bl
 from beeline.cli import commands
 from beeline.cli import main as cli
+from beeline.cli.report import measuring, students
 from beeline.cli.report.measuring import Budget
-from beeline.cli.report.students import FEWEST, MOST, compared, taught
+from beeline.cli.report.students import FEWEST, LABELS, MOST, compared, taught
 from beeline.cli.verbs import distilling
 from beeline.distillation.maps.presets import MeanFlow
 from beeline.distillation.students import OneStep
@@ -68,6 +69,20 @@ def test_the_comparison_takes_fewer_samples_where_the_time_is_short(place: Path)
     assert torch.equal(found.teacher, teacher.draw(teacher.start(range(MOST)), teacher_condition(teacher)))
     assert len(compared(teacher, teacher, Budget()).student) in (FEWEST, MOST)
     assert compared(teacher, teacher, Budget()).found.pairing == 0
+
+
+def test_many_labels_leave_several_samples_of_each(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    student, seen = load(place / "student"), []
+
+    def condition(modality: Any, labels: list[int], n: int) -> None:  # the network takes none
+        seen.append(torch.tensor(labels))
+
+    monkeypatch.setattr(type(student.modality), "condition", condition)
+    for module in (measuring, students):
+        monkeypatch.setattr(module, "label_count", lambda bundle: 300)
+    found = compared(student, student, Budget()).found
+    assert found.pairing == 0 and found.spread == 1
+    assert int(torch.bincount(seen[0]).min()) >= MOST // LABELS
 
 
 def teacher_condition(teacher: Any) -> Any:

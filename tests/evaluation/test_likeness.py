@@ -49,3 +49,6 @@ def test_refusals() -> None:
         likeness(X[:10], X[:10])
     with pytest.raises(BeelineError, match="equally many"):
         likeness(X[:30], X[:20])
+    for labels in (torch.arange(64), torch.zeros(63)):
+        with pytest.raises(BeelineError, match="several samples the same"):
+            likeness(X[:64], Y[:64], labels)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 import beeline as bl
 from beeline.config import catalogue
@@ -15,7 +16,7 @@ from beeline.core.errors import BeelineError
 from beeline.distillation.decoding import ParallelDecoding
 from beeline.distillation.students import OneStep, Reflow
 from beeline.recipes.students import automatic
-from beeline.recipes.students.automatic import PAIRS, Trial, candidates, choose
+from beeline.recipes.students.automatic import PAIRS, Trial, candidates, choose, try_method
 from beeline.runs import run as runs
 from beeline.runs.run import Distilled
 from beeline.training.checks import Interrupted
@@ -88,6 +89,23 @@ def test_an_interrupted_choice_goes_on(teacher: Path, two: None, tmp_path: Path)
     assert trained.count("ParallelDecoding") == 1 and trained.count("OneStep") == 2 and trained.count("out") == 1
     again = choose(run, 1, "500s", out, stopping, device="cpu", resume=True, measure=steady)
     assert again.bundle.weights == found.bundle.weights and trained.count("out") == 1
+
+
+def test_a_trial_that_is_continued_keeps_the_time_of_its_steps(teacher: Path, tmp_path: Path) -> None:
+    run = Distilled(str(teacher), ParallelDecoding(intervals=4), Training(ema=None, batch_size=32))
+    stored: list[Trial] = []
+
+    def stopping(run: Distilled, out: Path, *, resume: bool, fork: Path | None) -> bl.Bundle:
+        train(run, out, resume=resume, fork=fork)
+        raise Interrupted("stopped", 3)
+
+    def attempt(how: automatic.Train, begun: Trial | None) -> Trial:
+        return try_method("A", run, tmp_path / "A", 40.0, how, torch.device("cpu"), steady, begun, stored.append)
+
+    with pytest.raises(Interrupted, match="--resume"):
+        attempt(stopping, None)
+    found = attempt(train, stored[0])  # nothing of it is left to do, which takes no time
+    assert found.step_seconds == 1.0 and found.seconds > found.steps == stored[0].steps and len(stored) == 1
 
 
 def test_candidates_are_declared_and_fit_the_number_of_evaluations() -> None:

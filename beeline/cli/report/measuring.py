@@ -226,14 +226,23 @@ def trajectories_of(bundle: Bundle, x0: Tensor, cond: Cond) -> Tensor:
     return torch.stack(states)
 
 
-def every_label(bundle: Bundle, n: int) -> Cond:
-    """Conditions for ``n`` samples that cycle through the labels; without labels, the model's own null condition."""
-    wanted = bundle.modality.conditions
-    if set(wanted) != {"label"}:
+def every_label(bundle: Bundle, n: int, most: int | None = None) -> Cond:
+    """Conditions for ``n`` samples that cycle through the labels; without labels, the model's own null condition.
+
+    ``most``: of the labels, the first ones.
+    """
+    classes = label_count(bundle)
+    if classes is None:
         return bundle.condition(None, n)
-    classes = wanted["label"]["classes"]
+    classes = classes if most is None else min(classes, most)
     labels: Cond = bundle.modality.condition([i % classes for i in range(n)], n)
     return labels
+
+
+def label_count(bundle: Bundle) -> int | None:
+    """The number of labels where the label is the only condition; else None."""
+    wanted = bundle.modality.conditions
+    return int(wanted["label"]["classes"]) if set(wanted) == {"label"} else None
 
 
 def first(cond: Cond, n: int) -> Cond:

@@ -9,13 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from beeline.cli.report.measuring import Budget, every_label, first
+from beeline.cli.report.measuring import Budget, every_label, first, label_count
 from beeline.config import build as config
 from beeline.evaluation.likeness import Likeness, likeness
 from beeline.runs.bundle import Bundle
 from beeline.sampling.sampler import Sampler
 
 MOST, FEWEST = 256, 64  # samples of both
+LABELS = 16  # different ones, so that there are several samples of each
 FREE = 1.0  # seconds that a comparison may always take
 
 
@@ -32,14 +33,14 @@ class Comparison:
 def compared(student: Bundle, teacher: Bundle, budget: Budget) -> Comparison:
     """Sample a student and its teacher, 256 of both, or 64 where the time of the report is short."""
     sampler = taught(student, teacher)
-    x0, cond = student.start(range(MOST)), every_label(student, MOST)
+    x0, cond = student.start(range(MOST)), every_label(student, MOST, LABELS)
     begun = time.perf_counter()
     few = pair(student, teacher, sampler, x0[:FEWEST], first(cond, FEWEST))
     seconds = (time.perf_counter() - begun) * (MOST / FEWEST - 1)
     if seconds < max(FREE, budget.left / 4):
         few = pair(student, teacher, sampler, x0, cond)
-    classes = student.modality.conditions.get("label", {}).get("classes")
-    labels = None if not classes else torch.arange(len(few[0])) % classes
+    classes = label_count(student)
+    labels = None if classes is None else torch.arange(len(few[0])) % min(classes, LABELS)
     return Comparison(*few, likeness(*few, labels), sampler)
 
 

@@ -55,6 +55,11 @@ class Trial:
     quality: float | None = None
     problem: str = ""
 
+    @property
+    def complete(self) -> bool:
+        """Whether it has a result, or the reason why it has none."""
+        return self.quality is not None or self.problem != ""
+
     def row(self, name: str) -> dict[str, Any]:
         """A row of the table, where the quality has the name of its metric."""
         return {
@@ -133,17 +138,21 @@ def choose(
     real = RealData.of(data_of(teacher) if run.data is None else run.data)
     measured = metrics_for(teacher, real, seconds)
     base = quality(teacher, real, measured, run.seed)
+
+    def store(trial: Trial) -> None:
+        known[trial.method] = trial
+        write_json(notes, {"settings": settings, "trials": {k: dataclasses.asdict(v) for k, v in known.items()}})
+
     for name, method in methods.items():
         folder = out / TRIALS / name
-        if name not in known:
+        if name not in known or not known[name].complete:
             say(f"{name}: a trial of {SHARE * seconds:.0f} s")
             tried = dataclasses.replace(run, method=method)
-            trial = try_method(name, tried, folder, SHARE * seconds, train, where, measure)
+            trial = try_method(name, tried, folder, SHARE * seconds, train, where, measure, known.get(name), store)
             if not trial.problem:
                 found = quality(load(folder, device=where), real, measured, run.seed)
                 trial = dataclasses.replace(trial, quality=found.value)
-            known[name] = trial
-            write_json(notes, {"settings": settings, "trials": {k: dataclasses.asdict(v) for k, v in known.items()}})
+            store(trial)
         trials.append(known[name])
         say(f"{name}: {known[name].problem or f'{base.name} {known[name].quality:.4g}'}")
     able = [(trial.quality, trial) for trial in trials if trial.quality is not None]
@@ -153,7 +162,7 @@ def choose(
     order = {"lower": min, "higher": max}[base.better]
     chosen = order(able, key=lambda pair: pair[0])[1]
     say(f"{chosen.method} continues")
-    continued(chosen, out, seconds - (time.perf_counter() - begun), train, resume)
+    continued(chosen, out, seconds - _since(begun), train, resume)
     result = Chosen(load(out, device=where), trials, base.name, base.value)
     auto = {"chosen": chosen.method, "budget": budget, "trials": result.rows()}
     relabel(result.bundle, auto=auto).save(out / "bundle")
@@ -186,23 +195,32 @@ def try_method(
     train: Train,
     device: torch.device,
     measure: Callable[..., float],
+    begun: Trial | None,
+    store: Callable[[Trial], None],
 ) -> Trial:
-    """Train a method for some seconds, or continue a trial that was interrupted."""
-    begun, step = time.perf_counter(), 0.0
-    started = (folder / "run.yaml").is_file() and not unstarted(folder)
+    """Train a method for some seconds, or continue the trial ``begun``, which was stored when its training started."""
+    start = time.perf_counter()
+    started = begun is not None and (folder / "run.yaml").is_file() and not unstarted(folder)
     try:
         if started:
             run = config.build(read_description(folder / "run.yaml"))
         else:
             fitted = fit_distillation(run, seconds, device, measure=measure)
-            run, step = fitted.run, fitted.step_seconds
+            run, begun = fitted.run, Trial(name, fitted.run.training.steps, fitted.step_seconds, _since(start))
+            store(begun)
+        assert begun is not None
         if not (folder / "bundle" / "flow.json").is_file():
             train(run, folder, resume=started, fork=None)
     except Interrupted as stop:
         raise Interrupted(f"{stop}; or go on with all trials: give the same command with --resume", stop.step) from stop
     except BeelineError as error:
         return Trial(name, problem=" ".join(str(error).split()))
-    return Trial(name, run.training.steps, step, time.perf_counter() - begun)
+    whole = 2 * begun.seconds + begun.steps * begun.step_seconds  # of a trial that was interrupted: no process saw it
+    return dataclasses.replace(begun, seconds=max(whole, _since(start)) if started else _since(start))
+
+
+def _since(start: float) -> float:
+    return time.perf_counter() - start
 
 
 def continued(chosen: Trial, out: Path, left: float, train: Train, resume: bool) -> None:
@@ -214,7 +232,7 @@ def continued(chosen: Trial, out: Path, left: float, train: Train, resume: bool)
     folder = out / TRIALS / chosen.method
     run = config.build(read_description(folder / "run.yaml"))
     training = run.training
-    step = chosen.step_seconds or chosen.seconds / training.steps
+    step = chosen.step_seconds
     before = max(0.0, chosen.seconds - training.steps * step)  # of the trial: pairs, held-out losses, loading
     most = max(PAIRS, min(PAIRED[1], int(PAIRS * PAIRED[0] * left / max(before, 1e-9))))
     larger = run.method.with_pairs(most)
