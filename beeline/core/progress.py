@@ -1,4 +1,4 @@
-"""The progress of a training, for objectives that change during it: warm-ups and annealing."""
+"""The progress of a training, for objectives that change during it, and the random key of its current step."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ import contextlib
 import contextvars
 from collections.abc import Iterator
 
+from beeline.core.rng import Rng
+
 _done: contextvars.ContextVar[float] = contextvars.ContextVar("beeline_progress", default=1.0)
+_step: contextvars.ContextVar[Rng | None] = contextvars.ContextVar("beeline_step", default=None)
 
 
 def progress() -> float:
@@ -21,16 +24,31 @@ def progress() -> float:
     return _done.get()
 
 
+def common(rng: Rng) -> Rng:
+    """The key of the current training step, the same in all its microbatches and processes; ``rng`` outside a training.
+
+    It is for numbers that decide how often a network is evaluated: processes that share a sharded network have to
+    evaluate it equally often.
+
+    >>> with at_progress(0.25, Rng(7)):
+    ...     common(Rng(0)) == common(Rng(1)) == Rng(7)
+    True
+    """
+    found = _step.get()
+    return rng if found is None else found
+
+
 @contextlib.contextmanager
-def at_progress(share: float) -> Iterator[None]:
-    """Context manager: ``progress()`` returns ``share``.
+def at_progress(share: float, step: Rng | None = None) -> Iterator[None]:
+    """Context manager: ``progress()`` returns ``share``, and ``common`` the key ``step`` where one is given.
 
     >>> with at_progress(0.25):
     ...     progress()
     0.25
     """
-    token = _done.set(share)
+    done, key = _done.set(share), _step.set(step)
     try:
         yield
     finally:
-        _done.reset(token)
+        _step.reset(key)
+        _done.reset(done)

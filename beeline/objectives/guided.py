@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from beeline.core.declared import in_place_of
 from beeline.core.errors import require
 from beeline.core.modes import eval_mode, wide
+from beeline.core.progress import common
 from beeline.core.protocols.flows import Reference
 from beeline.core.protocols.objectives import ObjectiveSpec, spec_of
 from beeline.core.ranges import NonNegative, Whole, dataclass
@@ -272,7 +273,7 @@ class GuidanceDistilled(ObjectiveWrapper):
     def on_trajectory(self, example: Example, guided: Dynamics, rng: Rng) -> Example:
         """States of Euler steps of the guided teacher from the source points, one time for the batch, in a step."""
         grid = torch.linspace(0, 1, self.rollout + 1, dtype=example.x.dtype, device=example.x.device)
-        k = int(rng.fork("step").integers(self.rollout, 1))  # on the CPU
+        k = int(common(rng).fork("rollout").integers(self.rollout, 1))  # on the CPU
         x = example.batch.x0
         assert x is not None
         if k:

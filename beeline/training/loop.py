@@ -170,8 +170,12 @@ class Loop:
 
     def key(self, n: int, k: int) -> Rng:
         """The random key of microbatch k of step n; a different one after a recovery, so that the step differs."""
+        return self.step_key(n).fork(k)
+
+    def step_key(self, n: int) -> Rng:
+        """The part of the random keys of step n that its microbatches share."""
         recoveries = self.state.notes.get("recoveries", 0)
-        return (self.rng.fork("retreat", recoveries) if recoveries else self.rng).fork(n, k)
+        return (self.rng.fork("retreat", recoveries) if recoveries else self.rng).fork(n)
 
     def _update(self, player: Player, n: int, lr: float, stop: bool) -> tuple[dict[str, float], dict[str, float]]:
         """One update of the parameters of a player: its entries and its terms for the log."""
@@ -189,7 +193,7 @@ class Loop:
                     key = key.fork(player.name)
                 batch = self.microbatch(n, k)
                 self.progress(n)
-                share = at_progress(n / self.training.steps)
+                share = at_progress(n / self.training.steps, self.step_key(n).fork("common"))
                 narrow = narrow_weights(engine.shards and training.compute.bf16)
                 with key.fork("ambient").ambient(), share, narrow, training.compute.autocast(self.device):
                     loss = self.work[player.name](batch, key, 1 / training.microbatches, k == mine[-1])

@@ -89,10 +89,11 @@ def test_other_networks_and_precisions_have_the_losses_of_one_process(runs, engi
         assert many["search"] == [what != "used"]
 
 
+@pytest.mark.parametrize("game", ["game", "rollout"])
 @pytest.mark.parametrize("engine", ["ddp", "fsdp"])
-def test_the_players_of_a_score_game_are_the_same_with_every_engine(runs, engine):
-    one = workers.curve(SingleDevice(), "game", **{k: make() for k, make in workers.SPECIAL["game"].items()})
-    many = runs[1][f"{engine} game 2"]
+def test_the_players_of_a_score_game_are_the_same_with_every_engine(runs, engine, game):
+    one = workers.curve(SingleDevice(), game, **{k: make() for k, make in workers.SPECIAL[game].items()})
+    many = runs[1][f"{engine} {game} 2"]
     for what in ("loss", "grad_norm", "weights"):
         a, b = torch.tensor(one[what]), torch.tensor(many[what])
         assert a.shape == b.shape and (a - b).abs().max() <= 1e-5, what

@@ -16,10 +16,12 @@ from torch import nn
 
 from beeline.core.rng import Rng
 from beeline.core.types import Batch, Loss
+from beeline.distillation.students import as_student_map
 from beeline.fields.flow import Flow, Network
 from beeline.networks.mlp import MLP
 from beeline.objectives.games.adversarial import Adversarial
 from beeline.objectives.games.game import ScoreGame
+from beeline.objectives.games.generation import MapRollout
 from beeline.objectives.maps.derivatives import FiniteDifference, ForwardMode
 from beeline.objectives.matching import FlowMatching
 from beeline.objectives.windows import Windowed
@@ -134,8 +136,16 @@ def perceptron(seed):
         return Network(MLP(3, width=16, depth=2))
 
 
+def jumping(seed):
+    student = perceptron(seed)
+    with Rng(seed).ambient():
+        return as_student_map(Flow(student))
+
+
 # several players: a student every second step, a fake network, and a critic on features of the fake network
 GAME = ScoreGame(Flow(perceptron(3)), adversarial=Adversarial(0.1, on_fake=True, r1=0.1), ratio=2)
+# a student with one to three jumps, whose number is drawn
+ROLLOUT = ScoreGame(Flow(perceptron(3)), MapRollout(4), adversarial=Adversarial(0.1), ratio=1)
 
 
 def data():
@@ -147,7 +157,14 @@ def train(engine, objective, log, **more):
     training = more.pop("training", None) or settings(**({} if objective in LONG else SHORT))
     net = more.pop("net", None) or network()
     return fit(
-        net, (OBJECTIVES | {"game": GAME})[objective], data(), training, parallel=engine, rng=Rng(4), log=log, **more
+        net,
+        (OBJECTIVES | {"game": GAME, "rollout": ROLLOUT})[objective],
+        data(),
+        training,
+        parallel=engine,
+        rng=Rng(4),
+        log=log,
+        **more,
     )
 
 
@@ -204,8 +221,9 @@ SPECIAL = {
     "bf16": {"training": lambda: settings(compute=Compute(bf16=True), **SHORT)},
     "mixed": {"training": lambda: settings(compute=Compute(bf16=True), **SHORT)},
     "game": {"net": lambda: perceptron(0), "training": lambda: settings(**SHORT)},
+    "rollout": {"net": lambda: jumping(0), "training": lambda: settings(**SHORT)},
 }
-OF = {"mixed": "map", "game": "game"}  # the objective, where it is not "flow"
+OF = {"mixed": "map", "game": "game", "rollout": "rollout"}  # the objective, where it is not "flow"
 
 
 def special(name, engine):

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from beeline.core.errors import require
 from beeline.core.modes import eval_mode
+from beeline.core.progress import common
 from beeline.core.protocols.flows import Schedule, Solver, Source, TimeSampler
 from beeline.core.protocols.games import Generated, Noised
 from beeline.core.ranges import Count, Edge, Share, dataclass
@@ -224,8 +225,9 @@ class MapRollout(OnGrid):
             "student of a flow-map method",
         )
         z, path = start_of(teacher, batch, rng), affine(teacher)
-        steps = 1 + int(rng.fork("steps").integers(self.most, 1))
-        g = int(rng.fork("step").integers(steps, 1))
+        key = common(rng)  # the number of jumps is the same on all processes
+        steps = 1 + int(key.fork("steps").integers(self.most, 1))
+        g = int(key.fork("step").integers(steps, 1))
         edges = self.schedule(steps).tolist()
         stops = sorted({0.0, edges[g], edges[g + 1], 1.0})
         x = before = z
@@ -244,7 +246,8 @@ class CausalRollout(OnGrid):
 
     group g:  steps of the grid without a graph up to a random one, and one evaluation with a graph, which gives x_g;
     the frames before it are the student's samples at t = 1, without a graph, and those after it noise at t = 0
-    Assumes data [B,F,*S] and a network with a time for every frame.  The exit step is drawn for every group.
+    Assumes data [B,F,*S] and a network with a time for every frame.  The exit step is drawn for every group,
+    and is the same on all processes.
     Source: Huang et al. 2025, "Self Forcing" (arXiv 2506.08009), without a cache.
 
     >>> CausalRollout(2).sampler(Flow(None)).group
@@ -266,7 +269,7 @@ class CausalRollout(OnGrid):
         frames = torch.arange(z.shape[1], device=z.device)
         ends: list[Tensor] = []
         for low in range(0, z.shape[1], self.group):
-            exit_step = int(rng.fork("exit", low).integers(self.steps, 1))  # on the CPU
+            exit_step = int(common(rng).fork("exit", low).integers(self.steps, 1))  # on the CPU
             mine, before = (frames >= low) & (frames < low + self.group), frames < low
             own = expand_time(mine.expand(z.shape[:2]), z)
             for k in range(exit_step + 1):

@@ -10,13 +10,16 @@ import beeline as bl
 from beeline.cli.main import run
 from beeline.config import build as config
 from beeline.config.entries import GAME_DISTILLATIONS
+from beeline.core.declared import as_map
 from beeline.core.errors import BeelineError
+from beeline.core.progress import at_progress
 from beeline.core.rng import Rng
 from beeline.core.types import Batch
 from beeline.distillation.games.composed import RCM, SelfForcing, SplitTimes, merged
 from beeline.fields.flow import Flow, Network
 from beeline.networks.mlp import MLP
-from beeline.objectives.games.generation import BackwardSimulation, CausalRollout
+from beeline.objectives.games.generation import BackwardSimulation, CausalRollout, MapRollout
+from beeline.objectives.guided import GuidanceDistilled
 from beeline.objectives.matching import FlowMatching
 from beeline.paths.affine import Polynomial
 from beeline.recipes import images
@@ -98,6 +101,37 @@ def test_a_causal_rollout_is_the_sampling_of_frames(steps):
     assert 0 < gradient <= 10.0 and (share is None or torch.allclose(gradient, torch.tensor(10.0, dtype=torch.float64)))
     with pytest.raises(BeelineError, match="frames"):
         CausalRollout(2)(student, teacher, Batch(torch.zeros(5, 4)), Rng(0))
+
+
+@pytest.mark.parametrize("what", ["jumps", "frames", "guidance"])
+def test_all_processes_of_a_step_evaluate_a_network_equally_often(what):
+    """A sharded network is gathered in every evaluation, so that processes with fewer of them would wait for ever."""
+    calls = []
+
+    def field(x, t, cond=None, s=None):
+        calls.append(1)
+        return 0 * x
+
+    def count(rng):
+        calls.clear()
+        data = torch.zeros(2, 3, 1)
+        if what == "jumps":
+            MapRollout(6)(as_map(field), Flow(None), Batch(data), rng)
+        elif what == "frames":
+            CausalRollout(4)(field, Flow(None), Batch(data), rng)
+        else:
+            teacher = Flow(field, null={"label": 2})
+            student = lambda x, t, cond: x  # noqa: E731
+            GuidanceDistilled(teacher, rollout=6)(student, Batch(data, cond={"label": torch.arange(2)}), rng)
+        return len(calls)
+
+    steps = []
+    for n in range(12):
+        with at_progress(0.5, Rng(n)):
+            found = {count(Rng(9).fork(process)) for process in range(6)}
+        assert len(found) == 1
+        steps.append(found.pop())
+    assert len(set(steps)) > 1
 
 
 def test_self_forcing_of_short_sequences(tmp_path):
