@@ -125,13 +125,9 @@ def budgeted_distillation(
     run: Distilled, out: Path, budget: str, pairs: Sequence[str], resume: bool, device: torch.device
 ) -> Distilled:
     """The distillation with as many steps as fit into a budget, with a line on what was chosen."""
-    require(
-        not resume and "training.steps" not in settings(pairs),
-        f"--budget {budget} was given beside {'--resume' if resume else '--set training.steps'}, which sets the steps "
-        "already; leave one of them out",
-    )
+    seconds = check_budget(budget, pairs, resume)
     ready(out, run, resume=False)
-    fitted = fit_distillation(run, duration(budget), device)
+    fitted = fit_distillation(run, seconds, device)
     training = fitted.run.training
     print(
         f"{training.steps:,} steps of {training.batch_size} data, {fitted.step_seconds:.3g} s each, about "
@@ -139,6 +135,16 @@ def budgeted_distillation(
         file=sys.stderr,
     )
     return fitted.run
+
+
+def check_budget(budget: str, pairs: Sequence[str], resume: bool) -> float:
+    """The seconds of a budget of a distillation whose steps nothing else sets."""
+    require(
+        not resume and "training.steps" not in settings(pairs),
+        f"--budget {budget} was given beside {'--resume' if resume else '--set training.steps'}, which sets the steps "
+        "already; leave one of them out",
+    )
+    return duration(budget)
 
 
 def push(name: str, repository: str, private: bool | None, license: str | None) -> dict[str, str]:

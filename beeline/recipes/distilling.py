@@ -60,7 +60,9 @@ def distill(
             f"method={BEST!r} needs a time; give budget='30m', without training=",
         )
         assert budget is not None
-        return _best(teacher, evaluations or 1, budget, out, device, data, seed, say, measure, more)
+        return _best(
+            teacher, 1 if evaluations is None else evaluations, budget, out, device, data, seed, say, measure, more
+        )
     how = method_of(method)
     if evaluations is not None:
         how = how.for_evaluations(evaluations)
@@ -108,9 +110,10 @@ def _best(
     more: dict[str, Any],
 ) -> Bundle:
     """The student of the method that is best after a tenth of the time."""
-    from beeline.recipes.students.automatic import choose
+    from beeline.recipes.students.automatic import check_place, choose
 
     place, resume = free("distilled") if out is None else Path(out), bool(more.pop("resume", False))
+    check_place(place, Distilled(str(place), Reflow()), resume)  # before the teacher is saved beside it
     where = saved_teacher(teacher, place, data, resume)
 
     def train(run: Distilled, out: Path, *, resume: bool, fork: Path | None) -> Bundle:

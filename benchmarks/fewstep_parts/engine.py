@@ -9,7 +9,6 @@ import torch
 from torch import nn
 
 from beeline.core.modes import moved
-from beeline.core.protocols.objectives import spec_of
 from beeline.core.protocols.training import Distillation
 from beeline.core.rng import Rng
 from beeline.core.types import Batch
@@ -17,17 +16,14 @@ from beeline.fields.flow import Flow
 from beeline.training.config import Training
 from beeline.training.distributed.parallel import SingleDevice
 from beeline.training.loop import Loop
+from beeline.training.players import all_networks
 
 CPU = torch.device("cpu")
 
 
 def loop_of(networks: Mapping[str, nn.Module], objective: Any, data: Any, training: Training, rng: Rng) -> Loop:
     """The training that ``fit`` does, before its first step."""
-    nets = dict(networks)
-    extra = spec_of(objective).networks
-    if extra is not None:
-        with rng.fork("networks").ambient():
-            nets |= extra()
+    nets = all_networks(networks, objective, rng)
     seen: dict[int, Any] = {id(m): m for net in nets.values() for m in net.modules()}
     return Loop(nets, moved(objective, CPU, seen), data, training, SingleDevice(), rng, _silent, None, [], CPU)
 

@@ -137,6 +137,12 @@ def test_a_failing_rehearsal_stops_before_the_run(
     words = ["distill", str(place / "teacher"), "one-step", "--rehearse", "--out", str(tmp_path / "out")]
     assert cli.run(words) == 2
     assert "the disk is full" in capsys.readouterr().err and not (tmp_path / "out").exists()
+    assert cli.run([*words, "--budget", "soon"]) == 2
+    assert "is no duration" in capsys.readouterr().err  # before the rehearsal
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "notes.txt").write_text("mine")
+    assert cli.run(words) == 2
+    assert "nothing is overwritten" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -128,3 +128,13 @@ def test_a_time_without_any_trial_leaves_nothing(teacher: Path, tmp_path: Path) 
 def test_auto_needs_a_time(teacher: Path) -> None:
     with pytest.raises(BeelineError, match="budget='30m'"):
         bl.distill(teacher, "auto")
+
+
+def test_auto_is_refused_before_a_teacher_is_written(teacher: Path, tmp_path: Path) -> None:
+    held, out = bl.load(teacher), tmp_path / "out"
+    with pytest.raises(BeelineError, match="holds no trials"):
+        bl.distill(held, "auto", budget="500s", out=out, resume=True)
+    (out / "trials").mkdir(parents=True)
+    with pytest.raises(BeelineError, match="holds trials of methods already"):
+        bl.distill(held, "auto", budget="500s", out=out)
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]

@@ -21,6 +21,7 @@ from beeline.recipes.students.automatic import choose
 from beeline.runs.bundle import Bundle
 from beeline.runs.run import Distilled
 from beeline.runs.run import train as train_run
+from beeline.runs.run_directory import ready
 from beeline.training.checks import Interrupted
 from beeline.training.config import Training
 
@@ -59,6 +60,9 @@ def distill(
         return best(teacher, evaluations or 1, budget, pairs, out, how)
     run = commands.distillation(teacher, method, pairs, evaluations)
     if rehearsed and not how.resume:
+        if budget is not None:
+            commands.check_budget(budget, pairs, how.resume)
+        ready(out, run, resume=False)  # before any work
         rehearse(run, how)
     if budget is not None:
         run = commands.budgeted_distillation(run, out, budget, pairs, how.resume, how.device)

@@ -126,12 +126,7 @@ def choose(
     settings = {"teacher": run.teacher, "evaluations": evaluations, "budget": budget, "seed": run.seed}
     methods, trials = candidates(evaluations)
     require(methods, f"no method gives a student of {evaluations} evaluations: {_reasons(trials)}")
-    if not resume:
-        require(
-            not (out / TRIALS).exists(),
-            f"{out} holds trials of methods already; continue them with --resume, or choose another --out",
-        )
-        ready(out, run, resume=False)
+    check_place(out, run, resume)
     notes = out / TRIALS / "trials.json"
     known = _known(notes, settings) if resume else {}
     teacher = load(run.teacher, device=where)
@@ -167,6 +162,22 @@ def choose(
     auto = {"chosen": chosen.method, "budget": budget, "trials": result.rows()}
     relabel(result.bundle, auto=auto).save(out / "bundle")
     return dataclasses.replace(result, bundle=load(out, device=where))
+
+
+def check_place(out: Path, run: Distilled, resume: bool) -> None:
+    """Refuse a directory that is not free, or a resume without trials."""
+    begun = (out / TRIALS).is_dir()
+    require(
+        begun or not resume,
+        f"--resume was given, but {out} holds no trials of methods; give the directory of the run, or start it without "
+        "--resume",
+    )
+    if not resume:
+        require(
+            not begun,
+            f"{out} holds trials of methods already; continue them with --resume, or choose another --out",
+        )
+        ready(out, run, resume=False)
 
 
 def forget(notes: Path) -> None:
