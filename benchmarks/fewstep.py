@@ -2,6 +2,7 @@
 
     python -m benchmarks.fewstep ring [--seeds 3]                 a ring of eight modes, known exactly
     python -m benchmarks.fewstep mnist --mnist FILE               MNIST, from an .npz file
+    python -m benchmarks.fewstep mnist-long --mnist FILE          the same with eight times the budget
     python -m benchmarks.fewstep cifar10 --cifar10 FOLDER         CIFAR-10 in grey at 14 x 14, from parquet files
     python -m benchmarks.fewstep costs                            the cost of a step of every method
     python -m benchmarks.fewstep --page                           write docs/few-steps-benchmark.md, measure nothing
@@ -37,29 +38,36 @@ TEACHER = "teacher"
 
 
 def ring(options: Namespace, seed: int) -> World:
-    return worlds.ring(seed, options.models / "ring", sized(worlds.RING, options))
+    return worlds.ring(seed, options.models / "ring", sized(worlds.RING, options), options.device)
 
 
 def mnist(options: Namespace, seed: int) -> World:
     require(options.mnist is not None, "the world mnist needs its data; give --mnist FILE, an .npz file of MNIST")
     size = sized(worlds.MNIST, options)
-    return worlds.images("mnist", worlds.mnist(options.mnist), seed, options.models / "mnist", size)
+    return worlds.images("mnist", worlds.mnist(options.mnist), seed, options.models / "mnist", size, options.device)
+
+
+def mnist_long(options: Namespace, seed: int) -> World:
+    longer = {"budget": options.budget or worlds.LONG.budget, "samples": options.samples or worlds.LONG.samples}
+    return mnist(Namespace(**{**vars(options), **longer}), seed)
 
 
 def cifar10(options: Namespace, seed: int) -> World:
     require(options.cifar10 is not None, "the world cifar10 needs its data; give --cifar10 FOLDER with parquet files")
     size = sized(worlds.CIFAR, options)
-    return worlds.images("cifar10", worlds.cifar10(options.cifar10), seed, options.models / "cifar10", size)
+    pictures = worlds.cifar10(options.cifar10)
+    return worlds.images("cifar10", pictures, seed, options.models / "cifar10", size, options.device)
 
 
 def digits(options: Namespace, seed: int) -> World:
     size = sized(worlds.DIGITS, options)
-    return worlds.images("digits", worlds.digits(), seed, options.models / "digits", size)
+    return worlds.images("digits", worlds.digits(), seed, options.models / "digits", size, options.device)
 
 
 WORLDS: Mapping[str, Callable[[Namespace, int], World]] = {
     "ring": ring,
     "mnist": mnist,
+    "mnist-long": mnist_long,
     "cifar10": cifar10,
     "digits": digits,
 }
@@ -136,6 +144,7 @@ def parser() -> ArgumentParser:
     made.add_argument("--samples", type=int, metavar="N", help="samples of every figure")
     made.add_argument("--teacher-steps", type=int, metavar="N", help="training steps of the teacher")
     made.add_argument("--again", action="store_true", help="measure rows that are stored")
+    made.add_argument("--device", default="cpu", help="of teachers and students")
     made.add_argument("--mnist", type=Path, metavar="FILE", help="MNIST as an .npz file")
     made.add_argument("--cifar10", type=Path, metavar="FOLDER", help="CIFAR-10 as parquet files")
     made.add_argument("--page", action="store_true", help="write the documentation page, measure nothing")

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from beeline.core.modes import moved
+from beeline.core.modes import device_of, moved
 from beeline.core.protocols.training import Distillation
 from beeline.core.rng import Rng
 from beeline.core.types import Batch
@@ -18,14 +18,14 @@ from beeline.training.distributed.parallel import SingleDevice
 from beeline.training.loop import Loop
 from beeline.training.players import all_networks
 
-CPU = torch.device("cpu")
-
 
 def loop_of(networks: Mapping[str, nn.Module], objective: Any, data: Any, training: Training, rng: Rng) -> Loop:
     """The training that ``fit`` does, before its first step."""
     nets = all_networks(networks, objective, rng)
     seen: dict[int, Any] = {id(m): m for net in nets.values() for m in net.modules()}
-    return Loop(nets, moved(objective, CPU, seen), data, training, SingleDevice(), rng, _silent, None, [], CPU)
+    device = device_of(next(iter(networks.values()))) or torch.device("cpu")
+    nets = {name: net.to(device) for name, net in nets.items()}
+    return Loop(nets, moved(objective, device, seen), data, training, SingleDevice(), rng, _silent, None, [], device)
 
 
 def student_loop(method: Distillation, teacher: Flow, initial: Flow, data: Batch, training: Training, rng: Rng) -> Loop:

@@ -10,7 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
 
 from beeline.core.errors import require
-from beeline.core.modes import eval_mode
+from beeline.core.modes import device_of, eval_mode
 from beeline.core.types import Cond
 from beeline.fields.flow import Flow, evaluate_field
 
@@ -63,8 +63,9 @@ class Passes:
     """
 
     def __init__(self, teacher: Flow, datum: Tensor, cond: Cond = None):
+        datum = datum.to(device_of(teacher) or datum.device)
         with Operations() as one, eval_mode(teacher.field):
-            evaluate_field(teacher.field, datum, torch.full((1,), 0.5), cond)
+            evaluate_field(teacher.field, datum, torch.full((1,), 0.5, device=datum.device), cond)
         self.unit, self.count = one.count, 0.0
         require(
             self.unit > 0,

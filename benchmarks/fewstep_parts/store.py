@@ -34,7 +34,12 @@ def current(world: str, name: str, seed: int, settings: dict[str, Any], path: Pa
 
 def add(world: str, name: str, seed: int, found: dict[str, Any], path: Path = FILE) -> None:
     """Write one entry; all others are unchanged, also those that another process writes."""
-    stamped = {**found, "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "commit": report.commit()}
+    stamped = {
+        **found,
+        "machine": report.machine(),
+        "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "commit": report.commit(),
+    }
     with _alone(path):
         figures = read(path)
         figures.setdefault(world, {}).setdefault(name, {})[str(seed)] = stamped

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 import beeline as bl
 from beeline.core.errors import require
 from beeline.core.files import replacing
+from beeline.core.modes import device_of
 from beeline.core.types import Cond, take
 from beeline.data.distributions.mixtures import GaussianMixture
 from beeline.evaluation.features import SmallClassifier
@@ -46,7 +47,7 @@ class Size:
 
 @dataclass(frozen=True, eq=False)
 class World:
-    """One teacher and all that its students are trained on and measured by."""
+    """One teacher and all that its students are trained on and measured by; tensors are on the CPU."""
 
     name: str
     size: Size
@@ -93,8 +94,10 @@ class World:
 
 
 def ends_of(sampler: bl.Sampler, flow: bl.Flow, x0: Tensor, cond: Cond) -> Tensor:
+    """The ends of noise on the CPU, computed on the device of the flow."""
     parts = [torch.arange(len(x0))[i : i + CHUNK] for i in range(0, len(x0), CHUNK)]
-    return torch.cat([sampler(flow, x0[p], take(bl.Batch(x0, cond=cond), p).cond) for p in parts])
+    device = device_of(flow) or x0.device
+    return torch.cat([sampler(flow, x0[p].to(device), take(bl.Batch(x0, cond=cond), p).cond).cpu() for p in parts])
 
 
 def _rmse(a: Tensor, b: Tensor) -> float:
@@ -105,7 +108,7 @@ RING = Size(teacher_steps=5000, batch=256, lr=1e-3, budget=800_000, samples=4000
 MODES, SPREAD = GaussianMixture.ring(8, 2.0, 0.15), 0.15
 
 
-def ring(seed: int, folder: Path, size: Size = RING) -> World:
+def ring(seed: int, folder: Path, size: Size = RING, device: str = "cpu") -> World:
     """Eight modes on a ring, known exactly, and a network that has learned their flow."""
     rng = bl.Rng(seed).fork("law")
     data = MODES.batch(20_000, rng.fork("data"), dtype=torch.float32)
@@ -113,7 +116,7 @@ def ring(seed: int, folder: Path, size: Size = RING) -> World:
     def network(width: int = 128) -> nn.Module:
         return bl.Network(MLP(2, width=width))
 
-    teacher = _teacher(folder / f"teacher-{seed}", network, data, size, rng, drop=0.0)
+    teacher = _teacher(folder / f"teacher-{seed}", network, data, size, rng, 0.0, device)
     x0 = rng.fork("noise").normal(torch.empty(size.samples, 2))
     exact = ends_of(bl.Sampler(60, solver=RK4), bl.Flow(MODES.field()), x0.double(), None).float()
     real = MODES.sample(size.samples, rng.fork("real")).float()
@@ -136,6 +139,7 @@ def ring(seed: int, folder: Path, size: Size = RING) -> World:
 
 
 MNIST = Size(teacher_steps=3600, batch=64, lr=2e-3, budget=150_000, samples=1000)
+LONG = replace(MNIST, budget=1_200_000, samples=10_000)  # about 15 minutes of two processor cores for a student
 DIGITS = Size(teacher_steps=1000, batch=64, lr=2e-3, budget=100_000, samples=360)
 CIFAR = Size(teacher_steps=3600, batch=64, lr=2e-3, budget=150_000, samples=1000)
 
@@ -150,7 +154,7 @@ class Pictures:
     test_label: Tensor
 
 
-def images(name: str, pictures: Pictures, seed: int, folder: Path, size: Size) -> World:
+def images(name: str, pictures: Pictures, seed: int, folder: Path, size: Size, device: str = "cpu") -> World:
     """A small conditional transformer on images, and a classifier of the training set for the distance."""
     rng, shape = bl.Rng(0), tuple(pictures.x.shape[1:])
     patch = shape[-1] // 7 if shape[-1] % 7 == 0 else shape[-1] // 4
@@ -161,7 +165,7 @@ def images(name: str, pictures: Pictures, seed: int, folder: Path, size: Size) -
         return bl.Network(net)
 
     data = bl.Batch(pictures.x, cond={"label": pictures.label})
-    teacher = _teacher(folder / "teacher", network, data, size, rng, drop=0.1)
+    teacher = _teacher(folder / "teacher", network, data, size, rng, 0.1, device)
     features = SmallClassifier(steps=size.classifier, size=size.features).fit(data.x1, data.cond, cache=folder)
     x0 = bl.Rng(seed).fork(name, "noise").normal(torch.empty(size.samples, *shape))
     cond = {"label": torch.arange(size.samples) % 10}
@@ -220,11 +224,11 @@ def _parquet(files: list[Path], side: int) -> tuple[Tensor, Tensor]:
 
 
 def _teacher(
-    folder: Path, network: Callable[[], nn.Module], data: bl.Batch, size: Size, rng: bl.Rng, drop: float
+    folder: Path, network: Callable[[], nn.Module], data: bl.Batch, size: Size, rng: bl.Rng, drop: float, device: str
 ) -> bl.Flow:
     """The teacher from ``folder``, or trained and saved there; a stopped training continues."""
     if (folder / "flow.json").exists():
-        return bl.load(folder, device="cpu").flow
+        return bl.load(folder, device=device).flow
     with rng.fork("teacher").ambient():
         net = network()
     training = bl.Training(steps=size.teacher_steps, batch_size=size.batch, lr=WarmupCosine(size.lr, 100), ema=EMA())
@@ -237,10 +241,11 @@ def _teacher(
         rng=rng.fork("training"),
         checkpoint_dir=places,
         resume=places if checkpoint.steps(places) else None,
+        device=device,
     )
     null = {"label": 10} if drop else {}
     bl.Bundle(bl.Flow(net, null=null), bl.Sampler(FINE)).save(folder)
-    return bl.load(folder, device="cpu").flow
+    return bl.load(folder, device=device).flow
 
 
 def _ends(file: Path, teacher: bl.Flow, x0: Tensor, cond: Cond) -> Tensor:
