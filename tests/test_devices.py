@@ -21,6 +21,9 @@ from beeline.distillation.store.filters import LowestEnergy, Nearest
 from beeline.distillation.store.making import Maker
 from beeline.evaluation.heldout import HeldOut
 from beeline.objectives.matching import Drop, FlowMatching
+from beeline.sampling.editing.flow_edit import FlowEdit
+from beeline.sampling.editing.outcome import edited
+from beeline.sampling.editing.regions import GivenRegion
 from beeline.sampling.scale_fusion import ScaleFused
 from beeline.training.config import Training
 from beeline.training.fit import fit
@@ -826,3 +829,17 @@ def test_a_label_out_of_range_is_refused_after_the_run() -> None:
         net, cond = labelled(DEVICE), {"label": torch.tensor([0, 1, 2, 3, 4, 0], device=DEVICE)}
         with pytest.raises(bl.BeelineError, match="contains the label 4, outside its range"):
             bl.Sampler(2)(bl.Flow(net), x_on(DEVICE), cond)
+
+
+# --------------------------------------------------------------------------------------------------------------- edits
+
+
+@pytest.mark.parametrize(
+    "make", parts("edits", Within=lambda: of("edits", "Within", FlowEdit(), GivenRegion((1.0, 0.0))))
+)
+def test_edits(make: Any, device: torch.device) -> None:
+    net, x = net_on(device, conditions={"label": {"classes": 3}}), x_on(device)
+    old, new = ({"label": torch.full((6,), k)} for k in (0, 1))
+    outcome = edited(make(), bl.Flow(net), x, old, new, bl.Sampler(2), Rng(0), region=GivenRegion((1.0, 1.0)))
+    for part in (outcome.x, outcome.region, outcome.change, outcome.kept):
+        on(part, device)

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from beeline.config.entries import GAME_DISTILLATIONS, GAMES, GUIDANCE, MAP_DISTILLATIONS, MAP_OBJECTIVES, MAPS
+from beeline.config.entries import EDITS, GAME_DISTILLATIONS, GAMES, GUIDANCE, MAP_DISTILLATIONS, MAP_OBJECTIVES, MAPS
 from beeline.config.entries import of as _of
 from beeline.config.places import placed
 from beeline.config.slots import SLOTS
@@ -101,6 +101,7 @@ CATALOGUE: dict[str, dict[str, str]] = {
     "divergences": _of("density.likelihood", "Exact", "Hutchinson", "HutchPlusPlus"),
     "gradients": _of("density.adjoint", "Stored", "Checkpointed", "Adjoint"),
     **GUIDANCE,
+    **EDITS,
     **GAMES,
     "caches": _of("networks.hub.caches", "FirstBlock", "MagCache", "TaylorSeer", "AttentionBroadcast", "FasterCache"),
     "rotaries": _of("networks.hub.sizes.rotary", "PositionInterpolation", "NTKAware", "YaRN"),

@@ -73,6 +73,15 @@ GUIDANCE: dict[str, dict[str, str]] = {
 }
 """How a trained flow is guided and steered."""
 
+EDITS: dict[str, dict[str, str]] = {
+    "edits": of("sampling.editing.resampled", "InvertAndSample", "SDEdit")
+    | of("sampling.editing.flow_edit", "FlowEdit")
+    | of("sampling.editing.keeping", "Within"),
+    "inversions": of("sampling.editing.inversions", "Backwards", "Noised"),
+    "edit_regions": of("sampling.editing.regions", "GivenRegion"),
+}
+"""How data are changed."""
+
 MAPS: dict[str, dict[str, str]] = {
     "spans": of("objectives.maps.spans", "Ordered", "Gapped", "FromStarts", "ToEnd", "FromNoise", "Dyadic"),
     "splits": of("objectives.maps.splits", "Between", "Falling", "SigmoidFalling", "NoiseRatio"),

@@ -35,6 +35,8 @@ SLOTS: Mapping[str, str] = {
     "Estimate": "estimates",
     "Placement": "placements",
     "Edit": "edits",
+    "Inversion": "inversions",
+    "EditRegion": "edit_regions",
     "Weight": "weights",
     "Distance": "distances",
     "Derivative": "derivatives",

@@ -82,6 +82,7 @@ NonNegative: TypeAlias = Annotated[float, Range(least=0)]
 Share: TypeAlias = Annotated[float, Range(least=0, most=1)]
 Inside: TypeAlias = Annotated[float, Range(above=0, below=1)]
 Edge: TypeAlias = Annotated[float, Range(above=0, below=0.5)]  # a distance kept from both ends of [0, 1]
+Early: TypeAlias = Annotated[float, Range(least=0, below=1)]  # a time before t = 1
 
 
 def check(part: Any, cls: type) -> None:

@@ -7,7 +7,7 @@ import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -26,22 +26,18 @@ from beeline.distillation.pairs import starts
 from beeline.fields.flow import Flow
 from beeline.fields.trained import trained_of
 from beeline.runs import manifest
+from beeline.runs.solving.uses import Uses
 from beeline.sampling.sampler import Sampler
 from beeline.sampling.spread import parallel_map
 from beeline.sampling.steering.modalities import for_modality
 
 NUMBERS = 2**19  # in a batch of small data, so that its features stay in the cache of a processor
-if TYPE_CHECKING:  # imported when a bundle is evaluated
-    from beeline.core.protocols.steering import Controller
-    from beeline.evaluation.scores import Report
-    from beeline.runs.solving.solve import Solution
-    from beeline.runs.solving.tasks import Task
 
 HUB = "hub:"  # what stands before the id of a bundle on the hub, so that no missing directory is looked for there
 
 
 @dataclass(frozen=True)
-class Bundle:
+class Bundle(Uses):
     """A flow with its sampler, its modality and its lineage.
 
     ``null`` is that of the flow, the condition that stands for "none" where one was learned; drawing without a
@@ -127,35 +123,6 @@ class Bundle:
         made = self.draw(x0, self.condition(cond, len(x0)), sampler=how, batch_size=batch_size)
         assert self.modality is not None
         return self.modality.decode(made)
-
-    def solve(
-        self,
-        task: Task | str,
-        given: Any,
-        *,
-        draws: int = 1,
-        noise: float | None = None,
-        cond: Any = None,
-        seed: int = 0,
-        sampler: Sampler | None = None,
-        controller: Callable[[Any], Controller] | None = None,
-    ) -> Solution:
-        """Data sampled given what was observed of them: a task such as "inpaint" or Upscale(), and incomplete data.
-
-        ``given``: a file, or data in the user's own form, with NaN, empty cells or transparent pixels where something
-        is missing.  ``draws``: samples for every datum, whose deviation says how certain they are.
-        ``noise``: standard deviation of the noise of the measurement in the units of encoded data (1 is half the range
-        of pixels); by default what was observed is kept exactly where the task fills a part.
-        ``controller``: one for linear problems, such as MomentMatching (the default), PseudoInverse or Pull.
-
-        Raises BeelineError for data that do not fit the task, for an unknown task, and for ``noise`` or
-        ``controller`` with tables and sequences of symbols, which keep what is known.
-        """
-        from beeline.runs.solving.solve import Settings, solve
-
-        made = config.parse(task, "tasks") if isinstance(task, str) else task
-        how = Settings(draws, noise, cond, seed, sampler or self.sampler, controller)
-        return solve(self, made, given, how)
 
     def start(self, seeds: Sequence[int], seed: int = 0) -> Tensor:
         """Source points [len(seeds), *S]; row i depends on ``seed`` and seeds[i] alone."""
@@ -249,52 +216,6 @@ class Bundle:
         data["weights"] = {"file": weights.name, "bytes": weights.stat().st_size, "sha256": digest}
         write_json(directory / "flow.json", {**data, "content": manifest.content(data)})
         return directory
-
-    def evaluate(
-        self,
-        X_test: Any = None,
-        y_test: Any = None,
-        *,
-        n: int | None = None,
-        features: Any = None,
-        seed: int = 0,
-        sampler: Sampler | None = None,
-        name: str = "",
-    ) -> Report:
-        """Scores of ``n`` samples against real data, with intervals, counts and real-vs-real baselines.
-
-        ``X_test``: an array, a tensor or a data frame, all of which is used; the path of a file, a recipe or a data set
-        by name, of which the held-out part is used, as ``beeline evaluate`` does; by default the training data, of
-        which the held-out part is used.
-        ``y_test``: labels [N] beside an array, as in training.
-        ``n``: number of samples; by default 500, or as many as the Frechet distance in ``features`` needs.
-        ``features``: "inception", "dinov2", "clip", "classifier", the directory of a bundle or of a vision model, or
-        features of ``beeline.metrics``, in which samples are compared, as ``beeline evaluate --features`` does.
-
-        Raises BeelineError for data of another kind, shape or other columns than those of the flow.
-        """
-        import beeline  # features may be those of a bundle
-        from beeline.runs.reference_data import evaluated
-
-        if isinstance(features, str | Path):
-            features = beeline.features_named(str(features), self.modality)
-        return evaluated(self, X_test, y_test, n, seed, sampler, name, features)
-
-    def distill(self, method: Any = "one-step", *, out: str | Path | None = None, **settings: Any) -> Bundle:
-        """A student of this flow that samples in fewer evaluations; ``beeline.distill`` with this teacher."""
-        import beeline  # the function is in a higher layer: it trains a run
-
-        return beeline.distill(self, method, out=out, **settings)
-
-    def push_to_hub(self, name: str, **settings: Any) -> str:
-        """Upload the bundle with a model card to ``owner/name`` of the Hugging Face hub; returns its address.
-
-        ``settings`` are those of ``beeline.runs.publishing.push``: ``private``, ``token``, ``license``, ``message``,
-        ``scores``.  It loads again by ``beeline.load("hub:owner/name")``.
-        """
-        from beeline.runs.publishing import push
-
-        return push(self, name, **settings)
 
     @property
     def parameters(self) -> int:

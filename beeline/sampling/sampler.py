@@ -209,6 +209,13 @@ class Sampler:
             f = controller.steer(f, flow)
         return f, steering
 
+    def drift(self, flow: Flow, x: Tensor, cond: Cond, times: Tensor) -> Dynamics:
+        """The guided and steered drift of one run over ``times`` from states ``x`` [B,*S], for dynamics made of it.
+
+        Call it inside ``eval_mode``; conditions are moved to the device of ``x``.
+        """
+        return self._steered(flow, process_of(flow), x, map_cond(lambda leaf: leaf.to(x.device), cond), times)[0]
+
     @property
     def evaluations(self) -> int | None:
         """Number of field evaluations per sample from t = 0 to 1, or None if it depends on the field."""

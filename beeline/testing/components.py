@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from beeline.config import build as config
 from beeline.config.catalogue import name_of
 from beeline.core.declared import check_members
-from beeline.core.protocols import data, flows, games, maps, objectives, steering, training
+from beeline.core.protocols import data, editing, flows, games, maps, objectives, steering, training
 from beeline.core.rng import Rng
 from beeline.core.types import Batch
 
@@ -32,12 +32,15 @@ PROTOCOLS: Mapping[str, type] = {
     "distillations": training.Distillation,
     "divergences": flows.Divergence,
     "energies": steering.Energy,
+    "edit_regions": editing.EditRegion,
+    "edits": editing.Edit,
     "f_divergences": games.FDivergence,
     "generations": games.Generation,
     "gradients": flows.Gradient,
     "identities": maps.Identity,
     "guidance": flows.Guidance,
     "guided_students": games.GuidedStudent,
+    "inversions": editing.Inversion,
     "latents": flows.Latent,
     "lr_schedules": training.LRSchedule,
     "modalities": data.Modality,

@@ -53,6 +53,8 @@ EXAMPLES = {
     "controllers.PseudoInverse": "PseudoInverse(Measured(Mask((1, 0)), (0.5, 0.0), noise=0.1))",
     "controllers.Pull": "Pull(Measured(Mask((1, 0)), (0.5, 0.0), noise=0.1), deviation=0.5)",
     "controllers.Replacement": "Replacement(Measured(Mask((1, 0)), (0.5, 0.0), noise=0.1))",
+    "edits.Within": "Within(FlowEdit(), GivenRegion((1.0, 0.0)))",
+    "edit_regions.GivenRegion": "GivenRegion((1.0, 0.0))",
     "operators.Magnitudes": "Magnitudes(Matrix(((1.0, 2.0),)))",
     "operators.Mask": "Mask((1, 0))",
     "operators.Columns": "Columns((0, 2))",

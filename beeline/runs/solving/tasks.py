@@ -69,7 +69,7 @@ class Inpaint(FillingTask):
     def problem(self, seen: Observed, shape: tuple[int, ...]) -> Problem:
         values, known = of_shape(channels(seen, shape), shape), seen.known
         if self.mask is not None:
-            filled = self._filled()
+            filled = marked(self.mask)
             require(
                 filled.shape == shape[-2:],
                 f"the mask has shape {tuple(filled.shape)} for data of shape {shape}; it says of every position "
@@ -77,14 +77,6 @@ class Inpaint(FillingTask):
             )
             known = known & (filled == 0)
         return missing_part(values, known, shape, "transparent pixels, or a mask (--mask mask.png)")
-
-    def _filled(self) -> Tensor:
-        if is_path(self.mask):
-            pixels, opaque = read_picture(existing(str(self.mask)))
-            white = pixels[0].max(-1) >= 128
-            return torch.from_numpy(white if opaque is None else white & opaque)
-        array = as_array(self.mask)
-        return torch.from_numpy(np.asarray(self.mask if array is None else array) != 0)
 
 
 @dataclass(frozen=True)
@@ -257,3 +249,13 @@ def missing_part(values: Tensor, known: Tensor, shape: tuple[int, ...], what: st
         "everything is missing in some of the data; sample without a measurement: 'beeline sample'",
     )
     return Mask(known), values
+
+
+def marked(mask: Any) -> Tensor:
+    """The marked positions of a mask, a picture (white) or an array (not zero), as booleans [H,W]."""
+    if is_path(mask):
+        pixels, opaque = read_picture(existing(str(mask)))
+        white = pixels[0].max(-1) >= 128
+        return torch.from_numpy(white if opaque is None else white & opaque)
+    array = as_array(mask)
+    return torch.from_numpy(np.asarray(mask if array is None else array) != 0)

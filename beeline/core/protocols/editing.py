@@ -1,0 +1,43 @@
+"""Protocols of editing: what changes a datum, how it is inverted, and where it may change."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+from torch import Tensor
+
+from beeline.core.rng import Rng
+from beeline.core.types import Cond
+
+if TYPE_CHECKING:  # needed by annotations only
+    from beeline.fields.flow import Flow
+    from beeline.sampling.sampler import Sampler
+
+
+class Edit(Protocol):
+    """Changes data ``x`` [B,*S] that fit the condition ``cond`` into data that fit ``new_cond``.
+
+    The sampler says with which steps, solver, guidance and controllers; random numbers come from ``rng`` alone.  With
+    equal conditions the data change by the error of an inversion at most.
+    """
+
+    def __call__(self, flow: Flow, x: Tensor, cond: Cond, new_cond: Cond, sampler: Sampler, rng: Rng) -> Tensor: ...
+
+
+class State(NamedTuple):
+    """A state of a flow and its time."""
+
+    x: Tensor  # [B,*S]
+    t: float  # in [0, 1)
+
+
+class Inversion(Protocol):
+    """The state at time ``end`` from which a flow under ``cond`` leads to the data ``x`` [B,*S], or near them."""
+
+    def __call__(self, flow: Flow, x: Tensor, cond: Cond, sampler: Sampler, rng: Rng, end: float) -> State: ...
+
+
+class EditRegion(Protocol):
+    """Where data ``x`` [B,*S] may change: weights in [0, 1], broadcast to [B,*S]; 1 may change, 0 is kept."""
+
+    def __call__(self, flow: Flow, x: Tensor, cond: Cond, new_cond: Cond, rng: Rng) -> Tensor: ...

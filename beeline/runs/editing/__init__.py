@@ -1,0 +1,1 @@
+"""Edits of data in the user's form."""

@@ -1,0 +1,141 @@
+"""Edits of data in the user's form by the flow of a bundle."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import singledispatch
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from beeline.core.errors import require
+from beeline.core.protocols.editing import Edit, EditRegion
+from beeline.core.rng import Rng
+from beeline.core.types import Cond, map_cond
+from beeline.data.images import Image
+from beeline.runs.solving.observed import observed
+from beeline.sampling.editing.outcome import Outcome, edited, joined, same_condition
+from beeline.sampling.sampler import Sampler
+from beeline.sampling.steering.modalities import for_modality
+
+if TYPE_CHECKING:  # a bundle imports this module to edit
+    from beeline.runs.bundle import Bundle
+
+BATCH = 64  # data of one run; the noise of a datum follows from its place, so that the size changes no result
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How data are edited."""
+
+    region: EditRegion | None
+    preserve: float | None  # in the units of ``span``
+    seed: int
+    sampler: Sampler
+    batch_size: int = BATCH
+
+
+@dataclass(frozen=True)
+class Edited:
+    """Edited data in the user's own form, and what the edit did.
+
+    Distances are mean absolute differences over the range of pixels, or in standard deviations of the training data.
+    """
+
+    samples: Any
+    outcome: Outcome
+    span: float  # of encoded data: the unit of distances
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """The means over all data, as plain data."""
+        found = {"change": float(self.outcome.change.mean()) / self.span}
+        if self.outcome.region is not None:
+            found["kept_outside"] = float(self.outcome.kept.mean()) / self.span
+            found["largest_outside"] = float(self.outcome.kept.max()) / self.span
+        return {**found, "evaluations": self.outcome.evaluations}
+
+
+def edit(bundle: Bundle, method: Edit, given: Any, old: Any, new: Any, how: Settings) -> Edited:
+    """Data ``given`` under the condition ``old`` edited to fit ``new``; see ``Bundle.edit``."""
+    modality = bundle.modality
+    require(
+        modality is not None,
+        "this bundle has no modality, so that it does not know the form of its data; use the edit on tensors: "
+        "FlowEdit()(flow, x, cond, new_cond, sampler, rng)",
+    )
+    require(
+        bool(modality.conditions),
+        "this model has no conditions, so that there is nothing to edit by; train it with labels or other columns as "
+        "conditions, or change data by an energy: Sampler(controllers=(EnergyGuidance(...),))",
+    )
+    require(new is not None, f"no new condition was given; give one of {sorted(modality.conditions)}, as label=8")
+    x = encoded(modality, given)
+    cond, new_cond = (bundle.condition(value, len(x)) for value in (old, new))
+    unit = span(modality)
+    if same_condition(cond, new_cond):
+        nothing = x.new_zeros(len(x))
+        return Edited(modality.decode(x), Outcome(x, None, nothing, nothing, 0.0), unit)
+    outcome = run(bundle, method, x, cond, new_cond, how, unit)
+    raw = modality.decode(outcome.x)
+    return Edited(modality.with_condition(raw, new), outcome, unit)
+
+
+def run(bundle: Bundle, method: Edit, x: Tensor, cond: Cond, new_cond: Cond, how: Settings, unit: float) -> Outcome:
+    """Encoded data edited in batches on the device of the bundle; the result is on the CPU."""
+    where, sampler = bundle.device, for_modality(how.sampler, bundle.modality)
+    parts = []
+    for i in range(0, len(x), how.batch_size):
+        rows = slice(i, i + how.batch_size)
+        old, new = (map_cond(lambda leaf, rows=rows: leaf[rows].to(where), tree) for tree in (cond, new_cond))
+        seeded = sampler.seeded(range(i, i + len(x[rows])), how.seed)
+        rng = Rng(how.seed).fork("edit", i)
+        part = edited(
+            method,
+            bundle.flow,
+            x[rows].to(where),
+            old,
+            new,
+            seeded,
+            rng,
+            region=how.region,
+            preserve=how.preserve,
+            span=unit,
+        )
+        parts.append(part)
+    whole = joined(parts)
+    tensors = (
+        whole.x.cpu(),
+        None if whole.region is None else whole.region.cpu(),
+        whole.change.cpu(),
+        whole.kept.cpu(),
+    )
+    return Outcome(*tensors, whole.evaluations)
+
+
+def encoded(modality: Any, given: Any) -> Tensor:
+    """Data given by a path or in memory, as encoded values [N,*S]; BeelineError where they are not whole."""
+    seen = observed(modality, given)
+    shape = tuple(modality.shape)
+    require(
+        tuple(seen.values.shape[1:]) == shape,
+        f"the data have shape {tuple(seen.values.shape[1:])}, and those of the model {shape}; give data of that size",
+    )
+    require(
+        bool(seen.known.all()),
+        "the data have transparent pixels or missing numbers, and an edit needs them whole; fill them first: beeline "
+        "solve BUNDLE inpaint",
+    )
+    return seen.values.float()
+
+
+@singledispatch
+def span(modality: Any) -> float:
+    """The unit of distances in encoded data: a standard deviation of the training data."""
+    return 1.0
+
+
+@span.register(Image)
+def _of_images(modality: Image) -> float:
+    """The range of pixels, -1 to 1."""
+    return 2.0

@@ -1,0 +1,135 @@
+"""What is done with a bundle beside sampling."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from beeline.config import build as config
+from beeline.sampling.sampler import Sampler
+
+if TYPE_CHECKING:  # imported where it is used: these modules work on bundles
+    from beeline.core.protocols.editing import Edit
+    from beeline.core.protocols.steering import Controller
+    from beeline.evaluation.scores import Report
+    from beeline.runs.bundle import Bundle
+    from beeline.runs.editing.edit import Edited
+    from beeline.runs.solving.solve import Solution
+    from beeline.runs.solving.tasks import Task
+
+
+class Uses:
+    """The methods of a bundle for inverse problems, edits, scores, students and the hub."""
+
+    def solve(
+        self,
+        task: Task | str,
+        given: Any,
+        *,
+        draws: int = 1,
+        noise: float | None = None,
+        cond: Any = None,
+        seed: int = 0,
+        sampler: Sampler | None = None,
+        controller: Callable[[Any], Controller] | None = None,
+    ) -> Solution:
+        """Data sampled given what was observed of them: a task such as "inpaint" or Upscale(), and incomplete data.
+
+        ``given``: a file, or data in the user's own form, with NaN, empty cells or transparent pixels where something
+        is missing.  ``draws``: samples for every datum, whose deviation says how certain they are.
+        ``noise``: standard deviation of the noise of the measurement in the units of encoded data (1 is half the range
+        of pixels); by default what was observed is kept exactly where the task fills a part.
+        ``controller``: one for linear problems, such as MomentMatching (the default), PseudoInverse or Pull.
+
+        Raises BeelineError for data that do not fit the task, for an unknown task, and for ``noise`` or
+        ``controller`` with tables and sequences of symbols, which keep what is known.
+        """
+        from beeline.runs.solving.solve import Settings, solve
+
+        made = config.parse(task, "tasks") if isinstance(task, str) else task
+        how = Settings(draws, noise, cond, seed, sampler or cast("Bundle", self).sampler, controller)
+        return solve(cast("Bundle", self), made, given, how)
+
+    def edit(
+        self,
+        method: Edit | str,
+        given: Any,
+        *,
+        to: Any,
+        cond: Any = None,
+        region: Any = None,
+        preserve: float | None = None,
+        seed: int = 0,
+        sampler: Sampler | None = None,
+    ) -> Edited:
+        """Data changed from the condition ``cond`` to the condition ``to`` by an edit such as "FlowEdit".
+
+        ``given``: a file, or data in the user's own form.  ``cond`` is None for the learned null.
+        ``region``: where the data may change: weights in [0, 1] of the size of a datum, or a region such as
+        ``editing.GivenRegion(mask)``.  ``preserve``: the largest mean distance outside the region (without a region, of
+        the whole datum), in the range of pixels or in standard deviations of the training data.
+        Equal conditions return the data unchanged.
+
+        Raises BeelineError for a bundle without conditions, data that do not fit it, a region of another shape or an
+        empty one, a method that does not fit the network, and for edits that exceed ``preserve``.
+        """
+        from beeline.runs.editing.edit import Settings, edit
+        from beeline.sampling.editing.regions import GivenRegion
+
+        made = config.parse(method, "edits") if isinstance(method, str) else method
+        where = region if region is None or callable(region) else GivenRegion(region)
+        return edit(
+            cast("Bundle", self),
+            made,
+            given,
+            cond,
+            to,
+            Settings(where, preserve, seed, sampler or cast("Bundle", self).sampler),
+        )
+
+    def evaluate(
+        self,
+        X_test: Any = None,
+        y_test: Any = None,
+        *,
+        n: int | None = None,
+        features: Any = None,
+        seed: int = 0,
+        sampler: Sampler | None = None,
+        name: str = "",
+    ) -> Report:
+        """Scores of ``n`` samples against real data, with intervals, counts and real-vs-real baselines.
+
+        ``X_test``: an array, a tensor or a data frame, all of which is used; the path of a file, a recipe or a data set
+        by name, of which the held-out part is used, as ``beeline evaluate`` does; by default the training data, of
+        which the held-out part is used.
+        ``y_test``: labels [N] beside an array, as in training.
+        ``n``: number of samples; by default 500, or as many as the Frechet distance in ``features`` needs.
+        ``features``: "inception", "dinov2", "clip", "classifier", the directory of a bundle or of a vision model, or
+        features of ``beeline.metrics``, in which samples are compared, as ``beeline evaluate --features`` does.
+
+        Raises BeelineError for data of another kind, shape or other columns than those of the flow.
+        """
+        import beeline  # features may be those of a bundle
+        from beeline.runs.reference_data import evaluated
+
+        if isinstance(features, str | Path):
+            features = beeline.features_named(str(features), cast("Bundle", self).modality)
+        return evaluated(cast("Bundle", self), X_test, y_test, n, seed, sampler, name, features)
+
+    def distill(self, method: Any = "one-step", *, out: str | Path | None = None, **settings: Any) -> Bundle:
+        """A student of this flow that samples in fewer evaluations; ``beeline.distill`` with this teacher."""
+        import beeline  # the function is in a higher layer: it trains a run
+
+        return beeline.distill(cast("Bundle", self), method, out=out, **settings)
+
+    def push_to_hub(self, name: str, **settings: Any) -> str:
+        """Upload the bundle with a model card to ``owner/name`` of the Hugging Face hub; returns its address.
+
+        ``settings`` are those of ``beeline.runs.publishing.push``: ``private``, ``token``, ``license``, ``message``,
+        ``scores``.  It loads again by ``beeline.load("hub:owner/name")``.
+        """
+        from beeline.runs.publishing import push
+
+        return push(cast("Bundle", self), name, **settings)

@@ -1,0 +1,1 @@
+"""Editing: inversions, edits, and what an edit keeps."""
