@@ -47,7 +47,8 @@ def edited(
     """Edit data ``x`` [B,*S], inside a region if one is given.
 
     ``preserve`` bounds the distance of every datum outside the region (without one, of the whole datum), in units of
-    ``span``.  Raises BeelineError for conditions without one row for every datum, and where the bound is exceeded, with the distances.
+    ``span``.  Raises BeelineError for conditions without one row for every datum, and where the bound is exceeded, with
+    the distances.
     """
     require(
         preserve is None or preserve > 0,
