@@ -76,9 +76,14 @@ GUIDANCE: dict[str, dict[str, str]] = {
 EDITS: dict[str, dict[str, str]] = {
     "edits": of("sampling.editing.resampled", "InvertAndSample", "SDEdit")
     | of("sampling.editing.flow_edit", "FlowEdit")
-    | of("sampling.editing.keeping", "Within"),
+    | of("sampling.editing.keeping", "Within")
+    | of("sampling.editing.inpaint", "Inpaint"),
     "inversions": of("sampling.editing.inversions", "Backwards", "Noised"),
-    "edit_regions": of("sampling.editing.regions", "GivenRegion"),
+    "edit_regions": of("sampling.editing.regions", "GivenRegion")
+    | of("sampling.editing.masks.difference", "Difference")
+    | of("sampling.editing.masks.attention", "AttentionRegion")
+    | of("sampling.editing.masks.combined", "Complement", "Union", "Softened"),
+    "thresholds": of("sampling.editing.masks.thresholds", "Otsu", "LargestShare", "Soft"),
 }
 """How data are changed."""
 

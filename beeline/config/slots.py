@@ -37,6 +37,7 @@ SLOTS: Mapping[str, str] = {
     "Edit": "edits",
     "Inversion": "inversions",
     "EditRegion": "edit_regions",
+    "Threshold": "thresholds",
     "Weight": "weights",
     "Distance": "distances",
     "Derivative": "derivatives",

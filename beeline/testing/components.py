@@ -62,6 +62,7 @@ PROTOCOLS: Mapping[str, type] = {
     "spans": maps.Spans,
     "splits": maps.Split,
     "student_terms": games.StudentTerm,
+    "thresholds": editing.Threshold,
     "times": flows.TimeSampler,
     "velocities": maps.VelocitySource,
 }

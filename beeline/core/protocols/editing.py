@@ -41,3 +41,9 @@ class EditRegion(Protocol):
     """Where data ``x`` [B,*S] may change: weights in [0, 1], broadcast to [B,*S]; 1 may change, 0 is kept."""
 
     def __call__(self, flow: Flow, x: Tensor, cond: Cond, new_cond: Cond, rng: Rng) -> Tensor: ...
+
+
+class Threshold(Protocol):
+    """Weights in [0, 1] from a number for every position: [B,*P] -> [B,*P]; every datum has its own threshold."""
+
+    def __call__(self, size: Tensor) -> Tensor: ...

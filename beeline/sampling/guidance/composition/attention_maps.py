@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from beeline.core.declared import TokenGrid
+from beeline.core.errors import require
 from beeline.networks.attending.mode import AttentionMode, ImageAttention
 
 
@@ -53,3 +56,25 @@ class RecordedAttention(AttentionMode):
         total, count = self.sums.get(text, (torch.zeros_like(p), 0))
         if total.shape == p.shape:
             self.sums[text] = (total + p, count + 1)
+
+
+def text_maps(recorded: RecordedAttention, grid: TokenGrid, tokens: Sequence[int], whose: str) -> Tensor:
+    """How much the tokens of a picture belong to chosen tokens of a text (none: to all), [B,K,rows,columns].
+
+    maps = S' C,  S = attention image -> image, C = image -> text;  S' = (S + 3 S^2) / 4
+    Raises ValueError where no joint attention was recorded, and for tokens that the text does not have.
+    """
+    text, image = recorded.text, recorded.image
+    require(
+        text is not None and image is not None,
+        f"{whose} found no joint attention with the tokens of a text; the conditions of the network are no tokens: "
+        "give the regions",
+    )
+    assert text is not None and image is not None
+    require(
+        max(tokens, default=0) < text.shape[2],
+        f"{whose} got the tokens {tuple(tokens)}, but the text has {text.shape[2]} tokens: give indices below it",
+    )
+    text = (image @ text + 3 * image @ (image @ text)) / 4
+    chosen = text[:, :, list(tokens)] if tokens else text
+    return chosen.mT.unflatten(2, (grid.rows, grid.columns))

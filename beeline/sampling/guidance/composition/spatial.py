@@ -18,7 +18,7 @@ from beeline.core.protocols.flows import Reference
 from beeline.core.ranges import Count, NonNegative, Range, Whole, dataclass
 from beeline.core.types import Cond, Dynamics
 from beeline.sampling.blur import gaussian_blur
-from beeline.sampling.guidance.composition.attention_maps import RecordedAttention
+from beeline.sampling.guidance.composition.attention_maps import RecordedAttention, text_maps
 from beeline.sampling.guidance.dependence import Containing, needs_evaluation
 from beeline.sampling.guidance.guide import Unconditional
 from beeline.sampling.guidance.predictions import Predictions
@@ -114,22 +114,13 @@ class AttentionRegions:
         assert tokens is not None
 
         def labels(recorded: RecordedAttention, x: Tensor) -> tuple[Tensor, int]:
-            text, image = recorded.text, recorded.image
             grid = tokens(tuple(x.shape[1:]))
+            maps = gaussian_blur(text_maps(recorded, grid, self.tokens, "AttentionRegions"), self.deviation)
             require(
-                text is not None and image is not None,
-                f"AttentionRegions found no joint attention with the tokens of a text in {type(field).__name__}; its "
-                "conditions are no tokens: use GivenRegions",
+                (self.background or 0) < maps.shape[1],
+                f"AttentionRegions got background={self.background}, but the text has {maps.shape[1]} tokens: give an "
+                "index below it",
             )
-            assert text is not None and image is not None
-            require(
-                max((*self.tokens, self.background or 0)) < text.shape[2],
-                f"AttentionRegions got tokens={self.tokens} and background={self.background}, but the text has "
-                f"{text.shape[2]} tokens: give indices below it",
-            )
-            text = (image @ text + 3 * image @ (image @ text)) / 4
-            chosen = text[:, :, list(self.tokens)] if self.tokens else text
-            maps = gaussian_blur(chosen.mT.unflatten(2, (grid.rows, grid.columns)), self.deviation)
             maps = maps / maps.mean((2, 3), keepdim=True).clamp(min=1e-12)
             if self.background is not None:  # the background is region 0
                 order = [self.background, *(k for k in range(maps.shape[1]) if k != self.background)]

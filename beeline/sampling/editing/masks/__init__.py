@@ -1,0 +1,1 @@
+"""Regions that are found in data, and combined."""
