@@ -308,6 +308,7 @@ def test_guidance(device: torch.device) -> None:
         of("guidance", "Nested", (of("references", "Without", ("label",), null),), (2.0,), ((0.2, 0.6),)),
         of("guidance", "Conjunction", (of("references", "OtherCondition", {"label": 1}),), (2.0, -1.0)),
         of("guidance", "Disjunction", (of("references", "OtherCondition", {"label": 1}),), (2.0, 1.0)),
+        of("guidance", "Merged", (of("references", "OtherCondition", {"label": 1}),), ((1.0, 0.0),)),
     ):
         on(bl.Sampler(3, guidance=guidance)(flow, x_on(device), cond), device)
     zero = bl.guidance.Unconditional({"text": [0.0, 0.0]})
@@ -834,8 +835,11 @@ def test_a_label_out_of_range_is_refused_after_the_run() -> None:
 # --------------------------------------------------------------------------------------------------------------- edits
 
 
+OF_PICTURES = ("Layered", "LayeredScene", "MaskedKeys", "Pan")
+
+
 @pytest.mark.parametrize(
-    "make", parts("edits", Within=lambda: of("edits", "Within", FlowEdit(), GivenRegion((1.0, 0.0))))
+    "make", parts("edits", OF_PICTURES, Within=lambda: of("edits", "Within", FlowEdit(), GivenRegion((1.0, 0.0))))
 )
 def test_edits(make: Any, device: torch.device) -> None:
     net, x = net_on(device, conditions={"label": {"classes": 3}}), x_on(device)
@@ -843,3 +847,30 @@ def test_edits(make: Any, device: torch.device) -> None:
     outcome = edited(make(), bl.Flow(net), x, old, new, bl.Sampler(2), Rng(0), region=GivenRegion((1.0, 1.0)))
     for part in (outcome.x, outcome.region, outcome.change, outcome.kept):
         on(part, device)
+
+
+LEFT = ((1.0, 1.0, 0.0, 0.0),)
+
+
+@pytest.mark.parametrize("name", OF_PICTURES)
+def test_edits_of_pictures(name: str, device: torch.device) -> None:
+    net = bl.Network(bl.networks.DiT((1, 4, 4), width=16, depth=1, heads=2, conditions={"label": {"classes": 3}}))
+    given = (
+        GivenRegion(LEFT),
+        tuple(of("layer_operations", n) for n in CATALOGUE["layer_operations"] if n != "Remove"),
+    )
+    edit = {"MaskedKeys": given[:1], "Pan": (1, -1)}.get(name, given)
+    old, new = ({"label": torch.full((6,), k)} for k in (0, 1))
+    made = of("edits", name, *edit)(bl.Flow(net.to(device)), x_on(device, 6, 1, 4, 4), old, new, bl.Sampler(2), Rng(0))
+    on(made, device)
+
+
+@pytest.mark.parametrize("name", [n for n in CATALOGUE["edit_regions"] if n != "AttentionRegion"])
+def test_regions(name: str, device: torch.device) -> None:
+    net = bl.Network(bl.networks.DiT((1, 4, 4), width=16, depth=1, heads=2, conditions={"label": {"classes": 3}}))
+    made: dict[str, Any] = {"GivenRegion": (LEFT,), "Union": ((GivenRegion(LEFT),),), "Difference": ()}
+    old, new = ({"label": torch.full((6,), k)} for k in (0, 1))
+    for threshold in CATALOGUE["thresholds"]:
+        difference = of("edit_regions", "Difference", 0.5, 2, of("thresholds", threshold))
+        region = difference if name == "Difference" else of("edit_regions", name, *made.get(name, (difference,)))
+        on(region(bl.Flow(net.to(device)), x_on(device, 6, 1, 4, 4), old, new, Rng(0)), device)

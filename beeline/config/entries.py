@@ -25,6 +25,7 @@ GUIDANCE: dict[str, dict[str, str]] = {
     | of("sampling.guidance.composition.linear", "Nested", "Conjunction")
     | of("sampling.guidance.composition.mixture", "Disjunction")
     | of("sampling.guidance.composition.fusion", "SaliencyFusion")
+    | of("sampling.guidance.composition.merged", "Merged")
     | of("sampling.guidance.composition.spatial", "Regional"),
     "regions": of("sampling.guidance.composition.spatial", "GivenRegions", "AttentionRegions"),
     "references": of("sampling.guidance.guide", "Unconditional", "Weak")
@@ -77,13 +78,17 @@ EDITS: dict[str, dict[str, str]] = {
     "edits": of("sampling.editing.resampled", "InvertAndSample", "SDEdit")
     | of("sampling.editing.flow_edit", "FlowEdit")
     | of("sampling.editing.keeping", "Within")
-    | of("sampling.editing.inpaint", "Inpaint"),
+    | of("sampling.editing.inpaint", "Inpaint")
+    | of("sampling.editing.layers.layered", "Layered", "Pan")
+    | of("sampling.editing.layers.masked_keys", "MaskedKeys")
+    | of("sampling.editing.layers.scene", "LayeredScene"),
     "inversions": of("sampling.editing.inversions", "Backwards", "Noised"),
     "edit_regions": of("sampling.editing.regions", "GivenRegion")
     | of("sampling.editing.masks.difference", "Difference")
     | of("sampling.editing.masks.attention", "AttentionRegion")
     | of("sampling.editing.masks.combined", "Complement", "Union", "Softened"),
     "thresholds": of("sampling.editing.masks.thresholds", "Otsu", "LargestShare", "Soft"),
+    "layer_operations": of("sampling.editing.layers.operations", "Move", "Clone", "Resize", "Flip", "Remove"),
 }
 """How data are changed."""
 

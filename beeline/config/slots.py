@@ -38,6 +38,7 @@ SLOTS: Mapping[str, str] = {
     "Inversion": "inversions",
     "EditRegion": "edit_regions",
     "Threshold": "thresholds",
+    "LayerOperation": "layer_operations",
     "Weight": "weights",
     "Distance": "distances",
     "Derivative": "derivatives",

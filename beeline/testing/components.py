@@ -42,6 +42,7 @@ PROTOCOLS: Mapping[str, type] = {
     "guided_students": games.GuidedStudent,
     "inversions": editing.Inversion,
     "latents": flows.Latent,
+    "layer_operations": editing.LayerOperation,
     "lr_schedules": training.LRSchedule,
     "modalities": data.Modality,
     "noises": flows.NoiseProcess,

@@ -15,8 +15,10 @@ from beeline.fields.flow import Flow
 from beeline.sampling.blur import gaussian_blur
 from beeline.sampling.guidance.composition.attention_maps import RecordedAttention
 from beeline.sampling.guidance.composition.fusion import SaliencyFusion
+from beeline.sampling.guidance.composition.merged import Merged
 from beeline.sampling.guidance.composition.spatial import AttentionRegions, GivenRegions, Regional, region_factors
 from beeline.sampling.guidance.guide import CFG, Extrapolate, Unconditional, Weak
+from beeline.sampling.guidance.references.conditions import OtherCondition
 from beeline.sampling.guidance.rules.frequencies import PerFrequency
 from beeline.sampling.guidance.rules.norms import NormRestored, PerChannel, PerToken
 from beeline.sampling.sampler import Sampler
@@ -255,3 +257,28 @@ def test_fusion_takes_the_field_that_reacts_more():
 def test_refusals(make, message):
     with pytest.raises(BeelineError, match=message):
         make()
+
+
+def test_every_part_has_the_velocity_of_its_own_condition():
+    mask = torch.zeros(8, 8)
+    mask[2:5, 1:4] = 1
+    half = torch.full((8, 8), 0.5)
+
+    def of_label(x, t, cond):
+        return 0 * x + cond["label"].to(x).view(-1, 1, 1, 1)
+
+    cond, x = {"label": torch.tensor([1, 2])}, torch.ones(2, 1, 8, 8)
+    other = OtherCondition({"label": 5})
+    made = Merged((other, Weak(lambda x, t, cond: 0 * x + 7)), (mask, half), window=(0.0, 0.6))(of_label, cond)
+    v = made(x, torch.tensor([0.5, 0.7]))
+    inside = v[0, 0][mask > 0]
+    assert torch.allclose(inside, torch.tensor((5 + 0.5 * 7) / 1.5)) and torch.allclose(
+        v[0, 0][mask == 0], torch.tensor(0.5 * 1 + 0.5 * 7)
+    )
+    assert bool((v[1] == 2).all())  # outside of the window
+    apart = Merged((other,), (mask,), together=False)(of_label, cond)(x, at(0.5))
+    assert torch.equal(Merged((other,), (mask,))(of_label, cond)(x, at(0.5)), apart)
+    with pytest.raises(BeelineError, match="every reference has its part"):
+        Merged((other,), ())
+    with pytest.raises(BeelineError, match="mask of shape"):
+        Merged((other,), (torch.ones(3, 3),))(of_label, cond)(x, at(0.5))

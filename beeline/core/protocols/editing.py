@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from torch import Tensor
@@ -47,3 +48,16 @@ class Threshold(Protocol):
     """Weights in [0, 1] from a number for every position: [B,*P] -> [B,*P]; every datum has its own threshold."""
 
     def __call__(self, size: Tensor) -> Tensor: ...
+
+
+class Places(NamedTuple):
+    """Where the pixels of a picture come from; -1 is none."""
+
+    rows: Tensor  # [B,H] the row of the source of every row
+    columns: Tensor  # [B,W]
+
+
+class LayerOperation(Protocol):
+    """The copies of an object after an operation, the last in front; ``mask`` [B,1,H,W] marks the object."""
+
+    def __call__(self, mask: Tensor) -> Sequence[Places]: ...

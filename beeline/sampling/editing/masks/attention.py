@@ -67,5 +67,5 @@ class AttentionRegion:
                     v(path.point(noise(rng, x, draw), x, t).x, t)
                 maps = text_maps(recorded, grid, self.tokens, "AttentionRegion")
                 sizes.append((maps / maps.mean((2, 3), keepdim=True).clamp(min=1e-12)).mean(1, keepdim=True))
-        m = marked(sum(sizes) / len(sizes), self.threshold, self.deviation, 0, "AttentionRegion")
+        m = marked(torch.stack(sizes).mean(0), self.threshold, self.deviation, 0, "AttentionRegion")
         return dilated(F.interpolate(m.to(x), size=x.shape[2:], mode="nearest"), self.dilation).expand(x.shape)

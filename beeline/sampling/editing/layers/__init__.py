@@ -1,0 +1,1 @@
+"""Edits of pictures as an object before a background."""
