@@ -1,4 +1,4 @@
-"""Objects before backgrounds, on scenes whose law is known."""
+"""Objects before backgrounds, on scenes whose distribution is known."""
 
 import pytest
 import torch
