@@ -1,6 +1,6 @@
-"""Scenes of 8 x 8 pixels whose distribution is known: a square of 2 x 2 pixels at one of 49 places, or none, before one of
-four backgrounds, with Gaussian noise on every pixel. The velocity is exact: that of the mixture of all scenes. The
-condition is 1 for a scene with an object, 0 for one without."""
+"""Scenes of 8 x 8 pixels whose distribution is known: a square of 2 x 2 pixels at one of 49 places, or none, before
+one of four backgrounds, with Gaussian noise on every pixel. The velocity is exact: that of the mixture of all scenes.
+The condition is 1 for a scene with an object, 0 for one without."""
 
 from __future__ import annotations
 
