@@ -835,11 +835,16 @@ def test_a_label_out_of_range_is_refused_after_the_run() -> None:
 # --------------------------------------------------------------------------------------------------------------- edits
 
 
+ATTENTION = tuple(name for name, place in CATALOGUE["edits"].items() if "editing.attention" in place)
+OTHER = tuple(name for name in CATALOGUE["edits"] if name not in ATTENTION)
 OF_PICTURES = ("Layered", "LayeredScene", "MaskedKeys", "Pan")
 
 
 @pytest.mark.parametrize(
-    "make", parts("edits", OF_PICTURES, Within=lambda: of("edits", "Within", FlowEdit(), GivenRegion((1.0, 0.0))))
+    "make",
+    parts(
+        "edits", (*OF_PICTURES, *ATTENTION), Within=lambda: of("edits", "Within", FlowEdit(), GivenRegion((1.0, 0.0)))
+    ),
 )
 def test_edits(make: Any, device: torch.device) -> None:
     net, x = net_on(device, conditions={"label": {"classes": 3}}), x_on(device)
@@ -874,3 +879,14 @@ def test_regions(name: str, device: torch.device) -> None:
         difference = of("edit_regions", "Difference", 0.5, 2, of("thresholds", threshold))
         region = difference if name == "Difference" else of("edit_regions", name, *made.get(name, (difference,)))
         on(region(bl.Flow(net.to(device)), x_on(device, 6, 1, 4, 4), old, new, Rng(0)), device)
+
+
+@pytest.mark.parametrize("make", parts("edits", OTHER))
+def test_attention_edits(make: Any, device: torch.device) -> None:
+    with Rng(0).ambient():
+        net = bl.Network(bl.networks.DiT((1, 4, 4), width=8, heads=2, depth=2, conditions={"label": {"classes": 3}}))
+        for p in net.parameters():
+            nn.init.normal_(p, std=0.3)
+    old, new = ({"label": torch.full((2,), k)} for k in (0, 1))
+    flow = bl.Flow(net.to(device), null={"label": 3})
+    on(make()(flow, x_on(device, 2, 1, 4, 4), old, new, bl.Sampler(2), Rng(0)), device)

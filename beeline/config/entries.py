@@ -77,6 +77,8 @@ GUIDANCE: dict[str, dict[str, str]] = {
 EDITS: dict[str, dict[str, str]] = {
     "edits": of("sampling.editing.resampled", "InvertAndSample", "SDEdit")
     | of("sampling.editing.flow_edit", "FlowEdit")
+    | of("sampling.editing.attention.shared", "SharedValues")
+    | of("sampling.editing.attention.paired", "KeyValueEnriched", "ReferenceAttention")
     | of("sampling.editing.keeping", "Within")
     | of("sampling.editing.inpaint", "Inpaint")
     | of("sampling.editing.layers.layered", "Layered", "Pan")

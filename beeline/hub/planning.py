@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import inspect
 import json
 import struct
@@ -16,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from beeline.core.errors import require
+from beeline.core.memory import free_memory
 from beeline.core.modes import AUTO, Device, resolve_device
 from beeline.core.rng import Rng
 from beeline.core.types import map_cond
@@ -388,13 +388,3 @@ def rate(device: torch.device, dtype: torch.dtype) -> float:
         (a @ a)[0, 0].item()
         count += 1
     return 2.0 * side**3 * count / spent
-
-
-def free_memory(device: torch.device) -> int | None:
-    """Free bytes of a device; None where the system does not say."""
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
-    with contextlib.suppress(OSError, StopIteration):
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        return 1024 * int(next(line for line in lines if line.startswith("MemAvailable")).split()[1])
-    return None

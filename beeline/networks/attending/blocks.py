@@ -12,7 +12,7 @@ from beeline.core.declared import Traits, is_map, traits_of, unwrapped
 from beeline.core.errors import require
 from beeline.core.types import Cond
 from beeline.fields.flow import bind
-from beeline.networks.attending.mode import Attention, AttentionMode
+from beeline.networks.attending.mode import Attention, AttentionMode, Evaluation
 from beeline.networks.attention import SelfAttention
 from beeline.networks.hooks import named_blocks
 from beeline.networks.skipping import Change, Shortens, block_names, kind_of, with_forward, without_blocks
@@ -25,6 +25,17 @@ def with_attention(field: Any, blocks: Sequence[str], attention: Attention) -> A
     ValueError for a field that does not declare the tokens of an image, for an unknown name, and in an evaluation for
     a block without such attention.
     """
+    known = blocks_with_attention(field)
+    mode = AttentionMode(attention)
+    names = tuple(blocks) or known[(len(known) - 1) // 2 :][:1]
+    return Attending(with_forward(field, names, lambda name, block: attending(name, block, mode)), mode)
+
+
+def blocks_with_attention(field: Any) -> tuple[str, ...]:
+    """The names of the blocks of a field with ``SelfAttention``, or of all blocks where none has it.
+
+    Raises ValueError for a field that does not declare the tokens of an image.
+    """
     known = block_names(field)
     require(
         traits_of(field).tokens is not None,
@@ -33,12 +44,10 @@ def with_attention(field: Any, blocks: Sequence[str], attention: Attention) -> A
         "3",
     )
     inner = unwrapped(field)
-    if not blocks and not isinstance(inner, Shortens):
-        parts = named_blocks(inner)
-        known = tuple(k for k in known if any(isinstance(m, SelfAttention) for m in parts[k].modules())) or known
-    mode = AttentionMode(attention)
-    names = tuple(blocks) or known[(len(known) - 1) // 2 :][:1]
-    return Attending(with_forward(field, names, lambda name, block: attending(name, block, mode)), mode)
+    if isinstance(inner, Shortens):
+        return known
+    parts = named_blocks(inner)
+    return tuple(k for k in known if any(isinstance(m, SelfAttention) for m in parts[k].modules())) or known
 
 
 def attending(name: str, block: nn.Module, mode: AttentionMode) -> Callable[..., Any]:
@@ -47,6 +56,7 @@ def attending(name: str, block: nn.Module, mode: AttentionMode) -> Callable[...,
 
     def forward(*args: Any, **kwargs: Any) -> Any:
         before = mode.count
+        mode.enter(name)
         with mode:
             out = inner(*args, **kwargs)
         require(
@@ -88,5 +98,5 @@ class Attending(nn.Module):
     def forward(self, x: Tensor, t: Tensor, cond: Cond = None, *s: Tensor) -> Tensor:
         tokens = traits_of(self.field).tokens
         assert tokens is not None
-        self.mode.grid = tokens(tuple(x.shape[1:]))
+        self.mode.grid, self.mode.evaluation = tokens(tuple(x.shape[1:])), Evaluation(t)
         return bind(self.field, cond)(x, t, *s)

@@ -1,6 +1,8 @@
-"""Functions in place of attention: without other tokens of the image, with smoothed queries, with sparse weights."""
+"""Functions in place of attention: fewer or further keys, smoothed queries, sparse or changed weights."""
 
 from __future__ import annotations
+
+import math
 
 import torch
 from torch import Tensor
@@ -61,6 +63,44 @@ def sparse_attention(a: ImageAttention, alpha: float, scale: float) -> Tensor:
         change = change * attended(a, columns)[:, :, image]
     moved = dense[:, :, image] + scale * change
     return torch.cat([dense[:, :, : image.start], moved, dense[:, :, image.stop :]], 2)
+
+
+def extended_attention(
+    a: ImageAttention, k: Tensor, v: Tensor, weight: float | Tensor = 1.0, mask: Tensor | None = None
+) -> Tensor:
+    """Attention to further keys [B,H,M,D] beside the own ones, whose weights have a factor.
+
+    p_ij ~ weight exp(z_ij) for the own keys,  exp(z_ij) for the further ones
+    The weight is a number or a tensor [B,1,1,1].  With k and v equal to the own ones it is plain attention for every
+    weight; an infinite weight also is.  ``mask`` is that of the further keys.
+    """
+    if not isinstance(weight, Tensor) and weight == math.inf:
+        return a.softmax()
+    both = torch.cat([a.k, k], 2), torch.cat([a.v, v], 2)
+    if a.mask is None and mask is None and not isinstance(weight, Tensor) and weight == 1:
+        return a.softmax(k=both[0], v=both[1])
+    own = added_mask(a.mask, a.k) + (weight.log().to(a.k) if isinstance(weight, Tensor) else math.log(weight))
+    more = added_mask(mask, k)
+    shape = torch.broadcast_shapes(own.shape[:-1], more.shape[:-1])
+    bias = torch.cat([own.expand(*shape, -1), more.expand(*shape, -1)], -1)
+    return a.softmax(k=both[0], v=both[1], mask=bias)
+
+
+def added_mask(mask: Tensor | None, k: Tensor) -> Tensor:
+    """A mask of keys [B,H,M,D] as numbers that are added to logits, broadcast to [B,H,L,M]."""
+    if mask is None:
+        return k.new_zeros(1, 1, 1, k.shape[2])
+    if mask.dtype == torch.bool:
+        mask = torch.zeros_like(mask, dtype=k.dtype).masked_fill(~mask, -torch.inf)
+    return mask.reshape((1,) * (4 - mask.ndim) + mask.shape)
+
+
+def reweighted_attention(a: ImageAttention, gain: Tensor) -> Tensor:
+    """Attention whose weights are multiplied by ``gain``, broadcast to [B,H,L,L]; its rows keep no sum of 1.
+
+    y_i = sum_j g_ij p_ij v_j
+    """
+    return (a.weights() * gain).to(a.v.dtype) @ a.v
 
 
 LOWEST = -1e4  # logit of a masked key

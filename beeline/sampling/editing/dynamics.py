@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, TypeAlias
 
+import torch
 from torch import Tensor
 
 from beeline.core.declared import is_map
@@ -14,7 +15,7 @@ from beeline.core.host_times import host_times
 from beeline.core.modes import check_together, deferred, eval_mode
 from beeline.core.protocols.flows import Guidance
 from beeline.core.rng import Rng
-from beeline.core.types import Cond, Dynamics, map_cond
+from beeline.core.types import Cond, Dynamics, leaves, map_cond
 from beeline.fields.flow import Flow
 from beeline.paths.affine import Linear
 from beeline.sampling.guidance.guide import Plain
@@ -46,12 +47,15 @@ def along(
     start: float = 0.0,
     end: float = 1.0,
     watch: Callable[[Tensor, Tensor], None] | None = None,
+    after: Callable[[Tensor, Tensor], Tensor] | None = None,
 ) -> Tensor:
     """Integrate dynamics made of drifts of the flow under several conditions, from states ``x`` [B,*S] at ``start``.
 
     ``dynamics(drift)`` returns (x, t) -> dx/dt; ``drift(cond, guidance)`` is the guided drift of a run, steered by the
-    controllers of the sampler, whose corrections of the state do not apply.  Steps, schedule and solver are those of
-    the sampler.  Raises ValueError for a flow without an ODE, and for one whose field is a flow map.
+    controllers of the sampler, whose corrections of the state do not apply.  A condition of k times the rows gives a
+    drift for states of k times the rows.  ``after(x, t)`` returns a corrected state after every step.
+    Steps, schedule and solver are those of the sampler.  Raises ValueError for a flow without an ODE, and for one whose
+    field is a flow map.
     """
     require_ode(flow, "an edit")
     require(
@@ -68,12 +72,13 @@ def along(
 
     def drift(cond: Cond, guidance: Guidance | None = None) -> Dynamics:
         how = sampler if guidance is None else replace(sampler, guidance=guidance)
-        return how.drift(flow, x, cond, times)
+        rows = next((len(leaf) for _, leaf in leaves(cond) if leaf.ndim), len(x))
+        return how.drift(flow, torch.cat([x] * max(1, rows // len(x))), cond, times)
 
     parts = (flow, sampler.guidance, sampler.controllers)
     check_together("the data", x, *parts)
     with eval_mode(*parts), deferred():
-        return integrate(dynamics(drift), x, times, sampler.solver, watch=watch)
+        return integrate(dynamics(drift), x, times, sampler.solver, watch=watch, after=after)
 
 
 def plain(sampler: Sampler) -> Sampler:

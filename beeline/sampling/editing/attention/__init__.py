@@ -1,0 +1,1 @@
+"""Edits by attention: of recorded trajectories, and of a source beside the target."""
