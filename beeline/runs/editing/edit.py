@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import singledispatch
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from beeline.core.protocols.editing import Edit, EditRegion
 from beeline.core.rng import Rng
 from beeline.core.types import Cond, map_cond
 from beeline.data.images import Image
+from beeline.evaluation.edits.preservation import mean_defined, psnr, ssim, structure
 from beeline.runs.solving.observed import observed
 from beeline.sampling.editing.outcome import Outcome, edited, joined, same_condition
 from beeline.sampling.sampler import Sampler
@@ -45,6 +47,7 @@ class Edited:
     samples: Any
     outcome: Outcome
     span: float  # of encoded data: the unit of distances
+    measures: Mapping[str, Tensor] = field(default_factory=dict)  # [N] by name: further ones, of pictures
 
     @property
     def summary(self) -> dict[str, Any]:
@@ -53,6 +56,8 @@ class Edited:
         if self.outcome.region is not None:
             found["kept_outside"] = float(self.outcome.kept.mean()) / self.span
             found["largest_outside"] = float(self.outcome.kept.max()) / self.span
+        means = {name: mean_defined(values) for name, values in self.measures.items()}
+        found.update({name: value for name, value in means.items() if value is not None})
         return {**found, "evaluations": self.outcome.evaluations}
 
 
@@ -78,7 +83,7 @@ def edit(bundle: Bundle, method: Edit, given: Any, old: Any, new: Any, how: Sett
         return Edited(modality.decode(x), Outcome(x, None, nothing, nothing, 0.0), unit)
     outcome = run(bundle, method, x, cond, new_cond, how, unit)
     raw = modality.decode(outcome.x)
-    return Edited(modality.with_condition(raw, new), outcome, unit)
+    return Edited(modality.with_condition(raw, new), outcome, unit, measured(modality, x, outcome))
 
 
 def run(bundle: Bundle, method: Edit, x: Tensor, cond: Cond, new_cond: Cond, how: Settings, unit: float) -> Outcome:
@@ -127,6 +132,21 @@ def encoded(modality: Any, given: Any) -> Tensor:
         "solve BUNDLE inpaint",
     )
     return seen.values.float()
+
+
+@singledispatch
+def measured(modality: Any, x: Tensor, outcome: Outcome) -> dict[str, Tensor]:
+    """Further measures of what an edit kept, [N] by name."""
+    return {}
+
+
+@measured.register(Image)
+def _of_pictures(modality: Image, x: Tensor, outcome: Outcome) -> dict[str, Tensor]:
+    """The ratio of signal to noise and the similarity outside of the region, and the distance of structures."""
+    found = {"psnr": psnr(x, outcome.x, outcome.region), "ssim": ssim(x, outcome.x, outcome.region)}
+    if outcome.region is not None:
+        found = {f"{name}_outside": values for name, values in found.items()}
+    return {**found, "structure": structure(x, outcome.x)}
 
 
 @singledispatch

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:  # imported where it is used: these modules work on bundles
     from beeline.evaluation.scores import Report
     from beeline.runs.bundle import Bundle
     from beeline.runs.editing.edit import Edited
+    from beeline.runs.editing.front import Front, Success
     from beeline.runs.solving.solve import Solution
     from beeline.runs.solving.tasks import Task
 
@@ -87,6 +88,42 @@ class Uses:
             to,
             Settings(where, preserve, seed, sampler or cast("Bundle", self).sampler),
         )
+
+    def edit_front(
+        self,
+        method: Edit | str | Sequence[str],
+        given: Any,
+        *,
+        to: Any,
+        cond: Any = None,
+        setting: str = "start",
+        values: Sequence[Any] = (0.1, 0.3, 0.5, 0.7, 0.9),
+        region: Any = None,
+        success: Success | None = None,
+        seed: int = 0,
+        sampler: Sampler | None = None,
+    ) -> Front:
+        """The trade between change and preservation of one or several edits, over the values of a setting.
+
+        ``setting``: its name in the edit, such as "start" or "inversion.guidance".  ``success``: edited data in the
+        user's form -> how well each fits ``to`` [N], larger is better, such as the verdict of a classifier; without it
+        the change is the distance inside the region.  The other arguments are those of ``edit``.
+        The result has ``points``, ``best`` (the Pareto front), ``rows`` and ``plot(path)``.
+
+        Raises BeelineError for what ``edit`` refuses, and for an unknown setting.
+        """
+        from beeline.runs.editing.edit import Settings
+        from beeline.runs.editing.front import front
+        from beeline.sampling.editing.regions import GivenRegion
+
+        names = [method] if isinstance(method, str) or callable(method) else list(method)
+        made = {
+            m if isinstance(m, str) else type(m).__name__: config.parse(m, "edits") if isinstance(m, str) else m
+            for m in names
+        }
+        where = region if region is None or callable(region) else GivenRegion(region)
+        how = Settings(where, None, seed, sampler or cast("Bundle", self).sampler)
+        return front(cast("Bundle", self), made, setting, values, given, cond, to, how, success)
 
     def evaluate(
         self,

@@ -1,0 +1,1 @@
+"""What an edit changed and what it kept, as numbers."""
