@@ -11,7 +11,7 @@ from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sd
 
 from beeline.core.errors import require
 from beeline.core.modes import device_of, eval_mode
-from beeline.core.types import Cond
+from beeline.core.types import Cond, map_cond
 from beeline.fields.flow import Flow, evaluate_field
 
 
@@ -64,6 +64,7 @@ class Passes:
 
     def __init__(self, teacher: Flow, datum: Tensor, cond: Cond = None):
         datum = datum.to(device_of(teacher) or datum.device)
+        cond = map_cond(lambda leaf: leaf.to(datum.device), cond)
         with Operations() as one, eval_mode(teacher.field):
             evaluate_field(teacher.field, datum, torch.full((1,), 0.5, device=datum.device), cond)
         self.unit, self.count = one.count, 0.0

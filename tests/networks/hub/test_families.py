@@ -103,7 +103,7 @@ def test_a_family_gives_the_latents_of_its_pipeline(name, guided):
         found = ours(case, guided)
     assert found.shape == wanted.shape
     assert (wanted - case.x0).abs().max() > 0.1
-    assert (found - wanted).abs().max() <= 1e-5 * max(1.0, float(wanted.abs().max()))
+    assert (found - wanted).abs().max() <= 3e-5 * max(1.0, float(wanted.abs().max()))
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -124,6 +124,17 @@ def test_a_network_in_bfloat16_is_called_without_autocast(name, tmp_path):
 ON_GPU = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device here")]
 
 
+def in_bfloat16(pipe):
+    """The pipeline in bfloat16 on the GPU as ``from_pretrained`` loads it: some modules stay in float32."""
+    pipe.to("cuda", torch.bfloat16)
+    for part in pipe.components.values():
+        kept = set(getattr(part, "_keep_in_fp32_modules", None) or ())
+        for name, module in part.named_modules() if kept else ():
+            if kept & set(name.split(".")):
+                module.float()
+    return pipe
+
+
 @pytest.mark.parametrize("name", [pytest.param(name, marks=ON_GPU) for name in CASES])
 def test_a_family_gives_the_same_latents_on_a_gpu_and_close_ones_in_bfloat16(name):
     case = CASES[name]()
@@ -132,7 +143,7 @@ def test_a_family_gives_the_same_latents_on_a_gpu_and_close_ones_in_bfloat16(nam
     there, size = replace(case, x0=case.x0.cuda()), float(wanted.abs().max())
     found = ours(there, guided, from_pipeline(case.pipe, **case.size).to("cuda"))
     assert found.is_cuda and (found.cpu() - wanted).abs().max() <= 2e-3 * size
-    half = ours(there, guided, from_pipeline(case.pipe.to("cuda", torch.bfloat16), **case.size))
+    half = ours(there, guided, from_pipeline(in_bfloat16(case.pipe), **case.size))
     assert half.dtype == torch.float32 and (half.cpu() - wanted).abs().mean() <= 0.1 * size
 
 
@@ -262,7 +273,7 @@ def test_heads_of_a_family_start_as_its_last_layer(name):
             return
         student = HeadBank(field, 4, 2)
         found = student(case.x0, t, case.cond, torch.ones_like(t))
-        assert (found - wanted).abs().max() <= 1e-5 * max(1.0, float(wanted.abs().max()))
+        assert (found - wanted).abs().max() <= 3e-5 * max(1.0, float(wanted.abs().max()))
         student.bank.bias += torch.arange(4.0)[:, None]
         moved = student(case.x0, t, case.cond, torch.ones_like(t))
         assert (moved - found).abs().mean() > 0.1, "the heads of the second half are used"
