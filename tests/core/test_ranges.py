@@ -26,6 +26,7 @@ NEGATIVE = {
     "energies.ColumnSum.total": "in the units of the columns",
     "energies.ColumnRange.low": "in the units of the column",
     "energies.ColumnRange.high": "in the units of the column",
+    "edits.ShiftedMaps.shift": "towards the beginning",
     "weights.ByDensity.power": "-1 undoes the weight of the sampler",
     "weights.PowerWeight.data": "an exponent",
     "weights.PowerWeight.source": "an exponent",

@@ -15,6 +15,9 @@ from torch.overrides import TorchFunctionMode
 from beeline.core.declared import TokenGrid
 from beeline.core.host_times import host_times
 
+Place: TypeAlias = tuple[str, int]
+"""A block, and the number of the attention in it."""
+
 
 class Evaluation:
     """One evaluation of a network, in which attention takes place."""
@@ -41,6 +44,11 @@ class ImageAttention:
     block: str = ""  # the name of the block in which it takes place
     index: int = 0  # of this attention among those of the block
     evaluation: Evaluation = field(default_factory=Evaluation)
+
+    @property
+    def place(self) -> Place:
+        """Where it takes place in the network."""
+        return self.block, self.index
 
     @property
     def time(self) -> float:

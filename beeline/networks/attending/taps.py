@@ -5,24 +5,22 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from beeline.core.errors import require
 from beeline.core.memory import free_memory
 from beeline.core.types import Cond, map_cond
 from beeline.fields.flow import bind
-from beeline.networks.attending.blocks import blocks_with_attention, with_attention
-from beeline.networks.attending.mode import ImageAttention
-from beeline.networks.skipping import check_names
+from beeline.networks.attending.blocks import Attending, blocks_with_attention, with_attention
+from beeline.networks.attending.mode import AttentionMode, Evaluation, ImageAttention, Place
+from beeline.networks.hub.calls.skips import IMAGE, RESULTS
+from beeline.networks.skipping import check_names, with_forward
 
 Blocks: TypeAlias = Sequence[str] | Callable[[Sequence[str]], Sequence[str]]
 """Names of blocks, or a function that chooses among those with attention."""
-
-Place: TypeAlias = tuple[str, int]
-"""A block, and the number of the attention in it."""
 
 
 def chosen_blocks(field: Any, blocks: Blocks = (), depth: tuple[float, float] = (0.0, 1.0)) -> tuple[str, ...]:
@@ -46,6 +44,50 @@ def chosen_blocks(field: Any, blocks: Blocks = (), depth: tuple[float, float] = 
     )
     first = min(math.floor(low * len(known)), len(known) - 1)
     return known[first : max(first + 1, math.ceil(high * len(known)))]
+
+
+def with_outputs(field: Any, names: Sequence[str], change: Callable[[BlockOutput], Tensor]) -> Attending:
+    """A field with the same weights in whose named blocks the output for the picture is changed; ``field`` is not.
+
+    Of blocks that return the tokens of a text as well, these stay.
+    """
+    mode = AttentionMode(lambda a: a.softmax())
+
+    def changed(name: str, block: nn.Module) -> Callable[..., Any]:
+        inner, streams = block.forward, RESULTS.get(type(block).__name__, (IMAGE,))
+
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            out = inner(*args, **kwargs)
+            if isinstance(out, Tensor):
+                return change(BlockOutput(out, name, mode.evaluation))
+            parts, at = list(out), streams.index(IMAGE)
+            parts[at] = change(BlockOutput(parts[at], name, mode.evaluation))
+            return tuple(parts)
+
+        return forward
+
+    return Attending(with_forward(field, names, changed), mode)
+
+
+class BlockOutput(NamedTuple):
+    """What a block gives for the tokens of a picture, and those of a text where it has one stream for both."""
+
+    h: Tensor  # [B,...]
+    block: str
+    evaluation: Evaluation
+
+    @property
+    def place(self) -> Place:
+        """Where it is in the network."""
+        return self.block, OUTPUT
+
+    @property
+    def time(self) -> float:
+        """The time at which the network is evaluated."""
+        return self.evaluation.time
+
+
+OUTPUT = -1  # the number of the output of a block, beside those of its attentions
 
 
 class Store:
@@ -80,24 +122,25 @@ class Store:
         held = (x for times in self.entries.values() for parts in times.values() for x in parts.values())
         return sum(x.numel() * x.element_size() for x in held)
 
-    def put(self, a: ImageAttention, **parts: Tensor) -> None:
-        """Keep tensors [B,...] of an attention by name."""
-        times = self.entries.setdefault((a.block, a.index), {})
+    def put(self, a: ImageAttention | BlockOutput, **parts: Tensor) -> None:
+        """Keep tensors [B,...] of an attention or of the output of a block by name."""
+        times = self.entries.setdefault(a.place, {})
         if a.time not in times:
             kept = {name: part[: self.rows].detach() for name, part in parts.items()}
             times[a.time] = {name: part.cpu() if self.cpu else part.clone() for name, part in kept.items()}
 
-    def nearest(self, a: ImageAttention) -> Mapping[str, Tensor] | None:
+    def nearest(self, a: ImageAttention | BlockOutput) -> Mapping[str, Tensor] | None:
         """The tensors of the nearest time at the place of an attention, for all its rows; None without any.
 
         Rows are repeated for a batch of several predictions.
         """
-        times = self.entries.get((a.block, a.index))
+        times = self.entries.get(a.place)
         if not times:
             return None
         found = times[min(times, key=lambda t: (abs(t - a.time), t))]
-        more = len(a.q) // self.rows
-        return {name: part.to(a.q).repeat(more, *(1 for _ in part.shape[1:])) for name, part in found.items()}
+        like = a.h if isinstance(a, BlockOutput) else a.q
+        more = len(like) // self.rows
+        return {name: part.to(like).repeat(more, *(1 for _ in part.shape[1:])) for name, part in found.items()}
 
     def reserve(self, bytes_needed: int, device: torch.device) -> int:
         """The bytes that a run is going to hold; raises ValueError where more are needed than are free."""

@@ -22,7 +22,7 @@ from beeline.networks.attending.blocks import with_attention
 from beeline.networks.attending.functions import extended_attention
 from beeline.networks.attending.mode import ImageAttention
 from beeline.networks.attending.taps import chosen_blocks
-from beeline.sampling.editing.attention.parts import EARLIER, Trajectory, end_of_steps, part
+from beeline.sampling.editing.attention.parts import EARLIER, Trajectory, differing, end_of_steps, grouped, members
 from beeline.sampling.editing.dynamics import Drift, along, to_device
 from beeline.sampling.editing.inversions import Backwards, Noised
 from beeline.sampling.editing.resampled import InvertAndSample
@@ -51,9 +51,15 @@ class Paired(ABC):
     def mix(self, source: ImageAttention, target: ImageAttention) -> Tensor:
         """The output [B,H,L,D] of the target's attention."""
 
-    def mixer(self) -> Mix:
-        """``mix`` for one run; members with a memory of the run replace it."""
+    def mixer(self, changed: Tensor) -> Mix:
+        """``mix`` for one run, in which the rows ``changed`` [B] have another new condition than the old one."""
         return self.mix
+
+    def correction(
+        self, source: Trajectory, flow: Flow, cond: Cond, new_cond: Cond, rng: Rng
+    ) -> Callable[[Tensor, Tensor], Tensor] | None:
+        """(x, t) -> the corrected state of the target after a step; None where there is none."""
+        return None
 
     @property
     def acts(self) -> bool:
@@ -66,9 +72,10 @@ class Paired(ABC):
         if until < self.start or not self.acts:
             return InvertAndSample(self.inversion, self.start)(flow, x, cond, new_cond, sampler, rng)
         source, state = self.source(flow, x, cond, sampler, rng)
-        attend = pairwise(self.mixer(), len(x), until)
+        attend = pairwise(self.mixer(differing(cond, new_cond, x)), len(x), until)
         paired = replace(flow, field=with_attention(flow.field, names, attend))
-        return along(paired, state.x, sampler, beside(source, cond, new_cond), start=state.t)
+        after = self.correction(source, flow, cond, new_cond, rng)
+        return along(paired, state.x, sampler, beside(source, cond, new_cond), start=state.t, after=after)
 
     def source(self, flow: Flow, x: Tensor, cond: Cond, sampler: Sampler, rng: Rng) -> tuple[Trajectory, State]:
         """The states of the source by time, and the state from which the target starts."""
@@ -99,13 +106,8 @@ def pairwise(mix: Mix, rows: int, until: float) -> Callable[[ImageAttention], Te
     def attend(a: ImageAttention) -> Tensor:
         if a.time >= until:
             return a.softmax()
-        split = lambda x: x.unflatten(0, (-1, 2, rows))  # noqa: E731
-        source, target = (
-            part(a, lambda x: split(x)[:, 0].flatten(0, 1)),
-            part(a, lambda x: split(x)[:, 1].flatten(0, 1)),
-        )
-        both = (out.unflatten(0, (-1, rows)) for out in (source.softmax(), mix(source, target)))
-        return torch.stack(list(both), 1).flatten(0, 2)
+        source, target = members(a, 2, rows)
+        return grouped([source.softmax(), mix(source, target)], rows)
 
     return attend
 

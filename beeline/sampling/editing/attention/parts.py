@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -46,10 +46,20 @@ def evaluation_times(sampler: Sampler, start: float, end: float) -> list[float]:
     return found
 
 
-def part(a: ImageAttention, which: Callable[[Tensor], Tensor]) -> ImageAttention:
-    """An attention of some of its rows."""
-    mask = which(a.mask) if a.mask is not None and a.mask.ndim == 4 and len(a.mask) == len(a.q) else a.mask
-    return replace(a, q=which(a.q), k=which(a.k), v=which(a.v), mask=mask)
+def members(a: ImageAttention, count: int, rows: int) -> list[ImageAttention]:
+    """The attentions of the members of a batch of groups, each of ``count`` members of some rows."""
+
+    def of(x: Tensor, k: int) -> Tensor:
+        return x.reshape(-1, count, rows, *x.shape[1:])[:, k].flatten(0, 1)
+
+    masked = a.mask is not None and a.mask.ndim == 4 and len(a.mask) == len(a.q)
+    masks = [of(a.mask, k) if masked and a.mask is not None else a.mask for k in range(count)]
+    return [replace(a, q=of(a.q, k), k=of(a.k, k), v=of(a.v, k), mask=masks[k]) for k in range(count)]
+
+
+def grouped(outputs: Sequence[Tensor], rows: int) -> Tensor:
+    """The inverse of ``members`` for outputs [G B,H,L,D]."""
+    return torch.stack([out.reshape(-1, rows, *out.shape[1:]) for out in outputs], 1).flatten(0, 2)
 
 
 def with_image(own: Tensor, a: ImageAttention, other: Tensor) -> Tensor:

@@ -9,6 +9,8 @@ import beeline as bl
 from beeline.core.errors import BeelineError
 from beeline.networks.attending.blocks import with_attention
 from beeline.networks.attending.taps import Store
+from beeline.sampling.editing.attention.added import AddIt
+from beeline.sampling.editing.attention.flux_space import FluxSpace
 from beeline.sampling.editing.attention.paired import (
     KeyValueEnriched,
     ReferenceAttention,
@@ -16,6 +18,8 @@ from beeline.sampling.editing.attention.paired import (
     responsiveness,
 )
 from beeline.sampling.editing.attention.parts import Trajectory, evaluation_times
+from beeline.sampling.editing.attention.reflex import ReFlex
+from beeline.sampling.editing.attention.sequences import Emphasised, SharedMaps
 from beeline.sampling.editing.attention.shared import SharedValues
 from beeline.sampling.editing.inversions import Backwards, Noised
 from beeline.sampling.editing.outcome import edited
@@ -34,7 +38,13 @@ EDITS = {
     "keys": (SharedValues(steps=3, keys=(1.0, 0.5), values=(1.0, 0.0)), {"keys": (1.0, 0.0)}),
     "enriched": (KeyValueEnriched(), {"share": 0.0}),
     "reference": (ReferenceAttention(), {"weight": 0.0}),
+    "added": (AddIt(start=0.0), {"share": 0.0}),
+    "reflex": (ReFlex(kept=4, text_scale=2.0), {"image": 0.0, "text": 0.0, "features": 0.0, "whole": 0.0}),
+    "space": (FluxSpace(null={"label": 3}), {"strength": 0.0}),
+    "emphasis": (Emphasised((1, 2), 3.0), {"factor": 1.0}),
+    "maps": (SharedMaps(), {"share": 0.0}),
 }
+EMPHASIS = ("keys", "emphasis")  # they also change data of equal conditions
 
 
 def flow(depth=3, size=0.5):
@@ -45,23 +55,24 @@ def flow(depth=3, size=0.5):
     return bl.Flow(net)
 
 
-@pytest.mark.parametrize("solver", [EULER, MIDPOINT, MidpointReuse()], ids=["euler", "midpoint", "reuse"])
-@pytest.mark.parametrize("name", EDITS)
+@pytest.mark.parametrize(
+    "name, solver", [*((name, MidpointReuse()) for name in EDITS), ("values", Taylor()), ("enriched", EULER)]
+)
 def test_without_strength_an_edit_is_the_plain_one_and_with_it_another(name, solver):
     edit, none = EDITS[name]
-    sampler = bl.Sampler(6, solver=solver, guidance=GUIDED)
-    plain = InvertAndSample()(flow(size=0.8), X, OLD, NEW, sampler, bl.Rng(0))
+    sampler = bl.Sampler(4, solver=solver, guidance=GUIDED)
+    plain = InvertAndSample()(flow(size=0.8), X, OLD, OLD if name == "space" else NEW, sampler, bl.Rng(0))
     assert torch.equal(replace(edit, **none)(flow(size=0.8), X, OLD, NEW, sampler, bl.Rng(0)), plain)
     assert (edit(flow(size=0.8), X, OLD, NEW, sampler, bl.Rng(0)) - plain).abs().max() > 1e-4
 
 
 @pytest.mark.parametrize("name", EDITS)
 def test_equal_conditions_change_no_more_than_the_round_trip(name):
-    sampler = bl.Sampler(24, solver=MIDPOINT)
+    sampler = bl.Sampler(12, solver=MIDPOINT)
     plain = (InvertAndSample()(flow(), X, OLD, OLD, sampler, bl.Rng(0)) - X).abs().max()
     made = EDITS[name][0](flow(), X, OLD, OLD, sampler, bl.Rng(0))
-    if name != "keys":  # which are added
-        assert (made - X).abs().max() < plain + 2e-3
+    if name not in EMPHASIS:
+        assert (made - X).abs().max() < plain + 1e-2
 
 
 @pytest.mark.parametrize("name", EDITS)
@@ -85,7 +96,9 @@ def test_the_number_of_stored_entries_is_steps_by_blocks_by_stages(solver, stage
     assert counts == [3 * 2 * stages]
 
 
-@pytest.mark.parametrize("edit", [KeyValueEnriched(), ReferenceAttention(weight=1.0)], ids=repr)
+@pytest.mark.parametrize(
+    "edit", [KeyValueEnriched(), ReferenceAttention(1.0), SharedMaps(), AddIt(weight=3.0), AddIt()], ids=repr
+)
 def test_equal_halves_of_a_batch_stay_equal(edit):
     pair, t = torch.cat([X, X]), torch.full((6,), 0.3)
     cond = {"label": torch.cat([OLD["label"]] * 2)}
