@@ -62,7 +62,9 @@ sources = Namespace("beeline.sources", "sources")
 predictions = Namespace("beeline.predictions", "predictions")
 guidance = Namespace("beeline.guidance", "references", "rules", "guidance")
 steering = Namespace("beeline.steering", "controllers", "energies", "operators", "estimates", "placements")
-editing = Namespace("beeline.editing", "edits", "inversions", "edit_regions", "thresholds", "layer_operations")
+editing = Namespace(
+    "beeline.editing", "edits", "inversions", "edit_regions", "thresholds", "layer_operations", "pair_operations"
+)
 samplers = Namespace("beeline.samplers", "samplers")
 optimizers = Namespace("beeline.optimizers", "optimizers")
 lr_schedules = Namespace("beeline.lr_schedules", "lr_schedules")

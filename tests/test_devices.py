@@ -843,7 +843,9 @@ OF_PICTURES = ("Layered", "LayeredScene", "MaskedKeys", "Pan")
 @pytest.mark.parametrize(
     "make",
     parts(
-        "edits", (*OF_PICTURES, *ATTENTION), Within=lambda: of("edits", "Within", FlowEdit(), GivenRegion((1.0, 0.0)))
+        "edits",
+        (*OF_PICTURES, *ATTENTION, "TrainedEditor", "ResampledViews"),
+        Within=lambda: of("edits", "Within", FlowEdit(), GivenRegion((1.0, 0.0))),
     ),
 )
 def test_edits(make: Any, device: torch.device) -> None:
@@ -890,3 +892,20 @@ def test_attention_edits(make: Any, device: torch.device) -> None:
     old, new = ({"label": torch.full((2,), k)} for k in (0, 1))
     flow = bl.Flow(net.to(device), null={"label": 3})
     on(make()(flow, x_on(device, 2, 1, 4, 4), old, new, bl.Sampler(2), Rng(0)), device)
+
+
+def test_trained_editors(device: torch.device) -> None:
+    x, rng = x_on(device, 6, 1, 2, 2), Rng(0)
+    objective = of("objectives", "Instructed", (of("pair_operations", "Inverted"), of("pair_operations", "Turned")))
+    with rng.ambient():
+        inner = bl.Network(bl.networks.MLP(shape=(1, 2, 2), width=8, depth=1))
+    net = objective.wrap(inner, bl.Batch(x), rng).to(device)
+    loss = objective(net, bl.Batch(x), rng)
+    on(loss.value, device)
+    edit = of("edits", "TrainedEditor", 1, ((0.5,),))
+    on(edit(bl.Flow(net), x, None, None, bl.Sampler(2), rng), device)
+    with rng.ambient():
+        views = bl.Network(bl.networks.MLP(shape=(8, 1, 1), width=8, depth=1, conditions={"times": {"size": 4}}))
+    field, x = of("networks", "ViewField", views, "times").to(device), x_on(device, 6, 4, 2, 1, 1)
+    on(of("objectives", "Recomposed")(field, bl.Batch(x), rng).value, device)
+    on(of("edits", "ResampledViews", (0,))(bl.Flow(field), x, None, None, bl.Sampler(2), rng), device)

@@ -72,6 +72,8 @@ CATALOGUE: dict[str, dict[str, str]] = {
     | _of("objectives.deep_supervision.heads", "Refiner", "PatchHead", "TimedHead")
     | _of("objectives.heads", "Head", "Beside")
     | _of("objectives.coupled", "FromStart")
+    | _of("objectives.editing.instructed", "EditingField")
+    | _of("objectives.editing.views", "ViewField")
     | _of("objectives.hierarchical", "RandomVelocity")
     | _of("distillation.inner_loop", "InnerLoop")
     | _of("networks.guided.adapters", "BlockAdapters", "SideNetwork")
@@ -129,6 +131,8 @@ CATALOGUE: dict[str, dict[str, str]] = {
     | _of("objectives.alignment", "Aligned", "Separable", "Dispersed", "SmoothSteps", "SelfRectified", "SelfPerceptual")
     | _of("objectives.second_order", "ConstantAccelerationMatching", "EncodedSource")
     | _of("objectives.coupled", "Augmented")
+    | _of("objectives.editing.instructed", "Instructed")
+    | _of("objectives.editing.views", "Recomposed")
     | _of("objectives.windows", "Windowed", "TwoHops")
     | _of("objectives.maps.decoding", "DecodingMatching")
     | MAP_OBJECTIVES
@@ -212,7 +216,7 @@ CATALOGUE: dict[str, dict[str, str]] = {
     | _of("data.tables.metrics.scores", "MissingError", "Violations")
     | _of("data.tables.metrics.privacy", "Duplicates"),
     "recipes": _of("recipes.images", "digits()", "mnist()", "images()", "latents()")
-    | _of("recipes.translation", "transfer()", "translation()")
+    | _of("recipes.translation", "transfer()", "translation()", "editor()")
     | _of("recipes.points", "points()", "two_moons()", "directions()")
     | _of("recipes.tables", "table()")
     | _of("recipes.signals", "arrays()")

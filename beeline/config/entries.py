@@ -87,13 +87,15 @@ EDITS: dict[str, dict[str, str]] = {
     | of("sampling.editing.inpaint", "Inpaint")
     | of("sampling.editing.layers.layered", "Layered", "Pan")
     | of("sampling.editing.layers.masked_keys", "MaskedKeys")
-    | of("sampling.editing.layers.scene", "LayeredScene"),
+    | of("sampling.editing.layers.scene", "LayeredScene")
+    | of("sampling.editing.trained", "TrainedEditor", "ResampledViews"),
     "inversions": of("sampling.editing.inversions", "Backwards", "Noised"),
     "edit_regions": of("sampling.editing.regions", "GivenRegion")
     | of("sampling.editing.masks.difference", "Difference")
     | of("sampling.editing.masks.attention", "AttentionRegion")
     | of("sampling.editing.masks.combined", "Complement", "Union", "Softened"),
     "thresholds": of("sampling.editing.masks.thresholds", "Otsu", "LargestShare", "Soft"),
+    "pair_operations": of("objectives.editing.pairs", "Inverted", "Shifted", "Turned", "Mirrored", "Pasted"),
     "layer_operations": of("sampling.editing.layers.operations", "Move", "Clone", "Resize", "Flip", "Remove"),
 }
 """How data are changed."""

@@ -39,6 +39,7 @@ SLOTS: Mapping[str, str] = {
     "EditRegion": "edit_regions",
     "Threshold": "thresholds",
     "LayerOperation": "layer_operations",
+    "PairOperation": "pair_operations",
     "Weight": "weights",
     "Distance": "distances",
     "Derivative": "derivatives",

@@ -25,6 +25,10 @@ class Edit(Protocol):
     def __call__(self, flow: Flow, x: Tensor, cond: Cond, new_cond: Cond, sampler: Sampler, rng: Rng) -> Tensor: ...
 
 
+class OwnChange:
+    """Base of edits that change data also where both conditions are equal, such as moving an object."""
+
+
 class State(NamedTuple):
     """A state of a flow and its time."""
 

@@ -16,6 +16,7 @@ from beeline.core.types import Cond, map_cond
 from beeline.data.images import Image
 from beeline.evaluation.edits.preservation import mean_defined, psnr, ssim, structure
 from beeline.runs.solving.observed import observed
+from beeline.sampling.editing.keeping import changes_alone
 from beeline.sampling.editing.outcome import Outcome, edited, joined, same_condition
 from beeline.sampling.sampler import Sampler
 from beeline.sampling.steering.modalities import for_modality
@@ -78,7 +79,7 @@ def edit(bundle: Bundle, method: Edit, given: Any, old: Any, new: Any, how: Sett
     x = encoded(modality, given)
     cond, new_cond = (bundle.condition(value, len(x)) for value in (old, new))
     unit = span(modality)
-    if same_condition(cond, new_cond):
+    if same_condition(cond, new_cond) and not changes_alone(method):
         nothing = x.new_zeros(len(x))
         return Edited(modality.decode(x), Outcome(x, None, nothing, nothing, 0.0), unit)
     outcome = run(bundle, method, x, cond, new_cond, how, unit)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from beeline.core.errors import require
-from beeline.core.protocols.editing import EditRegion
+from beeline.core.protocols.editing import EditRegion, OwnChange
 from beeline.core.ranges import Count, Positive, dataclass
 from beeline.core.rng import Rng
 from beeline.core.types import Cond
@@ -23,7 +23,7 @@ from beeline.sampling.steering.operators.masks import Mask
 
 
 @dataclass(frozen=True)
-class Inpaint:
+class Inpaint(OwnChange):
     """Samples the inside of a region from its distribution given the outside, under the new condition.
 
     y ~ p(x1 | x1 = x where m = 0, new_cond), by MomentMatching on the values outside

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from beeline.core.errors import require
 from beeline.core.host_times import host_times
-from beeline.core.protocols.editing import Edit, EditRegion
+from beeline.core.protocols.editing import Edit, EditRegion, OwnChange
 from beeline.core.protocols.steering import Controller, Run
 from beeline.core.ranges import dataclass
 from beeline.core.rng import Rng
@@ -76,6 +76,11 @@ class Within:
     def __call__(self, flow: Flow, x: Tensor, cond: Cond, new_cond: Cond, sampler: Sampler, rng: Rng) -> Tensor:
         region = resolved(self.region, flow, x, cond, new_cond, rng)
         return kept(self.edit, region, flow, x, cond, new_cond, sampler, rng)
+
+
+def changes_alone(edit: Edit) -> bool:
+    """Whether an edit changes data also where both conditions are equal."""
+    return isinstance(edit, OwnChange) or (isinstance(edit, Within) and changes_alone(edit.edit))
 
 
 def kept(

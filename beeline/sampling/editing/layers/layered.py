@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from beeline.core.errors import require
-from beeline.core.protocols.editing import Edit, EditRegion, Inversion, LayerOperation
+from beeline.core.protocols.editing import Edit, EditRegion, Inversion, LayerOperation, OwnChange
 from beeline.core.protocols.flows import Reference
 from beeline.core.ranges import Early, Whole, dataclass
 from beeline.core.rng import Rng
@@ -23,7 +23,7 @@ from beeline.sampling.sampler import Sampler
 
 
 @dataclass(frozen=True)
-class Layered:
+class Layered(OwnChange):
     """Moves, resizes, copies, mirrors or removes an object: its layer before a filled background (DesignEdit).
 
     b = fill(x) where the object was;  x_s, b_s = inversions to time s = ``start``
@@ -71,7 +71,7 @@ class Layered:
 
 
 @dataclass(frozen=True)
-class Pan:
+class Pan(OwnChange):
     """Moves the whole picture, and fills what comes into view (outpainting).
 
     y = x_(i - down, j - right) where it is known, and fill(y) elsewhere

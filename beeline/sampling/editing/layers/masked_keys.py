@@ -10,7 +10,7 @@ from torch import Tensor
 
 from beeline.core.declared import traits_of, unwrapped
 from beeline.core.errors import require
-from beeline.core.protocols.editing import EditRegion, Inversion
+from beeline.core.protocols.editing import EditRegion, Inversion, OwnChange
 from beeline.core.ranges import dataclass
 from beeline.core.rng import Rng
 from beeline.core.types import Cond
@@ -28,7 +28,7 @@ from beeline.sampling.sampler import Sampler
 
 
 @dataclass(frozen=True)
-class MaskedKeys:
+class MaskedKeys(OwnChange):
     """Fills a region by attention to what is outside of it: no token attends to the tokens of the region (DesignEdit).
 
     attention = softmax over the keys outside of the region and those of a text;  x_0 = noise inside, the inversion

@@ -8,7 +8,7 @@ from dataclasses import field, replace
 import torch
 from torch import Tensor
 
-from beeline.core.protocols.editing import EditRegion, Inversion, LayerOperation, Places
+from beeline.core.protocols.editing import EditRegion, Inversion, LayerOperation, OwnChange, Places
 from beeline.core.ranges import Count, Inside, NonNegative, dataclass
 from beeline.core.rng import Rng
 from beeline.core.types import Cond, Dynamics
@@ -22,7 +22,7 @@ from beeline.sampling.sampler import Sampler
 
 
 @dataclass(frozen=True)
-class LayeredScene:
+class LayeredScene(OwnChange):
     """Moves, resizes or copies an object whose layer and background are denoised in several layouts at a time.
 
     dz_l/dt = mean over layouts, where layer l is seen, of v(layout, t, new_cond), taken back to its place

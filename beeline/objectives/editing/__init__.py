@@ -1,0 +1,1 @@
+"""Training of editors on pairs that known operations make."""
