@@ -82,6 +82,7 @@ EDITS: dict[str, dict[str, str]] = {
     | of("sampling.editing.attention.added", "AddIt")
     | of("sampling.editing.attention.reflex", "ReFlex")
     | of("sampling.editing.attention.flux_space", "FluxSpace")
+    | of("sampling.editing.attention.adapters", "MaskedAdapters")
     | of("sampling.editing.attention.sequences", "Emphasised", "SharedMaps", "ShiftedMaps")
     | of("sampling.editing.keeping", "Within")
     | of("sampling.editing.inpaint", "Inpaint")
