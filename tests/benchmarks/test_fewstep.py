@@ -180,7 +180,7 @@ def test_the_page_is_that_of_the_results(tmp_path: Path) -> None:
     page.write(target)
     assert target.read_text(encoding="utf-8") == page.PAGE.read_text(encoding="utf-8")
     empty = page.page({}, {})
-    assert empty.count("Not measured yet") == 5
+    assert empty.count("Not measured yet") == 6
     at = {"1": {"distance": 2.0, "recall": 0.5, "coverage": 0.5, "agreement": 0.9, "pairing": 0.1}}
     settings = {"budget": 100, "batch": 4, "samples": 10}
     ends = {"1": {**at["1"], "distance": 10.0}, "32": {**at["1"], "distance": 1.6}}
@@ -191,3 +191,17 @@ def test_the_page_is_that_of_the_results(tmp_path: Path) -> None:
     found = page.page(measured, {})
     assert "| OneStep | 2 | - | - | - | - |" in found and "- Bad failed: E: x" in found
     assert "1.25 times | OneStep" in found and "two evaluations: at most 1.05 times the teacher at 32 | not me" in found
+    assert "| 1 | 7 | 3.0 | 1 | 1 |" in found and "Computed on" not in found
+
+    # with the larger budget, aims are judged there if it has such a student; seconds beside a GPU are not shown
+    gpu = {"accelerator": "A GPU"}
+    longer = {"settings": {**settings, "budget": 800}, "parameters": 5, "machine": gpu}
+    longer |= {"Euler": {"1": ends["1"], "32": {**at["1"], "distance": 1.0}}, "Heun": {"32": ends["1"]}}
+    better = {**row, "evaluations": {"1": {**at["1"], "distance": 1.1}}, "machine": gpu}
+    small = {**row, "evaluations": {"1": {**at["1"], "distance": 3.0}}}
+    both = {"mnist": {**measured["mnist"], "Reflow(Sampler(8))": {"0": small}}}
+    both["mnist-long"] = {"teacher": {"0": longer}, "OneStep()": {"0": better}}
+    found = page.page(both, {})
+    assert "1.1 times | OneStep | 800 |" in found and "0.3 times | Reflow(Sampler(8)) | 100 |" in found
+    assert found.count("at most 1.15 times the teacher") == 1
+    assert "| 1 | 7 | 3.0 | - | 1 |" in found and "Computed on one A GPU." in found and "took 1 to 1 s" in found
