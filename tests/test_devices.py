@@ -350,6 +350,8 @@ def near() -> Any:
         lambda: of("controllers", "TFG", near(), kept=of("placements", "StateKept"), clip=0.5),
         lambda: of("controllers", "TFG", near(), rho=0.0, kept=of("placements", "VelocityKept")),
         lambda: of("controllers", "PeriodicOptimisation", near(), every=2, iterations=2),
+        lambda: of("controllers", "Towards", (0.5, 1.0)),
+        lambda: of("controllers", "Transported", (0.5, 1.0), until=1.0, balanced=True),
     ],
 )
 def test_controllers_of_gradients(make: Any, device: torch.device) -> None:

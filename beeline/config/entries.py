@@ -52,7 +52,8 @@ GUIDANCE: dict[str, dict[str, str]] = {
     | of("sampling.steering.inverse.moments", "MomentMatching")
     | of("sampling.steering.inverse.pulls", "PseudoInverse", "Pull", "Replacement")
     | of("sampling.steering.gradients.training_free", "TFG")
-    | of("sampling.steering.gradients.optimised", "PeriodicOptimisation"),
+    | of("sampling.steering.gradients.optimised", "PeriodicOptimisation")
+    | of("sampling.editing.controlled.towards", "Towards", "Transported"),
     "estimates": of("sampling.steering.gradients.estimates", "OneStep", "SeveralSteps"),
     "placements": of("sampling.steering.gradients.placements", "NoiseKept", "StateKept", "VelocityKept"),
     "energies": of("sampling.steering.energies.squared", "Near")
@@ -76,7 +77,8 @@ GUIDANCE: dict[str, dict[str, str]] = {
 
 EDITS: dict[str, dict[str, str]] = {
     "edits": of("sampling.editing.resampled", "InvertAndSample", "SDEdit")
-    | of("sampling.editing.flow_edit", "FlowEdit")
+    | of("sampling.editing.flow_edit", "DeltaVelocity", "FlowEdit")
+    | of("sampling.editing.controlled.edits", "RFInversion", "TransportGuided")
     | of("sampling.editing.attention.shared", "SharedValues")
     | of("sampling.editing.attention.paired", "KeyValueEnriched", "ReferenceAttention")
     | of("sampling.editing.attention.added", "AddIt")
@@ -90,7 +92,8 @@ EDITS: dict[str, dict[str, str]] = {
     | of("sampling.editing.layers.masked_keys", "MaskedKeys")
     | of("sampling.editing.layers.scene", "LayeredScene")
     | of("sampling.editing.trained", "TrainedEditor", "ResampledViews"),
-    "inversions": of("sampling.editing.inversions", "Backwards", "Noised"),
+    "inversions": of("sampling.editing.inversions", "Backwards", "Noised", "NoisedThenBackwards")
+    | of("sampling.editing.controlled.edits", "Controlled"),
     "edit_regions": of("sampling.editing.regions", "GivenRegion")
     | of("sampling.editing.masks.difference", "Difference")
     | of("sampling.editing.masks.attention", "AttentionRegion")

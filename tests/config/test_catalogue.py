@@ -53,6 +53,8 @@ EXAMPLES = {
     "controllers.PseudoInverse": "PseudoInverse(Measured(Mask((1, 0)), (0.5, 0.0), noise=0.1))",
     "controllers.Pull": "Pull(Measured(Mask((1, 0)), (0.5, 0.0), noise=0.1), deviation=0.5)",
     "controllers.Replacement": "Replacement(Measured(Mask((1, 0)), (0.5, 0.0), noise=0.1))",
+    "controllers.Towards": "Towards((0.5, 1.0), 0.9, window=(0.0, 0.25))",
+    "controllers.Transported": "Transported((0.5, 1.0), 0.2, balanced=True)",
     "edits.Within": "Within(FlowEdit(), GivenRegion((1.0, 0.0)))",
     "edits.Layered": "Layered(GivenRegion((1.0,)), (Move(right=2), Resize(2.0)), start=0.6)",
     "edits.LayeredScene": "LayeredScene(GivenRegion((1.0,)), (Clone(down=2), Flip()), views=1)",

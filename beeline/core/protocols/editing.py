@@ -34,6 +34,9 @@ class State(NamedTuple):
 
     x: Tensor  # [B,*S]
     t: float  # in [0, 1)
+    augmented: Tensor | None = (
+        None  # the whole state of a solver with an augmented one, from which a run goes on exactly
+    )
 
 
 class Inversion(Protocol):

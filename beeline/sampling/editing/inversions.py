@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import field, replace
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
+from beeline.core.declared import is_map
 from beeline.core.errors import require
 from beeline.core.protocols.editing import State
 from beeline.core.protocols.flows import Guidance
-from beeline.core.ranges import dataclass
+from beeline.core.ranges import Range, dataclass
 from beeline.core.rng import Rng
 from beeline.core.types import Cond
 from beeline.fields.flow import Flow
@@ -37,13 +39,29 @@ class Backwards:
     guidance: Guidance = field(default_factory=Plain)
 
     def __call__(self, flow: Flow, x: Tensor, cond: Cond, sampler: Sampler, rng: Rng, end: float) -> State:
-        require(
-            not complete(sampler.solver).traits.stochastic,
-            f"an inversion got the solver {described(sampler.solver)}, which adds noise, so that the way back is "
-            "another one; use HEUN, MidpointReuse() or Symmetric()",
-        )
-        how = replace(plain(sampler), guidance=self.guidance)
-        return State(how.invert(flow, x, cond, end=end), end)
+        return backwards(flow, x, cond, replace(plain(sampler), guidance=self.guidance), end)
+
+
+def backwards(flow: Flow, x: Tensor, cond: Cond, sampler: Sampler, end: float, start: float = 1.0) -> State:
+    """The state at ``end`` of a run of a sampler from states [B,*S] at ``start`` towards the source.
+
+    Raises ValueError for a flow map, and for a solver that adds noise.
+    """
+    require(
+        not is_map(flow.field),
+        "an inversion got a flow map, which is trained to jump towards the data; invert with the flow that it was "
+        "distilled from, or start from fresh noise: SDEdit()",
+    )
+    solver = complete(sampler.solver)
+    require(
+        not solver.traits.stochastic,
+        f"an inversion got the solver {described(sampler.solver)}, which adds noise, so that the way back is another "
+        "one; use HEUN, MidpointReuse() or Symmetric(), or Controlled(stochastic=True)",
+    )
+    if not solver.traits.augmented_state:
+        return State(sampler.invert(flow, x, cond, start=start, end=end), end)
+    whole = sampler.invert(flow, solver.lift(x), cond, start=start, end=end, augmented=True)
+    return State(solver.lower(whole), end, whole)
 
 
 @dataclass(frozen=True)
@@ -63,3 +81,30 @@ class Noised:
     def __call__(self, flow: Flow, x: Tensor, cond: Cond, sampler: Sampler, rng: Rng, end: float) -> State:
         path = affine_path(flow, "Noised")
         return State(path.point(noise(rng, x), x, torch.full((len(x),), end, device=x.device)).x, end)
+
+
+@dataclass(frozen=True)
+class NoisedThenBackwards:
+    """Fresh noise near the data, and the solver backwards from there.
+
+    x_s = a(s) x + b(s) z at s = ``until``;  dx/dt = v(x, t, cond) from s to ``end``
+    The last part of a run before the data is the one that is hardest to invert; the noise replaces it, so that states
+    are typical ones.  The data come back up to what the noise covers.  ``until`` 1 is ``Backwards``.
+    Assumes an affine path and a Gaussian source.
+    Source: Kim et al. 2025, "ReFlex: Text-Guided Editing of Real Images in Rectified Flow via Mid-Step Feature
+    Extraction and Attention Adaptation" (arXiv 2507.01496).
+
+    >>> NoisedThenBackwards().until
+    0.9
+    """
+
+    until: Annotated[float, Range(above=0, most=1)] = 0.9  # time down to which the data are noised
+    guidance: Guidance = field(default_factory=Plain)
+
+    def __call__(self, flow: Flow, x: Tensor, cond: Cond, sampler: Sampler, rng: Rng, end: float) -> State:
+        if self.until == 1:
+            return Backwards(self.guidance)(flow, x, cond, sampler, rng, end)
+        state = Noised()(flow, x, cond, sampler, rng, max(self.until, end))
+        if state.t == end:
+            return state
+        return backwards(flow, state.x, cond, replace(plain(sampler), guidance=self.guidance), end, state.t)

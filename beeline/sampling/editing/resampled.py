@@ -6,13 +6,14 @@ from dataclasses import field
 
 from torch import Tensor
 
-from beeline.core.protocols.editing import Inversion
+from beeline.core.protocols.editing import Inversion, State
 from beeline.core.ranges import Early, Inside, dataclass
 from beeline.core.rng import Rng
 from beeline.core.types import Cond
 from beeline.fields.flow import Flow
 from beeline.sampling.editing.inversions import Backwards, Noised
 from beeline.sampling.sampler import Sampler
+from beeline.solvers.wrappers import complete
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,15 @@ class InvertAndSample:
 
     def __call__(self, flow: Flow, x: Tensor, cond: Cond, new_cond: Cond, sampler: Sampler, rng: Rng) -> Tensor:
         state = self.inversion(flow, x, cond, sampler, rng, self.start)
-        return sampler(flow, state.x, new_cond, start=state.t)
+        return resumed(sampler, flow, state, new_cond)
+
+
+def resumed(sampler: Sampler, flow: Flow, state: State, cond: Cond) -> Tensor:
+    """The data [B,*S] to which a sampler leads from a state; exact for the inverse of a solver with two copies."""
+    if state.augmented is None:
+        return sampler(flow, state.x, cond, start=state.t)
+    whole = sampler(flow, state.augmented, cond, start=state.t, augmented=True)
+    return complete(sampler.solver).lower(whole)
 
 
 @dataclass(frozen=True)
