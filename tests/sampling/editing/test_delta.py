@@ -42,7 +42,8 @@ def test_shift_0_is_the_direction_of_delta_denoising_scores(seed):
         return torch.tanh(torch.einsum("bij,bj->bi", w[cond.long()], x)) * (1 + t[:, None])
 
     edit = DeltaVelocity(0.0, progressive=False, start=t)
-    z = edit(bl.Flow(v), x, old, new, bl.Sampler(1, solver=EULER), bl.Rng(seed))  # from z = x, so that only the networks differ
+    # from z = x, so that the networks differ alone
+    z = edit(bl.Flow(v), x, old, new, bl.Sampler(1, solver=EULER), bl.Rng(seed))
     e = noise_at(bl.Rng(seed), torch.tensor([t]), x, 0)
     noisy, at = t * x + (1 - t) * e, torch.full((8,), t, dtype=torch.float64)
     predicted = [noisy - t * v(noisy, at, c) for c in (old, new)]
