@@ -79,6 +79,7 @@ EDITS: dict[str, dict[str, str]] = {
     "edits": of("sampling.editing.resampled", "InvertAndSample", "SDEdit")
     | of("sampling.editing.flow_edit", "DeltaVelocity", "FlowEdit")
     | of("sampling.editing.controlled.edits", "RFInversion", "TransportGuided")
+    | of("sampling.editing.posterior", "Personalised", "PostEdit")
     | of("sampling.editing.attention.shared", "SharedValues")
     | of("sampling.editing.attention.paired", "KeyValueEnriched", "ReferenceAttention")
     | of("sampling.editing.attention.added", "AddIt")

@@ -38,6 +38,8 @@ ENDLESS = {
     "couplings.Unbalanced.reach": "no mass is left behind: Sinkhorn",
     "controllers.TFG.clip": "no bound",
     "samplers.Anchored.strength": "no anchor",
+    "edits.Personalised.strength": "no anchor",
+    "edits.PostEdit.noise": "nothing is measured",
     "rules.NormRestored.most": "no bound",
     "rules.Projected.radius": "no bound",
     "guidance.ProjectedFlow.until": "a constant weight",

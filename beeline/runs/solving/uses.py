@@ -10,12 +10,13 @@ from beeline.config import build as config
 from beeline.sampling.sampler import Sampler
 
 if TYPE_CHECKING:  # imported where it is used: these modules work on bundles
-    from beeline.core.protocols.editing import Edit
+    from beeline.core.protocols.editing import Edit, Inversion
     from beeline.core.protocols.steering import Controller
     from beeline.evaluation.scores import Report
     from beeline.runs.bundle import Bundle
     from beeline.runs.editing.edit import Edited
     from beeline.runs.editing.front import Front, Success
+    from beeline.runs.editing.invert import Inverted
     from beeline.runs.solving.solve import Solution
     from beeline.runs.solving.tasks import Task
 
@@ -88,6 +89,33 @@ class Uses:
             to,
             Settings(where, preserve, seed, sampler or cast("Bundle", self).sampler),
         )
+
+    def invert(
+        self,
+        given: Any,
+        cond: Any = None,
+        *,
+        inversion: Inversion | str = "Backwards",
+        end: float = 0.0,
+        seed: int = 0,
+        sampler: Sampler | None = None,
+    ) -> Inverted:
+        """The noise from which the flow leads to given data under a condition, and how exactly it gives them back.
+
+        ``given``: a file, or data in the user's own form.  ``cond`` is None for the learned null, under which data
+        without a known condition are inverted.  ``inversion``: such as "Backwards", "Controlled(gamma=0.5)" or
+        "NoisedThenBackwards"; it has no guidance unless it is given one, since guidance makes the inverse less exact.
+        ``end``: the time of the states; 0 is noise.
+        The result has ``noise`` [N,*S], ``samples``, the data that come back, and ``error`` [N], their mean absolute
+        difference.
+
+        Raises BeelineError for data that do not fit the bundle, for a student, and for a solver that adds noise.
+        """
+        from beeline.runs.editing.invert import invert
+
+        made = config.parse(inversion, "inversions") if isinstance(inversion, str) else inversion
+        bundle = cast("Bundle", self)
+        return invert(bundle, made, given, cond, sampler or bundle.sampler, seed, end)
 
     def edit_front(
         self,

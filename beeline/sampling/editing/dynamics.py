@@ -17,7 +17,7 @@ from beeline.core.protocols.flows import Guidance
 from beeline.core.rng import Rng
 from beeline.core.types import Cond, Dynamics, leaves, map_cond
 from beeline.fields.flow import Flow
-from beeline.paths.affine import Linear
+from beeline.paths.affine import AffinePath, Linear
 from beeline.sampling.guidance.guide import Plain
 from beeline.sampling.sampler import Sampler
 from beeline.solvers.integrate import integrate
@@ -70,6 +70,12 @@ def along(
         "use HEUN, MIDPOINT or EULER",
     )
 
+    require(
+        flow.trained is None or not flow.trained.fixed,
+        "this edit evaluates velocities at the times of its own grid, and the flow is a student that was trained at "
+        f"{flow.trained and flow.trained.text()} alone: edit with its teacher",
+    )
+
     def drift(cond: Cond, guidance: Guidance | None = None) -> Dynamics:
         how = sampler if guidance is None else replace(sampler, guidance=guidance)
         rows = next((len(leaf) for _, leaf in leaves(cond) if leaf.ndim), len(x))
@@ -93,6 +99,17 @@ def require_linear(flow: Flow, whose: str) -> None:
         f"{whose} got a flow on {type(flow.path).__name__}; it adds a change of the data to noisy states, which is "
         "defined on the straight path: use a flow on Linear(), or InvertAndSample()",
     )
+
+
+def noising_path(flow: Flow, whose: str) -> AffinePath:
+    """The path of a flow or a flow map; raises ValueError where it does not say how data are noised."""
+    require(
+        isinstance(flow.path, AffinePath),
+        f"{whose} got a flow on {type(flow.path).__name__}; it noises data as an affine path does: use a flow on a "
+        "path such as Linear()",
+    )
+    assert isinstance(flow.path, AffinePath)
+    return flow.path
 
 
 def to_device(cond: Cond, like: Tensor) -> Cond:

@@ -16,10 +16,9 @@ from beeline.core.ranges import Range, dataclass
 from beeline.core.rng import Rng
 from beeline.core.types import Cond
 from beeline.fields.flow import Flow
-from beeline.sampling.editing.dynamics import described, noise, plain
+from beeline.sampling.editing.dynamics import described, noise, noising_path, plain
 from beeline.sampling.guidance.guide import Plain
 from beeline.sampling.sampler import Sampler
-from beeline.sampling.steering.controller import affine_path
 from beeline.solvers.wrappers import complete
 
 
@@ -48,9 +47,9 @@ def backwards(flow: Flow, x: Tensor, cond: Cond, sampler: Sampler, end: float, s
     Raises ValueError for a flow map, and for a solver that adds noise.
     """
     require(
-        not is_map(flow.field),
-        "an inversion got a flow map, which is trained to jump towards the data; invert with the flow that it was "
-        "distilled from, or start from fresh noise: SDEdit()",
+        not is_map(flow.field) and (flow.trained is None or not flow.trained.fixed),
+        "an inversion got a flow map or a student of few steps, which has learned to jump towards the data alone; "
+        "invert with the flow that it was distilled from, or start from fresh noise: SDEdit()",
     )
     solver = complete(sampler.solver)
     require(
@@ -79,7 +78,7 @@ class Noised:
     """
 
     def __call__(self, flow: Flow, x: Tensor, cond: Cond, sampler: Sampler, rng: Rng, end: float) -> State:
-        path = affine_path(flow, "Noised")
+        path = noising_path(flow, "Noised")
         return State(path.point(noise(rng, x), x, torch.full((len(x),), end, device=x.device)).x, end)
 
 

@@ -11,22 +11,22 @@ from beeline.sampling.editing.outcome import edited
 from beeline.sampling.editing.regions import GivenRegion
 from beeline.sampling.guidance.guide import Plain
 from beeline.solvers.runge_kutta import EULER, HEUN
-from benchmarks.editing_parts.law import Law, distance
+from benchmarks.editing_parts.exact import Exact, distance
 
-LAW = Law()
+EXACT = Exact()
 
 
 def given(n=64, seed=0):
-    batch = LAW.data(n, bl.Rng(seed))
+    batch = EXACT.data(n, bl.Rng(seed))
     old = batch.cond["label"]
-    return batch.x1, old, (old + 1) % LAW.labels
+    return batch.x1, old, (old + 1) % EXACT.labels
 
 
 @pytest.mark.parametrize("solver", [EULER, HEUN], ids=["euler", "heun"])
 @pytest.mark.parametrize("draws", [1, 2])
 def test_shift_1_is_flow_edit_bit_for_bit(solver, draws):
     x, old, new = given()
-    run = (LAW.flow, x, old, new, bl.Sampler(12, solver=solver), bl.Rng(3))
+    run = (EXACT.flow, x, old, new, bl.Sampler(12, solver=solver), bl.Rng(3))
     made = DeltaVelocity(1.0, progressive=False, start=0.2, draws=draws)(*run)
     assert torch.equal(made, FlowEdit(0.2, draws)(*run))
 
@@ -61,27 +61,27 @@ def test_lower_shifts_keep_more_and_change_less():
     x, old, new = given(256)
     sampler, moved, fit = bl.Sampler(50, solver=EULER), [], []
     for shift in (0.0, 0.5, 1.0):
-        made = DeltaVelocity(shift, progressive=False)(LAW.flow, x, old, new, sampler, bl.Rng(0))
+        made = DeltaVelocity(shift, progressive=False)(EXACT.flow, x, old, new, sampler, bl.Rng(0))
         moved.append(float(distance(made, x).mean()))
-        fit.append(float(LAW.likelihood(made, new).mean()))
+        fit.append(float(EXACT.likelihood(made, new).mean()))
     assert moved == sorted(moved) and fit == sorted(fit) and moved[0] < 0.8 * moved[2]
 
 
 @pytest.mark.parametrize("edit", [DeltaVelocity(), DeltaVelocity(0.0, rate=1.5), FlowEdit(0.0, draws=2)], ids=repr)
 def test_equal_conditions_move_nothing_and_the_outside_stays(edit):
     x, old, new = given()
-    assert torch.equal(edit(LAW.flow, x, old, old, bl.Sampler(10), bl.Rng(0)), x)
-    outcome = edited(edit, LAW.flow, x, old, new, bl.Sampler(10), bl.Rng(0), region=GivenRegion((0.0, 1.0)))
+    assert torch.equal(edit(EXACT.flow, x, old, old, bl.Sampler(10), bl.Rng(0)), x)
+    outcome = edited(edit, EXACT.flow, x, old, new, bl.Sampler(10), bl.Rng(0), region=GivenRegion((0.0, 1.0)))
     assert torch.equal(outcome.x[:, 0], x[:, 0]) and float(outcome.change.mean()) > 0.3
 
 
 def test_flow_edit_with_a_plain_part_at_its_end():
     x, old, new = given(256)
-    run = (LAW.flow, x, old, new, bl.Sampler(30, solver=EULER), bl.Rng(0))
+    run = (EXACT.flow, x, old, new, bl.Sampler(30, solver=EULER), bl.Rng(0))
     plain, ended = FlowEdit(0.0)(*run), FlowEdit(0.0, until=0.7)(*run)
-    assert float(LAW.likelihood(ended, new).mean()) > float(LAW.likelihood(plain, new).mean())
+    assert float(EXACT.likelihood(ended, new).mean()) > float(EXACT.likelihood(plain, new).mean())
     assert edited(FlowEdit(0.0, until=0.7), *run).evaluations == 2 * 21 + 9
-    late = FlowEdit(0.0, until=0.99)(LAW.flow, x, old, old, bl.Sampler(100), bl.Rng(0))
+    late = FlowEdit(0.0, until=0.99)(EXACT.flow, x, old, old, bl.Sampler(100), bl.Rng(0))
     assert 0 < float((late - x).abs().max()) < 0.2  # noise of the last hundredth alone
     with pytest.raises(BeelineError, match="start"):
         FlowEdit(0.5, until=0.4)

@@ -14,12 +14,11 @@ from beeline.core.rng import Rng
 from beeline.core.types import Cond
 from beeline.fields.flow import Flow
 from beeline.sampling.editing.controlled.towards import Towards, Transported
-from beeline.sampling.editing.dynamics import noise
+from beeline.sampling.editing.dynamics import noise, noising_path
 from beeline.sampling.editing.inversions import backwards
 from beeline.sampling.editing.resampled import resumed
 from beeline.sampling.guidance.guide import Plain
 from beeline.sampling.sampler import Sampler
-from beeline.sampling.steering.controller import affine_path
 
 
 @dataclass(frozen=True)
@@ -28,8 +27,8 @@ class Controlled:
 
     dx/dt = v + gamma (c - v),  c the velocity of the path that comes from y ~ N(0, I), (x - y) / t on the straight path
     y is drawn once.  ``stochastic``: the rectified SDE dx = -(x - gamma y) / (1 - s) ds + (2 s / (1 - s))^(1/2) dW in
-    s = 1 - t, whose law is known: x_t = t x + (1 - t) (gamma y + e).  It takes no evaluations, and its noise has the
-    variance 1 + gamma^2; gamma 0 is ``Noised``.
+    s = 1 - t, solved exactly: x_t = t x + (1 - t) (gamma y + e).  It takes no evaluations; its noise has the variance
+    1 + gamma^2, and gamma 0 is ``Noised``.
     With gamma above 0 the way back is another one: the round trip is not exact, by design.
     Source: Rout et al. 2024 (arXiv 2410.10792).
 
@@ -44,7 +43,7 @@ class Controlled:
     def __call__(self, flow: Flow, x: Tensor, cond: Cond, sampler: Sampler, rng: Rng, end: float) -> State:
         y = noise(rng, x, "target")
         if self.stochastic:
-            path = affine_path(flow, "Controlled")
+            path = noising_path(flow, "Controlled")
             at = torch.full((len(x),), end, device=x.device)
             return State(path.point(self.gamma * y + noise(rng, x), x, at).x, end)
         leading = (Towards(y, self.gamma),) if self.gamma else ()

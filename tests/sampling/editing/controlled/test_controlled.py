@@ -1,4 +1,4 @@
-"""Controlled inversions and edits against identities of the controls, and against an exact law."""
+"""Controlled inversions and edits against identities of the controls, and against an exact distribution."""
 
 import pytest
 import torch
@@ -6,6 +6,7 @@ import torch
 import beeline as bl
 from beeline.core.declared import as_map
 from beeline.core.errors import BeelineError
+from beeline.data.distributions.mixtures import GaussianMixture
 from beeline.sampling.editing.controlled.edits import Controlled, RFInversion, TransportGuided
 from beeline.sampling.editing.controlled.towards import Towards, Transported
 from beeline.sampling.editing.dynamics import noise
@@ -17,14 +18,15 @@ from beeline.sampling.editing.round_trip import round_trip
 from beeline.solvers.diffusions import Rectified, White
 from beeline.solvers.reversible import FixedPoint, Reversible, Symmetric
 from beeline.solvers.runge_kutta import EULER, HEUN, RK4, Taylor
-from benchmarks.claims.ring import FLOW, LAW
-from benchmarks.editing_parts.law import Law, distance
+from benchmarks.claims.ring import FLOW
+from benchmarks.editing_parts.exact import Exact, distance
 
-LABELS = Law()
+LABELS = Exact()
+RING = GaussianMixture.ring()
 
 
 def ring(n=64, seed=0):
-    return LAW.sample(n, bl.Rng(seed)).double()
+    return RING.sample(n, bl.Rng(seed)).double()
 
 
 def labelled(n=64, seed=0):
@@ -68,7 +70,7 @@ def test_without_control_it_is_invert_and_sample_bit_for_bit():
     assert torch.equal(steered(flow, x, new), sampler(flow, x, new))
 
 
-def test_the_stochastic_inversion_has_the_law_of_its_sde():
+def test_the_stochastic_inversion_has_the_distribution_of_its_sde():
     x, t, gamma, n = torch.full((4000, 1), 3.0), 0.2, 0.5, 200
     found = Controlled(gamma, stochastic=True)(FLOW, x, None, bl.Sampler(1), bl.Rng(0), t).x
     y, z, h = noise(bl.Rng(0), x, "target"), x.clone(), (1 - t) / n
@@ -151,7 +153,7 @@ def test_noise_near_the_data_and_backwards_from_there():
     assert float(distance(made, exact).mean()) < 0.5 * float(distance(SDEdit()(*run[:3], new, *run[3:]), exact).mean())
 
 
-def test_the_counterfactual_of_the_law():
+def test_the_counterfactual_of_the_distribution():
     x, old, new = labelled(40)
     exact = LABELS.counterfactual(x, old, new)
     assert (LABELS.counterfactual(exact, new, old) - x).abs().max() < 1e-4  # there and back

@@ -1,4 +1,4 @@
-"""A law whose counterfactuals are known: labelled mixtures and the exact transport between their labels."""
+"""A distribution whose counterfactuals are known: labelled mixtures and the exact transport between their labels."""
 
 from __future__ import annotations
 
@@ -22,31 +22,31 @@ LABELLED = GaussianMixture(
 
 
 @dataclass(frozen=True)
-class Law:
+class Exact:
     """A mixture with labels, its exact flow, and what data would be under another label.
 
     The counterfactual of (x, old, new) is that of the exact flow: the noise of x under ``old``, sampled under ``new``.
     """
 
-    law: GaussianMixture = LABELLED
+    mixture: GaussianMixture = LABELLED
 
     @property
     def flow(self) -> Flow:
         """The exact velocities; the condition is a label [B] int64."""
-        return Flow(self.law.field())
+        return Flow(self.mixture.field())
 
     @property
     def labels(self) -> int:
         """The number of labels, 0 and above."""
-        return self.law.classes
+        return self.mixture.classes
 
     def data(self, n: int, rng: Rng) -> Batch:
         """Data [n,D] float32 with their labels."""
-        return self.law.batch(n, rng, dtype=torch.float32)
+        return self.mixture.batch(n, rng, dtype=torch.float32)
 
     def counterfactual(self, x: Tensor, old: Tensor, new: Tensor, steps: int = STEPS) -> Tensor:
         """The exact counterfactuals [B,D] of data [B,D] with the labels ``old`` [B], under the labels ``new`` [B]."""
-        v, times = self.law.field(), torch.linspace(0, 1, steps + 1, dtype=torch.float64)
+        v, times = self.mixture.field(), torch.linspace(0, 1, steps + 1, dtype=torch.float64)
         with torch.no_grad():
             source = integrate(lambda y, t: v(y, t, old), x.double(), times.flip(0), RK4)
             return integrate(lambda y, t: v(y, t, new), source, times, RK4).to(x)
@@ -58,7 +58,7 @@ class Law:
 
     def _log_prob(self, x: Tensor, k: int) -> Tensor:
         one = torch.ones(len(x), dtype=torch.float64)
-        return self.law.marginal(x.double(), one, 0 * one, torch.full((len(x),), k)).log_density
+        return self.mixture.marginal(x.double(), one, 0 * one, torch.full((len(x),), k)).log_density
 
 
 def distance(a: Tensor, b: Tensor) -> Tensor:
