@@ -34,9 +34,9 @@ class PostEdit:
     """Samples under the new condition; every predicted datum is combined with a part of the old data.
 
     D = E[x1 | x_t, new_cond];  D' = (D / r^2 + A x / m^2) / (1 / r^2 + A / m^2),  r = prior (1 - t),  m = ``noise``
-    x_s = a(s) D' + b(s) z with new noise z, from fresh noise of the data at ``start``; A is 1 at a random share
-    ``keep`` of the numbers, the same in all steps.  D' is the mean of the product of both Gaussians; ``random`` draws from it,
-    which Langevin steps approximate.  With keep 1, less noise gives the data back; with keep 0, or endless noise, it is
+    x_s = a(s) D' + b(s) z with new noise z, from noised data at ``start``;  A is 1 at a random share ``keep`` of the
+    numbers, the same in all steps.  D' is the mean of the product of both Gaussians; ``random`` draws from it, which
+    Langevin steps approximate.  With keep 1, less noise gives the data back; with keep 0, or endless noise, it is
     SDEdit with new noise in every step.  The old condition is not used.
     Also for flow maps and few steps.  Assumes an affine path and a Gaussian source.
     Source: Tian et al. 2024, "PostEdit: Posterior Sampling for Efficient Zero-Shot Image Editing"
