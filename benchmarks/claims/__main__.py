@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import os
 import sys
 import traceback
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -39,11 +42,27 @@ def main() -> None:
             claims.claim(method)  # refuses a wrong id before any work is done
         require(chosen.seeds is None or chosen.seeds >= claims.FEWEST, f"got --seeds {chosen.seeds}; a verdict needs "
                 f"{claims.FEWEST} seeds or more. Give --seeds {claims.FEWEST}.")  # fmt: skip
-        failed = measure(chosen)
+        with on_cpu():
+            failed = measure(chosen)
     except BeelineError as error:
         sys.exit(f"error: {error}")
     if failed:
         sys.exit(f"error: {len(failed)} of the claims raised an exception: {', '.join(failed)}; see above")
+
+
+@contextlib.contextmanager
+def on_cpu() -> Iterator[None]:
+    """Hide the GPUs: the data of claims are on the CPU, and trainings would move their networks to a GPU."""
+    name = "CUDA_VISIBLE_DEVICES"
+    before = os.environ.get(name)
+    os.environ[name] = ""
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
 
 
 def measure(chosen: argparse.Namespace) -> list[str]:

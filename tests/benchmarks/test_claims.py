@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import types
 from dataclasses import replace
@@ -108,6 +109,19 @@ def test_a_run_is_kept_and_goes_on(toy: Any, tmp_path: Path, monkeypatch: pytest
     assert toy.calls == claims.SEEDS + 3
     text = page.page(record.read(file))
     assert text == page.page(record.read(file)) and "one \\| two" in text and "1 holds" in text
+
+
+def test_gpus_are_hidden_from_claims(toy: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    seen, measure = [], toy.measure
+
+    def measured(rng: Rng) -> list[Finding]:
+        seen.append(os.environ["CUDA_VISIBLE_DEVICES"])
+        return list(measure(rng))
+
+    toy.measure = measured
+    run(monkeypatch, "018", "--seeds", "3", "--output", str(tmp_path / "claims.json"))
+    assert seen == [""] * 3 and os.environ["CUDA_VISIBLE_DEVICES"] == "0"
 
 
 def test_a_claim_that_raises_stops_no_other(toy: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,7 @@ from PIL import Image
 
 import beeline as bl
 from beeline.core.errors import BeelineError
+from beeline.core.modes import device_of, moved
 from beeline.core.protocols.training import Distillation
 from beeline.core.types import take
 from beeline.distillation.finetune import PeRFlow
@@ -22,6 +23,7 @@ from benchmarks.fewstep_parts import costs, page, picture, store, students, worl
 from benchmarks.fewstep_parts.methods import Row, rows
 from benchmarks.fewstep_parts.passes import Passes
 from benchmarks.fewstep_parts.worlds import Size, World
+from tests.second_device import DEVICE, MixedDevicesError, second_device
 
 TINY = Size(teacher_steps=4, batch=8, lr=1e-3, budget=1600, samples=30, classifier=4, features=16)
 
@@ -53,6 +55,17 @@ def test_a_forward_pass_counts_one_and_a_backward_pass_two() -> None:
         assert passes(derivative) == pytest.approx(3, rel=0.05)
     with pytest.raises(BeelineError, match="no matrix product"):
         Passes(bl.Flow(lambda x, t, cond=None: -x), torch.zeros(1, 2))
+
+
+def test_passes_are_counted_on_the_device_of_the_teacher() -> None:
+    label = {"label": torch.zeros(1, dtype=torch.long)}  # as the data of a world, on the CPU
+    expected = Passes(costs.teacher(), costs.data().x1[:1], label).unit
+    with second_device():
+        flow = moved(costs.teacher(), DEVICE)
+        assert device_of(flow) == DEVICE
+        with pytest.raises(MixedDevicesError):
+            flow.field(costs.data().x1[:1].to(DEVICE), torch.zeros(1).to(DEVICE), label)
+        assert Passes(flow, costs.data().x1[:1], label).unit == expected
 
 
 def test_the_passes_of_teacher_and_pairs_are_in_the_plan(world: World) -> None:
