@@ -13,6 +13,7 @@ import torch
 
 from beeline.core.errors import BeelineError, require
 from beeline.core.rng import Rng
+from beeline.distillation.paired import PairMethod
 from beeline.runs.networks import build_network
 from beeline.runs.run import Distilled, Prepared, Run, prepare, prepare_distilled
 from beeline.training.optim.learning_rate import WarmupConstantCooldown
@@ -146,7 +147,8 @@ def fit_distillation(
 ) -> Fitted:
     """The distillation with as many steps as fit into ``seconds``, all included.
 
-    The pairs of the teacher are computed for the trial and again for the run, which takes from the time of the steps.
+    The data of the method, such as pairs of the teacher, are made for the trial and again for the run, which takes from
+    the time of the steps.
 
     Raises BeelineError for a budget without time for ``LEAST_STEPS`` steps, with the least that would do.
     """
@@ -167,11 +169,15 @@ def fit_distillation(
     spent = time.perf_counter() - begun
     count = max(0, int((SHARE * seconds - spent - taken) / step))
     training, step, count = _with_smaller_batches(training, step, count, DISTILLED[0], trial)
+    method = run.method
+    counted = isinstance(method, PairMethod) and not (method.store or method.online)
     require(
         count >= LEAST_STEPS,
-        f"a budget of {seconds:.0f} s is too short: a step takes {step:.2g} s, and the pairs of the teacher take "
-        f"{taken:.0f} s, once for the trial and once for the run; give at least "
-        f"{(LEAST_STEPS * step + spent + taken) / SHARE + 5:.0f} s, or fewer pairs by the setting count of the method",
+        f"a budget of {seconds:.0f} s is too short: a step takes {step:.2g} s, and "
+        f"{'the pairs of the teacher take' if counted else 'loading and the data of the method take'} {taken:.0f} s, "
+        "once for the trial and once for the run; give at least "
+        f"{(LEAST_STEPS * step + spent + taken) / SHARE + 5:.0f} s"
+        f"{', or fewer pairs by the setting count of the method' if counted else ''}",
     )
     training = _with_steps(training, min(DISTILLED[1], count))
     return Fitted(replace(run, training=training), step, sum(map(_parameters, nets.values())))

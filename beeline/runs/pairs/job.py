@@ -75,13 +75,18 @@ class Job:
         return PairPlan(left, len(missing), disk, free, weights + shard + used, seconds, steps)
 
     def _trial(self, left: int) -> tuple[float, int]:
-        """(expected seconds, bytes of a batch), from two pairs, or from up to a full batch where that is short."""
+        """(expected seconds, bytes of a batch), from two pairs, or from up to a full batch where that is short.
+
+        Two pairs that take long are made again, since the first ones may include compilation and loading.
+        """
         make, batch = self.make, min(left, self.make.batch_size)
         with Tracker() as tracker:
             make.trial(1)
         threads = torch.get_num_threads() if self._on_cpu else 1
         count = min(2, left)
         taken = make.trial(count)
+        if taken >= SHORT:
+            taken = min(taken, make.trial(count))
         while taken < SHORT and count < min(left, batch * threads):
             count = min(8 * count, left, batch * threads)
             taken = make.trial(count)

@@ -202,6 +202,31 @@ def test_rounds_share_a_budget(teachers):
     assert 0.2 < three / one < 0.35
 
 
+def test_a_budget_too_short_names_pairs_only_where_they_are_made(teachers):
+    def refused(method):
+        run = Distilled(str(teachers / "plain"), method, FEW)
+        with pytest.raises(BeelineError, match="too short.*give at least") as error:
+            fit_distillation(run, 1.0, torch.device("cpu"), measure=lambda *a, **k: 0.1)
+        return str(error.value)
+
+    assert "fewer pairs by the setting count" in refused(bl.Reflow(SAMPLER))
+    for other in (bl.distillations.MeanFlow(), bl.Reflow(SAMPLER, online=True)):
+        assert "count" not in refused(other) and "pairs" not in refused(other)
+
+
+def test_a_slow_first_trial_does_not_decide_the_expected_time(teachers, tmp_path, monkeypatch):
+    job = prepared(bl.load(teachers / "plain"), 1000, tmp_path / "p")
+    seconds, counts = [0.1, 30.0, 0.01, 0.08, 0.64, 2.56], []
+
+    def trial(maker, count):
+        counts.append(count)
+        return seconds[len(counts) - 1]
+
+    monkeypatch.setattr(type(job.make), "trial", trial)
+    assert job.plan().seconds == pytest.approx(2.56 * 1000 / counts[-1])
+    assert counts[:5] == [1, 2, 2, 16, 128] and counts[-1] == 1000
+
+
 @pytest.mark.slow
 def test_rounds_continue_where_they_were_interrupted(teachers, tmp_path):
     method = bl.Reflow(SAMPLER, rounds=2)
