@@ -156,11 +156,16 @@ class Store:
 
 
 def bytes_of_rows(
-    field: Any, names: Sequence[str], x: Tensor, cond: Cond, parts: Callable[[ImageAttention], Mapping[str, Tensor]]
+    field: Any,
+    names: Sequence[str],
+    x: Tensor,
+    cond: Cond,
+    parts: Callable[[ImageAttention], Mapping[str, Tensor]],
+    outputs: Sequence[str] = (),
 ) -> int:
-    """The bytes of some tensors of all attentions in the named blocks, in one evaluation of data ``x`` [B,*S].
+    """The bytes of some tensors of all attentions in the named blocks, and of the outputs of other blocks.
 
-    The network is evaluated once for one row.
+    They are those of one evaluation of data ``x`` [B,*S]; the network is evaluated once for one row.
     """
     found = [0]
 
@@ -168,7 +173,12 @@ def bytes_of_rows(
         found[0] += sum(part.numel() * part.element_size() for part in parts(a).values())
         return a.softmax()
 
+    def count_output(out: BlockOutput) -> Tensor:
+        found[0] += out.h.numel() * out.h.element_size()
+        return out.h
+
+    inner = with_outputs(field, outputs, count_output) if outputs else field
     with torch.no_grad():
         one = map_cond(lambda leaf: leaf[:1].to(x.device), cond)
-        bind(with_attention(field, names, count), one)(x[:1], torch.full((1,), 0.5, device=x.device))
+        bind(with_attention(inner, names, count), one)(x[:1], torch.full((1,), 0.5, device=x.device))
     return found[0] * len(x)

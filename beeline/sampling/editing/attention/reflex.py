@@ -68,7 +68,7 @@ class ReFlex:
         until = Ends(*ends)
         source = Trajectory(self.inversion, flow, x, cond, sampler, rng, self.start)
         with Store(len(x)) as store:
-            store.reserve(bytes_of_rows(flow.field, names, x, cond, _used), x.device)
+            store.reserve(bytes_of_rows(flow.field, names, x, cond, _used, shallow), x.device)
             look(flow, names, shallow, store, source(self.middle), self.middle, cond)
 
             def attend(a: ImageAttention) -> Tensor:

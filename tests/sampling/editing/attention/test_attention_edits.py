@@ -87,6 +87,14 @@ def test_rows_do_not_depend_on_each_other_and_regions_are_kept(name):
     assert torch.allclose(one.x, whole.x[:1], atol=1e-4)
 
 
+@pytest.mark.parametrize("name", EDITS)
+def test_half_precision_networks_keep_float32_states(name):
+    half = bl.Flow(flow(size=0.8).field.to(torch.bfloat16), null={"label": 3})
+    wide, sampler = flow(size=0.8), bl.Sampler(3, solver=EULER)
+    made, wanted = (EDITS[name][0](f, X, OLD, NEW, sampler, bl.Rng(0)) for f in (half, wide))
+    assert made.dtype == torch.float32 and (made - wanted).abs().mean() < 0.1
+
+
 @pytest.mark.parametrize("solver, stages", [(EULER, 1), (Taylor(), 2), (MidpointReuse(), 1)])
 def test_the_number_of_stored_entries_is_steps_by_blocks_by_stages(solver, stages, monkeypatch):
     counts = []
@@ -94,6 +102,16 @@ def test_the_number_of_stored_entries_is_steps_by_blocks_by_stages(solver, stage
     monkeypatch.setattr(Store, "__exit__", lambda store, *rest: counts.append(len(store)) or leave(store, *rest))
     SharedValues(steps=3)(flow(4), X, OLD, NEW, bl.Sampler(8, solver=solver), bl.Rng(0))
     assert counts == [3 * 2 * stages]
+
+
+@pytest.mark.parametrize("edit", [SharedValues(), ReFlex(kept=2)], ids=["values", "reflex"])
+def test_what_is_stored_is_what_was_said(edit, monkeypatch):
+    said, held = [], []
+    leave, reserve = Store.__exit__, Store.reserve
+    monkeypatch.setattr(Store, "reserve", lambda store, n, device: said.append(n) or reserve(store, n, device))
+    monkeypatch.setattr(Store, "__exit__", lambda store, *rest: held.append(store.bytes) or leave(store, *rest))
+    edit(flow(4), X, OLD, NEW, bl.Sampler(6, solver=MIDPOINT), bl.Rng(0))
+    assert said == held and held[0] > 0
 
 
 @pytest.mark.parametrize(
