@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import beeline as bl
 from beeline.sampling.editing.attention.flux_space import FluxSpace
-from benchmarks.claims.attended import AT, CONTROL, PLAIN, Task
+from benchmarks.claims.attended import AT, PLAIN, Task
 from benchmarks.claims.toys import finding
 from benchmarks.claims.verdict import Finding
 
@@ -24,8 +24,8 @@ def measure(rng: bl.Rng) -> list[Finding]:
     aside = task.outside(at[2.0]) / max(moved, 1e-9)
     wanted = float((plain - at[0.0])[AT].square().mean().sqrt())
     return [
-        finding("distance to the counterfactual: direction of strength 2 (figure) against strength 0",
-                task.error(at[0.0]), task.error(at[2.0]), task.error(task.x), CONTROL),
+        finding("distance to the counterfactual: direction of strength 2 (figure) against the picture itself",
+                task.error(task.x), task.error(at[2.0]), task.error(at[0.0]), "strength 0"),
         finding("change outside for one unit of change of the object: direction (figure) against invert and sample",
                 task.outside(plain) / wanted, aside, 1.0, "the same change everywhere"),
         finding("change of the object: deviation of twice the strength from twice the change (figure), in units of it, "

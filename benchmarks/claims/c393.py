@@ -62,10 +62,10 @@ def measure(rng: bl.Rng) -> list[Finding]:
     with torch.no_grad():
         state = Backwards()(flow, x, cond, SAMPLER, rng, 0.0).x
         merged = SAMPLER(bl.Flow(with_adapters(flow.field, both), null=flow.null), state, cond)
-    gated, one = made(LEFT, 1 - LEFT), made(0 * LEFT + 1, 0 * LEFT)
+    gated, one, other = made(LEFT, 1 - LEFT), made(0 * LEFT + 1, 0 * LEFT), made(0 * LEFT, 0 * LEFT + 1)
     return [
         finding("distance to the picture with each concept in its half: gated (figure) against both everywhere",
                 error(merged), error(gated), error(x), CONTROL),
         finding("distance to the picture with each concept in its half: gated (figure) against one concept everywhere",
-                error(one), error(gated), error(x), CONTROL),
+                error(one), error(gated), error(other), "the other concept everywhere"),
     ]  # fmt: skip
