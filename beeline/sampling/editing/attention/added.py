@@ -8,6 +8,7 @@ from dataclasses import field
 import torch
 from torch import Tensor
 
+from beeline.core.host_times import host_times
 from beeline.core.modes import eval_mode
 from beeline.core.protocols.editing import EditRegion, Inversion
 from beeline.core.ranges import Early, Inside, Positive, Share, dataclass
@@ -92,7 +93,7 @@ class AddIt(Paired):
         path, done = affine_path(flow, "AddIt"), [False]
 
         def blended(x: Tensor, t: Tensor) -> Tensor:
-            time = float(t.flatten()[0])
+            time = float(host_times(t).flatten()[0])
             if done[0] or time < self.blend - EARLIER or time >= 1:
                 return x
             done[0] = True
