@@ -44,7 +44,7 @@ def add(world: str, name: str, seed: int, found: dict[str, Any], path: Path = FI
         figures = read(path)
         figures.setdefault(world, {}).setdefault(name, {})[str(seed)] = stamped
         seeds = sorted({int(s) for rows in figures.values() for row in rows.values() for s in row})
-        report.write("fewstep", figures, seeds, path)
+        report.write(path.stem, figures, seeds, path)
 
 
 @contextlib.contextmanager

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import singledispatch
 from typing import TYPE_CHECKING, Any
@@ -15,7 +15,7 @@ from beeline.core.rng import Rng
 from beeline.core.types import Cond, map_cond
 from beeline.data.images import Image
 from beeline.evaluation.edits.preservation import mean_defined, psnr, ssim, structure
-from beeline.runs.solving.observed import observed
+from beeline.runs.editing.inputs import inputs
 from beeline.sampling.editing.keeping import changes_alone
 from beeline.sampling.editing.outcome import Outcome, edited, joined, same_condition
 from beeline.sampling.sampler import Sampler
@@ -36,6 +36,7 @@ class Settings:
     seed: int
     sampler: Sampler
     batch_size: int = BATCH
+    watch: Callable[[int], None] | None = None  # called after every batch with its number of data
 
 
 @dataclass(frozen=True)
@@ -64,19 +65,29 @@ class Edited:
 
 def edit(bundle: Bundle, method: Edit, given: Any, old: Any, new: Any, how: Settings) -> Edited:
     """Data ``given`` under the condition ``old`` edited to fit ``new``; see ``Bundle.edit``."""
-    modality = bundle.modality
+    modality = editable(bundle)
+    require(new is not None, f"no new condition was given; give one of {sorted(modality.conditions)}, as label=8")
+    return edit_encoded(bundle, method, inputs(modality, bundle, given, new).x, old, new, how)
+
+
+def editable(bundle: Bundle) -> Any:
+    """The modality of a bundle; BeelineError for one without conditions to edit by."""
     require(
-        modality is not None,
+        bundle.modality is not None,
         "this bundle has no modality, so that it does not know the form of its data; use the edit on tensors: "
         "FlowEdit()(flow, x, cond, new_cond, sampler, rng)",
     )
     require(
-        bool(modality.conditions),
+        bool(bundle.modality.conditions),
         "this model has no conditions, so that there is nothing to edit by; train it with labels or other columns as "
         "conditions, or change data by an energy: Sampler(controllers=(EnergyGuidance(...),))",
     )
-    require(new is not None, f"no new condition was given; give one of {sorted(modality.conditions)}, as label=8")
-    x = encoded(modality, given)
+    return bundle.modality
+
+
+def edit_encoded(bundle: Bundle, method: Edit, x: Tensor, old: Any, new: Any, how: Settings) -> Edited:
+    """Encoded data [N,*S] edited; conditions are in the user's form."""
+    modality = bundle.modality
     cond, new_cond = (bundle.condition(value, len(x)) for value in (old, new))
     unit = span(modality)
     if same_condition(cond, new_cond) and not changes_alone(method):
@@ -109,6 +120,8 @@ def run(bundle: Bundle, method: Edit, x: Tensor, cond: Cond, new_cond: Cond, how
             span=unit,
         )
         parts.append(part)
+        if how.watch is not None:
+            how.watch(len(part.x))
     whole = joined(parts)
     tensors = (
         whole.x.cpu(),
@@ -117,22 +130,6 @@ def run(bundle: Bundle, method: Edit, x: Tensor, cond: Cond, new_cond: Cond, how
         whole.kept.cpu(),
     )
     return Outcome(*tensors, whole.evaluations)
-
-
-def encoded(modality: Any, given: Any) -> Tensor:
-    """Data given by a path or in memory, as encoded values [N,*S]; BeelineError where they are not whole."""
-    seen = observed(modality, given)
-    shape = tuple(modality.shape)
-    require(
-        tuple(seen.values.shape[1:]) == shape,
-        f"the data have shape {tuple(seen.values.shape[1:])}, and those of the model {shape}; give data of that size",
-    )
-    require(
-        bool(seen.known.all()),
-        "the data have transparent pixels or missing numbers, and an edit needs them whole; fill them first: beeline "
-        "solve BUNDLE inpaint",
-    )
-    return seen.values.float()
 
 
 @singledispatch
