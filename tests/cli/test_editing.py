@@ -136,7 +136,7 @@ def test_mistakes_of_data_and_methods(model: str, given: Path, capsys: pytest.Ca
 
     refused("did you mean", method="FlowEdti")
     refused("attention", method="ReFlex")
-    refused("adds noise", "in.npz", "InvertAndSample", "--set", "sampler.solver=Trace()")
+    refused("adds noise", "in.npz", "InvertAndSample", "--set", "sampler.solver=EulerMaruyama")
     refused("there is no file", "none.npz")
     refused("auto", "in.npz", "auto", "--set", "method.start=0.5")
     np.save(place / "plain.npy", np.load(given)["images"])
