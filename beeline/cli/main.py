@@ -47,7 +47,7 @@ from beeline.cli.memory import keep_memory
 from beeline.cli.runs.commands import app as runs_app
 from beeline.cli.verbs.averaging import average
 from beeline.cli.verbs.describing import describe, list_
-from beeline.cli.verbs.editing import edit
+from beeline.cli.verbs.editing import edit, invert
 from beeline.cli.verbs.encoding import encode
 from beeline.cli.verbs.exporting import export
 from beeline.cli.verbs.pairs import pairs
@@ -349,6 +349,7 @@ app.command(epilog="Example: beeline export runs/student --to onnx --out student
 app.command(epilog="Example: beeline edit demo/teacher FlowEdit digits.npz --from label=3 --to label=8 --out new.npz")(
     edit
 )
+app.command(epilog="Example: beeline invert demo/teacher digits.npz --from label=3 --out noise.npz")(invert)
 app.command(epilog="Example: beeline solve runs/mnist inpaint cut.png --mask mask.png -n 4 --out filled.png")(solve)
 app.command(epilog="Example: beeline probe model/transformer --data latents.npz --out convention.py")(probe)
 

@@ -136,7 +136,6 @@ def test_mistakes_of_data_and_methods(model: str, given: Path, capsys: pytest.Ca
 
     refused("did you mean", method="FlowEdti")
     refused("attention", method="ReFlex")
-    refused("adds noise", "in.npz", "InvertAndSample", "--set", "sampler.solver=EulerMaruyama")
     refused("there is no file", "none.npz")
     refused("auto", "in.npz", "auto", "--set", "method.start=0.5")
     np.save(place / "plain.npy", np.load(given)["images"])
@@ -156,3 +155,13 @@ def test_numbers_far_outside_the_data_are_refused(tmp_path: Path, capsys: pytest
     pd.DataFrame({"x": [0.0, 1e4], "y": [1.0, 2.0]}).to_csv(tmp_path / "far.csv", index=False)
     assert edit(model, tmp_path / "far.csv", "--from", "label=0", "--to", "label=1", out="o.csv") == 2
     assert "standard deviations" in capsys.readouterr().err
+
+
+def test_the_noise_of_an_inversion_and_its_error(model: str, given: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    noise = given.parent / "noise.npz"
+    words = ["invert", model, str(given), "--out", str(noise), "--set", "sampler.steps=40", "--json"]
+    assert run(words) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert np.load(noise)["noise"].shape == (4, *SIZE) and found["round_trip"] < 0.01
+    assert run(["invert", model, str(given), "--out", str(given.parent / "noise.png")]) == 2
+    assert ".npz" in capsys.readouterr().err

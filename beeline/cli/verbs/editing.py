@@ -65,3 +65,47 @@ def edit(
             f"{len(refused)} of the files in {given} could not be edited, the others were: "
             + "; ".join(f"{file} ({why})" for file, why in refused.items())
         )
+
+
+def invert(
+    bundle: Annotated[str, typer.Argument(help="A bundle: a directory or hub:owner/name.")],
+    given: Annotated[Path, typer.Argument(metavar="INPUT", help="File of data of the kind that the model generates.")],
+    out: Annotated[Path, typer.Option(parser=output_path, metavar="PATH", help="File .npz for the noise.")],
+    cond: Annotated[
+        str | None,
+        typer.Option("--from", help="Condition of the input, NAME=VALUE or a file; default the labels of its file."),
+    ] = None,
+    method: Annotated[str, typer.Option(help="Backwards, Controlled(gamma=0.5), ...; see 'list inversions'.")] = (
+        "Backwards"
+    ),
+    end: Annotated[float, typer.Option(help="Time of the states, 0 is noise.")] = 0.0,
+    seed: Seed = 0,
+    set_: Set = None,
+    device: Dev = AUTO,
+    json_: Json = False,
+) -> None:
+    """Find the noise from which the flow leads to data, and how exactly it gives them back.
+
+    Settings: --set sampler.steps=40, --set sampler.solver=MidpointReuse.
+    """
+    import numpy as np
+
+    from beeline.cli import commands
+    from beeline.cli.conditions import condition
+    from beeline.cli.verbs.edits.folders import read
+    from beeline.config import build as config
+    from beeline.core.files import replacing
+    from beeline.hub.loading import load
+    from beeline.runs.editing.edit import editable
+
+    require(out.suffix == ".npz", f"--out {out} was given for noise, which is an array; name a file that ends in .npz")
+    inversion = config.parse(method, "inversions")
+    require(given.is_file(), f"there is no file {given}; give the data that are to be inverted")
+    model = load(bundle, device=device)
+    editable(model)
+    sampler = commands.sampler_of(model, set_ or [])
+    (part,), _ = read(model, [given], condition(cond), None, folder=False)
+    found = model.invert(given, part.cond, inversion=inversion, end=end, seed=seed, sampler=sampler)
+    with replacing(out) as draft, draft.open("wb") as file:
+        np.savez_compressed(file, noise=found.noise.numpy(), error=found.error.numpy())
+    print_result({"file": str(out), "method": method, "inputs": len(found.noise), "seed": seed, **found.summary}, json_)

@@ -13,7 +13,8 @@ from beeline.core.errors import require
 from beeline.core.protocols.editing import Inversion
 from beeline.core.rng import Rng
 from beeline.core.types import map_cond
-from beeline.runs.editing.edit import BATCH, encoded, span
+from beeline.runs.editing.edit import BATCH, span
+from beeline.runs.editing.inputs import inputs
 from beeline.sampling.editing.round_trip import round_trip
 from beeline.sampling.sampler import Sampler
 
@@ -57,7 +58,7 @@ def invert(
         "with SDEdit, which needs no inversion",
     )
     require(0 <= end < 1, f"end={end} was given; an inversion ends at a time before the data: give one in [0, 1)")
-    x = encoded(modality, given)
+    x = inputs(modality, bundle, given).x
     tree, where = bundle.condition(cond, len(x)), bundle.device
     parts = []
     for i in range(0, len(x), BATCH):
