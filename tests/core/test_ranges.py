@@ -27,6 +27,8 @@ NEGATIVE = {
     "energies.ColumnRange.low": "in the units of the column",
     "energies.ColumnRange.high": "in the units of the column",
     "edits.ShiftedMaps.shift": "towards the beginning",
+    "edits.Pan.down": "pixels upwards",
+    "edits.Pan.right": "pixels to the left",
     "weights.ByDensity.power": "-1 undoes the weight of the sampler",
     "weights.PowerWeight.data": "an exponent",
     "weights.PowerWeight.source": "an exponent",
