@@ -33,11 +33,12 @@ check: $(READY)
 	$(MAKE) docs
 	$(MAKE) test
 
-# the generated pages are up to date with the results of the claims and of the few-step benchmark
+# the generated pages are up to date with the results of the claims and of the benchmarks
 fresh: $(READY)
 	$(BIN)/python -m benchmarks.claims --page
 	$(BIN)/python -m benchmarks.fewstep --page
-	git diff --exit-code --stat -- docs || (echo "docs/claims.md or docs/few-steps-benchmark.md is stale; commit the new one"; exit 1)
+	$(BIN)/python -m benchmarks.editing --page
+	git diff --exit-code --stat -- docs || (echo "a generated page of docs is stale; commit the new one"; exit 1)
 
 # the documentation site, in site/; nothing is fetched, and a broken link is an error
 docs: $(READY)

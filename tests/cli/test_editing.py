@@ -162,6 +162,6 @@ def test_the_noise_of_an_inversion_and_its_error(model: str, given: Path, capsys
     words = ["invert", model, str(given), "--out", str(noise), "--set", "sampler.steps=40", "--json"]
     assert run(words) == 0
     found = json.loads(capsys.readouterr().out)
-    assert np.load(noise)["noise"].shape == (4, *SIZE) and found["round_trip"] < 0.01
+    assert np.load(noise)["noise"].shape == (4, *SIZE) and found["round_trip"] < 0.03
     assert run(["invert", model, str(given), "--out", str(given.parent / "noise.png")]) == 2
     assert ".npz" in capsys.readouterr().err
