@@ -40,6 +40,12 @@ ROWS = (
     "FluxSpace()",
 )
 SOLVED = (("InvertAndSample()", "MIDPOINT"), ("InvertAndSample()", "MidpointReuse()"), ("FlowEdit(start=0.2)", "HEUN"))
+GUIDED = (  # the guidance of the new condition, whose evaluations count
+    *(("InvertAndSample()", f"CFG({w})") for w in (2, 3, 5)),
+    *((f"FlowEdit(start={s})", f"CFG({w})") for s in (0.05, 0.2) for w in (3, 6, 9)),
+    ("SDEdit(start=0.05)", "CFG(3)"),
+    ("SDEdit(start=0.2)", "CFG(5)"),
+)
 
 
 def exact(options: Namespace) -> Any:
@@ -66,21 +72,24 @@ def sized(size: trained.Size, options: Namespace) -> trained.Size:
     return replace(size, **{name: value for name, value in changed.items() if value is not None})
 
 
-def rows(options: Namespace) -> list[tuple[str, str]]:
-    """The methods with their solvers."""
-    plain = [(text, "EULER") for text in options.method or ROWS]
-    return plain if options.method else [*plain, *SOLVED]
+def rows(options: Namespace) -> list[tuple[str, str, str]]:
+    """The methods with their solvers and guidance."""
+    plain = [(text, "EULER", "Plain()") for text in options.method or ROWS]
+    if options.method:
+        return plain
+    guided = [] if options.world == "exact" else [(text, "EULER", how) for text, how in GUIDED]  # it has no null
+    return [*plain, *((text, solver, "Plain()") for text, solver in SOLVED), *guided]
 
 
 def measure(options: Namespace) -> None:
     """Measure the rows of a world that are missing."""
     world, out = WORLDS[options.world](options), options.output or page.RESULTS
-    for text, solver in rows(options):
-        name = text if solver == "EULER" else f"{text}, {solver}"
+    for text, solver, guidance in rows(options):
+        name = ", ".join([text, *(part for part in (solver, guidance) if part not in ("EULER", "Plain()"))])
         if store.current(options.world, name, 0, world.described, out) and not options.again:
             continue
         try:
-            found = worlds.measure(world, text, config.parse(solver, "solvers"))
+            found = worlds.measure(world, text, config.parse(solver, "solvers"), config.parse(guidance, "guidance"))
         except (BeelineError, ValueError) as error:
             found = {"refused": " ".join(str(error).split())}
         store.add(options.world, name, 0, {"settings": world.described, **found}, out)

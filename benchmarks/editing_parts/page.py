@@ -29,8 +29,8 @@ ABOUT = {
         "MNIST",
         "A small transformer ({teacher_steps:,} training steps), {data} held-out digits, each to the digit that is "
         "five further. *Success*: the share that an independent classifier assigns to the new label; *outside*: mean "
-        "change outside the box around the digit, in the range of pixels (no mask was given to the edits); *structure*: "
-        "distance of structures; a star marks the Pareto front of success and *outside*.",
+        "change outside the box around the digit, in the range of pixels (no mask was given to the edits); "
+        "*structure*: distance of structures; a star marks the Pareto front of success and *outside*.",
         ("success", "outside", "structure", "evaluations", "overhead"),
     ),
     "cifar10": (

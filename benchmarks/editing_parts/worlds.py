@@ -17,12 +17,14 @@ from beeline.evaluation.edits.preservation import structure
 from beeline.evaluation.features import SmallClassifier
 from beeline.sampling.editing.outcome import Outcome, edited
 from beeline.sampling.editing.regions import GivenRegion
+from beeline.sampling.guidance.guide import Plain
 from beeline.solvers.runge_kutta import EULER
 from benchmarks.editing_parts.exact import Exact, distance
 from benchmarks.fewstep_parts import worlds
 
 EVALUATIONS = 32  # of the network for a datum, at most
 PROBE = 4  # steps of the run that counts the evaluations of a step
+PLAIN = Plain()
 ROUNDS = 3  # of the times of the network
 
 
@@ -40,13 +42,13 @@ class World(Protocol):
     def figures(self, edit: Any, sampler: bl.Sampler) -> dict[str, Any]: ...
 
 
-def measure(world: World, text: str, solver: Any = EULER) -> dict[str, Any]:
+def measure(world: World, text: str, solver: Any = EULER, guidance: Any = PLAIN) -> dict[str, Any]:
     """The figures of an edit with as many steps as the evaluations allow."""
     method = config.parse(text, "edits")
     few = slice(0, 2)
-    probe = made(world, method, bl.Sampler(PROBE, solver=solver), few)
+    probe = made(world, method, bl.Sampler(PROBE, solver=solver, guidance=guidance), few)
     steps = max(1, round(EVALUATIONS * PROBE / probe.evaluations))
-    sampler = bl.Sampler(steps, solver=solver)
+    sampler = bl.Sampler(steps, solver=solver, guidance=guidance)
     begin = time.process_time()
     outcome = made(world, method, sampler)
     spent = time.process_time() - begin
