@@ -109,12 +109,12 @@ class ExactWorld:
 
 
 def exact(n: int) -> ExactWorld:
-    law = Exact()
-    batch = law.data(n, bl.Rng(0).fork("data"))
+    known = Exact()
+    batch = known.data(n, bl.Rng(0).fork("data"))
     old = batch.cond["label"] if isinstance(batch.cond, Mapping) else batch.cond
-    new = (old + 1) % law.labels  # type: ignore[operator]
-    truth = law.counterfactual(batch.x1, old, new)  # type: ignore[arg-type]
-    return ExactWorld(law.flow, batch.x1, old, new, truth, law)  # type: ignore[arg-type]
+    new = (old + 1) % known.labels  # type: ignore[operator]
+    truth = known.counterfactual(batch.x1, old, new)  # type: ignore[arg-type]
+    return ExactWorld(known.flow, batch.x1, old, new, truth, known)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True, eq=False)
