@@ -28,7 +28,8 @@ class Backwards:
 
     dx/dt = v(x, t, cond) from t = 1 to ``end``
     Its error is that of the solver in both directions; ``FixedPoint`` and ``Symmetric`` invert their own steps.
-    Without guidance by default: guidance makes the velocity vary faster, and the inverse less exact.
+    Without guidance by default: guidance makes the velocity vary faster, the inverse less exact, and the noise far from
+    a normal distribution.  A datum without a known condition is inverted under the null, which guidance refuses.
     Source: Song, Meng and Ermon 2020, "Denoising Diffusion Implicit Models" (arXiv 2010.02502), DDIM inversion.
 
     >>> Backwards().guidance
