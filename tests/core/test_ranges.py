@@ -27,6 +27,13 @@ NEGATIVE = {
     "energies.ColumnRange.low": "in the units of the column",
     "energies.ColumnRange.high": "in the units of the column",
     "edits.ShiftedMaps.shift": "towards the beginning",
+    "layer_operations.Move.down": "pixels upwards",
+    "layer_operations.Move.right": "pixels to the left",
+    "layer_operations.Clone.down": "pixels upwards",
+    "layer_operations.Clone.right": "pixels to the left",
+    "pair_operations.Shifted.down": "pixels upwards",
+    "pair_operations.Shifted.right": "pixels to the left",
+    "pair_operations.Turned.quarters": "turns to the right",
     "edits.Pan.down": "pixels upwards",
     "edits.Pan.right": "pixels to the left",
     "weights.ByDensity.power": "-1 undoes the weight of the sampler",
@@ -87,11 +94,11 @@ def test_numbers_that_mean_nothing_are_refused(where: str, part: Any, name: str,
 
 
 def test_the_list_of_negative_numbers_is_true() -> None:
-    """A setting of the list takes -1, and is a number of the catalogue."""
-    parts = {where: (part, name) for where, part, name, _ in NUMBERS}
+    """A setting of the list takes -0.5 (a whole number -1), and is a number of the catalogue."""
+    parts = {where: (part, name, -0.5 if float in arms else -1) for where, part, name, arms in NUMBERS}
     for where in NEGATIVE:
-        part, name = parts[where]
-        assert getattr(dataclasses.replace(part, **{name: -0.5}), name) == -0.5
+        part, name, value = parts[where]
+        assert getattr(dataclasses.replace(part, **{name: value}), name) == value
 
 
 @dataclass(frozen=True)
