@@ -13,9 +13,10 @@ PAGE = Path(__file__).parent.parent.parent / "docs" / "editing-benchmark.md"
 RESULTS = report.RESULTS / "editing.json"
 HEAD = """# Editing benchmark
 
-Every edit with its defaults and at several values of its main setting, without guidance, with as many steps as give
-about 32 evaluations of the network for a datum. `python -m benchmarks.editing` measures it. *Overhead* is the processor
-time of an edit over that of its counted evaluations alone; times were taken on a machine that was also at other work.
+Every edit with its defaults and at several values of its main setting, without guidance unless it is named, with as
+many steps as 32 evaluations of the network for a datum allow. `python -m benchmarks.editing` measures it. *Overhead* is
+the processor time of an edit over that of its counted evaluations alone; times were taken on a machine that was also at
+other work, so that they are uncertain by a fifth.
 """
 ABOUT = {
     "exact": (
