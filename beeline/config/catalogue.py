@@ -16,7 +16,16 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from beeline.config.entries import EDITS, GAME_DISTILLATIONS, GAMES, GUIDANCE, MAP_DISTILLATIONS, MAP_OBJECTIVES, MAPS
+from beeline.config.entries import (
+    EDITS,
+    GAME_DISTILLATIONS,
+    GAMES,
+    GUIDANCE,
+    MAP_DISTILLATIONS,
+    MAP_OBJECTIVES,
+    MAPS,
+    TRANSFORMERS,
+)
 from beeline.config.entries import of as _of
 from beeline.config.places import placed
 from beeline.config.slots import SLOTS
@@ -56,7 +65,7 @@ CATALOGUE: dict[str, dict[str, str]] = {
     "networks": _of("networks.mlp", "MLP")
     | _of("networks.maps.equilibrium", "Equilibrium")
     | _of("networks.unet", "UNet")
-    | _of("networks.dit", "DiT")
+    | _of("networks.dit", "DiT", "MMDiT", "UViT")
     | _of("networks.hub.dit", "DiffusersDiT")
     | _of("networks.causal_flow", "CausalFlow")
     | _of("networks.dense", "DenseHead")
@@ -79,6 +88,7 @@ CATALOGUE: dict[str, dict[str, str]] = {
     | _of("networks.guided.adapters", "BlockAdapters", "SideNetwork")
     | _of("networks.maps.head_bank", "HeadBank")
     | _of("networks.maps.decoupled", "DecoupledTimes"),
+    **TRANSFORMERS,
     "pyramids": _of("spaces.pyramid", "Pyramid"),
     # using one
     "solvers": _of("solvers.runge_kutta", "EULER", "MIDPOINT", "HEUN", "RALSTON", "RK3", "RK4", "RungeKutta")

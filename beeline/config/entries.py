@@ -105,6 +105,16 @@ EDITS: dict[str, dict[str, str]] = {
 }
 """How data are changed."""
 
+TRANSFORMERS: dict[str, dict[str, str]] = {
+    "mixers": of("networks.transformer.mixers", "Attention", "LinearAttention"),
+    "feeds": of("networks.transformer.feeds", "FeedForward", "SwiGLU") | of("networks.transformer.experts", "Experts"),
+    "routers": of("networks.transformer.experts", "TopK"),
+    "positions": of("networks.transformer.positions", "SinCos", "Learned", "Rotary", "NoPositions"),
+    "wirings": of("networks.transformer.blocks", "PreNorm", "Peri", "Parallel"),
+    "modulations": of("networks.transformer.blocks", "AdaLNZero"),
+}
+"""The slots of the flow transformer."""
+
 MAPS: dict[str, dict[str, str]] = {
     "spans": of("objectives.maps.spans", "Ordered", "Gapped", "FromStarts", "ToEnd", "FromNoise", "Dyadic"),
     "splits": of("objectives.maps.splits", "Between", "Falling", "SigmoidFalling", "NoiseRatio"),

@@ -47,8 +47,24 @@ class Stages(NamedTuple):
     """A forward pass in parts: output = out(h after all blocks, *told[-1]), with h <- block_k(h, *told[k])."""
 
     h: Tensor  # features before the first repeated block
-    told: Sequence[tuple[Tensor, ...]]  # modulations of every block, [B,...] or [1,...], and last those of ``out``
+    told: Sequence[tuple[Any, ...]]  # modulations of every block, [B,...] or [1,...], and last those of ``out``
     out: Callable[..., Tensor]
+
+
+@runtime_checkable
+class HasRows(Protocol):
+    """A value with parts for every row of a batch, beside tensors."""
+
+    def for_rows(self, rows: Tensor) -> Any:
+        """The same for some rows."""
+        ...
+
+
+def told_to_rows(told: tuple[Any, ...], rows: Tensor) -> tuple[Any, ...]:
+    """What a block is told, for some rows of a batch."""
+    return tuple(
+        part.for_rows(rows) if isinstance(part, HasRows) else part if len(part) == 1 else part[rows] for part in told
+    )
 
 
 class Declaring(nn.Module):

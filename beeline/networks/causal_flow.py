@@ -14,10 +14,12 @@ from beeline.core.errors import require
 from beeline.core.types import Cond
 from beeline.networks.attention import CausalAttention
 from beeline.networks.checks import check_sizes
-from beeline.networks.dit import DiTBlock
 from beeline.networks.embed import Conditions, Embedding
 from beeline.networks.fp32 import layer_norm, zeroed
 from beeline.networks.patches import from_patches, to_patches
+from beeline.networks.transformer.blocks import AdaLNZero, PreNormBlock, Sizes, modulated
+from beeline.networks.transformer.feeds import FeedForward
+from beeline.networks.transformer.mixers import Attention
 from beeline.solvers.parallel_in_time import jacobi_iteration
 
 STEEPEST = 4.0  # bound of the logarithm of a scale
@@ -32,20 +34,21 @@ class Plan(NamedTuple):
     zeros: int = 0  # whether the iteration starts from zeros rather than from the noise
 
 
-class CausalLayer(DiTBlock):
+class CausalLayer(PreNormBlock):
     """A transformer block with causal attention; takes and returns the keys and values of earlier tokens."""
 
     def __init__(self, width: int, heads: int, ratio: float):
-        super().__init__(width, heads, ratio, 0.0)
+        sizes = Sizes(width, heads, int(width * ratio), 0.0, ())
+        super().__init__(sizes, Attention(), FeedForward(), AdaLNZero())
         self.mix = CausalAttention(width, heads)
 
     def forward(  # type: ignore[override]
         self, x: Tensor, e: Tensor, past: tuple[Tensor, Tensor] | None = None
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         shift1, scale1, gate1, shift2, scale2, gate2 = self.tell(e)[:, None].chunk(6, -1)
-        mixed, past = self.mix(torch.addcmul(shift1, layer_norm(x), 1 + scale1), past)
+        mixed, past = self.mix(modulated(x, shift1, scale1), past)
         x = torch.addcmul(x, gate1, mixed)
-        return torch.addcmul(x, gate2, self.mlp(torch.addcmul(shift2, layer_norm(x), 1 + scale2))), past
+        return torch.addcmul(x, gate2, self.mlp(modulated(x, shift2, scale2))[0]), past
 
 
 class CausalBlock(nn.Module):

@@ -137,15 +137,21 @@ class ConditionEmbedding(nn.Module):
 
     def forward(self, cond: Cond, like: Tensor) -> Tensor | None:
         """[B,width] in float32 or float64, or None for a network without conditions; ``like`` [B,...] gives B."""
-        values = self.named_conditions(cond)
         total: Tensor | None = None
-        for (name, spec), part in zip(self.conditions.items(), self.parts, strict=True):
-            if "classes" in spec:
-                e = part(self._labels(name, values.get(name), spec["classes"], like))
-            else:
-                e = part(self._vector(name, values[name], spec["size"], like, next(part.parameters()).dtype))
+        for e in self.tokens(cond, like):
             total = wide(e) if total is None else total + e
         return total
+
+    def tokens(self, cond: Cond, like: Tensor) -> list[Tensor]:
+        """The embedding [B,width] of every condition; ``like`` [B,...] gives B."""
+        values, found = self.named_conditions(cond), []
+        for (name, spec), part in zip(self.conditions.items(), self.parts, strict=True):
+            if "classes" in spec:
+                found.append(part(self._labels(name, values.get(name), spec["classes"], like)))
+            else:
+                weight = next(part.parameters())
+                found.append(part(self._vector(name, values[name], spec["size"], like, weight.dtype)))
+        return found
 
     def named_conditions(self, cond: Cond) -> Mapping[str, Any]:
         """The condition as name -> tensor; raises ValueError for unknown and missing names."""

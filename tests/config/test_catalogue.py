@@ -88,6 +88,8 @@ EXAMPLES = {
     "random.Rng": "Rng(0)",
     "networks.MLP": "MLP(2, width=8, depth=1, conditions={'label': {'classes': 3}})",
     "networks.UNet": "UNet((1, 8, 8), width=8)",
+    "networks.MMDiT": "MMDiT((1, 8, 8), width=16, depth=1, heads=2, conditions={'label': {'classes': 3}}, single=1)",
+    "networks.UViT": "UViT((1, 8, 8), width=16, depth=2, heads=2, mixer=LinearAttention(), feed=Experts(2))",
     "networks.DiT": "DiT((1, 8, 8), width=16, depth=1, heads=2)",
     "networks.DiffusersDiT": "DiffusersDiT((1, 8, 8), width=16, depth=1, heads=2)",
     "networks.CausalFlow": "CausalFlow((1, 4, 4), width=16, blocks=2, depth=1, heads=2, plan=[[2, 3, 0], [1, 0, 1]])",

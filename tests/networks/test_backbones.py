@@ -9,13 +9,15 @@ import torch
 from torch.func import grad, jacfwd, jvp
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from beeline.config import build as config
 from beeline.core.errors import BeelineError
 from beeline.core.rng import Rng
 from beeline.fields.flow import MapNetwork, Network
-from beeline.networks.dit import DiT, sincos_positions
+from beeline.networks.dit import DiT
 from beeline.networks.hooks import block_hooks, named_blocks
 from beeline.networks.mlp import MLP
 from beeline.networks.patches import from_patches, to_patches
+from beeline.networks.transformer.positions import sincos
 from beeline.networks.unet import UNet
 from tests.networks.zoo import LABEL, ZOO, alive, inputs
 
@@ -25,8 +27,7 @@ every = pytest.mark.parametrize("name", ZOO)
 @every
 def test_rebuilt_from_plain_data_it_is_the_same_network(name: str) -> None:
     net, shape = alive(name, conditions={**LABEL, "size of it": {"size": 2}}, span=True, dropout=0.1)
-    settings = json.loads(json.dumps(net.describe(), sort_keys=True))
-    again = type(net)(**settings).eval()
+    again = config.build(json.loads(json.dumps(config.describe(net), sort_keys=True))).eval()
     assert again.describe() == net.describe()
     assert again.load_state_dict(net.state_dict()) is not None
     x, t, label = inputs(shape, 3)
@@ -231,7 +232,7 @@ def test_patches_and_back() -> None:
 
 
 def test_positions_are_distinct() -> None:
-    table = sincos_positions(5, 7, 16)
+    table = sincos((5, 7), 16)
     assert table.shape == (35, 16)
     assert torch.cdist(table, table).fill_diagonal_(1).min() > 0.1
     assert torch.allclose(table[:, 0], torch.sin(torch.arange(35) // 7 / 10000.0), atol=1e-6)

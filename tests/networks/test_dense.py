@@ -36,11 +36,11 @@ def test_features_are_those_of_the_blocks_and_the_network_is_unchanged() -> None
     dit, t = net.backbone, torch.full((2,), 0.9)
     h, told, _ = dit.stages(x, t)  # type: ignore[operator]
     parts, maps = [], []
-    for block, (e,) in zip(dit.block, told, strict=False):  # type: ignore[arg-type]
+    for block, (e, layout) in zip(dit.block, told, strict=False):  # type: ignore[arg-type]
         shift, scale = block.tell(e)[:, None].chunk(6, -1)[:2]
         q, k, _ = block.mix.divided(F.layer_norm(h, (16,), eps=1e-6) * (1 + scale) + shift)
         maps.append(torch.softmax(torch.einsum("bhnd,bhmd->bhnm", q, k) / 8**0.5, -1).mean(1))
-        h = block(h, e)
+        h = block(h, e, layout)
         parts.append(h)
     wanted = torch.cat(parts + maps, 2).transpose(1, 2).reshape(2, 3 * 16 + 3 * 24, 4, 6)
     assert torch.allclose(found, wanted, atol=1e-5) and not found.requires_grad

@@ -69,7 +69,10 @@ def test_deep_branches_are_initialised_to_the_network_and_modulated_by_their_tim
     gaps = [torch.full_like(t, 0.03), torch.full_like(t, 0.05)]
     assert not torch.allclose(deep.branches(x, t, gaps=gaps)[2], net(x, t), atol=1e-6)
     told = [backbone.modulation(t + shift)[k] for k, shift in enumerate((0.0, 0.03, 0.08))]
-    hooks = [b.register_forward_pre_hook(lambda _, g, k=k: (g[0], *told[k])) for k, b in enumerate(backbone.block)]
+    hooks = [
+        b.register_forward_pre_hook(lambda _, g, k=k: (g[0], *told[k], *g[1 + len(told[k]) :]))
+        for k, b in enumerate(backbone.block)
+    ]
     by_hand = net(x, t)  # every block modulated by the time of its branch
     for hook in hooks:
         hook.remove()

@@ -36,7 +36,7 @@ def test_nothing_merged_is_the_plain_network(guide):
 def test_repeated_patches_are_merged_without_loss():
     """Without positions a network gives equal patches equal velocities, so that they stay equal."""
     net = network()
-    net.backbone.positions.zero_()
+    net.backbone.place.table.zero_()
     x = X[:, :, :2, :2].repeat(1, 1, 4, 4)
     x[:, :, 2:4, :] = 0.5
     guidance, flow = MergedTokens(GUIDE, merged=0.5, destinations=0.5, pool=1.0), bl.Flow(net)

@@ -145,7 +145,7 @@ def test_named_blocks_of_a_transformer_and_no_others():
     h, told, out = net.backbone.stages(X, T, COND)
     for i, block in enumerate(net.backbone.block):
         if i != 1:
-            block.mix.forward = lambda x, m=block.mix: m.out(m.qkv(x).chunk(3, -1)[2])
+            block.mix.forward = lambda x, layout, m=block.mix: m.out(m.qkv(x).chunk(3, -1)[2])
         h = block(h, *told[i])
     assert torch.allclose(found, out(h, *told[-1]), atol=1e-5)
     assert (found - before).abs().max() > 1e-3

@@ -1,0 +1,175 @@
+"""The flow transformer: one loop over blocks, in which every part is a slot."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from beeline.core.declared import Declaring, Stages, TokenGrid, Traits, nulls_of_labels
+from beeline.core.errors import require
+from beeline.core.types import Cond
+from beeline.networks.checks import check_dropout, check_sizes
+from beeline.networks.embed import Conditions, Embedding, check_state
+from beeline.networks.fp32 import layer_norm, zeroed
+from beeline.networks.patches import from_patches, to_patches
+from beeline.networks.transformer.blocks import AdaLNZero, Modulation, PreNorm, Sizes, Wiring
+from beeline.networks.transformer.feeds import Feed, FeedForward
+from beeline.networks.transformer.layout import Layout, Notes
+from beeline.networks.transformer.mixers import Attention, Mixer
+from beeline.networks.transformer.positions import Positions, SinCos
+
+
+class FlowTransformer(Declaring):
+    """A transformer over the patches of data with one to three axes, modulated by time and condition.
+
+    tokens = W patches + positions;  the blocks of the plan;  output = unpatch(W (norm(tokens) (1 + scale) + shift))
+    A block mixes the tokens (``mixer``) and feeds each of them (``feed``); ``wiring`` says how both meet the stream,
+    ``modulation`` where shifts, scales and gates come from.  With gates that start at zero a network starts as
+    the same function, whatever its mixer and feed.
+    Assumes [B,C,*sides] of the configured size, or of any with ``any_size``; a side that is no multiple of the patch is
+    padded with zeros and cropped again.
+    """
+
+    skips: ClassVar[bool] = False  # whether block i also reads the output of block depth - 1 - i
+
+    def __init__(
+        self,
+        shape: Sequence[int],  # (channels, length), (channels, height, width) or (channels, frames, height, width)
+        patch: int = 2,  # side of a patch; the cost of attention falls with its fourth power for images
+        width: int = 128,  # channels of a token; a multiple of 4 and of heads
+        depth: int = 3,  # blocks
+        heads: int = 4,  # 32 to 64 channels per head are usual
+        conditions: Conditions | None = None,
+        span: bool = False,  # take the end of a jump as a second time, for flow maps
+        dropout: float = 0.0,  # 0 to 0.5
+        *,
+        ratio: float = 4.0,  # hidden channels of the feed in a block, relative to width
+        any_size: bool = False,  # take other sides, with positions of their own
+        scale: float = 1000.0,  # highest frequency of the time embedding, radians per unit of time
+        mixer: Mixer = Attention(),
+        feed: Feed = FeedForward(),
+        positions: Positions = SinCos(),
+        wiring: Wiring = PreNorm(),
+        modulation: Modulation = AdaLNZero(),
+    ):
+        super().__init__()
+        name = type(self).__name__
+        self.shape = tuple(int(n) for n in shape)
+        require(
+            2 <= len(self.shape) <= 4 and all(n >= 1 for n in self.shape),
+            f"{name} got shape={tuple(shape)}; it is a network for data with one to three axes: pass (channels, "
+            "height, width) for images",
+        )
+        check_sizes(name, patch=patch, width=width, depth=depth, heads=heads)
+        check_dropout(name, dropout)
+        self.settings: dict[str, Any] = {
+            "shape": list(self.shape), "patch": patch, "width": width, "depth": depth, "heads": heads, "span": span,
+            "dropout": dropout, "ratio": ratio, "scale": scale, "any_size": any_size, "mixer": mixer, "feed": feed,
+            "positions": positions, "wiring": wiring, "modulation": modulation,
+        }  # fmt: skip
+        self.any_size, self.patch = any_size, patch
+        self.grid = self.grid_of(self.shape[1:])
+        self.embed = Embedding(width, conditions, span, scale=scale)
+        self.inp = nn.Linear(self.shape[0] * patch ** len(self.grid), width)
+        self.place = positions.build(width, heads, self.grid)
+        self.parts(Sizes(width, heads, int(width * ratio), dropout, self.grid), depth, mixer, feed, wiring, modulation)
+        self.tell = zeroed(nn.Linear(width, 2 * width))
+        self.out = zeroed(nn.Linear(width, self.shape[0] * patch ** len(self.grid)))
+
+    def parts(self, sizes: Sizes, depth: int, mixer: Mixer, feed: Feed, wiring: Wiring, modulation: Modulation) -> None:
+        """Create the blocks."""
+        self.block = nn.ModuleList(wiring.build(sizes, mixer, feed, modulation) for _ in range(depth))
+        if self.skips:
+            self.skip = nn.ModuleList(_first_half(nn.Linear(2 * sizes.width, sizes.width)) for _ in range(depth // 2))
+
+    @property
+    def stacks(self) -> Mapping[str, nn.ModuleList]:
+        return {"block": self.block}
+
+    @property
+    def last_layer(self) -> nn.Module:
+        return self.out
+
+    @property
+    def traits(self) -> Traits:
+        return Traits(
+            nulls=nulls_of_labels(self.embed.cond.conditions),
+            any_size=self.any_size,
+            tokens=self.token_grid if len(self.grid) == 2 else None,
+        )
+
+    def token_grid(self, shape: Sequence[int]) -> TokenGrid:
+        """The tokens of an image [C,H,W]."""
+        rows, columns = self.grid_of(shape[-2:])
+        return TokenGrid(rows, columns)
+
+    def grid_of(self, sides: Sequence[int]) -> tuple[int, ...]:
+        """The patches along every axis."""
+        return tuple(-(-int(side) // self.patch) for side in sides)
+
+    def describe(self) -> dict[str, Any]:
+        """The constructor's arguments."""
+        return {**self.settings, "conditions": self.embed.cond.conditions}
+
+    def forward(self, x: Tensor, t: Tensor, cond: Cond = None, s: Tensor | None = None) -> Tensor:
+        return self.evaluated(x, t, cond, s, False)[0]
+
+    def noted(self, x: Tensor, t: Tensor, cond: Cond = None, s: Tensor | None = None) -> tuple[Tensor, Notes]:
+        """The output [B,*shape], and the notes of all blocks by "stack.index.name", such as those of routers."""
+        return self.evaluated(x, t, cond, s, True)
+
+    def evaluated(self, x: Tensor, t: Tensor, cond: Cond, s: Tensor | None, noting: bool) -> tuple[Tensor, Notes]:
+        """The only loop over the blocks."""
+        h, told, out = self.begun(x, t, cond, s, noting)
+        notes: dict[str, Tensor] = {}
+        saved: list[Tensor] = []
+        blocks = [(name, i, block) for name, stack in self.stacks.items() for i, block in enumerate(stack)]
+        half = len(blocks) // 2 if self.skips else 0
+        for k, (name, i, block) in enumerate(blocks):
+            if half and k >= len(blocks) - half:
+                h = self.skip[k - len(blocks) + half](torch.cat([h, saved.pop()], -1))
+            h = block(h, *told[k])
+            if noting:
+                h, found = h
+                notes |= {f"{name}.{i}.{key}": value for key, value in found.items()}
+            if k < half:
+                saved.append(h)
+        return out(h, *told[-1]), notes
+
+    def stages(self, x: Tensor, t: Tensor, cond: Cond = None, s: Tensor | None = None) -> Stages | None:
+        return None if self.skips else self.begun(x, t, cond, s, False)
+
+    def begun(self, x: Tensor, t: Tensor, cond: Cond, s: Tensor | None, noting: bool) -> Stages:
+        """The parts of a forward pass."""
+        check_state(self, x, t, (self.shape[0], *[None] * len(self.grid)) if self.any_size else self.shape)
+        grid = self.grid_of(x.shape[2:])
+        e = self.embed(t, cond, s).to(x.dtype)
+        h = self.inp(to_patches(x, self.patch))
+        added = self.place.added(grid, h)
+        h = self.joined(h if added is None else h + added.to(h.dtype), cond, t)
+        layout = Layout(grid, self.place.turn(grid, h), None, noting)
+
+        def out(h: Tensor, e: Tensor, layout: Layout) -> Tensor:
+            shift, scale = self.tell(e)[:, None].chunk(2, -1)
+            patches = self.out(torch.addcmul(shift, layer_norm(h[:, : layout.tokens]), 1 + scale))
+            return from_patches(patches, x.shape[1:], self.patch)
+
+        return Stages(h, [(e, layout)] * (sum(map(len, self.stacks.values())) + 1), out)
+
+    def joined(self, h: Tensor, cond: Cond, t: Tensor) -> Tensor:
+        """The tokens of the datum [B,N,D] with those of other streams after them."""
+        return h
+
+    def modulation(self, t: Tensor, cond: Cond = None) -> list[tuple[Tensor, ...]]:
+        return [(self.embed(t, cond).to(self.inp.weight.dtype),)] * sum(map(len, self.stacks.values()))
+
+
+def _first_half(layer: nn.Linear) -> nn.Linear:
+    """A layer that starts as the identity of the first half of its input."""
+    with torch.no_grad():
+        nn.init.eye_(layer.weight)
+        layer.bias.zero_()
+    return layer

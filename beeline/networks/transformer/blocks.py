@@ -1,0 +1,185 @@
+"""Blocks: how mixing and feeding meet the stream of tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from beeline.core.ranges import dataclass
+from beeline.networks.fp32 import layer_norm, rms_norm, zeroed
+from beeline.networks.transformer.feeds import Feed
+from beeline.networks.transformer.layout import Layout, Notes
+from beeline.networks.transformer.mixers import Mixer
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """The sizes that the blocks of a network share."""
+
+    width: int
+    heads: int
+    hidden: int  # channels inside of a feed
+    dropout: float
+    grid: tuple[int, ...]
+
+
+class Wiring(Protocol):
+    """How the branches of a block meet the stream."""
+
+    def build(self, sizes: Sizes, mixer: Mixer, feed: Feed, modulation: Modulation) -> nn.Module:
+        """The block: (h [B,N,D], e [B,D], layout) -> h, or (h, notes) where the layout asks for notes."""
+        ...
+
+
+class Modulation(Protocol):
+    """How time and condition set the shifts, scales and gates of a block."""
+
+    def build(self, width: int, chunks: int) -> nn.Module:
+        """A module e [B,D] -> [B, chunks D], or [1, chunks D] where they do not depend on e."""
+        ...
+
+
+@dataclass(frozen=True)
+class AdaLNZero:
+    """Shifts, scales and gates from a linear layer of the embedding, which starts at zero.
+
+    (shift, scale, gate) of every branch = W e + b,  W = b = 0 at first
+    Source: Peebles and Xie 2022 (arXiv 2212.09748).
+
+    >>> AdaLNZero().build(4, 6)(torch.ones(1, 4)).abs().max().item()
+    0.0
+    """
+
+    def build(self, width: int, chunks: int) -> nn.Module:
+        return zeroed(nn.Linear(width, chunks * width))
+
+
+def noted(h: Tensor, notes: Notes, layout: Layout) -> Any:
+    """What a block returns."""
+    return (h, notes) if layout.noting else h
+
+
+def modulated(h: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    """norm(h) (1 + scale) + shift."""
+    return torch.addcmul(shift, layer_norm(h), 1 + scale)
+
+
+class PreNormBlock(nn.Module):
+    """A transformer block with adaptive layer normalisation before, and gates after both branches."""
+
+    def __init__(self, sizes: Sizes, mixer: Mixer, feed: Feed, modulation: Modulation):
+        super().__init__()
+        self.tell = modulation.build(sizes.width, 6)
+        self.mix = mixer.build(sizes.width, sizes.heads, sizes.grid)
+        self.mlp = feed.build(sizes.width, sizes.hidden, sizes.dropout)
+
+    def forward(self, h: Tensor, e: Tensor, layout: Layout) -> Any:
+        shift1, scale1, gate1, shift2, scale2, gate2 = self.tell(e)[:, None].chunk(6, -1)
+        h = torch.addcmul(h, gate1, self.branch(self.mix(modulated(h, shift1, scale1), layout), 0))
+        fed, notes = self.mlp(modulated(h, shift2, scale2), layout)
+        return noted(torch.addcmul(h, gate2, self.branch(fed, 1)), notes, layout)
+
+    def branch(self, out: Tensor, which: int) -> Tensor:
+        """What of the output of a branch (0 mixer, 1 feed) meets the gate."""
+        return out
+
+
+@dataclass(frozen=True)
+class PreNorm:
+    """Both branches read the normalised stream, one after the other.
+
+    h <- h + gate1 mix(norm(h) (1 + scale1) + shift1);  h <- h + gate2 feed(norm(h) (1 + scale2) + shift2)
+    Source: Peebles and Xie 2022 (arXiv 2212.09748), adaLN-zero.
+
+    >>> PreNorm()
+    PreNorm()
+    """
+
+    def build(self, sizes: Sizes, mixer: Mixer, feed: Feed, modulation: Modulation) -> nn.Module:
+        return PreNormBlock(sizes, mixer, feed, modulation)
+
+
+class PeriBlock(PreNormBlock):
+    """A block that also normalises the output of its branches."""
+
+    def __init__(self, sizes: Sizes, mixer: Mixer, feed: Feed, modulation: Modulation):
+        super().__init__(sizes, mixer, feed, modulation)
+        self.outer = nn.Parameter(torch.ones(2, sizes.width))
+
+    def branch(self, out: Tensor, which: int) -> Tensor:
+        return rms_norm(out, self.outer[which])
+
+
+@dataclass(frozen=True)
+class Peri:
+    """Normalisation before and after every branch, so that the size of a branch does not depend on its weights.
+
+    h <- h + gate norm(F(norm(h) (1 + scale) + shift))
+    Source: Kim et al. 2025, "Peri-LN" (arXiv 2502.02732).
+
+    >>> Peri()
+    Peri()
+    """
+
+    def build(self, sizes: Sizes, mixer: Mixer, feed: Feed, modulation: Modulation) -> nn.Module:
+        return PeriBlock(sizes, mixer, feed, modulation)
+
+
+class ParallelBlock(nn.Module):
+    """A block whose branches read the same normalised tokens."""
+
+    def __init__(self, sizes: Sizes, mixer: Mixer, feed: Feed, modulation: Modulation):
+        super().__init__()
+        self.tell = modulation.build(sizes.width, 3)
+        self.mix = mixer.build(sizes.width, sizes.heads, sizes.grid)
+        self.mlp = feed.build(sizes.width, sizes.hidden, sizes.dropout)
+
+    def forward(self, h: Tensor, e: Tensor, layout: Layout) -> Any:
+        shift, scale, gate = self.tell(e)[:, None].chunk(3, -1)
+        u = modulated(h, shift, scale)
+        fed, notes = self.mlp(u, layout)
+        return noted(torch.addcmul(h, gate, self.mix(u, layout) + fed), notes, layout)
+
+
+@dataclass(frozen=True)
+class Parallel:
+    """Both branches read the same normalised tokens, with one gate.
+
+    h <- h + gate (mix(u) + feed(u)),  u = norm(h) (1 + scale) + shift
+    Source: Black Forest Labs 2024, FLUX.1, its single-stream blocks; Dehghani et al. 2023 (arXiv 2302.05442).
+
+    >>> Parallel()
+    Parallel()
+    """
+
+    def build(self, sizes: Sizes, mixer: Mixer, feed: Feed, modulation: Modulation) -> nn.Module:
+        return ParallelBlock(sizes, mixer, feed, modulation)
+
+
+class JointBlock(nn.Module):
+    """A block of several streams with weights of their own, whose tokens are mixed together.
+
+    Tokens [B,N,D] hold the streams one after the other; the first is that of the datum.
+    """
+
+    def __init__(self, sizes: Sizes, mixer: Mixer, feed: Feed, modulation: Modulation, streams: Sequence[str]):
+        super().__init__()
+        self.streams = tuple(streams)
+        self.tell = nn.ModuleDict({s: modulation.build(sizes.width, 6) for s in streams})
+        self.mix = mixer.joint(sizes.width, sizes.heads, streams)
+        self.mlp = nn.ModuleDict({s: feed.build(sizes.width, sizes.hidden, sizes.dropout) for s in streams})
+
+    def forward(self, h: Tensor, e: Tensor, layout: Layout) -> Any:
+        parts = [h[:, : layout.tokens], h[:, layout.tokens :]]
+        told = [self.tell[s](e)[:, None].chunk(6, -1) for s in self.streams]
+        mixed = self.mix([modulated(u, m[0], m[1]) for u, m in zip(parts, told, strict=True)], layout)
+        notes: dict[str, Tensor] = {}
+        for i, (s, m) in enumerate(zip(self.streams, told, strict=True)):
+            u = torch.addcmul(parts[i], m[2], mixed[i])
+            fed, found = self.mlp[s](modulated(u, m[3], m[4]), layout)
+            parts[i] = torch.addcmul(u, m[5], fed)
+            notes |= {f"{s}.{name}": value for name, value in found.items()}
+        return noted(torch.cat(parts, 1), notes, layout)

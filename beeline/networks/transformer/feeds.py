@@ -1,0 +1,72 @@
+"""Feeds: what a block computes of every token by itself.  A feed is a setting that builds the module of a block."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch.nn.functional as F  # noqa: N812 - its usual name
+from torch import Tensor, nn
+
+from beeline.core.ranges import dataclass
+from beeline.networks.transformer.layout import NONE, Layout, Notes
+
+
+class Feed(Protocol):
+    """What is computed of every token; ``build`` gives a module (tokens [B,N,D], layout) -> (tokens, notes)."""
+
+    def build(self, width: int, hidden: int, dropout: float) -> nn.Module:
+        """The module for tokens of ``width`` channels and ``hidden`` channels inside."""
+        ...
+
+
+class Dense(nn.Sequential):
+    """Two linear layers with a GELU between them."""
+
+    def __init__(self, width: int, hidden: int, dropout: float):
+        super().__init__(nn.Linear(width, hidden), nn.GELU(), nn.Dropout(dropout), nn.Linear(hidden, width))
+
+    def forward(self, h: Tensor, layout: Layout | None = None) -> tuple[Tensor, Notes]:  # type: ignore[override]
+        return super().forward(h), NONE
+
+
+@dataclass(frozen=True)
+class FeedForward:
+    """Two linear layers.
+
+    y = W2 gelu(W1 u)
+    Source: Vaswani et al. 2017 (arXiv 1706.03762).
+
+    >>> FeedForward()
+    FeedForward()
+    """
+
+    def build(self, width: int, hidden: int, dropout: float) -> nn.Module:
+        return Dense(width, hidden, dropout)
+
+
+class Gated(nn.Module):
+    """Two linear layers with a gate."""
+
+    def __init__(self, width: int, hidden: int, dropout: float):
+        super().__init__()
+        self.up, self.dropout, self.down = nn.Linear(width, 2 * hidden), nn.Dropout(dropout), nn.Linear(hidden, width)
+
+    def forward(self, h: Tensor, layout: Layout) -> tuple[Tensor, Notes]:
+        gate, value = self.up(h).chunk(2, -1)
+        out: Tensor = self.down(self.dropout(F.silu(gate) * value))
+        return out, NONE
+
+
+@dataclass(frozen=True)
+class SwiGLU:
+    """A gated feed with two thirds of the hidden channels, and so about as many weights as FeedForward.
+
+    y = W2 (silu(W1 u) * W3 u)
+    Source: Shazeer 2020, "GLU Variants Improve Transformer" (arXiv 2002.05202).
+
+    >>> SwiGLU()
+    SwiGLU()
+    """
+
+    def build(self, width: int, hidden: int, dropout: float) -> nn.Module:
+        return Gated(width, max(1, 2 * hidden // 3), dropout)

@@ -1,0 +1,53 @@
+"""What a block may know of its tokens, and the notes that it gives beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple, TypeAlias
+
+import torch
+from torch import Tensor
+
+Notes: TypeAlias = Mapping[str, Tensor]
+"""Scalars of a forward pass by name, such as the balance of experts: terms of a loss, or for the log."""
+
+NONE: Notes = {}
+
+
+class Layout(NamedTuple):
+    """The tokens of a forward pass: those of the datum in their order, then those of the conditions.
+
+    A module stores nothing during a forward pass: what it needs is here, and what it gives is returned.
+    """
+
+    grid: tuple[int, ...]  # patches along every axis of the datum; their product is the number of its tokens
+    turn: Tensor | None = None  # [tokens, channels of a head / 2, 2] cosines and sines of rotary positions
+    null: Tensor | None = None  # [B] whether the condition of a row was dropped
+    noting: bool = False  # whether blocks return (tokens, notes)
+
+    def for_rows(self, rows: Tensor) -> Layout:
+        """The layout of some rows of a batch."""
+        return self if self.null is None else self._replace(null=self.null[rows])
+
+    @property
+    def tokens(self) -> int:
+        """The number of tokens of the datum."""
+        n = 1
+        for side in self.grid:
+            n *= side
+        return n
+
+    def turned(self, q: Tensor) -> Tensor:
+        """Queries or keys [B,H,N,d] turned by their positions; tokens after those of the table stay as they are.
+
+        Pairs (q_2i, q_2i+1) are rotated by an angle that is linear in the position, so that logits depend on
+        differences of positions.
+        Source: Su et al. 2021, "RoFormer" (arXiv 2104.09864).
+        """
+        if self.turn is None:
+            return q
+        n = len(self.turn)
+        cos, sin = self.turn.to(q).unbind(-1)  # [n, d/2]
+        a, b = q[:, :, :n].unflatten(-1, (-1, 2)).unbind(-1)
+        turned = torch.stack([a * cos - b * sin, a * sin + b * cos], -1).flatten(-2)
+        return turned if n == q.shape[2] else torch.cat([turned, q[:, :, n:]], 2)

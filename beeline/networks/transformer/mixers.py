@@ -1,0 +1,121 @@
+"""Mixers: how tokens see each other.  A mixer is a setting that builds the module of a block."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from beeline.core.errors import require
+from beeline.core.modes import wide
+from beeline.core.ranges import dataclass
+from beeline.networks.attention import SelfAttention, attend
+from beeline.networks.transformer.layout import Layout
+
+
+class Mixer(Protocol):
+    """How tokens are mixed; ``build`` gives a module (tokens [B,N,D] of every stream, layout) -> the same."""
+
+    def build(self, width: int, heads: int, grid: tuple[int, ...]) -> nn.Module:
+        """The module for one stream: (u [B,N,D], layout) -> [B,N,D]."""
+        ...
+
+    def joint(self, width: int, heads: int, streams: Sequence[str]) -> nn.Module:
+        """The module for several streams with weights of their own: (list of [B,N_s,D], layout) -> list."""
+        ...
+
+
+class AttentionMixer(ABC):
+    """Base of mixers with queries, keys and values; a subclass gives what is computed of them."""
+
+    @abstractmethod
+    def core(self, q: Tensor, k: Tensor, v: Tensor, layout: Layout) -> Tensor:
+        """The mixed values [B,H,N,d] for queries, keys and values [B,H,N,d]."""
+
+    def build(self, width: int, heads: int, grid: tuple[int, ...]) -> nn.Module:
+        return Mixed(width, heads, self)
+
+    def joint(self, width: int, heads: int, streams: Sequence[str]) -> nn.Module:
+        return Joint(width, heads, self, streams)
+
+
+class OneStream:
+    """Base of mixers for one stream of tokens."""
+
+    def joint(self, width: int, heads: int, streams: Sequence[str]) -> nn.Module:
+        require(
+            False,
+            f"{type(self).__name__} was given as the mixer of a network with the streams {', '.join(streams)}, and it "
+            "mixes one stream; use Attention() or LinearAttention(), or the network DiT",
+        )
+        raise AssertionError
+
+
+class Mixed(SelfAttention):
+    """Multi-head mixing with normalised queries and keys, by any core."""
+
+    def __init__(self, width: int, heads: int, mixer: AttentionMixer):
+        super().__init__(width, heads)
+        self.mixer = mixer
+
+    def forward(self, x: Tensor, layout: Layout) -> Tensor:  # type: ignore[override]
+        q, k, v = self.divided(x)
+        return self.joined(self.mixer.core(layout.turned(q), layout.turned(k), v, layout))
+
+
+class Joint(nn.Module):
+    """Mixing of the tokens of several streams together, with projections of its own for each stream."""
+
+    def __init__(self, width: int, heads: int, mixer: AttentionMixer, streams: Sequence[str]):
+        super().__init__()
+        self.mixer, self.streams = mixer, tuple(streams)
+        for name in streams:
+            self.add_module(name, SelfAttention(width, heads))
+
+    def forward(self, parts: Sequence[Tensor], layout: Layout) -> list[Tensor]:
+        own = [self.get_submodule(name) for name in self.streams]
+        q, k, v = (
+            torch.cat(some, 2)
+            for some in zip(*(m.divided(u) for m, u in zip(own, parts, strict=True)), strict=True)  # type: ignore[operator]
+        )
+        mixed = self.mixer.core(layout.turned(q), layout.turned(k), v, layout)
+        pieces = mixed.split([u.shape[1] for u in parts], 2)
+        return [m.joined(piece) for m, piece in zip(own, pieces, strict=True)]  # type: ignore[operator]
+
+
+@dataclass(frozen=True)
+class Attention(AttentionMixer):
+    """Softmax attention.
+
+    o = softmax(q k' / sqrt(d)) v
+    Its time grows with the square of the number of tokens.
+    Source: Vaswani et al. 2017 (arXiv 1706.03762).
+
+    >>> Attention()
+    Attention()
+    """
+
+    def core(self, q: Tensor, k: Tensor, v: Tensor, layout: Layout) -> Tensor:
+        return attend(q, k, v)
+
+
+@dataclass(frozen=True)
+class LinearAttention(AttentionMixer):
+    """Normalised linear attention, whose time grows with the number of tokens.
+
+    o_i = f(q_i)' S / f(q_i)' z,  S = sum_j f(k_j) v_j' / N,  z = sum_j f(k_j) / N,  f(y) = elu(y) + 1
+    Tokens that are repeated change nothing.  Rotary positions turn q and k before f.
+    Source: Liu et al. 2024, "LinFusion" (arXiv 2409.02097); Katharopoulos et al. 2020 (arXiv 2006.16236).
+
+    >>> LinearAttention()
+    LinearAttention()
+    """
+
+    def core(self, q: Tensor, k: Tensor, v: Tensor, layout: Layout) -> Tensor:
+        f, g = (torch.nn.functional.elu(wide(y)) + 1 for y in (q, k))
+        state = g.mT @ wide(v) / k.shape[2]  # sums over many tokens lose digits in half precision
+        total = g.mean(2)[..., None]
+        return (f @ state / (f @ total + 1e-4)).to(v.dtype)

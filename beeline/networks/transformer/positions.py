@@ -1,0 +1,177 @@
+"""Positions of tokens: added to them, or turning queries and keys."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from beeline.core.errors import require
+from beeline.core.ranges import Positive, dataclass
+from beeline.networks.embed import sinusoidal_features
+
+
+class Positions(Protocol):
+    """What tells tokens where they are; ``build`` gives a module with two functions of the grid of patches."""
+
+    def build(self, width: int, heads: int, grid: tuple[int, ...]) -> Placing:
+        """The module for tokens of ``width`` channels on the usual ``grid``."""
+        ...
+
+
+class Placing(nn.Module):
+    """Positions of one network; the defaults add nothing and turn nothing."""
+
+    def added(self, grid: tuple[int, ...], like: Tensor) -> Tensor | None:
+        """What is added to tokens, [N,D] or None, on the device of ``like``."""
+        return None
+
+    def turn(self, grid: tuple[int, ...], like: Tensor) -> Tensor | None:
+        """Cosines and sines [N,d/2,2] of rotary positions, or None."""
+        return None
+
+
+class Waves(Placing):
+    """Sine and cosine positions."""
+
+    table: Tensor
+
+    def __init__(self, width: int, grid: tuple[int, ...]):
+        super().__init__()
+        self.width, self.grid = width, grid
+        self.register_buffer("table", sincos(grid, width), persistent=False)
+
+    def added(self, grid: tuple[int, ...], like: Tensor) -> Tensor:
+        return self.table if grid == self.grid else sincos(grid, self.width).to(like.device)
+
+
+@dataclass(frozen=True)
+class SinCos:
+    """Sines and cosines of the coordinates, added to the tokens.
+
+    Each axis has an equal share of the channels, with frequencies from 1 to 1/10000 radian per patch.
+    Source: Vaswani et al. 2017 (arXiv 1706.03762); Peebles and Xie 2022 (arXiv 2212.09748).
+
+    >>> SinCos()
+    SinCos()
+    """
+
+    def build(self, width: int, heads: int, grid: tuple[int, ...]) -> Placing:
+        require(
+            width % (2 * len(grid)) == 0,
+            f"the network got width={width}; the position embeddings of {len(grid)} axes divide it into sines and "
+            f"cosines of each: set a multiple of {2 * len(grid)}",
+        )
+        return Waves(width, grid)
+
+
+class Table(Placing):
+    """A learned vector for every token."""
+
+    def __init__(self, width: int, grid: tuple[int, ...]):
+        super().__init__()
+        self.grid = grid
+        self.table = nn.Parameter(0.02 * torch.randn(math.prod(grid), width))
+
+    def added(self, grid: tuple[int, ...], like: Tensor) -> Tensor:
+        require(
+            grid == self.grid,
+            f"the network got {' x '.join(map(str, grid))} patches, and its learned positions are those of "
+            f"{' x '.join(map(str, self.grid))}; use positions=SinCos() or Rotary() for other sizes",
+        )
+        return self.table
+
+
+@dataclass(frozen=True)
+class Learned:
+    """A learned vector for every token, for data of one size.
+
+    token_i <- token_i + p_i
+    Source: Dosovitskiy et al. 2020 (arXiv 2010.11929).
+
+    >>> Learned()
+    Learned()
+    """
+
+    def build(self, width: int, heads: int, grid: tuple[int, ...]) -> Placing:
+        return Table(width, grid)
+
+
+class Turning(Placing):
+    """Rotary positions."""
+
+    def __init__(self, channels: int, theta: float):
+        super().__init__()
+        self.channels, self.theta = channels, theta
+
+    def turn(self, grid: tuple[int, ...], like: Tensor) -> Tensor:
+        return rotation(grid, self.channels, self.theta).to(like.device)
+
+
+@dataclass(frozen=True)
+class Rotary:
+    """Rotary positions: queries and keys are turned by angles that are linear in the coordinates.
+
+    angle_i = position theta^(-2i/d_a), with the channels of a head divided among the axes
+    Logits depend on differences of positions, so that other sizes are possible.
+    Source: Su et al. 2021, "RoFormer" (arXiv 2104.09864); in several axes: Lu et al. 2024, "FiT" (arXiv 2402.12376).
+
+    >>> Rotary().theta
+    10000.0
+    """
+
+    theta: Positive = 10000.0  # the slowest angle has a period of about 2 pi theta patches
+
+    def build(self, width: int, heads: int, grid: tuple[int, ...]) -> Placing:
+        channels = width // heads
+        require(
+            channels % 2 == 0 and channels >= 2 * len(grid),
+            f"Rotary got heads of {channels} channels for {len(grid)} axes; each axis turns pairs of channels: use a "
+            f"width of at least {2 * len(grid) * heads}, even for every head",
+        )
+        return Turning(channels, self.theta)
+
+
+@dataclass(frozen=True)
+class NoPositions:
+    """Tokens do not know where they are; for mixers that see the grid.
+
+    token_i <- token_i
+
+    >>> NoPositions()
+    NoPositions()
+    """
+
+    def build(self, width: int, heads: int, grid: tuple[int, ...]) -> Placing:
+        return Placing()
+
+
+def sincos(grid: Sequence[int], width: int) -> Tensor:
+    """Position embeddings [N,width] of a grid, row by row: sines and cosines of every coordinate."""
+    share = width // len(grid)
+    parts = [sinusoidal_features(torch.arange(n) / 10000, share, 10000.0) for n in grid]
+    return torch.cat(list(_broadcast(parts)), -1).flatten(0, -2)
+
+
+def rotation(grid: Sequence[int], channels: int, theta: float) -> Tensor:
+    """Cosines and sines [N,channels/2,2] of the angles of a grid; remaining pairs go to the first axes."""
+    pairs, parts = channels // 2, []
+    for axis, n in enumerate(grid):
+        count = pairs // len(grid) + (axis < pairs % len(grid))
+        rates = theta ** -(torch.arange(count, dtype=torch.float32) / max(count, 1))
+        parts.append(torch.arange(n, dtype=torch.float32)[:, None] * rates)
+    angles = torch.cat(list(_broadcast(parts)), -1).flatten(0, -2)
+    return torch.stack([angles.cos(), angles.sin()], -1)
+
+
+def _broadcast(parts: Sequence[Tensor]) -> list[Tensor]:
+    """Features [n_a,F_a] of every axis, each expanded over the whole grid [*n,F_a]."""
+    grid, found = [len(part) for part in parts], []
+    for axis, part in enumerate(parts):
+        shape = [1] * len(grid)
+        shape[axis] = len(part)
+        found.append(part.reshape(*shape, -1).expand(*grid, -1))
+    return found

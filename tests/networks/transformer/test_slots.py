@@ -1,0 +1,162 @@
+"""The slots of the flow transformer against explicit forms, and what every combination of them keeps."""
+
+import itertools
+
+import pytest
+import torch
+
+from beeline.config import build as config
+from beeline.config.catalogue import CATALOGUE
+from beeline.core.errors import BeelineError
+from beeline.core.rng import Rng
+from beeline.networks.dit import DiT, MMDiT, UViT
+from beeline.networks.transformer.blocks import AdaLNZero, JointBlock, PreNormBlock, Sizes
+from beeline.networks.transformer.experts import Experts, TopK
+from beeline.networks.transformer.feeds import FeedForward
+from beeline.networks.transformer.layout import Layout
+from beeline.networks.transformer.mixers import Attention, LinearAttention
+from beeline.networks.transformer.positions import Rotary, SinCos, rotation
+
+KINDS = [DiT, MMDiT, UViT]
+LABEL = {"label": {"classes": 10}}
+X = Rng(0).normal(torch.empty(3, 1, 8, 8, dtype=torch.float64))
+T, Y = torch.tensor([0.2, 0.5, 0.9], dtype=torch.float64), {"label": torch.tensor([1, 2, 10])}
+
+
+def alive(net):
+    """The network with weights that are not zero, in float64."""
+    with Rng(1).ambient(), torch.no_grad():
+        for p in net.parameters():
+            p.add_(0.1 * torch.randn_like(p))
+    return net.double().eval()
+
+
+def made(kind, **slots):
+    with Rng(2).ambient():
+        return alive(kind((1, 8, 8), width=16, depth=3, heads=2, conditions=LABEL, **slots))
+
+
+def members(slot):
+    return [config.parse(f"{slot}.{name}") for name in CATALOGUE[slot]]
+
+
+SLOTS = {"mixer": "mixers", "feed": "feeds", "positions": "positions", "wiring": "wirings", "modulation": "modulations"}
+ONE = [{name: member} for name, slot in SLOTS.items() for member in members(slot)]
+
+
+@pytest.mark.parametrize("slots", ONE, ids=lambda s: repr(next(iter(s.values()))))
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_member_keeps_the_promises_of_a_network(kind, slots):
+    net = made(kind, **slots)
+    value, slope = torch.func.jvp(lambda x, t: net(x, t, Y), (X, T), (X.cos(), torch.ones_like(T)))
+    h = 1e-6
+    difference = (net(X + h * X.cos(), T + h, Y) - net(X - h * X.cos(), T - h, Y)) / (2 * h)
+    assert (slope - difference).abs().max() <= 1e-5 * slope.abs().max()
+    alone = torch.cat([net(X[i : i + 1], T[i : i + 1], {"label": Y["label"][i : i + 1]}) for i in range(3)])
+    assert (alone - value).abs().max() <= 1e-12, "a row does not depend on its batch"
+    again = config.build(config.describe(net)).double().eval()
+    again.load_state_dict(net.state_dict())
+    assert torch.equal(again(X, T, Y), net(X, T, Y))
+    with Rng(2).ambient():
+        new = kind((1, 8, 8), width=16, depth=3, heads=2, conditions=LABEL, **slots)
+    assert float(new(X.float(), T.float(), Y).abs().max()) == 0
+
+
+def test_linear_attention_is_its_explicit_matrix_and_repeated_tokens_change_nothing():
+    q, k, v = (Rng(i).normal(torch.empty(2, 3, 9, 4, dtype=torch.float64)) for i in range(3))
+    f, g = (torch.nn.functional.elu(y) + 1 for y in (q, k))
+    weights = f @ g.mT
+    wanted = weights @ v / 9 / (weights.sum(-1, keepdim=True) / 9 + 1e-4)
+    layout = Layout((3, 3))
+    assert torch.allclose(LinearAttention().core(q, k, v, layout), wanted, atol=1e-14)
+    more = [y.repeat_interleave(4, 2) for y in (k, v)]
+    assert torch.allclose(LinearAttention().core(q, *more, layout), wanted, atol=1e-14)
+
+
+def test_rotary_logits_depend_on_differences_of_positions():
+    q, k = (Rng(i).normal(torch.empty(8, dtype=torch.float64)) for i in range(2))
+    layout = Layout((5, 6), rotation((5, 6), 8, 100.0).double())
+    every = [layout.turned(y.expand(1, 1, 30, 8))[0, 0].unflatten(0, (5, 6)) for y in (q, k)]
+    logits = torch.einsum("abd,ced->abce", *every)
+    assert torch.allclose(logits[:3, :2, 1:4, 2:4], logits[1:4, 2:4, 2:5, 4:6], atol=1e-5)
+    assert not torch.allclose(logits[:3, :2, :3, :2], logits[:3, :2, 1:4, :2])
+    rest = torch.ones(1, 1, 3, 8, dtype=torch.float64)
+    assert torch.equal(layout.turned(torch.cat([q.expand(1, 1, 30, 8), rest], 2))[:, :, 30:], rest)
+
+
+def test_experts_are_the_sum_of_the_chosen_feeds():
+    with Rng(0).ambient():
+        feed = alive(Experts(4, TopK(2)).build(6, 8, 0.0))
+    h = Rng(1).normal(torch.empty(2, 5, 6, dtype=torch.float64))
+    found, notes = feed(h, Layout((5,)))
+    p = torch.softmax(feed.route.gate(h), -1)
+    wanted = torch.zeros_like(h)
+    for b, i in itertools.product(range(2), range(5)):
+        weight, index = p[b, i].topk(2)
+        for w, e in zip(weight / weight.sum(), index, strict=True):
+            u = torch.nn.functional.gelu(h[b, i] @ feed.up[e] + feed.first[e])
+            wanted[b, i] += w * (u @ feed.down[e] + feed.second[e])
+    assert torch.allclose(found, wanted, atol=1e-12)
+    with torch.no_grad():
+        feed.route.gate.weight.zero_()
+    assert abs(float(feed(h, Layout((5,)))[1]["balance"]) - 1) < 1e-12, "even probabilities"
+    assert set(notes) == {"balance"}
+
+
+def test_notes_of_all_blocks_are_returned_beside_an_equal_output():
+    net = made(MMDiT, feed=Experts(4), single=1)
+    output, notes = net.noted(X, T, Y)
+    assert torch.equal(output, net(X, T, Y))
+    assert set(notes) == {f"joint.{i}.{s}.balance" for i in range(3) for s in ("x", "text")} | {"single.0.balance"}
+
+
+def test_streams_with_equal_weights_are_one_stream():
+    sizes = Sizes(8, 2, 16, 0.0, (6,))
+    with Rng(0).ambient():
+        parts = Attention(), FeedForward(), AdaLNZero()
+        joint, serial = alive(JointBlock(sizes, *parts, ("x", "text"))), alive(PreNormBlock(sizes, *parts))
+    for name, module in (("tell", joint.tell), ("mlp", joint.mlp)):
+        for stream in ("x", "text"):
+            module[stream].load_state_dict(getattr(serial, name).state_dict())
+    for stream in ("x", "text"):
+        joint.mix.get_submodule(stream).load_state_dict(serial.mix.state_dict())
+    h = Rng(1).normal(torch.empty(2, 9, 8, dtype=torch.float64))
+    e = Rng(2).normal(torch.empty(2, 8, dtype=torch.float64))
+    assert torch.allclose(joint(h, e, Layout((6,))), serial(h, e, Layout((9,))), atol=1e-12)
+
+
+def test_long_skips_start_as_the_network_without_them():
+    plain, skipping = made(DiT), made(UViT)
+    own = {k: v for k, v in skipping.state_dict().items() if not k.startswith("skip.")}
+    plain.load_state_dict(own)
+    with torch.no_grad():
+        for layer in skipping.skip:
+            layer.weight.copy_(torch.eye(16, 32))
+            layer.bias.zero_()
+    assert torch.allclose(skipping(X, T, Y), plain(X, T, Y), atol=1e-12)
+
+
+@pytest.mark.parametrize("positions", [SinCos(), Rotary()], ids=repr)
+@pytest.mark.parametrize("shape", [(2, 11), (1, 6, 9), (2, 3, 4, 6)])
+def test_data_of_one_to_three_axes_and_of_other_sizes(shape, positions):
+    with Rng(0).ambient():
+        net = DiT(shape, 2, 24, 1, 2, any_size=True, positions=positions)
+    for more in (0, 3):
+        x = torch.randn(2, shape[0], *(n + more for n in shape[1:]))
+        assert net(x, torch.rand(2)).shape == x.shape
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: MMDiT((1, 8, 8), width=16, heads=2), "no conditions"),
+        (lambda: DiT((8,), width=16, heads=2), "one to three axes"),
+        (lambda: DiT((1, 8, 8), width=18, heads=2), "a multiple of 4"),
+        (lambda: DiT((1, 8, 8), width=16, heads=8, positions=Rotary()), "pairs of channels"),
+        (lambda: DiT((1, 8, 8), width=16, heads=2, feed=Experts(2, TopK(3))), "1 to 2"),
+        (lambda: DiT((1, 8, 8), width=16, heads=2, feed=Experts(2, share=3)), "divisor"),
+    ],
+)
+def test_sizes_that_do_not_fit_are_refused(make, message):
+    with pytest.raises(BeelineError, match=message):
+        make()
