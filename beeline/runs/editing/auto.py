@@ -18,8 +18,8 @@ from beeline.core.modes import deferred, eval_mode
 from beeline.core.protocols.editing import Edit
 from beeline.core.rng import Rng
 from beeline.core.types import Cond, map_cond
-from beeline.runs.editing.edit import Edited, Settings, edit_encoded
-from beeline.runs.editing.inputs import chosen
+from beeline.runs.editing.edit import Edited, Settings, edit_given
+from beeline.runs.editing.inputs import Given, chosen
 from beeline.sampling.editing.flow_edit import FlowEdit
 from beeline.sampling.editing.keeping import changes_alone
 from beeline.sampling.editing.resampled import SDEdit
@@ -93,7 +93,7 @@ def try_edits(
     Of the methods with at least 0.9 of the largest success, the one with the smallest change; where ``how.preserve`` is
     given, of those within it.  Raises BeelineError where no method fits the network, or none stays within the bound.
     """
-    few, own = x[:TRIED], chosen(old, slice(0, TRIED))
+    few, own = Given(x[:TRIED]), chosen(old, slice(0, TRIED))
     measure = agreement or by_velocity(bundle, how.seed)
     methods = candidates() if methods is None else methods
     trials = [_tried(bundle, name, method, few, own, new, how, measure) for name, method in methods.items()]
@@ -114,15 +114,15 @@ def best_of(trials: Sequence[Trial]) -> Trial:
 
 
 def _tried(
-    bundle: Bundle, name: str, method: Edit, x: Tensor, old: Any, new: Any, how: Settings, agreement: Agreement
+    bundle: Bundle, name: str, method: Edit, given: Given, old: Any, new: Any, how: Settings, agreement: Agreement
 ) -> Trial:
     try:
-        made: Edited = edit_encoded(bundle, method, x, old, new, replace(how, watch=None))
-        cond, new_cond = (bundle.condition(value, len(x)) for value in (old, new))
+        made: Edited = edit_given(bundle, method, given, old, new, replace(how, watch=None))
+        cond, new_cond = (bundle.condition(value, len(given.x)) for value in (old, new))
         success = float(agreement(made.outcome.x, cond, new_cond).double().mean())
     except BeelineError as error:
         return Trial(name, refused=" ".join(str(error).split()))
-    change = float((made.outcome.x - x).abs().mean()) / made.span
+    change = float((made.outcome.x - given.x).abs().mean()) / made.span
     if not math.isfinite(change):
         return Trial(name, refused="its data are not finite")
     return Trial(name, success, change, made.outcome.evaluations)

@@ -14,8 +14,9 @@ from beeline.core.protocols.editing import Edit, EditRegion
 from beeline.core.rng import Rng
 from beeline.core.types import Cond, map_cond
 from beeline.data.images import Image
+from beeline.data.tables.table import Table
 from beeline.evaluation.edits.preservation import mean_defined, psnr, ssim, structure
-from beeline.runs.editing.inputs import inputs
+from beeline.runs.editing.inputs import Given, inputs
 from beeline.sampling.editing.keeping import changes_alone
 from beeline.sampling.editing.outcome import Outcome, edited, joined, same_condition
 from beeline.sampling.sampler import Sampler
@@ -67,7 +68,7 @@ def edit(bundle: Bundle, method: Edit, given: Any, old: Any, new: Any, how: Sett
     """Data ``given`` under the condition ``old`` edited to fit ``new``; see ``Bundle.edit``."""
     modality = editable(bundle)
     require(new is not None, f"no new condition was given; give one of {sorted(modality.conditions)}, as label=8")
-    return edit_encoded(bundle, method, inputs(modality, bundle, given, new).x, old, new, how)
+    return edit_given(bundle, method, inputs(modality, bundle, given, new), old, new, how)
 
 
 def editable(bundle: Bundle) -> Any:
@@ -85,16 +86,16 @@ def editable(bundle: Bundle) -> Any:
     return bundle.modality
 
 
-def edit_encoded(bundle: Bundle, method: Edit, x: Tensor, old: Any, new: Any, how: Settings) -> Edited:
-    """Encoded data [N,*S] edited; conditions are in the user's form."""
-    modality = bundle.modality
+def edit_given(bundle: Bundle, method: Edit, given: Given, old: Any, new: Any, how: Settings) -> Edited:
+    """Encoded data edited; conditions are in the user's form."""
+    modality, x = bundle.modality, given.x
     cond, new_cond = (bundle.condition(value, len(x)) for value in (old, new))
     unit = span(modality)
     if same_condition(cond, new_cond) and not changes_alone(method):
         nothing = x.new_zeros(len(x))
-        return Edited(modality.decode(x), Outcome(x, None, nothing, nothing, 0.0), unit)
+        return Edited(decoded(modality, given, x), Outcome(x, None, nothing, nothing, 0.0), unit)
     outcome = run(bundle, method, x, cond, new_cond, how, unit)
-    raw = modality.decode(outcome.x)
+    raw = decoded(modality, given, outcome.x)
     return Edited(modality.with_condition(raw, new), outcome, unit, measured(modality, x, outcome))
 
 
@@ -130,6 +131,26 @@ def run(bundle: Bundle, method: Edit, x: Tensor, cond: Cond, new_cond: Cond, how
         whole.kept.cpu(),
     )
     return Outcome(*tensors, whole.evaluations)
+
+
+@singledispatch
+def decoded(modality: Any, given: Given, made: Tensor) -> Any:
+    """Edited data [N,*S] in the user's form."""
+    return modality.decode(made)
+
+
+@decoded.register(Table)
+def _of_rows(modality: Table, given: Given, made: Tensor) -> Any:
+    """Rows, whose unchanged cells are those that were given: encoding changes the last digits of numbers."""
+    frame, start = modality.decode(made), 0
+    if given.rows is None:
+        return frame
+    for name, code in modality.coded.items():
+        part = slice(start, start + code.width)
+        same = (made[:, part] == given.x[:, part].to(made)).all(1).numpy()
+        frame[name] = frame[name].where(~same, given.rows[name].to_numpy())
+        start += code.width
+    return frame
 
 
 @singledispatch

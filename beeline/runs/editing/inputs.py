@@ -37,6 +37,7 @@ class Given:
     x: Tensor  # [N,*S]
     own: Any = None  # in the user's form; None where it is not known
     note: str = ""  # how the data were converted
+    rows: Any = None  # of a table: a data frame, whose unchanged cells an edit returns as they are
 
 
 @singledispatch
@@ -116,7 +117,8 @@ def _of_tables(modality: Table, bundle: Bundle, given: Any, new: Any = None) -> 
         f"the rows lack the columns {lacking}; an edit changes whole rows: give all columns of the model",
     )
     own = frame[[name for name in new if name in frame.columns]] if isinstance(new, Mapping) else None
-    return Given(modality.encode(frame[list(modality.columns.names)], Rng(0).fork("edit")).x1, own)
+    rows = frame[list(modality.columns.names)]
+    return Given(modality.encode(rows, Rng(0).fork("edit")).x1, own, rows=rows)
 
 
 def labels_in(modality: Any, given: Any) -> Any:

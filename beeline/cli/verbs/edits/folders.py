@@ -13,7 +13,7 @@ from torch import Tensor
 from beeline.core.errors import BeelineError, require
 from beeline.runs.bundle import Bundle
 from beeline.runs.editing.auto import TRIED
-from beeline.runs.editing.inputs import chosen, inputs
+from beeline.runs.editing.inputs import Given, chosen, inputs
 
 
 @dataclass(frozen=True)
@@ -21,9 +21,13 @@ class Part:
     """The data of one file."""
 
     file: Path
-    x: Tensor  # encoded [N,*S]
+    given: Given
     cond: Any  # in the user's form; None is the learned null
-    note: str = ""
+
+    @property
+    def x(self) -> Tensor:
+        """The encoded data [N,*S]."""
+        return self.given.x
 
 
 def files_in(given: Path) -> list[Path]:
@@ -81,4 +85,4 @@ def _part(bundle: Bundle, file: Path, cond: Any, new: Any) -> Part:
             f"it has no null to edit from; say what the data are: --from {wanted[0]}=...",
         )
     bundle.condition(own, len(found.x))
-    return Part(file, found.x, own, found.note)
+    return Part(file, found, own)

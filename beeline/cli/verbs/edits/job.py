@@ -18,7 +18,7 @@ from beeline.core.protocols.editing import Edit
 from beeline.hub.loading import load
 from beeline.runs.bundle import Bundle
 from beeline.runs.editing.auto import Trial, try_edits
-from beeline.runs.editing.edit import Edited, Settings, edit_encoded, editable
+from beeline.runs.editing.edit import Edited, Settings, edit_given, editable
 from beeline.runs.solving.tasks import marked
 from beeline.sampling.editing.regions import GivenRegion
 
@@ -116,7 +116,7 @@ def edited_parts(
     done = []
     for part in parts:
         try:
-            done.append((part, edit_encoded(bundle, method, part.x, part.cond, target, how)))
+            done.append((part, edit_given(bundle, method, part.given, part.cond, target, how)))
         except BeelineError as error:
             if len(parts) == 1:
                 raise
@@ -142,7 +142,7 @@ def described(job: Job, shown: Sequence[tuple[Part, Edited]], methods: Sequence[
         rows = [(found.summary[key], len(part.x)) for part, found in shown if key in found.summary]
         largest = key.startswith("largest")
         means[key] = max(v for v, _ in rows) if largest else sum(v * n for v, n in rows) / sum(n for _, n in rows)
-    notes = list(dict.fromkeys(part.note for part, _ in shown if part.note))
+    notes = list(dict.fromkeys(part.given.note for part, _ in shown if part.given.note))
     if any(found.outcome.evaluations == 0 and not bool(found.outcome.change.any()) for _, found in shown):
         notes.append("the condition is that of the input: nothing moves")
     note = {"note": "; ".join(notes)} if notes else {}
