@@ -28,7 +28,8 @@ def measure(rng: bl.Rng) -> list[Finding]:
     with_teacher = students.made(MeanFlow())[1]
     method = RectifiedMeanFlow(bl.Sampler(24))
     flow = bl.Flow(students.start)
-    nets = method.networks(flow)
+    with rng.fork("new").ambient():
+        nets = method.networks(flow)
     pairs = method.data(flow, students.data, rng.fork("pairs"))
     kept = take(pairs, torch.nonzero(Nearest(0.9)(pairs))[:, 0])
     learn(nets["student"], method.objective(flow), kept, rng, students.steps, batch_size=128, peak=2e-3)

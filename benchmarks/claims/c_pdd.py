@@ -27,7 +27,8 @@ def measure(rng: bl.Rng) -> list[Finding]:
     wanted = exact_end(RING, test)
 
     def errors(method: Any, counts: tuple[int, ...]) -> dict[int, float]:
-        nets = method.networks(Flow(start))
+        with rng.fork("new").ambient():  # initial weights of heads and of the second time
+            nets = method.networks(Flow(start))
         learn(nets["student"], method.objective(teacher), method.data(teacher, data, rng.fork("pairs")), rng, STEPS)
         flow, sampler = method.student(teacher, nets)
         return {n: rmse(bl.Sampler(n, solver=sampler.solver)(flow, test), wanted) for n in counts}

@@ -36,7 +36,9 @@ def train(how: Any, flow: bl.Flow, rng: bl.Rng, steps: int = STEPS, peak: float 
     """The network of the student of a distillation."""
     training = Training(steps=steps, batch_size=128, lr=WarmupCosine(peak, 30), ema=None)
     data = how.data(flow, points(rng, CLASSES), rng.fork("data"))
-    nets = fit(how.networks(flow), how.objective(flow), data, training, rng=rng.fork("student"), log=lambda entry: None)
+    with rng.fork("new").ambient():  # initial weights of what the student has beside the teacher
+        new = how.networks(flow)
+    nets = fit(new, how.objective(flow), data, training, rng=rng.fork("student"), log=lambda entry: None)
     net: nn.Module = how.student(flow, nets)[0].field
     return net
 
