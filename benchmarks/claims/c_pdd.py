@@ -1,7 +1,10 @@
-"""Ends of new noises on the ring with its exact field as teacher: a small network, 800 steps, from the same start."""
+"""Ends of new noises on the ring with its exact field as teacher: a small network, 800 steps, from the same start.
+The jumps of the semigroup map grow during the first half of its training, which diverged with one seed of three
+otherwise."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import beeline as bl
@@ -36,9 +39,10 @@ def measure(rng: bl.Rng) -> list[Finding]:
     euler = {n: rmse(bl.Sampler(n, solver=bl.solvers.EULER)(teacher, test), wanted) for n in (1, 2, 4)}
     decoded = errors(ParallelDecoding(most=4), (1, 2, 4))
     alone = errors(ParallelDecoding(), (1,))
+    semigroup = SplitMeanFlow(matching=replace(SplitMeanFlow().matching, growth=0.5))
     rivals = {
         "a Lagrangian flow map": errors(AlignYourFlowLagrangian(), (1, 2, 4)),
-        "a semigroup flow map": errors(SplitMeanFlow(), (1, 2, 4)),
+        "a semigroup flow map": errors(semigroup, (1, 2, 4)),
     }
     pairs = errors(OneStep(bl.Sampler(32), count=10_000), (1,))
     found = [
