@@ -1,6 +1,6 @@
 """Ends of new noises on the ring with its exact field as teacher: a small network, 800 steps, from the same start.
-Jumps of the flow maps are between two sorted times, as in the papers: with the jumps of all lengths that are the default
-of their distillations, their errors were larger here, and the semigroup map diverged with one seed of three."""
+Jumps of the flow maps are between two sorted times, as in the papers: with jumps of all lengths, the default of their
+distillations, their errors were larger here, and the semigroup map diverged with one seed of three."""
 
 from __future__ import annotations
 
