@@ -22,6 +22,7 @@ CLAIM = (
     "teacher than a flow map of the same network, at the same number of steps."
 )
 STEPS = 800
+SLOW = "a start and five students of 800 steps, as every comparison needs a student of its own"
 
 
 def measure(rng: bl.Rng) -> list[Finding]:
