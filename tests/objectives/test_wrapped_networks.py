@@ -131,6 +131,7 @@ DROPPED = {"GuidanceFree", "ModelGuidance", "Anticipating"}
 OF_DISTILLATIONS = {"Contrastive", "SelfPerceptual", "Windowed", "TwoHops", "InnerLoopMatching", "GuidanceDistilled"}
 OF_DISTILLATIONS |= {"DecodingMatching", "Bootstrapping", "MarginalTransport"}
 OF_DISTILLATIONS |= {"ScoreGame", "SampleDistance", "WithGame", "SplitGame"}
+OF_DISTILLATIONS |= {"Instructed", "Recomposed"}  # of pairs and of several views, in test_editing.py
 OF_OTHER_NETWORKS = {"Regression"}  # those that are no fields, in the tests of the planner
 
 
