@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 from torch import nn
 
-from beeline.core.declared import Remembering, Wrapping, unwrapped
+from beeline.core.declared import Remembering, Traits, Wrapping, is_map, traits_of, unwrapped
 from beeline.core.errors import nearest, require
 from beeline.networks.hooks import named_blocks
 
@@ -109,3 +111,34 @@ def sharing_copy(net: N) -> N:
 
 def _first(h: Any, *rest: Any, **more: Any) -> Any:
     return h
+
+
+class ChangedBlocks(nn.Module, ABC):
+    """Base of a field around a copy of another one, some of whose blocks are evaluated by other functions."""
+
+    def __init__(self, field: Any):
+        super().__init__()
+        self.field = field
+
+    @abstractmethod
+    def around(self, field: Any) -> Any:
+        """The same around another copy of the field inside."""
+
+    @property
+    def is_flow_map(self) -> bool:
+        return is_map(self.field)
+
+    @property
+    def traits(self) -> Traits:
+        """Those of the field; dtypes are converted inside."""
+        return dataclasses.replace(traits_of(self.field), casts=True)
+
+    @property
+    def block_names(self) -> tuple[str, ...]:
+        return block_names(self.field)
+
+    def without_blocks(self, names: Sequence[str]) -> Any:
+        return self.around(without_blocks(self.field, names))
+
+    def with_forward(self, names: Sequence[str], change: Change) -> Any:
+        return self.around(with_forward(self.field, names, change))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -10,12 +9,12 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - its usual name
 from torch import Tensor, nn
 
-from beeline.core.declared import TokenGrid, Traits, is_map, traits_of
+from beeline.core.declared import TokenGrid, traits_of
 from beeline.core.errors import require
 from beeline.core.rng import Rng
 from beeline.core.types import Cond
 from beeline.fields.flow import bind
-from beeline.networks.skipping import block_names, kind_of, with_forward
+from beeline.networks.skipping import ChangedBlocks, block_names, kind_of, with_forward
 
 ATTENTION = ("qkv", "out", "to_q", "to_k", "to_v", "to_out.0")  # names of the layers of attention in blocks
 
@@ -88,31 +87,15 @@ class Gates:
         return F.pad(gate, (0, more) if self.grid.first else (more, 0))[..., None]
 
 
-class Adapted(nn.Module):
+class Adapted(ChangedBlocks):
     """A field with low-rank changes in its layers."""
 
     def __init__(self, field: Any, gates: Gates):
-        super().__init__()
-        self.field, self.gates = field, gates
+        super().__init__(field)
+        self.gates = gates
 
-    @property
-    def is_flow_map(self) -> bool:
-        return is_map(self.field)
-
-    @property
-    def traits(self) -> Traits:
-        """Those of the field; dtypes are converted inside."""
-        return dataclasses.replace(traits_of(self.field), casts=True)
-
-    @property
-    def block_names(self) -> tuple[str, ...]:
-        return block_names(self.field)
-
-    def without_blocks(self, names: Sequence[str]) -> Adapted:
-        return Adapted(with_forward(self.field, names, lambda name, block: lambda h, *rest, **more: h), self.gates)
-
-    def with_forward(self, names: Sequence[str], change: Callable[[str, nn.Module], Callable[..., Any]]) -> Adapted:
-        return Adapted(with_forward(self.field, names, change), self.gates)
+    def around(self, field: Any) -> Adapted:
+        return Adapted(field, self.gates)
 
     def forward(self, x: Tensor, t: Tensor, cond: Cond = None, *s: Tensor) -> Tensor:
         if self.gates.tokens is not None:

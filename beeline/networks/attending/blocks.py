@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import Tensor, nn
 
-from beeline.core.declared import Traits, is_map, traits_of, unwrapped
+from beeline.core.declared import traits_of, unwrapped
 from beeline.core.errors import require
 from beeline.core.types import Cond
 from beeline.fields.flow import bind
 from beeline.networks.attending.mode import Attention, AttentionMode, Evaluation
 from beeline.networks.attention import SelfAttention
 from beeline.networks.hooks import named_blocks
-from beeline.networks.skipping import Change, Shortens, block_names, kind_of, with_forward, without_blocks
+from beeline.networks.skipping import ChangedBlocks, Shortens, block_names, kind_of, with_forward
 
 
 def with_attention(field: Any, blocks: Sequence[str], attention: Attention) -> Attending:
@@ -69,31 +68,15 @@ def attending(name: str, block: nn.Module, mode: AttentionMode) -> Callable[...,
     return forward
 
 
-class Attending(nn.Module):
+class Attending(ChangedBlocks):
     """A field with another attention in some of its blocks."""
 
     def __init__(self, field: Any, mode: AttentionMode):
-        super().__init__()
-        self.field, self.mode = field, mode
+        super().__init__(field)
+        self.mode = mode
 
-    @property
-    def is_flow_map(self) -> bool:
-        return is_map(self.field)
-
-    @property
-    def traits(self) -> Traits:
-        """Those of the field; dtypes are converted inside."""
-        return dataclasses.replace(traits_of(self.field), casts=True)
-
-    @property
-    def block_names(self) -> tuple[str, ...]:
-        return block_names(self.field)
-
-    def without_blocks(self, names: Sequence[str]) -> Attending:
-        return Attending(without_blocks(self.field, names), self.mode)
-
-    def with_forward(self, names: Sequence[str], change: Change) -> Attending:
-        return Attending(with_forward(self.field, names, change), self.mode)
+    def around(self, field: Any) -> Attending:
+        return Attending(field, self.mode)
 
     def forward(self, x: Tensor, t: Tensor, cond: Cond = None, *s: Tensor) -> Tensor:
         tokens = traits_of(self.field).tokens
