@@ -16,16 +16,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from beeline.config.entries import (
-    EDITS,
-    GAME_DISTILLATIONS,
-    GAMES,
-    GUIDANCE,
-    MAP_DISTILLATIONS,
-    MAP_OBJECTIVES,
-    MAPS,
-    TRANSFORMERS,
-)
+from beeline.config import entries
 from beeline.config.entries import of as _of
 from beeline.config.places import placed
 from beeline.config.slots import SLOTS
@@ -88,7 +79,7 @@ CATALOGUE: dict[str, dict[str, str]] = {
     | _of("networks.guided.adapters", "BlockAdapters", "SideNetwork")
     | _of("networks.maps.head_bank", "HeadBank")
     | _of("networks.maps.decoupled", "DecoupledTimes"),
-    **TRANSFORMERS,
+    **entries.TRANSFORMERS,
     "pyramids": _of("spaces.pyramid", "Pyramid"),
     # using one
     "solvers": _of("solvers.runge_kutta", "EULER", "MIDPOINT", "HEUN", "RALSTON", "RK3", "RK4", "RungeKutta")
@@ -112,9 +103,9 @@ CATALOGUE: dict[str, dict[str, str]] = {
     "clocks": _of("solvers.exponential", "LogSNR", "Time", "Ratio"),
     "divergences": _of("density.likelihood", "Exact", "Hutchinson", "HutchPlusPlus"),
     "gradients": _of("density.adjoint", "Stored", "Checkpointed", "Adjoint"),
-    **GUIDANCE,
-    **EDITS,
-    **GAMES,
+    **entries.GUIDANCE,
+    **entries.EDITS,
+    **entries.GAMES,
     "caches": _of("networks.hub.caches", "FirstBlock", "MagCache", "TaylorSeer", "AttentionBroadcast", "FasterCache"),
     "rotaries": _of("networks.hub.sizes.rotary", "PositionInterpolation", "NTKAware", "YaRN"),
     "samplers": _of("sampling.sampler", "Sampler")
@@ -138,14 +129,23 @@ CATALOGUE: dict[str, dict[str, str]] = {
     | _of("objectives.hierarchical", "Hierarchical")
     | _of("objectives.pyramid", "PyramidMatching")
     | _of("objectives.guided", "GuidanceFree", "ModelGuidance", "Anticipating", "Contrastive", "GuidanceDistilled")
-    | _of("objectives.alignment", "Aligned", "Separable", "Dispersed", "SmoothSteps", "SelfRectified", "SelfPerceptual")
+    | _of(
+        "objectives.alignment",
+        "Aligned",
+        "Separable",
+        "Dispersed",
+        "SmoothSteps",
+        "SelfRectified",
+        "SelfPerceptual",
+        "Noted",
+    )
     | _of("objectives.second_order", "ConstantAccelerationMatching", "EncodedSource")
     | _of("objectives.coupled", "Augmented")
     | _of("objectives.editing.instructed", "Instructed")
     | _of("objectives.editing.views", "Recomposed")
     | _of("objectives.windows", "Windowed", "TwoHops")
     | _of("objectives.maps.decoding", "DecodingMatching")
-    | MAP_OBJECTIVES
+    | entries.MAP_OBJECTIVES
     | _of("objectives.games.game", "ScoreGame")
     | _of("objectives.games.distance", "SampleDistance")
     | _of("objectives.games.composed", "WithGame", "SplitGame")
@@ -160,7 +160,7 @@ CATALOGUE: dict[str, dict[str, str]] = {
     | _of("objectives.losses.distances", "Direction", "Perceptual", "Combined", "FeatureWeighted", "Bregman")
     | _of("objectives.losses.distances", "AffineInvariant")
     | _of("objectives.losses.residuals", "AdaptivePower", "NormalisedTangent"),
-    **MAPS,
+    **entries.MAPS,
     "derivatives": _of("objectives.maps.derivatives", "ForwardMode", "FiniteDifference"),
     "costs": _of("objectives.losses.distances", "PowerCost"),
     "drops": _of("objectives.matching", "Drop"),
@@ -168,8 +168,8 @@ CATALOGUE: dict[str, dict[str, str]] = {
     | _of("distillation.presets", "ImprovedReflow()", "BellmanReflow()")
     | _of("distillation.inner_loop", "InnerLoopFeedback")
     | _of("distillation.decoding", "ParallelDecoding")
-    | MAP_DISTILLATIONS
-    | GAME_DISTILLATIONS
+    | entries.MAP_DISTILLATIONS
+    | entries.GAME_DISTILLATIONS
     | _of("distillation.finetune", "PeRFlow", "ContrastTuned", "FeatureTuned", "GuidanceTuned"),
     "pair_filters": _of("distillation.store.filters", "Nearest", "LowestEnergy")
     | _of("runs.pairs.agreeing", "Agreeing"),

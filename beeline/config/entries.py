@@ -106,7 +106,7 @@ EDITS: dict[str, dict[str, str]] = {
 """How data are changed."""
 
 TRANSFORMERS: dict[str, dict[str, str]] = {
-    "mixers": of("networks.transformer.mixers", "Attention", "LinearAttention"),
+    "mixers": of("networks.transformer.mixers", "Attention", "LinearAttention", "FlowAttention"),
     "feeds": of("networks.transformer.feeds", "FeedForward", "SwiGLU") | of("networks.transformer.experts", "Experts"),
     "routers": of("networks.transformer.experts", "TopK"),
     "positions": of("networks.transformer.positions", "SinCos", "Learned", "Rotary", "NoPositions"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import field, replace
 from typing import Any
 
@@ -20,6 +21,7 @@ from beeline.core.rng import Rng
 from beeline.core.types import Batch, Loss, expand_time, leaves, take
 from beeline.fields.flow import evaluate_field
 from beeline.networks.hooks import block_features, block_name, block_width, captured_outputs, latest_output
+from beeline.networks.transformer.layout import collected_notes
 from beeline.objectives.heads import Head, settings_of
 from beeline.objectives.losses.basic import squared
 from beeline.objectives.losses.encoders import RandomFeatures, tokens
@@ -296,6 +298,38 @@ def helper_of(field: Any, whose: object) -> Any:
         "Helped(field, helper)",
     )
     return field.helper
+
+
+@dataclass(frozen=True)
+class Noted(_Term):
+    """An objective plus notes of the network, such as the balance of its experts.
+
+    loss + sum_k weight_k mean over blocks of note_k
+    A note without a weight is not used.  Costs no further pass.
+    Assumes a network whose blocks give these notes, such as DiT(feed=Experts()).
+    Source: Fedus, Zoph and Shazeer 2021, "Switch Transformers" (arXiv 2101.03961), the balance of experts.
+
+    >>> Noted().weights
+    {'balance': 0.01}
+    """
+
+    objective: Objective = field(default_factory=FlowMatching)
+    weights: Mapping[str, float] = field(default_factory=lambda: {"balance": 0.01})  # name of a note -> its weight
+
+    def __call__(self, field: Any, batch: Batch, rng: Rng) -> Loss:
+        with collected_notes() as seen:
+            loss = self.objective(field, batch, rng)
+        every = [(name.rpartition(".")[2], value) for notes in seen for name, value in notes.items()]
+        known = [(name, value) for name, value in every if value.requires_grad] or every  # not those of teachers
+        for name, weight in self.weights.items():
+            values = [value for own, value in known if own == name]
+            require(
+                values,
+                f"Noted got the note {name!r}, and the network gives {sorted({own for own, _ in known}) or 'none'}; "
+                "give names of these, or use a network with them, such as networks.DiT with feed=Experts()",
+            )
+            loss = with_term(loss, torch.stack(values).mean(), weight, name)
+        return loss
 
 
 def with_term(loss: Loss, extra: Tensor, strength: float, name: str) -> Loss:

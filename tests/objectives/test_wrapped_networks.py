@@ -68,6 +68,11 @@ def patches() -> Run:
     return made
 
 
+def experts() -> Run:
+    """The digits with a transformer of experts."""
+    return config.change(patches(), {"network.feed": "Experts(2)"})  # type: ignore[no-any-return]
+
+
 def causal() -> Run:
     """Points with a causal flow, which is sampled by one step."""
     made: Run = config.change(moons(), {"network": {"is": "networks.CausalFlow", "blocks": 2, "heads": 2}})
@@ -125,7 +130,12 @@ def test_a_wrapped_network_is_trained_saved_and_sampled(recipe: Any, objective: 
 
 
 # objectives for other data than moons, and required settings
-SUITS: dict[str, Any] = {"Classify": sequences, "PyramidMatching": convolving, "CausalLikelihood": causal}
+SUITS: dict[str, Any] = {
+    "Noted": experts,
+    "Classify": sequences,
+    "PyramidMatching": convolving,
+    "CausalLikelihood": causal,
+}
 DROPPED = {"GuidanceFree", "ModelGuidance", "Anticipating"}
 # with a trained network, for distillation: contrastive, perceptual, PeRFlow, two hops
 OF_DISTILLATIONS = {"Contrastive", "SelfPerceptual", "Windowed", "TwoHops", "InnerLoopMatching", "GuidanceDistilled"}

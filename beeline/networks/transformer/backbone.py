@@ -17,7 +17,7 @@ from beeline.networks.fp32 import layer_norm, zeroed
 from beeline.networks.patches import from_patches, to_patches
 from beeline.networks.transformer.blocks import AdaLNZero, Modulation, PreNorm, Sizes, Wiring
 from beeline.networks.transformer.feeds import Feed, FeedForward
-from beeline.networks.transformer.layout import Layout, Notes
+from beeline.networks.transformer.layout import Layout, Notes, collector
 from beeline.networks.transformer.mixers import Attention, Mixer
 from beeline.networks.transformer.positions import Positions, SinCos
 
@@ -123,6 +123,8 @@ class FlowTransformer(Declaring):
 
     def evaluated(self, x: Tensor, t: Tensor, cond: Cond, s: Tensor | None, noting: bool) -> tuple[Tensor, Notes]:
         """The only loop over the blocks."""
+        collected = collector()
+        noting = noting or collected is not None
         h, told, out = self.begun(x, t, cond, s, noting)
         notes: dict[str, Tensor] = {}
         saved: list[Tensor] = []
@@ -137,6 +139,8 @@ class FlowTransformer(Declaring):
                 notes |= {f"{name}.{i}.{key}": value for key, value in found.items()}
             if k < half:
                 saved.append(h)
+        if collected is not None:
+            collected.append(notes)
         return out(h, *told[-1]), notes
 
     def stages(self, x: Tensor, t: Tensor, cond: Cond = None, s: Tensor | None = None) -> Stages | None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
+from contextvars import ContextVar
 from typing import NamedTuple, TypeAlias
 
 import torch
@@ -12,6 +14,28 @@ Notes: TypeAlias = Mapping[str, Tensor]
 """Scalars of a forward pass by name, such as the balance of experts: terms of a loss, or for the log."""
 
 NONE: Notes = {}
+
+
+_COLLECTED: ContextVar[list[Notes] | None] = ContextVar("notes of transformers", default=None)
+
+
+@contextlib.contextmanager
+def collected_notes() -> Iterator[list[Notes]]:
+    """Context manager: a list of the notes of every forward pass of a flow transformer inside, in this thread.
+
+    An engine calls a network by its ``forward`` alone, which is why notes are collected around the call.
+    """
+    notes: list[Notes] = []
+    token = _COLLECTED.set(notes)
+    try:
+        yield notes
+    finally:
+        _COLLECTED.reset(token)
+
+
+def collector() -> list[Notes] | None:
+    """The list to which a forward pass adds its notes; None where nobody asks for them."""
+    return _COLLECTED.get()
 
 
 class Layout(NamedTuple):

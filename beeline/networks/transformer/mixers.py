@@ -119,3 +119,31 @@ class LinearAttention(AttentionMixer):
         state = g.mT @ wide(v) / k.shape[2]  # sums over many tokens lose digits in half precision
         total = g.mean(2)[..., None]
         return (f @ state / (f @ total + 1e-4)).to(v.dtype)
+
+
+@dataclass(frozen=True)
+class FlowAttention(AttentionMixer):
+    """Linear attention that conserves what flows in and out of every token, so that values compete.
+
+    f = sigmoid,  I_i = f(q_i)' sum_j f(k_j),  O_j = f(k_j)' sum_i f(q_i)
+    I'_i = f(q_i)' sum_j f(k_j) / O_j,  O'_j = f(k_j)' sum_i f(q_i) / I_i, at most 1 in size
+    o_i = sigmoid(I'_i) (f(q_i) / I_i)' sum_j f(k_j) (N softmax(O')_j v_j)'
+    Its time grows with the number of tokens.  Rotary positions turn q and k before f.
+    Source: Wu et al. 2022, "Flowformer" (arXiv 2202.06258).
+
+    >>> FlowAttention()
+    FlowAttention()
+    """
+
+    def core(self, q: Tensor, k: Tensor, v: Tensor, layout: Layout) -> Tensor:
+        f, g = (torch.sigmoid(wide(y)) for y in (q, k))
+        n = k.shape[2]
+        into, out = _flow(f, g.sum(2)), _flow(g, f.sum(2))
+        kept, given = _flow(f, (g / out).sum(2)), _flow(g, (f / into).sum(2)).clamp(-1, 1)
+        state = g.mT @ (wide(v) * n * torch.softmax(given, 2))
+        return (torch.sigmoid(kept) * ((f / into) @ state)).to(v.dtype)
+
+
+def _flow(y: Tensor, total: Tensor) -> Tensor:
+    """y_i' total for y [B,H,N,d] and total [B,H,d], as [B,H,N,1]; no sum is zero."""
+    return (y + 1e-6) @ (total + 1e-6)[..., None]

@@ -9,13 +9,17 @@ from beeline.config import build as config
 from beeline.config.catalogue import CATALOGUE
 from beeline.core.errors import BeelineError
 from beeline.core.rng import Rng
+from beeline.core.types import Batch
+from beeline.fields.flow import Network
 from beeline.networks.dit import DiT, MMDiT, UViT
 from beeline.networks.transformer.blocks import AdaLNZero, JointBlock, PreNormBlock, Sizes
 from beeline.networks.transformer.experts import Experts, TopK
 from beeline.networks.transformer.feeds import FeedForward
-from beeline.networks.transformer.layout import Layout
-from beeline.networks.transformer.mixers import Attention, LinearAttention
+from beeline.networks.transformer.layout import Layout, collected_notes
+from beeline.networks.transformer.mixers import Attention, FlowAttention, LinearAttention
 from beeline.networks.transformer.positions import Rotary, SinCos, rotation
+from beeline.objectives.alignment import Noted
+from beeline.objectives.matching import FlowMatching
 
 KINDS = [DiT, MMDiT, UViT]
 LABEL = {"label": {"classes": 10}}
@@ -71,6 +75,18 @@ def test_linear_attention_is_its_explicit_matrix_and_repeated_tokens_change_noth
     assert torch.allclose(LinearAttention().core(q, k, v, layout), wanted, atol=1e-14)
     more = [y.repeat_interleave(4, 2) for y in (k, v)]
     assert torch.allclose(LinearAttention().core(q, *more, layout), wanted, atol=1e-14)
+
+
+def test_flow_attention_conserves_its_flows():
+    v = Rng(2).normal(torch.empty(2, 3, 9, 4, dtype=torch.float64))
+    same = torch.ones_like(v)
+    wanted = torch.sigmoid(torch.ones((), dtype=v.dtype)) * v.mean(2, keepdim=True).expand_as(v)
+    assert torch.allclose(FlowAttention().core(same, same, v, Layout((3, 3))), wanted, atol=1e-5)
+    q, k = (Rng(i).normal(torch.empty_like(v)) for i in range(2))
+    order = Rng(4).permutation(9)
+    found = FlowAttention().core(q, k, v, Layout((3, 3)))
+    turned = FlowAttention().core(q, k[:, :, order], v[:, :, order], Layout((3, 3)))
+    assert torch.allclose(found, turned, atol=1e-12), "the order of keys and values does not matter"
 
 
 def test_rotary_logits_depend_on_differences_of_positions():
@@ -160,3 +176,17 @@ def test_data_of_one_to_three_axes_and_of_other_sizes(shape, positions):
 def test_sizes_that_do_not_fit_are_refused(make, message):
     with pytest.raises(BeelineError, match=message):
         make()
+
+
+def test_notes_are_terms_of_a_loss_and_a_network_without_them_is_refused():
+    net = Network(made(DiT, feed=Experts(4)).float())
+    batch = Batch(X.float(), cond=Y)
+    plain, noted = (objective(net, batch, Rng(3)) for objective in (FlowMatching(), Noted(weights={"balance": 0.5})))
+    assert torch.isclose(noted.value, plain.value + 0.5 * noted.terms["balance"])
+    noted.value.backward()
+    assert net.backbone.block[0].mlp.route.gate.weight.grad.abs().max() > 0
+    with collected_notes() as seen:
+        net(X.float(), T.float(), Y)
+    assert len(seen) == 1 and set(seen[0]) == {f"block.{i}.balance" for i in range(3)}
+    with pytest.raises(BeelineError, match="gives none"):
+        Noted()(Network(made(DiT).float()), batch, Rng(0))
