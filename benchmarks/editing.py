@@ -4,6 +4,7 @@
     python -m benchmarks.editing mnist --mnist FILE         MNIST, from an .npz file
     python -m benchmarks.editing cifar10 --cifar10 FOLDER   CIFAR-10 in grey at 14 x 14, from parquet files
     python -m benchmarks.editing --page                     write docs/editing-benchmark.md, measure nothing
+    python -m benchmarks.editing --picture                  write the picture of the page, measure nothing
 
 Every row is written as soon as it is done and skipped the next time.
 """
@@ -21,7 +22,7 @@ import torch
 from beeline.config import build as config
 from beeline.core.errors import BeelineError, require
 from benchmarks import report
-from benchmarks.editing_parts import page, worlds
+from benchmarks.editing_parts import page, picture, worlds
 from benchmarks.fewstep_parts import store
 from benchmarks.fewstep_parts import worlds as trained
 
@@ -55,13 +56,13 @@ def exact(options: Namespace) -> Any:
 def mnist(options: Namespace) -> Any:
     require(options.mnist is not None, "the world mnist needs its data; give --mnist FILE, an .npz file of MNIST")
     size = sized(trained.MNIST, options)
-    return worlds.pictures("mnist", trained.mnist(options.mnist), options.data or 50, options.models / "mnist", size)
+    return worlds.pictures("mnist", trained.mnist(options.mnist), options.data or 200, options.models / "mnist", size)
 
 
 def cifar10(options: Namespace) -> Any:
     require(options.cifar10 is not None, "the world cifar10 needs its data; give --cifar10 FOLDER with parquet files")
     size, found = sized(trained.CIFAR, options), trained.cifar10(options.cifar10)
-    return worlds.pictures("cifar10", found, options.data or 50, options.models / "cifar10", size)
+    return worlds.pictures("cifar10", found, options.data or 200, options.models / "cifar10", size)
 
 
 WORLDS = {"exact": exact, "mnist": mnist, "cifar10": cifar10}
@@ -110,6 +111,7 @@ def parser() -> ArgumentParser:
     made.add_argument("--mnist", type=Path, metavar="FILE", help="MNIST as an .npz file")
     made.add_argument("--cifar10", type=Path, metavar="FOLDER", help="CIFAR-10 as parquet files")
     made.add_argument("--page", action="store_true", help="write the documentation page, measure nothing")
+    made.add_argument("--picture", action="store_true", help="write the picture of the page, measure nothing")
     return made
 
 
@@ -119,6 +121,8 @@ def main() -> None:
     try:
         if options.page:
             return page.write()
+        if options.picture:
+            return picture.write(store.read(options.output or page.RESULTS)["mnist"], page.PICTURE)
         require(options.world is not None, f"nothing was named to measure; give one of {[*WORLDS]}, or --page")
         measure(options)
     except BeelineError as error:

@@ -26,6 +26,7 @@ EVALUATIONS = 32  # of the network for a datum, at most
 PROBE = 4  # steps of the run that counts the evaluations of a step
 PLAIN = Plain()
 ROUNDS = 3  # of the times of the network
+TUNING = 40  # pictures by which settings may be chosen; figures are of the others
 
 
 class World(Protocol):
@@ -131,25 +132,32 @@ class PictureWorld:
 
     @property
     def described(self) -> dict[str, float]:
-        found = {"data": len(self.x), "evaluations": EVALUATIONS}
+        found = {"data": len(self.x) - TUNING, "tuning": TUNING, "evaluations": EVALUATIONS}
         return {**found, "teacher_steps": self.size.teacher_steps, "classifier": self.size.classifier}
 
     def figures(self, x: Tensor, sampler: bl.Sampler) -> dict[str, Any]:
         """Success, distance outside the box and of structures; distances in the range of pixels."""
-        gap, outside = (x - self.x).abs() / 2, 1 - self.region
+        tuning = {f"tuning_{name}": value for name, value in self.part(x, slice(0, TUNING)).items()}
+        return {**self.part(x, slice(TUNING, None)), **tuning}
+
+    def part(self, x: Tensor, rows: slice) -> dict[str, float]:
+        """The figures of some of the pictures."""
+        made, before, outside = x[rows], self.x[rows], 1 - self.region[rows]
+        right = (self.classifier.classify(made) == self.new["label"][rows]).double()
         return {
-            "success": float((self.classifier.classify(x) == self.new["label"]).double().mean()),
-            "outside": float((gap * outside).sum() / outside.sum().clamp(min=1)),
-            "structure": float(structure(self.x, x).mean()),
+            "success": float(right.mean()),
+            "error": float(right.std() / len(right) ** 0.5),
+            "outside": float(((made - before).abs() / 2 * outside).sum() / outside.sum().clamp(min=1)),
+            "structure": float(structure(before, made).mean()),
         }
 
 
 def pictures(name: str, given: worlds.Pictures, n: int, folder: Path, size: worlds.Size) -> PictureWorld:
-    """The first held-out pictures, each to the label that is five further."""
+    """Held-out pictures for choosing settings and ``n`` others, each to the label that is five further."""
     world = worlds.images(name, given, 0, folder, replace(size, samples=10))
     classifier = SmallClassifier(steps=size.classifier, size=size.features)
     fitted = classifier.fit(world.data.x1, world.data.cond, cache=folder)
-    x, label = given.test[:n], given.test_label[:n]
+    x, label = given.test[: TUNING + n], given.test_label[: TUNING + n]
     cond, new = {"label": label}, {"label": (label + 5) % 10}
     return PictureWorld(world.teacher, x, cond, new, boxes(x), fitted, size)
 

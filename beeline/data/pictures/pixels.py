@@ -34,7 +34,8 @@ def pixels_of(where: str, content: Any, background: str = "white") -> Array:
     # PIL's decoders raise whatever their parsers meet in damaged bytes
     except Exception as error:
         raise BeelineError(
-            f"{where} cannot be read as an image ({error}), so it is damaged or of another kind; remove or replace it"
+            f"{where} cannot be read as an image ({type(error).__name__}), so it is damaged or of another kind; remove "
+            "or replace it"
         ) from error
     require(
         frames == 1,
