@@ -107,11 +107,12 @@ EDITS: dict[str, dict[str, str]] = {
 
 TRANSFORMERS: dict[str, dict[str, str]] = {
     "mixers": of("networks.transformer.mixers", "Attention", "LinearAttention", "FlowAttention"),
-    "feeds": of("networks.transformer.feeds", "FeedForward", "SwiGLU") | of("networks.transformer.experts", "Experts"),
+    "feeds": of("networks.transformer.feeds", "FeedForward", "SwiGLU", "CauchyFeed")
+    | of("networks.transformer.experts", "Experts", "PEER"),
     "routers": of("networks.transformer.experts", "TopK"),
     "positions": of("networks.transformer.positions", "SinCos", "Learned", "Rotary", "NoPositions"),
     "wirings": of("networks.transformer.blocks", "PreNorm", "Peri", "Parallel"),
-    "modulations": of("networks.transformer.blocks", "AdaLNZero"),
+    "modulations": of("networks.transformer.blocks", "AdaLNZero", "ReZero"),
 }
 """The slots of the flow transformer."""
 

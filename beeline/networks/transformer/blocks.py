@@ -183,3 +183,34 @@ class JointBlock(nn.Module):
             parts[i] = torch.addcmul(u, m[5], fed)
             notes |= {f"{s}.{name}": value for name, value in found.items()}
         return noted(torch.cat(parts, 1), notes, layout)
+
+
+class ScalarGates(nn.Module):
+    """Shifts and scales from the embedding, and one number as the gate of each branch."""
+
+    def __init__(self, width: int, chunks: int):
+        super().__init__()
+        self.branches = chunks // 3
+        self.linear = zeroed(nn.Linear(width, 2 * self.branches * width))
+        self.gate = nn.Parameter(torch.zeros(self.branches))
+
+    def forward(self, e: Tensor) -> Tensor:
+        told = self.linear(e).unflatten(-1, (self.branches, 2, -1))
+        gates = self.gate.to(told)[:, None, None].expand_as(told[:, :, :1])
+        return torch.cat([told, gates], 2).flatten(1)
+
+
+@dataclass(frozen=True)
+class ReZero:
+    """Shifts and scales from the embedding as in AdaLNZero, and one learned number as the gate of each branch.
+
+    (shift, scale) = W e + b,  gate = alpha,  all 0 at first
+    The gates have no time; a block that is inserted leaves the network as it is.
+    Source: Bachlechner et al. 2020, "ReZero is All You Need" (arXiv 2003.04887), the gates.
+
+    >>> ReZero().build(4, 6)(torch.ones(1, 4)).shape
+    torch.Size([1, 24])
+    """
+
+    def build(self, width: int, chunks: int) -> nn.Module:
+        return ScalarGates(width, chunks)

@@ -128,3 +128,57 @@ class Experts:
             f"divisor of {hidden}",
         )
         return Mixture(width, hidden // self.share, self.count, self.router, dropout)
+
+
+class Retrieval(nn.Module):
+    """Experts of one hidden channel each, found by product keys."""
+
+    def __init__(self, width: int, side: int, heads: int, active: int):
+        super().__init__()
+        self.heads, self.active, self.side = heads, active, side
+        half = max(1, width // 4)
+        self.query = nn.Linear(width, heads * 2 * half)
+        self.keys = nn.Parameter(torch.randn(2, side, half) * half**-0.5)
+        self.up = nn.Parameter(torch.randn(side * side, width) * width**-0.5)
+        self.down = nn.Parameter(torch.randn(side * side, width) * (heads * active) ** -0.5)
+
+    def forward(self, h: Tensor, layout: Layout) -> tuple[Tensor, Notes]:
+        q = self.query(h).unflatten(-1, (self.heads, 2, -1))
+        q = q * torch.rsqrt(q.square().mean(-1, keepdim=True) + 1e-6)
+        index, score = self.best(wide(torch.einsum("bnhcd,ckd->bnhck", q, self.keys)))
+        weight = torch.softmax(score, -1).to(h.dtype)
+        hidden = F.gelu(torch.einsum("bnhkd,bnd->bnhk", self.up[index], h))
+        return torch.einsum("bnhk,bnhkd->bnd", weight * hidden, self.down[index]), {}
+
+    def best(self, scores: Tensor) -> tuple[Tensor, Tensor]:
+        """The numbers and scores [...,k] of the best pairs, for scores [...,2,n] of both halves of the keys."""
+        top, at = scores.topk(self.active, -1)  # the best k pairs are among the best k of each half
+        pairs = (top[..., 0, :, None] + top[..., 1, None, :]).flatten(-2)
+        numbers = (at[..., 0, :, None] * self.side + at[..., 1, None, :]).flatten(-2)
+        score, chosen = pairs.topk(self.active, -1)
+        return numbers.gather(-1, chosen), score
+
+
+@dataclass(frozen=True)
+class PEER:
+    """Very many experts of one hidden channel, retrieved by product keys.
+
+    y = sum over heads and their best k experts of softmax(s)_i gelu(w_i' u) v_i,  s_i = q1' K1_a + q2' K2_b, i = (a, b)
+    The best of side^2 experts are found among 2 side keys.  Halves of queries are normalised for each token.
+    Source: He 2024, "Mixture of A Million Experts" (arXiv 2407.04153).
+
+    >>> PEER(side=8).heads
+    4
+    """
+
+    side: Count = 32  # the number of experts is its square
+    heads: Count = 4  # retrievals of a token
+    active: Count = 8  # experts of a retrieval
+
+    def build(self, width: int, hidden: int, dropout: float) -> nn.Module:
+        require(
+            self.active <= self.side,
+            f"PEER got active={self.active} with side={self.side}; the best experts are among the best keys of each "
+            f"half: set 1 to {self.side}",
+        )
+        return Retrieval(width, self.side, self.heads, self.active)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Annotated, Protocol
 
+import torch
 import torch.nn.functional as F  # noqa: N812 - its usual name
 from torch import Tensor, nn
 
-from beeline.core.ranges import dataclass
+from beeline.core.ranges import Range, dataclass
 from beeline.networks.transformer.layout import NONE, Layout, Notes
 
 
@@ -70,3 +71,43 @@ class SwiGLU:
 
     def build(self, width: int, hidden: int, dropout: float) -> nn.Module:
         return Gated(width, max(1, 2 * hidden // 3), dropout)
+
+
+class Cauchy(nn.Module):
+    """The activation (l1 z + l2) / (z^2 + a^2) with learned l1, l2 and a."""
+
+    def __init__(self, floor: float):
+        super().__init__()
+        self.floor = floor
+        self.first, self.second = nn.Parameter(torch.ones(())), nn.Parameter(torch.ones(()))
+        self.raw = nn.Parameter(torch.tensor(1.0 - floor).expm1().log())  # a is 1 at first
+
+    def forward(self, z: Tensor) -> Tensor:
+        a = self.floor + F.softplus(self.raw)
+        return (self.first * z + self.second) / (z.square() + a.square())
+
+
+class CauchyDense(Dense):
+    """Two linear layers with the activation of Cauchy between them."""
+
+    def __init__(self, width: int, hidden: int, dropout: float, floor: float):
+        super().__init__(width, hidden, dropout)
+        self[1] = Cauchy(floor)
+
+
+@dataclass(frozen=True)
+class CauchyFeed:
+    """Two linear layers with a rational activation, for smooth fields of few dimensions.
+
+    y = W2 phi(W1 u),  phi(z) = (l1 z + l2) / (z^2 + a^2),  l1 = l2 = a = 1 at first
+    |phi| is at most |l1| / (2 a) + |l2| / a^2, and falls to 0 for large z.
+    Source: Li, Xia and Zhang 2024, "Cauchy activation function and XNet" (arXiv 2409.19221).
+
+    >>> CauchyFeed().floor
+    0.1
+    """
+
+    floor: Annotated[float, Range(above=0, below=1)] = 0.1  # least a
+
+    def build(self, width: int, hidden: int, dropout: float) -> nn.Module:
+        return CauchyDense(width, hidden, dropout, self.floor)

@@ -13,8 +13,8 @@ from beeline.core.types import Batch
 from beeline.fields.flow import Network
 from beeline.networks.dit import DiT, MMDiT, UViT
 from beeline.networks.transformer.blocks import AdaLNZero, JointBlock, PreNormBlock, Sizes
-from beeline.networks.transformer.experts import Experts, TopK
-from beeline.networks.transformer.feeds import FeedForward
+from beeline.networks.transformer.experts import PEER, Experts, TopK
+from beeline.networks.transformer.feeds import Cauchy, FeedForward
 from beeline.networks.transformer.layout import Layout, collected_notes
 from beeline.networks.transformer.mixers import Attention, FlowAttention, LinearAttention
 from beeline.networks.transformer.positions import Rotary, SinCos, rotation
@@ -119,6 +119,26 @@ def test_experts_are_the_sum_of_the_chosen_feeds():
     assert set(notes) == {"balance"}
 
 
+def test_product_keys_find_the_best_experts_of_all_pairs():
+    with Rng(0).ambient():
+        feed = alive(PEER(side=6, heads=2, active=3).build(8, 16, 0.0))
+    scores = Rng(1).normal(torch.empty(4, 5, 2, 2, 6, dtype=torch.float64))
+    index, score = feed.best(scores)
+    every = (scores[..., 0, :, None] + scores[..., 1, None, :]).flatten(-2)
+    wanted, at = every.topk(3, -1)
+    assert torch.equal(index, at) and torch.allclose(score, wanted)
+    h = Rng(2).normal(torch.empty(2, 5, 8, dtype=torch.float64))
+    with torch.no_grad():
+        feed.down.zero_()
+    assert float(feed(h, Layout((5,)))[0].detach().abs().max()) == 0
+
+
+def test_the_activation_of_cauchy_is_its_formula():
+    net, z = Cauchy(0.1), torch.linspace(-3, 3, 7)
+    assert torch.allclose(net(z), (z + 1) / (z.square() + 1), atol=1e-6)
+    assert float(net(torch.tensor(1e6)).detach().abs()) < 1e-5
+
+
 def test_notes_of_all_blocks_are_returned_beside_an_equal_output():
     net = made(MMDiT, feed=Experts(4), single=1)
     output, notes = net.noted(X, T, Y)
@@ -171,6 +191,7 @@ def test_data_of_one_to_three_axes_and_of_other_sizes(shape, positions):
         (lambda: DiT((1, 8, 8), width=16, heads=8, positions=Rotary()), "pairs of channels"),
         (lambda: DiT((1, 8, 8), width=16, heads=2, feed=Experts(2, TopK(3))), "1 to 2"),
         (lambda: DiT((1, 8, 8), width=16, heads=2, feed=Experts(2, share=3)), "divisor"),
+        (lambda: DiT((1, 8, 8), width=16, heads=2, feed=PEER(4, active=5)), "1 to 4"),
     ],
 )
 def test_sizes_that_do_not_fit_are_refused(make, message):
