@@ -51,20 +51,9 @@ class Stages(NamedTuple):
     out: Callable[..., Tensor]
 
 
-@runtime_checkable
-class HasRows(Protocol):
-    """A value with parts for every row of a batch, beside tensors."""
-
-    def for_rows(self, rows: Tensor) -> Any:
-        """The same for some rows."""
-        ...
-
-
-def told_to_rows(told: tuple[Any, ...], rows: Tensor) -> tuple[Any, ...]:
-    """What a block is told, for some rows of a batch."""
-    return tuple(
-        part.for_rows(rows) if isinstance(part, HasRows) else part if len(part) == 1 else part[rows] for part in told
-    )
+def modulation_of(told: tuple[Any, ...], rows: Tensor) -> tuple[Any, ...]:
+    """The modulation of a block for some rows of a batch; what is no tensor is the same for all of them."""
+    return tuple(part[rows] if isinstance(part, Tensor) and len(part) > 1 else part for part in told)
 
 
 class Declaring(nn.Module):

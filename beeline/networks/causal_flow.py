@@ -38,7 +38,7 @@ class CausalLayer(PreNormBlock):
     """A transformer block with causal attention; takes and returns the keys and values of earlier tokens."""
 
     def __init__(self, width: int, heads: int, ratio: float):
-        sizes = Sizes(width, heads, int(width * ratio), 0.0, ())
+        sizes = Sizes(width, heads, int(width * ratio), 0.0)
         super().__init__(sizes, Attention(), FeedForward(), AdaLNZero())
         self.mix = CausalAttention(width, heads)
 

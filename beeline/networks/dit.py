@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from beeline.core.errors import require
 from beeline.core.types import Cond
-from beeline.networks.embed import Conditions
+from beeline.networks.embed import ConditionEmbedding, Conditions
 from beeline.networks.transformer.backbone import FlowTransformer
-from beeline.networks.transformer.blocks import AdaLNZero, JointBlock, Modulation, Parallel, PreNorm, Sizes, Wiring
+from beeline.networks.transformer.blocks import AdaLNZero, JointBlock, Modulation, Parallel, Sizes, Wiring
 from beeline.networks.transformer.feeds import Feed, FeedForward
 from beeline.networks.transformer.mixers import Attention, Mixer
 from beeline.networks.transformer.positions import Positions, SinCos
@@ -51,7 +51,8 @@ class MMDiT(FlowTransformer):
 
     h_s <- h_s + gate_s mix([u_x, u_text])_s,  h_s <- h_s + gate_s feed_s(u_s),  u_s = norm(h_s) (1 + scale_s) + shift_s
     Joint blocks have weights of their own for each stream and one attention over the tokens of both; then come
-    ``single`` blocks with parallel branches on all tokens.  Every condition gives one token, beside the modulation.
+    ``single`` blocks on all tokens, with parallel branches unless ``wiring`` says otherwise.  Every condition gives one
+    token, beside the modulation.
     Source: Esser et al. 2024, "Scaling Rectified Flow Transformers" (arXiv 2403.03206); single-stream blocks: Black
     Forest Labs 2024, FLUX.1.
 
@@ -78,7 +79,7 @@ class MMDiT(FlowTransformer):
         mixer: Mixer = Attention(),
         feed: Feed = FeedForward(),
         positions: Positions = SinCos(),
-        wiring: Wiring = PreNorm(),
+        wiring: Wiring = Parallel(),  # of the single blocks
         modulation: Modulation = AdaLNZero(),
     ):
         require(
@@ -86,18 +87,17 @@ class MMDiT(FlowTransformer):
             "MMDiT got no conditions; it has a stream of their tokens: train it on data with conditions, or use DiT",
         )
         require(single >= 0, f"MMDiT got single={single}; it is a number of blocks: set 0 or more")
-        self.singles = single  # before the blocks are made
         super().__init__(
             shape, patch, width, depth, heads, conditions, span, dropout, ratio=ratio, any_size=any_size, scale=scale,
             mixer=mixer, feed=feed, positions=positions, wiring=wiring, modulation=modulation,
         )  # fmt: skip
         self.settings["single"] = single
-        self.text = type(self.embed.cond)(width, conditions)
+        sizes = Sizes(width, heads, int(width * ratio), dropout)
+        self.single = nn.ModuleList(wiring.build(sizes, mixer, feed, modulation) for _ in range(single))
+        self.text = ConditionEmbedding(width, conditions)
 
     def parts(self, sizes: Sizes, depth: int, mixer: Mixer, feed: Feed, wiring: Wiring, modulation: Modulation) -> None:
         self.joint = nn.ModuleList(JointBlock(sizes, mixer, feed, modulation, STREAMS) for _ in range(depth))
-        one = Parallel()
-        self.single = nn.ModuleList(one.build(sizes, mixer, feed, modulation) for _ in range(self.singles))
 
     @property
     def stacks(self) -> Mapping[str, nn.ModuleList]:

@@ -17,7 +17,7 @@ from beeline.networks.fp32 import layer_norm, zeroed
 from beeline.networks.patches import from_patches, to_patches
 from beeline.networks.transformer.blocks import AdaLNZero, Modulation, PreNorm, Sizes, Wiring
 from beeline.networks.transformer.feeds import Feed, FeedForward
-from beeline.networks.transformer.layout import Layout, Notes, collector
+from beeline.networks.transformer.layout import Layout, collector
 from beeline.networks.transformer.mixers import Attention, Mixer
 from beeline.networks.transformer.positions import Positions, SinCos
 
@@ -75,7 +75,7 @@ class FlowTransformer(Declaring):
         self.embed = Embedding(width, conditions, span, scale=scale)
         self.inp = nn.Linear(self.shape[0] * patch ** len(self.grid), width)
         self.place = positions.build(width, heads, self.grid)
-        self.parts(Sizes(width, heads, int(width * ratio), dropout, self.grid), depth, mixer, feed, wiring, modulation)
+        self.parts(Sizes(width, heads, int(width * ratio), dropout), depth, mixer, feed, wiring, modulation)
         self.tell = zeroed(nn.Linear(width, 2 * width))
         self.out = zeroed(nn.Linear(width, self.shape[0] * patch ** len(self.grid)))
 
@@ -115,18 +115,9 @@ class FlowTransformer(Declaring):
         return {**self.settings, "conditions": self.embed.cond.conditions}
 
     def forward(self, x: Tensor, t: Tensor, cond: Cond = None, s: Tensor | None = None) -> Tensor:
-        return self.evaluated(x, t, cond, s, False)[0]
-
-    def noted(self, x: Tensor, t: Tensor, cond: Cond = None, s: Tensor | None = None) -> tuple[Tensor, Notes]:
-        """The output [B,*shape], and the notes of all blocks by "stack.index.name", such as those of routers."""
-        return self.evaluated(x, t, cond, s, True)
-
-    def evaluated(self, x: Tensor, t: Tensor, cond: Cond, s: Tensor | None, noting: bool) -> tuple[Tensor, Notes]:
-        """The only loop over the blocks."""
         collected = collector()
-        noting = noting or collected is not None
-        h, told, out = self.begun(x, t, cond, s, noting)
-        notes: dict[str, Tensor] = {}
+        h, told, out = self.begun(x, t, cond, s, collected is not None)
+        notes: dict[str, Tensor] = {}  # of all blocks by "stack.index.name"
         saved: list[Tensor] = []
         blocks = [(name, i, block) for name, stack in self.stacks.items() for i, block in enumerate(stack)]
         half = len(blocks) // 2 if self.skips else 0
@@ -134,14 +125,15 @@ class FlowTransformer(Declaring):
             if half and k >= len(blocks) - half:
                 h = self.skip[k - len(blocks) + half](torch.cat([h, saved.pop()], -1))
             h = block(h, *told[k])
-            if noting:
+            if collected is not None:
                 h, found = h
                 notes |= {f"{name}.{i}.{key}": value for key, value in found.items()}
             if k < half:
                 saved.append(h)
         if collected is not None:
             collected.append(notes)
-        return out(h, *told[-1]), notes
+        output: Tensor = out(h, *told[-1])
+        return output
 
     def stages(self, x: Tensor, t: Tensor, cond: Cond = None, s: Tensor | None = None) -> Stages | None:
         return None if self.skips else self.begun(x, t, cond, s, False)
@@ -154,7 +146,7 @@ class FlowTransformer(Declaring):
         h = self.inp(to_patches(x, self.patch))
         added = self.place.added(grid, h)
         h = self.joined(h if added is None else h + added.to(h.dtype), cond, t)
-        layout = Layout(grid, self.place.turn(grid, h), None, noting)
+        layout = Layout(grid, self.place.turn(grid, h), noting)
 
         def out(h: Tensor, e: Tensor, layout: Layout) -> Tensor:
             shift, scale = self.tell(e)[:, None].chunk(2, -1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +23,6 @@ class Sizes:
     heads: int
     hidden: int  # channels inside of a feed
     dropout: float
-    grid: tuple[int, ...]
 
 
 class Wiring(Protocol):
@@ -67,14 +66,22 @@ def modulated(h: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     return torch.addcmul(shift, layer_norm(h), 1 + scale)
 
 
-class PreNormBlock(nn.Module):
-    """A transformer block with adaptive layer normalisation before, and gates after both branches."""
+class Block(nn.Module):
+    """The parts of a block of one stream; subclasses give the formula."""
+
+    chunks: ClassVar[int]  # shifts, scales and gates
 
     def __init__(self, sizes: Sizes, mixer: Mixer, feed: Feed, modulation: Modulation):
         super().__init__()
-        self.tell = modulation.build(sizes.width, 6)
-        self.mix = mixer.build(sizes.width, sizes.heads, sizes.grid)
+        self.tell = modulation.build(sizes.width, self.chunks)
+        self.mix = mixer.build(sizes.width, sizes.heads)
         self.mlp = feed.build(sizes.width, sizes.hidden, sizes.dropout)
+
+
+class PreNormBlock(Block):
+    """A transformer block with adaptive layer normalisation before, and gates after both branches."""
+
+    chunks = 6
 
     def forward(self, h: Tensor, e: Tensor, layout: Layout) -> Any:
         shift1, scale1, gate1, shift2, scale2, gate2 = self.tell(e)[:, None].chunk(6, -1)
@@ -128,14 +135,10 @@ class Peri:
         return PeriBlock(sizes, mixer, feed, modulation)
 
 
-class ParallelBlock(nn.Module):
+class ParallelBlock(Block):
     """A block whose branches read the same normalised tokens."""
 
-    def __init__(self, sizes: Sizes, mixer: Mixer, feed: Feed, modulation: Modulation):
-        super().__init__()
-        self.tell = modulation.build(sizes.width, 3)
-        self.mix = mixer.build(sizes.width, sizes.heads, sizes.grid)
-        self.mlp = feed.build(sizes.width, sizes.hidden, sizes.dropout)
+    chunks = 3
 
     def forward(self, h: Tensor, e: Tensor, layout: Layout) -> Any:
         shift, scale, gate = self.tell(e)[:, None].chunk(3, -1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterator, Mapping
 from contextvars import ContextVar
 from typing import NamedTuple, TypeAlias
@@ -46,20 +47,12 @@ class Layout(NamedTuple):
 
     grid: tuple[int, ...]  # patches along every axis of the datum; their product is the number of its tokens
     turn: Tensor | None = None  # [tokens, channels of a head / 2, 2] cosines and sines of rotary positions
-    null: Tensor | None = None  # [B] whether the condition of a row was dropped
     noting: bool = False  # whether blocks return (tokens, notes)
-
-    def for_rows(self, rows: Tensor) -> Layout:
-        """The layout of some rows of a batch."""
-        return self if self.null is None else self._replace(null=self.null[rows])
 
     @property
     def tokens(self) -> int:
         """The number of tokens of the datum."""
-        n = 1
-        for side in self.grid:
-            n *= side
-        return n
+        return math.prod(self.grid)
 
     def turned(self, q: Tensor) -> Tensor:
         """Queries or keys [B,H,N,d] turned by their positions; tokens after those of the table stay as they are.

@@ -9,7 +9,6 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from beeline.core.errors import require
 from beeline.core.modes import wide
 from beeline.core.ranges import dataclass
 from beeline.networks.attention import SelfAttention, attend
@@ -17,9 +16,9 @@ from beeline.networks.transformer.layout import Layout
 
 
 class Mixer(Protocol):
-    """How tokens are mixed; ``build`` gives a module (tokens [B,N,D] of every stream, layout) -> the same."""
+    """How tokens are mixed."""
 
-    def build(self, width: int, heads: int, grid: tuple[int, ...]) -> nn.Module:
+    def build(self, width: int, heads: int) -> nn.Module:
         """The module for one stream: (u [B,N,D], layout) -> [B,N,D]."""
         ...
 
@@ -35,23 +34,11 @@ class AttentionMixer(ABC):
     def core(self, q: Tensor, k: Tensor, v: Tensor, layout: Layout) -> Tensor:
         """The mixed values [B,H,N,d] for queries, keys and values [B,H,N,d]."""
 
-    def build(self, width: int, heads: int, grid: tuple[int, ...]) -> nn.Module:
+    def build(self, width: int, heads: int) -> nn.Module:
         return Mixed(width, heads, self)
 
     def joint(self, width: int, heads: int, streams: Sequence[str]) -> nn.Module:
         return Joint(width, heads, self, streams)
-
-
-class OneStream:
-    """Base of mixers for one stream of tokens."""
-
-    def joint(self, width: int, heads: int, streams: Sequence[str]) -> nn.Module:
-        require(
-            False,
-            f"{type(self).__name__} was given as the mixer of a network with the streams {', '.join(streams)}, and it "
-            "mixes one stream; use Attention() or LinearAttention(), or the network DiT",
-        )
-        raise AssertionError
 
 
 class Mixed(SelfAttention):

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from beeline.core.declared import Declaring, Holding, Wrapping, stacks_of, told_to_rows
+from beeline.core.declared import Declaring, Holding, Wrapping, modulation_of, stacks_of
 from beeline.core.errors import require
 from beeline.core.types import Cond
 from beeline.fields.flow import Network, bind
@@ -218,7 +218,7 @@ class SampleExit(Wrapping):
         places = {next(k for k, b in enumerate(blocks) if b is modules[name]): i for i, name in enumerate(deep.names)}
         v, rows, h, last = torch.empty_like(x), torch.arange(len(x), device=x.device), stages.h, None
         for k, block in enumerate(blocks):
-            h = block(h, *told_to_rows(stages.told[k], rows))
+            h = block(h, *modulation_of(stages.told[k], rows))
             if k not in places:
                 continue
             found = deep.velocity(places[k], h, t[rows]).to(x.dtype)
@@ -230,6 +230,6 @@ class SampleExit(Wrapping):
                 if not len(rows):
                     return v
             h, last = deep.refined(places[k], h, x[rows], torch.zeros_like(t[rows]))[0], found
-        output = stages.out(h, *told_to_rows(stages.told[-1], rows)).to(x.dtype)
+        output = stages.out(h, *modulation_of(stages.told[-1], rows)).to(x.dtype)
         v[rows] = network.prediction.velocity(output, x[rows], t[rows], network.path)
         return v

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -115,8 +115,3 @@ def noising_path(flow: Flow, whose: str) -> AffinePath:
 def to_device(cond: Cond, like: Tensor) -> Cond:
     """The condition on the device of the data."""
     return map_cond(lambda leaf: leaf.to(like.device), cond)
-
-
-def described(part: Any) -> str:
-    """The name of the class of a part, for messages."""
-    return type(part).__name__

@@ -16,7 +16,7 @@ from beeline.core.ranges import Range, dataclass
 from beeline.core.rng import Rng
 from beeline.core.types import Cond
 from beeline.fields.flow import Flow
-from beeline.sampling.editing.dynamics import described, noise, noising_path, plain
+from beeline.sampling.editing.dynamics import noise, noising_path, plain
 from beeline.sampling.guidance.guide import Plain
 from beeline.sampling.sampler import Sampler
 from beeline.solvers.wrappers import complete
@@ -55,7 +55,7 @@ def backwards(flow: Flow, x: Tensor, cond: Cond, sampler: Sampler, end: float, s
     solver = complete(sampler.solver)
     require(
         not solver.traits.stochastic,
-        f"an inversion got the solver {described(sampler.solver)}, which adds noise, so that the way back is another "
+        f"an inversion got the solver {type(sampler.solver).__name__}, which adds noise, so that the way back is another "
         "one; use HEUN, MidpointReuse() or Symmetric(), or Controlled(stochastic=True)",
     )
     if not solver.traits.augmented_state:

@@ -58,8 +58,8 @@ def edited(
         check_rows(tree, x)
     with counted(flow) as (observed, count):
         where = None if region is None else resolved(region, observed, x, cond, new_cond, rng.fork("region"))
-        make = edit if where is None else Bound(edit, where)
-        made = make(observed, x, cond, new_cond, sampler, rng)
+        run = (observed, x, cond, new_cond, sampler, rng)
+        made = edit(*run) if where is None else kept(edit, where, *run)
     require(
         isinstance(made, Tensor) and made.shape == x.shape,
         f"the edit {type(edit).__name__} returned {tuple(made.shape) if isinstance(made, Tensor) else type(made)} for "
@@ -69,17 +69,6 @@ def edited(
     if preserve is not None:
         _preserved(outcome, preserve, span)
     return outcome
-
-
-@dataclass(frozen=True)
-class Bound:
-    """An edit inside a known region."""
-
-    edit: Edit
-    region: Tensor
-
-    def __call__(self, flow: Flow, x: Tensor, cond: Cond, new_cond: Cond, sampler: Sampler, rng: Rng) -> Tensor:
-        return kept(self.edit, self.region, flow, x, cond, new_cond, sampler, rng)
 
 
 def distances(x: Tensor, made: Tensor, region: Tensor | None) -> tuple[Tensor, Tensor]:

@@ -103,6 +103,7 @@ def test_a_family_gives_the_latents_of_its_pipeline(name, guided):
         found = ours(case, guided)
     assert found.shape == wanted.shape
     assert (wanted - case.x0).abs().max() > 0.1
+    # roundings differ between processors, and guidance enlarges them: 1.1e-5 was measured for Kandinsky 5
     assert (found - wanted).abs().max() <= 3e-5 * max(1.0, float(wanted.abs().max()))
 
 
@@ -273,7 +274,7 @@ def test_heads_of_a_family_start_as_its_last_layer(name):
             return
         student = HeadBank(field, 4, 2)
         found = student(case.x0, t, case.cond, torch.ones_like(t))
-        assert (found - wanted).abs().max() <= 3e-5 * max(1.0, float(wanted.abs().max()))
+        assert (found - wanted).abs().max() <= 1e-5 * max(1.0, float(wanted.abs().max()))
         student.bank.bias += torch.arange(4.0)[:, None]
         moved = student(case.x0, t, case.cond, torch.ones_like(t))
         assert (moved - found).abs().mean() > 0.1, "the heads of the second half are used"

@@ -12,7 +12,16 @@ from beeline.core.rng import Rng
 from beeline.core.types import Batch
 from beeline.fields.flow import Network
 from beeline.networks.dit import DiT, MMDiT, UViT
-from beeline.networks.transformer.blocks import AdaLNZero, JointBlock, PreNormBlock, Sizes
+from beeline.networks.transformer.blocks import (
+    AdaLNZero,
+    JointBlock,
+    ParallelBlock,
+    Peri,
+    PeriBlock,
+    PreNorm,
+    PreNormBlock,
+    Sizes,
+)
 from beeline.networks.transformer.experts import PEER, Experts, TopK
 from beeline.networks.transformer.feeds import Cauchy, FeedForward
 from beeline.networks.transformer.layout import Layout, collected_notes
@@ -141,13 +150,19 @@ def test_the_activation_of_cauchy_is_its_formula():
 
 def test_notes_of_all_blocks_are_returned_beside_an_equal_output():
     net = made(MMDiT, feed=Experts(4), single=1)
-    output, notes = net.noted(X, T, Y)
-    assert torch.equal(output, net(X, T, Y))
-    assert set(notes) == {f"joint.{i}.{s}.balance" for i in range(3) for s in ("x", "text")} | {"single.0.balance"}
+    with collected_notes() as seen:
+        output = net(X, T, Y)
+    assert torch.equal(output, net(X, T, Y)) and len(seen) == 1
+    assert set(seen[0]) == {f"joint.{i}.{s}.balance" for i in range(3) for s in ("x", "text")} | {"single.0.balance"}
+
+
+def test_single_blocks_of_two_streams_have_the_wiring_that_is_given():
+    blocks = {type(made(MMDiT, single=1, **more).single[0]) for more in ({}, {"wiring": PreNorm()}, {"wiring": Peri()})}
+    assert blocks == {ParallelBlock, PreNormBlock, PeriBlock}
 
 
 def test_streams_with_equal_weights_are_one_stream():
-    sizes = Sizes(8, 2, 16, 0.0, (6,))
+    sizes = Sizes(8, 2, 16, 0.0)
     with Rng(0).ambient():
         parts = Attention(), FeedForward(), AdaLNZero()
         joint, serial = alive(JointBlock(sizes, *parts, ("x", "text"))), alive(PreNormBlock(sizes, *parts))
