@@ -24,6 +24,10 @@ def output_path(text: str) -> Path:
     return path
 
 
+Bundled = Annotated[str, typer.Argument(help="A bundle: a directory or hub:owner/name.")]
+Output = Annotated[
+    Path, typer.Option(parser=output_path, metavar="PATH", help="File (.png, .npy, .csv, ...) or directory to write.")
+]
 Set = Annotated[
     list[str] | None,
     typer.Option(

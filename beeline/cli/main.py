@@ -16,6 +16,7 @@ from beeline.cli.arguments import (
     AUTO,
     At,
     BranchCooldown,
+    Bundled,
     Dev,
     DistillBudget,
     EvaluationData,
@@ -283,7 +284,7 @@ def fit_solver(
 
 @app.command(epilog="Example: beeline evaluate runs/digits digits -n 500 --features classifier --out scores.html")
 def evaluate(
-    bundle: Annotated[str, typer.Argument(help="A bundle: a directory or hub:owner/name.")],
+    bundle: Bundled,
     data: EvaluationData = None,
     n: Samples = None,
     features: FeatureName = None,

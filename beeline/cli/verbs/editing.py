@@ -7,22 +7,19 @@ from typing import Annotated
 
 import typer
 
-from beeline.cli.arguments import AUTO, Dev, Json, Seed, Set, output_path, print_result
+from beeline.cli.arguments import AUTO, Bundled, Dev, Json, Output, Seed, Set, output_path, print_result
 from beeline.core.errors import BeelineError, nearest, require
 
 
 def edit(
-    bundle: Annotated[str, typer.Argument(help="A bundle: a directory or hub:owner/name.")],
+    bundle: Bundled,
     method: Annotated[
         str, typer.Argument(help="FlowEdit, SDEdit, ...; see 'list edits'; auto tries them and takes the best trade.")
     ],
     given: Annotated[
         Path, typer.Argument(metavar="INPUT", help="File of data of the kind that the model generates, or a folder.")
     ],
-    out: Annotated[
-        Path,
-        typer.Option(parser=output_path, metavar="PATH", help="File (.png, .npy, .csv, ...) or directory to write."),
-    ],
+    out: Output,
     to: Annotated[
         list[str],
         typer.Option("--to", help="New condition: NAME=VALUE, or a JSON or YAML file; repeatable, a file for each."),
@@ -68,7 +65,7 @@ def edit(
 
 
 def invert(
-    bundle: Annotated[str, typer.Argument(help="A bundle: a directory or hub:owner/name.")],
+    bundle: Bundled,
     given: Annotated[Path, typer.Argument(metavar="INPUT", help="File of data of the kind that the model generates.")],
     out: Annotated[Path, typer.Option(parser=output_path, metavar="PATH", help="File .npz for the noise.")],
     cond: Annotated[

@@ -7,12 +7,12 @@ from typing import Annotated
 
 import typer
 
-from beeline.cli.arguments import AUTO, Dev, Json, Seed, Set, output_path, print_result
+from beeline.cli.arguments import AUTO, Bundled, Dev, Json, Seed, Set, output_path, print_result
 from beeline.core.errors import require
 
 
 def sample(
-    bundle: Annotated[str, typer.Argument(help="A bundle: a directory or hub:owner/name.")],
+    bundle: Bundled,
     out: Annotated[
         Path | None,
         typer.Option(

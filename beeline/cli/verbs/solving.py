@@ -8,22 +8,19 @@ from typing import Annotated, Any
 
 import typer
 
-from beeline.cli.arguments import AUTO, Dev, Json, Seed, Set, output_path, print_result
+from beeline.cli.arguments import AUTO, Bundled, Dev, Json, Output, Seed, Set, print_result
 from beeline.core.errors import nearest, require
 
 
 def solve(
-    bundle: Annotated[str, typer.Argument(help="A bundle: a directory or hub:owner/name.")],
+    bundle: Bundled,
     task: Annotated[
         str, typer.Argument(help="inpaint, impute, forecast, upscale, deblur, denoise or colourise; see 'list tasks'.")
     ],
     given: Annotated[
         Path, typer.Argument(metavar="INPUT", help="File of incomplete data, of the kind that the model generates.")
     ],
-    out: Annotated[
-        Path,
-        typer.Option(parser=output_path, metavar="PATH", help="File (.png, .npy, .csv, ...) or directory to write."),
-    ],
+    out: Output,
     n: Annotated[int, typer.Option("-n", help="Samples for every input; from 2 on with their deviation.")] = 1,
     mask: Annotated[
         Path | None, typer.Option(help="For inpaint: a picture, white where pixels are to be filled.")

@@ -21,7 +21,7 @@ from beeline.data.latents.modality import LatentImage
 from beeline.data.points import PointSet
 from beeline.data.signals.arrays import ArraySet
 from beeline.data.tables.table import Table
-from beeline.runs.solving.observed import is_path, observed, text_of
+from beeline.runs.solving.observed import Observed, is_path, observed, text_of
 from beeline.runs.solving.solve import rows_of
 
 if TYPE_CHECKING:  # a bundle imports this module to edit
@@ -53,12 +53,7 @@ def inputs(modality: Any, bundle: Bundle, given: Any, new: Any = None) -> Given:
         f"the data have shape {tuple(seen.values.shape[1:])}, and those of the model {shape}; give data of that size, "
         "such as pictures that are resized to it",
     )
-    require(
-        bool(seen.known.all()),
-        "the data have transparent pixels or missing numbers, and an edit needs them whole; fill them first: beeline "
-        "solve BUNDLE inpaint",
-    )
-    x = seen.values.float()
+    x = whole(seen)
     far = (x.flatten(1).abs().amax(1) > FAR).nonzero()[:, 0].tolist()
     require(
         not far,
@@ -66,6 +61,16 @@ def inputs(modality: Any, bundle: Bundle, given: Any, new: Any = None) -> Given:
         f"of the training data, and the flow knows nothing beyond about {FAR:g}; give them in the units of that data",
     )
     return Given(x, labels_in(modality, given))
+
+
+def whole(seen: Observed) -> Tensor:
+    """The encoded values [N,*M] of data that are known everywhere; BeelineError for others."""
+    require(
+        bool(seen.known.all()),
+        "the data have transparent pixels or missing numbers, and an edit needs them whole; fill them first: beeline "
+        "solve BUNDLE inpaint",
+    )
+    return seen.values.float()
 
 
 @inputs.register(Image)
@@ -78,12 +83,7 @@ def _of_images(modality: Image, bundle: Bundle, given: Any, new: Any = None) -> 
         f"the pictures are {size[0]} x {size[1]}, and those of the model {modality.shape[1]} x {modality.shape[2]}; "
         "resize them to that size",
     )
-    require(
-        bool(seen.known.all()),
-        "the pictures have transparent pixels, and an edit needs them whole; fill them first: beeline solve BUNDLE "
-        "inpaint",
-    )
-    values = seen.values.float()
+    values = whole(seen)
     own = labels_in(modality, given)
     if channels == 1 < modality.shape[0]:
         return Given(values.expand(-1, modality.shape[0], -1, -1).clone(), own, "grey pictures became colours")

@@ -55,8 +55,8 @@ def backwards(flow: Flow, x: Tensor, cond: Cond, sampler: Sampler, end: float, s
     solver = complete(sampler.solver)
     require(
         not solver.traits.stochastic,
-        f"an inversion got the solver {type(sampler.solver).__name__}, which adds noise, so that the way back is another "
-        "one; use HEUN, MidpointReuse() or Symmetric(), or Controlled(stochastic=True)",
+        f"an inversion got the solver {type(sampler.solver).__name__}, which adds noise, so that the way back is "
+        "another one; use HEUN, MidpointReuse() or Symmetric(), or Controlled(stochastic=True)",
     )
     if not solver.traits.augmented_state:
         return State(sampler.invert(flow, x, cond, start=start, end=end), end)

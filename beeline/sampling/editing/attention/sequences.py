@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from beeline.core.errors import require
-from beeline.core.protocols.editing import Inversion
+from beeline.core.protocols.editing import Inversion, OwnChange
 from beeline.core.ranges import Early, NonNegative, Share, Whole, dataclass
 from beeline.core.rng import Rng
 from beeline.core.types import Cond
@@ -25,7 +25,7 @@ from beeline.sampling.sampler import Sampler
 
 
 @dataclass(frozen=True)
-class Emphasised:
+class Emphasised(OwnChange):
     """Samples from the inverted noise with more or less attention to some tokens, such as frames or words.
 
     y_i = sum_j g_j p_ij v_j,  g = ``factor`` for the ``tokens``, and 1 for others;  rows keep no sum of 1
@@ -99,7 +99,7 @@ class SharedMaps(Paired):
 
 
 @dataclass(frozen=True)
-class ShiftedMaps(Paired):
+class ShiftedMaps(Paired, OwnChange):
     """Attention of the source, moved by some tokens along the sequence: what it does, it does later.
 
     y_i = sum_j p_source_{i-n,j} v_source_j,  n = ``shift``, with the end continued at the beginning
