@@ -1,4 +1,4 @@
-"""Pictures with a known counterfactual, a small transformer that is told its label by modulation: there are no tokens
+"""Pictures with a known counterfactual, a small transformer that takes its label by modulation: there are no tokens
 of a text, so that the outputs under the three conditions are those of their own states, and there is no mask of
 tokens."""
 

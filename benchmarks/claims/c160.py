@@ -1,4 +1,4 @@
-"""Sequences of 16 frames with one bump at a random time, whose height is told by the label, and a small transformer
+"""Sequences of 16 frames with one bump at a random time, whose height is that of the label, and a small transformer
 over frames. The edits act on self-attention among frames; attention between words and frames is not measured, as
 the network knows no text."""
 

@@ -107,7 +107,7 @@ class Uses:
         "NoisedThenBackwards"; it has no guidance unless it is given one, since guidance makes the inverse less exact.
         ``end``: the time of the states; 0 is noise.
         The result has ``noise`` [N,*S], ``samples``, the data that come back, and ``error`` [N], their mean absolute
-        difference.
+        difference in the range of pixels or in standard deviations of the training data.
 
         Raises BeelineError for data that do not fit the bundle, for a student, and for a solver that adds noise.
         """
