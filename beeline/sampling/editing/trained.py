@@ -80,7 +80,7 @@ class ResampledViews(OwnChange):
     def __call__(self, flow: Flow, x: Tensor, cond: Cond, new_cond: Cond, sampler: Sampler, rng: Rng) -> Tensor:
         guidance = GivenFrames(self.given, sampler.guidance)
         require(
-            x.ndim > 2 and max(self.given) < x.shape[1],
+            x.ndim > 2 and max(self.given, default=0) < x.shape[1],
             f"ResampledViews got data of shape {tuple(x.shape[1:])} and the given views {self.given}; views are the "
             "second axis of data [B,V,C,...]",
         )
