@@ -26,7 +26,7 @@ class Traits:
     """What a network knows about itself beside its output; networks give it as their member ``traits``.
 
     ``nulls`` holds, for every condition that the network was built for, the value of its null: the last index of a
-    label embedding, a number that fills a vector, or None for a vector without one.
+    label embedding, a number that fills a vector or a sequence, or None for a vector without one.
     Networks around others pass the traits of the network inside on, as Wrapping does.
 
     >>> Traits().nulls is None
@@ -52,8 +52,23 @@ class Stages(NamedTuple):
 
 
 def modulation_of(told: tuple[Any, ...], rows: Tensor) -> tuple[Any, ...]:
-    """The modulation of a block for some rows of a batch; what is no tensor is the same for all of them."""
-    return tuple(part[rows] if isinstance(part, Tensor) and len(part) > 1 else part for part in told)
+    """The modulation of a block for some rows of a batch; what has no rows is the same for all of them."""
+    return tuple(_of_rows(part, rows) for part in told)
+
+
+@runtime_checkable
+class HasRows(Protocol):
+    """A value with entries for every row of a batch."""
+
+    def of_rows(self, rows: Tensor) -> Any:
+        """The value of some rows."""
+        ...
+
+
+def _of_rows(part: Any, rows: Tensor) -> Any:
+    if isinstance(part, HasRows):
+        return part.of_rows(rows)
+    return part[rows] if isinstance(part, Tensor) and len(part) > 1 else part
 
 
 class Declaring(nn.Module):
@@ -305,5 +320,5 @@ def parts_of(network: Any) -> list[nn.Module]:
 
 
 def nulls_of_labels(conditions: Mapping[str, Mapping[str, Any]]) -> dict[str, float | None]:
-    """The nulls of a network for described conditions: the index after the last class, and none for vectors."""
-    return {name: spec.get("classes") for name, spec in conditions.items()}
+    """The nulls of a network: the index after the last class, zeros for sequences, and none for vectors."""
+    return {name: 0.0 if "length" in spec else spec.get("classes") for name, spec in conditions.items()}

@@ -73,5 +73,7 @@ def to_onnx(bundle: Bundle, out: Path) -> dict[str, Any]:
 
 
 def example(spec: dict[str, Any]) -> Tensor:
-    """Two rows of a condition: labels, or vectors."""
-    return torch.zeros(2, spec["size"]) if "size" in spec else torch.tensor([0, spec["classes"] - 1])
+    """Two rows of a condition: labels, vectors or sequences."""
+    if "classes" in spec:
+        return torch.tensor([0, spec["classes"] - 1])
+    return torch.zeros(2, *(spec[name] for name in ("length", "size") if name in spec))

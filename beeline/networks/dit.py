@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from beeline.core.errors import require
 from beeline.core.types import Cond
-from beeline.networks.embed import ConditionEmbedding, Conditions
+from beeline.networks.embed import Conditions, TokenEmbedding
 from beeline.networks.transformer.backbone import FlowTransformer
 from beeline.networks.transformer.blocks import AdaLNZero, JointBlock, Modulation, Parallel, Sizes, Wiring
 from beeline.networks.transformer.feeds import Feed, FeedForward
@@ -51,8 +51,9 @@ class MMDiT(FlowTransformer):
 
     h_s <- h_s + gate_s mix([u_x, u_text])_s,  h_s <- h_s + gate_s feed_s(u_s),  u_s = norm(h_s) (1 + scale_s) + shift_s
     Joint blocks have weights of their own for each stream and one attention over the tokens of both; then come
-    ``single`` blocks on all tokens, with parallel branches unless ``wiring`` says otherwise.  Every condition gives one
-    token, beside the modulation.
+    ``single`` blocks on all tokens, with parallel branches unless ``wiring`` says otherwise.  The tokens are those of
+    the sequences among the conditions, such as embeddings of a text, and labels and vectors modulate; without sequences
+    every condition gives one token, beside the modulation.
     Source: Esser et al. 2024, "Scaling Rectified Flow Transformers" (arXiv 2403.03206); single-stream blocks: Black
     Forest Labs 2024, FLUX.1.
 
@@ -60,6 +61,8 @@ class MMDiT(FlowTransformer):
     >>> net(torch.zeros(2, 1, 8, 8), torch.zeros(2), torch.tensor([3, 10])).shape
     torch.Size([2, 1, 8, 8])
     """
+
+    sequences = False  # of conditions are tokens, and not part of the modulation
 
     def __init__(
         self,
@@ -94,7 +97,7 @@ class MMDiT(FlowTransformer):
         self.settings["single"] = single
         sizes = Sizes(width, heads, int(width * ratio), dropout)
         self.single = nn.ModuleList(wiring.build(sizes, mixer, feed, modulation) for _ in range(single))
-        self.text = ConditionEmbedding(width, conditions)
+        self.text = TokenEmbedding(width, self.embed.cond.conditions)
 
     def parts(self, sizes: Sizes, depth: int, mixer: Mixer, feed: Feed, wiring: Wiring, modulation: Modulation) -> None:
         self.joint = nn.ModuleList(JointBlock(sizes, mixer, feed, modulation, STREAMS) for _ in range(depth))
@@ -103,5 +106,8 @@ class MMDiT(FlowTransformer):
     def stacks(self) -> Mapping[str, nn.ModuleList]:
         return {"joint": self.joint, "single": self.single}
 
-    def joined(self, h: Tensor, cond: Cond, t: Tensor) -> Tensor:
-        return torch.cat([h, torch.stack(self.text.tokens(cond, h), 1).to(h.dtype)], 1)
+    def joined(self, h: Tensor, cond: Cond) -> tuple[Tensor, Tensor | None]:
+        text, keep = self.text.tokens(cond, h)
+        if keep is not None:
+            keep = torch.cat([torch.ones_like(h[..., 0], dtype=torch.bool), keep], 1)
+        return torch.cat([h, text.to(h.dtype)], 1), keep

@@ -16,7 +16,8 @@ from beeline.core.types import Cond
 from beeline.networks.fp32 import WideLinear, zeroed
 
 Conditions = Mapping[str, Mapping[str, Any]]
-"""Name -> {"classes": K} for labels 0..K-1 (K is the null label), or {"size": D} for vectors [B,D]."""
+"""Name -> {"classes": K} for labels 0..K-1 (K is the null label), {"size": D} for vectors [B,D], or {"length": M,
+"size": D} for sequences of vectors [B,M,D], in which vectors of zeros are padding; the null has no others."""
 
 
 def sinusoidal_features(t: Tensor, count: int, scale: float) -> Tensor:
@@ -102,11 +103,11 @@ class TimeEmbedding(nn.Module):
 
 
 class ConditionEmbedding(nn.Module):
-    """Embedding of class labels and feature vectors.
+    """Embedding of class labels, feature vectors and sequences of them.
 
-    e = sum over labels of table[label] + sum over vectors of W2 silu(W1 c)
+    e = sum over labels of table[label] + sum over vectors of W2 silu(W1 c) + the same of the means of sequences
     Assumes a mapping with the names of ``conditions``, or a tensor if there is exactly one; None is the null of every
-    label.  A vector has no null: pass the vector used in condition dropout, such as zeros.
+    label and sequence.  A vector has no null: pass the vector used in condition dropout, such as zeros.
     Source: Ho and Salimans 2022 (arXiv 2207.12598), the null label.
 
     >>> embed = ConditionEmbedding(8, {"label": {"classes": 10}})
@@ -114,53 +115,61 @@ class ConditionEmbedding(nn.Module):
     True
     """
 
-    def __init__(self, width: int, conditions: Conditions | None = None):
+    def __init__(self, width: int, conditions: Conditions | None = None, sequences: bool = True):
         super().__init__()
         self.conditions: dict[str, dict[str, Any]] = {k: dict(v) for k, v in sorted((conditions or {}).items())}
-        parts: list[nn.Module] = []
         for name, spec in self.conditions.items():
-            kind, number = next(iter(spec.items()), ("", None))
             require(
-                len(spec) == 1 and kind in ("classes", "size") and isinstance(number, int) and number >= 1,
-                f"the condition {name!r} is described as {spec}; a network embeds {{'classes': K}} (labels 0..K-1) or "
-                "{'size': D} (vectors of D numbers), with an integer from 1: use one of the two",
+                set(spec) in KINDS and all(isinstance(n, int) and n >= 1 for n in spec.values()),
+                f"the condition {name!r} is described as {spec}; a network embeds {{'classes': K}} (labels 0..K-1), "
+                "{'size': D} (vectors of D numbers) or {'length': M, 'size': D} (sequences of M vectors), with "
+                "integers from 1: use one of the three",
             )
-            assert isinstance(number, int)
-            if kind == "classes":
-                table = nn.Embedding(number + 1, width)
-                nn.init.normal_(table.weight, std=0.02 * width**0.5)
-                parts.append(table)
-            else:
-                parts.append(nn.Sequential(nn.Linear(number, width), nn.SiLU(), nn.Linear(width, width)))
+        self.sequences = sequences  # whether they are part of the sum
         # by index in the order of their names: a name may contain characters that a module name may not
-        self.parts = nn.ModuleList(parts)
+        self.parts = nn.ModuleList(self.part(spec, width) for spec in self.conditions.values())
+
+    def part(self, spec: Mapping[str, int], width: int) -> nn.Module:
+        """The weights of one condition."""
+        if "classes" in spec:
+            table = nn.Embedding(spec["classes"] + 1, width)
+            nn.init.normal_(table.weight, std=0.02 * width**0.5)
+            return table
+        if "length" in spec and not self.sequences:
+            return nn.Identity()
+        return nn.Sequential(nn.Linear(spec["size"], width), nn.SiLU(), nn.Linear(width, width))
 
     def forward(self, cond: Cond, like: Tensor) -> Tensor | None:
         """[B,width] in float32 or float64, or None for a network without conditions; ``like`` [B,...] gives B."""
         total: Tensor | None = None
-        for e in self.tokens(cond, like):
+        for spec, part, value in self.given(cond, like):
+            if "length" in spec:
+                if not self.sequences:
+                    continue
+                value = wide(value).sum(1) / kept(value).sum(1, keepdim=True).clamp(min=1)
+            e = part(value.to(dtype_of(part, value)))
             total = wide(e) if total is None else total + e
         return total
 
-    def tokens(self, cond: Cond, like: Tensor) -> list[Tensor]:
-        """The embedding [B,width] of every condition; ``like`` [B,...] gives B."""
+    def given(self, cond: Cond, like: Tensor) -> list[tuple[dict[str, Any], nn.Module, Tensor]]:
+        """(description, weights, checked values) of every condition; ``like`` [B,...] gives B."""
         values, found = self.named_conditions(cond), []
         for (name, spec), part in zip(self.conditions.items(), self.parts, strict=True):
             if "classes" in spec:
-                found.append(part(self._labels(name, values.get(name), spec["classes"], like)))
+                value = self._labels(name, values.get(name), spec["classes"], like)
             else:
-                weight = next(part.parameters())
-                found.append(part(self._vector(name, values[name], spec["size"], like, weight.dtype)))
+                value = self._vectors(name, values.get(name), spec, like)
+            found.append((spec, part, value))
         return found
 
     def named_conditions(self, cond: Cond) -> Mapping[str, Any]:
         """The condition as name -> tensor; raises ValueError for unknown and missing names."""
         if cond is None:
-            missing = [name for name, spec in self.conditions.items() if "size" in spec]
+            missing = [name for name, spec in self.conditions.items() if set(spec) == {"size"}]
             require(
                 not missing,
-                f"cond is None for a network with the vector condition {missing[:1]}; only labels have a default null: "
-                "pass the vector, or the one used in condition dropout, such as zeros",
+                f"cond is None for a network with the vector condition {missing[:1]}; only labels and sequences have a "
+                "default null: pass the vector, or the one used in condition dropout, such as zeros",
             )
             return {}
         if isinstance(cond, Tensor):
@@ -181,7 +190,7 @@ class ConditionEmbedding(nn.Module):
             require(
                 name in cond,
                 f"the condition {name!r} is missing in {sorted(cond)}; this network has an embedding of it: pass it, "
-                "or cond=None for the null of every label",
+                "or cond=None for the null of every label and sequence",
             )
         return cond
 
@@ -208,14 +217,18 @@ class ConditionEmbedding(nn.Module):
             value = value.clamp(0, classes)
         return value.long()
 
-    def _vector(self, name: str, value: Tensor, size: int, like: Tensor, dtype: torch.dtype) -> Tensor:
+    def _vectors(self, name: str, value: Tensor | None, spec: Mapping[str, int], like: Tensor) -> Tensor:
+        shape = (spec["length"], spec["size"]) if "length" in spec else (spec["size"],)
+        if value is None:  # the null of a sequence
+            return torch.zeros(like.shape[0], *shape, device=like.device)
         require(
             isinstance(value, Tensor),
-            f"the condition {name!r} is a {type(value).__name__}, not a tensor; pass a tensor [B, {size}]",
+            f"the condition {name!r} is a {type(value).__name__}, not a tensor; pass a tensor [B, "
+            f"{', '.join(map(str, shape))}]",
         )
-        value = value[:, None] if value.ndim == 1 and size == 1 else value
-        self._rows(name, value, (size,), like)
-        return value.to(dtype)
+        value = value[:, None] if value.ndim == 1 and shape == (1,) else value
+        self._rows(name, value, shape, like)
+        return value
 
     @staticmethod
     def _rows(name: str, value: Tensor, shape: tuple[int, ...], like: Tensor) -> None:
@@ -224,6 +237,47 @@ class ConditionEmbedding(nn.Module):
             f"the condition {name!r} has shape {tuple(value.shape)} for a batch of {like.shape[0]}; "
             f"this network needs one row per sample: pass shape {(like.shape[0], *shape)}",
         )
+
+
+class TokenEmbedding(ConditionEmbedding):
+    """The tokens of conditions: one of every label and vector, those of sequences, or of sequences alone.
+
+    token = table[label], W2 silu(W1 c), or W c of every vector of a sequence
+    Where there are sequences, other conditions have no tokens.
+
+    >>> TokenEmbedding(8, {"text": {"length": 5, "size": 3}}).tokens(torch.ones(2, 5, 3), torch.zeros(2))[0].shape
+    torch.Size([2, 5, 8])
+    """
+
+    def __init__(self, width: int, conditions: Conditions):
+        long = {name: spec for name, spec in conditions.items() if "length" in spec}
+        super().__init__(width, long or conditions)
+
+    def part(self, spec: Mapping[str, int], width: int) -> nn.Module:
+        return nn.Linear(spec["size"], width) if "length" in spec else super().part(spec, width)
+
+    def tokens(self, cond: Cond, like: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Tokens [B,M,width], and which of them are no padding [B,M], or None where there are no sequences."""
+        own = {name: cond[name] for name in self.conditions} if isinstance(cond, Mapping) else cond
+        found = self.given(own, like)
+        made = [part(value.to(dtype_of(part, value))) for _, part, value in found]
+        long = ["length" in spec for spec, _, _ in found]
+        keep = torch.cat([kept(value) for _, _, value in found], 1) if any(long) else None
+        return torch.cat([h if h.ndim == 3 else h[:, None] for h in made], 1), keep
+
+
+KINDS = ({"classes"}, {"size"}, {"length", "size"})
+
+
+def kept(sequence: Tensor) -> Tensor:
+    """Which vectors of a sequence [B,M,D] are no padding, [B,M]: those that are not zero."""
+    return (sequence != 0).any(-1)
+
+
+def dtype_of(part: nn.Module, value: Tensor) -> torch.dtype:
+    """The dtype in which weights take a value: that of the weights, or of labels their own."""
+    weight = next(part.parameters(), value)
+    return weight.dtype if value.is_floating_point() else value.dtype
 
 
 class Embedding(nn.Module):
@@ -245,6 +299,7 @@ class Embedding(nn.Module):
         frames: int = 0,
         count: int = 64,
         scale: float = 1000.0,
+        sequences: bool = True,
     ):
         super().__init__()
         require(
@@ -252,7 +307,7 @@ class Embedding(nn.Module):
             f"Embedding got frames={frames}; it is the number of frames with separate times: set 0 for none, or more",
         )
         self.time = TimeEmbedding(width, span, frames, count, scale)
-        self.cond = ConditionEmbedding(width, conditions)
+        self.cond = ConditionEmbedding(width, conditions, sequences)
 
     def forward(self, t: Tensor, cond: Cond = None, s: Tensor | None = None) -> Tensor:
         e: Tensor = self.time(t, s)

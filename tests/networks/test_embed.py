@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from beeline.core.errors import BeelineError
+from beeline.core.rng import Rng
 from beeline.networks.embed import ConditionEmbedding, Embedding, sinusoidal_features
 from beeline.networks.fp32 import WideGroupNorm, layer_norm, norm_groups, rms_norm
 from beeline.sampling.guidance.guide import null_like
@@ -83,7 +84,7 @@ REFUSALS: dict[str, tuple[dict[str, Any], Any, str]] = {
     "missing": (BOTH, {"x": X}, "'label' is missing"),
     "misspelt": (BOTH, {"x": X, "lable": L}, "did you mean 'label'"),
     "unknown": ({}, {"label": L}, "unknown to this network"),
-    "no vector": (BOTH, None, "only labels have a default null"),
+    "no vector": (BOTH, None, "only labels and sequences have a default null"),
 }
 
 
@@ -96,7 +97,7 @@ def test_refused_conditions(case: str) -> None:
 
 @pytest.mark.parametrize("spec", [{}, {"classes": 0}, {"kind": 3}, {"size": 2.5}, {"size": 2, "classes": 3}])
 def test_refused_descriptions(spec: dict[str, Any]) -> None:
-    with pytest.raises(BeelineError, match="use one of the two"):
+    with pytest.raises(BeelineError, match="use one of the three"):
         ConditionEmbedding(8, {"label": spec})
 
 
@@ -111,3 +112,15 @@ def test_norms_of_half_precision_inputs_use_float32() -> None:
 
 def test_groups_divide_the_channels() -> None:
     assert [norm_groups(n) for n in (1, 6, 8, 7, 13, 12)] == [1, 6, 8, 7, 1, 6]
+
+
+def test_sequences_are_embedded_by_the_mean_of_what_is_no_padding() -> None:
+    with Rng(0).ambient():
+        embed = ConditionEmbedding(8, {"text": {"length": 4, "size": 3}})
+        text = torch.randn(2, 4, 3)
+    text[0, 2:] = 0
+    wanted = torch.stack([text[0, :2].mean(0), text[1].mean(0)])
+    assert torch.allclose(embed(text, text), embed.parts[0](wanted), atol=1e-6)
+    assert torch.equal(embed(None, text), embed(torch.zeros(2, 4, 3), text))
+    with pytest.raises(BeelineError, match=r"pass shape \(2, 4, 3\)"):
+        embed(text[:, :3], text)

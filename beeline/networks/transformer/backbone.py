@@ -34,6 +34,7 @@ class FlowTransformer(Declaring):
     """
 
     skips: ClassVar[bool] = False  # whether block i also reads the output of block depth - 1 - i
+    sequences: ClassVar[bool] = True  # whether sequences among the conditions modulate, by their means
 
     def __init__(
         self,
@@ -72,9 +73,10 @@ class FlowTransformer(Declaring):
         }  # fmt: skip
         self.any_size, self.patch = any_size, patch
         self.grid = self.grid_of(self.shape[1:])
-        self.embed = Embedding(width, conditions, span, scale=scale)
+        self.embed = Embedding(width, conditions, span, scale=scale, sequences=self.sequences)
         self.inp = nn.Linear(self.shape[0] * patch ** len(self.grid), width)
         self.place = positions.build(width, heads, self.grid)
+        self.root = modulation.root(width)
         self.parts(Sizes(width, heads, int(width * ratio), dropout), depth, mixer, feed, wiring, modulation)
         self.tell = zeroed(nn.Linear(width, 2 * width))
         self.out = zeroed(nn.Linear(width, self.shape[0] * patch ** len(self.grid)))
@@ -145,22 +147,23 @@ class FlowTransformer(Declaring):
         e = self.embed(t, cond, s).to(x.dtype)
         h = self.inp(to_patches(x, self.patch))
         added = self.place.added(grid, h)
-        h = self.joined(h if added is None else h + added.to(h.dtype), cond, t)
-        layout = Layout(grid, self.place.turn(grid, h), noting)
+        h, keep = self.joined(h if added is None else h + added.to(h.dtype), cond)
+        layout = Layout(grid, self.place.turn(grid, h), noting, keep)
 
         def out(h: Tensor, e: Tensor, layout: Layout) -> Tensor:
             shift, scale = self.tell(e)[:, None].chunk(2, -1)
             patches = self.out(torch.addcmul(shift, layer_norm(h[:, : layout.tokens]), 1 + scale))
             return from_patches(patches, x.shape[1:], self.patch)
 
-        return Stages(h, [(e, layout)] * (sum(map(len, self.stacks.values())) + 1), out)
+        told = [(self.root(e), layout)] * sum(map(len, self.stacks.values()))
+        return Stages(h, [*told, (e, layout)], out)
 
-    def joined(self, h: Tensor, cond: Cond, t: Tensor) -> Tensor:
-        """The tokens of the datum [B,N,D] with those of other streams after them."""
-        return h
+    def joined(self, h: Tensor, cond: Cond) -> tuple[Tensor, Tensor | None]:
+        """The tokens of the datum [B,N,D] with those of other streams after them, and which of all others may see."""
+        return h, None
 
     def modulation(self, t: Tensor, cond: Cond = None) -> list[tuple[Tensor, ...]]:
-        return [(self.embed(t, cond).to(self.inp.weight.dtype),)] * sum(map(len, self.stacks.values()))
+        return [(self.root(self.embed(t, cond).to(self.inp.weight.dtype)),)] * sum(map(len, self.stacks.values()))
 
 
 def _first_half(layer: nn.Linear) -> nn.Linear:

@@ -36,13 +36,24 @@ class Wiring(Protocol):
 class Modulation(Protocol):
     """How time and condition set the shifts, scales and gates of a block."""
 
+    def root(self, width: int) -> nn.Module:
+        """The part that all blocks share, e [B,D] -> what modules of blocks take."""
+        ...
+
     def build(self, width: int, chunks: int) -> nn.Module:
-        """A module e [B,D] -> [B, chunks D], or [1, chunks D] where they do not depend on e."""
+        """The part of a block, root(e) -> [B, chunks D], or [1, chunks D] where they do not depend on e."""
         ...
 
 
+class OwnModulation:
+    """Base of modulations whose blocks share nothing."""
+
+    def root(self, width: int) -> nn.Module:
+        return nn.Identity()
+
+
 @dataclass(frozen=True)
-class AdaLNZero:
+class AdaLNZero(OwnModulation):
     """Shifts, scales and gates from a linear layer of the embedding, which starts at zero.
 
     (shift, scale, gate) of every branch = W e + b,  W = b = 0 at first
@@ -204,7 +215,7 @@ class ScalarGates(nn.Module):
 
 
 @dataclass(frozen=True)
-class ReZero:
+class ReZero(OwnModulation):
     """Shifts and scales from the embedding as in AdaLNZero, and one learned number as the gate of each branch.
 
     (shift, scale) = W e + b,  gate = alpha,  all 0 at first

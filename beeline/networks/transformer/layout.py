@@ -48,11 +48,23 @@ class Layout(NamedTuple):
     grid: tuple[int, ...]  # patches along every axis of the datum; their product is the number of its tokens
     turn: Tensor | None = None  # [tokens, channels of a head / 2, 2] cosines and sines of rotary positions
     noting: bool = False  # whether blocks return (tokens, notes)
+    keep: Tensor | None = None  # [B, all tokens] bool: which tokens others may see; None for all of them
+    null: Tensor | None = None  # [B] bool: rows whose condition is the null; None where that is not known
 
     @property
     def tokens(self) -> int:
         """The number of tokens of the datum."""
         return math.prod(self.grid)
+
+    @property
+    def mask(self) -> Tensor | None:
+        """Which keys queries may see, bool [B,1,1,all tokens]; None for all of them."""
+        return None if self.keep is None else self.keep[:, None, None]
+
+    def of_rows(self, rows: Tensor) -> Layout:
+        """The layout of some rows of the batch."""
+        keep, null = (None if value is None else value[rows] for value in (self.keep, self.null))
+        return self._replace(keep=keep, null=null)
 
     def turned(self, q: Tensor) -> Tensor:
         """Queries or keys [B,H,N,d] turned by their positions; tokens after those of the table stay as they are.

@@ -86,7 +86,7 @@ class Attention(AttentionMixer):
     """
 
     def core(self, q: Tensor, k: Tensor, v: Tensor, layout: Layout) -> Tensor:
-        return attend(q, k, v)
+        return attend(q, k, v, layout.mask)
 
 
 @dataclass(frozen=True)
@@ -103,8 +103,8 @@ class LinearAttention(AttentionMixer):
 
     def core(self, q: Tensor, k: Tensor, v: Tensor, layout: Layout) -> Tensor:
         f, g = (torch.nn.functional.elu(wide(y)) + 1 for y in (q, k))
-        state = g.mT @ wide(v) / k.shape[2]  # sums over many tokens lose digits in half precision
-        total = g.mean(2)[..., None]
+        g = g / k.shape[2] if layout.mask is None else _seen(g, layout.mask) / layout.mask.sum(-1)[..., None]
+        state, total = g.mT @ wide(v), g.sum(2)[..., None]  # sums of many tokens lose digits in half precision
         return (f @ state / (f @ total + 1e-4)).to(v.dtype)
 
 
@@ -124,9 +124,13 @@ class FlowAttention(AttentionMixer):
 
     def core(self, q: Tensor, k: Tensor, v: Tensor, layout: Layout) -> Tensor:
         f, g = (torch.sigmoid(wide(y)) for y in (q, k))
-        n = k.shape[2]
+        n: int | Tensor = k.shape[2]
+        if layout.mask is not None:
+            f, g, n = _seen(f, layout.mask), _seen(g, layout.mask), layout.mask.sum(-1)[..., None]
         into, out = _flow(f, g.sum(2)), _flow(g, f.sum(2))
         kept, given = _flow(f, (g / out).sum(2)), _flow(g, (f / into).sum(2)).clamp(-1, 1)
+        if layout.mask is not None:
+            given = given.masked_fill(~layout.mask.mT, -torch.inf)
         state = g.mT @ (wide(v) * n * torch.softmax(given, 2))
         return (torch.sigmoid(kept) * ((f / into) @ state)).to(v.dtype)
 
@@ -134,3 +138,8 @@ class FlowAttention(AttentionMixer):
 def _flow(y: Tensor, total: Tensor) -> Tensor:
     """y_i' total for y [B,H,N,d] and total [B,H,d], as [B,H,N,1]; no sum is zero."""
     return (y + 1e-6) @ (total + 1e-6)[..., None]
+
+
+def _seen(y: Tensor, mask: Tensor) -> Tensor:
+    """Features [B,H,N,d] of the tokens that may be seen, and zeros."""
+    return y * mask.mT

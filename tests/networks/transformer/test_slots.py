@@ -226,3 +226,29 @@ def test_notes_are_terms_of_a_loss_and_a_network_without_them_is_refused():
     assert len(seen) == 1 and set(seen[0]) == {f"block.{i}.balance" for i in range(3)}
     with pytest.raises(BeelineError, match="gives none"):
         Noted()(Network(made(DiT).float()), batch, Rng(0))
+
+
+@pytest.mark.parametrize("mixer", [Attention(), LinearAttention(), FlowAttention()], ids=repr)
+def test_padding_of_a_sequence_is_not_seen(mixer):
+    """Padding may stand anywhere and be of any length, and a sequence of padding alone is the null."""
+
+    def net(length):
+        with Rng(2).ambient():
+            spec = {"text": {"length": length, "size": 4}}
+            return alive(MMDiT((1, 8, 8), width=16, depth=2, single=1, heads=2, conditions=spec, mixer=mixer))
+
+    text = Rng(3).normal(torch.empty(3, 2, 4, dtype=torch.float64))
+    void = torch.zeros(3, 3, 4, dtype=torch.float64)
+    short, long = net(2), net(5)
+    long.load_state_dict(short.state_dict())
+    found = long(X, T, torch.cat([text[:, :1], void, text[:, 1:]], 1))
+    assert (found - short(X, T, text)).abs().max() <= 1e-12
+    assert (found - short(X, T, text.flip(1))).abs().max() <= 1e-12, "without positions their order does not matter"
+    assert (found - short(X, T, text.roll(1, 0))).abs().max() > 1e-4
+    assert torch.equal(short(X, T, torch.zeros_like(text)), short(X, T, None))
+    assert short.traits.nulls == {"text": 0.0}
+    rows = torch.tensor([2, 0])
+    layout = short.begun(X, T, text, None, False).told[0][1]
+    assert torch.equal(layout.of_rows(rows).keep, layout.keep[rows])
+    plain = made(DiT, mixer=mixer)
+    assert plain.begun(X, T, Y, None, False).told[0][1].keep is None
