@@ -112,7 +112,8 @@ TRANSFORMERS: dict[str, dict[str, str]] = {
     "routers": of("networks.transformer.experts", "TopK"),
     "positions": of("networks.transformer.positions", "SinCos", "Learned", "Rotary", "NoPositions"),
     "wirings": of("networks.transformer.blocks", "PreNorm", "Peri", "Parallel"),
-    "modulations": of("networks.transformer.blocks", "AdaLNZero", "ReZero"),
+    "modulations": of("networks.transformer.blocks", "AdaLNZero", "ReZero")
+    | of("networks.transformer.modulations", "AdaLNSingle", "AdaLNLoRA"),
 }
 """The slots of the flow transformer."""
 

@@ -1,0 +1,88 @@
+"""Modulations whose blocks share a layer, so that most of their weights exist once."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from beeline.core.ranges import Count, dataclass
+from beeline.networks.fp32 import zeroed
+
+
+class Row(nn.Module):
+    """The learned table of a block, added to what all blocks share; blocks with fewer chunks take the first ones."""
+
+    def __init__(self, width: int, chunks: int):
+        super().__init__()
+        self.table = nn.Parameter(torch.zeros(chunks, width))
+
+    def forward(self, e: Tensor) -> Tensor:
+        return e[:, : self.table.numel()] + self.table.to(e.dtype).flatten()
+
+
+@dataclass(frozen=True)
+class AdaLNSingle:
+    """Shifts, scales and gates from one linear layer for all blocks, and a learned table for each block.
+
+    (shift, scale, gate) of every branch = W e + b + table_l,  all 0 at first
+    A block has 6 D numbers for its modulation in place of 6 D^2.
+    Source: Chen et al. 2023, "PixArt-alpha" (arXiv 2310.00426).
+
+    >>> AdaLNSingle().build(4, 6)(AdaLNSingle().root(4)(torch.ones(1, 4))).shape
+    torch.Size([1, 24])
+    """
+
+    def root(self, width: int) -> nn.Module:
+        return zeroed(nn.Linear(width, CHUNKS * width))
+
+    def build(self, width: int, chunks: int) -> nn.Module:
+        return Row(width, chunks)
+
+
+CHUNKS = 6  # of blocks with two branches, the most that a block has
+
+
+class SharedBeside(nn.Module):
+    """A linear layer that all blocks share, [B,D] -> its output and its input beside each other."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.shared = zeroed(nn.Linear(width, CHUNKS * width))
+
+    def forward(self, e: Tensor) -> Tensor:
+        return torch.cat([self.shared(e), e], -1)
+
+
+class LowRank(nn.Module):
+    """The part of a block: the shared output plus a product of two thin matrices."""
+
+    def __init__(self, width: int, chunks: int, rank: int):
+        super().__init__()
+        self.width = width
+        self.down = nn.Linear(width, rank, bias=False)
+        self.up = zeroed(nn.Linear(rank, chunks * width))
+
+    def forward(self, e: Tensor) -> Tensor:
+        shared, own = e[:, : self.up.out_features], e[:, -self.width :]
+        out: Tensor = shared + self.up(self.down(own))
+        return out
+
+
+@dataclass(frozen=True)
+class AdaLNLoRA:
+    """Shifts, scales and gates from one linear layer for all blocks plus one of low rank for each block.
+
+    (shift, scale, gate) of every branch = W e + b + B_l A_l e + b_l,  W, B_l, b and b_l 0 at first
+    Source: Wang et al. 2024, "FiTv2" (arXiv 2410.13925), with a rank of a quarter of the width.
+
+    >>> sum(p.numel() for p in AdaLNLoRA(ratio=2).build(4, 6).parameters())
+    80
+    """
+
+    ratio: Count = 4  # the rank of a block is the width over this
+
+    def root(self, width: int) -> nn.Module:
+        return SharedBeside(width)
+
+    def build(self, width: int, chunks: int) -> nn.Module:
+        return LowRank(width, chunks, max(1, width // self.ratio))
