@@ -95,7 +95,7 @@ class MMDiT(FlowTransformer):
             mixer=mixer, feed=feed, positions=positions, wiring=wiring, modulation=modulation,
         )  # fmt: skip
         self.settings["single"] = single
-        sizes = Sizes(width, heads, int(width * ratio), dropout)
+        sizes = Sizes(width, heads, int(width * ratio), dropout, self.grid)
         self.single = nn.ModuleList(wiring.build(sizes, mixer, feed, modulation) for _ in range(single))
         self.text = TokenEmbedding(width, self.embed.cond.conditions)
 

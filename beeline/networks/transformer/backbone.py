@@ -77,7 +77,7 @@ class FlowTransformer(Declaring):
         self.inp = nn.Linear(self.shape[0] * patch ** len(self.grid), width)
         self.place = positions.build(width, heads, self.grid)
         self.root = modulation.root(width)
-        self.parts(Sizes(width, heads, int(width * ratio), dropout), depth, mixer, feed, wiring, modulation)
+        self.parts(Sizes(width, heads, int(width * ratio), dropout, self.grid), depth, mixer, feed, wiring, modulation)
         self.tell = zeroed(nn.Linear(width, 2 * width))
         self.out = zeroed(nn.Linear(width, self.shape[0] * patch ** len(self.grid)))
 

@@ -23,6 +23,7 @@ class Sizes:
     heads: int
     hidden: int  # channels inside of a feed
     dropout: float
+    grid: tuple[int, ...] = ()  # the usual patches along every axis, for mixers that see them
 
 
 class Wiring(Protocol):
@@ -85,7 +86,7 @@ class Block(nn.Module):
     def __init__(self, sizes: Sizes, mixer: Mixer, feed: Feed, modulation: Modulation):
         super().__init__()
         self.tell = modulation.build(sizes.width, self.chunks)
-        self.mix = mixer.build(sizes.width, sizes.heads)
+        self.mix = mixer.build(sizes.width, sizes.heads, sizes.grid)
         self.mlp = feed.build(sizes.width, sizes.hidden, sizes.dropout)
 
 
@@ -183,7 +184,7 @@ class JointBlock(nn.Module):
         super().__init__()
         self.streams = tuple(streams)
         self.tell = nn.ModuleDict({s: modulation.build(sizes.width, 6) for s in streams})
-        self.mix = mixer.joint(sizes.width, sizes.heads, streams)
+        self.mix = mixer.joint(sizes.width, sizes.heads, sizes.grid, streams)
         self.mlp = nn.ModuleDict({s: feed.build(sizes.width, sizes.hidden, sizes.dropout) for s in streams})
 
     def forward(self, h: Tensor, e: Tensor, layout: Layout) -> Any:

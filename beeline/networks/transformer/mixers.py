@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Callable, Sequence
+from typing import Protocol, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
+from beeline.core.errors import BeelineError
 from beeline.core.modes import wide
 from beeline.core.ranges import dataclass
 from beeline.networks.attention import SelfAttention, attend
@@ -16,49 +17,79 @@ from beeline.networks.transformer.layout import Layout
 
 
 class Mixer(Protocol):
-    """How tokens are mixed."""
+    """How tokens are mixed; ``grid`` has the usual number of patches along every axis of the datum."""
 
-    def build(self, width: int, heads: int) -> nn.Module:
+    def build(self, width: int, heads: int, grid: tuple[int, ...]) -> nn.Module:
         """The module for one stream: (u [B,N,D], layout) -> [B,N,D]."""
         ...
 
-    def joint(self, width: int, heads: int, streams: Sequence[str]) -> nn.Module:
+    def joint(self, width: int, heads: int, grid: tuple[int, ...], streams: Sequence[str]) -> nn.Module:
         """The module for several streams with weights of their own: (list of [B,N_s,D], layout) -> list."""
         ...
+
+
+Core: TypeAlias = Callable[[Tensor, Tensor, Tensor, Layout], Tensor]
+"""(queries, keys, values [B,H,N,d], layout) -> the mixed values [B,H,N,d]; a module where it has parameters."""
 
 
 class AttentionMixer(ABC):
     """Base of mixers with queries, keys and values; a subclass gives what is computed of them."""
 
     @abstractmethod
+    def made(self, width: int, heads: int, grid: tuple[int, ...]) -> Core:
+        """What is computed of queries, keys and values."""
+
+    def build(self, width: int, heads: int, grid: tuple[int, ...]) -> nn.Module:
+        return Mixed(width, heads, self.made(width, heads, grid))
+
+    def joint(self, width: int, heads: int, grid: tuple[int, ...], streams: Sequence[str]) -> nn.Module:
+        return Joint(width, heads, self.made(width, heads, grid), streams)
+
+
+class CoreMixer(AttentionMixer):
+    """Base of attentions without parameters beside the projections."""
+
+    @abstractmethod
     def core(self, q: Tensor, k: Tensor, v: Tensor, layout: Layout) -> Tensor:
         """The mixed values [B,H,N,d] for queries, keys and values [B,H,N,d]."""
 
-    def build(self, width: int, heads: int) -> nn.Module:
-        return Mixed(width, heads, self)
+    def made(self, width: int, heads: int, grid: tuple[int, ...]) -> Core:
+        return self.core
 
-    def joint(self, width: int, heads: int, streams: Sequence[str]) -> nn.Module:
-        return Joint(width, heads, self, streams)
+
+class OneStream(ABC):
+    """Base of mixers of the tokens of the datum alone, which joint blocks of several streams cannot have."""
+
+    @abstractmethod
+    def build(self, width: int, heads: int, grid: tuple[int, ...]) -> nn.Module:
+        """The module for one stream: (u [B,N,D], layout) -> [B,N,D]."""
+
+    def joint(self, width: int, heads: int, grid: tuple[int, ...], streams: Sequence[str]) -> nn.Module:
+        name = type(self).__name__
+        raise BeelineError(
+            f"{name} was given to blocks with the streams {', '.join(streams)}; it mixes the patches of one grid and "
+            "has no place for other tokens: use network=DiT or UViT, or an attention such as mixer=LinearAttention"
+        )
 
 
 class Mixed(SelfAttention):
     """Multi-head mixing with normalised queries and keys, by any core."""
 
-    def __init__(self, width: int, heads: int, mixer: AttentionMixer):
+    def __init__(self, width: int, heads: int, core: Core):
         super().__init__(width, heads)
-        self.mixer = mixer
+        self.core = core
 
     def forward(self, x: Tensor, layout: Layout) -> Tensor:  # type: ignore[override]
         q, k, v = self.divided(x)
-        return self.joined(self.mixer.core(layout.turned(q), layout.turned(k), v, layout))
+        return self.joined(self.core(layout.turned(q), layout.turned(k), v, layout))
 
 
 class Joint(nn.Module):
     """Mixing of the tokens of several streams together, with projections of its own for each stream."""
 
-    def __init__(self, width: int, heads: int, mixer: AttentionMixer, streams: Sequence[str]):
+    def __init__(self, width: int, heads: int, core: Core, streams: Sequence[str]):
         super().__init__()
-        self.mixer, self.streams = mixer, tuple(streams)
+        self.core, self.streams = core, tuple(streams)
         for name in streams:
             self.add_module(name, SelfAttention(width, heads))
 
@@ -68,13 +99,13 @@ class Joint(nn.Module):
             torch.cat(some, 2)
             for some in zip(*(m.divided(u) for m, u in zip(own, parts, strict=True)), strict=True)  # type: ignore[operator]
         )
-        mixed = self.mixer.core(layout.turned(q), layout.turned(k), v, layout)
+        mixed = self.core(layout.turned(q), layout.turned(k), v, layout)
         pieces = mixed.split([u.shape[1] for u in parts], 2)
         return [m.joined(piece) for m, piece in zip(own, pieces, strict=True)]  # type: ignore[operator]
 
 
 @dataclass(frozen=True)
-class Attention(AttentionMixer):
+class Attention(CoreMixer):
     """Softmax attention.
 
     o = softmax(q k' / sqrt(d)) v
@@ -90,7 +121,7 @@ class Attention(AttentionMixer):
 
 
 @dataclass(frozen=True)
-class LinearAttention(AttentionMixer):
+class LinearAttention(CoreMixer):
     """Normalised linear attention, whose time grows with the number of tokens.
 
     o_i = f(q_i)' S / f(q_i)' z,  S = sum_j f(k_j) v_j' / N,  z = sum_j f(k_j) / N,  f(y) = elu(y) + 1
@@ -109,7 +140,7 @@ class LinearAttention(AttentionMixer):
 
 
 @dataclass(frozen=True)
-class FlowAttention(AttentionMixer):
+class FlowAttention(CoreMixer):
     """Linear attention that conserves what flows in and out of every token, so that values compete.
 
     f = sigmoid,  I_i = f(q_i)' sum_j f(k_j),  O_j = f(k_j)' sum_i f(q_i)
