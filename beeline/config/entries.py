@@ -109,7 +109,7 @@ TRANSFORMERS: dict[str, dict[str, str]] = {
     "mixers": of("networks.transformer.mixers", "Attention", "LinearAttention", "FlowAttention"),
     "feeds": of("networks.transformer.feeds", "FeedForward", "SwiGLU", "CauchyFeed")
     | of("networks.transformer.experts", "Experts", "PEER"),
-    "routers": of("networks.transformer.experts", "TopK"),
+    "routers": of("networks.transformer.routers", "TopK", "BiasBalanced", "Rectify", "Prototypes", "ReLURouter"),
     "positions": of("networks.transformer.positions", "SinCos", "Learned", "Rotary", "NoPositions"),
     "wirings": of("networks.transformer.blocks", "PreNorm", "Peri", "Parallel"),
     "modulations": of("networks.transformer.blocks", "AdaLNZero", "ReZero")

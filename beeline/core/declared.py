@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
@@ -100,7 +102,51 @@ class Declaring(nn.Module):
         return None
 
     def settle(self, total: Callable[[Tensor], Tensor]) -> None:
-        """Called by the engine after every step, with the function that sums a tensor over processes."""
+        """Called by the engine after every step, with the function that sums a tensor over processes.
+
+        It is called for every module that declares, at any depth of a network.
+        """
+
+
+def settle(network: nn.Module, total: Callable[[Tensor], Tensor]) -> None:
+    """Call ``settle`` of every module of a network."""
+    for module in network.modules():
+        if isinstance(module, Declaring):
+            module.settle(total)
+
+
+class Counting(Declaring):
+    """A module that is told after a part of a training step what was counted in it, such as the loads of experts."""
+
+    def add(self, counts: Sequence[int]) -> None:
+        """Take counts; a part whose activations are computed anew counts twice, in all entries."""
+        raise NotImplementedError
+
+
+_COUNTED: ContextVar[list[tuple[Counting, Sequence[int]]] | None] = ContextVar("counts of modules", default=None)
+
+
+@contextlib.contextmanager
+def counting() -> Iterator[None]:
+    """Context manager: modules are given at its end what ``count`` was told inside, in this thread.
+
+    The engine uses it around the forward and backward passes of a microbatch; a forward pass itself changes nothing.
+    """
+    seen: list[tuple[Counting, Sequence[int]]] = []
+    token = _COUNTED.set(seen)
+    try:
+        yield
+    finally:
+        _COUNTED.reset(token)
+    for module, counts in seen:
+        module.add(counts)
+
+
+def count(module: Counting, counts: Sequence[int]) -> None:
+    """Keep counts of a module in training for the end of ``counting``; nothing elsewhere."""
+    seen = _COUNTED.get()
+    if seen is not None and module.training:
+        seen.append((module, counts))
 
 
 class Wrapping(Declaring):

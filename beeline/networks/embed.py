@@ -162,6 +162,17 @@ class ConditionEmbedding(nn.Module):
             found.append((spec, part, value))
         return found
 
+    def nulls(self, cond: Cond, like: Tensor) -> Tensor | None:
+        """Which rows have the null of every condition, bool [B]; None without conditions.  Vectors have no null."""
+        found = [
+            value == spec["classes"] if "classes" in spec else ~kept(value).any(-1) if "length" in spec else None
+            for spec, _, value in self.given(cond, like)
+        ]
+        if not found:
+            return None
+        none = torch.zeros(like.shape[0], dtype=torch.bool, device=like.device)
+        return torch.stack([none if null is None else null for null in found]).all(0)
+
     def named_conditions(self, cond: Cond) -> Mapping[str, Any]:
         """The condition as name -> tensor; raises ValueError for unknown and missing names."""
         if cond is None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from beeline.core.declared import Declaring
+from beeline.core.declared import counting, settle
 from beeline.core.errors import require
 from beeline.core.modes import deferred, narrow_weights, refuse
 from beeline.core.old_names import FORMAT
@@ -141,8 +141,7 @@ class Loop:
                 self.state.notes["last"] = {k: values[k] for k in ("loss", "grad_norm")}
             terms |= own_terms if i == 0 else {f"{player.name}.{k}": v for k, v in own_terms.items()}
         for name, network in self.state.networks.items():
-            if isinstance(network, Declaring):
-                network.settle(self.engine.total)
+            settle(network, self.engine.total)
             for average in self.state.averages[name]:
                 average.update(n + 1)
         self.state.step = n + 1  # last: a state with this number is complete
@@ -195,7 +194,7 @@ class Loop:
                 self.progress(n)
                 share = at_progress(n / self.training.steps, self.step_key(n).fork("common"))
                 narrow = narrow_weights(engine.shards and training.compute.bf16)
-                with key.fork("ambient").ambient(), share, narrow, training.compute.autocast(self.device):
+                with key.fork("ambient").ambient(), share, narrow, counting(), training.compute.autocast(self.device):
                     loss = self.work[player.name](batch, key, 1 / training.microbatches, k == mine[-1])
                 for name, value in {"": loss.value.detach(), **loss.terms}.items():
                     terms[name] = terms[name] + value if name in terms else value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -17,7 +18,7 @@ from beeline.networks.fp32 import layer_norm, zeroed
 from beeline.networks.patches import from_patches, to_patches
 from beeline.networks.transformer.blocks import AdaLNZero, Modulation, PreNorm, Sizes, Wiring
 from beeline.networks.transformer.feeds import Feed, FeedForward
-from beeline.networks.transformer.layout import Layout, collector
+from beeline.networks.transformer.layout import Layout, ReadsNull, collector
 from beeline.networks.transformer.mixers import Attention, Mixer
 from beeline.networks.transformer.positions import Positions, SinCos
 
@@ -103,6 +104,11 @@ class FlowTransformer(Declaring):
             tokens=self.token_grid if len(self.grid) == 2 else None,
         )
 
+    @functools.cached_property
+    def reads_null(self) -> bool:
+        """Whether a block asks which rows have the null condition."""
+        return any(isinstance(module, ReadsNull) for module in self.modules())
+
     def token_grid(self, shape: Sequence[int]) -> TokenGrid:
         """The tokens of an image [C,H,W]."""
         rows, columns = self.grid_of(shape[-2:])
@@ -148,7 +154,8 @@ class FlowTransformer(Declaring):
         h = self.inp(to_patches(x, self.patch))
         added = self.place.added(grid, h)
         h, keep = self.joined(h if added is None else h + added.to(h.dtype), cond)
-        layout = Layout(grid, self.place.turn(grid, h), noting, keep)
+        null = self.embed.cond.nulls(cond, t) if self.reads_null else None
+        layout = Layout(grid, self.place.turn(grid, h), noting, keep, null)
 
         def out(h: Tensor, e: Tensor, layout: Layout) -> Tensor:
             shift, scale = self.tell(e)[:, None].chunk(2, -1)

@@ -3,81 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import field
-from typing import NamedTuple, Protocol
 
 import torch
-import torch.nn.functional as F
+import torch.nn.functional as F  # noqa: N812 - its usual name
 from torch import Tensor, nn
 
+from beeline.core.declared import Counting, count
 from beeline.core.errors import require
 from beeline.core.modes import wide
 from beeline.core.ranges import Count, dataclass
+from beeline.networks.transformer.feeds import Dense
 from beeline.networks.transformer.layout import Layout, Notes
-
-
-class Routing(NamedTuple):
-    """Which experts a token goes to."""
-
-    chosen: Tensor  # [T,k] numbers of experts
-    weight: Tensor  # [T,k] factors of their outputs
-    notes: Notes
-
-
-class Router(Protocol):
-    """Chooses experts; ``build`` gives a module (tokens [T,D], rows [T], layout) -> Routing."""
-
-    def build(self, width: int, experts: int) -> nn.Module:
-        """The module for tokens of ``width`` channels and a number of experts."""
-        ...
-
-
-class Linear(nn.Module):
-    """The gate of a TopK router."""
-
-    def __init__(self, width: int, experts: int, active: int):
-        super().__init__()
-        self.gate = nn.Linear(width, experts, bias=False)
-        self.active = active
-
-    def forward(self, h: Tensor, rows: Tensor, layout: Layout) -> Routing:
-        p = torch.softmax(wide(self.gate(h)), -1)
-        weight, index = p.topk(self.active, -1)
-        return Routing(index, weight / weight.sum(-1, keepdim=True), {"balance": balance(p, index)})
-
-
-@dataclass(frozen=True)
-class TopK:
-    """The experts with the largest probabilities, which are normalised over the chosen ones.
-
-    p = softmax(W u);  weights p_e / sum over the chosen of p;  note ``balance`` = E sum_e share_e mean p_e, 1 if even
-    No expert has a capacity, so that a token does not depend on others.
-    Source: Shazeer et al. 2017 (arXiv 1701.06538); the balance: Fedus, Zoph and Shazeer 2021 (arXiv 2101.03961).
-
-    >>> TopK(2).active
-    2
-    """
-
-    active: Count = 2  # experts of a token
-
-    def build(self, width: int, experts: int) -> nn.Module:
-        require(
-            self.active <= experts,
-            f"TopK got active={self.active} for {experts} experts; a token goes to some of them: set 1 to {experts}",
-        )
-        return Linear(width, experts, self.active)
-
-
-def balance(p: Tensor, index: Tensor) -> Tensor:
-    """E sum_e share_e mean p_e for probabilities [T,E] and chosen experts [T,k]: 1 if tokens are evenly divided."""
-    count = p.shape[-1]
-    share = F.one_hot(index, count).sum(1).to(p).mean(0) / index.shape[-1]
-    return count * (share * p.mean(0)).sum()
+from beeline.networks.transformer.routers import Router, TopK
 
 
 class Mixture(nn.Module):
-    """The experts of one block as two tensors, and their router."""
+    """The experts of one block as two tensors, their router, and a feed that takes all tokens."""
 
-    def __init__(self, width: int, hidden: int, experts: int, router: Router, dropout: float):
+    def __init__(self, width: int, hidden: int, experts: int, router: Router, dropout: float, shared: bool = False):
         super().__init__()
         self.route = router.build(width, experts)
         self.up = nn.Parameter(torch.empty(experts, width, hidden))
@@ -87,21 +30,26 @@ class Mixture(nn.Module):
             nn.init.uniform_(part, -bound, bound)  # as nn.Linear
         self.first, self.second = (nn.Parameter(torch.zeros(experts, n)) for n in (hidden, width))
         self.dropout = nn.Dropout(dropout)
+        self.shared = Dense(width, hidden, dropout) if shared else None
 
     def forward(self, h: Tensor, layout: Layout) -> tuple[Tensor, Notes]:
         tokens = h.flatten(0, 1)
         rows = torch.arange(len(h), device=h.device).repeat_interleave(h.shape[1])
-        index, weight, notes = self.route(tokens, rows, layout)
-        order = index.flatten().argsort(stable=True)  # all tokens of an expert beside each other
-        source = order // index.shape[1]
-        counts = torch.bincount(index.flatten(), minlength=len(self.up)).tolist()
-        made = []
+        index, weight, notes, runs, _ = self.route(tokens, rows, layout)
+        flat, k = index.flatten(), index.shape[1]
+        order = flat.argsort(stable=True)  # all tokens of an expert beside each other
+        if runs is not None:
+            order = order[runs.flatten()[order]]
+        counts = torch.bincount(flat[order], minlength=len(self.up)).tolist()
+        if isinstance(self.route, Counting):
+            count(self.route, counts)
+        made, source = [], order // k
         for e, part in enumerate(tokens[source].split(counts)):  # an expert without tokens stays in the graph
             u = F.gelu(torch.addmm(self.first[e], part, self.up[e]))
             made.append(torch.addmm(self.second[e], self.dropout(u), self.down[e]))
         weighted = torch.cat(made) * weight.flatten()[order, None].to(h.dtype)
-        out = torch.zeros_like(tokens).index_add(0, source, weighted)
-        return out.unflatten(0, h.shape[:2]), notes
+        out = torch.zeros_like(tokens).index_add(0, source, weighted).unflatten(0, h.shape[:2])
+        return out if self.shared is None else out + self.shared(h)[0], notes
 
 
 @dataclass(frozen=True)
@@ -111,7 +59,8 @@ class Experts:
     y = sum over chosen experts of weight_e W2_e gelu(W1_e u + b1_e) + b2_e
     An expert has the hidden channels of the dense feed over the number of active ones, so that a token costs as much.
     The notes of the router are terms for a loss: ``objectives.Noted(objective, {"balance": 0.01})``.
-    Source: Shazeer et al. 2017 (arXiv 1701.06538).
+    Source: Shazeer et al. 2017 (arXiv 1701.06538); the expert that takes all tokens: Dai et al. 2024, "DeepSeekMoE"
+    (arXiv 2401.06066).
 
     >>> Experts(4).count
     4
@@ -120,6 +69,7 @@ class Experts:
     count: Count = 8  # experts
     router: Router = field(default_factory=TopK)
     share: Count = 2  # hidden channels of an expert: those of the dense feed over this number
+    shared: bool = False  # whether a further expert takes all tokens, with weight 1
 
     def build(self, width: int, hidden: int, dropout: float) -> nn.Module:
         require(
@@ -127,7 +77,7 @@ class Experts:
             f"Experts got share={self.share} for a feed of {hidden} hidden channels; they are divided equally: set a "
             f"divisor of {hidden}",
         )
-        return Mixture(width, hidden // self.share, self.count, self.router, dropout)
+        return Mixture(width, hidden // self.share, self.count, self.router, dropout, self.shared)
 
 
 class Retrieval(nn.Module):

@@ -9,7 +9,7 @@ from contextvars import ContextVar
 from typing import NamedTuple, TypeAlias
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 Notes: TypeAlias = Mapping[str, Tensor]
 """Scalars of a forward pass by name, such as the balance of experts: terms of a loss, or for the log."""
@@ -37,6 +37,10 @@ def collected_notes() -> Iterator[list[Notes]]:
 def collector() -> list[Notes] | None:
     """The list to which a forward pass adds its notes; None where nobody asks for them."""
     return _COLLECTED.get()
+
+
+class ReadsNull(nn.Module):
+    """Base of modules that read ``Layout.null``, which a network computes for these alone."""
 
 
 class Layout(NamedTuple):

@@ -55,6 +55,7 @@ def members(slot):
 
 SLOTS = {"mixer": "mixers", "feed": "feeds", "positions": "positions", "wiring": "wirings", "modulation": "modulations"}
 ONE = [{name: member} for name, slot in SLOTS.items() for member in members(slot)]
+ONE += [{"feed": Experts(4, router)} for router in members("routers")]
 
 
 @pytest.mark.parametrize("slots", ONE, ids=lambda s: repr(next(iter(s.values()))))
