@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from beeline.core.errors import require
-from beeline.core.ranges import Positive, dataclass
+from beeline.core.ranges import Count, Positive, dataclass
 from beeline.networks.embed import sinusoidal_features
 
 
@@ -39,13 +39,16 @@ class Waves(Placing):
 
     table: Tensor
 
-    def __init__(self, width: int, grid: tuple[int, ...]):
+    def __init__(self, width: int, grid: tuple[int, ...], repeat: int):
         super().__init__()
-        self.width, self.grid = width, grid
-        self.register_buffer("table", sincos(grid, width), persistent=False)
+        self.width, self.grid, self.repeat = width, grid, repeat
+        self.register_buffer("table", self.waves(grid), persistent=False)
+
+    def waves(self, grid: tuple[int, ...]) -> Tensor:
+        return sincos(grid, self.width // self.repeat).repeat_interleave(self.repeat, -1)
 
     def added(self, grid: tuple[int, ...], like: Tensor) -> Tensor:
-        return self.table if grid == self.grid else sincos(grid, self.width).to(like.device)
+        return self.table if grid == self.grid else self.waves(grid).to(like.device)
 
 
 @dataclass(frozen=True)
@@ -56,16 +59,18 @@ class SinCos:
     Source: Vaswani et al. 2017 (arXiv 1706.03762); Peebles and Xie 2022 (arXiv 2212.09748).
 
     >>> SinCos()
-    SinCos()
+    SinCos(repeat=1)
     """
+
+    repeat: Count = 1  # channels with the same wave, as in a network whose width has grown
 
     def build(self, width: int, heads: int, grid: tuple[int, ...]) -> Placing:
         require(
-            width % (2 * len(grid)) == 0,
+            width % (2 * len(grid) * self.repeat) == 0,
             f"the network got width={width}; the position embeddings of {len(grid)} axes divide it into sines and "
-            f"cosines of each: set a multiple of {2 * len(grid)}",
+            f"cosines of each: set a multiple of {2 * len(grid) * self.repeat}",
         )
-        return Waves(width, grid)
+        return Waves(width, grid, self.repeat)
 
 
 class Table(Placing):

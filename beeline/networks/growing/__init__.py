@@ -1,0 +1,1 @@
+"""Transformers made of trained ones that compute the same: larger ones, with experts, and back."""
