@@ -106,7 +106,11 @@ EDITS: dict[str, dict[str, str]] = {
 """How data are changed."""
 
 TRANSFORMERS: dict[str, dict[str, str]] = {
-    "mixers": of("networks.transformer.mixers", "Attention", "LinearAttention", "FlowAttention"),
+    "mixers": of("networks.transformer.mixers", "Attention", "LinearAttention", "FlowAttention")
+    | of("networks.transformer.mixing.windows", "Multipole", "SlicedAttention", "WindowsWithLatents")
+    | of("networks.transformer.mixing.windows", "ChunkCausal", "Causal")
+    | of("networks.transformer.mixing.convolutions", "Deformable", "RecConv", "PointConv")
+    | of("networks.transformer.mixing.scans", "Selective", "BiRWKV", "RWKV", "RationalSSM"),
     "feeds": of("networks.transformer.feeds", "FeedForward", "SwiGLU", "CauchyFeed")
     | of("networks.transformer.experts", "Experts", "PEER"),
     "routers": of("networks.transformer.routers", "TopK", "BiasBalanced", "Rectify", "Prototypes", "ReLURouter"),
