@@ -57,6 +57,7 @@ CATALOGUE: dict[str, dict[str, str]] = {
     | _of("networks.maps.equilibrium", "Equilibrium")
     | _of("networks.unet", "UNet")
     | _of("networks.dit", "DiT", "MMDiT", "UViT")
+    | _of("networks.published.presets", "FiT", "SiTS", "SiTB", "SiTL", "SiTXL", "PixArt", "SD3", "Flux")
     | _of("networks.hub.dit", "DiffusersDiT")
     | _of("networks.causal_flow", "CausalFlow")
     | _of("networks.dense", "DenseHead")

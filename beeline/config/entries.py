@@ -115,7 +115,8 @@ TRANSFORMERS: dict[str, dict[str, str]] = {
     | of("networks.transformer.experts", "Experts", "PEER"),
     "routers": of("networks.transformer.routers", "TopK", "BiasBalanced", "Rectify", "Prototypes", "ReLURouter"),
     "positions": of("networks.transformer.positions", "SinCos", "Learned", "Rotary", "NoPositions"),
-    "wirings": of("networks.transformer.blocks", "PreNorm", "Peri", "Parallel"),
+    "wirings": of("networks.transformer.blocks", "PreNorm", "Peri", "Parallel")
+    | of("networks.transformer.reading", "Cross"),
     "modulations": of("networks.transformer.blocks", "AdaLNZero", "ReZero")
     | of("networks.transformer.modulations", "AdaLNSingle", "AdaLNLoRA"),
 }

@@ -28,7 +28,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tenso
 
 
 class SelfAttention(nn.Module):
-    """Multi-head self-attention with RMS-normalised queries and keys.
+    """Multi-head self-attention, with RMS-normalised queries and keys unless ``norm`` is false.
 
     y = W softmax(norm(q) norm(k)' / sqrt(D)) v, with q, k, v from one linear layer
     Assumes tokens [B,N,width] with width a multiple of heads.  The normalisation in float32 bounds the logits and
@@ -39,7 +39,7 @@ class SelfAttention(nn.Module):
     torch.Size([1, 3, 8])
     """
 
-    def __init__(self, width: int, heads: int):
+    def __init__(self, width: int, heads: int, norm: bool = True):
         super().__init__()
         require(
             heads >= 1 and width % heads == 0,
@@ -48,7 +48,7 @@ class SelfAttention(nn.Module):
         )
         self.heads = heads
         self.qkv = nn.Linear(width, 3 * width)
-        self.gain = nn.Parameter(torch.ones(2, 1, width // heads))
+        self.gain = nn.Parameter(torch.ones(2, 1, width // heads)) if norm else None
         self.out = nn.Linear(width, width)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -57,7 +57,8 @@ class SelfAttention(nn.Module):
     def divided(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values [B,H,N,D] of tokens."""
         qkv = self.qkv(x).unflatten(-1, (3, self.heads, -1))  # [B,N,3,H,D]
-        q, k = rms_norm(qkv[:, :, :2], self.gain).permute(2, 0, 3, 1, 4).unbind(0)
+        both = qkv[:, :, :2] if self.gain is None else rms_norm(qkv[:, :, :2], self.gain)
+        q, k = both.permute(2, 0, 3, 1, 4).unbind(0)
         return q, k, qkv[:, :, 2].transpose(1, 2)
 
     def joined(self, mixed: Tensor) -> Tensor:

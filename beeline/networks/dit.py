@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from beeline.core.errors import require
-from beeline.core.types import Cond
 from beeline.networks.embed import Conditions, TokenEmbedding
 from beeline.networks.transformer.backbone import FlowTransformer
 from beeline.networks.transformer.blocks import AdaLNZero, JointBlock, Modulation, Parallel, Sizes, Wiring
 from beeline.networks.transformer.feeds import Feed, FeedForward
 from beeline.networks.transformer.mixers import Attention, Mixer
 from beeline.networks.transformer.positions import Positions, SinCos
+from beeline.networks.transformer.reading import DualJointBlock, LastJointBlock
 
 STREAMS = ("x", "text")
 
@@ -27,6 +26,7 @@ class DiT(FlowTransformer):
     padded with zeros and cropped again.
     Source: Peebles and Xie 2022 (arXiv 2212.09748), adaLN-zero; QK-norm: Esser et al. 2024 (arXiv 2403.03206).
 
+    >>> import torch
     >>> DiT((1, 8, 8), width=32, depth=1)(torch.zeros(2, 1, 8, 8), torch.zeros(2)).shape
     torch.Size([2, 1, 8, 8])
     """
@@ -57,6 +57,7 @@ class MMDiT(FlowTransformer):
     Source: Esser et al. 2024, "Scaling Rectified Flow Transformers" (arXiv 2403.03206); single-stream blocks: Black
     Forest Labs 2024, FLUX.1.
 
+    >>> import torch
     >>> net = MMDiT((1, 8, 8), width=32, depth=1, single=1, conditions={"label": {"classes": 10}})
     >>> net(torch.zeros(2, 1, 8, 8), torch.zeros(2), torch.tensor([3, 10])).shape
     torch.Size([2, 1, 8, 8])
@@ -76,9 +77,13 @@ class MMDiT(FlowTransformer):
         dropout: float = 0.0,
         *,
         single: int = 0,  # blocks on the joined stream, after the joint ones
+        dual: int = 0,  # first joint blocks with a second mixing of the datum alone, as in SD3.5
+        closed: bool = False,  # the last joint block changes the datum alone, as in SD3; for single=0
         ratio: float = 4.0,
         any_size: bool = False,
         scale: float = 1000.0,
+        lowest: float = 1.0,
+        features: int = 64,
         mixer: Mixer = Attention(),
         feed: Feed = FeedForward(),
         positions: Positions = SinCos(),
@@ -87,17 +92,29 @@ class MMDiT(FlowTransformer):
     ):
         require(
             bool(conditions),
-            "MMDiT got no conditions; it has a stream of their tokens: train it on data with conditions, or use DiT",
+            f"{type(self).__name__} got no conditions; it has a stream of their tokens: train it on data with "
+            "conditions, or use DiT",
         )
-        require(single >= 0, f"MMDiT got single={single}; it is a number of blocks: set 0 or more")
+        name = type(self).__name__
+        require(single >= 0, f"{name} got single={single}; it is a number of blocks: set 0 or more")
+        require(
+            0 <= dual <= depth - closed and not (closed and single),
+            f"{name} got depth={depth}, single={single}, dual={dual} and closed={closed}; a closed block is the last "
+            f"one and has one attention: set dual to 0 to {depth - closed}, and single=0 or closed=false",
+        )
         super().__init__(
             shape, patch, width, depth, heads, conditions, span, dropout, ratio=ratio, any_size=any_size, scale=scale,
-            mixer=mixer, feed=feed, positions=positions, wiring=wiring, modulation=modulation,
+            lowest=lowest, features=features, mixer=mixer, feed=feed, positions=positions, wiring=wiring,
+            modulation=modulation,
         )  # fmt: skip
-        self.settings["single"] = single
-        sizes = Sizes(width, heads, int(width * ratio), dropout, self.grid)
-        self.single = nn.ModuleList(wiring.build(sizes, mixer, feed, modulation) for _ in range(single))
-        self.text = TokenEmbedding(width, self.embed.cond.conditions)
+        self.settings |= {"single": single, "dual": dual, "closed": closed}
+        sizes, slots = Sizes(width, heads, int(width * ratio), dropout, self.grid), (mixer, feed, modulation)
+        self.single = nn.ModuleList(wiring.build(sizes, *slots) for _ in range(single))
+        self.text = self.text or TokenEmbedding(width, self.embed.cond.conditions)
+        for i in range(dual):
+            self.joint[i] = DualJointBlock(sizes, *slots, STREAMS)
+        if closed:
+            self.joint[-1] = LastJointBlock(sizes, *slots, STREAMS)
 
     def parts(self, sizes: Sizes, depth: int, mixer: Mixer, feed: Feed, wiring: Wiring, modulation: Modulation) -> None:
         self.joint = nn.ModuleList(JointBlock(sizes, mixer, feed, modulation, STREAMS) for _ in range(depth))
@@ -105,9 +122,3 @@ class MMDiT(FlowTransformer):
     @property
     def stacks(self) -> Mapping[str, nn.ModuleList]:
         return {"joint": self.joint, "single": self.single}
-
-    def joined(self, h: Tensor, cond: Cond) -> tuple[Tensor, Tensor | None]:
-        text, keep = self.text.tokens(cond, h)
-        if keep is not None:
-            keep = torch.cat([torch.ones_like(h[..., 0], dtype=torch.bool), keep], 1)
-        return torch.cat([h, text.to(h.dtype)], 1), keep

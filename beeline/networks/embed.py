@@ -20,15 +20,16 @@ Conditions = Mapping[str, Mapping[str, Any]]
 "size": D} for sequences of vectors [B,M,D], in which vectors of zeros are padding; the null has no others."""
 
 
-def sinusoidal_features(t: Tensor, count: int, scale: float) -> Tensor:
+def sinusoidal_features(t: Tensor, count: int, scale: float, lowest: float = 1.0) -> Tensor:
     """Sines and cosines of t [...] as features [..., count] in float32 or float64.
 
-    The count / 2 frequencies increase geometrically from 1 to ``scale`` radians per unit of time.
+    The count / 2 frequencies increase geometrically from ``lowest`` to ``scale`` radians per unit of time.
     """
     t = wide(t)
     half = count // 2
     # not a buffer, which would be rounded when the network is cast to half precision
-    rates = torch.exp(torch.arange(half, device=t.device, dtype=t.dtype) * (math.log(scale) / max(half - 1, 1)))
+    steps = torch.arange(half, device=t.device, dtype=t.dtype)
+    rates = torch.exp(math.log(lowest) + steps * (math.log(scale / lowest) / max(half - 1, 1)))
     angle = t[..., None] * rates
     return torch.cat([angle.sin(), angle.cos()], -1)
 
@@ -58,14 +59,26 @@ class TimeEmbedding(nn.Module):
     torch.Size([2, 8])
     """
 
-    def __init__(self, width: int, span: bool = False, frames: int = 0, count: int = 64, scale: float = 1000.0):
+    def __init__(
+        self,
+        width: int,
+        span: bool = False,
+        frames: int = 0,
+        count: int = 64,
+        scale: float = 1000.0,
+        lowest: float = 1.0,
+    ):
         super().__init__()
         require(
-            scale > 1,
+            scale > lowest > 0,
             f"TimeEmbedding got scale={scale}; it is the highest frequency in radians per unit of time, and the lowest "
-            "is 1: set 10 to 1000",
+            f"is {lowest:g}: set 10 to 1000",
         )
-        self.frames, self.count, self.scale = frames, count, scale
+        require(
+            count >= 2 and count % 2 == 0,
+            f"TimeEmbedding got features={count}; they are sines and as many cosines: set an even number from 2",
+        )
+        self.frames, self.count, self.scale, self.lowest = frames, count, scale, lowest
         self.time = self._tower(width)
         self.span = self._tower(width) if span else None
         if self.span is not None:
@@ -92,14 +105,14 @@ class TimeEmbedding(nn.Module):
                 f"time has shape {tuple(t.shape)}; this network takes one time per sample [B]: pass that shape, or "
                 "build a network with frames for times per frame",
             )
-            return sinusoidal_features(t, self.count, self.scale)
+            return sinusoidal_features(t, self.count, self.scale, self.lowest)
         # materialised: forward-mode differentiation rejects expanded views
         t = t[:, None].repeat(1, self.frames) if t.ndim == 1 else t
         require(
             t.shape[1:] == (self.frames,),
             f"time has shape {tuple(t.shape)}; this network has {self.frames} frames: pass [B] or [B, {self.frames}]",
         )
-        return sinusoidal_features(t, self.count, self.scale).flatten(1)
+        return sinusoidal_features(t, self.count, self.scale, self.lowest).flatten(1)
 
 
 class ConditionEmbedding(nn.Module):
@@ -311,19 +324,24 @@ class Embedding(nn.Module):
         count: int = 64,
         scale: float = 1000.0,
         sequences: bool = True,
+        lowest: float = 1.0,
     ):
         super().__init__()
         require(
             frames >= 0,
             f"Embedding got frames={frames}; it is the number of frames with separate times: set 0 for none, or more",
         )
-        self.time = TimeEmbedding(width, span, frames, count, scale)
+        self.time = TimeEmbedding(width, span, frames, count, scale, lowest)
         self.cond = ConditionEmbedding(width, conditions, sequences)
 
     def forward(self, t: Tensor, cond: Cond = None, s: Tensor | None = None) -> Tensor:
+        return F.silu(self.total(t, cond, s))
+
+    def total(self, t: Tensor, cond: Cond = None, s: Tensor | None = None) -> Tensor:
+        """The sum before the silu."""
         e: Tensor = self.time(t, s)
         c = self.cond(cond, t)
-        return F.silu(e if c is None else e + c)
+        return e if c is None else e + c
 
 
 def check_state(net: nn.Module, x: Tensor, t: Tensor, shape: tuple[int | None, ...]) -> None:

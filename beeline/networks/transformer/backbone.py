@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
+import torch.nn.functional as F  # noqa: N812 - its usual name
 from torch import Tensor, nn
 
 from beeline.core.declared import Declaring, Stages, TokenGrid, Traits, nulls_of_labels
@@ -51,6 +52,8 @@ class FlowTransformer(Declaring):
         ratio: float = 4.0,  # hidden channels of the feed in a block, relative to width
         any_size: bool = False,  # take other sides, with positions of their own
         scale: float = 1000.0,  # highest frequency of the time embedding, radians per unit of time
+        lowest: float = 1.0,  # its lowest frequency
+        features: int = 64,  # its sines and cosines
         mixer: Mixer = Attention(),
         feed: Feed = FeedForward(),
         positions: Positions = SinCos(),
@@ -69,17 +72,20 @@ class FlowTransformer(Declaring):
         check_dropout(name, dropout)
         self.settings: dict[str, Any] = {
             "shape": list(self.shape), "patch": patch, "width": width, "depth": depth, "heads": heads, "span": span,
-            "dropout": dropout, "ratio": ratio, "scale": scale, "any_size": any_size, "mixer": mixer, "feed": feed,
-            "positions": positions, "wiring": wiring, "modulation": modulation,
+            "dropout": dropout, "ratio": ratio, "scale": scale, "lowest": lowest, "features": features,
+            "any_size": any_size, "mixer": mixer, "feed": feed, "positions": positions, "wiring": wiring,
+            "modulation": modulation,
         }  # fmt: skip
         self.any_size, self.patch = any_size, patch
         self.grid = self.grid_of(self.shape[1:])
-        self.embed = Embedding(width, conditions, span, scale=scale, sequences=self.sequences)
+        self.text = wiring.context(width, conditions or {})
+        seen = self.sequences and self.text is None
+        self.embed = Embedding(width, conditions, span, 0, features, scale, seen, lowest)
         self.inp = nn.Linear(self.shape[0] * patch ** len(self.grid), width)
         self.place = positions.build(width, heads, self.grid)
         self.root = modulation.root(width)
         self.parts(Sizes(width, heads, int(width * ratio), dropout, self.grid), depth, mixer, feed, wiring, modulation)
-        self.tell = zeroed(nn.Linear(width, 2 * width))
+        self.tell = modulation.last(width)
         self.out = zeroed(nn.Linear(width, self.shape[0] * patch ** len(self.grid)))
 
     def parts(self, sizes: Sizes, depth: int, mixer: Mixer, feed: Feed, wiring: Wiring, modulation: Modulation) -> None:
@@ -150,24 +156,30 @@ class FlowTransformer(Declaring):
         """The parts of a forward pass."""
         check_state(self, x, t, (self.shape[0], *[None] * len(self.grid)) if self.any_size else self.shape)
         grid = self.grid_of(x.shape[2:])
-        e = self.embed(t, cond, s).to(x.dtype)
+        z = self.embed.total(t, cond, s)
+        e = F.silu(z).to(x.dtype)
         h = self.inp(to_patches(x, self.patch))
         added = self.place.added(grid, h)
         h, keep = self.joined(h if added is None else h + added.to(h.dtype), cond)
         null = self.embed.cond.nulls(cond, t) if self.reads_null else None
         layout = Layout(grid, self.place.turn(grid, h), noting, keep, null)
 
-        def out(h: Tensor, e: Tensor, layout: Layout) -> Tensor:
-            shift, scale = self.tell(e)[:, None].chunk(2, -1)
+        def out(h: Tensor, z: Tensor, layout: Layout) -> Tensor:
+            shift, scale = self.tell(z, h)[:, None].chunk(2, -1)
             patches = self.out(torch.addcmul(shift, layer_norm(h[:, : layout.tokens]), 1 + scale))
             return from_patches(patches, x.shape[1:], self.patch)
 
         told = [(self.root(e), layout)] * sum(map(len, self.stacks.values()))
-        return Stages(h, [*told, (e, layout)], out)
+        return Stages(h, [*told, (z, layout)], out)
 
     def joined(self, h: Tensor, cond: Cond) -> tuple[Tensor, Tensor | None]:
         """The tokens of the datum [B,N,D] with those of other streams after them, and which of all others may see."""
-        return h, None
+        if self.text is None:
+            return h, None
+        text, keep = self.text.tokens(cond, h)
+        if keep is not None:
+            keep = torch.cat([torch.ones_like(h[..., 0], dtype=torch.bool), keep], 1)
+        return torch.cat([h, text.to(h.dtype)], 1), keep
 
     def modulation(self, t: Tensor, cond: Cond = None) -> list[tuple[Tensor, ...]]:
         return [(self.root(self.embed(t, cond).to(self.inp.weight.dtype)),)] * sum(map(len, self.stacks.values()))

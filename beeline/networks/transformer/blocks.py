@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from typing import Any, ClassVar, Protocol
 
 import torch
+import torch.nn.functional as F  # noqa: N812 - its usual name
 from torch import Tensor, nn
 
 from beeline.core.ranges import dataclass
+from beeline.networks.embed import Conditions, TokenEmbedding
 from beeline.networks.fp32 import layer_norm, rms_norm, zeroed
 from beeline.networks.transformer.feeds import Feed
 from beeline.networks.transformer.layout import Layout, Notes
@@ -29,6 +31,10 @@ class Sizes:
 class Wiring(Protocol):
     """How the branches of a block meet the stream."""
 
+    def context(self, width: int, conditions: Conditions) -> TokenEmbedding | None:
+        """What gives the tokens of conditions that blocks read; None where they read none."""
+        ...
+
     def build(self, sizes: Sizes, mixer: Mixer, feed: Feed, modulation: Modulation) -> nn.Module:
         """The block: (h [B,N,D], e [B,D], layout) -> h, or (h, notes) where the layout asks for notes."""
         ...
@@ -45,12 +51,30 @@ class Modulation(Protocol):
         """The part of a block, root(e) -> [B, chunks D], or [1, chunks D] where they do not depend on e."""
         ...
 
+    def last(self, width: int) -> nn.Module:
+        """The part of the output, (z [B,D] with e = silu(z), like) -> shift and scale [B, 2 D] in the dtype of like."""
+        ...
+
+
+class Told(nn.Linear):
+    """Shift and scale of the output from the embedding before its silu, zero at first."""
+
+    def __init__(self, width: int):
+        super().__init__(width, 2 * width)
+        zeroed(self)
+
+    def forward(self, z: Tensor, like: Tensor) -> Tensor:  # type: ignore[override]
+        return super().forward(F.silu(z).to(like.dtype))
+
 
 class OwnModulation:
-    """Base of modulations whose blocks share nothing."""
+    """Base of modulations, whose blocks share nothing and whose output has a linear layer."""
 
     def root(self, width: int) -> nn.Module:
         return nn.Identity()
+
+    def last(self, width: int) -> nn.Module:
+        return Told(width)
 
 
 @dataclass(frozen=True)
@@ -90,6 +114,13 @@ class Block(nn.Module):
         self.mlp = feed.build(sizes.width, sizes.hidden, sizes.dropout)
 
 
+class Alone:
+    """Base of wirings that read no tokens of conditions."""
+
+    def context(self, width: int, conditions: Conditions) -> TokenEmbedding | None:
+        return None
+
+
 class PreNormBlock(Block):
     """A transformer block with adaptive layer normalisation before, and gates after both branches."""
 
@@ -107,7 +138,7 @@ class PreNormBlock(Block):
 
 
 @dataclass(frozen=True)
-class PreNorm:
+class PreNorm(Alone):
     """Both branches read the normalised stream, one after the other.
 
     h <- h + gate1 mix(norm(h) (1 + scale1) + shift1);  h <- h + gate2 feed(norm(h) (1 + scale2) + shift2)
@@ -133,7 +164,7 @@ class PeriBlock(PreNormBlock):
 
 
 @dataclass(frozen=True)
-class Peri:
+class Peri(Alone):
     """Normalisation before and after every branch, so that the size of a branch does not depend on its weights.
 
     h <- h + gate norm(F(norm(h) (1 + scale) + shift))
@@ -160,7 +191,7 @@ class ParallelBlock(Block):
 
 
 @dataclass(frozen=True)
-class Parallel:
+class Parallel(Alone):
     """Both branches read the same normalised tokens, with one gate.
 
     h <- h + gate (mix(u) + feed(u)),  u = norm(h) (1 + scale) + shift
@@ -194,10 +225,15 @@ class JointBlock(nn.Module):
         notes: dict[str, Tensor] = {}
         for i, (s, m) in enumerate(zip(self.streams, told, strict=True)):
             u = torch.addcmul(parts[i], m[2], mixed[i])
+            u = u if i else self.between(u, parts[i], e, layout)
             fed, found = self.mlp[s](modulated(u, m[3], m[4]), layout)
             parts[i] = torch.addcmul(u, m[5], fed)
             notes |= {f"{s}.{name}": value for name, value in found.items()}
         return noted(torch.cat(parts, 1), notes, layout)
+
+    def between(self, u: Tensor, before: Tensor, e: Tensor, layout: Layout) -> Tensor:
+        """The tokens of the datum for their feed, from those after the joint mixing and before it."""
+        return u
 
 
 class ScalarGates(nn.Module):

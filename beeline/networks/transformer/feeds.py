@@ -23,8 +23,9 @@ class Feed(Protocol):
 class Dense(nn.Sequential):
     """Two linear layers with a GELU between them."""
 
-    def __init__(self, width: int, hidden: int, dropout: float):
-        super().__init__(nn.Linear(width, hidden), nn.GELU(), nn.Dropout(dropout), nn.Linear(hidden, width))
+    def __init__(self, width: int, hidden: int, dropout: float, gelu: nn.GELU | None = None):
+        gelu = gelu or nn.GELU()
+        super().__init__(nn.Linear(width, hidden), gelu, nn.Dropout(dropout), nn.Linear(hidden, width))
 
     def forward(self, h: Tensor, layout: Layout | None = None) -> tuple[Tensor, Notes]:  # type: ignore[override]
         return super().forward(h), NONE
@@ -38,11 +39,13 @@ class FeedForward:
     Source: Vaswani et al. 2017 (arXiv 1706.03762).
 
     >>> FeedForward()
-    FeedForward()
+    FeedForward(tanh=False)
     """
 
+    tanh: bool = False  # the approximation of gelu by tanh, with which many published weights were trained
+
     def build(self, width: int, hidden: int, dropout: float) -> nn.Module:
-        return Dense(width, hidden, dropout)
+        return Dense(width, hidden, dropout, nn.GELU("tanh") if self.tanh else nn.GELU())
 
 
 class Gated(nn.Module):

@@ -35,15 +35,17 @@ Core: TypeAlias = Callable[[Tensor, Tensor, Tensor, Layout], Tensor]
 class AttentionMixer(ABC):
     """Base of mixers with queries, keys and values; a subclass gives what is computed of them."""
 
+    norm: bool = True  # whether queries and keys are normalised
+
     @abstractmethod
     def made(self, width: int, heads: int, grid: tuple[int, ...]) -> Core:
         """What is computed of queries, keys and values."""
 
     def build(self, width: int, heads: int, grid: tuple[int, ...]) -> nn.Module:
-        return Mixed(width, heads, self.made(width, heads, grid))
+        return Mixed(width, heads, self.made(width, heads, grid), self.norm)
 
     def joint(self, width: int, heads: int, grid: tuple[int, ...], streams: Sequence[str]) -> nn.Module:
-        return Joint(width, heads, self.made(width, heads, grid), streams)
+        return Joint(width, heads, self.made(width, heads, grid), streams, self.norm)
 
 
 class CoreMixer(AttentionMixer):
@@ -73,10 +75,10 @@ class OneStream(ABC):
 
 
 class Mixed(SelfAttention):
-    """Multi-head mixing with normalised queries and keys, by any core."""
+    """Multi-head mixing by any core."""
 
-    def __init__(self, width: int, heads: int, core: Core):
-        super().__init__(width, heads)
+    def __init__(self, width: int, heads: int, core: Core, norm: bool = True):
+        super().__init__(width, heads, norm)
         self.core = core
 
     def forward(self, x: Tensor, layout: Layout) -> Tensor:  # type: ignore[override]
@@ -87,11 +89,15 @@ class Mixed(SelfAttention):
 class Joint(nn.Module):
     """Mixing of the tokens of several streams together, with projections of its own for each stream."""
 
-    def __init__(self, width: int, heads: int, core: Core, streams: Sequence[str]):
+    def __init__(self, width: int, heads: int, core: Core, streams: Sequence[str], norm: bool = True):
         super().__init__()
         self.core, self.streams = core, tuple(streams)
         for name in streams:
-            self.add_module(name, SelfAttention(width, heads))
+            self.add_module(name, SelfAttention(width, heads, norm))
+
+    def close(self, stream: str) -> None:
+        """Leave the last layer of a stream out, whose output nobody reads."""
+        self.get_submodule(stream).out = nn.Identity()  # type: ignore[assignment]
 
     def forward(self, parts: Sequence[Tensor], layout: Layout) -> list[Tensor]:
         own = [self.get_submodule(name) for name in self.streams]
@@ -110,11 +116,13 @@ class Attention(CoreMixer):
 
     o = softmax(q k' / sqrt(d)) v
     Its time grows with the square of the number of tokens.
-    Source: Vaswani et al. 2017 (arXiv 1706.03762).
+    Source: Vaswani et al. 2017 (arXiv 1706.03762); QK-norm: Henry et al. 2020 (arXiv 2010.04245).
 
     >>> Attention()
-    Attention()
+    Attention(norm=True)
     """
+
+    norm: bool = True  # RMS-normalised queries and keys, which bound the logits
 
     def core(self, q: Tensor, k: Tensor, v: Tensor, layout: Layout) -> Tensor:
         return attend(q, k, v, layout.mask)

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from beeline.core.ranges import Count, dataclass
 from beeline.networks.fp32 import zeroed
+from beeline.networks.transformer.blocks import OwnModulation
 
 
 class Row(nn.Module):
@@ -20,12 +21,24 @@ class Row(nn.Module):
         return e[:, : self.table.numel()] + self.table.to(e.dtype).flatten()
 
 
+class LastRow(nn.Module):
+    """Shift and scale of the output: the embedding before its silu, plus a learned table."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.table = nn.Parameter(torch.zeros(2, width))
+
+    def forward(self, z: Tensor, like: Tensor) -> Tensor:
+        return (z[:, None] + self.table.to(z.dtype)).flatten(1).to(like.dtype)
+
+
 @dataclass(frozen=True)
-class AdaLNSingle:
+class AdaLNSingle(OwnModulation):
     """Shifts, scales and gates from one linear layer for all blocks, and a learned table for each block.
 
     (shift, scale, gate) of every branch = W e + b + table_l,  all 0 at first
-    A block has 6 D numbers for its modulation in place of 6 D^2.
+    A block has 6 D numbers for its modulation in place of 6 D^2, and shift and scale of the output are the embedding
+    itself plus a table.
     Source: Chen et al. 2023, "PixArt-alpha" (arXiv 2310.00426).
 
     >>> AdaLNSingle().build(4, 6)(AdaLNSingle().root(4)(torch.ones(1, 4))).shape
@@ -37,6 +50,9 @@ class AdaLNSingle:
 
     def build(self, width: int, chunks: int) -> nn.Module:
         return Row(width, chunks)
+
+    def last(self, width: int) -> nn.Module:
+        return LastRow(width)
 
 
 CHUNKS = 6  # of blocks with two branches, the most that a block has
@@ -69,7 +85,7 @@ class LowRank(nn.Module):
 
 
 @dataclass(frozen=True)
-class AdaLNLoRA:
+class AdaLNLoRA(OwnModulation):
     """Shifts, scales and gates from one linear layer for all blocks plus one of low rank for each block.
 
     (shift, scale, gate) of every branch = W e + b + B_l A_l e + b_l,  W, B_l, b and b_l 0 at first

@@ -82,38 +82,50 @@ class Table(Placing):
         self.table = nn.Parameter(0.02 * torch.randn(math.prod(grid), width))
 
     def added(self, grid: tuple[int, ...], like: Tensor) -> Tensor:
+        if grid == self.grid:
+            return self.table
         require(
-            grid == self.grid,
+            all(n <= most for n, most in zip(grid, self.grid, strict=True)),
             f"the network got {' x '.join(map(str, grid))} patches, and its learned positions are those of "
-            f"{' x '.join(map(str, self.grid))}; use positions=SinCos() or Rotary() for other sizes",
+            f"{' x '.join(map(str, self.grid))}; pass data of at most that size, or use positions=SinCos() or Rotary()",
         )
-        return self.table
+        first = [(most - n) // 2 for n, most in zip(grid, self.grid, strict=True)]
+        middle = tuple(slice(a, a + n) for a, n in zip(first, grid, strict=True))
+        return self.table.unflatten(0, self.grid)[middle].flatten(0, -2)
 
 
 @dataclass(frozen=True)
 class Learned:
-    """A learned vector for every token, for data of one size.
+    """A learned vector for every token of the largest grid; smaller data have those of its middle.
 
     token_i <- token_i + p_i
-    Source: Dosovitskiy et al. 2020 (arXiv 2010.11929).
+    Source: Dosovitskiy et al. 2020 (arXiv 2010.11929); the middle: Esser et al. 2024 (arXiv 2403.03206).
 
     >>> Learned()
-    Learned()
+    Learned(largest=())
     """
 
+    largest: tuple[Count, ...] = ()  # patches along every axis; () is the grid that the network is built for
+
     def build(self, width: int, heads: int, grid: tuple[int, ...]) -> Placing:
-        return Table(width, grid)
+        most = tuple(self.largest) or grid
+        require(
+            len(most) == len(grid) and all(n <= m for n, m in zip(grid, most, strict=True)),
+            f"Learned got largest={most} for data of {' x '.join(map(str, grid))} patches; every axis needs at least "
+            f"as many: set largest={grid}, more, or ()",
+        )
+        return Table(width, most)
 
 
 class Turning(Placing):
     """Rotary positions."""
 
-    def __init__(self, channels: int, theta: float):
+    def __init__(self, channels: int, theta: float, shares: tuple[int, ...]):
         super().__init__()
-        self.channels, self.theta = channels, theta
+        self.channels, self.theta, self.shares = channels, theta, shares
 
     def turn(self, grid: tuple[int, ...], like: Tensor) -> Tensor:
-        return rotation(grid, self.channels, self.theta).to(like.device)
+        return rotation(grid, self.channels, self.theta, self.shares).to(like.device)
 
 
 @dataclass(frozen=True)
@@ -129,6 +141,7 @@ class Rotary:
     """
 
     theta: Positive = 10000.0  # the slowest angle has a period of about 2 pi theta patches
+    shares: tuple[Count, ...] = ()  # of the axes in the channels, such as (1, 1); one more before them turns nothing
 
     def build(self, width: int, heads: int, grid: tuple[int, ...]) -> Placing:
         channels = width // heads
@@ -137,7 +150,12 @@ class Rotary:
             f"Rotary got heads of {channels} channels for {len(grid)} axes; each axis turns pairs of channels: use a "
             f"width of at least {2 * len(grid) * heads}, even for every head",
         )
-        return Turning(channels, self.theta)
+        require(
+            len(self.shares) in (0, len(grid), len(grid) + 1),
+            f"Rotary got shares={self.shares} for data with {len(grid)} axes; there is one for every axis, and perhaps "
+            f"one before them for channels that are not turned: give {len(grid)}, {len(grid) + 1} or none",
+        )
+        return Turning(channels, self.theta, tuple(self.shares))
 
 
 @dataclass(frozen=True)
@@ -161,15 +179,18 @@ def sincos(grid: Sequence[int], width: int) -> Tensor:
     return torch.cat(list(_broadcast(parts)), -1).flatten(0, -2)
 
 
-def rotation(grid: Sequence[int], channels: int, theta: float) -> Tensor:
+def rotation(grid: Sequence[int], channels: int, theta: float, shares: Sequence[int] = ()) -> Tensor:
     """Cosines and sines [N,channels/2,2] of the angles of a grid; remaining pairs go to the first axes."""
-    pairs, parts = channels // 2, []
+    pairs, parts, before = channels // 2, [], 0
+    shares = tuple(shares) or (1,) * len(grid)
+    grid = (1,) * (len(shares) - len(grid)) + tuple(grid)  # a coordinate that is always 0 turns nothing
     for axis, n in enumerate(grid):
-        count = pairs // len(grid) + (axis < pairs % len(grid))
-        rates = theta ** -(torch.arange(count, dtype=torch.float32) / max(count, 1))
-        parts.append(torch.arange(n, dtype=torch.float32)[:, None] * rates)
+        end = -(-pairs * sum(shares[: axis + 1]) // sum(shares))
+        count, before = end - before, end
+        rates = theta ** -(torch.arange(count, dtype=torch.float64) / max(count, 1))
+        parts.append(torch.arange(n, dtype=torch.float64)[:, None] * rates)
     angles = torch.cat(list(_broadcast(parts)), -1).flatten(0, -2)
-    return torch.stack([angles.cos(), angles.sin()], -1)
+    return torch.stack([angles.cos(), angles.sin()], -1).float()
 
 
 def _broadcast(parts: Sequence[Tensor]) -> list[Tensor]:

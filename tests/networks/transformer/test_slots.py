@@ -12,6 +12,7 @@ from beeline.core.rng import Rng
 from beeline.core.types import Batch
 from beeline.fields.flow import Network
 from beeline.networks.dit import DiT, MMDiT, UViT
+from beeline.networks.published.presets import SD3, FiT, Flux, PixArt
 from beeline.networks.transformer.blocks import (
     AdaLNZero,
     JointBlock,
@@ -58,8 +59,10 @@ ONE = [{name: member} for name, slot in SLOTS.items() for member in members(slot
 ONE += [{"feed": Experts(4, router)} for router in members("routers")]
 
 
-@pytest.mark.parametrize("slots", ONE, ids=lambda s: repr(next(iter(s.values()))))
-@pytest.mark.parametrize("kind", KINDS)
+PRESETS = [(kind, {}) for kind in (FiT, PixArt, SD3, Flux)] + [(SD3, {"dual": 2}), (Flux, {"single": 2})]
+
+
+@pytest.mark.parametrize(("kind", "slots"), [*itertools.product(KINDS, ONE), *PRESETS], ids=repr)
 def test_every_member_keeps_the_promises_of_a_network(kind, slots):
     if kind is MMDiT and isinstance(slots.get("mixer"), OneStream):
         with pytest.raises(BeelineError, match="the streams x, text"):

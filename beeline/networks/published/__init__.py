@@ -1,0 +1,1 @@
+"""Published flow transformers: presets, and conversion of their weights."""
