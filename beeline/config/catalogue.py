@@ -79,7 +79,8 @@ CATALOGUE: dict[str, dict[str, str]] = {
     | _of("distillation.inner_loop", "InnerLoop")
     | _of("networks.guided.adapters", "BlockAdapters", "SideNetwork")
     | _of("networks.maps.head_bank", "HeadBank")
-    | _of("networks.maps.decoupled", "DecoupledTimes"),
+    | _of("networks.maps.decoupled", "DecoupledTimes")
+    | entries.PARTS_OF_NETWORKS,
     **entries.TRANSFORMERS,
     "pyramids": _of("spaces.pyramid", "Pyramid"),
     # using one
@@ -153,6 +154,7 @@ CATALOGUE: dict[str, dict[str, str]] = {
     | _of("distillation.inner_loop", "InnerLoopMatching")
     | _of("objectives.deep_supervision.objective", "DeepSupervision")
     | _of("objectives.tables", "RowMatching")
+    | _of("objectives.subsets.elastic", "Elastic")
     | _of("objectives.regression", "Regression")
     | _of("objectives.losses.adaptive_weights", "Uncertain", "Balanced", "Importance"),
     "weights": _of("objectives.losses.basic", "one")

@@ -119,8 +119,12 @@ TRANSFORMERS: dict[str, dict[str, str]] = {
     | of("networks.transformer.reading", "Cross"),
     "modulations": of("networks.transformer.blocks", "AdaLNZero", "ReZero")
     | of("networks.transformer.modulations", "AdaLNSingle", "AdaLNLoRA"),
+    "plans": of("networks.transformer.plans.plan", "Plain", "Shared"),
 }
 """The slots of the flow transformer."""
+
+PARTS_OF_NETWORKS: dict[str, str] = of("networks.transformer.plans.elastic", "SubNetwork")
+"""Networks around flow transformers."""
 
 MAPS: dict[str, dict[str, str]] = {
     "spans": of("objectives.maps.spans", "Ordered", "Gapped", "FromStarts", "ToEnd", "FromNoise", "Dyadic"),

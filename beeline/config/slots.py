@@ -77,6 +77,7 @@ SLOTS: Mapping[str, str] = {
     "Positions": "positions",
     "Wiring": "wirings",
     "Modulation": "modulations",
+    "Plan": "plans",
     "Backbone": "networks",
     "Module": "networks",
     "DataSet": "data",

@@ -12,6 +12,7 @@ from beeline.networks.transformer.backbone import FlowTransformer
 from beeline.networks.transformer.blocks import AdaLNZero, JointBlock, Modulation, Parallel, Sizes, Wiring
 from beeline.networks.transformer.feeds import Feed, FeedForward
 from beeline.networks.transformer.mixers import Attention, Mixer
+from beeline.networks.transformer.plans.plan import Plain, Plan
 from beeline.networks.transformer.positions import Positions, SinCos
 from beeline.networks.transformer.reading import DualJointBlock, LastJointBlock
 
@@ -89,6 +90,7 @@ class MMDiT(FlowTransformer):
         positions: Positions = SinCos(),
         wiring: Wiring = Parallel(),  # of the single blocks
         modulation: Modulation = AdaLNZero(),
+        plan: Plan = Plain(),
     ):
         require(
             bool(conditions),
@@ -105,11 +107,12 @@ class MMDiT(FlowTransformer):
         super().__init__(
             shape, patch, width, depth, heads, conditions, span, dropout, ratio=ratio, any_size=any_size, scale=scale,
             lowest=lowest, features=features, mixer=mixer, feed=feed, positions=positions, wiring=wiring,
-            modulation=modulation,
+            modulation=modulation, plan=plan,
         )  # fmt: skip
         self.settings |= {"single": single, "dual": dual, "closed": closed}
         sizes, slots = Sizes(width, heads, int(width * ratio), dropout, self.grid), (mixer, feed, modulation)
         self.single = nn.ModuleList(wiring.build(sizes, *slots) for _ in range(single))
+        self.visit = plan.build(width, len(self.visits))
         self.text = self.text or TokenEmbedding(width, self.embed.cond.conditions)
         for i in range(dual):
             self.joint[i] = DualJointBlock(sizes, *slots, STREAMS)

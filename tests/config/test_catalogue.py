@@ -124,6 +124,7 @@ EXAMPLES = {
     "networks.InnerLoop": "InnerLoop(Network(MLP(2, width=8, depth=2)), 1)",
     "networks.Deep": "Deep(Network(MLP(2, width=8, depth=1)), ['backbone.block.0'], "
     "[Head(8, [2])], [Head(8, [2])], [Head(8, [8])])",
+    "networks.SubNetwork": "SubNetwork(Network(DiT((1, 8, 8), width=16, depth=2, heads=2)), width=0.5, visits=[0])",
     "networks.EarlyExit": "EarlyExit(Deep(Network(MLP(2, width=8, depth=1)), ['backbone.block.0'], "
     "[Head(8, [2])], [Head(8, [2])], [Head(8, [8])]))",
     "networks.SampleExit": "SampleExit(Deep(Network(MLP(2, width=8, depth=1)), ['backbone.block.0'], "

@@ -19,8 +19,9 @@ from beeline.networks.fp32 import layer_norm, zeroed
 from beeline.networks.patches import from_patches, to_patches
 from beeline.networks.transformer.blocks import AdaLNZero, Modulation, PreNorm, Sizes, Wiring
 from beeline.networks.transformer.feeds import Feed, FeedForward
-from beeline.networks.transformer.layout import Layout, ReadsNull, collector
+from beeline.networks.transformer.layout import Asked, Layout, ReadsNull, asked
 from beeline.networks.transformer.mixers import Attention, Mixer
+from beeline.networks.transformer.plans.plan import Plain, Plan
 from beeline.networks.transformer.positions import Positions, SinCos
 
 
@@ -59,6 +60,7 @@ class FlowTransformer(Declaring):
         positions: Positions = SinCos(),
         wiring: Wiring = PreNorm(),
         modulation: Modulation = AdaLNZero(),
+        plan: Plan = Plain(),
     ):
         super().__init__()
         name = type(self).__name__
@@ -74,9 +76,9 @@ class FlowTransformer(Declaring):
             "shape": list(self.shape), "patch": patch, "width": width, "depth": depth, "heads": heads, "span": span,
             "dropout": dropout, "ratio": ratio, "scale": scale, "lowest": lowest, "features": features,
             "any_size": any_size, "mixer": mixer, "feed": feed, "positions": positions, "wiring": wiring,
-            "modulation": modulation,
+            "modulation": modulation, "plan": plan,
         }  # fmt: skip
-        self.any_size, self.patch = any_size, patch
+        self.any_size, self.patch, self.plan = any_size, patch, plan
         self.grid = self.grid_of(self.shape[1:])
         self.text = wiring.context(width, conditions or {})
         seen = self.sequences and self.text is None
@@ -85,6 +87,7 @@ class FlowTransformer(Declaring):
         self.place = positions.build(width, heads, self.grid)
         self.root = modulation.root(width)
         self.parts(Sizes(width, heads, int(width * ratio), dropout, self.grid), depth, mixer, feed, wiring, modulation)
+        self.visit = plan.build(width, len(plan.visits(depth)))
         self.tell = modulation.last(width)
         self.out = zeroed(nn.Linear(width, self.shape[0] * patch ** len(self.grid)))
 
@@ -92,7 +95,9 @@ class FlowTransformer(Declaring):
         """Create the blocks."""
         self.block = nn.ModuleList(wiring.build(sizes, mixer, feed, modulation) for _ in range(depth))
         if self.skips:
-            self.skip = nn.ModuleList(_first_half(nn.Linear(2 * sizes.width, sizes.width)) for _ in range(depth // 2))
+            self.skip = nn.ModuleList(
+                _first_half(nn.Linear(2 * sizes.width, sizes.width)) for _ in range(len(self.plan.visits(depth)) // 2)
+            )
 
     @property
     def stacks(self) -> Mapping[str, nn.ModuleList]:
@@ -128,31 +133,50 @@ class FlowTransformer(Declaring):
         """The constructor's arguments."""
         return {**self.settings, "conditions": self.embed.cond.conditions}
 
+    @property
+    def visits(self) -> list[tuple[str, nn.Module]]:
+        """The blocks in the order of their visits; a visit is named by its stack and its number there."""
+        return [
+            (f"{name}.{number}", stack[i])
+            for name, stack in self.stacks.items()
+            for number, i in enumerate(self.plan.visits(len(stack)))
+        ]
+
     def forward(self, x: Tensor, t: Tensor, cond: Cond = None, s: Tensor | None = None) -> Tensor:
-        collected = collector()
-        h, told, out = self.begun(x, t, cond, s, collected is not None)
-        notes: dict[str, Tensor] = {}  # of all blocks by "stack.index.name"
+        what = asked()
+        return self.run(self.begun(x, t, cond, s, what), what)
+
+    def run(self, stages: Stages, what: Asked) -> Tensor:
+        """The output of a forward pass that was begun: the one loop over blocks."""
+        (h, told, out), made = stages, what.part.visits
+        notes: dict[str, Tensor] = {}  # of all visits by "stack.number.name"
         saved: list[Tensor] = []
-        blocks = [(name, i, block) for name, stack in self.stacks.items() for i, block in enumerate(stack)]
-        half = len(blocks) // 2 if self.skips else 0
-        for k, (name, i, block) in enumerate(blocks):
-            if half and k >= len(blocks) - half:
-                h = self.skip[k - len(blocks) + half](torch.cat([h, saved.pop()], -1))
-            h = block(h, *told[k])
-            if collected is not None:
-                h, found = h
-                notes |= {f"{name}.{i}.{key}": value for key, value in found.items()}
+        visits = self.visits
+        half = len(visits) // 2 if self.skips else 0
+        for k, (name, block) in enumerate(visits):
+            if half and k >= len(visits) - half:
+                h = self.skip[k - len(visits) + half](torch.cat([h, saved.pop()], -1))
+            if made is None or k in made:
+                h = self.visit(k, block, h, *told[k])
+                if what.notes is not None:
+                    h, found = h
+                    notes |= {f"{name}.{key}": value for key, value in found.items()}
             if k < half:
                 saved.append(h)
-        if collected is not None:
-            collected.append(notes)
+        if what.notes is not None:
+            what.notes.append(notes)
         output: Tensor = out(h, *told[-1])
         return output
 
-    def stages(self, x: Tensor, t: Tensor, cond: Cond = None, s: Tensor | None = None) -> Stages | None:
-        return None if self.skips else self.begun(x, t, cond, s, False)
+    def in_order(self, what: Asked) -> bool:
+        """Whether blocks are evaluated one after the other, each once, and nothing else is."""
+        return self.visit.plain and not self.skips and what.part.visits is None
 
-    def begun(self, x: Tensor, t: Tensor, cond: Cond, s: Tensor | None, noting: bool) -> Stages:
+    def stages(self, x: Tensor, t: Tensor, cond: Cond = None, s: Tensor | None = None) -> Stages | None:
+        what = asked()._replace(notes=None)
+        return self.begun(x, t, cond, s, what) if self.in_order(what) else None
+
+    def begun(self, x: Tensor, t: Tensor, cond: Cond, s: Tensor | None, what: Asked) -> Stages:
         """The parts of a forward pass."""
         check_state(self, x, t, (self.shape[0], *[None] * len(self.grid)) if self.any_size else self.shape)
         grid = self.grid_of(x.shape[2:])
@@ -162,15 +186,22 @@ class FlowTransformer(Declaring):
         added = self.place.added(grid, h)
         h, keep = self.joined(h if added is None else h + added.to(h.dtype), cond)
         null = self.embed.cond.nulls(cond, t) if self.reads_null else None
-        layout = Layout(grid, self.place.turn(grid, h), noting, keep, null)
+        layout = Layout(grid, self.place.turn(grid, h), what.notes is not None, keep, null, what.part)
 
         def out(h: Tensor, z: Tensor, layout: Layout) -> Tensor:
-            shift, scale = self.tell(z, h)[:, None].chunk(2, -1)
+            shift, scale = layout.spread(self.tell(z, h)).chunk(2, -1)
             patches = self.out(torch.addcmul(shift, layer_norm(h[:, : layout.tokens]), 1 + scale))
             return from_patches(patches, x.shape[1:], self.patch)
 
-        told = [(self.root(e), layout)] * sum(map(len, self.stacks.values()))
-        return Stages(h, [*told, (z, layout)], out)
+        return Stages(h, [*self.told(e, layout), (z, layout)], out)
+
+    def told(self, e: Tensor, layout: Layout) -> list[tuple[Tensor, Layout]]:
+        """What the blocks are given in every visit."""
+        count, shared = len(self.visits), self.root(e)
+        own = [self.visit.told(k, e) for k in range(count)]
+        return [
+            (shared if here is e else self.root(here), self.visit.layout(k, here, layout)) for k, here in enumerate(own)
+        ]
 
     def joined(self, h: Tensor, cond: Cond) -> tuple[Tensor, Tensor | None]:
         """The tokens of the datum [B,N,D] with those of other streams after them, and which of all others may see."""
@@ -181,8 +212,9 @@ class FlowTransformer(Declaring):
             keep = torch.cat([torch.ones_like(h[..., 0], dtype=torch.bool), keep], 1)
         return torch.cat([h, text.to(h.dtype)], 1), keep
 
-    def modulation(self, t: Tensor, cond: Cond = None) -> list[tuple[Tensor, ...]]:
-        return [(self.root(self.embed(t, cond).to(self.inp.weight.dtype)),)] * sum(map(len, self.stacks.values()))
+    def modulation(self, t: Tensor, cond: Cond = None) -> list[tuple[Tensor, ...]] | None:
+        e = self.embed(t, cond).to(self.inp.weight.dtype)
+        return [(self.root(e),)] * len(self.visits) if self.in_order(asked()) else None
 
 
 def _first_half(layer: nn.Linear) -> nn.Linear:

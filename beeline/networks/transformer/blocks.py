@@ -127,7 +127,7 @@ class PreNormBlock(Block):
     chunks = 6
 
     def forward(self, h: Tensor, e: Tensor, layout: Layout) -> Any:
-        shift1, scale1, gate1, shift2, scale2, gate2 = self.tell(e)[:, None].chunk(6, -1)
+        shift1, scale1, gate1, shift2, scale2, gate2 = layout.spread(self.tell(e)).chunk(6, -1)
         h = torch.addcmul(h, gate1, self.branch(self.mix(modulated(h, shift1, scale1), layout), 0))
         fed, notes = self.mlp(modulated(h, shift2, scale2), layout)
         return noted(torch.addcmul(h, gate2, self.branch(fed, 1)), notes, layout)
@@ -184,7 +184,7 @@ class ParallelBlock(Block):
     chunks = 3
 
     def forward(self, h: Tensor, e: Tensor, layout: Layout) -> Any:
-        shift, scale, gate = self.tell(e)[:, None].chunk(3, -1)
+        shift, scale, gate = layout.spread(self.tell(e)).chunk(3, -1)
         u = modulated(h, shift, scale)
         fed, notes = self.mlp(u, layout)
         return noted(torch.addcmul(h, gate, self.mix(u, layout) + fed), notes, layout)
@@ -220,7 +220,7 @@ class JointBlock(nn.Module):
 
     def forward(self, h: Tensor, e: Tensor, layout: Layout) -> Any:
         parts = [h[:, : layout.tokens], h[:, layout.tokens :]]
-        told = [self.tell[s](e)[:, None].chunk(6, -1) for s in self.streams]
+        told = [layout.spread(self.tell[s](e)).chunk(6, -1) for s in self.streams]
         mixed = self.mix([modulated(u, m[0], m[1]) for u, m in zip(parts, told, strict=True)], layout)
         notes: dict[str, Tensor] = {}
         for i, (s, m) in enumerate(zip(self.streams, told, strict=True)):

@@ -9,7 +9,7 @@ import torch.nn.functional as F  # noqa: N812 - its usual name
 from torch import Tensor, nn
 
 from beeline.core.ranges import Range, dataclass
-from beeline.networks.transformer.layout import NONE, Layout, Notes
+from beeline.networks.transformer.layout import NONE, WHOLE, Layout, Notes
 
 
 class Feed(Protocol):
@@ -28,7 +28,9 @@ class Dense(nn.Sequential):
         super().__init__(nn.Linear(width, hidden), gelu, nn.Dropout(dropout), nn.Linear(hidden, width))
 
     def forward(self, h: Tensor, layout: Layout | None = None) -> tuple[Tensor, Notes]:  # type: ignore[override]
-        return super().forward(h), NONE
+        if layout is None or layout.part is WHOLE:
+            return super().forward(h), NONE
+        return layout.part.fed(self[3](layout.part.hidden(self[2](self[1](self[0](h)))))), NONE
 
 
 @dataclass(frozen=True)
@@ -57,8 +59,8 @@ class Gated(nn.Module):
 
     def forward(self, h: Tensor, layout: Layout) -> tuple[Tensor, Notes]:
         gate, value = self.up(h).chunk(2, -1)
-        out: Tensor = self.down(self.dropout(F.silu(gate) * value))
-        return out, NONE
+        out: Tensor = self.down(layout.part.hidden(self.dropout(F.silu(gate) * value)))
+        return layout.part.fed(out), NONE
 
 
 @dataclass(frozen=True)

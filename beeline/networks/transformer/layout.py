@@ -17,7 +17,44 @@ Notes: TypeAlias = Mapping[str, Tensor]
 NONE: Notes = {}
 
 
-_COLLECTED: ContextVar[list[Notes] | None] = ContextVar("notes of transformers", default=None)
+class Part:
+    """What part of a network is used; the defaults use all of it.  Modules call it, with one set of weights."""
+
+    visits: tuple[int, ...] | None = None  # numbers of the visits of blocks that are made; None for all
+
+    def heads(self, mixed: Tensor) -> Tensor:
+        """Mixed values [B,H,N,d] of heads, before the layer that joins them."""
+        return mixed
+
+    def hidden(self, u: Tensor) -> Tensor:
+        """Hidden channels [B,N,F] of a feed, before its last layer."""
+        return u
+
+    def fed(self, out: Tensor) -> Tensor:
+        """The output [B,N,D] of a feed."""
+        return out
+
+    def of_rows(self, rows: Tensor) -> Part:
+        """The same for some rows of the batch."""
+        return self
+
+
+WHOLE = Part()
+
+
+class Asked(NamedTuple):
+    """What is asked of the flow transformers of a thread, beside their output."""
+
+    notes: list[Notes] | None = None  # where a forward pass adds its notes
+    part: Part = WHOLE
+
+
+_ASKED: ContextVar[Asked] = ContextVar("what is asked of transformers", default=Asked())  # noqa: B039 - a tuple
+
+
+def asked() -> Asked:
+    """What is asked in this thread; read once in a forward pass, as compiled graphs are divided there."""
+    return _ASKED.get()
 
 
 @contextlib.contextmanager
@@ -27,16 +64,22 @@ def collected_notes() -> Iterator[list[Notes]]:
     An engine calls a network by its ``forward`` alone, which is why notes are collected around the call.
     """
     notes: list[Notes] = []
-    token = _COLLECTED.set(notes)
-    try:
+    with _asking(asked()._replace(notes=notes)):
         yield notes
+
+
+def subnetwork(part: Part) -> contextlib.AbstractContextManager[None]:
+    """Context manager: flow transformers inside, in this thread, are evaluated with a part of their weights."""
+    return _asking(asked()._replace(part=part))
+
+
+@contextlib.contextmanager
+def _asking(what: Asked) -> Iterator[None]:
+    token = _ASKED.set(what)
+    try:
+        yield
     finally:
-        _COLLECTED.reset(token)
-
-
-def collector() -> list[Notes] | None:
-    """The list to which a forward pass adds its notes; None where nobody asks for them."""
-    return _COLLECTED.get()
+        _ASKED.reset(token)
 
 
 class ReadsNull(nn.Module):
@@ -50,10 +93,15 @@ class Layout(NamedTuple):
     """
 
     grid: tuple[int, ...]  # patches along every axis of the datum; their product is the number of its tokens
-    turn: Tensor | None = None  # [tokens, channels of a head / 2, 2] cosines and sines of rotary positions
+    turn: Tensor | None = (
+        None  # [tokens or B x tokens, channels of a head / 2, 2] cosines and sines of rotary positions
+    )
     noting: bool = False  # whether blocks return (tokens, notes)
     keep: Tensor | None = None  # [B, all tokens] bool: which tokens others may see; None for all of them
     null: Tensor | None = None  # [B] bool: rows whose condition is the null; None where that is not known
+    part: Part = WHOLE  # of heads and hidden channels
+    segments: Tensor | None = None  # [B,N] the datum of every token of rows that hold several, -1 for none
+    sizes: Tensor | None = None  # [B, all tokens] how many tokens a token stands for; None for one
 
     @property
     def tokens(self) -> int:
@@ -62,13 +110,37 @@ class Layout(NamedTuple):
 
     @property
     def mask(self) -> Tensor | None:
-        """Which keys queries may see, bool [B,1,1,all tokens]; None for all of them."""
+        """Which keys queries may see, bool [B,1,1,all tokens], or [B,1,N,N] in rows of several data; None for all."""
+        if self.segments is not None:
+            return (self.segments[:, :, None] == self.segments[:, None])[:, None]
         return None if self.keep is None else self.keep[:, None, None]
+
+    def bias(self, like: Tensor) -> Tensor | None:
+        """The mask for softmax attention, with ln(size) of tokens that stand for several, in the dtype of ``like``."""
+        if self.sizes is None:
+            return self.mask
+        logits = self.sizes.to(like).log()[:, None, None]
+        return logits if self.mask is None else logits.masked_fill(~self.mask, -torch.inf)
+
+    def spread(self, told: Tensor) -> Tensor:
+        """Modulation [B,C] of data for their tokens: [B,1,C], or [B,N,C] in rows of several data."""
+        return told[:, None] if self.segments is None or len(told) == 1 else told[self.segments.clamp(min=0)]
 
     def of_rows(self, rows: Tensor) -> Layout:
         """The layout of some rows of the batch."""
-        keep, null = (None if value is None else value[rows] for value in (self.keep, self.null))
-        return self._replace(keep=keep, null=null)
+        keep, null, sizes = (None if value is None else value[rows] for value in (self.keep, self.null, self.sizes))
+        turn = self.turn if self.turn is None or self.turn.ndim == 3 else self.turn[rows]
+        return self._replace(keep=keep, null=null, sizes=sizes, turn=turn, part=self.part.of_rows(rows))
+
+    def of_tokens(self, index: Tensor) -> Layout:
+        """The layout of some tokens of the datum, [M] for all rows or [B,M], in one axis, and of all other tokens."""
+        turn, keep, n = self.turn, self.keep, self.tokens
+        if turn is not None:
+            turn = turn[index] if turn.ndim == 3 else torch.stack([t[i] for t, i in zip(turn, index, strict=True)])
+        if keep is not None:
+            own = keep[:, index] if index.ndim == 1 else keep[:, :n].gather(1, index)
+            keep = torch.cat([own, keep[:, n:]], 1)
+        return self._replace(grid=(index.shape[-1],), turn=turn, keep=keep)
 
     def turned(self, q: Tensor) -> Tensor:
         """Queries or keys [B,H,N,d] turned by their positions; tokens after those of the table stay as they are.
@@ -79,8 +151,9 @@ class Layout(NamedTuple):
         """
         if self.turn is None:
             return q
-        n = len(self.turn)
-        cos, sin = self.turn.to(q).unbind(-1)  # [n, d/2]
+        n = self.turn.shape[-3]
+        table = self.turn.to(q)
+        cos, sin = (table if table.ndim == 3 else table[:, None]).unbind(-1)  # [n, d/2] or [B, 1, n, d/2]
         a, b = q[:, :, :n].unflatten(-1, (-1, 2)).unbind(-1)
         turned = torch.stack([a * cos - b * sin, a * sin + b * cos], -1).flatten(-2)
         return turned if n == q.shape[2] else torch.cat([turned, q[:, :, n:]], 2)

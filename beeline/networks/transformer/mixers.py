@@ -83,7 +83,7 @@ class Mixed(SelfAttention):
 
     def forward(self, x: Tensor, layout: Layout) -> Tensor:  # type: ignore[override]
         q, k, v = self.divided(x)
-        return self.joined(self.core(layout.turned(q), layout.turned(k), v, layout))
+        return self.joined(layout.part.heads(self.core(layout.turned(q), layout.turned(k), v, layout)))
 
 
 class Joint(nn.Module):
@@ -105,7 +105,7 @@ class Joint(nn.Module):
             torch.cat(some, 2)
             for some in zip(*(m.divided(u) for m, u in zip(own, parts, strict=True)), strict=True)  # type: ignore[operator]
         )
-        mixed = self.core(layout.turned(q), layout.turned(k), v, layout)
+        mixed = layout.part.heads(self.core(layout.turned(q), layout.turned(k), v, layout))
         pieces = mixed.split([u.shape[1] for u in parts], 2)
         return [m.joined(piece) for m, piece in zip(own, pieces, strict=True)]  # type: ignore[operator]
 
@@ -125,7 +125,7 @@ class Attention(CoreMixer):
     norm: bool = True  # RMS-normalised queries and keys, which bound the logits
 
     def core(self, q: Tensor, k: Tensor, v: Tensor, layout: Layout) -> Tensor:
-        return attend(q, k, v, layout.mask)
+        return attend(q, k, v, layout.bias(q))
 
 
 @dataclass(frozen=True)

@@ -62,7 +62,7 @@ class CrossBlock(PreNormBlock):
     def forward(self, h: Tensor, e: Tensor, layout: Layout) -> Any:
         h, others = h[:, : layout.tokens], h[:, layout.tokens :]
         own, keep = layout._replace(keep=None), None if layout.keep is None else layout.keep[:, layout.tokens :]
-        shift1, scale1, gate1, shift2, scale2, gate2 = self.tell(e)[:, None].chunk(6, -1)
+        shift1, scale1, gate1, shift2, scale2, gate2 = layout.spread(self.tell(e)).chunk(6, -1)
         h = torch.addcmul(h, gate1, self.mix(modulated(h, shift1, scale1), own))
         h = h + self.cross(h, others, keep)
         fed, notes = self.mlp(modulated(h, shift2, scale2), own)
@@ -108,8 +108,8 @@ class LastJointBlock(JointBlock):
     def forward(self, h: Tensor, e: Tensor, layout: Layout) -> Any:
         own, read = self.streams
         x, others = h[:, : layout.tokens], h[:, layout.tokens :]
-        shift1, scale1, gate1, shift2, scale2, gate2 = self.tell[own](e)[:, None].chunk(6, -1)
-        shift, scale = self.tell[read](e)[:, None].chunk(2, -1)
+        shift1, scale1, gate1, shift2, scale2, gate2 = layout.spread(self.tell[own](e)).chunk(6, -1)
+        shift, scale = layout.spread(self.tell[read](e)).chunk(2, -1)
         mixed = self.mix([modulated(x, shift1, scale1), modulated(others, shift, scale)], layout)
         x = torch.addcmul(x, gate1, mixed[0])
         fed, found = self.mlp[own](modulated(x, shift2, scale2), layout)
@@ -126,5 +126,5 @@ class DualJointBlock(JointBlock):
         self.own = mixer.build(sizes.width, sizes.heads, sizes.grid)
 
     def between(self, u: Tensor, before: Tensor, e: Tensor, layout: Layout) -> Tensor:
-        shift, scale, gate = self.again(e)[:, None].chunk(3, -1)
+        shift, scale, gate = layout.spread(self.again(e)).chunk(3, -1)
         return torch.addcmul(u, gate, self.own(modulated(before, shift, scale), layout._replace(keep=None)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -198,3 +199,15 @@ class Uses:
         from beeline.runs.publishing import push
 
         return push(cast("Bundle", self), name, **settings)
+
+    def subnetwork(self, width: float = 1.0, visits: Sequence[int] | None = None, own: bool = False) -> Bundle:
+        """The bundle with a part of its network: the first heads and hidden channels, and some of its blocks.
+
+        For networks trained with the objective ``Elastic``.  ``visits``: numbers of the blocks that are evaluated, from
+        0; None for all.  With ``own`` the bundle holds the weights of that part alone, which is smaller and faster.
+        """
+        from beeline.networks.transformer.plans.elastic import SubNetwork, extracted
+
+        bundle = cast("Bundle", self)
+        net = extracted(bundle.flow.field, width, visits) if own else SubNetwork(bundle.flow.field, width, visits)
+        return replace(bundle, flow=replace(bundle.flow, field=net), weights="")

@@ -13,7 +13,7 @@ from beeline.core.types import Batch
 from beeline.fields.flow import Network
 from beeline.networks.dit import DiT
 from beeline.networks.transformer.experts import Experts
-from beeline.networks.transformer.layout import Layout, collected_notes
+from beeline.networks.transformer.layout import Asked, Layout, collected_notes
 from beeline.networks.transformer.routers import BiasBalanced, Prototypes, Rectify, ReLURouter, TopK
 from beeline.objectives.alignment import Noted
 from beeline.objectives.matching import FlowMatching
@@ -135,15 +135,15 @@ def test_a_network_tells_its_experts_which_rows_have_the_null():
     conditions = {"label": {"classes": 3}}
     net = DiT((1, 8, 8), width=16, depth=1, heads=2, conditions=conditions, feed=Experts(3, Prototypes(1)))
     x, t, y = torch.zeros(4, 1, 8, 8), torch.zeros(4), torch.tensor([0, 3, 2, 3])
-    assert net.begun(x, t, y, None, False).told[0][1].null.tolist() == [False, True, False, True]
-    assert net.begun(x, t, None, None, False).told[0][1].null.all()
+    assert net.begun(x, t, y, None, Asked()).told[0][1].null.tolist() == [False, True, False, True]
+    assert net.begun(x, t, None, None, Asked()).told[0][1].null.all()
     plain = DiT((1, 8, 8), width=16, depth=1, heads=2, conditions=conditions)
-    assert plain.begun(x, t, y, None, False).told[0][1].null is None
+    assert plain.begun(x, t, y, None, Asked()).told[0][1].null is None
     both = {"label": {"classes": 3}, "text": {"length": 2, "size": 4}}
     net = DiT((1, 8, 8), width=16, depth=1, heads=2, conditions=both, feed=Experts(3, Prototypes(1)))
     text = torch.zeros(4, 2, 4)
     text[1, 0, 0] = 1
-    assert net.begun(x, t, {"label": y, "text": text}, None, False).told[0][1].null.tolist() == [
+    assert net.begun(x, t, {"label": y, "text": text}, None, Asked()).told[0][1].null.tolist() == [
         False,
         False,
         False,

@@ -25,7 +25,7 @@ from beeline.networks.transformer.blocks import (
 )
 from beeline.networks.transformer.experts import PEER, Experts, TopK
 from beeline.networks.transformer.feeds import Cauchy, FeedForward
-from beeline.networks.transformer.layout import Layout, collected_notes
+from beeline.networks.transformer.layout import Asked, Layout, collected_notes
 from beeline.networks.transformer.mixers import Attention, FlowAttention, LinearAttention, OneStream
 from beeline.networks.transformer.positions import Rotary, SinCos, rotation
 from beeline.objectives.alignment import Noted
@@ -54,7 +54,14 @@ def members(slot):
     return [config.parse(f"{slot}.{name}") for name in CATALOGUE[slot]]
 
 
-SLOTS = {"mixer": "mixers", "feed": "feeds", "positions": "positions", "wiring": "wirings", "modulation": "modulations"}
+SLOTS = {
+    "mixer": "mixers",
+    "feed": "feeds",
+    "positions": "positions",
+    "wiring": "wirings",
+    "modulation": "modulations",
+    "plan": "plans",
+}
 ONE = [{name: member} for name, slot in SLOTS.items() for member in members(slot)]
 ONE += [{"feed": Experts(4, router)} for router in members("routers")]
 
@@ -256,7 +263,7 @@ def test_padding_of_a_sequence_is_not_seen(mixer):
     assert torch.equal(short(X, T, torch.zeros_like(text)), short(X, T, None))
     assert short.traits.nulls == {"text": 0.0}
     rows = torch.tensor([2, 0])
-    layout = short.begun(X, T, text, None, False).told[0][1]
+    layout = short.begun(X, T, text, None, Asked()).told[0][1]
     assert torch.equal(layout.of_rows(rows).keep, layout.keep[rows])
     plain = made(DiT, mixer=mixer)
-    assert plain.begun(X, T, Y, None, False).told[0][1].keep is None
+    assert plain.begun(X, T, Y, None, Asked()).told[0][1].keep is None

@@ -1,0 +1,55 @@
+"""A part of the heads, hidden channels and visits of a network, with the weights of the whole."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import torch
+from torch import Tensor
+
+from beeline.core.errors import require
+from beeline.core.ranges import Range, dataclass
+from beeline.networks.transformer.layout import Part
+
+Portion = Annotated[float, Range(above=0, most=1)]
+
+
+@dataclass(frozen=True)
+class Subset(Part):
+    """The first heads and hidden channels of every block, and some of the visits.
+
+    o <- W [o_1 .. o_m 0 .. 0],  y <- W2 [u_1 .. u_n 0 .. 0] + b2,  h <- h in visits that are left out
+    A narrower network is a prefix of a wider one, so that one set of weights holds all of them.
+
+    >>> Subset(width=0.5).visits is None
+    True
+    """
+
+    width: Portion = 1.0  # share of the heads and of the hidden channels of every block; at least one of each is used
+    visits: tuple[int, ...] | None = None  # numbers of the visits that are made; None for all
+
+    def heads(self, mixed: Tensor) -> Tensor:
+        return first(mixed, 1, self.width)
+
+    def hidden(self, u: Tensor) -> Tensor:
+        return first(u, -1, self.width)
+
+    def check(self, visits: int) -> None:
+        """Raise ValueError for visits that a network does not make."""
+        require(
+            self.visits is None or all(0 <= k < visits for k in self.visits),
+            f"Subset got visits={self.visits} for a network that makes {visits}; they are numbered from 0: give some "
+            f"of 0 to {visits - 1}",
+        )
+
+
+def share_of(count: int, share: float) -> int:
+    """How many of ``count`` are used: at least one."""
+    return max(1, round(count * share))
+
+
+def first(y: Tensor, dim: int, share: float) -> Tensor:
+    """Zeros after the first part of a dimension."""
+    n = y.shape[dim]
+    keep = torch.arange(n, device=y.device) < share_of(n, share)
+    return y * keep.to(y.dtype).reshape(-1, *[1] * (y.ndim - 1 - dim % y.ndim))

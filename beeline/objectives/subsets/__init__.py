@@ -1,0 +1,1 @@
+"""Objectives that train parts of a network."""

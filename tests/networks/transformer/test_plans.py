@@ -1,0 +1,119 @@
+"""Plans: shared blocks, parts of networks, and what is done around visits."""
+
+import pytest
+import torch
+
+from beeline.config import build as config
+from beeline.core.errors import BeelineError
+from beeline.core.rng import Rng
+from beeline.core.types import Batch
+from beeline.fields.flow import Flow, Network
+from beeline.networks.dit import DiT, MMDiT, UViT
+from beeline.networks.transformer.experts import PEER, Experts
+from beeline.networks.transformer.feeds import SwiGLU
+from beeline.networks.transformer.layout import collected_notes, subnetwork
+from beeline.networks.transformer.mixers import LinearAttention
+from beeline.networks.transformer.plans.elastic import SubNetwork, extracted
+from beeline.networks.transformer.plans.plan import Shared
+from beeline.networks.transformer.plans.subset import Subset
+from beeline.objectives.subsets.elastic import Elastic
+from beeline.runs.bundle import Bundle
+from beeline.sampling.sampler import Sampler
+from tests.networks.transformer.test_slots import KINDS, LABEL, T, X, Y, alive, made
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_one_visit_is_the_network_without_a_plan(kind):
+    plain, once = made(kind), made(kind, plan=Shared(1))
+    once.load_state_dict(plain.state_dict() | {"visit.embedding": torch.zeros(3, 16)})
+    assert torch.equal(once(X, T, Y), plain(X, T, Y))
+    assert set(plain.state_dict()) == set(once.state_dict()) - {"visit.embedding"}
+
+
+@pytest.mark.parametrize("kind", [DiT, UViT])
+def test_a_shared_block_is_equal_blocks_and_its_gradient_their_sum(kind):
+    with Rng(2).ambient():
+        shared = alive(kind((1, 8, 8), width=16, depth=1, heads=2, conditions=LABEL, plan=Shared(4)))
+        unrolled = alive(kind((1, 8, 8), width=16, depth=4, heads=2, conditions=LABEL))
+    with torch.no_grad():
+        shared.visit.embedding.zero_()
+    own = shared.state_dict()
+    unrolled.load_state_dict({k: own[k.replace(f"block.{k.split('.')[1]}", "block.0")] for k in unrolled.state_dict()})
+    assert (shared(X, T, Y) - unrolled(X, T, Y)).abs().max() <= 1e-12
+    shared(X, T, Y).square().sum().backward()
+    unrolled(X, T, Y).square().sum().backward()
+    for name, p in shared.block[0].named_parameters():
+        every = sum(block.get_parameter(name).grad for block in unrolled.block)
+        assert torch.allclose(p.grad, every, rtol=1e-9, atol=1e-10)
+    assert shared.visit.embedding.grad.abs().min(1).values.max() > 0
+    assert shared.stages(X, T, Y) is None and shared.modulation(T, Y) is None
+
+
+def test_notes_of_shared_blocks_are_those_of_visits():
+    net = made(DiT, plan=Shared(2, rounds=True), feed=Experts(4))
+    with collected_notes() as seen:
+        net(X, T, Y)
+    assert set(seen[0]) == {f"block.{k}.balance" for k in range(6)}
+
+
+@pytest.mark.parametrize("slots", [{}, {"feed": SwiGLU()}, {"mixer": LinearAttention()}, {"plan": Shared(2)}], ids=repr)
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_view_of_a_network_is_the_network_with_the_weights_of_that_part(kind, slots):
+    net = Network(made(kind, **slots, **({"single": 1} if kind is MMDiT else {})))
+    outputs = [net(X, T, Y)]
+    for width, visits in ((0.5, None), (1.0, (0, 2)), (0.25, (1,)), (0.5, ())):
+        view, small = SubNetwork(net, width, visits), extracted(net, width, visits)
+        assert (view(X, T, Y) - small(X, T, Y)).abs().max() <= 1e-12
+        assert sum(p.numel() for p in small.parameters()) < sum(p.numel() for p in net.parameters())
+        outputs.append(view(X, T, Y))
+        again = config.build(config.describe(small)).double()
+        again.load_state_dict(small.state_dict())
+        assert torch.equal(again.eval()(X, T, Y), small(X, T, Y))
+    assert min(float((a - b).abs().max()) for i, a in enumerate(outputs) for b in outputs[:i]) > 1e-3
+    assert torch.equal(outputs[0], net(X, T, Y)), "the network itself is not changed"
+    assert torch.equal(outputs[0], SubNetwork(net)(X, T, Y))
+
+
+def test_only_weights_of_the_part_are_trained():
+    net = made(DiT)
+    with subnetwork(Subset(0.5, (0, 2))):
+        net(X, T, Y).square().sum().backward()
+    assert all(p.grad is None for p in net.block[1].parameters())
+    grad = net.block[0].mix.out.weight.grad
+    assert grad[:, :8].abs().max() > 0 and grad[:, 8:].abs().max() == 0
+    assert net.block[0].mlp[3].weight.grad[:, 32:].abs().max() == 0
+    with subnetwork(Subset(0.5, (0, 2))):
+        assert net.stages(X, T, Y) is None
+    with subnetwork(Subset(0.5)):
+        assert net.stages(X, T, Y) is not None
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: SubNetwork(torch.nn.Identity()), "without a flow transformer"),
+        (lambda: SubNetwork(made(DiT), visits=(3,)), "numbered from 0"),
+        (lambda: extracted(made(DiT, feed=PEER(4, active=2)), 0.5), "narrow forms"),
+    ],
+)
+def test_what_is_no_part_is_refused(make, message):
+    with pytest.raises(BeelineError, match=message):
+        make()
+
+
+def test_elastic_training_draws_parts_and_every_part_can_be_sampled():
+    objective, net = Elastic(least_width=0.25, least_depth=0.5, whole=0.25), Network(made(DiT).float())
+    drawn = [objective.drawn(8, Rng(seed)) for seed in range(400)]
+    assert 0.2 < sum(d == Subset() for d in drawn) / 400 < 0.3
+    parts = [d for d in drawn if d.visits is not None]
+    assert all({0, 7} <= set(d.visits) and 0.25 <= d.width <= 1 for d in parts)
+    assert abs(sum(d.width for d in parts) / len(parts) - 0.625) < 0.05
+    assert abs(sum(len(d.visits) - 2 for d in parts) / len(parts) / 6 - 0.75) < 0.05
+    batch = Batch(X.float(), cond=Y)
+    values = {float(objective(net, batch, Rng(seed)).value.detach()) for seed in range(4)}
+    assert len(values) == 4 and objective(net, batch, Rng(1)).value == objective(net, batch, Rng(1)).value
+    view = Bundle(Flow(net)).subnetwork(0.5, (0, 2))
+    small = Bundle(Flow(net)).subnetwork(0.5, (0, 2), own=True)
+    made_by = [b.draw(X[:2].float(), {"label": Y["label"][:2]}, sampler=Sampler(4)) for b in (view, small)]
+    assert torch.allclose(*made_by, atol=1e-5)
+    assert small.parameters < view.parameters
