@@ -131,16 +131,8 @@ CATALOGUE: dict[str, dict[str, str]] = {
     | _of("objectives.hierarchical", "Hierarchical")
     | _of("objectives.pyramid", "PyramidMatching")
     | _of("objectives.guided", "GuidanceFree", "ModelGuidance", "Anticipating", "Contrastive", "GuidanceDistilled")
-    | _of(
-        "objectives.alignment",
-        "Aligned",
-        "Separable",
-        "Dispersed",
-        "SmoothSteps",
-        "SelfRectified",
-        "SelfPerceptual",
-        "Noted",
-    )
+    | _of("objectives.alignment", "Aligned", "Separable", "Dispersed", "SmoothSteps", "SelfRectified")
+    | _of("objectives.alignment", "SelfPerceptual", "Noted")
     | _of("objectives.second_order", "ConstantAccelerationMatching", "EncodedSource")
     | _of("objectives.coupled", "Augmented")
     | _of("objectives.editing.instructed", "Instructed")
