@@ -112,8 +112,11 @@ TRANSFORMERS: dict[str, dict[str, str]] = {
     | of("networks.transformer.mixing.convolutions", "Deformable", "RecConv", "PointConv")
     | of("networks.transformer.mixing.scans", "Selective", "BiRWKV", "RWKV", "RationalSSM"),
     "feeds": of("networks.transformer.feeds", "FeedForward", "SwiGLU", "CauchyFeed")
-    | of("networks.transformer.experts", "Experts", "PEER"),
-    "routers": of("networks.transformer.routers", "TopK", "BiasBalanced", "Rectify", "Prototypes", "ReLURouter"),
+    | of("networks.transformer.experts", "Experts", "PEER")
+    | of("networks.transformer.groups", "Groups", "Duo"),
+    "routers": of("networks.transformer.routers", "TopK", "BiasBalanced", "Rectify", "Prototypes", "ReLURouter")
+    | of("networks.transformer.routers", "SharedTop")
+    | of("networks.transformer.groups", "TopGroups", "Prefix"),
     "positions": of("networks.transformer.positions", "SinCos", "Learned", "Rotary", "NoPositions"),
     "wirings": of("networks.transformer.blocks", "PreNorm", "Peri", "Parallel")
     | of("networks.transformer.reading", "Cross"),

@@ -16,9 +16,10 @@ from beeline.networks.transformer.backbone import FlowTransformer
 from beeline.networks.transformer.blocks import PeriBlock, ScalarGates
 from beeline.networks.transformer.experts import Mixture
 from beeline.networks.transformer.feeds import Cauchy, Dense, Gated
+from beeline.networks.transformer.groups import Best, Number
 from beeline.networks.transformer.modulations import LowRank, Row, SharedBeside
 from beeline.networks.transformer.positions import Table
-from beeline.networks.transformer.routers import Awake, Biased, Cosines, Linear
+from beeline.networks.transformer.routers import Awake, Biased, Cosines, FirstAndBest, Linear
 
 
 class Axis(NamedTuple):
@@ -57,6 +58,9 @@ RULES: Mapping[type[nn.Module], Mapping[str, Axes]] = {
         "up": (SAME, SPLIT, WRITTEN), "first": (SAME, WRITTEN), "down": (SAME, UNREAD, COPY), "second": (SAME, COPY)
     },
     Linear: {"gate.weight": (SAME, SPLIT)},
+    FirstAndBest: {"gate.weight": (SAME, SPLIT)},
+    Best: {"gate.weight": (SAME, SPLIT)},
+    Number: linear("gate", SAME, SPLIT),
     Biased: {"gate.weight": (SAME, SPLIT), "bias": (SAME,)},
     Awake: linear("gate", SAME, SPLIT),
     Cosines: {"prototypes": (SAME, COPY)},

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import field
-from typing import NamedTuple, Protocol
+from typing import Annotated, NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - its usual name
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from beeline.core.declared import Counting
 from beeline.core.errors import require
 from beeline.core.modes import wide
-from beeline.core.ranges import Count, Positive, dataclass
+from beeline.core.ranges import Count, Positive, Range, dataclass
 from beeline.networks.transformer.layout import Layout, Notes, ReadsNull
 
 
@@ -113,6 +113,40 @@ class BiasBalanced:
 
     def build(self, width: int, experts: int) -> nn.Module:
         return Biased(width, experts, possible(self, self.active, experts), self.rate)
+
+
+class FirstAndBest(nn.Module):
+    """The first expert, and the best of the others."""
+
+    def __init__(self, width: int, experts: int, active: int):
+        super().__init__()
+        self.gate = nn.Linear(width, experts - 1, bias=False)
+        self.active = active
+
+    def forward(self, h: Tensor, rows: Tensor, layout: Layout) -> Routing:
+        s = torch.softmax(wide(self.gate(h)), -1)
+        best, index = s.topk(self.active - 1, -1)
+        most = best[:, :1]
+        weight = torch.cat([1 - most, most * torch.softmax(best, -1)], -1)
+        return Routing(F.pad(1 + index, (1, 0)), weight, {"balance": balance(s, index)})
+
+
+@dataclass(frozen=True)
+class SharedTop:
+    """The first expert for every token, and the best of the others, so that one copy of a dense feed stays near it.
+
+    s = softmax(W u) over the others, m = max s;  weights 1 - m of the first, m softmax(s_chosen) of the best
+    Weights sum to 1.
+    Source: Ding et al. 2024, "XFT" (arXiv 2404.15247).
+
+    >>> SharedTop(4).active
+    4
+    """
+
+    active: Annotated[int, Range(least=2)] = 3  # experts of a token, the first one among them
+
+    def build(self, width: int, experts: int) -> nn.Module:
+        return FirstAndBest(width, experts, possible(self, self.active, experts))
 
 
 class Rectified(nn.Module):
