@@ -46,7 +46,9 @@ from beeline.cli.arguments import (
 from beeline.cli.errors import OUT_OF_MEMORY, fail, internal_error
 from beeline.cli.memory import keep_memory
 from beeline.cli.runs.commands import app as runs_app
+from beeline.cli.verbs.adapting import adapt
 from beeline.cli.verbs.averaging import average
+from beeline.cli.verbs.compressing import compress
 from beeline.cli.verbs.describing import describe, list_
 from beeline.cli.verbs.editing import edit, invert
 from beeline.cli.verbs.encoding import encode
@@ -223,6 +225,8 @@ def distill(
     print_result(run_files(out), json_)
 
 
+app.command(epilog="Example: beeline adapt runs/digits LoRA --data styled --out runs/styled")(adapt)
+app.command(epilog="Example: beeline compress runs/digits int8 --out runs/digits-int8")(compress)
 app.command(epilog="Example: beeline pairs runs/digits -n 100000 --out pairs")(pairs)
 app.command(
     epilog="Example: beeline sample runs/digits -n 64 --condition label=3 --set sampler.steps=8 --out threes.png"

@@ -53,35 +53,9 @@ CATALOGUE: dict[str, dict[str, str]] = {
     | _of("couplings.stored", "Annealed")
     | _of("objectives.velocity_ot", "VelocityOT"),
     "predictions": _of("fields.flow", "Velocity", "Data", "Noise") | _of("fields.prediction", "Score", "Boundary"),
-    "networks": _of("networks.mlp", "MLP")
-    | _of("networks.maps.equilibrium", "Equilibrium")
-    | _of("networks.unet", "UNet")
-    | _of("networks.dit", "DiT", "MMDiT", "UViT")
-    | _of("networks.published.presets", "FiT", "SiTS", "SiTB", "SiTL", "SiTXL", "PixArt", "SD3", "Flux")
-    | _of("networks.hub.dit", "DiffusersDiT")
-    | _of("networks.causal_flow", "CausalFlow")
-    | _of("networks.dense", "DenseHead")
-    | _of("networks.tabular", "TabularMLP", "TabularTransformer")
-    | _of("fields.flow", "Network", "MapNetwork")
-    | _of("fields.prediction", "Ends")
-    | _of("fields.conversion", "Converted")
-    | _of("fields.trigflow", "FromTrigFlow", "ToTrigFlow")
-    | _of("spaces.manifold", "Tangent")
-    | _of("spaces.simplex", "PosteriorNetwork")
-    | _of("objectives.second_order", "Potential", "SecondOrder", "Helped")
-    | _of("objectives.deep_supervision.network", "Deep", "EarlyExit", "SampleExit")
-    | _of("objectives.deep_supervision.heads", "Refiner", "PatchHead", "TimedHead")
-    | _of("objectives.heads", "Head", "Beside")
-    | _of("objectives.coupled", "FromStart")
-    | _of("objectives.editing.instructed", "EditingField")
-    | _of("objectives.editing.views", "ViewField")
-    | _of("objectives.hierarchical", "RandomVelocity")
-    | _of("distillation.inner_loop", "InnerLoop")
-    | _of("networks.guided.adapters", "BlockAdapters", "SideNetwork")
-    | _of("networks.maps.head_bank", "HeadBank")
-    | _of("networks.maps.decoupled", "DecoupledTimes")
-    | entries.PARTS_OF_NETWORKS,
+    "networks": entries.NETWORKS,
     **entries.TRANSFORMERS,
+    **entries.SMALLER,
     "pyramids": _of("spaces.pyramid", "Pyramid"),
     # using one
     "solvers": _of("solvers.runge_kutta", "EULER", "MIDPOINT", "HEUN", "RALSTON", "RK3", "RK4", "RungeKutta")
@@ -165,7 +139,8 @@ CATALOGUE: dict[str, dict[str, str]] = {
     | _of("distillation.decoding", "ParallelDecoding")
     | entries.MAP_DISTILLATIONS
     | entries.GAME_DISTILLATIONS
-    | _of("distillation.finetune", "PeRFlow", "ContrastTuned", "FeatureTuned", "GuidanceTuned"),
+    | _of("distillation.finetune", "PeRFlow", "ContrastTuned", "FeatureTuned", "GuidanceTuned")
+    | _of("distillation.adapting", "Adaptation"),
     "pair_filters": _of("distillation.store.filters", "Nearest", "LowestEnergy")
     | _of("runs.pairs.agreeing", "Agreeing"),
     "training": _of("training.config", "Training"),

@@ -126,8 +126,45 @@ TRANSFORMERS: dict[str, dict[str, str]] = {
 }
 """The slots of the flow transformer."""
 
-PARTS_OF_NETWORKS: dict[str, str] = of("networks.transformer.plans.elastic", "SubNetwork")
-"""Networks around flow transformers."""
+NETWORKS: dict[str, str] = (
+    of("networks.mlp", "MLP")
+    | of("networks.maps.equilibrium", "Equilibrium")
+    | of("networks.unet", "UNet")
+    | of("networks.dit", "DiT", "MMDiT", "UViT")
+    | of("networks.published.presets", "FiT", "SiTS", "SiTB", "SiTL", "SiTXL", "PixArt", "SD3", "Flux")
+    | of("networks.hub.dit", "DiffusersDiT")
+    | of("networks.causal_flow", "CausalFlow")
+    | of("networks.dense", "DenseHead")
+    | of("networks.tabular", "TabularMLP", "TabularTransformer")
+    | of("networks.transformer.plans.elastic", "SubNetwork")
+    | of("networks.adapters.adapted", "Adapted")
+    | of("networks.compressing.compressed", "Compressed")
+    | of("fields.flow", "Network", "MapNetwork")
+    | of("fields.prediction", "Ends")
+    | of("fields.conversion", "Converted")
+    | of("fields.trigflow", "FromTrigFlow", "ToTrigFlow")
+    | of("spaces.manifold", "Tangent")
+    | of("spaces.simplex", "PosteriorNetwork")
+    | of("objectives.second_order", "Potential", "SecondOrder", "Helped")
+    | of("objectives.deep_supervision.network", "Deep", "EarlyExit", "SampleExit")
+    | of("objectives.deep_supervision.heads", "Refiner", "PatchHead", "TimedHead")
+    | of("objectives.heads", "Head", "Beside")
+    | of("objectives.coupled", "FromStart")
+    | of("objectives.editing.instructed", "EditingField")
+    | of("objectives.editing.views", "ViewField")
+    | of("objectives.hierarchical", "RandomVelocity")
+    | of("distillation.inner_loop", "InnerLoop")
+    | of("networks.guided.adapters", "BlockAdapters", "SideNetwork")
+    | of("networks.maps.head_bank", "HeadBank")
+    | of("networks.maps.decoupled", "DecoupledTimes")
+)
+
+SMALLER: dict[str, dict[str, str]] = {
+    "deltas": of("networks.adapters.delta", "LoRA"),
+    "formats": of("networks.compressing.formats", "Integers"),
+    "compressors": of("networks.compressing.quantize", "Quantize", "int8()", "int4()"),
+}
+"""Small changes of networks, and small networks."""
 
 MAPS: dict[str, dict[str, str]] = {
     "spans": of("objectives.maps.spans", "Ordered", "Gapped", "FromStarts", "ToEnd", "FromNoise", "Dyadic"),

@@ -19,6 +19,8 @@ from beeline.core.declared import check_members
 from beeline.core.protocols import data, editing, flows, games, maps, objectives, steering, training
 from beeline.core.rng import Rng
 from beeline.core.types import Batch
+from beeline.networks.adapters import delta
+from beeline.networks.compressing import compressor, formats
 
 PROTOCOLS: Mapping[str, type] = {
     "adversarial_losses": games.AdversarialLoss,
@@ -26,7 +28,9 @@ PROTOCOLS: Mapping[str, type] = {
     "clocks": flows.Clock,
     "controllers": steering.Controller,
     "couplings": flows.Coupling,
+    "compressors": compressor.Compressor,
     "data": data.DataSet,
+    "deltas": delta.Delta,
     "derivatives": objectives.Derivative,
     "diffusions": flows.Diffusion,
     "distillations": training.Distillation,
@@ -35,6 +39,7 @@ PROTOCOLS: Mapping[str, type] = {
     "edit_regions": editing.EditRegion,
     "edits": editing.Edit,
     "f_divergences": games.FDivergence,
+    "formats": formats.Format,
     "generations": games.Generation,
     "gradients": flows.Gradient,
     "identities": maps.Identity,

@@ -88,6 +88,8 @@ EXAMPLES = {
     "random.Rng": "Rng(0)",
     "networks.MLP": "MLP(2, width=8, depth=1, conditions={'label': {'classes': 3}})",
     "networks.UNet": "UNet((1, 8, 8), width=8)",
+    "networks.Adapted": "Adapted(MLP(2, width=8, depth=1), LoRA(2))",
+    "networks.Compressed": "Compressed(MLP(2, width=8, depth=1), [Integers(4)], [['out']])",
     "networks.MMDiT": "MMDiT((1, 8, 8), width=16, depth=1, heads=2, conditions={'label': {'classes': 3}}, single=1)",
     "networks.UViT": "UViT((1, 8, 8), width=16, depth=2, heads=2, mixer=LinearAttention(), feed=Experts(2))",
     "networks.DiT": "DiT((1, 8, 8), width=16, depth=1, heads=2)",

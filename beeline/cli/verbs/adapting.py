@@ -1,0 +1,75 @@
+"""The command that trains a small change of a bundle."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from beeline.cli.arguments import (
+    AUTO,
+    Bundled,
+    Dev,
+    Json,
+    Report,
+    Set,
+    TrackLog,
+    check_device,
+    command_line,
+    named,
+    output_path,
+    print_result,
+    run_files,
+)
+
+
+def adapt(
+    bundle: Bundled,
+    delta: Annotated[str, typer.Argument(help="A change of weights, such as LoRA; see 'beeline list deltas'.")],
+    out: Annotated[Path, typer.Option(parser=output_path, metavar="PATH", help="Directory of the run.")],
+    data: Annotated[
+        str | None, typer.Option(metavar="DATA", help="Recipe, file or folder; default the data of the bundle.")
+    ] = None,
+    set_: Set = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue the run in --out from its last checkpoint.")
+    ] = False,
+    log: TrackLog = None,
+    device: Dev = AUTO,
+    report: Report = True,
+    json_: Json = False,
+) -> None:
+    """Train a small change of a flow on data; the weights of the flow stay as they are."""
+    from beeline.cli import commands
+
+    where = check_device(device)  # before any work
+    run = adaptation(bundle, delta, data, set_ or [])
+    options: dict[str, Any] = {"--data": data, "--device": named(device)}
+    commands.train(
+        run,
+        out,
+        resume=resume,
+        quiet=json_,
+        command=command_line("adapt", bundle, delta, set_, out, log=log, **options),
+        device=where,
+        report=report,
+        log=log or (),
+    )
+    print_result(run_files(out), json_)
+
+
+def adaptation(bundle: str, delta: str, data: str | None, pairs: list[str]) -> Any:
+    """The run of an adaptation, with settings changed."""
+    from beeline.cli import commands
+    from beeline.config import build as config
+    from beeline.distillation.adapting import Adaptation
+    from beeline.runs.bundle import load
+    from beeline.runs.reference_data import data_set
+    from beeline.runs.run import Distilled
+
+    base = load(bundle, device="cpu")  # refused before any work
+    change = config.parse(delta if "(" in delta else f"{delta}()", "deltas")
+    source = None if data is None else data_set(data, base)
+    run = Distilled(str(bundle), Adaptation(change, sampler=base.sampler), data=source)
+    return config.change(run, commands.settings(pairs)) if pairs else run

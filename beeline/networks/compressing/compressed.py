@@ -1,0 +1,53 @@
+"""A network some of whose layers store their weights in number formats."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import nn
+
+from beeline.core.errors import nearest, require
+from beeline.networks.adapters.inside import Reparametrized
+from beeline.networks.adapters.recast import replaced
+from beeline.networks.compressing.formats import Format
+from beeline.networks.compressing.packed import packed
+
+
+class Compressed(Reparametrized):
+    """A network with the weights of layers in number formats.
+
+    y = decode(codes) x + b for every layer that is named
+    Source: Dettmers et al. 2022, "LLM.int8()" (arXiv 2208.07339), weights in integers.
+
+    >>> from beeline.networks.compressing.formats import Integers
+    >>> from beeline.networks.mlp import MLP
+    >>> net = Compressed(MLP(2, width=64), [Integers(8)], [["out"]])
+    >>> stored_bytes(net) < stored_bytes(MLP(2, width=64))
+    True
+    """
+
+    def __init__(self, field: nn.Module, formats: Sequence[Format], layers: Sequence[Sequence[str]]):
+        super().__init__()
+        require(
+            len(formats) == len(layers),
+            f"Compressed got {len(formats)} formats for {len(layers)} lists of layers; give the names of the layers of "
+            "every format",
+        )
+        self.field, self.formats, self.layers = field, tuple(formats), [list(names) for names in layers]
+        modules = dict(field.named_modules())
+        for form, names in zip(formats, layers, strict=True):
+            for name in names:
+                require(
+                    name in modules, f"there is no layer {name!r} in {type(field).__name__}; {nearest(name, modules)}"
+                )
+                replaced(field, name, packed(modules[name], form))
+
+    def describe(self) -> dict[str, Any]:
+        """The constructor's arguments."""
+        return {"field": self.field, "formats": self.formats, "layers": self.layers}
+
+
+def stored_bytes(network: nn.Module) -> int:
+    """The bytes of all parameters and buffers."""
+    return sum(t.numel() * t.element_size() for t in (*network.parameters(), *network.buffers()))

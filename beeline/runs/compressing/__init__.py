@@ -1,0 +1,1 @@
+"""Smaller bundles, with the price of every step."""
