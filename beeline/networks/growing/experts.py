@@ -156,7 +156,7 @@ class Merging(Declaring):
 def with_feed(net: N, feed: Any, asked: str, rng: Rng | None) -> N:
     """A new network with another feed, and all other weights of ``net``."""
     require(
-        isinstance(net.settings["feed"], FeedForward),
+        net.settings["feed"] == FeedForward(),
         f"{asked} got a network with feed={net.settings['feed']}; it divides or copies dense feeds of two linear "
         "layers: give one with feed=FeedForward()",
     )

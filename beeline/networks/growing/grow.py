@@ -13,6 +13,7 @@ from beeline.core.rng import Rng
 from beeline.networks.growing.rules import OUTPUTS, axes_of, grown
 from beeline.networks.transformer.backbone import FlowTransformer
 from beeline.networks.transformer.blocks import AdaLNZero, PeriBlock, ReZero
+from beeline.networks.transformer.plans.plan import Plain
 from beeline.networks.transformer.positions import SinCos
 
 N = TypeVar("N", bound=FlowTransformer)
@@ -50,6 +51,11 @@ def grow(
     require(
         any(size > old[name] for name, size in sizes.items()),
         "grow got no larger size; it makes a larger network: give width, ratio or depth",
+    )
+    require(
+        sizes["depth"] == old["depth"] or isinstance(old["plan"], Plain),
+        f"grow got depth={depth} for a network with plan={old['plan']}; visits of its blocks depend on their number: "
+        "change width or ratio, or the plan",
     )
     factor, rest = divmod(sizes["width"], old["width"])
     require(

@@ -17,7 +17,8 @@ from beeline.networks.transformer.blocks import PeriBlock, ScalarGates
 from beeline.networks.transformer.experts import Mixture
 from beeline.networks.transformer.feeds import Cauchy, Dense, Gated
 from beeline.networks.transformer.groups import Best, Number
-from beeline.networks.transformer.modulations import LowRank, Row, SharedBeside
+from beeline.networks.transformer.modulations import LastRow, LowRank, Row, SharedBeside
+from beeline.networks.transformer.plans.plan import Embedded
 from beeline.networks.transformer.positions import Table
 from beeline.networks.transformer.routers import Awake, Biased, Cosines, FirstAndBest, Linear
 
@@ -66,6 +67,8 @@ RULES: Mapping[type[nn.Module], Mapping[str, Axes]] = {
     Cosines: {"prototypes": (SAME, COPY)},
     ScalarGates: linear("linear", COPY, SPLIT) | {"gate": (SAME,)},
     Row: {"table": (SAME, COPY)},
+    LastRow: {"table": (SAME, COPY)},
+    Embedded: {"embedding": (SAME, COPY)},
     SharedBeside: linear("shared", COPY, SPLIT),
     LowRank: {"down.weight": (WRITTEN, SPLIT)} | linear("up", COPY, UNREAD),
     PeriBlock: {"outer": (SAME, COPY)},

@@ -15,6 +15,7 @@ from beeline.networks.transformer.feeds import CauchyFeed, SwiGLU
 from beeline.networks.transformer.groups import Groups, Prefix
 from beeline.networks.transformer.mixers import LinearAttention
 from beeline.networks.transformer.modulations import AdaLNLoRA, AdaLNSingle
+from beeline.networks.transformer.plans.plan import Shared
 from beeline.networks.transformer.positions import Learned, Rotary
 from beeline.networks.transformer.routers import BiasBalanced, Prototypes, ReLURouter, SharedTop
 
@@ -53,7 +54,7 @@ def test_a_larger_network_computes_the_same(parts):
     assert (again(X, T, Y) - net(X, T, Y)).abs().max() <= 1e-12
 
 
-@pytest.mark.parametrize(("depth", "more"), itertools.product((2, 3), (1, 2, 3)))
+@pytest.mark.parametrize(("depth", "more"), list(itertools.product((2, 3), (1, 2, 3))))
 def test_long_skips_keep_their_pairs(depth, more):
     net = trained(UViT, depth)
     made = grow(net, Rng(3), depth=depth + more)
@@ -93,6 +94,13 @@ def test_new_weights_learn(parts):
     assert [n for n in still if "cond.parts" not in n and "gain" not in n] == []
     weight = made.inp.weight.detach()
     assert float((weight[0::2] - weight[1::2]).abs().max()) > 0
+
+
+def test_networks_that_share_blocks_grow_in_width():
+    net = trained(DiT, plan=Shared(2))
+    assert (grow(net, width=32)(X, T, Y) - net(X, T, Y)).abs().max() <= 1e-12
+    with pytest.raises(BeelineError, match="Shared"):
+        grow(net, depth=4)
 
 
 def test_half_precision_and_the_trained_network_stay():
