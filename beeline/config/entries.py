@@ -121,7 +121,7 @@ TRANSFORMERS: dict[str, dict[str, str]] = {
     "wirings": of("networks.transformer.blocks", "PreNorm", "Peri", "Parallel")
     | of("networks.transformer.reading", "Cross"),
     "modulations": of("networks.transformer.blocks", "AdaLNZero", "ReZero")
-    | of("networks.transformer.modulations", "AdaLNSingle", "AdaLNLoRA"),
+    | of("networks.transformer.modulations", "AdaLNSingle", "AdaLNLoRA", "TimeDependent"),
     "plans": of("networks.transformer.plans.plan", "Plain", "Shared"),
 }
 """The slots of the flow transformer."""

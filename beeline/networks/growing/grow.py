@@ -13,6 +13,7 @@ from beeline.core.rng import Rng
 from beeline.networks.growing.rules import OUTPUTS, axes_of, grown
 from beeline.networks.transformer.backbone import FlowTransformer
 from beeline.networks.transformer.blocks import AdaLNZero, PeriBlock, ReZero
+from beeline.networks.transformer.modulations import TimeDependent
 from beeline.networks.transformer.plans.plan import Plain
 from beeline.networks.transformer.positions import SinCos
 
@@ -99,7 +100,9 @@ def copy_into(made: FlowTransformer, net: FlowTransformer, factor: int, rng: Rng
             "networks.transformer grow in width and ratio: change depth alone, or use one of these",
         )
         new.copy_(grown(value, new, rules[name], factor, rng.fork(name)) if name in rules else value)
-    if not isinstance(net.settings["modulation"], AdaLNZero | ReZero):  # whose gates are zero in a new block
+    if not isinstance(
+        net.settings["modulation"], AdaLNZero | ReZero | TimeDependent
+    ):  # whose gates are zero in a new block
         for block in made.stacks[first][half : half + moved]:
             silence(block)
 

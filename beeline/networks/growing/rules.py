@@ -17,7 +17,7 @@ from beeline.networks.transformer.blocks import PeriBlock, ScalarGates
 from beeline.networks.transformer.experts import Mixture
 from beeline.networks.transformer.feeds import Cauchy, Dense, Gated
 from beeline.networks.transformer.groups import Best, Number
-from beeline.networks.transformer.modulations import LastRow, LowRank, Row, SharedBeside
+from beeline.networks.transformer.modulations import Between, LastRow, LowRank, Row, SharedBeside, ShiftsBeside
 from beeline.networks.transformer.plans.plan import Embedded
 from beeline.networks.transformer.positions import Table
 from beeline.networks.transformer.routers import Awake, Biased, Cosines, FirstAndBest, Linear
@@ -71,6 +71,8 @@ RULES: Mapping[type[nn.Module], Mapping[str, Axes]] = {
     Embedded: {"embedding": (SAME, COPY)},
     SharedBeside: linear("shared", COPY, SPLIT),
     LowRank: {"down.weight": (WRITTEN, SPLIT)} | linear("up", COPY, UNREAD),
+    ShiftsBeside: linear("shared", COPY, SPLIT),
+    Between: {"ends": (SAME, SAME, SAME, COPY), "slope": (SAME, SAME, SAME), "start": (SAME, SAME, SAME)},
     PeriBlock: {"outer": (SAME, COPY)},
     Table: {"table": (SAME, COPY)},
     TimeEmbedding: tower("time.0", "time.2") | tower("span.0", "span.2"),

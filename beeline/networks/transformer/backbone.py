@@ -17,7 +17,7 @@ from beeline.networks.checks import check_dropout, check_sizes
 from beeline.networks.embed import Conditions, Embedding, check_state
 from beeline.networks.fp32 import layer_norm, zeroed
 from beeline.networks.patches import from_patches, to_patches
-from beeline.networks.transformer.blocks import AdaLNZero, Modulation, PreNorm, Sizes, Wiring
+from beeline.networks.transformer.blocks import AdaLNZero, Modulation, OfTime, PreNorm, Sizes, Wiring
 from beeline.networks.transformer.feeds import Feed, FeedForward
 from beeline.networks.transformer.layout import Asked, Layout, ReadsNull, asked
 from beeline.networks.transformer.mixers import Attention, Mixer
@@ -193,15 +193,21 @@ class FlowTransformer(Declaring):
             patches = self.out(torch.addcmul(shift, layer_norm(h[:, : layout.tokens]), 1 + scale))
             return from_patches(patches, x.shape[1:], self.patch)
 
-        return Stages(h, [*self.told(e, layout), (z, layout)], out)
+        return Stages(h, [*self.told(e, t, layout), (z, layout)], out)
 
-    def told(self, e: Tensor, layout: Layout) -> list[tuple[Tensor, Layout]]:
+    def told(self, e: Tensor, t: Tensor, layout: Layout) -> list[tuple[Tensor, Layout]]:
         """What the blocks are given in every visit."""
-        count, shared = len(self.visits), self.root(e)
+        count, shared = len(self.visits), self.rooted(e, t)
         own = [self.visit.told(k, e) for k in range(count)]
         return [
-            (shared if here is e else self.root(here), self.visit.layout(k, here, layout)) for k, here in enumerate(own)
+            (shared if here is e else self.rooted(here, t), self.visit.layout(k, here, layout))
+            for k, here in enumerate(own)
         ]
+
+    def rooted(self, e: Tensor, t: Tensor) -> Tensor:
+        """The part of the modulation that all blocks share."""
+        shared: Tensor = self.root(e, t) if isinstance(self.root, OfTime) else self.root(e)
+        return shared
 
     def joined(self, h: Tensor, cond: Cond) -> tuple[Tensor, Tensor | None]:
         """The tokens of the datum [B,N,D] with those of other streams after them, and which of all others may see."""
@@ -214,7 +220,7 @@ class FlowTransformer(Declaring):
 
     def modulation(self, t: Tensor, cond: Cond = None) -> list[tuple[Tensor, ...]] | None:
         e = self.embed(t, cond).to(self.inp.weight.dtype)
-        return [(self.root(e),)] * len(self.visits) if self.in_order(asked()) else None
+        return [(self.rooted(e, t),)] * len(self.visits) if self.in_order(asked()) else None
 
 
 def _first_half(layer: nn.Linear) -> nn.Linear:

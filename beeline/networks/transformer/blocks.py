@@ -44,7 +44,7 @@ class Modulation(Protocol):
     """How time and condition set the shifts, scales and gates of a block."""
 
     def root(self, width: int) -> nn.Module:
-        """The part that all blocks share, e [B,D] -> what modules of blocks take."""
+        """The part that all blocks share, e [B,D] -> what modules of blocks take; an ``OfTime`` takes (e, t [B])."""
         ...
 
     def build(self, width: int, chunks: int) -> nn.Module:
@@ -65,6 +65,10 @@ class Told(nn.Linear):
 
     def forward(self, z: Tensor, like: Tensor) -> Tensor:  # type: ignore[override]
         return super().forward(F.silu(z).to(like.dtype))
+
+
+class OfTime(nn.Module):
+    """Base of shared parts of a modulation that take the time beside its embedding."""
 
 
 class OwnModulation:

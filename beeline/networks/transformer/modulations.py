@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from beeline.core.modes import wide
 from beeline.core.ranges import Count, dataclass
 from beeline.networks.fp32 import zeroed
-from beeline.networks.transformer.blocks import OwnModulation
+from beeline.networks.transformer.blocks import OfTime, OwnModulation
 
 
 class Row(nn.Module):
@@ -53,6 +54,59 @@ class AdaLNSingle(OwnModulation):
 
     def last(self, width: int) -> nn.Module:
         return LastRow(width)
+
+
+class ShiftsBeside(OfTime):
+    """Shifts that all blocks share, and a clock: [B,D] and [B] -> [B, 2 D + 1]."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.shared = zeroed(nn.Linear(width, 2 * width))
+
+    def forward(self, e: Tensor, t: Tensor) -> Tensor:
+        t = wide(t)
+        clock = 0.5 * (torch.log(t.clamp(min=1e-9)) - torch.log1p(-t.clamp(max=1 - 1e-9))).clamp(-5, 5)
+        return torch.cat([self.shared(e), clock[:, None].to(e.dtype)], -1)
+
+
+class Between(nn.Module):
+    """Scales and gates of a block between two vectors."""
+
+    def __init__(self, width: int, chunks: int):
+        super().__init__()
+        self.branches = chunks // 3
+        self.ends = nn.Parameter(torch.zeros(2, self.branches, 2, width))
+        self.slope, self.start = (
+            nn.Parameter(torch.ones(self.branches, 2, 1)),
+            nn.Parameter(torch.zeros(self.branches, 2, 1)),
+        )
+
+    def forward(self, told: Tensor) -> Tensor:
+        clock = wide(told[:, -1])[:, None, None, None]
+        p0, p1 = (wide(p) for p in self.ends)
+        p = p1 + torch.sigmoid(self.slope * clock + self.start) * (p0 - p1)  # [B, branches, 2, D]
+        shift = told[:, :-1].unflatten(-1, (2, -1))[:, : self.branches, None]
+        return torch.cat([shift, p.to(shift.dtype)], 2).flatten(1)
+
+
+@dataclass(frozen=True)
+class TimeDependent(OwnModulation):
+    """Scales and gates of each block go from one learned vector to another in time; shifts are shared by all blocks.
+
+    p(t) = p1 + sigmoid(w c(t) + b) (p0 - p1),  c = ln(t / (1 - t)) / 2 in [-5, 5];  w = 1, p0 = p1 = b = 0 at first
+    shift = W e + b of the embedding, 0 at first, through which conditions act
+    A block has 8 D numbers for its modulation in place of 6 D^2.
+    Source: Liu et al. 2024, "DiMR" (arXiv 2406.09416), its time-dependent normalisation; here with gates.
+
+    >>> sum(p.numel() for p in TimeDependent().build(16, 6).parameters())
+    136
+    """
+
+    def root(self, width: int) -> nn.Module:
+        return ShiftsBeside(width)
+
+    def build(self, width: int, chunks: int) -> nn.Module:
+        return Between(width, chunks)
 
 
 CHUNKS = 6  # of blocks with two branches, the most that a block has

@@ -14,7 +14,7 @@ from beeline.networks.transformer.experts import PEER, Experts
 from beeline.networks.transformer.feeds import CauchyFeed, SwiGLU
 from beeline.networks.transformer.groups import Groups, Prefix
 from beeline.networks.transformer.mixers import LinearAttention
-from beeline.networks.transformer.modulations import AdaLNLoRA, AdaLNSingle
+from beeline.networks.transformer.modulations import AdaLNLoRA, AdaLNSingle, TimeDependent
 from beeline.networks.transformer.plans.plan import Shared
 from beeline.networks.transformer.positions import Learned, Rotary
 from beeline.networks.transformer.routers import BiasBalanced, Prototypes, ReLURouter, SharedTop
@@ -28,6 +28,7 @@ PARTS = [
     {"feed": Experts(3, Prototypes(1), shared=True)},
     {"feed": Experts(4, BiasBalanced())}, {"feed": Experts(4, ReLURouter(), share=4)}, {"wiring": Peri()},
     {"wiring": Parallel()}, {"modulation": ReZero()}, {"modulation": AdaLNSingle()}, {"modulation": AdaLNLoRA()},
+    {"modulation": TimeDependent()},
     {"modulation": AdaLNSingle(), "wiring": Peri()}, {"positions": Learned()}, {"positions": Rotary()},
     {"mixer": LinearAttention()}, {"span": True}, {"feed": Groups(4)}, {"feed": Groups(4, Prefix())},
     {"feed": Experts(4, SharedTop(2))},

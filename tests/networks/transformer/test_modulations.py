@@ -4,7 +4,7 @@ import torch
 
 from beeline.core.rng import Rng
 from beeline.networks.dit import DiT, MMDiT
-from beeline.networks.transformer.modulations import AdaLNLoRA, AdaLNSingle
+from beeline.networks.transformer.modulations import AdaLNLoRA, AdaLNSingle, TimeDependent
 
 E = Rng(0).normal(torch.empty(3, 8))
 
@@ -49,3 +49,25 @@ def test_the_weights_of_modulations_are_counted():
         (1, 8, 8), width=16, depth=1, single=1, heads=2, conditions={"label": {"classes": 2}}, modulation=AdaLNLoRA()
     )
     assert sum(name.startswith("root.") for name, _ in net.named_parameters()) == 2, "one layer for all blocks"
+
+
+def test_scales_and_gates_go_from_one_vector_to_another_in_time():
+    root, part = TimeDependent().root(8), TimeDependent().build(8, 6)
+    with Rng(1).ambient():
+        for p in (*root.parameters(), *part.parameters()):
+            torch.nn.init.normal_(p)
+    t = torch.tensor([0.1, 0.5, 0.8])
+    told = part(root(E, t)).unflatten(-1, (2, 3, 8))  # branches, (shift, scale, gate)
+    assert torch.allclose(told[:, :, 0].flatten(1), root.shared(E), atol=1e-6)
+    clock = 0.5 * torch.log(t / (1 - t))[:, None, None, None]
+    share = torch.sigmoid(part.slope * clock + part.start)
+    assert torch.allclose(told[:, :, 1:], share * part.ends[0] + (1 - share) * part.ends[1], atol=1e-6)
+    with torch.no_grad():
+        part.start.fill_(100.0)
+    assert torch.allclose(part(root(E, t)).unflatten(-1, (2, 3, 8))[:, :, 1:], part.ends[0].expand(3, -1, -1, -1))
+    with torch.no_grad():
+        part.start.zero_()
+        part.ends[1] = part.ends[0]
+    same = part(root(E[:1].expand(3, -1), t))
+    assert torch.allclose(same, same[:1].expand_as(same)), "equal ends do not depend on time"
+    assert bool(part(root(E, torch.tensor([0.0, 0.5, 1.0]))).isfinite().all())
