@@ -122,7 +122,12 @@ TRANSFORMERS: dict[str, dict[str, str]] = {
     | of("networks.transformer.reading", "Cross"),
     "modulations": of("networks.transformer.blocks", "AdaLNZero", "ReZero")
     | of("networks.transformer.modulations", "AdaLNSingle", "AdaLNLoRA", "TimeDependent"),
-    "plans": of("networks.transformer.plans.plan", "Plain", "Shared"),
+    "plans": of("networks.transformer.plans.plan", "Plain", "Shared")
+    | of("networks.transformer.plans.depths", "Depths")
+    | of("networks.transformer.plans.spectral", "SpectralShrink")
+    | of("networks.transformer.plans.reduction", "Reduce")
+    | of("networks.transformer.plans.tape", "Tape")
+    | of("networks.transformer.plans.dynamic", "DynamicWidth"),
 }
 """The slots of the flow transformer."""
 

@@ -112,7 +112,7 @@ class MMDiT(FlowTransformer):
         self.settings |= {"single": single, "dual": dual, "closed": closed}
         sizes, slots = Sizes(width, heads, int(width * ratio), dropout, self.grid), (mixer, feed, modulation)
         self.single = nn.ModuleList(wiring.build(sizes, *slots) for _ in range(single))
-        self.visit = plan.build(width, len(self.visits))
+        self.visiting()
         self.text = self.text or TokenEmbedding(width, self.embed.cond.conditions)
         for i in range(dual):
             self.joint[i] = DualJointBlock(sizes, *slots, STREAMS)
@@ -121,6 +121,7 @@ class MMDiT(FlowTransformer):
 
     def parts(self, sizes: Sizes, depth: int, mixer: Mixer, feed: Feed, wiring: Wiring, modulation: Modulation) -> None:
         self.joint = nn.ModuleList(JointBlock(sizes, mixer, feed, modulation, STREAMS) for _ in range(depth))
+        self.single = nn.ModuleList()
 
     @property
     def stacks(self) -> Mapping[str, nn.ModuleList]:

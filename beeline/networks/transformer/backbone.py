@@ -20,7 +20,7 @@ from beeline.networks.patches import from_patches, to_patches
 from beeline.networks.transformer.blocks import AdaLNZero, Modulation, OfTime, PreNorm, Sizes, Wiring
 from beeline.networks.transformer.feeds import Feed, FeedForward
 from beeline.networks.transformer.layout import Asked, Layout, ReadsNull, asked
-from beeline.networks.transformer.mixers import Attention, Mixer
+from beeline.networks.transformer.mixers import Attention, CoreMixer, Mixer
 from beeline.networks.transformer.plans.plan import Plain, Plan
 from beeline.networks.transformer.positions import Positions, SinCos
 
@@ -87,7 +87,7 @@ class FlowTransformer(Declaring):
         self.place = positions.build(width, heads, self.grid)
         self.root = modulation.root(width)
         self.parts(Sizes(width, heads, int(width * ratio), dropout, self.grid), depth, mixer, feed, wiring, modulation)
-        self.visit = plan.build(width, len(plan.visits(depth)))
+        self.visiting()
         self.tell = modulation.last(width)
         self.out = zeroed(nn.Linear(width, self.shape[0] * patch ** len(self.grid)))
 
@@ -98,6 +98,17 @@ class FlowTransformer(Declaring):
             self.skip = nn.ModuleList(
                 _first_half(nn.Linear(2 * sizes.width, sizes.width)) for _ in range(len(self.plan.visits(depth)) // 2)
             )
+
+    def visiting(self) -> None:
+        """Create what the plan does around visits."""
+        plan, mixer = self.plan, self.settings["mixer"]
+        self.visit = plan.build(self.settings["width"], len(self.visits))
+        require(
+            not self.visit.scattered or isinstance(mixer, CoreMixer),
+            f"{type(self).__name__} got plan={type(plan).__name__} with mixer={type(mixer).__name__}; the plan gives "
+            "blocks some of the tokens, which are no grid: use a mixer of tokens anywhere, such as Attention or "
+            "LinearAttention",
+        )
 
     @property
     def stacks(self) -> Mapping[str, nn.ModuleList]:

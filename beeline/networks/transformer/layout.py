@@ -9,6 +9,7 @@ from contextvars import ContextVar
 from typing import NamedTuple, TypeAlias
 
 import torch
+import torch.nn.functional as F  # noqa: N812 - its usual name
 from torch import Tensor, nn
 
 Notes: TypeAlias = Mapping[str, Tensor]
@@ -101,7 +102,7 @@ class Layout(NamedTuple):
     null: Tensor | None = None  # [B] bool: rows whose condition is the null; None where that is not known
     part: Part = WHOLE  # of heads and hidden channels
     segments: Tensor | None = None  # [B,N] the datum of every token of rows that hold several, -1 for none
-    sizes: Tensor | None = None  # [B, all tokens] how many tokens a token stands for; None for one
+    sizes: Tensor | None = None  # [B, tokens of the datum] how many tokens each stands for; None for one
 
     @property
     def tokens(self) -> int:
@@ -115,11 +116,11 @@ class Layout(NamedTuple):
             return (self.segments[:, :, None] == self.segments[:, None])[:, None]
         return None if self.keep is None else self.keep[:, None, None]
 
-    def bias(self, like: Tensor) -> Tensor | None:
-        """The mask for softmax attention, with ln(size) of tokens that stand for several, in the dtype of ``like``."""
+    def bias(self, keys: Tensor) -> Tensor | None:
+        """The mask for softmax attention to ``keys`` [B,H,N,d], with ln(size) of tokens that stand for several."""
         if self.sizes is None:
             return self.mask
-        logits = self.sizes.to(like).log()[:, None, None]
+        logits = F.pad(self.sizes.to(keys).log(), (0, keys.shape[2] - self.tokens))[:, None, None]
         return logits if self.mask is None else logits.masked_fill(~self.mask, -torch.inf)
 
     def spread(self, told: Tensor) -> Tensor:

@@ -125,7 +125,7 @@ class Attention(CoreMixer):
     norm: bool = True  # RMS-normalised queries and keys, which bound the logits
 
     def core(self, q: Tensor, k: Tensor, v: Tensor, layout: Layout) -> Tensor:
-        return attend(q, k, v, layout.bias(q))
+        return attend(q, k, v, layout.bias(k))
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,11 @@ from beeline.networks.transformer.experts import PEER, Experts
 from beeline.networks.transformer.feeds import SwiGLU
 from beeline.networks.transformer.layout import collected_notes, subnetwork
 from beeline.networks.transformer.mixers import LinearAttention
+from beeline.networks.transformer.plans.depths import Depths
 from beeline.networks.transformer.plans.elastic import SubNetwork, extracted
-from beeline.networks.transformer.plans.plan import Shared
+from beeline.networks.transformer.plans.plan import Plain, Shared
+from beeline.networks.transformer.plans.replanned import replanned
+from beeline.networks.transformer.plans.spectral import SpectralShrink
 from beeline.networks.transformer.plans.subset import Subset
 from beeline.objectives.subsets.elastic import Elastic
 from beeline.runs.bundle import Bundle
@@ -117,3 +120,17 @@ def test_elastic_training_draws_parts_and_every_part_can_be_sampled():
     made_by = [b.draw(X[:2].float(), {"label": Y["label"][:2]}, sampler=Sampler(4)) for b in (view, small)]
     assert torch.allclose(*made_by, atol=1e-5)
     assert small.parameters < view.parameters
+
+
+def test_a_trained_network_is_visited_by_another_plan():
+    net = Network(made(MMDiT, single=1))
+    again = replanned(net, SpectralShrink(keep=1.0))
+    assert torch.equal(again(X, T, Y), net(X, T, Y)) and net.backbone.plan == Plain()
+    coarse, routed = replanned(net, SpectralShrink()), replanned(net, Depths())
+    assert 1e-4 < (coarse(X, T, Y) - net(X, T, Y)).abs().max() < 10
+    assert routed.backbone.visit.route.weight.dtype == torch.float64
+    shared = {id(p) for p in net.parameters()}
+    assert {id(p) for p in coarse.parameters()} == shared < {id(p) for p in routed.parameters()}
+    assert config.build(config.describe(coarse)).backbone.plan == SpectralShrink()
+    with pytest.raises(BeelineError, match="belong to visits"):
+        replanned(made(UViT), Shared(2))

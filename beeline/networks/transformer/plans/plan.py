@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from collections.abc import Callable, Collection
+from typing import Any, Protocol, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 from beeline.core.ranges import Count, dataclass
-from beeline.networks.transformer.layout import Layout
+from beeline.networks.transformer.layout import NONE, Layout, Notes
 
 
 class Plan(Protocol):
@@ -27,6 +28,7 @@ class Visiting(nn.Module):
     """What is done around visits; the defaults call the block."""
 
     plain: bool = True  # whether visit k is block k and nothing is done around it
+    scattered: bool = False  # whether blocks are given some tokens, which are no grid
 
     def told(self, k: int, e: Tensor) -> Tensor:
         """The embedding of time and condition [B,D] for visit k; ``e`` itself where it has none of its own."""
@@ -39,6 +41,38 @@ class Visiting(nn.Module):
     def forward(self, k: int, block: nn.Module, h: Tensor, told: Tensor, layout: Layout) -> Any:
         """The tokens [B,N,D] after visit k, with notes where the layout asks for them."""
         return block(h, told, layout)
+
+
+class Around(Visiting):
+    """Base of what is done around some visits of another plan."""
+
+    plain = False
+
+    def __init__(self, inner: Visiting, at: Collection[int]):
+        super().__init__()
+        self.inner, self.at, self.scattered = inner, frozenset(at), inner.scattered or self.scattered
+
+    def told(self, k: int, e: Tensor) -> Tensor:
+        return self.inner.told(k, e)
+
+    def layout(self, k: int, e: Tensor, layout: Layout) -> Layout:
+        return self.inner.layout(k, e, layout)
+
+    def forward(self, k: int, block: nn.Module, h: Tensor, told: Tensor, layout: Layout) -> Any:
+        def inner(h: Tensor, layout: Layout) -> tuple[Tensor, Notes]:
+            out = self.inner(k, block, h, told, layout)
+            return out if layout.noting else (out, NONE)
+
+        out, notes = self.changed(k, inner, h, layout) if k in self.at else inner(h, layout)
+        return (out, notes) if layout.noting else out
+
+    def changed(self, k: int, inner: Inner, h: Tensor, layout: Layout) -> tuple[Tensor, Notes]:
+        """The tokens after a visit that is changed, and notes."""
+        raise NotImplementedError
+
+
+Inner: TypeAlias = Callable[[Tensor, Layout], tuple[Tensor, Notes]]
+"""A visit of the plan inside: (tokens, layout) -> (tokens, notes)."""
 
 
 @dataclass(frozen=True)
