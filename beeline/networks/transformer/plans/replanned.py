@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from torch import nn
-
 from beeline.core.errors import require
 from beeline.core.rng import Rng
 from beeline.networks.skipping import N, sharing_copy
@@ -35,6 +33,6 @@ def replanned(field: N, plan: Plan, rng: Rng = Rng(0)) -> N:  # noqa: B008 - a k
     )
     with rng.ambient():
         inner.visiting()
-    weight: nn.Parameter = inner.inp.weight
+    weight = inner.inp.weight
     inner.visit.to(weight.device, weight.dtype).train(inner.training)
     return made

@@ -62,7 +62,7 @@ class SpectralShrink:
 
     def at(self, visits: int) -> tuple[int, ...]:
         """The visits that see the coarse grid."""
-        third = -(-visits // 3)
+        third = visits // 3
         return tuple(range(third, visits - third)) if self.blocks is None else self.blocks
 
     def visits(self, blocks: int) -> tuple[int, ...]:
