@@ -72,7 +72,7 @@ class Choosing(Around):
         """Zeros and ones, with the derivative of a sigmoid in reverse mode; with noise in training."""
         z = wide(logits)
         if self.training:
-            u = torch.rand_like(z).clamp(1e-6, 1 - 1e-6)
+            u = torch.empty_like(z).uniform_(1e-6, 1 - 1e-6)  # as dropout: under the ambient key of a step
             z = z + u.log() - (-u).log1p()  # the difference of two Gumbel numbers
         p = torch.sigmoid(z / TEMPERATURE)
         hard = (p > 0.5).to(p.dtype)
