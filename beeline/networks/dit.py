@@ -83,8 +83,8 @@ class MMDiT(FlowTransformer):
         ratio: float = 4.0,
         any_size: bool = False,
         scale: float = 1000.0,
-        lowest: float = 1.0,
         features: int = 64,
+        steps: int | None = None,
         mixer: Mixer = Attention(),
         feed: Feed = FeedForward(),
         positions: Positions = SinCos(),
@@ -106,7 +106,7 @@ class MMDiT(FlowTransformer):
         )
         super().__init__(
             shape, patch, width, depth, heads, conditions, span, dropout, ratio=ratio, any_size=any_size, scale=scale,
-            lowest=lowest, features=features, mixer=mixer, feed=feed, positions=positions, wiring=wiring,
+            features=features, steps=steps, mixer=mixer, feed=feed, positions=positions, wiring=wiring,
             modulation=modulation, plan=plan,
         )  # fmt: skip
         self.settings |= {"single": single, "dual": dual, "closed": closed}

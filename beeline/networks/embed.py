@@ -20,18 +20,30 @@ Conditions = Mapping[str, Mapping[str, Any]]
 "size": D} for sequences of vectors [B,M,D], in which vectors of zeros are padding; the null has no others."""
 
 
-def sinusoidal_features(t: Tensor, count: int, scale: float, lowest: float = 1.0) -> Tensor:
+def sinusoidal_features(t: Tensor, count: int, scale: float) -> Tensor:
     """Sines and cosines of t [...] as features [..., count] in float32 or float64.
 
-    The count / 2 frequencies increase geometrically from ``lowest`` to ``scale`` radians per unit of time.
+    The count / 2 frequencies increase geometrically from 1 to ``scale`` radians per unit of time.
     """
     t = wide(t)
     half = count // 2
     # not a buffer, which would be rounded when the network is cast to half precision
-    steps = torch.arange(half, device=t.device, dtype=t.dtype)
-    rates = torch.exp(math.log(lowest) + steps * (math.log(scale / lowest) / max(half - 1, 1)))
+    rates = torch.exp(torch.arange(half, device=t.device, dtype=t.dtype) * (math.log(scale) / max(half - 1, 1)))
     angle = t[..., None] * rates
     return torch.cat([angle.sin(), angle.cos()], -1)
+
+
+def step_features(t: Tensor, count: int, shift: int) -> Tensor:
+    """Cosines and sines of the step u = 1000 (1 - t) of a diffusion, [..., count] in float32 or float64.
+
+    The frequencies are 10000^(-i / (count / 2 - shift)).  The operations are those of diffusers, since rounding of the
+    highest frequencies moves the output of a network by more than 1e-5.
+    """
+    t = wide(t)
+    half = count // 2
+    powers = -math.log(10000.0) * torch.arange(half, device=t.device, dtype=torch.float32) / (half - shift)
+    angle = (1000 * (1 - t))[..., None] * powers.exp()
+    return torch.cat([angle.cos(), angle.sin()], -1)
 
 
 def collapse_equal_times(t: Tensor, s: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
@@ -66,19 +78,20 @@ class TimeEmbedding(nn.Module):
         frames: int = 0,
         count: int = 64,
         scale: float = 1000.0,
-        lowest: float = 1.0,
+        steps: int | None = None,
     ):
         super().__init__()
         require(
-            scale > lowest > 0,
+            scale > 1,
             f"TimeEmbedding got scale={scale}; it is the highest frequency in radians per unit of time, and the lowest "
-            f"is {lowest:g}: set 10 to 1000",
+            "is 1: set 10 to 1000",
         )
         require(
-            count >= 2 and count % 2 == 0,
-            f"TimeEmbedding got features={count}; they are sines and as many cosines: set an even number from 2",
+            count >= 4 and count % 2 == 0 and steps in (None, 0, 1),
+            f"TimeEmbedding got features={count} and steps={steps}; features are sines and as many cosines, and steps "
+            "is 0 or 1 for features of the steps of a diffusion: set an even number from 4, and steps to 0, 1 or none",
         )
-        self.frames, self.count, self.scale, self.lowest = frames, count, scale, lowest
+        self.frames, self.count, self.scale, self.steps = frames, count, scale, steps
         self.time = self._tower(width)
         self.span = self._tower(width) if span else None
         if self.span is not None:
@@ -105,14 +118,19 @@ class TimeEmbedding(nn.Module):
                 f"time has shape {tuple(t.shape)}; this network takes one time per sample [B]: pass that shape, or "
                 "build a network with frames for times per frame",
             )
-            return sinusoidal_features(t, self.count, self.scale, self.lowest)
+            return self._waves(t)
         # materialised: forward-mode differentiation rejects expanded views
         t = t[:, None].repeat(1, self.frames) if t.ndim == 1 else t
         require(
             t.shape[1:] == (self.frames,),
             f"time has shape {tuple(t.shape)}; this network has {self.frames} frames: pass [B] or [B, {self.frames}]",
         )
-        return sinusoidal_features(t, self.count, self.scale, self.lowest).flatten(1)
+        return self._waves(t).flatten(1)
+
+    def _waves(self, t: Tensor) -> Tensor:
+        if self.steps is None:
+            return sinusoidal_features(t, self.count, self.scale)
+        return step_features(t, self.count, self.steps)
 
 
 class ConditionEmbedding(nn.Module):
@@ -324,14 +342,14 @@ class Embedding(nn.Module):
         count: int = 64,
         scale: float = 1000.0,
         sequences: bool = True,
-        lowest: float = 1.0,
+        steps: int | None = None,
     ):
         super().__init__()
         require(
             frames >= 0,
             f"Embedding got frames={frames}; it is the number of frames with separate times: set 0 for none, or more",
         )
-        self.time = TimeEmbedding(width, span, frames, count, scale, lowest)
+        self.time = TimeEmbedding(width, span, frames, count, scale, steps)
         self.cond = ConditionEmbedding(width, conditions, sequences)
 
     def forward(self, t: Tensor, cond: Cond = None, s: Tensor | None = None) -> Tensor:

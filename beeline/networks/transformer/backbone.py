@@ -53,8 +53,8 @@ class FlowTransformer(Declaring):
         ratio: float = 4.0,  # hidden channels of the feed in a block, relative to width
         any_size: bool = False,  # take other sides, with positions of their own
         scale: float = 1000.0,  # highest frequency of the time embedding, radians per unit of time
-        lowest: float = 1.0,  # its lowest frequency
         features: int = 64,  # its sines and cosines
+        steps: int | None = None,  # 0 or 1: those of 1000 (1 - t), as in checkpoints of diffusers
         mixer: Mixer = Attention(),
         feed: Feed = FeedForward(),
         positions: Positions = SinCos(),
@@ -74,7 +74,7 @@ class FlowTransformer(Declaring):
         check_dropout(name, dropout)
         self.settings: dict[str, Any] = {
             "shape": list(self.shape), "patch": patch, "width": width, "depth": depth, "heads": heads, "span": span,
-            "dropout": dropout, "ratio": ratio, "scale": scale, "lowest": lowest, "features": features,
+            "dropout": dropout, "ratio": ratio, "scale": scale, "features": features, "steps": steps,
             "any_size": any_size, "mixer": mixer, "feed": feed, "positions": positions, "wiring": wiring,
             "modulation": modulation, "plan": plan,
         }  # fmt: skip
@@ -82,7 +82,7 @@ class FlowTransformer(Declaring):
         self.grid = self.grid_of(self.shape[1:])
         self.text = wiring.context(width, conditions or {})
         seen = self.sequences and self.text is None
-        self.embed = Embedding(width, conditions, span, 0, features, scale, seen, lowest)
+        self.embed = Embedding(width, conditions, span, 0, features, scale, seen, steps)
         self.inp = nn.Linear(self.shape[0] * patch ** len(self.grid), width)
         self.place = positions.build(width, heads, self.grid)
         self.root = modulation.root(width)

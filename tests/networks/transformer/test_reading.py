@@ -139,8 +139,8 @@ def test_sizes_of_dit_have_the_parameters_of_the_paper():
         (lambda: sizes("M"), "sizes got 'M'; valid names"),
         (lambda: config.parse("FiT((1, 8, 8), widht=16)"), "widht.*did you mean 'width'"),
         (lambda: config.parse("FiT((1, 8, 8), single=1)"), "FiT has no setting 'single'"),
-        (lambda: made(FiT, features=7), "features=7; .* even"),
-        (lambda: made(FiT, lowest=2000.0), "lowest is 2000"),
+        (lambda: made(FiT, features=7), "features=7 .* even"),
+        (lambda: made(FiT, steps=2), "steps=2; .* is 0 or 1"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(make, message):
