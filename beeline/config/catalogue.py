@@ -121,7 +121,7 @@ CATALOGUE: dict[str, dict[str, str]] = {
     | _of("objectives.deep_supervision.objective", "DeepSupervision")
     | _of("objectives.tables", "RowMatching")
     | _of("objectives.subsets.elastic", "Elastic")
-    | _of("objectives.regression", "Regression")
+    | _of("objectives.regression", "Regression", "Reconstruction")
     | _of("objectives.losses.adaptive_weights", "Uncertain", "Balanced", "Importance"),
     "weights": _of("objectives.losses.basic", "one")
     | _of("objectives.losses.weights", "ByDensity", "PowerWeight", "MinSNR", "SigmoidSNR"),
@@ -173,8 +173,7 @@ CATALOGUE: dict[str, dict[str, str]] = {
     | _of("data.hub.hub_arrays", "HubArrays")
     | _of("data.hub.hub_stream", "HubStream")
     | _of("data.translation", "PairedDataset"),
-    "autoencoders": _of("data.latents.autoencoders", "PatchChannels", "DiffusersVAE"),
-    "augmentations": _of("data.pictures.augmentations", "Flip", "RandomCrop"),
+    **entries.ENCODED,
     "modalities": _of("data.images", "Image")
     | _of("data.latents.modality", "LatentImage")
     | _of("data.points", "Points")
@@ -195,7 +194,7 @@ CATALOGUE: dict[str, dict[str, str]] = {
     "tablemetrics": _of("data.tables.metrics.scores", "ShapeError", "TrendError", "TwoSample", "Precision", "Recall")
     | _of("data.tables.metrics.scores", "MissingError", "Violations")
     | _of("data.tables.metrics.privacy", "Duplicates"),
-    "recipes": _of("recipes.images", "digits()", "mnist()", "images()", "latents()")
+    "recipes": _of("recipes.images", "digits()", "mnist()", "images()", "captions()", "latents()", "autoencoder()")
     | _of("recipes.translation", "transfer()", "translation()", "editor()")
     | _of("recipes.points", "points()", "two_moons()", "directions()")
     | _of("recipes.tables", "table()")

@@ -105,6 +105,16 @@ EDITS: dict[str, dict[str, str]] = {
 }
 """How data are changed."""
 
+ENCODED: dict[str, dict[str, str]] = {
+    "autoencoders": of("data.latents.autoencoders", "PatchChannels", "DiffusersVAE")
+    | of("runs.latents.bundled", "OfAutoencoder"),
+    "augmentations": of("data.pictures.augmentations", "Flip", "RandomCrop"),
+    "condition_encoders": of("data.described.hub_text", "HubText")
+    | of("data.described.encoders", "Numbers", "Pictures"),
+    "descriptions": of("data.described.descriptions", "Descriptions"),
+}
+"""What images and their conditions pass through before a network."""
+
 TRANSFORMERS: dict[str, dict[str, str]] = {
     "mixers": of("networks.transformer.mixers", "Attention", "LinearAttention", "FlowAttention")
     | of("networks.transformer.mixing.windows", "Multipole", "SlicedAttention", "WindowsWithLatents")
@@ -135,6 +145,7 @@ NETWORKS: dict[str, str] = (
     of("networks.mlp", "MLP")
     | of("networks.maps.equilibrium", "Equilibrium")
     | of("networks.unet", "UNet")
+    | of("networks.encoding.autoencoder", "Autoencoder")
     | of("networks.dit", "DiT", "MMDiT", "UViT")
     | of("networks.published.presets", "FiT", "SiTS", "SiTB", "SiTL", "SiTXL", "PixArt", "SD3", "Flux")
     | of("networks.hub.dit", "DiffusersDiT")

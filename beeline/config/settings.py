@@ -127,6 +127,8 @@ def cast(value: Any, hint: Any, kinds: tuple[str, ...], where: str) -> Any:
     if kind in ("dict", "Mapping"):
         if not isinstance(value, Mapping):
             raise _unfit(value, hint, kinds, where)
+        if kinds and inside[1:] not in ((), (Any,)) and "is" not in value:  # components by name
+            return {str(name): cast(item, inside[1], kinds, join(where, str(name))) for name, item in value.items()}
         return dict(value)  # plain data stay plain, also where they describe a component
     if value is None or isinstance(value, bool | int | float | list | tuple):
         raise _unfit(value, hint, kinds, where)

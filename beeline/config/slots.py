@@ -69,6 +69,8 @@ SLOTS: Mapping[str, str] = {
     "Augmentation": "augmentations",
     "FullEncoder": "encoders",
     "Autoencoder": "autoencoders",
+    "ConditionEncoder": "condition_encoders",
+    "Descriptions": "descriptions",
     "Distillation": "distillations",
     "PairFilter": "pair_filters",
     "Delta": "deltas",

@@ -366,5 +366,20 @@ def parts_of(network: Any) -> list[nn.Module]:
 
 
 def nulls_of_labels(conditions: Mapping[str, Mapping[str, Any]]) -> dict[str, float | None]:
-    """The nulls of a network: the index after the last class, zeros for sequences, and none for vectors."""
-    return {name: 0.0 if "length" in spec else spec.get("classes") for name, spec in conditions.items()}
+    """The nulls of a network: the index after the last class, zeros for sequences, and for vectors what they say.
+
+    >>> nulls_of_labels({"label": {"classes": 10}, "text": {"length": 5, "size": 8}, "age": {"size": 1}})
+    {'label': 10, 'text': 0.0, 'age': None}
+    """
+    return {
+        name: 0.0 if "length" in spec else spec.get("classes", spec.get("null")) for name, spec in conditions.items()
+    }
+
+
+def group_of(name: str) -> str:
+    """What the parts of one condition have in common: their name up to the first full stop.
+
+    >>> group_of("text.pooled")
+    'text'
+    """
+    return name.partition(".")[0]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,15 +14,17 @@ from PIL import ImageColor
 
 from beeline.core.declared import check_members
 from beeline.core.errors import BeelineError, extra, nearest, require
-from beeline.core.protocols.data import Augmentation
+from beeline.core.protocols.data import Augmentation, ConditionEncoder
 from beeline.core.ranges import Count, Inside, dataclass
 from beeline.data.arrays import read_arrays
+from beeline.data.described.columns import columns_of
+from beeline.data.described.descriptions import Columns, Descriptions, described
 from beeline.data.images import Image, Images
 from beeline.data.labels import Array, check_labels, divide, existing, numbered, refuse_unseen
 from beeline.data.modality import DataSetBase
 from beeline.data.pictures.augmentations import Flip
 from beeline.data.pictures.decoding import CACHED, Decoder, cache_folder, decoded, in_memory
-from beeline.data.pictures.folders import HELD_OUT, Labelled, described, labelled, splits
+from beeline.data.pictures.folders import HELD_OUT, Labelled, contents, labelled, splits
 from beeline.data.pictures.listing import EXTENSIONS, Listing, listing
 from beeline.data.pictures.pixels import square
 
@@ -83,6 +85,8 @@ class ImageFile(DataSetBase):
     background: str = "white"  # colour behind transparent pixels: a name, or #rrggbb
     augment: Augmentation | tuple[Augmentation, ...] = ()  # of training images: Flip(), RandomCrop(4), or both
     cache: str | None = None  # folder for decoded images; None for beeline/images in the cache folder of the user
+    # encoders of captions and other columns by the name of their condition; a single one is that of "text"
+    conditions: ConditionEncoder | Mapping[str, ConditionEncoder] | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "path", str(self.path))
@@ -91,6 +95,8 @@ class ImageFile(DataSetBase):
             f"ImageFile got resize={self.resize!r}; but a side has at least one pixel; give an integer, or None",
         )
         object.__setattr__(self, "augment", tuple(self.augment) if isinstance(self.augment, list) else self.augment)
+        for encoder in {} if self.described is None else self.described.encoders.values():
+            check_members(encoder, ConditionEncoder, "give one of 'beeline list condition_encoders'")
         for augmentation in self.augmentations:
             check_members(augmentation, Augmentation, "give one of 'beeline list augmentations', such as Flip()")
         require(
@@ -107,7 +113,12 @@ class ImageFile(DataSetBase):
             ) from None
 
     def modality(self) -> Image:
-        return Image(classes=self.classes or 0)
+        return Image(classes=self.classes or 0, described=self.described)
+
+    @property
+    def described(self) -> Descriptions | None:
+        """The encoders of captions and other columns; None without any."""
+        return described(self.conditions)
 
     def read(self) -> tuple[Images, Images | None]:
         """(images, test images or None where there is no test split), in the order of the file or of the file names."""
@@ -143,7 +154,7 @@ class ImageFile(DataSetBase):
             "one shape; give resize=, or convert them to the same channels",
         )
         return replace(train, augment=self.augmentations), Images(
-            held.pixels, held.labels, held.names, digest=held.digest
+            held.pixels, held.labels, held.names, digest=held.digest, columns=held.columns
         )
 
     def _ranges(self, train: Images, held: Images | None, place: Path) -> None:
@@ -195,12 +206,13 @@ class ImageFile(DataSetBase):
             not self.labels or self.label is None or label in data,
             f"{place} has no array {label!r} for the labels; {nearest(label, data)}",
         )
+        columns = None if self.described is None else self.described.chosen(data, len(pixels))
         if not self.labels or label not in data:
-            return Images.inside(pixels, self._margin)
+            return replace(Images.inside(pixels, self._margin), columns=columns)
         where = f"{place}, array {label}"
         labels, known = numbered(data[label], [str(name) for name in names], where)
         labels = check_labels(labels, len(pixels), len(known) or None, where)
-        return Images.inside(pixels, self._margin, labels, known)
+        return replace(Images.inside(pixels, self._margin, labels, known), columns=columns)
 
     def _folder(self, place: Path, divided: bool) -> tuple[Images, Images | None]:
         """The splits of a folder; with ``divided``, a fraction is held out where there is no test split."""
@@ -232,7 +244,10 @@ class ImageFile(DataSetBase):
         if not place.is_dir():
             return ""
         files = listing(place)
-        lines = described(files)
+        lines = contents(files)
+        if self.conditions is not None and len(files):
+            found = {name: sum(v is not None for v in part) for name, part in columns_of(files).values.items()}
+            lines += [f"  column {name}: {count:,} of {len(files):,} images" for name, count in found.items()]
         side = self._side
         if side is not None and len(files) >= CACHED:
             size, folder = len(files) * 3 * side**2, self.cache or cache_folder()
@@ -240,7 +255,8 @@ class ImageFile(DataSetBase):
         return "\n".join(lines)
 
     def _labelled(self, files: Listing, names: tuple[str, ...] = ()) -> Labelled:
-        return labelled(files, names, classes=self.labels, required=self.label or "")
+        found = labelled(files, names, classes=self.labels, required=self.label or "")
+        return found if self.conditions is None else replace(found, columns=columns_of(files))
 
     def _divided(self, files: Labelled, place: Path) -> tuple[Images, Images]:
         """(training, held-out) images of files in one folder."""
@@ -259,11 +275,13 @@ class ImageFile(DataSetBase):
         """The images of files, from the cache if there are many; ``held_out`` identifies their order."""
         settings = {"side": self._side, "background": self.background, "held_out": held_out}
         pixels, digest = decoded(files.files, self._decoder, settings, self.cache)
-        return replace(Images.inside(pixels, self._margin, files.labels, files.names), digest=digest)
+        inside = Images.inside(pixels, self._margin, files.labels, files.names)
+        return replace(inside, digest=digest, columns=files.columns)
 
     def _parquet(self, files: list[Path], names: Iterable[str]) -> Images:
         parquet = extra("pyarrow.parquet", "data")
         names, labels, parts = tuple(names), [], []
+        more: dict[str, list[Any]] = {}
         label = self.label or "label"
         for file in files:
             try:
@@ -291,12 +309,15 @@ class ImageFile(DataSetBase):
             )
             if self.labels and label in columns:
                 labels.append((file, table.column(label).to_pylist()))
+            for name in () if self.described is None else self.described.columns & set(columns):
+                more.setdefault(name, []).extend(table.column(name).to_pylist())
         require(
             len(labels) in (0, len(files)),
             f"of {', '.join(str(f) for f in files)} only some have a column {label!r}; give it to all or to none",
         )
         whole, names = _number(labels, label, names)
-        return self._join((cell for part in parts for cell in part), whole, names)
+        made = self._join((cell for part in parts for cell in part), whole, names)
+        return made if self.conditions is None else replace(made, columns=Columns(more))
 
     def _join(self, sources: Iterable[tuple[str, Any]], labels: Any = None, names: tuple[str, ...] = ()) -> Images:
         """Decode encoded images of one size into one array."""

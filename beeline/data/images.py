@@ -21,6 +21,7 @@ from beeline.core.ranges import Whole, dataclass
 from beeline.core.rng import Rng
 from beeline.core.types import Batch, Cond
 from beeline.data.arrays import as_array, as_pictures, coded, no_labels
+from beeline.data.described.descriptions import Columns, Descriptions
 from beeline.data.labels import (
     Array,
     check_labels,
@@ -55,6 +56,7 @@ class Images:
     wide: Array | None = None  # uint8 [N,H+2m,W+2m,C]; None without a margin
     buckets: tuple[Images, ...] = ()  # training images of other sizes, and the same classes
     digest: str = ""  # a hash of the pixels, if one is known
+    columns: Columns | None = None  # captions and other values of every image
 
     def __post_init__(self) -> None:
         pixels = self.pixels.numpy() if isinstance(self.pixels, Tensor) else np.asarray(self.pixels)
@@ -83,9 +85,11 @@ class Images:
     def rows(self, index: Any) -> Images:
         """The images at ``index``, an integer array or a slice."""
         labels = None if self.labels is None else self.labels[index]
+        columns = None if self.columns is None else self.columns.rows(index)
         if self.wide is None:
-            return replace(self, pixels=self.pixels[index], labels=labels, digest="", buckets=())
-        return replace(Images.inside(self.wide[index], self.margin, labels, self.names), augment=self.augment)
+            return replace(self, pixels=self.pixels[index], labels=labels, digest="", buckets=(), columns=columns)
+        inside = Images.inside(self.wide[index], self.margin, labels, self.names)
+        return replace(inside, augment=self.augment, columns=columns)
 
     def fingerprint(self) -> str:
         """The hash of the pixels, computed where it is not known."""
@@ -124,6 +128,7 @@ class Image(ModalityBase):
     names: tuple[str, ...] = ()  # of the classes; empty if unknown
     levels: int = 256  # distinct values of a pixel, 2 to 256
     sizes: tuple[tuple[int, int], ...] = ()  # (H,W) of all buckets; empty for images of one size
+    described: Descriptions | None = None  # encoders of captions and other columns
     preview_type = "image/png"
     formats = (".png", ".npz", ".npy", "")  # that ``save`` writes; the last is a directory of single images
 
@@ -138,7 +143,8 @@ class Image(ModalityBase):
 
     @property
     def conditions(self) -> dict[str, dict[str, int]]:
-        return label_conditions(self.classes)
+        more = {} if self.described is None else self.described.conditions
+        return label_conditions(self.classes) | more
 
     def fit(self, raw: Images) -> Image:
         """A new modality for the size, channels and classes of ``raw``."""
@@ -147,7 +153,12 @@ class Image(ModalityBase):
         classes, names = classes_of(raw.labels, raw.names or self.names, self.classes)
         sizes = tuple(sorted(part.pixels.shape[1:3] for part in (raw, *raw.buckets))) if raw.buckets else ()
         return replace(
-            self, shape=(c, h, w), classes=classes, names=names if classes == len(names) else (), sizes=sizes
+            self,
+            shape=(c, h, w),
+            classes=classes,
+            names=names if classes == len(names) else (),
+            sizes=sizes,
+            described=None if self.described is None else self.described.fit(),
         )
 
     @property
@@ -195,7 +206,7 @@ class Image(ModalityBase):
             f"the images are {h}x{w} with {c} channel(s), but the modality has shape {self.shape or '()'}; "
             + ("resize them to that shape" if self.shape else "fit it first: modality.fit(raw)"),
         )
-        return Batch(self.scaled(self.steps(raw.pixels), rng), cond=self.label_condition_of(raw))
+        return Batch(self.scaled(self.steps(raw.pixels), rng), cond=self.condition_of(raw))
 
     def scaled(self, steps: Tensor, rng: Rng | None = None) -> Tensor:
         """Float32 in [-1, 1] for levels of pixels, uint8 of any shape and device."""
@@ -213,11 +224,17 @@ class Image(ModalityBase):
 
     def subset(self, raw: Images, most: int = ENCODED) -> Images:
         """A random subset with at most ``most`` pixels, fixed for a number of images; all of them if they are fewer."""
-        count = max(1, most // raw.pixels[0].size)
+        count = max(1, most // (raw.pixels[0].size + self.described_numbers))
         if len(raw) <= count:
             return raw
         rows = Rng(0).fork("subset").permutation(len(raw))[:count].sort().values.numpy()
-        return Images(raw.pixels[rows], None if raw.labels is None else raw.labels[rows], raw.names)
+        columns = None if raw.columns is None else raw.columns.rows(rows)
+        return Images(raw.pixels[rows], None if raw.labels is None else raw.labels[rows], raw.names, columns=columns)
+
+    @property
+    def described_numbers(self) -> int:
+        """How many numbers the conditions of one image are, beside its label."""
+        return 0 if self.described is None else self.described.numbers
 
     def check_unchanging(self, raw: Images) -> None:
         require(
@@ -227,11 +244,12 @@ class Image(ModalityBase):
         )
 
     def microbatches(self, raw: Images, rng: Rng) -> Feed | None:
-        """A feed that encodes every microbatch by itself, for many or augmented images, or several buckets."""
+        """A feed that encodes every microbatch by itself: for many, augmented or described images, or buckets."""
         if raw.buckets:
             parts = (raw, *raw.buckets)
             return BucketFeed(tuple(ImageFeed(self, part, rng.fork("bucket", i)) for i, part in enumerate(parts)), rng)
-        return ImageFeed(self, raw, rng) if raw.augment or raw.pixels.size > ENCODED else None
+        several = raw.augment or self.described is not None
+        return ImageFeed(self, raw, rng) if several or raw.pixels.size > ENCODED else None
 
     def decode(self, x: Tensor) -> Images:
         """Images from float tensors [N,C,H,W], clamped to [-1, 1]."""
@@ -245,10 +263,23 @@ class Image(ModalityBase):
         return Images(pixels.permute(0, 2, 3, 1).contiguous().numpy())
 
     def condition(self, value: Any, n: int) -> Cond:
-        """Labels [n] of {"label": 3}, 3, a class name, one of these per sample, or None (the null label)."""
-        return label_condition(value, n, self.classes, self.names)
+        """Labels [n] of {"label": 3}, 3, a class name, one of these per sample, or None (the null label).
+
+        For described images the other names are those of their conditions; bare text is a caption.
+        """
+        if self.described is None:
+            return label_condition(value, n, self.classes, self.names)
+        given, rest = self.described.parted(value)
+        unknown = set(rest) - {"label"} if isinstance(rest, Mapping) else ()
+        for name in unknown:
+            raise BeelineError(f"these data have no condition {name!r}; {nearest(name, self.conditions)}")
+        label = label_condition(rest, n, self.classes, self.names) or {}
+        assert isinstance(label, Mapping)
+        return {**label, **self.described.given(given, n)}
 
     def with_condition(self, raw: Images, value: Any) -> Images:
+        if self.described is not None:
+            value = self.described.parted(value)[1]
         labels = labels_of(value, len(raw), self.classes, self.names)
         return Images(raw.pixels, labels, () if labels is None or numeric(self.names) else self.names)
 
@@ -307,7 +338,14 @@ class Image(ModalityBase):
         made: Array = steps[pixels]
         return made
 
-    def label_condition_of(self, raw: Images) -> Cond:
+    def condition_of(self, raw: Images) -> Cond:
+        """The labels and encoded columns of images as a condition; None without any."""
+        label = self.label_condition_of(raw)
+        if self.described is None or raw.columns is None:  # generated images have none
+            return label
+        return {**(label or {}), **self.described.encode(raw.columns, len(raw))}
+
+    def label_condition_of(self, raw: Images) -> dict[str, Tensor] | None:
         """The labels of images as a condition; None without labels."""
         if not self.classes or raw.labels is None:  # generated images have no labels
             return None

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from beeline.core.declared import nulls_of_labels
 from beeline.core.errors import nearest, require
 from beeline.core.modes import check_values, needs_check, wide
 from beeline.core.types import Cond
@@ -17,7 +18,8 @@ from beeline.networks.fp32 import WideLinear, zeroed
 
 Conditions = Mapping[str, Mapping[str, Any]]
 """Name -> {"classes": K} for labels 0..K-1 (K is the null label), {"size": D} for vectors [B,D], or {"length": M,
-"size": D} for sequences of vectors [B,M,D], in which vectors of zeros are padding; the null has no others."""
+"size": D} for sequences of vectors [B,M,D], in which vectors of zeros are padding; the null has no others.  A vector
+has a null with {"size": D, "null": 0}, the integer that fills it."""
 
 
 def sinusoidal_features(t: Tensor, count: int, scale: float) -> Tensor:
@@ -138,7 +140,7 @@ class ConditionEmbedding(nn.Module):
 
     e = sum over labels of table[label] + sum over vectors of W2 silu(W1 c) + the same of the means of sequences
     Assumes a mapping with the names of ``conditions``, or a tensor if there is exactly one; None is the null of every
-    label and sequence.  A vector has no null: pass the vector used in condition dropout, such as zeros.
+    label, sequence and vector with a null.  Another vector has none: pass the one used in condition dropout.
     Source: Ho and Salimans 2022 (arXiv 2207.12598), the null label.
 
     >>> embed = ConditionEmbedding(8, {"label": {"classes": 10}})
@@ -151,7 +153,7 @@ class ConditionEmbedding(nn.Module):
         self.conditions: dict[str, dict[str, Any]] = {k: dict(v) for k, v in sorted((conditions or {}).items())}
         for name, spec in self.conditions.items():
             require(
-                set(spec) in KINDS and all(isinstance(n, int) and n >= 1 for n in spec.values()),
+                set(spec) in KINDS and all(isinstance(n, int) and (n >= 1 or key in FREE) for key, n in spec.items()),
                 f"the condition {name!r} is described as {spec}; a network embeds {{'classes': K}} (labels 0..K-1), "
                 "{'size': D} (vectors of D numbers) or {'length': M, 'size': D} (sequences of M vectors), with "
                 "integers from 1: use one of the three",
@@ -207,7 +209,7 @@ class ConditionEmbedding(nn.Module):
     def named_conditions(self, cond: Cond) -> Mapping[str, Any]:
         """The condition as name -> tensor; raises ValueError for unknown and missing names."""
         if cond is None:
-            missing = [name for name, spec in self.conditions.items() if set(spec) == {"size"}]
+            missing = [name for name, null in nulls_of_labels(self.conditions).items() if null is None]
             require(
                 not missing,
                 f"cond is None for a network with the vector condition {missing[:1]}; only labels and sequences have a "
@@ -261,8 +263,8 @@ class ConditionEmbedding(nn.Module):
 
     def _vectors(self, name: str, value: Tensor | None, spec: Mapping[str, int], like: Tensor) -> Tensor:
         shape = (spec["length"], spec["size"]) if "length" in spec else (spec["size"],)
-        if value is None:  # the null of a sequence
-            return torch.zeros(like.shape[0], *shape, device=like.device)
+        if value is None:  # the null of a sequence is zero
+            return torch.full((like.shape[0], *shape), float(spec.get("null", 0)), device=like.device)
         require(
             isinstance(value, Tensor),
             f"the condition {name!r} is a {type(value).__name__}, not a tensor; pass a tensor [B, "
@@ -308,7 +310,8 @@ class TokenEmbedding(ConditionEmbedding):
         return torch.cat([h if h.ndim == 3 else h[:, None] for h in made], 1), keep
 
 
-KINDS = ({"classes"}, {"size"}, {"length", "size"})
+KINDS = ({"classes"}, {"size"}, {"size", "null"}, {"length", "size"})
+FREE = ("null",)  # what may be any integer
 
 
 def kept(sequence: Tensor) -> Tensor:

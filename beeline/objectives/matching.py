@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from beeline.core.declared import fields_of
+from beeline.core.declared import fields_of, group_of
 from beeline.core.errors import require
 from beeline.core.modes import full_precision, wide_batch
 from beeline.core.protocols.flows import (
@@ -46,6 +46,7 @@ class Drop:
     """Condition dropout: replaces the conditions of a sample by their nulls, so that the network learns the null.
 
     cond -> null with the given probability, all conditions together or (``apart``) each independently
+    Conditions whose names agree up to the first full stop, as "text" and "text.pooled", are always dropped together.
     Assumes a network with a null for its conditions; a condition that the null does not name is never dropped.
     Source: Ho and Salimans 2022 (arXiv 2207.12598).
 
@@ -71,7 +72,7 @@ class Drop:
         void = null_like(self.null, cond, field)
         if self.apart and isinstance(cond, Mapping):
             assert isinstance(void, Mapping)
-            return {k: self._mixed(leaf, void[k], n, rng.fork(k), like) for k, leaf in cond.items()}
+            return {k: self._mixed(leaf, void[k], n, rng.fork(group_of(k)), like) for k, leaf in cond.items()}
         return self._mixed(cond, void, n, rng, like)
 
     def _mixed(self, cond: Cond, void: Cond, n: int, rng: Rng, like: Tensor) -> Cond:

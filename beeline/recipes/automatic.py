@@ -16,6 +16,7 @@ import numpy as np
 
 from beeline.core.errors import BeelineError, extra, require
 from beeline.data.arrays import SINGLE, array_headers
+from beeline.data.described.columns import has_captions
 from beeline.data.hub.features import columns_of, refuse_unknown, stored_features
 from beeline.data.hub.given import is_given
 from beeline.data.hub.hub_arrays import HubArrays
@@ -32,7 +33,7 @@ from beeline.data.records.tar_index import is_shards, shard_files
 from beeline.data.records.tar_shards import TarShards
 from beeline.data.tables.reading import PARQUET, TEXTS
 from beeline.objectives.matching import Drop, FlowMatching
-from beeline.recipes.images import images, latents
+from beeline.recipes.images import FROM_TEXT, captions, images, latents
 from beeline.recipes.points import points
 from beeline.recipes.sequences import sequences
 from beeline.recipes.signals import arrays, attends
@@ -129,20 +130,25 @@ def shards(place: Place) -> Run | None:
 
 
 def pictures(place: Place) -> Run | None:
-    """A folder of images."""
+    """A folder of images, with captions or without."""
     require(
         not place.path.is_file() or not is_image(place.path.name),
         f"{place.name} is a single picture; a model learns from many: give a folder of pictures",
     )
     if place.listing is None or not len(place.listing):
         return None
-    data = ImageFile(place.name, resize=common_side(_file_sizes(place.listing), place.side))
-    return replace(images(place.name), data=data)
+    run = captions(place.name) if has_captions(place.listing) else images(place.name)
+    side = common_side(_file_sizes(place.listing), place.side)
+    return replace(run, data=replace(run.data, resize=side))  # type: ignore[type-var]
 
 
 def encoded(place: Place) -> Run | None:
     """A folder of latents."""
-    return latents(place.name) if (place.path / MANIFEST).is_file() else None
+    if not (place.path / MANIFEST).is_file():
+        return None
+    run = latents(place.name)
+    modality: Any = run.data.modality()
+    return run if modality.image.described is None else replace(run, network=FROM_TEXT)
 
 
 def parquet(place: Place) -> Run | None:

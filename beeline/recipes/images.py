@@ -4,13 +4,21 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from beeline.data.described.descriptions import TEXT
+from beeline.data.described.hub_text import HubText
 from beeline.data.image_files import Digits, ImageFile
+from beeline.objectives.alignment import Noted
 from beeline.objectives.matching import Drop, FlowMatching
+from beeline.objectives.regression import Reconstruction
 from beeline.runs.latents.encoding import Latents
 from beeline.runs.run import Run
 from beeline.sampling.sampler import Sampler
+from beeline.solvers.runge_kutta import EULER
 from beeline.training.config import Training
 from beeline.training.optim.learning_rate import WarmupConstantCooldown
+
+FROM_TEXT = {"is": "networks.MMDiT", "patch": 2, "width": 256, "depth": 6, "heads": 8}
+CLIP = "hub:openai/clip-vit-large-patch14"  # the text encoder where none is given
 
 
 def digits() -> Run:
@@ -52,6 +60,39 @@ def latents(path: str = "latents") -> Run:
     'photos-latents'
     """
     return replace(images(path), data=Latents(path))
+
+
+def captions(path: str = "captions", encoder: str = CLIP) -> Run:
+    """Images of a folder with captions, conditioned on the text by a frozen text encoder, with a transformer.
+
+    ``encoder`` is a folder or hub:owner/name.  Captions are text files beside the images, or a column of metadata.csv
+    or metadata.jsonl.
+    Source: Esser et al. 2024 (arXiv 2403.03206).
+
+    >>> captions("photos").data.conditions["text"].length
+    77
+    """
+    return replace(images(path), data=ImageFile(path, conditions={TEXT: HubText(encoder)}), network=FROM_TEXT)
+
+
+def autoencoder(path: str = "images") -> Run:
+    """A small variational autoencoder of images, for ``beeline encode``: set data.path, and data.resize if needed.
+
+    The network has four levels less one, so that latents have an eighth of the sides.  A perceptual term is one of the
+    distance: Combined((squared, Perceptual(HubVision(...))), (one, one)); network.variational=false with
+    objective=Reconstruction() leaves the divergence out.
+    Source: Rombach et al. 2022 (arXiv 2112.10752).
+
+    >>> autoencoder("photos").objective.weights
+    {'kl': 1e-06}
+    """
+    return replace(
+        images(path),
+        network={"is": "networks.Autoencoder", "width": 64, "multipliers": [1, 2, 4, 4]},
+        objective=Noted(Reconstruction(), {"kl": 1e-6}),
+        training=Training(steps=20_000, batch_size=32, lr=WarmupConstantCooldown(peak=3e-4, warmup=500)),
+        sampler=Sampler(1, solver=EULER),  # one step: the reconstruction of noise
+    )
 
 
 def images(path: str = "images") -> Run:

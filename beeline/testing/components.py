@@ -26,6 +26,7 @@ PROTOCOLS: Mapping[str, type] = {
     "adversarial_losses": games.AdversarialLoss,
     "averages": training.Profile,
     "clocks": flows.Clock,
+    "condition_encoders": data.ConditionEncoder,
     "controllers": steering.Controller,
     "couplings": flows.Coupling,
     "compressors": compressor.Compressor,

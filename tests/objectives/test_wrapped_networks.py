@@ -142,7 +142,7 @@ OF_DISTILLATIONS = {"Contrastive", "SelfPerceptual", "Windowed", "TwoHops", "Inn
 OF_DISTILLATIONS |= {"DecodingMatching", "Bootstrapping", "MarginalTransport"}
 OF_DISTILLATIONS |= {"ScoreGame", "SampleDistance", "WithGame", "SplitGame"}
 OF_DISTILLATIONS |= {"Instructed", "Recomposed"}  # of pairs and of several views, in test_editing.py
-OF_OTHER_NETWORKS = {"Regression"}  # those that are no fields, in the tests of the planner
+OF_OTHER_NETWORKS = {"Regression", "Reconstruction"}  # in the tests of the planner, and of latents
 
 
 @pytest.mark.parametrize("name", [n for n in CATALOGUE["objectives"] if n not in OF_DISTILLATIONS | OF_OTHER_NETWORKS])

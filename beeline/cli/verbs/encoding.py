@@ -16,7 +16,10 @@ def encode(
     data: Annotated[str, typer.Argument(help="A folder of images, or other data of images.")],
     encoder: Annotated[
         str,
-        typer.Option(help="Folder of an AutoencoderKL, hub:owner/name, or one of 'beeline list autoencoders'."),
+        typer.Option(
+            help="Folder of an AutoencoderKL or AutoencoderDC, or of a run of the recipe autoencoder; hub:owner/name; "
+            "or one of 'beeline list autoencoders'."
+        ),
     ],
     out: Annotated[Path, typer.Option(parser=output_path, metavar="PATH", help="Folder for the latents.")],
     set_: Set = None,
@@ -46,13 +49,16 @@ def parsed(text: str) -> Any:
     from beeline.config.catalogue import CATALOGUE
     from beeline.core.errors import BeelineError, nearest
     from beeline.data.latents.autoencoders import HUB, DiffusersVAE
+    from beeline.runs.latents.bundled import OfAutoencoder
 
     name = text.partition("(")[0].replace("-", "").replace("_", "").lower()
     if name in {known.lower() for known in CATALOGUE["autoencoders"]} or "(" in text:
         return config.parse(text, "autoencoders")
+    if any((Path(text).expanduser() / place / "flow.json").is_file() for place in ("", "bundle")):
+        return OfAutoencoder(text)
     if text.startswith(HUB) or Path(text).expanduser().is_dir():
         return DiffusersVAE(text)
     raise BeelineError(
-        f"--encoder {text} is neither a folder with an AutoencoderKL nor {HUB}owner/name nor an autoencoder; "
+        f"--encoder {text} is neither a folder with an autoencoder nor {HUB}owner/name nor an autoencoder; "
         f"{nearest(text, CATALOGUE['autoencoders'])}"
     )

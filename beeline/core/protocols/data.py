@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, runtime_checkable
 
@@ -149,6 +149,40 @@ class Autoencoder(Protocol):
 
     def digest(self) -> str:
         """A hash of its weights; "" without weights."""
+        ...
+
+
+class ConditionEncoder(Protocol):
+    """A frozen map from values in the user's form, such as texts, to conditions of a network.
+
+    Inherit ``data.described.encoders.ConditionEncoderBase``, which has defaults for all but ``sizes`` and ``encode``.
+    """
+
+    @property
+    def column(self) -> str:
+        """The column of the data that holds the values; "" for that with the name of the condition."""
+        ...
+
+    @property
+    def depth(self) -> int:
+        """How deeply lists are nested in one value: 0 for a text, 1 for a list of numbers."""
+        ...
+
+    @property
+    def sizes(self) -> Mapping[str, Mapping[str, int]]:
+        """What it gives, as networks take it: "" is the condition itself, "pooled" is NAME.pooled, and so on."""
+        ...
+
+    def encode(self, values: Sequence[Any]) -> dict[str, Tensor]:
+        """The conditions [N,...] of values, named as in ``sizes``; those of None are zeros, the null."""
+        ...
+
+    def stored(self, values: Sequence[Any]) -> Callable[[Tensor], dict[str, Tensor]]:
+        """A function that gives the conditions of some rows of the values, each of which is encoded at most once."""
+        ...
+
+    def digest(self) -> str:
+        """A hash of all that the conditions depend on beside the settings; "" where that is nothing."""
         ...
 
 

@@ -18,9 +18,11 @@ from beeline.core.protocols.training import Feed
 from beeline.core.ranges import dataclass
 from beeline.core.rng import Rng
 from beeline.core.types import Batch, Cond, map_cond
+from beeline.data.described.descriptions import Columns, Stored
 from beeline.data.images import Image, Images
 from beeline.data.labels import Array
 from beeline.data.modality import ModalityBase
+from beeline.data.pictures.feeds import in_float32
 from beeline.training.compare import fingerprint
 from beeline.training.feed.microbatches import FeedBase, epoch_rows
 
@@ -35,6 +37,7 @@ class LatentImages:
     labels: Array | None = None  # int64 [N]
     names: tuple[str, ...] = ()  # of the classes
     digest: str = ""  # a hash of the latents, if one is known
+    columns: Columns | None = None  # captions and other values of every image
 
     def __len__(self) -> int:
         return sum(len(part) for part in self.parts)
@@ -52,7 +55,9 @@ class LatentImages:
     def rows(self, index: Any) -> LatentImages:
         """The latents at ``index``, an integer array or a slice."""
         rows = torch.arange(len(self))[index]
-        return LatentImages((self.take(rows),), None if self.labels is None else self.labels[index], self.names)
+        labels = None if self.labels is None else self.labels[index]
+        columns = None if self.columns is None else self.columns.rows(index)
+        return LatentImages((self.take(rows),), labels, self.names, columns=columns)
 
 
 @dataclass(frozen=True)
@@ -89,7 +94,11 @@ class LatentImage(ModalityBase):
 
     def fit(self, raw: LatentImages | Images) -> LatentImage:
         """A new modality with mean and standard deviation of every channel, and the hash of the autoencoder."""
-        image = self.image.fit(raw) if isinstance(raw, Images) else self.image
+        image, described = self.image, self.image.described
+        if isinstance(raw, Images):
+            image = image.fit(raw)
+        elif described is not None:
+            image = replace(image, described=described.fit())
         fitted = replace(self, image=image, weights=self.autoencoder.digest())
         some = self.subset(raw)
         z = fitted.latents(some).float() if isinstance(some, Images) else some.take(torch.arange(len(some))).float()
@@ -105,7 +114,7 @@ class LatentImage(ModalityBase):
     def encode(self, raw: LatentImages | Images, rng: Rng | None = None) -> Batch:
         """Normalised latents [N,*S] of latents or images, and labels."""
         z = self.latents(raw) if isinstance(raw, Images) else raw.take(torch.arange(len(raw)))
-        return Batch(self.normalised(z), cond=self.label_condition_of(raw))
+        return Batch(self.normalised(z), cond=self.condition_of(raw))
 
     def decode(self, x: Tensor) -> Images:
         """Images from normalised latents [N,*S]."""
@@ -129,14 +138,22 @@ class LatentImage(ModalityBase):
     def latents(self, raw: Images, device: torch.device | None = None) -> Tensor:
         """The latents of images, not normalised, [N,C,H,W] on the CPU."""
         starts = range(0, len(raw), AT_ONCE)
-        parts = (self.image.encode(raw.rows(slice(i, i + AT_ONCE))).x1 for i in starts)
+        plain = replace(self.image, described=None)
+        parts = (plain.encode(raw.rows(slice(i, i + AT_ONCE))).x1 for i in starts)
         return torch.cat([self.autoencoder.encode(x.to(device or "cpu")).cpu() for x in parts])
 
     def normalised(self, z: Tensor) -> Tensor:
         mean, std = self._statistics(z)
         return (z.float() - mean) / std
 
-    def label_condition_of(self, raw: LatentImages | Images) -> Cond:
+    def condition_of(self, raw: LatentImages | Images) -> Cond:
+        """The labels and encoded columns of images or of their latents as a condition; None without any."""
+        label, described = self.label_condition_of(raw), self.image.described
+        if described is None or raw.columns is None:
+            return label
+        return {**(label or {}), **described.encode(raw.columns, len(raw))}
+
+    def label_condition_of(self, raw: LatentImages | Images) -> dict[str, Tensor] | None:
         """The labels of images or of their latents as a condition; None without labels."""
         if isinstance(raw, Images):
             return self.image.label_condition_of(raw)
@@ -168,14 +185,15 @@ class LatentImage(ModalityBase):
         """A random subset with at most ``most`` numbers, fixed for a number of latents; all of them if fewer."""
         if isinstance(raw, Images):
             return self.image.subset(raw, most)
-        count = max(1, most // raw.parts[0][0].numel())
+        count = max(1, most // (raw.parts[0][0].numel() + self.image.described_numbers))
         if len(raw) <= count:
             return raw
         return raw.rows(Rng(0).fork("subset").permutation(len(raw))[:count].sort().values.numpy())
 
     def microbatches(self, raw: Any, rng: Rng) -> Feed | None:
         """A feed that reads every microbatch from the disk, for many latents."""
-        if isinstance(raw, Images) or len(raw) * raw.parts[0][0].numel() <= ENCODED:
+        few = isinstance(raw, Images) or len(raw) * raw.parts[0][0].numel() <= ENCODED
+        if isinstance(raw, Images) or (few and self.image.described is None):
             return None
         return LatentFeed(self, raw, rng)
 
@@ -220,10 +238,12 @@ class LatentFeed(FeedBase):
 
     def load(self, number: int, size: int) -> Batch:
         rows = self.rows(number, size)
-        return Batch(self.raw.take(rows), cond=map_cond(lambda leaf: leaf[rows], self._labels))
+        label = map_cond(lambda leaf: leaf[rows], self._labels)
+        cond = label if self._stored is None else {**(label or {}), **self._stored(rows)}  # type: ignore[dict-item]
+        return Batch(self.raw.take(rows), cond=cond)
 
     def encode(self, batch: Batch) -> Batch:
-        return replace(batch, x1=self.modality.normalised(batch.x1))
+        return replace(batch, x1=self.modality.normalised(batch.x1), cond=in_float32(batch.cond))
 
     def microbatch(self, number: int, size: int) -> Batch:
         return self.encode(self.load(number, size))
@@ -232,7 +252,17 @@ class LatentFeed(FeedBase):
     def _labels(self) -> Cond:
         return self.modality.label_condition_of(self.raw)
 
+    @functools.cached_property
+    def _stored(self) -> Stored | None:
+        described, columns = self.modality.image.described, self.raw.columns
+        return None if described is None or columns is None else described.stored(columns)
+
     @property
     def identity(self) -> Mapping[str, Any]:
-        labels = {} if self.raw.labels is None else {"labels": fingerprint(torch.from_numpy(self.raw.labels))}
+        labels: dict[str, Any] = {}
+        if self.raw.labels is not None:
+            labels["labels"] = fingerprint(torch.from_numpy(self.raw.labels))
+        described, columns = self.modality.image.described, self.raw.columns
+        if described is not None and columns is not None:
+            labels |= {"columns": columns.digest, "encoders": dict(described.weights)}
         return {"latents": self.raw.digest or fingerprint(torch.cat(list(self.raw.parts)))} | labels

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,10 +30,11 @@ class Shards:
         """Number of latents of a part, "train" or "held"."""
         return sum(shard["rows"] for shard in self.parts[part])
 
-    def append(self, part: str, latents: Tensor, labels: Tensor | None) -> None:
-        """Write a shard, then the manifest that names it."""
+    def append(self, part: str, latents: Tensor, labels: Tensor | None, lines: Sequence[str] | None = None) -> None:
+        """Write a shard, then the manifest that names it; ``lines`` are a text for every latent."""
         name = f"{part}-{len(self.parts[part]):05d}.safetensors"
         tensors = {"latents": latents} | ({} if labels is None else {"labels": labels})
+        tensors |= {} if lines is None else {"lines": _bytes(lines)}
         digest = write_tensors(self.folder / name, tensors)
         self.parts[part].append({"file": name, "rows": len(latents), "sha256": digest})
         self.write()
@@ -46,8 +48,8 @@ class Shards:
         data = {"format": FORMAT, "complete": self.complete, "settings": self.settings, "parts": self.parts}
         write_json(self.folder / MANIFEST, data)
 
-    def read(self, part: str) -> tuple[list[Tensor], Tensor | None]:
-        """The latents of every shard, memory-mapped, and the labels of all of them."""
+    def read(self, part: str) -> tuple[list[Tensor], Tensor | None, list[str] | None]:
+        """The latents of every shard, memory-mapped, and the labels and lines of all of them."""
         tensors = [read_tensors(self._file(shard)) for shard in self.parts[part]]
         for shard, found in zip(self.parts[part], tensors, strict=True):
             require(
@@ -56,7 +58,9 @@ class Shards:
                 "data again",
             )
         labels = [found["labels"] for found in tensors if "labels" in found]
-        return [found["latents"] for found in tensors], torch.cat(labels) if labels else None
+        texts = [_lines(found["lines"]) for found in tensors if "lines" in found]
+        lines = [line for part_lines in texts for line in part_lines] if texts else None
+        return [found["latents"] for found in tensors], torch.cat(labels) if labels else None, lines
 
     def _file(self, shard: dict[str, Any]) -> Path:
         name = str(shard["file"])
@@ -65,6 +69,15 @@ class Shards:
             f"{self.folder / MANIFEST} names the file {name!r}; shards lie beside it as safetensors: encode again",
         )
         return self.folder / name
+
+
+def _bytes(lines: Sequence[str]) -> Tensor:
+    """Lines of text as uint8."""
+    return torch.frombuffer(bytearray("\n".join(lines).encode()), dtype=torch.uint8)
+
+
+def _lines(stored: Tensor) -> list[str]:
+    return stored.numpy().tobytes().decode().split("\n")
 
 
 def read_shards(folder: Path) -> Shards:

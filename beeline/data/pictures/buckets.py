@@ -23,7 +23,7 @@ from beeline.data.images import Image, Images
 from beeline.data.labels import Array, divide, existing
 from beeline.data.modality import DataSetBase
 from beeline.data.pictures.decoding import CACHED, Decoder, by_chunks, cache_folder, decoded
-from beeline.data.pictures.folders import Labelled, described, labelled, splits
+from beeline.data.pictures.folders import Labelled, contents, labelled, splits
 from beeline.data.pictures.listing import Listing, listing
 from beeline.data.pictures.pixels import cropped
 
@@ -74,7 +74,7 @@ class ImageBuckets(DataSetBase):
 
     def summary(self) -> str:
         """What the folder contains."""
-        return "\n".join(described(listing(existing(self.path))))
+        return "\n".join(contents(listing(existing(self.path))))
 
     def load(self) -> tuple[Images, Images]:
         """(training, held-out) images of the largest bucket; the first has the other buckets beside them."""

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from beeline.core.rng import Rng
 from beeline.core.types import Batch, Cond, map_cond
+from beeline.data.described.descriptions import Stored
 from beeline.data.labels import Array
 from beeline.training.compare import fingerprint, settings
 from beeline.training.feed.microbatches import FeedBase, epoch_rows
@@ -65,24 +66,42 @@ class ImageFeed(FeedBase):
         release(pixels)
         for i, augmentation in enumerate(self.raw.augment):
             x = augmentation(x, self.rng.fork("augment", number, i))
-        return Batch(x, cond=map_cond(lambda leaf: leaf[rows], self.labels))
+        return Batch(x, cond=self.conditions(rows))
 
     def encode(self, batch: Batch) -> Batch:
-        return replace(batch, x1=self.modality.scaled(batch.x1))
+        return replace(batch, x1=self.modality.scaled(batch.x1), cond=in_float32(batch.cond))
 
     def microbatch(self, number: int, size: int) -> Batch:
         return self.encode(self.load(number, size))
+
+    def conditions(self, rows: Tensor) -> Cond:
+        """The conditions of some images, as they are stored."""
+        label = map_cond(lambda leaf: leaf[rows], self.labels)
+        return label if self.stored is None else {**(label or {}), **self.stored(rows)}  # type: ignore[dict-item]
 
     @functools.cached_property
     def labels(self) -> Cond:
         """The labels of all images as a condition."""
         return self.modality.label_condition_of(self.raw)
 
+    @functools.cached_property
+    def stored(self) -> Stored | None:
+        """The encoded columns of all images; None where they have none."""
+        described, columns = self.modality.described, self.raw.columns
+        return None if described is None or columns is None else described.stored(columns)
+
     @property
     def identity(self) -> dict[str, Any]:
-        found = {"pixels": self.raw.fingerprint()}
+        found: dict[str, Any] = {"pixels": self.raw.fingerprint()}
         found |= {} if self.raw.labels is None else {"labels": fingerprint(torch.from_numpy(self.raw.labels))}
+        if self.stored is not None and self.raw.columns is not None and self.modality.described is not None:
+            found |= {"columns": self.raw.columns.digest, "encoders": dict(self.modality.described.weights)}
         return found | {"augment": settings(self.raw.augment)}
+
+
+def in_float32(cond: Cond) -> Cond:
+    """A condition whose numbers are float32; they are stored and moved in half precision."""
+    return map_cond(lambda leaf: leaf.float() if leaf.is_floating_point() else leaf, cond)
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from beeline.core.errors import nearest, require
+from beeline.data.described.descriptions import Columns
 from beeline.data.labels import Array
 from beeline.data.pictures.listing import EXTENSIONS, Listing
 
@@ -31,13 +32,16 @@ class Labelled:
     files: Listing
     labels: Array | None
     names: tuple[str, ...] = ()
+    columns: Columns | None = None  # captions and other values of every image
 
     def __len__(self) -> int:
         return len(self.files)
 
     def rows(self, index: Any) -> Labelled:
         """The files at ``index``, an integer array."""
-        return Labelled(self.files.rows(index), None if self.labels is None else self.labels[index], self.names)
+        labels = None if self.labels is None else self.labels[index]
+        columns = None if self.columns is None else self.columns.rows(index)
+        return Labelled(self.files.rows(index), labels, self.names, columns)
 
 
 def splits(place: Path) -> tuple[Path, Path | None] | None:
@@ -88,7 +92,7 @@ def labelled(files: Listing, names: tuple[str, ...] = (), *, classes: bool = Tru
     return Labelled(files, np.array([numbers[folder] for folder in folders], dtype=np.int64), names)
 
 
-def described(files: Listing) -> list[str]:
+def contents(files: Listing) -> list[str]:
     """Lines of text: the number of images in every folder, and the files that are skipped; none without images."""
     if not len(files):
         return []

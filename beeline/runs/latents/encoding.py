@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,9 @@ from beeline.core.declared import check_members
 from beeline.core.errors import require
 from beeline.core.files import locked, sweep
 from beeline.core.modes import AUTO, Device, resolve_device
-from beeline.core.protocols.data import Autoencoder, DataSet
+from beeline.core.protocols.data import Autoencoder, ConditionEncoder, DataSet
 from beeline.core.ranges import dataclass
+from beeline.data.described.descriptions import Columns, described
 from beeline.data.images import Image, Images
 from beeline.data.latents.modality import LatentImage, LatentImages
 from beeline.data.latents.shards import MANIFEST, Shards, read_shards
@@ -28,7 +30,7 @@ SHARD = 1024  # latents of one file
 
 @dataclass(frozen=True)
 class Latents(DataSetBase):
-    """Latents of images that ``beeline encode`` has written to a folder, with the labels of the images.
+    """Latents of images that ``beeline encode`` has written to a folder, with the labels and captions of the images.
 
     datum i = encode(image i) in half precision, in shards of 1,024; training and held-out images as they were divided
     Assumes that the autoencoder of the folder can be loaded; samples are decoded by it.
@@ -38,6 +40,8 @@ class Latents(DataSetBase):
     """
 
     path: str  # folder with latents.json and shards
+    # encoders of captions and other columns by the name of their condition; None for those of the encoded images
+    conditions: ConditionEncoder | Mapping[str, ConditionEncoder] | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "path", str(self.path))
@@ -56,7 +60,8 @@ class Latents(DataSetBase):
             f"{Path(self.path) / MANIFEST} describes {type(image).__name__} in place of images; encode the data again",
         )
         check_members(autoencoder, Autoencoder, "encode the data again")
-        return LatentImage(autoencoder, image)
+        assert isinstance(image, Image)
+        return LatentImage(autoencoder, replace(image, described=described(self.conditions) or image.described))
 
     def summary(self) -> str:
         """Number of latents and their autoencoder."""
@@ -83,11 +88,12 @@ class Latents(DataSetBase):
         return shards
 
     def _part(self, shards: Shards, part: str) -> LatentImages:
-        latents, labels = shards.read(part)
+        latents, labels, lines = shards.read(part)
         hashes = [shards.settings["autoencoder"], shards.settings["weights"], shards.parts[part]]
         digest = hashlib.sha256(json.dumps(hashes, sort_keys=True).encode()).hexdigest()[:32]
         names = tuple(shards.settings["image"].get("names", ()))
-        return LatentImages(tuple(latents), None if labels is None else labels.numpy(), names, digest)
+        columns = None if lines is None else Columns.of_lines(lines)
+        return LatentImages(tuple(latents), None if labels is None else labels.numpy(), names, digest, columns)
 
 
 def encode_data(
@@ -119,8 +125,10 @@ def encode_data(
         f"{type(data).__name__} augments images by {raw.augment}, but latents are encoded once; leave the augmentation "
         "out",
     )
-    image = data.modality().fit(raw)
-    assert isinstance(image, Image)
+    own = data.modality()
+    assert isinstance(own, Image)
+    # their encoders are not needed here: columns are stored as they are
+    image = replace(replace(own, described=None).fit(raw), described=own.described)
     modality = LatentImage(autoencoder, image, weights=autoencoder.digest())
     shape = tuple(modality.latents(raw.rows(slice(1)), where).shape[1:])
     settings = {
@@ -171,7 +179,6 @@ def _encode_part(
 ) -> None:
     """Encode the images of a part that have no shard yet."""
     labels = modality.image.label_condition_of(images)
-    assert labels is None or isinstance(labels, dict)
     while (start := shards.rows(part)) < len(images):
         end = min(start + SHARD, len(images))
         latents = modality.latents(images.rows(slice(start, end)), where)
@@ -181,10 +188,12 @@ def _encode_part(
             f"the latents of images {start} to {end} reach {float(latents.abs().max()):.3g}, beyond half precision; "
             "use another autoencoder",
         )
-        shards.append(part, stored, None if labels is None else labels["label"][start:end])
+        here = images.rows(slice(start, end)).columns
+        lines = None if here is None else here.lines()
+        shards.append(part, stored, None if labels is None else labels["label"][start:end], lines)
         say(f"{part}: {end:,} of {len(images):,}")
 
 
 def _identity(raw: Images) -> list[Any]:
-    """What identifies images: their number, and a hash of their pixels."""
-    return [len(raw), raw.fingerprint()]
+    """What identifies images: their number, and hashes of their pixels and of what describes them."""
+    return [len(raw), raw.fingerprint(), *([] if raw.columns is None else [raw.columns.digest])]

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from beeline.core.declared import traits_of
+from beeline.core.declared import nulls_of_labels, traits_of
 from beeline.core.errors import nearest, require
 from beeline.core.modes import check_values
 from beeline.core.types import Cond, leaves, map_cond
@@ -37,12 +37,12 @@ def null_like(null: Any, cond: Cond, field: Any = None) -> Cond:
 
 def learned_null(drop: Any, conditions: Mapping[str, Mapping[str, Any]]) -> Any:
     """The null that condition dropout trains for the described conditions, as plain data; {} without dropout."""
-    labels = {name: spec["classes"] for name, spec in conditions.items() if "classes" in spec}
+    known = {name: null for name, null in nulls_of_labels(conditions).items() if null is not None}
     if not conditions:
         return None
-    if drop is None or (drop.probability == 0 and (labels or drop.null is None)):
+    if drop is None or (drop.probability == 0 and (known or drop.null is None)):
         return {}
-    null = labels if drop.null is None else drop.null
+    null = known if drop.null is None else drop.null
     if isinstance(null, Tensor):
         return null.tolist()
     if isinstance(null, Mapping):

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 import beeline as bl
 from beeline.cli.main import run as beeline
 from beeline.core.files import sha256
+from beeline.data.described.encoders import Numbers
 from beeline.data.image_files import ImageFile
 from beeline.data.images import Image, Images
 from beeline.data.latents import modality as modalities
@@ -22,6 +23,7 @@ from beeline.data.pictures.augmentations import Flip
 from beeline.data.point_files import DistributionData
 from beeline.recipes.automatic import recipe_for
 from beeline.runs.latents import encoding
+from beeline.runs.latents.bundled import OfAutoencoder
 from beeline.runs.latents.encoding import Latents, encode_data
 from beeline.training.feed.microbatches import InMemory
 
@@ -223,7 +225,7 @@ def test_other_weights_are_refused(vae, tmp_path):
     with pytest.raises(bl.BeelineError, match="there is no folder"):
         DiffusersVAE(tmp_path / "none").digest()
     (tmp_path / "empty").mkdir()
-    with pytest.raises(bl.BeelineError, match="gave no AutoencoderKL in safetensors"):
+    with pytest.raises(bl.BeelineError, match="gave no AutoencoderKL or AutoencoderDC in safetensors"):
         DiffusersVAE(tmp_path / "empty").digest()
 
 
@@ -232,3 +234,116 @@ def test_parts_are_one_sequence():
     raw = LatentImages(parts, np.arange(12))
     assert raw.take(torch.tensor([11, 0, 4, 5, 6])).flatten().tolist() == [11, 0, 4, 5, 6]
     assert len(raw) == 12 and raw.rows(np.array([1, 7])).labels.tolist() == [1, 7]
+
+
+@pytest.fixture
+def dc(tmp_path):
+    diffusers = pytest.importorskip("diffusers")
+    with bl.Rng(0).ambient():
+        net = diffusers.AutoencoderDC(
+            latent_channels=4,
+            attention_head_dim=8,
+            encoder_block_out_channels=(8, 16),
+            decoder_block_out_channels=(8, 16),
+            encoder_layers_per_block=(1, 1),
+            decoder_layers_per_block=(1, 1),
+            encoder_qkv_multiscales=((), ()),
+            decoder_qkv_multiscales=((), ()),
+        )
+    net.save_pretrained(tmp_path / "dc")
+    return net.eval(), tmp_path / "dc"
+
+
+def test_deep_compression_autoencoders_are_those_of_the_library(dc):
+    net, folder = dc
+    x = torch.rand(3, 3, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    autoencoder = DiffusersVAE(folder)
+    with torch.no_grad():
+        z = net.encode(x).latent
+        back = net.decode(z).sample
+    assert z.shape == (3, 4, 4, 4)
+    assert torch.allclose(autoencoder.encode(x), z, atol=1e-5) and torch.allclose(
+        autoencoder.decode(z), back, atol=1e-5
+    )
+    with pytest.raises(bl.BeelineError, match="sides that are multiples of 2"):
+        autoencoder.encode(torch.zeros(1, 3, 7, 8))
+
+
+def test_captions_survive_encoding(tmp_path, capsys, monkeypatch):
+    tiny = pytest.importorskip("tests.data.described.tiny")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(encoding, "SHARD", 5)
+    photos, out, run = tiny.shapes(tmp_path / "shapes", 12), str(tmp_path / "latents"), str(tmp_path / "run")
+    (photos / "003.txt").write_text('two\nlines of "text"')
+    assert beeline(["encode", str(photos), "--encoder", "PatchChannels(2)", "--out", out, "--json"]) == 0
+    data, images = Latents(out), ImageFile(photos, conditions=Numbers(1))
+    for stored, raw in zip(data.load(), images.load(), strict=True):
+        assert stored.columns.values == raw.columns.values, "encoded without a text encoder"
+    with pytest.raises(bl.BeelineError, match="latents with another images"):
+        (photos / "003.txt").write_text("another")
+        encode_data(recipe_for(str(photos)).data, PatchChannels(2), out)
+    clip = tiny.clip(tmp_path / "clip")[2]
+    sets = [f"data.conditions=HubText('{clip}', 8, pooled=true)", "network.width=16", "network.depth=1"]
+    sets += ["network.heads=2", "training.steps=2", "training.batch_size=4"]
+    words = [word for pair in sets for word in ("--set", pair)]
+    assert beeline(["train", out, *words, "--out", run, "--no-report", "--device", "cpu"]) == 0
+    bundle = bl.load(run, device="cpu")
+    assert bundle.modality.conditions == {"text": {"length": 8, "size": 12}, "text.pooled": {"size": 12, "null": 0}}
+    assert bundle.sample(2, text="a red circle").pixels.shape == (2, 8, 8, 3)
+    feed = bundle.modality.microbatches(data.load()[0], bl.Rng(0))
+    batch = bundle.modality.encode(data.load()[0])
+    assert isinstance(feed, LatentFeed)
+    part, rows = feed.microbatch(1, 4), feed.rows(1, 4)
+    assert torch.equal(part.cond["text"], batch.cond["text"][rows]) and torch.equal(part.x1, batch.x1[rows])
+
+
+def test_an_autoencoder_is_trained_and_encodes(photos, tmp_path):
+    out, run = str(tmp_path / "latents"), str(tmp_path / "autoencoder")
+    sets = [f"data.path={photos}", "network.width=8", "network.multipliers=[1,2]", "network.latent=3"]
+    sets += ["training.steps=60", "training.batch_size=16", "training.lr=Constant(0.003)"]
+    words = [word for pair in sets for word in ("--set", pair)]
+    assert beeline(["train", "autoencoder", *words, "--out", run, "--no-report", "--device", "cpu"]) == 0
+    assert beeline(["encode", str(photos), "--encoder", run, "--out", out]) == 0
+    latents = Latents(out).load()[0]
+    modality = Latents(out).modality().fit(latents)
+    assert modality.shape == (3, 4, 4) and modality.weights == OfAutoencoder(run).digest() != ""
+    log = [json.loads(line) for line in (tmp_path / "autoencoder" / "log.jsonl").read_text().splitlines()]
+    losses = [entry["loss"] for entry in log if "loss" in entry]
+    assert losses[-1] < 0.8 * losses[0] and any(entry.get("terms", {}).get("kl", 0) > 0 for entry in log)
+    raw = ImageFile(photos).load()[0]
+    x = Image().fit(raw).encode(raw).x1
+    net = bl.load(run, device="cpu").flow.field
+    with torch.no_grad():
+        again = net.backbone(x, torch.zeros(len(x)))
+    own = modality.pixels(modality.encode(raw).x1)
+    assert torch.allclose(own, again, atol=1e-4), "latents decode to the reconstruction"
+    with pytest.raises(bl.BeelineError, match="sides are no multiples of 2"):
+        OfAutoencoder(run).encode(torch.zeros(1, 3, 7, 8))
+    with pytest.raises(bl.BeelineError, match="holds no bundle"):
+        OfAutoencoder(tmp_path).digest()
+
+
+@pytest.mark.slow
+def test_latents_of_large_images_end_to_end(tmp_path):
+    diffusers = pytest.importorskip("diffusers")
+    with bl.Rng(0).ambient():
+        net = diffusers.AutoencoderKL(
+            down_block_types=("DownEncoderBlock2D",) * 4,
+            up_block_types=("UpDecoderBlock2D",) * 4,
+            block_out_channels=(4, 4, 4, 4),
+            norm_num_groups=2,
+            layers_per_block=1,
+        )
+    net.save_pretrained(tmp_path / "eighth")
+    for i in range(8):
+        path = tmp_path / "large" / ("cat" if i % 2 else "dog") / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Picture.fromarray(RNG.integers(0, 256, (300, 280, 3)).astype(np.uint8)).save(path)
+    out, run = str(tmp_path / "latents"), str(tmp_path / "run")
+    resized = ["--set", "data.resize=256", "--out", out]
+    assert beeline(["encode", str(tmp_path / "large"), "--encoder", str(tmp_path / "eighth"), *resized]) == 0
+    assert Latents(out).modality().fit(Latents(out).load()[0]).shape == (4, 32, 32)
+    sets = ["network=DiT", "network.patch=4", "network.width=32", "network.depth=1", "training.steps=3"]
+    words = [word for pair in (*sets, "training.batch_size=4") for word in ("--set", pair)]
+    assert beeline(["train", out, *words, "--out", run, "--no-report", "--device", "cpu"]) == 0
+    assert bl.load(run, device="cpu").sample(2, label="dog").pixels.shape == (2, 256, 256, 3)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import field
 from typing import Any
 
+from beeline.core.declared import group_of
 from beeline.core.errors import nearest, require
 from beeline.core.protocols.flows import Reference
 from beeline.core.ranges import dataclass
@@ -13,6 +14,7 @@ from beeline.core.types import Cond
 from beeline.sampling.guidance.dependence import Containing, needs_evaluation
 from beeline.sampling.guidance.guide import Unconditional
 from beeline.sampling.guidance.null import null_like
+from beeline.sampling.steering.modalities import ModalityDependent
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,7 @@ class Without(Containing):
     {'text': tensor([10]), 'style': tensor([2])}
     """
 
-    names: tuple[str, ...]  # of conditions, at least one
+    names: tuple[str, ...]  # of conditions, at least one; "text" is also "text.pooled"
     null: Reference = field(default_factory=Unconditional)  # gives the nulls
 
     def __post_init__(self) -> None:
@@ -47,18 +49,21 @@ class Without(Containing):
             "some of several: give cond={'text': ..., 'style': ...}",
         )
         assert isinstance(cond, Mapping)
+        known = {*cond, *map(group_of, cond)}
         for name in self.names:
-            require(name in cond, f"Without got the name {name!r}, which is no condition; {nearest(name, cond)}")
+            require(name in known, f"Without got the name {name!r}, which is no condition; {nearest(name, known)}")
         other, null = self.null(field, cond)
         assert isinstance(null, Mapping)
-        return other, {**cond, **{name: null[name] for name in self.names}}
+        gone = [name for name in cond if name in self.names or group_of(name) in self.names]
+        return other, {**cond, **{name: null[name] for name in gone}}
 
 
 @dataclass(frozen=True)
-class OtherCondition:
+class OtherCondition(ModalityDependent):
     """The same field under given conditions, equal for all samples.
 
     v(x, t, c'),  c'_n = values_n for the names that are given, c_n for the others
+    A text among the values is encoded by the modality of a bundle: a negative prompt, or the name of a class.
 
     >>> import torch
     >>> OtherCondition({"label": 3})(None, {"label": torch.tensor([1, 2])})[1]
@@ -66,6 +71,15 @@ class OtherCondition:
     """
 
     values: Any  # conditions by name for one sample, or one number
+
+    def for_modality(self, modality: Any) -> OtherCondition:
+        """The same with encoded texts."""
+        if not isinstance(self.values, Mapping) or not any(isinstance(v, str) for v in self.values.values()):
+            return self
+        made = modality.condition(dict(self.values), 1)
+        assert isinstance(made, Mapping)
+        own = {name: leaf[0] for name, leaf in made.items() if {name, group_of(name)} & set(self.values)}
+        return OtherCondition(own)
 
     def __call__(self, field: Any, cond: Cond) -> tuple[Any, Cond]:
         require(

@@ -1,0 +1,1 @@
+"""Data with descriptions: texts, numbers and pictures as conditions."""

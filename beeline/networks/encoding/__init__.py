@@ -1,0 +1,1 @@
+"""Networks that encode data to latents and decode them."""
