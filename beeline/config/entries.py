@@ -153,6 +153,8 @@ NETWORKS: dict[str, str] = (
     | of("networks.dense", "DenseHead")
     | of("networks.tabular", "TabularMLP", "TabularTransformer")
     | of("networks.transformer.plans.elastic", "SubNetwork")
+    | of("networks.transformer.counts.flexi", "FlexiPatches")
+    | of("networks.inference.long_skips", "FreeU", "SkipTuned")
     | of("networks.adapters.adapted", "Adapted")
     | of("networks.compressing.compressed", "Compressed")
     | of("fields.flow", "Network", "MapNetwork")

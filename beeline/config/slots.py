@@ -28,6 +28,7 @@ SLOTS: Mapping[str, str] = {
     "Cache": "caches",
     "Resize": "resizes",
     "Rotary": "rotaries",
+    "Scaling": "rotaries",
     "Controller": "controllers",
     "Energy": "energies",
     "Measured": "energies",

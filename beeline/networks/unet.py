@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from beeline.core.declared import Declaring, TokenGrid, Traits, nulls_of_labels
+from beeline.core.declared import Declaring, Join, TokenGrid, Traits, nulls_of_labels
 from beeline.core.errors import require
 from beeline.core.types import Cond
 from beeline.networks.attention import SelfAttention
@@ -112,7 +112,8 @@ class UNet(Declaring):
             middle += [PixelAttention(low, max(1, low // 32)), ResBlock(low, low, embed_width, dropout)]
         self.middle = nn.ModuleList(middle)
         aboves = [*widths[1:], low]
-        rising = reversed(list(zip(aboves, widths, strict=True)))
+        rising = list(zip(aboves, widths, strict=True))[::-1]
+        self.above = [above for above, _ in rising]
         self.up = nn.ModuleList(b for above, w in rising for b in level(above + w, w))
         self.norm = WideGroupNorm(norm_groups(width * multipliers[0]), width * multipliers[0])
         self.out = zeroed(nn.Conv2d(width * multipliers[0], self.shape[0], 3, padding=1))
@@ -120,6 +121,10 @@ class UNet(Declaring):
     @property
     def stacks(self) -> Mapping[str, nn.ModuleList]:
         return {"down": self.down, "middle": self.middle, "up": self.up}
+
+    @property
+    def joins(self) -> list[Join]:
+        return [Join(self.up[i * self.blocks], above, 1) for i, above in enumerate(self.above)]
 
     @property
     def last_layer(self) -> nn.Module:

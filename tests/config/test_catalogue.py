@@ -128,6 +128,9 @@ EXAMPLES = {
     "networks.Deep": "Deep(Network(MLP(2, width=8, depth=1)), ['backbone.block.0'], "
     "[Head(8, [2])], [Head(8, [2])], [Head(8, [8])])",
     "networks.SubNetwork": "SubNetwork(Network(DiT((1, 8, 8), width=16, depth=2, heads=2)), width=0.5, visits=[0])",
+    "networks.FlexiPatches": "FlexiPatches(DiT((1, 8, 8), width=16, depth=1, heads=2), 4, 0.6)",
+    "networks.FreeU": "FreeU(UNet((1, 8, 8), width=8), [1.1], [0.8])",
+    "networks.SkipTuned": "SkipTuned(Network(UViT((1, 8, 8), width=16, depth=2, heads=2)), 0.8)",
     "networks.EarlyExit": "EarlyExit(Deep(Network(MLP(2, width=8, depth=1)), ['backbone.block.0'], "
     "[Head(8, [2])], [Head(8, [2])], [Head(8, [8])]))",
     "networks.SampleExit": "SampleExit(Deep(Network(MLP(2, width=8, depth=1)), ['backbone.block.0'], "

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - its usual name
 from torch import Tensor, nn
 
-from beeline.core.declared import Declaring, Stages, TokenGrid, Traits, nulls_of_labels
+from beeline.core.declared import Declaring, Join, Stages, TokenGrid, Traits, nulls_of_labels
 from beeline.core.errors import require
 from beeline.core.types import Cond
 from beeline.networks.checks import check_dropout, check_sizes
@@ -23,6 +23,18 @@ from beeline.networks.transformer.layout import Asked, Layout, ReadsNull, asked
 from beeline.networks.transformer.mixers import Attention, CoreMixer, Mixer
 from beeline.networks.transformer.plans.plan import Plain, Plan
 from beeline.networks.transformer.positions import Positions, SinCos
+
+
+class Tokenizer(Protocol):
+    """What makes tokens of data, and data of tokens."""
+
+    def tokens(self, x: Tensor) -> tuple[Tensor, tuple[int, ...], Tensor | None]:
+        """The tokens [B,N,D] of data, their grid, and the table of rotary positions."""
+        ...
+
+    def data(self, h: Tensor, shape: Sequence[int]) -> Tensor:
+        """Data [B,*shape] of normalised and modulated tokens [B,N,D]."""
+        ...
 
 
 class FlowTransformer(Declaring):
@@ -115,6 +127,10 @@ class FlowTransformer(Declaring):
         return {"block": self.block}
 
     @property
+    def joins(self) -> list[Join]:
+        return [Join(layer, self.settings["width"], -1) for layer in self.skip] if self.skips else []
+
+    @property
     def last_layer(self) -> nn.Module:
         return self.out
 
@@ -187,22 +203,32 @@ class FlowTransformer(Declaring):
         what = asked()._replace(notes=None)
         return self.begun(x, t, cond, s, what) if self.in_order(what) else None
 
-    def begun(self, x: Tensor, t: Tensor, cond: Cond, s: Tensor | None, what: Asked) -> Stages:
-        """The parts of a forward pass."""
+    def tokens(self, x: Tensor) -> tuple[Tensor, tuple[int, ...], Tensor | None]:
+        """The tokens [B,N,D] of data, their grid, and the table of rotary positions."""
+        grid, h = self.grid_of(x.shape[2:]), self.inp(to_patches(x, self.patch))
+        added = self.place.added(grid, h)
+        return h if added is None else h + added.to(h.dtype), grid, self.place.turn(grid, h)
+
+    def data(self, h: Tensor, shape: Sequence[int]) -> Tensor:
+        """Data [B,*shape] of normalised and modulated tokens [B,N,D]."""
+        return from_patches(self.out(h), shape, self.patch)
+
+    def begun(
+        self, x: Tensor, t: Tensor, cond: Cond, s: Tensor | None, what: Asked, tokenizer: Tokenizer | None = None
+    ) -> Stages:
+        """The parts of a forward pass, with the patches of the network or those of another tokenizer."""
         check_state(self, x, t, (self.shape[0], *[None] * len(self.grid)) if self.any_size else self.shape)
-        grid = self.grid_of(x.shape[2:])
+        cut: Tokenizer = self if tokenizer is None else tokenizer
         z = self.embed.total(t, cond, s)
         e = F.silu(z).to(x.dtype)
-        h = self.inp(to_patches(x, self.patch))
-        added = self.place.added(grid, h)
-        h, keep = self.joined(h if added is None else h + added.to(h.dtype), cond)
+        h, grid, turn = cut.tokens(x)
+        h, keep = self.joined(h, cond)
         null = self.embed.cond.nulls(cond, t) if self.reads_null else None
-        layout = Layout(grid, self.place.turn(grid, h), what.notes is not None, keep, null, what.part)
+        layout = Layout(grid, turn, what.notes is not None, keep, null, what.part)
 
         def out(h: Tensor, z: Tensor, layout: Layout) -> Tensor:
             shift, scale = layout.spread(self.tell(z, h)).chunk(2, -1)
-            patches = self.out(torch.addcmul(shift, layer_norm(h[:, : layout.tokens]), 1 + scale))
-            return from_patches(patches, x.shape[1:], self.patch)
+            return cut.data(torch.addcmul(shift, layer_norm(h[:, : layout.tokens]), 1 + scale), x.shape[1:])
 
         return Stages(h, [*self.told(e, t, layout), (z, layout)], out)
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from beeline.core.errors import require
 from beeline.core.ranges import Count, Positive, dataclass
 from beeline.networks.embed import sinusoidal_features
+from beeline.networks.hub.sizes.rotary import Rotary as Scaling
 
 
 class Positions(Protocol):
@@ -120,12 +121,16 @@ class Learned:
 class Turning(Placing):
     """Rotary positions."""
 
-    def __init__(self, channels: int, theta: float, shares: tuple[int, ...]):
+    def __init__(
+        self, channels: int, theta: float, shares: tuple[int, ...], scaling: Scaling | None, usual: tuple[int, ...]
+    ):
         super().__init__()
-        self.channels, self.theta, self.shares = channels, theta, shares
+        self.channels, self.theta, self.shares, self.scaling, self.usual = channels, theta, shares, scaling, usual
 
     def turn(self, grid: tuple[int, ...], like: Tensor) -> Tensor:
-        return rotation(grid, self.channels, self.theta, self.shares).to(like.device)
+        larger = [n > m for n, m in zip(grid, self.usual, strict=True)]
+        scalings = [self.scaling if more else None for more in larger]
+        return rotation(grid, self.channels, self.theta, self.shares, scalings).to(like.device)
 
 
 @dataclass(frozen=True)
@@ -133,7 +138,8 @@ class Rotary:
     """Rotary positions: queries and keys are turned by angles that are linear in the coordinates.
 
     angle_i = position theta^(-2i/d_a), with the channels of a head divided among the axes
-    Logits depend on differences of positions, so that other sizes are possible.
+    Logits depend on differences of positions, so that other sizes are possible.  ``scaling`` changes the angles of axes
+    that are longer than those of training, such as NTKAware(2.0) or YaRN(2.0, trained=16).
     Source: Su et al. 2021, "RoFormer" (arXiv 2104.09864); in several axes: Lu et al. 2024, "FiT" (arXiv 2402.12376).
 
     >>> Rotary().theta
@@ -142,6 +148,7 @@ class Rotary:
 
     theta: Positive = 10000.0  # the slowest angle has a period of about 2 pi theta patches
     shares: tuple[Count, ...] = ()  # of the axes in the channels, such as (1, 1); one more before them turns nothing
+    scaling: Scaling | None = None  # of longer axes than those that the network is built for; None for none
 
     def build(self, width: int, heads: int, grid: tuple[int, ...]) -> Placing:
         channels = width // heads
@@ -155,7 +162,7 @@ class Rotary:
             f"Rotary got shares={self.shares} for data with {len(grid)} axes; there is one for every axis, and perhaps "
             f"one before them for channels that are not turned: give {len(grid)}, {len(grid) + 1} or none",
         )
-        return Turning(channels, self.theta, tuple(self.shares))
+        return Turning(channels, self.theta, tuple(self.shares), self.scaling, grid)
 
 
 @dataclass(frozen=True)
@@ -179,18 +186,29 @@ def sincos(grid: Sequence[int], width: int) -> Tensor:
     return torch.cat(list(_broadcast(parts)), -1).flatten(0, -2)
 
 
-def rotation(grid: Sequence[int], channels: int, theta: float, shares: Sequence[int] = ()) -> Tensor:
+def rotation(
+    grid: Sequence[int],
+    channels: int,
+    theta: float,
+    shares: Sequence[int] = (),
+    scalings: Sequence[Scaling | None] = (),
+) -> Tensor:
     """Cosines and sines [N,channels/2,2] of the angles of a grid; remaining pairs go to the first axes."""
-    pairs, parts, before = channels // 2, [], 0
+    pairs, parts, before, size = channels // 2, [], 0, 1.0
+    scalings = (None,) * (max(len(shares), len(grid)) - len(scalings)) + tuple(scalings)
     shares = tuple(shares) or (1,) * len(grid)
     grid = (1,) * (len(shares) - len(grid)) + tuple(grid)  # a coordinate that is always 0 turns nothing
     for axis, n in enumerate(grid):
         end = -(-pairs * sum(shares[: axis + 1]) // sum(shares))
         count, before = end - before, end
         rates = theta ** -(torch.arange(count, dtype=torch.float64) / max(count, 1))
+        scaling = scalings[axis]
+        if scaling is not None and count:
+            rates, size = scaling.frequencies(2 * count, theta, rates), max(size, scaling.scale)
         parts.append(torch.arange(n, dtype=torch.float64)[:, None] * rates)
     angles = torch.cat(list(_broadcast(parts)), -1).flatten(0, -2)
-    return torch.stack([angles.cos(), angles.sin()], -1).float()
+    table = torch.stack([angles.cos(), angles.sin()], -1)
+    return (size * table).float()
 
 
 def _broadcast(parts: Sequence[Tensor]) -> list[Tensor]:

@@ -76,15 +76,19 @@ def extracted(field: nn.Module, width: float = 1.0, visits: Sequence[int] | None
 
 def transformer_in(field: Any, whose: str) -> FlowTransformer:
     """The flow transformer inside a field; raises ValueError without one."""
-    inner = unwrapped(field)
-    modules = inner.modules() if isinstance(inner, nn.Module) else ()
-    found = [m for m in modules if isinstance(m, FlowTransformer)]
+    found = transformers_in(field)
     require(
         bool(found),
-        f"{whose} got a {type(inner).__name__} without a flow transformer inside; give a network such as networks.DiT, "
-        "MMDiT or UViT",
+        f"{whose} got a {type(unwrapped(field)).__name__} without a flow transformer inside; give a network such "
+        "as networks.DiT, MMDiT or UViT",
     )
     return found[0]
+
+
+def transformers_in(field: Any) -> list[FlowTransformer]:
+    """All flow transformers inside a field."""
+    inner = unwrapped(field)
+    return [m for m in inner.modules() if isinstance(m, FlowTransformer)] if isinstance(inner, nn.Module) else []
 
 
 def cut(net: FlowTransformer, subset: Subset) -> None:

@@ -1,0 +1,1 @@
+"""Trained networks that are evaluated in another way."""

@@ -1,0 +1,1 @@
+"""Other numbers of tokens: data of several sizes in one row, patches of several sizes."""
