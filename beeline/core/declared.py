@@ -53,14 +53,6 @@ class Stages(NamedTuple):
     out: Callable[..., Tensor]
 
 
-class Join(NamedTuple):
-    """Where features of an early part of a network meet those of a late part."""
-
-    module: nn.Module  # its first argument holds both, the features of the late part first
-    late: int  # number of their channels
-    dim: int  # the dimension of channels
-
-
 def modulation_of(told: tuple[Any, ...], rows: Tensor) -> tuple[Any, ...]:
     """The modulation of a block for some rows of a batch; what has no rows is the same for all of them."""
     return tuple(_of_rows(part, rows) for part in told)
@@ -90,11 +82,6 @@ class Declaring(nn.Module):
     def stacks(self) -> Mapping[str, nn.ModuleList]:
         """The repeated blocks, by name."""
         return {}
-
-    @property
-    def joins(self) -> Sequence[Join]:
-        """Its long skips, in the order of their use."""
-        return ()
 
     @property
     def traits(self) -> Traits:
@@ -183,10 +170,6 @@ class Wrapping(Declaring):
     @property
     def stacks(self) -> Mapping[str, nn.ModuleList]:
         return stacks_of(self.wrapped)
-
-    @property
-    def joins(self) -> Sequence[Join]:
-        return joins_of(self.wrapped)
 
     @property
     def traits(self) -> Traits:
@@ -310,12 +293,6 @@ def stacks_of(network: Any) -> Mapping[str, nn.ModuleList]:
     inner = unwrapped(network)
     stacks = inner.stacks if isinstance(inner, DeclaresStacks) else None
     return stacks if isinstance(stacks, Mapping) else {}
-
-
-def joins_of(network: Any) -> Sequence[Join]:
-    """The long skips that a network declares; none where it declares none."""
-    inner = unwrapped(network)
-    return inner.joins if isinstance(inner, Declaring) else ()
 
 
 def last_layer_of(network: Any) -> nn.Module | None:

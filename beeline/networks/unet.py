@@ -9,13 +9,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from beeline.core.declared import Declaring, Join, TokenGrid, Traits, nulls_of_labels
+from beeline.core.declared import Declaring, TokenGrid, Traits, nulls_of_labels
 from beeline.core.errors import require
 from beeline.core.types import Cond
 from beeline.networks.attention import SelfAttention
 from beeline.networks.checks import check_dropout, check_image, check_sizes
 from beeline.networks.embed import Conditions, Embedding, check_state
 from beeline.networks.fp32 import WideGroupNorm, norm_groups, zeroed
+from beeline.networks.inference.joins import Join
 
 
 class ResBlock(nn.Module):

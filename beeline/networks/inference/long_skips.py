@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from beeline.core.declared import Wrapping, joins_of, unwrapped
+from beeline.core.declared import Wrapping, unwrapped
 from beeline.core.errors import require
 from beeline.core.modes import wide
+from beeline.networks.inference.joins import joins_of
 from beeline.networks.transformer.plans.elastic import transformers_in
 
 

@@ -10,12 +10,13 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - its usual name
 from torch import Tensor, nn
 
-from beeline.core.declared import Declaring, Join, Stages, TokenGrid, Traits, nulls_of_labels
+from beeline.core.declared import Declaring, Stages, TokenGrid, Traits, nulls_of_labels
 from beeline.core.errors import require
 from beeline.core.types import Cond
 from beeline.networks.checks import check_dropout, check_sizes
 from beeline.networks.embed import Conditions, Embedding, check_state
 from beeline.networks.fp32 import layer_norm, zeroed
+from beeline.networks.inference.joins import Join
 from beeline.networks.patches import from_patches, to_patches
 from beeline.networks.transformer.blocks import AdaLNZero, Modulation, OfTime, PreNorm, Sizes, Wiring
 from beeline.networks.transformer.feeds import Feed, FeedForward

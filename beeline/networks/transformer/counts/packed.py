@@ -88,7 +88,7 @@ def packed_loss(
 
 
 def in_rows(counts: Sequence[int], context: int) -> list[list[int]]:
-    """Which data stand in each row, for their numbers of tokens: the largest first, each in the first row with room.
+    """Which data stand in each row, for their numbers of tokens: the largest first, each in the first row that it fits in.
 
     >>> in_rows([4, 9, 6, 3], 10)
     [[1], [2, 0], [3]]
@@ -100,11 +100,11 @@ def in_rows(counts: Sequence[int], context: int) -> list[list[int]]:
     )
     rows: list[list[int]] = []
     for i in sorted(range(len(counts)), key=lambda i: (-counts[i], i)):
-        room = next((row for row in rows if sum(counts[j] for j in row) + counts[i] <= context), None)
-        if room is None:
+        fitting = next((row for row in rows if sum(counts[j] for j in row) + counts[i] <= context), None)
+        if fitting is None:
             rows.append([i])
         else:
-            room.append(i)
+            fitting.append(i)
     return rows
 
 
