@@ -88,7 +88,7 @@ def packed_loss(
 
 
 def in_rows(counts: Sequence[int], context: int) -> list[list[int]]:
-    """Which data stand in each row, for their numbers of tokens: the largest first, each in the first row that it fits in.
+    """Which data stand in each row, by their numbers of tokens: the largest first, each in the first row that it fits.
 
     >>> in_rows([4, 9, 6, 3], 10)
     [[1], [2, 0], [3]]
