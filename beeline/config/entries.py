@@ -179,8 +179,14 @@ NETWORKS: dict[str, str] = (
 
 SMALLER: dict[str, dict[str, str]] = {
     "deltas": of("networks.adapters.delta", "LoRA"),
-    "formats": of("networks.compressing.formats", "Integers"),
-    "compressors": of("networks.compressing.quantize", "Quantize", "int8()", "int4()"),
+    "formats": of("networks.compressing.formats", "Integers", "OffsetIntegers")
+    | of("networks.compressing.levels", "Levels", "PowersOfTwo()", "SmallFloats()", "NormalFloat4()", "BitMoD()")
+    | of("networks.compressing.factors", "Factors", "Kronecker", "Monarch", "Signs")
+    | of("networks.compressing.around", "Scaled", "Corrected", "Sparse", "IntegerProducts"),
+    "roundings": of("networks.compressing.rounding", "Nearest", "OptimalBrain", "SearchedScale"),
+    "scalings": of("networks.compressing.around", "Salient", "Smooth"),
+    "compressors": of("networks.compressing.quantize", "Quantize", "int8()", "int4()", "GPTQ()", "AWQ()", "SVDQuant()")
+    | of("networks.compressing.quantize", "SmoothQuant()", "LowRank()", "SparseGPT()"),
 }
 """Small changes of networks, and small networks."""
 

@@ -76,6 +76,8 @@ SLOTS: Mapping[str, str] = {
     "PairFilter": "pair_filters",
     "Delta": "deltas",
     "Format": "formats",
+    "Rounding": "roundings",
+    "Scaling": "scalings",
     "Compressor": "compressors",
     "Mixer": "mixers",
     "Feed": "feeds",

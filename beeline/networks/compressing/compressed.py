@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import nn
@@ -10,6 +10,7 @@ from torch import nn
 from beeline.core.errors import nearest, require
 from beeline.networks.adapters.inside import Reparametrized
 from beeline.networks.adapters.recast import replaced
+from beeline.networks.compressing.compressor import Moments
 from beeline.networks.compressing.formats import Format
 from beeline.networks.compressing.packed import packed
 
@@ -17,17 +18,24 @@ from beeline.networks.compressing.packed import packed
 class Compressed(Reparametrized):
     """A network with the weights of layers in number formats.
 
-    y = decode(codes) x + b for every layer that is named
-    Source: Dettmers et al. 2022, "LLM.int8()" (arXiv 2208.07339), weights in integers.
+        y = decode(codes) x + b for every layer that is named
+        Source: Dettmers et al. 2022, "LLM.int8()" (arXiv 2208.07339), weights in integers.
 
-    >>> from beeline.networks.compressing.formats import Integers
-    >>> from beeline.networks.mlp import MLP
-    >>> net = Compressed(MLP(2, width=64), [Integers(8)], [["out"]])
-    >>> stored_bytes(net) < stored_bytes(MLP(2, width=64))
-    True
+        >>> from beeline.networks.compressing.compressor import Moments
+    from beeline.networks.compressing.formats import Integers
+        >>> from beeline.networks.mlp import MLP
+        >>> net = Compressed(MLP(2, width=64), [Integers(8)], [["out"]])
+        >>> stored_bytes(net) < stored_bytes(MLP(2, width=64))
+        True
     """
 
-    def __init__(self, field: nn.Module, formats: Sequence[Format], layers: Sequence[Sequence[str]]):
+    def __init__(
+        self,
+        field: nn.Module,
+        formats: Sequence[Format],
+        layers: Sequence[Sequence[str]],
+        moments: Mapping[str, Moments] | None = None,  # of the inputs of layers, for formats that look at them
+    ):
         super().__init__()
         require(
             len(formats) == len(layers),
@@ -41,7 +49,7 @@ class Compressed(Reparametrized):
                 require(
                     name in modules, f"there is no layer {name!r} in {type(field).__name__}; {nearest(name, modules)}"
                 )
-                replaced(field, name, packed(modules[name], form))
+                replaced(field, name, packed(modules[name], form, (moments or {}).get(name)))
 
     def describe(self) -> dict[str, Any]:
         """The constructor's arguments."""

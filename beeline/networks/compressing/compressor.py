@@ -29,11 +29,14 @@ class Probe:
 
     @torch.no_grad()
     def moments(self, network: nn.Module, layers: Mapping[str, nn.Module]) -> dict[str, Moments]:
-        """Moments of the inputs of layers of a network, which is evaluated once for every call."""
-        found = {name: Moments() for name in layers}
+        """Moments of the inputs of linear layers of a network, which is evaluated once for every call.
+
+        Layers of other kinds, and those that are not called, have none.
+        """
+        found = {name: Moments() for name, layer in layers.items() if isinstance(layer, nn.Linear)}
         hooks = [
-            layer.register_forward_hook(lambda _, given, __, seen=found[name]: seen.add(given[0]))
-            for name, layer in layers.items()
+            layers[name].register_forward_hook(lambda _, given, __, seen=seen: seen.add(given[0]))
+            for name, seen in found.items()
         ]
         try:
             for x, t, cond in self.calls:
@@ -41,22 +44,24 @@ class Probe:
         finally:
             for hook in hooks:
                 hook.remove()
-        return found
+        return {name: seen for name, seen in found.items() if seen.count}
 
 
 class Moments:
-    """Count, mean [in], second moment [in,in] and largest size [in] of the inputs of a layer, in float64."""
+    """Moments of the inputs [in] of a layer, in float64: count, E[x], E[x x^T], E|x| and the largest |x|."""
 
     def __init__(self) -> None:
         self.count = 0
-        self.sums: tuple[Tensor, Tensor, Tensor] | None = None
+        self.sums: tuple[Tensor, Tensor, Tensor, Tensor] | None = None
 
     def add(self, x: Tensor) -> None:
         """Add inputs [...,in] of a linear layer."""
-        flat = x.detach().flatten(0, -2).double()
-        new = (flat.sum(0), flat.mT @ flat, flat.abs().amax(0))
+        flat = x.detach().reshape(-1, x.shape[-1]).double()
+        new = (flat.sum(0), flat.mT @ flat, flat.abs().sum(0), flat.abs().amax(0))
         known = self.sums
-        self.sums = new if known is None else (known[0] + new[0], known[1] + new[1], torch.maximum(known[2], new[2]))
+        if known is not None:
+            new = (*(a + b for a, b in zip(known[:3], new[:3], strict=True)), torch.maximum(known[3], new[3]))  # type: ignore[assignment]
+        self.sums = new
         self.count += len(flat)
 
     @property
@@ -70,9 +75,27 @@ class Moments:
         return self.sums[1] / self.count
 
     @property
+    def size(self) -> Tensor:
+        assert self.sums is not None
+        return self.sums[2] / self.count
+
+    @property
     def largest(self) -> Tensor:
         assert self.sums is not None
-        return self.sums[2]
+        return self.sums[3]
+
+    def divided(self, s: Tensor) -> Moments:
+        """Those of the inputs divided by numbers [in]."""
+        assert self.sums is not None
+        made, s = Moments(), s.to(self.sums[0])
+        made.count = self.count
+        made.sums = (self.sums[0] / s, self.sums[1] / (s[:, None] * s), self.sums[2] / s, self.sums[3] / s)
+        return made
+
+    def error(self, change: Tensor) -> float:
+        """E |change x|^2 for a change [out,in] of the weight."""
+        d = change.double()
+        return float(((d @ self.second.to(d.device)) * d).sum())
 
 
 @dataclass(frozen=True)
@@ -82,6 +105,7 @@ class Plan:
     decisions: Mapping[str, Any]
     before: int
     after: int
+    seconds: float = 0.0  # that are expected
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """The decisions as rows of a table."""

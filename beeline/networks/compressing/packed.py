@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import torch
+import math
+
 from torch import Tensor, nn
 
 from beeline.core.errors import require
 from beeline.networks.adapters.delta import Changed
 from beeline.networks.adapters.recast import recast
+from beeline.networks.compressing.compressor import Moments
 from beeline.networks.compressing.formats import Format
 
 STORED = "stored_"  # before the names of the tensors of a format
@@ -20,33 +22,56 @@ class Decoded(nn.Module):
     shape: tuple[int, ...]  # of the weight
 
     @property
+    def stored(self) -> dict[str, Tensor]:
+        """The tensors of the format."""
+        return {
+            name.removeprefix(STORED): t
+            for name, t in self._buffers.items()
+            if t is not None and name.startswith(STORED)
+        }
+
+    @property
     def weight(self) -> Tensor:  # type: ignore[override]
-        tensors = {name.removeprefix(STORED): t for name, t in self._buffers.items() if name.startswith(STORED)}
-        out = self.shape[0]
-        return self.form.decode(tensors, out, torch.Size(self.shape[1:]).numel()).view(self.shape)  # type: ignore[arg-type]
+        return self.form.decode(self.stored, self.shape[0], math.prod(self.shape[1:])).view(self.shape)
+
+
+class Product(Decoded):
+    """A linear layer that multiplies as its format does."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y, bias = self.form.product(x, self.stored, self.shape[0]), self._parameters["bias"]
+        return y if bias is None else y + bias
 
 
 def parameter_of(layer: nn.Module, form: Format) -> Tensor:
     """The weight of a layer, to be stored in a format; ValueError where it is not a parameter of its own."""
     weight = layer._parameters.get("weight")
+    kind = type(layer).__name__
+    require(
+        not isinstance(layer, Decoded),
+        f"the weight of a {kind} was to be stored in {form}, and it is stored in few bits already: rounding twice adds "
+        "both errors; start from the bundle before its first compression, which lineage.json names",
+    )
     require(
         weight is not None and not isinstance(layer, Changed),
-        f"the weight of a {type(layer).__name__} was to be stored in {form}, and is not a parameter of its own: merge "
-        "adapters first (Adapted.merged()), and start from a network that is not compressed",
+        f"the weight of a {kind} was to be stored in {form}, and is changed by an adapter: merge adapters first "
+        "(Adapted.merged())",
     )
     assert weight is not None
     return weight.detach()
 
 
-def packed(layer: nn.Module, form: Format) -> nn.Module:
+def packed(layer: nn.Module, form: Format, moments: Moments | None = None) -> nn.Module:
     """A layer of the same kind, with the same other parameters, whose weight is stored in a format.
 
+    Linear layers multiply as the format does, where it has products of its own.
     Raises ValueError for a layer whose weight is changed by an adapter, or is stored in a format already.
     """
     weight = parameter_of(layer, form)
-    made = recast(layer, Decoded)
+    own = type(form).product is not Format.product and type(layer) is nn.Linear
+    made = recast(layer, Product if own else Decoded)
     del made._parameters["weight"]
     made.form, made.shape = form, tuple(weight.shape)
-    for name, tensor in form.encode(weight.flatten(1)).items():
+    for name, tensor in form.encode(weight.flatten(1), moments).items():
         made.register_buffer(STORED + name, tensor)
     return made  # type: ignore[no-any-return]
