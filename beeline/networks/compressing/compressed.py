@@ -18,15 +18,14 @@ from beeline.networks.compressing.packed import packed
 class Compressed(Reparametrized):
     """A network with the weights of layers in number formats.
 
-        y = decode(codes) x + b for every layer that is named
-        Source: Dettmers et al. 2022, "LLM.int8()" (arXiv 2208.07339), weights in integers.
+    y = decode(codes) x + b for every layer that is named
+    Source: Dettmers et al. 2022, "LLM.int8()" (arXiv 2208.07339), weights in integers.
 
-        >>> from beeline.networks.compressing.compressor import Moments
-    from beeline.networks.compressing.formats import Integers
-        >>> from beeline.networks.mlp import MLP
-        >>> net = Compressed(MLP(2, width=64), [Integers(8)], [["out"]])
-        >>> stored_bytes(net) < stored_bytes(MLP(2, width=64))
-        True
+    >>> from beeline.networks.compressing.formats import Integers
+    >>> from beeline.networks.mlp import MLP
+    >>> net = Compressed(MLP(2, width=64), [Integers(8)], [["out"]])
+    >>> stored_bytes(net) < stored_bytes(MLP(2, width=64))
+    True
     """
 
     def __init__(

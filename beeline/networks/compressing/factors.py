@@ -137,7 +137,7 @@ class Signs(Format):
     rank: Count = 1
 
     def encode(self, w: Tensor, moments: Moments | None = None) -> dict[str, Tensor]:
-        rest, stored = w, {}
+        rest, stored = w, dict[str, Tensor]()
         for k in range(self.blocks):
             up, down = split(rest.abs(), min(self.rank, *w.shape))
             positive = rest >= 0
