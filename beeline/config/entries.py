@@ -184,7 +184,7 @@ SMALLER: dict[str, dict[str, str]] = {
     | of("networks.compressing.factors", "Factors", "Kronecker", "Monarch", "Signs")
     | of("networks.compressing.around", "Scaled", "Corrected", "Sparse", "IntegerProducts"),
     "roundings": of("networks.compressing.rounding", "Nearest", "OptimalBrain", "SearchedScale"),
-    "scalings": of("networks.compressing.around", "Salient", "Smooth"),
+    "column_scales": of("networks.compressing.around", "Salient", "Smooth"),
     "compressors": of("networks.compressing.quantize", "Quantize", "int8()", "int4()", "GPTQ()", "AWQ()", "SVDQuant()")
     | of("networks.compressing.quantize", "SmoothQuant()", "LowRank()", "SparseGPT()"),
 }

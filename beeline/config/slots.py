@@ -77,7 +77,7 @@ SLOTS: Mapping[str, str] = {
     "Delta": "deltas",
     "Format": "formats",
     "Rounding": "roundings",
-    "Scaling": "scalings",
+    "ColumnScales": "column_scales",
     "Compressor": "compressors",
     "Mixer": "mixers",
     "Feed": "feeds",

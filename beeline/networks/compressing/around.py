@@ -15,7 +15,7 @@ from beeline.networks.compressing.formats import Format, Integers, nonzero, pack
 from beeline.networks.compressing.rounding import damped, made_good
 
 
-class Scaling(Protocol):
+class ColumnScales(Protocol):
     """(weight [out,in], moments of the inputs) -> scales [in] of its columns, of which the best is taken."""
 
     def __call__(self, w: Tensor, moments: Moments) -> list[Tensor]:
@@ -75,7 +75,7 @@ class Scaled(Format):
     """
 
     form: Format = Integers(4)
-    scaling: Scaling = Salient()
+    scaling: ColumnScales = Salient()
 
     @property
     def calibrated(self) -> bool:
