@@ -32,6 +32,8 @@ class Mixture(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.shared = Dense(width, hidden, dropout) if shared else None
 
+    # the numbers of tokens of experts change, and a graph would be compiled for each of them
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def forward(self, h: Tensor, layout: Layout) -> tuple[Tensor, Notes]:
         tokens = h.flatten(0, 1)
         rows = torch.arange(len(h), device=h.device).repeat_interleave(h.shape[1])

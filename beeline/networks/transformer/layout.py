@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
 from typing import NamedTuple, TypeAlias
 
@@ -103,6 +103,7 @@ class Layout(NamedTuple):
     part: Part = WHOLE  # of heads and hidden channels
     segments: Tensor | None = None  # [B,N] the datum of every token of rows that hold several, -1 for none
     sizes: Tensor | None = None  # [B, tokens of the datum] how many tokens each stands for; None for one
+    gather: Callable[[Tensor], Tensor] | None = None  # [B,H,n,d] of this process -> of the tokens of all processes
 
     @property
     def tokens(self) -> int:
@@ -142,6 +143,17 @@ class Layout(NamedTuple):
             own = keep[:, index] if index.ndim == 1 else keep[:, :n].gather(1, index)
             keep = torch.cat([own, keep[:, n:]], 1)
         return self._replace(grid=(index.shape[-1],), turn=turn, keep=keep)
+
+    def seen(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Layout]:
+        """Keys and values [B,H,N,d] that queries see, and their layout: those of all processes."""
+        if self.gather is None:
+            return k, v, self
+        n, keep, others = self.tokens, self.keep, k.shape[2] - self.tokens
+        k, v = (torch.cat([self.gather(y[:, :, :n]), y[:, :, n:]], 2) for y in (k, v))
+        count = k.shape[2] - others
+        if keep is not None:  # those of the datum may all be seen
+            keep = torch.cat([keep.new_ones(len(keep), count), keep[:, n:]], 1)
+        return k, v, self._replace(keep=keep, grid=(count,))
 
     def turned(self, q: Tensor) -> Tensor:
         """Queries or keys [B,H,N,d] turned by their positions; tokens after those of the table stay as they are.

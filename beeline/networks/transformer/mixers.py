@@ -83,7 +83,8 @@ class Mixed(SelfAttention):
 
     def forward(self, x: Tensor, layout: Layout) -> Tensor:  # type: ignore[override]
         q, k, v = self.divided(x)
-        return self.joined(layout.part.heads(self.core(layout.turned(q), layout.turned(k), v, layout)))
+        k, v, seen = layout.seen(layout.turned(k), v)
+        return self.joined(layout.part.heads(self.core(layout.turned(q), k, v, seen)))
 
 
 class Joint(nn.Module):
@@ -105,7 +106,8 @@ class Joint(nn.Module):
             torch.cat(some, 2)
             for some in zip(*(m.divided(u) for m, u in zip(own, parts, strict=True)), strict=True)  # type: ignore[operator]
         )
-        mixed = layout.part.heads(self.core(layout.turned(q), layout.turned(k), v, layout))
+        k, v, seen = layout.seen(layout.turned(k), v)
+        mixed = layout.part.heads(self.core(layout.turned(q), k, v, seen))
         pieces = mixed.split([u.shape[1] for u in parts], 2)
         return [m.joined(piece) for m, piece in zip(own, pieces, strict=True)]  # type: ignore[operator]
 
