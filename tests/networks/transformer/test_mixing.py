@@ -333,7 +333,15 @@ def test_mixers_of_every_size_and_precision(mixer):
         (lambda: RecConv(4), "set 3 or 5"),
         (lambda: PointConv(6), "set 5 or 7"),
         (lambda: Deformable().build(10, 4, (4,)), "multiple of heads"),
-        (lambda: RecConv().build(8, 2, (4,))(torch.zeros(1, 5, 8), Layout((4,))), "added, merged"),
+        (lambda: RecConv().build(8, 2, (4,))(torch.zeros(1, 5, 8), Layout((4,))), "no place for others"),
+        (lambda: RecConv().build(8, 2, (2, 2))(torch.zeros(1, 4, 8), Layout((4,))), "no grid"),
+        (lambda: Multipole().build(8, 2, (2, 2))(torch.zeros(1, 4, 8), Layout((4,))), "no grid"),
+        (
+            lambda: SlicedAttention().build(8, 2, (4,))(
+                torch.zeros(1, 4, 8), Layout((4,), segments=torch.zeros(1, 4, dtype=torch.long))
+            ),
+            "several data",
+        ),
         (lambda: RWKV().joint(8, 2, (4,), ("x", "text")), "LinearAttention"),
     ],
 )

@@ -16,20 +16,26 @@ from beeline.core.ranges import Count, Positive, Whole, dataclass
 from beeline.networks.fp32 import zeroed
 from beeline.networks.transformer.layout import Layout
 from beeline.networks.transformer.mixers import OneStream
+from beeline.networks.transformer.mixing.groups import check_grid
 
 CONVOLUTIONS = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 SMOOTH = {1: "linear", 2: "bilinear", 3: "trilinear"}  # as torch names them, by the number of axes
 
 
 class GridMixing(nn.Module):
-    """Base of modules that see the tokens as a grid."""
+    """Base of modules that see the tokens as a grid of as many axes as that of their network."""
+
+    def __init__(self, axes: int):
+        super().__init__()
+        self.axes = axes
 
     def as_grid(self, u: Tensor, layout: Layout) -> Tensor:
         """Tokens [B,N,D] as [B,D,*grid]."""
+        check_grid(layout, self.axes)
         require(
             u.shape[1] == layout.tokens,
-            f"a mixer of a grid got {u.shape[1]} tokens for {' x '.join(map(str, layout.grid))} patches; it cannot "
-            "work where tokens are added, merged or left out: use an attention there",
+            f"a mixer of a grid got {u.shape[1]} tokens for {' x '.join(map(str, layout.grid))} patches; it has no "
+            "place for others: use an attention such as mixer=LinearAttention",
         )
         return u.mT.unflatten(-1, layout.grid)
 
@@ -48,7 +54,7 @@ class Recursive(GridMixing):
     """A depthwise convolution of several resolutions."""
 
     def __init__(self, width: int, axes: int, side: int, levels: int):
-        super().__init__()
+        super().__init__(axes)
         bound = side ** (-axes / 2)
         self.down, self.fine = (
             nn.Parameter(torch.empty(width, 1, *[side] * axes).uniform_(-bound, bound)) for _ in range(2)
@@ -98,7 +104,7 @@ class Points(GridMixing):
     """A depthwise convolution whose kernel is a sum of points."""
 
     def __init__(self, width: int, grid: tuple[int, ...], side: int, points: int):
-        super().__init__()
+        super().__init__(len(grid))
         self.usual, self.side = grid, side
         self.at = nn.Parameter(nn.init.trunc_normal_(torch.empty(width, points, len(grid)), 0, 0.3, -1, 1))
         self.weight = nn.Parameter(0.02 * torch.randn(width, points))
@@ -113,14 +119,14 @@ class Points(GridMixing):
     def kernel(self, halves: Sequence[int]) -> Tensor:
         """The kernels [D, 2 half + 1 along every axis]; those of larger grids have smaller values, and equal sums."""
         at, weight, radius = wide(self.at).clamp(-1, 1), wide(self.weight), 1e-4 + wide(self.radius).sigmoid()
-        places = torch.cartesian_prod(
-            *(torch.linspace(-1, 1, 2 * h + 1).to(at) if h else at.new_zeros(1) for h in halves)
-        )
+        axes = [torch.linspace(-1, 1, 2 * h + 1).to(at) if h else at.new_zeros(1) for h in halves]
+        places = torch.cartesian_prod(*axes)
         far = (places.view(-1, len(halves))[:, None, None] - at).abs().sum(-1) / radius[None]  # [k^a,D,P]
         near = far < 1
         kernel = (weight * (1 - far) * near).sum(-1) / near.sum(-1).clamp(min=1)
-        share = self.side ** len(halves) / math.prod(2 * h + 1 for h in halves)
-        return share * kernel.mT.unflatten(-1, [2 * h + 1 for h in halves])
+        sides = [2 * h + 1 for h in halves]
+        share = self.side ** len(halves) / math.prod(sides)
+        return share * kernel.mT.unflatten(-1, sides)
 
 
 @dataclass(frozen=True)
@@ -150,7 +156,7 @@ class Deforming(GridMixing):
     """A sum of values at places that every token chooses."""
 
     def __init__(self, width: int, heads: int, grid: tuple[int, ...], reach: float):
-        super().__init__()
+        super().__init__(len(grid))
         self.heads, self.usual, self.reach, self.points = heads, grid, reach, 3 ** len(grid)
         self.value, self.out = nn.Linear(width, width), nn.Linear(width, width)
         self.tell = zeroed(nn.Linear(width, heads * (self.points * (len(grid) + 1) + 1)))

@@ -9,11 +9,26 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from beeline.core.errors import require
 from beeline.networks.attention import attend
 from beeline.networks.transformer.layout import Layout
 
 Cut = Callable[[Tensor], Tensor]
 """Tokens [B,H,N,d] -> groups [B,H,G,n,d], with zeros where a group is not full."""
+
+
+def check_grid(layout: Layout, axes: int | None = None) -> None:
+    """Raise BeelineError for rows of several data, and for tokens that are no grid of ``axes`` axes."""
+    require(
+        layout.segments is None,
+        "a mixer of groups or of a grid got rows that hold several data; it needs the grid of one: use "
+        "mixer=Attention()",
+    )
+    require(
+        axes is None or len(layout.grid) == axes,
+        f"a mixer of a grid of {axes} axes got a list of {layout.tokens} tokens; a plan that merges them or leaves "
+        "some out has no grid: use mixer=Attention() or another attention without windows",
+    )
 
 
 def in_groups(
@@ -50,6 +65,7 @@ def apart(q: Tensor, k: Tensor, v: Tensor, layout: Layout, cut: Cut, joined: Cut
 
 def seen(layout: Layout, cut: Cut, like: Tensor) -> Tensor | None:
     """Which keys of its group and of others a query may see, for ``in_groups``; None for all of them."""
+    check_grid(layout)
     n, heads, total = layout.tokens, like.shape[1], like.shape[2]
     keep = layout.keep
     own = torch.ones(1, heads, n, 1, dtype=torch.bool, device=like.device)

@@ -20,8 +20,8 @@ from beeline.networks.transformer.mixing.scan import Parts, before, recurrence, 
 class Recurrent(GridMixing):
     """Receptance, keys and values of tokens and their shifted neighbours; a subclass mixes keys and values."""
 
-    def __init__(self, width: int):
-        super().__init__()
+    def __init__(self, width: int, axes: int):
+        super().__init__(axes)
         place = torch.arange(width) / max(width - 1, 1)
         self.mu = nn.Parameter(place.sqrt().repeat(3, 1))
         self.decay = nn.Parameter(-5 + 8 * place**1.35)
@@ -73,14 +73,14 @@ class RWKV(OneStream):
     """
 
     def build(self, width: int, heads: int, grid: tuple[int, ...]) -> nn.Module:
-        return Recurrent(width)
+        return Recurrent(width, len(grid))
 
 
 class BothWays(Recurrent):
     """A recurrence in both directions, whose neighbours are those of the grid."""
 
-    def __init__(self, width: int):
-        super().__init__(width)
+    def __init__(self, width: int, axes: int):
+        super().__init__(width, axes)
         with torch.no_grad():
             self.decay.copy_(torch.linspace(0, 8, width))  # over the whole sequence
 
@@ -118,14 +118,14 @@ class BiRWKV(OneStream):
     """
 
     def build(self, width: int, heads: int, grid: tuple[int, ...]) -> nn.Module:
-        return BothWays(width)
+        return BothWays(width, len(grid))
 
 
 class Scanned(GridMixing):
     """A selective state space over the grid in several orders."""
 
     def __init__(self, width: int, axes: int, expand: int, state: int):
-        super().__init__()
+        super().__init__(axes)
         self.ways = 2 * axes
         inner = -(-expand * width // self.ways) * self.ways
         self.inp, self.out = nn.Linear(width, 2 * inner, bias=False), nn.Linear(inner, width, bias=False)
@@ -190,8 +190,8 @@ class Selective(OneStream):
 class Filtered(GridMixing):
     """Rational filters of the sequence of tokens, forwards and backwards."""
 
-    def __init__(self, width: int, state: int):
-        super().__init__()
+    def __init__(self, width: int, axes: int, state: int):
+        super().__init__(axes)
         self.a, self.b = (nn.Parameter(torch.zeros(2, width, state)) for _ in range(2))
         self.first = nn.Parameter(torch.randn(2, width) * 0.5**0.5)
         self.slack = nn.Parameter(torch.ones(2, width, 1))
@@ -243,4 +243,4 @@ class RationalSSM(OneStream):
     state: Annotated[int, Range(least=1)] = 16  # order of the filter; 16 to 128, of no cost
 
     def build(self, width: int, heads: int, grid: tuple[int, ...]) -> nn.Module:
-        return Filtered(width, self.state)
+        return Filtered(width, len(grid), self.state)

@@ -15,7 +15,7 @@ from beeline.networks.attention import SelfAttention, attend
 from beeline.networks.fp32 import layer_norm
 from beeline.networks.transformer.layout import Layout
 from beeline.networks.transformer.mixers import AttentionMixer, Core, CoreMixer
-from beeline.networks.transformer.mixing.groups import apart, in_groups, runs, seen, tiles
+from beeline.networks.transformer.mixing.groups import apart, check_grid, in_groups, runs, seen, tiles
 from beeline.networks.transformer.mixing.scan import before, recurrence
 
 DOWN = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
@@ -48,12 +48,13 @@ class Pyramid(nn.Module):
 
     def __init__(self, width: int, axes: int, window: int, levels: int):
         super().__init__()
-        self.window, self.levels = window, levels
+        self.axes, self.window, self.levels = axes, window, levels
         if levels > 1:
             self.down = nn.Parameter(torch.full((width, 1, *[2] * axes), 0.5**axes))
             self.up = nn.Parameter(torch.zeros(width, 1, *[2] * axes))
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, layout: Layout) -> Tensor:
+        check_grid(layout, self.axes)
         fine = apart(q, k, v, layout, *tiles(layout.grid, self.window))
         grids, every = [layout.grid], [torch.cat([y[:, :, : layout.tokens] for y in (q, k, v)])]
         while len(grids) < self.levels and max(grids[-1]) > self.window:
@@ -113,11 +114,13 @@ class Multipole(AttentionMixer):
 class Frames(nn.Module):
     """Softmax attention inside frames, and a state of the frames before."""
 
-    def __init__(self, width: int, heads: int):
+    def __init__(self, width: int, heads: int, axes: int):
         super().__init__()
+        self.axes = axes
         self.gate = nn.Parameter(torch.zeros(heads, width // heads, 1))
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, layout: Layout) -> Tensor:
+        check_grid(layout, self.axes)
         n, d = layout.tokens, q.shape[-1]
         cut, joined = runs(layout.grid[0])
         more = (k[:, :, n:], v[:, :, n:])
@@ -155,7 +158,7 @@ class ChunkCausal(AttentionMixer):
             f"ChunkCausal got data with {len(grid)} axis; its first axis is that of the frames, and others have their "
             "patches: use mixer=Causal() for sequences",
         )
-        return Frames(width, heads)
+        return Frames(width, heads, len(grid))
 
 
 @dataclass(frozen=True)
@@ -176,7 +179,10 @@ class Causal(CoreMixer):
         mask = torch.ones(total, total, dtype=torch.bool, device=q.device)
         mask[:n, :n] = mask[:n, :n].tril()
         mask[n:, :n] = False
-        return attend(q, k, v, mask if layout.mask is None else mask & layout.mask)
+        bias = layout.bias(k)  # of tokens that may be seen, or that stand for several
+        if bias is not None:
+            mask = mask & bias if bias.dtype == torch.bool else bias.masked_fill(~mask, -torch.inf)
+        return attend(q, k, v, mask)
 
 
 class Interleaved(nn.Module):
