@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import weakref
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,7 @@ class Peak:
 
     def __init__(self, device: torch.device, held: int = 0):
         self.device, self._most = device, 0
+        _give_back()
         self._before = _status("VmRSS") - held  # CUDA counts earlier allocations itself
         self.resume()
 
@@ -82,6 +84,12 @@ class Peak:
         if self.device.type == "cuda":
             return max(self._most, int(torch.cuda.max_memory_allocated(self.device)))
         return max(self._most, _status("VmHWM") - self._before)
+
+
+def _give_back() -> None:
+    """Return freed memory to the system, where it can be: what a plan has freed would count as held before."""
+    with contextlib.suppress(OSError, AttributeError, TypeError):  # no glibc
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def resident() -> int:

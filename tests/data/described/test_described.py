@@ -233,6 +233,25 @@ def test_described_images_are_encoded_fed_and_sampled_alike(models, tmp_path):
         tiny.clip(models["clip"][2])
 
 
+def test_pictures_of_a_folder_are_a_condition(tmp_path):
+    place = tiny.shapes(tmp_path / "a", 6, metadata=True)
+    (place / ".edges").mkdir()
+    rows = [json.loads(line) for line in (place / "metadata.jsonl").open()]
+    for i, row in enumerate(rows):
+        Picture.fromarray(np.full((8, 8), 40 * i, np.uint8)).save(place / ".edges" / f"{i}.png")
+        row["edge_file_name"] = f".edges/{i}.png"
+    (place / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    edges = Pictures(8, 4, column="edge_file_name")
+    raw = ImageFile(place, held_out=0.3, conditions={"edges": edges, "sizes": Numbers(2, length=2)}).load()[0]
+    modality = ImageFile(place, conditions={"edges": edges, "sizes": Numbers(2, length=2)}).modality().fit(raw)
+    batch = modality.encode(raw)
+    assert batch.cond["edges"].shape == (4, 4, 16) and batch.cond["sizes"].shape == (4, 2, 2)
+    asked = modality.condition({"edges": raw.columns.values["edge_file_name"][1]}, 1)
+    assert torch.equal(asked["edges"][0], batch.cond["edges"][1]) and not asked["sizes"].any()
+    with pytest.raises(bl.BeelineError, match="there is no picture nowhere"):
+        modality.condition({"edges": "nowhere.png"}, 1)
+
+
 def test_conditions_without_their_column_are_refused(models, tmp_path):
     place = tiny.shapes(tmp_path / "a", 4)
     data = ImageFile(place, conditions={"boxes": Numbers(2)})

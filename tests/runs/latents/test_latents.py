@@ -2,6 +2,7 @@
 
 import json
 from collections import namedtuple
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -21,11 +22,15 @@ from beeline.data.latents.modality import LatentFeed, LatentImage, LatentImages
 from beeline.data.latents.shards import MANIFEST, Shards, read_shards
 from beeline.data.pictures.augmentations import Flip
 from beeline.data.point_files import DistributionData
+from beeline.objectives.matching import FlowMatching
 from beeline.recipes.automatic import recipe_for
 from beeline.runs.latents import encoding
 from beeline.runs.latents.bundled import OfAutoencoder
 from beeline.runs.latents.encoding import Latents, encode_data
+from beeline.runs.run import Run, prepare
 from beeline.training.feed.microbatches import InMemory
+from beeline.training.memory import Tracker
+from beeline.training.plan import plan
 
 RNG = np.random.default_rng(3)
 
@@ -321,6 +326,17 @@ def test_an_autoencoder_is_trained_and_encodes(photos, tmp_path):
         OfAutoencoder(run).encode(torch.zeros(1, 3, 7, 8))
     with pytest.raises(bl.BeelineError, match="holds no bundle"):
         OfAutoencoder(tmp_path).digest()
+
+
+def test_the_plan_of_a_run_on_latents_predicts_its_memory(photos):
+    latents = encoded(photos)
+    run = Run(latents, {"is": "networks.DiT", "patch": 1, "width": 64, "depth": 3}, FlowMatching(drop=bl.Drop(0.1)))
+    work, training = prepare(run), replace(run.training, batch_size=96)
+    made = plan(work.networks, work.objective, work.data, training, rng=bl.Rng(0), trial=0)
+    batch = InMemory(work.data, bl.Rng(0)).microbatch(0, 96)
+    with Tracker() as tracker:
+        work.objective(work.networks, batch, bl.Rng(0)).value.backward()
+    assert abs(made.activations / tracker.peak - 1) < 0.1
 
 
 @pytest.mark.slow
