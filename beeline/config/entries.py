@@ -173,6 +173,7 @@ NETWORKS: dict[str, str] = (
     | of("objectives.hierarchical", "RandomVelocity")
     | of("distillation.inner_loop", "InnerLoop")
     | of("networks.guided.adapters", "BlockAdapters", "SideNetwork")
+    | of("networks.growing.specialists", "Specialists", "Gate")
     | of("networks.maps.head_bank", "HeadBank")
     | of("networks.maps.decoupled", "DecoupledTimes")
 )

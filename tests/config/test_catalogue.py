@@ -120,6 +120,9 @@ EXAMPLES = {
     "networks.SideNetwork": "SideNetwork(Network(MLP(2, width=8, depth=1)), "
     "Network(MLP(2, width=4, depth=1, conditions={'beta': {'size': 1}})))",
     "networks.Equilibrium": "Equilibrium(2, width=8, conditions={'label': {'classes': 3}})",
+    "networks.Gate": "Gate([2], 2, width=8)",
+    "networks.Specialists": "Specialists([Network(MLP(2, width=8, depth=1)), Network(MLP(2, width=8, depth=1))], "
+    "Gate([2], 2, width=8))",
     "networks.HeadBank": "HeadBank(Network(MLP(2, width=8, depth=1)), 4)",
     "networks.FromTrigFlow": "FromTrigFlow(Network(MLP(2, width=8, depth=1)), 0.5)",
     "networks.ToTrigFlow": "ToTrigFlow(Network(MLP(2, width=8, depth=1)), 0.5)",
