@@ -56,7 +56,7 @@ from beeline.cli.verbs.exporting import export
 from beeline.cli.verbs.pairs import pairs
 from beeline.cli.verbs.probing import probe
 from beeline.cli.verbs.sampling import sample
-from beeline.cli.verbs.serving import serve
+from beeline.cli.verbs.served.serving import serve
 from beeline.cli.verbs.solving import solve
 from beeline.core.errors import BeelineError, nearest, require
 
