@@ -188,7 +188,10 @@ SMALLER: dict[str, dict[str, str]] = {
     "roundings": of("networks.compressing.rounding", "Nearest", "OptimalBrain", "SearchedScale"),
     "column_scales": of("networks.compressing.around", "Salient", "Smooth"),
     "compressors": of("networks.compressing.quantize", "Quantize", "int8()", "int4()", "GPTQ()", "AWQ()", "SVDQuant()")
-    | of("networks.compressing.quantize", "SmoothQuant()", "LowRank()", "SparseGPT()"),
+    | of("networks.compressing.quantize", "SmoothQuant()", "LowRank()", "SparseGPT()")
+    | of("networks.compressing.mixed", "MixedBits")
+    | of("networks.compressing.prune", "Narrow", "Shallow")
+    | of("networks.compressing.recover", "Recovered"),
 }
 """Small changes of networks, and small networks."""
 

@@ -13,32 +13,52 @@ from beeline.cli.arguments import AUTO, Bundled, Dev, Json, Seed, check_device, 
 
 def compress(
     bundle: Bundled,
-    methods: Annotated[
-        list[str],
-        typer.Argument(help="Methods, one after another; see 'beeline list compressors'.", metavar="METHOD..."),
-    ],
     out: Annotated[Path, typer.Option(parser=output_path, metavar="PATH", help="Directory of the smaller bundle.")],
+    methods: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="Methods with settings, one after another: int8, 'GPTQ(bits=3)'; see 'beeline list compressors'.",
+            metavar="METHOD...",
+        ),
+    ] = None,
     data: Annotated[
         str | None, typer.Option(metavar="DATA", help="Data for the distances; default those of the bundle.")
     ] = None,
+    budget: Annotated[
+        str | None,
+        typer.Option(
+            metavar="LIMITS",
+            help="size=0.25 or latency=0.5, beside the bundle: the best of the methods within it, or of usual ones.",
+        ),
+    ] = None,
     samples: Annotated[int, typer.Option("-n", "--samples", min=16, help="Samples of every distance.")] = 500,
+    report: Annotated[Path | None, typer.Option(metavar="FILE", help="A page with a picture of the chain.")] = None,
     seed: Seed = 0,
     device: Dev = AUTO,
     json_: Json = False,
 ) -> None:
     """Make a bundle smaller, and measure what every step costs in quality."""
-    from beeline.cli.console import cell, console, table
+    from dataclasses import asdict
+
+    from beeline.cli.console import console, table
     from beeline.config import build as config
     from beeline.core.errors import require
     from beeline.core.rng import Rng
     from beeline.networks.compressing.compressor import Plan
     from beeline.runs.bundle import load
+    from beeline.runs.compressing.budget import ALTERNATIVES, budget_of
     from beeline.runs.compressing.job import compress as job
+    from beeline.runs.compressing.job import parents_of
+    from beeline.runs.compressing.measuring import rows_of
+    from beeline.runs.compressing.page import page_of
     from beeline.runs.reference_data import data_set
     from beeline.runs.scoring import RealData
 
     where = check_device(device)  # before any work
-    chosen = [config.parse(method if "(" in method else f"{method}()", "compressors") for method in methods]
+    limits = None if budget is None else budget_of(budget)
+    names = methods or list(ALTERNATIVES if limits is not None else ())
+    chosen = [config.parse(name if "(" in name else f"{name}()", "compressors") for name in names]
+    require(bool(chosen), "no method was given to compress by; name one of 'beeline list compressors', such as int8")
     require(not out.exists() or not any(out.iterdir()), f"{out} exists and is not empty; choose another directory")
     first = load(bundle, device=where)
     real = None if data is None and "data" not in first.lineage else RealData.of(data_set(data, first))
@@ -46,22 +66,31 @@ def compress(
     def say(name: str, plan: Plan) -> None:
         if not json_:
             print(
-                f"{name}: {len(plan.decisions)} layers, {plan.before:,} bytes to {plan.after:,}",
+                f"{name}: {len(plan.decisions)} parts, {plan.before:,} bytes to {plan.after:,}, about "
+                f"{max(1, round(plan.seconds))} s and the measurement",
                 file=sys.stderr,
             )
 
-    found = job(first, chosen, names=methods, real=real, samples=samples, rng=Rng(seed), say=say)
+    found = job(
+        first,
+        chosen,
+        names=names,
+        real=real,
+        samples=samples,
+        rng=Rng(seed),
+        say=say,
+        budget=limits,
+        parents=parents_of(first, where),
+        directory=bundle,
+    )
     found.bundle.save(out)
+    if report is not None:
+        report.write_text(page_of(found.links, found.tried), encoding="utf-8")
     if not json_:
-        rows = [
-            {
-                "bundle": link.method or "as it was",
-                "bytes": f"{link.bytes:,}",
-                "seconds": cell(link.seconds),
-                "drift": cell(link.drift),
-                "distance to data": cell(link.distance),
-            }
-            for link in found.links
-        ]
-        console.print(table(rows))
-    print_result({"bundle": str(out), "bytes": found.links[-1].bytes, "before": found.links[0].bytes}, json_)
+        for links in (found.tried, found.links):
+            if links:
+                console.print(table(rows_of(links)))
+    result = {"bundle": str(out), "bytes": found.links[-1].bytes, "before": found.before.bytes}
+    if json_:
+        result |= {"links": [asdict(link) for link in found.links], "tried": [asdict(link) for link in found.tried]}
+    print_result(result, json_)

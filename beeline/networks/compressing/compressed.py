@@ -33,6 +33,7 @@ class Compressed(Reparametrized):
         field: nn.Module,
         formats: Sequence[Format],
         layers: Sequence[Sequence[str]],
+        kept: bool = False,  # keep decoded weights in memory: the speed and the memory of the network inside
         moments: Mapping[str, Moments] | None = None,  # of the inputs of layers, for formats that look at them
     ):
         super().__init__()
@@ -42,17 +43,18 @@ class Compressed(Reparametrized):
             "every format",
         )
         self.field, self.formats, self.layers = field, tuple(formats), [list(names) for names in layers]
+        self.kept = kept
         modules = dict(field.named_modules())
         for form, names in zip(formats, layers, strict=True):
             for name in names:
                 require(
                     name in modules, f"there is no layer {name!r} in {type(field).__name__}; {nearest(name, modules)}"
                 )
-                replaced(field, name, packed(modules[name], form, (moments or {}).get(name)))
+                replaced(field, name, packed(modules[name], form, (moments or {}).get(name), kept))
 
     def describe(self) -> dict[str, Any]:
         """The constructor's arguments."""
-        return {"field": self.field, "formats": self.formats, "layers": self.layers}
+        return {"field": self.field, "formats": self.formats, "layers": self.layers, "kept": self.kept}
 
 
 def stored_bytes(network: nn.Module) -> int:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from beeline.core.ranges import dataclass
 from beeline.core.rng import Rng
-from beeline.core.types import Cond
+from beeline.core.types import Cond, map_cond
 
 
 class Call(NamedTuple):
@@ -19,6 +19,21 @@ class Call(NamedTuple):
     x: Tensor
     t: Tensor
     cond: Cond
+    s: Tensor | None = None  # the end of a jump, for flow maps
+
+    @property
+    def inputs(self) -> tuple[Any, ...]:
+        """The arguments of the network."""
+        return (self.x, self.t, self.cond) if self.s is None else (self.x, self.t, self.cond, self.s)
+
+    def rows(self, index: Tensor) -> Call:
+        """Some rows of the inputs."""
+        n = len(self.x)
+
+        def some(leaf: Tensor) -> Tensor:
+            return leaf[index] if leaf.ndim and len(leaf) == n else leaf
+
+        return Call(self.x[index], some(self.t), map_cond(some, self.cond), None if self.s is None else some(self.s))
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,8 +54,8 @@ class Probe:
             for name, seen in found.items()
         ]
         try:
-            for x, t, cond in self.calls:
-                network(x, t, cond)
+            for call in self.calls:
+                network(*call.inputs)
         finally:
             for hook in hooks:
                 hook.remove()
@@ -106,6 +121,7 @@ class Plan:
     before: int
     after: int
     seconds: float = 0.0  # that are expected
+    inner: Plan | None = None  # of the compressor that this one calls
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """The decisions as rows of a table."""

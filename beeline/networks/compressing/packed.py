@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -20,19 +21,28 @@ class Decoded(nn.Module):
 
     form: Format
     shape: tuple[int, ...]  # of the weight
+    kept: bool  # whether the decoded weight is kept in memory
+    known: tuple[Any, Tensor] | None = None  # of which stored tensors, and the weight
 
     @property
     def stored(self) -> dict[str, Tensor]:
         """The tensors of the format."""
         return {
             name.removeprefix(STORED): t
-            for name, t in self._buffers.items()
+            for name, t in (*self._buffers.items(), *self._parameters.items())  # the latter in training
             if t is not None and name.startswith(STORED)
         }
 
     @property
     def weight(self) -> Tensor:  # type: ignore[override]
-        return self.form.decode(self.stored, self.shape[0], math.prod(self.shape[1:])).view(self.shape)
+        stored = self.stored
+        key = [(t.data_ptr(), t._version, t.dtype) for t in stored.values()] if self.kept else None
+        if self.known is not None and self.known[0] == key:
+            return self.known[1]
+        w = self.form.decode(stored, self.shape[0], math.prod(self.shape[1:])).view(self.shape)
+        if self.kept and not w.requires_grad:
+            self.known = key, w
+        return w
 
 
 class Product(Decoded):
@@ -49,8 +59,8 @@ def parameter_of(layer: nn.Module, form: Format) -> Tensor:
     kind = type(layer).__name__
     require(
         not isinstance(layer, Decoded),
-        f"the weight of a {kind} was to be stored in {form}, and it is stored in few bits already: rounding twice adds "
-        "both errors; start from the bundle before its first compression, which lineage.json names",
+        f"the weight of a layer was to be stored in {form}, and it is stored in few bits already: rounding twice adds "
+        "both errors; start from the bundle before its first compression, which is the parent in its lineage",
     )
     require(
         weight is not None and not isinstance(layer, Changed),
@@ -61,17 +71,17 @@ def parameter_of(layer: nn.Module, form: Format) -> Tensor:
     return weight.detach()
 
 
-def packed(layer: nn.Module, form: Format, moments: Moments | None = None) -> nn.Module:
+def packed(layer: nn.Module, form: Format, moments: Moments | None = None, kept: bool = False) -> nn.Module:
     """A layer of the same kind, with the same other parameters, whose weight is stored in a format.
 
-    Linear layers multiply as the format does, where it has products of its own.
+    Linear layers multiply as the format does, where it has products of its own, unless the decoded weight is ``kept``.
     Raises ValueError for a layer whose weight is changed by an adapter, or is stored in a format already.
     """
     weight = parameter_of(layer, form)
-    own = type(form).product is not Format.product and type(layer) is nn.Linear
+    own = not kept and type(form).product is not Format.product and type(layer) is nn.Linear
     made = recast(layer, Product if own else Decoded)
     del made._parameters["weight"]
-    made.form, made.shape = form, tuple(weight.shape)
+    made.form, made.shape, made.kept = form, tuple(weight.shape), kept
     for name, tensor in form.encode(weight.flatten(1), moments).items():
         made.register_buffer(STORED + name, tensor)
     return made  # type: ignore[no-any-return]

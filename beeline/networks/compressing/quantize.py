@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import copy
 import time
+from collections.abc import Mapping
 from dataclasses import field
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from beeline.core.declared import last_layer_of
 from beeline.core.ranges import Count, Share, dataclass
@@ -39,6 +40,7 @@ class Quantize:
     rest: Format | None = field(default_factory=Integers)  # of layers outside of the blocks; None leaves them
     layers: tuple[str, ...] = ()  # ends of names of layers, which replace those of the blocks; others are left
     means: bool = False
+    kept: bool = False  # keep decoded weights in memory: faster, and in use as large as before
 
     def plan(self, network: nn.Module, probe: Probe) -> Plan:
         chosen = {name: self.form for name in layers_of(network, self.layers)}
@@ -53,47 +55,57 @@ class Quantize:
         for name, form in chosen.items():
             w = parameter_of(modules[name], form).flatten(1)
             if (form, w.shape) not in known:  # one layer of every size tells bytes and seconds
-                known[form, w.shape] = _measured(form, w)
+                tensors, took = measured(form, w, identity(w) if form.calibrated else None)
+                known[form, w.shape] = sum(t.numel() * t.element_size() for t in tensors.values()), took
             stored, each = known[form, w.shape]
             after, seconds = after + stored - w.numel() * w.element_size(), seconds + each
         return Plan(chosen, before, after, seconds)
 
     def apply(self, network: nn.Module, plan: Plan, probe: Probe, rng: Rng) -> nn.Module:
-        modules = dict(network.named_modules())
-        wanted = [name for name, form in plan.decisions.items() if self.means or form.calibrated]
-        moments = probe.moments(network, {name: modules[name] for name in wanted})
-        names: dict[Format, list[str]] = {}
-        for name, form in plan.decisions.items():
-            names.setdefault(form, []).append(name)
-        made = Compressed(copy.deepcopy(network), list(names), list(names.values()), moments)
-        if self.means:
-            small = dict(made.field.named_modules())
-            for name, seen in moments.items():
-                layer: nn.Module = small[name]
-                if isinstance(layer.bias, nn.Parameter):
-                    change = (weight_of(modules[name]) - weight_of(layer)).double() @ seen.mean
-                    layer.bias.data.add_(change.to(layer.bias))
-        return made
+        return compressed_by(network, plan.decisions, probe, self.means, self.kept)
 
 
-def _measured(form: Format, w: torch.Tensor) -> tuple[int, float]:
-    """Bytes of a weight in a format, and the seconds of its encoding."""
-    moments: Moments | None = None
-    if form.calibrated:
-        moments = Moments()
-        moments.add(torch.eye(w.shape[1], device=w.device))
+def compressed_by(
+    network: nn.Module, decisions: Mapping[str, Format], probe: Probe, means: bool = False, kept: bool = False
+) -> Compressed:
+    """A copy of a network with layers in formats, by name."""
+    modules = dict(network.named_modules())
+    wanted = [name for name, form in decisions.items() if means or form.calibrated]
+    moments = probe.moments(network, {name: modules[name] for name in wanted}) if wanted else {}
+    names: dict[Format, list[str]] = {}
+    for name, form in decisions.items():
+        names.setdefault(form, []).append(name)
+    made = Compressed(copy.deepcopy(network), list(names), list(names.values()), kept, moments)
+    small = dict(made.field.named_modules())
+    for name, seen in moments.items() if means else ():
+        layer: nn.Module = small[name]
+        if isinstance(layer.bias, nn.Parameter):
+            change = (weight_of(modules[name]) - weight_of(layer)).double() @ seen.mean
+            layer.bias.data.add_(change.to(layer.bias))
+    return made
+
+
+def measured(form: Format, w: Tensor, moments: Moments | None) -> tuple[dict[str, Tensor], float]:
+    """What is stored of a weight in a format, and the seconds that it took."""
     begin = time.perf_counter()
     stored = form.encode(w, moments)
-    return sum(t.numel() * t.element_size() for t in stored.values()), time.perf_counter() - begin
+    return stored, time.perf_counter() - begin
 
 
-def int8() -> Quantize:
-    """Weights as integers of 8 bits, with one scale for 64 of them.
+def identity(w: Tensor) -> Moments:
+    """Moments of independent inputs of a weight [out,in]."""
+    made = Moments()
+    made.add(torch.eye(w.shape[1], device=w.device))
+    return made
+
+
+def int8(kept: bool = False) -> Quantize:
+    """Weights as integers of 8 bits, with one scale for 64 of them; ``kept`` in memory as decoded, they are faster.
 
     >>> int8().form.bits
     8
     """
-    return Quantize(Integers(8))
+    return Quantize(Integers(8), kept=kept)
 
 
 def int4() -> Quantize:

@@ -1,0 +1,160 @@
+"""Networks with fewer heads, hidden channels and blocks."""
+
+from __future__ import annotations
+
+import copy
+from typing import Annotated, Any
+
+import torch
+from torch import Tensor, nn
+
+from beeline.core.errors import require
+from beeline.core.ranges import Count, Range, dataclass
+from beeline.core.rng import Rng
+from beeline.networks.attention import SelfAttention
+from beeline.networks.compressing.compressed import stored_bytes
+from beeline.networks.compressing.compressor import Moments, Plan, Probe
+from beeline.networks.compressing.rounding import damped
+from beeline.networks.transformer.feeds import Dense, Gated
+from beeline.networks.transformer.plans.elastic import SubNetwork, extracted, transformer_in
+from beeline.networks.transformer.plans.subset import share_of
+
+
+@dataclass(frozen=True)
+class Narrow:
+    """Fewer heads and hidden channels in every block: those whose outputs vary least are taken away.
+
+    score_j = Var(x_j) |W_:j|^2 for the inputs j of the last layer of attention and feed, summed over those of a head
+    With ``fitted`` the layer after them is W' = argmin E |W x - W' x_kept - b'|^2; else its bias takes the means of
+    what was taken away.
+    Source: An et al. 2023, FLAP (arXiv 2312.11983); fitted: Park et al. 2023, K-prune (arXiv 2308.03449).
+
+    >>> Narrow(0.5).fitted
+    True
+    """
+
+    share: Annotated[float, Range(above=0, below=1)] = 0.5  # of heads and hidden channels that stay
+    fitted: bool = True
+
+    def plan(self, network: nn.Module, probe: Probe) -> Plan:
+        units = units_of(network, "Narrow")
+        after = stored_bytes(extracted(copy.deepcopy(network), self.share))
+        keep = {name: f"{share_of(count, self.share)} of {count}" for name, (_, _, count) in units.items()}
+        return Plan(keep, stored_bytes(network), after, 0.1 * len(units))
+
+    @torch.no_grad()
+    def apply(self, network: nn.Module, plan: Plan, probe: Probe, rng: Rng) -> nn.Module:
+        made = copy.deepcopy(network)
+        units = units_of(made, "Narrow")
+        moments = probe.moments(made, {name: last for name, (_, last, _) in units.items()})
+        for name, (module, last, count) in units.items():
+            seen = moments.get(name)
+            require(
+                seen is not None,
+                f"no input of the layer {name!r} was seen while the network sampled, so that its parts cannot be "
+                "compared; compress a network whose blocks are all used",
+            )
+            assert seen is not None
+            order = ranked(seen, last.weight, count)
+            places = order[:, None] * (last.in_features // count) + torch.arange(last.in_features // count)
+            inputs = places.flatten().to(last.weight.device)
+            n = share_of(count, self.share) * (last.in_features // count)
+            repair(last, seen, inputs, n, self.fitted)
+            REORDER[next(kind for kind in REORDER if isinstance(module, kind))](module, inputs)
+        return SubNetwork(made, self.share, own=True)
+
+
+def units_of(network: nn.Module, whose: str) -> dict[str, tuple[Any, nn.Linear, int]]:
+    """(module, its last layer, number of its parts) of attentions and feeds, by the name of the last layer."""
+    found: dict[str, tuple[Any, nn.Linear, int]] = {}
+    for name, m in transformer_in(network, whose).named_modules():
+        if isinstance(m, SelfAttention):
+            found[f"{name}.out"] = (m, m.out, m.heads)
+        elif isinstance(m, Dense | Gated):
+            end = "3" if isinstance(m, Dense) else "down"
+            last: Any = m.get_submodule(end)
+            found[f"{name}.{end}"] = (m, last, last.in_features)
+    return found
+
+
+def ranked(seen: Moments, w: Tensor, count: int) -> Tensor:
+    """The parts of the inputs of a layer, from the one whose output varies most."""
+    variance = seen.second.diagonal() - seen.mean.square()
+    score = variance.to(w.device) * w.double().square().sum(0)
+    return score.unflatten(0, (count, -1)).sum(1).argsort(descending=True).cpu()
+
+
+def repair(last: nn.Linear, seen: Moments, inputs: Tensor, n: int, fitted: bool) -> None:
+    """Give the weights of inputs that stay, and the bias, what the others did; inputs are reordered."""
+    w, mean = last.weight.double()[:, inputs], seen.mean.to(last.weight.device)[inputs]
+    second = seen.second.to(w.device)[inputs][:, inputs]
+    kept = w[:, :n]
+    if fitted:
+        centred = second - mean[:, None] * mean
+        kept = torch.linalg.solve(damped(centred[:n, :n], 1e-6), centred[:n] @ w.mT).mT
+    last.bias.add_((w @ mean - kept @ mean[:n]).to(last.bias))
+    last.weight.copy_(torch.cat([kept, w[:, n:]], 1))
+
+
+def _heads(m: Any, inputs: Tensor) -> None:
+    for p in (m.qkv.weight, m.qkv.bias):
+        p.copy_(p.unflatten(0, (3, -1))[:, inputs].flatten(0, 1))
+
+
+def _hidden(m: Any, inputs: Tensor) -> None:
+    for p in (m[0].weight, m[0].bias):
+        p.copy_(p[inputs])
+
+
+def _gated(m: Any, inputs: Tensor) -> None:
+    for p in (m.up.weight, m.up.bias):
+        p.copy_(p.unflatten(0, (2, -1))[:, inputs].flatten(0, 1))
+
+
+REORDER = {SelfAttention: _heads, Dense: _hidden, Gated: _gated}
+"""A module -> the function that puts the parts of its first layer in the order of inputs of its last layer."""
+
+
+@dataclass(frozen=True)
+class Shallow:
+    """Fewer blocks: one after another, that whose removal changes the output least.
+
+    argmin_k E |v_without(k) - v|^2 / E |v|^2, as often as there are blocks to remove
+    Source: Zhang et al. 2024, LAPTOP-Diff (arXiv 2404.11098), here with the scores anew after every removal.
+
+    >>> Shallow(2).remove
+    2
+    """
+
+    remove: Count = 1  # blocks
+
+    def plan(self, network: nn.Module, probe: Probe) -> Plan:
+        visits = len(transformer_in(network, "Shallow").visits)
+        require(
+            self.remove < visits,
+            f"Shallow got remove={self.remove} for a network of {visits} blocks; give {max(1, visits - 1)} or fewer",
+        )
+        left = list(range(visits))
+        decisions = {}
+        for _ in range(self.remove):
+            errors = {k: change(network, [v for v in left if v != k], probe) for k in left}
+            out = min(errors, key=lambda k: errors[k])
+            left.remove(out)
+            decisions[str(out)] = f"removed, with an error of {errors[out]:.3g}"
+        return Plan(decisions, stored_bytes(network), stored_bytes(extracted(network, visits=left)))
+
+    def apply(self, network: nn.Module, plan: Plan, probe: Probe, rng: Rng) -> nn.Module:
+        visits = len(transformer_in(network, "Shallow").visits)
+        return extracted(network, visits=[k for k in range(visits) if str(k) not in plan.decisions])
+
+
+@torch.no_grad()
+def change(network: nn.Module, visits: list[int], probe: Probe) -> float:
+    """The relative error of a network that makes some of the visits."""
+    part = SubNetwork(network, visits=visits)
+    errors = sizes = 0.0
+    for call in probe.calls[:: max(1, len(probe.calls) // 16)]:
+        v = network(*call.inputs)
+        errors += float((part(*call.inputs) - v).square().sum())
+        sizes += float(v.square().sum())
+    return (errors / max(sizes, 1e-30)) ** 0.5

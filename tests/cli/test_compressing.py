@@ -1,0 +1,72 @@
+"""``beeline compress``, end to end."""
+
+import json
+
+import pytest
+import torch
+
+from beeline.cli.main import run
+from beeline.core.rng import Rng
+from beeline.networks.adapters.inside import backbone_of
+from beeline.networks.compressing.compressed import Compressed
+from beeline.networks.compressing.quantize import int8
+from beeline.runs.bundle import load
+from beeline.runs.compressing.job import compress, parents_of, probe_of
+from beeline.runs.compressing.measuring import BINS, errors_of
+
+
+@pytest.fixture(scope="module")
+def moons(tmp_path_factory):
+    out = tmp_path_factory.mktemp("compress") / "moons"
+    words = ["--set", "training.steps=4", "--set", "training.batch_size=16", "--set", "network.width=64"]
+    assert run(["train", "two-moons", *words, "--set", "data.n=300", "--out", str(out)]) == 0
+    return out / "bundle"
+
+
+def test_a_chain_is_measured_beside_its_parents(moons, tmp_path, capsys):
+    out, page = tmp_path / "small", tmp_path / "chain.html"
+    capsys.readouterr()
+    assert run(["compress", str(moons), "int8", "--out", str(out), "-n", "50", "--report", str(page), "--json"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    first, last = printed["links"]
+    assert printed["bytes"] == last["bytes"] < 0.5 * first["bytes"] == 0.5 * printed["before"]
+    assert first["drift"] == 0 < last["drift"] < 0.02 and len(last["errors"]) == BINS
+    assert first["floor"] == last["floor"] and abs(last["distance"] - first["distance"]) < 0.05
+    assert "<svg" in page.read_text() and "int8" in page.read_text()
+    made = load(out)
+    assert isinstance(backbone_of(made.flow.field), Compressed) and made.lineage["parent"] == str(moons)
+    again, plain = (b.sample(5, seed=3, label=0) for b in (made, load(moons)))
+    assert torch.allclose(torch.as_tensor(again[0]), torch.as_tensor(plain[0]), atol=0.1)
+    assert [b.weights for b in parents_of(made)] == [load(moons).weights]
+    assert run(["compress", str(out), "int8", "--out", str(tmp_path / "twice")]) == 2
+    assert "start from the bundle before" in capsys.readouterr().err
+
+
+def test_a_budget_chooses_among_methods(moons, tmp_path, capsys):
+    words = ["compress", str(moons), "int8", "Quantize(Integers(6))", "int4", "-n", "20", "--json"]
+    capsys.readouterr()
+    assert run([*words, "--budget", "size=0.3", "--out", str(tmp_path / "a")]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["links"][-1]["bytes"] <= 0.3 * printed["before"]
+    assert max(printed["links"][-1]["errors"][1:]) == min(max(t["errors"][1:]) for t in printed["tried"])
+    assert run([*words, "--budget", "size=0.01", "--out", str(tmp_path / "b")]) == 2
+    assert "the nearest is int4 with size=0." in capsys.readouterr().err
+    for wrong in ("weight=0.3", "size=big", "size=0"):
+        assert run([*words, "--budget", wrong, "--out", str(tmp_path / "c")]) == 2
+    assert run(["compress", str(moons), "--out", str(tmp_path / "d")]) == 2
+    assert "no method was given" in capsys.readouterr().err
+
+
+def test_errors_are_those_of_scaled_outputs(moons):
+    """A network with outputs of 1.1 times the size is off by 0.1 in every bin."""
+    bundle = load(moons)
+    network = backbone_of(bundle.flow.field)
+    probe = probe_of(bundle, Rng(0))
+
+    class Scaled(torch.nn.Module):
+        def forward(self, *inputs):
+            return 1.1 * network(*inputs)
+
+    found = errors_of(probe, Scaled(), network)
+    assert all(e is None or e == pytest.approx(0.1, rel=1e-4) for e in found) and any(found)
+    assert compress(bundle, [int8()], rng=Rng(0)).links[-1].distance is None
