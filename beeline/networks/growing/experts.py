@@ -36,7 +36,7 @@ def upcycle(net: N, count: int = 8, router: Router | None = None, rng: Rng | Non
 
     Raises BeelineError for other feeds than FeedForward, and for routers whose weights have another sum.
     """
-    router = router or SharedTop(min(6, max(2, count)))
+    router = router or SharedTop(max(2, 3 * count // 4))
     require(
         isinstance(router, TopK | BiasBalanced | SharedTop | Rectify | Prototypes),
         f"upcycle got the router {type(router).__name__}; copies of a feed change nothing only with weights that sum "

@@ -124,8 +124,9 @@ def grown(old: Tensor, new: Tensor, axes: Axes, factor: int, rng: Rng) -> Tensor
     blank = torch.zeros_like(new) if any(axis.read and not axis.copied for axis in axes) else new.clone()
     places = []
     for d, axis in enumerate(axes):
-        starts = torch.arange(axis.parts) * (new.shape[d] // axis.parts)
-        places.append((starts[:, None] + torch.arange(value.shape[d] // axis.parts)).flatten())
+        starts = torch.arange(axis.parts, device=new.device) * (new.shape[d] // axis.parts)
+        inside = torch.arange(value.shape[d] // axis.parts, device=new.device)
+        places.append((starts[:, None] + inside).flatten())
     return blank.index_put(torch.meshgrid(*places, indexing="ij"), value.to(blank)) if axes else value.to(blank)
 
 

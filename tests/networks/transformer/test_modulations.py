@@ -4,6 +4,10 @@ import torch
 
 from beeline.core.rng import Rng
 from beeline.networks.dit import DiT, MMDiT
+from beeline.networks.transformer.blocks import Peri, PreNorm, ReZero, Sizes
+from beeline.networks.transformer.feeds import FeedForward
+from beeline.networks.transformer.layout import Layout
+from beeline.networks.transformer.mixers import Attention
 from beeline.networks.transformer.modulations import AdaLNLoRA, AdaLNSingle, TimeDependent
 
 E = Rng(0).normal(torch.empty(3, 8))
@@ -71,3 +75,24 @@ def test_scales_and_gates_go_from_one_vector_to_another_in_time():
     same = part(root(E[:1].expand(3, -1), t))
     assert torch.allclose(same, same[:1].expand_as(same)), "equal ends do not depend on time"
     assert bool(part(root(E, torch.tensor([0.0, 0.5, 1.0]))).isfinite().all())
+
+
+def test_the_stream_grows_by_one_in_each_branch_that_is_normalised_again():
+    """The size of the last weights of a branch has no effect with norms after it, and much without."""
+    h = Rng(3).normal(torch.empty(4, 16, 32, dtype=torch.float64))
+    made = {}
+    for wiring in (Peri(), PreNorm()):
+        for size in (1.0, 10.0):
+            with Rng(4).ambient(), torch.no_grad():
+                stream = h
+                for _ in range(4):
+                    block = wiring.build(Sizes(32, 2, 128, 0.0, (16,)), Attention(), FeedForward(), ReZero()).double()
+                    block.tell.gate.fill_(1.0)
+                    for name in ("mix.out", "mlp.3"):
+                        block.get_submodule(name).weight.mul_(size)
+                        block.get_submodule(name).bias.zero_()
+                    stream = block(stream, torch.zeros(4, 32).double(), Layout((16,)))
+            made[type(wiring), size] = float(stream.var())
+    assert abs(made[Peri, 1.0] - 9) < 2.5, "1 + 8 branches"
+    assert abs(made[Peri, 10.0] / made[Peri, 1.0] - 1) < 1e-2
+    assert made[PreNorm, 10.0] - 1 > 50 * (made[PreNorm, 1.0] - 1)
