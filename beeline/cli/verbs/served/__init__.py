@@ -1,1 +1,0 @@
-"""Commands of bundles that others use."""

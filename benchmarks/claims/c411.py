@@ -1,0 +1,18 @@
+"""Digits of 8 x 8 pixels, one token a pixel, two blocks of width 32 with equal numbers of weights, 80 steps. Seconds
+are those of one mixer of width 32."""
+
+from __future__ import annotations
+
+import beeline as bl
+from beeline.networks.transformer.mixers import FlowAttention
+from benchmarks.claims.mixing import growth, losses, pair
+from benchmarks.claims.verdict import Finding
+
+METHOD = "Flowformer: flow-conserving attention"
+CLAIM = "Attention of linear cost without the loss of quality of other linear attentions."
+SEEDS = 3
+
+
+def measure(rng: bl.Rng) -> list[Finding]:
+    mixer = FlowAttention()
+    return [*losses(pair(mixer, rng), rng), *growth(mixer)]
