@@ -44,6 +44,7 @@ from beeline.cli.arguments import (
     run_files,
 )
 from beeline.cli.errors import OUT_OF_MEMORY, fail, internal_error
+from beeline.cli.lora.commands import app as lora_app
 from beeline.cli.memory import keep_memory
 from beeline.cli.runs.commands import app as runs_app
 from beeline.cli.verbs.adapting import adapt
@@ -349,6 +350,7 @@ app.command("list", epilog="Example: beeline list solvers")(list_)
 app.command("show", hidden=True)(describe)
 app.command(epilog="Example: beeline describe digits --yaml > mine.yaml && beeline train mine.yaml")(describe)
 app.add_typer(runs_app, name="runs")
+app.add_typer(lora_app, name="lora")
 app.command(epilog="Example: beeline encode photos --encoder hub:stabilityai/sd-vae-ft-mse --out latents")(encode)
 app.command(epilog="Example: beeline export runs/student --to onnx --out student")(export)
 app.command(epilog="Example: beeline edit demo/teacher FlowEdit digits.npz --from label=3 --to label=8 --out new.npz")(

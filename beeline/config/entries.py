@@ -179,7 +179,12 @@ NETWORKS: dict[str, str] = (
 )
 
 SMALLER: dict[str, dict[str, str]] = {
-    "deltas": of("networks.adapters.delta", "LoRA"),
+    "deltas": of("networks.adapters.delta", "LoRA")
+    | of("networks.adapters.members.low_rank", "Difference", "DoRA", "AdapterBias", "Hydra", "Principal", "Hadamard")
+    | of("networks.adapters.members.sparse", "Sparse", "Fourier", "SVFT")
+    | of("networks.adapters.members.blocks", "Ether", "Reflections", "MiSS", "PHM")
+    | of("networks.adapters.members.peft", "Peft"),
+    "amounts": of("networks.adapters.amounts", "PerLayer", "Window"),
     "formats": of("networks.compressing.formats", "Integers", "OffsetIntegers")
     | of("networks.compressing.levels", "Levels", "PowersOfTwo()", "SmallFloats()", "NormalFloat4()", "BitMoD()")
     | of("networks.compressing.factors", "Factors", "Kronecker", "Monarch", "Signs")

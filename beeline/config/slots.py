@@ -75,6 +75,7 @@ SLOTS: Mapping[str, str] = {
     "Distillation": "distillations",
     "PairFilter": "pair_filters",
     "Delta": "deltas",
+    "Amount": "amounts",
     "Format": "formats",
     "Rounding": "roundings",
     "ColumnScales": "column_scales",

@@ -242,13 +242,13 @@ def _named(data: Any, depth: int = 0) -> Any:
 DEEPEST = 100  # levels of nesting that are read; far more than any setting has, far less than exhausts the stack
 
 
-def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> str:
-    """Write a safetensors file atomically and give its SHA-256."""
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, str] | None = None) -> str:
+    """Write a safetensors file atomically, with texts in its header, and give its SHA-256."""
     from safetensors.torch import save_file
 
     flat = {name: t.detach().to("cpu").contiguous() for name, t in tensors.items()}
     with replacing(path) as temporary:
-        save_file(flat, temporary)
+        save_file(flat, temporary, None if header is None else dict(header))
     return sha256(path)
 
 

@@ -19,11 +19,12 @@ from beeline.core.declared import check_members
 from beeline.core.protocols import data, editing, flows, games, maps, objectives, steering, training
 from beeline.core.rng import Rng
 from beeline.core.types import Batch
-from beeline.networks.adapters import delta
+from beeline.networks.adapters import amounts, delta
 from beeline.networks.compressing import compressor, formats
 
 PROTOCOLS: Mapping[str, type] = {
     "adversarial_losses": games.AdversarialLoss,
+    "amounts": amounts.Amount,
     "averages": training.Profile,
     "clocks": flows.Clock,
     "condition_encoders": data.ConditionEncoder,

@@ -56,7 +56,23 @@ def adapt(
         report=report,
         log=log or (),
     )
-    print_result(run_files(out), json_)
+    print_result({**run_files(out), "adapter": str(_adapter(out))}, json_)
+
+
+def _adapter(out: Path) -> Path:
+    """The change of the bundle of a run as a file: as that of peft where it is a LoRA or DoRA, else in the own form."""
+    from beeline.networks.adapters.adapted import Adapted
+    from beeline.networks.adapters.delta import LoRA
+    from beeline.networks.adapters.inside import backbone_of
+    from beeline.networks.adapters.members.low_rank import DoRA
+    from beeline.runs.adapters.dialects import PEFT
+    from beeline.runs.adapters.files import export
+    from beeline.runs.bundle import load
+
+    field = load(out, device="cpu").flow.field
+    net = backbone_of(field)
+    known = isinstance(net, Adapted) and isinstance(net.settings["delta"], LoRA | DoRA)
+    return export(field, out / "adapter.safetensors", PEFT if known else None)
 
 
 def adaptation(bundle: str, delta: str, data: str | None, pairs: list[str]) -> Any:

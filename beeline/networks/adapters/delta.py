@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -11,25 +11,35 @@ from torch import Tensor, nn
 from beeline.core.declared import stacks_of
 from beeline.core.errors import nearest, require
 from beeline.core.ranges import Count, Positive, dataclass
+from beeline.networks.adapters.amounts import Amount, amount_of, fits
 from beeline.networks.adapters.recast import recast, replaced, without
 
 LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)  # whose weights [out, in, ...] are matrices [out, in]
 
 
 class Delta(Protocol):
-    """A change of the weight [out,in] of a layer."""
+    """A change of the weight [out,in] of a layer.
+
+    Names of numbers that begin with "_" are fixed: they are stored with the others and are not trained.
+    """
+
+    moves_bias: ClassVar[bool] = False  # whether ``bias`` gives another one
 
     def start(self, w: Tensor) -> dict[str, Tensor]:
-        """The numbers that are trained, for a weight ``w``; random ones come from torch's ambient generator."""
+        """The numbers of the delta of a weight ``w``; random ones come from torch's ambient generator."""
         ...
 
     def weight(self, w: Tensor, p: Mapping[str, Tensor]) -> Tensor:
         """The changed weight [out,in]."""
         ...
 
+    def bias(self, b: Tensor, w: Tensor, p: Mapping[str, Tensor]) -> Tensor:
+        """The changed bias [out], for the weight ``w`` before the change; layers without a bias get none."""
+        return b
+
 
 @dataclass(frozen=True)
-class LoRA:
+class LoRA(Delta):
     """A change of low rank.
 
     W' = W + scale B A,  A [rank,in] random, B [out,rank] zero at first
@@ -43,34 +53,57 @@ class LoRA:
     scale: Positive = 1.0  # alpha / rank in other tools
 
     def start(self, w: Tensor) -> dict[str, Tensor]:
-        out, into = w.shape
-        require(
-            self.rank <= min(out, into),
-            f"LoRA got rank={self.rank} for a layer of {into} x {out}; no change of it has more than "
-            f"{min(out, into)}: set a smaller rank, or leave the layer out of layers=",
-        )
-        down = nn.init.normal_(torch.empty(self.rank, into), std=into**-0.5)
-        return {"down": down, "up": torch.zeros(out, self.rank)}
+        return low_rank_start(w, self.rank, type(self).__name__)
 
     def weight(self, w: Tensor, p: Mapping[str, Tensor]) -> Tensor:
-        return torch.addmm(w, p["up"].to(w.dtype), p["down"].to(w.dtype), alpha=self.scale)
+        return torch.addmm(w, p["up"], p["down"], alpha=self.scale)
+
+
+def low_rank_start(w: Tensor, rank: int, name: str) -> dict[str, Tensor]:
+    """``down`` [rank,in], random, and ``up`` [out,rank], zero; ValueError for a rank above that of the layer."""
+    out, into = w.shape
+    require(
+        rank <= min(out, into),
+        f"{name} got rank={rank} for a layer of {into} x {out}; no change of it has more than {min(out, into)}: set a "
+        "smaller rank, or leave the layer out of layers=",
+    )
+    down = nn.init.normal_(torch.empty(rank, into), std=into**-0.5)
+    return {"down": down, "up": w.new_zeros(out, rank)}
 
 
 class Change(nn.Module):
     """A delta of one layer: w -> w + amount (delta(w) - w); with amount 0 it is ``w`` itself."""
 
-    def __init__(self, delta: Delta, w: Tensor, amount: float):
+    def __init__(self, delta: Delta, w: Tensor, amount: float | Amount, layer: str):
         super().__init__()
-        self.delta, self.amount = delta, amount
-        started = delta.start(w.detach().flatten(1).float())
-        self.numbers = nn.ParameterDict({name: value.to(w.device) for name, value in started.items()})
+        self.delta, self.amount, self.layer = delta, amount, layer
+        started = delta.start(w.detach().flatten(1).float().cpu())  # equal numbers on every device
+        self.numbers = nn.ParameterDict({k: v.to(w.device) for k, v in started.items() if not k.startswith("_")})
+        for name, value in started.items():
+            if name.startswith("_"):
+                self.register_buffer(name, value.to(w.device))
+
+    def parts(self, like: Tensor) -> dict[str, Tensor]:
+        """All numbers by name, those that are no indices in the dtype of ``like``."""
+        fixed = {name: value for name, value in self._buffers.items() if value is not None}
+        every = {**dict(self.numbers), **fixed}
+        return {name: v.to(like.dtype) if v.is_floating_point() else v for name, v in every.items()}
 
     def forward(self, w: Tensor) -> Tensor:
-        if self.amount == 0:
+        amount = amount_of(self.amount, self.layer)
+        if amount == 0:
             return w
         flat = w.flatten(1)
-        changed = self.delta.weight(flat, dict(self.numbers))
-        return (changed if self.amount == 1 else flat + self.amount * (changed - flat)).view_as(w)
+        changed = self.delta.weight(flat, self.parts(w))
+        return (changed if amount == 1 else flat + amount * (changed - flat)).view_as(w)
+
+    def bias(self, b: Tensor, w: Tensor) -> Tensor:
+        """The bias of a layer with the bias ``b`` and the weight ``w``."""
+        amount = amount_of(self.amount, self.layer)
+        if amount == 0 or not self.delta.moves_bias:
+            return b
+        changed = self.delta.bias(b, w.flatten(1), self.parts(w))
+        return changed if amount == 1 else b + amount * (changed - b)
 
 
 class Changed(nn.Module):
@@ -84,6 +117,16 @@ class Changed(nn.Module):
         for change in self.changes:
             w = change(w)
         return w
+
+    @property
+    def bias(self) -> Tensor | None:  # type: ignore[override]
+        b, w = self._parameters["bias"], self.own
+        if b is None or not any(change.delta.moves_bias for change in self.changes):  # type: ignore[union-attr]
+            return b
+        changed: Tensor = b
+        for change in self.changes:
+            changed, w = change.bias(changed, w), change(w)  # type: ignore[operator]
+        return changed
 
     @property
     def own(self) -> Tensor:
@@ -111,20 +154,15 @@ def layers_of(network: nn.Module, names: Sequence[str] = ()) -> dict[str, nn.Mod
     return {name: m for name, m in known.items() if any(fits(name, end) for end in names)} if names else usual
 
 
-def fits(name: str, end: str) -> bool:
-    """Whether the dotted name of a layer ends with whole parts."""
-    return f".{name}".endswith(f".{end}")
-
-
 def _ends(names: Mapping[str, Any]) -> set[str]:
     """The last one and two parts of names."""
     return {".".join(name.split(".")[-n:]) for name in names for n in (1, 2)}
 
 
-def change_layers(network: nn.Module, delta: Delta, names: Sequence[str], amount: float) -> None:
+def change_layers(network: nn.Module, delta: Delta, names: Sequence[str], amount: float | Amount) -> None:
     """Change the weights of the layers of a network by a delta, in place, after those that change them already."""
     for name, layer in layers_of(network, names).items():
-        change = Change(delta, weight_of(layer), amount)
+        change = Change(delta, weight_of(layer), amount, name)
         if not isinstance(layer, Changed):
             layer = recast(layer, Changed)
             layer.add_module("changes", nn.ModuleList())
@@ -154,5 +192,7 @@ def settle_changes(network: nn.Module) -> None:
         )
         made = without(layer, Changed)
         made._parameters["weight"] = nn.Parameter(layer.weight.detach())
+        if layer.bias is not None:
+            made._parameters["bias"] = nn.Parameter(layer.bias.detach())
         del made._modules["changes"]
         replaced(network, name, made)

@@ -1,0 +1,1 @@
+"""``beeline lora``: files of adapters."""

@@ -1,0 +1,1 @@
+"""Adapters of other tools and of bundles: files, reports, merges."""

@@ -1,0 +1,44 @@
+"""Adapters put into the weights of a bundle."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from beeline.core.errors import require
+from beeline.core.files import sha256
+from beeline.networks.adapters.adapted import Adapted, merged
+from beeline.networks.adapters.inside import backbone_of
+from beeline.runs.adapters.files import load, read
+from beeline.runs.bundle import Bundle
+
+
+def merge_files(bundle: Bundle, files: Sequence[Path], weights: Sequence[float] = ()) -> tuple[Bundle, dict[str, Any]]:
+    """A bundle with adapters in its weights, in the given order, each with its weight; and a report.
+
+    Changes that add are independent of the order.  Raises ValueError for another number of weights than files, for
+    files of another base, and for weights in few bits.
+    """
+    require(
+        not weights or len(weights) == len(files),
+        f"{len(weights)} weights were given for {len(files)} adapters; give one --weight for every file",
+    )
+    field = bundle.flow.field
+    require(
+        bool(files) or isinstance(backbone_of(field), Adapted),
+        "no adapter was given, and the bundle has none inside; give files of adapters",
+    )
+    found = []
+    for path, weight in zip(files, weights or [1.0] * len(files), strict=True):
+        field, hit = load(field, path, weight)
+        found.append({"file": read(path).path.name, "weight": weight, "layers": len(hit.sites)})
+    lineage = {
+        **bundle.lineage,
+        "made_by": "lora merge",
+        "parent_weights": bundle.weights,
+        "adapters": [{**f, "sha256": sha256(read(p).path)} for f, p in zip(found, files, strict=True)],
+    }
+    made = replace(bundle, flow=replace(bundle.flow, field=merged(field).eval()), lineage=lineage)
+    return made, {"adapters": len(files), "layers": sum(f["layers"] for f in found)}
