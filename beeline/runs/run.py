@@ -37,6 +37,8 @@ from beeline.core.rng import Rng
 from beeline.core.types import take
 from beeline.couplings.basic import Independent, check_coupling
 from beeline.couplings.sources import Gaussian
+from beeline.data.images import Image
+from beeline.data.latents.modality import LatentImage
 from beeline.data.modality import check_modality, complete, same_modality
 from beeline.distillation.games.monitor import monitors
 from beeline.evaluation.heldout import HeldOut
@@ -139,8 +141,10 @@ def prepare(run: Run) -> Prepared:
     """Load, fit and encode the data of a run and build its network; ValueError where they do not fit together."""
     check_objective(run.objective)
     source_data = complete(run.data)
-    raw, held = source_data.load()
     own = check_modality(source_data.modality())
+    if isinstance(own, Image | LatentImage):
+        dict(own.conditions)  # an encoder of texts that is missing is refused before any data are read
+    raw, held = source_data.load()
     modality = own.fit(raw) if run.modality is None else same_modality(run.modality, own)
     objective, spec = run.objective, spec_of(run.objective)
     coupling = spec.coupling or Independent()

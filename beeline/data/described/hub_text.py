@@ -54,7 +54,9 @@ class HubText(ConditionEncoderBase):
 
     @property
     def sizes(self) -> Mapping[str, Mapping[str, int]]:
-        about = settings_of(*self._place)
+        folder, subfolder = self._place
+        about = settings_of(folder, subfolder)
+        weight_files(folder / subfolder)
         text = about.text_config if "text_config" in about.to_dict() else about
         known = text.to_dict()
         most = known.get("max_position_embeddings", self.length)

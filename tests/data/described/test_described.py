@@ -300,5 +300,6 @@ def test_a_network_is_trained_on_captions_and_sampled_by_a_prompt(models, tmp_pa
         assert np.load(out)["images"].shape == (2, 8, 8, 3)
     assert np.array_equal(np.load(tmp_path / "a.npz")["images"], red)
     capsys.readouterr()
+    (place / "000.png").write_bytes(b"damaged")  # which would be refused if the pictures were read before
     assert beeline(["train", str(place), "--out", str(tmp_path / "other"), "--device", "cpu"]) == 2
     assert "text encoder hub:openai/clip-vit-large-patch14 is not on disk" in " ".join(capsys.readouterr().err.split())
