@@ -56,11 +56,11 @@ def measure(rng: bl.Rng) -> list[Finding]:
     def error(net: Any) -> float:
         return velocity_error(net, RING, rng)
 
-    first, mean = error(network(rng)), error(Specialists(fields, Gate([2], 2)))
+    first, mean, best = error(network(rng)), error(Specialists(fields, Gate([2], 2))), min(map(error, fields))
     mixed = error(Specialists(fields, gated(rng.fork("gate"), data)))
     return [
-        finding("gated specialists (figure) against their mean", mean, mixed, first),
-        finding("gated specialists (figure) against the better one", min(map(error, fields)), mixed, first),
+        finding("gated specialists (figure) against their mean", mean, mixed, mean, "their mean"),
+        finding("gated specialists (figure) against the better one", best, mixed, best, "the better one"),
         finding("gated specialists (figure) against one network for all", error(one), mixed, first),
         finding(
             "trained gate (figure) against the exact posterior", error(Specialists(fields, Posterior())), mixed, first
