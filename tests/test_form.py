@@ -12,7 +12,7 @@ LONGEST = 400  # lines of a file; about 300 are meant
 # folders of the package, lowest first: a folder imports itself and those before it
 ORDER = (
     "core paths times couplings fields solvers density spaces networks sampling objectives training distillation data "
-    "config evaluation runs hub estimators recipes testing cli"
+    "config evaluation runs hub estimators recipes serving testing cli"
 ).split()
 ALONE = {"training": {"core", "training"}}  # the engine knows no flow
 MOST = 14  # files of a folder beside its __init__; about twelve are meant

@@ -57,6 +57,7 @@ from beeline.cli.verbs.exporting import export
 from beeline.cli.verbs.pairs import pairs
 from beeline.cli.verbs.probing import probe
 from beeline.cli.verbs.sampling import sample
+from beeline.cli.verbs.served.serving import serve
 from beeline.cli.verbs.solving import solve
 from beeline.core.errors import BeelineError, nearest, require
 
@@ -228,6 +229,7 @@ def distill(
 
 app.command(epilog="Example: beeline adapt runs/digits LoRA --data styled --out runs/styled")(adapt)
 app.command(epilog="Example: beeline compress runs/digits int8 --out runs/digits-int8")(compress)
+app.command(epilog="Example: beeline serve runs/digits --port 8000")(serve)
 app.command(epilog="Example: beeline pairs runs/digits -n 100000 --out pairs")(pairs)
 app.command(
     epilog="Example: beeline sample runs/digits -n 64 --condition label=3 --set sampler.steps=8 --out threes.png"

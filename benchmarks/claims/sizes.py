@@ -15,46 +15,19 @@ from torch import Tensor, nn
 import beeline as bl
 from beeline.data.image_files import Digits
 from beeline.evaluation.metrics import SlicedWasserstein
-from beeline.networks.attention import SelfAttention
 from beeline.networks.dit import DiT
-from beeline.networks.hub.sizes.rotary import usual_frequencies
+from beeline.networks.transformer.positions import Rotary
 from benchmarks.claims.toys import learn, sample
 
 TRAINED, LARGE, STEPS = 8, 16, 20
 TOKENS = (TRAINED // 2, TRAINED // 2)  # of the trained size
 
 
-class Turned(SelfAttention):
-    """Self-attention whose queries and keys are rotated by rows and columns of the tokens."""
-
-    grid = TOKENS
-
-    def divided(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        q, k, v = super().divided(x)
-        rows, columns = torch.meshgrid(*(torch.arange(side, device=x.device) for side in self.grid), indexing="ij")
-        turns = usual_frequencies(q.shape[-1] // 2, 100.0, q)
-        angles = torch.cat([at.flatten()[:, None] * turns for at in (rows, columns)], 1)
-        turned = torch.polar(torch.ones_like(angles), angles)
-        return rotated(q, turned), rotated(k, turned), v
-
-
-def rotated(x: Tensor, turned: Tensor) -> Tensor:
-    """Pairs of coordinates as complex numbers, turned."""
-    return torch.view_as_real(torch.view_as_complex(x.contiguous().unflatten(-1, (-1, 2))) * turned).flatten(-2)
-
-
-class Rotating(DiT):
+def rotating(scaling: Any = None) -> DiT:
     """A small diffusion transformer of images [B,1,H,W] of any size with rotary positions."""
-
-    def __init__(self) -> None:
-        super().__init__((1, TRAINED, TRAINED), width=32, depth=3, heads=2, any_size=True)
-        for block in self.block:
-            block.mix = Turned(32, 2)
-
-    def _positions(self, x: Tensor) -> Tensor:
-        for block in self.block:
-            block.mix.grid = (x.shape[2] // self.patch, x.shape[3] // self.patch)
-        return x.new_zeros(1, 32)
+    return DiT(
+        (1, TRAINED, TRAINED), width=32, depth=3, heads=2, any_size=True, positions=Rotary(100.0, scaling=scaling)
+    )
 
 
 @functools.cache
@@ -71,7 +44,7 @@ def fields(seed: int) -> tuple[nn.Module, nn.Module]:
     """A network after training, and an untrained one; the same for all claims of one seed."""
     rng = bl.Rng(seed).fork("sizes")
     with rng.fork("network").ambient():
-        net, untrained = Rotating(), Rotating()
+        net, untrained = rotating(), rotating()
     made = learn(net, bl.objectives.FlowMatching(), bl.Batch(digits()[0]), rng, steps=800, batch_size=64)
     return made, untrained.eval()
 

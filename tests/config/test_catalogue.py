@@ -135,6 +135,9 @@ EXAMPLES = {
     "networks.FlexiPatches": "FlexiPatches(DiT((1, 8, 8), width=16, depth=1, heads=2), 4, 0.6)",
     "networks.FreeU": "FreeU(UNet((1, 8, 8), width=8), [1.1], [0.8])",
     "networks.SkipTuned": "SkipTuned(Network(UViT((1, 8, 8), width=16, depth=2, heads=2)), 0.8)",
+    "networks.Inherited": "Inherited(Network(DiT((1, 8, 8), width=16, depth=2, heads=2)), ['block.1'], 3)",
+    "networks.TimedExit": "TimedExit(Deep(Network(MLP(2, width=8, depth=1)), ['backbone.block.0'], "
+    "[Head(8, [2])], [Head(8, [2])], [Head(8, [8])]), [[0.0, 0], [0.5, -1]])",
     "networks.EarlyExit": "EarlyExit(Deep(Network(MLP(2, width=8, depth=1)), ['backbone.block.0'], "
     "[Head(8, [2])], [Head(8, [2])], [Head(8, [8])]))",
     "networks.SampleExit": "SampleExit(Deep(Network(MLP(2, width=8, depth=1)), ['backbone.block.0'], "

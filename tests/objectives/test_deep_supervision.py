@@ -10,7 +10,7 @@ from beeline.core.types import Batch
 from beeline.fields.flow import Network
 from beeline.networks.dit import DiT
 from beeline.networks.mlp import MLP
-from beeline.objectives.deep_supervision.network import Deep, EarlyExit, SampleExit
+from beeline.objectives.deep_supervision.network import Deep, EarlyExit, SampleExit, TimedExit
 from beeline.objectives.deep_supervision.objective import DeepSupervision
 from beeline.objectives.losses.basic import squared
 from beeline.objectives.matching import FlowMatching
@@ -131,6 +131,14 @@ def test_an_early_exit_gives_the_intermediate_velocity_without_later_blocks(back
         assert torch.equal(EarlyExit(deep, i)(x, t), known[i])
         assert max(ran, default=-1) <= last
     assert not torch.equal(known[0], known[1])
+    plan = TimedExit(deep, [(0.5, 1), (0.0, 0), (0.8, -1)])
+    at = torch.linspace(0.1, 0.9, len(x)).to(t)
+    alone = [EarlyExit(deep, 0), EarlyExit(deep, 1), deep]
+    for k in range(len(x)):
+        which = alone[int(at[k] >= 0.5) + int(at[k] >= 0.8)]
+        assert torch.allclose(plan(x, at)[k], which(x[k : k + 1], at[k : k + 1])[0], atol=1e-6)
+    with pytest.raises(BeelineError, match="the first one 0"):
+        TimedExit(deep, [(0.2, 0)])
     assert len(ran) and torch.isfinite(deep(x, t)).all() and ran[-1] == 2  # the whole network still runs
     with pytest.raises(BeelineError, match="named modules of a Deep"):
         EarlyExit(deep, 2)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from beeline.core.declared import Declaring, Holding, Wrapping, modulation_of, stacks_of
 from beeline.core.errors import require
-from beeline.core.types import Cond
+from beeline.core.types import Cond, map_cond
 from beeline.fields.flow import Network, bind
 from beeline.networks.hooks import captured_outputs
 from beeline.objectives.deep_supervision.heads import Refiner, TimedHead
@@ -171,6 +171,47 @@ class EarlyExit(Wrapping):
 
     def forward(self, x: Tensor, t: Tensor, cond: Cond = None) -> Tensor:
         return self.field.early(self.place, x, t, cond)
+
+
+class TimedExit(Wrapping):
+    """Early exit by a plan: one of the intermediate velocities at every time.
+
+    v = v_i(x, t, cond) for the last entry (time, i) of the plan with time <= t;  that of the whole network for i = -1
+    Samples with different exits are evaluated apart, so that a sample does not depend on its batch.  The velocity jumps
+    where the exit changes: let steps end there.
+    Assumes a Deep network trained with DeepSupervision.
+    Source: Shin et al. 2025, DeepFlow (arXiv 2503.14494), intermediate velocities.
+
+    >>> deep = Deep(nn.Sequential(nn.Linear(2, 2)), ["0"], [nn.Linear(2, 2)], [nn.Identity()], [nn.Identity()])
+    >>> TimedExit(deep, [(0.0, 0), (0.5, -1)]).plan
+    ((0.0, 0), (0.5, -1))
+    """
+
+    def __init__(self, field: Deep, plan: Sequence[tuple[float, int]]):
+        super().__init__()
+        places = len(field.names) if isinstance(field, Deep) else 0
+        self.plan = tuple(sorted((float(time), int(place)) for time, place in plan))
+        require(
+            bool(self.plan) and self.plan[0][0] == 0 and all(-1 <= place < places for _, place in self.plan),
+            f"TimedExit got {type(field).__name__} with {places} exits and plan={tuple(plan)}; every entry is a time, "
+            "the first one 0, and the number of an exit, or -1 for the whole network: give ((0.0, 0), (0.5, -1))",
+        )
+        self.field = field
+
+    def describe(self) -> dict[str, Any]:
+        """The settings from which an equal one is built."""
+        return {"field": self.field, "plan": [list(entry) for entry in self.plan]}
+
+    def forward(self, x: Tensor, t: Tensor, cond: Cond = None) -> Tensor:
+        times = t.new_tensor([time for time, _ in self.plan])
+        which = torch.searchsorted(times, t.detach().contiguous(), right=True) - 1
+        v = torch.empty_like(x)
+        for k in which.unique().tolist():
+            rows, place = (which == k).nonzero()[:, 0], self.plan[k][1]
+            some = map_cond(lambda leaf, rows=rows: leaf[rows] if leaf.ndim else leaf, cond)
+            found = self.field(x[rows], t[rows], some) if place < 0 else self.field.early(place, x[rows], t[rows], some)
+            v = v.index_copy(0, rows, found)
+        return v
 
 
 class SampleExit(Wrapping):

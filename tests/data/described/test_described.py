@@ -21,7 +21,7 @@ from beeline.data.image_files import ImageFile
 from beeline.data.images import Image
 from beeline.data.pictures.feeds import ImageFeed
 from beeline.data.pictures.listing import listing
-from beeline.objectives.matching import Drop
+from beeline.objectives.matching import Drop, FlowMatching
 from beeline.recipes.automatic import recipe_for
 from beeline.sampling.guidance.guide import Unconditional
 from beeline.sampling.guidance.references.conditions import OtherCondition, Without
@@ -303,3 +303,18 @@ def test_a_network_is_trained_on_captions_and_sampled_by_a_prompt(models, tmp_pa
     (place / "000.png").write_bytes(b"damaged")  # which would be refused if the pictures were read before
     assert beeline(["train", str(place), "--out", str(tmp_path / "other"), "--device", "cpu"]) == 2
     assert "text encoder hub:openai/clip-vit-large-patch14 is not on disk" in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.slow
+def test_samples_follow_their_prompt(models, tmp_path):
+    """Colours named in a prompt are those of the samples, with guidance and without."""
+    data = ImageFile(tiny.shapes(tmp_path / "shapes", 24), conditions=HubText(str(models["clip"][2]), length=8))
+    network = {"is": "networks.MMDiT", "width": 32, "depth": 1, "heads": 2}
+    objective = FlowMatching(drop=Drop(0.1))
+    lr = bl.training.optim.learning_rate.Constant(2e-3)
+    run = bl.Run(data, network, objective, bl.Training(steps=500, batch_size=16, lr=lr))
+    flow = bl.train(run, out=tmp_path / "run", device="cpu", log=None)
+    for guidance in (bl.CFG(1.0), bl.CFG(2.0)):
+        for k, colour in enumerate(tiny.COLOURS):
+            made = flow.sample(32, text=f"a {colour} circle", sampler=bl.Sampler(12, guidance=guidance)).pixels
+            assert (made.astype(float).mean((1, 2)).argmax(1) == k).mean() > 0.9

@@ -1,0 +1,1 @@
+"""Commands of bundles that others use."""

@@ -1,0 +1,40 @@
+"""Counts and times of a service in the text form of Prometheus."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from beeline.serving.jobs import State
+from beeline.serving.service import Service
+
+
+def text(service: Service) -> str:
+    """All metrics."""
+    return "\n".join(_lines(service)) + "\n"
+
+
+def _lines(service: Service) -> Iterator[str]:
+    counted = service.counted
+    yield from _one("beeline_requests_total", "counter", "requests taken", counted["requests"])
+    yield from _one("beeline_done_total", "counter", "requests answered", counted["done"])
+    yield from _one("beeline_failed_total", "counter", "requests that failed", counted["failed"])
+    yield from _one("beeline_seconds_total", "counter", "seconds from request to answer, summed", service.seconds)
+    yield from _one("beeline_waiting_samples", "gauge", "samples in the queue", service.queue.waiting)
+    running = sum(job.state is State.RUNNING for job in list(service.jobs.values()))
+    yield from _one("beeline_running_requests", "gauge", "requests that run", running)
+    yield "# HELP beeline_batch_rows rows of an evaluation that were asked for"
+    yield "# TYPE beeline_batch_rows histogram"
+    for name, model in service.models.items():
+        batches, total = dict(model.evaluations.batches), 0
+        for size in model.evaluations.sizes:
+            total = sum(count for rows, count in batches.items() if rows <= size)
+            yield f'beeline_batch_rows_bucket{{model="{name}",le="{size}"}} {total}'
+        yield f'beeline_batch_rows_bucket{{model="{name}",le="+Inf"}} {total}'
+        yield f'beeline_batch_rows_sum{{model="{name}"}} {model.evaluations.rows}'
+        yield f'beeline_batch_rows_count{{model="{name}"}} {total}'
+
+
+def _one(name: str, kind: str, meaning: str, value: float) -> Iterator[str]:
+    yield f"# HELP {name} {meaning}"
+    yield f"# TYPE {name} {kind}"
+    yield f"{name} {value:g}"

@@ -1,0 +1,93 @@
+"""The requests of the HTTP interface, and the samplers that they may describe."""
+
+from __future__ import annotations
+
+import dataclasses
+import secrets
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from beeline.config import build as config
+from beeline.core.errors import require
+from beeline.sampling.guidance.guide import CFG
+from beeline.sampling.sampler import Sampler
+
+STEPS = 1000  # of a request
+
+
+class SamplerRequest(BaseModel):
+    """Settings of the sampler that differ from those of the model."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    steps: Annotated[int, Field(ge=1, le=STEPS, description="steps from noise to data")] | None = None
+    solver: (
+        Annotated[str, Field(max_length=200, description="a component of 'beeline list solvers', as HEUN")] | None
+    ) = None
+    schedule: Annotated[str, Field(max_length=200, description="as Shifted(3.0)")] | None = None
+    guidance_scale: Annotated[float, Field(ge=0, le=100, description="1 is no guidance")] | None = None
+
+    def changed(self, sampler: Sampler) -> Sampler:
+        """The sampler with these settings; ValueError where one does not exist."""
+        if self.steps is not None:
+            sampler = dataclasses.replace(sampler, steps=self.steps)
+        if self.solver is not None:
+            sampler = dataclasses.replace(sampler, solver=component(self.solver, "solvers"))
+        if self.schedule is not None:
+            sampler = dataclasses.replace(sampler, schedule=component(self.schedule, "schedules"))
+        if self.guidance_scale is not None:
+            sampler = dataclasses.replace(sampler, guidance=CFG(self.guidance_scale))
+        return sampler
+
+
+class SampleRequest(BaseModel):
+    """Samples of a model."""
+
+    model_config = ConfigDict(
+        extra="forbid", json_schema_extra={"examples": [{"n": 1, "seed": 7, "condition": {"label": 3}}]}
+    )
+
+    model: Annotated[str, Field(max_length=200)] | None = None
+    n: Annotated[int, Field(ge=1, description="number of samples")] = 1
+    seed: (
+        Annotated[int, Field(ge=0, lt=2**62, description="of the first sample; the next ones have the next seeds")]
+        | None
+    ) = None
+    seeds: list[Annotated[int, Field(ge=0, lt=2**62)]] | None = None
+    condition: Any = None
+    sampler: SamplerRequest | None = None
+    priority: Annotated[int, Field(ge=-10, le=10)] = 0
+
+    def drawn(self) -> list[int]:
+        """The seed of every sample; new ones where none is given."""
+        require(
+            self.seeds is None or (self.seed is None and len(self.seeds) == self.n),
+            f"{len(self.seeds or ())} seeds were given for n={self.n} and seed={self.seed}; give one seed for every "
+            "sample, or the seed of the first",
+        )
+        first = secrets.randbits(48) if self.seed is None else self.seed
+        return list(range(first, first + self.n)) if self.seeds is None else self.seeds
+
+
+def component(text: str, kind: str) -> Any:
+    """A component from a request; ValueError for one that holds a text, as a path would be."""
+    made = config.parse(text, kind)
+    require(
+        not holds_text(made),
+        f"{text!r} holds a text, such as the name of a file; a request may set numbers and components alone",
+    )
+    return made
+
+
+def holds_text(part: Any) -> bool:
+    """Whether a component or one inside of it has a text among its settings."""
+    if isinstance(part, str):
+        return True
+    if isinstance(part, list | tuple):
+        return any(holds_text(one) for one in part)
+    if isinstance(part, dict):
+        return any(holds_text(one) for one in part.values())
+    if dataclasses.is_dataclass(part) and not isinstance(part, type):
+        return any(holds_text(getattr(part, f.name)) for f in dataclasses.fields(part))
+    return False

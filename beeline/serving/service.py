@@ -1,0 +1,226 @@
+"""The service: models, a queue of drawings, and threads that carry them out."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter, OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from beeline.core.errors import nearest, require
+from beeline.core.rng import Rng
+from beeline.core.types import map_cond
+from beeline.runs.bundle import Bundle
+from beeline.sampling.sampler import Sampler
+from beeline.serving.evaluations import Evaluations, Shared, equal_sizes
+from beeline.serving.jobs import ENDED, CancelledError, Drawing, Job, Queue, State
+
+KEPT = 256  # jobs that have ended, whose results can still be fetched
+IDLE = 0.2  # seconds after which threads look whether the service ends
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Bounds of a service.
+
+    >>> Limits().samples
+    256
+    """
+
+    batch: int = 64  # rows of an evaluation
+    samples: int = 256  # of one request
+    waiting: int = 4096  # samples in the queue
+    runs: int = 4  # that evaluate at the same time
+    kept: float = 600.0  # seconds for which results are kept
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """A bundle that is served."""
+
+    name: str
+    bundle: Bundle  # as it was loaded
+    shared: Bundle  # the same with shared evaluations
+    evaluations: Evaluations
+    difference: float  # of a row between batches of any sizes; 0 between those that are used
+
+
+class Service:
+    """Draws from bundles for many users at once.
+
+    A sample depends on its seed, its condition and its sampler alone: on a CPU it has the same bits alone and in any
+    batch, because evaluations have sizes whose bits are equal.
+    """
+
+    def __init__(self, bundles: Mapping[str, Bundle], limits: Limits | None = None):
+        require(bool(bundles), "no bundle was given to serve; give the directory of one or more")
+        self.limits = limits or Limits()
+        self.models = {name: _model(name, bundle, self.limits.batch) for name, bundle in bundles.items()}
+        self.queue = Queue(self.limits.waiting)
+        self.jobs: OrderedDict[str, Job] = OrderedDict()
+        self.counted: Counter[str] = Counter()  # of requests by state
+        self.seconds = 0.0  # of all jobs from request to end
+        self._closed, self._lock = threading.Event(), threading.Lock()
+        self._threads = [
+            threading.Thread(target=self._work, name=f"run {i}", daemon=True) for i in range(self.limits.runs)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def model(self, name: str | None) -> Model:
+        """A model by name, or the first one."""
+        if name is None:
+            return next(iter(self.models.values()))
+        require(name in self.models, f"there is no model {name!r}; {nearest(name, self.models)}")
+        return self.models[name]
+
+    def drawing(
+        self, model: str | None, seeds: Sequence[int], condition: Any = None, sampler: Sampler | None = None
+    ) -> Drawing:
+        """What is to be drawn, checked; ValueError for conditions that the model does not have."""
+        found, n = self.model(model), len(seeds)
+        require(
+            1 <= n <= self.limits.samples,
+            f"{n} samples were requested; a request has 1 to {self.limits.samples}: divide it into several",
+        )
+        bundle = found.bundle
+        cond = bundle.condition(condition, n)
+        cond = map_cond(lambda leaf: leaf.to(bundle.device), cond)
+        return Drawing(found.name, tuple(seeds), condition, cond, sampler or bundle.sampler)
+
+    def submit(self, drawing: Drawing, key: str = "", priority: int = 0) -> Job:
+        """Put a drawing into the queue; raises QueueFullError where it is full."""
+        job = Job(drawing, key, priority)
+        self.queue.put(job)
+        with self._lock:
+            self.jobs[job.id] = job
+            self._forget()
+        self.counted["requests"] += 1
+        return job
+
+    def job(self, id: str) -> Job:
+        """A job by its id."""
+        found = self.jobs.get(id)
+        require(
+            found is not None,
+            f"there is no job {id!r}; results are kept for {self.limits.kept:g} seconds: request it again",
+        )
+        assert found is not None
+        return found
+
+    def cancel(self, job: Job) -> None:
+        """End a job that waits or runs; its run goes on for others."""
+        self.queue.drop(job)
+        job.to(State.CANCELLED, error=CancelledError())
+
+    def close(self) -> None:
+        """Stop: what runs is finished, what waits is cancelled."""
+        self._closed.set()
+        for job in list(self.jobs.values()):
+            if job.state is State.WAITING:
+                self.cancel(job)
+        for thread in self._threads:
+            thread.join()
+        for model in self.models.values():
+            model.evaluations.close()
+
+    def _forget(self) -> None:
+        """Remove results that are old or too many."""
+        now = time.monotonic()
+        ended = [job for job in self.jobs.values() if job.ended is not None]
+        for k, job in enumerate(ended):
+            assert job.ended is not None
+            if k < len(ended) - KEPT or now - job.ended > self.limits.kept:
+                del self.jobs[job.id]
+
+    def _work(self) -> None:
+        while not self._closed.is_set():
+            jobs = self.queue.take(self.limits.batch, IDLE)
+            if jobs:
+                self._run(jobs)
+
+    def _run(self, jobs: list[Job]) -> None:
+        """Draw for several jobs in one run; where it fails, each by itself, so that only one that fails does."""
+        for job in jobs:
+            job.to(State.RUNNING)
+        try:
+            results = self._drawn(jobs)
+        except CancelledError:
+            return
+        except Exception as error:
+            if len(jobs) > 1:
+                for job in jobs:
+                    self._run([job])
+                return
+            jobs[0].to(State.FAILED, error=error)
+            self.counted["failed"] += 1
+            return
+        for job, result in zip(jobs, results, strict=True):
+            job.to(State.DONE, result)
+            self.counted["done"] += 1
+            self.seconds += time.monotonic() - job.created
+
+    def _drawn(self, jobs: list[Job]) -> list[Any]:
+        model = self.models[jobs[0].drawing.model]
+        bundle, counts = model.shared, [len(job.drawing.seeds) for job in jobs]
+        seeds = [seed for job in jobs for seed in job.drawing.seeds]
+        cond = map_cond(lambda *parts: torch.cat(parts), *(job.drawing.cond for job in jobs))
+
+        def watch(x: Tensor, t: Tensor) -> None:
+            if all(job.state in ENDED for job in jobs):
+                raise CancelledError
+            for job, part in zip(jobs, x.split(counts), strict=True):
+                job.reached(float(t.flatten()[0]), part)
+
+        how = jobs[0].drawing.sampler.seeded(seeds, 0)
+        whole = len(seeds) <= self.limits.batch  # previews need all rows at once
+        with model.evaluations.run():
+            made = bundle.draw(
+                bundle.start(seeds), cond, sampler=how, batch_size=self.limits.batch, watch=watch if whole else None
+            )
+        return [
+            self._raw(bundle, part, job.drawing.given) for job, part in zip(jobs, made.cpu().split(counts), strict=True)
+        ]
+
+    @staticmethod
+    def _raw(bundle: Bundle, x: Tensor, given: Any) -> Any:
+        if bundle.modality is None:
+            return x
+        raw = bundle.modality.decode(x)
+        return raw if given is None else bundle.modality.with_condition(raw, given)
+
+
+def _model(name: str, bundle: Bundle, most: int) -> Model:
+    """A bundle with shared evaluations of sizes that give equal bits."""
+    field = bundle.flow.field
+    require(
+        isinstance(field, nn.Module) and bundle.modality is not None,
+        f"{name} has no network of its own, or does not know its data; serve a bundle that training left",
+    )
+    rng = Rng(0).fork("sizes")
+    like = torch.empty(most, *bundle.modality.shape, device=bundle.device)
+    x = rng.normal(like)
+    t = rng.fork("t").uniform(most, like)
+    cond = probe_conditions(bundle, most)
+    with torch.no_grad():
+        sizes, difference = equal_sizes(field, x, t, cond, most)
+    evaluations = Evaluations(field, sizes)
+    shared = replace(bundle, flow=replace(bundle.flow, field=Shared(field, evaluations).eval()))
+    return Model(name, bundle, shared, evaluations, difference)
+
+
+def probe_conditions(bundle: Bundle, n: int) -> Any:
+    """Conditions of any values for ``n`` rows, for a network that needs some."""
+    known = bundle.modality.conditions
+    made = {
+        key: torch.arange(n, device=bundle.device) % spec["classes"]
+        if "classes" in spec
+        else torch.ones(n, *(spec[part] for part in ("length", "size") if part in spec), device=bundle.device)
+        for key, spec in known.items()
+    }
+    return made or None
