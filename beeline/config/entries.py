@@ -185,6 +185,7 @@ SMALLER: dict[str, dict[str, str]] = {
     | of("networks.adapters.members.sparse", "Sparse", "Fourier", "SVFT")
     | of("networks.adapters.members.blocks", "Ether", "Reflections", "MiSS", "PHM")
     | of("networks.adapters.members.peft", "Peft"),
+    "merges": of("networks.adapters.merges", "Sum", "Average", "Ties", "Dare", "Orthogonal", "Slerp"),
     "amounts": of("networks.adapters.amounts", "PerLayer", "Window"),
     "formats": of("networks.compressing.formats", "Integers", "OffsetIntegers")
     | of("networks.compressing.levels", "Levels", "PowersOfTwo()", "SmallFloats()", "NormalFloat4()", "BitMoD()")

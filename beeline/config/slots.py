@@ -76,6 +76,7 @@ SLOTS: Mapping[str, str] = {
     "PairFilter": "pair_filters",
     "Delta": "deltas",
     "Amount": "amounts",
+    "Merge": "merges",
     "Format": "formats",
     "Rounding": "roundings",
     "ColumnScales": "column_scales",

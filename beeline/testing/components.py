@@ -19,7 +19,7 @@ from beeline.core.declared import check_members
 from beeline.core.protocols import data, editing, flows, games, maps, objectives, steering, training
 from beeline.core.rng import Rng
 from beeline.core.types import Batch
-from beeline.networks.adapters import amounts, delta
+from beeline.networks.adapters import amounts, delta, merges
 from beeline.networks.compressing import compressor, formats
 
 PROTOCOLS: Mapping[str, type] = {
@@ -51,6 +51,7 @@ PROTOCOLS: Mapping[str, type] = {
     "latents": flows.Latent,
     "layer_operations": editing.LayerOperation,
     "lr_schedules": training.LRSchedule,
+    "merges": merges.Merge,
     "modalities": data.Modality,
     "noises": flows.NoiseProcess,
     "noisings": games.Noising,

@@ -131,12 +131,49 @@ def merge(
     weight: Annotated[
         list[float] | None, typer.Option("-w", "--weight", help="Amount of every adapter; negative undoes it.")
     ] = None,
+    by: Annotated[
+        str | None, typer.Option(metavar="RULE", help="Rule for several, such as Ties; see 'beeline list merges'.")
+    ] = None,
     json_: Json = False,
 ) -> None:
     """Put adapters into the weights of a bundle."""
+    from beeline.config import build as config
     from beeline.runs.adapters.merging import merge_files
     from beeline.runs.bundle import load
 
-    made, report = merge_files(load(bundle, device="cpu"), files or [], weight or [])
+    rule = None if by is None else config.parse(by if "(" in by else f"{by}()", "merges")
+    made, report = merge_files(load(bundle, device="cpu"), files or [], weight or [], rule)
     made.save(out)
     print_result({"bundle": str(out), **report}, json_)
+
+
+@app.command(epilog="Example: beeline lora extract runs/tuned runs/digits --rank 8 --out change.safetensors")
+def extract(
+    tuned: Annotated[str, typer.Argument(help="A bundle that was trained from the base.")],
+    base: Annotated[str, typer.Argument(help="The bundle that it was trained from.")],
+    out: Annotated[Path, typer.Option(parser=output_path, metavar="FILE", help="File to write.")],
+    rank: Rank = None,
+    energy: Annotated[
+        float | None,
+        typer.Option(min=0.0, max=1.0, help="Share of the squared change that is kept."),
+    ] = None,
+    to: Form = "peft",
+    json_: Json = False,
+) -> None:
+    """Write the difference of two bundles as a LoRA, with the error that its rank leaves."""
+    from beeline.networks.adapters.inside import backbone_of
+    from beeline.networks.adapters.starts import extract as work
+    from beeline.runs.adapters.files import export as write
+    from beeline.runs.bundle import load
+
+    form = dialect(to)
+    fields = [backbone_of(load(path, device="cpu").flow.field) for path in (tuned, base)]
+    found = work(fields[0], fields[1], rank, energy)
+    write(found.network, out, form)
+    worst = max(found.errors.values())
+    left = (
+        f"{len(found.left)} tensors that are no weights of layers, such as {found.left[0]}" if found.left else "nothing"
+    )
+    print_result(
+        {"file": str(out), "layers": len(found.errors), "largest error": f"{worst:.3g}", "left out": left}, json_
+    )

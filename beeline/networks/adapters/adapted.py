@@ -57,9 +57,9 @@ class Adapted(Reparametrized):
     def forward(self, x: Tensor, t: Tensor, cond: Cond = None, s: Tensor | None = None) -> Tensor:
         if not self.timed:
             return super().forward(x, t, cond, s)
-        times, group = t.expand(len(x), *t.shape[1:]).flatten(1).unique(dim=0, return_inverse=True)
+        times, group = t.reshape(len(x), -1).unique(dim=0, return_inverse=True)
         require(
-            times.ndim == 1 or times.shape[1] == 1,
+            times.shape[1] == 1,
             f"{self.settings['amount']!r} got times of shape {tuple(t.shape)}, with several in a row; give one time "
             "for every row, or an amount that is one number",
         )

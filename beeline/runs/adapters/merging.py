@@ -11,14 +11,18 @@ from beeline.core.errors import require
 from beeline.core.files import sha256
 from beeline.networks.adapters.adapted import Adapted, merged
 from beeline.networks.adapters.inside import backbone_of
+from beeline.networks.adapters.merges import Merge, merged_networks
 from beeline.runs.adapters.files import load, read
 from beeline.runs.bundle import Bundle
 
 
-def merge_files(bundle: Bundle, files: Sequence[Path], weights: Sequence[float] = ()) -> tuple[Bundle, dict[str, Any]]:
+def merge_files(
+    bundle: Bundle, files: Sequence[Path], weights: Sequence[float] = (), by: Merge | None = None
+) -> tuple[Bundle, dict[str, Any]]:
     """A bundle with adapters in its weights, in the given order, each with its weight; and a report.
 
-    Changes that add are independent of the order.  Raises ValueError for another number of weights than files, for
+    Changes that add are independent of the order.  With a rule ``by``, the changes of all weights are merged by it
+    instead.  Raises ValueError for another number of weights than files, for
     files of another base, and for weights in few bits.
     """
     require(
@@ -30,15 +34,19 @@ def merge_files(bundle: Bundle, files: Sequence[Path], weights: Sequence[float] 
         bool(files) or isinstance(backbone_of(field), Adapted),
         "no adapter was given, and the bundle has none inside; give files of adapters",
     )
-    found = []
+    found, single = [], []
     for path, weight in zip(files, weights or [1.0] * len(files), strict=True):
-        field, hit = load(field, path, weight)
+        made, hit = load(field if by is None else bundle.flow.field, path, 1.0 if by else weight)
+        field = made if by is None else field
+        single.append(merged(made) if by else made)
         found.append({"file": read(path).path.name, "weight": weight, "layers": len(hit.sites)})
+    if by is not None:
+        field = merged_networks(merged(bundle.flow.field), single, by, weights)
     lineage = {
         **bundle.lineage,
         "made_by": "lora merge",
         "parent_weights": bundle.weights,
         "adapters": [{**f, "sha256": sha256(read(p).path)} for f, p in zip(found, files, strict=True)],
     }
-    made = replace(bundle, flow=replace(bundle.flow, field=merged(field).eval()), lineage=lineage)
-    return made, {"adapters": len(files), "layers": sum(f["layers"] for f in found)}
+    whole = replace(bundle, flow=replace(bundle.flow, field=merged(field).eval()), lineage=lineage)
+    return whole, {"adapters": len(files), "layers": sum(f["layers"] for f in found)}

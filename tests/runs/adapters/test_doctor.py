@@ -132,6 +132,13 @@ def test_commands(tmp_path, bundle, capsys):
     assert (out.flow.field(x, t) - made.flow.field(x, t)).abs().max() <= 1e-5
     assert out.lineage["parent_weights"] and out.flow.field.state_dict().keys() == bundle.flow.field.state_dict().keys()
     assert run(["lora", "merge", str(tmp_path / "made"), "--out", str(tmp_path / "inside")]) == 0
+    assert run(["lora", "merge", str(base), str(file), "--by", "Ties(1.0)", "--out", str(tmp_path / "ties")]) == 0
+    ties = load_bundle(tmp_path / "ties", device="cpu").flow.field
+    assert (ties(x, t) - made.flow.field(x, t)).abs().max() <= 1e-5
+    change = tmp_path / "change.safetensors"
+    assert run(["lora", "extract", str(tmp_path / "inside"), str(base), "--out", str(change)]) == 0
+    again, _ = load(bundle.flow.field, change)
+    assert (again(x, t) - made.flow.field(x, t)).abs().max() <= 1e-5
     assert run(["lora", "doctor", str(tmp_path / "none.safetensors")]) == 2
     assert run(["lora", "export", str(base), str(file), "--to", "kohya"]) == 2
     assert run(["lora", "export", str(tmp_path / "made"), str(file), "--to", "kohia"]) == 2

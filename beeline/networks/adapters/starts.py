@@ -1,0 +1,113 @@
+"""LoRA from two networks, and starts that look at data."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from beeline.core.errors import require
+from beeline.networks.adapters.adapted import Adapted
+from beeline.networks.adapters.delta import LAYERS, LoRA, changed_layers, weight_of
+from beeline.networks.adapters.factors import factored, floor, rank_for
+from beeline.networks.adapters.members.low_rank import Principal
+
+
+@dataclass(frozen=True)
+class Extracted:
+    """The change between two networks as a LoRA, with what it leaves out."""
+
+    network: Adapted
+    errors: Mapping[str, float]  # |D - D_rank| / |D| by layer: no LoRA of the rank is nearer
+    left: tuple[str, ...]  # tensors that differ and are no weight of a layer
+
+
+def extract(tuned: nn.Module, base: nn.Module, rank: int | None = None, energy: float | None = None) -> Extracted:
+    """The base with a LoRA in the layers that differ: the nearest of a rank, or of the rank with a share of energy.
+
+    Without both, the rank is that of the change above the rounding of its weights.
+    Source: Fleshman and Van Durme 2024, "RE-Adapt" (arXiv 2405.15007).
+    Raises ValueError for networks of different layers, and for equal ones.
+    """
+    sizes = [{name: weight_of(m).shape for name, m in _layers(net).items()} for net in (tuned, base)]
+    require(
+        sizes[0] == sizes[1],
+        "a change was to be extracted from two networks of different layers: "
+        f"{[n for n in {**sizes[0], **sizes[1]} if sizes[0].get(n) != sizes[1].get(n)][:3]} differ; give a network and "
+        "the base that it was trained from",
+    )
+    changes: dict[str, Tensor] = {}
+    ranks: dict[str, int] = {}  # without the rounding of the weights
+    for name, layer in _layers(tuned).items():
+        d = weight_of(layer).detach().double() - weight_of(_layers(base)[name]).detach().double()
+        if bool(d.any()):
+            changes[name] = d.flatten(1)
+            w = weight_of(layer).detach().flatten(1)
+            noise = torch.finfo(w.dtype).eps * max(w.shape) * float(torch.linalg.matrix_norm(w.float(), 2))
+            ranks[name] = max(1, int((torch.linalg.svdvals(changes[name]) > noise).sum()))
+    require(bool(changes), "the two networks have equal layers, so that there is no change to extract; give others")
+    near = {
+        name: factored(d, min(rank, *d.shape) if rank else rank_for(d, energy) if energy else ranks[name])
+        for name, d in changes.items()
+    }
+    most = max(f.rank for f in near.values())
+    small = min(min(d.shape) for d in changes.values())
+    require(
+        most <= small,
+        f"a change has the rank {most}, and the smallest changed layer allows {small}; give a rank up to it, or leave "
+        "the layer as it is",
+    )
+    made = Adapted(copy.deepcopy(base), LoRA(most), sorted(changes))
+    with torch.no_grad():
+        for full, layer in changed_layers(made).items():
+            found, numbers = near[full.removeprefix("field.")], _numbers(layer)
+            numbers["up"].zero_()[:, : found.rank] = found.up.float()
+            numbers["down"].zero_()[: found.rank] = found.down.float()
+    states, weights = (tuned.state_dict(), base.state_dict()), {f"{name}.weight" for name in changes}
+    left = [n for n, v in states[1].items() if n not in weights and not torch.equal(states[0][n], v)]
+    return Extracted(made, {n: floor(d, near[n].rank) for n, d in changes.items()}, tuple(left))
+
+
+def _layers(network: nn.Module) -> dict[str, nn.Module]:
+    """All layers by name."""
+    return {name: m for name, m in network.named_modules() if isinstance(m, LAYERS)}
+
+
+def _numbers(layer: Any) -> Any:
+    return layer.changes[-1].numbers
+
+
+def oriented(network: Adapted, moments: Mapping[str, Tensor], damping: float = 0.01) -> Adapted:
+    """A copy of a network with ``Principal`` deltas that start at the main directions of data (CorDA).
+
+    SVD of W C, C = E[x x^T] + damping mean(diag C) I;  B0 A0 = the chosen components U S V^T C^-1
+    ``moments`` [in,in] of the inputs of every layer by name, as ``Probe.moments`` of compression gives.  The largest
+    components carry what the data use (to learn), the smallest what they do not (to keep).
+    Source: Yang et al. 2024, "CorDA" (arXiv 2406.05223).
+    Raises ValueError for other deltas and layers without moments.
+    """
+    delta = network.settings["delta"]
+    require(
+        isinstance(delta, Principal),
+        f"a start by data is for Principal(rank), and the network has {delta!r}; adapt it with Principal(rank)",
+    )
+    made = copy.deepcopy(network)
+    with torch.no_grad():
+        for full, layer in changed_layers(made).items():
+            name = full.removeprefix("field.")
+            require(name in moments, f"there are no moments of the inputs of the layer {name!r}; measure them on data")
+            c = moments[name].double()
+            c = c + damping * c.diagonal().mean() * torch.eye(len(c), dtype=c.dtype)
+            w = layer.own.flatten(1).double()
+            u, sizes, v = torch.linalg.svd(w @ c, full_matrices=False)
+            chosen = slice(0, delta.rank) if delta.largest else slice(len(sizes) - delta.rank, None)
+            near = factored(u[:, chosen] @ (sizes[chosen, None] * torch.linalg.solve(c, v[chosen].mT).mT), delta.rank)
+            change: Any = layer.changes[-1]
+            for end, value in (("up", near.up), ("down", near.down)):
+                change.numbers[end].copy_(value)
+                change.get_buffer(f"_{end}").copy_(value)
+    return made
