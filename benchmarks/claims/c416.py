@@ -1,6 +1,6 @@
 """Seconds of the processor for a network of four blocks on 48 images whose sides are 4 to 14 patches: packed in rows
-of 196 tokens against one batch that is padded to the largest with a mask, best of 3. Both give the outputs of each
-image alone. The fused kernels of the paper and a GPU are not measured."""
+of 196 tokens against one batch that is padded to the largest, without the mask that it would need, best of 3. Both
+give the outputs of each image alone. The fused kernels of the paper and a GPU are not measured."""
 
 from __future__ import annotations
 
