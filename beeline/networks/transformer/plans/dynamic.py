@@ -9,14 +9,14 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 
 from beeline.core.modes import wide
-from beeline.core.ranges import Count, dataclass
+from beeline.core.ranges import Count, Positive, dataclass
 from beeline.networks.fp32 import layer_norm
 from beeline.networks.transformer.layout import Layout, Notes, Part
 from beeline.networks.transformer.plans.plan import Around, Inner, Plain, Plan, Visiting
 from beeline.networks.transformer.plans.subset import Portion
 
 TEMPERATURE = 5.0  # of the gates in training
-GROUPS_ON, TOKENS_ON = 15.0, 35.0  # biases at first, at which everything is used
+MORE_TOKENS = 2.0  # times the bias of the groups: tokens are left out later
 LEAST_TOKENS = 0.1  # share of the tokens below which the budget grows
 
 
@@ -44,11 +44,11 @@ class Used(Part):
 class Choosing(Around):
     """Visits with gates by the embedding of time and condition, and of every token by itself."""
 
-    def __init__(self, inner: Visiting, width: int, visits: int, groups: int, target: float):
+    def __init__(self, inner: Visiting, width: int, visits: int, groups: int, target: float, start: float):
         super().__init__(inner, range(visits))
         self.width, self.target = width, target
-        self.groups = nn.ModuleList(_open(nn.Linear(width, 2 * (groups - 1)), GROUPS_ON) for _ in range(visits))
-        self.tokens = nn.ModuleList(_open(nn.Linear(width, 1), TOKENS_ON) for _ in range(visits))
+        self.groups = nn.ModuleList(_open(nn.Linear(width, 2 * (groups - 1)), start) for _ in range(visits))
+        self.tokens = nn.ModuleList(_open(nn.Linear(width, 1), MORE_TOKENS * start) for _ in range(visits))
 
     def layout(self, k: int, e: Tensor, layout: Layout) -> Layout:
         heads, hidden = self.gate(self.groups[k](e)).chunk(2, -1)
@@ -97,13 +97,14 @@ class DynamicWidth:
 
     groups: Count = 4  # of the heads, and of the hidden channels; the first is always used
     target: Portion = 0.5  # share of the products
+    start: Positive = 15.0  # logits at first, twice that for tokens; a short training needs a start near 1
     plan: Plan = field(default_factory=Plain)  # of the visits
 
     def visits(self, blocks: int) -> tuple[int, ...]:
         return self.plan.visits(blocks)
 
     def build(self, width: int, visits: int) -> Visiting:
-        return Choosing(self.plan.build(width, visits), width, visits, self.groups, self.target)
+        return Choosing(self.plan.build(width, visits), width, visits, self.groups, self.target, self.start)
 
 
 def in_groups(gates: Tensor, count: int) -> Tensor:
