@@ -38,6 +38,7 @@ fresh: $(READY)
 	$(BIN)/python -m benchmarks.claims --page
 	$(BIN)/python -m benchmarks.fewstep --page
 	$(BIN)/python -m benchmarks.editing --page
+	$(BIN)/python -m benchmarks.networks --page
 	git diff --exit-code --stat -- docs || (echo "a generated page of docs is stale; commit the new one"; exit 1)
 
 # the documentation site, in site/; nothing is fetched, and a broken link is an error

@@ -43,10 +43,12 @@ class DiffusersDiT(Declaring):
         check_sizes("DiffusersDiT", patch=patch, width=width, depth=depth, heads=heads)
         self.labels = ConditionEmbedding(4, conditions).conditions  # checked there
         channels, height, length = self.shape
+        side = min(height, length)
+        near = sorted({max(patch, side // patch * patch), -(-side // patch) * patch})
         require(
             height == length and height % patch == 0,
             f"DiffusersDiT got images of {height}x{length} and patch={patch}; it takes square images whose side is a "
-            "multiple of the patch: set data.resize, another patch, or network=DiT",
+            f"multiple of the patch: set data.resize to {' or '.join(map(str, near))}, another patch, or network=DiT",
         )
         require(
             width % heads == 0 and width % 4 == 0,
