@@ -140,11 +140,11 @@ def mnist(file: Path) -> tuple[tuple[int, ...], Tensor, Tensor | None]:
 
 
 def mirrored() -> tuple[tuple[int, ...], Tensor, Tensor | None]:
-    """Smooth walks of 64 numbers, then the same backwards: the ends of a sequence belong together."""
+    """Sums of 64 steps, then the same backwards: the ends of a sequence belong together."""
     steps = Rng(5).normal(torch.empty(4000, 1, 64))
-    walk = steps.cumsum(-1)
-    walk = (walk - walk.mean(-1, keepdim=True)) / 4
-    return (1, 128), torch.cat([walk, walk.flip(-1)], -1), None
+    line = steps.cumsum(-1)
+    line = (line - line.mean(-1, keepdim=True)) / 4
+    return (1, 128), torch.cat([line, line.flip(-1)], -1), None
 
 
 def network(shape: tuple[int, ...], label: Tensor | None, slots: dict[str, Any], seed: int) -> DiT:
@@ -263,7 +263,7 @@ def table_lines(content: dict[str, Any]) -> list[str]:
         plain = found["plain"]
         lines += [
             f"On {where}: held-out loss after the operations of {plain['steps']} plain steps (mean of "
-            f"{len(plain['loss'])} seeds, and the difference between them), and seconds a step, stored memory and "
+            f"{len(plain['loss'])} seed(s), and the difference between them), and seconds a step, stored memory and "
             "parameters, each over those of the plain network.", "",
             "| part | loss | difference | steps | seconds | memory | parameters |", "|---|---|---|---|---|---|---|",
         ]  # fmt: skip
