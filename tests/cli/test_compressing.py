@@ -36,7 +36,7 @@ def test_a_chain_is_measured_beside_its_parents(moons, tmp_path, capsys):
     made = load(out)
     assert isinstance(backbone_of(made.flow.field), Compressed) and made.lineage["parent"] == str(moons)
     again, plain = (b.sample(5, seed=3, label=0) for b in (made, load(moons)))
-    assert torch.allclose(torch.as_tensor(again.x), torch.as_tensor(plain.x), atol=0.1)
+    assert torch.allclose(torch.as_tensor(again.values), torch.as_tensor(plain.values), atol=0.1)
     assert [b.weights for b in parents_of(made)] == [load(moons).weights]
     assert run(["compress", str(out), "int8", "--out", str(tmp_path / "twice")]) == 2
     assert "start from the bundle before" in capsys.readouterr().err
