@@ -71,7 +71,7 @@ def parameter_of(layer: nn.Module, form: Format) -> Tensor:
     return weight.detach()
 
 
-def packed(layer: nn.Module, form: Format, moments: Moments | None = None, kept: bool = False) -> nn.Module:
+def packed(layer: nn.Module, form: Format, moments: Moments | None = None, kept: bool = False) -> Decoded:
     """A layer of the same kind, with the same other parameters, whose weight is stored in a format.
 
     Linear layers multiply as the format does, where it has products of its own, unless the decoded weight is ``kept``.
