@@ -52,6 +52,7 @@ OPTIONS = {
     "fit-solver": "--noises 8",
     "evaluate": "-n 40",
     "compare": "-n 40",
+    "compress": "-n 20",
     "demo": "--quick --no-report",
     "verify": "--quick",
 }

@@ -60,7 +60,7 @@ def probe_of(bundle: Bundle, rng: Rng, cond: Cond = None) -> Probe:
 def parents_of(bundle: Bundle, device: Device = AUTO) -> list[Bundle]:
     """The bundles from which a bundle was distilled or compressed, from the oldest on, as far as they are found."""
     found: list[Bundle] = []
-    while len(found) < LONGEST and Path(str(bundle.lineage.get("parent", ""))).joinpath("flow.json").is_file():
+    while len(found) < LONGEST and Path(str(bundle.lineage.get("parent", "nothing"))).is_dir():
         try:
             bundle = load(bundle.lineage["parent"], device=device)
         except BeelineError:
@@ -93,7 +93,7 @@ def compress(
     rng = rng or Rng(0)
     merged = with_backbone(bundle.flow.field, lambda net: net.merged() if isinstance(net, Adapted) else net)
     now = replace(bundle, flow=replace(bundle.flow, field=merged.eval()))
-    cond, x0 = _conditions(bundle, real, rng), noise(bundle, rng)
+    cond, x0 = conditions_of(bundle, real, rng), noise(bundle, rng)
     same = [p for p in parents if p.modality is not None and p.modality.shape == bundle.modality.shape]
     first = (*same, now)[0]
     compared = probe_of(now, rng.fork("probe"), cond), backbone_of(now.flow.field)
@@ -108,7 +108,7 @@ def compress(
         probe = compared[0] if len(links) == len(same) + 1 else probe_of(now, rng.fork("probe", len(links)), cond)
         plan = method.plan(backbone_of(now.flow.field), probe)
         say(name, plan)
-        now = _made(now, method, plan, probe, rng.fork("apply", name))
+        now = made_by(now, method, plan, probe, rng.fork("apply", name))
         links.append(link(name, now, compared=compared))
     lineage = {
         **bundle.lineage,
@@ -122,7 +122,8 @@ def compress(
     return Chain(replace(now, lineage=lineage), tuple(links), links[len(same)], tuple(tried))
 
 
-def _made(bundle: Bundle, method: Compressor, plan: Plan, probe: Probe, rng: Rng) -> Bundle:
+def made_by(bundle: Bundle, method: Compressor, plan: Plan, probe: Probe, rng: Rng) -> Bundle:
+    """The bundle with the network that a plan makes."""
     smaller = with_backbone(bundle.flow.field, lambda net: method.apply(net, plan, probe, rng))
     return replace(bundle, flow=replace(bundle.flow, field=smaller.eval().requires_grad_(False)))
 
@@ -144,7 +145,7 @@ def _chosen(
     slow = seconds_of(bundle.flow.field, x0, cond)
     found: list[tuple[str, Compressor, Link]] = []
     for name, method, plan in within:
-        made = _made(bundle, method, plan, probe, rng.fork("apply", name))
+        made = made_by(bundle, method, plan, probe, rng.fork("apply", name))
         found.append((name, method, link_of(name, made, bundle, x0, cond, rng, compared=compared)))
     budget.check_latency({name: link.seconds / slow for name, _, link in found})
     quick = [entry for entry in found if budget.fits_latency(entry[2].seconds / slow)]
@@ -162,7 +163,8 @@ def noise(bundle: Bundle, rng: Rng) -> Tensor:
     return bundle.flow.source.sample(like, rng.fork("noise"))
 
 
-def _conditions(bundle: Bundle, real: RealData | None, rng: Rng) -> Cond:
+def conditions_of(bundle: Bundle, real: RealData | None, rng: Rng) -> Cond:
+    """STATES conditions of held-out data; None without data."""
     if real is None:
         return None
     return conditions(bundle.flow, real.encoded(bundle.modality)[1], STATES, rng.fork("conditions"))
