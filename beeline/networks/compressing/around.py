@@ -194,14 +194,14 @@ class IntegerProducts(Format):
 
     def encode(self, w: Tensor, moments: Moments | None = None) -> dict[str, Tensor]:
         scale = w.abs().amax(1) / 127
-        return {"codes": (w / nonzero(scale)[:, None]).round().to(torch.int8), "scale": scale}
+        return {"codes": (w / nonzero(scale)[:, None]).round().clamp(-127, 127).to(torch.int8), "scale": scale}
 
     def decode(self, stored: Mapping[str, Tensor], out: int, into: int) -> Tensor:
         return stored["codes"].to(stored["scale"].dtype) * stored["scale"][:, None]
 
     def product(self, x: Tensor, stored: Mapping[str, Tensor], out: int) -> Tensor:
         step = nonzero(x.abs().amax(-1, keepdim=True) / 127)
-        p, q = (x / step).round().flatten(0, -2), stored["codes"]
+        p, q = (x / step).round().clamp(-127, 127).flatten(0, -2), stored["codes"]
         if x.device.type == "cpu":
             sums = torch._int_mm(p.to(torch.int8), q.T).to(x.dtype)
         else:  # whose kernels take some sizes only; the sums of integers are exact in float32 up to 1,000 inputs

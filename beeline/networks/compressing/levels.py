@@ -87,7 +87,7 @@ def _nearest(z: Tensor, table: tuple[float, ...]) -> Tensor:
 
 def mirrored(levels: tuple[float, ...]) -> tuple[float, ...]:
     """A rising table of levels and their negatives."""
-    return tuple(sorted({float(sign * level) for level in levels for sign in (-1, 1)}))
+    return tuple(sorted({float(sign * level) + 0.0 for level in levels for sign in (-1, 1)}))
 
 
 def PowersOfTwo(bits: Count = 4, group: Count = 64) -> Levels:  # noqa: N802 - named as the formats

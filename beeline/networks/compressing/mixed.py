@@ -45,7 +45,7 @@ class MixedBits:
         layers = layers_of(network)
         base = Quantize(Integers(8)).plan(network, probe)
         moments = probe.moments(network, layers)
-        few = [call.rows(torch.arange(min(ROWS, len(call.x)))) for call in _spread(probe.calls)]
+        few = [call.rows(torch.arange(min(ROWS, len(call.x)), device=call.x.device)) for call in _spread(probe.calls)]
         trial = copy.deepcopy(network)
         wanted = [network(*call.inputs) for call in few]
         bytes_: dict[str, list[int]] = {}

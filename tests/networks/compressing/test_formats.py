@@ -9,7 +9,7 @@ from beeline.core.errors import BeelineError
 from beeline.core.rng import Rng
 from beeline.networks.adapters.adapted import Adapted
 from beeline.networks.compressing.compressed import Compressed, stored_bytes
-from beeline.networks.compressing.compressor import Call, Probe
+from beeline.networks.compressing.compressor import Call, Moments, Probe
 from beeline.networks.compressing.formats import Format, Gridded, Integers, pack, unpack
 from beeline.networks.compressing.quantize import Quantize, int4, int8
 from beeline.networks.dit import DiT
@@ -86,3 +86,17 @@ def test_what_cannot_be_quantized_is_refused():
         Quantize().plan(Adapted(net).field, probe)
     with pytest.raises(BeelineError, match="no layer 'nothing'"):
         Compressed(DiT((1, 8, 8), width=16, depth=1, heads=2), [Integers(8)], [["nothing"]])
+
+
+@pytest.mark.parametrize("form", FORMATS[: len(CATALOGUE["formats"])], ids=repr)
+def test_weights_of_16_bits(form):
+    """Every format takes bfloat16, and gives what it gives for float32 up to its rounding."""
+    w, moments = 0.02 * Rng(1).normal(torch.empty(8, 32)), Moments()
+    moments.add(Rng(2).normal(torch.empty(200, 32)))
+    small = w.bfloat16()
+    found = form.decode(form.encode(small, moments), 8, 32)
+    wanted = form.decode(form.encode(small.float(), moments), 8, 32)
+    assert found.dtype == torch.bfloat16
+    assert float((found - wanted).norm()) < 0.1 * float(w.norm())
+    y = form.product(torch.ones(2, 32, dtype=torch.bfloat16), form.encode(small, moments), 8)
+    assert y.dtype == torch.bfloat16 and y.shape == (2, 8)

@@ -12,12 +12,14 @@ from beeline.networks.compressing.compressed import Compressed, stored_bytes
 from beeline.networks.compressing.compressor import Call, Probe
 from beeline.networks.compressing.factors import Signs
 from beeline.networks.compressing.formats import Integers
+from beeline.networks.compressing.levels import BitMoD
 from beeline.networks.compressing.mixed import MixedBits, allocated
 from beeline.networks.compressing.prune import Narrow, Shallow
-from beeline.networks.compressing.quantize import LowRank, Quantize, int8
+from beeline.networks.compressing.quantize import AWQ, GPTQ, LowRank, Quantize, SmoothQuant, SparseGPT, SVDQuant, int8
 from beeline.networks.compressing.recover import Recovered
 from beeline.networks.dit import DiT
 from beeline.networks.transformer.feeds import SwiGLU
+from tests.second_device import DEVICE, second_device
 
 
 def dit(depth=2, **more):
@@ -140,6 +142,23 @@ def test_training_that_makes_it_worse_is_undone():
     net = dit()
     made, worse = applied(Narrow(0.5), net), applied(Recovered(Narrow(0.5), steps=2, rate=0.1), net)
     assert torch.equal(made(X, T), worse(X, T))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "method",
+    [GPTQ(3), AWQ(4), SVDQuant(3, 2), SmoothQuant(), SparseGPT(), MixedBits(0.28), Narrow(0.5), Shallow(1),
+     Recovered(Quantize(BitMoD(3)), steps=2), Recovered(LowRank(), steps=2)],
+    ids=repr,
+)  # fmt: skip
+def test_networks_on_another_device(method):
+    plain = error(applied(method, dit()), dit())
+    with second_device():
+        net = dit().to(DEVICE)
+        calls = [Call(*(part if part is None else part.to(DEVICE) for part in call)) for call in probe().calls]
+        made = method.apply(net, method.plan(net, Probe(calls)), Probe(calls), Rng(0))
+        there = made.cpu()
+    assert error(there, dit()) == pytest.approx(plain, rel=0.02)
 
 
 def test_decoded_weights_can_be_kept():
