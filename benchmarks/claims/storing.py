@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 import beeline as bl
 from beeline.networks.compressing.compressor import Call, Moments, Probe
+from beeline.networks.dit import DiT
 from benchmarks.claims.toys import learn, network, points
 
 STEPS = 16  # of the sampling whose states are recorded
@@ -80,7 +81,36 @@ def smaller(method: Any, net: nn.Module, rng: bl.Rng) -> nn.Module:
 
 def velocity_change(method: Any, net: nn.Module, rng: bl.Rng) -> float:
     """The relative error of the velocities of a smaller network, over states that it has not seen."""
-    made, calls = smaller(method, net, rng), states(net, rng.fork("fresh")).calls
+    return change_of(smaller(method, net, rng), net, states(net, rng.fork("fresh")))
+
+
+@functools.cache
+def digits(seed: Any) -> tuple[nn.Module, Probe, Probe]:
+    """A small transformer of the digits, and states of its sampling: to look at, and fresh ones."""
+    rng = bl.Rng(seed)
+    data = bl.data.Digits()
+    modality = data.modality()
+    batch = modality.encode(modality.subset(data.load()[0]))
+    with rng.fork("network").ambient():
+        net = bl.Network(DiT((1, 8, 8), width=32, depth=4, heads=4))
+    objective = bl.objectives.FlowMatching()
+    found = learn(net, objective, bl.Batch(batch.x1), rng.fork("fit"), steps=300, batch_size=64).backbone
+    found = found.eval().requires_grad_(False)
+    return found, *(pictures(found, rng.fork(name)) for name in ("probe", "fresh"))
+
+
+def pictures(net: nn.Module, rng: bl.Rng, n: int = 64) -> Probe:
+    """States of the sampling of a transformer of the digits."""
+    x, calls = rng.normal(torch.empty(n, 1, 8, 8)), []
+    for k in range(STEPS):
+        calls.append(Call(x, torch.full((n,), k / STEPS), None))
+        with torch.no_grad():
+            x = x + net(x, calls[-1].t) / STEPS
+    return Probe(calls)
+
+
+def change_of(made: nn.Module, net: nn.Module, fresh: Probe) -> float:
+    """The relative error of velocities."""
     with torch.no_grad():
-        pairs = [(made(*c.inputs), net(*c.inputs)) for c in calls]
+        pairs = [(made(*c.inputs), net(*c.inputs)) for c in fresh.calls]
     return float((sum((a - b).square().sum() for a, b in pairs) / sum(b.square().sum() for _, b in pairs)) ** 0.5)
