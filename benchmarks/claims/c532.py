@@ -21,6 +21,6 @@ def measure(rng: bl.Rng) -> list[Finding]:
         method = Narrow(share, fitted=False)
         made = method.apply(net, method.plan(net, probe), probe, rng)
         first, few = (change_of(extracted(net, s), net, fresh) for s in (share, 0.25))
-        found.append(finding(f"{share:.0%} of the parts: by variance, with means (figure) against the first ones", first,
+        found.append(finding(f"{share:.0%} of the parts: by variance (figure) against the first ones", first,
                              change_of(made, net, fresh), max(few, first), "a quarter"))  # fmt: skip
     return found

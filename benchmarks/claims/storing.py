@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 import beeline as bl
+from beeline.data.image_files import Digits
 from beeline.networks.compressing.compressor import Call, Moments, Probe
 from beeline.networks.dit import DiT
 from benchmarks.claims.toys import learn, network, points
@@ -88,9 +89,9 @@ def velocity_change(method: Any, net: nn.Module, rng: bl.Rng) -> float:
 def digits(seed: Any) -> tuple[nn.Module, Probe, Probe]:
     """A small transformer of the digits, and states of its sampling: to look at, and fresh ones."""
     rng = bl.Rng(seed)
-    data = bl.data.Digits()
-    modality = data.modality()
-    batch = modality.encode(modality.subset(data.load()[0]))
+    data = Digits()
+    raw = data.load()[0]
+    batch = data.modality().fit(raw).encode(raw)
     with rng.fork("network").ambient():
         net = bl.Network(DiT((1, 8, 8), width=32, depth=4, heads=4))
     objective = bl.objectives.FlowMatching()
