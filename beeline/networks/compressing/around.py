@@ -189,7 +189,7 @@ class IntegerProducts(Format):
 
     >>> form = IntegerProducts()
     >>> form.product(torch.ones(1, 2), form.encode(torch.tensor([[1.0, 2.0]])), 1)
-    tensor([[2.9921]])
+    tensor([[3.0079]])
     """
 
     def encode(self, w: Tensor, moments: Moments | None = None) -> dict[str, Tensor]:
