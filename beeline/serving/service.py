@@ -12,15 +12,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from beeline.core.declared import is_map
 from beeline.core.errors import nearest, require
 from beeline.core.rng import Rng
-from beeline.core.types import map_cond
+from beeline.core.types import Cond, map_cond
 from beeline.runs.bundle import Bundle
 from beeline.sampling.sampler import Sampler
 from beeline.serving.evaluations import Evaluations, Shared, equal_sizes
 from beeline.serving.jobs import ENDED, CancelledError, Drawing, Job, Queue, State
 
 KEPT = 256  # jobs that have ended, whose results can still be fetched
+FEW = 4  # rows by which the time of an evaluation is measured
 IDLE = 0.2  # seconds after which threads look whether the service ends
 
 
@@ -32,7 +34,7 @@ class Limits:
     256
     """
 
-    batch: int = 64  # rows of an evaluation
+    batch: int = 64  # most rows of an evaluation; fewer where these would take more than about a second
     samples: int = 256  # of one request
     waiting: int = 4096  # samples in the queue
     runs: int = 4  # that evaluate at the same time
@@ -207,11 +209,24 @@ def _model(name: str, bundle: Bundle, most: int) -> Model:
     x = rng.normal(like)
     t = rng.fork("t").uniform(most, like)
     cond = probe_conditions(bundle, most)
-    with torch.no_grad():
-        sizes, difference = equal_sizes(field, x, t, cond, most)
+    rows = affordable(field, x, t, cond)
+    few = map_cond(lambda leaf: leaf[:rows], cond)
+    sizes, difference = equal_sizes(field, x[:rows], t[:rows], few, rows)
     evaluations = Evaluations(field, sizes)
     shared = replace(bundle, flow=replace(bundle.flow, field=Shared(field, evaluations).eval()))
     return Model(name, bundle, shared, evaluations, difference)
+
+
+@torch.no_grad()
+def affordable(field: nn.Module, x: Tensor, t: Tensor, cond: Cond) -> int:
+    """As many of the rows ``x`` as the network evaluates in about a second, and at least some."""
+    more = (t[:FEW],) if is_map(field) else ()
+    arguments = (x[:FEW], t[:FEW], map_cond(lambda leaf: leaf[:FEW], cond), *more)
+    field(*arguments)  # the first call also prepares
+    begin = time.perf_counter()
+    field(*arguments)
+    seconds = max(time.perf_counter() - begin, 1e-6)
+    return min(len(x), max(FEW, int(FEW / seconds)))
 
 
 def probe_conditions(bundle: Bundle, n: int) -> Any:
