@@ -20,9 +20,9 @@ UNITS = (Units("0", "2"), Units("2", "4"))
 WIDTH, STEPS = 64, 400
 
 
-def learned(rng: bl.Rng, x: Tensor, y: Tensor) -> nn.Sequential:
+def learned(rng: bl.Rng, x: Tensor, y: Tensor, width: int = WIDTH) -> nn.Sequential:
     with rng.ambient():
-        net = nn.Sequential(nn.Linear(3, WIDTH), nn.SiLU(), nn.Linear(WIDTH, WIDTH), nn.SiLU(), nn.Linear(WIDTH, 2))
+        net = nn.Sequential(nn.Linear(3, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU(), nn.Linear(width, 2))
     adam = torch.optim.Adam(net.parameters(), lr=3e-3)
     for step in range(STEPS):
         rows = rng.fork("rows", step).integers(len(x), 256)

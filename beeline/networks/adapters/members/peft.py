@@ -16,7 +16,7 @@ from beeline.core.ranges import dataclass
 from beeline.core.rng import Rng
 from beeline.networks.adapters.delta import Delta
 
-BASE = "site.base_layer."  # before the weight and the bias of the layer inside peft's
+BASE = "base_model.model.site.base_layer."  # before the weight and the bias of the layer inside peft's
 MOVED = "_moved"  # what a start took out of the weight
 
 
@@ -41,7 +41,7 @@ class Peft(Delta):
 
     W' = (layer(I) - layer(0))^T,  b' = layer(0),  which is exact for every layer that is affine in its input
     ``config`` is the name of its configuration without "Config".  Lily and Poly are refused: their layers are not
-    affine.  Some do not start at the network with their own settings (FourierFT, C3A, VBLoRA, UniLora).  Needs the
+    affine.  Some do not start at the network with their own settings (FourierFT, VBLoRA, UniLora).  Needs the
     extra ``peft``.
     Source: Mangrulkar et al. 2022, PEFT; each of its methods names its own.
 
@@ -64,9 +64,14 @@ class Peft(Delta):
         base = dict(made.named_parameters())[BASE + "weight"].detach()
         moved = {} if torch.equal(base, w) else {MOVED: base - w}  # starts that take a part out of the weight
         with torch.no_grad():
+            for p in made.parameters():  # a router may do nothing while its branches are zero
+                p.add_(0.1 * nn.init.normal_(torch.empty_like(p)) if p.requires_grad else 0)
             x = nn.init.normal_(torch.empty(3, w.shape[1]))
-            both, zero = made(torch.cat([x, x.sum(0, keepdim=True)])), made(torch.zeros(1, w.shape[1]))
-        affine = torch.allclose(both[:3].sum(0) - 2 * zero[0], both[3], atol=1e-4 * float(both.abs().max() + 1))
+            rows = [
+                made(row[None])[0] for row in (*x, x.sum(0), torch.zeros(w.shape[1]))
+            ]  # one by one: some look at all
+        one, two, three, whole, zero = rows
+        affine = torch.allclose(one + two + three - 2 * zero, whole, atol=1e-4 * float(whole.abs().max() + 1))
         require(
             affine,
             f"{self.config} of peft is not affine in the input of a layer, so that no weight can be like it; valid are "
@@ -97,7 +102,7 @@ class Peft(Delta):
         require(self.config in names, f"peft has no {self.config}Config; {nearest(self.config, names)}")
         try:
             config = vars(peft)[names[self.config]](**{"target_modules": ["site"], **self.settings})
-            made: nn.Module = peft.inject_adapter_in_model(config, _Site(w))
+            made: nn.Module = peft.get_peft_model(_Site(w), config)
             made(torch.zeros(1, w.shape[1]))
         except (TypeError, ValueError, KeyError, RuntimeError, NotImplementedError, AttributeError) as error:
             require(
