@@ -19,7 +19,7 @@ from beeline.runs.compressing.measuring import BINS, errors_of
 def moons(tmp_path_factory):
     out = tmp_path_factory.mktemp("compress") / "moons"
     words = ["--set", "training.steps=4", "--set", "training.batch_size=16", "--set", "network.width=64"]
-    assert run(["train", "two-moons", *words, "--set", "data.n=300", "--out", str(out)]) == 0
+    assert run(["train", "two-moons", *words, "--set", "data.n=300", "--no-report", "--out", str(out)]) == 0
     return out / "bundle"
 
 

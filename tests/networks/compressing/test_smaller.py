@@ -80,7 +80,7 @@ def test_the_choice_is_that_of_trying_all():
 
 def test_bits_meet_a_share_of_the_bytes():
     net = dit()
-    made = applied(MixedBits(0.28), net)
+    made = applied(MixedBits(0.28, (Integers(3), Integers(4), Integers(8))), net)
     assert stored_bytes(made) <= 0.28 * stored_bytes(net)
     assert torch.equal(again(made)(X, T), made(X, T))
     with pytest.raises(BeelineError, match="smallest formats take"):
