@@ -71,7 +71,7 @@ class ImageFile(DataSetBase):
     decoded once, into a memory-mapped file in ``cache``; changed files are decoded again.
 
     >>> ImageFile("mnist.npz", resize=16).modality()
-    Image(shape=(), classes=0, names=(), levels=256, sizes=())
+    Image(shape=(), classes=0, names=(), levels=256, sizes=(), described=None)
     """
 
     path: str  # a file or a folder

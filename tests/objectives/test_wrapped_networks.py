@@ -132,6 +132,7 @@ def test_a_wrapped_network_is_trained_saved_and_sampled(recipe: Any, objective: 
 # objectives for other data than moons, and required settings
 SUITS: dict[str, Any] = {
     "Noted": experts,
+    "Elastic": patches,
     "Classify": sequences,
     "PyramidMatching": convolving,
     "CausalLikelihood": causal,

@@ -47,6 +47,7 @@ class Autoencoder(Declaring):
     Source: Kingma and Welling 2013 (arXiv 1312.6114); of images for latent flows: Rombach et al. 2022
     (arXiv 2112.10752).
 
+    >>> import torch
     >>> Autoencoder((3, 16, 16), width=8).encode(torch.zeros(2, 3, 16, 16)).shape
     torch.Size([2, 4, 4, 4])
     """

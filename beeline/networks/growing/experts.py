@@ -91,7 +91,7 @@ def merge(net: N, keep: float = 0.75) -> N:
 
     >>> from beeline.networks.dit import DiT
     >>> merge(upcycle(DiT((1, 8, 8), width=32, depth=2))).settings["feed"]
-    FeedForward()
+    FeedForward(tanh=False)
 
     Raises BeelineError for feeds other than Experts of the size of dense ones.
     """
