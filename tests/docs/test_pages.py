@@ -49,6 +49,7 @@ QUICK = "--set training.steps=3 --set training.batch_size=8"
 OPTIONS = {
     "train": QUICK + " --no-report",
     "distill": QUICK + " --no-report",
+    "adapt": QUICK + " --no-report",
     "fit-solver": "--noises 8",
     "evaluate": "-n 40",
     "compare": "-n 40",
