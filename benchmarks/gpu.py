@@ -1,6 +1,6 @@
 """Random numbers, synchronisations, parallel engines and predicted memory on a CUDA device.
 
-    python -m benchmarks.gpu [--output FILE]
+    python -m benchmarks.gpu [random] [waits] [memory] [processes] [--output FILE]
 
 random     seconds for 64 latents of 16x128x128, each with a seed of its own, and for as many numbers of torch.randn;
            largest difference from the numbers of the CPU
@@ -174,24 +174,29 @@ def memory(name: str) -> dict[str, Any]:
     }
 
 
+PARTS: dict[str, Callable[[], Any]] = {
+    "random": random,
+    "waits": waits,
+    "memory": lambda: [memory(name) for name in LARGE],
+    "processes": processes,
+}
+
+
 def main() -> None:
     parser = report.parser("gpu", __doc__)
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"any of {', '.join(PARTS)}; default: all")
     parser.add_argument("--engine", choices=list(ENGINES), help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if unknown := sorted(set(options.parts) - set(PARTS)):
+        parser.error(f"unknown part {', '.join(unknown)}; choose from {', '.join(PARTS)}")
     if not torch.cuda.is_available():
         parser.error("this benchmark needs a CUDA device, and torch sees none")
     if options.engine:
         print(json.dumps(process(options.engine)))
         return
-    parts = {
-        "random": random,
-        "waits": waits,
-        "memory": lambda: [memory(name) for name in LARGE],
-        "processes": processes,
-    }
     found: dict[str, Any] = {}
-    for name, part in parts.items():
-        found[name] = part()
+    for name in options.parts or PARTS:
+        found[name] = PARTS[name]()
         print(json.dumps({name: found[name]}, indent=2), flush=True)
         report.write("gpu", found, [0], options.output, device="cuda")
 

@@ -1,6 +1,6 @@
 """Overhead of the training engine and of the sampler over the network alone.
 
-    python -m benchmarks.throughput [--rounds 15] [--device cuda] [--output FILE]
+    python -m benchmarks.throughput [--rounds 15] [--device cuda] [--only NETWORK ...] [--output FILE]
 
 Training: seconds per step of ``fit`` over those of a plain torch loop with the same network, batch, optimizer and
 average; aim: at most 1.05.  Sampling: seconds over evaluations x one forward pass of the DiT at batch size 64; aim: at
@@ -231,11 +231,11 @@ def main() -> None:
     parser = report.parser("throughput", __doc__)
     parser.add_argument("--rounds", type=int, default=15, help="measurements of each program")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--only", nargs="+", choices=[*SMALL, *LARGE], metavar="NETWORK", help="measure these")
     options = parser.parse_args()
     device = torch.device(options.device)
-    chosen = {
-        k: replace(setup, device=device) for k, setup in (SMALL if device.type == "cpu" else SMALL | LARGE).items()
-    }
+    usual = SMALL if device.type == "cpu" else SMALL | LARGE
+    chosen = {k: replace((SMALL | LARGE)[k], device=device) for k in options.only or usual}
     name_of_result = "throughput" if device.type == "cpu" else f"throughput-{device.type}"
     settings = {"rounds": options.rounds, "training_steps": 10 if device.type == "cpu" else 40, "sampling_steps": 5}
     figures: dict[str, Any] = {}
