@@ -1,0 +1,1 @@
+"""One queue of several servers, in Redis."""

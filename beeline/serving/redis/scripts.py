@@ -1,0 +1,164 @@
+"""The changes of the queue as scripts, each of which Redis runs as a whole.
+
+Keys begin with PREFIX, whose braces keep them on one node of a cluster:
+
+- ``job:ID``        hash: lane, payload, user, rows, score, turn, attempts, worker, state, progress, result, error
+- ``lane:LANE``     hash: rows that wait, turn, and counts of jobs: put, done, failed, cancelled, lost workers
+- ``waiting:LANE``  sorted set of ids, lowest score first: by priority, then by the turn of the user
+- ``leases:LANE``   sorted set of ids that workers have, by the time in ms until which they keep them
+- ``users:LANE``    hash: user -> turn of the user's last job, while jobs wait
+
+A lane holds jobs that the same workers can do.  A change of a job is told on the channel ``changed``.
+"""
+
+from __future__ import annotations
+
+PREFIX = "{beeline}:"
+CHANNEL = f"{PREFIX}changed"
+
+_HEAD = """
+local P = '{beeline}:'
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local function job(id) return P .. 'job:' .. id end
+local function tell(id) redis.call('PUBLISH', P .. 'changed', id) end
+local function count(lane, name, n) redis.call('HINCRBY', P .. 'lane:' .. lane, name, n) end
+local function waits(lane, id)
+  redis.call('ZADD', P .. 'waiting:' .. lane, redis.call('HGET', job(id), 'score'), id)
+  redis.call('HSET', job(id), 'state', 'waiting', 'worker', '')
+  count(lane, 'rows', redis.call('HGET', job(id), 'rows'))
+end
+local function ends(id, state, kept)
+  local lane = redis.call('HGET', job(id), 'lane')
+  redis.call('HSET', job(id), 'state', state)
+  redis.call('HDEL', job(id), 'latest')
+  redis.call('PEXPIRE', job(id), kept)
+  if redis.call('ZREM', P .. 'waiting:' .. lane, id) == 1 then
+    count(lane, 'rows', -redis.call('HGET', job(id), 'rows'))
+  end
+  redis.call('ZREM', P .. 'leases:' .. lane, id)
+  count(lane, state, 1)
+  tell(id)
+end
+local function open(id)
+  local state = redis.call('HGET', job(id), 'state')
+  return state == 'waiting' or state == 'running'
+end
+"""
+
+PUT = (
+    _HEAD
+    + """
+-- id, lane, payload, user, rows, priority, most rows that may wait -> rows that wait, or -rows - 1 if they are too many
+local id, lane, payload, user, rows, priority, most = unpack(ARGV)
+local waiting = tonumber(redis.call('HGET', P .. 'lane:' .. lane, 'rows') or 0)
+if redis.call('EXISTS', job(id)) == 1 then return waiting end
+if waiting + rows > tonumber(most) then return -waiting - 1 end
+local turn = tonumber(redis.call('HGET', P .. 'lane:' .. lane, 'turn') or 0)
+local last = tonumber(redis.call('HGET', P .. 'users:' .. lane, user) or 0)
+turn = math.max(turn, last) + 1
+redis.call('HSET', P .. 'users:' .. lane, user, string.format('%.0f', turn))
+redis.call('HSET', job(id), 'lane', lane, 'payload', payload, 'user', user, 'rows', rows, 'attempts', 0,
+  'progress', '0', 'turn', string.format('%.0f', turn), 'score', string.format('%.0f', turn - priority * 2 ^ 40))
+waits(lane, id)
+count(lane, 'put', 1)
+redis.call('PUBLISH', P .. 'changed', '')
+return waiting + rows
+"""
+)
+
+TAKE = (
+    _HEAD
+    + """
+-- worker, lease in ms, most rows, most attempts, time in ms that results are kept, lanes -> id, payload, id, ...
+local worker, lease, most, attempts, kept = unpack(ARGV, 1, 5)
+local found, rows = {}, 0
+for i = 6, #ARGV do
+  local lane = ARGV[i]
+  for _, id in ipairs(redis.call('ZRANGEBYSCORE', P .. 'leases:' .. lane, '-inf', now)) do
+    count(lane, 'lost', 1)
+    redis.call('ZREM', P .. 'leases:' .. lane, id)
+    if tonumber(redis.call('HGET', job(id), 'attempts')) >= tonumber(attempts) then
+      redis.call('HSET', job(id), 'error', attempts .. ' workers were lost while they had this job; request another')
+      ends(id, 'failed', kept)
+    else
+      waits(lane, id)
+    end
+  end
+  while rows < tonumber(most) do
+    local id = redis.call('ZRANGE', P .. 'waiting:' .. lane, 0, 0)[1]
+    if not id then redis.call('DEL', P .. 'users:' .. lane) break end
+    local turn, more, payload = unpack(redis.call('HMGET', job(id), 'turn', 'rows', 'payload'))
+    if rows > 0 and rows + more > tonumber(most) then break end
+    rows = rows + more
+    redis.call('ZREM', P .. 'waiting:' .. lane, id)
+    count(lane, 'rows', -more)
+    if tonumber(turn) > tonumber(redis.call('HGET', P .. 'lane:' .. lane, 'turn') or 0) then
+      redis.call('HSET', P .. 'lane:' .. lane, 'turn', turn)
+    end
+    redis.call('HSET', job(id), 'state', 'running', 'worker', worker)
+    redis.call('HINCRBY', job(id), 'attempts', 1)
+    redis.call('ZADD', P .. 'leases:' .. lane, now + lease, id)
+    tell(id)
+    found[#found + 1] = id
+    found[#found + 1] = payload
+  end
+end
+return found
+"""
+)
+
+RENEW = (
+    _HEAD
+    + """
+-- worker, lease in ms, id, progress, state of the flow or '', id, ...
+-- -> id, '1' if previews are wanted, id, ... of those that it has
+local worker, lease = unpack(ARGV, 1, 2)
+local had = {}
+for i = 3, #ARGV, 3 do
+  local id, progress, latest = ARGV[i], ARGV[i + 1], ARGV[i + 2]
+  local known = redis.call('HMGET', job(id), 'worker', 'state', 'progress', 'lane', 'previews')
+  local owner, state, before, lane, wanted = unpack(known)
+  if owner == worker and state == 'running' then
+    redis.call('ZADD', P .. 'leases:' .. lane, now + lease, id)
+    if latest ~= '' then redis.call('HSET', job(id), 'latest', latest) end
+    if progress ~= before then
+      redis.call('HSET', job(id), 'progress', progress)
+      tell(id)
+    end
+    had[#had + 1] = id
+    had[#had + 1] = wanted or ''
+  end
+end
+return had
+"""
+)
+
+FINISH = (
+    _HEAD
+    + """
+-- id, state, result, error, time in ms that results are kept -> 1 for the first end of a job, else 0
+local id, state, result, error, kept = unpack(ARGV)
+if not open(id) then return 0 end
+redis.call('HSET', job(id), 'result', result, 'error', error)
+ends(id, state, kept)
+return 1
+"""
+)
+
+GIVE_BACK = (
+    _HEAD
+    + """
+-- worker, ids: those of a worker that stops; they wait again, at their old place
+for i = 2, #ARGV do
+  local id = ARGV[i]
+  local owner, state, lane = unpack(redis.call('HMGET', job(id), 'worker', 'state', 'lane'))
+  if owner == ARGV[1] and state == 'running' then
+    redis.call('ZREM', P .. 'leases:' .. lane, id)
+    redis.call('HINCRBY', job(id), 'attempts', -1)
+    waits(lane, id)
+  end
+end
+redis.call('PUBLISH', P .. 'changed', '')
+"""
+)
