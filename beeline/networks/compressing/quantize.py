@@ -21,6 +21,7 @@ from beeline.networks.compressing.factors import Factors
 from beeline.networks.compressing.formats import Format, Integers
 from beeline.networks.compressing.packed import parameter_of
 from beeline.networks.compressing.rounding import OptimalBrain
+from beeline.networks.compressing.torchao import AOTensor
 
 
 @dataclass(frozen=True)
@@ -182,3 +183,14 @@ def SparseGPT(share: Share = 0.5) -> Quantize:  # noqa: N802 - named as in its p
     0.25
     """
     return Quantize(Sparse(share, settled=True), rest=None)
+
+
+def TorchAO(config: str = "Int8WeightOnly()") -> Quantize:  # noqa: N802 - named as the library
+    """Layers of the blocks as tensors of the library torchao; layers outside of the blocks stay as they are.
+
+    Source: Or et al. 2025 (arXiv 2507.16099); needs the extra ``torchao``.
+
+    >>> TorchAO().form
+    AOTensor(config='Int8WeightOnly()')
+    """
+    return Quantize(AOTensor(config), rest=None)

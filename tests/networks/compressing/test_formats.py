@@ -1,5 +1,7 @@
 """Number formats against their bounds, and networks that store their weights in them."""
 
+import importlib.util
+
 import pytest
 import torch
 
@@ -15,7 +17,13 @@ from beeline.networks.compressing.quantize import Quantize, int4, int8
 from beeline.networks.dit import DiT
 from beeline.networks.unet import UNet
 
-FORMATS = [config.parse(f"formats.{name}()") for name in CATALOGUE["formats"]]
+needs_torchao = pytest.mark.skipif(
+    not importlib.util.find_spec("torchao"), reason="the library torchao is not installed"
+)
+FORMATS = [
+    pytest.param(config.parse(f"formats.{name}()"), marks=[needs_torchao] * (name == "AOTensor"))
+    for name in CATALOGUE["formats"]
+]
 FORMATS += [Integers(bits, group) for bits in range(2, 9) for group in (16, 50)]
 X, T = Rng(0).normal(torch.empty(3, 1, 8, 8)), torch.tensor([0.1, 0.5, 0.9])
 
