@@ -1,6 +1,7 @@
 """``beeline compress``, end to end."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,8 +12,13 @@ from beeline.networks.adapters.inside import backbone_of
 from beeline.networks.compressing.compressed import Compressed
 from beeline.networks.compressing.quantize import int8
 from beeline.runs.bundle import load
-from beeline.runs.compressing.job import compress, parents_of, probe_of
-from beeline.runs.compressing.measuring import BINS, errors_of
+from beeline.runs.compressing.job import CALLS, PROBED, compress, parents_of, probe_of
+from beeline.runs.compressing.measuring import BINS, STATES, errors_of
+from beeline.runs.reference_data import data_set
+from beeline.runs.scoring import RealData
+from beeline.sampling.sampler import Sampler
+from beeline.solvers.runge_kutta import EULER
+from tests.second_device import DEVICE, second_device
 
 
 @pytest.fixture(scope="module")
@@ -70,3 +76,23 @@ def test_errors_are_those_of_scaled_outputs(moons):
     found = errors_of(probe, Scaled(), network)
     assert all(e is None or e == pytest.approx(0.1, rel=1e-4) for e in found) and any(found)
     assert compress(bundle, [int8()], rng=Rng(0)).links[-1].distance is None
+
+
+def test_a_probe_of_one_step_has_as_many_evaluations_as_others(moons):
+    bundle = load(moons)
+    one = probe_of(replace(bundle, sampler=Sampler(1, solver=EULER)), Rng(0))
+    assert len(one.calls) == CALLS and len({float(call.x.sum()) for call in one.calls}) == CALLS  # of different noise
+    assert len(probe_of(bundle, Rng(0)).calls) == PROBED // STATES * bundle.sampler.evaluations
+
+
+def test_a_bundle_with_conditions_is_compressed_on_another_device(moons, monkeypatch):
+    monkeypatch.setattr(torch.accelerator, "synchronize", lambda: None)
+    real, quick = RealData.of(data_set(None, load(moons))), Sampler(1)
+
+    def link(device):
+        return compress(replace(load(moons, device=device), sampler=quick), [int8()], real=real, samples=20).links[-1]
+
+    here = link("cpu")
+    with second_device():
+        there = link(DEVICE)
+    assert there.errors == here.errors and there.bytes == here.bytes

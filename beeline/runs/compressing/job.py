@@ -15,7 +15,7 @@ from beeline.config import build as config
 from beeline.core.errors import BeelineError, require
 from beeline.core.modes import AUTO, Device
 from beeline.core.rng import Rng
-from beeline.core.types import Cond
+from beeline.core.types import Cond, map_cond
 from beeline.evaluation.evaluate import conditions
 from beeline.networks.adapters.adapted import Adapted
 from beeline.networks.adapters.inside import backbone_of, with_backbone
@@ -25,7 +25,7 @@ from beeline.runs.compressing.budget import Budget
 from beeline.runs.compressing.measuring import STATES, Link, link_of, seconds_of
 from beeline.runs.scoring import RealData
 
-PROBED = 128  # samples whose evaluations a probe records
+PROBED, CALLS = 128, 64  # samples, and evaluations of STATES of them, that a probe records at least
 LONGEST = 6  # parents that are followed
 
 
@@ -40,7 +40,10 @@ class Chain:
 
 
 def probe_of(bundle: Bundle, rng: Rng, cond: Cond = None) -> Probe:
-    """The inputs of the network of a bundle while it samples PROBED data, with conditions of STATES repeated."""
+    """The inputs of the network of a bundle while it samples, with conditions of STATES repeated.
+
+    A flow of one step has one evaluation for a sample, so that more samples are drawn.
+    """
     calls: list[Call] = []
     backbone = backbone_of(bundle.flow.field)
 
@@ -50,7 +53,9 @@ def probe_of(bundle: Bundle, rng: Rng, cond: Cond = None) -> Probe:
 
     handle = backbone.register_forward_pre_hook(note, with_kwargs=True)
     try:
-        for k in range(PROBED // STATES):
+        for k in range(CALLS):
+            if k * STATES >= PROBED and len(calls) >= CALLS:
+                break
             bundle.draw(noise(bundle, rng.fork(k)), cond, batch_size=STATES)
     finally:
         handle.remove()
@@ -164,7 +169,8 @@ def noise(bundle: Bundle, rng: Rng) -> Tensor:
 
 
 def conditions_of(bundle: Bundle, real: RealData | None, rng: Rng) -> Cond:
-    """STATES conditions of held-out data; None without data."""
+    """STATES conditions of held-out data, on the device of the bundle; None without data."""
     if real is None:
         return None
-    return conditions(bundle.flow, real.encoded(bundle.modality)[1], STATES, rng.fork("conditions"))
+    found = conditions(bundle.flow, real.encoded(bundle.modality)[1], STATES, rng.fork("conditions"))
+    return map_cond(lambda leaf: leaf.to(bundle.device), found)
