@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import tempfile
 from functools import singledispatch
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 from torch import Tensor
 
 from beeline.core.errors import require
+from beeline.data.images import Images
 
 JSON = "application/json"
 ENDINGS = {
@@ -40,8 +42,22 @@ def accepted(accept: str, formats: tuple[str, ...]) -> str:
     raise AssertionError
 
 
+PNG = "image/png"
+
+
+def png(pixels: Any) -> bytes:
+    """One picture uint8 [H,W,C] as PNG, pixel for pixel."""
+    from PIL import Image as Picture
+
+    file = io.BytesIO()
+    Picture.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).save(file, "PNG")
+    return file.getvalue()
+
+
 def file_of(modality: Any, raw: Any, kind: str) -> bytes:
-    """Samples as the content of a file."""
+    """Samples as the content of a file; one picture as it is, several as a grid."""
+    if kind == PNG and isinstance(raw, Images) and len(raw.pixels) == 1:
+        return png(raw.pixels[0])
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"samples{ENDINGS[kind]}"
         modality.save(raw, path)

@@ -9,21 +9,15 @@ import time
 from collections import OrderedDict, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 from torch import Tensor
 
 from beeline.core.errors import BeelineError
-from beeline.core.types import Cond, leaves
-from beeline.sampling.sampler import Sampler
+from beeline.serving.works import Result, Work
 
 
 class QueueFullError(BeelineError):
     """The queue is full."""
-
-
-class CancelledError(Exception):
-    """A job was cancelled."""
 
 
 class State(enum.Enum):
@@ -39,34 +33,18 @@ class State(enum.Enum):
 ENDED = (State.DONE, State.FAILED, State.CANCELLED)
 
 
-@dataclass(frozen=True, eq=False)
-class Drawing:
-    """What is to be drawn: rows of source points with their conditions, by one sampler."""
-
-    model: str
-    seeds: tuple[int, ...]  # one of every sample
-    given: Any  # the condition in the user's form
-    cond: Cond  # the same for the network, [n,...]
-    sampler: Sampler
-
-    @property
-    def kind(self) -> tuple[Any, ...]:
-        """What drawings of one run have in common, beside their sampler."""
-        return (self.model, *[(name, leaf.shape[1:], leaf.dtype) for name, leaf in leaves(self.cond)])
-
-
 @dataclass(eq=False)
 class Job:
-    """A drawing on its way."""
+    """A work on its way."""
 
-    drawing: Drawing
+    work: Work
     key: str = ""  # of the user; users take turns
     priority: int = 0  # higher ones first
     id: str = field(default_factory=lambda: secrets.token_hex(8))
     state: State = State.WAITING
     progress: float = 0.0  # the time of the flow that is reached
     latest: Tensor | None = None  # the state of the flow, [n,*S]
-    result: Any = None  # data in the user's own form
+    result: Result | None = None
     error: BaseException | None = None
     created: float = field(default_factory=time.monotonic)
     started: float | None = None
@@ -74,7 +52,7 @@ class Job:
     changed: threading.Condition = field(default_factory=threading.Condition, repr=False)
     listeners: list[Callable[[], None]] = field(default_factory=list, repr=False)  # called after every change
 
-    def to(self, state: State, result: Any = None, error: BaseException | None = None) -> None:
+    def to(self, state: State, result: Result | None = None, error: BaseException | None = None) -> None:
         """Change the state of a job that has not ended."""
         with self.changed:
             if self.state in ENDED:
@@ -86,6 +64,16 @@ class Job:
             if state in ENDED:
                 self.ended, self.latest = now, None
             self._notify()
+
+    @property
+    def model(self) -> str:
+        """The name of its model."""
+        return self.work.model
+
+    @property
+    def left(self) -> bool:
+        """Whether nobody waits any more."""
+        return self.state in ENDED
 
     def reached(self, t: float, x: Tensor) -> None:
         """Note the state of the flow."""
@@ -121,7 +109,7 @@ class Queue:
     def put(self, job: Job) -> None:
         """Add a job; raises QueueFullError where too many samples wait already."""
         with self.changed:
-            n = len(job.drawing.seeds)
+            n = job.work.rows
             if self.waiting + n > self.most:
                 raise QueueFullError(
                     f"{self.waiting} samples wait, and {n} more were requested; the queue takes {self.most}: try again "
@@ -139,16 +127,14 @@ class Queue:
             first = self._pop(lambda job: True)
             if first is None:
                 return []
-            chosen, rows, drawing = [first], len(first.drawing.seeds), first.drawing
+            chosen, rows, kind = [first], first.work.rows, first.work.kind
 
             def fits(job: Job) -> bool:
-                other = job.drawing
-                same = other.kind == drawing.kind and other.sampler == drawing.sampler
-                return same and rows + len(other.seeds) <= most
+                return job.work.kind == kind and rows + job.work.rows <= most
 
             while (more := self._pop(fits)) is not None:
                 chosen.append(more)
-                rows += len(more.drawing.seeds)
+                rows += more.work.rows
             return chosen
 
     def drop(self, job: Job) -> None:
@@ -169,6 +155,6 @@ class Queue:
                     del users[key]
                 if not users:
                     del self._jobs[priority]
-                self.waiting -= len(found.drawing.seeds)
+                self.waiting -= found.work.rows
                 return found
         return None

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from beeline.serving.jobs import State
-from beeline.serving.service import Service
+
+if TYPE_CHECKING:  # which has these metrics
+    from beeline.serving.service import Service
 
 
-def text(service: Service) -> str:
-    """All metrics."""
-    return "\n".join(_lines(service)) + "\n"
-
-
-def _lines(service: Service) -> Iterator[str]:
+def lines(service: Service) -> Iterator[str]:
+    """All metrics of a service."""
     counted = service.counted
     yield from _one("beeline_requests_total", "counter", "requests taken", counted["requests"])
     yield from _one("beeline_done_total", "counter", "requests answered", counted["done"])

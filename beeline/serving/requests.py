@@ -4,16 +4,37 @@ from __future__ import annotations
 
 import dataclasses
 import secrets
-from typing import Annotated, Any
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from beeline.config import build as config
 from beeline.core.errors import require
+from beeline.runs.bundle import Bundle
 from beeline.sampling.guidance.guide import CFG
 from beeline.sampling.sampler import Sampler
+from beeline.serving.works import Drawing, Model, Result, Task, Work
 
 STEPS = 1000  # of a request
+
+
+class Models(Protocol):
+    """A service, as far as requests know it."""
+
+    def model(self, name: str | None) -> Model:
+        """A model by name, or the first one."""
+        ...
+
+    def drawing(
+        self, model: str | None, seeds: Sequence[int], condition: Any = None, sampler: Sampler | None = None
+    ) -> Drawing:
+        """Samples of a model, checked."""
+        ...
+
+    def task(self, model: str | None, rows: int, call: Callable[[Bundle], Result]) -> Task:
+        """A call on a model, checked."""
+        ...
 
 
 class SamplerRequest(BaseModel):
@@ -41,14 +62,24 @@ class SamplerRequest(BaseModel):
         return sampler
 
 
-class SampleRequest(BaseModel):
+class Requested(BaseModel):
+    """What every request has."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    model: Annotated[str, Field(max_length=200, description="by default the first one that is served")] | None = None
+    priority: Annotated[int, Field(ge=-10, le=10, description="higher ones first")] = 0
+
+    def work(self, service: Models) -> Work:
+        """What is to be done, checked; ValueError for what the model cannot do."""
+        raise NotImplementedError
+
+
+class SampleRequest(Requested):
     """Samples of a model."""
 
-    model_config = ConfigDict(
-        extra="forbid", json_schema_extra={"examples": [{"n": 1, "seed": 7, "condition": {"label": 3}}]}
-    )
+    model_config = ConfigDict(json_schema_extra={"examples": [{"n": 1, "seed": 7, "condition": {"label": 3}}]})
 
-    model: Annotated[str, Field(max_length=200)] | None = None
     n: Annotated[int, Field(ge=1, description="number of samples")] = 1
     seed: (
         Annotated[int, Field(ge=0, lt=2**62, description="of the first sample; the next ones have the next seeds")]
@@ -57,7 +88,12 @@ class SampleRequest(BaseModel):
     seeds: list[Annotated[int, Field(ge=0, lt=2**62)]] | None = None
     condition: Any = None
     sampler: SamplerRequest | None = None
-    priority: Annotated[int, Field(ge=-10, le=10)] = 0
+
+    def work(self, service: Models) -> Work:
+        """Samples, which share runs with those of others."""
+        usual = service.model(self.model).bundle.sampler
+        sampler = usual if self.sampler is None else self.sampler.changed(usual)
+        return service.drawing(self.model, self.drawn(), self.condition, sampler)
 
     def drawn(self) -> list[int]:
         """The seed of every sample; new ones where none is given."""

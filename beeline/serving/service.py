@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,7 +19,10 @@ from beeline.core.types import Cond, map_cond
 from beeline.runs.bundle import Bundle
 from beeline.sampling.sampler import Sampler
 from beeline.serving.evaluations import Evaluations, Shared, equal_sizes
-from beeline.serving.jobs import ENDED, CancelledError, Drawing, Job, Queue, State
+from beeline.serving.jobs import Job, Queue, State
+from beeline.serving.metrics import lines
+from beeline.serving.requests import Requested
+from beeline.serving.works import CancelledError, Drawing, Model, Result, Task, Work
 
 KEPT = 256  # jobs that have ended, whose results can still be fetched
 FEW = 4  # rows by which the time of an evaluation is measured
@@ -39,17 +42,6 @@ class Limits:
     waiting: int = 4096  # samples in the queue
     runs: int = 4  # that evaluate at the same time
     kept: float = 600.0  # seconds for which results are kept
-
-
-@dataclass(frozen=True, eq=False)
-class Model:
-    """A bundle that is served."""
-
-    name: str
-    bundle: Bundle  # as it was loaded
-    shared: Bundle  # the same with shared evaluations
-    evaluations: Evaluations
-    difference: float  # of a row between batches of any sizes; 0 between those that are used
 
 
 class Service:
@@ -86,24 +78,40 @@ class Service:
     ) -> Drawing:
         """What is to be drawn, checked; ValueError for conditions that the model does not have."""
         found, n = self.model(model), len(seeds)
-        require(
-            1 <= n <= self.limits.samples,
-            f"{n} samples were requested; a request has 1 to {self.limits.samples}: divide it into several",
-        )
+        self._check_size(n)
         bundle = found.bundle
         cond = bundle.condition(condition, n)
         cond = map_cond(lambda leaf: leaf.to(bundle.device), cond)
         return Drawing(found.name, tuple(seeds), condition, cond, sampler or bundle.sampler)
 
-    def submit(self, drawing: Drawing, key: str = "", priority: int = 0) -> Job:
-        """Put a drawing into the queue; raises QueueFullError where it is full."""
-        job = Job(drawing, key, priority)
+    def task(self, model: str | None, rows: int, call: Callable[[Bundle], Result]) -> Task:
+        """A call on a model for ``rows`` data, checked."""
+        self._check_size(rows)
+        return Task(self.model(model).name, rows, call)
+
+    def _check_size(self, rows: int) -> None:
+        require(
+            1 <= rows <= self.limits.samples,
+            f"{rows} samples were requested; a request has 1 to {self.limits.samples}: divide it into several",
+        )
+
+    def submit(self, work: Work, key: str = "", priority: int = 0) -> Job:
+        """Put a work into the queue; raises QueueFullError where it is full."""
+        job = Job(work, key, priority)
         self.queue.put(job)
         with self._lock:
             self.jobs[job.id] = job
             self._forget()
         self.counted["requests"] += 1
         return job
+
+    def accept(self, request: Requested, user: str = "") -> Job:
+        """Check a request and put it into the queue."""
+        return self.submit(request.work(self), user, request.priority)
+
+    def metrics(self) -> Iterator[str]:
+        """Counts and times in the text form of Prometheus."""
+        return lines(self)
 
     def job(self, id: str) -> Job:
         """A job by its id."""
@@ -148,10 +156,11 @@ class Service:
 
     def _run(self, jobs: list[Job]) -> None:
         """Draw for several jobs in one run; where it fails, each by itself, so that only one that fails does."""
+        first = jobs[0].work
         for job in jobs:
             job.to(State.RUNNING)
         try:
-            results = self._drawn(jobs)
+            results = first.together([job.work for job in jobs], jobs, self.models[first.model], self.limits.batch)
         except CancelledError:
             return
         except Exception as error:
@@ -166,35 +175,6 @@ class Service:
             job.to(State.DONE, result)
             self.counted["done"] += 1
             self.seconds += time.monotonic() - job.created
-
-    def _drawn(self, jobs: list[Job]) -> list[Any]:
-        model = self.models[jobs[0].drawing.model]
-        bundle, counts = model.shared, [len(job.drawing.seeds) for job in jobs]
-        seeds = [seed for job in jobs for seed in job.drawing.seeds]
-        cond = map_cond(lambda *parts: torch.cat(parts), *(job.drawing.cond for job in jobs))
-
-        def watch(x: Tensor, t: Tensor) -> None:
-            if all(job.state in ENDED for job in jobs):
-                raise CancelledError
-            for job, part in zip(jobs, x.split(counts), strict=True):
-                job.reached(float(t.flatten()[0]), part)
-
-        how = jobs[0].drawing.sampler.seeded(seeds, 0)
-        whole = len(seeds) <= self.limits.batch  # previews need all rows at once
-        with model.evaluations.run():
-            made = bundle.draw(
-                bundle.start(seeds), cond, sampler=how, batch_size=self.limits.batch, watch=watch if whole else None
-            )
-        return [
-            self._raw(bundle, part, job.drawing.given) for job, part in zip(jobs, made.cpu().split(counts), strict=True)
-        ]
-
-    @staticmethod
-    def _raw(bundle: Bundle, x: Tensor, given: Any) -> Any:
-        if bundle.modality is None:
-            return x
-        raw = bundle.modality.decode(x)
-        return raw if given is None else bundle.modality.with_condition(raw, given)
 
 
 def _model(name: str, bundle: Bundle, most: int) -> Model:

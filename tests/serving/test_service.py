@@ -25,10 +25,11 @@ from beeline.sampling.guidance.guide import CFG
 from beeline.sampling.sampler import Sampler
 from beeline.serving.answers import accepted
 from beeline.serving.evaluations import Evaluations, equal_sizes
-from beeline.serving.jobs import Drawing, Job, Queue, QueueFullError, State
+from beeline.serving.jobs import Job, Queue, QueueFullError, State
 from beeline.serving.keys import Keys, hashed
 from beeline.serving.requests import component
 from beeline.serving.service import Limits, Service
+from beeline.serving.works import Drawing
 from beeline.solvers.runge_kutta import EULER, HEUN
 
 
@@ -63,14 +64,14 @@ def test_a_sample_has_the_same_bits_alone_and_beside_others(service, bundle):
     for drawing in every:
         job = service.submit(drawing)
         assert job.wait(60) and job.state is State.DONE, job.error
-        alone.append(job.result.pixels)
+        alone.append(job.result.raw.pixels)
     before = Counter(service.model(None).evaluations.batches)
     jobs = [service.submit(drawing, key=str(k % 3)) for k, drawing in enumerate(every)]
     assert all(job.wait(120) for job in jobs)
-    assert all(np.array_equal(job.result.pixels, wanted) for job, wanted in zip(jobs, alone, strict=True))
+    assert all(np.array_equal(job.result.raw.pixels, wanted) for job, wanted in zip(jobs, alone, strict=True))
     later = service.model(None).evaluations.batches - before
     assert max(later) > 4, "rows of several requests share batches"
-    assert jobs[0].result.labels.tolist() == [0, 0]
+    assert jobs[0].result.raw.labels.tolist() == [0, 0]
 
 
 def test_sizes_of_batches_give_equal_bits(bundle):
@@ -114,7 +115,7 @@ def test_users_take_turns_and_a_full_queue_refuses(bundle):
     with pytest.raises(QueueFullError, match="8 samples wait, and 3 more"):
         queue.put(job("b", 3))
     queue.put(job("b", 2))
-    assert [len(j.drawing.seeds) for j in queue.take(10, 0.0)] == [8, 2], "one sampler, one run"
+    assert [j.work.rows for j in queue.take(10, 0.0)] == [8, 2], "one sampler, one run"
     assert queue.waiting == 0 and queue.take(1, 0.0) == []
 
 

@@ -1,0 +1,153 @@
+"""The work of a request: samples that share runs, and calls that do not."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from beeline.core.types import Cond, leaves, map_cond
+from beeline.runs.bundle import Bundle
+from beeline.sampling.sampler import Sampler
+from beeline.serving.evaluations import Evaluations
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """A bundle that is served."""
+
+    name: str
+    bundle: Bundle  # as it was loaded
+    shared: Bundle  # the same with shared evaluations
+    evaluations: Evaluations
+    difference: float  # of a row between batches of any sizes; 0 between those that are used
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _copies: list[Bundle] = field(default_factory=list)
+
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[Bundle]:
+        """A copy of the bundle for one user at a time: edits change its network for the time of a run."""
+        with self._lock:
+            if not self._copies:
+                self._copies.append(copy.deepcopy(self.bundle))
+            yield self._copies[0]
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """What a work found: data in the user's own form, and facts beside them as plain data."""
+
+    raw: Any = None  # None where the facts are all
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+class Told(Protocol):
+    """A job, as far as its work knows it."""
+
+    @property
+    def left(self) -> bool:
+        """Whether nobody waits any more."""
+        ...
+
+    def reached(self, t: float, x: Tensor) -> None:
+        """Note the state of the flow [n,*S] at the time ``t``."""
+        ...
+
+
+class Work(Protocol):
+    """What is to be done for a request, checked."""
+
+    @property
+    def model(self) -> str:
+        """The name of its model."""
+        ...
+
+    @property
+    def rows(self) -> int:
+        """The number of its data."""
+        ...
+
+    @property
+    def kind(self) -> tuple[Any, ...]:
+        """What works of one run have in common."""
+        ...
+
+    def together(self, works: Sequence[Any], jobs: Sequence[Told], model: Model, most: int) -> list[Result]:
+        """The results of works of this kind in one run of batches of at most ``most`` rows.
+
+        Raises CancelledError as soon as nobody waits for any of them.
+        """
+        ...
+
+
+class CancelledError(Exception):
+    """Nobody waits for a run any more."""
+
+
+@dataclass(frozen=True, eq=False)
+class Drawing:
+    """Samples: rows of source points with their conditions, by one sampler."""
+
+    model: str
+    seeds: tuple[int, ...]  # one of every sample
+    given: Any  # the condition in the user's form
+    cond: Cond  # the same for the network, [n,...]
+    sampler: Sampler
+
+    @property
+    def rows(self) -> int:
+        """One for every seed."""
+        return len(self.seeds)
+
+    @property
+    def kind(self) -> tuple[Any, ...]:
+        """The model, the form of the condition and the sampler."""
+        return (self.model, self.sampler, *[(name, leaf.shape[1:], leaf.dtype) for name, leaf in leaves(self.cond)])
+
+    def together(self, works: Sequence[Drawing], jobs: Sequence[Told], model: Model, most: int) -> list[Result]:
+        """One run for all rows."""
+        bundle, counts = model.shared, [work.rows for work in works]
+        seeds = [seed for work in works for seed in work.seeds]
+        cond = map_cond(lambda *parts: torch.cat(parts), *(work.cond for work in works))
+
+        def watch(x: Tensor, t: Tensor) -> None:
+            if all(job.left for job in jobs):
+                raise CancelledError
+            for job, part in zip(jobs, x.split(counts), strict=True):
+                job.reached(float(t.flatten()[0]), part)
+
+        how = self.sampler.seeded(seeds, 0)
+        whole = len(seeds) <= most  # previews need all rows at once
+        with model.evaluations.run():
+            made = bundle.draw(bundle.start(seeds), cond, sampler=how, batch_size=most, watch=watch if whole else None)
+        return [work._result(bundle, part) for work, part in zip(works, made.cpu().split(counts), strict=True)]
+
+    def _result(self, bundle: Bundle, x: Tensor) -> Result:
+        raw = bundle.modality.decode(x)
+        facts = {"seeds": list(self.seeds), "condition": self.given, "evaluations": self.sampler.evaluations}
+        return Result(raw if self.given is None else bundle.modality.with_condition(raw, self.given), facts)
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """A call for one request alone, on a copy of the bundle that no other run uses."""
+
+    model: str
+    rows: int
+    call: Callable[[Bundle], Result]
+
+    @property
+    def kind(self) -> tuple[Any, ...]:
+        """Of its own."""
+        return (self,)
+
+    def together(self, works: Sequence[Task], jobs: Sequence[Told], model: Model, most: int) -> list[Result]:
+        """The results, one after another."""
+        with model.alone() as bundle:
+            return [work.call(bundle) for work in works]

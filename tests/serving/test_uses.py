@@ -1,0 +1,179 @@
+"""Edits, scores and pictures in the OpenAI form, against the methods of the bundle."""
+
+import base64
+import io
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image as Picture
+
+from beeline.core.errors import BeelineError
+from beeline.core.rng import Rng
+from beeline.data.images import Image, Images
+from beeline.fields.flow import Flow
+from beeline.runs.bundle import Bundle
+from beeline.sampling.sampler import Sampler
+from beeline.serving.app import app
+from beeline.serving.given import PIXELS, decoded, given, marked
+from beeline.serving.jobs import State
+from beeline.serving.service import Limits, Service
+from beeline.serving.uses import EditRequest, ScoreRequest
+from tests.serving.test_service import made_bundle
+
+testclient = pytest.importorskip("fastapi.testclient", reason="fastapi and httpx of the extra serve are missing")
+
+
+@pytest.fixture(scope="module")
+def bundle():
+    return made_bundle()
+
+
+@pytest.fixture(scope="module")
+def service(bundle):
+    made = Service({"small": bundle}, Limits(batch=16, samples=40))
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def client(service):
+    return testclient.TestClient(app(service), raise_server_exceptions=False)
+
+
+def png(pixels, **more):
+    file = io.BytesIO()
+    Picture.fromarray(pixels, **more).save(file, "PNG")
+    return base64.b64encode(file.getvalue()).decode()
+
+
+PIXELS_3 = Rng(5).integers(256, 64).view(8, 8).to(torch.uint8).numpy()
+HALF = np.where(np.arange(8) < 4, 255, 0).astype(np.uint8)[None].repeat(8, 0)
+
+
+def test_an_edit_is_that_of_the_bundle_and_keeps_what_is_outside_of_the_mask(client, bundle):
+    body = {"data": png(PIXELS_3), "from": {"label": 1}, "to": {"label": 3}, "mask": png(HALF), "seed": 4}
+    found = client.post("/v1/edit", json=body)
+    assert found.status_code == 200, found.text
+    mask = torch.tensor(HALF > 0).float()
+    wanted = bundle.edit("FlowEdit", PIXELS_3[None], to={"label": 3}, cond={"label": 1}, region=mask, seed=4)
+    made = np.array(found.json()["samples"], np.uint8)
+    assert np.array_equal(made, wanted.samples.pixels)
+    assert np.array_equal(made[0, :, 4:, 0], PIXELS_3[:, 4:]) and not np.array_equal(made[0, :, :4, 0], PIXELS_3[:, :4])
+    assert found.json()["kept_outside"] == 0.0
+    picture = client.post("/v1/edit", json=body, headers={"Accept": "image/png"})
+    assert np.array_equal(np.asarray(Picture.open(io.BytesIO(picture.content))), made[0, ..., 0])
+
+
+def test_an_edit_leaves_the_network_of_samples_alone(client, service):
+    """Edits of attention hook into the network; samples that are drawn meanwhile do not change."""
+    request = {"seed": 3, "condition": {"label": 1}}
+    before = client.post("/v1/sample", json=request).json()["samples"]
+    jobs = [
+        service.accept(EditRequest(data=png(PIXELS_3), to={"label": k % 4}, method="FlowEdit(start=0.2)"), "")
+        for k in range(4)
+    ]
+    assert client.post("/v1/sample", json=request).json()["samples"] == before
+    assert all(job.wait(60) and job.state is State.DONE for job in jobs)
+
+
+class Scaled(torch.nn.Module):
+    """The field whose flow multiplies the noise by ``scale``: v = x (scale - 1) / (1 + t (scale - 1))."""
+
+    def __init__(self, scale):
+        super().__init__()
+        self.more = scale - 1
+
+    def forward(self, x, t, cond=None):
+        return x * self.more / (1 + t.view(-1, *[1] * (x.ndim - 1)) * self.more)
+
+
+def test_a_score_is_the_exact_log_likelihood():
+    modality = Image().fit(Images(np.arange(2 * 64).reshape(2, 8, 8, 1).astype(np.uint8)))
+    service = Service({"gauss": Bundle(Flow(Scaled(0.5)), Sampler(4), modality, {"shape": [1, 8, 8]})})
+    try:
+        request = ScoreRequest(data=[png(PIXELS_3)], steps=60)
+        job = service.accept(request, "")
+        assert job.wait(60) and job.state is State.DONE, job.error
+        found = job.result.facts["log_prob"][0]
+    finally:
+        service.close()
+    values = (torch.tensor(PIXELS_3).double() + 0.5) / 128 - 1
+    law = torch.distributions.Normal(0.0, 0.5)
+    exact = float(law.log_prob(values).sum())
+    spread = 8 * float(values.abs().max() / 0.25 / 256)  # of the levels that are made uniform
+    assert abs(found - exact) < 5 * spread
+    bits = job.result.facts["bits_per_dimension"][0]
+    assert bits == pytest.approx(-found / (64 * np.log(2)) + 7, rel=1e-6)
+
+
+def test_pictures_in_the_openai_form(client, bundle):
+    body = {"prompt": "3", "n": 2, "seed": 7, "response_format": "b64_json", "size": "8x8", "user": "ada"}
+    found = client.post("/v1/images/generations", json=body)
+    assert found.status_code == 200, found.text
+    data = found.json()["data"]
+    assert [one["seed"] for one in data] == [7, 8]
+    made = np.stack([np.asarray(Picture.open(io.BytesIO(base64.b64decode(one["b64_json"])))) for one in data])
+    wanted = bundle.sample(2, seeds=[7, 8], label=3).pixels[..., 0]
+    assert np.abs(made.astype(int) - wanted).max() <= 1
+    files = {"image": ("a.png", base64.b64decode(png(PIXELS_3))), "mask": ("m.png", base64.b64decode(png(HALF)))}
+    edited = client.post("/v1/images/edits", data={"prompt": "3", "source": "1", "seed": "4"}, files=files)
+    assert edited.status_code == 200, edited.text
+    again = bundle.edit("FlowEdit", PIXELS_3[None], to="3", cond="1", region=torch.tensor(HALF > 0).float(), seed=4)
+    picture = np.asarray(Picture.open(io.BytesIO(base64.b64decode(edited.json()["data"][0]["b64_json"]))))
+    assert np.array_equal(picture, again.samples.pixels[0, ..., 0])
+
+
+BAD = {
+    "no picture": ("/v1/edit", {"data": "AAAA", "to": 3}, "give a PNG or JPEG file"),
+    "no base64": ("/v1/edit", {"data": "/etc/passwd!", "to": 3}, "no text in base64"),
+    "another size": ("/v1/edit", {"data": png(PIXELS_3[:4, :4].copy()), "to": 3}, "resize them"),
+    "no target": ("/v1/edit", {"data": png(PIXELS_3), "to": None}, "give a new condition"),
+    "no such label": ("/v1/edit", {"data": png(PIXELS_3), "to": {"label": 9}}, "label"),
+    "no such method": ("/v1/edit", {"data": png(PIXELS_3), "to": 3, "method": "FlowEdt"}, "FlowEdit"),
+    "unknown field": ("/v1/edit", {"data": png(PIXELS_3), "to": 3, "maks": ""}, "did you mean 'mask'"),
+    "an empty mask": ("/v1/edit", {"data": png(PIXELS_3), "to": 3, "mask": png(HALF * 0)}, "the region is empty"),
+    "a large mask": ("/v1/edit", {"data": png(PIXELS_3), "to": 3, "mask": png(HALF[:2])}, "region"),
+    "no data": ("/v1/score", {"data": []}, "the data are no pictures"),
+    "words": ("/v1/score", {"data": [["a"]]}, "the data are no pictures"),
+    "steps": ("/v1/score", {"data": png(PIXELS_3), "steps": 0}, "greater than or equal to 1"),
+    "size": ("/v1/images/generations", {"prompt": "3", "size": "1024x1024"}, "draws 8x8"),
+    "prompt": ("/v1/images/generations", {"prompt": "a cat"}, "a cat"),
+    "url": ("/v1/images/generations", {"prompt": "3", "response_format": "url"}, "b64_json"),
+    "no file": ("/v1/images/edits", {"prompt": "3"}, "image"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_requests(client, case):
+    path, body, message = BAD[case]
+    found = client.post(path, json=body)
+    assert found.status_code == 422 and set(found.json()) == {"error"}, found.text
+    assert message in found.json()["error"]["message"]
+
+
+def test_a_picture_of_too_many_pixels_is_refused_before_it_is_decoded():
+    side = int(PIXELS**0.5) + 1
+    file = io.BytesIO()
+    Picture.new("1", (side, side)).save(file, "PNG")
+    with pytest.raises(BeelineError, match="has at most"):
+        decoded(file.getvalue(), "it")
+
+
+def test_a_mask_is_white_or_transparent():
+    clear = np.zeros((2, 2, 4), np.uint8)
+    clear[0, 0, 3] = 255
+    file = io.BytesIO()
+    Picture.fromarray(clear).save(file, "PNG")
+    assert marked(file.getvalue(), "it").tolist() == [[False, True], [True, True]]
+
+
+def test_rows_texts_and_numbers():
+    from beeline.data.points import Points, PointSet
+    from beeline.data.sequences import Sequences
+
+    points = Points().fit(PointSet(np.arange(6.0).reshape(3, 2), ("a", "b")))
+    assert np.isnan(given(points, [[1, None]])[0, 1])
+    assert given(Sequences(alphabet="ab", length=2), "ab") == ["ab"]
+    with pytest.raises(BeelineError, match="no array"):
+        given(points, {"a": 1})
