@@ -99,8 +99,8 @@ def test_a_score_is_the_exact_log_likelihood():
     finally:
         service.close()
     values = (torch.tensor(PIXELS_3).double() + 0.5) / 128 - 1
-    law = torch.distributions.Normal(0.0, 0.5)
-    exact = float(law.log_prob(values).sum())
+    normal = torch.distributions.Normal(0.0, 0.5)
+    exact = float(normal.log_prob(values).sum())
     spread = 8 * float(values.abs().max() / 0.25 / 256)  # of the levels that are made uniform
     assert abs(found - exact) < 5 * spread
     bits = job.result.facts["bits_per_dimension"][0]
