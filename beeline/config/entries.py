@@ -194,6 +194,9 @@ SMALLER: dict[str, dict[str, str]] = {
     | of("networks.compressing.torchao", "AOTensor"),
     "roundings": of("networks.compressing.rounding", "Nearest", "OptimalBrain", "SearchedScale"),
     "column_scales": of("networks.compressing.around", "Salient", "Smooth"),
+    "unit_scores": of(
+        "networks.compressing.removal.scores", "Fluctuation", "Magnitude", "Taylor", "SecondOrder", "Learned"
+    ),
     "compressors": of("networks.compressing.quantize", "Quantize", "int8()", "int4()", "GPTQ()", "AWQ()", "SVDQuant()")
     | of("networks.compressing.quantize", "SmoothQuant()", "LowRank()", "SparseGPT()", "TorchAO()")
     | of("networks.compressing.mixed", "MixedBits")

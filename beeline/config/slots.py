@@ -81,6 +81,7 @@ SLOTS: Mapping[str, str] = {
     "Rounding": "roundings",
     "ColumnScales": "column_scales",
     "Compressor": "compressors",
+    "UnitScore": "unit_scores",
     "Mixer": "mixers",
     "Feed": "feeds",
     "Router": "routers",

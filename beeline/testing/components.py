@@ -21,6 +21,7 @@ from beeline.core.rng import Rng
 from beeline.core.types import Batch
 from beeline.networks.adapters import amounts, delta, merges
 from beeline.networks.compressing import compressor, formats
+from beeline.networks.compressing.removal import scores
 
 PROTOCOLS: Mapping[str, type] = {
     "adversarial_losses": games.AdversarialLoss,
@@ -73,6 +74,7 @@ PROTOCOLS: Mapping[str, type] = {
     "student_terms": games.StudentTerm,
     "thresholds": editing.Threshold,
     "times": flows.TimeSampler,
+    "unit_scores": scores.UnitScore,
     "velocities": maps.VelocitySource,
 }
 """Kind of component -> the minimal protocol that its members have."""

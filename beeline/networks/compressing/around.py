@@ -145,7 +145,7 @@ class Corrected(Format):
 class Sparse(Format):
     """The largest numbers of every row, in place; the others are zero.
 
-    kept: the largest |w_ij|, or |w_ij| E[x_j^2]^(1/2) with the moments of inputs
+    kept: the largest |w_ij| E[x_j^2]^(1/2), or the largest |w_ij| without ``inputs``
     With ``settled`` each number that is removed is made good by the columns that come after.  A number takes a bit
     more than those that are kept.
     Source: Han et al. 2015 (arXiv 1506.02626); Sun et al. 2023, Wanda (arXiv 2306.11695); settled: Frantar and Alistarh
@@ -159,12 +159,14 @@ class Sparse(Format):
     share: Share = 0.5  # of the numbers of a row that are kept
     settled: bool = False
     damp: Share = 0.01
+    inputs: bool = True  # whether the sizes of inputs count
 
     @property
     def calibrated(self) -> bool:
-        return True
+        return self.inputs
 
     def encode(self, w: Tensor, moments: Moments | None = None) -> dict[str, Tensor]:
+        moments = moments if self.inputs else None
         count = max(1, round(self.share * w.shape[1]))
         score = w.abs() if moments is None else w.abs() * moments.second.diagonal().sqrt().to(w)
         if moments is not None and self.settled:

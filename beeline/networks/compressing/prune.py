@@ -14,6 +14,8 @@ from beeline.core.rng import Rng
 from beeline.networks.attention import SelfAttention
 from beeline.networks.compressing.compressed import stored_bytes
 from beeline.networks.compressing.compressor import Moments, Plan, Probe
+from beeline.networks.compressing.removal.scores import Fluctuation, UnitScore
+from beeline.networks.compressing.removal.units import units_of
 from beeline.networks.compressing.rounding import damped
 from beeline.networks.transformer.feeds import Dense, Gated
 from beeline.networks.transformer.plans.elastic import SubNetwork, extracted, transformer_in
@@ -22,9 +24,8 @@ from beeline.networks.transformer.plans.subset import share_of
 
 @dataclass(frozen=True)
 class Narrow:
-    """Fewer heads and hidden channels in every block: those whose outputs vary least are taken away.
+    """Fewer heads and hidden channels in every block: those with the lowest scores are taken away.
 
-    score_j = Var(x_j) |W_:j|^2 for the inputs j of the last layer of attention and feed, summed over those of a head
     With ``fitted`` the layer after them is W' = argmin E |W x - W' x_kept - b'|^2; else its bias takes the means of
     what was taken away.
     Source: An et al. 2023, FLAP (arXiv 2312.11983); fitted: Park et al. 2023, K-prune (arXiv 2308.03449).
@@ -35,53 +36,32 @@ class Narrow:
 
     share: Annotated[float, Range(above=0, below=1)] = 0.5  # of heads and hidden channels that stay
     fitted: bool = True
+    score: UnitScore = Fluctuation()
 
     def plan(self, network: nn.Module, probe: Probe) -> Plan:
         units = units_of(network, "Narrow")
         after = stored_bytes(extracted(copy.deepcopy(network), self.share))
-        keep = {name: f"{share_of(count, self.share)} of {count}" for name, (_, _, count) in units.items()}
+        keep = {name: f"{share_of(unit.count, self.share)} of {unit.count}" for name, unit in units.items()}
         return Plan(keep, stored_bytes(network), after, 0.1 * len(units))
 
     @torch.no_grad()
     def apply(self, network: nn.Module, plan: Plan, probe: Probe, rng: Rng) -> nn.Module:
         made = copy.deepcopy(network)
         units = units_of(made, "Narrow")
-        moments = probe.moments(made, {name: last for name, (_, last, _) in units.items()})
-        for name, (module, last, count) in units.items():
-            seen = moments.get(name)
+        moments = probe.moments(made, {name: unit.last for name, unit in units.items()})
+        for name in units:
             require(
-                seen is not None,
+                name in moments,
                 f"no input of the layer {name!r} was seen while the network sampled, so that its parts cannot be "
                 "compared; compress a network whose blocks are all used",
             )
-            assert seen is not None
-            order = ranked(seen, last.weight, count)
-            places = order[:, None] * (last.in_features // count) + torch.arange(last.in_features // count)
-            inputs = places.flatten().to(last.weight.device)
-            n = share_of(count, self.share) * (last.in_features // count)
-            repair(last, seen, inputs, n, self.fitted)
-            REORDER[next(kind for kind in REORDER if isinstance(module, kind))](module, inputs)
+        scores = self.score(made, probe, units, moments)
+        for name, unit in units.items():
+            order = scores[name].argsort(descending=True, stable=True)
+            inputs = (order[:, None] * unit.size + torch.arange(unit.size)).flatten().to(unit.last.weight.device)
+            repair(unit.last, moments[name], inputs, share_of(unit.count, self.share) * unit.size, self.fitted)
+            REORDER[next(kind for kind in REORDER if isinstance(unit.module, kind))](unit.module, inputs)
         return SubNetwork(made, self.share, own=True)
-
-
-def units_of(network: nn.Module, whose: str) -> dict[str, tuple[Any, nn.Linear, int]]:
-    """(module, its last layer, number of its parts) of attentions and feeds, by the name of the last layer."""
-    found: dict[str, tuple[Any, nn.Linear, int]] = {}
-    for name, m in transformer_in(network, whose).named_modules():
-        if isinstance(m, SelfAttention):
-            found[f"{name}.out"] = (m, m.out, m.heads)
-        elif isinstance(m, Dense | Gated):
-            end = "3" if isinstance(m, Dense) else "down"
-            last: Any = m.get_submodule(end)
-            found[f"{name}.{end}"] = (m, last, last.in_features)
-    return found
-
-
-def ranked(seen: Moments, w: Tensor, count: int) -> Tensor:
-    """The parts of the inputs of a layer, from the one whose output varies most."""
-    variance = seen.second.diagonal() - seen.mean.square()
-    score = variance.to(w.device) * w.double().square().sum(0)
-    return score.unflatten(0, (count, -1)).sum(1).argsort(descending=True).cpu()
 
 
 def repair(last: nn.Linear, seen: Moments, inputs: Tensor, n: int, fitted: bool) -> None:

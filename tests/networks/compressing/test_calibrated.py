@@ -152,6 +152,8 @@ def test_a_settled_sparse_weight_has_less_error_of_outputs():
     errors = [output_error(form, w, moments, x) for form in (Sparse(0.5, settled=True), Sparse(0.5))]
     assert errors[0] < errors[1] < output_error(Sparse(0.5), w, None, x)
     assert int((decoded(Sparse(0.25), w, moments) != 0).sum()) == 96 * 32
+    kept = decoded(Sparse(0.25, inputs=False), w, moments) != 0
+    assert w.abs()[kept].view(96, 32).amin(1).ge(w.abs().masked_fill(kept, 0).amax(1)).all()
 
 
 def test_integers_are_multiplied_exactly():

@@ -1,0 +1,72 @@
+"""Parts of a transformer that vanish together: heads of attention and hidden channels of feeds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from beeline.networks.attention import SelfAttention
+from beeline.networks.transformer.feeds import Dense, Gated
+from beeline.networks.transformer.plans.elastic import transformer_in
+
+
+@dataclass(frozen=True)
+class Units:
+    """The units of one module: equal parts of the inputs of its last layer."""
+
+    module: Any
+    last: nn.Linear
+    count: int
+
+    @property
+    def size(self) -> int:
+        """Inputs of the last layer that belong to one unit."""
+        return self.last.in_features // self.count
+
+    def by_unit(self, values: Tensor) -> Tensor:
+        """The sums [count] of values [in]."""
+        return values.unflatten(0, (self.count, -1)).sum(1)
+
+
+def units_of(network: nn.Module, whose: str) -> dict[str, Units]:
+    """The units of all attentions and feeds, by the name of their last layer."""
+    found: dict[str, Units] = {}
+    for name, m in transformer_in(network, whose).named_modules():
+        if isinstance(m, SelfAttention):
+            found[f"{name}.out"] = Units(m, m.out, m.heads)
+        elif isinstance(m, Dense | Gated):
+            end = "3" if isinstance(m, Dense) else "down"
+            last: Any = m.get_submodule(end)
+            found[f"{name}.{end}"] = Units(m, last, last.in_features)
+    return found
+
+
+@contextmanager
+def gated(units: Mapping[str, Units], gates: Mapping[str, Tensor], means: Mapping[str, Tensor]) -> Iterator[None]:
+    """Multiply the deviation of every unit from its mean by a gate [B,count] or [1,count]; 0 takes the unit away.
+
+    x_j <- E[x_j] + gate (x_j - E[x_j]) for the inputs j of the last layer
+    """
+
+    def pass_gate(name: str, x: Tensor) -> Tensor:
+        gate, mean = gates[name], means[name].to(x)
+        wide = gate.repeat_interleave(units[name].size, 1).to(x.dtype)
+        if len(wide) > 1:  # windows of a row lie beside each other
+            wide = wide.repeat_interleave(len(x) // len(wide), 0)
+        return mean + (x - mean) * wide.view(len(wide), *[1] * (x.ndim - 2), -1)
+
+    def hook(name: str) -> Any:
+        return lambda _, given: (pass_gate(name, given[0]),)
+
+    handles = [unit.last.register_forward_pre_hook(hook(name)) for name, unit in units.items()]
+    try:
+        with torch.enable_grad():
+            yield
+    finally:
+        for handle in handles:
+            handle.remove()
