@@ -20,6 +20,7 @@ import torch
 import beeline
 
 RESULTS = Path(__file__).parent / "results"
+DOCS = Path(__file__).parent.parent / "docs"
 
 
 def parser(name: str, description: str | None) -> argparse.ArgumentParser:
@@ -126,6 +127,14 @@ def read(path: Path) -> dict[str, Any]:
     """A result file; {} if it does not exist."""
     found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     return found
+
+
+def fill(page: Path, name: str, text: str) -> None:
+    """Write a text into a page, between the marks of ``name``."""
+    begin, end = f"<!-- begin of {name}; generated -->", f"<!-- end of {name} -->"
+    before, _, rest = page.read_text(encoding="utf-8").partition(begin)
+    _, _, after = rest.partition(end)
+    page.write_text(f"{before}{begin}\n\n{text}\n\n{end}{after}", encoding="utf-8")
 
 
 def _processor() -> str:
