@@ -191,6 +191,7 @@ SMALLER: dict[str, dict[str, str]] = {
     | of("networks.compressing.levels", "Levels", "PowersOfTwo()", "SmallFloats()", "NormalFloat4()", "BitMoD()")
     | of("networks.compressing.factors", "Factors", "Kronecker", "Monarch", "Signs")
     | of("networks.compressing.around", "Scaled", "Corrected", "Sparse", "IntegerProducts")
+    | of("networks.compressing.activations.ranges", "RangedProducts")
     | of("networks.compressing.torchao", "AOTensor"),
     "roundings": of("networks.compressing.rounding", "Nearest", "OptimalBrain", "SearchedScale"),
     "column_scales": of("networks.compressing.around", "Salient", "Smooth"),
@@ -198,7 +199,7 @@ SMALLER: dict[str, dict[str, str]] = {
         "networks.compressing.removal.scores", "Fluctuation", "Magnitude", "Taylor", "SecondOrder", "Learned"
     ),
     "compressors": of("networks.compressing.quantize", "Quantize", "int8()", "int4()", "GPTQ()", "AWQ()", "SVDQuant()")
-    | of("networks.compressing.quantize", "SmoothQuant()", "LowRank()", "SparseGPT()", "TorchAO()")
+    | of("networks.compressing.quantize", "SmoothQuant()", "TimeRanges()", "LowRank()", "SparseGPT()", "TorchAO()")
     | of("networks.compressing.mixed", "MixedBits")
     | of("networks.compressing.prune", "Narrow", "Shallow")
     | of("networks.compressing.recover", "Recovered"),

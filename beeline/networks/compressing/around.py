@@ -81,6 +81,10 @@ class Scaled(Format):
     def calibrated(self) -> bool:
         return True
 
+    @property
+    def timed(self) -> bool:
+        return self.form.timed
+
     def encode(self, w: Tensor, moments: Moments | None = None) -> dict[str, Tensor]:
         if moments is None:
             return {**self.form.encode(w), "columns": w.new_ones(w.shape[1])}
@@ -202,10 +206,14 @@ class IntegerProducts(Format):
         return stored["codes"].to(stored["scale"].dtype) * stored["scale"][:, None]
 
     def product(self, x: Tensor, stored: Mapping[str, Tensor], out: int) -> Tensor:
-        step = nonzero(x.abs().amax(-1, keepdim=True) / 127)
-        p, q = (x / step).round().clamp(-127, 127).flatten(0, -2), stored["codes"]
-        if x.device.type == "cpu":
-            sums = torch._int_mm(p.to(torch.int8), q.T).to(x.dtype)
-        else:  # whose kernels take some sizes only; the sums of integers are exact in float32 up to 1,000 inputs
-            sums = (p.float() @ q.T.float()).to(x.dtype)
-        return sums.view(*x.shape[:-1], out) * step * stored["scale"].to(x.dtype)
+        return multiplied(x, nonzero(x.abs().amax(-1, keepdim=True) / 127), stored, out)
+
+
+def multiplied(x: Tensor, step: Tensor, stored: Mapping[str, Tensor], out: int) -> Tensor:
+    """The product [...,out] of inputs [...,in], rounded to multiples of ``step``, with integers and their scales."""
+    p, q = (x / step).round().clamp(-127, 127).flatten(0, -2), stored["codes"]
+    if x.device.type == "cpu":
+        sums = torch._int_mm(p.to(torch.int8), q.T).to(x.dtype)
+    else:  # whose kernels take some sizes only; the sums of integers are exact in float32 up to 1,000 inputs
+        sums = (p.float() @ q.T.float()).to(x.dtype)
+    return sums.view(*x.shape[:-1], out) * step * stored["scale"].to(x.dtype)

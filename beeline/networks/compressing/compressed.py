@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
+from beeline.core.declared import Stages
 from beeline.core.errors import nearest, require
+from beeline.core.types import Cond
 from beeline.networks.adapters.inside import Reparametrized
 from beeline.networks.adapters.recast import replaced
+from beeline.networks.compressing.activations.ranges import at_times
 from beeline.networks.compressing.compressor import Moments
 from beeline.networks.compressing.formats import Format
 from beeline.networks.compressing.packed import packed
@@ -51,6 +54,20 @@ class Compressed(Reparametrized):
                     name in modules, f"there is no layer {name!r} in {type(field).__name__}; {nearest(name, modules)}"
                 )
                 replaced(field, name, packed(modules[name], form, (moments or {}).get(name), kept))
+
+    @property
+    def timed(self) -> bool:
+        """Whether the rounding of inputs depends on the time."""
+        return any(form.timed for form in self.formats)
+
+    def forward(self, x: Tensor, t: Tensor, cond: Cond = None, s: Tensor | None = None) -> Tensor:
+        if not self.timed:
+            return super().forward(x, t, cond, s)
+        with at_times(x, t):
+            return super().forward(x, t, cond, s)
+
+    def stages(self, x: Tensor, t: Tensor, cond: Any = None) -> Stages | None:
+        return None if self.timed else super().stages(x, t, cond)
 
     def describe(self) -> dict[str, Any]:
         """The constructor's arguments."""

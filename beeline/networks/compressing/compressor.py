@@ -49,12 +49,14 @@ class Probe:
         Layers of other kinds, and those that are not called, have none.
         """
         found = {name: Moments() for name, layer in layers.items() if isinstance(layer, nn.Linear)}
+        times: list[Tensor] = []
         hooks = [
-            layers[name].register_forward_hook(lambda _, given, __, seen=seen: seen.add(given[0]))
+            layers[name].register_forward_hook(lambda _, given, __, seen=seen: seen.add(given[0], times[-1]))
             for name, seen in found.items()
         ]
         try:
             for call in self.calls:
+                times.append(call.t)
                 network(*call.inputs)
         finally:
             for hook in hooks:
@@ -62,15 +64,32 @@ class Probe:
         return {name: seen for name, seen in found.items() if seen.count}
 
 
+FINE = 64  # intervals of the time, in each of which the largest inputs are kept
+
+
+def fine_bins(t: Tensor) -> Tensor:
+    """The intervals in which times lie."""
+    return (t.double() * FINE).long().clamp(0, FINE - 1)
+
+
 class Moments:
-    """Moments of the inputs [in] of a layer, in float64: count, E[x], E[x x^T], E|x| and the largest |x|."""
+    """Moments of the inputs [in] of a layer, in float64: count, E[x], E[x x^T], E|x| and the largest |x|.
+
+    ``by_time`` [FINE,in] are the largest |x| in intervals of the time, 0 where none was seen.
+    """
 
     def __init__(self) -> None:
         self.count = 0
         self.sums: tuple[Tensor, Tensor, Tensor, Tensor] | None = None
+        self.timed: Tensor | None = None
 
-    def add(self, x: Tensor) -> None:
-        """Add inputs [...,in] of a linear layer."""
+    def add(self, x: Tensor, t: Tensor | None = None) -> None:
+        """Add inputs [...,in] of a linear layer, at times [B] of a row or of several rows beside each other."""
+        if t is not None and len(x) % t.numel() == 0:
+            rows = x.detach().double().abs().reshape(t.numel(), -1, x.shape[-1]).amax(1)
+            index = fine_bins(t.detach().flatten())[:, None].expand_as(rows)
+            before = rows.new_zeros(FINE, x.shape[-1]) if self.timed is None else self.timed
+            self.timed = before.scatter_reduce(0, index, rows, "amax")
         flat = x.detach().reshape(-1, x.shape[-1]).double()
         new = (flat.sum(0), flat.mT @ flat, flat.abs().sum(0), flat.abs().amax(0))
         known = self.sums
@@ -99,11 +118,15 @@ class Moments:
         assert self.sums is not None
         return self.sums[3]
 
+    @property
+    def by_time(self) -> Tensor:
+        return self.largest.new_zeros(FINE, len(self.largest)) if self.timed is None else self.timed
+
     def divided(self, s: Tensor) -> Moments:
         """Those of the inputs divided by numbers [in]."""
         assert self.sums is not None
         made, s = Moments(), s.to(self.sums[0])
-        made.count = self.count
+        made.count, made.timed = self.count, None if self.timed is None else self.timed / s
         made.sums = (self.sums[0] / s, self.sums[1] / (s[:, None] * s), self.sums[2] / s, self.sums[3] / s)
         return made
 

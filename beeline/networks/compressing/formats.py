@@ -22,6 +22,11 @@ class Format(Protocol):
         """Whether ``encode`` looks at the inputs of the layer."""
         return False
 
+    @property
+    def timed(self) -> bool:
+        """Whether products depend on the time of the evaluation."""
+        return False
+
     def encode(self, w: Tensor, moments: Moments | None = None) -> dict[str, Tensor]:
         """The stored tensors by name, such as codes in uint8 and scales; their shapes depend on that of ``w`` alone.
 

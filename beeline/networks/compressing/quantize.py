@@ -6,17 +6,19 @@ import copy
 import time
 from collections.abc import Mapping
 from dataclasses import field
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
 
 from beeline.core.declared import last_layer_of
-from beeline.core.ranges import Count, Share, dataclass
+from beeline.core.ranges import Count, Range, Share, dataclass
 from beeline.core.rng import Rng
 from beeline.networks.adapters.delta import LAYERS, layers_of, weight_of
+from beeline.networks.compressing.activations.ranges import RangedProducts
 from beeline.networks.compressing.around import Corrected, IntegerProducts, Salient, Scaled, Smooth, Sparse
 from beeline.networks.compressing.compressed import Compressed, stored_bytes
-from beeline.networks.compressing.compressor import Moments, Plan, Probe
+from beeline.networks.compressing.compressor import FINE, Moments, Plan, Probe
 from beeline.networks.compressing.factors import Factors
 from beeline.networks.compressing.formats import Format, Integers
 from beeline.networks.compressing.packed import parameter_of
@@ -161,6 +163,17 @@ def SmoothQuant(exponent: Share = 0.5) -> Quantize:  # noqa: N802 - named as in 
     IntegerProducts()
     """
     return Quantize(Scaled(IntegerProducts(), Smooth(exponent)))
+
+
+def TimeRanges(intervals: Annotated[int, Range(1, FINE)] = 8, exponent: Share = 0.5) -> Quantize:  # noqa: N802
+    """SmoothQuant with fixed ranges of the inputs, one for every interval of the time.
+
+    Source: Shang et al. 2022, PTQ4DM (arXiv 2211.15736); So et al. 2023, TDQ (arXiv 2306.02316).
+
+    >>> TimeRanges(4).form.form.intervals
+    4
+    """
+    return Quantize(Scaled(RangedProducts(intervals), Smooth(exponent)))
 
 
 def LowRank(share: Share = 0.5, outputs: bool = True) -> Quantize:  # noqa: N802 - named as the formats

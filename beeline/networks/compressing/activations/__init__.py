@@ -1,0 +1,1 @@
+"""Rounding of the inputs of layers."""
