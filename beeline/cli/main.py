@@ -51,7 +51,7 @@ from beeline.cli.verbs.adapting import adapt
 from beeline.cli.verbs.averaging import average
 from beeline.cli.verbs.compressing import compress
 from beeline.cli.verbs.describing import describe, list_
-from beeline.cli.verbs.editing import edit, invert
+from beeline.cli.verbs.editing import detect, edit, invert
 from beeline.cli.verbs.encoding import encode
 from beeline.cli.verbs.exporting import export
 from beeline.cli.verbs.pairs import pairs
@@ -355,10 +355,9 @@ app.add_typer(runs_app, name="runs")
 app.add_typer(lora_app, name="lora")
 app.command(epilog="Example: beeline encode photos --encoder hub:stabilityai/sd-vae-ft-mse --out latents")(encode)
 app.command(epilog="Example: beeline export runs/student --to onnx --out student")(export)
-app.command(epilog="Example: beeline edit demo/teacher FlowEdit digits.npz --from label=3 --to label=8 --out new.npz")(
-    edit
-)
+app.command(epilog="Example: beeline edit demo/teacher FlowEdit 3.npz --from label=3 --to label=8 --out 8.npz")(edit)
 app.command(epilog="Example: beeline invert demo/teacher digits.npz --from label=3 --out noise.npz")(invert)
+app.command(epilog="Example: beeline detect demo/teacher found.png --watermark secret.txt")(detect)
 app.command(epilog="Example: beeline solve runs/mnist inpaint cut.png --mask mask.png -n 4 --out filled.png")(solve)
 app.command(epilog="Example: beeline probe model/transformer --data latents.npz --out convention.py")(probe)
 

@@ -20,6 +20,7 @@ from beeline.core.modes import AUTO, Device, device_of, moved, resolve_device
 from beeline.core.old_names import FORMAT
 from beeline.core.rng import Rng
 from beeline.core.types import Cond, map_cond
+from beeline.couplings.watermark import TreeRing
 from beeline.data.modality import check_modality
 from beeline.data.translation import DatasetSource
 from beeline.distillation.pairs import starts
@@ -50,6 +51,7 @@ class Bundle(Uses):
     lineage: dict[str, Any] = field(default_factory=dict)  # plain data: recipe, data, parent, figures
     null: Any = None
     weights: str = ""  # SHA-256 of the weights on disk; empty before they are saved
+    mark: TreeRing | None = None  # a watermark of the source points; it is not saved
 
     def __post_init__(self) -> None:
         if self.modality is not None:
@@ -128,7 +130,8 @@ class Bundle(Uses):
         """Source points [len(seeds), *S]; row i depends on ``seed`` and seeds[i] alone."""
         shape: Any = self.modality.shape if self.modality is not None else self.lineage.get("shape")
         require(shape is not None, "this bundle does not know the shape of a datum; save it with a modality")
-        return starts(self.flow, seeds, Rng(seed).fork("sample"), torch.empty(1, *shape))
+        x0 = starts(self.flow, seeds, Rng(seed).fork("sample"), torch.empty(1, *shape))
+        return x0 if self.mark is None else self.mark(x0)
 
     def condition(self, cond: Any, n: int) -> Cond:
         """A condition in the user's form as tensors for ``n`` samples; the learned null one for None."""

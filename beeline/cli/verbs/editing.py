@@ -106,3 +106,33 @@ def invert(
     with replacing(out) as draft, draft.open("wb") as file:
         np.savez_compressed(file, noise=found.noise.numpy(), error=found.error.numpy())
     print_result({"file": str(out), "method": method, "inputs": len(found.noise), "seed": seed, **found.summary}, json_)
+
+
+def detect(
+    bundle: Bundled,
+    given: Annotated[Path, typer.Argument(metavar="INPUT", help="File of pictures of the size of the model.")],
+    watermark: Annotated[Path, typer.Option(metavar="FILE", help="File with the secret of the watermark.")],
+    cond: Annotated[
+        str | None,
+        typer.Option("--from", help="Condition of the input, NAME=VALUE or a file; default the learned null."),
+    ] = None,
+    set_: Set = None,
+    device: Dev = AUTO,
+    json_: Json = False,
+) -> None:
+    """Find out whether pictures have the watermark of a secret, and print the provenance that their file holds.
+
+    Settings: --set sampler.steps=40.
+    """
+    from beeline.cli import commands
+    from beeline.cli.conditions import condition
+    from beeline.data.pictures.provenance import provenance_in
+    from beeline.hub.loading import load
+    from beeline.runs.editing.watermarks import detect as found_in
+    from beeline.runs.editing.watermarks import secret_of
+
+    mark = secret_of(watermark)
+    require(given.is_file(), f"there is no file {given}; give the pictures that are to be examined")
+    model = load(bundle, device=device)
+    found = found_in(model, mark, given, condition(cond), commands.sampler_of(model, set_ or []))
+    print_result({"file": str(given), **found.summary, "provenance": provenance_in(given)}, json_)
