@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Awaitable, Callable
 
 from fastapi import APIRouter, FastAPI, Request, Response
 
 from beeline import __version__
-from beeline.serving.backend import Backend
 from beeline.serving.keys import Keys
+from beeline.serving.logs import Log
 from beeline.serving.routes import facts, images, samples
 from beeline.serving.routes.errors import add_errors, failure
 from beeline.serving.routes.waiting import Served
@@ -19,27 +20,41 @@ HOLDING_DATA = 2**24  # bytes of a request that holds data
 WITH_DATA = ("/v1/edit", "/v1/score", "/v1/jobs/edit", "/v1/images/edits")
 
 
-def app(backend: Backend, keys: Keys | None = None, limit: float = 300.0) -> FastAPI:
-    """The application: ``keys`` are those of users who may draw; ``limit`` are the seconds of a request."""
+def app(served: Served, keys: Keys | None = None, log: Log | None = None) -> FastAPI:
+    """The application: ``keys`` are those of users who may draw."""
     made = FastAPI(title="Beeline", version=__version__, description="Samples of flows.", docs_url="/docs")
     add_errors(made)
-    _guard(made, keys or Keys())
+    _guard(made, keys or Keys(), log)
     for router in ROUTERS:
-        made.include_router(router(Served(backend, limit)))
+        made.include_router(router(served))
     return made
 
 
-def _guard(made: FastAPI, keys: Keys) -> None:
+def _guard(made: FastAPI, keys: Keys, log: Log | None) -> None:
     @made.middleware("http")
     async def guard(request: Request, call: Callable[[Request], Awaitable[Response]]) -> Response:
-        length = request.headers.get("content-length", "0")
-        most = HOLDING_DATA if request.url.path in WITH_DATA else BODY
-        if not length.isdigit() or int(length) > most or "transfer-encoding" in request.headers:
-            return failure(
-                413, f"a body of {length} bytes was announced; a request has at most {most:,}: send its length"
+        begin, request.state.user, request.state.drawn = time.perf_counter(), "", {}
+        answer = refused(request, keys) or await call(request)
+        if log is not None:
+            log.write(
+                request.state.drawn,
+                user=request.state.user,
+                method=request.method,
+                path=request.url.path,
+                status=answer.status_code,
+                seconds=round(time.perf_counter() - begin, 4),
             )
-        user = keys.user(request.headers.get("authorization", ""))
-        if user is None and request.url.path.startswith("/v1/"):
-            return failure(401, "no known key was given; send the header Authorization: Bearer KEY")
-        request.state.user = user or ""
-        return await call(request)
+        return answer
+
+
+def refused(request: Request, keys: Keys) -> Response | None:
+    """The answer to a request that is too large or has no known key; None for others, whose user is noted."""
+    length, path = request.headers.get("content-length", "0"), request.url.path
+    most = HOLDING_DATA if path in WITH_DATA else BODY
+    if not length.isdigit() or int(length) > most or "transfer-encoding" in request.headers:
+        return failure(413, f"a body of {length} bytes was announced; a request has at most {most:,}: send its length")
+    user = keys.user(request.headers.get("authorization", ""))
+    if user is None and path.startswith("/v1/"):
+        return failure(401, "no known key was given; send the header Authorization: Bearer KEY")
+    request.state.user = user or ""
+    return None

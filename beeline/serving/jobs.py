@@ -17,7 +17,9 @@ from beeline.serving.works import Result, Work
 
 
 class QueueFullError(BeelineError):
-    """The queue is full."""
+    """There is no place for a request now; a client may try again after ``seconds``."""
+
+    seconds = 1.0
 
 
 class State(enum.Enum):

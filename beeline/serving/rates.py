@@ -12,7 +12,7 @@ from beeline.serving.jobs import QueueFullError
 
 
 class TooManyError(QueueFullError):
-    """A user has requested more than the rate allows; ``seconds`` until it does."""
+    """A user has requested more than the rate allows."""
 
     def __init__(self, message: str, seconds: float):
         super().__init__(message)

@@ -70,6 +70,11 @@ class Requested(BaseModel):
     model: Annotated[str, Field(max_length=200, description="by default the first one that is served")] | None = None
     priority: Annotated[int, Field(ge=-10, le=10, description="higher ones first")] = 0
 
+    @property
+    def rows(self) -> int:
+        """The number of data that are drawn or given."""
+        return 1
+
     def work(self, service: Models) -> Work:
         """What is to be done, checked; ValueError for what the model cannot do."""
         raise NotImplementedError
@@ -88,6 +93,11 @@ class SampleRequest(Requested):
     seeds: list[Annotated[int, Field(ge=0, lt=2**62)]] | None = None
     condition: Any = None
     sampler: SamplerRequest | None = None
+
+    @property
+    def rows(self) -> int:
+        """The number of samples."""
+        return self.n
 
     def work(self, service: Models) -> Work:
         """Samples, which share runs with those of others."""

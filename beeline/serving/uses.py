@@ -25,7 +25,18 @@ from beeline.serving.works import Result, Work
 WIDE = 64  # numbers of a datum up to which a divergence is exact
 
 
-class EditRequest(Requested):
+class WithData(Requested):
+    """A request that holds data."""
+
+    data: Annotated[Any, Field(description="a picture in base64, rows, texts or numbers, or a list of them")]
+
+    @property
+    def rows(self) -> int:
+        """The number of data, of a list its length."""
+        return max(1, len(self.data)) if isinstance(self.data, list) else 1
+
+
+class EditRequest(WithData):
     """Data that are changed from one condition to another."""
 
     model_config = ConfigDict(
@@ -33,7 +44,6 @@ class EditRequest(Requested):
         populate_by_name=True,
     )
 
-    data: Annotated[Any, Field(description="a picture in base64, rows, texts or numbers, or a list of them")]
     to: Annotated[Any, Field(description="the new condition")]
     cond: Annotated[Any, Field(alias="from", description="the condition of the data; null if it is not known")] = None
     method: Annotated[str, Field(max_length=200, description="a component of 'beeline list edits'")] = "FlowEdit"
@@ -73,14 +83,13 @@ class EditRequest(Requested):
         return marked(raw_bytes(self.mask, "the mask"), "the mask")
 
 
-class ScoreRequest(Requested):
+class ScoreRequest(WithData):
     """Likelihoods of data."""
 
     model_config = ConfigDict(
         json_schema_extra={"examples": [{"data": "iVBORw0KGgo...", "condition": {"label": 3}, "steps": 20}]}
     )
 
-    data: Annotated[Any, Field(description="a picture in base64, rows, texts or numbers, or a list of them")]
     condition: Any = None
     steps: Annotated[int, Field(ge=1, le=200, description="of the integration from the data to the noise")] = 20
     probes: Annotated[int, Field(ge=1, le=64, description="of the estimate of divergences, for large data")] = 4

@@ -1,17 +1,21 @@
 """Tree-Ring watermarks: exact statistics of noise, and marks that an exact inversion finds again."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
 from scipy.stats import kstest
 
+from beeline.cli.main import run
 from beeline.core.errors import BeelineError
 from beeline.core.rng import Rng
 from beeline.couplings.watermark import TreeRing
 from beeline.data.images import Image, Images
-from beeline.fields.flow import Flow
+from beeline.fields.flow import Flow, Network
+from beeline.networks.dit import DiT
 from beeline.runs.bundle import Bundle
-from beeline.runs.editing.watermarks import detect, watermarked
+from beeline.runs.editing.watermarks import detect, secret_of, watermarked
 from beeline.sampling.sampler import Sampler
 from beeline.solvers.runge_kutta import HEUN
 
@@ -73,3 +77,31 @@ def test_inverting_an_exact_flow_separates_marked_from_plain_samples(bundle):
 def test_data_without_room_are_refused(mark, shape, message):
     with pytest.raises(BeelineError, match=message):
         mark(torch.zeros(1, *shape))
+
+
+def test_the_command_finds_a_mark(bundle, tmp_path, capsys):
+    secret, file = tmp_path / "secret", tmp_path / "it.npz"
+    secret.write_text("0123456789abcdef")
+    made = watermarked(trained(), secret_of(secret)).sample(8)
+    trained().modality.save(made, file)
+    place = trained().save(tmp_path / "bundle")
+    assert (
+        run(["detect", str(place), str(file), "--watermark", str(secret), "--set", "sampler.steps=20", "--json"]) == 0
+    )
+    found = json.loads(capsys.readouterr().out)
+    assert found["inputs"] == 8 and found["marked"] == 8 and found["provenance"] is None
+    for words, message in [
+        (["--watermark", "none"], "there is no file none"),
+        (["--watermark", str(file.parent / "few")], "at least 8"),
+    ]:
+        (tmp_path / "few").write_text("abc")
+        assert run(["detect", str(place), str(file), *words]) == 2
+        assert message in capsys.readouterr().err
+
+
+def trained():
+    """A bundle of a network that can be saved and whose flow is nearly straight: its weights are small."""
+    pixels = Rng(0).integers(256, 2 * 16 * 16).view(2, 16, 16, 1).to(torch.uint8).numpy()
+    with Rng(1).ambient():
+        net = DiT((1, 16, 16), width=16, depth=1, heads=2)
+    return Bundle(Flow(Network(net).eval()), Sampler(20), Image().fit(Images(pixels)), {"shape": [1, 16, 16]})

@@ -17,10 +17,12 @@ import torch
 
 from beeline.core.errors import BeelineError
 from beeline.core.rng import Rng
+from beeline.couplings.watermark import TreeRing
 from beeline.data.images import Image, Images
 from beeline.fields.flow import Flow, Network
 from beeline.networks.dit import DiT
 from beeline.runs.bundle import Bundle
+from beeline.runs.editing.watermarks import watermarked
 from beeline.sampling.guidance.guide import CFG
 from beeline.sampling.sampler import Sampler
 from beeline.serving.answers import accepted
@@ -161,6 +163,8 @@ def server(bundle, tmp_path_factory):
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     command = [sys.executable, "-m", "beeline", "serve", str(place), "--port", str(port), "--waiting", "64"]
+    (place.parent / "secret").write_text("0123456789abcdef")
+    command += ["--watermark", str(place.parent / "secret"), "--log", str(place.parent / "log"), "--rate", "10000"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     for _ in range(600):
         try:
@@ -193,7 +197,7 @@ def test_a_server_draws_what_the_bundle_draws(server, bundle):
     request = {"n": 1, "seed": 7, "condition": {"label": 3}}
     status, found = call(port, "POST", "/v1/sample", request, Accept="application/json")
     assert status == 200 and found["seeds"] == [7] and found["evaluations"] == 8
-    made = bundle.sample(1, seeds=[7], label=3)
+    made = watermarked(bundle, TreeRing.of_secret(b"0123456789abcdef")).sample(1, seeds=[7], label=3)
     difference = np.abs(np.array(found["samples"], np.int64) - made.pixels.astype(np.int64)).max()
     assert difference <= 1, "up to rounding at the border of two values"
     with concurrent.futures.ThreadPoolExecutor(8) as pool:

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import json
 
 import numpy as np
 import pytest
@@ -10,13 +11,19 @@ from PIL import Image as Picture
 
 from beeline.core.errors import BeelineError
 from beeline.core.rng import Rng
+from beeline.couplings.watermark import TreeRing
 from beeline.data.images import Image, Images
+from beeline.data.pictures.provenance import provenance_in
 from beeline.fields.flow import Flow
 from beeline.runs.bundle import Bundle
+from beeline.runs.editing.watermarks import watermarked
 from beeline.sampling.sampler import Sampler
 from beeline.serving.app import app
 from beeline.serving.given import PIXELS, decoded, given, marked
 from beeline.serving.jobs import State
+from beeline.serving.logs import Log
+from beeline.serving.rates import Rates
+from beeline.serving.routes.waiting import Served
 from beeline.serving.service import Limits, Service
 from beeline.serving.uses import EditRequest, ScoreRequest
 from tests.serving.test_service import made_bundle
@@ -38,7 +45,7 @@ def service(bundle):
 
 @pytest.fixture(scope="module")
 def client(service):
-    return testclient.TestClient(app(service), raise_server_exceptions=False)
+    return testclient.TestClient(app(Served(service)), raise_server_exceptions=False)
 
 
 def png(pixels, **more):
@@ -177,3 +184,38 @@ def test_rows_texts_and_numbers():
     assert given(Sequences(alphabet="ab", length=2), "ab") == ["ab"]
     with pytest.raises(BeelineError, match="no array"):
         given(points, {"a": 1})
+
+
+def test_pictures_say_where_they_come_from_and_not_what_was_asked(client, tmp_path):
+    found = client.post("/v1/sample", json={"seed": 7, "condition": {"label": 3}}, headers={"Accept": "image/png"})
+    file = tmp_path / "it.png"
+    file.write_bytes(found.content)
+    action = provenance_in(file)["data"]["actions"][0]
+    assert action["digitalSourceType"].endswith("trainedAlgorithmicMedia") and action["softwareAgent"].startswith(
+        "Beel"
+    )
+    assert action["parameters"]["seeds"] == [7] and "label" not in json.dumps(action)
+    assert "access-control-allow-origin" not in found.headers
+
+
+def test_marked_samples_are_found_again_and_the_rate_and_the_log_are_kept(bundle, tmp_path):
+    log, clock = io.StringIO(), iter([0.0, 0.0, 30.0])
+    service = Service({"small": watermarked(bundle, TreeRing(3))})
+    try:
+        served = Served(service, rates=Rates(4, clock=lambda: next(clock)), provenance=False)
+        one = testclient.TestClient(app(served, log=Log(log)), raise_server_exceptions=False)
+        body = {"n": 4, "seed": 5, "condition": {"label": 1}}
+        first = one.post("/v1/sample", json=body)
+        assert np.array_equal(
+            np.array(first.json()["samples"], np.uint8),
+            watermarked(bundle, TreeRing(3)).sample(4, seeds=[5, 6, 7, 8], label=1).pixels,
+        )
+        again = one.post("/v1/sample", json=body)
+        assert again.status_code == 429 and again.headers["retry-after"] == "60"
+        assert one.post("/v1/sample", json={**body, "n": 5}).status_code == 422
+        assert one.post("/v1/sample", json={**body, "n": 2}).status_code == 200, "half a minute later"
+    finally:
+        service.close()
+    lines = [json.loads(line) for line in log.getvalue().splitlines()]
+    assert [line["status"] for line in lines] == [200, 429, 422, 200]
+    assert lines[0]["rows"] == 4 and lines[0]["model"] == "small" and "label" not in log.getvalue()

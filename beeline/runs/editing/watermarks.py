@@ -74,5 +74,7 @@ def secret_of(file: Path) -> TreeRing:
     """The watermark of the secret in a file; ValueError for a file that is missing or empty."""
     require(file.is_file(), f"there is no file {file} with a secret; write one, such as openssl rand -hex 16 > {file}")
     secret = file.read_bytes().strip()
-    require(len(secret) >= 8, f"{file} holds {len(secret)} bytes; a secret has at least 8: openssl rand -hex 16 > {file}")
+    require(
+        len(secret) >= 8, f"{file} holds {len(secret)} bytes; a secret has at least 8: openssl rand -hex 16 > {file}"
+    )
     return TreeRing.of_secret(secret)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,7 +16,6 @@ from beeline.core.errors import BeelineError, nearest
 from beeline.serving.jobs import QueueFullError
 from beeline.serving.requests import SamplerRequest
 
-AGAIN = 1  # seconds after which a client may try again
 UNKNOWN = {"extra_forbidden"}  # what pydantic calls a field that a request does not have
 
 
@@ -33,8 +33,9 @@ def add_errors(made: FastAPI) -> None:
 
     @made.exception_handler(BeelineError)
     async def refused(request: Request, error: BeelineError) -> Response:
-        busy = isinstance(error, QueueFullError)
-        return failure(429, str(error), **{"Retry-After": str(AGAIN)}) if busy else failure(422, str(error))
+        if isinstance(error, QueueFullError):
+            return failure(429, str(error), **{"Retry-After": str(math.ceil(error.seconds))})
+        return failure(422, str(error))
 
     @made.exception_handler(Exception)
     async def unexpected(request: Request, error: Exception) -> Response:

@@ -15,7 +15,7 @@ from beeline.core.errors import require
 from beeline.serving.answers import ENDINGS, PNG, png
 from beeline.serving.backend import Handle
 from beeline.serving.requests import SampleRequest, SamplerRequest
-from beeline.serving.routes.waiting import Served, done, unfinished
+from beeline.serving.routes.waiting import Served, done, stated, unfinished
 from beeline.serving.uses import EditRequest
 from beeline.serving.works import Result
 
@@ -54,7 +54,7 @@ def router(served: Served) -> APIRouter:
                 model=body.model, n=body.n, seed=body.seed, condition=body.prompt or None, sampler=body.sampler
             ),
         )
-        return await asyncio.to_thread(pictures, job, modality)
+        return await asyncio.to_thread(pictures, served, job, modality)
 
     @made.post("/v1/images/edits")
     async def edits(
@@ -85,7 +85,7 @@ def router(served: Served) -> APIRouter:
             seed=seed,
         )
         job = await done(served, request, body)
-        return await asyncio.to_thread(pictures, job, modality)
+        return await asyncio.to_thread(pictures, served, job, modality)
 
     return made
 
@@ -100,7 +100,7 @@ def check(modality: Any, size: str) -> None:
     require(size in ("auto", own), f"size is {size!r}, and this model draws {own}; leave it out, or give {own}")
 
 
-def pictures(job: Handle, modality: Any) -> Response:
+def pictures(served: Served, job: Handle, modality: Any) -> Response:
     """The result of a job, a picture for every datum."""
     failed = unfinished(job)
     if failed is not None:
@@ -108,7 +108,8 @@ def pictures(job: Handle, modality: Any) -> Response:
     result: Result = job.result or Result()
     seeds, pixels = result.facts.get("seeds", []), result.raw.pixels
     data = [
-        {"b64_json": base64.b64encode(png(pixels[k])).decode()} | ({"seed": seeds[k]} if seeds else {})
+        {"b64_json": base64.b64encode(stated(served, job, png(pixels[k]))).decode()}
+        | ({"seed": seeds[k]} if seeds else {})
         for k in range(len(pixels))
     ]
     return JSONResponse({"created": int(time.time()), "data": data, "output_format": "png", "size": size_of(modality)})

@@ -16,7 +16,7 @@ from beeline.serving.backend import Backend, Handle
 from beeline.serving.jobs import ENDED, State
 from beeline.serving.requests import SampleRequest
 from beeline.serving.routes.errors import failure
-from beeline.serving.routes.waiting import Served, answer, answered, event_of
+from beeline.serving.routes.waiting import Served, answer, answered, event_of, taken
 from beeline.serving.uses import EditRequest, ScoreRequest
 
 
@@ -42,12 +42,12 @@ def router(served: Served) -> APIRouter:
     @made.post("/v1/jobs", status_code=202)
     async def start(request: Request, body: SampleRequest) -> dict[str, Any]:
         """Draw samples without waiting; the answer has the id of the job."""
-        return status_of(backend.accept(body, request.state.user))
+        return status_of(taken(served, request, body))
 
     @made.post("/v1/jobs/edit", status_code=202)
     async def start_edit(request: Request, body: EditRequest) -> dict[str, Any]:
         """Change data without waiting."""
-        return status_of(await asyncio.to_thread(backend.accept, body, request.state.user))
+        return status_of(await asyncio.to_thread(taken, served, request, body))
 
     @made.get("/v1/jobs/{id}")
     async def status(id: str) -> dict[str, Any]:
@@ -69,7 +69,7 @@ def router(served: Served) -> APIRouter:
             return failure(409, f"the job {id} is {job.state.value}; wait until it is done")
         modality = backend.model(job.model).bundle.modality
         kind = accepted(request.headers.get("accept", "*/*"), modality.formats)
-        return await asyncio.to_thread(answer, job, modality, kind)
+        return await asyncio.to_thread(answer, served, job, modality, kind)
 
     @made.get("/v1/jobs/{id}/events")
     async def events(id: str, previews: bool = False) -> StreamingResponse:

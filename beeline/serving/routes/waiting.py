@@ -12,10 +12,13 @@ from fastapi import Request, Response
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
+from beeline import __version__
 from beeline.core.errors import require
-from beeline.serving.answers import JSON, accepted, as_json, file_of
+from beeline.data.pictures.provenance import assertion, with_provenance
+from beeline.serving.answers import JSON, PNG, accepted, as_json, file_of
 from beeline.serving.backend import Backend, Handle
 from beeline.serving.jobs import ENDED, State
+from beeline.serving.rates import Rates
 from beeline.serving.requests import Requested
 from beeline.serving.routes.errors import failure
 from beeline.serving.works import Result
@@ -27,6 +30,18 @@ class Served:
 
     backend: Backend
     limit: float = 300.0  # seconds of a request
+    rates: Rates | None = None  # of every user
+    provenance: bool = True  # in the text of PNG files
+
+
+def taken(served: Served, request: Request, body: Requested) -> Handle:
+    """Accept a request, as far as the rate of its user allows, and note what it is for the log."""
+    if served.rates is not None:
+        served.rates.take(request.state.user, body.rows)
+    job = served.backend.accept(body, request.state.user)
+    noted = body.model_dump(mode="json", include={"condition", "to", "cond"})
+    request.state.drawn = {"model": job.model, "job": job.id, "rows": body.rows, "condition": noted}
+    return job
 
 
 async def answered(served: Served, request: Request, body: Requested) -> Response:
@@ -34,12 +49,12 @@ async def answered(served: Served, request: Request, body: Requested) -> Respons
     modality = served.backend.model(body.model).bundle.modality
     kind = accepted(request.headers.get("accept", "*/*"), modality.formats)
     job = await done(served, request, body)
-    return await asyncio.to_thread(answer, job, modality, kind)
+    return await asyncio.to_thread(answer, served, job, modality, kind)
 
 
 async def done(served: Served, request: Request, body: Requested) -> Handle:
     """Accept a request and wait for its end."""
-    job = await asyncio.to_thread(served.backend.accept, body, request.state.user)
+    job = await asyncio.to_thread(taken, served, request, body)
     await ended(served, job, request)
     return job
 
@@ -87,7 +102,7 @@ def unfinished(job: Handle) -> Response | None:
     return None
 
 
-def answer(job: Handle, modality: Any, kind: str) -> Response:
+def answer(served: Served, job: Handle, modality: Any, kind: str) -> Response:
     """The result of a job as JSON, or as a file of the modality."""
     failed = unfinished(job)
     if failed is not None:
@@ -95,6 +110,17 @@ def answer(job: Handle, modality: Any, kind: str) -> Response:
     result: Result = job.result or Result()
     if kind != JSON:
         require(result.raw is not None, f"Accept is {kind!r}, and this answer has numbers alone; accept {JSON}")
-        return Response(file_of(modality, result.raw, kind), media_type=kind)
+        content = file_of(modality, result.raw, kind)
+        return Response(stated(served, job, content) if kind == PNG else content, media_type=kind)
     samples = {} if result.raw is None else {"samples": as_json(result.raw)}
     return JSONResponse({"id": job.id, "model": job.model, **result.facts, **samples})
+
+
+def stated(served: Served, job: Handle, content: bytes) -> bytes:
+    """A PNG file with a statement of where it comes from, without its condition, which may be private."""
+    if not served.provenance:
+        return content
+    bundle = served.backend.model(job.model).bundle
+    facts = job.result.facts if job.result is not None else {}
+    known: dict[str, Any] = {name: facts[name] for name in ("seeds", "evaluations") if name in facts}
+    return with_provenance(content, assertion(f"Beeline {__version__}", job.model, bundle.weights, known))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sys
 from pathlib import Path
@@ -22,11 +23,22 @@ def serve(
     batch: Annotated[int, typer.Option(min=1, max=4096, help="Most rows of an evaluation.")] = 64,
     waiting: Annotated[int, typer.Option(min=1, help="Most samples in the queue; more are refused with 429.")] = 4096,
     samples: Annotated[int, typer.Option(min=1, help="Most samples of a request.")] = 256,
+    limit: Annotated[float, typer.Option(min=0.1, help="Seconds of a request, after which it is cancelled.")] = 300.0,
+    rate: Annotated[int | None, typer.Option(min=1, help="Samples that a user may request in a minute.")] = None,
+    watermark: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="File with a secret; pictures get its watermark (see detect).")
+    ] = None,
+    provenance: Annotated[bool, typer.Option(help="State the origin of pictures inside of their PNG files.")] = True,
+    log: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="File for a line of JSON for every request, without conditions.")
+    ] = None,
+    log_conditions: Annotated[bool, typer.Option(help="Log conditions and prompts too, which may be private.")] = False,
     device: Dev = AUTO,
 ) -> None:
     """Serve bundles over HTTP: samples of several requests share batches, and do not depend on each other."""
     from beeline.core.errors import extra, require
     from beeline.runs.bundle import load
+    from beeline.runs.editing.watermarks import secret_of, watermarked
     from beeline.runs.scoring import labels_of
 
     where = check_device(device)  # before any work
@@ -34,6 +46,9 @@ def serve(
     extra("fastapi", "serve")
     from beeline.serving.app import app
     from beeline.serving.keys import Keys
+    from beeline.serving.logs import Log
+    from beeline.serving.rates import Rates
+    from beeline.serving.routes.waiting import Served
     from beeline.serving.service import Limits, Service
 
     known = None if keys is None else Keys.read(keys)
@@ -41,11 +56,17 @@ def serve(
         known is not None or host in ("127.0.0.1", "localhost", "::1"),
         f"--host {host} lets others in, and no keys were given, so that everybody could draw; give --keys FILE",
     )
+    mark = None if watermark is None else secret_of(watermark)
     loaded = {name: load(bundle, device=where) for name, bundle in zip(labels_of(bundles), bundles, strict=True)}
+    if mark is not None:
+        loaded = {name: watermarked(bundle, mark) for name, bundle in loaded.items()}
     service = Service(loaded, Limits(batch=batch, waiting=waiting, samples=samples))
     print(f"serving {', '.join(loaded)} on http://{host}:{port}", file=sys.stderr)
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
+    served = Served(service, limit, None if rate is None else Rates(rate), provenance)
     try:
-        uvicorn.run(app(service, known), host=host, port=port, log_level="warning", access_log=False)
+        with contextlib.ExitStack() as stack:
+            lines = None if log is None else Log(stack.enter_context(log.open("a", encoding="utf-8")), log_conditions)
+            uvicorn.run(app(served, known, lines), host=host, port=port, log_level="warning", access_log=False)
     finally:
         service.close()
