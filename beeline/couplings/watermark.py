@@ -70,7 +70,7 @@ class TreeRing:
         return torch.as_tensor(ncx2.cdf(near.numpy(), freedom, far.numpy()), dtype=torch.float64)
 
     def check(self, shape: tuple[int, ...]) -> None:
-        """Refuse data of a shape [C,H,W] that has no room for the rings."""
+        """Refuse data of a shape [C,H,W] that is too small for the rings."""
         require(
             len(shape) == 3 and min(shape[1:]) >= SMALLEST,
             f"data of the shape {shape} were given for a watermark; it needs pictures [C,H,W] of at least "

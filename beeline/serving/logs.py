@@ -8,6 +8,8 @@ import time
 from dataclasses import dataclass, field
 from typing import Any, TextIO
 
+PRIVATE = ("condition",)  # what a user wants drawn
+
 
 @dataclass(eq=False)
 class Log:
@@ -22,7 +24,7 @@ class Log:
 
     def write(self, drawn: dict[str, Any], **facts: Any) -> None:
         """One request; ``drawn`` is what its route noted."""
-        known = {name: value for name, value in drawn.items() if self.conditions or name != "condition"}
+        known = {name: value for name, value in drawn.items() if self.conditions or name not in PRIVATE}
         line = json.dumps({"time": round(time.time(), 3), **facts, **known}, default=str)
         with self._lock:
             self.file.write(line + "\n")

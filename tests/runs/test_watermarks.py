@@ -74,7 +74,7 @@ def test_inverting_an_exact_flow_separates_marked_from_plain_samples(bundle):
     [(TreeRing(0), (3,), "pictures"), (TreeRing(0, channel=3), (1, 8, 8), "a channel from 0 to 0"),
      (TreeRing(0, radius=4), (1, 8, 8), "a radius from 1 to 3")],
 )  # fmt: skip
-def test_data_without_room_are_refused(mark, shape, message):
+def test_data_that_are_too_small_are_refused(mark, shape, message):
     with pytest.raises(BeelineError, match=message):
         mark(torch.zeros(1, *shape))
 
