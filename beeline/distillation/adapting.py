@@ -4,19 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import field, replace
+from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from beeline.core.declared import is_map
 from beeline.core.errors import require
-from beeline.core.ranges import Share, dataclass
+from beeline.core.protocols.training import Microbatches
+from beeline.core.ranges import Count, NonNegative, Share, Whole, dataclass
+from beeline.core.rng import Rng
+from beeline.core.types import Batch, map_cond
+from beeline.distillation.feeds import Mixed
 from beeline.distillation.finetune import OnData
+from beeline.distillation.pairs import reflow_pairs
+from beeline.distillation.personal.responses import Kept, Responses, classes_of, drawn_classes
 from beeline.distillation.students import copied, error_space
 from beeline.fields.flow import Flow
 from beeline.networks.adapters.adapted import adapted
 from beeline.networks.adapters.delta import Delta, LoRA
 from beeline.objectives.matching import Drop, FlowMatching
 from beeline.sampling.sampler import Sampler
+from beeline.training.feed.microbatches import InMemory
 
 
 @dataclass(frozen=True)
@@ -24,9 +32,12 @@ class Adaptation(OnData):
     """Flow matching on data in which only a delta of the weights is trained.
 
     the objective FlowMatching on the path of the flow, with W' = delta(W) in its layers
-    Conditions are dropped as often as ``drop`` says where the flow has a null.  A flow map is refused: adapt the flow
-    from which it was distilled, and distil again.
-    Source: Hu et al. 2021 (arXiv 2106.09685).
+    Conditions are dropped as often as ``drop`` says where the flow has a null.  With ``prior`` half of every batch are
+    samples of the flow before its change, drawn once, of all classes: loss = mean over data + prior mean over samples.
+    Data without labels then have the null of the classes.  A flow map is refused: adapt the flow from which it was
+    distilled, and distil again.
+    Source: Hu et al. 2021 (arXiv 2106.09685); the prior: Ruiz et al. 2022, "DreamBooth" (arXiv 2208.12242); ``keep``:
+    Li and Hoiem 2016, "Learning without Forgetting" (arXiv 1606.09282).
 
     >>> Adaptation().delta.rank
     4
@@ -35,7 +46,10 @@ class Adaptation(OnData):
     delta: Delta = field(default_factory=LoRA)
     layers: tuple[str, ...] = ()  # ends of names of layers; none: all layers of the blocks
     drop: Share = 0.1  # of conditions
-    sampler: Sampler = field(default_factory=Sampler)  # of the adapted flow
+    sampler: Sampler = field(default_factory=Sampler)  # of the adapted flow, and of the samples before its change
+    prior: NonNegative = 0.0  # weight of samples of the flow before its change
+    drawn: Count = 256  # such samples
+    keep: NonNegative = 0.0  # weight of its velocities for other classes on the noisy data
 
     def networks(self, teacher: Flow) -> dict[str, nn.Module]:
         require(
@@ -45,9 +59,72 @@ class Adaptation(OnData):
         )
         return {"student": adapted(copied(teacher), self.delta, self.layers)}
 
-    def objective(self, teacher: Flow) -> FlowMatching:
+    def matching(self, teacher: Flow) -> FlowMatching:
+        """Flow matching as the teacher was trained."""
         drop = Drop(self.drop, teacher.null) if teacher.null else None
         return FlowMatching(teacher.path, prediction=error_space(teacher), drop=drop)
 
+    def objective(self, teacher: Flow) -> Any:
+        plain = self.matching(teacher)
+        return Kept(copied(teacher).requires_grad_(False), plain, self.keep) if self.keep else plain
+
+    def supply(self, teacher: Flow, data: Any, batch: Batch, rng: Rng) -> Batch | Microbatches:
+        if not self.prior:
+            return self.feed(teacher, data, rng)
+        cond: Any = drawn_classes(teacher.field, self.drawn, batch.x1, rng.fork("classes"))
+        own: Batch = data
+        if cond is None:  # those of the data
+            some = rng.fork("conditions").integers(len(batch.x1), self.drawn).to(batch.x1.device)
+            cond = map_cond(lambda leaf: leaf[some], batch.cond)
+        elif batch.cond is None:
+            n = len(own.x1)
+            own = replace(own, cond={k: v.new_full((n,), classes_of(teacher.field, k)) for k, v in cond.items()})
+        elif isinstance(batch.cond, Tensor):
+            cond = next(iter(cond.values()))
+        wanted = self.drawn if cond is None else cond
+        made = reflow_pairs(teacher, self.sampler, wanted, rng.fork("prior"), like=batch.x1)
+        drawn = InMemory(Batch(made.x1, cond=made.cond, weight=_weights(made, 2 * self.prior)), rng.fork("prior order"))
+        weighted = InMemory(replace(own, weight=_weights(own, 2.0)), rng.fork("data order"))
+        return self.feed(teacher, Mixed(weighted, drawn, 0.5), rng)  # type: ignore[arg-type]
+
     def student(self, teacher: Flow, networks: Mapping[str, nn.Module]) -> tuple[Flow, Sampler]:
         return replace(teacher, field=networks["student"]), self.sampler
+
+
+@dataclass(frozen=True)
+class Unlearning(Adaptation):
+    """A delta of the weights after which classes are drawn as another one, or as samples without a class.
+
+    the objective Responses on the data: v(x_t, t, c) = v_base(x_t, t, c) for the classes that stay
+    Assumes data of the classes with their labels.  Samples without a class may still be of a class that was taken away.
+    Source: Kumari et al. 2023 (arXiv 2303.13516); Gandikota et al. 2023 (arXiv 2303.07345), with ``push``.
+
+    >>> Unlearning(classes=(3,)).push
+    0.0
+    """
+
+    classes: tuple[int, ...] = ()  # to be taken away
+    towards: Whole | None = None  # the class that is drawn in their place; None is the null
+    push: NonNegative = 0.0  # away from the velocity of the class itself; 1 is usual with the null
+
+    def objective(self, teacher: Flow) -> Responses:
+        count = classes_of(teacher.field, "label")
+        named = (*self.classes, *(() if self.towards is None else (self.towards,)))
+        require(
+            bool(self.classes) and all(0 <= c < count for c in named) and self.towards not in self.classes,
+            f"Unlearning got classes={self.classes} and towards={self.towards} for a flow of {count} classes; give the "
+            f"classes that are taken away, from 0 to {count - 1}, and another one or none that is drawn in their place",
+        )
+        require(
+            self.towards is not None or bool(teacher.null),
+            "Unlearning got no class that is drawn in place of others, and the flow was trained without dropout of "
+            "labels, so that it has no samples without a class; give towards=",
+        )
+        become = dict.fromkeys(self.classes, count if self.towards is None else self.towards)
+        return Responses(copied(teacher).requires_grad_(False), self.matching(teacher), become, self.push)
+
+
+def _weights(batch: Batch, factor: float) -> Tensor:
+    """The weights of data times a factor."""
+    own = batch.x1.new_ones(len(batch.x1)) if batch.weight is None else batch.weight
+    return factor * own
