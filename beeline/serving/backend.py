@@ -78,6 +78,10 @@ class Backend(Models, Protocol):
         """End a request that waits or runs."""
         ...
 
+    def watch(self, job: Any) -> None:
+        """Ask for the states of the flow of a request, which may be far away."""
+        ...
+
     def metrics(self) -> Iterator[str]:
         """Lines in the text form of Prometheus."""
         ...

@@ -16,10 +16,21 @@ from beeline.core.errors import BeelineError
 from beeline.serving.works import Result, Work
 
 
-class QueueFullError(BeelineError):
-    """There is no place for a request now; a client may try again after ``seconds``."""
+class BusyError(BeelineError):
+    """A request cannot be taken now; a client may try again after ``seconds``."""
 
     seconds = 1.0
+    status = 503  # of HTTP
+
+
+class QueueFullError(BusyError):
+    """There is no place for a request now."""
+
+    status = 429
+
+
+class UnreachableError(BusyError):
+    """The queue is in another process, which does not answer."""
 
 
 class State(enum.Enum):
@@ -77,7 +88,7 @@ class Job:
         """Whether nobody waits any more."""
         return self.state in ENDED
 
-    def reached(self, t: float, x: Tensor) -> None:
+    def reached(self, t: float, x: Tensor | None) -> None:
         """Note the state of the flow."""
         with self.changed:
             self.progress, self.latest = t, x

@@ -79,6 +79,10 @@ class Requested(BaseModel):
         """What is to be done, checked; ValueError for what the model cannot do."""
         raise NotImplementedError
 
+    def settled(self) -> Requested:
+        """The same with every random choice made, so that it can be done again."""
+        return self
+
 
 class SampleRequest(Requested):
     """Samples of a model."""
@@ -104,6 +108,11 @@ class SampleRequest(Requested):
         usual = service.model(self.model).bundle.sampler
         sampler = usual if self.sampler is None else self.sampler.changed(usual)
         return service.drawing(self.model, self.drawn(), self.condition, sampler)
+
+    def settled(self) -> SampleRequest:
+        """With a seed."""
+        given = self.seed is not None or self.seeds is not None
+        return self if given else self.model_copy(update={"seed": secrets.randbits(48)})
 
     def drawn(self) -> list[int]:
         """The seed of every sample; new ones where none is given."""

@@ -128,6 +128,9 @@ class Service:
         self.queue.drop(job)
         job.to(State.CANCELLED, error=CancelledError())
 
+    def watch(self, job: Job) -> None:
+        """Jobs of this process have the states of their flow."""
+
     def close(self) -> None:
         """Stop: what runs is finished, what waits is cancelled."""
         self._closed.set()

@@ -16,7 +16,6 @@ from beeline.serving.redis.scripts import CHANNEL, PREFIX
 
 ATTEMPTS = 10  # workers that may be lost with a job before it fails
 AGAIN = 0.5  # seconds between attempts to reach Redis
-TRIES = 10  # of a command while Redis cannot be reached
 
 
 @dataclass(frozen=True)
@@ -58,16 +57,16 @@ class RedisQueue:
         require(lease > 0, f"a lease of {lease} seconds was given; give more than 0")
         self.most, self.lease, self.kept = most, lease, kept
         self.worker = secrets.token_hex(8)
-        retry = redis.retry.Retry(redis.backoff.ConstantBackoff(AGAIN), TRIES)
-        self._unreachable = (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError)
+        # errors where Redis cannot be reached
+        self.unreachable = (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError)
         try:
-            self.client = redis.Redis.from_url(url, socket_connect_timeout=5, socket_timeout=30)
+            self.client = redis.Redis.from_url(url, socket_connect_timeout=5, socket_timeout=10)
             self.client.ping()
         except (redis.exceptions.RedisError, ValueError) as error:
             raise BeelineError(
                 f"--queue {url} was given, and no Redis answers there ({error}); start one, or give redis://HOST:PORT/NUMBER"
             ) from None
-        self.client.set_retry(retry)
+        self.client.set_retry(redis.retry.Retry(redis.backoff.NoBackoff(), 1))  # of connections that have ended
         names = ("PUT", "TAKE", "RENEW", "FINISH", "GIVE_BACK")
         self._put, self._take, self._renew, self._finish, self._back = (
             self.client.register_script(vars(scripts)[name]) for name in names
@@ -139,7 +138,7 @@ class RedisQueue:
                     message = told.get_message(timeout=0.2)
                     if message is not None:
                         changed(message["data"].decode())
-            except self._unreachable:
+            except self.unreachable:
                 time.sleep(AGAIN)
             finally:
                 told.close()

@@ -79,7 +79,8 @@ for i = 6, #ARGV do
     count(lane, 'lost', 1)
     redis.call('ZREM', P .. 'leases:' .. lane, id)
     if tonumber(redis.call('HGET', job(id), 'attempts')) >= tonumber(attempts) then
-      redis.call('HSET', job(id), 'error', attempts .. ' workers were lost while they had this job; request another')
+      local message = attempts .. ' workers were lost while they had this job; request another'
+      redis.call('HSET', job(id), 'error', '{"bad": false, "message": "' .. message .. '"}')
       ends(id, 'failed', kept)
     else
       waits(lane, id)

@@ -13,7 +13,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from beeline.core.errors import BeelineError, nearest
-from beeline.serving.jobs import QueueFullError
+from beeline.serving.jobs import BusyError
 from beeline.serving.requests import SamplerRequest
 
 UNKNOWN = {"extra_forbidden"}  # what pydantic calls a field that a request does not have
@@ -33,8 +33,8 @@ def add_errors(made: FastAPI) -> None:
 
     @made.exception_handler(BeelineError)
     async def refused(request: Request, error: BeelineError) -> Response:
-        if isinstance(error, QueueFullError):
-            return failure(429, str(error), **{"Retry-After": str(math.ceil(error.seconds))})
+        if isinstance(error, BusyError):
+            return failure(error.status, str(error), **{"Retry-After": str(math.ceil(error.seconds))})
         return failure(422, str(error))
 
     @made.exception_handler(Exception)

@@ -93,6 +93,8 @@ def status_of(job: Handle) -> dict[str, Any]:
 async def _events(backend: Backend, job: Handle, previews: bool) -> AsyncIterator[str]:
     event = event_of(job)
     modality = backend.model(job.model).bundle.modality
+    if previews:
+        backend.watch(job)
     while True:
         event.clear()
         ended = job.state in ENDED  # before the state is told, so that the last event tells the end

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -33,6 +35,13 @@ def serve(
         Path | None, typer.Option(metavar="FILE", help="File for a line of JSON for every request, without conditions.")
     ] = None,
     log_conditions: Annotated[bool, typer.Option(help="Log conditions and prompts too, which may be private.")] = False,
+    queue: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="Redis of a queue that several servers share, as redis://HOST:6379/0."),
+    ] = None,
+    lease: Annotated[
+        float, typer.Option(min=0.5, help="Seconds of silence after which others do what a server had taken.")
+    ] = 10.0,
     device: Dev = AUTO,
 ) -> None:
     """Serve bundles over HTTP: samples of several requests share batches, and do not depend on each other."""
@@ -56,17 +65,29 @@ def serve(
         known is not None or host in ("127.0.0.1", "localhost", "::1"),
         f"--host {host} lets others in, and no keys were given, so that everybody could draw; give --keys FILE",
     )
+    shared = None if queue is None else _shared(queue, waiting, lease)
     mark = None if watermark is None else secret_of(watermark)
     loaded = {name: load(bundle, device=where) for name, bundle in zip(labels_of(bundles), bundles, strict=True)}
     if mark is not None:
         loaded = {name: watermarked(bundle, mark) for name, bundle in loaded.items()}
-    service = Service(loaded, Limits(batch=batch, waiting=waiting, samples=samples))
+    limits = Limits(batch=batch, waiting=waiting, samples=samples)
+    service: Any = Service(loaded, limits) if shared is None else shared(loaded, limits)
     print(f"serving {', '.join(loaded)} on http://{host}:{port}", file=sys.stderr)
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
     served = Served(service, limit, None if rate is None else Rates(rate), provenance)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # uvicorn raises it again after the last request
     try:
         with contextlib.ExitStack() as stack:
             lines = None if log is None else Log(stack.enter_context(log.open("a", encoding="utf-8")), log_conditions)
             uvicorn.run(app(served, known, lines), host=host, port=port, log_level="warning", access_log=False)
     finally:
         service.close()
+
+
+def _shared(url: str, waiting: int, lease: float) -> Callable[..., Any]:
+    """A service of a queue, which is there."""
+    from beeline.serving.redis.queue import RedisQueue
+    from beeline.serving.redis.service import RedisService
+
+    queue = RedisQueue(url, waiting, lease)
+    return lambda bundles, limits: RedisService(bundles, queue, limits)

@@ -1,0 +1,280 @@
+"""A service whose requests are done by any of several processes behind one queue in Redis."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
+
+from safetensors.torch import load, save
+
+from beeline.core.errors import BeelineError, require
+from beeline.runs.bundle import Bundle
+from beeline.sampling.sampler import Sampler
+from beeline.serving.jobs import ENDED, Job, State, UnreachableError
+from beeline.serving.redis.queue import AGAIN, Found, RedisQueue, Taken
+from beeline.serving.redis.wire import dumped, loaded
+from beeline.serving.requests import Requested, SampleRequest
+from beeline.serving.service import Limits, Service
+from beeline.serving.uses import EditRequest, ScoreRequest
+from beeline.serving.works import Drawing, Model, Result, Task
+
+TOLD = 0.1  # seconds after which progress is told and leases are renewed
+LOOKED = 1.0  # seconds after which jobs are looked up whose changes may have been missed
+AHEAD = 2  # batches that a process has at a time
+REQUESTS = {kind.__name__: kind for kind in (SampleRequest, EditRequest, ScoreRequest)}
+
+Answer = TypeVar("Answer")
+
+
+class RedisService:
+    """Accepts requests, and does those of a queue: its own may be done by others, and it does those of others.
+
+    A process does the requests for models that it has with the same name and the same weights.  The queue holds
+    requests as JSON, and their results as ``dumped`` gives them.
+    """
+
+    def __init__(self, bundles: Mapping[str, Bundle], redis: RedisQueue, limits: Limits | None = None):
+        self.local = Service(bundles, limits)
+        self.redis = redis
+        self._lanes = {name: lane_of(name, bundle) for name, bundle in bundles.items()}
+        self._asked: dict[str, Job] = {}  # jobs of this process's clients that have not ended
+        self._had: dict[str, Job] = {}  # jobs that this process does
+        self._watched: set[str] = set()  # those of them whose previews are wanted
+        self._ended: queue.SimpleQueue[str] = queue.SimpleQueue()  # those of them that have ended
+        self._free = threading.Event()  # jobs may be taken
+        self._stopping, self._closed = threading.Event(), threading.Event()
+        works = {"takes": self._takes, "tells": self._tells, "hears": self._hears, "looks": self._looks}
+        self._threads = [threading.Thread(target=work, name=name, daemon=True) for name, work in works.items()]
+        for thread in self._threads:
+            thread.start()
+
+    @property
+    def models(self) -> Mapping[str, Model]:
+        """The models by name."""
+        return self.local.models
+
+    def model(self, name: str | None) -> Model:
+        """A model by name, or the first one."""
+        return self.local.model(name)
+
+    def drawing(
+        self, model: str | None, seeds: Sequence[int], condition: Any = None, sampler: Sampler | None = None
+    ) -> Drawing:
+        """What is to be drawn, checked."""
+        return self.local.drawing(model, seeds, condition, sampler)
+
+    def task(self, model: str | None, rows: int, call: Callable[[Bundle], Result]) -> Task:
+        """A call on a model, checked."""
+        return self.local.task(model, rows, call)
+
+    def accept(self, request: Requested, user: str = "") -> Job:
+        """Check a request and put it into the queue; raises QueueFullError where it is full."""
+        request = request.settled()
+        work = request.work(self.local)
+        job = Job(work, user, request.priority)
+        self._asked[job.id] = job  # before others can end it
+        payload = packed(request.model_copy(update={"model": work.model}))
+        try:
+            with self._reaching():
+                self.redis.put(self._lanes[work.model], job.id, payload, work.rows, user, request.priority)
+        except BaseException:
+            del self._asked[job.id]
+            raise
+        return job
+
+    def job(self, id: str) -> Job:
+        """A job by its id, of a client of any process."""
+        if id in self._asked:
+            return self._asked[id]
+        with self._reaching():
+            found = self.redis.found([id])[0]
+        require(
+            found is not None and found.lane in self._lanes.values(),
+            f"there is no job {id!r}; results are kept for {self.redis.kept:g} seconds: request it again",
+        )
+        assert found is not None
+        job = self._asked[id] = Job(unpacked(found.payload).work(self.local), id=id)
+        self._follow(id, found)
+        return job
+
+    def cancel(self, job: Job) -> None:
+        """End a job that waits or runs in any process."""
+        with self._reaching():
+            self.redis.cancel(job.id)
+        job.to(State.CANCELLED)
+
+    def watch(self, job: Job) -> None:
+        """Ask for the states of the flow of a job."""
+        with self._reaching():
+            self.redis.want_previews(job.id)
+
+    def metrics(self) -> Iterator[str]:
+        """Those of the jobs that this process has done, and of the queue."""
+        yield from self.local.metrics()
+        yield "# HELP beeline_queue_jobs jobs of all processes; rows: samples that wait"
+        yield "# TYPE beeline_queue_jobs gauge"
+        for name, lane in self._lanes.items():
+            for what, count in sorted(self.redis.counts(lane).items()):
+                yield f'beeline_queue_jobs{{model="{name}",state="{what}"}} {count}'
+
+    def close(self) -> None:
+        """Stop: what runs here is finished, and what waits is left to others."""
+        self._stopping.set()
+        self._free.set()
+        self._threads[0].join()
+        waiting = [id for id, job in self._had.items() if job.state is State.WAITING]
+        self.redis.give_back(waiting)
+        for id in waiting:
+            del self._had[id]
+        self.local.close()
+        self._closed.set()
+        for thread in self._threads:
+            thread.join()
+        self.redis.close()
+
+    def _takes(self) -> None:
+        """Take jobs while this process has few."""
+        while not self._stopping.is_set():
+            taken = self._patiently(self._take)
+            for one in taken or ():
+                self._begin(one)
+            if not taken:
+                self._free.wait(LOOKED)
+                self._free.clear()
+
+    def _take(self) -> list[Taken]:
+        free = AHEAD * self.local.limits.batch - sum(job.work.rows for job in list(self._had.values()))
+        return self.redis.take(list(self._lanes.values()), free) if free > 0 else []
+
+    def _begin(self, taken: Taken) -> None:
+        try:
+            job = self.local.accept(unpacked(taken.payload))
+        except ValueError as error:  # of another version
+            self._fail(taken.id, error)
+            return
+        self._had[taken.id] = job
+        job.listen(lambda: self._ended.put(taken.id) if job.state in ENDED else None)
+        if job.state in ENDED:  # before it was listened to
+            self._ended.put(taken.id)
+
+    def _tells(self) -> None:
+        """Tell the ends of jobs at once, and from time to time what the others have reached."""
+        due = 0.0
+        while not (self._closed.is_set() and self._ended.empty()):
+            with contextlib.suppress(queue.Empty):
+                self._end(self._ended.get(timeout=TOLD))
+            if time.monotonic() >= due:
+                self._renew()
+                due = time.monotonic() + TOLD
+
+    def _end(self, id: str) -> None:
+        job = self._had.pop(id, None)
+        if job is None:
+            return
+        if job.result is not None:
+            result = dumped(job.result.raw, job.result.facts)
+            self._patiently(lambda: self.redis.finish(id, State.DONE, result))
+        elif job.state is State.FAILED and job.error is not None:
+            self._fail(id, job.error)
+        self._free.set()
+
+    def _fail(self, id: str, error: BaseException) -> None:
+        said = json.dumps({"bad": isinstance(error, ValueError), "message": str(error)})
+        self._patiently(lambda: self.redis.finish(id, State.FAILED, error=said))
+
+    def _renew(self) -> None:
+        running = {id: job for id, job in list(self._had.items()) if job.state not in ENDED}
+        reached = {id: (job.progress, self._preview(id, job)) for id, job in running.items()}
+        kept = self._patiently(lambda: self.redis.renew(reached))
+        if kept is None:
+            return
+        self._watched = {id for id, wanted in kept.items() if wanted}
+        for id in running.keys() - kept.keys():  # cancelled, or of another worker
+            self.local.cancel(running[id])
+
+    def _preview(self, id: str, job: Job) -> bytes:
+        latest = job.latest
+        return b"" if latest is None or id not in self._watched else save({"x": latest.cpu().contiguous()})
+
+    def _hears(self) -> None:
+        """Follow the jobs that were asked for here."""
+        self.redis.listen(self._hear, self._closed)
+
+    def _hear(self, id: str) -> None:
+        if not id:
+            self._free.set()
+        elif id in self._asked:
+            self._look([id])
+
+    def _looks(self) -> None:
+        """Look up what may have been missed."""
+        while not self._closed.wait(LOOKED):
+            self._look(list(self._asked))
+
+    def _look(self, ids: Sequence[str]) -> None:
+        found = self._patiently(lambda: self.redis.found(ids)) if ids else None
+        for id, one in zip(ids, found or (), strict=False):
+            self._follow(id, one)
+
+    def _follow(self, id: str, found: Found | None) -> None:
+        """Bring a job that was asked for here to the state in the queue."""
+        job = self._asked.get(id)
+        if job is None:
+            return
+        if found is None:
+            job.to(State.FAILED, error=RuntimeError("the queue has lost the job"))
+        elif found.state is State.RUNNING:
+            job.to(State.RUNNING)
+            job.reached(found.progress, load(found.latest)["x"] if found.latest else job.latest)
+        elif found.state is State.DONE:
+            job.to(State.DONE, Result(*loaded(found.result)))
+        elif found.state is State.FAILED:
+            said = json.loads(found.error)
+            job.to(State.FAILED, error=(BeelineError if said["bad"] else RuntimeError)(said["message"]))
+        elif found.state is State.CANCELLED:
+            job.to(State.CANCELLED)
+        if job.state in ENDED:
+            self._asked.pop(id, None)
+
+    @contextlib.contextmanager
+    def _reaching(self) -> Iterator[None]:
+        try:
+            yield
+        except self.redis.unreachable as error:
+            raise UnreachableError(
+                f"Redis, which holds the queue, does not answer ({error}); try again later"
+            ) from None
+
+    def _patiently(self, call: Callable[[], Answer]) -> Answer | None:
+        """The answer of Redis, however long it cannot be reached; None at the end of this process."""
+        while True:
+            try:
+                return call()
+            except self.redis.unreachable:
+                if self._closed.wait(AGAIN):
+                    return None
+
+
+def lane_of(name: str, bundle: Bundle) -> str:
+    """What workers that may do the same requests have in common."""
+    return f"{name}@{bundle.weights[:16]}"
+
+
+def packed(request: Requested) -> bytes:
+    """A request as JSON."""
+    said = request.model_dump(by_alias=True, exclude_defaults=True)
+    return json.dumps({"kind": type(request).__name__, "request": said}).encode()
+
+
+def unpacked(payload: bytes) -> Requested:
+    """The request; ValueError for one of another version."""
+    said = json.loads(payload)
+    require(
+        said["kind"] in REQUESTS, f"a request {said['kind']!r} came, and this version has none; update every worker"
+    )
+    return REQUESTS[said["kind"]].model_validate(said["request"])
