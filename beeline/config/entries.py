@@ -158,6 +158,7 @@ NETWORKS: dict[str, str] = (
     | of("networks.inference.inherited", "Inherited")
     | of("networks.adapters.adapted", "Adapted")
     | of("networks.compressing.compressed", "Compressed")
+    | of("networks.compressing.removal.sharing", "SharedBlocks")
     | of("fields.flow", "Network", "MapNetwork")
     | of("fields.prediction", "Ends")
     | of("fields.conversion", "Converted")
@@ -202,6 +203,8 @@ SMALLER: dict[str, dict[str, str]] = {
     | of("networks.compressing.quantize", "SmoothQuant()", "TimeRanges()", "LowRank()", "SparseGPT()", "TorchAO()")
     | of("networks.compressing.mixed", "MixedBits")
     | of("networks.compressing.prune", "Narrow", "Shallow")
+    | of("networks.compressing.removal.sharing", "Share")
+    | of("networks.compressing.removal.search", "SubnetworkSearch")
     | of("networks.compressing.recover", "Recovered"),
 }
 """Small changes of networks, and small networks."""

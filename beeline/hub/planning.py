@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from beeline.core.errors import require
-from beeline.core.memory import free_memory
+from beeline.core.memory import counter, free_memory
 from beeline.core.modes import AUTO, Device, resolve_device
 from beeline.core.rng import Rng
 from beeline.core.types import map_cond
@@ -365,17 +365,6 @@ def _decoding(bundle: Bundle, n: int) -> int | None:
     except UNPREDICTED:
         return None
     return tracker.peak
-
-
-def counter() -> Any:
-    """A counter of operations that knows the attention of processors."""
-    from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
-
-    def attention(query: Any, key: Any, value: Any, *settings: Any, **more: Any) -> int:
-        return sdpa_flop_count(query, key, value)  # of shapes
-
-    fused = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-    return FlopCounterMode(display=False, custom_mapping={fused: attention})
 
 
 def rate(device: torch.device, dtype: torch.dtype) -> float:

@@ -91,6 +91,7 @@ EXAMPLES = {
     "networks.UNet": "UNet((1, 8, 8), width=8)",
     "networks.Adapted": "Adapted(MLP(2, width=8, depth=1), LoRA(2))",
     "amounts.PerLayer": "PerLayer({'qkv': 0.5, 'mlp.0': 0.0}, others=1.0)",
+    "networks.SharedBlocks": "SharedBlocks(DiT((1, 4, 4), width=8, depth=2, heads=2), groups=1, rank=1)",
     "networks.Compressed": "Compressed(MLP(2, width=8, depth=1), [Integers(4)], [['out']])",
     "networks.MMDiT": "MMDiT((1, 8, 8), width=16, depth=1, heads=2, conditions={'label': {'classes': 3}}, single=1)",
     "networks.UViT": "UViT((1, 8, 8), width=16, depth=2, heads=2, mixer=LinearAttention(), feed=Experts(2))",

@@ -64,8 +64,8 @@ def parameter_of(layer: nn.Module, form: Format) -> Tensor:
     )
     require(
         weight is not None and not isinstance(layer, Changed),
-        f"the weight of a {kind} was to be stored in {form}, and is changed by an adapter: merge adapters first "
-        "(Adapted.merged())",
+        f"the weight of a {kind} was to be stored in {form}, and it is computed from other numbers: merge adapters "
+        "first (Adapted.merged()), and leave blocks out that share weights",
     )
     assert weight is not None
     return weight.detach()
