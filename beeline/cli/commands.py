@@ -250,9 +250,11 @@ def sample(
     device: Device = AUTO,
     how: Mapping[str, Any] | None = None,
     steer: Sequence[str] = (),
+    seeds: Sequence[int] | None = None,
 ) -> dict[str, Any]:
     """Sample and write a file: from the source of the flow, or from the data of the file ``start``.
 
+    ``seeds`` are those of the samples, one for each, in place of ``seed``.
     ``how`` are the arguments of ``bl.load`` for a pretrained pipeline, ``steer`` energies and controllers as text.
     """
     bundle = load(name, device=device, **(how or {}))
@@ -263,7 +265,7 @@ def sample(
     sampler = steered(sampler_of(bundle, pairs), steer)
     check_format(bundle.modality, out)
     if start is None:
-        samples = bundle.sample(n, cond=condition(cond), seed=seed, sampler=sampler)
+        samples = bundle.sample(n, cond=condition(cond), seed=0 if seeds else seed, seeds=seeds, sampler=sampler)
     else:
         data = source_data(bundle, start)
         n = len(data)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 from fastapi import APIRouter, FastAPI, Request, Response
 
@@ -20,12 +20,14 @@ HOLDING_DATA = 2**24  # bytes of a request that holds data
 WITH_DATA = ("/v1/edit", "/v1/score", "/v1/jobs/edit", "/v1/images/edits")
 
 
-def app(served: Served, keys: Keys | None = None, log: Log | None = None) -> FastAPI:
-    """The application: ``keys`` are those of users who may draw."""
+def app(
+    served: Served, keys: Keys | None = None, log: Log | None = None, more: Sequence[Callable[[Served], APIRouter]] = ()
+) -> FastAPI:
+    """The application: ``keys`` are those of users who may draw, ``more`` further routers, such as the studio's."""
     made = FastAPI(title="Beeline", version=__version__, description="Samples of flows.", docs_url="/docs")
     add_errors(made)
     _guard(made, keys or Keys(), log)
-    for router in ROUTERS:
+    for router in (*ROUTERS, *more):
         made.include_router(router(served))
     return made
 

@@ -35,6 +35,10 @@ def sample(
         ),
     ] = None,
     seed: Seed = 0,
+    seeds: Annotated[
+        str | None,
+        typer.Option(metavar="SEED,...", help="Seeds of the samples, one for each: the same in any number of samples."),
+    ] = None,
     set_: Set = None,
     plan: Annotated[
         bool,
@@ -53,5 +57,20 @@ def sample(
     if out is None or plan:
         planning.plan_sampling(bundle, n, set_ or [], json_, device)
         return
+    keys = None if seeds is None else whole_numbers(seeds, n)
+    require(
+        keys is None or source is None,
+        "--seeds was given with --input, whose data are not drawn from noise; leave one of them out",
+    )
     how, rest = planning.loading(set_ or [])
-    print_result(commands.sample(bundle, n, cond, seed, rest, out, source, device, how, steer or ()), json_)
+    print_result(commands.sample(bundle, n, cond, seed, rest, out, source, device, how, steer or (), keys), json_)
+
+
+def whole_numbers(text: str, n: int) -> list[int]:
+    """One seed for every sample."""
+    parts = [part.strip() for part in text.split(",")]
+    require(
+        len(parts) == n and all(part.isascii() and part.isdigit() for part in parts),
+        f"--seeds {text[:80]} is no list of seeds for {n} samples; give {n} whole numbers from 0, separated by commas",
+    )
+    return [int(part) for part in parts]

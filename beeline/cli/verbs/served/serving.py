@@ -42,6 +42,9 @@ def serve(
     lease: Annotated[
         float, typer.Option(min=0.5, help="Seconds of silence after which others do what a server had taken.")
     ] = 10.0,
+    page: Annotated[
+        bool, typer.Option("--page", help="Also serve the studio: a web page to draw, compare and edit.")
+    ] = False,
     device: Dev = AUTO,
 ) -> None:
     """Serve bundles over HTTP: samples of several requests share batches, and do not depend on each other."""
@@ -59,6 +62,7 @@ def serve(
     from beeline.serving.rates import Rates
     from beeline.serving.routes.waiting import Served
     from beeline.serving.service import Limits, Service
+    from beeline.serving.studio.router import studio
 
     known = None if keys is None else Keys.read(keys)
     require(
@@ -72,14 +76,16 @@ def serve(
         loaded = {name: watermarked(bundle, mark) for name, bundle in loaded.items()}
     limits = Limits(batch=batch, waiting=waiting, samples=samples)
     service: Any = Service(loaded, limits) if shared is None else shared(loaded, limits)
-    print(f"serving {', '.join(loaded)} on http://{host}:{port}", file=sys.stderr)
+    places = dict(zip(loaded, bundles, strict=True)) if mark is None else {}  # commands draw without a watermark
+    more = (studio(places, keys is not None),) if page else ()
+    print(f"serving {', '.join(loaded)} on http://{host}:{port}{'/' if page else ''}", file=sys.stderr)
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
     served = Served(service, limit, None if rate is None else Rates(rate), provenance)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # uvicorn raises it again after the last request
     try:
         with contextlib.ExitStack() as stack:
             lines = None if log is None else Log(stack.enter_context(log.open("a", encoding="utf-8")), log_conditions)
-            uvicorn.run(app(served, known, lines), host=host, port=port, log_level="warning", access_log=False)
+            uvicorn.run(app(served, known, lines, more), host=host, port=port, log_level="warning", access_log=False)
     finally:
         service.close()
 
