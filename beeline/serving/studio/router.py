@@ -172,8 +172,7 @@ async def _events(served: Served, job: Handle) -> AsyncIterator[str]:
             event.clear()
             ended = job.state in ENDED  # before the frames are taken, so that none is lost
             for t, x in frames.take():
-                shown = await asyncio.to_thread(lambda x=x: drawn(modality, modality.decode(x.cpu())))
-                yield told(state="running", progress=round(t, 4), preview=shown)
+                yield await asyncio.to_thread(_frame, modality, t, x)
             if ended:
                 yield await asyncio.to_thread(_end, job, modality)
                 return
@@ -188,6 +187,10 @@ async def _events(served: Served, job: Handle) -> AsyncIterator[str]:
                 return
     finally:
         served.backend.cancel(job)  # which does nothing to a job that has ended
+
+
+def _frame(modality: Any, t: float, x: Tensor) -> str:
+    return told(state=State.RUNNING.value, progress=round(t, 4), preview=drawn(modality, modality.decode(x.cpu())))
 
 
 def _end(job: Handle, modality: Any) -> str:

@@ -177,7 +177,7 @@ def simplest(full: str) -> Any:
     for name, setting in settings(part).items():
         if setting.needed:
             first = (simplest(f"{kind}.{one}") for kind in setting.kinds for one in CATALOGUE[kind])
-            given[name] = next((inner for inner in first if inner is not None), None)
+            given[name] = Rng(0) if setting.hint is Rng else next((one for one in first if one is not None), None)
             if given[name] is None:
                 return None
     return part(**given)
@@ -210,8 +210,13 @@ def numeric(setting: Setting) -> Mapping[str, Any] | None:
 
 
 def shown(part: Any) -> str:
-    """A component as text, as a request names it."""
+    """A component as text, as a request names it, with the settings that are not at their default."""
     full = name_of(part)
-    if full is None:  # a component of the user's own
-        return type(part).__name__
-    return repr(part) if makes(full) else full.partition(".")[2]
+    if full is None:  # a plain value, or a component of the user's own
+        return repr(part)
+    name = full.partition(".")[2]
+    if not makes(full):
+        return name
+    known = settings(member(full)).values()
+    given = [f"{one.name}={shown(vars(part)[one.name])}" for one in known if vars(part)[one.name] != one.default]
+    return f"{name}({', '.join(given)})"

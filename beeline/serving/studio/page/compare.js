@@ -20,7 +20,7 @@ export class Compare {
       this.kept = [this.sides[1], this.sides[0]].map((side) => ({ of: app.model, model: side.model, sampler: side.form.value() }));
       this.open(stage);
     }, { className: "small" });
-    stage.replaceChildren(el("div", { className: "sides" }, ...this.sides.map((side) => side.whole)), el("div", { className: "actions" }, swap), this.note);
+    stage.replaceChildren(el("div", { className: "actions" }, swap, this.note), el("div", { className: "sides" }, ...this.sides.map((side) => side.whole)));
     return app.draw({ first: true });
   }
 

@@ -37,7 +37,7 @@ export class Edit {
     this.result = el("canvas", { width, height, className: "large", aria: { role: "img", label: "The edited picture" } });
     this.zoom = zoom;
     this.cursor = [Math.floor(width / 2), Math.floor(height / 2)];
-    this.brush = slider("Brush", { min: 1, max: Math.max(4, Math.round(width / 2)), step: 1, value: Math.max(1, Math.round(width / 6)) }, () => this.paint());
+    this.brush = slider("Brush", { min: 1, max: Math.max(4, Math.round(width / 2)), step: 1, value: Math.max(2, Math.round(width / 6)) }, () => this.paint());
     this.erase = el("input", { type: "checkbox" });
     this.pointer();
     const upload = el("input", { type: "file", accept: "image/png,image/jpeg", on: { change: () => upload.files[0] && this.upload(upload.files[0]) } });

@@ -226,11 +226,21 @@ function key() {
   });
 }
 
+/** Whether pictures of few pixels are shown smooth. */
+function smooth(on = localStorage.getItem("beeline-smooth") !== "no") {
+  document.body.classList.toggle("smooth", on);
+  $("smooth").setAttribute("aria-pressed", on);
+  $("smooth").textContent = on ? "●" : "▦";
+  localStorage.setItem("beeline-smooth", on ? "yes" : "no");
+}
+
 theme();
+smooth();
 $("theme").addEventListener("click", () => {
   const names = Object.keys(THEMES);
   theme(names[(names.indexOf(document.documentElement.dataset.theme) + 1) % names.length]);
 });
+$("smooth").addEventListener("click", () => smooth(!document.body.classList.contains("smooth")));
 $("keys").addEventListener("click", shortcuts);
 onKeyNeeded(key);
 try {

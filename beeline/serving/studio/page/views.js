@@ -34,20 +34,20 @@ class Tiles {
     });
     const columns = this.columns(n);
     this.box.style.setProperty("--columns", columns);
-    this.box.classList.toggle("tiny", width < 100);
+    this.box.classList.toggle("single", n === 1);
     this.box.replaceChildren(...tiles);
   }
 
   /** As many columns as make the samples large, and all of them visible at once. */
   columns(n) {
     const wide = this.box.clientWidth || 320;
-    const high = Math.max(this.room ?? innerHeight - 360, 260);
-    let best = [0, 1];
+    const high = Math.max(innerHeight - 350, 280);
+    let best = [0, Math.min(n, 8)];
     for (let k = 1; k <= Math.min(n, 16); k++) {
-      const rows = Math.ceil(n / k);
-      const full = n % k === 0 ? 1.12 : 1; // rows that are all full look better
-      const side = Math.min(wide / k, high / rows, LARGEST) * full;
-      if (side > best[0]) best = [side, k];
+      const side = Math.min(wide / k, LARGEST);
+      if (Math.ceil(n / k) * side > high) continue;
+      const worth = side * (n % k === 0 ? 1.5 : 1); // rows that are all full look better
+      if (worth > best[0]) best = [worth, k];
     }
     return best[1];
   }
