@@ -205,7 +205,8 @@ def numeric(setting: Setting) -> Mapping[str, Any] | None:
     if base not in (int, float):
         return None
     allowed = next((note for note in notes if isinstance(note, Range)), Range())
-    bounds = {name: value for name, value in vars(allowed).items() if isinstance(value, int | float) and name[0] != "i"}
+    every = {"least": allowed.least, "most": allowed.most, "above": allowed.above, "below": allowed.below}
+    bounds = {name: value for name, value in every.items() if value is not None}
     return {"whole": base is int, **bounds}
 
 
