@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from importlib.util import find_spec
 from typing import Any
 
 import pytest
@@ -20,6 +21,8 @@ from beeline.distillation.store.conditions import Conditions
 from beeline.distillation.store.filters import LowestEnergy, Nearest
 from beeline.distillation.store.making import Maker
 from beeline.evaluation.heldout import HeldOut
+from beeline.networks.adapters.adapted import adapted, merged
+from beeline.networks.side.bits import Lean, saved_in_bits
 from beeline.objectives.matching import Drop, FlowMatching
 from beeline.sampling.editing.flow_edit import FlowEdit
 from beeline.sampling.editing.outcome import edited
@@ -911,3 +914,69 @@ def test_trained_editors(device: torch.device) -> None:
     field, x = of("networks", "ViewField", views, "times").to(device), x_on(device, 6, 4, 2, 1, 1)
     on(of("objectives", "Recomposed")(field, bl.Batch(x), rng).value, device)
     on(of("edits", "ResampledViews", (0,))(bl.Flow(field), x, None, None, bl.Sampler(2), rng), device)
+
+
+# -------------------------------------------------------------------------------------------------------------- deltas
+
+
+DELTAS = [
+    pytest.param(name, marks=[pytest.mark.skipif(not find_spec("peft"), reason="needs peft")] * (name == "Peft"))
+    for name in CATALOGUE["deltas"]
+]
+
+
+@pytest.mark.parametrize("narrow", [False, True], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize("name", DELTAS)
+def test_deltas_are_trained_and_merged(name: str, narrow: bool, device: torch.device) -> None:
+    base = net_on(device).to(torch.bfloat16 if narrow else torch.float32)
+    with Rng(2).ambient():
+        net = adapted(base, member(f"deltas.{name}")())
+    trained = [p for p in net.parameters() if p.requires_grad]
+    before = [p.detach().clone() for p in trained]
+    for _ in range(2):  # the second factor of a product has no gradient in the first step
+        loss = FlowMatching()(net, batch_on(device, n=8), Rng(0)).value
+        gradients = torch.autograd.grad(loss, trained)
+        with torch.no_grad():
+            for p, g in zip(trained, gradients, strict=True):
+                on(g, device)
+                assert p.dtype == g.dtype == torch.float32 and bool(g.isfinite().all())
+                p -= 0.1 * g
+    assert any(bool((p != old).any()) for p, old in zip(trained, before, strict=True))
+    own, x, t = merged(net), x_on(device), torch.full((6,), 0.5, device=device)
+    assert {p.dtype for p in own.parameters()} == {p.dtype for p in base.parameters()}
+    with torch.no_grad():
+        found, wanted = own(x, t), net(x, t)
+    on(found, device)
+    assert float((found - wanted).abs().max()) <= 1e-5 * (1 + float(wanted.abs().max()))
+
+
+@pytest.mark.parametrize("narrow", [False, True], ids=["float32", "bfloat16"])
+def test_networks_beside_a_frozen_one(narrow: bool, device: torch.device) -> None:
+    def base() -> nn.Module:
+        return net_on(device).to(torch.bfloat16 if narrow else torch.float32).backbone
+
+    reader, bridge = of("networks", "DepthReader", base(), 8, 4), of("networks", "Bridged", base(), base(), [8], [8])
+    for net in (bl.networks.Network(reader), bl.networks.Network(bridge)):
+        with saved_in_bits(nn.ModuleList([net, nn.SiLU()])):
+            loss = FlowMatching()(net, batch_on(device), Rng(0)).value
+        trained = [p for p in net.parameters() if p.requires_grad]
+        for g in torch.autograd.grad(loss, trained, allow_unused=net.backbone is reader):
+            assert g is None or (g.dtype == torch.float32 and bool(g.isfinite().all()))
+            on(loss if g is None else g, device)
+    x = x_on(device).requires_grad_()
+    (g,) = torch.autograd.grad(Lean(nn.SiLU())(x).sum(), x)
+    on(g, device)
+
+
+def test_adaptations_with_samples_and_answers_of_the_base(device: torch.device) -> None:
+    flow, batch = bl.Flow(labelled(device), null={"label": 3}), batch_on(device, n=8, cond=True)
+    for how in (
+        of("distillations", "Adaptation", prior=1.0, keep=1.0, drawn=5, sampler=bl.Sampler(2)),
+        of("distillations", "Unlearning", classes=(1,), push=1.0),
+        of("distillations", "SideTuned", rank=4),
+    ):
+        net = how.networks(flow)["student"]
+        data = how.supply(flow, batch, batch, Rng(0))
+        loss = how.objective(flow)(net, data if isinstance(data, bl.Batch) else data.microbatch(0, 8), Rng(1))
+        loss.value.backward()
+        on(loss.value, device)

@@ -175,6 +175,8 @@ NETWORKS: dict[str, str] = (
     | of("objectives.hierarchical", "RandomVelocity")
     | of("distillation.inner_loop", "InnerLoop")
     | of("networks.guided.adapters", "BlockAdapters", "SideNetwork")
+    | of("networks.side.reading", "DepthReader")
+    | of("networks.side.bridge", "Bridged")
     | of("networks.growing.specialists", "Specialists", "Gate")
     | of("networks.maps.head_bank", "HeadBank")
     | of("networks.maps.decoupled", "DecoupledTimes")
@@ -185,6 +187,7 @@ SMALLER: dict[str, dict[str, str]] = {
     | of("networks.adapters.members.low_rank", "Difference", "DoRA", "AdapterBias", "Hydra", "Principal", "Hadamard")
     | of("networks.adapters.members.sparse", "Sparse", "Fourier", "SVFT")
     | of("networks.adapters.members.blocks", "Ether", "Reflections", "MiSS", "PHM")
+    | of("networks.adapters.members.chosen", "Gated", "NullSpace")
     | of("networks.adapters.members.peft", "Peft"),
     "merges": of("networks.adapters.merges", "Sum", "Average", "Ties", "Dare", "Orthogonal", "Slerp"),
     "amounts": of("networks.adapters.amounts", "PerLayer", "Window"),

@@ -22,6 +22,10 @@ from beeline.distillation.students import copied, error_space
 from beeline.fields.flow import Flow
 from beeline.networks.adapters.adapted import adapted
 from beeline.networks.adapters.delta import Delta, LoRA
+from beeline.networks.adapters.inside import with_backbone
+from beeline.networks.hooks import block_paths
+from beeline.networks.side.reading import DepthReader
+from beeline.objectives.games.adversarial import channels_of
 from beeline.objectives.matching import Drop, FlowMatching
 from beeline.sampling.sampler import Sampler
 from beeline.training.feed.microbatches import InMemory
@@ -89,6 +93,27 @@ class Adaptation(OnData):
 
     def student(self, teacher: Flow, networks: Mapping[str, nn.Module]) -> tuple[Flow, Sampler]:
         return replace(teacher, field=networks["student"]), self.sampler
+
+
+@dataclass(frozen=True)
+class SideTuned(Adaptation):
+    """Flow matching on data in which a recurrent network over the depth of the flow is trained, and the flow is not.
+
+    DepthReader beside the backbone: no gradient runs through the flow, and none of its activations is kept.  ``delta``
+    and ``layers`` are not used.
+    Source: Nguyen et al. 2023, "READ: Recurrent Adaptation of Large Transformers" (arXiv 2305.15348).
+
+    >>> SideTuned().rank
+    16
+    """
+
+    rank: Count = 16  # of the recurrent network
+
+    def networks(self, teacher: Flow) -> dict[str, nn.Module]:
+        super().networks(teacher)  # refuses what cannot be adapted
+        net = copied(teacher)
+        channels = channels_of(net, block_paths(net)[-1])
+        return {"student": with_backbone(net, lambda inner: DepthReader(inner, channels, self.rank))}
 
 
 @dataclass(frozen=True)

@@ -121,6 +121,8 @@ EXAMPLES = {
     "networks.BlockAdapters": "BlockAdapters(Network(MLP(2, width=8, depth=1)), [8], width=4)",
     "networks.SideNetwork": "SideNetwork(Network(MLP(2, width=8, depth=1)), "
     "Network(MLP(2, width=4, depth=1, conditions={'beta': {'size': 1}})))",
+    "networks.DepthReader": "DepthReader(MLP(2, width=8, depth=1), 8, rank=4)",
+    "networks.Bridged": "Bridged(MLP(2, width=8, depth=2), MLP(2, width=4, depth=1), [8, 8], [4])",
     "networks.Equilibrium": "Equilibrium(2, width=8, conditions={'label': {'classes': 3}})",
     "networks.Gate": "Gate([2], 2, width=8)",
     "networks.Specialists": "Specialists([Network(MLP(2, width=8, depth=1)), Network(MLP(2, width=8, depth=1))], "

@@ -1,0 +1,1 @@
+"""Small trained networks beside a frozen one, whose activations need no gradients."""
