@@ -66,7 +66,8 @@ def packed(x: Tensor, bits: int) -> tuple[Tensor, Tensor, Tensor]:
     least, most = x.amin(-1, keepdim=True), x.amax(-1, keepdim=True)
     step = (most - least) / (2**bits - 1)
     level = (x - least) / torch.where(step == 0, torch.ones_like(step), step)
-    level = (level.float() + torch.rand_like(level, dtype=torch.float32)).floor().clamp(0, 2**bits - 1)
+    above = nn.init.uniform_(torch.empty_like(level, dtype=torch.float32))  # from the key that the engine sets
+    level = (level.float() + above).floor().clamp(0, 2**bits - 1)
     each = 8 // bits
     flat = level.to(torch.uint8).flatten()
     flat = torch.cat([flat, flat.new_zeros(-len(flat) % each)]).view(-1, each)
