@@ -110,7 +110,8 @@ ENCODED: dict[str, dict[str, str]] = {
     | of("runs.latents.bundled", "OfAutoencoder"),
     "augmentations": of("data.pictures.augmentations", "Flip", "RandomCrop"),
     "condition_encoders": of("data.described.hub_text", "HubText")
-    | of("data.described.encoders", "Numbers", "Pictures"),
+    | of("data.described.encoders", "Numbers", "Pictures")
+    | of("data.described.hint_pictures", "HintPictures"),
     "descriptions": of("data.described.descriptions", "Descriptions"),
 }
 """What images and their conditions pass through before a network."""
@@ -157,6 +158,7 @@ NETWORKS: dict[str, str] = (
     | of("networks.inference.long_skips", "FreeU", "SkipTuned")
     | of("networks.inference.inherited", "Inherited")
     | of("networks.adapters.adapted", "Adapted")
+    | of("networks.controls.with_control", "WithControl")
     | of("networks.compressing.compressed", "Compressed")
     | of("networks.compressing.removal.sharing", "SharedBlocks")
     | of("fields.flow", "Network", "MapNetwork")
@@ -191,6 +193,10 @@ SMALLER: dict[str, dict[str, str]] = {
     | of("networks.adapters.members.peft", "Peft"),
     "merges": of("networks.adapters.merges", "Sum", "Average", "Ties", "Dare", "Orthogonal", "Slerp"),
     "amounts": of("networks.adapters.amounts", "PerLayer", "Window"),
+    "controls": of("networks.controls.branches", "ControlBranch", "RelaCtrl")
+    | of("networks.controls.features", "T2IAdapter", "ControlNeXt")
+    | of("networks.controls.tokens", "EasyControl"),
+    "hints": of("networks.controls.hints", "Edges", "Silhouette", "Blur", "LowResolution"),
     "formats": of("networks.compressing.formats", "Integers", "OffsetIntegers")
     | of("networks.compressing.levels", "Levels", "PowersOfTwo()", "SmallFloats()", "NormalFloat4()", "BitMoD()")
     | of("networks.compressing.factors", "Factors", "Kronecker", "Monarch", "Signs")

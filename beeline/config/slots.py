@@ -76,6 +76,8 @@ SLOTS: Mapping[str, str] = {
     "PairFilter": "pair_filters",
     "Delta": "deltas",
     "Amount": "amounts",
+    "Control": "controls",
+    "Hint": "hints",
     "Merge": "merges",
     "Format": "formats",
     "Rounding": "roundings",

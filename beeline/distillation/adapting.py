@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import field, replace
 from typing import Any
@@ -31,8 +32,35 @@ from beeline.sampling.sampler import Sampler
 from beeline.training.feed.microbatches import InMemory
 
 
+class ByFlowMatching(OnData):
+    """Base of methods that train a small part beside the weights of a flow, by flow matching on its data."""
+
+    drop: float
+    sampler: Sampler
+
+    @abstractmethod
+    def changed(self, teacher: Flow) -> nn.Module:
+        """A copy of the network with the part, which alone is trained."""
+
+    def networks(self, teacher: Flow) -> dict[str, nn.Module]:
+        require(
+            not is_map(teacher.field),
+            "a flow map was to be adapted, whose jumps are not learned by flow matching on data; adapt the flow "
+            "that it was distilled from, and distil the result",
+        )
+        return {"student": self.changed(teacher)}
+
+    def matching(self, teacher: Flow) -> FlowMatching:
+        """Flow matching as the teacher was trained."""
+        drop = Drop(self.drop, teacher.null) if teacher.null else None
+        return FlowMatching(teacher.path, prediction=error_space(teacher), drop=drop)
+
+    def student(self, teacher: Flow, networks: Mapping[str, nn.Module]) -> tuple[Flow, Sampler]:
+        return replace(teacher, field=networks["student"]), self.sampler
+
+
 @dataclass(frozen=True)
-class Adaptation(OnData):
+class Adaptation(ByFlowMatching):
     """Flow matching on data in which only a delta of the weights is trained.
 
     the objective FlowMatching on the path of the flow, with W' = delta(W) in its layers
@@ -55,18 +83,8 @@ class Adaptation(OnData):
     drawn: Count = 256  # such samples
     keep: NonNegative = 0.0  # weight of its velocities for other classes on the noisy data
 
-    def networks(self, teacher: Flow) -> dict[str, nn.Module]:
-        require(
-            not is_map(teacher.field),
-            "a flow map was to be adapted, whose jumps are not learned by flow matching on data; adapt the flow "
-            "that it was distilled from, and distil the result",
-        )
-        return {"student": adapted(copied(teacher), self.delta, self.layers)}
-
-    def matching(self, teacher: Flow) -> FlowMatching:
-        """Flow matching as the teacher was trained."""
-        drop = Drop(self.drop, teacher.null) if teacher.null else None
-        return FlowMatching(teacher.path, prediction=error_space(teacher), drop=drop)
+    def changed(self, teacher: Flow) -> nn.Module:
+        return adapted(copied(teacher), self.delta, self.layers)
 
     def objective(self, teacher: Flow) -> Any:
         plain = self.matching(teacher)
@@ -90,9 +108,6 @@ class Adaptation(OnData):
         drawn = InMemory(Batch(made.x1, cond=made.cond, weight=_weights(made, 2 * self.prior)), rng.fork("prior order"))
         weighted = InMemory(replace(own, weight=_weights(own, 2.0)), rng.fork("data order"))
         return self.feed(teacher, Mixed(weighted, drawn, 0.5), rng)  # type: ignore[arg-type]
-
-    def student(self, teacher: Flow, networks: Mapping[str, nn.Module]) -> tuple[Flow, Sampler]:
-        return replace(teacher, field=networks["student"]), self.sampler
 
 
 @dataclass(frozen=True)

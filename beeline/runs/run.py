@@ -37,6 +37,7 @@ from beeline.core.rng import Rng
 from beeline.core.types import take
 from beeline.couplings.basic import Independent, check_coupling
 from beeline.couplings.sources import Gaussian
+from beeline.data.described.hint_pictures import with_hints
 from beeline.data.images import Image
 from beeline.data.latents.modality import LatentImage
 from beeline.data.modality import check_modality, complete, same_modality
@@ -44,6 +45,7 @@ from beeline.distillation.games.monitor import monitors
 from beeline.evaluation.heldout import HeldOut
 from beeline.fields.flow import Flow
 from beeline.fields.trained import Trained
+from beeline.networks.controls.with_control import hint_channels
 from beeline.objectives.heads import run_sampler
 from beeline.objectives.matching import FlowMatching, check_objective
 from beeline.paths.affine import Linear
@@ -260,7 +262,8 @@ def prepare_distilled(run: Distilled, device: Device = AUTO) -> Prepared:
         }
         if run.start is not None:
             lineage["start"] = str(run.start)
-        return dataclasses.replace(teacher, flow=flow, sampler=sampler, lineage=lineage)
+        modality = with_hints(teacher.modality, hint_channels(flow.field))
+        return dataclasses.replace(teacher, flow=flow, sampler=sampler, modality=modality, lineage=lineage)
 
     def measure(bundle: Bundle) -> dict[str, Any]:
         return measured_round(teacher, bundle, pairs, batch, other, rng.fork("measure"))

@@ -16,6 +16,7 @@ from beeline.core.declared import is_map
 from beeline.core.errors import nearest, require
 from beeline.core.rng import Rng
 from beeline.core.types import Cond, map_cond
+from beeline.data.described.descriptions import shape_of
 from beeline.runs.bundle import Bundle
 from beeline.sampling.sampler import Sampler
 from beeline.serving.evaluations import Evaluations, Shared, equal_sizes
@@ -218,7 +219,7 @@ def probe_conditions(bundle: Bundle, n: int) -> Any:
     made = {
         key: torch.arange(n, device=bundle.device) % spec["classes"]
         if "classes" in spec
-        else torch.ones(n, *(spec[part] for part in ("length", "size") if part in spec), device=bundle.device)
+        else torch.ones(n, *shape_of(spec), device=bundle.device)
         for key, spec in known.items()
     }
     return made or None

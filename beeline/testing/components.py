@@ -22,6 +22,7 @@ from beeline.core.types import Batch
 from beeline.networks.adapters import amounts, delta, merges
 from beeline.networks.compressing import compressor, formats
 from beeline.networks.compressing.removal import scores
+from beeline.networks.controls import control, hints
 
 PROTOCOLS: Mapping[str, type] = {
     "adversarial_losses": games.AdversarialLoss,
@@ -29,6 +30,7 @@ PROTOCOLS: Mapping[str, type] = {
     "averages": training.Profile,
     "clocks": flows.Clock,
     "condition_encoders": data.ConditionEncoder,
+    "controls": control.Control,
     "controllers": steering.Controller,
     "couplings": flows.Coupling,
     "compressors": compressor.Compressor,
@@ -45,6 +47,7 @@ PROTOCOLS: Mapping[str, type] = {
     "formats": formats.Format,
     "generations": games.Generation,
     "gradients": flows.Gradient,
+    "hints": hints.Hint,
     "identities": maps.Identity,
     "guidance": flows.Guidance,
     "guided_students": games.GuidedStudent,

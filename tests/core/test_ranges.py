@@ -39,6 +39,7 @@ NEGATIVE = {
     "amounts.PerLayer.others": "against the change",
     "amounts.Window.inside": "against the change",
     "amounts.Window.outside": "against the change",
+    "hints.Silhouette.level": "a grey",
     "weights.ByDensity.power": "-1 undoes the weight of the sampler",
     "weights.PowerWeight.data": "an exponent",
     "weights.PowerWeight.source": "an exponent",

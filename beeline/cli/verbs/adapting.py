@@ -26,7 +26,13 @@ from beeline.cli.arguments import (
 
 def adapt(
     bundle: Bundled,
-    delta: Annotated[str, typer.Argument(help="A change of weights, such as LoRA; see 'beeline list deltas'.")],
+    delta: Annotated[
+        str,
+        typer.Argument(
+            help="A change of weights, such as LoRA, or a control, such as ControlBranch; see 'beeline list "
+            "deltas' and 'beeline list controls'."
+        ),
+    ],
     out: Annotated[Path, typer.Option(parser=output_path, metavar="PATH", help="Directory of the run.")],
     data: Annotated[
         str | None, typer.Option(metavar="DATA", help="Recipe, file or folder; default the data of the bundle.")
@@ -42,6 +48,7 @@ def adapt(
 ) -> None:
     """Train a small change of a flow on data; the weights of the flow stay as they are."""
     from beeline.cli import commands
+    from beeline.distillation.adapting import Adaptation
 
     where = check_device(device)  # before any work
     run = adaptation(bundle, delta, data, set_ or [])
@@ -56,7 +63,8 @@ def adapt(
         report=report,
         log=log or (),
     )
-    print_result({**run_files(out), "adapter": str(_adapter(out))}, json_)
+    made = {"adapter": str(_adapter(out))} if isinstance(run.method, Adaptation) else {}
+    print_result({**run_files(out), **made}, json_)
 
 
 def _adapter(out: Path) -> Path:
@@ -79,13 +87,19 @@ def adaptation(bundle: str, delta: str, data: str | None, pairs: list[str]) -> A
     """The run of an adaptation, with settings changed."""
     from beeline.cli import commands
     from beeline.config import build as config
+    from beeline.config.catalogue import CATALOGUE
     from beeline.distillation.adapting import Adaptation
+    from beeline.distillation.controls.training import ControlTraining
     from beeline.runs.bundle import load
     from beeline.runs.reference_data import data_set
     from beeline.runs.run import Distilled
 
     base = load(bundle, device="cpu")  # refused before any work
-    change = config.parse(delta if "(" in delta else f"{delta}()", "deltas")
+    text, controls = delta if "(" in delta else f"{delta}()", CATALOGUE["controls"]
+    if text.partition("(")[0].rpartition(".")[2] in controls:
+        method: Any = ControlTraining(config.parse(text, "controls"), sampler=base.sampler)
+    else:
+        method = Adaptation(config.parse(text, "deltas"), sampler=base.sampler)
     source = None if data is None else data_set(data, base)
-    run = Distilled(str(bundle), Adaptation(change, sampler=base.sampler), data=source)
+    run = Distilled(str(bundle), method, data=source)
     return config.change(run, commands.settings(pairs)) if pairs else run

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass as plain_dataclass
 from dataclasses import field, replace
@@ -17,6 +18,7 @@ from torch import Tensor
 from beeline.core.errors import nearest, require
 from beeline.core.protocols.data import ConditionEncoder
 from beeline.core.ranges import dataclass
+from beeline.networks.embed import FREE
 
 TEXT = "text"  # the column of captions, and the condition of a text encoder that was given without a name
 
@@ -104,7 +106,7 @@ class Descriptions:
     @property
     def numbers(self) -> int:
         """How many numbers the conditions of one datum are."""
-        return sum(spec.get("length", 1) * spec["size"] for spec in self.conditions.values())
+        return sum(math.prod(shape_of(spec)) for spec in self.conditions.values())
 
     def fit(self) -> Descriptions:
         """The same with the hashes of the encoders."""
@@ -151,6 +153,12 @@ class Descriptions:
                 "all, or one for each",
             )
             found = encoder.encode(list(one) if each else [one])
+            for leaf in found.values():
+                require(
+                    len(leaf) in (1, n),
+                    f"{len(leaf)} values were given as the condition {name!r} of {n} samples; give one for all, or one "
+                    "for each",
+                )
             made |= {_full(name, k): leaf if each else leaf.expand(n, *leaf.shape[1:]) for k, leaf in found.items()}
         return made
 
@@ -179,6 +187,11 @@ class Descriptions:
             "metadata.csv or metadata.jsonl",
         )
         return columns.values[wanted]
+
+
+def shape_of(spec: Mapping[str, int]) -> tuple[int, ...]:
+    """The shape of a condition of numbers without the batch, by its description."""
+    return tuple(n for key, n in spec.items() if key not in FREE)
 
 
 def described(given: ConditionEncoder | Mapping[str, ConditionEncoder] | None) -> Descriptions | None:

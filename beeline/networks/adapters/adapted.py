@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from beeline.core.declared import Stages
 from beeline.core.errors import require
 from beeline.core.types import Cond, map_cond
-from beeline.networks.adapters.amounts import TIME, Amount
+from beeline.networks.adapters.amounts import TIME, Amount, Apart
 from beeline.networks.adapters.delta import Delta, LoRA, change_layers, changed_layers, settle_changes
 from beeline.networks.adapters.inside import Reparametrized, with_backbone
 
@@ -105,7 +105,8 @@ class Adapted(Reparametrized):
         made.settings["amount"] = amount
         for layer in changed_layers(made.field).values():
             last: Any = layer.changes[-1]
-            last.amount = amount
+            if not isinstance(last.amount, Apart):  # of a control inside
+                last.amount = amount
         return made
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from contextvars import ContextVar
 from typing import ClassVar, Protocol
 
@@ -71,6 +72,34 @@ class Window(Amount):
 
     def of(self, layer: str, t: float) -> float:
         return self.inside if self.start <= t <= self.end else self.outside
+
+
+PART: ContextVar[str] = ContextVar("part of an evaluation with changes of its own", default="")
+
+
+@contextlib.contextmanager
+def part(name: str) -> Iterator[None]:
+    """Context manager: changes that are ``Apart`` with this name act inside, in this thread."""
+    token = PART.set(name)
+    try:
+        yield
+    finally:
+        PART.reset(token)
+
+
+@dataclass(frozen=True)
+class Apart(Amount):
+    """A delta that acts in one part of an evaluation alone, such as on the tokens of a hint; it is never merged.
+
+    >>> Apart("edges").of("out", 0.0)
+    0.0
+    """
+
+    name: str
+    timed: ClassVar[bool] = False
+
+    def of(self, layer: str, t: float) -> float:
+        return float(PART.get() == self.name)
 
 
 def amount_of(amount: float | Amount, layer: str) -> float:

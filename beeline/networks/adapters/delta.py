@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from beeline.core.declared import stacks_of
 from beeline.core.errors import nearest, require
 from beeline.core.ranges import Count, Positive, dataclass
-from beeline.networks.adapters.amounts import Amount, amount_of, fits
+from beeline.networks.adapters.amounts import Amount, Apart, amount_of, fits
 from beeline.networks.adapters.recast import recast, replaced, without
 
 LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)  # whose weights [out, in, ...] are matrices [out, in]
@@ -189,6 +189,11 @@ def settle_changes(network: nn.Module) -> None:
             f"adapters were to be merged into the layer {name!r}, whose weight is stored in few bits: the result would "
             "be rounded anew; keep the adapter beside it, or merge into the network before it was compressed and "
             "compress the result",
+        )
+        require(
+            not any(isinstance(change.amount, Apart) for change in layer.changes),
+            f"adapters were to be merged into the layer {name!r}, which a control changes for the tokens of its hint "
+            "alone; keep the adapter beside it, or merge into the network without the control",
         )
         made = without(layer, Changed)
         made._parameters["weight"] = nn.Parameter(layer.weight.detach())

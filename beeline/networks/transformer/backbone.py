@@ -20,7 +20,7 @@ from beeline.networks.inference.joins import Join
 from beeline.networks.patches import from_patches, to_patches
 from beeline.networks.transformer.blocks import AdaLNZero, Modulation, OfTime, PreNorm, Sizes, Wiring
 from beeline.networks.transformer.feeds import Feed, FeedForward
-from beeline.networks.transformer.layout import Asked, Layout, ReadsNull, asked
+from beeline.networks.transformer.layout import NO_CHANGE, After, Asked, Layout, ReadsNull, asked
 from beeline.networks.transformer.mixers import Attention, CoreMixer, Mixer
 from beeline.networks.transformer.plans.plan import Plain, Plan
 from beeline.networks.transformer.positions import Positions, SinCos
@@ -172,9 +172,10 @@ class FlowTransformer(Declaring):
 
     def forward(self, x: Tensor, t: Tensor, cond: Cond = None, s: Tensor | None = None) -> Tensor:
         what = asked()
-        return self.run(self.begun(x, t, cond, s, what), what)
+        stages, after = what.control(self.begun(x, t, cond, s, what))
+        return self.run(stages, what, after)
 
-    def run(self, stages: Stages, what: Asked) -> Tensor:
+    def run(self, stages: Stages, what: Asked, after: After = NO_CHANGE) -> Tensor:
         """The output of a forward pass that was begun: the one loop over blocks."""
         (h, told, out), made = stages, what.part.visits
         notes: dict[str, Tensor] = {}  # of all visits by "stack.number.name"
@@ -189,6 +190,8 @@ class FlowTransformer(Declaring):
                 if what.notes is not None:
                     h, found = h
                     notes |= {f"{name}.{key}": value for key, value in found.items()}
+                if k in after:
+                    h = after[k](h, told[-1][1].tokens)
             if k < half:
                 saved.append(h)
         if what.notes is not None:

@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - its usual name
 from torch import Tensor, nn
 
+from beeline.core.declared import Stages
+
 Notes: TypeAlias = Mapping[str, Tensor]
 """Scalars of a forward pass by name, such as the balance of experts: terms of a loss, or for the log."""
 
@@ -43,11 +45,26 @@ class Part:
 WHOLE = Part()
 
 
+After: TypeAlias = Mapping[int, Callable[[Tensor, int], Tensor]]
+"""By the number of a visit: (tokens [B,N,D] after it, number of tokens of the datum) -> changed tokens."""
+
+
+ControlOf: TypeAlias = Callable[[Stages], tuple[Stages, After]]
+"""Changes a forward pass that was begun, and says what is changed after visits."""
+
+NO_CHANGE: After = {}
+
+
+def _unchanged(stages: Stages) -> tuple[Stages, After]:
+    return stages, NO_CHANGE
+
+
 class Asked(NamedTuple):
     """What is asked of the flow transformers of a thread, beside their output."""
 
     notes: list[Notes] | None = None  # where a forward pass adds its notes
     part: Part = WHOLE
+    control: ControlOf = _unchanged  # changes a forward pass that was begun
 
 
 _ASKED: ContextVar[Asked] = ContextVar("what is asked of transformers", default=Asked())  # noqa: B039 - a tuple
@@ -69,6 +86,11 @@ def collected_notes() -> Iterator[list[Notes]]:
         yield notes
 
 
+def controlling(control: ControlOf) -> contextlib.AbstractContextManager[None]:
+    """Context manager: forward passes of flow transformers inside, in this thread, are changed after they are begun."""
+    return _asking(asked()._replace(control=control))
+
+
 def subnetwork(part: Part) -> contextlib.AbstractContextManager[None]:
     """Context manager: flow transformers inside, in this thread, are evaluated with a part of their weights."""
     return _asking(asked()._replace(part=part))
@@ -85,6 +107,21 @@ def _asking(what: Asked) -> Iterator[None]:
 
 class ReadsNull(nn.Module):
     """Base of modules that read ``Layout.null``, which a network computes for these alone."""
+
+
+class HintKeys(NamedTuple):
+    """Keys and values [B,H,M,d] of a hint, which all queries see beside those of the network.
+
+    mixed = mix(q, k, v) + gain (mix(q, [k, k_hint], [v, v_hint]) - mix(q, k, v))
+    """
+
+    k: Tensor
+    v: Tensor
+    gain: Tensor  # [] or [B,1,1,1]
+
+    def of_rows(self, rows: Tensor) -> HintKeys:
+        """Those of some rows of the batch."""
+        return HintKeys(self.k[rows], self.v[rows], self.gain[rows] if self.gain.ndim else self.gain)
 
 
 class Layout(NamedTuple):
@@ -104,6 +141,8 @@ class Layout(NamedTuple):
     segments: Tensor | None = None  # [B,N] the datum of every token of rows that hold several, -1 for none
     sizes: Tensor | None = None  # [B, tokens of the datum] how many tokens each stands for; None for one
     gather: Callable[[Tensor], Tensor] | None = None  # [B,H,n,d] of this process -> of the tokens of all processes
+    hints: tuple[HintKeys, ...] = ()  # which the queries of the first attention of a block see too
+    heard: list[tuple[Tensor, Tensor]] | None = None  # where that attention adds its keys and values
 
     @property
     def tokens(self) -> int:
@@ -132,7 +171,8 @@ class Layout(NamedTuple):
         """The layout of some rows of the batch."""
         keep, null, sizes = (None if value is None else value[rows] for value in (self.keep, self.null, self.sizes))
         turn = self.turn if self.turn is None or self.turn.ndim == 3 else self.turn[rows]
-        return self._replace(keep=keep, null=null, sizes=sizes, turn=turn, part=self.part.of_rows(rows))
+        part, hints = self.part.of_rows(rows), tuple(hint.of_rows(rows) for hint in self.hints)
+        return self._replace(keep=keep, null=null, sizes=sizes, turn=turn, part=part, hints=hints)
 
     def of_tokens(self, index: Tensor) -> Layout:
         """The layout of some tokens of the datum, [M] for all rows or [B,M], in one axis, and of all other tokens."""
@@ -154,6 +194,10 @@ class Layout(NamedTuple):
         if keep is not None:  # those of the datum may all be seen
             keep = torch.cat([keep.new_ones(len(keep), count), keep[:, n:]], 1)
         return k, v, self._replace(keep=keep, grid=(count,))
+
+    def wider(self, more: int) -> Layout:
+        """The layout of keys with so many more after them, which all queries may see."""
+        return self if self.keep is None else self._replace(keep=F.pad(self.keep, (0, more), value=True))
 
     def turned(self, q: Tensor) -> Tensor:
         """Queries or keys [B,H,N,d] turned by their positions; tokens after those of the table stay as they are.

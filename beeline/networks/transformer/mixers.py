@@ -74,6 +74,19 @@ class OneStream(ABC):
         )
 
 
+def mixed(core: Core, q: Tensor, k: Tensor, v: Tensor, layout: Layout) -> Tensor:
+    """The mixed values [B,H,N,d] of queries, keys and values before their turning, with those of hints."""
+    q, k = layout.turned(q), layout.turned(k)
+    if layout.heard is not None:
+        layout.heard.append((k, v))
+    k, v, seen = layout.seen(k, v)
+    out = own = core(q, k, v, seen)
+    for hint in layout.hints:
+        both = torch.cat([k, hint.k], 2), torch.cat([v, hint.v], 2)
+        out = torch.addcmul(out, hint.gain, core(q, *both, seen.wider(hint.k.shape[2])) - own)
+    return layout.part.heads(out)
+
+
 class Mixed(SelfAttention):
     """Multi-head mixing by any core."""
 
@@ -82,9 +95,7 @@ class Mixed(SelfAttention):
         self.core = core
 
     def forward(self, x: Tensor, layout: Layout) -> Tensor:  # type: ignore[override]
-        q, k, v = self.divided(x)
-        k, v, seen = layout.seen(layout.turned(k), v)
-        return self.joined(layout.part.heads(self.core(layout.turned(q), k, v, seen)))
+        return self.joined(mixed(self.core, *self.divided(x), layout))
 
 
 class Joint(nn.Module):
@@ -106,9 +117,7 @@ class Joint(nn.Module):
             torch.cat(some, 2)
             for some in zip(*(m.divided(u) for m, u in zip(own, parts, strict=True)), strict=True)  # type: ignore[operator]
         )
-        k, v, seen = layout.seen(layout.turned(k), v)
-        mixed = layout.part.heads(self.core(layout.turned(q), k, v, seen))
-        pieces = mixed.split([u.shape[1] for u in parts], 2)
+        pieces = mixed(self.core, q, k, v, layout).split([u.shape[1] for u in parts], 2)
         return [m.joined(piece) for m, piece in zip(own, pieces, strict=True)]  # type: ignore[operator]
 
 

@@ -127,4 +127,5 @@ class DualJointBlock(JointBlock):
 
     def between(self, u: Tensor, before: Tensor, e: Tensor, layout: Layout) -> Tensor:
         shift, scale, gate = layout.spread(self.again(e)).chunk(3, -1)
-        return torch.addcmul(u, gate, self.own(modulated(before, shift, scale), layout._replace(keep=None)))
+        alone = layout._replace(keep=None, hints=(), heard=None)
+        return torch.addcmul(u, gate, self.own(modulated(before, shift, scale), alone))

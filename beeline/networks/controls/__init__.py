@@ -1,0 +1,1 @@
+"""Controls: pictures that say what a flow transformer shall give."""
