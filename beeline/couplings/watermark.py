@@ -13,6 +13,7 @@ from beeline.core.ranges import dataclass
 from beeline.core.rng import Rng
 
 SMALLEST = 4  # rows and columns
+LARGE = 1e4  # of a noncentral chi-square, which is nearly normal beyond
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,11 @@ class TreeRing:
         far = float(wanted[inside].square().sum()) / scale.square()
         # every coefficient and its conjugate are two real numbers with half of the variance each
         freedom = int(inside.sum())
-        return torch.as_tensor(ncx2.cdf(near.numpy(), freedom, far.numpy()), dtype=torch.float64)
+        spread = (2 * (freedom + 2 * far)).sqrt()
+        normal = torch.special.ndtr((near - freedom - far) / spread)  # for large values, whose series is long
+        small = (far < LARGE) & (near < LARGE)
+        normal[small] = torch.as_tensor(ncx2.cdf(near[small].numpy(), freedom, far[small].numpy()))
+        return normal
 
     def check(self, shape: tuple[int, ...]) -> None:
         """Refuse data of a shape [C,H,W] that is too small for the rings."""

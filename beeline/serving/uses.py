@@ -17,6 +17,7 @@ from beeline.density.likelihood import Hutchinson, bits_per_dimension, log_prob
 from beeline.runs.bundle import Bundle
 from beeline.runs.editing.edit import Settings, edit_given, editable
 from beeline.runs.editing.inputs import Given, inputs
+from beeline.runs.scoring import has_trajectories
 from beeline.sampling.editing.regions import GivenRegion
 from beeline.serving.given import given, marked, raw_bytes
 from beeline.serving.requests import Models, Requested, SamplerRequest, component
@@ -98,6 +99,11 @@ class ScoreRequest(WithData):
     def work(self, service: Models) -> Work:
         """The likelihoods, checked as far as they can be without a run."""
         bundle = service.model(self.model).bundle
+        require(
+            has_trajectories(bundle) and bundle.flow.source.gaussian,
+            "this model has no likelihood: it is a student that jumps to the data, or starts from no noise; use its "
+            "teacher",
+        )
         found = inputs(bundle.modality, bundle, given(bundle.modality, self.data))
         bundle.condition(self.condition, len(found.x))
 

@@ -32,6 +32,13 @@ def test_p_values_of_noise_are_uniform_and_those_of_marks_vanish(seed, size):
     assert torch.equal(marked[:, 0], noise[:, 0]), "other channels stay as they are"
 
 
+def test_p_values_of_states_that_are_far_from_noise():
+    """A poor inversion leaves hardly any coefficient outside of the rings, which makes the statistic large."""
+    noise, mark = Rng(0).normal(torch.empty(4, 1, 16, 16)), TreeRing(3, 2)
+    found = mark.p_value(torch.cat([mark(noise * 1e-4), mark(noise * 1e-4) + 0.5 * noise, torch.ones(1, 1, 16, 16)]))
+    assert bool(((found[:8] >= 0) & (found[:8] <= 1)).all()) and float(found[:4].max()) < 1e-6
+
+
 def test_a_mark_leaves_the_power_of_noise():
     noise = Rng(0).normal(torch.empty(1, 1, 28, 28)).expand(400, -1, -1, -1)
     made = torch.cat([TreeRing(k)(noise[k : k + 1]) for k in range(400)])
