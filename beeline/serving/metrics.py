@@ -23,14 +23,15 @@ def lines(service: Service) -> Iterator[str]:
     yield from _one("beeline_running_requests", "gauge", "requests that run", running)
     yield "# HELP beeline_batch_rows rows of an evaluation that were asked for"
     yield "# TYPE beeline_batch_rows histogram"
-    for name, model in service.models.items():
-        batches, total = dict(model.evaluations.batches), 0
-        for size in model.evaluations.sizes:
-            total = sum(count for rows, count in batches.items() if rows <= size)
-            yield f'beeline_batch_rows_bucket{{model="{name}",le="{size}"}} {total}'
+    for host in {id(model.host): model.host for model in service.models.values()}.values():
+        name, batches, total = host.names[0], host.batches, sum(host.batches.values())
+        for size in host.sizes:
+            below = sum(count for n, count in batches.items() if n <= size)
+            yield f'beeline_batch_rows_bucket{{model="{name}",le="{size}"}} {below}'
         yield f'beeline_batch_rows_bucket{{model="{name}",le="+Inf"}} {total}'
-        yield f'beeline_batch_rows_sum{{model="{name}"}} {model.evaluations.rows}'
+        yield f'beeline_batch_rows_sum{{model="{name}"}} {sum(n * count for n, count in batches.items())}'
         yield f'beeline_batch_rows_count{{model="{name}"}} {total}'
+    yield from _one("beeline_loaded_models", "gauge", "networks that are loaded", service.residents.loaded)
 
 
 def _one(name: str, kind: str, meaning: str, value: float) -> Iterator[str]:

@@ -97,6 +97,13 @@ class SampleRequest(Requested):
     seeds: list[Annotated[int, Field(ge=0, lt=2**62)]] | None = None
     condition: Any = None
     sampler: SamplerRequest | None = None
+    adapters: (
+        Annotated[
+            dict[str, Annotated[float, Field(ge=-4, le=4)]],
+            Field(description="amounts of served bundles that were adapted from the model, by name"),
+        ]
+        | None
+    ) = None
 
     @property
     def rows(self) -> int:
@@ -105,9 +112,11 @@ class SampleRequest(Requested):
 
     def work(self, service: Models) -> Work:
         """Samples, which share runs with those of others."""
-        usual = service.model(self.model).bundle.sampler
+        model = service.model(self.model)
+        usual = model.bundle.sampler
         sampler = usual if self.sampler is None else self.sampler.changed(usual)
-        return service.drawing(self.model, self.drawn(), self.condition, sampler)
+        drawing = service.drawing(self.model, self.drawn(), self.condition, sampler)
+        return dataclasses.replace(drawing, amounts=model.amounts(self.adapters))
 
     def settled(self) -> SampleRequest:
         """With a seed."""

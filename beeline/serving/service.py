@@ -6,27 +6,22 @@ import threading
 import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
 
-from beeline.core.declared import is_map
 from beeline.core.errors import nearest, require
-from beeline.core.rng import Rng
-from beeline.core.types import Cond, map_cond
-from beeline.data.described.descriptions import shape_of
 from beeline.runs.bundle import Bundle
 from beeline.sampling.sampler import Sampler
-from beeline.serving.evaluations import Evaluations, Shared, equal_sizes
+from beeline.serving.hosting.models import hosted
+from beeline.serving.hosting.residents import Residents
 from beeline.serving.jobs import Job, Queue, State
 from beeline.serving.metrics import lines
 from beeline.serving.requests import Requested
 from beeline.serving.works import CancelledError, Drawing, Model, Result, Task, Work
 
 KEPT = 256  # jobs that have ended, whose results can still be fetched
-FEW = 4  # rows by which the time of an evaluation is measured
 IDLE = 0.2  # seconds after which threads look whether the service ends
 
 
@@ -43,6 +38,7 @@ class Limits:
     waiting: int = 4096  # samples in the queue
     runs: int = 4  # that evaluate at the same time
     kept: float = 600.0  # seconds for which results are kept
+    resident: int | None = None  # networks that are loaded at the same time; None: all of them
 
 
 class Service:
@@ -52,17 +48,25 @@ class Service:
     batch, because evaluations have sizes whose bits are equal.
     """
 
-    def __init__(self, bundles: Mapping[str, Bundle], limits: Limits | None = None):
+    def __init__(
+        self,
+        bundles: Mapping[str, Bundle],
+        limits: Limits | None = None,
+        devices: Sequence[str | torch.device] = (),
+    ):
+        """``bundles`` are asked for a bundle again when it was unloaded; every device gets a copy of every network."""
         require(bool(bundles), "no bundle was given to serve; give the directory of one or more")
         self.limits = limits or Limits()
-        self.models = {name: _model(name, bundle, self.limits.batch) for name, bundle in bundles.items()}
+        self.residents = Residents(self.limits.resident)
+        self.models = hosted(bundles, self.residents, self.limits.batch, devices)
         self.queue = Queue(self.limits.waiting)
         self.jobs: OrderedDict[str, Job] = OrderedDict()
         self.counted: Counter[str] = Counter()  # of requests by state
         self.seconds = 0.0  # of all jobs from request to end
         self._closed, self._lock = threading.Event(), threading.Lock()
         self._threads = [
-            threading.Thread(target=self._work, name=f"run {i}", daemon=True) for i in range(self.limits.runs)
+            threading.Thread(target=self._work, name=f"run {i}", daemon=True)
+            for i in range(self.limits.runs * max(1, len(devices)))
         ]
         for thread in self._threads:
             thread.start()
@@ -81,9 +85,14 @@ class Service:
         found, n = self.model(model), len(seeds)
         self._check_size(n)
         bundle = found.bundle
-        cond = bundle.condition(condition, n)
-        cond = map_cond(lambda leaf: leaf.to(bundle.device), cond)
-        return Drawing(found.name, tuple(seeds), condition, cond, sampler or bundle.sampler)
+        return Drawing(
+            found.name,
+            tuple(seeds),
+            condition,
+            bundle.condition(condition, n),
+            sampler or bundle.sampler,
+            found.amounts(),
+        )
 
     def task(self, model: str | None, rows: int, call: Callable[[Bundle], Result]) -> Task:
         """A call on a model for ``rows`` data, checked."""
@@ -140,8 +149,7 @@ class Service:
                 self.cancel(job)
         for thread in self._threads:
             thread.join()
-        for model in self.models.values():
-            model.evaluations.close()
+        self.residents.close()
 
     def _forget(self) -> None:
         """Remove results that are old or too many."""
@@ -164,7 +172,8 @@ class Service:
         for job in jobs:
             job.to(State.RUNNING)
         try:
-            results = first.together([job.work for job in jobs], jobs, self.models[first.model], self.limits.batch)
+            with self.models[first.model].use() as replica:
+                results = first.together([job.work for job in jobs], jobs, replica, self.limits.batch)
         except CancelledError:
             return
         except Exception as error:
@@ -179,47 +188,3 @@ class Service:
             job.to(State.DONE, result)
             self.counted["done"] += 1
             self.seconds += time.monotonic() - job.created
-
-
-def _model(name: str, bundle: Bundle, most: int) -> Model:
-    """A bundle with shared evaluations of sizes that give equal bits."""
-    field = bundle.flow.field
-    require(
-        isinstance(field, nn.Module) and bundle.modality is not None,
-        f"{name} has no network of its own, or does not know its data; serve a bundle that training left",
-    )
-    rng = Rng(0).fork("sizes")
-    like = torch.empty(most, *bundle.modality.shape, device=bundle.device)
-    x = rng.normal(like)
-    t = rng.fork("t").uniform(most, like)
-    cond = probe_conditions(bundle, most)
-    rows = affordable(field, x, t, cond)
-    few = map_cond(lambda leaf: leaf[:rows], cond)
-    sizes, difference = equal_sizes(field, x[:rows], t[:rows], few, rows)
-    evaluations = Evaluations(field, sizes)
-    shared = replace(bundle, flow=replace(bundle.flow, field=Shared(field, evaluations).eval()))
-    return Model(name, bundle, shared, evaluations, difference)
-
-
-@torch.no_grad()
-def affordable(field: nn.Module, x: Tensor, t: Tensor, cond: Cond) -> int:
-    """As many of the rows ``x`` as the network evaluates in about a second, and at least some."""
-    more = (t[:FEW],) if is_map(field) else ()
-    arguments = (x[:FEW], t[:FEW], map_cond(lambda leaf: leaf[:FEW], cond), *more)
-    field(*arguments)  # the first call also prepares
-    begin = time.perf_counter()
-    field(*arguments)
-    seconds = max(time.perf_counter() - begin, 1e-6)
-    return min(len(x), max(FEW, int(FEW / seconds)))
-
-
-def probe_conditions(bundle: Bundle, n: int) -> Any:
-    """Conditions of any values for ``n`` rows, for a network that needs some."""
-    known = bundle.modality.conditions
-    made = {
-        key: torch.arange(n, device=bundle.device) % spec["classes"]
-        if "classes" in spec
-        else torch.ones(n, *shape_of(spec), device=bundle.device)
-        for key, spec in known.items()
-    }
-    return made or None

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import copy
-import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -15,7 +13,8 @@ from torch import Tensor
 from beeline.core.types import Cond, leaves, map_cond
 from beeline.runs.bundle import Bundle
 from beeline.sampling.sampler import Sampler
-from beeline.serving.evaluations import Evaluations
+from beeline.serving.hosting.hosts import Host, Replica
+from beeline.serving.hosting.residents import Residents
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,20 +22,17 @@ class Model:
     """A bundle that is served."""
 
     name: str
-    bundle: Bundle  # as it was loaded
-    shared: Bundle  # the same with shared evaluations
-    evaluations: Evaluations
-    difference: float  # of a row between batches of any sizes; 0 between those that are used
-    _lock: threading.Lock = field(default_factory=threading.Lock)
-    _copies: list[Bundle] = field(default_factory=list)
+    bundle: Bundle  # as it was loaded, on no device where its weights are not always there
+    host: Host
+    residents: Residents
 
-    @contextlib.contextmanager
-    def alone(self) -> Iterator[Bundle]:
-        """A copy of the bundle for one user at a time: edits change its network for the time of a run."""
-        with self._lock:
-            if not self._copies:
-                self._copies.append(copy.deepcopy(self.bundle))
-            yield self._copies[0]
+    def use(self) -> contextlib.AbstractContextManager[Replica]:
+        """Its network on a device, loaded, for one run."""
+        return self.residents.use(self.host)
+
+    def amounts(self, adapters: Mapping[str, float] | None = None) -> tuple[float, ...]:
+        """What it takes of the changes of its network, and the amounts of more of them; ValueError for unknown ones."""
+        return self.host.amounts(self.name, adapters or {})
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,7 +74,7 @@ class Work(Protocol):
         """What works of one run have in common."""
         ...
 
-    def together(self, works: Sequence[Any], jobs: Sequence[Told], model: Model, most: int) -> list[Result]:
+    def together(self, works: Sequence[Any], jobs: Sequence[Told], replica: Replica, most: int) -> list[Result]:
         """The results of works of this kind in one run of batches of at most ``most`` rows.
 
         Raises CancelledError as soon as nobody waits for any of them.
@@ -99,6 +95,7 @@ class Drawing:
     given: Any  # the condition in the user's form
     cond: Cond  # the same for the network, [n,...]
     sampler: Sampler
+    amounts: tuple[float, ...] = ()  # of low-rank changes of the network
 
     @property
     def rows(self) -> int:
@@ -107,12 +104,17 @@ class Drawing:
 
     @property
     def kind(self) -> tuple[Any, ...]:
-        """The model, the form of the condition and the sampler."""
-        return (self.model, self.sampler, *[(name, leaf.shape[1:], leaf.dtype) for name, leaf in leaves(self.cond)])
+        """The model, the form of the condition, the sampler and the changes."""
+        return (
+            self.model,
+            self.sampler,
+            self.amounts,
+            *[(name, leaf.shape[1:], leaf.dtype) for name, leaf in leaves(self.cond)],
+        )
 
-    def together(self, works: Sequence[Drawing], jobs: Sequence[Told], model: Model, most: int) -> list[Result]:
+    def together(self, works: Sequence[Drawing], jobs: Sequence[Told], replica: Replica, most: int) -> list[Result]:
         """One run for all rows."""
-        bundle, counts = model.shared, [work.rows for work in works]
+        bundle, counts = replica.shared(self.model, self.amounts), [work.rows for work in works]
         seeds = [seed for work in works for seed in work.seeds]
         cond = map_cond(lambda *parts: torch.cat(parts), *(work.cond for work in works))
 
@@ -124,7 +126,7 @@ class Drawing:
 
         how = self.sampler.seeded(seeds, 0)
         whole = len(seeds) <= most  # previews need all rows at once
-        with model.evaluations.run():
+        with replica.evaluations.run():
             made = bundle.draw(bundle.start(seeds), cond, sampler=how, batch_size=most, watch=watch if whole else None)
         return [work._result(bundle, part) for work, part in zip(works, made.cpu().split(counts), strict=True)]
 
@@ -147,7 +149,7 @@ class Task:
         """Of its own."""
         return (self,)
 
-    def together(self, works: Sequence[Task], jobs: Sequence[Told], model: Model, most: int) -> list[Result]:
+    def together(self, works: Sequence[Task], jobs: Sequence[Told], replica: Replica, most: int) -> list[Result]:
         """The results, one after another."""
-        with model.alone() as bundle:
+        with replica.alone(self.model) as bundle:
             return [work.call(bundle) for work in works]

@@ -9,7 +9,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections import Counter
 
 import numpy as np
 import pytest
@@ -26,7 +25,7 @@ from beeline.runs.editing.watermarks import watermarked
 from beeline.sampling.guidance.guide import CFG
 from beeline.sampling.sampler import Sampler
 from beeline.serving.answers import accepted
-from beeline.serving.evaluations import Evaluations, equal_sizes
+from beeline.serving.hosting.evaluations import Evaluations, equal_sizes
 from beeline.serving.jobs import Job, Queue, QueueFullError, State
 from beeline.serving.keys import Keys, hashed
 from beeline.serving.requests import component
@@ -67,11 +66,11 @@ def test_a_sample_has_the_same_bits_alone_and_beside_others(service, bundle):
         job = service.submit(drawing)
         assert job.wait(60) and job.state is State.DONE, job.error
         alone.append(job.result.raw.pixels)
-    before = Counter(service.model(None).evaluations.batches)
+    before = service.model(None).host.batches
     jobs = [service.submit(drawing, key=str(k % 3)) for k, drawing in enumerate(every)]
     assert all(job.wait(120) for job in jobs)
     assert all(np.array_equal(job.result.raw.pixels, wanted) for job, wanted in zip(jobs, alone, strict=True))
-    later = service.model(None).evaluations.batches - before
+    later = service.model(None).host.batches - before
     assert max(later) > 4, "rows of several requests share batches"
     assert jobs[0].result.raw.labels.tolist() == [0, 0]
 

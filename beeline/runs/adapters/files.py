@@ -49,7 +49,7 @@ def export(network: nn.Module, path: str | Path, dialect: Dialect | None = None,
     tensors: dict[str, Tensor] = {}
     ranks: dict[str, int] = {}
     for full, layer in changed_layers(net).items():
-        name = _plain(full, net)
+        name = plain_name(full, net)
         change, length = change_of(layer, rank)
         ranks[name] = change.rank
         tensors |= dialect.tensors(name, change, layer.own.shape, length)
@@ -77,7 +77,7 @@ def change_of(layer: Changed, rank: int | None = None) -> tuple[Factors, Tensor 
     return Factors(made.up.float(), made.down.float()), None
 
 
-def _plain(name: str, net: nn.Module) -> str:
+def plain_name(name: str, net: nn.Module) -> str:
     """The name of a layer in the network inside the adapters."""
     while isinstance(net, Adapted):
         name, net = name.removeprefix("field."), net.field

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
+import torch
 from safetensors.torch import load, save
 
 from beeline.core.errors import BeelineError, require
@@ -38,10 +39,20 @@ class RedisService:
     requests as JSON, and their results as ``dumped`` gives them.
     """
 
-    def __init__(self, bundles: Mapping[str, Bundle], redis: RedisQueue, limits: Limits | None = None):
-        self.local = Service(bundles, limits)
+    def __init__(
+        self,
+        bundles: Mapping[str, Bundle],
+        redis: RedisQueue,
+        limits: Limits | None = None,
+        devices: Sequence[str | torch.device] = (),
+    ):
+        self.local = Service(bundles, limits, devices)
         self.redis = redis
-        self._lanes = {name: lane_of(name, bundle) for name, bundle in bundles.items()}
+        served = {name: (model.bundle, model.host.names[1:]) for name, model in self.models.items()}
+        self._lanes = {
+            name: "+".join([lane_of(name, bundle), *(lane_of(other, served[other][0]) for other in adapters)])
+            for name, (bundle, adapters) in served.items()
+        }
         self._asked: dict[str, Job] = {}  # jobs of this process's clients that have not ended
         self._had: dict[str, Job] = {}  # jobs that this process does
         self._watched: set[str] = set()  # those of them whose previews are wanted

@@ -50,6 +50,7 @@ def described(model: Model) -> dict[str, Any]:
         "steps": bundle.sampler.steps,
         "evaluations": bundle.sampler.evaluations,
         "weights": bundle.weights,
-        "batch_sizes": model.evaluations.sizes,
-        "difference": model.difference,
+        "batch_sizes": model.host.sizes,
+        "difference": model.host.difference,
+        "adapters": model.host.names[1:],
     }

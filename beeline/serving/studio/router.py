@@ -105,7 +105,9 @@ def studio(places: Mapping[str, str], keys: bool = False) -> Callable[[Served], 
 
 def offers(model: Model) -> dict[str, Any]:
     """What a model offers, as plain data."""
-    bundle, trial = model.bundle, Trial.of(model.bundle)
+    with model.use() as replica:  # its weights may not be loaded
+        bundle = replica.bundles[model.name]
+        trial = Trial.of(bundle)
     shown = view(bundle.modality)
     return {
         "id": model.name,

@@ -21,8 +21,8 @@ from beeline.sampling.editing.outcome import edited
 from beeline.sampling.editing.regions import GivenRegion
 from beeline.sampling.guidance.guide import CFG
 from beeline.sampling.sampler import Sampler
+from beeline.serving.hosting.hosts import probe_conditions
 from beeline.serving.requests import holds_text
-from beeline.serving.service import probe_conditions
 from beeline.solvers.runge_kutta import EULER
 
 MOST = 32  # evaluations that the page compares

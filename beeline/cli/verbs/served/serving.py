@@ -7,6 +7,7 @@ import logging
 import signal
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -46,17 +47,26 @@ def serve(
         bool, typer.Option("--page", help="Also serve the studio: a web page to draw, compare and edit.")
     ] = False,
     device: Dev = AUTO,
+    devices: Annotated[
+        str | None,
+        typer.Option(metavar="DEVICE,...", help="Devices with a copy of each network, as cuda:0,cuda:1."),
+    ] = None,
+    resident: Annotated[
+        int | None, typer.Option(min=1, help="Most networks that are loaded; others are loaded when they are used.")
+    ] = None,
 ) -> None:
     """Serve bundles over HTTP: samples of several requests share batches, and do not depend on each other."""
     from beeline.core.errors import extra, require
-    from beeline.runs.bundle import load
+    from beeline.runs.bundle import Bundle, load
     from beeline.runs.editing.watermarks import secret_of, watermarked
     from beeline.runs.scoring import labels_of
 
-    where = check_device(device)  # before any work
+    several = [] if devices is None else [check_device(name.strip()) for name in devices.split(",")]
+    where = several[0] if several else check_device(device)  # before any work
     uvicorn: Any = extra("uvicorn", "serve")
     extra("fastapi", "serve")
     from beeline.serving.app import app
+    from beeline.serving.hosting.places import Places
     from beeline.serving.keys import Keys
     from beeline.serving.logs import Log
     from beeline.serving.rates import Rates
@@ -71,14 +81,19 @@ def serve(
     )
     shared = None if queue is None else _shared(queue, waiting, lease)
     mark = None if watermark is None else secret_of(watermark)
-    loaded = {name: load(bundle, device=where) for name, bundle in zip(labels_of(bundles), bundles, strict=True)}
-    if mark is not None:
-        loaded = {name: watermarked(bundle, mark) for name, bundle in loaded.items()}
-    limits = Limits(batch=batch, waiting=waiting, samples=samples)
-    service: Any = Service(loaded, limits) if shared is None else shared(loaded, limits)
-    places = dict(zip(loaded, bundles, strict=True)) if mark is None else {}  # commands draw without a watermark
-    more = (studio(places, keys is not None),) if page else ()
-    print(f"serving {', '.join(loaded)} on http://{host}:{port}{'/' if page else ''}", file=sys.stderr)
+
+    def loaded(place: str) -> Bundle:
+        bundle = load(place, device=where)
+        return bundle if mark is None else watermarked(bundle, mark)
+
+    places = dict(zip(labels_of(bundles), bundles, strict=True))
+    limits = Limits(batch=batch, waiting=waiting, samples=samples, resident=resident)
+    service: Any = (shared or Service)(
+        Places({name: partial(loaded, place) for name, place in places.items()}), limits, several
+    )
+    named = places if mark is None else {}  # commands draw without a watermark
+    more = (studio(named, keys is not None),) if page else ()
+    print(f"serving {', '.join(places)} on http://{host}:{port}{'/' if page else ''}", file=sys.stderr)
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
     served = Served(service, limit, None if rate is None else Rates(rate), provenance)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # uvicorn raises it again after the last request
@@ -96,4 +111,4 @@ def _shared(url: str, waiting: int, lease: float) -> Callable[..., Any]:
     from beeline.serving.redis.service import RedisService
 
     queue = RedisQueue(url, waiting, lease)
-    return lambda bundles, limits: RedisService(bundles, queue, limits)
+    return lambda bundles, limits, devices: RedisService(bundles, queue, limits, devices)

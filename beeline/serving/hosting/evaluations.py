@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from beeline.core.declared import Wrapping, is_map
 from beeline.core.types import Cond, leaves, map_cond
+from beeline.serving.hosting.deltas import Amounts
 
 WINDOW = 0.002  # seconds that a batch waits for runs that are between two evaluations
 CANDIDATES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
@@ -28,6 +29,7 @@ class Asked:
     t: Tensor
     cond: Cond
     s: Tensor | None
+    amounts: Tensor | None = None  # [B,K] of low-rank changes
     found: Future[Tensor] = field(default_factory=Future)
 
     @property
@@ -41,11 +43,12 @@ class Evaluations:
     """Evaluates a network for the threads of several runs, whose rows share batches.
 
     A batch has one of ``sizes`` rows and is filled by repeating its first row.  For sizes that give the same bits,
-    which ``equal_sizes`` finds, a row does not depend on the others.
+    which ``equal_sizes`` finds, a row does not depend on the others.  ``amounts`` are those of the network that take
+    what a row says, where it has low-rank changes.
     """
 
-    def __init__(self, network: nn.Module, sizes: Sequence[int]):
-        self.network, self.sizes = network, sorted(sizes)
+    def __init__(self, network: nn.Module, sizes: Sequence[int], amounts: Amounts | None = None):
+        self.network, self.sizes, self.amounts = network, sorted(sizes), amounts
         self.batches: Counter[int] = Counter()  # number of batches by the rows that were asked for
         self.rows = 0  # evaluated, without those that fill batches
         self._waiting: list[Asked] = []
@@ -65,9 +68,9 @@ class Evaluations:
                 self._runs -= 1
                 self._changed.notify_all()
 
-    def __call__(self, x: Tensor, t: Tensor, cond: Cond, s: Tensor | None) -> Tensor:
+    def __call__(self, x: Tensor, t: Tensor, cond: Cond, s: Tensor | None, amounts: Tensor | None = None) -> Tensor:
         """The output of the network, after the evaluation of a batch that holds these rows."""
-        asked = Asked(x, t, cond, s)
+        asked = Asked(x, t, cond, s, amounts)
         with self._changed:
             self._waiting.append(asked)
             self._changed.notify_all()
@@ -119,6 +122,7 @@ class Evaluations:
         whole = torch.cat([asked.x for asked in batch]), torch.cat([asked.t for asked in batch])
         cond = map_cond(lambda *parts: torch.cat(parts), *(asked.cond for asked in batch))
         s = None if batch[0].s is None else torch.cat([asked.s for asked in batch])  # type: ignore[misc]
+        amounts = None if self.amounts is None else torch.cat([self._amounts(asked) for asked in batch])
         out, n = [], len(whole[0])
         for start in range(0, n, self.sizes[-1]):
             rows = slice(start, min(n, start + self.sizes[-1]))
@@ -127,11 +131,17 @@ class Evaluations:
             filled = [_filled(part[rows], size) for part in whole]
             here = map_cond(lambda leaf, r=rows, k=size: _filled(leaf[r], k), cond)
             more = () if s is None else (_filled(s[rows], size),)
+            if self.amounts is not None and amounts is not None:
+                self.amounts.take(_filled(amounts[rows], size))
             out.append(self.network(*filled, here, *more)[:count])
             self.batches[count] += 1
         self.rows += n
         for asked, rows_of in zip(batch, torch.cat(out).split([len(asked.x) for asked in batch]), strict=True):
             asked.found.set_result(rows_of)
+
+    def _amounts(self, asked: Asked) -> Tensor:
+        assert self.amounts is not None
+        return torch.zeros(len(asked.x), self.amounts.count) if asked.amounts is None else asked.amounts
 
 
 def _filled(part: Tensor, size: int) -> Tensor:
@@ -140,32 +150,41 @@ def _filled(part: Tensor, size: int) -> Tensor:
 
 
 class Shared(Wrapping):
-    """A network whose evaluations are those of ``Evaluations``; with a graph it is evaluated by itself."""
+    """A network whose evaluations are those of ``Evaluations``; with a graph it is evaluated by itself.
 
-    def __init__(self, field: nn.Module, evaluations: Evaluations):
+    ``amounts`` are those of low-rank changes in all rows.
+    """
+
+    def __init__(self, field: nn.Module, evaluations: Evaluations, amounts: Sequence[float] = ()):
         super().__init__()
-        self.field, self.evaluations = field, evaluations
+        self.field, self.evaluations, self.amounts = field, evaluations, tuple(amounts)
 
     def forward(self, x: Tensor, t: Tensor, cond: Cond = None, s: Tensor | None = None) -> Tensor:
         if torch.is_grad_enabled():
             out: Tensor = self.field(x, t, cond) if s is None else self.field(x, t, cond, s)
             return out
-        return self.evaluations(x, t, cond, s)
+        amounts = torch.tensor(self.amounts).expand(len(x), -1) if any(self.amounts) else None
+        return self.evaluations(x, t, cond, s, amounts)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Shared:
         return self  # runs share the thread that evaluates
 
 
 @torch.no_grad()
-def equal_sizes(network: nn.Module, x: Tensor, t: Tensor, cond: Cond, most: int) -> tuple[list[int], float]:
+def equal_sizes(
+    network: nn.Module, x: Tensor, t: Tensor, cond: Cond, most: int, amounts: Amounts | None = None
+) -> tuple[list[int], float]:
     """The sizes of batches that give the bits of a batch of ``most`` rows, and the largest difference of other ones.
 
-    ``x`` [most,*S], ``t`` and ``cond`` are rows that differ.  Kernels choose their order of summation by the shape of a
-    batch, and for a given shape it is that of every row.
+    ``x`` [most,*S], ``t`` and ``cond`` are rows that differ; they take different ``amounts`` of every low-rank change.
+    Kernels choose their order of summation by the shape of a batch, and for a given shape it is that of every row.
     """
     maps = is_map(network)
+    taken = None if amounts is None else torch.linspace(0.5, 1.0, most)[:, None].expand(-1, amounts.count)
 
     def evaluated(rows: slice) -> Tensor:
+        if amounts is not None and taken is not None:
+            amounts.take(taken[rows])
         here = map_cond(lambda leaf: leaf[rows], cond)
         out: Tensor = network(x[rows], t[rows], here, t[rows]) if maps else network(x[rows], t[rows], here)
         return out

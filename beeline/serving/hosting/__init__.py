@@ -1,0 +1,1 @@
+"""Networks that are evaluated for several requests, models and devices."""
