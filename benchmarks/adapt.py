@@ -1,14 +1,15 @@
 """One flow, a new style, and every delta at about the same number of trained weights.
 
     python -m benchmarks.adapt --mnist FILE [--style inverted] [--only NAME ...]     measure the rows that are missing
+    python -m benchmarks.adapt --mnist FILE --long           train the best ones for two minutes, and all weights
     python -m benchmarks.adapt --page                        write the table of docs/guides/small.md, measure nothing
 
 A flow of MNIST digits is moved to digits of another style.  The settings and layers of every delta are those with which
 the number of its weights comes nearest to --share of those of the network.  Every row has the best of four learning
-rates, judged by the loss of short trainings; then it is trained for --steps steps, and some again for --seconds of
-processor time.  Styles can be undone, so that the Frechet distance to the new style is that of samples whose style is
-undone to the test digits, in the features of the classifier of the old style: it means the same as that of the flow
-before.
+rates, judged by the loss of short trainings; then it is trained for --steps steps, and with --long some again for
+--seconds of processor time.  Styles can be undone, so that the Frechet distance to the new style is that of samples
+whose style is undone to the test digits, in the features of the classifier of the old style: it means the same as that
+of the flow before.
 """
 
 from __future__ import annotations
@@ -81,7 +82,7 @@ class Row:
         return (max(within, key=lambda one: one[0]) if within else min(found, key=lambda one: one[0]))[1:]
 
 
-RANKS, ALL = (1, 2, 3), ((),)
+RANKS, ENDS, ALL = (1, 2, 3), ((".inp", ".out"),), ((),)
 ROWS = (
     Row("LoRA({})", RANKS), Row("DoRA({})", RANKS), Row("AdapterBias()"), Row("Hydra({}, 1)", RANKS),
     Row("Principal({})", RANKS), Row("Principal({}, largest=False)", RANKS), Row("Hadamard({})", RANKS),
@@ -89,7 +90,8 @@ ROWS = (
     Row("Fourier({})", (220, 225, 227, 230), PLACES[:1]), Row("SVFT({})", (0, 1, 2)),
     Row("Ether({}, both=False)", (4,)),
     Row("Reflections({})", (4,)), Row("MiSS({})", (1, 2, 4)), Row("PHM({})", (2, 4, 8)),
-    Row("Peft('HRA', {{'r': {}}})", (2, 4)), Row("Difference()"), Row("LoRA({})", (4,), ALL),
+    Row("Peft('HRA', {{'r': {}}})", (2, 4)), Row("LoRA({})", (16,), ENDS), Row("Difference()", (1,), ENDS),
+    Row("LoRA({})", (4,), ALL),
     Row("Difference()", (1,), ALL),
 )  # fmt: skip
 """What is measured; the last two are not at the wanted number of weights."""
@@ -193,36 +195,42 @@ def measure(options: Namespace) -> None:
     clock = time.process_time if torch.device(options.device).type == "cpu" else accelerated
     task = Task(world, replace(world.data, x1=do(world.data.x1)), undo, options.steps, clock)
     out = options.output or FILE
-    every = report.read(out).get("figures", {})
-    found = every.setdefault(options.style, {})
-    settings = {"parameters": trained(copied(world.teacher)), "share": options.share, "batch": BATCH,
-                "evaluations": SAMPLED, "samples": options.samples, "layers": PLACES[0], "rates": RATES,
-                "probed": PROBED, "seconds": options.seconds}  # fmt: skip
+    count = trained(copied(world.teacher))
+    settings = {"parameters": count, "share": options.share, "batch": BATCH, "evaluations": SAMPLED,
+                "samples": options.samples, "layers": PLACES[0], "rates": RATES, "probed": PROBED,
+                "seconds": options.seconds}  # fmt: skip
 
-    def add(name: str, figures: Mapping[str, Any]) -> None:
-        found[name] = {**figures, "device": options.device, "machine": report.machine()}
-        report.write("adapt", every, [0], out, device=options.device, **settings)
-        print(name, {k: v for k, v in figures.items() if k != "machine"}, flush=True)
+    def known() -> dict[str, Any]:
+        return dict(report.read(out).get("figures", {}).get(options.style, {}))
 
-    if BEFORE not in found:
+    def add(name: str, found: Mapping[str, Any]) -> None:
+        with report.alone(out):  # several processes may measure parts
+            every = report.read(out).get("figures", {})
+            every.setdefault(options.style, {})[name] = {**found, "device": options.device, "machine": report.machine()}
+            report.write("adapt", every, [0], out, device=options.device, **settings)
+        print(name, found, flush=True)
+
+    methods: dict[str, Adaptation] = {FULL: Everything()}
+    methods |= dict(row.chosen(world.teacher, options.share * count) for row in ROWS)
+    part, parts = map(int, options.part.split("/"))
+    if options.long:
+        found = known()
+        require(FULL in found, "no row is known that could be trained for longer; measure without --long first")
+        small = [name for name in methods if found.get(name, {}).get("share", 1) <= options.share]
+        best = sorted(small, key=lambda name: found[name]["distance"])[:AGAIN]
+        for name in [FULL, *best][part::parts]:
+            if f"{name}{LONG}" not in found:
+                steps = round(options.seconds / found[name]["seconds_a_step"])
+                add(f"{name}{LONG}", task.figures(methods[name], steps, found[name]["rate"]))
+        return
+    if part == 0 and BEFORE not in known():
         made = task.sample(world.teacher)
         own, other = world.score(made), world.score(undo(made))
         add(BEFORE, {"distance": round(other["distance"], 3), "old_active": round(own["distance"], 3),
                      "agreement": round(other["agreement"], 4)})  # fmt: skip
-    wanted = options.share * settings["parameters"]
-    methods: dict[str, Adaptation] = {FULL: Everything()}
-    methods |= dict(row.chosen(world.teacher, wanted) for row in ROWS)
-    for name, method in methods.items():
-        if name not in found and (not options.only or any(name.startswith(text) for text in options.only)):
+    for name, method in list(methods.items())[part::parts]:
+        if name not in known() and (not options.only or any(name.startswith(text) for text in options.only)):
             add(name, task.figures(method, task.steps, task.rate(method)))
-    known = [name for name in methods if name in found]
-    small = [name for name in known if found[name].get("share", 1) <= options.share]
-    best = sorted(small, key=lambda name: found[name]["distance"])[:AGAIN]
-    for name in [FULL, *best] if FULL in known else []:
-        longer = f"{name}{LONG}"
-        if longer not in found and options.seconds:
-            steps = round(options.seconds / found[name]["seconds_a_step"])
-            add(longer, task.figures(methods[name], steps, found[name]["rate"]))
 
 
 def table(figures: Mapping[str, Any]) -> str:
@@ -276,7 +284,9 @@ def parser() -> ArgumentParser:
     made.add_argument("--style", choices=list(STYLES), default="rotated", help="the new style")
     made.add_argument("--share", type=float, default=0.01, help="of the weights, that every delta trains")
     made.add_argument("--steps", type=int, default=200, help="of every training")
-    made.add_argument("--seconds", type=float, default=120.0, help="of the trainings of equal time; 0 for none")
+    made.add_argument("--long", action="store_true", help="train the best rows for --seconds, when all are measured")
+    made.add_argument("--seconds", type=float, default=120.0, help="of these trainings")
+    made.add_argument("--part", default="0/1", metavar="K/N", help="every N-th row from the K-th on, for N processes")
     made.add_argument("--samples", type=int, default=1000, help="of every distance")
     made.add_argument("--only", nargs="*", metavar="NAME", help="rows whose name begins so")
     made.add_argument("--device", default="cpu")

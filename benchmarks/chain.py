@@ -133,16 +133,19 @@ def measure(options: Namespace) -> None:
         print(name, figures[name], flush=True)
     settings = {"pairs": options.pairs, "steps": options.steps, "rate": options.rate, "batch": options.batch,
                 "samples": options.samples, "method": config.describe(METHOD)}  # fmt: skip
-    report.write("chain", figures, [0], options.output or FILE, device=options.device, **settings)
+    kind = torch.device(options.device).type
+    out = options.output or (FILE if kind == "cpu" else FILE.with_stem(f"chain-{kind}"))
+    report.write("chain", figures, [0], out, device=options.device, **settings)
 
 
-def table(figures: Mapping[str, Any]) -> str:
+def table(figures: Mapping[str, Any], elsewhere: Mapping[str, Any]) -> str:
     first = figures[TEACHER]
-    lines = ["| link | bytes | share | milliseconds a sample | faster | distance | over the teacher |",
-             "|---|---|---|---|---|---|---|"]  # fmt: skip
+    head = ("link", "bytes", "share", "milliseconds a sample", "faster", "on a GPU", "distance", "over the teacher")
+    lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     for name, f in figures.items():
         cells = (f"{f['bytes']:,}", f"{f['bytes'] / first['bytes']:.3f}", f"{1000 * f['seconds']:.3g}",
-                 f"{f['speed']:.0f} x", f"{f['distance']:.2f}",
+                 f"{f['speed']:.0f} x", f"{elsewhere[name]['speed']:.0f} x" if name in elsewhere else "",
+                 f"{f['distance']:.2f}",
                  f"{f['distance'] / first['distance']:.2f} x")  # fmt: skip
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines)
@@ -151,7 +154,8 @@ def table(figures: Mapping[str, Any]) -> str:
 def page(results: Path) -> None:
     """Write the table and the picture of the page."""
     figures = report.read(results)["figures"]
-    report.fill(report.DOCS / "guides" / "small.md", "chain", table(figures))
+    elsewhere = report.read(results.with_stem(f"{results.stem}-cuda")).get("figures", {})
+    report.fill(report.DOCS / "guides" / "small.md", "chain", table(figures, elsewhere))
     points = [chart.Point(f"{name} ({f['bytes'] / 1024:.0f} KiB)", 1000 * f["seconds"], f["distance"])
               for name, f in figures.items()]  # fmt: skip
     line = [list(figures).index(name) for name in CHAIN]

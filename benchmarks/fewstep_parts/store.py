@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -40,18 +37,8 @@ def add(world: str, name: str, seed: int, found: dict[str, Any], path: Path = FI
         "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "commit": report.commit(),
     }
-    with _alone(path):
+    with report.alone(path):
         figures = read(path)
         figures.setdefault(world, {}).setdefault(name, {})[str(seed)] = stamped
         seeds = sorted({int(s) for rows in figures.values() for row in rows.values() for s in row})
         report.write(path.stem, figures, seeds, path)
-
-
-@contextlib.contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    """Hold the file for this process; others wait."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lock = path.with_name(f".{path.name}.lock")
-    with lock.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield

@@ -113,7 +113,9 @@ def test_a_flow_is_adapted_and_the_page_is_written(
     monkeypatch.setattr(adapt, "PROBED", 2)
     out = tmp_path / "adapt.json"
     words = ("--mnist", digits, "--models", tmp_path / "models", "--steps", 3, "--samples", 80, "--seconds", 0.3)
-    run(adapt, monkeypatch, *words, "--style", "inverted", "--share", "0.5", "--output", out)
+    words = (*words, "--style", "inverted", "--share", "0.5", "--output", out)
+    for more in (("--part", "0/2"), ("--part", "1/2"), ("--long",)):
+        run(adapt, monkeypatch, *words, *more)
     found = report.read(out)["figures"]["inverted"]
     low = found["LoRA(1)"]
     assert low["old_inactive_change"] == 0 and low["share"] < 0.05 and found[f"LoRA(1){adapt.LONG}"]["steps"] >= 1

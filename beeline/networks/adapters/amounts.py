@@ -14,8 +14,8 @@ TIME: ContextVar[float | None] = ContextVar("time of the evaluation of an adapte
 
 
 def fits(name: str, end: str) -> bool:
-    """Whether the dotted name of a layer ends with whole parts."""
-    return f".{name}".endswith(f".{end}")
+    """Whether the dotted name of a layer ends with whole parts; ``end`` with a dot before it is the whole name."""
+    return f".{name}" == end if end.startswith(".") else f".{name}".endswith(f".{end}")
 
 
 class Amount(Protocol):

@@ -85,6 +85,8 @@ def test_layers_are_chosen_by_ends_of_names():
         f"block.{i}.{n}" for i in range(2) for n in ("tell", "mix.qkv", "mix.out", "mlp.0", "mlp.3")
     }
     assert set(layers_of(net, ["qkv", "1.mlp.0"])) == {"block.0.mix.qkv", "block.1.mix.qkv", "block.1.mlp.0"}
+    assert set(layers_of(net, ["out"])) == {"out", "block.0.mix.out", "block.1.mix.out"}
+    assert set(layers_of(net, [".out"])) == {"out"}  # the whole name
     with pytest.raises(BeelineError, match="no layer 'kv'.*did you mean 'mix.qkv'|no layer 'kv'"):
         layers_of(net, ["kv"])
     with pytest.raises(BeelineError, match="rank=20"):
