@@ -149,7 +149,8 @@ CATALOGUE: dict[str, dict[str, str]] = {
     "data_pruning": _of("training.feed.data_pruning", "DataPruning"),
     "early_stopping": _of("training.early_stopping", "EarlyStopping"),
     "optimizers": _of("training.optim.optimizers", "AdamW", "Muon", "ScheduleFree", "Prodigy", "DoG")
-    | _of("training.optim.optimizers", "DAdaptSGD", "DAdaptAdam"),
+    | _of("training.optim.optimizers", "DAdaptSGD", "DAdaptAdam")
+    | _of("training.optim.sparse", "SparseProjection", "LowRankGradients"),
     "lr_schedules": _of(
         "training.optim.learning_rate", "Constant", "WarmupCosine", "WarmupConstantCooldown", "OneCycle", "InverseRoot"
     )

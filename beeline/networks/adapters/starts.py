@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ from beeline.networks.adapters.adapted import Adapted
 from beeline.networks.adapters.delta import LAYERS, LoRA, changed_layers, weight_of
 from beeline.networks.adapters.factors import factored, floor, rank_for
 from beeline.networks.adapters.members.low_rank import Principal
+from beeline.networks.adapters.members.sparse import Sparse
 
 
 @dataclass(frozen=True)
@@ -111,3 +112,35 @@ def oriented(network: Adapted, moments: Mapping[str, Tensor], damping: float = 0
                 change.numbers[end].copy_(value)
                 change.get_buffer(f"_{end}").copy_(value)
     return made
+
+
+def placed(network: nn.Module, loss: Callable[[int], Tensor], batches: int = 8) -> nn.Module:
+    """A network with ``Sparse`` deltas, changed in place, at the entries or columns that matter most to a loss.
+
+    score = mean over batches of |g * w| of an entry, or of |sum g * w| of a column: the first term of the change of the
+    loss without it;  in every layer those with the largest scores
+    ``loss(i)`` is that of batch i of this network.
+    Source: Zhao et al. 2023, "Revisit Parameter-Efficient Transfer Learning: A Two-Stage Paradigm" (arXiv 2303.07910).
+    Raises ValueError for other deltas.
+    """
+    layers: Mapping[str, Any] = changed_layers(network)
+    deltas = [layer.changes[-1].delta for layer in layers.values()]
+    for name, last in zip(layers, deltas, strict=True):
+        require(
+            isinstance(last, Sparse),
+            f"places were to be chosen in the layer {name!r}, which has the delta {last!r}; adapt the network with "
+            "Sparse(share)",
+        )
+    weights = [layer._parameters["weight"] for layer in layers.values()]
+    scores: list[Any] = [0.0] * len(weights)
+    for w in weights:
+        w.requires_grad_(True)
+    for i in range(batches):
+        for k, (w, g) in enumerate(zip(weights, torch.autograd.grad(loss(i), weights), strict=True)):
+            product = (g * w.detach()).flatten(1)
+            scores[k] = scores[k] + (product.sum(0) if deltas[k].columns else product.flatten()).abs().double()
+    for w, score, layer in zip(weights, scores, layers.values(), strict=True):
+        w.requires_grad_(False)
+        places = layer.changes[-1].get_buffer("_places")
+        places.copy_(score.topk(len(places)).indices.sort().values)
+    return network

@@ -190,3 +190,45 @@ def _total(tensors: Sequence[Tensor]) -> float:
     """Sum of the elements of all tensors together, over all processes."""
     sums = [full_tensor(t.detach().sum()).double() for t in tensors]
     return float(torch.stack(sums).sum()) if sums else 0.0
+
+
+class LowRankStepper(torch.optim.Optimizer):
+    """Adam in the leading singular directions of the gradients of matrices, and on the other parameters."""
+
+    def __init__(
+        self,
+        parameters: Sequence[nn.Parameter],
+        lr: float,
+        rank: int,
+        every: int,
+        scale: float,
+        betas: tuple[float, float],
+    ):
+        super().__init__(list(parameters), dict(lr=lr, rank=rank, every=every, scale=scale, betas=betas, count=0))
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        for group in self.param_groups:
+            (b1, b2), n = group["betas"], group["count"]
+            group["count"] += 1
+            for p in group["params"]:
+                if p.grad is None:
+                    continue
+                memory, flat = self.state[p], p.grad.flatten(1) if p.ndim > 1 else p.grad
+                small = p.ndim > 1 and min(flat.shape) > group["rank"]
+                if small and (n % group["every"] == 0 or "basis" not in memory):
+                    u, _, v = torch.linalg.svd(flat.float(), full_matrices=False)
+                    memory["basis"] = u[:, : group["rank"]] if len(u) <= v.shape[1] else v[: group["rank"]].mT
+                left, g = small and len(flat) <= flat.shape[1], flat
+                if small:
+                    basis = memory["basis"].to(flat)
+                    g = basis.mT @ flat if left else flat @ basis
+                if "mean" not in memory:
+                    memory["mean"], memory["square"] = torch.zeros_like(g), torch.zeros_like(g)
+                memory["mean"].lerp_(g, 1 - b1)
+                memory["square"].lerp_(g.square(), 1 - b2)
+                mean, square = memory["mean"] / (1 - b1 ** (n + 1)), memory["square"] / (1 - b2 ** (n + 1))
+                change = mean / (square.sqrt() + 1e-8)
+                if small:
+                    change = group["scale"] * (basis @ change if left else change @ basis.mT)
+                p.sub_(change.view_as(p), alpha=group["lr"])
