@@ -33,10 +33,8 @@ def label_condition(value: Any, n: int, classes: int, names: Sequence[str] = ())
     if isinstance(value, Mapping):
         unknown = sorted(str(key) for key in value if key != "label")
         known = ["label"] if classes else []
-        require(
-            not unknown,
-            f"these data have no condition {''.join(unknown[:1])!r}; {nearest(''.join(unknown[:1]), known)}",
-        )
+        for name in unknown:
+            raise BeelineError(f"these data have no condition {name!r}; {nearest(name, known)}")
         value = value.get("label")
     if not classes:
         require(value is None, f"the condition {value!r} was given, but these data have no labels; leave it out")

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 
 from fastapi import APIRouter, FastAPI, Request, Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from beeline import __version__
 from beeline.serving.keys import Keys
@@ -17,6 +18,7 @@ from beeline.serving.routes.waiting import Served
 ROUTERS: tuple[Callable[[Served], APIRouter], ...] = (facts.router, samples.router, images.router)
 BODY = 2**20  # bytes of a request
 HOLDING_DATA = 2**24  # bytes of a request that holds data
+HTTP = {"http"}  # the types of connections that are requests
 WITH_DATA = ("/v1/edit", "/v1/score", "/v1/jobs/edit", "/v1/images/edits")
 
 
@@ -26,27 +28,42 @@ def app(
     """The application: ``keys`` are those of users who may draw, ``more`` further routers, such as the studio's."""
     made = FastAPI(title="Beeline", version=__version__, description="Samples of flows.", docs_url="/docs")
     add_errors(made)
-    _guard(made, keys or Keys(), log)
+    made.add_middleware(Guard, keys=keys or Keys(), log=log)
     for router in (*ROUTERS, *more):
         made.include_router(router(served))
     return made
 
 
-def _guard(made: FastAPI, keys: Keys, log: Log | None) -> None:
-    @made.middleware("http")
-    async def guard(request: Request, call: Callable[[Request], Awaitable[Response]]) -> Response:
-        begin, request.state.user, request.state.drawn = time.perf_counter(), "", {}
-        answer = refused(request, keys) or await call(request)
-        if log is not None:
-            log.write(
-                request.state.drawn,
-                user=request.state.user,
-                method=request.method,
-                path=request.url.path,
-                status=answer.status_code,
-                seconds=round(time.perf_counter() - begin, 4),
-            )
-        return answer
+class Guard:
+    """Refuses requests before they are read, and logs them; as an ASGI application, with little work for each."""
+
+    def __init__(self, app: ASGIApp, keys: Keys, log: Log | None):
+        self.app, self.keys, self.log = app, keys, log
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] not in HTTP:
+            await self.app(scope, receive, send)
+            return
+        request, begin, status = Request(scope), time.perf_counter(), 500
+        request.state.user, request.state.drawn = "", {}
+
+        async def noting(message: Message) -> None:
+            nonlocal status
+            status = message.get("status", status)
+            await send(message)
+
+        try:
+            await (refused(request, self.keys) or self.app)(scope, receive, noting)
+        finally:
+            if self.log is not None:
+                self.log.write(
+                    request.state.drawn,
+                    user=request.state.user,
+                    method=request.method,
+                    path=request.url.path,
+                    status=status,
+                    seconds=round(time.perf_counter() - begin, 4),
+                )
 
 
 def refused(request: Request, keys: Keys) -> Response | None:

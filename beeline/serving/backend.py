@@ -63,6 +63,11 @@ class Backend(Models, Protocol):
         """Every model by its name."""
         ...
 
+    @property
+    def near(self) -> bool:
+        """Whether it accepts in this process, without waiting for others."""
+        ...
+
     def accept(self, request: Requested, user: str) -> Handle:
         """Check a request and put it into the queue.
 

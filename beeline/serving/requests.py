@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import secrets
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Any, ClassVar, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -66,6 +66,7 @@ class Requested(BaseModel):
     """What every request has."""
 
     model_config = ConfigDict(extra="forbid")
+    quick: ClassVar[bool] = False  # whether it is checked in less than a millisecond
 
     model: Annotated[str, Field(max_length=200, description="by default the first one that is served")] | None = None
     priority: Annotated[int, Field(ge=-10, le=10, description="higher ones first")] = 0
@@ -87,6 +88,7 @@ class Requested(BaseModel):
 class SampleRequest(Requested):
     """Samples of a model."""
 
+    quick = True
     model_config = ConfigDict(json_schema_extra={"examples": [{"n": 1, "seed": 7, "condition": {"label": 3}}]})
 
     n: Annotated[int, Field(ge=1, description="number of samples")] = 1

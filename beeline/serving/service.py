@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from beeline.core.errors import nearest, require
+from beeline.core.errors import BeelineError, nearest, require
 from beeline.runs.bundle import Bundle
 from beeline.sampling.sampler import Sampler
 from beeline.serving.hosting.models import hosted
@@ -56,7 +56,7 @@ class Service:
     ):
         """``bundles`` are asked for a bundle again when it was unloaded; every device gets a copy of every network."""
         require(bool(bundles), "no bundle was given to serve; give the directory of one or more")
-        self.limits = limits or Limits()
+        self.limits, self.near = limits or Limits(), True
         self.residents = Residents(self.limits.resident)
         self.models = hosted(bundles, self.residents, self.limits.batch, devices)
         self.queue = Queue(self.limits.waiting)
@@ -64,6 +64,8 @@ class Service:
         self.counted: Counter[str] = Counter()  # of requests by state
         self.seconds = 0.0  # of all jobs from request to end
         self._closed, self._lock = threading.Event(), threading.Lock()
+        self._begins = threading.Semaphore(max(1, len(devices)))  # of runs that have not made a step
+        self._remembered = 0.0  # when old results were removed
         self._threads = [
             threading.Thread(target=self._work, name=f"run {i}", daemon=True)
             for i in range(self.limits.runs * max(1, len(devices)))
@@ -75,8 +77,10 @@ class Service:
         """A model by name, or the first one."""
         if name is None:
             return next(iter(self.models.values()))
-        require(name in self.models, f"there is no model {name!r}; {nearest(name, self.models)}")
-        return self.models[name]
+        found = self.models.get(name)
+        if found is None:
+            raise BeelineError(f"there is no model {name!r}; {nearest(name, self.models)}")
+        return found
 
     def drawing(
         self, model: str | None, seeds: Sequence[int], condition: Any = None, sampler: Sampler | None = None
@@ -154,6 +158,9 @@ class Service:
     def _forget(self) -> None:
         """Remove results that are old or too many."""
         now = time.monotonic()
+        if len(self.jobs) <= 2 * KEPT and now < self._remembered + 1:
+            return
+        self._remembered = now
         ended = [job for job in self.jobs.values() if job.ended is not None]
         for k, job in enumerate(ended):
             assert job.ended is not None
@@ -162,9 +169,27 @@ class Service:
 
     def _work(self) -> None:
         while not self._closed.is_set():
-            jobs = self.queue.take(self.limits.batch, IDLE)
-            if jobs:
-                self._run(jobs)
+            begun = self._turn()  # the next run begins after the first step of this one, with all that came meanwhile
+            try:
+                jobs = self.queue.take(self.limits.batch, IDLE)
+                if jobs:
+                    self._begins_with(jobs[0], begun)
+                    self._run(jobs)
+            finally:
+                begun()
+
+    def _begins_with(self, job: Job, begun: Callable[[], None]) -> None:
+        """Call ``begun`` when the run of a job has made a step, or does not tell its steps."""
+        if job.work.alone or job.work.rows > self.limits.batch:
+            begun()
+        else:
+            job.listen(lambda: begun() if job.progress > 0 or job.left else None)
+
+    def _turn(self) -> Callable[[], None]:
+        """Wait for the turn to begin a run; the function ends it, at its first call."""
+        self._begins.acquire()
+        ended = threading.Lock()
+        return lambda: self._begins.release() if ended.acquire(blocking=False) else None
 
     def _run(self, jobs: list[Job]) -> None:
         """Draw for several jobs in one run; where it fails, each by itself, so that only one that fails does."""

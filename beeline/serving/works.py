@@ -74,6 +74,11 @@ class Work(Protocol):
         """What works of one run have in common."""
         ...
 
+    @property
+    def alone(self) -> bool:
+        """Whether a run has this work alone."""
+        ...
+
     def together(self, works: Sequence[Any], jobs: Sequence[Told], replica: Replica, most: int) -> list[Result]:
         """The results of works of this kind in one run of batches of at most ``most`` rows.
 
@@ -112,6 +117,11 @@ class Drawing:
             *[(name, leaf.shape[1:], leaf.dtype) for name, leaf in leaves(self.cond)],
         )
 
+    @property
+    def alone(self) -> bool:
+        """No."""
+        return False
+
     def together(self, works: Sequence[Drawing], jobs: Sequence[Told], replica: Replica, most: int) -> list[Result]:
         """One run for all rows."""
         bundle, counts = replica.shared(self.model, self.amounts), [work.rows for work in works]
@@ -128,11 +138,12 @@ class Drawing:
         whole = len(seeds) <= most  # previews need all rows at once
         with replica.evaluations.run():
             made = bundle.draw(bundle.start(seeds), cond, sampler=how, batch_size=most, watch=watch if whole else None)
-        return [work._result(bundle, part) for work, part in zip(works, made.cpu().split(counts), strict=True)]
+        evaluations, parts = self.sampler.evaluations, made.cpu().split(counts)  # counting them takes a while
+        return [work._result(bundle, part, evaluations) for work, part in zip(works, parts, strict=True)]
 
-    def _result(self, bundle: Bundle, x: Tensor) -> Result:
+    def _result(self, bundle: Bundle, x: Tensor, evaluations: int | None) -> Result:
         raw = bundle.modality.decode(x)
-        facts = {"seeds": list(self.seeds), "condition": self.given, "evaluations": self.sampler.evaluations}
+        facts = {"seeds": list(self.seeds), "condition": self.given, "evaluations": evaluations}
         return Result(raw if self.given is None else bundle.modality.with_condition(raw, self.given), facts)
 
 
@@ -148,6 +159,11 @@ class Task:
     def kind(self) -> tuple[Any, ...]:
         """Of its own."""
         return (self,)
+
+    @property
+    def alone(self) -> bool:
+        """Yes."""
+        return True
 
     def together(self, works: Sequence[Task], jobs: Sequence[Told], replica: Replica, most: int) -> list[Result]:
         """The results, one after another."""

@@ -46,7 +46,7 @@ class RedisService:
         limits: Limits | None = None,
         devices: Sequence[str | torch.device] = (),
     ):
-        self.local = Service(bundles, limits, devices)
+        self.local, self.near = Service(bundles, limits, devices), False
         self.redis = redis
         served = {name: (model.bundle, model.host.names[1:]) for name, model in self.models.items()}
         self._lanes = {

@@ -23,6 +23,8 @@ from beeline.serving.requests import Requested
 from beeline.serving.routes.errors import failure
 from beeline.serving.works import Result
 
+SMALL = 2**14  # numbers that are written as JSON without another thread
+
 
 @dataclass(frozen=True)
 class Served:
@@ -49,35 +51,45 @@ async def answered(served: Served, request: Request, body: Requested) -> Respons
     modality = served.backend.model(body.model).bundle.modality
     kind = accepted(request.headers.get("accept", "*/*"), modality.formats)
     job = await done(served, request, body)
+    if kind == JSON and body.rows * math.prod(modality.shape) <= SMALL:
+        return answer(served, job, modality, kind)
     return await asyncio.to_thread(answer, served, job, modality, kind)
 
 
 async def done(served: Served, request: Request, body: Requested) -> Handle:
     """Accept a request and wait for its end."""
-    job = await asyncio.to_thread(taken, served, request, body)
+    if body.quick and served.backend.near:  # another thread would take longer to begin
+        job = taken(served, request, body)
+    else:
+        job = await asyncio.to_thread(taken, served, request, body)
     await ended(served, job, request)
     return job
 
 
 async def ended(served: Served, job: Handle, request: Request) -> None:
     """Wait for the end of a job; it is cancelled when its client leaves or the time has passed."""
-    event = event_of(job)
+    loop = asyncio.get_running_loop()
+    end: asyncio.Future[None] = loop.create_future()
+
+    def finish() -> None:
+        if not end.done():
+            end.set_result(None)
+
+    def changed() -> None:
+        if job.state in ENDED:
+            with contextlib.suppress(RuntimeError):  # the loop has ended
+                loop.call_soon_threadsafe(finish)
+
+    job.listen(changed)
     for _ in range(math.ceil(served.limit)):
         if job.state in ENDED:
             return
-        with contextlib.suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(_until_ended(job, event), 1.0)
-        if await request.is_disconnected():
+        await asyncio.wait((end,), timeout=1.0)
+        if not end.done() and await request.is_disconnected():
             served.backend.cancel(job)
     if job.state not in ENDED:
         served.backend.cancel(job)
         raise HTTPException(504, f"it took more than {served.limit:g} seconds; request fewer samples or steps")
-
-
-async def _until_ended(job: Handle, event: asyncio.Event) -> None:
-    while job.state not in ENDED:
-        event.clear()
-        await event.wait()
 
 
 def event_of(job: Handle) -> asyncio.Event:
