@@ -17,6 +17,7 @@ from beeline.sampling.sampler import Sampler
 from beeline.serving.works import Drawing, Model, Result, Task, Work
 
 STEPS = 1000  # of a request
+MOST = 2**16  # samples of a request, however many a service allows
 
 
 class Models(Protocol):
@@ -91,7 +92,7 @@ class SampleRequest(Requested):
     quick = True
     model_config = ConfigDict(json_schema_extra={"examples": [{"n": 1, "seed": 7, "condition": {"label": 3}}]})
 
-    n: Annotated[int, Field(ge=1, description="number of samples")] = 1
+    n: Annotated[int, Field(ge=1, le=MOST, description="number of samples")] = 1
     seed: (
         Annotated[int, Field(ge=0, lt=2**62, description="of the first sample; the next ones have the next seeds")]
         | None

@@ -231,6 +231,7 @@ BAD = {
     "unknown field": ({"sed": 7}, 422, "did you mean 'seed'"),
     "unknown setting": ({"sampler": {"step": 7}}, 422, "did you mean 'steps'"),
     "too many": ({"n": 1000, "condition": {"label": 1}}, 422, "1 to 256"),
+    "far too many": ({"n": 10**12}, 422, "less than or equal to 65536"),
     "none": ({"n": 0}, 422, "greater than or equal to 1"),
     "no model": ({"model": "other"}, 422, "there is no model 'other'"),
     "no label": ({"condition": {"label": 9}}, 422, "label"),
