@@ -33,6 +33,10 @@ class UnreachableError(BusyError):
     """The queue is in another process, which does not answer."""
 
 
+class TooLateError(BeelineError):
+    """A request took longer than it may."""
+
+
 class State(enum.Enum):
     """What a job does."""
 
@@ -59,6 +63,7 @@ class Job:
     latest: Tensor | None = None  # the state of the flow, [n,*S]
     result: Result | None = None
     error: BaseException | None = None
+    timeout: float | None = None  # seconds from its creation after which it fails
     created: float = field(default_factory=time.monotonic)
     started: float | None = None
     ended: float | None = None
@@ -82,6 +87,11 @@ class Job:
     def model(self) -> str:
         """The name of its model."""
         return self.work.model
+
+    @property
+    def late(self) -> bool:
+        """Whether it has not ended in its time."""
+        return self.timeout is not None and self.state not in ENDED and time.monotonic() - self.created > self.timeout
 
     @property
     def left(self) -> bool:

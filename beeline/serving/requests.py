@@ -71,6 +71,7 @@ class Requested(BaseModel):
 
     model: Annotated[str, Field(max_length=200, description="by default the first one that is served")] | None = None
     priority: Annotated[int, Field(ge=-10, le=10, description="higher ones first")] = 0
+    timeout: Annotated[float, Field(gt=0, le=86400, description="seconds after which it fails")] | None = None
 
     @property
     def rows(self) -> int:

@@ -16,13 +16,14 @@ from beeline.runs.bundle import Bundle
 from beeline.sampling.sampler import Sampler
 from beeline.serving.hosting.models import hosted
 from beeline.serving.hosting.residents import Residents
-from beeline.serving.jobs import Job, Queue, State
+from beeline.serving.jobs import Job, Queue, State, TooLateError
 from beeline.serving.metrics import lines
 from beeline.serving.requests import Requested
 from beeline.serving.works import CancelledError, Drawing, Model, Result, Task, Work
 
 KEPT = 256  # jobs that have ended, whose results can still be fetched
 IDLE = 0.2  # seconds after which threads look whether the service ends
+LATE = 0.1  # seconds after which requests are looked up that take too long
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,7 @@ class Service:
             threading.Thread(target=self._work, name=f"run {i}", daemon=True)
             for i in range(self.limits.runs * max(1, len(devices)))
         ]
+        self._threads.append(threading.Thread(target=self._late, name="late requests", daemon=True))
         for thread in self._threads:
             thread.start()
 
@@ -109,9 +111,9 @@ class Service:
             f"{rows} samples were requested; a request has 1 to {self.limits.samples}: divide it into several",
         )
 
-    def submit(self, work: Work, key: str = "", priority: int = 0) -> Job:
+    def submit(self, work: Work, key: str = "", priority: int = 0, timeout: float | None = None) -> Job:
         """Put a work into the queue; raises QueueFullError where it is full."""
-        job = Job(work, key, priority)
+        job = Job(work, key, priority, timeout=timeout)
         self.queue.put(job)
         with self._lock:
             self.jobs[job.id] = job
@@ -121,7 +123,7 @@ class Service:
 
     def accept(self, request: Requested, user: str = "") -> Job:
         """Check a request and put it into the queue."""
-        return self.submit(request.work(self), user, request.priority)
+        return self.submit(request.work(self), user, request.priority, request.timeout)
 
     def metrics(self) -> Iterator[str]:
         """Counts and times in the text form of Prometheus."""
@@ -190,6 +192,15 @@ class Service:
         self._begins.acquire()
         ended = threading.Lock()
         return lambda: self._begins.release() if ended.acquire(blocking=False) else None
+
+    def _late(self) -> None:
+        """End jobs that take too long; their runs go on for others."""
+        while not self._closed.wait(LATE):
+            for job in list(self.jobs.values()):
+                if job.late:
+                    self.queue.drop(job)
+                    message = f"it took more than {job.timeout:g} seconds; request fewer samples or steps, or more time"
+                    job.to(State.FAILED, error=TooLateError(message))
 
     def _run(self, jobs: list[Job]) -> None:
         """Draw for several jobs in one run; where it fails, each by itself, so that only one that fails does."""

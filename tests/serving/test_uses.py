@@ -131,6 +131,16 @@ def test_pictures_in_the_openai_form(client, bundle):
     assert np.array_equal(picture, again.samples.pixels[0, ..., 0])
 
 
+def test_a_request_has_its_own_limit_of_time(client):
+    slow = {"condition": {"label": 1}, "sampler": {"steps": 1000}, "timeout": 0.05}
+    found = client.post("/v1/sample", json=slow)
+    assert found.status_code == 504 and "more than 0.05 seconds" in found.json()["error"]["message"]
+    job = client.post("/v1/jobs", json=slow).json()["id"]
+    told = [line for line in client.get(f"/v1/jobs/{job}/events").text.split("\n\n") if line]
+    assert '"failed"' in told[-1]
+    assert client.post("/v1/sample", json={**slow, "timeout": 60, "sampler": {"steps": 1}}).status_code == 200
+
+
 BAD = {
     "no picture": ("/v1/edit", {"data": "AAAA", "to": 3}, "give a PNG or JPEG file"),
     "no base64": ("/v1/edit", {"data": "/etc/passwd!", "to": 3}, "no text in base64"),

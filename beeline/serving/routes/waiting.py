@@ -17,7 +17,7 @@ from beeline.core.errors import require
 from beeline.data.pictures.provenance import assertion, with_provenance
 from beeline.serving.answers import JSON, PNG, accepted, as_json, file_of
 from beeline.serving.backend import Backend, Handle
-from beeline.serving.jobs import ENDED, State
+from beeline.serving.jobs import ENDED, State, TooLateError
 from beeline.serving.rates import Rates
 from beeline.serving.requests import Requested
 from beeline.serving.routes.errors import failure
@@ -109,6 +109,8 @@ def unfinished(job: Handle) -> Response | None:
     if job.state is State.CANCELLED:
         return failure(409, f"the job {job.id} was cancelled; request it again")
     if job.state is State.FAILED:
+        if isinstance(job.error, TooLateError):
+            return failure(504, str(job.error))
         bad = isinstance(job.error, ValueError)
         return failure(422 if bad else 500, str(job.error) if bad else f"the job {job.id} failed; see the log")
     return None
