@@ -45,6 +45,7 @@ from beeline.distillation.games.monitor import monitors
 from beeline.evaluation.heldout import HeldOut
 from beeline.fields.flow import Flow
 from beeline.fields.trained import Trained
+from beeline.networks.compressing.recover import finished, trainable
 from beeline.networks.controls.with_control import hint_channels
 from beeline.objectives.heads import run_sampler
 from beeline.objectives.matching import FlowMatching, check_objective
@@ -242,13 +243,15 @@ def prepare_distilled(run: Distilled, device: Device = AUTO) -> Prepared:
         )
         initial = dataclasses.replace(initial, field=first.flow.field)
     with rng.fork("student").ambient():  # new weights, such as those of a second time
-        networks = method.networks(initial)  # refused before any data are computed
+        networks = trainable(method.networks(initial))  # refused before any data are computed
     unseen = method.heldout(teacher.flow, take(other, torch.arange(min(len(other.x1), HELDOUT))), rng.fork("unseen"))
     pairs = method.data(learned, batch, rng.fork("pairs")) if store is None else store.head(SHOWN)
 
     def finish(networks: Any) -> Bundle:
         flow, sampler = method.student(teacher.flow, networks)
-        flow = dataclasses.replace(flow, trained=trained_for(method, sampler, teacher.flow.trained))
+        flow = dataclasses.replace(
+            flow, field=finished(flow.field), trained=trained_for(method, sampler, teacher.flow.trained)
+        )
         lineage = {
             "made_by": config.describe(run.method)["is"],
             "method": config.describe(run.method),

@@ -96,3 +96,25 @@ def test_a_bundle_with_conditions_is_compressed_on_another_device(moons, monkeyp
     with second_device():
         there = link(DEVICE)
     assert there.errors == here.errors and there.bytes == here.bytes
+
+
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("ParallelDecoding", "DMD", "Consistency")]
+
+
+@pytest.mark.parametrize("method", ["OneStep", *SLOW])
+def test_a_distillation_trains_weights_of_few_bits(moons, tmp_path, method):
+    small, out = tmp_path / "small", tmp_path / "student"
+    assert run(["compress", str(moons), "Quantize(Integers(3))", "-n", "20", "--out", str(small)]) == 0
+    words = ["distill", str(moons), method, "--set", f"start={small}", "--set", "training.batch_size=16", "--no-report"]
+    assert run([*words, "--set", "training.steps=8", "--out", str(out)]) == 0
+    first, made = load(small), load(out / "bundle")
+    (kept,) = [m for m in made.flow.field.modules() if isinstance(m, Compressed)]
+    before = backbone_of(first.flow.field)
+    names = [n for n, b in before.named_buffers() if n.endswith(("codes", "scale"))]
+    stored = [dict(net.named_buffers()) for net in (before, kept)]
+    assert names and all(stored[0][n].shape == stored[1][n].shape for n in names)
+    assert any(not torch.equal(stored[0][n], stored[1][n]) for n in names)
+    assert not any(n.endswith("latent") for n in made.flow.field.state_dict())
+    (out / "bundle" / "flow.json").unlink()
+    assert run([*words, "--set", "training.steps=9", "--out", str(out), "--resume"]) == 0
+    assert load(out / "bundle").sample(3, label=0) is not None

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from beeline.core.errors import require
@@ -22,6 +24,7 @@ class Decoded(nn.Module):
     form: Format
     shape: tuple[int, ...]  # of the weight
     kept: bool  # whether the decoded weight is kept in memory
+    dtypes: Mapping[str, torch.dtype] = {}  # of stored numbers that are trained
     known: tuple[Any, Tensor] | None = None  # of which stored tensors, and the weight
 
     @property

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import copy
 import time
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from beeline.core.ranges import Count, Positive, dataclass
 from beeline.core.rng import Rng
-from beeline.networks.adapters.delta import weight_of
+from beeline.networks.adapters.delta import LAYERS, Changed, weight_of
 from beeline.networks.adapters.recast import recast, replaced, without
 from beeline.networks.compressing.compressed import Compressed
 from beeline.networks.compressing.compressor import Call, Compressor, Plan, Probe
@@ -56,7 +58,7 @@ class Recovered:
     def apply(self, network: nn.Module, plan: Plan, probe: Probe, rng: Rng) -> nn.Module:
         small = self.method.apply(network, plan.inner or plan, probe, rng.fork("method"))
         untrained = copy.deepcopy(small)
-        latent(small, network)
+        latent(small, {name: weight_of(layer) for name, layer in network.named_modules() if isinstance(layer, LAYERS)})
         small.requires_grad_(True).train()
         optimizer = torch.optim.Adam([p for p in small.parameters() if p.requires_grad], self.rate)
         falling = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, self.steps)
@@ -103,43 +105,70 @@ class Rounded(nn.Module):
         return w + rest
 
 
-def latent(small: nn.Module, network: nn.Module) -> None:
-    """Make what is stored in formats trainable, in place; it begins at the weights of ``network``."""
-    old = dict(network.named_modules())
-    for name, layer in decoded_in(small).items():
+def latent(network: nn.Module, starts: Mapping[str, Tensor] | None = None) -> None:
+    """Make what is stored in formats trainable, in place.
+
+    ``starts`` are the weights by name at which it begins; without them it begins at what is stored.  Networks that are
+    frozen, and layers with adapters, stay as they are.
+    """
+    for inside, name, layer in decoded_in(network):
         if isinstance(layer.form, Gridded):
+            start = weight_of(layer) if starts is None else starts[name]
             plain = without(layer, type(layer).__mro__[1])
             plain._buffers = {k: v for k, v in plain._buffers.items() if not k.startswith(STORED)}
             made = recast(plain, Rounded)
-            made.form, made._parameters["latent"] = layer.form, nn.Parameter(weight_of(old[name]).detach().clone())
-            replaced(small.get_submodule(INSIDE), name, made)
+            made.form, made._parameters["latent"] = layer.form, nn.Parameter(start.detach().clone())
+            replaced(inside, name, made)
             continue
         for key, tensor in list(layer._buffers.items()):
             if tensor is not None and key.startswith(STORED) and tensor.is_floating_point():
                 del layer._buffers[key]
+                layer.dtypes = {**layer.dtypes, key: tensor.dtype}
                 layer.register_parameter(key, nn.Parameter(tensor.float()))
 
 
 @torch.no_grad()
-def settled(small: nn.Module) -> None:
+def settled(network: nn.Module) -> None:
     """Store trained weights in their formats, in place."""
-    inside = small.get_submodule(INSIDE) if isinstance(small, Compressed) else small
-    for name, layer in [(n, m) for n, m in inside.named_modules() if isinstance(m, Rounded)]:
-        plain = without(layer, Rounded)
-        plain._parameters["weight"] = plain._parameters.pop("latent")
-        replaced(inside, name, packed(plain, layer.form))
-    for stored in decoded_in(small).values():
+    for inside in insides(network):
+        for name, layer in [(n, m) for n, m in inside.named_modules() if isinstance(m, Rounded)]:
+            plain = without(layer, Rounded)
+            plain._parameters["weight"] = plain._parameters.pop("latent")
+            replaced(inside, name, packed(plain, layer.form))
+    for _, _, stored in decoded_in(network):
         for key in [k for k in stored._parameters if k.startswith(STORED)]:
             value = stored._parameters.pop(key)
             assert value is not None
-            stored.register_buffer(key, value.detach())
+            stored.register_buffer(key, value.detach().to(stored.dtypes[key]))
 
 
-def decoded_in(small: nn.Module) -> dict[str, Decoded]:
-    """The layers of a network inside Compressed whose weights are stored in formats, by name."""
-    if not isinstance(small, Compressed):
-        return {}
-    return {name: m for name, m in small.field.named_modules() if isinstance(m, Decoded)}
+def insides(network: nn.Module) -> list[nn.Module]:
+    """The networks inside every Compressed."""
+    return [m.field for m in network.modules() if isinstance(m, Compressed)]
 
 
-INSIDE = "field"  # the name of the network inside Compressed
+def decoded_in(network: nn.Module) -> list[tuple[nn.Module, str, Decoded]]:
+    """(network inside Compressed, name, layer) of the layers whose weights are stored in formats, without adapters."""
+    return [
+        (inside, name, layer)
+        for inside in insides(network)
+        for name, layer in inside.named_modules()
+        if isinstance(layer, Decoded) and not isinstance(layer, Changed)
+    ]
+
+
+def trainable(networks: dict[str, nn.Module]) -> dict[str, nn.Module]:
+    """Make stored weights of networks trainable, in place, where the other weights of their network are."""
+    for m in [m for network in networks.values() for m in network.modules() if isinstance(m, Compressed)]:
+        if any(p.requires_grad for p in m.parameters()):
+            latent(m)
+    return networks
+
+
+def finished(network: Any) -> Any:
+    """The network with trained weights in their formats: a copy, where any are."""
+    if not isinstance(network, nn.Module) or not insides(network):
+        return network
+    made = copy.deepcopy(network)
+    settled(made)
+    return made

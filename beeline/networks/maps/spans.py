@@ -8,6 +8,7 @@ from typing import Any
 from beeline.core.declared import Describing, is_map, unwrapped
 from beeline.core.errors import require
 from beeline.fields.flow import MapNetwork, Network, Velocity
+from beeline.networks.adapters.inside import Reparametrized
 
 ADVICE = (
     "use a network with the setting span, such as DiT, UNet or MLP, or ParallelDecoding, which needs no second time"
@@ -42,10 +43,17 @@ def spanned(network: Any) -> MapNetwork:
         "ParallelDecoding",
     )
     backbone = inner.backbone
-    settings = dict(backbone.describe()) if isinstance(backbone, Describing) else {}
-    require("span" in settings, f"spanned got a {type(backbone).__name__}, which takes no second time; {ADVICE}")
     weight = next(backbone.parameters())
-    wider = type(backbone)(**{**settings, "span": True}).to(weight.device, weight.dtype)
+    wider = _with_span(backbone).to(weight.device, weight.dtype)
     missing, unexpected = wider.load_state_dict(backbone.state_dict(), strict=False)
     assert not unexpected and all("span" in name for name in missing), (missing, unexpected)
     return MapNetwork(wider, inner.path).train(network.training)
+
+
+def _with_span(backbone: Any) -> Any:
+    """A network like a backbone, also inside of adapters or number formats, with a second time and new weights."""
+    settings = dict(backbone.describe()) if isinstance(backbone, Describing) else {}
+    if isinstance(backbone, Reparametrized):
+        return type(backbone)(**{**settings, "field": _with_span(backbone.field)})
+    require("span" in settings, f"spanned got a {type(backbone).__name__}, which takes no second time; {ADVICE}")
+    return type(backbone)(**{**settings, "span": True})
