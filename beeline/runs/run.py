@@ -249,9 +249,8 @@ def prepare_distilled(run: Distilled, device: Device = AUTO) -> Prepared:
 
     def finish(networks: Any) -> Bundle:
         flow, sampler = method.student(teacher.flow, networks)
-        flow = dataclasses.replace(
-            flow, field=finished(flow.field), trained=trained_for(method, sampler, teacher.flow.trained)
-        )
+        trained = trained_for(method, sampler, teacher.flow.trained)
+        flow = dataclasses.replace(flow, field=finished(flow.field), trained=trained)
         lineage = {
             "made_by": config.describe(run.method)["is"],
             "method": config.describe(run.method),
