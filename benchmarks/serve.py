@@ -5,9 +5,9 @@
 DIRECTORY is that of ``beeline demo``: its ``distilled`` draws digits in one evaluation, its ``teacher`` is the DiT from
 which it was distilled.  Parts (all without any):
 
-throughput  one-step digits, one sample a request, 64 clients: requests a second, and samples a second of a bare loop in
-            this process that draws the batches which the server has drawn (seeds to noise, network, pictures as arrays)
-latency     the same with 1, 16 and 64 clients: median and 99th percentile
+throughput  one-step digits, 64 clients, 1 and 16 samples a request: samples a second, and those of a bare loop in this
+            process that draws the batches which the server has drawn (seeds to noise, network, pictures as arrays)
+latency     one sample a request, 1, 16 and 64 clients: median and 99th percentile
 overload    requests of 64 samples at ten times the rate that the server sustains
 mixed       requests with 1, 4 and 16 evaluations and three guidance scales of the teacher: all at once, and one after
             another; whether every answer is the same

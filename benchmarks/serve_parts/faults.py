@@ -11,7 +11,7 @@ from typing import Any
 from benchmarks.serve_parts.client import Load, http, post, statuses
 from benchmarks.serve_parts.server import serving
 
-GOOD = {"n": 2, "seed": 7, "condition": {"label": 3}, "sampler": {"steps": 2, "guidance_scale": 2.0}}
+GOOD = {"n": 2, "seed": 7, "condition": {"label": 3}, "sampler": {"solver": "EULER"}}
 VALUES: tuple[Any, ...] = (
     None, -1, 0, 1e300, 2**70, "", "x" * 5000, [], {}, [[]], True, "Bespoke('/etc/passwd')", "__import__('os')",
     {"label": 99}, {"label": "three"}, {"label": [1, 2, 3]}, {"lable": 1}, "\x00", "é" * 100, [{}] * 50,

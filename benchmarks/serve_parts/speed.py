@@ -7,14 +7,15 @@ import itertools
 import json
 import statistics
 import time
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 from beeline.runs.bundle import Bundle, load
-from benchmarks.serve_parts.client import Answer, Load, percentiles, post, rate, statuses
+from benchmarks.serve_parts.client import Load, percentiles, post, rate, statuses
 from benchmarks.serve_parts.server import Server, serving
 
 CLIENTS = (1, 16, 64)
+SIZES = (1, 16)  # samples of a request
 WARM = 1.0  # seconds of load before a measurement
 OVER = 10  # times the sustained rate
 MANY = 64  # samples of a request of the overload
@@ -27,45 +28,49 @@ def digits(k: int, n: int = 1) -> dict[str, Any]:
     return {"n": n, "seed": 1000 * k, "condition": {"label": k % 10}}
 
 
-def one(k: int) -> bytes:
-    return post(digits(k))
-
-
-def measured(server: Server, clients: int, seconds: float) -> list[Answer]:
-    """Answers to so many clients in so many seconds, after some that are not counted."""
-    Load(server.port, one).closed(clients, WARM)
-    return Load(server.port, one).closed(clients, seconds)
+def ask(n: int) -> Callable[[int], bytes]:
+    """Requests of ``n`` samples."""
+    return lambda k: post(digits(k, n))
 
 
 def throughput(given: argparse.Namespace) -> dict[str, Any]:
-    """Requests a second beside a bare loop over the same batches, by turns."""
-    bundle, runs = load(given.demo / "distilled"), []
+    """Samples a second beside a bare loop over the same batches, by turns, for requests of several sizes."""
+    bundle = load(given.demo / "distilled")
     with serving(given.demo / "distilled") as server:
-        for _ in range(given.repeats):
-            Load(server.port, one).closed(CLIENTS[-1], WARM)
-            before, processor = server.batches(), server.seconds()
-            answers = Load(server.port, one).closed(CLIENTS[-1], given.seconds)
-            drawn = {size: count - before[size] for size, count in server.batches().items() if count > before[size]}
-            busy = (server.seconds() - processor) / given.seconds
-            runs.append((rate(answers), bare(bundle, drawn, given.seconds), busy, drawn, statuses(answers)))
-    served, alone = (statistics.median(column) for column in list(zip(*runs, strict=True))[:2])
+        return {f"samples_of_a_request_{n}": compared(server, bundle, n, given) for n in SIZES}
+
+
+def compared(server: Server, bundle: Bundle, n: int, given: argparse.Namespace) -> dict[str, Any]:
+    """Samples a second of requests for ``n`` each, of the bare loop, and processor time of the server."""
+    runs = []
+    for _ in range(given.repeats):
+        Load(server.port, ask(n)).closed(CLIENTS[-1], WARM)
+        before, processor = server.batches(), server.seconds()
+        answers = Load(server.port, ask(n)).closed(CLIENTS[-1], given.seconds)
+        busy = server.seconds() - processor
+        drawn = {size: count - before[size] for size, count in server.batches().items() if count > before[size]}
+        alone, cost = bare(bundle, drawn, given.seconds)
+        runs.append((n * rate(answers), alone, 1000 * busy / (n * len(answers)), 1000 * cost, drawn, statuses(answers)))
+    served, alone, spent, cost = (statistics.median(column) for column in list(zip(*runs, strict=True))[:4])
     return {
         "clients": CLIENTS[-1],
-        "requests_per_second": round(served, 1),
+        "requests_per_second": round(served / n, 1),
+        "samples_per_second": round(served, 1),
         "bare_samples_per_second": round(alone, 1),
         "ratio": round(served / alone, 3),
+        "processor_ms_of_a_sample": {"server": round(spent, 4), "bare": round(cost, 4)},
         "runs": [
-            {"served": round(s, 1), "bare": round(b, 1), "processors": round(p, 2), "batches": d, "statuses": c}
-            for s, b, p, d, c in runs
+            {"served": round(s, 1), "bare": round(b, 1), "batches": batches, "statuses": came}
+            for s, b, _, _, batches, came in runs
         ],
     }
 
 
-def bare(bundle: Bundle, batches: dict[int, int], seconds: float) -> float:
-    """Samples a second of a loop over batches in the given proportions."""
+def bare(bundle: Bundle, batches: dict[int, int], seconds: float) -> tuple[float, float]:
+    """Samples a second of a loop over batches in the given proportions, and processor seconds of a sample."""
     total = sum(batches.values())
     sizes = [size for size, count in sorted(batches.items()) for _ in range(max(1, round(50 * count / total)))]
-    drawn, begun = 0, time.perf_counter()
+    drawn, begun, processor = 0, time.perf_counter(), time.process_time()
     for size in itertools.cycle(sizes):
         seeds = list(range(drawn, drawn + size))
         cond = bundle.condition({"label": [k % 10 for k in range(size)]}, size)
@@ -74,7 +79,7 @@ def bare(bundle: Bundle, batches: dict[int, int], seconds: float) -> float:
         drawn += size
         if time.perf_counter() - begun > seconds:
             break
-    return drawn / (time.perf_counter() - begun)
+    return drawn / (time.perf_counter() - begun), (time.process_time() - processor) / drawn
 
 
 def latency(given: argparse.Namespace) -> dict[str, Any]:
@@ -83,7 +88,8 @@ def latency(given: argparse.Namespace) -> dict[str, Any]:
     with serving(given.demo / "distilled") as server:
         for _ in range(given.repeats):
             for clients, rows in found.items():
-                rows.append(percentiles(measured(server, clients, given.seconds)))
+                Load(server.port, ask(1)).closed(clients, WARM)
+                rows.append(percentiles(Load(server.port, ask(1)).closed(clients, given.seconds)))
     return {
         str(clients): {name: statistics.median(row[name] for row in rows) for name in rows[0]}
         for clients, rows in found.items()
@@ -92,15 +98,11 @@ def latency(given: argparse.Namespace) -> dict[str, Any]:
 
 def overload(given: argparse.Namespace) -> dict[str, Any]:
     """Ten times the rate that 16 clients get: what is lost, and how soon the rest is refused."""
-
-    def ask(k: int) -> bytes:
-        return post(digits(k, MANY))
-
     with serving(given.demo / "distilled", "--waiting", 16 * MANY) as server:
-        Load(server.port, ask).closed(CLIENTS[1], WARM)
-        sustained = rate(Load(server.port, ask).closed(CLIENTS[1], given.seconds))
-        answers = Load(server.port, ask).open(OVER * sustained, given.seconds)
-        afterwards = Load(server.port, ask).closed(1, most=1)
+        Load(server.port, ask(MANY)).closed(CLIENTS[1], WARM)
+        sustained = rate(Load(server.port, ask(MANY)).closed(CLIENTS[1], given.seconds))
+        answers = Load(server.port, ask(MANY)).open(OVER * sustained, given.seconds)
+        afterwards = Load(server.port, ask(MANY)).closed(1, most=1)
     refused = [a for a in answers if a.status == 429]
     return {
         "samples_of_a_request": MANY,
@@ -121,7 +123,7 @@ def mixed(given: argparse.Namespace) -> dict[str, Any]:
     kinds = list(itertools.product(EVALUATIONS, SCALES))
     count = COPIES * len(kinds)
 
-    def ask(k: int) -> bytes:
+    def mix(k: int) -> bytes:
         evaluations, scale = kinds[k % len(kinds)]
         sampler = {"steps": evaluations, "solver": "EULER", "guidance_scale": scale}
         return post({**digits(k), "sampler": sampler})
@@ -129,11 +131,11 @@ def mixed(given: argparse.Namespace) -> dict[str, Any]:
     seconds: dict[str, list[float]] = {"together": [], "one_after_another": []}
     drawn: dict[str, dict[int, Any]] = {}
     with serving(given.demo / "teacher") as server:
-        Load(server.port, ask).closed(count, most=count)
+        Load(server.port, mix).closed(count, most=count)
         for _ in range(given.repeats):
             for name, clients in (("together", count), ("one_after_another", 1)):
                 begun = time.perf_counter()
-                answers = Load(server.port, ask, keep=True).closed(clients, most=count)
+                answers = Load(server.port, mix, keep=True).closed(clients, most=count)
                 seconds[name].append(time.perf_counter() - begun)
                 drawn[name] = {a.number: json.loads(a.body)["samples"] for a in answers}
     middle = {name: statistics.median(times) for name, times in seconds.items()}
@@ -145,7 +147,3 @@ def mixed(given: argparse.Namespace) -> dict[str, Any]:
         "seconds": {name: [round(s, 3) for s in times] for name, times in seconds.items()},
         "equal_answers": sum(drawn["together"][k] == made for k, made in drawn["one_after_another"].items()),
     }
-
-
-def folder(given: argparse.Namespace) -> Path:
-    return Path(given.demo) / "distilled"
