@@ -1,6 +1,6 @@
 """Random numbers, synchronisations, parallel engines and predicted memory on a CUDA device.
 
-    python -m benchmarks.gpu [random] [waits] [memory] [processes] [--output FILE]
+    python -m benchmarks.gpu [random] [waits] [memory] [processes] [integers] [--output FILE]
 
 random     seconds for 64 latents of 16x128x128, each with a seed of its own, and for as many numbers of torch.randn;
            largest difference from the numbers of the CPU
@@ -8,6 +8,7 @@ waits      synchronisations of one training step and of one run of each sampler,
 processes  DDP and FSDP2 with NCCL in one process: samples per second over those without, and the largest difference of
            the loss over 20 steps
 memory     predicted and measured peak memory of training
+integers   an evaluation of a DiT-B/2 in bfloat16 over one with smaller weights, their bytes, and the change of outputs
 
 Speed against plain loops: ``benchmarks.throughput --device cuda`` and ``benchmarks.hub_loop --device cuda``.
 """
@@ -15,6 +16,7 @@ Speed against plain loops: ``benchmarks.throughput --device cuda`` and ``benchma
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import os
 import statistics
@@ -30,8 +32,12 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from beeline.config.build import parse
+from beeline.core.errors import BeelineError
 from beeline.core.rng import Rng
 from beeline.fields.flow import Flow
+from beeline.networks.compressing.compressed import stored_bytes
+from beeline.networks.compressing.compressor import Call, Probe
 from beeline.objectives.matching import FlowMatching
 from beeline.sampling.auto import auto_sampler
 from beeline.sampling.guidance.guide import CFG
@@ -174,11 +180,46 @@ def memory(name: str) -> dict[str, Any]:
     }
 
 
+SMALLER = ("int8()", "int8(kept=True)", "int4()", "TorchAO()", "TorchAO('Int8DynamicActivationInt8Weight()')",
+           "TorchAO('Float8DynamicActivationFloat8Weight()')")  # fmt: skip
+
+
+def integers() -> dict[str, Any]:
+    """Seconds of an evaluation of 64 latents with smaller weights, in turn with those of the network as it was."""
+    setup = replace(LARGE["DiT-B/2"], device=torch.device("cuda"))
+    network, batch = setup.network().backbone.to(torch.bfloat16).eval().requires_grad_(False), setup.data(64)
+    call = Call(batch.x1.bfloat16(), torch.linspace(0, 1, 64, device="cuda").bfloat16(), batch.cond)
+    probe, found = Probe((call,)), {}
+    before = stored_bytes(network)
+    with torch.no_grad():
+        wanted = network(*call.inputs).float()
+        for name in SMALLER:
+            method = parse(name, "compressors")
+            try:
+                smaller = method.apply(copy.deepcopy(network), method.plan(network, probe), probe, Rng(0)).eval()
+                change = float((smaller(*call.inputs).float() - wanted).norm() / wanted.norm())
+            except BeelineError as error:  # the library has no kernel for this device
+                found[name] = {"error": str(error).splitlines()[0]}
+                continue
+            ratios = [
+                seconds(lambda: network(*call.inputs)) / seconds(lambda net=smaller: net(*call.inputs))
+                for _ in range(5)
+            ]
+            found[name] = {
+                "speed": round(statistics.median(ratios), 3),
+                "spread": [round(min(ratios), 3), round(max(ratios), 3)],
+                "share_of_bytes": round(stored_bytes(smaller) / before, 4),
+                "change": round(change, 5),
+            }
+    return found
+
+
 PARTS: dict[str, Callable[[], Any]] = {
     "random": random,
     "waits": waits,
     "memory": lambda: [memory(name) for name in LARGE],
     "processes": processes,
+    "integers": integers,
 }
 
 
