@@ -16,6 +16,8 @@ from beeline.sampling.sampler import Sampler
 from beeline.serving.hosting.hosts import Host, Replica
 from beeline.serving.hosting.residents import Residents
 
+AT_ONCE = 2**20  # numbers of a run whose rows go through it together
+
 
 @dataclass(frozen=True, eq=False)
 class Model:
@@ -135,9 +137,11 @@ class Drawing:
                 job.reached(float(t.flatten()[0]), part)
 
         how = self.sampler.seeded(seeds, 0)
-        whole = len(seeds) <= most  # previews need all rows at once
+        start = bundle.start(seeds)
+        rows = max(most, AT_ONCE // start[0].numel())  # of which evaluations take at most ``most`` at a time
+        whole = len(seeds) <= rows  # previews and cancellation need all rows at once
         with replica.evaluations.run():
-            made = bundle.draw(bundle.start(seeds), cond, sampler=how, batch_size=most, watch=watch if whole else None)
+            made = bundle.draw(start, cond, sampler=how, batch_size=rows, watch=watch if whole else None)
         evaluations, parts = self.sampler.evaluations, made.cpu().split(counts)  # counting them takes a while
         return [work._result(bundle, part, evaluations) for work, part in zip(works, parts, strict=True)]
 

@@ -16,6 +16,8 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import StreamingResponse
 from torch import Tensor
 
+from beeline.data.images import Image
+from beeline.data.latents.modality import LatentImage
 from beeline.serving.backend import Handle
 from beeline.serving.jobs import ENDED, State
 from beeline.serving.requests import STEPS, SampleRequest
@@ -39,17 +41,17 @@ FRAMES = 48  # states of one trajectory that are shown
 FILES = {".csv": "text/csv", ".png": "image/png", ".npy": "application/x-npy", ".txt": "text/plain"}
 
 
-def studio(places: Mapping[str, str], keys: bool = False) -> Callable[[Served], APIRouter]:
+def studio(places: Mapping[str, str], keys: bool = False, samples: int = 256) -> Callable[[Served], APIRouter]:
     """The router of the studio.
 
     ``places`` are the bundles of the models as they were named to the command line, from which commands and Python draw
-    the same samples; ``keys`` says whether users need one.
+    the same samples; ``keys`` says whether users need one, and ``samples`` is the most of a request.
     """
 
     def router(served: Served) -> APIRouter:
         made, backend = APIRouter(), served.backend
         files = {path.name: path.read_bytes() for path in sorted(FOLDER.iterdir()) if path.suffix in TYPES}
-        offered = {name: offers(model) for name, model in backend.models.items()}
+        offered = {name: offers(model, samples) for name, model in backend.models.items()}
 
         @made.get("/", include_in_schema=False)
         async def page() -> Response:
@@ -103,22 +105,24 @@ def studio(places: Mapping[str, str], keys: bool = False) -> Callable[[Served], 
     return router
 
 
-def offers(model: Model) -> dict[str, Any]:
+def offers(model: Model, samples: int) -> dict[str, Any]:
     """What a model offers, as plain data."""
     with model.use() as replica:  # its weights may not be loaded
         bundle = replica.bundles[model.name]
         trial = Trial.of(bundle)
-    shown = view(bundle.modality)
     return {
         "id": model.name,
         "facts": bundle.facts(),
-        "view": shown,
+        "view": view(bundle.modality),
+        "samples": samples,
         "formats": [one for one in bundle.modality.formats if one in FILES],
         "conditions": widgets(bundle.modality),
         "free": free(model),
         "sampler": fields(trial, STEPS),
         "budgets": budgets(trial),
-        "edits": edits(trial) if len(bundle.modality.shape) == 3 and bundle.modality.conditions else [],
+        "edits": edits(trial)
+        if isinstance(bundle.modality, Image | LatentImage) and bundle.modality.conditions
+        else [],
     }
 
 
@@ -167,6 +171,7 @@ async def _events(served: Served, job: Handle) -> AsyncIterator[str]:
 
     job.listen(changed)
     changed()
+    await asyncio.to_thread(served.backend.watch, job)
     modality = served.backend.model(job.model).bundle.modality
     try:
         yield told(id=job.id, state=job.state.value)
@@ -188,7 +193,8 @@ async def _events(served: Served, job: Handle) -> AsyncIterator[str]:
                 )
                 return
     finally:
-        served.backend.cancel(job)  # which does nothing to a job that has ended
+        if job.state not in ENDED:
+            served.backend.cancel(job)
 
 
 def _frame(modality: Any, t: float, x: Tensor) -> str:

@@ -93,7 +93,7 @@ def serve(
         Places({name: partial(loaded, place) for name, place in places.items()}), limits, several
     )
     named = places if mark is None else {}  # commands draw without a watermark
-    more = (studio(named, keys is not None),) if page else ()
+    more = (studio(named, keys is not None, samples),) if page else ()
     print(f"serving {', '.join(places)} on http://{host}:{port}{'/' if page else ''}", file=sys.stderr)
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
     served = Served(service, limit, None if rate is None else Rates(rate), provenance)

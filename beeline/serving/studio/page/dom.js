@@ -23,7 +23,7 @@ export function slider(text, { min, max, step, value, title = "" }, changed) {
     shown.textContent = input.value;
     changed(Number(input.value));
   };
-  const whole = el("label", { className: "slider" }, el("span", { textContent: text }), shown, input);
+  const whole = el("label", { className: "slider" }, el("span", { textContent: text }), input, shown); // a label is that of the first control in it
   return {
     whole,
     input,

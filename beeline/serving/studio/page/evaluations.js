@@ -27,7 +27,7 @@ export class Evaluations {
     this.input.disabled = alone;
     if (alone) this.note.textContent = "This model draws with one number of evaluations, for which it was trained. Compare it with another model in the view Compare.";
     stage.replaceChildren(
-      el("label", { className: "slider big" }, el("span", { textContent: "Evaluations of the network" }), this.output, this.input),
+      el("label", { className: "slider big" }, el("span", { textContent: "Evaluations of the network" }), this.input, this.output),
       this.box, this.strip, el("p", { className: "meta" }), this.note);
     this.meta = stage.querySelector(".meta");
     return app.draw({ first: true });

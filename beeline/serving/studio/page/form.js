@@ -202,7 +202,7 @@ function number(spec, changed) {
   };
   set(spec.default);
   return {
-    whole: el("label", { className: "slider" }, el("span", { textContent: title(spec.name) }), shown, input),
+    whole: el("label", { className: "slider" }, el("span", { textContent: title(spec.name) }), input, shown),
     value: () => values[input.value],
     set: (v) => set(v ?? spec.default),
   };

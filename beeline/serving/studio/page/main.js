@@ -76,7 +76,7 @@ class App {
     $("model").value = this.model.id;
     this.conditions = new Conditions($("conditions"), this.model, () => this.changed());
     this.sampler = new SamplerForm($("sampler"), this.model, () => this.changed());
-    const [n, most] = usual[this.model.view.kind];
+    const [n, most] = usual[this.model.view.kind].map((count) => Math.min(count, this.model.samples));
     const { classes } = this.conditions;
     $("n").max = most;
     $("n").value = classes && classes <= 16 && n < 50 ? classes * Math.max(1, Math.round(n / classes)) : n;
@@ -109,6 +109,7 @@ class App {
     const slow = setTimeout(() => this.busy(true), live || first ? 250 : 0);
     await this.attempt(async () => {
       await this.tab.draw(run.signal, { live, first });
+      document.body.dataset.first ??= Math.round(performance.now()); // milliseconds from the request of the page
       if (!run.signal.aborted) this.status("");
     });
     clearTimeout(slow);

@@ -186,8 +186,11 @@ class Points {
       context.lineTo(...at(point));
       context.stroke();
     });
-    context.fillStyle = ink("--accent");
-    for (const point of points) {
+    const classes = Object.values(this.known ?? {}).find(Array.isArray) ?? [];
+    const order = [...new Set(classes)];
+    const colour = (k) => (order.length > 1 ? `hsl(${38 + (360 * order.indexOf(classes[k])) / order.length} 80% 50%)` : ink("--accent"));
+    for (const [k, point] of points.entries()) {
+      context.fillStyle = colour(k);
       context.beginPath();
       context.arc(...at(point), points.length > 800 ? 3 : 5, 0, 7);
       context.fill();
