@@ -89,16 +89,11 @@ def studio(places: Mapping[str, str], keys: bool = False, samples: int = 256) ->
             sampler = model.bundle.sampler if body.sampler is None else body.sampler.changed(model.bundle.sampler)
             sent = body.model_dump(exclude_none=True, exclude_defaults=True)
             kind, written = (FILES[ending], ending) if ending in FILES else ("application/json", ".json")
-            own = (
-                {}
-                if place is None
-                else {
-                    "command": copies.command(body, place, ending),
-                    "python": copies.python(body, place),
-                }
-            )
             curl = copies.curl(sent, str(request.base_url), keys, kind, written)
-            return {**own, "curl": curl, "evaluations": sampler.evaluations}
+            found = {"curl": curl, "evaluations": sampler.evaluations}
+            if place is None:
+                return found
+            return {"command": copies.command(body, place, ending), "python": copies.python(body, place), **found}
 
         return made
 
@@ -110,6 +105,7 @@ def offers(model: Model, samples: int) -> dict[str, Any]:
     with model.use() as replica:  # its weights may not be loaded
         bundle = replica.bundles[model.name]
         trial = Trial.of(bundle)
+    edited = isinstance(bundle.modality, Image | LatentImage) and bundle.modality.conditions
     return {
         "id": model.name,
         "facts": bundle.facts(),
@@ -120,9 +116,7 @@ def offers(model: Model, samples: int) -> dict[str, Any]:
         "free": free(model),
         "sampler": fields(trial, STEPS),
         "budgets": budgets(trial),
-        "edits": edits(trial)
-        if isinstance(bundle.modality, Image | LatentImage) and bundle.modality.conditions
-        else [],
+        "edits": edits(trial) if edited else [],
     }
 
 

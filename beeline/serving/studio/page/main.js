@@ -27,7 +27,7 @@ class App {
     for (const name of ["seed", "n"]) $(name).addEventListener("input", () => (this.count(), this.changed()));
     $("dice").addEventListener("click", () => (this.roll(), this.draw({ live: false, kept: true })));
     $("lock").addEventListener("click", () => this.lock(!this.locked));
-    $("draw").addEventListener("click", () => (this.running ? this.stop() : this.draw({})));
+    $("draw").addEventListener("click", () => (document.body.classList.contains("busy") ? this.stop() : this.draw({})));
     $("controls").addEventListener("submit", (event) => event.preventDefault());
   }
 
