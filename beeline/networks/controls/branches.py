@@ -14,14 +14,14 @@ from beeline.core.errors import require
 from beeline.core.ranges import Count, dataclass
 from beeline.core.rng import Rng
 from beeline.networks.attention import attend
-from beeline.networks.controls.control import Ask, Control, ControlModule, adding, check_plain, places_of
+from beeline.networks.controls.control import Ask, Control, PlacedModule, adding, check_plain, places_of
 from beeline.networks.fp32 import layer_norm, zeroed
 from beeline.networks.patches import to_patches
 from beeline.networks.transformer.backbone import FlowTransformer
 from beeline.networks.transformer.layout import After
 
 
-class Branch(ControlModule):
+class Branch(PlacedModule):
     """Own blocks that read the tokens of the network and of the hint, and add to tokens at some visits."""
 
     def __init__(self, net: FlowTransformer, channels: int, places: tuple[int, ...], blocks: nn.ModuleList):

@@ -48,6 +48,13 @@ class ControlModule(nn.Module, ABC):
         """The changed forward pass, and what is changed after visits; ``gain`` [B,1,1] is the strength of every row."""
 
 
+class PlacedModule(ControlModule):
+    """A control that adds, after some visits, the output of a layer of their own."""
+
+    places: tuple[int, ...]  # numbers of visits
+    out: nn.ModuleList  # the layers, in the same order
+
+
 def adding(make: Callable[[Tensor], Tensor], gain: Tensor) -> Callable[[Tensor, int], Tensor]:
     """h <- h + gain make(h) for the tokens of the datum."""
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from beeline.core.declared import Stages
 from beeline.core.modes import wide
 from beeline.core.ranges import Count, Whole, dataclass
-from beeline.networks.controls.control import Ask, Control, ControlModule, adding, places_of
+from beeline.networks.controls.control import Ask, Control, ControlModule, PlacedModule, adding, places_of
 from beeline.networks.fp32 import zeroed
 from beeline.networks.patches import to_patches
 from beeline.networks.transformer.backbone import FlowTransformer
@@ -42,7 +42,7 @@ class HintEncoder(nn.Module):
         return found
 
 
-class Features(ControlModule):
+class Features(PlacedModule):
     """Features of a hint that are added to tokens after some visits."""
 
     def __init__(self, net: FlowTransformer, channels: int, width: int, places: Sequence[int]):

@@ -22,6 +22,9 @@ from beeline.networks.transformer.mixers import Attention, LinearAttention
 WIDER = (Attention, LinearAttention)
 """Mixers that take more keys than queries."""
 
+SPEED = 10.0
+"""Gates are learned so much faster than other numbers, as they have to go from 0 to about 1."""
+
 Heard: TypeAlias = list[list[tuple[Tensor, Tensor]]]
 
 
@@ -34,6 +37,10 @@ class HintTokens(ControlModule):
         super().__init__()
         self.patch, self.name = net.patch, name
         self.inp = nn.Linear(channels * net.patch ** len(net.grid), net.settings["width"])
+        with torch.no_grad():  # a hint is embedded as a picture with equal channels is
+            picture = net.inp.weight.unflatten(1, (net.shape[0], -1)).sum(1, keepdim=True) / channels
+            self.inp.weight.copy_(picture.expand(-1, channels, -1).flatten(1))
+            self.inp.bias.zero_()  # that of the network is part of the positions
         self.gate = nn.Parameter(torch.zeros(len(net.visits)))
 
     def read(self, hint: Tensor, ask: Ask) -> list[tuple[Tensor, Tensor]]:
@@ -56,7 +63,7 @@ class HintTokens(ControlModule):
 
     def act(self, read: list[tuple[Tensor, Tensor]], stages: Stages, gain: Tensor) -> tuple[Stages, After]:
         told = [
-            (e, layout._replace(hints=(*layout.hints, HintKeys(k, v, (gain[..., None] * gate).to(v.dtype)))))
+            (e, layout._replace(hints=(*layout.hints, HintKeys(k, v, (gain[..., None] * (SPEED * gate)).to(v.dtype)))))
             for (e, layout), (k, v), gate in zip(stages.told[:-1], read, self.gate, strict=True)
         ]
         return stages._replace(told=[*told, stages.told[-1]]), NO_CHANGE
@@ -67,9 +74,10 @@ class EasyControl(Control):
     """The hint as tokens beside those of the datum, which see it, while it sees itself alone.
 
     mixed_k <- mixed_k + strength g_k (mix(q, [k, k_hint], [v, v_hint]) - mixed_k),  g_k = 0 at first
-    The tokens of the hint pass through the blocks of the network at time 1, with a LoRA on their queries, keys and
-    values, at the positions of the datum.  As they do not depend on state and time, their keys and values are computed
-    once for all steps of a sampler.  With g = 1 it is attention to all tokens, as in the paper, which starts there.
+    The tokens of the hint, at first embedded as those of a picture are, pass through the blocks of the network at time
+    1, with a LoRA on their queries, keys and values, at the positions of the datum.  As they do not depend on state and
+    time, their keys and values are computed once for all steps of a sampler.  With g = 1 it is attention to all tokens,
+    as in the paper, which starts there.
     Assumes attention with more keys than queries, softmax or linear.
     Source: Zhang et al. 2025, "EasyControl" (arXiv 2503.07027).
 
@@ -77,7 +85,7 @@ class EasyControl(Control):
     EasyControl(rank=8)
     """
 
-    rank: Count = 4  # of the LoRA
+    rank: Count = 16  # of the LoRA
 
     def build(self, net: FlowTransformer, channels: int, name: str) -> HintTokens:
         mixer = net.settings["mixer"]

@@ -18,7 +18,8 @@ from beeline.networks.adapters.delta import LoRA
 from beeline.networks.controls.branches import ControlBranch, RelaCtrl, ShuffleMixer
 from beeline.networks.controls.features import ControlNeXt, T2IAdapter, cross_normalized
 from beeline.networks.controls.hints import Blur, Edges, LowResolution, Silhouette
-from beeline.networks.controls.tokens import EasyControl
+from beeline.networks.controls.relevance import most_relevant, relevance
+from beeline.networks.controls.tokens import SPEED, EasyControl
 from beeline.networks.controls.with_control import WithControl, controlled, controls_of, with_strengths
 from beeline.networks.dit import DiT, MMDiT, UViT
 from beeline.networks.mlp import MLP
@@ -158,7 +159,7 @@ def test_tokens_of_a_hint_are_attended_to_and_see_themselves_alone():
     made = controlled(net, EasyControl(2))
     backbone, inner = made.backbone, net.backbone
     with torch.no_grad():
-        backbone.control.gate.fill_(1.0)
+        backbone.control.gate.fill_(1 / SPEED)
     e = torch.nn.functional.silu(inner.embed.total(T, {"label": L}))
     clean = torch.nn.functional.silu(inner.embed.total(torch.ones(3), {"label": L}))
     h, grid, turn = inner.tokens(X)
@@ -188,6 +189,25 @@ def test_shuffles_are_undone_and_cross_normalisation_has_the_moments():
     for moment in (torch.mean, torch.std):
         assert (moment(made, (1, 2)) - moment(h, (1, 2))).abs().max() <= 1e-5
     assert cross_normalized(torch.ones(1, 5, 4), h[:1]).isfinite().all()
+
+
+@pytest.mark.parametrize("control", [ControlBranch(3), T2IAdapter(8, taps=3), RelaCtrl(places=(0, 1, 2))])
+def test_relevance_finds_the_visit_that_adds_nothing(control):
+    net = base()
+    made = alive(controlled(net, control, name="edges"), 0.3)
+    with torch.no_grad():
+        for p in made.backbone.control.out[1].parameters():
+            p.zero_()
+    target = made(X, T, COND).detach()
+    found = relevance(made, lambda field: float((field(X, T, COND) - target).detach().square().mean()), "edges")
+    assert found[1] == 0 < min(found[0], found[2]) and most_relevant(found, 2) == (0, 2)
+    assert torch.equal(made(X, T, COND), target), "the field stays"
+    with pytest.raises(BeelineError, match="no control 'hint'.*edges"):
+        relevance(made, lambda field: 0.0)
+    with pytest.raises(BeelineError, match="of a ControlBranch"):
+        relevance(controlled(net, ControlNeXt()), lambda field: 0.0)
+    with pytest.raises(BeelineError, match="4 visits .* of 3"):
+        most_relevant(found, 4)
 
 
 def test_hints_of_known_pictures():
