@@ -121,16 +121,16 @@ def placed(network: nn.Module, loss: Callable[[int], Tensor], batches: int = 8) 
     loss without it;  in every layer those with the largest scores
     ``loss(i)`` is that of batch i of this network.
     Source: Zhao et al. 2023, "Revisit Parameter-Efficient Transfer Learning: A Two-Stage Paradigm" (arXiv 2303.07910).
-    Raises ValueError for other deltas.
+    Raises ValueError where no layer has such a delta as its last.
     """
-    layers: Mapping[str, Any] = changed_layers(network)
+    every: Mapping[str, Any] = changed_layers(network)
+    layers = {name: layer for name, layer in every.items() if isinstance(layer.changes[-1].delta, Sparse)}
+    require(
+        bool(layers),
+        f"places were to be chosen for the delta Sparse, and the {len(every)} changed layers have others; "
+        "adapt the network with Sparse(share)",
+    )
     deltas = [layer.changes[-1].delta for layer in layers.values()]
-    for name, last in zip(layers, deltas, strict=True):
-        require(
-            isinstance(last, Sparse),
-            f"places were to be chosen in the layer {name!r}, which has the delta {last!r}; adapt the network with "
-            "Sparse(share)",
-        )
     weights = [layer._parameters["weight"] for layer in layers.values()]
     scores: list[Any] = [0.0] * len(weights)
     for w in weights:

@@ -10,7 +10,7 @@ from beeline.core.rng import Rng
 from beeline.fields.flow import Network
 from beeline.networks.adapters.adapted import Adapted, adapted, merged
 from beeline.networks.adapters.delta import LoRA, changed_layers
-from beeline.networks.adapters.members.chosen import Gated, NullSpace, gates, keeping
+from beeline.networks.adapters.members.chosen import Gated, NullSpace, gates, input_moments, keeping
 from beeline.networks.mlp import MLP
 
 WIDE = torch.empty(3, 2, dtype=torch.float64)
@@ -26,22 +26,6 @@ def base(depth=3):
     return net
 
 
-def moments(net, inputs):
-    """E[x x^T] of the inputs of the changed layers."""
-    found, hooks = {}, []
-    for name, layer in changed_layers(net).items():
-
-        def note(_, given, __, name=name):
-            found[name.split("field.")[-1]] = given[0].double().mT @ given[0].double() / len(given[0])
-
-        hooks.append(layer.register_forward_hook(note))
-    with torch.no_grad():
-        net(*inputs)
-    for hook in hooks:
-        hook.remove()
-    return found
-
-
 def shaken(net):
     with torch.no_grad(), Rng(4).ambient():
         for p in net.parameters():
@@ -54,7 +38,7 @@ def test_a_sequence_of_tasks_keeps_the_outputs_for_the_inputs_of_each_before():
     net = base()
     with Rng(5).ambient():
         plain, net = (Adapted(copy.deepcopy(net), NullSpace(2, kept=8)).double() for _ in range(2))
-    net = keeping(net, moments(net, OLD))
+    net = keeping(net, input_moments(net, lambda n: n(*OLD)))
     before = net(*OLD)
     shaken(net)
     assert (net(*OLD) - before).abs().max() <= 1e-6
@@ -66,7 +50,7 @@ def test_a_sequence_of_tasks_keeps_the_outputs_for_the_inputs_of_each_before():
     with Rng(6).ambient():
         third = Adapted(net, NullSpace(2, kept=8)).double()
     both = tuple(torch.cat(pair) for pair in zip(OLD, second, strict=True))
-    third = keeping(third, moments(third, both))
+    third = keeping(third, input_moments(third, lambda n: n(*both)))
     outputs = third(*both)
     for layer in changed_layers(third).values():
         shaken(layer.changes[-1])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import field
 from typing import Any
 
@@ -93,11 +93,31 @@ class NullSpace(Delta):
         return torch.addmm(w, p["up"], free, alpha=self.scale)
 
 
+@torch.no_grad()
+def input_moments(network: nn.Module, evaluate: Callable[[nn.Module], Any]) -> dict[str, Tensor]:
+    """The mean of x x^T of the inputs [...,in] of all changed layers by name, float64, in one evaluation."""
+    found: dict[str, Tensor] = {}
+    hooks = []
+    for full, layer in changed_layers(network).items():
+
+        def note(_: nn.Module, given: tuple[Tensor, ...], __: Any, name: str = full.split("field.")[-1]) -> None:
+            x = given[0].detach().double().flatten(0, -2)
+            found[name] = x.mT @ x / len(x)
+
+        hooks.append(layer.register_forward_hook(note))
+    try:
+        evaluate(network)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return found
+
+
 def keeping(network: nn.Module, moments: Mapping[str, Tensor]) -> nn.Module:
     """A copy of a network with ``NullSpace`` deltas that leave outputs for the main directions of data as they are.
 
-    ``moments`` [in,in] of the inputs of every layer by name, E[x x^T], as ``Probe.moments`` of compression gives.
-    Directions without data stay free.  Raises ValueError for other deltas and layers without moments.
+    ``moments`` [in,in] are those of ``input_moments``.  Directions without data stay free.
+    Raises ValueError for other deltas and layers without moments.
     """
     made = copy.deepcopy(network)
     for full, layer in changed_layers(made).items():
