@@ -9,6 +9,7 @@ import time
 from collections import OrderedDict, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 from torch import Tensor
 
@@ -64,6 +65,7 @@ class Job:
     result: Result | None = None
     error: BaseException | None = None
     timeout: float | None = None  # seconds from its creation after which it fails
+    request: Any = None  # for others that do it in place of this process
     created: float = field(default_factory=time.monotonic)
     started: float | None = None
     ended: float | None = None

@@ -24,7 +24,8 @@ def lines(service: Service) -> Iterator[str]:
     yield "# HELP beeline_batch_rows rows of an evaluation that were asked for"
     yield "# TYPE beeline_batch_rows histogram"
     for host in {id(model.host): model.host for model in service.models.values()}.values():
-        name, batches, total = host.names[0], host.batches, sum(host.batches.values())
+        name, batches = host.names[0], service.batches(host)
+        total = sum(batches.values())
         for size in host.sizes:
             below = sum(count for n, count in batches.items() if n <= size)
             yield f'beeline_batch_rows_bucket{{model="{name}",le="{size}"}} {below}'

@@ -7,13 +7,14 @@ import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
 from beeline.core.errors import BeelineError, nearest, require
 from beeline.runs.bundle import Bundle
 from beeline.sampling.sampler import Sampler
+from beeline.serving.hosting.hosts import Host
 from beeline.serving.hosting.models import hosted
 from beeline.serving.hosting.residents import Residents
 from beeline.serving.jobs import Job, Queue, State, TooLateError
@@ -42,6 +43,31 @@ class Limits:
     resident: int | None = None  # networks that are loaded at the same time; None: all of them
 
 
+class Elsewhere(Protocol):
+    """What does jobs in place of the threads of a service."""
+
+    @property
+    def count(self) -> int:
+        """How many can be done at the same time."""
+        ...
+
+    def do(self, jobs: Sequence[Job]) -> None:
+        """Have jobs of one kind done, and return when all have ended."""
+        ...
+
+    def watch(self, job: Job) -> None:
+        """Ask for the states of the flow of a job."""
+        ...
+
+    def batches(self, network: str) -> Counter[int]:
+        """The number of batches of a network by the rows that were asked for."""
+        ...
+
+    def close(self) -> None:
+        """End."""
+        ...
+
+
 class Service:
     """Draws from bundles for many users at once.
 
@@ -54,22 +80,28 @@ class Service:
         bundles: Mapping[str, Bundle],
         limits: Limits | None = None,
         devices: Sequence[str | torch.device] = (),
+        workers: Elsewhere | None = None,
     ):
-        """``bundles`` are asked for a bundle again when it was unloaded; every device gets a copy of every network."""
+        """``bundles`` are asked for a bundle again when it was unloaded; every device gets a copy of every network.
+
+        ``workers`` do the requests, so that this process keeps no network.
+        """
         require(bool(bundles), "no bundle was given to serve; give the directory of one or more")
         self.limits, self.near = limits or Limits(), True
-        self.residents = Residents(self.limits.resident)
+        self.workers, places = workers, max(1, len(devices)) if workers is None else workers.count
+        self.residents = Residents(self.limits.resident if workers is None else 1)
         self.models = hosted(bundles, self.residents, self.limits.batch, devices)
+        if workers is not None:
+            self.residents.close()
         self.queue = Queue(self.limits.waiting)
         self.jobs: OrderedDict[str, Job] = OrderedDict()
         self.counted: Counter[str] = Counter()  # of requests by state
         self.seconds = 0.0  # of all jobs from request to end
         self._closed, self._lock = threading.Event(), threading.Lock()
-        self._begins = threading.Semaphore(max(1, len(devices)))  # of runs that have not made a step
+        self._begins = threading.Semaphore(places)  # of runs that have not made a step
         self._remembered = 0.0  # when old results were removed
         self._threads = [
-            threading.Thread(target=self._work, name=f"run {i}", daemon=True)
-            for i in range(self.limits.runs * max(1, len(devices)))
+            threading.Thread(target=self._work, name=f"run {i}", daemon=True) for i in range(self.limits.runs * places)
         ]
         self._threads.append(threading.Thread(target=self._late, name="late requests", daemon=True))
         for thread in self._threads:
@@ -111,9 +143,16 @@ class Service:
             f"{rows} samples were requested; a request has 1 to {self.limits.samples}: divide it into several",
         )
 
-    def submit(self, work: Work, key: str = "", priority: int = 0, timeout: float | None = None) -> Job:
-        """Put a work into the queue; raises QueueFullError where it is full."""
-        job = Job(work, key, priority, timeout=timeout)
+    def submit(
+        self,
+        work: Work,
+        key: str = "",
+        priority: int = 0,
+        timeout: float | None = None,
+        request: Requested | None = None,
+    ) -> Job:
+        """Put a work into the queue; raises QueueFullError where it is full.  Workers need the request, settled."""
+        job = Job(work, key, priority, timeout=timeout, request=request)
         self.queue.put(job)
         with self._lock:
             self.jobs[job.id] = job
@@ -123,7 +162,10 @@ class Service:
 
     def accept(self, request: Requested, user: str = "") -> Job:
         """Check a request and put it into the queue."""
-        return self.submit(request.work(self), user, request.priority, request.timeout)
+        request = request.settled()
+        work = request.work(self)
+        whole = None if self.workers is None else request.model_copy(update={"model": work.model})
+        return self.submit(work, user, request.priority, request.timeout, whole)
 
     def metrics(self) -> Iterator[str]:
         """Counts and times in the text form of Prometheus."""
@@ -145,7 +187,13 @@ class Service:
         job.to(State.CANCELLED, error=CancelledError())
 
     def watch(self, job: Job) -> None:
-        """Jobs of this process have the states of their flow."""
+        """Ask for the states of the flow of a job; those that run in this process have them."""
+        if self.workers is not None:
+            self.workers.watch(job)
+
+    def batches(self, host: Host) -> Counter[int]:
+        """The number of batches of a network by the rows that were asked for."""
+        return host.batches if self.workers is None else self.workers.batches(host.names[0])
 
     def close(self) -> None:
         """Stop: what runs is finished, what waits is cancelled."""
@@ -156,6 +204,8 @@ class Service:
         for thread in self._threads:
             thread.join()
         self.residents.close()
+        if self.workers is not None:
+            self.workers.close()
 
     def _forget(self) -> None:
         """Remove results that are old or too many."""
@@ -174,11 +224,30 @@ class Service:
             begun = self._turn()  # the next run begins after the first step of this one, with all that came meanwhile
             try:
                 jobs = self.queue.take(self.limits.batch, IDLE)
-                if jobs:
+                if jobs and self.workers is not None:
+                    begun()
+                    self._have_done(jobs, self.workers)
+                elif jobs:
                     self._begins_with(jobs[0], begun)
                     self._run(jobs)
             finally:
                 begun()
+
+    def _have_done(self, jobs: list[Job], workers: Elsewhere) -> None:
+        """Have jobs done by workers."""
+        for job in jobs:
+            job.to(State.RUNNING)
+        workers.do(jobs)
+        for job in jobs:
+            self._count(job)
+
+    def _count(self, job: Job) -> None:
+        """Count a job that has ended."""
+        if job.state is State.DONE:
+            self.counted["done"] += 1
+            self.seconds += time.monotonic() - job.created
+        elif job.state is State.FAILED:
+            self.counted["failed"] += 1
 
     def _begins_with(self, job: Job, begun: Callable[[], None]) -> None:
         """Call ``begun`` when the run of a job has made a step, or does not tell its steps."""
@@ -218,9 +287,8 @@ class Service:
                     self._run([job])
                 return
             jobs[0].to(State.FAILED, error=error)
-            self.counted["failed"] += 1
+            self._count(jobs[0])
             return
         for job, result in zip(jobs, results, strict=True):
             job.to(State.DONE, result)
-            self.counted["done"] += 1
-            self.seconds += time.monotonic() - job.created
+            self._count(job)

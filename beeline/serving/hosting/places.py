@@ -5,7 +5,17 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 
-from beeline.runs.bundle import Bundle
+import torch
+
+from beeline.couplings.watermark import TreeRing
+from beeline.runs.bundle import Bundle, load
+from beeline.runs.editing.watermarks import watermarked
+
+
+def served(place: str, device: str | torch.device, mark: TreeRing | None = None) -> Bundle:
+    """The bundle of a directory or of the hub, with a watermark if one is given."""
+    bundle = load(place, device=device)
+    return bundle if mark is None else watermarked(bundle, mark)
 
 
 class Places(Mapping[str, Bundle]):

@@ -164,6 +164,7 @@ async def _events(served: Served, job: Handle) -> AsyncIterator[str]:
             loop.call_soon_threadsafe(event.set)
 
     job.listen(changed)
+    served.backend.watch(job)
     changed()
     await asyncio.to_thread(served.backend.watch, job)
     modality = served.backend.model(job.model).bundle.modality

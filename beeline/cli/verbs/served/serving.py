@@ -7,7 +7,7 @@ import gc
 import logging
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -55,11 +55,13 @@ def serve(
     resident: Annotated[
         int | None, typer.Option(min=1, help="Most networks that are loaded; others are loaded when they are used.")
     ] = None,
+    workers: Annotated[
+        int, typer.Option(min=0, help="Processes that draw, each with all networks; 0: this one does it.")
+    ] = 0,
 ) -> None:
     """Serve bundles over HTTP: samples of several requests share batches, and do not depend on each other."""
     from beeline.core.errors import extra, require
-    from beeline.runs.bundle import Bundle, load
-    from beeline.runs.editing.watermarks import secret_of, watermarked
+    from beeline.runs.editing.watermarks import secret_of
     from beeline.runs.scoring import labels_of
 
     several = [] if devices is None else [check_device(name.strip()) for name in devices.split(",")]
@@ -68,6 +70,7 @@ def serve(
     extra("fastapi", "serve")
     from beeline.serving.app import app
     from beeline.serving.hosting.places import Places
+    from beeline.serving.hosting.places import served as load_served
     from beeline.serving.keys import Keys
     from beeline.serving.logs import Log
     from beeline.serving.rates import Rates
@@ -80,18 +83,17 @@ def serve(
         known is not None or host in ("127.0.0.1", "localhost", "::1"),
         f"--host {host} lets others in, and no keys were given, so that everybody could draw; give --keys FILE",
     )
+    require(
+        not workers or (queue is None and not several),
+        f"--workers {workers} was given with --queue or --devices; start several servers for one queue, or give one",
+    )
     shared = None if queue is None else _shared(queue, waiting, lease)
     mark = None if watermark is None else secret_of(watermark)
-
-    def loaded(place: str) -> Bundle:
-        bundle = load(place, device=where)
-        return bundle if mark is None else watermarked(bundle, mark)
-
     places = dict(zip(labels_of(bundles), bundles, strict=True))
     limits = Limits(batch=batch, waiting=waiting, samples=samples, resident=resident)
-    service: Any = (shared or Service)(
-        Places({name: partial(loaded, place) for name, place in places.items()}), limits, several
-    )
+    loads = {name: partial(load_served, place, where, mark) for name, place in places.items()}
+    others = (_workers(loads, limits, workers),) if workers else ()
+    service: Any = (shared or Service)(Places(loads), limits, several, *others)
     named = places if mark is None else {}  # commands draw without a watermark
     more = (studio(named, keys is not None, samples),) if page else ()
     print(f"serving {', '.join(places)} on http://{host}:{port}{'/' if page else ''}", file=sys.stderr)
@@ -115,3 +117,10 @@ def _shared(url: str, waiting: int, lease: float) -> Callable[..., Any]:
 
     queue = RedisQueue(url, waiting, lease)
     return lambda bundles, limits, devices: RedisService(bundles, queue, limits, devices)
+
+
+def _workers(loads: Mapping[str, Callable[[], Any]], limits: Any, count: int) -> Any:
+    """Processes that have loaded the models."""
+    from beeline.serving.processes.workers import Workers
+
+    return Workers(loads, limits, count)
