@@ -39,6 +39,7 @@ fresh: $(READY)
 	$(BIN)/python -m benchmarks.fewstep --page
 	$(BIN)/python -m benchmarks.editing --page
 	$(BIN)/python -m benchmarks.networks --page
+	$(BIN)/python -m benchmarks.adapt --page
 	$(BIN)/python -m benchmarks.compress --page
 	$(BIN)/python -m benchmarks.chain --page
 	git diff --exit-code --stat -- docs || (echo "a generated page of docs is stale; commit the new one"; exit 1)
