@@ -153,21 +153,21 @@ export function wav(values, rate) {
 /** A scatter of the first two columns, with the trajectories that led there. */
 class Points {
   constructor(model, box) {
-    Object.assign(this, { model, box, first: null, bounds: null });
+    Object.assign(this, { model, box, first: null, span: null, bounds: null });
     box.className = "view points";
     this.canvas = el("canvas", { width: 1100, height: 1100, aria: { role: "img", label: "Scatter of the samples" } });
     box.replaceChildren(this.canvas);
   }
 
   begin() {
-    this.first = null;
+    this.first = this.span = null;
   }
 
   async show(samples, n) {
     const points = samples.map((row) => (Array.isArray(row) ? [row[0], row[1] ?? 0] : [row, 0]));
     if (!this.first || this.first.length !== n) this.first = points;
-    const reach = (axis, pick) => pick(...points.map((p) => p[axis]), ...this.first.map((p) => p[axis]));
-    const span = [0, 1].map((axis) => [reach(axis, Math.min), reach(axis, Math.max)]);
+    const reach = (axis, pick, k) => pick(...points.map((p) => p[axis]), ...(this.span ? [this.span[axis][k]] : []));
+    const span = (this.span = [0, 1].map((axis) => [reach(axis, Math.min, 0), reach(axis, Math.max, 1)])); // of all states
     const size = Math.max(...span.map(([a, b]) => b - a), 1e-9) * 1.08;
     this.bounds = span.map(([a, b]) => [(a + b - size) / 2, size]);
     this.paint(points);
