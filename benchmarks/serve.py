@@ -13,7 +13,7 @@ mixed       requests with 1, 4 and 16 evaluations and three guidance scales of t
             another; whether every answer is the same
 malformed   requests that are wrong in many ways: statuses, tracebacks, and the memory of the server
 kills       two servers behind a queue in Redis, one of which is killed again and again while jobs come in
-page        seconds from opening the page to its first picture, without the time of a browser
+page        seconds from opening the page to its first picture: in Chromium, if it is installed, and by requests alone
 
 All runs on the loopback address of one machine, which the server shares with its load.  Runs that are compared
 alternate, and ratios are those of medians.

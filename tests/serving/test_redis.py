@@ -17,7 +17,7 @@ from beeline.data.images import Images
 from beeline.data.points import PointSet
 from beeline.data.signals.arrays import ArraySet
 from beeline.serving.jobs import QueueFullError, State
-from beeline.serving.redis.queue import ATTEMPTS, RedisQueue
+from beeline.serving.redis.queue import ALONE, SHARED, RedisQueue
 from beeline.serving.redis.service import REQUESTS, RedisService, packed, unpacked
 from beeline.serving.redis.wire import dumped, loaded
 from beeline.serving.requests import Requested, SampleRequest, SamplerRequest
@@ -119,13 +119,21 @@ def test_the_answer_of_a_worker_that_was_thought_to_be_lost_counts_once(queue):
     assert [one.id for one in queue.take(["lane"], 10)] == ["k"] and queue.counts("lane")["rows"] == 0
 
 
-def test_a_job_that_ends_its_workers_fails_at_last(queue):
+def test_a_job_that_ends_its_workers_is_given_alone_and_fails_at_last(queue):
     queue.lease = 0.01
-    queue.put("lane", "j", b"", 1)
-    for _ in range(ATTEMPTS):
-        assert eventually(lambda: queue.take(["lane"], 1))
-    eventually(lambda: queue.take(["lane"], 1) == [] and queue.found(["j"])[0].state is State.FAILED)
-    assert f"{ATTEMPTS} workers were lost" in queue.found(["j"])[0].error
+    queue.put("lane", "bad", b"", 1)
+    for _ in range(SHARED):
+        assert not eventually(lambda: queue.take(["lane"], 1))[0].alone
+    time.sleep(0.02)
+    queue.put("lane", "good", b"", 1, priority=-1)
+    assert queue.take(["lane"], 10, free=False) == [], "a worker with other jobs leaves it"
+    for _ in range(ALONE):
+        taken = eventually(lambda: queue.take(["lane"], 10))
+        assert [(one.id, one.alone) for one in taken] == [("bad", True)]
+        time.sleep(0.02)
+    assert [one.id for one in queue.take(["lane"], 10)] == ["good"]
+    found = queue.found(["bad"])[0]
+    assert found.state is State.FAILED and f"{SHARED + ALONE} workers were lost" in found.error
 
 
 def test_jobs_are_cancelled_and_given_back(queue):

@@ -14,7 +14,8 @@ from beeline.serving.jobs import QueueFullError, State
 from beeline.serving.redis import scripts
 from beeline.serving.redis.scripts import CHANNEL, PREFIX
 
-ATTEMPTS = 10  # workers that may be lost with a job before it fails
+SHARED = 5  # workers that may be lost with a job before it is given to such that have no other
+ALONE = 3  # of these that may be lost before it fails
 AGAIN = 0.5  # seconds between attempts to reach Redis
 
 
@@ -24,6 +25,7 @@ class Taken:
 
     id: str
     payload: bytes
+    alone: bool = False  # workers were lost with it: take no other until it has ended
 
 
 @dataclass(frozen=True)
@@ -81,11 +83,14 @@ class RedisQueue:
                 "later, or request fewer samples"
             )
 
-    def take(self, lanes: Sequence[str], rows: int) -> list[Taken]:
-        """The next jobs of some lanes, with up to ``rows`` samples in all or one job of more; [] where none waits."""
-        times = [_ms(self.lease), rows, ATTEMPTS, _ms(self.kept)]
-        found = self._take(args=[self.worker, *times, *lanes])
-        return [Taken(id.decode(), payload) for id, payload in zip(found[::2], found[1::2], strict=True)]
+    def take(self, lanes: Sequence[str], rows: int, free: bool = True) -> list[Taken]:
+        """The next jobs of some lanes, with up to ``rows`` samples in all or one job of more; [] where none waits.
+
+        ``free``: this worker has no jobs, so that it may have one with which others were lost.
+        """
+        found = self._take(args=[self.worker, _ms(self.lease), rows, SHARED, ALONE, int(free), _ms(self.kept), *lanes])
+        rows_of = zip(found[::3], found[1::3], found[2::3], strict=True)
+        return [Taken(id.decode(), payload, alone == b"1") for id, payload, alone in rows_of]
 
     def renew(self, reached: Mapping[str, tuple[float, bytes]]) -> dict[str, bool]:
         """Keep jobs that this worker has, and tell their progress and, if it is not empty, the state of the flow.

@@ -70,16 +70,19 @@ return waiting + rows
 TAKE = (
     _HEAD
     + """
--- worker, lease in ms, most rows, most attempts, time in ms that results are kept, lanes -> id, payload, id, ...
-local worker, lease, most, attempts, kept = unpack(ARGV, 1, 5)
+-- worker, lease in ms, most rows, losses after which a job is given to workers without other jobs, losses of these
+-- after which it fails, whether the worker has no jobs, time in ms that results are kept, lanes
+-- -> id, payload, '1' for a job to be done alone, id, ...
+local worker, lease, most, shared, alone, free, kept = unpack(ARGV, 1, 7)
+shared, alone = tonumber(shared), tonumber(alone)
 local found, rows = {}, 0
-for i = 6, #ARGV do
+for i = 8, #ARGV do
   local lane = ARGV[i]
   for _, id in ipairs(redis.call('ZRANGEBYSCORE', P .. 'leases:' .. lane, '-inf', now)) do
     count(lane, 'lost', 1)
     redis.call('ZREM', P .. 'leases:' .. lane, id)
-    if tonumber(redis.call('HGET', job(id), 'attempts')) >= tonumber(attempts) then
-      local message = attempts .. ' workers were lost while they had this job; request another'
+    if tonumber(redis.call('HGET', job(id), 'attempts')) >= shared + alone then
+      local message = shared + alone .. ' workers were lost while they had this job; request another'
       redis.call('HSET', job(id), 'error', '{"bad": false, "message": "' .. message .. '"}')
       ends(id, 'failed', kept)
     else
@@ -89,8 +92,9 @@ for i = 6, #ARGV do
   while rows < tonumber(most) do
     local id = redis.call('ZRANGE', P .. 'waiting:' .. lane, 0, 0)[1]
     if not id then redis.call('DEL', P .. 'users:' .. lane) break end
-    local turn, more, payload = unpack(redis.call('HMGET', job(id), 'turn', 'rows', 'payload'))
-    if rows > 0 and rows + more > tonumber(most) then break end
+    local turn, more, payload, lost = unpack(redis.call('HMGET', job(id), 'turn', 'rows', 'payload', 'attempts'))
+    local suspect = tonumber(lost) >= shared
+    if rows > 0 and rows + more > tonumber(most) or suspect and (rows > 0 or free == '0') then return found end
     rows = rows + more
     redis.call('ZREM', P .. 'waiting:' .. lane, id)
     count(lane, 'rows', -more)
@@ -103,6 +107,8 @@ for i = 6, #ARGV do
     tell(id)
     found[#found + 1] = id
     found[#found + 1] = payload
+    found[#found + 1] = suspect and '1' or '0'
+    if suspect then return found end
   end
 end
 return found

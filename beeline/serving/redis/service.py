@@ -58,6 +58,7 @@ class RedisService:
         self._watched: set[str] = set()  # those of them whose previews are wanted
         self._ended: queue.SimpleQueue[str] = queue.SimpleQueue()  # those of them that have ended
         self._free = threading.Event()  # jobs may be taken
+        self._alone = False  # not before the one that it has has ended
         self._stopping, self._closed = threading.Event(), threading.Event()
         works = {"takes": self._takes, "tells": self._tells, "hears": self._hears, "looks": self._looks}
         self._threads = [threading.Thread(target=work, name=name, daemon=True) for name, work in works.items()]
@@ -159,8 +160,13 @@ class RedisService:
                 self._free.clear()
 
     def _take(self) -> list[Taken]:
-        free = AHEAD * self.local.limits.batch - sum(job.work.rows for job in list(self._had.values()))
-        return self.redis.take(list(self._lanes.values()), free) if free > 0 else []
+        had = list(self._had.values())
+        free = AHEAD * self.local.limits.batch - sum(job.work.rows for job in had)
+        if free <= 0 or (had and self._alone):
+            return []
+        taken = self.redis.take(list(self._lanes.values()), free, not had)
+        self._alone = any(one.alone for one in taken)
+        return taken
 
     def _begin(self, taken: Taken) -> None:
         try:
