@@ -10,7 +10,7 @@ from pathlib import Path
 
 WIDTH, HEIGHT, LEFT, BOTTOM, TOP, RIGHT = 860, 440, 64, 56, 28, 300
 GAP = 14  # pixels of a number or a line of the names, which are listed beside the picture
-TICKS = (1, 1.5, 2, 3, 4, 5, 7)
+TICKS, FEW = (1, 1.5, 2, 3, 4, 5, 7), (1, 3)  # of every power of ten, and where there are more than one and a half
 
 
 @dataclass(frozen=True)
@@ -77,4 +77,5 @@ def _place(value: float, axis: tuple[float, float]) -> float:
 def _ticks(axis: tuple[float, float]) -> list[float]:
     low, high = (math.exp(v) for v in axis)
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    return [m * 10.0**k for k in powers for m in TICKS if low <= m * 10.0**k <= high]
+    ticks = TICKS if high < 30 * low else FEW
+    return [m * 10.0**k for k in powers for m in ticks if low <= m * 10.0**k <= high]
