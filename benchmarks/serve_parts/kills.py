@@ -24,6 +24,7 @@ from benchmarks.serve_parts.redis_server import some
 WORKERS = 2
 LEASE = 1.0  # seconds
 WAITING = 200  # samples that are kept in the queue, more than the workers take at once
+CLASSES = 4  # of the labels
 STEPS = 30  # most steps of a job
 COMPARED = 50  # answers that are compared
 PATIENCE = 120.0  # seconds after the last kill
@@ -76,7 +77,7 @@ def fill(queue: RedisQueue, lane: str, asked: dict[str, SampleRequest]) -> None:
     while queue.counts(lane).get("rows", 0) < WAITING:
         k = len(asked)
         request = SampleRequest(
-            model="digits", seed=k, condition={"label": k % 10}, sampler=SamplerRequest(steps=1 + k % STEPS)
+            model="digits", seed=k, condition={"label": k % CLASSES}, sampler=SamplerRequest(steps=1 + k % STEPS)
         )
         queue.put(lane, str(k), packed(request), 1)
         asked[str(k)] = request
