@@ -76,6 +76,40 @@ def _of_texts(modality: Sequences, data: Any) -> Any:
     return texts
 
 
+@singledispatch
+def opened(modality: Any, condition: Any) -> Any:
+    """The condition of a request, in which pictures in base64 are pixels: no text is taken for the name of a file."""
+    return condition
+
+
+@opened.register(LatentImage)
+def _of_latent(modality: LatentImage, condition: Any) -> Any:
+    return opened(modality.image, condition)
+
+
+@opened.register(Image)
+def _of_image(modality: Image, condition: Any) -> Any:
+    if modality.described is None:
+        return condition
+    encoders = modality.described.encoders
+    known, rest = modality.described.parted(condition)
+    if not known:
+        return condition
+    made = {name: _pixels(name, value) if encoders[name].reads_files else value for name, value in known.items()}
+    return {**(rest or {}), **made}
+
+
+def _pixels(name: str, value: Any) -> Any:
+    """Pictures in base64 of a condition, also by name or in a list, as pixels; numbers stay as they are."""
+    if isinstance(value, str):
+        return picture(value, f"the condition {name!r}")
+    if isinstance(value, dict):
+        return {key: _pixels(key, one) for key, one in value.items()}
+    if isinstance(value, list) and all(isinstance(one, str | dict) or one is None for one in value):
+        return [_pixels(name, one) for one in value]
+    return value
+
+
 def picture(text: str, name: str) -> Array:
     """A picture in base64, also as a data URL, as pixels uint8 [H,W,C]; ValueError for others."""
     return decoded(raw_bytes(text, name), name)
@@ -101,9 +135,9 @@ def marked(content: bytes, name: str) -> Array:
 
     check_size(content, name)
     pixels = pixels_of(name, content)
-    with Picture.open(io.BytesIO(content)) as opened:
-        clear = np.asarray(opened.convert("RGBA"))[..., 3] < 128 if opened.has_transparency_data else None
-    return pixels.max(-1) >= 128 if clear is None else clear
+    with Picture.open(io.BytesIO(content)) as mask:
+        clear = np.asarray(mask.convert("RGBA"))[..., 3] < 128
+    return clear if clear.any() else pixels.max(-1) >= 128
 
 
 def check_size(content: bytes, name: str) -> None:
@@ -111,8 +145,8 @@ def check_size(content: bytes, name: str) -> None:
     from PIL import Image as Picture
 
     try:
-        with Picture.open(io.BytesIO(content)) as opened:
-            wide, high = opened.size
+        with Picture.open(io.BytesIO(content)) as found:
+            wide, high = found.size
     except Exception as error:  # PIL's parsers raise whatever they meet
         raise BeelineError(
             f"{name} cannot be read as an image ({type(error).__name__}); give a PNG or JPEG file"

@@ -14,6 +14,7 @@ import torch
 from beeline.core.errors import BeelineError, nearest, require
 from beeline.runs.bundle import Bundle
 from beeline.sampling.sampler import Sampler
+from beeline.serving.given import opened
 from beeline.serving.hosting.hosts import Host
 from beeline.serving.hosting.models import hosted
 from beeline.serving.hosting.residents import Residents
@@ -127,7 +128,7 @@ class Service:
             found.name,
             tuple(seeds),
             condition,
-            bundle.condition(condition, n),
+            bundle.condition(opened(bundle.modality, condition), n),
             sampler or bundle.sampler,
             found.amounts(),
         )

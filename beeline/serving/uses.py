@@ -19,7 +19,7 @@ from beeline.runs.editing.edit import Settings, edit_given, editable
 from beeline.runs.editing.inputs import Given, inputs
 from beeline.runs.scoring import has_trajectories
 from beeline.sampling.editing.regions import GivenRegion
-from beeline.serving.given import given, marked, raw_bytes
+from beeline.serving.given import given, marked, opened, raw_bytes
 from beeline.serving.requests import Models, Requested, SamplerRequest, component
 from beeline.serving.works import Result, Work
 
@@ -69,12 +69,13 @@ class EditRequest(WithData):
         sampler = usual if self.sampler is None else self.sampler.changed(usual)
         method = component(self.method, "edits")
         found = inputs(modality, bundle, given(modality, self.data), self.to)
-        for value in (self.to, self.cond):
+        new, old = opened(modality, self.to), opened(modality, self.cond)
+        for value in (new, old):
             bundle.condition(value, len(found.x))
         how = Settings(region, self.preserve, self.seed, sampler)
 
         def call(alone: Bundle) -> Result:
-            made = edit_given(alone, method, found, self.cond, self.to, how)
+            made = edit_given(alone, method, found, old, new, how)
             return Result(made.samples, {"condition": self.to, **made.summary})
 
         return service.task(self.model, len(found.x), call)
@@ -105,10 +106,12 @@ class ScoreRequest(WithData):
             "teacher",
         )
         found = inputs(bundle.modality, bundle, given(bundle.modality, self.data))
-        bundle.condition(self.condition, len(found.x))
+        condition = opened(bundle.modality, self.condition)
+        bundle.condition(condition, len(found.x))
 
         def call(alone: Bundle) -> Result:
-            return Result(None, likelihoods(alone, found, self.condition, self.steps, self.probes, Rng(self.seed)))
+            facts = likelihoods(alone, found, condition, self.steps, self.probes, Rng(self.seed))
+            return Result(None, {**facts, "condition": self.condition})
 
         return service.task(self.model, len(found.x), call)
 
@@ -119,7 +122,7 @@ def likelihoods(bundle: Bundle, data: Given, condition: Any, steps: int, probes:
     cond = map_cond(lambda leaf: leaf.to(bundle.device), bundle.condition(condition, len(x)))
     measure = None if x[0].numel() <= WIDE else Hutchinson(rng.fork("probes"), probes)
     found = log_prob(bundle.flow, x, cond, steps=steps, divergence=measure).cpu()
-    return {"log_prob": found.tolist(), "condition": condition, **in_bits(bundle.modality, found, x[0].numel())}
+    return {"log_prob": found.tolist(), **in_bits(bundle.modality, found, x[0].numel())}
 
 
 @singledispatch

@@ -289,6 +289,7 @@ UNLISTED = {
     "beeline.sampling.planner:Planner": "holds a flow and a network",
     "beeline.sampling.cascade": "hold flows, or stand for a Sampler in a cascade",
     "beeline.data.showers:ShowerCodec": "what was learned of one set of showers",
+    "beeline.couplings.watermark:TreeRing": "holds a secret, which no file is to keep",
     "beeline.training.early_stopping:EarlyStopping": "an argument of fit_patiently",
     "beeline.distillation.fit_blocks:BlockSearch": "an argument of the search for skipped blocks",
     "beeline.distillation.pairs:AnnealedPairs": "holds the pairs it feeds",

@@ -12,6 +12,8 @@ from PIL import Image as Picture
 from beeline.core.errors import BeelineError
 from beeline.core.rng import Rng
 from beeline.couplings.watermark import TreeRing
+from beeline.data.described.descriptions import Descriptions
+from beeline.data.described.encoders import Pictures
 from beeline.data.images import Image, Images
 from beeline.data.pictures.provenance import provenance_in
 from beeline.fields.flow import Flow
@@ -19,7 +21,7 @@ from beeline.runs.bundle import Bundle
 from beeline.runs.editing.watermarks import watermarked
 from beeline.sampling.sampler import Sampler
 from beeline.serving.app import app
-from beeline.serving.given import PIXELS, decoded, given, marked
+from beeline.serving.given import PIXELS, decoded, given, marked, opened
 from beeline.serving.jobs import State
 from beeline.serving.logs import Log
 from beeline.serving.rates import Rates
@@ -183,6 +185,21 @@ def test_a_mask_is_white_or_transparent():
     file = io.BytesIO()
     Picture.fromarray(clear).save(file, "PNG")
     assert marked(file.getvalue(), "it").tolist() == [[False, True], [True, True]]
+    opaque, file = np.full((2, 2, 4), 255, np.uint8), io.BytesIO()
+    opaque[0, :, :3] = 0
+    Picture.fromarray(opaque).save(file, "PNG")
+    assert marked(file.getvalue(), "it").tolist() == [[False, False], [True, True]]
+
+
+def test_pictures_of_conditions_are_given_in_base64_and_no_file_is_opened(tmp_path):
+    file = tmp_path / "it.png"
+    Picture.fromarray(PIXELS_3).save(file)
+    modality = Image((1, 8, 8), 4, ("a", "b", "c", "d"), 256, (), Descriptions({"sketch": Pictures(8, 4)}))
+    made = opened(modality, {"label": "b", "sketch": png(PIXELS_3)})
+    assert made["label"] == "b" and np.array_equal(made["sketch"][..., 0], PIXELS_3)
+    for condition in ({"sketch": str(file)}, {"sketch": [str(file)]}, str(file)):
+        with pytest.raises(BeelineError, match="base64"):
+            opened(modality, condition)
 
 
 def test_rows_texts_and_numbers():

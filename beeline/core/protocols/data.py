@@ -169,6 +169,11 @@ class ConditionEncoder(Protocol):
         ...
 
     @property
+    def reads_files(self) -> bool:
+        """Whether it takes a text for the name of a file, which a service does not allow."""
+        ...
+
+    @property
     def sizes(self) -> Mapping[str, Mapping[str, int]]:
         """What it gives, as networks take it: "" is the condition itself, "pooled" is NAME.pooled, and so on."""
         ...

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass as plain_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -42,10 +42,11 @@ class AtOnce:
 class ConditionEncoderBase:
     """Defaults of the ConditionEncoder protocol: the column of the condition's name, no lists, no weights, in memory.
 
-    A subclass gives ``sizes`` and ``encode``.
+    A subclass gives ``sizes`` and ``encode``; ``reads_files`` says whether a text is the name of a file.
     """
 
     column = ""
+    reads_files: ClassVar[bool] = False
 
     @property
     def depth(self) -> int:
@@ -134,6 +135,7 @@ class Pictures(ConditionEncoderBase):
     patch: Count = 4  # side of a patch in pixels
     channels: Count = 1  # 1 for grey, 3 for colours
     column: str = ""  # of the metadata, with file names; "" is that with the name of the condition
+    reads_files: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         require(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -36,6 +36,7 @@ class HintPictures(ConditionEncoderBase):
     height: Count
     width: Count
     channels: Mapping[str, int]  # of the hints of all controls, by name
+    reads_files: ClassVar[bool] = True
 
     @property
     def sizes(self) -> Mapping[str, Mapping[str, int]]:
