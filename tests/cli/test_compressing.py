@@ -59,6 +59,9 @@ def test_a_budget_chooses_among_methods(moons, tmp_path, capsys):
     assert "the nearest is int4 with size=0." in capsys.readouterr().err
     for wrong in ("weight=0.3", "size=big", "size=0"):
         assert run([*words, "--budget", wrong, "--out", str(tmp_path / "c")]) == 2
+    assert run([*words, "--data", "digits", "--out", str(tmp_path / "e")]) == 2
+    assert "give data of the same modality" in capsys.readouterr().err
+    assert not (tmp_path / "e").exists()
     assert run(["compress", str(moons), "--out", str(tmp_path / "d")]) == 2
     assert "no method was given" in capsys.readouterr().err
 

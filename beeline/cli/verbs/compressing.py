@@ -51,7 +51,7 @@ def compress(
     from beeline.runs.compressing.job import parents_of
     from beeline.runs.compressing.measuring import rows_of
     from beeline.runs.compressing.page import page_of
-    from beeline.runs.reference_data import data_set
+    from beeline.runs.reference_data import comparable, data_set
     from beeline.runs.scoring import RealData
 
     where = check_device(device)  # before any work
@@ -61,7 +61,11 @@ def compress(
     require(bool(chosen), "no method was given to compress by; name one of 'beeline list compressors', such as int8")
     require(not out.exists() or not any(out.iterdir()), f"{out} exists and is not empty; choose another directory")
     first = load(bundle, device=where)
-    real = None if data is None and "data" not in first.lineage else RealData.of(data_set(data, first))
+    real = None
+    if data is not None or "data" in first.lineage:
+        source = data_set(data, first)
+        comparable(source, first, "the bundle")
+        real = RealData.of(source)
 
     def say(name: str, plan: Plan) -> None:
         if not json_:

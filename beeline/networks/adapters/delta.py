@@ -147,6 +147,13 @@ def layers_of(network: nn.Module, names: Sequence[str] = ()) -> dict[str, nn.Mod
     usual: dict[str, nn.Module] = inside or dict(list(known.items())[: max(1, len(known) - 1)])
     require(bool(usual), f"{type(network).__name__} has no linear layer and no convolution that could be changed")
     for end in names:
+        others = {type(m).__name__ for name, m in network.named_modules() if fits(name, end)} - {""}
+        require(
+            any(fits(name, end) for name in known) or not others,
+            f"{end!r} is a {', '.join(sorted(others))} of {type(network).__name__}, whose weight is no matrix "
+            f"of a layer; the kinds of layers are {', '.join(kind.__name__ for kind in LAYERS)}: "
+            f"{nearest(end, sorted(_ends(known)))}",
+        )
         require(
             any(fits(name, end) for name in known),
             f"there is no layer {end!r} in {type(network).__name__}; {nearest(end, sorted(_ends(known)))}",

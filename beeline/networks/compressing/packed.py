@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from beeline.core.errors import require
-from beeline.networks.adapters.delta import Changed
+from beeline.networks.adapters.delta import LAYERS, Changed
 from beeline.networks.adapters.recast import recast
 from beeline.networks.compressing.compressor import Moments
 from beeline.networks.compressing.formats import Format
@@ -64,6 +64,11 @@ def parameter_of(layer: nn.Module, form: Format) -> Tensor:
         not isinstance(layer, Decoded),
         f"the weight of a layer was to be stored in {form}, and it is stored in few bits already: rounding twice adds "
         "both errors; start from the bundle before its first compression, which is the parent in its lineage",
+    )
+    require(
+        isinstance(layer, LAYERS),
+        f"a {kind} was to be stored in {form}, and its weight is no matrix of a layer; the kinds of layers are "
+        f"{', '.join(k.__name__ for k in LAYERS)}: leave it out, as it stays in its own numbers",
     )
     require(
         weight is not None and not isinstance(layer, Changed),

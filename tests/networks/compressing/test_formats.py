@@ -95,6 +95,18 @@ def test_what_cannot_be_quantized_is_refused():
     net, probe = DiT((1, 8, 8), width=16, depth=1, heads=2), Probe(())
     with pytest.raises(BeelineError, match="merge adapters first"):
         Quantize().plan(Adapted(net).field, probe)
+    net = DiT((1, 8, 8), width=16, depth=1, heads=2)
+    small = int8().apply(net, int8().plan(net, probe), probe, Rng(0))
+    with pytest.raises(
+        BeelineError, match="stored in few bits: .*keep the adapter beside it, or merge into the network"
+    ):
+        Adapted(small).merged()
+    with pytest.raises(BeelineError, match="is a LayerNorm.* the kinds of layers are Linear, Conv1d, Conv2d, Conv3d"):
+        Quantize(layers=("norm",)).plan(
+            torch.nn.ModuleDict({"a": torch.nn.Linear(4, 4), "norm": torch.nn.LayerNorm(4)}), probe
+        )
+    with pytest.raises(BeelineError, match="a LayerNorm was to be stored in .* the kinds of layers are Linear"):
+        Compressed(torch.nn.ModuleDict({"norm": torch.nn.LayerNorm(4)}), [Integers(8)], [["norm"]])
     with pytest.raises(BeelineError, match="no layer 'nothing'"):
         Compressed(DiT((1, 8, 8), width=16, depth=1, heads=2), [Integers(8)], [["nothing"]])
 
