@@ -34,7 +34,7 @@ def measure(rng: bl.Rng) -> list[Finding]:
 
     one = train(changed(LoRA(4), rng.seed), first, "first")
     two = train(copy.deepcopy(one), second, "second")
-    slow = train(copy.deepcopy(one), second, "second", ema=EMA(0.995))
+    slow = train(copy.deepcopy(one), second, "second", ema=EMA(140))
     rested = copy.deepcopy(merged(one))
     with rng.fork("null space").ambient():
         rested.backbone = Adapted(rested.backbone, NullSpace(4, kept=32))
