@@ -262,11 +262,14 @@ def table(figures: Mapping[str, Any]) -> str:
 
 def page(results: Path) -> None:
     """Write the tables and the picture of the page."""
-    content = report.read(results)
+    content, elsewhere = report.read(results), report.read(results.with_stem(f"{results.stem}-cuda"))
+    sections = [(style, "", figures) for style, figures in content["figures"].items()]
+    where = f" on {elsewhere.get('machine', {}).get('accelerator')}"
+    sections += [(style, where, figures) for style, figures in elsewhere.get("figures", {}).items()]
     parts = []
-    for style, figures in content["figures"].items():
+    for style, where, figures in sections:
         before = figures[BEFORE]
-        parts += [f"Style: {style}. The flow before has {before['old_active']:.2f} to its own style, and "
+        parts += [f"Style: {style}{where}. The flow before has {before['old_active']:.2f} to its own style, and "
                   f"{before['distance']:.0f} to the new one.", "", table(figures), ""]  # fmt: skip
     report.fill(report.DOCS / "guides" / "small.md", "adapt", "\n".join(parts).rstrip())
     style, figures = next(iter(content["figures"].items()))

@@ -144,7 +144,7 @@ def table(figures: Mapping[str, Any], elsewhere: Mapping[str, Any]) -> str:
     lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     for name, f in figures.items():
         cells = (f"{f['bytes']:,}", f"{f['bytes'] / first['bytes']:.3f}", f"{1000 * f['seconds']:.3g}",
-                 f"{f['speed']:.0f} x", f"{elsewhere[name]['speed']:.0f} x" if name in elsewhere else "",
+                 f"{f['speed']:.2g} x", f"{elsewhere[name]['speed']:.2g} x" if name in elsewhere else "",
                  f"{f['distance']:.2f}",
                  f"{f['distance'] / first['distance']:.2f} x")  # fmt: skip
         lines.append(f"| {name} | {' | '.join(cells)} |")
