@@ -12,12 +12,14 @@ from pydantic import BaseModel, ConfigDict, Field
 from beeline.config import build as config
 from beeline.core.errors import require
 from beeline.runs.bundle import Bundle
-from beeline.sampling.guidance.guide import CFG
+from beeline.sampling.guidance.guide import CFG, Guide, Plain, Unconditional
 from beeline.sampling.sampler import Sampler
 from beeline.serving.works import Drawing, Model, Result, Task, Work
 
 STEPS = 1000  # of a request
 MOST = 2**16  # samples of a request, however many a service allows
+
+RULE = CFG(1.0).rule
 
 
 class Models(Protocol):
@@ -49,9 +51,32 @@ class SamplerRequest(BaseModel):
     ) = None
     schedule: Annotated[str, Field(max_length=200, description="as Shifted(3.0)")] | None = None
     guidance_scale: Annotated[float, Field(ge=0, le=100, description="1 is no guidance")] | None = None
+    guidance: (
+        Annotated[str, Field(max_length=400, description="as Guide(Unconditional(), Projected(3.0)), in place of guidance_scale; such samples do not "
+                                                        "share evaluations with those of others")]
+        | None
+    ) = None  # fmt: skip
+    controllers: (
+        Annotated[
+            list[Annotated[str, Field(max_length=400)]],
+            Field(
+                max_length=8, description="components of 'beeline list controllers'; such samples do not share either"
+            ),
+        ]
+        | None
+    ) = None
 
     def changed(self, sampler: Sampler) -> Sampler:
         """The sampler with these settings; ValueError where one does not exist."""
+        require(
+            self.guidance is None or self.guidance_scale is None,
+            f"guidance={self.guidance!r} and guidance_scale={self.guidance_scale} were given; give one of them",
+        )
+        if self.guidance is not None:
+            sampler = dataclasses.replace(sampler, guidance=component(self.guidance, "guidance"))
+        if self.controllers is not None:
+            steering = tuple(component(text, "controllers") for text in self.controllers)
+            sampler = dataclasses.replace(sampler, controllers=steering)
         if self.steps is not None:
             sampler = dataclasses.replace(sampler, steps=self.steps)
         if self.solver is not None:
@@ -116,11 +141,18 @@ class SampleRequest(Requested):
 
     def work(self, service: Models) -> Work:
         """Samples, which share runs with those of others."""
-        model = service.model(self.model)
+        model, seeds = service.model(self.model), self.drawn()
         usual = model.bundle.sampler
         sampler = usual if self.sampler is None else self.sampler.changed(usual)
-        drawing = service.drawing(self.model, self.drawn(), self.condition, sampler)
-        return dataclasses.replace(drawing, amounts=model.amounts(self.adapters))
+        drawing = service.drawing(self.model, seeds, self.condition, sampler)
+        if shares(sampler):
+            return dataclasses.replace(drawing, amounts=model.amounts(self.adapters))
+        require(
+            not self.adapters,
+            "adapters were given with a guidance or controllers of one's own, which need a network for themselves; "
+            "leave one of them out, or request the adapted model by its name",
+        )
+        return service.task(self.model, len(seeds), drawing.drawn)
 
     def settled(self) -> SampleRequest:
         """With a seed."""
@@ -136,6 +168,16 @@ class SampleRequest(Requested):
         )
         first = secrets.randbits(48) if self.seed is None else self.seed
         return list(range(first, first + self.n)) if self.seeds is None else self.seeds
+
+
+def shares(sampler: Sampler) -> bool:
+    """Whether runs of a sampler evaluate the network as it is, so that their evaluations can be those of others too.
+
+    Other guidance may skip layers, change attention or need derivatives.
+    """
+    guidance = sampler.guidance
+    usual = isinstance(guidance, Guide) and isinstance(guidance.reference, Unconditional) and guidance.rule == RULE
+    return (isinstance(guidance, Plain) or usual) and not sampler.controllers
 
 
 def component(text: str, kind: str) -> Any:

@@ -145,6 +145,12 @@ class Drawing:
         evaluations, parts = self.sampler.evaluations, made.cpu().split(counts)  # counting them takes a while
         return [work._result(bundle, part, evaluations) for work, part in zip(works, parts, strict=True)]
 
+    def drawn(self, bundle: Bundle) -> Result:
+        """The samples of a bundle that no other run uses."""
+        how = self.sampler.seeded(list(self.seeds), 0)
+        made = bundle.draw(bundle.start(self.seeds), self.cond, sampler=how)
+        return self._result(bundle, made.cpu(), self.sampler.evaluations)
+
     def _result(self, bundle: Bundle, x: Tensor, evaluations: int | None) -> Result:
         raw = bundle.modality.decode(x)
         facts = {"seeds": list(self.seeds), "condition": self.given, "evaluations": evaluations}

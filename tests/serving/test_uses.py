@@ -3,12 +3,14 @@
 import base64
 import io
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image as Picture
 
+from beeline.config.build import parse
 from beeline.core.errors import BeelineError
 from beeline.core.rng import Rng
 from beeline.couplings.watermark import TreeRing
@@ -116,6 +118,30 @@ def test_a_score_is_the_exact_log_likelihood():
     assert bits == pytest.approx(-found / (64 * np.log(2)) + 7, rel=1e-6)
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"guidance": "Guide(SkippedLayers(), Extrapolate(2.0))"},
+        {"guidance": "Guide(Unconditional(), Projected(2.0))"},
+        {"controllers": [f"EnergyGuidance(Near({(((0.5,) * 8,) * 8,)}))"]},
+    ],
+)
+def test_guidance_and_controllers_of_ones_own_are_drawn_alone(client, bundle, settings):
+    body = {"n": 2, "seed": 7, "condition": {"label": 3}, "sampler": {"steps": 3, **settings}}
+    plain = {"seed": 3, "condition": {"label": 1}}
+    before = client.post("/v1/sample", json=plain).json()["samples"]
+    found = client.post("/v1/sample", json=body)
+    assert found.status_code == 200, found.text
+    sampler = replace(bundle.sampler, steps=3)
+    if "guidance" in settings:
+        sampler = replace(sampler, guidance=parse(settings["guidance"], "guidance"))
+    else:
+        sampler = replace(sampler, controllers=(parse(settings["controllers"][0], "controllers"),))
+    wanted = bundle.sample(2, seeds=[7, 8], label=3, sampler=sampler)
+    assert np.array_equal(np.array(found.json()["samples"], np.uint8), wanted.pixels)
+    assert client.post("/v1/sample", json=plain).json()["samples"] == before
+
+
 def test_pictures_in_the_openai_form(client, bundle):
     body = {"prompt": "3", "n": 2, "seed": 7, "response_format": "b64_json", "size": "8x8", "user": "ada"}
     found = client.post("/v1/images/generations", json=body)
@@ -156,6 +182,8 @@ BAD = {
     "no data": ("/v1/score", {"data": []}, "the data are no pictures"),
     "words": ("/v1/score", {"data": [["a"]]}, "the data are no pictures"),
     "steps": ("/v1/score", {"data": png(PIXELS_3), "steps": 0}, "greater than or equal to 1"),
+    "two guidances": ("/v1/sample", {"sampler": {"guidance": "CFG(2)", "guidance_scale": 2}}, "give one of them"),
+    "a path": ("/v1/sample", {"sampler": {"guidance": "Guide(WeakBundle('/etc'), Extrapolate(2.0))"}}, "holds a text"),
     "size": ("/v1/images/generations", {"prompt": "3", "size": "1024x1024"}, "draws 8x8"),
     "prompt": ("/v1/images/generations", {"prompt": "a cat"}, "a cat"),
     "url": ("/v1/images/generations", {"prompt": "3", "response_format": "url"}, "b64_json"),
