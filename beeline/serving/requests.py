@@ -52,16 +52,18 @@ class SamplerRequest(BaseModel):
     schedule: Annotated[str, Field(max_length=200, description="as Shifted(3.0)")] | None = None
     guidance_scale: Annotated[float, Field(ge=0, le=100, description="1 is no guidance")] | None = None
     guidance: (
-        Annotated[str, Field(max_length=400, description="as Guide(Unconditional(), Projected(3.0)), in place of guidance_scale; such samples do not "
-                                                        "share evaluations with those of others")]
+        Annotated[
+            str,
+            Field(
+                max_length=400, description="as Guide(Unconditional(), Projected(3.0)); such samples are drawn alone"
+            ),
+        ]
         | None
-    ) = None  # fmt: skip
+    ) = None
     controllers: (
         Annotated[
             list[Annotated[str, Field(max_length=400)]],
-            Field(
-                max_length=8, description="components of 'beeline list controllers'; such samples do not share either"
-            ),
+            Field(max_length=8, description="components of 'beeline list controllers'; such samples are drawn alone"),
         ]
         | None
     ) = None
