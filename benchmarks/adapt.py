@@ -194,7 +194,8 @@ def measure(options: Namespace) -> None:
     do, undo = STYLES[options.style]
     clock = time.process_time if torch.device(options.device).type == "cpu" else accelerated
     task = Task(world, replace(world.data, x1=do(world.data.x1)), undo, options.steps, clock)
-    out = options.output or FILE
+    name_of_result = report.named("adapt", options.device)
+    out = options.output or FILE.with_stem(name_of_result)
     count = trained(copied(world.teacher))
     settings = {"parameters": count, "share": options.share, "batch": BATCH, "evaluations": SAMPLED,
                 "samples": options.samples, "layers": PLACES[0], "rates": RATES, "probed": PROBED,
@@ -207,7 +208,7 @@ def measure(options: Namespace) -> None:
         with report.alone(out):  # several processes may measure parts
             every = report.read(out).get("figures", {})
             every.setdefault(options.style, {})[name] = {**found, "device": options.device, "machine": report.machine()}
-            report.write("adapt", every, [0], out, device=options.device, **settings)
+            report.write(name_of_result, every, [0], out, device=options.device, **settings)
         print(name, found, flush=True)
 
     methods: dict[str, Adaptation] = {FULL: Everything()}

@@ -133,9 +133,7 @@ def measure(options: Namespace) -> None:
         print(name, figures[name], flush=True)
     settings = {"pairs": options.pairs, "steps": options.steps, "rate": options.rate, "batch": options.batch,
                 "samples": options.samples, "method": config.describe(METHOD)}  # fmt: skip
-    kind = torch.device(options.device).type
-    out = options.output or (FILE if kind == "cpu" else FILE.with_stem(f"chain-{kind}"))
-    report.write("chain", figures, [0], out, device=options.device, **settings)
+    report.write(report.named("chain", options.device), figures, [0], options.output, device=options.device, **settings)
 
 
 def table(figures: Mapping[str, Any], elsewhere: Mapping[str, Any]) -> str:

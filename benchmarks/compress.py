@@ -97,8 +97,8 @@ def main() -> None:
     if options.page:
         page()
         return
-    kind = torch.device(options.device).type
-    out = options.output or (FILE if kind == "cpu" else FILE.with_stem(f"compress-{kind}"))
+    name_of_result = report.named("compress", options.device)
+    out = options.output or FILE.with_stem(name_of_result)
     torch.set_num_threads(1)
     rng = bl.Rng(0)
     bundle = load(options.flow, device=options.device)
@@ -123,7 +123,7 @@ def main() -> None:
         seconds = time.perf_counter() - begin
         found[name] = row(link_of(name, made, bundle, x0, cond, rng, **more), first, seconds)
         print(f"{name:44s} {found[name]['share']:.3f} {found[name]['error']:.4f} {found[name]['ratio']}", flush=True)
-        report.write("compress", found, [0], out, device=options.device, **settings)
+        report.write(name_of_result, found, [0], out, device=options.device, **settings)
 
 
 if __name__ == "__main__":

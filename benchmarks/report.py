@@ -83,6 +83,12 @@ def commit() -> str | None:
     return name + ("+" if changes else "")
 
 
+def named(benchmark: str, device: str) -> str:
+    """The name of a result: figures of an accelerator have a file of their own."""
+    kind = torch.device(device).type
+    return benchmark if kind == torch.device("cpu").type else f"{benchmark}-{kind}"
+
+
 def write(
     name: str,
     figures: Any,
