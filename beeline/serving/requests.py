@@ -12,14 +12,12 @@ from pydantic import BaseModel, ConfigDict, Field
 from beeline.config import build as config
 from beeline.core.errors import require
 from beeline.runs.bundle import Bundle
-from beeline.sampling.guidance.guide import CFG, Guide, Plain, Unconditional
+from beeline.sampling.guidance.guide import CFG, Extrapolate, Guide, Plain, Unconditional
 from beeline.sampling.sampler import Sampler
 from beeline.serving.works import Drawing, Model, Result, Task, Work
 
 STEPS = 1000  # of a request
 MOST = 2**16  # samples of a request, however many a service allows
-
-RULE = CFG(1.0).rule
 
 
 class Models(Protocol):
@@ -178,8 +176,11 @@ def shares(sampler: Sampler) -> bool:
     Other guidance may skip layers, change attention or need derivatives.
     """
     guidance = sampler.guidance
-    usual = isinstance(guidance, Guide) and isinstance(guidance.reference, Unconditional) and guidance.rule == RULE
-    return (isinstance(guidance, Plain) or usual) and not sampler.controllers
+    if isinstance(guidance, Guide):
+        plain = isinstance(guidance.reference, Unconditional) and isinstance(guidance.rule, Extrapolate)
+    else:
+        plain = isinstance(guidance, Plain)
+    return plain and not sampler.controllers
 
 
 def component(text: str, kind: str) -> Any:
