@@ -50,6 +50,9 @@ class ByFlowMatching(OnData):
         )
         return {"student": self.changed(teacher)}
 
+    def objective(self, teacher: Flow) -> Any:
+        return self.matching(teacher)
+
     def matching(self, teacher: Flow) -> FlowMatching:
         """Flow matching as the teacher was trained."""
         drop = Drop(self.drop, teacher.null) if teacher.null else None
@@ -93,6 +96,11 @@ class Adaptation(ByFlowMatching):
     def supply(self, teacher: Flow, data: Any, batch: Batch, rng: Rng) -> Batch | Microbatches:
         if not self.prior:
             return self.feed(teacher, data, rng)
+        require(
+            isinstance(data, Batch),
+            f"prior={self.prior:g} was given with data that are read in parts ({type(data).__name__}), to which samples "
+            "are not mixed; leave prior at 0, or give data that fit into memory",
+        )
         cond: Any = drawn_classes(teacher.field, self.drawn, batch.x1, rng.fork("classes"))
         own: Batch = data
         if cond is None:  # those of the data
@@ -107,15 +115,14 @@ class Adaptation(ByFlowMatching):
         made = reflow_pairs(teacher, self.sampler, wanted, rng.fork("prior"), like=batch.x1)
         drawn = InMemory(Batch(made.x1, cond=made.cond, weight=_weights(made, 2 * self.prior)), rng.fork("prior order"))
         weighted = InMemory(replace(own, weight=_weights(own, 2.0)), rng.fork("data order"))
-        return self.feed(teacher, Mixed(weighted, drawn, 0.5), rng)  # type: ignore[arg-type]
+        return Mixed(weighted, drawn, 0.5)
 
 
 @dataclass(frozen=True)
-class SideTuned(Adaptation):
+class SideTuned(ByFlowMatching):
     """Flow matching on data in which a recurrent network over the depth of the flow is trained, and the flow is not.
 
-    DepthReader beside the backbone: no gradient runs through the flow, and none of its activations is kept.  ``delta``
-    and ``layers`` are not used.
+    DepthReader beside the backbone: no gradient runs through the flow, and none of its activations is kept.
     Source: Nguyen et al. 2023, "READ: Recurrent Adaptation of Large Transformers" (arXiv 2305.15348).
 
     >>> SideTuned().rank
@@ -123,16 +130,17 @@ class SideTuned(Adaptation):
     """
 
     rank: Count = 16  # of the recurrent network
+    drop: Share = 0.1  # of conditions
+    sampler: Sampler = field(default_factory=Sampler)  # of the flow with it
 
-    def networks(self, teacher: Flow) -> dict[str, nn.Module]:
-        super().networks(teacher)  # refuses what cannot be adapted
+    def changed(self, teacher: Flow) -> nn.Module:
         net = copied(teacher)
         channels = channels_of(net, block_paths(net)[-1])
-        return {"student": with_backbone(net, lambda inner: DepthReader(inner, channels, self.rank))}
+        return with_backbone(net, lambda inner: DepthReader(inner, channels, self.rank))
 
 
 @dataclass(frozen=True)
-class Unlearning(Adaptation):
+class Unlearning(ByFlowMatching):
     """A delta of the weights after which classes are drawn as another one, or as samples without a class.
 
     the objective Responses on the data: v(x_t, t, c) = v_base(x_t, t, c) for the classes that stay
@@ -143,9 +151,16 @@ class Unlearning(Adaptation):
     0.0
     """
 
+    delta: Delta = field(default_factory=LoRA)
     classes: tuple[int, ...] = ()  # to be taken away
     towards: Whole | None = None  # the class that is drawn in their place; None is the null
     push: NonNegative = 0.0  # away from the velocity of the class itself; 1 is usual with the null
+    layers: tuple[str, ...] = ()  # ends of names of layers; none: all layers of the blocks
+    drop: Share = 0.1  # of conditions
+    sampler: Sampler = field(default_factory=Sampler)  # of the changed flow
+
+    def changed(self, teacher: Flow) -> nn.Module:
+        return adapted(copied(teacher), self.delta, self.layers)
 
     def objective(self, teacher: Flow) -> Responses:
         count = classes_of(teacher.field, "label")
