@@ -271,7 +271,8 @@ def sample(
         n = len(data)
         samples = bundle.translate(data, cond=condition(cond), seed=seed, sampler=sampler)
     bundle.modality.save(samples, out)
-    return {"file": str(out), "n": n, "evaluations": sampler.evaluations, "seed": seed}
+    drawn = {"seeds": list(seeds)} if seeds else {"seed": seed}
+    return {"file": str(out), "n": n, "evaluations": sampler.evaluations, **drawn}
 
 
 def source_data(bundle: Bundle, file: Path) -> Any:

@@ -98,8 +98,8 @@ class Adaptation(ByFlowMatching):
             return self.feed(teacher, data, rng)
         require(
             isinstance(data, Batch),
-            f"prior={self.prior:g} was given with data that are read in parts ({type(data).__name__}), to which samples "
-            "are not mixed; leave prior at 0, or give data that fit into memory",
+            f"prior={self.prior:g} was given with data that are read in parts ({type(data).__name__}), to which no "
+            "samples are added; leave prior at 0, or give data that fit into memory",
         )
         cond: Any = drawn_classes(teacher.field, self.drawn, batch.x1, rng.fork("classes"))
         own: Batch = data

@@ -64,7 +64,7 @@ class Backend(Models, Protocol):
         ...
 
     @property
-    def near(self) -> bool:
+    def in_process(self) -> bool:
         """Whether it accepts in this process, without waiting for others."""
         ...
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-from beeline.core.errors import require
+from beeline.core.errors import BeelineError, require
 from beeline.serving.jobs import QueueFullError
 
 
@@ -50,3 +51,15 @@ class Rates:
                     wait,
                 )
             self._left[user] = (left - rows, now)
+
+    @contextlib.contextmanager
+    def taken(self, user: str, rows: int) -> Iterator[None]:
+        """``take`` for the body of a with statement; what it refuses is not counted."""
+        self.take(user, rows)
+        try:
+            yield
+        except BeelineError:
+            with self._lock:
+                left, then = self._left[user]
+                self._left[user] = (left + rows, then)
+            raise

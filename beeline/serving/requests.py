@@ -103,6 +103,11 @@ class Requested(BaseModel):
         """The number of data that are drawn or given."""
         return 1
 
+    @property
+    def conditions(self) -> Any:
+        """What the user wants drawn, as it was given."""
+        return None
+
     def work(self, service: Models) -> Work:
         """What is to be done, checked; ValueError for what the model cannot do."""
         raise NotImplementedError
@@ -138,6 +143,11 @@ class SampleRequest(Requested):
     def rows(self) -> int:
         """The number of samples."""
         return self.n
+
+    @property
+    def conditions(self) -> Any:
+        """The condition."""
+        return self.condition
 
     def work(self, service: Models) -> Work:
         """Samples, which share runs with those of others."""

@@ -44,7 +44,7 @@ class Limits:
     resident: int | None = None  # networks that are loaded at the same time; None: all of them
 
 
-class Elsewhere(Protocol):
+class Executor(Protocol):
     """What does jobs in place of the threads of a service."""
 
     @property
@@ -81,14 +81,14 @@ class Service:
         bundles: Mapping[str, Bundle],
         limits: Limits | None = None,
         devices: Sequence[str | torch.device] = (),
-        workers: Elsewhere | None = None,
+        workers: Executor | None = None,
     ):
         """``bundles`` are asked for a bundle again when it was unloaded; every device gets a copy of every network.
 
         ``workers`` do the requests, so that this process keeps no network.
         """
         require(bool(bundles), "no bundle was given to serve; give the directory of one or more")
-        self.limits, self.near = limits or Limits(), True
+        self.limits, self.in_process = limits or Limits(), True
         self.workers, places = workers, max(1, len(devices)) if workers is None else workers.count
         self.residents = Residents(self.limits.resident if workers is None else 1)
         self.models = hosted(bundles, self.residents, self.limits.batch, devices)
@@ -234,7 +234,7 @@ class Service:
             finally:
                 begun()
 
-    def _have_done(self, jobs: list[Job], workers: Elsewhere) -> None:
+    def _have_done(self, jobs: list[Job], workers: Executor) -> None:
         """Have jobs done by workers."""
         for job in jobs:
             job.to(State.RUNNING)
@@ -251,7 +251,7 @@ class Service:
             self.counted["failed"] += 1
 
     def _begins_with(self, job: Job, begun: Callable[[], None]) -> None:
-        """Call ``begun`` when the run of a job has made a step, or does not tell its steps."""
+        """Call ``begun`` when the run of a job has made a step, or does not report its steps."""
         if job.work.alone or job.work.rows > self.limits.batch:
             begun()
         else:

@@ -59,6 +59,11 @@ class EditRequest(WithData):
     seed: Annotated[int, Field(ge=0, lt=2**62)] = 0
     sampler: SamplerRequest | None = None
 
+    @property
+    def conditions(self) -> Any:
+        """The old condition and the new one."""
+        return {"from": self.cond, "to": self.to}
+
     def work(self, service: Models) -> Work:
         """The edit, checked as far as it can be without drawing."""
         bundle = service.model(self.model).bundle
@@ -96,6 +101,11 @@ class ScoreRequest(WithData):
     steps: Annotated[int, Field(ge=1, le=200, description="of the integration from the data to the noise")] = 20
     probes: Annotated[int, Field(ge=1, le=64, description="of the estimate of divergences, for large data")] = 4
     seed: Annotated[int, Field(ge=0, lt=2**62)] = 0
+
+    @property
+    def conditions(self) -> Any:
+        """The condition."""
+        return self.condition
 
     def work(self, service: Models) -> Work:
         """The likelihoods, checked as far as they can be without a run."""

@@ -45,7 +45,7 @@ class Result:
     facts: dict[str, Any] = field(default_factory=dict)
 
 
-class Told(Protocol):
+class JobProgress(Protocol):
     """A job, as far as its work knows it."""
 
     @property
@@ -81,7 +81,7 @@ class Work(Protocol):
         """Whether a run has this work alone."""
         ...
 
-    def together(self, works: Sequence[Any], jobs: Sequence[Told], replica: Replica, most: int) -> list[Result]:
+    def together(self, works: Sequence[Any], jobs: Sequence[JobProgress], replica: Replica, most: int) -> list[Result]:
         """The results of works of this kind in one run of batches of at most ``most`` rows.
 
         Raises CancelledError as soon as nobody waits for any of them.
@@ -124,7 +124,9 @@ class Drawing:
         """No."""
         return False
 
-    def together(self, works: Sequence[Drawing], jobs: Sequence[Told], replica: Replica, most: int) -> list[Result]:
+    def together(
+        self, works: Sequence[Drawing], jobs: Sequence[JobProgress], replica: Replica, most: int
+    ) -> list[Result]:
         """One run for all rows."""
         bundle, counts = replica.shared(self.model, self.amounts), [work.rows for work in works]
         seeds = [seed for work in works for seed in work.seeds]
@@ -175,7 +177,7 @@ class Task:
         """Yes."""
         return True
 
-    def together(self, works: Sequence[Task], jobs: Sequence[Told], replica: Replica, most: int) -> list[Result]:
+    def together(self, works: Sequence[Task], jobs: Sequence[JobProgress], replica: Replica, most: int) -> list[Result]:
         """The results, one after another."""
         with replica.alone(self.model) as bundle:
             return [work.call(bundle) for work in works]

@@ -15,10 +15,11 @@ import numpy as np
 from beeline.runs.bundle import Bundle, load
 from beeline.serving.jobs import ENDED, State
 from beeline.serving.redis.queue import RedisQueue
-from beeline.serving.redis.service import RedisService, lane_of, packed
-from beeline.serving.redis.wire import loaded
+from beeline.serving.redis.service import RedisService, topic_of
 from beeline.serving.requests import SampleRequest, SamplerRequest
 from beeline.serving.service import Service
+from beeline.serving.wire.requests import packed
+from beeline.serving.wire.results import loaded
 from benchmarks.serve_parts.redis_server import some
 
 WORKERS = 2
@@ -44,19 +45,19 @@ class Logged(RedisQueue):
 def kills(given: argparse.Namespace) -> dict[str, Any]:
     """So many SIGKILLs at random times of workers that have jobs; what became of every job that was accepted."""
     bundle, times = load(given.demo / "teacher"), random.Random(given.seed)
-    lane = lane_of("digits", bundle)
+    topic = topic_of("digits", bundle)
     with some() as (name, url), _Workers(bundle, url) as workers:
         queue, asked = RedisQueue(url, lease=LEASE), dict[str, SampleRequest]()
         for _ in range(given.kills):
             end = time.monotonic() + times.uniform(0.1, 1.5)
             while time.monotonic() < end:
-                fill(queue, lane, asked)
+                fill(queue, topic, asked)
                 time.sleep(0.01)
             workers.kill(times.randrange(WORKERS))
             workers.start()
         states = finished(queue, list(asked))
         answered = Counter(id.decode() for id in queue.client.lrange(LOG, 0, -1))
-        counts = queue.counts(lane)
+        counts = queue.counts(topic)
         equal = compared(bundle, queue, asked, times)
     return {
         "redis": name,
@@ -72,14 +73,14 @@ def kills(given: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def fill(queue: RedisQueue, lane: str, asked: dict[str, SampleRequest]) -> None:
+def fill(queue: RedisQueue, topic: str, asked: dict[str, SampleRequest]) -> None:
     """Keep jobs waiting."""
-    while queue.counts(lane).get("rows", 0) < WAITING:
+    while queue.counts(topic).get("rows", 0) < WAITING:
         k = len(asked)
         request = SampleRequest(
             model="digits", seed=k, condition={"label": k % CLASSES}, sampler=SamplerRequest(steps=1 + k % STEPS)
         )
-        queue.put(lane, str(k), packed(request), 1)
+        queue.put(topic, str(k), packed(request), 1)
         asked[str(k)] = request
 
 

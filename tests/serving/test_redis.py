@@ -16,13 +16,15 @@ from beeline.core.errors import BeelineError
 from beeline.data.images import Images
 from beeline.data.points import PointSet
 from beeline.data.signals.arrays import ArraySet
-from beeline.serving.jobs import QueueFullError, State
+from beeline.serving.jobs import QueueFullError, State, TooLateError
 from beeline.serving.redis.queue import ALONE, SHARED, RedisQueue
-from beeline.serving.redis.service import REQUESTS, RedisService, packed, unpacked
-from beeline.serving.redis.wire import dumped, loaded
+from beeline.serving.redis.service import RedisService
 from beeline.serving.requests import Requested, SampleRequest, SamplerRequest
 from beeline.serving.service import Limits, Service
 from beeline.serving.uses import EditRequest, ScoreRequest
+from beeline.serving.wire.errors import error_of, kind_of
+from beeline.serving.wire.requests import REQUESTS, packed, unpacked
+from beeline.serving.wire.results import dumped, loaded
 from benchmarks.serve_parts.client import http, once, post
 from benchmarks.serve_parts.redis_server import SERVERS, some
 from benchmarks.serve_parts.server import Server, serving
@@ -72,106 +74,106 @@ def eventually(found):
 
 def test_users_take_turns_by_priority_and_a_full_queue_refuses(queue):
     for id, user, priority in [("a1", "a", 0), ("a2", "a", 0), ("a3", "a", 0), ("b1", "b", 0), ("c1", "c", 5)]:
-        queue.put("lane", id, id.encode(), 2, user, priority)
+        queue.put("topic", id, id.encode(), 2, user, priority)
     with pytest.raises(QueueFullError, match="10 samples wait, and 1 more"):
-        queue.put("lane", "d1", b"", 1)
-    queue.put("lane", "a1", b"again", 2)  # the same job, whose first answer was lost on the way
+        queue.put("topic", "d1", b"", 1)
+    queue.put("topic", "a1", b"again", 2)  # the same job, whose first answer was lost on the way
     queue.put("other", "o1", b"", 10)
-    taken = [queue.take(["lane"], 1) for _ in range(5)]
+    taken = [queue.take(["topic"], 1) for _ in range(5)]
     assert [[(one.id, one.payload) for one in some] for some in taken] == [
         [(id, id.encode())] for id in ("c1", "a1", "b1", "a2", "a3")
     ]
-    assert queue.take(["lane"], 8) == [] and queue.counts("lane")["rows"] == 0
+    assert queue.take(["topic"], 8) == [] and queue.counts("topic")["rows"] == 0
     for k in range(5):
-        queue.put("lane", f"e{k}", b"", 2)
-    assert [len(queue.take(["lane", "other"], 5)) for _ in range(4)] == [2, 2, 1, 1]
+        queue.put("topic", f"e{k}", b"", 2)
+    assert [len(queue.take(["topic", "other"], 5)) for _ in range(4)] == [2, 2, 1, 1]
 
 
 def test_a_job_of_a_lost_worker_is_taken_by_another_and_answered_once(queue, url):
     other = RedisQueue(url, most=10, lease=60, kept=60)
-    queue.put("lane", "j", b"work", 1)
-    assert queue.take(["lane"], 1) and other.take(["lane"], 1) == []
-    ends = queue.client.zscore("{beeline}:leases:lane", "j")
+    queue.put("topic", "j", b"work", 1)
+    assert queue.take(["topic"], 1) and other.take(["topic"], 1) == []
+    ends = queue.client.zscore("{beeline}:leases:topic", "j")
     time.sleep(0.01)
     assert queue.renew({"j": (0.75, b"")}) == {"j": False}
-    assert queue.client.zscore("{beeline}:leases:lane", "j") > ends and other.found(["j"])[0].progress == 0.75
+    assert queue.client.zscore("{beeline}:leases:topic", "j") > ends and other.found(["j"])[0].progress == 0.75
     queue.lease = 0.01
     queue.renew({"j": (0.75, b"")})
-    assert eventually(lambda: [one.id for one in other.take(["lane"], 1)]) == ["j"]
+    assert eventually(lambda: [one.id for one in other.take(["topic"], 1)]) == ["j"]
     assert queue.renew({"j": (1.0, b"")}) == {}, "it is that of the other now"
     assert other.finish("j", State.DONE, b"first") and not queue.finish("j", State.DONE, b"second")
     found = queue.found(["j", "none"])
     assert (found[0].state, found[0].result) == (State.DONE, b"first") and found[1] is None
-    assert {"put": 1, "done": 1, "lost": 1, "rows": 0}.items() <= queue.counts("lane").items()
+    assert {"put": 1, "done": 1, "lost": 1, "rows": 0}.items() <= queue.counts("topic").items()
     other.close()
 
 
 def test_the_answer_of_a_worker_that_was_thought_to_be_lost_counts_once(queue):
     queue.lease = 0.01
-    queue.put("lane", "j", b"", 3)
-    queue.put("lane", "k", b"", 7)
-    assert len(queue.take(["lane"], 3)) == 1
+    queue.put("topic", "j", b"", 3)
+    queue.put("topic", "k", b"", 7)
+    assert len(queue.take(["topic"], 3)) == 1
     time.sleep(0.02)
-    assert queue.take(["lane"], 1)[0].id == "j", "it waits at its old place"
+    assert queue.take(["topic"], 1)[0].id == "j", "it waits at its old place"
     time.sleep(0.02)
     queue.take([], 1)
     assert queue.finish("j", State.DONE, b"late")
-    assert [one.id for one in queue.take(["lane"], 10)] == ["k"] and queue.counts("lane")["rows"] == 0
+    assert [one.id for one in queue.take(["topic"], 10)] == ["k"] and queue.counts("topic")["rows"] == 0
 
 
 def test_a_job_that_ends_its_workers_is_given_alone_and_fails_at_last(queue):
     queue.lease = 0.01
-    queue.put("lane", "bad", b"", 1)
+    queue.put("topic", "bad", b"", 1)
     for _ in range(SHARED):
-        assert not eventually(lambda: queue.take(["lane"], 1))[0].alone
+        assert not eventually(lambda: queue.take(["topic"], 1))[0].alone
     time.sleep(0.02)
-    queue.put("lane", "good", b"", 1, priority=-1)
-    assert queue.take(["lane"], 10, free=False) == [], "a worker with other jobs leaves it"
+    queue.put("topic", "good", b"", 1, priority=-1)
+    assert queue.take(["topic"], 10, free=False) == [], "a worker with other jobs leaves it"
     for _ in range(ALONE):
-        taken = eventually(lambda: queue.take(["lane"], 10))
+        taken = eventually(lambda: queue.take(["topic"], 10))
         assert [(one.id, one.alone) for one in taken] == [("bad", True)]
         time.sleep(0.02)
-    assert [one.id for one in queue.take(["lane"], 10)] == ["good"]
+    assert [one.id for one in queue.take(["topic"], 10)] == ["good"]
     found = queue.found(["bad"])[0]
     assert found.state is State.FAILED and f"{SHARED + ALONE} workers were lost" in found.error
 
 
 def test_jobs_are_cancelled_and_given_back(queue):
     for id in "abc":
-        queue.put("lane", id, b"", 2)
-    assert queue.cancel("b") and not queue.cancel("b") and queue.counts("lane")["rows"] == 4
-    assert [one.id for one in queue.take(["lane"], 10)] == ["a", "c"]
+        queue.put("topic", id, b"", 2)
+    assert queue.cancel("b") and not queue.cancel("b") and queue.counts("topic")["rows"] == 4
+    assert [one.id for one in queue.take(["topic"], 10)] == ["a", "c"]
     queue.want_previews("a")
     assert queue.renew({"a": (0.5, b"x"), "c": (0.0, b"")}) == {"a": True, "c": False}
     assert queue.found(["a"])[0].latest == b"x"
     assert queue.cancel("c") and queue.renew({"a": (0.5, b""), "c": (0.0, b"")}) == {"a": True}
     queue.give_back(["a", "c"])
-    assert [one.id for one in queue.take(["lane"], 10)] == ["a"]
+    assert [one.id for one in queue.take(["topic"], 10)] == ["a"]
 
 
 def test_changes_are_told(queue):
-    told, closed = [], threading.Event()
-    thread = threading.Thread(target=queue.listen, args=(told.append, closed))
+    messages, closed = [], threading.Event()
+    thread = threading.Thread(target=queue.listen, args=(messages.append, closed))
     thread.start()
     eventually(lambda: queue.client.pubsub_numsub("{beeline}:changed")[0][1])
-    queue.put("lane", "j", b"", 1)
-    queue.take(["lane"], 1)
+    queue.put("topic", "j", b"", 1)
+    queue.take(["topic"], 1)
     queue.renew({"j": (0.5, b"")})
     queue.renew({"j": (0.5, b"")})  # no change
     queue.finish("j", State.DONE)
-    eventually(lambda: len(told) >= 4)
+    eventually(lambda: len(messages) >= 4)
     closed.set()
     thread.join()
-    assert told == ["", "j", "j", "j"]
+    assert messages == ["", "j", "j", "j"]
 
 
 def test_results_are_kept_for_a_while(queue):
-    queue.put("lane", "j", b"", 1)
-    queue.take(["lane"], 1)
+    queue.put("topic", "j", b"", 1)
+    queue.take(["topic"], 1)
     queue.finish("j", State.DONE, b"x")
     assert 50 < queue.client.ttl("{beeline}:job:j") <= 60
     queue.kept = 0.01
-    queue.put("lane", "k", b"", 1)
+    queue.put("topic", "k", b"", 1)
     queue.cancel("k")
     eventually(lambda: queue.found(["k"]) == [None])
 
@@ -283,7 +285,7 @@ def test_edits_go_through_the_queue_and_what_is_wrong_fails_there(services):
     assert score.wait(60) and score.result.raw is None and len(score.result.facts["log_prob"]) == 1
     first.redis.put("small@", "bad", packed(SampleRequest(model="small", condition={"label": 77})), 1)
     bad = eventually(lambda: failed(first, "bad"))
-    assert '"bad": true' in bad.error and "77" in bad.error
+    assert '"kind": "request"' in bad.error and "77" in bad.error
 
 
 def failed(service, id):
@@ -298,7 +300,7 @@ def test_requests_are_cancelled_by_any_service_and_tell_what_they_reach(services
     assert job.latest.shape == (1, 1, 8, 8)
     services[1].cancel(services[1].job(job.id))
     assert job.wait(20) and job.state is State.CANCELLED
-    eventually(lambda: not any(service._had for service in services))
+    eventually(lambda: not any(service._running for service in services))
 
 
 def test_a_service_that_stops_leaves_its_requests_to_others(redis, bundle):
@@ -352,3 +354,10 @@ def test_workers_that_are_killed_under_load_lose_no_job(redis, bundle, tmp_path)
     found = json.loads((tmp_path / "found").read_text())["figures"]["kills"]
     assert found["lost"] == found["answered_twice"] == 0 and found["equal"] == found["compared_with_the_bundle_alone"]
     assert found["answers_counted_by_redis"] == found["accepted"] > 0 and found["taken_up_after_a_kill"] > 0
+
+
+def test_errors_keep_their_kind_between_processes():
+    for error in (TooLateError("late"), BeelineError("wrong"), RuntimeError("broken"), ValueError("wrong")):
+        found = error_of(kind_of(error), str(error))
+        assert str(found) == str(error) and isinstance(found, ValueError) == isinstance(error, ValueError)
+        assert isinstance(found, TooLateError) == isinstance(error, TooLateError)

@@ -219,8 +219,8 @@ def test_jobs_of_a_server_tell_their_progress_and_are_cancelled(server):
     status, job = call(port, "POST", "/v1/jobs", {"n": 1, "condition": {"label": 0}, "sampler": {"steps": 60}})
     assert status == 202
     events = call(port, "GET", f"/v1/jobs/{job['id']}/events?previews=true")[1].decode().split("\n\n")
-    told = [json.loads(event.removeprefix("data: ")) for event in events if event]
-    assert told[-1]["state"] == "done" and any("preview" in one for one in told)
+    events = [json.loads(event.removeprefix("data: ")) for event in events if event]
+    assert events[-1]["state"] == "done" and any("preview" in one for one in events)
     assert call(port, "GET", f"/v1/jobs/{job['id']}/result")[0] == 200
     job = call(port, "POST", "/v1/jobs", {"condition": {"label": 0}, "sampler": {"steps": 1000}})[1]
     assert call(port, "DELETE", f"/v1/jobs/{job['id']}")[1]["state"] == "cancelled"

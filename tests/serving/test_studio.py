@@ -205,6 +205,7 @@ def test_a_client_that_leaves_a_stream_ends_its_job(service, place):
         thread.join(20)
 
 
+NEAR = f"EnergyGuidance(Near({(((0.5,) * 8,) * 8,)}))"
 REQUESTS = (
     {"n": 2, "seed": 7, "condition": {"label": 3}},
     {"n": 3, "seed": 11, "condition": {"label": ["0", "1", "2"]}, "sampler": {"steps": 2, "solver": "EULER"}},
@@ -216,6 +217,8 @@ REQUESTS = (
         "condition": {"label": 1},
         "sampler": {"solver": "EulerMaruyama(noise=White(rng=Rng(0)))"},
     },
+    {"n": 1, "seed": 5, "condition": {"label": 1}, "sampler": {"guidance": "Guide(Unconditional(), Projected(2.0))"}},
+    {"n": 1, "seed": 5, "condition": {"label": 1}, "sampler": {"controllers": [NEAR]}},
 )
 
 

@@ -164,8 +164,8 @@ def test_a_request_has_its_own_limit_of_time(client):
     found = client.post("/v1/sample", json=slow)
     assert found.status_code == 504 and "more than 0.05 seconds" in found.json()["error"]["message"]
     job = client.post("/v1/jobs", json=slow).json()["id"]
-    told = [line for line in client.get(f"/v1/jobs/{job}/events").text.split("\n\n") if line]
-    assert '"failed"' in told[-1]
+    events = [line for line in client.get(f"/v1/jobs/{job}/events").text.split("\n\n") if line]
+    assert '"failed"' in events[-1]
     assert client.post("/v1/sample", json={**slow, "timeout": 60, "sampler": {"steps": 1}}).status_code == 200
 
 

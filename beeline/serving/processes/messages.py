@@ -1,4 +1,4 @@
-"""What a service and its processes tell each other."""
+"""The messages between a service and its processes."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ class Inside(Protocol):
         ...
 
     def watch(self, id: str) -> None:
-        """Tell the states of the flow of a request."""
+        """Report the states of the flow of a request too."""
         ...
 
 
-class Order(Protocol):
+class Message(Protocol):
     """A message to a process."""
 
     def __call__(self, inside: Inside) -> None: ...
@@ -55,7 +55,7 @@ class Cancel:
 
 @dataclass(frozen=True)
 class Watch:
-    """Tell the states of the flow of a request."""
+    """Report the states of the flow of a request too."""
 
     id: str
 
@@ -64,8 +64,8 @@ class Watch:
 
 
 @dataclass(frozen=True)
-class Told:
-    """What a process says of a request."""
+class JobReport:
+    """What a request does in a process."""
 
     id: str
     state: State
@@ -73,5 +73,5 @@ class Told:
     latest: Any = None  # an array [n,*S]
     result: bytes | None = None
     error: str | None = None
-    bad: bool = False  # whether the request was at fault
+    kind: str = ""  # of the error
     batches: Mapping[str, Counter[int]] | None = None  # of evaluations by network, at the end of a request

@@ -14,14 +14,15 @@ from beeline.core.errors import BeelineError, require
 from beeline.runs.bundle import Bundle
 from beeline.serving.jobs import ENDED, Job, State
 from beeline.serving.processes.inside import work
-from beeline.serving.processes.messages import Begin, Cancel, Order, Told, Watch
-from beeline.serving.redis.service import packed
-from beeline.serving.redis.wire import loaded
+from beeline.serving.processes.messages import Begin, Cancel, JobReport, Message, Watch
 from beeline.serving.service import Limits
+from beeline.serving.wire.errors import error_of
+from beeline.serving.wire.requests import packed
+from beeline.serving.wire.results import loaded
 from beeline.serving.works import Result
 
 ATTEMPTS = 3  # processes that may end with a request before it fails
-LOOKED = 0.5  # seconds after which it is looked whether a process lives
+POLL_INTERVAL = 0.5  # seconds between two looks whether a process lives
 END = 5.0  # seconds in which a process ends by itself
 START = 600.0  # seconds in which a process loads its networks
 
@@ -39,7 +40,7 @@ class Process:
         self.batches: Mapping[str, Counter[int]] = {}
         self.sizes: Mapping[str, Sequence[int]] = {}
         self._lock = threading.Lock()
-        self._reader = threading.Thread(target=self._hear, name="hears a process", daemon=True)
+        self._reader = threading.Thread(target=self._read, name="reads a process", daemon=True)
 
     def begun(self) -> Process:
         """The process, after it has loaded all; BeelineError where it ended before."""
@@ -65,34 +66,34 @@ class Process:
         """The samples that it has to draw."""
         return sum(job.work.rows for job in list(self.jobs.values()))
 
-    def order(self, order: Order) -> None:
-        """Send a message; one that has ended hears none."""
+    def send(self, send: Message) -> None:
+        """Send a message; one that has ended gets none."""
         with self._lock:
             try:
-                self.link.send(order)
+                self.link.send(send)
             except OSError:
                 return
 
-    def _hear(self) -> None:
+    def _read(self) -> None:
         try:
             while True:
-                self._note(self.link.recv())
+                self._received(self.link.recv())
         except (EOFError, OSError):
             return
 
-    def _note(self, told: Told) -> None:
-        if told.batches is not None:
-            self.batches = told.batches
-        job = self.jobs.get(told.id)
+    def _received(self, report: JobReport) -> None:
+        if report.batches is not None:
+            self.batches = report.batches
+        job = self.jobs.get(report.id)
         if job is None:
             return
-        if told.state in ENDED:
-            del self.jobs[told.id]
-            error = (BeelineError if told.bad else RuntimeError)(told.error) if told.error is not None else None
-            result = None if told.result is None else Result(*loaded(told.result))
-            job.to(told.state, result, error)
-        elif told.state is State.RUNNING:
-            job.reached(told.progress, job.latest if told.latest is None else torch.from_numpy(told.latest))
+        if report.state in ENDED:
+            del self.jobs[report.id]
+            error = None if report.error is None else error_of(report.kind, report.error)
+            result = None if report.result is None else Result(*loaded(report.result))
+            job.to(report.state, result, error)
+        elif report.state is State.RUNNING:
+            job.reached(report.progress, job.latest if report.latest is None else torch.from_numpy(report.latest))
 
     def close(self) -> None:
         """End the process."""
@@ -124,12 +125,12 @@ class Workers:
         for _ in range(ATTEMPTS):
             process = self._given(jobs)
             for job in jobs:
-                process.order(Begin(job.id, packed(job.request)))
+                process.send(Begin(job.id, packed(job.request)))
             for job in jobs:
-                while not job.wait(LOOKED) and process.lives:
+                while not job.wait(POLL_INTERVAL) and process.lives:
                     pass
                 if process.jobs.pop(job.id, None) is not None:
-                    process.order(Cancel(job.id))
+                    process.send(Cancel(job.id))
             jobs = [job for job in jobs if job.state not in ENDED]
             if not jobs:
                 return
@@ -140,7 +141,7 @@ class Workers:
         """Ask for the states of the flow of a request."""
         for process in self.processes:
             if job.id in process.jobs:
-                process.order(Watch(job.id))
+                process.send(Watch(job.id))
 
     def batches(self, network: str) -> Counter[int]:
         """The number of batches of a network by the rows that were asked for."""

@@ -32,7 +32,7 @@ class Taken:
 class Found:
     """What is known of a job."""
 
-    lane: str
+    topic: str
     payload: bytes
     state: State
     progress: float
@@ -74,26 +74,26 @@ class RedisQueue:
             self.client.register_script(vars(scripts)[name]) for name in names
         )
 
-    def put(self, lane: str, id: str, payload: bytes, rows: int, user: str = "", priority: int = 0) -> None:
+    def put(self, topic: str, id: str, payload: bytes, rows: int, user: str = "", priority: int = 0) -> None:
         """Add a job of ``rows`` samples; raises QueueFullError where too many samples wait already."""
-        found = self._put(args=[id, lane, payload, user, rows, priority, self.most])
+        found = self._put(args=[id, topic, payload, user, rows, priority, self.most])
         if found < 0:
             raise QueueFullError(
                 f"{-found - 1} samples wait, and {rows} more were requested; the queue takes {self.most}: try again "
                 "later, or request fewer samples"
             )
 
-    def take(self, lanes: Sequence[str], rows: int, free: bool = True) -> list[Taken]:
-        """The next jobs of some lanes, with up to ``rows`` samples in all or one job of more; [] where none waits.
+    def take(self, topics: Sequence[str], rows: int, free: bool = True) -> list[Taken]:
+        """The next jobs of some topics, with up to ``rows`` samples in all or one job of more; [] where none waits.
 
         ``free``: this worker has no jobs, so that it may have one with which others were lost.
         """
-        found = self._take(args=[self.worker, _ms(self.lease), rows, SHARED, ALONE, int(free), _ms(self.kept), *lanes])
+        found = self._take(args=[self.worker, _ms(self.lease), rows, SHARED, ALONE, int(free), _ms(self.kept), *topics])
         rows_of = zip(found[::3], found[1::3], found[2::3], strict=True)
         return [Taken(id.decode(), payload, alone == b"1") for id, payload, alone in rows_of]
 
     def renew(self, reached: Mapping[str, tuple[float, bytes]]) -> dict[str, bool]:
-        """Keep jobs that this worker has, and tell their progress and, if it is not empty, the state of the flow.
+        """Keep jobs that this worker has, and report their progress and, if it is not empty, the state of the flow.
 
         The ids of those that it still has, with whether previews are wanted; the others were cancelled, or are those of
         another worker now.
@@ -116,37 +116,39 @@ class RedisQueue:
             self._back(args=[self.worker, *ids])
 
     def want_previews(self, id: str) -> None:
-        """Ask the worker of a job to tell the state of the flow."""
+        """Ask the worker of a job to report the state of the flow."""
         self.client.hset(f"{PREFIX}job:{id}", "previews", 1)
 
     def found(self, ids: Sequence[str]) -> list[Found | None]:
         """What is known of jobs; None for those that were never there, or whose results are no longer kept."""
         pipe = self.client.pipeline(transaction=False)
         for id in ids:
-            pipe.hmget(f"{PREFIX}job:{id}", "lane", "payload", "state", "progress", "result", "error", "latest")
+            pipe.hmget(f"{PREFIX}job:{id}", "topic", "payload", "state", "progress", "result", "error", "latest")
         return [_found(row) for row in pipe.execute()]
 
-    def counts(self, lane: str) -> dict[str, int]:
-        """Numbers of jobs of a lane: put, done, failed, cancelled; ``lost`` leases, and ``rows`` that wait."""
-        return {name.decode(): int(float(value)) for name, value in self.client.hgetall(f"{PREFIX}lane:{lane}").items()}
+    def counts(self, topic: str) -> dict[str, int]:
+        """Numbers of jobs of a topic: put, done, failed, cancelled; ``lost`` leases, and ``rows`` that wait."""
+        return {
+            name.decode(): int(float(value)) for name, value in self.client.hgetall(f"{PREFIX}topic:{topic}").items()
+        }
 
     def listen(self, changed: Callable[[str], None], closed: threading.Event) -> None:
         """Call a function with the id of every job that changes, and with "" where jobs may be taken, until ``closed``.
 
-        Changes while Redis cannot be reached are not told.
+        Changes while Redis cannot be reached are missed.
         """
         while not closed.is_set():
-            told = self.client.pubsub(ignore_subscribe_messages=True)
+            messages = self.client.pubsub(ignore_subscribe_messages=True)
             try:
-                told.subscribe(CHANNEL)
+                messages.subscribe(CHANNEL)
                 while not closed.is_set():
-                    message = told.get_message(timeout=0.2)
+                    message = messages.get_message(timeout=0.2)
                     if message is not None:
                         changed(message["data"].decode())
             except self.unreachable:
                 time.sleep(AGAIN)
             finally:
-                told.close()
+                messages.close()
 
     def close(self) -> None:
         """End the connections."""
@@ -156,8 +158,8 @@ class RedisQueue:
 def _found(row: Sequence[bytes | None]) -> Found | None:
     if row[0] is None:
         return None
-    lane, payload, state, progress, result, error, latest = (part or b"" for part in row)
-    return Found(lane.decode(), payload, State(state.decode()), float(progress), result, error.decode(), latest)
+    topic, payload, state, progress, result, error, latest = (part or b"" for part in row)
+    return Found(topic.decode(), payload, State(state.decode()), float(progress), result, error.decode(), latest)
 
 
 def _ms(seconds: float) -> int:

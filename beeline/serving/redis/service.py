@@ -13,21 +13,21 @@ from typing import Any, TypeVar
 import torch
 from safetensors.torch import load, save
 
-from beeline.core.errors import BeelineError, require
+from beeline.core.errors import require
 from beeline.runs.bundle import Bundle
 from beeline.sampling.sampler import Sampler
 from beeline.serving.jobs import ENDED, Job, State, UnreachableError
 from beeline.serving.redis.queue import AGAIN, Found, RedisQueue, Taken
-from beeline.serving.redis.wire import dumped, loaded
-from beeline.serving.requests import Requested, SampleRequest
+from beeline.serving.requests import Requested
 from beeline.serving.service import Limits, Service
-from beeline.serving.uses import EditRequest, ScoreRequest
+from beeline.serving.wire.errors import error_of, kind_of
+from beeline.serving.wire.requests import packed, unpacked
+from beeline.serving.wire.results import dumped, loaded
 from beeline.serving.works import Drawing, Model, Result, Task
 
-TOLD = 0.1  # seconds after which progress is told and leases are renewed
-LOOKED = 1.0  # seconds after which jobs are looked up whose changes may have been missed
-AHEAD = 2  # batches that a process has at a time
-REQUESTS = {kind.__name__: kind for kind in (SampleRequest, EditRequest, ScoreRequest)}
+REPORT_INTERVAL = 0.1  # seconds between two reports of progress, which renew leases
+POLL_INTERVAL = 1.0  # seconds between two looks at jobs whose changes may have been missed
+PREFETCH = 2  # batches that a process has at a time
 
 Answer = TypeVar("Answer")
 
@@ -46,21 +46,21 @@ class RedisService:
         limits: Limits | None = None,
         devices: Sequence[str | torch.device] = (),
     ):
-        self.local, self.near = Service(bundles, limits, devices), False
+        self.local, self.in_process = Service(bundles, limits, devices), False
         self.redis = redis
         served = {name: (model.bundle, model.host.names[1:]) for name, model in self.models.items()}
-        self._lanes = {
-            name: "+".join([lane_of(name, bundle), *(lane_of(other, served[other][0]) for other in adapters)])
+        self._topics = {
+            name: "+".join([topic_of(name, bundle), *(topic_of(other, served[other][0]) for other in adapters)])
             for name, (bundle, adapters) in served.items()
         }
-        self._asked: dict[str, Job] = {}  # jobs of this process's clients that have not ended
-        self._had: dict[str, Job] = {}  # jobs that this process does
+        self._requested: dict[str, Job] = {}  # jobs of this process's clients that have not ended
+        self._running: dict[str, Job] = {}  # jobs that this process does
         self._watched: set[str] = set()  # those of them whose previews are wanted
         self._ended: queue.SimpleQueue[str] = queue.SimpleQueue()  # those of them that have ended
         self._free = threading.Event()  # jobs may be taken
         self._alone = False  # not before the one that it has has ended
         self._stopping, self._closed = threading.Event(), threading.Event()
-        works = {"takes": self._takes, "tells": self._tells, "hears": self._hears, "looks": self._looks}
+        works = {"fetch": self._fetch, "report": self._report, "subscribe": self._subscribe, "poll": self._poll}
         self._threads = [threading.Thread(target=work, name=name, daemon=True) for name, work in works.items()]
         for thread in self._threads:
             thread.start()
@@ -89,40 +89,40 @@ class RedisService:
         request = request.settled()
         work = request.work(self.local)
         job = Job(work, user, request.priority)
-        self._asked[job.id] = job  # before others can end it
+        self._requested[job.id] = job  # before others can end it
         payload = packed(request.model_copy(update={"model": work.model}))
         try:
-            with self._reaching():
-                self.redis.put(self._lanes[work.model], job.id, payload, work.rows, user, request.priority)
+            with self._connected():
+                self.redis.put(self._topics[work.model], job.id, payload, work.rows, user, request.priority)
         except BaseException:
-            del self._asked[job.id]
+            del self._requested[job.id]
             raise
         return job
 
     def job(self, id: str) -> Job:
         """A job by its id, of a client of any process."""
-        if id in self._asked:
-            return self._asked[id]
-        with self._reaching():
+        if id in self._requested:
+            return self._requested[id]
+        with self._connected():
             found = self.redis.found([id])[0]
         require(
-            found is not None and found.lane in self._lanes.values(),
+            found is not None and found.topic in self._topics.values(),
             f"there is no job {id!r}; results are kept for {self.redis.kept:g} seconds: request it again",
         )
         assert found is not None
-        job = self._asked[id] = Job(unpacked(found.payload).work(self.local), id=id)
+        job = self._requested[id] = Job(unpacked(found.payload).work(self.local), id=id)
         self._follow(id, found)
         return job
 
     def cancel(self, job: Job) -> None:
         """End a job that waits or runs in any process."""
-        with self._reaching():
+        with self._connected():
             self.redis.cancel(job.id)
         job.to(State.CANCELLED)
 
     def watch(self, job: Job) -> None:
         """Ask for the states of the flow of a job."""
-        with self._reaching():
+        with self._connected():
             self.redis.want_previews(job.id)
 
     def metrics(self) -> Iterator[str]:
@@ -130,8 +130,8 @@ class RedisService:
         yield from self.local.metrics()
         yield "# HELP beeline_queue_jobs jobs of all processes; rows: samples that wait"
         yield "# TYPE beeline_queue_jobs gauge"
-        for name, lane in self._lanes.items():
-            for what, count in sorted(self.redis.counts(lane).items()):
+        for name, topic in self._topics.items():
+            for what, count in sorted(self.redis.counts(topic).items()):
                 yield f'beeline_queue_jobs{{model="{name}",state="{what}"}} {count}'
 
     def close(self) -> None:
@@ -139,32 +139,32 @@ class RedisService:
         self._stopping.set()
         self._free.set()
         self._threads[0].join()
-        waiting = [id for id, job in self._had.items() if job.state is State.WAITING]
+        waiting = [id for id, job in self._running.items() if job.state is State.WAITING]
         self.redis.give_back(waiting)
         for id in waiting:
-            del self._had[id]
+            del self._running[id]
         self.local.close()
         self._closed.set()
         for thread in self._threads:
             thread.join()
         self.redis.close()
 
-    def _takes(self) -> None:
+    def _fetch(self) -> None:
         """Take jobs while this process has few."""
         while not self._stopping.is_set():
-            taken = self._patiently(self._take)
+            taken = self._retrying(self._take)
             for one in taken or ():
                 self._begin(one)
             if not taken:
-                self._free.wait(LOOKED)
+                self._free.wait(POLL_INTERVAL)
                 self._free.clear()
 
     def _take(self) -> list[Taken]:
-        had = list(self._had.values())
-        free = AHEAD * self.local.limits.batch - sum(job.work.rows for job in had)
+        had = list(self._running.values())
+        free = PREFETCH * self.local.limits.batch - sum(job.work.rows for job in had)
         if free <= 0 or (had and self._alone):
             return []
-        taken = self.redis.take(list(self._lanes.values()), free, not had)
+        taken = self.redis.take(list(self._topics.values()), free, not had)
         self._alone = any(one.alone for one in taken)
         return taken
 
@@ -174,40 +174,40 @@ class RedisService:
         except ValueError as error:  # of another version
             self._fail(taken.id, error)
             return
-        self._had[taken.id] = job
+        self._running[taken.id] = job
         job.listen(lambda: self._ended.put(taken.id) if job.state in ENDED else None)
         if job.state in ENDED:  # before it was listened to
             self._ended.put(taken.id)
 
-    def _tells(self) -> None:
-        """Tell the ends of jobs at once, and from time to time what the others have reached."""
+    def _report(self) -> None:
+        """Report the ends of jobs at once, and the progress of others at intervals."""
         due = 0.0
         while not (self._closed.is_set() and self._ended.empty()):
             with contextlib.suppress(queue.Empty):
-                self._end(self._ended.get(timeout=TOLD))
+                self._end(self._ended.get(timeout=REPORT_INTERVAL))
             if time.monotonic() >= due:
                 self._renew()
-                due = time.monotonic() + TOLD
+                due = time.monotonic() + REPORT_INTERVAL
 
     def _end(self, id: str) -> None:
-        job = self._had.pop(id, None)
+        job = self._running.pop(id, None)
         if job is None:
             return
         if job.result is not None:
             result = dumped(job.result.raw, job.result.facts)
-            self._patiently(lambda: self.redis.finish(id, State.DONE, result))
+            self._retrying(lambda: self.redis.finish(id, State.DONE, result))
         elif job.state is State.FAILED and job.error is not None:
             self._fail(id, job.error)
         self._free.set()
 
     def _fail(self, id: str, error: BaseException) -> None:
-        said = json.dumps({"bad": isinstance(error, ValueError), "message": str(error)})
-        self._patiently(lambda: self.redis.finish(id, State.FAILED, error=said))
+        found = json.dumps({"kind": kind_of(error), "message": str(error)})
+        self._retrying(lambda: self.redis.finish(id, State.FAILED, error=found))
 
     def _renew(self) -> None:
-        running = {id: job for id, job in list(self._had.items()) if job.state not in ENDED}
+        running = {id: job for id, job in list(self._running.items()) if job.state not in ENDED}
         reached = {id: (job.progress, self._preview(id, job)) for id, job in running.items()}
-        kept = self._patiently(lambda: self.redis.renew(reached))
+        kept = self._retrying(lambda: self.redis.renew(reached))
         if kept is None:
             return
         self._watched = {id for id, wanted in kept.items() if wanted}
@@ -218,29 +218,29 @@ class RedisService:
         latest = job.latest
         return b"" if latest is None or id not in self._watched else save({"x": latest.cpu().contiguous()})
 
-    def _hears(self) -> None:
+    def _subscribe(self) -> None:
         """Follow the jobs that were asked for here."""
-        self.redis.listen(self._hear, self._closed)
+        self.redis.listen(self._notified, self._closed)
 
-    def _hear(self, id: str) -> None:
+    def _notified(self, id: str) -> None:
         if not id:
             self._free.set()
-        elif id in self._asked:
-            self._look([id])
+        elif id in self._requested:
+            self._look_up([id])
 
-    def _looks(self) -> None:
+    def _poll(self) -> None:
         """Look up what may have been missed."""
-        while not self._closed.wait(LOOKED):
-            self._look(list(self._asked))
+        while not self._closed.wait(POLL_INTERVAL):
+            self._look_up(list(self._requested))
 
-    def _look(self, ids: Sequence[str]) -> None:
-        found = self._patiently(lambda: self.redis.found(ids)) if ids else None
+    def _look_up(self, ids: Sequence[str]) -> None:
+        found = self._retrying(lambda: self.redis.found(ids)) if ids else None
         for id, one in zip(ids, found or (), strict=False):
             self._follow(id, one)
 
     def _follow(self, id: str, found: Found | None) -> None:
         """Bring a job that was asked for here to the state in the queue."""
-        job = self._asked.get(id)
+        job = self._requested.get(id)
         if job is None:
             return
         if found is None:
@@ -251,15 +251,14 @@ class RedisService:
         elif found.state is State.DONE:
             job.to(State.DONE, Result(*loaded(found.result)))
         elif found.state is State.FAILED:
-            said = json.loads(found.error)
-            job.to(State.FAILED, error=(BeelineError if said["bad"] else RuntimeError)(said["message"]))
+            job.to(State.FAILED, error=error_of(**json.loads(found.error)))
         elif found.state is State.CANCELLED:
             job.to(State.CANCELLED)
         if job.state in ENDED:
-            self._asked.pop(id, None)
+            self._requested.pop(id, None)
 
     @contextlib.contextmanager
-    def _reaching(self) -> Iterator[None]:
+    def _connected(self) -> Iterator[None]:
         try:
             yield
         except self.redis.unreachable as error:
@@ -267,7 +266,7 @@ class RedisService:
                 f"Redis, which holds the queue, does not answer ({error}); try again later"
             ) from None
 
-    def _patiently(self, call: Callable[[], Answer]) -> Answer | None:
+    def _retrying(self, call: Callable[[], Answer]) -> Answer | None:
         """The answer of Redis, however long it cannot be reached; None at the end of this process."""
         while True:
             try:
@@ -277,21 +276,6 @@ class RedisService:
                     return None
 
 
-def lane_of(name: str, bundle: Bundle) -> str:
+def topic_of(name: str, bundle: Bundle) -> str:
     """What workers that may do the same requests have in common."""
     return f"{name}@{bundle.weights[:16]}"
-
-
-def packed(request: Requested) -> bytes:
-    """A request as JSON."""
-    said = request.model_dump(by_alias=True, exclude_defaults=True)
-    return json.dumps({"kind": type(request).__name__, "request": said}).encode()
-
-
-def unpacked(payload: bytes) -> Requested:
-    """The request; ValueError for one of another version."""
-    said = json.loads(payload)
-    require(
-        said["kind"] in REQUESTS, f"a request {said['kind']!r} came, and this version has none; update every worker"
-    )
-    return REQUESTS[said["kind"]].model_validate(said["request"])

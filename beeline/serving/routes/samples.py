@@ -16,7 +16,7 @@ from beeline.serving.backend import Backend, Handle
 from beeline.serving.jobs import ENDED, State
 from beeline.serving.requests import SampleRequest
 from beeline.serving.routes.errors import failure
-from beeline.serving.routes.waiting import Served, answer, answered, event_of, taken
+from beeline.serving.routes.waiting import Served, accept, answer, answered, event_of
 from beeline.serving.uses import EditRequest, ScoreRequest
 
 
@@ -42,12 +42,12 @@ def router(served: Served) -> APIRouter:
     @made.post("/v1/jobs", status_code=202)
     async def start(request: Request, body: SampleRequest) -> dict[str, Any]:
         """Draw samples without waiting; the answer has the id of the job."""
-        return status_of(taken(served, request, body))
+        return status_of(await accept(served, request, body))
 
     @made.post("/v1/jobs/edit", status_code=202)
     async def start_edit(request: Request, body: EditRequest) -> dict[str, Any]:
         """Change data without waiting."""
-        return status_of(await asyncio.to_thread(taken, served, request, body))
+        return status_of(await accept(served, request, body))
 
     @made.get("/v1/jobs/{id}")
     async def status(id: str) -> dict[str, Any]:
@@ -94,10 +94,10 @@ async def _events(backend: Backend, job: Handle, previews: bool) -> AsyncIterato
     event = event_of(job)
     modality = backend.model(job.model).bundle.modality
     if previews:
-        backend.watch(job)
+        await asyncio.to_thread(backend.watch, job)
     while True:
         event.clear()
-        ended = job.state in ENDED  # before the state is told, so that the last event tells the end
+        ended = job.state in ENDED  # read before the state, so that the last event has the end
         found, latest = status_of(job), job.latest
         if previews and latest is not None and ENDINGS[PNG] in modality.formats:
             found["preview"] = await asyncio.to_thread(preview, modality, latest)

@@ -36,13 +36,18 @@ class Served:
     provenance: bool = True  # in the text of PNG files
 
 
-def taken(served: Served, request: Request, body: Requested) -> Handle:
+async def accept(served: Served, request: Request, body: Requested) -> Handle:
     """Accept a request, as far as the rate of its user allows, and note what it is for the log."""
-    if served.rates is not None:
-        served.rates.take(request.state.user, body.rows)
-    job = served.backend.accept(body, request.state.user)
-    noted = body.model_dump(mode="json", include={"condition", "to", "cond"})
-    request.state.drawn = {"model": job.model, "job": job.id, "rows": body.rows, "condition": noted}
+    if body.quick and served.backend.in_process:  # another thread would take longer to begin
+        return _accepted(served, request, body)
+    return await asyncio.to_thread(_accepted, served, request, body)
+
+
+def _accepted(served: Served, request: Request, body: Requested) -> Handle:
+    user = request.state.user
+    with contextlib.nullcontext() if served.rates is None else served.rates.taken(user, body.rows):
+        job = served.backend.accept(body, user)
+    request.state.drawn = {"model": job.model, "job": job.id, "rows": body.rows, "condition": body.conditions}
     return job
 
 
@@ -58,10 +63,7 @@ async def answered(served: Served, request: Request, body: Requested) -> Respons
 
 async def done(served: Served, request: Request, body: Requested) -> Handle:
     """Accept a request and wait for its end."""
-    if body.quick and served.backend.near:  # another thread would take longer to begin
-        job = taken(served, request, body)
-    else:
-        job = await asyncio.to_thread(taken, served, request, body)
+    job = await accept(served, request, body)
     await ended(served, job, request)
     return job
 
@@ -81,10 +83,9 @@ async def ended(served: Served, job: Handle, request: Request) -> None:
                 loop.call_soon_threadsafe(finish)
 
     job.listen(changed)
-    for _ in range(math.ceil(served.limit)):
-        if job.state in ENDED:
-            return
-        await asyncio.wait((end,), timeout=1.0)
+    due = loop.time() + served.limit
+    while job.state not in ENDED and loop.time() < due:
+        await asyncio.wait((end,), timeout=min(1.0, due - loop.time()))
         if not end.done() and await request.is_disconnected():
             served.backend.cancel(job)
     if job.state not in ENDED:

@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from beeline.serving.requests import SampleRequest
 
-SLOTS = {"steps": "steps", "solver": "solver", "schedule": "schedule", "guidance_scale": "guidance"}
-"""Field of a request -> setting of a sampler."""
+SLOTS: dict[str, tuple[str, Callable[[Any], Any]]] = {
+    "steps": ("steps", lambda value: value),
+    "solver": ("solver", lambda value: value),
+    "schedule": ("schedule", lambda value: value),
+    "guidance_scale": ("guidance", lambda value: f"CFG({value})"),
+    "guidance": ("guidance", lambda value: value),
+    "controllers": ("controllers", lambda value: f"({', '.join(value)},)" if value else "()"),
+}
+"""Field of a request -> the setting of a sampler, and its value as text for the command line."""
 
 
 def settings(request: SampleRequest) -> dict[str, Any]:
     """The settings of the sampler that a request changes, as text for the command line."""
     given = {} if request.sampler is None else request.sampler.model_dump(exclude_none=True)
-    scaled = {"guidance_scale": f"CFG({given.get('guidance_scale')})"}
-    return {SLOTS[name]: scaled.get(name, value) for name, value in given.items()}
+    return {SLOTS[name][0]: SLOTS[name][1](value) for name, value in given.items()}
 
 
 def command(request: SampleRequest, place: str, ending: str) -> str:

@@ -21,7 +21,7 @@ from beeline.data.latents.modality import LatentImage
 from beeline.serving.backend import Handle
 from beeline.serving.jobs import ENDED, State
 from beeline.serving.requests import STEPS, SampleRequest
-from beeline.serving.routes.waiting import Served, taken
+from beeline.serving.routes.waiting import Served, accept
 from beeline.serving.studio import copies
 from beeline.serving.studio.samplers import Trial, budgets, edits, fields
 from beeline.serving.studio.views import drawn, view, widgets
@@ -77,7 +77,7 @@ def studio(places: Mapping[str, str], keys: bool = False, samples: int = 256) ->
 
             The job ends when the client leaves.
             """
-            job = await asyncio.to_thread(taken, served, request, body)
+            job = await accept(served, request, body)
             return StreamingResponse(_events(served, job), media_type="text/event-stream")
 
         @made.post("/v1/copies")
@@ -91,7 +91,7 @@ def studio(places: Mapping[str, str], keys: bool = False, samples: int = 256) ->
             kind, written = (FILES[ending], ending) if ending in FILES else ("application/json", ".json")
             curl = copies.curl(sent, str(request.base_url), keys, kind, written)
             found = {"curl": curl, "evaluations": sampler.evaluations}
-            if place is None:
+            if place is None or body.adapters:  # a command of one's own has neither watermarks nor amounts of adapters
                 return found
             return {"command": copies.command(body, place, ending), "python": copies.python(body, place), **found}
 
@@ -164,12 +164,11 @@ async def _events(served: Served, job: Handle) -> AsyncIterator[str]:
             loop.call_soon_threadsafe(event.set)
 
     job.listen(changed)
-    served.backend.watch(job)
     changed()
     await asyncio.to_thread(served.backend.watch, job)
     modality = served.backend.model(job.model).bundle.modality
     try:
-        yield told(id=job.id, state=job.state.value)
+        yield server_sent(id=job.id, state=job.state.value)
         while True:
             event.clear()
             ended = job.state in ENDED  # before the frames are taken, so that none is lost
@@ -182,7 +181,7 @@ async def _events(served: Served, job: Handle) -> AsyncIterator[str]:
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(event.wait(), max(left, 0.0))
             if not event.is_set():
-                yield told(
+                yield server_sent(
                     state="cancelled",
                     error=f"it took more than {served.limit:g} seconds; request fewer samples or steps",
                 )
@@ -193,17 +192,21 @@ async def _events(served: Served, job: Handle) -> AsyncIterator[str]:
 
 
 def _frame(modality: Any, t: float, x: Tensor) -> str:
-    return told(state=State.RUNNING.value, progress=round(t, 4), preview=drawn(modality, modality.decode(x.cpu())))
+    return server_sent(
+        state=State.RUNNING.value, progress=round(t, 4), preview=drawn(modality, modality.decode(x.cpu()))
+    )
 
 
 def _end(job: Handle, modality: Any) -> str:
     result: Result = job.result or Result()
     if job.state is not State.DONE:
         bad = isinstance(job.error, ValueError)
-        return told(state=job.state.value, error=str(job.error) if bad else f"the job {job.id} ended without samples")
-    return told(state=job.state.value, progress=1.0, samples=drawn(modality, result.raw), **result.facts)
+        return server_sent(
+            state=job.state.value, error=str(job.error) if bad else f"the job {job.id} ended without samples"
+        )
+    return server_sent(state=job.state.value, progress=1.0, samples=drawn(modality, result.raw), **result.facts)
 
 
-def told(**facts: Any) -> str:
+def server_sent(**facts: Any) -> str:
     """One server-sent event."""
     return f"data: {json.dumps(facts)}\n\n"

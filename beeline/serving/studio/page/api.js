@@ -31,8 +31,8 @@ async function call(path, options = {}) {
       }
     }
     if (!answer.ok) {
-      const told = await answer.json().catch(() => ({}));
-      throw new Refusal(told.error?.message ?? `The server answered with the status ${answer.status}.`);
+      const answered = await answer.json().catch(() => ({}));
+      throw new Refusal(answered.error?.message ?? `The server answered with the status ${answer.status}.`);
     }
     return answer;
   }

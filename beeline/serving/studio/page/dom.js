@@ -17,9 +17,9 @@ export const button = (text, click, more = {}) => el("button", { type: "button",
 /** A slider with its value beside the label. */
 export function slider(text, { min, max, step, value, title = "" }, changed) {
   const shown = el("output", { textContent: value });
-  const input = el("input", { type: "range", title, on: { input: () => tell() } });
+  const input = el("input", { type: "range", title, on: { input: () => update() } });
   Object.assign(input, { min, max, step, value });
-  const tell = () => {
+  const update = () => {
     shown.textContent = input.value;
     changed(Number(input.value));
   };

@@ -25,10 +25,10 @@ export class Trajectory {
     this.input.max = Math.max(frames.length - 1, 0);
     this.input.value = this.input.max;
     this.whole.classList.toggle("short", frames.length < 2);
-    this.tell();
+    this.update();
   }
 
-  tell() {
+  update() {
     const at = Number(this.input.value);
     this.input.style.setProperty("--at", this.frames.length > 1 ? at / (this.frames.length - 1) : 1);
     this.input.setAttribute("aria-valuetext", `t = ${(this.frames[at]?.t ?? 1).toFixed(2)}`);
@@ -36,7 +36,7 @@ export class Trajectory {
 
   async go(k) {
     this.input.value = k;
-    this.tell();
+    this.update();
     await this.show(this.frames[k].samples, k === this.frames.length - 1);
   }
 
@@ -109,7 +109,7 @@ export class Draw {
     if (frames.length > 1) await this.view.show(frames[0].samples, this.request.n);
     await this.view.show(result.samples, this.request.n, true);
     this.trajectory.set(frames);
-    this.tell(result);
+    this.update(result);
   }
 
   changed() {
@@ -123,11 +123,11 @@ export class Draw {
     this.request = request;
     this.last = { model: app.model, frames: result.frames, result };
     this.code.hidden = true;
-    this.tell(result);
+    this.update(result);
     app.history.add({ kind: "draw", request, evaluations: result.evaluations, seconds: result.seconds, picture: this.view.thumbnail() });
   }
 
-  tell({ evaluations, seconds, seeds }) {
+  update({ evaluations, seconds, seeds }) {
     const count = evaluations === null ? "evaluations until it is accurate" : `${evaluations} evaluation${evaluations === 1 ? "" : "s"}`;
     const range = seeds.length > 1 ? `seeds ${seeds[0]} to ${seeds.at(-1)}` : `seed ${seeds[0]}`;
     this.meta.textContent = `${count} · ${seconds < 1 ? `${Math.round(1000 * seconds)} ms` : `${seconds.toFixed(1)} s`} · ${range}`;

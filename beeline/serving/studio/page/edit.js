@@ -48,7 +48,7 @@ export class Edit {
     this.fromForm = new Conditions(this.old, { ...model, free: true }, changed, { each: false });
     this.fromForm.set(this.of === model ? this.from : null);
     this.aim();
-    this.method = select("Method", model.edits.map(({ name, what, mask }) => [name, mask ? `${name} (needs a mask)` : name, what]), model.edits[0].name, () => this.tell());
+    this.method = select("Method", model.edits.map(({ name, what, mask }) => [name, mask ? `${name} (needs a mask)` : name, what]), model.edits[0].name, () => this.update());
     this.what = el("p", { className: "hint" });
     this.meta = el("p", { className: "meta" });
     const masks = el("div", { className: "actions" },
@@ -60,7 +60,7 @@ export class Edit {
         el("label", { className: "file" }, el("span", { textContent: "Another picture" }), upload)),
       el("section", { className: "side", aria: { label: "After" } }, el("h2", { textContent: "After" }), this.result, this.meta,
         named("Change it to", this.to), el("details", {}, el("summary", { textContent: "What it is now, and method" }), named("It is", this.old), this.method.whole, this.what))));
-    this.tell();
+    this.update();
     if (this.of !== model) return this.fresh();
     this.paint();
   }
@@ -81,7 +81,7 @@ export class Edit {
     this.toForm.set({ [spec.name]: spec.options[(own + Math.ceil(spec.options.length / 2)) % spec.options.length] });
   }
 
-  tell() {
+  update() {
     this.what.textContent = this.app.model.edits.find((one) => one.name === this.method.input.value).what;
   }
 

@@ -81,8 +81,8 @@ function cell(spec, model, changed) {
     input.title = `${spec.least} to ${spec.most}`;
   }
   input.setAttribute("aria-label", spec.name);
-  const known = el("input", { type: "checkbox", on: { change: () => tell() } });
-  const tell = () => {
+  const known = el("input", { type: "checkbox", on: { change: () => update() } });
+  const update = () => {
     input.disabled = !known.checked;
     changed();
   };
@@ -187,8 +187,8 @@ function number(spec, changed) {
   }
   let values = [];
   const shown = el("output");
-  const input = el("input", { type: "range", min: 0, step: 1, title: spec.description, on: { input: () => tell() } });
-  const tell = () => {
+  const input = el("input", { type: "range", min: 0, step: 1, title: spec.description, on: { input: () => update() } });
+  const update = () => {
     shown.textContent = values[input.value];
     input.setAttribute("aria-valuetext", shown.textContent);
     changed();

@@ -1,0 +1,1 @@
+"""Requests, results and errors as bytes between processes, without pickles."""
