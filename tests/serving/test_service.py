@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 
+from beeline.cli.main import run as cli
 from beeline.core.errors import BeelineError
 from beeline.core.rng import Rng
 from beeline.couplings.watermark import TreeRing
@@ -275,3 +276,15 @@ def test_a_client_that_leaves_disturbs_nobody(server):
     link.close()
     assert call(port, "POST", "/v1/sample", {"condition": {"label": 2}})[0] == 200
     assert threading.active_count() < 50
+
+
+@pytest.mark.engine
+def test_what_a_server_needs_is_checked_before_it_loads(server, tmp_path, capsys):
+    """A port that is taken and a log that cannot be written; the bundle that is named does not even exist."""
+    _, port = server
+    for words, message in (
+        (["--port", str(port)], f"port {port}, cannot be listened on"),
+        (["--log", str(tmp_path / "none" / "log")], "No such file or directory"),
+    ):
+        assert cli(["serve", "nothere", *words]) == 2
+        assert message in capsys.readouterr().err

@@ -87,7 +87,7 @@ def adaptation(bundle: str, delta: str, data: str | None, pairs: list[str]) -> A
     """The run of an adaptation, with settings changed."""
     from beeline.cli import commands
     from beeline.config import build as config
-    from beeline.config.catalogue import CATALOGUE
+    from beeline.config.catalogue import CATALOGUE, find
     from beeline.distillation.adapting import Adaptation
     from beeline.distillation.controls.training import ControlTraining
     from beeline.runs.bundle import load
@@ -95,8 +95,9 @@ def adaptation(bundle: str, delta: str, data: str | None, pairs: list[str]) -> A
     from beeline.runs.run import Distilled
 
     base = load(bundle, device="cpu")  # refused before any work
-    text, controls = delta if "(" in delta else f"{delta}()", CATALOGUE["controls"]
-    if text.partition("(")[0].rpartition(".")[2] in controls:
+    text = delta if "(" in delta else f"{delta}()"
+    _, _, name = find(text.partition("(")[0], ("deltas", "controls")).rpartition(".")
+    if name in CATALOGUE["controls"]:
         method: Any = ControlTraining(config.parse(text, "controls"), sampler=base.sampler)
     else:
         method = Adaptation(config.parse(text, "deltas"), sampler=base.sampler)

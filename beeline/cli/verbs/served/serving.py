@@ -6,6 +6,7 @@ import contextlib
 import gc
 import logging
 import signal
+import socket
 import sys
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -15,6 +16,7 @@ from typing import Annotated, Any
 import typer
 
 from beeline.cli.arguments import AUTO, Dev, check_device
+from beeline.core.errors import BeelineError
 
 
 def serve(
@@ -87,8 +89,10 @@ def serve(
         not workers or (queue is None and not several),
         f"--workers {workers} was given with --queue or --devices; start several servers for one queue, or give one",
     )
-    shared = None if queue is None else _shared(queue, waiting, lease)
     mark = None if watermark is None else secret_of(watermark)
+    lines = None if log is None else Log(log.open("a", encoding="utf-8"), log_conditions)
+    bound = _bound(host, port)
+    shared = None if queue is None else _shared(queue, waiting, lease)
     places = dict(zip(labels_of(bundles), bundles, strict=True))
     limits = Limits(batch=batch, waiting=waiting, samples=samples, resident=resident)
     loads = {name: partial(load_served, place, where, mark) for name, place in places.items()}
@@ -103,11 +107,27 @@ def serve(
     gc.freeze()  # a search through all that is loaded would delay requests by a fifth of a second
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # uvicorn raises it again after the last request
     try:
-        with contextlib.ExitStack() as stack:
-            lines = None if log is None else Log(stack.enter_context(log.open("a", encoding="utf-8")), log_conditions)
-            uvicorn.run(app(served, known, lines, more), host=host, port=port, log_level="warning", access_log=False)
+        with contextlib.suppress(KeyboardInterrupt):
+            settings = uvicorn.Config(app(served, known, lines, more), log_level="warning", access_log=False)
+            uvicorn.Server(settings).run(sockets=[bound])
     finally:
         service.close()
+        if lines is not None:
+            lines.file.close()
+
+
+def _bound(host: str, port: int) -> socket.socket:
+    """A socket with the address, which refuses connections until the server listens."""
+    made = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        made.bind((host, port))
+    except OSError as error:
+        made.close()
+        raise BeelineError(
+            f"the address {host}, port {port}, cannot be listened on ({error.strerror}); give another --port or --host"
+        ) from None
+    return made
 
 
 def _shared(url: str, waiting: int, lease: float) -> Callable[..., Any]:
