@@ -15,7 +15,6 @@ of the flow before.
 from __future__ import annotations
 
 import itertools
-import sys
 import time
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Mapping, Sequence
@@ -28,7 +27,7 @@ from torch import Tensor, nn
 
 import beeline as bl
 from beeline.config import build as config
-from beeline.core.errors import BeelineError, require
+from beeline.core.errors import require
 from beeline.core.modes import device_of
 from beeline.core.types import take, to
 from beeline.distillation.adapting import Adaptation
@@ -282,29 +281,19 @@ def page(results: Path) -> None:
 
 
 def parser() -> ArgumentParser:
-    made = report.parser("adapt", __doc__)
-    made.add_argument("--mnist", type=Path, metavar="FILE", help="MNIST as an .npz file")
-    made.add_argument("--models", type=Path, default=Path("models/fewstep"), metavar="DIR", help="trained flows")
+    made = report.digits_parser("adapt", __doc__)
     made.add_argument("--style", choices=list(STYLES), default="rotated", help="the new style")
     made.add_argument("--share", type=float, default=0.01, help="of the weights, that every delta trains")
     made.add_argument("--steps", type=int, default=200, help="of every training")
     made.add_argument("--long", action="store_true", help="train the best rows for --seconds, when all are measured")
     made.add_argument("--seconds", type=float, default=120.0, help="of these trainings")
     made.add_argument("--part", default="0/1", metavar="K/N", help="every N-th row from the K-th on, for N processes")
-    made.add_argument("--samples", type=int, default=1000, help="of every distance")
     made.add_argument("--only", nargs="*", metavar="NAME", help="rows whose name begins so")
-    made.add_argument("--device", default="cpu")
-    made.add_argument("--page", action="store_true", help="write the page, measure nothing")
     return made
 
 
 def main() -> None:
-    options = parser().parse_args()
-    torch.set_num_threads(1)
-    try:
-        page(options.output or FILE) if options.page else measure(options)
-    except BeelineError as error:
-        sys.exit(f"error: {error}")
+    report.run(parser().parse_args(), measure, page, FILE)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ evaluations of a sample, in batches of --batch; all links are timed in turn, and
 from __future__ import annotations
 
 import statistics
-import sys
 import time
 from argparse import ArgumentParser, Namespace
 from collections.abc import Mapping
@@ -23,7 +22,7 @@ import torch
 
 import beeline as bl
 from beeline.config import build as config
-from beeline.core.errors import BeelineError, require
+from beeline.core.errors import require
 from beeline.core.types import take, to
 from beeline.data.images import Image
 from beeline.distillation.students import OneStep
@@ -161,26 +160,16 @@ def page(results: Path) -> None:
 
 
 def parser() -> ArgumentParser:
-    made = report.parser("chain", __doc__)
-    made.add_argument("--mnist", type=Path, metavar="FILE", help="MNIST as an .npz file")
-    made.add_argument("--models", type=Path, default=Path("models/fewstep"), metavar="DIR", help="trained flows")
+    made = report.digits_parser("chain", __doc__)
     made.add_argument("--pairs", type=int, default=12_000, help="of the teacher")
     made.add_argument("--steps", type=int, default=1500, help="of the training of a student")
     made.add_argument("--rate", type=float, default=1e-3, help="the largest learning rate")
     made.add_argument("--batch", type=int, default=64, help="samples that are timed at once")
-    made.add_argument("--samples", type=int, default=1000, help="of every distance")
-    made.add_argument("--device", default="cpu")
-    made.add_argument("--page", action="store_true", help="write the page, measure nothing")
     return made
 
 
 def main() -> None:
-    options = parser().parse_args()
-    torch.set_num_threads(1)
-    try:
-        page(options.output or FILE) if options.page else measure(options)
-    except BeelineError as error:
-        sys.exit(f"error: {error}")
+    report.run(parser().parse_args(), measure, page, FILE)
 
 
 if __name__ == "__main__":

@@ -13,13 +13,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 import beeline
+from beeline.core.errors import BeelineError
 
 RESULTS = Path(__file__).parent / "results"
 DOCS = Path(__file__).parent.parent / "docs"
@@ -36,6 +37,31 @@ def parser(name: str, description: str | None) -> argparse.ArgumentParser:
         "--output", type=Path, metavar="FILE", help="file of the result (default: in benchmarks/results)"
     )
     return created
+
+
+def digits_parser(name: str, description: str | None) -> argparse.ArgumentParser:
+    """The command line of a benchmark of flows of MNIST that writes its page with ``--page``."""
+    created = parser(name, description)
+    created.add_argument("--mnist", type=Path, metavar="FILE", help="MNIST as an .npz file")
+    created.add_argument("--models", type=Path, default=Path("models/fewstep"), metavar="DIR", help="trained flows")
+    created.add_argument("--samples", type=int, default=1000, help="of every distance")
+    created.add_argument("--device", default="cpu")
+    created.add_argument("--page", action="store_true", help="write the page, measure nothing")
+    return created
+
+
+def run(
+    options: argparse.Namespace,
+    measure: Callable[[argparse.Namespace], None],
+    page: Callable[[Path], None],
+    results: Path,
+) -> None:
+    """Measure on one thread, or write the page of ``--output`` or ``results``; mistakes of the user end the program."""
+    torch.set_num_threads(1)
+    try:
+        page(options.output or results) if options.page else measure(options)
+    except BeelineError as error:
+        sys.exit(f"error: {error}")
 
 
 def machine() -> dict[str, Any]:

@@ -46,11 +46,6 @@ def made_bundle():
     return Bundle(flow, Sampler(4), modality, {"shape": [1, 8, 8]})
 
 
-@pytest.fixture(scope="module")
-def bundle():
-    return made_bundle()
-
-
 @pytest.fixture
 def service(bundle):
     made = Service({"small": bundle}, Limits(batch=16, samples=40))

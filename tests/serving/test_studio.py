@@ -22,31 +22,17 @@ from beeline.serving.app import app
 from beeline.serving.jobs import State
 from beeline.serving.requests import SampleRequest, SamplerRequest
 from beeline.serving.routes.waiting import Served
-from beeline.serving.service import Limits, Service
 from beeline.serving.studio import copies
 from beeline.serving.studio.router import FOLDER, TYPES, studio
 from beeline.serving.studio.samplers import Trial
 from beeline.serving.studio.views import drawn, view, widgets
-from tests.serving.test_service import made_bundle
 
 testclient = pytest.importorskip("fastapi.testclient", reason="fastapi and httpx of the extra serve are missing")
 
 
 @pytest.fixture(scope="module")
-def bundle():
-    return made_bundle()
-
-
-@pytest.fixture(scope="module")
 def place(bundle, tmp_path_factory):
     return str(bundle.save(tmp_path_factory.mktemp("studio") / "bundle"))
-
-
-@pytest.fixture(scope="module")
-def service(bundle):
-    made = Service({"small": bundle}, Limits(batch=16, samples=40))
-    yield made
-    made.close()
 
 
 @pytest.fixture(scope="module")

@@ -28,23 +28,10 @@ from beeline.serving.jobs import State
 from beeline.serving.logs import Log
 from beeline.serving.rates import Rates
 from beeline.serving.routes.waiting import Served
-from beeline.serving.service import Limits, Service
+from beeline.serving.service import Service
 from beeline.serving.uses import EditRequest, ScoreRequest
-from tests.serving.test_service import made_bundle
 
 testclient = pytest.importorskip("fastapi.testclient", reason="fastapi and httpx of the extra serve are missing")
-
-
-@pytest.fixture(scope="module")
-def bundle():
-    return made_bundle()
-
-
-@pytest.fixture(scope="module")
-def service(bundle):
-    made = Service({"small": bundle}, Limits(batch=16, samples=40))
-    yield made
-    made.close()
 
 
 @pytest.fixture(scope="module")

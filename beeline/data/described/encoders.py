@@ -120,6 +120,12 @@ class Numbers(ConditionEncoderBase):
         return made if self.length is None else F.pad(made, (0, 0, 0, self.length - len(made)))
 
 
+def read_picture(place: str | Path, use: str) -> Any:
+    """The pixels uint8 [H,W,C] of a file; where there is none, ``use`` says what it was for and how to mend it."""
+    require(Path(place).is_file(), f"there is no picture {place}, which {use}")
+    return pixels_of(str(place), Path(place).read_bytes(), "white")
+
+
 @dataclass(frozen=True)
 class Pictures(ConditionEncoderBase):
     """Pictures as a condition, such as edges or a depth map: a sequence of the pixels of their patches.
@@ -158,12 +164,9 @@ class Pictures(ConditionEncoderBase):
 
     def _one(self, value: Any) -> Tensor:
         if isinstance(value, str | Path):
-            require(
-                Path(value).is_file(),
-                f"there is no picture {value}; the condition is a picture: check the name, which is relative to the "
-                "folder of the data in its metadata",
+            value = read_picture(
+                value, "is a condition; check the name, which is relative to the folder of the data in its metadata"
             )
-            value = pixels_of(str(value), Path(value).read_bytes(), "white")
         pixels = np.asarray(value, np.uint8) if isinstance(value, list) else np.asarray(value)
         require(
             pixels.dtype == np.uint8 and pixels.ndim in (2, 3),

@@ -14,9 +14,8 @@ from torch import Tensor
 from beeline.core.errors import nearest, require
 from beeline.core.ranges import Count, dataclass
 from beeline.data.described.descriptions import Descriptions
-from beeline.data.described.encoders import ConditionEncoderBase
+from beeline.data.described.encoders import ConditionEncoderBase, read_picture
 from beeline.data.images import Image
-from beeline.data.pictures.pixels import pixels_of
 
 CONTROL = "control"  # the condition that holds them
 
@@ -68,12 +67,10 @@ class HintPictures(ConditionEncoderBase):
         if value is None:
             return torch.zeros(1, channels, self.height, self.width)
         if isinstance(value, str | Path):
-            require(
-                Path(value).is_file(),
-                f"there is no picture {value}, which was given as the hint of the control {name!r}; give the name of a "
-                "picture, such as control=edges.png",
+            value = read_picture(
+                value,
+                f"was given as the hint of the control {name!r}; give the name of a picture, such as control=edges.png",
             )
-            value = pixels_of(str(value), Path(value).read_bytes(), "white")
         pixels = value if isinstance(value, Tensor) else torch.as_tensor(np.array(value))
         if pixels.dtype == torch.uint8:
             grey = pixels if pixels.ndim == 3 else pixels[..., None]
