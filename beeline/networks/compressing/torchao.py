@@ -83,6 +83,7 @@ def _quantized(config: str, w: Tensor) -> Any:
     chosen, reason = configured(config, ao), ""
     try:
         ao.quantize_(site, chosen)
+    # torchao refuses a device or a shape by any of these, and by none of its own
     except (AssertionError, ImportError, RuntimeError, ValueError, TypeError, AttributeError, NotImplementedError) as e:
         reason = f" ({type(e).__name__}: {str(e).splitlines()[0][:200] if str(e) else ''})"
     require(

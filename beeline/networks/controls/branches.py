@@ -14,7 +14,7 @@ from beeline.core.errors import require
 from beeline.core.ranges import Count, dataclass
 from beeline.core.rng import Rng
 from beeline.networks.attention import attend
-from beeline.networks.controls.control import Ask, Control, PlacedModule, adding, check_plain, places_of
+from beeline.networks.controls.control import Ask, Control, PlacedModule, added, check_plain, places_of
 from beeline.networks.fp32 import layer_norm, zeroed
 from beeline.networks.patches import to_patches
 from beeline.networks.transformer.backbone import FlowTransformer
@@ -43,8 +43,7 @@ class Branch(PlacedModule):
         for k, block, out in zip(self.places, self.block, self.out, strict=True):
             e, layout = stages.told[k]
             g = block(g, e, layout._replace(noting=False, hints=(), heard=None))
-            made = out(g[:, :n])
-            after[k] = adding(lambda own, made=made: made, gain)  # type: ignore[misc]
+            after[k] = added(out(g[:, :n]), gain)
         return stages, after
 
 

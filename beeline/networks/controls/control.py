@@ -66,6 +66,11 @@ def adding(make: Callable[[Tensor], Tensor], gain: Tensor) -> Callable[[Tensor, 
     return after
 
 
+def added(made: Tensor, gain: Tensor) -> Callable[[Tensor, int], Tensor]:
+    """h <- h + gain made for the tokens of the datum."""
+    return adding(lambda own: made, gain)
+
+
 def check_plain(net: FlowTransformer, control: Control) -> None:
     """Refuse a network whose blocks are not visited one after the other, each with all tokens."""
     require(

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from beeline.core.declared import Stages
 from beeline.core.modes import wide
 from beeline.core.ranges import Count, Whole, dataclass
-from beeline.networks.controls.control import Ask, Control, ControlModule, PlacedModule, adding, places_of
+from beeline.networks.controls.control import Ask, Control, ControlModule, PlacedModule, added, adding, places_of
 from beeline.networks.fp32 import zeroed
 from beeline.networks.patches import to_patches
 from beeline.networks.transformer.backbone import FlowTransformer
@@ -55,7 +55,7 @@ class Features(PlacedModule):
         return [out(u) for out, u in zip(self.out, self.encoder(hint), strict=True)]
 
     def act(self, read: list[Tensor], stages: Stages, gain: Tensor) -> tuple[Stages, After]:
-        after = {k: adding(lambda own, f=f: f, gain) for k, f in zip(self.places, read, strict=True)}  # type: ignore[misc]
+        after = {k: added(f, gain) for k, f in zip(self.places, read, strict=True)}
         return stages, after
 
 

@@ -113,23 +113,23 @@ def evolved(
     """
     tried: dict[Genes, float] = {}
 
-    def tell(genes: Genes) -> None:
+    def evaluate(genes: Genes) -> None:
         if genes not in tried:
             tried[genes] = error(genes) if cost(genes) <= limit else math.inf
 
-    tell(first)
+    evaluate(first)
     if math.prod(options) <= population * generations:
         for genes in itertools.product(*map(range, options)):
-            tell(genes)
+            evaluate(genes)
     else:
         for draw in range(population):
-            tell(_drawn(options, rng.fork("start", draw)))
+            evaluate(_drawn(options, rng.fork("start", draw)))
         for generation in range(1, generations):
             parents = sorted(tried, key=lambda g: (tried[g], cost(g)))[: population // 2]
             before = len(tried)
             for draw in range(4 * population):  # children that were tried before cost nothing
                 if len(tried) - before < population:
-                    tell(_child(parents, options, mutate, rng.fork(generation, draw)))
+                    evaluate(_child(parents, options, mutate, rng.fork(generation, draw)))
     best = min(tried, key=lambda g: tried[g])
     return best if tried[best] < math.inf else None
 
