@@ -161,6 +161,7 @@ NETWORKS: dict[str, str] = (
     | of("networks.controls.with_control", "WithControl")
     | of("networks.compressing.compressed", "Compressed")
     | of("networks.compressing.removal.sharing", "SharedBlocks")
+    | of("networks.compressing.removal.conditions", "FewerConditionTokens")
     | of("fields.flow", "Network", "MapNetwork")
     | of("fields.prediction", "Ends")
     | of("fields.conversion", "Converted")
@@ -214,6 +215,7 @@ SMALLER: dict[str, dict[str, str]] = {
     | of("networks.compressing.prune", "Narrow", "Shallow")
     | of("networks.compressing.removal.sharing", "Share")
     | of("networks.compressing.removal.search", "SubnetworkSearch")
+    | of("networks.compressing.removal.conditions", "ReduceConditions")
     | of("networks.compressing.recover", "Recovered"),
 }
 """Small changes of networks, and small networks."""

@@ -139,7 +139,7 @@ class Layout(NamedTuple):
     null: Tensor | None = None  # [B] bool: rows whose condition is the null; None where that is not known
     part: Part = WHOLE  # of heads and hidden channels
     segments: Tensor | None = None  # [B,N] the datum of every token of rows that hold several, -1 for none
-    sizes: Tensor | None = None  # [B, tokens of the datum] how many tokens each stands for; None for one
+    sizes: Tensor | None = None  # [B, tokens of the datum, or all] how many tokens each stands for; None for one
     gather: Callable[[Tensor], Tensor] | None = None  # [B,H,n,d] of this process -> of the tokens of all processes
     hints: tuple[HintKeys, ...] = ()  # which the queries of the first attention of a block see too
     heard: list[tuple[Tensor, Tensor]] | None = None  # where that attention adds its keys and values
@@ -160,7 +160,7 @@ class Layout(NamedTuple):
         """The mask for softmax attention to ``keys`` [B,H,N,d], with ln(size) of tokens that stand for several."""
         if self.sizes is None:
             return self.mask
-        logits = F.pad(self.sizes.to(keys).log(), (0, keys.shape[2] - self.tokens))[:, None, None]
+        logits = F.pad(self.sizes.to(keys).log(), (0, keys.shape[2] - self.sizes.shape[1]))[:, None, None]
         return logits if self.mask is None else logits.masked_fill(~self.mask, -torch.inf)
 
     def spread(self, told: Tensor) -> Tensor:

@@ -40,7 +40,8 @@ class Reduced(Around):
         weight = shares(at_tokens(u, rest), at_tokens(u, kept), self.targets).to(h.dtype)
         sizes = 1 + weight.sum(1)
         merged = (at_tokens(x, kept) + weight.mT @ at_tokens(x, rest)) / sizes[..., None]
-        few_tokens = layout.of_tokens(kept)._replace(sizes=sizes)
+        others = sizes[:, :0] if layout.sizes is None else layout.sizes[:, n:]
+        few_tokens = layout.of_tokens(kept)._replace(sizes=torch.cat([sizes, others.to(sizes)], 1))
         out, notes = inner(torch.cat([merged, h[:, n:]], 1), few_tokens)
         change = out[:, :few] - merged
         x = x.scatter_add(1, wide_index(kept, h), change).scatter_add(1, wide_index(rest, h), weight @ change)
