@@ -162,6 +162,7 @@ NETWORKS: dict[str, str] = (
     | of("networks.compressing.compressed", "Compressed")
     | of("networks.compressing.removal.sharing", "SharedBlocks")
     | of("networks.compressing.removal.conditions", "FewerConditionTokens")
+    | of("networks.compressing.removal.blocks", "Shortened")
     | of("fields.flow", "Network", "MapNetwork")
     | of("fields.prediction", "Ends")
     | of("fields.conversion", "Converted")
@@ -209,6 +210,7 @@ SMALLER: dict[str, dict[str, str]] = {
     "unit_scores": of(
         "networks.compressing.removal.scores", "Fluctuation", "Magnitude", "Taylor", "SecondOrder", "Learned"
     ),
+    "block_choices": of("networks.compressing.removal.blocks", "LeastChange", "Greedy", "EvenlySpaced", "Listed"),
     "compressors": of("networks.compressing.quantize", "Quantize", "int8()", "int4()", "GPTQ()", "AWQ()", "SVDQuant()")
     | of("networks.compressing.quantize", "SmoothQuant()", "TimeRanges()", "LowRank()", "SparseGPT()", "TorchAO()")
     | of("networks.compressing.mixed", "MixedBits")

@@ -84,6 +84,7 @@ SLOTS: Mapping[str, str] = {
     "ColumnScales": "column_scales",
     "Compressor": "compressors",
     "UnitScore": "unit_scores",
+    "BlockChoice": "block_choices",
     "Mixer": "mixers",
     "Feed": "feeds",
     "Router": "routers",

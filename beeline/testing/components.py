@@ -21,7 +21,7 @@ from beeline.core.rng import Rng
 from beeline.core.types import Batch
 from beeline.networks.adapters import amounts, delta, merges
 from beeline.networks.compressing import compressor, formats
-from beeline.networks.compressing.removal import scores
+from beeline.networks.compressing.removal import blocks, scores
 from beeline.networks.controls import control, hints
 
 PROTOCOLS: Mapping[str, type] = {
@@ -33,6 +33,7 @@ PROTOCOLS: Mapping[str, type] = {
     "controls": control.Control,
     "controllers": steering.Controller,
     "couplings": flows.Coupling,
+    "block_choices": blocks.BlockChoice,
     "compressors": compressor.Compressor,
     "data": data.DataSet,
     "deltas": delta.Delta,

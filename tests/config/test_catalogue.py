@@ -95,6 +95,7 @@ EXAMPLES = {
     "networks.SharedBlocks": "SharedBlocks(DiT((1, 4, 4), width=8, depth=2, heads=2), groups=1, rank=1)",
     "networks.FewerConditionTokens": "FewerConditionTokens(MMDiT((1, 4, 4), width=8, depth=1, heads=2, "
     "conditions={'text': {'length': 4, 'size': 2}}), 0.5)",
+    "networks.Shortened": "Shortened(MLP(2, width=8, depth=2), ['block.0'])",
     "networks.Compressed": "Compressed(MLP(2, width=8, depth=1), [Integers(4)], [['out']])",
     "networks.MMDiT": "MMDiT((1, 8, 8), width=16, depth=1, heads=2, conditions={'label': {'classes': 3}}, single=1)",
     "networks.UViT": "UViT((1, 8, 8), width=16, depth=2, heads=2, mixer=LinearAttention(), feed=Experts(2))",

@@ -14,11 +14,12 @@ from beeline.core.rng import Rng
 from beeline.networks.attention import SelfAttention
 from beeline.networks.compressing.compressed import stored_bytes
 from beeline.networks.compressing.compressor import Moments, Plan, Probe
+from beeline.networks.compressing.removal.blocks import BlockChoice, LeastChange, changes, removable, without
 from beeline.networks.compressing.removal.scores import Fluctuation, UnitScore
 from beeline.networks.compressing.removal.units import units_of
 from beeline.networks.compressing.rounding import damped
 from beeline.networks.transformer.feeds import Dense, Gated
-from beeline.networks.transformer.plans.elastic import SubNetwork, extracted, transformer_in
+from beeline.networks.transformer.plans.elastic import SubNetwork, extracted
 from beeline.networks.transformer.plans.subset import share_of
 
 
@@ -97,44 +98,27 @@ REORDER = {SelfAttention: _heads, Dense: _hidden, Gated: _gated}
 
 @dataclass(frozen=True)
 class Shallow:
-    """Fewer blocks: one after another, that whose removal changes the output least.
+    """Fewer residual blocks: those of the choice are taken away.
 
-    argmin_k E |v_without(k) - v|^2 / E |v|^2, as often as there are blocks to remove
-    Source: Zhang et al. 2024, LAPTOP-Diff (arXiv 2404.11098), here with the scores anew after every removal.
+    h <- h in place of h <- block(h)
+    Source: Zhang et al. 2024, LAPTOP-Diff (arXiv 2404.11098); Kim et al. 2023, BK-SDM (arXiv 2305.15798).
 
     >>> Shallow(2).remove
     2
     """
 
-    remove: Count = 1  # blocks
+    remove: Count = 1  # blocks; the most of them for Greedy
+    choice: BlockChoice = LeastChange()
 
     def plan(self, network: nn.Module, probe: Probe) -> Plan:
-        visits = len(transformer_in(network, "Shallow").visits)
+        blocks = removable(network, probe, "Shallow")
         require(
-            self.remove < visits,
-            f"Shallow got remove={self.remove} for a network of {visits} blocks; give {max(1, visits - 1)} or fewer",
+            self.remove < blocks,
+            f"Shallow got remove={self.remove} for a network of {blocks} blocks; give {max(1, blocks - 1)} or fewer",
         )
-        left = list(range(visits))
-        decisions = {}
-        for _ in range(self.remove):
-            errors = {k: change(network, [v for v in left if v != k], probe) for k in left}
-            out = min(errors, key=lambda k: errors[k])
-            left.remove(out)
-            decisions[str(out)] = f"removed, with an error of {errors[out]:.3g}"
-        return Plan(decisions, stored_bytes(network), stored_bytes(extracted(network, visits=left)))
+        out = self.choice(changes(network, probe), blocks, self.remove)
+        decisions = {str(k): said for k, said in out.items()}
+        return Plan(decisions, stored_bytes(network), stored_bytes(without(network, out, own=True)))
 
     def apply(self, network: nn.Module, plan: Plan, probe: Probe, rng: Rng) -> nn.Module:
-        visits = len(transformer_in(network, "Shallow").visits)
-        return extracted(network, visits=[k for k in range(visits) if str(k) not in plan.decisions])
-
-
-@torch.no_grad()
-def change(network: nn.Module, visits: list[int], probe: Probe) -> float:
-    """The relative error of a network that makes some of the visits."""
-    part = SubNetwork(network, visits=visits)
-    errors = sizes = 0.0
-    for call in probe.calls[:: max(1, len(probe.calls) // 16)]:
-        v = network(*call.inputs)
-        errors += float((part(*call.inputs) - v).square().sum())
-        sizes += float(v.square().sum())
-    return (errors / max(sizes, 1e-30)) ** 0.5
+        return without(network, [int(k) for k in plan.decisions], own=True)
