@@ -26,6 +26,7 @@ from beeline.hub.loading import load
 from beeline.objectives.matching import ObjectiveWrapper
 from beeline.recipes.automatic import recipe_for
 from beeline.recipes.distilling import method_of
+from beeline.runs.adapters.controls import with_control
 from beeline.runs.averaging import export_averages
 from beeline.runs.budget import duration, fit_distillation, side_for
 from beeline.runs.bundle import Bundle
@@ -251,13 +252,17 @@ def sample(
     how: Mapping[str, Any] | None = None,
     steer: Sequence[str] = (),
     seeds: Sequence[int] | None = None,
+    controls: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Sample and write a file: from the source of the flow, or from the data of the file ``start``.
 
     ``seeds`` are those of the samples, one for each, in place of ``seed``.
-    ``how`` are the arguments of ``bl.load`` for a pretrained pipeline, ``steer`` energies and controllers as text.
+    ``how`` are the arguments of ``bl.load`` for a pretrained pipeline, ``steer`` energies and controllers as text,
+    ``controls`` files of controls.
     """
     bundle = load(name, device=device, **(how or {}))
+    for file in controls:
+        bundle = with_control(bundle, file)
     require(
         bundle.modality is not None,
         f"{name} has no modality, so its samples have no file format; use Python: bl.load({name!r}).sample({n})",

@@ -198,7 +198,8 @@ SMALLER: dict[str, dict[str, str]] = {
     "controls": of("networks.controls.branches", "ControlBranch", "RelaCtrl")
     | of("networks.controls.features", "T2IAdapter", "ControlNeXt")
     | of("networks.controls.tokens", "EasyControl"),
-    "hints": of("networks.controls.hints", "Edges", "Silhouette", "Blur", "LowResolution"),
+    "hints": of("networks.controls.hints", "Edges", "Silhouette", "Blur", "LowResolution")
+    | of("data.latents.hints", "OfPictures"),
     "formats": of("networks.compressing.formats", "Integers", "OffsetIntegers")
     | of("networks.compressing.levels", "Levels", "PowersOfTwo()", "SmallFloats()", "NormalFloat4()", "BitMoD()")
     | of("networks.compressing.factors", "Factors", "Kronecker", "Monarch", "Signs")

@@ -37,8 +37,8 @@ from beeline.core.rng import Rng
 from beeline.core.types import take
 from beeline.couplings.basic import Independent, check_coupling
 from beeline.couplings.sources import Gaussian
-from beeline.data.described.hint_pictures import with_hints
 from beeline.data.images import Image
+from beeline.data.latents.hints import with_hints
 from beeline.data.latents.modality import LatentImage
 from beeline.data.modality import check_modality, complete, same_modality
 from beeline.distillation.games.monitor import monitors

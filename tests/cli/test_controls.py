@@ -1,6 +1,7 @@
 """``beeline adapt BUNDLE CONTROL``, and sampling with hints."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,10 +14,14 @@ from beeline.core.errors import BeelineError
 from beeline.core.rng import Rng
 from beeline.data.described.hint_pictures import HintPictures
 from beeline.data.image_files import Digits
+from beeline.data.latents.autoencoders import PatchChannels
+from beeline.data.latents.hints import OfPictures, with_hints
+from beeline.data.latents.modality import LatentImage
 from beeline.fields.flow import Flow, Network
 from beeline.networks.controls.hints import Edges
 from beeline.networks.controls.with_control import controls_of
 from beeline.networks.dit import DiT
+from beeline.runs.adapters.controls import with_control
 from beeline.runs.bundle import Bundle, load
 
 QUICK = ["--set", "training.steps=2", "--set", "training.batch_size=8", "--no-report"]
@@ -48,6 +53,12 @@ def test_a_control_is_trained_saved_and_sampled_with_a_file(digits, tmp_path, ca
     same = torch.as_tensor(2 * (pixels + 0.5) / 256 - 1).float()[None].expand(4, 1, 8, 8)
     for value in (pixels, same):
         assert np.array_equal(np.asarray(made.sample(4, cond={"label": 3, "control": value})), drawn)
+    file = ["--control", str(out / "control.safetensors")]
+    apart = ["sample", str(digits), "-n", "4", *file, "--condition", f"label=3,control={hint}"]
+    assert run([*apart, "--out", str(tmp_path / "c.npz")]) == 0
+    assert np.array_equal(np.load(tmp_path / "c.npz")["images"], drawn), "the control of a file, on its base"
+    assert run(["sample", str(out), *file, "--out", str(tmp_path / "d.npz")]) == 2
+    assert "named 'edges' beside ['edges']" in capsys.readouterr().err
     base = load(digits).sample(4, label=3)
     assert np.array_equal(np.asarray(made.sample(4, label=3)), np.asarray(base)), "without a hint it is the base"
     capsys.readouterr()
@@ -73,6 +84,26 @@ def test_a_control_is_trained_saved_and_sampled_with_a_file(digits, tmp_path, ca
     assert np.array_equal(np.asarray(only), drawn), "the second control is off without its hint"
     assert run(["adapt", str(out), "T2IAdapter", *QUICK, "--out", str(tmp_path / "third")]) == 2
     assert "named 'edges' beside ['edges']" in capsys.readouterr().err
+
+
+def test_hints_of_latents_are_those_of_their_pictures(digits, tmp_path):
+    base = load(digits)
+    modality = LatentImage(PatchChannels(2), base.modality).fit(Digits().load()[0])
+    with Rng(0).ambient():
+        net = Network(DiT(modality.shape, width=16, depth=2, heads=2, conditions=modality.conditions))
+    where = Bundle(Flow(net, null={"label": 10}), modality=modality, lineage=base.lineage).save(tmp_path / "latents")
+    assert run(["adapt", str(where), "ControlBranch", *QUICK, "--out", str(tmp_path / "run")]) == 0
+    made = load(tmp_path / "run")
+    assert made.modality.conditions["control"] == {"channels": 4, "height": 4, "width": 4}
+    assert set(controls_of(made.flow.field)) == {"edges"}
+    raw = Digits().load()[0].rows(slice(3))
+    x, latents = base.modality.encode(raw).x1, modality.encode(raw).x1
+    given = made.modality.condition({"control": Edges()(x)}, 3)["control"]
+    assert torch.allclose(OfPictures(Edges(), modality)(latents), given, atol=1e-5)
+    pixels = np.arange(64, dtype=np.uint8).reshape(8, 8)
+    assert len(with_control(load(where), tmp_path / "run").sample(2, cond={"label": 3, "control": pixels})) == 2
+    with pytest.raises(BeelineError, match=r"latents \(4, 3\) of pictures \(8, 8\)"):
+        with_hints(replace(modality, shape=(4, 4, 3)), {"edges": 1})
 
 
 def test_pictures_of_hints_are_read_in_every_form():

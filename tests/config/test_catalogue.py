@@ -223,6 +223,7 @@ EXAMPLES = {
     "condition_encoders.Numbers": "Numbers(4, length=8, column='boxes')",
     "condition_encoders.Pictures": "condition_encoders.Pictures(side=16, patch=4, channels=3)",
     "condition_encoders.HintPictures": "HintPictures(8, 8, {'edges': 1, 'low': 3})",
+    "hints.OfPictures": "OfPictures(Edges(), LatentImage(PatchChannels(2), Image((1, 8, 8)), (4, 4, 4)))",
     "descriptions.Descriptions": "Descriptions({'boxes': Numbers(4, length=8)}, {'boxes': ''})",
     "autoencoders.DiffusersVAE": "DiffusersVAE('hub:owner/name', subfolder='vae')",
     "autoencoders.OfAutoencoder": "OfAutoencoder('runs/autoencoder')",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -49,6 +50,9 @@ def adapt(
     """Train a small change of a flow on data; the weights of the flow stay as they are."""
     from beeline.cli import commands
     from beeline.distillation.adapting import Adaptation
+    from beeline.distillation.controls.training import ControlTraining
+    from beeline.runs.adapters import controls
+    from beeline.runs.bundle import load
 
     where = check_device(device)  # before any work
     run = adaptation(bundle, delta, data, set_ or [])
@@ -63,7 +67,11 @@ def adapt(
         report=report,
         log=log or (),
     )
-    made = {"adapter": str(_adapter(out))} if isinstance(run.method, Adaptation) else {}
+    made = {}
+    if isinstance(run.method, Adaptation):
+        made["adapter"] = str(_adapter(out))
+    elif isinstance(run.method, ControlTraining):
+        made["control"] = str(controls.export(load(out, device="cpu").flow.field, out))
     print_result({**run_files(out), **made}, json_)
 
 
@@ -88,6 +96,8 @@ def adaptation(bundle: str, delta: str, data: str | None, pairs: list[str]) -> A
     from beeline.cli import commands
     from beeline.config import build as config
     from beeline.config.catalogue import CATALOGUE, find
+    from beeline.data.latents.hints import OfPictures
+    from beeline.data.latents.modality import LatentImage
     from beeline.distillation.adapting import Adaptation
     from beeline.distillation.controls.training import ControlTraining
     from beeline.runs.bundle import load
@@ -103,4 +113,8 @@ def adaptation(bundle: str, delta: str, data: str | None, pairs: list[str]) -> A
         method = Adaptation(config.parse(text, "deltas"), sampler=base.sampler)
     source = None if data is None else data_set(data, base)
     run = Distilled(str(bundle), method, data=source)
-    return config.change(run, commands.settings(pairs)) if pairs else run
+    run = config.change(run, commands.settings(pairs)) if pairs else run
+    if isinstance(run.method, ControlTraining) and isinstance(base.modality, LatentImage):
+        hinted = replace(run.method, hint=OfPictures(run.method.hint, base.modality), name=run.method.title)
+        return replace(run, method=hinted)
+    return run

@@ -34,6 +34,14 @@ def sample(
             "energies' and 'beeline list controllers'; repeatable.",
         ),
     ] = None,
+    control: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="FILE",
+            help="A control.safetensors that 'beeline adapt' has trained for this flow; repeatable. Its hint is the "
+            "condition 'control'.",
+        ),
+    ] = None,
     seed: Seed = 0,
     seeds: Annotated[
         str | None,
@@ -63,7 +71,9 @@ def sample(
         "--seeds was given with --input, whose data are not drawn from noise; leave one of them out",
     )
     how, rest = planning.loading(set_ or [])
-    print_result(commands.sample(bundle, n, cond, seed, rest, out, source, device, how, steer or (), keys), json_)
+    print_result(
+        commands.sample(bundle, n, cond, seed, rest, out, source, device, how, steer or (), keys, control or ()), json_
+    )
 
 
 def whole_numbers(text: str, n: int) -> list[int]:

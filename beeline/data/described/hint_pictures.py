@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
+import torch.nn.functional as F  # noqa: N812 - its usual name
 from torch import Tensor
 
 from beeline.core.errors import nearest, require
 from beeline.core.ranges import Count, dataclass
-from beeline.data.described.descriptions import Descriptions
 from beeline.data.described.encoders import ConditionEncoderBase, read_picture
-from beeline.data.images import Image
 
 CONTROL = "control"  # the condition that holds them
 
@@ -25,6 +23,7 @@ class HintPictures(ConditionEncoderBase):
     """Pictures of one size as hints [C,H,W] in [-1, 1], of one control or of several by name.
 
     c = 2 (level + 1/2) / 256 - 1 for pixels;  numbers in [-1, 1] as they are;  no picture is zeros
+    For data of smaller sides, such as latents, the pixels of patches of ``factor`` x ``factor`` are channels.
     A value is a file, uint8 pixels [H,W] or [H,W,C], or numbers [C,H,W] or [N,C,H,W]; of several controls a mapping of
     names to these, of which some may be left out.
 
@@ -35,17 +34,20 @@ class HintPictures(ConditionEncoderBase):
     height: Count
     width: Count
     channels: Mapping[str, int]  # of the hints of all controls, by name
+    factor: Count = 1  # sides of the pictures over those of the data
     reads_files: ClassVar[bool] = True
 
     @property
     def sizes(self) -> Mapping[str, Mapping[str, int]]:
-        each = {name: {"channels": n, "height": self.height, "width": self.width} for name, n in self.channels.items()}
+        f = self.factor
+        sides = {"height": self.height // f, "width": self.width // f}
+        each = {name: {"channels": n * f * f, **sides} for name, n in self.channels.items()}
         return {"": next(iter(each.values()))} if len(each) == 1 else each
 
     def encode(self, values: Sequence[Any]) -> dict[str, Tensor]:
         rows = [self._named(value) for value in values]
         made = {
-            name: torch.cat([self._one(name, row.get(name), channels) for row in rows])
+            name: F.pixel_unshuffle(torch.cat([self._one(name, row.get(name), channels) for row in rows]), self.factor)
             for name, channels in self.channels.items()
         }
         return {"": next(iter(made.values()))} if len(made) == 1 else made
@@ -93,19 +95,3 @@ class HintPictures(ConditionEncoderBase):
             "they are between -1 and 1, or uint8 pixels: scale them",
         )
         return made
-
-
-def with_hints(modality: Any, channels: Mapping[str, int]) -> Any:
-    """A modality of images whose data also have hints with so many channels as a condition; itself without any."""
-    if not channels:
-        return modality
-    require(
-        isinstance(modality, Image),
-        f"a control was to be trained on data of {type(modality).__name__}, and hints are made for pixels of images: "
-        "use a flow on images, or train the control in Python (networks.controls)",
-    )
-    assert isinstance(modality, Image)
-    own = {} if modality.described is None else modality.described.encoders
-    weights = {} if modality.described is None else modality.described.weights
-    encoder = HintPictures(modality.shape[1], modality.shape[2], dict(channels))
-    return replace(modality, described=Descriptions({**own, CONTROL: encoder}, dict(weights)))

@@ -50,10 +50,10 @@ class ControlTraining(ByFlowMatching):
         return self.name or type(self.hint).__name__.lower()
 
     def objective(self, teacher: Flow) -> FlowMatching:
-        return self.matching(_with_named_null(teacher))
+        return self.matching(with_named_null(teacher))
 
     def student(self, teacher: Flow, networks: Mapping[str, nn.Module]) -> tuple[Flow, Sampler]:
-        return super().student(_with_named_null(teacher), networks)
+        return super().student(with_named_null(teacher), networks)
 
     def changed(self, teacher: Flow) -> nn.Module:
         probe = torch.zeros(1, *transformer_of(backbone_of(teacher.field)).shape)
@@ -66,7 +66,7 @@ class ControlTraining(ByFlowMatching):
         return replace(batch, cond={**others, CONTROL: hint})
 
 
-def _with_named_null(teacher: Flow) -> Flow:
+def with_named_null(teacher: Flow) -> Flow:
     """A flow whose null has the names of its conditions, so that it says nothing of hints beside them."""
     if teacher.null is None or isinstance(teacher.null, Mapping):
         return teacher

@@ -13,6 +13,8 @@ from beeline.core.declared import Stages
 from beeline.core.errors import require
 from beeline.core.ranges import Count, dataclass
 from beeline.core.rng import Rng
+from beeline.networks.adapters.amounts import Apart
+from beeline.networks.adapters.delta import changed_layers
 from beeline.networks.attention import attend
 from beeline.networks.controls.control import Ask, Control, PlacedModule, added, check_plain, places_of
 from beeline.networks.fp32 import layer_norm, zeroed
@@ -71,6 +73,8 @@ class ControlBranch(Control):
             f"most {len(visits)}",
         )
         copies = nn.ModuleList(copy.deepcopy(block).requires_grad_(True) for _, block in visits[:count])
+        for layer in changed_layers(copies).values():  # those of other controls act on the tokens of their hints alone
+            layer.changes = nn.ModuleList(c for c in layer.changes if not isinstance(c.amount, Apart))
         return Branch(net, channels, tuple(range(count)), copies)
 
 
