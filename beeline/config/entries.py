@@ -205,6 +205,7 @@ SMALLER: dict[str, dict[str, str]] = {
     | of("networks.compressing.factors", "Factors", "Kronecker", "Monarch", "Signs")
     | of("networks.compressing.around", "Scaled", "Corrected", "Sparse", "IntegerProducts")
     | of("networks.compressing.activations.ranges", "RangedProducts")
+    | of("networks.compressing.weights.entropy", "EntropyCoded")
     | of("networks.compressing.torchao", "AOTensor"),
     "roundings": of("networks.compressing.rounding", "Nearest", "OptimalBrain", "SearchedScale"),
     "column_scales": of("networks.compressing.around", "Salient", "Smooth"),

@@ -1,0 +1,1 @@
+"""Codes, scales and sensitivities of weights, beside the formats."""
