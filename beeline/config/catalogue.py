@@ -123,6 +123,7 @@ CATALOGUE: dict[str, dict[str, str]] = {
     | _of("objectives.subsets.elastic", "Elastic")
     | _of("objectives.regression", "Regression", "Reconstruction")
     | _of("objectives.losses.adaptive_weights", "Uncertain", "Balanced", "Importance"),
+    "part_draws": _of("objectives.subsets.draws", "AnyPart", "Listed", "Sandwich", "Nested"),
     "weights": _of("objectives.losses.basic", "one")
     | _of("objectives.losses.weights", "ByDensity", "PowerWeight", "MinSNR", "SigmoidSNR"),
     "distances": _of("objectives.losses.basic", "squared", "Huber")

@@ -216,7 +216,7 @@ SMALLER: dict[str, dict[str, str]] = {
     "compressors": of("networks.compressing.quantize", "Quantize", "int8()", "int4()", "GPTQ()", "AWQ()", "SVDQuant()")
     | of("networks.compressing.quantize", "SmoothQuant()", "TimeRanges()", "LowRank()", "SparseGPT()", "TorchAO()")
     | of("networks.compressing.mixed", "MixedBits")
-    | of("networks.compressing.prune", "Narrow", "Shallow")
+    | of("networks.compressing.prune", "Narrow", "Ordered", "Shallow")
     | of("networks.compressing.removal.sharing", "Share")
     | of("networks.compressing.removal.search", "SubnetworkSearch")
     | of("networks.compressing.removal.conditions", "ReduceConditions")

@@ -41,6 +41,7 @@ SLOTS: Mapping[str, str] = {
     "Threshold": "thresholds",
     "LayerOperation": "layer_operations",
     "PairOperation": "pair_operations",
+    "PartDraws": "part_draws",
     "Weight": "weights",
     "Distance": "distances",
     "Derivative": "derivatives",

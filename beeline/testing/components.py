@@ -23,6 +23,7 @@ from beeline.networks.adapters import amounts, delta, merges
 from beeline.networks.compressing import compressor, formats
 from beeline.networks.compressing.removal import blocks, scores
 from beeline.networks.controls import control, hints
+from beeline.objectives.subsets import draws
 
 PROTOCOLS: Mapping[str, type] = {
     "adversarial_losses": games.AdversarialLoss,
@@ -63,6 +64,7 @@ PROTOCOLS: Mapping[str, type] = {
     "objectives": objectives.Objective,
     "optimizers": training.Optimizer,
     "pair_filters": training.PairFilter,
+    "part_draws": draws.PartDraws,
     "paths": flows.Path,
     "predictions": flows.Prediction,
     "real_samples": games.RealSamples,

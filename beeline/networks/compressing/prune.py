@@ -47,22 +47,50 @@ class Narrow:
 
     @torch.no_grad()
     def apply(self, network: nn.Module, plan: Plan, probe: Probe, rng: Rng) -> nn.Module:
-        made = copy.deepcopy(network)
-        units = units_of(made, "Narrow")
-        moments = probe.moments(made, {name: unit.last for name, unit in units.items()})
-        for name in units:
-            require(
-                name in moments,
-                f"no input of the layer {name!r} was seen while the network sampled, so that its parts cannot be "
-                "compared; compress a network whose blocks are all used",
-            )
-        scores = self.score(made, probe, units, moments)
-        for name, unit in units.items():
-            order = scores[name].argsort(descending=True, stable=True)
-            inputs = (order[:, None] * unit.size + torch.arange(unit.size)).flatten().to(unit.last.weight.device)
-            repair(unit.last, moments[name], inputs, share_of(unit.count, self.share) * unit.size, self.fitted)
-            REORDER[next(kind for kind in REORDER if isinstance(unit.module, kind))](unit.module, inputs)
-        return SubNetwork(made, self.share, own=True)
+        return SubNetwork(ordered(network, probe, self.score, self.share, self.fitted), self.share, own=True)
+
+
+@dataclass(frozen=True)
+class Ordered:
+    """The same network with its heads and hidden channels in the order of their scores, the highest first.
+
+    v' = v;  parts of it, such as ``networks.SubNetwork(made, 0.5)``, have what matters most
+    For a trained network whose parts are trained next, by the objective ``Elastic``.
+    Source: An et al. 2023, FLAP (arXiv 2312.11983), for the scores.
+
+    >>> Ordered().score
+    Fluctuation()
+    """
+
+    score: UnitScore = Fluctuation()
+
+    def plan(self, network: nn.Module, probe: Probe) -> Plan:
+        units, size = units_of(network, "Ordered"), stored_bytes(network)
+        return Plan({name: f"{unit.count} in order" for name, unit in units.items()}, size, size, 0.1 * len(units))
+
+    @torch.no_grad()
+    def apply(self, network: nn.Module, plan: Plan, probe: Probe, rng: Rng) -> nn.Module:
+        return ordered(network, probe, self.score)
+
+
+def ordered(network: nn.Module, probe: Probe, score: UnitScore, share: float = 1.0, fitted: bool = False) -> nn.Module:
+    """A copy whose heads and hidden channels are in the order of their scores, and the first ``share`` repaired."""
+    made = copy.deepcopy(network)
+    units = units_of(made, "Narrow or Ordered")
+    moments = probe.moments(made, {name: unit.last for name, unit in units.items()})
+    for name in units:
+        require(
+            name in moments,
+            f"no input of the layer {name!r} was seen while the network sampled, so that its parts cannot be "
+            "compared; compress a network whose blocks are all used",
+        )
+    scores = score(made, probe, units, moments)
+    for name, unit in units.items():
+        order = scores[name].argsort(descending=True, stable=True)
+        inputs = (order[:, None] * unit.size + torch.arange(unit.size)).flatten().to(unit.last.weight.device)
+        repair(unit.last, moments[name], inputs, share_of(unit.count, share) * unit.size, fitted)
+        REORDER[next(kind for kind in REORDER if isinstance(unit.module, kind))](unit.module, inputs)
+    return made
 
 
 def repair(last: nn.Linear, seen: Moments, inputs: Tensor, n: int, fitted: bool) -> None:

@@ -241,7 +241,7 @@ class FlowTransformer(Declaring):
         count, shared = len(self.visits), self.rooted(e, t)
         own = [self.visit.told(k, e) for k in range(count)]
         return [
-            (shared if here is e else self.rooted(here, t), self.visit.layout(k, here, layout))
+            (shared if here is e else self.rooted(here, t), self.visit.layout(k, here, layout.at(k)))
             for k, here in enumerate(own)
         ]
 

@@ -41,6 +41,10 @@ class Part:
         """The same for some rows of the batch."""
         return self
 
+    def at(self, visit: int) -> Part:
+        """What is used in one visit."""
+        return self
+
 
 WHOLE = Part()
 
@@ -148,6 +152,11 @@ class Layout(NamedTuple):
     def tokens(self) -> int:
         """The number of tokens of the datum."""
         return math.prod(self.grid)
+
+    def at(self, visit: int) -> Layout:
+        """The layout of one visit."""
+        part = self.part.at(visit)
+        return self if part is self.part else self._replace(part=part)
 
     @property
     def mask(self) -> Tensor | None:

@@ -200,14 +200,22 @@ class Uses:
 
         return push(cast("Bundle", self), name, **settings)
 
-    def subnetwork(self, width: float = 1.0, visits: Sequence[int] | None = None, own: bool = False) -> Bundle:
+    def subnetwork(
+        self,
+        width: float = 1.0,
+        visits: Sequence[int] | None = None,
+        own: bool = False,
+        feeds: Sequence[float] | None = None,
+    ) -> Bundle:
         """The bundle with a part of its network: the first heads and hidden channels, and some of its blocks.
 
         For networks trained with the objective ``Elastic``.  ``visits``: numbers of the blocks that are evaluated, from
-        0; None for all.  With ``own`` the bundle holds the weights of that part alone, which is smaller and faster.
+        0; None for all.  ``feeds``: the share of the hidden channels, one for all blocks or one for each; None for
+        ``width``.  With ``own`` the bundle holds the weights of that part alone, which is smaller and faster.
         """
         from beeline.networks.transformer.plans.elastic import SubNetwork, extracted
 
         bundle = cast("Bundle", self)
-        net = extracted(bundle.flow.field, width, visits) if own else SubNetwork(bundle.flow.field, width, visits)
+        field = bundle.flow.field
+        net = extracted(field, width, visits, feeds) if own else SubNetwork(field, width, visits, feeds=feeds)
         return replace(bundle, flow=replace(bundle.flow, field=net), weights="")

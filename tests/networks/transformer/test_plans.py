@@ -19,6 +19,7 @@ from beeline.networks.transformer.plans.plan import Plain, Shared
 from beeline.networks.transformer.plans.replanned import replanned
 from beeline.networks.transformer.plans.spectral import SpectralShrink
 from beeline.networks.transformer.plans.subset import Subset
+from beeline.objectives.subsets.draws import AnyPart
 from beeline.objectives.subsets.elastic import Elastic
 from beeline.runs.bundle import Bundle
 from beeline.sampling.sampler import Sampler
@@ -64,8 +65,8 @@ def test_notes_of_shared_blocks_are_those_of_visits():
 def test_a_view_of_a_network_is_the_network_with_the_weights_of_that_part(kind, slots):
     net = Network(made(kind, **slots, **({"single": 1} if kind is MMDiT else {})))
     outputs = [net(X, T, Y)]
-    for width, visits in ((0.5, None), (1.0, (0, 2)), (0.25, (1,)), (0.5, ())):
-        view, small = SubNetwork(net, width, visits), extracted(net, width, visits)
+    for width, visits, feeds in ((0.5, None, None), (1.0, (0, 2), (0.5,)), (0.25, (1,), None), (0.5, (), None)):
+        view, small = SubNetwork(net, width, visits, feeds=feeds), extracted(net, width, visits, feeds)
         assert (view(X, T, Y) - small(X, T, Y)).abs().max() <= 1e-12
         assert sum(p.numel() for p in small.parameters()) < sum(p.numel() for p in net.parameters())
         outputs.append(view(X, T, Y))
@@ -75,6 +76,18 @@ def test_a_view_of_a_network_is_the_network_with_the_weights_of_that_part(kind, 
     assert min(float((a - b).abs().max()) for i, a in enumerate(outputs) for b in outputs[:i]) > 1e-3
     assert torch.equal(outputs[0], net(X, T, Y)), "the network itself is not changed"
     assert torch.equal(outputs[0], SubNetwork(net)(X, T, Y))
+
+
+def test_blocks_have_feeds_of_their_own_widths():
+    net = made(DiT)
+    view, small = SubNetwork(net, feeds=(0.25, 1.0, 0.5)), extracted(net, feeds=(0.25, 1.0, 0.5))
+    assert [block.mlp[0].out_features for block in small.field.block] == [16, 64, 32]
+    assert (view(X, T, Y) - small(X, T, Y)).abs().max() <= 1e-12 < (view(X, T, Y) - net(X, T, Y)).abs().max()
+    assert torch.equal(SubNetwork(net, feeds=(1.0,) * 3)(X, T, Y), net(X, T, Y))
+    with torch.no_grad():
+        net.block[0].mlp[3].weight[:, 16:] = 0
+        net.block[2].mlp[3].weight[:, 32:] = 0
+    assert (view(X, T, Y) - net(X, T, Y)).abs().max() <= 1e-12, "blocks 0 and 2 use their first channels"
 
 
 def test_only_weights_of_the_part_are_trained():
@@ -96,6 +109,8 @@ def test_only_weights_of_the_part_are_trained():
     [
         (lambda: SubNetwork(torch.nn.Identity()), "without a flow transformer"),
         (lambda: SubNetwork(made(DiT), visits=(3,)), "numbered from 0"),
+        (lambda: SubNetwork(made(DiT), feeds=(0.5, 1.0)), "give one for all of them, or 3"),
+        (lambda: extracted(made(DiT, plan=Shared(2)), feeds=(0.5, 1.0) * 3), "all visits of a block"),
         (lambda: extracted(made(DiT, feed=PEER(4, active=2)), 0.5), "narrow forms"),
     ],
 )
@@ -105,8 +120,8 @@ def test_what_is_no_part_is_refused(make, message):
 
 
 def test_elastic_training_draws_parts_and_every_part_can_be_sampled():
-    objective, net = Elastic(least_width=0.25, least_depth=0.5, whole=0.25), Network(made(DiT).float())
-    drawn = [objective.drawn(8, Rng(seed)) for seed in range(400)]
+    objective, net = Elastic(draws=AnyPart(0.25, 0.5, whole=0.25)), Network(made(DiT).float())
+    drawn = [objective.draws(8, Rng(seed))[0] for seed in range(400)]
     assert 0.2 < sum(d == Subset() for d in drawn) / 400 < 0.3
     parts = [d for d in drawn if d.visits is not None]
     assert all({0, 7} <= set(d.visits) and 0.25 <= d.width <= 1 for d in parts)

@@ -7,18 +7,19 @@ import itertools
 import math
 import time
 from collections.abc import Callable, Sequence
-from typing import Annotated
+from typing import Any
 
 import torch
 from torch import nn
 
 from beeline.core.errors import require
 from beeline.core.memory import counter
-from beeline.core.ranges import Count, Inside, Range, dataclass
+from beeline.core.ranges import Count, Inside, dataclass
 from beeline.core.rng import Rng
 from beeline.networks.compressing.compressed import stored_bytes
 from beeline.networks.compressing.compressor import Call, Plan, Probe
 from beeline.networks.transformer.plans.elastic import SubNetwork, extracted, transformer_in
+from beeline.networks.transformer.plans.subset import Portion
 
 Genes = tuple[int, ...]
 CALLS, ROWS = 8, 16  # of a probe, on which a part is compared with the whole
@@ -29,7 +30,7 @@ TIMED = 15  # evaluations of which the quickest counts
 class SubnetworkSearch:
     """The part of a network that is nearest to it within a share of its seconds, or of its operations.
 
-    min over widths and visits E |v_part - v|^2  with cost(part) <= share cost(whole)
+    min over widths, visits and feeds E |v_part - v|^2  with cost(part) <= share cost(whole)
     All parts are tried where they are few; else by evolution: the best half of a population stays, and its members
     are mutated and crossed.  Parts inherit their weights; networks that were trained with the objective ``Elastic``
     need no training afterwards.
@@ -41,7 +42,8 @@ class SubnetworkSearch:
 
     share: Inside = 0.5  # of the cost of the whole network
     measured: bool = True  # seconds of an evaluation on this machine; else operations, which are counted
-    widths: tuple[Annotated[float, Range(above=0, most=1)], ...] = (1.0, 0.75, 0.5, 0.25)
+    widths: tuple[Portion, ...] = (1.0, 0.75, 0.5, 0.25)
+    feeds: tuple[Portion, ...] = ()  # shares of the hidden channels, chosen for every block; () is the width of all
     population: Count = 32
     generations: Count = 10
     mutate: Inside = 0.2  # chance of a gene
@@ -56,25 +58,27 @@ class SubnetworkSearch:
         ]
         wanted = [network(*call.inputs) for call in few]
 
-        def part(genes: Genes) -> tuple[float, tuple[int, ...]]:
+        def part(genes: Genes) -> dict[str, Any]:
+            """Arguments of a part; the gene of a visit is 0 where it is left out, else the number of its feed."""
             kept = tuple(k for k in range(visits) if genes[1 + k])
-            return self.widths[genes[0]], kept or (0,)
+            feeds = tuple(self.feeds[max(0, g - 1)] for g in genes[1:]) if self.feeds else None
+            return {"width": self.widths[genes[0]], "visits": kept or (0,), "feeds": feeds}
 
         @functools.cache
         def error(genes: Genes) -> float:
-            small = SubNetwork(network, *part(genes))
+            small = SubNetwork(network, **part(genes))
             return sum(float((small(*c.inputs) - v).square().sum()) for c, v in zip(few, wanted, strict=True))
 
         @functools.cache
         def cost(genes: Genes) -> float:
-            width, kept = part(genes)
-            return price(extracted(network, width, kept), probe.calls[0])
+            return price(extracted(network, **part(genes)), probe.calls[0])
 
         price: Callable[[nn.Module, Call], float] = seconds if self.measured else operations
         limit = self.share * price(network, probe.calls[0])
-        smallest = (min(range(len(self.widths)), key=lambda k: self.widths[k]), 1, *[0] * (visits - 1))
+        widths, feeds = self.widths, self.feeds or (1.0,)
+        smallest = (widths.index(min(widths)), 1 + feeds.index(min(feeds)), *[0] * (visits - 1))
         least = self.share * cost(smallest) / limit
-        options = (len(self.widths), *[2] * visits)
+        options = (len(widths), *[1 + len(feeds)] * visits)
         best = evolved(options, error, cost, limit, smallest, self.population, self.generations, self.mutate)
         require(
             best is not None,
@@ -82,18 +86,16 @@ class SubnetworkSearch:
             f"the smallest one costs {least:.3f}: give that or more, or widths below {min(self.widths):g}",
         )
         assert best is not None
-        width, kept = part(best)
-        small = extracted(network, width, kept)
+        small = extracted(network, **part(best))
         found = {
-            "width": width,
-            "visits": kept,
+            **part(best),
             "cost": cost(best) / limit * self.share,
             "error": error(best) ** 0.5 / max(sum(float(v.square().sum()) for v in wanted), 1e-30) ** 0.5,
         }
         return Plan(found, stored_bytes(network), stored_bytes(small), time.perf_counter() - begin)
 
     def apply(self, network: nn.Module, plan: Plan, probe: Probe, rng: Rng) -> nn.Module:
-        return extracted(network, plan.decisions["width"], plan.decisions["visits"])
+        return extracted(network, **{name: plan.decisions[name] for name in ("width", "visits", "feeds")})
 
 
 def evolved(

@@ -24,6 +24,7 @@ class SubNetwork(Wrapping):
     """A field with a flow transformer of which a part is evaluated.
 
     v = v(x, t, cond; the first heads and hidden channels, some of the visits)
+    ``feeds``: the share of the hidden channels, one for all visits or one for each; None for that of ``width``.
     With ``own`` the network keeps the weights of that part alone, in place of those of the whole network that it is
     given; its output is equal.
     Source: Yu et al. 2018, "Slimmable Neural Networks" (arXiv 1812.08928); Cai et al. 2019, "Once for All" (arXiv
@@ -35,10 +36,22 @@ class SubNetwork(Wrapping):
     torch.Size([2, 1, 8, 8])
     """
 
-    def __init__(self, field: nn.Module, width: float = 1.0, visits: Sequence[int] | None = None, own: bool = False):
+    def __init__(
+        self,
+        field: nn.Module,
+        width: float = 1.0,
+        visits: Sequence[int] | None = None,
+        own: bool = False,
+        feeds: Sequence[float] | None = None,
+    ):
         super().__init__()
-        self.settings = {"width": width, "visits": None if visits is None else list(visits), "own": own}
-        whole = Subset(width, None if visits is None else tuple(visits))
+        self.settings = {
+            "width": width,
+            "visits": None if visits is None else list(visits),
+            "own": own,
+            "feeds": None if feeds is None else list(feeds),
+        }
+        whole = Subset(width, None if visits is None else tuple(visits), None if feeds is None else tuple(feeds))
         inner = transformer_in(field, "SubNetwork")
         whole.check(len(inner.visits))
         self.field = field
@@ -66,12 +79,17 @@ class SubNetwork(Wrapping):
             return inner.stages(x, t, cond) if isinstance(inner, Declaring) else None
 
 
-def extracted(field: nn.Module, width: float = 1.0, visits: Sequence[int] | None = None) -> SubNetwork:
+def extracted(
+    field: nn.Module,
+    width: float = 1.0,
+    visits: Sequence[int] | None = None,
+    feeds: Sequence[float] | None = None,
+) -> SubNetwork:
     """A part of a network with weights of its own, whose output is that of ``SubNetwork``; ``field`` is not changed.
 
     Raises ValueError where a block has no form with fewer heads or hidden channels.
     """
-    return SubNetwork(copy.deepcopy(field), width, visits, own=True)
+    return SubNetwork(copy.deepcopy(field), width, visits, True, feeds)
 
 
 def transformer_in(field: Any, whose: str) -> FlowTransformer:
@@ -93,16 +111,27 @@ def transformers_in(field: Any) -> list[FlowTransformer]:
 
 def cut(net: FlowTransformer, subset: Subset) -> None:
     """Keep the weights of a part of a network."""
-    used = {id(block) for k, (_, block) in enumerate(net.visits) if subset.visits is None or k in subset.visits}
+    used: dict[int, Subset] = {}
+    for k, (name, block) in enumerate(net.visits):
+        if subset.visits is None or k in subset.visits:
+            part = subset.at(k)
+            require(
+                used.setdefault(id(block), part) == part,
+                f"the block of the visit {name} is used with two shares of its hidden channels, {part.feeds} and "
+                f"{used[id(block)].feeds}; give one for all visits of a block",
+            )
     for stack in net.stacks.values():
         for i, block in enumerate(stack):
             if id(block) not in used:
                 stack[i] = nn.Identity()  # its visits are left out
-            elif subset.width < 1:
-                _narrowed(block, subset.width)
+            else:
+                _narrowed(block, used[id(block)])
 
 
-def _narrowed(block: nn.Module, width: float) -> None:
+def _narrowed(block: nn.Module, part: Subset) -> None:
+    shares = {SelfAttention: part.width, Dense: part.feed, Gated: part.feed}
+    if min(shares.values()) == 1:
+        return
     found = [m for m in block.modules() if isinstance(m, (SelfAttention, Dense, Gated))]
     inside = {id(p) for m in found for p in m.parameters()}
     others = [
@@ -114,7 +143,9 @@ def _narrowed(block: nn.Module, width: float) -> None:
         "mixers and the feeds FeedForward, SwiGLU and CauchyFeed have narrow forms: use width=1, or these members",
     )
     for m in found:
-        NARROW[next(kind for kind in NARROW if isinstance(m, kind))](m, width)
+        kind = next(kind for kind in NARROW if isinstance(m, kind))
+        if shares[kind] < 1:
+            NARROW[kind](m, shares[kind])
 
 
 def _fewer_heads(m: Any, width: float) -> None:

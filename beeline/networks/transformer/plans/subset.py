@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated
 
 import torch
@@ -23,19 +24,40 @@ class Subset(Part):
 
     >>> Subset(width=0.5).visits is None
     True
+    >>> Subset(feeds=(0.5, 1.0)).at(0).feeds
+    (0.5,)
     """
 
     width: Portion = 1.0  # share of the heads and of the hidden channels of every block; at least one of each is used
     visits: tuple[int, ...] | None = None  # numbers of the visits that are made; None for all
+    feeds: tuple[Portion, ...] | None = None  # share of the hidden channels in every visit, or one for all; None: width
 
     def heads(self, mixed: Tensor) -> Tensor:
         return first(mixed, 1, self.width)
 
     def hidden(self, u: Tensor) -> Tensor:
-        return first(u, -1, self.width)
+        return first(u, -1, self.feed)
+
+    @property
+    def feed(self) -> float:
+        """The share of the hidden channels, in one visit."""
+        return self.width if self.feeds is None else self.feeds[0]
+
+    def at(self, visit: int) -> Subset:
+        return self if self.feeds is None or len(self.feeds) == 1 else replace(self, feeds=(self.feeds[visit],))
+
+    def covers(self, visits: int) -> bool:
+        """Whether this is the whole of a network that makes a number of visits."""
+        shares = {self.width, *(self.feeds or ())}
+        return shares == {1.0} and (self.visits is None or set(self.visits) >= set(range(visits)))
 
     def check(self, visits: int) -> None:
-        """Raise ValueError for visits that a network does not make."""
+        """Raise ValueError for visits that a network does not make, or shares of other visits."""
+        require(
+            self.feeds is None or len(self.feeds) in (1, visits),
+            f"Subset got {len(self.feeds or ())} shares of hidden channels (feeds) for a network that makes {visits} "
+            f"visits; give one for all of them, or {visits}",
+        )
         require(
             self.visits is None or all(0 <= k < visits for k in self.visits),
             f"Subset got visits={self.visits} for a network that makes {visits}; they are numbered from 0: give some "
