@@ -22,6 +22,7 @@ from beeline.distillation.store.filters import LowestEnergy, Nearest
 from beeline.distillation.store.making import Maker
 from beeline.evaluation.heldout import HeldOut
 from beeline.networks.adapters.adapted import adapted, merged
+from beeline.networks.adapters.members.mixture import fixed
 from beeline.networks.side.bits import Lean, saved_in_bits
 from beeline.objectives.matching import Drop, FlowMatching
 from beeline.sampling.editing.flow_edit import FlowEdit
@@ -948,6 +949,19 @@ def test_deltas_are_trained_and_merged(name: str, narrow: bool, device: torch.de
         found, wanted = own(x, t), net(x, t)
     on(found, device)
     assert float((found - wanted).abs().max()) <= 1e-5 * (1 + float(wanted.abs().max()))
+
+
+@pytest.mark.parametrize("narrow", [False, True], ids=["float32", "bfloat16"])
+def test_gates_of_mixtures_are_trained(narrow: bool, device: torch.device) -> None:
+    flow = bl.Flow(labelled(device).to(torch.bfloat16 if narrow else torch.float32), null={"label": 3})
+    for gate in (of("gates", "Token"), of("gates", "Task", tasks=3)):
+        with Rng(2).ambient():
+            net = adapted(flow.field, of("deltas", "Mixture", gate=gate))
+        loss = FlowMatching()(net, batch_on(device, n=8, cond=True), Rng(0)).value
+        for g in torch.autograd.grad(loss, [p for p in net.parameters() if p.requires_grad]):
+            on(g, device)
+            assert g.dtype == torch.float32 and bool(g.isfinite().all())
+    on(merged(fixed(net, 1))(x_on(device), torch.full((6,), 0.5, device=device)), device)
 
 
 @pytest.mark.parametrize("narrow", [False, True], ids=["float32", "bfloat16"])

@@ -192,8 +192,10 @@ SMALLER: dict[str, dict[str, str]] = {
     | of("networks.adapters.members.sparse", "Sparse", "Fourier", "SVFT")
     | of("networks.adapters.members.blocks", "Ether", "Reflections", "MiSS", "PHM")
     | of("networks.adapters.members.chosen", "Gated", "NullSpace")
+    | of("networks.adapters.members.mixture", "Mixture")
     | of("networks.adapters.members.peft", "Peft"),
     "merges": of("networks.adapters.merges", "Sum", "Average", "Ties", "Dare", "Orthogonal", "Slerp"),
+    "gates": of("networks.adapters.members.mixture", "Constant", "Token", "Task"),
     "amounts": of("networks.adapters.amounts", "PerLayer", "Window"),
     "controls": of("networks.controls.branches", "ControlBranch", "RelaCtrl")
     | of("networks.controls.features", "T2IAdapter", "ControlNeXt")

@@ -77,6 +77,7 @@ SLOTS: Mapping[str, str] = {
     "PairFilter": "pair_filters",
     "Delta": "deltas",
     "Amount": "amounts",
+    "Gate": "gates",
     "Control": "controls",
     "Hint": "hints",
     "Merge": "merges",

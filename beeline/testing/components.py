@@ -20,6 +20,7 @@ from beeline.core.protocols import data, editing, flows, games, maps, objectives
 from beeline.core.rng import Rng
 from beeline.core.types import Batch
 from beeline.networks.adapters import amounts, delta, merges
+from beeline.networks.adapters.members import mixture
 from beeline.networks.compressing import compressor, formats
 from beeline.networks.compressing.removal import blocks, scores
 from beeline.networks.controls import control, hints
@@ -47,6 +48,7 @@ PROTOCOLS: Mapping[str, type] = {
     "edits": editing.Edit,
     "f_divergences": games.FDivergence,
     "formats": formats.Format,
+    "gates": mixture.Gate,
     "generations": games.Generation,
     "gradients": flows.Gradient,
     "hints": hints.Hint,

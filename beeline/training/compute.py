@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import contextvars
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -116,7 +117,8 @@ class _Recomputed:
             "compute.recompute is set, but the objective uses forward-mode derivatives (jvp), which torch cannot "
             "recompute; set compute.recompute=0 and use more, smaller microbatches to save memory",
         )
-        return checkpoint(self.forward, *args, use_reentrant=False, **kwargs)
+        given = contextvars.copy_context()  # such as the time and the condition of an adapted network
+        return checkpoint(given.run, self.forward, *args, use_reentrant=False, **kwargs)
 
 
 @contextlib.contextmanager

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from beeline.core.declared import Stages
 from beeline.core.errors import require
 from beeline.core.types import Cond, map_cond
-from beeline.networks.adapters.amounts import TIME, Amount, Apart
+from beeline.networks.adapters.amounts import GIVEN, TIME, Amount, Apart
 from beeline.networks.adapters.delta import Delta, LoRA, change_layers, changed_layers, settle_changes
 from beeline.networks.adapters.inside import Reparametrized, with_backbone
 
@@ -56,7 +56,7 @@ class Adapted(Reparametrized):
 
     def forward(self, x: Tensor, t: Tensor, cond: Cond = None, s: Tensor | None = None) -> Tensor:
         if not self.timed:
-            return super().forward(x, t, cond, s)
+            return self._inside(x, t, cond, s)
         times, group = t.reshape(len(x), -1).unique(dim=0, return_inverse=True)
         require(
             times.shape[1] == 1,
@@ -76,12 +76,22 @@ class Adapted(Reparametrized):
         """The output with the amounts of one time."""
         token = TIME.set(time)
         try:
-            return super().forward(x, t, cond, s)
+            return self._inside(x, t, cond, s)
         finally:
             TIME.reset(token)
 
+    def _inside(self, x: Tensor, t: Tensor, cond: Cond, s: Tensor | None) -> Tensor:
+        """The output of the network inside, whose gates see the condition."""
+        if not self.settings["delta"].mixes:
+            return super().forward(x, t, cond, s)
+        token = GIVEN.set((cond,))
+        try:
+            return super().forward(x, t, cond, s)
+        finally:
+            GIVEN.reset(token)
+
     def stages(self, x: Tensor, t: Tensor, cond: Any = None) -> Stages | None:
-        return None if self.timed else super().stages(x, t, cond)
+        return None if self.timed or self.settings["delta"].mixes else super().stages(x, t, cond)
 
     def merged(self) -> nn.Module:
         """A network like that inside all adapters, whose weights are the changed ones.

@@ -9,8 +9,10 @@ from typing import ClassVar, Protocol
 
 from beeline.core.errors import require
 from beeline.core.ranges import Share, dataclass
+from beeline.core.types import Cond
 
 TIME: ContextVar[float | None] = ContextVar("time of the evaluation of an adapted network", default=None)
+GIVEN: ContextVar[tuple[Cond] | None] = ContextVar("condition of the evaluation of an adapted network", default=None)
 
 
 def fits(name: str, end: str) -> bool:

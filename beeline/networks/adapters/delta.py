@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import torch
+import torch.nn.functional as F  # noqa: N812 - its usual name
 from torch import Tensor, nn
 
 from beeline.core.declared import stacks_of
@@ -17,6 +18,14 @@ from beeline.networks.adapters.recast import recast, replaced, without
 LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)  # whose weights [out, in, ...] are matrices [out, in]
 
 
+class Part(NamedTuple):
+    """A share of the output of a layer: share * (w x + b)."""
+
+    share: Tensor  # [...,out] or [...,1], for the rows [...,in] of an input
+    w: Tensor
+    b: Tensor | None
+
+
 class Delta(Protocol):
     """A change of the weight [out,in] of a layer.
 
@@ -24,6 +33,9 @@ class Delta(Protocol):
     """
 
     moves_bias: ClassVar[bool] = False  # whether ``bias`` gives another one
+    mixes: ClassVar[bool] = (
+        False  # whether every row of an input takes its own shares of several weights: ``parts_for``
+    )
 
     def start(self, w: Tensor) -> dict[str, Tensor]:
         """The numbers of the delta of a weight ``w``; random ones come from torch's ambient generator."""
@@ -36,6 +48,10 @@ class Delta(Protocol):
     def bias(self, b: Tensor, w: Tensor, p: Mapping[str, Tensor]) -> Tensor:
         """The changed bias [out], for the weight ``w`` before the change; layers without a bias get none."""
         return b
+
+    def parts_for(self, x: Tensor, w: Tensor, b: Tensor | None, p: Mapping[str, Tensor]) -> Sequence[Part]:
+        """Weights and biases, and the shares of them that the rows [...,in] of an input take beside the layer's own."""
+        return ()
 
 
 @dataclass(frozen=True)
@@ -105,11 +121,47 @@ class Change(nn.Module):
         changed = self.delta.bias(b, w.flatten(1), self.parts(w))
         return changed if amount == 1 else b + amount * (changed - b)
 
+    def parts_of(self, x: Tensor, part: Part) -> list[Part]:
+        """The parts of the output of a layer for an input ``x`` in place of one of those before the change."""
+        amount = amount_of(self.amount, self.layer)
+        if amount == 0:
+            return [part]
+        if not self.delta.mixes:
+            return [Part(part.share, self(part.w), None if part.b is None else self.bias(part.b, part.w))]
+        sides = part.w.ndim - 2  # of a convolution, whose rows are means of places
+        rows = x.flatten(2).mean(2) if sides else x
+        made = []
+        for share, w, b in self.delta.parts_for(rows, part.w.flatten(1), part.b, self.parts(part.w)):
+            made.append(Part(amount * share.reshape(*share.shape, *[1] * sides), w.view_as(part.w), b))
+        rest = part.share.new_ones(()) - sum(p.share for p in made)
+        return [Part(part.share * p.share, p.w, p.b) for p in (Part(rest, part.w, part.b), *made)]
+
 
 class Changed(nn.Module):
     """A layer whose weight is changed; its own one keeps its name among the parameters."""
 
     changes: nn.ModuleList
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.mixes:
+            made: Tensor = super().forward(x)  # type: ignore[misc]
+            return made
+        parts = [Part(x.new_ones(()), self.own, self._parameters["bias"])]
+        for change in self.changes:
+            parts = [made for part in parts for made in change.parts_of(x, part)]  # type: ignore[operator]
+        whole: Tensor = sum(part.share * self.applied(x, part.w, part.b) for part in parts)  # type: ignore[assignment]
+        return whole
+
+    @property
+    def mixes(self) -> bool:
+        """Whether rows of an input take different shares of changes, so that there is no changed weight."""
+        return any(change.delta.mixes for change in self.changes)  # type: ignore[union-attr]
+
+    def applied(self, x: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
+        """The output of the layer with a weight and a bias."""
+        layer: Any = self
+        made: Tensor = F.linear(x, w, b) if isinstance(self, nn.Linear) else layer._conv_forward(x, w, b)
+        return made
 
     @property
     def weight(self) -> Tensor:  # type: ignore[override]
@@ -169,7 +221,8 @@ def _ends(names: Mapping[str, Any]) -> set[str]:
 def change_layers(network: nn.Module, delta: Delta, names: Sequence[str], amount: float | Amount) -> None:
     """Change the weights of the layers of a network by a delta, in place, after those that change them already."""
     for name, layer in layers_of(network, names).items():
-        change = Change(delta, weight_of(layer), amount, name)
+        mixed = isinstance(layer, Changed) and layer.mixes
+        change = Change(delta, layer.own if mixed else weight_of(layer), amount, name)  # type: ignore[arg-type]
         if not isinstance(layer, Changed):
             layer = recast(layer, Changed)
             layer.add_module("changes", nn.ModuleList())
