@@ -209,7 +209,7 @@ def in_blocks(shares: Tensor, out: int) -> Tensor:
 
 
 def mixture(networks: Sequence[nn.Module], gate: Gate | None = None) -> nn.Module:
-    """The base of several adapted networks with a mixture of their deltas, in which the gate (Constant) alone is trained.
+    """The base of several adapted networks with a mixture of their deltas, whose gate (Constant) alone is trained.
 
     Source: "Audio-AdapterFusion: A Task-ID-free Approach for Efficient and Non-Destructive Multi-task Speech
     Recognition" (arXiv 2310.13015), with the gate Token(compete=True).
