@@ -42,6 +42,7 @@ CATALOGUE: dict[str, dict[str, str]] = {
     | _of("networks.hub.diffusion", "DiffusionSchedule"),
     "sources": _of("couplings.sources", "Gaussian", "Uniform", "Empirical")
     | _of("couplings.heavy_tailed", "StudentT")
+    | _of("couplings.trajectory", "Trajectory")
     | _of("spaces.manifold", "UniformOnSpace")
     | _of("spaces.tokens", "UniformTokens", "MaskTokens")
     | _of("spaces.simplex", "Simplex", "GumbelSimplex")
