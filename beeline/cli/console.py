@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import (
@@ -79,13 +80,17 @@ def write_traceback(error: BaseException, command: str) -> str:
     return name
 
 
-def table(rows: Sequence[Mapping[str, Any]], title: str | None = None) -> Table:
-    """Rows of plain data as a table with the keys of the first row as columns."""
-    result = Table(title=None if title is None else escape(title), title_justify="left", header_style="bold")
+def table(rows: Sequence[Mapping[str, Any]], title: str | None = None, whole: Sequence[str] = ()) -> Table:
+    """Rows of plain data as a table with the keys of the first row as columns; those of ``whole`` are never folded."""
+    heading = None if title is None else escape(title)
+    narrow: dict[str, Any] = {"box": SIMPLE_HEAD, "padding": (0, 1, 0, 0), "pad_edge": False, "show_edge": False}
+    result = Table(title=heading, title_justify="left", header_style="bold", **narrow)
     names = list(rows[0]) if rows else []
     for name in names:
         numeric = all(isinstance(r.get(name), int | float) for r in rows)
-        result.add_column(escape(str(name)), justify="right" if numeric else "left", overflow="fold")
+        result.add_column(
+            escape(str(name)), justify="right" if numeric else "left", overflow="fold", no_wrap=name in whole
+        )
     for row in rows:
         result.add_row(*(cell(row.get(name)) for name in names))
     return result

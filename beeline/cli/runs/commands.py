@@ -11,11 +11,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
 
 from beeline.cli.arguments import Json, output_path
-from beeline.cli.console import cell, console
+from beeline.cli.console import console, table
 from beeline.cli.runs.summary import Summary, find, summaries
 from beeline.core.errors import BeelineError, require
 
@@ -121,13 +119,7 @@ WHOLE = ("name", "state", "steps", "held-out", "age", "size")  # columns that ar
 
 def listed(found: Sequence[Summary]) -> Any:
     """Runs as a table that fits 80 columns."""
-    result = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), header_style="bold", pad_edge=False)
-    rows = [row(one) for one in found]
-    for name in rows[0]:
-        result.add_column(name, no_wrap=name in WHOLE, overflow="fold")
-    for one in rows:
-        result.add_row(*(cell(value) for value in one.values()))
-    return result
+    return table([row(one) for one in found], whole=WHOLE)
 
 
 def row(one: Summary) -> dict[str, Any]:
