@@ -23,6 +23,7 @@ from beeline.distillation.store.making import Maker
 from beeline.evaluation.heldout import HeldOut
 from beeline.networks.adapters.adapted import adapted, merged
 from beeline.networks.adapters.members.mixture import fixed
+from beeline.networks.branches.branched import branched
 from beeline.networks.side.bits import Lean, saved_in_bits
 from beeline.objectives.matching import Drop, FlowMatching
 from beeline.sampling.editing.flow_edit import FlowEdit
@@ -962,6 +963,25 @@ def test_gates_of_mixtures_are_trained(narrow: bool, device: torch.device) -> No
             on(g, device)
             assert g.dtype == torch.float32 and bool(g.isfinite().all())
     on(merged(fixed(net, 1))(x_on(device), torch.full((6,), 0.5, device=device)), device)
+
+
+@pytest.mark.parametrize("narrow", [False, True], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize("name", list(CATALOGUE["branches"]))
+def test_branches_are_trained(name: str, narrow: bool, device: torch.device) -> None:
+    with Rng(0).ambient():
+        base = bl.networks.Network(bl.networks.DiT((1, 4, 4), width=8, depth=2, heads=2))
+    with Rng(2).ambient():
+        net = branched(base.to(device, torch.bfloat16 if narrow else torch.float32), of("branches", name, rank=2))
+        with torch.no_grad():
+            for p in net.parameters():
+                p += 0.1 * torch.randn_like(p)
+        loss = FlowMatching()(net, batch_on(device, 1, 4, 4, n=8), Rng(0)).value
+    trained = [p for p in net.parameters() if p.requires_grad]
+    for p, g in zip(trained, torch.autograd.grad(loss, trained), strict=True):
+        on(g, device)
+        assert p.dtype == g.dtype == torch.float32 and bool(g.isfinite().all())
+    with torch.no_grad():
+        on(net.eval()(x_on(device, 6, 1, 4, 4), torch.full((6,), 0.5, device=device)), device)
 
 
 @pytest.mark.parametrize("narrow", [False, True], ids=["float32", "bfloat16"])

@@ -158,6 +158,7 @@ NETWORKS: dict[str, str] = (
     | of("networks.inference.long_skips", "FreeU", "SkipTuned")
     | of("networks.inference.inherited", "Inherited")
     | of("networks.adapters.adapted", "Adapted")
+    | of("networks.branches.branched", "Branched")
     | of("networks.controls.with_control", "WithControl")
     | of("networks.compressing.compressed", "Compressed")
     | of("networks.compressing.removal.sharing", "SharedBlocks")
@@ -197,6 +198,10 @@ SMALLER: dict[str, dict[str, str]] = {
     "merges": of("networks.adapters.merges", "Sum", "Average", "Ties", "Dare", "Orthogonal", "Slerp"),
     "gates": of("networks.adapters.members.mixture", "Constant", "Token", "Task"),
     "amounts": of("networks.adapters.amounts", "PerLayer", "Window"),
+    "branches": of("networks.branches.bottlenecks", "Bottleneck", "InputLink")
+    | of("networks.branches.frequency", "Frequency")
+    | of("networks.branches.dispatch", "Dispatch")
+    | of("networks.branches.laplace", "PLaplace"),
     "controls": of("networks.controls.branches", "ControlBranch", "RelaCtrl")
     | of("networks.controls.features", "T2IAdapter", "ControlNeXt")
     | of("networks.controls.tokens", "EasyControl"),

@@ -78,6 +78,7 @@ SLOTS: Mapping[str, str] = {
     "Delta": "deltas",
     "Amount": "amounts",
     "Gate": "gates",
+    "Branch": "branches",
     "Control": "controls",
     "Hint": "hints",
     "Merge": "merges",

@@ -24,8 +24,12 @@ from beeline.fields.flow import Flow
 from beeline.networks.adapters.adapted import adapted
 from beeline.networks.adapters.delta import Delta, LoRA
 from beeline.networks.adapters.inside import with_backbone
+from beeline.networks.branches.bottlenecks import Bottleneck
+from beeline.networks.branches.branch import Branch
+from beeline.networks.branches.branched import branched
 from beeline.networks.hooks import block_paths
 from beeline.networks.side.reading import DepthReader
+from beeline.objectives.alignment import Noted
 from beeline.objectives.games.adversarial import channels_of
 from beeline.objectives.matching import Drop, FlowMatching
 from beeline.sampling.sampler import Sampler
@@ -116,6 +120,29 @@ class Adaptation(ByFlowMatching):
         drawn = InMemory(Batch(made.x1, cond=made.cond, weight=_weights(made, 2 * self.prior)), rng.fork("prior order"))
         weighted = InMemory(replace(own, weight=_weights(own, 2.0)), rng.fork("data order"))
         return Mixed(weighted, drawn, 0.5)
+
+
+@dataclass(frozen=True)
+class BranchTraining(ByFlowMatching):
+    """Flow matching on data in which modules beside the blocks of a flow are trained, and the flow is not.
+
+    the objective FlowMatching on the path of the flow, with the terms that the branch asks for
+    Source: Houlsby et al. 2019 (arXiv 1902.00751); each branch names its own.
+
+    >>> BranchTraining().branch.rank
+    16
+    """
+
+    branch: Branch = field(default_factory=Bottleneck)
+    drop: Share = 0.1  # of conditions
+    sampler: Sampler = field(default_factory=Sampler)  # of the flow with the branch
+
+    def changed(self, teacher: Flow) -> nn.Module:
+        return branched(copied(teacher), self.branch)
+
+    def objective(self, teacher: Flow) -> Any:
+        plain, terms = self.matching(teacher), self.branch.terms
+        return Noted(plain, dict(terms)) if terms else plain
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from beeline.core.rng import Rng
 from beeline.core.types import Batch
 from beeline.networks.adapters import amounts, delta, merges
 from beeline.networks.adapters.members import mixture
+from beeline.networks.branches import branch
 from beeline.networks.compressing import compressor, formats
 from beeline.networks.compressing.removal import blocks, scores
 from beeline.networks.controls import control, hints
@@ -30,6 +31,7 @@ PROTOCOLS: Mapping[str, type] = {
     "adversarial_losses": games.AdversarialLoss,
     "amounts": amounts.Amount,
     "averages": training.Profile,
+    "branches": branch.Branch,
     "clocks": flows.Clock,
     "condition_encoders": data.ConditionEncoder,
     "controls": control.Control,

@@ -1,4 +1,4 @@
-"""``beeline adapt BUNDLE CONTROL``, and sampling with hints."""
+"""``beeline adapt BUNDLE CONTROL``, or BRANCH, and sampling with hints."""
 
 import json
 from dataclasses import replace
@@ -18,6 +18,8 @@ from beeline.data.latents.autoencoders import PatchChannels
 from beeline.data.latents.hints import OfPictures, with_hints
 from beeline.data.latents.modality import LatentImage
 from beeline.fields.flow import Flow, Network
+from beeline.networks.adapters.adapted import merged
+from beeline.networks.branches.dispatch import Dispatch
 from beeline.networks.controls.hints import Edges
 from beeline.networks.controls.with_control import controls_of
 from beeline.networks.dit import DiT
@@ -104,6 +106,25 @@ def test_hints_of_latents_are_those_of_their_pictures(digits, tmp_path):
     assert len(with_control(load(where), tmp_path / "run").sample(2, cond={"label": 3, "control": pixels})) == 2
     with pytest.raises(BeelineError, match=r"latents \(4, 3\) of pictures \(8, 8\)"):
         with_hints(replace(modality, shape=(4, 4, 3)), {"edges": 1})
+
+
+def test_a_branch_is_trained_saved_and_never_merged(digits, tmp_path, capsys):
+    out = tmp_path / "run"
+    words = ["adapt", str(digits), "Dispatch(rank=4)", "--set", "method.branch.rate=0.75", *QUICK, "--out", str(out)]
+    assert run(words) == 0
+    made, base = load(out), load(digits)
+    net = made.flow.field.backbone
+    assert net.settings["branch"] == Dispatch(0.75, rank=4) and made.flow.null == {"label": 10}
+    off = replace(made, flow=replace(made.flow, field=Network(net.at(0.0))))
+    assert np.array_equal(np.asarray(off.sample(4, label=3)), np.asarray(base.sample(4, label=3)))
+    again = load(made.save(tmp_path / "again"))
+    drawn = [np.asarray(bundle.sample(4, label=3)) for bundle in (made, again)]
+    assert np.array_equal(*drawn)
+    capsys.readouterr()
+    assert run(["adapt", str(digits), "Bottlenek", *QUICK, "--out", str(tmp_path / "b")]) == 2
+    assert "did you mean 'Bottleneck'" in capsys.readouterr().err
+    with pytest.raises(BeelineError, match="Dispatch was to be merged"):
+        merged(made.flow.field)
 
 
 def test_pictures_of_hints_are_read_in_every_form():

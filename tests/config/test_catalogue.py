@@ -90,6 +90,7 @@ EXAMPLES = {
     "networks.Autoencoder": "Autoencoder((1, 8, 8), width=8, multipliers=(1, 2), latent=2)",
     "networks.UNet": "UNet((1, 8, 8), width=8)",
     "networks.Adapted": "Adapted(MLP(2, width=8, depth=1), LoRA(2))",
+    "networks.Branched": "Branched(DiT((1, 8, 8), width=16, depth=1, heads=2), Bottleneck(2), Window(0.0, 0.5))",
     "networks.WithControl": "WithControl(DiT((1, 8, 8), width=16, depth=1, heads=2), T2IAdapter(8), 1, 'edges')",
     "amounts.PerLayer": "PerLayer({'qkv': 0.5, 'mlp.0': 0.0}, others=1.0)",
     "networks.SharedBlocks": "SharedBlocks(DiT((1, 4, 4), width=8, depth=2, heads=2), groups=1, rank=1)",

@@ -30,8 +30,8 @@ def adapt(
     delta: Annotated[
         str,
         typer.Argument(
-            help="A change of weights, such as LoRA, or a control, such as ControlBranch; see 'beeline list "
-            "deltas' and 'beeline list controls'."
+            help="A change of weights, such as LoRA, a branch beside blocks, such as Bottleneck, or a control, such as "
+            "ControlBranch; see 'beeline list deltas', 'beeline list branches' and 'beeline list controls'."
         ),
     ],
     out: Annotated[Path, typer.Option(parser=output_path, metavar="PATH", help="Directory of the run.")],
@@ -98,7 +98,7 @@ def adaptation(bundle: str, delta: str, data: str | None, pairs: list[str]) -> A
     from beeline.config.catalogue import CATALOGUE, find
     from beeline.data.latents.hints import OfPictures
     from beeline.data.latents.modality import LatentImage
-    from beeline.distillation.adapting import Adaptation
+    from beeline.distillation.adapting import Adaptation, BranchTraining
     from beeline.distillation.controls.training import ControlTraining
     from beeline.runs.bundle import load
     from beeline.runs.reference_data import data_set
@@ -106,9 +106,11 @@ def adaptation(bundle: str, delta: str, data: str | None, pairs: list[str]) -> A
 
     base = load(bundle, device="cpu")  # refused before any work
     text = delta if "(" in delta else f"{delta}()"
-    _, _, name = find(text.partition("(")[0], ("deltas", "controls")).rpartition(".")
+    _, _, name = find(text.partition("(")[0], ("deltas", "branches", "controls")).rpartition(".")
     if name in CATALOGUE["controls"]:
         method: Any = ControlTraining(config.parse(text, "controls"), sampler=base.sampler)
+    elif name in CATALOGUE["branches"]:
+        method = BranchTraining(config.parse(text, "branches"), sampler=base.sampler)
     else:
         method = Adaptation(config.parse(text, "deltas"), sampler=base.sampler)
     source = None if data is None else data_set(data, base)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,37 +18,10 @@ from beeline.networks.adapters.delta import Delta, LoRA, change_layers, changed_
 from beeline.networks.adapters.inside import Reparametrized, with_backbone
 
 
-class Adapted(Reparametrized):
-    """A network in which a delta changes the weights of layers.
+class WithAmount(Reparametrized, ABC):
+    """Base of networks with a change whose amount may depend on the time."""
 
-    W' = W + amount (delta(W) - W) for every chosen layer
-    Only the numbers of the delta are trained.  With ``amount`` 0 the network is that inside, bit for bit.  Several
-    deltas are networks inside one another, the first inside; those that add commute, others act in this order.
-    An amount that depends on the time is evaluated once for every different time of a batch.
-    Source: Houlsby et al. 2019 (arXiv 1902.00751), adapters; each delta names its own.
-
-    >>> import torch
-    >>> from beeline.networks.mlp import MLP
-    >>> net = Adapted(MLP(2, width=8), LoRA(2))
-    >>> torch.equal(net(torch.ones(1, 2), torch.zeros(1)), net.merged()(torch.ones(1, 2), torch.zeros(1)))
-    True
-    """
-
-    def __init__(
-        self,
-        field: nn.Module,
-        delta: Delta = LoRA(),
-        layers: Sequence[str] = (),  # ends of names of layers; none: all layers of the blocks
-        amount: float | Amount = 1.0,  # 0 is the network inside, 1 the change; others lie on the line through both
-    ):
-        super().__init__()
-        self.settings: dict[str, Any] = {"delta": delta, "layers": list(layers), "amount": amount}
-        self.field = field.requires_grad_(False)
-        change_layers(self.field, delta, layers, amount)
-
-    def describe(self) -> dict[str, Any]:
-        """The constructor's arguments."""
-        return {"field": self.field, **self.settings}
+    settings: dict[str, Any]
 
     @property
     def timed(self) -> bool:
@@ -93,6 +67,43 @@ class Adapted(Reparametrized):
     def stages(self, x: Tensor, t: Tensor, cond: Any = None) -> Stages | None:
         return None if self.timed or self.settings["delta"].mixes else super().stages(x, t, cond)
 
+    @abstractmethod
+    def merged(self) -> nn.Module:
+        """A network like that inside, whose weights are the changed ones; ValueError where no weights do the same."""
+
+
+class Adapted(WithAmount):
+    """A network in which a delta changes the weights of layers.
+
+    W' = W + amount (delta(W) - W) for every chosen layer
+    Only the numbers of the delta are trained.  With ``amount`` 0 the network is that inside, bit for bit.  Several
+    deltas are networks inside one another, the first inside; those that add commute, others act in this order.
+    An amount that depends on the time is evaluated once for every different time of a batch.
+    Source: Houlsby et al. 2019 (arXiv 1902.00751), adapters; each delta names its own.
+
+    >>> import torch
+    >>> from beeline.networks.mlp import MLP
+    >>> net = Adapted(MLP(2, width=8), LoRA(2))
+    >>> torch.equal(net(torch.ones(1, 2), torch.zeros(1)), net.merged()(torch.ones(1, 2), torch.zeros(1)))
+    True
+    """
+
+    def __init__(
+        self,
+        field: nn.Module,
+        delta: Delta = LoRA(),
+        layers: Sequence[str] = (),  # ends of names of layers; none: all layers of the blocks
+        amount: float | Amount = 1.0,  # 0 is the network inside, 1 the change; others lie on the line through both
+    ):
+        super().__init__()
+        self.settings: dict[str, Any] = {"delta": delta, "layers": list(layers), "amount": amount}
+        self.field = field.requires_grad_(False)
+        change_layers(self.field, delta, layers, amount)
+
+    def describe(self) -> dict[str, Any]:
+        """The constructor's arguments."""
+        return {"field": self.field, **self.settings}
+
     def merged(self) -> nn.Module:
         """A network like that inside all adapters, whose weights are the changed ones.
 
@@ -134,5 +145,8 @@ def adapted(field: Any, delta: Delta, layers: Sequence[str] = (), amount: float 
 
 
 def merged(field: Any) -> nn.Module:
-    """A copy of a field in which changed weights are its own; the field is copied as it is where nothing is changed."""
-    return with_backbone(field, lambda net: net.merged() if isinstance(net, Adapted) else net)
+    """A copy of a field in which changed weights are its own; the field is copied as it is where nothing is changed.
+
+    Raises ValueError for a branch, which no weight can express.
+    """
+    return with_backbone(field, lambda net: net.merged() if isinstance(net, WithAmount) else net)

@@ -137,6 +137,10 @@ class Change(nn.Module):
         return [Part(part.share * p.share, p.w, p.b) for p in (Part(rest, part.w, part.b), *made)]
 
 
+class Extra(nn.Module):
+    """Base of modules that were added to a network, whose layers no delta changes."""
+
+
 class Changed(nn.Module):
     """A layer whose weight is changed; its own one keeps its name among the parameters."""
 
@@ -193,7 +197,10 @@ def layers_of(network: nn.Module, names: Sequence[str] = ()) -> dict[str, nn.Mod
 
     ``names`` are ends of names; a layer is chosen if one of them fits.  Raises ValueError where none fits one of them.
     """
-    known: dict[str, nn.Module] = {name: m for name, m in network.named_modules() if isinstance(m, LAYERS)}
+    extra = {id(m) for part in network.modules() if isinstance(part, Extra) for m in part.modules()}
+    known: dict[str, nn.Module] = {
+        name: m for name, m in network.named_modules() if isinstance(m, LAYERS) and id(m) not in extra
+    }
     blocks = {id(m) for stack in stacks_of(network).values() for block in stack for m in block.modules()}
     inside = {name: m for name, m in known.items() if id(m) in blocks}
     usual: dict[str, nn.Module] = inside or dict(list(known.items())[: max(1, len(known) - 1)])

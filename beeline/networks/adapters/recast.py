@@ -15,16 +15,24 @@ def recast(layer: nn.Module, computed: type[nn.Module]) -> Any:
     It is a layer of the same kind for whoever asks by isinstance.  The attributes of ``computed``, such as a property
     ``weight``, replace those of its class.
     """
-    kind = type(layer)
+    return like(layer, _kind(computed, type(layer)))
+
+
+def _kind(computed: type, kind: type) -> Any:
     if (computed, kind) not in _KINDS:
         _KINDS[computed, kind] = type(f"{computed.__name__}{kind.__name__}", (computed, kind), {})
-    return like(layer, _KINDS[computed, kind])
+    return _KINDS[computed, kind]
 
 
 def without(layer: nn.Module, computed: type[nn.Module]) -> Any:
     """A layer of the class that it had before ``recast``."""
-    kind = next(kind for (first, kind), made in _KINDS.items() if first is computed and made is type(layer))
-    return like(layer, kind)
+    return like(layer, _stripped(type(layer), computed))
+
+
+def _stripped(kind: type, computed: type) -> type:
+    """The class before ``recast`` to ``computed``, below classes of later ones."""
+    first, inner = next(key for key, made in _KINDS.items() if made is kind)
+    return inner if first is computed else _kind(first, _stripped(inner, computed))
 
 
 def like(layer: nn.Module, kind: Any) -> Any:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from beeline.core.declared import Wrapping
 from beeline.core.errors import nearest, require
 from beeline.core.types import Cond, leaves
-from beeline.networks.adapters.adapted import Adapted
+from beeline.networks.adapters.adapted import WithAmount
 from beeline.networks.adapters.amounts import Amount
 from beeline.networks.adapters.inside import Reparametrized, backbone_of, with_backbone
 from beeline.networks.controls.branches import ControlBranch
@@ -195,7 +195,7 @@ def transformer_of(field: nn.Module) -> FlowTransformer:
     net = field
     while isinstance(net, Reparametrized | WithControl):
         require(
-            not (isinstance(net, Adapted) and net.timed),
+            not (isinstance(net, WithAmount) and net.timed),
             "a control was given to a network with an adapter whose amount depends on the time, which evaluates rows "
             "apart; give the adapter to the controlled network instead",
         )

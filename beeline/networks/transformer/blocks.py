@@ -131,10 +131,20 @@ class PreNormBlock(Block):
     chunks = 6
 
     def forward(self, h: Tensor, e: Tensor, layout: Layout) -> Any:
-        shift1, scale1, gate1, shift2, scale2, gate2 = layout.spread(self.tell(e)).chunk(6, -1)
-        h = torch.addcmul(h, gate1, self.branch(self.mix(modulated(h, shift1, scale1), layout), 0))
-        fed, notes = self.mlp(modulated(h, shift2, scale2), layout)
-        return noted(torch.addcmul(h, gate2, self.branch(fed, 1)), notes, layout)
+        told = layout.spread(self.tell(e)).chunk(6, -1)
+        h, notes = self.feeding(self.mixing(h, told[:3], layout), told[3:], layout)
+        return noted(h, notes, layout)
+
+    def mixing(self, h: Tensor, told: Sequence[Tensor], layout: Layout) -> Tensor:
+        """Tokens after the mixer; ``told`` are its shift, scale and gate."""
+        shift, scale, gate = told
+        return torch.addcmul(h, gate, self.branch(self.mix(modulated(h, shift, scale), layout), 0))
+
+    def feeding(self, h: Tensor, told: Sequence[Tensor], layout: Layout) -> tuple[Tensor, Notes]:
+        """Tokens after the feed, and its notes; ``told`` are its shift, scale and gate."""
+        shift, scale, gate = told
+        fed, notes = self.mlp(modulated(h, shift, scale), layout)
+        return torch.addcmul(h, gate, self.branch(fed, 1)), notes
 
     def branch(self, out: Tensor, which: int) -> Tensor:
         """What of the output of a branch (0 mixer, 1 feed) meets the gate."""

@@ -62,11 +62,10 @@ class CrossBlock(PreNormBlock):
     def forward(self, h: Tensor, e: Tensor, layout: Layout) -> Any:
         h, others = h[:, : layout.tokens], h[:, layout.tokens :]
         own, keep = layout._replace(keep=None), None if layout.keep is None else layout.keep[:, layout.tokens :]
-        shift1, scale1, gate1, shift2, scale2, gate2 = layout.spread(self.tell(e)).chunk(6, -1)
-        h = torch.addcmul(h, gate1, self.mix(modulated(h, shift1, scale1), own))
-        h = h + self.cross(h, others, keep)
-        fed, notes = self.mlp(modulated(h, shift2, scale2), own)
-        return noted(torch.cat([torch.addcmul(h, gate2, fed), others], 1), notes, layout)
+        told = layout.spread(self.tell(e)).chunk(6, -1)
+        h = self.mixing(h, told[:3], own)
+        h, notes = self.feeding(h + self.cross(h, others, keep), told[3:], own)
+        return noted(torch.cat([h, others], 1), notes, layout)
 
 
 @dataclass(frozen=True)
