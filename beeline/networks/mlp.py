@@ -14,7 +14,7 @@ from beeline.core.declared import Declaring, Stages, Traits, nulls_of_labels
 from beeline.core.errors import require
 from beeline.core.types import Cond
 from beeline.networks.checks import check_dropout, check_sizes
-from beeline.networks.embed import Conditions, Embedding, check_state
+from beeline.networks.embed import Conditions, Embedding, check_state, dtype_of
 from beeline.networks.fp32 import zeroed
 
 
@@ -101,7 +101,8 @@ class MLP(Declaring):
         return {**self.settings, "conditions": self.embed.cond.conditions}
 
     def modulation(self, t: Tensor, cond: Cond = None, s: Tensor | None = None) -> list[tuple[Tensor, ...]]:
-        scales_shifts = self.tell(self.embed(t, cond, s).to(self.tell.weight.dtype))
+        e = self.embed(t, cond, s)
+        scales_shifts = self.tell(e.to(dtype_of(self.tell, e)))
         return [part.unbind(1) for part in scales_shifts.unflatten(-1, (len(self.block), 2, -1)).unbind(1)]
 
     def forward(self, x: Tensor, t: Tensor, cond: Cond = None, s: Tensor | None = None) -> Tensor:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextvars import ContextVar
 from typing import Any, ClassVar, NamedTuple, Protocol
 
 import torch
-import torch.nn.functional as F  # noqa: N812 - its usual name
 from torch import Tensor, nn
 
 from beeline.core.declared import stacks_of
@@ -137,6 +137,11 @@ class Change(nn.Module):
         return [Part(part.share * p.share, p.w, p.b) for p in (Part(rest, part.w, part.b), *made)]
 
 
+USED: ContextVar[tuple[nn.Module, Tensor, Tensor | None] | None] = ContextVar(
+    "a layer and the weight and bias that it has for one of its parts", default=None
+)
+
+
 class Extra(nn.Module):
     """Base of modules that were added to a network, whose layers no delta changes."""
 
@@ -163,12 +168,18 @@ class Changed(nn.Module):
 
     def applied(self, x: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
         """The output of the layer with a weight and a bias."""
-        layer: Any = self
-        made: Tensor = F.linear(x, w, b) if isinstance(self, nn.Linear) else layer._conv_forward(x, w, b)
-        return made
+        token = USED.set((self, w, b))
+        try:
+            made: Tensor = super().forward(x)  # type: ignore[misc]
+            return made
+        finally:
+            USED.reset(token)
 
     @property
     def weight(self) -> Tensor:  # type: ignore[override]
+        used = USED.get() if self.mixes else None
+        if used is not None and used[0] is self:
+            return used[1]
         w = self.own
         for change in self.changes:
             w = change(w)
@@ -176,6 +187,9 @@ class Changed(nn.Module):
 
     @property
     def bias(self) -> Tensor | None:  # type: ignore[override]
+        used = USED.get() if self.mixes else None
+        if used is not None and used[0] is self:
+            return used[2]
         b, w = self._parameters["bias"], self.own
         if b is None or not any(change.delta.moves_bias for change in self.changes):  # type: ignore[union-attr]
             return b

@@ -13,7 +13,7 @@ from beeline.core.declared import Declaring, Traits, nulls_of_labels
 from beeline.core.errors import require
 from beeline.core.types import Cond
 from beeline.networks.checks import check_sizes
-from beeline.networks.embed import Conditions, Embedding, check_state
+from beeline.networks.embed import Conditions, Embedding, check_state, dtype_of
 from beeline.networks.fp32 import zeroed
 
 
@@ -117,7 +117,8 @@ class Equilibrium(Declaring):
     def features(self, x: Tensor, t: Tensor, cond: Cond = None, iterations: int | None = None) -> Tensor:
         """The fixed point [B,width]."""
         check_state(self, x, t, self.shape)
-        told = self.inp(x.flatten(1)) + self.tell(self.embed(t, cond, None).to(self.tell.weight.dtype))
+        e = self.embed(t, cond, None)
+        told = self.inp(x.flatten(1)) + self.tell(e.to(dtype_of(self.tell, e)))
         w = self.contracting()
         count = self.settings["iterations"] if iterations is None else iterations
         return fixed_point(lambda z: torch.tanh(z @ w.T + told), torch.zeros_like(told), count)

@@ -14,7 +14,7 @@ from beeline.core.declared import Declaring, Stages, TokenGrid, Traits, nulls_of
 from beeline.core.errors import require
 from beeline.core.types import Cond
 from beeline.networks.checks import check_dropout, check_sizes
-from beeline.networks.embed import Conditions, Embedding, check_state
+from beeline.networks.embed import Conditions, Embedding, check_state, dtype_of
 from beeline.networks.fp32 import layer_norm, zeroed
 from beeline.networks.inference.joins import Join
 from beeline.networks.patches import from_patches, to_patches
@@ -260,7 +260,8 @@ class FlowTransformer(Declaring):
         return torch.cat([h, text.to(h.dtype)], 1), keep
 
     def modulation(self, t: Tensor, cond: Cond = None) -> list[tuple[Tensor, ...]] | None:
-        e = self.embed(t, cond).to(self.inp.weight.dtype)
+        e = self.embed(t, cond)
+        e = e.to(dtype_of(self.inp, e))
         return [(self.rooted(e, t),)] * len(self.visits) if self.in_order(asked()) else None
 
 

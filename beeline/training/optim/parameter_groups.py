@@ -33,7 +33,7 @@ def _is_matrix(module: nn.Module, module_name: str, name: str, p: nn.Parameter) 
     if isinstance(module, _GAINS) or p.ndim < 2:
         return False
     if isinstance(module, _MATRICES):
-        return p is module.weight
+        return p is module._parameters.get("weight")  # a changed layer computes ``weight``
     wide = sum(size > 1 for size in p.shape) >= 2
     return wide and ("weight" in name or module_name.endswith("parametrizations.weight"))
 

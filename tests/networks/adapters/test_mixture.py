@@ -8,6 +8,7 @@ import torch
 from beeline.config import build as config
 from beeline.core.errors import BeelineError
 from beeline.core.rng import Rng
+from beeline.core.types import Batch
 from beeline.fields.flow import Network
 from beeline.networks.adapters.adapted import Adapted, adapted, merged
 from beeline.networks.adapters.amounts import GIVEN
@@ -16,8 +17,13 @@ from beeline.networks.adapters.inside import backbone_of
 from beeline.networks.adapters.members.low_rank import AdapterBias, DoRA
 from beeline.networks.adapters.members.mixture import Constant, Mixture, Task, Token, fixed, mixture
 from beeline.networks.dit import DiT
+from beeline.networks.mlp import MLP
 from beeline.networks.unet import UNet
+from beeline.objectives.matching import FlowMatching
 from beeline.training.compute import recomputed
+from beeline.training.config import Training
+from beeline.training.fit import fit
+from beeline.training.optim.learning_rate import WarmupCosine
 
 X, T = Rng(0).normal(torch.empty(3, 1, 8, 8)), torch.tensor([0.1, 0.5, 0.9])
 LABELS = {"label": torch.tensor([0, 2, 3])}  # the last is the null
@@ -127,6 +133,20 @@ def test_gradients_with_recomputed_blocks_see_the_condition():
     with recomputed(net, 1):
         again = torch.autograd.grad(net(X, T, LABELS).square().sum(), [p for p in net.parameters() if p.requires_grad])
     assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(plain, again, strict=True))
+
+
+def test_gates_alone_are_trained_by_the_engine():
+    with Rng(2).ambient():
+        net = Network(MLP(2, width=8, depth=1, conditions={"label": {"classes": 3}}))
+        net.backbone.out.weight.data.normal_()
+    batch = Batch(Rng(1).normal(torch.empty(64, 2)), cond={"label": torch.arange(64) % 3})
+    for gate in (Token(), Task(3)):
+        made = mixture([expert(net, 5), expert(net, 6)], gate)
+        before = {k: v.clone() for k, v in made.state_dict().items()}
+        how = Training(steps=3, batch_size=32, lr=WarmupCosine(1e-2, 1), ema=None)
+        after = fit(made, FlowMatching(), batch, how, rng=Rng(0), log=lambda entry: None).state_dict()
+        moved = {k.rsplit(".", 1)[1] for k, v in before.items() if not torch.equal(v, after[k])}
+        assert moved == {"gate/logits"} or moved == {"gate/router"}
 
 
 def test_refused():
