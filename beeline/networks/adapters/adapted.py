@@ -55,17 +55,11 @@ class WithAmount(Reparametrized, ABC):
             TIME.reset(token)
 
     def _inside(self, x: Tensor, t: Tensor, cond: Cond, s: Tensor | None) -> Tensor:
-        """The output of the network inside, whose gates see the condition."""
-        if not self.settings["delta"].mixes:
-            return super().forward(x, t, cond, s)
-        token = GIVEN.set((cond,))
-        try:
-            return super().forward(x, t, cond, s)
-        finally:
-            GIVEN.reset(token)
+        """The output of the network inside with its change."""
+        return super().forward(x, t, cond, s)
 
     def stages(self, x: Tensor, t: Tensor, cond: Any = None) -> Stages | None:
-        return None if self.timed or self.settings["delta"].mixes else super().stages(x, t, cond)
+        return None if self.timed else super().stages(x, t, cond)
 
     @abstractmethod
     def merged(self) -> nn.Module:
@@ -103,6 +97,19 @@ class Adapted(WithAmount):
     def describe(self) -> dict[str, Any]:
         """The constructor's arguments."""
         return {"field": self.field, **self.settings}
+
+    def _inside(self, x: Tensor, t: Tensor, cond: Cond, s: Tensor | None) -> Tensor:
+        """The output of the network inside, whose gates see the condition."""
+        if not self.settings["delta"].mixes:
+            return super()._inside(x, t, cond, s)
+        token = GIVEN.set((cond,))
+        try:
+            return super()._inside(x, t, cond, s)
+        finally:
+            GIVEN.reset(token)
+
+    def stages(self, x: Tensor, t: Tensor, cond: Any = None) -> Stages | None:
+        return None if self.settings["delta"].mixes else super().stages(x, t, cond)
 
     def merged(self) -> nn.Module:
         """A network like that inside all adapters, whose weights are the changed ones.
