@@ -63,7 +63,8 @@ class Trajectory:
             "[C,F,H,W]: use a flow of videos, or no boxes",
         )
         places = self.places(like.shape[2:])
-        patch = e[(slice(None), slice(None), 0, *places[0])].clone()
+        rows, columns = places[0]
+        patch = e[:, :, 0, rows, columns].clone()
         for frame, (rows, columns) in enumerate(places):
             e[:, :, frame, rows, columns] = patch
         n = rng.fork("details").normal(like)
