@@ -208,13 +208,21 @@ SMALLER: dict[str, dict[str, str]] = {
     "hints": of("networks.controls.hints", "Edges", "Silhouette", "Blur", "LowResolution")
     | of("data.latents.hints", "OfPictures"),
     "formats": of("networks.compressing.formats", "Integers", "OffsetIntegers")
-    | of("networks.compressing.levels", "Levels", "PowersOfTwo()", "SmallFloats()", "NormalFloat4()", "BitMoD()")
-    | of("networks.compressing.factors", "Factors", "Kronecker", "Monarch", "Signs")
+    | of(
+        "networks.compressing.levels",
+        "Levels",
+        "PowersOfTwo()",
+        "SmallFloats()",
+        "NormalFloat4()",
+        "BitMoD()",
+        "StatsQ()",
+    )
+    | of("networks.compressing.factors", "Factors", "Kronecker", "Monarch", "Signs", "DenseSparse")
     | of("networks.compressing.around", "Scaled", "Corrected", "Sparse", "IntegerProducts")
     | of("networks.compressing.activations.ranges", "RangedProducts")
     | of("networks.compressing.weights.entropy", "EntropyCoded")
     | of("networks.compressing.torchao", "AOTensor"),
-    "roundings": of("networks.compressing.rounding", "Nearest", "OptimalBrain", "SearchedScale"),
+    "roundings": of("networks.compressing.rounding", "Nearest", "OptimalBrain", "SearchedScale", "MeanSize"),
     "column_scales": of("networks.compressing.around", "Salient", "Smooth"),
     "unit_scores": of(
         "networks.compressing.removal.scores", "Fluctuation", "Magnitude", "Taylor", "SecondOrder", "Learned"

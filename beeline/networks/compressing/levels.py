@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from itertools import pairwise
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
 from beeline.core.errors import require
-from beeline.core.ranges import Count, dataclass
+from beeline.core.ranges import Count, Range, dataclass
 from beeline.networks.compressing.formats import Gridded, nonzero
-from beeline.networks.compressing.rounding import Nearest, Rounding
+from beeline.networks.compressing.rounding import MeanSize, Nearest, Rounding
 
 ROW = 2**20  # a group that is the whole row
 
@@ -127,6 +128,19 @@ def NormalFloat4(group: Count = 64) -> Levels:  # noqa: N802 - named as the form
     16
     """
     return Levels((NF4,), group)
+
+
+def StatsQ(bits: Annotated[int, Range(1, 8)] = 2) -> Levels:  # noqa: N802 - named as in its paper
+    """Levels without zero at equal steps, whose range follows the mean size of a row: for two bits, or one.
+
+    w ~ s (k + 1/2) / n,  s = 2 mean |w|,  k = -n .. n - 1,  n = 2^(bits-1)
+    Source: Liu et al. 2023, "Oscillation-free Quantization for Low-bit Vision Transformers" (arXiv 2302.02210).
+
+    >>> StatsQ(2).tables
+    ((-0.75, -0.25, 0.25, 0.75),)
+    """
+    n = 2 ** (bits - 1)
+    return Levels((mirrored(tuple((k + 0.5) / n for k in range(n))),), ROW, MeanSize((2 * n - 1) / n))
 
 
 def BitMoD(bits: Count = 3, group: Count = 128) -> Levels:  # noqa: N802 - named as the formats

@@ -113,7 +113,7 @@ def latent(network: nn.Module, starts: Mapping[str, Tensor] | None = None) -> No
     """
     for inside, name, layer in decoded_in(network):
         if isinstance(layer.form, Gridded):
-            start = weight_of(layer) if starts is None else starts[name]
+            start = stored_start(layer) if starts is None else starts[name]
             plain = without(layer, type(layer).__mro__[1])
             plain._buffers = {k: v for k, v in plain._buffers.items() if not k.startswith(STORED)}
             made = recast(plain, Rounded)
@@ -125,6 +125,20 @@ def latent(network: nn.Module, starts: Mapping[str, Tensor] | None = None) -> No
                 del layer._buffers[key]
                 layer.dtypes = {**layer.dtypes, key: tensor.dtype}
                 layer.register_parameter(key, nn.Parameter(tensor.float()))
+
+
+@torch.no_grad()
+def stored_start(layer: Decoded) -> Tensor:
+    """What is stored, or a multiple of it whose rounding is nearer to it, as scales may follow the mean of a row."""
+    w = weight_of(layer)
+
+    def rounded(start: Tensor) -> Tensor:
+        flat = start.flatten(1)
+        return layer.form.decode(layer.form.encode(flat), *flat.shape).view_as(w)
+
+    again = rounded(w)
+    other = w * torch.where(again == 0, 1.0, w / again)
+    return other if (rounded(other) - w).norm() < 0.5 * (again - w).norm() else w
 
 
 @torch.no_grad()

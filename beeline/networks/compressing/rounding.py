@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - its usual name
 from torch import Tensor
 
-from beeline.core.ranges import Count, NonNegative, Range, dataclass
+from beeline.core.ranges import Count, NonNegative, Positive, Range, dataclass
 from beeline.networks.compressing.compressor import Moments
 
 
@@ -161,6 +161,34 @@ class SearchedScale:
             least = torch.where(better, now, least)
             best = {name: torch.where(better, fitted[name], old) for name, old in best.items()}
         return grid.nearest(groups, best).flatten(1)[:, : w.shape[1]], best
+
+
+@dataclass(frozen=True)
+class MeanSize:
+    """To the nearest value, with a range that follows the mean size of a group; larger numbers take the last value.
+
+    largest value = times mean |w|
+    With two bits it has half the error of a range that ends at the largest number, and with four it has more.  Training
+    through it moves its steps less.
+    Source: Liu et al. 2023, "Oscillation-free Quantization for Low-bit Vision Transformers" (arXiv 2302.02210), StatsQ.
+
+    >>> MeanSize().times
+    1.5
+    """
+
+    times: Positive = 1.5
+
+    @property
+    def calibrated(self) -> bool:
+        return False
+
+    def __call__(self, grid: Grid, w: Tensor, moments: Moments | None = None) -> tuple[Tensor, dict[str, Tensor]]:
+        groups = grid.grouped(w)
+        counts = grid.grouped(torch.ones_like(w)).sum(-1, keepdim=True)
+        largest = groups.abs().amax(-1, keepdim=True)
+        mean = groups.abs().sum(-1, keepdim=True) / counts
+        fitted = grid.fit(groups * (self.times * mean / largest.clamp(min=torch.finfo(w.dtype).tiny)))
+        return grid.nearest(groups, fitted).flatten(1)[:, : w.shape[1]], fitted
 
 
 def made_good(w: Tensor, second: Tensor, damp: float, chosen: Callable[[int, Tensor], Tensor]) -> Tensor:

@@ -9,9 +9,9 @@ from beeline.core.errors import BeelineError
 from beeline.core.rng import Rng
 from beeline.networks.compressing.around import Corrected, IntegerProducts, Salient, Scaled, Smooth, Sparse
 from beeline.networks.compressing.compressor import Call, Moments, Probe
-from beeline.networks.compressing.factors import Factors, Kronecker, Monarch, Signs
+from beeline.networks.compressing.factors import DenseSparse, Factors, Kronecker, Monarch, Signs, spread
 from beeline.networks.compressing.formats import Format, Integers, OffsetIntegers
-from beeline.networks.compressing.levels import BitMoD, NormalFloat4, PowersOfTwo, SmallFloats
+from beeline.networks.compressing.levels import BitMoD, NormalFloat4, PowersOfTwo, SmallFloats, StatsQ
 from beeline.networks.compressing.quantize import GPTQ, Quantize
 from beeline.networks.compressing.rounding import OptimalBrain, SearchedScale
 from beeline.networks.dit import DiT
@@ -55,6 +55,7 @@ def output_error(form, w, moments, x):
         (Integers(2), 0.718), (Integers(3), 0.252), (Integers(4), 0.108), (OffsetIntegers(3), 0.192),
         (OffsetIntegers(4), 0.090), (PowersOfTwo(3), 0.213), (PowersOfTwo(4), 0.189), (SmallFloats(3, 2), 0.0523),
         (SmallFloats(2, 3), 0.0277), (SmallFloats(2, 1, 64), 0.105), (BitMoD(3), 0.195), (BitMoD(4), 0.0983),
+        (StatsQ(1), 0.602), (StatsQ(2), 0.372), (StatsQ(3), 0.267), (StatsQ(4), 0.223),
         (Signs(), 0.602), (Signs(3), 0.240), (IntegerProducts(), 0.0075),
     ],
 )  # fmt: skip
@@ -145,6 +146,31 @@ def test_sums_of_products_and_blocks_of_low_rank_are_found_again():
     u, v = rng.fork("u").normal(torch.empty(4, 4, 16, 1)), rng.fork("v").normal(torch.empty(4, 4, 1, 8))
     blocks = (u @ v).transpose(1, 2).reshape(64, 32)
     assert error(Monarch(4), blocks) < 1e-5 < error(Monarch(2), blocks)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_sums_of_few_atoms_are_found_again(seed):
+    """Columns that are sums of 2 of 24 atoms; factors of as many numbers have rank 5."""
+    rng = Rng(seed)
+    chosen = torch.stack([rng.fork("chosen", j).permutation(24)[:2] for j in range(256)], 1)
+    sparse = spread(chosen, rng.fork("values").normal(torch.empty(2, 256)), 24)
+    w = rng.fork("atoms").normal(torch.empty(32, 24)) @ sparse
+    form = DenseSparse((32 * 24 + 1.25 * 2 * 256) / w.numel(), 2)
+    assert form.atoms(32, 256) == 24
+    assert error(form, w) < 0.25 < 0.6 < error(Factors(5 * 288 / w.numel(), False), w)
+    assert error(DenseSparse(1.0, 32, rounds=1), w) < 1e-4  # every column is a sum of as many atoms as it has numbers
+
+
+def test_sums_of_atoms_look_at_inputs_and_name_them_in_bytes():
+    w, moments, x = loud(5)
+    plain, careful = (output_error(DenseSparse(0.5, inputs=kind), w, moments, x) for kind in (False, True))
+    assert careful < 0.6 * plain and careful < 0.9 * output_error(Factors(0.5), w, moments, x)
+    w = Rng(6).normal(torch.empty(8, 700))
+    for share, kind in ((0.3, torch.uint8), (0.9, torch.int16)):
+        form = DenseSparse(share, 1, rounds=1, inputs=False)
+        stored = form.encode(w)
+        assert stored["index"].dtype == kind and stored["atoms"].shape[1] == form.atoms(8, 700)
+        assert sum(t.numel() * t.element_size() for t in stored.values()) <= share * 4 * w.numel()
 
 
 def test_a_settled_sparse_weight_has_less_error_of_outputs():

@@ -14,6 +14,7 @@ from beeline.networks.compressing.compressed import Compressed, stored_bytes
 from beeline.networks.compressing.compressor import Call, Moments, Probe
 from beeline.networks.compressing.formats import Format, Gridded, Integers, pack, unpack
 from beeline.networks.compressing.quantize import Quantize, int4, int8
+from beeline.networks.compressing.rounding import Nearest
 from beeline.networks.dit import DiT
 from beeline.networks.unet import UNet
 
@@ -43,7 +44,7 @@ def test_decoding_is_within_the_bound_and_repeats(form):
     stored = form.encode(w)
     found = form.decode(stored, 6, 75)
     assert found.shape == w.shape and found.dtype == w.dtype
-    if isinstance(form, Gridded):
+    if isinstance(form, Gridded) and form.rounding == Nearest():
         assert ((found - w).abs() <= form.bound(w) * (1 + 1e-5)).all()
         assert torch.allclose(form.decode(form.encode(found), 6, 75), found, atol=1e-7)
     assert float((found - w).norm()) < float(w.norm())

@@ -10,13 +10,13 @@ from beeline.core.errors import BeelineError
 from beeline.core.rng import Rng
 from beeline.networks.compressing.compressed import Compressed, stored_bytes
 from beeline.networks.compressing.compressor import Call, Probe
-from beeline.networks.compressing.factors import Signs
+from beeline.networks.compressing.factors import DenseSparse, Signs
 from beeline.networks.compressing.formats import Integers
-from beeline.networks.compressing.levels import BitMoD
+from beeline.networks.compressing.levels import BitMoD, StatsQ
 from beeline.networks.compressing.mixed import MixedBits, allocated
 from beeline.networks.compressing.prune import Narrow, Shallow
 from beeline.networks.compressing.quantize import AWQ, GPTQ, LowRank, Quantize, SmoothQuant, SparseGPT, SVDQuant, int8
-from beeline.networks.compressing.recover import Recovered
+from beeline.networks.compressing.recover import Recovered, latent, settled
 from beeline.networks.dit import DiT
 from beeline.networks.transformer.feeds import SwiGLU
 from tests.second_device import DEVICE, second_device
@@ -121,6 +121,8 @@ def test_a_block_that_does_nothing_is_the_first_to_go():
 
 SMALLER = [
     Quantize(Integers(2), rest=None),
+    Quantize(StatsQ(2), rest=None),
+    Quantize(DenseSparse(0.25, 2, rounds=2), rest=None),
     LowRank(0.2),
     Quantize(Signs(), rest=None),
     Narrow(0.25, False),
@@ -136,6 +138,16 @@ def test_training_brings_outputs_nearer(method):
     assert error(made, net) < 0.85 * before
     assert torch.equal(again(made)(X, T), made(X, T))
     assert not any(p.requires_grad for p in made.parameters())
+
+
+@pytest.mark.parametrize("form", [Integers(2), StatsQ(1), StatsQ(2), BitMoD(3)], ids=repr)
+def test_training_of_a_stored_network_begins_at_what_is_stored(form):
+    made = applied(Quantize(form, rest=None), dit())
+    wanted = made(X, T)
+    latent(made)
+    assert torch.allclose(made(X, T), wanted, atol=1e-5)
+    settled(made)
+    assert torch.allclose(made(X, T), wanted, atol=1e-5)
 
 
 def test_training_that_makes_it_worse_is_undone():
