@@ -15,7 +15,7 @@ from beeline.networks.adapters.amounts import GIVEN
 from beeline.networks.adapters.delta import LoRA, changed_layers
 from beeline.networks.adapters.inside import backbone_of
 from beeline.networks.adapters.members.low_rank import AdapterBias, DoRA
-from beeline.networks.adapters.members.mixture import Constant, Mixture, Task, Token, fixed, mixture
+from beeline.networks.adapters.members.mixture import Constant, Mixture, Task, Token, fixed, mixture, regated
 from beeline.networks.dit import DiT
 from beeline.networks.mlp import MLP
 from beeline.networks.unet import UNet
@@ -76,6 +76,10 @@ def test_one_task_with_all_of_one_change_has_its_output(kind):
     assert torch.allclose(merged(fixed(made, 1))(X, T, LABELS), two(X, T, LABELS), atol=1e-5)
     with pytest.raises(BeelineError, match="fixed"):
         merged(made)
+    again = regated(fixed(made, 0), Task(1))
+    assert {n.rsplit(".", 1)[1] for n, p in again.named_parameters() if p.requires_grad} == {"gate/logits"}
+    gates_of(again, onehot[:1])
+    assert torch.allclose(again(X, T, LABELS), one(X, T, LABELS), atol=1e-5)
     off = copy.deepcopy(made)
     off.backbone = made.backbone.at(0.0)
     assert torch.equal(off(X, T, LABELS), net(X, T, LABELS))
@@ -124,6 +128,8 @@ def test_starts_and_other_deltas_beside_a_mixture():
         assert (after(X, T, LABELS) - one(X, T, LABELS)).abs().max() < 1e-5
         before = expert(after, 8)  # a delta after the mixture
         assert (before(X, T, LABELS) - one(X, T, LABELS)).abs().max() > 1e-3
+    trained = {n.rsplit(".", 1)[1] for n, p in fixed(made).named_parameters() if p.requires_grad}
+    assert trained == {"0/up", "0/down", "1/up", "1/down"}, "the mean of an inventory is trained on"
 
 
 def test_gradients_with_recomputed_blocks_see_the_condition():
@@ -160,7 +166,7 @@ def test_refused():
         half = copy.deepcopy(one)
         half.backbone = one.backbone.at(0.5)
         mixture([one, half])
-    with pytest.raises(BeelineError, match="Mixture.gate=Task"):
+    with pytest.raises(BeelineError, match="adapted with Mixture"):
         fixed(one)
     with pytest.raises(BeelineError, match="outside of its Adapted"):
         layer = next(iter(changed_layers(backbone_of(mixture([one], Task(2)))).values()))

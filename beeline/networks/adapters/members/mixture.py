@@ -13,7 +13,7 @@ from beeline.core.errors import require
 from beeline.core.ranges import Count, Whole, dataclass
 from beeline.networks.adapters.adapted import Adapted
 from beeline.networks.adapters.amounts import GIVEN
-from beeline.networks.adapters.delta import Changed, Delta, LoRA, Part, changed_layers
+from beeline.networks.adapters.delta import Change, Changed, Delta, LoRA, Part, changed_layers
 from beeline.networks.adapters.inside import backbone_of, with_backbone
 
 
@@ -235,11 +235,7 @@ def mixture(networks: Sequence[nn.Module], gate: Gate | None = None) -> nn.Modul
         assert isinstance(net, Adapted)
         made = Adapted(net.at(0.0).merged(), delta, names)
         for name, layer in _changed(made).items():
-            target: Any = layer.changes[0]
-            for k, own in enumerate(layers):
-                source: Any = own[name].changes[0]
-                for number, value in source.parts(layer.own.float()).items():
-                    target.get_buffer(delta.key(k, number)).copy_(value.detach())
+            _fill(layer.changes[0], delta, [_stored(own[name].changes[0]) for own in layers])
         return made
 
     return with_backbone(networks[0], change)
@@ -248,28 +244,70 @@ def mixture(networks: Sequence[nn.Module], gate: Gate | None = None) -> nn.Modul
 def fixed(network: nn.Module, task: Whole | None = None) -> nn.Module:
     """A copy of a network whose mixtures have the shares of one task, or of all, for every row; it can be merged.
 
+    Its changes are trained on as before: from the mean over tasks as one change.
     Raises ValueError where there is no mixture with the gate Task, or no such task.
     """
 
     def change(net: nn.Module) -> nn.Module:
-        delta = net.settings["delta"] if isinstance(net, Adapted) else None
-        gate = delta.gate if isinstance(delta, Mixture) else None
+        delta = _mixture_of(net)
+        gate = delta.gate
         require(
             isinstance(gate, Task) and (task is None or task < gate.tasks),
             f"the shares of the task {task} were to be fixed in a network with {delta!r}; give one with "
             "Mixture(gate=Task(n)) and a task below n, or None for the mean over tasks",
         )
-        assert isinstance(delta, Mixture) and isinstance(net, Adapted)
-        constant = replace(delta, gate=Constant())
-        net.settings["delta"] = constant
-        for layer in changed_layers(net).values():
-            last: Any = layer.changes[-1]
-            every = last.numbers.pop("gate/logits").detach().softmax(-1)
-            last.register_buffer("_gate/_shares", every.mean(0) if task is None else every[task])
-            last.delta = constant
-        return net
+        before = [layer.changes[-1].numbers["gate/logits"].detach() for layer in changed_layers(net).values()]  # type: ignore[union-attr,operator,index]
+        made = _gated(net, replace(delta, gate=Constant()))
+        for layer, logits in zip(changed_layers(made).values(), before, strict=True):
+            every, last = logits.softmax(-1), layer.changes[-1]
+            last.register_buffer("_gate/_shares", every.mean(0) if task is None else every[task])  # type: ignore[operator]
+        return made
 
     return with_backbone(network, change)
+
+
+def regated(network: nn.Module, gate: Gate) -> nn.Module:
+    """A copy of a network whose mixtures have another gate, which alone is trained: for a new task.
+
+    Raises ValueError where there is no mixture.
+    """
+    return with_backbone(network, lambda net: _gated(net, replace(_mixture_of(net), gate=gate, trained=False)))
+
+
+def _mixture_of(net: nn.Module) -> Mixture:
+    delta = net.settings["delta"] if isinstance(net, Adapted) else None
+    require(
+        isinstance(delta, Mixture),
+        f"the gate of a mixture was to be changed in a network with the delta {delta!r}; give a network that was "
+        "adapted with Mixture, or one that mixture() makes",
+    )
+    assert isinstance(delta, Mixture)
+    return delta
+
+
+def _gated(net: Any, delta: Mixture) -> nn.Module:
+    """A network, changed in place, whose mixtures have the same experts and the gate of ``delta``."""
+    for name, layer in changed_layers(net).items():
+        last: Any = layer.changes[-1]
+        made = Change(delta, layer.own, last.amount, name.removeprefix("field."))
+        _fill(made, delta, [of(_stored(last), str(k)) for k in range(len(delta.experts))])
+        layer.changes[-1] = made
+    net.settings["delta"] = delta
+    return net  # type: ignore[no-any-return]
+
+
+def _fill(change: Any, delta: Mixture, experts: Sequence[Mapping[str, Tensor]]) -> None:
+    """Copy the numbers of the experts, each by its own names, into the change of a layer by a mixture."""
+    target = _stored(change)
+    with torch.no_grad():
+        for k, numbers in enumerate(experts):
+            for name, value in numbers.items():
+                target[delta.key(k, name)].copy_(value)
+
+
+def _stored(change: Any) -> dict[str, Tensor]:
+    """The numbers of a change of a layer as they are stored."""
+    return {**dict(change.numbers), **dict(change.named_buffers(recurse=False))}
 
 
 def _changed(net: nn.Module) -> dict[str, Changed]:
