@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from beeline.core.namespaces import lazy
 
 if TYPE_CHECKING:
+    from beeline.hub.controls import controlled as controlled
     from beeline.hub.exporting import export as export
     from beeline.hub.loading import from_single_file as from_single_file
     from beeline.hub.loading import load as load

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from beeline.core.declared import Stages
 from beeline.core.errors import require
+from beeline.networks.adapters.amounts import Amount
 from beeline.networks.transformer.backbone import FlowTransformer
 from beeline.networks.transformer.layout import After, ControlOf
 
@@ -89,6 +90,17 @@ def places_of(net: FlowTransformer, places: tuple[int, ...], control: Control) -
         f"different numbers from 0 to {count - 1}",
     )
     return tuple(sorted(places))
+
+
+def strength_of(amount: float | Amount, name: str, t: Tensor) -> Tensor | None:
+    """The strength of a control for every row [B,1,1], or for all [1,1,1]; None where it is zero."""
+    if isinstance(amount, int | float):
+        values = [float(amount)]
+    elif not amount.timed:
+        values = [amount.of(name, 0.0)]
+    else:
+        values = [amount.of(name, one) for one in t.tolist()]
+    return torch.tensor(values, device=t.device)[:, None, None] if any(values) else None
 
 
 KEPT = 8  # hints of which is kept what was read: a few branches of guidance in a few threads

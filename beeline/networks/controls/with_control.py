@@ -16,7 +16,7 @@ from beeline.networks.adapters.adapted import WithAmount
 from beeline.networks.adapters.amounts import Amount
 from beeline.networks.adapters.inside import Reparametrized, backbone_of, with_backbone
 from beeline.networks.controls.branches import ControlBranch
-from beeline.networks.controls.control import Control, Memory
+from beeline.networks.controls.control import Control, Memory, strength_of
 from beeline.networks.transformer.backbone import FlowTransformer
 from beeline.networks.transformer.layout import After, ControlOf, asked, controlling
 
@@ -75,7 +75,7 @@ class WithControl(Wrapping):
 
     def forward(self, x: Tensor, t: Tensor, cond: Cond = None, s: Tensor | None = None) -> Tensor:
         hint, rest = self.parted(cond, x)
-        strength = None if hint is None else self.strength(t)
+        strength = None if hint is None else strength_of(self.settings["strength"], self.settings["name"], t)
         if hint is None or strength is None:
             return self.evaluated(x, t, rest, s)
         other = without_hints(rest)
@@ -102,17 +102,6 @@ class WithControl(Wrapping):
         """The output of the network inside."""
         out: Tensor = self.field(x, t, cond) if s is None else self.field(x, t, cond, s)
         return out
-
-    def strength(self, t: Tensor) -> Tensor | None:
-        """The strength of every row [B,1,1], or of all [1,1,1]; None where it is zero."""
-        amount = self.settings["strength"]
-        if isinstance(amount, int | float):
-            values = [float(amount)]
-        elif not amount.timed:
-            values = [amount.of(self.settings["name"], 0.0)]
-        else:
-            values = [amount.of(self.settings["name"], one) for one in t.tolist()]
-        return torch.tensor(values, device=t.device)[:, None, None] if any(values) else None
 
     def parted(self, cond: Cond, x: Tensor) -> tuple[Tensor | None, Cond]:
         """The own hint, or None without one, and the condition of the network inside."""
