@@ -23,8 +23,8 @@ def controlled(
 ) -> Bundle:
     """A bundle of FLUX or Stable Diffusion 3 with control networks of diffusers, by name.
 
-    ``controls`` are ``FluxControlNetModel`` or ``SD3ControlNetModel``; they are moved to the device and the precision of
-    the network.  Their hints are pictures under their names: ``made.sample(4, prompt="...", canny="edges.png")``.
+    ``controls`` are ``FluxControlNetModel`` or ``SD3ControlNetModel``; they are moved to the device of the network, in
+    its precision.  Their hints are pictures under their names: ``made.sample(4, prompt="...", canny="edges.png")``.
     ``strengths`` are numbers, or windows of time (``networks.adapters.amounts``), 1 where none is given; ``modes`` are
     numbers of the kind of hint for those that were trained on several (union).
 
