@@ -168,6 +168,7 @@ CATALOGUE: dict[str, dict[str, str]] = {
     | _of("data.pictures.buckets", "ImageBuckets")
     | _of("runs.latents.encoding", "Latents")
     | _of("data.point_files", "PointFile", "DistributionData")
+    | _of("runs.adapters.samples", "SamplesOf")
     | _of("data.tables.files", "TableFile", "TableStream")
     | _of("data.sequence_files", "SequenceFile", "MarkovChain")
     | _of("data.directions", "Directions")

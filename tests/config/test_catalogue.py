@@ -233,6 +233,7 @@ EXAMPLES = {
     "data.PointFile": "PointFile('points.csv', label='kind', columns=('x', 'y'))",
     "data.TableFile": "TableFile('people.csv', exclude=('name',), corrections={'age': {'high': 99}})",
     "data.TableStream": "TableStream('people.parquet', first=1000)",
+    "data.SamplesOf": "SamplesOf('runs/styled', 500)",
     "data.DistributionData": "DistributionData(TwoMoons(), n=10)",
     "data.PairedDataset": "PairedDataset(Digits(), ImageFile('others', resize=8), aligned=True)",
     "sources.DatasetSource": "DatasetSource(Digits(), Image((1, 8, 8), levels=17))",

@@ -38,6 +38,14 @@ def adapt(
     data: Annotated[
         str | None, typer.Option(metavar="DATA", help="Recipe, file or folder; default the data of the bundle.")
     ] = None,
+    from_: Annotated[
+        str | None,
+        typer.Option(
+            "--from",
+            metavar="ADAPTED",
+            help="A bundle with the change, of any network: its samples are the data, which carries the change over.",
+        ),
+    ] = None,
     set_: Set = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue the run in --out from its last checkpoint.")
@@ -49,14 +57,20 @@ def adapt(
 ) -> None:
     """Train a small change of a flow on data; the weights of the flow stay as they are."""
     from beeline.cli import commands
+    from beeline.core.errors import require
     from beeline.distillation.adapting import Adaptation
     from beeline.distillation.controls.training import ControlTraining
     from beeline.runs.adapters import controls
     from beeline.runs.bundle import load
 
     where = check_device(device)  # before any work
-    run = adaptation(bundle, delta, data, set_ or [])
-    options: dict[str, Any] = {"--data": data, "--device": named(device)}
+    require(
+        from_ is None or data is None,
+        f"--data {data} was given with --from {from_}, whose samples are the data; give one of them",
+    )
+    source = data if from_ is None else f"SamplesOf({str(from_)!r})"
+    run = adaptation(bundle, delta, source, set_ or [])
+    options: dict[str, Any] = {"--data": data, "--from": from_, "--device": named(device)}
     commands.train(
         run,
         out,
