@@ -90,6 +90,18 @@ def test_blocks_have_feeds_of_their_own_widths():
     assert (view(X, T, Y) - net(X, T, Y)).abs().max() <= 1e-12, "blocks 0 and 2 use their first channels"
 
 
+def test_parts_of_parts():
+    net = made(DiT)
+    small = extracted(net, 0.5, (0, 2))
+    for width, visits, feeds in ((0.5, None, None), (1.0, (0, 1), (0.5,)), (1.0, None, (0.25, 1.0, 0.5))):
+        outer = {"width": width, "visits": visits, "feeds": feeds}
+        found = [SubNetwork(part, **outer)(X, T, Y) for part in (SubNetwork(net, 0.5, (0, 2)), small)]
+        own = None if feeds is None else tuple(0.5 * f for f in feeds)
+        wanted = SubNetwork(net, 0.5 * width, (0,) if visits else (0, 2), feeds=own)(X, T, Y)
+        assert all((v - wanted).abs().max() <= 1e-12 for v in found)
+    assert (small(X, T, Y) - wanted).abs().max() > 1e-3
+
+
 def test_only_weights_of_the_part_are_trained():
     net = made(DiT)
     with subnetwork(Subset(0.5, (0, 2))):

@@ -16,7 +16,7 @@ from beeline.fields.flow import Network
 from beeline.networks.attention import SelfAttention
 from beeline.networks.transformer.backbone import FlowTransformer
 from beeline.networks.transformer.feeds import Dense, Gated
-from beeline.networks.transformer.layout import subnetwork
+from beeline.networks.transformer.layout import asked, subnetwork
 from beeline.networks.transformer.plans.subset import Subset, share_of
 
 
@@ -69,12 +69,12 @@ class SubNetwork(Wrapping):
         return replace(super().traits, casts=isinstance(self.field, Network) or super().traits.casts)
 
     def forward(self, x: Tensor, t: Tensor, cond: Any = None, *more: Any, **named: Any) -> Tensor:
-        with subnetwork(self.subset):
+        with subnetwork(self.subset.within(asked().part)):
             v: Tensor = self.field(x, t, cond, *more, **named)
         return v
 
     def stages(self, x: Tensor, t: Tensor, cond: Any = None) -> Stages | None:
-        with subnetwork(self.subset):
+        with subnetwork(self.subset.within(asked().part)):
             inner = self.field
             return inner.stages(x, t, cond) if isinstance(inner, Declaring) else None
 

@@ -46,6 +46,18 @@ class Subset(Part):
     def at(self, visit: int) -> Subset:
         return self if self.feeds is None or len(self.feeds) == 1 else replace(self, feeds=(self.feeds[visit],))
 
+    def within(self, outer: Part) -> Subset:
+        """A part of this part: shares are multiplied, and the visits are those of both."""
+        if not isinstance(outer, Subset):
+            return self
+        kept = [part.visits for part in (self, outer) if part.visits is not None]
+        visits = tuple(k for k in kept[0] if k in kept[-1]) if kept else None
+        own, other = (part.feeds or (part.width,) for part in (self, outer))
+        count = max(len(own), len(other))
+        feeds = tuple(own[k % len(own)] * other[k % len(other)] for k in range(count))
+        width = self.width * outer.width
+        return Subset(width, visits, None if feeds == (width,) else feeds)
+
     def covers(self, visits: int) -> bool:
         """Whether this is the whole of a network that makes a number of visits."""
         shares = {self.width, *(self.feeds or ())}
