@@ -1,10 +1,10 @@
 """Digits of 8 x 8 pixels in 16 tokens, four blocks of width 64 after 100 steps with random parts. Among four widths
-of heads and channels, and all sets of blocks, evolution finds the part that is nearest to the whole within a third
-and a half of its seconds on this machine (least of 15 evaluations of 64 states). The seconds are measured again
-afterwards, in turn with those of the whole. Losses are compared with the widest part of all four blocks that keeps
-the limit, or the narrowest where none does. Seconds of twelve parts are predicted by a line in blocks and channels
-from those of twelve others. The attention of decoders to encoders, and training after the choice, are not measured;
-other work on the machine disturbs."""
+of heads and channels, and all sets of blocks, evolution finds the part that is nearest to the whole within a third of
+its seconds on this machine (least of 15 evaluations of 64 states). The seconds are measured again afterwards, in turn
+with those of the whole. Losses are compared with the widest part of all four blocks that keeps the limit, or the
+narrowest where none does. Seconds of twelve parts are predicted by a line in blocks and channels from those of twelve
+others. The attention of decoders to encoders, and training after the choice, are not measured; other work on the
+machine disturbs."""
 
 from __future__ import annotations
 
