@@ -104,6 +104,7 @@ class Declaring(nn.Module):
     def settle(self, total: Callable[[Tensor], Tensor]) -> None:
         """Called by the engine after every step, with the function that sums a tensor over processes.
 
+        ``core.progress.progress()`` is then the share of the steps that are done, with this one.
         It is called for every module that declares, at any depth of a network.
         """
 

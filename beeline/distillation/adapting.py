@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from beeline.core.declared import is_map
 from beeline.core.errors import require
 from beeline.core.protocols.training import Microbatches
-from beeline.core.ranges import Count, NonNegative, Share, Whole, dataclass
+from beeline.core.ranges import Count, Inside, NonNegative, Share, Whole, dataclass
 from beeline.core.rng import Rng
 from beeline.core.types import Batch, map_cond
 from beeline.distillation.feeds import Mixed
@@ -21,12 +21,13 @@ from beeline.distillation.pairs import reflow_pairs
 from beeline.distillation.personal.responses import Kept, Responses, classes_of, drawn_classes
 from beeline.distillation.students import copied, error_space
 from beeline.fields.flow import Flow
-from beeline.networks.adapters.adapted import adapted
+from beeline.networks.adapters.adapted import Adapted, adapted
 from beeline.networks.adapters.delta import Delta, LoRA
 from beeline.networks.adapters.inside import with_backbone
 from beeline.networks.branches.bottlenecks import Bottleneck
 from beeline.networks.branches.branch import Branch
 from beeline.networks.branches.branched import branched
+from beeline.networks.compressing.removal.slimming import Slimmed
 from beeline.networks.hooks import block_paths
 from beeline.networks.side.reading import DepthReader
 from beeline.objectives.alignment import Noted
@@ -143,6 +144,43 @@ class BranchTraining(ByFlowMatching):
     def objective(self, teacher: Flow) -> Any:
         plain, terms = self.matching(teacher), self.branch.terms
         return Noted(plain, dict(terms)) if terms else plain
+
+
+@dataclass(frozen=True)
+class Slimming(ByFlowMatching):
+    """Flow matching on data while heads and hidden channels fade, after which they are taken away.
+
+    the objective FlowMatching on the path of the flow, with the network Slimmed;  the student is its ``slim``
+    Without a delta all weights are trained.  With one the numbers of the delta alone are, and merged at the end.
+    Source: Chen et al. 2024, HESSO (arXiv 2409.09085); with a delta: Hedegaard et al. 2022, structured adapters (arXiv
+    2211.10155).
+
+    >>> Slimming(0.5).delta is None
+    True
+    """
+
+    share: Inside = 0.5  # of the heads and hidden channels of every block that stays
+    periods: Count = 3  # in each of which some of the others fade
+    start: Share = 0.05  # of the training, before any fade
+    end: Share = 0.5  # of the training, after which those that are left learn on
+    delta: Delta | None = None  # that is trained in place of all weights
+    layers: tuple[str, ...] = ()  # of the delta, ends of names; none: all layers of the blocks
+    drop: Share = 0.1  # of conditions
+    sampler: Sampler = field(default_factory=Sampler)  # of the smaller flow
+
+    def changed(self, teacher: Flow) -> nn.Module:
+        def slimmed(net: nn.Module) -> nn.Module:
+            inner = net.requires_grad_(True) if self.delta is None else Adapted(net, self.delta, self.layers)
+            return Slimmed(inner, self.share, self.periods, self.start, self.end)
+
+        return with_backbone(copied(teacher), slimmed)
+
+    def student(self, teacher: Flow, networks: Mapping[str, nn.Module]) -> tuple[Flow, Sampler]:
+        def slim(net: Any) -> nn.Module:
+            made: nn.Module = net.slim()
+            return made
+
+        return replace(teacher, field=with_backbone(networks["student"], slim)), self.sampler
 
 
 @dataclass(frozen=True)

@@ -141,7 +141,8 @@ class Loop:
                 self.state.notes["last"] = {k: values[k] for k in ("loss", "grad_norm")}
             terms |= own_terms if i == 0 else {f"{player.name}.{k}": v for k, v in own_terms.items()}
         for name, network in self.state.networks.items():
-            settle(network, self.engine.total)
+            with at_progress((n + 1) / training.steps):
+                settle(network, self.engine.total)
             for average in self.state.averages[name]:
                 average.update(n + 1)
         self.state.step = n + 1  # last: a state with this number is complete

@@ -295,6 +295,7 @@ UNLISTED = {
     "beeline.sampling.planner:Planner": "holds a flow and a network",
     "beeline.sampling.cascade": "hold flows, or stand for a Sampler in a cascade",
     "beeline.data.showers:ShowerCodec": "what was learned of one set of showers",
+    "beeline.networks.compressing.removal.slimming:Slimmed": "a network while Slimming trains it",
     "beeline.distillation.personal.responses:Responses": "an objective on the samples that Unlearning draws",
     "beeline.distillation.personal.responses:Kept": "an objective on the samples that Adaptation draws",
     "beeline.training.optim.evolving:Evolution": "an argument of evolved, which trains without gradients",

@@ -174,6 +174,8 @@ def extract(
     left = (
         f"{len(found.left)} tensors that are no weights of layers, such as {found.left[0]}" if found.left else "nothing"
     )
+    small = ", ".join(f"{most} in {name}" for name, most in list(found.limited.items())[:3]) or "none"
     print_result(
-        {"file": str(out), "layers": len(found.errors), "largest error": f"{worst:.3g}", "left out": left}, json_
-    )
+        {"file": str(out), "layers": len(found.errors), "largest error": f"{worst:.3g}", "left out": left,
+         "layers of a smaller rank": small}, json_
+    )  # fmt: skip

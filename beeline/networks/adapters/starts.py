@@ -25,12 +25,14 @@ class Extracted:
     network: Adapted
     errors: Mapping[str, float]  # |D - D_rank| / |D| by layer: no LoRA of the rank is nearer
     left: tuple[str, ...]  # tensors that differ and are no weight of a layer
+    limited: Mapping[str, int]  # ranks of the layers that are too small for the largest one
 
 
 def extract(tuned: nn.Module, base: nn.Module, rank: int | None = None, energy: float | None = None) -> Extracted:
     """The base with a LoRA in the layers that differ: the nearest of a rank, or of the rank with a share of energy.
 
-    Without both, the rank is that of the change above the rounding of its weights.
+    Layers that allow a smaller rank alone have that, in LoRAs of their own.  Without both,
+    the rank is that of the change above the rounding of its weights.
     Source: Fleshman and Van Durme 2024, "RE-Adapt" (arXiv 2405.15007).
     Raises ValueError for networks of different layers, and for equal ones.
     """
@@ -55,22 +57,21 @@ def extract(tuned: nn.Module, base: nn.Module, rank: int | None = None, energy: 
         name: factored(d, min(rank, *d.shape) if rank else rank_for(d, energy) if energy else ranks[name])
         for name, d in changes.items()
     }
+    made = copy.deepcopy(base)
     most = max(f.rank for f in near.values())
-    small = min(min(d.shape) for d in changes.values())
-    require(
-        most <= small,
-        f"a change has the rank {most}, and the smallest changed layer allows {small}; give a rank up to it, or leave "
-        "the layer as it is",
-    )
-    made = Adapted(copy.deepcopy(base), LoRA(most), sorted(changes))
+    caps = {name: min(most, *d.shape) for name, d in changes.items()}  # one LoRA for layers of one rank
+    for depth, cap in enumerate(sorted(set(caps.values()), reverse=True)):
+        made = Adapted(made, LoRA(cap), [f".{'field.' * depth}{n}" for n in sorted(caps) if caps[n] == cap])
+    assert isinstance(made, Adapted)
     with torch.no_grad():
         for full, layer in changed_layers(made).items():
-            found, numbers = near[full.removeprefix("field.")], _numbers(layer)
+            found, numbers = near[full.split("field.")[-1]], _numbers(layer)
             numbers["up"].zero_()[:, : found.rank] = found.up.float()
             numbers["down"].zero_()[: found.rank] = found.down.float()
     states, weights = (tuned.state_dict(), base.state_dict()), {f"{name}.weight" for name in changes}
     left = [n for n, v in states[1].items() if n not in weights and not torch.equal(states[0][n], v)]
-    return Extracted(made, {n: floor(d, near[n].rank) for n, d in changes.items()}, tuple(left))
+    limited = {n: f.rank for n, f in near.items() if f.rank == min(f.shape) and f.rank < most}
+    return Extracted(made, {n: floor(d, near[n].rank) for n, d in changes.items()}, tuple(left), limited)
 
 
 def _layers(network: nn.Module) -> dict[str, nn.Module]:

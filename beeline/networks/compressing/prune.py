@@ -16,7 +16,7 @@ from beeline.networks.compressing.compressed import stored_bytes
 from beeline.networks.compressing.compressor import Moments, Plan, Probe
 from beeline.networks.compressing.removal.blocks import BlockChoice, LeastChange, changes, removable, without
 from beeline.networks.compressing.removal.scores import Fluctuation, UnitScore
-from beeline.networks.compressing.removal.units import units_of
+from beeline.networks.compressing.removal.units import Units, units_of
 from beeline.networks.compressing.rounding import damped
 from beeline.networks.transformer.feeds import Dense, Gated
 from beeline.networks.transformer.plans.elastic import SubNetwork, extracted
@@ -86,23 +86,30 @@ def ordered(network: nn.Module, probe: Probe, score: UnitScore, share: float = 1
         )
     scores = score(made, probe, units, moments)
     for name, unit in units.items():
-        order = scores[name].argsort(descending=True, stable=True)
-        inputs = (order[:, None] * unit.size + torch.arange(unit.size)).flatten().to(unit.last.weight.device)
+        inputs = in_order(unit, scores[name])
         repair(unit.last, moments[name], inputs, share_of(unit.count, share) * unit.size, fitted)
-        REORDER[next(kind for kind in REORDER if isinstance(unit.module, kind))](unit.module, inputs)
     return made
 
 
+def in_order(unit: Units, scores: Tensor) -> Tensor:
+    """Put units into the order of their scores in place, the highest first; the order of their inputs before."""
+    order = scores.argsort(descending=True, stable=True).to(unit.last.weight.device)
+    inputs = (order[:, None] * unit.size + torch.arange(unit.size, device=order.device)).flatten()
+    unit.last.weight.copy_(unit.last.weight[:, inputs])
+    REORDER[next(kind for kind in REORDER if isinstance(unit.module, kind))](unit.module, inputs)
+    return inputs
+
+
 def repair(last: nn.Linear, seen: Moments, inputs: Tensor, n: int, fitted: bool) -> None:
-    """Give the weights of inputs that stay, and the bias, what the others did; inputs are reordered."""
-    w, mean = last.weight.double()[:, inputs], seen.mean.to(last.weight.device)[inputs]
+    """Give the weights of the first ``n`` inputs, and the bias, what the others did; inputs were reordered."""
+    w, mean = last.weight.double(), seen.mean.to(last.weight.device)[inputs]
     second = seen.second.to(w.device)[inputs][:, inputs]
     kept = w[:, :n]
     if fitted:
         centred = second - mean[:, None] * mean
         kept = torch.linalg.solve(damped(centred[:n, :n], 1e-6), centred[:n] @ w.mT).mT
     last.bias.add_((w @ mean - kept @ mean[:n]).to(last.bias))
-    last.weight.copy_(torch.cat([kept, w[:, n:]], 1))
+    last.weight[:, :n] = kept.to(last.weight)
 
 
 def _heads(m: Any, inputs: Tensor) -> None:

@@ -213,6 +213,12 @@ def test_a_change_is_extracted_with_its_floor():
         near = weight_of(layer) - layer.own
         assert float((near - d).norm() / d.norm()) == pytest.approx(error, rel=1e-3)
         assert error == pytest.approx(floor(d.double(), 1), rel=1e-4)
+    last = list(net.named_parameters())[-2][0]  # of a layer with two outputs
+    wide = copy.deepcopy(made)
+    wide.get_parameter(last).data.add_(torch.randn(wide.get_parameter(last).shape, generator=torch.manual_seed(0)))
+    small = extract(wide, net, energy=1.0)
+    assert small.limited == {last.removesuffix(".weight"): 2}
+    assert (small.network(X, T) - wide(X, T)).abs().max() <= 1e-5
     with pytest.raises(BeelineError, match="no change to extract"):
         extract(net, net)
 
