@@ -190,7 +190,7 @@ NETWORKS: dict[str, str] = (
 SMALLER: dict[str, dict[str, str]] = {
     "deltas": of("networks.adapters.delta", "LoRA")
     | of("networks.adapters.members.low_rank", "Difference", "DoRA", "AdapterBias", "Hydra", "Principal", "Hadamard")
-    | of("networks.adapters.members.sparse", "Sparse", "Fourier", "SVFT")
+    | of("networks.adapters.members.sparse", "Sparse", "Fourier", "WalshHadamard", "SVFT")
     | of("networks.adapters.members.blocks", "Ether", "Reflections", "MiSS", "PHM")
     | of("networks.adapters.members.chosen", "Gated", "NullSpace")
     | of("networks.adapters.members.mixture", "Mixture")
@@ -223,7 +223,10 @@ SMALLER: dict[str, dict[str, str]] = {
     | of("networks.compressing.weights.entropy", "EntropyCoded")
     | of("networks.compressing.torchao", "AOTensor"),
     "roundings": of("networks.compressing.rounding", "Nearest", "OptimalBrain", "SearchedScale", "MeanSize"),
-    "column_scales": of("networks.compressing.around", "Salient", "Smooth"),
+    "column_scales": of("networks.compressing.around", "Salient", "Smooth")
+    | of("networks.compressing.weights.trained_scales", "TrainedScales"),
+    "input_ranges": of("networks.compressing.activations.ranges", "Largest", "LeastError"),
+    "sensitivities": of("networks.compressing.weights.sensitivity", "Measured", "Curvature"),
     "unit_scores": of(
         "networks.compressing.removal.scores", "Fluctuation", "Magnitude", "Taylor", "SecondOrder", "Learned"
     ),

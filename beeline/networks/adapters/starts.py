@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F  # noqa: N812 - its usual name
 from torch import Tensor, nn
 
 from beeline.core.errors import require
@@ -15,7 +16,7 @@ from beeline.networks.adapters.adapted import Adapted
 from beeline.networks.adapters.delta import LAYERS, LoRA, changed_layers, weight_of
 from beeline.networks.adapters.factors import factored, floor, rank_for
 from beeline.networks.adapters.members.low_rank import Principal
-from beeline.networks.adapters.members.sparse import Sparse
+from beeline.networks.adapters.members.sparse import Sparse, WalshHadamard, walsh, walsh_size
 
 
 @dataclass(frozen=True)
@@ -112,6 +113,43 @@ def oriented(network: Adapted, moments: Mapping[str, Tensor], damping: float = 0
             for end, value in (("up", near.up), ("down", near.down)):
                 change.numbers[end].copy_(value)
                 change.get_buffer(f"_{end}").copy_(value)
+    return made
+
+
+def cancelling(network: Adapted, original: nn.Module, moments: Mapping[str, Tensor], damping: float = 1e-6) -> Adapted:
+    """A copy of a network with few bits and ``WalshHadamard`` deltas, which start where they undo its rounding.
+
+    E = W - W_rounded; places of a row: the largest |E T^T|;  coefficients: argmin_f (E - f T_S) C (E - f T_S)^T,
+    C = E[x x^T] + damping mean(diag) I
+    ``original`` is the network before its weights were rounded, and ``moments`` [in,in] are those of the inputs of
+    every layer by its name there.  Training begins nearer to the original than the base is.
+    Source: Jeon et al. 2025, "QWHA" (arXiv 2509.17428).
+    Raises ValueError for other deltas, and for layers that the original has not or that have no moments.
+    """
+    delta = network.settings["delta"]
+    require(
+        isinstance(delta, WalshHadamard),
+        f"a start that undoes rounding is for WalshHadamard(count), and the network has {delta!r}; adapt it with "
+        "WalshHadamard(count)",
+    )
+    made, before = copy.deepcopy(network), _layers(original)
+    with torch.no_grad():
+        for full, layer in changed_layers(made).items():
+            ends = [full.split(".", k)[-1] for k in range(full.count(".") + 1)]  # the network is inside of others
+            name = next((end for end in ends if end in before), "")
+            require(bool(name), f"the original has no layer {full!r}; give the network whose weights were rounded")
+            require(name in moments, f"there are no moments of the inputs of the layer {name!r}; measure them on data")
+            error = (weight_of(before[name]) - layer.own).flatten(1).double()
+            c = moments[name].to(error)
+            c = c + damping * c.diagonal().mean() * torch.eye(len(c), dtype=c.dtype, device=c.device)
+            wide = (0, walsh_size(len(c)) - len(c))
+            change: Any = layer.changes[-1]
+            places = walsh(F.pad(error, wide)).abs().topk(change.numbers["coefficients"].shape[1]).indices.sort().values
+            products = walsh(F.pad(error @ c, wide)).gather(1, places)
+            left = walsh(F.pad(walsh(F.pad(c, wide)).mT, wide))  # T C T^T
+            chosen = left[places[:, :, None], places[:, None]]
+            change.numbers["coefficients"].copy_(torch.linalg.solve(chosen, products))
+            change.get_buffer("_places").copy_(places)
     return made
 
 

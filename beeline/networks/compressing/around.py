@@ -16,9 +16,9 @@ from beeline.networks.compressing.rounding import damped, made_good
 
 
 class ColumnScales(Protocol):
-    """(weight [out,in], moments of the inputs) -> scales [in] of its columns, of which the best is taken."""
+    """(weight [out,in], moments of the inputs, format) -> scales [in] of its columns, of which the best is taken."""
 
-    def __call__(self, w: Tensor, moments: Moments) -> list[Tensor]:
+    def __call__(self, w: Tensor, moments: Moments, form: Format) -> list[Tensor]:
         """Candidates."""
         ...
 
@@ -36,7 +36,7 @@ class Salient:
 
     points: Count = 20
 
-    def __call__(self, w: Tensor, moments: Moments) -> list[Tensor]:
+    def __call__(self, w: Tensor, moments: Moments, form: Format) -> list[Tensor]:
         size = nonzero(moments.size)
         return [_balanced(size ** (k / self.points)) for k in range(self.points)]
 
@@ -54,7 +54,7 @@ class Smooth:
 
     exponent: Share = 0.5
 
-    def __call__(self, w: Tensor, moments: Moments) -> list[Tensor]:
+    def __call__(self, w: Tensor, moments: Moments, form: Format) -> list[Tensor]:
         x, size = nonzero(moments.largest), nonzero(w.abs().amax(0).double())
         return [_balanced(x**self.exponent / size ** (1 - self.exponent))]
 
@@ -89,7 +89,7 @@ class Scaled(Format):
         if moments is None:
             return {**self.form.encode(w), "columns": w.new_ones(w.shape[1])}
         best, least = None, torch.inf
-        for s in self.scaling(w, moments):
+        for s in self.scaling(w, moments, self.form):
             scaled = s.to(w)
             stored = {**self.form.encode(w * scaled, moments.divided(s)), "columns": scaled}
             error = moments.error(self.decode(stored, *w.shape) - w)

@@ -65,6 +65,7 @@ class Probe:
 
 
 FINE = 64  # intervals of the time, in each of which the largest inputs are kept
+KEPT = 2**13  # numbers of the inputs of a layer that are kept of an evaluation
 
 
 def fine_bins(t: Tensor) -> Tensor:
@@ -75,13 +76,15 @@ def fine_bins(t: Tensor) -> Tensor:
 class Moments:
     """Moments of the inputs [in] of a layer, in float64: count, E[x], E[x x^T], E|x| and the largest |x|.
 
-    ``by_time`` [FINE,in] are the largest |x| in intervals of the time, 0 where none was seen.
+    ``by_time`` [FINE,in] are the largest |x| in intervals of the time, 0 where none was seen.  ``some`` are inputs
+    [n,in] that were kept, with the intervals of their times [n], -1 where these are unknown.
     """
 
     def __init__(self) -> None:
         self.count = 0
         self.sums: tuple[Tensor, Tensor, Tensor, Tensor] | None = None
         self.timed: Tensor | None = None
+        self.kept: list[tuple[Tensor, Tensor]] = []
 
     def add(self, x: Tensor, t: Tensor | None = None) -> None:
         """Add inputs [...,in] of a linear layer, at times [B] of a row or of several rows beside each other."""
@@ -91,6 +94,13 @@ class Moments:
             before = rows.new_zeros(FINE, x.shape[-1]) if self.timed is None else self.timed
             self.timed = before.scatter_reduce(0, index, rows, "amax")
         flat = x.detach().reshape(-1, x.shape[-1]).double()
+        n, spread = -(-KEPT // x.shape[-1]), torch.arange(len(flat))
+        if n < len(flat):  # multiples of the golden ratio are even, and no multiples of the tokens of a row
+            spread = (torch.arange(n, dtype=torch.float64) * 0.6180339887 % 1 * len(flat)).long()
+        when = torch.full_like(spread, -1)
+        if t is not None and len(x) % t.numel() == 0:
+            when = fine_bins(t.detach().flatten().cpu())[spread * t.numel() // len(flat)]
+        self.kept.append((flat[spread.to(flat.device)].float(), when.to(flat.device)))
         new = (flat.sum(0), flat.mT @ flat, flat.abs().sum(0), flat.abs().amax(0))
         known = self.sums
         if known is not None:
@@ -122,11 +132,17 @@ class Moments:
     def by_time(self) -> Tensor:
         return self.largest.new_zeros(FINE, len(self.largest)) if self.timed is None else self.timed
 
+    @property
+    def some(self) -> tuple[Tensor, Tensor]:
+        rows, times = zip(*self.kept, strict=True)
+        return torch.cat(rows), torch.cat(times)
+
     def divided(self, s: Tensor) -> Moments:
         """Those of the inputs divided by numbers [in]."""
         assert self.sums is not None
         made, s = Moments(), s.to(self.sums[0])
         made.count, made.timed = self.count, None if self.timed is None else self.timed / s
+        made.kept = [(rows / s.to(rows), times) for rows, times in self.kept]
         made.sums = (self.sums[0] / s, self.sums[1] / (s[:, None] * s), self.sums[2] / s, self.sums[3] / s)
         return made
 

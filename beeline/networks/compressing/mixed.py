@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Mapping, Sequence
 
@@ -13,12 +12,12 @@ from beeline.core.errors import require
 from beeline.core.ranges import Share, dataclass
 from beeline.core.rng import Rng
 from beeline.networks.adapters.delta import layers_of
-from beeline.networks.adapters.recast import replaced
 from beeline.networks.compressing.compressor import Call, Plan, Probe
 from beeline.networks.compressing.formats import Format, Integers
 from beeline.networks.compressing.packed import packed, parameter_of
 from beeline.networks.compressing.quantize import Quantize, compressed_by, identity, measured
 from beeline.networks.compressing.rounding import OptimalBrain
+from beeline.networks.compressing.weights.sensitivity import Measured, Sensitivity
 
 STEPS = 2000  # in which a budget of bytes is divided
 CALLS, ROWS = 8, 16  # of which errors are measured
@@ -29,7 +28,7 @@ class MixedBits:
     """Formats of layers such that the network takes a share of its bytes, with the least sum of errors.
 
     min sum_l D_l(f_l) over formats f_l with sum_l bytes_l(f_l) <= share bytes,
-    D_l(f) = E |v - v_l,f|^2 of the output with layer l alone in format f;  by dynamic programming
+    D_l(f) = E |v - v_l,f|^2 of the output with layer l alone in format f, by ``errors``;  by dynamic programming
     Layers outside of the blocks have 8 bits.  Raises ValueError for a share that the smallest formats exceed.
     Source: errors of single layers and their sum: Hubara et al. 2021, AdaQuant (arXiv 2006.10518).
 
@@ -39,6 +38,7 @@ class MixedBits:
 
     share: Share = 0.2  # of the bytes of the network
     formats: tuple[Format, ...] = tuple(Integers(bits, 64, OptimalBrain()) for bits in (2, 3, 4, 5, 6, 8))
+    errors: Sensitivity = Measured()
 
     @torch.no_grad()
     def plan(self, network: nn.Module, probe: Probe) -> Plan:
@@ -46,8 +46,7 @@ class MixedBits:
         base = Quantize(Integers(8)).plan(network, probe)
         moments = probe.moments(network, layers)
         few = [call.rows(torch.arange(min(ROWS, len(call.x)), device=call.x.device)) for call in _spread(probe.calls)]
-        trial = copy.deepcopy(network)
-        wanted = [network(*call.inputs) for call in few]
+        error = self.errors(network, few, layers)
         bytes_: dict[str, list[int]] = {}
         errors: dict[str, list[float]] = {}
         seconds = 0.0
@@ -59,11 +58,8 @@ class MixedBits:
                 begin = time.perf_counter()
                 made = packed(layer, form, known)
                 seconds += (time.perf_counter() - begin) / len(self.formats)
-                replaced(trial, name, made)
-                changes = (trial(*call.inputs) - v for call, v in zip(few, wanted, strict=True))
                 bytes_[name].append(sum(t.numel() * t.element_size() for t in made.stored.values()))
-                errors[name].append(sum(float(change.square().sum()) for change in changes))
-            replaced(trial, name, layer)
+                errors[name].append(error(name, made))
         own = [measured(Integers(8), parameter_of(m, Integers(8)).flatten(1), None)[0] for m in layers.values()]
         rest = base.after - sum(t.numel() * t.element_size() for stored in own for t in stored.values())
         least = rest + sum(min(sizes) for sizes in bytes_.values())

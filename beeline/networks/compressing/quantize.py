@@ -15,7 +15,7 @@ from beeline.core.declared import last_layer_of
 from beeline.core.ranges import Count, Range, Share, dataclass
 from beeline.core.rng import Rng
 from beeline.networks.adapters.delta import LAYERS, layers_of, weight_of
-from beeline.networks.compressing.activations.ranges import RangedProducts
+from beeline.networks.compressing.activations.ranges import InputRange, Largest, RangedProducts
 from beeline.networks.compressing.around import Corrected, IntegerProducts, Salient, Scaled, Smooth, Sparse
 from beeline.networks.compressing.compressed import Compressed, stored_bytes
 from beeline.networks.compressing.compressor import FINE, Moments, Plan, Probe
@@ -165,7 +165,11 @@ def SmoothQuant(exponent: Share = 0.5) -> Quantize:  # noqa: N802 - named as in 
     return Quantize(Scaled(IntegerProducts(), Smooth(exponent)))
 
 
-def TimeRanges(intervals: Annotated[int, Range(1, FINE)] = 8, exponent: Share = 0.5) -> Quantize:  # noqa: N802
+def TimeRanges(  # noqa: N802 - named as the formats
+    intervals: Annotated[int, Range(1, FINE)] = 8,
+    exponent: Share = 0.5,
+    ranges: InputRange = Largest(),  # noqa: B008 - it does not change
+) -> Quantize:
     """SmoothQuant with fixed ranges of the inputs, one for every interval of the time.
 
     Source: Shang et al. 2022, PTQ4DM (arXiv 2211.15736); So et al. 2023, TDQ (arXiv 2306.02316).
@@ -173,7 +177,7 @@ def TimeRanges(intervals: Annotated[int, Range(1, FINE)] = 8, exponent: Share = 
     >>> TimeRanges(4).form.form.intervals
     4
     """
-    return Quantize(Scaled(RangedProducts(intervals), Smooth(exponent)))
+    return Quantize(Scaled(RangedProducts(intervals, ranges), Smooth(exponent)))
 
 
 def LowRank(share: Share = 0.5, outputs: bool = True) -> Quantize:  # noqa: N802 - named as the formats

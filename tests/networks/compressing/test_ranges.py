@@ -1,10 +1,11 @@
 """Ranges of inputs by time against plain ranges."""
 
+import pytest
 import torch
 
 from beeline.config import build as config
 from beeline.core.rng import Rng
-from beeline.networks.compressing.activations.ranges import RangedProducts, at_times
+from beeline.networks.compressing.activations.ranges import LeastError, RangedProducts, at_times
 from beeline.networks.compressing.around import Scaled, Smooth
 from beeline.networks.compressing.compressor import FINE, Moments
 from beeline.networks.compressing.quantize import SmoothQuant, TimeRanges
@@ -95,3 +96,28 @@ def test_scaled_inputs_keep_their_ranges():
     stored = form.encode(W, moments)
     exact = x @ W.mT
     assert float((product(form, stored, x) - exact).norm() / exact.norm()) < 0.03
+
+
+@pytest.mark.parametrize(
+    "top, wanted, error", [(1, 1.224, 0.1902), (3, 1.952, 0.0469), (127, 3.92, 8.7e-5)], ids=["2 bits", "3", "8"]
+)
+def test_the_range_of_least_error_of_normal_numbers(top, wanted, error):
+    """That of uniform quantizers with an odd number of levels (J. Max 1960, for 3 levels; 127: by search)."""
+    x = torch.special.ndtri((torch.arange(50_000, dtype=torch.float64) + 0.5) / 50_000)
+    c = LeastError(300)(x, torch.tensor(6.0), top)
+    found = ((x / c * top).round().clamp(-top, top) * c / top - x).square().mean()
+    assert float(c) == pytest.approx(wanted, rel=0.02) and float(found) == pytest.approx(error, rel=0.05)
+
+
+def test_every_interval_has_its_own_range_of_least_error():
+    x, k = inputs(1), 4
+    moments = seen(x)
+    rows, times = moments.some
+    assert rows.shape == (96 * 5, 40) and {int(t) for t in times} == {int(FINE * t) for t in TIMES}
+    steps = RangedProducts(k, LeastError()).encode(W, moments)["steps"]
+    wide = RangedProducts(k).encode(W, moments)["steps"]
+    for i in range(k):
+        inside = x[(TIMES * FINE).long() * k // FINE == i]
+        wanted = LeastError()(inside, inside.abs().max(), 127) / 127
+        assert torch.allclose(steps[i], wanted) and steps[i] <= wide[i]
+    assert bool((steps < wide).any())

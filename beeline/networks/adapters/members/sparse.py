@@ -72,6 +72,45 @@ class Fourier(Delta):
 
 
 @dataclass(frozen=True)
+class WalshHadamard(Delta):
+    """A change with few coefficients of the Walsh-Hadamard transform of every row (QWHA).
+
+    W' = W + F T,  T [n,in] of +-n^(-1/2), n the next power of two, F [out,n] zero but at ``count`` places of every row
+    Of a base with few bits, ``networks.adapters.starts.cancelling`` starts it where it undoes most of the rounding.
+    Source: Jeon et al. 2025, "QWHA" (arXiv 2509.17428), here with equal counts for all rows.
+
+    >>> WalshHadamard(2).start(torch.zeros(3, 5))["coefficients"].shape
+    torch.Size([3, 2])
+    """
+
+    count: Count = 8  # coefficients of a row, or all if it has fewer
+
+    def start(self, w: Tensor) -> dict[str, Tensor]:
+        n = walsh_size(w.shape[1])
+        places = torch.stack([shuffled(n)[: self.count].sort().values for _ in w])
+        return {"coefficients": w.new_zeros(places.shape), "_places": places}
+
+    def weight(self, w: Tensor, p: Mapping[str, Tensor]) -> Tensor:
+        plane = p["coefficients"].new_zeros(len(w), walsh_size(w.shape[1]))
+        return w + walsh(plane.scatter_add(1, p["_places"], p["coefficients"]))[:, : w.shape[1]]
+
+
+def walsh_size(n: int) -> int:
+    """The next power of two."""
+    return 1 << (n - 1).bit_length()
+
+
+def walsh(x: Tensor) -> Tensor:
+    """The orthonormal Walsh-Hadamard transform of the last dimension, a power of two; it is its own inverse."""
+    n, step = x.shape[-1], 1
+    while step < n:
+        pairs = x.unflatten(-1, (-1, 2, step))
+        x = torch.stack([pairs[..., 0, :] + pairs[..., 1, :], pairs[..., 0, :] - pairs[..., 1, :]], -2).flatten(-3)
+        step *= 2
+    return x * n**-0.5
+
+
+@dataclass(frozen=True)
 class SVFT(Delta):
     """A change by a band of coefficients between the singular vectors of the weight.
 
