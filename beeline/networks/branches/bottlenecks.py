@@ -39,7 +39,7 @@ class Bottleneck(Branch):
     """
 
     rank: Count = 16
-    scale: Positive = 0.1
+    scale: Positive = 1.0  # of what is added; 0.1 in the paper
     both: bool = False  # a second one beside the mixing of tokens
     norm: bool = False  # normalise what it reads
 

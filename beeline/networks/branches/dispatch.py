@@ -78,8 +78,8 @@ class Dispatch(Branch):
     h' = h + m gate feed(h) + scale (U relu(D h + d) + u),  m = [w . u(h, t) + b > 0] for every token, U = u = 0
     In training m has Gumbel noise and the gradient of a sigmoid; the loss has the term
     2 mean over blocks of (mean m - rate)^2 + max(0, 0.1 - mean m).  All tokens take the feed at first, b = 5.
-    Without gradients the feed is evaluated for open tokens alone.  The paper holds the mean over all blocks at the
-    rate; here each block has it.
+    Without gradients the feed is evaluated for open tokens alone; their share without noise may differ from the rate by
+    a tenth or more.  The paper holds the mean over all blocks at the rate; here each block has it.
     Assumes blocks with a feed of every token by itself, FeedForward or SwiGLU.
     Source: Zhao et al. 2024, "Dynamic Tuning Towards Parameter and Inference Efficiency for ViT Adaptation" (arXiv
     2403.11808).
@@ -90,7 +90,7 @@ class Dispatch(Branch):
 
     rate: Share = 0.5  # of tokens that take the feed
     rank: Count = 16
-    scale: Positive = 0.1
+    scale: Positive = 1.0  # of what is added; 0.1 in the paper
     terms: ClassVar[Mapping[str, float]] = {"rate": 2.0}
 
     @property

@@ -66,7 +66,7 @@ class Frequency(Branch):
     rank: Count = 16
     cutoff: Annotated[float, Range(above=0.0, below=0.5)] = 0.3  # cycles a token; 0.5 is the highest
     last: Count | None = 3  # blocks behind which it stands; none: all
-    scale: Positive = 0.1  # at first; it is trained
+    scale: Positive = 1.0  # at first; it is trained, from 0.1 in the paper
 
     @property
     def places(self) -> Sequence[Place]:

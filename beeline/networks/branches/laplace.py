@@ -72,7 +72,7 @@ class PLaplace(Branch):
     p: Annotated[float, Range(least=1.0, most=4.0)] = 1.5  # 1.25 to 2.5 is usual
     mu: NonNegative = 0.1  # how much a token keeps of its own value
     rank: Count = 16
-    scale: Positive = 0.1
+    scale: Positive = 1.0  # of what is added; 0.1 in the paper
 
     @property
     def places(self) -> Sequence[Place]:

@@ -112,7 +112,7 @@ def test_a_bottleneck_stands_beside_blocks_of_one_part():
     made = moved(net, Bottleneck(4))
     h, told, out = net.stages(x, T)
     for k, block in enumerate(net.block):
-        h = block(h, *told[k]) + 0.1 * made.field.block[k].branches["whole"][0].funnel(h)
+        h = block(h, *told[k]) + made.field.block[k].branches["whole"][0].funnel(h)
     assert torch.allclose(made(x, T), out(h), atol=1e-6)
     joint = base(MMDiT, conditions={"label": {"classes": 3}}, single=1)
     cond = torch.tensor([0, 1, 2])
@@ -156,7 +156,7 @@ def test_what_acts_on_high_frequencies_is_given_to_their_funnel():
         wanted = 0.1 * (high @ torch.randn(16, 4)).relu() @ torch.randn(4, 16)
     layout = net.backbone.stages(X, T).told[0][1]
     adam = torch.optim.Adam(module.parameters(), 1e-2)
-    for _ in range(150):
+    for _ in range(100):
         loss = (module.added(net, None, z, layout) - wanted).square().mean()
         adam.zero_grad()
         loss.backward()
@@ -201,17 +201,17 @@ def test_shares_of_tokens_come_to_the_rate():
         net = method.networks(flow)["student"]
         objective, gates = (
             method.objective(flow),
-            torch.optim.Adam((p for p in net.parameters() if p.requires_grad), 2e-2),
+            torch.optim.Adam([p for p in net.parameters() if p.requires_grad], 2e-2),
         )
-        for step in range(300):
+        for step in range(200):
             loss = objective(net.train(), Batch(torch.randn(16, 1, 8, 8)), Rng(step))
             gates.zero_grad()
             loss.value.backward()
             gates.step()
     assert abs(float(loss.terms["rate"])) < 5e-3
     with torch.no_grad():
-        later = objective(net.eval(), Batch(X.repeat(20, 1, 1, 1)), Rng(0))
-    assert later.terms["rate"] < 0.15**2
+        later = objective(net.eval(), Batch(Rng(4).normal(torch.empty(64, 1, 8, 8))), Rng(0))
+    assert later.terms["rate"] < 0.2**2, "nearly so without noise, of 0.25 at first"
 
 
 def test_messages_are_those_of_attention_for_p_two_and_monotone_in_p():
