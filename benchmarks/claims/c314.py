@@ -23,9 +23,7 @@ def measure(rng: bl.Rng) -> list[Finding]:
     method = Shallow(2, Listed((1, 3)))
     small = method.apply(net, method.plan(net, probe), probe, rng)
     terms = ({}, {"output": 1.0}, {"output": 1.0, "features": 1.0})
-    plain, outputs, both = (
-        heldout(student(small, net, rng, STEPS, pictures=PICTURES, **more), rng) for more in terms
-    )
+    plain, outputs, both = (heldout(student(small, net, rng, STEPS, pictures=PICTURES, **more), rng) for more in terms)
     cut = heldout(small, rng)
     return [
         finding("velocities and tokens of the teacher (figure) against none", plain, both, cut, "no training"),
