@@ -1,6 +1,6 @@
 """Tokens after the first three of the four blocks of a small transformer of the digits, in which one block that is
 walked over depth in two equal steps takes their place: E |h_3 - h|^2 / E |h_3 - h_0|^2 on held-out digits, after 200
-steps of training on the tokens of the teacher.  Its loss is that of the end of the walk, from 0 to two random depths and
+steps of training on the tokens of the teacher.  Its loss is that of the end of a walk from 0 to two random depths and
 to 1 (flow walking), against flow matching between the paired tokens, against the last two of the three blocks left out,
 and against a block that is evaluated once.  A step of Euler's method costs one block."""
 

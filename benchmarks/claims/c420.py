@@ -1,8 +1,8 @@
 """Flow matching loss, with fixed noise, of a small transformer of the digits from which parts are taken away: first
 whole attentions and feeds, then heads.  A part is put back if the loss of one half of the held-out digits rises by more
-than 1 percent with it; the other half is reported.  Against the same numbers of parts with the least losses of their own
-removal; with no rise allowed, against the whole network; and with a head whose output was made
-noise, until the loss was 20 percent higher."""
+than 1 percent without it; the other half is reported.  Against the same numbers of parts with the least losses of their
+own removal; with no rise allowed, against the whole network; and with a head with noise in its output weights, so that
+the loss is 20 percent higher."""
 
 from __future__ import annotations
 

@@ -1,7 +1,6 @@
 """Velocities of a small transformer of the digits whose four blocks share weights two by two, after 100 steps of
 training on the states of its own sampling: with differences of rank 4 for each block (0.69 of the bytes) and without
-(0.55), each against the other forms of the same size.  Differences of rank 4 start as the nearest ones to what is left
-of every layer."""
+(0.55), and two blocks less with the bytes of the latter.  Differences start as the nearest ones of their rank."""
 
 from __future__ import annotations
 

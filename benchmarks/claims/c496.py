@@ -1,8 +1,8 @@
 """Velocities of a small transformer of the digits without the block that its output needs least (the smallest angle of
 velocities without it), after 100 steps of training of its neighbours: with the weights of the block added to theirs by
-coefficients of low rank that start at zero, W_n + (C A) W_removed + B D, against low-rank changes B D with as many numbers and
-against training all weights of the neighbours.  And two feeds that read the same and write where neither reads, where
-one of them can take over both exactly."""
+coefficients of low rank that start at zero, W_n + (C A) W_removed + B D, against low-rank changes B D with as many
+numbers and against training all weights of the neighbours.  And two feeds that read the same and write
+where neither reads: one of them can take over both exactly."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def least(net: nn.Module, probe: Probe) -> int:
 
 
 def taught(net: nn.Module, probe: Probe, k: int, rng: bl.Rng, prepare: Callable[[str, nn.Linear], None]) -> nn.Module:
-    """The network without block k, after training of what ``prepare`` makes trainable in the layers of the neighbours."""
+    """The network without block k, after training of what ``prepare`` makes trainable in its neighbours."""
     made: Any = copy.deepcopy(extracted(net, visits=[j for j in range(4) if j != k])).requires_grad_(False)
     with rng.fork("start").ambient():
         for j in (k - 1, k + 1):
