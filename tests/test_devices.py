@@ -1008,6 +1008,7 @@ def test_adaptations_with_samples_and_answers_of_the_base(device: torch.device) 
         of("distillations", "Adaptation", prior=1.0, keep=1.0, drawn=5, sampler=bl.Sampler(2)),
         of("distillations", "Unlearning", classes=(1,), push=1.0),
         of("distillations", "SideTuned", rank=4),
+        of("distillations", "Continued", teach=1.0),
     ):
         net = how.networks(flow)["student"]
         data = how.supply(flow, batch, batch, Rng(0))

@@ -142,7 +142,7 @@ CATALOGUE: dict[str, dict[str, str]] = {
     | entries.MAP_DISTILLATIONS
     | entries.GAME_DISTILLATIONS
     | _of("distillation.finetune", "PeRFlow", "ContrastTuned", "FeatureTuned", "GuidanceTuned")
-    | _of("distillation.adapting", "Adaptation", "BranchTraining", "Unlearning", "SideTuned", "Slimming")
+    | _of("distillation.adapting", "Adaptation", "BranchTraining", "Unlearning", "SideTuned", "Slimming", "Continued")
     | _of("distillation.controls.training", "ControlTraining"),
     "pair_filters": _of("distillation.store.filters", "Nearest", "LowestEnergy")
     | _of("runs.pairs.agreeing", "Agreeing"),

@@ -1,4 +1,4 @@
-"""Training of a small change of a flow on data."""
+"""Training on data of a small change of a flow, or of a flow that was made smaller."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from beeline.core.types import Batch, map_cond
 from beeline.distillation.feeds import Mixed
 from beeline.distillation.finetune import OnData
 from beeline.distillation.pairs import reflow_pairs
-from beeline.distillation.personal.responses import Kept, Responses, classes_of, drawn_classes
+from beeline.distillation.personal.responses import Kept, Responses, Taught, classes_of, drawn_classes
 from beeline.distillation.students import copied, error_space
 from beeline.fields.flow import Flow
 from beeline.networks.adapters.adapted import Adapted, adapted
@@ -38,14 +38,14 @@ from beeline.training.feed.microbatches import InMemory
 
 
 class ByFlowMatching(OnData):
-    """Base of methods that train a small part beside the weights of a flow, by flow matching on its data."""
+    """Base of methods that train a part beside the weights of a flow, or all of them, by flow matching on data."""
 
     drop: float
     sampler: Sampler
 
     @abstractmethod
     def changed(self, teacher: Flow) -> nn.Module:
-        """A copy of the network with the part, which alone is trained."""
+        """A copy of the network, in which what is trained requires gradients."""
 
     def networks(self, teacher: Flow) -> dict[str, nn.Module]:
         require(
@@ -181,6 +181,32 @@ class Slimming(ByFlowMatching):
             return made
 
         return replace(teacher, field=with_backbone(networks["student"], slim)), self.sampler
+
+
+@dataclass(frozen=True)
+class Continued(ByFlowMatching):
+    """Flow matching on the data of the teacher in which all weights are trained, for networks that were made smaller.
+
+    E |v(x_t, t, c) - (x1 - x0)|^2 + teach E |v(x_t, t, c) - v_teacher(x_t, t, c)|^2
+    The student is a copy of the teacher, or the smaller network that is given as the start of the run.  With teach = 0
+    no teacher is evaluated, and a step takes less time; its velocities help where data are few.
+    Source: Jha et al. 2023, "Large Language Model Distillation Doesn't Need a Teacher" (arXiv 2305.14864); with teach:
+    Kim et al. 2023, BK-SDM (arXiv 2305.15798).
+
+    >>> Continued().teach
+    0.0
+    """
+
+    teach: NonNegative = 0.0  # weight of the velocities of the teacher
+    drop: Share = 0.1  # of conditions
+    sampler: Sampler = field(default_factory=Sampler)  # of the student
+
+    def changed(self, teacher: Flow) -> nn.Module:
+        return copied(teacher)
+
+    def objective(self, teacher: Flow) -> Any:
+        plain = self.matching(teacher)
+        return Taught(copied(teacher).requires_grad_(False), plain, self.teach) if self.teach else plain
 
 
 @dataclass(frozen=True)

@@ -297,6 +297,7 @@ UNLISTED = {
     "beeline.data.showers:ShowerCodec": "what was learned of one set of showers",
     "beeline.networks.compressing.removal.slimming:Slimmed": "a network while Slimming trains it",
     "beeline.distillation.personal.responses:Responses": "an objective on the samples that Unlearning draws",
+    "beeline.distillation.personal.responses:Taught": "an objective on the samples that Continued draws",
     "beeline.distillation.personal.responses:Kept": "an objective on the samples that Adaptation draws",
     "beeline.training.optim.evolving:Evolution": "an argument of evolved, which trains without gradients",
     "beeline.couplings.watermark:TreeRing": "holds a secret, which no file is to keep",

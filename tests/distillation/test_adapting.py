@@ -9,8 +9,8 @@ from beeline.core.errors import BeelineError
 from beeline.core.rng import Rng
 from beeline.core.types import Batch
 from beeline.data.distributions.mixtures import GaussianMixture
-from beeline.distillation.adapting import Adaptation, Unlearning
-from beeline.distillation.personal.responses import Kept, Responses
+from beeline.distillation.adapting import Adaptation, Continued, Unlearning
+from beeline.distillation.personal.responses import Kept, Responses, Taught
 from beeline.fields.flow import Flow, Network
 from beeline.networks.adapters.delta import LoRA
 from beeline.networks.mlp import MLP
@@ -51,6 +51,27 @@ def test_without_a_prior_it_is_plain_training_bit_for_bit():
     assert Adaptation().objective(flow) == plain
     for a, b in zip(first.parameters(), second.parameters(), strict=True):
         assert torch.equal(a, b)
+
+
+def test_velocities_of_the_teacher_are_half_of_the_wanted_ones():
+    """E |v - a|^2 + E |v - b|^2 = 2 E |v - (a + b) / 2|^2 + E |a - b|^2 / 2, with equal gradients."""
+    flow, other = network(), network(width=16)
+    with Rng(4).ambient():
+        for p in other.field.parameters():
+            torch.nn.init.normal_(p, std=0.2)
+    assert Continued().objective(flow) == Adaptation().matching(flow)
+    both = replace(Continued(teach=1.0).objective(flow), objective=FlowMatching())
+    assert isinstance(both, Taught) and not any(p.requires_grad for p in both.base.parameters())
+    example = FlowMatching().examples(DATA, Rng(2), other.field)
+    with torch.no_grad():
+        middle = (example.v + flow.field(example.x, example.t, DATA.cond)) / 2
+    halves = 2 * (other.field(example.x, example.t, DATA.cond) - middle).square().mean()
+    loss = both(other.field, DATA, Rng(2)).value
+    parameters = list(other.field.parameters())
+    found, wanted = (torch.autograd.grad(value, parameters) for value in (loss, halves))
+    assert max(float((a - b).abs().max()) for a, b in zip(found, wanted, strict=True)) < 1e-5
+    small = Continued().networks(flow)["student"]
+    assert small is not flow.field and all(p.requires_grad for p in small.parameters())
 
 
 @pytest.mark.parametrize("data", [FIVE, replace(FIVE, cond={"label": torch.full((5,), 2)})], ids=["plain", "labelled"])

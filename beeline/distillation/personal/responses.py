@@ -117,6 +117,36 @@ class Kept(ObjectiveWrapper):
         return loss._replace(value=loss.value + self.strength * kept.value, terms=terms)
 
 
+@dataclass(frozen=True)
+class Taught(ObjectiveWrapper):
+    """An objective on data, with the answers of the base on the same states.
+
+    loss + strength E |v(x_t, t, c) - v_base(x_t, t, c)|^2
+    Both errors are those of one evaluation.
+    Source: Kim et al. 2023, BK-SDM (arXiv 2305.15798), without its terms of features.
+
+    >>> Taught(base=None).strength
+    1.0
+    """
+
+    base: Any  # the frozen field
+    objective: FlowMatching = field(default_factory=FlowMatching)
+    strength: NonNegative = 1.0
+
+    def heldout(self, times: TimeSampler) -> Any:
+        return heldout_of(self.objective, times)
+
+    def __call__(self, field: Any, batch: Batch, rng: Rng) -> Loss:
+        example = self.objective.examples(batch, rng, field)
+        predicted = evaluate_field(field, example.x, example.t, example.batch.cond)
+        with torch.no_grad():
+            wanted = evaluate_field(self.base, example.x, example.t, example.batch.cond)
+        loss = self.objective.compare(predicted, example)
+        taught = self.objective.compare(predicted, example._replace(v=wanted.to(example.v)))
+        terms = {**loss.terms, "taught": taught.value.detach()}
+        return loss._replace(value=loss.value + self.strength * taught.value, terms=terms)
+
+
 def drawn_classes(field: Any, n: int, like: Tensor, rng: Rng, name: str = "label", null: bool = False) -> Cond:
     """``n`` classes of a network, drawn evenly and on the device of ``like``; None where the class is no condition.
 
