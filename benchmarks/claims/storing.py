@@ -86,16 +86,16 @@ def velocity_change(method: Any, net: nn.Module, rng: bl.Rng) -> float:
 
 
 @functools.cache
-def digits(seed: Any) -> tuple[nn.Module, Probe, Probe]:
+def digits(seed: Any, depth: int = 4, steps: int = 300) -> tuple[nn.Module, Probe, Probe]:
     """A small transformer of the digits, and states of its sampling: to look at, and fresh ones."""
     rng = bl.Rng(seed)
     data = Digits()
     raw = data.load()[0]
     batch = data.modality().fit(raw).encode(raw)
     with rng.fork("network").ambient():
-        net = bl.Network(DiT((1, 8, 8), width=32, depth=4, heads=4))
+        net = bl.Network(DiT((1, 8, 8), width=32, depth=depth, heads=4))
     objective = bl.objectives.FlowMatching()
-    found = learn(net, objective, bl.Batch(batch.x1), rng.fork("fit"), steps=300, batch_size=64).backbone
+    found = learn(net, objective, bl.Batch(batch.x1), rng.fork("fit"), steps=steps, batch_size=64).backbone
     found = found.eval().requires_grad_(False)
     return found, *(pictures(found, rng.fork(name)) for name in ("probe", "fresh"))
 

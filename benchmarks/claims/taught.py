@@ -73,6 +73,6 @@ class Taught:
                 after(step)
         return self
 
-    def error(self) -> float:
+    def error(self, fresh: Probe | None = None) -> float:
         """The relative error of velocities over states that it has not seen."""
-        return change_of(self.net, self.old, states(self.old, self.rng.fork("fresh")))
+        return change_of(self.net, self.old, states(self.old, self.rng.fork("fresh")) if fresh is None else fresh)
