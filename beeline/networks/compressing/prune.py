@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from beeline.core.errors import require
 from beeline.core.ranges import Count, Range, dataclass
 from beeline.core.rng import Rng
+from beeline.networks.adapters.delta import Changed
 from beeline.networks.attention import SelfAttention
 from beeline.networks.compressing.compressed import stored_bytes
 from beeline.networks.compressing.compressor import Moments, Plan, Probe
@@ -92,7 +93,15 @@ def ordered(network: nn.Module, probe: Probe, score: UnitScore, share: float = 1
 
 
 def in_order(unit: Units, scores: Tensor) -> Tensor:
-    """Put units into the order of their scores in place, the highest first; the order of their inputs before."""
+    """Put units into the order of their scores in place, the highest first; the order of their inputs before.
+
+    Raises ValueError for adapters, whose numbers have an order of their own.
+    """
+    require(
+        not any(isinstance(m, Changed) for m in unit.module.modules()),
+        f"units of a {type(unit.module).__name__} with an adapter were to be put in order, and the numbers of the "
+        "adapter belong to the order before; merge the adapter first",
+    )
     order = scores.argsort(descending=True, stable=True).to(unit.last.weight.device)
     inputs = (order[:, None] * unit.size + torch.arange(unit.size, device=order.device)).flatten()
     unit.last.weight.copy_(unit.last.weight[:, inputs])

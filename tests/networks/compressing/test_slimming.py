@@ -13,6 +13,9 @@ from beeline.distillation.adapting import Slimming
 from beeline.fields.flow import Flow, Network
 from beeline.networks.adapters.adapted import Adapted
 from beeline.networks.adapters.delta import LoRA
+from beeline.networks.compressing.compressor import Call, Probe
+from beeline.networks.compressing.prune import Narrow
+from beeline.networks.compressing.quantize import int8
 from beeline.networks.compressing.removal.slimming import Slimmed
 from beeline.networks.compressing.removal.units import units_of
 from beeline.networks.dit import DiT
@@ -106,6 +109,18 @@ def test_settings_that_make_no_sense_are_refused():
             Slimmed(dit(), **more)
     with pytest.raises(BeelineError, match="without a flow transformer"):
         Slimmed(torch.nn.Linear(2, 2))
+
+
+def test_parts_of_weights_in_few_bits_and_of_adapters_are_refused():
+    plain, none = dit().requires_grad_(False), Probe([Call(X, T, None)])
+    small = int8().apply(plain, int8().plan(plain, none), none, Rng(0))
+    for use in (Slimmed, lambda net: Narrow(0.5).apply(net, None, none, Rng(0))):
+        with pytest.raises(
+            BeelineError, match=r"'block\.0\.mix\.out' stores its weight in few bits.*take parts away first"
+        ):
+            use(small)
+    with pytest.raises(BeelineError, match="merge the adapter first"):
+        Narrow(0.5).apply(Adapted(dit(), LoRA(2)), None, none, Rng(0))
 
 
 def test_gates_on_another_device():

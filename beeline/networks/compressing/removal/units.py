@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from beeline.core.errors import require
 from beeline.networks.attention import SelfAttention
 from beeline.networks.transformer.feeds import Dense, Gated
 from beeline.networks.transformer.plans.elastic import transformer_in
@@ -34,7 +35,10 @@ class Units:
 
 
 def units_of(network: nn.Module, whose: str) -> dict[str, Units]:
-    """The units of all attentions and feeds, by the name of their last layer."""
+    """The units of all attentions and feeds, by the name of their last layer.
+
+    Raises ValueError for weights in few bits.
+    """
     found: dict[str, Units] = {}
     for name, m in transformer_in(network, whose).named_modules():
         if isinstance(m, SelfAttention):
@@ -43,6 +47,12 @@ def units_of(network: nn.Module, whose: str) -> dict[str, Units]:
             end = "3" if isinstance(m, Dense) else "down"
             last: Any = m.get_submodule(end)
             found[f"{name}.{end}"] = Units(m, last, last.in_features)
+    for name, unit in found.items():
+        require(
+            "weight" in unit.last._parameters,
+            f"{whose} got a network whose layer {name!r} stores its weight in few bits, of which no part can be taken "
+            "away; take parts away first, and compress the result",
+        )
     return found
 
 
