@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import beeline as bl
-from benchmarks import adapt, chain, chart, compress, report
+from benchmarks import adapt, chain, chart, compress, controls, report
 from benchmarks.fewstep_parts import costs, worlds
 
 TINY = replace(worlds.MNIST, teacher_steps=4, batch=8, classifier=4, features=16)
@@ -32,12 +32,13 @@ def pages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     page = tmp_path / "docs" / "guides" / "small.md"
     page.parent.mkdir(parents=True)
     page.write_text("".join(f"before <!-- begin of {n}; generated --> old <!-- end of {n} --> after\n" for n in MARKS))
-    (page.parent / "compressing.md").write_text(page.read_text())
+    for other in ("compressing", "control"):
+        (page.parent / f"{other}.md").write_text(page.read_text())
     monkeypatch.setattr(report, "DOCS", tmp_path / "docs")
     return page
 
 
-MARKS = ("compress", "chain", "adapt")
+MARKS = ("compress", "chain", "adapt", "controls")
 
 
 def run(module: Any, monkeypatch: pytest.MonkeyPatch, *words: object) -> None:
@@ -67,6 +68,20 @@ def test_the_chain_is_measured_and_written(
         f"| one step, narrow, int8 | {last['bytes']:,} |" in pages.read_text()
         and chain.NARROW in chain.PICTURE.read_text()
     )
+
+
+@pytest.mark.slow
+def test_controls_are_measured_and_written(
+    digits: Path, pages: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(controls, "HINTS", ("Edges()",))
+    out = tmp_path / "controls.json"
+    words = ("--mnist", digits, "--models", tmp_path / "models", "--steps", 3, "--samples", 80, "--output", out)
+    run(controls, monkeypatch, *words, "--only", "T2IAdapter")
+    found = report.read(out)["figures"]["Edges()"]
+    assert set(found) == {controls.NONE, "T2IAdapter()"} and found["T2IAdapter()"]["weights"] > 0
+    run(controls, monkeypatch, "--page", "--output", out)
+    assert f"| {found[controls.NONE]['error']:.3f} |" in (pages.parent / "control.md").read_text()
 
 
 def test_a_text_is_written_between_its_marks(pages: Path) -> None:
