@@ -17,7 +17,7 @@ from beeline.core.errors import BeelineError, require
 from beeline.core.files import read_json, write_json, write_tensors
 from beeline.networks.adapters.adapted import Adapted
 from beeline.networks.adapters.amounts import amount_of
-from beeline.networks.adapters.delta import Changed, Delta, LoRA, changed_layers, weight_of
+from beeline.networks.adapters.delta import Changed, Delta, LoRA, changed_layers, layers_of, weight_of
 from beeline.networks.adapters.factors import Factors, factored
 from beeline.networks.adapters.inside import backbone_of, with_backbone
 from beeline.networks.adapters.members.low_rank import Difference, DoRA
@@ -106,12 +106,20 @@ def _settings(ranks: Mapping[str, int], length: bool) -> dict[str, Any]:
 
 def _own(net: Adapted, path: Path) -> Path:
     said = {"delta": config.describe(net.settings["delta"]), "layers": net.settings["layers"]}
-    tensors = {
-        key.replace(".changes.", ".change."): value for key, value in net.state_dict().items() if ".changes." in key
-    }
+    tensors = {key.replace(".changes.", ".change."): value for key, value in _numbers(net).items()}
     target = path if path.suffix else path / "adapter.safetensors"
     write_tensors(target, tensors, {DELTA: json.dumps(said)})
     return target
+
+
+def _numbers(net: Adapted) -> dict[str, Tensor]:
+    """The numbers of the outermost delta of a network, by names as where it is the only one."""
+    found: dict[str, Tensor] = {}
+    for name, layer in layers_of(net.field, net.settings["layers"]).items():
+        last: nn.Module = layer.changes[-1]  # type: ignore[union-attr,assignment,index]
+        plain = plain_name(f"field.{name}", net)
+        found |= {f"field.{plain}.changes.0.{key}": value for key, value in last.state_dict().items()}
+    return found
 
 
 @dataclass(frozen=True)
@@ -224,12 +232,14 @@ def _loaded_own(network: Any, opened: Opened, amount: float) -> tuple[nn.Module,
     assert opened.delta is not None and opened.numbers is not None
     delta, numbers = opened.delta, opened.numbers
     made = with_backbone(network, lambda net: Adapted(net, delta, opened.layers, amount))
-    wanted = {k: tuple(v.shape) for k, v in backbone_of(made).state_dict().items() if ".changes." in k}
-    other = [k for k, v in numbers.items() if wanted.get(k) != tuple(v.shape)]
+    inner: Any = backbone_of(made)
+    wanted = _numbers(inner)
+    other = [k for k, v in numbers.items() if k not in wanted or wanted[k].shape != v.shape]
     require(
         not other and len(numbers) == len(wanted),
         f"{opened.path} is for another base: it has {len(numbers)} tensors, the network takes {len(wanted)}; "
         f"{other[:3]} are unknown or of another size; give the base that it was trained for",
     )
-    backbone_of(made).load_state_dict(dict(numbers), strict=False)
+    for name, value in numbers.items():
+        wanted[name].copy_(value)
     return made, Match({}, (), {})

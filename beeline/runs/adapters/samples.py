@@ -45,7 +45,7 @@ class SamplesOf(DataSetBase):
             f"samples of {self.path} were to be data, and its conditions {sorted(known)} are more than a label; make "
             "samples with conditions by 'beeline sample', and give their file",
         )
-        more = {"label": [i % known["label"]["classes"] for i in seeds]} if known else {}
+        more: dict[str, Any] = {"label": [i % known["label"]["classes"] for i in seeds]} if known else {}
         return bundle.sample(len(seeds), seeds=list(seeds), seed=self.seed, **more)
 
     def modality(self) -> Modality:

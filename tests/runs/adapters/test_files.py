@@ -13,6 +13,7 @@ from beeline.networks.adapters.adapted import adapted, merged
 from beeline.networks.adapters.delta import LoRA, changed_layers, layers_of
 from beeline.networks.adapters.factors import Factors
 from beeline.networks.adapters.members.low_rank import DoRA
+from beeline.networks.adapters.members.mixture import Mixture
 from beeline.networks.adapters.members.sparse import SVFT
 from beeline.networks.dit import DiT
 from beeline.networks.unet import UNet
@@ -66,6 +67,18 @@ def test_the_own_form_is_read_bit_for_bit(tmp_path, delta):
     assert torch.equal(again(X, T), made(X, T))
     with pytest.raises(BeelineError, match="another base"):
         load(base(UNet), tmp_path / "file.safetensors")
+
+
+def test_files_of_the_own_form_are_stacked(tmp_path):
+    net = base()
+    deltas = [Mixture((LoRA(1), DoRA(1))), SVFT()]
+    files = [export(changed(net, delta), tmp_path / f"{k}.safetensors") for k, delta in enumerate(deltas)]
+    first = load(net, files[0])[0]
+    both = load(first, files[1])[0]
+    again = load(first, export(both, tmp_path / "outer.safetensors"))[0]  # the outermost alone
+    assert torch.equal(again(X, T), both(X, T)) and not torch.equal(both(X, T), first(X, T))
+    for k, layer in enumerate(changed_layers(both).values()):
+        assert [type(change.delta) for change in layer.changes] == [Mixture, SVFT], k
 
 
 def test_a_folder_of_peft_and_the_scales_of_every_tool(tmp_path):
