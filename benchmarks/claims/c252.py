@@ -25,9 +25,10 @@ from beeline.networks.transformer.plans.subset import Subset, share_of
 from beeline.objectives.matching import FlowMatching
 from beeline.objectives.subsets.draws import Listed
 from beeline.objectives.subsets.elastic import Elastic
+from beeline.training.optim.learning_rate import WarmupCosine
 from benchmarks.claims.elastic import alone, first, loss, losses, mean, sized
-from benchmarks.claims.small_transformers import same, trained
-from benchmarks.claims.toys import finding
+from benchmarks.claims.small_transformers import digits, same
+from benchmarks.claims.toys import finding, learn
 from benchmarks.claims.verdict import Finding
 
 METHOD = "AutoDistil: a supernet for every class of size, by relations of attention"
@@ -90,7 +91,7 @@ def measure(rng: bl.Rng) -> list[Finding]:
 
     def taught(pairs: Any, steps: int, relation: float = 0.0) -> list[float]:
         objective = Elastic(Taught(teacher=teacher, relation=relation), Listed(pairs, 1))
-        net = trained(first(rng.seed), same(rng), objective, steps)
+        net = learn(first(rng.seed), objective, digits()[0], same(rng), steps, 64, lr=WarmupCosine(3e-3, steps // 6))
         return losses(net, [sized(*pair) for pair in pairs])
 
     one, related = (taught(tuple(every), 3 * STEPS, relation) for relation in (0.0, 0.1))
