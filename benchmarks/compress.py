@@ -35,7 +35,8 @@ METHODS = (
     "Quantize(NormalFloat4())", "GPTQ(4)", "AWQ(4)", "SVDQuant(4, 4)", "Quantize(OffsetIntegers(3))",
     "GPTQ(3)", "Quantize(BitMoD(3))", "Quantize(SmallFloats(3, 2))", "Quantize(Signs(2))", "LowRank(0.5)",
     "SparseGPT(0.5)", "Quantize(Monarch(4, 2), rest=None)", "Narrow(0.5)", "Shallow(1)",
-    "Recovered(Quantize(Integers(2)), steps=100)", "Recovered(Narrow(0.5), steps=100)",
+    "Quantize(DenseSparse(0.5), rest=None, means=True)", "Recovered(Quantize(Integers(2)), steps=100)",
+    "Recovered(Quantize(StatsQ(2)), steps=100)", "Recovered(Narrow(0.5), steps=100)",
 )  # fmt: skip
 
 

@@ -25,7 +25,7 @@ RATES = (3e-3, 1e-2)  # of the small networks, of which the better one counts
 
 
 class FromCode(nn.Module):
-    """A network whose parameters are start + scale P z with fixed random P, and one code z for all of them."""
+    """A network whose parameters are scale P z with fixed random P, and one code z for all of them."""
 
     def __init__(self, net: nn.Module, length: int, rng: bl.Rng):
         super().__init__()

@@ -15,6 +15,7 @@ from beeline.networks.compressing.formats import Format, nonzero, pack, unpack
 from beeline.networks.compressing.rounding import damped, made_good
 
 BYTE = 256  # rows that an index of a byte can name
+DAMP = 0.01  # of the mean of the second moments of inputs
 
 
 @dataclass(frozen=True)
@@ -196,13 +197,13 @@ class DenseSparse(Format):
         atoms = k_svd((w * size).double(), self.atoms(*w.shape), n, self.rounds)
         index, values = pursued(atoms, w.double(), n)
         if moments is not None:
-            second = damped(moments.second, 0.01)
+            second = damped(moments.second, DAMP)
 
             def column(j: int, now: Tensor) -> Tensor:
                 index[:, j : j + 1], values[:, j : j + 1] = i, v = pursued(atoms, now[:, j : j + 1], n)
                 return (atoms[:, i[:, 0]] * v[:, 0]).sum(1)
 
-            made_good(w, moments.second, 0.01, column)
+            made_good(w, moments.second, DAMP, column)
             s = spread(index, values, atoms.shape[1])
             gram = damped(s @ second @ s.mT, 1e-9)
             atoms = torch.linalg.solve(gram, w.double() @ second @ s.mT, left=False)

@@ -168,8 +168,7 @@ class MeanSize:
     """To the nearest value, with a range that follows the mean size of a group; larger numbers take the last value.
 
     largest value = times mean |w|
-    With two bits it has half the error of a range that ends at the largest number, and with four it has more.  Training
-    through it moves its steps less.
+    With two bits it has half the error of a range that ends at the largest number, and with four it has more.
     Source: Liu et al. 2023, "Oscillation-free Quantization for Low-bit Vision Transformers" (arXiv 2302.02210), StatsQ.
 
     >>> MeanSize().times

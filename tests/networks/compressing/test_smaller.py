@@ -160,7 +160,8 @@ def test_training_that_makes_it_worse_is_undone():
 @pytest.mark.parametrize(
     "method",
     [GPTQ(3), AWQ(4), SVDQuant(3, 2), SmoothQuant(), SparseGPT(), MixedBits(0.28), Narrow(0.5), Shallow(1),
-     Recovered(Quantize(BitMoD(3)), steps=2), Recovered(LowRank(), steps=2)],
+     Recovered(Quantize(BitMoD(3)), steps=2), Recovered(LowRank(), steps=2),
+     Recovered(Quantize(DenseSparse(0.4, 2, rounds=2), rest=None), steps=2), Recovered(Quantize(StatsQ()), steps=2)],
     ids=repr,
 )  # fmt: skip
 def test_networks_on_another_device(method):
