@@ -1,5 +1,6 @@
 """A small transformer of the digits loses three quarters of its heads and hidden channels in 80 steps of training: they
-fade in three periods, against parts with the smallest weights that are taken away at once before equal training."""
+fade in three periods, against parts with the smallest weights that are taken away at once before equal training.
+The learning rate falls to zero, or is constant."""
 
 from __future__ import annotations
 
@@ -23,7 +24,11 @@ def measure(rng: bl.Rng) -> list[Finding]:
         finding("loss with a quarter of the parts: fading (figure) against taken away at once, then trained",
                 loss(tune(copy.deepcopy(few).requires_grad_(True), seed), seed), loss(small, seed), loss(few, seed),
                 "at once, without training"),
-        finding("the same, against 1.05 times the loss of the whole network, trained as long",
+        finding("the same at a constant learning rate",
+                loss(tune(copy.deepcopy(few).requires_grad_(True), seed, constant=True), seed),
+                loss(slim(tune(fading(net, seed), seed, constant=True)), seed), loss(few, seed),
+                "at once, without training"),
+        finding("at the falling rate, against 1.05 times the loss of the whole network, trained as long",
                 1.05 * loss(tune(copy.deepcopy(net).requires_grad_(True), seed), seed), loss(small, seed),
                 loss(few, seed), "at once, without training"),
         finding("change of velocities when what has faded is taken away, against 1e-5", 1e-5,

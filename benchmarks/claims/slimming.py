@@ -19,7 +19,7 @@ from beeline.networks.compressing.prune import in_order
 from beeline.networks.compressing.removal.slimming import Slimmed
 from beeline.networks.compressing.removal.units import units_of
 from beeline.networks.transformer.plans.elastic import SubNetwork
-from beeline.training.optim.learning_rate import WarmupCosine
+from beeline.training.optim.learning_rate import Constant, WarmupCosine
 from benchmarks.claims.small_transformers import MATCHING, digits, transformer
 from benchmarks.claims.toys import learn
 
@@ -44,10 +44,12 @@ def base(seed: int) -> bl.Network:
     return net.requires_grad_(False)
 
 
-def tune(net: Any, seed: int, style: Style = same, steps: int = STEPS, rate: float = RATE) -> Any:
-    """A network trained on the digits in a style."""
+def tune(
+    net: Any, seed: int, style: Style = same, steps: int = STEPS, rate: float = RATE, constant: bool = False
+) -> Any:
+    """A network trained on the digits in a style, at a learning rate that falls to zero or a constant one."""
     rng = bl.Rng(seed).fork("slimming", steps)
-    data, lr = bl.Batch(style(digits()[0].x1)), WarmupCosine(rate, steps // 8)
+    data, lr = bl.Batch(style(digits()[0].x1)), Constant(rate) if constant else WarmupCosine(rate, steps // 8)
     return learn(net, MATCHING, data, rng, steps=steps, batch_size=64, lr=lr)
 
 
