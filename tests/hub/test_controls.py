@@ -64,9 +64,9 @@ def test_controls_of_sd3_are_those_of_the_pipeline(sd3, zeros):
     assert (latents(guided, plain, x0) - wanted).abs().max() > 1e-3
 
 
-@pytest.mark.parametrize("pixels", [False, True])
-def test_controls_of_flux_are_those_of_the_pipeline(flux, pixels):
-    parts, side, more = flux.components, 8, {}
+@pytest.mark.parametrize(("pixels", "mode"), [(False, None), (False, 1), (True, None)])
+def test_controls_of_flux_are_those_of_the_pipeline(flux, pixels, mode):
+    parts, side, more = flux.components, 8, {} if mode is None else {"num_mode": 3}
     if pixels:  # a control of XLabs divides sides by 8, as its autoencoder does
         parts, side = {**parts, "vae": kl8()}, 64
         more = {"conditioning_embedding_channels": 4, "patch_size": 2}
@@ -74,11 +74,12 @@ def test_controls_of_flux_are_those_of_the_pipeline(flux, pixels):
     pipe = df.FluxControlNetPipeline(**parts, controlnet=control)
     pipe.set_progress_bar_config(disable=True)
     bundle = from_pipeline(df.FluxPipeline(**parts), height=side, width=side)
-    made, x0 = controlled(bundle, {"canny": control}, {"canny": 0.7}), bundle.start([3, 4])
+    modes = {} if mode is None else {"canny": mode}
+    made, x0 = controlled(bundle, {"canny": control}, {"canny": 0.7}, modes), bundle.start([3, 4])
     cond = {"prompt": PROMPTS, "guidance": 2.0, "canny": picture(side, side)}
     wanted = pipe(
         PROMPTS, control_image=picture(side, side), controlnet_conditioning_scale=0.7, height=side, width=side,
-        latents=pack(x0), num_inference_steps=3, guidance_scale=2.0, output_type="latent",
+        latents=pack(x0), num_inference_steps=3, guidance_scale=2.0, output_type="latent", control_mode=mode,
     ).images  # fmt: skip
     wanted = unpack(wanted, 8, 8)
     assert (latents(made, cond, x0) - wanted).abs().max() <= 1e-5 * wanted.abs().max()
