@@ -18,7 +18,6 @@ from beeline.data.latents.autoencoders import PatchChannels
 from beeline.data.latents.hints import OfPictures, with_hints
 from beeline.data.latents.modality import LatentImage
 from beeline.fields.flow import Flow, Network
-from beeline.networks.adapters.adapted import merged
 from beeline.networks.branches.dispatch import Dispatch
 from beeline.networks.controls.hints import Edges
 from beeline.networks.controls.with_control import controls_of
@@ -123,8 +122,8 @@ def test_a_branch_is_trained_saved_and_never_merged(digits, tmp_path, capsys):
     capsys.readouterr()
     assert run(["adapt", str(digits), "Bottlenek", *QUICK, "--out", str(tmp_path / "b")]) == 2
     assert "did you mean 'Bottleneck'" in capsys.readouterr().err
-    with pytest.raises(BeelineError, match="Dispatch was to be merged"):
-        merged(made.flow.field)
+    assert run(["lora", "merge", str(out), "--out", str(tmp_path / "m")]) == 2
+    assert "Dispatch was to be merged" in capsys.readouterr().err
 
 
 def test_pictures_of_hints_are_read_in_every_form():

@@ -9,7 +9,7 @@ from typing import Any
 
 from beeline.core.errors import require
 from beeline.core.files import sha256
-from beeline.networks.adapters.adapted import Adapted, merged
+from beeline.networks.adapters.adapted import WithAmount, merged
 from beeline.networks.adapters.inside import backbone_of
 from beeline.networks.adapters.merges import Merge, merged_networks
 from beeline.runs.adapters.files import load, read
@@ -23,7 +23,7 @@ def merge_files(
 
     Changes that add are independent of the order.  With a rule ``by``, the changes of all weights are merged by it
     instead.  Raises ValueError for another number of weights than files, for
-    files of another base, and for weights in few bits.
+    files of another base, for weights in few bits, and for a branch, which no weight can express.
     """
     require(
         not weights or len(weights) == len(files),
@@ -31,7 +31,7 @@ def merge_files(
     )
     field = bundle.flow.field
     require(
-        bool(files) or isinstance(backbone_of(field), Adapted),
+        bool(files) or isinstance(backbone_of(field), WithAmount),
         "no adapter was given, and the bundle has none inside; give files of adapters",
     )
     found, single = [], []
