@@ -128,6 +128,11 @@ def test_starts_and_other_deltas_beside_a_mixture():
         assert (after(X, T, LABELS) - one(X, T, LABELS)).abs().max() < 1e-5
         before = expert(after, 8)  # a delta after the mixture
         assert (before(X, T, LABELS) - one(X, T, LABELS)).abs().max() > 1e-3
+    with Rng(5).ambient():
+        heads = fixed(shaken(adapted(net, Mixture((LoRA(1), LoRA(2)), Task(3, heads=4)))), 1)
+        again = config.build(config.describe(heads))
+    again.load_state_dict(heads.state_dict())
+    assert torch.equal(again(X, T, LABELS), heads(X, T, LABELS)), "shares of blocks of outputs are stored"
     trained = {n.rsplit(".", 1)[1] for n, p in fixed(made).named_parameters() if p.requires_grad}
     assert trained == {"0/up", "0/down", "1/up", "1/down"}, "the mean of an inventory is trained on"
 

@@ -41,10 +41,11 @@ class Constant(Gate):
     tensor([[0.5000, 0.5000]])
     """
 
+    heads: Count = 1  # blocks of the outputs with shares of their own
     reads: ClassVar[bool] = False
 
     def start(self, into: int, count: int) -> dict[str, Tensor]:
-        return {"_shares": torch.full((1, count), 1 / count)}
+        return {"_shares": torch.full((self.heads, count), 1 / count)}
 
     def shares(self, x: Tensor, p: Mapping[str, Tensor]) -> Tensor:
         return p["_shares"]
@@ -215,6 +216,7 @@ def mixture(networks: Sequence[nn.Module], gate: Gate | None = None) -> nn.Modul
     Recognition" (arXiv 2310.13015), with the gate Token(compete=True).
     Raises ValueError for networks of other bases, other changed layers, or another amount than 1.
     """
+    require(bool(networks), "a mixture of no networks was asked for; give one or more adapted networks of one base")
     nets = [backbone_of(net) for net in networks]
     layers = [_changed(net) for net in nets]
     for k, (net, own) in enumerate(zip(nets, layers, strict=True)):
@@ -248,7 +250,7 @@ def fixed(network: nn.Module, task: Whole | None = None) -> nn.Module:
     Raises ValueError where there is no mixture with the gate Task, or no such task.
     """
 
-    def change(net: nn.Module) -> nn.Module:
+    def fix(net: nn.Module) -> nn.Module:
         delta = _mixture_of(net)
         gate = delta.gate
         require(
@@ -256,14 +258,15 @@ def fixed(network: nn.Module, task: Whole | None = None) -> nn.Module:
             f"the shares of the task {task} were to be fixed in a network with {delta!r}; give one with "
             "Mixture(gate=Task(n)) and a task below n, or None for the mean over tasks",
         )
-        before = [layer.changes[-1].numbers["gate/logits"].detach() for layer in changed_layers(net).values()]  # type: ignore[union-attr,operator,index]
-        made = _gated(net, replace(delta, gate=Constant()))
-        for layer, logits in zip(changed_layers(made).values(), before, strict=True):
-            every, last = logits.softmax(-1), layer.changes[-1]
-            last.register_buffer("_gate/_shares", every.mean(0) if task is None else every[task])  # type: ignore[operator]
+        assert isinstance(gate, Task)
+        before = {name: _stored(change)["gate/logits"].detach() for name, change in _mixed(net).items()}
+        made = _gated(net, replace(delta, gate=Constant(gate.heads)))
+        for name, change in _mixed(made).items():
+            every = before[name].softmax(-1)
+            _stored(change)["_gate/_shares"].copy_(every.mean(0) if task is None else every[task])
         return made
 
-    return with_backbone(network, change)
+    return with_backbone(network, fix)
 
 
 def regated(network: nn.Module, gate: Gate) -> nn.Module:
@@ -287,13 +290,19 @@ def _mixture_of(net: nn.Module) -> Mixture:
 
 def _gated(net: Any, delta: Mixture) -> nn.Module:
     """A network, changed in place, whose mixtures have the same experts and the gate of ``delta``."""
-    for name, layer in changed_layers(net).items():
-        last: Any = layer.changes[-1]
-        made = Change(delta, layer.own, last.amount, name.removeprefix("field."))
+    for name, last in _mixed(net).items():
+        layer = changed_layers(net)[name]
+        made = Change(delta, layer.own, last.amount, last.layer)
         _fill(made, delta, [of(_stored(last), str(k)) for k in range(len(delta.experts))])
         layer.changes[-1] = made
     net.settings["delta"] = delta
     return net  # type: ignore[no-any-return]
+
+
+def _mixed(net: nn.Module) -> dict[str, Change]:
+    """The changes by mixtures, by the names of their layers."""
+    every: Any = {name: layer.changes[-1] for name, layer in changed_layers(net).items()}
+    return {name: change for name, change in every.items() if isinstance(change.delta, Mixture)}
 
 
 def _fill(change: Any, delta: Mixture, experts: Sequence[Mapping[str, Tensor]]) -> None:
