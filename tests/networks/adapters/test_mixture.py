@@ -185,3 +185,11 @@ def test_refused():
             adapted(base(UNet), Mixture(gate=Token()))(X, T, LABELS)
     with pytest.raises(BeelineError, match="no mixtures"):
         Mixture((Mixture(gate=Token()),))
+
+
+def test_a_condition_of_another_name_is_refused():
+    net = Adapted(
+        MLP(2, width=8, depth=1, conditions={"label": {"classes": 3}}), Mixture(gate=Task(3, condition="kind"))
+    )
+    with pytest.raises(BeelineError, match=r"reads the condition 'kind'.*given \['label'\]"):
+        net(torch.zeros(2, 2), torch.zeros(2), {"label": torch.tensor([0, 1])})

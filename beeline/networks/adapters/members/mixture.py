@@ -85,7 +85,7 @@ class Task(Gate):
     """Shares of every task, which is a label of the condition, for ``heads`` blocks of the outputs.
 
     g_h = softmax(Z[task,h]), Z = 0 at first
-    Labels from ``tasks`` on, such as the null, and a condition without one, take the mean over tasks.  Changes are
+    Labels from ``tasks`` on, such as the null, and no condition at all, take the mean over tasks.  Changes are
     mixed, not their factors: the mean of the factors of LoRAs is another change.
     Source: Caccia et al. 2022, "Multi-Head Adapter Routing for Cross-Task Generalization" (arXiv 2211.03831), with
     changes in place of factors.
@@ -112,7 +112,13 @@ class Task(Gate):
             "the whole network, or fix its shares by fixed(network, task)",
         )
         assert given is not None
-        found: Any = given[0].get(self.condition) if isinstance(given[0], Mapping) else given[0]
+        cond: Any = given[0]
+        require(
+            not isinstance(cond, Mapping) or self.condition in cond,
+            f"the gate Task reads the condition {self.condition!r}, and the network was given {sorted(cond or ())}; "
+            "name one of these in condition=, or give no condition at all for the mean over tasks",
+        )
+        found: Any = cond[self.condition] if isinstance(cond, Mapping) else cond
         if found is None:
             return table[-1:].reshape(*[1] * (x.ndim - 1), self.heads, -1)
         require(
