@@ -42,6 +42,7 @@ fresh: $(READY)
 	$(BIN)/python -m benchmarks.adapt --page
 	$(BIN)/python -m benchmarks.compress --page
 	$(BIN)/python -m benchmarks.chain --page
+	$(BIN)/python -m benchmarks.controls --page
 	git diff --exit-code --stat -- docs || (echo "a generated page of docs is stale; commit the new one"; exit 1)
 
 # the documentation site, in site/; nothing is fetched, and a broken link is an error

@@ -90,8 +90,8 @@ class Task(Gate):
     Source: Caccia et al. 2022, "Multi-Head Adapter Routing for Cross-Task Generalization" (arXiv 2211.03831), with
     changes in place of factors.
 
-    >>> Task(3).shares(torch.zeros(2, 4), Task(3).start(4, 2))
-    tensor([[[0.5000, 0.5000]]])
+    >>> Task(3).start(4, 2)["logits"].shape  # tasks, heads, changes
+    torch.Size([3, 1, 2])
     """
 
     tasks: Count = 10
