@@ -91,7 +91,6 @@ ROWS = (
     Row("Reflections({})", (4,)), Row("MiSS({})", (1, 2, 4)), Row("PHM({})", (2, 4, 8)),
     Row("Gated(LoRA({}))", RANKS), Row("NullSpace({})", RANKS), Row("Peft('HRA', {{'r': {}}})", (2, 4)),
     Row("Peft('OFT', {{'r': 0, 'oft_block_size': {}}})", (2, 4, 8)),
-    Row("Peft('BOFT', {{'boft_block_size': {}}})", (2, 4)),
     Row("Peft('Vera', {{'r': {}}})", (8, 64)), Row("Peft('FourierFT', {{'n_frequency': {}}})", (225, 250), PLACES[:1]),
     Row("Peft('Miss', {{'r': {}}})", (2, 4)), Row("Peft('LoHa', {{'r': {}}})", RANKS),
     Row("Peft('LoKr', {{'r': {}}})", (2, 4)), Row("Peft('RandLora', {{'r': {}}})", (8, 16)),
