@@ -61,12 +61,13 @@ def extract(tuned: nn.Module, base: nn.Module, rank: int | None = None, energy: 
     made = copy.deepcopy(base)
     most = max(f.rank for f in near.values())
     caps = {name: min(most, *d.shape) for name, d in changes.items()}  # one LoRA for layers of one rank
-    for depth, cap in enumerate(sorted(set(caps.values()), reverse=True)):
+    kinds = sorted(set(caps.values()), reverse=True)
+    for depth, cap in enumerate(kinds):
         made = Adapted(made, LoRA(cap), [f".{'field.' * depth}{n}" for n in sorted(caps) if caps[n] == cap])
     assert isinstance(made, Adapted)
     with torch.no_grad():
-        for full, layer in changed_layers(made).items():
-            found, numbers = near[full.split("field.")[-1]], _numbers(layer)
+        for name, found in near.items():
+            numbers = _numbers(made.get_submodule("field." * len(kinds) + name))
             numbers["up"].zero_()[:, : found.rank] = found.up.float()
             numbers["down"].zero_()[: found.rank] = found.down.float()
     states, weights = (tuned.state_dict(), base.state_dict()), {f"{name}.weight" for name in changes}

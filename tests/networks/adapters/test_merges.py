@@ -219,6 +219,10 @@ def test_a_change_is_extracted_with_its_floor():
     small = extract(wide, net, energy=1.0)
     assert small.limited == {last.removesuffix(".weight"): 2}
     assert (small.network(X, T) - wide(X, T)).abs().max() <= 1e-5
+    inside, other = (Adapted(copy.deepcopy(n), LoRA(2)) for n in (net, wide))
+    other.load_state_dict({k: v for k, v in inside.state_dict().items() if ".changes." in k}, strict=False)
+    again = extract(other, inside, energy=1.0)
+    assert (again.network(X, T) - other(X, T)).abs().max() <= 1e-5, "a base with an adapter inside"
     with pytest.raises(BeelineError, match="no change to extract"):
         extract(net, net)
 
