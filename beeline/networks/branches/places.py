@@ -69,8 +69,9 @@ class Inputs:
         found = ({"inp": WHOLE} if self.data else {}) | ({"text": TOKENS} if streams else {})
         require(
             bool(found),
-            f"{type(branch).__name__} got data={self.data} for a {type(net).__name__} without tokens of conditions, "
-            "and would stand nowhere; set data=true, or use a network such as MMDiT",
+            f"{type(branch).__name__} got data={self.data} and conditions={self.conditions} for a "
+            f"{type(net).__name__}, and would stand nowhere; set data=true, or conditions=true for a network with "
+            "tokens of conditions, such as MMDiT",
         )
         return found
 
