@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 
 from beeline.core.errors import BeelineError, require
 
@@ -253,10 +253,15 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    from safetensors.torch import load_file
+    return read_with_header(path)[1]
 
+
+def read_with_header(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """The texts in the header of a safetensors file, and its tensors; ValueError where it is missing or damaged."""
     try:
-        return dict(load_file(path))
+        with safe_open(path, "pt") as file:
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a mapping
+            return dict(file.metadata() or {}), tensors
     except FileNotFoundError:
         raise BeelineError(
             f"there is no file {path}; a bundle keeps its weights there: copy the whole directory"

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - its usual name
-from torch import Tensor, nn
+from torch import Tensor
 
 import beeline as bl
 from beeline.networks.adapters.adapted import adapted
@@ -96,19 +96,3 @@ def against(
     pictures = f"{FEW} pictures" if few else "all pictures"
     return finding(f"loss, {style.__name__}, {pictures}: {name} ({count} numbers against {size})", rival, own,
                    before(seed, style), "not adapted")  # fmt: skip
-
-
-def kept_bytes(net: nn.Module, x1: Tensor) -> float:
-    """Bytes of a training step beside the weights: what the backward pass needs, gradients, and moments of AdamW."""
-    weights = {p.untyped_storage().data_ptr() for p in net.parameters()}
-    seen: dict[int, int] = {}
-
-    def note(saved: Tensor) -> Tensor:
-        if saved.untyped_storage().data_ptr() not in weights:
-            seen[saved.untyped_storage().data_ptr()] = saved.untyped_storage().nbytes()
-        return saved
-
-    with torch.autograd.graph.saved_tensors_hooks(note, lambda saved: saved):
-        out = net(x1, torch.linspace(0, 1, len(x1)))
-    del out
-    return float(sum(seen.values()) + 3 * 4 * numbers(net))

@@ -7,12 +7,13 @@ import copy
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 import beeline as bl
 from beeline.networks.adapters.inside import with_backbone
 from beeline.networks.side.reading import DepthReader
 from benchmarks.claims.deltas import base, changed, distance, lora_of, numbers, tune
+from benchmarks.claims.memory import kept_bytes
 from benchmarks.claims.verdict import Finding
 
 METHOD = "READ: a recurrent network over the depth of a frozen one"
@@ -25,7 +26,8 @@ def measure(rng: bl.Rng) -> list[Finding]:
         reader = with_backbone(base(seed), lambda net: DepthReader(net, 64, 16))
         last = with_backbone(base(seed), lambda net: LastReader(net, 64, 16))
     rival = changed(lora_of(numbers(reader), seed), seed)
-    held = [kept_bytes(net) for net in (rival, reader, copy.deepcopy(base(seed)).requires_grad_(True))]
+    whole, x = copy.deepcopy(base(seed)).requires_grad_(True), torch.zeros(256, 2)
+    held = [kept_bytes(net, x) for net in (rival, reader, whole)]
     reader, last, rival = (tune(net, seed) for net in (reader, last, rival))
     raw, lora = distance(base(seed), seed), distance(rival, seed)
     return [
@@ -65,19 +67,3 @@ class LastReader(DepthReader):
                 h = block(h, *told)
         out: Tensor = stages.out(h + self.up(self.cell(self.down(h))), *stages.told[-1])
         return out
-
-
-def kept_bytes(net: nn.Module) -> float:
-    """Bytes beside weights that a forward pass keeps."""
-    weights = {p.untyped_storage().data_ptr() for p in net.parameters()}
-    seen: dict[int, int] = {}
-
-    def note(saved: Tensor) -> Tensor:
-        if saved.untyped_storage().data_ptr() not in weights:
-            seen[saved.untyped_storage().data_ptr()] = saved.untyped_storage().nbytes()
-        return saved
-
-    with torch.autograd.graph.saved_tensors_hooks(note, lambda saved: saved):
-        out = net(torch.zeros(256, 2), torch.linspace(0, 1, 256))
-    del out
-    return float(sum(seen.values()))

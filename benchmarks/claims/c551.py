@@ -11,7 +11,7 @@ import beeline as bl
 from beeline.data.image_files import Digits
 from beeline.networks.dit import DiT
 from beeline.networks.side.bits import saved_in_bits
-from benchmarks.claims.c027 import kept_bytes as kept
+from benchmarks.claims.memory import kept_bytes
 from benchmarks.claims.toys import learn
 from benchmarks.claims.verdict import Finding
 
@@ -29,7 +29,7 @@ def measure(rng: bl.Rng) -> list[Finding]:
         objective = bl.objectives.FlowMatching()
         with saved_in_bits(net) if lean else contextlib.nullcontext(), rng.fork("rounding").ambient():
             net.backbone.inner.out.weight.data += 0.05 * rng.fork("out").normal(net.backbone.inner.out.weight)
-            size = kept(Points(net))
+            size = kept_bytes(Points(net), torch.zeros(256, 2))
             loss = objective(net, bl.Batch(x[:256]), rng.fork("gradient"))
             loss.value.backward()
             g = torch.cat([p.grad.flatten() for p in net.parameters() if p.grad is not None])

@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from beeline.config import build as config
 from beeline.config.settings import shown
-from beeline.core.errors import BeelineError, nearest, require
-from beeline.core.files import write_tensors
+from beeline.core.errors import nearest, require
+from beeline.core.files import read_with_header, write_tensors
 from beeline.core.rng import Rng
 from beeline.data.latents.hints import with_hints
 from beeline.distillation.controls.training import with_named_null
@@ -103,15 +102,7 @@ def _read(path: Path) -> tuple[Path, dict[str, Any], dict[str, Tensor]]:
     """The file, the settings of its control, and its numbers."""
     path = path / FILE if path.is_dir() else path
     require(path.is_file(), f"there is no file {path}; give the {FILE} that 'beeline adapt' leaves beside its bundle")
-    try:
-        with safe_open(path, "pt") as file:
-            header = dict(file.metadata() or {})
-            numbers = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a mapping
-    except (SafetensorError, OSError, ValueError) as error:
-        raise BeelineError(
-            f"{path} cannot be read as a control ({str(error).splitlines()[0]}); it is no .safetensors file, or was "
-            "cut while being copied: copy it again"
-        ) from None
+    header, numbers = read_with_header(path)
     require(
         HEADER in header,
         f"{path} holds {len(numbers)} tensors, such as {', '.join(sorted(numbers)[:2])}, and no control of Beeline; "

@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from beeline.config import build as config
-from beeline.core.errors import BeelineError, require
-from beeline.core.files import read_json, write_json, write_tensors
+from beeline.core.errors import require
+from beeline.core.files import read_json, read_with_header, write_json, write_tensors
 from beeline.networks.adapters.adapted import Adapted
 from beeline.networks.adapters.amounts import amount_of
 from beeline.networks.adapters.delta import Changed, Delta, LoRA, changed_layers, layers_of, weight_of
@@ -151,14 +150,7 @@ def read(path: str | Path) -> Opened:
         "wrote it",
     )
     require(path.is_file(), f"there is no file {path}; check the path")
-    try:
-        with safe_open(path, "pt") as file:
-            header = dict(file.metadata() or {})
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a mapping
-    except (SafetensorError, OSError, ValueError) as error:
-        raise BeelineError(
-            f"{path} is damaged ({str(error).splitlines()[0]}); it was probably cut while being copied: copy it again"
-        ) from None
+    header, tensors = read_with_header(path)
     if DELTA in header:
         said = json.loads(header[DELTA])
         numbers = {key.replace(".change.", ".changes."): value for key, value in tensors.items()}

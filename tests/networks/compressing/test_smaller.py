@@ -8,6 +8,8 @@ import torch
 from beeline.config import build as config
 from beeline.core.errors import BeelineError
 from beeline.core.rng import Rng
+from beeline.networks.compressing.activations.ranges import LeastError
+from beeline.networks.compressing.around import Scaled
 from beeline.networks.compressing.compressed import Compressed, stored_bytes
 from beeline.networks.compressing.compressor import Call, Probe
 from beeline.networks.compressing.factors import DenseSparse, Signs
@@ -15,8 +17,21 @@ from beeline.networks.compressing.formats import Integers
 from beeline.networks.compressing.levels import BitMoD, StatsQ
 from beeline.networks.compressing.mixed import MixedBits, allocated
 from beeline.networks.compressing.prune import Narrow, Shallow
-from beeline.networks.compressing.quantize import AWQ, GPTQ, LowRank, Quantize, SmoothQuant, SparseGPT, SVDQuant, int8
+from beeline.networks.compressing.quantize import (
+    AWQ,
+    GPTQ,
+    LowRank,
+    Quantize,
+    SmoothQuant,
+    SparseGPT,
+    SVDQuant,
+    TimeRanges,
+    int8,
+)
 from beeline.networks.compressing.recover import Recovered, latent, settled
+from beeline.networks.compressing.weights.entropy import EntropyCoded
+from beeline.networks.compressing.weights.sensitivity import Curvature
+from beeline.networks.compressing.weights.trained_scales import TrainedScales
 from beeline.networks.dit import DiT
 from beeline.networks.transformer.feeds import SwiGLU
 from tests.second_device import DEVICE, second_device
@@ -161,7 +176,9 @@ def test_training_that_makes_it_worse_is_undone():
     "method",
     [GPTQ(3), AWQ(4), SVDQuant(3, 2), SmoothQuant(), SparseGPT(), MixedBits(0.28), Narrow(0.5), Shallow(1),
      Recovered(Quantize(BitMoD(3)), steps=2), Recovered(LowRank(), steps=2),
-     Recovered(Quantize(DenseSparse(0.4, 2, rounds=2), rest=None), steps=2), Recovered(Quantize(StatsQ()), steps=2)],
+     Recovered(Quantize(DenseSparse(0.4, 2, rounds=2), rest=None), steps=2), Recovered(Quantize(StatsQ()), steps=2),
+     Quantize(EntropyCoded(), rest=None, kept=True), Quantize(Scaled(Integers(4), TrainedScales(3))),
+     MixedBits(0.28, errors=Curvature(2)), TimeRanges(2, ranges=LeastError(10))],
     ids=repr,
 )  # fmt: skip
 def test_networks_on_another_device(method):

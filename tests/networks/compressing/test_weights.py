@@ -5,21 +5,19 @@ import torch
 
 from beeline.core.errors import BeelineError
 from beeline.core.rng import Rng
-from beeline.networks.compressing.activations.ranges import LeastError
 from beeline.networks.compressing.around import IntegerProducts, Salient, Scaled
-from beeline.networks.compressing.compressor import Call, Probe
+from beeline.networks.compressing.compressor import Call
 from beeline.networks.compressing.factors import Signs
 from beeline.networks.compressing.formats import Integers, OffsetIntegers
 from beeline.networks.compressing.levels import BitMoD
 from beeline.networks.compressing.mixed import MixedBits
 from beeline.networks.compressing.packed import packed
-from beeline.networks.compressing.quantize import Quantize, TimeRanges
+from beeline.networks.compressing.quantize import Quantize
 from beeline.networks.compressing.weights.entropy import EntropyCoded, code_lengths, code_words
 from beeline.networks.compressing.weights.sensitivity import Curvature, Measured
 from beeline.networks.compressing.weights.trained_scales import TrainedScales, rounded
 from tests.networks.compressing.test_calibrated import decoded, gauss, loud, output_error
-from tests.networks.compressing.test_smaller import T, X, again, applied, dit, error, probe
-from tests.second_device import DEVICE, second_device
+from tests.networks.compressing.test_smaller import T, X, again, applied, dit
 
 
 def test_every_bfloat16_is_found_again():
@@ -136,19 +134,3 @@ def test_bits_by_curvature_meet_a_share_of_the_bytes():
     assert torch.equal(again(made)(X, T), made(X, T))
     small = [name for name, form in zip(made.formats, made.layers, strict=True) if "block.1.mix.out" in form]
     assert small == [Integers(2)]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "method",
-    [Quantize(EntropyCoded(), rest=None, kept=True), Quantize(Scaled(Integers(4), TrainedScales(3))),
-     MixedBits(0.28, errors=Curvature(2)), TimeRanges(2, ranges=LeastError(10))],
-    ids=repr,
-)  # fmt: skip
-def test_networks_on_another_device(method):
-    plain = error(applied(method, dit()), dit())
-    with second_device():
-        net = dit().to(DEVICE)
-        calls = [Call(*(part if part is None else part.to(DEVICE) for part in call)) for call in probe().calls]
-        there = method.apply(net, method.plan(net, Probe(calls)), Probe(calls), Rng(0)).cpu()
-    assert error(there, dit()) == pytest.approx(plain, rel=0.02)
