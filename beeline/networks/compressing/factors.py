@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - its usual name
@@ -195,12 +195,13 @@ class DenseSparse(Format):
         n = min(self.nonzeros, w.shape[1])
         size = w.new_ones(w.shape[1]) if moments is None else nonzero(moments.second.diagonal().sqrt()).to(w)
         atoms = k_svd((w * size).double(), self.atoms(*w.shape), n, self.rounds)
-        index, values = pursued(atoms, w.double(), n)
+        chosen = pursuit(atoms, n)
+        index, values = chosen(w.double())
         if moments is not None:
             second = damped(moments.second, DAMP)
 
             def column(j: int, now: Tensor) -> Tensor:
-                index[:, j : j + 1], values[:, j : j + 1] = i, v = pursued(atoms, now[:, j : j + 1], n)
+                index[:, j : j + 1], values[:, j : j + 1] = i, v = chosen(now[:, j : j + 1])
                 return (atoms[:, i[:, 0]] * v[:, 0]).sum(1)
 
             made_good(w, moments.second, DAMP, column)
@@ -219,20 +220,25 @@ def spread(index: Tensor, values: Tensor, atoms: int) -> Tensor:
     return values.new_zeros(atoms, values.shape[1]).scatter_add(0, index.long(), values)
 
 
-def pursued(atoms: Tensor, w: Tensor, nonzeros: int) -> tuple[Tensor, Tensor]:
-    """The atoms [nonzeros,in] and coefficients of every column of w, by orthogonal matching pursuit."""
+def pursuit(atoms: Tensor, nonzeros: int) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
+    """Orthogonal matching pursuit: w [out,in] -> the atoms [nonzeros,in] and the coefficients of its columns."""
     size = nonzero(atoms.norm(dim=0))
     unit = atoms / size
-    gram, wanted = unit.mT @ unit, unit.mT @ w
-    rest, index = w, torch.empty(0, w.shape[1], dtype=torch.long, device=w.device)
-    values = w.new_empty(0, w.shape[1])
-    for n in range(1, nonzeros + 1):
-        fits = (unit.mT @ rest).abs().scatter(0, index, -1.0)
-        index = torch.cat([index, fits.argmax(0)[None]])
-        blocks = gram[index.mT[:, :, None], index.mT[:, None, :]] + 1e-10 * torch.eye(n, dtype=w.dtype, device=w.device)
-        values = torch.linalg.solve(blocks, wanted.gather(0, index).mT[..., None])[..., 0].mT
-        rest = w - unit @ spread(index, values, unit.shape[1])
-    return index, values / size[index]
+    gram = unit.mT @ unit
+
+    def chosen(w: Tensor) -> tuple[Tensor, Tensor]:
+        rest, wanted = w, unit.mT @ w
+        index = torch.empty(0, w.shape[1], dtype=torch.long, device=w.device)
+        values = w.new_empty(0, w.shape[1])
+        for n in range(1, nonzeros + 1):
+            fits = (unit.mT @ rest).abs().scatter(0, index, -1.0)
+            index = torch.cat([index, fits.argmax(0)[None]])
+            blocks = gram[index.mT[:, :, None], index.mT[:, None, :]] + 1e-10 * torch.eye(n).to(gram)
+            values = torch.linalg.solve(blocks, wanted.gather(0, index).mT[..., None])[..., 0].mT
+            rest = w - unit @ spread(index, values, unit.shape[1])
+        return index, values / size[index]
+
+    return chosen
 
 
 def k_svd(w: Tensor, count: int, nonzeros: int, rounds: int) -> Tensor:
@@ -240,7 +246,7 @@ def k_svd(w: Tensor, count: int, nonzeros: int, rounds: int) -> Tensor:
     begin = torch.linspace(0, w.shape[1] - 1, count, device=w.device).round().long()
     atoms = w[:, begin].clone()
     for _ in range(rounds):
-        index, values = pursued(atoms, w, nonzeros)
+        index, values = pursuit(atoms, nonzeros)(w)
         sparse = spread(index, values, count)
         rest = w - atoms @ sparse
         for k in range(count):

@@ -27,7 +27,7 @@ from beeline.objectives.subsets.draws import WHOLE, AnyPart, PartDraws
 class Elastic(ObjectiveWrapper):
     """An objective whose network is other parts of the weights in every step: fewer heads, hidden channels and visits.
 
-    mean over the parts of a step of  own L(v_part, v) + distilled L(v_part, stop(v_whole));  L(v, v) for the whole
+    mean over the parts of a step of  own L(v_part, v) + distilled L(v_part, stop(v_whole)),  of the whole L(v_whole, v)
     L compares two velocities as the objective does.  Every part can then be used: ``networks.SubNetwork`` or
     ``bundle.subnetwork(width=0.5)``.  Costs one pass for every part, and with ``distilled`` one without gradients
     where the whole network is not among them.  The held-out loss is that of the whole network.

@@ -165,8 +165,10 @@ class Greedy:
         alone = {k: change([k], HALF) for k in range(blocks)}
         made: dict[int, str] = {}
         for k in sorted(alone, key=lambda k: alone[k]):
+            if len(made) == remove:
+                break
             error = change([*made, k], HALF) if made else alone[k]
-            if len(made) < remove and error <= self.tolerance:
+            if error <= self.tolerance:
                 made[k] = f"removed, with an error of {error:.3g}, and {change([*made, k], OTHER):.3g} on other states"
         least = min(alone.values())
         require(
