@@ -26,9 +26,9 @@ def controlled(
     ``controls`` are ``FluxControlNetModel`` or ``SD3ControlNetModel``; they are moved to the device of the network, in
     its precision.  Their hints are pictures under their names: ``made.sample(4, prompt="...", canny="edges.png")``.
     ``strengths`` are numbers, or windows of time (``networks.adapters.amounts``), 1 where none is given; ``modes`` are
-    numbers of the kind of hint for those that were trained on several (union).
+    numbers of the kind of hint for those that were trained on several (union), which need one.
 
-    Raises ValueError for another family, and for controls of another one.
+    Raises ValueError for another family, for controls of another one, and for modes that a control has not.
     """
     require(
         bool(controls) and isinstance(bundle.modality, Prompted),

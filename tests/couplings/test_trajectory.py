@@ -34,7 +34,10 @@ def test_variance_is_one_and_low_frequencies_move_with_the_boxes() -> None:
     assert abs(float(x.var()) - 1) < 0.006
     h = source.kept(SIZE)
     assert float((h.square() + (1 - h).square()).min()) < 0.51, "the weights H and 1 - H lose half of some frequencies"
-    assert float(h.square().mean()) == pytest.approx(0.0026, abs=3e-4), "few frequencies are those of the patch"
+    d2 = (0.125 / 0.1) ** 2 + (
+        0.25 / 0.25
+    ) ** 2  # one wave in 16 frames is 1/8 of the largest frequency, 3 in 24 are 1/4
+    assert float(h[1, 3, 0]) == pytest.approx(1 / (1 + d2**4), rel=1e-5) and h[1, 3, 0] == h[-1, 0, -3]
     assert abs(along(x, source, 0, 8)) < 0.05, "single pixels do not agree"
     assert along(low(x, source), source, 0, 8) > 0.3 > 0.2 > abs(along(low(plain, source), source, 0, 8))
     every = Trajectory(BOXES, 99.0, 99.0)

@@ -118,11 +118,18 @@ def test_other_controls_are_refused(flux, sd3):
     control = control_of(df.SD3ControlNetModel, sd3.transformer, 1)
     bundle = from_pipeline(flux, height=8, width=8)
     right = control_of(df.FluxControlNetModel, flux.transformer, 3, num_single_layers=1)
+    several = control_of(df.FluxControlNetModel, flux.transformer, 3, num_single_layers=1, num_mode=3)
     made = controlled(bundle, {"a": right})
     for call, message in (
         (lambda: controlled(bundle, {"a": control}), "'a' is a SD3ControlNetModel, and the family flux"),
         (lambda: controlled(made, {"a": right}), "field Controlled .*give all controls at once"),
         (lambda: controlled(bundle, {"a": right}, {"b": 1.0}), "no control 'b'"),
+        (
+            lambda: controlled(bundle, {"a": right}, modes={"a": 0}),
+            "modes=.'a': 0.*one kind of hints.*none for a single",
+        ),
+        (lambda: controlled(bundle, {"a": several}), "modes=.., and was trained on 3 kinds"),
+        (lambda: controlled(bundle, {"a": several}, modes={"a": 3}), "modes=.'a': 3.*from 0"),
         (lambda: controlled(bundle, {}), "controls=.. were given"),
         (lambda: made.condition({"prompt": "a", "b": picture(8, 8)}, 1), "condition 'b'"),
     ):

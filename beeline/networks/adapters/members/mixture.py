@@ -136,8 +136,9 @@ class Mixture(Delta):
     """Several changes of one layer, of which a gate gives every row its shares.
 
     y = W x + sum_k g_k (W_k - W) x,  W_k = delta_k(W)
-    All K weights act on every row.  With a gate that reads nothing it is one change, and merged; others are merged
-    after ``fixed``.  ``trained=False`` trains the gate alone, as ``mixture`` of trained changes does.
+    All K weights act on every row.  With a gate that reads nothing it is one change, and merged; with Task it is merged
+    after ``fixed``, and with Token it stays as it is.  ``trained=False`` trains the gate alone, as ``mixture`` of
+    trained changes does.
     Source: the gates name their own.
 
     >>> w, delta = torch.zeros(3, 4), Mixture((LoRA(1), LoRA(2)))
@@ -198,7 +199,8 @@ class Mixture(Delta):
         require(
             not self.gate.reads,
             f"a mixture with the gate {self.gate!r} has no weight of its own, as the rows of an input take different "
-            "shares; fix them first by members.mixture.fixed(network, task), or keep the adapter unmerged",
+            "shares; fix those of the gate Task first by members.mixture.fixed(network, task), and keep an adapter "
+            "with another gate unmerged",
         )
         return in_blocks(self.gate.shares(next(iter(p.values())), of(p, "gate")), out).expand(out, -1)
 

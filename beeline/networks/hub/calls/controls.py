@@ -173,7 +173,10 @@ def _added(parts: list[Any]) -> Any:
 def controlled(
     inner: Any, controls: Mapping[str, Any], strengths: Mapping[str, float | Amount], modes: Mapping[str, int]
 ) -> Controlled:
-    """A pretrained field with control networks; ValueError for another family, or controls of another one."""
+    """A pretrained field with control networks.
+
+    Raises ValueError for another family, controls of another one, and modes that a control has not.
+    """
     known = ", ".join(sorted(KINDS))
     require(
         type(inner) is Pretrained and inner.family.name in KINDS,
@@ -181,6 +184,8 @@ def controlled(
         f"{inner.family.name if isinstance(inner, Pretrained) else '(none)'}; those of diffusers are for {known}, "
         "without a cache or other controls: give all controls at once, and add a cache after them",
     )
+    for name in (*strengths, *modes):
+        require(name in controls, f"there is no control {name!r}; {nearest(name, controls)}")
     kind = KINDS[inner.family.name]
     for name, control in controls.items():
         require(
@@ -188,7 +193,13 @@ def controlled(
             f"the control {name!r} is a {type(control).__name__}, and the family {inner.family.name} has {kind.cls}; "
             "load one for this family with its from_pretrained",
         )
+        count = control.config.get("num_mode") or 0
+        require(
+            modes[name] in range(count) if name in modes else count == 0,
+            f"the control {name!r} was given modes={dict(modes)}, and was trained on "
+            f"{f'{count} kinds of hints' if count else 'one kind of hints'}; give the number of one of several, from "
+            "0, and none for a single one",
+        )
+    for control in controls.values():
         kind.prepare(control, inner.net)
-    for name in (*strengths, *modes):
-        require(name in controls, f"there is no control {name!r}; {nearest(name, controls)}")
     return Controlled(inner, controls, strengths, modes)
