@@ -10,6 +10,7 @@ from beeline.networks.adapters.inside import with_backbone
 from beeline.networks.compressing.compressor import Call, Probe
 from beeline.networks.compressing.removal.conditions import FewerConditionTokens, ReduceConditions
 from beeline.networks.dit import DiT, MMDiT
+from beeline.networks.mlp import MLP
 from beeline.networks.transformer.plans.reduction import Reduce
 
 TEXT = {"text": {"length": 8, "size": 4}}
@@ -79,3 +80,5 @@ def test_as_a_compressor(tmp_path):
         assert torch.equal(again(X, T, text), small(X, T, text))
     with pytest.raises(BeelineError, match="reads? no tokens of conditions"):
         method.plan(DiT((1, 8, 8), width=16, depth=1, heads=2), probe)
+    with pytest.raises(BeelineError, match="got a MLP without a flow transformer"):
+        method.plan(MLP(2, width=8, depth=1), probe)

@@ -18,9 +18,9 @@ from beeline.core.types import Cond
 from beeline.networks.adapters.inside import Reparametrized
 from beeline.networks.compressing.compressed import stored_bytes
 from beeline.networks.compressing.compressor import Plan, Probe
-from beeline.networks.controls.with_control import transformer_of
 from beeline.networks.fp32 import layer_norm
 from beeline.networks.transformer.layout import After, Layout, asked, controlling
+from beeline.networks.transformer.plans.elastic import transformer_in
 
 LeftOut = Annotated[float, Range(least=0, below=1)]
 
@@ -83,7 +83,7 @@ class FewerConditionTokens(Reparametrized):
         share: LeftOut = 0.5,  # of the tokens of conditions that are left out
     ):
         super().__init__()
-        net = transformer_of(field)
+        net = transformer_in(field, type(self).__name__)
         require(
             net.text is not None,
             f"FewerConditionTokens was given a {type(net).__name__}, whose blocks read no tokens of conditions; use a "

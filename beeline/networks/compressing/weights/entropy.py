@@ -47,7 +47,8 @@ class EntropyCoded(Format):
         require(
             total <= 8 * space,
             f"EntropyCoded got exponent_bits={self.exponent_bits:g} for a weight {list(w.shape)} whose exponents take "
-            f"{total / w.numel():.3f} bits in their Huffman code: set exponent_bits to this or more",
+            f"{math.ceil(1000 * total / w.numel()) / 1000:g} bits in their Huffman code: set exponent_bits to this "
+            "or more",
         )
         bits = torch.zeros(8 * space, dtype=torch.uint8, device=w.device)
         ends, words = sizes.cumsum(0), code_words(lengths)[exponents]
