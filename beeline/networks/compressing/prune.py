@@ -17,7 +17,7 @@ from beeline.networks.compressing.compressed import stored_bytes
 from beeline.networks.compressing.compressor import Moments, Plan, Probe
 from beeline.networks.compressing.removal.blocks import BlockChoice, LeastChange, changes, removable, without
 from beeline.networks.compressing.removal.scores import Fluctuation, UnitScore
-from beeline.networks.compressing.removal.units import Units, units_of
+from beeline.networks.compressing.removal.units import Units, together, units_of
 from beeline.networks.compressing.rounding import damped
 from beeline.networks.transformer.feeds import Dense, Gated
 from beeline.networks.transformer.plans.elastic import SubNetwork, extracted
@@ -85,7 +85,7 @@ def ordered(network: nn.Module, probe: Probe, score: UnitScore, share: float = 1
             f"no input of the layer {name!r} was seen while the network sampled, so that its parts cannot be "
             "compared; compress a network whose blocks are all used",
         )
-    scores = score(made, probe, units, moments)
+    scores = together(units, score(made, probe, units, moments))
     for name, unit in units.items():
         inputs = in_order(unit, scores[name])
         repair(unit.last, moments[name], inputs, share_of(unit.count, share) * unit.size, fitted)
@@ -98,14 +98,15 @@ def in_order(unit: Units, scores: Tensor) -> Tensor:
     Raises ValueError for adapters, whose numbers have an order of their own.
     """
     require(
-        not any(isinstance(m, Changed) for m in unit.module.modules()),
+        not any(isinstance(m, Changed) for part in (unit.module, *unit.closed) for m in part.modules()),
         f"units of a {type(unit.module).__name__} with an adapter were to be put in order, and the numbers of the "
         "adapter belong to the order before; merge the adapter first",
     )
     order = scores.argsort(descending=True, stable=True).to(unit.last.weight.device)
     inputs = (order[:, None] * unit.size + torch.arange(unit.size, device=order.device)).flatten()
     unit.last.weight.copy_(unit.last.weight[:, inputs])
-    REORDER[next(kind for kind in REORDER if isinstance(unit.module, kind))](unit.module, inputs)
+    for part in (unit.module, *unit.closed):
+        REORDER[next(kind for kind in REORDER if isinstance(part, kind))](part, inputs)
     return inputs
 
 

@@ -14,12 +14,13 @@ from beeline.fields.flow import Flow, Network
 from beeline.networks.adapters.adapted import Adapted
 from beeline.networks.adapters.delta import LoRA
 from beeline.networks.compressing.compressor import Call, Probe
-from beeline.networks.compressing.prune import Narrow
+from beeline.networks.compressing.prune import Narrow, Ordered
 from beeline.networks.compressing.quantize import int8
 from beeline.networks.compressing.removal.slimming import Slimmed
 from beeline.networks.compressing.removal.units import units_of
-from beeline.networks.dit import DiT
+from beeline.networks.dit import DiT, MMDiT
 from beeline.networks.transformer.feeds import SwiGLU
+from beeline.networks.transformer.plans.elastic import SubNetwork, extracted
 from beeline.training.config import Training
 from beeline.training.fit import fit
 from tests.second_device import DEVICE, second_device
@@ -33,6 +34,34 @@ def dit(**more):
         for p in net.parameters():
             p.data.add_(0.1 * torch.randn_like(p))
     return net
+
+
+TEXT = {"text": {"length": 5, "size": 4}}
+WORDS = {"text": Rng(6).normal(torch.empty(6, 5, 4))}
+
+
+def joint(**more):
+    with Rng(2).ambient():
+        net = MMDiT((1, 8, 8), width=32, heads=4, depth=2, conditions=TEXT, **more)
+        for p in net.parameters():
+            p.data.add_(0.2 * torch.randn_like(p))
+    return net
+
+
+@pytest.mark.parametrize("more", [{"dual": 1}, {"closed": True}], ids=repr)
+def test_heads_that_streams_mix_together_go_together(more):
+    net, probe = joint(**more).requires_grad_(False), Probe([Call(X, T, WORDS)])
+    heads = [unit.last for name, unit in units_of(net, "test").items() if ".mix." in name]
+    for k, last in enumerate(heads):  # other heads are important in the two streams of a block
+        last.weight[:, 8 * k : 8 * k + 16] *= 0.1
+    made = Ordered().apply(net, None, probe, Rng(0))
+    assert (made(X, T, WORDS) - net(X, T, WORDS)).abs().max() <= 1e-5
+    assert (SubNetwork(made, 0.5)(X, T, WORDS) - extracted(made, 0.5)(X, T, WORDS)).abs().max() <= 1e-5
+    slimmed = Slimmed(copy.deepcopy(net))
+    for done in (0.1, 0.3, 0.5):
+        after(slimmed, done)
+    assert (slimmed.slim()(X, T, WORDS) - slimmed(X, T, WORDS)).abs().max() <= 1e-5
+    assert (slimmed(X, T, WORDS) - net(X, T, WORDS)).abs().max() > 1e-2
 
 
 def after(net, done):

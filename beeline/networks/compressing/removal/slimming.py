@@ -16,7 +16,7 @@ from beeline.networks.adapters.adapted import Adapted
 from beeline.networks.adapters.inside import Reparametrized
 from beeline.networks.adapters.recast import recast, replaced, without
 from beeline.networks.compressing.prune import in_order
-from beeline.networks.compressing.removal.units import Units, units_of
+from beeline.networks.compressing.removal.units import Units, together, units_of
 from beeline.networks.transformer.plans.elastic import SubNetwork, transformer_in
 from beeline.networks.transformer.plans.subset import share_of
 
@@ -89,15 +89,21 @@ class Slimmed(Reparametrized):
         periods, start, end = (self.settings[name] for name in ("periods", "start", "end"))
         passed = round(periods * (progress() - start) / (end - start), 6)
         begun = min(periods, max(0, math.floor(passed) + 1)) if passed >= 0 else 0
-        for unit in units_of(self.field, "Slimmed").values():
-            layer: Any = unit.last
-            layer.felt.mul_(OLD)
-            if begun > self.chosen:
+        units: dict[str, Any] = units_of(self.field, "Slimmed")
+        for unit in units.values():
+            unit.last.felt.mul_(OLD)
+        worth: dict[str, Tensor] = {}
+        if begun > self.chosen:
+            felt = {name: importance(unit, total(unit.last.felt.clone())) for name, unit in units.items()}
+            worth = together(units, felt)
+        for name, unit in units.items():
+            layer = unit.last
+            if worth:
                 wanted = (unit.count - share_of(unit.count, self.settings["share"])) * begun // periods
                 staying = layer.period < 0
-                worth = importance(unit, total(layer.felt.clone())).masked_fill(~staying, math.inf)
                 more = wanted - int((~staying).sum())
-                layer.period[worth.argsort(stable=True)[: max(0, more)]] = begun - 1
+                order = worth[name].masked_fill(~staying, math.inf).argsort(stable=True)
+                layer.period[order[: max(0, more)]] = begun - 1
             fading = (1 - passed + layer.period).clamp(0, 1).to(layer.gate)
             layer.gate.copy_(torch.where(layer.period < 0, 1, fading))
         self.chosen = begun
@@ -119,9 +125,11 @@ class Slimmed(Reparametrized):
             plain._buffers = {k: v for k, v in plain._buffers.items() if k not in BUFFERS}
             replaced(inner, name, plain)
         net = made.merged() if isinstance(made, Adapted) else made
-        for name, unit in units_of(net, "Slimmed").items():
+        units = units_of(net, "Slimmed")
+        order = together(units, worth)
+        for name, unit in units.items():
             unit.last.weight.mul_(gates[name].repeat_interleave(unit.size).to(unit.last.weight))
-            in_order(unit, worth[name])
+            in_order(unit, order[name])
         return SubNetwork(net, self.settings["share"], own=True)
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from beeline.core.errors import require
 from beeline.networks.attention import SelfAttention
 from beeline.networks.transformer.feeds import Dense, Gated
+from beeline.networks.transformer.mixers import Joint
 from beeline.networks.transformer.plans.elastic import transformer_in
 
 
@@ -23,6 +24,8 @@ class Units:
     module: Any
     last: nn.Linear
     count: int
+    group: str = ""  # the module whose streams mix these heads together; "" for units of their own
+    closed: tuple[Any, ...] = ()  # attentions of streams without a last layer, whose heads are those of this one
 
     @property
     def size(self) -> int:
@@ -40,8 +43,18 @@ def units_of(network: nn.Module, whose: str) -> dict[str, Units]:
     Raises ValueError for weights in few bits.
     """
     found: dict[str, Units] = {}
+    streams: set[int] = set()
     for name, m in transformer_in(network, whose).named_modules():
-        if isinstance(m, SelfAttention):
+        if isinstance(m, Joint):
+            parts: dict[str, Any] = {stream: m.get_submodule(stream) for stream in m.streams}
+            streams |= {id(part) for part in parts.values()}
+            read = [stream for stream, part in parts.items() if not isinstance(part.out, nn.Identity)]
+            closed = tuple(part for stream, part in parts.items() if stream not in read)
+            for stream in read:
+                part = parts[stream]
+                own = closed if stream == read[0] else ()
+                found[f"{name}.{stream}.out"] = Units(part, part.out, part.heads, name, own)
+        elif isinstance(m, SelfAttention) and id(m) not in streams:
             found[f"{name}.out"] = Units(m, m.out, m.heads)
         elif isinstance(m, Dense | Gated):
             end = "3" if isinstance(m, Dense) else "down"
@@ -54,6 +67,15 @@ def units_of(network: nn.Module, whose: str) -> dict[str, Units]:
             "away; take parts away first, and compress the result",
         )
     return found
+
+
+def together(units: Mapping[str, Units], scores: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Scores of units, of which heads that several streams mix together have one: the sum of those of the streams."""
+    sums: dict[str, Tensor] = {}
+    for name, unit in units.items():
+        key = unit.group or name
+        sums[key] = sums[key] + scores[name] if key in sums else scores[name]
+    return {name: sums[unit.group or name] for name, unit in units.items()}
 
 
 @contextmanager

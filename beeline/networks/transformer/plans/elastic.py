@@ -152,7 +152,8 @@ def _fewer_heads(m: Any, width: float) -> None:
     heads = share_of(m.heads, width)
     size = m.qkv.out_features // (3 * m.heads)
     _keep(m.qkv, lambda w: w.unflatten(0, (3, m.heads, size))[:, :heads].flatten(0, 2))
-    _keep(m.out, None, lambda w: w[:, : heads * size])
+    if isinstance(m.out, nn.Linear):  # a stream whose output nobody reads has none
+        _keep(m.out, None, lambda w: w[:, : heads * size])
     m.heads = heads
 
 
