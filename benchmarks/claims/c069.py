@@ -36,13 +36,12 @@ def measure(rng: bl.Rng) -> list[Finding]:
     ready = tune(fading(net, seed, LoRA(RANK), share=SHARE), seed, turned, rate=RATE)
     small = slim(ready)
     after = tune(with_lora(at_once(net, SHARE), seed), seed, turned, rate=RATE)
-    whole, left = numbers(ready), numbers(after)
     return [
         finding("loss on turned digits with 30% of the parts: fading with a LoRA (figure) against taken away at once, "
                 "then LoRA", loss(after, seed, turned), loss(small, seed, turned), loss(few, seed, turned),
                 "at once, without training"),
-        finding("learned numbers that act at the end, against LoRA in the whole network", whole, left,
-                whole, "the whole network"),
+        finding("numbers that are trained: fading with a LoRA (figure) against LoRA after the removal", numbers(after),
+                numbers(ready), sum(p.numel() for p in net.parameters()), "all weights"),
         finding("change of velocities when the rest of the factors is merged and the others go, against 1e-5", 1e-5,
                 difference(small, ready, seed), difference(few, net, seed), "what has not faded"),
     ]  # fmt: skip

@@ -1,7 +1,8 @@
 """Pictures of stripes and a small transformer with two adapters of rank 4, for bright and for dark dots on the whole
-picture. Samples from noise with one concept in each half: adapters with regions, both without regions, and a mean of
-velocities by region. The regions are given; boxes from the attention to words, the losses that isolate them and new
-noise in boxes are left out, as the network knows no text. Error of the dots in a sample, in units of their height."""
+picture. Samples from noise with one concept in each half: adapters with regions, both or one of them without regions,
+and halves of two samples that are pasted together. The regions are given; boxes from the attention to words, the losses
+that isolate them and new noise in boxes are left out, as the network knows no text. Error of the dots in a sample, in
+units of their height."""
 
 from __future__ import annotations
 

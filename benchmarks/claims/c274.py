@@ -3,7 +3,7 @@ of an untrained network is minus its distance from an untrained larger one on 64
 tokens, and of those of its samples, by the outputs of the last block; mean of three starts. Correlations of tokens
 stand for those of class maps, as there are no classes; gates of blocks, which start at zero, are random for the
 score. The figure is the rank correlation of the scores with minus the held-out errors after 60 steps of distillation
-from a trained network, which the card wants above 0.5. The evolution over scores, and its time, are not measured."""
+from a trained network, which should be above 0.5. The evolution over scores, and its time, are not measured."""
 
 from __future__ import annotations
 
