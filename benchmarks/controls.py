@@ -84,20 +84,18 @@ def with_classes(pictures: Pictures, label: Tensor) -> Tensor:
 def measure(options: Namespace) -> None:
     """Measure the rows that are missing, and write each as soon as it is known."""
     require(options.mnist is not None, "the digits were not named; give --mnist FILE, an .npz file of MNIST")
+    name = report.named("controls", options.device)
+    out = options.output or FILE.with_stem(name)
+    settings = {"steps": options.steps, "batch": BATCH, "rate": RATE, "evaluations": SAMPLED,
+                "samples": options.samples}  # fmt: skip
+    before = report.read(out).get("settings", settings)
+    require(before == settings, f"the rows of {out.name} were measured with {before}, and these would be with "
+            f"{settings}; give the same --steps and --samples, or another file with --output")  # fmt: skip
     pictures = worlds.mnist(options.mnist)
     size = replace(worlds.MNIST, samples=options.samples)
     world = worlds.images("mnist", pictures, 0, options.models / "mnist", size, options.device)
     assert isinstance(world.cond, Mapping)
     held = with_classes(pictures, world.cond["label"])
-    name = report.named("controls", options.device)
-    out = options.output or FILE.with_stem(name)
-    settings = {
-        "steps": options.steps,
-        "batch": BATCH,
-        "rate": RATE,
-        "evaluations": SAMPLED,
-        "samples": options.samples,
-    }
 
     def add(text: str, row: str, found: Mapping[str, Any]) -> None:
         with report.alone(out):
