@@ -13,6 +13,7 @@ from beeline.fields.flow import Flow, Network
 from beeline.networks.adapters.inside import backbone_of
 from beeline.networks.adapters.members.mixture import fixed
 from beeline.networks.dit import DiT
+from beeline.runs.adapters.files import load as load_file
 from beeline.runs.adapters.samples import SamplesOf
 from beeline.runs.bundle import Bundle, load
 
@@ -42,6 +43,12 @@ def test_a_mixture_is_trained_and_samples_of_it_adapt_a_wider_flow(tmp_path, cap
     capsys.readouterr()
     assert run(["lora", "merge", str(tmp_path / "mixed"), "--out", str(tmp_path / "merged")]) == 2
     assert "fixed(network, task)" in " ".join(capsys.readouterr().err.split())
+    assert run(["adapt", str(tmp_path / "mixed"), "LoRA(2)", *QUICK, "--out", str(tmp_path / "over")]) == 0
+    over, again = (
+        load(tmp_path / "over").flow.field,
+        load_file(made.flow.field, tmp_path / "over" / "adapter.safetensors"),
+    )
+    assert torch.equal(over(x, t, cond), again[0](x, t, cond)), "a change over a mixture has its own file"
     data = SamplesOf(str(tmp_path / "mixed"), 30)
     raw, held = data.load()
     assert len(raw) == 30 and len(held) == 3

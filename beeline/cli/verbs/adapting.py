@@ -90,9 +90,12 @@ def adapt(
 
 
 def _adapter(out: Path) -> Path:
-    """The change of the bundle of a run as a file: as that of peft where it is a LoRA or DoRA, else in the own form."""
+    """The change of the bundle of a run as a file: as that of peft where it is a LoRA or DoRA, else in the own form.
+
+    Over a mixture, which has no weights for peft, it is in the own form too.
+    """
     from beeline.networks.adapters.adapted import Adapted
-    from beeline.networks.adapters.delta import LoRA
+    from beeline.networks.adapters.delta import LoRA, changed_layers
     from beeline.networks.adapters.inside import backbone_of
     from beeline.networks.adapters.members.low_rank import DoRA
     from beeline.runs.adapters.dialects import PEFT
@@ -102,6 +105,7 @@ def _adapter(out: Path) -> Path:
     field = load(out, device="cpu").flow.field
     net = backbone_of(field)
     known = isinstance(net, Adapted) and isinstance(net.settings["delta"], LoRA | DoRA)
+    known = known and not any(layer.mixes for layer in changed_layers(net).values())
     return export(field, out / "adapter.safetensors", PEFT if known else None)
 
 
