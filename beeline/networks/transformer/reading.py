@@ -37,13 +37,15 @@ class CrossAttention(nn.Module):
         self.q, self.kv = nn.Linear(width, width), nn.Linear(width, 2 * width)
         self.out = zeroed(nn.Linear(width, width))
 
-    def forward(self, h: Tensor, others: Tensor, keep: Tensor | None) -> Tensor:
+    def forward(self, h: Tensor, others: Tensor, keep: Tensor | None, sizes: Tensor | None = None) -> Tensor:
         q = self.q(h).unflatten(-1, (self.heads, -1)).transpose(1, 2)
         k, v = self.kv(others).unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+        many = None if sizes is None else sizes.to(k).log()[:, None, None]  # tokens that stand for several
         if keep is None:
-            return self.joined(attend(q, k, v))
+            return self.joined(attend(q, k, v, many))
         some = keep.any(1, keepdim=True)  # a softmax over nothing is not a number
-        found = self.joined(attend(q, k, v, (keep | ~some)[:, None, None]))
+        seen = (keep | ~some)[:, None, None]
+        found = self.joined(attend(q, k, v, seen if many is None else many.masked_fill(~seen, -torch.inf)))
         return torch.where(some[..., None], found, torch.zeros_like(found))
 
     def joined(self, mixed: Tensor) -> Tensor:
@@ -62,9 +64,11 @@ class CrossBlock(PreNormBlock):
     def forward(self, h: Tensor, e: Tensor, layout: Layout) -> Any:
         h, others = h[:, : layout.tokens], h[:, layout.tokens :]
         own, keep = layout._replace(keep=None), None if layout.keep is None else layout.keep[:, layout.tokens :]
+        sizes = None if layout.sizes is None else layout.sizes[:, layout.tokens :]
         told = layout.spread(self.tell(e)).chunk(6, -1)
         h = self.mixing(h, told[:3], own)
-        h, notes = self.feeding(h + self.cross(h, others, keep), told[3:], own)
+        read = self.cross(h, others, keep, sizes if sizes is not None and sizes.shape[1] else None)
+        h, notes = self.feeding(h + read, told[3:], own)
         return noted(torch.cat([h, others], 1), notes, layout)
 
 

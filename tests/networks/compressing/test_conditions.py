@@ -11,15 +11,16 @@ from beeline.networks.compressing.compressor import Call, Probe
 from beeline.networks.compressing.removal.conditions import FewerConditionTokens, ReduceConditions
 from beeline.networks.dit import DiT, MMDiT
 from beeline.networks.mlp import MLP
+from beeline.networks.published.presets import PixArt
 from beeline.networks.transformer.plans.reduction import Reduce
 
 TEXT = {"text": {"length": 8, "size": 4}}
 X, T = Rng(0).normal(torch.empty(3, 1, 8, 8)), torch.tensor([0.2, 0.5, 0.9])
 
 
-def network(**more):
+def network(kind=MMDiT, **more):
     with Rng(1).ambient():
-        net = MMDiT((1, 8, 8), width=16, depth=2, heads=2, conditions=TEXT, **more)
+        net = kind((1, 8, 8), width=16, depth=2, heads=2, conditions=TEXT, **more)
         for p in net.parameters():
             torch.nn.init.normal_(p, std=0.2)
     return net.eval()
@@ -41,6 +42,9 @@ def test_equal_tokens_are_merged_without_an_error():
     text[0, 4:], text[1, 1::2], text[2] = text[0, :4], text[1, ::2], text[2, :1]  # pairs, neighbours, all of one row
     assert error(0.5, text) < 1e-6
     assert error(0.5, text, network(plan=Reduce(0.25))) < 1e-6  # with fewer tokens of the datum beside them
+    for share in (0.25, 0.5):
+        assert error(share, text, network(PixArt)) < 1e-6
+    assert error(0.25, text, network(PixArt, plan=Reduce(0.25))) < 1e-6
     assert error(0.625, text) > 1e-4  # one more than there are equal ones
 
 

@@ -13,6 +13,8 @@ from beeline.networks.transformer.experts import PEER, Experts
 from beeline.networks.transformer.feeds import SwiGLU
 from beeline.networks.transformer.layout import collected_notes, subnetwork
 from beeline.networks.transformer.mixers import LinearAttention
+from beeline.networks.transformer.mixing.scans import RWKV
+from beeline.networks.transformer.mixing.windows import WindowsWithLatents
 from beeline.networks.transformer.plans.depths import Depths
 from beeline.networks.transformer.plans.elastic import SubNetwork, extracted
 from beeline.networks.transformer.plans.plan import Plain, Shared
@@ -88,6 +90,15 @@ def test_blocks_have_feeds_of_their_own_widths():
         net.block[0].mlp[3].weight[:, 16:] = 0
         net.block[2].mlp[3].weight[:, 32:] = 0
     assert (view(X, T, Y) - net(X, T, Y)).abs().max() <= 1e-12, "blocks 0 and 2 use their first channels"
+
+
+def test_mixers_without_a_narrow_form_stay_whole():
+    for mixer in (RWKV(), WindowsWithLatents()):
+        net = made(DiT, mixer=mixer)
+        view, small = SubNetwork(net, feeds=(0.5,)), extracted(net, feeds=(0.5,))
+        assert (view(X, T, Y) - small(X, T, Y)).abs().max() <= 1e-12 < (view(X, T, Y) - net(X, T, Y)).abs().max()
+        with pytest.raises(BeelineError, match=r"weights \['mix\..*narrow forms"):
+            extracted(net, 0.5)
 
 
 def test_parts_of_parts():

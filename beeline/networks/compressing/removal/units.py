@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from beeline.core.errors import require
 from beeline.networks.attention import SelfAttention
 from beeline.networks.transformer.feeds import Dense, Gated
-from beeline.networks.transformer.mixers import Joint
+from beeline.networks.transformer.mixers import Joint, Mixed
 from beeline.networks.transformer.plans.elastic import transformer_in
 
 
@@ -40,11 +40,16 @@ class Units:
 def units_of(network: nn.Module, whose: str) -> dict[str, Units]:
     """The units of all attentions and feeds, by the name of their last layer.
 
-    Raises ValueError for weights in few bits.
+    Raises ValueError for weights in few bits, and for mixers with weights of their own.
     """
     found: dict[str, Units] = {}
     streams: set[int] = set()
     for name, m in transformer_in(network, whose).named_modules():
+        require(
+            not (isinstance(m, Joint | Mixed) and any(part.startswith("core.") for part, _ in m.named_parameters())),
+            f"{whose} got a network whose mixer {name!r} has weights beside those of queries, keys and values, which "
+            "belong to the order of its heads; use a network with an attention that has none, such as mixer=Attention",
+        )
         if isinstance(m, Joint):
             parts: dict[str, Any] = {stream: m.get_submodule(stream) for stream in m.streams}
             streams |= {id(part) for part in parts.values()}

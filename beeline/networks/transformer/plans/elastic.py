@@ -133,14 +133,14 @@ def _narrowed(block: nn.Module, part: Subset) -> None:
     if min(shares.values()) == 1:
         return
     found = [m for m in block.modules() if isinstance(m, (SelfAttention, Dense, Gated))]
-    inside = {id(p) for m in found for p in m.parameters()}
-    others = [
-        name for name, p in block.named_parameters() if id(p) not in inside and name.split(".")[0] in ("mix", "mlp")
-    ]
+    inside = {id(p) for m in found for name, p in m.named_parameters() if not name.startswith("core.")}
+    narrow = {"mix": part.width < 1, "mlp": part.feed < 1}
+    others = [name for name, p in block.named_parameters() if id(p) not in inside and narrow.get(name.split(".")[0])]
     require(
         not others,
         f"a block has the weights {others[:3]}, which do not belong to heads or hidden channels; only attention-like "
-        "mixers and the feeds FeedForward, SwiGLU and CauchyFeed have narrow forms: use width=1, or these members",
+        "mixers and the feeds FeedForward, SwiGLU and CauchyFeed have narrow forms: leave others whole with width=1 "
+        "(for mixers) or feeds=(1.0,), or use these members",
     )
     for m in found:
         kind = next(kind for kind in NARROW if isinstance(m, kind))
