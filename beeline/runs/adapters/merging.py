@@ -10,6 +10,7 @@ from typing import Any
 from beeline.core.errors import require
 from beeline.core.files import sha256
 from beeline.networks.adapters.adapted import WithAmount, merged
+from beeline.networks.adapters.delta import layers_of
 from beeline.networks.adapters.inside import backbone_of
 from beeline.networks.adapters.merges import Merge, merged_networks
 from beeline.runs.adapters.files import load, read
@@ -39,7 +40,9 @@ def merge_files(
         made, hit = load(field if by is None else bundle.flow.field, path, 1.0 if by else weight)
         field = made if by is None else field
         single.append(merged(made) if by else made)
-        found.append({"file": read(path).path.name, "weight": weight, "layers": len(hit.sites)})
+        inner: Any = backbone_of(made)
+        count = len(hit.sites) or len(layers_of(inner.field, inner.settings["layers"]))  # of a delta of Beeline
+        found.append({"file": read(path).path.name, "weight": weight, "layers": count})
     if by is not None:
         field = merged_networks(merged(bundle.flow.field), single, by, weights)
     lineage = {

@@ -12,6 +12,7 @@ from beeline.core.rng import Rng
 from beeline.fields.flow import Flow, Network
 from beeline.networks.adapters.adapted import adapted
 from beeline.networks.adapters.delta import LoRA, changed_layers, layers_of, weight_of
+from beeline.networks.adapters.members.sparse import Fourier
 from beeline.networks.mlp import MLP
 from beeline.runs.adapters.dialects import DIALECTS, KOHYA, PEFT
 from beeline.runs.adapters.doctor import conflicts, examine, write_mended
@@ -135,6 +136,11 @@ def test_commands(tmp_path, bundle, capsys):
     assert run(["lora", "merge", str(base), str(file), "--by", "Ties(1.0)", "--out", str(tmp_path / "ties")]) == 0
     ties = load_bundle(tmp_path / "ties", device="cpu").flow.field
     assert (ties(x, t) - made.flow.field(x, t)).abs().max() <= 1e-5
+    own = export(adapted_bundle(bundle, Fourier(3)), tmp_path / "own.safetensors")
+    capsys.readouterr()
+    assert run(["lora", "merge", str(base), str(own), "--out", str(tmp_path / "fourier"), "--json"]) == 0
+    count = len(layers_of(bundle.flow.field.backbone))
+    assert json.loads(capsys.readouterr().out)["layers"] == count > 1, "of a delta of Beeline too"
     change = tmp_path / "change.safetensors"
     assert run(["lora", "extract", str(tmp_path / "inside"), str(base), "--out", str(change)]) == 0
     again, _ = load(bundle.flow.field, change)
