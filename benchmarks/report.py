@@ -64,6 +64,11 @@ def run(
         sys.exit(f"error: {error}")
 
 
+def command(words: Sequence[str]) -> str:
+    """A command line in which files with absolute paths have their names alone."""
+    return " ".join(Path(word).name if Path(word).is_absolute() else word for word in words)
+
+
 def machine() -> dict[str, Any]:
     """The hardware and its load, on which times depend."""
     found: dict[str, Any] = {
@@ -134,7 +139,7 @@ def write(
     target.parent.mkdir(parents=True, exist_ok=True)
     content = {
         "benchmark": name,
-        "command": " ".join([Path(sys.executable).name, *sys.orig_argv[1:]]),
+        "command": command([sys.executable, *sys.orig_argv[1:]]),
         "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "commit": commit(),
         "machine": machine(),

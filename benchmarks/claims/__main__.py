@@ -32,12 +32,16 @@ def main() -> None:
     parser.add_argument(
         "--output", metavar="FILE", type=Path, default=record.FILE, help="result file; entries are added"
     )
+    parser.add_argument("--merge", nargs="+", metavar="FILE", type=Path, help="measure nothing, add the entries of "
+                        "other result files that the present claims gave")  # fmt: skip
     parser.add_argument("--page", action="store_true", help="measure nothing, write docs/claims.md")
     chosen = parser.parse_args()
     torch.set_num_threads(1)
     try:
         if chosen.page:
             return page.write()
+        if chosen.merge:
+            return print(*record.merge(chosen.merge, chosen.output), sep="\n")
         for method in chosen.ids:
             claims.claim(method)  # refuses a wrong id before any work is done
         require(chosen.seeds is None or chosen.seeds >= claims.FEWEST, f"got --seeds {chosen.seeds}; a verdict needs "

@@ -6,6 +6,7 @@ import ast
 import hashlib
 import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,23 @@ def add(method: str, entry: dict[str, Any], path: Path = FILE) -> None:
     figures = {**read(path), method: stamped}
     seeds = sorted({seed for known in figures.values() for seed in known["seeds"]})
     report.write("claims", dict(sorted(figures.items())), seeds, path)
+
+
+def merge(others: Sequence[Path], path: Path = FILE) -> list[str]:
+    """Add the entries of other files that are newer and of the present claim files; what was done with each."""
+    known, said = read(path), []
+    for other in others:
+        for method, entry in read(other).items():
+            if entry.get("date", "") <= known.get(method, {}).get("date", ""):
+                said.append(f"{method}: not newer")
+            elif not current(method, entry, None, claim_only=True):
+                said.append(f"{method}: not added, its file changed after the measurement, or it failed")
+            else:
+                known[method] = entry
+                said.append(f"{method}: added")
+    seeds = sorted({seed for entry in known.values() for seed in entry["seeds"]})
+    report.write("claims", dict(sorted(known.items())), seeds, path)
+    return said
 
 
 def code(method: str) -> dict[str, str]:

@@ -111,6 +111,19 @@ def test_a_run_is_kept_and_goes_on(toy: Any, tmp_path: Path, monkeypatch: pytest
     assert text == page.page(record.read(file)) and "one \\| two" in text and "1 holds" in text
 
 
+def test_entries_of_other_files_are_added_if_they_are_newer_and_of_the_present_claim(
+    toy: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, other, old = (tmp_path / name for name in ("here.json", "other.json", "old.json"))
+    run(monkeypatch, "018", "--seeds", "3", "--output", str(other))
+    assert record.merge([other], here) == ["018: added"] and record.read(here) == record.read(other)
+    assert record.merge([other], here) == ["018: not newer"]
+    entry = json.loads(other.read_text())
+    entry["figures"]["018"] |= {"claim_code": "another", "date": "2999-01-01T00:00:00Z"}
+    old.write_text(json.dumps(entry))
+    assert "not added" in record.merge([old], here)[0] and record.read(here) == record.read(other)
+
+
 def test_gpus_are_hidden_from_claims(toy: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
     seen, measure = [], toy.measure

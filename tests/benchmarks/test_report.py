@@ -41,6 +41,11 @@ def test_a_result_has_machine_versions_commit_device_command_seeds_and_settings(
     assert report.read(tmp_path / "none.json") == {}
 
 
+def test_a_command_has_no_path_of_a_machine() -> None:
+    words = ["/usr/bin/python", "-m", "benchmarks.adapt", "--mnist", "/data/mnist.npz", "--models", "models/few"]
+    assert report.command(words) == "python -m benchmarks.adapt --mnist mnist.npz --models models/few"
+
+
 def test_a_failed_write_leaves_the_earlier_result(tmp_path: Path) -> None:
     path = report.write("toy", 1.0, [0], tmp_path / "toy.json")
     with pytest.raises(ValueError):
