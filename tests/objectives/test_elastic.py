@@ -12,6 +12,7 @@ from beeline.networks.compressing.removal.search import SubnetworkSearch
 from beeline.networks.dit import DiT
 from beeline.networks.transformer.feeds import SwiGLU
 from beeline.networks.transformer.plans.elastic import SubNetwork
+from beeline.networks.transformer.plans.plan import Shared
 from beeline.networks.transformer.plans.subset import Subset
 from beeline.objectives.matching import FlowMatching, ObjectiveBase
 from beeline.objectives.subsets.draws import Listed, Nested, Sandwich, evenly
@@ -109,3 +110,10 @@ def test_a_search_chooses_the_feeds_of_blocks():
     made = applied(method, net)
     assert method.plan(net, probe()).decisions["feeds"] == (0.25, 1.0) and error(made, net) < 1e-6
     assert made(X, torch.zeros(3)).shape == X.shape
+
+
+def test_a_search_gives_one_feed_to_all_visits_of_a_block():
+    net = dit(plan=Shared(2))
+    method = SubnetworkSearch(0.95, measured=False, widths=(1.0,), feeds=(1.0, 0.5), population=16, generations=2)
+    decisions = method.plan(net, probe()).decisions
+    assert decisions["cost"] <= 0.95 and all(decisions["feeds"][k] == decisions["feeds"][k + 1] for k in (0, 2))

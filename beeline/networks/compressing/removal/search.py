@@ -51,7 +51,8 @@ class SubnetworkSearch:
     @torch.no_grad()
     def plan(self, network: nn.Module, probe: Probe) -> Plan:
         begin = time.perf_counter()
-        visits = len(transformer_in(network, "SubnetworkSearch").visits)
+        blocks = [id(block) for _, block in transformer_in(network, "SubnetworkSearch").visits]
+        visits = len(blocks)
         few = [
             call.rows(torch.arange(min(ROWS, len(call.x)), device=call.x.device))
             for call in probe.calls[:: max(1, len(probe.calls) // CALLS)]
@@ -59,9 +60,13 @@ class SubnetworkSearch:
         wanted = [network(*call.inputs) for call in few]
 
         def part(genes: Genes) -> dict[str, Any]:
-            """Arguments of a part; the gene of a visit is 0 where it is left out, else the number of its feed."""
+            """Arguments of a part; the gene of a visit is 0 where it is left out, else the number of its feed.
+
+            A block of several visits has the feed of its first one.
+            """
             kept = tuple(k for k in range(visits) if genes[1 + k])
-            feeds = tuple(self.feeds[max(0, g - 1)] for g in genes[1:]) if self.feeds else None
+            first = [genes[1 + blocks.index(block)] for block in blocks]
+            feeds = tuple(self.feeds[max(0, g - 1)] for g in first) if self.feeds else None
             return {"width": self.widths[genes[0]], "visits": kept or (0,), "feeds": feeds}
 
         @functools.cache

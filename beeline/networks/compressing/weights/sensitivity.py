@@ -74,7 +74,7 @@ class Curvature:
         own, rng = copy.deepcopy(network).requires_grad_(False), Rng(0).fork("curvature")
         modules = dict(own.named_modules())
         weights = {name: weight_of(modules[name]).requires_grad_() for name in layers}
-        found = {name: torch.zeros_like(w, requires_grad=False) for name, w in weights.items()}
+        found = {name: torch.zeros_like(w, dtype=torch.float32, requires_grad=False) for name, w in weights.items()}
         for k, call in enumerate(calls):
             with torch.enable_grad():
                 v = own(*call.inputs)
@@ -85,12 +85,12 @@ class Curvature:
                     )
                     for name, g in zip(weights, gradients, strict=True):
                         if g is not None:  # the layer was used
-                            found[name] += g.detach().square() / self.signs
+                            found[name] += g.detach().float().square() / self.signs
         if not self.entries:
             found = {name: f.mean() for name, f in found.items()}
 
         def error(name: str, made: nn.Module) -> float:
-            change = weight_of(made).detach() - weight_of(layers[name]).detach()
+            change = (weight_of(made) - weight_of(layers[name])).detach().float()
             return float((found[name] * change.square()).sum())
 
         return error
