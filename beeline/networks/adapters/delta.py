@@ -177,7 +177,7 @@ class Changed(nn.Module):
 
     @property
     def weight(self) -> Tensor:  # type: ignore[override]
-        used = USED.get() if self.mixes else None
+        used = USED.get() if self.mixes else None  # torch.compile breaks its graph at get()
         if used is not None and used[0] is self:
             return used[1]
         w = self.own
