@@ -272,6 +272,20 @@ def read_with_header(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
         ) from None
 
 
+def settings_in(header: Mapping[str, str], key: str, path: Path) -> dict[str, Any]:
+    """The settings in the header of a safetensors file; ValueError where they are no mapping in JSON."""
+    try:
+        said = json.loads(header[key])
+    except json.JSONDecodeError:
+        said = None
+    require(
+        isinstance(said, dict),
+        f"{path} has {header[key][:80]!r} under {key!r} in its header, which is no mapping in JSON; the file was "
+        "changed by hand or damaged: write it again",
+    )
+    return dict(said)
+
+
 def sha256(path: Path) -> str:
     total = hashlib.sha256()
     with open(path, "rb") as file:

@@ -35,10 +35,10 @@ class Trajectory:
     temporal: Positive = 0.1  # the same along the frames
 
     def __post_init__(self) -> None:
-        for top, left, bottom, right in self.boxes:
+        for box in self.boxes:
             require(
-                0 <= top < bottom <= 1 and 0 <= left < right <= 1,
-                f"Trajectory got the box {(top, left, bottom, right)}; a box is (top, left, bottom, right) in shares "
+                len(box) == 4 and 0 <= box[0] < box[2] <= 1 and 0 <= box[1] < box[3] <= 1,
+                f"Trajectory got the box {box}; a box is (top, left, bottom, right) in shares "
                 "of the sides, from 0 to 1, top above bottom and left before right",
             )
         sizes = {(round(b - t, 4), round(r - x, 4)) for t, x, b, r in self.boxes}

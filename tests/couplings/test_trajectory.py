@@ -34,9 +34,8 @@ def test_variance_is_one_and_low_frequencies_move_with_the_boxes() -> None:
     assert abs(float(x.var()) - 1) < 0.006
     h = source.kept(SIZE)
     assert float((h.square() + (1 - h).square()).min()) < 0.51, "the weights H and 1 - H lose half of some frequencies"
-    d2 = (0.125 / 0.1) ** 2 + (
-        0.25 / 0.25
-    ) ** 2  # one wave in 16 frames is 1/8 of the largest frequency, 3 in 24 are 1/4
+    # one wave in 16 frames is 1/8 of the largest frequency, 3 in 24 are 1/4
+    d2 = (0.125 / 0.1) ** 2 + (0.25 / 0.25) ** 2
     assert float(h[1, 3, 0]) == pytest.approx(1 / (1 + d2**4), rel=1e-5) and h[1, 3, 0] == h[-1, 0, -3]
     assert abs(along(x, source, 0, 8)) < 0.05, "single pixels do not agree"
     assert along(low(x, source), source, 0, 8) > 0.3 > 0.2 > abs(along(low(plain, source), source, 0, 8))
@@ -53,6 +52,7 @@ def test_boxes_move_on_straight_lines_between_those_given() -> None:
 
 def test_wrong_boxes_are_refused() -> None:
     for call, message in (
+        (lambda: Trajectory(((0, 0, 0.5),)), "box .0, 0, 0.5"),  # type: ignore[arg-type]
         (lambda: Trajectory(((0.5, 0, 0.2, 1),)), "box .0.5, 0, 0.2, 1.*top above bottom"),
         (lambda: Trajectory(((0, 0, 1, 1), (0, 0, 0.5, 1))), "one patch .*boxes of one size"),
         (lambda: Trajectory(BOXES).sample(torch.empty(2, 1, 8, 8), Rng(0)), r"shape \(1, 8, 8\).*flow of videos"),

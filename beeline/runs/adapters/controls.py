@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from beeline.config import build as config
 from beeline.config.settings import shown
 from beeline.core.errors import nearest, require
-from beeline.core.files import read_with_header, write_tensors
+from beeline.core.files import read_with_header, settings_in, write_tensors
 from beeline.core.rng import Rng
 from beeline.data.latents.hints import with_hints
 from beeline.distillation.controls.training import with_named_null
@@ -108,9 +108,9 @@ def _read(path: Path) -> tuple[Path, dict[str, Any], dict[str, Tensor]]:
         f"{path} holds {len(numbers)} tensors, such as {', '.join(sorted(numbers)[:2])}, and no control of Beeline; "
         f"give the {FILE} that 'beeline adapt' leaves beside its bundle, and adapters to 'beeline lora'",
     )
-    said = json.loads(header[HEADER])
+    said = settings_in(header, HEADER, path)
     require(
-        isinstance(said, dict) and said.keys() == SETTINGS and str(said["control"].get("is")).startswith("controls."),
+        said.keys() == SETTINGS and "controls." in str(said["control"]),
         f"{path} names the settings {shown(said)} of a control, and they are {', '.join(sorted(SETTINGS))}; it was "
         "written by another version: export the control again",
     )

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from beeline.config import build as config
 from beeline.core.errors import require
-from beeline.core.files import read_json, read_with_header, write_json, write_tensors
+from beeline.core.files import read_json, read_with_header, settings_in, write_json, write_tensors
 from beeline.networks.adapters.adapted import Adapted
 from beeline.networks.adapters.amounts import amount_of
 from beeline.networks.adapters.delta import Changed, Delta, LoRA, changed_layers, layers_of, weight_of
@@ -152,7 +152,7 @@ def read(path: str | Path) -> Opened:
     require(path.is_file(), f"there is no file {path}; check the path")
     header, tensors = read_with_header(path)
     if DELTA in header:
-        said = json.loads(header[DELTA])
+        said = settings_in(header, DELTA, path)
         numbers = {key.replace(".change.", ".changes."): value for key, value in tensors.items()}
         delta = config.build(said["delta"])
         return Opened(path, None, delta, tuple(said["layers"]), numbers)

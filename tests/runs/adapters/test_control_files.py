@@ -71,7 +71,10 @@ def test_other_files_and_bases_are_refused(tmp_path):
     cut.write_bytes(file.read_bytes()[:100])
     said = {"control": {"is": "networks.MLP"}, "channels": 1, "name": "a", "strength": 1.0}
     save_file({"w": torch.zeros(2)}, old, {HEADER: json.dumps(said)})
+    broken = tmp_path / "broken.safetensors"
+    save_file({"w": torch.zeros(2)}, broken, {HEADER: "{"})
     for call, message in (
+        (lambda: load(base(), broken), "no mapping in JSON"),
         (lambda: load(base(32), file), r"for another base: control\.block\.0.* there and \(.*give the base"),
         (lambda: load(base(), tmp_path / "none.safetensors"), "no file .*none"),
         (lambda: load(base(), other), "holds 1 tensors, such as w, and no control"),
