@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Protocol, TypeAlias
+from typing import ClassVar, Protocol, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -35,6 +35,7 @@ Core: TypeAlias = Callable[[Tensor, Tensor, Tensor, Layout], Tensor]
 class AttentionMixer(ABC):
     """Base of mixers with queries, keys and values; a subclass gives what is computed of them."""
 
+    alike: ClassVar[bool] = True  # whether heads may change places
     norm: bool = True  # whether queries and keys are normalised
 
     @abstractmethod

@@ -20,7 +20,7 @@ from beeline.networks.compressing.removal.slimming import Slimmed
 from beeline.networks.compressing.removal.units import units_of
 from beeline.networks.dit import DiT, MMDiT
 from beeline.networks.transformer.feeds import SwiGLU
-from beeline.networks.transformer.mixing.windows import WindowsWithLatents
+from beeline.networks.transformer.mixing.windows import SlicedAttention, WindowsWithLatents
 from beeline.networks.transformer.plans.elastic import SubNetwork, extracted
 from beeline.training.config import Training
 from beeline.training.fit import fit
@@ -151,6 +151,8 @@ def test_parts_of_weights_in_few_bits_and_of_adapters_are_refused():
             use(small)
     with pytest.raises(BeelineError, match=r"'block\.0\.mix' has weights beside .* such as mixer=Attention"):
         Narrow(0.5).plan(dit(mixer=WindowsWithLatents()), none)
+    with pytest.raises(BeelineError, match="mixer=SlicedAttention, whose heads are not alike"):
+        Ordered().plan(dit(mixer=SlicedAttention()), none)
     with pytest.raises(BeelineError, match="merge the adapter first"):
         Narrow(0.5).apply(Adapted(dit(), LoRA(2)), None, none, Rng(0))
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from beeline.core.errors import require
 from beeline.networks.attention import SelfAttention
 from beeline.networks.transformer.feeds import Dense, Gated
-from beeline.networks.transformer.mixers import Joint, Mixed
+from beeline.networks.transformer.mixers import AttentionMixer, Joint, Mixed
 from beeline.networks.transformer.plans.elastic import transformer_in
 
 
@@ -40,11 +40,18 @@ class Units:
 def units_of(network: nn.Module, whose: str) -> dict[str, Units]:
     """The units of all attentions and feeds, by the name of their last layer.
 
-    Raises ValueError for weights in few bits, and for mixers with weights of their own.
+    Raises ValueError for weights in few bits, and for mixers with weights of their own or heads that are not alike.
     """
     found: dict[str, Units] = {}
     streams: set[int] = set()
-    for name, m in transformer_in(network, whose).named_modules():
+    net = transformer_in(network, whose)
+    mixer = net.settings["mixer"]
+    require(
+        not isinstance(mixer, AttentionMixer) or mixer.alike,
+        f"{whose} got a network with mixer={type(mixer).__name__}, whose heads are not alike, so that none can take "
+        "the place of another; use a network with mixer=Attention, or another way of making it smaller",
+    )
+    for name, m in net.named_modules():
         require(
             not (isinstance(m, Joint | Mixed) and any(part.startswith("core.") for part, _ in m.named_parameters())),
             f"{whose} got a network whose mixer {name!r} has weights beside those of queries, keys and values, which "

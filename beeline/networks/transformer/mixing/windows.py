@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -36,6 +36,7 @@ class SlicedAttention(CoreMixer):
     4
     """
 
+    alike: ClassVar[bool] = False
     groups: Count = 4  # equal parts of the tokens; 1 is softmax attention
 
     def core(self, q: Tensor, k: Tensor, v: Tensor, layout: Layout) -> Tensor:
